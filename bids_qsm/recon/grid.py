@@ -1,0 +1,39 @@
+"""The sampling grid of a volume, and where B0 points in it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Shape, voxel size (mm) and B0 direction (unit vector along the voxel axes) of a 3D volume."""
+
+    shape: tuple[int, int, int]
+    voxel_size: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    b0_dir: tuple[float, float, float] = (0.0, 0.0, 1.0)
+
+    @classmethod
+    def from_affine(cls, shape, affine):
+        """Read voxel size and B0 direction from a voxel-to-scanner affine (RAS, mm).
+
+        B0 lies along the scanner's z axis; its components along the voxel axes are the
+        third row of the rotation, so oblique slabs need no special case.
+
+        >>> Grid.from_affine((4, 4, 4), np.diag([1, 1, -2, 1])).b0_dir
+        (0.0, 0.0, -1.0)
+        """
+        matrix = np.asarray(affine, float)[:3, :3]
+        voxel_size = np.sqrt((matrix**2).sum(0))
+        b0_dir = matrix[2] / voxel_size
+        b0_dir = b0_dir / np.linalg.norm(b0_dir)
+        return cls(
+            tuple(int(n) for n in shape[:3]),
+            tuple(float(v) for v in voxel_size),
+            tuple(float(b) for b in b0_dir),
+        )
+
+    @property
+    def voxel_volume(self):
+        """Volume of a voxel (mm^3)."""
+        return float(np.prod(self.voxel_size))

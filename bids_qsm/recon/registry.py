@@ -1,0 +1,34 @@
+"""Calling the methods of a registry (a plain dict, name -> function) by name."""
+
+import inspect
+
+from bids_qsm.errors import UserError
+
+
+def parameters(function):
+    """Keyword-only parameters of a method, name -> default."""
+    return {
+        name: p.default
+        for name, p in inspect.signature(function).parameters.items()
+        if p.kind is p.KEYWORD_ONLY
+    }
+
+
+def check_params(name, function, params):
+    """Raise UserError where ``params`` names a parameter that ``function`` lacks."""
+    known = parameters(function)
+    for key in params:
+        if key not in known:
+            listed = ', '.join(f'{k}={v}' for k, v in known.items()) or 'none'
+            raise UserError(f'{name} has no parameter {key!r}; its parameters are: {listed}.')
+
+
+def call(function, data, params):
+    """Call a method with those entries of ``data`` that its signature names, and its parameters.
+
+    >>> call(lambda field, *, gain=2: field * gain, {'field': 3, 'mask': None}, {'gain': 3})
+    9
+    """
+    check_params(function.__name__, function, params)
+    names = [n for n, p in inspect.signature(function).parameters.items() if p.kind is not p.KEYWORD_ONLY]
+    return function(*(data[n] for n in names), **params)
