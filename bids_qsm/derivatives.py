@@ -1,0 +1,236 @@
+"""The output dataset: names, sidecars, and files that are either whole or absent."""
+
+import errno
+import gzip
+import json
+import os
+import shutil
+import uuid
+from functools import cache
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+
+import bids_qsm
+from bids_qsm.errors import UserError
+
+BIDS_VERSION = '1.10.0'
+
+IGNORED = (
+    '*.html',
+    'config.toml',
+    'figures',
+    'group*',
+    'logs',
+    'work',
+    '*_minIP.*',
+    '*_stats.*',
+    '*_swi.*',
+    '*_xfm.*',
+    # entities that parametric maps have not in the standard, but that tell series apart
+    '*_dir-*',
+    '*_flip-*',
+    '*_inv-*',
+    '*_mt-*',
+)
+"""What the standard has no names for (yet); the validator wants folders without a slash."""
+
+
+def output_path(
+    root,
+    entities,
+    *,
+    suffix: str,
+    desc: str | None = None,
+    space: str | None = None,
+    seg: str | None = None,
+    label: str | None = None,
+    extension: str = '.nii.gz',
+    datatype: str = 'anat',
+) -> Path:
+    """Path of an output file under ``root``.
+
+    ``entities`` are those of the series by their short names, as pairs or a dict; transforms add
+    ``from``, ``to`` and ``mode``. Raises ValueError where the dataset has no name for such a file.
+
+    >>> output_path('out', {'sub': '01', 'ses': '1'}, suffix='Chimap').as_posix()
+    'out/sub-01/ses-1/anat/sub-01_ses-1_Chimap.nii.gz'
+    """
+    # imported here as pybids is slow to import and only this function needs it
+    from bids.layout.writing import build_path
+
+    wanted = {
+        **dict(entities),
+        'space': space,
+        'seg': seg,
+        'label': label,
+        'desc': desc,
+        'suffix': suffix,
+        'extension': extension,
+        'datatype': datatype,
+    }
+    path = build_path({k: v for k, v in wanted.items() if v is not None}, _patterns(), strict=True)
+    if path is None:
+        raise ValueError(f'no output name fits {wanted}')
+    return Path(root) / path
+
+
+@cache
+def _patterns():
+    return json.loads(files('bids_qsm.data').joinpath('derivatives.json').read_text())['patterns']
+
+
+def bids_uri(path, roots: dict[str, Path]) -> str:
+    """BIDS URI of a file: ``roots`` maps names of DatasetLinks ('' for the output itself) to folders.
+
+    >>> bids_uri('/data/sub-01/anat/a.nii', {'raw': '/data'})
+    'bids:raw:sub-01/anat/a.nii'
+    """
+    path = Path(path)
+    inside = [(name, Path(root)) for name, root in roots.items() if path.is_relative_to(root)]
+    if not inside:
+        raise ValueError(f'{path} lies in none of the datasets {sorted(roots)}')
+    name, root = max(inside, key=lambda item: len(item[1].parts))
+    return f'bids:{name}:{path.relative_to(root).as_posix()}'
+
+
+def sidecar(
+    description: str,
+    *,
+    sources: tuple[str, ...] = (),
+    units: str | None = None,
+    skull_stripped: bool | None = None,
+    mask_type: str | None = None,
+    method: str | None = None,
+    parameters: dict | None = None,
+    reference: str | None = None,
+    spatial_reference: str | None = None,
+    **others,
+) -> dict:
+    """Sidecar of an output file; what is None is left out.
+
+    ``sources`` are BIDS URIs, ``mask_type`` is 'Brain', 'Lesion', 'Face' or 'ROI', ``reference`` names the
+    region whose susceptibility is zero, ``spatial_reference`` the image or template whose space a file is in.
+    """
+    content = {
+        'Description': description,
+        'Sources': list(sources) or None,
+        'Units': units,
+        'SkullStripped': skull_stripped,
+        'Type': mask_type,
+        'Method': method,
+        'Parameters': parameters,
+        'ReferenceRegion': reference,
+        'SpatialReference': spatial_reference,
+        'SoftwareVersions': software_versions(),
+        **others,
+    }
+    return {key: value for key, value in content.items() if value is not None}
+
+
+@cache
+def software_versions() -> str:
+    """Versions of bids_qsm and of the packages that its numbers depend on, in one line."""
+    packages = ('numpy', 'scipy', 'numba', 'dipy')
+    return ', '.join([f'bids_qsm {bids_qsm.__version__}', *(f'{name} {version(name)}' for name in packages)])
+
+
+def atomic_write(path, writer):
+    """Let ``writer(temporary path)`` write a file, then give it its name ``path``; return the path.
+
+    A reader, and a run that resumes, sees the whole file or none. A full or read-only disk is a UserError.
+    """
+    path = Path(path)
+    temporary = path.with_name(f'.{uuid.uuid4().hex[:8]}-{path.name}')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer(temporary)
+        with temporary.open('rb') as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+            raise UserError(
+                f'{path} cannot be written ({error.strerror}); free space or choose another.'
+            ) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_json(path, content) -> Path:
+    """Write a JSON file atomically."""
+    return atomic_write(
+        path, lambda p: p.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n')
+    )
+
+
+def save_derivative(source, path, sidecar: dict | None = None) -> Path:
+    """Copy ``source`` to its name ``path``, compressing .nii to .nii.gz, with its sidecar beside it."""
+    source, path = Path(source), Path(path)
+    if source.suffix != '.gz' and path.suffix == '.gz':
+        atomic_write(path, lambda p: _compress(source, p))
+    elif source.suffix == path.suffix:
+        atomic_write(path, lambda p: shutil.copyfile(source, p))
+    else:
+        raise ValueError(f'{source.name} cannot be written as {path.name}')
+    if sidecar is not None:
+        write_json(sidecar_path(path), sidecar)
+    return path
+
+
+def sidecar_path(path) -> Path:
+    """The JSON file beside ``path``."""
+    return Path(path).with_name(Path(path).name.partition('.')[0] + '.json')
+
+
+def _compress(source, path):
+    # without name and time, so that equal data make equal files
+    with (
+        source.open('rb') as plain,
+        path.open('wb') as raw,
+        gzip.GzipFile('', 'wb', compresslevel=6, fileobj=raw, mtime=0) as packed,
+    ):
+        shutil.copyfileobj(plain, packed)
+
+
+def write_dataset_description(root, options) -> Path:
+    """Describe the output dataset; UserError where ``root`` holds the output of something else."""
+    path = Path(root) / 'dataset_description.json'
+    if path.exists():
+        _require_own(path)
+    raw = json.loads((options.bids_dir / 'dataset_description.json').read_text())
+    inputs = {'raw': options.bids_dir, **dict(options.derivatives)}
+    sources = [{'URL': folder.as_uri()} for folder in inputs.values()]
+    if raw.get('DatasetDOI'):
+        sources[0]['DOI'] = raw['DatasetDOI']
+    content = {
+        'Name': f'bids_qsm: susceptibility maps of {raw.get("Name") or options.bids_dir.name}',
+        'BIDSVersion': BIDS_VERSION,
+        'DatasetType': 'derivative',
+        'GeneratedBy': [
+            {
+                'Name': 'bids_qsm',
+                'Version': bids_qsm.__version__,
+                'Description': 'Quantitative susceptibility mapping of gradient-echo MRI',
+            }
+        ],
+        'SourceDatasets': sources,
+        'DatasetLinks': {name: folder.as_uri() for name, folder in inputs.items()},
+    }
+    return write_json(path, content)
+
+
+def _require_own(path):
+    try:
+        makers = [maker.get('Name') for maker in json.loads(path.read_text()).get('GeneratedBy', [])]
+    except (ValueError, AttributeError):
+        makers = []
+    if 'bids_qsm' not in makers:
+        raise UserError(f'{path.parent} holds another dataset; choose an output folder that is new or ours.')
+
+
+def write_bidsignore(root) -> Path:
+    """List in .bidsignore what the standard has no names for."""
+    return atomic_write(Path(root) / '.bidsignore', lambda p: p.write_text('\n'.join(IGNORED) + '\n'))

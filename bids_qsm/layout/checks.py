@@ -1,0 +1,158 @@
+"""What an input file must be like; each check returns one sentence that says what is wrong, or None."""
+
+import gzip
+import json
+import os
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from bids_qsm.recon.units import tesla_from_mhz
+
+
+def image_problem(path: Path) -> str | None:
+    """Why ``path`` cannot be one 3D volume of a scan with a known position in the scanner."""
+    try:
+        image = nib.load(path)
+    except Exception as error:  # nibabel and zlib raise many kinds for damaged files
+        return f'{path.name} cannot be read as NIfTI ({_first_line(error)}); copy or convert it again.'
+    shape = image.shape
+    if len(shape) == 4:
+        return (
+            f'{path.name} is 4D ({_times(shape)}), but each echo must be one 3D file: combine receive coils, '
+            'and split echoes or repetitions into files of their own.'
+        )
+    if len(shape) != 3 or min(shape) < 2:
+        return f'{path.name} is not a volume ({_times(shape)}); susceptibility needs a 3D image.'
+    return _affine_problem(path, image.affine) or _length_problem(path, image)
+
+
+def _affine_problem(path, affine):
+    matrix = affine[:3, :3]
+    mend = 'mend the qform and sform of its header.'
+    if not np.isfinite(affine).all():
+        return f'{path.name} has NaN in its affine; {mend}'
+    size = np.sqrt((matrix**2).sum(0))
+    if not ((size > 0.02) & (size < 30)).all():
+        return f'{path.name} has voxels of {_times(size)} mm; {mend}'
+    cosines = (matrix / size).T @ (matrix / size) - np.eye(3)
+    if abs(cosines).max() > 0.01:
+        return f'{path.name} has a sheared affine (its voxel axes are not at right angles); {mend}'
+    return None
+
+
+def _length_problem(path, image):
+    """Compare the length of the file with what its header promises; read all of it only where needed."""
+    needed = image.dataobj.offset + int(np.prod(image.shape)) * image.get_data_dtype().itemsize
+    found = path.stat().st_size
+    if path.suffix == '.gz':
+        with path.open('rb') as stream:
+            stream.seek(-4, os.SEEK_END)
+            found = int.from_bytes(stream.read(4), 'little')  # gzip ends in the length, modulo 2**32
+        if found != needed % 2**32:  # truncated, or written in several members: count
+            try:
+                with gzip.open(path) as stream:
+                    found = sum(map(len, iter(lambda: stream.read(2**22), b'')))
+            except (OSError, EOFError) as error:
+                return f'{path.name} is damaged ({_first_line(error)}); copy or convert it again.'
+        else:
+            found = needed
+    if found < needed:
+        return f'{path.name} is truncated: {found} of {needed} bytes; copy or convert it again.'
+    return None
+
+
+def grid_problem(path: Path, other: Path) -> str | None:
+    """Why two images do not lie on one grid."""
+    first, second = nib.load(path), nib.load(other)
+    if first.shape != second.shape:
+        return (
+            f'{path.name} ({_times(first.shape)}) and {other.name} ({_times(second.shape)}) differ in size; '
+            'convert them from the same acquisition.'
+        )
+    if not same_affine(first.affine, second.affine):
+        return f'{path.name} and {other.name} differ in their affine; convert them from the same acquisition.'
+    return None
+
+
+def same_grid(path: Path, other: Path) -> bool:
+    """Whether two images lie on one grid."""
+    return grid_problem(path, other) is None
+
+
+def same_affine(first, second) -> bool:
+    """Whether two affines agree to a hundredth of a voxel."""
+    tolerance = 0.01 * np.sqrt((first[:3, :3] ** 2).sum(0)).min()
+    return bool(np.allclose(first, second, rtol=1e-4, atol=tolerance))
+
+
+def echo_time_problem(names: list[str], echo_times: list) -> str | None:
+    """Why the echo times (s) of the files ``names`` cannot be those of one multi-echo acquisition."""
+    for name, time in zip(names, echo_times, strict=True):
+        if time is None:
+            return f'{name} has no EchoTime in its sidecar; add it (in seconds).'
+        if isinstance(time, bool) or not isinstance(time, int | float) or not time > 0:
+            return f'{name} has an EchoTime of {time!r}; it must be a number of seconds above 0.'
+        if time > 1:
+            return f'{name} has an EchoTime of {time:g} s, which looks like milliseconds; divide it by 1000.'
+    different = sorted({round(time, 7) for time in echo_times})
+    n_files, n_times = len(names), len(different)
+    if n_times == n_files:
+        return None
+    listed = ', '.join(f'{1000 * time:g}' for time in different)
+    if n_files % n_times == 0 and n_files > 2:
+        return (
+            f'{names[0]} and its {n_files - 1} fellow echoes have only {n_times} different EchoTime '
+            f'({listed} ms): if these are {n_files // n_times} uncombined coils, combine them; '
+            'otherwise correct the sidecars.'
+        )
+    first, second = next(
+        (a, b)
+        for i, a in enumerate(range(n_files))
+        for b in range(i + 1, n_files)
+        if round(echo_times[a], 7) == round(echo_times[b], 7)
+    )
+    return (
+        f'{names[first]} and {names[second]} have the same EchoTime ({1000 * echo_times[first]:g} ms); '
+        'correct their sidecars.'
+    )
+
+
+def field_strength(name: str, metadata: dict) -> tuple[float | None, str | None]:
+    """Field strength (T) from a sidecar, or None and why it is not known."""
+    tesla, mhz = metadata.get('MagneticFieldStrength'), metadata.get('ImagingFrequency')
+    if tesla is None and mhz is None:
+        return None, (
+            f'{name} has neither MagneticFieldStrength nor ImagingFrequency in its sidecar; '
+            'add MagneticFieldStrength (in tesla).'
+        )
+    key, value, unit = (
+        ('MagneticFieldStrength', tesla, 'T') if tesla is not None else ('ImagingFrequency', mhz, 'MHz')
+    )
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None, f'{name} has a {key} of {value!r}; it must be a number ({unit}).'
+    strength = float(value) if unit == 'T' else round(float(tesla_from_mhz(value)), 4)
+    if not 0.01 <= strength <= 30:
+        return None, f'{name} has a {key} of {value:g}, which is no field strength in {unit}; correct it.'
+    return strength, None
+
+
+def json_problem(path: Path) -> str | None:
+    """Why a sidecar cannot be read."""
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        return f'{path.name} cannot be read ({error.strerror}).'
+    except ValueError:
+        empty = path.stat().st_size == 0
+        return f'{path.name} is {"empty" if empty else "not valid JSON"}; write it again.'
+    return None if isinstance(content, dict) else f'{path.name} is not a JSON object; write it again.'
+
+
+def _first_line(error):
+    return str(error).partition('\n')[0].rstrip('.') or type(error).__name__
+
+
+def _times(numbers):
+    return ' x '.join(f'{number:g}' for number in numbers)

@@ -1,0 +1,114 @@
+"""The dataset as a whole, and the folders and disks that a run writes to."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+
+from bids_qsm.errors import UserError
+from bids_qsm.layout.checks import json_problem
+
+
+def require_dataset(bids_dir: Path):
+    """Raise UserError where ``bids_dir`` is no readable BIDS dataset; return its description."""
+    description = bids_dir / 'dataset_description.json'
+    if not bids_dir.is_dir():
+        raise UserError(f'{bids_dir} is not a folder; give the root of a BIDS dataset.')
+    if not os.access(bids_dir, os.R_OK | os.X_OK):
+        raise UserError(f'{bids_dir} cannot be read; change its permissions.')
+    if not description.is_file():
+        raise UserError(f'{bids_dir} is not a BIDS dataset: it has no dataset_description.json.')
+    problem = json_problem(description)
+    if problem:
+        raise UserError(f'{bids_dir}: {problem}')
+    return json.loads(description.read_text())
+
+
+def require_places(bids_dir: Path, output_dir: Path, work_dir: Path):
+    """Raise UserError where output or work cannot be written, or would lie among the input."""
+    for flag, path in (('output folder', output_dir), ('working folder', work_dir)):
+        inside = path.is_relative_to(bids_dir) and not path.is_relative_to(bids_dir / 'derivatives')
+        if path == bids_dir or inside or path == bids_dir / 'derivatives':
+            raise UserError(
+                f'the {flag} {path} lies in the input dataset; choose one outside it, or derivatives/NAME.'
+            )
+    if work_dir == output_dir:
+        raise UserError(f'{work_dir} is both output and working folder; give another --work-dir.')
+    for path in (output_dir, work_dir):
+        parent = existing_parent(path)
+        if not parent.is_dir():
+            raise UserError(f'{path} cannot be made: {parent} is a file.')
+        try:
+            with tempfile.TemporaryFile(dir=parent):
+                pass
+        except OSError as error:
+            raise UserError(f'{path} cannot be written ({error.strerror}); choose another folder.') from None
+
+
+def existing_parent(path: Path) -> Path:
+    """The nearest of ``path`` and its parents that exists."""
+    return next(p for p in (path, *path.parents) if p.exists())
+
+
+def validate(bids_dir, rejected):
+    """Run the BIDS validator; UserError where it finds errors beside files of series already rejected."""
+    tool = 'bids-validator-deno'
+    command = shutil.which(tool, path=str(Path(sys.executable).parent)) or shutil.which(tool)
+    if command is None:
+        return (
+            'bids-validator-deno is not installed, so the dataset was checked only as far as it is used.',
+        )
+    arguments = [str(bids_dir), '--format', 'json', '--ignoreWarnings']
+    ran = subprocess.run([command, *arguments], capture_output=True, text=True, check=False)
+    try:
+        issues = json.loads(ran.stdout)['issues']['issues']
+    except (ValueError, KeyError):
+        raise UserError(
+            f'bids-validator-deno failed on {bids_dir} ({ran.stderr.strip()[-200:] or "no output"}); '
+            '--skip-bids-validation runs without it.'
+        ) from None
+    known = tuple(f'{one.name}_' for one in rejected)
+    errors = [
+        issue
+        for issue in issues
+        if issue.get('severity') == 'error'
+        and not (known and Path(issue.get('location', '')).name.startswith(known))
+    ]
+    if errors:
+        first = errors[0]
+        what = ' '.join(str(first[key]) for key in ('code', 'subCode', 'issueMessage') if first.get(key))
+        raise UserError(
+            f'{bids_dir} is not valid BIDS: {len(errors)} errors, the first {what} in '
+            f'{first.get("location")}; mend them (bids-validator-deno lists all) or give '
+            '--skip-bids-validation.'
+        )
+    return ()
+
+
+def require_space(series, options):
+    """Raise UserError where the disks cannot hold what the series will need."""
+    voxels = [one.shape[0] * one.shape[1] * one.shape[2] for one in series]
+    work = sum(4 * n * (6 * len(one.echo_times) + 30) for n, one in zip(voxels, series, strict=True))
+    # maps in the template's space are as large whatever the series' grid
+    output = sum(4 * n * 12 for n in voxels) + 1.5e8 * len(series)
+    work += 5e8 * len({one.subject for one in series})
+    if options.work_dir.is_dir():  # what an earlier run left is used again
+        work -= sum(f.stat().st_size for f in options.work_dir.rglob('*') if f.is_file())
+    needs = defaultdict(float)
+    for path, size in ((options.output_dir, output), (options.work_dir, max(work, 0))):
+        parent = existing_parent(path)
+        needs[parent.stat().st_dev, parent] += size
+    by_disk = defaultdict(float)
+    for (disk, _), size in needs.items():
+        by_disk[disk] += size
+    for disk, parent in needs:
+        free = shutil.disk_usage(parent).free
+        if free < by_disk[disk]:
+            raise UserError(
+                f'{parent} has {free / 1e9:.1f} GB free, but about {by_disk[disk] / 1e9:.1f} GB are '
+                'needed; free some, choose another --work-dir, or run fewer participants at a time.'
+            )

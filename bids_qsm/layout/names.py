@@ -1,0 +1,33 @@
+"""BIDS file names: entities in their order."""
+
+from pathlib import Path
+
+LONG_NAMES = {
+    'sub': 'subject',
+    'ses': 'session',
+    'acq': 'acquisition',
+    'ce': 'ceagent',
+    'rec': 'reconstruction',
+    'dir': 'direction',
+}
+"""Entities that pybids calls by another name than the file does."""
+
+
+def entities_of(path: Path) -> tuple[tuple[str, str], ...]:
+    """Entities of a file name in their order.
+
+    >>> entities_of(Path('sub-01_acq-x_echo-1_MEGRE.nii.gz'))
+    (('sub', '01'), ('acq', 'x'), ('echo', '1'))
+    """
+    words = path.name.partition('.')[0].split('_')
+    return tuple(tuple(word.split('-', 1)) for word in words if '-' in word)
+
+
+def suffix_of(path: Path) -> str:
+    """Suffix of a file name: its last word before the extension."""
+    return path.name.partition('.')[0].rpartition('_')[2]
+
+
+def join_entities(entities) -> str:
+    """'sub-01_ses-1_acq-x' of (('sub', '01'), ('ses', '1'), ('acq', 'x'))."""
+    return '_'.join(f'{key}-{value}' for key, value in entities)

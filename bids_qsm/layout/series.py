@@ -1,0 +1,185 @@
+"""One gradient-echo acquisition: its files, checked, and what their headers say."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import nibabel as nib
+
+from bids_qsm.layout import checks
+from bids_qsm.layout.names import entities_of, join_entities, suffix_of
+from bids_qsm.recon.grid import Grid
+
+
+@dataclass(frozen=True)
+class Series:
+    """One gradient-echo acquisition: files by echo time, what their headers say, and what goes with it."""
+
+    subject: str
+    session: str | None
+    entities: tuple[tuple[str, str], ...]
+    suffix: str
+    magnitude: tuple[Path, ...]
+    phase: tuple[Path, ...]
+    real: tuple[Path, ...]
+    imag: tuple[Path, ...]
+    echo_times: tuple[float, ...]
+    field_strength: float
+    manufacturer: str | None
+    repetition_time: float | None
+    flip_angle: float | None
+    shape: tuple[int, int, int]
+    voxel_size: tuple[float, float, float]
+    b0_dir: tuple[float, float, float]
+    t1w: Path | None = None
+    t1w_preproc: Path | None = None
+    brain_mask: Path | None = None
+    template_xfm: tuple[tuple[str, Path, Path], ...] = ()
+    """(space, image-to-template, template-to-image) of transforms that earlier derivatives hold."""
+    lesions_anat: tuple[Path, ...] = ()
+    lesions_gre: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return join_entities(self.entities)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return self.magnitude + self.phase + self.real + self.imag
+
+    @property
+    def lesions(self) -> tuple[Path, ...]:
+        return self.lesions_anat + self.lesions_gre
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A series that is not run, and why; not an error where there was nothing to run."""
+
+    name: str
+    reason: str
+    is_error: bool
+
+
+def read_series(entities, suffix, files, bad_sidecars, echoes_chosen):
+    """Check the files that share ``entities``: a Series, or Rejected with the first thing that is wrong.
+
+    ``files`` are pairs of path and metadata, ``bad_sidecars`` maps unreadable JSON files to what is wrong.
+    """
+    name = join_entities(entities)
+    parts = defaultdict(dict)
+    metadata = dict(files)
+    for path, _ in sorted(files, key=lambda item: item[0]):
+        labels = dict(entities_of(path))
+        part, echo = labels.get('part', 'mag'), int(labels.get('echo', 1))
+        if echo in parts[part]:
+            return Rejected(
+                name, f'{path.name} and {parts[part][echo].name} are the same part of echo {echo}.', True
+            )
+        parts[part][echo] = path
+
+    notes = []
+    pair = ('mag', 'phase') if parts['phase'] or not parts['imag'] else ('real', 'imag')
+    if parts['phase'] and parts['imag']:
+        notes.append(
+            'Both magnitude/phase and real/imaginary images are there; magnitude and phase are used.'
+        )
+    if pair == ('mag', 'phase') and not parts['phase']:
+        first = next(iter((parts['mag'] or parts['real']).values())).name
+        if suffix != 'MEGRE' and len(parts['mag']) <= 1:
+            return Rejected(name, f'{first} is a magnitude without phase, so there is nothing to run.', False)
+        return Rejected(name, f'{first} has no phase: no part-phase (or part-imag) file goes with it.', True)
+    first, second = (dict(sorted(parts[part].items())) for part in pair)
+    problem = _echo_problem(first, second, pair, echoes_chosen)
+    if problem:
+        return Rejected(name, problem, True)
+
+    echoes = list(first)
+    everything = [*first.values(), *second.values()]
+    for path in everything:
+        sidecar = next((bad for bad in bad_sidecars if _applies(bad, path)), None)
+        problem = bad_sidecars[sidecar] if sidecar else checks.image_problem(path)
+        if problem:
+            return Rejected(name, problem, True)
+    for path in everything[1:]:
+        problem = checks.grid_problem(everything[0], path)
+        if problem:
+            return Rejected(name, problem, True)
+    read = {echo: {**metadata[second[echo]], **metadata[first[echo]]} for echo in echoes}
+    times = [read[echo].get('EchoTime') for echo in echoes]
+    problem = checks.echo_time_problem([first[echo].name for echo in echoes], times)
+    if problem:
+        return Rejected(name, problem, True)
+    for echo in echoes:
+        ours, theirs = (metadata[side[echo]].get('EchoTime') for side in (first, second))
+        if None not in (ours, theirs) and abs(ours - theirs) > 1e-6:
+            reason = (
+                f'{first[echo].name} and {second[echo].name} differ in EchoTime ({ours:g} and {theirs:g} s).'
+            )
+            return Rejected(name, reason, True)
+    head = read[echoes[0]]
+    strength, problem = checks.field_strength(first[echoes[0]].name, head)
+    if problem:
+        return Rejected(name, problem, True)
+
+    order = sorted(range(len(echoes)), key=times.__getitem__)
+    if order != list(range(len(echoes))):
+        notes.append('The files were not numbered in the order of their echo times; they are sorted.')
+    image = nib.load(everything[0])
+    if not (image.header['sform_code'] or image.header['qform_code']):
+        notes.append('The header holds no orientation; B0 is taken to lie along the third voxel axis.')
+    if head.get('MRAcquisitionType') == '2D':
+        notes.append('The acquisition is 2D; phase may jump between slices.')
+    grid = Grid.from_affine(image.shape, image.affine)
+    ordered = {
+        part: tuple(side[echoes[i]] for i in order) for part, side in zip(pair, (first, second), strict=True)
+    }
+    labels = dict(entities)
+    return Series(
+        subject=labels['sub'],
+        session=labels.get('ses'),
+        entities=entities,
+        suffix=suffix,
+        **{port: ordered.get(part, ()) for port, part in _PORTS},
+        echo_times=tuple(float(times[i]) for i in order),
+        field_strength=strength,
+        manufacturer=head.get('Manufacturer'),
+        repetition_time=head.get('RepetitionTime'),
+        flip_angle=head.get('FlipAngle'),
+        shape=grid.shape,
+        voxel_size=grid.voxel_size,
+        b0_dir=grid.b0_dir,
+        notes=tuple(notes),
+    )
+
+
+_PORTS = (('magnitude', 'mag'), ('phase', 'phase'), ('real', 'real'), ('imag', 'imag'))
+
+
+def _echo_problem(first, second, pair, echoes_chosen):
+    """Why the echoes of the two parts (echo -> file) are not those of one whole acquisition."""
+    words = {'mag': 'magnitude', 'real': 'real part', 'imag': 'imaginary part'}
+    for have, lack, part in ((first, second, pair[1]), (second, first, pair[0])):
+        alone = sorted(set(have) - set(lack))
+        if alone:
+            return (
+                f'{have[alone[0]].name} has no {words.get(part, part)}: part-{part} of its echo is missing.'
+            )
+    gaps = [a + 1 for a, b in pairwise([0, *sorted(first)]) if b != a + 1]
+    if gaps and not echoes_chosen:
+        last = first[max(first)]
+        return (
+            f'echo {gaps[0]} is missing before {last.name}; add it, or choose echoes by a BIDS filter file.'
+        )
+    return None
+
+
+def _applies(sidecar, path):
+    """Whether ``sidecar`` applies to the image ``path`` by the inheritance principle."""
+    return (
+        suffix_of(sidecar) == suffix_of(path)
+        and sidecar.parent in path.parents
+        and set(entities_of(sidecar)) <= set(entities_of(path))
+    )

@@ -1,0 +1,113 @@
+"""Methods chosen by name: ``tv:alpha=2e-4`` to a function of a registry and its parameters."""
+
+import inspect
+from dataclasses import dataclass
+
+from bids_qsm.errors import UserError
+
+STEPS = ('mask', 'unwrap', 'background', 'inversion', 'reference', 'registration')
+"""The steps whose method the user chooses; each is an option and a field of Options."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """Name of a method and the parameters that differ from its defaults.
+
+    >>> Method('tv', (('alpha', 0.0002),)).as_dict
+    {'alpha': 0.0002}
+    >>> str(Method('tv', (('alpha', 0.0002), ('radii', (12.0, 1.0)))))
+    'tv:alpha=0.0002,radii=12.0/1.0'
+    """
+
+    name: str
+    params: tuple[tuple[str, object], ...] = ()
+
+    @property
+    def as_dict(self) -> dict:
+        return dict(self.params)
+
+    def __str__(self):
+        if not self.params:
+            return self.name
+        return f'{self.name}:{",".join(f"{key}={_format(value)}" for key, value in self.params)}'
+
+    @classmethod
+    def parse(cls, text: str, registry: dict, *, step: str = 'method'):
+        """Read ``name[:param=value,...]``; UserError where the registry knows no such name or parameter.
+
+        A value is read as the type of the parameter's default; items of a tuple are separated by '/'.
+        """
+        from bids_qsm.recon.registry import check_params, parameters
+
+        name, _, rest = text.strip().partition(':')
+        if name not in registry:
+            raise UserError(f'{step}: there is no method {name!r}; known are: {", ".join(registry)}.')
+        words = {}
+        for item in filter(None, rest.split(',')):
+            key, equals, value = item.partition('=')
+            if not equals:
+                raise UserError(f'{step}: {item!r} in {text!r} is not of the form param=value.')
+            words[key.strip()] = value.strip()
+        check_params(name, registry[name], words)
+        defaults = parameters(registry[name])
+        params = ((key, _read(value, defaults[key], f'{step}: {name}:{key}')) for key, value in words.items())
+        return cls(name, tuple(params))
+
+
+def registries() -> dict[str, dict]:
+    """Step -> registry (name -> function); imports the numerics, so call it only when they are needed."""
+    from bids_qsm.anatomy.register import REGISTER
+    from bids_qsm.recon.background import BACKGROUND
+    from bids_qsm.recon.inversion import INVERSION
+    from bids_qsm.recon.masking import MASK
+    from bids_qsm.recon.reference import REFERENCE
+    from bids_qsm.recon.unwrap import UNWRAP
+
+    return dict(zip(STEPS, (MASK, UNWRAP, BACKGROUND, INVERSION, REFERENCE, REGISTER), strict=True))
+
+
+def describe(step: str, registry: dict) -> str:
+    """Lines for --help: each method with the first line of its docstring and its parameters' defaults."""
+    from bids_qsm.recon.registry import parameters
+
+    lines = [f'--{step} NAME[:param=value,...]']
+    for name, function in registry.items():
+        summary = (inspect.getdoc(function) or '').partition('\n')[0].replace(' [1]_', '')
+        lines.append(f'  {name:<10} {summary}')
+        defaults = ', '.join(f'{key}={_format(value)}' for key, value in parameters(function).items())
+        if defaults:
+            lines.append(f'             {defaults}')
+    return '\n'.join(lines)
+
+
+def _read(text, default, where):
+    try:
+        if isinstance(default, bool):
+            return {'true': True, 'yes': True, '1': True, 'false': False, 'no': False, '0': False}[
+                text.lower()
+            ]
+        if isinstance(default, int | float):
+            return type(default)(text)
+        if isinstance(default, tuple | list):
+            kind = type(default[0]) if default else float
+            return tuple(kind(item) for item in text.split('/'))
+    except (KeyError, ValueError):
+        kind = {bool: 'true or false', int: 'a whole number', float: 'a number'}.get(
+            type(default), "numbers separated by '/'"
+        )
+        raise UserError(f'{where} takes {kind}, not {text!r}.') from None
+    if default is None and text.lower() == 'none':
+        return None
+    if default is None:
+        for kind in (int, float):
+            try:
+                return kind(text)
+            except ValueError:
+                continue
+    return text
+
+
+def _format(value):
+    if isinstance(value, tuple | list):
+        return '/'.join(_format(item) for item in value)
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,241 @@
+"""What a run is asked to do: frozen Options, built from the command line and a TOML file."""
+
+import json
+import os
+import tomllib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from bids_qsm.errors import UserError
+from bids_qsm.methods import STEPS, Method, registries
+
+CHOICES = {
+    'level': ('participant', 'group'),
+    'phase_sign': ('auto', 'positive', 'negative'),
+    'slice_flip': ('auto', 'yes', 'no'),
+    'bipolar': ('auto', 'yes', 'no'),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything a run depends on beside the data; paths are absolute, labels without 'sub-' and 'ses-'.
+
+    Raises UserError where a value is not one that the option takes.
+    """
+
+    bids_dir: Path
+    output_dir: Path
+    level: str
+    participant_label: tuple[str, ...] = ()
+    session_label: tuple[str, ...] = ()
+    bids_filter_file: Path | None = None
+    skip_bids_validation: bool = False
+    derivatives: tuple[tuple[str, Path], ...] = ()
+    work_dir: Path | None = None
+    nprocs: int | None = None
+    omp_nthreads: int | None = None
+    mem_gb: float | None = None
+    use_plugin: Path | None = None
+    output_spaces: tuple[str, ...] = ('MNI152NLin2009aSym',)
+    atlas: str = 'nuclei'
+    registration: Method = field(default=Method('dipy'))
+    mask: Method = field(default=Method('combined'))
+    unwrap: Method = field(default=Method('romeo'))
+    background: Method = field(default=Method('vsharp'))
+    inversion: Method = field(default=Method('tv'))
+    reference: Method = field(default=Method('csf'))
+    phase_scaling: str = 'auto'
+    phase_sign: str = 'auto'
+    slice_flip: str = 'auto'
+    bipolar: str = 'auto'
+    reports_only: bool = False
+    boilerplate_only: bool = False
+    stop_on_first_crash: bool = False
+    dry_run: bool = False
+    verbose: int = 0
+
+    def __post_init__(self):
+        for name in _PATHS:
+            if getattr(self, name) is not None:
+                self._set(name, Path(getattr(self, name)).expanduser().resolve())
+        for name, prefix in (('participant_label', 'sub-'), ('session_label', 'ses-')):
+            self._set(name, tuple(sorted({str(v).removeprefix(prefix) for v in getattr(self, name)})))
+        self._set('derivatives', tuple((n, Path(p).expanduser().resolve()) for n, p in self.derivatives))
+        self._set('output_spaces', tuple(self.output_spaces))
+        if self.work_dir is None:
+            self._set('work_dir', self.output_dir / 'work')
+        if self.nprocs is None:
+            self._set('nprocs', available_cpus())
+        if self.mem_gb is None:
+            self._set('mem_gb', available_memory_gb())
+        self._check()
+
+    def _set(self, name, value):
+        object.__setattr__(self, name, value)
+
+    def _check(self):
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise UserError(
+                    f'{_flag(name)} is {getattr(self, name)!r}; it must be one of: {", ".join(choices)}.'
+                )
+        if self.phase_scaling not in ('auto', 'radians', 'degrees') and not _is_range(self.phase_scaling):
+            raise UserError(
+                f'--phase-scaling is {self.phase_scaling!r}; it must be auto, radians, degrees, or LOW,HIGH: '
+                'the values that stand for -pi and pi.'
+            )
+        for name in ('nprocs', 'omp_nthreads'):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise UserError(f'{_flag(name)} is {getattr(self, name)}; it must be at least 1.')
+        if (self.omp_nthreads or 1) > self.nprocs:
+            raise UserError(
+                f'--omp-nthreads is {self.omp_nthreads}, more than --nprocs ({self.nprocs}); lower it.'
+            )
+        total = total_memory_gb()
+        if not 0 < self.mem_gb <= total:
+            raise UserError(
+                f'--mem is {self.mem_gb:g} GB, but this machine has {total:.0f} GB; 8 GB is 8, 8G or 8000M.'
+            )
+        names = [name for name, _ in self.derivatives]
+        for name in names:
+            if names.count(name) > 1 or name == 'raw' or not name.isidentifier():
+                raise UserError(
+                    f'--derivatives {name}=PATH: name each differently, in letters, digits and _, not raw.'
+                )
+        if not self.output_spaces:
+            raise UserError('--output-spaces names no space; name at least one, such as MNI152NLin2009aSym.')
+
+    @classmethod
+    def from_settings(cls, settings: dict):
+        """Options from plain values: those of a TOML file, or the strings of the command line."""
+        known = [f.name for f in fields(cls)]
+        for key in settings:
+            if key not in known:
+                raise UserError(f'there is no setting {key!r}; known are: {", ".join(known)}.')
+        for key, what in (
+            ('bids_dir', 'the dataset'),
+            ('output_dir', 'the output folder'),
+            ('level', 'the level'),
+        ):
+            if key not in settings:
+                raise UserError(
+                    f'{what} is missing; give: bids_qsm bids_dir output_dir {{participant,group}}.'
+                )
+        settings = {key: _checked_type(key, value) for key, value in settings.items()}
+        chosen = {step: settings[step] for step in STEPS if isinstance(settings.get(step), str)}
+        if chosen:
+            known_methods = registries()
+            for step, text in chosen.items():
+                settings[step] = Method.parse(text, known_methods[step], step=_flag(step))
+        return cls(**settings)
+
+    @classmethod
+    def from_toml(cls, text: str, *, source: str = 'config', **overrides):
+        """Options from TOML ``text``, as :meth:`to_toml` writes it; ``overrides`` win over it."""
+        return cls.from_settings({**read_toml(text, source=source), **overrides})
+
+    def to_toml(self) -> str:
+        """These options as TOML, enough to run again; None is left out."""
+        lines = ['# The settings of this run; give this file with --config to run it again.']
+        tables = []
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.name == 'derivatives':
+                tables = ['', '[derivatives]', *(f'{n} = {_toml(p)}' for n, p in value)] if value else []
+            elif value is not None:
+                lines.append(f'{f.name} = {_toml(value)}')
+        return '\n'.join([*lines, *tables]) + '\n'
+
+
+_PATHS = ('bids_dir', 'output_dir', 'bids_filter_file', 'work_dir', 'use_plugin')
+_TYPES = {
+    **dict.fromkeys((*_PATHS, *CHOICES, 'atlas', 'phase_scaling'), ((str, Path), 'text')),
+    **dict.fromkeys(STEPS, ((str, Method), 'text such as "tv:alpha=2e-4"')),
+    **dict.fromkeys(
+        ('participant_label', 'session_label', 'output_spaces'), ((list, tuple), 'a list of texts')
+    ),
+    **dict.fromkeys(
+        ('skip_bids_validation', 'reports_only', 'boilerplate_only', 'stop_on_first_crash', 'dry_run'),
+        ((bool,), 'true or false'),
+    ),
+    **dict.fromkeys(('nprocs', 'omp_nthreads', 'verbose'), ((int,), 'a whole number')),
+    'mem_gb': ((int, float), 'a number (GB)'),
+    'derivatives': ((list, tuple, dict), 'a table of name = path'),
+}
+
+
+def read_toml(text: str, *, source: str) -> dict:
+    """Settings of a TOML file; UserError naming ``source`` where it is no TOML or a setting is unknown."""
+    try:
+        settings = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f'{source} is not valid TOML: {error}.') from None
+    unknown = [key for key in settings if key not in _TYPES]
+    if unknown:
+        raise UserError(f'{source} names {unknown[0]!r}; known settings are: {", ".join(_TYPES)}.')
+    return settings
+
+
+def _checked_type(key, value):
+    kinds, name = _TYPES[key]
+    wrong = not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)
+    if isinstance(value, list | tuple) and key != 'derivatives':
+        wrong |= not all(isinstance(item, str) for item in value)
+    if wrong:
+        raise UserError(f'{_flag(key)} must be {name}, not {value!r}.')
+    if isinstance(value, dict):
+        return tuple(value.items())
+    return value
+
+
+def _is_range(text):
+    try:
+        low, high = (float(part) for part in text.split(','))
+    except ValueError:
+        return False
+    return low < high
+
+
+def _flag(name):
+    return '--mem' if name == 'mem_gb' else '--' + name.replace('_', '-')
+
+
+def _toml(value):
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, tuple):
+        return f'[{", ".join(_toml(item) for item in value)}]'
+    # a JSON string is a TOML basic string but for DEL, which TOML wants escaped
+    return json.dumps(str(value), ensure_ascii=False).replace('\x7f', '\\u007f')
+
+
+def available_cpus() -> int:
+    """CPUs that this process may use: those SLURM granted, else those of its affinity mask."""
+    granted = os.environ.get('SLURM_CPUS_PER_TASK', '')
+    return int(granted) if granted.isdigit() else len(os.sched_getaffinity(0))
+
+
+def total_memory_gb() -> float:
+    """Memory of the machine (GB)."""
+    return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9
+
+
+def available_memory_gb() -> float:
+    """Memory to plan with (GB): what SLURM granted, else the cgroup's limit, at most 90 % of the machine."""
+    most = 0.9 * total_memory_gb()
+    node, cpu = (os.environ.get(f'SLURM_MEM_PER_{unit}', '') for unit in ('NODE', 'CPU'))
+    if node.isdigit() and int(node):  # in MiB; 0 stands for all of the node
+        return min(int(node) * 2**20 / 1e9, most)
+    if cpu.isdigit() and int(cpu):
+        return min(int(cpu) * available_cpus() * 2**20 / 1e9, most)
+    for path in ('/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory/memory.limit_in_bytes'):
+        try:
+            limit = Path(path).read_text().strip()
+        except OSError:
+            continue
+        if limit.isdigit():
+            return min(0.95 * int(limit) / 1e9, most)
+    return most

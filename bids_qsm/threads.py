@@ -1,0 +1,17 @@
+"""How many threads the numerics may use."""
+
+import os
+import sys
+
+
+def set_threads(n: int):
+    """Give each step ``n`` threads and keep Nipype from calling home; before the numerics are imported."""
+    os.environ.update(NO_ET='1', NIPYPE_NO_ET='1')
+    for name in ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS'):
+        os.environ[name] = str(n)
+    if 'numba' in sys.modules:  # its limit is fixed once it runs
+        import numba
+
+        numba.set_num_threads(min(n, numba.config.NUMBA_NUM_THREADS))
+    else:
+        os.environ['NUMBA_NUM_THREADS'] = str(n)

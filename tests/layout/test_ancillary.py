@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+
+from bids_qsm.errors import UserError
+from tests.skeletons import only_error, write_fmriprep, write_image, write_series, write_t1w
+
+
+def test_t1w_of_the_first_session_and_lowest_run(data, find):
+    write_series(data, ses='a')
+    write_series(data, ses='b')
+    for ses, entities in (('b', ''), ('a', 'run-2'), ('a', 'run-1'), ('a', 'ce-gd_run-1')):
+        write_t1w(data, ses=ses, entities=entities)
+    plan = find()
+    assert {s.t1w.name for s in plan.series} == {'sub-01_ses-a_run-1_T1w.nii.gz'}
+    assert 'There are 4 T1w images' in ' '.join(plan.series[0].notes)
+
+
+def test_damaged_t1w(data, find):
+    write_series(data)
+    write_t1w(data).write_bytes(b'')
+    assert 'the T1w image sub-01_T1w.nii.gz cannot be read' in only_error(find())
+
+
+def test_fmriprep_derivatives(data, find, tmp_path):
+    write_series(data)
+    write_t1w(data)
+    given = write_fmriprep(tmp_path / 'fmriprep', spaces=('MNI152NLin2009cAsym', 'MNI152NLin6Asym'))
+    (one,) = find(derivatives=(('fmriprep', given),)).series
+    assert one.brain_mask.name == 'sub-01_desc-brain_mask.nii.gz'
+    assert one.t1w_preproc.name == 'sub-01_desc-preproc_T1w.nii.gz'
+    assert [space for space, _, _ in one.template_xfm] == ['MNI152NLin2009cAsym', 'MNI152NLin6Asym']
+    _, there, back = one.template_xfm[0]
+    assert 'from-T1w_to-MNI152NLin2009cAsym' in there.name
+    assert 'from-MNI152NLin2009cAsym_to-T1w' in back.name
+    assert 'The brain mask of the derivatives fmriprep is used.' in one.notes
+
+
+def test_derivatives_without_the_subject_are_noted(data, find, tmp_path):
+    write_series(data)
+    given = write_fmriprep(tmp_path / 'fmriprep', sub='02')
+    (one,) = find(derivatives=(('fmriprep', given),)).series
+    assert one.brain_mask is None
+    assert 'The derivatives fmriprep hold nothing for sub-01.' in one.notes
+
+
+def test_derivatives_that_do_not_fit(data, find, tmp_path):
+    write_series(data)
+    given = write_fmriprep(tmp_path / 'fmriprep')
+    write_image(given / 'sub-01/anat/sub-01_desc-brain_mask.nii.gz', shape=(5, 5, 5))
+    assert 'in the derivatives fmriprep, sub-01_desc-brain_mask' in only_error(
+        find(derivatives=(('fmriprep', given),))
+    )
+
+
+def test_derivatives_that_are_not_there(data, find, tmp_path):
+    write_series(data)
+    with pytest.raises(UserError, match=r'--derivatives fmriprep=.*is not a folder'):
+        find(derivatives=(('fmriprep', tmp_path / 'none'),))
+
+
+def test_lesions_and_the_grid_they_lie_on(data, find, tmp_path):
+    write_series(data, ses='a')
+    write_series(data, ses='b')
+    write_t1w(data, ses='a')
+    manual = data / 'derivatives' / 'manual' / 'sub-01' / 'ses-a' / 'anat'
+    given = tmp_path / 'given' / 'sub-01' / 'ses-b' / 'anat'
+    write_image(manual / 'sub-01_ses-a_label-lesion_mask.nii.gz')
+    write_image(manual / 'sub-01_ses-a_desc-t1_label-lesion_roi.nii.gz', (10, 11, 12), np.eye(4))
+    write_image(manual / 'sub-01_ses-a_space-MNI152Lin_label-lesion_mask.nii.gz', (4, 4, 4), np.eye(4))
+    write_image(manual / 'sub-01_ses-a_label-lesion2_mask.nii.gz', (4, 4, 4), np.eye(4))
+    write_image(given / 'sub-01_ses-b_space-T1w_label-lesion_mask.nii.gz', (4, 4, 4), np.eye(4))
+    write_image(given / 'sub-01_ses-b_acq-other_label-lesion_mask.nii.gz')
+    first, second = find(derivatives=(('given', tmp_path / 'given'),)).series
+    assert [p.name for p in first.lesions_gre] == ['sub-01_ses-a_label-lesion_mask.nii.gz']
+    assert [p.name for p in first.lesions_anat] == ['sub-01_ses-a_desc-t1_label-lesion_roi.nii.gz']
+    notes = ' '.join(first.notes)
+    assert 'is in the space MNI152Lin and is not used' in notes
+    assert 'label-lesion2_mask.nii.gz lies neither on the grid' in notes
+    assert second.lesions_gre == ()
+    assert [p.name for p in second.lesions_anat] == ['sub-01_ses-b_space-T1w_label-lesion_mask.nii.gz']
+    assert second.lesions == second.lesions_anat

@@ -1,0 +1,247 @@
+import shutil
+from collections import namedtuple
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from bids_qsm.errors import UserError
+from bids_qsm.layout import dataset as dataset_module
+from bids_qsm.layout import find_series
+from bids_qsm.options import Options
+from tests.skeletons import SHAPE, oblique, write_image, write_json, write_series, write_t1w
+
+
+def test_megre(data, find):
+    write_series(data, ses='1', entities='acq-x_ce-g_rec-a_run-02_inv-1', extension='.nii')
+    (one,) = find().series
+    assert one.name == 'sub-01_ses-1_acq-x_ce-g_rec-a_run-02_inv-1'
+    assert (one.subject, one.session) == ('01', '1')
+    assert one.entities[2:] == (('acq', 'x'), ('ce', 'g'), ('rec', 'a'), ('run', '02'), ('inv', '1'))
+    assert [p.name.split('_')[-3] for p in one.magnitude] == ['echo-1', 'echo-2', 'echo-3']
+    assert all('part-phase' in p.name for p in one.phase)
+    assert one.real == one.imag == ()
+    assert one.echo_times == (0.004, 0.008, 0.012)
+    assert (one.field_strength, one.manufacturer) == (3.0, 'Siemens')
+    assert (one.repetition_time, one.flip_angle) == (0.03, 12)
+    assert one.shape == SHAPE
+    assert one.voxel_size == (2.0, 2.0, 2.5)
+    assert one.b0_dir == (0.0, 0.0, 1.0)
+    assert one.t1w is None
+
+
+def test_every_kind_of_series(data, find):
+    write_series(data, sub='01', parts=('real', 'imag'))
+    write_series(data, sub='02', suffix='T2starw', echo_times=(0.02,))
+    write_series(data, sub='03', suffix='GRE', echo_times=(0.02,))
+    write_series(data, sub='04', suffix='T1w', echo_times=(0.02,))
+    write_series(data, sub='05', parts=('', 'phase'))
+    write_series(data, sub='06', suffix='T2starw', echoes=(1, 2, 3))
+    plan = find()
+    assert not plan.rejected
+    assert [one.suffix for one in plan.series] == ['MEGRE', 'T2starw', 'GRE', 'T1w', 'MEGRE', 'T2starw']
+    assert [len(one.echo_times) for one in plan.series] == [3, 1, 1, 1, 3, 3]
+    first, *others = plan.series
+    assert len(first.real) == len(first.imag) == 3
+    assert first.magnitude == first.phase == ()
+    assert all(one.magnitude and one.phase and not one.real for one in others)
+    assert all(one.t1w is None for one in plan.series)
+
+
+def test_both_conventions_prefer_magnitude_and_phase(data, find):
+    write_series(data, parts=('mag', 'phase', 'real', 'imag'))
+    (one,) = find().series
+    assert one.phase
+    assert not one.real
+    assert 'magnitude and phase are used' in one.notes[0]
+
+
+def test_sidecars_are_inherited(data, find):
+    write_series(data, sidecar={})
+    write_json(data / 'MEGRE.json', {'MagneticFieldStrength': 7})
+    write_json(data / 'sub-01' / 'sub-01_MEGRE.json', {'Manufacturer': 'GE'})
+    (one,) = find().series
+    assert (one.field_strength, one.manufacturer) == (7.0, 'GE')
+
+
+def test_field_strength_from_imaging_frequency(data, find):
+    write_series(data, sidecar={'ImagingFrequency': 123.2})
+    (one,) = find().series
+    assert one.field_strength == pytest.approx(2.894, abs=2e-3)
+
+
+def test_oblique_slab(data, find):
+    write_series(data, affine=oblique(20))
+    (one,) = find().series
+    assert one.b0_dir == pytest.approx((0, np.sin(np.deg2rad(20)), np.cos(np.deg2rad(20))), abs=1e-5)
+    assert one.voxel_size == pytest.approx((2, 2, 2.5))
+
+
+def test_unsorted_echoes_are_sorted(data, find):
+    write_series(data, echo_times=(0.012, 0.004, 0.008))
+    (one,) = find().series
+    assert one.echo_times == (0.004, 0.008, 0.012)
+    assert ['echo-2' in p.name for p in one.magnitude] == [True, False, False]
+    assert ['echo-2' in p.name for p in one.phase] == [True, False, False]
+    assert 'sorted' in one.notes[0]
+
+
+def test_header_without_orientation_is_noted(data, find):
+    for path in write_series(data):
+        image = nib.load(path)
+        image = nib.Nifti1Image(np.asanyarray(image.dataobj), None, image.header)
+        image.set_sform(None, code=0)
+        image.set_qform(None, code=0)
+        image.to_filename(path)
+    (one,) = find().series
+    assert 'holds no orientation' in one.notes[0]
+
+
+def test_labels_choose(data, find):
+    for sub, ses in (('01', 'a'), ('01', 'b'), ('02', 'a')):
+        write_series(data, sub=sub, ses=ses)
+    assert [s.name for s in find(session_label=('ses-a',)).series] == ['sub-01_ses-a', 'sub-02_ses-a']
+    assert [s.name for s in find(participant_label=('sub-01',)).series] == ['sub-01_ses-a', 'sub-01_ses-b']
+
+
+def test_filter_file_chooses(data, find, tmp_path):
+    write_series(data, entities='acq-x')
+    write_series(data, entities='acq-y', echo_times=(0.004, 0.008, 0.012, 0.016))
+    write_series(data)
+    write_t1w(data, entities='acq-p')
+    write_t1w(data, entities='acq-q')
+    chosen = tmp_path / 'filter.json'
+    chosen.write_text('{"megre": {"acquisition": "y", "echo": ["2", "3"]}, "t1w": {"acq": "q"}}')
+    (one,) = find(bids_filter_file=chosen).series
+    assert one.echo_times == (0.008, 0.012)
+    assert 'acq-q' in one.t1w.name
+    chosen.write_text('{"megre": {"acq": null}}')
+    assert [s.name for s in find(bids_filter_file=chosen).series] == ['sub-01']
+    chosen.write_text('{"megre": {"acq": "*", "mt": null}}')
+    assert [s.name for s in find(bids_filter_file=chosen).series] == ['sub-01_acq-x', 'sub-01_acq-y']
+
+
+@pytest.mark.parametrize(
+    ('text', 'says'),
+    [
+        ('{"megre": ', 'cannot be read'),
+        ('{"bold": {}}', "names 'bold'"),
+        ('{"megre": 1}', "names 'megre'"),
+        ('[]', 'must map'),
+        ('{"megre": {"colour": "x"}}', 'does not fit the dataset: .*colour'),
+    ],
+)
+def test_filter_file_errors(data, find, tmp_path, text, says):
+    write_series(data)
+    chosen = tmp_path / 'filter.json'
+    chosen.write_text(text)
+    with pytest.raises(UserError, match=says):
+        find(bids_filter_file=chosen)
+
+
+def test_not_a_dataset(data, find):
+    (data / 'dataset_description.json').unlink()
+    with pytest.raises(UserError, match='is not a BIDS dataset'):
+        find()
+
+
+def test_description_is_not_json(data, find):
+    (data / 'dataset_description.json').write_text('')
+    with pytest.raises(UserError, match=r'dataset_description.json is empty'):
+        find()
+
+
+def test_no_such_folder(data, find):
+    shutil.rmtree(data)
+    with pytest.raises(UserError, match='is not a folder'):
+        find()
+
+
+def test_unreadable_dataset(data, find, monkeypatch):
+    write_series(data)
+    monkeypatch.setattr(dataset_module.os, 'access', lambda path, _: path != data)
+    with pytest.raises(UserError, match='cannot be read; change its permissions'):
+        find()
+
+
+def test_no_participants_no_series(data, find):
+    with pytest.raises(UserError, match='holds no participant'):
+        find()
+    write_t1w(data)
+    with pytest.raises(UserError, match='has no series to run'):
+        find()
+
+
+def test_unknown_labels(data, find):
+    write_series(data, ses='a')
+    with pytest.raises(UserError, match="has no participant '09'; it has: 01"):
+        find(participant_label=('09',))
+    with pytest.raises(UserError, match="has no session 'z'; its sessions: a"):
+        find(session_label=('z',))
+
+
+@pytest.mark.parametrize(('place'), ['.', 'sub-01/out', 'out', 'derivatives'])
+def test_output_among_the_input(data, place):
+    options = Options(bids_dir=data, output_dir=data / place, level='participant')
+    with pytest.raises(UserError, match='lies in the input dataset'):
+        find_series(options)
+
+
+def test_output_in_derivatives(data):
+    write_series(data)
+    out = data / 'derivatives' / 'bids_qsm'
+    options = Options(bids_dir=data, output_dir=out, level='participant', skip_bids_validation=True)
+    assert len(find_series(options).series) == 1
+    assert not out.exists()
+
+
+def test_work_is_output(find, tmp_path):
+    with pytest.raises(UserError, match='both output and working folder'):
+        find(work_dir=tmp_path / 'out')
+
+
+def test_output_under_a_file(find, tmp_path):
+    (tmp_path / 'out').write_text('')
+    with pytest.raises(UserError, match='out is a file'):
+        find()
+
+
+def test_read_only_output(find, monkeypatch):
+    def refuse(dir):
+        raise OSError(30, f'Read-only file system: {dir}')
+
+    monkeypatch.setattr(dataset_module.tempfile, 'TemporaryFile', refuse)
+    with pytest.raises(UserError, match=r'out cannot be written \(Read-only file system'):
+        find()
+
+
+def test_full_disk(data, find, monkeypatch):
+    write_series(data)
+    usage = namedtuple('usage', 'total used free')
+    monkeypatch.setattr(dataset_module.shutil, 'disk_usage', lambda _: usage(10, 9, 10**6))
+    with pytest.raises(UserError, match=r'has 0.0 GB free, but about 0.7 GB are needed'):
+        find()
+    assert find(reports_only=True).series
+
+
+def test_validator_accepts_the_skeleton(data, find):
+    pytest.importorskip('bids_validator_deno')
+    write_series(data)
+    write_t1w(data)
+    plan = find(skip_bids_validation=False)
+    assert plan.notes == ()
+    assert plan.dataset_name == 'Skeleton'
+
+
+def test_validator_stops_an_invalid_dataset(data, find):
+    pytest.importorskip('bids_validator_deno')
+    write_series(data)
+    write_image(data / 'sub-01' / 'anat' / 'sub-01_nonsense.nii.gz')
+    with pytest.raises(UserError, match=r'is not valid BIDS: .*sub-01_nonsense'):
+        find(skip_bids_validation=False)
+
+
+def test_validator_is_optional(data, find, monkeypatch):
+    write_series(data)
+    monkeypatch.setattr(dataset_module.shutil, 'which', lambda *_, **__: None)
+    assert 'is not installed' in find(skip_bids_validation=False).notes[0]

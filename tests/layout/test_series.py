@@ -1,0 +1,206 @@
+"""Every input that has bitten users of the peers: one sentence each, before anything is run."""
+
+import gzip
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from tests.skeletons import AFFINE, SHAPE, oblique, only_error, write_image, write_series
+
+
+def anat(data):
+    return data / 'sub-01' / 'anat'
+
+
+def edit(path, **changes):
+    """Change a sidecar; None removes the key."""
+    content = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+
+
+def test_no_phase(data, find):
+    write_series(data, parts=('mag',))
+    assert 'sub-01_echo-1_part-mag_MEGRE.nii.gz has no phase' in only_error(find())
+
+
+def test_lone_magnitude_is_skipped_without_error(data, find):
+    write_series(data)
+    write_series(data, suffix='T2starw', echo_times=(0.02,), parts=('',), entities='acq-m')
+    plan = find()
+    assert len(plan.series) == 1
+    assert not plan.rejected[0].is_error
+    assert 'magnitude without phase' in plan.rejected[0].reason
+
+
+def test_one_phase_missing(data, find):
+    write_series(data)
+    (anat(data) / 'sub-01_echo-2_part-phase_MEGRE.nii.gz').unlink()
+    assert 'sub-01_echo-2_part-mag_MEGRE.nii.gz has no phase' in only_error(find())
+
+
+def test_one_magnitude_missing(data, find):
+    write_series(data)
+    (anat(data) / 'sub-01_echo-2_part-mag_MEGRE.nii.gz').unlink()
+    assert 'sub-01_echo-2_part-phase_MEGRE.nii.gz has no magnitude' in only_error(find())
+
+
+def test_one_echo_missing(data, find):
+    write_series(data, echoes=(1, 2, 4))
+    assert 'echo 3 is missing before sub-01_echo-4' in only_error(find())
+
+
+def test_sizes_differ(data, find):
+    files = write_series(data)
+    write_image(files[3], shape=(8, 9, 6))
+    reason = only_error(find())
+    assert files[3].name in reason
+    assert '8 x 9 x 7' in reason
+    assert '8 x 9 x 6' in reason
+
+
+def test_affines_differ(data, find):
+    files = write_series(data)
+    write_image(files[1], affine=oblique(3))
+    assert 'differ in their affine' in only_error(find())
+
+
+@pytest.mark.parametrize(
+    ('times', 'says'),
+    [
+        ((None, None, None), 'has no EchoTime'),
+        ((4.0, 8.0, 12.0), 'looks like milliseconds'),
+        ((0.0, 0.004, 0.008), 'must be a number of seconds above 0'),
+        (('4', '8', '12'), 'must be a number of seconds above 0'),
+        (
+            (0.004, 0.008, 0.008),
+            'echo-2_part-mag_MEGRE.nii.gz and sub-01_echo-3_part-mag_MEGRE.nii.gz have the same',
+        ),
+        ((0.004, 0.004, 0.004), 'only 1 different EchoTime (4 ms): if these are 3 uncombined coils'),
+        ((0.004, 0.008) * 8, 'only 2 different EchoTime (4, 8 ms): if these are 8 uncombined coils'),
+    ],
+)
+def test_echo_times(data, find, times, says):
+    write_series(data, echo_times=times)
+    assert says in only_error(find())
+
+
+def test_one_echo_time_missing(data, find):
+    write_series(data, echo_times=(0.004, None, 0.012))
+    assert 'sub-01_echo-2_part-mag_MEGRE.nii.gz has no EchoTime' in only_error(find())
+
+
+def test_echo_time_of_the_phase_serves_where_the_magnitude_has_none(data, find):
+    write_series(data)
+    edit(anat(data) / 'sub-01_echo-2_part-mag_MEGRE.json', EchoTime=None)
+    assert find().series[0].echo_times == (0.004, 0.008, 0.012)
+
+
+def test_echo_times_of_magnitude_and_phase_differ(data, find):
+    write_series(data)
+    edit(anat(data) / 'sub-01_echo-2_part-phase_MEGRE.json', EchoTime=0.009)
+    assert 'differ in EchoTime (0.008 and 0.009 s)' in only_error(find())
+
+
+@pytest.mark.parametrize(
+    ('sidecar', 'says'),
+    [
+        ({}, 'neither MagneticFieldStrength nor ImagingFrequency'),
+        ({'MagneticFieldStrength': 3000}, 'no field strength in T'),
+        ({'MagneticFieldStrength': '3T'}, 'must be a number (T)'),
+        ({'ImagingFrequency': 123.2e6}, 'no field strength in MHz'),
+    ],
+)
+def test_field_strength(data, find, sidecar, says):
+    write_series(data, sidecar=sidecar)
+    assert says in only_error(find())
+
+
+def test_garbage_instead_of_an_image(data, find):
+    files = write_series(data)
+    files[0].write_bytes(b'not an image')
+    assert f'{files[0].name} cannot be read as NIfTI' in only_error(find())
+
+
+def test_empty_image(data, find):
+    files = write_series(data, extension='.nii')
+    files[2].write_bytes(b'')
+    assert f'{files[2].name} cannot be read as NIfTI' in only_error(find())
+
+
+@pytest.mark.parametrize('extension', ['.nii', '.nii.gz'])
+def test_truncated_image(data, find, extension):
+    files = write_series(data, extension=extension)
+    files[2].write_bytes(files[2].read_bytes()[:-200])
+    reason = only_error(find())
+    assert files[2].name in reason
+    assert 'truncated' in reason or 'damaged' in reason
+
+
+@pytest.mark.parametrize(
+    ('shape', 'says'),
+    [((8, 9, 7, 32), 'is 4D (8 x 9 x 7 x 32)'), ((8, 9), 'is not a volume'), ((8, 9, 1), 'is not a volume')],
+)
+def test_dimensions(data, find, shape, says):
+    write_series(data, shape=shape)
+    reason = only_error(find())
+    assert says in reason
+    if len(shape) == 4:
+        assert 'combine receive coils' in reason
+
+
+def _with(i, j, value):
+    affine = AFFINE.copy()
+    affine[i, j] = value
+    return affine
+
+
+@pytest.mark.parametrize(
+    ('affine', 'says'),
+    [
+        (_with(0, 0, np.nan), 'NaN in its affine'),
+        (_with(2, 2, 0), 'has voxels of 2 x 2 x 0 mm'),
+        (_with(0, 1, 0.5), 'sheared affine'),
+    ],
+)
+def test_affine(data, find, affine, says):
+    for path in write_series(data):
+        image = nib.Nifti1Image(np.zeros(SHAPE, np.float32), None)
+        image.header['sform_code'] = 1
+        for row, values in zip(('srow_x', 'srow_y', 'srow_z'), affine, strict=False):
+            image.header[row] = values
+        with path.open('wb') as raw, gzip.GzipFile(fileobj=raw, mode='wb') as stream:
+            stream.write(
+                bytes(image.header.binaryblock) + bytes(4) + image.get_fdata(dtype=np.float32).tobytes()
+            )
+    assert says in only_error(find())
+
+
+@pytest.mark.parametrize(
+    ('text', 'says'), [('', 'is empty'), ('{"EchoTime": ', 'not valid JSON'), ('[]', 'not a JSON object')]
+)
+@pytest.mark.parametrize('name', ['sub-01/anat/sub-01_echo-2_part-phase_MEGRE.json', 'MEGRE.json'])
+def test_bad_sidecar_rejects_only_what_it_applies_to(data, find, name, text, says):
+    write_series(data)
+    write_series(data, sub='02', suffix='T2starw', echo_times=(0.02,))
+    (data / name).write_text(text)
+    plan = find()
+    assert [s.name for s in plan.series] == ['sub-02']
+    (rejected,) = plan.rejected
+    assert says in rejected.reason
+    assert name.rpartition('/')[2] in rejected.reason
+
+
+def test_two_series_of_one_name(data, find):
+    write_series(data)
+    write_series(data, suffix='T2starw', echo_times=(0.02,))
+    plan = find()
+    assert [s.suffix for s in plan.series] == ['MEGRE']
+    assert 'written under the names of' in plan.rejected[0].reason
+
+
+def test_same_part_twice(data, find):
+    write_series(data)
+    write_series(data, extension='.nii')
+    assert 'are the same part of echo 1' in only_error(find())
