@@ -1,0 +1,74 @@
+"""The interface that writes results to the output dataset."""
+
+import filecmp
+import json
+from pathlib import Path
+
+from nipype.interfaces.base import (
+    DynamicTraitedSpec,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+    isdefined,
+    traits,
+)
+from nipype.interfaces.io import add_traits
+
+from bids_qsm.derivatives import save_derivative, sidecar_path
+
+
+class _SaveDerivativesInputSpec(DynamicTraitedSpec):
+    paths = traits.Dict(mandatory=True, desc='port -> path of the output file')
+    sidecars = traits.Dict(value={}, usedefault=True, desc='port -> sidecar')
+    notes = traits.Dict(value={}, usedefault=True, desc='port -> port of a JSON file that joins its sidecar')
+
+
+class _SaveDerivativesOutputSpec(TraitedSpec):
+    saved = traits.List(File(), desc='files written')
+
+
+class SaveDerivatives(SimpleInterface):
+    """Copy results to their names in the output dataset, each with its sidecar.
+
+    It has one input port for each key of ``paths``, and one for each value of ``notes``; a port left
+    undefined is skipped. It always runs, so that outputs removed by hand come back, and leaves
+    a file that is already the same untouched.
+    """
+
+    input_spec, output_spec = _SaveDerivativesInputSpec, _SaveDerivativesOutputSpec
+    _always_run = True
+
+    def __init__(self, paths, sidecars=None, notes=None, **inputs):
+        super().__init__(
+            paths={port: str(path) for port, path in paths.items()},
+            sidecars=sidecars or {},
+            notes=notes or {},
+        )
+        add_traits(self.inputs, sorted({*paths, *(notes or {}).values()}))
+        self.inputs.trait_set(trait_change_notify=False, **inputs)
+
+    def _run_interface(self, runtime):
+        saved = []
+        for port, path in sorted(self.inputs.paths.items()):
+            source = getattr(self.inputs, port)
+            if not isdefined(source):
+                continue
+            sidecar = self.inputs.sidecars.get(port)
+            note = getattr(self.inputs, self.inputs.notes.get(port, ''), None)
+            if sidecar is not None and note is not None and isdefined(note):
+                sidecar = {**sidecar, **json.loads(Path(note).read_text())}
+            if not _unchanged(source, path, sidecar):
+                save_derivative(Path(source), Path(path), sidecar)
+            saved.append(str(path))
+        self._results['saved'] = saved
+        return runtime
+
+
+def _unchanged(source, path, sidecar):
+    path = Path(path)
+    if not path.exists() or not filecmp.cmp(source, path, shallow=False):
+        return False
+    if sidecar is None:
+        return True
+    beside = sidecar_path(path)
+    return beside.exists() and json.loads(beside.read_text()) == sidecar

@@ -1,0 +1,50 @@
+"""Loading and saving NIfTI files; the only place where arrays of the graph meet files."""
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from bids_qsm.recon.grid import Grid
+
+
+def load(path):
+    """Array (float32) and Grid of an image; 4D series keep echoes last."""
+    image = nib.load(path)
+    return np.asanyarray(image.dataobj).astype(np.float32), Grid.from_affine(image.shape, image.affine)
+
+
+def load_mask(path):
+    """Boolean array of a mask image."""
+    return np.asanyarray(nib.load(path).dataobj) > 0.5
+
+
+def save_like(data, reference, cwd, name):
+    """Write ``data`` with the geometry of the image ``reference`` to ``cwd/name``; return the path.
+
+    Masks are written as uint8, labels keep their integer type, all else is float32.
+    """
+    ref = nib.load(reference)
+    return save(data, ref.affine, cwd, name, header=ref.header)
+
+
+def save(data, affine, cwd, name, header=None):
+    """Write ``data`` with ``affine`` (mm, RAS) to ``cwd/name``; return the path."""
+    data = np.asarray(data)
+    if data.dtype == bool:
+        data = data.astype(np.uint8)
+    elif data.dtype.kind == 'f':
+        data = data.astype(np.float32)
+    elif data.dtype.kind in 'iu' and data.dtype.itemsize > 4:
+        data = data.astype(np.int32)
+    image = nib.Nifti1Image(data, affine)
+    if header is None:
+        image.set_qform(affine, code=1)
+        image.set_sform(affine, code=1)
+    else:
+        image.set_qform(affine, code=max(int(header['qform_code']), 1))
+        image.set_sform(affine, code=max(int(header['sform_code']), 1))
+    image.header.set_xyzt_units('mm')
+    path = Path(cwd) / name
+    image.to_filename(path)
+    return str(path)

@@ -1,0 +1,50 @@
+"""Results reach their names, whole, with sidecars, and only when they changed."""
+
+import json
+
+import numpy as np
+import pytest
+
+from bids_qsm.interfaces.derivatives import SaveDerivatives
+from bids_qsm.interfaces.io import load, load_mask, save, save_like
+
+
+@pytest.fixture
+def image(tmp_path):
+    return save(np.ones((3, 4, 5)), np.diag([1, 2, 3, 1]), tmp_path, 'chi.nii.gz')
+
+
+def test_saves_with_sidecar_and_note(image, tmp_path):
+    note = tmp_path / 'note.json'
+    note.write_text(json.dumps({'reference': 'CSF'}))
+    out = tmp_path / 'out' / 'sub-01_Chimap.nii.gz'
+    sink = SaveDerivatives(
+        {'chi': out, 'r2star': tmp_path / 'none.nii.gz'}, {'chi': {'Units': 'ppm'}}, {'chi': 'why'}
+    )
+    sink.inputs.chi, sink.inputs.why = image, str(note)
+    assert sink.run().outputs.saved == [str(out)], 'an undefined port is skipped'
+    beside = out.with_name('sub-01_Chimap.json')
+    assert json.loads(beside.read_text()) == {'Units': 'ppm', 'reference': 'CSF'}
+    assert [p.name for p in sorted(out.parent.iterdir())] == ['sub-01_Chimap.json', 'sub-01_Chimap.nii.gz']
+
+
+def test_unchanged_output_is_left_alone(image, tmp_path):
+    out = tmp_path / 'out' / 'chi.nii.gz'
+    sink = SaveDerivatives({'chi': out}, {'chi': {'Units': 'ppm'}})
+    sink.inputs.chi = image
+    sink.run()
+    written = out.stat().st_mtime_ns
+    sink.run()
+    assert out.stat().st_mtime_ns == written
+    out.unlink()
+    sink.run()
+    assert out.exists()
+
+
+def test_masks_and_maps_keep_type_and_geometry(image, tmp_path):
+    data, grid = load(image)
+    assert data.dtype == np.float32
+    assert grid.voxel_size == (1, 2, 3)
+    path = save_like(data > 0, image, tmp_path, 'mask.nii.gz')
+    assert load_mask(path).all()
+    assert load(path)[1] == grid
