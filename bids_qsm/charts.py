@@ -1,0 +1,155 @@
+"""Charts of tables: one series by region, and a cohort by region and group."""
+
+import io
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+MAP_NAMES = {'chi': 'χ', 'R2star': 'R2*'}
+COHORT_REGIONS = ('SN', 'GP', 'RN', 'Putamen', 'Caudate', 'Thalamus', 'Dentate')
+
+# Okabe and Ito: told apart with any colour vision
+_COLOURS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#666666')
+_SIDES = {'L': (_COLOURS[0], 'o', 0.16, 'left'), 'R': (_COLOURS[1], 's', -0.16, 'right')}
+_WHOLE = ('#222222', 'D', 0.0, 'whole')
+
+
+def plot_regions(table) -> str:
+    """Draw the mean of each region, left and right, with one standard deviation as error bar.
+
+    Regions stand in order of their mean susceptibility; hollow marks lie less than 90 % inside the mask and
+    the field of view. One panel a map.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns region, hemisphere (L, R, both), map, mean, sd, coverage, units, reference.
+
+    Returns
+    -------
+    SVG file.
+    """
+    table = table[np.isfinite(pd.to_numeric(table['mean'], errors='coerce'))]
+    maps = [m for m in MAP_NAMES if m in set(table['map'])] + sorted(set(table['map']) - set(MAP_NAMES))
+    order = _by_value(table[table['map'] == maps[0]]) if maps else []
+    figure = Figure(figsize=(11, max(2.2, 0.9 + 0.27 * len(order))), layout='constrained')
+    if not order:
+        figure.text(0.5, 0.5, 'No region has a voxel inside the mask.', ha='center')
+        return _svg(figure)
+    axes = figure.subplots(1, len(maps), sharey=True, squeeze=False)[0]
+    place = {region: i for i, region in enumerate(order)}
+    for ax, name in zip(axes, maps, strict=True):
+        rows = table[(table['map'] == name) & table['region'].isin(place)]
+        paired = set(rows.loc[rows['hemisphere'].isin(['L', 'R']), 'region'])
+        for row in rows.to_dict('records'):
+            if row['hemisphere'] not in _SIDES and row['region'] in paired:
+                continue
+            colour, mark, shift, _ = _SIDES.get(row['hemisphere'], _WHOLE)
+            full = row.get('coverage', 1.0) >= 0.9
+            ax.errorbar(
+                row['mean'], place[row['region']] + shift, xerr=row['sd'] if row['sd'] >= 0 else 0,
+                fmt=mark, color=colour, markersize=5, markerfacecolor=colour if full else 'white',
+                elinewidth=1, alpha=0.95,
+            )  # fmt: skip
+        unit = _only(rows, 'units')
+        ax.set_xlabel(f'{MAP_NAMES.get(name, name)} ({unit})' if unit else MAP_NAMES.get(name, name))
+        reference = _only(rows, 'reference')
+        if name == 'chi' and reference:
+            ax.set_title(f'reference: {reference}', fontsize=9, loc='left', wrap=True)
+        ax.set_yticks(range(len(order)), order)
+        ax.grid(axis='x', color='#dddddd', linewidth=0.7)
+        if name == 'chi':
+            ax.axvline(0, color='#888888', linewidth=0.8)
+        ax.spines[['top', 'right']].set_visible(False)
+    sides = [*_SIDES.values(), _WHOLE]
+    for colour, mark, _, label in sides:
+        axes[0].plot([], [], mark, color=colour, label=label, markersize=5)
+    axes[0].legend(frameon=False, fontsize=8, loc='best')
+    return _svg(figure)
+
+
+def plot_distributions(
+    table, *, map_name: str = 'chi', group: str | None = None, regions=COHORT_REGIONS
+) -> str:
+    """Draw box and points of the regional means of all series, by region and group.
+
+    Parameters
+    ----------
+    table : DataFrame
+        The long table of the cohort: columns region, hemisphere, map, mean, units, reference.
+    map_name
+        Value of the column ``map``.
+    group
+        Column that parts the participants; None: all together.
+
+    Returns
+    -------
+    SVG file.
+    """
+    table = table[(table['map'] == map_name) & (table['hemisphere'] == 'both') & table['mean'].notna()]
+    table = table.assign(_group='all' if group is None else table[group].fillna('n/a').astype(str))
+    regions = [r for r in regions if r in set(table['region'])]
+    groups = sorted(table['_group'].unique())
+    figure = Figure(figsize=(11, 3.6), layout='constrained')
+    ax = figure.subplots()
+    width = 0.8 / max(len(groups), 1)
+    for g, name in enumerate(groups):
+        colour = _COLOURS[g % len(_COLOURS)]
+        rows = table[table['_group'] == name]
+        for r, region in enumerate(regions):
+            values = np.sort(rows.loc[rows['region'] == region, 'mean'].to_numpy(float))
+            if not values.size:
+                continue
+            centre = r - 0.4 + width * (g + 0.5)
+            if values.size >= 4:
+                ax.boxplot(
+                    values, positions=[centre], widths=0.7 * width, showfliers=False, manage_ticks=False,
+                    medianprops={'color': colour, 'linewidth': 1.6}, boxprops={'color': colour},
+                    whiskerprops={'color': colour}, capprops={'color': colour},
+                )  # fmt: skip
+            # spread by rank, so that the picture is the same each time
+            jitter = (np.arange(values.size) * 0.618 % 1 - 0.5) * 0.45 * width
+            ax.plot(centre + jitter, values, 'o', color=colour, markersize=4, alpha=0.75)
+        n = rows['participant_id'].nunique() if 'participant_id' in rows else 0
+        ax.plot([], [], 'o', color=colour, label=f'{name} ({n} participant{"" if n == 1 else "s"})')
+    unit = _only(table, 'units')
+    ax.set_ylabel(f'{MAP_NAMES.get(map_name, map_name)} ({unit})')
+    reference = _only(table, 'reference')
+    if map_name == 'chi' and reference:
+        ax.set_title(f'reference: {reference}', fontsize=9, loc='left')
+    ax.set_xticks(range(len(regions)), regions)
+    ax.set_xlim(-0.6, max(len(regions), 1) - 0.4)
+    for edge in range(1, len(regions)):
+        ax.axvline(edge - 0.5, color='#e4e4e4', linewidth=0.8)
+    if map_name == 'chi':
+        ax.axhline(0, color='#888888', linewidth=0.8)
+    ax.grid(axis='y', color='#e4e4e4', linewidth=0.7)
+    ax.spines[['top', 'right']].set_visible(False)
+    if groups:
+        ax.legend(frameon=False, fontsize=8)
+    return _svg(figure)
+
+
+def _by_value(table):
+    whole = table[table['hemisphere'] == 'both'].groupby('region')['mean'].mean()
+    return (
+        table.groupby('region')['mean'].mean().mask(lambda m: m.notna(), whole).sort_values().index.tolist()
+    )
+
+
+def _only(rows, column):
+    """The values of a column, joined where they differ."""
+    if column not in rows:
+        return ''
+    return ', '.join(sorted(rows[column].dropna().astype(str).unique()))
+
+
+def _svg(figure):
+    file = io.StringIO()
+    # ids and dates that change from run to run would make equal charts differ
+    with mpl.rc_context({'svg.hashsalt': 'bids_qsm', 'svg.fonttype': 'path'}):
+        FigureCanvasSVG(figure).print_svg(file, metadata={'Date': None})
+    return file.getvalue()

@@ -1,0 +1,312 @@
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+from bids_qsm.charts import plot_regions
+from bids_qsm.citations import bibliography, cite, methods_text
+from bids_qsm.errors import UserError
+from bids_qsm.figures import plot_flicker, plot_map
+from bids_qsm.pages import packaged
+from bids_qsm.reports import build_cohort_report, build_subject_report, collect_tables
+
+SERIES = 'sub-01_ses-1_acq-qsm_run-1'
+NASTY = '<script>alert("x")</script>'
+
+
+def stats(shift=0.0):
+    rows = []
+    for region, chi in (('SN', 0.11), ('GP', 0.13), ('Dentate', 0.15), ('Lesion1', 0.03)):
+        for side in ('both',) if region == 'Lesion1' else ('L', 'R', 'both'):
+            for name, mean, units in (('chi', chi + shift, 'ppm'), ('R2star', 20 + 100 * chi, '1/s')):
+                rows.append(
+                    {
+                        'region': region,
+                        'hemisphere': side,
+                        'map': name,
+                        'volume_mm3': 400.0,
+                        'coverage': 0.625 if (region, side) == ('Dentate', 'R') else 1.0,
+                        'mean': np.nan if (region, side) == ('Dentate', 'R') else mean,
+                        'sd': 0.02,
+                        'units': units,
+                        'reference': 'CSF of the ventricles' if name == 'chi' else None,
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def add_series(out, name, *, shift=0.0, figures=(), findings=()):
+    subject = name.partition('_')[0]
+    session = re.search(r'ses-\w+?(?=_)', name)
+    anat = out / subject / (session.group() if session else '') / 'anat'
+    anat.mkdir(parents=True, exist_ok=True)
+    stats(shift).to_csv(anat / f'{name}_seg-nuclei_stats.tsv', sep='\t', index=False, na_rep='n/a')
+    directory = out / subject / 'figures'
+    directory.mkdir(parents=True, exist_ok=True)
+    for file, content in figures:
+        (directory / file).write_bytes(content)
+    (directory / f'{name}_desc-findings.json').write_text(
+        json.dumps({'series': name, 'findings': list(findings), 'facts': {'Voxel size': '1 x 1 x 2 mm'}})
+    )
+
+
+@pytest.fixture(scope='module')
+def dataset(tmp_path_factory):
+    """Two subjects that were processed, one with two sessions, and one that failed."""
+    out = tmp_path_factory.mktemp('out')
+    rng = np.random.default_rng(0)
+    volume = rng.normal(0.05, 0.05, (32, 40, 28)).astype(np.float32)
+    mask = np.zeros(volume.shape, bool)
+    mask[4:-4, 4:-4, 4:-4] = True
+    affine = np.diag([5.0, 5, 5, 1])
+    affine[:3, 3] = -80
+    chi = plot_map(volume, affine, kind='chi', mask=mask)
+    flicker = plot_flicker(volume, volume[::-1], affine, mask=mask).encode()
+    add_series(
+        out,
+        SERIES,
+        figures=[
+            (f'{SERIES}_desc-chi_MEGRE.png', chi),
+            (f'{SERIES}_desc-magnitude_MEGRE.png', chi),
+            (f'{SERIES}_desc-gre2t1w_MEGRE.svg', flicker),
+            (f'{SERIES}_desc-regions_MEGRE.svg', plot_regions(stats()).encode()),
+            (f'{SERIES}_desc-novel_MEGRE.png', chi),
+            ('sub-01_desc-t1w2template_T1w.svg', flicker),
+        ],
+        findings=[
+            {
+                'what': 'phase scaling',
+                'found': '0 to 4095',
+                'action': 'scaled',
+                'evidence': '',
+                'level': 'info',
+            },
+            {'what': 'phase sign', 'found': f'unsure {NASTY}', 'action': 'kept', 'level': 'warning'},
+        ],
+    )
+    add_series(out, 'sub-01_ses-2_acq-qsm_run-1', shift=0.01)
+    add_series(out, 'sub-02', shift=0.02)
+    (out / 'logs').mkdir()
+    record = {
+        'version': '1.2.3',
+        'command': f'bids_qsm /data "/out{NASTY}" participant',
+        'started': '2026-01-01T00:00:00+00:00',
+        'packages': {'numpy': '2.4.0'},
+        'methods': ['Unwrapped with ROMEO [@romeo].', 'Removed [@vsharp], inverted [@tv; @romeo].'],
+        'failures': [
+            {'subject': '03', 'series': 'sub-03_MEGRE', 'node': 'unwrap', 'message': f'bad {NASTY}'},
+        ],
+    }
+    (out / 'logs' / 'run.json').write_text(json.dumps(record))
+    return out
+
+
+class Page(HTMLParser):
+    """Collects what a browser would load, the text, and the ids."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.loads, self.ids, self.anchors, self.images, self.tags = [], [], [], [], set()
+        self._text = []
+        self.feed(Path(path).read_text(encoding='utf-8'))
+        self.text = re.sub(r'\s+', ' ', ''.join(self._text))
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        self.tags.add(tag)
+        self.ids += [values['id']] if 'id' in values else []
+        if tag == 'a':
+            self.anchors.append(values['href'])
+        elif tag == 'img':
+            self.images.append(values)
+        self.loads += [values[key] for key in ('src', 'data', 'srcset') if key in values]
+        if tag == 'link':
+            self.loads.append(values.get('href', ''))
+
+    def handle_data(self, data):
+        self._text.append(data)
+
+
+@pytest.fixture(scope='module')
+def page(dataset):
+    return Page(build_subject_report(dataset, '01'))
+
+
+def assert_self_contained(page):
+    assert all(address.startswith('data:image/') for address in page.loads)
+    assert not {'script', 'link', 'iframe', 'object'} & page.tags
+    assert '@import' not in page.text
+    assert len(page.ids) == len(set(page.ids))
+    assert {a[1:] for a in page.anchors if a.startswith('#')} <= set(page.ids)
+
+
+def test_subject_page_is_self_contained_and_accessible(page):
+    assert_self_contained(page)
+    assert len(page.images) == 6
+    assert all(len(image['alt']) > 10 for image in page.images)
+
+
+def test_subject_page_says_what_matters(page):
+    assert page.text.index('Needs attention') < page.text.index('What was found and corrected')
+    assert page.text.index('unsure') < page.text.index('0 to 4095')
+    assert 'less than 90 % inside the mask and the field of view: Dentate (62 %)' in page.text
+    for said in ('Voxel size', '1 x 1 x 2 mm', 'phase scaling', 'scaled', '1.2.3', 'numpy', 'bids_qsm /data'):
+        assert said in page.text
+    assert '0.130 ± 0.020' in page.text
+    assert 'Reference of χ: CSF of the ventricles.' in page.text
+    assert 'sub-03' not in page.text
+
+
+def test_text_of_the_dataset_is_escaped(page):
+    assert page.text.count(NASTY) >= 2
+    assert 'script' not in page.tags
+
+
+def test_reportlets_stand_in_the_order_of_the_layout_and_none_is_lost(page):
+    order = [i.rpartition('-')[2] for i in page.ids if i.startswith(SERIES)]
+    listed = [e['kind'] for e in yaml.safe_load(packaged('report.yml'))['series']]
+    known = [kind for kind in order if kind in listed]
+    assert known == sorted(known, key=listed.index) == ['magnitude', 'chi', 'gre2t1w', 'regions']
+    assert order[-1] == 'novel'
+    assert 'sub-01-t1w2template' in page.ids
+
+
+def test_series_named_like_the_subject(dataset):
+    page = Page(build_subject_report(dataset, 'sub-02'))
+    assert 'series-sub-02' in page.ids
+    assert '0.150 ± 0.020' in page.text
+
+
+def test_a_failed_subject_gets_a_page(dataset):
+    path = build_subject_report(dataset, '03')
+    assert path == dataset / 'sub-03.html'
+    page = Page(path)
+    assert_self_contained(page)
+    assert f'bad {NASTY}' in page.text
+    assert 'Step: unwrap' in page.text
+
+
+def test_a_page_without_any_record(tmp_path):
+    page = Page(build_subject_report(tmp_path, '01'))
+    assert 'No record of the run was found' in page.text
+
+
+@pytest.fixture(scope='module')
+def cohort(dataset, tmp_path_factory):
+    participants = tmp_path_factory.mktemp('data') / 'participants.tsv'
+    participants.write_text('participant_id\tgroup\tage\nsub-01\tpatient\t60\n')
+    participants.with_suffix('.json').write_text('{"age": {"Description": "Age.", "Units": "year"}}')
+    return collect_tables(dataset, participants), Page(build_cohort_report(dataset))
+
+
+def test_collect_tables(cohort, dataset):
+    path, _ = cohort
+    assert path == dataset / 'group_stats.tsv'
+    long = pd.read_csv(path, sep='\t', na_values=['n/a'])
+    assert len(long) == 3 * 20
+    assert set(long['participant_id']) == {'sub-01', 'sub-02'}
+    assert set(long['session_id'].dropna()) == {'ses-1', 'ses-2'}
+    assert set(long.loc[long['participant_id'] == 'sub-01', 'age']) == {60}
+    described = json.loads(path.with_suffix('.json').read_text())
+    assert list(described) == list(long)
+    assert described['age']['Units'] == 'year'
+    assert not list(dataset.glob('.*'))
+
+
+def test_cohort_page(cohort):
+    _, page = cohort
+    assert_self_contained(page)
+    for said in (
+        'sub-03_MEGRE failed',
+        'Not in participants.tsv: sub-02',
+        'patient',
+        '62 % (Dentate R)',
+        '1 x 1',
+    ):
+        assert said in page.text
+    assert {'sub-01.html', 'sub-02.html'} <= set(page.anchors)
+    assert len(page.images) == 2
+
+
+def test_the_group_level_needs_tables(tmp_path):
+    with pytest.raises(UserError, match='run the participant level first'):
+        collect_tables(tmp_path)
+    with pytest.raises(UserError, match='run the group level'):
+        build_cohort_report(tmp_path)
+
+
+def test_collect_tables_without_participants(dataset, tmp_path):
+    copy = tmp_path / 'out'
+    shutil.copytree(dataset / 'sub-02', copy / 'sub-02')
+    collect_tables(copy, tmp_path / 'participants.tsv')
+    assert 'no participants.tsv' in json.loads((copy / 'logs' / 'group.json').read_text())['notes'][0]
+    page = Page(build_cohort_report(copy))
+    assert 'no participants.tsv' in page.text
+
+
+def test_methods_text_numbers_references_by_first_use():
+    text = methods_text(['A [@tv].', 'B [@romeo; @tv] and [@vsharp].'])
+    assert text.startswith('A [1].\n\nB [2, 1] and [3].\n\nReferences\n1. Bilgic B, Fan AP,')
+    assert '2. Dymerska B' in text
+    assert 'doi:10.1002/mrm.28563' in text
+    assert methods_text(['Nothing cited.']) == 'Nothing cited.\n'
+    with pytest.raises(KeyError, match='nosuchkey'):
+        cite(['[@nosuchkey]'])
+
+
+def test_bibliography_is_complete():
+    assert len(bibliography()) >= 23
+    assert len({e['doi'] for e in bibliography().values()}) == len(bibliography())
+    for entry in bibliography().values():
+        assert {'author', 'title', 'journal', 'year', 'volume', 'pages', 'doi'} <= set(entry)
+        assert re.fullmatch(r'10\.\d{4,}/\S+', entry['doi'])
+
+
+def test_everything_cited_is_in_the_bibliography():
+    cited = set()
+    workflows = import_module('bids_qsm.workflows')
+    for path in Path(workflows.__file__).parent.glob('*.py'):
+        for group in re.findall(r'\[(@\w+(?:\s*;\s*@\w+)*)\]', path.read_text()):
+            cited |= {key.strip().removeprefix('@') for key in group.split(';')}
+    # the builders cite these methods by the name they have in their registry
+    for room, registry in (
+        ('recon.unwrap', 'UNWRAP'),
+        ('recon.background', 'BACKGROUND'),
+        ('recon.inversion', 'INVERSION'),
+        ('anatomy.register', 'REGISTER'),
+    ):
+        cited |= set(getattr(import_module(f'bids_qsm.{room}'), registry))
+    assert cited <= set(bibliography())
+
+
+@pytest.mark.skipif(shutil.which('chromium') is None, reason='needs chromium')
+@pytest.mark.parametrize('name', ['sub-01', 'group'])
+def test_pages_in_a_browser(dataset, cohort, tmp_path, name):
+    assert cohort
+    build_subject_report(dataset, '01')
+    shot = tmp_path / 'shot.png'
+    subprocess.run(
+        [
+            'chromium', '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
+            '--disable-background-networking', '--disable-component-update', '--disable-sync',
+            f'--user-data-dir={tmp_path / "profile"}', '--hide-scrollbars', '--window-size=1300,2400',
+            f'--screenshot={shot}', (dataset / f'{name}.html').as_uri(),
+        ],
+        check=True, capture_output=True, timeout=120,
+    )  # fmt: skip
+    with Image.open(shot) as image:
+        pixels = np.asarray(image.convert('L')).astype(int)
+    assert pixels.shape == (2400, 1300)
+    # text in the head, pictures further down, and contents at the side
+    for part in (pixels[:300, 300:], pixels[1000:, 300:], pixels[:400, :260]):
+        assert part.std() > 5
+        assert len(np.unique(part)) > 20
