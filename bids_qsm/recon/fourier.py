@@ -1,0 +1,157 @@
+"""Real FFTs of padded boxes and the kernels that live in them; the one place that knows the FFT engine."""
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+import scipy.fft
+
+from bids_qsm.recon.grid import Grid
+
+
+def rfft(x):
+    """Half-complex 3D transform of a real array; float32 gives complex64."""
+    return scipy.fft.rfftn(x, axes=(0, 1, 2), workers=numba.get_num_threads())
+
+
+def irfft(spectrum, shape):
+    """Inverse of `rfft`; ``spectrum`` is destroyed."""
+    return scipy.fft.irfftn(
+        spectrum, s=shape, axes=(0, 1, 2), workers=numba.get_num_threads(), overwrite_x=True
+    )
+
+
+def convolve(x, kernel):
+    """Circular convolution of ``x`` with a real, even kernel given in the layout of `rfft`."""
+    spectrum = rfft(x)
+    spectrum *= kernel
+    return irfft(spectrum, x.shape)
+
+
+@dataclass(frozen=True)
+class Box:
+    """A region of a volume and the zero-padded shape in which its transforms are taken."""
+
+    volume: tuple[int, int, int]
+    region: tuple[slice, slice, slice]
+    shape: tuple[int, int, int]
+
+    @classmethod
+    def around(cls, mask, grid: Grid, *, padding: float, margin: float = 0.0):
+        """Box of ``mask`` widened by ``margin`` mm, padded with at least ``padding`` mm of zeros.
+
+        The margin takes in real voxels and is cut at the edge of the volume; the padding keeps the two ends
+        of a circular convolution apart. Shapes grow to the next size with a fast transform.
+        """
+        region, shape = [], []
+        for axis, step in enumerate(grid.voxel_size):
+            used = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+            extra = int(np.ceil(margin / step))
+            start, stop = max(used[0] - extra, 0), min(used[-1] + 1 + extra, mask.shape[axis])
+            region.append(slice(int(start), int(stop)))
+            size = stop - start + int(np.ceil(padding / step))
+            shape.append(scipy.fft.next_fast_len(int(size), real=True))
+        return cls(tuple(mask.shape), tuple(region), tuple(shape))
+
+    def crop(self, volume):
+        """The region of ``volume``, in a zero-padded array of the same type."""
+        out = np.zeros(self.shape, volume.dtype)
+        out[self._inner] = volume[self.region]
+        return out
+
+    def uncrop(self, box):
+        """The inverse of `crop`: back in the volume, zero outside the region."""
+        out = np.zeros(self.volume, box.dtype)
+        out[self.region] = box[self._inner]
+        return out
+
+    @property
+    def _inner(self):
+        """Where the region stands in the padded box: in the middle, so that zeros surround it."""
+        sizes = [s.stop - s.start for s in self.region]
+        starts = [(n - size) // 2 for n, size in zip(self.shape, sizes, strict=True)]
+        return tuple(slice(a, a + size) for a, size in zip(starts, sizes, strict=True))
+
+
+def frequencies(shape, voxel_size):
+    """Three broadcastable float32 arrays of spatial frequency (cycles/mm) in the layout of `rfft`."""
+    axes = [
+        scipy.fft.fftfreq(shape[0], voxel_size[0]),
+        scipy.fft.fftfreq(shape[1], voxel_size[1]),
+        scipy.fft.rfftfreq(shape[2], voxel_size[2]),
+    ]
+    return np.meshgrid(*(a.astype(np.float32) for a in axes), indexing='ij', sparse=True)
+
+
+def dipole_kernel(shape, voxel_size, b0_dir):
+    r"""Unit dipole in the layout of `rfft`, for any direction ``b0_dir`` of B0 along the voxel axes [1]_.
+
+    .. math:: D(k) = 1/3 - (k \cdot b)^2 / |k|^2, \quad D(0) = 0
+
+    At the Nyquist plane of an even axis, where the frequencies +k and -k share one sample, their mean is taken,
+    so that the kernel stays even and the convolution its own adjoint.
+
+    References
+    ----------
+    .. [1] Marques & Bowtell (2005), Concepts Magn Reson B 25:65. doi:10.1002/cmr.b.20034
+    """
+    k = frequencies(shape, voxel_size)
+    flips = [np.where(2 * np.arange(f.size) == n, -1, 1) for f, n in zip(k, shape, strict=True)]
+    square = k[0] ** 2 + k[1] ** 2 + k[2] ** 2
+    square[0, 0, 0] = 1
+    along = sum(np.float32(b) * f for b, f in zip(b0_dir, k, strict=True))
+    projected = along**2
+    if any((f < 0).any() for f in flips):
+        projected = _even(projected, k, flips, b0_dir)
+    kernel = np.float32(1 / 3) - projected / square
+    kernel[0, 0, 0] = 0
+    return kernel.astype(np.float32)
+
+
+def _even(projected, k, flips, b0_dir):
+    """Mean of ``(k.b)^2`` over both signs of each Nyquist frequency."""
+    for axis, flip in enumerate(flips):
+        nyquist = np.flatnonzero(flip < 0)
+        if not nyquist.size:
+            continue
+        # (a + c)^2 averaged over c = +-|c| is a^2 + c^2: the cross terms of that axis vanish on its plane
+        plane = [slice(None)] * 3
+        plane[axis] = slice(int(nyquist[0]), int(nyquist[0]) + 1)
+        plane = tuple(plane)
+        own = (np.float32(b0_dir[axis]) * k[axis].ravel()[nyquist[0]]) ** 2
+        others = [a for a in range(3) if a != axis]
+        p, q = (np.float32(b0_dir[a]) * k[a] for a in others)
+        cross = np.float32(2) * p * q
+        for a in others:
+            # where two axes are at Nyquist at once, no cross term is left at all
+            cross = cross * np.where(flips[a] < 0, 0, 1).reshape([-1 if d == a else 1 for d in range(3)])
+        projected[plane] = own + p**2 + q**2 + cross
+    return projected
+
+
+def smv_kernel(shape, voxel_size, radius):
+    """Mean over a ball of ``radius`` mm, in the layout of `rfft`; voxels that its surface cuts count in part.
+
+    The weights sum to 1 and are even along every axis, so the kernel is real and keeps harmonic fields to the
+    accuracy with which the voxels tile the ball.
+    """
+    ball = ball_weights(voxel_size, radius)
+    kernel = np.zeros(shape, np.float32)
+    # wrap around; a ball wider than the box adds up where it overlaps itself
+    where = [np.arange(-(n // 2), n // 2 + 1) % s for n, s in zip(ball.shape, shape, strict=True)]
+    np.add.at(kernel, np.ix_(*where), ball)
+    return np.ascontiguousarray(rfft(kernel).real)
+
+
+def ball_weights(voxel_size, radius, *, samples: int = 5):
+    """Share of each voxel that lies in a ball of ``radius`` mm about the central voxel, summing to 1."""
+    offsets = (np.arange(samples) + 0.5) / samples - 0.5
+    axes = []
+    for step in voxel_size:
+        reach = int(np.ceil(radius / step + 0.5))
+        axes.append((np.arange(-reach, reach + 1)[:, None] + offsets).ravel() * step)
+    x, y, z = np.meshgrid(*(a.astype(np.float32) ** 2 for a in axes), indexing='ij', sparse=True)
+    inside = (x + y + z) <= radius**2
+    size = [a.size // samples for a in axes]
+    weights = inside.reshape(size[0], samples, size[1], samples, size[2], samples).mean((1, 3, 5))
+    return (weights / weights.sum()).astype(np.float32)
