@@ -1,0 +1,254 @@
+"""Simulated BIDS datasets with known truth."""
+
+import gzip
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+
+from bids_qsm import __version__
+from bids_qsm.anatomy import atlas
+from bids_qsm.phantom.gre import Protocol, simulate, store_phase
+from bids_qsm.phantom.head import Lesion, make_head
+from bids_qsm.phantom.t1w import simulate_t1w
+from bids_qsm.recon.units import GYROMAGNETIC_RATIO
+
+README = """Simulated data, made by bids_qsm {version}
+==========================================
+
+No person was scanned. Digital heads went through a simulated multi-echo gradient-echo acquisition; what they
+were made of stands in derivatives/truth. The heads build on the ICBM152 2009a template (bundled with nilearn)
+and on the geometry of the deep grey nuclei of the CIT168 atlas (Pauli, Nili & Tyszka 2018,
+doi:10.1038/sdata.2018.63, CC BY 4.0).
+"""
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One subject's session in a simulated dataset.
+
+    ``person`` seeds the anatomy; visits of the same subject should share it. ``t1w`` is the voxel size (mm)
+    of the T1-weighted image, None for none. ``effects`` and ``lesions`` are those of Head.changed.
+    """
+
+    subject: str
+    session: str | None = None
+    person: int = 0
+    protocol: Protocol = field(default_factory=Protocol)
+    t1w: float | None = 1.0
+    effects: Mapping[str, float] = field(default_factory=dict)
+    lesions: tuple[Lesion, ...] = ()
+
+    @property
+    def stem(self):
+        """First part of the file names."""
+        return f'sub-{self.subject}' + (f'_ses-{self.session}' if self.session else '')
+
+    @property
+    def folder(self):
+        """Folder of the images, relative to the dataset."""
+        return '/'.join((*self.stem.split('_'), 'anat'))
+
+
+def write_dataset(path, visits, *, participants=None, seed=0, spacing=1.0):
+    """Simulate visits and write them as a BIDS dataset, the truth beside them in ``derivatives/truth``.
+
+    Parameters
+    ----------
+    path : path-like
+        Folder to make.
+    visits : sequence of Visit
+    participants : dict of str to dict, optional
+        Age, sex and group by subject label.
+    seed : int
+        The same seed and visits give the same files, byte for byte.
+    spacing : float
+        Of the digital heads, see make_head.
+
+    Returns
+    -------
+    Path
+        The dataset.
+    """
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    _describe(path, 'Simulated QSM dataset', {'DatasetType': 'raw', 'License': 'CC BY 4.0'})
+    (path / 'README').write_text(README.format(version=__version__))
+    _write_participants(path, visits, participants or {})
+    truth = path / 'derivatives' / 'truth'
+    _describe_derivative(truth, 'Truth of the simulated dataset')
+    if any(v.lesions for v in visits):
+        _describe_derivative(path / 'derivatives' / 'lesions', 'Lesion masks of the simulated dataset')
+    person = head = None
+    for n, visit in enumerate(visits):
+        if visit.person != person:
+            person, head = visit.person, make_head(visit.person, spacing=spacing)
+        seeds = np.random.SeedSequence([seed, visit.person, n]).generate_state(3)
+        _write_visit(path, visit, head.changed(visit.effects, visit.lesions), seeds)
+    return path
+
+
+def demo(path, *, seed=0):
+    """Write the demo dataset: a control seen twice and a patient with iron in the basal ganglia and lesions.
+
+    Acquired at 3 T, 1.5 mm, four echoes, oblique; the vendors' phase conventions differ. The control's nuclei
+    change a little between the sessions, and only the first has a T1-weighted image.
+    """
+    voxel, times = (1.5, 1.5, 1.5), (0.005, 0.012, 0.019, 0.026)
+    siemens = Protocol(voxel, echo_times=times, rotation=(15, 2, 0), snr=90, phase_format='siemens')
+    philips = Protocol(
+        voxel,
+        echo_times=times,
+        rotation=(-12, 0, 4),
+        snr=90,
+        manufacturer='Philips',
+        phase_format='philips',
+        sign=-1,
+    )
+    lesions = (
+        Lesion((-24, -22, 30), 5.0, 0.05, rim=0.06),
+        Lesion((27, -44, 22), 4.0, 0.06),
+        Lesion((-23, 28, 14), 3.5, 0.04),
+        Lesion((0, -27, 1), 2.5, -0.4, kind='calcification'),
+    )
+    visits = [
+        Visit('01', '1', 1 + 10 * seed, siemens),
+        Visit('01', '2', 1 + 10 * seed, siemens, None, {'GP': 1.06, 'SN': 1.10, 'Putamen': 1.15}),
+        Visit('02', '1', 2 + 10 * seed, philips, 1.0, {'GP': 1.9, 'SN': 1.6}, lesions),
+    ]
+    people = {
+        '01': {'age': 34, 'sex': 'F', 'group': 'control'},
+        '02': {'age': 41, 'sex': 'M', 'group': 'patient'},
+    }
+    return write_dataset(path, visits, participants=people, seed=seed)
+
+
+def tiny(path, *, seed=0, protocol=None):
+    """Write a dataset of one subject at 4 mm with three echoes, for tests: coarse, but real in every part."""
+    protocol = protocol or Protocol((4.0, 4.0, 4.0), echo_times=(0.004, 0.009, 0.014), rotation=(12, 0, 0))
+    return write_dataset(path, [Visit('01', None, seed, protocol, 2.0)], seed=seed, spacing=2.0)
+
+
+def _write_visit(path, visit, head, seeds):
+    rng = np.random.default_rng(seeds[0])
+    # nobody lies twice in the same way, nor still between two scans
+    head = head.moved(rng.normal(0, 2, 3), rng.normal(0, 2, 3))
+    simulation = simulate(head, visit.protocol, seeds[1])
+    folder = path / visit.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_echoes(folder, visit, simulation)
+    if visit.t1w:
+        later = head.moved(rng.normal(0, 1.5, 3), rng.normal(0, 1.5, 3))
+        image, affine = simulate_t1w(later, seeds[2], voxel_size=(visit.t1w,) * 3)
+        name = folder / f'{visit.stem}_T1w'
+        _save(image.astype(np.int16), affine, name)
+        _json(
+            name,
+            {
+                **_scanner(visit.protocol),
+                'RepetitionTime': 2.3,
+                'InversionTime': 0.9,
+                'EchoTime': 0.003,
+                'FlipAngle': 9,
+                'PulseSequenceType': 'MPRAGE',
+            },
+        )
+    _write_truth(path / 'derivatives', visit, simulation)
+
+
+def _scanner(protocol):
+    return {
+        'Manufacturer': protocol.manufacturer,
+        'MagneticFieldStrength': protocol.field_strength,
+        'ImagingFrequency': round(protocol.field_strength * GYROMAGNETIC_RATIO / (2e6 * np.pi), 6),
+        'MRAcquisitionType': '3D',
+        'BodyPart': 'HEAD',
+    }
+
+
+def _write_echoes(folder, visit, simulation):
+    protocol = simulation.protocol
+    for n, time in enumerate(protocol.echo_times):
+        sidecar = {
+            **_scanner(protocol),
+            'EchoTime': time,
+            'RepetitionTime': protocol.repetition_time,
+            'FlipAngle': protocol.flip_angle,
+            'PulseSequenceType': 'Spoiled gradient echo',
+        }
+        magnitude, phase = simulation.magnitude[..., n], simulation.phase[..., n]
+        if not protocol.nan_outside:
+            magnitude = np.round(4 * magnitude).astype(np.int16)
+        images = {'mag': magnitude, 'phase': store_phase(phase, protocol.phase_format)}
+        units = {'mag': 'arbitrary', 'phase': 'rad' if protocol.phase_format == 'rad' else 'arbitrary'}
+        for part, image in images.items():
+            name = folder / f'{visit.stem}_echo-{n + 1}_part-{part}_MEGRE'
+            _save(image, simulation.affine, name)
+            _json(name, {**sidecar, 'Units': units[part]})
+
+
+def _write_truth(derivatives, visit, simulation):
+    truth, affine = simulation.truth, simulation.affine
+    source = [f'bids:raw:{visit.folder}/{visit.stem}_echo-1_part-mag_MEGRE.nii.gz']
+    folder = derivatives / 'truth' / visit.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = folder / visit.stem
+    maps = {'Chimap': ('chi', 'ppm'), 'R2starmap': ('r2star', '1/s')}
+    for suffix, (key, unit) in maps.items():
+        _save(truth[key].astype(np.float32), affine, f'{stem}_{suffix}')
+        sidecar = {'Units': unit, 'SkullStripped': True, 'Sources': source}
+        if key == 'chi':
+            sidecar['Description'] = 'Relative to tissue water: CSF is 0.019, air 9.4'
+        _json(f'{stem}_{suffix}', sidecar)
+    _save(truth['mask'].astype(np.uint8), affine, f'{stem}_desc-brain_mask')
+    _json(f'{stem}_desc-brain_mask', {'Type': 'Brain', 'Sources': source})
+    _save(truth['dseg'].astype(np.uint8), affine, f'{stem}_seg-nuclei_dseg')
+    _json(f'{stem}_seg-nuclei_dseg', {'Manual': False, 'Sources': source})
+    atlas.labels().to_csv(f'{stem}_seg-nuclei_dseg.tsv', sep='\t', index=False)
+    wanted = [n for n, lesion in enumerate(visit.lesions, 1) if lesion.kind == 'lesion']
+    if wanted:
+        folder = derivatives / 'lesions' / visit.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        name = folder / f'{visit.stem}_label-lesion_mask'
+        _save(np.isin(truth['lesions'], wanted).astype(np.uint8), affine, name)
+        _json(name, {'Type': 'Lesion', 'Sources': source})
+
+
+def _write_participants(path, visits, participants):
+    rows = []
+    for subject in dict.fromkeys(v.subject for v in visits):
+        rows.append({'participant_id': f'sub-{subject}', **participants.get(subject, {})})
+    pd.DataFrame(rows).to_csv(path / 'participants.tsv', sep='\t', index=False, na_rep='n/a')
+    columns = {
+        'age': {'Description': 'Age', 'Units': 'year'},
+        'sex': {'Description': 'Sex', 'Levels': {'F': 'female', 'M': 'male'}},
+        'group': {'Description': 'Group', 'Levels': {'control': 'control', 'patient': 'patient'}},
+    }
+    _json(path / 'participants', {k: v for k, v in columns.items() if any(k in row for row in rows)})
+
+
+def _describe_derivative(path, name):
+    links = {'DatasetType': 'derivative', 'DatasetLinks': {'raw': '../..'}}
+    _describe(path, name, {**links, 'GeneratedBy': [{'Name': 'bids_qsm phantom', 'Version': __version__}]})
+
+
+def _describe(path, name, more):
+    path.mkdir(parents=True, exist_ok=True)
+    _json(path / 'dataset_description', {'Name': name, 'BIDSVersion': '1.10.0', **more})
+
+
+def _json(stem, content):
+    Path(f'{stem}.json').write_text(json.dumps(content, indent=2) + '\n')
+
+
+def _save(data, affine, stem):
+    """Write NIfTI, quickly compressed, with no time stamp: the same data give the same bytes."""
+    image = nib.Nifti1Image(data, affine)
+    image.set_qform(affine, code=1)
+    image.set_sform(affine, code=1)
+    image.header.set_xyzt_units('mm')
+    Path(f'{stem}.nii.gz').write_bytes(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))

@@ -1,0 +1,368 @@
+"""The digital head: tissue of a person, in template space, with a pose and a warp of its own."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from nilearn import datasets
+from scipy import ndimage
+
+from bids_qsm.anatomy import atlas
+from bids_qsm.phantom import tissue as t
+from bids_qsm.phantom.sampling import Volume, Warp, coordinates, expand, pull, spline_basis
+from bids_qsm.phantom.skull import draw_surroundings, soft
+from bids_qsm.phantom.veins import draw_veins
+
+CHANNELS = (*t.PAINTED, 'brain', 'csf', 'white')
+BOX = ((-104, -136, -112), (104, 116, 104))
+"""Corners (mm) of the part of template space that is drawn; below it the neck goes on."""
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """A round change of tissue: centre (mm, template), radius (mm), added susceptibility (ppm), kind.
+
+    ``kind`` is 'lesion' (loss of myelin, with a paramagnetic rim where ``rim``), or 'calcification'.
+    """
+
+    centre: tuple[float, float, float]
+    radius: float
+    chi: float = 0.06
+    rim: float = 0.0
+    kind: str = 'lesion'
+
+
+@dataclass(frozen=True)
+class Nucleus:
+    """One ellipsoid of a nucleus as drawn: susceptibility (ppm), share of each voxel around it, texture.
+
+    ``origin`` (mm) is the template coordinate of the first node of ``amount`` and ``grain``.
+    """
+
+    index: int
+    region: str
+    chi: float
+    origin: np.ndarray
+    amount: np.ndarray
+    grain: np.ndarray
+
+
+@dataclass(frozen=True)
+class Head:
+    """Tissue in template space, pulled through warp and pose onto any grid.
+
+    ``pose`` (4, 4) takes scanner coordinates to template coordinates (mm), where the warp's displacement is
+    added.
+    """
+
+    tissue: Volume
+    veins: Volume
+    warp: Warp
+    pose: np.ndarray
+    nuclei: tuple[Nucleus, ...]
+    lesions: tuple[Lesion, ...] = ()
+    vein_chi: float = t.TISSUES['blood'].chi
+
+    @property
+    def air_chi(self):
+        """Susceptibility (ppm) of the air around the head."""
+        return t.TISSUES['air'].chi
+
+    def to_template(self, shape, affine):
+        """Template coordinates (mm) of every voxel of a scanner grid, shape (x, y, z, 3)."""
+        return coordinates(shape, self.pose @ affine, self.warp)
+
+    def sample(self, shape, affine, names=CHANNELS):
+        """Tissue on a scanner grid, by name.
+
+        Names are those of CHANNELS (chi in ppm; r2star and r1 in 1/s at 3 T; shares else) and 'blood'.
+        """
+        matrix = self.pose @ affine
+        wanted = [CHANNELS.index(n) for n in names if n != 'blood']
+        air = [t.TISSUES['air'].chi if CHANNELS[c] == 'chi' else 0.0 for c in wanted]
+        air = [20.0 if CHANNELS[c] in ('r2star', 'r1') else a for c, a in zip(wanted, air, strict=True)]
+        *values, blood = pull(shape, matrix, self.warp, self.tissue, wanted, air, self.veins)
+        found = dict(zip([n for n in names if n != 'blood'], values, strict=True))
+        venous = t.TISSUES['blood']._replace(chi=self.vein_chi)
+        for name in ('chi', 'r2star', 'density', 't1w'):
+            if name in found:
+                found[name] += blood * (getattr(venous, name) - found[name])
+        if 'r1' in found:
+            found['r1'] += blood * (1 / venous.t1 - found['r1'])
+        for name in ('fat', 'csf', 'white'):
+            if name in found:
+                found[name] *= 1 - blood
+        if 'blood' in names:
+            found['blood'] = blood
+        return found
+
+    def labels(self, shape, affine):
+        """Nuclei of the built-in atlas on a scanner grid (int16); none in CSF."""
+        dseg = atlas.classify(self.to_template(shape, affine))
+        dseg[self.sample(shape, affine, ('csf',))['csf'] > 0.5] = 0
+        return dseg
+
+    def lesion_labels(self, shape, affine):
+        """Lesions on a scanner grid (int16), numbered from 1 in their order."""
+        found = np.zeros(shape, np.int16)
+        if not self.lesions:
+            return found
+        points = self.to_template(shape, affine)
+        for n, lesion in enumerate(self.lesions, 1):
+            found[np.linalg.norm(points - np.float32(lesion.centre), axis=-1) <= lesion.radius] = n
+        return found
+
+    def moved(self, rotation, translation):
+        """Return the same head turned by ``rotation`` (degrees about x, y, z), then shifted (mm)."""
+        return replace(self, pose=self.pose @ np.linalg.inv(rigid(rotation, translation)))
+
+    def changed(self, effects, lesions=()):
+        """Return the same person at another time.
+
+        Parameters
+        ----------
+        effects : dict of str to float
+            Factor on the susceptibility of a region of the built-in atlas, SN, GP or Vein; R2* follows.
+        lesions : sequence of Lesion
+            Drawn on top of those already there.
+        """
+        factors = _expand(effects)
+        if not factors and not lesions:
+            return self
+        volume = replace(self.tissue, data=self.tissue.data.copy())
+        put, nuclei = _channels(volume.data), []
+        for n in self.nuclei:
+            gain = n.chi * (factors.get(n.region, 1.0) - 1)
+            first = np.round((n.origin - volume.origin) / volume.spacing).astype(int)
+            box = tuple(slice(a, a + m) for a, m in zip(first, n.amount.shape, strict=True))
+            kind = t.NUCLEI[n.region]
+            put['chi'][box] += n.amount * gain
+            put['r2star'][box] += n.amount * n.grain * (0.5 * kind.r2star * gain / kind.chi)
+            nuclei.append(replace(n, chi=n.chi + gain))
+        for lesion in lesions:
+            _draw_lesion(volume, lesion)
+        return replace(
+            self,
+            tissue=volume,
+            nuclei=tuple(nuclei),
+            lesions=(*self.lesions, *lesions),
+            vein_chi=self.vein_chi * factors.get('Vein', 1.0),
+        )
+
+
+def rigid(rotation, translation=(0, 0, 0)):
+    """Matrix (4, 4) that turns by ``rotation`` (degrees about x, then y, then z) and shifts (mm)."""
+    matrix = np.eye(4)
+    for axis, angle in enumerate(np.radians(rotation)):
+        turn = np.eye(4)
+        a, b = [k for k in range(3) if k != axis]
+        c, s = np.cos(angle), np.sin(angle) * (-1 if axis == 1 else 1)
+        turn[a, a], turn[a, b], turn[b, a], turn[b, b] = c, -s, s, c
+        matrix = turn @ matrix
+    matrix[:3, 3] = translation
+    return matrix
+
+
+def make_head(seed, *, spacing=1.0, effects=None, lesions=(), warp_mm=2.5, variation=0.1):
+    """Make a person's head: anatomy, tissue, veins, skull and cavities follow from ``seed``.
+
+    Parameters
+    ----------
+    seed : int
+        Of the person; the same seed with other ``effects`` or ``lesions`` is the same person at another time.
+    spacing : float
+        Of the drawing (mm): 1, or 2, which is enough for grids of 3 mm and more, and much quicker.
+    effects, lesions
+        See Head.changed.
+    warp_mm : float
+        Standard deviation (mm) of the displacement along each axis.
+    variation : float
+        Standard deviation of the nuclei's susceptibility between persons, relative.
+    """
+    streams = [np.random.default_rng([seed, n]) for n in range(6)]
+    origin = np.array(BOX[0], float)
+    shape = tuple(int((b - a) / spacing) + 1 for a, b in zip(*BOX, strict=True))
+    t1w, grey, white, mask = (_template(load, shape, origin, spacing) for load in _TEMPLATES)
+    volume = Volume(np.zeros((*shape, len(CHANNELS)), np.float32), origin, spacing)
+    draw_surroundings(volume, mask, _textures(shape, spacing, streams[0]), streams[1])
+    box = ndimage.find_objects(mask.astype(np.uint8))[0]
+    box = tuple(slice(max(b.start - 4, 0), b.stop + 4) for b in box)
+    first = origin + spacing * np.array([b.start for b in box])
+    inner = Volume(volume.data[box], first, spacing)
+    texture = _textures(inner.data.shape[:3], spacing, streams[2])
+    _draw_brain(inner.data, *(v[box] for v in (t1w, grey, white, mask)), texture)
+    nuclei = _draw_nuclei(inner, texture, streams[3], variation)
+    put = _channels(inner.data)
+    brain = replace(inner, data=np.ascontiguousarray(put['brain']))
+    veins = draw_veins(brain, put['white'], put['csf'], streams[4])
+    warp, pose = _shape(streams[5], warp_mm)
+    return Head(volume, veins, warp, pose, nuclei).changed(effects or {}, lesions)
+
+
+_TEMPLATES = (
+    datasets.load_mni152_template,
+    datasets.load_mni152_gm_template,
+    datasets.load_mni152_wm_template,
+    datasets.load_mni152_brain_mask,
+)
+
+
+def _template(load, shape, origin, spacing):
+    """One of nilearn's bundled ICBM152 2009a maps on the head's lattice."""
+    image = load(resolution=1)
+    start = (origin - image.affine[:3, 3]).astype(int)
+    step = round(spacing)
+    result = np.zeros(shape, np.float32)
+    data = np.asarray(image.dataobj, dtype=np.float32)
+    if step > 1:
+        data = ndimage.uniform_filter(data, step)
+    source, target = [], []
+    for n, size, first in zip(data.shape, shape, start, strict=True):
+        at = first + step * np.arange(size)
+        inside = np.flatnonzero((at >= 0) & (at < n))
+        source.append(slice(at[inside[0]], at[inside[-1]] + 1, step))
+        target.append(slice(inside[0], inside[-1] + 1))
+    result[tuple(target)] = data[tuple(source)]
+    return result
+
+
+def _textures(shape, spacing, rng):
+    """Function of a smoothness (mm) that gives random fields of unit variance on a lattice."""
+
+    def texture(sigma, shape=shape):
+        coarse = [int(np.ceil(n * spacing / sigma)) + 4 for n in shape]
+        # a quadratic B-spline keeps 11/20 of the variance of white noise along each axis
+        field = rng.standard_normal(coarse, dtype=np.float32) * np.float32(0.55**-1.5)
+        starts = rng.uniform(1, 2, 3)
+        at = [start + np.arange(n) * spacing / sigma for start, n in zip(starts, shape, strict=True)]
+        return expand(field, [spline_basis(a, c) for a, c in zip(at, coarse, strict=True)])
+
+    return texture
+
+
+def _channels(data):
+    return dict(zip(CHANNELS, np.moveaxis(data, -1, 0), strict=True))
+
+
+def _draw_brain(data, t1w, grey, white, mask, texture):
+    """Fill the brain: tissue maps, with the template's contrast and random texture within each tissue."""
+    total = np.maximum(grey + white, 1)
+    grey, white = mask * grey / total, mask * white / total
+    csf = mask - grey - white
+    shares = {'csf': csf, 'grey': grey, 'white': white}
+
+    def mix(quantity):
+        return sum(amount * np.float32(getattr(t.TISSUES[n], quantity)) for n, amount in shares.items())
+
+    solid = grey + white
+    # what the tissue maps do not explain of the template's contrast: myelin, mostly
+    detail = mask * np.clip(t1w - mix('t1w'), -0.2, 0.2)
+    grain = 0.004 * texture(1.5) + 0.004 * texture(4.0) + 0.006 * white * texture(9.0)
+    values = {
+        'chi': mix('chi') + solid * (grain - 0.08 * detail),
+        'r2star': mix('r2star') * (1 + 0.06 * solid * texture(5.0)) + 15 * solid * detail,
+        'density': mix('density') * (1 + 0.03 * texture(6.0)),
+        'r1': t.brain_r1(t1w),
+        'fat': np.float32(0),
+        't1w': t1w,
+    }
+    put = _channels(data)
+    for name, value in values.items():
+        put[name] += mask * (value - put[name])
+    put['brain'][:], put['csf'][:], put['white'][:] = mask, csf, white
+
+
+def _near(volume, centre, reach):
+    """Box of the lattice around ``centre`` and the coordinates (x, y, z, 3) of its nodes."""
+    box, points = [], []
+    for k in range(3):
+        low = max(int((centre[k] - reach[k] - volume.origin[k]) / volume.spacing), 0)
+        high = min(int((centre[k] + reach[k] - volume.origin[k]) / volume.spacing) + 2, volume.data.shape[k])
+        box.append(slice(low, high))
+        points.append(volume.origin[k] + volume.spacing * np.arange(low, high))
+    return tuple(box), np.stack(np.meshgrid(*points, indexing='ij'), -1)
+
+
+def _draw_nuclei(volume, texture, rng, variation):
+    """Draw the atlas's nuclei, each with this person's susceptibility."""
+    put = _channels(volume.data)
+    fine, broad = texture(1.5), texture(4.0)
+    person = {name: 1 + variation * rng.standard_normal() for name in t.NUCLEI}
+    sides = {n: 1 + 0.03 * rng.standard_normal() for n in atlas.labels()['index']}
+    parts, total = [], np.zeros(volume.data.shape[:3], np.float32)
+    for e in atlas.ellipsoids():
+        box, points = _near(volume, e.centre, e.reach + 2 * volume.spacing)
+        # a soft border of one voxel, so that a nucleus has its volume on any lattice
+        amount = np.clip(0.5 + (1 - e.distance(points)) * e.radius / volume.spacing, 0, 1)
+        amount *= np.clip(1 - put['csf'][box], 0, 1) * put['brain'][box]
+        total[box] += amount
+        grain = 1 + 0.05 * fine[box] + 0.08 * broad[box]
+        parts.append((e, box, amount, grain))
+    np.maximum(total, 1, out=total)
+    before = volume.data.copy()
+    nuclei = []
+    for e, box, amount, grain in parts:
+        amount /= total[box]
+        kind, factor = t.NUCLEI[e.region], person[e.region] * sides[e.index]
+        first = volume.origin + volume.spacing * np.array([b.start for b in box])
+        nucleus = Nucleus(e.index, e.region, kind.chi * factor, first, amount, grain)
+        values = kind._replace(chi=kind.chi * factor + abs(kind.chi) * (grain - 1))
+        # about half of R2* goes with iron
+        values = values._replace(r2star=kind.r2star * (0.5 + 0.5 * factor) * grain)
+        old = _channels(before[box])
+        for name in ('chi', 'r2star', 'density', 'r1'):
+            put[name][box] += amount * (getattr(values, name) - old[name])
+        nuclei.append(nucleus)
+    return tuple(nuclei)
+
+
+def _draw_lesion(volume, lesion):
+    box, points = _near(volume, lesion.centre, 3 * [lesion.radius + 3])
+    put = _channels(volume.data[box])
+    distance = np.linalg.norm(points - lesion.centre, axis=-1)
+    inside = soft((distance - lesion.radius).astype(np.float32), np.float32(volume.spacing))
+    rim = inside * np.exp(-0.5 * ((distance - lesion.radius + 1) / 0.8) ** 2)
+    put['chi'] += inside * lesion.chi + rim * lesion.rim
+    if lesion.kind == 'calcification':
+        stone = t.TISSUES['calcification']
+        for name in ('r2star', 'density', 't1w'):
+            put[name] += inside * (getattr(stone, name) - put[name])
+    else:
+        put['r2star'] += -6 * inside + 8 * rim * (lesion.rim > 0)
+        put['density'] += inside * 0.12
+        put['r1'] *= 1 - 0.35 * inside
+        put['t1w'] *= 1 - 0.28 * inside
+
+
+def _expand(effects):
+    """Composite regions to their parts; an unknown name is an error."""
+    known = set(t.NUCLEI) | {'Vein'}
+    expanded = {}
+    for name, factor in effects.items():
+        for part in t.COMPOSITE.get(name, (name,)):
+            if part not in known:
+                raise ValueError(f'no region {part!r}; known are {sorted(known | set(t.COMPOSITE))}')
+            expanded[part] = factor
+    return expanded
+
+
+def _shape(rng, warp_mm):
+    """Warp and pose of a person: size and shear of the head, place in the scanner, smooth displacement."""
+    spacing = 5.0
+    low, high = np.array(BOX[0]) - 10.0, np.array(BOX[1]) + 10.0
+    shape = tuple(((high - low) / spacing).astype(int) + 1)
+    nodes = np.empty((*shape, 3), np.float32)
+    for axis in range(3):
+        noise = rng.standard_normal([n + 24 for n in shape])
+        # two scales: position of lobes, and shape of gyri and ventricles
+        for sigma, amount in ((22.0, 0.85), (11.0, 0.4)):
+            part = ndimage.gaussian_filter(noise, sigma / spacing)[12:-12, 12:-12, 12:-12]
+            part *= amount * warp_mm / part.std()
+            nodes[..., axis] = part if sigma == 22.0 else nodes[..., axis] + part
+            noise = rng.standard_normal(noise.shape)
+    size = np.eye(4)
+    size[:3, :3] = np.diag(1 / rng.normal(1, 0.03, 3)) + rng.normal(0, 0.015, (3, 3)) * (1 - np.eye(3))
+    place = rigid(rng.normal(0, 3, 3), rng.normal(0, 4, 3))
+    # people lie with the middle of the brain near the isocentre
+    centre = np.eye(4)
+    centre[:3, 3] = (0, -18, 8)
+    return Warp(nodes, low, spacing), centre @ size @ np.linalg.inv(place)

@@ -1,0 +1,101 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from bids_qsm.phantom.dataset import Visit, tiny, write_dataset
+from bids_qsm.phantom.gre import Protocol
+from bids_qsm.phantom.head import Lesion
+
+PROTOCOL = Protocol(
+    (5.0, 5.0, 5.0), echo_times=(0.006, 0.014), rotation=(10, 0, 0), phase_format='siemens', sign=-1
+)
+PEOPLE = {
+    '01': {'age': 30, 'sex': 'F', 'group': 'control'},
+    '02': {'age': 50, 'sex': 'M', 'group': 'patient'},
+}
+
+
+@pytest.fixture(scope='module')
+def dataset(tmp_path_factory):
+    visits = [
+        Visit('01', '1', 4, PROTOCOL, 4.0),
+        Visit('01', '2', 4, PROTOCOL, None, {'SN': 1.2}),
+        Visit('02', '1', 4, PROTOCOL, None, {'GP': 2.0}, (Lesion((-24, -22, 30), 7.0),)),
+    ]
+    return write_dataset(tmp_path_factory.mktemp('data') / 'ds', visits, participants=PEOPLE, spacing=2.0)
+
+
+def load(path):
+    return np.asanyarray(nib.load(path).dataobj)
+
+
+def test_every_echo_has_magnitude_phase_and_sidecars(dataset):
+    folder = dataset / 'sub-01' / 'ses-1' / 'anat'
+    for n, time in enumerate(PROTOCOL.echo_times, 1):
+        for part in ('mag', 'phase'):
+            stem = f'sub-01_ses-1_echo-{n}_part-{part}_MEGRE'
+            image = nib.load(folder / f'{stem}.nii.gz')
+            assert image.shape == PROTOCOL.shape
+            np.testing.assert_allclose(image.affine, PROTOCOL.affine, atol=1e-4)
+            sidecar = json.loads((folder / f'{stem}.json').read_text())
+            assert sidecar['EchoTime'] == time
+            assert sidecar['ImagingFrequency'] == pytest.approx(127.73, abs=0.05)
+    phase = load(folder / 'sub-01_ses-1_echo-1_part-phase_MEGRE.nii.gz')
+    assert phase.dtype == np.int16
+    assert phase.min() >= -4096
+    assert phase.max() <= 4094
+    assert phase.max() > 4000
+    assert (folder / 'sub-01_ses-1_T1w.nii.gz').exists()
+    assert not list(dataset.glob('sub-01/ses-2/anat/*T1w*'))
+
+
+def test_truth_lies_beside_the_data(dataset):
+    truth = dataset / 'derivatives' / 'truth' / 'sub-02' / 'ses-1' / 'anat'
+    dseg = load(truth / 'sub-02_ses-1_seg-nuclei_dseg.nii.gz')
+    table = pd.read_csv(truth / 'sub-02_ses-1_seg-nuclei_dseg.tsv', sep='\t')
+    assert set(np.unique(dseg)) <= {0, *table['index']}
+    pallidum = table[table.region.isin(['GPe', 'GPi'])]['index']
+    control = dataset / 'derivatives' / 'truth' / 'sub-01' / 'ses-1' / 'anat'
+    means = [
+        load(p / f'{s}_Chimap.nii.gz')[np.isin(load(p / f'{s}_seg-nuclei_dseg.nii.gz'), pallidum)].mean()
+        for p, s in ((control, 'sub-01_ses-1'), (truth, 'sub-02_ses-1'))
+    ]
+    assert means[1] > 1.4 * means[0]
+    mask = load(truth / 'sub-02_ses-1_desc-brain_mask.nii.gz')
+    lesion = load(dataset / 'derivatives/lesions/sub-02/ses-1/anat/sub-02_ses-1_label-lesion_mask.nii.gz')
+    assert 3 <= lesion.sum() <= 20
+    assert mask[lesion > 0].all()
+
+
+def test_participants(dataset):
+    table = pd.read_csv(dataset / 'participants.tsv', sep='\t')
+    assert list(table.participant_id) == ['sub-01', 'sub-02']
+    assert list(table.group) == ['control', 'patient']
+    assert set(json.loads((dataset / 'participants.json').read_text())) == {'age', 'sex', 'group'}
+
+
+def test_the_same_seed_gives_the_same_bytes(tmp_path):
+    first, second = tiny(tmp_path / 'a'), tiny(tmp_path / 'b')
+    files = sorted(p.relative_to(first) for p in first.rglob('*') if p.is_file())
+    assert len(files) > 20
+    for file in files:
+        assert (first / file).read_bytes() == (second / file).read_bytes(), file
+
+
+@pytest.mark.parametrize('part', ['.', 'derivatives/truth', 'derivatives/lesions'])
+def test_validator_finds_no_error(dataset, part):
+    validator = Path(sys.executable).with_name('bids-validator-deno')
+    if not validator.exists():
+        pytest.skip('bids-validator-deno is not installed')
+    result = subprocess.run(
+        [validator, dataset / part, '--json'], capture_output=True, text=True, check=False
+    )
+    issues = json.loads(result.stdout)['issues']['issues']
+    errors = [i for i in issues if i['severity'] == 'error']
+    assert not errors, errors
