@@ -1,0 +1,297 @@
+"""Alignment of images: rigid within a subject, affine and deformable to a template."""
+
+import itertools
+
+import numpy as np
+from scipy import ndimage
+
+from bids_qsm.anatomy.align import Similarity, coarsen, matrix_of, refine
+from bids_qsm.anatomy.bias import foreground
+from bids_qsm.anatomy.elastic import deform
+from bids_qsm.anatomy.transform import Displacement, apply_affine, compose, invert, regrid, resample
+from bids_qsm.errors import UserError
+
+DEEP_GREY = ((-44.0, -48.0, -36.0), (44.0, 36.0, 36.0))
+"""Corners (mm, MNI space) of a box around basal ganglia, thalamus and midbrain, with a margin."""
+
+
+def rigid(moving, moving_affine, fixed, fixed_affine, fixed_mask=None):
+    """Rigid alignment of two images of one person, of any contrast, field of view and slant.
+
+    The search starts from the scanner's coordinates, from places up to 15 mm and 12 degrees off, and from
+    the centres of mass; the best by normalised mutual information is climbed from coarse to fine.
+
+    Parameters
+    ----------
+    moving, fixed : ndarray, 3D
+        Free of bias; they may overlap in part only (30 % of the fixed mask at least).
+    moving_affine, fixed_affine : ndarray (4, 4)
+        Voxel to world (mm).
+    fixed_mask : ndarray of bool, optional
+        Where to compare, widened by 4 mm: the brain. The default is all tissue.
+
+    Returns
+    -------
+    ndarray (4, 4)
+        Maps fixed points to moving points: it resamples the moving image onto the fixed one.
+    """
+    overlap = 0.3
+    mask = foreground(fixed) if fixed_mask is None else fixed_mask
+    still, still_affine = coarsen(fixed, fixed_affine, 2.0)
+    other, other_affine = coarsen(moving, moving_affine, 1.5)
+    inside = coarsen(mask, fixed_affine, 2.0)[0] > 0.5
+    center = apply_affine(still_affine, [ndimage.center_of_mass(inside)])[0]
+    where = ndimage.binary_dilation(inside, iterations=2)
+    coarse, middle, fine = (
+        Similarity(still, still_affine, where, other, other_affine, n_points=n, sigma=s)
+        for n, s in ((4000, 5.0), (15000, 2.5), (60000, 0.8))
+    )
+    mass = np.eye(4)
+    mass[:3, 3] = apply_affine(other_affine, [ndimage.center_of_mass(foreground(other))])[0] - center
+    shifts, turns = (-15, 0, 15), tuple(np.radians((-12, 0, 12)) * 60.0)
+    around = [matrix_of(np.array(p, float), center) for p in itertools.product(*[shifts] * 3, *[turns] * 3)]
+    ranked = sorted(around, key=lambda m: coarse(m, overlap), reverse=True)[:4]
+    climbed = [
+        refine(coarse, start, center, n_parameters=6, step=4.0, tolerance=0.3, overlap=overlap)
+        for start in (np.eye(4), mass, *ranked)
+    ]
+    climbed = [
+        refine(middle, c[0], center, n_parameters=6, step=2.0, tolerance=0.1, overlap=overlap)
+        for c in sorted(climbed, key=lambda c: c[1], reverse=True)[:2]
+    ]
+    best = max(climbed, key=lambda c: c[1])[0]
+    return refine(fine, best, center, n_parameters=6, step=0.5, tolerance=0.02, overlap=overlap)[0]
+
+
+def syn(static, moving, affine, *, iterations, radius=3, sigma=1.7):
+    """Symmetric diffeomorphic alignment of two images on one grid by local correlation [1]_.
+
+    Returns (forward, backward): forward maps static to moving points, backward the other way.
+
+    References
+    ----------
+    .. [1] Avants et al. (2008), Med Image Anal 12:26. doi:10.1016/j.media.2007.06.004
+    """
+    from dipy.align import VerbosityLevels
+    from dipy.align.imwarp import SymmetricDiffeomorphicRegistration
+    from dipy.align.metrics import CCMetric
+
+    metric = CCMetric(3, sigma_diff=sigma, radius=radius)
+    engine = SymmetricDiffeomorphicRegistration(metric, level_iters=list(iterations), step_length=0.25)
+    engine.verbosity = VerbosityLevels.NONE
+    mapping = engine.optimize(
+        static.astype(np.float32),
+        moving.astype(np.float32),
+        static_grid2world=affine,
+        moving_grid2world=affine,
+    )
+    # DIPY returns the map of static to moving as the inverse of one that it optimised.
+    fields = (
+        (mapping.backward, mapping.forward) if mapping.is_inverse else (mapping.forward, mapping.backward)
+    )
+    return tuple(Displacement(np.asarray(f, np.float32), affine) for f in fields)
+
+
+def _affine(image, image_affine, mask, template, template_affine, template_mask):
+    """Affine map of template to image points, between two brains."""
+    brain, brain_affine = coarsen(image * mask, image_affine, 2.0)
+    fixed, fixed_affine = coarsen(template * template_mask, template_affine, 2.0)
+    inside = coarsen(template_mask, template_affine, 2.0)[0] > 0.5
+    center = apply_affine(fixed_affine, [ndimage.center_of_mass(inside)])[0]
+    matrix = np.eye(4)
+    matrix[:3, 3] = apply_affine(image_affine, [ndimage.center_of_mass(mask)])[0] - center
+    around = ndimage.binary_dilation(inside, iterations=3)
+    for n_points, sigma, step in ((10000, 4.0, 5.0), (30000, 1.0, 1.0)):
+        similarity = Similarity(
+            fixed, fixed_affine, around, brain, brain_affine, n_points=n_points, sigma=sigma
+        )
+        matrix = refine(similarity, matrix, center, n_parameters=12, step=step, tolerance=step / 20)[0]
+    return matrix
+
+
+def dipy(
+    image,
+    image_affine,
+    mask,
+    template,
+    template_affine,
+    template_mask,
+    init=None,
+    *,
+    whole_mm: float = 2.0,
+    whole_iterations: tuple = (60, 40, 15),
+    box_mm: float = 1.0,
+    box_iterations: tuple = (30, 12),
+    box: tuple = DEEP_GREY,
+):
+    """Affine and symmetric diffeomorphic alignment by DIPY: the whole brain, then a finer box in it.
+
+    The box stage starts from the whole brain's map, and its displacement fades to nothing over the outer
+    8 mm of the box. Nothing is drawn at random: the result is the same from run to run.
+
+    Local correlation misleads where contrasts differ: an image that does not go with the template (their
+    correlation over the brain is below 0.3 once they are aligned, as of a gradient-echo magnitude with a
+    T1w template) is deformed by mutual information instead, in one smooth stage that is less accurate.
+
+    Parameters
+    ----------
+    image, template : ndarray, 3D
+        Free of bias; T1w or magnitude.
+    image_affine, template_affine : ndarray (4, 4)
+        Voxel to world (mm).
+    mask, template_mask : ndarray of bool
+        Brains.
+    init : ndarray (4, 4), optional
+        Affine map of template to image points, where it is known.
+    whole_mm, box_mm : float
+        Grids of the two stages.
+    whole_iterations, box_iterations : tuple of int
+        Iterations from coarse to fine, each level half as coarse as the one before.
+    box : tuple
+        Lower and upper corner (mm, template space).
+
+    Returns
+    -------
+    image_to_template, template_to_image : Displacement
+        The first resamples the image onto the template: it maps template points to image points, on a
+        grid of ``whole_mm`` over the template. The second is its inverse, on such a grid over the image.
+
+    References
+    ----------
+    Garyfallidis et al. (2014), Front Neuroinform 8:8. doi:10.3389/fninf.2014.00008
+    """
+    if init is None:
+        init = _affine(image, image_affine, mask, template, template_affine, template_mask)
+    brain = np.asarray(image * mask, np.float32)
+    static = np.asarray(template * template_mask, np.float32)
+
+    fixed, grid = coarsen(static, template_affine, whole_mm)
+    moving = _pull(brain, image_affine, fixed.shape, grid, [init], whole_mm)
+    if not _alike(fixed, moving):
+        warp = _by_information(image, image_affine, template, template_affine, template_mask, init)
+        return _both_ways([warp], fixed.shape, grid, init, image.shape, image_affine, whole_mm)
+    forward, backward = syn(fixed, moving, grid, iterations=whole_iterations)
+
+    shape, box_grid = _box_grid(box, box_mm)
+    fixed_box = resample(static, template_affine, shape, box_grid, [])
+    moving_box = _pull(brain, image_affine, shape, box_grid, [forward, init], box_mm)
+    finer = syn(fixed_box, moving_box, box_grid, iterations=box_iterations)[0]
+    finer = Displacement(finer.field * _fade(shape, 8.0 / box_mm)[..., None], box_grid)
+
+    return _both_ways(
+        [finer, forward], fixed.shape, grid, init, image.shape, image_affine, whole_mm, start=backward
+    )
+
+
+def greedy(
+    image,
+    image_affine,
+    mask,
+    template,
+    template_affine,
+    template_mask,
+    init=None,
+    *,
+    spacing_mm: float = 1.0,
+    iterations: str = '100x60x20',
+    radius: int = 2,
+):
+    """Affine alignment, then deformable alignment by greedy (the optional extra ``greedy``).
+
+    Data and results are those of `dipy`, and so is what happens where the contrast is not the template's.
+    ``iterations`` and ``radius`` (voxels, of the local correlation) are passed to greedy, which runs on one
+    thread so that its result is the same from run to run.
+
+    Raises
+    ------
+    UserError
+        Where picsl-greedy is not installed.
+
+    References
+    ----------
+    Yushkevich et al. (2016), Alzheimers Dement 12:P126. doi:10.1016/j.jalz.2016.06.205
+    """
+    try:
+        import SimpleITK as sitk
+        from picsl_greedy import Greedy3D
+    except ImportError as error:
+        raise UserError(
+            "The registration engine 'greedy' is not installed: run `pip install bids_qsm[greedy]`, "
+            "or choose 'dipy'."
+        ) from error
+    if init is None:
+        init = _affine(image, image_affine, mask, template, template_affine, template_mask)
+    brain = np.asarray(image * mask, np.float32)
+    fixed, grid = coarsen(template * template_mask, template_affine, spacing_mm)
+    moving = _pull(brain, image_affine, fixed.shape, grid, [init], spacing_mm)
+    if not _alike(fixed, moving):
+        warp = _by_information(image, image_affine, template, template_affine, template_mask, init)
+        return _both_ways([warp], fixed.shape, grid, init, image.shape, image_affine, spacing_mm)
+
+    def itk(array):
+        # A frame at the origin and along the voxel axes: vectors come out in mm along these.
+        volume = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
+        volume.SetSpacing([spacing_mm] * 3)
+        return volume
+
+    engine = Greedy3D()
+    engine.execute(
+        f'-d 3 -m NCC {radius}x{radius}x{radius} -i fixed moving -n {iterations} '
+        '-s 2vox 0.5vox -threads 1 -V 0 -o warp',
+        fixed=itk(fixed),
+        moving=itk(moving),
+        warp=None,
+    )
+    vectors = np.transpose(sitk.GetArrayFromImage(engine['warp']), (2, 1, 0, 3))
+    axes = grid[:3, :3] / spacing_mm
+    warp = Displacement(np.ascontiguousarray(vectors @ axes.T, dtype=np.float32), grid)
+    return _both_ways([warp], warp.field.shape[:3], grid, init, image.shape, image_affine, spacing_mm)
+
+
+REGISTER = {'dipy': dipy, 'greedy': greedy}
+
+
+def _alike(fixed, moving):
+    """Whether two aligned brains share their contrast; rims, dark in any contrast, do not count."""
+    brain = ndimage.binary_erosion(fixed > 0, iterations=4) & (moving > 0)
+    return bool(brain.any()) and np.corrcoef(fixed[brain], moving[brain])[0, 1] > 0.3
+
+
+def _by_information(image, image_affine, template, template_affine, template_mask, init):
+    """Smooth displacement of template points that raises the mutual information with an image of a head."""
+    head, head_affine = coarsen(image, image_affine, 1.5)
+    fixed, grid = coarsen(template * template_mask, template_affine, 2.0)
+    inside = ndimage.binary_dilation(coarsen(template_mask, template_affine, 2.0)[0] > 0.5, iterations=2)
+    similarity = Similarity(fixed, grid, inside, head, head_affine, n_points=80000, sigma=1.0)
+    return deform(similarity, init, fixed.shape, grid)
+
+
+def _both_ways(warps, shape, grid, init, image_shape, image_affine, spacing, start=None):
+    """Template to image points, and back, as one displacement each."""
+    warp = compose(warps, shape, grid)
+    unwarp = invert(warp, shape, grid, start=start)
+    there = compose([warp, init], shape, grid)
+    image_shape, image_grid = regrid(image_shape, image_affine, spacing)
+    return there, compose([np.linalg.inv(init), unwarp], image_shape, image_grid)
+
+
+def _pull(image, image_affine, shape, affine, transforms, spacing):
+    """Resample an image onto a coarser grid, smoothed first as much as the grid asks for."""
+    size = np.sqrt((np.asarray(image_affine)[:3, :3] ** 2).sum(0))
+    sigma = np.sqrt(np.maximum((spacing / size) ** 2 - 1, 0)) / 2.355
+    return resample(ndimage.gaussian_filter(image, sigma), image_affine, shape, affine, transforms)
+
+
+def _box_grid(box, spacing):
+    low, high = np.asarray(box, float)
+    shape = tuple(int(n) for n in np.ceil((high - low) / spacing) + 1)
+    affine = np.diag([spacing, spacing, spacing, 1.0])
+    affine[:3, 3] = low
+    return shape, affine
+
+
+def _fade(shape, width):
+    """One inside a box, falling to zero on its faces over ``width`` voxels."""
+    ramps = [np.clip(np.minimum(np.arange(n), n - 1 - np.arange(n)) / width, 0, 1) for n in shape]
+    smooth = [(3 * r**2 - 2 * r**3).astype(np.float32) for r in ramps]
+    return smooth[0][:, None, None] * smooth[1][None, :, None] * smooth[2][None, None, :]

@@ -1,0 +1,89 @@
+"""Interface of the regional tables."""
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    InputMultiObject,
+    SimpleInterface,
+    TraitedSpec,
+    isdefined,
+    traits,
+)
+
+from bids_qsm.biomarkers.regions import dictionary, region_table
+from bids_qsm.errors import UserError
+from bids_qsm.interfaces.io import load, load_mask
+
+
+class _RegionTableInputSpec(BaseInterfaceInputSpec):
+    chi = File(exists=True, mandatory=True, desc='susceptibility (ppm)')
+    r2star = File(exists=True, desc='R2* (1/s)')
+    dseg = File(exists=True, mandatory=True, desc='labels on the grid of chi')
+    labels = File(exists=True, mandatory=True, desc='their table: index, name, hemisphere, region (TSV)')
+    atlas_dseg = File(
+        exists=True, desc='labels in atlas space, for the coverage of regions cut by the field of view'
+    )
+    mask = File(exists=True, mandatory=True, desc='where chi holds')
+    lesions = InputMultiObject(File(exists=True), desc='lesion masks or labels on the grid of chi')
+    reference = File(exists=True, desc='how chi was referenced (JSON with ReferenceRegion)')
+    atlas = traits.Str('', usedefault=True, desc='name of the atlas')
+
+
+class _RegionTableOutputSpec(TraitedSpec):
+    table = File(exists=True, desc='one row a region, hemisphere and map (TSV)')
+    dictionary = File(exists=True, desc='description of the columns (JSON)')
+
+
+class RegionTable(SimpleInterface):
+    """Tabulate susceptibility and R2* over regions and lesions."""
+
+    input_spec, output_spec = _RegionTableInputSpec, _RegionTableOutputSpec
+
+    def _run_interface(self, runtime):
+        chi, grid = load(self.inputs.chi)
+        maps = {'chi': chi}
+        if isdefined(self.inputs.r2star):
+            maps['R2star'] = load(self.inputs.r2star)[0]
+        labels = pd.read_csv(self.inputs.labels, sep='\t', keep_default_na=False)
+        if isdefined(self.inputs.atlas_dseg):
+            labels['volume_mm3'] = _volumes(self.inputs.atlas_dseg, labels['index'])
+        lesions = self.inputs.lesions if isdefined(self.inputs.lesions) else []
+        reference = ''
+        if isdefined(self.inputs.reference):
+            reference = json.loads(Path(self.inputs.reference).read_text())['ReferenceRegion']
+        table = region_table(
+            maps,
+            _labels(self.inputs.dseg, grid),
+            labels,
+            load_mask(self.inputs.mask),
+            grid,
+            [_labels(path, grid) for path in lesions],
+            reference=reference,
+        )
+        cwd = Path(runtime.cwd)
+        table.to_csv(cwd / 'regions.tsv', sep='\t', index=False, na_rep='n/a')
+        (cwd / 'regions.json').write_text(json.dumps(dictionary(self.inputs.atlas), indent=2) + '\n')
+        self._results['table'] = str(cwd / 'regions.tsv')
+        self._results['dictionary'] = str(cwd / 'regions.json')
+        return runtime
+
+
+def _labels(path, grid):
+    data = np.asanyarray(nib.load(path).dataobj)
+    if data.shape != grid.shape:
+        raise UserError(f'{path} has shape {data.shape}, but the maps have {grid.shape}: resample it first.')
+    return np.rint(data).astype(np.int32)
+
+
+def _volumes(path, index):
+    """Volume (mm^3) of each label of an image."""
+    image = nib.load(path)
+    found = np.rint(np.asanyarray(image.dataobj)).astype(np.int64).ravel()
+    counts = np.bincount(found, minlength=int(index.max()) + 1)
+    return counts[index] * abs(np.linalg.det(image.affine[:3, :3]))

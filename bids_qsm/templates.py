@@ -1,0 +1,311 @@
+"""Templates and atlases by name or path: embedded ones first, then caches on disk, then a download."""
+
+import os
+import re
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+
+from bids_qsm.anatomy.atlas import labels as nuclei_labels
+from bids_qsm.anatomy.atlas import nuclei_atlas
+from bids_qsm.errors import UserError
+
+EMBEDDED = 'MNI152NLin2009aSym'
+COLUMNS = ['index', 'name', 'hemisphere', 'region']
+_SIDES = {'l': 'L', 'left': 'L', 'lh': 'L', 'r': 'R', 'right': 'R', 'rh': 'R'}
+
+
+@dataclass(frozen=True)
+class Template:
+    """A brain in a standard space: image, brain mask, and what to cite."""
+
+    name: str
+    t1w: Path
+    mask: Path
+    approximate: bool
+    citation: str
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """Labels in a standard space: dseg, its table (index, name, hemisphere, region), and what to cite."""
+
+    name: str
+    space: str
+    dseg: Path
+    labels: Path
+    approximate: bool
+    citation: str
+
+
+def get_template(name: str, cache: Path) -> Template:
+    """Find a template by its TemplateFlow name.
+
+    'MNI152NLin2009aSym' is embedded (nilearn's ICBM152 at 1 mm, without skull) and needs no network. Others
+    are taken from $TEMPLATEFLOW_HOME (default ~/.cache/templateflow) or downloaded to it.
+
+    Raises
+    ------
+    UserError
+        Where the template is neither in the cache nor to be had.
+    """
+    if name == EMBEDDED:
+        return _embedded_template(Path(cache))
+    home = _home('TEMPLATEFLOW_HOME', '.cache/templateflow', cache)
+    stem = f'tpl-{name}/tpl-{name}_res-'
+    t1w = _first(home, [f'{stem}{r}_T1w.nii.gz' for r in ('01', '1')])
+    mask = _first(home, [f'{stem}{r}_desc-brain_mask.nii.gz' for r in ('01', '1')])
+    if t1w is None or mask is None:
+        t1w, mask = _download_template(name, home)
+    return Template(
+        name, t1w, mask, False, f'TemplateFlow, {name} (Ciric et al. 2022, doi:10.1038/s41592-022-01681-2)'
+    )
+
+
+def get_atlas(name_or_path, cache: Path) -> Atlas:
+    """Find an atlas by name ('nuclei', 'CIT168') or by the path of a dseg NIfTI that has its TSV beside it.
+
+    'nuclei' is embedded: ellipsoids, approximate. 'CIT168' comes from nilearn's cache ($NILEARN_DATA) or is
+    downloaded. The template space of a path is read from its ``tpl-`` or ``space-`` entity; its table needs
+    columns index and name, and hemisphere and region are read from the name where they are missing.
+
+    Raises
+    ------
+    UserError
+        Where the atlas is unknown, incomplete, or neither in the cache nor to be had.
+    """
+    cache = Path(cache)
+    if str(name_or_path) == 'nuclei':
+        return _nuclei(cache)
+    if str(name_or_path) == 'CIT168':
+        return _cit168(cache)
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise UserError(
+            f"No atlas {name_or_path!s}: give 'nuclei', 'CIT168' or the path of a dseg NIfTI file."
+        )
+    return _atlas_of_path(path, cache)
+
+
+def _home(variable, default, cache):
+    """Cache directory of a library: its variable, its default below HOME, or ours if HOME is not writable."""
+    if os.environ.get(variable):
+        return Path(os.environ[variable])
+    try:
+        home = Path.home()
+    except RuntimeError:
+        home = None
+    if home is not None and os.access(home, os.W_OK):
+        return home / default
+    return Path(cache) / Path(default).name
+
+
+def _first(folder, names):
+    """First file that is there and has content (TemplateFlow keeps empty stand-ins)."""
+    for name in names:
+        path = folder / name
+        if path.is_file() and path.stat().st_size:
+            return path
+    return None
+
+
+def _write(path, writer):
+    """Write a file under a temporary name in the same folder, then rename it; keep one that is there."""
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        part = Path(folder) / path.name
+        writer(part)
+        part.replace(path)
+    return path
+
+
+def _embedded_template(cache):
+    from nilearn.datasets import load_mni152_brain_mask, load_mni152_template
+
+    stem = cache / f'tpl-{EMBEDDED}' / f'tpl-{EMBEDDED}_res-01'
+
+    def image(load, dtype):
+        def write(path):
+            loaded = load(resolution=1)
+            nib.save(nib.Nifti1Image(np.asarray(loaded.dataobj).astype(dtype), loaded.affine), path)
+
+        return write
+
+    t1w = _write(Path(f'{stem}_desc-brain_T1w.nii.gz'), image(load_mni152_template, np.float32))
+    mask = _write(Path(f'{stem}_desc-brain_mask.nii.gz'), image(load_mni152_brain_mask, np.uint8))
+    return Template(
+        EMBEDDED,
+        t1w,
+        mask,
+        False,
+        'ICBM152 2009a symmetric (Fonov et al. 2011, doi:10.1016/j.neuroimage.2010.07.033)',
+    )
+
+
+def _download_template(name, home):
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            os.environ.setdefault('TEMPLATEFLOW_HOME', str(home))
+            from templateflow.client import TemplateFlowClient
+
+            client = TemplateFlowClient(root=home)
+            found = [
+                client.get(name, resolution=1, extension='.nii.gz', raise_empty=True, **entities)
+                for entities in ({'suffix': 'T1w', 'desc': None}, {'suffix': 'mask', 'desc': 'brain'})
+            ]
+    except Exception as error:
+        raise UserError(
+            f'The template {name} is not in the TemplateFlow cache {home} and could not be downloaded '
+            f'({_reason(error)}): on a machine with network, run `python -c "from templateflow import api; '
+            f"api.get('{name}', resolution=1)\"`, copy its cache here and set TEMPLATEFLOW_HOME to it."
+        ) from error
+    return [Path(f if isinstance(f, (str, Path)) else f[0]) for f in found]
+
+
+def _reason(error):
+    """First words of what went wrong."""
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return text if len(text) < 100 else type(error).__name__
+
+
+def _nuclei(cache):
+    template = _embedded_template(cache)
+    image = nib.load(template.t1w)
+    stem = cache / 'atlas-nuclei' / f'tpl-{EMBEDDED}_res-01_atlas-nuclei_dseg'
+
+    def write(path):
+        dseg, _ = nuclei_atlas(image.shape, image.affine)
+        nib.save(nib.Nifti1Image(dseg, image.affine), path)
+
+    dseg = _write(Path(f'{stem}.nii.gz'), write)
+    table = _write(Path(f'{stem}.tsv'), lambda p: nuclei_labels()[COLUMNS].to_csv(p, sep='\t', index=False))
+    return Atlas(
+        'nuclei',
+        EMBEDDED,
+        dseg,
+        table,
+        True,
+        'built-in ellipsoids after CIT168 (Pauli et al. 2018, doi:10.1038/sdata.2018.63)',
+    )
+
+
+def _cit168(cache):
+    space = 'MNI152NLin2009cAsym'
+    stem = cache / 'atlas-CIT168' / f'tpl-{space}_res-01_atlas-CIT168_dseg'
+    dseg, table = Path(f'{stem}.nii.gz'), Path(f'{stem}.tsv')
+    if not (dseg.exists() and table.exists()):
+        maps, names = _fetch_pauli(cache)
+        _write(table, lambda p: _cit168_labels(names).to_csv(p, sep='\t', index=False))
+        _write(dseg, lambda p: nib.save(_split_probabilities(nib.load(maps)), p))
+    return Atlas('CIT168', space, dseg, table, False, 'CIT168 (Pauli et al. 2018, doi:10.1038/sdata.2018.63)')
+
+
+def _fetch_pauli(cache):
+    """Probability maps and names of CIT168, as nilearn fetches them."""
+    home = _home('NILEARN_DATA', 'nilearn_data', cache)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            from nilearn.datasets import fetch_atlas_pauli_2017
+
+            atlas = fetch_atlas_pauli_2017(atlas_type='probabilistic', data_dir=home, verbose=0)
+    except Exception as error:
+        raise UserError(
+            f'The atlas CIT168 is not in the nilearn cache {home} and could not be downloaded '
+            f'({_reason(error)}): on a machine with network, run `python -c "from nilearn.datasets import '
+            'fetch_atlas_pauli_2017 as f; f()"`, copy its nilearn_data/pauli_2017 here and set NILEARN_DATA '
+            'to the folder that holds it.'
+        ) from error
+    return atlas['maps'], [name for name in atlas['labels'] if name.lower() != 'background']
+
+
+def _cit168_labels(names):
+    """Two rows a name, left then right, with our region names."""
+    known = nuclei_labels()
+    region = dict(zip(known['name'].str.replace(r'^[LR]_', '', regex=True), known['region'], strict=True))
+    region['STH'] = region['STN']
+    rows = [
+        (2 * i + s + 1, f'{side}_{name}', side, region.get(name, name))
+        for i, name in enumerate(names)
+        for s, side in enumerate('LR')
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _split_probabilities(image):
+    """Most likely label or background, odd indices left of the midline and even ones right of it."""
+    shape = image.shape[:3]
+    best, label = np.zeros(shape, np.float32), np.zeros(shape, np.int16)
+    total = np.zeros(shape, np.float32)
+    for i in range(image.shape[3]):
+        share = np.asarray(image.dataobj[..., i], np.float32)
+        label[share > best] = 2 * i + 1
+        best = np.maximum(best, share)
+        total += share
+    label[best < 1 - total] = 0
+    index = [np.arange(n)[(None,) * a + (slice(None),) + (None,) * (2 - a)] for a, n in enumerate(shape)]
+    x = sum(image.affine[0, a] * index[a] for a in range(3)) + image.affine[0, 3]
+    label += ((x > 0) & (label > 0)).astype(np.int16)
+    return nib.Nifti1Image(label, image.affine)
+
+
+def _atlas_of_path(path, cache):
+    stem = re.sub(r'\.nii(\.gz)?$', '', path.name)
+    if stem == path.name:
+        raise UserError(f'The atlas {path} is not a NIfTI file: give a .nii or .nii.gz.')
+    entities = dict(part.split('-', 1) for part in stem.split('_') if '-' in part)
+    space = entities.get('space') or entities.get('tpl')
+    if space is None:
+        raise UserError(
+            f'The template space of the atlas {path} is not stated: name it tpl-<space>_..._dseg.nii.gz.'
+        )
+    names = (f'{stem}.tsv', re.sub(r'_res-[^_]+', '', stem) + '.tsv')
+    table = _first(path.parent, names)
+    if table is None:
+        raise UserError(
+            f'The atlas {path} has no label table: put {names[0]} (columns index, name) beside it.'
+        )
+    labels = pd.read_csv(table, sep='\t', dtype=str, keep_default_na=False)
+    lacking = [c for c in ('index', 'name') if c not in labels]
+    if lacking:
+        raise UserError(f'The label table {table} has no column {lacking[0]!r}; it needs index and name.')
+    try:
+        labels['index'] = labels['index'].astype(int)
+    except ValueError as error:
+        raise UserError(f'The label table {table} holds an index that is not a whole number.') from error
+    parsed = [_side_and_region(name) for name in labels['name']]
+    for n, column in enumerate(('hemisphere', 'region')):
+        if column not in labels:
+            labels[column] = [p[n] for p in parsed]
+    labels = labels.loc[labels['index'] > 0, COLUMNS]
+    name = re.sub('[^0-9A-Za-z]', '', entities.get('atlas') or entities.get('seg') or stem)
+    text = labels.to_csv(sep='\t', index=False)
+    copy = cache / f'atlas-{name}' / f'{stem}.tsv'
+    # The user may have mended the table; a copy that still holds keeps its date.
+    if copy.exists() and copy.read_text() != text:
+        copy.unlink()
+    _write(copy, lambda p: p.write_text(text))
+    return Atlas(name, space, path, copy, False, f'{path.name}')
+
+
+def _side_and_region(name):
+    """Hemisphere (L, R or empty) and region of a label's name.
+
+    >>> _side_and_region('Left-Putamen'), _side_and_region('RN'), _side_and_region('GPe_R')
+    (('L', 'Putamen'), ('', 'RN'), ('R', 'GPe'))
+    """
+    words = re.split(r'[-_. ]+', name.strip())
+    for at in (0, -1):
+        side = _SIDES.get(words[at].lower())
+        if side and len(words) > 1:
+            del words[at]
+            return side, '-'.join(words)
+    return '', '-'.join(words)

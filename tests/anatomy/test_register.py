@@ -1,0 +1,94 @@
+import builtins
+import importlib.util
+from functools import cache
+
+import numpy as np
+import pytest
+
+from bids_qsm.anatomy.register import REGISTER, rigid
+from bids_qsm.anatomy.transform import apply_affine, grid_points, resample, transform_points
+from bids_qsm.errors import UserError
+from tests.anatomy.brains import SHAPE, head_in_template, person, pose, template, template_affine, warp
+
+PERSON = [pose((6, -4, 5), (4, -6, 8), 1.04), warp(11, 3.0)]
+QUICK = {
+    'dipy': {
+        'whole_mm': 5.0,
+        'whole_iterations': (25, 10),
+        'box_mm': 4.0,
+        'box_iterations': (10,),
+    },
+    'greedy': {'spacing_mm': 4.0, 'iterations': '40x20'},
+}
+
+
+def register(method):
+    image, affine, mask = person(PERSON)
+    brain, template_mask = template()
+    return REGISTER[method](image, affine, mask, brain, template_affine(), template_mask, **QUICK[method]), (
+        affine,
+        mask,
+    )
+
+
+once = cache(register)
+
+
+@pytest.mark.parametrize('method', REGISTER)
+def test_registration_recovers_a_known_warp(method):
+    if method == 'greedy' and importlib.util.find_spec('picsl_greedy') is None:
+        pytest.skip('picsl-greedy is not installed')
+    (there, back), (affine, mask) = once(method)
+    points = grid_points(mask.shape, affine)[mask.ravel()][::50]
+    truth = transform_points(points, PERSON)
+    found = transform_points(points, [back])
+    center = np.linalg.norm(truth - (0, -18, 0), axis=1) < 40
+    assert np.linalg.norm(found - truth, axis=1)[center].mean() < 1.5
+    np.testing.assert_allclose(transform_points(found, [there]), points, atol=1.0)
+
+
+def test_another_contrast_is_registered_by_information():
+    volume, volume_affine = head_in_template()
+    magnitude = np.where(volume > 0.15, 1.1 - 0.7 * volume, volume)
+    image, affine, mask = person(PERSON, image=(magnitude, volume_affine))
+    brain, template_mask = template()
+    there, back = REGISTER['dipy'](image, affine, mask, brain, template_affine(), template_mask, whole_mm=4.0)
+    points = grid_points(mask.shape, affine)[mask.ravel()][::50]
+    truth = transform_points(points, PERSON)
+    assert np.linalg.norm(transform_points(points, [back]) - truth, axis=1).mean() < 2.0
+    np.testing.assert_allclose(transform_points(points, [back, there]), points, atol=1.0)
+
+
+def test_two_runs_agree_bit_for_bit():
+    (first, back), _ = once('dipy')
+    (second, again), _ = register('dipy')
+    np.testing.assert_array_equal(first.field, second.field)
+    np.testing.assert_array_equal(back.field, again.field)
+
+
+def test_greedy_that_is_not_installed_is_one_sentence(monkeypatch):
+    load = builtins.__import__
+
+    def refuse(name, *args, **kwargs):
+        if name.startswith(('picsl_greedy', 'SimpleITK')):
+            raise ImportError(name)
+        return load(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, '__import__', refuse)
+    with pytest.raises(UserError, match=r'pip install bids_qsm\[greedy\]'):
+        REGISTER['greedy'](None, None, None, None, None, None)
+
+
+@pytest.mark.parametrize('slices', [(0, SHAPE[2]), (20, 44)], ids=['whole brain', 'slab'])
+def test_rigid_alignment_across_contrasts_on_an_oblique_grid(slices):
+    brain, mask = template()
+    truth = pose((6, -8, 7), (9, -7, 6))
+    oblique = pose((20, 5, 0), (0, 0, 0)) @ template_affine()
+    oblique[:3, 3] = apply_affine(oblique, [[0, 0, slices[0]]])[0]
+    shape = (*SHAPE[:2], slices[1] - slices[0])
+    other = np.where(mask, 1.2 - brain, 0)
+    moving = resample(other, template_affine(), shape, oblique, [np.linalg.inv(truth)])
+    found = rigid(moving, oblique, brain, template_affine(), mask)
+    points = grid_points(brain.shape, template_affine())[mask.ravel()][::100]
+    error = np.linalg.norm(apply_affine(found, points) - apply_affine(truth, points), axis=1)
+    assert error.mean() < 0.5
