@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import shutil
 import sys
 import traceback
 from pathlib import Path
@@ -154,7 +155,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = group.add_argument
     add('-w', '--work-dir', metavar='PATH', help='working folder, from which a run resumes (output_dir/work)')
     add('--nprocs', type=int, metavar='N', help='CPUs in all (all there are, or those SLURM granted)')
-    add('--omp-nthreads', type=int, metavar='N', help='CPUs of one step (those of nprocs, shared by the series)')
+    add('--omp-nthreads', type=int, metavar='N', help='CPUs of one step (found from nprocs)')
     add(
         '--mem',
         dest='mem_gb',
@@ -236,8 +237,15 @@ def _demo(argv):
     parser = argparse.ArgumentParser('bids_qsm demo', description='Simulate the demo dataset.')
     parser.add_argument('out', metavar='OUT', type=Path, help='folder to write it to')
     out = parser.parse_args([a for a in argv if not re.fullmatch('-v+', a)]).out
+    if out.exists():
+        raise UserError(f'{out} is there already; delete it or choose another folder.')
     set_threads(min(available_cpus(), 4))
     from bids_qsm.phantom.dataset import demo
 
-    demo(out)
+    # a dataset that is there is whole
+    partial = out.with_name(f'.{out.name}-partial')
+    shutil.rmtree(partial, ignore_errors=True)
+    demo(partial)
+    partial.replace(out)
+    print(f'Demo dataset: {out}')
     return 0

@@ -27,7 +27,7 @@ class PoolPlugin(MultiProcPlugin):
     def __init__(self, plugin_args):
         super().__init__({**plugin_args, 'raise_insufficient': False, 'mp_context': 'forkserver'})
         self.pool.shutdown()
-        self._level = plugin_args.get('log_level', logging.WARNING)
+        self._level = plugin_args.get('log_level', 'WARNING')
         self.pool = self._new_pool()
 
     def _new_pool(self):

@@ -236,13 +236,16 @@ def test_version(capsys):
     assert capsys.readouterr().out == f'bids_qsm {bids_qsm.__version__}\n'
 
 
-def test_demo(monkeypatch, tmp_path):
-    made = []
+def test_demo(monkeypatch, tmp_path, capsys):
     module = ModuleType('bids_qsm.phantom.dataset')
-    module.demo = made.append
+    module.demo = lambda path: (path / 'sub-01').mkdir(parents=True)
     monkeypatch.setitem(sys.modules, 'bids_qsm.phantom.dataset', module)
-    assert cli.main(['demo', str(tmp_path / 'demo')]) == 0
-    assert made == [tmp_path / 'demo']
+    out = tmp_path / 'new' / 'demo'
+    assert cli.main(['demo', str(out)]) == 0
+    assert [p.name for p in out.parent.iterdir()] == ['demo'], 'whole, or not there'
+    assert (out / 'sub-01').is_dir()
+    assert cli.main(['demo', str(out)]) == 2
+    assert 'is there already' in capsys.readouterr().err
 
 
 def test_a_dataset_named_demo(tmp_path, ran, monkeypatch):

@@ -88,8 +88,8 @@ def dipole_kernel(shape, voxel_size, b0_dir):
 
     .. math:: D(k) = 1/3 - (k \cdot b)^2 / |k|^2, \quad D(0) = 0
 
-    At the Nyquist plane of an even axis, where the frequencies +k and -k share one sample, their mean is taken,
-    so that the kernel stays even and the convolution its own adjoint.
+    At the Nyquist plane of an even axis, where the frequencies +k and -k share one sample, their mean is
+    taken, so that the kernel stays even and the convolution its own adjoint.
 
     References
     ----------

@@ -7,7 +7,7 @@ GYROMAGNETIC_RATIO = 2.6752218708e8
 
 
 def ppm_per_radian(field_strength, time: float = 1.0):
-    """Field shift (ppm of B0) that turns the phase by one radian in ``time`` (s) at ``field_strength`` (T)."""
+    """Field shift (ppm) that turns the phase by one radian in ``time`` (s) at ``field_strength`` (T)."""
     return 1e6 / (GYROMAGNETIC_RATIO * field_strength * time)
 
 

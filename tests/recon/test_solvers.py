@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+
+from bids_qsm.recon import solvers
+
+
+def noise(shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+
+
+def test_dot():
+    x, y = noise((5, 6, 7)), noise((5, 6, 7), 1)
+    assert solvers.dot(x, y) == pytest.approx(np.vdot(x.astype(float), y.astype(float)), rel=1e-6)
+
+
+def test_cg_solves_a_positive_system():
+    matrix = noise((40, 40)).astype(float)
+    matrix = (matrix @ matrix.T + 10 * np.eye(40)).astype(np.float32)
+    x = noise(40, 1)
+    found = solvers.cg(lambda v: matrix @ v, matrix @ x, tolerance=1e-6, max_iterations=80)
+    np.testing.assert_allclose(found, x, atol=1e-3)
+    again = solvers.cg(lambda v: matrix @ v, matrix @ x, start=found, tolerance=1e-3, max_iterations=80)
+    np.testing.assert_array_equal(again, found)
+
+
+@pytest.mark.parametrize('shape', [(6, 7, 9), (8, 8, 8)])
+def test_divergence_is_the_adjoint_of_the_gradient(shape):
+    spacing = (1.0, 0.7, 2.0)
+    x, q = noise(shape), noise((3, *shape), 1)
+    out = np.empty(shape, np.float32)
+    solvers.divergence(q, out, tuple(np.float32(1 / h) for h in spacing))
+    assert np.vdot(solvers.gradient(x, spacing), q) == pytest.approx(np.vdot(x, out), rel=1e-4)
+
+
+def test_shrink_parts_the_vector():
+    shape, spacing = (5, 6, 7), (1.0, 2.0, 0.5)
+    x, dual = noise(shape), noise((3, *shape), 1)
+    whole = solvers.gradient(x, spacing) + dual
+    target = np.zeros_like(dual)
+    solvers.shrink(x, dual, target, tuple(np.float32(1 / h) for h in spacing), np.float32(0.8), np.float32(1))
+    norm = np.sqrt((whole**2).sum(0))
+    cut = whole * np.minimum(1, 0.8 / norm)
+    np.testing.assert_allclose(dual, cut, atol=1e-5)
+    np.testing.assert_allclose(target, whole - 2 * cut, atol=1e-5)
+
+
+def test_total_variation_denoises_a_step():
+    """Of a step of height 1 in noise TV keeps the edge, and takes from each side weight * area / volume."""
+    shape, penalty, weight = (16, 8, 8), 1.0, 0.3
+    clean = np.zeros(shape, np.float32)
+    clean[8:] = 1
+    noisy = clean + 0.1 * noise(shape)
+    k = [2 - 2 * np.cos(2 * np.pi * np.fft.fftfreq(n)) for n in shape]
+    square = k[0][:, None, None] + k[1][:, None] + k[2]
+
+    def least_squares(pull):
+        spectrum = np.fft.fftn(noisy + penalty * pull) / (1 + penalty * square)
+        return np.fft.ifftn(spectrum).real.astype(np.float32)
+
+    x = solvers.total_variation(
+        least_squares, shape, (1, 1, 1), weight=weight, penalty=penalty, tolerance=1e-5, max_iterations=500
+    )
+    # two faces (the volume is periodic) pull a plateau of eight layers by weight each
+    expected = clean + 2 * weight / 8 * (1 - 2 * clean)
+    for plateau in (slice(1, 7), slice(9, 15)):
+        assert np.abs(x - expected)[plateau].max() < 0.04
+        assert x[plateau].std() < 0.01

@@ -1,0 +1,182 @@
+"""Every option set builds a graph whose declared ports are the ports used; nothing is run."""
+
+from dataclasses import replace
+from itertools import chain
+
+import pytest
+from nipype.interfaces.base import isdefined
+from nipype.interfaces.utility import IdentityInterface
+from nipype.pipeline import engine as pe
+
+from bids_qsm.layout import Plan, Series
+from bids_qsm.methods import Method, registries
+from bids_qsm.options import Options
+from bids_qsm.run import build_graph
+from bids_qsm.workflows.base import owners
+
+# ports that may stay unused: a series has either kind of parts, single echoes have no relaxation maps
+OPTIONAL = {
+    *('real', 'imag', 'magnitude', 'phase', 'manufacturer', 'mask'),
+    *('r2star', 't2star', 's0', 'figure_r2star'),
+}
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A function that makes an empty file to stand for an image: graphs check that inputs exist."""
+
+    def make(name):
+        path = tmp_path / 'data' / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        return path
+
+    return make
+
+
+@pytest.fixture
+def series(files):
+    return Series(
+        subject='01',
+        session='1',
+        entities=(('sub', '01'), ('ses', '1'), ('acq', 'highRes')),
+        suffix='MEGRE',
+        magnitude=tuple(files(f'mag{i}.nii') for i in range(3)),
+        phase=tuple(files(f'phase{i}.nii') for i in range(3)),
+        real=(),
+        imag=(),
+        echo_times=(0.004, 0.012, 0.02),
+        field_strength=3.0,
+        manufacturer='Siemens',
+        repetition_time=0.03,
+        flip_angle=15.0,
+        shape=(32, 32, 24),
+        voxel_size=(1.0, 1.0, 1.5),
+        b0_dir=(0.0, 0.0, 1.0),
+        t1w=files('T1w.nii'),
+    )
+
+
+@pytest.fixture
+def options(tmp_path):
+    return Options(
+        bids_dir=tmp_path / 'data',
+        output_dir=tmp_path / 'out',
+        work_dir=tmp_path / 'work',
+        level='participant',
+    )
+
+
+def identity_nodes(workflow):
+    """(workflow, node) of every IdentityInterface in the workflow and those inside it."""
+    for node in workflow._graph.nodes():
+        if isinstance(node, pe.Workflow):
+            yield from identity_nodes(node)
+        elif isinstance(node.interface, IdentityInterface):
+            yield workflow, node
+
+
+def used_ports(root, workflow, node):
+    """Ports of ``node`` that a connection enters, and those that one leaves."""
+    entered, left = set(), set()
+    for edge_source, edge_target, data in chain.from_iterable(
+        inner._graph.edges(data=True) for inner in all_workflows(root)
+    ):
+        for source_port, target_port in data['connect']:
+            source_port = source_port if isinstance(source_port, str) else source_port[0]
+            if edge_source is node:
+                left.add(source_port)
+            if edge_target is node:
+                entered.add(target_port)
+            if edge_source is workflow and source_port.startswith(f'{node.name}.'):
+                left.add(source_port.partition('.')[2])
+            if edge_target is workflow and target_port.startswith(f'{node.name}.'):
+                entered.add(target_port.partition('.')[2])
+    return entered, left
+
+
+def all_workflows(workflow):
+    yield workflow
+    for node in workflow._graph.nodes():
+        if isinstance(node, pe.Workflow):
+            yield from all_workflows(node)
+
+
+def check_ports(root):
+    for workflow, node in identity_nodes(root):
+        declared = set(node.inputs.copyable_trait_names())
+        entered, left = used_ports(root, workflow, node)
+        given = {port for port in declared if isdefined(getattr(node.inputs, port))}
+        where = f'{workflow.fullname}.{node.name}'
+        assert entered <= declared, f'{where} is given undeclared ports {entered - declared}'
+        assert left <= declared, f'{where} is read at undeclared ports {left - declared}'
+        if node.name == 'inputnode':
+            assert declared - left <= OPTIONAL, f'{where} declares {declared - left} and never uses them'
+            unset = left - entered - given
+            assert unset <= OPTIONAL, f'{where} is never given {unset}'
+        else:
+            assert declared - entered <= OPTIONAL, f'{where} declares {declared - entered}, never set'
+
+
+def graph(options, *series):
+    plan = Plan(series=series, rejected=(), dataset_name='test')
+    workflow, methods = build_graph(options, plan)
+    return workflow, methods, plan
+
+
+def test_every_method_builds(options, series):
+    for step, registry in registries().items():
+        for name in registry:
+            workflow, methods, _ = graph(replace(options, **{step: Method(name)}), series)
+            check_ports(workflow)
+            assert methods
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {},
+        {'t1w': None},
+        {'session': None, 'entities': (('sub', '01'),)},
+        {'echo_times': (0.02,)},
+        {'manufacturer': None},
+    ],
+    ids=['plain', 'no T1w', 'one series', 'single echo', 'no manufacturer'],
+)
+def test_every_series_builds(options, series, changes):
+    series = replace(series, **changes)
+    n = len(series.echo_times)
+    series = replace(series, magnitude=series.magnitude[:n], phase=series.phase[:n])
+    workflow, _, plan = graph(options, series)
+    check_ports(workflow)
+    prefixes = owners(workflow.name, plan, options.output_spaces)
+    for node in workflow._create_flat_graph().nodes():
+        assert any(node.fullname.startswith(prefix + '.') for prefix in prefixes)
+
+
+def test_derivatives_replace_our_own(options, series, files):
+    space = options.output_spaces[0]
+    given = replace(
+        series,
+        brain_mask=files('mask.nii'),
+        t1w_preproc=files('preproc.nii'),
+        template_xfm=((space, files('there.h5'), files('back.h5')),),
+    )
+    workflow, _, _ = graph(options, given)
+    check_ports(workflow)
+    names = workflow.list_node_names()
+    assert not [n for n in names if n.endswith(('.brain_extraction', '.register'))]
+
+
+def test_lesions_join_the_table(options, series, files):
+    given = replace(series, lesions_anat=(files('a.nii'), files('b.nii')), lesions_gre=(files('c.nii'),))
+    workflow, _, _ = graph(options, given)
+    check_ports(workflow)
+    assert len([n for n in workflow.list_node_names() if '.place_' in n]) == 3
+
+
+def test_two_sessions_share_the_anatomy(options, series):
+    other = replace(series, session='2', entities=(('sub', '01'), ('ses', '2')))
+    workflow, _, _ = graph(options, series, other)
+    check_ports(workflow)
+    assert len([n for n in workflow.list_node_names() if n.endswith('.register')]) == 1

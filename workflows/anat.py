@@ -1,0 +1,84 @@
+"""The anatomical image of a subject and its alignment to templates, shared by all series."""
+
+from nipype.interfaces.utility import IdentityInterface
+from nipype.pipeline import engine as pe
+
+from bids_qsm.interfaces.anatomy import CorrectBias, ExtractBrain, RegisterTemplate, Resample
+
+
+def init_anat_wf(*, has_mask: bool, name: str = 'anat_wf'):
+    """Correct the anatomical image for its bias field and find its brain.
+
+    With ``has_mask`` the brain mask comes in from earlier derivatives.
+
+    Inputs: image (T1w, or GRE magnitude where there is none); template, template_mask or, where given, mask.
+    Outputs: image (bias-corrected), mask.
+    """
+    workflow = pe.Workflow(name=name)
+    ports = ['image', 'mask'] if has_mask else ['image', 'template', 'template_mask']
+    inputnode = pe.Node(IdentityInterface(ports), name='inputnode')
+    outputnode = pe.Node(IdentityInterface(['image', 'mask']), name='outputnode')
+    bias = pe.Node(CorrectBias(), name='bias', mem_gb=1)
+    workflow.connect([(inputnode, bias, [('image', 'image')]), (bias, outputnode, [('image', 'image')])])
+    if has_mask:
+        workflow.connect(inputnode, 'mask', outputnode, 'mask')
+        found = 'taken from the derivatives given'
+    else:
+        brain = pe.Node(ExtractBrain(), name='brain_extraction', mem_gb=1.5)
+        workflow.connect(
+            [
+                (inputnode, brain, [('template', 'template'), ('template_mask', 'template_mask')]),
+                (bias, brain, [('image', 'image')]),
+                (brain, outputnode, [('mask', 'mask')]),
+            ]
+        )
+        found = "the template's, carried back by mutual information [@studholme]"
+    workflow.__desc__ = (
+        'The anatomical image was corrected for its bias field (in the manner of N4 [@n4]); '
+        f'its brain mask was {found}.'
+    )
+    return workflow
+
+
+def init_normalize_wf(
+    *, template: str, engine: str, engine_params: dict, has_transforms: bool, name: str = 'normalize_wf'
+):
+    """Align the anatomical image to a template.
+
+    With ``has_transforms`` the transforms come in from earlier derivatives and nothing is computed.
+
+    Inputs: image, template; mask, template_mask or, where given, image_to_template, template_to_image.
+    Outputs: image_to_template, template_to_image (each resamples images of the first onto the second),
+    in_template (the image resampled onto the template).
+    """
+    workflow = pe.Workflow(name=name)
+    transforms = ['image_to_template', 'template_to_image']
+    ours = ['mask', 'template_mask']
+    inputnode = pe.Node(
+        IdentityInterface(['image', 'template', *(transforms if has_transforms else ours)]), name='inputnode'
+    )
+    outputnode = pe.Node(IdentityInterface([*transforms, 'in_template']), name='outputnode')
+    warp = pe.Node(Resample(interpolation='linear', invert=[False]), name='warp', mem_gb=1)
+    if has_transforms:
+        source = inputnode
+        workflow.__desc__ = (
+            f'Transforms between the anatomical image and {template} were taken from the derivatives given.'
+        )
+    else:
+        source = pe.Node(RegisterTemplate(method=engine, params=engine_params), name='register', mem_gb=3)
+        workflow.connect([(inputnode, source, [(f, f) for f in ('image', 'template', *ours)])])
+        workflow.__desc__ = (
+            f'The anatomical image was registered to {template} by symmetric diffeomorphic registration '
+            f'[@syn] ({engine} [@{engine}]), the whole brain first, then the deep grey matter more finely; '
+            'where the two differ in contrast, by a smooth deformation that maximises mutual information '
+            '[@studholme].'
+        )
+    workflow.connect(
+        [
+            (inputnode, warp, [('image', 'image'), ('template', 'reference')]),
+            (source, warp, [('image_to_template', 'transforms')]),
+            (source, outputnode, [(t, t) for t in transforms]),
+            (warp, outputnode, [('image', 'in_template')]),
+        ]
+    )
+    return workflow

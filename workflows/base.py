@@ -1,0 +1,185 @@
+"""The whole graph: subjects, their anatomy, their series."""
+
+from nipype.pipeline import engine as pe
+
+from bids_qsm.workflows.anat import init_anat_wf, init_normalize_wf
+from bids_qsm.workflows.outputs import (
+    init_anat_outputs_wf,
+    init_normalize_outputs_wf,
+    init_standard_outputs_wf,
+)
+from bids_qsm.workflows.series import init_series_phase_wf, init_series_wf, standard_maps
+from bids_qsm.workflows.standard import init_standard_wf
+
+TRANSFORMS = ('image_to_template', 'template_to_image')
+
+
+def node_name(label):
+    """Name of a workflow for a BIDS name: letters, digits and underscores."""
+    return label.replace('-', '_') + '_wf'
+
+
+def series_label(series):
+    """What tells the series of a subject apart."""
+    return series.name.partition('_')[2] or 'series'
+
+
+def owners(root, plan, spaces):
+    """Whose the nodes are: prefix of their full names -> (subject, series name or None for its anatomy)."""
+    found = {}
+    for series in plan.series:
+        subject = f'{root}.{node_name(f"sub-{series.subject}")}'
+        label = series_label(series)
+        found[subject] = (series.subject, None)
+        steps = [label, f'{label}_phase']
+        steps += [f'{label}_{space}{save}' for space in spaces for save in ('', '_save')]
+        found |= {f'{subject}.{node_name(step)}': (series.subject, series.name) for step in steps}
+    return found
+
+
+def init_bids_qsm_wf(*, options, plan, templates, atlas, omp_nthreads: int, name: str = 'bids_qsm_wf'):
+    """Build the graph of all series of ``plan``, one sub-workflow a subject.
+
+    ``atlas`` is in the space of the first of ``templates``.
+    """
+    workflow = pe.Workflow(name=name, base_dir=str(options.work_dir))
+    subjects = {}
+    for series in plan.series:
+        subjects.setdefault(series.subject, []).append(series)
+    workflow.add_nodes(
+        [
+            init_subject_wf(
+                series_list=found,
+                options=options,
+                templates=templates,
+                atlas=atlas,
+                omp_nthreads=omp_nthreads,
+                name=node_name(f'sub-{subject}'),
+            )
+            for subject, found in subjects.items()
+        ]
+    )
+    return workflow
+
+
+def init_subject_wf(*, series_list, options, templates, atlas, omp_nthreads: int, name: str):
+    """Align the subject's anatomical image once and reconstruct each of its series.
+
+    Without a T1w the magnitude of the first series is the anatomical image.
+    """
+    workflow = pe.Workflow(name=name)
+    first = series_list[0]
+    image = first.t1w_preproc or first.t1w
+    anat_wf = init_anat_wf(has_mask=first.brain_mask is not None)
+    inputs = anat_wf.inputs.inputnode
+    if image is not None:
+        inputs.image = str(image)
+    if first.brain_mask is not None:
+        inputs.mask = str(first.brain_mask)
+    else:
+        inputs.template, inputs.template_mask = str(templates[0].t1w), str(templates[0].mask)
+    outputs_wf = init_anat_outputs_wf(series=first, options=options)
+    saved = ('image', 'mask') if image is not None else ('mask',)
+    workflow.connect([(anat_wf, outputs_wf, [(f'outputnode.{f}', f'inputnode.{f}') for f in saved])])
+    normalize = {
+        template.name: _add_normalization(
+            workflow, anat_wf, first, template, options, atlas if template is templates[0] else None
+        )
+        for template in templates
+    }
+    for series in series_list:
+        is_anatomy = image is None and series is first
+        label = series_label(series)
+        phase_wf = init_series_phase_wf(
+            series=series, options=options, omp_nthreads=omp_nthreads, name=node_name(f'{label}_phase')
+        )
+        series_wf = init_series_wf(
+            series=series,
+            options=options,
+            atlas=atlas,
+            is_anatomy=is_anatomy,
+            omp_nthreads=omp_nthreads,
+            name=node_name(label),
+        )
+        if is_anatomy:
+            workflow.connect(phase_wf, 'outputnode.combined', anat_wf, 'inputnode.image')
+        workflow.connect(
+            [
+                (
+                    phase_wf,
+                    series_wf,
+                    [
+                        (f'outputnode.{f}', f'inputnode.{f}')
+                        for f in ('magnitude', 'phase', 'combined', 'quality', 'notes')
+                    ],
+                ),
+                (
+                    anat_wf,
+                    series_wf,
+                    [('outputnode.image', 'inputnode.anat'), ('outputnode.mask', 'inputnode.anat_mask')],
+                ),
+                (
+                    normalize[templates[0].name],
+                    series_wf,
+                    [('outputnode.template_to_image', 'inputnode.template_to_image')],
+                ),
+            ]
+        )
+        for template in templates:
+            _add_standard(workflow, series_wf, normalize[template.name], series, template, options)
+    return workflow
+
+
+def _add_normalization(workflow, anat_wf, series, template, options, atlas):
+    """Add the alignment of the subject's anatomy to ``template``, and what is saved of it."""
+    given = next((pair for space, *pair in series.template_xfm if space == template.name), None)
+    normalize_wf = init_normalize_wf(
+        template=template.name,
+        engine=options.registration.name,
+        engine_params=options.registration.as_dict,
+        has_transforms=given is not None,
+        name=node_name(f'normalize_{template.name}'),
+    )
+    inputs = normalize_wf.inputs.inputnode
+    inputs.template = str(template.t1w)
+    if given is None:
+        inputs.template_mask = str(template.mask)
+        workflow.connect(anat_wf, 'outputnode.mask', normalize_wf, 'inputnode.mask')
+    else:
+        inputs.image_to_template, inputs.template_to_image = (str(path) for path in given)
+    outputs_wf = init_normalize_outputs_wf(
+        series=series,
+        options=options,
+        template=template,
+        atlas=atlas,
+        name=node_name(f'save_{template.name}'),
+    )
+    outputs = (*TRANSFORMS, 'in_template')
+    workflow.connect(
+        [
+            (anat_wf, normalize_wf, [('outputnode.image', 'inputnode.image')]),
+            (normalize_wf, outputs_wf, [(f'outputnode.{f}', f'inputnode.{f}') for f in outputs]),
+            (anat_wf, outputs_wf, [('outputnode.image', 'inputnode.image')]),
+        ]
+    )
+    return normalize_wf
+
+
+def _add_standard(workflow, series_wf, normalize_wf, series, template, options):
+    """Add the maps of ``series`` in the space of ``template``."""
+    label = f'{series_label(series)}_{template.name}'
+    maps = standard_maps(series)
+    standard_wf = init_standard_wf(maps=maps, name=node_name(label))
+    standard_wf.inputs.inputnode.template = str(template.t1w)
+    outputs_wf = init_standard_outputs_wf(
+        series=series, options=options, template=template, maps=maps, name=node_name(f'{label}_save')
+    )
+    workflow.connect(
+        [
+            (normalize_wf, standard_wf, [('outputnode.image_to_template', 'inputnode.image_to_template')]),
+            (series_wf, standard_wf, [('outputnode.gre_to_anat', 'inputnode.gre_to_anat')]),
+            (series_wf, standard_wf, [(f'outputnode.{m}', f'inputnode.{m}') for m in maps]),
+            (standard_wf, outputs_wf, [(f'outputnode.{m}', f'inputnode.{m}') for m in maps]),
+            (series_wf, outputs_wf, [('outputnode.reference', 'inputnode.reference')]),
+        ]
+    )

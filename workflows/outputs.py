@@ -1,0 +1,270 @@
+"""Where results go in the output dataset, and what their sidecars say."""
+
+from nipype.interfaces.utility import IdentityInterface
+from nipype.pipeline import engine as pe
+
+from bids_qsm.derivatives import bids_uri, output_path, sidecar
+from bids_qsm.interfaces.anatomy import Resample
+from bids_qsm.interfaces.derivatives import SaveDerivatives
+from bids_qsm.interfaces.findings import CollectFindings
+from bids_qsm.interfaces.report import PlotFlicker, PlotOutlines
+from bids_qsm.workflows.reportlets import FIGURES
+
+# port -> suffix, units and description of its file
+MAPS = {
+    'chi': ('Chimap', 'ppm', 'Magnetic susceptibility'),
+    'r2star': ('R2starmap', '1/s', 'Effective transverse relaxation rate'),
+    't2star': ('T2starmap', 's', 'Effective transverse relaxation time'),
+    's0': ('S0map', 'arbitrary', 'Signal at echo time zero'),
+    'swi': ('swi', 'arbitrary', 'Susceptibility-weighted magnitude'),
+    'minip': ('minIP', 'arbitrary', 'Minimum-intensity projection of the susceptibility-weighted magnitude'),
+}
+# where a figure lies in the report is decided by its name; see data/report.yml
+FIGURE_SUFFIX = {'gre2t1w': 'svg', 'regions': 'svg'}
+
+
+def _sources(series, options):
+    roots = {'raw': options.bids_dir, **dict(options.derivatives)}
+    return tuple(bids_uri(path, roots) for path in series.files)
+
+
+def _chain(options):
+    """The methods that led to susceptibility, by step."""
+    steps = ('mask', 'unwrap', 'background', 'inversion', 'reference')
+    return {step: str(getattr(options, step)) for step in steps}
+
+
+def _map_sidecars(series, options, ports, **others):
+    """Sidecars of maps on the GRE or a template grid."""
+    sources = _sources(series, options)
+    found = {}
+    for port in ports:
+        _, units, description = MAPS[port]
+        extra = {'method': options.inversion.name, 'parameters': _chain(options)} if port == 'chi' else {}
+        if port in ('r2star', 't2star', 's0'):
+            extra = {'method': 'ARLO'}
+        elif port in ('swi', 'minip'):
+            extra = {'method': 'CLEAR-SWI'}
+        found[port] = sidecar(
+            description, sources=sources, units=units, skull_stripped=True, **extra, **others
+        )
+    return found
+
+
+def figure_path(options, prefix, kind, extension):
+    """Path of the figure ``kind`` of a series or, with the subject's name as ``prefix``, of its anatomy."""
+    subject = prefix.partition('_')[0]
+    return options.output_dir / subject / 'figures' / f'{prefix}_desc-{kind}_figure.{extension}'
+
+
+def init_outputs_wf(*, series, options, atlas, name: str = 'outputs_wf'):
+    """Save the maps, mask, labels, table, transform, findings and figures of a series.
+
+    Inputs: chi, swi, minip, r2star, t2star, s0, mask, reference (JSON), gre_to_anat, dseg, labels, table,
+    dictionary, notes (JSON), and figure_<kind> for each of the report's figures.
+    """
+    workflow = pe.Workflow(name=name)
+    out, entities = options.output_dir, series.entities
+    figures = [f'figure_{kind}' for kind in FIGURES]
+    inputnode = pe.Node(
+        IdentityInterface(
+            [
+                *(
+                    *MAPS,
+                    'mask',
+                    'reference',
+                    'gre_to_anat',
+                    'dseg',
+                    'labels',
+                    'table',
+                    'dictionary',
+                    'notes',
+                ),
+                *figures,
+            ]
+        ),
+        name='inputnode',
+    )
+    sources, mask = _sources(series, options), options.mask.name
+    save_maps = pe.Node(
+        SaveDerivatives(
+            {
+                **{port: output_path(out, entities, suffix=MAPS[port][0]) for port in MAPS},
+                'mask': output_path(out, entities, suffix='mask', desc='brain'),
+            },
+            {
+                **_map_sidecars(series, options, MAPS),
+                'mask': sidecar(
+                    'Where susceptibility is given',
+                    sources=sources,
+                    mask_type='Brain',
+                    method=mask,
+                ),
+            },
+            {'chi': 'reference'},
+        ),
+        name='save_maps',
+    )
+    dseg = {'suffix': 'dseg', 'seg': atlas.name}
+    transform = {**dict(entities), 'from': 'GRE', 'to': anat_name(series), 'mode': 'image'}
+    save_regions = pe.Node(
+        SaveDerivatives(
+            {
+                'dseg': output_path(out, entities, **dseg),
+                'labels': output_path(out, entities, **dseg, extension='.tsv'),
+                'table': output_path(out, entities, suffix='stats', seg=atlas.name, extension='.tsv'),
+                'dictionary': output_path(out, entities, suffix='stats', seg=atlas.name, extension='.json'),
+                'gre_to_anat': output_path(out, transform, suffix='xfm', extension='.txt'),
+            },
+            {'dseg': sidecar(f'Labels of the atlas {atlas.name} on the GRE', sources=sources)},
+        ),
+        name='save_regions',
+    )
+    collect = pe.Node(
+        CollectFindings(
+            series=series.name, facts=_facts(series, options), layout_notes=_notes(series, atlas)
+        ),
+        name='collect',
+    )
+    save_figures = pe.Node(
+        SaveDerivatives(
+            {
+                **{
+                    f'figure_{kind}': figure_path(options, series.name, kind, FIGURE_SUFFIX.get(kind, 'png'))
+                    for kind in FIGURES
+                },
+                'findings': out / f'sub-{series.subject}' / 'figures' / f'{series.name}_desc-findings.json',
+            }
+        ),
+        name='save_figures',
+    )
+    workflow.connect(
+        [
+            (inputnode, save_maps, [(port, port) for port in (*MAPS, 'mask', 'reference')]),
+            (
+                inputnode,
+                save_regions,
+                [(port, port) for port in ('dseg', 'labels', 'table', 'dictionary', 'gre_to_anat')],
+            ),
+            (inputnode, collect, [('notes', 'conditioning'), ('reference', 'reference')]),
+            (inputnode, save_figures, [(port, port) for port in figures]),
+            (collect, save_figures, [('findings', 'findings')]),
+        ]
+    )
+    return workflow
+
+
+def _notes(series, atlas):
+    notes = list(series.notes)
+    if atlas.approximate:
+        notes.append(
+            f'The atlas {atlas.name} is approximate: each nucleus is an ellipsoid of the right place, '
+            'size and orientation. For results, choose a real one by --atlas.'
+        )
+    return notes
+
+
+def _facts(series, options):
+    """What the report says of a series first."""
+    return {
+        'Echo times (ms)': ', '.join(f'{1e3 * t:.4g}' for t in series.echo_times),
+        'Field strength (T)': f'{series.field_strength:.3g}',
+        'Manufacturer': series.manufacturer or 'not given',
+        'Matrix': ' x '.join(str(n) for n in series.shape),
+        'Voxel size (mm)': ' x '.join(f'{v:.3g}' for v in series.voxel_size),
+        'B0 direction (voxel axes)': ', '.join(f'{b:.3f}' for b in series.b0_dir),
+        'Anatomical image': (series.t1w_preproc or series.t1w or series.files[0]).name,
+        **{step.capitalize(): str(getattr(options, step)) for step in _chain(options)},
+    }
+
+
+def init_anat_outputs_wf(*, series, options, name: str = 'save_anat_wf'):
+    """Save the subject's anatomical image, where it is a T1w, and its brain mask. Inputs: image, mask."""
+    workflow = pe.Workflow(name=name)
+    entities = _anat_entities(series)
+    roots = {'raw': options.bids_dir, **dict(options.derivatives)}
+    image = series.t1w_preproc or series.t1w
+    sources = (bids_uri(image, roots),) if image else _sources(series, options)
+    space = {**entities, 'space': anat_name(series)}
+    paths = {'mask': output_path(options.output_dir, space, suffix='mask', desc='brain')}
+    sidecars = {'mask': sidecar('Brain mask of the anatomical image', sources=sources, mask_type='Brain')}
+    if image:
+        paths['image'] = output_path(options.output_dir, entities, suffix='T1w', desc='preproc')
+        sidecars['image'] = sidecar('Bias-corrected T1w', sources=sources, skull_stripped=False)
+    inputnode = pe.Node(IdentityInterface(list(paths)), name='inputnode')
+    save = pe.Node(SaveDerivatives(paths, sidecars), name='save')
+    workflow.connect([(inputnode, save, [(port, port) for port in paths])])
+    return workflow
+
+
+def anat_name(series):
+    """Name of the anatomical image's space: T1w, or that of the GRE that stands in for it."""
+    return 'T1w' if series.t1w_preproc or series.t1w else 'anatGRE'
+
+
+def _anat_entities(series):
+    """Entities of the subject's anatomy: its sessions and runs share it."""
+    return {'sub': series.subject}
+
+
+def init_normalize_outputs_wf(*, series, options, template, atlas, name: str):
+    """Save the transforms between the anatomy and a template, and figures of how they fit.
+
+    ``atlas`` is drawn on the anatomical image, None where it is in another space.
+
+    Inputs: image (the anatomical one), image_to_template, template_to_image, in_template.
+    """
+    workflow = pe.Workflow(name=name)
+    anat, subject = anat_name(series), f'sub-{series.subject}'
+    ends = {'image_to_template': (anat, template.name), 'template_to_image': (template.name, anat)}
+    inputnode = pe.Node(IdentityInterface(['image', *ends, 'in_template']), name='inputnode')
+    entities = {**_anat_entities(series), 'mode': 'image'}
+    paths = {
+        port: output_path(options.output_dir, {**entities, 'from': source, 'to': target}, suffix='xfm')
+        for port, (source, target) in ends.items()
+    }
+    paths['flicker'] = figure_path(options, subject, 't1w2template', 'svg')
+    if atlas is not None:
+        paths['outlines'] = figure_path(options, subject, 'atlast1w', 'png')
+    save = pe.Node(SaveDerivatives(paths), name='save')
+    flicker = pe.Node(
+        PlotFlicker(title=f'Anatomical image and {template.name}', labels=['template', 'anatomy']),
+        name='flicker',
+        mem_gb=1,
+    )
+    flicker.inputs.fixed, flicker.inputs.mask = str(template.t1w), str(template.mask)
+    workflow.connect(
+        [
+            (inputnode, save, [(port, port) for port in ends]),
+            (inputnode, flicker, [('in_template', 'moving')]),
+            (flicker, save, [('figure', 'flicker')]),
+        ]
+    )
+    if atlas is not None:
+        place = pe.Node(
+            Resample(image=str(atlas.dseg), interpolation='label', invert=[False]), name='place', mem_gb=2
+        )
+        outlines = pe.Node(PlotOutlines(kind='t1w', labels=str(atlas.labels)), name='outlines', mem_gb=1)
+        workflow.connect(
+            [
+                (inputnode, place, [('image', 'reference'), ('template_to_image', 'transforms')]),
+                (inputnode, outlines, [('image', 'image')]),
+                (place, outlines, [('image', 'dseg')]),
+                (outlines, save, [('figure', 'outlines')]),
+            ]
+        )
+    return workflow
+
+
+def init_standard_outputs_wf(*, series, options, template, maps: tuple[str, ...], name: str):
+    """Save the maps of a series in the space of a template. Inputs: reference (JSON) and ``maps``."""
+    workflow = pe.Workflow(name=name)
+    inputnode = pe.Node(IdentityInterface(['reference', *maps]), name='inputnode')
+    paths = {
+        port: output_path(options.output_dir, series.entities, suffix=MAPS[port][0], space=template.name)
+        for port in maps
+    }
+    sidecars = _map_sidecars(series, options, maps, spatial_reference=template.citation)
+    save = pe.Node(SaveDerivatives(paths, sidecars, {'chi': 'reference'}), name='save')
+    workflow.connect([(inputnode, save, [(port, port) for port in ('reference', *maps)])])
+    return workflow

@@ -1,0 +1,66 @@
+"""Phase conditioning: from the scanner's files to radians in one convention."""
+
+from nipype.interfaces.utility import IdentityInterface
+from nipype.pipeline import engine as pe
+
+from bids_qsm.interfaces.magnitude import CombineMagnitude
+from bids_qsm.interfaces.phase import ConditionPhase, RemoveOffset
+from bids_qsm.interfaces.unwrap import PhaseQuality
+
+
+def init_phase_wf(
+    *,
+    scaling: str,
+    sign: str,
+    slice_flip: str,
+    bipolar: str,
+    series_gb: float,
+    omp_nthreads: int,
+    name: str = 'phase_wf',
+):
+    """Bring magnitude and phase of all echoes to one convention and remove the phase offset.
+
+    Inputs: magnitude, phase, real, imag (lists of files, one an echo), echo_times (s),
+    field_strength (T), manufacturer.
+    Outputs: magnitude, phase (4D, rad), combined (3D magnitude), quality (0..1), notes (JSON).
+    """
+    workflow = pe.Workflow(name=name)
+    workflow.__desc__ = (
+        'Phase was brought to radians, its sign, alternating slices and odd-even echo differences were '
+        'checked against the data and corrected where needed. The phase offset of the receive coils was '
+        'removed with MCPC-3D-S [@mcpc3ds].'
+    )
+    inputnode = pe.Node(
+        IdentityInterface(
+            ['magnitude', 'phase', 'real', 'imag', 'echo_times', 'field_strength', 'manufacturer']
+        ),
+        name='inputnode',
+    )
+    outputnode = pe.Node(
+        IdentityInterface(['magnitude', 'phase', 'combined', 'quality', 'notes']), name='outputnode'
+    )
+    condition = pe.Node(
+        ConditionPhase(scaling=scaling, sign=sign, slice_flip=slice_flip, bipolar=bipolar),
+        name='condition',
+        mem_gb=0.3 + 5 * series_gb,
+        n_procs=omp_nthreads,
+    )
+    offset = pe.Node(RemoveOffset(), name='offset', mem_gb=0.3 + 5 * series_gb, n_procs=omp_nthreads)
+    quality = pe.Node(PhaseQuality(), name='quality', mem_gb=0.3 + 3 * series_gb, n_procs=omp_nthreads)
+    combine = pe.Node(CombineMagnitude(), name='combine', mem_gb=0.2 + 2 * series_gb)
+    workflow.connect(
+        [
+            (inputnode, condition, [(f, f) for f in inputnode.inputs.copyable_trait_names()]),
+            (inputnode, offset, [('echo_times', 'echo_times')]),
+            (inputnode, quality, [('echo_times', 'echo_times')]),
+            (condition, offset, [('magnitude', 'magnitude'), ('phase', 'phase')]),
+            (condition, quality, [('magnitude', 'magnitude')]),
+            (offset, quality, [('phase', 'phase')]),
+            (condition, combine, [('magnitude', 'magnitude')]),
+            (condition, outputnode, [('magnitude', 'magnitude'), ('notes', 'notes')]),
+            (offset, outputnode, [('phase', 'phase')]),
+            (quality, outputnode, [('quality', 'quality')]),
+            (combine, outputnode, [('combined', 'combined')]),
+        ]
+    )
+    return workflow

@@ -1,0 +1,57 @@
+"""Figures of a series for the report."""
+
+from nipype.interfaces.utility import IdentityInterface
+from nipype.pipeline import engine as pe
+
+from bids_qsm.interfaces.report import PlotFlicker, PlotMap, PlotOutlines, PlotRegions
+
+MASKED = ('phase', 'field', 'localfield', 'chi', 'r2star', 'swi', 'minip')
+FIGURES = ('magnitude', *MASKED, 'mask', 'atlas', 'gre2t1w', 'regions')
+
+
+def init_reportlets_wf(*, has_r2star: bool, volume_gb: float, name: str = 'reportlets_wf'):
+    """Draw the maps, outlines, alignment and regions of a series.
+
+    Inputs: magnitude, phase, field, localfield, chi, r2star, swi, minip (maps), mask, dseg, labels,
+    anat, in_anat, anat_mask, table. Outputs: one figure for each of ``FIGURES``.
+    """
+    workflow = pe.Workflow(name=name)
+    maps = [m for m in ('magnitude', *MASKED) if has_r2star or m != 'r2star']
+    inputnode = pe.Node(
+        IdentityInterface(
+            ['magnitude', *MASKED, 'mask', 'dseg', 'labels', 'anat', 'in_anat', 'anat_mask', 'table']
+        ),
+        name='inputnode',
+    )
+    outputnode = pe.Node(IdentityInterface(list(FIGURES)), name='outputnode')
+    mem_gb = 0.5 + 6 * volume_gb
+    for kind in maps:
+        plot = pe.Node(PlotMap(kind=kind), name=f'plot_{kind}', mem_gb=mem_gb)
+        workflow.connect(
+            [(inputnode, plot, [(kind, 'image'), ('mask', 'mask')]), (plot, outputnode, [('figure', kind)])]
+        )
+    plot_mask = pe.Node(PlotOutlines(kind='magnitude'), name='plot_mask', mem_gb=mem_gb)
+    plot_atlas = pe.Node(PlotOutlines(kind='chi'), name='plot_atlas', mem_gb=mem_gb)
+    flicker = pe.Node(
+        PlotFlicker(title='GRE magnitude and anatomical image', labels=['anatomy', 'GRE']),
+        name='flicker',
+        mem_gb=1,
+    )
+    plot_regions = pe.Node(PlotRegions(), name='plot_regions', mem_gb=0.5)
+    workflow.connect(
+        [
+            (inputnode, plot_mask, [('magnitude', 'image'), ('mask', 'mask')]),
+            (
+                inputnode,
+                plot_atlas,
+                [('chi', 'image'), ('mask', 'mask'), ('dseg', 'dseg'), ('labels', 'labels')],
+            ),
+            (inputnode, flicker, [('anat', 'fixed'), ('in_anat', 'moving'), ('anat_mask', 'mask')]),
+            (inputnode, plot_regions, [('table', 'table')]),
+            (plot_mask, outputnode, [('figure', 'mask')]),
+            (plot_atlas, outputnode, [('figure', 'atlas')]),
+            (flicker, outputnode, [('figure', 'gre2t1w')]),
+            (plot_regions, outputnode, [('figure', 'regions')]),
+        ]
+    )
+    return workflow

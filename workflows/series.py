@@ -1,0 +1,200 @@
+"""Everything done to one series, from its files to its figures."""
+
+from nipype.interfaces.utility import IdentityInterface
+from nipype.pipeline import engine as pe
+
+from bids_qsm.workflows.align import init_align_wf
+from bids_qsm.workflows.outputs import init_outputs_wf
+from bids_qsm.workflows.phase import init_phase_wf
+from bids_qsm.workflows.recon import RELAXATION, init_recon_wf
+from bids_qsm.workflows.regions import init_regions_wf
+from bids_qsm.workflows.reportlets import FIGURES, init_reportlets_wf
+
+
+def init_series_phase_wf(*, series, options, omp_nthreads: int, name: str):
+    """Condition the phase of ``series``; on its own, as its magnitude may be the anatomical image."""
+    phase_wf = init_phase_wf(
+        scaling=options.phase_scaling,
+        sign=options.phase_sign,
+        slice_flip=options.slice_flip,
+        bipolar=options.bipolar,
+        series_gb=volume_gb(series) * len(series.echo_times),
+        omp_nthreads=omp_nthreads,
+        name=name,
+    )
+    inputs = phase_wf.inputs.inputnode
+    for part in ('magnitude', 'phase', 'real', 'imag'):
+        if files := getattr(series, part):
+            setattr(inputs, part, [str(f) for f in files])
+    inputs.echo_times = list(series.echo_times)
+    inputs.field_strength = series.field_strength
+    if series.manufacturer:
+        inputs.manufacturer = series.manufacturer
+    return phase_wf
+
+
+def standard_maps(series):
+    """Maps of the series that are resampled to template space."""
+    return ('chi', 'r2star') if len(series.echo_times) > 1 else ('chi',)
+
+
+def volume_gb(series):
+    """Memory of one float32 volume of the series (GB)."""
+    return 4e-9 * series.shape[0] * series.shape[1] * series.shape[2]
+
+
+def init_series_wf(*, series, options, atlas, is_anatomy: bool, omp_nthreads: int, name: str):
+    """Reconstruct a series, label it, tabulate it and draw it.
+
+    ``series``, ``options`` and ``atlas`` are the frozen descriptions made before the graph.
+    With ``is_anatomy`` the series stands in for the missing T1w.
+
+    Inputs: magnitude, phase (4D, rad), combined (3D magnitude), quality, notes (JSON), all of
+    :func:`init_series_phase_wf`; anat, anat_mask, template_to_image.
+    Outputs: gre_to_anat, reference (JSON), and the maps that are resampled to template space.
+    """
+    workflow = pe.Workflow(name=name)
+    n_echoes = len(series.echo_times)
+    gb = volume_gb(series)
+    has_r2star = n_echoes > 1
+    inputnode = pe.Node(
+        IdentityInterface(
+            [
+                *('magnitude', 'phase', 'combined', 'quality', 'notes'),
+                *('anat', 'anat_mask', 'template_to_image'),
+            ]
+        ),
+        name='inputnode',
+    )
+    outputnode = pe.Node(
+        IdentityInterface(['gre_to_anat', 'reference', *standard_maps(series)]), name='outputnode'
+    )
+
+    align_wf = init_align_wf(is_anatomy=is_anatomy)
+    recon_wf = init_recon_wf(
+        field_params={
+            'mask': options.mask.name,
+            'mask_params': options.mask.as_dict,
+            'unwrap': options.unwrap.name,
+            'unwrap_params': options.unwrap.as_dict,
+        },
+        susceptibility_params={
+            'background': options.background.name,
+            'background_params': options.background.as_dict,
+            'inversion': options.inversion.name,
+            'inversion_params': options.inversion.as_dict,
+            'reference': options.reference.name,
+            'reference_params': options.reference.as_dict,
+        },
+        n_echoes=n_echoes,
+        volume_gb=gb,
+        omp_nthreads=omp_nthreads,
+    )
+    recon_wf.inputs.inputnode.echo_times = list(series.echo_times)
+    recon_wf.inputs.inputnode.field_strength = series.field_strength
+
+    regions_wf = init_regions_wf(
+        atlas=atlas.name,
+        n_anat_lesions=len(series.lesions_anat),
+        n_gre_lesions=len(series.lesions_gre),
+        has_r2star=has_r2star,
+        volume_gb=gb,
+    )
+    regions_wf.inputs.inputnode.dseg = str(atlas.dseg)
+    regions_wf.inputs.inputnode.labels = str(atlas.labels)
+    for kind, paths in (('anat', series.lesions_anat), ('gre', series.lesions_gre)):
+        for i, path in enumerate(paths):
+            setattr(regions_wf.inputs.inputnode, f'{kind}_lesion_{i}', str(path))
+
+    reportlets_wf = init_reportlets_wf(has_r2star=has_r2star, volume_gb=gb)
+    reportlets_wf.inputs.inputnode.labels = str(atlas.labels)
+    outputs_wf = init_outputs_wf(series=series, options=options, atlas=atlas)
+    outputs_wf.inputs.inputnode.labels = str(atlas.labels)
+
+    relaxation = RELAXATION if has_r2star else ()
+    workflow.connect(
+        [
+            (
+                inputnode,
+                align_wf,
+                [(f, f'inputnode.{f}') for f in ('combined', 'anat', 'anat_mask')],
+            ),
+            (
+                inputnode,
+                recon_wf,
+                [(f, f'inputnode.{f}') for f in ('magnitude', 'phase', 'quality')],
+            ),
+            (align_wf, recon_wf, [('outputnode.brain', 'inputnode.brain')]),
+            (inputnode, regions_wf, [('template_to_image', 'inputnode.template_to_image')]),
+            (align_wf, regions_wf, [('outputnode.gre_to_anat', 'inputnode.gre_to_anat')]),
+            (
+                recon_wf,
+                regions_wf,
+                [
+                    ('outputnode.chi', 'inputnode.chi'),
+                    ('outputnode.chi_mask', 'inputnode.mask'),
+                    ('outputnode.reference', 'inputnode.reference'),
+                    *([('outputnode.r2star', 'inputnode.r2star')] if has_r2star else []),
+                ],
+            ),
+            (
+                inputnode,
+                reportlets_wf,
+                [
+                    ('combined', 'inputnode.magnitude'),
+                    *[(f, f'inputnode.{f}') for f in ('phase', 'anat', 'anat_mask')],
+                ],
+            ),
+            (align_wf, reportlets_wf, [('outputnode.in_anat', 'inputnode.in_anat')]),
+            (
+                recon_wf,
+                reportlets_wf,
+                [
+                    ('outputnode.field', 'inputnode.field'),
+                    ('outputnode.local_field', 'inputnode.localfield'),
+                    ('outputnode.chi', 'inputnode.chi'),
+                    ('outputnode.swi', 'inputnode.swi'),
+                    ('outputnode.minip', 'inputnode.minip'),
+                    ('outputnode.chi_mask', 'inputnode.mask'),
+                    *([('outputnode.r2star', 'inputnode.r2star')] if has_r2star else []),
+                ],
+            ),
+            (
+                regions_wf,
+                reportlets_wf,
+                [('outputnode.dseg', 'inputnode.dseg'), ('outputnode.table', 'inputnode.table')],
+            ),
+            (inputnode, outputs_wf, [('notes', 'inputnode.notes')]),
+            (align_wf, outputs_wf, [('outputnode.gre_to_anat', 'inputnode.gre_to_anat')]),
+            (align_wf, outputnode, [('outputnode.gre_to_anat', 'gre_to_anat')]),
+            (
+                recon_wf,
+                outputnode,
+                [(f'outputnode.{f}', f) for f in ('reference', *standard_maps(series))],
+            ),
+            (
+                recon_wf,
+                outputs_wf,
+                [
+                    (f'outputnode.{f}', f'inputnode.{f}')
+                    for f in ('chi', 'swi', 'minip', 'reference', *relaxation)
+                ],
+            ),
+            (recon_wf, outputs_wf, [('outputnode.chi_mask', 'inputnode.mask')]),
+            (
+                regions_wf,
+                outputs_wf,
+                [(f'outputnode.{f}', f'inputnode.{f}') for f in ('dseg', 'table', 'dictionary')],
+            ),
+            (
+                reportlets_wf,
+                outputs_wf,
+                [
+                    (f'outputnode.{f}', f'inputnode.figure_{f}')
+                    for f in FIGURES
+                    if has_r2star or f != 'r2star'
+                ],
+            ),
+        ]
+    )
+    return workflow
