@@ -3,6 +3,7 @@
 import numpy as np
 from scipy import ndimage
 
+from bids_qsm.errors import UserError
 from bids_qsm.recon.fourier import Box, convolve, dipole_kernel, irfft, rfft, smv_kernel
 from bids_qsm.recon.grid import Grid
 
@@ -12,7 +13,7 @@ def vsharp(
     mask,
     grid: Grid,
     *,
-    max_radius: float = 30.0,
+    max_radius: float = 25.0,
     n_radii: int = 8,
     threshold: float = 0.05,
     restorations: int = 3,
@@ -49,6 +50,11 @@ def vsharp(
     mask : ndarray of bool
         Where it is given: ``mask`` less the rim.
 
+    Raises
+    ------
+    UserError
+        Where the mask is too thin for the smallest sphere.
+
     References
     ----------
     .. [1] Wu et al. (2012), MRM 67:137. doi:10.1002/mrm.23000
@@ -66,7 +72,10 @@ def vsharp(
     del distance
     kept = radius_of > 0
     if not kept.any():
-        return np.zeros_like(field), np.zeros_like(mask)
+        raise UserError(
+            f'The mask is empty after background removal: no part of it is thicker than {2 * step:.1f} mm; '
+            'check the mask, or choose another with --mask.'
+        )
     # made once and kept for all passes, largest first
     means = {
         number: smv_kernel(box.shape, grid.voxel_size, radius)

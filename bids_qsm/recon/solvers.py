@@ -4,50 +4,6 @@ import numba
 import numpy as np
 
 
-def dot(a, b):
-    """Inner product of two real arrays, summed in double precision."""
-    return float(_dot(a.ravel(), b.ravel()))
-
-
-@numba.njit(cache=True, fastmath=True)
-def _dot(a, b):
-    total = 0.0
-    for i in range(a.size):
-        total += np.float64(a[i]) * np.float64(b[i])
-    return total
-
-
-def cg(operator, rhs, *, start=None, tolerance: float, max_iterations: int):
-    """Solve ``operator(x) = rhs`` for a symmetric positive operator by conjugate gradients [1]_.
-
-    Stops when the residual falls below ``tolerance`` times the norm of ``rhs``, or after ``max_iterations``.
-
-    References
-    ----------
-    .. [1] Hestenes & Stiefel (1952), J Res Natl Bur Stand 49:409. doi:10.6028/jres.049.044
-    """
-    x = np.zeros_like(rhs) if start is None else start.copy()
-    residual = rhs.copy() if start is None else rhs - operator(x)
-    direction = residual.copy()
-    energy, target = dot(residual, residual), tolerance**2 * dot(rhs, rhs)
-    for _ in range(max_iterations):
-        if energy <= target:
-            break
-        image = operator(direction)
-        step = np.float32(energy / dot(direction, image))
-        x += step * direction
-        residual -= step * image
-        previous, energy = energy, dot(residual, residual)
-        direction *= np.float32(energy / previous)
-        direction += residual
-    return x
-
-
-def gradient(x, spacing):
-    """Forward differences of ``x`` along its three axes over ``spacing``, periodic; shape (3, x, y, z)."""
-    return np.stack([(np.roll(x, -1, a) - x) / np.float32(h) for a, h in enumerate(spacing)])
-
-
 def total_variation(
     least_squares, shape, spacing, *, weight: float, penalty: float, tolerance: float, max_iterations: int
 ):
@@ -132,7 +88,7 @@ def shrink(x, dual, target, inverse, threshold, relax):
 
 @numba.njit(cache=True, parallel=True, fastmath=True)
 def divergence(vector, out, inverse):
-    """Adjoint of `gradient` (``inverse`` holds 1 / spacing), into ``out``."""
+    """Adjoint of periodic forward differences (``inverse`` holds 1 / spacing), into ``out``."""
     nx, ny, nz = out.shape
     for i in numba.prange(nx):
         for j in range(ny):

@@ -8,19 +8,8 @@ def noise(shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
 
 
-def test_dot():
-    x, y = noise((5, 6, 7)), noise((5, 6, 7), 1)
-    assert solvers.dot(x, y) == pytest.approx(np.vdot(x.astype(float), y.astype(float)), rel=1e-6)
-
-
-def test_cg_solves_a_positive_system():
-    matrix = noise((40, 40)).astype(float)
-    matrix = (matrix @ matrix.T + 10 * np.eye(40)).astype(np.float32)
-    x = noise(40, 1)
-    found = solvers.cg(lambda v: matrix @ v, matrix @ x, tolerance=1e-6, max_iterations=80)
-    np.testing.assert_allclose(found, x, atol=1e-3)
-    again = solvers.cg(lambda v: matrix @ v, matrix @ x, start=found, tolerance=1e-3, max_iterations=80)
-    np.testing.assert_array_equal(again, found)
+def gradient(x, spacing):
+    return np.stack([(np.roll(x, -1, axis) - x) / h for axis, h in enumerate(spacing)])
 
 
 @pytest.mark.parametrize('shape', [(6, 7, 9), (8, 8, 8)])
@@ -29,13 +18,13 @@ def test_divergence_is_the_adjoint_of_the_gradient(shape):
     x, q = noise(shape), noise((3, *shape), 1)
     out = np.empty(shape, np.float32)
     solvers.divergence(q, out, tuple(np.float32(1 / h) for h in spacing))
-    assert np.vdot(solvers.gradient(x, spacing), q) == pytest.approx(np.vdot(x, out), rel=1e-4)
+    assert np.vdot(gradient(x, spacing), q) == pytest.approx(np.vdot(x, out), rel=1e-4)
 
 
 def test_shrink_parts_the_vector():
     shape, spacing = (5, 6, 7), (1.0, 2.0, 0.5)
     x, dual = noise(shape), noise((3, *shape), 1)
-    whole = solvers.gradient(x, spacing) + dual
+    whole = gradient(x, spacing) + dual
     target = np.zeros_like(dual)
     solvers.shrink(x, dual, target, tuple(np.float32(1 / h) for h in spacing), np.float32(0.8), np.float32(1))
     norm = np.sqrt((whole**2).sum(0))
