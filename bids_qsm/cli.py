@@ -13,6 +13,7 @@ from bids_qsm.methods import STEPS, describe, registries
 from bids_qsm.options import CHOICES, Options, available_cpus, read_toml
 from bids_qsm.threads import set_threads
 
+PARTICIPANT_ONLY = ('dry_run', 'boilerplate_only', 'reports_only')
 DESCRIPTION = (
     'Susceptibility maps, R2* maps, susceptibility-weighted images and tables of regional susceptibility '
     'from gradient-echo MRI in BIDS.'
@@ -49,6 +50,7 @@ def _run(argv):
     set_threads(_threads(settings))
     options = Options.from_settings(settings)
     if options.level == 'group':
+        _require_none(settings, *PARTICIPANT_ONLY)
         from bids_qsm.run import run_group
 
         return run_group(options)
@@ -72,6 +74,13 @@ def _run(argv):
     for note in (*plan.notes, *skipped):
         print(f'bids_qsm: {note}', file=sys.stderr)
     return max(run_participant(options, plan), _status_of(plan))
+
+
+def _require_none(settings, *names):
+    for name in names:
+        if settings.get(name):
+            flag = '--' + name.replace('_', '-')
+            raise UserError(f'{flag} goes with the level participant, not with group.')
 
 
 def _status_of(plan):
@@ -138,11 +147,12 @@ def build_parser() -> argparse.ArgumentParser:
         '-d',
         '--derivatives',
         nargs='+',
+        action='extend',
         type=_named_path,
         metavar='NAME=PATH',
         help='earlier derivatives to use (fMRIPrep, sMRIPrep: brain mask and transforms; any: lesion masks)',
     )
-    add('--config', metavar='FILE', help='TOML file of settings, as a run writes to logs/config.toml')
+    add('--config', metavar='FILE', help='TOML file of settings, as a run writes to logs/<run>/config.toml')
     add('--reports-only', action='store_true', help='only write the reports again')
     add('--boilerplate-only', action='store_true', help='only print the methods text')
     add(

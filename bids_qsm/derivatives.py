@@ -169,7 +169,7 @@ def write_json(path, content) -> Path:
 def save_derivative(source, path, sidecar: dict | None = None) -> Path:
     """Copy ``source`` to its name ``path``, compressing .nii to .nii.gz, with its sidecar beside it."""
     source, path = Path(source), Path(path)
-    if source.suffix != '.gz' and path.suffix == '.gz':
+    if source.suffix == '.nii' and path.name.endswith('.nii.gz'):
         atomic_write(path, lambda p: _compress(source, p))
     elif source.suffix == path.suffix:
         atomic_write(path, lambda p: shutil.copyfile(source, p))

@@ -1,24 +1,29 @@
 """From options and plan to a finished output dataset: the graph, its execution, its failures, the reports."""
 
+import fcntl
 import json
+import os
 import re
+import shlex
 import shutil
+import socket
 import sys
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 
+import yaml
 from nipype import config as nipype_config
 from nipype import logging as nipype_logging
 from nipype.interfaces.utility import IdentityInterface
 
 import bids_qsm
-from bids_qsm.derivatives import atomic_write, write_bidsignore, write_dataset_description
+from bids_qsm.derivatives import atomic_write, write_bidsignore, write_dataset_description, write_json
 from bids_qsm.errors import UserError
 from bids_qsm.pool import PoolPlugin
 from bids_qsm.progress import GraphProgress
 from bids_qsm.reports import build_cohort_report, build_subject_report, collect_tables, methods_text
 from bids_qsm.templates import get_atlas, get_template
-from bids_qsm.threads import set_threads
 from bids_qsm.workflows.base import init_bids_qsm_wf, owners
 
 PACKAGES = (
@@ -37,26 +42,48 @@ PACKAGES = (
 def run_participant(options, plan) -> int:
     """Process every series of ``plan``; return the exit status (1 where something failed)."""
     out = options.output_dir
-    if not options.reports_only:
+    failed_input = [one for one in plan.rejected if one.is_error]
+    subjects = {s.subject for s in plan.series} | {_subject_of(one.name) for one in failed_input}
+    if options.reports_only:
+        failures = [f for subject in subjects for f in _read_failures(out, subject)]
+    else:
         _prepare_output(options)
-        workflow, methods = build_graph(options, plan)
-        logs = out / 'logs' / datetime.now(UTC).strftime('%Y%m%dT%H%M%SZ')
-        logs.mkdir(parents=True, exist_ok=True)
+        started = datetime.now(UTC)
+        # runs that share the output, such as array jobs, each have their own folder
+        logs = out / 'logs' / f'{started:%Y%m%dT%H%M%SZ}-{socket.gethostname()}-{os.getpid()}'
+        logs.mkdir(parents=True)
         atomic_write(logs / 'config.toml', lambda p: p.write_text(options.to_toml()))
-        _execute(workflow, options, plan, logs)
+        with _locked(options.work_dir, subjects):
+            workflow, methods = build_graph(options, plan)
+            _execute(workflow, options, plan, logs)
         failures = [
-            {'subject': r.name.partition('_')[0], 'series': r.name, 'node': 'input', 'message': r.reason}
-            for r in plan.rejected
-            if r.is_error
+            {'subject': _subject_of(one.name), 'series': one.name, 'node': 'input', 'message': one.reason}
+            for one in failed_input
         ] + read_crashes(logs, owners(workflow.name, plan, options.output_spaces))
-        _write_provenance(options, methods, failures)
-    failures = _failures(out)
-    subjects = sorted(
-        {s.subject for s in plan.series} | {f['subject'].removeprefix('sub-') for f in failures}
-    )
-    pages = [build_subject_report(out, subject) for subject in subjects]
+        _write_provenance(out, subjects, started, methods, failures)
+    pages = [build_subject_report(out, subject) for subject in sorted(subjects)]
     _summarise(out, pages, failures)
     return 1 if failures else 0
+
+
+def _subject_of(name):
+    return name.partition('_')[0].removeprefix('sub-')
+
+
+@contextmanager
+def _locked(work_dir, subjects):
+    """Hold the subjects' part of the working folder: two runs in it would spoil each other's files."""
+    with ExitStack() as stack:
+        for subject in sorted(subjects):
+            lock = stack.enter_context((work_dir / f'.lock-sub-{subject}').open('w'))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f'sub-{subject} is being run in {work_dir} by another process; wait for it, or choose '
+                    'another --work-dir.'
+                ) from None
+        yield
 
 
 def run_group(options) -> int:
@@ -142,16 +169,17 @@ def _execute(workflow, options, plan, logs):
         prefix: series or f'sub-{subject} anatomy'
         for prefix, (subject, series) in owners(workflow.name, plan, options.output_spaces).items()
     }
-    set_threads(_threads(options, plan))  # the workers inherit it
     graph = workflow._create_flat_graph()
     nodes = [n.fullname for n in graph.nodes() if not isinstance(n.interface, IdentityInterface)]
     with GraphProgress(groups, nodes) as progress:
-        plugin, plugin_args = _plugin(options, progress.callback)
+        plugin, plugin_args = _plugin(options, _threads(options, plan), progress.callback)
         try:
             workflow.run(plugin=plugin, plugin_args=plugin_args)
-        except Exception:
+        except BaseException as error:
+            if isinstance(plugin, PoolPlugin):
+                plugin.stop()
             # node failures leave a crash file each and are listed from there; anything else is ours
-            if not list(logs.glob('crash-*')):
+            if not isinstance(error, Exception) or not list(logs.glob('crash-*')):
                 raise
 
 
@@ -159,24 +187,18 @@ def _log_level(options):
     return 'INFO' if options.verbose else 'CRITICAL'
 
 
-def _plugin(options, callback):
+def _plugin(options, threads, callback):
+    limits = {'n_procs': options.nprocs, 'memory_gb': options.mem_gb, 'status_callback': callback}
     if options.use_plugin:
-        import yaml
-
         try:
             chosen = yaml.safe_load(options.use_plugin.read_text())
-            return chosen['plugin'], {**chosen.get('plugin_args', {}), 'status_callback': callback}
-        except (yaml.YAMLError, KeyError, TypeError) as error:
+            return chosen['plugin'], {**limits, **chosen.get('plugin_args', {})}
+        except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
             raise UserError(
                 f'{options.use_plugin} is not a Nipype plugin file: it must be YAML (or JSON) with "plugin" '
                 'and, where needed, "plugin_args".'
             ) from error
-    args = {
-        'n_procs': options.nprocs,
-        'memory_gb': options.mem_gb,
-        'status_callback': callback,
-        'log_level': _log_level(options),
-    }
+    args = {**limits, 'log_level': _log_level(options), 'n_threads': threads}
     return PoolPlugin(args), args
 
 
@@ -203,7 +225,7 @@ def read_crashes(logs, prefixes):
     return failures
 
 
-def _write_provenance(options, methods, failures):
+def _write_provenance(out, subjects, started, methods, failures):
     packages = {}
     for name in PACKAGES:
         try:
@@ -212,24 +234,21 @@ def _write_provenance(options, methods, failures):
             continue
     record = {
         'version': bids_qsm.__version__,
-        'command': ' '.join(sys.argv),
-        'started': datetime.now(UTC).isoformat(timespec='seconds'),
+        'command': shlex.join(sys.argv),
+        'started': started.isoformat(timespec='seconds'),
         'python': sys.version.split()[0],
         'packages': packages,
         'methods': methods,
-        'failures': failures,
     }
-    atomic_write(
-        options.output_dir / 'logs' / 'run.json', lambda p: p.write_text(json.dumps(record, indent=2))
-    )
+    for subject in subjects:
+        own = [failure for failure in failures if failure['subject'] == subject]
+        write_json(out / 'logs' / f'sub-{subject}.json', {**record, 'failures': own})
 
 
-def _failures(out):
-    path = out / 'logs' / 'run.json'
+def _read_failures(out, subject):
+    path = out / 'logs' / f'sub-{subject}.json'
     if not path.exists():
-        raise UserError(
-            f'{path} is missing: nothing has been run into {out} yet, so there is nothing to report.'
-        )
+        raise UserError(f'{path} is missing: sub-{subject} has not been run into {out} yet; run it first.')
     return json.loads(path.read_text())['failures']
 
 

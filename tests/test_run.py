@@ -76,7 +76,7 @@ def test_failed_subject_does_not_stop_the_others(job):
     _, out, _, second = job
     assert second.returncode == 1, second.stderr
     assert 'Traceback' not in second.stderr
-    failures = json.loads((out / 'logs' / 'run.json').read_text())['failures']
+    failures = json.loads((out / 'logs' / 'sub-02.json').read_text())['failures']
     assert {f['subject'] for f in failures} == {'02'}
     assert 'constant' in failures[0]['message'] or 'phase' in failures[0]['message']
     assert failures[0]['message'] in second.stderr

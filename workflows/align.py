@@ -22,7 +22,7 @@ def init_align_wf(*, is_anatomy: bool, name: str = 'align_wf'):
     outputnode = pe.Node(IdentityInterface(['gre_to_anat', 'brain', 'in_anat']), name='outputnode')
     if is_anatomy:
         rigid = pe.Node(IdentityTransform(), name='rigid')
-        workflow.__desc__ = 'The anatomical image is the magnitude of the series itself.'
+        workflow.__desc__ = "The anatomical image is the magnitude of the series' own first echo."
     else:
         rigid = pe.Node(RegisterRigid(), name='rigid', mem_gb=1)
         workflow.connect(

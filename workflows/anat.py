@@ -12,12 +12,13 @@ def init_anat_wf(*, has_mask: bool, name: str = 'anat_wf'):
     With ``has_mask`` the brain mask comes in from earlier derivatives.
 
     Inputs: image (T1w, or GRE magnitude where there is none); template, template_mask or, where given, mask.
-    Outputs: image (bias-corrected), mask.
+    Outputs: image (bias-corrected), mask and, where it was found here, affine (image to template).
     """
     workflow = pe.Workflow(name=name)
     ports = ['image', 'mask'] if has_mask else ['image', 'template', 'template_mask']
     inputnode = pe.Node(IdentityInterface(ports), name='inputnode')
-    outputnode = pe.Node(IdentityInterface(['image', 'mask']), name='outputnode')
+    outputs = ['image', 'mask'] if has_mask else ['image', 'mask', 'affine']
+    outputnode = pe.Node(IdentityInterface(outputs), name='outputnode')
     bias = pe.Node(CorrectBias(), name='bias', mem_gb=1)
     workflow.connect([(inputnode, bias, [('image', 'image')]), (bias, outputnode, [('image', 'image')])])
     if has_mask:
@@ -29,7 +30,7 @@ def init_anat_wf(*, has_mask: bool, name: str = 'anat_wf'):
             [
                 (inputnode, brain, [('template', 'template'), ('template_mask', 'template_mask')]),
                 (bias, brain, [('image', 'image')]),
-                (brain, outputnode, [('mask', 'mask')]),
+                (brain, outputnode, [('mask', 'mask'), ('xfm', 'affine')]),
             ]
         )
         found = "the template's, carried back by mutual information [@studholme]"
@@ -41,19 +42,29 @@ def init_anat_wf(*, has_mask: bool, name: str = 'anat_wf'):
 
 
 def init_normalize_wf(
-    *, template: str, engine: str, engine_params: dict, has_transforms: bool, name: str = 'normalize_wf'
+    *,
+    template: str,
+    engine: str,
+    engine_params: dict,
+    has_transforms: bool,
+    has_affine: bool,
+    is_t1w: bool,
+    name: str = 'normalize_wf',
 ):
     """Align the anatomical image to a template.
 
-    With ``has_transforms`` the transforms come in from earlier derivatives and nothing is computed.
+    With ``has_transforms`` the transforms come in from earlier derivatives and nothing is computed; with
+    ``has_affine`` an affine that is known already is where registration starts. An image that ``is_t1w``
+    shares the template's contrast.
 
-    Inputs: image, template; mask, template_mask or, where given, image_to_template, template_to_image.
+    Inputs: image, template; mask, template_mask (affine) or, where given, image_to_template,
+    template_to_image.
     Outputs: image_to_template, template_to_image (each resamples images of the first onto the second),
     in_template (the image resampled onto the template).
     """
     workflow = pe.Workflow(name=name)
     transforms = ['image_to_template', 'template_to_image']
-    ours = ['mask', 'template_mask']
+    ours = ['mask', 'template_mask', *(['affine'] if has_affine else [])]
     inputnode = pe.Node(
         IdentityInterface(['image', 'template', *(transforms if has_transforms else ours)]), name='inputnode'
     )
@@ -65,14 +76,21 @@ def init_normalize_wf(
             f'Transforms between the anatomical image and {template} were taken from the derivatives given.'
         )
     else:
-        source = pe.Node(RegisterTemplate(method=engine, params=engine_params), name='register', mem_gb=3)
-        workflow.connect([(inputnode, source, [(f, f) for f in ('image', 'template', *ours)])])
-        workflow.__desc__ = (
-            f'The anatomical image was registered to {template} by symmetric diffeomorphic registration '
-            f'[@syn] ({engine} [@{engine}]), the whole brain first, then the deep grey matter more finely; '
-            'where the two differ in contrast, by a smooth deformation that maximises mutual information '
-            '[@studholme].'
+        source = pe.Node(
+            RegisterTemplate(method=engine, params=engine_params, same_contrast=is_t1w),
+            name='register',
+            mem_gb=3,
         )
+        ports = [(port, 'init' if port == 'affine' else port) for port in ('image', 'template', *ours)]
+        workflow.connect([(inputnode, source, ports)])
+        how = (
+            f'by symmetric diffeomorphic registration [@syn] ({engine} [@{engine}]), the whole brain first, '
+            'then the deep grey matter more finely'
+            if is_t1w
+            else 'by a smooth deformation that maximises mutual information [@studholme], as its contrast is '
+            'not that of the template'
+        )
+        workflow.__desc__ = f'The anatomical image was registered to {template} {how}.'
     workflow.connect(
         [
             (inputnode, warp, [('image', 'image'), ('template', 'reference')]),

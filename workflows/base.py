@@ -1,5 +1,7 @@
 """The whole graph: subjects, their anatomy, their series."""
 
+import re
+
 from nipype.pipeline import engine as pe
 
 from bids_qsm.workflows.anat import init_anat_wf, init_normalize_wf
@@ -15,8 +17,8 @@ TRANSFORMS = ('image_to_template', 'template_to_image')
 
 
 def node_name(label):
-    """Name of a workflow for a BIDS name: letters, digits and underscores."""
-    return label.replace('-', '_') + '_wf'
+    """Name of a workflow for a BIDS name: letters, digits and underscores; '+' is legal in BIDS only."""
+    return re.sub(r'\W', lambda sign: '_' if sign[0] == '-' else f'_{ord(sign[0]):x}_', label) + '_wf'
 
 
 def series_label(series):
@@ -65,7 +67,7 @@ def init_bids_qsm_wf(*, options, plan, templates, atlas, omp_nthreads: int, name
 def init_subject_wf(*, series_list, options, templates, atlas, omp_nthreads: int, name: str):
     """Align the subject's anatomical image once and reconstruct each of its series.
 
-    Without a T1w the magnitude of the first series is the anatomical image.
+    Without a T1w the first echo of the first series is the anatomical image.
     """
     workflow = pe.Workflow(name=name)
     first = series_list[0]
@@ -102,7 +104,7 @@ def init_subject_wf(*, series_list, options, templates, atlas, omp_nthreads: int
             name=node_name(label),
         )
         if is_anatomy:
-            workflow.connect(phase_wf, 'outputnode.combined', anat_wf, 'inputnode.image')
+            workflow.connect(phase_wf, 'outputnode.first_echo', anat_wf, 'inputnode.image')
         workflow.connect(
             [
                 (
@@ -132,12 +134,16 @@ def init_subject_wf(*, series_list, options, templates, atlas, omp_nthreads: int
 
 def _add_normalization(workflow, anat_wf, series, template, options, atlas):
     """Add the alignment of the subject's anatomy to ``template``, and what is saved of it."""
+    # the brain was found by an affine to the first template, whose atlas is used
+    has_affine = series.brain_mask is None and atlas is not None
     given = next((pair for space, *pair in series.template_xfm if space == template.name), None)
     normalize_wf = init_normalize_wf(
         template=template.name,
         engine=options.registration.name,
         engine_params=options.registration.as_dict,
         has_transforms=given is not None,
+        has_affine=given is None and has_affine,
+        is_t1w=(series.t1w_preproc or series.t1w) is not None,
         name=node_name(f'normalize_{template.name}'),
     )
     inputs = normalize_wf.inputs.inputnode
@@ -145,6 +151,8 @@ def _add_normalization(workflow, anat_wf, series, template, options, atlas):
     if given is None:
         inputs.template_mask = str(template.mask)
         workflow.connect(anat_wf, 'outputnode.mask', normalize_wf, 'inputnode.mask')
+        if has_affine:
+            workflow.connect(anat_wf, 'outputnode.affine', normalize_wf, 'inputnode.affine')
     else:
         inputs.image_to_template, inputs.template_to_image = (str(path) for path in given)
     outputs_wf = init_normalize_outputs_wf(
@@ -159,9 +167,10 @@ def _add_normalization(workflow, anat_wf, series, template, options, atlas):
         [
             (anat_wf, normalize_wf, [('outputnode.image', 'inputnode.image')]),
             (normalize_wf, outputs_wf, [(f'outputnode.{f}', f'inputnode.{f}') for f in outputs]),
-            (anat_wf, outputs_wf, [('outputnode.image', 'inputnode.image')]),
         ]
     )
+    if atlas is not None:
+        workflow.connect(anat_wf, 'outputnode.image', outputs_wf, 'inputnode.image')
     return normalize_wf
 
 

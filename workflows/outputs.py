@@ -20,6 +20,8 @@ MAPS = {
     'minip': ('minIP', 'arbitrary', 'Minimum-intensity projection of the susceptibility-weighted magnitude'),
 }
 # where a figure lies in the report is decided by its name; see data/report.yml
+# how the region of a reference is named where it was found
+REFERENCE_NAMES = {'brain': 'whole brain'}
 FIGURE_SUFFIX = {'gre2t1w': 'svg', 'regions': 'svg'}
 
 
@@ -122,7 +124,10 @@ def init_outputs_wf(*, series, options, atlas, name: str = 'outputs_wf'):
     )
     collect = pe.Node(
         CollectFindings(
-            series=series.name, facts=_facts(series, options), layout_notes=_notes(series, atlas)
+            series=series.name,
+            facts=_facts(series, options),
+            layout_notes=_notes(series, atlas),
+            reference_asked=REFERENCE_NAMES.get(options.reference.name, options.reference.name),
         ),
         name='collect',
     )
@@ -155,7 +160,7 @@ def init_outputs_wf(*, series, options, atlas, name: str = 'outputs_wf'):
 
 
 def _notes(series, atlas):
-    notes = list(series.notes)
+    notes = [*series.notes, f'Regions are those of the atlas {atlas.name}: {atlas.citation}.']
     if atlas.approximate:
         notes.append(
             f'The atlas {atlas.name} is approximate: each nucleus is an ellipsoid of the right place, '
@@ -166,14 +171,17 @@ def _notes(series, atlas):
 
 def _facts(series, options):
     """What the report says of a series first."""
+    image = series.t1w_preproc or series.t1w
     return {
         'Echo times (ms)': ', '.join(f'{1e3 * t:.4g}' for t in series.echo_times),
         'Field strength (T)': f'{series.field_strength:.3g}',
         'Manufacturer': series.manufacturer or 'not given',
+        'Repetition time (s)': series.repetition_time or 'not given',
+        'Flip angle (deg)': series.flip_angle or 'not given',
         'Matrix': ' x '.join(str(n) for n in series.shape),
         'Voxel size (mm)': ' x '.join(f'{v:.3g}' for v in series.voxel_size),
         'B0 direction (voxel axes)': ', '.join(f'{b:.3f}' for b in series.b0_dir),
-        'Anatomical image': (series.t1w_preproc or series.t1w or series.files[0]).name,
+        'Anatomical image': image.name if image else "first echo of the subject's first series",
         **{step.capitalize(): str(getattr(options, step)) for step in _chain(options)},
     }
 
@@ -212,18 +220,25 @@ def init_normalize_outputs_wf(*, series, options, template, atlas, name: str):
 
     ``atlas`` is drawn on the anatomical image, None where it is in another space.
 
-    Inputs: image (the anatomical one), image_to_template, template_to_image, in_template.
+    Inputs: image_to_template, template_to_image, in_template, and with an atlas image (the anatomical one).
     """
     workflow = pe.Workflow(name=name)
     anat, subject = anat_name(series), f'sub-{series.subject}'
     ends = {'image_to_template': (anat, template.name), 'template_to_image': (template.name, anat)}
-    inputnode = pe.Node(IdentityInterface(['image', *ends, 'in_template']), name='inputnode')
+    ports = [*ends, 'in_template', *(['image'] if atlas is not None else [])]
+    inputnode = pe.Node(IdentityInterface(ports), name='inputnode')
     entities = {**_anat_entities(series), 'mode': 'image'}
+    given = any(space == template.name for space, *_ in series.template_xfm)
     paths = {
-        port: output_path(options.output_dir, {**entities, 'from': source, 'to': target}, suffix='xfm')
+        port: output_path(
+            options.output_dir,
+            {**entities, 'from': source, 'to': target},
+            suffix='xfm',
+            extension='.h5' if given else '.nii.gz',
+        )
         for port, (source, target) in ends.items()
     }
-    paths['flicker'] = figure_path(options, subject, 't1w2template', 'svg')
+    paths['flicker'] = figure_path(options, f'{subject}_space-{template.name}', 't1w2template', 'svg')
     if atlas is not None:
         paths['outlines'] = figure_path(options, subject, 'atlast1w', 'png')
     save = pe.Node(SaveDerivatives(paths), name='save')

@@ -22,13 +22,15 @@ def init_phase_wf(
 
     Inputs: magnitude, phase, real, imag (lists of files, one an echo), echo_times (s),
     field_strength (T), manufacturer.
-    Outputs: magnitude, phase (4D, rad), combined (3D magnitude), quality (0..1), notes (JSON).
+    Outputs: magnitude, phase (4D, rad), combined and first_echo (3D magnitudes), quality (0..1), notes
+    (JSON).
     """
     workflow = pe.Workflow(name=name)
     workflow.__desc__ = (
-        'Phase was brought to radians, its sign, alternating slices and odd-even echo differences were '
-        'checked against the data and corrected where needed. The phase offset of the receive coils was '
-        'removed with MCPC-3D-S [@mcpc3ds].'
+        'Phase was brought to radians; its sign, alternating slices and, over several echoes, differences '
+        'of odd and even echoes were checked against the data and corrected where needed. '
+        'From series of several echoes the phase offset of the receive coils was removed with '
+        'MCPC-3D-S [@mcpc3ds].'
     )
     inputnode = pe.Node(
         IdentityInterface(
@@ -37,7 +39,8 @@ def init_phase_wf(
         name='inputnode',
     )
     outputnode = pe.Node(
-        IdentityInterface(['magnitude', 'phase', 'combined', 'quality', 'notes']), name='outputnode'
+        IdentityInterface(['magnitude', 'phase', 'combined', 'first_echo', 'quality', 'notes']),
+        name='outputnode',
     )
     condition = pe.Node(
         ConditionPhase(scaling=scaling, sign=sign, slice_flip=slice_flip, bipolar=bipolar),
@@ -60,7 +63,7 @@ def init_phase_wf(
             (condition, outputnode, [('magnitude', 'magnitude'), ('notes', 'notes')]),
             (offset, outputnode, [('phase', 'phase')]),
             (quality, outputnode, [('quality', 'quality')]),
-            (combine, outputnode, [('combined', 'combined')]),
+            (combine, outputnode, [('combined', 'combined'), ('first_echo', 'first_echo')]),
         ]
     )
     return workflow

@@ -4,12 +4,14 @@ from nipype.interfaces.utility import IdentityInterface, Merge
 from nipype.pipeline import engine as pe
 
 from bids_qsm.interfaces.anatomy import Resample
+from bids_qsm.interfaces.lesions import LabelLesions
 from bids_qsm.interfaces.regions import RegionTable
 
 
 def init_regions_wf(
     *,
     atlas: str,
+    citation: str,
     n_anat_lesions: int,
     n_gre_lesions: int,
     has_r2star: bool,
@@ -25,7 +27,7 @@ def init_regions_wf(
     """
     workflow = pe.Workflow(name=name)
     workflow.__desc__ = (
-        f'Regions are those of the atlas {atlas}, carried to the GRE by the inverse transforms '
+        f'Regions are those of the atlas {atlas} ({citation}), carried to the GRE by the inverse transforms '
         'in one interpolation.'
     )
     anat_lesions = [f'anat_lesion_{i}' for i in range(n_anat_lesions)]
@@ -76,6 +78,7 @@ def init_regions_wf(
         workflow.connect(merge, 'out', table, 'lesions')
         for i, port in enumerate([*anat_lesions, *gre_lesions], start=1):
             drawn_on_anat = port in anat_lesions
+            number = pe.Node(LabelLesions(), name=f'number_{port}', mem_gb=0.5)
             place = pe.Node(
                 Resample(interpolation='label', invert=[True] if drawn_on_anat else []),
                 name=f'place_{port}',
@@ -83,7 +86,9 @@ def init_regions_wf(
             )
             workflow.connect(
                 [
-                    (inputnode, place, [(port, 'image'), ('chi', 'reference')]),
+                    (inputnode, number, [(port, 'mask')]),
+                    (inputnode, place, [('chi', 'reference')]),
+                    (number, place, [('labels', 'image')]),
                     (place, merge, [('image', f'in{i}')]),
                 ]
             )

@@ -95,6 +95,7 @@ def init_series_wf(*, series, options, atlas, is_anatomy: bool, omp_nthreads: in
 
     regions_wf = init_regions_wf(
         atlas=atlas.name,
+        citation=atlas.citation,
         n_anat_lesions=len(series.lesions_anat),
         n_gre_lesions=len(series.lesions_gre),
         has_r2star=has_r2star,

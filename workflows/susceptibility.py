@@ -7,6 +7,13 @@ from bids_qsm.interfaces.background import RemoveBackground
 from bids_qsm.interfaces.inversion import Invert
 from bids_qsm.interfaces.reference import ReferenceChi
 
+REFERENCE_PROSE = {
+    'csf': 'Susceptibility is relative to the fluid of the ventricles [@csf] where that could be found '
+    'by its low R2*, else to the mean of the brain, as each sidecar states.',
+    'brain': 'Susceptibility is relative to the mean of the brain.',
+    'none': 'Susceptibility was not referenced to a region.',
+}
+
 
 def init_susceptibility_wf(
     *,
@@ -26,9 +33,10 @@ def init_susceptibility_wf(
     Outputs: local_field, chi (ppm), mask (where chi is given), reference (JSON).
     """
     workflow = pe.Workflow(name=name)
+    zero = REFERENCE_PROSE.get(reference, f'Susceptibility is relative to {reference}.')
     workflow.__desc__ = (
         f'The background field was removed with {background.upper()} [@{background}], the dipole model '
-        f'inverted with {inversion.upper()} [@{inversion}], and susceptibility referenced to {reference}.'
+        f'inverted with {inversion.upper()} [@{inversion}]. {zero}'
     )
     inputnode = pe.Node(IdentityInterface(['field', 'noise', 'mask', 'r2star']), name='inputnode')
     outputnode = pe.Node(IdentityInterface(['local_field', 'chi', 'mask', 'reference']), name='outputnode')

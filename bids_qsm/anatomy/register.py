@@ -117,6 +117,7 @@ def dipy(
     template_affine,
     template_mask,
     init=None,
+    same_contrast=True,
     *,
     whole_mm: float = 2.0,
     whole_iterations: tuple = (60, 40, 15),
@@ -129,9 +130,9 @@ def dipy(
     The box stage starts from the whole brain's map, and its displacement fades to nothing over the outer
     8 mm of the box. Nothing is drawn at random: the result is the same from run to run.
 
-    Local correlation misleads where contrasts differ: an image that does not go with the template (their
-    correlation over the brain is below 0.3 once they are aligned, as of a gradient-echo magnitude with a
-    T1w template) is deformed by mutual information instead, in one smooth stage that is less accurate.
+    Local correlation misleads where contrasts differ. Without ``same_contrast``, as for a gradient-echo
+    magnitude and a T1w template, the image is deformed by mutual information instead, in one smooth stage
+    that is less accurate.
 
     Parameters
     ----------
@@ -143,6 +144,8 @@ def dipy(
         Brains.
     init : ndarray (4, 4), optional
         Affine map of template to image points, where it is known.
+    same_contrast : bool
+        Whether image and template show tissues alike.
     whole_mm, box_mm : float
         Grids of the two stages.
     whole_iterations, box_iterations : tuple of int
@@ -167,7 +170,7 @@ def dipy(
 
     fixed, grid = coarsen(static, template_affine, whole_mm)
     moving = _pull(brain, image_affine, fixed.shape, grid, [init], whole_mm)
-    if not _alike(fixed, moving):
+    if not same_contrast:
         warp = _by_information(image, image_affine, template, template_affine, template_mask, init)
         return _both_ways([warp], fixed.shape, grid, init, image.shape, image_affine, whole_mm)
     forward, backward = syn(fixed, moving, grid, iterations=whole_iterations)
@@ -191,6 +194,7 @@ def greedy(
     template_affine,
     template_mask,
     init=None,
+    same_contrast=True,
     *,
     spacing_mm: float = 1.0,
     iterations: str = '100x60x20',
@@ -224,7 +228,7 @@ def greedy(
     brain = np.asarray(image * mask, np.float32)
     fixed, grid = coarsen(template * template_mask, template_affine, spacing_mm)
     moving = _pull(brain, image_affine, fixed.shape, grid, [init], spacing_mm)
-    if not _alike(fixed, moving):
+    if not same_contrast:
         warp = _by_information(image, image_affine, template, template_affine, template_mask, init)
         return _both_ways([warp], fixed.shape, grid, init, image.shape, image_affine, spacing_mm)
 
@@ -249,12 +253,6 @@ def greedy(
 
 
 REGISTER = {'dipy': dipy, 'greedy': greedy}
-
-
-def _alike(fixed, moving):
-    """Whether two aligned brains share their contrast; rims, dark in any contrast, do not count."""
-    brain = ndimage.binary_erosion(fixed > 0, iterations=4) & (moving > 0)
-    return bool(brain.any()) and np.corrcoef(fixed[brain], moving[brain])[0, 1] > 0.3
 
 
 def _by_information(image, image_affine, template, template_affine, template_mask, init):

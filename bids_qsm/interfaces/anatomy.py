@@ -133,6 +133,7 @@ class _RegisterTemplateInputSpec(BaseInterfaceInputSpec):
     template = File(exists=True, mandatory=True, desc='template')
     template_mask = File(exists=True, mandatory=True, desc='brain of the template')
     init = File(exists=True, desc='affine (ITK .txt) that resamples the image onto the template, if known')
+    same_contrast = traits.Bool(True, usedefault=True, desc='whether both show tissues alike')
     method = traits.Enum(*REGISTER, usedefault=True, desc='engine')
     params = traits.Dict(desc='parameters of the engine')
 
@@ -158,6 +159,7 @@ class RegisterTemplate(SimpleInterface):
             'template_affine': template_affine,
             'template_mask': _mask(self.inputs.template_mask, template, self.inputs.template),
             'init': load_xfm(self.inputs.init)[0] if isdefined(self.inputs.init) else None,
+            'same_contrast': self.inputs.same_contrast,
         }
         there, back = call(REGISTER[self.inputs.method], data, self.inputs.params)
         self._results['image_to_template'] = save_xfm(there, runtime.cwd, 'image_to_template.nii.gz')

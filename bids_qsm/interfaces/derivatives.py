@@ -1,7 +1,10 @@
 """The interface that writes results to the output dataset."""
 
 import filecmp
+import gzip
 import json
+from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 
 from nipype.interfaces.base import (
@@ -66,9 +69,21 @@ class SaveDerivatives(SimpleInterface):
 
 def _unchanged(source, path, sidecar):
     path = Path(path)
-    if not path.exists() or not filecmp.cmp(source, path, shallow=False):
+    if not path.exists() or not _same_content(source, path):
         return False
     if sidecar is None:
         return True
     beside = sidecar_path(path)
     return beside.exists() and json.loads(beside.read_text()) == sidecar
+
+
+def _same_content(source, path):
+    if Path(source).suffix == path.suffix:
+        return filecmp.cmp(source, path, shallow=False)
+    # written compressed; one that was cut short is not the same
+    try:
+        with open(source, 'rb') as plain, gzip.open(path) as packed:
+            chunks = zip_longest(*(iter(partial(stream.read, 2**20), b'') for stream in (plain, packed)))
+            return all(a == b for a, b in chunks)
+    except (OSError, EOFError):
+        return False

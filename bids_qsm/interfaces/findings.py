@@ -19,6 +19,7 @@ class _CollectFindingsInputSpec(BaseInterfaceInputSpec):
     layout_notes = traits.List(traits.Str, desc='what was noticed when the dataset was read')
     conditioning = File(exists=True, mandatory=True, desc='findings of the phase conditioning (JSON)')
     reference = File(exists=True, desc='how susceptibility was referenced (JSON)')
+    reference_asked = traits.Str(mandatory=True, desc='region asked for, as ReferenceRegion names it')
 
 
 class _CollectFindingsOutputSpec(TraitedSpec):
@@ -35,7 +36,14 @@ class CollectFindings(SimpleInterface):
         findings += json.loads(Path(self.inputs.conditioning).read_text())['findings']
         if isdefined(self.inputs.reference):
             note = json.loads(Path(self.inputs.reference).read_text())
-            findings.append({'what': 'Reference', 'found': note['ReferenceDescription']})
+            fell_back = note['ReferenceRegion'].lower() not in ('none', self.inputs.reference_asked)
+            findings.append(
+                {
+                    'what': 'Reference',
+                    'found': note['ReferenceDescription'],
+                    'level': 'warning' if fell_back else 'info',
+                }
+            )
         path = Path(runtime.cwd) / 'findings.json'
         path.write_text(
             json.dumps(

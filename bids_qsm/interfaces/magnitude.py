@@ -12,6 +12,7 @@ class _CombineMagnitudeInputSpec(BaseInterfaceInputSpec):
 
 class _CombineMagnitudeOutputSpec(TraitedSpec):
     combined = File(exists=True, desc='root sum of squares over echoes, 3D')
+    first_echo = File(exists=True, desc='first echo, 3D: of all the nearest to T1w in contrast')
 
 
 class CombineMagnitude(SimpleInterface):
@@ -21,7 +22,7 @@ class CombineMagnitude(SimpleInterface):
 
     def _run_interface(self, runtime):
         magnitude, _ = load(self.inputs.magnitude)
-        self._results['combined'] = save_like(
-            combine(magnitude), self.inputs.magnitude, runtime.cwd, 'combined.nii.gz'
-        )
+        images = {'combined': combine(magnitude), 'first_echo': magnitude[..., 0]}
+        for name, image in images.items():
+            self._results[name] = save_like(image, self.inputs.magnitude, runtime.cwd, f'{name}.nii')
         return runtime

@@ -52,7 +52,9 @@ def test_another_contrast_is_registered_by_information():
     magnitude = np.where(volume > 0.15, 1.1 - 0.7 * volume, volume)
     image, affine, mask = person(PERSON, image=(magnitude, volume_affine))
     brain, template_mask = template()
-    there, back = REGISTER['dipy'](image, affine, mask, brain, template_affine(), template_mask, whole_mm=4.0)
+    there, back = REGISTER['dipy'](
+        image, affine, mask, brain, template_affine(), template_mask, None, False, whole_mm=4.0
+    )
     points = grid_points(mask.shape, affine)[mask.ravel()][::50]
     truth = transform_points(points, PERSON)
     assert np.linalg.norm(transform_points(points, [back]) - truth, axis=1).mean() < 2.0

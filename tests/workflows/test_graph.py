@@ -12,12 +12,13 @@ from bids_qsm.layout import Plan, Series
 from bids_qsm.methods import Method, registries
 from bids_qsm.options import Options
 from bids_qsm.run import build_graph
+from bids_qsm.templates import get_template
 from bids_qsm.workflows.base import owners
 
 # ports that may stay unused: a series has either kind of parts, single echoes have no relaxation maps
 OPTIONAL = {
     *('real', 'imag', 'magnitude', 'phase', 'manufacturer', 'mask'),
-    *('r2star', 't2star', 's0', 'figure_r2star'),
+    *('r2star', 't2star', 's0', 'figure_r2star', 'first_echo'),
 }
 
 
@@ -180,3 +181,32 @@ def test_two_sessions_share_the_anatomy(options, series):
     workflow, _, _ = graph(options, series, other)
     check_ports(workflow)
     assert len([n for n in workflow.list_node_names() if n.endswith('.register')]) == 1
+
+
+def test_contrast_is_decided_by_what_there_is(options, series):
+    for t1w in (series.t1w, None):
+        workflow, methods, _ = graph(options, replace(series, t1w=t1w))
+        (name,) = [n for n in workflow.list_node_names() if n.endswith('.register')]
+        assert workflow.get_node(name).inputs.same_contrast == (t1w is not None)
+        assert any('diffeomorphic' in text for text in methods) == (t1w is not None)
+
+
+def test_labels_beyond_letters_and_digits_build(options, series):
+    odd = replace(series, subject='01+a', entities=(('sub', '01+a'), ('ses', '1')))
+    workflow, _, plan = graph(options, series, odd)
+    prefixes = owners(workflow.name, plan, options.output_spaces)
+    assert {subject for subject, _ in prefixes.values()} == {'01', '01+a'}
+
+
+def test_two_spaces_keep_their_figures_apart(options, series, monkeypatch):
+    found = [get_template(name, options.work_dir / 'templates') for name in options.output_spaces]
+    other = replace(found[0], name='MNI152NLin2009cAsym')
+    known = {found[0].name: found[0], other.name: other}
+    monkeypatch.setattr('bids_qsm.run.get_template', lambda name, _: known[name])
+    both = replace(options, output_spaces=tuple(known))
+    workflow, _, _ = graph(both, series)
+    check_ports(workflow)
+    paths = [n.inputs.paths for n in workflow._create_flat_graph().nodes() if n.name == 'save']
+    files = [path for group in paths for path in group.values()]
+    assert len(files) == len(set(files))
+    assert len([f for f in files if 't1w2template' in f]) == 2
