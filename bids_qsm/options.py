@@ -62,7 +62,10 @@ class Options:
         for name, prefix in (('participant_label', 'sub-'), ('session_label', 'ses-')):
             self._set(name, tuple(sorted({str(v).removeprefix(prefix) for v in getattr(self, name)})))
         self._set('derivatives', tuple((n, Path(p).expanduser().resolve()) for n, p in self.derivatives))
-        self._set('output_spaces', tuple(self.output_spaces))
+        self._set('output_spaces', tuple(dict.fromkeys(self.output_spaces)))
+        atlas = Path(self.atlas).expanduser()
+        if atlas.suffix and atlas.is_file():  # nodes run in folders of their own
+            self._set('atlas', str(atlas.absolute()))
         if self.work_dir is None:
             self._set('work_dir', self.output_dir / 'work')
         if self.nprocs is None:
@@ -105,6 +108,10 @@ class Options:
                 )
         if not self.output_spaces:
             raise UserError('--output-spaces names no space; name at least one, such as MNI152NLin2009aSym.')
+        if self.use_plugin is not None and not self.use_plugin.is_file():
+            raise UserError(
+                f'--use-plugin is {self.use_plugin}, which is not a file; give a Nipype plugin file.'
+            )
 
     @classmethod
     def from_settings(cls, settings: dict):

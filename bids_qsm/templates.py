@@ -84,7 +84,8 @@ def get_atlas(name_or_path, cache: Path) -> Atlas:
         return _nuclei(cache)
     if str(name_or_path) == 'CIT168':
         return _cit168(cache)
-    path = Path(name_or_path)
+    # Not resolved: the name holds the space, and what a link leads to may be named otherwise.
+    path = Path(name_or_path).expanduser().absolute()
     if not path.is_file():
         raise UserError(
             f"No atlas {name_or_path!s}: give 'nuclei', 'CIT168' or the path of a dseg NIfTI file."
@@ -285,6 +286,7 @@ def _atlas_of_path(path, cache):
     for n, column in enumerate(('hemisphere', 'region')):
         if column not in labels:
             labels[column] = [p[n] for p in parsed]
+    labels['hemisphere'] = [_SIDES.get(side.strip().lower(), '') for side in labels['hemisphere']]
     labels = labels.loc[labels['index'] > 0, COLUMNS]
     name = re.sub('[^0-9A-Za-z]', '', entities.get('atlas') or entities.get('seg') or stem)
     text = labels.to_csv(sep='\t', index=False)

@@ -118,6 +118,18 @@ def test_labels_and_paths_are_normalised(make, tmp_path, monkeypatch):
     assert options.derivatives == (('fp', tmp_path / 'd'),)
 
 
+def test_a_space_named_twice_is_one(make):
+    assert make(output_spaces=['B', 'A', 'B']).output_spaces == ('B', 'A')
+
+
+def test_an_atlas_file_is_found_from_any_folder(make, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'a_dseg.nii.gz').write_text('')
+    (tmp_path / 'nuclei').write_text('')
+    assert make(atlas='a_dseg.nii.gz').atlas == str(tmp_path / 'a_dseg.nii.gz')
+    assert make().atlas == 'nuclei'
+
+
 def test_toml_reruns_the_same(make):
     options = make(
         inversion='tv:alpha=0.001,fast=no',
@@ -158,6 +170,7 @@ def test_toml_errors(text, says):
         ({'derivatives': [('raw', 'x')]}, r'--derivatives raw=PATH'),
         ({'derivatives': [('a', 'x'), ('a', 'y')]}, r'name each differently'),
         ({'output_spaces': []}, r'names no space'),
+        ({'use_plugin': '/none.yml'}, r'--use-plugin is /none.yml, which is not a file'),
         ({'phase_sign': 'up'}, r"--phase-sign is 'up'"),
         (
             {'phase_scaling': '4096'},

@@ -149,6 +149,24 @@ def test_atlas_by_path(tmp_path):
     assert labels.values.tolist() == [[1, 'x', 'R', 'GPe']]
 
 
+def test_sides_of_an_atlas_are_known_however_written(tmp_path):
+    rows = [
+        f'{n}\tx\t{side}\tGPe\n' for n, side in enumerate(('Left', 'RIGHT', 'lh', 'R', 'both', ''), start=1)
+    ]
+    dseg = atlas_file(tmp_path, table='index\tname\themisphere\tregion\n' + ''.join(rows))
+    labels = pd.read_csv(get_atlas(dseg, tmp_path / 'cache').labels, sep='\t', keep_default_na=False)
+    assert labels['hemisphere'].tolist() == ['L', 'R', 'L', 'R', '', '']
+
+
+def test_atlas_by_relative_path_or_link(tmp_path, monkeypatch):
+    dseg = atlas_file(tmp_path, table='index\tname\n1\tx\n')
+    monkeypatch.chdir(tmp_path)
+    assert get_atlas(dseg.name, tmp_path / 'cache').dseg == dseg
+    dseg.rename(tmp_path / 'annexed.nii.gz')
+    dseg.symlink_to('annexed.nii.gz')
+    assert get_atlas(dseg.name, tmp_path / 'cache').dseg == dseg
+
+
 @pytest.mark.parametrize(
     ('name', 'table', 'match'),
     [

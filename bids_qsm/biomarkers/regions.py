@@ -35,7 +35,8 @@ def region_table(maps, dseg, labels, mask, grid, lesions=(), *, reference: str =
         Where the maps hold.
     grid : Grid
     lesions : sequence of ndarray
-        Binary masks (each connected piece is a lesion) or label images (each label is one).
+        Label images, see :func:`bids_qsm.biomarkers.lesions.label_lesions`; a label is a lesion's number.
+        Where an earlier image has a number already, those of the later one follow on the highest.
     reference : str
         What susceptibility is relative to, for the column of that name.
     min_voxels : int
@@ -65,7 +66,7 @@ def region_table(maps, dseg, labels, mask, grid, lesions=(), *, reference: str =
         rows.append(
             _rows(region, hemisphere, index, how, core & inside, here, in_mask * share, cut, grid, reference)
         )
-    for index, (box, here) in enumerate(_lesions(lesions), start=1):
+    for index, box, here in _lesions(lesions):
         inside = here & mask[box]
         cut = {name: data[box] for name, data in maps.items()}
         coverage = inside.sum() / here.sum()
@@ -130,14 +131,17 @@ def _core(region, min_voxels):
 
 
 def _lesions(images):
-    """(box, mask) of every lesion of every image."""
+    """(index, box, mask) of every lesion of every image."""
+    taken = {0}
     for image in images:
         image = np.asarray(image)
-        if image.dtype == bool or image.max(initial=0) <= 1:
-            image, _ = ndimage.label(image > 0, np.ones((3, 3, 3)))
-        for value, box in enumerate(ndimage.find_objects(image.astype(np.int32)), start=1):
-            if box is not None:
-                yield box, image[box] == value
+        values = np.unique(image[image > 0])
+        shift = 0 if taken.isdisjoint(values.tolist()) else max(taken)
+        boxes = ndimage.find_objects(image.astype(np.int32))
+        for value in values.tolist():
+            box = boxes[value - 1]
+            yield value + shift, box, image[box] == value
+        taken.update(value + shift for value in values.tolist())
 
 
 def _rows(region, hemisphere, index, core, voxels, whole, coverage, maps, grid, reference):

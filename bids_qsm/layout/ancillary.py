@@ -22,7 +22,7 @@ def find_ancillary(series, t1w: list[Path], options):
     anatomy = _find_anatomy(series, t1w, options.derivatives)
     lesions = _find_lesions(series[0].subject, options)
     for one in series:
-        on_anat, on_gre, notes = _place_lesions(one, lesions, anatomy)
+        on_anat, on_gre, notes = _place_lesions(one, lesions, anatomy, series)
         yield (
             one,
             {
@@ -38,16 +38,15 @@ def find_ancillary(series, t1w: list[Path], options):
 
 
 def _find_anatomy(series, images, derivatives):
-    """One anatomy for all series: T1w of the first series' session if there is one, of the lowest run."""
+    """One anatomy for all series of a subject, whichever of them are run: of the first session and run."""
     notes = []
-    session = series[0].session
 
-    def closeness(path):
+    def rank(path):
         labels = dict(entities_of(path))
         # contrast agent changes what tissue looks like
-        return labels.get('ses') != session, 'ce' in labels, labels.get('run', '').zfill(4), path.name
+        return 'ce' in labels, labels.get('ses', ''), labels.get('run', '').zfill(4), path.name
 
-    images = sorted(images, key=closeness)
+    images = sorted(images, key=rank)
     t1w = images[0] if images else None
     if t1w:
         problem = checks.image_problem(t1w)
@@ -55,10 +54,10 @@ def _find_anatomy(series, images, derivatives):
             raise UserError(f'the T1w image {problem}')
         if len(images) > 1:
             notes.append(f'There are {len(images)} T1w images; {t1w.name} is used.')
-        session = dict(entities_of(t1w)).get('ses')
+    session = _session(t1w)
     for name, root in derivatives:
         files = [p for p in root.glob(f'sub-{series[0].subject}/**/anat/*') if p.name[0] != '.']
-        files.sort(key=lambda p: (dict(entities_of(p)).get('ses') not in (session, None), closeness(p)))
+        files.sort(key=lambda p: (_session(p) not in (session, None), rank(p)))
         mask = _first(files, suffix='mask', desc='brain', space=None)
         preproc = _first(files, suffix='T1w', desc='preproc', space=None)
         transforms = _find_transforms(files)
@@ -88,6 +87,10 @@ def _find_anatomy(series, images, derivatives):
     if t1w is None:
         notes.append('There is no T1w image; the magnitude of the series itself is the anatomical image.')
     return _Anatomy(t1w, None, None, (), tuple(notes))
+
+
+def _session(path):
+    return dict(entities_of(path)).get('ses') if path else None
 
 
 def _first(files, *, suffix, **wanted):
@@ -130,11 +133,12 @@ def _find_lesions(subject, options):
     return list(found.values())
 
 
-def _place_lesions(one, lesions, anatomy):
+def _place_lesions(one, lesions, anatomy, series):
     """Lesion masks that concern a series, by the image they were drawn on: the T1w image or the series."""
     on_anat, on_gre, notes = [], [], []
     own = dict(one.entities)
     anat = anatomy.t1w_preproc or anatomy.t1w
+    session = _session(anatomy.t1w_preproc) or _session(anatomy.t1w)
     for path in lesions:
         labels = dict(entities_of(path))
         if labels.get('ses', one.session) != one.session:
@@ -145,7 +149,13 @@ def _place_lesions(one, lesions, anatomy):
         space = labels.get('space', 'T1w' if '_T1w_' in path.name else None)
         of_other = any(labels[k] != own.get(k) for k in ('acq', 'ce', 'rec', 'run', 'inv') if k in labels)
         if space == 'T1w' and anat:
-            on_anat.append(path)
+            if labels.get('ses', session) == session or checks.same_grid(path, anat):
+                on_anat.append(path)
+            else:
+                notes.append(
+                    f'The lesion mask {path.name} was drawn on the T1w image of session {labels["ses"]}, but '
+                    f'{anat.name} is the one in use, on another grid; the mask is not used.'
+                )
         elif space not in (None, 'orig', 'MEGRE', 'GRE', 'T2starw'):
             notes.append(f'The lesion mask {path.name} is in the space {space} and is not used.')
         elif checks.same_grid(path, one.files[0]):
@@ -153,7 +163,7 @@ def _place_lesions(one, lesions, anatomy):
                 on_gre.append(path)
         elif space in (None, 'orig') and anat and checks.same_grid(path, anat):
             on_anat.append(path)
-        elif not of_other:
+        elif not (of_other and any(checks.same_grid(path, other.files[0]) for other in series)):
             notes.append(
                 f'The lesion mask {path.name} lies neither on the grid of the series nor on that of the T1w '
                 'image and is not used; if it was drawn on the T1w image, name it space-T1w.'

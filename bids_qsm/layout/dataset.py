@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -54,8 +55,8 @@ def existing_parent(path: Path) -> Path:
     return next(p for p in (path, *path.parents) if p.exists())
 
 
-def validate(bids_dir, rejected):
-    """Run the BIDS validator; UserError where it finds errors beside files of series already rejected."""
+def validate(bids_dir, rejected, subjects):
+    """Run the BIDS validator; UserError for errors of the dataset or ``subjects`` beside the ``rejected``."""
     tool = 'bids-validator-deno'
     command = shutil.which(tool, path=str(Path(sys.executable).parent)) or shutil.which(tool)
     if command is None:
@@ -77,6 +78,7 @@ def validate(bids_dir, rejected):
         for issue in issues
         if issue.get('severity') == 'error'
         and not (known and Path(issue.get('location', '')).name.startswith(known))
+        and _owner(issue.get('location', '')) in (None, *subjects)
     ]
     if errors:
         first = errors[0]
@@ -87,6 +89,12 @@ def validate(bids_dir, rejected):
             '--skip-bids-validation.'
         )
     return ()
+
+
+def _owner(location):
+    """Subject in whose folder a file lies, None for files of the whole dataset."""
+    found = re.match(r'/?sub-([^/]+)/', location)
+    return found and found[1]
 
 
 def require_space(series, options):

@@ -70,7 +70,9 @@ def find_series(options) -> Plan:
             f'{options.bids_dir} has no series to run: nothing that was asked for has files named '
             '*_part-mag_MEGRE and *_part-phase_MEGRE.'
         )
-    notes = () if options.skip_bids_validation else validate(options.bids_dir, rejected)
+    notes = ()
+    if not options.skip_bids_validation:
+        notes = validate(options.bids_dir, rejected, subjects)
     if not options.reports_only:
         require_space(series, options)
     name = str(description.get('Name') or options.bids_dir.name)

@@ -133,16 +133,40 @@ def test_brain_comes_first_and_is_the_mask(chi, dseg, labels):
     }
 
 
-def test_lesions_of_binary_and_labelled_masks(chi, dseg, labels):
-    binary, labelled, empty = (np.zeros(GRID.shape, np.int16) for _ in range(3))
-    binary[1, 1, 1], binary[20:22, 20, 20] = 1, 1
-    labelled[5, 5, 20], labelled[9, 9, 20:23] = 4, 2
-    table = region_table({'chi': chi}, dseg, labels, everywhere(), GRID, [empty, binary, labelled])
+def test_a_label_is_a_lesion(chi, dseg, labels):
+    few, many, empty = (np.zeros(GRID.shape, np.int16) for _ in range(3))
+    few[1, 1, 1], few[20:22, 20, 20] = 1, 1
+    many[5, 5, 20], many[9, 9, 20:23] = 4, 2
+    table = region_table({'chi': chi}, dseg, labels, everywhere(), GRID, [empty, few, many])
     lesions = table[table['region'] == 'lesion']
-    assert lesions['index'].tolist() == [1, 2, 3, 4]
-    assert lesions['n_voxels'].tolist() == [1, 2, 3, 1]
+    assert lesions['index'].tolist() == [1, 2, 4]
+    assert lesions['n_voxels'].tolist() == [3, 3, 1], 'pieces of one label are one lesion'
     assert (lesions['core'] == 'whole').all()
-    assert pd.isna(lesions.iloc[0]['sd'])
+    assert pd.isna(lesions.iloc[-1]['sd'])
+
+
+def test_lesions_keep_their_numbers_unless_these_are_taken(chi, dseg, labels):
+    first, second = np.zeros((2, *GRID.shape), np.int16)
+    first[1, 1, 1], first[5, 5, 5], second[9, 9, 9], second[3, 3, 3] = 7, 2, 3, 5
+    tables = [
+        region_table({'chi': chi}, dseg, labels, everywhere(), GRID, images)
+        for images in ([first, second], [first, first])
+    ]
+    numbers = [table.loc[table['region'] == 'lesion', 'index'].tolist() for table in tables]
+    assert numbers == [[2, 7, 3, 5], [2, 7, 9, 14]]
+
+
+def test_a_lesion_outside_the_mask_is_a_row_without_statistics(chi, dseg, labels):
+    mask = everywhere()
+    mask[:4] = False
+    image = np.zeros(GRID.shape, np.int16)
+    image[1, 1, 1:3], image[9, 9, 9] = 1, 2
+    lesions = region_table({'chi': chi}, dseg, labels, mask, GRID, [image]).query('region == "lesion"')
+    assert lesions[['index', 'n_voxels', 'coverage', 'volume_mm3']].values.tolist() == [
+        [1, 0, 0, 3],
+        [2, 1, 1, 1.5],
+    ]
+    assert lesions.iloc[0][['mean', 'sd', 'median', 'p5', 'p95', 'mean_positive']].isna().all()
 
 
 def test_labels_without_hemisphere_are_one_row(chi, dseg):

@@ -66,6 +66,22 @@ def test_susceptibility_alone(files, tmp_path):
     assert set(table['map']) == {'chi'}
 
 
+def test_a_lesion_outside_the_mask_is_a_row(files, tmp_path):
+    lesion = np.zeros(SHAPE, np.uint8)
+    lesion[12, 4, 4], lesion[2, 4, 4] = 2, 1
+    nib.save(nib.Nifti1Image(lesion, AFFINE), files['lesions'][0])
+    mask = np.ones(SHAPE, np.uint8)
+    mask[10:] = 0
+    nib.save(nib.Nifti1Image(mask, AFFINE), files['mask'])
+    table = pd.read_csv(
+        RegionTable(**files).run(cwd=str(tmp_path)).outputs.table, sep='\t', dtype=str, keep_default_na=False
+    ).query('region == "lesion" and map == "chi"')
+    assert table[['index', 'n_voxels', 'coverage', 'mean']].values.tolist() == [
+        ['1', '1', '1.0', '0.12346'],
+        ['2', '0', '0.0', 'n/a'],
+    ]
+
+
 def test_labels_of_another_grid_are_refused(files, tmp_path):
     files['dseg'] = files['atlas_dseg']
     with pytest.raises(UserError, match='resample it first'):

@@ -15,6 +15,14 @@ def test_t1w_of_the_first_session_and_lowest_run(data, find):
     assert 'There are 4 T1w images' in ' '.join(plan.series[0].notes)
 
 
+def test_t1w_is_the_same_whichever_session_is_asked_for(data, find):
+    for ses in ('a', 'b'):
+        write_series(data, ses=ses)
+        write_t1w(data, ses=ses)
+    (one,) = find(session_label=('b',)).series
+    assert one.t1w.name == 'sub-01_ses-a_T1w.nii.gz'
+
+
 def test_damaged_t1w(data, find):
     write_series(data)
     write_t1w(data).write_bytes(b'')
@@ -68,14 +76,25 @@ def test_lesions_and_the_grid_they_lie_on(data, find, tmp_path):
     write_image(manual / 'sub-01_ses-a_desc-t1_label-lesion_roi.nii.gz', (10, 11, 12), np.eye(4))
     write_image(manual / 'sub-01_ses-a_space-MNI152Lin_label-lesion_mask.nii.gz', (4, 4, 4), np.eye(4))
     write_image(manual / 'sub-01_ses-a_label-lesion2_mask.nii.gz', (4, 4, 4), np.eye(4))
-    write_image(given / 'sub-01_ses-b_space-T1w_label-lesion_mask.nii.gz', (4, 4, 4), np.eye(4))
+    write_image(manual / 'sub-01_ses-a_space-T1w_label-lesion_mask.nii.gz', (4, 4, 4), np.eye(4))
+    write_image(manual / 'sub-01_ses-a_acq-lost_label-lesion_mask.nii.gz', (4, 4, 4), np.eye(4))
+    write_image(given / 'sub-01_ses-b_space-T1w_label-lesion_mask.nii.gz', (10, 11, 12), np.eye(4))
+    write_image(given / 'sub-01_ses-b_T1w_label-lesion_mask.nii.gz', (4, 4, 4), np.eye(4))
     write_image(given / 'sub-01_ses-b_acq-other_label-lesion_mask.nii.gz')
     first, second = find(derivatives=(('given', tmp_path / 'given'),)).series
     assert [p.name for p in first.lesions_gre] == ['sub-01_ses-a_label-lesion_mask.nii.gz']
-    assert [p.name for p in first.lesions_anat] == ['sub-01_ses-a_desc-t1_label-lesion_roi.nii.gz']
+    assert [p.name for p in first.lesions_anat] == [
+        'sub-01_ses-a_desc-t1_label-lesion_roi.nii.gz',
+        'sub-01_ses-a_space-T1w_label-lesion_mask.nii.gz',
+    ]
     notes = ' '.join(first.notes)
     assert 'is in the space MNI152Lin and is not used' in notes
     assert 'label-lesion2_mask.nii.gz lies neither on the grid' in notes
+    assert 'acq-lost_label-lesion_mask.nii.gz lies neither on the grid' in notes
+    assert (
+        'The lesion mask sub-01_ses-b_T1w_label-lesion_mask.nii.gz was drawn on the T1w image of session b, '
+        'but sub-01_ses-a_T1w.nii.gz is the one in use'
+    ) in ' '.join(second.notes)
     assert second.lesions_gre == ()
     assert [p.name for p in second.lesions_anat] == ['sub-01_ses-b_space-T1w_label-lesion_mask.nii.gz']
     assert second.lesions == second.lesions_anat

@@ -241,6 +241,16 @@ def test_validator_stops_an_invalid_dataset(data, find):
         find(skip_bids_validation=False)
 
 
+def test_validator_leaves_other_subjects_alone(data, find):
+    pytest.importorskip('bids_validator_deno')
+    for sub in ('01', '02'):
+        write_series(data, sub=sub)
+    write_image(data / 'sub-02' / 'anat' / 'sub-02_nonsense.nii.gz')
+    assert find(skip_bids_validation=False, participant_label=('01',)).series
+    with pytest.raises(UserError, match=r'sub-02_nonsense'):
+        find(skip_bids_validation=False)
+
+
 def test_validator_is_optional(data, find, monkeypatch):
     write_series(data)
     monkeypatch.setattr(dataset_module.shutil, 'which', lambda *_, **__: None)
