@@ -79,7 +79,8 @@ def plot_distributions(
     Parameters
     ----------
     table : DataFrame
-        The long table of the cohort: columns region, hemisphere, map, mean, units, reference.
+        The rows of one atlas in the long table of the cohort: columns region, hemisphere, map, mean, units,
+        reference, and atlas where it is named.
     map_name
         Value of the column ``map``.
     group
@@ -88,7 +89,14 @@ def plot_distributions(
     Returns
     -------
     SVG file.
+
+    Raises
+    ------
+    ValueError
+        There are several atlases: a series would enter more than once.
     """
+    if 'atlas' in table and table['atlas'].nunique() > 1:
+        raise ValueError(f'one atlas a figure, not {_only(table, "atlas")}')
     table = table[(table['map'] == map_name) & (table['hemisphere'] == 'both') & table['mean'].notna()]
     table = table.assign(_group='all' if group is None else table[group].fillna('n/a').astype(str))
     regions = [r for r in regions if r in set(table['region'])]

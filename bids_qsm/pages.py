@@ -40,6 +40,22 @@ def read_table(path, dtype=None) -> pd.DataFrame:
     return pd.read_csv(path, sep='\t', na_values=['n/a'], dtype=dtype)
 
 
+def read_runs(output_dir) -> dict:
+    """What the runs of all subjects left in ``logs/sub-<label>.json``, as one record.
+
+    Failures of all subjects, methods without duplicates; all else as the newest run has it.
+    """
+    paths = sorted((Path(output_dir) / 'logs').glob('sub-*.json'), key=lambda path: natural(path.name))
+    runs = [read_json(path, {}) for path in paths]
+    if not runs:
+        return {}
+    return {
+        **max(runs, key=lambda run: run.get('started', '')),
+        'methods': list(dict.fromkeys(text for run in runs for text in run.get('methods', []))),
+        'failures': [failure for run in runs for failure in run.get('failures', [])],
+    }
+
+
 def entities_of(name: str) -> dict:
     """Entities of a BIDS name.
 

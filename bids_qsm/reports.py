@@ -11,12 +11,13 @@ from bids_qsm.citations import cite, methods_text
 from bids_qsm.cohort import tables as cohort
 from bids_qsm.derivatives import atomic_write, write_json
 from bids_qsm.errors import UserError
-from bids_qsm.pages import data_uri, entities_of, natural, packaged, read_json, read_table, render
+from bids_qsm.pages import data_uri, entities_of, natural, packaged, read_json, read_runs, read_table, render
 
 __all__ = ['build_cohort_report', 'build_subject_report', 'collect_tables', 'methods_text']
 
 _LOW_COVERAGE = 0.9
 _LEVELS = ('error', 'warning')
+_UNSETTLED = 'The data do not settle it'
 
 
 def build_subject_report(output_dir, subject: str) -> Path:
@@ -29,7 +30,7 @@ def build_subject_report(output_dir, subject: str) -> Path:
     ----------
     output_dir
         Output dataset with, in ``sub-<label>``, ``figures/<series>_desc-<kind>_<suffix>.{png,svg}``,
-        ``figures/<series>_desc-findings.json`` and ``**/*_stats.tsv``, and ``logs/run.json``.
+        ``figures/<series>_desc-findings.json`` and ``**/*_stats.tsv``, and ``logs/sub-<label>.json``.
     subject
         Label, with or without ``sub-``.
 
@@ -38,15 +39,15 @@ def build_subject_report(output_dir, subject: str) -> Path:
     ``output_dir/sub-<label>.html``
     """
     out, label = Path(output_dir), 'sub-' + str(subject).removeprefix('sub-')
-    run = read_json(out / 'logs' / 'run.json', {})
+    run = read_json(out / 'logs' / f'{label}.json', {})
     layout = yaml.safe_load(packaged('report.yml'))
     figures = _figures(out / label / 'figures')
-    of_subject = {entry['kind'] for entry in layout['subject']}
     findings = {f['series']: f for f in _findings(out / label / 'figures')}
-    names = {name for name, kind in figures if kind not in of_subject} | set(findings)
+    of_anatomy = {key: path for key, path in figures.items() if _of_subject(*key, layout, findings)}
+    names = {name for name, kind in figures if (name, kind) not in of_anatomy} | set(findings)
     series = []
     for name in sorted(names, key=natural):
-        own = {kind: path for (n, kind), path in figures.items() if n == name and kind not in of_subject}
+        own = {key[1]: path for key, path in figures.items() if key[0] == name and key not in of_anatomy}
         series.append(
             {
                 'name': name,
@@ -60,15 +61,11 @@ def build_subject_report(output_dir, subject: str) -> Path:
     _attach_tables(series, sorted((out / label).rglob('*_stats.tsv')))
     anatomy = [
         figure
-        for name in sorted({n for n, kind in figures if kind in of_subject}, key=natural)
-        for figure in _reportlets(
-            {kind: path for (n, kind), path in figures.items() if n == name and kind in of_subject},
-            layout['subject'],
-            name,
-        )
+        for kind in dict.fromkeys([*(e['kind'] for e in layout['subject']), *(k for _, k in of_anatomy)])
+        for name in sorted({n for n, k in of_anatomy if k == kind}, key=natural)
+        for figure in _reportlets({kind: of_anatomy[name, kind]}, layout['subject'], name)
     ]
-    failures = [f for f in run.get('failures', []) if f['subject'].removeprefix('sub-') == label[4:]]
-    alerts = _failure_alerts(failures) + _finding_alerts(series)
+    alerts = _failure_alerts(run.get('failures', [])) + _finding_alerts(series)
     methods, references = cite(run.get('methods', []))
     shown = [part for part in series if part['figures'] or part['tables']]
     contents = [
@@ -128,7 +125,7 @@ def collect_tables(output_dir, participants_tsv=None) -> Path:
 
 
 def build_cohort_report(output_dir) -> Path:
-    """Write the page of the cohort from the long table, the findings of all series and the record of the run.
+    """Write the page of the cohort from the long table, the findings of all series and the records of runs.
 
     Returns
     -------
@@ -144,7 +141,7 @@ def build_cohort_report(output_dir) -> Path:
         raise UserError(f'{out} has no group_stats.tsv; run the group level to write it.')
     text = dict.fromkeys((*cohort.ENTITY_COLUMNS.values(), 'group', 'participant_group'), str)
     long = read_table(out / 'group_stats.tsv', dtype=text)
-    run = read_json(out / 'logs' / 'run.json', {})
+    run = read_runs(out)
     notes = read_json(out / 'logs' / 'group.json', {}).get('notes', [])
     findings = sorted(
         (f for directory in out.glob('sub-*/figures') for f in _findings(directory)),
@@ -152,20 +149,24 @@ def build_cohort_report(output_dir) -> Path:
     )
     alerts = _failure_alerts(run.get('failures', []))
     alerts += [{'level': 'warning', 'where': 'Table', 'what': note, 'more': ''} for note in notes]
+    alerts += _reference_alerts(long) + _common_alerts(findings)
     group = cohort.group_column(long)
-    regions = [r for r in COHORT_REGIONS if r in set(long['region'])]
     figures = []
-    for name in (m for m in MAP_NAMES if m in set(long['map'])):
-        title = f'{MAP_NAMES[name]} by region' + (' and group' if group else '')
+    for atlas, name, rows in (
+        (atlas, m, rows) for atlas, rows in cohort.by_atlas(long) for m in MAP_NAMES if m in set(rows['map'])
+    ):
+        regions = [r for r in COHORT_REGIONS if r in set(rows['region'])]
+        title = f'{MAP_NAMES[name]} by region' + (' and group' if group else '') + _of_atlas(atlas)
+        table = cohort.summary(rows, regions, map_name=name)
         figures.append(
             {
-                'id': f'map-{name}',
+                'id': '-'.join(filter(None, ('map', name, atlas))),
                 'title': title,
                 'alt': f'{title}: box and points of the regional means of all series.',
                 'caption': 'Each point is the mean of a region (both sides) in one series; boxes show the '
                 'quartiles where there are four series or more.',
-                'src': data_uri(plot_distributions(long, map_name=name, group=group).encode(), '.svg'),
-                'table': _summary(cohort.summary(long, regions, map_name=name), 3 if name == 'chi' else 1),
+                'src': data_uri(plot_distributions(rows, map_name=name, group=group).encode(), '.svg'),
+                'table': _summary(table, 3 if name == 'chi' else 1),
             }
         )
     contents = [
@@ -192,8 +193,17 @@ def _figures(directory):
     return found
 
 
+def _of_subject(name, kind, layout, findings):
+    """Whether a figure shows the anatomy of the subject rather than one series."""
+    if kind in {entry['kind'] for entry in layout['subject']}:
+        return True
+    # the one series of a subject may be named like the subject
+    listed = kind in {entry['kind'] for entry in layout['series']} or name in findings
+    return not listed and re.fullmatch('sub-[^_]+(_space-[^_]+)?', name) is not None
+
+
 def _findings(directory):
-    """Facts and findings of each series; what a finding leaves out is empty."""
+    """Facts and findings of each series; what a finding leaves out is empty, what is unsettled a warning."""
     found = []
     for path in sorted(directory.glob('*_desc-findings.json')):
         content = read_json(path, {})
@@ -202,20 +212,27 @@ def _findings(directory):
             {
                 'series': path.name.removesuffix('_desc-findings.json'),
                 'facts': content.get('facts', {}),
-                'findings': [{**blank, **finding} for finding in content.get('findings', [])],
+                'findings': [_weighed({**blank, **finding}) for finding in content.get('findings', [])],
             }
         )
     return found
+
+
+def _weighed(finding):
+    unsettled = any(finding[key].startswith(_UNSETTLED) for key in ('found', 'evidence'))
+    return {**finding, 'level': 'warning'} if unsettled and finding['level'] not in _LEVELS else finding
 
 
 def _reportlets(figures, entries, name):
     known = [entry for entry in entries if entry['kind'] in figures]
     listed = {entry['kind'] for entry in entries}
     others = [{'kind': k, 'title': k, 'caption': ''} for k in sorted(figures) if k not in listed]
+    space = entities_of(name).get('space')
+    of_space = f' ({space})' if space else ''
     return [
         {
             'id': f'{name}-{entry["kind"]}',
-            'title': entry['title'],
+            'title': entry['title'] + of_space,
             'caption': entry['caption'],
             'alt': f'{entry["title"]} of {name}. {entry["caption"]}',
             'src': data_uri(figures[entry['kind']].read_bytes(), figures[entry['kind']].suffix),
@@ -329,29 +346,74 @@ def _finding_alerts(series):
     ]
 
 
+def _reference_alerts(long):
+    """A warning for each atlas under which susceptibilities with different zeros stand."""
+    alerts = []
+    for atlas, rows in cohort.by_atlas(long):
+        counts = cohort.references(rows)
+        if len(counts) > 1:
+            used = ', '.join(f'{name} ({n} series)' for name, n in counts.items())
+            alerts.append(
+                {
+                    'level': 'warning',
+                    'where': f'Reference of χ{_of_atlas(atlas)}',
+                    'what': f'the series do not have the same zero: {used}.',
+                    'more': 'Their values stand in one distribution, but are not comparable as they are.',
+                }
+            )
+    return alerts
+
+
+def _common_alerts(findings):
+    """One alert for each check that warned, naming the series."""
+    warned = {}
+    for series in findings:
+        for finding in series['findings']:
+            if finding['level'] in _LEVELS:
+                key = _LEVELS.index(finding['level']), finding['what']
+                warned.setdefault(key, {})[series['series']] = None
+    return [
+        {
+            'level': _LEVELS[level],
+            'where': what,
+            'what': f'{len(names)} of {len(findings)} series: {", ".join(names)}.',
+            'more': 'What was found stands under Quality and on the page of the subject.',
+        }
+        for (level, what), names in sorted(warned.items())
+    ]
+
+
+def _of_atlas(atlas):
+    return f', atlas {atlas}' if atlas else ''
+
+
 def _quality(long, findings):
-    """One row a series: its facts, the region that lies least inside the mask, and its warnings."""
+    """One row a series: its facts, the regions that lie least inside the mask, and its warnings."""
     names = cohort.series_columns(long)
-    worst = {
-        frozenset((c, str(row[c])) for c in names if pd.notna(row[c])): row
-        for row in cohort.lowest_coverage(long).to_dict('records')
-    }
+    lowest_of, worst = cohort.lowest_coverage(long), {}
+    several = lowest_of['atlas'].nunique() > 1
+    for row in lowest_of.to_dict('records'):
+        series = frozenset((c, str(row[c])) for c in names if pd.notna(row[c]))
+        where = f'{row["region"]} {row["hemisphere"]}{_of_atlas(row["atlas"] if several else "")}'
+        worst.setdefault(series, []).append(f'{100 * row["coverage"]:.0f} % ({where})')
     rows = []
     for found in findings:
-        row = worst.get(frozenset(cohort.named(entities_of(found['series'])).items()))
-        lowest = f'{100 * row["coverage"]:.0f} % ({row["region"]} {row["hemisphere"]})' if row else '–'
-        warnings = [f['found'] for f in found['findings'] if f['level'] in _LEVELS]
+        lowest = worst.get(frozenset(cohort.named(entities_of(found['series'])).items()), ['–'])
+        warnings = [f'{f["what"]}: {f["found"]}' for f in found['findings'] if f['level'] in _LEVELS]
         rows.append(
             {
                 'series': {'text': found['series'], 'href': f'{found["series"].partition("_")[0]}.html'},
                 **found['facts'],
-                'lowest coverage': lowest,
+                'lowest coverage': '; '.join(lowest),
                 'warnings': '; '.join(warnings) or 'none',
             }
         )
     facts = list(dict.fromkeys(k for f in findings for k in f['facts']))
-    columns = ['series', *facts, 'lowest coverage', 'warnings']
-    return {'columns': columns, 'numeric': [], 'rows': [{c: r.get(c, '–') for c in columns} for r in rows]}
+    values = {k: [f['facts'].get(k, '–') for f in findings] for k in facts}
+    same = {k: v[0] for k, v in values.items() if all(other == v[0] for other in v)}
+    columns = ['series', *(k for k in facts if k not in same), 'lowest coverage', 'warnings']
+    rows = [{c: r.get(c, '–') for c in columns} for r in rows]
+    return {'columns': columns, 'numeric': [], 'rows': rows, 'same': same}
 
 
 def _summary(table, digits):

@@ -67,5 +67,12 @@ def test_distributions_part_the_groups():
     assert plot_distributions(without) == together
 
 
+def test_distributions_are_of_one_atlas():
+    one = pd.DataFrame(rows({('GP', 'both'): 0.1}, atlas='nuclei'))
+    assert plot_distributions(one)
+    with pytest.raises(ValueError, match='one atlas a figure, not nuclei, other'):
+        plot_distributions(pd.concat([one, one.assign(atlas='other')]))
+
+
 def test_distributions_of_nothing():
     assert 'svg' in plot_distributions(pd.DataFrame(rows({('GP', 'both'): np.nan})))

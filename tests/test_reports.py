@@ -16,7 +16,7 @@ from bids_qsm.charts import plot_regions
 from bids_qsm.citations import bibliography, cite, methods_text
 from bids_qsm.errors import UserError
 from bids_qsm.figures import plot_flicker, plot_map
-from bids_qsm.pages import packaged
+from bids_qsm.pages import packaged, read_runs
 from bids_qsm.reports import build_cohort_report, build_subject_report, collect_tables
 
 SERIES = 'sub-01_ses-1_acq-qsm_run-1'
@@ -106,7 +106,8 @@ def dataset(tmp_path_factory):
             {'subject': '03', 'series': 'sub-03_MEGRE', 'node': 'unwrap', 'message': f'bad {NASTY}'},
         ],
     }
-    (out / 'logs' / 'run.json').write_text(json.dumps(record))
+    (out / 'logs' / 'sub-03.json').write_text(json.dumps(record))
+    (out / 'logs' / 'sub-01.json').write_text(json.dumps({**record, 'failures': []}))
     return out
 
 
@@ -193,6 +194,105 @@ def test_a_failed_subject_gets_a_page(dataset):
     assert_self_contained(page)
     assert f'bad {NASTY}' in page.text
     assert 'Step: unwrap' in page.text
+
+
+def test_runs_of_single_subjects_are_gathered(tmp_path):
+    assert read_runs(tmp_path) == {}
+    (tmp_path / 'logs').mkdir()
+    for label, started, version, methods in (
+        ('2', '2026-01-02T00:00:00+00:00', '2', ['A.', 'B.']),
+        ('10', '2026-01-01T00:00:00+00:00', '1', ['A.', 'C.']),
+    ):
+        record = {
+            'started': started,
+            'version': version,
+            'methods': methods,
+            'failures': [{'subject': label}],
+        }
+        (tmp_path / 'logs' / f'sub-{label}.json').write_text(json.dumps(record))
+    run = read_runs(tmp_path)
+    assert (run['version'], run['methods']) == ('2', ['A.', 'B.', 'C.'])
+    assert [f['subject'] for f in run['failures']] == ['2', '10']
+
+
+def test_figures_of_the_anatomy(tmp_path):
+    add_series(
+        tmp_path,
+        SERIES,
+        figures=[
+            ('sub-01_desc-atlast1w_figure.png', b''),
+            ('sub-01_space-MNI_desc-t1w2template_figure.svg', b''),
+            ('sub-01_space-Other_desc-t1w2template_figure.svg', b''),
+            ('sub-01_space-Other_desc-novel_figure.png', b''),
+        ],
+    )
+    page = Page(build_subject_report(tmp_path, '01'))
+    assert_self_contained(page)
+    anatomy = page.ids[page.ids.index('anatomy') + 1 : page.ids.index(f'series-{SERIES}')]
+    assert anatomy == [
+        'sub-01_space-MNI-t1w2template',
+        'sub-01_space-Other-t1w2template',
+        'sub-01-atlast1w',
+        'sub-01_space-Other-novel',
+    ]
+    for title in ('image and template (MNI)', 'image and template (Other)', 'novel (Other)'):
+        assert title in page.text
+    assert [i for i in page.ids if i.startswith('series-')] == [f'series-{SERIES}']
+
+
+@pytest.mark.parametrize(
+    'finding',
+    [
+        {'found': 'Bad sign.', 'level': 'warning'},
+        {'found': 'The data do not settle it (flat).'},
+        {'found': 'Bad sign.', 'evidence': 'The data do not settle it (flat).'},
+    ],
+)
+def test_warnings_need_attention(tmp_path, finding):
+    add_series(tmp_path, SERIES, findings=[{'what': 'Phase sign', **finding}])
+    page = Page(build_subject_report(tmp_path, '01'))
+    assert 'Phase sign: ' + finding['found'] in page.text[: page.text.rindex('What was found and corrected')]
+    collect_tables(tmp_path)
+    page = Page(build_cohort_report(tmp_path))
+    assert f'Phase sign: 1 of 1 series: {SERIES}.' in page.text
+    assert 'no check raised' not in page.text
+
+
+def test_a_finding_that_needs_no_attention(tmp_path):
+    add_series(tmp_path, SERIES, findings=[{'what': 'Phase sign', 'found': 'Fine.', 'evidence': 'Set.'}])
+    page = Page(build_subject_report(tmp_path, '01'))
+    assert 'Phase sign: ' not in page.text
+
+
+def test_cohort_page_keeps_atlases_and_references_apart(tmp_path):
+    for subject, reference in (('01', 'csf'), ('02', 'brain'), ('03', 'brain')):
+        name = f'sub-{subject}_acq-qsm'
+        add_series(tmp_path, name)
+        facts = {'Voxel size': '1 x 1 x 2 mm', 'Echoes': subject}
+        (tmp_path / f'sub-{subject}' / 'figures' / f'{name}_desc-findings.json').write_text(
+            json.dumps({'facts': facts, 'findings': []})
+        )
+        table = stats(0.5)
+        table.loc[table['map'] == 'chi', 'reference'] = reference
+        path = tmp_path / f'sub-{subject}' / 'anat' / f'{name}_seg-other_stats.tsv'
+        table.to_csv(path, sep='\t', index=False, na_rep='n/a')
+    long = pd.read_csv(collect_tables(tmp_path), sep='\t')
+    assert set(long['atlas']) == {'nuclei', 'other'}
+    page = Page(build_cohort_report(tmp_path))
+    assert_self_contained(page)
+    maps = [i for i in page.ids if i.startswith('map-')]
+    assert maps == ['map-chi-nuclei', 'map-R2star-nuclei', 'map-chi-other', 'map-R2star-other']
+    assert '0.130 ± 0.000 (3)' in page.text
+    assert '0.630 ± 0.000 (3)' in page.text
+    assert '62 % (Dentate R, atlas nuclei); 62 % (Dentate R, atlas other)' in page.text
+    said = (
+        'Reference of χ, atlas other: the series do not have the same zero: brain (2 series), csf (1 series).'
+    )
+    assert said in page.text
+    assert 'Reference of χ, atlas nuclei' not in page.text
+    assert 'Same for all series: Voxel size: 1 x 1 x 2 mm.' in page.text
+    assert page.text.count('Voxel size') == 1
+    assert 'Echoes' in page.text
 
 
 def test_a_page_without_any_record(tmp_path):

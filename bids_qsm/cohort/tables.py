@@ -160,25 +160,45 @@ def series_columns(long) -> list[str]:
     return [c for c in ENTITY_COLUMNS.values() if c in long and c != 'atlas']
 
 
+def by_atlas(long) -> list[tuple[str, pd.DataFrame]]:
+    """Each atlas with its rows; the name is empty where a table names none."""
+    return list(long.groupby(_atlas(long), sort=True))
+
+
+def references(long) -> dict[str, int]:
+    """What susceptibility is relative to, and how many series use it."""
+    keys = [*series_columns(long), 'reference']
+    series = long[long['map'] == 'chi'].reindex(columns=keys).drop_duplicates()
+    names = series['reference'].astype(object).fillna('not stated').astype(str)
+    return names.value_counts().sort_index().to_dict()
+
+
 def summary(long, regions, *, map_name: str = 'chi') -> pd.DataFrame:
-    """Number of series, mean, standard deviation and median over them of the regional means, by group."""
+    """Series, mean, standard deviation and median over them of the regional means, by atlas and group."""
     group = group_column(long)
     rows = long[(long['map'] == map_name) & (long['hemisphere'] == 'both') & long['region'].isin(regions)]
     rows = rows.assign(
+        atlas=_atlas(rows),
         group=rows[group].fillna('n/a').astype(str) if group else 'all',
         mean=pd.to_numeric(rows['mean'], errors='coerce'),
     )
-    table = rows.groupby(['region', 'group'])['mean'].agg(['count', 'mean', 'std', 'median']).reset_index()
+    keys = ['atlas', 'region', 'group']
+    table = rows.groupby(keys)['mean'].agg(['count', 'mean', 'std', 'median']).reset_index()
     place = {region: i for i, region in enumerate(regions)}
-    table = table.sort_values(['region', 'group'], key=lambda c: c.map(place) if c.name == 'region' else c)
+    table = table.sort_values(keys, key=lambda c: c.map(place) if c.name == 'region' else c)
     return table.rename(columns={'count': 'series', 'std': 'sd'}).reset_index(drop=True)
 
 
 def lowest_coverage(long) -> pd.DataFrame:
-    """Of each series, the region that lies least inside the mask and field of view."""
-    keys = series_columns(long)
+    """Of each series and atlas, the region that lies least inside the mask and field of view."""
+    keys = [*series_columns(long), 'atlas']
     rows = long[(long['map'] == 'chi') & long['coverage'].notna()]
-    worst = rows.assign(coverage=rows['coverage'].astype(float)).sort_values('coverage', kind='stable')
+    worst = rows.assign(atlas=_atlas(rows), coverage=rows['coverage'].astype(float))
+    worst = worst.sort_values('coverage', kind='stable')
     return worst.drop_duplicates(keys)[[*keys, 'region', 'hemisphere', 'coverage']].sort_values(
         keys, ignore_index=True, key=lambda c: c.astype(str)
     )
+
+
+def _atlas(long):
+    return long['atlas'].fillna('').astype(str) if 'atlas' in long else pd.Series('', index=long.index)

@@ -3,12 +3,14 @@ import pandas as pd
 import pytest
 
 from bids_qsm.cohort.tables import (
+    by_atlas,
     counts,
     dictionary,
     gather,
     group_column,
     join_participants,
     lowest_coverage,
+    references,
     summary,
 )
 
@@ -108,6 +110,21 @@ def test_lowest_coverage_of_each_series(long):
     assert set(zip(worst['region'], worst['hemisphere'], worst['coverage'], strict=True)) == {
         ('SN', 'R', 0.7)
     }
+
+
+def test_atlases_are_not_pooled():
+    long = gather(({'sub': s, 'seg': a}, stats(m)) for s in '12' for a, m in (('a', 0.1), ('b', 0.3)))
+    assert set(long['atlas']) == {'a', 'b'}
+    table = summary(long, ['SN']).set_index('atlas')
+    assert table['series'].to_dict() == {'a': 2, 'b': 2}
+    np.testing.assert_allclose(table['mean'], [0.1, 0.3])
+    assert lowest_coverage(long)['atlas'].tolist() == ['a', 'b'] * 2
+    assert [(name, len(rows)) for name, rows in by_atlas(long)] == [('a', 8), ('b', 8)]
+
+
+def test_references_of_susceptibility(long):
+    assert references(long) == {'CSF': 1, 'not stated': 2}
+    assert references(long.drop(columns='reference')) == {'not stated': 3}
 
 
 def test_dictionary_describes_every_column(long):
