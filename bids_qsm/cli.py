@@ -173,6 +173,11 @@ def build_parser() -> argparse.ArgumentParser:
         metavar='SIZE',
         help='memory: 8 or 8G, 8000M (90 %% of what there is, or what SLURM granted)',
     )
+    add(
+        '--device',
+        choices=CHOICES['device'],
+        help=f'where background removal and inversion compute ({default["device"]})',
+    )
     add('--use-plugin', metavar='FILE', help='YAML or JSON file that chooses a Nipype plugin')
     add('--stop-on-first-crash', action='store_true', help='stop everything when a step fails')
     add('-v', '--verbose', action='count', help='say more; -vv also shows where errors come from')
@@ -181,7 +186,8 @@ def build_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group('methods and spaces')
     add = group.add_argument
     for step in STEPS:
-        add(f'--{step}', metavar='NAME[:param=value,...]', help=f'method, see below ({default[step]})')
+        more = ', or files such as /masks/{series}_mask.nii.gz' if step == 'mask' else ''
+        add(f'--{step}', metavar='NAME[:param=value,...]', help=f'method, see below{more} ({default[step]})')
     add(
         '--output-spaces',
         nargs='+',

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 
 from bids_qsm.errors import UserError
 
-STEPS = ('mask', 'unwrap', 'background', 'inversion', 'reference', 'registration')
+STEPS = (
+    *('mask', 'unwrap', 'field', 'background', 'inversion', 'reference'),
+    *('r2star', 'swi', 'registration'),
+)
 """The steps whose method the user chooses; each is an option and a field of Options."""
 
 
@@ -58,12 +61,16 @@ def registries() -> dict[str, dict]:
     """Step -> registry (name -> function); imports the numerics, so call it only when they are needed."""
     from bids_qsm.anatomy.register import REGISTER
     from bids_qsm.recon.background import BACKGROUND
+    from bids_qsm.recon.field import FIELD
     from bids_qsm.recon.inversion import INVERSION
     from bids_qsm.recon.masking import MASK
     from bids_qsm.recon.reference import REFERENCE
+    from bids_qsm.recon.relaxation import R2STAR
+    from bids_qsm.recon.swi import SWI
     from bids_qsm.recon.unwrap import UNWRAP
 
-    return dict(zip(STEPS, (MASK, UNWRAP, BACKGROUND, INVERSION, REFERENCE, REGISTER), strict=True))
+    found = (MASK, UNWRAP, FIELD, BACKGROUND, INVERSION, REFERENCE, R2STAR, SWI, REGISTER)
+    return dict(zip(STEPS, found, strict=True))
 
 
 def describe(step: str, registry: dict) -> str:

@@ -3,7 +3,8 @@
 import json
 import os
 import tomllib
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
+from dataclasses import field as option
 from pathlib import Path
 
 from bids_qsm.errors import UserError
@@ -14,6 +15,7 @@ CHOICES = {
     'phase_sign': ('auto', 'positive', 'negative'),
     'slice_flip': ('auto', 'yes', 'no'),
     'bipolar': ('auto', 'yes', 'no'),
+    'device': ('cpu', 'cuda'),
 }
 
 
@@ -39,16 +41,20 @@ class Options:
     use_plugin: Path | None = None
     output_spaces: tuple[str, ...] = ('MNI152NLin2009aSym',)
     atlas: str = 'nuclei'
-    registration: Method = field(default=Method('dipy'))
-    mask: Method = field(default=Method('combined'))
-    unwrap: Method = field(default=Method('romeo'))
-    background: Method = field(default=Method('vsharp'))
-    inversion: Method = field(default=Method('tv'))
-    reference: Method = field(default=Method('csf'))
+    registration: Method = option(default=Method('dipy'))
+    mask: Method = option(default=Method('combined'))
+    unwrap: Method = option(default=Method('romeo'))
+    field: Method = option(default=Method('linear'))
+    background: Method = option(default=Method('levelled'))
+    inversion: Method = option(default=Method('tv'))
+    reference: Method = option(default=Method('csf'))
+    r2star: Method = option(default=Method('arlo'))
+    swi: Method = option(default=Method('clearswi'))
     phase_scaling: str = 'auto'
     phase_sign: str = 'auto'
     slice_flip: str = 'auto'
     bipolar: str = 'auto'
+    device: str = 'cpu'
     reports_only: bool = False
     boilerplate_only: bool = False
     stop_on_first_crash: bool = False
@@ -134,7 +140,10 @@ class Options:
         if chosen:
             known_methods = registries()
             for step, text in chosen.items():
-                settings[step] = Method.parse(text, known_methods[step], step=_flag(step))
+                is_file = step == 'mask' and text.endswith(('.nii', '.nii.gz'))
+                settings[step] = (
+                    _mask_file(text) if is_file else Method.parse(text, known_methods[step], step=_flag(step))
+                )
         return cls(**settings)
 
     @classmethod
@@ -194,6 +203,12 @@ def _checked_type(key, value):
     if isinstance(value, dict):
         return tuple(value.items())
     return value
+
+
+def _mask_file(text):
+    """The choice of masks from files; {series} and other words in braces are filled in for each series."""
+    path = Path(text.removeprefix('file:path=')).expanduser().resolve()
+    return Method('file', (('path', str(path)),))
 
 
 def _is_range(text):

@@ -20,6 +20,7 @@ from nipype.interfaces.utility import IdentityInterface
 import bids_qsm
 from bids_qsm.derivatives import atomic_write, write_bidsignore, write_dataset_description, write_json
 from bids_qsm.errors import UserError
+from bids_qsm.interfaces.device import require_device
 from bids_qsm.pool import PoolPlugin
 from bids_qsm.progress import GraphProgress
 from bids_qsm.reports import build_cohort_report, build_subject_report, collect_tables, methods_text
@@ -47,6 +48,7 @@ def run_participant(options, plan) -> int:
     if options.reports_only:
         failures = [f for subject in subjects for f in _read_failures(out, subject)]
     else:
+        require_device(options.device)
         _prepare_output(options)
         started = datetime.now(UTC)
         # runs that share the output, such as array jobs, each have their own folder

@@ -76,6 +76,7 @@ def test_every_option_reaches_options(arguments, ran, tmp_path):
         -w {tmp_path}/w --use-plugin {tmp_path}/plugin.yml --output-spaces A B --atlas CIT168 --reports-only
         --stop-on-first-crash --phase-scaling=-4096,4094 --phase-sign negative --slice-flip yes --bipolar no
         --mask tv --unwrap tv --background tv --inversion tv --reference tv --registration tv -v
+        --field tv --r2star tv --swi tv --device cuda
     """
     settings = cli.parse([*arguments, *flags.split()])
     given = options.Options.from_settings(settings)
@@ -85,6 +86,7 @@ def test_every_option_reaches_options(arguments, ran, tmp_path):
     assert given.output_spaces == ('A', 'B')
     assert given.phase_scaling == '-4096,4094'
     assert (given.phase_sign, given.slice_flip, given.bipolar) == ('negative', 'yes', 'no')
+    assert given.device == 'cuda'
     assert (given.reports_only, given.stop_on_first_crash, given.verbose) == (True, True, 1)
     assert all(getattr(given, step) == Method('tv') for step in STEPS)
     assert ran.calls == []
@@ -226,7 +228,7 @@ def test_help_lists_methods(capsys):
     text = capsys.readouterr().out
     assert '--inversion NAME[:param=value,...]\n  tv         Invert by total variation.' in text
     assert 'alpha=0.0002' in text
-    assert 'method, see below (combined)' in text
+    assert 'method, see below (linear)' in text
 
 
 def test_version(capsys):

@@ -206,3 +206,11 @@ def test_memory_from_slurm_and_cgroup(monkeypatch, tmp_path):
     assert module.available_memory_gb() == pytest.approx(1.9)
     limit.write_text('max\n')
     assert module.available_memory_gb() == pytest.approx(90)
+
+
+def test_mask_files(make, tmp_path):
+    pattern = f'{tmp_path}/{{series}}, a:b.nii.gz'
+    options = make(mask=pattern)
+    assert options.mask == Method('file', (('path', pattern),))
+    again = Options.from_toml(options.to_toml())
+    assert again.mask == options.mask

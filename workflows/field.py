@@ -4,8 +4,11 @@ from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline import engine as pe
 
 from bids_qsm.interfaces.field import FitField
-from bids_qsm.interfaces.masking import MakeMask
+from bids_qsm.interfaces.masking import MakeMask, RefineMask, StrictMask
 from bids_qsm.interfaces.unwrap import Unwrap
+
+AS_GIVEN = ('brain',)
+"""Masks that the user gave, which are taken as they are."""
 
 
 def init_field_wf(
@@ -14,6 +17,8 @@ def init_field_wf(
     mask_params: dict,
     unwrap: str,
     unwrap_params: dict,
+    field: str,
+    field_params: dict,
     series_gb: float,
     omp_nthreads: int,
     name: str = 'field_wf',
@@ -22,19 +27,23 @@ def init_field_wf(
 
     Inputs: magnitude, phase (4D, rad), quality, brain (mask on the same grid),
     echo_times (s), field_strength (T).
-    Outputs: mask, unwrapped (rad), field, noise (ppm), residual (rad).
+    Outputs: mask, support (the mask and what lies round it with a good field), unwrapped (rad), field, noise
+    (ppm), residual (rad); with the mask "two_pass" also strict, the mask of the first pass.
     """
     workflow = pe.Workflow(name=name)
     workflow.__desc__ = (
         f'The mask ({mask}) was made from the brain mask and the quality of the phase. Phase was unwrapped '
-        f'({unwrap}) [@{unwrap}] and a field map fitted over all echoes, weighted by signal-to-noise ratio.'
+        f'({unwrap}) [@{unwrap}] and a field map fitted over all echoes ({field}) [@{field}], weighted by '
+        'signal-to-noise ratio, also up to 3 mm outside the mask where the phase is good to keep its rim. '
+        + ('' if mask in AS_GIVEN else 'Of that rim, voxels were dropped where the fit had failed.')
     )
     inputnode = pe.Node(
         IdentityInterface(['magnitude', 'phase', 'quality', 'brain', 'echo_times', 'field_strength']),
         name='inputnode',
     )
+    ports = ['mask', 'support', 'unwrapped', 'field', 'noise', 'residual']
     outputnode = pe.Node(
-        IdentityInterface(['mask', 'unwrapped', 'field', 'noise', 'residual']), name='outputnode'
+        IdentityInterface([*ports, *(['strict'] if mask == 'two_pass' else [])]), name='outputnode'
     )
     make_mask = pe.Node(
         MakeMask(method=mask, params=mask_params), name='make_mask', mem_gb=0.3 + 2 * series_gb
@@ -45,7 +54,13 @@ def init_field_wf(
         mem_gb=0.3 + 5 * series_gb,
         n_procs=omp_nthreads,
     )
-    fit = pe.Node(FitField(), name='fit', mem_gb=0.3 + 5 * series_gb, n_procs=omp_nthreads)
+    fit = pe.Node(
+        FitField(method=field, params=field_params),
+        name='fit',
+        mem_gb=0.3 + 6 * series_gb,
+        n_procs=omp_nthreads,
+    )
+    refine = pe.Node(RefineMask(as_given=mask in AS_GIVEN), name='refine', mem_gb=0.3 + series_gb)
     workflow.connect(
         [
             (
@@ -63,16 +78,28 @@ def init_field_wf(
                 fit,
                 [
                     ('magnitude', 'magnitude'),
+                    ('phase', 'phase'),
                     ('echo_times', 'echo_times'),
                     ('field_strength', 'field_strength'),
                 ],
             ),
-            (make_mask, unwrap_phase, [('mask', 'mask')]),
-            (make_mask, fit, [('mask', 'mask')]),
+            (make_mask, unwrap_phase, [('wide', 'mask')]),
+            (make_mask, fit, [('wide', 'mask')]),
             (unwrap_phase, fit, [('unwrapped', 'unwrapped')]),
-            (make_mask, outputnode, [('mask', 'mask')]),
             (unwrap_phase, outputnode, [('unwrapped', 'unwrapped')]),
             (fit, outputnode, [('field', 'field'), ('noise', 'noise'), ('residual', 'residual')]),
+            (make_mask, refine, [('mask', 'mask'), ('wide', 'wide')]),
+            (fit, refine, [('residual', 'residual'), ('noise', 'noise')]),
+            (refine, outputnode, [('mask', 'mask'), ('support', 'support')]),
         ]
     )
+    if mask == 'two_pass':
+        strict = pe.Node(StrictMask(), name='strict', mem_gb=0.3 + series_gb)
+        workflow.connect(
+            [
+                (inputnode, strict, [('quality', 'quality')]),
+                (refine, strict, [('mask', 'mask')]),
+                (strict, outputnode, [('mask', 'strict')]),
+            ]
+        )
     return workflow

@@ -8,7 +8,7 @@ from bids_qsm.interfaces.anatomy import Resample
 from bids_qsm.interfaces.derivatives import SaveDerivatives
 from bids_qsm.interfaces.findings import CollectFindings
 from bids_qsm.interfaces.report import PlotFlicker, PlotOutlines
-from bids_qsm.workflows.reportlets import FIGURES
+from bids_qsm.workflows.susceptibility import is_one_step
 
 # port -> suffix, units and description of its file
 MAPS = {
@@ -32,8 +32,9 @@ def _sources(series, options):
 
 def _chain(options):
     """The methods that led to susceptibility, by step."""
-    steps = ('mask', 'unwrap', 'background', 'inversion', 'reference')
-    return {step: str(getattr(options, step)) for step in steps}
+    steps = ('mask', 'unwrap', 'field', 'background', 'inversion', 'reference')
+    skipped = ('background',) if is_one_step(options.inversion.name) else ()
+    return {step: str(getattr(options, step)) for step in steps if step not in skipped}
 
 
 def _map_sidecars(series, options, ports, **others):
@@ -44,9 +45,9 @@ def _map_sidecars(series, options, ports, **others):
         _, units, description = MAPS[port]
         extra = {'method': options.inversion.name, 'parameters': _chain(options)} if port == 'chi' else {}
         if port in ('r2star', 't2star', 's0'):
-            extra = {'method': 'ARLO'}
+            extra = {'method': str(options.r2star)}
         elif port in ('swi', 'minip'):
-            extra = {'method': 'CLEAR-SWI'}
+            extra = {'method': str(options.swi)}
         found[port] = sidecar(
             description, sources=sources, units=units, skull_stripped=True, **extra, **others
         )
@@ -59,15 +60,15 @@ def figure_path(options, prefix, kind, extension):
     return options.output_dir / subject / 'figures' / f'{prefix}_desc-{kind}_figure.{extension}'
 
 
-def init_outputs_wf(*, series, options, atlas, name: str = 'outputs_wf'):
+def init_outputs_wf(*, series, options, atlas, figures: tuple[str, ...], name: str = 'outputs_wf'):
     """Save the maps, mask, labels, table, transform, findings and figures of a series.
 
     Inputs: chi, swi, minip, r2star, t2star, s0, mask, reference (JSON), gre_to_anat, dseg, labels, table,
-    dictionary, notes (JSON), and figure_<kind> for each of the report's figures.
+    dictionary, notes (JSON), and figure_<kind> for each of ``figures``.
     """
     workflow = pe.Workflow(name=name)
     out, entities = options.output_dir, series.entities
-    figures = [f'figure_{kind}' for kind in FIGURES]
+    ports = [f'figure_{kind}' for kind in figures]
     inputnode = pe.Node(
         IdentityInterface(
             [
@@ -82,7 +83,7 @@ def init_outputs_wf(*, series, options, atlas, name: str = 'outputs_wf'):
                     'dictionary',
                     'notes',
                 ),
-                *figures,
+                *ports,
             ]
         ),
         name='inputnode',
@@ -136,7 +137,7 @@ def init_outputs_wf(*, series, options, atlas, name: str = 'outputs_wf'):
             {
                 **{
                     f'figure_{kind}': figure_path(options, series.name, kind, FIGURE_SUFFIX.get(kind, 'png'))
-                    for kind in FIGURES
+                    for kind in figures
                 },
                 'findings': out / f'sub-{series.subject}' / 'figures' / f'{series.name}_desc-findings.json',
             }
@@ -152,7 +153,7 @@ def init_outputs_wf(*, series, options, atlas, name: str = 'outputs_wf'):
                 [(port, port) for port in ('dseg', 'labels', 'table', 'dictionary', 'gre_to_anat')],
             ),
             (inputnode, collect, [('notes', 'conditioning'), ('reference', 'reference')]),
-            (inputnode, save_figures, [(port, port) for port in figures]),
+            (inputnode, save_figures, [(port, port) for port in ports]),
             (collect, save_figures, [('findings', 'findings')]),
         ]
     )

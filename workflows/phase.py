@@ -14,6 +14,7 @@ def init_phase_wf(
     sign: str,
     slice_flip: str,
     bipolar: str,
+    coils: int,
     series_gb: float,
     omp_nthreads: int,
     name: str = 'phase_wf',
@@ -21,7 +22,7 @@ def init_phase_wf(
     """Bring magnitude and phase of all echoes to one convention and remove the phase offset.
 
     Inputs: magnitude, phase, real, imag (lists of files, one an echo), echo_times (s),
-    field_strength (T), manufacturer.
+    manufacturer.
     Outputs: magnitude, phase (4D, rad), combined and first_echo (3D magnitudes), quality (0..1), notes
     (JSON).
     """
@@ -33,9 +34,7 @@ def init_phase_wf(
         'MCPC-3D-S [@mcpc3ds].'
     )
     inputnode = pe.Node(
-        IdentityInterface(
-            ['magnitude', 'phase', 'real', 'imag', 'echo_times', 'field_strength', 'manufacturer']
-        ),
+        IdentityInterface(['magnitude', 'phase', 'real', 'imag', 'echo_times', 'manufacturer']),
         name='inputnode',
     )
     outputnode = pe.Node(
@@ -43,9 +42,9 @@ def init_phase_wf(
         name='outputnode',
     )
     condition = pe.Node(
-        ConditionPhase(scaling=scaling, sign=sign, slice_flip=slice_flip, bipolar=bipolar),
+        ConditionPhase(scaling=scaling, sign=sign, slice_flip=slice_flip, bipolar=bipolar, coils=coils),
         name='condition',
-        mem_gb=0.3 + 5 * series_gb,
+        mem_gb=0.3 + 5 * coils * series_gb,
         n_procs=omp_nthreads,
     )
     offset = pe.Node(RemoveOffset(), name='offset', mem_gb=0.3 + 5 * series_gb, n_procs=omp_nthreads)

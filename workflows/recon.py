@@ -5,6 +5,8 @@ from nipype.pipeline import engine as pe
 
 from bids_qsm.interfaces.relaxation import FitRelaxation
 from bids_qsm.interfaces.swi import ComputeSWI
+from bids_qsm.recon.registry import needs
+from bids_qsm.recon.swi import SWI
 from bids_qsm.workflows.field import init_field_wf
 from bids_qsm.workflows.susceptibility import init_susceptibility_wf
 
@@ -15,7 +17,13 @@ RELAXATION = ('r2star', 't2star', 's0')
 def init_recon_wf(
     *,
     field_params: dict,
-    susceptibility_params: dict,
+    inversion_params: dict,
+    reference: str,
+    reference_params: dict,
+    r2star: str,
+    r2star_params: dict,
+    swi: str,
+    swi_params: dict,
     n_echoes: int,
     volume_gb: float,
     omp_nthreads: int,
@@ -23,8 +31,7 @@ def init_recon_wf(
 ):
     """Reconstruct susceptibility, R2* and susceptibility-weighted images from conditioned phase.
 
-    ``field_params`` and ``susceptibility_params`` go to :func:`init_field_wf` and
-    :func:`init_susceptibility_wf`.
+    ``field_params`` and ``inversion_params`` go to :func:`init_field_wf` and :func:`init_inversion_wf`.
     A single echo has no relaxation maps, and their ports stay undefined.
 
     Inputs: magnitude, phase (4D, rad), quality, brain, echo_times (s), field_strength (T).
@@ -40,9 +47,18 @@ def init_recon_wf(
     outputnode = pe.Node(IdentityInterface([*OUTPUTS, *RELAXATION, 'swi', 'minip']), name='outputnode')
     field_wf = init_field_wf(**field_params, series_gb=series_gb, omp_nthreads=omp_nthreads)
     susceptibility_wf = init_susceptibility_wf(
-        **susceptibility_params, volume_gb=volume_gb, omp_nthreads=omp_nthreads
+        two_pass=field_params['mask'] == 'two_pass',
+        reference=reference,
+        reference_params=reference_params,
+        inversion_params={**inversion_params, 'n_echoes': n_echoes, 'omp_nthreads': omp_nthreads},
+        volume_gb=volume_gb,
     )
-    swi = pe.Node(ComputeSWI(), name='swi', mem_gb=0.3 + 4 * series_gb, n_procs=omp_nthreads)
+    weigh = pe.Node(
+        ComputeSWI(method=swi, params=swi_params),
+        name='weigh',
+        mem_gb=0.3 + 5 * series_gb,
+        n_procs=omp_nthreads,
+    )
     workflow.connect(
         [
             (
@@ -50,12 +66,17 @@ def init_recon_wf(
                 field_wf,
                 [(f, f'inputnode.{f}') for f in inputnode.inputs.copyable_trait_names()],
             ),
-            (inputnode, swi, [('magnitude', 'magnitude'), ('echo_times', 'echo_times')]),
-            (field_wf, swi, [('outputnode.unwrapped', 'unwrapped'), ('outputnode.mask', 'mask')]),
+            (inputnode, weigh, [(f, f) for f in ('magnitude', 'phase', 'echo_times')]),
+            (
+                inputnode,
+                susceptibility_wf,
+                [(f, f'inputnode.{f}') for f in ('magnitude', 'echo_times', 'field_strength')],
+            ),
+            (field_wf, weigh, [('outputnode.unwrapped', 'unwrapped'), ('outputnode.mask', 'mask')]),
             (
                 field_wf,
                 susceptibility_wf,
-                [(f'outputnode.{f}', f'inputnode.{f}') for f in ('field', 'noise', 'mask')],
+                [(f'outputnode.{f}', f'inputnode.{f}') for f in ('field', 'noise', 'mask', 'support')],
             ),
             (
                 field_wf,
@@ -72,22 +93,33 @@ def init_recon_wf(
                     ('outputnode.reference', 'reference'),
                 ],
             ),
-            (swi, outputnode, [('swi', 'swi'), ('minip', 'minip')]),
+            (weigh, outputnode, [('swi', 'swi'), ('minip', 'minip')]),
         ]
     )
+    if field_params['mask'] == 'two_pass':
+        workflow.connect(field_wf, 'outputnode.strict', susceptibility_wf, 'inputnode.strict')
+    if 'chi' in needs(SWI[swi]):
+        workflow.connect(susceptibility_wf, 'outputnode.chi', weigh, 'chi')
     if n_echoes > 1:
         relaxation = pe.Node(
-            FitRelaxation(), name='relaxation', mem_gb=0.3 + 3 * series_gb, n_procs=omp_nthreads
+            FitRelaxation(method=r2star, params=r2star_params),
+            name='relaxation',
+            mem_gb=0.3 + 4 * series_gb,
+            n_procs=omp_nthreads,
         )
         workflow.connect(
             [
-                (inputnode, relaxation, [('magnitude', 'magnitude'), ('echo_times', 'echo_times')]),
-                (field_wf, relaxation, [('outputnode.mask', 'mask')]),
+                (
+                    inputnode,
+                    relaxation,
+                    [(f, f) for f in ('magnitude', 'echo_times', 'field_strength')],
+                ),
+                (field_wf, relaxation, [('outputnode.mask', 'mask'), ('outputnode.field', 'field')]),
                 (relaxation, susceptibility_wf, [('r2star', 'inputnode.r2star')]),
                 (relaxation, outputnode, [(f, f) for f in RELAXATION]),
             ]
         )
     workflow.__desc__ = (
-        'R2*, T2* and S0 were estimated with ARLO [@arlo]. ' if n_echoes > 1 else ''
-    ) + 'Susceptibility-weighted images follow CLEAR-SWI [@clearswi].'
+        f'R2*, T2* and S0 were estimated with {r2star.upper()} [@{r2star}]. ' if n_echoes > 1 else ''
+    ) + f'Susceptibility-weighted images were made with {swi} [@{swi}].'
     return workflow

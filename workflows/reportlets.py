@@ -5,25 +5,29 @@ from nipype.pipeline import engine as pe
 
 from bids_qsm.interfaces.report import PlotFlicker, PlotMap, PlotOutlines, PlotRegions
 
-MASKED = ('phase', 'field', 'localfield', 'chi', 'r2star', 'swi', 'minip')
+MASKED = ('phase', 'field', 'residual', 'localfield', 'chi', 'r2star', 'swi', 'minip')
 FIGURES = ('magnitude', *MASKED, 'mask', 'atlas', 'gre2t1w', 'regions')
 
 
-def init_reportlets_wf(*, has_r2star: bool, volume_gb: float, name: str = 'reportlets_wf'):
+def figures_of(*, n_echoes: int, one_step: bool):
+    """Figures that a series has: one echo leaves no residual and no decay, one step no local field."""
+    lacking = {'r2star', 'residual'} if n_echoes == 1 else set()
+    return tuple(f for f in FIGURES if f not in lacking and not (one_step and f == 'localfield'))
+
+
+def init_reportlets_wf(*, figures: tuple[str, ...], volume_gb: float, name: str = 'reportlets_wf'):
     """Draw the maps, outlines, alignment and regions of a series.
 
-    Inputs: magnitude, phase, field, localfield, chi, r2star, swi, minip (maps), mask, dseg, labels,
-    anat, in_anat, anat_mask, table. Outputs: one figure for each of ``FIGURES``.
+    Inputs: magnitude, phase, field, residual, localfield, chi, r2star, swi, minip (maps), mask, dseg, labels,
+    anat, in_anat, anat_mask, table. Outputs: ``figures``, some of FIGURES.
     """
     workflow = pe.Workflow(name=name)
-    maps = [m for m in ('magnitude', *MASKED) if has_r2star or m != 'r2star']
+    maps = [m for m in ('magnitude', *MASKED) if m in figures]
     inputnode = pe.Node(
-        IdentityInterface(
-            ['magnitude', *MASKED, 'mask', 'dseg', 'labels', 'anat', 'in_anat', 'anat_mask', 'table']
-        ),
+        IdentityInterface([*maps, 'mask', 'dseg', 'labels', 'anat', 'in_anat', 'anat_mask', 'table']),
         name='inputnode',
     )
-    outputnode = pe.Node(IdentityInterface(list(FIGURES)), name='outputnode')
+    outputnode = pe.Node(IdentityInterface(list(figures)), name='outputnode')
     mem_gb = 0.5 + 6 * volume_gb
     for kind in maps:
         plot = pe.Node(PlotMap(kind=kind), name=f'plot_{kind}', mem_gb=mem_gb)

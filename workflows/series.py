@@ -3,12 +3,14 @@
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline import engine as pe
 
+from bids_qsm.interfaces.anatomy import Resample
 from bids_qsm.workflows.align import init_align_wf
 from bids_qsm.workflows.outputs import init_outputs_wf
 from bids_qsm.workflows.phase import init_phase_wf
 from bids_qsm.workflows.recon import RELAXATION, init_recon_wf
 from bids_qsm.workflows.regions import init_regions_wf
-from bids_qsm.workflows.reportlets import FIGURES, init_reportlets_wf
+from bids_qsm.workflows.reportlets import figures_of, init_reportlets_wf
+from bids_qsm.workflows.susceptibility import is_one_step
 
 
 def init_series_phase_wf(*, series, options, omp_nthreads: int, name: str):
@@ -18,6 +20,7 @@ def init_series_phase_wf(*, series, options, omp_nthreads: int, name: str):
         sign=options.phase_sign,
         slice_flip=options.slice_flip,
         bipolar=options.bipolar,
+        coils=series.coils,
         series_gb=volume_gb(series) * len(series.echo_times),
         omp_nthreads=omp_nthreads,
         name=name,
@@ -27,7 +30,6 @@ def init_series_phase_wf(*, series, options, omp_nthreads: int, name: str):
         if files := getattr(series, part):
             setattr(inputs, part, [str(f) for f in files])
     inputs.echo_times = list(series.echo_times)
-    inputs.field_strength = series.field_strength
     if series.manufacturer:
         inputs.manufacturer = series.manufacturer
     return phase_wf
@@ -73,19 +75,27 @@ def init_series_wf(*, series, options, atlas, is_anatomy: bool, omp_nthreads: in
     align_wf = init_align_wf(is_anatomy=is_anatomy)
     recon_wf = init_recon_wf(
         field_params={
-            'mask': options.mask.name,
-            'mask_params': options.mask.as_dict,
+            # a mask of the user is taken as it is
+            'mask': 'brain' if series.mask else options.mask.name,
+            'mask_params': {} if series.mask else options.mask.as_dict,
             'unwrap': options.unwrap.name,
             'unwrap_params': options.unwrap.as_dict,
+            'field': options.field.name,
+            'field_params': options.field.as_dict,
         },
-        susceptibility_params={
+        inversion_params={
             'background': options.background.name,
             'background_params': options.background.as_dict,
             'inversion': options.inversion.name,
             'inversion_params': options.inversion.as_dict,
-            'reference': options.reference.name,
-            'reference_params': options.reference.as_dict,
+            'device': options.device,
         },
+        reference=options.reference.name,
+        reference_params=options.reference.as_dict,
+        r2star=options.r2star.name,
+        r2star_params=options.r2star.as_dict,
+        swi=options.swi.name,
+        swi_params=options.swi.as_dict,
         n_echoes=n_echoes,
         volume_gb=gb,
         omp_nthreads=omp_nthreads,
@@ -107,9 +117,10 @@ def init_series_wf(*, series, options, atlas, is_anatomy: bool, omp_nthreads: in
         for i, path in enumerate(paths):
             setattr(regions_wf.inputs.inputnode, f'{kind}_lesion_{i}', str(path))
 
-    reportlets_wf = init_reportlets_wf(has_r2star=has_r2star, volume_gb=gb)
+    figures = figures_of(n_echoes=n_echoes, one_step=is_one_step(options.inversion.name))
+    reportlets_wf = init_reportlets_wf(figures=figures, volume_gb=gb)
     reportlets_wf.inputs.inputnode.labels = str(atlas.labels)
-    outputs_wf = init_outputs_wf(series=series, options=options, atlas=atlas)
+    outputs_wf = init_outputs_wf(series=series, options=options, atlas=atlas, figures=figures)
     outputs_wf.inputs.inputnode.labels = str(atlas.labels)
 
     relaxation = RELAXATION if has_r2star else ()
@@ -125,7 +136,6 @@ def init_series_wf(*, series, options, atlas, is_anatomy: bool, omp_nthreads: in
                 recon_wf,
                 [(f, f'inputnode.{f}') for f in ('magnitude', 'phase', 'quality')],
             ),
-            (align_wf, recon_wf, [('outputnode.brain', 'inputnode.brain')]),
             (inputnode, regions_wf, [('template_to_image', 'inputnode.template_to_image')]),
             (align_wf, regions_wf, [('outputnode.gre_to_anat', 'inputnode.gre_to_anat')]),
             (
@@ -151,13 +161,12 @@ def init_series_wf(*, series, options, atlas, is_anatomy: bool, omp_nthreads: in
                 recon_wf,
                 reportlets_wf,
                 [
-                    ('outputnode.field', 'inputnode.field'),
-                    ('outputnode.local_field', 'inputnode.localfield'),
-                    ('outputnode.chi', 'inputnode.chi'),
-                    ('outputnode.swi', 'inputnode.swi'),
-                    ('outputnode.minip', 'inputnode.minip'),
                     ('outputnode.chi_mask', 'inputnode.mask'),
-                    *([('outputnode.r2star', 'inputnode.r2star')] if has_r2star else []),
+                    *[
+                        (f'outputnode.{port}', f'inputnode.{port.replace("_", "")}')
+                        for port in ('field', 'residual', 'local_field', 'chi', 'r2star', 'swi', 'minip')
+                        if port.replace('_', '') in figures
+                    ],
                 ],
             ),
             (
@@ -190,12 +199,18 @@ def init_series_wf(*, series, options, atlas, is_anatomy: bool, omp_nthreads: in
             (
                 reportlets_wf,
                 outputs_wf,
-                [
-                    (f'outputnode.{f}', f'inputnode.figure_{f}')
-                    for f in FIGURES
-                    if has_r2star or f != 'r2star'
-                ],
+                [(f'outputnode.{f}', f'inputnode.figure_{f}') for f in figures],
             ),
         ]
     )
+    if series.mask:
+        place = pe.Node(Resample(image=str(series.mask), interpolation='label'), name='place_mask', mem_gb=1)
+        workflow.connect(
+            [
+                (inputnode, place, [('combined', 'reference')]),
+                (place, recon_wf, [('image', 'inputnode.brain')]),
+            ]
+        )
+    else:
+        workflow.connect(align_wf, 'outputnode.brain', recon_wf, 'inputnode.brain')
     return workflow

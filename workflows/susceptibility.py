@@ -5,66 +5,155 @@ from nipype.pipeline import engine as pe
 
 from bids_qsm.interfaces.background import RemoveBackground
 from bids_qsm.interfaces.inversion import Invert
+from bids_qsm.interfaces.masking import MergePasses
 from bids_qsm.interfaces.reference import ReferenceChi
+from bids_qsm.recon.inversion import INVERSION
+from bids_qsm.recon.registry import needs
 
 REFERENCE_PROSE = {
-    'csf': 'Susceptibility is relative to the fluid of the ventricles [@csf] where that could be found '
+    'csf': 'Susceptibility is relative to the fluid of the ventricles [@medi0] where that could be found '
     'by its low R2*, else to the mean of the brain, as each sidecar states.',
     'brain': 'Susceptibility is relative to the mean of the brain.',
     'none': 'Susceptibility was not referenced to a region.',
 }
+BACKGROUND_PROSE = {
+    'levelled': 'V-SHARP [@vsharp], in turns with inversions whose slowly varying part, which a field map '
+    'cannot tell from background [@levelled], was set so that tissue of equal R2* has equal susceptibility',
+}
+FIELDS = ('field', 'noise', 'magnitude', 'r2star', 'echo_times', 'field_strength')
+
+
+def is_one_step(inversion: str):
+    """Whether a method of inversion takes the total field, so that no local field is made."""
+    return 'total' in needs(INVERSION[inversion])
 
 
 def init_susceptibility_wf(
     *,
-    background: str,
-    background_params: dict,
-    inversion: str,
-    inversion_params: dict,
+    two_pass: bool,
     reference: str,
     reference_params: dict,
+    inversion_params: dict,
     volume_gb: float,
-    omp_nthreads: int,
     name: str = 'susceptibility_wf',
 ):
-    """Remove the background field, invert the dipole model, set the zero of susceptibility.
+    """Find susceptibility and set its zero.
 
-    Inputs: field, noise (ppm), mask, r2star (1/s).
+    ``inversion_params`` goes to :func:`init_inversion_wf`. With ``two_pass`` the strict mask is reconstructed
+    too, and its susceptibility taken where it is given, without the streaks of the strong sources that the
+    strict mask leaves out.
+
+    Inputs: field, noise (ppm), mask, support (where the field is measured), strict (mask of the first pass),
+    magnitude (4D), r2star (1/s; not of a single echo), echo_times (s), field_strength (T).
     Outputs: local_field, chi (ppm), mask (where chi is given), reference (JSON).
     """
     workflow = pe.Workflow(name=name)
-    zero = REFERENCE_PROSE.get(reference, f'Susceptibility is relative to {reference}.')
-    workflow.__desc__ = (
-        f'The background field was removed with {background.upper()} [@{background}], the dipole model '
-        f'inverted with {inversion.upper()} [@{inversion}]. {zero}'
+    workflow.__desc__ = REFERENCE_PROSE.get(reference, f'Susceptibility is relative to {reference}.')
+    inputnode = pe.Node(
+        IdentityInterface([*FIELDS, 'mask', 'support', *(['strict'] if two_pass else [])]), name='inputnode'
     )
-    inputnode = pe.Node(IdentityInterface(['field', 'noise', 'mask', 'r2star']), name='inputnode')
     outputnode = pe.Node(IdentityInterface(['local_field', 'chi', 'mask', 'reference']), name='outputnode')
-    remove = pe.Node(
-        RemoveBackground(method=background, params=background_params),
-        name='remove',
-        mem_gb=0.3 + 20 * volume_gb,
-        n_procs=omp_nthreads,
-    )
-    invert = pe.Node(
-        Invert(method=inversion, params=inversion_params),
-        name='invert',
-        mem_gb=0.3 + 20 * volume_gb,
-        n_procs=omp_nthreads,
-    )
+    filled_wf = init_inversion_wf(**inversion_params, volume_gb=volume_gb)
     refer = pe.Node(
         ReferenceChi(method=reference, params=reference_params), name='refer', mem_gb=0.3 + 6 * volume_gb
     )
     workflow.connect(
         [
-            (inputnode, remove, [('field', 'field'), ('noise', 'noise'), ('mask', 'mask')]),
-            (inputnode, invert, [('noise', 'noise')]),
+            (inputnode, filled_wf, [(f, f'inputnode.{f}') for f in (*FIELDS, 'mask', 'support')]),
             (inputnode, refer, [('r2star', 'r2star')]),
-            (remove, invert, [('local_field', 'field'), ('mask', 'mask')]),
-            (remove, refer, [('mask', 'mask')]),
-            (invert, refer, [('chi', 'chi')]),
-            (remove, outputnode, [('local_field', 'local_field'), ('mask', 'mask')]),
+            (filled_wf, refer, [('outputnode.mask', 'mask')]),
+            (filled_wf, outputnode, [('outputnode.mask', 'mask')]),
             (refer, outputnode, [('chi', 'chi'), ('note', 'reference')]),
+        ]
+    )
+    if not is_one_step(inversion_params['inversion']):
+        workflow.connect(filled_wf, 'outputnode.local_field', outputnode, 'local_field')
+    if not two_pass:
+        workflow.connect(filled_wf, 'outputnode.chi', refer, 'chi')
+        return workflow
+    strict_wf = init_inversion_wf(**inversion_params, volume_gb=volume_gb, name='strict_wf')
+    merge = pe.Node(MergePasses(), name='merge', mem_gb=0.3 + 8 * volume_gb)
+    workflow.connect(
+        [
+            (inputnode, strict_wf, [(f, f'inputnode.{f}') for f in FIELDS]),
+            (inputnode, strict_wf, [('strict', 'inputnode.mask'), ('strict', 'inputnode.support')]),
+            (
+                strict_wf,
+                merge,
+                [('outputnode.chi', 'chi_strict'), ('outputnode.mask', 'strict')],
+            ),
+            (filled_wf, merge, [('outputnode.chi', 'chi_filled')]),
+            (merge, refer, [('chi', 'chi')]),
+        ]
+    )
+    workflow.__desc__ = (
+        'This was done twice, with and without the strongest sources, and the two maps were joined. '
+        + workflow.__desc__
+    )
+    return workflow
+
+
+def init_inversion_wf(
+    *,
+    background: str,
+    background_params: dict,
+    inversion: str,
+    inversion_params: dict,
+    device: str,
+    n_echoes: int,
+    volume_gb: float,
+    omp_nthreads: int,
+    name: str = 'inversion_wf',
+):
+    """Remove the background field and invert the dipole model.
+
+    Methods of inversion that take the total field do without the removal of its background.
+
+    Inputs: field, noise (ppm), mask, support (where the field is measured), magnitude (4D), r2star (1/s),
+    echo_times (s), field_strength (T).
+    Outputs: local_field, chi (ppm), mask (where chi is given).
+    """
+    workflow = pe.Workflow(name=name)
+    one_step = is_one_step(inversion)
+    inputnode = pe.Node(IdentityInterface([*FIELDS, 'mask', 'support']), name='inputnode')
+    outputnode = pe.Node(IdentityInterface(['local_field', 'chi', 'mask']), name='outputnode')
+    invert = pe.Node(
+        Invert(method=inversion, params=inversion_params, device=device),
+        name='invert',
+        mem_gb=0.3 + (20 + n_echoes) * volume_gb,
+        n_procs=omp_nthreads,
+    )
+    data = ('noise', 'magnitude', 'r2star', 'echo_times', 'field_strength')
+    workflow.connect(
+        [
+            (inputnode, invert, [*((f, f) for f in data), ('mask', 'brain')]),
+            (invert, outputnode, [('chi', 'chi'), ('mask', 'mask')]),
+        ]
+    )
+    if one_step:
+        workflow.__desc__ = (
+            f'Susceptibility was found from the total field in one step with {inversion.upper()} '
+            f'[@{inversion}]. '
+        )
+        workflow.connect(inputnode, 'field', invert, 'field')
+        workflow.connect(inputnode, 'support', invert, 'mask')
+        return workflow
+    removal = BACKGROUND_PROSE.get(background, f'{background.upper()} [@{background}]')
+    workflow.__desc__ = (
+        f'The background field was removed with {removal}, the dipole model '
+        f'inverted with {inversion.upper()} [@{inversion}].'
+    )
+    remove = pe.Node(
+        RemoveBackground(method=background, params=background_params, device=device),
+        name='remove',
+        mem_gb=0.3 + 20 * volume_gb,
+        n_procs=omp_nthreads,
+    )
+    workflow.connect(
+        [
+            (inputnode, remove, [*((f, f) for f in ('field', 'noise', 'r2star')), ('support', 'mask')]),
+            (remove, invert, [('local_field', 'field'), ('mask', 'mask')]),
+            (remove, outputnode, [('local_field', 'local_field')]),
         ]
     )
     return workflow

@@ -6,25 +6,9 @@ from threadpoolctl import threadpool_limits
 
 from bids_qsm.anatomy.align import coarsen
 from bids_qsm.anatomy.transform import grid_points
+from bids_qsm.recon.threshold import otsu
 
 _BINS = 200
-
-
-def otsu(values):
-    """Threshold that splits values into the two classes of largest between-class variance [1]_.
-
-    References
-    ----------
-    .. [1] Otsu (1979), IEEE Trans SMC 9:62. doi:10.1109/TSMC.1979.4310076
-    """
-    counts, edges = np.histogram(values, 256)
-    middle = (edges[1:] + edges[:-1]) / 2
-    below = np.cumsum(counts)
-    above = below[-1] - below
-    moment = np.cumsum(counts * middle)
-    with np.errstate(divide='ignore', invalid='ignore'):
-        between = below * above * (moment / below - (moment[-1] - moment) / above) ** 2
-    return float(middle[np.nanargmax(between[:-1])])
 
 
 def foreground(image):

@@ -3,7 +3,8 @@
 from nipype.interfaces.base import BaseInterfaceInputSpec, File, SimpleInterface, TraitedSpec, traits
 
 from bids_qsm.interfaces.io import load, load_mask, save_like
-from bids_qsm.recon.field import fit_field
+from bids_qsm.recon.field import FIELD
+from bids_qsm.recon.registry import call
 
 
 class _FitFieldInputSpec(BaseInterfaceInputSpec):
@@ -12,6 +13,9 @@ class _FitFieldInputSpec(BaseInterfaceInputSpec):
     mask = File(exists=True, mandatory=True, desc='where to fit')
     echo_times = traits.List(traits.Float, mandatory=True, desc='rising echo times (s)')
     field_strength = traits.Float(mandatory=True, desc='B0 (T)')
+    phase = File(exists=True, mandatory=True, desc='wrapped phase (rad), echoes last')
+    method = traits.Enum(*FIELD, usedefault=True)
+    params = traits.Dict({}, usedefault=True)
 
 
 class _FitFieldOutputSpec(TraitedSpec):
@@ -26,15 +30,17 @@ class FitField(SimpleInterface):
     input_spec, output_spec = _FitFieldInputSpec, _FitFieldOutputSpec
 
     def _run_interface(self, runtime):
-        unwrapped, _ = load(self.inputs.unwrapped)
-        magnitude, _ = load(self.inputs.magnitude)
-        maps = fit_field(
-            unwrapped,
-            magnitude,
-            load_mask(self.inputs.mask),
-            self.inputs.echo_times,
-            field_strength=self.inputs.field_strength,
-        )
+        unwrapped, grid = load(self.inputs.unwrapped)
+        data = {
+            'unwrapped': unwrapped,
+            'phase': load(self.inputs.phase)[0],
+            'magnitude': load(self.inputs.magnitude)[0],
+            'mask': load_mask(self.inputs.mask),
+            'echo_times': self.inputs.echo_times,
+            'field_strength': self.inputs.field_strength,
+            'grid': grid,
+        }
+        maps = call(FIELD[self.inputs.method], data, self.inputs.params)
         for name, data in zip(('field', 'noise', 'residual'), maps, strict=True):
             self._results[name] = save_like(data, self.inputs.unwrapped, runtime.cwd, f'{name}.nii')
         return runtime

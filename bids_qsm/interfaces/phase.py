@@ -17,7 +17,8 @@ from nipype.interfaces.base import (
 from bids_qsm.errors import UserError
 from bids_qsm.interfaces.io import load, load_mask, save_like
 from bids_qsm.recon.conditioning import condition, from_real_imaginary
-from bids_qsm.recon.phase import remove_offset
+from bids_qsm.recon.phase import combine_coils, remove_offset
+from bids_qsm.recon.scaling import phase_to_radians
 
 
 def _load_echoes(paths):
@@ -47,7 +48,7 @@ class _ConditionPhaseInputSpec(BaseInterfaceInputSpec):
     real = InputMultiObject(File(exists=True), desc='real images by echo', requires=['imag'])
     imag = InputMultiObject(File(exists=True), desc='imaginary images by echo', requires=['real'])
     echo_times = traits.List(traits.Float, mandatory=True, desc='rising echo times (s)')
-    field_strength = traits.Float(desc='B0 (T)')
+    coils = traits.Int(1, usedefault=True, desc='receive coils stored one by one, in turn at each echo time')
     manufacturer = traits.Str('', usedefault=True, desc='decides the sign where the data cannot')
     scaling = traits.Str('auto', usedefault=True, desc="'auto', 'radians', 'degrees' or 'LOW,HIGH'")
     sign = traits.Enum('auto', 'positive', 'negative', usedefault=True, desc='does phase grow with the field')
@@ -82,18 +83,35 @@ class ConditionPhase(SimpleInterface):
             raise UserError(
                 'Neither phase nor real and imaginary images were given; the field cannot be mapped.'
             )
-        if not magnitude.shape == phase.shape == (*grid.shape, len(inputs.echo_times)):
+        volumes = len(inputs.echo_times) * inputs.coils
+        if not magnitude.shape == phase.shape == (*grid.shape, volumes):
             raise UserError(
                 f'{first}: magnitude {magnitude.shape} and phase {phase.shape} must have one size and one '
-                f'volume for each of the {len(inputs.echo_times)} echo times.'
+                f'volume for each of the {volumes} echoes and coils.'
             )
-        magnitude, phase, findings = condition(
+        findings = []
+        if inputs.coils > 1:
+            phase, note = phase_to_radians(phase, scaling=choices['scaling'])
+            shape = (*grid.shape, len(inputs.echo_times), inputs.coils)
+            magnitude, phase = combine_coils(
+                np.nan_to_num(magnitude).reshape(shape), phase.reshape(shape), inputs.echo_times, grid
+            )
+            choices['scaling'] = 'radians'
+            findings = [
+                {
+                    'what': 'Receive coils',
+                    'found': f'{inputs.coils} coils stored one by one. {note}',
+                    'action': 'Combined, each without its own phase offset.',
+                    'evidence': 'Each echo time recurs as often.',
+                }
+            ]
+        magnitude, phase, found = condition(
             magnitude, phase, inputs.echo_times, grid, manufacturer=inputs.manufacturer, **choices
         )
         self._results['magnitude'] = save_like(magnitude, first, runtime.cwd, 'magnitude.nii')
         self._results['phase'] = save_like(phase, first, runtime.cwd, 'phase.nii')
         notes = Path(runtime.cwd) / 'notes.json'
-        notes.write_text(json.dumps({'findings': findings}, indent=2) + '\n')
+        notes.write_text(json.dumps({'findings': findings + found}, indent=2) + '\n')
         self._results['notes'] = str(notes)
         return runtime
 

@@ -1,9 +1,17 @@
 """Susceptibility-weighted images."""
 
-from nipype.interfaces.base import BaseInterfaceInputSpec, File, SimpleInterface, TraitedSpec, traits
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+    isdefined,
+    traits,
+)
 
 from bids_qsm.interfaces.io import load, load_mask, save_like
-from bids_qsm.recon.swi import minip, swi
+from bids_qsm.recon.registry import call
+from bids_qsm.recon.swi import SWI, minip
 
 
 class _ComputeSWIInputSpec(BaseInterfaceInputSpec):
@@ -11,6 +19,10 @@ class _ComputeSWIInputSpec(BaseInterfaceInputSpec):
     unwrapped = File(exists=True, mandatory=True, desc='unwrapped phase of all echoes (4D, rad)')
     mask = File(exists=True, mandatory=True)
     echo_times = traits.List(traits.Float, mandatory=True, desc='s')
+    phase = File(exists=True, mandatory=True, desc='wrapped phase of all echoes (4D, rad)')
+    chi = File(exists=True, desc='susceptibility (ppm), for methods that weight by it')
+    method = traits.Enum(*SWI, usedefault=True)
+    params = traits.Dict({}, usedefault=True)
 
 
 class _ComputeSWIOutputSpec(TraitedSpec):
@@ -25,9 +37,16 @@ class ComputeSWI(SimpleInterface):
 
     def _run_interface(self, runtime):
         magnitude, grid = load(self.inputs.magnitude)
-        unwrapped, _ = load(self.inputs.unwrapped)
-        mask = load_mask(self.inputs.mask)
-        image = swi(magnitude, unwrapped, mask, self.inputs.echo_times, grid)
+        data = {
+            'magnitude': magnitude,
+            'unwrapped': load(self.inputs.unwrapped)[0],
+            'phase': load(self.inputs.phase)[0],
+            'mask': load_mask(self.inputs.mask),
+            'chi': load(self.inputs.chi)[0] if isdefined(self.inputs.chi) else None,
+            'echo_times': self.inputs.echo_times,
+            'grid': grid,
+        }
+        image = call(SWI[self.inputs.method], data, self.inputs.params)
         for name, volume in (('swi', image), ('minip', minip(image, grid))):
             self._results[name] = save_like(volume, self.inputs.mask, runtime.cwd, f'{name}.nii')
         return runtime

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bids_qsm.errors import UserError
 from bids_qsm.layout import checks
-from bids_qsm.layout.names import entities_of, suffix_of
+from bids_qsm.layout.names import LONG_NAMES, entities_of, suffix_of
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,33 @@ def find_ancillary(series, t1w: list[Path], options):
                 't1w_preproc': anatomy.t1w_preproc,
                 'brain_mask': anatomy.brain_mask,
                 'template_xfm': anatomy.template_xfm,
+                'mask': _find_mask(one, options.mask),
                 'lesions_anat': on_anat,
                 'lesions_gre': on_gre,
                 'notes': (*one.notes, *anatomy.notes, *notes),
             },
         )
+
+
+def _find_mask(one, choice):
+    """The file that ``--mask`` names for a series, its words in braces filled in; None for other masks."""
+    if choice.name != 'file':
+        return None
+    pattern = choice.as_dict['path']
+    words = {'series': one.name, **{LONG_NAMES.get(k, k): v for k, v in one.entities}}
+    try:
+        path = Path(pattern.format_map(words))
+    except (KeyError, ValueError, IndexError):
+        raise UserError(
+            f'--mask {pattern}: {one.name} has no entity of that name; known words are: '
+            f'{", ".join(f"{{{word}}}" for word in words)}.'
+        ) from None
+    if not path.is_file():
+        raise UserError(f'the mask {path} of {one.name} is not there; add it, or choose another with --mask.')
+    problem = checks.image_problem(path)
+    if problem:
+        raise UserError(f'the mask {problem}')
+    return path
 
 
 def _find_anatomy(series, images, derivatives):

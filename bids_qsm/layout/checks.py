@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+from collections import Counter
 from pathlib import Path
 
 import nibabel as nib
@@ -87,6 +88,22 @@ def same_affine(first, second) -> bool:
     return bool(np.allclose(first, second, rtol=1e-4, atol=tolerance))
 
 
+FEWEST_COILS = 4
+"""Repeated echo times are taken for uncombined coils from this many on; fewer look like a wrong sidecar."""
+
+
+def coil_count(echo_times: list) -> int:
+    """Number of receive coils that were stored one by one, told by each of two or more echo times recurring.
+
+    >>> coil_count([0.004, 0.008] * 8), coil_count([0.004, 0.008, 0.012])
+    (8, 1)
+    """
+    counts = Counter(round(time, 7) for time in echo_times)
+    coils = min(counts.values())
+    alike = len(counts) > 1 and max(counts.values()) == coils >= FEWEST_COILS
+    return coils if alike else 1
+
+
 def echo_time_problem(names: list[str], echo_times: list) -> str | None:
     """Why the echo times (s) of the files ``names`` cannot be those of one multi-echo acquisition."""
     for name, time in zip(names, echo_times, strict=True):
@@ -98,14 +115,14 @@ def echo_time_problem(names: list[str], echo_times: list) -> str | None:
             return f'{name} has an EchoTime of {time:g} s, which looks like milliseconds; divide it by 1000.'
     different = sorted({round(time, 7) for time in echo_times})
     n_files, n_times = len(names), len(different)
-    if n_times == n_files:
+    if n_times == n_files or coil_count(echo_times) > 1:
         return None
     listed = ', '.join(f'{1000 * time:g}' for time in different)
     if n_files % n_times == 0 and n_files > 2:
         return (
             f'{names[0]} and its {n_files - 1} fellow echoes have only {n_times} different EchoTime '
-            f'({listed} ms): if these are {n_files // n_times} uncombined coils, combine them; '
-            'otherwise correct the sidecars.'
+            f'({listed} ms): if these are {n_files // n_times} uncombined coils, combine them (bids_qsm '
+            f'does from {FEWEST_COILS} coils and 2 echo times on); otherwise correct the sidecars.'
         )
     first, second = next(
         (a, b)

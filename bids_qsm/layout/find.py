@@ -63,6 +63,11 @@ def find_series(options) -> Plan:
     t1w = [
         path for path in t1w if path not in in_pairs and dict(entities_of(path)).get('part', 'mag') == 'mag'
     ]
+    if options.mask.name == 'file' and '{' not in options.mask.as_dict['path'] and len(series) > 1:
+        raise UserError(
+            f'--mask {options.mask.as_dict["path"]} names one file for {len(series)} series; put {{series}} '
+            'where their names stand.'
+        )
     series, failed = _with_ancillary(series, t1w, options)
     rejected += failed
     if not series and not rejected:

@@ -32,11 +32,15 @@ class Series:
     shape: tuple[int, int, int]
     voxel_size: tuple[float, float, float]
     b0_dir: tuple[float, float, float]
+    coils: int = 1
+    """Receive coils stored one by one; files are then sorted by echo time, each with its coils in turn."""
     t1w: Path | None = None
     t1w_preproc: Path | None = None
     brain_mask: Path | None = None
     template_xfm: tuple[tuple[str, Path, Path], ...] = ()
     """(space, image-to-template, template-to-image) of transforms that earlier derivatives hold."""
+    mask: Path | None = None
+    """Mask of the user for this series, on its grid or another in the same scanner space."""
     lesions_anat: tuple[Path, ...] = ()
     lesions_gre: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
@@ -124,8 +128,11 @@ def read_series(entities, suffix, files, bad_sidecars, echoes_chosen):
     if problem:
         return Rejected(name, problem, True)
 
-    order = sorted(range(len(echoes)), key=times.__getitem__)
-    if order != list(range(len(echoes))):
+    order = sorted(range(len(echoes)), key=lambda i: round(times[i], 7))
+    coils = checks.coil_count(times)
+    if coils > 1:
+        notes.append(f'The images of {coils} receive coils were stored one by one; they are combined.')
+    elif order != list(range(len(echoes))):
         notes.append('The files were not numbered in the order of their echo times; they are sorted.')
     image = nib.load(everything[0])
     if not (image.header['sform_code'] or image.header['qform_code']):
@@ -143,7 +150,8 @@ def read_series(entities, suffix, files, bad_sidecars, echoes_chosen):
         entities=entities,
         suffix=suffix,
         **{port: ordered.get(part, ()) for port, part in _PORTS},
-        echo_times=tuple(float(times[i]) for i in order),
+        echo_times=tuple(float(times[i]) for i in order[::coils]),
+        coils=coils,
         field_strength=strength,
         manufacturer=head.get('Manufacturer'),
         repetition_time=head.get('RepetitionTime'),

@@ -124,7 +124,10 @@ def find_bipolar(phase, magnitude, echo_times, grid: Grid):
 
     .. math:: \phi_k - 2 \phi_{k+1} + \phi_{k+2} = (-1)^k 4 \theta
 
-    holds the difference alone, since phase is linear in TE otherwise. Its gradient along each axis is taken
+    holds the difference alone, since phase is linear in TE otherwise. Two echoes cannot tell it from a linear
+    field and a linear offset, and need not: `remove_offset` takes (1 + 2 T_1 / (T_2 - T_1)) theta for offset,
+    and the field that is left gains the gradient -2 theta / (T_2 - T_1), which has no source in the head and
+    goes with the background. Its gradient along each axis is taken
     from neighbouring blocks of about 2 mm; the axis of the largest is the readout.
     """
     spacing = np.diff(echo_times)
@@ -235,7 +238,8 @@ def _mend_bipolar(phase, magnitude, echo_times, grid, wanted):
         if wanted == 'yes':
             raise UserError(
                 'A bipolar readout can only be corrected with three or more evenly spaced echoes; '
-                'this series has none such.'
+                'this series has none such. With two echoes it adds no more than a linear field, which '
+                'background removal takes off: leave the correction out.'
             )
         return _finding(
             what,

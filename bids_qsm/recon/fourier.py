@@ -6,16 +6,21 @@ import numba
 import numpy as np
 import scipy.fft
 
+from bids_qsm.recon.arrays import is_numpy, like, namespace
 from bids_qsm.recon.grid import Grid
 
 
 def rfft(x):
     """Half-complex 3D transform of a real array; float32 gives complex64."""
+    if not is_numpy(x):
+        return namespace(x).fft.rfftn(x, axes=(0, 1, 2))
     return scipy.fft.rfftn(x, axes=(0, 1, 2), workers=numba.get_num_threads())
 
 
 def irfft(spectrum, shape):
     """Inverse of `rfft`; ``spectrum`` is destroyed."""
+    if not is_numpy(spectrum):
+        return namespace(spectrum).fft.irfftn(spectrum, s=tuple(shape), axes=(0, 1, 2))
     return scipy.fft.irfftn(
         spectrum, s=shape, axes=(0, 1, 2), workers=numba.get_num_threads(), overwrite_x=True
     )
@@ -55,13 +60,13 @@ class Box:
 
     def crop(self, volume):
         """The region of ``volume``, in a zero-padded array of the same type."""
-        out = np.zeros(self.shape, volume.dtype)
+        out = _zeros(self.shape, volume)
         out[self._inner] = volume[self.region]
         return out
 
     def uncrop(self, box):
         """The inverse of `crop`: back in the volume, zero outside the region."""
-        out = np.zeros(self.volume, box.dtype)
+        out = _zeros(self.volume, box)
         out[self.region] = box[self._inner]
         return out
 
@@ -71,6 +76,13 @@ class Box:
         sizes = [s.stop - s.start for s in self.region]
         starts = [(n - size) // 2 for n, size in zip(self.shape, sizes, strict=True)]
         return tuple(slice(a, a + size) for a, size in zip(starts, sizes, strict=True))
+
+
+def _zeros(shape, reference):
+    """Zeros of the type and library of ``reference``, on its device."""
+    if is_numpy(reference):
+        return np.zeros(shape, reference.dtype)
+    return namespace(reference).zeros(shape, dtype=reference.dtype, device=reference.device)
 
 
 def frequencies(shape, voxel_size):
@@ -83,7 +95,15 @@ def frequencies(shape, voxel_size):
     return np.meshgrid(*(a.astype(np.float32) for a in axes), indexing='ij', sparse=True)
 
 
-def dipole_kernel(shape, voxel_size, b0_dir):
+def gradient_energy(shape, voxel_size, reference=None):
+    r"""Spectrum of :math:`\nabla^T \nabla` (1/mm^2), periodic forward differences, laid out as by `rfft`."""
+    total = np.float32(0)
+    for k, h in zip(frequencies(shape, voxel_size), voxel_size, strict=True):
+        total = total + (2 - 2 * np.cos(2 * np.pi * k * np.float32(h))) / np.float32(h**2)
+    return like(total.astype(np.float32), reference)
+
+
+def dipole_kernel(shape, voxel_size, b0_dir, reference=None):
     r"""Unit dipole in the layout of `rfft`, for any direction ``b0_dir`` of B0 along the voxel axes [1]_.
 
     .. math:: D(k) = 1/3 - (k \cdot b)^2 / |k|^2, \quad D(0) = 0
@@ -105,7 +125,7 @@ def dipole_kernel(shape, voxel_size, b0_dir):
         projected = _even(projected, k, flips, b0_dir)
     kernel = np.float32(1 / 3) - projected / square
     kernel[0, 0, 0] = 0
-    return kernel.astype(np.float32)
+    return like(kernel.astype(np.float32), reference)
 
 
 def _even(projected, k, flips, b0_dir):
@@ -129,7 +149,7 @@ def _even(projected, k, flips, b0_dir):
     return projected
 
 
-def smv_kernel(shape, voxel_size, radius):
+def smv_kernel(shape, voxel_size, radius, reference=None):
     """Mean over a ball of ``radius`` mm, in the layout of `rfft`; voxels that its surface cuts count in part.
 
     The weights sum to 1 and are even along every axis, so the kernel is real and keeps harmonic fields to the
@@ -140,18 +160,42 @@ def smv_kernel(shape, voxel_size, radius):
     # wrap around; a ball wider than the box adds up where it overlaps itself
     where = [np.arange(-(n // 2), n // 2 + 1) % s for n, s in zip(ball.shape, shape, strict=True)]
     np.add.at(kernel, np.ix_(*where), ball)
-    return np.ascontiguousarray(rfft(kernel).real)
+    return like(np.ascontiguousarray(rfft(kernel).real), reference)
 
 
 def ball_weights(voxel_size, radius, *, samples: int = 5):
-    """Share of each voxel that lies in a ball of ``radius`` mm about the central voxel, summing to 1."""
+    """Share of each voxel that lies in a ball of ``radius`` mm about the central voxel, summing to 1.
+
+    Where voxels are not cubes the ball is flattened along their long sides, and the central voxel and its
+    neighbours are adjusted, so that the weights spread as far along every axis: a harmonic field of second
+    order then equals its mean.
+    """
+    steps = np.asarray(voxel_size, float)
+    # a voxel stands for all of itself and so widens the ball by a twelfth of its squared side
+    wider = 5 / 12 * (steps**2 - steps.min() ** 2)
+    flat = radius / np.sqrt(np.maximum(radius**2 - wider, (0.01 * radius) ** 2))
     offsets = (np.arange(samples) + 0.5) / samples - 0.5
-    axes = []
-    for step in voxel_size:
-        reach = int(np.ceil(radius / step + 0.5))
-        axes.append((np.arange(-reach, reach + 1)[:, None] + offsets).ravel() * step)
-    x, y, z = np.meshgrid(*(a.astype(np.float32) ** 2 for a in axes), indexing='ij', sparse=True)
+    reach = [int(np.ceil(radius / step + 0.5)) for step in steps]
+    x, y, z = np.meshgrid(
+        *(
+            ((np.arange(n + 1)[:, None] + offsets).ravel() * step * f).astype(np.float32) ** 2
+            for n, step, f in zip(reach, steps, flat, strict=True)
+        ),
+        indexing='ij',
+        sparse=True,
+    )
     inside = (x + y + z) <= radius**2
-    size = [a.size // samples for a in axes]
-    weights = inside.reshape(size[0], samples, size[1], samples, size[2], samples).mean((1, 3, 5))
-    return (weights / weights.sum()).astype(np.float32)
+    size = [n + 1 for n in reach]
+    octant = inside.reshape(size[0], samples, size[1], samples, size[2], samples).mean((1, 3, 5))
+    weights = np.pad(octant, [(n, 0) for n in reach], mode='reflect')
+    weights /= weights.sum()
+    lines = [weights.sum(others) for others in ((1, 2), (0, 2), (0, 1))]
+    spread = [
+        line @ (np.arange(-n, n + 1) * step) ** 2 for line, n, step in zip(lines, reach, steps, strict=True)
+    ]
+    for axis, step in enumerate(steps):
+        lacking = (spread[int(np.argmin(steps))] - spread[axis]) / step**2
+        weights[tuple(reach)] -= lacking
+        for side in (-1, 1):
+            weights[tuple(n + side * (a == axis) for a, n in enumerate(reach))] += lacking / 2
+    return weights.astype(np.float32)

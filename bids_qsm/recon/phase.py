@@ -1,8 +1,9 @@
-"""Removing the phase at TE = 0 (MCPC-3D-S)."""
+"""Removing the phase at TE = 0 (MCPC-3D-S), of the combined image or of each receive coil."""
 
 import numpy as np
 from numba import njit, prange
 
+from bids_qsm.errors import UserError
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.unwrap import romeo
 
@@ -43,23 +44,80 @@ def remove_offset(phase, magnitude, mask, echo_times, grid: Grid, *, sigma_mm: f
     if mask is None:
         mask = signal_mask(magnitude[..., 0])
     first = phase[..., 0]
-    evolution = wrap(phase[..., 1] - first)
     weight = magnitude[..., 0] * magnitude[..., 1]
-    # Roots keep the magnitude coherence of ROMEO that of one echo.
-    unwrapped = romeo(evolution[..., None], np.sqrt(weight)[..., None], mask, [echo_times[1] - echo_times[0]])
-    scale = np.float32(echo_times[0] / (echo_times[1] - echo_times[0]))
-    raw = wrap(first - scale * unwrapped[..., 0])
-    offset = raw
-    if sigma_mm > 0:
-        weight[~mask] = 0
-        sigmas = [sigma_mm / size for size in grid.voxel_size]
-        offset = _smooth_angle(raw, weight, sigmas)
-        offset += _smooth_angle(raw - offset, weight, sigmas)
-        offset = wrap(offset)
+    evolved = _unwrap_evolution(wrap(phase[..., 1] - first), weight, mask, echo_times)
+    weight[~mask] = 0
+    offset = _smooth_twice(wrap(first - evolved), weight, _sigmas(sigma_mm, grid))
     corrected = np.empty_like(phase, order='F')
     for e in range(phase.shape[3]):
         corrected[..., e] = wrap(phase[..., e] - offset)
     return corrected, offset
+
+
+def combine_coils(magnitude, phase, echo_times, grid: Grid, *, sigma_mm: float = 4.0):
+    r"""Combine the images of receive coils, each freed of its own phase at TE = 0 [1]_.
+
+    .. math:: \phi_{0c} = \phi_{1c} - \frac{T_1}{T_2 - T_1}\, U\Big(\arg \sum_c m_{1c} m_{2c}
+        e^{i (\phi_{2c} - \phi_{1c})}\Big), \quad
+        S_k = \sum_c m_{kc}^2 e^{i (\phi_{kc} - \phi_{0c})}
+
+    The evolution between the first two echoes is the same in all coils and is unwrapped once. Offsets are
+    smoothed as in `remove_offset`. The squared magnitude weighs the phase by its signal-to-noise ratio (the
+    paper's weight is the magnitude); the combined magnitude is the root of the sum of squares.
+
+    Parameters
+    ----------
+    magnitude, phase : ndarray of float32, shape (x, y, z, echo, coil)
+        Magnitude and wrapped phase (rad).
+    echo_times : sequence of float
+        Rising echo times (s), two or more.
+    sigma_mm : float
+        Standard deviation of the Gaussian (mm), 0 for none.
+
+    Returns
+    -------
+    magnitude, phase : ndarray of float32, shape (x, y, z, echo)
+
+    Raises
+    ------
+    UserError
+        With a single echo, whose phase does not tell the coils' offsets from the field.
+
+    References
+    ----------
+    .. [1] Eckstein et al. (2018), MRM 79:2996. doi:10.1002/mrm.26963
+    """
+    if len(echo_times) == 1:
+        raise UserError(
+            'The coils of a single echo cannot be combined, for their phase offsets are not known: '
+            'give images that the scanner combined.'
+        )
+    coils = range(magnitude.shape[4])
+    evolution = np.zeros(magnitude.shape[:3], np.complex64)
+    for c in coils:
+        product = magnitude[..., 0, c] * magnitude[..., 1, c]
+        evolution += product * np.exp(1j * (phase[..., 1, c] - phase[..., 0, c]))
+    weight = np.abs(evolution)
+    mask = signal_mask(np.sqrt(weight))
+    evolved = _unwrap_evolution(np.angle(evolution), weight, mask, echo_times)
+    signal = np.zeros(magnitude.shape[:4], np.complex64, order='F')
+    squares = np.zeros(magnitude.shape[:4], np.float32, order='F')
+    for c in coils:
+        weight = magnitude[..., 0, c] ** 2 * mask
+        offset = _smooth_twice(wrap(phase[..., 0, c] - evolved), weight, _sigmas(sigma_mm, grid))
+        for k in range(len(echo_times)):
+            square = magnitude[..., k, c] ** 2
+            squares[..., k] += square
+            signal[..., k] += square * np.exp(1j * (phase[..., k, c] - offset))
+    return np.sqrt(squares), np.angle(signal)
+
+
+def _unwrap_evolution(evolution, weight, mask, echo_times):
+    """What the phase has evolved by until the first echo (rad), from that between the first two."""
+    # Roots keep the magnitude coherence of ROMEO that of one echo.
+    step = echo_times[1] - echo_times[0]
+    unwrapped = romeo(evolution[..., None], np.sqrt(weight)[..., None], mask, [step])
+    return np.float32(echo_times[0] / step) * unwrapped[..., 0]
 
 
 def wrap(angle):
@@ -88,6 +146,20 @@ def _wrap(angle):
     out = np.empty_like(angle)
     _wrap_flat(angle.ravel(), out.ravel())
     return out
+
+
+def _sigmas(sigma_mm, grid):
+    """Standard deviations in voxels."""
+    return [sigma_mm / size for size in grid.voxel_size]
+
+
+def _smooth_twice(angle, weight, sigmas):
+    """Smoothed angle, and what the smoothing left over smoothed once more; the angle itself for sigma 0."""
+    if not any(sigmas):
+        return angle
+    smooth = _smooth_angle(angle, weight, sigmas)
+    smooth += _smooth_angle(angle - smooth, weight, sigmas)
+    return wrap(smooth)
 
 
 def _smooth_angle(angle, weight, sigmas):

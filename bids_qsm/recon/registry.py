@@ -14,6 +14,15 @@ def parameters(function):
     }
 
 
+def needs(function):
+    """Names of the data that a method asks for.
+
+    >>> needs(lambda field, mask, *, gain=2: None)
+    ['field', 'mask']
+    """
+    return [n for n, p in inspect.signature(function).parameters.items() if p.kind is not p.KEYWORD_ONLY]
+
+
 def check_params(name, function, params):
     """Raise UserError where ``params`` names a parameter that ``function`` lacks."""
     known = parameters(function)
@@ -30,5 +39,4 @@ def call(function, data, params):
     9
     """
     check_params(function.__name__, function, params)
-    names = [n for n, p in inspect.signature(function).parameters.items() if p.kind is not p.KEYWORD_ONLY]
-    return function(*(data[n] for n in names), **params)
+    return function(*(data[n] for n in needs(function)), **params)

@@ -4,22 +4,26 @@ import numpy as np
 from numba import njit, prange
 
 from bids_qsm.errors import UserError
+from bids_qsm.recon.grid import Grid
+from bids_qsm.recon.noise import noise_level
+from bids_qsm.recon.spread import LOST, spread_function
 
 MAX_R2STAR = 1000.0
 """Fastest decay reported (1/s); what decays faster has no signal left in any echo."""
 MAX_T2STAR = 1.0
 """Slowest decay reported (s); beyond it the signal of a usual echo train is flat."""
+ARLO, LINE, FLOOR = 0, 1, 2
 
 
-def fit_arlo(magnitude, mask, echo_times):
+def arlo(magnitude, mask, echo_times, field, field_strength, grid: Grid, *, spread: bool = False):
     r"""Fit a single exponential to the magnitude of all echoes by ARLO [1]_.
 
     .. math:: \hat T_2^* = \frac{\sum_i S_i (S_i + \frac{\Delta}{3} \delta_i)}
         {\sum_i \delta_i (S_i + \frac{\Delta}{3} \delta_i)}, \quad
         S_i = \tfrac{\Delta}{3} (s_i + 4 s_{i+1} + s_{i+2}), \quad \delta_i = s_i - s_{i+2}
 
-    ARLO needs three echoes or more, evenly spaced. Two echoes, or uneven spacing, are fitted by a line
-    through log s with weights s^2.
+    ARLO needs three echoes or more, evenly spaced. Two echoes, or uneven spacing, are fitted as `loglinear`
+    does; so are voxels of which ``spread`` leaves two echoes.
 
     Parameters
     ----------
@@ -28,6 +32,10 @@ def fit_arlo(magnitude, mask, echo_times):
         Where to fit; all results are 0 elsewhere.
     echo_times : sequence of float
         Rising echo times (s).
+    field : ndarray of float32, shape (x, y, z)
+        Total field (ppm); used with ``spread`` alone, as are field_strength (T) and grid.
+    spread : bool
+        Correct what background gradients of the field take from the signal, see `spread_function`.
 
     Returns
     -------
@@ -43,21 +51,63 @@ def fit_arlo(magnitude, mask, echo_times):
     ----------
     .. [1] Pei et al. (2015), MRM 73:843. doi:10.1002/mrm.25137
     """
+    return _maps(ARLO, magnitude, mask, echo_times, field, field_strength, grid, spread)
+
+
+def loglinear(magnitude, mask, echo_times, field, field_strength, grid: Grid, *, spread: bool = False):
+    r"""Fit a line to the logarithm of the magnitude, weighted by its square [1]_.
+
+    .. math:: \min_{a, R} \sum_k s_k^2 (\log s_k - a + R T_k)^2
+
+    The weights give each logarithm its noise. Parameters, results and errors as in `arlo`.
+
+    References
+    ----------
+    .. [1] Veraart et al. (2013), NeuroImage 81:335. doi:10.1016/j.neuroimage.2013.05.028
+    """
+    return _maps(LINE, magnitude, mask, echo_times, field, field_strength, grid, spread)
+
+
+def nlls(magnitude, mask, echo_times, field, field_strength, grid: Grid, *, spread: bool = False):
+    r"""Fit decay and noise floor to the magnitude by nonlinear least squares [1]_.
+
+    .. math:: \min_{S_0, R} \sum_k \Big(s_k - \sqrt{a_k^2 + \sigma^2 (1 + (\tfrac{\pi}{2} - 1)
+        e^{-a_k^2 / 2 \sigma^2})}\Big)^2, \quad a_k = S_0 e^{-R T_k}
+
+    The root is the mean of a Rician magnitude to within 1.5 %, exact for no signal and for much; the paper
+    corrects a running mean by tables instead. sigma comes from the finest detail of the first echo. Steps are
+    Levenberg's and Marquardt's, from the fit of `loglinear`. Parameters, results and errors as in `arlo`.
+
+    References
+    ----------
+    .. [1] Gudbjartsson & Patz (1995), MRM 34:910. doi:10.1002/mrm.1910340618
+    """
+    return _maps(FLOOR, magnitude, mask, echo_times, field, field_strength, grid, spread)
+
+
+def _maps(method, magnitude, mask, echo_times, field, field_strength, grid, spread):
     times = np.asarray(echo_times, np.float32)
     if times.size < 2:
         raise UserError('R2* needs at least two echoes; this series has one: leave the R2* map out.')
     spacing = np.diff(times)
-    even = times.size > 2 and np.ptp(spacing) <= 0.02 * spacing.mean()
-    flat = np.ascontiguousarray(magnitude.T, np.float32).reshape(times.size, -1)
-    maps = _decay(flat, np.ascontiguousarray(mask.T).ravel(), times, np.float32(spacing.mean()), even)
+    if method == ARLO and (times.size == 2 or np.ptp(spacing) > 0.02 * spacing.mean()):
+        method = LINE
+    kept = np.ones((1, 1, 1, 1), np.float32)
+    if spread:
+        kept = spread_function(field, mask, grid, echo_times, field_strength)
+    flat = (np.ascontiguousarray(a.T, np.float32).reshape(a.shape[3], -1) for a in (magnitude, kept))
+    sigma = np.float32(noise_level(magnitude, mask)) if method == FLOOR else np.float32(0)
+    maps = _decay(
+        *flat, np.ascontiguousarray(mask.T).ravel(), times, np.float32(spacing.mean()), method, sigma
+    )
     return tuple(m.reshape(mask.shape[::-1]).T for m in maps)
 
 
 @njit(cache=True)
-def _rate_arlo(signal, spacing):
+def _rate_arlo(signal, spacing, count):
     third = spacing / 3
     top = bottom = np.float32(0)
-    for i in range(signal.size - 2):
+    for i in range(count - 2):
         area = third * (signal[i] + 4 * signal[i + 1] + signal[i + 2])
         drop = signal[i] - signal[i + 2]
         balanced = area + third * drop
@@ -67,29 +117,92 @@ def _rate_arlo(signal, spacing):
 
 
 @njit(cache=True)
-def _rate_log_linear(signal, times):
+def _rate_line(signal, weight, times, count):
     w = wt = wy = wtt = wty = np.float32(0)
-    for k in range(times.size):
+    for k in range(count):
         if signal[k] > 0:
-            weight, y = signal[k] ** 2, np.log(signal[k])
-            w += weight
-            wt += weight * times[k]
-            wy += weight * y
-            wtt += weight * times[k] ** 2
-            wty += weight * times[k] * y
+            share, y = (weight[k] * signal[k]) ** 2, np.log(signal[k])
+            w += share
+            wt += share * times[k]
+            wy += share * y
+            wtt += share * times[k] ** 2
+            wty += share * times[k] * y
     determinant = w * wtt - wt * wt
     return (wt * wy - w * wty) / determinant if determinant > 0 else np.float32(0)
 
 
+@njit(cache=True)
+def _start(signal, weight, times, count, rate):
+    """Signal at TE = 0 that fits best with a rate."""
+    top = bottom = np.float32(0)
+    for k in range(count):
+        decay = weight[k] * np.exp(-rate * times[k])
+        top += weight[k] * signal[k] * decay
+        bottom += decay * decay
+    return top / bottom if bottom > 0 else np.float32(0)
+
+
+@njit(cache=True)
+def _rician(amplitude, sigma):
+    """Mean of a magnitude, and its slope against the amplitude without noise."""
+    square = sigma * sigma
+    bump = np.float32(np.pi / 2 - 1) * np.exp(np.float32(-0.5) * amplitude * amplitude / square)
+    mean = np.sqrt(amplitude * amplitude + square * (np.float32(1) + bump))
+    return mean, amplitude * (np.float32(1) - np.float32(0.5) * bump) / mean
+
+
+@njit(cache=True)
+def _rate_floor(signal, weight, times, count, sigma, rate):
+    """Levenberg-Marquardt over start and rate; ``signal`` and ``sigma`` on the scale of the first."""
+    start = _start(signal, weight, times, count, rate)
+    damping, best = np.float32(1e-3), np.float32(np.inf)
+    step_start = step_rate = np.float32(0)
+    for _ in range(50):
+        ss = sr = rr = gs = gr = cost = np.float32(0)
+        for k in range(count):
+            decay = np.exp(-(rate + step_rate) * times[k])
+            # what was measured, before any division by what the gradients had left
+            mean, slope = _rician(weight[k] * (start + step_start) * decay, sigma)
+            away = weight[k] * signal[k] - mean
+            by_start = slope * weight[k] * decay
+            by_rate = -by_start * (start + step_start) * times[k]
+            cost += away * away
+            ss += by_start * by_start
+            sr += by_start * by_rate
+            rr += by_rate * by_rate
+            gs += by_start * away
+            gr += by_rate * away
+        if cost <= best:
+            gain = best - cost
+            start, rate = start + step_start, rate + step_rate
+            a, b, c, p, q = ss, sr, rr, gs, gr
+            damping *= np.float32(0.3)
+            if gain < np.float32(1e-5) * cost:
+                break
+            best = cost
+        else:
+            damping *= np.float32(4)
+            if damping > 1e4:
+                break
+        d, e = a * (1 + damping), c * (1 + damping)
+        determinant = d * e - b * b
+        if determinant <= 0:
+            break
+        step_start, step_rate = (e * p - b * q) / determinant, (d * q - b * p) / determinant
+    return start, rate
+
+
 @njit(cache=True, parallel=True)
-def _decay(magnitude, mask, times, spacing, even):
+def _decay(magnitude, kept, mask, times, spacing, method, sigma):
     echoes, voxels = magnitude.shape
     r2star = np.zeros(voxels, np.float32)
     t2star = np.zeros(voxels, np.float32)
     s0 = np.zeros(voxels, np.float32)
+    whole = kept.size == 1
     chunk = 4096
     for c in prange((voxels + chunk - 1) // chunk):
         signal = np.empty(echoes, np.float32)
+        weight = np.ones(echoes, np.float32)
         for v in range(c * chunk, min((c + 1) * chunk, voxels)):
             if not mask[v]:
                 continue
@@ -98,16 +211,28 @@ def _decay(magnitude, mask, times, spacing, even):
                 scale = max(scale, magnitude[k, v])
             if scale <= 0:
                 continue
+            count = echoes
             for k in range(echoes):
-                signal[k] = magnitude[k, v] / scale
-            rate = _rate_arlo(signal, spacing) if even else _rate_log_linear(signal, times)
+                if not whole:
+                    weight[k] = kept[k, v]
+                    if weight[k] < LOST:
+                        count = max(min(count, k), 2)
+                signal[k] = magnitude[k, v] / scale / max(weight[k], LOST)
+            if method == ARLO and count > 2:
+                rate = _rate_arlo(signal, spacing, count)
+            else:
+                rate = _rate_line(signal, weight, times, count)
             rate = min(max(rate, np.float32(0)), np.float32(MAX_R2STAR))
-            top = bottom = np.float32(0)
-            for k in range(echoes):
-                decay = np.exp(-rate * times[k])
-                top += signal[k] * decay
-                bottom += decay * decay
+            start = _start(signal, weight, times, count, rate)
+            if method == FLOOR and sigma > 0:
+                start, rate = _rate_floor(signal, weight, times, count, sigma / scale, rate)
+                if not 0 <= rate <= MAX_R2STAR:
+                    rate = min(max(rate, np.float32(0)), np.float32(MAX_R2STAR))
+                    start = _start(signal, weight, times, count, rate)
             r2star[v] = rate
             t2star[v] = np.float32(1) / max(rate, np.float32(1 / MAX_T2STAR))
-            s0[v] = scale * top / bottom if bottom > 0 else np.float32(0)
+            s0[v] = scale * start
     return r2star, t2star, s0
+
+
+R2STAR = {'arlo': arlo, 'loglinear': loglinear, 'nlls': nlls}

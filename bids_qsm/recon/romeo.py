@@ -183,14 +183,16 @@ def _grow(phase, costs, shape):
 
 
 @njit(cache=True, parallel=True)
-def unwrap_echoes(phase, magnitude, mask, partner, ratio, shape):
-    """Unwrap each echo on its own; ``phase`` and ``magnitude`` are (echo, voxel), ``mask`` (voxel,).
+def unwrap_echoes(phase, magnitude, mask, partner, ratio, shape, chosen):
+    """Unwrap the echoes ``chosen``, each on its own.
 
+    ``phase`` and ``magnitude`` are (echo, voxel), ``mask`` (voxel,).
     ``partner[e]`` is the echo that lends its gradient to the weights of echo e, with TE_e / TE_partner in
     ``ratio[e]`` (0 for none).
     """
     unwrapped = phase.copy()
-    for e in prange(phase.shape[0]):
+    for n in prange(chosen.size):
+        e = chosen[n]
         costs = _edge_costs(phase[e], phase[partner[e]], ratio[e], magnitude[e], mask, shape)
         _grow(unwrapped[e], costs, shape)
     return unwrapped

@@ -4,6 +4,7 @@ import numba
 import numpy as np
 from scipy import fft, ndimage
 
+from bids_qsm.errors import UserError
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.romeo import mean_edge_weight, unwrap_echoes
 
@@ -11,11 +12,14 @@ TWO_PI = 2 * np.pi
 MEDIAN_SAMPLE = 50_000
 
 
-def romeo(phase, magnitude, mask, echo_times):
+def romeo(phase, magnitude, mask, echo_times, *, template: int = 0):
     """Unwrap each echo by region growing along the most reliable edges first [1]_.
 
     Each echo is unwrapped individually, which spreads no error from one echo to the next; the whole
     multiples of 2 pi left open in each echo and each piece of the mask then follow from linear evolution.
+    With a ``template``, that echo alone is unwrapped in space and the others in time, each voxel on the turn
+    that linear evolution predicts: an echo fewer to grow costs less, but errors of the template and of a
+    phase offset left in it grow with the echo time. Of the paper's weights those of its default are used.
 
     Parameters
     ----------
@@ -25,21 +29,36 @@ def romeo(phase, magnitude, mask, echo_times):
         Where to unwrap; the result is 0 elsewhere.
     echo_times : sequence of float
         Rising echo times (s).
+    template : int
+        Number of the echo, from 1, that is unwrapped in space alone; 0 for every echo individually.
+
+    Raises
+    ------
+    UserError
+        Where there is no echo of the number ``template``.
 
     References
     ----------
     .. [1] Dymerska et al. (2021), MRM 85:2294. doi:10.1002/mrm.28563
     """
+    if not 0 <= template <= len(echo_times):
+        raise UserError(f'romeo: template={template} is no echo of a series of {len(echo_times)}.')
     unwrapped = np.zeros_like(phase, order='F')
     if not mask.any():
         return unwrapped
     box = ndimage.find_objects(mask.view(np.uint8))[0]
     inside = np.ascontiguousarray(mask[box].T)
+    partner, ratio = _partners(echo_times)
+    grow = slice(None) if template == 0 else slice(template - 1, template)
     grown = unwrap_echoes(
-        _flat(phase[box]), _flat(magnitude[box]), inside.ravel(), *_partners(echo_times), inside.shape
+        *(_flat(phase[box]), _flat(magnitude[box]), inside.ravel()),
+        *(partner, ratio, inside.shape, np.arange(len(echo_times))[grow]),
     )
     grown *= inside.ravel()
     unwrapped[box] = grown.reshape(-1, *inside.shape).T
+    if template:
+        _unwrap_in_time(unwrapped, mask, echo_times, template - 1)
+        return unwrapped
     return align_echoes(unwrapped, mask, echo_times)
 
 
@@ -128,6 +147,23 @@ def align_echoes(unwrapped, mask, echo_times):
             if shift:
                 echoes[..., e][piece] = values[e] - np.float32(TWO_PI * shift)
     return unwrapped
+
+
+def _unwrap_in_time(unwrapped, mask, echo_times, template):
+    """Put the template, in each piece, on the turn nearest to 0, and the others where it predicts them.
+
+    Each echo is predicted from the nearest one done before, whose errors grow least.
+    """
+    pieces, _ = ndimage.label(mask)
+    for label, box in enumerate(ndimage.find_objects(pieces), start=1):
+        piece = pieces[box] == label
+        first = unwrapped[*box, template]
+        first[piece] -= np.float32(TWO_PI * np.rint(np.median(first[piece]) / TWO_PI))
+    later = [(e, e - 1) for e in range(template + 1, len(echo_times))]
+    for e, known in [*((e, e + 1) for e in range(template - 1, -1, -1)), *later]:
+        away = unwrapped[..., e] - np.float32(echo_times[e] / echo_times[known]) * unwrapped[..., known]
+        unwrapped[..., e] -= np.float32(TWO_PI) * np.rint(away / np.float32(TWO_PI))
+        unwrapped[..., e] *= mask
 
 
 def _whole_turns(values, echo_times):

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from bids_qsm.anatomy.bias import correct_bias, foreground, otsu
+from bids_qsm.anatomy.bias import correct_bias, foreground
+from bids_qsm.recon.threshold import otsu
 from tests.anatomy.brains import template, template_affine
 
 

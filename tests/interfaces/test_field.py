@@ -8,7 +8,12 @@ from tests.recon.simulated_gre import FIELD_STRENGTH, scan
 def test_fit_field(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     s = scan()
-    data = {'unwrapped': s.true_phase, 'magnitude': s.magnitude, 'mask': s.brain.astype(np.uint8)}
+    data = {
+        'unwrapped': s.true_phase,
+        'phase': s.phase,
+        'magnitude': s.magnitude,
+        'mask': s.brain.astype(np.uint8),
+    }
     for name, array in data.items():
         nib.Nifti1Image(array, np.eye(4)).to_filename(f'{name}_in.nii')
     files = {name: str(tmp_path / f'{name}_in.nii') for name in data}

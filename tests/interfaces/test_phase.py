@@ -36,7 +36,6 @@ def test_condition_writes_radians_and_notes(folder):
         magnitude=_echoes(s.magnitude, folder, 'mag'),
         phase=_echoes(stored, folder, 'phase'),
         echo_times=list(s.echo_times),
-        field_strength=3.0,
         manufacturer='Siemens',
     )
     out = node.run(cwd=str(folder)).outputs

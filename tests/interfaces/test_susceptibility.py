@@ -9,7 +9,7 @@ import pytest
 from bids_qsm.interfaces.background import RemoveBackground
 from bids_qsm.interfaces.inversion import Invert
 from bids_qsm.interfaces.io import load, load_mask, save
-from bids_qsm.interfaces.masking import MakeMask
+from bids_qsm.interfaces.masking import MakeMask, RefineMask
 from bids_qsm.interfaces.reference import ReferenceChi
 from bids_qsm.interfaces.swi import ComputeSWI
 from tests.recon import little_head
@@ -35,6 +35,8 @@ def files(tmp_path_factory):
         'quality': np.where(head.head, 0.9, 0.1),
         'magnitude': magnitude,
         'unwrapped': head.total[..., None] * np.array(times) * 802,
+        'phase': np.angle(np.exp(1j * head.total[..., None] * np.array(times) * 802)),
+        'residual': np.full(head.grid.shape, 0.05),
         'r2star': np.where(head.ventricles, 2.0, 18.0) * head.brain,
     }
     paths = {name: save(np.asarray(v), affine, folder, f'{name}.nii') for name, v in volumes.items()}
@@ -47,23 +49,40 @@ def run(interface, folder):
 
 
 def test_chain_of_files(files, tmp_path):
-    head, paths, _ = files
+    head, paths, times = files
     made = run(
         MakeMask(**{name: paths[name] for name in ('magnitude', 'quality', 'brain')}), tmp_path / 'mask'
     )
     mask = load_mask(made.mask)
     assert (mask & head.brain).sum() > 0.95 * head.brain.sum()
+    assert load_mask(made.wide).sum() > 1.1 * mask.sum()
+    maps = {name: paths[name] for name in ('residual', 'noise')}
+    refined = run(RefineMask(mask=made.mask, wide=made.wide, **maps), tmp_path / 'refine')
+    support = load_mask(refined.support)
+    assert not (load_mask(refined.mask) & ~support).any()
+    assert support.sum() > mask.sum()
+    maps = {name: paths[name] for name in ('noise', 'r2star')}
     removed = run(
-        RemoveBackground(field=paths['field'], noise=paths['noise'], mask=made.mask), tmp_path / 'background'
+        RemoveBackground(field=paths['field'], mask=refined.support, **maps), tmp_path / 'background'
     )
+    maps['magnitude'] = paths['magnitude']
     inverted = run(
-        Invert(field=removed.local_field, noise=paths['noise'], mask=removed.mask), tmp_path / 'inversion'
+        Invert(
+            field=removed.local_field,
+            mask=removed.mask,
+            brain=refined.mask,
+            echo_times=times,
+            field_strength=3.0,
+            **maps,
+        ),
+        tmp_path / 'inversion',
     )
+    np.testing.assert_array_equal(load_mask(inverted.mask), load_mask(refined.mask))
     assert load(inverted.chi)[1].b0_dir == pytest.approx(head.grid.b0_dir, abs=1e-5)
     referred = run(
-        ReferenceChi(chi=inverted.chi, mask=removed.mask, r2star=paths['r2star']), tmp_path / 'reference'
+        ReferenceChi(chi=inverted.chi, mask=inverted.mask, r2star=paths['r2star']), tmp_path / 'reference'
     )
-    chi, inside = load(referred.chi)[0], load_mask(removed.mask)
+    chi, inside = load(referred.chi)[0], load_mask(inverted.mask)
     assert not chi[~inside].any()
     assert np.corrcoef(chi[inside], head.chi[inside])[0, 1] > 0.5
     with open(referred.note) as stream:
@@ -108,7 +127,11 @@ def test_swi_and_its_projection(files, tmp_path):
     _, paths, times = files
     outputs = run(
         ComputeSWI(
-            magnitude=paths['magnitude'], unwrapped=paths['unwrapped'], mask=paths['brain'], echo_times=times
+            magnitude=paths['magnitude'],
+            unwrapped=paths['unwrapped'],
+            phase=paths['phase'],
+            mask=paths['brain'],
+            echo_times=times,
         ),
         tmp_path / 'swi',
     )

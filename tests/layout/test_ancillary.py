@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from bids_qsm.errors import UserError
+from bids_qsm.methods import Method
 from tests.skeletons import only_error, write_fmriprep, write_image, write_series, write_t1w
 
 
@@ -98,3 +99,38 @@ def test_lesions_and_the_grid_they_lie_on(data, find, tmp_path):
     assert second.lesions_gre == ()
     assert [p.name for p in second.lesions_anat] == ['sub-01_ses-b_space-T1w_label-lesion_mask.nii.gz']
     assert second.lesions == second.lesions_anat
+
+
+def mask_files(pattern):
+    return Method('file', (('path', str(pattern)),))
+
+
+def test_masks_of_the_user(data, find, tmp_path):
+    write_series(data, ses='a')
+    write_series(data, ses='b')
+    for session in 'ab':
+        write_image(tmp_path / f'sub-01_ses-{session}_m.nii.gz')
+    for pattern in ('{series}_m.nii.gz', 'sub-{subject}_ses-{session}_m.nii.gz'):
+        plan = find(mask=mask_files(tmp_path / pattern))
+        assert [one.mask.name for one in plan.series] == ['sub-01_ses-a_m.nii.gz', 'sub-01_ses-b_m.nii.gz']
+
+
+@pytest.mark.parametrize(
+    ('pattern', 'says'),
+    [
+        ('none.nii.gz', 'none.nii.gz of sub-01 is not there'),
+        ('{session}.nii.gz', 'no entity of that name; known words are: {series}, {subject}'),
+        ('flat.nii.gz', 'the mask flat.nii.gz is not a volume'),
+    ],
+)
+def test_masks_that_cannot_be_used(data, find, tmp_path, pattern, says):
+    write_series(data)
+    write_image(tmp_path / 'flat.nii.gz', shape=(4, 4))
+    assert says in only_error(find(mask=mask_files(tmp_path / pattern)))
+
+
+def test_one_mask_for_many_series(data, find, tmp_path):
+    write_series(data)
+    write_series(data, sub='02')
+    with pytest.raises(UserError, match='names one file for 2 series'):
+        find(mask=mask_files(write_image(tmp_path / 'm.nii.gz')))

@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from bids_qsm.layout.names import entities_of
 from tests.skeletons import AFFINE, SHAPE, oblique, only_error, write_image, write_series
 
 
@@ -78,12 +79,22 @@ def test_affines_differ(data, find):
             'echo-2_part-mag_MEGRE.nii.gz and sub-01_echo-3_part-mag_MEGRE.nii.gz have the same',
         ),
         ((0.004, 0.004, 0.004), 'only 1 different EchoTime (4 ms): if these are 3 uncombined coils'),
-        ((0.004, 0.008) * 8, 'only 2 different EchoTime (4, 8 ms): if these are 8 uncombined coils'),
+        ((0.004, 0.008) * 3, 'only 2 different EchoTime (4, 8 ms): if these are 3 uncombined coils'),
     ],
 )
 def test_echo_times(data, find, times, says):
     write_series(data, echo_times=times)
     assert says in only_error(find())
+
+
+def test_uncombined_coils_are_one_series(data, find):
+    """Echoes 1, 3, 5, 7 are four coils of the first echo time, whatever number they were given."""
+    write_series(data, echo_times=(0.004, 0.008) * 4)
+    (series,) = find().series
+    assert (series.coils, series.echo_times) == (4, (0.004, 0.008))
+    numbers = [int(dict(entities_of(path))['echo']) for path in series.phase]
+    assert numbers == [1, 3, 5, 7, 2, 4, 6, 8]
+    assert any('4 receive coils' in note for note in series.notes)
 
 
 def test_one_echo_time_missing(data, find):

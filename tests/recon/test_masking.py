@@ -1,8 +1,23 @@
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from bids_qsm.errors import UserError
-from bids_qsm.recon.masking import MASK, brain_mask, combined, magnitude_mask, otsu, quality_mask
+from bids_qsm.recon.grid import Grid
+from bids_qsm.recon.masking import (
+    MASK,
+    bet,
+    brain_mask,
+    combined,
+    magnitude_mask,
+    merge_two_pass,
+    quality_mask,
+    refine,
+    strict,
+    two_pass,
+)
+from bids_qsm.recon.masking.surface import fill_surface, neighbours, sphere
+from bids_qsm.recon.threshold import otsu
 
 
 def dice(a, b):
@@ -53,11 +68,45 @@ def test_all_good_quality_cuts_nothing(head, scan):
     assert dice(mask, head.brain) > 0.995
 
 
-def test_without_a_brain_mask_the_head_stays(head, scan):
-    mask = combined(scan['magnitude'], scan['quality'], None, head.grid)
-    np.testing.assert_array_equal(mask, quality_mask(scan['magnitude'], scan['quality'], head.grid))
+def test_quality_alone_keeps_the_head(head, scan):
+    mask = quality_mask(scan['magnitude'], scan['quality'], head.grid)
     assert mask[head.brain & ~scan['dead']].mean() > 0.97
     assert mask[~head.head].mean() < 0.01
+
+
+@pytest.fixture(scope='module')
+def whole(head):
+    """Magnitude of brain, dark skull, scalp and neck, with the spinal cord between brain and neck."""
+    rng = np.random.default_rng(0)
+    away = ndimage.distance_transform_edt(~head.brain, sampling=head.grid.voxel_size)
+    x, y, z = np.ogrid[tuple(slice(n) for n in head.grid.shape)]
+    cord = (x - 29) ** 2 + (y - 33) ** 2 <= 9
+    tissue = head.head & ((away > 9) | (cord & (z < 31)))
+    signal = np.where(head.brain, 1.0, np.where(tissue, 0.9, 0.06))
+    signal[~head.head & ~head.brain] = 0
+    noise = 0.02 * rng.standard_normal((2, *head.grid.shape))
+    return np.hypot(signal + noise[0], noise[1]).astype(np.float32)[..., None]
+
+
+def test_without_a_brain_mask_the_surface_finds_the_brain(head, whole):
+    quality = np.where(whole[..., 0] > 0.3, 0.85, 0.1).astype(np.float32)
+    mask = combined(whole, quality, None, head.grid)
+    assert dice(mask, head.brain) > 0.96
+    assert mask[head.brain].mean() > 0.98
+
+
+def test_bet_leaves_scalp_and_neck_out(head, whole):
+    mask = bet(whole, head.grid, level=3)
+    assert dice(mask, head.brain) > 0.94
+    away = ndimage.distance_transform_edt(~head.brain, sampling=head.grid.voxel_size)
+    assert mask[head.head & (away > 12)].mean() < 0.005
+
+
+def test_shading_does_not_move_the_surface(head, whole):
+    x, y = (np.linspace(-1, 1, n) for n in head.grid.shape[:2])
+    shading = np.exp(0.5 * x[:, None] + 0.4 * y**2)[:, :, None, None].astype(np.float32)
+    masks = [bet(whole * s, head.grid, level=3) for s in (1, shading)]
+    assert dice(*masks) > 0.98
 
 
 def test_magnitude_alone(head, scan):
@@ -88,7 +137,50 @@ def test_errors(head, scan):
 
 
 def test_every_method_is_tested():
-    assert set(MASK) == {'combined', 'brain', 'quality', 'magnitude'}
+    assert set(MASK) == {'combined', 'bet', 'two_pass', 'brain', 'quality', 'magnitude'}
+    assert next(iter(MASK)) == 'combined'
+
+
+def test_two_passes(head, scan):
+    filled = two_pass(scan['magnitude'], scan['quality'], head.brain, head.grid)
+    assert filled[scan['vein']].all()
+    first = strict(scan['quality'], filled)
+    assert not (first & ~filled).any()
+    assert not first[scan['vein'] & filled].any()
+    assert first.sum() > 0.9 * filled.sum()
+    merged = merge_two_pass(
+        np.where(first, head.chi + 0.02, 0), np.where(filled, head.chi, 0), first, head.grid
+    )
+    np.testing.assert_allclose(merged[filled], head.chi[filled] + 0.02, atol=1e-5)
+    assert not merged[~filled].any()
+
+
+def test_refine_drops_the_bad_rim_and_keeps_spots(head):
+    residual = np.full(head.grid.shape, 0.03, np.float32)
+    noise = np.full(head.grid.shape, 1e-3, np.float32)
+    assert refine(head.brain, residual, noise, head.grid) is head.brain
+    centre = [n // 2 for n in head.grid.shape]
+    front = np.argwhere(head.brain[centre[0], :, centre[2]]).max()
+    rim, spot = (np.zeros(head.grid.shape, bool) for _ in range(2))
+    rim[centre[0] - 3 : centre[0] + 4, front - 3 : front + 1, centre[2] - 3 : centre[2] + 4] = True
+    spot[tuple(slice(c - 1, c + 2) for c in centre)] = True
+    residual[rim | spot] = 0.8
+    refined = refine(head.brain, residual, noise, head.grid)
+    assert refined[spot].all()
+    assert not refined[rim].any()
+    assert refined[head.brain & ~rim].mean() > 0.995
+    noise[rim] = 1.0
+    np.testing.assert_array_equal(refine(head.brain, 0 * residual, noise, head.grid), refined)
+
+
+def test_a_sphere_is_filled():
+    points, triangles = sphere(4)
+    assert len(neighbours(triangles, len(points))) == 2562
+    grid = Grid((40, 30, 24), (1.0, 1.5, 2.0))
+    inside = fill_surface(points * 12 + [19, 21, 23], triangles, grid)
+    assert inside.sum() * grid.voxel_volume == pytest.approx(4 / 3 * np.pi * 12**3, rel=0.02)
+    assert inside[19, 14, 11]
+    assert not inside[0].any()
 
 
 def test_otsu_of_two_gaussians():

@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
 
-from bids_qsm.recon.phase import remove_offset, signal_mask, wrap
+from bids_qsm.errors import UserError
+from bids_qsm.recon.field import linear
+from bids_qsm.recon.phase import combine_coils, remove_offset, signal_mask, wrap
+from bids_qsm.recon.unwrap import romeo
 from tests.recon.simulated_gre import scan
 
 
@@ -56,3 +59,55 @@ def test_signal_mask():
     s = scan()
     assert signal_mask(s.magnitude[..., 0])[s.brain].all()
     assert signal_mask(s.magnitude[..., 0]).mean() < 0.6
+
+
+def _coils(s, count=6, noise=0.02, seed=0):
+    """The scan as seen by coils around the head: gains, and offsets smooth in space."""
+    rng = np.random.default_rng(seed)
+    n = s.grid.shape[0]
+    x, y, z = np.meshgrid(*[np.linspace(-1, 1, n)] * 3, indexing='ij', sparse=True)
+    true = s.magnitude[..., :2] * np.exp(1j * s.true_phase[..., :2])
+    images = []
+    for c in range(count):
+        angle = 2 * np.pi * c / count
+        gain = np.exp(-((x - np.cos(angle)) ** 2 + (y - np.sin(angle)) ** 2) / 2)
+        turn = np.exp(1j * (rng.uniform(-3, 3) + 2 * x * np.sin(angle + c) + y * np.cos(2 * c) + z * x))
+        grain = (rng.standard_normal((*true.shape, 2)) @ [1, 1j]) * noise
+        images.append(true * (gain * turn)[..., None] + grain)
+    images = np.stack(images, -1)
+    return np.abs(images).astype(np.float32), np.angle(images).astype(np.float32)
+
+
+def test_coils_are_combined_without_their_offsets():
+    s = scan()
+    times = s.echo_times[:2]
+    magnitude, phase = combine_coils(*_coils(s), times, s.grid)
+    assert magnitude.shape == phase.shape == (*s.grid.shape, 2)
+    assert magnitude.dtype == phase.dtype == np.float32
+    for e in range(2):
+        away = np.exp(1j * (phase[..., e] - s.true_phase[..., e]))[s.brain]
+        assert np.abs(away.mean()) > 0.99
+        assert np.median(np.abs(np.angle(away))) < 0.06
+
+
+def test_coils_of_one_echo_are_refused():
+    one = np.ones((4, 4, 4, 1, 2), np.float32)
+    with pytest.raises(UserError, match='single echo'):
+        combine_coils(one, one, (0.02,), scan().grid)
+
+
+def test_two_bipolar_echoes_gain_no_more_than_a_linear_field():
+    s = scan(with_offset=False)
+    times, magnitude = s.echo_times[:2], s.magnitude[..., :2]
+    line = (0.3 + 0.02 * np.arange(s.grid.shape[1]))[:, None, None].astype(np.float32)
+    phase = wrap(s.phase[..., :2] + line * np.float32([1, -1]))
+    fields = []
+    for measured in (s.phase[..., :2], phase):
+        cleaned, _ = remove_offset(measured, magnitude, s.brain, times, s.grid)
+        unwrapped = romeo(cleaned, magnitude, s.brain, times)
+        fields.append(linear(unwrapped, magnitude, s.brain, times, 3.0)[0])
+    change = (fields[1] - fields[0])[s.brain]
+    basis = np.stack([np.ones(s.brain.sum()), *np.nonzero(s.brain)], 1)
+    rest = change - basis @ np.linalg.lstsq(basis, change, rcond=None)[0]
+    assert change.std() > 0.02
+    assert np.median(np.abs(rest)) < 0.002

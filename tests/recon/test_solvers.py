@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bids_qsm.recon import solvers
+from bids_qsm.recon import passes, solvers
 
 
 def noise(shape, seed=0):
@@ -17,7 +17,7 @@ def test_divergence_is_the_adjoint_of_the_gradient(shape):
     spacing = (1.0, 0.7, 2.0)
     x, q = noise(shape), noise((3, *shape), 1)
     out = np.empty(shape, np.float32)
-    solvers.divergence(q, out, tuple(np.float32(1 / h) for h in spacing))
+    passes.divergence(q, out, tuple(1 / h for h in spacing))
     assert np.vdot(gradient(x, spacing), q) == pytest.approx(np.vdot(x, out), rel=1e-4)
 
 
@@ -26,7 +26,7 @@ def test_shrink_parts_the_vector():
     x, dual = noise(shape), noise((3, *shape), 1)
     whole = gradient(x, spacing) + dual
     target = np.zeros_like(dual)
-    solvers.shrink(x, dual, target, tuple(np.float32(1 / h) for h in spacing), np.float32(0.8), np.float32(1))
+    passes.shrink(x, dual, target, tuple(1 / h for h in spacing), 0.8, 1.0)
     norm = np.sqrt((whole**2).sum(0))
     cut = whole * np.minimum(1, 0.8 / norm)
     np.testing.assert_allclose(dual, cut, atol=1e-5)
@@ -47,7 +47,7 @@ def test_total_variation_denoises_a_step():
         return np.fft.ifftn(spectrum).real.astype(np.float32)
 
     x = solvers.total_variation(
-        least_squares, shape, (1, 1, 1), weight=weight, penalty=penalty, tolerance=1e-5, max_iterations=500
+        least_squares, clean, (1, 1, 1), weight=weight, penalty=penalty, tolerance=1e-5, max_iterations=500
     )
     # two faces (the volume is periodic) pull a plateau of eight layers by weight each
     expected = clean + 2 * weight / 8 * (1 - 2 * clean)

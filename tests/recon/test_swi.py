@@ -1,8 +1,12 @@
 import numpy as np
 import pytest
 
+from bids_qsm.errors import UserError
 from bids_qsm.recon.grid import Grid
-from bids_qsm.recon.swi import minip, swi
+from bids_qsm.recon.phase import wrap
+from bids_qsm.recon.registry import call
+from bids_qsm.recon.swi import SWI, clearswi, highpass, minip, trueswi
+from bids_qsm.recon.swi.shading import COMBINATIONS, combined_magnitude, divide_by_shading
 
 TIMES = [0.006, 0.014, 0.022]
 
@@ -17,47 +21,143 @@ def scan():
     vein, calcium = np.zeros_like(mask), np.zeros_like(mask)
     vein[15:33, 14:16, 20:22] = True
     calcium[15:33, 28:30, 20:22] = True
-    omega = (802 * (field + 0.06 * vein - 0.06 * calcium)).astype(np.float32)
+    chi = (0.2 * vein - 0.2 * calcium).astype(np.float32)
+    omega = (802 * (field + 0.3 * chi)).astype(np.float32)
     coil = (mask * (1 + 0.5 * x)).astype(np.float32)
     noise = 0.005 * np.random.default_rng(0).standard_normal((*grid.shape, 3))
     magnitude = np.abs(coil[..., None] * np.exp(-20 * np.array(TIMES)) + noise).astype(np.float32)
     unwrapped = omega[..., None] * np.array(TIMES, np.float32)
-    return grid, magnitude, unwrapped, mask, vein, calcium
+    return {
+        'grid': grid,
+        'magnitude': magnitude,
+        'unwrapped': unwrapped,
+        'phase': wrap(unwrapped),
+        'mask': mask,
+        'chi': chi,
+        'echo_times': TIMES,
+        'vein': vein,
+        'calcium': calcium,
+    }
 
 
-def test_veins_are_dark_and_calcium_is_not(scan):
-    grid, magnitude, unwrapped, mask, vein, calcium = scan
-    image = swi(magnitude, unwrapped, mask, TIMES, grid)
+def inner(mask):
+    """Where a shift by six voxels in the plane stays inside."""
+    return mask & np.roll(mask, 6, 0) & np.roll(mask, -6, 0) & np.roll(mask, 6, 1) & np.roll(mask, -6, 1)
+
+
+@pytest.mark.parametrize(
+    ('name', 'params'),
+    [
+        ('clearswi', {}),
+        ('clearswi', {'phase_mask': 'linear'}),
+        ('clearswi', {'phase_mask': 'sigmoid'}),
+        ('clearswi', {'combination': 'average'}),
+        ('clearswi', {'combination': 'last'}),
+        ('highpass', {'power': 8}),
+        ('trueswi', {}),
+    ],
+)
+def test_veins_are_dark_and_calcium_is_not(scan, name, params):
+    image = call(SWI[name], scan, params)
     assert image.dtype == np.float32
-    inner = mask & (np.roll(mask, 6, 0) & np.roll(mask, -6, 0) & np.roll(mask, 6, 1) & np.roll(mask, -6, 1))
-    tissue = image[inner & ~vein & ~calcium].mean()
-    assert image[vein].mean() < 0.6 * tissue
-    assert image[calcium].mean() > 0.95 * tissue
+    assert image.shape == scan['grid'].shape
+    vein, calcium = scan['vein'], scan['calcium']
+    tissue = image[inner(scan['mask']) & ~vein & ~calcium].mean()
+    # the high-pass takes part of every rod
+    assert image[vein].mean() < (0.75 if name == 'highpass' else 0.6) * tissue
+    assert image[calcium].mean() > 0.9 * tissue
 
 
-def test_sensitivity_of_the_coil_is_gone(scan):
-    grid, magnitude, unwrapped, mask, _, _ = scan
-    image = swi(magnitude, 0 * unwrapped, mask, TIMES, grid)
-    low, high = image[12:16, 18:26, 16:24].mean(), image[32:36, 18:26, 16:24].mean()
-    raw = magnitude[..., 0]
-    assert raw[32:36, 18:26, 16:24].mean() > 1.4 * raw[12:16, 18:26, 16:24].mean()
+def test_every_method_keeps_the_magnitude_outside_the_mask(scan):
+    for method in SWI.values():
+        params = {} if method is highpass else {'sensitivity_mm': 0.0, 'combination': 'last'}
+        image = call(method, scan, params)
+        outside = ~scan['mask']
+        np.testing.assert_array_equal(image[outside], scan['magnitude'][outside, -1])
+        empty = {**scan, 'mask': np.zeros_like(scan['mask'])}
+        np.testing.assert_array_equal(call(method, empty, params), scan['magnitude'][..., -1])
+
+
+def test_sensitivity_of_the_coil_is_gone_unless_left_in(scan):
+    def sides(**params):
+        image = clearswi(
+            scan['magnitude'], 0 * scan['unwrapped'], scan['mask'], TIMES, scan['grid'], **params
+        )
+        assert np.isfinite(image).all()
+        return image[12:16, 18:26, 16:24].mean(), image[32:36, 18:26, 16:24].mean()
+
+    low, high = sides(sensitivity_mm=0.0)
+    assert high > 1.4 * low
+    low, high = sides()
     assert low == pytest.approx(high, rel=0.08)
-    assert np.isfinite(image).all()
+    assert low == pytest.approx(1, rel=0.1)
+
+
+def test_the_smooth_part_hardly_depends_on_the_voxel_size():
+    found = []
+    for step in (1, 3):
+        grid = Grid((96 // step,) * 3, (float(step),) * 3)
+        x = (np.arange(grid.shape[0]) + 0.5) * step
+        image = np.broadcast_to((1 + 0.5 * np.sin(x / 15))[:, None, None], grid.shape)
+        image = np.asfortranarray(image, np.float32)
+        divide_by_shading(image, grid, 7.0)
+        middle = slice(24 // step, 72 // step)
+        found.append(image[middle, middle, middle].mean((1, 2)))
+    np.testing.assert_allclose(found[0].reshape(-1, 3).mean(1), found[1], atol=0.02)
+
+
+def test_combinations(scan):
+    magnitude = scan['magnitude']
+    snr, mean, last = (combined_magnitude(magnitude, name) for name in COMBINATIONS)
+    np.testing.assert_allclose(snr, np.sqrt((magnitude**2).sum(3)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(mean, magnitude.mean(3), rtol=1e-5)
+    np.testing.assert_array_equal(last, magnitude[..., 2])
+    last[:] = 0
+    assert magnitude[..., 2].any()
+
+
+def test_an_unknown_shape_or_combination_is_named(scan):
+    with pytest.raises(UserError, match='sigmoid'):
+        call(clearswi, scan, {'phase_mask': 'square'})
+    with pytest.raises(UserError, match='average'):
+        call(trueswi, scan, {'combination': 'sum'})
 
 
 def test_strength_and_single_echo(scan):
-    grid, magnitude, unwrapped, mask, vein, _ = scan
+    last = [scan[n][..., 2:] for n in ('magnitude', 'unwrapped')]
+    one, two = (clearswi(*last, scan['mask'], TIMES[2:], scan['grid'], strength=s) for s in (2, 8))
+    assert two[scan['vein']].mean() < one[scan['vein']].mean() < 1
+
+
+@pytest.mark.parametrize('phase_mask', ['tanh', 'linear', 'sigmoid'])
+def test_contrast_does_not_depend_on_echo_time(scan, phase_mask):
+    magnitude, unwrapped = (scan[n][..., :1] for n in ('magnitude', 'unwrapped'))
     one, two = (
-        swi(magnitude[..., 2:], unwrapped[..., 2:], mask, TIMES[2:], grid, strength=s) for s in (2, 8)
+        clearswi(magnitude, f * unwrapped, scan['mask'], TIMES[:1], scan['grid'], phase_mask=phase_mask)
+        for f in (1, 3)
     )
-    assert two[vein].mean() < one[vein].mean() < 1
-
-
-def test_contrast_does_not_depend_on_echo_time(scan):
-    grid, magnitude, unwrapped, mask, _, _ = scan
-    one = swi(magnitude[..., :1], unwrapped[..., :1], mask, TIMES[:1], grid)
-    two = swi(magnitude[..., :1], 3 * unwrapped[..., :1], mask, TIMES[:1], grid)
     np.testing.assert_allclose(one, two, atol=1e-3)
+
+
+def test_memory_order_changes_nothing(scan):
+    turned = {n: np.asfortranarray(v) if isinstance(v, np.ndarray) else v for n, v in scan.items()}
+    for method in SWI.values():
+        np.testing.assert_allclose(call(method, scan, {}), call(method, turned, {}), rtol=1e-5, atol=1e-6)
+
+
+def test_highpass_needs_no_unwrapping(scan):
+    from_unwrapped = highpass(scan['magnitude'], scan['unwrapped'], scan['mask'], scan['grid'])
+    from_wrapped = highpass(scan['magnitude'], scan['phase'], scan['mask'], scan['grid'])
+    np.testing.assert_allclose(from_wrapped, from_unwrapped, atol=1e-3)
+
+
+def test_true_swi_darkens_by_susceptibility_alone(scan):
+    level = np.full_like(scan['chi'], 0.225)
+    plain = trueswi(scan['magnitude'], 0 * level, scan['mask'], scan['grid'])
+    dark = trueswi(scan['magnitude'], level, scan['mask'], scan['grid'])
+    np.testing.assert_allclose(dark[scan['mask']], 0.25 * plain[scan['mask']], rtol=1e-4)
+    black = trueswi(scan['magnitude'], 3 * level, scan['mask'], scan['grid'])
+    assert not black[scan['mask']].any()
 
 
 def test_minip_runs_along_the_thick_axis():

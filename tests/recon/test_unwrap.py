@@ -4,7 +4,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bids_qsm.recon.field import fit_field
+from bids_qsm.errors import UserError
+from bids_qsm.recon.field import linear
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.phase import remove_offset, wrap
 from bids_qsm.recon.registry import call
@@ -75,7 +76,7 @@ def test_laplacian_echoes_agree():
     s = scan()
     phase, _ = remove_offset(s.phase, s.magnitude, s.brain, s.echo_times, s.grid)
     unwrapped = laplacian(phase, s.brain, s.echo_times, s.grid)
-    _, _, residual = fit_field(unwrapped, s.magnitude, s.brain, s.echo_times, field_strength=3.0)
+    _, _, residual = linear(unwrapped, s.magnitude, s.brain, s.echo_times, 3.0)
     assert np.median(residual[s.brain]) < 0.2
 
 
@@ -86,7 +87,7 @@ def test_pieces_of_a_mask_and_echoes_share_their_turns():
     mask[14:16] = False
     mask[0, 0, 0:2] = False
     unwrapped = romeo(wrap(true), np.ones_like(true), mask, (0.005, 0.01, 0.02))
-    residual = fit_field(unwrapped, np.ones_like(true), mask, (0.005, 0.01, 0.02), field_strength=3.0)[2]
+    residual = linear(unwrapped, np.ones_like(true), mask, (0.005, 0.01, 0.02), 3.0)[2]
     assert residual.max() < 1e-3
     np.testing.assert_allclose(unwrapped[mask], true[mask], atol=1e-4)
 
@@ -133,7 +134,7 @@ def test_real_three_echo_crop():
     mask = np.ones(raw.shape[:3], bool)
     phase, _ = remove_offset(raw, magnitude, mask, times, grid)
     unwrapped = romeo(phase, magnitude, mask, times)
-    field, noise, residual = fit_field(unwrapped, magnitude, mask, times, field_strength=3.0)
+    field, noise, residual = linear(unwrapped, magnitude, mask, times, 3.0)
     assert np.median(residual) < 0.05
     assert (residual > 0.5).mean() < 0.002
     assert np.isfinite(field).all()
@@ -154,3 +155,20 @@ def test_real_single_echo_with_residues():
     # A fringe line that ends inside cannot be unwrapped without a cut; the cut is small.
     assert max(jumps[:3]) < 0.01
     assert max(jumps[3:]) > 3 * max(jumps[:3])
+
+
+@pytest.mark.parametrize('template', [1, 2])
+def test_template_with_unwrapping_in_time(template):
+    s = scan(with_offset=False)
+    unwrapped = romeo(s.phase, s.magnitude, s.brain, s.echo_times, template=template)
+    away = (unwrapped - s.true_phase)[s.brain]
+    assert ((np.abs(away) > np.pi).mean(0) < 0.003).all()
+    assert not unwrapped[~s.brain].any()
+    turns = (unwrapped - s.phase)[s.brain] / (2 * np.pi)
+    np.testing.assert_allclose(turns, np.rint(turns), atol=1e-3)
+
+
+def test_template_must_be_an_echo():
+    s = scan()
+    with pytest.raises(UserError, match='no echo'):
+        romeo(s.phase, s.magnitude, s.brain, s.echo_times, template=5)

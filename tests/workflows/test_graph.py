@@ -11,14 +11,17 @@ from nipype.pipeline import engine as pe
 from bids_qsm.layout import Plan, Series
 from bids_qsm.methods import Method, registries
 from bids_qsm.options import Options
+from bids_qsm.recon.inversion import INVERSION
 from bids_qsm.run import build_graph
 from bids_qsm.templates import get_template
 from bids_qsm.workflows.base import owners
 
-# ports that may stay unused: a series has either kind of parts, single echoes have no relaxation maps
+# ports that may stay unused: a series has either kind of parts, single echoes have no relaxation maps, and
+# methods of one step make no local field
 OPTIONAL = {
     *('real', 'imag', 'magnitude', 'phase', 'manufacturer', 'mask'),
-    *('r2star', 't2star', 's0', 'figure_r2star', 'first_echo'),
+    *('r2star', 't2star', 's0', 'figure_r2star', 'figure_residual', 'first_echo'),
+    *('local_field', 'figure_localfield', 'residual'),
 }
 
 
@@ -167,6 +170,34 @@ def test_derivatives_replace_our_own(options, series, files):
     check_ports(workflow)
     names = workflow.list_node_names()
     assert not [n for n in names if n.endswith(('.brain_extraction', '.register'))]
+
+
+def test_mask_of_the_user_stands_for_the_brain(options, series, files):
+    options = replace(options, mask=Method('file', (('path', 'given.nii'),)))
+    workflow, _, _ = graph(options, replace(series, mask=files('given.nii')))
+    check_ports(workflow)
+    (place,) = [n for n in workflow.list_node_names() if n.endswith('.place_mask')]
+    assert workflow.get_node(place).inputs.image.endswith('given.nii')
+    (make,) = [n for n in workflow.list_node_names() if n.endswith('.make_mask')]
+    assert workflow.get_node(make).inputs.method == 'brain'
+
+
+def test_device_and_coils_reach_the_nodes(options, series):
+    workflow, _, _ = graph(replace(options, device='cuda'), replace(series, coils=8))
+    found = {n.rpartition('.')[2]: workflow.get_node(n).inputs for n in workflow.list_node_names()}
+    assert found['remove'].device == found['invert'].device == 'cuda'
+    assert found['condition'].coils == 8
+
+
+def test_one_step_methods_need_no_background_removal(options, series, monkeypatch):
+    def once(total, mask, grid):
+        """Invert the total field."""
+
+    monkeypatch.setitem(INVERSION, options.inversion.name, once)
+    workflow, methods, _ = graph(options, series)
+    check_ports(workflow)
+    assert not [n for n in workflow.list_node_names() if n.endswith(('.remove', '.plot_localfield'))]
+    assert any('in one step' in text for text in methods)
 
 
 def test_lesions_join_the_table(options, series, files):

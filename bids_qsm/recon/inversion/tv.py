@@ -1,52 +1,13 @@
-"""Dipole inversion: local field to susceptibility."""
+"""Dipole inversion regularised by total variation."""
 
 import numba
 import numpy as np
 
-from bids_qsm.recon.fourier import Box, convolve, dipole_kernel, frequencies, irfft, rfft
+from bids_qsm.recon.arrays import either, like, namespace
+from bids_qsm.recon.fourier import Box, dipole_kernel, gradient_energy, irfft, rfft
 from bids_qsm.recon.grid import Grid
+from bids_qsm.recon.inversion.setting import PADDING, typical_noise
 from bids_qsm.recon.solvers import total_variation
-
-PADDING = 16.0
-"""Zeros around the mask (mm) that keep the dipole's periodic copies away."""
-
-
-def tkd(field, mask, grid: Grid, *, threshold: float = 0.15):
-    r"""Invert the dipole by truncated k-space division [1]_.
-
-    .. math:: \hat\chi(k) = \hat f(k) \, \mathrm{sign}(D) / \max(|D|, t) / c
-
-    The truncation lowers all values; c is the mean over k-space of :math:`D \, \mathrm{sign}(D) / \max(|D|,
-    t)`, the height that a point source keeps, and mends that [2]_.
-
-    Parameters
-    ----------
-    field : ndarray of float32, shape ``grid.shape``
-        Local field (ppm).
-    mask : ndarray of bool
-
-    Returns
-    -------
-    ndarray of float32
-        Susceptibility (ppm), 0 outside the mask.
-
-    References
-    ----------
-    .. [1] Shmueli et al. (2009), MRM 62:1510. doi:10.1002/mrm.22135
-    .. [2] Schweser et al. (2013), MRM 69:1582. doi:10.1002/mrm.24405
-    """
-    box = Box.around(mask, grid, padding=PADDING)
-    dipole = dipole_kernel(box.shape, grid.voxel_size, grid.b0_dir)
-    inverse = np.copysign(1 / np.maximum(np.abs(dipole), np.float32(threshold)), dipole)
-    # in the layout of a real transform every column but the first, and the last if even, stands for two
-    times = np.full(dipole.shape[2], 2.0)
-    times[0] = 1
-    if box.shape[2] % 2 == 0:
-        times[-1] = 1
-    inverse /= np.float32(np.sum((dipole * inverse).sum((0, 1), dtype=float) * times) / np.prod(box.shape))
-    inside = box.crop(mask)
-    chi = convolve(box.crop(field) * inside, inverse)
-    return box.uncrop(chi * inside)
 
 
 def tv(
@@ -56,7 +17,7 @@ def tv(
     grid: Grid,
     *,
     strength: float = 0.06,
-    tolerance: float = 0.03,
+    tolerance: float = 0.01,
     max_iterations: int = 100,
 ):
     r"""Invert the dipole with total variation, by the alternating direction method [1]_ [2]_.
@@ -92,39 +53,39 @@ def tv(
     box = Box.around(mask, grid, padding=PADDING)
     inside = box.crop(mask)
     size = float(np.prod(grid.voxel_size)) ** (1 / 3)
-    typical = float(np.median(noise[mask]))
-    if typical <= 0:
-        # noise-free data: a field exact to a part in a thousand
-        typical = 1e-3 * float(field[mask].std())
-    weight = np.where(inside, (typical / np.maximum(box.crop(noise), np.float32(typical))) ** 2, 0)
-    penalty = np.float32(GRADIENT_PENALTY * size**2)
-    update = _split_data(box.crop(field) * inside, weight.astype(np.float32), grid, penalty)
+    typical = typical_noise(noise, field, mask)
+    xp = namespace(field)
+    weight = box.crop(xp.where(mask, noise, xp.zeros_like(noise)))
+    weight = inside * (typical / xp.clip(weight, typical, None)) ** 2
+    penalty = GRADIENT_PENALTY * size**2
+    local = box.crop(xp.where(mask, field, xp.zeros_like(field)))
     chi = total_variation(
-        update,
-        box.shape,
+        _split_data(local, weight, grid, penalty),
+        local,
         grid.voxel_size,
         weight=strength * typical * size,
-        penalty=float(penalty),
+        penalty=penalty,
         tolerance=tolerance,
         max_iterations=max_iterations,
     )
     return box.uncrop(chi * inside)
 
 
-GRADIENT_PENALTY, DATA_PENALTY = 0.025, np.float32(0.3)
+GRADIENT_PENALTY, DATA_PENALTY = 0.025, 0.3
 """Penalties of the two splittings (the first times squared voxel size): they set the pace, not the result."""
 
 
 def _split_data(field, weight, grid, penalty):
     """Build the least-squares step of `total_variation` for a weighted field, split as ``model = D chi``."""
-    dipole = dipole_kernel(field.shape, grid.voxel_size, grid.b0_dir)
-    inverse = DATA_PENALTY * dipole**2
-    for k, h in zip(frequencies(field.shape, grid.voxel_size), grid.voxel_size, strict=True):
-        inverse += penalty * ((2 - 2 * np.cos(2 * np.pi * k * np.float32(h))) / np.float32(h**2))
+    shape = tuple(field.shape)
+    dipole = dipole_kernel(shape, grid.voxel_size, grid.b0_dir)
+    inverse = np.float32(DATA_PENALTY) * dipole**2
+    inverse += np.float32(penalty) * gradient_energy(shape, grid.voxel_size)
     # the mean of chi is open; it stays at zero
     inverse[0, 0, 0] = 1
     np.divide(1, inverse, out=inverse)
-    model, dual = field.copy(), np.zeros_like(field)
+    dipole, inverse = like(dipole, field), like(inverse, field)
+    model, dual = namespace(field).asarray(field, copy=True), 0 * field
 
     def update(pull):
         spectrum = rfft(model - dual)
@@ -134,18 +95,20 @@ def _split_data(field, weight, grid, penalty):
         gradients *= penalty
         spectrum += gradients
         spectrum *= inverse
-        np.multiply(spectrum, dipole, out=gradients)
-        chi = irfft(spectrum, field.shape)
-        _match(irfft(gradients, field.shape), field, weight, model, dual, DATA_PENALTY, np.float32(1.8))
+        gradients[...] = spectrum
+        gradients *= dipole
+        chi = irfft(spectrum, shape)
+        _match(irfft(gradients, shape), field, weight, model, dual, DATA_PENALTY, 1.8)
         return chi
 
     return update
 
 
 @numba.njit(cache=True, parallel=True, fastmath=True)
-def _match(image, field, weight, model, dual, penalty, relax):
+def _match_compiled(image, field, weight, model, dual, penalty, relax):
     """Draw the model towards the field where it is trusted, towards the image of chi elsewhere, in place."""
     nx, ny, nz = field.shape
+    penalty, relax = np.float32(penalty), np.float32(relax)
     for i in numba.prange(nx):
         for j in range(ny):
             for k in range(nz):
@@ -156,4 +119,10 @@ def _match(image, field, weight, model, dual, penalty, relax):
                 dual[i, j, k] = goal - new
 
 
-INVERSION = {'tv': tv, 'tkd': tkd}
+def _match_any(image, field, weight, model, dual, penalty, relax):
+    goal = relax * image + (1 - relax) * model + dual
+    model[...] = (weight * field + penalty * goal) / (weight + penalty)
+    dual[...] = goal - model
+
+
+_match = either(_match_compiled, _match_any)

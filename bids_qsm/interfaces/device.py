@@ -1,0 +1,45 @@
+"""Carries arrays to the device that a step computes on, and the results back."""
+
+import numpy as np
+
+from bids_qsm.errors import UserError
+from bids_qsm.recon.arrays import to_numpy
+from bids_qsm.recon.registry import call
+
+DEVICES = ('cpu', 'cuda')
+
+
+def require_device(device: str):
+    """Raise UserError where this machine has no such device."""
+    if device == 'cpu':
+        return
+    try:
+        import torch
+    except ImportError:
+        raise UserError(
+            f'--device {device} needs PyTorch, which is not installed: pip install "bids_qsm[gpu]".'
+        ) from None
+    if not torch.cuda.is_available():
+        raise UserError(
+            f'--device {device}: PyTorch finds no CUDA device here; check the driver and, in a container, '
+            'that GPUs are passed on (docker --gpus all, apptainer --nv), or use --device cpu.'
+        )
+
+
+def call_on(device: str, function, data: dict, params: dict):
+    """As :func:`bids_qsm.recon.registry.call`, computed on ``device``; NumPy arrays go in and come out."""
+    if device == 'cpu':
+        return call(function, data, params)
+    require_device(device)
+    return _call_with_tensors(device, function, data, params)
+
+
+def _call_with_tensors(device, function, data, params):
+    import torch
+
+    there = {
+        name: torch.from_numpy(np.array(value)).to(device) if isinstance(value, np.ndarray) else value
+        for name, value in data.items()
+    }
+    found = call(function, there, params)
+    return tuple(to_numpy(a) for a in found) if isinstance(found, tuple) else to_numpy(found)

@@ -1,0 +1,71 @@
+"""Background field removal that gives back the local field which looks like background."""
+
+from bids_qsm.recon.arrays import like, namespace
+from bids_qsm.recon.background.vsharp import vsharp
+from bids_qsm.recon.fourier import Box, convolve, dipole_kernel
+from bids_qsm.recon.grid import Grid
+from bids_qsm.recon.inversion.setting import PADDING, typical_noise
+from bids_qsm.recon.inversion.tv import tv
+from bids_qsm.recon.level import level
+
+
+def levelled(field, mask, noise, r2star, grid: Grid, *, turns: int = 2, degree: int = 6):
+    r"""Remove the background by V-SHARP, and give back what it took of the local field and of the rim.
+
+    .. math:: \chi = L(\mathrm{TV}(f_L)), \quad f_L \leftarrow D \chi + V(f - D \chi)
+
+    V is `vsharp` [1]_, TV is `tv`, L is `level`, D the dipole. V cannot tell a local field that is harmonic
+    in the mask from the background [2]_; without it susceptibility comes out with a smooth bowl, which L
+    takes off. In each of the ``turns`` V spares the field of what was found so far. Where V gives no field,
+    at the rim of the mask, the data have no weight: total variation carries susceptibility on to the edge,
+    and the field of that is the local field there. Turns, levelling and rim are ours, not the papers'.
+
+    Parameters
+    ----------
+    field : array of float32, shape ``grid.shape``
+        Total field (ppm).
+    mask : array of bool
+        Where it can be trusted; the local field is given in all of it.
+    noise : array of float32
+        Standard deviation of the field (ppm).
+    r2star : array of float32, or None
+        R2* (1/s); without it (a single echo) only the rim is restored, in one turn.
+    degree : int
+        Highest degree of the polynomials of `level`.
+
+    Returns
+    -------
+    local : array of float32
+        Local field (ppm), 0 outside the mask.
+    mask : array of bool
+        ``mask`` itself.
+
+    Raises
+    ------
+    UserError
+        Where the mask is too thin for the smallest sphere.
+
+    References
+    ----------
+    .. [1] Wu et al. (2012), MRM 67:137. doi:10.1002/mrm.23000
+    .. [2] Kee et al. (2017), IEEE Trans Biomed Eng 64:2531. doi:10.1109/TBME.2017.2749298
+    """
+    xp = namespace(field)
+    nothing = xp.zeros_like(field)
+    field = xp.where(mask, field, nothing)
+    local, kept = vsharp(field, mask, grid)
+    # no weight where there is no local field
+    doubt = xp.where(kept, noise, nothing + 1e6 * typical_noise(noise, field, mask))
+    box = Box.around(mask, grid, padding=PADDING)
+    dipole = dipole_kernel(box.shape, grid.voxel_size, grid.b0_dir, reference=field)
+    for _ in range(turns if r2star is not None else 1):
+        chi = tv(local, mask, doubt, grid, tolerance=ROUGH)
+        if r2star is not None:
+            chi = xp.where(mask, chi - like(level(chi, mask, r2star, grid, degree=degree), chi), nothing)
+        known = xp.where(mask, box.uncrop(convolve(box.crop(chi), dipole)), nothing)
+        local = vsharp(field - known, mask, grid, restorations=0)[0] + known
+    return local, mask
+
+
+ROUGH = 0.06
+"""Relative change at which the inversions of the turns stop: what they leave, the next V-SHARP finds."""

@@ -1,0 +1,248 @@
+"""Background field removal by spherical means of one radius: SHARP, RESHARP and iSMV."""
+
+from dataclasses import replace
+
+import numpy as np
+from scipy import ndimage
+
+from bids_qsm.errors import UserError
+from bids_qsm.recon.arrays import like, namespace, to_numpy
+from bids_qsm.recon.conjugate import conjugate_gradient
+from bids_qsm.recon.distance import depth
+from bids_qsm.recon.fourier import Box, convolve, smv_kernel
+from bids_qsm.recon.grid import Grid
+
+
+def sharp(field, mask, grid: Grid, *, radius: float = 6.0, threshold: float = 0.02):
+    r"""Remove the background field by spherical means and a truncated deconvolution (SHARP) [1]_.
+
+    .. math:: f_L = M_r \, C^{-1}_{t} \, M_r C f, \quad C = 1 - S_r
+
+    A field without sources in a sphere equals its mean over that sphere, so :math:`C f` is what the local
+    sources make of it, wherever the sphere fits into the mask. The deconvolution :math:`C^{-1}_t` divides by
+    C where it exceeds ``threshold`` and drops the rest.
+
+    We depart from the paper in counting the voxels that the sphere's surface cuts in part.
+
+    Parameters
+    ----------
+    field : array of float32, shape ``grid.shape``
+        Total field (ppm).
+    mask : array of bool
+        Where it can be trusted.
+    radius : float
+        Of the sphere (mm); at least one voxel is taken.
+
+    Returns
+    -------
+    local : array of float32
+        Local field (ppm), 0 outside the mask returned.
+    mask : array of bool
+        Where it is given: the centres of all spheres that fit into ``mask``.
+
+    Raises
+    ------
+    UserError
+        Where the mask is too thin for the sphere.
+
+    References
+    ----------
+    .. [1] Schweser et al. (2011), NeuroImage 54:2789. doi:10.1016/j.neuroimage.2010.10.070
+    """
+    ball = _Ball(field, mask, grid, radius)
+    wide = Box.around(ball.inside, replace(grid, shape=ball.box.shape), padding=4 * ball.radius)
+    inverse = truncated_inverse(wide.shape, grid, ball.radius, threshold)
+    local = convolve(wide.crop(ball.residue()), like(inverse, field))
+    return ball.hand_back(wide.uncrop(local))
+
+
+def resharp(
+    field,
+    mask,
+    grid: Grid,
+    *,
+    radius: float = 6.0,
+    strength: float = 1e-4,
+    tolerance: float = 0.03,
+    max_iterations: int = 200,
+):
+    r"""Remove the background field by spherical means with Tikhonov regularisation (RESHARP) [1]_.
+
+    .. math:: \min_{f_L} \|M_r C (f_L - f)\|^2 + \lambda \|f_L\|^2, \quad C = 1 - S_r
+
+    The solution is :math:`f_L = C M_r y` with :math:`(M_r C^2 M_r + \lambda) y = M_r C f`, which we solve by
+    conjugate gradients in place of the paper's normal equations: the same minimum at half the transforms,
+    preconditioned by the same operator without the mask.
+
+    Parameters
+    ----------
+    field : array of float32, shape ``grid.shape``
+        Total field (ppm).
+    mask : array of bool
+        Where it can be trusted.
+    radius : float
+        Of the sphere (mm); at least one voxel is taken.
+    strength : float
+        :math:`\lambda`; C has no unit and reaches 1.
+    tolerance : float
+        Stop when the residual has fallen to this share.
+
+    Returns
+    -------
+    local : array of float32
+        Local field (ppm), 0 outside the mask returned.
+    mask : array of bool
+        Where it is given: the centres of all spheres that fit into ``mask``.
+
+    Raises
+    ------
+    UserError
+        Where the mask is too thin for the sphere.
+
+    References
+    ----------
+    .. [1] Sun & Wilman (2014), MRM 71:1151. doi:10.1002/mrm.24765
+    """
+    ball = _Ball(field, mask, grid, radius)
+    square = ball.kernel**2
+    apply = within(ball.kept, square, strength)
+    precondition = within(ball.kept, 1 / (square + strength))
+    source = conjugate_gradient(
+        apply,
+        ball.residue(),
+        precondition=precondition,
+        tolerance=tolerance,
+        max_iterations=max_iterations,
+    )
+    return ball.hand_back(convolve(source, ball.kernel))
+
+
+def ismv(
+    field,
+    mask,
+    grid: Grid,
+    *,
+    radius: float = 5.0,
+    tolerance: float = 1e-3,
+    max_iterations: int = 200,
+):
+    r"""Remove the background field by spherical means repeated to their limit (iSMV) [1]_.
+
+    .. math:: f_B \leftarrow M_r S_r f_B + (M - M_r) f
+
+    The mean over spheres is taken again and again where they fit, while the rim keeps the total field. We
+    depart from the paper in going to the limit at once: there the local field :math:`f_L = f - f_B` solves
+    :math:`M_r (1 - S_r) M_r f_L = M_r (1 - S_r) f`, by conjugate gradients.
+
+    Parameters
+    ----------
+    field : array of float32, shape ``grid.shape``
+        Total field (ppm).
+    mask : array of bool
+        Where it can be trusted.
+    radius : float
+        Of the sphere (mm); at least one voxel is taken.
+    tolerance : float
+        Stop when the residual has fallen to this share.
+
+    Returns
+    -------
+    local : array of float32
+        Local field (ppm), 0 outside the mask returned.
+    mask : array of bool
+        Where it is given: the centres of all spheres that fit into ``mask``.
+
+    Raises
+    ------
+    UserError
+        Where the mask is too thin for the sphere.
+
+    References
+    ----------
+    .. [1] Wen et al. (2014), MRM 72:1065. doi:10.1002/mrm.24998
+    """
+    ball = _Ball(field, mask, grid, radius)
+    apply = within(ball.kept, ball.kernel)
+    local = conjugate_gradient(apply, ball.residue(), tolerance=tolerance, max_iterations=max_iterations)
+    return ball.hand_back(local)
+
+
+class _Ball:
+    """A field in the box of its mask, the sphere's kernel :math:`C = 1 - S`, and where the sphere fits.
+
+    Where it fits it does not reach beyond the mask, so the box needs no padding against a circular
+    convolution; only the deconvolution of `sharp` does.
+    """
+
+    def __init__(self, field, mask, grid, radius):
+        shape = to_numpy(mask)
+        self.box = Box.around(shape, grid, padding=0)
+        self.inside = self.box.crop(shape)
+        self.radius = max(radius, *grid.voxel_size)
+        self.kept = like(fits(self.inside, grid, [self.radius]) > 0, field)
+        self.field = demeaned(self.box.crop(field), like(self.inside, field))
+        self.kernel = like(1 - smv_kernel(self.box.shape, grid.voxel_size, self.radius), field)
+
+    def residue(self):
+        """The field less its spherical mean, where the sphere fits."""
+        out = convolve(self.field, self.kernel)
+        out *= self.kept
+        return out
+
+    def hand_back(self, local):
+        """Local field and mask in the volume."""
+        local *= self.kept
+        return self.box.uncrop(local), self.box.uncrop(self.kept)
+
+
+def truncated_inverse(shape, grid, radius, threshold):
+    """Spectrum of the deconvolution of ``1 - S``: 0 where that does not exceed the threshold. NumPy."""
+    kernel = 1 - smv_kernel(shape, grid.voxel_size, radius)
+    return np.where(kernel > threshold, 1 / np.maximum(kernel, np.float32(threshold)), np.float32(0))
+
+
+def within(kept, kernel, shift=0.0):
+    """Operator that convolves what stands in ``kept``, adds ``shift`` times it, keeps what falls there."""
+
+    def apply(x):
+        out = convolve(x, kernel)
+        if shift:
+            out += shift * x
+        out *= kept
+        return out
+
+    return apply
+
+
+def demeaned(field, inside, weight=None):
+    """``field`` less its (weighted) mean inside, and 0 outside, whatever stood there."""
+    xp = namespace(field)
+    field = xp.where(inside, field, xp.zeros_like(field))
+    if weight is None:
+        mean = float(xp.sum(field)) / int(inside.sum())
+    else:
+        mean = float(xp.sum(weight * field)) / float(xp.sum(weight))
+    field -= mean * inside
+    return field
+
+
+def fits(inside, grid, radii):
+    """Number, counted from 1, of the first of the ``radii`` (mm) whose sphere fits about each voxel; else 0.
+
+    Takes and gives NumPy arrays. The voxel next to the sphere is cut by its surface, and reaches in by half a
+    step.
+    """
+    step = min(grid.voxel_size)
+    distance = depth(inside, grid.voxel_size, max(radii) + step)
+    number = np.zeros(inside.shape, np.int8)
+    for n, radius in reversed(list(enumerate(radii, 1))):
+        number[distance >= radius + step / 2] = n
+    if max(grid.voxel_size) >= min(radii) + step / 2:
+        # of thick slices the smallest spheres use the voxels next to theirs all the same
+        number *= ndimage.binary_erosion(inside)
+    if not number.any():
+        raise UserError(
+            f'The mask is empty after background removal: no part of it is thicker than '
+            f'{2 * min(radii):.1f} mm; check the mask, or choose another with --mask.'
+        )
+    return number

@@ -1,0 +1,31 @@
+"""Dipole inversion: local field to susceptibility."""
+
+from bids_qsm.recon.inversion.direct import l2, tkd, tsvd
+from bids_qsm.recon.inversion.fansi import nltv
+from bids_qsm.recon.inversion.harmonic import whnltv
+from bids_qsm.recon.inversion.ilsqr import ilsqr
+from bids_qsm.recon.inversion.medi import medi, medi0
+from bids_qsm.recon.inversion.ndi import ndi
+from bids_qsm.recon.inversion.robust import hdqsm, l1qsm
+from bids_qsm.recon.inversion.rts import rts
+from bids_qsm.recon.inversion.tgv import tgv
+from bids_qsm.recon.inversion.tikhonov import tikhonov
+from bids_qsm.recon.inversion.tv import tv
+
+INVERSION = {
+    'tv': tv,
+    'tkd': tkd,
+    'nltv': nltv,
+    'whnltv': whnltv,
+    'ndi': ndi,
+    'l1qsm': l1qsm,
+    'hdqsm': hdqsm,
+    'tsvd': tsvd,
+    'l2': l2,
+    'tikhonov': tikhonov,
+    'rts': rts,
+    'ilsqr': ilsqr,
+    'medi': medi,
+    'medi0': medi0,
+    'tgv': tgv,
+}

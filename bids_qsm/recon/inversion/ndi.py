@@ -1,0 +1,159 @@
+"""Nonlinear dipole inversion without a regulariser: it stops where the noise begins."""
+
+import numba
+import numpy as np
+
+from bids_qsm.recon.arrays import either, like, namespace
+from bids_qsm.recon.conjugate import dot
+from bids_qsm.recon.fourier import convolve, dipole_kernel
+from bids_qsm.recon.grid import Grid
+from bids_qsm.recon.inversion.splitting import Problem
+
+
+def ndi(
+    field,
+    mask,
+    noise,
+    grid: Grid,
+    radians_per_ppm: float,
+    *,
+    discrepancy: float = 0.7,
+    tolerance: float = 0.01,
+    max_iterations: int = 100,
+):
+    r"""Invert the dipole by descent on the complex misfit, stopped early [1]_.
+
+    .. math:: \min_\chi \Phi(D \chi), \quad \Phi(m) = \tfrac12 \|W (e^{i r m} - e^{i r f})\|^2 / r^2
+
+    Nothing but the early stop regularises. It comes when the mean squared misfit falls to ``discrepancy``
+    times what the noise alone would leave (Morozov's principle), or when a step gains less than ``tolerance``
+    of the misfit that is left, so that an underestimated noise does not let streaks grow.
+
+    Where we depart from the paper: steps are conjugate gradients (Polak-Ribiere), as long as the squares that
+    bound the misfit allow, instead of a fixed step of 2; and since every
+    step is an image of the dipole, :math:`\chi = D^T s`, the iteration goes on in s and :math:`D D^T s`
+    alone, for one pair of FFTs each.
+
+    Parameters
+    ----------
+    field : ndarray of float32, shape ``grid.shape``
+        Local field (ppm).
+    mask : ndarray of bool
+    noise : ndarray of float32
+        Standard deviation of the field (ppm).
+    radians_per_ppm : float
+        Phase (rad) that 1 ppm gives at the effective echo time.
+
+    Returns
+    -------
+    ndarray of float32
+        Susceptibility (ppm), 0 outside the mask.
+
+    References
+    ----------
+    .. [1] Polak et al. (2020), NMR Biomed 33:e4271. doi:10.1002/nbm.4271
+    """
+    problem = Problem.of(field, mask, noise, grid)
+    dipole = dipole_kernel(problem.box.shape, grid.voxel_size, grid.b0_dir)
+    square = like(dipole**2, problem.field)
+    # of a phase that is noise alone a mean squared chord of 2 is left, however large its noise is said to be
+    xp = namespace(field)
+    wander = 2 - 2 * xp.exp(-0.5 * (radians_per_ppm * problem.box.crop(noise)) ** 2)
+    expected = float(xp.sum(problem.weight * wander)) / (2 * radians_per_ppm**2)
+    steps = _descend(
+        problem.field,
+        problem.weight,
+        lambda s: convolve(s, square),
+        radians=radians_per_ppm,
+        goal=discrepancy * expected,
+        tolerance=tolerance,
+        max_iterations=max_iterations,
+    )
+    return problem.give(convolve(steps, like(dipole, problem.field)))
+
+
+def _descend(field, weight, square, *, radians, goal, tolerance, max_iterations):
+    """Nonlinear conjugate gradients in s, of which ``square`` gives the field."""
+    model, steps, way, image, slope, before = (0 * field for _ in range(6))
+    misfit = _advance(field, weight, model, steps, way, image, slope, 0.0, radians)
+    height = np.inf
+    for _ in range(max_iterations):
+        if misfit <= goal:
+            break
+        # inner products are those of the gradients in chi, D^T slope
+        rise = square(slope)
+        last, height = height, dot(rise, slope)
+        turn = max(0.0, (height - dot(rise, before)) / last)
+        before[...] = slope
+        down, curvature = _turn(way, image, slope, rise, weight, turn)
+        if not (down > 0 and curvature > 0):
+            # rounding has the last word: no way down is left
+            break
+        previous = misfit
+        misfit = _advance(field, weight, model, steps, way, image, slope, down / curvature, radians)
+        if misfit > previous * (1 - tolerance):
+            break
+    return steps
+
+
+@numba.njit(cache=True, parallel=True, fastmath=True)
+def _advance_compiled(field, weight, model, steps, way, image, slope, length, radians):
+    """Go on by ``length``; return the misfit there and put its downward slope into ``slope``."""
+    nx, ny, nz = field.shape
+    length, radians = np.float32(length), np.float32(radians)
+    misfit = 0.0
+    for i in numba.prange(nx):
+        for j in range(ny):
+            for k in range(nz):
+                steps[i, j, k] += length * way[i, j, k]
+                model[i, j, k] += length * image[i, j, k]
+                w = weight[i, j, k]
+                if w == 0:
+                    slope[i, j, k] = 0
+                    continue
+                half = np.float32(0.5) * radians * (field[i, j, k] - model[i, j, k])
+                sine = np.sin(half)
+                slope[i, j, k] = np.float32(2) * w * sine * np.cos(half) / radians
+                misfit += np.float64(np.float32(2) * w * sine * sine)
+    return misfit / radians**2
+
+
+def _advance_any(field, weight, model, steps, way, image, slope, length, radians):
+    xp = namespace(field)
+    steps += length * way
+    model += length * image
+    half = 0.5 * radians * (field - model)
+    slope[...] = weight * xp.sin(2 * half) / radians
+    return float(xp.sum(2 * weight * xp.sin(half) ** 2)) / radians**2
+
+
+_advance = either(_advance_compiled, _advance_any)
+
+
+@numba.njit(cache=True, parallel=True, fastmath=True)
+def _turn_compiled(way, image, slope, rise, weight, turn):
+    """Turn the way and its image; return how steeply it falls, and the most that its slope can rise."""
+    nx, ny, nz = way.shape
+    turn = np.float32(turn)
+    down, curvature = 0.0, 0.0
+    for i in numba.prange(nx):
+        for j in range(ny):
+            for k in range(nz):
+                way[i, j, k] = slope[i, j, k] + turn * way[i, j, k]
+                new = rise[i, j, k] + turn * image[i, j, k]
+                image[i, j, k] = new
+                down += np.float64(slope[i, j, k] * new)
+                curvature += np.float64(weight[i, j, k] * new * new)
+    return down, curvature
+
+
+def _turn_any(way, image, slope, rise, weight, turn):
+    xp = namespace(way)
+    way *= turn
+    way += slope
+    image *= turn
+    image += rise
+    return float(xp.sum(slope * image)), float(xp.sum(weight * image * image))
+
+
+_turn = either(_turn_compiled, _turn_any)

@@ -1,0 +1,123 @@
+"""Masks from the quality of the phase, the magnitude and the brain, and their consensus."""
+
+import numpy as np
+from scipy import ndimage
+
+from bids_qsm.errors import UserError
+from bids_qsm.recon.fourier import Box
+from bids_qsm.recon.grid import Grid
+from bids_qsm.recon.magnitude import combine
+from bids_qsm.recon.masking.deform import bet
+from bids_qsm.recon.masking.morphology import (
+    SPOT_ML,
+    clean,
+    cut_necks,
+    dilate,
+    erode,
+    fill,
+    largest,
+    not_empty,
+)
+from bids_qsm.recon.masking.signal import flatten, signal
+from bids_qsm.recon.threshold import otsu
+
+RIM_MM = 5.0
+"""How far the smooth surface of `bet` may lie within the brain, at gyri and the poles of the lobes."""
+SHELL_MM = 3.0
+"""How far below the surface skull, meninges and the fluid around the brain may lie."""
+BRIGHT = (0.5, 0.8)
+"""Range of the brightness, over that of the brain around it, below which a voxel of the rim is no brain."""
+
+
+def combined(magnitude, quality, brain, grid: Grid, *, closing_mm: float = 4.0, opening_mm: float = 1.0):
+    """Brain mask less the voxels whose phase is bad; the brain is found by `bet` where no mask is given.
+
+    Bad spots that good phase surrounds (veins, iron-rich nuclei) stay inside; what is bad at the rim over
+    more than ``closing_mm``, such as the signal lost above a sinus, is left out. The consensus asks for this
+    pair [1]_. The smooth surface of `bet` cuts the tips of gyri and lobes: good phase that hangs together
+    with its inside within 5 mm of it is taken back in.
+
+    Parameters
+    ----------
+    magnitude : ndarray of float32, shape (x, y, z, echo)
+    quality : ndarray of float32, shape (x, y, z)
+        Reliability of the phase, 0 to 1.
+    brain : ndarray of bool or None
+
+    Returns
+    -------
+    ndarray of bool, shape (x, y, z)
+
+    Raises
+    ------
+    UserError
+        Where nothing is left.
+
+    References
+    ----------
+    .. [1] QSM Consensus Organization Committee (2024), MRM 91:1834. doi:10.1002/mrm.30006
+    """
+    if brain is None:
+        brain = _regrow(bet(magnitude, grid), magnitude, quality, grid)
+    not_empty(brain, 'the brain mask')
+    good = brain & (quality > valley(quality[brain]))
+    return clean(good, grid, closing_mm, np.inf, opening_mm) & brain
+
+
+def quality_mask(magnitude, quality, grid: Grid, *, closing_mm: float = 4.0, opening_mm: float = 1.0):
+    """Signal whose phase is good, by the valley of the histogram of ``quality`` over the signal.
+
+    Scalp and neck stay in where their phase is good. Parameters as in `combined`.
+    """
+    tissue = signal(combine(magnitude), grid)
+    good = tissue & (quality > valley(quality[tissue]))
+    return clean(good, grid, closing_mm, SPOT_ML, opening_mm)
+
+
+def brain_mask(brain, grid: Grid, *, erosion_mm: float = 0.0):
+    """Brain mask as it was given, eroded by ``erosion_mm``; its largest piece."""
+    if brain is None:
+        raise UserError('The mask "brain" needs a brain mask and none was found: choose another with --mask.')
+    not_empty(brain, 'the brain mask')
+    if erosion_mm > 0:
+        # the padding counts as outside, so that a brain cut by the field of view is eroded there too
+        box = Box.around(brain, grid, padding=4 * max(grid.voxel_size))
+        brain = box.uncrop(erode(box.crop(brain), grid, erosion_mm))
+        not_empty(brain, 'the eroded brain mask')
+    return largest(brain)
+
+
+def magnitude_mask(magnitude, grid: Grid, *, closing_mm: float = 4.0, opening_mm: float = 3.0):
+    """Bright voxels, by Otsu's threshold [1]_; neck and skull stay in.
+
+    References
+    ----------
+    .. [1] Otsu (1979), IEEE Trans SMC 9:62. doi:10.1109/TSMC.1979.4310076
+    """
+    return clean(signal(combine(magnitude), grid), grid, closing_mm, SPOT_ML, opening_mm)
+
+
+def valley(quality):
+    """Quality that parts good from bad phase.
+
+    Where all is good, Otsu would cut through the good: ROMEO's weights of coherent phase lie above .5, those
+    of noise about .2, so the cut is kept between .25 and .45.
+    """
+    return float(np.clip(otsu(quality), 0.25, 0.45))
+
+
+def _regrow(surface, magnitude, quality, grid):
+    """The surface's inside less its dim rim, and the good signal around it that no neck joins to more."""
+    reach = max(SHELL_MM, 1.5 * max(grid.voxel_size))
+    box = Box.around(surface, grid, padding=RIM_MM + 4 * max(grid.voxel_size))
+    # the first echo, whose signal near air is the least lost
+    inside, image, good = box.crop(surface), box.crop(magnitude[..., 0]), box.crop(quality)
+    core = erode(inside, grid, reach)
+    image = flatten(image, core if core.any() else inside, grid)
+    image = ndimage.gaussian_filter(image, [0.35 / v for v in grid.voxel_size])
+    shell = inside & ~core
+    bright = image > np.clip(otsu(image[shell]), *BRIGHT)
+    wanted = core | (inside & bright)
+    wanted |= dilate(inside, grid, RIM_MM) & bright & (good > valley(good[inside]))
+    # dim spots of the shell that brain encloses are vessels and sulci
+    return box.uncrop(fill(cut_necks(wanted, grid, 1.5 * max(grid.voxel_size)), grid, 0.0, SPOT_ML))

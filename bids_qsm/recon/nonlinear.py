@@ -1,0 +1,99 @@
+"""From the complex signal of all echoes to one field map: the phase may wrap between any of them."""
+
+import numpy as np
+from numba import njit, prange
+
+from bids_qsm.recon.noise import noise_level
+from bids_qsm.recon.trust import spread, trust, weigh
+from bids_qsm.recon.units import ppm_per_radian
+
+
+def nonlinear(unwrapped, phase, magnitude, mask, echo_times, field_strength):
+    r"""Fit the field to the complex signal of all echoes at once [1]_.
+
+    .. math:: \hat\omega = \arg\min_\omega \sum_k w_k |e^{i \phi_k} - e^{i \omega T_k}|^2,
+        \quad w_k = m_k^2 - 2 \sigma^2
+
+    by Gauss-Newton from the slope that `linear` finds, with its trust in single echoes: a late echo with a
+    wrong turn or with the phase of noise, which tears a straight line away, is bounded. The phase at TE = 0
+    is taken to be removed already, where the paper fits it in each voxel at the cost of more noise; and the
+    weights leave out the noise's share of the squared signal.
+
+    Parameters
+    ----------
+    unwrapped, phase, magnitude : ndarray of float32, shape (x, y, z, echo)
+        Unwrapped and wrapped phase without offset at TE = 0 (rad), and magnitude.
+    mask : ndarray of bool, shape (x, y, z)
+        Where to fit; all results are 0 elsewhere.
+    echo_times : sequence of float
+        Echo times (s).
+    field_strength : float
+        B0 (T).
+
+    Returns
+    -------
+    field, noise, residual : ndarray of float32, shape (x, y, z)
+        Field (ppm), its standard deviation (ppm), and weighted root mean square residual (rad).
+
+    References
+    ----------
+    .. [1] Liu et al. (2013), MRM 69:467. doi:10.1002/mrm.24272
+    """
+    times = np.asarray(echo_times, np.float32)
+    sigma = np.float32(noise_level(magnitude, mask))
+    images = (
+        np.ascontiguousarray(a.T, np.float32).reshape(times.size, -1) for a in (unwrapped, phase, magnitude)
+    )
+    maps = _fit(*images, np.ascontiguousarray(mask.T).ravel(), times, sigma)
+    field, noise, residual = (m.reshape(mask.shape[::-1]).T for m in maps)
+    scale = np.float32(ppm_per_radian(field_strength))
+    field *= scale
+    noise *= scale
+    return field, noise, residual
+
+
+@njit(cache=True)
+def _climb(rate, phase, weight, times):
+    """Slope (rad/s) of the least misfit near ``rate``, by Gauss-Newton."""
+    bottom = np.float32(0)
+    for k in range(times.size):
+        bottom += weight[k] * times[k] * times[k]
+    for _ in range(30):
+        top = np.float32(0)
+        for k in range(times.size):
+            top += weight[k] * times[k] * np.sin(phase[k] - rate * times[k])
+        step = top / bottom
+        rate += step
+        # what the last echo turns by
+        if abs(step) * times[-1] < np.float32(1e-3):
+            break
+    return rate
+
+
+@njit(cache=True, parallel=True)
+def _fit(unwrapped, wrapped, magnitude, mask, times, sigma):
+    echoes, voxels = wrapped.shape
+    field = np.zeros(voxels, np.float32)
+    noise = np.zeros(voxels, np.float32)
+    residual = np.zeros(voxels, np.float32)
+    two = np.float32(2)
+    chunk = 4096
+    for c in prange((voxels + chunk - 1) // chunk):
+        phase = np.empty(echoes, np.float32)
+        weight = np.empty(echoes, np.float32)
+        trusted = np.empty(echoes, np.float32)
+        for v in range(c * chunk, min((c + 1) * chunk, voxels)):
+            if not mask[v]:
+                continue
+            phase[:] = unwrapped[:, v]
+            weigh(magnitude[:, v], weight, sigma)
+            start = trust(phase, weight, times, sigma, trusted)
+            rate = _climb(start, wrapped[:, v], trusted, times)
+            misfit = signal = np.float32(0)
+            for k in range(echoes):
+                misfit += two * weight[k] * (np.float32(1) - np.cos(wrapped[k, v] - rate * times[k]))
+                signal += weight[k]
+            field[v] = rate
+            residual[v] = np.sqrt(misfit / signal)
+            noise[v] = spread(misfit, trusted, weight, times, sigma)
+    return field, noise, residual
