@@ -1,4 +1,4 @@
-"""Methods chosen by name: ``tv:alpha=2e-4`` to a function of a registry and its parameters."""
+"""Methods chosen by name: ``tv:strength=0.04`` to a function of a registry and its parameters."""
 
 import inspect
 from dataclasses import dataclass

@@ -167,7 +167,7 @@ class Options:
 _PATHS = ('bids_dir', 'output_dir', 'bids_filter_file', 'work_dir', 'use_plugin')
 _TYPES = {
     **dict.fromkeys((*_PATHS, *CHOICES, 'atlas', 'phase_scaling'), ((str, Path), 'text')),
-    **dict.fromkeys(STEPS, ((str, Method), 'text such as "tv:alpha=2e-4"')),
+    **dict.fromkeys(STEPS, ((str, Method), 'text such as "tv:strength=0.04"')),
     **dict.fromkeys(
         ('participant_label', 'session_label', 'output_spaces'), ((list, tuple), 'a list of texts')
     ),

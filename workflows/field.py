@@ -9,6 +9,14 @@ from bids_qsm.interfaces.unwrap import Unwrap
 
 AS_GIVEN = ('brain',)
 """Masks that the user gave, which are taken as they are."""
+MASK_PROSE = {
+    'combined': 'made from the brain mask and the quality of the phase',
+    'two_pass': 'made from the brain mask and the quality of the phase [@two_pass]',
+    'bet': 'the inside of a surface fitted to the magnitude [@bet]',
+    'brain': 'the brain mask',
+    'quality': 'made from the magnitude and the quality of the phase',
+    'magnitude': 'made from the magnitude by a threshold',
+}
 
 
 def init_field_wf(
@@ -32,7 +40,7 @@ def init_field_wf(
     """
     workflow = pe.Workflow(name=name)
     workflow.__desc__ = (
-        f'The mask ({mask}) was made from the brain mask and the quality of the phase. Phase was unwrapped '
+        f'The mask ({mask}) was {MASK_PROSE[mask]}. Phase was unwrapped '
         f'({unwrap}) [@{unwrap}] and a field map fitted over all echoes ({field}) [@{field}], weighted by '
         'signal-to-noise ratio, also up to 3 mm outside the mask where the phase is good to keep its rim. '
         + ('' if mask in AS_GIVEN else 'Of that rim, voxels were dropped where the fit had failed.')

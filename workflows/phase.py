@@ -30,7 +30,8 @@ def init_phase_wf(
     workflow.__desc__ = (
         'Phase was brought to radians; its sign, alternating slices and, over several echoes, differences '
         'of odd and even echoes were checked against the data and corrected where needed. '
-        'From series of several echoes the phase offset of the receive coils was removed with '
+        + (f'The images of the {coils} receive coils were combined [@mcpc3ds]. ' if coils > 1 else '')
+        + 'From series of several echoes the phase offset of the receive coils was removed with '
         'MCPC-3D-S [@mcpc3ds].'
     )
     inputnode = pe.Node(

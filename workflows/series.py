@@ -75,7 +75,7 @@ def init_series_wf(*, series, options, atlas, is_anatomy: bool, omp_nthreads: in
     align_wf = init_align_wf(is_anatomy=is_anatomy)
     recon_wf = init_recon_wf(
         field_params={
-            # a mask of the user is taken as it is
+            # of a mask of the user the largest piece is taken as it is
             'mask': 'brain' if series.mask else options.mask.name,
             'mask_params': {} if series.mask else options.mask.as_dict,
             'unwrap': options.unwrap.name,

@@ -19,6 +19,7 @@ REFERENCE_PROSE = {
 BACKGROUND_PROSE = {
     'levelled': 'V-SHARP [@vsharp], in turns with inversions whose slowly varying part, which a field map '
     'cannot tell from background [@levelled], was set so that tissue of equal R2* has equal susceptibility',
+    'levelled, one echo': 'V-SHARP [@vsharp], the local field at the rim of the mask restored by inversion',
 }
 FIELDS = ('field', 'noise', 'magnitude', 'r2star', 'echo_times', 'field_strength')
 
@@ -138,7 +139,8 @@ def init_inversion_wf(
         workflow.connect(inputnode, 'field', invert, 'field')
         workflow.connect(inputnode, 'support', invert, 'mask')
         return workflow
-    removal = BACKGROUND_PROSE.get(background, f'{background.upper()} [@{background}]')
+    key = 'levelled, one echo' if background == 'levelled' and n_echoes == 1 else background
+    removal = BACKGROUND_PROSE.get(key, f'{background.upper()} [@{background}]')
     workflow.__desc__ = (
         f'The background field was removed with {removal}, the dipole model '
         f'inverted with {inversion.upper()} [@{inversion}].'

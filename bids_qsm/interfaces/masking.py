@@ -90,8 +90,8 @@ class StrictMask(SimpleInterface):
     input_spec, output_spec = _StrictMaskInputSpec, _MaskOutputSpec
 
     def _run_interface(self, runtime):
-        quality, grid = load(self.inputs.quality)
-        mask = strict(quality, load_mask(self.inputs.mask), grid)
+        quality, _ = load(self.inputs.quality)
+        mask = strict(quality, load_mask(self.inputs.mask))
         self._results['mask'] = save_like(mask, self.inputs.mask, runtime.cwd, 'mask.nii')
         return runtime
 

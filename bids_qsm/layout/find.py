@@ -16,6 +16,9 @@ from bids_qsm.layout.series import Rejected, Series, read_series
 SUFFIXES = ('MEGRE', 'T2starw', 'GRE', 'T1w')
 """Suffixes that a series may have; T1w only where there is phase beside it (a legacy name)."""
 
+NEED_DECAY = ('medi0',)
+"""Methods of inversion that find fluid by its R2*."""
+
 _SKIPPED = r'/(derivatives|code|sourcedata|stimuli|models|func|dwi|perf|pet|eeg|ieeg|meg|nirs|micr|beh)(/|$)'
 
 
@@ -68,6 +71,11 @@ def find_series(options) -> Plan:
             f'--mask {options.mask.as_dict["path"]} names one file for {len(series)} series; put {{series}} '
             'where their names stand.'
         )
+    if options.inversion.name in NEED_DECAY:
+        single = [one for one in series if len(one.echo_times) == 1]
+        series = [one for one in series if len(one.echo_times) > 1]
+        reason = f'--inversion {options.inversion.name} needs R2*, and so two echoes or more; choose another.'
+        rejected += [Rejected(one.name, f'{one.files[0].name}: {reason}', True) for one in single]
     series, failed = _with_ancillary(series, t1w, options)
     rejected += failed
     if not series and not rejected:

@@ -6,7 +6,7 @@ import numba
 import numpy as np
 import scipy.fft
 
-from bids_qsm.recon.arrays import is_numpy, like, namespace
+from bids_qsm.recon.arrays import is_numpy, like, namespace, to_numpy
 from bids_qsm.recon.grid import Grid
 
 
@@ -50,7 +50,8 @@ class Box:
         """
         region, shape = [], []
         for axis, step in enumerate(grid.voxel_size):
-            used = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+            line = mask.any(axis=tuple(a for a in range(3) if a != axis))
+            used = np.flatnonzero(to_numpy(line))
             extra = int(np.ceil(margin / step))
             start, stop = max(used[0] - extra, 0), min(used[-1] + 1 + extra, mask.shape[axis])
             region.append(slice(int(start), int(stop)))

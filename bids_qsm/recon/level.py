@@ -55,10 +55,10 @@ def level(chi, mask, r2star, grid: Grid, *, degree: int = 6, depth_mm: float = 3
     weights = _robust_fit(columns, values, tissue)
     found = np.tensordot(weights, basis, 1)
     for axis in axes:
-        # each contraction moves the next axis to the front
-        found = np.tensordot(found, axis, (0, 1))
-    found -= found[mask].mean()
-    return found.astype(np.float32)
+        # each contraction moves the next axis to the front; the last one fills the volume
+        found = np.tensordot(found.astype(np.float32), axis.astype(np.float32), (0, 1))
+    found -= found[mask].mean(dtype=float)
+    return found
 
 
 SAMPLES, TISSUES, ROUNDS = 60_000, 20, 6
@@ -70,7 +70,7 @@ def _powers(mask, grid, degree):
     axes, size = [], 0.0
     for axis, step in enumerate(grid.voxel_size):
         line = mask.sum(tuple(a for a in range(3) if a != axis), dtype=float)
-        place = np.arange(line.size) * step
+        place = np.arange(line.size, dtype=float) * step
         place -= np.average(place, weights=line)
         size = max(size, float(np.abs(place[line > 0]).max()))
         axes.append(place)

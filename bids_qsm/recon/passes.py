@@ -10,15 +10,16 @@ from bids_qsm.recon.arrays import either, namespace
 
 
 @numba.njit(cache=True, parallel=True, fastmath=True)
-def _shrink(x, dual, target, inverse, threshold, relax):
-    """Shrink the vector ``grad x + dual`` at each voxel, in place.
+def _step_gradient(x, vector, inverse, threshold, relax):
+    """Move ``vector``, the sum of gradient and dual at each voxel, on by one step of ADMM, in place.
 
-    On return ``dual`` is the part cut off and ``target`` the shrunk vector minus ``dual``, which the next
-    least-squares step approaches. ``relax`` is the over-relaxation of ADMM, 1 to 2.
+    Of a vector v the dual is the part that its shrinking by ``threshold`` cuts off, c v with c = min(1,
+    threshold / |v|), and the shrunk gradient is the rest; so v alone holds the state. ``relax`` is the
+    over-relaxation, 1 to 2.
     """
     nx, ny, nz = x.shape
     relax, threshold = np.float32(relax), np.float32(threshold)
-    inverse = (np.float32(inverse[0]), np.float32(inverse[1]), np.float32(inverse[2]))
+    p, q, r = np.float32(inverse[0]), np.float32(inverse[1]), np.float32(inverse[2])
     for i in numba.prange(nx):
         up = i + 1 if i + 1 < nx else 0
         for j in range(ny):
@@ -26,34 +27,69 @@ def _shrink(x, dual, target, inverse, threshold, relax):
             for k in range(nz):
                 far = k + 1 if k + 1 < nz else 0
                 here = x[i, j, k]
-                keep = np.float32(1) - relax
-                a, b, c = dual[0, i, j, k], dual[1, i, j, k], dual[2, i, j, k]
-                a += relax * (x[up, j, k] - here) * inverse[0] + keep * (target[0, i, j, k] + a)
-                b += relax * (x[i, right, k] - here) * inverse[1] + keep * (target[1, i, j, k] + b)
-                c += relax * (x[i, j, far] - here) * inverse[2] + keep * (target[2, i, j, k] + c)
-                norm = np.sqrt(a * a + b * b + c * c)
-                cut = threshold / norm if norm > threshold else np.float32(1)
-                dual[0, i, j, k] = cut * a
-                dual[1, i, j, k] = cut * b
-                dual[2, i, j, k] = cut * c
-                rest = np.float32(1) - np.float32(2) * cut
-                target[0, i, j, k] = rest * a
-                target[1, i, j, k] = rest * b
-                target[2, i, j, k] = rest * c
+                a, b, c = vector[0, i, j, k], vector[1, i, j, k], vector[2, i, j, k]
+                cut = _cut(a, b, c, threshold)
+                # dual + (1 - relax) * shrunk gradient
+                keep = cut + (np.float32(1) - relax) * (np.float32(1) - cut)
+                vector[0, i, j, k] = keep * a + relax * (x[up, j, k] - here) * p
+                vector[1, i, j, k] = keep * b + relax * (x[i, right, k] - here) * q
+                vector[2, i, j, k] = keep * c + relax * (x[i, j, far] - here) * r
 
 
-def _shrink_any(x, dual, target, inverse, threshold, relax):
+@numba.njit(cache=True, fastmath=True, inline='always')
+def _cut(a, b, c, threshold):
+    """Share of a vector that its shrinking cuts off."""
+    square = a * a + b * b + c * c
+    return threshold / np.sqrt(square) if square > threshold * threshold else np.float32(1)
+
+
+def _step_gradient_any(x, vector, inverse, threshold, relax):
     xp = namespace(x)
+    cut = _cut_any(vector, threshold)
+    vector *= cut + (1 - relax) * (1 - cut)
     for axis, inv in enumerate(inverse):
-        slope = (xp.roll(x, -1, axis=axis) - x) * float(inv)
-        dual[axis] += relax * slope + (1 - relax) * (target[axis] + dual[axis])
-    norm = xp.sqrt(xp.sum(dual * dual, axis=0))
-    cut = float(threshold) / xp.maximum(norm, xp.full_like(norm, float(threshold)))
-    target[...] = (1 - 2 * cut) * dual
-    dual *= cut
+        vector[axis] += relax * float(inv) * (xp.roll(x, -1, axis=axis) - x)
 
 
-shrink = either(_shrink, _shrink_any)
+def _cut_any(vector, threshold):
+    xp = namespace(vector)
+    norm = xp.sqrt(xp.sum(vector * vector, axis=0))
+    return float(threshold) / xp.maximum(norm, xp.full_like(norm, float(threshold)))
+
+
+step_gradient = either(_step_gradient, _step_gradient_any)
+
+
+@numba.njit(cache=True, parallel=True, fastmath=True)
+def _pull(vector, out, inverse, threshold):
+    """Divergence of what the next gradient is to approach, (1 - 2 c) v of `step_gradient`, into ``out``."""
+    nx, ny, nz = out.shape
+    p, q, r = np.float32(inverse[0]), np.float32(inverse[1]), np.float32(inverse[2])
+    threshold, one, two = np.float32(threshold), np.float32(1), np.float32(2)
+    a, b, c = vector[0], vector[1], vector[2]
+    for i in numba.prange(nx):
+        for j in range(ny):
+            before = one - two * _cut(a[i, j, -1], b[i, j, -1], c[i, j, -1], threshold)
+            before *= c[i, j, -1]
+            for k in range(nz):
+                # index -1 wraps around, as the forward differences do
+                here = one - two * _cut(a[i, j, k], b[i, j, k], c[i, j, k], threshold)
+                low = one - two * _cut(a[i - 1, j, k], b[i - 1, j, k], c[i - 1, j, k], threshold)
+                left = one - two * _cut(a[i, j - 1, k], b[i, j - 1, k], c[i, j - 1, k], threshold)
+                along = here * c[i, j, k]
+                out[i, j, k] = (
+                    (low * a[i - 1, j, k] - here * a[i, j, k]) * p
+                    + (left * b[i, j - 1, k] - here * b[i, j, k]) * q
+                    + (before - along) * r
+                )
+                before = along
+
+
+def _pull_any(vector, out, inverse, threshold):
+    _divergence_any((1 - 2 * _cut_any(vector, threshold)) * vector, out, inverse)
+
+
+pull = either(_pull, _pull_any)
 
 
 @numba.njit(cache=True, parallel=True, fastmath=True)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from bids_qsm.recon.arrays import like
-from bids_qsm.recon.passes import change, divergence, shrink
+from bids_qsm.recon.passes import change, pull, step_gradient
 
 
 def total_variation(
@@ -35,14 +35,15 @@ def total_variation(
     ----------
     .. [1] Boyd et al. (2010), Found Trends Mach Learn 3:1. doi:10.1561/2200000016
     """
-    dual, target = (like(np.zeros((3, *start.shape), np.float32), start) for _ in range(2))
-    pull = like(np.zeros(tuple(start.shape), np.float32), start)
+    vector = like(np.zeros((3, *start.shape), np.float32), start)
+    drawn = like(np.zeros(tuple(start.shape), np.float32), start)
     inverse = tuple(1 / h for h in spacing)
-    x = least_squares(pull)
+    threshold = weight / penalty
+    x = least_squares(drawn)
     for _ in range(max_iterations):
-        shrink(x, dual, target, inverse, weight / penalty, 1.8)
-        divergence(target, pull, inverse)
-        previous, x = x, least_squares(pull)
+        step_gradient(x, vector, inverse, threshold, 1.8)
+        pull(vector, drawn, inverse, threshold)
+        previous, x = x, least_squares(drawn)
         moved, size = change(x, previous)
         if moved <= tolerance**2 * size:
             break

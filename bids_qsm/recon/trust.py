@@ -26,7 +26,7 @@ def weigh(magnitude, weight, sigma):
         for k in range(weight.size):
             weight[k] = max(magnitude[k] ** 2, np.float32(1e-30))
     # the first echo, however weak, knows the turn best
-    weight[0] = max(weight[0], np.float32(1e-3) * sigma * sigma)
+    weight[0] = max(weight[0], np.float32(1e-3) * sigma * sigma, np.float32(1e-30))
 
 
 @njit(cache=True)

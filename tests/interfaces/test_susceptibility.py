@@ -9,7 +9,7 @@ import pytest
 from bids_qsm.interfaces.background import RemoveBackground
 from bids_qsm.interfaces.inversion import Invert
 from bids_qsm.interfaces.io import load, load_mask, save
-from bids_qsm.interfaces.masking import MakeMask, RefineMask
+from bids_qsm.interfaces.masking import MakeMask, MergePasses, RefineMask, StrictMask
 from bids_qsm.interfaces.reference import ReferenceChi
 from bids_qsm.interfaces.swi import ComputeSWI
 from tests.recon import little_head
@@ -95,6 +95,26 @@ def test_chain_of_files(files, tmp_path):
     assert load(inverted.chi)[0][inside].mean() - chi[inside].mean() == pytest.approx(
         note['ReferenceOffset'], abs=1e-5
     )
+
+
+def test_two_passes(files, tmp_path):
+    """The strict mask leaves bad phase out; where it lies its susceptibility is taken."""
+    head, paths, _ = files
+    reference = nib.load(paths['brain'])
+    quality = np.where(head.nuclei, 0.3, np.where(head.brain, 0.9, 0.1)).astype(np.float32)
+    bad = save(quality, reference.affine, tmp_path, 'bad.nii')
+    made = run(StrictMask(quality=bad, mask=paths['brain']), tmp_path / 'strict')
+    strict = load_mask(made.mask)
+    assert not (strict & head.nuclei).any()
+    assert strict.sum() > 0.9 * head.brain.sum()
+    maps = {
+        'chi_strict': np.where(strict, 0.1, 0).astype(np.float32),
+        'chi_filled': np.where(head.brain, 0.3, 0).astype(np.float32),
+    }
+    maps = {name: save(m, reference.affine, tmp_path, f'{name}.nii') for name, m in maps.items()}
+    chi = load(run(MergePasses(strict=made.mask, **maps), tmp_path / 'merge').chi)[0]
+    np.testing.assert_allclose(chi[head.brain], 0.1, atol=1e-6)
+    assert not chi[~head.brain].any()
 
 
 def test_reference_none_has_no_region(files, tmp_path):

@@ -8,8 +8,9 @@ import pytest
 from bids_qsm.errors import UserError
 from bids_qsm.layout import dataset as dataset_module
 from bids_qsm.layout import find_series
+from bids_qsm.methods import Method
 from bids_qsm.options import Options
-from tests.skeletons import SHAPE, oblique, write_image, write_json, write_series, write_t1w
+from tests.skeletons import SHAPE, oblique, only_error, write_image, write_json, write_series, write_t1w
 
 
 def test_megre(data, find):
@@ -255,3 +256,8 @@ def test_validator_is_optional(data, find, monkeypatch):
     write_series(data)
     monkeypatch.setattr(dataset_module.shutil, 'which', lambda *_, **__: None)
     assert 'is not installed' in find(skip_bids_validation=False).notes[0]
+
+
+def test_methods_that_need_several_echoes_reject_a_single_one(data, find):
+    write_series(data, suffix='T2starw', echo_times=(0.02,))
+    assert 'needs R2*' in only_error(find(inversion=Method('medi0')))

@@ -16,6 +16,7 @@ from bids_qsm.recon.masking import (
     strict,
     two_pass,
 )
+from bids_qsm.recon.masking.quality import _regrow
 from bids_qsm.recon.masking.surface import fill_surface, neighbours, sphere
 from bids_qsm.recon.threshold import otsu
 
@@ -187,3 +188,15 @@ def test_otsu_of_two_gaussians():
     rng = np.random.default_rng(0)
     values = np.concatenate([rng.normal(0, 1, 4000), rng.normal(8, 1, 2000)])
     assert 3 < otsu(values) < 5
+
+
+def test_regrowth_reaches_as_far_along_the_axes_as_between_them():
+    """The surface stops short of a bright ball; what is added must not end with the surface's box."""
+    grid = Grid((64, 64, 64))
+    x, y, z = np.ogrid[-32:32, -32:32, -32:32]
+    radius = np.sqrt(x**2 + y**2 + z**2)
+    ball = radius <= 24
+    magnitude = np.where(ball, 1, 0.05)[..., None].astype(np.float32)
+    quality = np.where(ball, 0.9, 0.1).astype(np.float32)
+    grown = _regrow(radius <= 21, magnitude, quality, grid)
+    assert (grown & ball).sum() > 0.98 * ball.sum()

@@ -21,16 +21,29 @@ def test_divergence_is_the_adjoint_of_the_gradient(shape):
     assert np.vdot(gradient(x, spacing), q) == pytest.approx(np.vdot(x, out), rel=1e-4)
 
 
-def test_shrink_parts_the_vector():
-    shape, spacing = (5, 6, 7), (1.0, 2.0, 0.5)
-    x, dual = noise(shape), noise((3, *shape), 1)
-    whole = gradient(x, spacing) + dual
-    target = np.zeros_like(dual)
-    passes.shrink(x, dual, target, tuple(1 / h for h in spacing), 0.8, 1.0)
-    norm = np.sqrt((whole**2).sum(0))
-    cut = whole * np.minimum(1, 0.8 / norm)
-    np.testing.assert_allclose(dual, cut, atol=1e-5)
-    np.testing.assert_allclose(target, whole - 2 * cut, atol=1e-5)
+def parts(vector, threshold):
+    """What shrinking a vector cuts off, and what it leaves."""
+    cut = vector * np.minimum(1, threshold / np.linalg.norm(vector, axis=0))
+    return cut, vector - cut
+
+
+def test_step_of_the_gradient_is_relaxed_admm():
+    shape, spacing, relax = (5, 6, 7), (1.0, 2.0, 0.5), 1.8
+    x, vector = noise(shape), noise((3, *shape), 1)
+    dual, shrunk = parts(vector, 0.8)
+    expected = dual + relax * gradient(x, spacing) + (1 - relax) * shrunk
+    passes.step_gradient(x, vector, tuple(1 / h for h in spacing), 0.8, relax)
+    np.testing.assert_allclose(vector, expected, atol=1e-5)
+
+
+def test_pull_is_the_divergence_of_shrunk_less_dual():
+    shape, inverse = (5, 6, 7), (1.0, 0.5, 2.0)
+    vector = noise((3, *shape), 1)
+    dual, shrunk = parts(vector, 0.8)
+    found, expected = np.empty(shape, np.float32), np.empty(shape, np.float32)
+    passes.pull(vector, found, inverse, 0.8)
+    passes.divergence((shrunk - dual).astype(np.float32), expected, inverse)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_total_variation_denoises_a_step():

@@ -51,19 +51,22 @@ def levelled(field, mask, noise, r2star, grid: Grid, *, turns: int = 2, degree: 
     .. [2] Kee et al. (2017), IEEE Trans Biomed Eng 64:2531. doi:10.1109/TBME.2017.2749298
     """
     xp = namespace(field)
-    nothing = xp.zeros_like(field)
-    field = xp.where(mask, field, nothing)
+    field = xp.where(mask, field, 0.0)
     local, kept = vsharp(field, mask, grid)
     # no weight where there is no local field
-    doubt = xp.where(kept, noise, nothing + 1e6 * typical_noise(noise, field, mask))
+    doubt = xp.where(kept, noise, 1e6 * typical_noise(noise, field, mask))
+    # of a slab of a few slices most is rim, which cannot be carried on from what little is kept
+    inverted = mask if 2 * int(xp.sum(kept)) > int(xp.sum(mask)) else kept
     box = Box.around(mask, grid, padding=PADDING)
-    dipole = dipole_kernel(box.shape, grid.voxel_size, grid.b0_dir, reference=field)
     for _ in range(turns if r2star is not None else 1):
-        chi = tv(local, mask, doubt, grid, tolerance=ROUGH)
+        chi = tv(local, inverted, doubt, grid, tolerance=ROUGH)
         if r2star is not None:
-            chi = xp.where(mask, chi - like(level(chi, mask, r2star, grid, degree=degree), chi), nothing)
-        known = xp.where(mask, box.uncrop(convolve(box.crop(chi), dipole)), nothing)
-        local = vsharp(field - known, mask, grid, restorations=0)[0] + known
+            chi = xp.where(inverted, chi - like(level(chi, inverted, r2star, grid, degree=degree), chi), 0.0)
+        # made anew in each turn: the inversion needs the memory
+        dipole = dipole_kernel(box.shape, grid.voxel_size, grid.b0_dir, reference=field)
+        local = xp.where(mask, box.uncrop(convolve(box.crop(chi), dipole)), 0.0)
+        del dipole, chi
+        local += vsharp(field - local, mask, grid, restorations=0)[0]
     return local, mask
 
 

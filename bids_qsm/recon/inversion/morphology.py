@@ -25,7 +25,7 @@ def smooth_places(magnitude, inside, spacing, edges):
 def _shrink_compiled(x, dual, target, regular, inverse, threshold):
     """Shrink those parts of ``grad x + dual`` that are ``regular``, in place; the others go free.
 
-    As `passes.shrink`: ``dual`` becomes what is cut off, ``target`` the shrunk vector minus ``dual``.
+    ``dual`` becomes what is cut off, ``target`` the shrunk vector minus ``dual``.
     """
     nx, ny, nz = x.shape
     threshold, relax = np.float32(threshold), np.float32(1.8)

@@ -36,9 +36,12 @@ class Problem:
         box = Box.around(mask, grid, padding=PADDING)
         inside = box.crop(mask)
         typical = typical_noise(noise, field, mask)
-        weight = inside * (typical / namespace(field).clip(box.crop(noise), typical, None)) ** 2
+        xp = namespace(field)
+        # there may be anything outside the mask, NaN as well
+        field, noise = (box.crop(xp.where(mask, a, xp.zeros_like(a))) for a in (field, noise))
+        weight = inside * (typical / xp.clip(noise, typical, None)) ** 2
         size = float(np.prod(grid.voxel_size)) ** (1 / 3)
-        return cls(box, grid, inside, box.crop(field) * inside, weight, typical, size)
+        return cls(box, grid, inside, field, weight, typical, size)
 
     @property
     def gradient_penalty(self):
@@ -75,8 +78,13 @@ class Splitting:
         shape = tuple(self.field.shape)
         spectrum, gradients = rfft(self.model - self.dual), rfft(pull)
         solve(spectrum, gradients, self.dipole, self.inverse, self.penalty)
-        self.match(irfft(gradients, shape), self.field, self.weight, self.model, self.dual)
-        return irfft(spectrum, shape)
+        # one spectrum goes before the next turns into an image, which is what sets the peak of memory
+        chi = irfft(spectrum, shape)
+        del spectrum
+        image = irfft(gradients, shape)
+        del gradients
+        self.match(image, self.field, self.weight, self.model, self.dual)
+        return chi
 
 
 @numba.njit(cache=True, parallel=True, fastmath=True)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from bids_qsm.errors import UserError
 from bids_qsm.recon.arrays import like, namespace
 from bids_qsm.recon.conjugate import conjugate_gradient
 from bids_qsm.recon.fourier import Box, convolve, dipole_kernel, gradient_energy, irfft, rfft
@@ -49,7 +50,7 @@ def tikhonov(
     .. [1] Kressler et al. (2010), IEEE Trans Med Imaging 29:273. doi:10.1109/TMI.2009.2023787
     """
     if order not in (0, 1):
-        raise ValueError(f'order must be 0 or 1, not {order}')
+        raise UserError(f'tikhonov:order is {order}; it must be 0 or 1.')
     box = Box.around(mask, grid, padding=PADDING)
     inside = box.crop(mask)
     size = grid.voxel_volume ** (1 / 3)

@@ -1,12 +1,8 @@
 """Dipole inversion regularised by total variation."""
 
-import numba
-import numpy as np
-
-from bids_qsm.recon.arrays import either, like, namespace
-from bids_qsm.recon.fourier import Box, dipole_kernel, gradient_energy, irfft, rfft
 from bids_qsm.recon.grid import Grid
-from bids_qsm.recon.inversion.setting import PADDING, typical_noise
+from bids_qsm.recon.inversion.fidelity import squares
+from bids_qsm.recon.inversion.splitting import DATA_PENALTY, Problem, Splitting
 from bids_qsm.recon.solvers import total_variation
 
 
@@ -50,79 +46,14 @@ def tv(
     .. [1] Bilgic et al. (2014), MRM 72:1444. doi:10.1002/mrm.25029
     .. [2] Milovic et al. (2018), MRM 80:814. doi:10.1002/mrm.27073
     """
-    box = Box.around(mask, grid, padding=PADDING)
-    inside = box.crop(mask)
-    size = float(np.prod(grid.voxel_size)) ** (1 / 3)
-    typical = typical_noise(noise, field, mask)
-    xp = namespace(field)
-    weight = box.crop(xp.where(mask, noise, xp.zeros_like(noise)))
-    weight = inside * (typical / xp.clip(weight, typical, None)) ** 2
-    penalty = GRADIENT_PENALTY * size**2
-    local = box.crop(xp.where(mask, field, xp.zeros_like(field)))
+    problem = Problem.of(field, mask, noise, grid)
     chi = total_variation(
-        _split_data(local, weight, grid, penalty),
-        local,
+        Splitting(problem, squares(DATA_PENALTY)),
+        problem.field,
         grid.voxel_size,
-        weight=strength * typical * size,
-        penalty=penalty,
+        weight=strength * problem.typical * problem.size,
+        penalty=problem.gradient_penalty,
         tolerance=tolerance,
         max_iterations=max_iterations,
     )
-    return box.uncrop(chi * inside)
-
-
-GRADIENT_PENALTY, DATA_PENALTY = 0.025, 0.3
-"""Penalties of the two splittings (the first times squared voxel size): they set the pace, not the result."""
-
-
-def _split_data(field, weight, grid, penalty):
-    """Build the least-squares step of `total_variation` for a weighted field, split as ``model = D chi``."""
-    shape = tuple(field.shape)
-    dipole = dipole_kernel(shape, grid.voxel_size, grid.b0_dir)
-    inverse = np.float32(DATA_PENALTY) * dipole**2
-    inverse += np.float32(penalty) * gradient_energy(shape, grid.voxel_size)
-    # the mean of chi is open; it stays at zero
-    inverse[0, 0, 0] = 1
-    np.divide(1, inverse, out=inverse)
-    dipole, inverse = like(dipole, field), like(inverse, field)
-    model, dual = namespace(field).asarray(field, copy=True), 0 * field
-
-    def update(pull):
-        spectrum = rfft(model - dual)
-        spectrum *= dipole
-        spectrum *= DATA_PENALTY
-        gradients = rfft(pull)
-        gradients *= penalty
-        spectrum += gradients
-        spectrum *= inverse
-        gradients[...] = spectrum
-        gradients *= dipole
-        chi = irfft(spectrum, shape)
-        _match(irfft(gradients, shape), field, weight, model, dual, DATA_PENALTY, 1.8)
-        return chi
-
-    return update
-
-
-@numba.njit(cache=True, parallel=True, fastmath=True)
-def _match_compiled(image, field, weight, model, dual, penalty, relax):
-    """Draw the model towards the field where it is trusted, towards the image of chi elsewhere, in place."""
-    nx, ny, nz = field.shape
-    penalty, relax = np.float32(penalty), np.float32(relax)
-    for i in numba.prange(nx):
-        for j in range(ny):
-            for k in range(nz):
-                w = weight[i, j, k]
-                goal = relax * image[i, j, k] + (np.float32(1) - relax) * model[i, j, k] + dual[i, j, k]
-                new = (w * field[i, j, k] + penalty * goal) / (w + penalty)
-                model[i, j, k] = new
-                dual[i, j, k] = goal - new
-
-
-def _match_any(image, field, weight, model, dual, penalty, relax):
-    goal = relax * image + (1 - relax) * model + dual
-    model[...] = (weight * field + penalty * goal) / (weight + penalty)
-    dual[...] = goal - model
-
-
-_match = either(_match_compiled, _match_any)
+    return problem.give(chi)

@@ -16,7 +16,7 @@ def clean(mask, grid, closing_mm, hole_ml, opening_mm):
     not_empty(mask, 'it')
     # twice the reach of either step, so that zeros surround the mask on both sides
     reach = max(closing_mm / 2, opening_mm, *grid.voxel_size)
-    box = Box.around(mask, grid, padding=2 * reach + 4 * max(grid.voxel_size))
+    box = Box.around(mask, grid, padding=4 * (reach + max(grid.voxel_size)))
     filled = fill(box.crop(mask), grid, max(closing_mm / 2, *grid.voxel_size), hole_ml)
     return box.uncrop(cut_necks(filled, grid, opening_mm))
 

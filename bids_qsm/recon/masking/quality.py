@@ -109,7 +109,9 @@ def valley(quality):
 def _regrow(surface, magnitude, quality, grid):
     """The surface's inside less its dim rim, and the good signal around it that no neck joins to more."""
     reach = max(SHELL_MM, 1.5 * max(grid.voxel_size))
-    box = Box.around(surface, grid, padding=RIM_MM + 4 * max(grid.voxel_size))
+    margin = RIM_MM + max(grid.voxel_size)
+    # the end of the padded box is as good as the mask to `dilate`, and must lie out of reach of the region
+    box = Box.around(surface, grid, padding=2 * (margin + max(grid.voxel_size)), margin=margin)
     # the first echo, whose signal near air is the least lost
     inside, image, good = box.crop(surface), box.crop(magnitude[..., 0]), box.crop(quality)
     core = erode(inside, grid, reach)
