@@ -30,7 +30,9 @@ test: lint
 	$(BIN)/pytest -n auto --dist loadfile
 
 benchmark: $(VENV)/stamp
+	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/document.py
 
 clean:
 	rm -rf $(VENV) $(DEMO) build *.egg-info

@@ -29,7 +29,8 @@ def levelled(field, mask, noise, r2star, grid: Grid, *, turns: int = 2, degree: 
     noise : array of float32
         Standard deviation of the field (ppm).
     r2star : array of float32, or None
-        R2* (1/s); without it (a single echo) only the rim is restored, in one turn.
+        R2* (1/s); without it (a single echo) only the rim is restored, in one turn, and the spheres are
+        smaller: the phase of the coils is then still in the field, and varies over longer ways than those.
     degree : int
         Highest degree of the polynomials of `level`.
 
@@ -52,7 +53,8 @@ def levelled(field, mask, noise, r2star, grid: Grid, *, turns: int = 2, degree: 
     """
     xp = namespace(field)
     field = xp.where(mask, field, 0.0)
-    local, kept = vsharp(field, mask, grid)
+    spheres = {} if r2star is not None else {'max_radius': SINGLE_ECHO_RADIUS}
+    local, kept = vsharp(field, mask, grid, **spheres)
     # no weight where there is no local field
     doubt = xp.where(kept, noise, 1e6 * typical_noise(noise, field, mask))
     # of a slab of a few slices most is rim, which cannot be carried on from what little is kept
@@ -66,9 +68,11 @@ def levelled(field, mask, noise, r2star, grid: Grid, *, turns: int = 2, degree: 
         dipole = dipole_kernel(box.shape, grid.voxel_size, grid.b0_dir, reference=field)
         local = xp.where(mask, box.uncrop(convolve(box.crop(chi), dipole)), 0.0)
         del dipole, chi
-        local += vsharp(field - local, mask, grid, restorations=0)[0]
+        local += vsharp(field - local, mask, grid, restorations=0, **spheres)[0]
     return local, mask
 
 
+SINGLE_ECHO_RADIUS = 12.0
+"""Largest sphere (mm) where the phase of the coils is still in the field."""
 ROUGH = 0.06
 """Relative change at which the inversions of the turns stop: what they leave, the next V-SHARP finds."""
