@@ -1,8 +1,6 @@
 """The zero of susceptibility: QSM finds differences, and a region has to be named as zero."""
 
-import numpy as np
-from scipy import ndimage
-
+from bids_qsm.recon.csf import ventricles
 from bids_qsm.recon.grid import Grid
 
 
@@ -20,10 +18,7 @@ def csf(
 ):
     """Mean over the fluid of the lateral ventricles, found by low R2* near the centre of the brain [1]_.
 
-    Fluid is where smoothed R2* lies below ``r2star_ratio`` times its median over the mask, so the limit
-    follows the field strength (the paper takes 5/s at 3 T). Of its pieces within ``reach_mm`` of the
-    mask's centroid, and no more than ``below_mm`` under it (towards the feet, where the cisterns are), the
-    largest is kept, and others of a fifth of its size or more (the other ventricle). Where the region has
+    The fluid is that of `ventricles`, by its parameters of these names. Where the region has
     less than ``min_ml`` or more than ``max_ml``, or R2* is not given, the mean of the whole mask is used, and
     the note says so and why.
 
@@ -52,7 +47,7 @@ def csf(
     """
     if r2star is None:
         return _whole(chi, mask, 'there is no R2* map to find the ventricles by')
-    region = _ventricles(mask, r2star, grid, r2star_ratio, reach_mm, below_mm)
+    region = ventricles(mask, r2star, grid, ratio=r2star_ratio, reach_mm=reach_mm, below_mm=below_mm)
     volume = region.sum() * grid.voxel_volume / 1000
     if not min_ml <= volume <= max_ml:
         return _whole(
@@ -79,30 +74,6 @@ def none():
 def _whole(chi, mask, reason):
     offset, region, name, note = brain(chi, mask)
     return offset, region, name, f'{note} Reference to CSF was asked for, but {reason}.'
-
-
-def _ventricles(mask, r2star, grid, ratio, reach, below):
-    """Connected fluid near the centroid of ``mask``, less its partial-volume rim where enough is left."""
-    weight = ndimage.gaussian_filter(mask.astype(np.float32), [0.7 / v for v in grid.voxel_size])
-    smooth = ndimage.gaussian_filter(np.where(mask, r2star, 0), [0.7 / v for v in grid.voxel_size])
-    smooth /= np.maximum(weight, 0.01)
-    centre = ndimage.center_of_mass(mask)
-    away = [
-        ((np.arange(n) - c) * v).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
-        for axis, (n, c, v) in enumerate(zip(mask.shape, centre, grid.voxel_size, strict=True))
-    ]
-    # B0 of a supine subject points to the head
-    height = sum(np.float32(b) * a for b, a in zip(grid.b0_dir, away, strict=True))
-    near = (sum(a**2 for a in away) < reach**2) & (height > -below)
-    fluid = mask & near & (smooth < ratio * np.median(r2star[mask]))
-    pieces, count = ndimage.label(fluid)
-    if count == 0:
-        return fluid
-    sizes = np.bincount(pieces.ravel())
-    sizes[0] = 0
-    region = (sizes >= 0.2 * sizes.max())[pieces]
-    core = ndimage.binary_erosion(region)
-    return core if core.sum() > 0.2 * region.sum() else region
 
 
 REFERENCE = {'csf': csf, 'brain': brain, 'none': none}

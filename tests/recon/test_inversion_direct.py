@@ -5,10 +5,10 @@ import pytest
 
 from bids_qsm.errors import UserError
 from bids_qsm.recon.arrays import like
+from bids_qsm.recon.csf import ventricles
 from bids_qsm.recon.fourier import convolve, dipole_kernel, gradient_energy
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion import ilsqr, l2, medi, medi0, rts, tikhonov, tsvd
-from bids_qsm.recon.inversion.csf import ventricles
 from bids_qsm.recon.inversion.ilsqr import smoothing_operator, streaks
 from bids_qsm.recon.inversion.medi import doubt
 from bids_qsm.recon.inversion.morphology import shrink_smooth, smooth_places
@@ -196,7 +196,7 @@ def test_medi_doubts_outliers(head, data):
 
 def test_medi0_refers_to_even_csf(head, data):
     chi, plain = call(medi0, data, {}), call(medi, data, {})
-    csf = ventricles(data['r2star'], head.brain, head.grid)
+    csf = ventricles(head.brain, data['r2star'], head.grid)
     assert abs(chi[csf].mean()) < 1e-6
     assert chi[csf].std() < 0.5 * plain[csf].std()
 
@@ -205,7 +205,7 @@ def test_csf_is_found_in_the_middle(head, data):
     far = data['r2star'].copy()
     rim = np.argwhere(head.brain)[0]
     far[tuple(rim)] = 1
-    found = ventricles(far, head.brain, head.grid)
+    found = ventricles(head.brain, far, head.grid)
     assert found.any()
     assert not (found & ~head.ventricles).any()
 

@@ -2,10 +2,11 @@
 
 import numpy as np
 
+from bids_qsm.errors import UserError
 from bids_qsm.recon.arrays import like, namespace, to_numpy
+from bids_qsm.recon.csf import ventricles
 from bids_qsm.recon.fourier import convolve
 from bids_qsm.recon.grid import Grid
-from bids_qsm.recon.inversion.csf import ventricles
 from bids_qsm.recon.inversion.fidelity import sines
 from bids_qsm.recon.inversion.morphology import shrink_smooth, smooth_places
 from bids_qsm.recon.inversion.splitting import DATA_PENALTY, Problem, Splitting
@@ -82,15 +83,15 @@ def medi0(
     edges: float = 0.25,
     outlier: float = 5.0,
     evenness: float = 0.1,
-    r2star_below: float = 5.0,
+    r2star_ratio: float = 0.35,
     tolerance: float = 0.01,
     max_iterations: int = 150,
 ):
     r"""MEDI with even CSF in the ventricles, whose mean is the zero of the map: MEDI+0 [1]_.
 
     To the cost of `medi` comes :math:`\tfrac{\mu}{2} \sum_{CSF} (\chi - \bar\chi_{CSF})^2`, where :math:`\mu`
-    is ``evenness``. CSF is found where R2* is below ``r2star_below`` in the middle of the brain
-    (`ventricles`).
+    is ``evenness``. CSF is found where R2* is below ``r2star_ratio`` times its median, in the middle of the
+    brain (`ventricles`).
 
     Parameters
     ----------
@@ -111,7 +112,11 @@ def medi0(
     ----------
     .. [1] Liu et al. (2018), MRM 79:2795. doi:10.1002/mrm.26946
     """
-    csf = ventricles(r2star, mask, grid, below=r2star_below)
+    if r2star is None:
+        raise UserError('medi0 needs R2* to find the CSF, which takes more than one echo; choose medi.')
+    csf = ventricles(to_numpy(mask), to_numpy(r2star), grid, ratio=r2star_ratio)
+    if not csf.any():
+        raise UserError('medi0 found no CSF in the middle of the brain by its low R2*; choose medi.')
     problem = Problem.of(field, mask, noise, grid)
     even = _Even(problem.box.crop(like(csf, field)), evenness)
     chi = _solve(

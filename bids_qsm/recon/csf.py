@@ -1,0 +1,57 @@
+"""Cerebrospinal fluid of the ventricles: where the zero of susceptibility may be."""
+
+import numpy as np
+from scipy import ndimage
+
+from bids_qsm.recon.grid import Grid
+
+
+def ventricles(
+    mask, r2star, grid: Grid, *, ratio: float = 0.35, reach_mm: float = 35.0, below_mm: float = 5.0
+):
+    """Fluid of the lateral ventricles, found by low R2* near the centre of the brain [1]_.
+
+    Fluid is where smoothed R2* lies below ``ratio`` times its median over the mask, so the limit follows
+    the field strength (the paper takes 5/s at 3 T). Of its pieces within ``reach_mm`` of the mask's centroid,
+    and no more than ``below_mm`` under it (towards the feet, where the cisterns are), the largest is kept,
+    and others of a fifth of its size or more (the other ventricle), less their partial-volume rim where
+    enough is left.
+
+    Parameters
+    ----------
+    mask : ndarray of bool
+    r2star : ndarray of float32
+        R2* (1/s); voxels without one do not count.
+
+    Returns
+    -------
+    ndarray of bool
+        Empty where there is no such fluid.
+
+    References
+    ----------
+    .. [1] Liu et al. (2018), MRM 79:2795. doi:10.1002/mrm.26946
+    """
+    mask = mask & (r2star > 0)
+    if not mask.any():
+        return mask
+    weight = ndimage.gaussian_filter(mask.astype(np.float32), [0.7 / v for v in grid.voxel_size])
+    smooth = ndimage.gaussian_filter(np.where(mask, r2star, 0), [0.7 / v for v in grid.voxel_size])
+    smooth /= np.maximum(weight, 0.01)
+    centre = ndimage.center_of_mass(mask)
+    away = [
+        ((np.arange(n) - c) * v).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
+        for axis, (n, c, v) in enumerate(zip(mask.shape, centre, grid.voxel_size, strict=True))
+    ]
+    # B0 of a supine subject points to the head
+    height = sum(np.float32(b) * a for b, a in zip(grid.b0_dir, away, strict=True))
+    near = (sum(a**2 for a in away) < reach_mm**2) & (height > -below_mm)
+    fluid = mask & near & (smooth < ratio * np.median(r2star[mask]))
+    pieces, count = ndimage.label(fluid)
+    if count == 0:
+        return fluid
+    sizes = np.bincount(pieces.ravel())
+    sizes[0] = 0
+    region = (sizes >= 0.2 * sizes.max())[pieces]
+    core = ndimage.binary_erosion(region)
+    return core if core.sum() > 0.2 * region.sum() else region
