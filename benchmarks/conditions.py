@@ -13,9 +13,9 @@ from bids_qsm.anatomy.transform import resample
 from bids_qsm.phantom.gre import Protocol, simulate
 from bids_qsm.phantom.head import Lesion, make_head
 from bids_qsm.phantom.t1w import simulate_t1w
-from bids_qsm.recon.field import noise_level
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.magnitude import combine
+from bids_qsm.recon.noise import noise_level
 from bids_qsm.recon.units import ppm_per_radian
 from bids_qsm.templates import EMBEDDED, get_template
 

@@ -34,14 +34,16 @@ def init_recon_wf(
     ``field_params`` and ``inversion_params`` go to :func:`init_field_wf` and :func:`init_inversion_wf`.
     A single echo has no relaxation maps, and their ports stay undefined.
 
-    Inputs: magnitude, phase (4D, rad), quality, brain, echo_times (s), field_strength (T).
+    Inputs: magnitude, phase (4D, rad), combined (3D magnitude), quality, brain, echo_times (s),
+    field_strength (T).
     Outputs: mask, field, noise, local_field, chi (ppm), chi_mask, residual (rad), reference (JSON),
     r2star (1/s), t2star (s), s0, swi, minip.
     """
     workflow = pe.Workflow(name=name)
     series_gb = volume_gb * n_echoes
+    measured = ('magnitude', 'phase', 'quality', 'brain', 'echo_times', 'field_strength')
     inputnode = pe.Node(
-        IdentityInterface(['magnitude', 'phase', 'quality', 'brain', 'echo_times', 'field_strength']),
+        IdentityInterface([*measured, 'combined']),
         name='inputnode',
     )
     outputnode = pe.Node(IdentityInterface([*OUTPUTS, *RELAXATION, 'swi', 'minip']), name='outputnode')
@@ -64,13 +66,16 @@ def init_recon_wf(
             (
                 inputnode,
                 field_wf,
-                [(f, f'inputnode.{f}') for f in inputnode.inputs.copyable_trait_names()],
+                [(f, f'inputnode.{f}') for f in measured],
             ),
             (inputnode, weigh, [(f, f) for f in ('magnitude', 'phase', 'echo_times')]),
             (
                 inputnode,
                 susceptibility_wf,
-                [(f, f'inputnode.{f}') for f in ('magnitude', 'echo_times', 'field_strength')],
+                [
+                    ('combined', 'inputnode.combined'),
+                    *((f, f'inputnode.{f}') for f in ('echo_times', 'field_strength')),
+                ],
             ),
             (field_wf, weigh, [('outputnode.unwrapped', 'unwrapped'), ('outputnode.mask', 'mask')]),
             (

@@ -134,7 +134,7 @@ def init_series_wf(*, series, options, atlas, is_anatomy: bool, omp_nthreads: in
             (
                 inputnode,
                 recon_wf,
-                [(f, f'inputnode.{f}') for f in ('magnitude', 'phase', 'quality')],
+                [(f, f'inputnode.{f}') for f in ('magnitude', 'phase', 'combined', 'quality')],
             ),
             (inputnode, regions_wf, [('template_to_image', 'inputnode.template_to_image')]),
             (align_wf, regions_wf, [('outputnode.gre_to_anat', 'inputnode.gre_to_anat')]),

@@ -21,7 +21,7 @@ BACKGROUND_PROSE = {
     'cannot tell from background [@levelled], was set so that tissue of equal R2* has equal susceptibility',
     'levelled, one echo': 'V-SHARP [@vsharp], the local field at the rim of the mask restored by inversion',
 }
-FIELDS = ('field', 'noise', 'magnitude', 'r2star', 'echo_times', 'field_strength')
+FIELDS = ('field', 'noise', 'combined', 'r2star', 'echo_times', 'field_strength')
 
 
 def is_one_step(inversion: str):
@@ -45,7 +45,7 @@ def init_susceptibility_wf(
     strict mask leaves out.
 
     Inputs: field, noise (ppm), mask, support (where the field is measured), strict (mask of the first pass),
-    magnitude (4D), r2star (1/s; not of a single echo), echo_times (s), field_strength (T).
+    combined (3D magnitude), r2star (1/s; not of a single echo), echo_times (s), field_strength (T).
     Outputs: local_field, chi (ppm), mask (where chi is given), reference (JSON).
     """
     workflow = pe.Workflow(name=name)
@@ -110,8 +110,8 @@ def init_inversion_wf(
 
     Methods of inversion that take the total field do without the removal of its background.
 
-    Inputs: field, noise (ppm), mask, support (where the field is measured), magnitude (4D), r2star (1/s),
-    echo_times (s), field_strength (T).
+    Inputs: field, noise (ppm), mask, support (where the field is measured), combined (3D magnitude),
+    r2star (1/s), echo_times (s), field_strength (T).
     Outputs: local_field, chi (ppm), mask (where chi is given).
     """
     workflow = pe.Workflow(name=name)
@@ -121,13 +121,13 @@ def init_inversion_wf(
     invert = pe.Node(
         Invert(method=inversion, params=inversion_params, device=device),
         name='invert',
-        mem_gb=0.3 + (20 + n_echoes) * volume_gb,
+        mem_gb=0.3 + 20 * volume_gb,
         n_procs=omp_nthreads,
     )
-    data = ('noise', 'magnitude', 'r2star', 'echo_times', 'field_strength')
+    data = ('noise', 'r2star', 'echo_times', 'field_strength')
     workflow.connect(
         [
-            (inputnode, invert, [*((f, f) for f in data), ('mask', 'brain')]),
+            (inputnode, invert, [*((f, f) for f in data), ('combined', 'magnitude'), ('mask', 'brain')]),
             (invert, outputnode, [('chi', 'chi'), ('mask', 'mask')]),
         ]
     )

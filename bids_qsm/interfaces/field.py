@@ -4,7 +4,7 @@ from nipype.interfaces.base import BaseInterfaceInputSpec, File, SimpleInterface
 
 from bids_qsm.interfaces.io import load, load_mask, save_like
 from bids_qsm.recon.field import FIELD
-from bids_qsm.recon.registry import call
+from bids_qsm.recon.registry import call, needs
 
 
 class _FitFieldInputSpec(BaseInterfaceInputSpec):
@@ -30,17 +30,18 @@ class FitField(SimpleInterface):
     input_spec, output_spec = _FitFieldInputSpec, _FitFieldOutputSpec
 
     def _run_interface(self, runtime):
+        function = FIELD[self.inputs.method]
         unwrapped, grid = load(self.inputs.unwrapped)
         data = {
             'unwrapped': unwrapped,
-            'phase': load(self.inputs.phase)[0],
+            'phase': load(self.inputs.phase)[0] if 'phase' in needs(function) else None,
             'magnitude': load(self.inputs.magnitude)[0],
             'mask': load_mask(self.inputs.mask),
             'echo_times': self.inputs.echo_times,
             'field_strength': self.inputs.field_strength,
             'grid': grid,
         }
-        maps = call(FIELD[self.inputs.method], data, self.inputs.params)
+        maps = call(function, data, self.inputs.params)
         for name, data in zip(('field', 'noise', 'residual'), maps, strict=True):
             self._results[name] = save_like(data, self.inputs.unwrapped, runtime.cwd, f'{name}.nii')
         return runtime

@@ -13,7 +13,7 @@ from nipype.interfaces.base import (
 from bids_qsm.interfaces.device import DEVICES, call_on
 from bids_qsm.interfaces.io import load, load_mask, save_like
 from bids_qsm.recon.inversion import INVERSION
-from bids_qsm.recon.magnitude import combine
+from bids_qsm.recon.registry import needs
 from bids_qsm.recon.units import ppm_per_radian
 
 
@@ -22,7 +22,7 @@ class _InvertInputSpec(BaseInterfaceInputSpec):
     mask = File(exists=True, mandatory=True, desc='where the field is given')
     brain = File(exists=True, mandatory=True, desc='where susceptibility is wanted')
     noise = File(exists=True, mandatory=True, desc='standard deviation of the field (ppm)')
-    magnitude = File(exists=True, mandatory=True, desc='magnitude, echoes last')
+    magnitude = File(exists=True, mandatory=True, desc='magnitude of all echoes as one image')
     r2star = File(exists=True, desc='R2* (1/s); absent with a single echo')
     echo_times = traits.List(traits.Float, mandatory=True, desc='echo times (s)')
     field_strength = traits.Float(mandatory=True, desc='B0 (T)')
@@ -46,18 +46,19 @@ class Invert(SimpleInterface):
         field, grid = load(inputs.field)
         # of the phase of all echoes together the root mean square echo time says how fast it turns
         effective = float(np.sqrt(np.mean(np.square(inputs.echo_times))))
+        function = INVERSION[inputs.method]
         mask = load_mask(inputs.mask)
         data = {
             'field': field,
             'total': field,
             'mask': mask,
             'noise': load(inputs.noise)[0],
-            'magnitude': combine(load(inputs.magnitude)[0]),
+            'magnitude': load(inputs.magnitude)[0] if 'magnitude' in needs(function) else None,
             'r2star': load(inputs.r2star)[0] if isdefined(inputs.r2star) else None,
             'radians_per_ppm': 1 / ppm_per_radian(inputs.field_strength, effective),
             'grid': grid,
         }
-        chi = call_on(inputs.device, INVERSION[inputs.method], data, inputs.params)
+        chi = call_on(inputs.device, function, data, inputs.params)
         wanted = mask & load_mask(inputs.brain)
         for name, volume in (('chi', chi * wanted), ('mask', wanted)):
             self._results[name] = save_like(volume, inputs.field, runtime.cwd, f'{name}.nii')

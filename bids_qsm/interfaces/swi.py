@@ -10,7 +10,7 @@ from nipype.interfaces.base import (
 )
 
 from bids_qsm.interfaces.io import load, load_mask, save_like
-from bids_qsm.recon.registry import call
+from bids_qsm.recon.registry import call, needs
 from bids_qsm.recon.swi import SWI, minip
 
 
@@ -37,16 +37,17 @@ class ComputeSWI(SimpleInterface):
 
     def _run_interface(self, runtime):
         magnitude, grid = load(self.inputs.magnitude)
+        function = SWI[self.inputs.method]
         data = {
             'magnitude': magnitude,
-            'unwrapped': load(self.inputs.unwrapped)[0],
-            'phase': load(self.inputs.phase)[0],
+            'unwrapped': load(self.inputs.unwrapped)[0] if 'unwrapped' in needs(function) else None,
+            'phase': load(self.inputs.phase)[0] if 'phase' in needs(function) else None,
             'mask': load_mask(self.inputs.mask),
             'chi': load(self.inputs.chi)[0] if isdefined(self.inputs.chi) else None,
             'echo_times': self.inputs.echo_times,
             'grid': grid,
         }
-        image = call(SWI[self.inputs.method], data, self.inputs.params)
+        image = call(function, data, self.inputs.params)
         for name, volume in (('swi', image), ('minip', minip(image, grid))):
             self._results[name] = save_like(volume, self.inputs.mask, runtime.cwd, f'{name}.nii')
         return runtime

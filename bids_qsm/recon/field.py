@@ -3,10 +3,8 @@
 import numpy as np
 from numba import njit, prange
 
-from bids_qsm.recon.noise import noise_level
 from bids_qsm.recon.nonlinear import nonlinear
-from bids_qsm.recon.trust import spread, trust, weigh
-from bids_qsm.recon.units import ppm_per_radian
+from bids_qsm.recon.trust import fit_voxels, spread, trust, weigh
 
 
 def linear(unwrapped, magnitude, mask, echo_times, field_strength):
@@ -41,15 +39,7 @@ def linear(unwrapped, magnitude, mask, echo_times, field_strength):
     ----------
     .. [1] Robinson et al. (2017), NMR Biomed 30:e3601. doi:10.1002/nbm.3601
     """
-    times = np.asarray(echo_times, np.float32)
-    sigma = noise_level(magnitude, mask)
-    flat = (np.ascontiguousarray(a.T, np.float32).reshape(times.size, -1) for a in (unwrapped, magnitude))
-    maps = _fit(*flat, np.ascontiguousarray(mask.T).ravel(), times, np.float32(sigma))
-    field, noise, residual = (m.reshape(mask.shape[::-1]).T for m in maps)
-    scale = np.float32(ppm_per_radian(field_strength))
-    field *= scale
-    noise *= scale
-    return field, noise, residual
+    return fit_voxels(_fit, (unwrapped,), magnitude, mask, echo_times, field_strength)
 
 
 @njit(cache=True, parallel=True)

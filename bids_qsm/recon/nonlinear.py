@@ -3,9 +3,7 @@
 import numpy as np
 from numba import njit, prange
 
-from bids_qsm.recon.noise import noise_level
-from bids_qsm.recon.trust import spread, trust, weigh
-from bids_qsm.recon.units import ppm_per_radian
+from bids_qsm.recon.trust import fit_voxels, spread, trust, weigh
 
 
 def nonlinear(unwrapped, phase, magnitude, mask, echo_times, field_strength):
@@ -39,17 +37,7 @@ def nonlinear(unwrapped, phase, magnitude, mask, echo_times, field_strength):
     ----------
     .. [1] Liu et al. (2013), MRM 69:467. doi:10.1002/mrm.24272
     """
-    times = np.asarray(echo_times, np.float32)
-    sigma = np.float32(noise_level(magnitude, mask))
-    images = (
-        np.ascontiguousarray(a.T, np.float32).reshape(times.size, -1) for a in (unwrapped, phase, magnitude)
-    )
-    maps = _fit(*images, np.ascontiguousarray(mask.T).ravel(), times, sigma)
-    field, noise, residual = (m.reshape(mask.shape[::-1]).T for m in maps)
-    scale = np.float32(ppm_per_radian(field_strength))
-    field *= scale
-    noise *= scale
-    return field, noise, residual
+    return fit_voxels(_fit, (unwrapped, phase), magnitude, mask, echo_times, field_strength)
 
 
 @njit(cache=True)

@@ -3,7 +3,8 @@
 import numpy as np
 from numba import njit
 
-from bids_qsm.recon.noise import DEAD
+from bids_qsm.recon.noise import DEAD, noise_level
+from bids_qsm.recon.units import ppm_per_radian
 
 FLOOR = np.float32(0.2)
 """Phase (rad) by which an echo may depart from a straight line without noise: offset, flow, eddy currents."""
@@ -11,6 +12,23 @@ PRIOR = np.float32(8)
 """Degrees of freedom given to the noise model against the misfit of a single voxel."""
 TURN = np.float32(2 * np.pi)
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
+
+
+def fit_voxels(fit, images, magnitude, mask, echo_times, field_strength):
+    """Field, noise (ppm) and residual (rad) of each voxel by ``fit``.
+
+    It is called with the images, magnitude, mask, times and noise level, sees echoes first and voxels in a
+    row, and gives rates in rad/s.
+    """
+    times = np.asarray(echo_times, np.float32)
+    sigma = np.float32(noise_level(magnitude, mask))
+    flat = (np.ascontiguousarray(a.T, np.float32).reshape(times.size, -1) for a in (*images, magnitude))
+    maps = fit(*flat, np.ascontiguousarray(mask.T).ravel(), times, sigma)
+    field, noise, residual = (m.reshape(mask.shape[::-1]).T for m in maps)
+    scale = np.float32(ppm_per_radian(field_strength))
+    field *= scale
+    noise *= scale
+    return field, noise, residual
 
 
 @njit(cache=True)

@@ -1,11 +1,11 @@
 """Background field removal by projection onto the fields of dipoles outside the mask."""
 
-from bids_qsm.recon.arrays import like, namespace, to_numpy
+from bids_qsm.recon.arrays import like, to_numpy
 from bids_qsm.recon.background.spheres import demeaned
 from bids_qsm.recon.conjugate import conjugate_gradient
 from bids_qsm.recon.fourier import Box, convolve, dipole_kernel
 from bids_qsm.recon.grid import Grid
-from bids_qsm.recon.inversion.setting import typical_noise
+from bids_qsm.recon.inversion.setting import certainty, typical_noise
 
 
 def pdf(
@@ -57,7 +57,7 @@ def pdf(
     """
     box = Box.around(to_numpy(mask), grid, padding=padding)
     inside = box.crop(mask)
-    square = _trust(box.crop(noise), inside, typical_noise(noise, field, mask))
+    square = certainty(box.crop(noise), inside, typical_noise(noise, field, mask))
     total = demeaned(box.crop(field), inside, square)
     dipole = like(dipole_kernel(box.shape, grid.voxel_size, grid.b0_dir), field)
     outside = ~inside
@@ -82,10 +82,3 @@ def seen_from(outside, dipole, square):
         return out
 
     return apply
-
-
-def _trust(noise, inside, typical):
-    """Square of the weight of each voxel, 0 to 1."""
-    xp = namespace(noise)
-    share = typical / xp.clip(noise, typical, None)
-    return xp.where(inside, share * share, xp.zeros_like(share))

@@ -6,8 +6,8 @@ from bids_qsm.recon.arrays import like, namespace, to_numpy
 from bids_qsm.recon.conjugate import conjugate_gradient
 from bids_qsm.recon.fourier import Box, convolve, dipole_kernel, gradient_energy
 from bids_qsm.recon.grid import Grid
-from bids_qsm.recon.inversion.setting import PADDING, relative_noise, typical_noise
-from bids_qsm.recon.inversion.tikhonov import least_squares, weights
+from bids_qsm.recon.inversion.setting import PADDING, certainty, relative_noise, typical_noise
+from bids_qsm.recon.inversion.tikhonov import least_squares
 from bids_qsm.recon.passes import divergence, gradient
 
 
@@ -58,13 +58,13 @@ def ilsqr(
     """
     box = Box.around(mask, grid, padding=PADDING)
     inside, size = box.crop(mask), grid.voxel_volume ** (1 / 3)
-    trust = weights(box.crop(noise), inside, typical_noise(noise, field, mask))
+    square = certainty(box.crop(noise), inside, typical_noise(noise, field, mask))
     weight = strength * size * relative_noise(noise, field, mask)
     kernel = dipole_kernel(box.shape, grid.voxel_size, grid.b0_dir)
     dipole = like(kernel, field)
     prior = like(np.float32(weight) * gradient_energy(box.shape, grid.voxel_size), field)
-    chi = least_squares(box.crop(field) * inside, trust, dipole, prior, tolerance, max_iterations)
-    del dipole, prior, trust
+    chi = least_squares(box.crop(field) * inside, square, dipole, prior, tolerance, max_iterations)
+    del dipole, prior, square
     cone = np.abs(kernel) < threshold
     chi -= streaks(chi, inside, cone, grid.voxel_size, low, high, tolerance, max_iterations)
     return box.uncrop(chi * inside)

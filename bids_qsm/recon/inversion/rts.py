@@ -6,8 +6,8 @@ from bids_qsm.recon.arrays import like
 from bids_qsm.recon.conjugate import conjugate_gradient
 from bids_qsm.recon.fourier import Box, convolve, dipole_kernel, gradient_energy, irfft, rfft
 from bids_qsm.recon.grid import Grid
-from bids_qsm.recon.inversion.setting import PADDING, typical_noise
-from bids_qsm.recon.inversion.tikhonov import normal_operator, weights
+from bids_qsm.recon.inversion.setting import PADDING, certainty, typical_noise
+from bids_qsm.recon.inversion.tikhonov import normal_operator
 from bids_qsm.recon.solvers import total_variation
 
 
@@ -58,18 +58,18 @@ def rts(
     box = Box.around(mask, grid, padding=PADDING)
     inside, size = box.crop(mask), grid.voxel_volume ** (1 / 3)
     typical = typical_noise(noise, field, mask)
-    trust = weights(box.crop(noise), inside, typical)
+    square = certainty(box.crop(noise), inside, typical)
     kernel = dipole_kernel(box.shape, grid.voxel_size, grid.b0_dir)
     dipole = like(kernel, field)
     better = like(1 / np.maximum(np.abs(kernel), np.float32(threshold)) ** 2, field)
     first = conjugate_gradient(
-        normal_operator(trust, dipole, 0.0),
-        convolve(box.crop(field) * trust, dipole),
+        normal_operator(square, dipole, 0.0),
+        convolve(box.crop(field) * square, dipole),
         tolerance=0.0,
         max_iterations=steps,
         precondition=lambda residual: convolve(residual, better),
     )
-    del trust, dipole
+    del square, dipole
     penalty = GRADIENT_PENALTY * size**2
     chi = total_variation(
         _well_conditioned(first, np.abs(kernel) > threshold, grid, penalty),

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bids_qsm.recon.arrays import to_numpy
+from bids_qsm.recon.arrays import namespace, to_numpy
 
 PADDING = 16.0
 """Zeros around the mask (mm) that keep the dipole's periodic copies away."""
@@ -19,3 +19,10 @@ def relative_noise(noise, field, mask):
     """Median noise over the field's standard deviation in the mask, 0 to 1."""
     spread = float(to_numpy(field)[to_numpy(mask)].std())
     return min(typical_noise(noise, field, mask) / spread, 1.0) if spread > 0 else 1.0
+
+
+def certainty(noise, inside, typical):
+    """Squared weight of each voxel: ``typical`` noise over its own, at most 1; 0 outside, even of NaN."""
+    xp = namespace(noise)
+    share = typical / xp.clip(noise, typical, None)
+    return xp.where(inside, share * share, xp.zeros_like(share))

@@ -9,7 +9,7 @@ import numpy as np
 from bids_qsm.recon.arrays import either, like, namespace
 from bids_qsm.recon.fourier import Box, dipole_kernel, gradient_energy, irfft, rfft
 from bids_qsm.recon.grid import Grid
-from bids_qsm.recon.inversion.setting import PADDING, typical_noise
+from bids_qsm.recon.inversion.setting import PADDING, certainty, typical_noise
 
 GRADIENT_PENALTY, DATA_PENALTY = 0.025, 0.3
 """Penalties of the two splittings (the first times squared voxel size): they set the pace, not the result."""
@@ -39,9 +39,8 @@ class Problem:
         xp = namespace(field)
         # there may be anything outside the mask, NaN as well
         field, noise = (box.crop(xp.where(mask, a, xp.zeros_like(a))) for a in (field, noise))
-        weight = inside * (typical / xp.clip(noise, typical, None)) ** 2
-        size = float(np.prod(grid.voxel_size)) ** (1 / 3)
-        return cls(box, grid, inside, field, weight, typical, size)
+        weight = certainty(noise, inside, typical)
+        return cls(box, grid, inside, field, weight, typical, grid.voxel_volume ** (1 / 3))
 
     @property
     def gradient_penalty(self):

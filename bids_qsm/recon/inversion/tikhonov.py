@@ -3,11 +3,11 @@
 import numpy as np
 
 from bids_qsm.errors import UserError
-from bids_qsm.recon.arrays import like, namespace
+from bids_qsm.recon.arrays import like
 from bids_qsm.recon.conjugate import conjugate_gradient
 from bids_qsm.recon.fourier import Box, convolve, dipole_kernel, gradient_energy, irfft, rfft
 from bids_qsm.recon.grid import Grid
-from bids_qsm.recon.inversion.setting import PADDING, relative_noise, typical_noise
+from bids_qsm.recon.inversion.setting import PADDING, certainty, relative_noise, typical_noise
 
 
 def tikhonov(
@@ -56,21 +56,16 @@ def tikhonov(
     size = grid.voxel_volume ** (1 / 3)
     weight = strength * relative_noise(noise, field, mask) * size**order
     energy = gradient_energy(box.shape, grid.voxel_size) if order else np.float32(1)
-    trust = weights(box.crop(noise), inside, typical_noise(noise, field, mask))
+    square = certainty(box.crop(noise), inside, typical_noise(noise, field, mask))
     dipole = dipole_kernel(box.shape, grid.voxel_size, grid.b0_dir)
     prior = like(np.ones_like(dipole) * (np.float32(weight) * energy), field)
     chi = least_squares(
-        box.crop(field) * inside, trust, like(dipole, field), prior, tolerance, max_iterations
+        box.crop(field) * inside, square, like(dipole, field), prior, tolerance, max_iterations
     )
     return box.uncrop(chi * inside)
 
 
-def weights(noise, inside, typical):
-    """Squared weight of each voxel: its share of the best certainty, 0 outside."""
-    return inside * (typical / namespace(noise).clip(noise, typical, None)) ** 2
-
-
-def normal_operator(trust, dipole, prior):
+def normal_operator(square, dipole, prior):
     """The function x -> D W^2 D x + P x, for kernels D and P in the layout of `rfft`."""
 
     def apply(x):
@@ -78,7 +73,7 @@ def normal_operator(trust, dipole, prior):
         kept = spectrum * prior
         spectrum *= dipole
         seen = irfft(spectrum, x.shape)
-        seen *= trust
+        seen *= square
         spectrum = rfft(seen)
         spectrum *= dipole
         spectrum += kept
@@ -87,7 +82,7 @@ def normal_operator(trust, dipole, prior):
     return apply
 
 
-def least_squares(field, trust, dipole, prior, tolerance, max_iterations):
+def least_squares(field, square, dipole, prior, tolerance, max_iterations):
     """Minimise the weighted misfit plus the quadratic ``prior``, whose kernel has the layout of `rfft`."""
     better = dipole**2
     better += prior
@@ -96,8 +91,8 @@ def least_squares(field, trust, dipole, prior, tolerance, max_iterations):
     better = 1 / better
     better[0, 0, 0] = 0
     return conjugate_gradient(
-        normal_operator(trust, dipole, prior),
-        convolve(field * trust, dipole),
+        normal_operator(square, dipole, prior),
+        convolve(field * square, dipole),
         tolerance=tolerance,
         max_iterations=max_iterations,
         precondition=lambda residual: convolve(residual, better),
