@@ -75,7 +75,7 @@ def ellipsoids():
     return found
 
 
-def classify(points):
+def classify(points, shapes=None):
     """Label points of template space by the nucleus that holds them.
 
     Where ellipsoids overlap, the one whose centre is nearest in Mahalanobis distance wins.
@@ -84,6 +84,8 @@ def classify(points):
     ----------
     points : ndarray, shape (..., 3)
         Template coordinates (mm, RAS).
+    shapes : sequence of Ellipsoid, optional
+        Those of the atlas unless given.
 
     Returns
     -------
@@ -94,7 +96,7 @@ def classify(points):
     flat = points.reshape(-1, 3)
     label = np.zeros(len(flat), np.int16)
     nearest = np.ones(len(flat), np.float32)
-    everything = ellipsoids()
+    everything = ellipsoids() if shapes is None else shapes
     low = np.min([e.centre - e.reach for e in everything], 0)
     high = np.max([e.centre + e.reach for e in everything], 0)
     candidates = np.flatnonzero(((flat >= low) & (flat <= high)).all(1))

@@ -54,7 +54,7 @@ class Visit:
         return '/'.join((*self.stem.split('_'), 'anat'))
 
 
-def write_dataset(path, visits, *, participants=None, seed=0, spacing=1.0):
+def write_dataset(path, visits, *, participants=None, seed=0, spacing=1.0, variation=0.1, nuclei_mm=0.0):
     """Simulate visits and write them as a BIDS dataset, the truth beside them in ``derivatives/truth``.
 
     Parameters
@@ -66,7 +66,7 @@ def write_dataset(path, visits, *, participants=None, seed=0, spacing=1.0):
         Age, sex and group by subject label.
     seed : int
         The same seed and visits give the same files, byte for byte.
-    spacing : float
+    spacing, variation, nuclei_mm : float
         Of the digital heads, see make_head.
 
     Returns
@@ -86,7 +86,8 @@ def write_dataset(path, visits, *, participants=None, seed=0, spacing=1.0):
     person = head = None
     for n, visit in enumerate(visits):
         if visit.person != person:
-            person, head = visit.person, make_head(visit.person, spacing=spacing)
+            person = visit.person
+            head = make_head(person, spacing=spacing, variation=variation, nuclei_mm=nuclei_mm)
         seeds = np.random.SeedSequence([seed, visit.person, n]).generate_state(3)
         _write_visit(path, visit, head.changed(visit.effects, visit.lesions), seeds)
     return path

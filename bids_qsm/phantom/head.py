@@ -1,6 +1,6 @@
 """The digital head: tissue of a person, in template space, with a pose and a warp of its own."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from nilearn import datasets
@@ -8,42 +8,15 @@ from scipy import ndimage
 
 from bids_qsm.anatomy import atlas
 from bids_qsm.phantom import tissue as t
+from bids_qsm.phantom.lesions import Lesion, draw_lesion
+from bids_qsm.phantom.nuclei import Nucleus, displaced, draw_nuclei
 from bids_qsm.phantom.sampling import Volume, Warp, coordinates, expand, pull, spline_basis
-from bids_qsm.phantom.skull import draw_surroundings, soft
+from bids_qsm.phantom.skull import draw_surroundings
+from bids_qsm.phantom.tissue import CHANNELS
 from bids_qsm.phantom.veins import draw_veins
 
-CHANNELS = (*t.PAINTED, 'brain', 'csf', 'white')
 BOX = ((-104, -136, -112), (104, 116, 104))
 """Corners (mm) of the part of template space that is drawn; below it the neck goes on."""
-
-
-@dataclass(frozen=True)
-class Lesion:
-    """A round change of tissue: centre (mm, template), radius (mm), added susceptibility (ppm), kind.
-
-    ``kind`` is 'lesion' (loss of myelin, with a paramagnetic rim where ``rim``), or 'calcification'.
-    """
-
-    centre: tuple[float, float, float]
-    radius: float
-    chi: float = 0.06
-    rim: float = 0.0
-    kind: str = 'lesion'
-
-
-@dataclass(frozen=True)
-class Nucleus:
-    """One ellipsoid of a nucleus as drawn: susceptibility (ppm), share of each voxel around it, texture.
-
-    ``origin`` (mm) is the template coordinate of the first node of ``amount`` and ``grain``.
-    """
-
-    index: int
-    region: str
-    chi: float
-    origin: np.ndarray
-    amount: np.ndarray
-    grain: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -51,7 +24,7 @@ class Head:
     """Tissue in template space, pulled through warp and pose onto any grid.
 
     ``pose`` (4, 4) takes scanner coordinates to template coordinates (mm), where the warp's displacement is
-    added.
+    added. ``shapes`` are the nuclei where they lie.
     """
 
     tissue: Volume
@@ -60,6 +33,7 @@ class Head:
     pose: np.ndarray
     nuclei: tuple[Nucleus, ...]
     lesions: tuple[Lesion, ...] = ()
+    shapes: tuple[atlas.Ellipsoid, ...] = field(default_factory=lambda: tuple(atlas.ellipsoids()))
     vein_chi: float = t.TISSUES['blood'].chi
 
     @property
@@ -97,7 +71,7 @@ class Head:
 
     def labels(self, shape, affine):
         """Nuclei of the built-in atlas on a scanner grid (int16); none in CSF."""
-        dseg = atlas.classify(self.to_template(shape, affine))
+        dseg = atlas.classify(self.to_template(shape, affine), self.shapes)
         dseg[self.sample(shape, affine, ('csf',))['csf'] > 0.5] = 0
         return dseg
 
@@ -129,7 +103,7 @@ class Head:
         if not factors and not lesions:
             return self
         volume = replace(self.tissue, data=self.tissue.data.copy())
-        put, nuclei = _channels(volume.data), []
+        put, nuclei = t.channels(volume.data), []
         for n in self.nuclei:
             gain = n.chi * (factors.get(n.region, 1.0) - 1)
             first = np.round((n.origin - volume.origin) / volume.spacing).astype(int)
@@ -139,7 +113,7 @@ class Head:
             put['r2star'][box] += n.amount * n.grain * (0.5 * kind.r2star * gain / kind.chi)
             nuclei.append(replace(n, chi=n.chi + gain))
         for lesion in lesions:
-            _draw_lesion(volume, lesion)
+            draw_lesion(volume, lesion)
         return replace(
             self,
             tissue=volume,
@@ -162,7 +136,7 @@ def rigid(rotation, translation=(0, 0, 0)):
     return matrix
 
 
-def make_head(seed, *, spacing=1.0, effects=None, lesions=(), warp_mm=2.5, variation=0.1):
+def make_head(seed, *, spacing=1.0, effects=None, lesions=(), warp_mm=2.5, variation=0.1, nuclei_mm=0.0):
     """Make a person's head: anatomy, tissue, veins, skull and cavities follow from ``seed``.
 
     Parameters
@@ -177,6 +151,9 @@ def make_head(seed, *, spacing=1.0, effects=None, lesions=(), warp_mm=2.5, varia
         Standard deviation (mm) of the displacement along each axis.
     variation : float
         Standard deviation of the nuclei's susceptibility between persons, relative.
+    nuclei_mm : float
+        Length (mm) up to which SN, GP, RN and STN of each side lie elsewhere than the T1-weighted contrast
+        and the neighbours suggest, each moved its own way; see nuclei.displaced.
     """
     streams = [np.random.default_rng([seed, n]) for n in range(6)]
     origin = np.array(BOX[0], float)
@@ -190,12 +167,15 @@ def make_head(seed, *, spacing=1.0, effects=None, lesions=(), warp_mm=2.5, varia
     inner = Volume(volume.data[box], first, spacing)
     texture = _textures(inner.data.shape[:3], spacing, streams[2])
     _draw_brain(inner.data, *(v[box] for v in (t1w, grey, white, mask)), texture)
-    nuclei = _draw_nuclei(inner, texture, streams[3], variation)
-    put = _channels(inner.data)
+    shapes = (
+        displaced(np.random.default_rng([seed, 6]), nuclei_mm) if nuclei_mm else tuple(atlas.ellipsoids())
+    )
+    nuclei = draw_nuclei(inner, shapes, texture, streams[3], variation)
+    put = t.channels(inner.data)
     brain = replace(inner, data=np.ascontiguousarray(put['brain']))
     veins = draw_veins(brain, put['white'], put['csf'], streams[4])
     warp, pose = _shape(streams[5], warp_mm)
-    return Head(volume, veins, warp, pose, nuclei).changed(effects or {}, lesions)
+    return Head(volume, veins, warp, pose, nuclei, shapes=shapes).changed(effects or {}, lesions)
 
 
 _TEMPLATES = (
@@ -239,10 +219,6 @@ def _textures(shape, spacing, rng):
     return texture
 
 
-def _channels(data):
-    return dict(zip(CHANNELS, np.moveaxis(data, -1, 0), strict=True))
-
-
 def _draw_brain(data, t1w, grey, white, mask, texture):
     """Fill the brain: tissue maps, with the template's contrast and random texture within each tissue."""
     total = np.maximum(grey + white, 1)
@@ -265,72 +241,10 @@ def _draw_brain(data, t1w, grey, white, mask, texture):
         'fat': np.float32(0),
         't1w': t1w,
     }
-    put = _channels(data)
+    put = t.channels(data)
     for name, value in values.items():
         put[name] += mask * (value - put[name])
     put['brain'][:], put['csf'][:], put['white'][:] = mask, csf, white
-
-
-def _near(volume, centre, reach):
-    """Box of the lattice around ``centre`` and the coordinates (x, y, z, 3) of its nodes."""
-    box, points = [], []
-    for k in range(3):
-        low = max(int((centre[k] - reach[k] - volume.origin[k]) / volume.spacing), 0)
-        high = min(int((centre[k] + reach[k] - volume.origin[k]) / volume.spacing) + 2, volume.data.shape[k])
-        box.append(slice(low, high))
-        points.append(volume.origin[k] + volume.spacing * np.arange(low, high))
-    return tuple(box), np.stack(np.meshgrid(*points, indexing='ij'), -1)
-
-
-def _draw_nuclei(volume, texture, rng, variation):
-    """Draw the atlas's nuclei, each with this person's susceptibility."""
-    put = _channels(volume.data)
-    fine, broad = texture(1.5), texture(4.0)
-    person = {name: 1 + variation * rng.standard_normal() for name in t.NUCLEI}
-    sides = {n: 1 + 0.03 * rng.standard_normal() for n in atlas.labels()['index']}
-    parts, total = [], np.zeros(volume.data.shape[:3], np.float32)
-    for e in atlas.ellipsoids():
-        box, points = _near(volume, e.centre, e.reach + 2 * volume.spacing)
-        # a soft border of one voxel, so that a nucleus has its volume on any lattice
-        amount = np.clip(0.5 + (1 - e.distance(points)) * e.radius / volume.spacing, 0, 1)
-        amount *= np.clip(1 - put['csf'][box], 0, 1) * put['brain'][box]
-        total[box] += amount
-        grain = 1 + 0.05 * fine[box] + 0.08 * broad[box]
-        parts.append((e, box, amount, grain))
-    np.maximum(total, 1, out=total)
-    before = volume.data.copy()
-    nuclei = []
-    for e, box, amount, grain in parts:
-        amount /= total[box]
-        kind, factor = t.NUCLEI[e.region], person[e.region] * sides[e.index]
-        first = volume.origin + volume.spacing * np.array([b.start for b in box])
-        nucleus = Nucleus(e.index, e.region, kind.chi * factor, first, amount, grain)
-        values = kind._replace(chi=kind.chi * factor + abs(kind.chi) * (grain - 1))
-        # about half of R2* goes with iron
-        values = values._replace(r2star=kind.r2star * (0.5 + 0.5 * factor) * grain)
-        old = _channels(before[box])
-        for name in ('chi', 'r2star', 'density', 'r1'):
-            put[name][box] += amount * (getattr(values, name) - old[name])
-        nuclei.append(nucleus)
-    return tuple(nuclei)
-
-
-def _draw_lesion(volume, lesion):
-    box, points = _near(volume, lesion.centre, 3 * [lesion.radius + 3])
-    put = _channels(volume.data[box])
-    distance = np.linalg.norm(points - lesion.centre, axis=-1)
-    inside = soft((distance - lesion.radius).astype(np.float32), np.float32(volume.spacing))
-    rim = inside * np.exp(-0.5 * ((distance - lesion.radius + 1) / 0.8) ** 2)
-    put['chi'] += inside * lesion.chi + rim * lesion.rim
-    if lesion.kind == 'calcification':
-        stone = t.TISSUES['calcification']
-        for name in ('r2star', 'density', 't1w'):
-            put[name] += inside * (getattr(stone, name) - put[name])
-    else:
-        put['r2star'] += -6 * inside + 8 * rim * (lesion.rim > 0)
-        put['density'] += inside * 0.12
-        put['r1'] *= 1 - 0.35 * inside
-        put['t1w'] *= 1 - 0.28 * inside
 
 
 def _expand(effects):

@@ -28,6 +28,17 @@ class Volume:
         return self.origin[axis] + self.spacing * np.arange(self.data.shape[axis])
 
 
+def near(volume, centre, reach):
+    """Box of the lattice around ``centre`` and the coordinates (x, y, z, 3) of its nodes."""
+    box, points = [], []
+    for k in range(3):
+        low = max(int((centre[k] - reach[k] - volume.origin[k]) / volume.spacing), 0)
+        high = min(int((centre[k] + reach[k] - volume.origin[k]) / volume.spacing) + 2, volume.data.shape[k])
+        box.append(slice(low, high))
+        points.append(volume.origin[k] + volume.spacing * np.arange(low, high))
+    return tuple(box), np.stack(np.meshgrid(*points, indexing='ij'), -1)
+
+
 @numba.njit(cache=True)
 def _warped(i, j, k, matrix, nodes, origin, spacing, out):
     """Template coordinates of voxel (i, j, k): affine, then displacement by trilinear interpolation."""

@@ -10,6 +10,8 @@ import numpy as np
 
 PAINTED = ('chi', 'r2star', 'density', 'r1', 'fat', 't1w')
 """Quantities that every tissue has a value of."""
+CHANNELS = (*PAINTED, 'brain', 'csf', 'white')
+"""Channels of the volume that a head is drawn into: the quantities, then shares of a voxel."""
 
 
 class Tissue(NamedTuple):
@@ -66,6 +68,11 @@ NUCLEI = {
 """By the `region` of the built-in atlas."""
 
 COMPOSITE = {'SN': ('SNc', 'SNr'), 'GP': ('GPe', 'GPi')}
+
+
+def channels(data):
+    """Views of a volume's channels (the last axis) by name."""
+    return dict(zip(CHANNELS, np.moveaxis(data, -1, 0), strict=True))
 
 
 def scale_r2star(r2star, field_strength):

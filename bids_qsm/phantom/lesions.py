@@ -1,0 +1,157 @@
+"""Lesions of a digital head: their drawing, and lesions of every kind scattered at random."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from bids_qsm.phantom import tissue as t
+from bids_qsm.phantom.sampling import near
+from bids_qsm.phantom.skull import soft
+
+KINDS = ('lesion', 'microbleed', 'calcification')
+DECAY = 137.0
+"""Reversible relaxation (1/s at 3 T) that 1 ppm gives, Shin et al. (2021), NeuroImage 240:118371.
+doi:10.1016/j.neuroimage.2021.118371"""
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """A round change of tissue: centre (mm, template), radius (mm), added susceptibility (ppm), kind.
+
+    ``kind`` is one of KINDS: 'lesion' (loss of myelin, with a paramagnetic rim where ``rim``), 'microbleed'
+    (a clump of iron, dark on T1w; 1 to 3 mm and .3 to 1 ppm are usual) or 'calcification'.
+    """
+
+    centre: tuple[float, float, float]
+    radius: float
+    chi: float = 0.06
+    rim: float = 0.0
+    kind: str = 'lesion'
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise ValueError(f'no kind of lesion {self.kind!r}; known are {list(KINDS)}')
+
+
+def draw_lesion(volume, lesion):
+    """Draw a lesion into the channels (`tissue.CHANNELS`) of a volume, in place."""
+    box, points = near(volume, lesion.centre, 3 * [lesion.radius + 3])
+    put = t.channels(volume.data[box])
+    if lesion.kind == 'microbleed':
+        _draw_bleed(put, _share(points, lesion, volume.spacing), lesion.chi)
+        return
+    distance = np.linalg.norm(points - lesion.centre, axis=-1)
+    inside = soft((distance - lesion.radius).astype(np.float32), np.float32(volume.spacing))
+    rim = inside * np.exp(-0.5 * ((distance - lesion.radius + 1) / 0.8) ** 2)
+    put['chi'] += inside * lesion.chi + rim * lesion.rim
+    if lesion.kind == 'calcification':
+        stone = t.TISSUES['calcification']
+        for name in ('r2star', 'density', 't1w'):
+            put[name] += inside * (getattr(stone, name) - put[name])
+    else:
+        put['r2star'] += -6 * inside + 8 * rim * (lesion.rim > 0)
+        put['density'] += inside * 0.12
+        put['r1'] *= 1 - 0.35 * inside
+        put['t1w'] *= 1 - 0.28 * inside
+
+
+def _draw_bleed(put, inside, chi):
+    put['chi'] += inside * chi
+    put['r2star'] += inside * np.float32(DECAY * abs(chi))
+    put['density'] *= 1 - 0.2 * inside
+    put['t1w'] *= 1 - 0.35 * inside
+
+
+def _share(points, lesion, spacing, parts=4):
+    """Share of each voxel within the sphere: a bleed may be no larger than a voxel, and keeps its moment."""
+    at = ((np.arange(parts) + 0.5) / parts - 0.5) * spacing
+    inside = np.zeros(points.shape[:3], np.float32)
+    for shift in np.stack(np.meshgrid(at, at, at), -1).reshape(-1, 3):
+        inside += np.linalg.norm(points + shift - lesion.centre, axis=-1) <= lesion.radius
+    volume = 4 / 3 * np.pi * lesion.radius**3
+    return inside * np.float32(volume / (inside.sum() * spacing**3))
+
+
+# kind, least and most radius (mm), susceptibility (ppm) and rim (ppm) of each; least share of white matter
+_SORTS = {
+    'rims': ('lesion', (3.0, 6.0), (0.02, 0.05), (0.05, 0.09), 0.7),
+    'lesions': ('lesion', (2.5, 5.0), (0.03, 0.07), (0.0, 0.0), 0.7),
+    'calcifications': ('calcification', (1.5, 3.0), (-0.6, -0.3), (0.0, 0.0), 0.0),
+    'microbleeds': ('microbleed', (1.0, 3.0), (0.3, 1.0), (0.0, 0.0), 0.0),
+}
+
+
+def scatter(seed, head, *, rims=0, lesions=0, calcifications=0, microbleeds=0, depth=5.0, apart=4.0):
+    """Lesions of every kind at random places in white and grey matter, clear of nuclei, veins and CSF.
+
+    Parameters
+    ----------
+    seed : int
+    head : Head
+    rims, lesions, calcifications, microbleeds : int
+        How many of each; rims and lesions (which have none) lie in white matter.
+    depth : float
+        Least distance (mm) from a lesion's wall to the surface of the brain.
+    apart : float
+        Least distance (mm) from wall to wall, and from a wall to a nucleus; half of it to a vein.
+
+    Returns
+    -------
+    tuple of Lesion
+        Rims first, then in the order of the arguments.
+
+    Raises
+    ------
+    ValueError
+        No place is left for all of them.
+    """
+    rng = np.random.default_rng([seed, 9])
+    numbers = {
+        'rims': rims,
+        'lesions': lesions,
+        'calcifications': calcifications,
+        'microbleeds': microbleeds,
+    }
+    places, room, white = _room(head, depth, apart)
+    found = []
+    for sort, number in numbers.items():
+        kind, *ranges, whitest = _SORTS[sort]
+        for _ in range(number):
+            radius, chi, rim = (float(rng.uniform(*r)) for r in ranges)
+            free = np.flatnonzero((room >= radius) & (white >= whitest))
+            if not len(free):
+                raise ValueError(f'no place is left in the head for {number} {sort}')
+            # off the lattice: no voxel is where a lesion likes to be
+            centre = places[rng.choice(free)] + rng.uniform(-0.5, 0.5, 3)
+            found.append(Lesion(tuple(map(float, centre)), radius, chi, rim, kind))
+            room = np.minimum(room, np.linalg.norm(places - centre, axis=-1) - radius - apart)
+    return tuple(found)
+
+
+def _room(head, depth, apart, spacing=2.0):
+    """Points (n, 3) of the brain (mm, template), radius (mm) of what fits there, share of white matter."""
+    volume = head.tissue
+    skip = max(round(spacing / volume.spacing), 1)
+    spacing = skip * volume.spacing
+    put = t.channels(volume.data[::skip, ::skip, ::skip])
+
+    def marked(points):
+        index = np.round((points - volume.origin) / spacing).astype(int)
+        mark = np.zeros(put['brain'].shape, bool)
+        mark[tuple(index.T)] = True
+        return mark
+
+    nuclei = [n.origin + volume.spacing * np.argwhere(n.amount > 0.3) for n in head.nuclei]
+    veins = head.veins.origin + head.veins.spacing * np.argwhere(head.veins.data[..., 0] > 0.3)
+    brain = put['brain'] > 0.99
+    obstacles = (
+        (~brain, depth),
+        (brain & (put['csf'] > 0.5), 0.5),
+        (marked(np.concatenate(nuclei)), apart),
+        (marked(veins), apart / 2),
+    )
+    room = np.min([spacing * ndimage.distance_transform_edt(~o) - margin for o, margin in obstacles], 0)
+    index = np.argwhere(room > 0)
+    white = put['white'][tuple(index.T)]
+    return volume.origin + spacing * index, room[tuple(index.T)], white
