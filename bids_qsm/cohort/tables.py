@@ -1,6 +1,12 @@
 """One long table over all subjects, sessions and runs, joined with what is known of the participants."""
 
+import re
+from datetime import datetime
+
+import numpy as np
 import pandas as pd
+
+from bids_qsm.errors import UserError
 
 ENTITY_COLUMNS = {
     'sub': 'participant_id',
@@ -13,6 +19,12 @@ ENTITY_COLUMNS = {
     'seg': 'atlas',
 }
 """BIDS entity -> column of the long table; others keep the entity's own name."""
+
+SHIFTED = ('mean', 'median', 'p5', 'p95', 'mean_pv')
+"""Statistics of a region that move with the zero of susceptibility."""
+MEASURES = ('region', 'hemisphere', 'index', 'map', 'n_voxels', 'volume_mm3', 'coverage', 'core', 'units')
+MEASURES += ('reference', 'sd', 'mean_positive', 'se', 'se_pv', 'note', *SHIFTED)
+"""Columns of the tables of regions; all others but the atlas tell of the series or its participant."""
 
 _PREFIXED = ('sub', 'ses')
 _DESCRIPTIONS = {
@@ -102,6 +114,196 @@ def join_participants(long, participants=None):
     if unknown:
         notes.append(f'Not in participants.tsv: {", ".join(unknown)}.')
     return long.merge(known, on='participant_id', how='left', validate='many_to_one'), notes
+
+
+def join_sessions(long, sessions=None):
+    """Add the columns of the sessions.tsv files to the long table, and say what did not match.
+
+    What a session states wins over what participants.tsv states of the participant (an age, a score), where
+    it states anything.
+
+    Parameters
+    ----------
+    long : DataFrame
+        From `join_participants`.
+    sessions : DataFrame, optional
+        Rows of all sessions.tsv files, with the columns participant_id and session_id, labels with or without
+        ``sub-`` and ``ses-``.
+
+    Returns
+    -------
+    joined : DataFrame
+        All rows of ``long`` in their order.
+    notes : list of str
+    """
+    if sessions is None or sessions.empty:
+        return long, []
+    keys = ['participant_id', 'session_id']
+    missing = [key for key in keys if key not in sessions]
+    if missing:
+        return long, [f'sessions.tsv has no column {" and ".join(missing)} and was left out.']
+    if 'session_id' not in long:
+        return long, ['sessions.tsv was left out: no series has a session.']
+    known, notes = sessions.copy(), []
+    for key, prefix in zip(keys, _PREFIXED, strict=True):
+        known[key] = f'{prefix}-' + known[key].astype(str).str.removeprefix(f'{prefix}-')
+    twice = known.duplicated(keys)
+    if twice.any():
+        named_twice = ', '.join(sorted({f'{p} {s}' for p, s in known.loc[twice, keys].to_numpy()}))
+        notes.append(f'sessions.tsv names {named_twice} more than once; the first row counts.')
+        known = known[~twice]
+    here = long[keys].drop_duplicates()
+    here = here[here['session_id'].notna()]
+    unknown = here.merge(known[keys], on=keys, how='left', indicator=True)
+    unknown = unknown[unknown['_merge'] == 'left_only']
+    if len(unknown):
+        told = ', '.join(f'{p} {s}' for p, s in unknown[keys].to_numpy()[:5])
+        notes.append(
+            f'Not in sessions.tsv: {told}{f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""}.'
+        )
+    return _overlay(long, known, keys, 'sessions.tsv', notes)
+
+
+def join_scans(long, scans=None):
+    """Add when each series was acquired (column acq_time) from the scans.tsv files.
+
+    The time of a series is that of its own file; where no file matches (phase and magnitude may be listed
+    under other names), the earliest time of its session.
+
+    Parameters
+    ----------
+    long : DataFrame
+        From `gather`, `join_participants` or `join_sessions`; an acq_time that is there is kept where
+        scans.tsv states none.
+    scans : DataFrame, optional
+        Rows of all scans.tsv files with the columns filename and acq_time. The entities of the series are
+        read from the file name.
+
+    Returns
+    -------
+    joined : DataFrame
+        All rows of ``long`` in their order.
+    notes : list of str
+    """
+    if scans is None or scans.empty:
+        return long, []
+    missing = [column for column in ('filename', 'acq_time') if column not in scans]
+    if missing:
+        return long, [f'scans.tsv has no column {" and ".join(missing)} and was left out.']
+    stems = scans['filename'].astype(str).str.rpartition('/')[2].str.partition('.')[0]
+    entities = [dict(re.findall(r'(?:^|_)([a-z]+)-([a-zA-Z0-9]+)', stem)) for stem in stems]
+    known = pd.DataFrame([named(found) for found in entities], index=scans.index)
+    known['acq_time'] = scans['acq_time'].astype(object)
+    known = known[parse_times(known['acq_time']).notna()].sort_values('acq_time', kind='stable')
+    if known.empty or 'participant_id' not in known:
+        return long, ['scans.tsv states no acq_time that can be read.']
+    visit = [c for c in ('participant_id', 'session_id') if c in long]
+    joined, notes = long, []
+    for keys in (visit, series_columns(long)):
+        # a series without run- matches only files without it
+        times = known.reindex(columns=[*keys, 'acq_time']).drop_duplicates(keys)
+        joined, notes = _overlay(joined, times, keys, 'scans.tsv', notes, said=False)
+    lacking = joined.loc[joined['acq_time'].isna(), 'participant_id'].nunique()
+    if lacking:
+        notes.append(f'scans.tsv states no acq_time for {lacking} participants.')
+    return joined, notes
+
+
+def parse_times(column) -> pd.Series:
+    """Acquisition times of BIDS as timestamps; what is no time is missing."""
+    # a bare number is no time, though it could be read as one
+    stated = column.astype(object).map(lambda value: value if isinstance(value, str | datetime) else None)
+    return pd.to_datetime(stated, errors='coerce', format='ISO8601', utc=True)
+
+
+def _overlay(long, known, keys, name, notes, *, said=True):
+    """Columns of ``known`` laid over those of ``long`` where they state something."""
+    more = [c for c in known if c not in keys]
+    reserved = [c for c in more if c in MEASURES]
+    if reserved:
+        notes.append(f'Columns of {name} renamed to session_<name>: {", ".join(reserved)}.')
+        known = known.rename(columns={c: f'session_{c}' for c in reserved})
+        more = [c for c in known if c not in keys]
+    both = [c for c in more if c in long]
+    if both and said:
+        notes.append(f'{name} states {", ".join(both)} by session; it counts over participants.tsv.')
+    # text, since a run may be missing in all rows of one table and so be a number there
+    here, there = ([frame[c].astype(object).fillna('').astype(str) for c in keys] for frame in (long, known))
+    place = pd.MultiIndex.from_arrays(there).get_indexer(pd.MultiIndex.from_arrays(here))
+    joined = long.copy()
+    for column in more:
+        new = known[column].astype(object).reset_index(drop=True).reindex(place)
+        new.index = long.index
+        if column in both:
+            new = new.where(new.notna(), long[column].astype(object))
+        joined[column] = new.infer_objects()
+    return joined, notes
+
+
+def relative_to(long, region: str):
+    """Shift susceptibility so that it is zero in a region of the same series, and say where that failed.
+
+    The statistics of place (mean, median, percentiles, partial-volume-corrected mean) are shifted by the mean
+    of the region (both hemispheres together), sd stays, standard errors add in quadrature, and mean_positive,
+    which no shift can make, becomes missing.
+
+    Parameters
+    ----------
+    long : DataFrame
+        From `gather`; only rows of the map chi change.
+    region : str
+        As in the column region.
+
+    Returns
+    -------
+    shifted : DataFrame
+        Rows of ``long`` in their order; where a series lacks the region, the statistics of its chi are
+        missing.
+    notes : list of str
+
+    Raises
+    ------
+    UserError
+        No series has the region.
+    """
+    chi = long['map'] == 'chi'
+    names = sorted(set(long.loc[chi, 'region'].dropna().astype(str)))
+    rows = long[chi & (long['region'] == region)]
+    if rows.empty:
+        raise UserError(f'No table has the region {region!r} to refer to; there are {", ".join(names)}.')
+    keys = [c for c in (*series_columns(long), 'atlas') if c in long]
+    # both sides together where there is such a row; a region in the middle may have one row only
+    rows = rows.assign(_rank=rows['hemisphere'].map({'both': 0}).fillna(1)).sort_values(
+        '_rank', kind='stable'
+    )
+    rows = rows.drop_duplicates(keys)
+    zero = rows[keys].assign(
+        _zero=pd.to_numeric(rows['mean'], errors='coerce').replace([np.inf, -np.inf], np.nan),
+        _error=pd.to_numeric(rows['se'], errors='coerce') if 'se' in rows else np.nan,
+    )
+    found = long[keys].merge(zero, on=keys, how='left', validate='many_to_one')
+    shift = found['_zero'].to_numpy()[chi]
+    shifted = long.copy()
+    for column in (c for c in SHIFTED if c in long):
+        values = pd.to_numeric(long[column], errors='coerce').to_numpy(float, copy=True)
+        values[chi] = values[chi] - shift
+        shifted[column] = values
+    own = (long['region'] == region).to_numpy()[chi]
+    for column in (c for c in ('se', 'se_pv') if c in long):
+        values = pd.to_numeric(long[column], errors='coerce').to_numpy(float, copy=True)
+        both = np.hypot(values[chi], found['_error'].to_numpy()[chi])
+        # its own mean is zero without error by definition
+        values[chi] = np.where(own & (long['hemisphere'] == 'both').to_numpy()[chi], 0.0, both)
+        shifted[column] = values
+    if 'mean_positive' in long:
+        shifted['mean_positive'] = pd.to_numeric(long['mean_positive'], errors='coerce').mask(chi)
+    shifted['reference'] = np.where(chi, region, long.get('reference', 'n/a'))
+    notes = [f'Susceptibility is relative to {region} of the same series.']
+    lacking = long.loc[chi, keys][np.isnan(shift)].drop_duplicates()
+    if len(lacking):
+        told = ', '.join(sorted(set(lacking['participant_id'].astype(str)))[:8])
+        notes.append(f'{len(lacking)} series lack {region}, so their susceptibility is left out ({told}).')
+    return shifted, notes
 
 
 def dictionary(columns, tables, participants) -> dict:

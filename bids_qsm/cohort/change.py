@@ -1,0 +1,292 @@
+"""Change of regional values over sessions, and whether it passes what the method repeats to."""
+
+import numpy as np
+import pandas as pd
+from scipy import special, stats
+
+from bids_qsm.cohort.inference import adjust
+from bids_qsm.cohort.observations import KEYS, QUANTITY, average, codes, describe, observe, some
+from bids_qsm.cohort.tables import group_column
+from bids_qsm.cohort.visits import order, years
+
+COLUMNS = ['participant_id', 'group', *KEYS, 'session_from', 'session_to', 'years', 'first', 'last', 'change']
+COLUMNS += ['se', 'ci_low', 'ci_high', 'per_year', 'per_year_se', 'repeatability', 'repeatability_source']
+COLUMNS += ['beyond', 'units', 'note']
+SUMMARY = [*KEYS, 'group', 'n', 'mean', 'sd', 'ci_low', 'ci_high', 'p', 'p_fdr', 'per_year_mean']
+SUMMARY += ['per_year_ci_low', 'per_year_ci_high', 'n_beyond', 'units', 'note']
+REPEATABILITY = {
+    'chi': {
+        **dict.fromkeys(('Caudate', 'Putamen', 'GP', 'GPe', 'GPi'), 0.005),
+        **dict.fromkeys(('RN', 'SN', 'SNc', 'SNr'), 0.01),
+    }
+}
+"""Within-subject standard deviation of regional means from the literature (ppm), by map and region."""
+_OWN_LEAST = 5
+"""Fewest degrees of freedom of the study's own repeats, where the literature has a figure."""
+_LEAST_YEARS = 1 / 365.25
+"""Sessions closer than a day tell of no change per year."""
+_PROTOCOL = ('acquisition', 'contrast_agent', 'reconstruction', 'inversion')
+
+
+def changes(long, *, repeatability=None, statistic: str = 'mean', min_coverage: float = 0.5):
+    r"""Change of every region from the first to the last session of each participant.
+
+    Runs of a session are averaged. The error of a change is that of the method: with the within-subject
+    standard deviation s of one measurement, :math:`s \sqrt{1/n_1 + 1/n_2}` for sessions of :math:`n_1` and
+    :math:`n_2` runs; a change is beyond repeatability where its 95 % interval leaves out zero, which for
+    single runs is :math:`1.96 \sqrt 2 s`, the repeatability coefficient [1]_. The change per year is the
+    slope of a line through all sessions of known time. Sessions are compared within the same acquisition
+    only.
+
+    Parameters
+    ----------
+    long : DataFrame
+        From :func:`bids_qsm.cohort.tables.gather` and the joins; times from the column acq_time, or an age
+        that differs between sessions.
+    repeatability : float or dict, optional
+        Within-subject standard deviation in the unit of the map: for all regions of chi, or by region, or by
+        map and region as `REPEATABILITY`. Unless given, that of the runs within the study's own sessions,
+        where they are enough, otherwise `REPEATABILITY`.
+    statistic, min_coverage
+        See :func:`bids_qsm.cohort.observations.observe`.
+
+    Returns
+    -------
+    table : DataFrame
+        Columns `COLUMNS`, and those of the protocol where there are several. Without a repeatability, se and
+        what follows from it are NaN and beyond is missing.
+    notes : list of str
+
+    References
+    ----------
+    .. [1] Bland & Altman (1986), Lancet 327:307. doi:10.1016/S0140-6736(86)90837-8
+    """
+    data = observe(long, statistic=statistic, min_coverage=min_coverage)
+    notes = list(data.notes)
+    if 'session_id' not in data.series:
+        return pd.DataFrame(columns=COLUMNS), [*notes, 'No change: the series have no sessions.']
+    protocol = [c for c in _PROTOCOL if c in data.series and data.series[c].nunique() > 0]
+    by = ['participant_id', 'session_id', *protocol]
+    group = group_column(data.series)
+    # acquired a few minutes apart, runs of a session share its time
+    visits = average(data, by)
+    runs = _runs(data, by)
+    sd, dof, source = _repeatability(data, by, repeatability, notes)
+    since, rows = years(visits.series), order(visits.series)
+    who = codes(visits.series, ['participant_id', *protocol])
+    rows = rows[np.argsort(who[rows], kind='stable')]
+    cuts = np.flatnonzero(who[rows][1:] != who[rows][:-1]) + 1
+    parts = [
+        _of_participant(visits.values[mine], runs[mine], since[mine], mine, sd)
+        for mine in np.split(rows, cuts)
+        if len(mine) > 1
+    ]
+    if not sum(len(part['column']) for part in parts):
+        return pd.DataFrame(columns=COLUMNS), [*notes, 'No change: no participant has two sessions.']
+    found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    table = _table(found, visits, sd, dof, source, [*protocol, *([group] if group else [])])
+    table['group'] = table[group].astype(object).fillna('n/a').astype(str) if group else 'all'
+    untimed = sorted(set(table.loc[table['years'].isna(), 'participant_id']))
+    if untimed:
+        notes.append(
+            f'No change per year for {some(untimed)}: neither scans.tsv nor sessions.tsv tells when the '
+            'sessions were (acq_time).'
+        )
+    return table[[*COLUMNS, *(c for c in protocol if c not in COLUMNS)]], notes
+
+
+def _runs(data, by):
+    """Runs that each session's value of each region is the mean of."""
+    counts = data.values.copy()
+    counts[np.isfinite(counts)] = 1.0
+    place = codes(data.series, by)
+    n = place.max(initial=-1) + 1
+    found = np.zeros((n, counts.shape[1]))
+    np.add.at(found, place, np.nan_to_num(counts))
+    return found
+
+
+def _repeatability(data, by, given, notes):
+    """Within-subject sd of each column, its degrees of freedom (inf: known), and its source."""
+    regions, maps = data.keys['region'].to_numpy(), data.keys['map'].to_numpy()
+    if given is not None:
+        table = given if isinstance(given, dict) else {'chi': dict.fromkeys(regions, float(given))}
+        table = table if all(isinstance(v, dict) for v in table.values()) else {'chi': table}
+        sd = np.array([table.get(m, {}).get(r, np.nan) for m, r in zip(maps, regions, strict=True)], float)
+        return sd, np.full(len(sd), np.inf), np.where(np.isfinite(sd), 'given', '')
+    place = codes(data.series, by)
+    n = place.max(initial=-1) + 1
+    valid = np.isfinite(data.values)
+    total, count = np.zeros((2, n, len(regions)))
+    np.add.at(total, place, np.nan_to_num(data.values))
+    np.add.at(count, place, valid)
+    rest = np.where(valid, data.values - (total / np.maximum(count, 1))[place], 0.0)
+    dof = np.maximum(count - 1, 0).sum(0)
+    own = np.sqrt((rest**2).sum(0) / np.maximum(dof, 1))
+    known = [REPEATABILITY.get(m, {}).get(r, np.nan) for m, r in zip(maps, regions, strict=True)]
+    known = np.array(known, float)
+    use_own = (dof >= np.where(np.isfinite(known), _OWN_LEAST, 2)) & (own > 0)
+    sd = np.where(use_own, own, known)
+    source = np.where(use_own, 'own runs', np.where(np.isfinite(sd), 'literature', ''))
+    if use_own.any():
+        notes.append(
+            'Repeatability is that of the runs within sessions of this study; it does not hold what placing '
+            'the participant in the scanner anew adds.'
+        )
+    if (source == 'literature').any():
+        notes.append('Repeatability is that of the literature where sessions do not have enough runs.')
+    if (source == '').any():
+        unknown = [f'{m} of {r}' for m, r, s in zip(maps, regions, source, strict=True) if not s]
+        notes.append(f'No repeatability is known for {some(dict.fromkeys(unknown))}; beyond is n/a there.')
+    return sd, np.where(use_own, dof, np.inf), source
+
+
+def _of_participant(values, runs, time, rows, sd):
+    """Changes of one participant (and acquisition) in each region measured at two sessions, as columns."""
+    valid = np.isfinite(values)
+    columns = np.flatnonzero(valid.sum(0) > 1)
+    values, n, valid = values[:, columns], runs[:, columns], valid[:, columns]
+    start, end = valid.argmax(0), len(rows) - 1 - valid[::-1].argmax(0)
+    at = np.arange(len(columns))
+    # a line through the sessions of known time, each weighted by its runs
+    weight = np.where(valid & np.isfinite(time)[:, None], n, 0.0)
+    when = np.nan_to_num(time)[:, None]
+    middle = (weight * when).sum(0) / np.maximum(weight.sum(0), 1e-9)
+    lever = weight * (when - middle)
+    about = (lever * (when - middle)).sum(0)
+    timed = about > _LEAST_YEARS**2 / 2
+    about = np.where(timed, about, np.nan)
+    return {
+        'column': columns,
+        'start': rows[start],
+        'end': rows[end],
+        'years': time[end] - time[start],
+        'first': values[start, at],
+        'last': values[end, at],
+        'se': sd[columns] * np.sqrt(1 / n[start, at] + 1 / n[end, at]),
+        'per_year': (lever * np.nan_to_num(values)).sum(0) / about,
+        'per_year_se': sd[columns] / np.sqrt(about),
+    }
+
+
+def _table(found, visits, sd, dof, source, known):
+    """The changes of all participants with their intervals and who and what they are of."""
+    column, start, end = found.pop('column'), found.pop('start'), found.pop('end')
+    session = visits.series['session_id'].astype(object).fillna('').to_numpy()
+    exact = np.isinf(dof)
+    reach = np.where(exact, special.ndtri(0.975), stats.t.ppf(0.975, np.where(exact, 1, dof)))[column]
+    change = found['last'] - found['first']
+    half = reach * found['se']
+    table = visits.keys.iloc[column].reset_index(drop=True).assign(
+        participant_id=visits.series['participant_id'].to_numpy()[start],
+        session_from=session[start], session_to=session[end], **found, change=change,
+        ci_low=change - half, ci_high=change + half, repeatability=sd[column],
+        repeatability_source=source[column], note=np.where(np.isnan(half), 'no repeatability known', ''),
+        beyond=pd.array(np.abs(change) > half, dtype='boolean'),
+    )  # fmt: skip
+    table['beyond'] = table['beyond'].mask(np.isnan(half))
+    for name in known:
+        table[name] = visits.series[name].to_numpy()[start]
+    return table
+
+
+def change_summary(table):
+    """Mean change of each region by group, tested against zero over participants.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `changes`.
+
+    Returns
+    -------
+    summary : DataFrame
+        Columns `SUMMARY`: mean change with its 95 % interval and t test, and the same per year; where there
+        are several groups, also ``all`` of them together. The false discovery rate is controlled over the
+        regions of each atlas, map, hemisphere and group.
+    notes : list of str
+        Groups of one participant are skipped.
+    """
+    if table.empty:
+        return pd.DataFrame(columns=SUMMARY), []
+    whole = [table.assign(group='all')] if table['group'].nunique() > 1 else []
+    people = [*KEYS, 'group', 'participant_id']
+    stacked = pd.concat([table, *whole], ignore_index=True)
+    stacked['beyond'] = stacked['beyond'].astype('Float64').astype(float)
+    # one number a participant, though they may have several acquisitions
+    each = stacked.groupby(people, sort=False).agg(
+        change=('change', 'mean'),
+        per_year=('per_year', 'mean'),
+        beyond=('beyond', 'max'),
+        units=('units', 'first'),
+    )
+    grouped = each.reset_index().groupby([*KEYS, 'group'], sort=False)
+    found = grouped.agg(
+        n=('change', 'size'), mean=('change', 'mean'), sd=('change', 'std'),
+        per_year_mean=('per_year', 'mean'), _sd=('per_year', 'std'), _n=('per_year', 'count'),
+        n_beyond=('beyond', 'sum'),
+        _known=('beyond', 'count'), units=('units', 'first'),
+    ).reset_index()  # fmt: skip
+    found.loc[found['_known'] == 0, 'n_beyond'] = np.nan
+    for mean, sd, n, ends in (
+        ('mean', 'sd', 'n', ('ci_low', 'ci_high')),
+        ('per_year_mean', '_sd', '_n', ('per_year_ci_low', 'per_year_ci_high')),
+    ):
+        dof = np.maximum(found[n].to_numpy(float) - 1, 1)
+        half = stats.t.ppf(0.975, dof) * found[sd] / np.sqrt(np.maximum(found[n], 1))
+        found[ends[0]], found[ends[1]] = found[mean] - half, found[mean] + half
+    spread = found['sd'].to_numpy()
+    tested = (found['n'].to_numpy() > 1) & (spread > 0)
+    t = found['mean'].to_numpy() / np.where(tested, spread / np.sqrt(found['n'].to_numpy()), 1)
+    p = 2 * stats.t.sf(np.abs(t), np.maximum(found['n'].to_numpy() - 1, 1))
+    found['p'] = np.where(tested, p, np.nan)
+    found['p_fdr'] = adjust(found['p'], codes(found, ['atlas', 'map', 'hemisphere', 'group']))
+    found['note'] = np.where(
+        found['n'] < 2, 'one participant', np.where(tested, '', 'all changes are the same')
+    )
+    alone = sorted(set(found.loc[found['n'] < 2, 'group']))
+    notes = [f'Change: {some(alone)} has one participant in some regions, so no test.'] if alone else []
+    return found[SUMMARY], notes
+
+
+def dictionary() -> dict:
+    """Describe every column of the tables of changes and of their summary."""
+    unit = 'see column units'
+    described = {
+        'participant_id': ('Label of the participant.', None),
+        'group': ('Group of the participant; all: every group together.', None),
+        **QUANTITY,
+        'session_from': ('First session.', None),
+        'session_to': ('Last session.', None),
+        'years': ('Time between the two sessions.', 'year'),
+        'first': ('Value at the first session (mean of its runs).', unit),
+        'last': ('Value at the last session (mean of its runs).', unit),
+        'change': ('Last less first.', unit),
+        'se': ('Standard error of the change from the repeatability of the method.', unit),
+        'ci_low': ('Lower end of the 95 % confidence interval of the (mean) change.', unit),
+        'ci_high': ('Upper end of the 95 % confidence interval of the (mean) change.', unit),
+        'per_year': ('Slope of a line through all sessions of known time.', 'unit of the map per year'),
+        'per_year_se': ('Standard error of per_year.', 'unit of the map per year'),
+        'repeatability': ('Within-subject standard deviation of one measurement.', unit),
+        'repeatability_source': (
+            'own runs: runs within the sessions of this study; literature; given.',
+            None,
+        ),
+        'beyond': ('Whether the change is beyond repeatability: its 95 % interval leaves out zero.', None),
+        'n': ('Participants.', None),
+        'mean': ('Mean change over participants.', unit),
+        'sd': ('Standard deviation of the change over participants.', unit),
+        'p': ('Two-sided p value of a t test against no change, not adjusted.', None),
+        'p_fdr': (
+            'False discovery rate (Benjamini and Hochberg) over the regions of the same atlas, map, '
+            'hemisphere and group.',
+            None,
+        ),
+        'per_year_mean': ('Mean change per year over participants.', 'unit of the map per year'),
+        'per_year_ci_low': ('Lower end of its 95 % confidence interval.', 'unit of the map per year'),
+        'per_year_ci_high': ('Upper end of its 95 % confidence interval.', 'unit of the map per year'),
+        'n_beyond': ('Participants whose change is beyond repeatability.', None),
+        'units': ('Unit of the values.', None),
+        'note': ('Why there is no value.', None),
+    }
+    return describe(described)

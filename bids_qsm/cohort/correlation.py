@@ -1,0 +1,332 @@
+"""Correlation of regional values with clinical numbers, partial for covariates, and their differences."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import special
+
+from bids_qsm.cohort import design as designs
+from bids_qsm.cohort.formula import Formula, parse_columns
+from bids_qsm.cohort.inference import adjust
+from bids_qsm.cohort.observations import (
+    KEYS,
+    QUANTITY,
+    average,
+    codes,
+    describe,
+    is_numeric,
+    numeric,
+    observe,
+    some,
+)
+from bids_qsm.cohort.resampling import (
+    bootstrap_weights,
+    corrected_interval,
+    left_out_weights,
+    partial_correlations,
+)
+from bids_qsm.cohort.tables import group_column
+from bids_qsm.errors import UserError
+
+COLUMNS = [*KEYS, 'column', 'covariates', 'r', 'ci_low', 'ci_high', 'p', 'p_fdr', 'n', 'note']
+DIFFERENCES = ['atlas', 'map', 'hemisphere', 'column', 'covariates', 'region_a', 'region_b', 'r_a', 'r_b']
+DIFFERENCES += ['difference', 'ci_low', 'ci_high', 'p', 'n', 'note']
+NBIA = (('dystonia', 'GP', 'SN'), ('parkinsonism', 'SN', 'GP'))
+"""The question of neurodegeneration with brain iron accumulation: does dystonia go with the globus pallidus
+more than with the substantia nigra, and parkinsonism the other way round? (column, region_a, region_b)"""
+_CONSTANT = 'the values are constant'
+_LEAST_DOF = 3
+"""Fewest degrees of freedom, n - 2 - covariates, of a correlation."""
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Participants who state a number and all covariates, and have the regions asked for."""
+
+    x: np.ndarray
+    z: np.ndarray
+    rows: np.ndarray
+    notes: list
+
+    @property
+    def n(self):
+        return len(self.x)
+
+    @property
+    def dof(self):
+        return self.n - self.z.shape[1] - 1
+
+    @property
+    def fault(self):
+        """Why there is no correlation; empty where there is one."""
+        if self.dof < _LEAST_DOF:
+            return f'{self.n} participants are too few'
+        if np.ptp(self.x) == 0:
+            return 'the column is constant'
+        rest = self.x - self.z @ np.linalg.lstsq(self.z, self.x, rcond=None)[0]
+        return 'the covariates determine the column' if rest.std() < 1e-7 * self.x.std() else ''
+
+
+def correlate(
+    long,
+    column: str,
+    *,
+    covariates=(),
+    maps=(),
+    regions=(),
+    hemispheres=(),
+    statistic: str = 'mean',
+    min_coverage: float = 0.5,
+    n_boot: int = 5000,
+    seed: int = 0,
+):
+    r"""Correlate every region with a number that is known of the participants.
+
+    One point a participant: sessions and runs are averaged, of the region and of the column alike. With
+    covariates the correlation is partial, that of what is left of both after a linear fit. p is that of
+    :math:`t = r \sqrt{\nu / (1 - r^2)}` with :math:`\nu = n - 2 - k` for k columns of covariates; the
+    interval is a bias-corrected and accelerated bootstrap over participants. The false discovery rate is
+    controlled over the regions of each atlas, map and hemisphere.
+
+    Parameters
+    ----------
+    long : DataFrame
+        From :func:`bids_qsm.cohort.tables.gather` and the joins.
+    column
+        A column of numbers.
+    covariates : sequence of str
+        Columns, or terms such as ``cr(age, df=3)``.
+    maps, regions, hemispheres : sequence of str
+        Those wanted; all where empty.
+    statistic, min_coverage
+        See :func:`bids_qsm.cohort.observations.observe`.
+    n_boot, seed
+        Resamples and the seed that draws them.
+
+    Returns
+    -------
+    table : DataFrame
+        Columns `COLUMNS`, one row a region; r is NaN and the note says why where there is none.
+    notes : list of str
+
+    Raises
+    ------
+    UserError
+        A column, map or region is not there, or the column holds text.
+    """
+    data = average(
+        observe(
+            long, statistic=statistic, maps=maps, regions=regions, hemispheres=hemispheres,
+            min_coverage=min_coverage,
+        ),
+        ['participant_id'],
+    )  # fmt: skip
+    notes = list(data.notes)
+    terms, whole = _start(data, column, covariates, notes)
+    table = data.keys[KEYS].assign(column=column, covariates=str(terms) if terms.terms else '')
+    numbers = np.full((5, len(table)), np.nan)
+    n, said = np.zeros(len(table), int), [''] * len(table)
+    weights = bootstrap_weights(len(data.series), n_boot, seed)
+    for rows, columns in _patterns(data.values):
+        sample = _sample(data, column, terms, rows)
+        extra = [note for note in sample.notes if note not in whole.notes]
+        varies = (
+            [] if sample.fault else [j for j in columns if _varies(data.values[sample.rows, j], sample.z)]
+        )
+        for j in columns:
+            n[j] = sample.n
+            reason = sample.fault or ('' if j in varies else _CONSTANT)
+            said[j] = '; '.join([*([reason] if reason else []), *extra])
+        if varies:
+            numbers[:, varies] = _correlations(data.values[np.ix_(sample.rows, varies)], sample, weights)
+    table['r'], table['ci_low'], table['ci_high'], table['p'], _ = numbers
+    table['p_fdr'] = adjust(table['p'], codes(table, ['atlas', 'map', 'hemisphere']))
+    table['n'], table['note'] = n, said
+    table.loc[table['r'].isna() & (table['note'] == ''), 'note'] = _CONSTANT
+    lost = table[table['r'].isna()]
+    for reason, part in lost.groupby('note', sort=False):
+        names = part['region'] + ' ' + part['hemisphere']
+        notes.append(f'{column}: no correlation for {some(dict.fromkeys(names))}: {reason}.')
+    return table[COLUMNS], list(dict.fromkeys(notes))
+
+
+def compare_correlations(
+    long,
+    pairs=NBIA,
+    *,
+    covariates=(),
+    maps=(),
+    hemispheres=(),
+    statistic: str = 'mean',
+    min_coverage: float = 0.5,
+    n_boot: int = 5000,
+    seed: int = 0,
+):
+    """Compare the correlations of one number with two regions in the same participants.
+
+    Both correlations are taken over the participants who have both regions, and resampled together, so that
+    what the regions share counts. The interval of the difference r_a - r_b is a bias-corrected and
+    accelerated bootstrap, and p is where it would touch zero.
+
+    Parameters
+    ----------
+    long : DataFrame
+        From :func:`bids_qsm.cohort.tables.gather` and the joins.
+    pairs : sequence of (column, region_a, region_b)
+        Those whose column or regions are not there are said in the notes and skipped.
+    covariates, maps, hemispheres, statistic, min_coverage, n_boot, seed
+        See `correlate`.
+
+    Returns
+    -------
+    table : DataFrame
+        Columns `DIFFERENCES`, one row a pair, atlas, map and hemisphere.
+    notes : list of str
+    """
+    rows, notes = [], []
+    there = set(long['region'].dropna().astype(str))
+    for column, *regions in pairs:
+        missing = [r for r in regions if r not in there] or ([column] if column not in long else [])
+        if missing:
+            notes.append(f'{column}, {" against ".join(regions)}: there is no {" and no ".join(missing)}.')
+            continue
+        data = average(
+            observe(
+                long, statistic=statistic, maps=maps, regions=list(dict.fromkeys(regions)),
+                hemispheres=hemispheres, min_coverage=min_coverage,
+            ),
+            ['participant_id'],
+        )  # fmt: skip
+        terms, _ = _start(data, column, covariates, notes)
+        weights = bootstrap_weights(len(data.series), n_boot, seed)
+        for key, part in data.keys.groupby(['atlas', 'map', 'hemisphere'], sort=False):
+            place = {region: j for j, region in zip(part.index, part['region'], strict=True)}
+            if any(region not in place for region in regions):
+                continue
+            both = data.values[:, [place[region] for region in regions]]
+            sample = _sample(data, column, terms, np.isfinite(both).all(1))
+            row = dict(zip(['atlas', 'map', 'hemisphere'], key, strict=True))
+            row |= {'column': column, 'covariates': str(terms) if terms.terms else '', 'n': sample.n}
+            row |= {'region_a': regions[0], 'region_b': regions[1], 'note': sample.fault}
+            if not sample.fault and all(_varies(both[sample.rows, i], sample.z) for i in (0, 1)):
+                row |= _difference(both[sample.rows], sample, weights)
+            if not sample.fault and not np.isfinite(row.get('difference', np.nan)):
+                row['note'] = _CONSTANT
+            if row['note']:
+                what = ' '.join(filter(None, (*key, column)))
+                notes.append(f'{what}, {" against ".join(regions)}: no comparison: {row["note"]}.')
+            rows.append(row)
+    return pd.DataFrame(rows).reindex(columns=DIFFERENCES), list(dict.fromkeys(notes))
+
+
+def _start(data, column, covariates, notes):
+    """Terms of the covariates, and the sample of all participants, whose notes are the table's."""
+    if column not in data.series:
+        known = [str(c) for c in data.series if is_numeric(data.series[c])]
+        raise UserError(f'There is no column {column!r} to correlate with; numbers are {", ".join(known)}.')
+    stated = data.series[column]
+    if stated.notna().any() and not is_numeric(stated):
+        raise UserError(f'The column {column!r} holds text, not numbers, so nothing correlates with it.')
+    terms = parse_columns([c for c in covariates if c != column], data.series)
+    whole = _sample(data, column, terms, np.ones(len(data.series), bool))
+    notes += [f'{column}: {note}' for note in whole.notes]
+    group = group_column(data.series)
+    if group and group not in terms.columns:
+        x = pd.Series(whole.x, index=data.series.index[whole.rows])
+        levels = data.series.loc[whole.rows, group].astype(object)
+        still = [str(g) for g, part in x.groupby(levels) if len(part) > 1 and part.nunique() == 1]
+        if still and x.nunique() > 1 and levels.nunique() > 1:
+            notes.append(
+                f'{column} is the same in all of {some(still)}: its correlations also show how the groups '
+                f'differ; {group} as a covariate takes that out.'
+            )
+    return terms, whole
+
+
+def _sample(data, column, terms: Formula, rows):
+    """Those of some participants who state the column and all covariates."""
+    notes = []
+    x, texts = numeric(data.series[column])
+    if texts:
+        notes.append(f'{column} holds text among its numbers ({some(texts, most=3)}), taken as missing.')
+    lacking = int((rows & x.isna().to_numpy()).sum())
+    if lacking:
+        notes.append(f'{lacking} participant{"" if lacking == 1 else "s"} without {column} left out.')
+    x = x.to_numpy()
+    design = designs.build(terms, data.series, data.participants[0], rows=rows & np.isfinite(x))
+    return _Sample(x[design.rows], design.x, design.rows, notes + design.notes)
+
+
+def _patterns(values):
+    """(participants who have a value, regions measured in just these)."""
+    groups = {}
+    for j in range(values.shape[1]):
+        groups.setdefault(np.isfinite(values[:, j]).tobytes(), []).append(j)
+    return [(np.frombuffer(rows, bool), columns) for rows, columns in groups.items()]
+
+
+def _varies(y, z):
+    """Whether values vary about the covariates' fit."""
+    rest = y - z @ np.linalg.lstsq(z, y, rcond=None)[0]
+    return np.abs(rest).max() > 1e-9 * max(np.abs(y).max(), 1e-300)
+
+
+def _resampled(y, sample, weights):
+    """Correlations of the sample, of each resample of its participants, and with each left out."""
+    drawn = weights[:, sample.rows]
+    estimate = partial_correlations(sample.x, y, sample.z, np.ones((1, sample.n)))[0]
+    return (
+        estimate,
+        partial_correlations(sample.x, y, sample.z, drawn),
+        partial_correlations(sample.x, y, sample.z, left_out_weights(sample.n)),
+    )
+
+
+def _correlations(y, sample, weights):
+    """r, its interval, p of the t test and p of the bootstrap, one column a region."""
+    r, drawn, left_out = _resampled(y, sample, weights)
+    # on Fisher's scale the resamples are nearly normal, and the ends come back inside -1 and 1
+    low, high, boot = corrected_interval(*(np.arctanh(_open(v)) for v in (r, drawn, left_out)), sample.dof)
+    t = r * np.sqrt(sample.dof / np.maximum(1 - r**2, 1e-300))
+    return np.stack([r, np.tanh(low), np.tanh(high), 2 * special.stdtr(sample.dof, -np.abs(t)), boot])
+
+
+def _difference(y, sample, weights):
+    """Columns of a comparison."""
+    found, drawn, left_out = (r[..., 0] - r[..., 1] for r in _resampled(y, sample, weights))
+    r = partial_correlations(sample.x, y, sample.z, np.ones((1, sample.n)))[0]
+    low, high, p = corrected_interval(np.atleast_1d(found), drawn[:, None], left_out[:, None], sample.dof)
+    return {
+        'r_a': r[0], 'r_b': r[1], 'difference': float(found), 'ci_low': low[0], 'ci_high': high[0], 'p': p[0],
+    }  # fmt: skip
+
+
+def _open(r):
+    return np.clip(r, -1 + 1e-12, 1 - 1e-12)
+
+
+def dictionary() -> dict:
+    """Describe every column of the tables of correlations and of their differences."""
+    described = {
+        **QUANTITY,
+        'column': ('Number that the region is correlated with.', None),
+        'covariates': ('What was taken out of both by a linear fit; empty where nothing was.', None),
+        'r': ('Correlation over participants (partial, where there are covariates).', None),
+        'region_a': ('Region of the first correlation.', None),
+        'region_b': ('Region of the second correlation.', None),
+        'r_a': ('Correlation with region_a.', None),
+        'r_b': ('Correlation with region_b.', None),
+        'difference': ('r_a less r_b.', None),
+        'ci_low': ('Lower end of the 95 % interval, by bootstrap over participants.', None),
+        'ci_high': ('Upper end of the 95 % interval, by bootstrap over participants.', None),
+        'p': ('Two-sided p value, not adjusted: t test of r; of a difference, by the bootstrap.', None),
+        'p_fdr': (
+            'False discovery rate (Benjamini and Hochberg) over the regions of the same atlas, map and '
+            'hemisphere.',
+            None,
+        ),
+        'n': ('Participants.', None),
+        'note': ('Why there is no value, or what is different from the other regions.', None),
+    }
+    return describe(described)

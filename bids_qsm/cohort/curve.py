@@ -1,0 +1,141 @@
+"""Cubic smoothing splines of many responses over age, with each participant predicted from the others."""
+
+import numpy as np
+
+from bids_qsm.cohort.design import natural_spline
+
+_KNOTS = 8
+_LEAST_AGES = 10
+"""Fewest different ages for a curve; below, a line."""
+_RATIOS = np.concatenate([[1e-6], np.geomspace(1e-3, 1e4, 29)])
+"""Variance of the curve about a line over that of the participants: from none to far more."""
+_BLOCK = 2**23
+
+
+class AgeCurve:
+    r"""Smooth curve of a response over age.
+
+    A cubic smoothing spline is a line plus a random curve whose second derivative is white noise [1]_; on a
+    natural spline with few knots that is a mixed model,
+
+    .. math:: y = \beta_0 + \beta_1 a + Z u + e, \quad u \sim N(0, \lambda \sigma^2), \; e \sim N(0,
+    \sigma^2),
+
+    Predictions are averaged over the variance ratio :math:`\lambda`, weighted by its restricted likelihood.
+    With one age there is only the mean, with few ages a line.
+
+    Parameters
+    ----------
+    age : ndarray, shape (n,)
+
+    References
+    ----------
+    .. [1] Wahba (1978), J R Stat Soc B 40:364. doi:10.1111/j.2517-6161.1978.tb01050.x
+    """
+
+    def __init__(self, age):
+        self.age = np.asarray(age, float)
+        distinct = np.unique(self.age)
+        self.centre, self.unit = self.age.mean(), np.ptp(self.age) or 1.0
+        # leaving one out must leave two ages to a line
+        self.line = len(distinct) > 2 and len(self.age) >= 4
+        self.knots, self.shape = None, None
+        if len(distinct) >= _LEAST_AGES:
+            count = min(_KNOTS, len(distinct) // 2)
+            self.knots = np.quantile(self._scaled(distinct), np.linspace(0, 1, count))
+            value, vector = np.linalg.eigh(_bending(self.knots))
+            # two directions do not bend: they are the line
+            self.shape = vector[:, 2:] / np.sqrt(value[2:])
+            size = np.mean(np.sum(self._columns(self.age)[:, 2:] ** 2, 1))
+            self.shape = self.shape / np.sqrt(size)
+
+    def predict(self, y, age, left_out):
+        """Expected value and predictive standard deviation of new participants.
+
+        Parameters
+        ----------
+        y : ndarray, shape (n, k)
+            Responses of those at whose ages the curve was set up.
+        age : ndarray, shape (m,)
+            Ages to predict at.
+        left_out : ndarray of int, shape (m,)
+            For each, the one of the n to leave out of the fit; -1: none.
+
+        Returns
+        -------
+        expected, sd, dof : ndarray, shape (m, k)
+        """
+        expected, sd, dof = np.full((3, len(age), y.shape[1]), np.nan)
+        step = max(1, _BLOCK // (8 * (len(self.age) + 1) * 8))
+        for start in range(0, y.shape[1], step):
+            part = slice(start, start + step)
+            expected[:, part], sd[:, part], dof[:, part] = self._predict(y[:, part], age, left_out)
+        return expected, sd, dof
+
+    def _predict(self, y, age, left_out):
+        z, new = self._columns(self.age), self._columns(np.asarray(age, float))
+        fixed = 2 if self.line else 1
+        random = z.shape[1] - fixed
+        middle = y.mean(0)
+        y = y - middle
+        # the last of the fits leaves nobody out
+        keep = np.concatenate([1 - np.eye(len(y)), np.ones((1, len(y)))])
+        needed = np.unique(np.where(left_out < 0, len(y), left_out))
+        fit_of = np.searchsorted(needed, np.where(left_out < 0, len(y), left_out))
+        keep = keep[needed]
+        gram = (keep @ (z[:, :, None] * z[:, None, :]).reshape(len(z), -1)).reshape(
+            len(keep), *[z.shape[1]] * 2
+        )
+        moment = (keep @ (z[:, :, None] * y[:, None, :]).reshape(len(z), -1)).reshape(
+            len(keep), z.shape[1], -1
+        )
+        square = keep @ y**2
+        dof = keep.sum(1)[:, None] - fixed
+        # the ratio is uncertain where participants are few, and one best ratio would be too sure of itself
+        top, total = np.full(square.shape, -np.inf), np.zeros(square.shape)
+        first, second = np.zeros((2, len(new), y.shape[1]))
+        for ratio in _RATIOS if random else _RATIOS[:1]:
+            whole = gram + np.diag(np.r_[np.zeros(fixed), np.full(random, 1 / ratio)])
+            inverse = np.linalg.inv(whole)
+            coefficient = inverse @ moment
+            rest = np.maximum(square - np.sum(coefficient * moment, 1), 1e-13 * square + 1e-300)
+            size = np.linalg.slogdet(whole)[1][:, None]
+            score = -(dof * np.log(rest) + size + random * np.log(ratio)) / 2
+            higher = np.maximum(top, score)
+            fade, weight = np.exp(top - higher), np.exp(score - higher)
+            leverage = np.einsum('mp,mpq,mq->m', new, inverse[fit_of], new)
+            at = np.einsum('mp,mpk->mk', new, coefficient[fit_of])
+            variance = (rest / dof)[fit_of] * (1 + leverage[:, None])
+            first = first * fade[fit_of] + weight[fit_of] * at
+            second = second * fade[fit_of] + weight[fit_of] * (at**2 + variance)
+            top, total = higher, total * fade + weight
+        expected = first / total[fit_of]
+        sd = np.sqrt(np.maximum(second / total[fit_of] - expected**2, 0))
+        return expected + middle, sd, np.broadcast_to(dof[fit_of], expected.shape)
+
+    def _scaled(self, age):
+        return (age - self.centre) / self.unit
+
+    def _columns(self, age):
+        """Constant, line and bends at some ages; beyond the knots the curve goes on as a line."""
+        a = self._scaled(age)
+        columns = [np.ones_like(a), *([a] if self.line else [])]
+        if self.shape is None:
+            return np.stack(columns, -1)
+        inside = np.clip(a, self.knots[0], self.knots[-1])
+        basis = natural_spline(self.knots)
+        bends = (basis(inside) + (a - inside)[:, None] * basis(inside, 1)) @ self.shape
+        return np.column_stack([*columns, bends])
+
+
+def _bending(knots):
+    """Matrix K with v'Kv the integral of the squared second derivative of the natural spline through v."""
+    h = np.diff(knots)
+    n = len(knots)
+    q, r = np.zeros((n, n - 2)), np.zeros((n - 2, n - 2))
+    for j in range(n - 2):
+        q[j : j + 3, j] = 1 / h[j], -1 / h[j] - 1 / h[j + 1], 1 / h[j + 1]
+        r[j, j] = (h[j] + h[j + 1]) / 3
+        if j:
+            r[j, j - 1] = r[j - 1, j] = h[j] / 6
+    return q @ np.linalg.solve(r, q.T)

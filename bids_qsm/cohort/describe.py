@@ -1,0 +1,244 @@
+"""What a cohort's pages and charts show beside the tests: who took part, fitted lines, normal quantiles."""
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from bids_qsm.cohort.design import build
+from bids_qsm.cohort.formula import parse_columns
+from bids_qsm.cohort.observations import average, observe
+from bids_qsm.cohort.tables import group_column, series_columns
+from bids_qsm.cohort.visits import order, years
+
+
+def characteristics(long, columns) -> pd.DataFrame:
+    """Age, scores and the like by group, each participant counted once.
+
+    Parameters
+    ----------
+    long : DataFrame
+        Long table of the cohort (see `bids_qsm.cohort.tables.join_participants`).
+    columns : iterable of str
+        Columns to describe; those that the table lacks, or that hold nothing, are left out.
+
+    Returns
+    -------
+    DataFrame
+        Columns group, column, n (participants that have a value), mean, sd, lowest, highest (of numbers),
+        levels (of text: each with its count).
+    """
+    group = group_column(long)
+    people = long.drop_duplicates('participant_id')
+    names = people[group].fillna('n/a').astype(str) if group else pd.Series('all', index=people.index)
+    rows = []
+    for column in columns:
+        if column not in people or column == group or people[column].isna().all():
+            continue
+        numeric = pd.to_numeric(people[column], errors='coerce')
+        is_text = numeric.notna().sum() < people[column].notna().sum()
+        for name, part in people.groupby(names, sort=True):
+            row = {'group': name, 'column': column, 'n': int(part[column].notna().sum())}
+            if is_text:
+                found = part[column].dropna().astype(str).value_counts().sort_index()
+                row['levels'] = ', '.join(f'{level}: {count}' for level, count in found.items())
+            elif row['n']:
+                values = numeric[part.index].dropna()
+                row |= {
+                    'mean': values.mean(),
+                    'sd': values.std(),
+                    'lowest': values.min(),
+                    'highest': values.max(),
+                }
+            rows.append(row)
+    return pd.DataFrame(rows, columns=['group', 'column', 'n', 'mean', 'sd', 'lowest', 'highest', 'levels'])
+
+
+def by_participant(long, map_name, region, *, statistic: str = 'mean') -> pd.DataFrame:
+    """One row a participant: mean over sessions and runs of a region (both hemispheres), and all columns.
+
+    Parameters
+    ----------
+    long : DataFrame
+        Long table of the cohort, of one atlas.
+
+    Returns
+    -------
+    DataFrame
+        What is known of each participant, and the column ``value``.
+    """
+    found = average(_observe(long, map_name, [region], statistic), ['participant_id'])
+    return found.series.assign(value=found.values[:, 0] if found.values.shape[1] else np.nan)
+
+
+def _observe(long, map_name, regions, statistic):
+    # cut first: spreading out the whole of a large table for each region takes its time
+    wanted = (long['map'] == map_name) & long['region'].isin(regions) & (long['hemisphere'] == 'both')
+    return observe(long[wanted], statistic=statistic)
+
+
+def courses(long, map_name, regions, *, statistic: str = 'mean') -> pd.DataFrame:
+    """Values of those participants who have several sessions, by time, runs of a session averaged.
+
+    Parameters
+    ----------
+    long : DataFrame
+        Long table of the cohort, of one atlas.
+
+    Returns
+    -------
+    DataFrame
+        Columns region, participant_id, line (participant and protocol), x (years since the first session, or
+        the number of the session where some times are not known), timed, y.
+    """
+    found = _observe(long, map_name, regions, statistic)
+    protocol = [c for c in series_columns(found.series) if c not in ('session_id', 'run')]
+    found = average(found, [*protocol, 'session_id'])
+    rows = order(found.series)
+    series, values = found.series.iloc[rows].reset_index(drop=True), found.values[rows]
+    line = series[protocol].astype(object).fillna('').astype(str).agg(' '.join, axis=1)
+    x, timed = years(series), True
+    several = line.duplicated(keep=False).to_numpy()
+    if np.isnan(x[several]).any():
+        x, timed = line.groupby(line).cumcount().to_numpy(float) + 1, False
+    frame = pd.DataFrame({'participant_id': series['participant_id'], 'line': line, 'x': x, 'timed': timed})[
+        several
+    ]
+    parts = [
+        frame.assign(region=region, y=values[several, j]) for j, region in enumerate(found.keys['region'])
+    ]
+    return pd.concat(parts, ignore_index=True).dropna(subset=['y'])
+
+
+def adjusted(points, covariates) -> pd.DataFrame:
+    """Take what covariates explain out of both axes, so that a plot shows the partial correlation.
+
+    Residuals of x and of y on the covariates, each with its mean added back (an added-variable plot).
+
+    Parameters
+    ----------
+    points : DataFrame
+        Columns participant_id, x, y and the covariates.
+    covariates : list of str
+        Columns, or terms of a formula.
+
+    Returns
+    -------
+    DataFrame
+        The rows that miss nothing, with x and y replaced.
+    """
+    points = points.dropna(subset=['x', 'y']).reset_index(drop=True)
+    if not covariates or points.empty:
+        return points
+    design = build(parse_columns(covariates, points), points, pd.factorize(points['participant_id'])[0])
+    points = points[design.rows]
+    if points.empty:
+        return points
+    both = points[['x', 'y']].to_numpy(float)
+    rest = both - design.x @ np.linalg.lstsq(design.x, both, rcond=None)[0] + both.mean(0)
+    return points.assign(x=rest[:, 0], y=rest[:, 1])
+
+
+def regression_line(x, y, *, level: float = 0.95, steps: int = 40) -> pd.DataFrame:
+    """Straight line through points by least squares, with the confidence band of its height.
+
+    Returns
+    -------
+    DataFrame
+        Columns x, fit, low, high over the range of ``x``; empty where there are fewer than four points or
+        all have the same x.
+    """
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    keep = np.isfinite(x) & np.isfinite(y)
+    x, y = x[keep], y[keep]
+    if x.size < 4 or np.ptp(x) == 0:
+        return pd.DataFrame(columns=['x', 'fit', 'low', 'high'], dtype=float)
+    centre, spread = x.mean(), ((x - x.mean()) ** 2).sum()
+    slope = ((x - centre) * (y - y.mean())).sum() / spread
+    error = np.sqrt(((y - y.mean() - slope * (x - centre)) ** 2).sum() / (x.size - 2))
+    at = np.linspace(x.min(), x.max(), steps)
+    fit = y.mean() + slope * (at - centre)
+    half = (
+        stats.t.ppf(0.5 + level / 2, x.size - 2) * error * np.sqrt(1 / x.size + (at - centre) ** 2 / spread)
+    )
+    return pd.DataFrame({'x': at, 'fit': fit, 'low': fit - half, 'high': fit + half})
+
+
+def normal_quantiles(values) -> np.ndarray:
+    """The value that a normal distribution of the same mean and spread has at the rank of each value.
+
+    >>> normal_quantiles([3.0, 1.0, 2.0]).round(2).tolist()
+    [2.87, 1.13, 2.0]
+    """
+    values = np.asarray(values, float)
+    ranks = (stats.rankdata(values, method='ordinal') - 0.375) / (values.size + 0.25)  # Blom's places
+    spread = values.std(ddof=1) if values.size > 1 else 0.0
+    return values.mean() + spread * stats.norm.ppf(ranks)
+
+
+def normal_range(scores, *, level: float = 0.95) -> pd.DataFrame:
+    """The z-scores with the range that holds this share of controls of the same age, columns low and high.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        Columns expected, sd, dof (see `bids_qsm.cohort.normative.normative`).
+    """
+    half = stats.t.ppf(0.5 + level / 2, scores['dof']) * scores['sd']
+    return scores.assign(low=scores['expected'] - half, high=scores['expected'] + half)
+
+
+def lesion_counts(lesions) -> pd.DataFrame:
+    """Lesions of each participant and session: how many, of which sign, their volume and susceptibility.
+
+    Parameters
+    ----------
+    lesions : DataFrame
+        Lesion tables of all series, gathered: columns participant_id (and session_id), reason, volume_mm3,
+        chi_mean, sign. A row with a reason was not measured.
+
+    Returns
+    -------
+    DataFrame
+        Columns participant_id (and session_id, acquisition, run), lesions (empty masks are none), measured,
+        volume_mm3 (sum of the measured), chi_mean (ppm, mean weighted by volume), paramagnetic, diamagnetic,
+        not measured (reasons and how often).
+    """
+    keys, rows = series_columns(lesions), []
+    for key, part in lesions.groupby(keys, sort=True, dropna=False):
+        measured = part[part['reason'].isna()]
+        chi, volume = (pd.to_numeric(measured[c], errors='coerce') for c in ('chi_mean', 'volume_mm3'))
+        known = chi.notna() & (volume > 0)
+        reasons = part['reason'].dropna().astype(str).value_counts(sort=False)
+        rows.append(
+            {
+                **dict(zip(keys, key, strict=True)),
+                'lesions': int((part['lesion'].notna() if 'lesion' in part else part['reason'].isna()).sum()),
+                'measured': len(measured),
+                'volume_mm3': volume.sum(),
+                'chi_mean': np.average(chi[known], weights=volume[known]) if known.any() else np.nan,
+                'paramagnetic': int((measured['sign'] == 'paramagnetic').sum()),
+                'diamagnetic': int((measured['sign'] == 'diamagnetic').sum()),
+                'not measured': '; '.join(f'{reason} ({n})' for reason, n in reasons.items()),
+            }
+        )
+    columns = [*keys, 'lesions', 'measured', 'volume_mm3', 'chi_mean', 'paramagnetic', 'diamagnetic']
+    return pd.DataFrame(rows, columns=[*columns, 'not measured'])
+
+
+def candidate_counts(candidates) -> pd.DataFrame:
+    """Focal sources of each participant and session by kind.
+
+    Parameters
+    ----------
+    candidates : DataFrame
+        Tables of candidates of all series, gathered: columns participant_id and kind.
+
+    Returns
+    -------
+    DataFrame
+        The columns that name a series, and one column a kind.
+    """
+    keys = series_columns(candidates)
+    counts = candidates.groupby([*keys, 'kind'], dropna=False).size().unstack('kind', fill_value=0)
+    counts.columns.name = None
+    return counts.reset_index()

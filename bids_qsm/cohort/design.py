@@ -1,0 +1,336 @@
+"""From a formula and a table to the columns of a linear model, less what cannot be estimated."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.interpolate import BSpline, CubicSpline
+
+from bids_qsm.cohort import formula as formulas
+from bids_qsm.cohort.observations import is_numeric, numeric, some
+from bids_qsm.errors import UserError
+
+CONTROLS = (
+    'control',
+    'controls',
+    'healthy',
+    'hc',
+    'healthycontrol',
+    'healthycontrols',
+    'con',
+    'ctrl',
+    'ctl',
+    'hv',
+)
+CONTROLS += ('normal', 'nc', 'cn', 'none', 'volunteer')
+"""Names that groups of controls bear, in small letters without signs: such a level is the reference."""
+_COLLINEAR = 1e-7
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the design.
+
+    Attributes
+    ----------
+    term : str
+        As written in the formula.
+    level : str
+        Of a factor, the level against the reference ('patient - control'); else empty.
+    kind : {'factor', 'number', 'curve'}
+        A contrast of levels, a slope, or one of the columns that make a curve together.
+    """
+
+    term: str
+    level: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Design:
+    """Columns of a linear model.
+
+    Attributes
+    ----------
+    x : ndarray, shape (n, p)
+        The first column is the intercept.
+    columns : list of Column
+        Of all but the intercept, p - 1.
+    rows : ndarray of bool
+        The n rows of the table that are in the model.
+    notes : list of str
+    """
+
+    x: np.ndarray
+    columns: list[Column]
+    rows: np.ndarray
+    notes: list[str]
+
+
+def check_columns(formula, table, *, where: str = 'the tables') -> None:
+    """Raise where a formula names a column that is not there."""
+    unknown = [c for c in formula.columns if c not in table]
+    if unknown:
+        known = ', '.join(str(c) for c in table.columns)
+        raise UserError(f'The formula names {", ".join(unknown)}, which {where} lack; there are {known}.')
+
+
+def build(formula, table, participants, *, controls: str = '', rows=None) -> Design:
+    """Columns of the terms of a formula over the rows of a table that state all of them.
+
+    Left out and said in the notes: rows that lack a column, text among numbers, levels with one participant,
+    terms that are constant, columns that those before them determine.
+
+    Parameters
+    ----------
+    formula : Formula
+    table : DataFrame
+        One row an observation.
+    participants : ndarray of int
+        Participant of each row.
+    controls
+        Level that is the reference wherever it occurs; otherwise one with a name of `CONTROLS`, otherwise the
+        first in the alphabet.
+    rows : ndarray of bool, optional
+        Rows that may enter.
+
+    Raises
+    ------
+    UserError
+        The formula names a column that is not there.
+    """
+    check_columns(formula, table)
+    notes: list[str] = []
+    keep = np.ones(len(table), bool) if rows is None else rows.copy()
+    data, forced = {}, _forced(formula)
+    for column in formula.columns:
+        data[column] = _read(table[column], column in forced, column, notes)
+    for column, values in data.items():
+        lacking = keep & values.isna().to_numpy()
+        if lacking.all():
+            notes.append(f'{column} is empty and was left out.')
+        elif lacking.any():
+            if not (keep & ~lacking).any():
+                notes.append(f'No observation with {column} has a value here.')
+            n = len(set(participants[lacking]))
+            notes.append(f'{n} participant{"" if n == 1 else "s"} without {column} left out.')
+    empty = {c for c, values in data.items() if values.isna().all()}
+    for column, values in data.items():
+        if column not in empty:
+            keep &= values.notna().to_numpy()
+    _drop_lonely(data, keep, participants, notes)
+    terms, constant = [], set(empty)
+    for column, values in data.items():
+        there = values[keep].unique()
+        if column not in empty and len(there) < 2:
+            constant.add(column)
+            shown = f' ({there[0]})' if len(there) else ''
+            notes.append(f'{column} is constant{shown} and was left out.')
+    terms = [t for t in formula.terms if not any(f.column in constant for f in t)]
+    kept = {c: values[keep] for c, values in data.items()}
+    blocks = [(np.ones((int(keep.sum()), 1)), [])]
+    for term in terms:
+        block = _term(term, terms, kept, controls, notes)
+        if block is not None:
+            blocks.append(block)
+    x = np.column_stack([block for block, _ in blocks])
+    columns = [c for _, part in blocks for c in part]
+    good = _independent(x)
+    for term in dict.fromkeys(c.term for c in columns):
+        mine = [i + 1 for i, c in enumerate(columns) if c.term == term]
+        lost = [i for i in mine if i not in good]
+        if lost and len(x):
+            what = term if len(lost) == len(mine) else f'{len(lost)} of {len(mine)} columns of {term}'
+            notes.append(f'{what} left out: determined by the terms before (collinear).')
+    _say_separated(kept, notes)
+    _say_where(formula.terms, kept, notes)
+    return Design(x[:, good], [columns[i - 1] for i in good if i], keep, notes)
+
+
+def _forced(formula):
+    """Columns that are factors because the formula says so."""
+    return {f.column for t in formula.terms for f in t for call, _ in f.calls if call == 'C'}
+
+
+def _read(column, forced, name, notes):
+    """A column as numbers or, where most of it is text, as text."""
+    if not forced and is_numeric(column):
+        numbers, texts = numeric(column)
+        if texts:
+            notes.append(f'{name} holds text among its numbers ({some(texts, most=3)}), taken as missing.')
+        return numbers
+    text = column.astype(object)
+    return text.where(column.notna()).map(_label, na_action='ignore')
+
+
+def _label(value):
+    # 1.0 of a column of whole numbers with gaps is the level 1
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _is_factor(values):
+    return not pd.api.types.is_float_dtype(values)
+
+
+def _drop_lonely(data, keep, participants, notes):
+    """Leave out levels with one participant: nothing tells the level from the participant."""
+    again = True
+    while again:
+        again = False
+        for column, values in data.items():
+            if not _is_factor(values) or values.isna().all() or column == 'participant_id':
+                continue
+            here = pd.DataFrame({'level': values.to_numpy()[keep], 'who': participants[keep]})
+            counts = here.groupby('level')['who'].nunique()
+            for level in counts.index[counts == 1]:
+                keep &= (values != level).to_numpy()
+                notes.append(f'{column} {level!r} has one participant and was left out.')
+                again = True
+
+
+def _term(term, terms, data, controls, notes):
+    """Columns of a term: the products of those of its factors; None where it cannot be made."""
+    block, labels, kinds = np.ones((len(next(iter(data.values()))), 1)), [''], set()
+    for factor in term:
+        rest = tuple(f for f in term if f != factor)
+        # R's rule: all levels where the model lacks the term without this factor
+        full = bool(rest) and not any(set(t) == set(rest) for t in terms)
+        try:
+            part, levels, kind = _factor(factor, data[factor.column], controls, full)
+        except UserError as error:
+            notes.append(f'{formulas.name(term)} left out: {error}')
+            return None
+        block = (block[:, :, None] * part[:, None, :]).reshape(len(block), -1)
+        labels = [':'.join(filter(None, (a, b))) for a in labels for b in levels]
+        kinds.add(kind)
+    kind = 'curve' if 'curve' in kinds else 'number' if 'number' in kinds else 'factor'
+    if len(term) > 1 and kind == 'factor':
+        # a difference of differences has no two groups
+        kind = 'number'
+    return block, [Column(formulas.name(term), label, kind) for label in labels]
+
+
+def _factor(factor, values, controls, full):
+    """Columns of a factor, the labels of their levels, and their kind."""
+    if _is_factor(values):
+        if any(call != 'C' for call, _ in factor.calls):
+            raise UserError(f'{factor.column} holds text, not numbers.')
+        chosen = dict(factor.calls[0][1]).get('reference') if factor.calls else None
+        levels = sorted(set(values))
+        if chosen is not None and chosen not in levels:
+            raise UserError(f'{factor.column} has no level {chosen!r}, only {some(levels)}.')
+        reference = chosen if chosen is not None else reference_level(levels, controls)
+        others = levels if full else [level for level in levels if level != reference]
+        block = np.column_stack([(values == level).to_numpy(float) for level in others])
+        return block, others if full else [f'{level} - {reference}' for level in others], 'factor'
+    numbers = values.to_numpy(float)
+    for call, arguments in factor.calls:
+        if call == 'log':
+            if (numbers <= 0).any():
+                raise UserError(f'{factor.column} is not positive everywhere, so it has no logarithm.')
+            numbers = np.log(numbers)
+        elif call in ('center', 'standardize'):
+            numbers = numbers - numbers.mean()
+            if call == 'standardize':
+                numbers = numbers / numbers.std(ddof=1)
+        else:
+            block = spline(numbers, call, **dict(arguments))
+            return block, [''] * block.shape[1], 'curve'
+    two = np.unique(numbers)
+    if len(two) == 2 and np.ptp(two) == 1 and not factor.calls:
+        # 0 and 1, or 1 and 2, stand for two groups, and a slope of one unit is their difference
+        return numbers[:, None], [f'{two[1]:g} - {two[0]:g}'], 'factor'
+    return numbers[:, None], [''], 'number'
+
+
+def reference_level(levels, controls: str = '') -> str:
+    """The level that others are compared with."""
+    if controls in levels:
+        return controls
+    known = [x for x in levels if ''.join(filter(str.isalnum, x.lower())) in CONTROLS]
+    return known[0] if known else levels[0]
+
+
+def spline(x, kind: str, *, df: int, degree: int = 3) -> np.ndarray:
+    """Columns of a spline with knots at quantiles, less the constant.
+
+    Parameters
+    ----------
+    x : ndarray, shape (n,)
+    kind : {'bs', 'cr'}
+        B-spline, as patsy's ``bs(x, df=df, degree=degree)``; natural cubic spline, which spans with the
+        intercept what patsy's ``cr(x, df=df, constraints='center')`` does.
+
+    Raises
+    ------
+    UserError
+        df is too small for the degree, or x has too few different values.
+    """
+    distinct = np.unique(x)
+    if len(distinct) < df + 2:
+        raise UserError(f'{len(distinct)} different values are too few for a curve of df={df}.')
+    if kind == 'bs':
+        if df < degree:
+            raise UserError(f'df={df} is less than the degree {degree}.')
+        inner = np.quantile(x, np.linspace(0, 1, df - degree + 2)[1:-1])
+        knots = np.r_[[x.min()] * (degree + 1), inner, [x.max()] * (degree + 1)]
+        # the first column is what the intercept gives
+        return BSpline.design_matrix(x, knots, degree).toarray()[:, 1:]
+    knots = np.quantile(distinct, np.linspace(0, 1, df + 1))
+    basis = natural_spline(knots)(x)
+    return basis[:, 1:] - basis[:, 1:].mean(0)
+
+
+def natural_spline(knots) -> CubicSpline:
+    """Natural cubic splines that are 1 at one knot and 0 at the others."""
+    if len(knots) == 2:
+        low, high = knots
+        return lambda x: np.stack([(high - x) / (high - low), (x - low) / (high - low)], -1)
+    return CubicSpline(knots, np.eye(len(knots)), bc_type='natural')
+
+
+def _independent(x):
+    """Columns that those before them do not determine."""
+    kept, basis = [], np.zeros((len(x), 0))
+    for i in range(x.shape[1]):
+        column = x[:, i]
+        size = np.linalg.norm(column)
+        rest = column - basis @ (basis.T @ column)
+        rest -= basis @ (basis.T @ rest)
+        left = np.linalg.norm(rest)
+        # judged by what varies: a year of birth is nearly constant against its size
+        spread = max(np.linalg.norm(column - column.mean()) if i and len(x) else size, 1e-12 * size)
+        if size > 0 and left > _COLLINEAR * spread and math.isfinite(left):
+            kept.append(i)
+            basis = np.column_stack([basis, rest / left])
+    return kept
+
+
+def _say_separated(data, notes):
+    """Say where the levels of a factor share no value of a number: their difference is then extrapolated."""
+    factors = {c: v for c, v in data.items() if _is_factor(v) and 2 <= v.nunique() <= 5}
+    for column, values in ((c, v) for c, v in data.items() if not _is_factor(v) and v.nunique() > 2):
+        for name, levels in factors.items():
+            ends = values.groupby(levels.to_numpy()).agg(['min', 'max']).sort_values('min')
+            apart = ends['min'].to_numpy()[1:] > np.maximum.accumulate(ends['max'].to_numpy())[:-1]
+            if apart.any():
+                notes.append(
+                    f'The levels of {name} do not overlap in {column}: their difference rests on the model '
+                    'alone.'
+                )
+
+
+def _say_where(terms, data, notes):
+    """Say where a number has the value at which an interaction leaves the effects of its partners."""
+    for term in terms:
+        for factor in term if len(term) > 1 else ():
+            values = data.get(factor.column)
+            if values is None or _is_factor(values) or factor.calls or not len(values):
+                continue
+            others = [formulas.name((f,)) for f in term if f != factor]
+            if not values.min() <= 0 <= values.max():
+                notes.append(
+                    f'{", ".join(others)}: with {formulas.name(term)} in the model the effect is that at '
+                    f'{factor.column} 0, where nobody is; center({factor.column}) gives it at the mean.'
+                )

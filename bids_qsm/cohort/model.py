@@ -1,0 +1,289 @@
+"""Linear models of every region: what regional values owe to group, age and whatever else is known."""
+
+from collections import defaultdict
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from bids_qsm.cohort import design as designs
+from bids_qsm.cohort import mixed
+from bids_qsm.cohort.formula import parse_model
+from bids_qsm.cohort.inference import adjust, correlation_interval, noncentrality, small_sample
+from bids_qsm.cohort.observations import KEYS, QUANTITY, average, codes, describe, observe, some
+from bids_qsm.errors import UserError
+
+COLUMNS = [
+    *KEYS,
+    'term',
+    'level',
+    'estimate',
+    'se',
+    'ci_low',
+    'ci_high',
+    'statistic',
+    'statistic_name',
+    'dof',
+]
+COLUMNS += ['dof_term', 'p', 'p_fdr', 'effect', 'effect_low', 'effect_high', 'effect_name', 'units']
+COLUMNS += ['n_participants', 'n_observations', 'method', 'note']
+RESIDUALS = [*KEYS, 'participant_id', 'session_id', 'fitted', 'residual', 'units']
+_WITHIN_LEAST = 3
+"""Fewest repeats (beyond the first observation of each participant) that tell of the variance within them."""
+
+
+def fit_models(long, formula: str, *, statistic: str = 'mean', controls: str = '', min_coverage: float = 0.5):
+    r"""Fit one linear model to each region, hemisphere and map, and test each of its terms.
+
+    Ordinary least squares where each participant has one observation; where sessions or runs repeat, a random
+    intercept a participant (restricted maximum likelihood, tests after Kenward and Roger, see
+    :func:`bids_qsm.cohort.mixed.random_intercept`). Where both repeat, runs are averaged within a session
+    first. Factors are coded against a reference level, so that each coefficient is a difference from it;
+    factors of more than two levels and curves also have a joint F test (level ``joint``).
+
+    Effect sizes: for two levels, Hedges' g: the difference over the standard deviation about the model
+    (:math:`\sqrt{\sigma^2 + \tau^2}`) with the correction for small samples [1]_ and the interval of the
+    noncentral t distribution [2]_; for a number, the partial correlation :math:`t / \sqrt{t^2 + \nu}`; for a
+    joint test, partial eta squared :math:`F \nu_1 / (F \nu_1 + \nu_2)`. The false discovery rate is
+    controlled over the regions of each atlas, map, hemisphere, term and level.
+
+    Parameters
+    ----------
+    long : DataFrame
+        From :func:`bids_qsm.cohort.tables.gather` and the joins.
+    formula
+        ``chi ~ group + age + sex``: left a map, right what :func:`bids_qsm.cohort.formula.parse` reads.
+    statistic
+        Column that is the response: mean, median, mean_pv...
+    controls
+        Reference level of factors that have it; otherwise one that is called like controls, or the first.
+    min_coverage
+        See :func:`bids_qsm.cohort.observations.observe`.
+
+    Returns
+    -------
+    table : DataFrame
+        Columns `COLUMNS`; see `dictionary`. One row a coefficient; the intercept has none.
+    residuals : DataFrame
+        Columns `RESIDUALS`: one row an observation of a fitted region.
+    notes : list of str
+        What was left out and why.
+
+    Raises
+    ------
+    UserError
+        The formula cannot be read, or names a map or column that is not there.
+
+    References
+    ----------
+    .. [1] Hedges (1981), J Educ Stat 6:107. doi:10.3102/10769986006002107
+    .. [2] Cumming & Finch (2001), Educ Psychol Meas 61:532. doi:10.1177/0013164401614002
+    """
+    model = parse_model(formula)
+    maps = sorted(set(long['map'].dropna().astype(str))) if 'map' in long else []
+    if model.response not in maps:
+        raise UserError(f'The left side of {formula!r} is no map of the tables; there are {", ".join(maps)}.')
+    data = observe(long, statistic=statistic, maps=[model.response], min_coverage=min_coverage)
+    designs.check_columns(model, data.series)
+    notes = list(data.notes)
+    data = _observations(data, notes)
+    fits, skipped = [], defaultdict(list)
+    said = None
+    for rows, columns in _patterns(data.values):
+        design = designs.build(model, data.series, data.participants[0], controls=controls, rows=rows)
+        if said is None:
+            # the pattern of most regions comes first; others repeat in their rows what differs
+            said = design.notes
+            notes += [f'{model}: {note}' for note in said]
+        gap = '; '.join(note for note in design.notes if note not in said)
+        for j in columns:
+            fit, method = _fit(data, j, design)
+            if fit is None:
+                skipped[method].append(_label(data.keys, j))
+            else:
+                fits.append((j, design, fit, method, gap))
+    notes += [f'No model for {some(names)}: {reason}.' for reason, names in skipped.items()]
+    return _table(data, fits), _residuals(data, fits), list(dict.fromkeys(notes))
+
+
+def _observations(data, notes):
+    """One row a series, or a session where both runs and sessions repeat."""
+    who = data.series['participant_id']
+    if 'session_id' in data.series:
+        visits = pd.DataFrame({'who': who, 'ses': data.series['session_id'].astype(object).fillna('')})
+        sessions = visits.drop_duplicates().groupby('who').size()
+        if (sessions > 1).any() and visits.duplicated().any():
+            notes.append('Sessions and runs repeat: the series of a session were averaged.')
+            return average(data, ['participant_id', 'session_id'])
+    for entity in ('acquisition', 'contrast_agent', 'reconstruction', 'inversion'):
+        kinds = data.series[entity].dropna().unique() if entity in data.series else []
+        if len(kinds) > 1 and who.duplicated().any():
+            notes.append(
+                f'Series differ in {entity} ({some(kinds)}) and count as repeats of one measurement; '
+                f'add {entity} to the formula to part them.'
+            )
+    return data
+
+
+def _patterns(values):
+    """(rows that have a value, columns that have just these), that of most columns first."""
+    groups = defaultdict(list)
+    for j in range(values.shape[1]):
+        groups[np.isfinite(values[:, j]).tobytes()].append(j)
+    found = [(np.frombuffer(rows, bool), columns) for rows, columns in groups.items()]
+    return sorted(found, key=lambda item: (-len(item[1]), -item[0].sum(), item[1]))
+
+
+def _fit(data, j, design):
+    """The fit of a region and its method, or None and why there is none."""
+    y = data.values[design.rows, j]
+    who = data.participants[0][design.rows]
+    x = design.x
+    if not y.size:
+        return None, 'no observation has a value and all columns of the formula'
+    if not design.columns:
+        return None, 'no term is left'
+    if np.ptp(y) <= 1e-12 * max(np.abs(y).max(), 1e-300):
+        return None, 'the values are constant'
+    if len(set(who)) - x.shape[1] < 1:
+        return None, f'{len(set(who))} participants are too few for {x.shape[1]} coefficients'
+    repeats = len(y) - len(set(who))
+    if repeats >= _WITHIN_LEAST:
+        fit, method = mixed.random_intercept(x, y, who), 'mixed effects, random intercept, REML'
+    else:
+        fit, method = mixed.least_squares(x, y), 'ordinary least squares'
+        if repeats:
+            method += f' ({repeats} repeats taken as independent)'
+    if fit.within <= 1e-20 * y.var():
+        return None, 'the terms determine the values'
+    return fit, method
+
+
+def _table(data, fits):
+    """Rows of all tests, with effect sizes and false discovery rates."""
+    rows, extra = [], []
+    for j, design, fit, method, gap in fits:
+        who = data.participants[0][design.rows]
+        common = {
+            **data.keys.loc[j, KEYS].to_dict(),
+            'n_participants': len(set(who)), 'n_observations': len(who), 'method': method, 'note': gap,
+        }  # fmt: skip
+        unit = data.keys.loc[j, 'units']
+        of_term = defaultdict(list)
+        for c, column in enumerate(design.columns):
+            of_term[column.term].append(c)
+        for term, members in of_term.items():
+            kind = design.columns[members[0]].kind
+            if kind != 'curve':
+                for c in members:
+                    estimate, se, dof = fit.coefficient(c + 1)
+                    units = unit if kind == 'factor' else f'{unit} per {term}'
+                    rows.append(common | {
+                        'term': term, 'level': design.columns[c].level, 'estimate': estimate, 'se': se,
+                        'statistic': estimate / se, 'statistic_name': 't', 'dof': dof, 'dof_term': 1.0,
+                        'units': units,
+                    })  # fmt: skip
+                    extra.append((kind, se / fit.spread))
+            if kind == 'curve' or len(members) > 1:
+                f, dof_term, dof = fit.joint([c + 1 for c in members])
+                rows.append(common | {
+                    'term': term, 'level': 'joint', 'statistic': f, 'statistic_name': 'F', 'dof': dof,
+                    'dof_term': dof_term, 'units': 'n/a',
+                })  # fmt: skip
+                extra.append(('joint', np.nan))
+    table = pd.DataFrame(rows).reindex(columns=COLUMNS)
+    if table.empty:
+        return table
+    number = [c for c in ('estimate', 'se', 'statistic', 'dof', 'dof_term') if c in table]
+    table[number] = table[number].astype(float)
+    value, dof = table['statistic'].to_numpy(), table['dof'].to_numpy()
+    half = stats.t.ppf(0.975, dof) * table['se'].to_numpy()
+    table['ci_low'], table['ci_high'] = table['estimate'] - half, table['estimate'] + half
+    is_t = (table['statistic_name'] == 't').to_numpy()
+    table['p'] = np.where(
+        is_t,
+        2 * stats.t.sf(np.abs(value), dof),
+        stats.f.sf(np.abs(value), table['dof_term'].to_numpy(), dof),
+    )
+    table['p_fdr'] = adjust(table['p'], codes(table, ['atlas', 'map', 'hemisphere', 'term', 'level']))
+    kinds = np.array([kind for kind, _ in extra])
+    per_sd = np.array([share for _, share in extra])
+    _effects(table, kinds, per_sd, value, dof)
+    return table
+
+
+def _effects(table, kinds, per_sd, value, dof):
+    """Fill in the columns effect, effect_low, effect_high, effect_name."""
+    low, high = np.full(len(table), np.nan), np.full(len(table), np.nan)
+    effect = np.full(len(table), np.nan)
+    g = kinds == 'factor'
+    ends = noncentrality(value[g], dof[g])
+    effect[g] = small_sample(dof[g]) * value[g] * per_sd[g]
+    low[g], high[g] = ends[0] * per_sd[g], ends[1] * per_sd[g]
+    r = kinds == 'number'
+    effect[r] = value[r] / np.sqrt(value[r] ** 2 + dof[r])
+    low[r], high[r] = correlation_interval(effect[r], dof[r])
+    both = kinds == 'joint'
+    ratio = value[both] * table['dof_term'].to_numpy()[both]
+    effect[both] = ratio / (ratio + dof[both])
+    names = {'factor': 'Hedges g', 'number': 'partial r', 'joint': 'partial eta squared'}
+    table['effect'], table['effect_low'], table['effect_high'] = effect, low, high
+    table['effect_name'] = [names[kind] for kind in kinds]
+
+
+def _residuals(data, fits):
+    """Fitted values and residuals of every fit, stacked."""
+    known = data.series.reindex(columns=['participant_id', 'session_id'])
+    frames = []
+    for j, design, fit, _, _ in fits:
+        frame = known[design.rows].assign(fitted=fit.fitted, residual=fit.residual)
+        frames.append(frame.assign(**data.keys.loc[j].to_dict()))
+    if not frames:
+        return pd.DataFrame(columns=RESIDUALS)
+    return pd.concat(frames, ignore_index=True)[RESIDUALS]
+
+
+def _label(keys, j):
+    """A measured quantity in words."""
+    row = keys.loc[j]
+    return ' '.join(filter(None, (row['atlas'], row['region'], row['hemisphere'])))
+
+
+def dictionary() -> dict:
+    """Describe every column of the table of models, as a BIDS data dictionary."""
+    described = {
+        **QUANTITY,
+        'term': ('Term of the formula.', None),
+        'level': (
+            'Levels that are compared; empty for the slope of a number; joint: test of the whole term.',
+            None,
+        ),
+        'estimate': ('Difference between the levels, or slope, all else equal.', 'see column units'),
+        'se': ('Standard error of the estimate.', 'see column units'),
+        'ci_low': ('Lower end of the 95 % confidence interval of the estimate.', 'see column units'),
+        'ci_high': ('Upper end of the 95 % confidence interval of the estimate.', 'see column units'),
+        'statistic': ('Test statistic.', None),
+        'statistic_name': ('t, or F for a joint test.', None),
+        'dof': ('Degrees of freedom of the residual; Kenward and Roger for mixed effects.', None),
+        'dof_term': ('Degrees of freedom of the term.', None),
+        'p': ('Two-sided p value, not adjusted.', None),
+        'p_fdr': (
+            'False discovery rate (Benjamini and Hochberg) over the regions of the same atlas, map, '
+            'hemisphere, term and level.',
+            None,
+        ),
+        'effect': ('Effect size, see effect_name.', None),
+        'effect_low': ('Lower end of the 95 % confidence interval of the effect size.', None),
+        'effect_high': ('Upper end of the 95 % confidence interval of the effect size.', None),
+        'effect_name': (
+            'Hedges g: difference over the standard deviation about the model; partial r: correlation with '
+            'all else held; partial eta squared: share of the variance, for a joint test.',
+            None,
+        ),
+        'units': ('Unit of the estimate.', None),
+        'n_participants': ('Participants in the model.', None),
+        'n_observations': ('Series, or sessions where runs were averaged, in the model.', None),
+        'method': ('How the model was fitted.', None),
+        'note': ('What is different from the other regions.', None),
+    }
+    return describe(described)

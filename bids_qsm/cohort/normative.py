@@ -1,0 +1,196 @@
+"""Where each participant stands against the study's own controls of the same age."""
+
+import numpy as np
+import pandas as pd
+from scipy import special, stats
+
+from bids_qsm.cohort.curve import AgeCurve
+from bids_qsm.cohort.observations import KEYS, QUANTITY, average, describe, is_numeric, numeric, observe, some
+from bids_qsm.cohort.tables import group_column as find_group
+from bids_qsm.cohort.visits import order, years
+from bids_qsm.errors import UserError
+
+COLUMNS = ['participant_id', 'session_id', *KEYS, 'age', 'value', 'expected', 'sd', 'dof', 'z', 'percentile']
+COLUMNS += ['n_controls', 'is_control', 'units', 'note']
+_LEAST = 5
+"""Fewest controls."""
+
+
+def normative(
+    long,
+    *,
+    controls,
+    group_column: str = '',
+    age_column: str = 'age',
+    statistic: str = 'mean',
+    min_coverage: float = 0.5,
+):
+    """Standard scores of every region against the controls, who may change with age along a smooth curve.
+
+    The curve is a cubic smoothing spline, its smoothness found by restricted maximum likelihood for each
+    region (:class:`bids_qsm.cohort.curve.AgeCurve`); one session a control enters, the first. A control is
+    compared with a curve fitted anew without it. ``sd`` is that of a new participant: what controls scatter
+    about the curve and how well the curve is known at that age. As it comes from few controls, (value -
+    expected) / sd follows the t distribution with ``dof`` degrees of freedom [1]_; z is the normal score of
+    the same probability, so that 1.96 is passed by 2.5 % of healthy participants however many controls there
+    are.
+
+    Parameters
+    ----------
+    long : DataFrame
+        From :func:`bids_qsm.cohort.tables.gather` and the joins.
+    controls : str or sequence of str
+        Level or levels of the group that are controls.
+    group_column
+        Column that parts the participants; ``group`` of participants.tsv unless given.
+    age_column
+        Column of the age (years) at the session; where it is the same at all sessions of a participant and
+        acq_time is known, the time since the first session is added. Without the column, one mean holds for
+        all ages.
+    statistic, min_coverage
+        See :func:`bids_qsm.cohort.observations.observe`.
+
+    Returns
+    -------
+    table : DataFrame
+        Columns `COLUMNS`: one row a session (runs averaged) and region; z is NaN and the note says why where
+        it cannot be had.
+    notes : list of str
+
+    Raises
+    ------
+    UserError
+        There is no such column, or no participant is a control.
+
+    References
+    ----------
+    .. [1] Crawford & Howell (1998), Clin Neuropsychol 12:482. doi:10.1076/clin.12.4.482.7241
+    """
+    data = observe(long, statistic=statistic, min_coverage=min_coverage)
+    notes = list(data.notes)
+    data = average(data, ['participant_id', 'session_id'])
+    rows = order(data.series)
+    series, values = data.series.iloc[rows].reset_index(drop=True), data.values[rows]
+    is_control = _controls(series, controls, group_column)
+    age = _ages(series, age_column, notes)
+    who = series['participant_id'].to_numpy()
+    expected, sd, dof = np.full((3, *values.shape), np.nan)
+    n_controls, said = np.zeros(values.shape, int), np.full(values.shape, '', object)
+    for there, columns in _patterns(values, is_control):
+        # the first session of each control that has a value
+        mine = np.flatnonzero(there & is_control & np.isfinite(age))
+        mine = mine[~pd.Series(who[mine]).duplicated().to_numpy()]
+        n_controls[:, columns] = len(mine)
+        if len(mine) < _LEAST:
+            said[:, columns] = f'{len(mine)} controls are too few'
+            continue
+        curve = AgeCurve(age[mine])
+        place = {name: i for i, name in enumerate(who[mine])}
+        left_out = np.array([place.get(name, -1) for name in who])
+        timed = np.isfinite(age)
+        found = curve.predict(values[np.ix_(mine, columns)], age[timed], left_out[timed])
+        for array, part in zip((expected, sd, dof), found, strict=True):
+            array[np.ix_(timed, columns)] = part
+        outside = (age < age[mine].min()) | (age > age[mine].max())
+        span = f'age outside that of the controls ({age[mine].min():g} to {age[mine].max():g})'
+        said[np.ix_(outside, columns)] = span if np.ptp(age[mine]) > 0 and age_column in series else ''
+        n_controls[np.ix_(left_out >= 0, columns)] -= 1
+    still = sd <= 1e-12 * np.maximum(np.abs(values), 1e-300)
+    with np.errstate(invalid='ignore'):
+        t = (values - expected) / np.where(still, np.nan, sd)
+        tail = np.clip(stats.t.sf(np.abs(t), np.where(np.isfinite(dof), dof, 1)), 1e-300, 0.5)
+    z = -np.sign(t) * special.ndtri(tail)
+    said[still] = 'the controls do not vary'
+    said[~np.isfinite(age)] = f'no {age_column}'
+    unscored = [some(sorted(set(who[~np.isfinite(age)])))] if not np.isfinite(age).all() else []
+    notes += [f'No z-score for {names}: no {age_column}.' for names in unscored]
+    few = data.keys['region'][(np.isnan(z).all(0)) & np.isfinite(values).any(0)]
+    if len(few):
+        notes.append(f'No z-scores for {some(dict.fromkeys(few))}: too few controls, or they do not vary.')
+    measured = np.isfinite(values)
+    if not measured.any():
+        notes.append('No z-scores: no region has a value.')
+    r, c = np.nonzero(measured)
+    table = data.keys.iloc[c].reset_index(drop=True)
+    table['participant_id'] = who[r]
+    table['session_id'] = series['session_id'].to_numpy()[r] if 'session_id' in series else np.nan
+    table['age'] = age[r] if age_column in series else np.nan
+    for name, array in (('value', values), ('expected', expected), ('sd', sd), ('dof', dof), ('z', z)):
+        table[name] = array[r, c]
+    table['percentile'] = 100 * special.ndtr(z[r, c])
+    table['n_controls'], table['note'] = n_controls[r, c], said[r, c].astype(str)
+    table['is_control'] = is_control[r]
+    return table[COLUMNS], list(dict.fromkeys(notes))
+
+
+def _controls(series, controls, group_column):
+    """Which rows are of controls."""
+    column = group_column or find_group(series)
+    if not column or column not in series:
+        named = f'column {group_column!r}' if group_column else 'column group'
+        raise UserError(f'There is no {named} in participants.tsv that tells who is a control.')
+    wanted = {controls} if isinstance(controls, str) else set(map(str, controls))
+    groups = series[column].astype(object).fillna('').astype(str)
+    found = groups.isin(wanted).to_numpy()
+    if not found.any():
+        levels = ', '.join(sorted(set(groups) - {''}))
+        raise UserError(f'No participant has {column} {" or ".join(sorted(wanted))!r}; there are {levels}.')
+    return found
+
+
+def _ages(series, age_column, notes):
+    """Age of each row; 0 for all where no age is known or the controls have one age."""
+    if age_column not in series:
+        notes.append(f'There is no column {age_column}: the controls are one group of all ages.')
+        return np.zeros(len(series))
+    if not is_numeric(series[age_column]):
+        notes.append(f'The column {age_column} holds no numbers: the controls are one group of all ages.')
+        return np.zeros(len(series))
+    age, texts = numeric(series[age_column])
+    if texts:
+        notes.append(f'{age_column} holds text among its numbers ({some(texts, most=3)}), taken as missing.')
+    age = age.to_numpy(copy=True)
+    who = series['participant_id'].to_numpy()
+    same = pd.Series(age).groupby(who).transform('nunique').to_numpy() == 1
+    since = years(series.drop(columns='age', errors='ignore'))
+    later = same & np.isfinite(since) & (since > 0)
+    if later.any():
+        age[later] += since[later]
+        notes.append(f'{age_column} is that of the first session; the time since then was added.')
+    return age
+
+
+def _patterns(values, is_control):
+    """(rows with a value, columns) for columns that the same rows of controls have."""
+    groups = {}
+    for j in range(values.shape[1]):
+        groups.setdefault((np.isfinite(values[:, j]) & is_control).tobytes(), []).append(j)
+    return [(np.frombuffer(rows, bool), columns) for rows, columns in groups.items()]
+
+
+def dictionary() -> dict:
+    """Describe every column of the table of standard scores."""
+    unit = 'see column units'
+    described = {
+        'participant_id': ('Label of the participant.', None),
+        'session_id': ('Label of the session.', None),
+        **QUANTITY,
+        'age': ('Age at the session.', 'year'),
+        'value': ('Measured value (mean of the runs of the session).', unit),
+        'expected': ('What controls of that age have, without the participant where it is one.', unit),
+        'sd': (
+            'Standard deviation of a new participant about it: scatter of controls and error of the curve.',
+            unit,
+        ),
+        'dof': (
+            'Degrees of freedom of sd; (value - expected) / sd follows the t distribution with these.',
+            None,
+        ),
+        'z': ('Normal score of the same probability.', None),
+        'percentile': ('Share of healthy participants of that age with a lower value.', '%'),
+        'n_controls': ('Controls that the participant is compared with.', None),
+        'is_control': ('Whether the participant is a control.', None),
+        'units': ('Unit of the values.', None),
+        'note': ('Why there is no z, or what to mind.', None),
+    }
+    return describe(described)

@@ -1,0 +1,203 @@
+"""The long table as numbers: one row a series, one column a region, and what is known of each series."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from bids_qsm.cohort.tables import MEASURES, series_columns
+from bids_qsm.errors import UserError
+
+KEYS = ['atlas', 'map', 'region', 'hemisphere']
+"""What tells one measured quantity from another."""
+
+
+QUANTITY = {
+    'atlas': ('Atlas that the regions come from.', None),
+    'map': ('Map: chi (susceptibility) or R2star (transverse relaxation rate).', None),
+    'region': ('Region of the atlas.', None),
+    'hemisphere': ('L, R, or both together.', None),
+}
+"""Descriptions of `KEYS`."""
+
+
+@dataclass(frozen=True)
+class Observations:
+    """Measured values with what is known of each series.
+
+    Attributes
+    ----------
+    series : DataFrame, n rows
+        Entities of each series and columns of participants.tsv and sessions.tsv.
+    values : ndarray, shape (n, k)
+        NaN where a region was not measured.
+    keys : DataFrame, k rows
+        Columns atlas, map, region, hemisphere, units.
+    notes : list of str
+        What was left out.
+    """
+
+    series: pd.DataFrame
+    values: np.ndarray
+    keys: pd.DataFrame
+    notes: list[str]
+
+    @property
+    def participants(self):
+        """Index of the participant of each row, and their labels."""
+        return pd.factorize(self.series['participant_id'], sort=True)
+
+    def take(self, columns):
+        """The same of some of the measured quantities."""
+        return replace(
+            self, values=self.values[:, columns], keys=self.keys.iloc[columns].reset_index(drop=True)
+        )
+
+
+def observe(
+    long, *, statistic: str = 'mean', maps=(), regions=(), hemispheres=(), min_coverage: float = 0.5
+) -> Observations:
+    """Spread the long table out: series down, regions across.
+
+    Parameters
+    ----------
+    long : DataFrame
+        From `tables.gather` and the joins.
+    statistic
+        Column that is analysed: mean, median, mean_pv...
+    maps, regions, hemispheres : sequence of str
+        Those wanted; all where empty.
+    min_coverage
+        Regions of which less lies inside the mask and the field of view are left out: the rest of a region
+        is no estimate of all of it.
+
+    Raises
+    ------
+    UserError
+        The long table has no such column, map or region.
+    """
+    if statistic not in long or statistic not in MEASURES:
+        known = [c for c in long if c in MEASURES and pd.api.types.is_numeric_dtype(long[c])]
+        raise UserError(f'The tables have no statistic {statistic!r}; there are {", ".join(known)}.')
+    wanted = pd.Series(True, index=long.index)
+    for column, chosen in (('map', maps), ('region', regions), ('hemisphere', hemispheres)):
+        if len(chosen):
+            there = set(long[column].dropna().astype(str))
+            unknown = [c for c in chosen if c not in there]
+            if unknown:
+                raise UserError(
+                    f'The tables have no {column} {", ".join(unknown)}; there are {", ".join(sorted(there))}.'
+                )
+            wanted &= long[column].isin(list(chosen))
+    wanted &= long['region'] != 'lesion'
+    rows = long[wanted].reset_index(drop=True)
+    notes = []
+    by = series_columns(rows)
+    place = codes(rows, by)
+    first = np.unique(place, return_index=True)[1]
+    series = rows.iloc[first].reset_index(drop=True)
+    series = series.drop(columns=[c for c in (*MEASURES, 'atlas') if c in rows])
+    code = codes(rows, KEYS)
+    start = np.unique(code, return_index=True)[1]
+    keys = rows.iloc[start].reindex(columns=KEYS).astype(object).fillna('').astype(str).reset_index(drop=True)
+    units = rows['units'] if 'units' in rows else pd.Series('n/a', index=rows.index)
+    keys['units'] = units.iloc[start].astype(object).fillna('n/a').to_numpy()
+    numbers = pd.to_numeric(rows[statistic], errors='coerce').to_numpy(float)
+    cut = np.zeros(len(rows), bool)
+    if 'coverage' in rows:
+        coverage = pd.to_numeric(rows['coverage'], errors='coerce').to_numpy(float)
+        cut = (coverage < min_coverage) & np.isfinite(numbers)
+    if cut.any():
+        names = sorted(set(keys['region'].to_numpy()[code[cut]]))
+        notes.append(
+            f'{cut.sum()} values of {some(names)} were left out: less than {min_coverage:.0%} of the region '
+            'lies inside the mask and the field of view.'
+        )
+    numbers = np.where(cut | ~np.isfinite(numbers), np.nan, numbers)
+    values = np.full((len(series), len(keys)), np.nan)
+    once = np.unique(place * (len(keys) + 1) + code, return_index=True)[1]
+    values[place[once], code[once]] = numbers[once]
+    twice = len(rows) - len(once)
+    if twice:
+        notes.append(f'{twice} rows repeat a region of the same series; the first one counts.')
+    ranks = [pd.factorize(keys[c], sort=True)[0] for c in ('map', 'atlas')]
+    order = np.lexsort((np.arange(len(keys)), ranks[0], keys['map'] != 'chi', ranks[1]))
+    return Observations(series, values, keys, notes).take(order)
+
+
+def average(observations: Observations, by) -> Observations:
+    """Mean over the rows that agree in the columns ``by``; of what is known of them, mean or first.
+
+    Numbers are averaged, of anything else the first that is stated stands.
+    """
+    series = observations.series
+    by = [c for c in by if c in series]
+    place = codes(series, by)
+    n = place.max(initial=-1) + 1
+    if n == len(series):
+        return observations
+    grouped = series.groupby(place, sort=True)
+    means = {
+        c: grouped[c].mean() if pd.api.types.is_float_dtype(series[c]) else grouped[c].first() for c in series
+    }
+    valid = np.isfinite(observations.values)
+    total = np.zeros((n, valid.shape[1]))
+    count = np.zeros((n, valid.shape[1]))
+    np.add.at(total, place, np.where(valid, observations.values, 0))
+    np.add.at(count, place, valid)
+    values = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    return replace(observations, series=pd.DataFrame(means).reset_index(drop=True), values=values)
+
+
+def codes(table, columns) -> np.ndarray:
+    """A number for each row, the same where rows agree in some columns; by first appearance."""
+    code = np.zeros(len(table), np.int64)
+    for column in columns:
+        if column in table:
+            # NaN agrees with NaN: a series without a run is one series
+            part, levels = pd.factorize(table[column], use_na_sentinel=True)
+            code, _ = pd.factorize(code * (len(levels) + 1) + part + 1)
+    return code
+
+
+def numeric(column) -> tuple[pd.Series, list[str]]:
+    """A column as numbers, and what in it is none; most of a column of numbers must be numbers.
+
+    Returns
+    -------
+    numbers : Series of float
+        Missing where there is text.
+    texts : list of str
+        The text found.
+    """
+    numbers = pd.to_numeric(column.astype(object), errors='coerce').astype(float)
+    numbers = numbers.where(np.isfinite(numbers))
+    texts = column[column.notna() & numbers.isna()].astype(str)
+    return numbers, sorted(set(texts))
+
+
+def is_numeric(column) -> bool:
+    """Whether at least half of what a column states are numbers."""
+    if pd.api.types.is_bool_dtype(column):
+        return False
+    found = numeric(column)[0].count()
+    return bool(found) and bool(found >= column.notna().sum() / 2)
+
+
+def some(names, *, most: int = 6) -> str:
+    """A few names in words.
+
+    >>> some(['a', 'b', 'c'], most=2)
+    'a, b and 1 more'
+    """
+    names = [str(n) for n in names]
+    rest = len(names) - most
+    return ', '.join(names[:most]) + (f' and {rest} more' if rest > 0 else '')
+
+
+def describe(columns) -> dict:
+    """A BIDS data dictionary from (text, units or None) of each column."""
+    return {
+        column: {'Description': text, **({'Units': units} if units else {})}
+        for column, (text, units) in columns.items()
+    }

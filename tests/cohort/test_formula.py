@@ -1,0 +1,80 @@
+import pytest
+
+from bids_qsm.cohort.formula import Factor, parse, parse_columns, parse_model
+from bids_qsm.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ('text', 'same'),
+    [
+        ('chi ~ group + age', 'chi ~ group + age'),
+        ('chi~a*b', 'chi ~ a + b + a:b'),
+        ('chi ~ a:b + a', 'chi ~ a + a:b'),
+        ('chi ~ (a + b + c) ** 2', 'chi ~ a + b + c + a:b + a:c + b:c'),
+        ('chi ~ a * (b + c)', 'chi ~ a + b + c + a:b + a:c'),
+        ('chi ~ 1 + a', 'chi ~ a'),
+        ('chi ~ 1', 'chi ~ 1'),
+        ("chi ~ Q('two words') + C(site)", "chi ~ Q('two words') + C(site)"),
+        ("chi ~ C(group, Treatment('HC'))", "chi ~ C(group, reference='HC')"),
+        ('chi ~ bs(age, df=4) + cr(log(age), 3)', 'chi ~ bs(age, df=4) + cr(log(age), df=3)'),
+        ('chi ~ standardize(center(age))', 'chi ~ standardize(center(age))'),
+        ('chi ~ a + a', 'chi ~ a'),
+    ],
+)
+def test_formulas_are_read(text, same):
+    assert str(parse(text)) == same
+    assert str(parse(same)) == same
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        'chi ~ __import__("os").system("true")',
+        'chi ~ np.exp(age)',
+        'chi ~ I(age)',
+        'chi ~ eval("1")',
+        'chi ~ log(age, __import__)',
+        "chi ~ Q(open('x').read())",
+        'chi ~ age.__class__()',
+        'chi ~ (lambda: 1)()',
+        'chi ~ [a for a in b]',
+        'chi ~ a if b else c',
+        'chi ~ age; group',
+        'chi ~ C(a, C(b))',
+        'chi ~ bs(age, df=4, knots=age)',
+        'chi ~ bs(age, df=999999)',
+        'chi ~ bs(age, degree=3)',
+        'chi ~ log(C(age))',
+        'chi ~ age ** 2',
+        'chi ~ (a + b) ** 9',
+        'chi ~ (a + b',
+        'chi ~ a b',
+        'chi ~ a - 1',
+        'chi ~ 0 + a',
+        'chi ~ a +',
+        'chi ~ a ~ b',
+        'chi + R2star ~ a',
+        'log(chi) ~ a',
+        '~ a',
+        'chi ~ ',
+        'chi ~ a' + ' + a' * 400,
+    ],
+)
+def test_anything_else_is_refused(text):
+    with pytest.raises(UserError, match=r'formula|left side'):
+        parse(text)
+
+
+def test_a_model_needs_both_sides():
+    assert parse_model('chi ~ age').response == 'chi'
+    with pytest.raises(UserError, match='"chi ~ age"'):
+        parse_model('age')
+
+
+def test_names_of_columns_need_no_quotes_where_they_are_columns():
+    terms = parse_columns(['two words', 'cr(age, df=3)'], {'two words', 'age'}).terms
+    assert terms == ((Factor('two words'),), (Factor('age', (('cr', (('df', 3),)),)),))
+
+
+def test_columns_are_named_once():
+    assert parse('chi ~ group * age + log(age)').columns == ['group', 'age']

@@ -1,0 +1,187 @@
+import numpy as np
+import pandas as pd
+import pytest
+import statsmodels.formula.api as smf
+from statsmodels.stats.multitest import multipletests
+
+from bids_qsm.cohort.model import COLUMNS, RESIDUALS, dictionary, fit_models
+from bids_qsm.errors import UserError
+from tests.cohort.people import cohort, known, values
+
+
+@pytest.fixture(scope='module')
+def long():
+    return cohort(hemispheres=('L', 'R', 'both'), maps=('chi', 'R2star'))
+
+
+@pytest.fixture(scope='module')
+def found(long):
+    return fit_models(long, 'chi ~ group + age + sex')
+
+
+def row(table, term, region='GP', level=None):
+    rows = table[(table['region'] == region) & (table['hemisphere'] == 'both') & (table['term'] == term)]
+    return rows.iloc[0] if level is None else rows.set_index('level').loc[level]
+
+
+def test_one_observation_each_is_least_squares(long, found):
+    table, residuals, notes = found
+    assert list(table) == COLUMNS
+    assert list(residuals) == RESIDUALS
+    assert not notes
+    theirs = smf.ols('y ~ group + age + sex', known(long).assign(y=values(long))).fit()
+    for term, name in (('group', 'group[T.patient]'), ('age', 'age'), ('sex', 'sex[T.M]')):
+        ours = row(table, term)
+        wanted = [theirs.params[name], theirs.bse[name], *theirs.conf_int().loc[name], theirs.pvalues[name]]
+        np.testing.assert_allclose(ours[['estimate', 'se', 'ci_low', 'ci_high', 'p']].astype(float), wanted)
+        assert (ours['method'], ours['n_participants'], ours['dof']) == ('ordinary least squares', 24, 20)
+    assert row(table, 'group')['level'] == 'patient - control'
+    assert row(table, 'group')['units'] == 'ppm'
+    assert row(table, 'age')['units'] == 'ppm per age'
+    both = residuals[(residuals['region'] == 'GP') & (residuals['hemisphere'] == 'both')]
+    np.testing.assert_allclose(both['residual'], theirs.resid, atol=1e-12)
+    assert set(table['map']) == {'chi'}
+
+
+def test_effect_sizes(long, found):
+    table = found[0]
+    data = known(long).assign(y=values(long))
+    theirs = smf.ols('y ~ group + age + sex', data).fit()
+    g = row(table, 'group')
+    assert g['effect_name'] == 'Hedges g'
+    raw = theirs.params['group[T.patient]'] / np.sqrt(theirs.scale)
+    np.testing.assert_allclose(g['effect'], raw * (1 - 3 / (4 * 20 - 1)), rtol=2e-3)
+    assert g['effect_low'] < g['effect'] < g['effect_high']
+    r = row(table, 'age')
+    assert r['effect_name'] == 'partial r'
+    x = smf.ols('age ~ group + sex', data).fit().resid
+    y = smf.ols('y ~ group + sex', data).fit().resid
+    np.testing.assert_allclose(r['effect'], np.corrcoef(x, y)[0, 1])
+
+
+def test_false_discovery_rate_is_over_regions(found):
+    table = found[0]
+    for _, part in table.groupby(['hemisphere', 'term']):
+        assert len(part) == 3
+        np.testing.assert_allclose(part['p_fdr'], multipletests(part['p'], method='fdr_bh')[1])
+
+
+@pytest.mark.parametrize('repeat', [{'sessions': 2}, {'runs': 2}])
+def test_repeats_are_a_random_intercept(repeat):
+    long = cohort(**repeat)
+    table, residuals, notes = fit_models(long, 'chi ~ group + age')
+    rows = long[long['region'] == 'GP']
+    theirs = smf.mixedlm('y ~ group + age', rows.assign(y=100 * rows['mean']), groups='participant_id').fit()
+    ours = row(table, 'group')
+    np.testing.assert_allclose(100 * ours['estimate'], theirs.params['group[T.patient]'], rtol=1e-4)
+    # balanced: the correction for small samples is in the degrees of freedom alone
+    np.testing.assert_allclose(100 * ours['se'], theirs.bse['group[T.patient]'], rtol=2e-2)
+    assert ours['dof'] == pytest.approx(21)
+    assert (ours['n_participants'], ours['n_observations']) == (24, 48)
+    assert 'random intercept' in ours['method']
+    assert len(residuals) == 3 * 48
+    assert not notes
+
+
+def test_runs_are_averaged_where_sessions_repeat_too():
+    long = cohort(8, sessions=2, runs=2)
+    table, _, notes = fit_models(long, 'chi ~ group + session_id')
+    assert any('averaged' in note for note in notes)
+    assert set(table['n_observations']) == {16}
+    assert row(table, 'session_id')['level'] == 'ses-2 - ses-1'
+
+
+def test_several_levels_and_curves_are_tested_jointly(long):
+    three = long.assign(group=long['group'].mask(long['participant_id'] < 'sub-006', 'other'))
+    table, _, _ = fit_models(three, 'chi ~ group + cr(age, df=3)')
+    data = known(three).assign(y=values(three))
+    theirs = smf.ols("y ~ group + cr(age, df=3, constraints='center')", data).fit()
+    for term, name in (('group', 'group'), ('cr(age, df=3)', "cr(age, df=3, constraints='center')")):
+        joint = row(table, term, level='joint')
+        test = theirs.wald_test_terms(scalar=True).table.loc[name]
+        np.testing.assert_allclose(joint[['statistic', 'p']].astype(float), test[['statistic', 'pvalue']])
+        assert joint['effect_name'] == 'partial eta squared'
+        assert np.isnan(joint['estimate'])
+    assert set(table.loc[table['term'] == 'group', 'level']) == {
+        'other - control', 'patient - control', 'joint',
+    }  # fmt: skip
+    assert set(table.loc[table['term'] == 'cr(age, df=3)', 'level']) == {'joint'}
+
+
+def test_missing_regions_and_covariates_are_said():
+    long = cohort()
+    lost = (long['region'] == 'SN') & (long['participant_id'] < 'sub-004')
+    long.loc[lost, 'mean'] = np.nan
+    long.loc[long['region'] == 'RN', 'mean'] = 0.1
+    long.loc[long['participant_id'] == 'sub-010', 'age'] = np.nan
+    long.loc[(long['region'] == 'GP') & (long['participant_id'] == 'sub-011'), 'coverage'] = 0.2
+    table, _, notes = fit_models(long, 'chi ~ group + age')
+    assert row(table, 'age', 'SN')['n_participants'] == 19
+    assert row(table, 'age', 'GP')['n_participants'] == 22
+    assert 'RN' not in set(table['region'])
+    for said in ('RN both: the values are constant', '1 participant without age', '50%'):
+        assert any(said in note for note in notes), said
+
+
+@pytest.mark.parametrize(
+    ('change', 'said'),
+    [
+        ({'group': 'control'}, 'no term is left'),
+        ({'group': lambda t: t['participant_id']}, 'no observation has a value'),
+        ({'group': np.nan}, 'group is empty'),
+        ({'mean': np.nan}, 'no observation has a value'),
+        ({'mean': 'text'}, 'no observation has a value'),
+        ({'mean': lambda t: 0.1 * (t['group'] == 'patient')}, 'determine the values'),
+    ],
+)
+def test_nothing_to_fit_is_said_never_raised(change, said):
+    table, residuals, notes = fit_models(cohort(6).assign(**change), 'chi ~ group')
+    assert table.empty
+    assert list(table) == COLUMNS
+    assert residuals.empty
+    assert any(said in note for note in notes), notes
+
+
+def test_too_few_participants():
+    table, _, notes = fit_models(cohort(4), 'chi ~ group + age + sex + score')
+    assert table.empty
+    assert any('too few' in note for note in notes)
+
+
+def test_two_acquisitions_are_said():
+    long = cohort(sessions=2).assign(acquisition=lambda t: t['session_id'].map({'ses-1': 'a', 'ses-2': 'b'}))
+    notes = fit_models(long, 'chi ~ group')[2]
+    assert any('acquisition (a, b)' in note for note in notes)
+
+
+def test_numbers_that_stand_for_two_groups_have_a_standardised_difference(long):
+    coded = long.assign(group=(long['group'] == 'patient').astype(int))
+    one = row(fit_models(long, 'chi ~ group')[0], 'group')
+    other = row(fit_models(coded, 'chi ~ group')[0], 'group')
+    assert other['level'] == '1 - 0'
+    assert other['units'] == 'ppm'
+    np.testing.assert_allclose(other['effect'], one['effect'])
+
+
+@pytest.mark.parametrize(
+    ('formula', 'said'),
+    [
+        ('chi ~ weight', 'weight, which the tables lack; there are'),
+        ('T1 ~ age', 'there are R2star, chi'),
+        ('age', 'no left side'),
+        ('chi ~ exp(age)', 'calls exp'),
+    ],
+)
+def test_user_errors(long, formula, said):
+    with pytest.raises(UserError, match=said):
+        fit_models(long, formula)
+
+
+def test_unknown_statistic(long):
+    with pytest.raises(UserError, match="no statistic 'mode'; there are"):
+        fit_models(long, 'chi ~ group', statistic='mode')
+
+
+def test_every_column_is_described():
+    assert list(dictionary()) == COLUMNS
+    assert set(pd.DataFrame(dictionary()).loc['Description'].str.len() > 3) == {True}

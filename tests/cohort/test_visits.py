@@ -1,0 +1,31 @@
+import numpy as np
+import pandas as pd
+
+from bids_qsm.cohort.visits import order, years
+
+
+def visits(**columns):
+    sessions = ['ses-1', 'ses-2', 'ses-10']
+    return pd.DataFrame({'participant_id': ['sub-1'] * 3, 'session_id': sessions} | columns)
+
+
+def test_years_from_acquisition_times():
+    table = visits(acq_time=['2020-01-01T10:00:00', '2021-01-01T10:00:00.5', None])
+    np.testing.assert_allclose(years(table), [0, 366 / 365.25, np.nan], atol=1e-6)
+
+
+def test_years_from_ages_that_differ():
+    np.testing.assert_allclose(years(visits(age=[30.5, 31.0, 32.5])), [0, 0.5, 2])
+    assert np.isnan(years(visits(age=[30, 30, 31]))).all()
+    assert np.isnan(years(visits())).all()
+    # a time that only one session states tells nothing, the ages do
+    table = visits(acq_time=['2020-01-01', None, None], age=[30.5, 31.0, 32.5])
+    np.testing.assert_allclose(years(table), [0, 0.5, 2])
+
+
+def test_order_is_that_of_time_or_label():
+    shuffled = visits().iloc[[2, 0, 1]]
+    assert shuffled['session_id'].iloc[order(shuffled)].tolist() == ['ses-1', 'ses-2', 'ses-10']
+    timed = visits(acq_time=['2022-01-01', '2020-01-01', '2021-01-01'])
+    assert order(timed).tolist() == [1, 2, 0]
+    assert order(pd.DataFrame({'participant_id': ['b', 'a']})).tolist() == [1, 0]
