@@ -7,13 +7,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 MAP_NAMES = {'chi': 'χ', 'R2star': 'R2*'}
 COHORT_REGIONS = ('SN', 'GP', 'RN', 'Putamen', 'Caudate', 'Thalamus', 'Dentate')
 
 # Okabe and Ito: told apart with any colour vision
-_COLOURS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#666666')
-_SIDES = {'L': (_COLOURS[0], 'o', 0.16, 'left'), 'R': (_COLOURS[1], 's', -0.16, 'right')}
+COLOURS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#666666')
+_SIDES = {'L': (COLOURS[0], 'o', 0.16, 'left'), 'R': (COLOURS[1], 's', -0.16, 'right')}
 _WHOLE = ('#222222', 'D', 0.0, 'whole')
 
 
@@ -38,7 +39,7 @@ def plot_regions(table) -> str:
     figure = Figure(figsize=(11, max(2.2, 0.9 + 0.27 * len(order))), layout='constrained')
     if not order:
         figure.text(0.5, 0.5, 'No region has a voxel inside the mask.', ha='center')
-        return _svg(figure)
+        return as_svg(figure)
     axes = figure.subplots(1, len(maps), sharey=True, squeeze=False)[0]
     place = {region: i for i, region in enumerate(order)}
     for ax, name in zip(axes, maps, strict=True):
@@ -54,9 +55,9 @@ def plot_regions(table) -> str:
                 fmt=mark, color=colour, markersize=5, markerfacecolor=colour if full else 'white',
                 elinewidth=1, alpha=0.95,
             )  # fmt: skip
-        unit = _only(rows, 'units')
+        unit = only(rows, 'units')
         ax.set_xlabel(f'{MAP_NAMES.get(name, name)} ({unit})' if unit else MAP_NAMES.get(name, name))
-        reference = _only(rows, 'reference')
+        reference = only(rows, 'reference')
         if name == 'chi' and reference:
             ax.set_title(f'reference: {reference}', fontsize=9, loc='left', wrap=True)
         ax.set_yticks(range(len(order)), order)
@@ -68,11 +69,16 @@ def plot_regions(table) -> str:
     for colour, mark, _, label in sides:
         axes[0].plot([], [], mark, color=colour, label=label, markersize=5)
     axes[0].legend(frameon=False, fontsize=8, loc='best')
-    return _svg(figure)
+    return as_svg(figure)
 
 
 def plot_distributions(
-    table, *, map_name: str = 'chi', group: str | None = None, regions=COHORT_REGIONS
+    table,
+    *,
+    map_name: str = 'chi',
+    group: str | None = None,
+    regions=COHORT_REGIONS,
+    statistic: str = 'mean',
 ) -> str:
     """Draw box and points of the regional means of all series, by region and group.
 
@@ -85,6 +91,8 @@ def plot_distributions(
         Value of the column ``map``.
     group
         Column that parts the participants; None: all together.
+    statistic
+        Column that is shown.
 
     Returns
     -------
@@ -96,36 +104,38 @@ def plot_distributions(
         There are several atlases: a series would enter more than once.
     """
     if 'atlas' in table and table['atlas'].nunique() > 1:
-        raise ValueError(f'one atlas a figure, not {_only(table, "atlas")}')
-    table = table[(table['map'] == map_name) & (table['hemisphere'] == 'both') & table['mean'].notna()]
+        raise ValueError(f'one atlas a figure, not {only(table, "atlas")}')
+    table = table[(table['map'] == map_name) & (table['hemisphere'] == 'both') & table[statistic].notna()]
     table = table.assign(_group='all' if group is None else table[group].fillna('n/a').astype(str))
     regions = [r for r in regions if r in set(table['region'])]
-    groups = sorted(table['_group'].unique())
-    figure = Figure(figsize=(11, 3.6), layout='constrained')
+    colours = group_colours(table['_group'])
+    figure = Figure(figsize=(11, 4), layout='constrained')
     ax = figure.subplots()
-    width = 0.8 / max(len(groups), 1)
-    for g, name in enumerate(groups):
-        colour = _COLOURS[g % len(_COLOURS)]
+    width = 0.8 / max(len(colours), 1)
+    for g, (name, colour) in enumerate(colours.items()):
         rows = table[table['_group'] == name]
         for r, region in enumerate(regions):
-            values = np.sort(rows.loc[rows['region'] == region, 'mean'].to_numpy(float))
+            values = np.sort(rows.loc[rows['region'] == region, statistic].to_numpy(float))
             if not values.size:
                 continue
             centre = r - 0.4 + width * (g + 0.5)
-            if values.size >= 4:
-                ax.boxplot(
-                    values, positions=[centre], widths=0.7 * width, showfliers=False, manage_ticks=False,
-                    medianprops={'color': colour, 'linewidth': 1.6}, boxprops={'color': colour},
-                    whiskerprops={'color': colour}, capprops={'color': colour},
-                )  # fmt: skip
             # spread by rank, so that the picture is the same each time
-            jitter = (np.arange(values.size) * 0.618 % 1 - 0.5) * 0.45 * width
-            ax.plot(centre + jitter, values, 'o', color=colour, markersize=4, alpha=0.75)
+            jitter = (np.arange(values.size) * 0.618 % 1 - 0.5) * (0.45 if values.size < 40 else 0.6) * width
+            ax.plot(
+                centre + jitter, values, 'o', color=colour, **crowd(values.size), zorder=2,
+            )  # fmt: skip
+            if values.size >= 4:
+                line = {'color': '#222222', 'linewidth': 1.1}
+                ax.boxplot(
+                    values, positions=[centre], widths=0.75 * width, showfliers=False, manage_ticks=False,
+                    medianprops={**line, 'linewidth': 2}, boxprops=line, whiskerprops=line, capprops=line,
+                    zorder=3,
+                )  # fmt: skip
         n = rows['participant_id'].nunique() if 'participant_id' in rows else 0
         ax.plot([], [], 'o', color=colour, label=f'{name} ({n} participant{"" if n == 1 else "s"})')
-    unit = _only(table, 'units')
+    unit = only(table, 'units')
     ax.set_ylabel(f'{MAP_NAMES.get(map_name, map_name)} ({unit})')
-    reference = _only(table, 'reference')
+    reference = only(table, 'reference')
     if map_name == 'chi' and reference:
         ax.set_title(f'reference: {reference}', fontsize=9, loc='left')
     ax.set_xticks(range(len(regions)), regions)
@@ -134,11 +144,32 @@ def plot_distributions(
         ax.axvline(edge - 0.5, color='#e4e4e4', linewidth=0.8)
     if map_name == 'chi':
         ax.axhline(0, color='#888888', linewidth=0.8)
-    ax.grid(axis='y', color='#e4e4e4', linewidth=0.7)
     ax.spines[['top', 'right']].set_visible(False)
-    if groups:
-        ax.legend(frameon=False, fontsize=8)
-    return _svg(figure)
+    if colours:
+        figure.legend(frameon=False, fontsize=9, loc='outside upper right', ncols=min(len(colours), 5))
+    return as_svg(figure)
+
+
+def group_colours(names, groups=()) -> dict[str, str]:
+    """Colour of each of the ``names``; those without a group are grey and come last.
+
+    ``groups`` are all that the cohort has, so that each keeps its colour in a chart of a few; ``all`` stands
+    for everybody together.
+    """
+    known = sorted({*groups, *names} - {'n/a', 'all'})
+    colours = {name: COLOURS[i % (len(COLOURS) - 1)] for i, name in enumerate(known)}
+    colours |= {'all': '#222222' if known else COLOURS[0], 'n/a': COLOURS[-1]}
+    return {name: colour for name, colour in colours.items() if name in set(names)}
+
+
+def crowd(n: int) -> dict:
+    """Look of ``n`` marks: small and pale where many would hide each other, and then one picture."""
+    return {
+        'markersize': 5.5 if n <= 60 else 2.6,
+        'alpha': 0.75 if n <= 60 else 0.4,
+        'markeredgewidth': 0,
+        'rasterized': n > 150,
+    }
 
 
 def _by_value(table):
@@ -148,16 +179,19 @@ def _by_value(table):
     )
 
 
-def _only(rows, column):
+def only(rows, column) -> str:
     """The values of a column, joined where they differ."""
     if column not in rows:
         return ''
     return ', '.join(sorted(rows[column].dropna().astype(str).unique()))
 
 
-def _svg(figure):
+def as_svg(figure) -> str:
+    """An SVG file of a figure, byte by byte the same each time."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a dollar in the name of a group is no formula
     file = io.StringIO()
     # ids and dates that change from run to run would make equal charts differ
-    with mpl.rc_context({'svg.hashsalt': 'bids_qsm', 'svg.fonttype': 'path'}):
+    with mpl.rc_context({'svg.hashsalt': 'bids_qsm', 'svg.fonttype': 'path', 'savefig.dpi': 200}):
         FigureCanvasSVG(figure).print_svg(file, metadata={'Date': None})
     return file.getvalue()

@@ -13,7 +13,11 @@ from bids_qsm.methods import STEPS, describe, registries
 from bids_qsm.options import CHOICES, Options, available_cpus, read_toml
 from bids_qsm.threads import set_threads
 
-PARTICIPANT_ONLY = ('dry_run', 'boilerplate_only', 'reports_only')
+OF_LEVEL = {
+    'participant': ('dry_run', 'boilerplate_only', 'reports_only', 'candidates', 'chi_template'),
+    'group': ('model', 'correlate', 'controls', 'relative_to', 'voxelwise', 'study_template'),
+}
+"""Settings that mean nothing at the other level; a configuration file may hold those of both."""
 DESCRIPTION = (
     'Susceptibility maps, R2* maps, susceptibility-weighted images and tables of regional susceptibility '
     'from gradient-echo MRI in BIDS.'
@@ -50,8 +54,7 @@ def _run(argv):
     set_threads(_threads(settings))
     options = Options.from_settings(settings)
     if options.level == 'group':
-        _require_none(settings, *PARTICIPANT_ONLY)
-        from bids_qsm.run import run_group
+        from bids_qsm.group import run_group
 
         return run_group(options)
     from bids_qsm.layout import find_series
@@ -76,11 +79,12 @@ def _run(argv):
     return max(run_participant(options, plan), _status_of(plan))
 
 
-def _require_none(settings, *names):
-    for name in names:
-        if settings.get(name):
-            flag = '--' + name.replace('_', '-')
-            raise UserError(f'{flag} goes with the level participant, not with group.')
+def _require_own(given, level):
+    for other, names in OF_LEVEL.items():
+        for name in names if level in OF_LEVEL and other != level else ():
+            if given.get(name):
+                flag = '--' + name.replace('_', '-')
+                raise UserError(f'{flag} goes with the level {other}, not with {level}.')
 
 
 def _status_of(plan):
@@ -108,13 +112,15 @@ def parse(argv) -> dict:
         )
     given = vars(parser.parse_intermixed_args(argv))
     path = given.pop('config', None)
-    if path is None:
-        return given
-    try:
-        text = Path(path).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f'the configuration {path} cannot be read: {error}.') from None
-    return {**read_toml(text, source=path), **given}
+    settings = given
+    if path is not None:
+        try:
+            text = Path(path).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f'the configuration {path} cannot be read: {error}.') from None
+        settings = {**read_toml(text, source=path), **given}
+    _require_own(given, settings.get('level'))
+    return settings
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -206,6 +212,56 @@ def build_parser() -> argparse.ArgumentParser:
         ('bipolar', 'whether echoes are read in turns of direction'),
     ):
         add(f'--{name.replace("_", "-")}', choices=CHOICES[name], help=f'{what} ({default[name]})')
+
+    group = parser.add_argument_group('regions and lesions')
+    add = group.add_argument
+    add(
+        '--chi-template',
+        metavar='FILE',
+        help='susceptibility in the space of the first template, to which the deep grey matter is aligned, '
+        'such as that of --study-template (a prior made from the atlas)',
+    )
+    add('--candidates', action='store_true', help='also look for microbleeds and calcifications')
+
+    group = parser.add_argument_group('group level')
+    add = group.add_argument
+    add('--model', metavar='FORMULA', help='model of each region, as "chi ~ group + age + sex"')
+    add(
+        '--correlate',
+        nargs='+',
+        metavar='COLUMN:REGION',
+        help='columns of participants.tsv to correlate with regions, as dystonia:GP parkinsonism:SN; what '
+        'stands on the right of --model is taken out',
+    )
+    add('--controls', metavar='LABEL', help='value of the column group that names controls (found)')
+    add(
+        '--statistic',
+        choices=CHOICES['statistic'],
+        help=f'column of the tables to test ({default["statistic"]})',
+    )
+    add(
+        '--relative-to',
+        metavar='REGION',
+        help='take the mean of this region off susceptibility first, as CSF, Brain, "White matter"',
+    )
+    add(
+        '--voxelwise',
+        choices=CHOICES['voxelwise'],
+        help=f'test the model in each voxel of the template, with this threshold ({default["voxelwise"]})',
+    )
+    add(
+        '--smoothing',
+        dest='smoothing_mm',
+        type=float,
+        metavar='MM',
+        help=f'full width at half maximum within tissue for --voxelwise ({default["smoothing_mm"]:g})',
+    )
+    add(
+        '--study-template',
+        type=int,
+        metavar='N',
+        help='average the cohort to a template of its own, in N rounds (0: none)',
+    )
     return parser
 
 

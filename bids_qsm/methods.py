@@ -7,7 +7,7 @@ from bids_qsm.errors import UserError
 
 STEPS = (
     *('mask', 'unwrap', 'field', 'background', 'inversion', 'reference'),
-    *('r2star', 'swi', 'registration'),
+    *('r2star', 'swi', 'registration', 'refinement'),
 )
 """The steps whose method the user chooses; each is an option and a field of Options."""
 
@@ -59,6 +59,7 @@ class Method:
 
 def registries() -> dict[str, dict]:
     """Step -> registry (name -> function); imports the numerics, so call it only when they are needed."""
+    from bids_qsm.anatomy.refine import REFINEMENT
     from bids_qsm.anatomy.register import REGISTER
     from bids_qsm.recon.background import BACKGROUND
     from bids_qsm.recon.field import FIELD
@@ -70,7 +71,11 @@ def registries() -> dict[str, dict]:
     from bids_qsm.recon.unwrap import UNWRAP
 
     found = (MASK, UNWRAP, FIELD, BACKGROUND, INVERSION, REFERENCE, R2STAR, SWI, REGISTER)
-    return dict(zip(STEPS, found, strict=True))
+    return dict(zip(STEPS, (*found, {**REFINEMENT, 'none': _unrefined}), strict=True))
+
+
+def _unrefined():
+    """Leave the regions where the registration of the whole head put them."""
 
 
 def describe(step: str, registry: dict) -> str:

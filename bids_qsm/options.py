@@ -16,6 +16,8 @@ CHOICES = {
     'slice_flip': ('auto', 'yes', 'no'),
     'bipolar': ('auto', 'yes', 'no'),
     'device': ('cpu', 'cuda'),
+    'statistic': ('mean', 'median', 'mean_positive', 'mean_pv'),
+    'voxelwise': ('no', 'fdr', 'permutation'),
 }
 
 
@@ -42,6 +44,7 @@ class Options:
     output_spaces: tuple[str, ...] = ('MNI152NLin2009aSym',)
     atlas: str = 'nuclei'
     registration: Method = option(default=Method('dipy'))
+    refinement: Method = option(default=Method('hybrid'))
     mask: Method = option(default=Method('combined'))
     unwrap: Method = option(default=Method('romeo'))
     field: Method = option(default=Method('linear'))
@@ -55,6 +58,16 @@ class Options:
     slice_flip: str = 'auto'
     bipolar: str = 'auto'
     device: str = 'cpu'
+    chi_template: Path | None = None
+    candidates: bool = False
+    model: str | None = None
+    correlate: tuple[str, ...] = ()
+    controls: str | None = None
+    statistic: str = 'mean'
+    relative_to: str | None = None
+    voxelwise: str = 'no'
+    smoothing_mm: float = 3.0
+    study_template: int = 0
     reports_only: bool = False
     boilerplate_only: bool = False
     stop_on_first_crash: bool = False
@@ -68,6 +81,7 @@ class Options:
         for name, prefix in (('participant_label', 'sub-'), ('session_label', 'ses-')):
             self._set(name, tuple(sorted({str(v).removeprefix(prefix) for v in getattr(self, name)})))
         self._set('derivatives', tuple((n, Path(p).expanduser().resolve()) for n, p in self.derivatives))
+        self._set('correlate', tuple(self.correlate))
         self._set('output_spaces', tuple(dict.fromkeys(self.output_spaces)))
         atlas = Path(self.atlas).expanduser()
         if atlas.suffix and atlas.is_file():  # nodes run in folders of their own
@@ -114,10 +128,23 @@ class Options:
                 )
         if not self.output_spaces:
             raise UserError('--output-spaces names no space; name at least one, such as MNI152NLin2009aSym.')
-        if self.use_plugin is not None and not self.use_plugin.is_file():
+        for pair in self.correlate:
+            column, _, region = pair.rpartition(':')
+            if not (column and region):
+                raise UserError(
+                    f'--correlate {pair}: write COLUMN:REGION, such as dystonia:GP for the column '
+                    'dystonia of participants.tsv with the region GP.'
+                )
+        if not 0 <= self.smoothing_mm <= 30:
+            raise UserError(f'--smoothing is {self.smoothing_mm:g} mm; it must be between 0 and 30.')
+        if not 0 <= self.study_template <= 5:
             raise UserError(
-                f'--use-plugin is {self.use_plugin}, which is not a file; give a Nipype plugin file.'
+                f'--study-template is {self.study_template}; it is a number of rounds, 0 (none) to 5.'
             )
+        for name in ('use_plugin', 'chi_template'):
+            if getattr(self, name) is not None and not getattr(self, name).is_file():
+                what = {'use_plugin': 'a Nipype plugin file', 'chi_template': 'a NIfTI image'}[name]
+                raise UserError(f'{_flag(name)} is {getattr(self, name)}, which is not a file; give {what}.')
 
     @classmethod
     def from_settings(cls, settings: dict):
@@ -164,19 +191,27 @@ class Options:
         return '\n'.join([*lines, *tables]) + '\n'
 
 
-_PATHS = ('bids_dir', 'output_dir', 'bids_filter_file', 'work_dir', 'use_plugin')
+_PATHS = ('bids_dir', 'output_dir', 'bids_filter_file', 'work_dir', 'use_plugin', 'chi_template')
 _TYPES = {
-    **dict.fromkeys((*_PATHS, *CHOICES, 'atlas', 'phase_scaling'), ((str, Path), 'text')),
+    **dict.fromkeys(
+        (*_PATHS, *CHOICES, 'atlas', 'phase_scaling', 'model', 'controls', 'relative_to'),
+        ((str, Path), 'text'),
+    ),
     **dict.fromkeys(STEPS, ((str, Method), 'text such as "tv:strength=0.04"')),
     **dict.fromkeys(
-        ('participant_label', 'session_label', 'output_spaces'), ((list, tuple), 'a list of texts')
+        ('participant_label', 'session_label', 'output_spaces', 'correlate'),
+        ((list, tuple), 'a list of texts'),
     ),
     **dict.fromkeys(
-        ('skip_bids_validation', 'reports_only', 'boilerplate_only', 'stop_on_first_crash', 'dry_run'),
+        (
+            *('skip_bids_validation', 'reports_only', 'boilerplate_only', 'stop_on_first_crash', 'dry_run'),
+            'candidates',
+        ),
         ((bool,), 'true or false'),
     ),
-    **dict.fromkeys(('nprocs', 'omp_nthreads', 'verbose'), ((int,), 'a whole number')),
+    **dict.fromkeys(('nprocs', 'omp_nthreads', 'verbose', 'study_template'), ((int,), 'a whole number')),
     'mem_gb': ((int, float), 'a number (GB)'),
+    'smoothing_mm': ((int, float), 'a number (mm)'),
     'derivatives': ((list, tuple, dict), 'a table of name = path'),
 }
 
@@ -220,7 +255,8 @@ def _is_range(text):
 
 
 def _flag(name):
-    return '--mem' if name == 'mem_gb' else '--' + name.replace('_', '-')
+    short = {'mem_gb': 'mem', 'smoothing_mm': 'smoothing'}
+    return '--' + short.get(name, name).replace('_', '-')
 
 
 def _toml(value):

@@ -13,6 +13,11 @@ import pandas as pd
 
 from bids_qsm.derivatives import atomic_write
 
+LEVELS = ('error', 'warning')
+"""Levels of findings that need attention."""
+
+_UNSETTLED = 'The data do not settle it'
+
 
 def render(template: str, path, **values) -> Path:
     """Fill a template of data/ and write it to ``path``; all values are escaped."""
@@ -37,7 +42,8 @@ def read_json(path, missing):
 
 def read_table(path, dtype=None) -> pd.DataFrame:
     """A BIDS table: tabs, n/a where a value is missing."""
-    return pd.read_csv(path, sep='\t', na_values=['n/a'], dtype=dtype)
+    # as a whole: in pieces, a column of a long table can get another type in each
+    return pd.read_csv(path, sep='\t', na_values=['n/a'], dtype=dtype, low_memory=False)
 
 
 def read_runs(output_dir) -> dict:
@@ -54,6 +60,40 @@ def read_runs(output_dir) -> dict:
         'methods': list(dict.fromkeys(text for run in runs for text in run.get('methods', []))),
         'failures': [failure for run in runs for failure in run.get('failures', [])],
     }
+
+
+def read_findings(directory) -> list[dict]:
+    """Facts and findings of each series; what a finding leaves out is empty, what is unsettled a warning."""
+    found = []
+    for path in sorted(directory.glob('*_desc-findings.json')):
+        content = read_json(path, {})
+        blank = {'what': '', 'found': '', 'action': '', 'evidence': '', 'level': 'info'}
+        found.append(
+            {
+                'series': path.name.removesuffix('_desc-findings.json'),
+                'facts': content.get('facts', {}),
+                'findings': [_weighed({**blank, **finding}) for finding in content.get('findings', [])],
+            }
+        )
+    return found
+
+
+def _weighed(finding):
+    unsettled = any(finding[key].startswith(_UNSETTLED) for key in ('found', 'evidence'))
+    return {**finding, 'level': 'warning'} if unsettled and finding['level'] not in LEVELS else finding
+
+
+def failure_alerts(failures) -> list[dict]:
+    """An alert for each failure that a run recorded."""
+    return [
+        {
+            'level': 'error',
+            'where': f'{failure.get("series") or failure["subject"] or "The run"} failed',
+            'what': failure['message'],
+            'more': f'Step: {failure["node"]}' if failure.get('node') else '',
+        }
+        for failure in failures
+    ]
 
 
 def entities_of(name: str) -> dict:

@@ -1,4 +1,4 @@
-"""One self-contained HTML page a subject and one a cohort, made of what a run left in the output dataset."""
+"""One self-contained HTML page a subject, made of what a run left in the output dataset."""
 
 import re
 from pathlib import Path
@@ -6,18 +6,39 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from bids_qsm.charts import COHORT_REGIONS, MAP_NAMES, plot_distributions
+from bids_qsm.charts import MAP_NAMES
 from bids_qsm.citations import cite, methods_text
-from bids_qsm.cohort import tables as cohort
-from bids_qsm.derivatives import atomic_write, write_json
-from bids_qsm.errors import UserError
-from bids_qsm.pages import data_uri, entities_of, natural, packaged, read_json, read_runs, read_table, render
+from bids_qsm.cohort_blocks import grid
+from bids_qsm.pages import (
+    LEVELS,
+    data_uri,
+    entities_of,
+    failure_alerts,
+    natural,
+    packaged,
+    read_findings,
+    read_json,
+    read_table,
+    render,
+)
 
-__all__ = ['build_cohort_report', 'build_subject_report', 'collect_tables', 'methods_text']
+__all__ = ['build_subject_report', 'methods_text']
 
 _LOW_COVERAGE = 0.9
-_LEVELS = ('error', 'warning')
-_UNSETTLED = 'The data do not settle it'
+_PLACE = ('x', 'y', 'z', 'nearest_region', 'hemisphere')
+_LISTS = {
+    'lesion': (
+        'Lesions',
+        ('source', 'lesion', 'reason', *_PLACE, 'volume_mm3', 'chi_mean', 'contrast', 'rim_contrast', 'sign'),
+        'One row a lesion that was drawn; the reason says why one was not measured.',
+    ),
+    'candidate': (
+        'Candidates for microbleeds and calcifications',
+        ('candidate', 'kind', 'confidence', *_PLACE, 'diameter_mm', 'chi_peak', 'moment', 'R2star_mean'),
+        'Found by the computer and not confirmed: places to look at, not a diagnosis.',
+    ),
+}
+"""Tables that are shown row by row, by their entity label: title, columns on the page, caption."""
 
 
 def build_subject_report(output_dir, subject: str) -> Path:
@@ -42,7 +63,7 @@ def build_subject_report(output_dir, subject: str) -> Path:
     run = read_json(out / 'logs' / f'{label}.json', {})
     layout = yaml.safe_load(packaged('report.yml'))
     figures = _figures(out / label / 'figures')
-    findings = {f['series']: f for f in _findings(out / label / 'figures')}
+    findings = {f['series']: f for f in read_findings(out / label / 'figures')}
     of_anatomy = {key: path for key, path in figures.items() if _of_subject(*key, layout, findings)}
     names = {name for name, kind in figures if (name, kind) not in of_anatomy} | set(findings)
     series = []
@@ -56,6 +77,7 @@ def build_subject_report(output_dir, subject: str) -> Path:
                 'facts': findings[name]['facts'] if name in findings else {},
                 'findings': findings[name]['findings'] if name in findings else [],
                 'tables': [],
+                'lists': [],
             }
         )
     _attach_tables(series, sorted((out / label).rglob('*_stats.tsv')))
@@ -65,9 +87,9 @@ def build_subject_report(output_dir, subject: str) -> Path:
         for name in sorted({n for n, k in of_anatomy if k == kind}, key=natural)
         for figure in _reportlets({kind: of_anatomy[name, kind]}, layout['subject'], name)
     ]
-    alerts = _failure_alerts(run.get('failures', [])) + _finding_alerts(series)
+    alerts = failure_alerts(run.get('failures', [])) + _finding_alerts(series)
     methods, references = cite(run.get('methods', []))
-    shown = [part for part in series if part['figures'] or part['tables']]
+    shown = [part for part in series if part['figures'] or part['tables'] or part['lists']]
     contents = [
         {'id': 'attention', 'title': f'Needs attention ({len(alerts)})' if alerts else 'Needs attention'},
         {'id': 'summary', 'title': 'What was found and corrected'},
@@ -80,106 +102,6 @@ def build_subject_report(output_dir, subject: str) -> Path:
         'report.html', out / f'{label}.html',
         title=label, run=run, alerts=alerts, series=series, anatomy=anatomy, contents=contents,
         methods=methods, references=references,
-    )  # fmt: skip
-
-
-def collect_tables(output_dir, participants_tsv=None) -> Path:
-    """Write one long table over all series of the dataset, and its data dictionary beside it.
-
-    Parameters
-    ----------
-    output_dir
-        Output dataset with ``sub-*/**/*_stats.tsv``.
-    participants_tsv
-        Joined by participant_id where the file exists; a participants.json beside it describes its columns.
-
-    Returns
-    -------
-    ``output_dir/group_stats.tsv``; what did not match stands in ``logs/group.json``.
-
-    Raises
-    ------
-    UserError
-        No table was found.
-    """
-    out = Path(output_dir)
-    paths = sorted(out.glob('sub-*/**/*_stats.tsv'))
-    if not paths:
-        raise UserError(
-            f'{out} has no tables of regions (sub-*/**/*_stats.tsv); run the participant level first.'
-        )
-    participants, described = None, {}
-    if participants_tsv is not None and Path(participants_tsv).exists():
-        participants = read_table(participants_tsv, dtype={'participant_id': str, 'group': str})
-        described = read_json(Path(participants_tsv).with_suffix('.json'), {})
-    long, notes = cohort.join_participants(
-        cohort.gather((entities_of(path.name), read_table(path)) for path in paths), participants
-    )
-    columns = read_json(paths[0].with_suffix('.json'), {})
-    columns = {key: value for key, value in columns.items() if isinstance(value, dict)}
-    write_json(out / 'group_stats.json', cohort.dictionary(long.columns, columns, described))
-    write_json(out / 'logs' / 'group.json', {'tables': len(paths), 'notes': notes})
-    return atomic_write(
-        out / 'group_stats.tsv', lambda path: long.to_csv(path, sep='\t', index=False, na_rep='n/a')
-    )
-
-
-def build_cohort_report(output_dir) -> Path:
-    """Write the page of the cohort from the long table, the findings of all series and the records of runs.
-
-    Returns
-    -------
-    ``output_dir/group.html``
-
-    Raises
-    ------
-    UserError
-        There is no ``group_stats.tsv`` yet (see `collect_tables`).
-    """
-    out = Path(output_dir)
-    if not (out / 'group_stats.tsv').exists():
-        raise UserError(f'{out} has no group_stats.tsv; run the group level to write it.')
-    text = dict.fromkeys((*cohort.ENTITY_COLUMNS.values(), 'group', 'participant_group'), str)
-    long = read_table(out / 'group_stats.tsv', dtype=text)
-    run = read_runs(out)
-    notes = read_json(out / 'logs' / 'group.json', {}).get('notes', [])
-    findings = sorted(
-        (f for directory in out.glob('sub-*/figures') for f in _findings(directory)),
-        key=lambda f: natural(f['series']),
-    )
-    alerts = _failure_alerts(run.get('failures', []))
-    alerts += [{'level': 'warning', 'where': 'Table', 'what': note, 'more': ''} for note in notes]
-    alerts += _reference_alerts(long) + _common_alerts(findings)
-    group = cohort.group_column(long)
-    figures = []
-    for atlas, name, rows in (
-        (atlas, m, rows) for atlas, rows in cohort.by_atlas(long) for m in MAP_NAMES if m in set(rows['map'])
-    ):
-        regions = [r for r in COHORT_REGIONS if r in set(rows['region'])]
-        title = f'{MAP_NAMES[name]} by region' + (' and group' if group else '') + _of_atlas(atlas)
-        table = cohort.summary(rows, regions, map_name=name)
-        figures.append(
-            {
-                'id': '-'.join(filter(None, ('map', name, atlas))),
-                'title': title,
-                'alt': f'{title}: box and points of the regional means of all series.',
-                'caption': 'Each point is the mean of a region (both sides) in one series; boxes show the '
-                'quartiles where there are four series or more.',
-                'src': data_uri(plot_distributions(rows, map_name=name, group=group).encode(), '.svg'),
-                'table': _summary(table, 3 if name == 'chi' else 1),
-            }
-        )
-    contents = [
-        {'id': 'attention', 'title': f'Needs attention ({len(alerts)})' if alerts else 'Needs attention'},
-        {'id': 'counts', 'title': 'Participants'},
-        {'id': 'distributions', 'title': 'Distributions', 'children': figures},
-        {'id': 'quality', 'title': 'Quality'},
-        {'id': 'run', 'title': 'Versions and command'},
-    ]
-    return render(
-        'cohort.html', out / 'group.html',
-        title='Cohort', run=run, alerts=alerts, contents=contents, figures=figures,
-        counts=_grid(cohort.counts(long)), quality=_quality(long, findings),
     )  # fmt: skip
 
 
@@ -200,27 +122,6 @@ def _of_subject(name, kind, layout, findings):
     # the one series of a subject may be named like the subject
     listed = kind in {entry['kind'] for entry in layout['series']} or name in findings
     return not listed and re.fullmatch('sub-[^_]+(_space-[^_]+)?', name) is not None
-
-
-def _findings(directory):
-    """Facts and findings of each series; what a finding leaves out is empty, what is unsettled a warning."""
-    found = []
-    for path in sorted(directory.glob('*_desc-findings.json')):
-        content = read_json(path, {})
-        blank = {'what': '', 'found': '', 'action': '', 'evidence': '', 'level': 'info'}
-        found.append(
-            {
-                'series': path.name.removesuffix('_desc-findings.json'),
-                'facts': content.get('facts', {}),
-                'findings': [_weighed({**blank, **finding}) for finding in content.get('findings', [])],
-            }
-        )
-    return found
-
-
-def _weighed(finding):
-    unsettled = any(finding[key].startswith(_UNSETTLED) for key in ('found', 'evidence'))
-    return {**finding, 'level': 'warning'} if unsettled and finding['level'] not in _LEVELS else finding
 
 
 def _reportlets(figures, entries, name):
@@ -244,7 +145,7 @@ def _reportlets(figures, entries, name):
 
 def _children(part):
     tables = [{'id': table['id'], 'title': 'Table of regions'} for table in part['tables']]
-    return part['figures'] + tables
+    return part['figures'] + tables + part['lists']
 
 
 def _attach_tables(series, paths):
@@ -255,11 +156,26 @@ def _attach_tables(series, paths):
         if fitting:
             part = max(fitting, key=lambda p: len(entities_of(p['name'])))
         else:
-            name = path.name.removesuffix('_stats.tsv')
+            name = re.sub(r'(_label-\w+?)?_stats\.tsv$', '', path.name)
             part = {'name': name, 'id': f'series-{name}', 'figures': [], 'facts': {}, 'findings': []}
-            part['tables'] = []
+            part |= {'tables': [], 'lists': []}
             series.append(part)
-        part['tables'].append(_region_table(read_table(path), path.name))
+        label = entities_of(path.name).get('label')
+        if label in _LISTS:
+            part['lists'].append(_list(path, label))
+        else:
+            part['tables'].append(_region_table(read_table(path), path.name))
+
+
+def _list(path, label):
+    """A table of lesions or of candidates: what a reader of the images needs, with units."""
+    title, columns, caption = _LISTS[label]
+    table, described = read_table(path), read_json(path.with_suffix('.json'), {})
+    units = {c: described.get(c, {}).get('Units') for c in table}
+    shown = table[[c for c in columns if c in table]]
+    shown = shown.rename(columns={c: f'{c} ({units[c]})' for c in shown if units[c]})
+    caption = f'{caption} All columns, and what they are: {path.name}' if len(shown) else 'None.'
+    return {**grid(title, shown, caption=caption), 'id': f'list-{path.name}'}
 
 
 def _region_table(table, name):
@@ -307,18 +223,6 @@ def _first(values):
     return str(values.iloc[0]) if len(values) else ''
 
 
-def _failure_alerts(failures):
-    return [
-        {
-            'level': 'error',
-            'where': f'{failure.get("series") or failure["subject"] or "The run"} failed',
-            'what': failure['message'],
-            'more': f'Step: {failure["node"]}' if failure.get('node') else '',
-        }
-        for failure in failures
-    ]
-
-
 def _finding_alerts(series):
     return [
         {
@@ -327,7 +231,7 @@ def _finding_alerts(series):
             'what': finding['found'],
             'more': '; '.join(filter(None, (finding['action'], finding['evidence']))),
         }
-        for level in _LEVELS
+        for level in LEVELS
         for part in series
         for finding in part['findings']
         if finding['level'] == level
@@ -344,91 +248,3 @@ def _finding_alerts(series):
         for table in part['tables']
         if any(row['low'] for row in table['rows'])
     ]
-
-
-def _reference_alerts(long):
-    """A warning for each atlas under which susceptibilities with different zeros stand."""
-    alerts = []
-    for atlas, rows in cohort.by_atlas(long):
-        counts = cohort.references(rows)
-        if len(counts) > 1:
-            used = ', '.join(f'{name} ({n} series)' for name, n in counts.items())
-            alerts.append(
-                {
-                    'level': 'warning',
-                    'where': f'Reference of χ{_of_atlas(atlas)}',
-                    'what': f'the series do not have the same zero: {used}.',
-                    'more': 'Their values stand in one distribution, but are not comparable as they are.',
-                }
-            )
-    return alerts
-
-
-def _common_alerts(findings):
-    """One alert for each check that warned, naming the series."""
-    warned = {}
-    for series in findings:
-        for finding in series['findings']:
-            if finding['level'] in _LEVELS:
-                key = _LEVELS.index(finding['level']), finding['what']
-                warned.setdefault(key, {})[series['series']] = None
-    return [
-        {
-            'level': _LEVELS[level],
-            'where': what,
-            'what': f'{len(names)} of {len(findings)} series: {", ".join(names)}.',
-            'more': 'What was found stands under Quality and on the page of the subject.',
-        }
-        for (level, what), names in sorted(warned.items())
-    ]
-
-
-def _of_atlas(atlas):
-    return f', atlas {atlas}' if atlas else ''
-
-
-def _quality(long, findings):
-    """One row a series: its facts, the regions that lie least inside the mask, and its warnings."""
-    names = cohort.series_columns(long)
-    lowest_of, worst = cohort.lowest_coverage(long), {}
-    several = lowest_of['atlas'].nunique() > 1
-    for row in lowest_of.to_dict('records'):
-        series = frozenset((c, str(row[c])) for c in names if pd.notna(row[c]))
-        where = f'{row["region"]} {row["hemisphere"]}{_of_atlas(row["atlas"] if several else "")}'
-        worst.setdefault(series, []).append(f'{100 * row["coverage"]:.0f} % ({where})')
-    rows = []
-    for found in findings:
-        lowest = worst.get(frozenset(cohort.named(entities_of(found['series'])).items()), ['–'])
-        warnings = [f'{f["what"]}: {f["found"]}' for f in found['findings'] if f['level'] in _LEVELS]
-        rows.append(
-            {
-                'series': {'text': found['series'], 'href': f'{found["series"].partition("_")[0]}.html'},
-                **found['facts'],
-                'lowest coverage': '; '.join(lowest),
-                'warnings': '; '.join(warnings) or 'none',
-            }
-        )
-    facts = list(dict.fromkeys(k for f in findings for k in f['facts']))
-    values = {k: [f['facts'].get(k, '–') for f in findings] for k in facts}
-    same = {k: v[0] for k, v in values.items() if all(other == v[0] for other in v)}
-    columns = ['series', *(k for k in facts if k not in same), 'lowest coverage', 'warnings']
-    rows = [{c: r.get(c, '–') for c in columns} for r in rows]
-    return {'columns': columns, 'numeric': [], 'rows': rows, 'same': same}
-
-
-def _summary(table, digits):
-    """Regions by groups: mean and standard deviation over series, and how many series."""
-    groups = list(dict.fromkeys(table['group']))
-    columns = {group: f'{group}: mean ± sd (series)' for group in groups}
-    rows = {region: dict.fromkeys(['region', *columns.values()], '–') for region in table['region']}
-    for row in table.to_dict('records'):
-        spread = '' if pd.isna(row['sd']) else f' ± {row["sd"]:.{digits}f}'
-        text = f'{row["mean"]:.{digits}f}{spread} ({row["series"]})' if row['series'] else '–'
-        rows[row['region']] |= {'region': row['region'], columns[row['group']]: text}
-    names = list(columns.values())
-    return {'columns': ['region', *names], 'numeric': names, 'rows': list(rows.values())}
-
-
-def _grid(table):
-    numeric = [c for c in table if pd.api.types.is_numeric_dtype(table[c])]
-    return {'columns': list(table), 'numeric': numeric, 'rows': table.to_dict('records')}

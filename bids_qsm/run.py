@@ -9,6 +9,7 @@ import shutil
 import socket
 import sys
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 
@@ -23,8 +24,8 @@ from bids_qsm.errors import UserError
 from bids_qsm.interfaces.device import require_device
 from bids_qsm.pool import PoolPlugin
 from bids_qsm.progress import GraphProgress
-from bids_qsm.reports import build_cohort_report, build_subject_report, collect_tables, methods_text
-from bids_qsm.templates import get_atlas, get_template
+from bids_qsm.reports import build_subject_report, methods_text
+from bids_qsm.templates import get_atlas, get_chi, get_template, get_white_matter
 from bids_qsm.workflows.base import init_bids_qsm_wf, owners
 
 PACKAGES = (
@@ -88,14 +89,6 @@ def _locked(work_dir, subjects):
         yield
 
 
-def run_group(options) -> int:
-    """Gather the tables of all subjects and write the cohort's report; return the exit status."""
-    table = collect_tables(options.output_dir, options.bids_dir / 'participants.tsv')
-    page = build_cohort_report(options.output_dir)
-    print(f'Cohort table:  {table}\nCohort report: {page}')
-    return 0
-
-
 def boilerplate(options, plan) -> str:
     """Methods text of what would be run, with references."""
     return methods_text(build_graph(options, plan)[1])
@@ -114,6 +107,12 @@ def build_graph(options, plan):
             f'The atlas {options.atlas} is in the space {atlas.space}, but --output-spaces asks for '
             f'{", ".join(options.output_spaces)}; ask for {atlas.space} or choose another atlas.'
         )
+    chi = None
+    if options.refinement.name != 'none':
+        chi = get_chi(options.chi_template, templates[0], atlas, cache)
+    elif options.chi_template is not None:
+        raise UserError('--chi-template is what --refinement aligns to; leave it out with --refinement none.')
+    templates[0] = replace(templates[0], white_matter=get_white_matter(templates[0], cache), chi=chi)
     workflow = init_bids_qsm_wf(
         options=options, plan=plan, templates=templates, atlas=atlas, omp_nthreads=_threads(options, plan)
     )

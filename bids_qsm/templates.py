@@ -13,22 +13,29 @@ import pandas as pd
 
 from bids_qsm.anatomy.atlas import labels as nuclei_labels
 from bids_qsm.anatomy.atlas import nuclei_atlas
+from bids_qsm.anatomy.contrast import prior_chi
+from bids_qsm.anatomy.segmentation import SIDES, side_and_region, white_matter
 from bids_qsm.errors import UserError
 
 EMBEDDED = 'MNI152NLin2009aSym'
 COLUMNS = ['index', 'name', 'hemisphere', 'region']
-_SIDES = {'l': 'L', 'left': 'L', 'lh': 'L', 'r': 'R', 'right': 'R', 'rh': 'R'}
 
 
 @dataclass(frozen=True)
 class Template:
-    """A brain in a standard space: image, brain mask, and what to cite."""
+    """A brain in a standard space: image, brain mask, and what to cite.
+
+    ``white_matter`` (a mask of its deep parts) and ``chi`` (susceptibility, ppm) are there for the space that
+    the regions come from; see `get_white_matter` and `get_chi`.
+    """
 
     name: str
     t1w: Path
     mask: Path
     approximate: bool
     citation: str
+    white_matter: Path | None = None
+    chi: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,61 @@ def get_atlas(name_or_path, cache: Path) -> Atlas:
             f"No atlas {name_or_path!s}: give 'nuclei', 'CIT168' or the path of a dseg NIfTI file."
         )
     return _atlas_of_path(path, cache)
+
+
+def get_white_matter(template: Template, cache: Path) -> Path:
+    """Mask of the deep white matter of a template, made once."""
+
+    def write(path):
+        t1w, mask = nib.load(template.t1w), nib.load(template.mask)
+        region = white_matter(np.asarray(t1w.dataobj, np.float32), np.asarray(mask.dataobj) > 0.5, t1w.affine)
+        nib.save(nib.Nifti1Image(region.astype(np.uint8), t1w.affine), path)
+
+    folder = Path(cache) / f'tpl-{template.name}'
+    return _write(folder / f'tpl-{template.name}_res-01_label-deepWM_mask.nii.gz', write)
+
+
+def get_chi(given, template: Template, atlas: Atlas, cache: Path) -> Path:
+    """Susceptibility in the space of a template: the file ``given``, else a prior from atlas and literature.
+
+    Raises
+    ------
+    UserError
+        Where the file given is no volume or is named for another space.
+    """
+    if given is None:
+
+        def write(path):
+            t1w, mask, dseg = (nib.load(p) for p in (template.t1w, template.mask, atlas.dseg))
+            chi = prior_chi(
+                np.asarray(t1w.dataobj, np.float32),
+                t1w.affine,
+                np.asarray(mask.dataobj) > 0.5,
+                np.rint(np.asarray(dseg.dataobj)).astype(np.int32),
+                dseg.affine,
+                pd.read_csv(atlas.labels, sep='\t', keep_default_na=False),
+            )
+            nib.save(nib.Nifti1Image(chi, t1w.affine), path)
+
+        folder = Path(cache) / f'tpl-{template.name}'
+        return _write(
+            folder / f'tpl-{template.name}_res-01_atlas-{atlas.name}_desc-prior_Chimap.nii.gz', write
+        )
+    path = Path(given)
+    entities = dict(part.split('-', 1) for part in path.name.split('_') if '-' in part)
+    space = entities.get('space', template.name)
+    if space != template.name:
+        raise UserError(
+            f'--chi-template {path} is in the space {space}, but regions come from {template.name}; '
+            'give one in that space.'
+        )
+    try:
+        shape = nib.load(path).shape
+    except (nib.filebasedimages.ImageFileError, OSError, ValueError) as error:
+        raise UserError(f'--chi-template {path} cannot be read ({error}); give a NIfTI image.') from None
+    if len(shape) != 3:
+        raise UserError(f'--chi-template {path} has shape {shape}; give one 3D volume.')
+    return path
 
 
 def _home(variable, default, cache):
@@ -282,11 +344,11 @@ def _atlas_of_path(path, cache):
         labels['index'] = labels['index'].astype(int)
     except ValueError as error:
         raise UserError(f'The label table {table} holds an index that is not a whole number.') from error
-    parsed = [_side_and_region(name) for name in labels['name']]
+    parsed = [side_and_region(name) for name in labels['name']]
     for n, column in enumerate(('hemisphere', 'region')):
         if column not in labels:
             labels[column] = [p[n] for p in parsed]
-    labels['hemisphere'] = [_SIDES.get(side.strip().lower(), '') for side in labels['hemisphere']]
+    labels['hemisphere'] = [SIDES.get(side.strip().lower(), '') for side in labels['hemisphere']]
     labels = labels.loc[labels['index'] > 0, COLUMNS]
     name = re.sub('[^0-9A-Za-z]', '', entities.get('atlas') or entities.get('seg') or stem)
     text = labels.to_csv(sep='\t', index=False)
@@ -296,18 +358,3 @@ def _atlas_of_path(path, cache):
         copy.unlink()
     _write(copy, lambda p: p.write_text(text))
     return Atlas(name, space, path, copy, False, f'{path.name}')
-
-
-def _side_and_region(name):
-    """Hemisphere (L, R or empty) and region of a label's name.
-
-    >>> _side_and_region('Left-Putamen'), _side_and_region('RN'), _side_and_region('GPe_R')
-    (('L', 'Putamen'), ('', 'RN'), ('R', 'GPe'))
-    """
-    words = re.split(r'[-_. ]+', name.strip())
-    for at in (0, -1):
-        side = _SIDES.get(words[at].lower())
-        if side and len(words) > 1:
-            del words[at]
-            return side, '-'.join(words)
-    return '', '-'.join(words)

@@ -37,7 +37,11 @@ def ran(monkeypatch):
         return calls.status
 
     module = ModuleType('bids_qsm.run')
-    module.run_participant = module.run_group = record
+    module.run_participant = record
+    group = ModuleType('bids_qsm.group')
+    group.run_group = record
+    monkeypatch.setitem(sys.modules, 'bids_qsm.group', group)
+    monkeypatch.setattr(bids_qsm, 'group', group, raising=False)
     module.boilerplate = lambda options, plan: f'Methods of {len(plan.series)} by {options.inversion}.'
     monkeypatch.setitem(sys.modules, 'bids_qsm.run', module)
     monkeypatch.setattr(bids_qsm, 'run', module, raising=False)
@@ -68,7 +72,7 @@ def test_options_between_the_positionals(arguments, ran):
 
 
 def test_every_option_reaches_options(arguments, ran, tmp_path):
-    for name in ('plugin.yml', 'filter.json'):
+    for name in ('plugin.yml', 'filter.json', 'chi.nii'):
         (tmp_path / name).write_text('{}')
     (tmp_path / 'fp-1').mkdir()
     flags = f"""
@@ -76,7 +80,8 @@ def test_every_option_reaches_options(arguments, ran, tmp_path):
         -w {tmp_path}/w --use-plugin {tmp_path}/plugin.yml --output-spaces A B --atlas CIT168 --reports-only
         --stop-on-first-crash --phase-scaling=-4096,4094 --phase-sign negative --slice-flip yes --bipolar no
         --mask tv --unwrap tv --background tv --inversion tv --reference tv --registration tv -v
-        --field tv --r2star tv --swi tv --device cuda
+        --field tv --r2star tv --swi tv --refinement tv --device cuda --candidates
+        --chi-template {tmp_path}/chi.nii
     """
     settings = cli.parse([*arguments, *flags.split()])
     given = options.Options.from_settings(settings)
@@ -87,9 +92,47 @@ def test_every_option_reaches_options(arguments, ran, tmp_path):
     assert given.phase_scaling == '-4096,4094'
     assert (given.phase_sign, given.slice_flip, given.bipolar) == ('negative', 'yes', 'no')
     assert given.device == 'cuda'
+    assert (given.candidates, given.chi_template) == (True, tmp_path / 'chi.nii')
     assert (given.reports_only, given.stop_on_first_crash, given.verbose) == (True, True, 1)
     assert all(getattr(given, step) == Method('tv') for step in STEPS)
     assert ran.calls == []
+
+
+def test_every_option_of_the_group_level_reaches_options(arguments):
+    flags = """
+        --model chi~group+age --correlate dystonia:GP parkinsonism:SN --controls HC --statistic median
+        --relative-to CSF --voxelwise permutation --smoothing 4.5 --study-template 2
+    """
+    given = options.Options.from_settings(cli.parse([*arguments[:2], 'group', *flags.split()]))
+    assert (given.model, given.controls, given.relative_to) == ('chi~group+age', 'HC', 'CSF')
+    assert given.correlate == ('dystonia:GP', 'parkinsonism:SN')
+    assert (given.statistic, given.voxelwise, given.smoothing_mm) == ('median', 'permutation', 4.5)
+    assert given.study_template == 2
+
+
+@pytest.mark.parametrize(
+    ('level', 'flags', 'says'),
+    [
+        ('group', ['--candidates'], '--candidates goes with the level participant, not with group'),
+        ('participant', ['--model', 'chi~age'], '--model goes with the level group, not with participant'),
+        ('group', ['--correlate', 'dystonia'], '--correlate dystonia: write COLUMN:REGION'),
+        ('group', ['--smoothing', '99'], '--smoothing is 99 mm; it must be between 0 and 30'),
+        ('group', ['--study-template', '9'], '--study-template is 9; it is a number of rounds'),
+    ],
+)
+def test_settings_of_the_levels(arguments, ran, capsys, level, flags, says):
+    assert cli.main([*arguments[:2], level, *flags]) == 2
+    assert says in capsys.readouterr().err
+    assert ran.calls == []
+
+
+def test_a_configuration_may_hold_settings_of_both_levels(arguments, ran, tmp_path):
+    (tmp_path / 'study.toml').write_text('candidates = true\nmodel = "chi ~ age"\n')
+    for level in ('participant', 'group'):
+        assert (
+            cli.main([*arguments[:2], level, *arguments[3:], '--config', str(tmp_path / 'study.toml')]) == 0
+        )
+        assert ran.calls[-1][0].candidates
 
 
 def test_parser_and_options_name_the_same_settings():

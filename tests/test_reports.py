@@ -2,7 +2,6 @@ import json
 import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
 from importlib import import_module
 from pathlib import Path
 
@@ -14,10 +13,10 @@ from PIL import Image
 
 from bids_qsm.charts import plot_regions
 from bids_qsm.citations import bibliography, cite, methods_text
-from bids_qsm.errors import UserError
 from bids_qsm.figures import plot_flicker, plot_map
 from bids_qsm.pages import packaged, read_runs
-from bids_qsm.reports import build_cohort_report, build_subject_report, collect_tables
+from bids_qsm.reports import build_subject_report
+from tests.pages import Page, assert_self_contained
 
 SERIES = 'sub-01_ses-1_acq-qsm_run-1'
 NASTY = '<script>alert("x")</script>'
@@ -111,43 +110,9 @@ def dataset(tmp_path_factory):
     return out
 
 
-class Page(HTMLParser):
-    """Collects what a browser would load, the text, and the ids."""
-
-    def __init__(self, path):
-        super().__init__()
-        self.loads, self.ids, self.anchors, self.images, self.tags = [], [], [], [], set()
-        self._text = []
-        self.feed(Path(path).read_text(encoding='utf-8'))
-        self.text = re.sub(r'\s+', ' ', ''.join(self._text))
-
-    def handle_starttag(self, tag, attributes):
-        values = dict(attributes)
-        self.tags.add(tag)
-        self.ids += [values['id']] if 'id' in values else []
-        if tag == 'a':
-            self.anchors.append(values['href'])
-        elif tag == 'img':
-            self.images.append(values)
-        self.loads += [values[key] for key in ('src', 'data', 'srcset') if key in values]
-        if tag == 'link':
-            self.loads.append(values.get('href', ''))
-
-    def handle_data(self, data):
-        self._text.append(data)
-
-
 @pytest.fixture(scope='module')
 def page(dataset):
     return Page(build_subject_report(dataset, '01'))
-
-
-def assert_self_contained(page):
-    assert all(address.startswith('data:image/') for address in page.loads)
-    assert not {'script', 'link', 'iframe', 'object'} & page.tags
-    assert '@import' not in page.text
-    assert len(page.ids) == len(set(page.ids))
-    assert {a[1:] for a in page.anchors if a.startswith('#')} <= set(page.ids)
 
 
 def test_subject_page_is_self_contained_and_accessible(page):
@@ -252,9 +217,6 @@ def test_warnings_need_attention(tmp_path, finding):
     add_series(tmp_path, SERIES, findings=[{'what': 'Phase sign', **finding}])
     page = Page(build_subject_report(tmp_path, '01'))
     assert 'Phase sign: ' + finding['found'] in page.text[: page.text.rindex('What was found and corrected')]
-    collect_tables(tmp_path)
-    page = Page(build_cohort_report(tmp_path))
-    assert f'Phase sign: 1 of 1 series: {SERIES}.' in page.text
     assert 'no check raised' not in page.text
 
 
@@ -264,93 +226,34 @@ def test_a_finding_that_needs_no_attention(tmp_path):
     assert 'Phase sign: ' not in page.text
 
 
-def test_cohort_page_keeps_atlases_and_references_apart(tmp_path):
-    for subject, reference in (('01', 'csf'), ('02', 'brain'), ('03', 'brain')):
-        name = f'sub-{subject}_acq-qsm'
-        add_series(tmp_path, name)
-        facts = {'Voxel size': '1 x 1 x 2 mm', 'Echoes': subject}
-        (tmp_path / f'sub-{subject}' / 'figures' / f'{name}_desc-findings.json').write_text(
-            json.dumps({'facts': facts, 'findings': []})
-        )
-        table = stats(0.5)
-        table.loc[table['map'] == 'chi', 'reference'] = reference
-        path = tmp_path / f'sub-{subject}' / 'anat' / f'{name}_seg-other_stats.tsv'
-        table.to_csv(path, sep='\t', index=False, na_rep='n/a')
-    long = pd.read_csv(collect_tables(tmp_path), sep='\t')
-    assert set(long['atlas']) == {'nuclei', 'other'}
-    page = Page(build_cohort_report(tmp_path))
-    assert_self_contained(page)
-    maps = [i for i in page.ids if i.startswith('map-')]
-    assert maps == ['map-chi-nuclei', 'map-R2star-nuclei', 'map-chi-other', 'map-R2star-other']
-    assert '0.130 ± 0.000 (3)' in page.text
-    assert '0.630 ± 0.000 (3)' in page.text
-    assert '62 % (Dentate R, atlas nuclei); 62 % (Dentate R, atlas other)' in page.text
-    said = (
-        'Reference of χ, atlas other: the series do not have the same zero: brain (2 series), csf (1 series).'
+def test_lesions_and_candidates_stand_row_by_row(tmp_path):
+    add_series(tmp_path, 'sub-01')
+    anat = tmp_path / 'sub-01' / 'anat'
+    lesions = pd.DataFrame(
+        {
+            'source': NASTY,
+            'lesion': [1, None],
+            'reason': [None, 'the mask is empty'],
+            'chi_mean': [0.0412, None],
+        }
     )
-    assert said in page.text
-    assert 'Reference of χ, atlas nuclei' not in page.text
-    assert 'Same for all series: Voxel size: 1 x 1 x 2 mm.' in page.text
-    assert page.text.count('Voxel size') == 1
-    assert 'Echoes' in page.text
+    lesions.to_csv(anat / 'sub-01_label-lesion_stats.tsv', sep='\t', index=False, na_rep='n/a')
+    (anat / 'sub-01_label-lesion_stats.json').write_text('{"chi_mean": {"Units": "ppm"}}')
+    pd.DataFrame({'kind': [], 'confidence': []}).to_csv(
+        anat / 'sub-01_label-candidate_stats.tsv', sep='\t', index=False
+    )
+    page = Page(build_subject_report(tmp_path, '01'))
+    assert_self_contained(page)
+    for said in ('chi_mean (ppm)', '0.0412', 'the mask is empty', 'Candidates for microbleeds', 'None.'):
+        assert said in page.text
+    assert NASTY in page.text
+    # they belong to the series, and make no further one
+    assert [i for i in page.ids if i.startswith('series-')] == ['series-sub-01']
 
 
 def test_a_page_without_any_record(tmp_path):
     page = Page(build_subject_report(tmp_path, '01'))
     assert 'No record of the run was found' in page.text
-
-
-@pytest.fixture(scope='module')
-def cohort(dataset, tmp_path_factory):
-    participants = tmp_path_factory.mktemp('data') / 'participants.tsv'
-    participants.write_text('participant_id\tgroup\tage\nsub-01\tpatient\t60\n')
-    participants.with_suffix('.json').write_text('{"age": {"Description": "Age.", "Units": "year"}}')
-    return collect_tables(dataset, participants), Page(build_cohort_report(dataset))
-
-
-def test_collect_tables(cohort, dataset):
-    path, _ = cohort
-    assert path == dataset / 'group_stats.tsv'
-    long = pd.read_csv(path, sep='\t', na_values=['n/a'])
-    assert len(long) == 3 * 20
-    assert set(long['participant_id']) == {'sub-01', 'sub-02'}
-    assert set(long['session_id'].dropna()) == {'ses-1', 'ses-2'}
-    assert set(long.loc[long['participant_id'] == 'sub-01', 'age']) == {60}
-    described = json.loads(path.with_suffix('.json').read_text())
-    assert list(described) == list(long)
-    assert described['age']['Units'] == 'year'
-    assert not list(dataset.glob('.*'))
-
-
-def test_cohort_page(cohort):
-    _, page = cohort
-    assert_self_contained(page)
-    for said in (
-        'sub-03_MEGRE failed',
-        'Not in participants.tsv: sub-02',
-        'patient',
-        '62 % (Dentate R)',
-        '1 x 1',
-    ):
-        assert said in page.text
-    assert {'sub-01.html', 'sub-02.html'} <= set(page.anchors)
-    assert len(page.images) == 2
-
-
-def test_the_group_level_needs_tables(tmp_path):
-    with pytest.raises(UserError, match='run the participant level first'):
-        collect_tables(tmp_path)
-    with pytest.raises(UserError, match='run the group level'):
-        build_cohort_report(tmp_path)
-
-
-def test_collect_tables_without_participants(dataset, tmp_path):
-    copy = tmp_path / 'out'
-    shutil.copytree(dataset / 'sub-02', copy / 'sub-02')
-    collect_tables(copy, tmp_path / 'participants.tsv')
-    assert 'no participants.tsv' in json.loads((copy / 'logs' / 'group.json').read_text())['notes'][0]
-    page = Page(build_cohort_report(copy))
-    assert 'no participants.tsv' in page.text
 
 
 def test_methods_text_numbers_references_by_first_use():
@@ -383,23 +286,22 @@ def test_everything_cited_is_in_the_bibliography():
         ('recon.background', 'BACKGROUND'),
         ('recon.inversion', 'INVERSION'),
         ('anatomy.register', 'REGISTER'),
+        ('anatomy.refine', 'REFINEMENT'),
     ):
         cited |= set(getattr(import_module(f'bids_qsm.{room}'), registry))
     assert cited <= set(bibliography())
 
 
 @pytest.mark.skipif(shutil.which('chromium') is None, reason='needs chromium')
-@pytest.mark.parametrize('name', ['sub-01', 'group'])
-def test_pages_in_a_browser(dataset, cohort, tmp_path, name):
-    assert cohort
-    build_subject_report(dataset, '01')
+def test_page_in_a_browser(dataset, tmp_path):
+    page = build_subject_report(dataset, '01')
     shot = tmp_path / 'shot.png'
     subprocess.run(
         [
             'chromium', '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
             '--disable-background-networking', '--disable-component-update', '--disable-sync',
             f'--user-data-dir={tmp_path / "profile"}', '--hide-scrollbars', '--window-size=1300,2400',
-            f'--screenshot={shot}', (dataset / f'{name}.html').as_uri(),
+            f'--screenshot={shot}', page.as_uri(),
         ],
         check=True, capture_output=True, timeout=120,
     )  # fmt: skip

@@ -30,6 +30,26 @@ def finished_nodes(work):
     return {path: path.stat().st_mtime_ns for path in files}
 
 
+def drawn(folder, data):
+    """What others drew: a segmentation and a lesion on the GRE, and a lesion mask without lesions on the T1w."""
+    truth, anat = data / 'derivatives' / 'truth' / 'sub-01' / 'anat', folder / 'sub-01' / 'anat'
+    anat.mkdir(parents=True)
+    for extension in ('nii.gz', 'tsv'):
+        shutil.copyfile(
+            truth / f'sub-01_seg-nuclei_dseg.{extension}', anat / f'sub-01_seg-hand_dseg.{extension}'
+        )
+    image = nib.load(truth / 'sub-01_desc-brain_mask.nii.gz')
+    lesion = np.zeros(image.shape, np.uint8)
+    middle = [n // 2 for n in image.shape]
+    lesion[tuple(slice(m - 1, m + 1) for m in middle)] = 1
+    nib.Nifti1Image(lesion, image.affine).to_filename(anat / 'sub-01_label-lesion_mask.nii.gz')
+    t1w = nib.load(data / 'sub-01' / 'anat' / 'sub-01_T1w.nii.gz')
+    nib.Nifti1Image(np.zeros(t1w.shape, np.uint8), t1w.affine).to_filename(
+        anat / 'sub-01_space-T1w_label-lesion_mask.nii.gz'
+    )
+    return folder
+
+
 @pytest.fixture(scope='session')
 def job(tmp_path_factory):
     """Dataset, output, nodes finished before the kill, and what the resumed run said."""
@@ -46,8 +66,9 @@ def job(tmp_path_factory):
             shutil.copyfile(path, target)
     with (data / 'participants.tsv').open('a') as stream:
         stream.write('sub-02\n')
+    more = ('--candidates', '-d', f'drawn={drawn(root / "drawn", data)}')
     first = subprocess.Popen(
-        command(data, out, 'participant'), stderr=subprocess.PIPE, text=True, start_new_session=True
+        command(data, out, 'participant', *more), stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     said = []
     for line in first.stderr:
@@ -59,7 +80,7 @@ def job(tmp_path_factory):
     assert first.wait() == -signal.SIGKILL, ''.join(said)
     before = finished_nodes(out / 'work')
     second = subprocess.run(
-        command(data, out, 'participant'), capture_output=True, text=True, check=False, timeout=900
+        command(data, out, 'participant', *more), capture_output=True, text=True, check=False, timeout=900
     )
     return data, out, before, second
 
@@ -113,6 +134,35 @@ def test_table_has_the_regions_with_units(job):
     assert set(table.columns) <= set(dictionary)
     value = table.set_index(['region', 'hemisphere', 'map'])['mean']
     assert value['GP', 'both', 'chi'] > value['Thalamus', 'both', 'chi']
+
+
+def test_what_others_drew_is_measured(job):
+    anat = job[1] / 'sub-01' / 'anat'
+    regions, lesions, candidates = (
+        pd.read_csv(anat / f'sub-01_{what}_stats.tsv', sep='\t', na_values='n/a', keep_default_na=False)
+        for what in ('seg-hand', 'label-lesion', 'label-candidate')
+    )
+    assert {'SN', 'GP', 'Brain', 'White matter'} <= set(regions['region'])
+    assert {'mean_pv', 'se', 'note'} <= set(regions.columns)
+    measured = lesions[lesions['reason'].isna()]
+    assert measured['source'].tolist() == ['sub-01_label-lesion_mask.nii.gz']
+    assert measured['n_voxels'].tolist() == [8]
+    assert np.isfinite(measured[['chi_mean', 'template_x']]).all(axis=None)
+    empty = lesions[lesions['source'] == 'sub-01_space-T1w_label-lesion_mask.nii.gz']
+    assert len(empty) == 1
+    assert 'empty' in empty['reason'].iloc[0]
+    assert {'kind', 'confidence', 'template_x'} <= set(candidates.columns)
+    for name in ('seg-hand_dseg.tsv', 'label-candidate_dseg.nii.gz', 'label-lesion_stats.json'):
+        assert (anat / f'sub-01_{name}').exists()
+
+
+def test_deep_grey_is_refined_and_said(job):
+    _, out, _, _ = job
+    spaces = 'from-MNI152NLin2009aSym_to-MNI152NLin2009aSym_mode-image'
+    for name in ('refine', 'unrefine'):
+        assert (out / 'sub-01' / 'anat' / f'sub-01_{spaces}_desc-{name}_xfm.nii.gz').exists()
+    findings = json.loads((out / 'sub-01' / 'figures' / 'sub-01_desc-findings.json').read_text())['findings']
+    assert any('deep grey' in finding['what'].lower() for finding in findings)
 
 
 def test_output_is_valid_bids(job):

@@ -4,7 +4,9 @@ import re
 
 from nipype.pipeline import engine as pe
 
+from bids_qsm.interfaces.anatomy import RegisterRigid
 from bids_qsm.workflows.anat import init_anat_wf, init_normalize_wf
+from bids_qsm.workflows.labels import label_inputs
 from bids_qsm.workflows.outputs import (
     init_anat_outputs_wf,
     init_normalize_outputs_wf,
@@ -89,6 +91,7 @@ def init_subject_wf(*, series_list, options, templates, atlas, omp_nthreads: int
         )
         for template in templates
     }
+    flairs = _add_flairs(workflow, anat_wf, series_list)
     for series in series_list:
         is_anatomy = image is None and series is first
         label = series_label(series)
@@ -98,6 +101,7 @@ def init_subject_wf(*, series_list, options, templates, atlas, omp_nthreads: int
         series_wf = init_series_wf(
             series=series,
             options=options,
+            template=templates[0],
             atlas=atlas,
             is_anatomy=is_anatomy,
             omp_nthreads=omp_nthreads,
@@ -123,13 +127,34 @@ def init_subject_wf(*, series_list, options, templates, atlas, omp_nthreads: int
                 (
                     normalize[templates[0].name],
                     series_wf,
-                    [('outputnode.template_to_image', 'inputnode.template_to_image')],
+                    [
+                        (f'outputnode.{port}', f'inputnode.{port}')
+                        for port in label_inputs(series, options)
+                        if port in TRANSFORMS
+                    ],
                 ),
             ]
         )
+        if series.lesions_flair:
+            workflow.connect(flairs[series.flair], 'xfm', series_wf, 'inputnode.flair_to_anat')
         for template in templates:
-            _add_standard(workflow, series_wf, normalize[template.name], series, template, options)
+            is_refined = options.refinement.name != 'none' and template is templates[0]
+            _add_standard(
+                workflow, series_wf, normalize[template.name], series, template, options, is_refined
+            )
     return workflow
+
+
+def _add_flairs(workflow, anat_wf, series_list):
+    """Align the FLAIR images that lesions were drawn on with the anatomical image: node by image."""
+    flairs = {}
+    for image in dict.fromkeys(series.flair for series in series_list if series.lesions_flair):
+        rigid = pe.Node(RegisterRigid(moving=str(image)), name=f'align_flair_{len(flairs) + 1}', mem_gb=1)
+        workflow.connect(
+            [(anat_wf, rigid, [('outputnode.image', 'fixed'), ('outputnode.mask', 'fixed_mask')])]
+        )
+        flairs[image] = rigid
+    return flairs
 
 
 def _add_normalization(workflow, anat_wf, series, template, options, atlas):
@@ -174,11 +199,11 @@ def _add_normalization(workflow, anat_wf, series, template, options, atlas):
     return normalize_wf
 
 
-def _add_standard(workflow, series_wf, normalize_wf, series, template, options):
+def _add_standard(workflow, series_wf, normalize_wf, series, template, options, is_refined):
     """Add the maps of ``series`` in the space of ``template``."""
     label = f'{series_label(series)}_{template.name}'
     maps = standard_maps(series)
-    standard_wf = init_standard_wf(maps=maps, name=node_name(label))
+    standard_wf = init_standard_wf(maps=maps, is_refined=is_refined, name=node_name(label))
     standard_wf.inputs.inputnode.template = str(template.t1w)
     outputs_wf = init_standard_outputs_wf(
         series=series, options=options, template=template, maps=maps, name=node_name(f'{label}_save')
@@ -192,3 +217,5 @@ def _add_standard(workflow, series_wf, normalize_wf, series, template, options):
             (series_wf, outputs_wf, [('outputnode.reference', 'inputnode.reference')]),
         ]
     )
+    if is_refined:
+        workflow.connect(series_wf, 'outputnode.refine', standard_wf, 'inputnode.refine')

@@ -8,6 +8,7 @@ from bids_qsm.interfaces.anatomy import Resample
 from bids_qsm.interfaces.derivatives import SaveDerivatives
 from bids_qsm.interfaces.findings import CollectFindings
 from bids_qsm.interfaces.report import PlotFlicker, PlotOutlines
+from bids_qsm.workflows.labels import label_ports
 from bids_qsm.workflows.susceptibility import is_one_step
 
 # port -> suffix, units and description of its file
@@ -61,14 +62,15 @@ def figure_path(options, prefix, kind, extension):
 
 
 def init_outputs_wf(*, series, options, atlas, figures: tuple[str, ...], name: str = 'outputs_wf'):
-    """Save the maps, mask, labels, table, transform, findings and figures of a series.
+    """Save the maps, mask, labels, tables, transforms, findings and figures of a series.
 
-    Inputs: chi, swi, minip, r2star, t2star, s0, mask, reference (JSON), gre_to_anat, dseg, labels, table,
-    dictionary, notes (JSON), and figure_<kind> for each of ``figures``.
+    Inputs: chi, swi, minip, r2star, t2star, s0, mask, reference (JSON), gre_to_anat, labels, notes (JSON),
+    the outputs of :func:`bids_qsm.workflows.labels.init_labels_wf`, figure_<kind> for each of ``figures``.
     """
     workflow = pe.Workflow(name=name)
     out, entities = options.output_dir, series.entities
     ports = [f'figure_{kind}' for kind in figures]
+    found = label_ports(series, options)
     inputnode = pe.Node(
         IdentityInterface(
             [
@@ -77,12 +79,10 @@ def init_outputs_wf(*, series, options, atlas, figures: tuple[str, ...], name: s
                     'mask',
                     'reference',
                     'gre_to_anat',
-                    'dseg',
                     'labels',
-                    'table',
-                    'dictionary',
                     'notes',
                 ),
+                *found,
                 *ports,
             ]
         ),
@@ -108,21 +108,8 @@ def init_outputs_wf(*, series, options, atlas, figures: tuple[str, ...], name: s
         ),
         name='save_maps',
     )
-    dseg = {'suffix': 'dseg', 'seg': atlas.name}
-    transform = {**dict(entities), 'from': 'GRE', 'to': anat_name(series), 'mode': 'image'}
-    save_regions = pe.Node(
-        SaveDerivatives(
-            {
-                'dseg': output_path(out, entities, **dseg),
-                'labels': output_path(out, entities, **dseg, extension='.tsv'),
-                'table': output_path(out, entities, suffix='stats', seg=atlas.name, extension='.tsv'),
-                'dictionary': output_path(out, entities, suffix='stats', seg=atlas.name, extension='.json'),
-                'gre_to_anat': output_path(out, transform, suffix='xfm', extension='.txt'),
-            },
-            {'dseg': sidecar(f'Labels of the atlas {atlas.name} on the GRE', sources=sources)},
-        ),
-        name='save_regions',
-    )
+    paths, sidecars = _label_files(series, options, atlas, sources)
+    save_labels = pe.Node(SaveDerivatives(paths, sidecars), name='save_labels')
     collect = pe.Node(
         CollectFindings(
             series=series.name,
@@ -147,17 +134,57 @@ def init_outputs_wf(*, series, options, atlas, figures: tuple[str, ...], name: s
     workflow.connect(
         [
             (inputnode, save_maps, [(port, port) for port in (*MAPS, 'mask', 'reference')]),
-            (
-                inputnode,
-                save_regions,
-                [(port, port) for port in ('dseg', 'labels', 'table', 'dictionary', 'gre_to_anat')],
-            ),
+            (inputnode, save_labels, [(port, port) for port in paths]),
             (inputnode, collect, [('notes', 'conditioning'), ('reference', 'reference')]),
             (inputnode, save_figures, [(port, port) for port in ports]),
             (collect, save_figures, [('findings', 'findings')]),
         ]
     )
+    if 'refinement' in found:
+        workflow.connect(inputnode, 'refinement', collect, 'refinement')
     return workflow
+
+
+def _label_files(series, options, atlas, sources):
+    """Paths and sidecars of labels, tables and transforms, by the port that they come from."""
+    entities = dict(series.entities)
+
+    def path(suffix, extension='.nii.gz', ends=(), **more):
+        return output_path(
+            options.output_dir, {**entities, **dict(ends)}, suffix=suffix, extension=extension, **more
+        )
+
+    anat, template = anat_name(series), atlas.space
+    paths = {
+        'gre_to_anat': path('xfm', '.txt', {'from': 'GRE', 'to': anat, 'mode': 'image'}),
+    }
+    sidecars = {}
+    names = {'': (atlas.name, f'Labels of the atlas {atlas.name} on the GRE', sources)}
+    roots = {'raw': options.bids_dir, **dict(options.derivatives)}
+    for one in series.segmentations:
+        text = f'Labels of {one.dseg.name}, given with the anatomy, on the GRE'
+        names[f'_{one.name}'] = (one.name, text, (*sources, bids_uri(one.dseg, roots)))
+    for end, (seg, text, of) in names.items():
+        paths[f'dseg{end}'] = path('dseg', seg=seg)
+        paths[f'labels{end}'] = path('dseg', '.tsv', seg=seg)
+        paths[f'table{end}'] = path('stats', '.tsv', seg=seg)
+        paths[f'dictionary{end}'] = path('stats', '.json', seg=seg)
+        sidecars[f'dseg{end}'] = sidecar(text, sources=of)
+    if options.refinement.name != 'none':
+        for port in ('refine', 'unrefine'):
+            ends = {'from': template, 'to': template, 'mode': 'image'}
+            paths[port] = path('xfm', ends=ends, desc=port)
+    if series.lesions:
+        paths['lesions'] = path('stats', '.tsv', label='lesion')
+        paths['lesions_dictionary'] = path('stats', '.json', label='lesion')
+    if options.candidates:
+        paths['candidates'] = path('dseg', label='candidate')
+        paths['candidates_table'] = path('stats', '.tsv', label='candidate')
+        paths['candidates_dictionary'] = path('stats', '.json', label='candidate')
+        sidecars['candidates'] = sidecar(
+            'Candidates for microbleeds and calcifications, numbered as in their table', sources=sources
+        )
+    return paths, sidecars
 
 
 def _notes(series, atlas):
@@ -194,9 +221,19 @@ def init_anat_outputs_wf(*, series, options, name: str = 'save_anat_wf'):
     roots = {'raw': options.bids_dir, **dict(options.derivatives)}
     image = series.t1w_preproc or series.t1w
     sources = (bids_uri(image, roots),) if image else _sources(series, options)
-    space = {**entities, 'space': anat_name(series)}
-    paths = {'mask': output_path(options.output_dir, space, suffix='mask', desc='brain')}
-    sidecars = {'mask': sidecar('Brain mask of the anatomical image', sources=sources, mask_type='Brain')}
+    paths = {
+        'mask': output_path(
+            options.output_dir, entities, space=anat_name(series), suffix='mask', desc='brain'
+        )
+    }
+    sidecars = {
+        'mask': sidecar(
+            'Brain mask of the anatomical image',
+            sources=sources,
+            mask_type='Brain',
+            spatial_reference=sources[0],
+        )
+    }
     if image:
         paths['image'] = output_path(options.output_dir, entities, suffix='T1w', desc='preproc')
         sidecars['image'] = sidecar('Bias-corrected T1w', sources=sources, skull_stripped=False)

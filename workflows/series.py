@@ -5,10 +5,10 @@ from nipype.pipeline import engine as pe
 
 from bids_qsm.interfaces.anatomy import Resample
 from bids_qsm.workflows.align import init_align_wf
+from bids_qsm.workflows.labels import init_labels_wf, label_inputs, label_ports
 from bids_qsm.workflows.outputs import init_outputs_wf
 from bids_qsm.workflows.phase import init_phase_wf
 from bids_qsm.workflows.recon import RELAXATION, init_recon_wf
-from bids_qsm.workflows.regions import init_regions_wf
 from bids_qsm.workflows.reportlets import figures_of, init_reportlets_wf
 from bids_qsm.workflows.susceptibility import is_one_step
 
@@ -45,78 +45,42 @@ def volume_gb(series):
     return 4e-9 * series.shape[0] * series.shape[1] * series.shape[2]
 
 
-def init_series_wf(*, series, options, atlas, is_anatomy: bool, omp_nthreads: int, name: str):
+def init_series_wf(*, series, options, template, atlas, is_anatomy: bool, omp_nthreads: int, name: str):
     """Reconstruct a series, label it, tabulate it and draw it.
 
-    ``series``, ``options`` and ``atlas`` are the frozen descriptions made before the graph.
+    ``series``, ``options``, ``template`` and its ``atlas`` are the frozen descriptions made before the graph.
     With ``is_anatomy`` the series stands in for the missing T1w.
 
     Inputs: magnitude, phase (4D, rad), combined (3D magnitude), quality, notes (JSON), all of
-    :func:`init_series_phase_wf`; anat, anat_mask, template_to_image.
-    Outputs: gre_to_anat, reference (JSON), and the maps that are resampled to template space.
+    :func:`init_series_phase_wf`; anat, anat_mask, template_to_image and, where they are needed,
+    image_to_template and flair_to_anat.
+    Outputs: gre_to_anat, reference (JSON), the maps that are resampled to template space, and refine, where
+    the deep grey matter is aligned by susceptibility too.
     """
     workflow = pe.Workflow(name=name)
     n_echoes = len(series.echo_times)
     gb = volume_gb(series)
-    has_r2star = n_echoes > 1
+    has_r2star, is_refined = n_echoes > 1, options.refinement.name != 'none'
+    placed_by = [port for port in label_inputs(series, options) if port != 'gre_to_anat']
     inputnode = pe.Node(
         IdentityInterface(
             [
                 *('magnitude', 'phase', 'combined', 'quality', 'notes'),
-                *('anat', 'anat_mask', 'template_to_image'),
+                *('anat', 'anat_mask', *(port for port in placed_by if port != 'anat')),
             ]
         ),
         name='inputnode',
     )
+    refined = ['refine'] if is_refined else []
     outputnode = pe.Node(
-        IdentityInterface(['gre_to_anat', 'reference', *standard_maps(series)]), name='outputnode'
+        IdentityInterface(['gre_to_anat', 'reference', *standard_maps(series), *refined]), name='outputnode'
     )
 
     align_wf = init_align_wf(is_anatomy=is_anatomy)
-    recon_wf = init_recon_wf(
-        field_params={
-            # of a mask of the user the largest piece is taken as it is
-            'mask': 'brain' if series.mask else options.mask.name,
-            'mask_params': {} if series.mask else options.mask.as_dict,
-            'unwrap': options.unwrap.name,
-            'unwrap_params': options.unwrap.as_dict,
-            'field': options.field.name,
-            'field_params': options.field.as_dict,
-        },
-        inversion_params={
-            'background': options.background.name,
-            'background_params': options.background.as_dict,
-            'inversion': options.inversion.name,
-            'inversion_params': options.inversion.as_dict,
-            'device': options.device,
-        },
-        reference=options.reference.name,
-        reference_params=options.reference.as_dict,
-        r2star=options.r2star.name,
-        r2star_params=options.r2star.as_dict,
-        swi=options.swi.name,
-        swi_params=options.swi.as_dict,
-        n_echoes=n_echoes,
-        volume_gb=gb,
-        omp_nthreads=omp_nthreads,
+    recon_wf = _init_recon_wf(series, options, omp_nthreads)
+    labels_wf = init_labels_wf(
+        series=series, options=options, template=template, atlas=atlas, volume_gb=gb, has_r2star=has_r2star
     )
-    recon_wf.inputs.inputnode.echo_times = list(series.echo_times)
-    recon_wf.inputs.inputnode.field_strength = series.field_strength
-
-    regions_wf = init_regions_wf(
-        atlas=atlas.name,
-        citation=atlas.citation,
-        n_anat_lesions=len(series.lesions_anat),
-        n_gre_lesions=len(series.lesions_gre),
-        has_r2star=has_r2star,
-        volume_gb=gb,
-    )
-    regions_wf.inputs.inputnode.dseg = str(atlas.dseg)
-    regions_wf.inputs.inputnode.labels = str(atlas.labels)
-    for kind, paths in (('anat', series.lesions_anat), ('gre', series.lesions_gre)):
-        for i, path in enumerate(paths):
-            setattr(regions_wf.inputs.inputnode, f'{kind}_lesion_{i}', str(path))
-
     figures = figures_of(n_echoes=n_echoes, one_step=is_one_step(options.inversion.name))
     reportlets_wf = init_reportlets_wf(figures=figures, volume_gb=gb)
     reportlets_wf.inputs.inputnode.labels = str(atlas.labels)
@@ -136,11 +100,15 @@ def init_series_wf(*, series, options, atlas, is_anatomy: bool, omp_nthreads: in
                 recon_wf,
                 [(f, f'inputnode.{f}') for f in ('magnitude', 'phase', 'combined', 'quality')],
             ),
-            (inputnode, regions_wf, [('template_to_image', 'inputnode.template_to_image')]),
-            (align_wf, regions_wf, [('outputnode.gre_to_anat', 'inputnode.gre_to_anat')]),
+            (
+                inputnode,
+                labels_wf,
+                [(port, f'inputnode.{port}') for port in placed_by],
+            ),
+            (align_wf, labels_wf, [('outputnode.gre_to_anat', 'inputnode.gre_to_anat')]),
             (
                 recon_wf,
-                regions_wf,
+                labels_wf,
                 [
                     ('outputnode.chi', 'inputnode.chi'),
                     ('outputnode.chi_mask', 'inputnode.mask'),
@@ -170,7 +138,7 @@ def init_series_wf(*, series, options, atlas, is_anatomy: bool, omp_nthreads: in
                 ],
             ),
             (
-                regions_wf,
+                labels_wf,
                 reportlets_wf,
                 [('outputnode.dseg', 'inputnode.dseg'), ('outputnode.table', 'inputnode.table')],
             ),
@@ -192,9 +160,9 @@ def init_series_wf(*, series, options, atlas, is_anatomy: bool, omp_nthreads: in
             ),
             (recon_wf, outputs_wf, [('outputnode.chi_mask', 'inputnode.mask')]),
             (
-                regions_wf,
+                labels_wf,
                 outputs_wf,
-                [(f'outputnode.{f}', f'inputnode.{f}') for f in ('dseg', 'table', 'dictionary')],
+                [(f'outputnode.{port}', f'inputnode.{port}') for port in label_ports(series, options)],
             ),
             (
                 reportlets_wf,
@@ -203,6 +171,8 @@ def init_series_wf(*, series, options, atlas, is_anatomy: bool, omp_nthreads: in
             ),
         ]
     )
+    if is_refined:
+        workflow.connect(labels_wf, 'outputnode.refine', outputnode, 'refine')
     if series.mask:
         place = pe.Node(Resample(image=str(series.mask), interpolation='label'), name='place_mask', mem_gb=1)
         workflow.connect(
@@ -214,3 +184,36 @@ def init_series_wf(*, series, options, atlas, is_anatomy: bool, omp_nthreads: in
     else:
         workflow.connect(align_wf, 'outputnode.brain', recon_wf, 'inputnode.brain')
     return workflow
+
+
+def _init_recon_wf(series, options, omp_nthreads):
+    recon_wf = init_recon_wf(
+        field_params={
+            # of a mask of the user the largest piece is taken as it is
+            'mask': 'brain' if series.mask else options.mask.name,
+            'mask_params': {} if series.mask else options.mask.as_dict,
+            'unwrap': options.unwrap.name,
+            'unwrap_params': options.unwrap.as_dict,
+            'field': options.field.name,
+            'field_params': options.field.as_dict,
+        },
+        inversion_params={
+            'background': options.background.name,
+            'background_params': options.background.as_dict,
+            'inversion': options.inversion.name,
+            'inversion_params': options.inversion.as_dict,
+            'device': options.device,
+        },
+        reference=options.reference.name,
+        reference_params=options.reference.as_dict,
+        r2star=options.r2star.name,
+        r2star_params=options.r2star.as_dict,
+        swi=options.swi.name,
+        swi_params=options.swi.as_dict,
+        n_echoes=len(series.echo_times),
+        volume_gb=volume_gb(series),
+        omp_nthreads=omp_nthreads,
+    )
+    recon_wf.inputs.inputnode.echo_times = list(series.echo_times)
+    recon_wf.inputs.inputnode.field_strength = series.field_strength
+    return recon_wf

@@ -6,22 +6,20 @@ from nipype.pipeline import engine as pe
 from bids_qsm.interfaces.anatomy import Resample
 
 
-def init_standard_wf(*, maps: tuple[str, ...], name: str = 'standard_wf'):
+def init_standard_wf(*, maps: tuple[str, ...], is_refined: bool, name: str = 'standard_wf'):
     """Resample maps of the series onto the template in one interpolation.
 
-    Inputs: template, image_to_template, gre_to_anat, and one port for each of ``maps``. Outputs: ``maps``.
+    Inputs: template, image_to_template, gre_to_anat, refine where the alignment of the deep grey matter
+    ``is_refined``, and one port for each of ``maps``. Outputs: ``maps``.
     """
     workflow = pe.Workflow(name=name)
-    inputnode = pe.Node(
-        IdentityInterface(['template', 'image_to_template', 'gre_to_anat', *maps]), name='inputnode'
-    )
+    transforms = [*(['refine'] if is_refined else []), 'image_to_template', 'gre_to_anat']
+    inputnode = pe.Node(IdentityInterface(['template', *transforms, *maps]), name='inputnode')
     outputnode = pe.Node(IdentityInterface(list(maps)), name='outputnode')
-    chain = pe.Node(Merge(2), name='chain')
-    workflow.connect([(inputnode, chain, [('image_to_template', 'in1'), ('gre_to_anat', 'in2')])])
+    chain = pe.Node(Merge(len(transforms)), name='chain')
+    workflow.connect([(inputnode, chain, [(port, f'in{i}') for i, port in enumerate(transforms, start=1)])])
     for port in maps:
-        resample = pe.Node(
-            Resample(interpolation='linear', invert=[False, False]), name=f'resample_{port}', mem_gb=1.5
-        )
+        resample = pe.Node(Resample(interpolation='linear'), name=f'resample_{port}', mem_gb=1.5)
         workflow.connect(
             [
                 (inputnode, resample, [(port, 'image'), ('template', 'reference')]),

@@ -175,11 +175,11 @@ def dipy(
         return _both_ways([warp], fixed.shape, grid, init, image.shape, image_affine, whole_mm)
     forward, backward = syn(fixed, moving, grid, iterations=whole_iterations)
 
-    shape, box_grid = _box_grid(box, box_mm)
+    shape, box_grid = grid_of_box(box, box_mm)
     fixed_box = resample(static, template_affine, shape, box_grid, [])
     moving_box = _pull(brain, image_affine, shape, box_grid, [forward, init], box_mm)
     finer = syn(fixed_box, moving_box, box_grid, iterations=box_iterations)[0]
-    finer = Displacement(finer.field * _fade(shape, 8.0 / box_mm)[..., None], box_grid)
+    finer = Displacement(finer.field * fade(shape, 8.0 / box_mm)[..., None], box_grid)
 
     return _both_ways(
         [finer, forward], fixed.shape, grid, init, image.shape, image_affine, whole_mm, start=backward
@@ -280,7 +280,8 @@ def _pull(image, image_affine, shape, affine, transforms, spacing):
     return resample(ndimage.gaussian_filter(image, sigma), image_affine, shape, affine, transforms)
 
 
-def _box_grid(box, spacing):
+def grid_of_box(box, spacing):
+    """Shape and affine of a grid of ``spacing`` (mm) from one corner of a box (mm) to the other."""
     low, high = np.asarray(box, float)
     shape = tuple(int(n) for n in np.ceil((high - low) / spacing) + 1)
     affine = np.diag([spacing, spacing, spacing, 1.0])
@@ -288,7 +289,7 @@ def _box_grid(box, spacing):
     return shape, affine
 
 
-def _fade(shape, width):
+def fade(shape, width):
     """One inside a box, falling to zero on its faces over ``width`` voxels."""
     ramps = [np.clip(np.minimum(np.arange(n), n - 1 - np.arange(n)) / width, 0, 1) for n in shape]
     smooth = [(3 * r**2 - 2 * r**3).astype(np.float32) for r in ramps]

@@ -1,7 +1,27 @@
-"""Lesion masks as labels."""
+"""Lesions one by one: where each lies, its susceptibility and R2*, its core, rim and surround."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from scipy import ndimage
+
+from bids_qsm.anatomy.transform import apply_affine, transform_points
+from bids_qsm.biomarkers.places import Places, described
+
+SHELL_MM, REACH_MM, LIMIT = 3.0, 20.0, 2.0
+"""Thickness of a lesion's surround (mm), how far from it (mm) its shape is compared, and spreads that make
+a sign."""
+FEWEST = 10
+"""Fewest voxels of a surround, and fewest places to compare with, that say something."""
+_WORK = 10_000_000  # voxels that may be looked at to compare one lesion
+_CROSS = ndimage.generate_binary_structure(3, 1)
+_CUBE = np.ones((3, 3, 3), bool)
+EMPTY = 'the mask is empty'
+BEYOND = 'outside the field of view'
+UNMAPPED = 'outside the mask of the map'
+LOST = 'lost in resampling: smaller than a voxel of the series'
 
 
 def label_lesions(mask):
@@ -28,4 +48,267 @@ def label_lesions(mask):
     if np.unique(mask[mask != 0]).size > 1:
         return mask
     # pieces that touch at a corner are one lesion
-    return ndimage.label(mask, structure=np.ones((3, 3, 3)))[0].astype(np.int32)
+    return ndimage.label(mask, structure=_CUBE)[0].astype(np.int32)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Numbered lesions as they were drawn, and as they lie on the grid of the maps.
+
+    ``source`` names the mask; ``labels`` and ``affine`` (voxel to scanner, mm) are those it was drawn on,
+    ``placed`` are the same labels on the grid of the maps. ``to_maps`` holds the transforms that take
+    points of the image it was drawn on to those of the maps, first to last.
+    """
+
+    source: str
+    labels: np.ndarray
+    affine: np.ndarray
+    placed: np.ndarray
+    to_maps: Sequence = ()
+
+
+def lesion_table(chi, r2star, mask, drawn, dseg, labels, affine, *, to_template=(), reference: str = ''):
+    r"""Tabulate lesions one by one.
+
+    The rim of a lesion is its outermost layer of voxels, the core what is left. Its surround is a shell
+    that begins a voxel away from it, less other lesions, and of the same kind of place: in those
+    regions of the atlas (or outside all of them) in which the lesion lies. A lesion has a sign where its
+    contrast :math:`c`, mean less median of the surround, stands out from that of tissue without a lesion:
+
+    .. math:: |c - \mathrm{med}(c_i)| > 2 \cdot 1.4826 \, \mathrm{med}|c_i - \mathrm{med}(c_i)|
+
+    where :math:`c_i` are the contrasts of the same shape and shell put elsewhere nearby. This counts noise,
+    its correlation between voxels, and the unevenness of the tissue, each as it is there.
+
+    Parameters
+    ----------
+    chi : ndarray of float32, 3D
+        Susceptibility (ppm).
+    r2star : ndarray of float32 or None
+        R2* (1/s); voxels without one (0 or less) do not count.
+    mask : ndarray of bool
+        Where susceptibility is given.
+    drawn : sequence of Drawn
+    dseg : ndarray of int
+        Regions of the atlas on the same grid.
+    labels : DataFrame
+        Columns index, hemisphere and region of the atlas.
+    affine : ndarray (4, 4)
+        Voxel to scanner coordinates (RAS, mm) of the maps.
+    to_template : sequence of ndarray (4, 4) or Displacement
+        Transforms that take points of the scanner to the template, first to last.
+    reference : str
+        What susceptibility is relative to, for the column of that name.
+
+    Returns
+    -------
+    DataFrame
+        One row a lesion, see `dictionary`; one for an empty mask. What could not be measured has a reason,
+        and NaN for what is unknown.
+    """
+    where = Places(dseg, labels, affine, to_template)
+    maps = {'chi': np.where(mask, chi, np.nan)}
+    if r2star is not None:
+        maps['R2star'] = np.where(mask & (r2star > 0), r2star, np.nan)
+    plain = mask.copy()
+    for image in drawn:
+        plain &= image.placed <= 0
+    rows = []
+    for image in drawn:
+        numbers = np.unique(image.labels[image.labels > 0])
+        if not numbers.size:
+            rows.append({'source': image.source, 'reason': EMPTY, 'volume_mm3': 0.0})
+            continue
+        drawn_boxes = ndimage.find_objects(image.labels)
+        placed_boxes = ndimage.find_objects(image.placed, max_label=int(numbers.max()))
+        for number in numbers.tolist():
+            row, inside = _place(image, number, drawn_boxes[number - 1], affine, chi.shape, where)
+            box = placed_boxes[number - 1]
+            if box is None:
+                row['reason'] = LOST if inside else BEYOND
+            else:
+                box = _grown(box, affine, chi.shape)
+                cut = {name: data[box] for name, data in maps.items()}
+                row |= _measure(image.placed[box] == number, cut, plain[box], dseg[box], affine)
+                voxel = abs(np.linalg.det(affine[:3, :3]))
+                row['coverage'] = round(min(row['n_voxels'] * voxel / row['volume_mm3'], 1.0), 4)
+            rows.append(row)
+    table = pd.DataFrame(rows, columns=list(dictionary()))
+    table['lesion'] = table['lesion'].astype('Int64')
+    for name in ('n_voxels', 'coverage'):
+        table[name] = table[name].astype(float).fillna(0)
+    table['n_voxels'] = table['n_voxels'].astype(int)
+    table['reference'] = reference or 'n/a'
+    return table
+
+
+def _place(image, number, box, affine, shape, where):
+    """What is known of a lesion from where it was drawn, and whether that is inside the field of view."""
+    voxels = np.argwhere(image.labels[box] == number) + [side.start for side in box]
+    points = transform_points(apply_affine(image.affine, voxels), image.to_maps)
+    at = apply_affine(np.linalg.inv(affine), points)
+    inside = ((at > -0.5) & (at < np.array(shape) - 0.5)).all(1).any()
+    volume = len(voxels) * abs(np.linalg.det(image.affine[:3, :3]))
+    row = {'source': image.source, 'lesion': number, 'volume_mm3': round(float(volume), 2)}
+    return row | where.columns(points.mean(0), points), bool(inside)
+
+
+def _grown(box, affine, shape):
+    """The box of a lesion with all that it is compared with, inside the volume."""
+    reach = _reach(box, _voxel_size(affine))
+    return tuple(
+        slice(max(side.start - r, 0), min(side.stop + r, n))
+        for side, r, n in zip(box, np.ceil(reach).astype(int), shape, strict=True)
+    )
+
+
+def _reach(box, voxel_size):
+    """How far (voxels) a lesion's shape is moved along each axis: clear of the lesion, however large."""
+    return REACH_MM / voxel_size + [side.stop - side.start for side in box]
+
+
+def _voxel_size(affine):
+    return np.sqrt((np.asarray(affine)[:3, :3] ** 2).sum(0))
+
+
+def _measure(here, maps, plain, dseg, affine):
+    """Columns of the measurements of the lesion ``here``, all cut out with what surrounds it."""
+    voxel_size = _voxel_size(affine)
+    chi = maps['chi']
+    valid = here & np.isfinite(chi)
+    count = int(valid.sum())
+    if not count:
+        return {'n_voxels': 0, 'reason': UNMAPPED}
+    # where the field of view ends is no rim
+    rim = here & ~ndimage.binary_erosion(here, _CROSS, border_value=1)
+    touch = np.linalg.norm(voxel_size) + 1e-3
+    distance = ndimage.distance_transform_edt(~here, sampling=voxel_size)
+    shell = (distance > touch) & (distance <= touch + SHELL_MM)
+    kinds, shares = np.unique(dseg[valid], return_counts=True)
+    alike = plain & np.isin(dseg, kinds[shares >= 0.1 * count])
+    row = {'n_voxels': count}
+    for name, data in maps.items():
+        parts = (data[part] for part in (valid, valid & ~rim, valid & rim, shell & alike))
+        whole, core, edge, around = (part[np.isfinite(part)] for part in parts)
+        row |= {
+            f'{name}_mean': _mean(whole),
+            f'{name}_sd': whole.std(ddof=1) if whole.size > 1 else np.nan,
+            f'{name}_core': _mean(core),
+            f'{name}_rim': _mean(edge),
+            f'{name}_surround': np.median(around) if around.size >= FEWEST else np.nan,
+        }
+        if name == 'chi' and around.size >= FEWEST:
+            row['chi_surround_sd'] = _spread(around)
+    row['contrast'] = row['chi_mean'] - row['chi_surround']
+    row['rim_contrast'] = row['chi_rim'] - row['chi_surround']
+    row['n_comparisons'], row['contrast_z'] = _compare(
+        row['contrast'], valid, shell, np.where(alike, chi, np.nan), voxel_size
+    )
+    row['sign'] = _sign(row['contrast_z'])
+    return {k: float(f'{v:.5g}') if isinstance(v, np.floating | float) else v for k, v in row.items()}
+
+
+def _compare(contrast, inner, outer, chi, voxel_size):
+    """How many places there are to put the lesion's shape at, and its contrast in units of their spread.
+
+    ``inner`` and ``outer`` are the shape and its shell; ``chi`` is NaN where there is no plain tissue of the
+    lesion's kind.
+    """
+    reach = _reach(ndimage.find_objects(inner.astype(np.uint8))[0], voxel_size)
+    inner, outer = np.argwhere(inner), np.argwhere(outer)
+    enough = max(0.5 * len(outer), FEWEST)
+    found = []
+    for shift in _shifts(reach, len(inner) + len(outer)):
+        inside, around = (_values(chi, part + shift) for part in (inner, outer))
+        if inside.size >= 0.8 * len(inner) and around.size >= enough:
+            found.append(inside.mean(dtype=float) - np.median(around))
+    if np.isnan(contrast) or len(found) < FEWEST:
+        return len(found), np.nan
+    return len(found), (contrast - np.median(found)) / max(_spread(found), 1e-6)
+
+
+def _sign(z):
+    if np.isnan(z):
+        return 'n/a'
+    return 'none' if abs(z) <= LIMIT else 'paramagnetic' if z > 0 else 'diamagnetic'
+
+
+def _shifts(reach, size):
+    """Shifts (voxels) within an ellipsoid of half axes ``reach``, on a lattice; fewer for large shapes."""
+    number = np.clip(_WORK / size, 200, 400)
+    step = max((4 / 3 * np.pi / number) ** (1 / 3), 1 / reach.min())
+    line = step * np.arange(-int(1 / step), int(1 / step) + 1)
+    axes = [np.unique(np.rint(r * line).astype(int)) for r in reach]
+    lattice = np.stack(np.meshgrid(*axes, indexing='ij'), -1).reshape(-1, 3)
+    length = ((lattice / reach) ** 2).sum(1)
+    return lattice[(length <= 1) & (length > 0)]
+
+
+def _values(data, voxels):
+    """Finite values at those ``voxels`` that lie in the array."""
+    voxels = voxels[((voxels >= 0) & (voxels < data.shape)).all(1)]
+    values = data[tuple(voxels.T)]
+    return values[np.isfinite(values)]
+
+
+def _mean(values):
+    return values.mean(dtype=float) if values.size else np.nan
+
+
+def _spread(values):
+    """Standard deviation by the median deviation."""
+    return 1.4826 * np.median(np.abs(values - np.median(values)))
+
+
+def dictionary():
+    """Describe every column of `lesion_table`, as a BIDS data dictionary."""
+    columns = {
+        'source': ('Lesion mask that the row is from.', None),
+        'lesion': ('Number of the lesion: its label in the mask, or of its piece; n/a of empty masks.', None),
+        'reason': (
+            f'Why the lesion was not measured: {EMPTY}; {BEYOND}; {UNMAPPED}; {LOST}. n/a where it was.',
+            None,
+        ),
+        'n_voxels': ('Number of voxels of the series that were measured.', 'voxels'),
+        'volume_mm3': ('Volume of the lesion as it was drawn.', 'mm^3'),
+        'coverage': ('Share of that volume that was measured, at most 1.', 'fraction'),
+        **described('lesion'),
+    }
+    for name, what, unit in (('chi', 'susceptibility', 'ppm'), ('R2star', 'R2*', '1/s')):
+        columns |= {
+            f'{name}_mean': (f'Mean {what} over the lesion.', unit),
+            f'{name}_sd': (f'Standard deviation of {what} over the voxels of the lesion.', unit),
+            f'{name}_core': (f'Mean {what} over the core: the lesion less its rim; n/a without one.', unit),
+            f'{name}_rim': (
+                f'Mean {what} over the rim: the outermost voxels, of whose six neighbours one or more lie '
+                'outside the lesion.',
+                unit,
+            ),
+            f'{name}_surround': (
+                f'Median {what} over the surround: a shell {SHELL_MM:g} mm thick beyond the voxels that '
+                'touch the lesion, less other lesions, in those regions of the atlas (or outside all) that '
+                'the lesion lies in.',
+                unit,
+            ),
+        }
+    columns |= {
+        'chi_surround_sd': ('Spread of susceptibility over the surround (1.4826 median deviations).', 'ppm'),
+        'contrast': ('chi_mean less chi_surround.', 'ppm'),
+        'rim_contrast': ('chi_rim less chi_surround.', 'ppm'),
+        'n_comparisons': (
+            f'Number of places without a lesion, within {REACH_MM:g} mm and the size of the '
+            'lesion itself, that its shape was put at to learn which contrast plain tissue has.',
+            None,
+        ),
+        'contrast_z': ('Contrast less the median contrast of those places, over their spread.', None),
+        'sign': (
+            f'paramagnetic where contrast_z is over {LIMIT:g}, diamagnetic under -{LIMIT:g}, else '
+            'none; n/a where there are too few places to compare with.',
+            None,
+        ),
+        'reference': ('What susceptibility is relative to (zero there).', None),
+    }
+    return {
+        name: {'Description': text, **({'Units': units} if units else {})}
+        for name, (text, units) in columns.items()
+    }

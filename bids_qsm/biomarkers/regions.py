@@ -1,25 +1,63 @@
 """Regional statistics of quantitative maps, with regions shrunk so that neighbours do not leak in."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 from scipy import ndimage
 
+from bids_qsm.biomarkers.partialvolume import recover
+from bids_qsm.biomarkers.precision import fit_correlation, shared_variance, standard_error
+from bids_qsm.biomarkers.reference import REFERENCES, reference_regions
+
 COMPOSITES = {'SN': ('SNc', 'SNr'), 'GP': ('GPe', 'GPi')}
-ORDER = ('Brain', 'SN', 'SNc', 'SNr', 'GP', 'GPe', 'GPi', 'RN', 'STN')
+ORDER = (*REFERENCES, 'SN', 'SNc', 'SNr', 'GP', 'GPe', 'GPi', 'RN', 'STN')
 ORDER += ('Putamen', 'Caudate', 'Thalamus', 'Dentate')
 UNITS = {'chi': 'ppm', 'R2star': '1/s'}
-STATISTICS = ('mean', 'sd', 'median', 'p5', 'p95', 'mean_positive')
+STATISTICS = ('mean', 'sd', 'se', 'median', 'p5', 'p95', 'mean_positive')
 _CROSS = ndimage.generate_binary_structure(3, 1)
 _NEIGHBOURS = _CROSS.astype(np.uint8)
+_FEWEST = 50
 
 
-def region_table(maps, dseg, labels, mask, grid, lesions=(), *, reference: str = '', min_voxels: int = 12):
-    """Tabulate maps over the regions of a label image, the whole brain, and lesions.
+@dataclass(frozen=True)
+class _Region:
+    """A region inside a box of the grid: all of it, and the part that statistics are taken over."""
+
+    name: str
+    hemisphere: str
+    index: int | None
+    box: tuple
+    whole: np.ndarray
+    core: np.ndarray
+    how: str
+    coverage: float
+    labels: dict
+    """Labels that make it up and their volumes (voxels); empty where it is none of the atlas."""
+    note: str = ''
+
+
+def region_table(
+    maps,
+    dseg,
+    labels,
+    mask,
+    grid,
+    *,
+    white_matter=None,
+    reference: str = '',
+    min_voxels: int = 5,
+    label_mm: float = 0.4,
+):
+    """Tabulate maps over the regions of a label image, and over regions that may serve as a reference.
 
     Statistics are taken over the core of a region inside the mask. The core is the region less its outermost
-    layer of voxels ('eroded'); where that leaves fewer than ``min_voxels`` or a fifth of the region, the
-    voxels with at least four of six neighbours in the region ('inner'); where that leaves too few again,
-    the whole region ('whole'). Lesions and the brain are taken whole.
+    layer of voxels ('eroded'); where that would leave too little, the voxels with at least four of six
+    neighbours in the region ('inner'), or the whole region ('whole'). Which of them follows from the region's
+    volume in the atlas and the voxels, so that it is the same in all sessions of a study; only where fewer
+    than ``min_voxels`` are left is the next one taken. The regions of reference are taken whole. The standard
+    error of the mean counts that neighbouring voxels are wrong together, see `bids_qsm.biomarkers.precision`;
+    ``mean_pv`` is freed of what spills over, see `bids_qsm.biomarkers.partialvolume`.
 
     Parameters
     ----------
@@ -34,46 +72,78 @@ def region_table(maps, dseg, labels, mask, grid, lesions=(), *, reference: str =
     mask : ndarray of bool
         Where the maps hold.
     grid : Grid
-    lesions : sequence of ndarray
-        Label images, see :func:`bids_qsm.biomarkers.lesions.label_lesions`; a label is a lesion's number.
-        Where an earlier image has a number already, those of the later one follow on the highest.
+    white_matter : ndarray of bool, optional
+        Deep white matter, on the same grid.
     reference : str
         What susceptibility is relative to, for the column of that name.
     min_voxels : int
         Smallest core.
+    label_mm : float
+        Standard deviation (mm) of the labels' place along each axis, for the correction of partial volume.
 
     Returns
     -------
     DataFrame
-        One row a region, hemisphere and map; see `dictionary`. A region outside the field of view has
-        n_voxels 0, coverage 0 and NaN statistics.
+        One row a region, hemisphere and map; see `dictionary`. First the brain, CSF and white matter, which
+        keep these names where the atlas has regions of the same ones; those are marked '(atlas)'. A region
+        outside the field of view has n_voxels 0, coverage 0 and NaN statistics; ``note`` says why one has
+        no statistics.
     """
-    labels = labels.assign(hemisphere=[h if h in ('L', 'R') else '' for h in labels['hemisphere']])
+    labels = labels.assign(
+        hemisphere=[h if h in ('L', 'R') else '' for h in labels['hemisphere']],
+        region=[f'{r} (atlas)' if r in REFERENCES else r for r in labels['region']],
+    )
+    regions = list(_atlas_regions(dseg, labels, mask, grid, min_voxels))
+    single = [r for r in regions if r.index is not None and r.core.sum() >= _FEWEST]
+    pooled = [(r.box, r.core) for r in single] or [((slice(None),) * 3, mask)]
+    correlations = {name: fit_correlation(data, pooled, grid) for name, data in maps.items()}
+    index = [int(i) for i in labels['index']]
+    recovered = recover(maps, dseg, index, mask, grid, correlations, label_mm=label_mm)
+    whole = (slice(None),) * 3
+    references = [
+        _Region(r.name, 'both', None, whole, r.region, r.region & mask, r.how, r.coverage, {}, r.note)
+        for r in reference_regions(maps, mask, white_matter, grid)
+    ]
+    table = pd.DataFrame(
+        [
+            row
+            for region in (*references, *regions)
+            for row in _rows(region, maps, recovered, correlations, grid, reference)
+        ]
+    )
+    table['index'] = table['index'].astype('Int64')
+    return table
+
+
+def _atlas_regions(dseg, labels, mask, grid, min_voxels):
     shares = _shares(dseg, labels, grid)
-    rows = [_rows('Brain', 'both', None, 'whole', mask, mask, 1.0, maps, grid, reference)]
+    counts = np.bincount(np.asarray(dseg).ravel(), minlength=int(labels['index'].max()) + 1)
     boxes = ndimage.find_objects(np.asarray(dseg, np.int32), max_label=int(labels['index'].max()))
-    for region, hemisphere, part in _groups(labels):
+    for name, hemisphere, part in _groups(labels):
         wanted = part['index'].tolist()
-        index = wanted[0] if len(wanted) == 1 else None
         box = _union([boxes[i - 1] for i in wanted], dseg.shape)
         here = np.isin(dseg[box], wanted)
-        core, how = _core(here, min_voxels)
+        core, how = _core(here, _volume_of(part, here, grid), grid.voxel_size, min_voxels)
         inside = mask[box]
         in_mask = (here & inside).sum() / here.sum() if here.any() else 0.0
         share = np.average([shares[i][0] for i in wanted], weights=[shares[i][1] for i in wanted])
-        cut = {name: data[box] for name, data in maps.items()}
-        how = how if here.any() else 'none'
-        rows.append(
-            _rows(region, hemisphere, index, how, core & inside, here, in_mask * share, cut, grid, reference)
+        note = ''
+        if not here.any():
+            how, note = 'none', 'outside the field of view'
+        elif not (core & inside).any():
+            note = 'its core lies outside the mask' if in_mask else 'outside the mask'
+        yield _Region(
+            name,
+            hemisphere,
+            wanted[0] if len(wanted) == 1 else None,
+            box,
+            here,
+            core & inside,
+            how,
+            in_mask * share,
+            {i: int(counts[i]) for i in wanted if counts[i]},
+            note,
         )
-    for index, box, here in _lesions(lesions):
-        inside = here & mask[box]
-        cut = {name: data[box] for name, data in maps.items()}
-        coverage = inside.sum() / here.sum()
-        rows.append(_rows('lesion', 'n/a', index, 'whole', inside, here, coverage, cut, grid, reference))
-    table = pd.DataFrame([row for group in rows for row in group])
-    table['index'] = table['index'].astype('Int64')
-    return table
 
 
 def _groups(labels):
@@ -118,53 +188,53 @@ def _union(boxes, shape):
     )
 
 
-def _core(region, min_voxels):
+def _volume_of(part, region, grid):
+    """Volume (mm^3) of one side of a region: that of the atlas, or its own where the atlas tells none."""
+    sides = max(part['hemisphere'].nunique(), 1)
+    if 'volume_mm3' in part:
+        return float(part['volume_mm3'].sum()) / sides
+    return float(region.sum()) * grid.voxel_volume / sides
+
+
+def _core(region, volume, voxel_size, min_voxels):
     """Core of a region and how it was found; what lies beyond the array counts as inside."""
-    enough = max(min_voxels, region.sum() / 5)
     # The region does not end where the field of view does.
     neighbours = ndimage.convolve(region.astype(np.uint8), _NEIGHBOURS, mode='nearest') - region
-    for how, least in (('eroded', 6), ('inner', 4)):
+    layers = np.asarray(voxel_size) / max((3 * volume / (4 * np.pi)) ** (1 / 3), 1e-6)
+    for how, least, layer, share in (('eroded', 6, 1.0, 0.38), ('inner', 4, 0.5, 0.45)):
+        # what is left of a sphere of the same volume
+        left = np.prod(np.maximum(1 - layer * layers, 0))
         core = region & (neighbours >= least)
-        if core.sum() >= enough:
+        if left >= share and core.sum() >= min_voxels:
             return core, how
     return region, 'whole'
 
 
-def _lesions(images):
-    """(index, box, mask) of every lesion of every image."""
-    taken = {0}
-    for image in images:
-        image = np.asarray(image)
-        values = np.unique(image[image > 0])
-        shift = 0 if taken.isdisjoint(values.tolist()) else max(taken)
-        boxes = ndimage.find_objects(image.astype(np.int32))
-        for value in values.tolist():
-            box = boxes[value - 1]
-            yield value + shift, box, image[box] == value
-        taken.update(value + shift for value in values.tolist())
-
-
-def _rows(region, hemisphere, index, core, voxels, whole, coverage, maps, grid, reference):
+def _rows(region, maps, recovered, correlations, grid, reference):
     """One row a map."""
-    return [
-        {
-            'region': region,
-            'hemisphere': hemisphere,
-            'index': index,
+    for name, data in maps.items():
+        data = data[region.box]
+        voxels = region.core & np.isfinite(data)
+        mean_pv, se_pv = recovered[name].combined(region.labels)
+        yield {
+            'region': region.name,
+            'hemisphere': region.hemisphere,
+            'index': region.index,
             'map': name,
-            'n_voxels': int((voxels & np.isfinite(data)).sum()),
-            'volume_mm3': round(float(whole.sum() * grid.voxel_volume), 2),
-            'coverage': round(float(coverage), 4),
-            'core': core,
-            **_statistics(data[voxels & np.isfinite(data)].astype(np.float64)),
+            'n_voxels': int(voxels.sum()),
+            'volume_mm3': round(float(region.whole.sum() * grid.voxel_volume), 2),
+            'coverage': round(float(region.coverage), 4),
+            'core': region.how,
+            **_statistics(data[voxels].astype(np.float64), voxels, correlations[name], grid),
+            'mean_pv': _short(mean_pv),
+            'se_pv': _short(se_pv),
             'units': UNITS.get(name, 'n/a'),
             'reference': reference if name == 'chi' else 'n/a',
+            'note': region.note or 'n/a',
         }
-        for name, data in maps.items()
-    ]
 
 
-def _statistics(values):
+def _statistics(values, voxels, correlation, grid):
     if values.size == 0:
         return dict.fromkeys(STATISTICS, np.nan)
     positive = values[values > 0]
@@ -172,12 +242,17 @@ def _statistics(values):
     found = (
         values.mean(),
         values.std(ddof=1) if values.size > 1 else np.nan,
+        standard_error(values, shared_variance(voxels, correlation, grid)),
         median,
         low,
         high,
         positive.mean() if positive.size else np.nan,
     )
-    return {name: float(f'{value:.5g}') for name, value in zip(STATISTICS, found, strict=True)}
+    return {name: _short(value) for name, value in zip(STATISTICS, found, strict=True)}
+
+
+def _short(value):
+    return float(f'{value:.5g}')
 
 
 def dictionary(atlas: str = ''):
@@ -187,14 +262,13 @@ def dictionary(atlas: str = ''):
     described = {
         'region': (
             f'Region of the atlas{" " + atlas if atlas else ""}; SN is SNc and SNr together, GP is GPe and '
-            'GPi, Brain is the whole mask; lesion is a piece or label of a lesion mask.',
+            'GPi. Brain is the whole mask, CSF the fluid of the lateral ventricles (found by low R2*), White '
+            'matter deep cerebral white matter. Any region may serve as a reference: susceptibility relative '
+            'to X is mean less the mean of X in this table.',
             None,
         ),
-        'hemisphere': ('L, R, or both together; n/a for lesions.', None),
-        'index': (
-            'Label in the segmentation, or number of the lesion; n/a for regions of several labels.',
-            None,
-        ),
+        'hemisphere': ('L, R, or both together.', None),
+        'index': ('Label in the segmentation; n/a for regions of several labels or none.', None),
         'map': (
             'Map that the row describes: chi (susceptibility) or R2star (transverse relaxation rate).',
             None,
@@ -211,17 +285,35 @@ def dictionary(atlas: str = ''):
         'core': (
             'Voxels that the statistics were taken over, to keep neighbours out: eroded (all six neighbours '
             'lie in the region), inner (at least four do, where too few are left otherwise), whole (all of '
-            'the region, where it is small), none (region not found).',
+            'the region, where it is small or a reference), none (region not found).',
             None,
         ),
         'mean': (f'Mean {of_core}.', unit),
         'sd': (f'Standard deviation {of_core}.', unit),
+        'se': (
+            'Standard error of mean, from sd and the effective number of independent voxels: the correlation '
+            'of voxels at a distance is taken from the variogram of the map inside the regions. What is '
+            'uneven in the region itself counts as error too; a wrong place of the labels does not.',
+            unit,
+        ),
         'median': (f'Median {of_core}.', unit),
         'p5': (f'5th percentile {of_core}.', unit),
         'p95': (f'95th percentile {of_core}.', unit),
         'mean_positive': (f'Mean of the positive values {of_core}.', unit),
+        'mean_pv': (
+            'Mean of the whole region, corrected for partial volume: least squares on the spread functions '
+            'of all regions and of the surroundings of each (geometric transfer matrix). n/a for Brain, CSF '
+            'and White matter, and where the data do not determine it.',
+            unit,
+        ),
+        'se_pv': ('Standard error of mean_pv, with the same correlation of voxels as in se.', unit),
         'units': ('Unit of the statistics: ppm for susceptibility, 1/s for R2*.', None),
         'reference': ('What susceptibility is relative to (zero there); n/a for other maps.', None),
+        'note': (
+            'What a region of reference is like, or why a region has no statistics; n/a where there is '
+            'nothing to say.',
+            None,
+        ),
     }
     return {
         column: {'Description': text, **({'Units': units} if units else {})}

@@ -22,7 +22,7 @@ from bids_qsm.interfaces.xfm import load_xfm, save_xfm
 from bids_qsm.recon.registry import call
 
 
-def _volume(path):
+def load_volume(path):
     """Array (float32, not finite set to 0) and affine of a 3D image."""
     image = nib.load(path)
     data = np.asanyarray(image.dataobj).astype(np.float32)
@@ -34,9 +34,9 @@ def _volume(path):
     return data, image.affine
 
 
-def _image(path):
+def load_image(path):
     """Array and affine of a 3D image that shows something."""
-    data, affine = _volume(path)
+    data, affine = load_volume(path)
     if data.max() <= data.min():
         raise UserError(f'{path} is empty: all its voxels have the same value.')
     return data, affine
@@ -44,7 +44,7 @@ def _image(path):
 
 def _mask(path, like, image):
     """Boolean mask of shape ``like``."""
-    mask = _volume(path)[0] > 0.5
+    mask = load_volume(path)[0] > 0.5
     if mask.shape != like.shape:
         raise UserError(f'The mask {path} has shape {mask.shape}, but its image {image} has {like.shape}.')
     if not mask.any():
@@ -66,7 +66,7 @@ class CorrectBias(SimpleInterface):
     input_spec, output_spec = _CorrectBiasInputSpec, _CorrectBiasOutputSpec
 
     def _run_interface(self, runtime):
-        image, affine = _image(self.inputs.image)
+        image, affine = load_image(self.inputs.image)
         corrected, _ = correct_bias(image, affine)
         self._results['image'] = save_like(corrected, self.inputs.image, runtime.cwd, 'corrected.nii.gz')
         return runtime
@@ -89,8 +89,8 @@ class ExtractBrain(SimpleInterface):
     input_spec, output_spec = _ExtractBrainInputSpec, _ExtractBrainOutputSpec
 
     def _run_interface(self, runtime):
-        image, affine = _image(self.inputs.image)
-        template, template_affine = _volume(self.inputs.template)
+        image, affine = load_image(self.inputs.image)
+        template, template_affine = load_volume(self.inputs.template)
         template_mask = _mask(self.inputs.template_mask, template, self.inputs.template)
         mask, matrix = extract_brain(image, affine, template, template_affine, template_mask)
         self._results['mask'] = save_like(mask, self.inputs.image, runtime.cwd, 'brain.nii.gz')
@@ -115,8 +115,8 @@ class RegisterRigid(SimpleInterface):
     input_spec, output_spec = _RegisterRigidInputSpec, _RegisterRigidOutputSpec
 
     def _run_interface(self, runtime):
-        moving, moving_affine = _image(self.inputs.moving)
-        fixed, fixed_affine = _image(self.inputs.fixed)
+        moving, moving_affine = load_image(self.inputs.moving)
+        fixed, fixed_affine = load_image(self.inputs.fixed)
         mask = None
         if isdefined(self.inputs.fixed_mask):
             mask = _mask(self.inputs.fixed_mask, fixed, self.inputs.fixed)
@@ -149,8 +149,8 @@ class RegisterTemplate(SimpleInterface):
     input_spec, output_spec = _RegisterTemplateInputSpec, _RegisterTemplateOutputSpec
 
     def _run_interface(self, runtime):
-        image, affine = _image(self.inputs.image)
-        template, template_affine = _volume(self.inputs.template)
+        image, affine = load_image(self.inputs.image)
+        template, template_affine = load_volume(self.inputs.template)
         data = {
             'image': image,
             'image_affine': affine,
@@ -190,7 +190,7 @@ class Resample(SimpleInterface):
     input_spec, output_spec = _ResampleInputSpec, _ResampleOutputSpec
 
     def _run_interface(self, runtime):
-        image, affine = _volume(self.inputs.image)
+        image, affine = load_volume(self.inputs.image)
         reference = nib.load(self.inputs.reference)
         shape = reference.shape[:3]
         # Nipype makes an empty list undefined.

@@ -18,6 +18,7 @@ class _CollectFindingsInputSpec(BaseInterfaceInputSpec):
     facts = traits.Dict(mandatory=True, desc='label -> value, for the report')
     layout_notes = traits.List(traits.Str, desc='what was noticed when the dataset was read')
     conditioning = File(exists=True, mandatory=True, desc='findings of the phase conditioning (JSON)')
+    refinement = File(exists=True, desc='findings of the alignment of the deep grey matter (JSON)')
     reference = File(exists=True, desc='how susceptibility was referenced (JSON)')
     reference_asked = traits.Str(mandatory=True, desc='region asked for, as ReferenceRegion names it')
 
@@ -34,6 +35,8 @@ class CollectFindings(SimpleInterface):
     def _run_interface(self, runtime):
         findings = [{'what': 'Dataset', 'found': note} for note in self.inputs.layout_notes]
         findings += json.loads(Path(self.inputs.conditioning).read_text())['findings']
+        if isdefined(self.inputs.refinement):
+            findings += json.loads(Path(self.inputs.refinement).read_text())['findings']
         if isdefined(self.inputs.reference):
             note = json.loads(Path(self.inputs.reference).read_text())
             fell_back = note['ReferenceRegion'].lower() not in ('none', self.inputs.reference_asked)

@@ -9,7 +9,6 @@ import pandas as pd
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     File,
-    InputMultiObject,
     SimpleInterface,
     TraitedSpec,
     isdefined,
@@ -30,7 +29,7 @@ class _RegionTableInputSpec(BaseInterfaceInputSpec):
         exists=True, desc='labels in atlas space, for the coverage of regions cut by the field of view'
     )
     mask = File(exists=True, mandatory=True, desc='where chi holds')
-    lesions = InputMultiObject(File(exists=True), desc='lesion masks or labels on the grid of chi')
+    white_matter = File(exists=True, desc='mask of deep white matter on the grid of chi')
     reference = File(exists=True, desc='how chi was referenced (JSON with ReferenceRegion)')
     atlas = traits.Str('', usedefault=True, desc='name of the atlas')
 
@@ -41,7 +40,7 @@ class _RegionTableOutputSpec(TraitedSpec):
 
 
 class RegionTable(SimpleInterface):
-    """Tabulate susceptibility and R2* over regions and lesions."""
+    """Tabulate susceptibility and R2* over regions."""
 
     input_spec, output_spec = _RegionTableInputSpec, _RegionTableOutputSpec
 
@@ -53,7 +52,9 @@ class RegionTable(SimpleInterface):
         labels = pd.read_csv(self.inputs.labels, sep='\t', keep_default_na=False)
         if isdefined(self.inputs.atlas_dseg):
             labels['volume_mm3'] = _volumes(self.inputs.atlas_dseg, labels['index'])
-        lesions = self.inputs.lesions if isdefined(self.inputs.lesions) else []
+        white_matter = None
+        if isdefined(self.inputs.white_matter):
+            white_matter = _labels(self.inputs.white_matter, grid) > 0
         reference = ''
         if isdefined(self.inputs.reference):
             reference = json.loads(Path(self.inputs.reference).read_text())['ReferenceRegion']
@@ -63,7 +64,7 @@ class RegionTable(SimpleInterface):
             labels,
             load_mask(self.inputs.mask),
             grid,
-            [_labels(path, grid) for path in lesions],
+            white_matter=white_matter,
             reference=reference,
         )
         cwd = Path(runtime.cwd)

@@ -1,11 +1,13 @@
-"""What goes with a subject's series: its T1w image, earlier derivatives, lesion masks."""
+"""What goes with a subject's series: its T1w and FLAIR images, earlier derivatives, masks and labels."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from bids_qsm.errors import UserError
 from bids_qsm.layout import checks
-from bids_qsm.layout.names import LONG_NAMES, entities_of, suffix_of
+from bids_qsm.layout.lesions import choose_flair, find_lesions, is_lesions, place_lesions
+from bids_qsm.layout.names import LONG_NAMES, entities_of, session_of, suffix_of
+from bids_qsm.layout.segmentations import find_segmentations, place_segmentations
 
 
 @dataclass(frozen=True)
@@ -16,13 +18,25 @@ class _Anatomy:
     template_xfm: tuple[tuple[str, Path, Path], ...]
     notes: tuple[str, ...]
 
+    @property
+    def image(self):
+        return self.t1w_preproc or self.t1w
 
-def find_ancillary(series, t1w: list[Path], options):
+    @property
+    def session(self):
+        return session_of(self.t1w_preproc) or session_of(self.t1w)
+
+
+def find_ancillary(series, t1w: list[Path], flair: list[Path], options):
     """For each of ``series`` (all of one subject) what to set in it; UserError where a file is unusable."""
-    anatomy = _find_anatomy(series, t1w, options.derivatives)
-    lesions = _find_lesions(series[0].subject, options)
+    subject = series[0].subject
+    labelled = find_segmentations(subject, options)
+    anatomy = _find_anatomy(series, t1w, options.derivatives, {found.source for found in labelled})
+    lesions = find_lesions(subject, options)
     for one in series:
-        on_anat, on_gre, notes = _place_lesions(one, lesions, anatomy, series)
+        on_flair = choose_flair(one, flair, lesions, anatomy)
+        places = place_lesions(one, lesions, anatomy, on_flair, series)
+        segmentations, notes = place_segmentations(one, labelled, anatomy, series, options.atlas)
         yield (
             one,
             {
@@ -31,9 +45,12 @@ def find_ancillary(series, t1w: list[Path], options):
                 'brain_mask': anatomy.brain_mask,
                 'template_xfm': anatomy.template_xfm,
                 'mask': _find_mask(one, options.mask),
-                'lesions_anat': on_anat,
-                'lesions_gre': on_gre,
-                'notes': (*one.notes, *anatomy.notes, *notes),
+                'lesions_anat': places.anat,
+                'lesions_gre': places.gre,
+                'flair': on_flair,
+                'lesions_flair': places.flair,
+                'segmentations': segmentations,
+                'notes': (*one.notes, *anatomy.notes, *places.notes, *notes),
             },
         )
 
@@ -59,7 +76,7 @@ def _find_mask(one, choice):
     return path
 
 
-def _find_anatomy(series, images, derivatives):
+def _find_anatomy(series, images, derivatives, with_labels):
     """One anatomy for all series of a subject, whichever of them are run: of the first session and run."""
     notes = []
 
@@ -76,15 +93,15 @@ def _find_anatomy(series, images, derivatives):
             raise UserError(f'the T1w image {problem}')
         if len(images) > 1:
             notes.append(f'There are {len(images)} T1w images; {t1w.name} is used.')
-    session = _session(t1w)
+    session = session_of(t1w)
     for name, root in derivatives:
         files = [p for p in root.glob(f'sub-{series[0].subject}/**/anat/*') if p.name[0] != '.']
-        files.sort(key=lambda p: (_session(p) not in (session, None), rank(p)))
+        files.sort(key=lambda p: (session_of(p) not in (session, None), rank(p)))
         mask = _first(files, suffix='mask', desc='brain', space=None)
         preproc = _first(files, suffix='T1w', desc='preproc', space=None)
         transforms = _find_transforms(files)
         if not (mask or preproc or transforms):
-            if not any(suffix_of(p) in ('mask', 'roi') for p in files):
+            if name not in with_labels and not any(is_lesions(p) for p in files):
                 notes.append(f'The derivatives {name} hold nothing for sub-{series[0].subject}.')
             continue
         base = preproc or t1w
@@ -111,10 +128,6 @@ def _find_anatomy(series, images, derivatives):
     return _Anatomy(t1w, None, None, (), tuple(notes))
 
 
-def _session(path):
-    return dict(entities_of(path)).get('ses') if path else None
-
-
 def _first(files, *, suffix, **wanted):
     for path in files:
         labels = dict(entities_of(path))
@@ -135,59 +148,3 @@ def _find_transforms(files):
             elif labels.get('to') == 'T1w':
                 back.setdefault(labels.get('from'), path)
     return tuple((space, there[space], back[space]) for space in sorted(there) if space in back)
-
-
-def _find_lesions(subject, options):
-    """Lesion masks of a subject: in the dataset, in its derivatives/, in the derivatives given."""
-    roots = [
-        options.bids_dir,
-        *sorted(options.bids_dir.glob('derivatives/*')),
-        *(p for _, p in options.derivatives),
-    ]
-    found = {}
-    for root in roots:
-        if root.is_relative_to(options.output_dir):
-            continue
-        for path in sorted(root.glob(f'sub-{subject}/**/*.nii*')):
-            label = dict(entities_of(path)).get('label', '')
-            if suffix_of(path) in ('mask', 'roi') and label.lower().startswith('lesion'):
-                found[path.resolve()] = path
-    return list(found.values())
-
-
-def _place_lesions(one, lesions, anatomy, series):
-    """Lesion masks that concern a series, by the image they were drawn on: the T1w image or the series."""
-    on_anat, on_gre, notes = [], [], []
-    own = dict(one.entities)
-    anat = anatomy.t1w_preproc or anatomy.t1w
-    session = _session(anatomy.t1w_preproc) or _session(anatomy.t1w)
-    for path in lesions:
-        labels = dict(entities_of(path))
-        if labels.get('ses', one.session) != one.session:
-            continue
-        problem = checks.image_problem(path)
-        if problem:
-            raise UserError(f'the lesion mask {problem}')
-        space = labels.get('space', 'T1w' if '_T1w_' in path.name else None)
-        of_other = any(labels[k] != own.get(k) for k in ('acq', 'ce', 'rec', 'run', 'inv') if k in labels)
-        if space == 'T1w' and anat:
-            if labels.get('ses', session) == session or checks.same_grid(path, anat):
-                on_anat.append(path)
-            else:
-                notes.append(
-                    f'The lesion mask {path.name} was drawn on the T1w image of session {labels["ses"]}, but '
-                    f'{anat.name} is the one in use, on another grid; the mask is not used.'
-                )
-        elif space not in (None, 'orig', 'MEGRE', 'GRE', 'T2starw'):
-            notes.append(f'The lesion mask {path.name} is in the space {space} and is not used.')
-        elif checks.same_grid(path, one.files[0]):
-            if not of_other:
-                on_gre.append(path)
-        elif space in (None, 'orig') and anat and checks.same_grid(path, anat):
-            on_anat.append(path)
-        elif not (of_other and any(checks.same_grid(path, other.files[0]) for other in series)):
-            notes.append(
-                f'The lesion mask {path.name} lies neither on the grid of the series nor on that of the T1w '
-                'image and is not used; if it was drawn on the T1w image, name it space-T1w.'
-            )
-    return tuple(on_anat), tuple(on_gre), tuple(notes)

@@ -47,7 +47,7 @@ def _length_problem(path, image):
     """Compare the length of the file with what its header promises; read all of it only where needed."""
     needed = image.dataobj.offset + int(np.prod(image.shape)) * image.get_data_dtype().itemsize
     found = path.stat().st_size
-    if path.suffix == '.gz':
+    if path.suffix in ('.gz', '.mgz'):
         with path.open('rb') as stream:
             stream.seek(-4, os.SEEK_END)
             found = int.from_bytes(stream.read(4), 'little')  # gzip ends in the length, modulo 2**32

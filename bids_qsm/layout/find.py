@@ -62,10 +62,14 @@ def find_series(options) -> Plan:
     series, doubles = _without_doubles(series)
     rejected += doubles
     in_pairs = {path for one in series for path in one.files}
-    t1w = [Path(f.path) for f in _query(layout, filters['t1w'], (), suffix='T1w')]
-    t1w = [
-        path for path in t1w if path not in in_pairs and dict(entities_of(path)).get('part', 'mag') == 'mag'
-    ]
+    images = {
+        suffix: [
+            path
+            for path in (Path(f.path) for f in _query(layout, filters[suffix.lower()], (), suffix=suffix))
+            if path not in in_pairs and dict(entities_of(path)).get('part', 'mag') == 'mag'
+        ]
+        for suffix in ('T1w', 'FLAIR')
+    }
     if options.mask.name == 'file' and '{' not in options.mask.as_dict['path'] and len(series) > 1:
         raise UserError(
             f'--mask {options.mask.as_dict["path"]} names one file for {len(series)} series; put {{series}} '
@@ -76,7 +80,7 @@ def find_series(options) -> Plan:
         series = [one for one in series if len(one.echo_times) > 1]
         reason = f'--inversion {options.inversion.name} needs R2*, and so two echoes or more; choose another.'
         rejected += [Rejected(one.name, f'{one.files[0].name}: {reason}', True) for one in single]
-    series, failed = _with_ancillary(series, t1w, options)
+    series, failed = _with_ancillary(series, images, options)
     rejected += failed
     if not series and not rejected:
         raise UserError(
@@ -93,14 +97,14 @@ def find_series(options) -> Plan:
 
 
 def _read_filters(path):
-    filters = {'megre': {}, 't1w': {}}
+    filters = {'megre': {}, 't1w': {}, 'flair': {}}
     if path is None:
         return filters
     try:
         given = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f'the BIDS filter file {path} cannot be read: {error}.') from None
-    rule = 'it must map "megre" or "t1w" to entities, such as {"megre": {"acquisition": "highres"}}.'
+    rule = 'it must map "megre", "t1w" or "flair" to entities, such as {"megre": {"acquisition": "highres"}}.'
     if not isinstance(given, dict):
         raise UserError(f'the BIDS filter file {path} is no JSON object; {rule}')
     for key, entities in given.items():
@@ -193,13 +197,16 @@ def _without_doubles(series):
     return sorted(kept.values(), key=lambda s: s.name), doubles
 
 
-def _with_ancillary(series, t1w, options):
+def _with_ancillary(series, images, options):
     done, failed = [], []
     for subject in sorted({one.subject for one in series}):
         own = [one for one in series if one.subject == subject]
-        images = [path for path in t1w if dict(entities_of(path))['sub'] == subject]
+        t1w, flair = (
+            [path for path in images[suffix] if dict(entities_of(path))['sub'] == subject]
+            for suffix in ('T1w', 'FLAIR')
+        )
         try:
-            done += [replace(one, **extra) for one, extra in find_ancillary(own, images, options)]
+            done += [replace(one, **extra) for one, extra in find_ancillary(own, t1w, flair, options)]
         except UserError as error:  # concerns the subject as a whole
             failed += [Rejected(one.name, str(error), True) for one in own]
     return done, failed

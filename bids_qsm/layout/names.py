@@ -31,3 +31,8 @@ def suffix_of(path: Path) -> str:
 def join_entities(entities) -> str:
     """'sub-01_ses-1_acq-x' of (('sub', '01'), ('ses', '1'), ('acq', 'x'))."""
     return '_'.join(f'{key}-{value}' for key, value in entities)
+
+
+def session_of(path: Path | None) -> str | None:
+    """Session in a file name; None where there is no file, or none in its name."""
+    return dict(entities_of(path)).get('ses') if path else None

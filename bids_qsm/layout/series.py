@@ -13,6 +13,22 @@ from bids_qsm.recon.grid import Grid
 
 
 @dataclass(frozen=True)
+class Segmentation:
+    """Labels of one subject, made on an image of theirs: a further atlas."""
+
+    name: str
+    """Letters and digits; differs from that of the atlas and of the series' other segmentations."""
+    dseg: Path
+    """NIfTI, or the .mgz of FreeSurfer."""
+    table: Path | None
+    """BIDS label table (TSV with index and name), None where the labels are those of ``names``."""
+    on: str
+    """Image whose scanner space the labels are in: 'anat' (T1w) or 'gre' (the grid of the series)."""
+    names: str = 'bids'
+    """What labels mean that no table names: 'freesurfer' or 'bids' (the tissue classes of BIDS)."""
+
+
+@dataclass(frozen=True)
 class Series:
     """One gradient-echo acquisition: files by echo time, what their headers say, and what goes with it."""
 
@@ -43,6 +59,10 @@ class Series:
     """Mask of the user for this series, on its grid or another in the same scanner space."""
     lesions_anat: tuple[Path, ...] = ()
     lesions_gre: tuple[Path, ...] = ()
+    flair: Path | None = None
+    """FLAIR image, which goes with ``lesions_flair`` where there are any."""
+    lesions_flair: tuple[Path, ...] = ()
+    segmentations: tuple[Segmentation, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -55,7 +75,7 @@ class Series:
 
     @property
     def lesions(self) -> tuple[Path, ...]:
-        return self.lesions_anat + self.lesions_gre
+        return self.lesions_anat + self.lesions_gre + self.lesions_flair
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import pytest
 from bids_qsm.biomarkers.regions import dictionary, region_table
 from bids_qsm.recon.grid import Grid
 
-GRID = Grid((24, 24, 24), (1.0, 1.0, 1.5))
+GRID = Grid((24, 24, 24), (1.0, 1.0, 1.2))
 NAMES = ('SNc', 'SNr', 'RN', 'Putamen')
 
 
@@ -49,7 +49,7 @@ def test_core_is_eroded_and_free_of_neighbours(chi, dseg, labels):
     putamen = row(region_table({'chi': chi}, dseg, labels, everywhere(), GRID), 'Putamen', 'L')
     assert putamen['core'] == 'eroded'
     assert putamen['n_voxels'] == 4**3
-    assert putamen['volume_mm3'] == 6**3 * 1.5
+    assert putamen['volume_mm3'] == 6**3 * 1.2
     assert putamen['coverage'] == 1
     assert putamen['mean'] == pytest.approx(0.07)
     assert putamen['index'] == 7
@@ -62,9 +62,21 @@ def test_composites_join_their_parts_before_erosion(chi, dseg, labels):
     assert row(table, 'SN', 'both')['mean'] == pytest.approx(0.025)
     assert row(table, 'SN', 'both')['n_voxels'] == 2 * 4**3
     assert pd.isna(row(table, 'SN', 'L')['index'])
-    # 4 x 1 x 4 voxels are less than a fifth of SNc: it keeps those with four neighbours of six
+    # too little of SNc would be left: it keeps voxels with four neighbours of six
     assert row(table, 'SNc', 'L')['core'] == 'inner'
     assert 'GP' not in set(table['region'])
+
+
+def test_the_core_is_the_same_in_every_session(labels):
+    """A nucleus that is drawn a little larger or smaller keeps the kind of its core."""
+    labels['volume_mm3'] = 500.0
+    at = np.indices(GRID.shape) * np.array(GRID.voxel_size)[:, None, None, None] - 12
+    kinds = set()
+    for radius in (4.0, 4.5, 5.0, 5.5):
+        image = np.where((at**2).sum(0) < radius**2, 7, 0)
+        table = region_table({'chi': image.astype(np.float32)}, image, labels, everywhere(), GRID)
+        kinds.add(row(table, 'Putamen', 'L')['core'])
+    assert kinds == {'eroded'}
 
 
 def test_a_small_nucleus_does_not_vanish(chi, dseg, labels):
@@ -133,40 +145,45 @@ def test_brain_comes_first_and_is_the_mask(chi, dseg, labels):
     }
 
 
-def test_a_label_is_a_lesion(chi, dseg, labels):
-    few, many, empty = (np.zeros(GRID.shape, np.int16) for _ in range(3))
-    few[1, 1, 1], few[20:22, 20, 20] = 1, 1
-    many[5, 5, 20], many[9, 9, 20:23] = 4, 2
-    table = region_table({'chi': chi}, dseg, labels, everywhere(), GRID, [empty, few, many])
-    lesions = table[table['region'] == 'lesion']
-    assert lesions['index'].tolist() == [1, 2, 4]
-    assert lesions['n_voxels'].tolist() == [3, 3, 1], 'pieces of one label are one lesion'
-    assert (lesions['core'] == 'whole').all()
-    assert pd.isna(lesions.iloc[-1]['sd'])
+def test_the_brains_mean_says_where_zero_would_be(chi, dseg, labels):
+    table = region_table({'chi': chi}, dseg, labels, dseg > 0, GRID)
+    assert row(table, 'Brain', 'both')['mean'] == pytest.approx(chi[dseg > 0].mean(), rel=1e-4)
+    assert row(table, 'Brain', 'both')['note'] == 'n/a'
 
 
-def test_lesions_keep_their_numbers_unless_these_are_taken(chi, dseg, labels):
-    first, second = np.zeros((2, *GRID.shape), np.int16)
-    first[1, 1, 1], first[5, 5, 5], second[9, 9, 9], second[3, 3, 3] = 7, 2, 3, 5
-    tables = [
-        region_table({'chi': chi}, dseg, labels, everywhere(), GRID, images)
-        for images in ([first, second], [first, first])
-    ]
-    numbers = [table.loc[table['region'] == 'lesion', 'index'].tolist() for table in tables]
-    assert numbers == [[2, 7, 3, 5], [2, 7, 9, 14]]
+def test_regions_of_reference(chi, dseg, labels):
+    white = np.zeros(GRID.shape, bool)
+    white[10:14] = True
+    maps = {'chi': chi, 'R2star': np.full(GRID.shape, 20, np.float32)}
+    found = region_table(maps, dseg, labels, everywhere(), GRID, white_matter=white)
+    assert found['region'].drop_duplicates().tolist()[:4] == ['Brain', 'CSF', 'White matter', 'SN']
+    matter = row(found, 'White matter', 'both')
+    assert (matter['n_voxels'], matter['core'], matter['coverage']) == (4 * 24 * 24, 'whole', 1)
+    assert matter['mean'] == pytest.approx(chi[white].mean(), rel=1e-4)
+    assert matter['note'].startswith('2.8 ml of deep white matter')
+    fluid = row(found, 'CSF', 'both')
+    assert (fluid['n_voxels'], fluid['core']) == (0, 'none')
+    assert fluid['note'].startswith('not found: 0.0 ml of fluid')
+    assert np.isnan(fluid['mean'])
 
 
-def test_a_lesion_outside_the_mask_is_a_row_without_statistics(chi, dseg, labels):
-    mask = everywhere()
-    mask[:4] = False
-    image = np.zeros(GRID.shape, np.int16)
-    image[1, 1, 1:3], image[9, 9, 9] = 1, 2
-    lesions = region_table({'chi': chi}, dseg, labels, mask, GRID, [image]).query('region == "lesion"')
-    assert lesions[['index', 'n_voxels', 'coverage', 'volume_mm3']].values.tolist() == [
-        [1, 0, 0, 3],
-        [2, 1, 1, 1.5],
-    ]
-    assert lesions.iloc[0][['mean', 'sd', 'median', 'p5', 'p95', 'mean_positive']].isna().all()
+def test_an_atlas_keeps_regions_of_the_same_name_apart(chi, dseg, labels):
+    labels.loc[labels['region'] == 'Putamen', 'region'] = 'CSF'
+    table = region_table({'chi': chi}, dseg, labels, everywhere(), GRID)
+    assert row(table, 'CSF (atlas)', 'L')['mean'] == pytest.approx(0.07)
+    assert row(table, 'CSF', 'both')['n_voxels'] == 0
+    assert not table.duplicated(['region', 'hemisphere', 'map']).any()
+
+
+def test_partial_volume_comes_with_its_error(chi, dseg, labels):
+    noise = np.random.default_rng(0).normal(0, 0.01, GRID.shape)
+    table = region_table({'chi': np.minimum(chi, 0) + noise}, dseg, labels, everywhere(), GRID)
+    for region in ('SNc', 'SN', 'Putamen'):
+        both, left = (row(table, region, side) for side in ('both', 'L'))
+        assert abs(both['mean_pv']) < 4 * both['se_pv']
+        assert 0.5 < left['se_pv'] / both['se_pv'] / np.sqrt(2) < 2
+    assert table.loc[table['region'].isin(['Brain', 'CSF']), 'mean_pv'].isna().all()
+    assert np.isnan(row(table, 'RN', 'R')['mean_pv'])
 
 
 def test_labels_without_hemisphere_are_one_row(chi, dseg):

@@ -21,8 +21,8 @@ def files(tmp_path):
 
     dseg = np.zeros(SHAPE, np.int16)
     dseg[2:8, 2:8, 2:8] = 1
-    lesion = np.zeros(SHAPE, np.uint8)
-    lesion[12, 4, 4] = 1
+    white = np.zeros(SHAPE, np.uint8)
+    white[10:] = 1
     labels = pd.DataFrame(
         {'index': [1, 2], 'name': ['L_GPe', 'R_GPe'], 'hemisphere': ['L', 'R'], 'region': ['GPe', 'GPe']}
     )
@@ -37,7 +37,7 @@ def files(tmp_path):
         'labels': str(tmp_path / 'dseg.tsv'),
         'atlas_dseg': write('atlas.nii.gz', atlas, np.diag([1.0, 1, 2, 1])),
         'mask': write('mask.nii.gz', np.ones(SHAPE, np.uint8)),
-        'lesions': [write('lesion.nii.gz', lesion)],
+        'white_matter': write('white.nii.gz', white),
         'reference': str(tmp_path / 'reference.json'),
     }
 
@@ -53,33 +53,22 @@ def test_table_and_dictionary(files, tmp_path):
     assert left['reference'] == 'CSF of the ventricles'
     assert found.loc[('GPe', 'R', 'chi')]['mean'] == 'n/a'
     assert found.loc[('GPe', 'both', 'chi')][['index', 'coverage']].tolist() == ['n/a', '0.5']
-    assert found.loc[('lesion', 'n/a', 'R2star')][['index', 'n_voxels', 'units']].tolist() == [
-        '1',
-        '1',
+    white = found.loc[('White matter', 'both', 'R2star')]
+    assert white[['index', 'n_voxels', 'units', 'mean', 'mean_pv']].tolist() == [
+        'n/a',
+        '720',
         '1/s',
+        '40.0',
+        'n/a',
     ]
+    assert found.loc[('CSF', 'both', 'chi')]['mean'] == 'n/a'
+    assert found.loc[('GPe', 'R', 'chi')]['note'] == 'outside the field of view'
 
 
 def test_susceptibility_alone(files, tmp_path):
     needed = {name: files[name] for name in ('chi', 'dseg', 'labels', 'mask')}
     table = pd.read_csv(RegionTable(**needed).run(cwd=str(tmp_path)).outputs.table, sep='\t')
     assert set(table['map']) == {'chi'}
-
-
-def test_a_lesion_outside_the_mask_is_a_row(files, tmp_path):
-    lesion = np.zeros(SHAPE, np.uint8)
-    lesion[12, 4, 4], lesion[2, 4, 4] = 2, 1
-    nib.save(nib.Nifti1Image(lesion, AFFINE), files['lesions'][0])
-    mask = np.ones(SHAPE, np.uint8)
-    mask[10:] = 0
-    nib.save(nib.Nifti1Image(mask, AFFINE), files['mask'])
-    table = pd.read_csv(
-        RegionTable(**files).run(cwd=str(tmp_path)).outputs.table, sep='\t', dtype=str, keep_default_na=False
-    ).query('region == "lesion" and map == "chi"')
-    assert table[['index', 'n_voxels', 'coverage', 'mean']].values.tolist() == [
-        ['1', '1', '1.0', '0.12346'],
-        ['2', '0', '0.0', 'n/a'],
-    ]
 
 
 def test_labels_of_another_grid_are_refused(files, tmp_path):

@@ -3,7 +3,15 @@ import pytest
 
 from bids_qsm.errors import UserError
 from bids_qsm.methods import Method
-from tests.skeletons import only_error, write_fmriprep, write_image, write_series, write_t1w
+from tests.skeletons import (
+    SHAPE,
+    only_error,
+    stem_of,
+    write_fmriprep,
+    write_image,
+    write_series,
+    write_t1w,
+)
 
 
 def test_t1w_of_the_first_session_and_lowest_run(data, find):
@@ -99,6 +107,73 @@ def test_lesions_and_the_grid_they_lie_on(data, find, tmp_path):
     assert second.lesions_gre == ()
     assert [p.name for p in second.lesions_anat] == ['sub-01_ses-b_space-T1w_label-lesion_mask.nii.gz']
     assert second.lesions == second.lesions_anat
+
+
+def test_an_empty_lesion_mask_goes_through(data, find):
+    write_series(data)
+    empty = np.zeros(SHAPE, np.uint8)
+    write_image(data / 'derivatives/manual/sub-01/anat/sub-01_label-lesion_mask.nii.gz', data=empty)
+    (one,) = find().series
+    assert [p.name for p in one.lesions_gre] == ['sub-01_label-lesion_mask.nii.gz']
+    assert not any('lesion' in note for note in one.notes)
+
+
+FLAIR_SHAPE = (6, 7, 5)
+
+
+def write_flair(data, ses=None, entities='', affine=None):
+    folder, stem = stem_of('01', ses, entities)
+    affine = np.diag([3.0, 3, 3, 1]) if affine is None else affine
+    return write_image(data / folder / f'{stem}_FLAIR.nii.gz', FLAIR_SHAPE, affine)
+
+
+def drawn(data, name, shape=FLAIR_SHAPE, affine=None):
+    affine = np.diag([3.0, 3, 3, 1]) if affine is None else affine
+    return write_image(data / 'derivatives/manual/sub-01/anat' / name, shape, affine)
+
+
+def test_lesions_drawn_on_flair(data, find):
+    write_series(data)
+    write_t1w(data)
+    write_flair(data)
+    drawn(data, 'sub-01_label-lesion_mask.nii.gz')
+    drawn(data, 'sub-01_space-FLAIR_label-lesion_mask.nii.gz', (4, 4, 4))
+    drawn(data, 'sub-01_FLAIR_label-lesion_dseg.nii.gz')
+    (one,) = find().series
+    assert one.flair.name == 'sub-01_FLAIR.nii.gz'
+    assert [p.name for p in one.lesions_flair] == [
+        'sub-01_FLAIR_label-lesion_dseg.nii.gz',
+        'sub-01_label-lesion_mask.nii.gz',
+        'sub-01_space-FLAIR_label-lesion_mask.nii.gz',
+    ]
+    assert one.lesions == one.lesions_flair
+
+
+def test_the_flair_of_the_session_that_lesions_were_drawn_on(data, find):
+    other = np.diag([3.0, 3, 4, 1])
+    for ses in ('a', 'b'):
+        write_series(data, ses=ses)
+        write_flair(data, ses)
+    write_flair(data, 'b', 'run-2', other)
+    drawn(data, 'sub-01_ses-b_label-lesion_mask.nii.gz', affine=other)
+    first, second = find().series
+    assert (first.flair.name, second.flair.name) == (
+        'sub-01_ses-a_FLAIR.nii.gz',
+        'sub-01_ses-b_run-2_FLAIR.nii.gz',
+    )
+    assert (first.lesions_flair, len(second.lesions_flair)) == ((), 1)
+
+
+def test_lesions_on_a_flair_that_cannot_be_used(data, find):
+    write_series(data)
+    mask = drawn(data, 'sub-01_space-FLAIR_label-lesion_mask.nii.gz')
+    (one,) = find().series
+    assert one.flair is None
+    assert 'was drawn on the FLAIR image, which is not there; the mask is not used' in ' '.join(one.notes)
+    write_flair(data).write_bytes(b'')
+    assert 'the FLAIR image sub-01_FLAIR.nii.gz cannot be read' in only_error(find())
+    mask.unlink()
+    assert len(find().series) == 1
 
 
 def mask_files(pattern):

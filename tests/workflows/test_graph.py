@@ -3,12 +3,16 @@
 from dataclasses import replace
 from itertools import chain
 
+import nibabel as nib
+import numpy as np
 import pytest
 from nipype.interfaces.base import isdefined
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline import engine as pe
 
+from bids_qsm.errors import UserError
 from bids_qsm.layout import Plan, Series
+from bids_qsm.layout.series import Segmentation
 from bids_qsm.methods import Method, registries
 from bids_qsm.options import Options
 from bids_qsm.recon.inversion import INVERSION
@@ -61,12 +65,18 @@ def series(files):
     )
 
 
+@pytest.fixture(scope='module')
+def work(tmp_path_factory):
+    """A working folder for all: nothing is run in it, but templates are made there once."""
+    return tmp_path_factory.mktemp('work')
+
+
 @pytest.fixture
-def options(tmp_path):
+def options(tmp_path, work):
     return Options(
         bids_dir=tmp_path / 'data',
         output_dir=tmp_path / 'out',
-        work_dir=tmp_path / 'work',
+        work_dir=work,
         level='participant',
     )
 
@@ -200,11 +210,71 @@ def test_one_step_methods_need_no_background_removal(options, series, monkeypatc
     assert any('in one step' in text for text in methods)
 
 
-def test_lesions_join_the_table(options, series, files):
-    given = replace(series, lesions_anat=(files('a.nii'), files('b.nii')), lesions_gre=(files('c.nii'),))
+def test_lesions_have_a_table(options, series, files):
+    given = replace(
+        series,
+        lesions_anat=(files('a.nii'), files('b.nii')),
+        lesions_gre=(files('c.nii'),),
+        lesions_flair=(files('d.nii'),),
+        flair=files('flair.nii'),
+    )
+    for drawn in (given, replace(series, lesions_gre=given.lesions_gre)):
+        workflow, _, _ = graph(options, drawn)
+        check_ports(workflow)
+        names = workflow.list_node_names()
+        assert len([n for n in names if '.place_' in n]) == len(drawn.lesions)
+        assert len([n for n in names if n.endswith('.align_flair_1')]) == bool(drawn.lesions_flair)
+        (save,) = [n for n in names if n.endswith('.save_labels')]
+        assert workflow.get_node(save).inputs.paths['lesions'].endswith('_label-lesion_stats.tsv')
+
+
+def test_segmentations_are_further_atlases(options, series, files):
+    given = replace(
+        series,
+        segmentations=(
+            Segmentation('aseg', files('aseg.mgz'), None, 'anat', 'freesurfer'),
+            Segmentation('manual', files('dseg.nii'), files('dseg.tsv'), 'gre'),
+        ),
+    )
     workflow, _, _ = graph(options, given)
     check_ports(workflow)
-    assert len([n for n in workflow.list_node_names() if '.place_' in n]) == 3
+    (save,) = [n for n in workflow.list_node_names() if n.endswith('.save_labels')]
+    paths = workflow.get_node(save).inputs.paths
+    assert {p.rpartition('_seg-')[2] for p in paths.values() if p.endswith('_stats.tsv')} == {
+        f'{name}_stats.tsv' for name in ('nuclei', 'aseg', 'manual')
+    }
+    assert len(set(paths.values())) == len(paths)
+
+
+def test_candidates_are_found_on_request(options, series):
+    for wanted in (True, False):
+        workflow, _, _ = graph(replace(options, candidates=wanted), series)
+        check_ports(workflow)
+        assert len([n for n in workflow.list_node_names() if n.endswith('.find')]) == wanted
+
+
+def test_the_deep_grey_is_refined_unless_told_not_to(options, series):
+    for name in ('hybrid', 'none'):
+        workflow, methods, _ = graph(replace(options, refinement=Method(name)), series)
+        check_ports(workflow)
+        names = workflow.list_node_names()
+        assert len([n for n in names if n.endswith('.refine_labels')]) == (name != 'none')
+        (chain,) = [workflow.get_node(n) for n in names if n.endswith('.to_template')]
+        assert len(chain.inputs.copyable_trait_names()) >= 2 + (name != 'none')
+        assert any('refined' in text for text in methods) == (name != 'none')
+
+
+def test_a_susceptibility_template_must_fit(options, series, tmp_path):
+    wrong = tmp_path / 'tpl_space-Other_Chimap.nii.gz'
+    nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.float32), np.eye(4)), wrong)
+    with pytest.raises(UserError, match='is in the space Other, but regions come from'):
+        graph(replace(options, chi_template=wrong), series)
+    right = wrong.rename(tmp_path / 'study_Chimap.nii.gz')
+    workflow, _, _ = graph(replace(options, chi_template=right), series)
+    (refine,) = [n for n in workflow.list_node_names() if n.endswith('.refine_labels')]
+    assert workflow.get_node(refine).inputs.template_chi == str(right)
+    with pytest.raises(UserError, match='leave it out with --refinement none'):
+        graph(replace(options, chi_template=right, refinement=Method('none')), series)
 
 
 def test_two_sessions_share_the_anatomy(options, series):

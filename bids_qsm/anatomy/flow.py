@@ -1,0 +1,83 @@
+"""A smooth invertible displacement that carries several bodies, each by its own shift."""
+
+import numpy as np
+from scipy import ndimage
+
+from bids_qsm.anatomy.transform import Displacement, grid_points, transform_points
+
+
+def flow(bodies, weights, grid, fade, *, steps=8, reach=4.0, power=3.0):
+    """Let a stream carry every body to where it belongs, and what lies between along with them.
+
+    At every moment the stream at a point is the mean of the shifts of the bodies, weighted by the inverse
+    ``power`` of the distance to where they are by then [1]_; it dies away over ``reach`` from all of them.
+    Stream lines do not cross: the map is invertible, and its inverse is the stream run backwards.
+
+    Parameters
+    ----------
+    bodies : sequence of Body
+        On a grid of voxels of 1 mm; shifts in mm.
+    weights : sequence of float
+        Trust in each body's shift, relative to the others'.
+    grid : ndarray (4, 4)
+        Voxel to template points.
+    fade : ndarray
+        Factor on the stream over the grid: zero on its faces.
+    steps : int
+        Of time.
+    reach : float
+        Voxels.
+
+    Returns
+    -------
+    forward, backward : Displacement
+        The first maps a point of a body to where it lies in the person.
+
+    References
+    ----------
+    .. [1] Arsigny et al. (2009), J Math Imaging Vis 33:222. doi:10.1007/s10851-008-0135-9
+    """
+    shape = fade.shape
+    pad = int(np.ceil(3 * reach + max(np.linalg.norm(b.shift) for b in bodies)))
+    near = [_distance(body, pad) for body in bodies]
+
+    def stream(time):
+        total = np.zeros((*shape, 3), np.float32)
+        sum_weights = np.full(shape, 1e-9, np.float32)
+        nearest = np.full(shape, 10 * reach, np.float32)
+        for body, trust, (box, distance) in zip(bodies, weights, near, strict=True):
+            away = ndimage.shift(distance, time * body.shift, order=1, mode='nearest')
+            weight = np.float32(trust) * np.exp(-0.5 * (away / reach) ** 2) / (away + 0.5) ** power
+            total[box] += weight[..., None] * body.shift.astype(np.float32)
+            sum_weights[box] += weight
+            nearest[box] = np.minimum(nearest[box], away)
+        total *= (fade * np.exp(-0.5 * (nearest / reach) ** 2) / sum_weights / steps)[..., None]
+        return total
+
+    points = grid_points(shape, grid)
+    weights = np.asarray(weights) / max(weights)
+    streams = [stream((n + 0.5) / steps) for n in range(steps)]
+    there, back = points, points
+    for now in streams:
+        there = _step(there, Displacement(now, grid))
+    for now in reversed(streams):
+        back = _step(back, Displacement(-now, grid))
+    return tuple(
+        Displacement((moved - points).reshape(*shape, 3).astype(np.float32), grid) for moved in (there, back)
+    )
+
+
+def _step(points, velocity):
+    """Go along a velocity for one step of time, by the midpoint rule."""
+    half = points + (transform_points(points, [velocity]) - points) / 2
+    return points + transform_points(half, [velocity]) - half
+
+
+def _distance(body, pad):
+    """Box around a body, and the distance (voxels) to it therein, zero within."""
+    (box,) = ndimage.find_objects((body.share > 0.5).astype(np.uint8))
+    box = tuple(
+        slice(max(b.start - pad, 0), min(b.stop + pad, n)) for b, n in zip(box, body.share.shape, strict=True)
+    )
+    distance = ndimage.distance_transform_edt(body.share[box] <= 0.5)
+    return box, np.maximum(distance - 0.5, 0).astype(np.float32)

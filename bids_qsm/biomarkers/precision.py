@@ -1,0 +1,163 @@
+"""How well the mean of a region is known, where neighbouring voxels are wrong together."""
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from scipy import fft, ndimage, optimize
+
+from bids_qsm.recon.grid import Grid
+
+_ENOUGH_PAIRS = 200
+_WHOLE_SUM = 100_000
+
+
+@dataclass(frozen=True)
+class Correlation:
+    r"""Correlation of voxels a distance d (mm) apart: :math:`(1 - c) e^{-(d / \lambda)^p}`, 1 where d = 0.
+
+    ``nugget`` is c, the share of the variance that neighbours do not have in common, ``length`` (mm)
+    is :math:`\lambda`, ``power`` p: 1 where the map is rough, 2 where it is smooth.
+    """
+
+    nugget: float
+    length: float
+    power: float = 1.0
+
+    def kernel(self, grid: Grid):
+        """Correlation at every lag that matters, an array with lag 0 in its middle."""
+        reach = 5 ** (1 / self.power) * self.length if self.nugget < 1 else 0.0
+        kernel = (1 - self.nugget) * _decay(_distances(grid, reach), self.length, self.power)
+        kernel[tuple(n // 2 for n in kernel.shape)] = 1
+        return kernel
+
+
+def _decay(distance, length, power):
+    return np.exp(-((distance / max(length, 1e-6)) ** power))
+
+
+def fit_correlation(data, regions, grid: Grid, *, reach_mm: float = 6.0):
+    """Correlation of voxels within regions, from the variogram pooled over them.
+
+    Half the mean squared difference of two voxels of one region grows with their distance from the nugget to
+    the variance [1]_; unlike an autocorrelation it does not depend on the regions' means. Regions are pooled
+    by their own variance, and nugget, variance, length and power fitted to it.
+
+    Parameters
+    ----------
+    data : ndarray of float
+        A map; NaN voxels are left out.
+    regions : iterable of (box, ndarray of bool)
+        Slices into ``data``, and the region in them.
+    grid : Grid
+    reach_mm : float
+        Largest distance of the variogram.
+
+    Returns
+    -------
+    Correlation
+        Without correlation where the regions have too few voxels to tell, or are constant.
+
+    References
+    ----------
+    .. [1] Matheron (1963), Econ Geol 58:1246. doi:10.2113/gsecongeo.58.8.1246
+    """
+    distance = _distances(grid, reach_mm)
+    step = min(grid.voxel_size)
+    bins = np.where(distance <= reach_mm, np.rint(distance / step).astype(int), 0)
+    pairs, total = np.zeros(bins.max() + 1), np.zeros(bins.max() + 1)
+    for box, region in regions:
+        values = np.asarray(data[box], np.float64)
+        inside = region & np.isfinite(values)
+        spread = values[inside].std() if inside.sum() > 1 else 0.0
+        if spread == 0:
+            continue
+        weight = inside.astype(np.float64)
+        values = np.where(inside, (values - values[inside].mean()) / spread, 0)
+        square = values**2
+        count = _correlate(weight, weight, bins.shape)
+        differences = _correlate(square, weight, bins.shape)
+        differences += differences[::-1, ::-1, ::-1] - 2 * _correlate(values, values, bins.shape)
+        pairs += np.bincount(bins.ravel(), count.ravel(), bins.max() + 1)
+        total += np.bincount(bins.ravel(), differences.ravel(), bins.max() + 1)
+    known = np.flatnonzero(pairs > _ENOUGH_PAIRS)
+    known = known[known > 0]
+    if known.size < 3:
+        return Correlation(1.0, 0.0)
+    away = np.array([distance[bins == b].mean() for b in known])
+    return _fit(away, total[known] / (2 * pairs[known]), np.sqrt(pairs[known]), step)
+
+
+def _fit(distance, variogram, weight, step):
+    best, found = np.inf, Correlation(1.0, 0.0)
+    for length, power in product(np.geomspace(0.25 * step, max(distance), 40), (1.0, 1.5, 2.0)):
+        design = np.stack([np.ones_like(distance), 1 - _decay(distance, length, power)], 1)
+        (nugget, rest), misfit = optimize.nnls(design * weight[:, None], variogram * weight)
+        if misfit < best and nugget + rest > 0:
+            best, found = misfit, Correlation(float(nugget / (nugget + rest)), float(length), power)
+    return found
+
+
+def _distances(grid, reach):
+    """Distance (mm) of every lag up to ``reach`` along each axis."""
+    away = [np.arange(-int(reach // v), int(reach // v) + 1) * v for v in grid.voxel_size]
+    return np.sqrt(sum(a**2 for a in np.meshgrid(*away, indexing='ij')))
+
+
+def _correlate(first, second, lags):
+    """Sum over x of first(x) second(x + d) for the lags d of an array of shape ``lags``, 0 in its middle."""
+    half = [n // 2 for n in lags]
+    shape = [fft.next_fast_len(max(n, h + 1) + h, real=True) for n, h in zip(first.shape, half, strict=True)]
+    spectrum = np.conj(fft.rfftn(first, shape)) * fft.rfftn(second, shape)
+    found = np.roll(fft.irfftn(spectrum, shape), half, (0, 1, 2))
+    return found[tuple(slice(0, n) for n in lags)]
+
+
+def shared_variance(region, correlation: Correlation, grid: Grid):
+    """Mean correlation of any two voxels of a region: 1 over the effective number of independent voxels.
+
+    Regions of very many voxels are taken as without border, which makes it a little larger.
+
+    Parameters
+    ----------
+    region : ndarray of bool
+
+    >>> grid = Grid((4, 4, 4), (1.0, 1.0, 1.0))
+    >>> shared_variance(np.ones((4, 4, 4), bool), Correlation(1.0, 0.0), grid)
+    0.015625
+    """
+    size = int(region.sum())
+    if size == 0:
+        return np.nan
+    kernel = correlation.kernel(grid)
+    if size > _WHOLE_SUM:
+        return float(min(kernel.sum() / size, 1.0))
+    region = region[ndimage.find_objects(region.astype(np.uint8))[0]]
+    # lags longer than the region do not occur in it
+    cut = [min(k // 2, n - 1) for k, n in zip(kernel.shape, region.shape, strict=True)]
+    kernel = kernel[tuple(slice(k // 2 - c, k // 2 + c + 1) for k, c in zip(kernel.shape, cut, strict=True))]
+    weight = region.astype(np.float64)
+    return float((_correlate(weight, weight, kernel.shape) * kernel).sum() / size**2)
+
+
+def standard_error(values, shared: float):
+    r"""Standard error of the mean of correlated values [1]_.
+
+    With R the mean correlation of two values, the variance of n values falls short of the true one by
+    :math:`1 - R`, and that of their mean is R of the true one:
+
+    .. math:: \mathrm{se}^2 = \frac{R}{1 - R} \, \frac{1}{n} \sum_i (x_i - \bar x)^2
+
+    Parameters
+    ----------
+    values : ndarray, shape (n,)
+    shared : float
+        R, from `shared_variance`.
+
+    References
+    ----------
+    .. [1] Bayley & Hammersley (1946), J R Stat Soc Suppl 8:184. doi:10.2307/2983560
+    """
+    if values.size < 2 or not shared < 1:
+        return np.nan
+    return float(values.std() * np.sqrt(shared / (1 - shared)))

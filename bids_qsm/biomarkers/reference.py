@@ -1,0 +1,104 @@
+"""Regions that susceptibility may be referred to: the whole brain, CSF of the ventricles, white matter."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bids_qsm.recon.csf import ventricles
+from bids_qsm.recon.grid import Grid
+
+REFERENCES = ('Brain', 'CSF', 'White matter')
+"""Names of these regions in the table."""
+
+
+@dataclass(frozen=True)
+class ReferenceRegion:
+    """A region of reference; ``note`` says what it is like, or why there is none."""
+
+    name: str
+    region: np.ndarray
+    how: str
+    coverage: float
+    note: str
+
+
+def reference_regions(
+    maps,
+    mask,
+    white_matter,
+    grid: Grid,
+    *,
+    min_ml: float = 0.5,
+    max_ml: float = 80.0,
+    max_ratio: float = 0.5,
+    min_white_ml: float = 2.0,
+):
+    """Regions of reference, with a check of each.
+
+    CSF is that of the lateral ventricles (`bids_qsm.recon.csf.ventricles`), found by R2*. It counts where it
+    has ``min_ml`` to ``max_ml`` and the median of its R2* stays under ``max_ratio`` times that of the brain;
+    white matter counts from ``min_white_ml`` on. One that does not count is empty, for a wrong zero
+    would shift every value referred to it.
+
+    Parameters
+    ----------
+    maps : dict of str to ndarray
+        'chi' (ppm), and 'R2star' (1/s) where there is one.
+    mask : ndarray of bool
+    white_matter : ndarray of bool or None
+    grid : Grid
+
+    Returns
+    -------
+    list of ReferenceRegion
+        In the order of REFERENCES.
+    """
+    return [
+        ReferenceRegion('Brain', mask, 'whole', 1.0, ''),
+        _csf(maps, mask, grid, min_ml, max_ml, max_ratio),
+        _white(maps, mask, white_matter, grid, min_white_ml),
+    ]
+
+
+def _csf(maps, mask, grid, min_ml, max_ml, max_ratio):
+    r2star = maps.get('R2star')
+    if r2star is None:
+        return _none('CSF', mask, 'not found: there is no R2* to find the ventricles by')
+    region = ventricles(mask, np.nan_to_num(r2star), grid)
+    ml = region.sum() * grid.voxel_volume / 1000
+    found = f'{ml:.1f} ml of fluid near the centre'
+    if not min_ml <= ml <= max_ml:
+        return _none('CSF', mask, f'not found: {found}, where {min_ml:g} to {max_ml:g} ml is plausible')
+    fluid, brain = (float(np.median(r2star[part & (r2star > 0)])) for part in (region, mask))
+    if fluid > max_ratio * brain:
+        return _none('CSF', mask, f'not found: {found} has R2* {fluid:.1f}/s, the brain {brain:.1f}/s')
+    spread = _spread(maps, region)
+    return ReferenceRegion(
+        'CSF', region, 'whole', 1.0, f'{found}, R2* {fluid:.1f}/s (brain {brain:.1f}/s){spread}'
+    )
+
+
+def _white(maps, mask, white_matter, grid, min_ml):
+    if white_matter is None:
+        return _none('White matter', mask, 'not found: no mask of white matter was given')
+    region = white_matter & mask
+    ml = region.sum() * grid.voxel_volume / 1000
+    if ml < min_ml:
+        why = f'not found: {ml:.1f} ml of deep white matter inside the mask, where {min_ml:g} ml is least'
+        return _none('White matter', mask, why)
+    coverage = region.sum() / white_matter.sum()
+    note = f'{ml:.1f} ml of deep white matter{_spread(maps, region)}'
+    return ReferenceRegion('White matter', white_matter, 'whole', float(coverage), note)
+
+
+def _spread(maps, region):
+    """Spread of susceptibility, as a clause; by quartiles, for a vein in the region is no matter."""
+    chi = maps.get('chi')
+    if chi is None or not np.isfinite(chi[region]).any():
+        return ''
+    low, high = np.nanpercentile(chi[region], (25, 75))
+    return f', chi spread {(high - low) / 1.349:.3f} ppm'
+
+
+def _none(name, mask, note):
+    return ReferenceRegion(name, np.zeros_like(mask), 'none', 0.0, note)

@@ -1,0 +1,148 @@
+"""Lesion masks: where they are, and which image of the subject each was drawn on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bids_qsm.errors import UserError
+from bids_qsm.layout import checks
+from bids_qsm.layout.names import entities_of, session_of, suffix_of
+
+OWN_SPACES = (None, 'orig', 'MEGRE', 'GRE', 'T2starw')
+"""Values of the entity space- that may mean the series itself."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Lesion masks of one series by the image that they were drawn on, and what to say of the others."""
+
+    anat: tuple[Path, ...]
+    gre: tuple[Path, ...]
+    flair: tuple[Path, ...]
+    notes: tuple[str, ...]
+
+
+def is_lesions(path) -> bool:
+    """Whether a file is a lesion mask, or an image of numbered lesions.
+
+    >>> is_lesions(Path('sub-01_label-lesion_mask.nii.gz')), is_lesions(Path('sub-01_desc-brain_mask.nii.gz'))
+    (True, False)
+    """
+    label = dict(entities_of(path)).get('label', '')
+    return suffix_of(path) in ('mask', 'roi', 'dseg') and label.lower().startswith('lesion')
+
+
+def find_lesions(subject, options):
+    """Lesion masks of a subject: in the dataset, in its derivatives/, in the derivatives given."""
+    roots = [
+        options.bids_dir,
+        *sorted(options.bids_dir.glob('derivatives/*')),
+        *(p for _, p in options.derivatives),
+    ]
+    found = {}
+    for root in roots:
+        if root.is_relative_to(options.output_dir):
+            continue
+        for path in sorted(root.glob(f'sub-{subject}/**/*.nii*')):
+            if is_lesions(path):
+                found[path.resolve()] = path
+    return list(found.values())
+
+
+def choose_flair(one, flairs, lesions, anatomy):
+    """The FLAIR image of a series: of its session first, and one that masks were drawn on before others.
+
+    None where there is none; one that cannot be read is an error only once masks lie on it.
+    """
+
+    def rank(path):
+        labels = dict(entities_of(path))
+        return 'ce' in labels, labels.get('run', '').zfill(4), labels.get('ses', ''), path.name
+
+    own = [p for p in flairs if session_of(p) == one.session] or flairs
+    ranked = sorted(own, key=rank)
+    sound = [path for path in ranked if checks.image_problem(path) is None]
+    drawn = [path for path in lesions if _may_be_on_flair(path, one, anatomy.image)]
+    fits = [path for path in sound if any(checks.same_grid(mask, path) for mask in drawn)]
+    return next(iter((*fits, *sound, *ranked)), None)
+
+
+def _may_be_on_flair(path, one, anat):
+    if session_of(path) not in (None, one.session):
+        return False
+    space = drawn_space(path)
+    if space not in (None, 'orig', 'FLAIR') or checks.image_problem(path):
+        return False
+    others = filter(None, (one.files[0], anat)) if space != 'FLAIR' else ()
+    return not any(checks.same_grid(path, other) for other in others)
+
+
+def drawn_space(path):
+    """Space that a mask names: its entity space-, or the image in its name; None where it names none."""
+    named = next((image for image in ('T1w', 'FLAIR') if f'_{image}_' in path.name), None)
+    return dict(entities_of(path)).get('space', named)
+
+
+def place_lesions(one, lesions, anatomy, flair, series) -> Places:
+    """Lesion masks that concern a series, by the image they were drawn on; an empty mask is one too."""
+    placed = {'anat': [], 'gre': [], 'flair': []}
+    notes = []
+    for path in lesions:
+        if session_of(path) not in (None, one.session):
+            continue
+        problem = checks.image_problem(path)
+        if problem:
+            raise UserError(f'the lesion mask {problem}')
+        where, note = _place(path, one, anatomy, flair, series)
+        if where:
+            placed[where].append(path)
+        elif note:
+            notes.append(f'The lesion mask {path.name} {note}')
+    problem = placed['flair'] and checks.image_problem(flair)
+    if problem:
+        raise UserError(f'the FLAIR image {problem}')
+    return Places(*(tuple(placed[key]) for key in placed), tuple(notes))
+
+
+def _place(path, one, anatomy, flair, series):
+    """Image that a mask was drawn on ('anat', 'gre', 'flair' or None), and a note where it is not used."""
+    space = drawn_space(path)
+    named = {
+        'T1w': ('anat', anatomy.image, anatomy.session),
+        'FLAIR': ('flair', flair, session_of(flair)),
+    }
+    if space in named:
+        where, image, in_use = named[space]
+        if image is None:
+            return None, f'was drawn on the {space} image, which is not there; the mask is not used.'
+        session = session_of(path)
+        # a mask that names no session is of the one in use
+        if session in (None, in_use) or _lies_on(path, image):
+            return where, None
+        return None, (
+            f'was drawn on the {space} image of session {session}, but {image.name} is the one in use, on '
+            'another grid; the mask is not used.'
+        )
+    if space not in OWN_SPACES:
+        return None, f'is in the space {space} and is not used.'
+    of_other = is_of_other(path, one)
+    if _lies_on(path, one.files[0]):
+        return (None if of_other else 'gre'), None
+    for where, image, _ in named.values():
+        if space in (None, 'orig') and image and _lies_on(path, image):
+            return where, None
+    if of_other and any(_lies_on(path, other.files[0]) for other in series):
+        return None, None
+    return None, (
+        'lies neither on the grid of the series nor on that of the T1w or FLAIR image and is not used; if it '
+        'was drawn on one of these, name it space-T1w or space-FLAIR.'
+    )
+
+
+def _lies_on(path, image):
+    return checks.image_problem(image) is None and checks.same_grid(path, image)
+
+
+def is_of_other(path, one) -> bool:
+    """Whether a file names another acquisition than a series does."""
+    labels, own = dict(entities_of(path)), dict(one.entities)
+    return any(labels[k] != own.get(k) for k in ('ses', 'acq', 'ce', 'rec', 'run', 'inv') if k in labels)

@@ -1,0 +1,202 @@
+"""Segmentations of a subject in earlier derivatives: BIDS label images, FreeSurfer and FastSurfer folders."""
+
+import csv
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from bids_qsm.errors import UserError
+from bids_qsm.layout import checks
+from bids_qsm.layout.lesions import OWN_SPACES, is_lesions, is_of_other
+from bids_qsm.layout.names import entities_of, session_of, suffix_of
+from bids_qsm.layout.series import Segmentation
+
+FREESURFER = {
+    'aseg.mgz': 'aseg',
+    'aparc+aseg.mgz': 'aparcaseg',
+    'aparc.DKTatlas+aseg.deep.mgz': 'aparcDKTaseg',
+}
+"""Files of a FreeSurfer or FastSurfer folder mri/ -> name of the segmentation."""
+
+_DERIVED = ('aseg', 'aparcaseg', 'aparcDKTaseg')
+_INPUTS = ('rawavg.mgz', 'orig/001.mgz')
+_FAR_MM = 5.0
+
+
+@dataclass(frozen=True)
+class Found:
+    """A label image of a subject, the derivatives (name) that it comes from, and what names its labels."""
+
+    source: str
+    name: str
+    dseg: Path
+    table: Path | None
+    names: str
+    scanned: Path | None = None
+    """The image that FreeSurfer was given, where its folder holds it."""
+
+    @property
+    def is_freesurfer(self):
+        return self.dseg.suffix == '.mgz'
+
+
+def find_segmentations(subject, options) -> list[Found]:
+    """Label images of a subject in the derivatives given, those in the space of a template left out."""
+    found = []
+    for source, root in options.derivatives:
+        if root.is_relative_to(options.output_dir):
+            continue
+        for path in sorted(root.glob(f'sub-{subject}/**/anat/*_dseg.nii*')):
+            labels = dict(entities_of(path))
+            wanted = labels.get('space', 'T1w') in ('T1w', *OWN_SPACES)
+            if not wanted or is_lesions(path) or path.name[0] == '.':
+                continue
+            name = next((labels[k] for k in ('seg', 'atlas', 'desc') if k in labels), 'dseg')
+            names = 'freesurfer' if labels.get('desc') in _DERIVED else 'bids'
+            found.append(Found(source, _plain(name), path, _table_of(path, root), names))
+        folders = [root / f'sub-{subject}', *sorted(root.glob(f'sub-{subject}_ses-*'))]
+        for folder in folders:
+            if '.long.' in folder.name:  # in the space of the subject's own template
+                continue
+            mri = folder / 'mri'
+            scanned = next((mri / name for name in _INPUTS if (mri / name).is_file()), None)
+            found += [
+                Found(source, name, mri / file, None, 'freesurfer', scanned)
+                for file, name in FREESURFER.items()
+                if (mri / file).is_file()
+            ]
+    return found
+
+
+def _plain(name):
+    return re.sub('[^0-9A-Za-z]', '', name) or 'dseg'
+
+
+def _table_of(path, root):
+    """The label table that goes with a label image by the inheritance principle, the nearest first."""
+    own = set(entities_of(path))
+    folder = path.parent
+    while True:
+        tables = [
+            t for t in folder.glob('*dseg.tsv') if suffix_of(t) == 'dseg' and set(entities_of(t)) <= own
+        ]
+        if tables:
+            return max(tables, key=lambda t: (len(entities_of(t)), t.name))
+        if folder == root:
+            return None
+        folder = folder.parent
+
+
+def place_segmentations(one, labelled, anatomy, series, atlas):
+    """Segmentations that concern a series, each with a name of its own, and notes on those left out.
+
+    Parameters
+    ----------
+    one, series : Series
+        The series, and all of its subject.
+    labelled : list of Found
+    anatomy
+        The subject's anatomical image: ``image`` (path or None) and its ``session``.
+    atlas : str
+        As given by --atlas; segmentations do not take its name.
+    """
+    placed, notes = [], []
+    taken, seen = {_atlas_name(atlas).lower()}, set()
+    for found in labelled:
+        on, note = _place(found, one, anatomy, series)
+        if note:
+            notes.append(f'The segmentation {found.dseg.name} of the derivatives {found.source} {note}')
+        if on is None:
+            continue
+        if (found.source, found.name.lower()) in seen:
+            notes.append(
+                f'The derivatives {found.source} hold more than one segmentation {found.name} of '
+                f'{one.name}; {found.dseg.name} is not used.'
+            )
+            continue
+        seen.add((found.source, found.name.lower()))
+        _require_table(found)
+        # named after where it comes from, so that it has one name in all subjects
+        names = (found.name, found.name + _plain(found.source))
+        names += tuple(f'{names[1]}{n}' for n in range(2, len(labelled) + 3))
+        name = next(n for n in names if n.lower() not in taken)
+        taken.add(name.lower())
+        placed.append(Segmentation(name, found.dseg, found.table, on, found.names))
+    return tuple(placed), tuple(notes)
+
+
+def _atlas_name(atlas):
+    if not re.search(r'\.nii(\.gz)?$', atlas):
+        return atlas
+    labels = dict(entities_of(Path(atlas)))
+    return _plain(labels.get('atlas') or labels.get('seg') or Path(atlas).name.partition('.')[0])
+
+
+def _place(found, one, anatomy, series):
+    """Space that a segmentation is in ('anat', 'gre' or None), and why it is not used, if worth it."""
+    path, image, session = found.dseg, anatomy.image, session_of(found.dseg)
+    problem = checks.image_problem(path)
+    if problem:
+        raise UserError(f'in the derivatives {found.source}, the segmentation {problem}')
+    if found.is_freesurfer:
+        session = session_of(path.parent.parent)
+        if image is None:
+            return None, 'is that of a T1w image, and there is none; it is not used.'
+        if session not in (None, anatomy.session):
+            return None, _elsewhere(session, image)
+        if found.scanned is not None and _apart(found.scanned, image) > _FAR_MM:
+            return None, (
+                f'was made from an image elsewhere in the scanner than {image.name}; it is not used.'
+            )
+        return 'anat', None
+    space = dict(entities_of(path)).get('space')
+    own = space in OWN_SPACES and not is_of_other(path, one) and checks.same_grid(path, one.files[0])
+    if image is not None and checks.same_grid(path, image) and not (own and space is not None):
+        return 'anat', None
+    if own:
+        return 'gre', None
+    if space == 'T1w' and image is not None:
+        if session in (None, anatomy.session):
+            return 'anat', None
+        return None, _elsewhere(session, image)
+    if is_of_other(path, one) or any(checks.same_grid(path, other.files[0]) for other in series):
+        return None, None
+    return None, (
+        'lies neither on the grid of the series nor on that of the T1w image and is not used; if it is in '
+        'the space of the T1w image, name it space-T1w.'
+    )
+
+
+def _elsewhere(session, image):
+    return f'is of session {session}, but {image.name} is the T1w image in use; it is not used.'
+
+
+def _apart(first, second):
+    """Distance (mm) between the centres of two images in the scanner."""
+    centres = []
+    for path in (first, second):
+        image = nib.load(path)
+        middle = (np.array(image.shape[:3]) - 1) / 2
+        centres.append(image.affine[:3, :3] @ middle + image.affine[:3, 3])
+    return float(np.linalg.norm(centres[0] - centres[1]))
+
+
+def _require_table(found):
+    """Raise UserError where a label table cannot be used."""
+    if found.table is None:
+        return
+    try:
+        with found.table.open(newline='', encoding='utf-8-sig') as file:
+            rows = list(csv.DictReader(file, delimiter='\t'))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f'the label table {found.table} cannot be read ({error}); write it again.') from None
+    lacking = [c for c in ('index', 'name') if not rows or c not in rows[0]]
+    if lacking:
+        raise UserError(
+            f'the label table {found.table} has no column {lacking[0]!r}; it needs index and name.'
+        )
+    if not all(re.fullmatch(r'\s*\d+\s*', row['index'] or '') for row in rows):
+        raise UserError(f'the label table {found.table} holds an index that is not a whole number.')

@@ -1,0 +1,39 @@
+"""Reading of the pages that are written, as a browser would."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+
+class Page(HTMLParser):
+    """Collects what a browser would load, the text, and the ids."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.loads, self.ids, self.anchors, self.images, self.tags = [], [], [], [], set()
+        self._text = []
+        self.feed(Path(path).read_text(encoding='utf-8'))
+        self.text = re.sub(r'\s+', ' ', ''.join(self._text))
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        self.tags.add(tag)
+        self.ids += [values['id']] if 'id' in values else []
+        if tag == 'a':
+            self.anchors.append(values['href'])
+        elif tag == 'img':
+            self.images.append(values)
+        self.loads += [values[key] for key in ('src', 'data', 'srcset') if key in values]
+        if tag == 'link':
+            self.loads.append(values.get('href', ''))
+
+    def handle_data(self, data):
+        self._text.append(data)
+
+
+def assert_self_contained(page):
+    assert all(address.startswith('data:image/') for address in page.loads)
+    assert not {'script', 'link', 'iframe', 'object'} & page.tags
+    assert '@import' not in page.text
+    assert len(page.ids) == len(set(page.ids))
+    assert {a[1:] for a in page.anchors if a.startswith('#')} <= set(page.ids)
