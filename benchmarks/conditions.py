@@ -137,15 +137,18 @@ class Scan:
         }
 
 
-def scan(condition, seed, *, cache=None):
-    """Scan the head of a person; with ``cache`` (a folder) its brain mask is found on a T1w image too."""
+def scan(condition, seed, *, head=None, cache=None):
+    """Scan the head of a person; with ``cache`` (a folder) its brain mask is found on a T1w image too.
+
+    ``head`` may be given, else it follows from ``seed``; ``stone`` of the truth is its first lesion.
+    """
     spacing = 1.0 if min(condition.voxel_size) < 3 else 2.0
-    head = head_of(seed, spacing)
+    head = head or head_of(seed, spacing)
     simulation = simulate(head, condition.protocol, seed)
     shape, affine = simulation.phase.shape[:3], simulation.affine
     truth = dict(simulation.truth)
     truth['veins'] = (head.sample(shape, affine, ('blood',))['blood'] > 0.5) & truth['mask']
-    truth['stone'] = (truth.pop('lesions') == 1) & truth['mask']
+    truth['stone'] = (truth['lesions'] == 1) & truth['mask']
     data = {
         # echoes last, columns first: as files are read
         'magnitude': np.asfortranarray(simulation.magnitude, np.float32),

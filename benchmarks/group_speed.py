@@ -1,0 +1,127 @@
+"""Seconds and peak memory of every statistic of the group level, on made-up tables like real ones.
+
+python benchmarks/group_speed.py [--subjects 500] [--sessions 2] [--parts model correlate ...]
+
+Each part runs in a process of its own on one core, so that its peak memory is its own; seconds are of the
+processor. The tables have 17 regions, 3 hemispheres and 2 maps; half of the participants are controls, and
+some regions are missing.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+
+REGIONS = ('Brain', 'SN', 'SNc', 'SNr', 'GP', 'GPe', 'GPi', 'RN', 'STN', 'Putamen', 'Caudate', 'Thalamus')
+REGIONS += ('Dentate', 'CSF', 'White matter', 'Accumbens', 'Hippocampus')
+SIDES, MAPS = ('L', 'R', 'both'), {'chi': ('ppm', 0.1, 0.02), 'R2star': ('1/s', 30.0, 4.0)}
+PARTS = ('gather', 'observe', 'relative', 'model', 'correlate', 'compare', 'change', 'normative', 'all')
+
+
+def tables(subjects, sessions):
+    """(entities, table) of every series, and participants.tsv."""
+    import numpy as np
+    import pandas as pd
+
+    rng = np.random.default_rng(0)
+    rows = [(r, h, m) for r in REGIONS for h in SIDES for m in MAPS]
+    frame = pd.DataFrame(rows, columns=['region', 'hemisphere', 'map'])
+    unit, centre, spread = (frame['map'].map({m: v[i] for m, v in MAPS.items()}).to_numpy() for i in range(3))
+    frame = frame.assign(
+        index=pd.array([None] * len(frame), 'Int64'), n_voxels=100, volume_mm3=200.0, coverage=1.0,
+        core='eroded', units=unit, reference=np.where(frame['map'] == 'chi', 'CSF', 'n/a'),
+    )  # fmt: skip
+    people = pd.DataFrame(
+        {
+            'participant_id': [f'sub-{i:04d}' for i in range(subjects)],
+            'group': np.where(np.arange(subjects) % 2, 'patient', 'control'),
+            'age': rng.uniform(8, 75, subjects).round(1),
+            'sex': rng.choice(['F', 'M'], subjects),
+            'dystonia': rng.gamma(2, 5, subjects).round(),
+            'parkinsonism': rng.gamma(2, 5, subjects).round(),
+        }
+    )
+    series = []
+    for i, own in enumerate(rng.normal(size=(subjects, len(frame)))):
+        for session in range(sessions):
+            mean = centre + spread * (own + 0.3 * rng.normal(size=len(frame)))
+            mean[rng.random(len(frame)) < 0.001] = np.nan
+            table = frame.assign(
+                mean=mean, sd=spread, median=mean, p5=mean - spread, p95=mean + spread, mean_positive=mean,
+                se=spread / 10, mean_pv=mean, se_pv=spread / 10,
+            )  # fmt: skip
+            entities = {'sub': f'{i:04d}', 'ses': str(session + 1), 'seg': 'atlas'}
+            if sessions == 1:
+                del entities['ses']
+            series.append((entities, table))
+    return series, people
+
+
+def measure(part, subjects, sessions):
+    """Seconds and peak memory of one part; what it works on is made before."""
+    import pandas as pd
+
+    from bids_qsm.cohort import change, correlation, model, normative, observations
+    from bids_qsm.cohort import tables as joins
+
+    series, people = tables(subjects, sessions)
+    start = time.process_time()
+    long = joins.join_participants(joins.gather(series), people)[0]
+    if sessions > 1:
+        since = pd.Timestamp('2020-01-01') + pd.to_timedelta(400 * (long['session_id'] == 'ses-2'), 'D')
+        long['acq_time'] = since.dt.strftime('%Y-%m-%dT%H:%M:%S')
+    del series
+    gathered = time.process_time() - start
+
+    def fit():
+        model.fit_models(long, 'chi ~ group + age + sex')
+        model.fit_models(long, 'R2star ~ group + age + sex')
+
+    def correlate():
+        for column in ('dystonia', 'parkinsonism'):
+            correlation.correlate(long, column, covariates=['age', 'sex'])
+
+    steps = {
+        'observe': lambda: observations.observe(long),
+        'relative': lambda: joins.relative_to(long, 'White matter'),
+        'model': fit,
+        'correlate': correlate,
+        'compare': lambda: correlation.compare_correlations(long, covariates=['age', 'sex']),
+        'change': lambda: change.change_summary(change.changes(long)[0]),
+        'normative': lambda: normative.normative(long, controls='control'),
+    }
+    chosen = [] if part == 'gather' else list(steps) if part == 'all' else [part]
+    start = time.process_time()
+    for name in chosen:
+        steps[name]()
+    seconds = gathered if part == 'gather' else time.process_time() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {'part': part, 'rows': len(long), 'seconds': round(seconds, 2), 'peak_mb': round(peak)}
+
+
+def main(words=None):
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser.add_argument('--subjects', type=int, default=500)
+    parser.add_argument('--sessions', type=int, default=2)
+    parser.add_argument('--parts', nargs='+', choices=PARTS, default=PARTS)
+    parser.add_argument('--child', action='store_true', help=argparse.SUPPRESS)
+    options = parser.parse_args(words)
+    if options.child:
+        print(json.dumps(measure(options.parts[0], options.subjects, options.sessions)))
+        return
+    one_core = {f'{library}_NUM_THREADS': '1' for library in ('OMP', 'OPENBLAS', 'MKL', 'NUMBA')}
+    print('part\trows\tseconds\tpeak_mb')
+    for part in options.parts:
+        command = [sys.executable, __file__, '--child', '--parts', part]
+        command += ['--subjects', str(options.subjects), '--sessions', str(options.sessions)]
+        done = subprocess.run(
+            command, check=True, capture_output=True, text=True, env={**os.environ, **one_core}
+        )
+        print('\t'.join(str(value) for value in json.loads(done.stdout).values()), flush=True)
+
+
+if __name__ == '__main__':
+    main()

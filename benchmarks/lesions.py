@@ -1,0 +1,193 @@
+"""Score the table of lesions and the search for microbleeds and calcifications on heads of known truth.
+
+python benchmarks/lesions.py [--seeds 1001 1002 ...] [--voxel 1 1 2] [--snr 70] [--keep FOLDER]
+
+Lesions of all sorts are scattered in each head, drawn on a grid of 1 mm as on a T1w image, and carried to the
+tilted GRE; maps are those of the default chain. A candidate is right where it touches a microbleed or a
+calcification and says which. Labels of nuclei are the true ones moved by 2 mm, as a registration might leave
+them.
+"""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from accuracy import CACHE
+from chain import Chain
+from conditions import grid_of_conditions, scan
+from metrics import moment
+from scipy import ndimage
+
+from bids_qsm.anatomy import atlas
+from bids_qsm.anatomy.transform import resample_labels
+from bids_qsm.biomarkers.focal import KINDS, find_candidates
+from bids_qsm.biomarkers.lesions import Drawn, lesion_table
+from bids_qsm.phantom.head import make_head
+from bids_qsm.phantom.lesions import scatter
+
+NUMBERS = {'rims': 3, 'lesions': 2, 'calcifications': 4, 'microbleeds': 8}
+"""Lesions of each sort in a head."""
+OFF_MM = 2.0
+"""How far off the labels of nuclei are."""
+_CUBE = np.ones((3, 3, 3), bool)
+
+
+def reconstruct(condition, seed, keep, cache):
+    """Head with lesions; its maps, the truth on their grid, and their affine."""
+    # finer than 3 mm, as `scan` draws it
+    head = make_head(seed, spacing=1.0 if min(condition.voxel_size) < 3 else 2.0)
+    head = head.changed({}, scatter(seed, head, **NUMBERS))
+    name = '_'.join(f'{v:g}' for v in (seed, *condition.voxel_size, condition.snr))
+    path = None if keep is None else keep / f'lesions_{name}.npz'
+    drawn = np.array([(*lesion.centre, lesion.radius, lesion.chi, lesion.rim) for lesion in head.lesions])
+    if path is not None and path.exists():
+        kept = dict(np.load(path))
+        # maps of another version of the head are of no use
+        if np.array_equal(kept['drawn'], drawn):
+            return head, kept
+    case = scan(condition, seed, head=head, cache=cache)
+    chain = Chain(case.data)
+    chain.run([step for step in chain.steps if step != 'swi'])
+    kept = {
+        'chi': chain.data['chi'] - np.float32(chain.data['offset']),
+        'r2star': chain.data['r2star'],
+        'mask': chain.chi_mask,
+        'affine': case.affine,
+        'true_chi': case.truth['chi'],
+        'lesions': case.truth['lesions'].astype(np.int32),
+        'dseg': case.truth['dseg'].astype(np.int32),
+        'drawn': drawn,
+    }
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, **kept)
+    return head, kept
+
+
+def sort_of(lesion):
+    """What a lesion is called in the tables."""
+    return 'rim' if lesion.rim else lesion.kind
+
+
+def score_table(head, maps, seed):
+    """One row a lesion: what the table says, and the truth."""
+    drawn_affine = np.diag([1.0, 1, 1, 1])
+    shape = (192, 240, 208)
+    drawn_affine[:3, 3] = (0, 0, -16) - (np.array(shape) - 1) / 2
+    drawn = head.lesion_labels(shape, drawn_affine).astype(np.int32)
+    chi, affine = maps['chi'], maps['affine']
+    placed = resample_labels(drawn, drawn_affine, chi.shape, affine, []).astype(np.int32)
+    lesions = [Drawn('phantom', drawn, drawn_affine, placed)]
+    more = (lesions, maps['dseg'], atlas.labels(), affine)
+    table = lesion_table(chi, maps['r2star'], maps['mask'], *more)
+    table = table.set_index('lesion').reindex(range(1, len(head.lesions) + 1))
+    true = lesion_table(maps['true_chi'], None, maps['true_chi'] != 0, *more)
+    rows = table.reset_index()[['lesion', 'reason', 'volume_mm3', 'contrast', 'contrast_z', 'sign']]
+    rows.insert(0, 'seed', seed)
+    rows.insert(1, 'sort', [sort_of(lesion) for lesion in head.lesions])
+    rows['true_contrast'] = true.set_index('lesion')['contrast'].reindex(rows['lesion']).to_numpy()
+    expected = np.where(rows['true_contrast'] > 0, 'paramagnetic', 'diamagnetic')
+    rows['right'] = rows['sign'].to_numpy() == expected
+    return rows
+
+
+def score_candidates(head, maps, seed):
+    """One row a microbleed or calcification, found or not; and one a candidate, right or false."""
+    affine, lesions = maps['affine'], maps['lesions']
+    voxel = np.sqrt((affine[:3, :3] ** 2).sum(0))
+    moved = np.roll(maps['dseg'], [round(OFF_MM / v / np.sqrt(3)) for v in voxel], (0, 1, 2))
+    found, table = find_candidates(maps['chi'], maps['r2star'], maps['mask'], moved, atlas.labels(), affine)
+    kinds = dict.fromkeys([0], '') | {n: sort_of(lesion) for n, lesion in enumerate(head.lesions, 1)}
+    focal = [n for n, kind in kinds.items() if kind in KINDS]
+    touched = []
+    for number, box in enumerate(ndimage.find_objects(found), 1):
+        box = tuple(slice(max(side.start - 1, 0), side.stop + 1) for side in box)
+        near = lesions[box][ndimage.binary_dilation(found[box] == number, _CUBE)]
+        near = near[np.isin(near, focal)]
+        touched.append(int(np.bincount(near).argmax()) if near.size else 0)
+    table.insert(0, 'seed', seed)
+    table.insert(1, 'lesion', touched)
+    table['right'] = [kinds[n] == kind for n, kind in zip(touched, table['kind'], strict=True)]
+    hit = table[table['right']].drop_duplicates('lesion').set_index('lesion')
+    rows = []
+    for n in focal:
+        here = lesions == n
+        lesion = head.lesions[n - 1]
+        rows.append(
+            {
+                'seed': seed,
+                'sort': kinds[n],
+                'radius': lesion.radius,
+                'chi': lesion.chi,
+                'found': n in hit.index,
+                'moment': hit['moment'].get(n, np.nan),
+                'true_moment': moment(maps['true_chi'], here, voxel),
+                'diameter': hit['diameter_mm'].get(n, np.nan),
+            }
+        )
+    return pd.DataFrame(rows), table
+
+
+def summarise(signs, sources, candidates):
+    """Print what the issue asks for."""
+    print('\nlesion table: sign right, contrast against truth (ppm)')
+    for sort, rows in [*signs.groupby('sort'), ('all', signs)]:
+        error = (rows['contrast'] - rows['true_contrast']).abs().median()
+        slope = (
+            np.polyfit(rows['true_contrast'], rows['contrast'].fillna(0), 1)[0] if len(rows) > 2 else np.nan
+        )
+        print(
+            f'  {sort:14s} {rows["right"].sum():3d} of {len(rows):3d} ({100 * rows["right"].mean():.0f} %)'
+            f'   median error {error:.3f}   slope {slope:.2f}'
+        )
+    print('\ncandidates')
+    for sort, rows in [*sources.groupby('sort'), ('all', sources)]:
+        share = (rows['moment'] / rows['true_moment']).median()
+        print(
+            f'  {sort:14s} found {rows["found"].sum():3d} of {len(rows):3d} ({rows["found"].mean():.3f})'
+            f'   median moment over truth {share:.2f}'
+        )
+    false = (~candidates['right']).groupby(candidates['seed']).sum()
+    false = false.reindex(sources['seed'].unique(), fill_value=0)
+    print(f'  false ones a subject: mean {false.mean():.2f}, most {false.max()}')
+
+
+def main(words=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--seeds', nargs='+', type=int, default=[1001, 1002, 1003, 1004, 1005])
+    parser.add_argument('--voxel', nargs=3, type=float, default=(1.0, 1.0, 1.0), help='size (mm)')
+    parser.add_argument('--snr', type=float, default=70.0)
+    parser.add_argument('--keep', type=Path, help='keep the maps in this folder, and take them from it')
+    parser.add_argument('--cache', type=Path, default=CACHE, help='keep brain masks here (%(default)s)')
+    args = parser.parse_args(words)
+    condition = replace(grid_of_conditions()['base'], voxel_size=tuple(args.voxel), snr=args.snr)
+    results = []
+    for seed in args.seeds:
+        head, maps = reconstruct(condition, seed, args.keep, args.cache)
+        results.append((score_table(head, maps, seed), *score_candidates(head, maps, seed)))
+        signs, sources, candidates = results[-1]
+        print(
+            f'{seed}: sign right {signs["right"].sum()} of {len(signs)}, found {sources["found"].sum()} of '
+            f'{len(sources)}, false {(~candidates["right"]).sum()}',
+            flush=True,
+        )
+    signs, sources, candidates = (pd.concat(frames) for frames in zip(*results, strict=True))
+    for title, rows in (
+        ('lesions without the right sign', signs[~signs['right']]),
+        ('missed', sources[~sources['found']]),
+        ('false', candidates[~candidates['right']]),
+    ):
+        print(f'\n{title}: {len(rows)}')
+        if len(rows):
+            print(rows.dropna(axis=1, how='all').to_string(index=False, float_format='{:.3g}'.format))
+    summarise(signs, sources, candidates)
+    return signs, sources, candidates
+
+
+if __name__ == '__main__':
+    main(sys.argv[1:])
