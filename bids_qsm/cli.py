@@ -10,12 +10,21 @@ from pathlib import Path
 import bids_qsm
 from bids_qsm.errors import UserError
 from bids_qsm.methods import STEPS, describe, registries
-from bids_qsm.options import CHOICES, Options, available_cpus, read_toml
+from bids_qsm.options import CHOICES, Options, available_cpus, flag_of, read_toml
 from bids_qsm.threads import set_threads
 
 OF_LEVEL = {
     'participant': ('dry_run', 'boilerplate_only', 'reports_only', 'candidates', 'chi_template'),
-    'group': ('model', 'correlate', 'controls', 'relative_to', 'voxelwise', 'study_template'),
+    'group': (
+        'model',
+        'correlate',
+        'controls',
+        'relative_to',
+        'statistic',
+        'voxelwise',
+        'smoothing_mm',
+        'study_template',
+    ),
 }
 """Settings that mean nothing at the other level; a configuration file may hold those of both."""
 DESCRIPTION = (
@@ -83,8 +92,7 @@ def _require_own(given, level):
     for other, names in OF_LEVEL.items():
         for name in names if level in OF_LEVEL and other != level else ():
             if given.get(name):
-                flag = '--' + name.replace('_', '-')
-                raise UserError(f'{flag} goes with the level {other}, not with {level}.')
+                raise UserError(f'{flag_of(name)} goes with the level {other}, not with {level}.')
 
 
 def _status_of(plan):

@@ -59,16 +59,18 @@ def output_path(
     # imported here as pybids is slow to import and only this function needs it
     from bids.layout.writing import build_path
 
-    named = {'space': space, 'seg': seg, 'label': label, 'desc': desc}
     wanted = {
         **dict(entities),
-        # one that is not given leaves that of the entities
-        **{key: value for key, value in named.items() if value is not None},
+        # what a result shows is said by these alone, whatever the names of its sources hold
+        'space': space,
+        'seg': seg,
+        'label': label,
+        'desc': desc,
         'suffix': suffix,
         'extension': extension,
         'datatype': datatype,
     }
-    path = build_path(wanted, _patterns(), strict=True)
+    path = build_path({k: v for k, v in wanted.items() if v is not None}, _patterns(), strict=True)
     if path is None:
         raise ValueError(f'no output name fits {wanted}')
     return Path(root) / path

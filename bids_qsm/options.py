@@ -101,7 +101,7 @@ class Options:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise UserError(
-                    f'{_flag(name)} is {getattr(self, name)!r}; it must be one of: {", ".join(choices)}.'
+                    f'{flag_of(name)} is {getattr(self, name)!r}; it must be one of: {", ".join(choices)}.'
                 )
         if self.phase_scaling not in ('auto', 'radians', 'degrees') and not _is_range(self.phase_scaling):
             raise UserError(
@@ -110,7 +110,7 @@ class Options:
             )
         for name in ('nprocs', 'omp_nthreads'):
             if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise UserError(f'{_flag(name)} is {getattr(self, name)}; it must be at least 1.')
+                raise UserError(f'{flag_of(name)} is {getattr(self, name)}; it must be at least 1.')
         if (self.omp_nthreads or 1) > self.nprocs:
             raise UserError(
                 f'--omp-nthreads is {self.omp_nthreads}, more than --nprocs ({self.nprocs}); lower it.'
@@ -144,7 +144,9 @@ class Options:
         for name in ('use_plugin', 'chi_template'):
             if getattr(self, name) is not None and not getattr(self, name).is_file():
                 what = {'use_plugin': 'a Nipype plugin file', 'chi_template': 'a NIfTI image'}[name]
-                raise UserError(f'{_flag(name)} is {getattr(self, name)}, which is not a file; give {what}.')
+                raise UserError(
+                    f'{flag_of(name)} is {getattr(self, name)}, which is not a file; give {what}.'
+                )
 
     @classmethod
     def from_settings(cls, settings: dict):
@@ -169,7 +171,9 @@ class Options:
             for step, text in chosen.items():
                 is_file = step == 'mask' and text.endswith(('.nii', '.nii.gz'))
                 settings[step] = (
-                    _mask_file(text) if is_file else Method.parse(text, known_methods[step], step=_flag(step))
+                    _mask_file(text)
+                    if is_file
+                    else Method.parse(text, known_methods[step], step=flag_of(step))
                 )
         return cls(**settings)
 
@@ -234,7 +238,7 @@ def _checked_type(key, value):
     if isinstance(value, list | tuple) and key != 'derivatives':
         wrong |= not all(isinstance(item, str) for item in value)
     if wrong:
-        raise UserError(f'{_flag(key)} must be {name}, not {value!r}.')
+        raise UserError(f'{flag_of(key)} must be {name}, not {value!r}.')
     if isinstance(value, dict):
         return tuple(value.items())
     return value
@@ -254,7 +258,8 @@ def _is_range(text):
     return low < high
 
 
-def _flag(name):
+def flag_of(name):
+    """The flag of a setting on the command line."""
     short = {'mem_gb': 'mem', 'smoothing_mm': 'smoothing'}
     return '--' + short.get(name, name).replace('_', '-')
 

@@ -1,5 +1,7 @@
 """Templates and atlases by name or path: embedded ones first, then caches on disk, then a download."""
 
+import hashlib
+import json
 import os
 import re
 import tempfile
@@ -13,8 +15,10 @@ import pandas as pd
 
 from bids_qsm.anatomy.atlas import labels as nuclei_labels
 from bids_qsm.anatomy.atlas import nuclei_atlas
-from bids_qsm.anatomy.contrast import prior_chi
+from bids_qsm.anatomy.contrast import NUCLEI, TISSUE, prior_chi
+from bids_qsm.anatomy.register import DEEP_GREY, grid_of_box
 from bids_qsm.anatomy.segmentation import SIDES, side_and_region, white_matter
+from bids_qsm.anatomy.transform import resample
 from bids_qsm.errors import UserError
 
 EMBEDDED = 'MNI152NLin2009aSym'
@@ -134,25 +138,47 @@ def get_chi(given, template: Template, atlas: Atlas, cache: Path) -> Path:
             )
             nib.save(nib.Nifti1Image(chi, t1w.affine), path)
 
-        folder = Path(cache) / f'tpl-{template.name}'
-        return _write(
-            folder / f'tpl-{template.name}_res-01_atlas-{atlas.name}_desc-prior_Chimap.nii.gz', write
-        )
+        # another atlas of the same name, a mended table or other values make another prior
+        content = (atlas.dseg.read_bytes(), atlas.labels.read_bytes(), repr((TISSUE, NUCLEI)).encode())
+        key = hashlib.sha256(b''.join(content)).hexdigest()[:8]
+        name = f'tpl-{template.name}_res-01_atlas-{atlas.name}_desc-prior{key}_Chimap.nii.gz'
+        return _write(Path(cache) / f'tpl-{template.name}' / name, write)
     path = Path(given)
-    entities = dict(part.split('-', 1) for part in path.name.split('_') if '-' in part)
-    space = entities.get('space', template.name)
-    if space != template.name:
+    space = _space_of(path)
+    if space not in (None, template.name):
         raise UserError(
             f'--chi-template {path} is in the space {space}, but regions come from {template.name}; '
             'give one in that space.'
         )
     try:
-        shape = nib.load(path).shape
+        image = nib.load(path)
+        chi = np.asarray(image.dataobj, np.float32)
     except (nib.filebasedimages.ImageFileError, OSError, ValueError) as error:
         raise UserError(f'--chi-template {path} cannot be read ({error}); give a NIfTI image.') from None
-    if len(shape) != 3:
-        raise UserError(f'--chi-template {path} has shape {shape}; give one 3D volume.')
+    if chi.ndim != 3:
+        raise UserError(f'--chi-template {path} has shape {chi.shape}; give one 3D volume.')
+    shape, grid = grid_of_box(DEEP_GREY, 2.0)
+    if not np.ptp(resample(np.nan_to_num(chi), image.affine, shape, grid, [])) > 0:
+        raise UserError(
+            f'--chi-template {path} shows nothing where the deep grey matter of {template.name} lies; '
+            'give one in that space.'
+        )
     return path
+
+
+def _space_of(path):
+    """Template space of an image by its name or its sidecar; None where neither says it."""
+    entities = dict(part.split('-', 1) for part in path.name.split('_') if '-' in part)
+    if 'space' in entities:
+        return entities['space']
+    beside = path.with_name(path.name.partition('.')[0] + '.json')
+    try:
+        stated = json.loads(beside.read_text(encoding='utf-8')).get('SpatialReference')
+    except (OSError, ValueError, AttributeError):
+        stated = None
+    # the template of a study has a name of its own beside the space that it was made in
+    named = isinstance(stated, str) and re.fullmatch(r'\w+', stated)
+    return stated if named else entities.get('tpl')
 
 
 def _home(variable, default, cache):

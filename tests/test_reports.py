@@ -286,7 +286,6 @@ def test_everything_cited_is_in_the_bibliography():
         ('recon.background', 'BACKGROUND'),
         ('recon.inversion', 'INVERSION'),
         ('anatomy.register', 'REGISTER'),
-        ('anatomy.refine', 'REFINEMENT'),
     ):
         cited |= set(getattr(import_module(f'bids_qsm.{room}'), registry))
     assert cited <= set(bibliography())

@@ -152,7 +152,7 @@ def test_what_others_drew_is_measured(job):
     assert len(empty) == 1
     assert 'empty' in empty['reason'].iloc[0]
     assert {'kind', 'confidence', 'template_x'} <= set(candidates.columns)
-    for name in ('seg-hand_dseg.tsv', 'label-candidate_dseg.nii.gz', 'label-lesion_stats.json'):
+    for name in ('seg-hand_dseg.tsv', 'desc-candidates_dseg.nii.gz', 'label-lesion_stats.json'):
         assert (anat / f'sub-01_{name}').exists()
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from bids_qsm.errors import UserError
-from bids_qsm.templates import get_atlas, get_template
+from bids_qsm.templates import get_atlas, get_chi, get_template, get_white_matter
 
 
 @pytest.fixture
@@ -188,3 +188,31 @@ def test_an_atlas_that_is_no_nifti_or_not_there(tmp_path):
     path.write_bytes(gzip.compress(b''))
     with pytest.raises(UserError, match='not a NIfTI'):
         get_atlas(path, tmp_path)
+
+
+def test_the_prior_follows_the_atlas(homes):
+    """A mended label table makes another prior; the same one is kept."""
+    template = get_template('MNI152NLin2009aSym', homes / 'cache')
+    affine = nib.load(template.t1w).affine
+    dseg = np.zeros(nib.load(template.t1w).shape, np.uint8)
+    at = np.rint(np.linalg.inv(affine) @ [20, -2, 0, 1])[:3].astype(int)
+    dseg[tuple(slice(a - 3, a + 4) for a in at)] = 1
+    path = write(homes / 'tpl-MNI152NLin2009aSym_atlas-mine_dseg.nii.gz', dseg, affine)
+    values = []
+    for region in ('glob_pall', 'GP', 'GP'):
+        path.with_name('tpl-MNI152NLin2009aSym_atlas-mine_dseg.tsv').write_text(
+            f'index\tname\tregion\n1\tx\t{region}\n'
+        )
+        found = get_chi(None, template, get_atlas(path, homes / 'cache'), homes / 'cache')
+        values.append((found, float(np.asarray(nib.load(found).dataobj)[tuple(at)])))
+    assert values[1] == values[2] != values[0]
+    assert values[1][1] == pytest.approx(0.131, abs=0.01)
+
+
+def test_deep_white_matter_of_a_template(homes):
+    template = get_template('MNI152NLin2009aSym', homes / 'cache')
+    path = get_white_matter(template, homes / 'cache')
+    region, brain = (np.asarray(nib.load(p).dataobj) > 0 for p in (path, template.mask))
+    assert 20e3 < region.sum() < 150e3
+    assert not (region & ~brain).any()
+    assert get_white_matter(template, homes / 'cache') == path

@@ -206,7 +206,12 @@ def _add_standard(workflow, series_wf, normalize_wf, series, template, options, 
     standard_wf = init_standard_wf(maps=maps, is_refined=is_refined, name=node_name(label))
     standard_wf.inputs.inputnode.template = str(template.t1w)
     outputs_wf = init_standard_outputs_wf(
-        series=series, options=options, template=template, maps=maps, name=node_name(f'{label}_save')
+        series=series,
+        options=options,
+        template=template,
+        maps=maps,
+        is_refined=is_refined,
+        name=node_name(f'{label}_save'),
     )
     workflow.connect(
         [

@@ -67,7 +67,7 @@ def init_labels_wf(
         how=f'Regions are those of the atlas {atlas.name} ({atlas.citation}), carried to the GRE by the '
         'inverse transforms in one interpolation.',
         invert=invert,
-        knows_volumes=True,
+        many=False,
         **shared,
     )
     regions_wf.inputs.inputnode.dseg = str(atlas.dseg)
@@ -106,12 +106,12 @@ def init_labels_wf(
 
 
 def _add_refinement(workflow, options, template, atlas):
-    """Add the alignment of the deep grey matter by susceptibility and T1w together."""
+    """Add the alignment of the deep grey matter by susceptibility, from where the anatomical image has it."""
     target = 'one given' if options.chi_template else 'one made from the atlas and values of the literature'
     workflow.__desc__ = (
-        'In a box around the deep grey matter the alignment was refined on the anatomical image and '
-        f"susceptibility together [@{options.refinement.name}], to the template's image and a susceptibility "
-        f'template: {target}.'
+        'The alignment of the deep grey matter was refined: starting from where the anatomical image has '
+        'each nucleus, its shift was fitted to susceptibility against a susceptibility template '
+        f'({target}), and the shifts were joined to an invertible map [@polyaffine].'
     )
     refine_labels = pe.Node(
         RefineDeepGrey(
@@ -149,7 +149,7 @@ def _add_segmentation(workflow, one, shared):
         atlas=one.name,
         how="Segmentations of the subject's own anatomy were carried to the GRE by the rigid alignment.",
         invert=[True] if on_anat else [],
-        knows_volumes=False,
+        many=True,
         name=f'regions_{one.name}_wf',
         **shared,
     )

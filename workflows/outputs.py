@@ -61,7 +61,7 @@ def figure_path(options, prefix, kind, extension):
     return options.output_dir / subject / 'figures' / f'{prefix}_desc-{kind}_figure.{extension}'
 
 
-def init_outputs_wf(*, series, options, atlas, figures: tuple[str, ...], name: str = 'outputs_wf'):
+def init_outputs_wf(*, series, options, template, atlas, figures: tuple[str, ...], name: str = 'outputs_wf'):
     """Save the maps, mask, labels, tables, transforms, findings and figures of a series.
 
     Inputs: chi, swi, minip, r2star, t2star, s0, mask, reference (JSON), gre_to_anat, labels, notes (JSON),
@@ -108,8 +108,8 @@ def init_outputs_wf(*, series, options, atlas, figures: tuple[str, ...], name: s
         ),
         name='save_maps',
     )
-    paths, sidecars = _label_files(series, options, atlas, sources)
-    save_labels = pe.Node(SaveDerivatives(paths, sidecars), name='save_labels')
+    paths, sidecars, others = _label_files(series, options, template, atlas, sources)
+    save_labels = pe.Node(SaveDerivatives(paths, sidecars, remove=others), name='save_labels')
     collect = pe.Node(
         CollectFindings(
             series=series.name,
@@ -145,8 +145,11 @@ def init_outputs_wf(*, series, options, atlas, figures: tuple[str, ...], name: s
     return workflow
 
 
-def _label_files(series, options, atlas, sources):
-    """Paths and sidecars of labels, tables and transforms, by the port that they come from."""
+def _label_files(series, options, template, atlas, sources):
+    """Paths and sidecars of labels, tables and transforms, by the port that they come from.
+
+    Also the paths of those that this run does not make: none of an earlier run may stay beside its tables.
+    """
     entities = dict(series.entities)
 
     def path(suffix, extension='.nii.gz', ends=(), **more):
@@ -154,9 +157,8 @@ def _label_files(series, options, atlas, sources):
             options.output_dir, {**entities, **dict(ends)}, suffix=suffix, extension=extension, **more
         )
 
-    anat, template = anat_name(series), atlas.space
     paths = {
-        'gre_to_anat': path('xfm', '.txt', {'from': 'GRE', 'to': anat, 'mode': 'image'}),
+        'gre_to_anat': path('xfm', '.txt', {'from': 'GRE', 'to': anat_name(series), 'mode': 'image'}),
     }
     sidecars = {}
     names = {'': (atlas.name, f'Labels of the atlas {atlas.name} on the GRE', sources)}
@@ -170,21 +172,22 @@ def _label_files(series, options, atlas, sources):
         paths[f'table{end}'] = path('stats', '.tsv', seg=seg)
         paths[f'dictionary{end}'] = path('stats', '.json', seg=seg)
         sidecars[f'dseg{end}'] = sidecar(text, sources=of)
-    if options.refinement.name != 'none':
-        for port in ('refine', 'unrefine'):
-            ends = {'from': template, 'to': template, 'mode': 'image'}
-            paths[port] = path('xfm', ends=ends, desc=port)
-    if series.lesions:
-        paths['lesions'] = path('stats', '.tsv', label='lesion')
-        paths['lesions_dictionary'] = path('stats', '.json', label='lesion')
-    if options.candidates:
-        paths['candidates'] = path('dseg', label='candidate')
-        paths['candidates_table'] = path('stats', '.tsv', label='candidate')
-        paths['candidates_dictionary'] = path('stats', '.json', label='candidate')
+    ends = {'from': template.name, 'to': template.name, 'mode': 'image'}
+    optional = {
+        **{port: path('xfm', ends=ends, desc=port) for port in ('refine', 'unrefine')},
+        'lesions': path('stats', '.tsv', label='lesion'),
+        'lesions_dictionary': path('stats', '.json', label='lesion'),
+        'candidates': path('dseg', desc='candidates'),
+        'candidates_table': path('stats', '.tsv', label='candidate'),
+        'candidates_dictionary': path('stats', '.json', label='candidate'),
+    }
+    made = set(label_ports(series, options)) & set(optional)
+    if 'candidates' in made:
         sidecars['candidates'] = sidecar(
             'Candidates for microbleeds and calcifications, numbered as in their table', sources=sources
         )
-    return paths, sidecars
+    paths |= {port: optional[port] for port in made}
+    return paths, sidecars, [str(path) for port, path in optional.items() if port not in made]
 
 
 def _notes(series, atlas):
@@ -309,7 +312,9 @@ def init_normalize_outputs_wf(*, series, options, template, atlas, name: str):
     return workflow
 
 
-def init_standard_outputs_wf(*, series, options, template, maps: tuple[str, ...], name: str):
+def init_standard_outputs_wf(
+    *, series, options, template, maps: tuple[str, ...], is_refined: bool, name: str
+):
     """Save the maps of a series in the space of a template. Inputs: reference (JSON) and ``maps``."""
     workflow = pe.Workflow(name=name)
     inputnode = pe.Node(IdentityInterface(['reference', *maps]), name='inputnode')
@@ -317,7 +322,12 @@ def init_standard_outputs_wf(*, series, options, template, maps: tuple[str, ...]
         port: output_path(options.output_dir, series.entities, suffix=MAPS[port][0], space=template.name)
         for port in maps
     }
-    sidecars = _map_sidecars(series, options, maps, spatial_reference=template.citation)
+    # maps of further spaces go by the alignment of the whole head alone
+    how = {
+        'Registration': str(options.registration),
+        'Refinement': str(options.refinement) if is_refined else 'none',
+    }
+    sidecars = _map_sidecars(series, options, maps, spatial_reference=template.citation, **how)
     save = pe.Node(SaveDerivatives(paths, sidecars, {'chi': 'reference'}), name='save')
     workflow.connect([(inputnode, save, [(port, port) for port in ('reference', *maps)])])
     return workflow

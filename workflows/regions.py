@@ -12,16 +12,16 @@ def init_regions_wf(
     atlas: str,
     how: str,
     invert: list[bool],
-    knows_volumes: bool,
     has_r2star: bool,
     volume_gb: float,
+    many: bool,
     name: str = 'regions_wf',
 ):
     """Carry labels to the GRE grid and tabulate the maps in them.
 
     ``how`` says in the methods text where the labels come from; ``invert`` which of the transforms to invert.
-    With ``knows_volumes`` the labels hold whole regions, against which those that the field of view cuts are
-    counted.
+    Regions that the field of view cuts are counted against the labels before they are carried over. With
+    ``many`` labels, as of a whole brain, the table takes more memory.
 
     Inputs: chi, r2star, mask, white_matter (GRE grid), reference (JSON), dseg, labels (its table),
     transforms. Outputs: dseg (GRE grid), labels, table (TSV), dictionary (JSON).
@@ -32,18 +32,14 @@ def init_regions_wf(
     inputnode = pe.Node(IdentityInterface([*maps, 'dseg', 'labels', 'transforms']), name='inputnode')
     outputnode = pe.Node(IdentityInterface(['dseg', 'table', 'dictionary']), name='outputnode')
     place = pe.Node(Resample(interpolation='label', invert=invert), name='labels', mem_gb=1 + 6 * volume_gb)
-    table = pe.Node(
-        RegionTable(atlas=atlas), name='table', mem_gb=0.5 + (8 if knows_volumes else 55) * volume_gb
-    )
+    table = pe.Node(RegionTable(atlas=atlas), name='table', mem_gb=0.5 + (55 if many else 8) * volume_gb)
     workflow.connect(
         [
             (inputnode, place, [('dseg', 'image'), ('chi', 'reference'), ('transforms', 'transforms')]),
-            (inputnode, table, [(port, port) for port in (*maps, 'labels')]),
+            (inputnode, table, [('dseg', 'atlas_dseg'), *[(port, port) for port in (*maps, 'labels')]]),
             (place, table, [('image', 'dseg')]),
             (place, outputnode, [('image', 'dseg')]),
             (table, outputnode, [('table', 'table'), ('dictionary', 'dictionary')]),
         ]
     )
-    if knows_volumes:
-        workflow.connect(inputnode, 'dseg', table, 'atlas_dseg')
     return workflow

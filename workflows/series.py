@@ -84,7 +84,9 @@ def init_series_wf(*, series, options, template, atlas, is_anatomy: bool, omp_nt
     figures = figures_of(n_echoes=n_echoes, one_step=is_one_step(options.inversion.name))
     reportlets_wf = init_reportlets_wf(figures=figures, volume_gb=gb)
     reportlets_wf.inputs.inputnode.labels = str(atlas.labels)
-    outputs_wf = init_outputs_wf(series=series, options=options, atlas=atlas, figures=figures)
+    outputs_wf = init_outputs_wf(
+        series=series, options=options, template=template, atlas=atlas, figures=figures
+    )
     outputs_wf.inputs.inputnode.labels = str(atlas.labels)
 
     relaxation = RELAXATION if has_r2star else ()

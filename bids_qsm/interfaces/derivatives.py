@@ -23,6 +23,9 @@ from bids_qsm.derivatives import save_derivative, sidecar_path
 class _SaveDerivativesInputSpec(DynamicTraitedSpec):
     paths = traits.Dict(mandatory=True, desc='port -> path of the output file')
     sidecars = traits.Dict(value={}, usedefault=True, desc='port -> sidecar')
+    remove = traits.List(
+        traits.Str, desc='output files that an earlier run may have left, and this one does not make'
+    )
     notes = traits.Dict(value={}, usedefault=True, desc='port -> port of a JSON file that joins its sidecar')
 
 
@@ -41,16 +44,20 @@ class SaveDerivatives(SimpleInterface):
     input_spec, output_spec = _SaveDerivativesInputSpec, _SaveDerivativesOutputSpec
     _always_run = True
 
-    def __init__(self, paths, sidecars=None, notes=None, **inputs):
+    def __init__(self, paths, sidecars=None, notes=None, remove=(), **inputs):
         super().__init__(
             paths={port: str(path) for port, path in paths.items()},
             sidecars=sidecars or {},
             notes=notes or {},
+            remove=list(remove),
         )
         add_traits(self.inputs, sorted({*paths, *(notes or {}).values()}))
         self.inputs.trait_set(trait_change_notify=False, **inputs)
 
     def _run_interface(self, runtime):
+        for path in map(Path, self.inputs.remove):
+            path.unlink(missing_ok=True)
+            sidecar_path(path).unlink(missing_ok=True)
         saved = []
         for port, path in sorted(self.inputs.paths.items()):
             source = getattr(self.inputs, port)

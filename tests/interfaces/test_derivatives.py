@@ -28,6 +28,17 @@ def test_saves_with_sidecar_and_note(image, tmp_path):
     assert [p.name for p in sorted(out.parent.iterdir())] == ['sub-01_Chimap.json', 'sub-01_Chimap.nii.gz']
 
 
+def test_what_this_run_does_not_make_is_removed(image, tmp_path):
+    out, old = tmp_path / 'out' / 'a_Chimap.nii.gz', tmp_path / 'out' / 'a_desc-refine_xfm.nii.gz'
+    old.parent.mkdir()
+    for path in (old, old.with_name('a_desc-refine_xfm.json'), old.with_name('b_desc-refine_xfm.nii.gz')):
+        path.touch()
+    sink = SaveDerivatives({'chi': out}, remove=[str(old)])
+    sink.inputs.chi = image
+    sink.run()
+    assert {p.name for p in old.parent.iterdir()} == {out.name, 'b_desc-refine_xfm.nii.gz'}
+
+
 def test_unchanged_output_is_left_alone(image, tmp_path):
     out = tmp_path / 'out' / 'chi.nii.gz'
     sink = SaveDerivatives({'chi': out}, {'chi': {'Units': 'ppm'}})

@@ -260,15 +260,44 @@ def test_the_deep_grey_is_refined_unless_told_not_to(options, series):
         names = workflow.list_node_names()
         assert len([n for n in names if n.endswith('.refine_labels')]) == (name != 'none')
         (chain,) = [workflow.get_node(n) for n in names if n.endswith('.to_template')]
-        assert len(chain.inputs.copyable_trait_names()) >= 2 + (name != 'none')
+        (labels_wf,) = [wf for wf in all_workflows(workflow) if wf.name == 'labels_wf']
+        edges = [d['connect'] for _, to, d in labels_wf._graph.edges(data=True) if to is chain]
+        ports = {target: source for connect in edges for source, target in connect}
+        assert ports.get('in3') == (None if name == 'none' else 'unrefine')
+        # what reads the chain inverts the matrix alone
+        readers = [workflow.get_node(n) for n in names if n.endswith(('.white_matter', '.regions_wf.labels'))]
+        assert [node.inputs.invert for node in readers] == [[True] + [False] * (len(ports) - 1)] * 2
+        (save,) = [workflow.get_node(n) for n in names if n.endswith('.save_labels')]
+        refined = [p for p in save.inputs.paths.values() if '_desc-refine_xfm' in p]
+        left = [p for p in save.inputs.remove if '_desc-refine_xfm' in p]
+        assert (len(refined), len(left)) == ((0, 1) if name == 'none' else (1, 0))
         assert any('refined' in text for text in methods) == (name != 'none')
 
 
+def test_refinement_is_named_after_the_template_it_is_in(options, series, monkeypatch):
+    space = options.output_spaces[0]
+    other = replace(get_template(space, options.work_dir / 'templates'), name='MNI152NLin2009cAsym')
+    monkeypatch.setattr('bids_qsm.run.get_template', lambda *_: other)
+    workflow, _, _ = graph(replace(options, output_spaces=(other.name,)), series)
+    paths = [n.inputs.paths for n in workflow._create_flat_graph().nodes() if n.name == 'save_labels']
+    assert f'from-{other.name}_to-{other.name}_mode-image_desc-refine_xfm' in paths[0]['refine']
+
+
 def test_a_susceptibility_template_must_fit(options, series, tmp_path):
-    wrong = tmp_path / 'tpl_space-Other_Chimap.nii.gz'
-    nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.float32), np.eye(4)), wrong)
+    affine = np.diag([8.0, 8, 8, 1])
+    affine[:3, 3] = -60
+    data = np.arange(16**3, dtype=np.float32).reshape(16, 16, 16)
+    wrong = tmp_path / 'tpl-Other_Chimap.nii.gz'
+    nib.save(nib.Nifti1Image(data, affine), wrong)
     with pytest.raises(UserError, match='is in the space Other, but regions come from'):
         graph(replace(options, chi_template=wrong), series)
+    # the template of a study says its space in its sidecar
+    (tmp_path / 'tpl-Other_Chimap.json').write_text(f'{{"SpatialReference": "{options.output_spaces[0]}"}}')
+    graph(replace(options, chi_template=wrong), series)
+    elsewhere = tmp_path / 'far_Chimap.nii.gz'
+    nib.save(nib.Nifti1Image(data, np.eye(4) + 900), elsewhere)
+    with pytest.raises(UserError, match='shows nothing where the deep grey matter'):
+        graph(replace(options, chi_template=elsewhere), series)
     right = wrong.rename(tmp_path / 'study_Chimap.nii.gz')
     workflow, _, _ = graph(replace(options, chi_template=right), series)
     (refine,) = [n for n in workflow.list_node_names() if n.endswith('.refine_labels')]
