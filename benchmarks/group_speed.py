@@ -3,8 +3,9 @@
 python benchmarks/group_speed.py [--subjects 500] [--sessions 2] [--parts model correlate ...]
 
 Each part runs in a process of its own on one core, so that its peak memory is its own; seconds are of the
-processor. The tables have 17 regions, 3 hemispheres and 2 maps; half of the participants are controls, and
-some regions are missing.
+processor, wall is what the clock says. The tables have 17 regions, 3 hemispheres and 2 maps; half of the
+participants are controls, and some regions are missing. The part "command" is the group level as it is
+called: it reads the tables of all series from a folder and writes tables and page.
 """
 
 import argparse
@@ -13,12 +14,26 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 REGIONS = ('Brain', 'SN', 'SNc', 'SNr', 'GP', 'GPe', 'GPi', 'RN', 'STN', 'Putamen', 'Caudate', 'Thalamus')
 REGIONS += ('Dentate', 'CSF', 'White matter', 'Accumbens', 'Hippocampus')
 SIDES, MAPS = ('L', 'R', 'both'), {'chi': ('ppm', 0.1, 0.02), 'R2star': ('1/s', 30.0, 4.0)}
-PARTS = ('gather', 'observe', 'relative', 'model', 'correlate', 'compare', 'change', 'normative', 'all')
+PARTS = (
+    'gather',
+    'observe',
+    'relative',
+    'model',
+    'correlate',
+    'compare',
+    'change',
+    'normative',
+    'all',
+    'command',
+)
+MODEL = 'chi ~ group + age + sex'
 
 
 def tables(subjects, sessions):
@@ -60,6 +75,48 @@ def tables(subjects, sessions):
     return series, people
 
 
+def write(root, subjects, sessions):
+    """Write a dataset's participants.tsv and the tables of all series; return both folders."""
+    from bids_qsm.biomarkers.regions import dictionary
+
+    data, out = root / 'data', root / 'out'
+    described = dictionary('nuclei')
+    series, people = tables(subjects, sessions)
+    for entities, table in series:
+        name = '_'.join(f'{key}-{value}' for key, value in entities.items() if key != 'seg')
+        folder = out / '/'.join(name.split('_')) / 'anat'
+        folder.mkdir(parents=True)
+        path = folder / f'{name}_seg-nuclei_stats.tsv'
+        table.reindex(columns=list(described)).round(6).to_csv(path, sep='\t', index=False, na_rep='n/a')
+        path.with_suffix('.json').write_text(json.dumps(described))
+    data.mkdir()
+    people.to_csv(data / 'participants.tsv', sep='\t', index=False)
+    (data / 'dataset_description.json').write_text('{"Name": "Made up", "BIDSVersion": "1.10.0"}')
+    return data, out
+
+
+def called(subjects, sessions):
+    """Rows, seconds and peak memory of the group level by the command line."""
+    with tempfile.TemporaryDirectory() as folder:
+        data, out = write(Path(folder), subjects, sessions)
+        words = [sys.executable, '-m', 'bids_qsm', str(data), str(out), 'group', '--model', MODEL]
+        words += ['--correlate', 'dystonia:GP', 'parkinsonism:SN']
+        start = time.perf_counter()
+        subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+        wall = time.perf_counter() - start
+        if not (out / 'group.html').exists():
+            raise RuntimeError('The group level left no page.')
+        with open(out / 'group_stats.tsv') as lines:
+            rows = sum(1 for _ in lines) - 1
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return _figures('command', rows, wall, used.ru_utime + used.ru_stime, used)
+
+
+def _figures(part, rows, wall, seconds, used):
+    figures = {'wall': round(wall, 2), 'seconds': round(seconds, 2), 'peak_mb': round(used.ru_maxrss / 1024)}
+    return {'part': part, 'rows': rows, **figures}
+
+
 def measure(part, subjects, sessions):
     """Seconds and peak memory of one part; what it works on is made before."""
     import pandas as pd
@@ -68,16 +125,16 @@ def measure(part, subjects, sessions):
     from bids_qsm.cohort import tables as joins
 
     series, people = tables(subjects, sessions)
-    start = time.process_time()
+    start, clock = time.process_time(), time.perf_counter()
     long = joins.join_participants(joins.gather(series), people)[0]
     if sessions > 1:
         since = pd.Timestamp('2020-01-01') + pd.to_timedelta(400 * (long['session_id'] == 'ses-2'), 'D')
         long['acq_time'] = since.dt.strftime('%Y-%m-%dT%H:%M:%S')
     del series
-    gathered = time.process_time() - start
+    gathered = time.process_time() - start, time.perf_counter() - clock
 
     def fit():
-        model.fit_models(long, 'chi ~ group + age + sex')
+        model.fit_models(long, MODEL)
         model.fit_models(long, 'R2star ~ group + age + sex')
 
     def correlate():
@@ -94,12 +151,12 @@ def measure(part, subjects, sessions):
         'normative': lambda: normative.normative(long, controls='control'),
     }
     chosen = [] if part == 'gather' else list(steps) if part == 'all' else [part]
-    start = time.process_time()
+    start, clock = time.process_time(), time.perf_counter()
     for name in chosen:
         steps[name]()
-    seconds = gathered if part == 'gather' else time.process_time() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {'part': part, 'rows': len(long), 'seconds': round(seconds, 2), 'peak_mb': round(peak)}
+    passed = time.process_time() - start, time.perf_counter() - clock
+    seconds, wall = gathered if part == 'gather' else passed
+    return _figures(part, len(long), wall, seconds, resource.getrusage(resource.RUSAGE_SELF))
 
 
 def main(words=None):
@@ -110,10 +167,11 @@ def main(words=None):
     parser.add_argument('--child', action='store_true', help=argparse.SUPPRESS)
     options = parser.parse_args(words)
     if options.child:
-        print(json.dumps(measure(options.parts[0], options.subjects, options.sessions)))
+        (part,), size = options.parts, (options.subjects, options.sessions)
+        print(json.dumps(called(*size) if part == 'command' else measure(part, *size)))
         return
     one_core = {f'{library}_NUM_THREADS': '1' for library in ('OMP', 'OPENBLAS', 'MKL', 'NUMBA')}
-    print('part\trows\tseconds\tpeak_mb')
+    print('part\trows\twall\tseconds\tpeak_mb', flush=True)
     for part in options.parts:
         command = [sys.executable, __file__, '--child', '--parts', part]
         command += ['--subjects', str(options.subjects), '--sessions', str(options.sessions)]

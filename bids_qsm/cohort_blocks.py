@@ -11,7 +11,7 @@ from bids_qsm.cohort_charts import p_text
 from bids_qsm.pages import data_uri, packaged
 
 _LONGEST = 200  # rows of a table on the page; the file holds all
-_MOST_REGIONS = 20
+_MOST_REGIONS = 20  # of a chart; words and tables have all
 
 
 @cache
@@ -102,11 +102,37 @@ def signed(value) -> str:
     return f'{value:+.3g}'.replace('-', '−')
 
 
-def shown_regions(present) -> list[str]:
-    """Regions that a chart shows: deep grey matter first, then others up to a number that can be read."""
+def in_order(present) -> list[str]:
+    """Regions as charts and tables list them: deep grey matter first, then the others as they come."""
     present = list(dict.fromkeys(present))
     first = [r for r in COHORT_REGIONS if r in present]
-    return (first + [r for r in present if r not in first])[:_MOST_REGIONS]
+    return first + [r for r in present if r not in first]
+
+
+def charted(rows, first=(), most: int = _MOST_REGIONS):
+    """Rows of the regions that a chart has room for, in their order, and a sentence on those it leaves out.
+
+    Regions of ``first`` are taken before others.
+
+    >>> rows = pd.DataFrame({'region': list('abcd')})
+    >>> kept, cut = charted(rows, first=['d'], most=2)
+    >>> kept['region'].tolist(), cut
+    (['a', 'd'], ' 2 of 4 regions are drawn; the words and the tables have all.')
+    >>> charted(rows)[1]
+    ''
+    """
+    there = list(dict.fromkeys(rows['region']))
+    wanted = [region for region in dict.fromkeys(first) if region in set(there)]
+    kept = list(dict.fromkeys([*wanted, *there]))[:most]
+    if len(kept) == len(there):
+        return rows, ''
+    cut = f' {len(kept)} of {len(there)} regions are drawn; the words and the tables have all.'
+    return rows[rows['region'].isin(kept)], cut
+
+
+def charted_whole(rows, first=()):
+    """As `charted`, with room for all regions of ``first``: a chart that grows with its lines."""
+    return charted(rows, first, max(_MOST_REGIONS, len(set(first))))
 
 
 def parts(table):
@@ -125,8 +151,7 @@ def parts(table):
     )
     for atlas, name in kinds:
         rows = whole[(atlases == atlas) & (whole['map'] == name)]
-        place = {region: i for i, region in enumerate(shown_regions(rows['region']))}
-        rows = rows[rows['region'].isin(place)]
+        place = {region: i for i, region in enumerate(in_order(rows['region']))}
         rows = rows.sort_values('region', key=lambda c, place=place: c.map(place), kind='stable')
         title = MAP_NAMES.get(name, name) + (f' (atlas {atlas})' if several else '')
         units = rows['units'].dropna().astype(str) if 'units' in rows else []

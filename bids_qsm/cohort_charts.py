@@ -45,8 +45,7 @@ def plot_forest(rows, *, xlabel: str, by: str | None = None, groups=(), alpha: f
     figure = Figure(figsize=(11, height))
     left = 0.29 if by else 0.2
     ax = figure.add_axes((left, 0.62 / height, 0.6 - left, 1 - 0.95 / height))
-    finite = rows[['ci_low', 'ci_high']].to_numpy(float)
-    write = _writer(finite)
+    write = _writer(rows[['estimate', 'ci_low', 'ci_high']].to_numpy(float))
     colours = group_colours(rows[by].astype(str), groups) if by else {}
     previous = None
     for i, row in enumerate(rows.to_dict('records')):
@@ -70,14 +69,15 @@ def plot_forest(rows, *, xlabel: str, by: str | None = None, groups=(), alpha: f
         ax.plot(
             row['estimate'], y, 'o', color=colour, markersize=7, markerfacecolor=colour if sure else 'white'
         )
-        interval = f'{write(row["estimate"])}  [{write(row["ci_low"])}, {write(row["ci_high"])}]'
+        ends = np.isfinite([row['ci_low'], row['ci_high']]).all()
+        interval = f'[{write(row["ci_low"])}, {write(row["ci_high"])}]' if ends else 'no interval'
         style = {
             'va': 'center',
             'fontsize': 9,
             'weight': 'bold' if sure else 'normal',
             'transform': _beside(ax),
         }
-        ax.text(1.03, y, interval, **style)
+        ax.text(1.03, y, f'{write(row["estimate"])}  {interval}', **style)
         ax.text(1.66 if not by else 1.83, y, p_text(row['p_fdr']), **style)
         ax.text(1.9 if not by else 2.12, y, f'{row["n"]:.0f}' if row['n'] >= 0 else '', **style)
     head = {'fontsize': 8.5, 'color': _FAINT, 'transform': _beside(ax), 'va': 'bottom'}
@@ -171,7 +171,8 @@ def plot_normative(scores, *, xlabel: str, ylabel: str, groups=()) -> str:
     Parameters
     ----------
     scores : DataFrame
-        Columns region, age, value, expected, low, high (range of controls), group, is_control.
+        Columns participant_id, region, age, value, expected, low, high (range of controls), group,
+        is_control; one row a session.
     groups
         All groups of the cohort, for the colours.
 
@@ -191,7 +192,7 @@ def plot_normative(scores, *, xlabel: str, ylabel: str, groups=()) -> str:
         ax.fill_between(curve['age'], curve['low'], curve['high'], color='#000000', alpha=0.1, linewidth=0)
         ax.plot(curve['age'], curve['expected'], color=_INK, linewidth=1.3)
         _dots(ax, here.rename(columns={'age': 'x', 'value': 'y'}), colours)
-        _head(ax, region, f'n = {len(here)}')
+        _head(ax, region, f'n = {here["participant_id"].nunique()}')
         _plain(ax)
     _axis_names(figure, xlabel, ylabel)
     return as_svg(figure)

@@ -15,6 +15,7 @@ from bids_qsm.cohort import design as designs
 from bids_qsm.cohort.formula import parse_model
 from bids_qsm.cohort.observations import is_numeric, numeric
 from bids_qsm.cohort.study import build_template
+from bids_qsm.cohort.tables import group_column
 from bids_qsm.cohort.voxelwise import COLUMNS, second_level
 from bids_qsm.cohort_maps import (
     Cohort,
@@ -24,7 +25,8 @@ from bids_qsm.cohort_maps import (
     on_one_grid,
     plot_overlay,
     save_image,
-    slug,
+    slugs,
+    zeros_of,
 )
 from bids_qsm.derivatives import BIDS_VERSION, atomic_write, sidecar_path, write_json
 from bids_qsm.errors import UserError
@@ -50,6 +52,7 @@ def run_voxelwise(
     spacing_mm: float = 2.0,
     controls: str = '',
     space: str = '',
+    relative_to: str = '',
 ) -> dict:
     """Test a model in every voxel of template space and write maps and tables of clusters to ``group/``.
 
@@ -62,7 +65,7 @@ def run_voxelwise(
         Output dataset with ``sub-*/**/*_space-<space>_Chimap.nii.gz``.
     table : DataFrame
         Rows of participants: participant_id, the columns that the formula names, and session_id where only
-        the sessions named are to be used.
+        the sessions named are to be used. With ``relative_to``, the long table of the cohort.
     formula
         Such as ``chi ~ group + age``; on the left a key of `MAPS`.
     method
@@ -75,6 +78,9 @@ def run_voxelwise(
         Reference level of factors that have it.
     space
         Template space, where there are several; by default the one that most participants have.
+    relative_to
+        Region whose mean in the same series is subtracted from each map of susceptibility; a series whose
+        table lacks it is left out.
 
     Returns
     -------
@@ -95,10 +101,13 @@ def run_voxelwise(
     report = {'title': f'Voxelwise: {model}', 'figures': [], 'tables': [], 'notes': []}
     notes = report['notes']
     people = _people(table, model, notes)
-    space, paths = find_maps(out, suffix, table, space, notes)
+    shifted, zeros = bool(relative_to) and model.response == 'chi', None
+    space, paths = find_maps(out, suffix, table, space, notes, shifted=shifted)
     lacking = [name for name in people.index if name not in paths]
     if lacking:
         notes.append(f'Left out, for there is no map in template space: {", ".join(lacking)}.')
+    if shifted:
+        zeros, paths = zeros_of(table, relative_to, paths, notes)
     people = people[people.index.isin(on_one_grid(paths, notes))]
     design = designs.build(model, people, np.arange(len(people)), controls=controls)
     notes += design.notes
@@ -107,15 +116,17 @@ def run_voxelwise(
     if len(names) < _LEAST:
         notes.append(f'No voxel was tested: {len(names)} participants have a map and all covariates.')
         return report
-    cohort = Cohort.read([paths[name] for name in names], smoothing_mm, spacing_mm)
+    cohort = Cohort.read([paths[name] for name in names], smoothing_mm, spacing_mm, zeros)
     terms = [' '.join(filter(None, (c.term, c.level))) for c in design.columns]
     matrix = pd.DataFrame(design.x, index=names, columns=['Intercept', *terms])
     dseg = labels = None
     if space.startswith('MNI152'):
         dseg, labels = nuclei_atlas(cohort.shape, cohort.affine)
     stem = out / 'group' / f'space-{space}_map-{model.response}'
-    save_image(f'{stem}_desc-mean_{suffix}', cohort.mean, cohort.affine, 'Mean over the participants', unit)
-    for column, term in zip(design.columns, terms, strict=True):
+    zero = f', relative to {relative_to}' if shifted else ''
+    described = f'Mean over the participants{zero}'
+    save_image(f'{stem}_desc-mean_{suffix}', cohort.mean, cohort.affine, described, unit)
+    for column, term, label in zip(design.columns, terms, slugs(terms), strict=True):
         if column.kind == 'curve':
             notes.append(f'{column.term} is a curve: no column of it means anything alone, none was mapped.')
             continue
@@ -127,7 +138,8 @@ def run_voxelwise(
             continue
         per = f'{unit} per unit of {column.term}' if column.kind == 'number' else unit
         about = f'{term}: {found.n} participants, {smoothing_mm:g} mm, {METHODS[method]} < {found.alpha:g}'
-        _write_test(f'{stem}_contrast-{slug(term)}', found, cohort.affine, about, per)
+        about += zero
+        _write_test(f'{stem}_contrast-{label}', found, cohort.affine, about, per)
         _report_test(report, cohort, found, term, about, per)
     return report
 
@@ -243,7 +255,7 @@ def _people(table, model, notes):
     designs.check_columns(model, table)
     wanted = table[['participant_id', *model.columns]]
     groups, columns = wanted.groupby('participant_id', sort=True), {}
-    factors = {f.column for term in model.terms for f in term for call, _ in f.calls if call == 'C'}
+    factors = designs.forced(model) | {group_column(table)}
     for column in model.columns:
         if is_numeric(wanted[column]) and column not in factors:
             numbers = numeric(wanted[column])[0]

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 from scipy import ndimage
 
 from bids_qsm.anatomy.transform import Displacement, regrid, resample
+from bids_qsm.cohort.tables import named, relative_to, series_columns
 from bids_qsm.cohort.voxelwise import smooth_within
 from bids_qsm.derivatives import atomic_write, sidecar, sidecar_path, write_json
 from bids_qsm.figures import KINDS, Kind
@@ -22,16 +24,19 @@ from bids_qsm.pages import entities_of, natural, read_json
 _MARGIN_MM = 10.0
 
 
-def find_maps(output_dir, suffix: str, table, space: str, notes: list):
-    """Template space, and for each participant of ``table`` the paths of the maps in it."""
-    sessions = None
+def find_maps(output_dir, suffix: str, table, space: str, notes: list, *, shifted: bool = False):
+    """Template space, and for each participant of ``table`` the paths of the maps in it.
+
+    Where the maps are to be shifted, their different zeros are not worth a note.
+    """
+    sessions, people = None, None if table is None else set(table['participant_id'])
     if table is not None and 'session_id' in table:
         sessions = set(zip(table['participant_id'], table['session_id'].fillna(''), strict=True))
     found = defaultdict(lambda: defaultdict(list))
     for path in sorted(Path(output_dir).glob(f'sub-*/**/*_space-*_{suffix}.nii.gz'), key=str):
         entities = entities_of(path.name)
         name, visit = f'sub-{entities["sub"]}', f'ses-{entities["ses"]}' if 'ses' in entities else ''
-        if 'desc' in entities or (table is not None and name not in set(table['participant_id'])):
+        if 'desc' in entities or (people is not None and name not in people):
             continue
         if sessions is None or (name, visit) in sessions:
             found[entities['space']][name].append(path)
@@ -45,10 +50,57 @@ def find_maps(output_dir, suffix: str, table, space: str, notes: list):
     for paths in found[space].values():
         for path in paths:
             zeros[read_json(sidecar_path(path), {}).get('ReferenceRegion', 'not stated')] += 1
-    if suffix == 'Chimap' and len(zeros) > 1:
+    if suffix == 'Chimap' and len(zeros) > 1 and not shifted:
         told = ', '.join(f'{name} ({n} series)' for name, n in sorted(zeros.items()))
         notes.append(f'The maps do not have the same zero: {told}.')
     return space, dict(found.get(space, {}))
+
+
+def zeros_of(table, region: str, paths, notes: list):
+    """What to subtract from each map so that it is zero in a region of the same series.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Long table of the cohort.
+    region
+        See :func:`bids_qsm.cohort.tables.relative_to`.
+    paths : dict of str to list of Path
+        Maps of each participant.
+
+    Returns
+    -------
+    zeros : dict of Path to float
+    paths : dict of str to list of Path
+        Those that have a zero.
+    """
+    shifted, _ = relative_to(table, region)
+    keys = series_columns(table)
+    rows = table.loc[table['map'] == 'chi', [*keys, *(c for c in ['atlas'] if c in table)]].assign(
+        zero=pd.to_numeric(table['mean'], errors='coerce') - shifted['mean']
+    )
+    rows = rows.dropna(subset=['zero'])
+    if 'atlas' in rows and rows['atlas'].nunique() > 1:
+        first = min(rows['atlas'].astype(str))
+        rows = rows[rows['atlas'].astype(str) == first]
+        notes.append(f'{region} is that of the atlas {first}.')
+    rows = rows.drop_duplicates(keys)
+    labels = zip(*(rows[key].astype(object).fillna('').astype(str) for key in keys), strict=True)
+    known = dict(zip(labels, rows['zero'], strict=True))
+    zeros, kept, lacking = {}, {}, []
+    for name, files in paths.items():
+        for path in files:
+            own = named(entities_of(path.name))
+            zero = known.get(tuple(own.get(key, '') for key in keys))
+            if zero is None:
+                lacking.append(path.name.partition('_space-')[0])
+            else:
+                zeros[path] = float(zero)
+                kept.setdefault(name, []).append(path)
+    notes.append(f'Susceptibility is relative to {region} of the same series.')
+    if lacking:
+        notes.append(f'Left out, for their tables have no {region}: {", ".join(lacking)}.')
+    return zeros, kept
 
 
 def on_one_grid(paths, notes: list):
@@ -74,6 +126,23 @@ def slug(text: str) -> str:
     """
     words = re.findall('[A-Za-z0-9]+', text)
     return ''.join([words[0], *(word[0].upper() + word[1:] for word in words[1:])]) if words else 'x'
+
+
+def slugs(texts) -> list[str]:
+    """A label of letters and digits for each text, numbered where another has it already.
+
+    >>> slugs(['group PKAN+ - control', 'group PKAN- - control', 'age'])
+    ['groupPKANControl', 'groupPKANControl2', 'age']
+    """
+    found, taken = [], set()
+    for text in texts:
+        first = label = slug(text)
+        number = 2
+        while label.casefold() in taken:
+            label, number = f'{first}{number}', number + 1
+        taken.add(label.casefold())
+        found.append(label)
+    return found
 
 
 def load_mean(paths):
@@ -139,13 +208,18 @@ class Cohort:
         self.shape = mean.shape
 
     @classmethod
-    def read(cls, paths, smoothing_mm, spacing_mm):
-        """Read the maps of each participant (``paths``, a list of files each), all on one grid."""
+    def read(cls, paths, smoothing_mm, spacing_mm, zeros=None):
+        """Read the maps of each participant (``paths``, a list of files each), all on one grid.
+
+        ``zeros`` maps files to what is subtracted from them.
+        """
         first = nib.load(paths[0][0])
         size = np.sqrt((first.affine[:3, :3] ** 2).sum(0))
         images = None
         for files in paths:
             chi, mask = load_mean(files)
+            if zeros:
+                chi = np.where(mask, chi - np.float32(np.mean([zeros[file] for file in files])), 0)
             if images is None:
                 box = box_of([mask], first.affine)
                 fine = first.affine.copy()

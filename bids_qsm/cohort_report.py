@@ -7,7 +7,7 @@ import pandas as pd
 from bids_qsm.charts import COHORT_REGIONS, MAP_NAMES, plot_distributions
 from bids_qsm.cohort import describe
 from bids_qsm.cohort import tables as cohort
-from bids_qsm.cohort_blocks import cell, figure, grid, section, shown_regions
+from bids_qsm.cohort_blocks import cell, charted, figure, grid, in_order, section
 from bids_qsm.cohort_sections import (
     change_section,
     correlation_section,
@@ -32,6 +32,7 @@ RECORD = 'logs/group.json'
 """What the group level was asked for, what it wrote and what it has to say, under the output dataset."""
 
 _MOST_ANSWERS = 6
+_FOLD = 40  # rows of a table that is shown when asked for
 _TEXT = (*cohort.ENTITY_COLUMNS.values(), 'group', 'participant_group', 'source', 'reason', 'note', 'level')
 _TEXT += ('session_from', 'session_to')
 _DISTRIBUTION = (
@@ -154,13 +155,18 @@ def _distributions(long, group, statistic):
     for atlas, all_maps in cohort.by_atlas(long):
         for name in (m for m in MAP_NAMES if m in set(all_maps['map'])):
             rows = all_maps[all_maps['map'] == name]
-            regions = [r for r in COHORT_REGIONS if r in set(rows['region'])] or shown_regions(rows['region'])
+            regions = in_order(rows['region'])
+            known = [r for r in COHORT_REGIONS if r in regions]
+            drawn, cut = charted(rows, known, len(known)) if known else charted(rows)
+            shown = in_order(drawn['region'])
             title = f'{MAP_NAMES[name]} by region' + (' and group' if group else '') + _of_atlas(atlas)
-            svg = plot_distributions(rows, map_name=name, group=group, regions=regions, statistic=statistic)
+            svg = plot_distributions(rows, map_name=name, group=group, regions=shown, statistic=statistic)
             key = '-'.join(filter(None, ('map', name, atlas)))
-            blocks.append(figure(key, title, svg, _DISTRIBUTION.format(statistic=f'the {statistic}')))
+            caption = _DISTRIBUTION.format(statistic=f'the {statistic}') + cut
+            blocks.append(figure(key, title, svg, caption))
             table = cohort.summary(rows.assign(mean=rows[statistic]), regions, map_name=name)
-            blocks.append(grid('', _summary(table, 3 if name == 'chi' else 1)))
+            frame = _summary(table, 3 if name == 'chi' else 1)
+            blocks.append(grid('', frame, folded=len(frame) > _FOLD))
     return blocks
 
 
@@ -307,7 +313,7 @@ def _quality(long, findings):
         'the page of the subject.'
     )
     table = grid(
-        'All series, those with warnings first', pd.DataFrame(rows), caption=caption, folded=len(rows) > 40
+        'All series, those with warnings first', pd.DataFrame(rows), caption=caption, folded=len(rows) > _FOLD
     )
     return table, same
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from bids_qsm.cohort import describe
-from bids_qsm.cohort_blocks import figure, grid, parts, section, signed, words
+from bids_qsm.cohort_blocks import charted, charted_whole, figure, grid, parts, section, signed, words
 from bids_qsm.cohort_charts import (
     p_text,
     plot_changes,
@@ -46,19 +46,20 @@ def model_section(table, residuals, formula, notes, files) -> dict:
                 one = one.rename(columns={'n_participants': 'n'}).assign(label=one['region'])
                 name, unit = f'{term} ({level})' if level else term, one['units'].iloc[0]
                 answers.append(_effects_in_words(f'{title}, {name}', one, unit))
-                caption = said['forest'].format(term=name, map=title)
+                drawn, cut = charted_whole(one, _sure(one))
+                caption = said['forest'].format(term=name, map=title) + cut
                 svg = plot_forest(
-                    one, xlabel=f'{name}: {"difference" if level else "slope"} of {title} ({unit})'
+                    drawn, xlabel=f'{name}: {"difference" if level else "slope"} of {title} ({unit})'
                 )
                 place = f'model-{key}-{number}-{levels.index(level)}'
                 blocks.append(figure(place, f'{title}: {name}', svg, caption))
                 blocks.append(
                     grid(f'Effect sizes of {name}', _sizes(one), caption=said['effect'], folded=True)
                 )
-        own = _residuals_of(residuals, rows)
+        own, cut = charted(_residuals_of(residuals, rows), _sure(rows), _PANELS)
         if len(own):
             svg = plot_residuals(own, unit=own['units'].iloc[0])
-            blocks.append(figure(f'residuals-{key}', f'{title}: residuals', svg, said['residuals']))
+            blocks.append(figure(f'residuals-{key}', f'{title}: residuals', svg, said['residuals'] + cut))
     question = said['question'].format(formula=formula)
     return section('model', question=question, answers=answers, blocks=blocks, notes=notes, files=files)
 
@@ -82,13 +83,18 @@ def _sizes(rows):
 
 def _residuals_of(residuals, rows):
     """Residuals of the regions of one part, each with the quantile of a normal distribution."""
-    regions = list(dict.fromkeys(rows['region']))[:_PANELS]
+    regions = list(dict.fromkeys(rows['region']))
     wanted = residuals['region'].isin(regions)
     for key in ('atlas', 'map', 'hemisphere'):
         wanted &= residuals[key].fillna('') == (rows[key].fillna('').iloc[0] if len(rows) else '')
     own = residuals[wanted].dropna(subset=['fitted', 'residual'])
     own = own.sort_values('region', key=lambda c: c.map(regions.index), kind='stable')
     return own.assign(normal=own.groupby('region')['residual'].transform(describe.normal_quantiles))
+
+
+def _sure(rows):
+    """Regions with an effect that is significant after correction, the surest first."""
+    return rows[rows['p_fdr'] < ALPHA].sort_values('p_fdr', kind='stable')['region'].unique()
 
 
 def _effects_in_words(name, rows, unit):
@@ -118,24 +124,26 @@ def correlation_section(
     drawn with.
     """
     said, blocks, answers = words('correlation'), [], []
-    given = f', given {", ".join(covariates)}' if covariates else ''
     for key, title, _, rows in parts(table):
         for column, one in rows.groupby('column', sort=False):
             one = one.assign(label=one['region'], estimate=one['r'])
             own = [region for c, region in asked if c == column]
+            others = [c for c in covariates if c != column]
+            given = f', given {", ".join(others)}' if others else ''
             answers += [_correlation_in_words(title, column, region, one) for region in own]
             if one['r'].isna().all():
                 continue
             place = f'{key}-{list(rows["column"].unique()).index(column)}'
-            svg = plot_forest(one, xlabel=f'correlation of {title} with {column} (r, no unit)')
-            caption = said['forest'].format(map=title, column=column, given=given)
+            drawn, cut = charted_whole(one, [*(region for _, region in asked), *_sure(one)])
+            svg = plot_forest(drawn, xlabel=f'correlation of {title} with {column} (r, no unit)')
+            caption = said['forest'].format(map=title, column=column, given=given) + cut
             blocks.append(figure(f'correlation-{place}', f'{title} and {column}', svg, caption))
             # the regions that were asked for, then others, in one row
             there = set(one['region'])
             wanted = dict.fromkeys([*own, *(r for _, r in asked), *one['region']])
             regions = [r for r in wanted if r in there][: max(4, len(own))]
-            svg = _scatter(long, one, column, covariates, regions, statistic, title, groups)
-            adjusted = said['adjusted'].format(covariates=', '.join(covariates)) if covariates else ''
+            svg = _scatter(long, one, column, others, regions, statistic, title, groups)
+            adjusted = said['adjusted'].format(covariates=', '.join(others)) if others else ''
             caption = said['scatter'].format(adjusted=adjusted)
             blocks.append(figure(f'scatter-{place}', f'{title} over {column}', svg, caption))
     columns = {
@@ -188,9 +196,11 @@ def _scatter(long, rows, column, covariates, regions, statistic, title, groups):
         here = describe.by_participant(long, first['map'], region, statistic=statistic)
         here = here.assign(x=pd.to_numeric(here[column], errors='coerce'), y=here['value'])
         here = describe.adjusted(here, covariates)
-        here['group'] = here['participant_id'].map(groups).fillna('n/a')
+        spent = here.attrs.get('spent', 0)
+        here['group'] = here['participant_id'].map(groups).astype(object).fillna('n/a')
         points.append(here[['x', 'y', 'group']].assign(region=region))
-        lines.append(describe.regression_line(here['x'], here['y']).assign(region=region))
+        line = describe.regression_line(here['x'], here['y'], spent=spent)
+        lines.append(line.assign(region=region))
         r = rows[rows['region'] == region].iloc[0]
         interval = f'[{r["ci_low"]:.2f}, {r["ci_high"]:.2f}]'
         texts[region] = (
@@ -215,22 +225,26 @@ def change_section(table, summary, long, groups, *, statistic, notes, files) -> 
         rows = rows.assign(beyond=rows['beyond'].isin([True, 'True']))
         known = rows.dropna(subset=['repeatability'])
         answers += _changes_in_words(title, unit, known)
-        # regions whose repeatability is known first, as only there a change can be told from chance
-        regions = list(dict.fromkeys([*known['region'], *rows['region']]))[:_PANELS]
+        beyond = rows[rows['beyond']]
+        changed = beyond['region'].value_counts().index
+        # where repeatability is known first, as only there a change can be told from chance
+        shown, cut = charted(rows, [*changed, *known['region']], _PANELS)
+        regions = list(dict.fromkeys(shown['region']))
         visits = describe.courses(_of_part(long, rows), rows['map'].iloc[0], regions, statistic=statistic)
-        visits['group'] = visits['participant_id'].map(groups).fillna('n/a')
+        visits['group'] = visits['participant_id'].map(groups).astype(object).fillna('n/a')
         texts, sd = {}, known.groupby('region')['repeatability'].median().to_dict()
         for region in regions:
             one = rows[rows['region'] == region]
-            beyond = (
+            passing = (
                 f'{_who(one[one["beyond"]])} beyond repeatability' if region in sd else 'repeatability n/a'
             )
-            texts[region] = f'n = {_who(one)}; {beyond}'
+            texts[region] = f'n = {_who(one)}; {passing}'
         place = {region: i for i, region in enumerate(regions)}
         visits = visits.sort_values('region', key=lambda c, place=place: c.map(place), kind='stable')
         if len(visits):
             xlabel = 'years since the first session' if visits['timed'].all() else 'session'
-            least = {region: 1.96 * 2**0.5 * value for region, value in sd.items()}
+            half = known['ci_high'] - known['change']
+            least = half.groupby(known['region']).median().to_dict()
             svg = plot_changes(
                 visits,
                 texts,
@@ -241,17 +255,17 @@ def change_section(table, summary, long, groups, *, statistic, notes, files) -> 
             )
             source = ', '.join(sorted(known['repeatability_source'].dropna().unique()))
             listed = ', '.join(f'{region} {sd[region]:.2g}' for region in regions if region in sd)
-            caption = said['course'] + (
-                said['repeatability'].format(unit=unit, listed=listed, source=source) if sd else ''
-            )
-            blocks.append(figure(f'change-{key}', f'{title} over sessions', svg, caption))
+            caption = said['course']
+            if listed:
+                caption += ' ' + said['repeatability'].format(unit=unit, listed=listed, source=source)
+            blocks.append(figure(f'change-{key}', f'{title} over sessions', svg, caption + cut))
         if key in means:
             own = means[key].assign(label=means[key]['region'], estimate=means[key]['mean'])
             by = 'group' if own['group'].nunique() > 1 else None
+            own, cut = charted_whole(own, _sure(own))
             svg = plot_forest(own, xlabel=f'mean change of {title} ({unit})', by=by, groups=groups.values())
-            caption = said['mean'].format(what=f'change of {title}')
+            caption = said['mean'].format(what=f'change of {title}') + cut
             blocks.append(figure(f'change-mean-{key}', f'{title}: mean change', svg, caption))
-        beyond = rows[rows['beyond']]
         if len(beyond):
             columns = {'participant_id': 'participant', 'region': 'region', 'session_from': 'from'}
             columns |= {
@@ -299,7 +313,7 @@ def normative_section(table, groups, *, notes, files) -> dict:
     said, blocks, answers = words('normative'), [], []
     for key, title, unit, rows in parts(table):
         rows = rows.assign(
-            group=rows['participant_id'].map(groups).fillna('n/a'),
+            group=rows['participant_id'].map(groups).astype(object).fillna('n/a'),
             is_control=rows['is_control'].isin([True, 'True']),
         ).dropna(subset=['z'])
         if rows.empty:
@@ -307,18 +321,17 @@ def normative_section(table, groups, *, notes, files) -> dict:
         others = rows[~rows['is_control']]
         far = others[others['z'].abs() > FAR].sort_values('z', key=abs, ascending=False, kind='stable')
         answers += _scores_in_words(title, others, far)
-        blocks.append(
-            figure(
-                f'z-{key}', f'{title}: z-scores', plot_zscores(rows, groups=groups.values()), said['scores']
-            )
-        )
-        aged = rows[rows['region'].isin(list(dict.fromkeys(rows['region']))[:_PANELS])].dropna(subset=['age'])
+        outliers = far['region'].value_counts().index
+        drawn, cut = charted(rows, outliers)
+        svg = plot_zscores(drawn, groups=groups.values())
+        blocks.append(figure(f'z-{key}', f'{title}: z-scores', svg, said['scores'] + cut))
+        aged, cut = charted(rows.dropna(subset=['age']), outliers, _PANELS)
         if len(aged):
             aged = describe.normal_range(aged)
             svg = plot_normative(
                 aged, xlabel='age (years)', ylabel=f'{title} ({unit})', groups=groups.values()
             )
-            blocks.append(figure(f'normative-{key}', f'{title} over age', svg, said['age']))
+            blocks.append(figure(f'normative-{key}', f'{title} over age', svg, said['age'] + cut))
         if len(far):
             columns = {'participant_id': 'participant', 'session_id': 'session', 'region': 'region'}
             columns |= {'value': f'value ({unit})', 'expected': f'expected ({unit})', 'z': 'z'}

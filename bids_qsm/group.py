@@ -162,6 +162,8 @@ def analyse(long, asked, notes) -> dict:
     # scipy's share of the start is only paid where it is needed
     from bids_qsm.cohort import change, correlation, model, normative
 
+    pairs = [tuple(pair.rpartition(':')[::2]) for pair in asked['correlate']]
+    _check_pairs(long, pairs)
     if asked['relative_to']:
         long, said = cohort.relative_to(long, asked['relative_to'])
         notes['tables'] += said
@@ -174,7 +176,6 @@ def analyse(long, asked, notes) -> dict:
         found['residuals'] = rest, _residual_columns(model.dictionary())
     if asked['correlate']:
         more = {**common, 'covariates': asked['covariates']}
-        pairs = [tuple(pair.rpartition(':')[::2]) for pair in asked['correlate']]
         tables = []
         for column in dict.fromkeys(column for column, _ in pairs):
             table, said = correlation.correlate(long, column, **more)
@@ -200,6 +201,25 @@ def analyse(long, asked, notes) -> dict:
             'No group is called like controls; --controls names the one that z-scores refer to.'
         ]
     return found
+
+
+def _check_pairs(long, pairs):
+    """Raise UserError where a correlation names a column or a region that no table has."""
+    regions = list(dict.fromkeys(long['region'].dropna().astype(str)))
+    labels = {*cohort.ENTITY_COLUMNS.values(), *cohort.MEASURES}
+    columns = [c for c in long if c not in labels]
+    for column, region in pairs:
+        if region not in regions:
+            raise UserError(
+                f'--correlate {column}:{region}: no table has the region {region!r}; there are '
+                f'{", ".join(regions)}.'
+            )
+        if column not in columns:
+            known = f'there are {", ".join(columns)}' if columns else 'nothing is known of the participants'
+            raise UserError(
+                f'--correlate {column}:{region}: participants.tsv and sessions.tsv have no column {column!r} '
+                f'that could be used; {known}.'
+            )
 
 
 def _named_columns(options, long):
@@ -229,16 +249,18 @@ def _pictures(long, options, controls):
                 method=options.voxelwise,
                 smoothing_mm=options.smoothing_mm,
                 controls=controls,
+                relative_to=options.relative_to or '',
             )
         )
     if options.study_template:
         from bids_qsm.cohort_images import run_study_template
 
-        pictures.append(
-            run_study_template(
-                options.output_dir, iterations=options.study_template, table=long, n_jobs=options.nprocs
-            )
+        template = run_study_template(
+            options.output_dir, iterations=options.study_template, table=long, n_jobs=options.nprocs
         )
+        if options.relative_to:
+            template['notes'].append('The maps were averaged as they are; --relative-to does not shift them.')
+        pictures.append(template)
     return pictures
 
 
@@ -277,8 +299,8 @@ def _residual_columns(described):
     own = {
         'participant_id': 'Label of the participant.',
         'session_id': 'Label of the session.',
-        'fitted': 'Value that the model predicts.',
-        'residual': 'Measured value less the predicted one.',
+        'fitted': "Value that the fixed effects of the model predict, without the participant's intercept.",
+        'residual': "Measured value less fitted; of a mixed model the participant's intercept is in it.",
         'units': 'Unit of the values.',
     }
     return {**described, **{key: {'Description': text} for key, text in own.items()}}

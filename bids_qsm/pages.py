@@ -12,10 +12,12 @@ import jinja2
 import pandas as pd
 
 from bids_qsm.derivatives import atomic_write
+from bids_qsm.errors import UserError
 
 LEVELS = ('error', 'warning')
 """Levels of findings that need attention."""
 
+_MISSING = ['n/a', '', 'nan', 'NaN']
 _UNSETTLED = 'The data do not settle it'
 
 
@@ -36,14 +38,24 @@ def data_uri(content: bytes, extension: str) -> str:
 
 
 def read_json(path, missing):
-    """Content of a JSON file, or ``missing`` where there is none."""
-    return json.loads(Path(path).read_text(encoding='utf-8')) if Path(path).exists() else missing
+    """Object of a JSON file, or ``missing`` where there is none; UserError where it cannot be read."""
+    if not Path(path).exists():
+        return missing
+    try:
+        found = json.loads(Path(path).read_text(encoding='utf-8-sig'))
+    except ValueError as error:  # of the JSON or of its encoding
+        raise UserError(f'{path} is no JSON file ({error}); mend or remove it.') from None
+    if not isinstance(found, dict):
+        raise UserError(f'{path} holds no JSON object ({{"name": value}}); mend or remove it.')
+    return found
 
 
 def read_table(path, dtype=None) -> pd.DataFrame:
-    """A BIDS table: tabs, n/a where a value is missing."""
+    """A BIDS table: tabs, n/a where a value is missing; a group 'None' or a region 'NA' is text."""
     # as a whole: in pieces, a column of a long table can get another type in each
-    return pd.read_csv(path, sep='\t', na_values=['n/a'], dtype=dtype, low_memory=False)
+    return pd.read_csv(
+        path, sep='\t', keep_default_na=False, na_values=_MISSING, dtype=dtype, low_memory=False
+    )
 
 
 def read_runs(output_dir) -> dict:

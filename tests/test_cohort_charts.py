@@ -69,6 +69,36 @@ def test_a_forest_fills_what_is_significant(effects):
     assert plot_forest(effects.iloc[2:], xlabel='effect (ppm)')
 
 
+def texts(monkeypatch, module='bids_qsm.cohort_charts'):
+    """What the charts to come write: their letters are outlines in the file."""
+    written = []
+
+    def keep(figure):
+        written.extend(t.get_text() for ax in figure.axes for t in ax.texts)
+        return ''
+
+    monkeypatch.setattr(f'{module}.as_svg', keep)
+    return written
+
+
+def test_a_forest_without_intervals_writes_estimates_in_full(effects, monkeypatch):
+    written = texts(monkeypatch)
+    plot_forest(effects.assign(ci_low=np.nan, ci_high=np.nan), xlabel='effect (ppm)')
+    assert '0.0500  no interval' in written
+    assert not [text for text in written if 'nan' in text]
+    plot_forest(effects.assign(estimate=[0.051, 0.01, 0.01]), xlabel='effect (ppm)')
+    assert '0.0510  [0.0300, 0.0700]' in written
+
+
+def test_the_normal_range_counts_participants(monkeypatch):
+    written = texts(monkeypatch)
+    table = points(10, regions=('GP',)).rename(columns={'x': 'age', 'y': 'value'})
+    table['participant_id'] = [f'sub-{i // 2}' for i in range(10)]
+    table = table.assign(expected=0.0, low=-2.0, high=2.0, is_control=True)
+    plot_normative(table, xlabel='age (years)', ylabel='χ (ppm)')
+    assert written == ['n = 5']
+
+
 def test_a_forest_parts_groups_by_colour(effects):
     both = pd.concat([effects.assign(who='a'), effects.assign(who='b')]).sort_values('label', kind='stable')
     svg = plot_forest(both, xlabel='change (ppm)', by='who')
@@ -130,6 +160,7 @@ def test_changes_draw_one_line_a_participant_and_the_least_change():
 
 def test_scores_and_the_range_of_controls():
     table = points(10).rename(columns={'x': 'age', 'y': 'value'})
+    table['participant_id'] = [f'sub-{i % 5}' for i in range(len(table))]
     table = table.assign(
         expected=0.0, low=-2.0, high=2.0, z=table['value'], is_control=table['group'] == 'control'
     )

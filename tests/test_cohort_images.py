@@ -11,7 +11,7 @@ from PIL import Image
 from bids_qsm.anatomy.atlas import nuclei_atlas
 from bids_qsm.anatomy.transform import resample
 from bids_qsm.cohort_images import run_study_template, run_voxelwise
-from bids_qsm.cohort_maps import OnDisk, find_maps, slug
+from bids_qsm.cohort_maps import OnDisk, find_maps, slug, slugs, zeros_of
 from bids_qsm.errors import UserError
 from bids_qsm.interfaces.xfm import save_xfm
 from bids_qsm.templates import get_template
@@ -150,6 +150,89 @@ def test_maps_are_found_by_session_and_space(study):
 
 def test_slugs():
     assert slug('center(age):group PD - control') == 'centerAgeGroupPDControl'
+    assert slugs(['a', 'A', 'a2', 'женщины', 'мужчины', 'a']) == ['a', 'A2', 'a22', 'x', 'x2', 'a3']
+
+
+def test_levels_that_differ_in_a_sign_have_files_of_their_own(study):
+    out, table = study
+    levels = np.array(['control', 'PKAN+', 'PKAN-'])
+    table['group'] = levels[table['participant_id'].str[-2:].astype(int) % 3]
+    run_voxelwise(out, table, 'chi ~ group', method='fdr', smoothing_mm=0)
+    paths = sorted((out / 'group').glob('*_stat-effect_statmap.nii.gz'))
+    assert len(paths) == 2
+    first, second = (json.loads(path.with_name(path.name[:-7] + '.json').read_text()) for path in paths)
+    assert first['Description'] != second['Description']
+    assert not np.allclose(*(nib.load(path).get_fdata() for path in paths))
+
+
+def long_of(table, zeros):
+    """The long table of a cohort in which a region of each series has this susceptibility."""
+    rows = table.drop_duplicates(['participant_id', 'session_id']).assign(map='chi', hemisphere='both')
+    csf = rows.assign(region='CSF', mean=zeros)
+    return pd.concat([csf, rows.assign(region='GP', mean=0.1)], ignore_index=True)
+
+
+def test_maps_are_shifted_to_the_reference_of_their_own_series(study):
+    out, table = study
+    series = table.drop_duplicates(['participant_id', 'session_id'])
+    zeros = np.linspace(-0.5, 0.5, len(series))
+    plain = run_voxelwise(out, table, 'chi ~ group', method='fdr', smoothing_mm=0)
+    mean = out / 'group' / f'space-{SPACE}_map-chi_desc-mean_Chimap.nii.gz'
+    before = nib.load(mean).get_fdata()
+    # a zero of each series: subtracting it again gives what was there
+    for (name, visit), zero in zip(series[['participant_id', 'session_id']].to_numpy(), zeros, strict=True):
+        path = out / name / 'anat' / f'{name}_{visit}_space-{SPACE}_Chimap.nii.gz'
+        image = nib.load(path)
+        data = image.get_fdata()
+        save(path, np.where(data != 0, data + zero, 0), image.affine)
+    shifted = {'method': 'fdr', 'smoothing_mm': 0, 'relative_to': 'CSF'}
+    report = run_voxelwise(out, long_of(table, zeros), 'chi ~ group', **shifted)
+    np.testing.assert_allclose(nib.load(mean).get_fdata(), before, atol=1e-5)
+    assert 'Susceptibility is relative to CSF of the same series.' in report['notes']
+    assert 'relative to CSF' in report['figures'][-1][0]
+    assert 'relative to' not in plain['figures'][-1][0]
+    sidecar = json.loads(mean.with_name(mean.name[:-7] + '.json').read_text())
+    assert 'relative to CSF' in sidecar['Description']
+    # a series without the region, and a participant without another series
+    zeros[[1, 5]] = np.nan
+    report = run_voxelwise(out, long_of(table, zeros), 'chi ~ group', **shifted)
+    said = 'Left out, for their tables have no CSF: sub-00_ses-2, sub-04_ses-1.'
+    assert said in report['notes']
+    assert '11 participants' in report['figures'][0][0]
+    with pytest.raises(UserError, match='Cerebellum'):
+        run_voxelwise(out, long_of(table, zeros), 'chi ~ group', **{**shifted, 'relative_to': 'Cerebellum'})
+
+
+def test_zeros_are_of_one_atlas_and_of_each_run(tmp_path):
+    rows = [
+        {
+            'participant_id': 'sub-1',
+            'run': run,
+            'atlas': atlas,
+            'map': 'chi',
+            'hemisphere': side,
+            'mean': zero,
+        }
+        for run, both in (('1', 0.1), ('2', 0.2))
+        for atlas, side, zero in (('b', 'both', 9.0), ('a', 'L', 7.0), ('a', 'both', both))
+    ]
+    table = pd.DataFrame(rows).assign(region='CSF')
+    files = [tmp_path / f'sub-1_run-{run}_space-X_Chimap.nii.gz' for run in (1, 2, 3)]
+    notes = []
+    zeros, paths = zeros_of(table, 'CSF', {'sub-1': files}, notes)
+    assert zeros == pytest.approx({files[0]: 0.1, files[1]: 0.2})
+    assert paths == {'sub-1': files[:2]}
+    assert notes[0] == 'CSF is that of the atlas a.'
+    assert 'sub-1_run-3' in notes[-1]
+
+
+def test_only_susceptibility_is_shifted(study):
+    out, table = study
+    for path in out.rglob('*_Chimap.nii.gz'):
+        path.rename(path.with_name(path.name.replace('Chimap', 'R2starmap')))
+    report = run_voxelwise(out, table, 'R2star ~ group', method='fdr', smoothing_mm=0, relative_to='CSF')
+    assert not [note for note in report['notes'] if 'relative' in note]
+    assert 'relative' not in report['figures'][0][0]
 
 
 def test_displacements_are_kept_on_disk(tmp_path):

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from bids_qsm.cohort_blocks import cell, grid, parts, shown_regions
+from bids_qsm.cohort_blocks import cell, charted_whole, grid, in_order, parts
 from bids_qsm.cohort_report import RECORD, build_cohort_report
 from bids_qsm.derivatives import write_json
 from bids_qsm.errors import UserError
@@ -160,7 +160,32 @@ def test_parts_are_one_atlas_and_map_each_with_known_regions_first():
     assert found[0][1:3] == ('χ (atlas a)', 'ppm')
     assert found[0][3]['region'].tolist() == ['SN', 'GP', 'Cortex']
     assert list(parts(pd.DataFrame())) == []
-    assert len(shown_regions(f'r{i}' for i in range(100))) == 20
+    assert in_order(['Cortex', 'GP', 'SN']) == ['SN', 'GP', 'Cortex']
+
+
+def test_a_chart_keeps_what_was_found_and_says_what_it_leaves_out():
+    rows = pd.DataFrame({'region': [f'r{i}' for i in range(100)]})
+    assert len(next(parts(rows.assign(map='chi', hemisphere='both')))[3]) == 100
+    kept, cut = charted_whole(rows, ['r99', 'r40'])
+    assert kept['region'].tolist() == [*(f'r{i}' for i in range(18)), 'r40', 'r99']
+    assert '20 of 100 regions are drawn' in cut
+    kept, _ = charted_whole(rows, [f'r{i}' for i in range(70, 100)])
+    assert kept['region'].tolist() == [f'r{i}' for i in range(70, 100)]
+    assert charted_whole(rows.head(20))[1] == ''
+
+
+def test_a_table_of_the_distribution_has_all_regions(tmp_path):
+    for i in range(2):
+        add_series(tmp_path, f'sub-{i}')
+        path = tmp_path / f'sub-{i}' / 'anat' / f'sub-{i}_seg-nuclei_stats.tsv'
+        table = pd.read_csv(path, sep='\t')
+        first = table[table['region'] == 'GP']
+        more = [first.assign(region=f'area{n}') for n in range(30)]
+        pd.concat([table, *more]).to_csv(path, sep='\t', index=False, na_rep='n/a')
+    collect(tmp_path)
+    text = Page(build_cohort_report(tmp_path)).text
+    assert 'area29' in text
+    assert '3 of 33 regions are drawn' in text
 
 
 @pytest.mark.skipif(shutil.which('chromium') is None, reason='needs chromium')

@@ -204,7 +204,10 @@ def test_terms_of_many_levels_and_curves_are_tables(tmp_path):
         ({'model': 'chi ~ nosuch'}, 'nosuch'),
         ({'model': 'chi ~ __import__("os")'}, 'formula'),
         ({'model': 'T1 ~ age'}, 'no map'),
-        ({'correlate': ['nosuch:GP']}, 'nosuch'),
+        ({'correlate': ['nosuch:GP']}, "'nosuch' that could be used; there are group, age, sex, dystonia"),
+        ({'correlate': ['dystonia:GPP']}, "region 'GPP'; there are SN, GP, RN"),
+        ({'correlate': ['mean:GP']}, "no column 'mean'"),
+        ({'correlate': ['group:GP']}, 'holds text'),
         ({'relative_to': 'Cerebellum'}, 'Cerebellum'),
         ({'controls': 'martian'}, 'martian'),
         ({'statistic': 'mean_pv'}, 'mean_pv'),
@@ -224,6 +227,62 @@ def test_a_broken_table_is_named(small, text):
     (data / 'participants.tsv').write_text(text)
     with pytest.raises(UserError, match=r'participants\.tsv is no table'):
         collect_tables(out, data)
+
+
+def test_a_wrong_correlation_is_said_before_anything_is_computed(small, monkeypatch):
+    data, out = small
+    monkeypatch.setattr('bids_qsm.cohort.model.fit_models', None)
+    with pytest.raises(UserError, match='region'):
+        run_group(options(data, out, model='chi ~ age', correlate=['age:nosuch']))
+
+
+@pytest.mark.parametrize('name', ['participants.json', 'sub-002/sub-002_sessions.json'])
+def test_a_broken_dictionary_is_named(small, name):
+    data, out = small
+    (data / name).write_text('{"age": {')
+    with pytest.raises(UserError, match=name.rpartition('/')[2]):
+        run_group(options(data, out))
+    (data / name).write_bytes(b'\xef\xbb\xbf{"age": {"Units": "year"}}')
+    assert run_group(options(data, out)) == 0
+
+
+def test_groups_and_regions_may_be_called_none_and_na(small):
+    data, out = small
+    people = table(data / 'participants.tsv')
+    people['group'] = ['None', 'patient'] * 3
+    people.to_csv(data / 'participants.tsv', sep='\t', index=False, na_rep='n/a')
+    for path in out.rglob('*_stats.tsv'):
+        path.write_text(path.read_text().replace('Thalamus\t', 'NA\t'))
+    run_group(options(data, out, model='chi ~ group', correlate=['dystonia:NA']))
+    model = pd.read_csv(out / FILES['model'], sep='\t', keep_default_na=False, na_values=['n/a'])
+    assert 'NA' in set(model['region'])
+    assert set(model['level'].dropna()) == {'patient - None'}
+    page = Page(out / 'group.html')
+    assert 'dystonia and χ of NA: r = ' in page.text
+
+
+@pytest.mark.parametrize('kept', [None, ['participant_id'], ['participant_id', 'group', 'sex']])
+def test_what_is_not_known_of_the_participants_is_said(tmp_path, kept):
+    """No participants.tsv, or none with a number; one session each: a page all the same."""
+    data, out = write_cohort(tmp_path, n=6, repeated=0, lesions=False, candidates=False)
+    path = data / 'participants.tsv'
+    if kept is None:
+        path.unlink()
+    else:
+        table(path)[kept].to_csv(path, sep='\t', index=False)
+    assert run_group(options(data, out)) == 0
+    page = Page(out / 'group.html')
+    assert_self_contained(page)
+    assert ('no participants.tsv' in page.text) == (kept is None)
+    assert not (out / FILES['change']).exists()
+    with pytest.raises(UserError, match='dystonia'):
+        run_group(options(data, out, correlate=['dystonia:GP']))
+    for settings in ({'model': 'chi ~ age'}, {'model': 'chi ~ group + age'}):
+        with pytest.raises(UserError, match=r'age|group'):
+            run_group(options(data, out, **settings))
+    if kept is None:
+        with pytest.raises(UserError, match=r'controls|group'):
+            run_group(options(data, out, controls='control'))
 
 
 def test_reference_is_changed_for_all_analyses(small):
@@ -265,10 +324,14 @@ def test_images_are_asked_for_and_shown(small, monkeypatch):
     module = SimpleNamespace(run_voxelwise=voxelwise, run_study_template=template)
     monkeypatch.setitem(sys.modules, 'bids_qsm.cohort_images', module)
     run_group(
-        options(data, out, model='chi ~ age', voxelwise='permutation', smoothing_mm=4.0, study_template=2)
-    )
+        options(
+            data, out, model='chi ~ age', voxelwise='permutation', smoothing_mm=4.0, study_template=2,
+            relative_to='CSF',
+        )
+    )  # fmt: skip
     assert asked[0][0] == 'chi ~ age'
-    assert asked[0][1] == {'method': 'permutation', 'smoothing_mm': 4.0, 'controls': 'control'}
+    settings = {'method': 'permutation', 'smoothing_mm': 4.0, 'controls': 'control', 'relative_to': 'CSF'}
+    assert asked[0][1] == settings
     assert asked[1]['iterations'] == 2
     page = Page(out / 'group.html')
     assert_self_contained(page)
@@ -279,6 +342,7 @@ def test_images_are_asked_for_and_shown(small, monkeypatch):
         '< .001',
         'Few.',
         'One subject left out.',
+        '--relative-to does not shift them',
     ):
         assert said in page.text
     assert 'b' not in page.tags

@@ -4,7 +4,8 @@ import re
 import pandas as pd
 import pytest
 
-from bids_qsm.pages import data_uri, read_findings, read_table
+from bids_qsm.errors import UserError
+from bids_qsm.pages import data_uri, read_findings, read_json, read_table
 
 
 def test_a_long_table_has_one_type_a_column(tmp_path):
@@ -14,6 +15,27 @@ def test_a_long_table_has_one_type_a_column(tmp_path):
     found = read_table(tmp_path / 'long.tsv')
     assert found['acq_time'].notna().sum() == 10
     assert found['mean'].dtype == float
+
+
+def test_only_what_bids_calls_missing_is_missing(tmp_path):
+    path = tmp_path / 'people.tsv'
+    path.write_text('group\tregion\tage\nNone\tNA\tn/a\nnull\t\tnan\nn/a\tGP\t31.5\n')
+    found = read_table(path)
+    assert found['group'].tolist()[:2] == ['None', 'null']
+    assert found['region'].tolist()[::2] == ['NA', 'GP']
+    assert found.isna().sum().tolist() == [1, 1, 2]
+    assert found['age'].dtype == float
+
+
+def test_json_is_read_with_its_mark_and_named_where_broken(tmp_path):
+    path = tmp_path / 'participants.json'
+    assert read_json(path, {'none': 1}) == {'none': 1}
+    path.write_bytes(b'\xef\xbb\xbf{"age": {"Units": "year"}}')
+    assert read_json(path, {}) == {'age': {'Units': 'year'}}
+    for broken in (b'{"age": ', b'', b'[1]', b'"text"', b'\xff\xfe{'):
+        path.write_bytes(broken)
+        with pytest.raises(UserError, match=r'participants\.json .*mend or remove it'):
+            read_json(path, {})
 
 
 def test_data_uri_tells_the_kind():

@@ -6,7 +6,7 @@ from scipy import special, stats
 
 from bids_qsm.cohort.inference import adjust
 from bids_qsm.cohort.observations import KEYS, QUANTITY, average, codes, describe, observe, some
-from bids_qsm.cohort.tables import group_column
+from bids_qsm.cohort.tables import DESCRIPTIONS, PROTOCOL, group_column
 from bids_qsm.cohort.visits import order, years
 
 COLUMNS = ['participant_id', 'group', *KEYS, 'session_from', 'session_to', 'years', 'first', 'last', 'change']
@@ -25,7 +25,8 @@ _OWN_LEAST = 5
 """Fewest degrees of freedom of the study's own repeats, where the literature has a figure."""
 _LEAST_YEARS = 1 / 365.25
 """Sessions closer than a day tell of no change per year."""
-_PROTOCOL = ('acquisition', 'contrast_agent', 'reconstruction', 'inversion')
+_LEAST_SPAN = 0.25
+"""Fewest years between sessions for a change per year that counts in a mean."""
 
 
 def changes(long, *, repeatability=None, statistic: str = 'mean', min_coverage: float = 0.5):
@@ -65,7 +66,7 @@ def changes(long, *, repeatability=None, statistic: str = 'mean', min_coverage: 
     notes = list(data.notes)
     if 'session_id' not in data.series:
         return pd.DataFrame(columns=COLUMNS), [*notes, 'No change: the series have no sessions.']
-    protocol = [c for c in _PROTOCOL if c in data.series and data.series[c].nunique() > 0]
+    protocol = [c for c in PROTOCOL if c in data.series and data.series[c].nunique() > 0]
     by = ['participant_id', 'session_id', *protocol]
     group = group_column(data.series)
     # acquired a few minutes apart, runs of a session share its time
@@ -205,13 +206,14 @@ def change_summary(table):
         are several groups, also ``all`` of them together. The false discovery rate is controlled over the
         regions of each atlas, map, hemisphere and group.
     notes : list of str
-        Groups of one participant are skipped.
+        Groups of one participant are skipped, and spans too short for a mean change per year.
     """
     if table.empty:
         return pd.DataFrame(columns=SUMMARY), []
     whole = [table.assign(group='all')] if table['group'].nunique() > 1 else []
     people = [*KEYS, 'group', 'participant_id']
     stacked = pd.concat([table, *whole], ignore_index=True)
+    stacked['per_year'] = stacked['per_year'].where(stacked['years'] >= _LEAST_SPAN)
     stacked['beyond'] = stacked['beyond'].astype('Float64').astype(float)
     # one number a participant, though they may have several acquisitions
     each = stacked.groupby(people, sort=False).agg(
@@ -246,11 +248,17 @@ def change_summary(table):
     )
     alone = sorted(set(found.loc[found['n'] < 2, 'group']))
     notes = [f'Change: {some(alone)} has one participant in some regions, so no test.'] if alone else []
+    short = table.loc[table['per_year'].notna() & (table['years'] < _LEAST_SPAN), 'participant_id'].nunique()
+    if short:
+        notes.append(
+            f'The mean change per year leaves out {short} participant{"" if short == 1 else "s"} with less '
+            f'than {_LEAST_SPAN:g} years between sessions.'
+        )
     return found[SUMMARY], notes
 
 
 def dictionary() -> dict:
-    """Describe every column of the tables of changes and of their summary."""
+    """Describe every column of the tables of changes and of their summary, and of those of the protocol."""
     unit = 'see column units'
     described = {
         'participant_id': ('Label of the participant.', None),
@@ -282,11 +290,15 @@ def dictionary() -> dict:
             'hemisphere and group.',
             None,
         ),
-        'per_year_mean': ('Mean change per year over participants.', 'unit of the map per year'),
+        'per_year_mean': (
+            f'Mean change per year over participants with at least {_LEAST_SPAN:g} years between sessions.',
+            'unit of the map per year',
+        ),
         'per_year_ci_low': ('Lower end of its 95 % confidence interval.', 'unit of the map per year'),
         'per_year_ci_high': ('Upper end of its 95 % confidence interval.', 'unit of the map per year'),
         'n_beyond': ('Participants whose change is beyond repeatability.', None),
         'units': ('Unit of the values.', None),
         'note': ('Why there is no value.', None),
+        **{column: (DESCRIPTIONS[column], None) for column in PROTOCOL},
     }
     return describe(described)

@@ -18,6 +18,8 @@ from bids_qsm.cohort.observations import (
     is_numeric,
     numeric,
     observe,
+    patterns,
+    say_averaged,
     some,
 )
 from bids_qsm.cohort.resampling import (
@@ -115,20 +117,18 @@ def correlate(
     UserError
         A column, map or region is not there, or the column holds text.
     """
-    data = average(
-        observe(
-            long, statistic=statistic, maps=maps, regions=regions, hemispheres=hemispheres,
-            min_coverage=min_coverage,
-        ),
-        ['participant_id'],
+    data = observe(
+        long, statistic=statistic, maps=maps, regions=regions, hemispheres=hemispheres,
+        min_coverage=min_coverage,
     )  # fmt: skip
-    notes = list(data.notes)
+    notes = list(data.notes) + say_averaged(data.series)
+    data = _by_participant(data, covariates)
     terms, whole = _start(data, column, covariates, notes)
     table = data.keys[KEYS].assign(column=column, covariates=str(terms) if terms.terms else '')
-    numbers = np.full((5, len(table)), np.nan)
+    numbers = np.full((4, len(table)), np.nan)
     n, said = np.zeros(len(table), int), [''] * len(table)
     weights = bootstrap_weights(len(data.series), n_boot, seed)
-    for rows, columns in _patterns(data.values):
+    for rows, columns in patterns(data.values):
         sample = _sample(data, column, terms, rows)
         extra = [note for note in sample.notes if note not in whole.notes]
         varies = (
@@ -140,7 +140,7 @@ def correlate(
             said[j] = '; '.join([*([reason] if reason else []), *extra])
         if varies:
             numbers[:, varies] = _correlations(data.values[np.ix_(sample.rows, varies)], sample, weights)
-    table['r'], table['ci_low'], table['ci_high'], table['p'], _ = numbers
+    table['r'], table['ci_low'], table['ci_high'], table['p'] = numbers
     table['p_fdr'] = adjust(table['p'], codes(table, ['atlas', 'map', 'hemisphere']))
     table['n'], table['note'] = n, said
     table.loc[table['r'].isna() & (table['note'] == ''), 'note'] = _CONSTANT
@@ -191,13 +191,12 @@ def compare_correlations(
         if missing:
             notes.append(f'{column}, {" against ".join(regions)}: there is no {" and no ".join(missing)}.')
             continue
-        data = average(
-            observe(
-                long, statistic=statistic, maps=maps, regions=list(dict.fromkeys(regions)),
-                hemispheres=hemispheres, min_coverage=min_coverage,
-            ),
-            ['participant_id'],
+        data = observe(
+            long, statistic=statistic, maps=maps, regions=list(dict.fromkeys(regions)),
+            hemispheres=hemispheres, min_coverage=min_coverage,
         )  # fmt: skip
+        notes += say_averaged(data.series)
+        data = _by_participant(data, covariates)
         terms, _ = _start(data, column, covariates, notes)
         weights = bootstrap_weights(len(data.series), n_boot, seed)
         for key, part in data.keys.groupby(['atlas', 'map', 'hemisphere'], sort=False):
@@ -218,6 +217,11 @@ def compare_correlations(
                 notes.append(f'{what}, {" against ".join(regions)}: no comparison: {row["note"]}.')
             rows.append(row)
     return pd.DataFrame(rows).reindex(columns=DIFFERENCES), list(dict.fromkeys(notes))
+
+
+def _by_participant(data, covariates):
+    """One row a participant; what the covariates name as factors is not averaged."""
+    return average(data, ['participant_id'], factors=designs.forced(parse_columns(covariates, data.series)))
 
 
 def _start(data, column, covariates, notes):
@@ -258,14 +262,6 @@ def _sample(data, column, terms: Formula, rows):
     return _Sample(x[design.rows], design.x, design.rows, notes + design.notes)
 
 
-def _patterns(values):
-    """(participants who have a value, regions measured in just these)."""
-    groups = {}
-    for j in range(values.shape[1]):
-        groups.setdefault(np.isfinite(values[:, j]).tobytes(), []).append(j)
-    return [(np.frombuffer(rows, bool), columns) for rows, columns in groups.items()]
-
-
 def _varies(y, z):
     """Whether values vary about the covariates' fit."""
     rest = y - z @ np.linalg.lstsq(z, y, rcond=None)[0]
@@ -284,12 +280,12 @@ def _resampled(y, sample, weights):
 
 
 def _correlations(y, sample, weights):
-    """r, its interval, p of the t test and p of the bootstrap, one column a region."""
+    """r, its interval and p of the t test, one column a region."""
     r, drawn, left_out = _resampled(y, sample, weights)
     # on Fisher's scale the resamples are nearly normal, and the ends come back inside -1 and 1
-    low, high, boot = corrected_interval(*(np.arctanh(_open(v)) for v in (r, drawn, left_out)), sample.dof)
+    low, high, _ = corrected_interval(*(np.arctanh(_open(v)) for v in (r, drawn, left_out)), sample.dof)
     t = r * np.sqrt(sample.dof / np.maximum(1 - r**2, 1e-300))
-    return np.stack([r, np.tanh(low), np.tanh(high), 2 * special.stdtr(sample.dof, -np.abs(t)), boot])
+    return np.stack([r, np.tanh(low), np.tanh(high), 2 * special.stdtr(sample.dof, -np.abs(t))])
 
 
 def _difference(y, sample, weights):

@@ -6,7 +6,7 @@ from scipy import stats
 
 from bids_qsm.cohort.design import build
 from bids_qsm.cohort.formula import parse_columns
-from bids_qsm.cohort.observations import average, observe
+from bids_qsm.cohort.observations import average, is_numeric, numeric, observe
 from bids_qsm.cohort.tables import group_column, series_columns
 from bids_qsm.cohort.visits import order, years
 
@@ -34,20 +34,19 @@ def characteristics(long, columns) -> pd.DataFrame:
     for column in columns:
         if column not in people or column == group or people[column].isna().all():
             continue
-        numeric = pd.to_numeric(people[column], errors='coerce')
-        is_text = numeric.notna().sum() < people[column].notna().sum()
-        for name, part in people.groupby(names, sort=True):
-            row = {'group': name, 'column': column, 'n': int(part[column].notna().sum())}
+        is_text = not is_numeric(people[column])
+        stated = people[column] if is_text else numeric(people[column])[0]
+        for name, part in stated.groupby(names, sort=True):
+            row = {'group': name, 'column': column, 'n': int(part.notna().sum())}
             if is_text:
-                found = part[column].dropna().astype(str).value_counts().sort_index()
+                found = part.dropna().astype(str).value_counts().sort_index()
                 row['levels'] = ', '.join(f'{level}: {count}' for level, count in found.items())
             elif row['n']:
-                values = numeric[part.index].dropna()
                 row |= {
-                    'mean': values.mean(),
-                    'sd': values.std(),
-                    'lowest': values.min(),
-                    'highest': values.max(),
+                    'mean': part.mean(),
+                    'sd': part.std(),
+                    'lowest': part.min(),
+                    'highest': part.max(),
                 }
             rows.append(row)
     return pd.DataFrame(rows, columns=['group', 'column', 'n', 'mean', 'sd', 'lowest', 'highest', 'levels'])
@@ -95,7 +94,8 @@ def courses(long, map_name, regions, *, statistic: str = 'mean') -> pd.DataFrame
     found = average(found, [*protocol, 'session_id'])
     rows = order(found.series)
     series, values = found.series.iloc[rows].reset_index(drop=True), found.values[rows]
-    line = series[protocol].astype(object).fillna('').astype(str).agg(' '.join, axis=1)
+    line, *rest = (series[c].astype(object).fillna('').astype(str) for c in protocol)
+    line = line.str.cat(rest, sep=' ')
     x, timed = years(series), True
     several = line.duplicated(keep=False).to_numpy()
     if np.isnan(x[several]).any():
@@ -124,9 +124,11 @@ def adjusted(points, covariates) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        The rows that miss nothing, with x and y replaced.
+        The rows that miss nothing, with x and y replaced; ``attrs['spent']`` holds the degrees of freedom
+        that the covariates took.
     """
     points = points.dropna(subset=['x', 'y']).reset_index(drop=True)
+    points.attrs['spent'] = 0
     if not covariates or points.empty:
         return points
     design = build(parse_columns(covariates, points), points, pd.factorize(points['participant_id'])[0])
@@ -135,31 +137,37 @@ def adjusted(points, covariates) -> pd.DataFrame:
         return points
     both = points[['x', 'y']].to_numpy(float)
     rest = both - design.x @ np.linalg.lstsq(design.x, both, rcond=None)[0] + both.mean(0)
-    return points.assign(x=rest[:, 0], y=rest[:, 1])
+    points = points.assign(x=rest[:, 0], y=rest[:, 1])
+    points.attrs['spent'] = design.x.shape[1] - 1
+    return points
 
 
-def regression_line(x, y, *, level: float = 0.95, steps: int = 40) -> pd.DataFrame:
+def regression_line(x, y, *, spent: int = 0, level: float = 0.95, steps: int = 40) -> pd.DataFrame:
     """Straight line through points by least squares, with the confidence band of its height.
+
+    Parameters
+    ----------
+    spent
+        Degrees of freedom that were taken from the points before, as by the covariates of `adjusted`.
 
     Returns
     -------
     DataFrame
-        Columns x, fit, low, high over the range of ``x``; empty where there are fewer than four points or
-        all have the same x.
+        Columns x, fit, low, high over the range of ``x``; empty where fewer than two degrees of freedom
+        are left or all points have the same x.
     """
     x, y = np.asarray(x, float), np.asarray(y, float)
     keep = np.isfinite(x) & np.isfinite(y)
     x, y = x[keep], y[keep]
-    if x.size < 4 or np.ptp(x) == 0:
+    dof = x.size - 2 - spent
+    if dof < 2 or np.ptp(x) == 0:
         return pd.DataFrame(columns=['x', 'fit', 'low', 'high'], dtype=float)
     centre, spread = x.mean(), ((x - x.mean()) ** 2).sum()
     slope = ((x - centre) * (y - y.mean())).sum() / spread
-    error = np.sqrt(((y - y.mean() - slope * (x - centre)) ** 2).sum() / (x.size - 2))
+    error = np.sqrt(((y - y.mean() - slope * (x - centre)) ** 2).sum() / dof)
     at = np.linspace(x.min(), x.max(), steps)
     fit = y.mean() + slope * (at - centre)
-    half = (
-        stats.t.ppf(0.5 + level / 2, x.size - 2) * error * np.sqrt(1 / x.size + (at - centre) ** 2 / spread)
-    )
+    half = stats.t.ppf(0.5 + level / 2, dof) * error * np.sqrt(1 / x.size + (at - centre) ** 2 / spread)
     return pd.DataFrame({'x': at, 'fit': fit, 'low': fit - half, 'high': fit + half})
 
 

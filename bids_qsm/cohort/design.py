@@ -9,6 +9,7 @@ from scipy.interpolate import BSpline, CubicSpline
 
 from bids_qsm.cohort import formula as formulas
 from bids_qsm.cohort.observations import is_numeric, numeric, some
+from bids_qsm.cohort.tables import group_column
 from bids_qsm.errors import UserError
 
 CONTROLS = (
@@ -38,8 +39,9 @@ class Column:
         As written in the formula.
     level : str
         Of a factor, the level against the reference ('patient - control'); else empty.
-    kind : {'factor', 'number', 'curve'}
-        A contrast of levels, a slope, or one of the columns that make a curve together.
+    kind : {'factor', 'contrast', 'number', 'curve'}
+        A difference of levels, a difference of such differences, a slope, or one of the columns that make a
+        curve together.
     """
 
     term: str
@@ -79,7 +81,8 @@ def check_columns(formula, table, *, where: str = 'the tables') -> None:
 def build(formula, table, participants, *, controls: str = '', rows=None) -> Design:
     """Columns of the terms of a formula over the rows of a table that state all of them.
 
-    Left out and said in the notes: rows that lack a column, text among numbers, levels with one participant,
+    The column that parts the participants (`group_column`) is a factor, though its values be numbers. Left
+    out and said in the notes: rows that lack a column, text among numbers, levels with one participant,
     terms that are constant, columns that those before them determine.
 
     Parameters
@@ -98,14 +101,16 @@ def build(formula, table, participants, *, controls: str = '', rows=None) -> Des
     Raises
     ------
     UserError
-        The formula names a column that is not there.
+        The formula names a column that is not there, or whose numbers have decimal commas.
     """
     check_columns(formula, table)
     notes: list[str] = []
     keep = np.ones(len(table), bool) if rows is None else rows.copy()
-    data, forced = {}, _forced(formula)
+    data, factors = {}, forced(formula)
+    if not any(f.calls for t in formula.terms for f in t if f.column == group_column(table)):
+        factors.add(group_column(table))
     for column in formula.columns:
-        data[column] = _read(table[column], column in forced, column, notes)
+        data[column] = _read(table[column], column in factors, column, notes)
     for column, values in data.items():
         lacking = keep & values.isna().to_numpy()
         if lacking.all():
@@ -148,18 +153,20 @@ def build(formula, table, participants, *, controls: str = '', rows=None) -> Des
     return Design(x[:, good], [columns[i - 1] for i in good if i], keep, notes)
 
 
-def _forced(formula):
+def forced(formula) -> set:
     """Columns that are factors because the formula says so."""
     return {f.column for t in formula.terms for f in t for call, _ in f.calls if call == 'C'}
 
 
-def _read(column, forced, name, notes):
+def _read(column, is_factor, name, notes):
     """A column as numbers or, where most of it is text, as text."""
-    if not forced and is_numeric(column):
+    if not is_factor and is_numeric(column):
         numbers, texts = numeric(column)
         if texts:
             notes.append(f'{name} holds text among its numbers ({some(texts, most=3)}), taken as missing.')
         return numbers
+    if not is_factor and column.dropna().astype(str).str.fullmatch(r'-?\d+,\d+').mean() >= 0.5:
+        raise UserError(f'The numbers of the column {name!r} have decimal commas; write points (20.5).')
     text = column.astype(object)
     return text.where(column.notna()).map(_label, na_action='ignore')
 
@@ -175,7 +182,7 @@ def _is_factor(values):
 
 def _drop_lonely(data, keep, participants, notes):
     """Leave out levels with one participant: nothing tells the level from the participant."""
-    again = True
+    again, lonely = True, {}
     while again:
         again = False
         for column, values in data.items():
@@ -185,8 +192,11 @@ def _drop_lonely(data, keep, participants, notes):
             counts = here.groupby('level')['who'].nunique()
             for level in counts.index[counts == 1]:
                 keep &= (values != level).to_numpy()
-                notes.append(f'{column} {level!r} has one participant and was left out.')
+                lonely.setdefault(column, []).append(repr(level))
                 again = True
+    for column, levels in lonely.items():
+        told = 'has one participant and was' if len(levels) == 1 else 'have one participant each and were'
+        notes.append(f'{column} {some(levels)} {told} left out.')
 
 
 def _term(term, terms, data, controls, notes):
@@ -207,7 +217,7 @@ def _term(term, terms, data, controls, notes):
     kind = 'curve' if 'curve' in kinds else 'number' if 'number' in kinds else 'factor'
     if len(term) > 1 and kind == 'factor':
         # a difference of differences has no two groups
-        kind = 'number'
+        kind = 'contrast'
     return block, [Column(formulas.name(term), label, kind) for label in labels]
 
 

@@ -7,6 +7,7 @@ grammar and its terms are names and a few known functions, never evaluated.
 import re
 from dataclasses import dataclass
 from itertools import combinations
+from math import comb
 
 from bids_qsm.errors import UserError
 
@@ -18,6 +19,9 @@ _TOKEN = re.compile(
     r"""|(?P<sign>\*\*|[+:*(),=~-]))"""
 )
 _LONGEST = 1000
+_DEEPEST = 20
+_MOST = 200
+"""Most characters, parentheses within each other, and terms."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,7 @@ class _Reader:
     """Reads one side of a formula by recursive descent; a list of terms is a sum."""
 
     def __init__(self, text, whole):
-        self.whole, self.tokens, self.at = whole, [], 0
+        self.whole, self.tokens, self.at, self.depth = whole, [], 0, 0
         place = 0
         while text[place:].strip():
             match = _TOKEN.match(text, place)
@@ -160,11 +164,21 @@ class _Reader:
         if kind != 'end':
             raise UserError(f'The formula {self.whole!r} has {value!r} where it should end. {HELP}')
 
+    def deeper(self):
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise UserError(f'The formula has more than {_DEEPEST} parentheses within each other.')
+
+    def counted(self, terms):
+        if len(terms) > _MOST:
+            raise UserError(f'The formula has more than {_MOST} terms.')
+        return terms
+
     def sum(self):
         terms = self.product()
         while self.see('+'):
             self.take()
-            terms = _merged(terms, self.product())
+            terms = self.counted(_merged(terms, self.product()))
         return terms
 
     def product(self):
@@ -172,14 +186,14 @@ class _Reader:
         while self.see('*'):
             self.take()
             more = self.interaction()
-            terms = _merged(terms, more, _crossed(terms, more))
+            terms = self.counted(_merged(terms, more, _crossed(terms, more)))
         return terms
 
     def interaction(self):
         terms = self.power()
         while self.see(':'):
             self.take()
-            terms = _crossed(terms, self.power())
+            terms = self.counted(_crossed(terms, self.power()))
         return terms
 
     def power(self):
@@ -194,13 +208,15 @@ class _Reader:
                     f'In the formula {self.whole!r}, a term to a power is the term itself; '
                     'for a curve write cr(column, df=3).'
                 )
+            if sum(comb(len(terms), n) for n in range(1, int(value) + 1)) > _MOST**2:
+                raise UserError(f'The formula has more than {_MOST} terms.')
             terms = [
                 term
                 for n in range(1, int(value) + 1)
                 for chosen in combinations(terms, n)
                 for term in _product_of(chosen)
             ]
-            terms = list(dict.fromkeys(terms))
+            terms = self.counted(list(dict.fromkeys(terms)))
         return terms
 
     def atom(self):
@@ -214,8 +230,10 @@ class _Reader:
             return [()]
         if self.see('('):
             self.take()
+            self.deeper()
             terms = self.sum()
             self.take(')')
+            self.depth -= 1
             return terms
         return [(self.factor(),)]
 
@@ -236,7 +254,9 @@ class _Reader:
                 raise UserError(f"The formula {self.whole!r} has Q() without a quoted name, as in Q('a b').")
             self.take(')')
             return Factor(quoted[1:-1])
+        self.deeper()
         inner = self.factor()
+        self.depth -= 1
         if any(call in ('C', 'bs', 'cr') for call, _ in inner.calls):
             raise UserError(f'The formula {self.whole!r} applies {value}() to {inner}, which is no number.')
         arguments = self.arguments(value)
@@ -279,11 +299,13 @@ class _Reader:
             return value[1:-1]
         if (kind, value) == ('name', 'Treatment'):
             self.take('(')
+            self.deeper()
             if self.peek() == ('name', 'reference'):
                 self.take()
                 self.take('=')
             level = self.argument()
             self.take(')')
+            self.depth -= 1
             return str(level)
         raise UserError(f'The formula {self.whole!r} has the argument {value!r}. {HELP}')
 

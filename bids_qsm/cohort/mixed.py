@@ -27,8 +27,7 @@ class Fit:
     within, between : float
         Residual variance, and that of the random intercept (0 for least squares).
     fitted, residual : ndarray, shape (n,)
-        Of a mixed model conditional on the participants' intercepts.
-    n_participants : int
+        ``x @ beta`` and what is left of the response: of a mixed model the intercepts are in the residual.
     information : tuple, optional
         Of a mixed model: uncorrected covariance, covariance of the two variances, derivatives.
     """
@@ -39,7 +38,6 @@ class Fit:
     between: float
     fitted: np.ndarray
     residual: np.ndarray
-    n_participants: int
     information: tuple | None = None
 
     @property
@@ -104,7 +102,7 @@ def least_squares(x, y) -> Fit:
     fitted = x @ beta
     within = float(np.sum((y - fitted) ** 2) / (len(y) - x.shape[1]))
     inverse = linalg.solve_triangular(r, np.eye(len(r)))
-    return Fit(beta, within * inverse @ inverse.T, within, 0.0, fitted, y - fitted, len(y))
+    return Fit(beta, within * inverse @ inverse.T, within, 0.0, fitted, y - fitted)
 
 
 def random_intercept(x, y, participant) -> Fit:
@@ -160,10 +158,7 @@ def random_intercept(x, y, participant) -> Fit:
     cov = phi + 2 * phi @ extra @ phi
     # at the edge of the variances the correction may overshoot; it never makes an estimate more certain
     cov = cov if np.all(np.diag(cov) >= np.diag(phi) * (1 - 1e-9)) else phi
-    marginal = z[:, :p] @ beta
-    rest = z[:, p] - marginal
-    intercept = (np.bincount(code, rest) * ratio / (1 + counts * ratio))[code]
-    fitted = centre + unit * (marginal + intercept)
+    fitted = centre + unit * (z[:, :p] @ beta)
     scale = unit / size
     coefficients = beta * scale
     coefficients[0] += centre / x[0, 0]
@@ -171,7 +166,7 @@ def random_intercept(x, y, participant) -> Fit:
     information = (phi, variances, slopes)
     return Fit(
         coefficients, back @ cov @ back, within * unit**2, between * unit**2, fitted, y - fitted,
-        len(counts), information,
+        information,
     )  # fmt: skip
 
 

@@ -10,7 +10,18 @@ from bids_qsm.cohort import design as designs
 from bids_qsm.cohort import mixed
 from bids_qsm.cohort.formula import parse_model
 from bids_qsm.cohort.inference import adjust, correlation_interval, noncentrality, small_sample
-from bids_qsm.cohort.observations import KEYS, QUANTITY, average, codes, describe, observe, some
+from bids_qsm.cohort.observations import (
+    KEYS,
+    QUANTITY,
+    average,
+    codes,
+    describe,
+    observe,
+    patterns,
+    protocols,
+    some,
+)
+from bids_qsm.cohort.tables import PROTOCOL
 from bids_qsm.errors import UserError
 
 COLUMNS = [
@@ -37,15 +48,17 @@ def fit_models(long, formula: str, *, statistic: str = 'mean', controls: str = '
 
     Ordinary least squares where each participant has one observation; where sessions or runs repeat, a random
     intercept a participant (restricted maximum likelihood, tests after Kenward and Roger, see
-    :func:`bids_qsm.cohort.mixed.random_intercept`). Where both repeat, runs are averaged within a session
-    first. Factors are coded against a reference level, so that each coefficient is a difference from it;
-    factors of more than two levels and curves also have a joint F test (level ``joint``).
+    :func:`bids_qsm.cohort.mixed.random_intercept`). Where both repeat, runs of one acquisition are
+    averaged within a session first. Factors are coded against a reference level, so that each coefficient is
+    a difference from it; factors of more than two levels and curves also have a joint F test (level
+    ``joint``).
 
     Effect sizes: for two levels, Hedges' g: the difference over the standard deviation about the model
     (:math:`\sqrt{\sigma^2 + \tau^2}`) with the correction for small samples [1]_ and the interval of the
-    noncentral t distribution [2]_; for a number, the partial correlation :math:`t / \sqrt{t^2 + \nu}`; for a
-    joint test, partial eta squared :math:`F \nu_1 / (F \nu_1 + \nu_2)`. The false discovery rate is
-    controlled over the regions of each atlas, map, hemisphere, term and level.
+    noncentral t distribution [2]_, corrected alike; for a number and for a difference of differences, the
+    partial correlation :math:`t / \sqrt{t^2 + \nu}`; for a joint test, partial eta squared
+    :math:`F \nu_1 / (F \nu_1 + \nu_2)`. The false discovery rate is controlled over the regions of each
+    atlas, map, hemisphere, term and level.
 
     Parameters
     ----------
@@ -65,7 +78,8 @@ def fit_models(long, formula: str, *, statistic: str = 'mean', controls: str = '
     table : DataFrame
         Columns `COLUMNS`; see `dictionary`. One row a coefficient; the intercept has none.
     residuals : DataFrame
-        Columns `RESIDUALS`: one row an observation of a fitted region.
+        Columns `RESIDUALS`: one row an observation of a fitted region. Those of a mixed model are marginal:
+        the random intercept is in the residual.
     notes : list of str
         What was left out and why.
 
@@ -86,10 +100,10 @@ def fit_models(long, formula: str, *, statistic: str = 'mean', controls: str = '
     data = observe(long, statistic=statistic, maps=[model.response], min_coverage=min_coverage)
     designs.check_columns(model, data.series)
     notes = list(data.notes)
-    data = _observations(data, notes)
+    data = _observations(data, model, notes)
     fits, skipped = [], defaultdict(list)
     said = None
-    for rows, columns in _patterns(data.values):
+    for rows, columns in patterns(data.values):
         design = designs.build(model, data.series, data.participants[0], controls=controls, rows=rows)
         if said is None:
             # the pattern of most regions comes first; others repeat in their rows what differs
@@ -106,32 +120,23 @@ def fit_models(long, formula: str, *, statistic: str = 'mean', controls: str = '
     return _table(data, fits), _residuals(data, fits), list(dict.fromkeys(notes))
 
 
-def _observations(data, notes):
-    """One row a series, or a session where both runs and sessions repeat."""
+def _observations(data, model, notes):
+    """One row a series, or a session and protocol where both runs and sessions repeat."""
     who = data.series['participant_id']
     if 'session_id' in data.series:
-        visits = pd.DataFrame({'who': who, 'ses': data.series['session_id'].astype(object).fillna('')})
-        sessions = visits.drop_duplicates().groupby('who').size()
-        if (sessions > 1).any() and visits.duplicated().any():
-            notes.append('Sessions and runs repeat: the series of a session were averaged.')
-            return average(data, ['participant_id', 'session_id'])
-    for entity in ('acquisition', 'contrast_agent', 'reconstruction', 'inversion'):
-        kinds = data.series[entity].dropna().unique() if entity in data.series else []
-        if len(kinds) > 1 and who.duplicated().any():
+        by = ['participant_id', 'session_id', *PROTOCOL]
+        several = data.series['session_id'].astype(object).fillna('').groupby(who).nunique() > 1
+        if several.any() and pd.Series(codes(data.series, by)).duplicated().any():
+            notes.append('Sessions and runs repeat: the runs of a session were averaged.')
+            data = average(data, by, factors=designs.forced(model))
+            who = data.series['participant_id']
+    for entity, kinds in protocols(data.series).items():
+        if entity not in model.columns and who.duplicated().any():
             notes.append(
                 f'Series differ in {entity} ({some(kinds)}) and count as repeats of one measurement; '
                 f'add {entity} to the formula to part them.'
             )
     return data
-
-
-def _patterns(values):
-    """(rows that have a value, columns that have just these), that of most columns first."""
-    groups = defaultdict(list)
-    for j in range(values.shape[1]):
-        groups[np.isfinite(values[:, j]).tobytes()].append(j)
-    found = [(np.frombuffer(rows, bool), columns) for rows, columns in groups.items()]
-    return sorted(found, key=lambda item: (-len(item[1]), -item[0].sum(), item[1]))
 
 
 def _fit(data, j, design):
@@ -177,7 +182,7 @@ def _table(data, fits):
             if kind != 'curve':
                 for c in members:
                     estimate, se, dof = fit.coefficient(c + 1)
-                    units = unit if kind == 'factor' else f'{unit} per {term}'
+                    units = f'{unit} per {term}' if kind == 'number' else unit
                     rows.append(common | {
                         'term': term, 'level': design.columns[c].level, 'estimate': estimate, 'se': se,
                         'statistic': estimate / se, 'statistic_name': 't', 'dof': dof, 'dof_term': 1.0,
@@ -218,15 +223,16 @@ def _effects(table, kinds, per_sd, value, dof):
     effect = np.full(len(table), np.nan)
     g = kinds == 'factor'
     ends = noncentrality(value[g], dof[g])
-    effect[g] = small_sample(dof[g]) * value[g] * per_sd[g]
-    low[g], high[g] = ends[0] * per_sd[g], ends[1] * per_sd[g]
-    r = kinds == 'number'
+    per_sd = small_sample(dof[g]) * per_sd[g]
+    effect[g], low[g], high[g] = value[g] * per_sd, ends[0] * per_sd, ends[1] * per_sd
+    r = (kinds == 'number') | (kinds == 'contrast')
     effect[r] = value[r] / np.sqrt(value[r] ** 2 + dof[r])
     low[r], high[r] = correlation_interval(effect[r], dof[r])
     both = kinds == 'joint'
     ratio = value[both] * table['dof_term'].to_numpy()[both]
     effect[both] = ratio / (ratio + dof[both])
     names = {'factor': 'Hedges g', 'number': 'partial r', 'joint': 'partial eta squared'}
+    names['contrast'] = names['number']
     table['effect'], table['effect_low'], table['effect_high'] = effect, low, high
     table['effect_name'] = [names[kind] for kind in kinds]
 

@@ -5,7 +5,18 @@ import pandas as pd
 from scipy import special, stats
 
 from bids_qsm.cohort.curve import AgeCurve
-from bids_qsm.cohort.observations import KEYS, QUANTITY, average, describe, is_numeric, numeric, observe, some
+from bids_qsm.cohort.observations import (
+    KEYS,
+    QUANTITY,
+    average,
+    describe,
+    is_numeric,
+    numeric,
+    observe,
+    patterns,
+    say_averaged,
+    some,
+)
 from bids_qsm.cohort.tables import group_column as find_group
 from bids_qsm.cohort.visits import order, years
 from bids_qsm.errors import UserError
@@ -45,7 +56,8 @@ def normative(
         Column that parts the participants; ``group`` of participants.tsv unless given.
     age_column
         Column of the age (years) at the session; where it is the same at all sessions of a participant and
-        acq_time is known, the time since the first session is added. Without the column, one mean holds for
+        acq_time is known, the time since the first session is added; where it is stated at some sessions
+        only, the others' is counted from the first of these. Without the column, one mean holds for
         all ages.
     statistic, min_coverage
         See :func:`bids_qsm.cohort.observations.observe`.
@@ -67,7 +79,7 @@ def normative(
     .. [1] Crawford & Howell (1998), Clin Neuropsychol 12:482. doi:10.1076/clin.12.4.482.7241
     """
     data = observe(long, statistic=statistic, min_coverage=min_coverage)
-    notes = list(data.notes)
+    notes = list(data.notes) + say_averaged(data.series)
     data = average(data, ['participant_id', 'session_id'])
     rows = order(data.series)
     series, values = data.series.iloc[rows].reset_index(drop=True), data.values[rows]
@@ -76,9 +88,9 @@ def normative(
     who = series['participant_id'].to_numpy()
     expected, sd, dof = np.full((3, *values.shape), np.nan)
     n_controls, said = np.zeros(values.shape, int), np.full(values.shape, '', object)
-    for there, columns in _patterns(values, is_control):
+    for there, columns in patterns(np.where(is_control[:, None], values, np.nan)):
         # the first session of each control that has a value
-        mine = np.flatnonzero(there & is_control & np.isfinite(age))
+        mine = np.flatnonzero(there & np.isfinite(age))
         mine = mine[~pd.Series(who[mine]).duplicated().to_numpy()]
         n_controls[:, columns] = len(mine)
         if len(mine) < _LEAST:
@@ -139,7 +151,7 @@ def _controls(series, controls, group_column):
 
 
 def _ages(series, age_column, notes):
-    """Age of each row; 0 for all where no age is known or the controls have one age."""
+    """Age of each row; 0 for all where no age is known."""
     if age_column not in series:
         notes.append(f'There is no column {age_column}: the controls are one group of all ages.')
         return np.zeros(len(series))
@@ -151,21 +163,22 @@ def _ages(series, age_column, notes):
         notes.append(f'{age_column} holds text among its numbers ({some(texts, most=3)}), taken as missing.')
     age = age.to_numpy(copy=True)
     who = series['participant_id'].to_numpy()
-    same = pd.Series(age).groupby(who).transform('nunique').to_numpy() == 1
+    stated = pd.Series(age).groupby(who)
+    everywhere = (stated.transform('count') == stated.transform('size')).to_numpy()
+    same = everywhere & (stated.transform('nunique') == 1).to_numpy()
     since = years(series.drop(columns='age', errors='ignore'))
+    # who states an age at some sessions has at the others what the time between them makes of it
+    birth = pd.Series(age - since).groupby(who).transform('first').to_numpy()
+    filled = np.isnan(age) & np.isfinite(birth + since)
+    if filled.any():
+        age[filled] = (birth + since)[filled]
+        names = some(sorted(set(who[filled])))
+        notes.append(f'{age_column} of {names} was counted from another session, where it is not stated.')
     later = same & np.isfinite(since) & (since > 0)
     if later.any():
         age[later] += since[later]
         notes.append(f'{age_column} is that of the first session; the time since then was added.')
     return age
-
-
-def _patterns(values, is_control):
-    """(rows with a value, columns) for columns that the same rows of controls have."""
-    groups = {}
-    for j in range(values.shape[1]):
-        groups.setdefault((np.isfinite(values[:, j]) & is_control).tobytes(), []).append(j)
-    return [(np.frombuffer(rows, bool), columns) for rows, columns in groups.items()]
 
 
 def dictionary() -> dict:

@@ -1,11 +1,12 @@
 """The long table as numbers: one row a series, one column a region, and what is known of each series."""
 
+from collections import defaultdict
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from bids_qsm.cohort.tables import MEASURES, series_columns
+from bids_qsm.cohort.tables import ENTITY_COLUMNS, MEASURES, PROTOCOL, group_column, series_columns
 from bids_qsm.errors import UserError
 
 KEYS = ['atlas', 'map', 'region', 'hemisphere']
@@ -125,10 +126,11 @@ def observe(
     return Observations(series, values, keys, notes).take(order)
 
 
-def average(observations: Observations, by) -> Observations:
+def average(observations: Observations, by, *, factors=()) -> Observations:
     """Mean over the rows that agree in the columns ``by``; of what is known of them, mean or first.
 
-    Numbers are averaged, of anything else the first that is stated stands.
+    Columns of numbers are averaged over the numbers in them; of anything else, of entities, of the group and
+    of the columns ``factors``, the first that is stated stands.
     """
     series = observations.series
     by = [c for c in by if c in series]
@@ -137,16 +139,45 @@ def average(observations: Observations, by) -> Observations:
     if n == len(series):
         return observations
     grouped = series.groupby(place, sort=True)
-    means = {
-        c: grouped[c].mean() if pd.api.types.is_float_dtype(series[c]) else grouped[c].first() for c in series
-    }
+    labels = {*by, *ENTITY_COLUMNS.values(), group_column(series), *factors}
+    known = {}
+    for column in series:
+        known[column] = grouped[column].first()
+        if column not in labels and is_numeric(series[column]):
+            means = numeric(series[column])[0].groupby(place, sort=True).mean()
+            # where there is only text it stays, to be said where the column is read
+            text = means.isna() & known[column].notna()
+            known[column] = means if not text.any() else means.astype(object).where(~text, known[column])
     valid = np.isfinite(observations.values)
     total = np.zeros((n, valid.shape[1]))
     count = np.zeros((n, valid.shape[1]))
     np.add.at(total, place, np.where(valid, observations.values, 0))
     np.add.at(count, place, valid)
     values = np.where(count > 0, total / np.maximum(count, 1), np.nan)
-    return replace(observations, series=pd.DataFrame(means).reset_index(drop=True), values=values)
+    return replace(observations, series=pd.DataFrame(known).reset_index(drop=True), values=values)
+
+
+def protocols(series) -> dict:
+    """Columns that tell how series were acquired, where they differ, and their values."""
+    kinds = {c: sorted(series[c].dropna().astype(str).unique()) for c in PROTOCOL if c in series}
+    return {column: values for column, values in kinds.items() if len(values) > 1}
+
+
+def say_averaged(series) -> list[str]:
+    """Notes for an average over series that were acquired in different ways."""
+    return [
+        f'Series differ in {column} ({some(kinds)}) and were averaged as one measurement.'
+        for column, kinds in protocols(series).items()
+    ]
+
+
+def patterns(values) -> list[tuple[np.ndarray, list[int]]]:
+    """(rows that have a value, columns that have just these), that of most columns first."""
+    groups = defaultdict(list)
+    for j in range(values.shape[1]):
+        groups[np.isfinite(values[:, j]).tobytes()].append(j)
+    found = [(np.frombuffer(rows, bool), columns) for rows, columns in groups.items()]
+    return sorted(found, key=lambda item: (-len(item[1]), -item[0].sum(), item[1]))
 
 
 def codes(table, columns) -> np.ndarray:

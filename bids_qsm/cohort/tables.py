@@ -2,6 +2,7 @@
 
 import re
 from datetime import datetime
+from itertools import takewhile
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,8 @@ ENTITY_COLUMNS = {
     'seg': 'atlas',
 }
 """BIDS entity -> column of the long table; others keep the entity's own name."""
+PROTOCOL = ('acquisition', 'contrast_agent', 'reconstruction', 'inversion')
+"""Columns that tell how a series was acquired: series that differ in them are no repeats."""
 
 SHIFTED = ('mean', 'median', 'p5', 'p95', 'mean_pv')
 """Statistics of a region that move with the zero of susceptibility."""
@@ -27,7 +30,7 @@ MEASURES += ('reference', 'sd', 'mean_positive', 'se', 'se_pv', 'note', *SHIFTED
 """Columns of the tables of regions; all others but the atlas tell of the series or its participant."""
 
 _PREFIXED = ('sub', 'ses')
-_DESCRIPTIONS = {
+DESCRIPTIONS = {
     'participant_id': 'Label of the participant, as in participants.tsv.',
     'session_id': 'Label of the session.',
     'acquisition': 'Value of the entity acq- of the series.',
@@ -37,6 +40,9 @@ _DESCRIPTIONS = {
     'run': 'Index of the run.',
     'atlas': 'Atlas that the regions come from.',
 }
+"""What the columns of `ENTITY_COLUMNS` hold."""
+_LEAST_COVERAGE = 0.5
+"""Share of a region that must be measured for it to be the zero of susceptibility."""
 
 
 def named(entities) -> dict:
@@ -106,14 +112,21 @@ def join_participants(long, participants=None):
     if repeated:
         notes.append(f'participants.tsv names {", ".join(repeated)} more than once; the first row counts.')
         known = known.drop_duplicates('participant_id')
-    clash = [c for c in known if c in long and c != 'participant_id']
+    # the name of a file alone tells of its entities, also of those that no file has
+    taken = {*long, *ENTITY_COLUMNS.values()} - {'participant_id'}
+    clash = [c for c in known if c in taken]
     if clash:
         notes.append(f'Columns of participants.tsv renamed to participant_<name>: {", ".join(clash)}.')
         known = known.rename(columns={c: f'participant_{c}' for c in clash})
     unknown = sorted(set(long['participant_id']) - set(known['participant_id']))
     if unknown:
         notes.append(f'Not in participants.tsv: {", ".join(unknown)}.')
-    return long.merge(known, on='participant_id', how='left', validate='many_to_one'), notes
+    joined = long.merge(known, on='participant_id', how='left', validate='many_to_one')
+    group = group_column(joined)
+    if group and pd.api.types.is_float_dtype(joined[group]):
+        # where some have no group, whole numbers become 1.0, which is no level that anybody wrote
+        joined[group] = joined[group].astype(object).map(lambda code: f'{code:g}', na_action='ignore')
+    return joined, notes
 
 
 def join_sessions(long, sessions=None):
@@ -219,7 +232,7 @@ def parse_times(column) -> pd.Series:
 def _overlay(long, known, keys, name, notes, *, said=True):
     """Columns of ``known`` laid over those of ``long`` where they state something."""
     more = [c for c in known if c not in keys]
-    reserved = [c for c in more if c in MEASURES]
+    reserved = [c for c in more if c in MEASURES or c in ENTITY_COLUMNS.values()]
     if reserved:
         notes.append(f'Columns of {name} renamed to session_<name>: {", ".join(reserved)}.')
         known = known.rename(columns={c: f'session_{c}' for c in reserved})
@@ -245,7 +258,8 @@ def relative_to(long, region: str):
 
     The statistics of place (mean, median, percentiles, partial-volume-corrected mean) are shifted by the mean
     of the region (both hemispheres together), sd stays, standard errors add in quadrature, and mean_positive,
-    which no shift can make, becomes missing.
+    which no shift can make, becomes missing. Where the atlas of a row lacks the region, that of another atlas
+    of the same series stands; a region of which less than half was measured is no reference.
 
     Parameters
     ----------
@@ -271,24 +285,19 @@ def relative_to(long, region: str):
     rows = long[chi & (long['region'] == region)]
     if rows.empty:
         raise UserError(f'No table has the region {region!r} to refer to; there are {", ".join(names)}.')
-    keys = [c for c in (*series_columns(long), 'atlas') if c in long]
-    # both sides together where there is such a row; a region in the middle may have one row only
-    rows = rows.assign(_rank=rows['hemisphere'].map({'both': 0}).fillna(1)).sort_values(
-        '_rank', kind='stable'
-    )
-    rows = rows.drop_duplicates(keys)
-    zero = rows[keys].assign(
-        _zero=pd.to_numeric(rows['mean'], errors='coerce').replace([np.inf, -np.inf], np.nan),
-        _error=pd.to_numeric(rows['se'], errors='coerce') if 'se' in rows else np.nan,
-    )
-    found = long[keys].merge(zero, on=keys, how='left', validate='many_to_one')
+    notes = [f'Susceptibility is relative to {region} of the same series.']
+    series = series_columns(long)
+    keys = [*series, 'atlas'] if 'atlas' in long else series
+    found, own_atlas = _zero_of(long, rows, series, keys, region, notes)
     shift = found['_zero'].to_numpy()[chi]
+    if (np.isfinite(shift) & ~own_atlas[chi]).any():
+        notes.append(f'Regions of an atlas without {region} refer to that of another atlas of the series.')
     shifted = long.copy()
     for column in (c for c in SHIFTED if c in long):
         values = pd.to_numeric(long[column], errors='coerce').to_numpy(float, copy=True)
         values[chi] = values[chi] - shift
         shifted[column] = values
-    own = (long['region'] == region).to_numpy()[chi]
+    own = (long['region'] == region).to_numpy()[chi] & own_atlas[chi]
     for column in (c for c in ('se', 'se_pv') if c in long):
         values = pd.to_numeric(long[column], errors='coerce').to_numpy(float, copy=True)
         both = np.hypot(values[chi], found['_error'].to_numpy()[chi])
@@ -298,12 +307,36 @@ def relative_to(long, region: str):
     if 'mean_positive' in long:
         shifted['mean_positive'] = pd.to_numeric(long['mean_positive'], errors='coerce').mask(chi)
     shifted['reference'] = np.where(chi, region, long.get('reference', 'n/a'))
-    notes = [f'Susceptibility is relative to {region} of the same series.']
     lacking = long.loc[chi, keys][np.isnan(shift)].drop_duplicates()
     if len(lacking):
         told = ', '.join(sorted(set(lacking['participant_id'].astype(str)))[:8])
         notes.append(f'{len(lacking)} series lack {region}, so their susceptibility is left out ({told}).')
     return shifted, notes
+
+
+def _zero_of(long, rows, series, keys, region, notes):
+    """Value of a region and its error for each row of the long table, and whether its own atlas has them."""
+    if 'coverage' in rows:
+        thin = pd.to_numeric(rows['coverage'], errors='coerce') < _LEAST_COVERAGE
+        if thin.any():
+            n = len(rows.loc[thin, series].drop_duplicates())
+            notes.append(f'Less than half of {region} was measured in {n} series, where it is no reference.')
+        rows = rows[~thin]
+    zero = rows[keys].assign(
+        _zero=pd.to_numeric(rows['mean'], errors='coerce').replace([np.inf, -np.inf], np.nan),
+        _error=pd.to_numeric(rows['se'], errors='coerce') if 'se' in rows else np.nan,
+        # both sides together where there is such a row; a region in the middle may have one row only
+        _rank=rows['hemisphere'].map({'both': 0}).fillna(1),
+    )
+    zero = zero[zero['_zero'].notna()].sort_values('_rank', kind='stable')
+    own, other = (
+        long[by].merge(
+            zero[[*by, '_zero', '_error']].drop_duplicates(by), on=by, how='left', validate='many_to_one'
+        )[['_zero', '_error']]
+        for by in (keys, series)
+    )
+    there = own['_zero'].notna()
+    return own.where(there, other), there.to_numpy()
 
 
 def dictionary(columns, tables, participants) -> dict:
@@ -312,22 +345,21 @@ def dictionary(columns, tables, participants) -> dict:
     Parameters
     ----------
     columns : iterable of str
-        Columns of the long table.
+        Columns of the long table, in its order.
     tables, participants : dict
         Data dictionaries of the series' tables and of participants.tsv (column -> description).
     """
-    renamed = {f'participant_{key}': value for key, value in participants.items()}
-    own = {key: {'Description': text} for key, text in _DESCRIPTIONS.items()}
+    columns = list(columns)
+    renamed = {
+        f'{of}_{key}': value for of in ('participant', 'session') for key, value in participants.items()
+    }
+    own = {key: {'Description': text} for key, text in DESCRIPTIONS.items()}
     unknown = {'Description': 'Column of participants.tsv, not described there.'}
-    entities = {key: {'Description': f'Value of the entity {key}- of the series.'} for key in columns}
-    described = {}
-    for column in columns:
-        sources = (own, tables, participants, renamed)
-        found = next((s[column] for s in sources if column in s), None)
-        if found is None:
-            found = entities[column] if len(column) <= 4 else unknown
-        described[column] = found
-    return described
+    # `gather` puts the entities before the columns of the tables
+    first = takewhile(lambda column: column not in MEASURES and column not in tables, columns)
+    entities = {key: {'Description': f'Value of the entity {key}- of the series.'} for key in first}
+    sources = (own, tables, entities, participants, renamed)
+    return {column: next((s[column] for s in sources if column in s), unknown) for column in columns}
 
 
 def group_column(long) -> str | None:

@@ -209,21 +209,23 @@ def _estimable(design, term, notes):
     """The design, ``term`` first and without redundant columns, or None and why it cannot be tested."""
     full = design.to_numpy(float)
     size = np.sqrt((full**2).sum(0))
-    named = dict(zip(design, (full / np.where(size > 0, size, 1)).T, strict=True))
-    kept = []
-    for name in named:
-        if name == term:
+    scaled = full / np.where(size > 0, size, 1)
+    # by place, for the columns of a curve share one name
+    names, kept = list(design), []
+    at = names.index(term)
+    for j in range(len(names)):
+        if j == at:
             continue
-        if np.linalg.matrix_rank(np.column_stack([named[c] for c in (*kept, name)]), tol=1e-7) > len(kept):
-            kept.append(name)
+        if np.linalg.matrix_rank(scaled[:, [*kept, j]], tol=1e-7) > len(kept):
+            kept.append(j)
         else:
-            notes.append(f'{name} follows from the other columns of the model and was left out.')
-    columns = np.column_stack([named[c] for c in (term, *kept)])
+            notes.append(f'{names[j]} follows from the other columns of the model and was left out.')
+    columns = scaled[:, [at, *kept]]
     n, k = columns.shape
     if n - k < _LEAST_DOF:
         return None, f'{term} was not tested: {n} participants are too few for {k} columns.'
     if np.linalg.matrix_rank(columns, tol=1e-7) < k:
-        why = 'is the same for all' if np.ptp(design[term]) == 0 else 'follows from the other columns'
+        why = 'is the same for all' if np.ptp(full[:, at]) == 0 else 'follows from the other columns'
         return None, f'{term} was not tested: it {why} of the {n} participants.'
     lean = np.linalg.qr(columns)[0]
     for i in np.flatnonzero((lean**2).sum(1) > 1 - 1e-7):
@@ -231,7 +233,7 @@ def _estimable(design, term, notes):
         rest = np.delete(columns, i, 0)
         if np.linalg.matrix_rank(rest, tol=1e-7) == np.linalg.matrix_rank(rest[:, 1:], tol=1e-7):
             return None, f'{term} was not tested: it rests on one participant, {design.index[i]}.'
-    return np.column_stack([design[c].to_numpy(float) for c in (term, *kept)]), ''
+    return full[:, [at, *kept]], ''
 
 
 def _fit(values, observed, matrix, column):
@@ -328,10 +330,12 @@ def _say_how_many(matrix, alpha, notes):
     values, counts = np.unique(matrix[:, 0], return_counts=True)
     n = len(matrix)
     arrangements = special.comb(n, counts[0]) if len(values) == 2 else special.factorial(n)
-    if arrangements < 20 / alpha:
+    # of two groups of one size, to swap them changes the sign of t alone
+    least = (2 if len(values) == 2 and counts[0] == counts[1] else 1) / arrangements
+    if least > alpha / 20:
         notes.append(
             f'{n} participants can be arranged in {arrangements:.0f} ways only: p has coarse steps, and '
-            f'cannot be smaller than {1 / arrangements:.2g}.'
+            f'cannot be smaller than {least:.2g}.'
         )
 
 

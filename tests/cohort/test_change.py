@@ -5,6 +5,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from bids_qsm.cohort.change import COLUMNS, SUMMARY, change_summary, changes, dictionary
+from bids_qsm.cohort.tables import PROTOCOL
 from tests.cohort.people import cohort
 
 TIMES = {'ses-1': '2020-01-01T08:00:00', 'ses-2': '2022-01-01T08:00:00', 'ses-3': '2023-01-01T08:00:00'}
@@ -156,4 +157,24 @@ def test_groups_of_one_are_said():
 
 
 def test_every_column_is_described():
-    assert set(dictionary()) == {*COLUMNS, *SUMMARY}
+    assert set(dictionary()) == {*COLUMNS, *SUMMARY, *PROTOCOL}
+
+
+def test_spans_of_days_tell_of_no_mean_change_per_year():
+    long = followed()
+    soon = (long['participant_id'] == 'sub-001') & (long['session_id'] == 'ses-2')
+    table = changes(long.assign(acq_time=long['acq_time'].mask(soon, '2020-01-11T08:00:00')))[0]
+    assert table['per_year'].notna().all()
+    summary, notes = change_summary(table)
+    rows = table[(table['region'] == 'GP') & (table['participant_id'] != 'sub-001')]
+    whole = summary[(summary['region'] == 'GP') & (summary['group'] == 'all')].iloc[0]
+    np.testing.assert_allclose(whole['per_year_mean'], rows['per_year'].mean())
+    assert whole['n'] == 8
+    assert 'leaves out 1 participant with less than 0.25 years' in notes[0]
+
+
+def test_columns_of_the_protocol_are_described():
+    long = followed()
+    table = changes(pd.concat([long.assign(acquisition=a) for a in 'ab'], ignore_index=True))[0]
+    assert 'acquisition' in table
+    assert set(table) <= set(dictionary())

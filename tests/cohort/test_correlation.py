@@ -149,3 +149,9 @@ def test_user_errors(long, column, options, said):
 
 def test_every_column_is_described():
     assert set(dictionary()) == {*COLUMNS, *DIFFERENCES}
+
+
+def test_acquisitions_that_are_averaged_are_said(long):
+    both = pd.concat([long.assign(acquisition=a) for a in 'ab'], ignore_index=True)
+    for notes in (correlate(both, 'dystonia', n_boot=50)[1], compare_correlations(both, n_boot=50)[1]):
+        assert any('acquisition (a, b)' in note for note in notes)

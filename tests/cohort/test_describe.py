@@ -137,3 +137,35 @@ def test_candidates_by_participant():
     }
     table = candidate_counts(pd.DataFrame(rows)).set_index('participant_id')
     assert table.loc['sub-1'].to_dict() == {'calcification': 0, 'microbleed': 2}
+
+
+def test_band_is_wider_where_covariates_took_degrees_of_freedom():
+    rng = np.random.default_rng(3)
+    points = pd.DataFrame(rng.normal(size=(12, 4)), columns=['x', 'y', 'a', 'b'])
+    points['participant_id'] = points.index.astype(str)
+    assert adjusted(points, []).attrs['spent'] == 0
+    found = adjusted(points, ['a', 'b'])
+    assert found.attrs['spent'] == 2
+    plain = regression_line(found['x'], found['y'])
+    wide = regression_line(found['x'], found['y'], spent=2)
+    assert wide['fit'].tolist() == pytest.approx(plain['fit'].tolist())
+    ratio = stats.t.ppf(0.975, 8) / stats.t.ppf(0.975, 10) * np.sqrt(10 / 8)
+    assert ((wide['high'] - wide['fit']) / (plain['high'] - plain['fit'])).tolist() == pytest.approx(
+        [ratio] * 40
+    )
+    assert regression_line(found['x'], found['y'], spent=9).empty
+
+
+def test_one_text_among_numbers_makes_no_levels():
+    ages = [20, 40, 'unknown']
+    long = pd.DataFrame([region(f'sub-{i}', 0.1, age=age) for i, age in enumerate(ages)])
+    row = characteristics(long, ['age']).iloc[0]
+    assert (row['n'], row['mean'], row['lowest'], row['highest']) == (2, 30, 20, 40)
+
+
+def test_courses_of_acquisitions_are_lines_of_their_own():
+    rows = [
+        region('sub-1', 0.1 * i, session_id=f'ses-{i}', acquisition=a) for i in (1, 2) for a in ('a', 'b')
+    ]
+    table = courses(pd.DataFrame(rows), 'chi', ['GP'])
+    assert sorted(set(table['line'])) == ['sub-1 a', 'sub-1 b']

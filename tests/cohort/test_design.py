@@ -104,3 +104,30 @@ def test_unknown_columns_are_named_with_those_there_are(table):
 def test_a_spline_needs_values():
     with pytest.raises(UserError, match='too few'):
         spline(np.array([1.0, 2.0, 1.0]), 'cr', df=3)
+
+
+def test_decimal_commas_are_an_error(table):
+    commas = table['age'].round(1).astype(str).str.replace('.', ',')
+    with pytest.raises(UserError, match="column 'age' have decimal commas"):
+        design('age', table.assign(age=commas))
+    found = design('age', table.assign(age=table['age'].astype(object).where(table.index > 0, '20,0')))
+    assert 'text among its numbers (20,0)' in found.notes[0]
+
+
+def test_lonely_levels_are_said_together(table):
+    many = table['group'].where(table.index > 8, [f'rare{i}' for i in range(len(table))])
+    notes = [note for note in design('group', table.assign(group=many)).notes if 'rare' in note]
+    assert notes == [
+        "group 'rare0', 'rare1', 'rare2', 'rare3', 'rare4', 'rare5' and 3 more have one participant each and "
+        'were left out.'
+    ]
+
+
+def test_kinds_of_columns(table):
+    coded = table.assign(group=table['group'].map({'control': 1, 'NBIA': 2, 'PD': 3}))
+    kinds = {c.term: c.kind for c in design('group * sex + sex:age + cr(dose, df=3)', coded).columns}
+    assert kinds == {
+        'group': 'factor', 'sex': 'factor', 'group:sex': 'contrast', 'sex:age': 'number',
+        'cr(dose, df=3)': 'curve',
+    }  # fmt: skip
+    assert [c.kind for c in design('center(group)', coded).columns] == ['number']

@@ -78,3 +78,23 @@ def test_names_of_columns_need_no_quotes_where_they_are_columns():
 
 def test_columns_are_named_once():
     assert parse('chi ~ group * age + log(age)').columns == ['group', 'age']
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        'chi ~ ' + '(' * 300 + 'a' + ')' * 300,
+        'chi ~ ' + 'log(' * 150 + 'a' + ')' * 150,
+        'chi ~ C(a, ' + 'Treatment(' * 60 + "'x'" + ')' * 61,
+        'chi ~ (' + ' + '.join(f'a{i}' for i in range(100)) + ') ** 4',
+        'chi ~ (' + ' + '.join(f'a{i}' for i in range(12)) + ') ** 4',
+        'chi ~ ' + ' * '.join(f'a{i}' for i in range(30)),
+    ],
+)
+def test_monsters_are_refused(text):
+    with pytest.raises(UserError, match='more than 20'):
+        parse(text)
+
+
+def test_depth_is_that_of_parentheses_within_each_other():
+    assert len(parse(' + '.join(f'(log(a{i}))' for i in range(40))).terms) == 40

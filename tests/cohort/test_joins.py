@@ -160,3 +160,54 @@ def test_joins_one_after_the_other():
     sessions = pd.DataFrame({'participant_id': ['000'], 'session_id': ['2'], 'age': [31.5]})
     ages = by_session(join_sessions(joined, sessions)[0], 'age')
     assert list(ages.values()) == [30, 31.5, 40, 40]
+
+
+@pytest.mark.parametrize('column', ['acquisition', 'run', 'reconstruction', 'atlas'])
+def test_columns_of_sessions_do_not_pass_for_entities(column):
+    table = pd.DataFrame({'region': ['GP'], 'hemisphere': ['both'], 'map': ['chi'], 'mean': [0.1]})
+    key = {'acquisition': 'acq', 'run': 'run', 'reconstruction': 'rec', 'atlas': 'seg'}[column]
+    long = gather(({'sub': '1', 'ses': '1', key: value}, table) for value in '12')
+    sessions = pd.DataFrame({'participant_id': ['1'], 'session_id': ['1'], column: ['x']})
+    joined, notes = join_sessions(long, sessions)
+    assert joined[column].tolist() == ['1', '2']
+    assert joined[f'session_{column}'].tolist() == ['x', 'x']
+    assert 'renamed to session_' in notes[0]
+
+
+def test_columns_of_participants_do_not_pass_for_entities_that_no_series_has():
+    people = pd.DataFrame({'participant_id': ['000'], 'session_id': ['x'], 'run': [3]})
+    joined, notes = join_participants(cohort(2), people)
+    assert not {'session_id', 'run'} & set(joined)
+    assert {'participant_session_id', 'participant_run'} < set(joined)
+    assert any('session_id, run' in note for note in notes)
+
+
+def test_the_zero_of_one_atlas_serves_another_of_the_same_series():
+    nuclei = measured().query('region != "CSF"')
+    series = [({'sub': '1', 'seg': 'a'}, measured()), ({'sub': '1', 'seg': 'b'}, nuclei)]
+    shifted, notes = relative_to(gather(series), 'CSF')
+    rows = shifted[(shifted['atlas'] == 'b') & (shifted['map'] == 'chi')]
+    np.testing.assert_allclose(rows['mean'], [0.1, 0.11])
+    assert 'another atlas' in notes[1]
+    assert len(notes) == 2
+
+
+def test_a_region_that_was_hardly_measured_is_no_reference():
+    thin = measured(0.5).assign(coverage=lambda t: np.where(t['region'] == 'CSF', 0.3, 1.0))
+    shifted, notes = relative_to(gather([({'sub': '1'}, measured()), ({'sub': '2'}, thin)]), 'CSF')
+    second = shifted[(shifted['participant_id'] == 'sub-2') & (shifted['map'] == 'chi')]
+    assert second['mean'].isna().all()
+    assert any('Less than half of CSF was measured in 1 series' in note for note in notes)
+    both = gather([({'sub': '2', 'seg': 'a'}, thin), ({'sub': '2', 'seg': 'b'}, measured())])
+    shifted = relative_to(both, 'CSF')[0]
+    rows = shifted[(shifted['atlas'] == 'a') & (shifted['map'] == 'chi')]
+    np.testing.assert_allclose(rows['mean'], [0.48, 0.1, 0.11])
+    assert (rows['se'] > 0.003).all()
+
+
+def test_codes_of_groups_stay_what_they_are_where_some_have_none():
+    long = cohort(3).drop(columns='group')
+    people = pd.DataFrame({'participant_id': ['000', '001'], 'group': [1, 2]})
+    joined, _ = join_participants(long, people)
+    assert joined.groupby('participant_id')['group'].first().tolist()[:2] == ['1', '2']
+    assert joined.loc[joined['participant_id'] == 'sub-002', 'group'].isna().all()

@@ -4,6 +4,7 @@ import pytest
 import statsmodels.formula.api as smf
 from statsmodels.stats.multitest import multipletests
 
+from bids_qsm.cohort.inference import noncentrality
 from bids_qsm.cohort.model import COLUMNS, RESIDUALS, dictionary, fit_models
 from bids_qsm.errors import UserError
 from tests.cohort.people import cohort, known, values
@@ -185,3 +186,53 @@ def test_unknown_statistic(long):
 def test_every_column_is_described():
     assert list(dictionary()) == COLUMNS
     assert set(pd.DataFrame(dictionary()).loc['Description'].str.len() > 3) == {True}
+
+
+@pytest.mark.parametrize('runs', [1, 2])
+def test_acquisitions_of_a_session_are_no_runs(runs):
+    long = cohort(12, sessions=2, runs=runs)
+    own = np.where(long['region'] == 'GP', 0.02, 0.0)
+    both = pd.concat(
+        [long.assign(acquisition='a'), long.assign(acquisition='b', mean=long['mean'] + own)],
+        ignore_index=True,
+    )
+    table, _, notes = fit_models(both, 'chi ~ group + acquisition')
+    found = row(table, 'acquisition')
+    assert found['level'] == 'b - a'
+    assert found['estimate'] == pytest.approx(0.02)
+    assert found['n_observations'] == 12 * 2 * 2
+    assert not any('acquisition' in note for note in notes)
+    assert any('add acquisition' in note for note in fit_models(both, 'chi ~ group')[2])
+
+
+def test_codes_of_groups_are_levels_and_no_slope(long):
+    codes = long['group'].map({'control': 1, 'patient': 3}).mask(long['participant_id'] < 'sub-006', 2)
+    table = fit_models(long.assign(group=codes), 'chi ~ group + age')[0]
+    assert set(table.loc[table['term'] == 'group', 'level']) == {'2 - 1', '3 - 1', 'joint'}
+    levels = set(fit_models(long.assign(group=codes), 'chi ~ group', controls='3')[0]['level'])
+    assert levels == {'1 - 3', '2 - 3', 'joint'}
+
+
+def test_a_difference_of_differences_has_the_unit_of_the_map(long):
+    found = row(fit_models(long, 'chi ~ group * sex')[0], 'group:sex')
+    assert found['units'] == 'ppm'
+    assert found['effect_name'] == 'partial r'
+    slope = row(fit_models(long, 'chi ~ group * center(age)')[0], 'group:center(age)')
+    assert slope['units'] == 'ppm per group:center(age)'
+
+
+def test_the_interval_of_an_effect_size_is_corrected_as_the_effect_is():
+    found = row(fit_models(cohort(8), 'chi ~ group')[0], 'group')
+    per_sd = found['effect'] / found['statistic']
+    ends = np.array(noncentrality(found['statistic'], found['dof'])) * per_sd
+    np.testing.assert_allclose(found[['effect_low', 'effect_high']].astype(float), ends)
+
+
+def test_residuals_of_a_mixed_model_hold_the_intercepts():
+    long = cohort(sessions=2)
+    table, residuals, _ = fit_models(long, 'chi ~ group')
+    gp = residuals[residuals['region'] == 'GP']
+    assert gp['fitted'].round(9).nunique() == 2
+    ends = gp.groupby('fitted')['fitted'].first().diff().iloc[-1]
+    assert ends == pytest.approx(row(table, 'group')['estimate'])
+    np.testing.assert_allclose(gp['fitted'] + gp['residual'], long[long['region'] == 'GP']['mean'])

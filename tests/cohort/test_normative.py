@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -116,3 +117,21 @@ def test_user_errors(long, options, said):
 
 def test_every_column_is_described():
     assert set(dictionary()) == set(COLUMNS)
+
+
+def test_an_age_that_is_stated_later_is_not_added_to_twice():
+    long = cohort(40, sessions=2).assign(
+        acq_time=lambda t: t['session_id'].map({'ses-1': '2020-01-01', 'ses-2': '2022-01-01'})
+    )
+    first = long['session_id'] == 'ses-1'
+    late = long.assign(age=long['age'].mask(first & (long['participant_id'] == 'sub-001')))
+    table, notes = normative(late, controls='control')
+    age = of(table).pivot(columns='session_id', values='age').loc['sub-001']
+    stated = long.loc[long['participant_id'] == 'sub-001', 'age'].iloc[0]
+    np.testing.assert_allclose(age, [stated - 731 / 365.25, stated])
+    assert any('sub-001 was counted from another session' in note for note in notes)
+
+
+def test_acquisitions_that_are_averaged_are_said():
+    both = pd.concat([cohort(20).assign(acquisition=a) for a in 'ab'], ignore_index=True)
+    assert any('acquisition (a, b)' in note for note in normative(both, controls='control')[1])

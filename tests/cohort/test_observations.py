@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bids_qsm.cohort.observations import average, codes, is_numeric, numeric, observe, some
+from bids_qsm.cohort.observations import average, codes, is_numeric, numeric, observe, patterns, some
 from bids_qsm.errors import UserError
 from tests.cohort.people import cohort
 
@@ -83,3 +83,25 @@ def test_numbers_and_text():
     assert not is_numeric(pd.Series([True, False]))
     assert not is_numeric(pd.Series([None, None]))
     assert some('abcd', most=2) == 'a, b and 2 more'
+
+
+def test_whole_numbers_and_numbers_among_text_are_averaged_but_no_labels():
+    long = cohort(3, sessions=2, runs=2)
+    second = long['session_id'] == 'ses-2'
+    odd = long['participant_id'] == 'sub-002'
+    long = long.assign(
+        updrs=np.where(second, 30, 10),
+        moca=pd.Series(np.where(second, '20', '30'), dtype=object).mask(odd, 'not done'),
+        group=np.where(second, 2, 1),
+        site=np.where(second, 2, 1),
+    )
+    found = average(observe(long), ['participant_id'], factors=['site']).series
+    assert found['updrs'].tolist() == [20] * 3
+    assert found['moca'].tolist() == [25, 25, 'not done']
+    assert found[['group', 'site', 'run']].astype(str).to_numpy().tolist() == [['1', '1', '1']] * 3
+
+
+def test_regions_that_the_same_rows_have():
+    values = np.array([[1, np.nan, 2, 3], [1, 4, 2, np.nan]])
+    found = [(rows.tolist(), columns) for rows, columns in patterns(values)]
+    assert found == [([True, True], [0, 2]), ([False, True], [1]), ([True, False], [3])]

@@ -139,3 +139,14 @@ def test_dictionary_describes_every_column(long):
     assert described['age']['Units'] == 'year'
     assert 'not described' in described['handedness']['Description']
     assert 'participants.tsv' in described['participant_run']['Description']
+
+
+def test_only_entities_of_the_files_are_described_as_such():
+    long = gather([({'sub': '01', 'part': 'x'}, stats())])
+    joined, _ = join_participants(
+        long, pd.DataFrame({'participant_id': ['01'], 'age': [3], 'sex': ['F'], 'site': ['a']})
+    )
+    described = dictionary(joined.columns, {}, {})
+    assert described['part']['Description'] == 'Value of the entity part- of the series.'
+    for column in ('age', 'sex', 'site'):
+        assert 'participants.tsv' in described[column]['Description']

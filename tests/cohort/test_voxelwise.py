@@ -7,7 +7,7 @@ import statsmodels.api as sm
 from nilearn.datasets import load_mni152_brain_mask
 
 from bids_qsm.anatomy.atlas import nuclei_atlas
-from bids_qsm.cohort.voxelwise import COLUMNS, second_level, smooth_within
+from bids_qsm.cohort.voxelwise import COLUMNS, _estimable, _say_how_many, second_level, smooth_within
 
 SPACING = 4
 
@@ -183,3 +183,21 @@ def test_images_without_a_common_voxel():
     found = second_level(images, halves, brain()[1], design, 'patient')
     assert not found.images
     assert any('No voxel was measured' in note for note in found.notes)
+
+
+def test_columns_of_one_name_all_count():
+    rng = np.random.default_rng(0)
+    curve = rng.normal(size=(20, 3))
+    columns = np.column_stack([np.ones(20), np.arange(20) % 2, curve])
+    design = pd.DataFrame(columns, columns=['Intercept', 'patient', *['cr(age, df=3)'] * 3])
+    notes = []
+    matrix, reason = _estimable(design, 'patient', notes)
+    assert (matrix.shape, reason, notes) == ((20, 5), '', [])
+    assert np.array_equal(matrix[:, 0], design['patient'])
+
+
+@pytest.mark.parametrize(('n', 'patients', 'least'), [(6, 3, '0.1'), (6, 2, '0.067')])
+def test_the_least_p_of_permutations(n, patients, least):
+    notes = []
+    _say_how_many(np.column_stack([np.arange(n) < patients, np.ones(n)]), 0.05, notes)
+    assert f'smaller than {least}.' in notes[0]
