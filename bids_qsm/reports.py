@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
+from bids_qsm.biomarkers.reference import REFERENCES
 from bids_qsm.charts import MAP_NAMES
 from bids_qsm.citations import cite, methods_text
 from bids_qsm.cohort_blocks import grid
@@ -25,6 +26,8 @@ from bids_qsm.pages import (
 __all__ = ['build_subject_report', 'methods_text']
 
 _LOW_COVERAGE = 0.9
+_GIVEN = 'given with the anatomy'
+"""What the sidecars of segmentations of the subject say, and that of the atlas's labels does not."""
 _PLACE = ('x', 'y', 'z', 'nearest_region', 'hemisphere')
 _LISTS = {
     'lesion': (
@@ -164,7 +167,10 @@ def _attach_tables(series, paths):
         if label in _LISTS:
             part['lists'].append(_list(path, label))
         else:
-            part['tables'].append(_region_table(read_table(path), path.name))
+            labels = read_json(path.with_name(path.name.replace('_stats.tsv', '_dseg.json')), {})
+            # the mask trims the cortex, which a segmentation of the subject reaches into
+            own = _GIVEN in labels.get('Description', '')
+            part['tables'].append(_region_table(read_table(path), path.name, check_coverage=not own))
 
 
 def _list(path, label):
@@ -178,12 +184,12 @@ def _list(path, label):
     return {**grid(title, shown, caption=caption), 'id': f'list-{path.name}'}
 
 
-def _region_table(table, name):
+def _region_table(table, name, *, check_coverage=True):
     """Rows of regions; columns of maps and sides, mean and standard deviation as text."""
     maps = [m for m in MAP_NAMES if m in set(table['map'])]
     sides = [s for s in ('L', 'R', 'both') if s in set(table['hemisphere'])]
     sides += sorted(set(table['hemisphere'].dropna()) - set(sides))
-    rows = []
+    rows, notes = [], []
     for region, part in table.groupby('region', sort=False):
         cells = []
         for m in maps:
@@ -197,13 +203,17 @@ def _region_table(table, name):
         whole = first[first['hemisphere'] == 'both']
         volume = whole['volume_mm3'].max() if len(whole) else first['volume_mm3'].sum()
         coverage = pd.to_numeric(first['coverage'], errors='coerce').min()
+        # a reference that was not found has no coverage, and its note says why
+        if region in REFERENCES and 'core' in first and (first['core'] == 'none').all():
+            coverage = float('nan')
+            notes += [f'{region}: {note}.' for note in first['note'].dropna().unique()]
         rows.append(
             {
                 'region': region,
                 'cells': cells,
                 'volume': '–' if pd.isna(volume) else f'{volume:.0f}',
                 'coverage': '–' if pd.isna(coverage) else f'{100 * coverage:.0f} %',
-                'low': bool(coverage < _LOW_COVERAGE),
+                'low': check_coverage and bool(coverage < _LOW_COVERAGE),
             }
         )
     units = {m: _first(table.loc[table['map'] == m, 'units']) for m in maps}
@@ -214,7 +224,7 @@ def _region_table(table, name):
         'maps': [f'{MAP_NAMES[m]} ({units[m]})' for m in maps],
         'sides': sides,
         'rows': rows,
-        'note': f'Reference of χ: {reference}.' if reference else '',
+        'note': ' '.join([f'Reference of χ: {reference}.'] * bool(reference) + notes),
     }
 
 

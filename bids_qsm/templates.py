@@ -17,12 +17,11 @@ from bids_qsm.anatomy.atlas import labels as nuclei_labels
 from bids_qsm.anatomy.atlas import nuclei_atlas
 from bids_qsm.anatomy.contrast import NUCLEI, TISSUE, prior_chi
 from bids_qsm.anatomy.register import DEEP_GREY, grid_of_box
-from bids_qsm.anatomy.segmentation import SIDES, side_and_region, white_matter
+from bids_qsm.anatomy.segmentation import COLUMNS, SIDES, side_and_region, white_matter
 from bids_qsm.anatomy.transform import resample
 from bids_qsm.errors import UserError
 
 EMBEDDED = 'MNI152NLin2009aSym'
-COLUMNS = ['index', 'name', 'hemisphere', 'region']
 
 
 @dataclass(frozen=True)

@@ -251,6 +251,42 @@ def test_lesions_and_candidates_stand_row_by_row(tmp_path):
     assert [i for i in page.ids if i.startswith('series-')] == ['series-sub-01']
 
 
+def table_of(tmp_path, rows, seg='nuclei'):
+    anat = tmp_path / 'sub-01' / 'anat'
+    anat.mkdir(parents=True, exist_ok=True)
+    known = {
+        'hemisphere': 'both',
+        'map': 'chi',
+        'volume_mm3': 9.0,
+        'sd': 0.02,
+        'units': 'ppm',
+        'reference': '',
+    }
+    table = pd.DataFrame([{**known, **row} for row in rows])
+    table.to_csv(anat / f'sub-01_seg-{seg}_stats.tsv', sep='\t', index=False, na_rep='n/a')
+    return anat / f'sub-01_seg-{seg}_dseg.json'
+
+
+def test_a_reference_that_was_not_found_is_noted_and_no_alert(tmp_path):
+    why = 'not found: there is no R2* to find the ventricles by'
+    lost = {'region': 'CSF', 'core': 'none', 'coverage': 0.0, 'mean': None, 'note': why}
+    found = {'region': 'GP', 'core': 'eroded', 'coverage': 1.0, 'mean': 0.1, 'note': None}
+    table_of(tmp_path, [lost, found])
+    text = Page(build_subject_report(tmp_path, '01')).text
+    assert 'less than 90 % inside' not in text
+    assert f'CSF: {why}.' in text
+
+
+def test_coverage_of_the_subjects_own_segmentations_is_no_alert(tmp_path):
+    rows = [{'region': 'ctx-insula', 'core': 'inner', 'coverage': 0.7, 'mean': 0.1, 'note': None}]
+    sidecar = table_of(tmp_path, rows, 'aparcaseg')
+    assert 'less than 90 % inside' in Page(build_subject_report(tmp_path, '01')).text
+    sidecar.write_text('{"Description": "Labels of aparc+aseg.mgz, given with the anatomy, on the GRE"}')
+    assert 'less than 90 % inside' not in Page(build_subject_report(tmp_path, '01')).text
+    # the words are those that a run writes
+    assert 'given with the anatomy' in Path(import_module('bids_qsm.workflows.outputs').__file__).read_text()
+
+
 def test_a_page_without_any_record(tmp_path):
     page = Page(build_subject_report(tmp_path, '01'))
     assert 'No record of the run was found' in page.text

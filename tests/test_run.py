@@ -31,7 +31,7 @@ def finished_nodes(work):
 
 
 def drawn(folder, data):
-    """What others drew: a segmentation and a lesion on the GRE, and a lesion mask without lesions on the T1w."""
+    """What others drew: a segmentation and a lesion on the GRE, and an empty lesion mask on the T1w."""
     truth, anat = data / 'derivatives' / 'truth' / 'sub-01' / 'anat', folder / 'sub-01' / 'anat'
     anat.mkdir(parents=True)
     for extension in ('nii.gz', 'tsv'):

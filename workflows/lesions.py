@@ -9,6 +9,23 @@ from bids_qsm.interfaces.lesions import FindCandidates, LabelLesions, LesionTabl
 MAPS = ('chi', 'mask', 'reference', 'dseg', 'labels')
 
 
+def distinct_names(paths):
+    """File names, and before them as many folders as tell files of the same name apart.
+
+    >>> distinct_names(['/d/a/anat/x_mask.nii', '/d/b/anat/x_mask.nii', '/d/b/anat/y_mask.nii'])
+    ['a/anat/x_mask.nii', 'b/anat/x_mask.nii', 'y_mask.nii']
+    """
+    parts = [path.strip('/').split('/') for path in paths]
+    names = []
+    for own in parts:
+        others = [other for other in parts if other != own]
+        depth = 1
+        while depth < len(own) and any(other[-depth:] == own[-depth:] for other in others):
+            depth += 1
+        names.append('/'.join(own[-depth:]))
+    return names
+
+
 def init_lesions_wf(
     *,
     masks: tuple[tuple[str, str], ...],
@@ -39,9 +56,10 @@ def init_lesions_wf(
     outputnode = pe.Node(IdentityInterface(['table', 'dictionary']), name='outputnode')
     drawn = pe.Node(Merge(len(masks)), name='drawn')
     placed = pe.Node(Merge(len(masks)), name='placed')
+    empty = pe.Node(Merge(len(masks)), name='empty')
     table = pe.Node(
         LesionTable(
-            sources=[path.rpartition('/')[2] for path, _ in masks],
+            sources=distinct_names([path for path, _ in masks]),
             drawn_on=[kind for _, kind in masks],
             invert=invert,
         ),
@@ -63,6 +81,7 @@ def init_lesions_wf(
                 (inputnode, place, [('chi', 'reference')]),
                 (number, place, [('labels', 'image')]),
                 (number, drawn, [('labels', f'in{i}')]),
+                (number, empty, [('empty', f'in{i}')]),
                 (place, placed, [('image', f'in{i}')]),
             ]
         )
@@ -77,6 +96,7 @@ def init_lesions_wf(
             (inputnode, table, [(port, port) for port in (*maps, 'to_template', *ports)]),
             (drawn, table, [('out', 'drawn')]),
             (placed, table, [('out', 'placed')]),
+            (empty, table, [('out', 'empty')]),
             (table, outputnode, [('table', 'table'), ('dictionary', 'dictionary')]),
         ]
     )

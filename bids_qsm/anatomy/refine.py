@@ -9,6 +9,7 @@ from bids_qsm.anatomy.bodies import fit, split
 from bids_qsm.anatomy.flow import flow
 from bids_qsm.anatomy.register import DEEP_GREY, fade, grid_of_box
 from bids_qsm.anatomy.transform import Displacement, resample, transform_points
+from bids_qsm.errors import UserError
 
 _LIMIT = 5.0
 """Longest shift of a body (mm): beyond this it was taken for something else."""
@@ -75,6 +76,11 @@ def hybrid(
     box : tuple
         Lower and upper corner (mm, template space).
 
+    Raises
+    ------
+    UserError
+        Where a standard deviation is not above 0.
+
     Returns
     -------
     refine, unrefine : Displacement
@@ -83,6 +89,11 @@ def hybrid(
     findings : list of dict
         What was found: what, found, action, evidence, level.
     """
+    for name, value in (('misplaced_mm', misplaced_mm), ('gain_sd', gain_sd)):
+        if not value > 0:
+            raise UserError(
+                f'--refinement hybrid:{name}={value:g} is no standard deviation: it must be above 0.'
+            )
     shape, grid = grid_of_box(box, 1.0)
     measured = resample(np.where(mask, chi, 0), chi_affine, shape, grid, chi_chain)
     seen = resample(mask, chi_affine, shape, grid, chi_chain) > 0.99

@@ -9,7 +9,8 @@ from scipy import ndimage
 
 from bids_qsm.anatomy.register import DEEP_GREY
 
-COLUMNS = ('index', 'name', 'hemisphere', 'region')
+COLUMNS = ['index', 'name', 'hemisphere', 'region']
+"""Columns of a label table."""
 SIDES = {'l': 'L', 'left': 'L', 'lh': 'L', 'r': 'R', 'right': 'R', 'rh': 'R'}
 
 BIDS_TISSUES = {
@@ -58,13 +59,13 @@ def label_table(present, table=None, *, names: str = 'bids'):
     if table is not None:
         known = _read(table)
     elif names == 'freesurfer':
-        known = {row[0]: tuple(row[1:]) for row in freesurfer()[list(COLUMNS)].itertuples(index=False)}
+        known = {row[0]: tuple(row[1:]) for row in freesurfer()[COLUMNS].itertuples(index=False)}
     else:
         known = {i: (short, '', region) for i, (short, region) in BIDS_TISSUES.items()}
     rows = [
         (i, *known.get(i, (f'label-{i}', '', f'label-{i}'))) for i in sorted({int(p) for p in present} - {0})
     ]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def _read(table):

@@ -11,7 +11,7 @@ from bids_qsm.recon.grid import Grid
 
 KINDS = {'microbleed': 1, 'calcification': -1}
 """What a small source may be, and the sign of its susceptibility."""
-EVIDENCE = ('strength', 'isolation', 'roundness', 'decay')
+EVIDENCE = ('strength', 'isolation', 'roundness', 'apart', 'decay')
 _CUBE = np.ones((3, 3, 3), bool)
 
 
@@ -36,7 +36,7 @@ def find_candidates(
     A source is a peak of contrast (susceptibility less that of the tissue within some 8 mm) over
     ``threshold`` times the spread of the tissue there, with all voxels around it of at least half its height
     that hang together. Paramagnetic ones are candidates for microbleeds, diamagnetic ones for
-    calcifications [1]_. What speaks for it is told as four numbers from 0 to 1, each one half where a
+    calcifications [1]_. What speaks for it is told as five numbers from 0 to 1, each one half where a
     harmless thing would be as likely to look so, and its confidence is the least of them:
 
     - strength, :math:`p / (p + h)`: p is the height of the peak, h what harmless things reach: the veins of
@@ -45,6 +45,8 @@ def find_candidates(
     - isolation, :math:`1 - q / p`: q is the largest contrast of either sign in a shell around the source.
       Veins go on through the shell; a side lobe of a strong source has that source in it.
     - roundness: the shortest axis over the longest axis of its ellipsoid of inertia.
+    - apart, :math:`1 - v`: v is the largest vesselness of the tree of veins over the voxels of the source. A
+      bulge of a vein has the vein run through it; a bleed beside a vein has not.
     - decay, :math:`r / (r + 3 s_r)`: r is how much R2* exceeds its median in the shell, :math:`s_r` its
       spread there. Both bleeds and stones dephase what is around; without R2*, this number is left out.
 
@@ -241,6 +243,7 @@ def _measure(brain, box, at, contrast, region, sign, largest_mm):
         'strength': peak / (peak + harmless),
         'isolation': 1 - float(np.abs(contrast[shell]).max()) / peak,
         'roundness': axes[0] / axes[2],
+        'apart': 1 - float(brain.tubes[box][region].max()),
         'decay': np.nan,
     }
     row = {
@@ -313,6 +316,7 @@ def dictionary():
             None,
         ),
         'roundness': ('Shortest over longest axis.', None),
+        'apart': ('1 less the largest vesselness of the tree of veins in the source itself.', None),
         'decay': (
             'r / (r + 3 s), where r is R2star_mean less R2star_surround and s the spread of R2* in the '
             'shell; n/a without R2*.',

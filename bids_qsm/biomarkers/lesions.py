@@ -19,23 +19,31 @@ _WORK = 10_000_000  # voxels that may be looked at to compare one lesion
 _CROSS = ndimage.generate_binary_structure(3, 1)
 _CUBE = np.ones((3, 3, 3), bool)
 EMPTY = 'the mask is empty'
+FAINT = 'nothing above one half'
 BEYOND = 'outside the field of view'
 UNMAPPED = 'outside the mask of the map'
 LOST = 'lost in resampling: smaller than a voxel of the series'
 
 
-def label_lesions(mask):
+def label_lesions(mask, *, binary: bool = False):
     """Number the lesions of a mask.
+
+    A mask holds 0 and one other value, and each connected piece is a lesion. Where it holds more values than
+    these, they are taken for what interpolation left at its edges, and a lesion is what exceeds half the
+    largest value; of probabilities, whose largest is at most 1, what exceeds one half. Several whole numbers
+    are labels, each a lesion, and are kept; those of a ``binary`` mask only where all are below 100, since
+    it should hold none, and masks are also stored as 0 and 100 or 255.
 
     Parameters
     ----------
     mask : ndarray, shape (x, y, z)
-        Binary (0 and one other value), where each connected piece is a lesion; or labels, which are kept.
+    binary : bool
+        Whether the file is called a mask, which is binary by BIDS.
 
     Returns
     -------
     ndarray of int32
-        1, 2, ... in the order of the array, or the labels given.
+        1, 2, ... in the order of the array, or the labels given; all 0 also where nothing exceeds one half.
 
     Examples
     --------
@@ -43,12 +51,18 @@ def label_lesions(mask):
     [[[0, 1, 0, 2]]]
     >>> label_lesions(np.array([[[0, 3, 0, 7]]])).tolist()
     [[[0, 3, 0, 7]]]
+    >>> label_lesions(np.array([[[0, 64, 255, 127]]]), binary=True).tolist()
+    [[[0, 0, 1, 0]]]
     """
-    mask = np.rint(mask).astype(np.int32)
-    if np.unique(mask[mask != 0]).size > 1:
-        return mask
+    mask = np.asarray(mask)
+    top = mask.max(initial=0)
+    # scaling leaves whole numbers a little off
+    if np.abs(mask - np.rint(mask)).max(initial=0) < 1e-3 and not (binary and top >= 100):
+        labels = np.rint(mask).astype(np.int32)
+        if np.unique(labels[labels != 0]).size > 1:
+            return labels
     # pieces that touch at a corner are one lesion
-    return ndimage.label(mask, structure=_CUBE)[0].astype(np.int32)
+    return ndimage.label(mask > max(top, 1) / 2, structure=_CUBE)[0].astype(np.int32)
 
 
 @dataclass(frozen=True)
@@ -57,7 +71,8 @@ class Drawn:
 
     ``source`` names the mask; ``labels`` and ``affine`` (voxel to scanner, mm) are those it was drawn on,
     ``placed`` are the same labels on the grid of the maps. ``to_maps`` holds the transforms that take
-    points of the image it was drawn on to those of the maps, first to last.
+    points of the image it was drawn on to those of the maps, first to last. ``empty`` says why an image
+    without labels has none.
     """
 
     source: str
@@ -65,6 +80,7 @@ class Drawn:
     affine: np.ndarray
     placed: np.ndarray
     to_maps: Sequence = ()
+    empty: str = EMPTY
 
 
 def lesion_table(chi, r2star, mask, drawn, dseg, labels, affine, *, to_template=(), reference: str = ''):
@@ -117,7 +133,7 @@ def lesion_table(chi, r2star, mask, drawn, dseg, labels, affine, *, to_template=
     for image in drawn:
         numbers = np.unique(image.labels[image.labels > 0])
         if not numbers.size:
-            rows.append({'source': image.source, 'reason': EMPTY, 'volume_mm3': 0.0})
+            rows.append({'source': image.source, 'reason': image.empty, 'volume_mm3': 0.0})
             continue
         drawn_boxes = ndimage.find_objects(image.labels)
         placed_boxes = ndimage.find_objects(image.placed, max_label=int(numbers.max()))
@@ -266,7 +282,8 @@ def dictionary():
         'source': ('Lesion mask that the row is from.', None),
         'lesion': ('Number of the lesion: its label in the mask, or of its piece; n/a of empty masks.', None),
         'reason': (
-            f'Why the lesion was not measured: {EMPTY}; {BEYOND}; {UNMAPPED}; {LOST}. n/a where it was.',
+            f'Why the lesion was not measured: {EMPTY}; {FAINT}; {BEYOND}; {UNMAPPED}; {LOST}. '
+            'n/a where it was.',
             None,
         ),
         'n_voxels': ('Number of voxels of the series that were measured.', 'voxels'),

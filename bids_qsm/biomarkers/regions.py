@@ -279,7 +279,9 @@ def dictionary(atlas: str = ''):
         ),
         'volume_mm3': ('Volume of the whole region inside the field of view.', 'mm^3'),
         'coverage': (
-            'Share of the region that lies inside the field of view and the mask; 0 where it is outside.',
+            'Share of the region that lies inside the field of view and the mask; 0 where it is outside. '
+            'What the field of view cuts off does not count for Brain, CSF and White matter: theirs is the '
+            'share inside the mask of what lies in the field of view.',
             'fraction',
         ),
         'core': (

@@ -18,7 +18,7 @@ from bids_qsm.anatomy.register import REGISTER, rigid
 from bids_qsm.anatomy.transform import resample, resample_labels
 from bids_qsm.errors import UserError
 from bids_qsm.interfaces.io import save_like
-from bids_qsm.interfaces.xfm import load_xfm, save_xfm
+from bids_qsm.interfaces.xfm import load_chain, load_xfm, save_xfm
 from bids_qsm.recon.registry import call
 
 
@@ -193,13 +193,7 @@ class Resample(SimpleInterface):
         image, affine = load_volume(self.inputs.image)
         reference = nib.load(self.inputs.reference)
         shape = reference.shape[:3]
-        # Nipype makes an empty list undefined.
-        files = list(self.inputs.transforms) if isdefined(self.inputs.transforms) else []
-        invert = list(self.inputs.invert) if isdefined(self.inputs.invert) else []
-        invert = invert or [False] * len(files)
-        if len(invert) != len(files):
-            raise ValueError(f'{len(files)} transforms, but {len(invert)} values of invert')
-        chain = [t for file, flip in zip(files, invert, strict=True) for t in load_xfm(file, flip)]
+        chain = load_chain(self.inputs.transforms, self.inputs.invert)
         if self.inputs.interpolation == 'label':
             labels = np.rint(image).astype(np.int32)
             # Small types keep masks and atlases small on disk.

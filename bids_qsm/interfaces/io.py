@@ -5,6 +5,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from bids_qsm.errors import UserError
 from bids_qsm.recon.grid import Grid
 
 
@@ -17,6 +18,14 @@ def load(path):
 def load_mask(path):
     """Boolean array of a mask image."""
     return np.asanyarray(nib.load(path).dataobj) > 0.5
+
+
+def load_labels(path, grid):
+    """Labels (int32) of an image that must lie on the grid of the maps."""
+    data = np.asanyarray(nib.load(path).dataobj)
+    if data.shape != grid.shape:
+        raise UserError(f'{path} has shape {data.shape}, but the maps have {grid.shape}: resample it first.')
+    return np.rint(data).astype(np.int32)
 
 
 def save_like(data, reference, cwd, name):

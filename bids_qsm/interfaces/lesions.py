@@ -17,10 +17,9 @@ from nipype.interfaces.base import (
 )
 
 from bids_qsm.biomarkers import focal
-from bids_qsm.biomarkers.lesions import Drawn, dictionary, label_lesions, lesion_table
-from bids_qsm.errors import UserError
-from bids_qsm.interfaces.io import load, load_mask, save_like
-from bids_qsm.interfaces.xfm import load_xfm
+from bids_qsm.biomarkers.lesions import EMPTY, FAINT, Drawn, dictionary, label_lesions, lesion_table
+from bids_qsm.interfaces.io import load, load_labels, load_mask, save_like
+from bids_qsm.interfaces.xfm import load_chain, load_xfm
 
 
 class _LabelLesionsInputSpec(BaseInterfaceInputSpec):
@@ -29,6 +28,7 @@ class _LabelLesionsInputSpec(BaseInterfaceInputSpec):
 
 class _LabelLesionsOutputSpec(TraitedSpec):
     labels = File(exists=True, desc='one label a lesion')
+    empty = traits.Str(desc='why there are no labels where there are none')
 
 
 class LabelLesions(SimpleInterface):
@@ -38,9 +38,9 @@ class LabelLesions(SimpleInterface):
 
     def _run_interface(self, runtime):
         mask = np.nan_to_num(np.asanyarray(nib.load(self.inputs.mask).dataobj))
-        self._results['labels'] = save_like(
-            label_lesions(mask), self.inputs.mask, runtime.cwd, 'lesions.nii.gz'
-        )
+        labels = label_lesions(mask, binary='_mask.nii' in Path(self.inputs.mask).name)
+        self._results['labels'] = save_like(labels, self.inputs.mask, runtime.cwd, 'lesions.nii.gz')
+        self._results['empty'] = FAINT if mask.any() and not labels.any() else EMPTY
         return runtime
 
 
@@ -53,6 +53,7 @@ class _LesionTableInputSpec(BaseInterfaceInputSpec):
     drawn = InputMultiObject(File(exists=True), mandatory=True, desc='numbered lesions as they were drawn')
     placed = InputMultiObject(File(exists=True), mandatory=True, desc='the same on the grid of chi')
     sources = traits.List(traits.Str, mandatory=True, desc='names of the lesion masks, one a drawn image')
+    empty = InputMultiObject(traits.Str, desc='why those without labels have none, one a drawn image')
     drawn_on = traits.List(
         traits.Enum('gre', 'anat', 'flair'), mandatory=True, desc='image that each was drawn on'
     )
@@ -78,26 +79,27 @@ class LesionTable(SimpleInterface):
     def _run_interface(self, runtime):
         inputs = self.inputs
         chi, grid = load(inputs.chi)
-        per_image = (list(inputs.drawn), list(inputs.placed), inputs.sources, inputs.drawn_on)
+        empty = list(inputs.empty) if isdefined(inputs.empty) else [EMPTY] * len(inputs.drawn)
+        per_image = (list(inputs.drawn), list(inputs.placed), inputs.sources, inputs.drawn_on, empty)
         if len({len(values) for values in per_image}) > 1:
             raise ValueError(
                 f'{len(inputs.drawn)} lesion images drawn, but {len(inputs.placed)} placed, '
-                f'{len(inputs.sources)} sources and {len(inputs.drawn_on)} of drawn_on'
+                f'{len(inputs.sources)} sources, {len(inputs.drawn_on)} of drawn_on and {len(empty)} of empty'
             )
         to_gre = self._chains()
         lesions = [
-            Drawn(source, *_drawn(path), _labels(placed, grid), to_gre[space])
-            for path, placed, source, space in zip(*per_image, strict=True)
+            Drawn(source, *_drawn(path), load_labels(placed, grid), to_gre[space], why)
+            for path, placed, source, space, why in zip(*per_image, strict=True)
         ]
         table = lesion_table(
             chi,
             load(inputs.r2star)[0] if isdefined(inputs.r2star) else None,
             load_mask(inputs.mask),
             lesions,
-            _labels(inputs.dseg, grid),
+            load_labels(inputs.dseg, grid),
             pd.read_csv(inputs.labels, sep='\t', keep_default_na=False),
             nib.load(inputs.chi).affine,
-            to_template=_chain(inputs),
+            to_template=load_chain(inputs.to_template, inputs.invert),
             reference=_reference(inputs),
         )
         _write(self, table, dictionary(), runtime.cwd, 'lesions')
@@ -143,10 +145,10 @@ class FindCandidates(SimpleInterface):
             chi,
             load(inputs.r2star)[0] if isdefined(inputs.r2star) else None,
             load_mask(inputs.mask),
-            _labels(inputs.dseg, grid),
+            load_labels(inputs.dseg, grid),
             pd.read_csv(inputs.labels, sep='\t', keep_default_na=False),
             nib.load(inputs.chi).affine,
-            to_template=_chain(inputs),
+            to_template=load_chain(inputs.to_template, inputs.invert),
             reference=_reference(inputs),
         )
         self._results['image'] = save_like(found, inputs.chi, runtime.cwd, 'candidates.nii.gz')
@@ -158,24 +160,6 @@ def _drawn(path):
     """Numbered lesions and their affine."""
     image = nib.load(path)
     return np.rint(np.asanyarray(image.dataobj)).astype(np.int32), image.affine
-
-
-def _labels(path, grid):
-    """Labels on the grid of the maps."""
-    data = np.asanyarray(nib.load(path).dataobj)
-    if data.shape != grid.shape:
-        raise UserError(f'{path} has shape {data.shape}, but the maps have {grid.shape}: resample it first.')
-    return np.rint(data).astype(np.int32)
-
-
-def _chain(inputs):
-    """Transforms of ``to_template``, each inverted where it is to be."""
-    files = list(inputs.to_template) if isdefined(inputs.to_template) else []
-    invert = list(inputs.invert) if isdefined(inputs.invert) else []
-    invert = invert or [False] * len(files)
-    if len(invert) != len(files):
-        raise ValueError(f'{len(files)} transforms, but {len(invert)} values of invert')
-    return [t for file, flip in zip(files, invert, strict=True) for t in load_xfm(file, flip)]
 
 
 def _reference(inputs):

@@ -16,8 +16,7 @@ from nipype.interfaces.base import (
 )
 
 from bids_qsm.biomarkers.regions import dictionary, region_table
-from bids_qsm.errors import UserError
-from bids_qsm.interfaces.io import load, load_mask
+from bids_qsm.interfaces.io import load, load_labels, load_mask
 
 
 class _RegionTableInputSpec(BaseInterfaceInputSpec):
@@ -54,13 +53,13 @@ class RegionTable(SimpleInterface):
             labels['volume_mm3'] = _volumes(self.inputs.atlas_dseg, labels['index'])
         white_matter = None
         if isdefined(self.inputs.white_matter):
-            white_matter = _labels(self.inputs.white_matter, grid) > 0
+            white_matter = load_labels(self.inputs.white_matter, grid) > 0
         reference = ''
         if isdefined(self.inputs.reference):
             reference = json.loads(Path(self.inputs.reference).read_text())['ReferenceRegion']
         table = region_table(
             maps,
-            _labels(self.inputs.dseg, grid),
+            load_labels(self.inputs.dseg, grid),
             labels,
             load_mask(self.inputs.mask),
             grid,
@@ -73,13 +72,6 @@ class RegionTable(SimpleInterface):
         self._results['table'] = str(cwd / 'regions.tsv')
         self._results['dictionary'] = str(cwd / 'regions.json')
         return runtime
-
-
-def _labels(path, grid):
-    data = np.asanyarray(nib.load(path).dataobj)
-    if data.shape != grid.shape:
-        raise UserError(f'{path} has shape {data.shape}, but the maps have {grid.shape}: resample it first.')
-    return np.rint(data).astype(np.int32)
 
 
 def _volumes(path, index):

@@ -9,7 +9,7 @@ from pathlib import Path
 import h5py
 import nibabel as nib
 import numpy as np
-from nipype.interfaces.base import BaseInterfaceInputSpec, File, SimpleInterface, TraitedSpec
+from nipype.interfaces.base import BaseInterfaceInputSpec, File, SimpleInterface, TraitedSpec, isdefined
 
 from bids_qsm.anatomy.transform import Displacement
 from bids_qsm.errors import UserError
@@ -59,6 +59,18 @@ def load_xfm(path, invert=False):
             f'{name} holds a displacement field, which cannot be inverted: give that of the other direction.'
         )
     return [np.linalg.inv(t) for t in reversed(transforms)]
+
+
+def load_chain(files, invert):
+    """Read transform files as one list, each inverted where its value of ``invert`` says so.
+
+    Both are inputs of an interface: undefined (as Nipype makes empty lists) is none, or none inverted.
+    """
+    files = list(files) if isdefined(files) else []
+    invert = (list(invert) if isdefined(invert) else []) or [False] * len(files)
+    if len(invert) != len(files):
+        raise ValueError(f'{len(files)} transforms, but {len(invert)} values of invert')
+    return [t for file, flip in zip(files, invert, strict=True) for t in load_xfm(file, flip)]
 
 
 def save_xfm(transform, cwd, name):

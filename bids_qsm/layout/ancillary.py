@@ -23,6 +23,12 @@ class _Anatomy:
         return self.t1w_preproc or self.t1w
 
     @property
+    def images(self):
+        """Anatomical images in one scanner space, the one in use first."""
+        own = self.t1w_preproc is None or session_of(self.t1w_preproc) in (None, session_of(self.t1w))
+        return tuple(filter(None, (self.t1w_preproc, self.t1w if own else None)))
+
+    @property
     def session(self):
         return session_of(self.t1w_preproc) or session_of(self.t1w)
 
@@ -33,10 +39,14 @@ def find_ancillary(series, t1w: list[Path], flair: list[Path], options):
     labelled = find_segmentations(subject, options)
     anatomy = _find_anatomy(series, t1w, options.derivatives, {found.source for found in labelled})
     lesions = find_lesions(subject, options)
+    scanned = _scanned(subject, options.bids_dir)
+    many = sum(not root.is_relative_to(options.output_dir) for _, root in options.derivatives) > 1
     for one in series:
         on_flair = choose_flair(one, flair, lesions, anatomy)
-        places = place_lesions(one, lesions, anatomy, on_flair, series)
-        segmentations, notes = place_segmentations(one, labelled, anatomy, series, options.atlas)
+        places = place_lesions(one, lesions, anatomy, on_flair, series, scanned)
+        segmentations, notes = place_segmentations(
+            one, labelled, anatomy, series, scanned['T1w'], options.atlas, by_source=many
+        )
         yield (
             one,
             {
@@ -53,6 +63,14 @@ def find_ancillary(series, t1w: list[Path], flair: list[Path], options):
                 'notes': (*one.notes, *anatomy.notes, *places.notes, *notes),
             },
         )
+
+
+def _scanned(subject, bids_dir):
+    """Sessions that hold a T1w or FLAIR image, by suffix, whether or not they are asked for."""
+    return {
+        suffix: {session_of(path) for path in bids_dir.glob(f'sub-{subject}/ses-*/anat/*_{suffix}.nii*')}
+        for suffix in ('T1w', 'FLAIR')
+    }
 
 
 def _find_mask(one, choice):

@@ -61,7 +61,7 @@ def choose_flair(one, flairs, lesions, anatomy):
     own = [p for p in flairs if session_of(p) == one.session] or flairs
     ranked = sorted(own, key=rank)
     sound = [path for path in ranked if checks.image_problem(path) is None]
-    drawn = [path for path in lesions if _may_be_on_flair(path, one, anatomy.image)]
+    drawn = [path for path in lesions if _may_be_on_flair(path, one, anatomy.images)]
     fits = [path for path in sound if any(checks.same_grid(mask, path) for mask in drawn)]
     return next(iter((*fits, *sound, *ranked)), None)
 
@@ -72,7 +72,7 @@ def _may_be_on_flair(path, one, anat):
     space = drawn_space(path)
     if space not in (None, 'orig', 'FLAIR') or checks.image_problem(path):
         return False
-    others = filter(None, (one.files[0], anat)) if space != 'FLAIR' else ()
+    others = (one.files[0], *anat) if space != 'FLAIR' else ()
     return not any(checks.same_grid(path, other) for other in others)
 
 
@@ -82,8 +82,11 @@ def drawn_space(path):
     return dict(entities_of(path)).get('space', named)
 
 
-def place_lesions(one, lesions, anatomy, flair, series) -> Places:
-    """Lesion masks that concern a series, by the image they were drawn on; an empty mask is one too."""
+def place_lesions(one, lesions, anatomy, flair, series, scanned) -> Places:
+    """Lesion masks that concern a series, by the image they were drawn on; an empty mask is one too.
+
+    ``scanned`` are the sessions that have an image of their own, by suffix ('T1w', 'FLAIR').
+    """
     placed = {'anat': [], 'gre': [], 'flair': []}
     notes = []
     for path in lesions:
@@ -92,7 +95,7 @@ def place_lesions(one, lesions, anatomy, flair, series) -> Places:
         problem = checks.image_problem(path)
         if problem:
             raise UserError(f'the lesion mask {problem}')
-        where, note = _place(path, one, anatomy, flair, series)
+        where, note = _place(path, one, anatomy, flair, series, scanned)
         if where:
             placed[where].append(path)
         elif note:
@@ -103,33 +106,48 @@ def place_lesions(one, lesions, anatomy, flair, series) -> Places:
     return Places(*(tuple(placed[key]) for key in placed), tuple(notes))
 
 
-def _place(path, one, anatomy, flair, series):
+def _place(path, one, anatomy, flair, series, scanned):
     """Image that a mask was drawn on ('anat', 'gre', 'flair' or None), and a note where it is not used."""
     space = drawn_space(path)
     named = {
-        'T1w': ('anat', anatomy.image, anatomy.session),
-        'FLAIR': ('flair', flair, session_of(flair)),
+        'T1w': ('anat', anatomy.images, anatomy.session),
+        'FLAIR': ('flair', (flair,) if flair else (), session_of(flair)),
     }
     if space in named:
-        where, image, in_use = named[space]
-        if image is None:
+        where, images, in_use = named[space]
+        if not images:
             return None, f'was drawn on the {space} image, which is not there; the mask is not used.'
         session = session_of(path)
         # a mask that names no session is of the one in use
-        if session in (None, in_use) or _lies_on(path, image):
+        if session in (None, in_use):
             return where, None
+        alike = any(_lies_on(path, image) for image in images)
+        if alike and not is_of_other_scan(path, in_use, scanned[space]):
+            return where, None
+        why = 'and the head lies elsewhere in it' if alike else 'on another grid'
         return None, (
-            f'was drawn on the {space} image of session {session}, but {image.name} is the one in use, on '
-            'another grid; the mask is not used.'
+            f'was drawn on the {space} image of session {session}, but {images[0].name} is the one in use, '
+            f'{why}; the mask is not used.'
         )
     if space not in OWN_SPACES:
         return None, f'is in the space {space} and is not used.'
     of_other = is_of_other(path, one)
     if _lies_on(path, one.files[0]):
         return (None if of_other else 'gre'), None
-    for where, image, _ in named.values():
-        if space in (None, 'orig') and image and _lies_on(path, image):
+    note = None
+    for kind, (where, images, in_use) in named.items():
+        if space not in (None, 'orig') or not any(_lies_on(path, image) for image in images):
+            continue
+        if not is_of_other_scan(path, in_use, scanned[kind]):
             return where, None
+        if note is None:
+            note = (
+                f'is of session {session_of(path)}, which has a {kind} image of its own, but '
+                f'{images[0].name} is the one in use, and the head lies elsewhere in it; the mask is not '
+                'used.'
+            )
+    if note:
+        return None, note
     if of_other and any(_lies_on(path, other.files[0]) for other in series):
         return None, None
     return None, (
@@ -140,6 +158,16 @@ def _place(path, one, anatomy, flair, series):
 
 def _lies_on(path, image):
     return checks.image_problem(image) is None and checks.same_grid(path, image)
+
+
+def is_of_other_scan(path, in_use, sessions) -> bool:
+    """Whether a file names another session than that ``in_use``, which has an image of its own.
+
+    Equal grids then say nothing: a protocol gives all its sessions the same one, and the head moves between
+    them.
+    """
+    own = session_of(path)
+    return None not in (own, in_use) and own != in_use and own in sessions
 
 
 def is_of_other(path, one) -> bool:

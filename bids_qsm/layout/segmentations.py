@@ -10,7 +10,7 @@ import numpy as np
 
 from bids_qsm.errors import UserError
 from bids_qsm.layout import checks
-from bids_qsm.layout.lesions import OWN_SPACES, is_lesions, is_of_other
+from bids_qsm.layout.lesions import OWN_SPACES, is_lesions, is_of_other, is_of_other_scan
 from bids_qsm.layout.names import entities_of, session_of, suffix_of
 from bids_qsm.layout.series import Segmentation
 
@@ -23,7 +23,7 @@ FREESURFER = {
 
 _DERIVED = ('aseg', 'aparcaseg', 'aparcDKTaseg')
 _INPUTS = ('rawavg.mgz', 'orig/001.mgz')
-_FAR_MM = 5.0
+_OVERLAP = 0.95
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Found:
     table: Path | None
     names: str
     scanned: Path | None = None
-    """The image that FreeSurfer was given, where its folder holds it."""
+    """The image that FreeSurfer was given, where its folder holds one that can be read."""
 
     @property
     def is_freesurfer(self):
@@ -62,7 +62,8 @@ def find_segmentations(subject, options) -> list[Found]:
             if '.long.' in folder.name:  # in the space of the subject's own template
                 continue
             mri = folder / 'mri'
-            scanned = next((mri / name for name in _INPUTS if (mri / name).is_file()), None)
+            inputs = (mri / name for name in _INPUTS if (mri / name).is_file())
+            scanned = next((path for path in inputs if checks.image_problem(path) is None), None)
             found += [
                 Found(source, name, mri / file, None, 'freesurfer', scanned)
                 for file, name in FREESURFER.items()
@@ -90,7 +91,7 @@ def _table_of(path, root):
         folder = folder.parent
 
 
-def place_segmentations(one, labelled, anatomy, series, atlas):
+def place_segmentations(one, labelled, anatomy, series, sessions, atlas, *, by_source):
     """Segmentations that concern a series, each with a name of its own, and notes on those left out.
 
     Parameters
@@ -99,14 +100,20 @@ def place_segmentations(one, labelled, anatomy, series, atlas):
         The series, and all of its subject.
     labelled : list of Found
     anatomy
-        The subject's anatomical image: ``image`` (path or None) and its ``session``.
+        The subject's anatomical image: ``image`` (path or None), its ``session``, and all ``images`` in its
+        scanner space.
+    sessions : set of str
+        Sessions that have a T1w image.
     atlas : str
         As given by --atlas; segmentations do not take its name.
+    by_source : bool
+        Whether names tell the derivatives that segmentations come from. This must not depend on what one
+        subject has: a name means one source in all of a cohort.
     """
     placed, notes = [], []
     taken, seen = {_atlas_name(atlas).lower()}, set()
     for found in labelled:
-        on, note = _place(found, one, anatomy, series)
+        on, note = _place(found, one, anatomy, series, sessions)
         if note:
             notes.append(f'The segmentation {found.dseg.name} of the derivatives {found.source} {note}')
         if on is None:
@@ -119,9 +126,9 @@ def place_segmentations(one, labelled, anatomy, series, atlas):
             continue
         seen.add((found.source, found.name.lower()))
         _require_table(found)
-        # named after where it comes from, so that it has one name in all subjects
-        names = (found.name, found.name + _plain(found.source))
-        names += tuple(f'{names[1]}{n}' for n in range(2, len(labelled) + 3))
+        longer = found.name + _plain(found.source)
+        names = (*(() if by_source else (found.name,)), longer)
+        names += tuple(f'{longer}{n}' for n in range(2, len(labelled) + 3))
         name = next(n for n in names if n.lower() not in taken)
         taken.add(name.lower())
         placed.append(Segmentation(name, found.dseg, found.table, on, found.names))
@@ -135,7 +142,7 @@ def _atlas_name(atlas):
     return _plain(labels.get('atlas') or labels.get('seg') or Path(atlas).name.partition('.')[0])
 
 
-def _place(found, one, anatomy, series):
+def _place(found, one, anatomy, series, sessions):
     """Space that a segmentation is in ('anat', 'gre' or None), and why it is not used, if worth it."""
     path, image, session = found.dseg, anatomy.image, session_of(found.dseg)
     problem = checks.image_problem(path)
@@ -147,17 +154,22 @@ def _place(found, one, anatomy, series):
             return None, 'is that of a T1w image, and there is none; it is not used.'
         if session not in (None, anatomy.session):
             return None, _elsewhere(session, image)
-        if found.scanned is not None and _apart(found.scanned, image) > _FAR_MM:
+        if found.scanned is not None and _overlap(found.scanned, image) < _OVERLAP:
             return None, (
                 f'was made from an image elsewhere in the scanner than {image.name}; it is not used.'
             )
         return 'anat', None
     space = dict(entities_of(path)).get('space')
     own = space in OWN_SPACES and not is_of_other(path, one) and checks.same_grid(path, one.files[0])
-    if image is not None and checks.same_grid(path, image) and not (own and space is not None):
+    alike = any(checks.same_grid(path, other) for other in anatomy.images)
+    if own and space is not None:
+        return 'gre', None
+    if alike and not is_of_other_scan(path, anatomy.session, sessions):
         return 'anat', None
     if own:
         return 'gre', None
+    if alike:
+        return None, _elsewhere(session, image)
     if space == 'T1w' and image is not None:
         if session in (None, anatomy.session):
             return 'anat', None
@@ -174,14 +186,20 @@ def _elsewhere(session, image):
     return f'is of session {session}, but {image.name} is the T1w image in use; it is not used.'
 
 
-def _apart(first, second):
-    """Distance (mm) between the centres of two images in the scanner."""
-    centres = []
+def _overlap(first, second):
+    """Share of the smaller of two images that lies in the other, by their boxes in the scanner.
+
+    It is 1 where one was cut out of the other, whatever the distance between their centres.
+    """
+    boxes = []
     for path in (first, second):
         image = nib.load(path)
-        middle = (np.array(image.shape[:3]) - 1) / 2
-        centres.append(image.affine[:3, :3] @ middle + image.affine[:3, 3])
-    return float(np.linalg.norm(centres[0] - centres[1]))
+        corners = np.stack(np.meshgrid(*((-0.5, n - 0.5) for n in image.shape[:3])), -1).reshape(-1, 3)
+        corners = nib.affines.apply_affine(image.affine, corners)
+        boxes.append((corners.min(0), corners.max(0)))
+    (low, high), (other_low, other_high) = boxes
+    common = np.maximum(np.minimum(high, other_high) - np.maximum(low, other_low), 0)
+    return float(common.prod() / min((high - low).prod(), (other_high - other_low).prod()))
 
 
 def _require_table(found):

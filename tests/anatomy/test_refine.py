@@ -3,6 +3,7 @@ import pytest
 
 from bids_qsm.anatomy.refine import REFINEMENT
 from bids_qsm.anatomy.transform import resample, resample_labels, transform_points
+from bids_qsm.errors import UserError
 from tests.anatomy.brains import dice, pose
 from tests.anatomy.nuclei import AFFINE, BOX, LABELS, SHAPE, SHIFTS, STAY, dseg, susceptibility
 
@@ -10,7 +11,7 @@ PLAIN = np.random.default_rng(3).random(SHAPE).astype(np.float32)
 """An anatomical image that shows nothing of the nuclei."""
 
 
-def refine(method, chi, mask=None, affine=AFFINE, chain=()):
+def refine(method, chi, mask=None, affine=AFFINE, chain=(), **params):
     """Refine the place of a susceptibility map whose anatomical image lies on the template."""
     return REFINEMENT[method](
         chi,
@@ -28,6 +29,7 @@ def refine(method, chi, mask=None, affine=AFFINE, chain=()):
         AFFINE,
         LABELS,
         box=BOX,
+        **params,
     )
 
 
@@ -80,6 +82,12 @@ def test_a_map_that_shows_nothing_moves_nothing_far(method, what):
     assert np.abs(refined.field).max() < 0.5
     assert np.abs(unrefine.field).max() < 0.5
     assert findings[-1]['level'] == 'warning'
+
+
+@pytest.mark.parametrize('params', [{'misplaced_mm': 0}, {'gain_sd': -1.0}])
+def test_spreads_must_be_above_zero(params):
+    with pytest.raises(UserError, match=f'{next(iter(params))}=.*must be above 0'):
+        refine('hybrid', susceptibility(STAY), **params)
 
 
 @pytest.mark.parametrize('method', REFINEMENT)

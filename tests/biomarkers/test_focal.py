@@ -117,6 +117,24 @@ def test_side_lobes_shoulders_and_long_things_are_not_told():
     np.testing.assert_allclose(table.loc[0, ['x', 'y', 'z']].astype(float), (0, 10, 2), atol=0.7)
 
 
+@pytest.mark.parametrize(('radius', 'chi'), [(1.6, 0.45), (2.0, 0.45), (2.0, 0.3), (1.5, 0.3)])
+def test_a_bulge_of_a_vein_is_not_told(radius, chi):
+    brain = Brain()
+    brain.source((14, 6, 0), radius, chi)
+    assert len(brain.find()[1]) == 0
+    row = brain.find(confidence=0.0)[1].iloc[0]
+    assert row['apart'] == row['confidence'] < 0.5
+    assert min(row['strength'], row['isolation'], row['roundness'], row['decay']) > 0.5
+
+
+def test_a_bleed_beside_a_vein_is_told():
+    brain = Brain()
+    brain.source((9, 6, 0), 2.0, 0.45)
+    row = brain.find()[1].iloc[0]
+    assert row['vesselness'] > 0.5
+    assert row['apart'] == 1
+
+
 def test_the_edge_and_the_border_of_nuclei_are_left_out():
     brain = Brain()
     brain.source((0, 24.5, 0), 1.2, 0.5)

@@ -31,6 +31,23 @@ def test_labels_and_empty_masks_are_kept():
     np.testing.assert_array_equal(label_lesions(labels), labels)
 
 
+def test_what_interpolation_leaves_at_the_edges_is_no_lesion():
+    mask = np.zeros((5, 5, 5), np.uint8)
+    mask[1, 1, 1:4] = 64, 255, 127
+    assert np.argwhere(label_lesions(mask, binary=True)).tolist() == [[1, 1, 2]]
+    assert label_lesions(mask).max() == 255
+    found = label_lesions(mask / 255)
+    assert found.max() == found.sum() == 1
+    # numbered lesions are seldom called a mask, but are kept
+    np.testing.assert_array_equal(label_lesions(mask // 64, binary=True), mask // 64)
+
+
+def test_of_probabilities_what_exceeds_one_half_is_a_lesion():
+    mask = np.linspace(0, 0.9, 27).reshape(3, 3, 3)
+    np.testing.assert_array_equal(label_lesions(mask) > 0, mask > 0.5)
+    assert not label_lesions(mask * 0.4).any()
+
+
 def ball(centre, radius):
     """Ball around a voxel, radius in mm."""
     offset = (np.indices(SHAPE) - np.reshape(centre, (3, 1, 1, 1))) * VOXEL[:, None, None, None]

@@ -205,3 +205,4 @@ def test_dictionary_describes_every_column(chi, dseg, labels):
     assert all(entry['Description'] for entry in described.values())
     assert described['volume_mm3']['Units'] == 'mm^3'
     assert 'nuclei' in described['region']['Description']
+    assert 'cuts off does not count for Brain, CSF and White matter' in described['coverage']['Description']

@@ -109,6 +109,30 @@ def test_empty_masks_are_rows(files, write, tmp_path):
     assert row['volume_mm3'] == row['n_voxels'] == 0
 
 
+def test_faint_probabilities_are_not_called_empty(files, write, tmp_path):
+    faint = write('faint_mask.nii.gz', np.full(SHAPE, 0.4, np.float32))
+    numbered = LabelLesions(mask=faint).run(cwd=str(tmp_path)).outputs
+    table = LesionTable(
+        **files,
+        drawn=numbered.labels,
+        placed=numbered.labels,
+        sources=['a'],
+        drawn_on=['gre'],
+        empty=numbered.empty,
+    )
+    assert read(table.run(cwd=str(tmp_path)).outputs.table).loc[0, 'reason'] == 'nothing above one half'
+
+
+def test_a_mask_is_binary_and_a_dseg_holds_labels(write, tmp_path):
+    drawn = np.zeros(SHAPE, np.uint8)
+    drawn[3, 3, 3:6] = 127, 255, 64
+    largest = {}
+    for suffix in ('mask', 'dseg'):
+        labels = LabelLesions(mask=write(f'x_{suffix}.nii.gz', drawn)).run(cwd=str(tmp_path)).outputs.labels
+        largest[suffix] = np.asanyarray(nib.load(labels).dataobj).max()
+    assert largest == {'mask': 1, 'dseg': 255}
+
+
 def test_what_does_not_fit_is_said(files, write, tmp_path):
     small = write('small.nii.gz', np.zeros((4, 4, 4), np.uint8))
     table = LesionTable(**files, drawn=small, placed=small, sources=['a'], drawn_on=['gre'])

@@ -2,10 +2,11 @@ import h5py
 import nibabel as nib
 import numpy as np
 import pytest
+from nipype.interfaces.base import Undefined
 
 from bids_qsm.anatomy.transform import Displacement, transform_points
 from bids_qsm.errors import UserError
-from bids_qsm.interfaces.xfm import IdentityTransform, load_xfm, save_xfm
+from bids_qsm.interfaces.xfm import IdentityTransform, load_chain, load_xfm, save_xfm
 
 MATRIX = np.array([[0.9, 0.1, 0.05, 3.0], [-0.1, 1.1, 0.02, -4.0], [0.03, -0.06, 1.05, 7.5], [0, 0, 0, 1]])
 GRID = np.array([[0, -2.0, 0, 9], [2.5, 0, 0, -8], [0, 0.3, 3, -7], [0, 0, 0, 1]])
@@ -21,6 +22,16 @@ def test_affine_round_trip(tmp_path):
     path = save_xfm(MATRIX, tmp_path, 'affine.txt')
     np.testing.assert_array_equal(load_xfm(path)[0], MATRIX)
     np.testing.assert_allclose(load_xfm(path, invert=True)[0] @ MATRIX, np.eye(4), atol=1e-12)
+
+
+def test_chains_are_read_and_inverted_one_by_one(tmp_path):
+    first, second = save_xfm(MATRIX, tmp_path, 'a.txt'), save_xfm(np.diag([2.0, 2, 2, 1]), tmp_path, 'b.txt')
+    chain = load_chain([first, second], [True, False])
+    np.testing.assert_allclose(chain[0] @ MATRIX, np.eye(4), atol=1e-12)
+    np.testing.assert_array_equal(load_chain([first, second], Undefined)[1], np.diag([2.0, 2, 2, 1]))
+    assert load_chain(Undefined, Undefined) == []
+    with pytest.raises(ValueError, match='1 transforms, but 2 values of invert'):
+        load_chain([first], [True, False])
 
 
 def test_affine_as_itk_states_it(tmp_path):

@@ -109,6 +109,48 @@ def test_lesions_and_the_grid_they_lie_on(data, find, tmp_path):
     assert second.lesions == second.lesions_anat
 
 
+def test_a_mask_of_another_session_is_not_laid_on_an_equal_grid(data, find):
+    for ses in ('a', 'b'):
+        write_series(data, ses=ses)
+        write_t1w(data, ses=ses)
+    manual = data / 'derivatives/manual/sub-01/ses-b/anat'
+    for name in ('space-T1w_label-lesion', 'label-lesion'):
+        write_image(manual / f'sub-01_ses-b_{name}_mask.nii.gz', (10, 11, 12), np.eye(4))
+    first, second = find().series
+    assert first.lesions == second.lesions == ()
+    notes = ' '.join(second.notes)
+    assert (
+        'sub-01_ses-b_space-T1w_label-lesion_mask.nii.gz was drawn on the T1w image of session b, but '
+        'sub-01_ses-a_T1w.nii.gz is the one in use, and the head lies elsewhere in it; the mask is not used'
+    ) in notes
+    assert (
+        'sub-01_ses-b_label-lesion_mask.nii.gz is of session b, which has a T1w image of its own, but '
+        'sub-01_ses-a_T1w.nii.gz is the one in use, and the head lies elsewhere in it; the mask is not used'
+    ) in notes
+
+
+def test_nor_on_that_of_a_preprocessed_t1w_of_all_sessions(data, find, tmp_path):
+    write_series(data, ses='b')
+    for ses in ('a', 'b'):
+        write_t1w(data, ses=ses)
+    manual = data / 'derivatives/manual/sub-01'
+    for ses in ('', '_ses-b'):
+        write_image(manual / f'anat/sub-01{ses}_label-lesion_mask.nii.gz', (10, 11, 12), np.eye(4))
+    (one,) = find(derivatives=(('given', write_fmriprep(tmp_path / 'given')),)).series
+    assert [p.name for p in one.lesions_anat] == ['sub-01_label-lesion_mask.nii.gz']
+    assert 'sub-01_ses-b_label-lesion_mask.nii.gz is of session b' in ' '.join(one.notes)
+
+
+def test_a_mask_on_the_raw_t1w_where_the_preprocessed_one_has_another_grid(data, find, tmp_path):
+    write_series(data)
+    write_t1w(data, shape=(9, 9, 9))
+    manual = data / 'derivatives/manual/sub-01/anat'
+    write_image(manual / 'sub-01_label-lesion_mask.nii.gz', (9, 9, 9), np.eye(4))
+    (one,) = find(derivatives=(('given', write_fmriprep(tmp_path / 'given')),)).series
+    assert one.t1w_preproc is not None
+    assert [p.name for p in one.lesions_anat] == ['sub-01_label-lesion_mask.nii.gz']
+
+
 def test_an_empty_lesion_mask_goes_through(data, find):
     write_series(data)
     empty = np.zeros(SHAPE, np.uint8)

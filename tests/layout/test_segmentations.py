@@ -136,6 +136,53 @@ def test_freesurfer_of_another_session_or_image(found, given):
     assert 'was made from an image elsewhere in the scanner than sub-01_T1w.nii.gz' in notes
 
 
+@pytest.mark.parametrize('content', [b'', b'no image'])
+def test_a_damaged_input_of_freesurfer_is_as_good_as_none(found, given, content):
+    mri = write_mgz(given / 'sub-01' / 'mri' / 'aseg.mgz').parent
+    (mri / 'rawavg.mgz').write_bytes(content)
+    segmentations, notes = found()
+    assert set(segmentations) == {'aseg'}
+    assert notes == ''
+
+
+def test_freesurfer_of_a_t1w_image_whose_neck_was_cut_off_since(found, given):
+    mri = write_mgz(given / 'sub-01' / 'mri' / 'aseg.mgz').parent
+    lower = np.eye(4)
+    lower[2, 3] = -40
+    write_mgz(mri / 'rawavg.mgz', lower, (10, 11, 52))
+    assert set(found()[0]) == {'aseg'}
+
+
+def test_names_tell_the_source_where_there_are_several(data, find, tmp_path):
+    for sub in ('01', '02'):
+        write_series(data, sub=sub)
+        write_t1w(data, sub=sub)
+        write_mgz(tmp_path / 'b' / f'sub-{sub}' / 'mri' / 'aseg.mgz')
+    write_dseg(tmp_path / 'a', 'sub-01_desc-aseg')
+    first, second = find(derivatives=(('a', tmp_path / 'a'), ('b', tmp_path / 'b'))).series
+    assert [s.name for s in first.segmentations] == ['asega', 'asegb']
+    assert [s.name for s in second.segmentations] == ['asegb']
+
+
+def test_segmentations_of_another_session_on_an_equal_grid(data, find, given):
+    write_series(data)
+    for ses in ('a', 'b'):
+        write_t1w(data, ses=ses)
+    write_dseg(given, 'sub-01_ses-b_seg-x')
+    (one,) = find(derivatives=(('given', given),)).series
+    assert one.segmentations == ()
+    assert 'is of session b, but sub-01_ses-a_T1w.nii.gz is the T1w image in use' in ' '.join(one.notes)
+
+
+def test_a_segmentation_on_the_raw_t1w_where_the_preprocessed_one_has_another_grid(data, find, given):
+    write_series(data)
+    write_t1w(data, shape=(9, 9, 9))
+    write_fmriprep(given)
+    write_dseg(given, 'sub-01_seg-x', (9, 9, 9))
+    (one,) = find(derivatives=(('given', given),)).series
+    assert [(s.name, s.on) for s in one.segmentations] == [('x', 'anat')]
+
+
 def test_freesurfer_without_a_t1w_image(data, find, given):
     write_series(data)
     write_mgz(given / 'sub-01' / 'mri' / 'aseg.mgz')

@@ -4,6 +4,7 @@ import pytest
 from bids_qsm.anatomy import atlas
 from bids_qsm.phantom.head import CHANNELS, make_head
 from bids_qsm.phantom.nuclei import TOGETHER, displaced
+from bids_qsm.phantom.tissue import NUCLEI
 
 SHAPE, AFFINE = (80, 100, 80), np.eye(4)
 AFFINE[:3, 3] = (-40, -75, -50)
@@ -81,6 +82,15 @@ def test_t1w_shows_nothing_of_it(head, moved):
 def test_without_a_limit_nothing_moves(head):
     assert all(not step.any() for _, step in steps(head.shapes))
     assert all(not step.any() for _, step in steps(displaced(np.random.default_rng(1), 0.0)))
+
+
+def test_without_variation_both_sides_have_what_the_table_says():
+    nuclei = make_head(3, spacing=2.0, variation=0.0).nuclei
+    for nucleus in nuclei:
+        assert nucleus.chi == pytest.approx(NUCLEI[nucleus.region].chi)
+    varied = {n.index: n.chi / NUCLEI[n.region].chi for n in make_head(3, spacing=2.0).nuclei}
+    rates = [varied[n] for n in atlas.labels().query('region == "Putamen"')['index']]
+    assert 0.001 < abs(rates[0] - rates[1]) < 0.15
 
 
 def test_effects_follow_the_displaced_nuclei(moved):
