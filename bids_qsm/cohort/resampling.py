@@ -47,8 +47,10 @@ def partial_correlations(x, y, covariates, weights) -> np.ndarray:
     for start in range(0, len(weights), step):
         w = weights[start : start + step]
         gram = (w @ pairs).reshape(-1, size, size)
-        # a resample may hold one level of a factor only; the direction lost takes no part
-        gram += 1e-9 * np.trace(gram, axis1=1, axis2=2)[:, None, None] * np.eye(size)
+        # a resample may hold one level of a factor only, and the direction lost takes no part; of a region that
+        # few participants have, it may hold none
+        trace = np.trace(gram, axis1=1, axis2=2)[:, None, None]
+        gram += np.where(trace > 0, 1e-9 * trace, 1.0) * np.eye(size)
         zx = w @ (z * x[:, None])
         zy = (w @ (z[:, :, None] * y[:, None, :]).reshape(len(z), -1)).reshape(len(w), size, -1)
         solved = np.linalg.solve(gram, zx[:, :, None])

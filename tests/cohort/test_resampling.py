@@ -68,3 +68,13 @@ def test_p_is_where_the_interval_touches_zero():
         if 0.001 < p[0] < 0.9:
             ends = np.abs(np.concatenate(corrected_interval(*parts, level=1 - p[0])[:2]))
             assert ends.min() < 0.02
+
+
+def test_a_resample_may_hold_none_of_the_few_who_have_a_region():
+    rng = np.random.default_rng(0)
+    x, y, weights = rng.normal(size=4), rng.normal(size=(4, 2)), np.eye(4)[[0, 1, 2, 3, 3]] * 2.0
+    weights[-1] = 0
+    weights = np.concatenate([weights, np.ones((1, 4))])
+    found = partial_correlations(x, y, np.ones((4, 1)), weights)
+    assert np.isnan(found[:-1]).all()
+    np.testing.assert_allclose(found[-1], [np.corrcoef(x, y[:, k])[0, 1] for k in (0, 1)])
