@@ -3,6 +3,8 @@
 import numpy as np
 from scipy import special
 
+_FREE = 2
+"""Fewest degrees of freedom that the participants of a sample must leave beside covariates and slope."""
 _BLOCK = 2**22
 """Most numbers in one intermediate array of the resamples."""
 
@@ -34,7 +36,7 @@ def partial_correlations(x, y, covariates, weights) -> np.ndarray:
     Returns
     -------
     ndarray, shape (b, k)
-        NaN where x or y does not vary about the fit.
+        NaN where x or y does not vary about the fit, or too few participants are in the sample.
     """
     # fitted once over all, so that the sums below lose no digits
     q, _ = np.linalg.qr(covariates)
@@ -47,8 +49,8 @@ def partial_correlations(x, y, covariates, weights) -> np.ndarray:
     for start in range(0, len(weights), step):
         w = weights[start : start + step]
         gram = (w @ pairs).reshape(-1, size, size)
-        # a resample may hold one level of a factor only, and the direction lost takes no part; of a region that
-        # few participants have, it may hold none
+        # a resample may hold one level of a factor only, and the direction lost takes no part; of a region
+        # that few participants have, it may hold none
         trace = np.trace(gram, axis1=1, axis2=2)[:, None, None]
         gram += np.where(trace > 0, 1e-9 * trace, 1.0) * np.eye(size)
         zx = w @ (z * x[:, None])
@@ -58,7 +60,9 @@ def partial_correlations(x, y, covariates, weights) -> np.ndarray:
         sxy = w @ (x[:, None] * y) - np.sum(solved * zy, 1)
         syy = w @ y**2 - np.sum(zy * np.linalg.solve(gram, zy), 1)
         total = w.sum(1, keepdims=True)
-        there = (sxx[:, None] > 1e-8 * total) & (syy > 1e-8 * total)
+        # few participants drawn over and over lie on a line whatever is measured
+        free = (w > 0).sum(1, keepdims=True) - size - 1
+        there = (sxx[:, None] > 1e-8 * total) & (syy > 1e-8 * total) & (free >= _FREE)
         root = np.sqrt(np.where(there, sxx[:, None] * syy, 1.0))
         found[start : start + step] = np.where(there, np.clip(sxy / root, -1, 1), np.nan)
     return found
@@ -107,7 +111,8 @@ def corrected_interval(estimate, resampled, left_out, dof, *, level: float = 0.9
         deviation = jack.mean() - jack
         spread = np.sum(deviation**2)
         bend = np.sum(deviation**3) / (6 * spread**1.5) if spread > 0 else 0.0
-        share = special.ndtr(bias + (bias + tails) / (1 - bend * (bias + tails)))
+        # a bend that turns the tails around comes of one participant, and tells no more than that
+        share = special.ndtr(bias + (bias + tails) / np.maximum(1 - bend * (bias + tails), 0.5))
         low[j], high[j] = np.interp(share * (b - 1), np.arange(b), drawn)
         under = (np.searchsorted(drawn, 0, 'left') + np.searchsorted(drawn, 0, 'right')) / 2
         at_zero = special.ndtri(np.clip(under / b, 0.5 / b, 1 - 0.5 / b)) - bias

@@ -78,3 +78,14 @@ def test_a_resample_may_hold_none_of_the_few_who_have_a_region():
     found = partial_correlations(x, y, np.ones((4, 1)), weights)
     assert np.isnan(found[:-1]).all()
     np.testing.assert_allclose(found[-1], [np.corrcoef(x, y[:, k])[0, 1] for k in (0, 1)])
+
+
+def test_too_few_participants_are_no_sample():
+    """Four participants and two covariates lie on a line, whatever is measured."""
+    x, y, z = sample(12)
+    weights = np.zeros((2, 12))
+    weights[0, :4] = 3
+    weights[1, :6] = 2
+    found = partial_correlations(x, y, z, weights)
+    assert np.isnan(found[0]).all()
+    assert np.isfinite(found[1]).all()
