@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from bids_qsm.anatomy.atlas import nuclei_atlas
+from bids_qsm.anatomy.transform import spacing_of
 from bids_qsm.cohort import design as designs
 from bids_qsm.cohort.formula import parse_model
 from bids_qsm.cohort.observations import is_numeric, numeric
@@ -352,7 +353,7 @@ def _write_template(folder, name, space, source, found, n, iterations):
                 '01': {
                     'origin': affine[:3, 3].tolist(),
                     'shape': list(chi.shape),
-                    'zooms': np.sqrt((affine[:3, :3] ** 2).sum(0)).round(6).tolist(),
+                    'zooms': spacing_of(affine).round(6).tolist(),
                 }
             },
         },

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from bids_qsm.anatomy.transform import Displacement, regrid, resample
+from bids_qsm.anatomy.transform import Displacement, regrid, resample, spacing_of
 from bids_qsm.cohort.tables import named, relative_to, series_columns
 from bids_qsm.cohort.voxelwise import smooth_within
 from bids_qsm.derivatives import atomic_write, sidecar, sidecar_path, write_json
@@ -162,7 +162,7 @@ def load_mean(paths):
 
 def box_of(masks, affine):
     """Slices of the box that holds all of the masks, with a margin."""
-    spacing = np.sqrt((np.asarray(affine)[:3, :3] ** 2).sum(0))
+    spacing = spacing_of(affine)
     union = np.any(masks, 0)
     box = []
     for axis in range(3):
@@ -214,7 +214,7 @@ class Cohort:
         ``zeros`` maps files to what is subtracted from them.
         """
         first = nib.load(paths[0][0])
-        size = np.sqrt((first.affine[:3, :3] ** 2).sum(0))
+        size = spacing_of(first.affine)
         images = None
         for files in paths:
             chi, mask = load_mean(files)

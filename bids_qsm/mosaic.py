@@ -13,6 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from PIL import Image
 
+from bids_qsm.anatomy.transform import spacing_of
+
 AXIAL, CORONAL, SAGITTAL = 2, 1, 0
 CONVENTION = "neurological: the subject's left is on the left"
 
@@ -37,7 +39,7 @@ def few(n, wanted):
 
 def box_of(mask, affine, margin=_MARGIN):
     """First and last index along each axis of the voxels of a mask, ``margin`` mm wider."""
-    spacing = np.sqrt((affine[:3, :3] ** 2).sum(0))
+    spacing = spacing_of(affine)
     box = []
     for axis in range(3):
         inside = np.flatnonzero(mask.any(tuple(a for a in range(3) if a != axis)))
@@ -75,7 +77,7 @@ class Mosaic:
     """Rows of slices side by side on one pair of axes in mm, so that anisotropic voxels keep their shape."""
 
     def __init__(self, rows, box, affine, title):
-        self._spacing = np.sqrt((affine[:3, :3] ** 2).sum(0))
+        self._spacing = spacing_of(affine)
         self._box = box
         self._affine = affine
         self._title = title

@@ -4,7 +4,7 @@ import numpy as np
 from numba import njit
 from scipy import ndimage, optimize
 
-from bids_qsm.anatomy.transform import apply_affine, regrid, resample
+from bids_qsm.anatomy.transform import apply_affine, regrid, resample, spacing_of
 
 BINS = 40
 _RADIUS = 60.0
@@ -110,7 +110,7 @@ class Similarity:
 
 
 def _smooth(image, affine, sigma):
-    size = np.sqrt((np.asarray(affine)[:3, :3] ** 2).sum(0))
+    size = spacing_of(affine)
     return ndimage.gaussian_filter(image, sigma / size) if sigma else image
 
 
@@ -131,7 +131,7 @@ def _spread(mask, n_points):
 
 def coarsen(image, affine, spacing):
     """An image and its affine on an isotropic grid of ``spacing`` (mm), smoothed first if that is coarser."""
-    size = np.sqrt((np.asarray(affine)[:3, :3] ** 2).sum(0))
+    size = spacing_of(affine)
     sigma = np.sqrt(np.maximum((spacing / size) ** 2 - 1, 0)) / 2.355
     shape, new = regrid(image.shape, affine, spacing)
     smooth = ndimage.gaussian_filter(np.asarray(image, np.float32), sigma)

@@ -5,7 +5,7 @@ import re
 import numpy as np
 from scipy import ndimage
 
-from bids_qsm.anatomy.transform import resample
+from bids_qsm.anatomy.transform import resample, spacing_of
 
 TISSUE = {'CSF': 0.019, 'grey': 0.020, 'white': -0.030}
 """Susceptibility (ppm) of what lies between the nuclei."""
@@ -45,8 +45,8 @@ def share(dseg, dseg_affine, indices, shape, affine):
         return np.zeros(shape, np.float32)
     (box,) = ndimage.find_objects(part.astype(np.uint8))
     # A finer label image is averaged over the voxels of the grid.
-    size = np.sqrt((np.asarray(dseg_affine)[:3, :3] ** 2).sum(0))
-    spacing = np.sqrt((np.asarray(affine)[:3, :3] ** 2).sum(0)).mean()
+    size = spacing_of(dseg_affine)
+    spacing = spacing_of(affine).mean()
     sigma = np.sqrt(np.maximum((spacing / size) ** 2 - 1, 0)) / 2.355
     pad = np.ceil(3 * sigma).astype(int) + 1
     box = tuple(

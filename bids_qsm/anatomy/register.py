@@ -8,7 +8,15 @@ from scipy import ndimage
 from bids_qsm.anatomy.align import Similarity, coarsen, matrix_of, refine
 from bids_qsm.anatomy.bias import foreground
 from bids_qsm.anatomy.elastic import deform
-from bids_qsm.anatomy.transform import Displacement, apply_affine, compose, invert, regrid, resample
+from bids_qsm.anatomy.transform import (
+    Displacement,
+    apply_affine,
+    compose,
+    invert,
+    regrid,
+    resample,
+    spacing_of,
+)
 from bids_qsm.errors import UserError
 
 DEEP_GREY = ((-44.0, -48.0, -36.0), (44.0, 36.0, 36.0))
@@ -275,7 +283,7 @@ def _both_ways(warps, shape, grid, init, image_shape, image_affine, spacing, sta
 
 def _pull(image, image_affine, shape, affine, transforms, spacing):
     """Resample an image onto a coarser grid, smoothed first as much as the grid asks for."""
-    size = np.sqrt((np.asarray(image_affine)[:3, :3] ** 2).sum(0))
+    size = spacing_of(image_affine)
     sigma = np.sqrt(np.maximum((spacing / size) ** 2 - 1, 0)) / 2.355
     return resample(ndimage.gaussian_filter(image, sigma), image_affine, shape, affine, transforms)
 

@@ -8,6 +8,7 @@ import pandas as pd
 from scipy import ndimage
 
 from bids_qsm.anatomy.register import DEEP_GREY
+from bids_qsm.anatomy.transform import spacing_of
 
 COLUMNS = ['index', 'name', 'hemisphere', 'region']
 """Columns of a label table."""
@@ -128,7 +129,7 @@ def white_matter(t1w, mask, affine, *, depth_mm: float = 3.0):
     white = mask & (np.asarray(t1w) > _brightest(t1w[mask]))
     # single dark voxels (noise, small vessels) are no border
     white = ndimage.binary_closing(white) & mask
-    size = np.sqrt((np.asarray(affine, float)[:3, :3] ** 2).sum(0))
+    size = spacing_of(affine)
     deep = ndimage.distance_transform_edt(white, size) > depth_mm
     places = np.indices(mask.shape, np.float32, sparse=True)
     x, y, z = (sum(affine[k, a] * places[a] for a in range(3)) + affine[k, 3] for k in range(3))

@@ -106,6 +106,15 @@ def _sample(volume, points, cval):
     return out
 
 
+def spacing_of(affine):
+    """Sides (mm) of the voxels of an image.
+
+    >>> spacing_of(np.diag([1.0, 1, 2, 1])).tolist()
+    [1.0, 1.0, 2.0]
+    """
+    return np.sqrt((np.asarray(affine, float)[:3, :3] ** 2).sum(0))
+
+
 def apply_affine(matrix, points):
     """Apply a 4x4 matrix to points (n, 3).
 
@@ -285,7 +294,7 @@ def regrid(shape, affine, spacing):
     (2, 2, 2)
     """
     affine = np.asarray(affine, float)
-    size = np.sqrt((affine[:3, :3] ** 2).sum(0))
+    size = spacing_of(affine)
     new_shape = np.maximum(np.ceil(np.asarray(shape[:3]) * size / spacing - 1e-6), 1).astype(int)
     ratio = spacing / size
     new = affine.copy()

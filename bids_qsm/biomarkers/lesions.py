@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from bids_qsm.anatomy.transform import apply_affine, transform_points
+from bids_qsm.anatomy.transform import apply_affine, spacing_of, transform_points
 from bids_qsm.biomarkers.places import Places, described
 
 SHELL_MM, REACH_MM, LIMIT = 3.0, 20.0, 2.0
@@ -171,7 +171,7 @@ def _place(image, number, box, affine, shape, where):
 
 def _grown(box, affine, shape):
     """The box of a lesion with all that it is compared with, inside the volume."""
-    reach = _reach(box, _voxel_size(affine))
+    reach = _reach(box, spacing_of(affine))
     return tuple(
         slice(max(side.start - r, 0), min(side.stop + r, n))
         for side, r, n in zip(box, np.ceil(reach).astype(int), shape, strict=True)
@@ -183,13 +183,9 @@ def _reach(box, voxel_size):
     return REACH_MM / voxel_size + [side.stop - side.start for side in box]
 
 
-def _voxel_size(affine):
-    return np.sqrt((np.asarray(affine)[:3, :3] ** 2).sum(0))
-
-
 def _measure(here, maps, plain, dseg, affine):
     """Columns of the measurements of the lesion ``here``, all cut out with what surrounds it."""
-    voxel_size = _voxel_size(affine)
+    voxel_size = spacing_of(affine)
     chi = maps['chi']
     valid = here & np.isfinite(chi)
     count = int(valid.sum())

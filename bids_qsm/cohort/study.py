@@ -7,7 +7,7 @@ import numpy as np
 from scipy import ndimage
 
 from bids_qsm.anatomy.register import syn
-from bids_qsm.anatomy.transform import Displacement, compose, invert, regrid, resample
+from bids_qsm.anatomy.transform import Displacement, compose, invert, regrid, resample, spacing_of
 
 _CHI_WEIGHT = 400.0
 """What 1 ppm weighs against the 255 steps of a T1w image; see `hybrid`."""
@@ -306,7 +306,7 @@ def _target(averages, shape, affine, spacing):
 
 def _down(image, affine, shape, coarse, spacing):
     """Resample onto the coarse grid, smoothed first as much as it asks for."""
-    size = np.sqrt((np.asarray(affine)[:3, :3] ** 2).sum(0))
+    size = spacing_of(affine)
     sigma = np.sqrt(np.maximum((spacing / size) ** 2 - 1, 0)) / 2.355
     return resample(ndimage.gaussian_filter(np.asarray(image, np.float32), sigma), affine, shape, coarse, [])
 

@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage, special, stats
 
+from bids_qsm.anatomy.transform import spacing_of
+
 METHODS = ('fdr', 'permutation')
 
 COLUMNS = {
@@ -386,7 +388,7 @@ def _namer(affine, dseg, labels):
     if dseg is None or not np.any(dseg):
         return lambda peak: ('n/a', np.nan)  # noqa: ARG005
     names = {} if labels is None else dict(zip(labels['index'], labels['name'], strict=True))
-    spacing = np.sqrt((affine[:3, :3] ** 2).sum(0))
+    spacing = spacing_of(affine)
     away, nearest = ndimage.distance_transform_edt(np.asarray(dseg) == 0, spacing, return_indices=True)
 
     def name(peak):
