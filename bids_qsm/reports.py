@@ -26,8 +26,6 @@ from bids_qsm.pages import (
 __all__ = ['build_subject_report', 'methods_text']
 
 _LOW_COVERAGE = 0.9
-_GIVEN = 'given with the anatomy'
-"""What the sidecars of segmentations of the subject say, and that of the atlas's labels does not."""
 _PLACE = ('x', 'y', 'z', 'nearest_region', 'hemisphere')
 _LISTS = {
     'lesion': (
@@ -169,7 +167,7 @@ def _attach_tables(series, paths):
         else:
             labels = read_json(path.with_name(path.name.replace('_stats.tsv', '_dseg.json')), {})
             # the mask trims the cortex, which a segmentation of the subject reaches into
-            own = _GIVEN in labels.get('Description', '')
+            own = bool(labels) and 'Atlas' not in labels
             part['tables'].append(_region_table(read_table(path), path.name, check_coverage=not own))
 
 

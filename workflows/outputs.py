@@ -171,7 +171,9 @@ def _label_files(series, options, template, atlas, sources):
         paths[f'labels{end}'] = path('dseg', '.tsv', seg=seg)
         paths[f'table{end}'] = path('stats', '.tsv', seg=seg)
         paths[f'dictionary{end}'] = path('stats', '.json', seg=seg)
-        sidecars[f'dseg{end}'] = sidecar(text, sources=of)
+        # what a segmentation of the subject does not have, the report tells them apart by
+        named = {} if end else {'Atlas': atlas.name}
+        sidecars[f'dseg{end}'] = sidecar(text, sources=of, **named)
     ends = {'from': template.name, 'to': template.name, 'mode': 'image'}
     optional = {
         **{port: path('xfm', ends=ends, desc=port) for port in ('refine', 'unrefine')},

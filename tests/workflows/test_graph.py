@@ -244,6 +244,9 @@ def test_segmentations_are_further_atlases(options, series, files):
         f'{name}_stats.tsv' for name in ('nuclei', 'aseg', 'manual')
     }
     assert len(set(paths.values())) == len(paths)
+    # the report tells the atlas from segmentations of the subject by this
+    sidecars = workflow.get_node(save).inputs.sidecars
+    assert [port for port, content in sidecars.items() if 'Atlas' in content] == ['dseg']
 
 
 def test_candidates_are_found_on_request(options, series):
