@@ -38,8 +38,8 @@ def main(argv=None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     verbose = sum(len(a) - 1 for a in argv if re.fullmatch('-v+', a)) + argv.count('--verbose')
     try:
-        if argv[:1] == ['demo'] and not {'participant', 'group'} & set(argv):
-            return _demo(argv[1:])
+        if argv and argv[0] in COMMANDS and not {'participant', 'group'} & set(argv):
+            return COMMANDS[argv[0]](argv[1:])
         return _run(argv)
     except UserError as error:
         _report(str(error), verbose)
@@ -329,3 +329,7 @@ def _demo(argv):
     partial.replace(out)
     print(f'Demo dataset: {out}')
     return 0
+
+
+COMMANDS = {'demo': _demo}
+"""First words that run something else; where a level is given too, they are names of folders."""
