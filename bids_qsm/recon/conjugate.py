@@ -4,6 +4,7 @@ import numba
 import numpy as np
 
 from bids_qsm.recon.arrays import either, namespace
+from bids_qsm.recon.passes import add_up
 
 
 def conjugate_gradient(apply, right, *, tolerance: float, max_iterations: int, precondition=None):
@@ -51,12 +52,14 @@ def conjugate_gradient(apply, right, *, tolerance: float, max_iterations: int, p
 @numba.njit(cache=True, parallel=True, fastmath=True)
 def _dot_compiled(a, b):
     """Inner product, summed in double precision."""
-    total = 0.0
+    sums = np.zeros((a.shape[0], 2))
     for i in numba.prange(a.shape[0]):
+        total = 0.0
         for j in range(a.shape[1]):
             for k in range(a.shape[2]):
                 total += np.float64(a[i, j, k]) * np.float64(b[i, j, k])
-    return total
+        sums[i, 0] = total
+    return add_up(sums)[0]
 
 
 def _dot_any(a, b):

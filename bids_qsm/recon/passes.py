@@ -9,6 +9,16 @@ import numpy as np
 from bids_qsm.recon.arrays import either, namespace
 
 
+@numba.njit(cache=True)
+def add_up(sums):
+    """Sums of the two columns, row by row: sums that threads share depend on how many threads there are."""
+    first, second = 0.0, 0.0
+    for i in range(sums.shape[0]):
+        first += sums[i, 0]
+        second += sums[i, 1]
+    return first, second
+
+
 @numba.njit(cache=True, parallel=True, fastmath=True)
 def _step_gradient(x, vector, inverse, threshold, relax):
     """Move ``vector``, the sum of gradient and dual at each voxel, on by one step of ADMM, in place.
@@ -148,13 +158,15 @@ gradient = either(_gradient, _gradient_any)
 def _change(x, previous):
     """Squared norms of ``x - previous`` and of ``x``."""
     nx, ny, nz = x.shape
-    change, size = 0.0, 0.0
+    sums = np.zeros((nx, 2))
     for i in numba.prange(nx):
+        change, size = 0.0, 0.0
         for j in range(ny):
             for k in range(nz):
                 change += np.float64(x[i, j, k] - previous[i, j, k]) ** 2
                 size += np.float64(x[i, j, k]) ** 2
-    return change, size
+        sums[i, 0], sums[i, 1] = change, size
+    return add_up(sums)
 
 
 def _change_any(x, previous):

@@ -8,6 +8,7 @@ from bids_qsm.recon.conjugate import dot
 from bids_qsm.recon.fourier import convolve, dipole_kernel
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion.splitting import Problem
+from bids_qsm.recon.passes import add_up
 
 
 def ndi(
@@ -101,8 +102,9 @@ def _advance_compiled(field, weight, model, steps, way, image, slope, length, ra
     """Go on by ``length``; return the misfit there and put its downward slope into ``slope``."""
     nx, ny, nz = field.shape
     length, radians = np.float32(length), np.float32(radians)
-    misfit = 0.0
+    sums = np.zeros((nx, 2))
     for i in numba.prange(nx):
+        misfit = 0.0
         for j in range(ny):
             for k in range(nz):
                 steps[i, j, k] += length * way[i, j, k]
@@ -115,7 +117,8 @@ def _advance_compiled(field, weight, model, steps, way, image, slope, length, ra
                 sine = np.sin(half)
                 slope[i, j, k] = np.float32(2) * w * sine * np.cos(half) / radians
                 misfit += np.float64(np.float32(2) * w * sine * sine)
-    return misfit / radians**2
+        sums[i, 0] = misfit
+    return add_up(sums)[0] / radians**2
 
 
 def _advance_any(field, weight, model, steps, way, image, slope, length, radians):
@@ -135,8 +138,9 @@ def _turn_compiled(way, image, slope, rise, weight, turn):
     """Turn the way and its image; return how steeply it falls, and the most that its slope can rise."""
     nx, ny, nz = way.shape
     turn = np.float32(turn)
-    down, curvature = 0.0, 0.0
+    sums = np.zeros((nx, 2))
     for i in numba.prange(nx):
+        down, curvature = 0.0, 0.0
         for j in range(ny):
             for k in range(nz):
                 way[i, j, k] = slope[i, j, k] + turn * way[i, j, k]
@@ -144,7 +148,8 @@ def _turn_compiled(way, image, slope, rise, weight, turn):
                 image[i, j, k] = new
                 down += np.float64(slope[i, j, k] * new)
                 curvature += np.float64(weight[i, j, k] * new * new)
-    return down, curvature
+        sums[i, 0], sums[i, 1] = down, curvature
+    return add_up(sums)
 
 
 def _turn_any(way, image, slope, rise, weight, turn):

@@ -14,6 +14,7 @@ import numba
 import numpy as np
 
 from bids_qsm.recon.arrays import either, namespace
+from bids_qsm.recon.passes import add_up
 
 # upper half of the 27 neighbours: each stands for itself and its mirror image
 HALF = tuple((i, j, k) for i in (-1, 0, 1) for j in (-1, 0, 1) for k in (-1, 0, 1) if (i, j, k) > (0, 0, 0))
@@ -123,8 +124,9 @@ def _descend(chi, w, psi, p, q, eta, ahead, weight, inside, wave, slopes, steps)
     rx, ry, rz = np.float32(slopes[0]), np.float32(slopes[1]), np.float32(slopes[2])
     xx, yy, zz = rx * rx, ry * ry, rz * rz
     tc, tw, tp = np.float32(steps[0]), np.float32(steps[1]), np.float32(steps[2])
-    moved, size = 0.0, 0.0
+    sums = np.zeros((nx, 2))
     for i in numba.prange(1, nx - 1):
+        moved, size = 0.0, 0.0
         for j in range(1, ny - 1):
             row_moved, row_size = np.float32(0), np.float32(0)
             for k in range(1, nz - 1):
@@ -159,7 +161,8 @@ def _descend(chi, w, psi, p, q, eta, ahead, weight, inside, wave, slopes, steps)
                 psi[i, j, k], ahead[4, i, j, k] = new, two * new - old
             moved += np.float64(row_moved)
             size += np.float64(row_size)
-    return moved, size
+        sums[i, 0], sums[i, 1] = moved, size
+    return add_up(sums)
 
 
 def _shift(x, i, j, k):

@@ -6,6 +6,7 @@ from numba import njit, prange
 from bids_qsm.errors import UserError
 from bids_qsm.recon.fourier import Box, convolve
 from bids_qsm.recon.grid import Grid
+from bids_qsm.recon.passes import add_up
 from bids_qsm.recon.swi.shading import combined_magnitude, divide_by_shading, gaussian
 
 SHAPES = ('tanh', 'linear', 'sigmoid')
@@ -112,8 +113,9 @@ def _rate(magnitude, unwrapped, mask, times, out):
 @njit(cache=True, parallel=True, fastmath=True)
 def _subtract_mean(phase, mean, share, mask):
     """Phase less its mean over the mask, in place; sum and number of the values left above 0."""
-    total, number = 0.0, 0
+    sums = np.zeros((phase.shape[0], 2))
     for i in prange(phase.shape[0]):
+        total, number = 0.0, 0
         for j in range(phase.shape[1]):
             for k in range(phase.shape[2]):
                 high = np.float32(0)
@@ -123,7 +125,8 @@ def _subtract_mean(phase, mean, share, mask):
                 if high > 0:
                     total += high
                     number += 1
-    return total, number
+        sums[i, 0], sums[i, 1] = total, number
+    return add_up(sums)
 
 
 @njit(cache=True, parallel=True, fastmath=True)
