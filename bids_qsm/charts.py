@@ -9,6 +9,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+mpl.rcdefaults()  # a matplotlibrc of the user would change the figures
+
 MAP_NAMES = {'chi': 'χ', 'R2star': 'R2*'}
 COHORT_REGIONS = ('SN', 'GP', 'RN', 'Putamen', 'Caudate', 'Thalamus', 'Dentate')
 

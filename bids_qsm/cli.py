@@ -1,43 +1,48 @@
 """The command line: what the user types becomes Options, then a run."""
 
 import argparse
+import codecs
+import errno
+import locale
+import os
 import re
 import shutil
+import signal
 import sys
+import threading
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
-import bids_qsm
-from bids_qsm.errors import UserError
-from bids_qsm.methods import STEPS, describe, registries
-from bids_qsm.options import CHOICES, Options, available_cpus, flag_of, read_toml
+from bids_qsm.arguments import parse
+from bids_qsm.capacity import available_cpus
+from bids_qsm.errors import UserError, plain
+from bids_qsm.kernels import use_kernels
+from bids_qsm.options import Options
+from bids_qsm.share import scheduled_task
 from bids_qsm.threads import set_threads
 
-OF_LEVEL = {
-    'participant': ('dry_run', 'boilerplate_only', 'reports_only', 'candidates', 'chi_template'),
-    'group': (
-        'model',
-        'correlate',
-        'controls',
-        'relative_to',
-        'statistic',
-        'voxelwise',
-        'smoothing_mm',
-        'study_template',
-    ),
+OF_DISK = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), 'free space'),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), 'get the right to it'),
 }
-"""Settings that mean nothing at the other level; a configuration file may hold those of both."""
-DESCRIPTION = (
-    'Susceptibility maps, R2* maps, susceptibility-weighted images and tables of regional susceptibility '
-    'from gradient-echo MRI in BIDS.'
-)
+"""What the user can do about errors of the disk, wherever they come up."""
 
 
 def main(argv=None) -> int:
     """Run the command line; return 0 when all is done, 1 if a subject failed, 2 for wrong use or input."""
+    if argv is None:
+        _write_utf8()
+        if threading.current_thread() is threading.main_thread():
+            # what ends a job of a cluster lets it close its log and clear up, as Ctrl-C does
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
     argv = sys.argv[1:] if argv is None else list(argv)
     verbose = sum(len(a) - 1 for a in argv if re.fullmatch('-v+', a)) + argv.count('--verbose')
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'):  # a terminal of another encoding than UTF-8 is no reason to fail
+            stream.reconfigure(errors='backslashreplace')
     try:
+        use_kernels()
         if argv and argv[0] in COMMANDS and not {'participant', 'group'} & set(argv):
             return COMMANDS[argv[0]](argv[1:])
         return _run(argv)
@@ -47,21 +52,36 @@ def main(argv=None) -> int:
     except KeyboardInterrupt:
         print('bids_qsm: interrupted; the same command resumes the run.', file=sys.stderr)
         return 130
+    except BrokenPipeError:  # "bids_qsm status OUT | head" has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in OF_DISK:
+            where = error.filename or 'the output or the working folder'
+            _report(f'{where}: {error.strerror}; {OF_DISK[error.errno]}, or choose another folder.', verbose)
+            return 2
         _report(f'unexpected {type(error).__name__}: {error} (-vv shows where)', verbose)
         return 1
+
+
+def _write_utf8():
+    """Start again in Python's UTF-8 mode where the locale has another encoding: outputs do not follow it."""
+    if codecs.lookup(locale.getencoding()).name != 'utf-8' and os.environ.get('PYTHONUTF8') != '1':
+        os.environ['PYTHONUTF8'] = '1'  # of the workers too
+        os.execv(sys.executable, [sys.executable, '-X', 'utf8', *sys.orig_argv[1:]])
 
 
 def _report(message, verbose):
     if verbose >= 2:
         traceback.print_exc()
-    print(f'bids_qsm: error: {message}', file=sys.stderr)
+    with suppress(OSError):  # a full disk may hold what is printed, too; the exit status tells
+        print(f'bids_qsm: error: {plain(message)}', file=sys.stderr)
 
 
 def _run(argv):
     settings = parse(argv)
     set_threads(_threads(settings))
-    options = Options.from_settings(settings)
+    options = Options.from_settings(settings | _own_task(settings))
     if options.level == 'group':
         from bids_qsm.group import run_group
 
@@ -72,7 +92,14 @@ def _run(argv):
     if options.dry_run:
         print(describe_plan(plan))
         return _status_of(plan)
-    if not plan.series:
+    if options.array_task and not plan.series and not _status_of(plan):
+        print(f'bids_qsm: {plan.notes[0]} There is nothing to run.', file=sys.stderr)
+        if not (options.boilerplate_only or options.reports_only):
+            from bids_qsm.run import log_nothing
+
+            log_nothing(options, plan)
+        return 0
+    if not plan.series and not options.array_task:  # a task records what is wrong with its own
         reasons = ' '.join(f'{one.name}: {one.reason}' for one in plan.rejected[:3])
         raise UserError(f'{options.bids_dir} has no series that can be run. {reasons}')
     if options.boilerplate_only:
@@ -88,11 +115,20 @@ def _run(argv):
     return max(run_participant(options, plan), _status_of(plan))
 
 
-def _require_own(given, level):
-    for other, names in OF_LEVEL.items():
-        for name in names if level in OF_LEVEL and other != level else ():
-            if given.get(name):
-                raise UserError(f'{flag_of(name)} goes with the level {other}, not with {level}.')
+def _own_task(settings):
+    """The setting array_task as the scheduler has it, where nothing else says whom to run."""
+    said = ('array_task', 'participant_label', 'session_label')
+    if settings.get('level') != 'participant' or any(settings.get(name) for name in said):
+        return {}
+    task = scheduled_task(os.environ)
+    if not task:
+        return {}
+    print(
+        f'bids_qsm: running share {task}, as the scheduler says. Where its array is only a part of a larger '
+        'one these are other shares than there: stop it and give --array-task I/N.',
+        file=sys.stderr,
+    )
+    return {'array_task': task}
 
 
 def _status_of(plan):
@@ -104,185 +140,11 @@ def _threads(settings):
     threads, cpus = settings.get('omp_nthreads'), settings.get('nprocs')
     if _is_count(threads):
         return threads
-    return min(cpus if _is_count(cpus) else available_cpus(), 4)
+    return min(cpus if _is_count(cpus) else available_cpus(), 8)
 
 
 def _is_count(n):
     return isinstance(n, int) and n > 0
-
-
-def parse(argv) -> dict:
-    """Settings that the command line and the file of --config hold; the command line wins."""
-    parser = build_parser()
-    if {'-h', '--help'} & set(argv):  # only the help needs the registries, which import the numerics
-        parser.epilog = 'Methods, and the parameters of each with their defaults:\n\n' + '\n\n'.join(
-            describe(step, registry) for step, registry in registries().items()
-        )
-    given = vars(parser.parse_intermixed_args(argv))
-    path = given.pop('config', None)
-    settings = given
-    if path is not None:
-        try:
-            text = Path(path).read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f'the configuration {path} cannot be read: {error}.') from None
-        settings = {**read_toml(text, source=path), **given}
-    _require_own(given, settings.get('level'))
-    return settings
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The parser; settings not given are absent, so that their defaults stand in Options alone."""
-    parser = argparse.ArgumentParser(
-        'bids_qsm',
-        usage='bids_qsm bids_dir output_dir {participant,group} [options]\n       bids_qsm demo OUT',
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
-    )
-    default = {name: field.default for name, field in Options.__dataclass_fields__.items()}
-    add = parser.add_argument
-    add('bids_dir', nargs='?', help='root of the BIDS dataset')
-    add('output_dir', nargs='?', help='output folder')
-    add('level', nargs='?', metavar='{participant,group}', help='each participant, or all that were run')
-
-    group = parser.add_argument_group('what to run')
-    add = group.add_argument
-    add('--participant-label', nargs='+', metavar='LABEL', help='participants to run, with or without "sub-"')
-    add('--session-label', nargs='+', metavar='LABEL', help='sessions to run, with or without "ses-"')
-    add(
-        '--bids-filter-file',
-        metavar='FILE',
-        help='JSON that maps "megre" and "t1w" to BIDS entities to select',
-    )
-    add('--skip-bids-validation', action='store_true', help='do not run the BIDS validator')
-    add(
-        '-d',
-        '--derivatives',
-        nargs='+',
-        action='extend',
-        type=_named_path,
-        metavar='NAME=PATH',
-        help='earlier derivatives to use (fMRIPrep, sMRIPrep: brain mask and transforms; any: lesion masks)',
-    )
-    add('--config', metavar='FILE', help='TOML file of settings, as a run writes to logs/<run>/config.toml')
-    add('--reports-only', action='store_true', help='only write the reports again')
-    add('--boilerplate-only', action='store_true', help='only print the methods text')
-    add(
-        '--dry-run',
-        action='store_true',
-        help='only print what would be run, and why other series are skipped',
-    )
-
-    group = parser.add_argument_group('how to run it')
-    add = group.add_argument
-    add('-w', '--work-dir', metavar='PATH', help='working folder, from which a run resumes (output_dir/work)')
-    add('--nprocs', type=int, metavar='N', help='CPUs in all (all there are, or those SLURM granted)')
-    add('--omp-nthreads', type=int, metavar='N', help='CPUs of one step (found from nprocs)')
-    add(
-        '--mem',
-        dest='mem_gb',
-        type=_gigabytes,
-        metavar='SIZE',
-        help='memory: 8 or 8G, 8000M (90 %% of what there is, or what SLURM granted)',
-    )
-    add(
-        '--device',
-        choices=CHOICES['device'],
-        help=f'where background removal and inversion compute ({default["device"]})',
-    )
-    add('--use-plugin', metavar='FILE', help='YAML or JSON file that chooses a Nipype plugin')
-    add('--stop-on-first-crash', action='store_true', help='stop everything when a step fails')
-    add('-v', '--verbose', action='count', help='say more; -vv also shows where errors come from')
-    add('--version', action='version', version=f'bids_qsm {bids_qsm.__version__}')
-
-    group = parser.add_argument_group('methods and spaces')
-    add = group.add_argument
-    for step in STEPS:
-        more = ', or files such as /masks/{series}_mask.nii.gz' if step == 'mask' else ''
-        add(f'--{step}', metavar='NAME[:param=value,...]', help=f'method, see below{more} ({default[step]})')
-    add(
-        '--output-spaces',
-        nargs='+',
-        metavar='SPACE',
-        help=f'templates to bring the maps to ({" ".join(default["output_spaces"])})',
-    )
-    add('--atlas', metavar='NAME|FILE', help=f'regions: a name, or a dseg with its TSV ({default["atlas"]})')
-    add(
-        '--phase-scaling',
-        metavar='auto|radians|degrees|LOW,HIGH',
-        help='unit of phase, or the values of -pi and pi as in --phase-scaling=-4096,4094 (auto)',
-    )
-    for name, what in (
-        ('phase_sign', 'sign of phase in a positive field'),
-        ('slice_flip', 'whether every second slice is negated (GE)'),
-        ('bipolar', 'whether echoes are read in turns of direction'),
-    ):
-        add(f'--{name.replace("_", "-")}', choices=CHOICES[name], help=f'{what} ({default[name]})')
-
-    group = parser.add_argument_group('regions and lesions')
-    add = group.add_argument
-    add(
-        '--chi-template',
-        metavar='FILE',
-        help='susceptibility in the space of the first template, to which the deep grey matter is aligned, '
-        'such as that of --study-template (a prior made from the atlas)',
-    )
-    add('--candidates', action='store_true', help='also look for microbleeds and calcifications')
-
-    group = parser.add_argument_group('group level')
-    add = group.add_argument
-    add('--model', metavar='FORMULA', help='model of each region, as "chi ~ group + age + sex"')
-    add(
-        '--correlate',
-        nargs='+',
-        metavar='COLUMN:REGION',
-        help='columns of participants.tsv to correlate with regions, as dystonia:GP parkinsonism:SN; what '
-        'stands on the right of --model is taken out',
-    )
-    add('--controls', metavar='LABEL', help='value of the column group that names controls (found)')
-    add(
-        '--statistic',
-        choices=CHOICES['statistic'],
-        help=f'column of the tables to test ({default["statistic"]})',
-    )
-    add(
-        '--relative-to',
-        metavar='REGION',
-        help='take the mean of this region off susceptibility first, as CSF, Brain, "White matter"',
-    )
-    add(
-        '--voxelwise',
-        choices=CHOICES['voxelwise'],
-        help=f'test the model in each voxel of the template, with this threshold ({default["voxelwise"]})',
-    )
-    add(
-        '--smoothing',
-        dest='smoothing_mm',
-        type=float,
-        metavar='MM',
-        help=f'full width at half maximum within tissue for --voxelwise ({default["smoothing_mm"]:g})',
-    )
-    add(
-        '--study-template',
-        type=int,
-        metavar='N',
-        help='average the cohort to a template of its own, in N rounds (0: none)',
-    )
-    return parser
-
-
-def _named_path(text):
-    name, equals, path = text.partition('=')
-    return (name, path) if equals else (re.sub(r'\W', '_', Path(text).resolve().name), text)
-
-
-def _gigabytes(text):
-    match = re.fullmatch(r'(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?', text, re.IGNORECASE)
-    if match is None:
-        raise argparse.ArgumentTypeError(f'{text!r} is no size; write 8, 8G or 8000M')
-    return float(match[1]) * {'K': 1e-6, 'M': 1e-3, 'G': 1, '': 1, 'T': 1e3}[match[2].upper()]
 
 
 def describe_plan(plan) -> str:
@@ -301,8 +163,8 @@ def describe_plan(plan) -> str:
         if one.brain_mask:
             lines.append(f'  brain mask   {one.brain_mask}')
         lines += [f'  transforms   {space}: {path}' for space, path, _ in one.template_xfm]
-        lines += [f'  lesions      {path}' for path in one.lesions]
-        lines += [f'  file         {path}' for path in one.files]
+        lines += [f'  lesions      {plain(path)}' for path in one.lesions]
+        lines += [f'  file         {plain(path)}' for path in one.files]
         lines += [f'  note         {note}' for note in one.notes]
     for one in plan.rejected:
         lines += ['', f'{one.name}: {"error" if one.is_error else "skipped"}', f'  {one.reason}']
@@ -331,5 +193,66 @@ def _demo(argv):
     return 0
 
 
-COMMANDS = {'demo': _demo}
+def _slurm(argv):
+    parser = argparse.ArgumentParser(
+        'bids_qsm slurm',
+        usage='bids_qsm slurm bids_dir output_dir [options of this command] [options of bids_qsm]',
+        description='Write the scripts of a SLURM array of the participant level, and of the group level '
+        'after it, to output_dir/slurm; say what they ask for.',
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add('--tasks', type=int, metavar='N', help='tasks of the array (one a participant, at most 100)')
+    add('--cpus', type=int, default=4, metavar='N', help='CPUs of a task (%(default)s)')
+    add('--image', metavar='FILE', help='Apptainer image to run (this Python)')
+    add('--venv', metavar='PATH', help='Python environment to run (this Python)')
+    add(
+        '--sbatch',
+        default='',
+        metavar='OPTIONS',
+        help='more options of sbatch, "--partition=long --time=2-0"',
+    )
+    # argparse takes a value that begins with a dash for an option
+    argv = re.sub('\0--sbatch\0', '\0--sbatch=', '\0'.join(['', *argv])).split('\0')[1:]
+    own, others = parser.parse_known_args(argv)
+    settings = parse(others)
+    set_threads(1)
+    from bids_qsm.slurm import write_scripts
+
+    print(write_scripts(settings, **vars(own)))
+    return 0
+
+
+def _status(argv):
+    parser = argparse.ArgumentParser(
+        'bids_qsm status',
+        description='Say what is done, failed, running, stopped or not started; 1 where something failed, '
+        'was stopped or left no log.',
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add('out', metavar='OUT', help='output folder')
+    add('--json', dest='as_json', action='store_true', help='print JSON')
+    add('--watch', action='store_true', help='show it until no run goes on')
+    given = parser.parse_args([a for a in argv if not re.fullmatch('-v+', a)])
+    from bids_qsm.status import show_status
+
+    return show_status(**vars(given))
+
+
+def _fetch(argv):
+    parser = argparse.ArgumentParser(
+        'bids_qsm fetch',
+        description='Download templates and atlases to their caches, for runs without network.',
+    )
+    parser.add_argument('names', metavar='SPACE|ATLAS', nargs='+', help='as MNI152NLin2009cAsym CIT168')
+    names = parser.parse_args([a for a in argv if not re.fullmatch('-v+', a)]).names
+    from bids_qsm.fetch import fetch
+
+    for name in names:
+        print(f'{name}: {fetch(name) or "built in"}')
+    return 0
+
+
+COMMANDS = {'demo': _demo, 'fetch': _fetch, 'slurm': _slurm, 'status': _status}
 """First words that run something else; where a level is given too, they are names of folders."""

@@ -32,6 +32,7 @@ from bids_qsm.cohort_maps import (
 from bids_qsm.derivatives import BIDS_VERSION, atomic_write, sidecar_path, write_json
 from bids_qsm.errors import UserError
 from bids_qsm.figures import plot_map, plot_outlines
+from bids_qsm.threads import set_threads
 
 MAPS = {'chi': ('Chimap', 'ppm'), 'R2star': ('R2starmap', '1/s')}
 """Map of the tables -> suffix of its images, and their unit."""
@@ -202,7 +203,8 @@ def run_study_template(
         mapper = map
         if n_jobs > 1 and iterations:
             # fresh processes: those forked from one whose libraries have threads may hang
-            mapper = stack.enter_context(ProcessPoolExecutor(n_jobs, get_context('spawn'))).map
+            pool = ProcessPoolExecutor(n_jobs, get_context('spawn'), initializer=set_threads, initargs=(1,))
+            mapper = stack.enter_context(pool).map
         found = build_template(
             *(source.all(part) for part in ('chi', 't1w', 'mask')),
             source.affine, source.all('t1w_mask'), OnDisk(folder),

@@ -33,7 +33,7 @@ def find_maps(output_dir, suffix: str, table, space: str, notes: list, *, shifte
     if table is not None and 'session_id' in table:
         sessions = set(zip(table['participant_id'], table['session_id'].fillna(''), strict=True))
     found = defaultdict(lambda: defaultdict(list))
-    for path in sorted(Path(output_dir).glob(f'sub-*/**/*_space-*_{suffix}.nii.gz'), key=str):
+    for path in sorted(Path(output_dir).glob(f'sub-*/**/sub-*_space-*_{suffix}.nii.gz'), key=str):
         entities = entities_of(path.name)
         name, visit = f'sub-{entities["sub"]}', f'ses-{entities["ses"]}' if 'ses' in entities else ''
         if 'desc' in entities or (people is not None and name not in people):

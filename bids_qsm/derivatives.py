@@ -4,15 +4,17 @@ import errno
 import gzip
 import json
 import os
+import re
 import shutil
 import uuid
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
 import bids_qsm
-from bids_qsm.errors import UserError
+from bids_qsm.errors import UserError, plain
 
 BIDS_VERSION = '1.10.0'
 
@@ -22,6 +24,7 @@ IGNORED = (
     'figures',
     'group*',
     'logs',
+    'slurm',
     'work',
     '*_minIP.*',
     '*_stats.*',
@@ -70,7 +73,9 @@ def output_path(
         'extension': extension,
         'datatype': datatype,
     }
-    path = build_path({k: v for k, v in wanted.items() if v is not None}, _patterns(), strict=True)
+    wanted = {k: v for k, v in wanted.items() if v is not None}
+    odd = [v for v in wanted.values() if not re.fullmatch('[0-9A-Za-z+.]+', str(v)) or '..' in str(v)]
+    path = None if odd else build_path(wanted, _patterns(), strict=True)
     if path is None:
         raise ValueError(f'no output name fits {wanted}')
     return Path(root) / path
@@ -156,15 +161,38 @@ def atomic_write(path, writer):
             ) from error
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return path
+
+
+def remove_partial(root, subject: str):
+    """Remove what `atomic_write` had not yet given a name as an earlier run of ``subject`` was killed."""
+    root, unnamed = Path(root), f'.{"[0-9a-f]" * 8}-'
+    for where in (
+        f'sub-{subject}/**/{unnamed}*',
+        f'{unnamed}sub-{subject}.*',
+        f'logs/{unnamed}sub-{subject}.*',
+    ):
+        for path in root.glob(where):
+            path.unlink(missing_ok=True)
 
 
 def write_json(path, content) -> Path:
     """Write a JSON file atomically."""
-    return atomic_write(
-        path, lambda p: p.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n')
-    )
+    return atomic_write(path, lambda p: p.write_text(_json_text(content)))
+
+
+def _json_text(content):
+    return json.dumps(content, indent=2, ensure_ascii=False) + '\n'
+
+
+def _write_common(path, text):
+    """Write a text that all tasks of an array write, where it is not there already; return the path."""
+    with suppress(OSError):
+        if path.read_bytes() == text.encode():
+            return path
+    return atomic_write(path, lambda p: p.write_text(text))
 
 
 def save_derivative(source, path, sidecar: dict | None = None) -> Path:
@@ -201,13 +229,13 @@ def write_dataset_description(root, options) -> Path:
     path = Path(root) / 'dataset_description.json'
     if path.exists():
         _require_own(path)
-    raw = json.loads((options.bids_dir / 'dataset_description.json').read_text())
+    raw = json.loads((options.bids_dir / 'dataset_description.json').read_text(encoding='utf-8-sig'))
     inputs = {'raw': options.bids_dir, **dict(options.derivatives)}
     sources = [{'URL': folder.as_uri()} for folder in inputs.values()]
     if raw.get('DatasetDOI'):
         sources[0]['DOI'] = raw['DatasetDOI']
     content = {
-        'Name': f'bids_qsm: susceptibility maps of {raw.get("Name") or options.bids_dir.name}',
+        'Name': f'bids_qsm: susceptibility maps of {plain(raw.get("Name") or options.bids_dir.name)}',
         'BIDSVersion': BIDS_VERSION,
         'DatasetType': 'derivative',
         'GeneratedBy': [
@@ -215,12 +243,22 @@ def write_dataset_description(root, options) -> Path:
                 'Name': 'bids_qsm',
                 'Version': bids_qsm.__version__,
                 'Description': 'Quantitative susceptibility mapping of gradient-echo MRI',
+                **_container(os.environ),
             }
         ],
         'SourceDatasets': sources,
         'DatasetLinks': {name: folder.as_uri() for name, folder in inputs.items()},
     }
-    return write_json(path, content)
+    return _write_common(path, _json_text(content))
+
+
+def _container(environment):
+    """What an image says of itself, for GeneratedBy; nothing outside a container."""
+    if not environment.get('BIDS_QSM_IMAGE'):
+        return {}
+    is_apptainer = environment.keys() & {'APPTAINER_CONTAINER', 'SINGULARITY_CONTAINER'}
+    kind = 'apptainer' if is_apptainer else 'docker'
+    return {'Container': {'Type': kind, 'Tag': environment['BIDS_QSM_IMAGE']}}
 
 
 def _require_own(path):
@@ -234,4 +272,4 @@ def _require_own(path):
 
 def write_bidsignore(root) -> Path:
     """List in .bidsignore what the standard has no names for."""
-    return atomic_write(Path(root) / '.bidsignore', lambda p: p.write_text('\n'.join(IGNORED) + '\n'))
+    return _write_common(Path(root) / '.bidsignore', '\n'.join(IGNORED) + '\n')

@@ -14,6 +14,7 @@ from bids_qsm.cohort_report import RECORD, build_cohort_report
 from bids_qsm.derivatives import atomic_write, write_json
 from bids_qsm.errors import UserError
 from bids_qsm.pages import entities_of, read_json, read_table
+from bids_qsm.runlog import write_merged
 
 FILES = {
     'model': 'group/model_stats.tsv',
@@ -44,6 +45,7 @@ def run_group(options) -> int:
         raise UserError(
             '--voxelwise tests a model in each voxel; give it by --model, as "chi ~ group + age".'
         )
+    write_merged(out / 'logs')  # the tasks of an array leave it to this level
     chosen = {'subjects': options.participant_label, 'sessions': options.session_label}
     long, said = collect_tables(out, options.bids_dir, **chosen)
     notes = defaultdict(list, said)
@@ -55,7 +57,8 @@ def run_group(options) -> int:
     files = _write(out, found)
     run = {
         'version': bids_qsm.__version__,
-        'command': shlex.join(sys.argv),
+        'command': options.to_command(participants=options.participant_label),
+        'called': shlex.join(sys.argv),
         'started': started.isoformat(timespec='seconds'),
     }
     write_json(out / RECORD, {'run': run, 'asked': asked, 'files': files, 'notes': dict(notes)})
@@ -91,7 +94,7 @@ def collect_tables(output_dir, bids_dir, *, subjects=(), sessions=()):
         No table was found, or a table of ``bids_dir`` cannot be read.
     """
     out, bids_dir = Path(output_dir), Path(bids_dir)
-    paths = _tables(out, '*_seg-*_stats.tsv', subjects, sessions)
+    paths = _tables(out, 'sub-*_seg-*_stats.tsv', subjects, sessions)
     if not paths:
         raise UserError(
             f'{out} has no tables of regions (sub-*/**/*_seg-*_stats.tsv) of what was asked for; run the '
@@ -132,7 +135,7 @@ def collect_tables(output_dir, bids_dir, *, subjects=(), sessions=()):
 def collect_lesions(output_dir, kind, notes, *, subjects=(), sessions=()):
     """Tables of lesions, or of candidates, of all series: the rows of all and their data dictionary."""
     label = kind.removesuffix('s')
-    paths = _tables(Path(output_dir), f'*_label-{label}_stats.tsv', subjects, sessions)
+    paths = _tables(Path(output_dir), f'sub-*_label-{label}_stats.tsv', subjects, sessions)
     if not paths:
         return pd.DataFrame(), {}
     series = [{k: v for k, v in entities_of(path.name).items() if k != 'label'} for path in paths]
@@ -265,6 +268,7 @@ def _pictures(long, options, controls):
 
 
 def _tables(out, pattern, subjects, sessions):
+    # * alone would match what a killed run left half-written, whose names begin with a dot
     paths = sorted(out.glob(f'sub-*/**/{pattern}'))
     wanted = [(entities_of(path.name), path) for path in paths]
     return [
@@ -276,7 +280,7 @@ def _tables(out, pattern, subjects, sessions):
 
 
 def _scans_of(folder):
-    return sorted([*folder.glob('*_scans.tsv'), *folder.glob('ses-*/*_scans.tsv')])
+    return sorted([*folder.glob('sub-*_scans.tsv'), *folder.glob('ses-*/sub-*_scans.tsv')])
 
 
 def _read_input(path):

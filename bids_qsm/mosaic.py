@@ -2,6 +2,7 @@
 
 import io
 
+import matplotlib as mpl
 import nibabel as nib
 import numpy as np
 from matplotlib import colormaps
@@ -14,6 +15,8 @@ from matplotlib.patheffects import withStroke
 from PIL import Image
 
 from bids_qsm.anatomy.transform import spacing_of
+
+mpl.rcdefaults()  # a matplotlibrc of the user would change the figures
 
 AXIAL, CORONAL, SAGITTAL = 2, 1, 0
 CONVENTION = "neurological: the subject's left is on the left"

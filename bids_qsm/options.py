@@ -1,14 +1,16 @@
 """What a run is asked to do: frozen Options, built from the command line and a TOML file."""
 
 import json
-import os
+import shlex
 import tomllib
 from dataclasses import dataclass, fields
 from dataclasses import field as option
 from pathlib import Path
 
+from bids_qsm.capacity import available_cpus, available_memory_gb, total_memory_gb
 from bids_qsm.errors import UserError
 from bids_qsm.methods import STEPS, Method, registries
+from bids_qsm.share import parse_task
 
 CHOICES = {
     'level': ('participant', 'group'),
@@ -19,6 +21,34 @@ CHOICES = {
     'statistic': ('mean', 'median', 'mean_positive', 'mean_pv'),
     'voxelwise': ('no', 'fdr', 'permutation'),
 }
+
+OF_LEVEL = {
+    'participant': (
+        'array_task',
+        'dry_run',
+        'boilerplate_only',
+        'reports_only',
+        'candidates',
+        'chi_template',
+    ),
+    'group': (
+        'model',
+        'correlate',
+        'controls',
+        'relative_to',
+        'statistic',
+        'voxelwise',
+        'smoothing_mm',
+        'study_template',
+    ),
+}
+"""Settings that mean nothing at the other level; a configuration file may hold those of both."""
+WITHOUT_EFFECT = (
+    *('bids_dir', 'output_dir', 'level', 'participant_label', 'array_task', 'shares', 'work_dir'),
+    *('use_plugin', 'nprocs', 'omp_nthreads', 'mem_gb', 'skip_bids_validation', 'reports_only'),
+    *('boilerplate_only', 'dry_run', 'stop_on_first_crash', 'verbose'),
+)
+"""Settings that say where and how to compute, and change no result of a participant."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +63,8 @@ class Options:
     level: str
     participant_label: tuple[str, ...] = ()
     session_label: tuple[str, ...] = ()
+    array_task: str | None = None
+    shares: tuple[str, ...] = ()
     bids_filter_file: Path | None = None
     skip_bids_validation: bool = False
     derivatives: tuple[tuple[str, Path], ...] = ()
@@ -81,7 +113,8 @@ class Options:
         for name, prefix in (('participant_label', 'sub-'), ('session_label', 'ses-')):
             self._set(name, tuple(sorted({str(v).removeprefix(prefix) for v in getattr(self, name)})))
         self._set('derivatives', tuple((n, Path(p).expanduser().resolve()) for n, p in self.derivatives))
-        self._set('correlate', tuple(self.correlate))
+        for name in ('correlate', 'shares'):
+            self._set(name, tuple(getattr(self, name)))
         self._set('output_spaces', tuple(dict.fromkeys(self.output_spaces)))
         atlas = Path(self.atlas).expanduser()
         if atlas.suffix and atlas.is_file():  # nodes run in folders of their own
@@ -108,6 +141,12 @@ class Options:
                 f'--phase-scaling is {self.phase_scaling!r}; it must be auto, radians, degrees, or LOW,HIGH: '
                 'the values that stand for -pi and pi.'
             )
+        for f in fields(self):
+            text = _toml(getattr(self, f.name))
+            if any(0xD800 <= ord(sign) <= 0xDFFF for sign in text):  # no record or report could name it
+                raise UserError(f'{flag_of(f.name)} is {text}, which is not UTF-8; rename it.')
+        if self.array_task is not None:
+            parse_task(self.array_task)
         for name in ('nprocs', 'omp_nthreads'):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f'{flag_of(name)} is {getattr(self, name)}; it must be at least 1.')
@@ -194,16 +233,40 @@ class Options:
                 lines.append(f'{f.name} = {_toml(value)}')
         return '\n'.join([*lines, *tables]) + '\n'
 
+    def to_command(self, *, participants: tuple[str, ...]) -> str:
+        """The command that gives the results of ``participants`` (empty: all) again, from whatever place.
+
+        BIDS_DIR and OUTPUT_DIR stand for these folders, names for other paths; what changes no result is left
+        out, so that equal results say the same.
+        """
+        words = ['bids_qsm', 'BIDS_DIR', 'OUTPUT_DIR', self.level]
+        if participants:
+            words += ['--participant-label', *participants]
+        others = [name for level, names in OF_LEVEL.items() if level != self.level for name in names]
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.name in (*WITHOUT_EFFECT, *others) or value == f.default:
+                continue
+            flag = flag_of(f.name)
+            if f.name == 'derivatives':
+                words += [flag, *(f'{name}={path.name}' for name, path in value)]
+            elif isinstance(value, tuple):
+                words += [flag, *value]
+            else:
+                # joined, as a value may begin with a dash
+                words.append(flag if value is True else f'{flag}={_named(value)}')
+        return shlex.join(words)
+
 
 _PATHS = ('bids_dir', 'output_dir', 'bids_filter_file', 'work_dir', 'use_plugin', 'chi_template')
 _TYPES = {
     **dict.fromkeys(
-        (*_PATHS, *CHOICES, 'atlas', 'phase_scaling', 'model', 'controls', 'relative_to'),
+        (*_PATHS, *CHOICES, 'array_task', 'atlas', 'phase_scaling', 'model', 'controls', 'relative_to'),
         ((str, Path), 'text'),
     ),
     **dict.fromkeys(STEPS, ((str, Method), 'text such as "tv:strength=0.04"')),
     **dict.fromkeys(
-        ('participant_label', 'session_label', 'output_spaces', 'correlate'),
+        ('participant_label', 'session_label', 'shares', 'output_spaces', 'correlate'),
         ((list, tuple), 'a list of texts'),
     ),
     **dict.fromkeys(
@@ -250,6 +313,14 @@ def _mask_file(text):
     return Method('file', (('path', str(path)),))
 
 
+def _named(value):
+    """A value as on the command line, files by their names."""
+    if isinstance(value, Method) and value.name == 'file':
+        value = Path(value.as_dict['path'])
+    is_file = isinstance(value, Path) or (isinstance(value, str) and value.startswith('/'))
+    return Path(value).name if is_file else str(value)
+
+
 def _is_range(text):
     try:
         low, high = (float(part) for part in text.split(','))
@@ -273,32 +344,3 @@ def _toml(value):
         return f'[{", ".join(_toml(item) for item in value)}]'
     # a JSON string is a TOML basic string but for DEL, which TOML wants escaped
     return json.dumps(str(value), ensure_ascii=False).replace('\x7f', '\\u007f')
-
-
-def available_cpus() -> int:
-    """CPUs that this process may use: those SLURM granted, else those of its affinity mask."""
-    granted = os.environ.get('SLURM_CPUS_PER_TASK', '')
-    return int(granted) if granted.isdigit() else len(os.sched_getaffinity(0))
-
-
-def total_memory_gb() -> float:
-    """Memory of the machine (GB)."""
-    return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9
-
-
-def available_memory_gb() -> float:
-    """Memory to plan with (GB): what SLURM granted, else the cgroup's limit, at most 90 % of the machine."""
-    most = 0.9 * total_memory_gb()
-    node, cpu = (os.environ.get(f'SLURM_MEM_PER_{unit}', '') for unit in ('NODE', 'CPU'))
-    if node.isdigit() and int(node):  # in MiB; 0 stands for all of the node
-        return min(int(node) * 2**20 / 1e9, most)
-    if cpu.isdigit() and int(cpu):
-        return min(int(cpu) * available_cpus() * 2**20 / 1e9, most)
-    for path in ('/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory/memory.limit_in_bytes'):
-        try:
-            limit = Path(path).read_text().strip()
-        except OSError:
-            continue
-        if limit.isdigit():
-            return min(0.95 * int(limit) / 1e9, most)
-    return most

@@ -77,7 +77,7 @@ def read_runs(output_dir) -> dict:
 def read_findings(directory) -> list[dict]:
     """Facts and findings of each series; what a finding leaves out is empty, what is unsettled a warning."""
     found = []
-    for path in sorted(directory.glob('*_desc-findings.json')):
+    for path in sorted(directory.glob('sub-*_desc-findings.json')):
         content = read_json(path, {})
         blank = {'what': '', 'found': '', 'action': '', 'evidence': '', 'level': 'info'}
         found.append(
@@ -101,7 +101,8 @@ def failure_alerts(failures) -> list[dict]:
         {
             'level': 'error',
             'where': f'{failure.get("series") or failure["subject"] or "The run"} failed',
-            'what': failure['message'],
+            # the name of a crash file, its time and process, would make equal pages differ
+            'what': re.sub(r'\(see crash-[^()]*\)$', '(its crash file is in logs/)', failure['message']),
             'more': f'Step: {failure["node"]}' if failure.get('node') else '',
         }
         for failure in failures

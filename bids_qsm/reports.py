@@ -81,7 +81,7 @@ def build_subject_report(output_dir, subject: str) -> Path:
                 'lists': [],
             }
         )
-    _attach_tables(series, sorted((out / label).rglob('*_stats.tsv')))
+    _attach_tables(series, sorted((out / label).rglob('sub-*_stats.tsv')))
     anatomy = [
         figure
         for kind in dict.fromkeys([*(e['kind'] for e in layout['subject']), *(k for _, k in of_anatomy)])
@@ -109,7 +109,7 @@ def build_subject_report(output_dir, subject: str) -> Path:
 def _figures(directory):
     """(series, kind) -> path of a figure; charts and flickers are SVG, mosaics PNG."""
     found = {}
-    for path in sorted(directory.glob('*_desc-*')):
+    for path in sorted(directory.glob('sub-*_desc-*')):
         match = re.fullmatch(r'(.+)_desc-([a-zA-Z0-9]+)(?:_\w+)?\.(png|svg)', path.name)
         if match:
             found[match.group(1), match.group(2)] = path

@@ -1,32 +1,34 @@
-"""From options and plan to a finished output dataset: the graph, its execution, its failures, the reports."""
+"""From options and plan to a finished output dataset: the run, its records, the reports."""
 
-import fcntl
 import json
 import os
-import re
+import secrets
 import shlex
 import shutil
 import socket
 import sys
-from contextlib import ExitStack, contextmanager
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-
-import yaml
-from nipype import config as nipype_config
-from nipype import logging as nipype_logging
-from nipype.interfaces.utility import IdentityInterface
+from itertools import chain
 
 import bids_qsm
-from bids_qsm.derivatives import atomic_write, write_bidsignore, write_dataset_description, write_json
+from bids_qsm.derivatives import (
+    atomic_write,
+    remove_partial,
+    write_bidsignore,
+    write_dataset_description,
+    write_json,
+)
 from bids_qsm.errors import UserError
+from bids_qsm.execution import run_subjects, step_threads, subject_plans
 from bids_qsm.interfaces.device import require_device
-from bids_qsm.pool import PoolPlugin
-from bids_qsm.progress import GraphProgress
+from bids_qsm.locks import locked
 from bids_qsm.reports import build_subject_report, methods_text
+from bids_qsm.runlog import RunLog, write_merged
 from bids_qsm.templates import get_atlas, get_chi, get_template, get_white_matter
-from bids_qsm.workflows.base import init_bids_qsm_wf, owners
+from bids_qsm.workflows.base import init_bids_qsm_wf
 
 PACKAGES = (
     'numpy',
@@ -39,63 +41,104 @@ PACKAGES = (
     'nilearn',
     'pandas',
 )
+LISTED = 20
+"""Reports, at most, that are listed one by one."""
 
 
 def run_participant(options, plan) -> int:
     """Process every series of ``plan``; return the exit status (1 where something failed)."""
+    rejected = {}
+    for one in plan.rejected:
+        if one.is_error:
+            subject = one.name.partition('_')[0].removeprefix('sub-')
+            failure = {'subject': subject, 'series': one.name, 'node': 'input', 'message': one.reason}
+            rejected.setdefault(subject, []).append(failure)
+    subjects = sorted({one.subject for one in plan.series} | set(rejected))
     out = options.output_dir
-    failed_input = [one for one in plan.rejected if one.is_error]
-    subjects = {s.subject for s in plan.series} | {_subject_of(one.name) for one in failed_input}
     if options.reports_only:
-        failures = [f for subject in subjects for f in _read_failures(out, subject)]
+        failures = [failure for subject in subjects for failure in _read_failures(out, subject)]
+        for subject in subjects:
+            build_subject_report(out, subject)
     else:
         require_device(options.device)
-        _prepare_output(options)
-        started = datetime.now(UTC)
-        # runs that share the output, such as array jobs, each have their own folder
-        logs = out / 'logs' / f'{started:%Y%m%dT%H%M%SZ}-{socket.gethostname()}-{os.getpid()}'
-        logs.mkdir(parents=True)
-        atomic_write(logs / 'config.toml', lambda p: p.write_text(options.to_toml()))
-        with _locked(options.work_dir, subjects):
-            workflow, methods = build_graph(options, plan)
-            _execute(workflow, options, plan, logs)
-        failures = [
-            {'subject': _subject_of(one.name), 'series': one.name, 'node': 'input', 'message': one.reason}
-            for one in failed_input
-        ] + read_crashes(logs, owners(workflow.name, plan, options.output_spaces))
-        _write_provenance(out, subjects, started, methods, failures)
-    pages = [build_subject_report(out, subject) for subject in sorted(subjects)]
-    _summarise(out, pages, failures)
+        failures = _run(options, plan, subjects, rejected)
+    _summarise(out, subjects, failures)
     return 1 if failures else 0
 
 
-def _subject_of(name):
-    return name.partition('_')[0].removeprefix('sub-')
+def _run(options, plan, subjects, rejected):
+    """Run everything, each subject to its record and report; return the failures."""
+    _prepare_output(options)
+    out, started = options.output_dir, datetime.now(UTC)
+    log = _begin_log(options, plan, started)
+    failures, status = [], 1
+    for failure in chain.from_iterable(rejected.values()):
+        log.event('failed', series=failure['series'], step='input', reason=failure['message'])
+    try:
+        with locked([out / 'logs' / 'lock', options.work_dir / '.lock'], subjects):
+            resources, threads = find_resources(options), step_threads(options, plan)
+            running = run_subjects(options, plan, lambda part: _build(options, part, resources, threads), log)
+            not_run = ((subject, [], []) for subject in sorted(set(rejected) - set(subject_plans(plan))))
+            with closing(running):
+                for subject, methods, own in chain(running, not_run):
+                    own = sorted(own, key=lambda one: (one['series'], one['node']))
+                    own = rejected.get(subject, []) + own
+                    remove_partial(out, subject)
+                    kept = _failures_of_others(options, plan, subject)
+                    _write_provenance(options, subject, started, methods, kept + own)
+                    build_subject_report(out, subject)
+                    failures += own
+        status = 1 if failures else 0
+    finally:
+        log.close(status)
+        # the group level does it for jobs by task or label, as all logs are read for it
+        if not (options.array_task or options.participant_label):
+            write_merged(out / 'logs')
+    return failures
 
 
-@contextmanager
-def _locked(work_dir, subjects):
-    """Hold the subjects' part of the working folder: two runs in it would spoil each other's files."""
-    with ExitStack() as stack:
-        for subject in sorted(subjects):
-            lock = stack.enter_context((work_dir / f'.lock-sub-{subject}').open('w'))
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(
-                    f'sub-{subject} is being run in {work_dir} by another process; wait for it, or choose '
-                    'another --work-dir.'
-                ) from None
-        yield
+def log_nothing(options, plan):
+    """Leave the log of a task that has nothing to run, so that it is not taken for one that was lost."""
+    _prepare_output(options)
+    _begin_log(options, plan, datetime.now(UTC)).close(0)
+
+
+def _begin_log(options, plan, started):
+    # runs that share the output, such as array jobs, each have their own folder; containers may share the
+    # names of machines and the numbers of processes
+    name = f'{started:%Y%m%dT%H%M%SZ}-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}'
+    logs = options.output_dir / 'logs' / name
+    logs.mkdir(parents=True)
+    atomic_write(logs / 'config.toml', lambda p: p.write_text(options.to_toml()))
+    part = {'sessions': list(options.session_label), 'participants': list(options.participant_label)}
+    log = RunLog(logs, task=options.array_task, **{key: labels or None for key, labels in part.items()})
+    titles = [one.name for one in plan.series]
+    log.event('plan', series=titles, mem_gb=round(options.mem_gb, 3), nprocs=options.nprocs)
+    return log
 
 
 def boilerplate(options, plan) -> str:
     """Methods text of what would be run, with references."""
-    return methods_text(build_graph(options, plan)[1])
+    resources = find_resources(options)
+    built = (_build(options, part, resources, 1)[1] for part in subject_plans(plan).values())
+    return methods_text(list(dict.fromkeys(chain.from_iterable(built))))
 
 
 def build_graph(options, plan):
     """Resolve template and atlas and build the workflow; return it with its methods paragraphs."""
+    return _build(options, plan, find_resources(options), step_threads(options, plan))
+
+
+def _build(options, plan, resources, threads):
+    templates, atlas = resources
+    workflow = init_bids_qsm_wf(
+        options=options, plan=plan, templates=templates, atlas=atlas, omp_nthreads=threads
+    )
+    return workflow, _methods(workflow)
+
+
+def find_resources(options):
+    """Templates and atlas that the options name, from the caches or by a download."""
     cache = options.work_dir / 'templates'
     cache.mkdir(parents=True, exist_ok=True)
     templates = [get_template(name, cache) for name in options.output_spaces]
@@ -113,16 +156,7 @@ def build_graph(options, plan):
     elif options.chi_template is not None:
         raise UserError('--chi-template is what --refinement aligns to; leave it out with --refinement none.')
     templates[0] = replace(templates[0], white_matter=get_white_matter(templates[0], cache), chi=chi)
-    workflow = init_bids_qsm_wf(
-        options=options, plan=plan, templates=templates, atlas=atlas, omp_nthreads=_threads(options, plan)
-    )
-    return workflow, _methods(workflow)
-
-
-def _threads(options, plan):
-    # several steps at a time with few threads each beat one at a time with many; registration has one thread,
-    # and runs beside the reconstruction even where there is one series
-    return options.omp_nthreads or max(1, min(8, options.nprocs // max(2, len(plan.series))))
+    return templates, atlas
 
 
 def _methods(workflow):
@@ -143,90 +177,7 @@ def _prepare_output(options):
     write_bidsignore(options.output_dir)
 
 
-def _execute(workflow, options, plan, logs):
-    workflow.config['execution'] = {
-        'crashdump_dir': str(logs),
-        'crashfile_format': 'txt',
-        'hash_method': 'timestamp',
-        'poll_sleep_duration': '0.1',
-        'stop_on_first_crash': str(options.stop_on_first_crash).lower(),
-        'check_version': 'false',
-        'remove_unnecessary_outputs': 'false',
-    }
-    level = _log_level(options)
-    nipype_config.update_config(
-        {
-            'logging': {
-                'workflow_level': level,
-                'interface_level': level,
-                'utils_level': level,
-                'log_to_file': 'false',
-            },
-            'execution': workflow.config['execution'],
-        }
-    )
-    nipype_logging.update_logging(nipype_config)
-    groups = {
-        prefix: series or f'sub-{subject} anatomy'
-        for prefix, (subject, series) in owners(workflow.name, plan, options.output_spaces).items()
-    }
-    graph = workflow._create_flat_graph()
-    nodes = [n.fullname for n in graph.nodes() if not isinstance(n.interface, IdentityInterface)]
-    with GraphProgress(groups, nodes) as progress:
-        plugin, plugin_args = _plugin(options, _threads(options, plan), progress.callback)
-        try:
-            workflow.run(plugin=plugin, plugin_args=plugin_args)
-        except BaseException as error:
-            if isinstance(plugin, PoolPlugin):
-                plugin.stop()
-            # node failures leave a crash file each and are listed from there; anything else is ours
-            if not isinstance(error, Exception) or not list(logs.glob('crash-*')):
-                raise
-
-
-def _log_level(options):
-    return 'INFO' if options.verbose else 'CRITICAL'
-
-
-def _plugin(options, threads, callback):
-    limits = {'n_procs': options.nprocs, 'memory_gb': options.mem_gb, 'status_callback': callback}
-    if options.use_plugin:
-        try:
-            chosen = yaml.safe_load(options.use_plugin.read_text())
-            return chosen['plugin'], {**limits, **chosen.get('plugin_args', {})}
-        except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-            raise UserError(
-                f'{options.use_plugin} is not a Nipype plugin file: it must be YAML (or JSON) with "plugin" '
-                'and, where needed, "plugin_args".'
-            ) from error
-    args = {**limits, 'log_level': _log_level(options), 'n_threads': threads}
-    return PoolPlugin(args), args
-
-
-def read_crashes(logs, prefixes):
-    """Failures of a run, from Nipype's crash files in ``logs``."""
-    failures = []
-    for path in sorted(logs.glob('crash-*.txt')):
-        text = path.read_text()
-        node = re.search(r'^Node: (\S+)', text, re.MULTILINE)
-        fullname = node.group(1) if node else ''
-        found = [p for p in prefixes if fullname.startswith(p + '.')]
-        subject, series = prefixes[max(found, key=len)] if found else ('', None)
-        errors = re.findall(r'^\s*((?:\w+\.)*\w*(?:Error|Exception|Interrupt)): (.+)$', text, re.MULTILINE)
-        kind, message = errors[-1] if errors else ('', text.strip().splitlines()[-1])
-        known = kind.endswith('UserError') or not kind
-        failures.append(
-            {
-                'subject': subject,
-                'series': series or f'sub-{subject}',
-                'node': fullname.rpartition('_wf.')[2],
-                'message': message if known else f'{kind.rpartition(".")[2]}: {message} (see {path.name})',
-            }
-        )
-    return failures
-
-
-def _write_provenance(out, subjects, started, methods, failures):
+def _write_provenance(options, subject, started, methods, failures):
     packages = {}
     for name in PACKAGES:
         try:
@@ -235,15 +186,27 @@ def _write_provenance(out, subjects, started, methods, failures):
             continue
     record = {
         'version': bids_qsm.__version__,
-        'command': shlex.join(sys.argv),
+        'command': options.to_command(participants=(subject,)),
+        'called': shlex.join(sys.argv),
         'started': started.isoformat(timespec='seconds'),
         'python': sys.version.split()[0],
         'packages': packages,
         'methods': methods,
+        'failures': failures,
     }
-    for subject in subjects:
-        own = [failure for failure in failures if failure['subject'] == subject]
-        write_json(out / 'logs' / f'sub-{subject}.json', {**record, 'failures': own})
+    write_json(options.output_dir / 'logs' / f'sub-{subject}.json', record)
+
+
+def _failures_of_others(options, plan, subject):
+    """Failures on record of series that a run of some sessions, or some files, leaves as they were."""
+    if not (options.session_label or options.bids_filter_file):
+        return []
+    # the anatomy, which has the name of the subject, is everyone's
+    named = {f'sub-{subject}', *(one.name for one in (*plan.series, *plan.rejected))}
+    try:
+        return [one for one in _read_failures(options.output_dir, subject) if one['series'] not in named]
+    except (UserError, ValueError, KeyError, TypeError):  # it has not been run yet, or the record is broken
+        return []
 
 
 def _read_failures(out, subject):
@@ -253,9 +216,13 @@ def _read_failures(out, subject):
     return json.loads(path.read_text())['failures']
 
 
-def _summarise(out, pages, failures):
-    for page in pages:
-        print(f'Report: {page}')
+def _summarise(out, subjects, failures):
+    pages = [out / f'sub-{subject}.html' for subject in subjects]
+    if len(pages) > LISTED:
+        print(f'Reports: {out}/sub-*.html ({len(pages)})')
+    else:
+        for page in pages:
+            print(f'Report: {page}')
     print(f'Tables: {out}/sub-*/**/*_stats.tsv')
     if failures:
         print(f'{len(failures)} failed:', file=sys.stderr)

@@ -1,12 +1,15 @@
 """Templates and atlases by name or path: embedded ones first, then caches on disk, then a download."""
 
+import filecmp
 import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 import warnings
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel as nib
@@ -19,7 +22,9 @@ from bids_qsm.anatomy.contrast import NUCLEI, TISSUE, prior_chi
 from bids_qsm.anatomy.register import DEEP_GREY, grid_of_box
 from bids_qsm.anatomy.segmentation import COLUMNS, SIDES, side_and_region, white_matter
 from bids_qsm.anatomy.transform import resample
+from bids_qsm.derivatives import atomic_write
 from bids_qsm.errors import UserError
+from bids_qsm.interfaces.io import read
 
 EMBEDDED = 'MNI152NLin2009aSym'
 
@@ -57,7 +62,8 @@ def get_template(name: str, cache: Path) -> Template:
     """Find a template by its TemplateFlow name.
 
     'MNI152NLin2009aSym' is embedded (nilearn's ICBM152 at 1 mm, without skull) and needs no network. Others
-    are taken from $TEMPLATEFLOW_HOME (default ~/.cache/templateflow) or downloaded to it.
+    are taken from $TEMPLATEFLOW_HOME (default ~/.cache/templateflow) or ``cache``, or downloaded to the first
+    of these that can be written; a file that is damaged counts as absent.
 
     Raises
     ------
@@ -66,15 +72,37 @@ def get_template(name: str, cache: Path) -> Template:
     """
     if name == EMBEDDED:
         return _embedded_template(Path(cache))
-    home = _home('TEMPLATEFLOW_HOME', '.cache/templateflow', cache)
+    homes = _homes('TEMPLATEFLOW_HOME', '.cache/templateflow', cache)
     stem = f'tpl-{name}/tpl-{name}_res-'
-    t1w = _first(home, [f'{stem}{r}_T1w.nii.gz' for r in ('01', '1')])
-    mask = _first(home, [f'{stem}{r}_desc-brain_mask.nii.gz' for r in ('01', '1')])
-    if t1w is None or mask is None:
-        t1w, mask = _download_template(name, home)
+    damage = None
+    for home in homes:
+        t1w = _first(home, [f'{stem}{r}_T1w.nii.gz' for r in ('01', '1')])
+        mask = _first(home, [f'{stem}{r}_desc-brain_mask.nii.gz' for r in ('01', '1')])
+        if t1w and mask:
+            try:
+                for path in (t1w, mask):
+                    read(path)
+                break
+            except UserError as error:  # as where a download was killed
+                damage = error
+    else:
+        try:
+            t1w, mask = _download_template(name, _writable(homes))
+        except UserError as error:
+            raise damage or error from error
     return Template(
         name, t1w, mask, False, f'TemplateFlow, {name} (Ciric et al. 2022, doi:10.1038/s41592-022-01681-2)'
     )
+
+
+def keep_template(template: Template, cache: Path) -> Template:
+    """Copy a template to where `get_template` finds it for this ``cache``, whatever caches a machine has."""
+    cache = Path(cache)
+    if template.t1w.is_relative_to(cache):
+        return template
+    folder = cache / 'templateflow' / f'tpl-{template.name}'
+    t1w, mask = (_copy(path, folder / path.name) for path in (template.t1w, template.mask))
+    return replace(template, t1w=t1w, mask=mask)
 
 
 def get_atlas(name_or_path, cache: Path) -> Atlas:
@@ -100,7 +128,9 @@ def get_atlas(name_or_path, cache: Path) -> Atlas:
         raise UserError(
             f"No atlas {name_or_path!s}: give 'nuclei', 'CIT168' or the path of a dseg NIfTI file."
         )
-    return _atlas_of_path(path, cache)
+    atlas = _atlas_of_path(path, cache)
+    read(path)  # damage is better said once than by each subject
+    return atlas
 
 
 def get_white_matter(template: Template, cache: Path) -> Path:
@@ -180,17 +210,23 @@ def _space_of(path):
     return stated if named else entities.get('tpl')
 
 
-def _home(variable, default, cache):
-    """Cache directory of a library: its variable, its default below HOME, or ours if HOME is not writable."""
+def _homes(variable, default, cache):
+    """Where the files of a library may be: its variable's folder, else its default below HOME; and ours."""
+    ours = Path(cache) / Path(default).name
     if os.environ.get(variable):
-        return Path(os.environ[variable])
+        return [Path(os.environ[variable]), ours]
     try:
-        home = Path.home()
-    except RuntimeError:
-        home = None
-    if home is not None and os.access(home, os.W_OK):
-        return home / default
-    return Path(cache) / Path(default).name
+        return [Path.home() / default, ours]
+    except RuntimeError:  # neither HOME nor a known user
+        return [ours]
+
+
+def _writable(homes):
+    """The first that can be written, which a container's own folder cannot; else the last."""
+    for home in homes[:-1]:
+        if os.access(next(p for p in (home, *home.absolute().parents) if p.exists()), os.W_OK):
+            return home
+    return homes[-1]
 
 
 def _first(folder, names):
@@ -203,15 +239,25 @@ def _first(folder, names):
 
 
 def _write(path, writer):
-    """Write a file under a temporary name in the same folder, then rename it; keep one that is there."""
-    if path.exists():
+    """Write a file under its name once it is whole; keep one that is there and whole."""
+    return path if _is_whole(path) else atomic_write(path, writer)
+
+
+def _copy(source, path):
+    """Copy a file, whole or not at all; one that is there and equal keeps its date."""
+    if path.is_file() and filecmp.cmp(source, path, shallow=False):
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        part = Path(folder) / path.name
-        writer(part)
-        part.replace(path)
-    return path
+    return atomic_write(path, lambda p: shutil.copyfile(source, p))
+
+
+def _is_whole(path):
+    if not path.name.endswith('.nii.gz'):
+        return path.is_file() and path.stat().st_size > 0
+    try:
+        read(path)
+    except UserError:
+        return False
+    return True
 
 
 def _embedded_template(cache):
@@ -238,24 +284,43 @@ def _embedded_template(cache):
 
 
 def _download_template(name, home):
+    # elsewhere first, as tasks may do this at the same time, and may be killed
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            os.environ.setdefault('TEMPLATEFLOW_HOME', str(home))
-            from templateflow.client import TemplateFlowClient
-
-            client = TemplateFlowClient(root=home)
+        with tempfile.TemporaryDirectory() as scratch:
             found = [
-                client.get(name, resolution=1, extension='.nii.gz', raise_empty=True, **entities)
-                for entities in ({'suffix': 'T1w', 'desc': None}, {'suffix': 'mask', 'desc': 'brain'})
+                path if isinstance(path, (str, Path)) else path[0] for path in _templateflow(name, scratch)
             ]
+            return [_copy(path, home / f'tpl-{name}' / Path(path).name) for path in found]
     except Exception as error:
         raise UserError(
             f'The template {name} is not in the TemplateFlow cache {home} and could not be downloaded '
-            f'({_reason(error)}): on a machine with network, run `python -c "from templateflow import api; '
-            f"api.get('{name}', resolution=1)\"`, copy its cache here and set TEMPLATEFLOW_HOME to it."
+            f'({_reason(error)}): on a machine with network, run `bids_qsm fetch {name}`, copy its cache '
+            'here and set TEMPLATEFLOW_HOME to it.'
         ) from error
-    return [Path(f if isinstance(f, (str, Path)) else f[0]) for f in found]
+
+
+def _templateflow(name, root):
+    """What TemplateFlow's client downloads to ``root``: T1w image and brain mask."""
+    with warnings.catch_warnings(), _environment(TEMPLATEFLOW_HOME=root):  # its import wants to write there
+        warnings.simplefilter('ignore')
+        from templateflow.client import TemplateFlowClient
+
+        client = TemplateFlowClient(root=root)
+        return [
+            client.get(name, resolution=1, extension='.nii.gz', raise_empty=True, **entities)
+            for entities in ({'suffix': 'T1w', 'desc': None}, {'suffix': 'mask', 'desc': 'brain'})
+        ]
+
+
+@contextmanager
+def _environment(**values):
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def _reason(error):
@@ -289,30 +354,47 @@ def _cit168(cache):
     space = 'MNI152NLin2009cAsym'
     stem = cache / 'atlas-CIT168' / f'tpl-{space}_res-01_atlas-CIT168_dseg'
     dseg, table = Path(f'{stem}.nii.gz'), Path(f'{stem}.tsv')
-    if not (dseg.exists() and table.exists()):
-        maps, names = _fetch_pauli(cache)
+    if not (_is_whole(dseg) and _is_whole(table)):
+        maps, names = fetch_pauli(cache)
         _write(table, lambda p: _cit168_labels(names).to_csv(p, sep='\t', index=False))
         _write(dseg, lambda p: nib.save(_split_probabilities(nib.load(maps)), p))
     return Atlas('CIT168', space, dseg, table, False, 'CIT168 (Pauli et al. 2018, doi:10.1038/sdata.2018.63)')
 
 
-def _fetch_pauli(cache):
-    """Probability maps and names of CIT168, as nilearn fetches them."""
-    home = _home('NILEARN_DATA', 'nilearn_data', cache)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            from nilearn.datasets import fetch_atlas_pauli_2017
+def fetch_pauli(cache: Path):
+    """Probability maps and names of CIT168, as nilearn fetches them to $NILEARN_DATA or ``cache``.
 
-            atlas = fetch_atlas_pauli_2017(atlas_type='probabilistic', data_dir=home, verbose=0)
+    Raises
+    ------
+    UserError
+        Where they are neither there nor to be had.
+    """
+    homes = _homes('NILEARN_DATA', 'nilearn_data', cache)
+    names = ('pauli_2017_prob.nii.gz', 'labels.txt')
+    filled = [home for home in homes if all(_is_whole(home / 'pauli_2017' / name) for name in names)]
+    home = filled[0] if filled else _writable(homes)
+    try:
+        if not filled:  # elsewhere first, as for templates
+            with tempfile.TemporaryDirectory() as scratch:
+                _pauli(scratch)
+                for name in names:
+                    _copy(Path(scratch, 'pauli_2017', name), home / 'pauli_2017' / name)
+        atlas = _pauli(home)
     except Exception as error:
         raise UserError(
             f'The atlas CIT168 is not in the nilearn cache {home} and could not be downloaded '
-            f'({_reason(error)}): on a machine with network, run `python -c "from nilearn.datasets import '
-            'fetch_atlas_pauli_2017 as f; f()"`, copy its nilearn_data/pauli_2017 here and set NILEARN_DATA '
-            'to the folder that holds it.'
+            f'({_reason(error)}): on a machine with network, run `bids_qsm fetch CIT168`, copy its '
+            'nilearn_data/pauli_2017 here and set NILEARN_DATA to the folder that holds it.'
         ) from error
     return atlas['maps'], [name for name in atlas['labels'] if name.lower() != 'background']
+
+
+def _pauli(home):
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        from nilearn.datasets import fetch_atlas_pauli_2017
+
+        return fetch_atlas_pauli_2017(atlas_type='probabilistic', data_dir=home, verbose=0)
 
 
 def _cit168_labels(names):
@@ -379,7 +461,6 @@ def _atlas_of_path(path, cache):
     text = labels.to_csv(sep='\t', index=False)
     copy = cache / f'atlas-{name}' / f'{stem}.tsv'
     # The user may have mended the table; a copy that still holds keeps its date.
-    if copy.exists() and copy.read_text() != text:
-        copy.unlink()
-    _write(copy, lambda p: p.write_text(text))
+    if not copy.is_file() or copy.read_bytes() != text.encode():
+        atomic_write(copy, lambda p: p.write_text(text, encoding='utf-8'))
     return Atlas(name, space, path, copy, False, f'{path.name}')

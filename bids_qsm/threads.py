@@ -7,8 +7,10 @@ import sys
 def set_threads(n: int):
     """Give each step ``n`` threads and keep Nipype from calling home; before the numerics are imported."""
     os.environ.update(NO_ET='1', NIPYPE_NO_ET='1')
+    # numba and the FFT take the threads; what is left to BLAS and OpenMP is small, and its rounding would
+    # depend on their number
     for name in ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS'):
-        os.environ[name] = str(n)
+        os.environ[name] = '1'
     if 'numba' in sys.modules:  # its limit is fixed once it runs
         import numba
 

@@ -15,9 +15,13 @@ PACKAGE = Path(bids_qsm.__file__).parent
 ORDER = (
     ('__main__',),
     ('cli',),
-    ('run', 'group', 'pool', 'progress', 'terminal'),
-    ('options', 'methods', 'threads'),
-    ('layout',),
+    ('arguments',),
+    (
+        *('run', 'group', 'fetch', 'slurm', 'execution', 'nodejobs', 'locks', 'pool', 'workers'),
+        *('progress', 'runlog', 'status'),
+    ),
+    ('options', 'methods', 'capacity', 'kernels'),
+    ('layout', 'share'),
     ('templates',),
     (
         'reports',
@@ -38,12 +42,16 @@ ORDER = (
     ('biomarkers',),
     ('anatomy',),
     ('recon',),
-    ('errors', 'data', ''),
+    ('errors', 'threads', 'caches', 'data', ''),
 )
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 NUMERICS = ('recon', 'anatomy', 'biomarkers')
 FILES = ('nibabel', 'nipype', 'pathlib', 'shutil', 'tempfile', 'os', 'glob', 'io')
-QUICK = {'cli', 'options', 'methods', 'threads', 'errors', '__init__', '__main__'}
+QUICK = {
+    'arguments',
+    *('cli', 'options', 'methods', 'threads', 'capacity', 'kernels', 'share', 'errors'),
+    *('__init__', '__main__'),
+}
 
 
 def sources():

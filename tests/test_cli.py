@@ -1,3 +1,4 @@
+import errno
 import subprocess
 import sys
 from types import ModuleType, SimpleNamespace
@@ -6,6 +7,7 @@ import pytest
 
 import bids_qsm
 from bids_qsm import cli, options
+from bids_qsm.arguments import _gigabytes, build_parser, parse
 from bids_qsm.errors import UserError
 from bids_qsm.methods import STEPS, Method
 from tests.skeletons import write_json, write_series, write_t1w
@@ -22,7 +24,7 @@ def _environment(monkeypatch):
     fields = options.Options.__dataclass_fields__
     known = {step: {'tv': tv, fields[step].default.name: tv} for step in STEPS}
     monkeypatch.setattr(options, 'registries', lambda: known)
-    monkeypatch.setattr(cli, 'registries', lambda: known)
+    monkeypatch.setattr(bids_qsm.arguments, 'registries', lambda: known)
 
 
 @pytest.fixture
@@ -83,7 +85,7 @@ def test_every_option_reaches_options(arguments, ran, tmp_path):
         --field tv --r2star tv --swi tv --refinement tv --device cuda --candidates
         --chi-template {tmp_path}/chi.nii
     """
-    settings = cli.parse([*arguments, *flags.split()])
+    settings = parse([*arguments, *flags.split()])
     given = options.Options.from_settings(settings)
     assert given.session_label == ('1',)
     assert given.derivatives == (('fp_1', tmp_path / 'fp-1'), ('b', tmp_path / 'fp-1'))
@@ -103,7 +105,7 @@ def test_every_option_of_the_group_level_reaches_options(arguments):
         --model chi~group+age --correlate dystonia:GP parkinsonism:SN --controls HC --statistic median
         --relative-to CSF --voxelwise permutation --smoothing 4.5 --study-template 2
     """
-    given = options.Options.from_settings(cli.parse([*arguments[:2], 'group', *flags.split()]))
+    given = options.Options.from_settings(parse([*arguments[:2], 'group', *flags.split()]))
     assert (given.model, given.controls, given.relative_to) == ('chi~group+age', 'HC', 'CSF')
     assert given.correlate == ('dystonia:GP', 'parkinsonism:SN')
     assert (given.statistic, given.voxelwise, given.smoothing_mm) == ('median', 'permutation', 4.5)
@@ -136,8 +138,9 @@ def test_a_configuration_may_hold_settings_of_both_levels(arguments, ran, tmp_pa
 
 
 def test_parser_and_options_name_the_same_settings():
-    parsed = {action.dest for action in cli.build_parser()._actions} - {'help', 'version', 'config'}
-    assert parsed == set(options.Options.__dataclass_fields__)
+    parsed = {action.dest for action in build_parser()._actions} - {'help', 'version', 'config'}
+    # who is in which task only a file says
+    assert parsed == set(options.Options.__dataclass_fields__) - {'shares'}
 
 
 def test_status_of_failed_subjects(arguments, ran):
@@ -186,6 +189,30 @@ def test_unexpected_errors_and_interrupts(arguments, ran, capsys):
     assert capsys.readouterr().err == "bids_qsm: error: unexpected KeyError: 'x' (-vv shows where)\n"
     ran.error = KeyboardInterrupt()
     assert cli.main(arguments) == 130
+
+
+def test_end_of_a_job_is_an_interrupt():
+    """In a process of its own, as pytest has signals of its own."""
+    code = (
+        'import os, signal, sys; from bids_qsm import cli; sys.argv = ["bids_qsm", "x"]\n'
+        'cli.COMMANDS["x"] = lambda _: os.kill(os.getpid(), signal.SIGTERM)\n'
+        'sys.exit(cli.main())'
+    )
+    ran = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
+    assert ran.stderr == 'bids_qsm: interrupted; the same command resumes the run.\n'
+    assert ran.returncode == 130
+
+
+def test_errors_of_the_disk_say_what_to_do(arguments, ran, capsys):
+    ran.error = PermissionError(errno.EACCES, 'Permission denied', '/out/work')
+    assert cli.main(arguments) == 2
+    ran.error = OSError(errno.ENOSPC, 'No space left on device')
+    assert cli.main(arguments) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        'bids_qsm: error: /out/work: Permission denied; get the right to it, or choose another folder.',
+        'bids_qsm: error: the output or the working folder: No space left on device; free space, or choose '
+        'another folder.',
+    ]
 
 
 @pytest.mark.parametrize(
@@ -306,7 +333,7 @@ def test_a_dataset_named_demo(tmp_path, ran, monkeypatch):
     [
         ({'omp_nthreads': 6, 'nprocs': 8}, 6),
         ({'nprocs': 3}, 3),
-        ({'nprocs': 9}, 4),
+        ({'nprocs': 9}, 8),
         ({}, 2),
     ],
 )
@@ -319,7 +346,7 @@ def test_threads_of_a_step(monkeypatch, settings, threads):
     ('text', 'gigabytes'), [('8', 8), ('8G', 8), ('8GB', 8), ('500M', 0.5), ('1.5gib', 1.5), ('1T', 1000)]
 )
 def test_sizes(text, gigabytes):
-    assert cli._gigabytes(text) == gigabytes
+    assert _gigabytes(text) == gigabytes
 
 
 def test_threads_are_set_before_the_numerics_are_imported():
@@ -330,7 +357,7 @@ def test_threads_are_set_before_the_numerics_are_imported():
         'cli.set_threads(1); import os, numba;'
         'assert numba.config.NUMBA_NUM_THREADS == 1;'
         'assert os.environ["NO_ET"] == os.environ["NIPYPE_NO_ET"] == "1";'
-        'cli.set_threads(8); assert numba.get_num_threads() == 1; assert os.environ["OMP_NUM_THREADS"] == "8"'
+        'cli.set_threads(8); assert numba.get_num_threads() == 1; assert os.environ["OMP_NUM_THREADS"] == "1"'
     )
     ran = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr

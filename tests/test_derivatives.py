@@ -12,6 +12,7 @@ from bids_qsm.derivatives import (
     atomic_write,
     bids_uri,
     output_path,
+    remove_partial,
     save_derivative,
     sidecar,
     sidecar_path,
@@ -107,6 +108,23 @@ def test_temporary_name_keeps_the_extension_and_is_hidden(tmp_path):
     assert seen[0].endswith('a.nii.gz')
 
 
+def test_what_a_killed_run_left_unnamed_is_removed(tmp_path):
+    anat = tmp_path / 'sub-01' / 'anat'
+    left = [anat / '.0123abcd-sub-01_Chimap.nii.gz', tmp_path / '.89abcdef-sub-01.html']
+    left.append(tmp_path / 'logs' / '.89abcdef-sub-01.json')
+    kept = [anat / 'sub-01_Chimap.nii.gz', anat / '.hidden', tmp_path / '.bidsignore']
+    kept += [
+        tmp_path / 'sub-012' / 'anat' / '.0123abcd-sub-012_swi.nii.gz',
+        tmp_path / '.89abcdef-sub-012.html',
+    ]
+    for path in (*left, *kept):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    remove_partial(tmp_path, '01')
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in kept)
+
+
 def test_full_disk_is_one_sentence(tmp_path):
     def fail(_):
         raise OSError(errno.ENOSPC, 'No space left on device')
@@ -150,6 +168,28 @@ def test_description(options, data):
     assert set(content['DatasetLinks']) == {'raw', 'fmriprep'}
     assert content['SourceDatasets'][0]['DOI'] == 'doi:1'
     assert write_dataset_description(options.output_dir, options) == path
+
+
+def test_description_of_input_that_begins_with_a_byte_order_mark(options, data, find):
+    content = {'Name': 'Raw é', 'BIDSVersion': '1.10.0'}
+    (data / 'dataset_description.json').write_text(json.dumps(content), encoding='utf-8-sig')
+    write_series(data)
+    assert find().dataset_name == 'Raw é'
+    path = write_dataset_description(options.output_dir, options)
+    assert json.loads(path.read_text())['Name'].endswith('Raw é')
+
+
+def test_what_all_tasks_write_is_written_once(options, data):
+    def write():
+        return write_dataset_description(options.output_dir, options), write_bidsignore(options.output_dir)
+
+    before = [path.stat().st_ino for path in write()]
+    assert [path.stat().st_ino for path in write()] == before
+    write_json(data / 'dataset_description.json', {'Name': 'Other', 'BIDSVersion': '1.10.0'})
+    (options.output_dir / '.bidsignore').write_bytes(b'\xff')
+    description, ignore = write()
+    assert 'Other' in description.read_text()
+    assert 'slurm' in ignore.read_text()
 
 
 @pytest.mark.parametrize(

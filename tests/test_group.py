@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from bids_qsm import group
+from bids_qsm.cohort_maps import find_maps
 from bids_qsm.errors import UserError
 from bids_qsm.group import FILES, collect_lesions, collect_tables, find_controls, run_group
 from bids_qsm.options import Options, read_toml
@@ -139,6 +140,17 @@ def test_sessions_and_scans_are_joined(small):
     described = json.loads((out / 'group_stats.json').read_text())
     assert described['age'] == {'Description': 'Age.', 'Units': 'year'}
     assert 'acquired' in described['acq_time']['Description']
+
+
+def test_half_written_files_are_passed_over(small):
+    data, out = small
+    whole, _ = collect_tables(out, data)
+    table = next(out.rglob('*_stats.tsv'))
+    table.with_name(f'.1a2b3c4d-{table.name}').write_text('region\tmean\nGP\t')
+    table.with_name(f'.1a2b3c4d-{table.name[:6]}_space-x_Chimap.nii.gz').touch()
+    partial, _ = collect_tables(out, data)
+    assert partial.equals(whole)
+    assert find_maps(out, 'Chimap', None, '', []) == ('', {})
 
 
 def test_lesions_of_nobody(small):

@@ -95,7 +95,7 @@ def test_help_names_methods_and_defaults():
 
 
 def test_defaults(make, tmp_path, monkeypatch):
-    monkeypatch.setenv('SLURM_CPUS_PER_TASK', '6')
+    monkeypatch.setattr(module, 'available_cpus', lambda: 6)
     options = make()
     assert options.work_dir == tmp_path / 'out' / 'work'
     assert (options.nprocs, options.omp_nthreads) == (6, None)
@@ -178,6 +178,8 @@ def test_toml_errors(text, says):
         ),
         ({'phase_scaling': '5,5'}, r"--phase-scaling is '5,5'"),
         ({'inversion': 'medi'}, r"--inversion: there is no method 'medi'"),
+        ({'work_dir': '/caf\udce9'}, r'--work-dir is "/caf\\udce9", which is not UTF-8; rename it'),
+        ({'derivatives': [('a', '/caf\udce9')]}, r'--derivatives is .* not UTF-8'),
         ({'color': 'red'}, r"there is no setting 'color'; known are: bids_dir"),
     ],
 )
@@ -189,23 +191,6 @@ def test_wrong_settings_are_one_sentence(make, settings, says):
 def test_missing_positionals():
     with pytest.raises(UserError, match='the output folder is missing'):
         Options.from_settings({'bids_dir': 'x'})
-
-
-def test_memory_from_slurm_and_cgroup(monkeypatch, tmp_path):
-    monkeypatch.setattr(module, 'total_memory_gb', lambda: 100.0)
-    monkeypatch.setenv('SLURM_MEM_PER_NODE', '4000')
-    assert module.available_memory_gb() == pytest.approx(4.194, abs=1e-3)
-    monkeypatch.delenv('SLURM_MEM_PER_NODE')
-    monkeypatch.setenv('SLURM_MEM_PER_CPU', '1000')
-    monkeypatch.setenv('SLURM_CPUS_PER_TASK', '3')
-    assert module.available_memory_gb() == pytest.approx(3.146, abs=1e-3)
-    monkeypatch.delenv('SLURM_MEM_PER_CPU')
-    limit = tmp_path / 'memory.max'
-    monkeypatch.setattr(module, 'Path', lambda _: limit)
-    limit.write_text('2000000000\n')
-    assert module.available_memory_gb() == pytest.approx(1.9)
-    limit.write_text('max\n')
-    assert module.available_memory_gb() == pytest.approx(90)
 
 
 def test_mask_files(make, tmp_path):

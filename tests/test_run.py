@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -15,7 +16,7 @@ import pandas as pd
 import pytest
 
 from bids_qsm.phantom.dataset import tiny
-from bids_qsm.run import read_crashes
+from bids_qsm.run import _failures_of_others
 
 KILL_AFTER = 'anat_wf.bias done'
 
@@ -215,34 +216,23 @@ def test_group_and_reports(job):
     assert 'approximate' in text
 
 
+def test_run_of_one_session_keeps_the_failures_of_others(tmp_path):
+    plan = SimpleNamespace(
+        series=[SimpleNamespace(name='sub-01_ses-B')], rejected=[SimpleNamespace(name='sub-01_ses-C')]
+    )
+    failures = [{'series': f'sub-01{part}'} for part in ('', '_ses-A', '_ses-B', '_ses-C')]
+    some = SimpleNamespace(output_dir=tmp_path, session_label=('B', 'C'), bids_filter_file=None)
+    assert _failures_of_others(some, plan, '01') == [], 'it has not been run yet'
+    (tmp_path / 'logs').mkdir()
+    (tmp_path / 'logs' / 'sub-01.json').write_text(json.dumps({'failures': failures}))
+    assert _failures_of_others(some, plan, '01') == [{'series': 'sub-01_ses-A'}]
+    every = SimpleNamespace(output_dir=tmp_path, session_label=(), bids_filter_file=None)
+    assert _failures_of_others(every, plan, '01') == []
+
+
 def test_group_without_a_run_is_one_sentence(tmp_path, data):
     ran = subprocess.run(
         command(data, tmp_path / 'none', 'group'), capture_output=True, text=True, check=False
     )
     assert ran.returncode == 2
     assert len(ran.stderr.strip().splitlines()) == 1, ran.stderr
-
-
-def test_crash_files_become_sentences(tmp_path):
-    (tmp_path / 'crash-1-x.txt').write_text(
-        'Node: wf.sub_01_wf.ses_1_wf.recon_wf.mask\nWorking directory: x\n\n'
-        'Traceback (most recent call last):\n  File "a.py", line 1, in f\n'
-        'bids_qsm.errors.UserError: The mask is empty.\n'
-    )
-    (tmp_path / 'crash-2-x.txt').write_text(
-        'Node: wf.sub_02_wf.anat_wf.bias\n\nTraceback\n\tMemoryError: too big\n'
-    )
-    prefixes = {
-        'wf.sub_01_wf': ('01', None),
-        'wf.sub_01_wf.ses_1_wf': ('01', 'sub-01_ses-1'),
-        'wf.sub_02_wf': ('02', None),
-    }
-    one, two = read_crashes(tmp_path, prefixes)
-    assert one == {
-        'subject': '01',
-        'series': 'sub-01_ses-1',
-        'node': 'mask',
-        'message': 'The mask is empty.',
-    }
-    assert two['series'] == 'sub-02'
-    assert two['message'] == 'MemoryError: too big (see crash-2-x.txt)'

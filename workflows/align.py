@@ -1,13 +1,14 @@
 """Where the series lies in the anatomical image."""
 
 from nipype.interfaces.utility import IdentityInterface
-from nipype.pipeline import engine as pe
 
 from bids_qsm.interfaces.anatomy import RegisterRigid, Resample
 from bids_qsm.interfaces.xfm import IdentityTransform
+from bids_qsm.workflows import engine as pe
+from bids_qsm.workflows.memory import Sizes, need
 
 
-def init_align_wf(*, is_anatomy: bool, name: str = 'align_wf'):
+def init_align_wf(*, is_anatomy: bool, sizes: Sizes, name: str = 'align_wf'):
     """Align the series rigidly to the anatomical image and carry its brain mask over.
 
     With ``is_anatomy`` the series itself is the anatomical image (the subject has no T1w), and the
@@ -24,7 +25,7 @@ def init_align_wf(*, is_anatomy: bool, name: str = 'align_wf'):
         rigid = pe.Node(IdentityTransform(), name='rigid')
         workflow.__desc__ = "The anatomical image is the magnitude of the series' own first echo."
     else:
-        rigid = pe.Node(RegisterRigid(), name='rigid', mem_gb=1)
+        rigid = pe.Node(RegisterRigid(), name='rigid', mem_gb=need('register_rigid', sizes))
         workflow.connect(
             [
                 (
@@ -38,8 +39,12 @@ def init_align_wf(*, is_anatomy: bool, name: str = 'align_wf'):
             'The combined GRE magnitude was aligned rigidly to the anatomical image '
             'by mutual information [@studholme].'
         )
-    brain = pe.Node(Resample(interpolation='label', invert=[True]), name='brain', mem_gb=1)
-    in_anat = pe.Node(Resample(interpolation='linear', invert=[False]), name='in_anat', mem_gb=1)
+    brain = pe.Node(
+        Resample(interpolation='label', invert=[True]), name='brain', mem_gb=need('carry_mask', sizes)
+    )
+    in_anat = pe.Node(
+        Resample(interpolation='linear', invert=[False]), name='in_anat', mem_gb=need('resample_anat', sizes)
+    )
     workflow.connect(
         [
             (inputnode, brain, [('anat_mask', 'image'), ('combined', 'reference')]),

@@ -1,12 +1,13 @@
 """The anatomical image of a subject and its alignment to templates, shared by all series."""
 
 from nipype.interfaces.utility import IdentityInterface
-from nipype.pipeline import engine as pe
 
 from bids_qsm.interfaces.anatomy import CorrectBias, ExtractBrain, RegisterTemplate, Resample
+from bids_qsm.workflows import engine as pe
+from bids_qsm.workflows.memory import Sizes, need
 
 
-def init_anat_wf(*, has_mask: bool, name: str = 'anat_wf'):
+def init_anat_wf(*, has_mask: bool, sizes: Sizes, name: str = 'anat_wf'):
     """Correct the anatomical image for its bias field and find its brain.
 
     With ``has_mask`` the brain mask comes in from earlier derivatives.
@@ -19,13 +20,13 @@ def init_anat_wf(*, has_mask: bool, name: str = 'anat_wf'):
     inputnode = pe.Node(IdentityInterface(ports), name='inputnode')
     outputs = ['image', 'mask'] if has_mask else ['image', 'mask', 'affine']
     outputnode = pe.Node(IdentityInterface(outputs), name='outputnode')
-    bias = pe.Node(CorrectBias(), name='bias', mem_gb=1)
+    bias = pe.Node(CorrectBias(), name='bias', mem_gb=need('bias', sizes))
     workflow.connect([(inputnode, bias, [('image', 'image')]), (bias, outputnode, [('image', 'image')])])
     if has_mask:
         workflow.connect(inputnode, 'mask', outputnode, 'mask')
         found = 'taken from the derivatives given'
     else:
-        brain = pe.Node(ExtractBrain(), name='brain_extraction', mem_gb=1.5)
+        brain = pe.Node(ExtractBrain(), name='brain_extraction', mem_gb=need('brain_extraction', sizes))
         workflow.connect(
             [
                 (inputnode, brain, [('template', 'template'), ('template_mask', 'template_mask')]),
@@ -49,6 +50,7 @@ def init_normalize_wf(
     has_transforms: bool,
     has_affine: bool,
     is_t1w: bool,
+    sizes: Sizes,
     name: str = 'normalize_wf',
 ):
     """Align the anatomical image to a template.
@@ -69,7 +71,9 @@ def init_normalize_wf(
         IdentityInterface(['image', 'template', *(transforms if has_transforms else ours)]), name='inputnode'
     )
     outputnode = pe.Node(IdentityInterface([*transforms, 'in_template']), name='outputnode')
-    warp = pe.Node(Resample(interpolation='linear', invert=[False]), name='warp', mem_gb=1)
+    warp = pe.Node(
+        Resample(interpolation='linear', invert=[False]), name='warp', mem_gb=need('resample_template', sizes)
+    )
     if has_transforms:
         source = inputnode
         workflow.__desc__ = (
@@ -79,7 +83,7 @@ def init_normalize_wf(
         source = pe.Node(
             RegisterTemplate(method=engine, params=engine_params, same_contrast=is_t1w),
             name='register',
-            mem_gb=3,
+            mem_gb=need('register', sizes, engine),
         )
         ports = [(port, 'init' if port == 'affine' else port) for port in ('image', 'template', *ours)]
         workflow.connect([(inputnode, source, ports)])

@@ -2,11 +2,11 @@
 
 import re
 
-from nipype.pipeline import engine as pe
-
 from bids_qsm.interfaces.anatomy import RegisterRigid
+from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.anat import init_anat_wf, init_normalize_wf
 from bids_qsm.workflows.labels import label_inputs
+from bids_qsm.workflows.memory import Sizes, need
 from bids_qsm.workflows.outputs import (
     init_anat_outputs_wf,
     init_normalize_outputs_wf,
@@ -74,7 +74,7 @@ def init_subject_wf(*, series_list, options, templates, atlas, omp_nthreads: int
     workflow = pe.Workflow(name=name)
     first = series_list[0]
     image = first.t1w_preproc or first.t1w
-    anat_wf = init_anat_wf(has_mask=first.brain_mask is not None)
+    anat_wf = init_anat_wf(has_mask=first.brain_mask is not None, sizes=Sizes.of(first))
     inputs = anat_wf.inputs.inputnode
     if image is not None:
         inputs.image = str(image)
@@ -149,7 +149,11 @@ def _add_flairs(workflow, anat_wf, series_list):
     """Align the FLAIR images that lesions were drawn on with the anatomical image: node by image."""
     flairs = {}
     for image in dict.fromkeys(series.flair for series in series_list if series.lesions_flair):
-        rigid = pe.Node(RegisterRigid(moving=str(image)), name=f'align_flair_{len(flairs) + 1}', mem_gb=1)
+        rigid = pe.Node(
+            RegisterRigid(moving=str(image)),
+            name=f'align_flair_{len(flairs) + 1}',
+            mem_gb=need('register_rigid', Sizes.of(series_list[0])),
+        )
         workflow.connect(
             [(anat_wf, rigid, [('outputnode.image', 'fixed'), ('outputnode.mask', 'fixed_mask')])]
         )
@@ -169,6 +173,7 @@ def _add_normalization(workflow, anat_wf, series, template, options, atlas):
         has_transforms=given is not None,
         has_affine=given is None and has_affine,
         is_t1w=(series.t1w_preproc or series.t1w) is not None,
+        sizes=Sizes.of(series),
         name=node_name(f'normalize_{template.name}'),
     )
     inputs = normalize_wf.inputs.inputnode
@@ -185,6 +190,7 @@ def _add_normalization(workflow, anat_wf, series, template, options, atlas):
         options=options,
         template=template,
         atlas=atlas,
+        sizes=Sizes.of(series),
         name=node_name(f'save_{template.name}'),
     )
     outputs = (*TRANSFORMS, 'in_template')
@@ -203,7 +209,9 @@ def _add_standard(workflow, series_wf, normalize_wf, series, template, options, 
     """Add the maps of ``series`` in the space of ``template``."""
     label = f'{series_label(series)}_{template.name}'
     maps = standard_maps(series)
-    standard_wf = init_standard_wf(maps=maps, is_refined=is_refined, name=node_name(label))
+    standard_wf = init_standard_wf(
+        maps=maps, is_refined=is_refined, sizes=Sizes.of(series), name=node_name(label)
+    )
     standard_wf.inputs.inputnode.template = str(template.t1w)
     outputs_wf = init_standard_outputs_wf(
         series=series,

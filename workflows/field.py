@@ -1,11 +1,12 @@
 """Field mapping: phase to the total field, and the mask where it can be trusted."""
 
 from nipype.interfaces.utility import IdentityInterface
-from nipype.pipeline import engine as pe
 
 from bids_qsm.interfaces.field import FitField
 from bids_qsm.interfaces.masking import MakeMask, RefineMask, StrictMask
 from bids_qsm.interfaces.unwrap import Unwrap
+from bids_qsm.workflows import engine as pe
+from bids_qsm.workflows.memory import Sizes, need
 
 AS_GIVEN = ('brain',)
 """Masks that the user gave, which are taken as they are."""
@@ -27,7 +28,7 @@ def init_field_wf(
     unwrap_params: dict,
     field: str,
     field_params: dict,
-    series_gb: float,
+    sizes: Sizes,
     omp_nthreads: int,
     name: str = 'field_wf',
 ):
@@ -54,21 +55,21 @@ def init_field_wf(
         IdentityInterface([*ports, *(['strict'] if mask == 'two_pass' else [])]), name='outputnode'
     )
     make_mask = pe.Node(
-        MakeMask(method=mask, params=mask_params), name='make_mask', mem_gb=0.3 + 2 * series_gb
+        MakeMask(method=mask, params=mask_params), name='make_mask', mem_gb=need('make_mask', sizes, mask)
     )
     unwrap_phase = pe.Node(
         Unwrap(method=unwrap, params=unwrap_params),
         name='unwrap_phase',
-        mem_gb=0.3 + 5 * series_gb,
+        mem_gb=need('unwrap_phase', sizes, unwrap),
         n_procs=omp_nthreads,
     )
     fit = pe.Node(
         FitField(method=field, params=field_params),
         name='fit',
-        mem_gb=0.3 + 6 * series_gb,
+        mem_gb=need('fit', sizes, field),
         n_procs=omp_nthreads,
     )
-    refine = pe.Node(RefineMask(as_given=mask in AS_GIVEN), name='refine', mem_gb=0.3 + series_gb)
+    refine = pe.Node(RefineMask(as_given=mask in AS_GIVEN), name='refine', mem_gb=need('refine', sizes))
     workflow.connect(
         [
             (
@@ -102,7 +103,7 @@ def init_field_wf(
         ]
     )
     if mask == 'two_pass':
-        strict = pe.Node(StrictMask(), name='strict', mem_gb=0.3 + series_gb)
+        strict = pe.Node(StrictMask(), name='strict', mem_gb=need('strict', sizes))
         workflow.connect(
             [
                 (inputnode, strict, [('quality', 'quality')]),

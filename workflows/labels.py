@@ -1,12 +1,13 @@
 """Where the regions of a series lie, and all tables that follow: regions, lesions, focal sources."""
 
 from nipype.interfaces.utility import IdentityInterface, Merge
-from nipype.pipeline import engine as pe
 
 from bids_qsm.interfaces.anatomy import Resample
 from bids_qsm.interfaces.refinement import RefineDeepGrey
 from bids_qsm.interfaces.segmentation import ReadSegmentation
+from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.lesions import init_candidates_wf, init_lesions_wf
+from bids_qsm.workflows.memory import Sizes, need
 from bids_qsm.workflows.regions import init_regions_wf
 
 REGIONS = ('dseg', 'table', 'dictionary')
@@ -36,7 +37,7 @@ def label_inputs(series, options):
 
 
 def init_labels_wf(
-    *, series, options, template, atlas, has_r2star: bool, volume_gb: float, name: str = 'labels_wf'
+    *, series, options, template, atlas, has_r2star: bool, sizes: Sizes, name: str = 'labels_wf'
 ):
     """Bring atlas, segmentations and lesions to the GRE, and measure the maps there.
 
@@ -59,9 +60,9 @@ def init_labels_wf(
     white = pe.Node(
         Resample(image=str(template.white_matter), interpolation='label', invert=invert),
         name='white_matter',
-        mem_gb=1 + 6 * volume_gb,
+        mem_gb=need('resample_gre', sizes),
     )
-    shared = {'has_r2star': has_r2star, 'volume_gb': volume_gb}
+    shared = {'has_r2star': has_r2star, 'sizes': sizes}
     regions_wf = init_regions_wf(
         atlas=atlas.name,
         how=f'Regions are those of the atlas {atlas.name} ({atlas.citation}), carried to the GRE by the '
@@ -82,7 +83,7 @@ def init_labels_wf(
         ]
     )
     if is_refined:
-        _add_refinement(workflow, options, template, atlas)
+        _add_refinement(workflow, options, template, atlas, sizes)
     tables = [regions_wf, *(_add_segmentation(workflow, one, shared) for one in series.segmentations)]
     for table in tables:
         workflow.connect(
@@ -105,7 +106,7 @@ def init_labels_wf(
     return workflow
 
 
-def _add_refinement(workflow, options, template, atlas):
+def _add_refinement(workflow, options, template, atlas, sizes):
     """Add the alignment of the deep grey matter by susceptibility, from where the anatomical image has it."""
     target = 'one given' if options.chi_template else 'one made from the atlas and values of the literature'
     workflow.__desc__ = (
@@ -123,7 +124,7 @@ def _add_refinement(workflow, options, template, atlas):
             labels=str(atlas.labels),
         ),
         name='refine_labels',
-        mem_gb=2,
+        mem_gb=need('refine_labels', sizes),
     )
     workflow.connect(
         [
@@ -153,7 +154,11 @@ def _add_segmentation(workflow, one, shared):
         name=f'regions_{one.name}_wf',
         **shared,
     )
-    read = pe.Node(ReadSegmentation(dseg=str(one.dseg), names=one.names), name=f'read_{one.name}', mem_gb=0.5)
+    read = pe.Node(
+        ReadSegmentation(dseg=str(one.dseg), names=one.names),
+        name=f'read_{one.name}',
+        mem_gb=need('read_segmentation', shared['sizes']),
+    )
     if one.table is not None:
         read.inputs.table = str(one.table)
     workflow.connect(

@@ -1,10 +1,11 @@
 """Lesions drawn by others, and focal sources found here: one row each."""
 
 from nipype.interfaces.utility import IdentityInterface, Merge
-from nipype.pipeline import engine as pe
 
 from bids_qsm.interfaces.anatomy import Resample
 from bids_qsm.interfaces.lesions import FindCandidates, LabelLesions, LesionTable
+from bids_qsm.workflows import engine as pe
+from bids_qsm.workflows.memory import Sizes, need
 
 MAPS = ('chi', 'mask', 'reference', 'dseg', 'labels')
 
@@ -31,7 +32,7 @@ def init_lesions_wf(
     masks: tuple[tuple[str, str], ...],
     invert: list[bool],
     has_r2star: bool,
-    volume_gb: float,
+    sizes: Sizes,
     name: str = 'lesions_wf',
 ):
     """Bring lesion masks to the GRE grid and measure each lesion.
@@ -64,17 +65,17 @@ def init_lesions_wf(
             invert=invert,
         ),
         name='table',
-        mem_gb=0.5 + 6 * volume_gb,
+        mem_gb=need('lesion_table', sizes),
     )
     if 'flair' in kinds:
         flair = pe.Node(Merge(2), name='flair')
         workflow.connect([(inputnode, flair, [('gre_to_anat', 'in1'), ('flair_to_anat', 'in2')])])
     for i, (path, kind) in enumerate(masks, start=1):
-        number = pe.Node(LabelLesions(mask=path), name=f'number_{i}', mem_gb=0.5)
+        number = pe.Node(LabelLesions(mask=path), name=f'number_{i}', mem_gb=need('number_lesions', sizes))
         place = pe.Node(
             Resample(interpolation='label', invert={'gre': [], 'anat': [True], 'flair': [True, False]}[kind]),
             name=f'place_{i}',
-            mem_gb=1,
+            mem_gb=need('carry_mask', sizes),
         )
         workflow.connect(
             [
@@ -103,9 +104,7 @@ def init_lesions_wf(
     return workflow
 
 
-def init_candidates_wf(
-    *, invert: list[bool], has_r2star: bool, volume_gb: float, name: str = 'candidates_wf'
-):
+def init_candidates_wf(*, invert: list[bool], has_r2star: bool, sizes: Sizes, name: str = 'candidates_wf'):
     """Find microbleeds and calcifications.
 
     Inputs: chi, r2star, mask, dseg (GRE grid), reference (JSON), labels, to_template.
@@ -119,7 +118,7 @@ def init_candidates_wf(
     maps = [*MAPS, 'to_template', *(['r2star'] if has_r2star else [])]
     inputnode = pe.Node(IdentityInterface(maps), name='inputnode')
     outputnode = pe.Node(IdentityInterface(['candidates', 'table', 'dictionary']), name='outputnode')
-    find = pe.Node(FindCandidates(invert=invert), name='find', mem_gb=0.5 + 20 * volume_gb)
+    find = pe.Node(FindCandidates(invert=invert), name='find', mem_gb=need('find', sizes))
     workflow.connect(
         [
             (inputnode, find, [(port, port) for port in maps]),

@@ -1,14 +1,15 @@
 """Where results go in the output dataset, and what their sidecars say."""
 
 from nipype.interfaces.utility import IdentityInterface
-from nipype.pipeline import engine as pe
 
 from bids_qsm.derivatives import bids_uri, output_path, sidecar
 from bids_qsm.interfaces.anatomy import Resample
 from bids_qsm.interfaces.derivatives import SaveDerivatives
 from bids_qsm.interfaces.findings import CollectFindings
 from bids_qsm.interfaces.report import PlotFlicker, PlotOutlines
+from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.labels import label_ports
+from bids_qsm.workflows.memory import Sizes, need
 from bids_qsm.workflows.susceptibility import is_one_step
 
 # port -> suffix, units and description of its file
@@ -258,7 +259,7 @@ def _anat_entities(series):
     return {'sub': series.subject}
 
 
-def init_normalize_outputs_wf(*, series, options, template, atlas, name: str):
+def init_normalize_outputs_wf(*, series, options, template, atlas, sizes: Sizes, name: str):
     """Save the transforms between the anatomy and a template, and figures of how they fit.
 
     ``atlas`` is drawn on the anatomical image, None where it is in another space.
@@ -288,7 +289,7 @@ def init_normalize_outputs_wf(*, series, options, template, atlas, name: str):
     flicker = pe.Node(
         PlotFlicker(title=f'Anatomical image and {template.name}', labels=['template', 'anatomy']),
         name='flicker',
-        mem_gb=1,
+        mem_gb=need('flicker', sizes),
     )
     flicker.inputs.fixed, flicker.inputs.mask = str(template.t1w), str(template.mask)
     workflow.connect(
@@ -300,9 +301,15 @@ def init_normalize_outputs_wf(*, series, options, template, atlas, name: str):
     )
     if atlas is not None:
         place = pe.Node(
-            Resample(image=str(atlas.dseg), interpolation='label', invert=[False]), name='place', mem_gb=2
+            Resample(image=str(atlas.dseg), interpolation='label', invert=[False]),
+            name='place',
+            mem_gb=need('place_atlas', sizes),
         )
-        outlines = pe.Node(PlotOutlines(kind='t1w', labels=str(atlas.labels)), name='outlines', mem_gb=1)
+        outlines = pe.Node(
+            PlotOutlines(kind='t1w', labels=str(atlas.labels)),
+            name='outlines',
+            mem_gb=need('plot_anat', sizes),
+        )
         workflow.connect(
             [
                 (inputnode, place, [('image', 'reference'), ('template_to_image', 'transforms')]),

@@ -1,11 +1,12 @@
 """Phase conditioning: from the scanner's files to radians in one convention."""
 
 from nipype.interfaces.utility import IdentityInterface
-from nipype.pipeline import engine as pe
 
 from bids_qsm.interfaces.magnitude import CombineMagnitude
 from bids_qsm.interfaces.phase import ConditionPhase, RemoveOffset
 from bids_qsm.interfaces.unwrap import PhaseQuality
+from bids_qsm.workflows import engine as pe
+from bids_qsm.workflows.memory import Sizes, need
 
 
 def init_phase_wf(
@@ -15,7 +16,7 @@ def init_phase_wf(
     slice_flip: str,
     bipolar: str,
     coils: int,
-    series_gb: float,
+    sizes: Sizes,
     omp_nthreads: int,
     name: str = 'phase_wf',
 ):
@@ -45,12 +46,12 @@ def init_phase_wf(
     condition = pe.Node(
         ConditionPhase(scaling=scaling, sign=sign, slice_flip=slice_flip, bipolar=bipolar, coils=coils),
         name='condition',
-        mem_gb=0.3 + 5 * coils * series_gb,
-        n_procs=omp_nthreads,
+        mem_gb=need('condition', sizes, 'coils' if coils > 1 else ''),
+        n_procs=omp_nthreads if coils > 1 else 1,  # all but the combination of coils has one thread
     )
-    offset = pe.Node(RemoveOffset(), name='offset', mem_gb=0.3 + 5 * series_gb, n_procs=omp_nthreads)
-    quality = pe.Node(PhaseQuality(), name='quality', mem_gb=0.3 + 3 * series_gb, n_procs=omp_nthreads)
-    combine = pe.Node(CombineMagnitude(), name='combine', mem_gb=0.2 + 2 * series_gb)
+    offset = pe.Node(RemoveOffset(), name='offset', mem_gb=need('offset', sizes), n_procs=omp_nthreads)
+    quality = pe.Node(PhaseQuality(), name='quality', mem_gb=need('quality', sizes), n_procs=omp_nthreads)
+    combine = pe.Node(CombineMagnitude(), name='combine', mem_gb=need('combine', sizes))
     workflow.connect(
         [
             (inputnode, condition, [(f, f) for f in inputnode.inputs.copyable_trait_names()]),

@@ -1,13 +1,14 @@
 """The reconstruction chain of one series: scanner phase to susceptibility, R2* and SWI."""
 
 from nipype.interfaces.utility import IdentityInterface
-from nipype.pipeline import engine as pe
 
 from bids_qsm.interfaces.relaxation import FitRelaxation
 from bids_qsm.interfaces.swi import ComputeSWI
 from bids_qsm.recon.registry import needs
 from bids_qsm.recon.swi import SWI
+from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.field import init_field_wf
+from bids_qsm.workflows.memory import Sizes, need
 from bids_qsm.workflows.susceptibility import init_susceptibility_wf
 
 OUTPUTS = ('mask', 'field', 'noise', 'residual', 'local_field', 'chi', 'chi_mask', 'reference')
@@ -25,7 +26,7 @@ def init_recon_wf(
     swi: str,
     swi_params: dict,
     n_echoes: int,
-    volume_gb: float,
+    sizes: Sizes,
     omp_nthreads: int,
     name: str = 'recon_wf',
 ):
@@ -40,25 +41,24 @@ def init_recon_wf(
     r2star (1/s), t2star (s), s0, swi, minip.
     """
     workflow = pe.Workflow(name=name)
-    series_gb = volume_gb * n_echoes
     measured = ('magnitude', 'phase', 'quality', 'brain', 'echo_times', 'field_strength')
     inputnode = pe.Node(
         IdentityInterface([*measured, 'combined']),
         name='inputnode',
     )
     outputnode = pe.Node(IdentityInterface([*OUTPUTS, *RELAXATION, 'swi', 'minip']), name='outputnode')
-    field_wf = init_field_wf(**field_params, series_gb=series_gb, omp_nthreads=omp_nthreads)
+    field_wf = init_field_wf(**field_params, sizes=sizes, omp_nthreads=omp_nthreads)
     susceptibility_wf = init_susceptibility_wf(
         two_pass=field_params['mask'] == 'two_pass',
         reference=reference,
         reference_params=reference_params,
         inversion_params={**inversion_params, 'n_echoes': n_echoes, 'omp_nthreads': omp_nthreads},
-        volume_gb=volume_gb,
+        sizes=sizes,
     )
     weigh = pe.Node(
         ComputeSWI(method=swi, params=swi_params),
         name='weigh',
-        mem_gb=0.3 + 5 * series_gb,
+        mem_gb=need('weigh', sizes, swi),
         n_procs=omp_nthreads,
     )
     workflow.connect(
@@ -109,7 +109,7 @@ def init_recon_wf(
         relaxation = pe.Node(
             FitRelaxation(method=r2star, params=r2star_params),
             name='relaxation',
-            mem_gb=0.3 + 4 * series_gb,
+            mem_gb=need('relaxation', sizes, r2star),
             n_procs=omp_nthreads,
         )
         workflow.connect(

@@ -1,10 +1,11 @@
 """Labels on the series, and the tables of what the maps say there."""
 
 from nipype.interfaces.utility import IdentityInterface
-from nipype.pipeline import engine as pe
 
 from bids_qsm.interfaces.anatomy import Resample
 from bids_qsm.interfaces.regions import RegionTable
+from bids_qsm.workflows import engine as pe
+from bids_qsm.workflows.memory import Sizes, need
 
 
 def init_regions_wf(
@@ -13,7 +14,7 @@ def init_regions_wf(
     how: str,
     invert: list[bool],
     has_r2star: bool,
-    volume_gb: float,
+    sizes: Sizes,
     many: bool,
     name: str = 'regions_wf',
 ):
@@ -31,8 +32,12 @@ def init_regions_wf(
     maps = ['chi', 'mask', 'white_matter', 'reference', *(['r2star'] if has_r2star else [])]
     inputnode = pe.Node(IdentityInterface([*maps, 'dseg', 'labels', 'transforms']), name='inputnode')
     outputnode = pe.Node(IdentityInterface(['dseg', 'table', 'dictionary']), name='outputnode')
-    place = pe.Node(Resample(interpolation='label', invert=invert), name='labels', mem_gb=1 + 6 * volume_gb)
-    table = pe.Node(RegionTable(atlas=atlas), name='table', mem_gb=0.5 + (55 if many else 8) * volume_gb)
+    place = pe.Node(
+        Resample(interpolation='label', invert=invert), name='labels', mem_gb=need('resample_gre', sizes)
+    )
+    table = pe.Node(
+        RegionTable(atlas=atlas), name='table', mem_gb=need('table_many' if many else 'table', sizes)
+    )
     workflow.connect(
         [
             (inputnode, place, [('dseg', 'image'), ('chi', 'reference'), ('transforms', 'transforms')]),

@@ -1,9 +1,10 @@
 """Figures of a series for the report."""
 
 from nipype.interfaces.utility import IdentityInterface
-from nipype.pipeline import engine as pe
 
 from bids_qsm.interfaces.report import PlotFlicker, PlotMap, PlotOutlines, PlotRegions
+from bids_qsm.workflows import engine as pe
+from bids_qsm.workflows.memory import Sizes, need
 
 MASKED = ('phase', 'field', 'residual', 'localfield', 'chi', 'r2star', 'swi', 'minip')
 FIGURES = ('magnitude', *MASKED, 'mask', 'atlas', 'gre2t1w', 'regions')
@@ -15,7 +16,7 @@ def figures_of(*, n_echoes: int, one_step: bool):
     return tuple(f for f in FIGURES if f not in lacking and not (one_step and f == 'localfield'))
 
 
-def init_reportlets_wf(*, figures: tuple[str, ...], volume_gb: float, name: str = 'reportlets_wf'):
+def init_reportlets_wf(*, figures: tuple[str, ...], sizes: Sizes, name: str = 'reportlets_wf'):
     """Draw the maps, outlines, alignment and regions of a series.
 
     Inputs: magnitude, phase, field, residual, localfield, chi, r2star, swi, minip (maps), mask, dseg, labels,
@@ -28,20 +29,23 @@ def init_reportlets_wf(*, figures: tuple[str, ...], volume_gb: float, name: str 
         name='inputnode',
     )
     outputnode = pe.Node(IdentityInterface(list(figures)), name='outputnode')
-    mem_gb = 0.5 + 6 * volume_gb
     for kind in maps:
-        plot = pe.Node(PlotMap(kind=kind), name=f'plot_{kind}', mem_gb=mem_gb)
+        plot = pe.Node(
+            PlotMap(kind=kind),
+            name=f'plot_{kind}',
+            mem_gb=need('plot_phase' if kind == 'phase' else 'plot', sizes),
+        )
         workflow.connect(
             [(inputnode, plot, [(kind, 'image'), ('mask', 'mask')]), (plot, outputnode, [('figure', kind)])]
         )
-    plot_mask = pe.Node(PlotOutlines(kind='magnitude'), name='plot_mask', mem_gb=mem_gb)
-    plot_atlas = pe.Node(PlotOutlines(kind='chi'), name='plot_atlas', mem_gb=mem_gb)
+    plot_mask = pe.Node(PlotOutlines(kind='magnitude'), name='plot_mask', mem_gb=need('plot', sizes))
+    plot_atlas = pe.Node(PlotOutlines(kind='chi'), name='plot_atlas', mem_gb=need('plot', sizes))
     flicker = pe.Node(
         PlotFlicker(title='GRE magnitude and anatomical image', labels=['anatomy', 'GRE']),
         name='flicker',
-        mem_gb=1,
+        mem_gb=need('flicker', sizes),
     )
-    plot_regions = pe.Node(PlotRegions(), name='plot_regions', mem_gb=0.5)
+    plot_regions = pe.Node(PlotRegions(), name='plot_regions', mem_gb=need('plot_regions', sizes))
     workflow.connect(
         [
             (inputnode, plot_mask, [('magnitude', 'image'), ('mask', 'mask')]),

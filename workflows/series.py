@@ -1,11 +1,12 @@
 """Everything done to one series, from its files to its figures."""
 
 from nipype.interfaces.utility import IdentityInterface
-from nipype.pipeline import engine as pe
 
 from bids_qsm.interfaces.anatomy import Resample
+from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.align import init_align_wf
 from bids_qsm.workflows.labels import init_labels_wf, label_inputs, label_ports
+from bids_qsm.workflows.memory import Sizes, need
 from bids_qsm.workflows.outputs import init_outputs_wf
 from bids_qsm.workflows.phase import init_phase_wf
 from bids_qsm.workflows.recon import RELAXATION, init_recon_wf
@@ -21,7 +22,7 @@ def init_series_phase_wf(*, series, options, omp_nthreads: int, name: str):
         slice_flip=options.slice_flip,
         bipolar=options.bipolar,
         coils=series.coils,
-        series_gb=volume_gb(series) * len(series.echo_times),
+        sizes=Sizes.of(series),
         omp_nthreads=omp_nthreads,
         name=name,
     )
@@ -30,19 +31,13 @@ def init_series_phase_wf(*, series, options, omp_nthreads: int, name: str):
         if files := getattr(series, part):
             setattr(inputs, part, [str(f) for f in files])
     inputs.echo_times = list(series.echo_times)
-    if series.manufacturer:
-        inputs.manufacturer = series.manufacturer
+    inputs.manufacturer = series.manufacturer or ''
     return phase_wf
 
 
 def standard_maps(series):
     """Maps of the series that are resampled to template space."""
     return ('chi', 'r2star') if len(series.echo_times) > 1 else ('chi',)
-
-
-def volume_gb(series):
-    """Memory of one float32 volume of the series (GB)."""
-    return 4e-9 * series.shape[0] * series.shape[1] * series.shape[2]
 
 
 def init_series_wf(*, series, options, template, atlas, is_anatomy: bool, omp_nthreads: int, name: str):
@@ -59,7 +54,7 @@ def init_series_wf(*, series, options, template, atlas, is_anatomy: bool, omp_nt
     """
     workflow = pe.Workflow(name=name)
     n_echoes = len(series.echo_times)
-    gb = volume_gb(series)
+    sizes = Sizes.of(series)
     has_r2star, is_refined = n_echoes > 1, options.refinement.name != 'none'
     placed_by = [port for port in label_inputs(series, options) if port != 'gre_to_anat']
     inputnode = pe.Node(
@@ -76,13 +71,13 @@ def init_series_wf(*, series, options, template, atlas, is_anatomy: bool, omp_nt
         IdentityInterface(['gre_to_anat', 'reference', *standard_maps(series), *refined]), name='outputnode'
     )
 
-    align_wf = init_align_wf(is_anatomy=is_anatomy)
-    recon_wf = _init_recon_wf(series, options, omp_nthreads)
+    align_wf = init_align_wf(is_anatomy=is_anatomy, sizes=sizes)
+    recon_wf = init_series_recon_wf(series, options, omp_nthreads)
     labels_wf = init_labels_wf(
-        series=series, options=options, template=template, atlas=atlas, volume_gb=gb, has_r2star=has_r2star
+        series=series, options=options, template=template, atlas=atlas, sizes=sizes, has_r2star=has_r2star
     )
     figures = figures_of(n_echoes=n_echoes, one_step=is_one_step(options.inversion.name))
-    reportlets_wf = init_reportlets_wf(figures=figures, volume_gb=gb)
+    reportlets_wf = init_reportlets_wf(figures=figures, sizes=sizes)
     reportlets_wf.inputs.inputnode.labels = str(atlas.labels)
     outputs_wf = init_outputs_wf(
         series=series, options=options, template=template, atlas=atlas, figures=figures
@@ -176,7 +171,11 @@ def init_series_wf(*, series, options, template, atlas, is_anatomy: bool, omp_nt
     if is_refined:
         workflow.connect(labels_wf, 'outputnode.refine', outputnode, 'refine')
     if series.mask:
-        place = pe.Node(Resample(image=str(series.mask), interpolation='label'), name='place_mask', mem_gb=1)
+        place = pe.Node(
+            Resample(image=str(series.mask), interpolation='label'),
+            name='place_mask',
+            mem_gb=need('carry_mask', sizes),
+        )
         workflow.connect(
             [
                 (inputnode, place, [('combined', 'reference')]),
@@ -188,7 +187,8 @@ def init_series_wf(*, series, options, template, atlas, is_anatomy: bool, omp_nt
     return workflow
 
 
-def _init_recon_wf(series, options, omp_nthreads):
+def init_series_recon_wf(series, options, omp_nthreads):
+    """Reconstruct ``series`` with the methods that ``options`` choose, see :func:`init_recon_wf`."""
     recon_wf = init_recon_wf(
         field_params={
             # of a mask of the user the largest piece is taken as it is
@@ -213,7 +213,7 @@ def _init_recon_wf(series, options, omp_nthreads):
         swi=options.swi.name,
         swi_params=options.swi.as_dict,
         n_echoes=len(series.echo_times),
-        volume_gb=volume_gb(series),
+        sizes=Sizes.of(series),
         omp_nthreads=omp_nthreads,
     )
     recon_wf.inputs.inputnode.echo_times = list(series.echo_times)

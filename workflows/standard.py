@@ -1,12 +1,13 @@
 """The maps of a series in the template's space."""
 
 from nipype.interfaces.utility import IdentityInterface, Merge
-from nipype.pipeline import engine as pe
 
 from bids_qsm.interfaces.anatomy import Resample
+from bids_qsm.workflows import engine as pe
+from bids_qsm.workflows.memory import Sizes, need
 
 
-def init_standard_wf(*, maps: tuple[str, ...], is_refined: bool, name: str = 'standard_wf'):
+def init_standard_wf(*, maps: tuple[str, ...], is_refined: bool, sizes: Sizes, name: str = 'standard_wf'):
     """Resample maps of the series onto the template in one interpolation.
 
     Inputs: template, image_to_template, gre_to_anat, refine where the alignment of the deep grey matter
@@ -19,7 +20,9 @@ def init_standard_wf(*, maps: tuple[str, ...], is_refined: bool, name: str = 'st
     chain = pe.Node(Merge(len(transforms)), name='chain')
     workflow.connect([(inputnode, chain, [(port, f'in{i}') for i, port in enumerate(transforms, start=1)])])
     for port in maps:
-        resample = pe.Node(Resample(interpolation='linear'), name=f'resample_{port}', mem_gb=1.5)
+        resample = pe.Node(
+            Resample(interpolation='linear'), name=f'resample_{port}', mem_gb=need('resample_template', sizes)
+        )
         workflow.connect(
             [
                 (inputnode, resample, [(port, 'image'), ('template', 'reference')]),

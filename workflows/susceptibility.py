@@ -1,7 +1,6 @@
 """From the total field to referenced susceptibility."""
 
 from nipype.interfaces.utility import IdentityInterface
-from nipype.pipeline import engine as pe
 
 from bids_qsm.interfaces.background import RemoveBackground
 from bids_qsm.interfaces.inversion import Invert
@@ -9,6 +8,8 @@ from bids_qsm.interfaces.masking import MergePasses
 from bids_qsm.interfaces.reference import ReferenceChi
 from bids_qsm.recon.inversion import INVERSION
 from bids_qsm.recon.registry import needs
+from bids_qsm.workflows import engine as pe
+from bids_qsm.workflows.memory import Sizes, need
 
 REFERENCE_PROSE = {
     'csf': 'Susceptibility is relative to the fluid of the ventricles [@medi0] where that could be found '
@@ -35,7 +36,7 @@ def init_susceptibility_wf(
     reference: str,
     reference_params: dict,
     inversion_params: dict,
-    volume_gb: float,
+    sizes: Sizes,
     name: str = 'susceptibility_wf',
 ):
     """Find susceptibility and set its zero.
@@ -54,9 +55,11 @@ def init_susceptibility_wf(
         IdentityInterface([*FIELDS, 'mask', 'support', *(['strict'] if two_pass else [])]), name='inputnode'
     )
     outputnode = pe.Node(IdentityInterface(['local_field', 'chi', 'mask', 'reference']), name='outputnode')
-    filled_wf = init_inversion_wf(**inversion_params, volume_gb=volume_gb)
+    filled_wf = init_inversion_wf(**inversion_params, sizes=sizes)
     refer = pe.Node(
-        ReferenceChi(method=reference, params=reference_params), name='refer', mem_gb=0.3 + 6 * volume_gb
+        ReferenceChi(method=reference, params=reference_params),
+        name='refer',
+        mem_gb=need('refer', sizes, reference),
     )
     workflow.connect(
         [
@@ -72,8 +75,8 @@ def init_susceptibility_wf(
     if not two_pass:
         workflow.connect(filled_wf, 'outputnode.chi', refer, 'chi')
         return workflow
-    strict_wf = init_inversion_wf(**inversion_params, volume_gb=volume_gb, name='strict_wf')
-    merge = pe.Node(MergePasses(), name='merge', mem_gb=0.3 + 8 * volume_gb)
+    strict_wf = init_inversion_wf(**inversion_params, sizes=sizes, name='strict_wf')
+    merge = pe.Node(MergePasses(), name='merge', mem_gb=need('merge', sizes))
     workflow.connect(
         [
             (inputnode, strict_wf, [(f, f'inputnode.{f}') for f in FIELDS]),
@@ -102,7 +105,7 @@ def init_inversion_wf(
     inversion_params: dict,
     device: str,
     n_echoes: int,
-    volume_gb: float,
+    sizes: Sizes,
     omp_nthreads: int,
     name: str = 'inversion_wf',
 ):
@@ -121,7 +124,7 @@ def init_inversion_wf(
     invert = pe.Node(
         Invert(method=inversion, params=inversion_params, device=device),
         name='invert',
-        mem_gb=0.3 + 20 * volume_gb,
+        mem_gb=need('invert', sizes, inversion),
         n_procs=omp_nthreads,
     )
     data = ('noise', 'r2star', 'echo_times', 'field_strength')
@@ -148,7 +151,7 @@ def init_inversion_wf(
     remove = pe.Node(
         RemoveBackground(method=background, params=background_params, device=device),
         name='remove',
-        mem_gb=0.3 + 20 * volume_gb,
+        mem_gb=need('remove', sizes, background),
         n_procs=omp_nthreads,
     )
     workflow.connect(

@@ -17,21 +17,21 @@ from bids_qsm.anatomy.brainmask import extract_brain
 from bids_qsm.anatomy.register import REGISTER, rigid
 from bids_qsm.anatomy.transform import resample, resample_labels
 from bids_qsm.errors import UserError
-from bids_qsm.interfaces.io import save_like
+from bids_qsm.interfaces.io import read, save_like
 from bids_qsm.interfaces.xfm import load_chain, load_xfm, save_xfm
 from bids_qsm.recon.registry import call
 
 
 def load_volume(path):
     """Array (float32, not finite set to 0) and affine of a 3D image."""
-    image = nib.load(path)
-    data = np.asanyarray(image.dataobj).astype(np.float32)
+    data, affine = read(path)
+    data = data.astype(np.float32)
     if data.ndim == 4 and data.shape[3] == 1:
         data = data[..., 0]
     if data.ndim != 3:
         raise UserError(f'{path} has shape {data.shape}: one 3D volume is needed here.')
     data = np.nan_to_num(data, nan=0.0, posinf=0.0, neginf=0.0)
-    return data, image.affine
+    return data, affine
 
 
 def load_image(path):

@@ -3,6 +3,7 @@
 import filecmp
 import gzip
 import json
+import zlib
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -80,8 +81,10 @@ def _unchanged(source, path, sidecar):
         return False
     if sidecar is None:
         return True
-    beside = sidecar_path(path)
-    return beside.exists() and json.loads(beside.read_text()) == sidecar
+    try:
+        return json.loads(sidecar_path(path).read_text()) == sidecar
+    except (OSError, ValueError):
+        return False
 
 
 def _same_content(source, path):
@@ -92,5 +95,5 @@ def _same_content(source, path):
         with open(source, 'rb') as plain, gzip.open(path) as packed:
             chunks = zip_longest(*(iter(partial(stream.read, 2**20), b'') for stream in (plain, packed)))
             return all(a == b for a, b in chunks)
-    except (OSError, EOFError):
+    except (OSError, EOFError, zlib.error):
         return False

@@ -1,5 +1,6 @@
 """Loading and saving NIfTI files; the only place where arrays of the graph meet files."""
 
+import gzip
 from pathlib import Path
 
 import nibabel as nib
@@ -9,20 +10,39 @@ from bids_qsm.errors import UserError
 from bids_qsm.recon.grid import Grid
 
 
+def read(path):
+    """Array of an image as it is stored, and its affine; UserError where the file is cut short or damaged."""
+    try:
+        image = nib.load(path)
+        if not str(path).endswith('.gz'):
+            return np.asanyarray(image.dataobj), image.affine
+        with gzip.open(path) as stream:
+            data = np.asanyarray(type(image).from_stream(stream).dataobj)
+            # only its end tells whether all of a compressed file is right
+            while stream.read(2**20):
+                pass
+        return data, image.affine
+    except Exception as error:  # nibabel, gzip and zlib raise many kinds for damaged files
+        if isinstance(error, MemoryError):
+            raise
+        reason = str(error).partition('\n')[0].rstrip('.') or type(error).__name__
+        raise UserError(f'{path} cannot be read ({reason}); copy or convert it again.') from error
+
+
 def load(path):
     """Array (float32) and Grid of an image; 4D series keep echoes last."""
-    image = nib.load(path)
-    return np.asanyarray(image.dataobj).astype(np.float32), Grid.from_affine(image.shape, image.affine)
+    data, affine = read(path)
+    return data.astype(np.float32), Grid.from_affine(data.shape, affine)
 
 
 def load_mask(path):
     """Boolean array of a mask image."""
-    return np.asanyarray(nib.load(path).dataobj) > 0.5
+    return read(path)[0] > 0.5
 
 
 def load_labels(path, grid):
     """Labels (int32) of an image that must lie on the grid of the maps."""
-    data = np.asanyarray(nib.load(path).dataobj)
+    data, _ = read(path)
     if data.shape != grid.shape:
         raise UserError(f'{path} has shape {data.shape}, but the maps have {grid.shape}: resample it first.')
     return np.rint(data).astype(np.int32)

@@ -18,7 +18,7 @@ from nipype.interfaces.base import (
 
 from bids_qsm.biomarkers import focal
 from bids_qsm.biomarkers.lesions import EMPTY, FAINT, Drawn, dictionary, label_lesions, lesion_table
-from bids_qsm.interfaces.io import load, load_labels, load_mask, save_like
+from bids_qsm.interfaces.io import load, load_labels, load_mask, read, save_like
 from bids_qsm.interfaces.xfm import load_chain, load_xfm
 
 
@@ -37,7 +37,7 @@ class LabelLesions(SimpleInterface):
     input_spec, output_spec = _LabelLesionsInputSpec, _LabelLesionsOutputSpec
 
     def _run_interface(self, runtime):
-        mask = np.nan_to_num(np.asanyarray(nib.load(self.inputs.mask).dataobj))
+        mask = np.nan_to_num(read(self.inputs.mask)[0])
         labels = label_lesions(mask, binary='_mask.nii' in Path(self.inputs.mask).name)
         self._results['labels'] = save_like(labels, self.inputs.mask, runtime.cwd, 'lesions.nii.gz')
         self._results['empty'] = FAINT if mask.any() and not labels.any() else EMPTY
@@ -158,8 +158,8 @@ class FindCandidates(SimpleInterface):
 
 def _drawn(path):
     """Numbered lesions and their affine."""
-    image = nib.load(path)
-    return np.rint(np.asanyarray(image.dataobj)).astype(np.int32), image.affine
+    data, affine = read(path)
+    return np.rint(data).astype(np.int32), affine
 
 
 def _reference(inputs):

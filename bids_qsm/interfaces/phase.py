@@ -20,6 +20,9 @@ from bids_qsm.recon.conditioning import condition, from_real_imaginary
 from bids_qsm.recon.phase import combine_coils, remove_offset
 from bids_qsm.recon.scaling import phase_to_radians
 
+_LARGEST = 1e15
+"""Of a magnitude, whose square must be a number of single precision."""
+
 
 def _load_echoes(paths):
     """Stack single-echo images, or take a 4D one as it is: (array (x, y, z, echo), Grid)."""
@@ -89,6 +92,9 @@ class ConditionPhase(SimpleInterface):
                 f'{first}: magnitude {magnitude.shape} and phase {phase.shape} must have one size and one '
                 f'volume for each of the {volumes} echoes and coils.'
             )
+        peak = float(np.abs(magnitude).max(where=np.isfinite(magnitude), initial=0))
+        if peak > _LARGEST:
+            raise UserError(f'{first} holds values of {peak:.3g}, which no scanner stores; convert it again.')
         findings = []
         if inputs.coils > 1:
             phase, note = phase_to_radians(phase, scaling=choices['scaling'])

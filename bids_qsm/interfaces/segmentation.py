@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 from nipype.interfaces.base import (
@@ -16,7 +15,7 @@ from nipype.interfaces.base import (
 
 from bids_qsm.anatomy.segmentation import label_table
 from bids_qsm.errors import UserError
-from bids_qsm.interfaces.io import save
+from bids_qsm.interfaces.io import read, save
 
 
 class _ReadSegmentationInputSpec(BaseInterfaceInputSpec):
@@ -36,8 +35,8 @@ class ReadSegmentation(SimpleInterface):
     input_spec, output_spec = _ReadSegmentationInputSpec, _ReadSegmentationOutputSpec
 
     def _run_interface(self, runtime):
-        image = nib.load(self.inputs.dseg)
-        values = np.nan_to_num(np.asanyarray(image.dataobj))
+        values, affine = read(self.inputs.dseg)
+        values = np.nan_to_num(values)
         dseg = np.rint(values).astype(np.int32)
         if dseg.min() < 0 or np.abs(values - dseg).max() > 0.01:
             raise UserError(
@@ -53,5 +52,5 @@ class ReadSegmentation(SimpleInterface):
         path = Path(runtime.cwd) / 'labels.tsv'
         labels.to_csv(path, sep='\t', index=False)
         self._results['labels'] = str(path)
-        self._results['dseg'] = save(dseg, image.affine, runtime.cwd, 'dseg.nii.gz')
+        self._results['dseg'] = save(dseg, affine, runtime.cwd, 'dseg.nii.gz')
         return runtime

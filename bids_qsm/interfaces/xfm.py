@@ -13,6 +13,7 @@ from nipype.interfaces.base import BaseInterfaceInputSpec, File, SimpleInterface
 
 from bids_qsm.anatomy.transform import Displacement
 from bids_qsm.errors import UserError
+from bids_qsm.interfaces.io import read
 
 _FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
 _VECTOR_INTENT = 1007
@@ -131,16 +132,28 @@ def _load_text(path):
 
 
 def _load_displacement(path):
-    image = nib.load(path)
-    if image.ndim != 5 or image.shape[3:] != (1, 3):
+    data, affine = read(path)
+    if data.ndim != 5 or data.shape[3:] != (1, 3):
         raise UserError(
-            f'{path} is not an ITK displacement field: its shape is {image.shape}, not (x, y, z, 1, 3).'
+            f'{path} is not an ITK displacement field: its shape is {data.shape}, not (x, y, z, 1, 3).'
         )
-    vectors = np.asanyarray(image.dataobj)[:, :, :, 0, :].astype(np.float32)
-    return Displacement(vectors * np.float32([-1, -1, 1]), image.affine)
+    vectors = data[:, :, :, 0, :].astype(np.float32)
+    return Displacement(vectors * np.float32([-1, -1, 1]), affine)
+
+
+# all of h5py's and numpy's kinds
+_UNREADABLE = (OSError, LookupError, ValueError, AttributeError, RuntimeError, TypeError, OverflowError)
 
 
 def _load_composite(path):
+    try:
+        return _read_composite(path)
+    except _UNREADABLE as error:
+        reason = str(error).partition('\n')[0]
+        raise UserError(f'{path} cannot be read as an ITK transform ({reason}); copy it again.') from error
+
+
+def _read_composite(path):
     transforms = []
     with h5py.File(path, 'r') as file:
         if 'TransformGroup' not in file:
@@ -154,6 +167,8 @@ def _load_composite(path):
             misspelt = 'TranformParameters' in group[key]
             parameters = group[key]['TranformParameters' if misspelt else 'TransformParameters'][()]
             fixed = group[key]['TranformFixedParameters' if misspelt else 'TransformFixedParameters'][()]
+            if not (np.isfinite(parameters).all() and np.isfinite(fixed).all()):
+                raise ValueError('it holds values that are not finite')
             if _is_affine(kind):
                 transforms.append(_matrix(parameters.astype(float), fixed.astype(float)))
             elif kind.startswith('DisplacementFieldTransform'):
@@ -171,5 +186,7 @@ def _displacement(parameters, fixed):
     affine = np.eye(4)
     affine[:3, :3] = fixed[9:18].reshape(3, 3) * fixed[6:9]
     affine[:3, 3] = fixed[3:6]
+    if not np.linalg.det(affine):
+        raise ValueError('the grid of its displacement field has no extent')
     vectors = parameters.astype(np.float32).reshape((3, *shape), order='F')
     return Displacement(np.moveaxis(vectors, 0, -1) * np.float32([-1, -1, 1]), _FLIP @ affine)

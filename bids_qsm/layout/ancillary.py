@@ -52,6 +52,7 @@ def find_ancillary(series, t1w: list[Path], flair: list[Path], options):
             {
                 't1w': anatomy.t1w,
                 't1w_preproc': anatomy.t1w_preproc,
+                'anat_shape': checks.load_header(anatomy.image).shape if anatomy.image else None,
                 'brain_mask': anatomy.brain_mask,
                 'template_xfm': anatomy.template_xfm,
                 'mask': _find_mask(one, options.mask),

@@ -2,8 +2,10 @@
 
 import gzip
 import json
+import math
 import os
 from collections import Counter
+from functools import lru_cache
 from pathlib import Path
 
 import nibabel as nib
@@ -12,10 +14,27 @@ import numpy as np
 from bids_qsm.recon.units import tesla_from_mhz
 
 
+def load_header(path: Path):
+    """The image in ``path``, of which only the header is read; once, as several checks look at it."""
+    found = path.stat()
+    return _load(path, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+@lru_cache(maxsize=64)
+def _load(path, *state):
+    del state
+    return nib.load(path)
+
+
 def image_problem(path: Path) -> str | None:
     """Why ``path`` cannot be one 3D volume of a scan with a known position in the scanner."""
+    if not path.name.isprintable():
+        return f'{path.name} has characters in its name that cannot be printed; rename it.'
+    if not path.is_file():
+        what = 'is a link to a file that is not there' if path.is_symlink() else 'is no file'
+        return f'{path.name} {what}; fetch or replace it.'
     try:
-        image = nib.load(path)
+        image = load_header(path)
     except Exception as error:  # nibabel and zlib raise many kinds for damaged files
         return f'{path.name} cannot be read as NIfTI ({_first_line(error)}); copy or convert it again.'
     shape = image.shape
@@ -26,7 +45,15 @@ def image_problem(path: Path) -> str | None:
         )
     if len(shape) != 3 or min(shape) < 2:
         return f'{path.name} is not a volume ({_times(shape)}); susceptibility needs a 3D image.'
+    kind = image.get_data_dtype().kind
+    if kind not in 'iufb':
+        what = 'complex numbers: split them into real and imaginary part' if kind == 'c' else 'no numbers'
+        return f'{path.name} holds {what}; convert it again.'
     return _affine_problem(path, image.affine) or _length_problem(path, image)
+
+
+_DEFLATED = 1100
+"""More bytes than one byte of a gzip file can stand for."""
 
 
 def _affine_problem(path, affine):
@@ -45,12 +72,14 @@ def _affine_problem(path, affine):
 
 def _length_problem(path, image):
     """Compare the length of the file with what its header promises; read all of it only where needed."""
-    needed = image.dataobj.offset + int(np.prod(image.shape)) * image.get_data_dtype().itemsize
+    needed = image.dataobj.offset + math.prod(map(int, image.shape)) * image.get_data_dtype().itemsize
     found = path.stat().st_size
     if path.suffix in ('.gz', '.mgz'):
         with path.open('rb') as stream:
             stream.seek(-4, os.SEEK_END)
             found = int.from_bytes(stream.read(4), 'little')  # gzip ends in the length, modulo 2**32
+        if needed > _DEFLATED * path.stat().st_size:
+            return f'{path.name} is too short for the {needed} bytes of its header; copy or convert it again.'
         if found != needed % 2**32:  # truncated, or written in several members: count
             try:
                 with gzip.open(path) as stream:
@@ -66,7 +95,7 @@ def _length_problem(path, image):
 
 def grid_problem(path: Path, other: Path) -> str | None:
     """Why two images do not lie on one grid."""
-    first, second = nib.load(path), nib.load(other)
+    first, second = load_header(path), load_header(other)
     if first.shape != second.shape:
         return (
             f'{path.name} ({_times(first.shape)}) and {other.name} ({_times(second.shape)}) differ in size; '
@@ -109,10 +138,13 @@ def echo_time_problem(names: list[str], echo_times: list) -> str | None:
     for name, time in zip(names, echo_times, strict=True):
         if time is None:
             return f'{name} has no EchoTime in its sidecar; add it (in seconds).'
-        if isinstance(time, bool) or not isinstance(time, int | float) or not time > 0:
-            return f'{name} has an EchoTime of {time!r}; it must be a number of seconds above 0.'
-        if time > 1:
-            return f'{name} has an EchoTime of {time:g} s, which looks like milliseconds; divide it by 1000.'
+        seconds = value_of(time, float)
+        if seconds is None:
+            return f'{name} has an EchoTime of {_short(time)}; it must be a number of seconds above 0.'
+        if seconds > 1:
+            return (
+                f'{name} has an EchoTime of {seconds:g} s, which looks like milliseconds; divide it by 1000.'
+            )
     different = sorted({round(time, 7) for time in echo_times})
     n_files, n_times = len(names), len(different)
     if n_times == n_files or coil_count(echo_times) > 1:
@@ -147,20 +179,48 @@ def field_strength(name: str, metadata: dict) -> tuple[float | None, str | None]
     key, value, unit = (
         ('MagneticFieldStrength', tesla, 'T') if tesla is not None else ('ImagingFrequency', mhz, 'MHz')
     )
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None, f'{name} has a {key} of {value!r}; it must be a number ({unit}).'
+    number = value_of(value, float)
+    if number is None:
+        return None, f'{name} has a {key} of {_short(value)}; it must be a number ({unit}) above 0.'
+    value = number
     strength = float(value) if unit == 'T' else round(float(tesla_from_mhz(value)), 4)
     if not 0.01 <= strength <= 30:
         return None, f'{name} has a {key} of {value:g}, which is no field strength in {unit}; correct it.'
     return strength, None
 
 
+def value_of(value, kind: type) -> str | float | None:
+    """A value of a sidecar as a text, or as a number above 0; None where it is neither.
+
+    >>> value_of(3, float), value_of('3', float), value_of(-1, float), value_of(['GE'], str)
+    (3.0, None, None, None)
+    """
+    if kind is str:
+        return value if isinstance(value, str) and value.isprintable() else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if 0 < number < math.inf else None
+
+
+def _short(value):
+    text = repr(value)
+    return text if len(text) <= 60 else f'{text[:60]}...'
+
+
 def json_problem(path: Path) -> str | None:
     """Why a sidecar cannot be read."""
+    if not path.is_file():
+        return f'{path.name} is no file; replace it.'
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding='utf-8-sig'))
     except OSError as error:
-        return f'{path.name} cannot be read ({error.strerror}).'
+        return f'{path.name} cannot be read ({error.strerror}); mend it or its permissions.'
+    except RecursionError:
+        return f'{path.name} is nested too deeply; write it again.'
     except ValueError:
         empty = path.stat().st_size == 0
         return f'{path.name} is {"empty" if empty else "not valid JSON"}; write it again.'

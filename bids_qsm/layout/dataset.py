@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 
 from bids_qsm.errors import UserError
@@ -26,7 +27,7 @@ def require_dataset(bids_dir: Path):
     problem = json_problem(description)
     if problem:
         raise UserError(f'{bids_dir}: {problem}')
-    return json.loads(description.read_text())
+    return json.loads(description.read_text(encoding='utf-8-sig'))
 
 
 def require_places(bids_dir: Path, output_dir: Path, work_dir: Path):
@@ -47,7 +48,10 @@ def require_places(bids_dir: Path, output_dir: Path, work_dir: Path):
             with tempfile.TemporaryFile(dir=parent):
                 pass
         except OSError as error:
-            raise UserError(f'{path} cannot be written ({error.strerror}); choose another folder.') from None
+            owner = ', or with Docker give -u "$(id -u):$(id -g)"' if 'BIDS_QSM_IMAGE' in os.environ else ''
+            raise UserError(
+                f'{path} cannot be written ({error.strerror}); choose another folder{owner}.'
+            ) from None
 
 
 def existing_parent(path: Path) -> Path:
@@ -55,8 +59,11 @@ def existing_parent(path: Path) -> Path:
     return next(p for p in (path, *path.parents) if p.exists())
 
 
-def validate(bids_dir, rejected, subjects):
-    """Run the BIDS validator; UserError for errors of the dataset or ``subjects`` beside the ``rejected``."""
+def validate(bids_dir, series, rejected, subjects):
+    """Run the BIDS validator; UserError for errors of the dataset or ``subjects`` beside the ``rejected``.
+
+    Errors of images that ``series`` use always count, even where another series of such a name is rejected.
+    """
     tool = 'bids-validator-deno'
     command = shutil.which(tool, path=str(Path(sys.executable).parent)) or shutil.which(tool)
     if command is None:
@@ -72,14 +79,19 @@ def validate(bids_dir, rejected, subjects):
             f'bids-validator-deno failed on {bids_dir} ({ran.stderr.strip()[-200:] or "no output"}); '
             '--skip-bids-validation runs without it.'
         ) from None
-    known = tuple(f'{one.name}_' for one in rejected)
-    errors = [
-        issue
-        for issue in issues
-        if issue.get('severity') == 'error'
-        and not (known and Path(issue.get('location', '')).name.startswith(known))
-        and _owner(issue.get('location', '')) in (None, *subjects)
-    ]
+    names = {one.name for one in rejected}
+    known = tuple(f'{name}{end}' for name in names for end in '_.')
+    used = {
+        path.name.partition('.')[0] for one in series for path in (*one.files, one.t1w, one.flair) if path
+    }
+    errors = []
+    for issue in issues:
+        location = issue.get('location', '')
+        name, owner = Path(location).name, _owner(location)
+        is_known = name.startswith(known) or f'sub-{owner}' in names
+        is_counted = not is_known or name.partition('.')[0] in used
+        if issue.get('severity') == 'error' and is_counted and owner in (None, *subjects):
+            errors.append(issue)
     if errors:
         first = errors[0]
         what = ' '.join(str(first[key]) for key in ('code', 'subCode', 'issueMessage') if first.get(key))
@@ -104,10 +116,30 @@ def require_space(series, options):
     # maps in the template's space are as large whatever the series' grid
     output = sum(4 * n * 12 for n in voxels) + 1.5e8 * len(series)
     work += 5e8 * len({one.subject for one in series})
-    if options.work_dir.is_dir():  # what an earlier run left is used again
-        work -= sum(f.stat().st_size for f in options.work_dir.rglob('*') if f.is_file())
+    problem = _space_problem(options, output, work)
+    if problem and options.work_dir.is_dir():  # what an earlier run left is used again; counting takes long
+        left = _left_of({one.subject for one in series}, options.work_dir)
+        problem = _space_problem(options, output, max(work - left, 0))
+    if problem:
+        raise UserError(problem)
+
+
+def _left_of(subjects, work_dir):
+    """Bytes that an earlier run left of these subjects; other tasks may share the folder."""
+    from bids_qsm.workflows.base import node_name  # takes long to import
+
+    left = 0
+    for subject in subjects:
+        for folder, _, names in os.walk(work_dir / 'bids_qsm_wf' / node_name(f'sub-{subject}')):
+            for name in names:
+                with suppress(OSError):
+                    left += os.lstat(os.path.join(folder, name)).st_size
+    return left
+
+
+def _space_problem(options, output, work):
     needs = defaultdict(float)
-    for path, size in ((options.output_dir, output), (options.work_dir, max(work, 0))):
+    for path, size in ((options.output_dir, output), (options.work_dir, work)):
         parent = existing_parent(path)
         needs[parent.stat().st_dev, parent] += size
     by_disk = defaultdict(float)
@@ -116,7 +148,8 @@ def require_space(series, options):
     for disk, parent in needs:
         free = shutil.disk_usage(parent).free
         if free < by_disk[disk]:
-            raise UserError(
+            return (
                 f'{parent} has {free / 1e9:.1f} GB free, but about {by_disk[disk] / 1e9:.1f} GB are '
                 'needed; free some, choose another --work-dir, or run fewer participants at a time.'
             )
+    return None

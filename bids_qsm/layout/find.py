@@ -1,25 +1,22 @@
 """From a BIDS dataset to the series to run."""
 
 import json
-import re
 from collections import defaultdict
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from bids_qsm.errors import UserError
-from bids_qsm.layout import checks
+from bids_qsm.errors import UserError, plain
 from bids_qsm.layout.ancillary import find_ancillary
 from bids_qsm.layout.dataset import require_dataset, require_places, require_space, validate
+from bids_qsm.layout.index import ENTITIES, Index, is_label
 from bids_qsm.layout.names import LONG_NAMES, entities_of, suffix_of
 from bids_qsm.layout.series import Rejected, Series, read_series
+from bids_qsm.share import own_share, parse_task
 
 SUFFIXES = ('MEGRE', 'T2starw', 'GRE', 'T1w')
 """Suffixes that a series may have; T1w only where there is phase beside it (a legacy name)."""
 
 NEED_DECAY = ('medi0',)
 """Methods of inversion that find fluid by its R2*."""
-
-_SKIPPED = r'/(derivatives|code|sourcedata|stimuli|models|func|dwi|perf|pet|eeg|ieeg|meg|nirs|micr|beh)(/|$)'
 
 
 @dataclass(frozen=True)
@@ -37,27 +34,37 @@ def find_series(options) -> Plan:
     description = require_dataset(options.bids_dir)
     require_places(options.bids_dir, options.output_dir, options.work_dir)
     filters = _read_filters(options.bids_filter_file)
-    subjects = _subjects(options)
+    subjects, notes = participants(options), ()
+    if options.array_task:
+        own = own_share(options.bids_dir, subjects, options.session_label, options.array_task, options.shares)
+        task, count = parse_task(options.array_task)
+        notes = (f'task {task} of {count}: {len(own)} of {len(subjects)} participants.',)
+        subjects = own
     for name, folder in options.derivatives:
         if not folder.is_dir():
             raise UserError(f'--derivatives {name}={folder}: {folder} is not a folder.')
-    bad_sidecars = _bad_sidecars(options.bids_dir, subjects)
-    layout = _index(options.bids_dir, subjects, bad_sidecars)
-    _require_sessions(layout, options)
+    name = plain(description.get('Name') or options.bids_dir.name)
+    if not subjects:
+        return Plan((), (), name, notes)
+    index = Index(options.bids_dir, subjects)
+    _require_sessions(index, options)
+    notes += _odd_folders(options)
 
     groups = defaultdict(list)
-    for file in _query(layout, filters['megre'], options.session_label, suffix=list(SUFFIXES)):
-        path = Path(file.path)
-        entities = tuple((k, v) for k, v in entities_of(path) if k not in ('echo', 'part'))
-        groups[entities, suffix_of(path)].append((path, file.get_metadata()))
+    is_part = options.array_task is not None
+    for path in index.images(SUFFIXES, filters['megre'], options.session_label, is_part=is_part):
+        entities = [item for item in entities_of(path) if item[0] not in ('echo', 'part')]
+        # files may have them in any order, outputs have one
+        entities.sort(key=lambda item: (*ENTITIES, item[0]).index(item[0]))
+        groups[tuple(entities), suffix_of(path)].append((path, index.metadata(path)))
     is_t1w = [key for key, files in groups.items() if key[1] == 'T1w' and not _has_phase(files)]
     for key in is_t1w:
         del groups[key]
 
-    series, rejected = [], []
+    series, rejected = [], _odd_names(index, options)
     echoes_chosen = 'echo' in filters['megre']
     for (entities, suffix), files in sorted(groups.items()):
-        found = read_series(entities, suffix, files, bad_sidecars, echoes_chosen)
+        found = read_series(entities, suffix, files, index.bad_sidecars, echoes_chosen)
         (series if isinstance(found, Series) else rejected).append(found)
     series, doubles = _without_doubles(series)
     rejected += doubles
@@ -65,7 +72,7 @@ def find_series(options) -> Plan:
     images = {
         suffix: [
             path
-            for path in (Path(f.path) for f in _query(layout, filters[suffix.lower()], (), suffix=suffix))
+            for path in index.images((suffix,), filters[suffix.lower()], is_part=is_part)
             if path not in in_pairs and dict(entities_of(path)).get('part', 'mag') == 'mag'
         ]
         for suffix in ('T1w', 'FLAIR')
@@ -82,17 +89,15 @@ def find_series(options) -> Plan:
         rejected += [Rejected(one.name, f'{one.files[0].name}: {reason}', True) for one in single]
     series, failed = _with_ancillary(series, images, options)
     rejected += failed
-    if not series and not rejected:
+    if not series and not rejected and not options.array_task:
         raise UserError(
             f'{options.bids_dir} has no series to run: nothing that was asked for has files named '
             '*_part-mag_MEGRE and *_part-phase_MEGRE.'
         )
-    notes = ()
     if not options.skip_bids_validation:
-        notes = validate(options.bids_dir, rejected, subjects)
+        notes += validate(options.bids_dir, series, rejected, subjects)
     if not options.reports_only:
         require_space(series, options)
-    name = str(description.get('Name') or options.bids_dir.name)
     return Plan(tuple(series), tuple(sorted(rejected, key=lambda r: r.name)), name, notes)
 
 
@@ -101,8 +106,8 @@ def _read_filters(path):
     if path is None:
         return filters
     try:
-        given = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        given = json.loads(path.read_text(encoding='utf-8-sig'))
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f'the BIDS filter file {path} cannot be read: {error}.') from None
     rule = 'it must map "megre", "t1w" or "flair" to entities, such as {"megre": {"acquisition": "highres"}}.'
     if not isinstance(given, dict):
@@ -114,8 +119,10 @@ def _read_filters(path):
     return filters
 
 
-def _subjects(options):
-    present = sorted(p.name.removeprefix('sub-') for p in options.bids_dir.glob('sub-*') if p.is_dir())
+def participants(options) -> tuple[str, ...]:
+    """Labels of the participants that ``options`` name, all of the dataset where they name none."""
+    labels = (p.name.removeprefix('sub-') for p in options.bids_dir.glob('sub-*') if p.is_dir())
+    present = sorted(label for label in labels if is_label(label))
     if not present:
         raise UserError(f'{options.bids_dir} holds no participant: no folder is named sub-<label>.')
     missing = [label for label in options.participant_label if label not in present]
@@ -125,57 +132,41 @@ def _subjects(options):
     return options.participant_label or tuple(present)
 
 
-def _bad_sidecars(bids_dir, subjects):
-    """Sidecars that cannot be read, each with what is wrong; pybids would fail on the first for all."""
-    places = [bids_dir.glob('*.json')]
-    for subject in subjects:
-        places += [
-            bids_dir.glob(f'sub-{subject}/{deep}*.json') for deep in ('', 'anat/', 'ses-*/', 'ses-*/anat/')
-        ]
-    problems = ((path, checks.json_problem(path)) for place in places for path in place)
-    return {path: problem for path, problem in problems if problem}
+def _odd_names(index, options):
+    """Rejected for each subject with files or folders that cannot be used; a T1w image is only skipped."""
+    odd, found = defaultdict(list), []
+    for path, subject, suffix, problem in index.odd_names(SUFFIXES, options.session_label):
+        if suffix == 'T1w' and '_part-' not in path.name:
+            found.append(Rejected(path.name.partition('.nii')[0], problem, False))
+        else:
+            odd[subject].append(problem)
+    for subject, problems in odd.items():
+        others = len(problems) - 1
+        more = f' {others} more of its files or folders cannot be used.' if others else ''
+        found.append(Rejected(f'sub-{subject}', f'{problems[0]}{more}', True))
+    return found
 
 
-def _index(bids_dir, subjects, bad_sidecars):
-    from bids import BIDSLayout, BIDSLayoutIndexer
-
-    chosen = '|'.join(re.escape(s) for s in subjects)
-    skip = [
-        re.compile(_SKIPPED),
-        re.compile(r'/\.'),
-        re.compile(rf'^/sub-(?!({chosen})(/|$))'),
-    ]
-    skip += [re.compile(f'^{re.escape("/" + str(path.relative_to(bids_dir)))}$') for path in bad_sidecars]
-    indexer = BIDSLayoutIndexer(validate=False, ignore=skip)
-    return BIDSLayout(bids_dir, validate=False, indexer=indexer)
+def _odd_folders(options):
+    """Notes on folders that look like a participant's and are not; of an array one task tells of them."""
+    if options.participant_label or not (options.array_task or '1/1').startswith('1/'):
+        return ()
+    folders = [path.name for path in sorted(options.bids_dir.glob('sub-*')) if path.is_dir()]
+    return tuple(
+        f'The folder {plain(name)} is left out: its name is not sub- and a label of letters and digits.'
+        for name in folders
+        if not is_label(name.removeprefix('sub-'))
+    )
 
 
-def _require_sessions(layout, options):
-    present = layout.get_sessions()
+def _require_sessions(index, options):
+    present = sorted(index.sessions)
     missing = [label for label in options.session_label if label not in present]
+    if options.array_task:  # another task may have it
+        missing = [label for label in missing if not any(options.bids_dir.glob(f'sub-*/ses-{label}'))]
     if missing:
         listed = ', '.join(present) or 'none'
         raise UserError(f'{options.bids_dir} has no session {missing[0]!r}; its sessions: {listed}.')
-
-
-def _query(layout, filters, sessions, *, suffix):
-    from bids.layout import Query
-
-    wanted = {'suffix': suffix, 'extension': ['.nii', '.nii.gz'], 'datatype': 'anat'}
-    if sessions:
-        wanted['session'] = list(sessions)
-    special = {None: Query.NONE, '*': Query.REQUIRED}
-    asked = {k: v if isinstance(v, list) else special.get(v, v) for k, v in filters.items()}
-    known = layout.get_entities(metadata=False)
-    asked = {k: v for k, v in asked.items() if v is not Query.NONE or k in known}
-    try:
-        return layout.get(**{**wanted, **asked}, invalid_filters='error')
-    except ValueError as error:
-        raise UserError(f'the BIDS filter file does not fit the dataset: {_sentence(error)}.') from None
-
-
-def _sentence(error):
-    return re.sub(r'\s+', ' ', str(error)).partition('. ')[0].rstrip('.')
 
 
 def _has_phase(files):
@@ -199,14 +190,17 @@ def _without_doubles(series):
 
 def _with_ancillary(series, images, options):
     done, failed = [], []
-    for subject in sorted({one.subject for one in series}):
-        own = [one for one in series if one.subject == subject]
-        t1w, flair = (
-            [path for path in images[suffix] if dict(entities_of(path))['sub'] == subject]
-            for suffix in ('T1w', 'FLAIR')
-        )
+    by_subject = {'series': defaultdict(list), 'T1w': defaultdict(list), 'FLAIR': defaultdict(list)}
+    for one in series:
+        by_subject['series'][one.subject].append(one)
+    for suffix, paths in images.items():
+        for path in paths:
+            by_subject[suffix][dict(entities_of(path))['sub']].append(path)
+    for subject, own in sorted(by_subject['series'].items()):
+        t1w, flair = by_subject['T1w'][subject], by_subject['FLAIR'][subject]
         try:
-            done += [replace(one, **extra) for one, extra in find_ancillary(own, t1w, flair, options)]
+            for one, extra in find_ancillary(own, t1w, flair, options):
+                done.append(replace(one, **{**extra, 'notes': tuple(map(plain, extra['notes']))}))
         except UserError as error:  # concerns the subject as a whole
             failed += [Rejected(one.name, str(error), True) for one in own]
     return done, failed

@@ -1,5 +1,6 @@
 """BIDS file names: entities in their order."""
 
+import re
 from pathlib import Path
 
 LONG_NAMES = {
@@ -9,8 +10,15 @@ LONG_NAMES = {
     'ce': 'ceagent',
     'rec': 'reconstruction',
     'dir': 'direction',
+    'trc': 'tracer',
+    'stain': 'staining',
+    'mod': 'modality',
+    'seg': 'segmentation',
 }
-"""Entities that pybids calls by another name than the file does."""
+"""Entities that BIDS filter files call by another name than the file does."""
+
+NUMBERED = ('echo', 'run', 'inv', 'flip')
+"""Entities whose value is a whole number."""
 
 
 def entities_of(path: Path) -> tuple[tuple[str, str], ...]:
@@ -21,6 +29,18 @@ def entities_of(path: Path) -> tuple[tuple[str, str], ...]:
     """
     words = path.name.partition('.')[0].split('_')
     return tuple(tuple(word.split('-', 1)) for word in words if '-' in word)
+
+
+def entity_set(path: Path) -> set:
+    """Entities of a file name to compare with those of another: leading zeros of numbers do not matter.
+
+    >>> entity_set(Path('run-1_MEGRE.json')) <= entity_set(Path('sub-01_run-01_MEGRE.nii'))
+    True
+    """
+    return {
+        (key, int(value) if key in NUMBERED and re.fullmatch('[0-9]{1,9}', value) else value)
+        for key, value in entities_of(path)
+    }
 
 
 def suffix_of(path: Path) -> str:

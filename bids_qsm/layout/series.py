@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-import nibabel as nib
-
+from bids_qsm.errors import plain
 from bids_qsm.layout import checks
-from bids_qsm.layout.names import entities_of, join_entities, suffix_of
+from bids_qsm.layout.names import entities_of, entity_set, join_entities, suffix_of
 from bids_qsm.recon.grid import Grid
 
 
@@ -52,6 +51,8 @@ class Series:
     """Receive coils stored one by one; files are then sorted by echo time, each with its coils in turn."""
     t1w: Path | None = None
     t1w_preproc: Path | None = None
+    anat_shape: tuple[int, int, int] | None = None
+    """Of the T1w image in use; None where there is none."""
     brain_mask: Path | None = None
     template_xfm: tuple[tuple[str, Path, Path], ...] = ()
     """(space, image-to-template, template-to-image) of transforms that earlier derivatives hold."""
@@ -86,6 +87,11 @@ class Rejected:
     reason: str
     is_error: bool
 
+    def __post_init__(self):
+        # names of files, and values of sidecars, may hold anything
+        object.__setattr__(self, 'name', plain(self.name))
+        object.__setattr__(self, 'reason', plain(self.reason))
+
 
 def read_series(entities, suffix, files, bad_sidecars, echoes_chosen):
     """Check the files that share ``entities``: a Series, or Rejected with the first thing that is wrong.
@@ -93,6 +99,10 @@ def read_series(entities, suffix, files, bad_sidecars, echoes_chosen):
     ``files`` are pairs of path and metadata, ``bad_sidecars`` maps unreadable JSON files to what is wrong.
     """
     name = join_entities(entities)
+    unnamed = [f'{key}-{value}' for key, value in entities if key not in _KEPT]
+    if unnamed:
+        reason = f'{files[0][0].name}: names of outputs have no place for {unnamed[0]}; rename it, as acq-.'
+        return Rejected(name, reason, True)
     parts = defaultdict(dict)
     metadata = dict(files)
     for path, _ in sorted(files, key=lambda item: item[0]):
@@ -131,6 +141,11 @@ def read_series(entities, suffix, files, bad_sidecars, echoes_chosen):
         problem = checks.grid_problem(everything[0], path)
         if problem:
             return Rejected(name, problem, True)
+    for path in everything:
+        time = metadata[path].get('EchoTime')
+        problem = time is not None and checks.echo_time_problem([path.name], [time])
+        if problem:
+            return Rejected(name, problem, True)
     read = {echo: {**metadata[second[echo]], **metadata[first[echo]]} for echo in echoes}
     times = [read[echo].get('EchoTime') for echo in echoes]
     problem = checks.echo_time_problem([first[echo].name for echo in echoes], times)
@@ -154,9 +169,15 @@ def read_series(entities, suffix, files, bad_sidecars, echoes_chosen):
         notes.append(f'The images of {coils} receive coils were stored one by one; they are combined.')
     elif order != list(range(len(echoes))):
         notes.append('The files were not numbered in the order of their echo times; they are sorted.')
-    image = nib.load(everything[0])
+    image = checks.load_header(everything[0])
     if not (image.header['sform_code'] or image.header['qform_code']):
         notes.append('The header holds no orientation; B0 is taken to lie along the third voxel axis.')
+    told, odd = {}, []
+    for key, kind in (('Manufacturer', str), ('RepetitionTime', float), ('FlipAngle', float)):
+        told[key] = checks.value_of(head.get(key), kind)
+        if told[key] is None and head.get(key) is not None:
+            odd.append(f'The {key} {str(head[key])[:60]!r} is left out: it is none.')
+    notes += odd
     if head.get('MRAcquisitionType') == '2D':
         notes.append('The acquisition is 2D; phase may jump between slices.')
     grid = Grid.from_affine(image.shape, image.affine)
@@ -173,9 +194,9 @@ def read_series(entities, suffix, files, bad_sidecars, echoes_chosen):
         echo_times=tuple(float(times[i]) for i in order[::coils]),
         coils=coils,
         field_strength=strength,
-        manufacturer=head.get('Manufacturer'),
-        repetition_time=head.get('RepetitionTime'),
-        flip_angle=head.get('FlipAngle'),
+        manufacturer=told['Manufacturer'],
+        repetition_time=told['RepetitionTime'],
+        flip_angle=told['FlipAngle'],
         shape=grid.shape,
         voxel_size=grid.voxel_size,
         b0_dir=grid.b0_dir,
@@ -183,6 +204,8 @@ def read_series(entities, suffix, files, bad_sidecars, echoes_chosen):
     )
 
 
+_KEPT = ('sub', 'ses', 'acq', 'ce', 'rec', 'dir', 'run', 'flip', 'inv', 'mt', 'chunk')
+"""Entities that tell series apart and that the names of outputs keep."""
 _PORTS = (('magnitude', 'mag'), ('phase', 'phase'), ('real', 'real'), ('imag', 'imag'))
 
 
@@ -209,5 +232,5 @@ def _applies(sidecar, path):
     return (
         suffix_of(sidecar) == suffix_of(path)
         and sidecar.parent in path.parents
-        and set(entities_of(sidecar)) <= set(entities_of(path))
+        and entity_set(sidecar) <= entity_set(path)
     )

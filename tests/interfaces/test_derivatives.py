@@ -59,3 +59,17 @@ def test_masks_and_maps_keep_type_and_geometry(image, tmp_path):
     path = save_like(data > 0, image, tmp_path, 'mask.nii.gz')
     assert load_mask(path).all()
     assert load(path)[1] == grid
+
+
+@pytest.mark.parametrize('spoiled', ['chi.json', 'chi.nii.gz'])
+@pytest.mark.parametrize('content', [b'', b'{', b'\xff\xfe', b'\x1f\x8b\x08' + bytes(60)])
+def test_spoiled_output_is_written_again(image, tmp_path, spoiled, content):
+    out = tmp_path / 'out' / 'chi.nii.gz'
+    plain = save(load(image)[0], np.eye(4), tmp_path, 'chi.nii')
+    sink = SaveDerivatives({'chi': out}, {'chi': {'Units': 'ppm'}})
+    sink.inputs.chi = plain
+    sink.run()
+    whole = (out.parent / spoiled).read_bytes()
+    (out.parent / spoiled).write_bytes(content)
+    sink.run()
+    assert (out.parent / spoiled).read_bytes() == whole

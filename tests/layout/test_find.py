@@ -140,6 +140,18 @@ def test_filter_file_errors(data, find, tmp_path, text, says):
         find(bids_filter_file=chosen)
 
 
+def test_filters_may_name_what_this_share_lacks(data, find, tmp_path):
+    write_series(data, sub='01')
+    write_series(data, sub='02')
+    write_t1w(data, sub='02')
+    chosen = tmp_path / 'filter.json'
+    chosen.write_text('{"t1w": {"MagneticFieldStrength": 3, "session": null}}')
+    assert len(find(bids_filter_file=chosen, participant_label=('01',)).series) == 1
+    chosen.write_text('{"t1w": {"SeriesDescription": "mprage"}}')
+    plans = [find(bids_filter_file=chosen, array_task=f'{task}/2') for task in (1, 2)]
+    assert [one.name for plan in plans for one in plan.series] == ['sub-01', 'sub-02']
+
+
 def test_not_a_dataset(data, find):
     (data / 'dataset_description.json').unlink()
     with pytest.raises(UserError, match='is not a BIDS dataset'):
@@ -249,6 +261,21 @@ def test_validator_leaves_other_subjects_alone(data, find):
     write_image(data / 'sub-02' / 'anat' / 'sub-02_nonsense.nii.gz')
     assert find(skip_bids_validation=False, participant_label=('01',)).series
     with pytest.raises(UserError, match=r'sub-02_nonsense'):
+        find(skip_bids_validation=False)
+
+
+def test_validator_counts_errors_of_what_is_run_beside_odd_names(data, find):
+    pytest.importorskip('bids_validator_deno')
+    (image, *_), t1w = write_series(data), write_t1w(data)
+    write_series(data, sub='02')
+    t1w.with_name('T1w.nii.gz').write_bytes(t1w.read_bytes())
+    t1w.with_name('sub-01_acq-0.8mm_echo-1_part-mag_MEGRE.nii.gz').write_bytes(t1w.read_bytes())
+    (data / 'sub-03').mkdir()
+    (data / 'sub-03' / 'anat').symlink_to('anat')  # a loop
+    assert [one.name for one in find(skip_bids_validation=False).series] == ['sub-01', 'sub-02']
+    sidecar = image.with_name(image.name.replace('nii.gz', 'json'))
+    write_json(sidecar, {'MagneticFieldStrength': 3.0, 'EchoTime': 0.004, 'FlipAngle': -1})
+    with pytest.raises(UserError, match=r'is not valid BIDS: .*sub-01_echo-1_part-mag_MEGRE'):
         find(skip_bids_validation=False)
 
 

@@ -1,4 +1,7 @@
 from bids_qsm.workflows.lesions import distinct_names, init_lesions_wf
+from bids_qsm.workflows.memory import Sizes
+
+SIZES = Sizes(volume=0.1, padded=0.2, echoes=0.4, stored=0.4, anat=0.1)
 
 
 def test_masks_of_one_name_are_told_apart_by_their_folders():
@@ -18,6 +21,11 @@ def test_sources_of_the_table_differ(tmp_path):
         path.parent.mkdir()
         path.touch()
         masks.append((str(path), 'gre'))
-    workflow = init_lesions_wf(masks=tuple(masks), invert=[], has_r2star=False, volume_gb=0.1)
+    workflow = init_lesions_wf(
+        masks=tuple(masks),
+        invert=[],
+        has_r2star=False,
+        sizes=SIZES,
+    )
     sources = workflow.get_node('table').inputs.sources
     assert sources == [f'{rater}/sub-01_label-lesion_mask.nii.gz' for rater in ('ann', 'ben')]

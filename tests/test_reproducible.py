@@ -1,0 +1,206 @@
+"""Equal input gives equal files, byte for byte, and the files say how to make them again."""
+
+import ast
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import bids_qsm
+from bids_qsm.cli import parse
+from bids_qsm.derivatives import write_dataset_description
+from bids_qsm.options import Options
+from tests import steps
+from tests.cohorts import write_cohort
+from tests.skeletons import write_dataset
+
+BENCHMARKS = Path(__file__).parent.parent / 'benchmarks'
+
+
+@pytest.fixture(scope='module')
+def bench():
+    sys.path.insert(0, str(BENCHMARKS))
+    import reproducible
+
+    sys.path.remove(str(BENCHMARKS))
+    return reproducible
+
+
+def test_the_number_of_threads_changes_no_array(bench):
+    number, different = bench.compare_threads((1, 2, 4))
+    assert number > len(steps.registered()) > 30
+    assert different == []
+
+
+def parallel_functions():
+    """(file, function) of what numba compiles for several threads."""
+    for path in sorted(Path(bids_qsm.__file__).parent.rglob('*.py')):
+        for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+            if isinstance(node, ast.FunctionDef) and any(
+                'parallel=True' in ast.unparse(d) for d in node.decorator_list
+            ):
+                yield path.name, node
+
+
+def shared_sums(function):
+    """Variables that loops over threads add to, though they begin outside, and sums of whole arrays."""
+    for loop in ast.walk(function):
+        if isinstance(loop, ast.For) and 'prange' in ast.unparse(loop.iter):
+            begun = {
+                name.id
+                for node in ast.walk(loop)
+                if isinstance(node, ast.Assign)
+                for target in node.targets
+                for name in ast.walk(target)
+                if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)
+            }
+            for node in ast.walk(loop):
+                if (
+                    isinstance(node, ast.AugAssign)
+                    and isinstance(node.target, ast.Name)
+                    and node.target.id not in begun
+                ):
+                    yield node.target.id
+    for node in ast.walk(function):
+        if isinstance(node, ast.Call) and not node.args and isinstance(node.func, ast.Attribute):
+            yield from [ast.unparse(node)] if node.func.attr in ('sum', 'mean', 'std', 'var') else []
+
+
+def test_threads_add_nothing_up_together():
+    functions = list(parallel_functions())
+    assert len(functions) > 30
+    assert [(file, f.name, sums) for file, f in functions if (sums := list(shared_sums(f)))] == []
+    wrong = ast.parse(
+        'def f(x):\n    s = 0\n    for i in prange(9):\n        s += x[i]\n    return s + x.sum()'
+    )
+    assert list(shared_sums(wrong.body[0])) == ['s', 'x.sum()']
+
+
+@pytest.fixture(scope='module')
+def job(bench, tmp_path_factory):
+    """A small job, and its outputs after two runs in two ways."""
+    job = bench.disturb.make_job(tmp_path_factory.mktemp('job'))
+
+    def command(out, n):
+        places = {str(job.out): str(out), str(job.work): str(out / 'work')}
+        own = job.arguments('--nprocs', n, '--omp-nthreads', n, '--candidates')
+        return [sys.executable, '-m', 'bids_qsm', *(places.get(word, word) for word in own)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('TEMPLATEFLOW_HOME', str(job.root / 'templateflow'))
+        return job, bench.run_twice(job.root, command)
+
+
+def test_two_runs_give_the_same_files(bench, job):
+    number, different = bench.compare(job[1])
+    assert number > 40
+    assert different == []
+
+
+def test_configuration_of_a_run_repeats_it(bench, job, monkeypatch):
+    one, other = job[1]
+    (config,) = one.glob('logs/*/config.toml')
+    removed = one / 'sub-01' / 'anat' / 'sub-01_Chimap.nii.gz'
+    removed.unlink()
+    monkeypatch.setenv('TEMPLATEFLOW_HOME', str(job[0].root / 'templateflow'))
+    command = [sys.executable, '-m', 'bids_qsm', '--config', str(config)]
+    subprocess.run(command, cwd=one.parent / 'here', capture_output=True, check=True, timeout=900)
+    assert removed.exists()
+    assert bench.compare((one, other))[1] == []
+
+
+def test_report_says_how_to_repeat_it(job):
+    page = (job[1][0] / 'sub-01.html').read_text(encoding='utf-8')
+    record = json.loads((job[1][0] / 'logs' / 'sub-01.json').read_text(encoding='utf-8'))
+    assert record['command'] in page.replace('&#39;', "'")
+    words = shlex.split(record['command'])
+    assert words[:6] == ['bids_qsm', 'BIDS_DIR', 'OUTPUT_DIR', 'participant', '--participant-label', '01']
+    # neither when nor where it was made
+    for changing in (
+        record['started'],
+        record['called'],
+        *(str(out) for out in job[1]),
+        '--nprocs',
+        '--omp-nthreads',
+    ):
+        assert changing not in page
+
+
+def test_group_level_gives_the_same_files(bench, tmp_path):
+    def command(out, n):
+        data, _ = write_cohort(out.parent, n=16, repeated=3)
+        asked = [
+            '--model',
+            'chi ~ group + age',
+            '--correlate',
+            'dystonia:GP',
+            'parkinsonism:SN',
+            '--nprocs',
+            n,
+        ]
+        return [sys.executable, '-m', 'bids_qsm', str(data), str(out), 'group', *asked]
+
+    outs = bench.run_twice(tmp_path, command)
+    assert (outs[0] / 'group' / 'correlation_difference_stats.tsv').exists()
+    assert bench.compare(outs)[1] == []
+
+
+def settings(tmp_path, **others):
+    return Options.from_settings({'bids_dir': tmp_path / 'data', 'output_dir': tmp_path / 'out', **others})
+
+
+def test_command_holds_what_results_depend_on(tmp_path):
+    prior = tmp_path / 'a prior.nii.gz'
+    prior.touch()
+    asked = {
+        'level': 'participant',
+        'inversion': 'tv:strength=0.05',
+        'mask': '/masks/{series}.nii.gz',
+        'phase_scaling': '-4096,4094',
+        'chi_template': prior,
+        'derivatives': {'fmriprep': tmp_path / 'prep'},
+        'output_spaces': ['MNI152NLin2009aSym', 'MNI152NLin2009cAsym'],
+        'candidates': True,
+    }
+    elsewhere = {'nprocs': 1, 'mem_gb': 1, 'work_dir': tmp_path / 'w', 'array_task': '1/2', 'verbose': 2}
+    at_another_level = {'model': 'chi ~ age'}
+    said = settings(tmp_path, **asked).to_command(participants=('01',))
+    assert (
+        settings(tmp_path, **asked, **elsewhere, **at_another_level).to_command(participants=('01',)) == said
+    )
+    assert parse(shlex.split(said)[1:]) == {
+        **asked,
+        'bids_dir': 'BIDS_DIR',
+        'output_dir': 'OUTPUT_DIR',
+        'participant_label': ['01'],
+        'mask': '{series}.nii.gz',
+        'chi_template': 'a prior.nii.gz',
+        'derivatives': [('fmriprep', 'prep')],
+    }
+    group = settings(tmp_path, level='group', model='chi ~ age', smoothing_mm=4.0, candidates=True)
+    assert parse(shlex.split(group.to_command(participants=()))[1:]) == {
+        'bids_dir': 'BIDS_DIR',
+        'output_dir': 'OUTPUT_DIR',
+        'level': 'group',
+        'model': 'chi ~ age',
+        'smoothing_mm': 4.0,
+    }
+
+
+@pytest.mark.parametrize('engine', ['docker', 'apptainer', None])
+def test_dataset_names_the_image_that_made_it(tmp_path, monkeypatch, engine):
+    for name in ('BIDS_QSM_IMAGE', 'APPTAINER_CONTAINER', 'SINGULARITY_CONTAINER'):
+        monkeypatch.delenv(name, raising=False)
+    if engine:
+        monkeypatch.setenv('BIDS_QSM_IMAGE', 'bids_qsm:1.2.3')
+    if engine == 'apptainer':
+        monkeypatch.setenv('APPTAINER_CONTAINER', '/images/bids_qsm.sif')
+    write_dataset(tmp_path / 'data')
+    options = settings(tmp_path, level='participant')
+    path = write_dataset_description(options.output_dir, options)
+    (maker,) = json.loads(path.read_text(encoding='utf-8'))['GeneratedBy']
+    assert maker['Version'] == bids_qsm.__version__
+    assert maker.get('Container') == (engine and {'Type': engine, 'Tag': 'bids_qsm:1.2.3'})

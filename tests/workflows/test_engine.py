@@ -1,0 +1,106 @@
+"""Earlier results are used where all their files are as they were, and made again where not."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+from nipype import config as nipype_config
+from numba.core.caching import IndexDataCacheFile
+
+from bids_qsm.caches import mend_caches
+from bids_qsm.interfaces.anatomy import CorrectBias
+from bids_qsm.interfaces.derivatives import SaveDerivatives
+from bids_qsm.interfaces.io import save
+from bids_qsm.interfaces.xfm import IdentityTransform
+from bids_qsm.workflows import engine
+
+
+@pytest.fixture
+def image(tmp_path):
+    rng = np.random.default_rng(0)
+    return save(100 + rng.random((12, 12, 12)), np.diag([4, 4, 4, 1]), tmp_path, 'image.nii')
+
+
+@pytest.fixture
+def node(tmp_path, image):
+    """A function that makes the same step anew, as each run does."""
+
+    def make():
+        made = engine.Node(CorrectBias(image=image), name='bias', base_dir=str(tmp_path / 'work'))
+        made.config = {'execution': {**nipype_config._sections['execution'], 'hash_method': 'timestamp'}}
+        return made
+
+    make().run()
+    return make
+
+
+def spoil(path, content):
+    """Other content of the same length under the same date."""
+    found = path.stat()
+    path.write_bytes(content)
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+def test_whole_results_are_used_again(node):
+    assert node().is_cached() == (True, True)
+
+
+@pytest.mark.parametrize('pattern', ['result_*.pklz', '_seal.json', '*.nii*'])
+@pytest.mark.parametrize('how', ['removed', 'emptied', 'cut', 'touched'])
+def test_a_file_that_is_not_as_it_was_has_the_step_run_again(node, tmp_path, pattern, how):
+    (path,) = (tmp_path / 'work' / 'bias').glob(pattern)
+    if how == 'removed':
+        path.unlink()
+    elif how == 'touched' and pattern != '_seal.json':
+        os.utime(path, (0, 0))
+    else:
+        path.write_bytes(b'' if how == 'emptied' else path.read_bytes()[:-40])
+    assert node().is_cached()[1] is False
+    assert node().run().outputs.image
+    assert node().is_cached() == (True, True)
+
+
+def test_results_of_another_version_are_made_again(node, monkeypatch):
+    monkeypatch.setattr(engine, '_VERSIONS', 'bids_qsm 999')
+    assert node().is_cached()[1] is False
+
+
+def test_input_mended_under_its_old_date_is_read_again(node, tmp_path):
+    path = tmp_path / 'image.nii'
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 64
+    spoil(path, bytes(content))
+    assert node().is_cached()[1] is False
+
+
+def test_input_copied_with_its_date_is_not_read_again(node, tmp_path):
+    path = tmp_path / 'image.nii'
+    shutil.copy2(path, tmp_path / 'copy.nii')
+    (tmp_path / 'copy.nii').replace(path)
+    assert node().is_cached() == (True, True)
+
+
+def test_steps_that_always_run_have_no_seal(tmp_path):
+    sink = engine.Node(
+        SaveDerivatives({'x': tmp_path / 'out' / 'x.txt'}), name='sink', base_dir=str(tmp_path / 'work')
+    )
+    source = engine.Node(IdentityTransform(), name='source', base_dir=str(tmp_path / 'work'))
+    sink.inputs.x = source.run().outputs.xfm
+    sink.run()
+    assert (tmp_path / 'work' / 'source' / '_seal.json').exists()
+    assert not (tmp_path / 'work' / 'sink' / '_seal.json').exists()
+
+
+@pytest.mark.parametrize('suffix', ['nbi', 'nbc'])
+@pytest.mark.parametrize('keep', [0, 20])
+def test_damaged_kernels_are_compiled_again(tmp_path, suffix, keep):
+    mend_caches()
+    cache = IndexDataCacheFile(str(tmp_path), 'kernel', ('source', 1))
+    cache.save('key', 'code' * 20)
+    assert cache.load('key') == 'code' * 20
+    (path,) = tmp_path.glob(f'*.{suffix}')
+    path.write_bytes(path.read_bytes()[:keep])
+    assert cache.load('key') is None
+    cache.save('key', 'compiled')
+    assert cache.load('key') == 'compiled'

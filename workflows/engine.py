@@ -1,0 +1,108 @@
+"""Nipype's workflows, and nodes whose earlier results are used only where they are whole."""
+
+import json
+import os
+import zlib
+from pathlib import Path
+
+import nipype
+from nipype.pipeline import engine as pe
+
+from bids_qsm.caches import mend_caches
+from bids_qsm.derivatives import software_versions
+
+Workflow = pe.Workflow
+_SEAL = '_seal.json'
+_VERSIONS = f'{software_versions()}, nipype {nipype.__version__}'
+
+
+class Node(pe.Node):
+    """A step whose results are used again only where its files are as they were when it ended.
+
+    Nipype believes the name of one file, whatever became of the others: cut short as the power went, emptied
+    by a full disk, garbled, cleaned up, or made by another version. A seal, written last, says what there
+    was to be found.
+    """
+
+    def is_cached(self, rm_outdated=False):
+        cached, updated = super().is_cached(rm_outdated)
+        if not (cached and updated) or self.interface.always_run:
+            return cached, updated
+        folder = Path(self.output_dir())
+        if _holds(folder):
+            return True, True
+        for path in folder.glob('_0x*.json'):
+            path.unlink()
+        return False, False
+
+    def run(self, updatehash=False):
+        mend_caches()  # here, as a plugin may run steps in any process
+        result = super().run(updatehash)
+        folder = Path(self.output_dir())
+        if not (self.interface.always_run or (folder / _SEAL).exists()):
+            _seal(folder, self._files_read())
+        return result
+
+    def _files_read(self):
+        """Files given to this step from outside of the working folder."""
+        work = Path(self.base_dir).resolve()
+        given = _paths(self.inputs.get_traitsfree())
+        return sorted({path for path in given if path.is_file() and not path.resolve().is_relative_to(work)})
+
+
+def _paths(value):
+    if isinstance(value, str):
+        if value.startswith('/'):
+            yield Path(value)
+    elif isinstance(value, dict | list | tuple):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _paths(one)
+
+
+def _seal(folder, read):
+    made = {}
+    for path in sorted(folder.rglob('*')):
+        # what begins so is Nipype's own and not read again
+        if path.is_file() and not path.relative_to(folder).parts[0].startswith('_'):
+            # a seal that outlives a power cut must not stand for files that do not
+            with path.open('rb') as stream:
+                os.fsync(stream.fileno())
+            made[str(path.relative_to(folder))] = _state(path)
+    content = {
+        'versions': _VERSIONS,
+        'made': made,
+        'read': {str(path): [path.stat().st_ctime_ns, _checksum(path)] for path in read},
+    }
+    part = folder / f'{_SEAL}.part'
+    part.write_text(json.dumps(content))
+    part.replace(folder / _SEAL)
+
+
+def _holds(folder):
+    try:
+        seal = json.loads((folder / _SEAL).read_text())
+        return (
+            seal['versions'] == _VERSIONS
+            and all(_state(folder / name) == state for name, state in seal['made'].items())
+            and all(_is_same(Path(name), *state) for name, state in seal['read'].items())
+        )
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return False
+
+
+def _state(path):
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns]
+
+
+def _is_same(path, changed, checksum):
+    """Whether a file is the one that was read; Nipype has compared its size and date, which copies keep."""
+    return path.stat().st_ctime_ns == changed or _checksum(path) == checksum
+
+
+def _checksum(path):
+    total = 0
+    with path.open('rb') as stream:
+        while block := stream.read(2**20):
+            total = zlib.crc32(block, total)
+    return total
