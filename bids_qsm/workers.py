@@ -16,6 +16,9 @@ from multiprocessing import connection, util
 from pathlib import Path
 from traceback import format_exception
 
+from numba.core.caching import NullCache
+from numba.core.event import install_recorder
+
 from bids_qsm.errors import UserError
 from bids_qsm.threads import set_threads
 
@@ -46,15 +49,13 @@ class Workers:
         while self._idle:
             worker = self._idle.pop()
             try:
-                worker[1].send(node)
+                worker[1].send((node, False))
                 break
             except OSError:  # it was killed while it was idle
                 worker[1].close()
         else:
-            worker = self._new()
-            with suppress(OSError):  # one that ended as it began is a failure of the step, which wait meets
-                worker[1].send(node)
-        self._busy[worker[1]] = (task, worker)
+            worker = self._begin((node, False))
+        self._busy[worker[1]] = (task, worker, node)
 
     def wait(self, timeout: float | None = None):
         """Wait for steps to end; return (task, reply) of each that did.
@@ -64,9 +65,16 @@ class Workers:
         """
         ended = []
         for pipe in connection.wait(list(self._busy), timeout):
-            task, worker = self._busy.pop(pipe)
+            task, worker, node = self._busy.pop(pipe)
             try:
-                ended.append((task, pipe.recv()))
+                reply = pipe.recv()
+                if reply is None:  # it compiled kernels
+                    pipe.close()
+                    worker[0].join()
+                    worker = self._begin((node, True))
+                    self._busy[worker[1]] = (task, worker, node)
+                    continue
+                ended.append((task, reply))
                 self._idle.append(worker)
             except (EOFError, OSError):
                 pipe.close()
@@ -89,13 +97,20 @@ class Workers:
     def stop(self):
         """End all workers and whatever they are doing."""
         self.limit(0)
-        for _, (process, pipe) in self._busy.values():
+        for _, (process, pipe), _ in self._busy.values():
             process.terminate()
             process.join()
             pipe.close()
         self._busy = {}
         self._hold.close()
         self._lifeline.close()
+
+    def _begin(self, work):
+        """Give a new worker its first step."""
+        worker = self._new()
+        with suppress(OSError):  # one that ended as it began is a failure of the step, which wait meets
+            worker[1].send(work)
+        return worker
 
     def _new(self):
         ours, theirs = self._context.Pipe()
@@ -142,14 +157,27 @@ def _work(pipe, lifeline, directory, threads, level):
     gc.freeze()  # looking through all that is imported after each step would take longer than many steps
     while True:
         try:
-            node = pipe.recv()
+            node, is_again = pipe.recv()
         except EOFError:
             return
-        reply = _run(node)
+        node.overwrite = True if is_again else node.overwrite
+        with install_recorder('numba:compile') as compiled:
+            reply = _run(node)
+        if not is_again and reply['traceback'] is None and any(map(_is_kept, compiled.buffer)):
+            # what Numba has just compiled is not optimised quite like what it stores for all later runs, and
+            # may round otherwise: the step is run again by a process that loads it
+            pipe.send(None)
+            return
         del node
         gc.collect()
         _give_back()
         pipe.send(reply)
+
+
+def _is_kept(record):
+    """Whether a kernel that was compiled is stored for later runs."""
+    dispatcher = (record[1].data or {}).get('dispatcher')
+    return not isinstance(getattr(dispatcher, '_cache', None), NullCache | None)
 
 
 def _end_with(lifeline):
