@@ -123,6 +123,9 @@ def disk_full(job, order, *, which):
     folder = getattr(job, which)
     with small_disk(folder):
         for step, moment in zip(order[1 :: max(1, len(order) // 4)], MOMENTS, strict=False):
+            # an earlier run may have got through this step
+            shutil.rmtree(job.nodes / step, ignore_errors=True)
+            shutil.rmtree(job.out / 'sub-01', ignore_errors=True)
             process = job.start()
             wait_for(process, job.nodes / step, moment)
             fill(folder)
