@@ -15,7 +15,7 @@ COPY . /src
 RUN pip install --no-cache-dir --no-compile --no-deps --no-build-isolation /src \
     && pip check \
     && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/bids_qsm/lib
-RUN python3 -m bids_qsm.kernels
+RUN python3 -m bids_qsm.execution.numba_cache
 ARG TEMPLATES=
 RUN mkdir -p $TEMPLATEFLOW_HOME $NILEARN_DATA && { [ -z "$TEMPLATES" ] || bids_qsm fetch $TEMPLATES; } \
     && pip uninstall --yes setuptools pip && chmod -R a+rX,go-w /opt/bids_qsm

@@ -25,7 +25,7 @@ from metrics import coverage, dice, nrmse, regional_fit, score_chi, score_field,
 from results import FOLDER, PICTURED, Table, write_machine
 from scipy import ndimage
 
-from bids_qsm.methods import registries
+from bids_qsm.app.methods import registries
 from bids_qsm.recon.registry import call, needs
 
 CACHE = Path(tempfile.gettempdir()) / 'bids_qsm_benchmarks'

@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 
-from bids_qsm.methods import Method, registries
+from bids_qsm.app.methods import Method, registries
 from bids_qsm.recon.magnitude import combine
 from bids_qsm.recon.masking import merge_two_pass, refine, strict, support, widen
 from bids_qsm.recon.phase import remove_offset

@@ -17,7 +17,7 @@ from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.magnitude import combine
 from bids_qsm.recon.noise import noise_level
 from bids_qsm.recon.units import ppm_per_radian
-from bids_qsm.templates import EMBEDDED, get_template
+from bids_qsm.templates.spaces import EMBEDDED, get_template
 
 STONE = Lesion((-24, -22, 30), 3.0, -0.5, kind='calcification')
 """A calcification in the white matter of every head: the strong source that streaks come from."""

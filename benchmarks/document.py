@@ -11,7 +11,7 @@ import pandas as pd
 import peers
 from results import FOLDER
 
-from bids_qsm.methods import registries
+from bids_qsm.app.methods import registries
 
 TEMPLATE = Path(__file__).with_name('template.md')
 DOCS = Path(__file__).parent.parent / 'docs'

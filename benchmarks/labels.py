@@ -30,7 +30,7 @@ from bids_qsm.phantom.gre import Protocol, simulate
 from bids_qsm.phantom.head import make_head
 from bids_qsm.phantom.t1w import simulate_t1w
 from bids_qsm.recon.grid import Grid
-from bids_qsm.templates import EMBEDDED, get_template
+from bids_qsm.templates.spaces import EMBEDDED, get_template
 
 REGIONS = {
     'SN': ('SNc', 'SNr'),

@@ -22,14 +22,14 @@ import pandas as pd
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline import engine as pe
 
+from bids_qsm.app.methods import Method, registries
+from bids_qsm.app.options import Options
+from bids_qsm.app.participant import build_graph
 from bids_qsm.layout import find_series
 from bids_qsm.layout.series import Series
-from bids_qsm.methods import Method, registries
-from bids_qsm.options import Options
 from bids_qsm.phantom.dataset import Visit, write_dataset
 from bids_qsm.phantom.gre import Protocol
 from bids_qsm.recon.registry import parameters
-from bids_qsm.run import build_graph
 from bids_qsm.threads import set_threads
 from bids_qsm.workflows.memory import Sizes, need
 from bids_qsm.workflows.series import init_series_phase_wf, init_series_recon_wf

@@ -32,7 +32,7 @@ from bids_qsm.biomarkers.reference import REFERENCES
 from bids_qsm.biomarkers.regions import COMPOSITES, region_table
 from bids_qsm.phantom import tissue
 from bids_qsm.phantom.t1w import simulate_t1w
-from bids_qsm.templates import EMBEDDED, get_template
+from bids_qsm.templates.spaces import EMBEDDED, get_template
 
 NUCLEI = ('SN', 'GP', 'RN', 'Putamen', 'Caudate')
 """Regions that count."""

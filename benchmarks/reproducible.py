@@ -26,7 +26,7 @@ import disturb  # noqa: E402
 
 from bids_qsm.phantom.dataset import tiny  # noqa: E402
 from tests.cohorts import write_cohort  # noqa: E402
-from tests.test_cohort_images import write_maps  # noqa: E402
+from tests.group.test_images import write_maps  # noqa: E402
 
 THREADS = (1, 2, 4)
 # without the coercion Python takes the locale C for ASCII

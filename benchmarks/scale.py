@@ -33,7 +33,7 @@ def meter_workers():
     """Note after each step of this worker its processor seconds: in all, and inside interfaces."""
     from nipype.interfaces.base import BaseInterface
 
-    from bids_qsm import workers
+    from bids_qsm.execution import workers
     from bids_qsm.workflows import base  # noqa: F401 (defines the interfaces)
 
     inside, first = 0.0, {}
@@ -99,7 +99,7 @@ def write_template(home):
     import nibabel as nib
     from nibabel.processing import resample_to_output
 
-    from bids_qsm.templates import EMBEDDED, get_template
+    from bids_qsm.templates.spaces import EMBEDDED, get_template
 
     fine = get_template(EMBEDDED, home)
     folder = home / f'tpl-{SPACE}'
@@ -157,8 +157,8 @@ def mask_on_t1w(mask, raw, folder):
 
 def measured_run(arguments, meter):
     """Run the command line in this process; return its figures, and memory after each subject."""
-    from bids_qsm import run
-    from bids_qsm.cli import main
+    from bids_qsm.app import participant as run
+    from bids_qsm.app.cli import main
     from bids_qsm.layout import find
 
     # it counts on grids of 1 mm; these series take a hundredth of that

@@ -246,7 +246,7 @@ def measure(folder, words):
 
 def tables(folder, results, parts, threads, wanted, missing):
     """Measure and write the tables."""
-    from bids_qsm.methods import registries
+    from bids_qsm.app.methods import registries
 
     if 'methods' in parts:
         table = Table(results / 'speed.tsv', ('step', 'method', 'threads'))

@@ -1,6 +1,6 @@
 import sys
 
-from bids_qsm.cli import main
+from bids_qsm.app.cli import main
 
 if __name__ == '__main__':
     sys.exit(main())

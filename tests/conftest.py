@@ -16,12 +16,10 @@ def find(data, tmp_path):
     """A function that finds the series of ``data`` with the options given."""
 
     def find(**settings):
-        from bids_qsm.layout import find_series
-        from bids_qsm.options import Options
+        from bids_qsm.app.options import Options
+        from bids_qsm.app.participant import make_plan
 
         settings = {'skip_bids_validation': True, **settings}
-        return find_series(
-            Options(bids_dir=data, output_dir=tmp_path / 'out', level='participant', **settings)
-        )
+        return make_plan(Options(bids_dir=data, output_dir=tmp_path / 'out', level='participant', **settings))
 
     return find

@@ -16,11 +16,11 @@ from unittest import mock
 import nibabel as nib
 import numpy as np
 
-from bids_qsm import cli
+from bids_qsm.app import cli
+from bids_qsm.app.options import Options
+from bids_qsm.app.participant import build_graph
 from bids_qsm.errors import UserError
 from bids_qsm.interfaces.phase import ConditionPhase
-from bids_qsm.options import Options
-from bids_qsm.run import build_graph
 
 _BUILT = set()
 SECONDS = 20

@@ -21,7 +21,7 @@ PACKAGES = {'registration greedy': 'picsl_greedy'}
 
 def registered():
     """'step method' of all that is registered and installed."""
-    from bids_qsm.methods import registries
+    from bids_qsm.app.methods import registries
 
     found = [f'{step} {method}' for step, registry in registries().items() for method in registry]
     found.remove('refinement none')
@@ -77,7 +77,7 @@ def jobs(size):
 
 
 def _registered(data):
-    from bids_qsm.methods import registries
+    from bids_qsm.app.methods import registries
     from bids_qsm.recon.registry import call
     from tests.anatomy.test_refine import SHIFTS, refine, susceptibility
     from tests.anatomy.test_register import register
@@ -106,8 +106,8 @@ def _unnamed(data):
     from bids_qsm.biomarkers.regions import region_table
     from bids_qsm.recon.conditioning import condition
     from bids_qsm.recon.conjugate import dot
+    from bids_qsm.recon.fused_kernels import change
     from bids_qsm.recon.grid import Grid
-    from bids_qsm.recon.passes import change
     from bids_qsm.recon.phase import combine_coils, remove_offset
     from bids_qsm.recon.unwrap import voxel_quality
     from tests.anatomy import brains, nuclei

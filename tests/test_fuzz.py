@@ -99,7 +99,7 @@ def test_the_ordeal_notices(sound, templates, writes, tmp_path, monkeypatch):
         def find(_):
             raise error
 
-        monkeypatch.setattr('bids_qsm.layout.find_series', find)
+        monkeypatch.setattr('bids_qsm.app.participant.make_plan', find)
 
     assert put(must_run=True).run == ('sub-01', 'sub-02')
     with monkeypatch.context():
@@ -111,7 +111,9 @@ def test_the_ordeal_notices(sound, templates, writes, tmp_path, monkeypatch):
             put()
         with pytest.raises(Lost, match='no clear message'):
             put(all_of_dataset=True)
-        monkeypatch.setattr('bids_qsm.layout.find_series', lambda _: (tmp_path / 'stray').write_text('x'))
+        monkeypatch.setattr(
+            'bids_qsm.app.participant.make_plan', lambda _: (tmp_path / 'stray').write_text('x')
+        )
         with pytest.raises(Lost, match='stray'):
             put()
     with pytest.raises(Lost, match='hung'):
@@ -165,7 +167,7 @@ def cohort(tmp_path_factory):
     from unittest import mock
 
     data, out = write_cohort(tmp_path_factory.mktemp('cohort'), n=4, repeated=1)
-    return data, out, lambda: mock.patch('bids_qsm.group.build_cohort_report', lambda out, **_: out)
+    return data, out, lambda: mock.patch('bids_qsm.group.analyse.build_cohort_report', lambda out, **_: out)
 
 
 @fuzz(60)

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import bids_qsm
-from bids_qsm.cli import parse
-from bids_qsm.derivatives import write_dataset_description
-from bids_qsm.options import Options
+from bids_qsm.app.cli import parse
+from bids_qsm.app.options import Options
+from bids_qsm.derivatives.files import write_dataset_description
 from tests import steps
 from tests.cohorts import write_cohort
 from tests.skeletons import write_dataset

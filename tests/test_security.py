@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bids_qsm import cli
-from bids_qsm.derivatives import output_path
+from bids_qsm.app import cli
+from bids_qsm.app.options import Options
+from bids_qsm.app.participant import build_graph
+from bids_qsm.derivatives.files import output_path
 from bids_qsm.interfaces.derivatives import SaveDerivatives
 from bids_qsm.layout import find_series
 from bids_qsm.layout.names import entities_of
-from bids_qsm.options import Options
-from bids_qsm.reports import build_subject_report
-from bids_qsm.run import build_graph
+from bids_qsm.reports.subject import build_subject_report
 from tests import malformed
 from tests.cohorts import write_cohort
 from tests.nasty import WORDS
@@ -27,7 +27,7 @@ from tests.test_fuzz import fuzz
 
 RUNS = {'eval', 'exec', 'compile', '__import__', 'system', 'popen', 'Popen', 'getoutput', 'getstatusoutput'}
 """Names of functions that run text; `re.compile` compiles no code."""
-OWN = {'kernels.py': ['loadpkl']}
+OWN = {'execution/numba_cache.py': ['loadpkl']}
 """What reads the results of a run that it has just made itself."""
 UNPICKLES = {'pickle', 'cPickle', 'dill', 'cloudpickle', 'shelve', 'marshal', 'joblib'}
 SHORT = '<b onclick="alert(1)">\'&amp;'

@@ -3,7 +3,7 @@
 import pytest
 from nipype.interfaces.utility import Function
 
-from bids_qsm.pool import PoolPlugin
+from bids_qsm.execution.pool import PoolPlugin
 from bids_qsm.workflows import engine
 
 

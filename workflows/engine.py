@@ -7,9 +7,9 @@ from pathlib import Path
 
 import nipype
 from nipype.pipeline import engine as pe
+from numba.core.caching import IndexDataCacheFile
 
-from bids_qsm.caches import mend_caches
-from bids_qsm.derivatives import software_versions
+from bids_qsm.derivatives.files import software_versions
 
 Workflow = pe.Workflow
 _SEAL = '_seal.json'
@@ -48,6 +48,22 @@ class Node(pe.Node):
         work = Path(self.base_dir).resolve()
         given = _paths(self.inputs.get_traitsfree())
         return sorted({path for path in given if path.is_file() and not path.resolve().is_relative_to(work)})
+
+
+_load = IndexDataCacheFile.load
+
+
+def mend_caches():
+    """Have Numba compile damaged kernels again, as after a power cut, where it alone would fail."""
+    IndexDataCacheFile.load = _load_or_flush
+
+
+def _load_or_flush(cache, key):
+    try:
+        return _load(cache, key)
+    except Exception:  # whatever pickle makes of what it finds
+        cache.flush()
+        return None
 
 
 def _paths(value):

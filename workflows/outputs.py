@@ -2,7 +2,7 @@
 
 from nipype.interfaces.utility import IdentityInterface
 
-from bids_qsm.derivatives import bids_uri, output_path, sidecar
+from bids_qsm.derivatives.files import bids_uri, output_path, sidecar
 from bids_qsm.interfaces.anatomy import Resample
 from bids_qsm.interfaces.derivatives import SaveDerivatives
 from bids_qsm.interfaces.findings import CollectFindings

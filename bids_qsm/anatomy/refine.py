@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 from scipy import ndimage
 
-from bids_qsm.anatomy.bodies import fit, split
-from bids_qsm.anatomy.flow import flow
+from bids_qsm.anatomy.nucleus_shifts import fit, split
+from bids_qsm.anatomy.polyaffine import flow
 from bids_qsm.anatomy.register import DEEP_GREY, fade, grid_of_box
 from bids_qsm.anatomy.transform import Displacement, resample, transform_points
 from bids_qsm.errors import UserError
@@ -45,11 +45,13 @@ def hybrid(
     """Move each body of grey matter from where the anatomical image has it to where susceptibility shows it.
 
     The place that the anatomical image gives is what is thought before, with a standard deviation of
-    ``misplaced_mm``; susceptibility decides by as much as it shows (see :func:`bids_qsm.anatomy.bodies.fit`).
+    ``misplaced_mm``; susceptibility decides by as much as it shows (see
+    :func:`bids_qsm.anatomy.nucleus_shifts.fit`).
     Contrast and zero of susceptibility are found on the way, so that neither iron overload nor another
     reference misleads. What lies between the bodies goes with the nearest, smoothly and invertibly
-    (:func:`bids_qsm.anatomy.flow.flow`). Nothing moves outside the box. All stays where both images agree
-    within the accuracy of the registration, and where moving makes susceptibility no more like the template.
+    (:func:`bids_qsm.anatomy.polyaffine.flow`). Nothing moves outside the box. All stays where both images
+    agree within the accuracy of the registration, and where moving makes susceptibility no more like the
+    template.
 
     Parameters
     ----------

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from bids_qsm.biomarkers.places import Places, described
+from bids_qsm.biomarkers.localisation import Places, described
 from bids_qsm.biomarkers.vesselness import vein_tree, vesselness
 from bids_qsm.recon.distance import depth
 from bids_qsm.recon.grid import Grid

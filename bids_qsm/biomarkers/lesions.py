@@ -8,7 +8,7 @@ import pandas as pd
 from scipy import ndimage
 
 from bids_qsm.anatomy.transform import apply_affine, spacing_of, transform_points
-from bids_qsm.biomarkers.places import Places, described
+from bids_qsm.biomarkers.localisation import Places, described
 
 SHELL_MM, REACH_MM, LIMIT = 3.0, 20.0, 2.0
 """Thickness of a lesion's surround (mm), how far from it (mm) its shape is compared, and spreads that make

@@ -18,7 +18,7 @@ from nipype.interfaces.base import (
 )
 from nipype.interfaces.io import add_traits
 
-from bids_qsm.derivatives import save_derivative, sidecar_path
+from bids_qsm.derivatives.files import save_derivative, sidecar_path
 
 
 class _SaveDerivativesInputSpec(DynamicTraitedSpec):

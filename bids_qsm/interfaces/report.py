@@ -14,9 +14,9 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from bids_qsm.charts import plot_regions
-from bids_qsm.figures import KINDS, plot_flicker, plot_map, plot_outlines
 from bids_qsm.interfaces.io import load_mask
+from bids_qsm.plotting.maps import KINDS, plot_flicker, plot_map, plot_outlines
+from bids_qsm.plotting.region_charts import plot_regions
 
 
 class _FigureOutputSpec(TraitedSpec):

@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 
 from bids_qsm.errors import UserError, plain
 from bids_qsm.layout.ancillary import find_ancillary
-from bids_qsm.layout.dataset import require_dataset, require_places, require_space, validate
+from bids_qsm.layout.dataset import require_dataset, require_places, validate
 from bids_qsm.layout.index import ENTITIES, Index, is_label
 from bids_qsm.layout.names import LONG_NAMES, entities_of, suffix_of
 from bids_qsm.layout.series import Rejected, Series, read_series
-from bids_qsm.share import own_share, parse_task
 
 SUFFIXES = ('MEGRE', 'T2starw', 'GRE', 'T1w')
 """Suffixes that a series may have; T1w only where there is phase beside it (a legacy name)."""
@@ -29,29 +28,28 @@ class Plan:
     notes: tuple[str, ...] = ()
 
 
-def find_series(options) -> Plan:
-    """The series that ``options`` ask for, each checked; UserError where there is none to speak of."""
+def find_series(options, own: tuple[str, ...] | None = None) -> Plan:
+    """The series that ``options`` ask for, each checked; UserError where there is none to speak of.
+
+    ``own`` are the participants to look at where others run the rest; what these lack others may have.
+    """
     description = require_dataset(options.bids_dir)
     require_places(options.bids_dir, options.output_dir, options.work_dir)
     filters = _read_filters(options.bids_filter_file)
-    subjects, notes = participants(options), ()
-    if options.array_task:
-        own = own_share(options.bids_dir, subjects, options.session_label, options.array_task, options.shares)
-        task, count = parse_task(options.array_task)
-        notes = (f'task {task} of {count}: {len(own)} of {len(subjects)} participants.',)
-        subjects = own
+    everyone = participants(options)
+    is_part = own is not None
+    subjects = own if is_part else everyone
     for name, folder in options.derivatives:
         if not folder.is_dir():
             raise UserError(f'--derivatives {name}={folder}: {folder} is not a folder.')
     name = plain(description.get('Name') or options.bids_dir.name)
     if not subjects:
-        return Plan((), (), name, notes)
+        return Plan((), (), name)
     index = Index(options.bids_dir, subjects)
-    _require_sessions(index, options)
-    notes += _odd_folders(options)
+    _require_sessions(index, options, is_part)
+    notes = _odd_folders(options) if everyone[0] in subjects else ()  # once, of several parts
 
     groups = defaultdict(list)
-    is_part = options.array_task is not None
     for path in index.images(SUFFIXES, filters['megre'], options.session_label, is_part=is_part):
         entities = [item for item in entities_of(path) if item[0] not in ('echo', 'part')]
         # files may have them in any order, outputs have one
@@ -89,15 +87,13 @@ def find_series(options) -> Plan:
         rejected += [Rejected(one.name, f'{one.files[0].name}: {reason}', True) for one in single]
     series, failed = _with_ancillary(series, images, options)
     rejected += failed
-    if not series and not rejected and not options.array_task:
+    if not series and not rejected and not is_part:
         raise UserError(
             f'{options.bids_dir} has no series to run: nothing that was asked for has files named '
             '*_part-mag_MEGRE and *_part-phase_MEGRE.'
         )
     if not options.skip_bids_validation:
         notes += validate(options.bids_dir, series, rejected, subjects)
-    if not options.reports_only:
-        require_space(series, options)
     return Plan(tuple(series), tuple(sorted(rejected, key=lambda r: r.name)), name, notes)
 
 
@@ -148,8 +144,8 @@ def _odd_names(index, options):
 
 
 def _odd_folders(options):
-    """Notes on folders that look like a participant's and are not; of an array one task tells of them."""
-    if options.participant_label or not (options.array_task or '1/1').startswith('1/'):
+    """Notes on folders that look like a participant's and are not."""
+    if options.participant_label:
         return ()
     folders = [path.name for path in sorted(options.bids_dir.glob('sub-*')) if path.is_dir()]
     return tuple(
@@ -159,10 +155,10 @@ def _odd_folders(options):
     )
 
 
-def _require_sessions(index, options):
+def _require_sessions(index, options, is_part):
     present = sorted(index.sessions)
     missing = [label for label in options.session_label if label not in present]
-    if options.array_task:  # another task may have it
+    if is_part:  # another participant may have it
         missing = [label for label in missing if not any(options.bids_dir.glob(f'sub-*/ses-{label}'))]
     if missing:
         listed = ', '.join(present) or 'none'

@@ -4,7 +4,7 @@ import numba
 import numpy as np
 
 from bids_qsm.recon.arrays import either, namespace
-from bids_qsm.recon.passes import add_up
+from bids_qsm.recon.fused_kernels import add_up
 
 
 def conjugate_gradient(apply, right, *, tolerance: float, max_iterations: int, precondition=None):

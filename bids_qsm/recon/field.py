@@ -3,8 +3,8 @@
 import numpy as np
 from numba import njit, prange
 
+from bids_qsm.recon.echo_weights import fit_voxels, spread, trust, weigh
 from bids_qsm.recon.nonlinear import nonlinear
-from bids_qsm.recon.trust import fit_voxels, spread, trust, weigh
 
 
 def linear(unwrapped, magnitude, mask, echo_times, field_strength):

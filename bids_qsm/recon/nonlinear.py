@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit, prange
 
-from bids_qsm.recon.trust import fit_voxels, spread, trust, weigh
+from bids_qsm.recon.echo_weights import fit_voxels, spread, trust, weigh
 
 
 def nonlinear(unwrapped, phase, magnitude, mask, echo_times, field_strength):

@@ -4,9 +4,9 @@ import numpy as np
 from numba import njit, prange
 
 from bids_qsm.errors import UserError
+from bids_qsm.recon.background_gradient import LOST, spread_function
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.noise import noise_level
-from bids_qsm.recon.spread import LOST, spread_function
 
 MAX_R2STAR = 1000.0
 """Fastest decay reported (1/s); what decays faster has no signal left in any echo."""

@@ -3,7 +3,7 @@
 import numpy as np
 
 from bids_qsm.recon.arrays import like
-from bids_qsm.recon.passes import change, pull, step_gradient
+from bids_qsm.recon.fused_kernels import change, pull, step_gradient
 
 
 def total_variation(

@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 from traits.api import TraitError
 
-from bids_qsm.figures import KINDS
 from bids_qsm.interfaces.io import save
 from bids_qsm.interfaces.report import PlotFlicker, PlotMap, PlotOutlines, PlotRegions
+from bids_qsm.plotting.maps import KINDS
 
 SHAPE = (24, 28, 20)
 AFFINE = nib.affines.from_matvec(

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from bids_qsm.app.methods import Method
 from bids_qsm.errors import UserError
-from bids_qsm.methods import Method
 from tests.skeletons import (
     SHAPE,
     only_error,

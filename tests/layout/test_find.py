@@ -5,11 +5,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from bids_qsm.app.methods import Method
+from bids_qsm.app.options import Options
 from bids_qsm.errors import UserError
 from bids_qsm.layout import dataset as dataset_module
 from bids_qsm.layout import find_series
-from bids_qsm.methods import Method
-from bids_qsm.options import Options
 from tests.skeletons import SHAPE, oblique, only_error, write_image, write_json, write_series, write_t1w
 
 

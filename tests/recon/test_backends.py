@@ -8,9 +8,9 @@ import pytest
 from bids_qsm.recon.arrays import is_numpy, like, to_numpy
 from bids_qsm.recon.background import BACKGROUND
 from bids_qsm.recon.fourier import Box, convolve, dipole_kernel
+from bids_qsm.recon.fused_kernels import change, divergence, gradient, pull, step_gradient
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion import INVERSION
-from bids_qsm.recon.passes import change, divergence, gradient, pull, step_gradient
 from bids_qsm.recon.registry import call
 
 torch = pytest.importorskip('torch')

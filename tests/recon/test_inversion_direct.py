@@ -7,13 +7,13 @@ from bids_qsm.errors import UserError
 from bids_qsm.recon.arrays import like
 from bids_qsm.recon.csf import ventricles
 from bids_qsm.recon.fourier import convolve, dipole_kernel, gradient_energy
+from bids_qsm.recon.fused_kernels import step_gradient
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion import ilsqr, l2, medi, medi0, rts, tikhonov, tsvd
 from bids_qsm.recon.inversion.ilsqr import smoothing_operator, streaks
 from bids_qsm.recon.inversion.medi import doubt
 from bids_qsm.recon.inversion.morphology import shrink_smooth, smooth_places
 from bids_qsm.recon.inversion.tikhonov import least_squares, normal_operator
-from bids_qsm.recon.passes import step_gradient
 from bids_qsm.recon.registry import call
 
 SHAPE, SPACING = (12, 11, 14), (1.0, 1.5, 2.0)

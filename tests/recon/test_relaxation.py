@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from bids_qsm.errors import UserError
+from bids_qsm.recon.background_gradient import spread_function
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.relaxation import MAX_R2STAR, R2STAR, arlo, nlls
-from bids_qsm.recon.spread import spread_function
 from bids_qsm.recon.units import ppm_per_radian
 
 TIMES = (0.004, 0.009, 0.014, 0.019, 0.024)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bids_qsm.recon import passes, solvers
+from bids_qsm.recon import fused_kernels, solvers
 
 
 def noise(shape, seed=0):
@@ -17,7 +17,7 @@ def test_divergence_is_the_adjoint_of_the_gradient(shape):
     spacing = (1.0, 0.7, 2.0)
     x, q = noise(shape), noise((3, *shape), 1)
     out = np.empty(shape, np.float32)
-    passes.divergence(q, out, tuple(1 / h for h in spacing))
+    fused_kernels.divergence(q, out, tuple(1 / h for h in spacing))
     assert np.vdot(gradient(x, spacing), q) == pytest.approx(np.vdot(x, out), rel=1e-4)
 
 
@@ -32,7 +32,7 @@ def test_step_of_the_gradient_is_relaxed_admm():
     x, vector = noise(shape), noise((3, *shape), 1)
     dual, shrunk = parts(vector, 0.8)
     expected = dual + relax * gradient(x, spacing) + (1 - relax) * shrunk
-    passes.step_gradient(x, vector, tuple(1 / h for h in spacing), 0.8, relax)
+    fused_kernels.step_gradient(x, vector, tuple(1 / h for h in spacing), 0.8, relax)
     np.testing.assert_allclose(vector, expected, atol=1e-5)
 
 
@@ -41,8 +41,8 @@ def test_pull_is_the_divergence_of_shrunk_less_dual():
     vector = noise((3, *shape), 1)
     dual, shrunk = parts(vector, 0.8)
     found, expected = np.empty(shape, np.float32), np.empty(shape, np.float32)
-    passes.pull(vector, found, inverse, 0.8)
-    passes.divergence((shrunk - dual).astype(np.float32), expected, inverse)
+    fused_kernels.pull(vector, found, inverse, 0.8)
+    fused_kernels.divergence((shrunk - dual).astype(np.float32), expected, inverse)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 

@@ -8,7 +8,6 @@ import pytest
 from nipype import config as nipype_config
 from numba.core.caching import IndexDataCacheFile
 
-from bids_qsm.caches import mend_caches
 from bids_qsm.interfaces.anatomy import CorrectBias
 from bids_qsm.interfaces.derivatives import SaveDerivatives
 from bids_qsm.interfaces.io import save
@@ -95,7 +94,7 @@ def test_steps_that_always_run_have_no_seal(tmp_path):
 @pytest.mark.parametrize('suffix', ['nbi', 'nbc'])
 @pytest.mark.parametrize('keep', [0, 20])
 def test_damaged_kernels_are_compiled_again(tmp_path, suffix, keep):
-    mend_caches()
+    engine.mend_caches()
     cache = IndexDataCacheFile(str(tmp_path), 'kernel', ('source', 1))
     cache.save('key', 'code' * 20)
     assert cache.load('key') == 'code' * 20

@@ -10,14 +10,14 @@ from nipype.interfaces.base import isdefined
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline import engine as pe
 
+from bids_qsm.app.methods import Method, registries
+from bids_qsm.app.options import Options
+from bids_qsm.app.participant import build_graph
 from bids_qsm.errors import UserError
 from bids_qsm.layout import Plan, Series
 from bids_qsm.layout.series import Segmentation
-from bids_qsm.methods import Method, registries
-from bids_qsm.options import Options
 from bids_qsm.recon.inversion import INVERSION
-from bids_qsm.run import build_graph
-from bids_qsm.templates import get_template
+from bids_qsm.templates.spaces import get_template
 from bids_qsm.workflows.base import owners
 
 # ports that may stay unused: a series has either kind of parts, single echoes have no relaxation maps, and
@@ -280,7 +280,7 @@ def test_the_deep_grey_is_refined_unless_told_not_to(options, series):
 def test_refinement_is_named_after_the_template_it_is_in(options, series, monkeypatch):
     space = options.output_spaces[0]
     other = replace(get_template(space, options.work_dir / 'templates'), name='MNI152NLin2009cAsym')
-    monkeypatch.setattr('bids_qsm.run.get_template', lambda *_: other)
+    monkeypatch.setattr('bids_qsm.app.participant.get_template', lambda *_: other)
     workflow, _, _ = graph(replace(options, output_spaces=(other.name,)), series)
     paths = [n.inputs.paths for n in workflow._create_flat_graph().nodes() if n.name == 'save_labels']
     assert f'from-{other.name}_to-{other.name}_mode-image_desc-refine_xfm' in paths[0]['refine']
@@ -335,7 +335,7 @@ def test_two_spaces_keep_their_figures_apart(options, series, monkeypatch):
     found = [get_template(name, options.work_dir / 'templates') for name in options.output_spaces]
     other = replace(found[0], name='MNI152NLin2009cAsym')
     known = {found[0].name: found[0], other.name: other}
-    monkeypatch.setattr('bids_qsm.run.get_template', lambda name, _: known[name])
+    monkeypatch.setattr('bids_qsm.app.participant.get_template', lambda name, _: known[name])
     both = replace(options, output_spaces=tuple(known))
     workflow, _, _ = graph(both, series)
     check_ports(workflow)

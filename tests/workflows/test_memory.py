@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bids_qsm.methods import registries
+from bids_qsm.app.methods import registries
 from bids_qsm.workflows.memory import NEEDS, Sizes, need
 
 SIZES = Sizes(volume=0.03, padded=0.05, echoes=0.15, stored=0.6, anat=0.04)

@@ -4,9 +4,9 @@ from bids_qsm.recon.arrays import like, namespace
 from bids_qsm.recon.background.vsharp import vsharp
 from bids_qsm.recon.fourier import Box, convolve, dipole_kernel
 from bids_qsm.recon.grid import Grid
-from bids_qsm.recon.inversion.setting import PADDING, typical_noise
+from bids_qsm.recon.harmonic_susceptibility import level
+from bids_qsm.recon.inversion.noise_scale import PADDING, typical_noise
 from bids_qsm.recon.inversion.tv import tv
-from bids_qsm.recon.level import level
 
 
 def levelled(field, mask, noise, r2star, grid: Grid, *, turns: int = 2, degree: int = 6):

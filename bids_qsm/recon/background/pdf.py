@@ -5,7 +5,7 @@ from bids_qsm.recon.background.spheres import demeaned
 from bids_qsm.recon.conjugate import conjugate_gradient
 from bids_qsm.recon.fourier import Box, convolve, dipole_kernel
 from bids_qsm.recon.grid import Grid
-from bids_qsm.recon.inversion.setting import certainty, typical_noise
+from bids_qsm.recon.inversion.noise_scale import certainty, typical_noise
 
 
 def pdf(

@@ -5,7 +5,7 @@ import numpy as np
 from bids_qsm.recon.arrays import like
 from bids_qsm.recon.fourier import Box, convolve, dipole_kernel, gradient_energy
 from bids_qsm.recon.grid import Grid
-from bids_qsm.recon.inversion.setting import PADDING, relative_noise
+from bids_qsm.recon.inversion.noise_scale import PADDING, relative_noise
 
 
 def tkd(field, mask, grid: Grid, *, threshold: float = 0.15):

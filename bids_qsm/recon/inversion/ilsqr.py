@@ -5,10 +5,10 @@ import numpy as np
 from bids_qsm.recon.arrays import like, namespace, to_numpy
 from bids_qsm.recon.conjugate import conjugate_gradient
 from bids_qsm.recon.fourier import Box, convolve, dipole_kernel, gradient_energy
+from bids_qsm.recon.fused_kernels import divergence, gradient
 from bids_qsm.recon.grid import Grid
-from bids_qsm.recon.inversion.setting import PADDING, certainty, relative_noise, typical_noise
+from bids_qsm.recon.inversion.noise_scale import PADDING, certainty, relative_noise, typical_noise
 from bids_qsm.recon.inversion.tikhonov import least_squares
-from bids_qsm.recon.passes import divergence, gradient
 
 
 def ilsqr(

@@ -6,11 +6,11 @@ from bids_qsm.errors import UserError
 from bids_qsm.recon.arrays import like, namespace, to_numpy
 from bids_qsm.recon.csf import ventricles
 from bids_qsm.recon.fourier import convolve
+from bids_qsm.recon.fused_kernels import change, divergence
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion.fidelity import sines
 from bids_qsm.recon.inversion.morphology import shrink_smooth, smooth_places
 from bids_qsm.recon.inversion.splitting import DATA_PENALTY, Problem, Splitting
-from bids_qsm.recon.passes import change, divergence
 
 
 def medi(

@@ -6,9 +6,9 @@ import numpy as np
 from bids_qsm.recon.arrays import either, like, namespace
 from bids_qsm.recon.conjugate import dot
 from bids_qsm.recon.fourier import convolve, dipole_kernel
+from bids_qsm.recon.fused_kernels import add_up
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion.splitting import Problem
-from bids_qsm.recon.passes import add_up
 
 
 def ndi(

@@ -6,7 +6,7 @@ from bids_qsm.recon.arrays import like
 from bids_qsm.recon.conjugate import conjugate_gradient
 from bids_qsm.recon.fourier import Box, convolve, dipole_kernel, gradient_energy, irfft, rfft
 from bids_qsm.recon.grid import Grid
-from bids_qsm.recon.inversion.setting import PADDING, certainty, typical_noise
+from bids_qsm.recon.inversion.noise_scale import PADDING, certainty, typical_noise
 from bids_qsm.recon.inversion.tikhonov import normal_operator
 from bids_qsm.recon.solvers import total_variation
 

@@ -9,7 +9,7 @@ import numpy as np
 from bids_qsm.recon.arrays import either, like, namespace
 from bids_qsm.recon.fourier import Box, dipole_kernel, gradient_energy, irfft, rfft
 from bids_qsm.recon.grid import Grid
-from bids_qsm.recon.inversion.setting import PADDING, certainty, typical_noise
+from bids_qsm.recon.inversion.noise_scale import PADDING, certainty, typical_noise
 
 GRADIENT_PENALTY, DATA_PENALTY = 0.025, 0.3
 """Penalties of the two splittings (the first times squared voxel size): they set the pace, not the result."""

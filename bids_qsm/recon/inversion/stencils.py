@@ -14,7 +14,7 @@ import numba
 import numpy as np
 
 from bids_qsm.recon.arrays import either, namespace
-from bids_qsm.recon.passes import add_up
+from bids_qsm.recon.fused_kernels import add_up
 
 # upper half of the 27 neighbours: each stands for itself and its mirror image
 HALF = tuple((i, j, k) for i in (-1, 0, 1) for j in (-1, 0, 1) for k in (-1, 0, 1) if (i, j, k) > (0, 0, 0))

@@ -9,7 +9,7 @@ from scipy import ndimage
 from bids_qsm.recon.arrays import like, to_numpy
 from bids_qsm.recon.fourier import Box
 from bids_qsm.recon.grid import Grid
-from bids_qsm.recon.inversion.setting import typical_noise
+from bids_qsm.recon.inversion.noise_scale import typical_noise
 from bids_qsm.recon.inversion.stencils import ascend, descend, wave_stencil
 
 COARSEST = 4.0

@@ -5,8 +5,8 @@ from numba import njit, prange
 
 from bids_qsm.errors import UserError
 from bids_qsm.recon.fourier import Box, convolve
+from bids_qsm.recon.fused_kernels import add_up
 from bids_qsm.recon.grid import Grid
-from bids_qsm.recon.passes import add_up
 from bids_qsm.recon.swi.shading import combined_magnitude, divide_by_shading, gaussian
 
 SHAPES = ('tanh', 'linear', 'sigmoid')

@@ -1,0 +1,260 @@
+"""The command line: what the user types becomes Options, then a run."""
+
+import argparse
+import codecs
+import errno
+import locale
+import os
+import re
+import shutil
+import signal
+import sys
+import threading
+import traceback
+from contextlib import suppress
+from pathlib import Path
+
+from bids_qsm.app.arguments import parse
+from bids_qsm.app.options import Options
+from bids_qsm.errors import UserError, plain
+from bids_qsm.execution.array_tasks import scheduled_task
+from bids_qsm.execution.numba_cache import use_kernels
+from bids_qsm.execution.resources import available_cpus
+from bids_qsm.threads import set_threads
+
+OF_DISK = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), 'free space'),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), 'get the right to it'),
+}
+"""What the user can do about errors of the disk, wherever they come up."""
+
+
+def main(argv=None) -> int:
+    """Run the command line; return 0 when all is done, 1 if a subject failed, 2 for wrong use or input."""
+    if argv is None:
+        _write_utf8()
+        if threading.current_thread() is threading.main_thread():
+            # what ends a job of a cluster lets it close its log and clear up, as Ctrl-C does
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+    argv = sys.argv[1:] if argv is None else list(argv)
+    verbose = sum(len(a) - 1 for a in argv if re.fullmatch('-v+', a)) + argv.count('--verbose')
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'):  # a terminal of another encoding than UTF-8 is no reason to fail
+            stream.reconfigure(errors='backslashreplace')
+    try:
+        use_kernels()
+        if argv and argv[0] in COMMANDS and not {'participant', 'group'} & set(argv):
+            return COMMANDS[argv[0]](argv[1:])
+        return _run(argv)
+    except UserError as error:
+        _report(str(error), verbose)
+        return 2
+    except KeyboardInterrupt:
+        print('bids_qsm: interrupted; the same command resumes the run.', file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # "bids_qsm status OUT | head" has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in OF_DISK:
+            where = error.filename or 'the output or the working folder'
+            _report(f'{where}: {error.strerror}; {OF_DISK[error.errno]}, or choose another folder.', verbose)
+            return 2
+        _report(f'unexpected {type(error).__name__}: {error} (-vv shows where)', verbose)
+        return 1
+
+
+def _write_utf8():
+    """Start again in Python's UTF-8 mode where the locale has another encoding: outputs do not follow it."""
+    if codecs.lookup(locale.getencoding()).name != 'utf-8' and os.environ.get('PYTHONUTF8') != '1':
+        os.environ['PYTHONUTF8'] = '1'  # of the workers too
+        os.execv(sys.executable, [sys.executable, '-X', 'utf8', *sys.orig_argv[1:]])
+
+
+def _report(message, verbose):
+    if verbose >= 2:
+        traceback.print_exc()
+    with suppress(OSError):  # a full disk may hold what is printed, too; the exit status tells
+        print(f'bids_qsm: error: {plain(message)}', file=sys.stderr)
+
+
+def _run(argv):
+    settings = parse(argv)
+    set_threads(_threads(settings))
+    options = Options.from_settings(settings | _own_task(settings))
+    if options.level == 'group':
+        from bids_qsm.execution.run_log import write_merged
+        from bids_qsm.group.analyse import run_group
+
+        write_merged(options.output_dir / 'logs')  # the tasks of an array leave it to this level
+        return run_group(options)
+    from bids_qsm.app.participant import make_plan
+
+    plan = make_plan(options)
+    if options.dry_run:
+        print(describe_plan(plan))
+        return _status_of(plan)
+    if options.array_task and not plan.series and not _status_of(plan):
+        print(f'bids_qsm: {plan.notes[0]} There is nothing to run.', file=sys.stderr)
+        if not (options.boilerplate_only or options.reports_only):
+            from bids_qsm.app.participant import log_nothing
+
+            log_nothing(options, plan)
+        return 0
+    if not plan.series and not options.array_task:  # a task records what is wrong with its own
+        reasons = ' '.join(f'{one.name}: {one.reason}' for one in plan.rejected[:3])
+        raise UserError(f'{options.bids_dir} has no series that can be run. {reasons}')
+    if options.boilerplate_only:
+        from bids_qsm.app.participant import boilerplate
+
+        print(boilerplate(options, plan))
+        return 0
+    from bids_qsm.app.participant import run_participant
+
+    skipped = [f'{one.name} is skipped: {one.reason}' for one in plan.rejected if not one.is_error]
+    for note in (*plan.notes, *skipped):
+        print(f'bids_qsm: {note}', file=sys.stderr)
+    return max(run_participant(options, plan), _status_of(plan))
+
+
+def _own_task(settings):
+    """The setting array_task as the scheduler has it, where nothing else says whom to run."""
+    said = ('array_task', 'participant_label', 'session_label')
+    if settings.get('level') != 'participant' or any(settings.get(name) for name in said):
+        return {}
+    task = scheduled_task(os.environ)
+    if not task:
+        return {}
+    print(
+        f'bids_qsm: running share {task}, as the scheduler says. Where its array is only a part of a larger '
+        'one these are other shares than there: stop it and give --array-task I/N.',
+        file=sys.stderr,
+    )
+    return {'array_task': task}
+
+
+def _status_of(plan):
+    return int(any(one.is_error for one in plan.rejected))
+
+
+def _threads(settings):
+    """Threads of a step, before Options exist, as checking these already imports the numerics."""
+    threads, cpus = settings.get('omp_nthreads'), settings.get('nprocs')
+    if _is_count(threads):
+        return threads
+    return min(cpus if _is_count(cpus) else available_cpus(), 8)
+
+
+def _is_count(n):
+    return isinstance(n, int) and n > 0
+
+
+def describe_plan(plan) -> str:
+    """What would be run for each series and why others are skipped, for --dry-run."""
+    lines = [f'{plan.dataset_name}: {len(plan.series)} series to run, {len(plan.rejected)} not', *plan.notes]
+    for one in plan.series:
+        echoes = ', '.join(f'{1000 * time:.4g}' for time in one.echo_times)
+        lines += [
+            '',
+            one.name,
+            f'  echo times   {echoes} ms',
+            f'  field        {one.field_strength:g} T along ({_numbers(one.b0_dir, ", ")}) of the voxel axes',
+            f'  grid         {_numbers(one.shape, " x ")} voxels of {_numbers(one.voxel_size, " x ")} mm',
+            f'  anatomy      {one.t1w_preproc or one.t1w or "the magnitude of the series (no T1w image)"}',
+        ]
+        if one.brain_mask:
+            lines.append(f'  brain mask   {one.brain_mask}')
+        lines += [f'  transforms   {space}: {path}' for space, path, _ in one.template_xfm]
+        lines += [f'  lesions      {plain(path)}' for path in one.lesions]
+        lines += [f'  file         {plain(path)}' for path in one.files]
+        lines += [f'  note         {note}' for note in one.notes]
+    for one in plan.rejected:
+        lines += ['', f'{one.name}: {"error" if one.is_error else "skipped"}', f'  {one.reason}']
+    return '\n'.join(lines)
+
+
+def _numbers(values, between):
+    return between.join(f'{value:.3g}' for value in values)
+
+
+def _demo(argv):
+    parser = argparse.ArgumentParser('bids_qsm demo', description='Simulate the demo dataset.')
+    parser.add_argument('out', metavar='OUT', type=Path, help='folder to write it to')
+    out = parser.parse_args([a for a in argv if not re.fullmatch('-v+', a)]).out
+    if out.exists():
+        raise UserError(f'{out} is there already; delete it or choose another folder.')
+    set_threads(min(available_cpus(), 4))
+    from bids_qsm.phantom.dataset import demo
+
+    # a dataset that is there is whole
+    partial = out.with_name(f'.{out.name}-partial')
+    shutil.rmtree(partial, ignore_errors=True)
+    demo(partial)
+    partial.replace(out)
+    print(f'Demo dataset: {out}')
+    return 0
+
+
+def _slurm(argv):
+    parser = argparse.ArgumentParser(
+        'bids_qsm slurm',
+        usage='bids_qsm slurm bids_dir output_dir [options of this command] [options of bids_qsm]',
+        description='Write the scripts of a SLURM array of the participant level, and of the group level '
+        'after it, to output_dir/slurm; say what they ask for.',
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add('--tasks', type=int, metavar='N', help='tasks of the array (one a participant, at most 100)')
+    add('--cpus', type=int, default=4, metavar='N', help='CPUs of a task (%(default)s)')
+    add('--image', metavar='FILE', help='Apptainer image to run (this Python)')
+    add('--venv', metavar='PATH', help='Python environment to run (this Python)')
+    add(
+        '--sbatch',
+        default='',
+        metavar='OPTIONS',
+        help='more options of sbatch, "--partition=long --time=2-0"',
+    )
+    # argparse takes a value that begins with a dash for an option
+    argv = re.sub('\0--sbatch\0', '\0--sbatch=', '\0'.join(['', *argv])).split('\0')[1:]
+    own, others = parser.parse_known_args(argv)
+    settings = parse(others)
+    set_threads(1)
+    from bids_qsm.app.slurm import write_array
+
+    print(write_array(settings, **vars(own)))
+    return 0
+
+
+def _status(argv):
+    parser = argparse.ArgumentParser(
+        'bids_qsm status',
+        description='Say what is done, failed, running, stopped or not started; 1 where something failed, '
+        'was stopped or left no log.',
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add('out', metavar='OUT', help='output folder')
+    add('--json', dest='as_json', action='store_true', help='print JSON')
+    add('--watch', action='store_true', help='show it until no run goes on')
+    given = parser.parse_args([a for a in argv if not re.fullmatch('-v+', a)])
+    from bids_qsm.execution.status import show_status
+
+    return show_status(**vars(given))
+
+
+def _fetch(argv):
+    parser = argparse.ArgumentParser(
+        'bids_qsm fetch',
+        description='Download templates and atlases to their caches, for runs without network.',
+    )
+    parser.add_argument('names', metavar='SPACE|ATLAS', nargs='+', help='as MNI152NLin2009cAsym CIT168')
+    names = parser.parse_args([a for a in argv if not re.fullmatch('-v+', a)]).names
+    from bids_qsm.app.fetch import fetch
+
+    for name in names:
+        print(f'{name}: {fetch(name) or "built in"}')
+    return 0
+
+
+COMMANDS = {'demo': _demo, 'fetch': _fetch, 'slurm': _slurm, 'status': _status}
+"""First words that run something else; where a level is given too, they are names of folders."""

@@ -1,0 +1,257 @@
+"""From options and plan to a finished output dataset: the run, its records, the reports."""
+
+import json
+import os
+import secrets
+import shlex
+import shutil
+import socket
+import sys
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
+
+import bids_qsm
+from bids_qsm.derivatives.files import (
+    atomic_write,
+    remove_partial,
+    write_bidsignore,
+    write_dataset_description,
+    write_json,
+)
+from bids_qsm.errors import UserError
+from bids_qsm.execution.array_tasks import own_share, parse_task
+from bids_qsm.execution.disk_space import require_space
+from bids_qsm.execution.locks import locked
+from bids_qsm.execution.run_log import RunLog, write_merged
+from bids_qsm.execution.subjects import run_subjects, step_threads, subject_plans
+from bids_qsm.interfaces.device import require_device
+from bids_qsm.layout import Plan, find_series, participants
+from bids_qsm.layout.dataset import require_dataset
+from bids_qsm.reports.subject import build_subject_report, methods_text
+from bids_qsm.templates.atlases import get_atlas
+from bids_qsm.templates.chi_prior import get_chi
+from bids_qsm.templates.spaces import get_template, get_white_matter
+from bids_qsm.workflows.base import init_bids_qsm_wf
+
+PACKAGES = (
+    'numpy',
+    'scipy',
+    'numba',
+    'nibabel',
+    'nipype',
+    'pybids',
+    'dipy',
+    'nilearn',
+    'pandas',
+)
+LISTED = 20
+"""Reports, at most, that are listed one by one."""
+
+
+def make_plan(options) -> Plan:
+    """What to run of the dataset, or of the share of an array's task; UserError where that cannot be.
+
+    The disks must hold what will be written.
+    """
+    own, notes = None, ()
+    if options.array_task:
+        require_dataset(options.bids_dir)
+        everyone = participants(options)
+        own = own_share(options.bids_dir, everyone, options.session_label, options.array_task, options.shares)
+        task, count = parse_task(options.array_task)
+        notes = (f'task {task} of {count}: {len(own)} of {len(everyone)} participants.',)
+    plan = find_series(options, own)
+    if not options.reports_only:
+        require_space(plan.series, options)
+    return replace(plan, notes=(*notes, *plan.notes))
+
+
+def run_participant(options, plan) -> int:
+    """Process every series of ``plan``; return the exit status (1 where something failed)."""
+    rejected = {}
+    for one in plan.rejected:
+        if one.is_error:
+            subject = one.name.partition('_')[0].removeprefix('sub-')
+            failure = {'subject': subject, 'series': one.name, 'node': 'input', 'message': one.reason}
+            rejected.setdefault(subject, []).append(failure)
+    subjects = sorted({one.subject for one in plan.series} | set(rejected))
+    out = options.output_dir
+    if options.reports_only:
+        failures = [failure for subject in subjects for failure in _read_failures(out, subject)]
+        for subject in subjects:
+            build_subject_report(out, subject)
+    else:
+        require_device(options.device)
+        failures = _run(options, plan, subjects, rejected)
+    _summarise(out, subjects, failures)
+    return 1 if failures else 0
+
+
+def _run(options, plan, subjects, rejected):
+    """Run everything, each subject to its record and report; return the failures."""
+    _prepare_output(options)
+    out, started = options.output_dir, datetime.now(UTC)
+    log = _begin_log(options, plan, started)
+    failures, status = [], 1
+    for failure in chain.from_iterable(rejected.values()):
+        log.event('failed', series=failure['series'], step='input', reason=failure['message'])
+    try:
+        with locked([out / 'logs' / 'lock', options.work_dir / '.lock'], subjects):
+            resources, threads = find_resources(options), step_threads(options, plan)
+            running = run_subjects(options, plan, lambda part: _build(options, part, resources, threads), log)
+            not_run = ((subject, [], []) for subject in sorted(set(rejected) - set(subject_plans(plan))))
+            with closing(running):
+                for subject, methods, own in chain(running, not_run):
+                    own = sorted(own, key=lambda one: (one['series'], one['node']))
+                    own = rejected.get(subject, []) + own
+                    remove_partial(out, subject)
+                    kept = _failures_of_others(options, plan, subject)
+                    _write_provenance(options, subject, started, methods, kept + own)
+                    build_subject_report(out, subject)
+                    failures += own
+        status = 1 if failures else 0
+    finally:
+        log.close(status)
+        # the group level does it for jobs by task or label, as all logs are read for it
+        if not (options.array_task or options.participant_label):
+            write_merged(out / 'logs')
+    return failures
+
+
+def log_nothing(options, plan):
+    """Leave the log of a task that has nothing to run, so that it is not taken for one that was lost."""
+    _prepare_output(options)
+    _begin_log(options, plan, datetime.now(UTC)).close(0)
+
+
+def _begin_log(options, plan, started):
+    # runs that share the output, such as array jobs, each have their own folder; containers may share the
+    # names of machines and the numbers of processes
+    name = f'{started:%Y%m%dT%H%M%SZ}-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}'
+    logs = options.output_dir / 'logs' / name
+    logs.mkdir(parents=True)
+    atomic_write(logs / 'config.toml', lambda p: p.write_text(options.to_toml()))
+    part = {'sessions': list(options.session_label), 'participants': list(options.participant_label)}
+    log = RunLog(logs, task=options.array_task, **{key: labels or None for key, labels in part.items()})
+    titles = [one.name for one in plan.series]
+    log.event('plan', series=titles, mem_gb=round(options.mem_gb, 3), nprocs=options.nprocs)
+    return log
+
+
+def boilerplate(options, plan) -> str:
+    """Methods text of what would be run, with references."""
+    resources = find_resources(options)
+    built = (_build(options, part, resources, 1)[1] for part in subject_plans(plan).values())
+    return methods_text(list(dict.fromkeys(chain.from_iterable(built))))
+
+
+def build_graph(options, plan):
+    """Resolve template and atlas and build the workflow; return it with its methods paragraphs."""
+    return _build(options, plan, find_resources(options), step_threads(options, plan))
+
+
+def _build(options, plan, resources, threads):
+    templates, atlas = resources
+    workflow = init_bids_qsm_wf(
+        options=options, plan=plan, templates=templates, atlas=atlas, omp_nthreads=threads
+    )
+    return workflow, _methods(workflow)
+
+
+def find_resources(options):
+    """Templates and atlas that the options name, from the caches or by a download."""
+    cache = options.work_dir / 'templates'
+    cache.mkdir(parents=True, exist_ok=True)
+    templates = [get_template(name, cache) for name in options.output_spaces]
+    atlas = get_atlas(options.atlas, cache)
+    # the atlas goes with its own template; the built-in one is approximate in any
+    templates.sort(key=lambda template: template.name != atlas.space)
+    if atlas.space != templates[0].name and not atlas.approximate:
+        raise UserError(
+            f'The atlas {options.atlas} is in the space {atlas.space}, but --output-spaces asks for '
+            f'{", ".join(options.output_spaces)}; ask for {atlas.space} or choose another atlas.'
+        )
+    chi = None
+    if options.refinement.name != 'none':
+        chi = get_chi(options.chi_template, templates[0], atlas, cache)
+    elif options.chi_template is not None:
+        raise UserError('--chi-template is what --refinement aligns to; leave it out with --refinement none.')
+    templates[0] = replace(templates[0], white_matter=get_white_matter(templates[0], cache), chi=chi)
+    return templates, atlas
+
+
+def _methods(workflow):
+    paragraphs = []
+    for name in sorted(workflow.list_node_names()):
+        parts = name.split('.')[:-1]
+        for depth in range(1, len(parts) + 1):
+            text = getattr(workflow.get_node('.'.join(parts[:depth])), '__desc__', None)
+            if text and text not in paragraphs:
+                paragraphs.append(text)
+    return paragraphs
+
+
+def _prepare_output(options):
+    options.output_dir.mkdir(parents=True, exist_ok=True)
+    options.work_dir.mkdir(parents=True, exist_ok=True)
+    write_dataset_description(options.output_dir, options)
+    write_bidsignore(options.output_dir)
+
+
+def _write_provenance(options, subject, started, methods, failures):
+    packages = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    record = {
+        'version': bids_qsm.__version__,
+        'command': options.to_command(participants=(subject,)),
+        'called': shlex.join(sys.argv),
+        'started': started.isoformat(timespec='seconds'),
+        'python': sys.version.split()[0],
+        'packages': packages,
+        'methods': methods,
+        'failures': failures,
+    }
+    write_json(options.output_dir / 'logs' / f'sub-{subject}.json', record)
+
+
+def _failures_of_others(options, plan, subject):
+    """Failures on record of series that a run of some sessions, or some files, leaves as they were."""
+    if not (options.session_label or options.bids_filter_file):
+        return []
+    # the anatomy, which has the name of the subject, is everyone's
+    named = {f'sub-{subject}', *(one.name for one in (*plan.series, *plan.rejected))}
+    try:
+        return [one for one in _read_failures(options.output_dir, subject) if one['series'] not in named]
+    except (UserError, ValueError, KeyError, TypeError):  # it has not been run yet, or the record is broken
+        return []
+
+
+def _read_failures(out, subject):
+    path = out / 'logs' / f'sub-{subject}.json'
+    if not path.exists():
+        raise UserError(f'{path} is missing: sub-{subject} has not been run into {out} yet; run it first.')
+    return json.loads(path.read_text())['failures']
+
+
+def _summarise(out, subjects, failures):
+    pages = [out / f'sub-{subject}.html' for subject in subjects]
+    if len(pages) > LISTED:
+        print(f'Reports: {out}/sub-*.html ({len(pages)})')
+    else:
+        for page in pages:
+            print(f'Report: {page}')
+    print(f'Tables: {out}/sub-*/**/*_stats.tsv')
+    if failures:
+        print(f'{len(failures)} failed:', file=sys.stderr)
+        for failure in failures:
+            print(f'  {failure["series"]} ({failure["node"]}): {failure["message"]}', file=sys.stderr)
+        free = shutil.disk_usage(out).free
+        if free < 1e8:
+            print(f'  The disk of {out} is full ({free / 1e6:.0f} MB left).', file=sys.stderr)

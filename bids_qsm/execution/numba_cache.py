@@ -1,0 +1,131 @@
+"""Compiled kernels that an installation brings along, for every user of its read-only files.
+
+``python -m bids_qsm.execution.numba_cache`` fills the caches of Numba and Matplotlib once, when an image is
+built. Numba refuses a cache that it cannot write, and trusts one completely (it holds pickled code): so
+each run has a folder of its own, which nobody else can write, with links to the files of the installation.
+"""
+
+import atexit
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from bids_qsm.errors import UserError
+
+CACHES = Path(sys.prefix, 'share', 'bids_qsm', 'caches')
+FLAGS = ('avx2', 'bmi1', 'bmi2', 'f16c', 'fma', 'abm', 'movbe')
+"""What x86-64-v3 (since 2013) has beyond v2, as /proc/cpuinfo names it; abm is lzcnt."""
+
+
+def target() -> dict[str, str]:
+    """Numba's settings of the CPU to compile for: one that clusters share, not the one of this machine."""
+    name = 'x86-64-v3' if platform.machine() == 'x86_64' else 'generic'
+    return {'NUMBA_CPU_NAME': name, 'NUMBA_CPU_FEATURES': ''}
+
+
+def lacking_flags(cpuinfo: str) -> list[str]:
+    """What the target has and the CPU that /proc/cpuinfo describes has not."""
+    if target()['NUMBA_CPU_NAME'] == 'generic':
+        return []
+    line = next((line for line in cpuinfo.splitlines() if line.startswith('flags')), '')
+    return [flag for flag in FLAGS if flag not in line.split()]
+
+
+def use_kernels(caches: Path = CACHES):
+    """Let this process and its workers use the kernels in ``caches``, if any; before Numba is imported.
+
+    A cache that the user chose ($NUMBA_CACHE_DIR) is left alone. The private folder goes at the end.
+
+    Raises
+    ------
+    UserError
+        Where no temporary folder can be made.
+    """
+    if not caches.is_dir() or 'NUMBA_CACHE_DIR' in os.environ:
+        return
+    try:
+        private = Path(tempfile.mkdtemp(prefix='bids_qsm-'))
+    except OSError as error:
+        raise UserError(
+            f'No temporary folder can be made ({error.strerror}); set TMPDIR to one that can be written '
+            '(with Docker: --tmpfs /tmp).'
+        ) from None
+    atexit.register(shutil.rmtree, private, ignore_errors=True)
+    os.environ['NUMBA_CACHE_DIR'] = str(private / 'numba')
+    for name, folder in (('MPLCONFIGDIR', 'matplotlib'), ('DENO_DIR', 'deno')):  # else below HOME
+        os.environ.setdefault(name, str(private / folder))
+    try:
+        Path.home()
+    except RuntimeError:  # neither HOME nor a known user, which libraries do not bear
+        os.environ['HOME'] = str(private)
+    lacking = lacking_flags(Path('/proc/cpuinfo').read_text())
+    if lacking:
+        print(
+            f'bids_qsm: this CPU lacks {", ".join(lacking)}, so the kernels are compiled for it first; '
+            'that takes some minutes in each run.',
+            file=sys.stderr,
+        )
+    else:
+        os.environ.update(target())
+    for path in caches.rglob('*'):
+        link = private / path.relative_to(caches)
+        if path.is_file():
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path)
+
+
+def compile_kernels(caches: Path = CACHES):
+    """Fill ``caches`` by running a small dataset, and on its steps' inputs every method there is.
+
+    It must be called in a process that has not imported Numba yet.
+    """
+    caches.mkdir(parents=True, exist_ok=True)
+    os.environ.update(
+        target(), NUMBA_CACHE_DIR=str(caches / 'numba'), MPLCONFIGDIR=str(caches / 'matplotlib')
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        data, out, work = (Path(scratch, name) for name in ('data', 'out', 'work'))
+        _simulate(data)
+        _run(data, out, 'participant', '--candidates', '--swi', 'trueswi', '--work-dir', work)
+        _run(data, out, 'group')
+        _run_methods(work, Path(scratch))
+
+
+def _simulate(data):
+    """A subject with several echoes in one session and a single one in another."""
+    from bids_qsm.phantom.dataset import Visit, write_dataset
+    from bids_qsm.phantom.gre import Protocol
+
+    several, single = (
+        Protocol((4.0, 4.0, 4.0), echo_times=times, rotation=(12, 0, 0))
+        for times in ((0.004, 0.009, 0.014), (0.014,))
+    )
+    write_dataset(data, [Visit('01', '1', 0, several, 2.0), Visit('01', '2', 0, single, None)], spacing=2.0)
+
+
+def _run(*arguments):
+    subprocess.run([sys.executable, '-m', 'bids_qsm', *arguments, '--skip-bids-validation'], check=True)
+
+
+def _run_methods(work, scratch):
+    """Run each step that has a choice of methods again with the others, on what the finished run gave it."""
+    from nipype.utils.filemanip import loadpkl
+
+    for path in sorted(work.rglob('result_*.pklz')):
+        result = loadpkl(path)
+        trait = result.interface.input_spec().trait('method')
+        for method in trait.handler.values if trait and hasattr(trait.handler, 'values') else ():
+            if method in ('greedy', result.inputs.get('method')):  # greedy needs a package of its own
+                continue
+            folder = tempfile.mkdtemp(dir=scratch)
+            with suppress(UserError):  # not every method takes a single echo
+                result.interface(**{**result.inputs, 'method': method, 'params': {}}).run(cwd=folder)
+
+
+if __name__ == '__main__':
+    compile_kernels()

@@ -1,0 +1,407 @@
+"""What a run writes down of itself while it goes on, and what can be read from it by any other process.
+
+Each run has the folder ``logs/<run>/`` to itself. ``events.jsonl`` there has one line of JSON an event, each
+added by a single write, so that a run that is killed leaves at most its last line torn; ``log.txt`` says the
+same in words, and ``run.json`` sums it up once the run has ended.
+"""
+
+import json
+import os
+import re
+import shlex
+import socket
+import sys
+import threading
+import time
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+import bids_qsm
+from bids_qsm.derivatives.files import atomic_write
+
+BEAT = 60.0
+"""Seconds between signs of life."""
+SILENCE = 5 * BEAT
+"""Without a sign of life for so long (s) a run on another machine counts as stopped."""
+EVENTS, LINES, SUMMARY = 'events.jsonl', 'log.txt', 'run.json'
+
+
+class RunLog:
+    """The log of this run in ``folder``, which exists; ``about`` is what else to say of it.
+
+    ``task`` is that of an array ('3/12'), ``sessions`` and ``participants`` are those that the run is
+    restricted to.
+
+    A log that cannot be written, as the disk is full, is said once and does not stop the run.
+    """
+
+    def __init__(self, folder, **about):
+        self.folder = Path(folder)
+        self._lock = threading.Lock()
+        self._torn, self._has_complained = set(), False
+        self._ended = threading.Event()
+        self.event(
+            'run',
+            **about,
+            version=bids_qsm.__version__,
+            command=shlex.join(sys.argv),
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            place=_place(),
+            born=_born(os.getpid()),
+        )
+        self._beat = threading.Thread(target=self._keep_beating, daemon=True)
+        self._beat.start()
+
+    def event(self, event: str, **fields):
+        """Add an event; fields that are None are left out."""
+        known = {name: value for name, value in fields.items() if value is not None}
+        record = {'time': round(time.time(), 3), 'event': event, **known}
+        self._append(EVENTS, json.dumps(record, ensure_ascii=False, separators=(',', ':')))
+
+    def line(self, text: str):
+        """Add a line to ``log.txt``, with the time before it."""
+        self._append(LINES, f'{datetime.now():%Y-%m-%d %H:%M:%S} {printable(text)}')
+
+    def close(self, status: int):
+        """End the log with the exit status of the run, and sum it up in ``run.json``.
+
+        Where an exception is on its way, the log says so.
+        """
+        self._ended.set()
+        self._beat.join()
+        error = sys.exc_info()[1]
+        reason = None if error is None else f'{type(error).__name__}: {error}'.removesuffix(': ')
+        self.event('close', status=status, reason=reason)
+        self.line(f'ended with status {status}' + ('' if reason is None else f', {reason}'))
+        try:
+            _write(self.folder / SUMMARY, read_run(self.folder))
+        except Exception as error:
+            self._complain(SUMMARY, error)
+
+    def _append(self, name, text):
+        # surrogates are in names of files that are no UTF-8
+        data = (text + '\n').encode(errors='backslashreplace')
+        with self._lock:
+            if name in self._torn:  # what a full disk cut short must not spoil the next line
+                data = b'\n' + data
+            try:
+                file = os.open(self.folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+                try:
+                    is_whole = os.write(file, data) == len(data)
+                    (self._torn.discard if is_whole else self._torn.add)(name)
+                finally:
+                    os.close(file)
+            except OSError as error:
+                self._complain(name, error)
+
+    def _complain(self, name, error):
+        if not self._has_complained:
+            self._has_complained = True
+            _complain(self.folder / name, error)
+
+    def _keep_beating(self):
+        while not self._ended.wait(BEAT):
+            self.event('alive', memory_gb=used_memory_gb())
+
+
+def _complain(path, error):
+    with suppress(OSError):  # the disk that is full may hold what is printed, too
+        print(f'bids_qsm: {path} cannot be written ({error}).', file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """``text`` in one line without the signs that steer a terminal, which names in a dataset may hold."""
+    return ''.join(sign if sign.isprintable() else '?' for sign in ' '.join(text.split()))
+
+
+def used_memory_gb() -> float | None:
+    """Memory of this process and all below it (GB), what they share counted once; None where unknown."""
+    page = os.sysconf('SC_PAGE_SIZE')
+    own, shared, waiting = 0, 0, [os.getpid()]
+    while waiting:
+        pid = waiting.pop()
+        try:
+            resident, common = map(int, Path(f'/proc/{pid}/statm').read_text().split()[1:3])
+            for task in os.listdir(f'/proc/{pid}/task'):
+                waiting += map(int, Path(f'/proc/{pid}/task/{task}/children').read_text().split())
+        except (OSError, ValueError):
+            if pid == os.getpid():
+                return None
+            continue  # it has just ended
+        own += resident - common
+        shared = max(shared, common)
+    return round((own + shared) * page / 1e9, 3)
+
+
+def read_runs(logs, *, with_steps: bool = True) -> list[dict]:
+    """All runs that have a folder in ``logs``, the oldest first, as :func:`read_run` reads them."""
+    found = (read_run(path.parent, with_steps=with_steps) for path in Path(logs).glob(f'*/{EVENTS}'))
+    return sorted((run for run in found if run), key=lambda run: (run['started'], run['id']))
+
+
+def read_run(folder, *, with_steps: bool = True) -> dict:
+    """What the events in ``folder`` say of a run, {} where there is nothing yet.
+
+    ``state`` of the run is running, stopped (killed; ``reason`` says how that is known), done or failed; that
+    of one of its ``series`` or ``subjects`` (their anatomy) may be waiting as well. ``steps`` have seconds,
+    cpu_seconds and peak_gb where these were measured. Times are seconds since 1970.
+    """
+    run = {}
+    with (Path(folder) / EVENTS).open(encoding='utf-8', errors='replace') as stream:
+        for line in stream:
+            try:
+                event = json.loads(line)
+                kind = event.pop('event')
+                moment = event.pop('time')
+                if kind == 'run':
+                    run = {'id': Path(folder).name, 'started': moment, **event, 'series': {}, 'subjects': {}}
+                if run:
+                    run['seen'] = moment
+                    if kind == 'end' and not with_steps:
+                        event = {name: event[name] for name in _COUNTED if name in event}
+                    _FOLD.get(kind, _ignore)(run, moment, event)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                continue  # torn when the run was killed or the disk was full
+    if run:
+        _judge(run, Path(folder))
+    return run
+
+
+def _ignore(run, moment, event):
+    del run, moment, event
+
+
+def _plan(run, moment, event):
+    del moment
+    for name in event.pop('series'):
+        run['series'].setdefault(name, {'state': 'waiting'})
+    run.update(event)
+
+
+def _alive(run, moment, event):
+    del moment
+    run['memory_gb'] = event.get('memory_gb')
+    run['peak_gb'] = max(run['memory_gb'] or 0, run.get('peak_gb', 0))
+
+
+def _work(run, event):
+    """The entry of the series, or of the subject's anatomy, that ``event`` tells of."""
+    key, part = ('series', 'series') if 'series' in event else ('subject', 'subjects')
+    return run[part].setdefault(event.pop(key), {'state': 'waiting'})
+
+
+_COUNTED = ('series', 'subject', 'step', 'n_done')
+
+
+def _add(run, moment, event):
+    del moment
+    _work(run, event).update(event)
+
+
+def _start(run, moment, event):
+    work = _work(run, event)
+    work.setdefault('started', moment)
+    if work['state'] == 'waiting':
+        work['state'] = 'running'
+    work.setdefault('running', {})[event['step']] = moment
+
+
+def _end(run, moment, event):
+    work = _work(run, event)
+    work.setdefault('started', moment)
+    work['n_done'] = event.pop('n_done', 0)
+    step = event.pop('step')
+    work.get('running', {}).pop(step, None)
+    if event:
+        work.setdefault('steps', {})[sys.intern(step)] = event
+
+
+def _failed(run, moment, event):
+    work = _work(run, event)
+    work.setdefault('started', moment)
+    work.get('running', {}).pop(event['step'], None)
+    work['state'] = 'failed'
+    work.setdefault('failures', []).append(event)
+
+
+def _done(run, moment, event):
+    work = _work(run, event)
+    work.setdefault('started', moment)
+    work['ended'] = moment
+    work['state'] = 'done'
+    work.update(event)
+
+
+def _close(run, moment, event):
+    run['ended'] = moment
+    run.update(event)
+
+
+_FOLD = {
+    'plan': _plan,
+    'alive': _alive,
+    'add': _add,
+    'start': _start,
+    'end': _end,
+    'failed': _failed,
+    'done': _done,
+    'close': _close,
+}
+
+
+def _judge(run, folder):
+    """Settle the state of the run and of all in it."""
+    missing = [
+        f for part in ('series', 'subjects') for one in run[part].values() for f in one.get('failures', ())
+    ]
+    if any('reason' not in failure for failure in missing):
+        reasons = dict(read_crash(path) for path in sorted(folder.glob('crash-*.txt')))
+        for failure in missing:
+            failure.setdefault('reason', reasons.get(failure.get('node'), 'unknown; it left no crash file'))
+    death = None if 'ended' in run else _death(run)
+    is_over = 'ended' in run or death is not None
+    for name, series in run['series'].items():
+        _judge_series(series, run['subjects'].get(name.partition('_')[0], {}), is_over)
+    states = {one['state'] for one in run['series'].values()}
+    if not is_over:
+        run['state'] = 'running'
+    elif death or states & {'stopped', 'waiting'} or (run.get('status') and 'failed' not in states):
+        run['state'] = 'stopped'
+        run['reason'] = death or run.get('reason', f'it ended with status {run.get("status")}')
+    else:
+        run['state'] = 'failed' if 'failed' in states else 'done'
+
+
+def _judge_series(series, anatomy, is_over):
+    if anatomy.get('failures') and series['state'] != 'done':
+        series['state'] = 'failed'
+        series['failures'] = [*series.get('failures', ()), *anatomy['failures']]
+    if series['state'] == 'waiting' and 'started' in anatomy:
+        series['state'], series['started'] = 'running', anatomy['started']
+    if series['state'] == 'running' and is_over:
+        series['state'] = 'stopped'
+
+
+def _death(run):
+    """How it is known that a run that has not ended is gone; None while it lives."""
+    if run.get('place') and run['place'] == _place():
+        if _born(run['pid']) == run['born']:
+            return None
+        return f'process {run["pid"]} is gone'
+    if abs(time.time() - run['seen']) < SILENCE:
+        return None
+    return f'no sign of life from {run["host"]} since {datetime.fromtimestamp(run["seen"]):%Y-%m-%d %H:%M}'
+
+
+def _place():
+    """Where numbers of processes mean the same: machine, boot and namespace."""
+    try:
+        boot = Path('/proc/sys/kernel/random/boot_id').read_text().strip()
+        return f'{socket.gethostname()} {boot} {os.readlink("/proc/self/ns/pid")}'
+    except OSError:
+        return None
+
+
+def _born(pid):
+    """When a process started, in ticks of the machine: numbers are given again to others."""
+    try:
+        state, *rest = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
+        # a zombie is dead, though no one has taken note
+        return None if state in 'ZX' else int(rest[18])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def read_crash(path) -> tuple[str, str]:
+    """The full name of the node and the message of one of Nipype's crash files."""
+    text = Path(path).read_text(errors='replace')
+    node = re.search(r'^Node: (\S+)', text, re.MULTILINE)
+    kind, message = last_error(text)
+    if kind:
+        message = f'{kind}: {message} (see {Path(path).name})'
+    return (node[1] if node else ''), message
+
+
+def last_error(traceback: str) -> tuple[str, str]:
+    """The kind of the error that ``traceback`` ends with, '' for a UserError, and its message."""
+    errors = re.findall(r'^\s*((?:\w+\.)*\w*(?:Error|Exception|Interrupt)): (.+)$', traceback, re.MULTILINE)
+    if not errors:
+        return '', (traceback.strip().splitlines() or ['it is empty'])[-1]
+    kind, message = errors[-1]
+    kind = kind.rpartition('.')[2]
+    return ('' if kind == 'UserError' else kind), message
+
+
+def merge(runs) -> dict:
+    """The newest state of each series over ``runs`` (oldest first), with the ``run`` it is from.
+
+    A series that a run has not begun is as earlier runs left it; but what failed or was stopped waits for
+    the run that is to repeat it. Input that was refused is forgotten when a newer run of all sessions of the
+    subject does not name it. Steps are those of all runs.
+    """
+    series, subjects, refused = {}, {}, set()
+    for run in runs:
+        seen = set() if run.get('sessions') else {name.partition('_')[0] for name in run['series']}
+        for name in [one for one in refused if one not in run['series'] and one.partition('_')[0] in seen]:
+            del series[name]
+            refused.discard(name)
+        refused |= {name for name, one in run['series'].items() if _is_refused(one)}
+        for name, one in run['series'].items():
+            is_to_repeat = run['state'] == 'running' and series.get(name, {}).get('state') != 'done'
+            if name not in series or one['state'] != 'waiting' or is_to_repeat:
+                series[name] = _after(series.get(name, {}), one, run)
+        for name, one in run['subjects'].items():
+            if name not in subjects or 'started' in one:
+                subjects[name] = _after(subjects.get(name, {}), one, run)
+    about = [
+        {k: v for k, v in run.items() if k not in ('series', 'subjects', 'place', 'born')} for run in runs
+    ]
+    return {'runs': about, 'series': dict(sorted(series.items())), 'subjects': dict(sorted(subjects.items()))}
+
+
+def _after(older, newer, run):
+    # what a resumed run did not repeat was measured when it was run
+    steps = {**older.get('steps', {}), **newer.get('steps', {})}
+    return {**newer, **({'steps': steps} if steps else {}), 'run': run['id']}
+
+
+def _is_refused(series):
+    return any(failure['step'] == 'input' for failure in series.get('failures', ()))
+
+
+def write_merged(logs):
+    """Write the state of all series over all runs in ``logs`` to ``logs/run.json``; nothing where none is.
+
+    Where that fails, it is said and no error: the results are as good without it.
+    """
+    try:
+        if runs := read_runs(logs):
+            _write(Path(logs) / SUMMARY, merge(runs))
+    except Exception as error:
+        _complain(Path(logs) / SUMMARY, error)
+
+
+def _write(path, content):
+    """Write a JSON file with one line a series, as there may be thousands."""
+    return atomic_write(path, lambda temporary: _write_lines(temporary, content))
+
+
+def _write_lines(path, content):
+    with path.open('w', encoding='utf-8', errors='backslashreplace') as stream:
+        lead = '{'
+        for key, value in content.items():
+            stream.write(f'{lead}\n{json.dumps(key)}: ')
+            lead = ','
+            if not isinstance(value, dict | list) or not value:
+                stream.write(json.dumps(value, ensure_ascii=False))
+                continue
+            is_dict = isinstance(value, dict)
+            mark = '{' if is_dict else '['
+            for one in value:
+                text = json.dumps(value[one] if is_dict else one, ensure_ascii=False)
+                stream.write(f'{mark}\n{json.dumps(one) + ": " if is_dict else ""}{text}')
+                mark = ','
+            stream.write('\n}' if is_dict else '\n]')
+        stream.write('\n}\n')

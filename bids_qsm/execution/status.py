@@ -1,0 +1,160 @@
+"""What is done, failed, running, stopped or not started in an output folder, from the logs of its runs."""
+
+import json
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from bids_qsm.errors import UserError
+from bids_qsm.execution.progress import duration
+from bids_qsm.execution.run_log import merge, printable, read_runs
+
+STATES = {
+    'failed': 'failed',
+    'stopped': 'stopped',
+    'running': 'running',
+    'waiting': 'not started',
+    'done': 'done',
+}
+EVERY = 5.0
+"""Seconds between two looks of --watch."""
+LISTED = 10
+"""Names of what has not started are listed up to here."""
+
+
+def show_status(out, *, as_json: bool = False, watch: bool = False) -> int:
+    """Print the state of ``out``; with ``watch`` show it while a run goes on, and print it after that.
+
+    Returns 1 where something failed, was stopped or left no log, else 0; UserError where nothing was run.
+    """
+    state = read_status(out)
+    if watch:
+        state = _watch(out, state)
+    print(json.dumps(state, indent=2, ensure_ascii=False) if as_json else describe(state))
+    failed, stopped = state['counts']['failed'], state['counts']['stopped'] or _stopped_runs(state)
+    return int(bool(failed or stopped or state['missing_tasks']))
+
+
+def _watch(out, state):
+    """Wait until no run goes on, with the state on the terminal; return the last one."""
+    pause = EVERY
+    display = Live(console=Console(highlight=False), auto_refresh=False, transient=True)
+    with display, suppress(KeyboardInterrupt):
+        while any(run['state'] == 'running' for run in state['runs']):
+            display.update(Text(describe(state)), refresh=True)
+            time.sleep(pause)
+            began = time.monotonic()
+            state = read_status(out)
+            # thousands of series take seconds to read
+            pause = max(EVERY, 10 * (time.monotonic() - began))
+    return state
+
+
+def read_status(out) -> dict:
+    """The state of ``out``: ``counts`` of series by state, ``series``, ``subjects``, ``runs``.
+
+    ``missing_tasks`` are those (I/N) of the last array job that have left no log, unless all has been run
+    since without tasks.
+    """
+    runs = read_runs(Path(out) / 'logs', with_steps=False)
+    if not runs:
+        raise UserError(f'{out} has no log of a run (logs/*/events.jsonl); name the output folder of a run.')
+    state = merge(runs)
+    is_live = {run['id']: run['state'] == 'running' for run in runs}
+    for name, one in state['series'].items():
+        # the report comes last
+        if one['state'] == 'done' and not Path(out, f'{name.partition("_")[0]}.html').exists():
+            one['state'] = 'running' if is_live[one['run']] else 'stopped'
+    counts = dict.fromkeys(STATES, 0)
+    for one in state['series'].values():
+        counts[one['state']] += 1
+    return {'output': str(out), 'counts': counts, 'missing_tasks': _missing_tasks(runs), **state}
+
+
+def _missing_tasks(runs):
+    tasks = [run['task'] for run in runs if run.get('task')]
+    if not tasks:
+        return []
+    count = tasks[-1].partition('/')[2]
+    first = next(i for i, run in enumerate(runs) if (run.get('task') or '').endswith(f'/{count}'))
+    if any(run['series'] and not run.keys() & {'task', 'sessions', 'participants'} for run in runs[first:]):
+        return []
+    return [task for task in (f'{i}/{count}' for i in range(1, int(count) + 1)) if task not in tasks]
+
+
+def describe(state) -> str:
+    """``state`` in words, one line a series that is not done."""
+    counts = ', '.join(f'{n} {STATES[name]}' for name, n in state['counts'].items() if n)
+    lines = [f'{state["output"]}: {len(state["series"])} series: {counts}']
+    runs = {run['id']: run for run in state['runs']}
+    for name, tell in (('failed', _tell_failed), ('stopped', _tell_stopped), ('running', _tell_running)):
+        found = {title: one for title, one in state['series'].items() if one['state'] == name}
+        width = max((len(title) for title in found), default=0)
+        lines += ['', STATES[name].capitalize()] if found else []
+        for title, one in found.items():
+            anatomy = state['subjects'].get(title.partition('_')[0], {})
+            lines.append(f'  {title:<{width}}  {tell(one, anatomy, runs[one["run"]])}')
+    waiting = [title for title, one in state['series'].items() if one['state'] == 'waiting']
+    if waiting:
+        more = f' and {len(waiting) - LISTED} more' if len(waiting) > LISTED else ''
+        lines += ['', 'Not started', f'  {", ".join(waiting[:LISTED])}{more}']
+    lines += ['', 'Runs', *_tell_runs(state)]
+    if state['missing_tasks']:
+        lines.append(f'  no log yet of tasks {", ".join(state["missing_tasks"])}')
+    return '\n'.join(map(_plain, lines))
+
+
+def _plain(line):
+    indent = len(line) - len(line.lstrip())
+    return line[:indent] + ''.join(sign if sign.isprintable() else '?' for sign in line[indent:])
+
+
+def _tell_failed(one, anatomy, run):
+    del anatomy, run
+    return '; '.join(printable(f'{failure["step"]}: {failure["reason"]}') for failure in one['failures'])
+
+
+def _tell_stopped(one, anatomy, run):
+    steps = {**anatomy.get('running', {}), **one.get('running', {})}
+    reason = run.get('reason', 'no report')
+    return f'{_count(one, anatomy)}{"".join(f", at {step}" for step in steps)}: {reason}'
+
+
+def _tell_running(one, anatomy, run):
+    del run
+    steps = {**anatomy.get('running', {}), **one.get('running', {})}
+    now = time.time()
+    since = (f', {step.rpartition(".")[2]} for {duration(now - began)}' for step, began in steps.items())
+    return _count(one, anatomy) + ''.join(since)
+
+
+def _count(one, anatomy):
+    done, total = (one.get(key, 0) + anatomy.get(key, 0) for key in ('n_done', 'n_steps'))
+    return f'{done} of {total} steps'
+
+
+def _tell_runs(state):
+    live, stopped = [run for run in state['runs'] if run['state'] == 'running'], _stopped_runs(state)
+    if n_over := len(state['runs']) - len(live) - len(stopped):
+        yield f'  {n_over} ended'
+    for run in stopped:
+        at = time.strftime('%Y-%m-%d %H:%M', time.localtime(run['seen']))
+        yield f'  {_name(run)}: stopped at {at}, {run["reason"]}; the same command resumes it'
+    for run in live:
+        used, granted = run.get('memory_gb'), run.get('mem_gb')
+        memory = f', {used:.1f} of {granted:.1f} GB' if used and granted else ''
+        yield f'  {_name(run)}: running for {duration(time.time() - run["started"])}{memory}'
+
+
+def _stopped_runs(state):
+    # what was stopped and has been repeated since is of no interest
+    newest = {one['run'] for one in state['series'].values()}
+    return [run for run in state['runs'] if run['state'] == 'stopped' and run['id'] in newest]
+
+
+def _name(run):
+    return f'{run["id"]}, task {run["task"]}' if run.get('task') else run['id']

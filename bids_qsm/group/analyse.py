@@ -1,0 +1,206 @@
+"""The group level: what was asked is tested, images are averaged, and the report is written."""
+
+import shlex
+import sys
+from collections import defaultdict
+from datetime import UTC, datetime
+
+import pandas as pd
+
+import bids_qsm
+from bids_qsm.cohort import tables as cohort
+from bids_qsm.derivatives.files import write_json
+from bids_qsm.errors import UserError
+from bids_qsm.group.collect import collect_lesions, collect_tables, save_table
+from bids_qsm.reports.cohort import RECORD, build_cohort_report
+
+FILES = {
+    'model': 'group/model_stats.tsv',
+    'residuals': 'group/residuals.tsv',
+    'correlation': 'group/correlation_stats.tsv',
+    'difference': 'group/correlation_difference_stats.tsv',
+    'change': 'group/change_stats.tsv',
+    'change_summary': 'group/change_summary_stats.tsv',
+    'normative': 'group/zscore_stats.tsv',
+    'lesions': 'group_lesions.tsv',
+    'candidates': 'group_candidates.tsv',
+}
+"""Tables of the group level beside ``group_stats.tsv``, each with a dictionary (JSON) of its columns."""
+_ASKED = ('model', 'correlate', 'controls', 'statistic', 'relative_to', 'voxelwise', 'smoothing_mm')
+_ASKED += ('study_template',)
+
+
+def run_group(options) -> int:
+    """Gather the tables of all subjects, test what was asked, and write the cohort's report.
+
+    Returns the exit status. Raises UserError where there is no table, or what is asked names a column, map or
+    region that does not exist.
+    """
+    out, started = options.output_dir, datetime.now(UTC)
+    if options.voxelwise != 'no' and not options.model:
+        raise UserError(
+            '--voxelwise tests a model in each voxel; give it by --model, as "chi ~ group + age".'
+        )
+    chosen = {'subjects': options.participant_label, 'sessions': options.session_label}
+    long, said = collect_tables(out, options.bids_dir, **chosen)
+    notes = defaultdict(list, said)
+    found = {kind: collect_lesions(out, kind, notes, **chosen) for kind in ('lesions', 'candidates')}
+    asked = {name: getattr(options, name) for name in _ASKED} | _named_columns(options, long)
+    asked['controls'] = options.controls or find_controls(long)
+    found |= analyse(long, asked, notes)
+    pictures = _pictures(long, options, asked['controls'] or '')
+    files = _write(out, found)
+    run = {
+        'version': bids_qsm.__version__,
+        'command': options.to_command(participants=options.participant_label),
+        'called': shlex.join(sys.argv),
+        'started': started.isoformat(timespec='seconds'),
+    }
+    write_json(out / RECORD, {'run': run, 'asked': asked, 'files': files, 'notes': dict(notes)})
+    page = build_cohort_report(out, pictures=pictures)
+    for path in ('group_stats.tsv', *files.values()):
+        print(f'Cohort table:  {out / path}')
+    print(f'Cohort report: {page}')
+    return 0
+
+
+def find_controls(long) -> str | None:
+    """The level of the group that is called like controls, where there is one."""
+    from bids_qsm.cohort.design import CONTROLS, reference_level
+
+    group = cohort.group_column(long)
+    levels = sorted(long[group].dropna().astype(str).unique()) if group else []
+    found = reference_level(levels) if levels else ''
+    return found if ''.join(filter(str.isalnum, found.lower())) in CONTROLS else None
+
+
+def analyse(long, asked, notes) -> dict:
+    """Tables of what was asked, each with its data dictionary; ``notes`` (by analysis) grow."""
+    # scipy's share of the start is only paid where it is needed
+    from bids_qsm.cohort import change, correlation, model, normative
+
+    pairs = [tuple(pair.rpartition(':')[::2]) for pair in asked['correlate']]
+    _check_pairs(long, pairs)
+    if asked['relative_to']:
+        long, said = cohort.relative_to(long, asked['relative_to'])
+        notes['tables'] += said
+    common, found = {'statistic': asked['statistic']}, {}
+    if asked['model']:
+        table, rest, notes['model'] = model.fit_models(
+            long, asked['model'], controls=asked['controls'] or '', **common
+        )
+        found['model'] = table, model.dictionary()
+        found['residuals'] = rest, _residual_columns(model.dictionary())
+    if asked['correlate']:
+        more = {**common, 'covariates': asked['covariates']}
+        tables = []
+        for column in dict.fromkeys(column for column, _ in pairs):
+            table, said = correlation.correlate(long, column, **more)
+            tables.append(table)
+            notes['correlation'] += said
+        found['correlation'] = pd.concat(tables, ignore_index=True), correlation.dictionary()
+        regions = list(dict.fromkeys(region for _, region in pairs))
+        against = [(c, region, other) for c, region in pairs for other in regions if (c, other) not in pairs]
+        if against:
+            table, said = correlation.compare_correlations(long, against, **more)
+            found['difference'] = table, correlation.dictionary()
+            notes['correlation'] += said
+    if 'session_id' in long and (long.groupby('participant_id')['session_id'].nunique() > 1).any():
+        table, notes['change'] = change.changes(long, **common)
+        means, said = change.change_summary(table)
+        notes['change'] += said
+        found['change'], found['change_summary'] = (table, change.dictionary()), (means, change.dictionary())
+    if asked['controls']:
+        table, notes['normative'] = normative.normative(long, controls=asked['controls'], **common)
+        found['normative'] = table, normative.dictionary()
+    elif cohort.group_column(long):
+        notes['normative'] = [
+            'No group is called like controls; --controls names the one that z-scores refer to.'
+        ]
+    return found
+
+
+def _check_pairs(long, pairs):
+    """Raise UserError where a correlation names a column or a region that no table has."""
+    regions = list(dict.fromkeys(long['region'].dropna().astype(str)))
+    labels = {*cohort.ENTITY_COLUMNS.values(), *cohort.MEASURES}
+    columns = [c for c in long if c not in labels]
+    for column, region in pairs:
+        if region not in regions:
+            raise UserError(
+                f'--correlate {column}:{region}: no table has the region {region!r}; there are '
+                f'{", ".join(regions)}.'
+            )
+        if column not in columns:
+            known = f'there are {", ".join(columns)}' if columns else 'nothing is known of the participants'
+            raise UserError(
+                f'--correlate {column}:{region}: participants.tsv and sessions.tsv have no column {column!r} '
+                f'that could be used; {known}.'
+            )
+
+
+def _named_columns(options, long):
+    """Covariates of the correlations, and the columns that model and correlations name."""
+    columns, covariates = [], []
+    if options.model:
+        from bids_qsm.cohort.formula import name, parse_model
+
+        formula = parse_model(options.model)
+        columns = formula.columns
+        covariates = [name(term) for term in formula.terms]
+    columns += [pair.rpartition(':')[0] for pair in options.correlate]
+    return {'covariates': covariates, 'columns': [c for c in dict.fromkeys(columns) if c in long]}
+
+
+def _pictures(long, options, controls):
+    """What the images of the cohort give the report, where they were asked for."""
+    pictures = []
+    if options.voxelwise != 'no':
+        from bids_qsm.group.images import run_voxelwise
+
+        pictures.append(
+            run_voxelwise(
+                options.output_dir,
+                long,
+                options.model,
+                method=options.voxelwise,
+                smoothing_mm=options.smoothing_mm,
+                controls=controls,
+                relative_to=options.relative_to or '',
+            )
+        )
+    if options.study_template:
+        from bids_qsm.group.images import run_study_template
+
+        template = run_study_template(
+            options.output_dir, iterations=options.study_template, table=long, n_jobs=options.nprocs
+        )
+        if options.relative_to:
+            template['notes'].append('The maps were averaged as they are; --relative-to does not shift them.')
+        pictures.append(template)
+    return pictures
+
+
+def _residual_columns(described):
+    own = {
+        'participant_id': 'Label of the participant.',
+        'session_id': 'Label of the session.',
+        'fitted': "Value that the fixed effects of the model predict, without the participant's intercept.",
+        'residual': "Measured value less fitted; of a mixed model the participant's intercept is in it.",
+        'units': 'Unit of the values.',
+    }
+    return {**described, **{key: {'Description': text} for key, text in own.items()}}
+
+
+def _write(out, found):
+    """Write the tables that were found and remove those that an earlier run left; return their paths."""
+    files = {}
+    for kind, name in FILES.items():
+        table, described = found.get(kind, (pd.DataFrame(), {}))
+        if len(table.columns):
+            save_table(out / name, table, {column: described[column] for column in table})
+            files[kind] = name
+        else:
+            (out / name).unlink(missing_ok=True)
+            (out / name).with_suffix('.json').unlink(missing_ok=True)
+    return files

@@ -1,0 +1,130 @@
+"""Tables of all subjects, gathered and joined with what is known of the participants."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from bids_qsm.cohort import tables as cohort
+from bids_qsm.derivatives.files import atomic_write, write_json
+from bids_qsm.errors import UserError
+from bids_qsm.reports.html import entities_of, read_json, read_table
+
+_LABELS = ('participant_id', 'session_id', 'group', 'acq_time', 'filename')
+
+
+def collect_tables(output_dir, bids_dir, *, subjects=(), sessions=()):
+    """Write one long table over all series of the dataset, and its data dictionary beside it.
+
+    Parameters
+    ----------
+    output_dir
+        Output dataset with ``sub-*/**/*_seg-*_stats.tsv``.
+    bids_dir
+        Dataset whose participants.tsv, sessions.tsv and scans.tsv are joined where they exist.
+    subjects, sessions : sequence of str
+        Labels of those wanted; all where empty.
+
+    Returns
+    -------
+    long : DataFrame
+        As in ``output_dir/group_stats.tsv``.
+    notes : dict of str to list of str
+        What did not match: ``tables`` of participants.tsv, ``sessions`` of sessions.tsv and scans.tsv.
+
+    Raises
+    ------
+    UserError
+        No table was found, or a table of ``bids_dir`` cannot be read.
+    """
+    out, bids_dir = Path(output_dir), Path(bids_dir)
+    paths = _tables(out, 'sub-*_seg-*_stats.tsv', subjects, sessions)
+    if not paths:
+        raise UserError(
+            f'{out} has no tables of regions (sub-*/**/*_seg-*_stats.tsv) of what was asked for; run the '
+            'participant level first.'
+        )
+    long = cohort.gather((entities_of(path.name), read_table(path)) for path in paths)
+    people = list(long['participant_id'].unique())
+    file = bids_dir / 'participants.tsv'
+    long, said = cohort.join_participants(long, _read_input(file) if file.exists() else None)
+    notes = {'tables': said, 'sessions': []}
+    visits = [
+        (name, bids_dir / name / f'{name}_sessions.tsv')
+        for name in people
+        if (bids_dir / name / f'{name}_sessions.tsv').exists()
+    ]
+    if visits:
+        stated = {name for name, _ in visits}
+        found = [_read_input(path).assign(participant_id=name) for name, path in visits]
+        # who has no file has stated nothing, rather than left a session out
+        others = long.reindex(columns=['participant_id', 'session_id']).drop_duplicates().dropna()
+        found.append(others[~others['participant_id'].isin(stated)])
+        long, said = cohort.join_sessions(long, pd.concat(found, ignore_index=True))
+        notes['sessions'] += said
+    scans = [path for name in people for path in _scans_of(bids_dir / name)]
+    if scans:
+        found = pd.concat([_read_input(path) for path in scans], ignore_index=True)
+        long, said = cohort.join_scans(long, found)
+        notes['sessions'] += said
+    described = [read_json(path.with_suffix('.json'), {}) for path in (file, *(p for _, p in visits[:1]))]
+    more = {key: value for part in reversed(described) for key, value in part.items()}
+    columns = cohort.dictionary(long.columns, _dictionary_of(paths[0]), more)
+    if scans:
+        columns['acq_time'] = {'Description': 'When the series was acquired, from scans.tsv or sessions.tsv.'}
+    save_table(out / 'group_stats.tsv', long, columns)
+    return long, notes
+
+
+def collect_lesions(output_dir, kind, notes, *, subjects=(), sessions=()):
+    """Tables of lesions, or of candidates, of all series: the rows of all and their data dictionary."""
+    label = kind.removesuffix('s')
+    paths = _tables(Path(output_dir), f'sub-*_label-{label}_stats.tsv', subjects, sessions)
+    if not paths:
+        return pd.DataFrame(), {}
+    series = [{k: v for k, v in entities_of(path.name).items() if k != 'label'} for path in paths]
+    tables = [read_table(path) for path in paths]
+    long = cohort.gather(zip(series, tables, strict=True))
+    if kind == 'lesions':
+        reasons = long['reason'].dropna().astype(str).value_counts()
+        notes['lesions'] += [f'Rows without a measurement: {n}, as {r}.' for r, n in reasons.items()]
+    else:
+        full = sum(len(table) > 0 for table in tables)
+        notes['lesions'].append(f'Candidates were looked for in {len(paths)} series and found in {full}.')
+    return long, cohort.dictionary(long.columns, _dictionary_of(paths[0]), {})
+
+
+def _tables(out, pattern, subjects, sessions):
+    # * alone would match what a killed run left half-written, whose names begin with a dot
+    paths = sorted(out.glob(f'sub-*/**/{pattern}'))
+    wanted = [(entities_of(path.name), path) for path in paths]
+    return [
+        path
+        for entities, path in wanted
+        if (not subjects or entities.get('sub') in subjects)
+        and (not sessions or entities.get('ses') in sessions)
+    ]
+
+
+def _scans_of(folder):
+    return sorted([*folder.glob('sub-*_scans.tsv'), *folder.glob('ses-*/sub-*_scans.tsv')])
+
+
+def _read_input(path):
+    try:
+        table = read_table(path, dtype=dict.fromkeys(_LABELS, str))
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        reason = ' '.join(str(error).split())
+        raise UserError(f'{path} is no table of tab-separated values ({reason}); mend it.') from None
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes the surplus for names of the rows
+        raise UserError(f'{path} is no table: its rows have more values than there are columns; mend it.')
+    return table
+
+
+def _dictionary_of(path):
+    described = read_json(path.with_suffix('.json'), {})
+    return {key: value for key, value in described.items() if isinstance(value, dict)}
+
+
+def save_table(path, table, described):
+    write_json(path.with_suffix('.json'), described)
+    atomic_write(path, lambda p: table.to_csv(p, sep='\t', index=False, na_rep='n/a'))

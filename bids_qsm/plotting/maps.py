@@ -1,0 +1,210 @@
+"""Pictures of maps, outlines and alignments: arrays in, PNG or SVG out."""
+
+import base64
+import io
+from dataclasses import dataclass, replace
+
+import numpy as np
+from PIL import Image
+
+from bids_qsm.plotting.mosaic import AXIAL, MASK_COLOUR, Mosaic, box_of, canonical, few, rows_of, slices_of
+
+# bright, far apart on grey, and none near the yellow of the mask
+_REGION_COLOURS = (
+    '#4dabf7', '#ff6b6b', '#51cf66', '#da77f2', '#22d3ee', '#f783ac', '#c0eb75', '#9775fa',
+    '#38d9a9', '#748ffc', '#f06595', '#94d82d', '#15aabf', '#e599f7',
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a map is shown: its name, unit, colours and window (None: from its percentiles)."""
+
+    title: str
+    unit: str
+    cmap: str = 'gray'
+    window: tuple[float, float] | None = None
+    percentiles: tuple[float, float] = (0.5, 99.5)
+    symmetric: bool = False
+    masked: bool = True
+    smooth: bool = True
+
+
+KINDS = {
+    'magnitude': Kind('Magnitude', 'arbitrary', masked=False),
+    # colours between two neighbours that lie a wrap apart would mean nothing: no interpolation
+    'phase': Kind('Wrapped phase', 'rad', 'twilight', (-np.pi, np.pi), smooth=False),
+    'field': Kind('Total field', 'ppm', 'RdBu_r', symmetric=True),
+    'localfield': Kind('Local field', 'ppm', window=(-0.1, 0.1)),
+    'chi': Kind('Susceptibility', 'ppm', window=(-0.1, 0.2)),
+    'r2star': Kind('R2*', '1/s', 'inferno', (0.0, 60.0)),
+    't2star': Kind('T2*', 's', 'viridis', (0.0, 0.1)),
+    's0': Kind('S0', 'arbitrary'),
+    'swi': Kind('Susceptibility-weighted image', 'arbitrary'),
+    'minip': Kind('Minimum-intensity projection', 'arbitrary'),
+    'quality': Kind('Phase quality', '0 to 1', 'viridis', (0.0, 1.0), masked=False),
+    'noise': Kind('Field noise (1 sd)', 'ppm', 'viridis', percentiles=(0.0, 98.0)),
+    'residual': Kind('Residual of the field fit', 'rad', 'viridis', (0.0, 1.0)),
+    't1w': Kind('Anatomical image', 'arbitrary', masked=False),
+}
+
+
+def plot_map(data, affine, *, kind: str, mask=None, title: str = '') -> bytes:
+    """Draw axial, coronal and sagittal slices of a map with its colour bar.
+
+    Parameters
+    ----------
+    data : ndarray, 3D, or 4D with echoes last
+        Of a 4D series the first, the middle and the last echo are shown, a row of axial slices each.
+    affine : ndarray, 4x4
+        Voxels to world (RAS, mm); slices follow the voxel axes that lie nearest to those of the world.
+    kind
+        Key of ``KINDS``.
+    mask : ndarray of bool, 3D
+        Bounds the slices, sets the window, and blanks what lies outside in kinds that are masked.
+
+    Returns
+    -------
+    PNG file.
+    """
+    spec, volumes, affine, mask = _prepare(data, affine, kind, mask)
+    box = box_of(mask if mask is not None else np.isfinite(volumes[0]), affine)
+    if len(volumes) > 1:
+        rows = [[(e, AXIAL, i) for i in slices_of(box, AXIAL, 7)] for e in few(len(volumes), 3)]
+    else:
+        rows = rows_of(box, axial=(7, 7), coronal=3, sagittal=3)
+    mosaic = Mosaic(rows, box, affine, title=title or spec.title)
+    if len(volumes) > 1:
+        mosaic.namerows_of([f'echo {row[0][0] + 1}' for row in rows])
+    mosaic.show(volumes, spec, *_window(volumes, spec, mask))
+    return mosaic.png()
+
+
+def plot_outlines(data, affine, *, kind: str, mask=None, dseg=None, labels=None, title: str = '') -> bytes:
+    """Draw the outline of a mask, and of each region of an atlas in its own colour, over an image.
+
+    Slices are bounded by the regions where there are any, else by the mask.
+
+    Parameters
+    ----------
+    data, affine, kind
+        As in `plot_map`; of a 4D series the first echo is the background.
+    mask : ndarray of bool, 3D
+    dseg : ndarray of int, 3D
+        Labels.
+    labels : DataFrame
+        Columns ``index`` and ``region`` (or ``name``); the two sides of a region share a colour.
+
+    Returns
+    -------
+    PNG file.
+    """
+    labelled = dseg is not None and bool(np.any(dseg))
+    if not labelled and mask is None:
+        raise ValueError('plot_outlines needs a mask or labels that are not all zero')
+    regions = canonical(dseg, affine)[0] if labelled else None
+    spec, volumes, affine, mask = _prepare(data, affine, kind, mask)
+    for name, other in (('mask', mask), ('dseg', regions)):
+        if other is not None and other.shape != volumes[0].shape:
+            raise ValueError(f'{name} has shape {other.shape}, the image {volumes[0].shape}')
+    whole = mask if mask is not None else np.isfinite(volumes[0])
+    if regions is None:
+        box = box_of(whole, affine)
+        rows = rows_of(box, axial=(7, 7), coronal=3, sagittal=3)
+    else:
+        # outlines of nuclei are too small to judge in a whole head
+        box = box_of(regions > 0, affine, margin=12.0)
+        rows = rows_of(box, axial=(6, 6), coronal=3, sagittal=2, regions=regions)
+    mosaic = Mosaic(rows, box, affine, title=title or f'{spec.title} with outlines')
+    # a blanked background would hide a mask that is too small
+    mosaic.show(volumes[:1], replace(spec, masked=False), *_window(volumes[:1], spec, mask))
+    legend = []
+    if mask is not None:
+        mosaic.outline(mask, MASK_COLOUR)
+        legend.append(('mask', MASK_COLOUR))
+    if regions is not None:
+        for name, indices, colour in _colours(regions, labels):
+            mosaic.outline(np.isin(regions, indices), colour)
+            legend.append((name, colour))
+    return mosaic.png(legend)
+
+
+def plot_flicker(fixed, moving, affine, *, mask=None, labels=('fixed', 'moving'), title: str = '') -> str:
+    """Draw two images on one grid that take turns, so that a misalignment is seen as motion.
+
+    Returns
+    -------
+    SVG file: both pictures embedded, animated by CSS alone.
+    """
+    frames = []
+    for image, label in zip((fixed, moving), labels, strict=True):
+        spec, volumes, grid, inside = _prepare(image, affine, 't1w', mask)
+        box = box_of(inside if inside is not None else _foreground(volumes[0]), grid)
+        rows = rows_of(box, axial=(6,), coronal=3, sagittal=3)
+        mosaic = Mosaic(rows, box, grid, title=f'{title}: {label}' if title else label)
+        mosaic.show(volumes[:1], spec, *_window(volumes[:1], spec, inside), bar=False)
+        if inside is not None:
+            mosaic.outline(inside, MASK_COLOUR)
+        frames.append(mosaic.png())
+    width, height = Image.open(io.BytesIO(frames[0])).size
+    size = f'width="{width}" height="{height}"'
+    hrefs = [f'data:image/png;base64,{base64.b64encode(f).decode()}' for f in frames]
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" {size}>\n'
+        '<style>@keyframes turn{0%,45%{opacity:0}50%,95%{opacity:1}100%{opacity:0}}'
+        '.moving{animation:turn 3s linear infinite}</style>\n'
+        f'<image {size} href="{hrefs[0]}"/>\n'
+        f'<image class="moving" {size} href="{hrefs[1]}"/>\n'
+        '</svg>\n'
+    )
+
+
+def _prepare(data, affine, kind, mask):
+    spec = KINDS[kind]
+    affine = np.asarray(affine, float)
+    turned, grid = canonical(data, affine)
+    if mask is not None:
+        mask = canonical(np.asarray(mask, bool), affine)[0]
+        if mask.shape != turned.shape[:3]:
+            raise ValueError(f'mask has shape {mask.shape}, the image {turned.shape[:3]}')
+        if not mask.any():
+            mask = None
+    volumes = [turned] if turned.ndim == 3 else [turned[..., e] for e in range(turned.shape[3])]
+    volumes = [np.where(mask, v, np.nan) if spec.masked and mask is not None else v for v in volumes]
+    return spec, volumes, grid, mask
+
+
+def _foreground(volume):
+    finite = np.where(np.isfinite(volume), volume, 0)
+    return finite > 0.1 * np.percentile(finite, 99)
+
+
+def _window(volumes, spec, mask):
+    if spec.window is not None:
+        return spec.window
+    inside = volumes[0][mask] if mask is not None else volumes[0][_foreground(np.abs(volumes[0]))]
+    inside = inside[np.isfinite(inside)]
+    if not inside.size:
+        return 0.0, 1.0
+    if spec.symmetric:
+        high = float(np.percentile(np.abs(inside), 98))
+        low = -high
+    else:
+        low, high = (float(p) for p in np.percentile(inside, spec.percentiles))
+        low = min(low, 0.0) if not spec.masked else low
+    return (low, high) if high > low else (low, low + 1.0)
+
+
+def _colours(regions, labels):
+    """Name, label indices and colour of each region that is there, in the order of the table."""
+    present = set(np.unique(regions).tolist()) - {0}
+    if labels is None:
+        groups = {str(i): [i] for i in sorted(present)}
+    else:
+        column = 'region' if 'region' in labels else 'name'
+        groups = {}
+        for index, name in zip(labels['index'], labels[column], strict=True):
+            if int(index) in present:
+                groups.setdefault(str(name), []).append(int(index))
+    n = len(_REGION_COLOURS)
+    return [(name, indices, _REGION_COLOURS[i % n]) for i, (name, indices) in enumerate(groups.items())]

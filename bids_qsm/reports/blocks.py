@@ -1,0 +1,158 @@
+"""Parts of the cohort's page: sections, charts and tables, and the numbers in them as text."""
+
+from functools import cache
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from bids_qsm.plotting.cohort_charts import p_text
+from bids_qsm.plotting.region_charts import COHORT_REGIONS, MAP_NAMES
+from bids_qsm.reports.html import data_uri, packaged
+
+_LONGEST = 200  # rows of a table on the page; the file holds all
+_MOST_REGIONS = 20  # of a chart; words and tables have all
+
+
+@cache
+def words(section: str) -> dict:
+    """Title, question and captions of a section, from data/cohort.yml."""
+    return yaml.safe_load(packaged('cohort.yml'))[section]
+
+
+def section(key, *, title='', question='', answers=(), blocks=(), notes=(), files=()) -> dict:
+    """A section of the page; ``answers`` are also shown in short at the top."""
+    return {
+        'id': key,
+        'title': title or words(key)['title'],
+        'question': question,
+        'answers': list(answers),
+        'blocks': list(blocks),
+        'notes': list(dict.fromkeys(notes)),
+        'files': list(files),
+        'children': [block for block in blocks if block['kind'] == 'figure'],
+    }
+
+
+def figure(key, title, content, caption) -> dict:
+    """A picture of a section: a chart as SVG text, or the bytes of an SVG or PNG file."""
+    is_chart = isinstance(content, str)
+    content = content.encode() if is_chart else content
+    extension = '.png' if content[:4] == b'\x89PNG' else '.svg'
+    return {
+        'kind': 'figure',
+        'id': key,
+        'title': title,
+        'src': data_uri(content, extension),
+        'alt': f'{title}. {caption}',
+        'caption': caption,
+        'paper': is_chart,
+    }
+
+
+def grid(title, frame, *, caption='', folded=False) -> dict:
+    """A table of a section, with numbers as text; what is beyond the longest table is said.
+
+    A dict in a cell is a link: its text and href.
+    """
+    if len(frame) > _LONGEST:
+        caption = f'The first {_LONGEST} of {len(frame)} rows. {caption}'
+    shown = frame.head(_LONGEST)
+    numeric = [
+        c
+        for c in shown
+        if pd.api.types.is_numeric_dtype(shown[c]) and not pd.api.types.is_bool_dtype(shown[c])
+    ]
+    rows = [{c: cell(c, value) for c, value in row.items()} for row in shown.to_dict('records')]
+    return {
+        'kind': 'table',
+        'title': title,
+        'table': {'columns': list(shown), 'numeric': numeric, 'rows': rows},
+        'caption': caption.strip(),
+        'folded': folded,
+    }
+
+
+def cell(column, value):
+    """A value as it stands in a table: three digits, p-values as such.
+
+    >>> cell('p (FDR)', 0.0004), cell('χ (ppm)', 0.0312345), cell('n', 24.0), cell('note', None)
+    ('< .001', '0.0312', '24', '–')
+    """
+    if isinstance(value, dict):
+        return value
+    if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
+        return '–'
+    if isinstance(value, bool | np.bool_):
+        return 'yes' if value else 'no'
+    if isinstance(value, float | np.floating):
+        if column == 'p' or column.startswith(('p (', 'p_')):
+            return p_text(value)
+        whole = abs(value) >= 1000 or value == round(value)
+        return (f'{value:.0f}' if whole else f'{value:.3g}').replace('-', '−')
+    return str(value)
+
+
+def signed(value) -> str:
+    """A number with its sign and three digits.
+
+    >>> signed(-0.01234)
+    '−0.0123'
+    """
+    return f'{value:+.3g}'.replace('-', '−')
+
+
+def in_order(present) -> list[str]:
+    """Regions as charts and tables list them: deep grey matter first, then the others as they come."""
+    present = list(dict.fromkeys(present))
+    first = [r for r in COHORT_REGIONS if r in present]
+    return first + [r for r in present if r not in first]
+
+
+def charted(rows, first=(), most: int = _MOST_REGIONS):
+    """Rows of the regions that a chart has room for, in their order, and a sentence on those it leaves out.
+
+    Regions of ``first`` are taken before others.
+
+    >>> rows = pd.DataFrame({'region': list('abcd')})
+    >>> kept, cut = charted(rows, first=['d'], most=2)
+    >>> kept['region'].tolist(), cut
+    (['a', 'd'], ' 2 of 4 regions are drawn; the words and the tables have all.')
+    >>> charted(rows)[1]
+    ''
+    """
+    there = list(dict.fromkeys(rows['region']))
+    wanted = [region for region in dict.fromkeys(first) if region in set(there)]
+    kept = list(dict.fromkeys([*wanted, *there]))[:most]
+    if len(kept) == len(there):
+        return rows, ''
+    cut = f' {len(kept)} of {len(there)} regions are drawn; the words and the tables have all.'
+    return rows[rows['region'].isin(kept)], cut
+
+
+def charted_whole(rows, first=()):
+    """As `charted`, with room for all regions of ``first``: a chart that grows with its lines."""
+    return charted(rows, first, max(_MOST_REGIONS, len(set(first))))
+
+
+def parts(table):
+    """Each atlas and map with its rows of both hemispheres together, in the order of their regions.
+
+    Yields (key for ids, words for titles, unit, rows).
+    """
+    if table.empty:
+        return
+    whole = table[table['hemisphere'].fillna('both').isin(('both', ''))]
+    atlases = whole['atlas'].fillna('').astype(str) if 'atlas' in whole else pd.Series('', index=whole.index)
+    several = atlases.nunique() > 1
+    rank = {name: i for i, name in enumerate(MAP_NAMES)}
+    kinds = sorted(
+        set(zip(atlases, whole['map'], strict=True)), key=lambda k: (k[0], rank.get(k[1], 9), k[1])
+    )
+    for atlas, name in kinds:
+        rows = whole[(atlases == atlas) & (whole['map'] == name)]
+        place = {region: i for i, region in enumerate(in_order(rows['region']))}
+        rows = rows.sort_values('region', key=lambda c, place=place: c.map(place), kind='stable')
+        title = MAP_NAMES.get(name, name) + (f' (atlas {atlas})' if several else '')
+        units = rows['units'].dropna().astype(str) if 'units' in rows else []
+        yield '-'.join(filter(None, (name, atlas))), title, next(iter(units), 'n/a'), rows

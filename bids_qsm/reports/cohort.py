@@ -1,0 +1,330 @@
+"""One self-contained HTML page a cohort, made of what the runs and the group level left."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from bids_qsm.cohort import describe
+from bids_qsm.cohort import tables as cohort
+from bids_qsm.errors import UserError
+from bids_qsm.plotting.region_charts import COHORT_REGIONS, MAP_NAMES, plot_distributions
+from bids_qsm.reports.blocks import cell, charted, figure, grid, in_order, section
+from bids_qsm.reports.cohort_sections import (
+    change_section,
+    correlation_section,
+    lesion_section,
+    model_section,
+    normative_section,
+)
+from bids_qsm.reports.html import (
+    LEVELS,
+    entities_of,
+    failure_alerts,
+    natural,
+    read_findings,
+    read_json,
+    read_runs,
+    read_table,
+    render,
+)
+
+RECORD = 'logs/group.json'
+"""What the group level was asked for, what it wrote and what it has to say, under the output dataset."""
+
+_MOST_ANSWERS = 6
+_FOLD = 40  # rows of a table that is shown when asked for
+_TEXT = (*cohort.ENTITY_COLUMNS.values(), 'group', 'participant_group', 'source', 'reason', 'note', 'level')
+_TEXT += ('session_from', 'session_to')
+_DISTRIBUTION = (
+    'Each point is {statistic} of a region (both sides) in one series; boxes show the quartiles where there '
+    'are four series or more. Numbers in the table: mean ± standard deviation over series (how many).'
+)
+
+
+def build_cohort_report(output_dir, *, pictures=()) -> Path:
+    """Write the page of the cohort from the tables of the group level, the findings and the records of runs.
+
+    Parameters
+    ----------
+    output_dir
+        Output dataset with ``group_stats.tsv`` and ``logs/group.json`` (see `bids_qsm.group.analyse`).
+    pictures : sequence of dict
+        Sections of images: title, figures (pairs of caption and bytes of a PNG or SVG file), tables (pairs of
+        caption and DataFrame), notes.
+
+    Returns
+    -------
+    ``output_dir/group.html``
+
+    Raises
+    ------
+    UserError
+        There is no ``group_stats.tsv`` yet.
+    """
+    out = Path(output_dir)
+    if not (out / 'group_stats.tsv').exists():
+        raise UserError(f'{out} has no group_stats.tsv; run the group level to write it.')
+    long = _read(out / 'group_stats.tsv')
+    record = {'asked': {}, 'notes': {}, 'files': {}, **read_json(out / RECORD, {})}
+    asked = {'statistic': 'mean', 'correlate': [], 'covariates': [], **record['asked']}
+    if asked.get('relative_to'):
+        long, _ = cohort.relative_to(long, asked['relative_to'])
+    run = {**read_runs(out), **record.get('run', {})}
+    findings = sorted(
+        (f for directory in out.glob('sub-*/figures') for f in read_findings(directory)),
+        key=lambda f: natural(f['series']),
+    )
+    alerts = failure_alerts(run.get('failures', []))
+    table_notes = record['notes'].get('tables', [])
+    alerts += [{'level': 'warning', 'where': 'Table', 'what': note, 'more': ''} for note in table_notes]
+    alerts += _reference_alerts(long) + _common_alerts(findings)
+    visits = record['notes'].get('sessions', [])
+    alerts += [{'level': 'info', 'where': 'Sessions', 'what': note, 'more': ''} for note in visits]
+    pressing = sum(alert['level'] in LEVELS for alert in alerts)
+    group = cohort.group_column(long)
+    distributions = _distributions(long, group, asked['statistic'])
+    sections = _sections(out, record, asked, long, group) + _picture_sections(pictures)
+    quality, same = _quality(long, findings)
+    contents = [
+        {'id': 'attention', 'title': 'Needs attention' + (f' ({pressing})' if pressing else '')},
+        {'id': 'short', 'title': 'In short'},
+        {'id': 'counts', 'title': 'Participants'},
+        {
+            'id': 'distributions',
+            'title': 'Distributions',
+            'children': [part for part in distributions if part['kind'] == 'figure'],
+        },
+        *sections,
+        {'id': 'quality', 'title': 'Quality'},
+        {'id': 'run', 'title': 'Versions and command'},
+    ]
+    return render(
+        'cohort.html', out / 'group.html',
+        title='Cohort', run=run, alerts=alerts, contents=contents, asked=_asked(asked), sections=sections,
+        counts=grid('', cohort.counts(long))['table'], characteristics=_characteristics(long, asked),
+        distributions=distributions, quality=quality, same=same, most_answers=_MOST_ANSWERS,
+    )  # fmt: skip
+
+
+def _read(path):
+    return read_table(path, dtype=dict.fromkeys(_TEXT, str))
+
+
+def _asked(asked):
+    """What was asked for, as labels and values."""
+    pairs = ', '.join(asked['correlate'])
+    return {
+        label: value
+        for label, value in {
+            'Model': asked.get('model'),
+            'Correlations': pairs,
+            'Controls': asked.get('controls'),
+            'Value of a region': asked['statistic'],
+            'χ relative to': asked.get('relative_to'),
+        }.items()
+        if value
+    }
+
+
+def _characteristics(long, asked):
+    """Age and whatever else the analyses use, by group."""
+    columns = dict.fromkeys(['age', 'sex', *asked.get('columns', [])])
+    table = describe.characteristics(long, columns)
+    if table.empty:
+        return []
+    rows = [
+        {
+            'column': row['column'],
+            'group': row['group'],
+            'n': row['n'],
+            'mean ± sd': f'{cell("", row["mean"])} ± {cell("", row["sd"])}' if pd.notna(row['mean']) else '–',
+            'range': f'{cell("", row["lowest"])} to {cell("", row["highest"])}'
+            if pd.notna(row['mean'])
+            else '–',
+            'counts': row['levels'],
+        }
+        for row in table.sort_values('column', key=lambda c: c.map(list(columns).index)).to_dict('records')
+    ]
+    return [
+        grid('Who they are', pd.DataFrame(rows), caption='Each participant counts once, by the first series.')
+    ]
+
+
+def _distributions(long, group, statistic):
+    blocks = []
+    for atlas, all_maps in cohort.by_atlas(long):
+        for name in (m for m in MAP_NAMES if m in set(all_maps['map'])):
+            rows = all_maps[all_maps['map'] == name]
+            regions = in_order(rows['region'])
+            known = [r for r in COHORT_REGIONS if r in regions]
+            drawn, cut = charted(rows, known, len(known)) if known else charted(rows)
+            shown = in_order(drawn['region'])
+            title = f'{MAP_NAMES[name]} by region' + (' and group' if group else '') + _of_atlas(atlas)
+            svg = plot_distributions(rows, map_name=name, group=group, regions=shown, statistic=statistic)
+            key = '-'.join(filter(None, ('map', name, atlas)))
+            caption = _DISTRIBUTION.format(statistic=f'the {statistic}') + cut
+            blocks.append(figure(key, title, svg, caption))
+            table = cohort.summary(rows.assign(mean=rows[statistic]), regions, map_name=name)
+            frame = _summary(table, 3 if name == 'chi' else 1)
+            blocks.append(grid('', frame, folded=len(frame) > _FOLD))
+    return blocks
+
+
+def _sections(out, record, asked, long, group):
+    """A section for each analysis that the record names."""
+    files, notes = record['files'], record['notes']
+
+    def read(kind):
+        return _read(out / files[kind]) if kind in files else pd.DataFrame()
+
+    def named(*kinds):
+        return {'notes': notes.get(kinds[0], []), 'files': [files[kind] for kind in kinds if kind in files]}
+
+    people = long.drop_duplicates('participant_id').set_index('participant_id')
+    groups = people[group].dropna().to_dict() if group else dict.fromkeys(people.index, 'all')
+    sections = []
+    if 'model' in files:
+        sections.append(
+            model_section(read('model'), read('residuals'), asked['model'], **named('model', 'residuals'))
+        )
+    if 'correlation' in files:
+        sections.append(
+            correlation_section(
+                read('correlation'),
+                read('difference'),
+                long,
+                asked=[tuple(pair.rpartition(':')[::2]) for pair in asked['correlate']],
+                covariates=asked['covariates'],
+                statistic=asked['statistic'],
+                groups=groups,
+                **named('correlation', 'difference'),
+            )
+        )
+    if 'change' in files:
+        more = named('change', 'change_summary')
+        more['statistic'] = asked['statistic']
+        sections.append(change_section(read('change'), read('change_summary'), long, groups, **more))
+    if 'normative' in files:
+        sections.append(normative_section(read('normative'), groups, **named('normative')))
+    if 'lesions' in files or 'candidates' in files:
+        more = {'notes': notes.get('lesions', []), 'files': named('lesions', 'candidates')['files']}
+        sections.append(lesion_section(read('lesions'), read('candidates'), **more))
+    done = {part['id'] for part in sections} | {'tables', 'sessions'}
+    # an analysis that could not be made is said all the same
+    return sections + [
+        section(key, question='This could not be done.', notes=said)
+        for key, said in notes.items()
+        if key not in done and said
+    ]
+
+
+def _picture_sections(pictures):
+    sections = []
+    for number, part in enumerate(pictures):
+        key = f'images-{number}'
+        title = part['title']
+        figures = [
+            figure(
+                f'{key}-{i}', f'{title} ({i + 1})' if len(part['figures']) > 1 else title, content, caption
+            )
+            for i, (caption, content) in enumerate(part['figures'])
+        ]
+        tables = [grid(caption, table, folded=len(table) > 15) for caption, table in part['tables']]
+        sections.append(section(key, title=title, blocks=figures + tables, notes=part['notes']))
+    return sections
+
+
+def _reference_alerts(long):
+    """A warning for each atlas under which susceptibilities with different zeros stand."""
+    alerts = []
+    for atlas, rows in cohort.by_atlas(long):
+        counts = cohort.references(rows)
+        if len(counts) > 1:
+            used = ', '.join(f'{name} ({n} series)' for name, n in counts.items())
+            alerts.append(
+                {
+                    'level': 'warning',
+                    'where': f'Reference of χ{_of_atlas(atlas)}',
+                    'what': f'the series do not have the same zero: {used}.',
+                    'more': 'Their values stand in one distribution, but are not comparable as they are; '
+                    '--relative-to gives them one zero.',
+                }
+            )
+    return alerts
+
+
+def _common_alerts(findings):
+    """One alert for each check that warned, naming the series."""
+    warned = {}
+    for series in findings:
+        for finding in series['findings']:
+            if finding['level'] in LEVELS:
+                key = LEVELS.index(finding['level']), finding['what']
+                warned.setdefault(key, {})[series['series']] = None
+    alerts = []
+    for (level, what), names in sorted(warned.items()):
+        listed = ', '.join(list(names)[:12]) + (f' and {len(names) - 12} more' if len(names) > 12 else '')
+        alerts.append(
+            {
+                'level': LEVELS[level],
+                'where': what,
+                'what': f'{len(names)} of {len(findings)} series: {listed}.',
+                'more': 'What was found stands under Quality and on the page of the subject.',
+            }
+        )
+    return alerts
+
+
+def _of_atlas(atlas):
+    return f', atlas {atlas}' if atlas else ''
+
+
+def _quality(long, findings):
+    """A table with one row a series: its facts, the regions that lie least inside the mask, its warnings.
+
+    And the facts that all series share.
+    """
+    names = cohort.series_columns(long)
+    lowest_of, worst = cohort.lowest_coverage(long), {}
+    several = lowest_of['atlas'].nunique() > 1
+    for row in lowest_of.to_dict('records'):
+        series = frozenset((c, str(row[c])) for c in names if pd.notna(row[c]))
+        where = f'{row["region"]} {row["hemisphere"]}{_of_atlas(row["atlas"] if several else "")}'
+        worst.setdefault(series, []).append(f'{100 * row["coverage"]:.0f} % ({where})')
+    facts = list(dict.fromkeys(k for f in findings for k in f['facts']))
+    values = {k: [f['facts'].get(k, '–') for f in findings] for k in facts}
+    same = {k: v[0] for k, v in values.items() if all(other == v[0] for other in v)}
+    rows = []
+    for found in findings:
+        lowest = worst.get(frozenset(cohort.named(entities_of(found['series'])).items()), ['–'])
+        warnings = [f'{f["what"]}: {f["found"]}' for f in found['findings'] if f['level'] in LEVELS]
+        rows.append(
+            {
+                'series': {'text': found['series'], 'href': f'{found["series"].partition("_")[0]}.html'},
+                **{k: str(found['facts'].get(k, '–')) for k in facts if k not in same},
+                'lowest coverage': '; '.join(lowest),
+                'warnings': '; '.join(warnings) or 'none',
+            }
+        )
+    # those with warnings first, so that they are on the page where the table is cut
+    rows.sort(key=lambda row: row['warnings'] == 'none')
+    caption = (
+        'Lowest coverage: the region that lies least inside the mask and the field of view. Names link to '
+        'the page of the subject.'
+    )
+    table = grid(
+        'All series, those with warnings first', pd.DataFrame(rows), caption=caption, folded=len(rows) > _FOLD
+    )
+    return table, same
+
+
+def _summary(table, digits):
+    """Regions by groups: mean and standard deviation over series, and how many series."""
+    groups = list(dict.fromkeys(table['group']))
+    columns = {group: f'{group}: mean ± sd (series)' for group in groups}
+    rows = {region: dict.fromkeys(['region', *columns.values()], '–') for region in table['region']}
+    for row in table.to_dict('records'):
+        spread = '' if pd.isna(row['sd']) else f' ± {row["sd"]:.{digits}f}'
+        text = f'{row["mean"]:.{digits}f}{spread} ({row["series"]})' if row['series'] else '–'
+        rows[row['region']] |= {'region': row['region'], columns[row['group']]: text}
+    return pd.DataFrame(rows.values(), columns=['region', *columns.values()])

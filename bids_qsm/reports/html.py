@@ -1,0 +1,138 @@
+"""Reading what a run left, and rendering pages that need no other file."""
+
+import base64
+import json
+import mimetypes
+import re
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+import jinja2
+import pandas as pd
+
+from bids_qsm.derivatives.files import atomic_write
+from bids_qsm.errors import UserError
+
+LEVELS = ('error', 'warning')
+"""Levels of findings that need attention."""
+
+_MISSING = ['n/a', '', 'nan', 'NaN']
+_UNSETTLED = 'The data do not settle it'
+
+
+def render(template: str, path, **values) -> Path:
+    """Fill a template of data/ and write it to ``path``; all values are escaped."""
+    html = _environment().get_template(template).render(**values)
+    return atomic_write(path, lambda temporary: temporary.write_text(html, encoding='utf-8'))
+
+
+def packaged(name: str) -> str:
+    """Text of a file of data/."""
+    return files('bids_qsm.data').joinpath(name).read_text(encoding='utf-8')
+
+
+def data_uri(content: bytes, extension: str) -> str:
+    """A file as the address of an image, embedded."""
+    return f'data:{mimetypes.types_map[extension]};base64,{base64.b64encode(content).decode()}'
+
+
+def read_json(path, missing):
+    """Object of a JSON file, or ``missing`` where there is none; UserError where it cannot be read."""
+    if not Path(path).exists():
+        return missing
+    try:
+        found = json.loads(Path(path).read_text(encoding='utf-8-sig'))
+    except ValueError as error:  # of the JSON or of its encoding
+        raise UserError(f'{path} is no JSON file ({error}); mend or remove it.') from None
+    if not isinstance(found, dict):
+        raise UserError(f'{path} holds no JSON object ({{"name": value}}); mend or remove it.')
+    return found
+
+
+def read_table(path, dtype=None) -> pd.DataFrame:
+    """A BIDS table: tabs, n/a where a value is missing; a group 'None' or a region 'NA' is text."""
+    # as a whole: in pieces, a column of a long table can get another type in each
+    return pd.read_csv(
+        path, sep='\t', keep_default_na=False, na_values=_MISSING, dtype=dtype, low_memory=False
+    )
+
+
+def read_runs(output_dir) -> dict:
+    """What the runs of all subjects left in ``logs/sub-<label>.json``, as one record.
+
+    Failures of all subjects, methods without duplicates; all else as the newest run has it.
+    """
+    paths = sorted((Path(output_dir) / 'logs').glob('sub-*.json'), key=lambda path: natural(path.name))
+    runs = [read_json(path, {}) for path in paths]
+    if not runs:
+        return {}
+    return {
+        **max(runs, key=lambda run: run.get('started', '')),
+        'methods': list(dict.fromkeys(text for run in runs for text in run.get('methods', []))),
+        'failures': [failure for run in runs for failure in run.get('failures', [])],
+    }
+
+
+def read_findings(directory) -> list[dict]:
+    """Facts and findings of each series; what a finding leaves out is empty, what is unsettled a warning."""
+    found = []
+    for path in sorted(directory.glob('sub-*_desc-findings.json')):
+        content = read_json(path, {})
+        blank = {'what': '', 'found': '', 'action': '', 'evidence': '', 'level': 'info'}
+        found.append(
+            {
+                'series': path.name.removesuffix('_desc-findings.json'),
+                'facts': content.get('facts', {}),
+                'findings': [_weighed({**blank, **finding}) for finding in content.get('findings', [])],
+            }
+        )
+    return found
+
+
+def _weighed(finding):
+    unsettled = any(finding[key].startswith(_UNSETTLED) for key in ('found', 'evidence'))
+    return {**finding, 'level': 'warning'} if unsettled and finding['level'] not in LEVELS else finding
+
+
+def failure_alerts(failures) -> list[dict]:
+    """An alert for each failure that a run recorded."""
+    return [
+        {
+            'level': 'error',
+            'where': f'{failure.get("series") or failure["subject"] or "The run"} failed',
+            # the name of a crash file, its time and process, would make equal pages differ
+            'what': re.sub(r'\(see crash-[^()]*\)$', '(its crash file is in logs/)', failure['message']),
+            'more': f'Step: {failure["node"]}' if failure.get('node') else '',
+        }
+        for failure in failures
+    ]
+
+
+def entities_of(name: str) -> dict:
+    """Entities of a BIDS name.
+
+    >>> entities_of('sub-01_run-2_stats.tsv')
+    {'sub': '01', 'run': '2'}
+    """
+    return dict(re.findall(r'(?:^|_)([a-zA-Z]+)-([a-zA-Z0-9+]+)', name.split('.')[0]))
+
+
+def natural(name: str) -> list:
+    """Sorting key that puts run-2 before run-10.
+
+    >>> sorted(['run-10', 'run-2'], key=natural)
+    ['run-2', 'run-10']
+    """
+    return [int(part) if part.isdigit() else part for part in re.split(r'(\d+)', name)]
+
+
+@cache
+def _environment():
+    return jinja2.Environment(
+        loader=jinja2.FunctionLoader(packaged),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )

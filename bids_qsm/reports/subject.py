@@ -1,0 +1,258 @@
+"""One self-contained HTML page a subject, made of what a run left in the output dataset."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from bids_qsm.biomarkers.reference import REFERENCES
+from bids_qsm.plotting.region_charts import MAP_NAMES
+from bids_qsm.reports.blocks import grid
+from bids_qsm.reports.citations import cite, methods_text
+from bids_qsm.reports.html import (
+    LEVELS,
+    data_uri,
+    entities_of,
+    failure_alerts,
+    natural,
+    packaged,
+    read_findings,
+    read_json,
+    read_table,
+    render,
+)
+
+__all__ = ['build_subject_report', 'methods_text']
+
+_LOW_COVERAGE = 0.9
+_PLACE = ('x', 'y', 'z', 'nearest_region', 'hemisphere')
+_LISTS = {
+    'lesion': (
+        'Lesions',
+        ('source', 'lesion', 'reason', *_PLACE, 'volume_mm3', 'chi_mean', 'contrast', 'rim_contrast', 'sign'),
+        'One row a lesion that was drawn; the reason says why one was not measured.',
+    ),
+    'candidate': (
+        'Candidates for microbleeds and calcifications',
+        ('candidate', 'kind', 'confidence', *_PLACE, 'diameter_mm', 'chi_peak', 'moment', 'R2star_mean'),
+        'Found by the computer and not confirmed: places to look at, not a diagnosis.',
+    ),
+}
+"""Tables that are shown row by row, by their entity label: title, columns on the page, caption."""
+
+
+def build_subject_report(output_dir, subject: str) -> Path:
+    """Write the page of a subject from its figures, findings and tables, and the record of the run.
+
+    Everything is embedded, so that the page can be read offline and sent on its own. A subject that
+    failed gets a page too, with its failures first.
+
+    Parameters
+    ----------
+    output_dir
+        Output dataset with, in ``sub-<label>``, ``figures/<series>_desc-<kind>_<suffix>.{png,svg}``,
+        ``figures/<series>_desc-findings.json`` and ``**/*_stats.tsv``, and ``logs/sub-<label>.json``.
+    subject
+        Label, with or without ``sub-``.
+
+    Returns
+    -------
+    ``output_dir/sub-<label>.html``
+    """
+    out, label = Path(output_dir), 'sub-' + str(subject).removeprefix('sub-')
+    run = read_json(out / 'logs' / f'{label}.json', {})
+    layout = yaml.safe_load(packaged('report.yml'))
+    figures = _figures(out / label / 'figures')
+    findings = {f['series']: f for f in read_findings(out / label / 'figures')}
+    of_anatomy = {key: path for key, path in figures.items() if _of_subject(*key, layout, findings)}
+    names = {name for name, kind in figures if (name, kind) not in of_anatomy} | set(findings)
+    series = []
+    for name in sorted(names, key=natural):
+        own = {key[1]: path for key, path in figures.items() if key[0] == name and key not in of_anatomy}
+        series.append(
+            {
+                'name': name,
+                'id': f'series-{name}',
+                'figures': _reportlets(own, layout['series'], name),
+                'facts': findings[name]['facts'] if name in findings else {},
+                'findings': findings[name]['findings'] if name in findings else [],
+                'tables': [],
+                'lists': [],
+            }
+        )
+    _attach_tables(series, sorted((out / label).rglob('sub-*_stats.tsv')))
+    anatomy = [
+        figure
+        for kind in dict.fromkeys([*(e['kind'] for e in layout['subject']), *(k for _, k in of_anatomy)])
+        for name in sorted({n for n, k in of_anatomy if k == kind}, key=natural)
+        for figure in _reportlets({kind: of_anatomy[name, kind]}, layout['subject'], name)
+    ]
+    alerts = failure_alerts(run.get('failures', [])) + _finding_alerts(series)
+    methods, references = cite(run.get('methods', []))
+    shown = [part for part in series if part['figures'] or part['tables'] or part['lists']]
+    contents = [
+        {'id': 'attention', 'title': f'Needs attention ({len(alerts)})' if alerts else 'Needs attention'},
+        {'id': 'summary', 'title': 'What was found and corrected'},
+        *([{'id': 'anatomy', 'title': 'Anatomy', 'children': anatomy}] if anatomy else []),
+        *({'id': p['id'], 'title': p['name'], 'children': _children(p)} for p in shown),
+        {'id': 'methods', 'title': 'Methods'},
+        {'id': 'run', 'title': 'Versions and command'},
+    ]
+    return render(
+        'report.html', out / f'{label}.html',
+        title=label, run=run, alerts=alerts, series=series, anatomy=anatomy, contents=contents,
+        methods=methods, references=references,
+    )  # fmt: skip
+
+
+def _figures(directory):
+    """(series, kind) -> path of a figure; charts and flickers are SVG, mosaics PNG."""
+    found = {}
+    for path in sorted(directory.glob('sub-*_desc-*')):
+        match = re.fullmatch(r'(.+)_desc-([a-zA-Z0-9]+)(?:_\w+)?\.(png|svg)', path.name)
+        if match:
+            found[match.group(1), match.group(2)] = path
+    return found
+
+
+def _of_subject(name, kind, layout, findings):
+    """Whether a figure shows the anatomy of the subject rather than one series."""
+    if kind in {entry['kind'] for entry in layout['subject']}:
+        return True
+    # the one series of a subject may be named like the subject
+    listed = kind in {entry['kind'] for entry in layout['series']} or name in findings
+    return not listed and re.fullmatch('sub-[^_]+(_space-[^_]+)?', name) is not None
+
+
+def _reportlets(figures, entries, name):
+    known = [entry for entry in entries if entry['kind'] in figures]
+    listed = {entry['kind'] for entry in entries}
+    others = [{'kind': k, 'title': k, 'caption': ''} for k in sorted(figures) if k not in listed]
+    space = entities_of(name).get('space')
+    of_space = f' ({space})' if space else ''
+    return [
+        {
+            'id': f'{name}-{entry["kind"]}',
+            'title': entry['title'] + of_space,
+            'caption': entry['caption'],
+            'alt': f'{entry["title"]} of {name}. {entry["caption"]}',
+            'src': data_uri(figures[entry['kind']].read_bytes(), figures[entry['kind']].suffix),
+            'chart': entry['kind'] == 'regions',
+        }
+        for entry in known + others
+    ]
+
+
+def _children(part):
+    tables = [{'id': table['id'], 'title': 'Table of regions'} for table in part['tables']]
+    return part['figures'] + tables + part['lists']
+
+
+def _attach_tables(series, paths):
+    """Give each table to the series whose entities it has; where several fit, to the one that has most."""
+    for path in paths:
+        entities = entities_of(path.name).items()
+        fitting = [part for part in series if entities_of(part['name']).items() <= entities]
+        if fitting:
+            part = max(fitting, key=lambda p: len(entities_of(p['name'])))
+        else:
+            name = re.sub(r'(_label-\w+?)?_stats\.tsv$', '', path.name)
+            part = {'name': name, 'id': f'series-{name}', 'figures': [], 'facts': {}, 'findings': []}
+            part |= {'tables': [], 'lists': []}
+            series.append(part)
+        label = entities_of(path.name).get('label')
+        if label in _LISTS:
+            part['lists'].append(_list(path, label))
+        else:
+            labels = read_json(path.with_name(path.name.replace('_stats.tsv', '_dseg.json')), {})
+            # the mask trims the cortex, which a segmentation of the subject reaches into
+            own = bool(labels) and 'Atlas' not in labels
+            part['tables'].append(_region_table(read_table(path), path.name, check_coverage=not own))
+
+
+def _list(path, label):
+    """A table of lesions or of candidates: what a reader of the images needs, with units."""
+    title, columns, caption = _LISTS[label]
+    table, described = read_table(path), read_json(path.with_suffix('.json'), {})
+    units = {c: described.get(c, {}).get('Units') for c in table}
+    shown = table[[c for c in columns if c in table]]
+    shown = shown.rename(columns={c: f'{c} ({units[c]})' for c in shown if units[c]})
+    caption = f'{caption} All columns, and what they are: {path.name}' if len(shown) else 'None.'
+    return {**grid(title, shown, caption=caption), 'id': f'list-{path.name}'}
+
+
+def _region_table(table, name, *, check_coverage=True):
+    """Rows of regions; columns of maps and sides, mean and standard deviation as text."""
+    maps = [m for m in MAP_NAMES if m in set(table['map'])]
+    sides = [s for s in ('L', 'R', 'both') if s in set(table['hemisphere'])]
+    sides += sorted(set(table['hemisphere'].dropna()) - set(sides))
+    rows, notes = [], []
+    for region, part in table.groupby('region', sort=False):
+        cells = []
+        for m in maps:
+            digits = 3 if m == 'chi' else 1
+            for side in sides:
+                found = part[(part['map'] == m) & (part['hemisphere'] == side)]
+                value = found.iloc[0] if len(found) else None
+                missing = value is None or pd.isna(value['mean'])
+                cells.append('–' if missing else f'{value["mean"]:.{digits}f} ± {value["sd"]:.{digits}f}')
+        first = part[part['map'] == maps[0]] if maps else part
+        whole = first[first['hemisphere'] == 'both']
+        volume = whole['volume_mm3'].max() if len(whole) else first['volume_mm3'].sum()
+        coverage = pd.to_numeric(first['coverage'], errors='coerce').min()
+        # a reference that was not found has no coverage, and its note says why
+        if region in REFERENCES and 'core' in first and (first['core'] == 'none').all():
+            coverage = float('nan')
+            notes += [f'{region}: {note}.' for note in first['note'].dropna().unique()]
+        rows.append(
+            {
+                'region': region,
+                'cells': cells,
+                'volume': '–' if pd.isna(volume) else f'{volume:.0f}',
+                'coverage': '–' if pd.isna(coverage) else f'{100 * coverage:.0f} %',
+                'low': check_coverage and bool(coverage < _LOW_COVERAGE),
+            }
+        )
+    units = {m: _first(table.loc[table['map'] == m, 'units']) for m in maps}
+    reference = _first(table.loc[table['map'] == 'chi', 'reference'])
+    return {
+        'id': f'table-{name}',
+        'file': name,
+        'maps': [f'{MAP_NAMES[m]} ({units[m]})' for m in maps],
+        'sides': sides,
+        'rows': rows,
+        'note': ' '.join([f'Reference of χ: {reference}.'] * bool(reference) + notes),
+    }
+
+
+def _first(values):
+    values = values.dropna()
+    return str(values.iloc[0]) if len(values) else ''
+
+
+def _finding_alerts(series):
+    return [
+        {
+            'level': finding['level'],
+            'where': f'{part["name"]}, {finding["what"]}',
+            'what': finding['found'],
+            'more': '; '.join(filter(None, (finding['action'], finding['evidence']))),
+        }
+        for level in LEVELS
+        for part in series
+        for finding in part['findings']
+        if finding['level'] == level
+    ] + [
+        {
+            'level': 'warning',
+            'where': f'{part["name"]}, coverage',
+            'what': 'less than 90 % inside the mask and the field of view: '
+            + ', '.join(f'{row["region"]} ({row["coverage"]})' for row in table['rows'] if row['low'])
+            + '.',
+            'more': 'Their values speak for the part that was measured.',
+        }
+        for part in series
+        for table in part['tables']
+        if any(row['low'] for row in table['rows'])
+    ]

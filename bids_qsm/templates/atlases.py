@@ -1,0 +1,199 @@
+"""Atlases by name or path: the embedded one, then the caches on disk, then a download."""
+
+import re
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+
+from bids_qsm.anatomy.atlas import labels as nuclei_labels
+from bids_qsm.anatomy.atlas import nuclei_atlas
+from bids_qsm.anatomy.segmentation import COLUMNS, SIDES, side_and_region
+from bids_qsm.derivatives.files import atomic_write
+from bids_qsm.errors import UserError
+from bids_qsm.interfaces.io import read
+from bids_qsm.templates.caches import copy_whole, first_file, homes, is_whole, reason_of, writable, write_once
+from bids_qsm.templates.spaces import EMBEDDED, embedded_template
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """Labels in a standard space: dseg, its table (index, name, hemisphere, region), and what to cite."""
+
+    name: str
+    space: str
+    dseg: Path
+    labels: Path
+    approximate: bool
+    citation: str
+
+
+def get_atlas(name_or_path, cache: Path) -> Atlas:
+    """Find an atlas by name ('nuclei', 'CIT168') or by the path of a dseg NIfTI that has its TSV beside it.
+
+    'nuclei' is embedded: ellipsoids, approximate. 'CIT168' comes from nilearn's cache ($NILEARN_DATA) or is
+    downloaded. The template space of a path is read from its ``tpl-`` or ``space-`` entity; its table needs
+    columns index and name, and hemisphere and region are read from the name where they are missing.
+
+    Raises
+    ------
+    UserError
+        Where the atlas is unknown, incomplete, or neither in the cache nor to be had.
+    """
+    cache = Path(cache)
+    if str(name_or_path) == 'nuclei':
+        return _nuclei(cache)
+    if str(name_or_path) == 'CIT168':
+        return _cit168(cache)
+    # Not resolved: the name holds the space, and what a link leads to may be named otherwise.
+    path = Path(name_or_path).expanduser().absolute()
+    if not path.is_file():
+        raise UserError(
+            f"No atlas {name_or_path!s}: give 'nuclei', 'CIT168' or the path of a dseg NIfTI file."
+        )
+    atlas = _atlas_of_path(path, cache)
+    read(path)  # damage is better said once than by each subject
+    return atlas
+
+
+def _nuclei(cache):
+    template = embedded_template(cache)
+    image = nib.load(template.t1w)
+    stem = cache / 'atlas-nuclei' / f'tpl-{EMBEDDED}_res-01_atlas-nuclei_dseg'
+
+    def write(path):
+        dseg, _ = nuclei_atlas(image.shape, image.affine)
+        nib.save(nib.Nifti1Image(dseg, image.affine), path)
+
+    dseg = write_once(Path(f'{stem}.nii.gz'), write)
+    table = write_once(
+        Path(f'{stem}.tsv'), lambda p: nuclei_labels()[COLUMNS].to_csv(p, sep='\t', index=False)
+    )
+    return Atlas(
+        'nuclei',
+        EMBEDDED,
+        dseg,
+        table,
+        True,
+        'built-in ellipsoids after CIT168 (Pauli et al. 2018, doi:10.1038/sdata.2018.63)',
+    )
+
+
+def _cit168(cache):
+    space = 'MNI152NLin2009cAsym'
+    stem = cache / 'atlas-CIT168' / f'tpl-{space}_res-01_atlas-CIT168_dseg'
+    dseg, table = Path(f'{stem}.nii.gz'), Path(f'{stem}.tsv')
+    if not (is_whole(dseg) and is_whole(table)):
+        maps, names = fetch_pauli(cache)
+        write_once(table, lambda p: _cit168_labels(names).to_csv(p, sep='\t', index=False))
+        write_once(dseg, lambda p: nib.save(_split_probabilities(nib.load(maps)), p))
+    return Atlas('CIT168', space, dseg, table, False, 'CIT168 (Pauli et al. 2018, doi:10.1038/sdata.2018.63)')
+
+
+def fetch_pauli(cache: Path):
+    """Probability maps and names of CIT168, as nilearn fetches them to $NILEARN_DATA or ``cache``.
+
+    Raises
+    ------
+    UserError
+        Where they are neither there nor to be had.
+    """
+    places = homes('NILEARN_DATA', 'nilearn_data', cache)
+    names = ('pauli_2017_prob.nii.gz', 'labels.txt')
+    filled = [home for home in places if all(is_whole(home / 'pauli_2017' / name) for name in names)]
+    home = filled[0] if filled else writable(places)
+    try:
+        if not filled:  # elsewhere first, as for templates
+            with tempfile.TemporaryDirectory() as scratch:
+                _pauli(scratch)
+                for name in names:
+                    copy_whole(Path(scratch, 'pauli_2017', name), home / 'pauli_2017' / name)
+        atlas = _pauli(home)
+    except Exception as error:
+        raise UserError(
+            f'The atlas CIT168 is not in the nilearn cache {home} and could not be downloaded '
+            f'({reason_of(error)}): on a machine with network, run `bids_qsm fetch CIT168`, copy its '
+            'nilearn_data/pauli_2017 here and set NILEARN_DATA to the folder that holds it.'
+        ) from error
+    return atlas['maps'], [name for name in atlas['labels'] if name.lower() != 'background']
+
+
+def _pauli(home):
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        from nilearn.datasets import fetch_atlas_pauli_2017
+
+        return fetch_atlas_pauli_2017(atlas_type='probabilistic', data_dir=home, verbose=0)
+
+
+def _cit168_labels(names):
+    """Two rows a name, left then right, with our region names."""
+    known = nuclei_labels()
+    region = dict(zip(known['name'].str.replace(r'^[LR]_', '', regex=True), known['region'], strict=True))
+    region['STH'] = region['STN']
+    rows = [
+        (2 * i + s + 1, f'{side}_{name}', side, region.get(name, name))
+        for i, name in enumerate(names)
+        for s, side in enumerate('LR')
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _split_probabilities(image):
+    """Most likely label or background, odd indices left of the midline and even ones right of it."""
+    shape = image.shape[:3]
+    best, label = np.zeros(shape, np.float32), np.zeros(shape, np.int16)
+    total = np.zeros(shape, np.float32)
+    for i in range(image.shape[3]):
+        share = np.asarray(image.dataobj[..., i], np.float32)
+        label[share > best] = 2 * i + 1
+        best = np.maximum(best, share)
+        total += share
+    label[best < 1 - total] = 0
+    index = [np.arange(n)[(None,) * a + (slice(None),) + (None,) * (2 - a)] for a, n in enumerate(shape)]
+    x = sum(image.affine[0, a] * index[a] for a in range(3)) + image.affine[0, 3]
+    label += ((x > 0) & (label > 0)).astype(np.int16)
+    return nib.Nifti1Image(label, image.affine)
+
+
+def _atlas_of_path(path, cache):
+    stem = re.sub(r'\.nii(\.gz)?$', '', path.name)
+    if stem == path.name:
+        raise UserError(f'The atlas {path} is not a NIfTI file: give a .nii or .nii.gz.')
+    entities = dict(part.split('-', 1) for part in stem.split('_') if '-' in part)
+    space = entities.get('space') or entities.get('tpl')
+    if space is None:
+        raise UserError(
+            f'The template space of the atlas {path} is not stated: name it tpl-<space>_..._dseg.nii.gz.'
+        )
+    names = (f'{stem}.tsv', re.sub(r'_res-[^_]+', '', stem) + '.tsv')
+    table = first_file(path.parent, names)
+    if table is None:
+        raise UserError(
+            f'The atlas {path} has no label table: put {names[0]} (columns index, name) beside it.'
+        )
+    labels = pd.read_csv(table, sep='\t', dtype=str, keep_default_na=False)
+    lacking = [c for c in ('index', 'name') if c not in labels]
+    if lacking:
+        raise UserError(f'The label table {table} has no column {lacking[0]!r}; it needs index and name.')
+    try:
+        labels['index'] = labels['index'].astype(int)
+    except ValueError as error:
+        raise UserError(f'The label table {table} holds an index that is not a whole number.') from error
+    parsed = [side_and_region(name) for name in labels['name']]
+    for n, column in enumerate(('hemisphere', 'region')):
+        if column not in labels:
+            labels[column] = [p[n] for p in parsed]
+    labels['hemisphere'] = [SIDES.get(side.strip().lower(), '') for side in labels['hemisphere']]
+    labels = labels.loc[labels['index'] > 0, COLUMNS]
+    name = re.sub('[^0-9A-Za-z]', '', entities.get('atlas') or entities.get('seg') or stem)
+    text = labels.to_csv(sep='\t', index=False)
+    copy = cache / f'atlas-{name}' / f'{stem}.tsv'
+    # The user may have mended the table; a copy that still holds keeps its date.
+    if not copy.is_file() or copy.read_bytes() != text.encode():
+        atomic_write(copy, lambda p: p.write_text(text, encoding='utf-8'))
+    return Atlas(name, space, path, copy, False, f'{path.name}')

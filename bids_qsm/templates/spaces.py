@@ -1,0 +1,152 @@
+"""Templates by name: the embedded one, then the caches on disk, then a download."""
+
+import tempfile
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from bids_qsm.anatomy.segmentation import white_matter
+from bids_qsm.errors import UserError
+from bids_qsm.interfaces.io import read
+from bids_qsm.templates.caches import (
+    copy_whole,
+    environment,
+    first_file,
+    homes,
+    reason_of,
+    writable,
+    write_once,
+)
+
+EMBEDDED = 'MNI152NLin2009aSym'
+
+
+@dataclass(frozen=True)
+class Template:
+    """A brain in a standard space: image, brain mask, and what to cite.
+
+    ``white_matter`` (a mask of its deep parts) and ``chi`` (susceptibility, ppm) are there for the space that
+    the regions come from; see `get_white_matter` and `get_chi`.
+    """
+
+    name: str
+    t1w: Path
+    mask: Path
+    approximate: bool
+    citation: str
+    white_matter: Path | None = None
+    chi: Path | None = None
+
+
+def get_template(name: str, cache: Path) -> Template:
+    """Find a template by its TemplateFlow name.
+
+    'MNI152NLin2009aSym' is embedded (nilearn's ICBM152 at 1 mm, without skull) and needs no network. Others
+    are taken from $TEMPLATEFLOW_HOME (default ~/.cache/templateflow) or ``cache``, or downloaded to the first
+    of these that can be written; a file that is damaged counts as absent.
+
+    Raises
+    ------
+    UserError
+        Where the template is neither in the cache nor to be had.
+    """
+    if name == EMBEDDED:
+        return embedded_template(Path(cache))
+    places = homes('TEMPLATEFLOW_HOME', '.cache/templateflow', cache)
+    stem = f'tpl-{name}/tpl-{name}_res-'
+    damage = None
+    for home in places:
+        t1w = first_file(home, [f'{stem}{r}_T1w.nii.gz' for r in ('01', '1')])
+        mask = first_file(home, [f'{stem}{r}_desc-brain_mask.nii.gz' for r in ('01', '1')])
+        if t1w and mask:
+            try:
+                for path in (t1w, mask):
+                    read(path)
+                break
+            except UserError as error:  # as where a download was killed
+                damage = error
+    else:
+        try:
+            t1w, mask = _download_template(name, writable(places))
+        except UserError as error:
+            raise damage or error from error
+    return Template(
+        name, t1w, mask, False, f'TemplateFlow, {name} (Ciric et al. 2022, doi:10.1038/s41592-022-01681-2)'
+    )
+
+
+def keep_template(template: Template, cache: Path) -> Template:
+    """Copy a template to where `get_template` finds it for this ``cache``, whatever caches a machine has."""
+    cache = Path(cache)
+    if template.t1w.is_relative_to(cache):
+        return template
+    folder = cache / 'templateflow' / f'tpl-{template.name}'
+    t1w, mask = (copy_whole(path, folder / path.name) for path in (template.t1w, template.mask))
+    return replace(template, t1w=t1w, mask=mask)
+
+
+def get_white_matter(template: Template, cache: Path) -> Path:
+    """Mask of the deep white matter of a template, made once."""
+
+    def write(path):
+        t1w, mask = nib.load(template.t1w), nib.load(template.mask)
+        region = white_matter(np.asarray(t1w.dataobj, np.float32), np.asarray(mask.dataobj) > 0.5, t1w.affine)
+        nib.save(nib.Nifti1Image(region.astype(np.uint8), t1w.affine), path)
+
+    folder = Path(cache) / f'tpl-{template.name}'
+    return write_once(folder / f'tpl-{template.name}_res-01_label-deepWM_mask.nii.gz', write)
+
+
+def embedded_template(cache):
+    from nilearn.datasets import load_mni152_brain_mask, load_mni152_template
+
+    stem = cache / f'tpl-{EMBEDDED}' / f'tpl-{EMBEDDED}_res-01'
+
+    def image(load, dtype):
+        def write(path):
+            loaded = load(resolution=1)
+            nib.save(nib.Nifti1Image(np.asarray(loaded.dataobj).astype(dtype), loaded.affine), path)
+
+        return write
+
+    t1w = write_once(Path(f'{stem}_desc-brain_T1w.nii.gz'), image(load_mni152_template, np.float32))
+    mask = write_once(Path(f'{stem}_desc-brain_mask.nii.gz'), image(load_mni152_brain_mask, np.uint8))
+    return Template(
+        EMBEDDED,
+        t1w,
+        mask,
+        False,
+        'ICBM152 2009a symmetric (Fonov et al. 2011, doi:10.1016/j.neuroimage.2010.07.033)',
+    )
+
+
+def _download_template(name, home):
+    # elsewhere first, as tasks may do this at the same time, and may be killed
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            found = [
+                path if isinstance(path, (str, Path)) else path[0] for path in _templateflow(name, scratch)
+            ]
+            return [copy_whole(path, home / f'tpl-{name}' / Path(path).name) for path in found]
+    except Exception as error:
+        raise UserError(
+            f'The template {name} is not in the TemplateFlow cache {home} and could not be downloaded '
+            f'({reason_of(error)}): on a machine with network, run `bids_qsm fetch {name}`, copy its cache '
+            'here and set TEMPLATEFLOW_HOME to it.'
+        ) from error
+
+
+def _templateflow(name, root):
+    """What TemplateFlow's client downloads to ``root``: T1w image and brain mask."""
+    with warnings.catch_warnings(), environment(TEMPLATEFLOW_HOME=root):  # its import wants to write there
+        warnings.simplefilter('ignore')
+        from templateflow.client import TemplateFlowClient
+
+        client = TemplateFlowClient(root=root)
+        return [
+            client.get(name, resolution=1, extension='.nii.gz', raise_empty=True, **entities)
+            for entities in ({'suffix': 'T1w', 'desc': None}, {'suffix': 'mask', 'desc': 'brain'})
+        ]

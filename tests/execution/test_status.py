@@ -1,0 +1,189 @@
+"""The state of an output folder is told from the logs of its runs alone."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from bids_qsm.app import cli
+from bids_qsm.errors import UserError
+from bids_qsm.execution import status
+from bids_qsm.execution.run_log import EVENTS, RunLog
+from bids_qsm.execution.status import describe, read_status, show_status
+
+
+@pytest.fixture
+def begin(tmp_path):
+    """A function that begins the log of a run; those not closed are, at the end."""
+    logs = []
+
+    def make(name, **about):
+        folder = tmp_path / 'logs' / name
+        folder.mkdir(parents=True)
+        logs.append(RunLog(folder, **about))
+        return logs[-1]
+
+    yield make
+    for log in logs:
+        if not log._ended.is_set():
+            log.close(1)
+
+
+def finish(log, out, *names):
+    for name in names:
+        log.event('start', series=name, step='fit')
+        log.event('end', series=name, step='fit', n_done=1)
+        log.event('done', series=name)
+        (out / f'{name.partition("_")[0]}.html').touch()
+
+
+def kill(log):
+    """Let a run seem to be of a process that is gone."""
+    path = log.folder / EVENTS
+    path.write_text(path.read_text().replace(f'"pid":{os.getpid()},', '"pid":4194305,'))
+
+
+def test_every_state_is_told(begin, tmp_path):
+    names = [f'sub-{i}' for i in range(1, 17)]
+    first = begin('run1', task='1/3')
+    first.event('plan', series=names[:2], mem_gb=4, nprocs=2)
+    finish(first, tmp_path, 'sub-1')
+    first.event('add', subject='sub-2', n_steps=3)
+    first.event('add', series='sub-2', n_steps=5)
+    first.event('end', subject='sub-2', step='bias', n_done=1)
+    first.event('start', series='sub-2', step='recon_wf.fit')
+    kill(first)
+    second = begin('run2', task='2/3')
+    second.event('plan', series=names[2:], mem_gb=4, nprocs=2)
+    second.event('failed', series='sub-5', step='input', reason='the phase is\nconstant\x1b[31m')
+    second.event('start', series='sub-3', step='recon_wf.fit')
+    second.event('alive', memory_gb=1.234)
+    state = read_status(tmp_path)
+    assert state['counts'] == {'failed': 1, 'stopped': 1, 'running': 1, 'waiting': 12, 'done': 1}
+    assert state['missing_tasks'] == ['3/3']
+    lines = describe(state).splitlines()
+    assert lines[0] == (f'{tmp_path}: 16 series: 1 failed, 1 stopped, 1 running, 12 not started, 1 done')
+    assert lines[2:4] == ['Failed', '  sub-5  input: the phase is constant?[31m']
+    assert lines[5:7] == ['Stopped', '  sub-2  1 of 8 steps, at recon_wf.fit: process 4194305 is gone']
+    assert lines[8:10] == ['Running', '  sub-3  0 of 0 steps, fit for 0 s']
+    assert lines[11] == 'Not started'
+    assert lines[12].endswith(' and 2 more')
+    assert lines[14] == 'Runs'
+    assert lines[15].startswith('  run1, task 1/3: stopped at 20')
+    assert lines[16:] == ['  run2, task 2/3: running for 0 s, 1.2 of 4.0 GB', '  no log yet of tasks 3/3']
+
+
+def test_repeated_run_hides_the_one_that_was_stopped(begin, tmp_path):
+    first = begin('run1')
+    first.event('plan', series=['sub-1', 'sub-2'])
+    finish(first, tmp_path, 'sub-1')
+    first.event('start', series='sub-2', step='fit')
+    kill(first)
+    assert show_status(tmp_path) == 1
+    second = begin('run2')
+    second.event('plan', series=['sub-1', 'sub-2'])
+    second.event('done', series='sub-1')
+    finish(second, tmp_path, 'sub-2')
+    second.close(0)
+    assert show_status(tmp_path) == 0
+    assert describe(read_status(tmp_path)).splitlines()[1:] == ['', 'Runs', '  2 ended']
+
+
+def test_series_is_done_with_its_report(begin, tmp_path):
+    log = begin('run')
+    log.event('plan', series=['sub-1_ses-1'])
+    finish(log, tmp_path, 'sub-1_ses-1')
+    (tmp_path / 'sub-1.html').unlink()
+    assert read_status(tmp_path)['counts']['running'] == 1
+    kill(log)
+    assert read_status(tmp_path)['counts']['stopped'] == 1
+
+
+def test_run_that_ended_before_its_first_step_is_no_success(begin, tmp_path):
+    log = begin('run')
+    log.event('plan', series=['sub-1'])
+    with pytest.raises(UserError):
+        give_up(log)
+    assert show_status(tmp_path) == 1
+    assert (
+        describe(read_status(tmp_path))
+        .splitlines()[-1]
+        .endswith('UserError: too little memory; the same command resumes it')
+    )
+
+
+def give_up(log):
+    try:
+        raise UserError('too little memory')
+    finally:
+        log.close(1)
+
+
+def test_lost_task_is_not_done_until_all_has_been_run(begin, tmp_path):
+    def finished(name, *titles, **about):
+        log = begin(name, **about)
+        log.event('plan', series=titles)
+        finish(log, tmp_path, *titles)
+        log.close(0)
+        return show_status(tmp_path)
+
+    assert finished('run1', 'sub-1', task='1/3') == 1
+    assert finished('run2', task='3/3') == 1, 'it has nothing to run, but it is not lost'
+    assert read_status(tmp_path)['missing_tasks'] == ['2/3']
+    assert finished('run3', 'sub-1', participants=['1']) == 1
+    assert finished('run4', 'sub-1', 'sub-2') == 0
+    assert finished('run5', 'sub-1', task='1/3') == 0
+
+
+def test_watch_looks_again_until_nothing_runs(begin, tmp_path, monkeypatch, capsys):
+    log = begin('run')
+    log.event('plan', series=['sub-1'])
+
+    def sleep(seconds):
+        assert seconds >= status.EVERY
+        finish(log, tmp_path, 'sub-1')
+        log.close(0)
+
+    monkeypatch.setattr(status.time, 'sleep', sleep)
+    assert show_status(tmp_path, watch=True) == 0
+    assert capsys.readouterr().out.startswith(f'{tmp_path}: 1 series: 1 done\n')
+
+
+def test_command_prints_json(begin, tmp_path, capsys):
+    log = begin('run')
+    log.event('plan', series=['sub-1'])
+    log.event('failed', series='sub-1', step='input', reason='no phase')
+    log.close(1)
+    assert cli.main(['status', str(tmp_path), '--json']) == 1
+    state = json.loads(capsys.readouterr().out)
+    assert state['series']['sub-1']['failures'] == [{'step': 'input', 'reason': 'no phase'}]
+    assert state['runs'][0]['state'] == 'failed'
+
+
+def test_folder_without_a_run_is_said(tmp_path, capsys):
+    assert cli.main(['status', str(tmp_path / 'nowhere')]) == 2
+    assert 'has no log of a run' in capsys.readouterr().err
+
+
+def test_reader_that_has_read_enough_is_no_error(begin, tmp_path):
+    log = begin('run')
+    log.event('plan', series=[f'sub-{i}' for i in range(20000)])
+    command = [sys.executable, '-m', 'bids_qsm', 'status', str(tmp_path), '--json']
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert child.stdout.readline() == '{\n'
+    child.stdout.close()
+    assert child.stderr.read() == ''
+    assert child.wait() == 1
+    child.stderr.close()
+
+
+def test_group_level_merges_the_logs_of_tasks(begin, tmp_path):
+    log = begin('run')
+    log.event('plan', series=['sub-1'])
+    log.event('alive', memory_gb=1.0)
+    describe(read_status(tmp_path))  # the plan of an older version, or of a full disk, has no memory
+    (tmp_path / 'data').mkdir()
+    assert cli.main([str(tmp_path / 'data'), str(tmp_path), 'group']) == 2  # there is no table
+    assert list(json.loads((tmp_path / 'logs' / 'run.json').read_text())['series']) == ['sub-1']

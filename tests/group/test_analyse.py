@@ -1,0 +1,361 @@
+"""The group level on made-up tables: from the files of the participant level to tables, notes and page."""
+
+import json
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bids_qsm.app.options import Options, read_toml
+from bids_qsm.errors import UserError
+from bids_qsm.group import analyse as group
+from bids_qsm.group.analyse import FILES, collect_lesions, collect_tables, find_controls, run_group
+from bids_qsm.group.map_stack import find_maps
+from tests.cohorts import write_cohort
+from tests.pages import Page, assert_self_contained
+
+
+def options(data, out, **settings):
+    return Options.from_settings({'bids_dir': data, 'output_dir': out, 'level': 'group', **settings})
+
+
+def table(path):
+    return pd.read_csv(path, sep='\t', na_values=['n/a'])
+
+
+@pytest.fixture(scope='module')
+def ran(tmp_path_factory):
+    """A cohort with known effects after the group level with the settings that ship for NBIA."""
+    data, out = write_cohort(tmp_path_factory.mktemp('cohort'), n=24, repeated=6, seed=1)
+    path = Path(group.__file__).parents[2] / 'examples' / 'nbia.toml'
+    if not path.exists():
+        pytest.skip('not a checkout')
+    assert run_group(options(data, out, **read_toml(path.read_text(), source='nbia.toml'))) == 0
+    return data, out
+
+
+def test_every_table_has_a_dictionary_of_all_its_columns(ran):
+    _, out = ran
+    for name in (*FILES.values(), 'group_stats.tsv'):
+        described = json.loads((out / name).with_suffix('.json').read_text())
+        assert list(described) == list(table(out / name).columns)
+        assert all(len(entry['Description']) > 3 for entry in described.values()), name
+    assert not list(out.rglob('.*'))
+
+
+def test_known_effects_are_found(ran):
+    _, out = ran
+    model = table(out / FILES['model'])
+    effect = model[(model['term'] == 'group') & (model['hemisphere'] == 'both')].set_index('region')
+    assert set(effect.index[effect['p_fdr'] < 0.05]) == {'GP', 'SN'}
+    assert effect.loc['SN', 'ci_low'] < 0.05 < effect.loc['SN', 'ci_high']
+    difference = table(out / FILES['difference'])
+    chi = difference[(difference['map'] == 'chi') & (difference['hemisphere'] == 'both')].set_index('column')
+    assert (chi['difference'] > 0).all()
+    assert chi.loc['dystonia', 'region_a'] == 'GP'
+    assert chi.loc['parkinsonism', 'region_a'] == 'SN'
+    change = table(out / FILES['change'])
+    own = change[(change['region'] == 'GP') & (change['hemisphere'] == 'both') & (change['map'] == 'chi')]
+    assert own['participant_id'].nunique() == 6
+    assert own['per_year'].mean() == pytest.approx(-0.02, abs=0.004)
+    scores = table(out / FILES['normative'])
+    gp = scores[(scores['region'] == 'SN') & (scores['hemisphere'] == 'both') & (scores['map'] == 'chi')]
+    z = gp.groupby('is_control')['z'].mean()
+    assert z[False] > 2 > abs(z[True])
+
+
+def test_lesions_and_candidates_are_gathered(ran):
+    _, out = ran
+    lesions, candidates = table(out / FILES['lesions']), table(out / FILES['candidates'])
+    assert list(lesions)[:2] == ['participant_id', 'session_id']
+    assert 'label' not in lesions
+    assert {'the mask is empty'} <= set(lesions['reason'].dropna())
+    assert set(candidates['kind']) == {'microbleed', 'calcification'}
+    # lesions are not regions
+    assert 'lesion' not in set(table(out / 'group_stats.tsv')['region'])
+
+
+def test_the_record_says_what_was_asked_and_left_out(ran):
+    _, out = ran
+    record = json.loads((out / 'logs' / 'group.json').read_text())
+    assert record['asked']['covariates'] == ['group', 'age', 'sex']
+    assert record['asked']['controls'] == 'control'
+    assert record['files'] == FILES
+    assert any(', as the mask is empty' in note for note in record['notes']['lesions'])
+
+
+def test_the_page_answers_the_question(ran):
+    _, out = ran
+    page = Page(out / 'group.html')
+    assert_self_contained(page)
+    short = page.text[page.text.rindex('In short') : page.text.rindex('Who they are')]
+    for said in (
+        'chi ~ group + age + sex',
+        'χ, group (patient - control): an effect on 2 of 7 regions',
+        'dystonia and χ of GP: r = 0.',
+        'dystonia goes more with GP',
+        'χ of GP changed by more than repetition explains in 6 of 6 participants',
+        'Lesion masks of 12 participants',
+        'found by the computer and not confirmed',
+    ):
+        assert said in short, said
+    assert len(page.images) == len([i for i in page.ids if i.startswith(tuple('mcrsnzl')) and '-' in i])
+
+
+def test_what_an_earlier_run_left_is_removed(ran):
+    data, out = ran
+    kept = {path: path.read_bytes() for path in out.glob('group*') if path.is_file()}
+    kept |= {path: path.read_bytes() for path in (*out.glob('group/*'), out / 'logs' / 'group.json')}
+    try:
+        run_group(options(data, out, participant_label=['001', '003', '005', '007'], session_label=['1']))
+        assert set(table(out / 'group_stats.tsv')['participant_id']) == {f'sub-00{i}' for i in (1, 3, 5, 7)}
+        assert [name for name in FILES if (out / FILES[name]).exists()] == ['normative', 'candidates']
+        page = Page(out / 'group.html')
+        assert 'id="model"' not in (out / 'group.html').read_text()
+        assert_self_contained(page)
+    finally:
+        for path, content in kept.items():
+            path.write_bytes(content)
+
+
+@pytest.fixture
+def small(tmp_path):
+    return write_cohort(tmp_path, n=6, repeated=1, lesions=False, candidates=False)
+
+
+def test_sessions_and_scans_are_joined(small):
+    data, out = small
+    scans = data / 'sub-001' / 'ses-1' / 'sub-001_ses-1_scans.tsv'
+    scans.parent.mkdir()
+    scans.write_text(
+        'filename\tacq_time\nanat/sub-001_ses-1_echo-1_part-mag_MEGRE.nii.gz\t2019-05-05T09:00:00\n'
+    )
+    long, notes = collect_tables(out, data)
+    assert 'Not in sessions.tsv' not in ' '.join(notes['sessions'])
+    times = long.dropna(subset=['acq_time']).groupby('participant_id')['acq_time'].unique()
+    assert times['sub-001'].tolist() == ['2019-05-05T09:00:00']
+    assert sorted(times['sub-002']) == ['2020-01-01T10:00:00', '2022-01-01T10:00:00']
+    described = json.loads((out / 'group_stats.json').read_text())
+    assert described['age'] == {'Description': 'Age.', 'Units': 'year'}
+    assert 'acquired' in described['acq_time']['Description']
+
+
+def test_half_written_files_are_passed_over(small):
+    data, out = small
+    whole, _ = collect_tables(out, data)
+    table = next(out.rglob('*_stats.tsv'))
+    table.with_name(f'.1a2b3c4d-{table.name}').write_text('region\tmean\nGP\t')
+    table.with_name(f'.1a2b3c4d-{table.name[:6]}_space-x_Chimap.nii.gz').touch()
+    partial, _ = collect_tables(out, data)
+    assert partial.equals(whole)
+    assert find_maps(out, 'Chimap', None, '', []) == ('', {})
+
+
+def test_lesions_of_nobody(small):
+    _, out = small
+    notes = {'lesions': []}
+    assert collect_lesions(out, 'lesions', notes)[0].empty
+    assert notes == {'lesions': []}
+
+
+@pytest.mark.parametrize(
+    ('names', 'found'),
+    [
+        (('HC', 'PKAN'), 'HC'),
+        (('a', 'Healthy Controls'), 'Healthy Controls'),
+        (('PD', 'PSP'), None),
+        ((), None),
+    ],
+)
+def test_controls_are_known_by_their_name(names, found):
+    long = pd.DataFrame({'participant_id': list(names), 'group': list(names)})
+    assert find_controls(long) == found
+
+
+def test_a_cohort_that_answers_nothing_still_has_a_page(small):
+    """One group of one subject each way, constant and missing columns: said, no warning, no traceback."""
+    data, out = small
+    people = table(data / 'participants.tsv')
+    people['group'] = ['patient', *['control'] * 5]
+    people['sex'] = 'F'
+    people['score'] = [1.0, *[np.nan] * 5]
+    people['age'] = [*people['age'][:5], 'old']
+    people.to_csv(data / 'participants.tsv', sep='\t', index=False, na_rep='n/a')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        run_group(options(data, out, model='chi ~ group + age + sex', correlate=['score:GP']))
+    notes = json.loads((out / 'logs' / 'group.json').read_text())['notes']
+    said = ' '.join(notes['model'])
+    for part in ("group 'patient' has one participant", 'sex is constant', 'old'):
+        assert part in said
+    page = Page(out / 'group.html')
+    assert_self_contained(page)
+    assert 'score and χ of GP: could not be tested.' in page.text
+    assert 'sex is constant' in page.text
+
+
+def test_terms_of_many_levels_and_curves_are_tables(tmp_path):
+    data, out = write_cohort(tmp_path, n=30, repeated=0, lesions=False, candidates=False)
+    people = table(data / 'participants.tsv')
+    people['site'] = [f'<i>{i // 2 % 6}' for i in range(30)]
+    people.to_csv(data / 'participants.tsv', sep='\t', index=False, na_rep='n/a')
+    run_group(options(data, out, model='chi ~ group + cr(age, df=3) + site'))
+    page = Page(out / 'group.html')
+    assert_self_contained(page)
+    assert 'χ, cr(age, df=3) as a whole: an effect on' in page.text
+    assert 'χ, site as a whole: an effect on 0 of 7 regions' in page.text
+    forests = [i for i in page.ids if i.startswith('model-')]
+    assert forests == ['model-chi-nuclei-0-0']
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        ({'model': 'chi ~ nosuch'}, 'nosuch'),
+        ({'model': 'chi ~ __import__("os")'}, 'formula'),
+        ({'model': 'T1 ~ age'}, 'no map'),
+        ({'correlate': ['nosuch:GP']}, "'nosuch' that could be used; there are group, age, sex, dystonia"),
+        ({'correlate': ['dystonia:GPP']}, "region 'GPP'; there are SN, GP, RN"),
+        ({'correlate': ['mean:GP']}, "no column 'mean'"),
+        ({'correlate': ['group:GP']}, 'holds text'),
+        ({'relative_to': 'Cerebellum'}, 'Cerebellum'),
+        ({'controls': 'martian'}, 'martian'),
+        ({'statistic': 'mean_pv'}, 'mean_pv'),
+        ({'voxelwise': 'fdr'}, '--model'),
+        ({'participant_label': ['99']}, 'no tables of regions'),
+    ],
+)
+def test_wrong_questions_are_one_sentence(small, settings, message):
+    data, out = small
+    with pytest.raises(UserError, match=message):
+        run_group(options(data, out, **settings))
+
+
+@pytest.mark.parametrize('text', ['', 'a\tb\n1\t2\t3\n', 'a\tb\n1\t2\n1\t2\t3\n'])
+def test_a_broken_table_is_named(small, text):
+    data, out = small
+    (data / 'participants.tsv').write_text(text)
+    with pytest.raises(UserError, match=r'participants\.tsv is no table'):
+        collect_tables(out, data)
+
+
+def test_a_wrong_correlation_is_said_before_anything_is_computed(small, monkeypatch):
+    data, out = small
+    monkeypatch.setattr('bids_qsm.cohort.model.fit_models', None)
+    with pytest.raises(UserError, match='region'):
+        run_group(options(data, out, model='chi ~ age', correlate=['age:nosuch']))
+
+
+@pytest.mark.parametrize('name', ['participants.json', 'sub-002/sub-002_sessions.json'])
+def test_a_broken_dictionary_is_named(small, name):
+    data, out = small
+    (data / name).write_text('{"age": {')
+    with pytest.raises(UserError, match=name.rpartition('/')[2]):
+        run_group(options(data, out))
+    (data / name).write_bytes(b'\xef\xbb\xbf{"age": {"Units": "year"}}')
+    assert run_group(options(data, out)) == 0
+
+
+def test_groups_and_regions_may_be_called_none_and_na(small):
+    data, out = small
+    people = table(data / 'participants.tsv')
+    people['group'] = ['None', 'patient'] * 3
+    people.to_csv(data / 'participants.tsv', sep='\t', index=False, na_rep='n/a')
+    for path in out.rglob('*_stats.tsv'):
+        path.write_text(path.read_text().replace('Thalamus\t', 'NA\t'))
+    run_group(options(data, out, model='chi ~ group', correlate=['dystonia:NA']))
+    model = pd.read_csv(out / FILES['model'], sep='\t', keep_default_na=False, na_values=['n/a'])
+    assert 'NA' in set(model['region'])
+    assert set(model['level'].dropna()) == {'patient - None'}
+    page = Page(out / 'group.html')
+    assert 'dystonia and χ of NA: r = ' in page.text
+
+
+@pytest.mark.parametrize('kept', [None, ['participant_id'], ['participant_id', 'group', 'sex']])
+def test_what_is_not_known_of_the_participants_is_said(tmp_path, kept):
+    """No participants.tsv, or none with a number; one session each: a page all the same."""
+    data, out = write_cohort(tmp_path, n=6, repeated=0, lesions=False, candidates=False)
+    path = data / 'participants.tsv'
+    if kept is None:
+        path.unlink()
+    else:
+        table(path)[kept].to_csv(path, sep='\t', index=False)
+    assert run_group(options(data, out)) == 0
+    page = Page(out / 'group.html')
+    assert_self_contained(page)
+    assert ('no participants.tsv' in page.text) == (kept is None)
+    assert not (out / FILES['change']).exists()
+    with pytest.raises(UserError, match='dystonia'):
+        run_group(options(data, out, correlate=['dystonia:GP']))
+    for settings in ({'model': 'chi ~ age'}, {'model': 'chi ~ group + age'}):
+        with pytest.raises(UserError, match=r'age|group'):
+            run_group(options(data, out, **settings))
+    if kept is None:
+        with pytest.raises(UserError, match=r'controls|group'):
+            run_group(options(data, out, controls='control'))
+
+
+def test_reference_is_changed_for_all_analyses(small):
+    data, out = small
+    run_group(options(data, out, model='chi ~ age', relative_to='CSF'))
+    page = Page(out / 'group.html')
+    assert 'χ relative toCSF' in page.text
+    assert 'Susceptibility is relative to CSF of the same series.' in page.text
+    whole = table(out / 'group_stats.tsv')
+    assert set(whole.loc[whole['map'] == 'chi', 'reference']) == {'brain'}, 'as it was measured'
+    model = table(out / FILES['model'])
+    assert 'CSF' not in set(model.loc[model['hemisphere'] == 'both', 'region'])
+
+
+def test_images_are_asked_for_and_shown(small, monkeypatch):
+    data, out = small
+    asked = []
+
+    def voxelwise(_, people, formula, **settings):
+        asked.append((formula, settings, len(people)))
+        frame = pd.DataFrame({'x (mm)': [1.0], 'p': [0.0001]})
+        figures = [
+            ('Thresholded effect.', b'\x89PNG...'),
+            ('Mean.', b'<svg xmlns="http://www.w3.org/2000/svg"/>'),
+        ]
+        return {
+            'title': 'Voxelwise <b>',
+            'figures': figures,
+            'tables': [('Clusters', frame)],
+            'notes': ['Few.'],
+        }
+
+    def template(_, **settings):
+        asked.append(settings)
+        return {'title': 'Study template', 'figures': [], 'tables': [], 'notes': ['One subject left out.']}
+
+    import sys
+
+    module = SimpleNamespace(run_voxelwise=voxelwise, run_study_template=template)
+    monkeypatch.setitem(sys.modules, 'bids_qsm.group.images', module)
+    run_group(
+        options(
+            data, out, model='chi ~ age', voxelwise='permutation', smoothing_mm=4.0, study_template=2,
+            relative_to='CSF',
+        )
+    )  # fmt: skip
+    assert asked[0][0] == 'chi ~ age'
+    settings = {'method': 'permutation', 'smoothing_mm': 4.0, 'controls': 'control', 'relative_to': 'CSF'}
+    assert asked[0][1] == settings
+    assert asked[1]['iterations'] == 2
+    page = Page(out / 'group.html')
+    assert_self_contained(page)
+    for said in (
+        'Voxelwise <b>',
+        'Thresholded effect.',
+        'Clusters',
+        '< .001',
+        'Few.',
+        'One subject left out.',
+        '--relative-to does not shift them',
+    ):
+        assert said in page.text
+    assert 'b' not in page.tags

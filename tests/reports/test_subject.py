@@ -1,0 +1,349 @@
+import json
+import re
+import shutil
+import subprocess
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+from bids_qsm.plotting.maps import plot_flicker, plot_map
+from bids_qsm.plotting.region_charts import plot_regions
+from bids_qsm.reports.citations import bibliography, cite, methods_text
+from bids_qsm.reports.html import packaged, read_runs
+from bids_qsm.reports.subject import build_subject_report
+from tests.pages import Page, assert_self_contained
+
+SERIES = 'sub-01_ses-1_acq-qsm_run-1'
+NASTY = '<script>alert("x")</script>'
+
+
+def stats(shift=0.0):
+    rows = []
+    for region, chi in (('SN', 0.11), ('GP', 0.13), ('Dentate', 0.15), ('Lesion1', 0.03)):
+        for side in ('both',) if region == 'Lesion1' else ('L', 'R', 'both'):
+            for name, mean, units in (('chi', chi + shift, 'ppm'), ('R2star', 20 + 100 * chi, '1/s')):
+                rows.append(
+                    {
+                        'region': region,
+                        'hemisphere': side,
+                        'map': name,
+                        'volume_mm3': 400.0,
+                        'coverage': 0.625 if (region, side) == ('Dentate', 'R') else 1.0,
+                        'mean': np.nan if (region, side) == ('Dentate', 'R') else mean,
+                        'sd': 0.02,
+                        'units': units,
+                        'reference': 'CSF of the ventricles' if name == 'chi' else None,
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def add_series(out, name, *, shift=0.0, figures=(), findings=()):
+    subject = name.partition('_')[0]
+    session = re.search(r'ses-\w+?(?=_)', name)
+    anat = out / subject / (session.group() if session else '') / 'anat'
+    anat.mkdir(parents=True, exist_ok=True)
+    stats(shift).to_csv(anat / f'{name}_seg-nuclei_stats.tsv', sep='\t', index=False, na_rep='n/a')
+    directory = out / subject / 'figures'
+    directory.mkdir(parents=True, exist_ok=True)
+    for file, content in figures:
+        (directory / file).write_bytes(content)
+    (directory / f'{name}_desc-findings.json').write_text(
+        json.dumps({'series': name, 'findings': list(findings), 'facts': {'Voxel size': '1 x 1 x 2 mm'}})
+    )
+
+
+@pytest.fixture(scope='module')
+def dataset(tmp_path_factory):
+    """Two subjects that were processed, one with two sessions, and one that failed."""
+    out = tmp_path_factory.mktemp('out')
+    rng = np.random.default_rng(0)
+    volume = rng.normal(0.05, 0.05, (32, 40, 28)).astype(np.float32)
+    mask = np.zeros(volume.shape, bool)
+    mask[4:-4, 4:-4, 4:-4] = True
+    affine = np.diag([5.0, 5, 5, 1])
+    affine[:3, 3] = -80
+    chi = plot_map(volume, affine, kind='chi', mask=mask)
+    flicker = plot_flicker(volume, volume[::-1], affine, mask=mask).encode()
+    add_series(
+        out,
+        SERIES,
+        figures=[
+            (f'{SERIES}_desc-chi_MEGRE.png', chi),
+            (f'{SERIES}_desc-magnitude_MEGRE.png', chi),
+            (f'{SERIES}_desc-gre2t1w_MEGRE.svg', flicker),
+            (f'{SERIES}_desc-regions_MEGRE.svg', plot_regions(stats()).encode()),
+            (f'{SERIES}_desc-novel_MEGRE.png', chi),
+            ('sub-01_desc-t1w2template_T1w.svg', flicker),
+        ],
+        findings=[
+            {
+                'what': 'phase scaling',
+                'found': '0 to 4095',
+                'action': 'scaled',
+                'evidence': '',
+                'level': 'info',
+            },
+            {'what': 'phase sign', 'found': f'unsure {NASTY}', 'action': 'kept', 'level': 'warning'},
+        ],
+    )
+    add_series(out, 'sub-01_ses-2_acq-qsm_run-1', shift=0.01)
+    add_series(out, 'sub-02', shift=0.02)
+    (out / 'logs').mkdir()
+    record = {
+        'version': '1.2.3',
+        'command': f'bids_qsm /data "/out{NASTY}" participant',
+        'started': '2026-01-01T00:00:00+00:00',
+        'packages': {'numpy': '2.4.0'},
+        'methods': ['Unwrapped with ROMEO [@romeo].', 'Removed [@vsharp], inverted [@tv; @romeo].'],
+        'failures': [
+            {'subject': '03', 'series': 'sub-03_MEGRE', 'node': 'unwrap', 'message': f'bad {NASTY}'},
+        ],
+    }
+    (out / 'logs' / 'sub-03.json').write_text(json.dumps(record))
+    (out / 'logs' / 'sub-01.json').write_text(json.dumps({**record, 'failures': []}))
+    return out
+
+
+@pytest.fixture(scope='module')
+def page(dataset):
+    return Page(build_subject_report(dataset, '01'))
+
+
+def test_subject_page_is_self_contained_and_accessible(page):
+    assert_self_contained(page)
+    assert len(page.images) == 6
+    assert all(len(image['alt']) > 10 for image in page.images)
+
+
+def test_subject_page_says_what_matters(page):
+    assert page.text.index('Needs attention') < page.text.index('What was found and corrected')
+    assert page.text.index('unsure') < page.text.index('0 to 4095')
+    assert 'less than 90 % inside the mask and the field of view: Dentate (62 %)' in page.text
+    for said in ('Voxel size', '1 x 1 x 2 mm', 'phase scaling', 'scaled', '1.2.3', 'numpy', 'bids_qsm /data'):
+        assert said in page.text
+    assert '0.130 ± 0.020' in page.text
+    assert 'Reference of χ: CSF of the ventricles.' in page.text
+    assert 'sub-03' not in page.text
+
+
+def test_text_of_the_dataset_is_escaped(page):
+    assert page.text.count(NASTY) >= 2
+    assert 'script' not in page.tags
+
+
+def test_reportlets_stand_in_the_order_of_the_layout_and_none_is_lost(page):
+    order = [i.rpartition('-')[2] for i in page.ids if i.startswith(SERIES)]
+    listed = [e['kind'] for e in yaml.safe_load(packaged('report.yml'))['series']]
+    known = [kind for kind in order if kind in listed]
+    assert known == sorted(known, key=listed.index) == ['magnitude', 'chi', 'gre2t1w', 'regions']
+    assert order[-1] == 'novel'
+    assert 'sub-01-t1w2template' in page.ids
+
+
+def test_series_named_like_the_subject(dataset):
+    page = Page(build_subject_report(dataset, 'sub-02'))
+    assert 'series-sub-02' in page.ids
+    assert '0.150 ± 0.020' in page.text
+
+
+def test_a_failed_subject_gets_a_page(dataset):
+    path = build_subject_report(dataset, '03')
+    assert path == dataset / 'sub-03.html'
+    page = Page(path)
+    assert_self_contained(page)
+    assert f'bad {NASTY}' in page.text
+    assert 'Step: unwrap' in page.text
+
+
+def test_runs_of_single_subjects_are_gathered(tmp_path):
+    assert read_runs(tmp_path) == {}
+    (tmp_path / 'logs').mkdir()
+    for label, started, version, methods in (
+        ('2', '2026-01-02T00:00:00+00:00', '2', ['A.', 'B.']),
+        ('10', '2026-01-01T00:00:00+00:00', '1', ['A.', 'C.']),
+    ):
+        record = {
+            'started': started,
+            'version': version,
+            'methods': methods,
+            'failures': [{'subject': label}],
+        }
+        (tmp_path / 'logs' / f'sub-{label}.json').write_text(json.dumps(record))
+    run = read_runs(tmp_path)
+    assert (run['version'], run['methods']) == ('2', ['A.', 'B.', 'C.'])
+    assert [f['subject'] for f in run['failures']] == ['2', '10']
+
+
+def test_figures_of_the_anatomy(tmp_path):
+    add_series(
+        tmp_path,
+        SERIES,
+        figures=[
+            ('sub-01_desc-atlast1w_figure.png', b''),
+            ('sub-01_space-MNI_desc-t1w2template_figure.svg', b''),
+            ('sub-01_space-Other_desc-t1w2template_figure.svg', b''),
+            ('sub-01_space-Other_desc-novel_figure.png', b''),
+        ],
+    )
+    page = Page(build_subject_report(tmp_path, '01'))
+    assert_self_contained(page)
+    anatomy = page.ids[page.ids.index('anatomy') + 1 : page.ids.index(f'series-{SERIES}')]
+    assert anatomy == [
+        'sub-01_space-MNI-t1w2template',
+        'sub-01_space-Other-t1w2template',
+        'sub-01-atlast1w',
+        'sub-01_space-Other-novel',
+    ]
+    for title in ('image and template (MNI)', 'image and template (Other)', 'novel (Other)'):
+        assert title in page.text
+    assert [i for i in page.ids if i.startswith('series-')] == [f'series-{SERIES}']
+
+
+@pytest.mark.parametrize(
+    'finding',
+    [
+        {'found': 'Bad sign.', 'level': 'warning'},
+        {'found': 'The data do not settle it (flat).'},
+        {'found': 'Bad sign.', 'evidence': 'The data do not settle it (flat).'},
+    ],
+)
+def test_warnings_need_attention(tmp_path, finding):
+    add_series(tmp_path, SERIES, findings=[{'what': 'Phase sign', **finding}])
+    page = Page(build_subject_report(tmp_path, '01'))
+    assert 'Phase sign: ' + finding['found'] in page.text[: page.text.rindex('What was found and corrected')]
+    assert 'no check raised' not in page.text
+
+
+def test_a_finding_that_needs_no_attention(tmp_path):
+    add_series(tmp_path, SERIES, findings=[{'what': 'Phase sign', 'found': 'Fine.', 'evidence': 'Set.'}])
+    page = Page(build_subject_report(tmp_path, '01'))
+    assert 'Phase sign: ' not in page.text
+
+
+def test_lesions_and_candidates_stand_row_by_row(tmp_path):
+    add_series(tmp_path, 'sub-01')
+    anat = tmp_path / 'sub-01' / 'anat'
+    lesions = pd.DataFrame(
+        {
+            'source': NASTY,
+            'lesion': [1, None],
+            'reason': [None, 'the mask is empty'],
+            'chi_mean': [0.0412, None],
+        }
+    )
+    lesions.to_csv(anat / 'sub-01_label-lesion_stats.tsv', sep='\t', index=False, na_rep='n/a')
+    (anat / 'sub-01_label-lesion_stats.json').write_text('{"chi_mean": {"Units": "ppm"}}')
+    pd.DataFrame({'kind': [], 'confidence': []}).to_csv(
+        anat / 'sub-01_label-candidate_stats.tsv', sep='\t', index=False
+    )
+    page = Page(build_subject_report(tmp_path, '01'))
+    assert_self_contained(page)
+    for said in ('chi_mean (ppm)', '0.0412', 'the mask is empty', 'Candidates for microbleeds', 'None.'):
+        assert said in page.text
+    assert NASTY in page.text
+    # they belong to the series, and make no further one
+    assert [i for i in page.ids if i.startswith('series-')] == ['series-sub-01']
+
+
+def table_of(tmp_path, rows, seg='nuclei'):
+    anat = tmp_path / 'sub-01' / 'anat'
+    anat.mkdir(parents=True, exist_ok=True)
+    known = {
+        'hemisphere': 'both',
+        'map': 'chi',
+        'volume_mm3': 9.0,
+        'sd': 0.02,
+        'units': 'ppm',
+        'reference': '',
+    }
+    table = pd.DataFrame([{**known, **row} for row in rows])
+    table.to_csv(anat / f'sub-01_seg-{seg}_stats.tsv', sep='\t', index=False, na_rep='n/a')
+    return anat / f'sub-01_seg-{seg}_dseg.json'
+
+
+def test_a_reference_that_was_not_found_is_noted_and_no_alert(tmp_path):
+    why = 'not found: there is no R2* to find the ventricles by'
+    lost = {'region': 'CSF', 'core': 'none', 'coverage': 0.0, 'mean': None, 'note': why}
+    found = {'region': 'GP', 'core': 'eroded', 'coverage': 1.0, 'mean': 0.1, 'note': None}
+    table_of(tmp_path, [lost, found])
+    text = Page(build_subject_report(tmp_path, '01')).text
+    assert 'less than 90 % inside' not in text
+    assert f'CSF: {why}.' in text
+
+
+def test_coverage_of_the_subjects_own_segmentations_is_no_alert(tmp_path):
+    rows = [{'region': 'ctx-insula', 'core': 'inner', 'coverage': 0.7, 'mean': 0.1, 'note': None}]
+    sidecar = table_of(tmp_path, rows, 'aparcaseg')
+    assert 'less than 90 % inside' in Page(build_subject_report(tmp_path, '01')).text
+    sidecar.write_text('{"Description": "Labels of the atlas nuclei on the GRE", "Atlas": "nuclei"}')
+    assert 'less than 90 % inside' in Page(build_subject_report(tmp_path, '01')).text
+    sidecar.write_text('{"Description": "Labels of aparc+aseg.mgz, given with the anatomy, on the GRE"}')
+    assert 'less than 90 % inside' not in Page(build_subject_report(tmp_path, '01')).text
+
+
+def test_a_page_without_any_record(tmp_path):
+    page = Page(build_subject_report(tmp_path, '01'))
+    assert 'No record of the run was found' in page.text
+
+
+def test_methods_text_numbers_references_by_first_use():
+    text = methods_text(['A [@tv].', 'B [@romeo; @tv] and [@vsharp].'])
+    assert text.startswith('A [1].\n\nB [2, 1] and [3].\n\nReferences\n1. Bilgic B, Fan AP,')
+    assert '2. Dymerska B' in text
+    assert 'doi:10.1002/mrm.28563' in text
+    assert methods_text(['Nothing cited.']) == 'Nothing cited.\n'
+    with pytest.raises(KeyError, match='nosuchkey'):
+        cite(['[@nosuchkey]'])
+
+
+def test_bibliography_is_complete():
+    assert len(bibliography()) >= 23
+    assert len({e['doi'] for e in bibliography().values()}) == len(bibliography())
+    for entry in bibliography().values():
+        assert {'author', 'title', 'journal', 'year', 'volume', 'pages', 'doi'} <= set(entry)
+        assert re.fullmatch(r'10\.\d{4,}/\S+', entry['doi'])
+
+
+def test_everything_cited_is_in_the_bibliography():
+    cited = set()
+    workflows = import_module('bids_qsm.workflows')
+    for path in Path(workflows.__file__).parent.glob('*.py'):
+        for group in re.findall(r'\[(@\w+(?:\s*;\s*@\w+)*)\]', path.read_text()):
+            cited |= {key.strip().removeprefix('@') for key in group.split(';')}
+    # the builders cite these methods by the name they have in their registry
+    for room, registry in (
+        ('recon.unwrap', 'UNWRAP'),
+        ('recon.background', 'BACKGROUND'),
+        ('recon.inversion', 'INVERSION'),
+        ('anatomy.register', 'REGISTER'),
+    ):
+        cited |= set(getattr(import_module(f'bids_qsm.{room}'), registry))
+    assert cited <= set(bibliography())
+
+
+@pytest.mark.skipif(shutil.which('chromium') is None, reason='needs chromium')
+def test_page_in_a_browser(dataset, tmp_path):
+    page = build_subject_report(dataset, '01')
+    shot = tmp_path / 'shot.png'
+    subprocess.run(
+        [
+            'chromium', '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
+            '--disable-background-networking', '--disable-component-update', '--disable-sync',
+            f'--user-data-dir={tmp_path / "profile"}', '--hide-scrollbars', '--window-size=1300,2400',
+            f'--screenshot={shot}', page.as_uri(),
+        ],
+        check=True, capture_output=True, timeout=120,
+    )  # fmt: skip
+    with Image.open(shot) as image:
+        pixels = np.asarray(image.convert('L')).astype(int)
+    assert pixels.shape == (2400, 1300)
+    # text in the head, pictures further down, and contents at the side
+    for part in (pixels[:300, 300:], pixels[1000:, 300:], pixels[:400, :260]):
+        assert part.std() > 5
+        assert len(np.unique(part)) > 20
