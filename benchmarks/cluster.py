@@ -8,7 +8,6 @@ each step as a job by Nipype's SLURM plugin.
 """
 
 import argparse
-import filecmp
 import re
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 import h5py
 import nibabel as nib
 import numpy as np
+from compare_outputs import differences
 from nibabel.processing import resample_from_to
 
 from bids_qsm.phantom.dataset import Visit, write_dataset
@@ -152,21 +152,6 @@ def run_nodes(data, out, options):
     plugin = Path(__file__).parent.parent / 'hpc' / 'nipype-slurm.yml'
     bids_qsm(data, out, 'participant', '--use-plugin', plugin, '--nprocs', 2, *options)
     bids_qsm(data, out, 'group', '--nprocs', 1, *options)
-
-
-def differences(one, other):
-    """(files in both that are equal, files that differ or are in one alone), but for logs and scripts."""
-    files = [
-        {
-            path.relative_to(root)
-            for path in root.rglob('*')
-            if path.is_file() and path.relative_to(root).parts[0] not in ('logs', 'work', 'slurm')
-        }
-        for root in (one, other)
-    ]
-    both = files[0] & files[1]
-    unequal = {path for path in both if not filecmp.cmp(one / path, other / path, shallow=False)}
-    return sorted(both - unequal), sorted(unequal | files[0] ^ files[1])
 
 
 def main(words=None):

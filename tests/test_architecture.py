@@ -27,6 +27,7 @@ QUICK = {
         'execution.resources',
         'execution.numba_cache',
         'execution.array_tasks',
+        'applications',
         'threads',
         'errors',
         'entities',

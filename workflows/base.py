@@ -2,17 +2,36 @@
 
 import re
 
-from bids_qsm.interfaces.anatomy import RegisterRigid
+from nipype.interfaces.utility import Merge
+
+from bids_qsm.applications import application
+from bids_qsm.interfaces.anatomy import RegisterRigid, Resample
+from bids_qsm.interfaces.derivatives import SaveDerivatives
+from bids_qsm.interfaces.report import PlotFlicker
 from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.anat import init_anat_wf, init_normalize_wf
-from bids_qsm.workflows.labels import label_inputs
+from bids_qsm.workflows.applications import (
+    ATLAS,
+    alignment_ports,
+    application_node,
+    files_of,
+    runs_of,
+)
+from bids_qsm.workflows.labels import is_refined, label_inputs
 from bids_qsm.workflows.memory import Sizes, need
 from bids_qsm.workflows.outputs import (
+    application_save,
+    figure_path,
     init_anat_outputs_wf,
     init_normalize_outputs_wf,
     init_standard_outputs_wf,
 )
-from bids_qsm.workflows.series import init_series_phase_wf, init_series_wf, standard_maps
+from bids_qsm.workflows.series import (
+    gathered_ports,
+    init_series_phase_wf,
+    init_series_wf,
+    standard_maps,
+)
 from bids_qsm.workflows.standard import init_standard_wf
 
 TRANSFORMS = ('image_to_template', 'template_to_image')
@@ -91,7 +110,8 @@ def init_subject_wf(*, series_list, options, templates, atlas, omp_nthreads: int
         )
         for template in templates
     }
-    flairs = _add_flairs(workflow, anat_wf, series_list)
+    alignments = _add_alignments(workflow, anat_wf, series_list, options)
+    built = []
     for series in series_list:
         is_anatomy = image is None and series is first
         label = series_label(series)
@@ -109,56 +129,84 @@ def init_subject_wf(*, series_list, options, templates, atlas, omp_nthreads: int
         )
         if is_anatomy:
             workflow.connect(phase_wf, 'outputnode.first_echo', anat_wf, 'inputnode.image')
-        workflow.connect(
-            [
-                (
-                    phase_wf,
-                    series_wf,
-                    [
-                        (f'outputnode.{f}', f'inputnode.{f}')
-                        for f in ('magnitude', 'phase', 'combined', 'quality', 'notes')
-                    ],
-                ),
-                (
-                    anat_wf,
-                    series_wf,
-                    [('outputnode.image', 'inputnode.anat'), ('outputnode.mask', 'inputnode.anat_mask')],
-                ),
-                (
-                    normalize[templates[0].name],
-                    series_wf,
-                    [
-                        (f'outputnode.{port}', f'inputnode.{port}')
-                        for port in label_inputs(series, options)
-                        if port in TRANSFORMS
-                    ],
-                ),
-            ]
-        )
-        if series.lesions_flair:
-            workflow.connect(flairs[series.flair], 'xfm', series_wf, 'inputnode.flair_to_anat')
+        built.append((series, series_wf))
+        workflow.link(phase_wf, series_wf, 'magnitude', 'phase', 'combined', 'quality', 'notes')
+        workflow.link(anat_wf, series_wf, anat='image', anat_mask='mask')
+        transforms = [port for port in label_inputs(options) if port in TRANSFORMS]
+        workflow.link(normalize[templates[0].name], series_wf, *transforms)
+        for port, image in alignment_ports(series).items():
+            workflow.link(alignments[image], series_wf, **{port: 'xfm'})
         for template in templates:
-            is_refined = options.refinement.name != 'none' and template is templates[0]
+            with_refinement = is_refined(options) and template is templates[0]
             _add_standard(
-                workflow, series_wf, normalize[template.name], series, template, options, is_refined
+                workflow, series_wf, normalize[template.name], series, template, options, with_refinement
             )
+    _add_joint_applications(workflow, built, options, atlas)
     return workflow
 
 
-def _add_flairs(workflow, anat_wf, series_list):
-    """Align the FLAIR images that lesions were drawn on with the anatomical image: node by image."""
-    flairs = {}
-    for image in dict.fromkeys(series.flair for series in series_list if series.lesions_flair):
-        rigid = pe.Node(
-            RegisterRigid(moving=str(image)),
-            name=f'align_flair_{len(flairs) + 1}',
-            mem_gb=need('register_rigid', Sizes.of(series_list[0])),
+def _add_alignments(workflow, anat_wf, series_list, options):
+    """Align images that applications read with the anatomical image, and draw how they fit: node by image."""
+    nodes, sizes = {}, Sizes.of(series_list[0])
+    titles = {series.flair: ('flair', 'FLAIR', False) for series in series_list}
+    for use in (use for series in series_list for use in series.applications):
+        queries = {query.name: query for query in application(use.name).own}
+        for one in (one for one in use.inputs if one.space == 'own'):
+            query = queries[one.query]
+            titles[one.path] = (f'{use.name}{one.query}', query.title, query.affine)
+    images = dict.fromkeys(image for series in series_list for image in alignment_ports(series).values())
+    for number, image in enumerate(images, start=1):
+        kind, title, affine = titles[image]
+        align = pe.Node(
+            RegisterRigid(moving=str(image), affine=affine),
+            name=f'align_{kind}_{number}',
+            mem_gb=need('register_rigid', sizes),
         )
-        workflow.connect(
-            [(anat_wf, rigid, [('outputnode.image', 'fixed'), ('outputnode.mask', 'fixed_mask')])]
+        workflow.link(anat_wf, align, fixed='image', fixed_mask='mask')
+        nodes[image] = align
+        if kind == 'flair':
+            continue
+        place = pe.Node(
+            Resample(image=str(image), interpolation='linear', invert=[False]),
+            name=f'place_{kind}_{number}',
+            mem_gb=need('resample_anat', sizes),
         )
-        flairs[image] = rigid
-    return flairs
+        flicker = pe.Node(
+            PlotFlicker(title=f'{title} and anatomical image', labels=['anatomy', title]),
+            name=f'flicker_{kind}_{number}',
+            mem_gb=need('flicker', sizes),
+        )
+        path = figure_path(options, f'sub-{series_list[0].subject}', f'{kind}{number}2anat')
+        save = pe.Node(SaveDerivatives({'figure': path}), name=f'save_{kind}_{number}')
+        workflow.link(anat_wf, place, reference='image')
+        workflow.link(align, place, transforms='xfm')
+        workflow.link(anat_wf, flicker, fixed='image', mask='mask')
+        workflow.link(place, flicker, moving='image')
+        workflow.link(flicker, save, 'figure')
+    return nodes
+
+
+def _add_joint_applications(workflow, built, options, atlas):
+    """Add the applications that take all series of a session, one node a session."""
+    sessions = {}
+    for series, series_wf in built:
+        for run in runs_of(series, ('subject',)):
+            sessions.setdefault((series.session, run.name), []).append((series, series_wf, run))
+    for (session, name), members in sessions.items():
+        run, series_list = members[0][2], tuple(series for series, _, _ in members)
+        node = application_node(run, series_list, options, atlas.name, Sizes.of(series_list[0]))
+        node.name = re.sub(r'\W', '_', '_'.join(filter(None, (name, session and f'ses_{session}'))))
+        for port in files_of(run.app):
+            if port in ATLAS:
+                setattr(node.inputs, port, [str(getattr(atlas, ATLAS[port]))] * len(members))
+            elif all(port in gathered_ports(series, options) for series in series_list):
+                merge = pe.Node(Merge(len(members)), name=f'{node.name}_{port}')
+                for i, (_, series_wf, _) in enumerate(members, start=1):
+                    workflow.link(series_wf, merge, **{f'in{i}': port})
+                workflow.link(merge, node, **{port: 'out'})
+        save = application_save(run, series_list, options, atlas)
+        save.name = f'save_{node.name}'
+        workflow.link(node, save, **{outside: port for port, outside in run.outputs.items()})
 
 
 def _add_normalization(workflow, anat_wf, series, template, options, atlas):
@@ -208,7 +256,7 @@ def _add_normalization(workflow, anat_wf, series, template, options, atlas):
 def _add_standard(workflow, series_wf, normalize_wf, series, template, options, is_refined):
     """Add the maps of ``series`` in the space of ``template``."""
     label = f'{series_label(series)}_{template.name}'
-    maps = standard_maps(series)
+    maps = standard_maps(series, options)
     standard_wf = init_standard_wf(
         maps=maps, is_refined=is_refined, sizes=Sizes.of(series), name=node_name(label)
     )

@@ -1,116 +1,86 @@
-"""Where the regions of a series lie, and all tables that follow: regions, lesions, focal sources."""
+"""Where the regions of a series lie: labels of the atlas and of the participant's own segmentations."""
 
-from nipype.interfaces.utility import IdentityInterface, Merge
+from nipype.interfaces.utility import Merge
 
 from bids_qsm.interfaces.anatomy import Resample
 from bids_qsm.interfaces.refinement import RefineDeepGrey
 from bids_qsm.interfaces.segmentation import ReadSegmentation
 from bids_qsm.workflows import engine as pe
-from bids_qsm.workflows.lesions import init_candidates_wf, init_lesions_wf
 from bids_qsm.workflows.memory import Sizes, need
-from bids_qsm.workflows.regions import init_regions_wf
 
-REGIONS = ('dseg', 'table', 'dictionary')
 REFINED = ('refine', 'unrefine', 'refinement')
-LESIONS = ('lesions', 'lesions_dictionary')
-CANDIDATES = ('candidates', 'candidates_table', 'candidates_dictionary')
 
 
-def label_ports(series, options):
-    """Outputs of :func:`init_labels_wf`, as ``series`` and ``options`` have them."""
-    return [
-        *REGIONS,
-        *(REFINED if options.refinement.name != 'none' else ()),
-        *(f'{port}_{one.name}' for one in series.segmentations for port in (*REGIONS, 'labels')),
-        *(LESIONS if series.lesions else ()),
-        *(CANDIDATES if options.candidates else ()),
-    ]
+def is_refined(options) -> bool:
+    """Whether the deep grey matter is aligned by susceptibility too."""
+    return options.refinement.name != 'none'
 
 
-def label_inputs(series, options):
+def label_files(series, options) -> list[str]:
+    """Outputs of :func:`init_labels_wf` that are saved."""
+    own = [f'{port}_{one.name}' for one in series.segmentations for port in ('dseg', 'labels')]
+    return ['dseg', *(REFINED if is_refined(options) else ()), *own]
+
+
+def label_inputs(options) -> list[str]:
     """Inputs of :func:`init_labels_wf` that say where the series lies."""
     return [
-        *('gre_to_anat', 'template_to_image'),
-        *(('anat', 'image_to_template') if options.refinement.name != 'none' else ()),
-        *(['flair_to_anat'] if series.lesions_flair else []),
+        'gre_to_anat',
+        'template_to_image',
+        *(['anat', 'image_to_template'] if is_refined(options) else []),
     ]
+
+
+def to_template_invert(options) -> list[bool]:
+    """Which of the transforms of GRE points to points of the template are to be inverted."""
+    return [True, False, *([False] if is_refined(options) else [])]
 
 
 def init_labels_wf(
-    *, series, options, template, atlas, has_r2star: bool, sizes: Sizes, name: str = 'labels_wf'
+    *, series, options, template, atlas, wanted: list[str], sizes: Sizes, name: str = 'labels_wf'
 ):
-    """Bring atlas, segmentations and lesions to the GRE, and measure the maps there.
+    """Bring the atlas and the participant's segmentations to the GRE.
 
-    Inputs: chi, r2star, mask (GRE grid), reference (JSON), and those of :func:`label_inputs`.
-    Outputs: dseg, table and dictionary of the atlas; where they are made refine, unrefine (transforms),
-    refinement (JSON); dseg_<name>, labels_<name>, table_<name>, dictionary_<name> of each segmentation of the
-    subject; lesions (table), lesions_dictionary; candidates (labels), candidates_table,
-    candidates_dictionary.
+    Inputs: chi, mask (GRE grid), and those of :func:`label_inputs`.
+    Outputs: dseg (of the atlas); where they are made refine, unrefine (transforms), refinement (JSON);
+    dseg_<name>, labels_<name> (table) of each segmentation of the participant; and those that are ``wanted``
+    of white_matter (mask), to_template (transforms of GRE points to points of the template) and
+    dseg_before_<name> (on its own grid).
     """
     workflow = pe.Workflow(name=name)
-    is_refined = options.refinement.name != 'none'
-    maps = ['chi', 'mask', *(['r2star'] if has_r2star else [])]
-    inputnode = pe.Node(
-        IdentityInterface([*maps, 'reference', *label_inputs(series, options)]), name='inputnode'
+    workflow.__desc__ = (
+        f'Regions are those of the atlas {atlas.name} ({atlas.citation}), carried to the GRE by the inverse '
+        'transforms in one interpolation.'
     )
-    outputnode = pe.Node(IdentityInterface(label_ports(series, options)), name='outputnode')
-    # of GRE points to points of the template
-    invert = [True, False, *([False] if is_refined else [])]
+    inputnode = pe.inputnode('chi', 'mask', *label_inputs(options))
+    outputnode = pe.outputnode(*label_files(series, options), *wanted)
+    invert = to_template_invert(options)
     to_template = pe.Node(Merge(len(invert)), name='to_template')
-    white = pe.Node(
-        Resample(image=str(template.white_matter), interpolation='label', invert=invert),
-        name='white_matter',
-        mem_gb=need('resample_gre', sizes),
-    )
-    shared = {'has_r2star': has_r2star, 'sizes': sizes}
-    regions_wf = init_regions_wf(
-        atlas=atlas.name,
-        how=f'Regions are those of the atlas {atlas.name} ({atlas.citation}), carried to the GRE by the '
-        'inverse transforms in one interpolation.',
-        invert=invert,
-        many=False,
-        **shared,
-    )
-    regions_wf.inputs.inputnode.dseg = str(atlas.dseg)
-    regions_wf.inputs.inputnode.labels = str(atlas.labels)
-    workflow.connect(
-        [
-            (inputnode, to_template, [('gre_to_anat', 'in1'), ('template_to_image', 'in2')]),
-            (inputnode, white, [('chi', 'reference')]),
-            (to_template, white, [('out', 'transforms')]),
-            (to_template, regions_wf, [('out', 'inputnode.transforms')]),
-            (regions_wf, outputnode, [(f'outputnode.{port}', port) for port in REGIONS]),
-        ]
-    )
-    if is_refined:
+    workflow.link(inputnode, to_template, in1='gre_to_anat', in2='template_to_image')
+    if 'to_template' in wanted:
+        workflow.link(to_template, outputnode, to_template='out')
+    images = {'dseg': atlas.dseg, 'white_matter': template.white_matter}
+    for port, image in ((port, image) for port, image in images.items() if port in ('dseg', *wanted)):
+        place = pe.Node(
+            Resample(image=str(image), interpolation='label', invert=invert),
+            name=f'place_{port}',
+            mem_gb=need('resample_gre', sizes),
+        )
+        workflow.link(inputnode, place, reference='chi')
+        workflow.link(to_template, place, transforms='out')
+        workflow.link(place, outputnode, **{port: 'image'})
+    if is_refined(options):
         _add_refinement(workflow, options, template, atlas, sizes)
-    tables = [regions_wf, *(_add_segmentation(workflow, one, shared) for one in series.segmentations)]
-    for table in tables:
-        workflow.connect(
-            [
-                (inputnode, table, [(port, f'inputnode.{port}') for port in (*maps, 'reference')]),
-                (white, table, [('image', 'inputnode.white_matter')]),
-            ]
-        )
-    focal = [_add_lesions(workflow, series, invert, shared)] if series.lesions else []
-    focal += [_add_candidates(workflow, invert, shared)] if options.candidates else []
-    for found in focal:
-        found.inputs.inputnode.labels = str(atlas.labels)
-        workflow.connect(
-            [
-                (inputnode, found, [(port, f'inputnode.{port}') for port in (*maps, 'reference')]),
-                (regions_wf, found, [('outputnode.dseg', 'inputnode.dseg')]),
-                (to_template, found, [('out', 'inputnode.to_template')]),
-            ]
-        )
+    for one in series.segmentations:
+        _add_segmentation(workflow, one, wanted, sizes)
     return workflow
 
 
 def _add_refinement(workflow, options, template, atlas, sizes):
     """Add the alignment of the deep grey matter by susceptibility, from where the anatomical image has it."""
     target = 'one given' if options.chi_template else 'one made from the atlas and values of the literature'
-    workflow.__desc__ = (
-        'The alignment of the deep grey matter was refined: starting from where the anatomical image has '
+    workflow.__desc__ += (
+        ' The alignment of the deep grey matter was refined: starting from where the anatomical image has '
         'each nucleus, its shift was fitted to susceptibility against a susceptibility template '
         f'({target}), and the shifts were joined to an invertible map [@polyaffine].'
     )
@@ -126,101 +96,34 @@ def _add_refinement(workflow, options, template, atlas, sizes):
         name='refine_labels',
         mem_gb=need('refine_labels', sizes),
     )
-    workflow.connect(
-        [
-            (
-                workflow.get_node('inputnode'),
-                refine_labels,
-                [(port, port) for port in ('chi', 'mask', 'anat', 'image_to_template', 'gre_to_anat')],
-            ),
-            (refine_labels, workflow.get_node('to_template'), [('unrefine', 'in3')]),
-            (
-                refine_labels,
-                workflow.get_node('outputnode'),
-                [('refine', 'refine'), ('unrefine', 'unrefine'), ('note', 'refinement')],
-            ),
-        ]
-    )
+    inputnode, outputnode = workflow.get_node('inputnode'), workflow.get_node('outputnode')
+    workflow.link(inputnode, refine_labels, 'chi', 'mask', 'anat', 'image_to_template', 'gre_to_anat')
+    workflow.link(refine_labels, workflow.get_node('to_template'), in3='unrefine')
+    workflow.link(refine_labels, outputnode, 'refine', 'unrefine', refinement='note')
 
 
-def _add_segmentation(workflow, one, shared):
-    """Add the table of a segmentation of the subject's own anatomy."""
-    on_anat = one.on == 'anat'
-    regions_wf = init_regions_wf(
-        atlas=one.name,
-        how="Segmentations of the subject's own anatomy were carried to the GRE by the rigid alignment.",
-        invert=[True] if on_anat else [],
-        many=True,
-        name=f'regions_{one.name}_wf',
-        **shared,
-    )
+def _add_segmentation(workflow, one, wanted, sizes):
+    """Add the labels of a segmentation of the participant's own anatomy."""
+    said = "Segmentations of the subject's own anatomy were carried to the GRE by the rigid alignment."
+    if said not in workflow.__desc__:
+        workflow.__desc__ += f' {said}'
+    inputnode, outputnode = workflow.get_node('inputnode'), workflow.get_node('outputnode')
     read = pe.Node(
         ReadSegmentation(dseg=str(one.dseg), names=one.names),
         name=f'read_{one.name}',
-        mem_gb=need('read_segmentation', shared['sizes']),
+        mem_gb=need('read_segmentation', sizes),
     )
     if one.table is not None:
         read.inputs.table = str(one.table)
-    workflow.connect(
-        [
-            (read, regions_wf, [('dseg', 'inputnode.dseg'), ('labels', 'inputnode.labels')]),
-            (read, workflow.get_node('outputnode'), [('labels', f'labels_{one.name}')]),
-        ]
+    on_anat = one.on == 'anat'
+    place = pe.Node(
+        Resample(interpolation='label', invert=[True] if on_anat else []),
+        name=f'place_{one.name}',
+        mem_gb=need('resample_gre', sizes),
     )
-    if on_anat:
-        workflow.connect(workflow.get_node('inputnode'), 'gre_to_anat', regions_wf, 'inputnode.transforms')
-    else:
-        regions_wf.inputs.inputnode.transforms = []
-    workflow.connect(
-        [
-            (
-                regions_wf,
-                workflow.get_node('outputnode'),
-                [(f'outputnode.{port}', f'{port}_{one.name}') for port in REGIONS],
-            )
-        ]
-    )
-    return regions_wf
-
-
-def _add_lesions(workflow, series, invert, shared):
-    """Add the table of the lesions drawn by others."""
-    drawn = {'anat': series.lesions_anat, 'flair': series.lesions_flair, 'gre': series.lesions_gre}
-    masks = tuple((str(path), kind) for kind, paths in drawn.items() for path in paths)
-    lesions_wf = init_lesions_wf(masks=masks, invert=invert, **shared)
-    placed_by = ['gre_to_anat'] if series.lesions_anat or series.lesions_flair else []
-    placed_by += ['flair_to_anat'] if series.lesions_flair else []
-    workflow.connect(
-        [
-            (
-                workflow.get_node('inputnode'),
-                lesions_wf,
-                [(port, f'inputnode.{port}') for port in placed_by],
-            ),
-            (
-                lesions_wf,
-                workflow.get_node('outputnode'),
-                [('outputnode.table', 'lesions'), ('outputnode.dictionary', 'lesions_dictionary')],
-            ),
-        ]
-    )
-    return lesions_wf
-
-
-def _add_candidates(workflow, invert, shared):
-    """Add the search for microbleeds and calcifications."""
-    candidates_wf = init_candidates_wf(invert=invert, **shared)
-    workflow.connect(
-        [
-            (
-                candidates_wf,
-                workflow.get_node('outputnode'),
-                [
-                    ('outputnode.candidates', 'candidates'),
-                    ('outputnode.table', 'candidates_table'),
-                    ('outputnode.dictionary', 'candidates_dictionary'),
-                ],
-            )
-        ]
-    )
-    return candidates_wf
+    workflow.link(inputnode, place, reference='chi', **({'transforms': 'gre_to_anat'} if on_anat else {}))
+    workflow.link(read, place, image='dseg')
+    workflow.link(read, outputnode, **{f'labels_{one.name}': 'labels'})
+    if f'dseg_before_{one.name}' in wanted:
+        workflow.link(read, outputnode, **{f'dseg_before_{one.name}': 'dseg'})
+    workflow.link(place, outputnode, **{f'dseg_{one.name}': 'image'})

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass, fields
 
+from bids_qsm.recon.registry import Need
+
 MARGIN_MM = 30.0
 """What the boxes of Fourier transforms stand over the brain, all in all along each axis."""
 
@@ -36,18 +38,6 @@ class Sizes:
 
 def _gb(shape):
     return 4e-9 * math.prod(shape)
-
-
-@dataclass(frozen=True)
-class Need:
-    """Memory of a step: GB whatever the sizes, and how many images of each kind it holds at a time."""
-
-    fixed: float
-    volume: float = 0
-    padded: float = 0
-    echoes: float = 0
-    stored: float = 0
-    anat: float = 0
 
 
 NEEDS = {

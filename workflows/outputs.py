@@ -2,29 +2,23 @@
 
 from nipype.interfaces.utility import IdentityInterface
 
+from bids_qsm.applications import applications
 from bids_qsm.derivatives.files import bids_uri, output_path, sidecar
+from bids_qsm.derivatives.products import PRODUCTS
 from bids_qsm.interfaces.anatomy import Resample
 from bids_qsm.interfaces.derivatives import SaveDerivatives
 from bids_qsm.interfaces.findings import CollectFindings
 from bids_qsm.interfaces.report import PlotFlicker, PlotOutlines
 from bids_qsm.workflows import engine as pe
-from bids_qsm.workflows.labels import label_ports
+from bids_qsm.workflows.applications import runs_of
+from bids_qsm.workflows.labels import is_refined, label_files
 from bids_qsm.workflows.memory import Sizes, need
 from bids_qsm.workflows.susceptibility import is_one_step
 
-# port -> suffix, units and description of its file
-MAPS = {
-    'chi': ('Chimap', 'ppm', 'Magnetic susceptibility'),
-    'r2star': ('R2starmap', '1/s', 'Effective transverse relaxation rate'),
-    't2star': ('T2starmap', 's', 'Effective transverse relaxation time'),
-    's0': ('S0map', 'arbitrary', 'Signal at echo time zero'),
-    'swi': ('swi', 'arbitrary', 'Susceptibility-weighted magnitude'),
-    'minip': ('minIP', 'arbitrary', 'Minimum-intensity projection of the susceptibility-weighted magnitude'),
-}
-# where a figure lies in the report is decided by its name; see data/report.yml
 # how the region of a reference is named where it was found
 REFERENCE_NAMES = {'brain': 'whole brain'}
-FIGURE_SUFFIX = {'gre2t1w': 'svg', 'regions': 'svg'}
+SVG = ('gre2t1w', 't1w2template')
+"""Figures that are animated; charts of applications are SVG too, all others are PNG."""
 
 
 def _sources(series, options):
@@ -44,65 +38,56 @@ def _map_sidecars(series, options, ports, **others):
     sources = _sources(series, options)
     found = {}
     for port in ports:
-        _, units, description = MAPS[port]
-        extra = {'method': options.inversion.name, 'parameters': _chain(options)} if port == 'chi' else {}
-        if port in ('r2star', 't2star', 's0'):
-            extra = {'method': str(options.r2star)}
-        elif port in ('swi', 'minip'):
-            extra = {'method': str(options.swi)}
+        one = PRODUCTS[port]
+        extra = {'method': str(getattr(options, one.step))}
+        if one.step == 'inversion':
+            extra = {'method': options.inversion.name, 'parameters': _chain(options)}
         found[port] = sidecar(
-            description, sources=sources, units=units, skull_stripped=True, **extra, **others
+            one.about, sources=sources, units=one.units, skull_stripped=True, **extra, **others
         )
     return found
 
 
-def figure_path(options, prefix, kind, extension):
+def figure_path(options, prefix: str, kind: str):
     """Path of the figure ``kind`` of a series or, with the subject's name as ``prefix``, of its anatomy."""
     subject = prefix.partition('_')[0]
+    charts = {figure.name for app in applications() for figure in app.figures if figure.draw}
+    extension = 'svg' if kind in SVG or kind in charts or kind.endswith('2anat') else 'png'
     return options.output_dir / subject / 'figures' / f'{prefix}_desc-{kind}_figure.{extension}'
 
 
-def init_outputs_wf(*, series, options, template, atlas, figures: tuple[str, ...], name: str = 'outputs_wf'):
-    """Save the maps, mask, labels, tables, transforms, findings and figures of a series.
+def init_outputs_wf(
+    *, series, options, template, atlas, maps: list[str], figures: tuple[str, ...], name: str = 'outputs_wf'
+):
+    """Save the maps, mask, labels, transforms, findings, figures, and what applications gave of a series.
 
-    Inputs: chi, swi, minip, r2star, t2star, s0, mask, reference (JSON), gre_to_anat, labels, notes (JSON),
-    the outputs of :func:`bids_qsm.workflows.labels.init_labels_wf`, figure_<kind> for each of ``figures``.
+    Inputs: ``maps``, mask, reference (JSON), gre_to_anat, labels, notes (JSON), the ports of
+    :func:`bids_qsm.workflows.labels.label_files` and the outputs of
+    :func:`bids_qsm.workflows.applications.init_applications_wf`, figure_<kind> for each of ``figures``.
     """
     workflow = pe.Workflow(name=name)
     out, entities = options.output_dir, series.entities
-    ports = [f'figure_{kind}' for kind in figures]
-    found = label_ports(series, options)
-    inputnode = pe.Node(
-        IdentityInterface(
-            [
-                *(
-                    *MAPS,
-                    'mask',
-                    'reference',
-                    'gre_to_anat',
-                    'labels',
-                    'notes',
-                ),
-                *found,
-                *ports,
-            ]
-        ),
-        name='inputnode',
+    found = label_files(series, options)
+    runs = list(runs_of(series))
+    ports = [port for run in runs for port in run.outputs.values()]
+    drawn = [f'figure_{kind}' for kind in figures]
+    inputnode = pe.inputnode(
+        *maps, 'mask', 'reference', 'gre_to_anat', 'labels', 'notes', *found, *ports, *drawn
     )
-    sources, mask = _sources(series, options), options.mask.name
+    sources = _sources(series, options)
     save_maps = pe.Node(
         SaveDerivatives(
             {
-                **{port: output_path(out, entities, suffix=MAPS[port][0]) for port in MAPS},
+                **{port: output_path(out, entities, suffix=PRODUCTS[port].suffix) for port in maps},
                 'mask': output_path(out, entities, suffix='mask', desc='brain'),
             },
             {
-                **_map_sidecars(series, options, MAPS),
+                **_map_sidecars(series, options, maps),
                 'mask': sidecar(
                     'Where susceptibility is given',
                     sources=sources,
                     mask_type='Brain',
-                    method=mask,
+                    method=options.mask.name,
                 ),
             },
             {'chi': 'reference'},
@@ -120,36 +105,65 @@ def init_outputs_wf(*, series, options, template, atlas, figures: tuple[str, ...
         ),
         name='collect',
     )
-    save_figures = pe.Node(
-        SaveDerivatives(
-            {
-                **{
-                    f'figure_{kind}': figure_path(options, series.name, kind, FIGURE_SUFFIX.get(kind, 'png'))
-                    for kind in figures
-                },
-                'findings': out / f'sub-{series.subject}' / 'figures' / f'{series.name}_desc-findings.json',
-            }
-        ),
-        name='save_figures',
-    )
-    workflow.connect(
-        [
-            (inputnode, save_maps, [(port, port) for port in (*MAPS, 'mask', 'reference')]),
-            (inputnode, save_labels, [(port, port) for port in paths]),
-            (inputnode, collect, [('notes', 'conditioning'), ('reference', 'reference')]),
-            (inputnode, save_figures, [(port, port) for port in ports]),
-            (collect, save_figures, [('findings', 'findings')]),
-        ]
-    )
+    figure_files = {port: figure_path(options, series.name, port.removeprefix('figure_')) for port in drawn}
+    findings = out / f'sub-{series.subject}' / 'figures' / f'{series.name}_desc-findings.json'
+    save_figures = pe.Node(SaveDerivatives({**figure_files, 'findings': findings}), name='save_figures')
+    workflow.link(inputnode, save_maps, *maps, 'mask', 'reference')
+    workflow.link(inputnode, save_labels, *paths)
+    workflow.link(inputnode, collect, 'reference', conditioning='notes')
+    workflow.link(inputnode, save_figures, *drawn)
+    workflow.link(collect, save_figures, 'findings')
     if 'refinement' in found:
-        workflow.connect(inputnode, 'refinement', collect, 'refinement')
+        workflow.link(inputnode, collect, 'refinement')
+    for run in runs:
+        save = application_save(run, (series,), options, atlas)
+        workflow.link(inputnode, save, *run.outputs.values())
     return workflow
 
 
-def _label_files(series, options, template, atlas, sources):
-    """Paths and sidecars of labels, tables and transforms, by the port that they come from.
+def application_save(run, series_list, options, atlas):
+    """The node that saves what an application gave: images, table and figures.
 
-    Also the paths of those that this run does not make: none of an earlier run may stay beside its tables.
+    Its ports are those outside of the application's node, see `Run.outputs`.
+    """
+    first, out, app = series_list[0], options.output_dir, run.app
+    whole = app.scope == 'subject'
+    entities = {key: value for key, value in first.entities if not whole or key in ('sub', 'ses')}
+    names = application_names(app, run.labels or atlas.name)
+    sources = tuple(source for one in series_list for source in _sources(one, options))
+    paths, sidecars = {}, {}
+    for port, outside in run.outputs.items():
+        if port.startswith('figure_'):
+            paths[outside] = figure_path(
+                options, '_'.join(map('-'.join, entities.items())), port.removeprefix('figure_')
+            )
+        else:
+            paths[outside] = output_path(out, entities, **names[port])
+    for image in app.images:
+        mask = {'mask_type': 'ROI'} if image.suffix == 'mask' else {}
+        sidecars[run.outputs[image.name]] = sidecar(
+            image.about, sources=sources, units=image.units or None, **mask
+        )
+    return pe.Node(SaveDerivatives(paths, sidecars), name=f'save_{run.name}')
+
+
+def application_names(app, labels: str) -> dict[str, dict]:
+    """What `output_path` takes for the images and the table of an application, by output port."""
+    seg = {'seg': labels} if app.scope == 'labels' else {}
+    names = {
+        image.name: {'suffix': image.suffix, 'desc': image.desc or image.name, **seg} for image in app.images
+    }
+    if app.table is not None:
+        for port, extension in (('table', '.tsv'), ('dictionary', '.json')):
+            names[port] = {'suffix': 'stats', 'extension': extension, **seg, **app.table_entities}
+    return names
+
+
+def _label_files(series, options, template, atlas, sources):
+    """Paths and sidecars of labels and transforms, by the port that they come from.
+
+    Also the paths of those that this run does not make, and of applications that do not run: none of an
+    earlier run may stay beside its tables.
     """
     entities = dict(series.entities)
 
@@ -170,27 +184,19 @@ def _label_files(series, options, template, atlas, sources):
     for end, (seg, text, of) in names.items():
         paths[f'dseg{end}'] = path('dseg', seg=seg)
         paths[f'labels{end}'] = path('dseg', '.tsv', seg=seg)
-        paths[f'table{end}'] = path('stats', '.tsv', seg=seg)
-        paths[f'dictionary{end}'] = path('stats', '.json', seg=seg)
         # what a segmentation of the subject does not have, the report tells them apart by
         named = {} if end else {'Atlas': atlas.name}
         sidecars[f'dseg{end}'] = sidecar(text, sources=of, **named)
     ends = {'from': template.name, 'to': template.name, 'mode': 'image'}
-    optional = {
-        **{port: path('xfm', ends=ends, desc=port) for port in ('refine', 'unrefine')},
-        'lesions': path('stats', '.tsv', label='lesion'),
-        'lesions_dictionary': path('stats', '.json', label='lesion'),
-        'candidates': path('dseg', desc='candidates'),
-        'candidates_table': path('stats', '.tsv', label='candidate'),
-        'candidates_dictionary': path('stats', '.json', label='candidate'),
-    }
-    made = set(label_ports(series, options)) & set(optional)
-    if 'candidates' in made:
-        sidecars['candidates'] = sidecar(
-            'Candidates for microbleeds and calcifications, numbered as in their table', sources=sources
-        )
-    paths |= {port: optional[port] for port in made}
-    return paths, sidecars, [str(path) for port, path in optional.items() if port not in made]
+    moves = {port: path('xfm', ends=ends, desc=port) for port in ('refine', 'unrefine')}
+    if is_refined(options):
+        paths |= moves
+    others = [] if is_refined(options) else list(moves.values())
+    running = {use.name for use in series.applications}
+    for app in applications():
+        if app.name not in running and app.scope == 'series':
+            others += [path(**named) for named in application_names(app, atlas.name).values()]
+    return paths, sidecars, [str(path) for path in others]
 
 
 def _notes(series, atlas):
@@ -282,9 +288,9 @@ def init_normalize_outputs_wf(*, series, options, template, atlas, sizes: Sizes,
         )
         for port, (source, target) in ends.items()
     }
-    paths['flicker'] = figure_path(options, f'{subject}_space-{template.name}', 't1w2template', 'svg')
+    paths['flicker'] = figure_path(options, f'{subject}_space-{template.name}', 't1w2template')
     if atlas is not None:
-        paths['outlines'] = figure_path(options, subject, 'atlast1w', 'png')
+        paths['outlines'] = figure_path(options, subject, 'atlast1w')
     save = pe.Node(SaveDerivatives(paths), name='save')
     flicker = pe.Node(
         PlotFlicker(title=f'Anatomical image and {template.name}', labels=['template', 'anatomy']),
@@ -306,7 +312,7 @@ def init_normalize_outputs_wf(*, series, options, template, atlas, sizes: Sizes,
             mem_gb=need('place_atlas', sizes),
         )
         outlines = pe.Node(
-            PlotOutlines(kind='t1w', labels=str(atlas.labels)),
+            PlotOutlines(labels=str(atlas.labels)),
             name='outlines',
             mem_gb=need('plot_anat', sizes),
         )
@@ -328,7 +334,9 @@ def init_standard_outputs_wf(
     workflow = pe.Workflow(name=name)
     inputnode = pe.Node(IdentityInterface(['reference', *maps]), name='inputnode')
     paths = {
-        port: output_path(options.output_dir, series.entities, suffix=MAPS[port][0], space=template.name)
+        port: output_path(
+            options.output_dir, series.entities, suffix=PRODUCTS[port].suffix, space=template.name
+        )
         for port in maps
     }
     # maps of further spaces go by the alignment of the whole head alone

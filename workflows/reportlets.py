@@ -1,43 +1,30 @@
 """Figures of a series for the report."""
 
-from nipype.interfaces.utility import IdentityInterface
-
-from bids_qsm.interfaces.report import PlotFlicker, PlotMap, PlotOutlines, PlotRegions
+from bids_qsm.interfaces.report import PlotFlicker, PlotMap, PlotOutlines
 from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.memory import Sizes, need
 
-MASKED = ('phase', 'field', 'residual', 'localfield', 'chi', 'r2star', 'swi', 'minip')
-FIGURES = ('magnitude', *MASKED, 'mask', 'atlas', 'gre2t1w', 'regions')
+OTHERS = ('mask', 'atlas', 'gre2t1w')
+"""Figures that are not a map by itself."""
 
 
-def figures_of(*, n_echoes: int, one_step: bool):
-    """Figures that a series has: one echo leaves no residual and no decay, one step no local field."""
-    lacking = {'r2star', 'residual'} if n_echoes == 1 else set()
-    return tuple(f for f in FIGURES if f not in lacking and not (one_step and f == 'localfield'))
+def init_reportlets_wf(*, maps: list[str], sizes: Sizes, name: str = 'reportlets_wf'):
+    """Draw the maps, outlines and alignment of a series.
 
-
-def init_reportlets_wf(*, figures: tuple[str, ...], sizes: Sizes, name: str = 'reportlets_wf'):
-    """Draw the maps, outlines, alignment and regions of a series.
-
-    Inputs: magnitude, phase, field, residual, localfield, chi, r2star, swi, minip (maps), mask, dseg, labels,
-    anat, in_anat, anat_mask, table. Outputs: ``figures``, some of FIGURES.
+    Inputs: ``maps``, some of PRODUCTS, mask, dseg, labels, anat, in_anat, anat_mask. Outputs: ``maps`` and
+    OTHERS.
     """
     workflow = pe.Workflow(name=name)
-    maps = [m for m in ('magnitude', *MASKED) if m in figures]
-    inputnode = pe.Node(
-        IdentityInterface([*maps, 'mask', 'dseg', 'labels', 'anat', 'in_anat', 'anat_mask', 'table']),
-        name='inputnode',
-    )
-    outputnode = pe.Node(IdentityInterface(list(figures)), name='outputnode')
+    inputnode = pe.inputnode(*maps, 'mask', 'dseg', 'labels', 'anat', 'in_anat', 'anat_mask')
+    outputnode = pe.outputnode(*maps, *OTHERS)
     for kind in maps:
         plot = pe.Node(
             PlotMap(kind=kind),
             name=f'plot_{kind}',
             mem_gb=need('plot_phase' if kind == 'phase' else 'plot', sizes),
         )
-        workflow.connect(
-            [(inputnode, plot, [(kind, 'image'), ('mask', 'mask')]), (plot, outputnode, [('figure', kind)])]
-        )
+        workflow.link(inputnode, plot, 'mask', image=kind)
+        workflow.link(plot, outputnode, **{kind: 'figure'})
     plot_mask = pe.Node(PlotOutlines(kind='magnitude'), name='plot_mask', mem_gb=need('plot', sizes))
     plot_atlas = pe.Node(PlotOutlines(kind='chi'), name='plot_atlas', mem_gb=need('plot', sizes))
     flicker = pe.Node(
@@ -45,21 +32,9 @@ def init_reportlets_wf(*, figures: tuple[str, ...], sizes: Sizes, name: str = 'r
         name='flicker',
         mem_gb=need('flicker', sizes),
     )
-    plot_regions = pe.Node(PlotRegions(), name='plot_regions', mem_gb=need('plot_regions', sizes))
-    workflow.connect(
-        [
-            (inputnode, plot_mask, [('magnitude', 'image'), ('mask', 'mask')]),
-            (
-                inputnode,
-                plot_atlas,
-                [('chi', 'image'), ('mask', 'mask'), ('dseg', 'dseg'), ('labels', 'labels')],
-            ),
-            (inputnode, flicker, [('anat', 'fixed'), ('in_anat', 'moving'), ('anat_mask', 'mask')]),
-            (inputnode, plot_regions, [('table', 'table')]),
-            (plot_mask, outputnode, [('figure', 'mask')]),
-            (plot_atlas, outputnode, [('figure', 'atlas')]),
-            (flicker, outputnode, [('figure', 'gre2t1w')]),
-            (plot_regions, outputnode, [('figure', 'regions')]),
-        ]
-    )
+    workflow.link(inputnode, plot_mask, 'mask', image='magnitude')
+    workflow.link(inputnode, plot_atlas, 'mask', 'dseg', 'labels', image='chi')
+    workflow.link(inputnode, flicker, fixed='anat', moving='in_anat', mask='anat_mask')
+    for kind, plot in zip(OTHERS, (plot_mask, plot_atlas, flicker), strict=True):
+        workflow.link(plot, outputnode, **{kind: 'figure'})
     return workflow

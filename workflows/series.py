@@ -1,16 +1,25 @@
 """Everything done to one series, from its files to its figures."""
 
-from nipype.interfaces.utility import IdentityInterface
-
+from bids_qsm.derivatives.products import products_of
 from bids_qsm.interfaces.anatomy import Resample
+from bids_qsm.interfaces.measure import FILES
 from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.align import init_align_wf
-from bids_qsm.workflows.labels import init_labels_wf, label_inputs, label_ports
+from bids_qsm.workflows.applications import (
+    ATLAS,
+    alignment_ports,
+    application_inputs,
+    files_of,
+    init_applications_wf,
+    label_inputs_of,
+    runs_of,
+)
+from bids_qsm.workflows.labels import init_labels_wf, is_refined, label_files, label_inputs
 from bids_qsm.workflows.memory import Sizes, need
 from bids_qsm.workflows.outputs import init_outputs_wf
 from bids_qsm.workflows.phase import init_phase_wf
-from bids_qsm.workflows.recon import RELAXATION, init_recon_wf
-from bids_qsm.workflows.reportlets import figures_of, init_reportlets_wf
+from bids_qsm.workflows.recon import init_recon_wf
+from bids_qsm.workflows.reportlets import OTHERS, init_reportlets_wf
 from bids_qsm.workflows.susceptibility import is_one_step
 
 
@@ -35,156 +44,142 @@ def init_series_phase_wf(*, series, options, omp_nthreads: int, name: str):
     return phase_wf
 
 
-def standard_maps(series):
+def saved_maps(products) -> list[str]:
+    """Maps among the ``products`` of a series that have a file."""
+    return [port for port, one in products.items() if one.suffix]
+
+
+def standard_maps(series, options) -> tuple[str, ...]:
     """Maps of the series that are resampled to template space."""
-    return ('chi', 'r2star') if len(series.echo_times) > 1 else ('chi',)
+    return tuple(port for port, one in series_products(series, options).items() if one.in_template)
+
+
+def series_products(series, options):
+    """The maps that a series gives."""
+    return products_of(n_echoes=len(series.echo_times), one_step=is_one_step(options.inversion.name))
 
 
 def init_series_wf(*, series, options, template, atlas, is_anatomy: bool, omp_nthreads: int, name: str):
-    """Reconstruct a series, label it, tabulate it and draw it.
+    """Reconstruct a series, label it, run its applications and draw it.
 
     ``series``, ``options``, ``template`` and its ``atlas`` are the frozen descriptions made before the graph.
     With ``is_anatomy`` the series stands in for the missing T1w.
 
     Inputs: magnitude, phase (4D, rad), combined (3D magnitude), quality, notes (JSON), all of
     :func:`init_series_phase_wf`; anat, anat_mask, template_to_image and, where they are needed,
-    image_to_template and flair_to_anat.
-    Outputs: gre_to_anat, reference (JSON), the maps that are resampled to template space, and refine, where
-    the deep grey matter is aligned by susceptibility too.
+    image_to_template and those of :func:`bids_qsm.workflows.applications.alignment_ports`.
+    Outputs: gre_to_anat, reference (JSON), the maps that are resampled to template space, refine where the
+    deep grey matter is aligned by susceptibility too, and whatever applications of several series need.
     """
     workflow = pe.Workflow(name=name)
-    n_echoes = len(series.echo_times)
     sizes = Sizes.of(series)
-    has_r2star, is_refined = n_echoes > 1, options.refinement.name != 'none'
-    placed_by = [port for port in label_inputs(series, options) if port != 'gre_to_anat']
-    inputnode = pe.Node(
-        IdentityInterface(
-            [
-                *('magnitude', 'phase', 'combined', 'quality', 'notes'),
-                *('anat', 'anat_mask', *(port for port in placed_by if port != 'anat')),
-            ]
-        ),
-        name='inputnode',
+    products = series_products(series, options)
+    shown = [port for port, one in products.items() if one.look]
+    placed_by = [port for port in label_inputs(options) if port != 'gre_to_anat']
+    alignments = list(alignment_ports(series))
+    inputnode = pe.inputnode(
+        *('magnitude', 'phase', 'combined', 'quality', 'notes', 'anat', 'anat_mask'),
+        *(port for port in placed_by if port != 'anat'),
+        *alignments,
     )
-    refined = ['refine'] if is_refined else []
-    outputnode = pe.Node(
-        IdentityInterface(['gre_to_anat', 'reference', *standard_maps(series), *refined]), name='outputnode'
+    refined = ['refine'] if is_refined(options) else []
+    gathered = gathered_ports(series, options)
+    outputnode = pe.outputnode(
+        *dict.fromkeys(['gre_to_anat', 'reference', *standard_maps(series, options), *refined, *gathered])
     )
 
     align_wf = init_align_wf(is_anatomy=is_anatomy, sizes=sizes)
     recon_wf = init_series_recon_wf(series, options, omp_nthreads)
+    asked = application_inputs(series)
+    of_labels = list(dict.fromkeys(label_inputs_of(series)))
+    placed = [port for port in ('white_matter', 'to_template') if port in (*asked, *gathered)]
     labels_wf = init_labels_wf(
-        series=series, options=options, template=template, atlas=atlas, sizes=sizes, has_r2star=has_r2star
+        series=series,
+        options=options,
+        template=template,
+        atlas=atlas,
+        wanted=[*placed, *(port for port in of_labels if port.startswith('dseg_before_'))],
+        sizes=sizes,
     )
-    figures = figures_of(n_echoes=n_echoes, one_step=is_one_step(options.inversion.name))
-    reportlets_wf = init_reportlets_wf(figures=figures, sizes=sizes)
+    reportlets_wf = init_reportlets_wf(maps=shown, sizes=sizes)
     reportlets_wf.inputs.inputnode.labels = str(atlas.labels)
+    figures = (*shown, *OTHERS)
     outputs_wf = init_outputs_wf(
-        series=series, options=options, template=template, atlas=atlas, figures=figures
+        series=series,
+        options=options,
+        template=template,
+        atlas=atlas,
+        maps=saved_maps(products),
+        figures=figures,
     )
     outputs_wf.inputs.inputnode.labels = str(atlas.labels)
 
-    relaxation = RELAXATION if has_r2star else ()
-    workflow.connect(
-        [
-            (
-                inputnode,
-                align_wf,
-                [(f, f'inputnode.{f}') for f in ('combined', 'anat', 'anat_mask')],
-            ),
-            (
-                inputnode,
-                recon_wf,
-                [(f, f'inputnode.{f}') for f in ('magnitude', 'phase', 'combined', 'quality')],
-            ),
-            (
-                inputnode,
-                labels_wf,
-                [(port, f'inputnode.{port}') for port in placed_by],
-            ),
-            (align_wf, labels_wf, [('outputnode.gre_to_anat', 'inputnode.gre_to_anat')]),
-            (
-                recon_wf,
-                labels_wf,
-                [
-                    ('outputnode.chi', 'inputnode.chi'),
-                    ('outputnode.chi_mask', 'inputnode.mask'),
-                    ('outputnode.reference', 'inputnode.reference'),
-                    *([('outputnode.r2star', 'inputnode.r2star')] if has_r2star else []),
-                ],
-            ),
-            (
-                inputnode,
-                reportlets_wf,
-                [
-                    ('combined', 'inputnode.magnitude'),
-                    *[(f, f'inputnode.{f}') for f in ('phase', 'anat', 'anat_mask')],
-                ],
-            ),
-            (align_wf, reportlets_wf, [('outputnode.in_anat', 'inputnode.in_anat')]),
-            (
-                recon_wf,
-                reportlets_wf,
-                [
-                    ('outputnode.chi_mask', 'inputnode.mask'),
-                    *[
-                        (f'outputnode.{port}', f'inputnode.{port.replace("_", "")}')
-                        for port in ('field', 'residual', 'local_field', 'chi', 'r2star', 'swi', 'minip')
-                        if port.replace('_', '') in figures
-                    ],
-                ],
-            ),
-            (
-                labels_wf,
-                reportlets_wf,
-                [('outputnode.dseg', 'inputnode.dseg'), ('outputnode.table', 'inputnode.table')],
-            ),
-            (inputnode, outputs_wf, [('notes', 'inputnode.notes')]),
-            (align_wf, outputs_wf, [('outputnode.gre_to_anat', 'inputnode.gre_to_anat')]),
-            (align_wf, outputnode, [('outputnode.gre_to_anat', 'gre_to_anat')]),
-            (
-                recon_wf,
-                outputnode,
-                [(f'outputnode.{f}', f) for f in ('reference', *standard_maps(series))],
-            ),
-            (
-                recon_wf,
-                outputs_wf,
-                [
-                    (f'outputnode.{f}', f'inputnode.{f}')
-                    for f in ('chi', 'swi', 'minip', 'reference', *relaxation)
-                ],
-            ),
-            (recon_wf, outputs_wf, [('outputnode.chi_mask', 'inputnode.mask')]),
-            (
-                labels_wf,
-                outputs_wf,
-                [(f'outputnode.{port}', f'inputnode.{port}') for port in label_ports(series, options)],
-            ),
-            (
-                reportlets_wf,
-                outputs_wf,
-                [(f'outputnode.{f}', f'inputnode.figure_{f}') for f in figures],
-            ),
-        ]
-    )
-    if is_refined:
-        workflow.connect(labels_wf, 'outputnode.refine', outputnode, 'refine')
+    workflow.link(inputnode, align_wf, 'combined', 'anat', 'anat_mask')
+    workflow.link(inputnode, recon_wf, 'magnitude', 'phase', 'combined', 'quality')
+    workflow.link(inputnode, labels_wf, *placed_by)
+    workflow.link(align_wf, labels_wf, 'gre_to_anat')
+    workflow.link(recon_wf, labels_wf, 'chi', mask='chi_mask')
+    workflow.link(inputnode, reportlets_wf, 'phase', 'anat', 'anat_mask', magnitude='combined')
+    workflow.link(align_wf, reportlets_wf, 'in_anat')
+    made = {port: PORTS.get(port, port) for port in products if port not in ('magnitude', 'phase')}
+    drawn = {port: source for port, source in made.items() if port in shown}
+    workflow.link(recon_wf, reportlets_wf, mask='chi_mask', **drawn)
+    workflow.link(labels_wf, reportlets_wf, 'dseg')
+    workflow.link(inputnode, outputs_wf, 'notes')
+    workflow.link(align_wf, outputs_wf, 'gre_to_anat')
+    workflow.link(align_wf, outputnode, 'gre_to_anat')
+    workflow.link(recon_wf, outputnode, 'reference', *standard_maps(series, options))
+    workflow.link(recon_wf, outputs_wf, 'reference', *saved_maps(products), mask='chi_mask')
+    workflow.link(labels_wf, outputs_wf, *label_files(series, options))
+    workflow.link(reportlets_wf, outputs_wf, **{f'figure_{kind}': kind for kind in figures})
+    if is_refined(options):
+        workflow.link(labels_wf, outputnode, 'refine')
+    sources = {
+        **{port: (recon_wf, source) for port, source in made.items()},
+        **{port: (inputnode, source) for port, source in (('magnitude', 'combined'), ('phase', 'phase'))},
+        **{port: (labels_wf, port) for port in ('dseg', *placed, *of_labels)},
+        **{port: (inputnode, port) for port in alignments},
+        'mask': (recon_wf, 'chi_mask'),
+        'reference': (recon_wf, 'reference'),
+        'gre_to_anat': (align_wf, 'gre_to_anat'),
+    }
+    ports = [port for port in asked if port in sources or port in ATLAS]
+    if list(runs_of(series)):
+        applications_wf = init_applications_wf(
+            series=series, options=options, atlas=atlas, ports=ports, sizes=sizes
+        )
+        for port in (*(port for port in ports if port not in ATLAS), *of_labels):
+            step, source = sources[port]
+            workflow.link(step, applications_wf, **{port: source})
+        made_by = [port for run in runs_of(series) for port in run.outputs.values()]
+        workflow.link(applications_wf, outputs_wf, *made_by)
+    for port in gathered:
+        if port not in ('gre_to_anat', 'reference', *standard_maps(series, options)):
+            step, source = sources[port]
+            workflow.link(step, outputnode, **{port: source})
     if series.mask:
         place = pe.Node(
             Resample(image=str(series.mask), interpolation='label'),
             name='place_mask',
             mem_gb=need('carry_mask', sizes),
         )
-        workflow.connect(
-            [
-                (inputnode, place, [('combined', 'reference')]),
-                (place, recon_wf, [('image', 'inputnode.brain')]),
-            ]
-        )
+        workflow.link(inputnode, place, reference='combined')
+        workflow.link(place, recon_wf, brain='image')
     else:
-        workflow.connect(align_wf, 'outputnode.brain', recon_wf, 'inputnode.brain')
+        workflow.link(align_wf, recon_wf, 'brain')
     return workflow
+
+
+def gathered_ports(series, options) -> list[str]:
+    """Ports of a series that applications of several series need."""
+    needed = {port for run in runs_of(series, ('subject',)) for port in files_of(run.app)}
+    there = {*series_products(series, options), *_PLACED, 'mask', 'reference'}
+    return [port for port in FILES if port in needed & there]
+
+
+_PLACED = ('dseg', 'white_matter', 'to_template')
+PORTS = {'localfield': 'local_field'}
+"""Maps whose port in the reconstruction has another name."""
 
 
 def init_series_recon_wf(series, options, omp_nthreads):

@@ -23,8 +23,8 @@ DEEP_GREY = ((-44.0, -48.0, -36.0), (44.0, 36.0, 36.0))
 """Corners (mm, MNI space) of a box around basal ganglia, thalamus and midbrain, with a margin."""
 
 
-def rigid(moving, moving_affine, fixed, fixed_affine, fixed_mask=None):
-    """Rigid alignment of two images of one person, of any contrast, field of view and slant.
+def rigid(moving, moving_affine, fixed, fixed_affine, fixed_mask=None, *, affine: bool = False):
+    """Rigid (or ``affine``) alignment of two images of one person, of any contrast, field of view and slant.
 
     The search starts from the scanner's coordinates, from places up to 15 mm and 12 degrees off, and from
     the centres of mass; the best by normalised mutual information is climbed from coarse to fine.
@@ -68,7 +68,10 @@ def rigid(moving, moving_affine, fixed, fixed_affine, fixed_mask=None):
         for c in sorted(climbed, key=lambda c: c[1], reverse=True)[:2]
     ]
     best = max(climbed, key=lambda c: c[1])[0]
-    return refine(fine, best, center, n_parameters=6, step=0.5, tolerance=0.02, overlap=overlap)[0]
+    best = refine(fine, best, center, n_parameters=6, step=0.5, tolerance=0.02, overlap=overlap)[0]
+    if affine:
+        best = refine(fine, best, center, n_parameters=12, step=0.5, tolerance=0.02, overlap=overlap)[0]
+    return best
 
 
 def syn(static, moving, affine, *, iterations, radius=3, sigma=1.7):

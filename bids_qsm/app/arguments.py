@@ -7,6 +7,7 @@ from pathlib import Path
 import bids_qsm
 from bids_qsm.app.methods import STEPS, describe, registries
 from bids_qsm.app.options import CHOICES, OF_LEVEL, Options, flag_of, read_toml
+from bids_qsm.applications import about, modules
 from bids_qsm.errors import UserError
 
 DESCRIPTION = (
@@ -22,7 +23,10 @@ def parse(argv) -> dict:
         parser.epilog = 'Methods, and the parameters of each with their defaults:\n\n' + '\n\n'.join(
             describe(step, registry) for step, registry in registries().items()
         )
-    given = vars(parser.parse_intermixed_args(argv))
+    applications = [word.removeprefix('--') for word in argv if _is_application(word)]
+    given = vars(parser.parse_intermixed_args([word for word in argv if not _is_application(word)]))
+    if applications:
+        given['applications'] = applications
     path = given.pop('config', None)
     settings = given
     if path is not None:
@@ -35,11 +39,17 @@ def parse(argv) -> dict:
     return settings
 
 
+def _is_application(word: str) -> bool:
+    """Whether a word of the command line is the flag of an application: --NAME[:param=value,...]."""
+    return word.startswith('--') and word[2:].partition(':')[0] in modules()
+
+
 def _require_own(given, level):
     for other, names in OF_LEVEL.items():
         for name in names if level in OF_LEVEL and other != level else ():
             if given.get(name):
-                raise UserError(f'{flag_of(name)} goes with the level {other}, not with {level}.')
+                flag = f'--{given[name][0]}' if name == 'applications' else flag_of(name)
+                raise UserError(f'{flag} goes with the level {other}, not with {level}.')
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -146,7 +156,10 @@ def build_parser() -> argparse.ArgumentParser:
         help='susceptibility in the space of the first template, to which the deep grey matter is aligned, '
         'such as that of --study-template (a prior made from the atlas)',
     )
-    add('--candidates', action='store_true', help='also look for microbleeds and calcifications')
+
+    group = parser.add_argument_group('applications, each with parameters as --NAME:param=value,...')
+    for name in modules():
+        group.add_argument(f'--{name}', action='store_true', help=about(name))
 
     group = parser.add_argument_group('group level')
     add = group.add_argument

@@ -165,7 +165,7 @@ def describe_plan(plan) -> str:
         if one.brain_mask:
             lines.append(f'  brain mask   {one.brain_mask}')
         lines += [f'  transforms   {space}: {path}' for space, path, _ in one.template_xfm]
-        lines += [f'  lesions      {plain(path)}' for path in one.lesions]
+        lines += [f'  {item.query:<12} {plain(item.path)}' for item in one.inputs]
         lines += [f'  file         {plain(path)}' for path in one.files]
         lines += [f'  note         {note}' for note in one.notes]
     for one in plan.rejected:

@@ -28,7 +28,7 @@ OF_LEVEL = {
         'dry_run',
         'boilerplate_only',
         'reports_only',
-        'candidates',
+        'applications',
         'chi_template',
     ),
     'group': (
@@ -91,7 +91,7 @@ class Options:
     bipolar: str = 'auto'
     device: str = 'cpu'
     chi_template: Path | None = None
-    candidates: bool = False
+    applications: tuple[Method, ...] = ()
     model: str | None = None
     correlate: tuple[str, ...] = ()
     controls: str | None = None
@@ -214,6 +214,8 @@ class Options:
                     if is_file
                     else Method.parse(text, known_methods[step], step=flag_of(step))
                 )
+        if settings.get('applications'):
+            settings['applications'] = tuple(map(_application, settings['applications']))
         return cls(**settings)
 
     @classmethod
@@ -248,7 +250,9 @@ class Options:
             if f.name in (*WITHOUT_EFFECT, *others) or value == f.default:
                 continue
             flag = flag_of(f.name)
-            if f.name == 'derivatives':
+            if f.name == 'applications':
+                words += [f'--{one}' for one in value]
+            elif f.name == 'derivatives':
                 words += [flag, *(f'{name}={path.name}' for name, path in value)]
             elif isinstance(value, tuple):
                 words += [flag, *value]
@@ -266,14 +270,11 @@ _TYPES = {
     ),
     **dict.fromkeys(STEPS, ((str, Method), 'text such as "tv:strength=0.04"')),
     **dict.fromkeys(
-        ('participant_label', 'session_label', 'shares', 'output_spaces', 'correlate'),
+        ('participant_label', 'session_label', 'shares', 'output_spaces', 'correlate', 'applications'),
         ((list, tuple), 'a list of texts'),
     ),
     **dict.fromkeys(
-        (
-            *('skip_bids_validation', 'reports_only', 'boilerplate_only', 'stop_on_first_crash', 'dry_run'),
-            'candidates',
-        ),
+        (*('skip_bids_validation', 'reports_only', 'boilerplate_only', 'stop_on_first_crash', 'dry_run'),),
         ((bool,), 'true or false'),
     ),
     **dict.fromkeys(('nprocs', 'omp_nthreads', 'verbose', 'study_template'), ((int,), 'a whole number')),
@@ -289,6 +290,8 @@ def read_toml(text: str, *, source: str) -> dict:
         settings = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UserError(f'{source} is not valid TOML: {error}.') from None
+    if settings.pop('candidates', False):  # as runs wrote it before applications had one setting
+        settings['applications'] = [*settings.get('applications', []), 'candidates']
     unknown = [key for key in settings if key not in _TYPES]
     if unknown:
         raise UserError(f'{source} names {unknown[0]!r}; known settings are: {", ".join(_TYPES)}.')
@@ -305,6 +308,14 @@ def _checked_type(key, value):
     if isinstance(value, dict):
         return tuple(value.items())
     return value
+
+
+def _application(text):
+    """An application by name, with the parameters that the user set."""
+    from bids_qsm.applications import application, modules
+
+    known = {name: application(name).measure for name in modules()}
+    return Method.parse(text, known, step='application')
 
 
 def _mask_file(text):

@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 
 import bids_qsm
+from bids_qsm.applications import applications
 from bids_qsm.derivatives.files import (
     atomic_write,
     remove_partial,
@@ -198,7 +199,7 @@ def _prepare_output(options):
     options.output_dir.mkdir(parents=True, exist_ok=True)
     options.work_dir.mkdir(parents=True, exist_ok=True)
     write_dataset_description(options.output_dir, options)
-    write_bidsignore(options.output_dir)
+    write_bidsignore(options.output_dir, (image.suffix for app in applications() for image in app.images))
 
 
 def _write_provenance(options, subject, started, methods, failures):

@@ -1,0 +1,39 @@
+"""Applications: what chi is asked, one file an answer.
+
+Each module of this folder holds one `Application` called APPLICATION, and its name is the module's. A package
+of its own joins by an entry point of the group ``bids_qsm.applications``.
+"""
+
+import ast
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+
+_NONE = ('__init__', 'contract')
+
+
+@cache
+def modules() -> dict[str, str]:
+    """Name of each application -> its module; nothing is imported, as the command line reads it."""
+    own = sorted(path.stem for path in Path(__file__).parent.glob('*.py') if path.stem not in _NONE)
+    others = {entry.name: entry.value for entry in entry_points(group='bids_qsm.applications')}
+    return {**others, **{name: f'{__name__}.{name}' for name in own}}
+
+
+@cache
+def about(name: str) -> str:
+    """First line of the docstring of an application, which is the help of its flag."""
+    source = Path(find_spec(modules()[name]).origin).read_text(encoding='utf-8')
+    return (ast.get_docstring(ast.parse(source)) or name).partition('\n')[0]
+
+
+def application(name: str):
+    """The Application of a name."""
+    return import_module(modules()[name]).APPLICATION
+
+
+def applications() -> list:
+    """All applications, in the order of their names."""
+    return [application(name) for name in modules()]

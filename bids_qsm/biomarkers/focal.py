@@ -1,5 +1,7 @@
 """Small sources of susceptibility found without a mask: candidates for microbleeds and calcifications."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from scipy import ndimage
@@ -16,15 +18,15 @@ _CUBE = np.ones((3, 3, 3), bool)
 
 
 def find_candidates(
-    chi,
-    r2star,
-    mask,
-    dseg,
-    labels,
-    affine,
-    *,
-    to_template=(),
+    chi: np.ndarray,
+    r2star: np.ndarray | None,
+    mask: np.ndarray,
+    dseg: np.ndarray,
+    labels: pd.DataFrame,
+    affine: np.ndarray,
+    to_template: Sequence = (),
     reference: str = '',
+    *,
     threshold: float = 6.0,
     confidence: float = 0.5,
     edge_mm: float = 3.0,

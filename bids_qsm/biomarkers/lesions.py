@@ -83,7 +83,17 @@ class Drawn:
     empty: str = EMPTY
 
 
-def lesion_table(chi, r2star, mask, drawn, dseg, labels, affine, *, to_template=(), reference: str = ''):
+def lesion_table(
+    chi: np.ndarray,
+    r2star: np.ndarray | None,
+    mask: np.ndarray,
+    drawn: Sequence[Drawn],
+    dseg: np.ndarray,
+    labels: pd.DataFrame,
+    affine: np.ndarray,
+    to_template: Sequence = (),
+    reference: str = '',
+) -> pd.DataFrame:
     r"""Tabulate lesions one by one.
 
     The rim of a lesion is its outermost layer of voxels, the core what is left. Its surround is a shell

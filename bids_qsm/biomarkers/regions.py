@@ -1,5 +1,6 @@
 """Regional statistics of quantitative maps, with regions shrunk so that neighbours do not leak in."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +46,7 @@ def region_table(
     grid,
     *,
     white_matter=None,
+    units: Mapping[str, str] = UNITS,
     reference: str = '',
     min_voxels: int = 5,
     label_mm: float = 0.4,
@@ -74,6 +76,8 @@ def region_table(
     grid : Grid
     white_matter : ndarray of bool, optional
         Deep white matter, on the same grid.
+    units : mapping of str to str
+        Unit of each map.
     reference : str
         What susceptibility is relative to, for the column of that name.
     min_voxels : int
@@ -108,7 +112,7 @@ def region_table(
         [
             row
             for region in (*references, *regions)
-            for row in _rows(region, maps, recovered, correlations, grid, reference)
+            for row in _rows(region, maps, recovered, correlations, grid, units, reference)
         ]
     )
     table['index'] = table['index'].astype('Int64')
@@ -210,7 +214,7 @@ def _core(region, volume, voxel_size, min_voxels):
     return region, 'whole'
 
 
-def _rows(region, maps, recovered, correlations, grid, reference):
+def _rows(region, maps, recovered, correlations, grid, units, reference):
     """One row a map."""
     for name, data in maps.items():
         data = data[region.box]
@@ -228,7 +232,7 @@ def _rows(region, maps, recovered, correlations, grid, reference):
             **_statistics(data[voxels].astype(np.float64), voxels, correlations[name], grid),
             'mean_pv': _short(mean_pv),
             'se_pv': _short(se_pv),
-            'units': UNITS.get(name, 'n/a'),
+            'units': units.get(name, 'n/a'),
             'reference': reference if name == 'chi' else 'n/a',
             'note': region.note or 'n/a',
         }

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import uuid
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
@@ -37,6 +38,8 @@ IGNORED = (
     '*_mt-*',
 )
 """What the standard has no names for (yet); the validator wants folders without a slash."""
+STANDARD = ('mask', 'dseg', 'probseg', 'Chimap', 'R2starmap', 'T2starmap', 'S0map')
+"""Suffixes of images that the standard knows."""
 
 
 def output_path(
@@ -75,7 +78,10 @@ def output_path(
     }
     wanted = {k: v for k, v in wanted.items() if v is not None}
     odd = [v for v in wanted.values() if not re.fullmatch('[0-9A-Za-z+.]+', str(v)) or '..' in str(v)]
-    path = None if odd else build_path(wanted, _patterns(), strict=True)
+    patterns = _patterns()
+    if re.fullmatch('[0-9A-Za-z]+map', suffix):  # applications have parametric maps of their own
+        patterns = [pattern.replace('<Chimap|', f'<{suffix}|Chimap|') for pattern in patterns]
+    path = None if odd else build_path(wanted, patterns, strict=True)
     if path is None:
         raise ValueError(f'no output name fits {wanted}')
     return Path(root) / path
@@ -270,6 +276,7 @@ def _require_own(path):
         raise UserError(f'{path.parent} holds another dataset; choose an output folder that is new or ours.')
 
 
-def write_bidsignore(root) -> Path:
-    """List in .bidsignore what the standard has no names for."""
-    return _write_common(Path(root) / '.bidsignore', '\n'.join(IGNORED) + '\n')
+def write_bidsignore(root, suffixes: Iterable[str] = ()) -> Path:
+    """List in .bidsignore what the standard has no names for, images with further ``suffixes`` among them."""
+    own = sorted(f'*_{suffix}.*' for suffix in set(suffixes) - set(STANDARD))
+    return _write_common(Path(root) / '.bidsignore', '\n'.join([*IGNORED, *own]) + '\n')

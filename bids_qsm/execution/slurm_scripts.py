@@ -274,7 +274,11 @@ def _files(series):
     more = (series.t1w, series.t1w_preproc, series.brain_mask, series.mask, series.flair)
     transforms = (path for _, *paths in series.template_xfm for path in paths)
     labels = (path for one in series.segmentations for path in (one.dseg, one.table))
-    return [path for path in (*series.files, *more, *transforms, *series.lesions, *labels) if path]
+    return [
+        path
+        for path in (*series.files, *more, *transforms, *(one.path for one in series.inputs), *labels)
+        if path
+    ]
 
 
 IMAGE = """run_image() {

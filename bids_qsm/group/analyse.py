@@ -8,10 +8,11 @@ from datetime import UTC, datetime
 import pandas as pd
 
 import bids_qsm
+from bids_qsm.applications import applications
 from bids_qsm.cohort import tables as cohort
 from bids_qsm.derivatives.files import write_json
 from bids_qsm.errors import UserError
-from bids_qsm.group.collect import collect_lesions, collect_tables, save_table
+from bids_qsm.group.collect import collect_application, collect_tables, save_table
 from bids_qsm.reports.cohort import RECORD, build_cohort_report
 
 FILES = {
@@ -22,10 +23,8 @@ FILES = {
     'change': 'group/change_stats.tsv',
     'change_summary': 'group/change_summary_stats.tsv',
     'normative': 'group/zscore_stats.tsv',
-    'lesions': 'group_lesions.tsv',
-    'candidates': 'group_candidates.tsv',
 }
-"""Tables of the group level beside ``group_stats.tsv``, each with a dictionary (JSON) of its columns."""
+"""Tables beside ``group_stats.tsv`` and those of applications, each with a dictionary (JSON)."""
 _ASKED = ('model', 'correlate', 'controls', 'statistic', 'relative_to', 'voxelwise', 'smoothing_mm')
 _ASKED += ('study_template',)
 
@@ -44,12 +43,14 @@ def run_group(options) -> int:
     chosen = {'subjects': options.participant_label, 'sessions': options.session_label}
     long, said = collect_tables(out, options.bids_dir, **chosen)
     notes = defaultdict(list, said)
-    found = {kind: collect_lesions(out, kind, notes, **chosen) for kind in ('lesions', 'candidates')}
+    events = [app for app in applications() if app.table and app.cohort != 'tidy']
+    found = {app.name: collect_application(app, out, notes, **chosen) for app in events}
     asked = {name: getattr(options, name) for name in _ASKED} | _named_columns(options, long)
     asked['controls'] = options.controls or find_controls(long)
     found |= analyse(long, asked, notes)
     pictures = _pictures(long, options, asked['controls'] or '')
-    files = _write(out, found)
+    names = {**FILES, **{app.name: f'group_{app.name}.tsv' for app in events}}
+    files = _write(out, found, names)
     run = {
         'version': bids_qsm.__version__,
         'command': options.to_command(participants=options.participant_label),
@@ -192,10 +193,10 @@ def _residual_columns(described):
     return {**described, **{key: {'Description': text} for key, text in own.items()}}
 
 
-def _write(out, found):
+def _write(out, found, names):
     """Write the tables that were found and remove those that an earlier run left; return their paths."""
     files = {}
-    for kind, name in FILES.items():
+    for kind, name in names.items():
         table, described = found.get(kind, (pd.DataFrame(), {}))
         if len(table.columns):
             save_table(out / name, table, {column: described[column] for column in table})

@@ -1,9 +1,12 @@
 """Tables of all subjects, gathered and joined with what is known of the participants."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from bids_qsm.applications import applications
+from bids_qsm.applications.contract import Application
 from bids_qsm.cohort import tables as cohort
 from bids_qsm.derivatives.files import atomic_write, write_json
 from bids_qsm.errors import UserError
@@ -18,7 +21,7 @@ def collect_tables(output_dir, bids_dir, *, subjects=(), sessions=()):
     Parameters
     ----------
     output_dir
-        Output dataset with ``sub-*/**/*_seg-*_stats.tsv``.
+        Output dataset with ``sub-*/**/*_stats.tsv``: the tables of regions, and those of other applications.
     bids_dir
         Dataset whose participants.tsv, sessions.tsv and scans.tsv are joined where they exist.
     subjects, sessions : sequence of str
@@ -37,13 +40,18 @@ def collect_tables(output_dir, bids_dir, *, subjects=(), sessions=()):
         No table was found, or a table of ``bids_dir`` cannot be read.
     """
     out, bids_dir = Path(output_dir), Path(bids_dir)
-    paths = _tables(out, 'sub-*_seg-*_stats.tsv', subjects, sessions)
-    if not paths:
+    tables, columns = [], {}
+    # the tables of regions first: theirs are the columns that all others share
+    for app in sorted(applications(), key=lambda one: one.scope != 'labels'):
+        for path, entities, table in _tables(app, out, subjects, sessions) if app.cohort else ():
+            tables.append((entities, table if app.cohort == 'tidy' else app.cohort(table)))
+            columns = columns or _dictionary_of(path)
+    if not tables:
         raise UserError(
             f'{out} has no tables of regions (sub-*/**/*_seg-*_stats.tsv) of what was asked for; run the '
             'participant level first.'
         )
-    long = cohort.gather((entities_of(path.name), read_table(path)) for path in paths)
+    long = cohort.gather(tables)
     people = list(long['participant_id'].unique())
     file = bids_dir / 'participants.tsv'
     long, said = cohort.join_participants(long, _read_input(file) if file.exists() else None)
@@ -68,41 +76,49 @@ def collect_tables(output_dir, bids_dir, *, subjects=(), sessions=()):
         notes['sessions'] += said
     described = [read_json(path.with_suffix('.json'), {}) for path in (file, *(p for _, p in visits[:1]))]
     more = {key: value for part in reversed(described) for key, value in part.items()}
-    columns = cohort.dictionary(long.columns, _dictionary_of(paths[0]), more)
+    columns = cohort.dictionary(long.columns, columns, more)
     if scans:
         columns['acq_time'] = {'Description': 'When the series was acquired, from scans.tsv or sessions.tsv.'}
     save_table(out / 'group_stats.tsv', long, columns)
     return long, notes
 
 
-def collect_lesions(output_dir, kind, notes, *, subjects=(), sessions=()):
-    """Tables of lesions, or of candidates, of all series: the rows of all and their data dictionary."""
-    label = kind.removesuffix('s')
-    paths = _tables(Path(output_dir), f'sub-*_label-{label}_stats.tsv', subjects, sessions)
-    if not paths:
+def collect_application(
+    app: Application,
+    output_dir: Path,
+    notes: dict[str, list[str]],
+    *,
+    subjects: Sequence[str] = (),
+    sessions: Sequence[str] = (),
+) -> tuple[pd.DataFrame, dict]:
+    """Tables of events of an application of all series: all rows, and their data dictionary."""
+    found = list(_tables(app, output_dir, subjects, sessions))
+    if not found:
         return pd.DataFrame(), {}
-    series = [{k: v for k, v in entities_of(path.name).items() if k != 'label'} for path in paths]
-    tables = [read_table(path) for path in paths]
-    long = cohort.gather(zip(series, tables, strict=True))
-    if kind == 'lesions':
+    long = cohort.gather((entities, table) for _, entities, table in found)
+    if 'reason' in long:
         reasons = long['reason'].dropna().astype(str).value_counts()
-        notes['lesions'] += [f'Rows without a measurement: {n}, as {r}.' for r, n in reasons.items()]
-    else:
-        full = sum(len(table) > 0 for table in tables)
-        notes['lesions'].append(f'Candidates were looked for in {len(paths)} series and found in {full}.')
-    return long, cohort.dictionary(long.columns, _dictionary_of(paths[0]), {})
+        notes[app.name] += [f'Rows without a measurement: {n}, as {r}.' for r, n in reasons.items()]
+    full = sum(len(table) > 0 for *_, table in found)
+    notes[app.name].append(f'{app.title}: {len(found)} series have a table, {full} of them with rows.')
+    return long, cohort.dictionary(long.columns, _dictionary_of(found[0][0]), {})
 
 
-def _tables(out, pattern, subjects, sessions):
+def _tables(app, output_dir, subjects, sessions):
+    """(path, entities of the series, table) of each table of an application."""
+    if app.table is None:
+        return
     # * alone would match what a killed run left half-written, whose names begin with a dot
-    paths = sorted(out.glob(f'sub-*/**/{pattern}'))
-    wanted = [(entities_of(path.name), path) for path in paths]
-    return [
-        path
-        for entities, path in wanted
-        if (not subjects or entities.get('sub') in subjects)
-        and (not sessions or entities.get('ses') in sessions)
-    ]
+    for path in sorted(Path(output_dir).glob('sub-*/**/sub-*_stats.tsv')):
+        entities = entities_of(path.name)
+        own = {key: entities.pop(key) for key in ('desc', 'label') if key in entities}
+        if (
+            own == app.table_entities
+            and ('seg' in entities) == (app.scope == 'labels')
+            and (not subjects or entities.get('sub') in subjects)
+            and (not sessions or entities.get('ses') in sessions)
+        ):
+            yield path, entities, read_table(path)
 
 
 def _scans_of(folder):

@@ -19,6 +19,7 @@ from bids_qsm.cohort.study_template import build_template
 from bids_qsm.cohort.tables import group_column
 from bids_qsm.cohort.voxelwise import COLUMNS, second_level
 from bids_qsm.derivatives.files import BIDS_VERSION, atomic_write, sidecar_path, write_json
+from bids_qsm.derivatives.products import PRODUCTS
 from bids_qsm.errors import UserError
 from bids_qsm.group.map_stack import (
     Cohort,
@@ -31,10 +32,10 @@ from bids_qsm.group.map_stack import (
     slugs,
     zeros_of,
 )
-from bids_qsm.plotting.maps import plot_map, plot_outlines
+from bids_qsm.plotting.maps import ANATOMY, plot_map, plot_outlines
 from bids_qsm.threads import set_threads
 
-MAPS = {'chi': ('Chimap', 'ppm'), 'R2star': ('R2starmap', '1/s')}
+MAPS = {one.column: (one.suffix, one.units) for one in PRODUCTS.values() if one.column and one.in_template}
 """Map of the tables -> suffix of its images, and their unit."""
 
 _LEAST = 4
@@ -219,14 +220,16 @@ def run_study_template(
     report['figures'].append(
         (
             f'Mean susceptibility of {about}.',
-            plot_map(chi, affine, kind='chi', mask=mask, title='Study template: susceptibility'),
+            plot_map(
+                chi, affine, look=PRODUCTS['chi'].look, mask=mask, title='Study template: susceptibility'
+            ),
         )
     )
     if t1w is not None:
         report['figures'].append(
             (
                 f'Mean T1w image of {int(source.has_t1w.sum())} participants.',
-                plot_map(t1w, affine, kind='t1w', mask=mask, title='Study template: T1w'),
+                plot_map(t1w, affine, look=ANATOMY, mask=mask, title='Study template: T1w'),
             )
         )
     if space.startswith('MNI152'):
@@ -234,7 +237,9 @@ def run_study_template(
         report['figures'].append(
             (
                 f'The built-in nuclei of {space} on the mean susceptibility.',
-                plot_outlines(chi, affine, kind='chi', dseg=dseg, labels=labels, title='Study template'),
+                plot_outlines(
+                    chi, affine, look=PRODUCTS['chi'].look, dseg=dseg, labels=labels, title='Study template'
+                ),
             )
         )
     table = pd.DataFrame(

@@ -3,7 +3,6 @@
 import re
 from collections import defaultdict
 from collections.abc import MutableMapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -15,8 +14,9 @@ from bids_qsm.anatomy.transform import Displacement, regrid, resample, spacing_o
 from bids_qsm.cohort.tables import named, relative_to, series_columns
 from bids_qsm.cohort.voxelwise import smooth_within
 from bids_qsm.derivatives.files import atomic_write, sidecar, sidecar_path, write_json
+from bids_qsm.derivatives.products import PRODUCTS
 from bids_qsm.interfaces.xfm import load_xfm
-from bids_qsm.plotting.maps import KINDS, Kind
+from bids_qsm.plotting.maps import Look
 from bids_qsm.plotting.mosaic import Mosaic, canonical, rows_of
 from bids_qsm.plotting.mosaic import box_of as extent_of
 from bids_qsm.reports.html import entities_of, natural, read_json
@@ -387,12 +387,12 @@ def plot_overlay(background, affine, overlay, mask, *, title: str, unit: str, ma
     labels = None if marks is None or not np.any(marks) else canonical(marks, affine)[0]
     box = extent_of(mask, grid)
     mosaic = Mosaic(rows_of(box, axial=(6, 6), coronal=3, sagittal=3, regions=labels), box, grid, title)
-    chi = replace(KINDS['chi'], smooth=True)
+    chi = PRODUCTS['chi'].look
     inside = np.abs(background[mask])
     high = float(np.percentile(inside, 99)) if inside.size else 1.0
     mosaic.show([np.where(mask, background, np.nan)], chi, -0.6 * high, 1.4 * high, bar=False)
     shown = np.where(overlay != 0, overlay, np.nan)
     peak = float(np.nanpercentile(np.abs(shown), 99.5)) if np.isfinite(shown).any() else 1.0
-    signed = Kind(title, unit, 'coolwarm', symmetric=True, smooth=False)
+    signed = Look(title, unit, 'coolwarm', symmetric=True, smooth=False)
     mosaic.show([shown], signed, -peak, peak)
     return mosaic.png()

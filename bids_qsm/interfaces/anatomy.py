@@ -102,6 +102,7 @@ class _RegisterRigidInputSpec(BaseInterfaceInputSpec):
     moving = File(exists=True, mandatory=True, desc='image to align, e.g. combined GRE magnitude')
     fixed = File(exists=True, mandatory=True, desc='image to align it to, e.g. T1w')
     fixed_mask = File(exists=True, desc='where to compare: brain of the fixed image')
+    affine = traits.Bool(False, usedefault=True, desc='whether it may also scale and shear')
 
 
 class _RegisterRigidOutputSpec(TraitedSpec):
@@ -121,7 +122,7 @@ class RegisterRigid(SimpleInterface):
         if isdefined(self.inputs.fixed_mask):
             mask = _mask(self.inputs.fixed_mask, fixed, self.inputs.fixed)
         moving = correct_bias(moving, moving_affine)[0]
-        matrix = rigid(moving, moving_affine, fixed, fixed_affine, mask)
+        matrix = rigid(moving, moving_affine, fixed, fixed_affine, mask, affine=self.inputs.affine)
         self._results['xfm'] = save_xfm(matrix, runtime.cwd, 'moving_to_fixed.txt')
         self._results['inverse'] = save_xfm(np.linalg.inv(matrix), runtime.cwd, 'fixed_to_moving.txt')
         return runtime

@@ -14,9 +14,11 @@ from nipype.interfaces.base import (
     traits,
 )
 
+from bids_qsm.derivatives.products import PRODUCTS
 from bids_qsm.interfaces.io import load_mask
-from bids_qsm.plotting.maps import KINDS, plot_flicker, plot_map, plot_outlines
-from bids_qsm.plotting.region_charts import plot_regions
+from bids_qsm.plotting.maps import ANATOMY, plot_flicker, plot_map, plot_outlines
+
+SHOWN = [port for port, one in PRODUCTS.items() if one.look is not None]
 
 
 class _FigureOutputSpec(TraitedSpec):
@@ -26,7 +28,7 @@ class _FigureOutputSpec(TraitedSpec):
 class _PlotMapInputSpec(BaseInterfaceInputSpec):
     image = File(exists=True, mandatory=True, desc='map; of a 4D series three echoes are shown')
     mask = File(exists=True, desc='bounds the slices and blanks the outside')
-    kind = traits.Enum(*KINDS, mandatory=True, desc='sets name, unit, colours and window')
+    kind = traits.Enum(*SHOWN, mandatory=True, desc='map that it is: sets name, unit, colours and window')
     title = traits.Str('', usedefault=True)
 
 
@@ -38,7 +40,11 @@ class PlotMap(SimpleInterface):
     def _run_interface(self, runtime):
         data, affine = _load(self.inputs.image)
         png = plot_map(
-            data, affine, kind=self.inputs.kind, mask=_optional(self.inputs.mask), title=self.inputs.title
+            data,
+            affine,
+            look=PRODUCTS[self.inputs.kind].look,
+            mask=_optional(self.inputs.mask),
+            title=self.inputs.title,
         )
         self._results['figure'] = _write(runtime.cwd, f'{self.inputs.kind}.png', png)
         return runtime
@@ -49,7 +55,7 @@ class _PlotOutlinesInputSpec(BaseInterfaceInputSpec):
     mask = File(exists=True, desc='drawn as one outline')
     dseg = File(exists=True, desc='labels, each region drawn as an outline')
     labels = File(exists=True, desc='TSV with index and region (or name)')
-    kind = traits.Enum(*KINDS, mandatory=True, desc='kind of the background')
+    kind = traits.Enum(*SHOWN, desc='map that the background is; without one an anatomical image')
     title = traits.Str('', usedefault=True)
 
 
@@ -65,8 +71,9 @@ class PlotOutlines(SimpleInterface):
             dseg = np.asanyarray(nib.load(self.inputs.dseg).dataobj).astype(np.int32)
         if isdefined(self.inputs.labels):
             labels = pd.read_csv(self.inputs.labels, sep='\t')
+        look = PRODUCTS[self.inputs.kind].look if isdefined(self.inputs.kind) else ANATOMY
         png = plot_outlines(
-            data, affine, kind=self.inputs.kind, mask=_optional(self.inputs.mask), dseg=dseg, labels=labels,
+            data, affine, look=look, mask=_optional(self.inputs.mask), dseg=dseg, labels=labels,
             title=self.inputs.title,
         )  # fmt: skip
         self._results['figure'] = _write(runtime.cwd, 'outlines.png', png)
@@ -96,21 +103,6 @@ class PlotFlicker(SimpleInterface):
             title=self.inputs.title,
         )  # fmt: skip
         self._results['figure'] = _write(runtime.cwd, 'flicker.svg', svg.encode())
-        return runtime
-
-
-class _PlotRegionsInputSpec(BaseInterfaceInputSpec):
-    table = File(exists=True, mandatory=True, desc='TSV of regional statistics')
-
-
-class PlotRegions(SimpleInterface):
-    """Draw the regional means of a table (SVG)."""
-
-    input_spec, output_spec = _PlotRegionsInputSpec, _FigureOutputSpec
-
-    def _run_interface(self, runtime):
-        table = pd.read_csv(self.inputs.table, sep='\t', na_values=['n/a'])
-        self._results['figure'] = _write(runtime.cwd, 'regions.svg', plot_regions(table).encode())
         return runtime
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bids_qsm.errors import UserError
 from bids_qsm.layout import checks
-from bids_qsm.layout.lesions import choose_flair, find_lesions, is_lesions, place_lesions
+from bids_qsm.layout.inputs import choose_flair, drawn_images, find_inputs, is_input, plan_applications
 from bids_qsm.layout.names import LONG_NAMES, entities_of, session_of, suffix_of
 from bids_qsm.layout.segmentations import find_segmentations, place_segmentations
 
@@ -38,12 +38,13 @@ def find_ancillary(series, t1w: list[Path], flair: list[Path], options):
     subject = series[0].subject
     labelled = find_segmentations(subject, options)
     anatomy = _find_anatomy(series, t1w, options.derivatives, {found.source for found in labelled})
-    lesions = find_lesions(subject, options)
+    found = find_inputs(subject, options)
+    drawn = drawn_images(found)
     scanned = _scanned(subject, options.bids_dir)
     many = sum(not root.is_relative_to(options.output_dir) for _, root in options.derivatives) > 1
     for one in series:
-        on_flair = choose_flair(one, flair, lesions, anatomy)
-        places = place_lesions(one, lesions, anatomy, on_flair, series, scanned)
+        on_flair = choose_flair(one, flair, drawn, anatomy)
+        uses, said = plan_applications(one, found, anatomy, on_flair, series, scanned, options)
         segmentations, notes = place_segmentations(
             one, labelled, anatomy, series, scanned['T1w'], options.atlas, by_source=many
         )
@@ -56,12 +57,10 @@ def find_ancillary(series, t1w: list[Path], flair: list[Path], options):
                 'brain_mask': anatomy.brain_mask,
                 'template_xfm': anatomy.template_xfm,
                 'mask': _find_mask(one, options.mask),
-                'lesions_anat': places.anat,
-                'lesions_gre': places.gre,
                 'flair': on_flair,
-                'lesions_flair': places.flair,
+                'applications': uses,
                 'segmentations': segmentations,
-                'notes': (*one.notes, *anatomy.notes, *places.notes, *notes),
+                'notes': (*one.notes, *anatomy.notes, *said, *notes),
             },
         )
 
@@ -120,7 +119,7 @@ def _find_anatomy(series, images, derivatives, with_labels):
         preproc = _first(files, suffix='T1w', desc='preproc', space=None)
         transforms = _find_transforms(files)
         if not (mask or preproc or transforms):
-            if name not in with_labels and not any(is_lesions(p) for p in files):
+            if name not in with_labels and not any(is_input(p) for p in files):
                 notes.append(f'The derivatives {name} hold nothing for sub-{series[0].subject}.')
             continue
         base = preproc or t1w

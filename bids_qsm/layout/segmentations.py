@@ -10,7 +10,7 @@ import numpy as np
 
 from bids_qsm.errors import UserError
 from bids_qsm.layout import checks
-from bids_qsm.layout.lesions import OWN_SPACES, is_lesions, is_of_other, is_of_other_scan
+from bids_qsm.layout.inputs import OWN_SPACES, is_input, is_of_other, is_of_other_scan
 from bids_qsm.layout.names import entities_of, session_of, suffix_of
 from bids_qsm.layout.series import Segmentation
 
@@ -52,7 +52,7 @@ def find_segmentations(subject, options) -> list[Found]:
         for path in sorted(root.glob(f'sub-{subject}/**/anat/*_dseg.nii*')):
             labels = dict(entities_of(path))
             wanted = labels.get('space', 'T1w') in ('T1w', *OWN_SPACES)
-            if not wanted or is_lesions(path) or path.name[0] == '.':
+            if not wanted or is_input(path) or path.name[0] == '.':
                 continue
             name = next((labels[k] for k in ('seg', 'atlas', 'desc') if k in labels), 'dseg')
             names = 'freesurfer' if labels.get('desc') in _DERIVED else 'bids'

@@ -28,6 +28,25 @@ class Segmentation:
 
 
 @dataclass(frozen=True)
+class Input:
+    """A file that an application reads beside the maps."""
+
+    query: str
+    path: Path
+    space: str
+    """Image whose scanner space it is in: 'gre', 'anat', 'flair', 'own' (aligned by itself); or 'table'."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """An application that runs for a series, with the parameters that the user set, and its files."""
+
+    name: str
+    params: tuple[tuple[str, object], ...]
+    inputs: tuple[Input, ...]
+
+
+@dataclass(frozen=True)
 class Series:
     """One gradient-echo acquisition: files by echo time, what their headers say, and what goes with it."""
 
@@ -58,11 +77,9 @@ class Series:
     """(space, image-to-template, template-to-image) of transforms that earlier derivatives hold."""
     mask: Path | None = None
     """Mask of the user for this series, on its grid or another in the same scanner space."""
-    lesions_anat: tuple[Path, ...] = ()
-    lesions_gre: tuple[Path, ...] = ()
     flair: Path | None = None
-    """FLAIR image, which goes with ``lesions_flair`` where there are any."""
-    lesions_flair: tuple[Path, ...] = ()
+    """FLAIR image, which goes with inputs drawn on it."""
+    applications: tuple[Use, ...] = ()
     segmentations: tuple[Segmentation, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -75,8 +92,9 @@ class Series:
         return self.magnitude + self.phase + self.real + self.imag
 
     @property
-    def lesions(self) -> tuple[Path, ...]:
-        return self.lesions_anat + self.lesions_gre + self.lesions_flair
+    def inputs(self) -> tuple[Input, ...]:
+        """Files that applications read beside the maps."""
+        return tuple(one for use in self.applications for one in use.inputs)
 
 
 @dataclass(frozen=True)

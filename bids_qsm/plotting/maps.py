@@ -5,6 +5,7 @@ import io
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from bids_qsm.plotting.mosaic import AXIAL, MASK_COLOUR, Mosaic, box_of, canonical, few, rows_of, slices_of
@@ -17,7 +18,7 @@ _REGION_COLOURS = (
 
 
 @dataclass(frozen=True)
-class Kind:
+class Look:
     """How a map is shown: its name, unit, colours and window (None: from its percentiles)."""
 
     title: str
@@ -30,26 +31,12 @@ class Kind:
     smooth: bool = True
 
 
-KINDS = {
-    'magnitude': Kind('Magnitude', 'arbitrary', masked=False),
-    # colours between two neighbours that lie a wrap apart would mean nothing: no interpolation
-    'phase': Kind('Wrapped phase', 'rad', 'twilight', (-np.pi, np.pi), smooth=False),
-    'field': Kind('Total field', 'ppm', 'RdBu_r', symmetric=True),
-    'localfield': Kind('Local field', 'ppm', window=(-0.1, 0.1)),
-    'chi': Kind('Susceptibility', 'ppm', window=(-0.1, 0.2)),
-    'r2star': Kind('R2*', '1/s', 'inferno', (0.0, 60.0)),
-    't2star': Kind('T2*', 's', 'viridis', (0.0, 0.1)),
-    's0': Kind('S0', 'arbitrary'),
-    'swi': Kind('Susceptibility-weighted image', 'arbitrary'),
-    'minip': Kind('Minimum-intensity projection', 'arbitrary'),
-    'quality': Kind('Phase quality', '0 to 1', 'viridis', (0.0, 1.0), masked=False),
-    'noise': Kind('Field noise (1 sd)', 'ppm', 'viridis', percentiles=(0.0, 98.0)),
-    'residual': Kind('Residual of the field fit', 'rad', 'viridis', (0.0, 1.0)),
-    't1w': Kind('Anatomical image', 'arbitrary', masked=False),
-}
+ANATOMY = Look('Anatomical image', 'arbitrary', masked=False)
 
 
-def plot_map(data, affine, *, kind: str, mask=None, title: str = '') -> bytes:
+def plot_map(
+    data: np.ndarray, affine: np.ndarray, *, look: Look, mask: np.ndarray | None = None, title: str = ''
+) -> bytes:
     """Draw axial, coronal and sagittal slices of a map with its colour bar.
 
     Parameters
@@ -58,36 +45,45 @@ def plot_map(data, affine, *, kind: str, mask=None, title: str = '') -> bytes:
         Of a 4D series the first, the middle and the last echo are shown, a row of axial slices each.
     affine : ndarray, 4x4
         Voxels to world (RAS, mm); slices follow the voxel axes that lie nearest to those of the world.
-    kind
-        Key of ``KINDS``.
+    look : Look
+        Name, unit, colours and window.
     mask : ndarray of bool, 3D
-        Bounds the slices, sets the window, and blanks what lies outside in kinds that are masked.
+        Bounds the slices, sets the window, and blanks what lies outside where the look is masked.
 
     Returns
     -------
     PNG file.
     """
-    spec, volumes, affine, mask = _prepare(data, affine, kind, mask)
+    volumes, affine, mask = _prepare(data, affine, look, mask)
     box = box_of(mask if mask is not None else np.isfinite(volumes[0]), affine)
     if len(volumes) > 1:
         rows = [[(e, AXIAL, i) for i in slices_of(box, AXIAL, 7)] for e in few(len(volumes), 3)]
     else:
         rows = rows_of(box, axial=(7, 7), coronal=3, sagittal=3)
-    mosaic = Mosaic(rows, box, affine, title=title or spec.title)
+    mosaic = Mosaic(rows, box, affine, title=title or look.title)
     if len(volumes) > 1:
         mosaic.namerows_of([f'echo {row[0][0] + 1}' for row in rows])
-    mosaic.show(volumes, spec, *_window(volumes, spec, mask))
+    mosaic.show(volumes, look, *_window(volumes, look, mask))
     return mosaic.png()
 
 
-def plot_outlines(data, affine, *, kind: str, mask=None, dseg=None, labels=None, title: str = '') -> bytes:
+def plot_outlines(
+    data: np.ndarray,
+    affine: np.ndarray,
+    *,
+    look: Look,
+    mask: np.ndarray | None = None,
+    dseg: np.ndarray | None = None,
+    labels: pd.DataFrame | None = None,
+    title: str = '',
+) -> bytes:
     """Draw the outline of a mask, and of each region of an atlas in its own colour, over an image.
 
     Slices are bounded by the regions where there are any, else by the mask.
 
     Parameters
     ----------
-    data, affine, kind
+    data, affine, look
         As in `plot_map`; of a 4D series the first echo is the background.
     mask : ndarray of bool, 3D
     dseg : ndarray of int, 3D
@@ -103,7 +99,7 @@ def plot_outlines(data, affine, *, kind: str, mask=None, dseg=None, labels=None,
     if not labelled and mask is None:
         raise ValueError('plot_outlines needs a mask or labels that are not all zero')
     regions = canonical(dseg, affine)[0] if labelled else None
-    spec, volumes, affine, mask = _prepare(data, affine, kind, mask)
+    volumes, affine, mask = _prepare(data, affine, look, mask)
     for name, other in (('mask', mask), ('dseg', regions)):
         if other is not None and other.shape != volumes[0].shape:
             raise ValueError(f'{name} has shape {other.shape}, the image {volumes[0].shape}')
@@ -115,9 +111,9 @@ def plot_outlines(data, affine, *, kind: str, mask=None, dseg=None, labels=None,
         # outlines of nuclei are too small to judge in a whole head
         box = box_of(regions > 0, affine, margin=12.0)
         rows = rows_of(box, axial=(6, 6), coronal=3, sagittal=2, regions=regions)
-    mosaic = Mosaic(rows, box, affine, title=title or f'{spec.title} with outlines')
+    mosaic = Mosaic(rows, box, affine, title=title or f'{look.title} with outlines')
     # a blanked background would hide a mask that is too small
-    mosaic.show(volumes[:1], replace(spec, masked=False), *_window(volumes[:1], spec, mask))
+    mosaic.show(volumes[:1], replace(look, masked=False), *_window(volumes[:1], look, mask))
     legend = []
     if mask is not None:
         mosaic.outline(mask, MASK_COLOUR)
@@ -138,11 +134,11 @@ def plot_flicker(fixed, moving, affine, *, mask=None, labels=('fixed', 'moving')
     """
     frames = []
     for image, label in zip((fixed, moving), labels, strict=True):
-        spec, volumes, grid, inside = _prepare(image, affine, 't1w', mask)
+        volumes, grid, inside = _prepare(image, affine, ANATOMY, mask)
         box = box_of(inside if inside is not None else _foreground(volumes[0]), grid)
         rows = rows_of(box, axial=(6,), coronal=3, sagittal=3)
         mosaic = Mosaic(rows, box, grid, title=f'{title}: {label}' if title else label)
-        mosaic.show(volumes[:1], spec, *_window(volumes[:1], spec, inside), bar=False)
+        mosaic.show(volumes[:1], ANATOMY, *_window(volumes[:1], ANATOMY, inside), bar=False)
         if inside is not None:
             mosaic.outline(inside, MASK_COLOUR)
         frames.append(mosaic.png())
@@ -159,8 +155,7 @@ def plot_flicker(fixed, moving, affine, *, mask=None, labels=('fixed', 'moving')
     )
 
 
-def _prepare(data, affine, kind, mask):
-    spec = KINDS[kind]
+def _prepare(data, affine, look, mask):
     affine = np.asarray(affine, float)
     turned, grid = canonical(data, affine)
     if mask is not None:
@@ -170,8 +165,8 @@ def _prepare(data, affine, kind, mask):
         if not mask.any():
             mask = None
     volumes = [turned] if turned.ndim == 3 else [turned[..., e] for e in range(turned.shape[3])]
-    volumes = [np.where(mask, v, np.nan) if spec.masked and mask is not None else v for v in volumes]
-    return spec, volumes, grid, mask
+    volumes = [np.where(mask, v, np.nan) if look.masked and mask is not None else v for v in volumes]
+    return volumes, grid, mask
 
 
 def _foreground(volume):
@@ -179,19 +174,19 @@ def _foreground(volume):
     return finite > 0.1 * np.percentile(finite, 99)
 
 
-def _window(volumes, spec, mask):
-    if spec.window is not None:
-        return spec.window
+def _window(volumes, look, mask):
+    if look.window is not None:
+        return look.window
     inside = volumes[0][mask] if mask is not None else volumes[0][_foreground(np.abs(volumes[0]))]
     inside = inside[np.isfinite(inside)]
     if not inside.size:
         return 0.0, 1.0
-    if spec.symmetric:
+    if look.symmetric:
         high = float(np.percentile(np.abs(inside), 98))
         low = -high
     else:
-        low, high = (float(p) for p in np.percentile(inside, spec.percentiles))
-        low = min(low, 0.0) if not spec.masked else low
+        low, high = (float(p) for p in np.percentile(inside, look.percentiles))
+        low = min(low, 0.0) if not look.masked else low
     return (low, high) if high > low else (low, low + 1.0)
 
 

@@ -1,6 +1,7 @@
 """Charts of tables: one series by region, and a cohort by region and group."""
 
 import io
+from collections.abc import Mapping
 
 import matplotlib as mpl
 import numpy as np
@@ -11,7 +12,6 @@ from matplotlib.text import Text
 
 mpl.rcdefaults()  # a matplotlibrc of the user would change the figures
 
-MAP_NAMES = {'chi': 'χ', 'R2star': 'R2*'}
 COHORT_REGIONS = ('SN', 'GP', 'RN', 'Putamen', 'Caudate', 'Thalamus', 'Dentate')
 
 # Okabe and Ito: told apart with any colour vision
@@ -20,7 +20,7 @@ _SIDES = {'L': (COLOURS[0], 'o', 0.16, 'left'), 'R': (COLOURS[1], 's', -0.16, 'r
 _WHOLE = ('#222222', 'D', 0.0, 'whole')
 
 
-def plot_regions(table) -> str:
+def plot_regions(table: pd.DataFrame, symbols: Mapping[str, str] | None = None) -> str:
     """Draw the mean of each region, left and right, with one standard deviation as error bar.
 
     Regions stand in order of their mean susceptibility; hollow marks lie less than 90 % inside the mask and
@@ -30,13 +30,16 @@ def plot_regions(table) -> str:
     ----------
     table : DataFrame
         Columns region, hemisphere (L, R, both), map, mean, sd, coverage, units, reference.
+    symbols : mapping of str to str
+        Maps in their order -> what charts call them.
 
     Returns
     -------
     SVG file.
     """
     table = table[np.isfinite(pd.to_numeric(table['mean'], errors='coerce'))]
-    maps = [m for m in MAP_NAMES if m in set(table['map'])] + sorted(set(table['map']) - set(MAP_NAMES))
+    symbols = symbols or {}
+    maps = [m for m in symbols if m in set(table['map'])] + sorted(set(table['map']) - set(symbols))
     order = _by_value(table[table['map'] == maps[0]]) if maps else []
     figure = Figure(figsize=(11, max(2.2, 0.9 + 0.27 * len(order))), layout='constrained')
     if not order:
@@ -58,7 +61,7 @@ def plot_regions(table) -> str:
                 elinewidth=1, alpha=0.95,
             )  # fmt: skip
         unit = only(rows, 'units')
-        ax.set_xlabel(f'{MAP_NAMES.get(name, name)} ({unit})' if unit else MAP_NAMES.get(name, name))
+        ax.set_xlabel(f'{symbols.get(name, name)} ({unit})' if unit else symbols.get(name, name))
         reference = only(rows, 'reference')
         if name == 'chi' and reference:
             ax.set_title(f'reference: {reference}', fontsize=9, loc='left', wrap=True)
@@ -78,6 +81,7 @@ def plot_distributions(
     table,
     *,
     map_name: str = 'chi',
+    symbol: str = '',
     group: str | None = None,
     regions=COHORT_REGIONS,
     statistic: str = 'mean',
@@ -91,6 +95,8 @@ def plot_distributions(
         reference, and atlas where it is named.
     map_name
         Value of the column ``map``.
+    symbol
+        What the chart calls it.
     group
         Column that parts the participants; None: all together.
     statistic
@@ -136,7 +142,7 @@ def plot_distributions(
         n = rows['participant_id'].nunique() if 'participant_id' in rows else 0
         ax.plot([], [], 'o', color=colour, label=f'{name} ({n} participant{"" if n == 1 else "s"})')
     unit = only(table, 'units')
-    ax.set_ylabel(f'{MAP_NAMES.get(map_name, map_name)} ({unit})')
+    ax.set_ylabel(f'{symbol or map_name} ({unit})')
     reference = only(table, 'reference')
     if map_name == 'chi' and reference:
         ax.set_title(f'reference: {reference}', fontsize=9, loc='left')

@@ -1,8 +1,21 @@
 """Calling the methods of a registry (a plain dict, name -> function) by name."""
 
 import inspect
+from dataclasses import dataclass
 
 from bids_qsm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Need:
+    """Memory of a step: GB whatever the sizes, and how many images of each kind it holds at a time."""
+
+    fixed: float
+    volume: float = 0
+    padded: float = 0
+    echoes: float = 0
+    stored: float = 0
+    anat: float = 0
 
 
 def parameters(function):

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from bids_qsm.derivatives.products import SYMBOLS
 from bids_qsm.plotting.cohort_charts import p_text
-from bids_qsm.plotting.region_charts import COHORT_REGIONS, MAP_NAMES
+from bids_qsm.plotting.region_charts import COHORT_REGIONS
 from bids_qsm.reports.html import data_uri, packaged
 
 _LONGEST = 200  # rows of a table on the page; the file holds all
@@ -144,8 +145,7 @@ def parts(table):
         return
     whole = table[table['hemisphere'].fillna('both').isin(('both', ''))]
     atlases = whole['atlas'].fillna('').astype(str) if 'atlas' in whole else pd.Series('', index=whole.index)
-    several = atlases.nunique() > 1
-    rank = {name: i for i, name in enumerate(MAP_NAMES)}
+    rank = {name: i for i, name in enumerate(SYMBOLS)}
     kinds = sorted(
         set(zip(atlases, whole['map'], strict=True)), key=lambda k: (k[0], rank.get(k[1], 9), k[1])
     )
@@ -153,6 +153,7 @@ def parts(table):
         rows = whole[(atlases == atlas) & (whole['map'] == name)]
         place = {region: i for i, region in enumerate(in_order(rows['region']))}
         rows = rows.sort_values('region', key=lambda c, place=place: c.map(place), kind='stable')
-        title = MAP_NAMES.get(name, name) + (f' (atlas {atlas})' if several else '')
+        several = sum(other == name for _, other in kinds) > 1
+        title = SYMBOLS.get(name, name) + (f' (atlas {atlas})' if several else '')
         units = rows['units'].dropna().astype(str) if 'units' in rows else []
         yield '-'.join(filter(None, (name, atlas))), title, next(iter(units), 'n/a'), rows

@@ -4,15 +4,17 @@ from pathlib import Path
 
 import pandas as pd
 
+from bids_qsm.applications import applications
 from bids_qsm.cohort import describe
 from bids_qsm.cohort import tables as cohort
+from bids_qsm.derivatives.products import SYMBOLS
 from bids_qsm.errors import UserError
-from bids_qsm.plotting.region_charts import COHORT_REGIONS, MAP_NAMES, plot_distributions
+from bids_qsm.plotting.region_charts import COHORT_REGIONS, plot_distributions
 from bids_qsm.reports.blocks import cell, charted, figure, grid, in_order, section
 from bids_qsm.reports.cohort_sections import (
+    application_section,
     change_section,
     correlation_section,
-    lesion_section,
     model_section,
     normative_section,
 )
@@ -153,14 +155,18 @@ def _characteristics(long, asked):
 def _distributions(long, group, statistic):
     blocks = []
     for atlas, all_maps in cohort.by_atlas(long):
-        for name in (m for m in MAP_NAMES if m in set(all_maps['map'])):
+        there = dict.fromkeys([*SYMBOLS, *sorted(set(all_maps['map']))])
+        for name in (m for m in there if m in set(all_maps['map'])):
             rows = all_maps[all_maps['map'] == name]
             regions = in_order(rows['region'])
             known = [r for r in COHORT_REGIONS if r in regions]
             drawn, cut = charted(rows, known, len(known)) if known else charted(rows)
             shown = in_order(drawn['region'])
-            title = f'{MAP_NAMES[name]} by region' + (' and group' if group else '') + _of_atlas(atlas)
-            svg = plot_distributions(rows, map_name=name, group=group, regions=shown, statistic=statistic)
+            symbol = SYMBOLS.get(name, name)
+            title = f'{symbol} by region' + (' and group' if group else '') + _of_atlas(atlas)
+            svg = plot_distributions(
+                rows, map_name=name, symbol=symbol, group=group, regions=shown, statistic=statistic
+            )
             key = '-'.join(filter(None, ('map', name, atlas)))
             caption = _DISTRIBUTION.format(statistic=f'the {statistic}') + cut
             blocks.append(figure(key, title, svg, caption))
@@ -206,9 +212,9 @@ def _sections(out, record, asked, long, group):
         sections.append(change_section(read('change'), read('change_summary'), long, groups, **more))
     if 'normative' in files:
         sections.append(normative_section(read('normative'), groups, **named('normative')))
-    if 'lesions' in files or 'candidates' in files:
-        more = {'notes': notes.get('lesions', []), 'files': named('lesions', 'candidates')['files']}
-        sections.append(lesion_section(read('lesions'), read('candidates'), **more))
+    for app in applications():
+        if app.name in files and app.overview:
+            sections.append(application_section(app, read(app.name), **named(app.name)))
     done = {part['id'] for part in sections} | {'tables', 'sessions'}
     # an analysis that could not be made is said all the same
     return sections + [

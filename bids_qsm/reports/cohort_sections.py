@@ -8,7 +8,6 @@ from bids_qsm.plotting.cohort_charts import (
     p_text,
     plot_changes,
     plot_forest,
-    plot_lesions,
     plot_normative,
     plot_residuals,
     plot_scatter,
@@ -361,41 +360,27 @@ def _scores_in_words(title, others, far):
     return answers or [f'{title}: nobody beyond {FAR:g} standard deviations from controls.']
 
 
-def lesion_section(lesions, candidates, *, notes, files) -> dict:
-    """Lesions that were drawn and focal sources that were found, by participant."""
-    said, blocks, answers = words('lesions'), [], []
-    if len(lesions):
-        measured = lesions[lesions['reason'].isna()]
-        signs = measured['sign'].value_counts()
-        answers.append(
-            f'Lesion masks of {_who(lesions)} participants: {len(measured)} lesions measured '
-            f'({signs.get("paramagnetic", 0)} paramagnetic, {signs.get("diamagnetic", 0)} diamagnetic), '
-            f'{len(lesions) - len(measured)} rows without a measurement.'
-        )
-        if len(measured):
-            caption = said['chart'].format(n=len(measured))
-            blocks.append(figure('lesions-chart', 'Lesions', plot_lesions(measured), caption))
-        reference = ', '.join(sorted(lesions['reference'].dropna().astype(str).unique())) or 'n/a'
-        frame = _plainly(describe.lesion_counts(lesions))
-        caption = said['table'].format(reference=reference)
-        blocks.append(grid('Lesions by participant', frame, caption=caption, folded=len(frame) > 4 * _FOLD))
-    if len(candidates):
-        kinds = candidates['kind'].value_counts()
-        answers.append(
-            f'{len(candidates)} candidates in {_who(candidates)} participants ('
-            + ', '.join(f'{kind}: {n}' for kind, n in kinds.items())
-            + '), found by the computer and not confirmed.'
-        )
-        frame = _plainly(describe.candidate_counts(candidates))
-        caption = said['candidates']
-        blocks.append(
-            grid('Candidates by participant', frame, caption=caption, folded=len(frame) > 4 * _FOLD)
-        )
+def application_section(app, rows: pd.DataFrame, *, notes: list, files: list) -> dict:
+    """What an application says of the rows of all series."""
+    said = app.overview(rows)
+    blocks = [
+        figure(f'{app.name}-{i}', title, content, caption)
+        for i, (title, content, caption) in enumerate(said.get('figures', []))
+    ]
+    for title, frame, caption in said.get('tables', []):
+        blocks.append(grid(title, plainly(frame), caption=caption, folded=len(frame) > 4 * _FOLD))
     return section(
-        'lesions', question=said['question'], answers=answers, blocks=blocks, notes=notes, files=files
+        app.name,
+        title=app.title,
+        question=said.get('question', ''),
+        answers=said.get('answers', ()),
+        blocks=blocks,
+        notes=notes,
+        files=files,
     )
 
 
-def _plainly(counts):
+def plainly(counts: pd.DataFrame) -> pd.DataFrame:
+    """A table by participant with the names of its columns as words."""
     names = {'participant_id': 'participant', 'session_id': 'session', 'volume_mm3': 'volume (mm³)'}
     return counts.rename(columns={**names, 'chi_mean': 'mean χ (ppm)'})

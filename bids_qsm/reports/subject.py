@@ -6,8 +6,9 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
+from bids_qsm.applications import applications
 from bids_qsm.biomarkers.reference import REFERENCES
-from bids_qsm.plotting.region_charts import MAP_NAMES
+from bids_qsm.derivatives.products import PRODUCTS, SYMBOLS
 from bids_qsm.reports.blocks import grid
 from bids_qsm.reports.citations import cite, methods_text
 from bids_qsm.reports.html import (
@@ -26,20 +27,6 @@ from bids_qsm.reports.html import (
 __all__ = ['build_subject_report', 'methods_text']
 
 _LOW_COVERAGE = 0.9
-_PLACE = ('x', 'y', 'z', 'nearest_region', 'hemisphere')
-_LISTS = {
-    'lesion': (
-        'Lesions',
-        ('source', 'lesion', 'reason', *_PLACE, 'volume_mm3', 'chi_mean', 'contrast', 'rim_contrast', 'sign'),
-        'One row a lesion that was drawn; the reason says why one was not measured.',
-    ),
-    'candidate': (
-        'Candidates for microbleeds and calcifications',
-        ('candidate', 'kind', 'confidence', *_PLACE, 'diameter_mm', 'chi_peak', 'moment', 'R2star_mean'),
-        'Found by the computer and not confirmed: places to look at, not a diagnosis.',
-    ),
-}
-"""Tables that are shown row by row, by their entity label: title, columns on the page, caption."""
 
 
 def build_subject_report(output_dir, subject: str) -> Path:
@@ -62,7 +49,7 @@ def build_subject_report(output_dir, subject: str) -> Path:
     """
     out, label = Path(output_dir), 'sub-' + str(subject).removeprefix('sub-')
     run = read_json(out / 'logs' / f'{label}.json', {})
-    layout = yaml.safe_load(packaged('report.yml'))
+    layout = page_layout()
     figures = _figures(out / label / 'figures')
     findings = {f['series']: f for f in read_findings(out / label / 'figures')}
     of_anatomy = {key: path for key, path in figures.items() if _of_subject(*key, layout, findings)}
@@ -106,6 +93,29 @@ def build_subject_report(output_dir, subject: str) -> Path:
     )  # fmt: skip
 
 
+def page_layout() -> dict[str, list[dict]]:
+    """Figures of the page in their order, with title and caption: of the anatomy, and of each series.
+
+    Those of maps stand in PRODUCTS, those of applications in their declarations, others in data/report.yml.
+    """
+    others = yaml.safe_load(packaged('report.yml'))
+    series = [
+        {'kind': port, 'title': one.look.title, 'caption': one.caption}
+        for port, one in PRODUCTS.items()
+        if one.look is not None
+    ]
+    of_applications = [
+        {'kind': figure.name, 'title': figure.title, 'caption': figure.caption, 'after': figure.after}
+        for app in applications()
+        for figure in app.figures
+    ]
+    for entry in (*others['series'], *of_applications):
+        kinds = [one['kind'] for one in series]
+        after = entry.get('after')
+        series.insert(kinds.index(after) + 1 if after in kinds else len(series), entry)
+    return {'subject': others['subject'], 'series': series}
+
+
 def _figures(directory):
     """(series, kind) -> path of a figure; charts and flickers are SVG, mosaics PNG."""
     found = {}
@@ -128,7 +138,7 @@ def _of_subject(name, kind, layout, findings):
 def _reportlets(figures, entries, name):
     known = [entry for entry in entries if entry['kind'] in figures]
     listed = {entry['kind'] for entry in entries}
-    others = [{'kind': k, 'title': k, 'caption': ''} for k in sorted(figures) if k not in listed]
+    others = [_unlisted(kind) for kind in sorted(figures) if kind not in listed]
     space = entities_of(name).get('space')
     of_space = f' ({space})' if space else ''
     return [
@@ -138,10 +148,28 @@ def _reportlets(figures, entries, name):
             'caption': entry['caption'],
             'alt': f'{entry["title"]} of {name}. {entry["caption"]}',
             'src': data_uri(figures[entry['kind']].read_bytes(), figures[entry['kind']].suffix),
-            'chart': entry['kind'] == 'regions',
+            'chart': entry['kind'] in _charts(),
         }
         for entry in known + others
     ]
+
+
+def _charts():
+    return {figure.name for app in applications() for figure in app.figures if figure.draw}
+
+
+def _unlisted(kind):
+    """Title and caption of a figure whose name has a number, or that another version made."""
+    named = re.fullmatch(r'([a-zA-Z]+)\d+2anat', kind)
+    titles = {f'{app.name}{query.name}': query.title for app in applications() for query in app.own}
+    if not named or named[1] not in titles:
+        return {'kind': kind, 'title': kind, 'caption': ''}
+    title = titles[named[1]]
+    return {
+        'kind': kind,
+        'title': f'{title[0].upper()}{title[1:]} and anatomical image',
+        'caption': 'The two take turns on one grid. Cortex and ventricles should stand still.',
+    }
 
 
 def _children(part):
@@ -157,13 +185,13 @@ def _attach_tables(series, paths):
         if fitting:
             part = max(fitting, key=lambda p: len(entities_of(p['name'])))
         else:
-            name = re.sub(r'(_label-\w+?)?_stats\.tsv$', '', path.name)
+            name = re.sub(r'(_(label|desc)-\w+?)?_stats\.tsv$', '', path.name)
             part = {'name': name, 'id': f'series-{name}', 'figures': [], 'facts': {}, 'findings': []}
             part |= {'tables': [], 'lists': []}
             series.append(part)
-        label = entities_of(path.name).get('label')
-        if label in _LISTS:
-            part['lists'].append(_list(path, label))
+        app = _owner(path)
+        if app is not None:
+            part['lists'].append(_list(path, app))
         else:
             labels = read_json(path.with_name(path.name.replace('_stats.tsv', '_dseg.json')), {})
             # the mask trims the cortex, which a segmentation of the subject reaches into
@@ -171,20 +199,28 @@ def _attach_tables(series, paths):
             part['tables'].append(_region_table(read_table(path), path.name, check_coverage=not own))
 
 
-def _list(path, label):
-    """A table of lesions or of candidates: what a reader of the images needs, with units."""
-    title, columns, caption = _LISTS[label]
+def _owner(path):
+    """The application whose table a file is; None for the tables of regions."""
+    found = entities_of(path.name)
+    for app in applications():
+        if app.table and app.table_entities and app.table_entities.items() <= found.items():
+            return app
+    return None
+
+
+def _list(path, app):
+    """The table of an application: what a reader of the images needs, with units."""
     table, described = read_table(path), read_json(path.with_suffix('.json'), {})
     units = {c: described.get(c, {}).get('Units') for c in table}
-    shown = table[[c for c in columns if c in table]]
+    shown = table[[c for c in app.table.shown or table if c in table]]
     shown = shown.rename(columns={c: f'{c} ({units[c]})' for c in shown if units[c]})
-    caption = f'{caption} All columns, and what they are: {path.name}' if len(shown) else 'None.'
-    return {**grid(title, shown, caption=caption), 'id': f'list-{path.name}'}
+    caption = f'{app.table.caption} All columns, and what they are: {path.name}' if len(shown) else 'None.'
+    return {**grid(app.title, shown, caption=caption), 'id': f'list-{path.name}'}
 
 
 def _region_table(table, name, *, check_coverage=True):
     """Rows of regions; columns of maps and sides, mean and standard deviation as text."""
-    maps = [m for m in MAP_NAMES if m in set(table['map'])]
+    maps = [m for m in SYMBOLS if m in set(table['map'])]
     sides = [s for s in ('L', 'R', 'both') if s in set(table['hemisphere'])]
     sides += sorted(set(table['hemisphere'].dropna()) - set(sides))
     rows, notes = [], []
@@ -219,7 +255,7 @@ def _region_table(table, name, *, check_coverage=True):
     return {
         'id': f'table-{name}',
         'file': name,
-        'maps': [f'{MAP_NAMES[m]} ({units[m]})' for m in maps],
+        'maps': [f'{SYMBOLS[m]} ({units[m]})' for m in maps],
         'sides': sides,
         'rows': rows,
         'note': ' '.join([f'Reference of χ: {reference}.'] * bool(reference) + notes),

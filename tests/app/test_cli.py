@@ -94,7 +94,7 @@ def test_every_option_reaches_options(arguments, ran, tmp_path):
     assert given.phase_scaling == '-4096,4094'
     assert (given.phase_sign, given.slice_flip, given.bipolar) == ('negative', 'yes', 'no')
     assert given.device == 'cuda'
-    assert (given.candidates, given.chi_template) == (True, tmp_path / 'chi.nii')
+    assert (given.applications, given.chi_template) == ((Method('candidates'),), tmp_path / 'chi.nii')
     assert (given.reports_only, given.stop_on_first_crash, given.verbose) == (True, True, 1)
     assert all(getattr(given, step) == Method('tv') for step in STEPS)
     assert ran.calls == []
@@ -134,7 +134,7 @@ def test_a_configuration_may_hold_settings_of_both_levels(arguments, ran, tmp_pa
         assert (
             cli.main([*arguments[:2], level, *arguments[3:], '--config', str(tmp_path / 'study.toml')]) == 0
         )
-        assert ran.calls[-1][0].candidates
+        assert ran.calls[-1][0].applications == (Method('candidates'),)
 
 
 def test_parser_and_options_name_the_same_settings():

@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 
 from bids_qsm.app.options import Options, read_toml
+from bids_qsm.applications import application
 from bids_qsm.errors import UserError
 from bids_qsm.group import analyse as group
-from bids_qsm.group.analyse import FILES, collect_lesions, collect_tables, find_controls, run_group
+from bids_qsm.group.analyse import FILES, collect_application, collect_tables, find_controls, run_group
 from bids_qsm.group.map_stack import find_maps
 from tests.cohorts import write_cohort
 from tests.pages import Page, assert_self_contained
@@ -157,7 +158,7 @@ def test_half_written_files_are_passed_over(small):
 def test_lesions_of_nobody(small):
     _, out = small
     notes = {'lesions': []}
-    assert collect_lesions(out, 'lesions', notes)[0].empty
+    assert collect_application(application('lesions'), out, notes)[0].empty
     assert notes == {'lesions': []}
 
 

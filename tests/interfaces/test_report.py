@@ -7,8 +7,7 @@ import pytest
 from traits.api import TraitError
 
 from bids_qsm.interfaces.io import save
-from bids_qsm.interfaces.report import PlotFlicker, PlotMap, PlotOutlines, PlotRegions
-from bids_qsm.plotting.maps import KINDS
+from bids_qsm.interfaces.report import SHOWN, PlotFlicker, PlotMap, PlotOutlines
 
 SHAPE = (24, 28, 20)
 AFFINE = nib.affines.from_matvec(
@@ -46,7 +45,7 @@ def test_plot_map(images):
     assert Path(phase).name == 'phase.png'
     with pytest.raises(TraitError):
         PlotMap(kind='nonsense')
-    assert set(PlotMap().inputs.traits()['kind'].trait_type.values) == set(KINDS)
+    assert set(PlotMap().inputs.traits()['kind'].trait_type.values) == set(SHOWN)
 
 
 def test_plot_outlines(images):
@@ -63,22 +62,3 @@ def test_plot_flicker(images):
     figure = Path(plot.run().outputs.figure)
     assert figure.suffix == '.svg'
     assert figure.read_text().count('data:image/png') == 2
-
-
-def test_plot_regions(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    table = pd.DataFrame(
-        {
-            'region': ['GP', 'GP', 'RN'],
-            'hemisphere': ['L', 'R', 'L'],
-            'map': 'chi',
-            'mean': [0.1, 0.12, np.nan],
-            'sd': [0.01, 0.02, np.nan],
-            'coverage': [1.0, 1.0, 0.0],
-            'units': 'ppm',
-            'reference': 'CSF',
-        }
-    )
-    table.to_csv(tmp_path / 'stats.tsv', sep='\t', index=False, na_rep='n/a')
-    figure = PlotRegions(table=str(tmp_path / 'stats.tsv')).run().outputs.figure
-    assert '<svg' in Path(figure).read_text()

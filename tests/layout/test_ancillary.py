@@ -14,6 +14,11 @@ from tests.skeletons import (
 )
 
 
+def names(series, space):
+    """Files of applications in a space."""
+    return [item.path.name for item in series.inputs if item.space == space]
+
+
 def test_t1w_of_the_first_session_and_lowest_run(data, find):
     write_series(data, ses='a')
     write_series(data, ses='b')
@@ -91,8 +96,8 @@ def test_lesions_and_the_grid_they_lie_on(data, find, tmp_path):
     write_image(given / 'sub-01_ses-b_T1w_label-lesion_mask.nii.gz', (4, 4, 4), np.eye(4))
     write_image(given / 'sub-01_ses-b_acq-other_label-lesion_mask.nii.gz')
     first, second = find(derivatives=(('given', tmp_path / 'given'),)).series
-    assert [p.name for p in first.lesions_gre] == ['sub-01_ses-a_label-lesion_mask.nii.gz']
-    assert [p.name for p in first.lesions_anat] == [
+    assert names(first, 'gre') == ['sub-01_ses-a_label-lesion_mask.nii.gz']
+    assert names(first, 'anat') == [
         'sub-01_ses-a_desc-t1_label-lesion_roi.nii.gz',
         'sub-01_ses-a_space-T1w_label-lesion_mask.nii.gz',
     ]
@@ -104,9 +109,9 @@ def test_lesions_and_the_grid_they_lie_on(data, find, tmp_path):
         'The lesion mask sub-01_ses-b_T1w_label-lesion_mask.nii.gz was drawn on the T1w image of session b, '
         'but sub-01_ses-a_T1w.nii.gz is the one in use'
     ) in ' '.join(second.notes)
-    assert second.lesions_gre == ()
-    assert [p.name for p in second.lesions_anat] == ['sub-01_ses-b_space-T1w_label-lesion_mask.nii.gz']
-    assert second.lesions == second.lesions_anat
+    assert names(second, 'gre') == []
+    assert names(second, 'anat') == ['sub-01_ses-b_space-T1w_label-lesion_mask.nii.gz']
+    assert [item.space for item in second.inputs] == ['anat']
 
 
 def test_a_mask_of_another_session_is_not_laid_on_an_equal_grid(data, find):
@@ -117,15 +122,15 @@ def test_a_mask_of_another_session_is_not_laid_on_an_equal_grid(data, find):
     for name in ('space-T1w_label-lesion', 'label-lesion'):
         write_image(manual / f'sub-01_ses-b_{name}_mask.nii.gz', (10, 11, 12), np.eye(4))
     first, second = find().series
-    assert first.lesions == second.lesions == ()
+    assert first.inputs == second.inputs == ()
     notes = ' '.join(second.notes)
     assert (
         'sub-01_ses-b_space-T1w_label-lesion_mask.nii.gz was drawn on the T1w image of session b, but '
-        'sub-01_ses-a_T1w.nii.gz is the one in use, and the head lies elsewhere in it; the mask is not used'
+        'sub-01_ses-a_T1w.nii.gz is the one in use, and the head lies elsewhere in it; it is not used'
     ) in notes
     assert (
         'sub-01_ses-b_label-lesion_mask.nii.gz is of session b, which has a T1w image of its own, but '
-        'sub-01_ses-a_T1w.nii.gz is the one in use, and the head lies elsewhere in it; the mask is not used'
+        'sub-01_ses-a_T1w.nii.gz is the one in use, and the head lies elsewhere in it; it is not used'
     ) in notes
 
 
@@ -137,7 +142,7 @@ def test_nor_on_that_of_a_preprocessed_t1w_of_all_sessions(data, find, tmp_path)
     for ses in ('', '_ses-b'):
         write_image(manual / f'anat/sub-01{ses}_label-lesion_mask.nii.gz', (10, 11, 12), np.eye(4))
     (one,) = find(derivatives=(('given', write_fmriprep(tmp_path / 'given')),)).series
-    assert [p.name for p in one.lesions_anat] == ['sub-01_label-lesion_mask.nii.gz']
+    assert names(one, 'anat') == ['sub-01_label-lesion_mask.nii.gz']
     assert 'sub-01_ses-b_label-lesion_mask.nii.gz is of session b' in ' '.join(one.notes)
 
 
@@ -148,7 +153,7 @@ def test_a_mask_on_the_raw_t1w_where_the_preprocessed_one_has_another_grid(data,
     write_image(manual / 'sub-01_label-lesion_mask.nii.gz', (9, 9, 9), np.eye(4))
     (one,) = find(derivatives=(('given', write_fmriprep(tmp_path / 'given')),)).series
     assert one.t1w_preproc is not None
-    assert [p.name for p in one.lesions_anat] == ['sub-01_label-lesion_mask.nii.gz']
+    assert names(one, 'anat') == ['sub-01_label-lesion_mask.nii.gz']
 
 
 def test_an_empty_lesion_mask_goes_through(data, find):
@@ -156,7 +161,7 @@ def test_an_empty_lesion_mask_goes_through(data, find):
     empty = np.zeros(SHAPE, np.uint8)
     write_image(data / 'derivatives/manual/sub-01/anat/sub-01_label-lesion_mask.nii.gz', data=empty)
     (one,) = find().series
-    assert [p.name for p in one.lesions_gre] == ['sub-01_label-lesion_mask.nii.gz']
+    assert names(one, 'gre') == ['sub-01_label-lesion_mask.nii.gz']
     assert not any('lesion' in note for note in one.notes)
 
 
@@ -183,12 +188,12 @@ def test_lesions_drawn_on_flair(data, find):
     drawn(data, 'sub-01_FLAIR_label-lesion_dseg.nii.gz')
     (one,) = find().series
     assert one.flair.name == 'sub-01_FLAIR.nii.gz'
-    assert [p.name for p in one.lesions_flair] == [
+    assert names(one, 'flair') == [
         'sub-01_FLAIR_label-lesion_dseg.nii.gz',
         'sub-01_label-lesion_mask.nii.gz',
         'sub-01_space-FLAIR_label-lesion_mask.nii.gz',
     ]
-    assert one.lesions == one.lesions_flair
+    assert {item.space for item in one.inputs} == {'flair'}
 
 
 def test_the_flair_of_the_session_that_lesions_were_drawn_on(data, find):
@@ -203,7 +208,7 @@ def test_the_flair_of_the_session_that_lesions_were_drawn_on(data, find):
         'sub-01_ses-a_FLAIR.nii.gz',
         'sub-01_ses-b_run-2_FLAIR.nii.gz',
     )
-    assert (first.lesions_flair, len(second.lesions_flair)) == ((), 1)
+    assert (names(first, 'flair'), len(names(second, 'flair'))) == ([], 1)
 
 
 def test_lesions_on_a_flair_that_cannot_be_used(data, find):
@@ -211,7 +216,7 @@ def test_lesions_on_a_flair_that_cannot_be_used(data, find):
     mask = drawn(data, 'sub-01_space-FLAIR_label-lesion_mask.nii.gz')
     (one,) = find().series
     assert one.flair is None
-    assert 'was drawn on the FLAIR image, which is not there; the mask is not used' in ' '.join(one.notes)
+    assert 'was drawn on the FLAIR image, which is not there; it is not used' in ' '.join(one.notes)
     write_flair(data).write_bytes(b'')
     assert 'the FLAIR image sub-01_FLAIR.nii.gz cannot be read' in only_error(find())
     mask.unlink()

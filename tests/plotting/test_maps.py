@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from bids_qsm.plotting.maps import KINDS, plot_flicker, plot_map, plot_outlines
+from bids_qsm.derivatives.products import PRODUCTS
+from bids_qsm.plotting.maps import plot_flicker, plot_map, plot_outlines
 from bids_qsm.plotting.mosaic import _WIDTH, MASK_COLOUR, canonical, few, slices_of
 
 SHAPE = (40, 48, 36)
@@ -34,17 +35,17 @@ def head():
     return image.astype(np.float32), mask
 
 
-@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('kind', [port for port, one in PRODUCTS.items() if one.look])
 def test_every_kind_draws(head, kind):
     image, mask = head
-    picture = pixels(plot_map(image, AFFINE, kind=kind, mask=mask))
+    picture = pixels(plot_map(image, AFFINE, look=PRODUCTS[kind].look, mask=mask))
     assert picture.shape[1] == _WIDTH
     assert picture.std() > 10
 
 
 @pytest.mark.parametrize('kind', ['magnitude', 'field', 'chi'])
 def test_an_empty_map_without_mask_draws(kind):
-    assert len(plot_map(np.zeros(SHAPE), AFFINE, kind=kind)) > 1000
+    assert len(plot_map(np.zeros(SHAPE), AFFINE, look=PRODUCTS[kind].look)) > 1000
 
 
 @pytest.mark.parametrize('codes', ['LPS', 'PIR'])
@@ -54,8 +55,8 @@ def test_right_of_the_subject_is_right_in_the_picture(head, codes):
     change = nib.orientations.ornt_transform(nib.io_orientation(AFFINE), orientation)
     turned, turned_mask = (nib.apply_orientation(a, change) for a in (image, mask.astype(np.uint8)))
     affine = AFFINE @ nib.orientations.inv_ornt_aff(change, SHAPE)
-    reference = pixels(plot_map(image, AFFINE, kind='magnitude', mask=mask))
-    picture = pixels(plot_map(turned, affine, kind='magnitude', mask=turned_mask > 0))
+    reference = pixels(plot_map(image, AFFINE, look=PRODUCTS['magnitude'].look, mask=mask))
+    picture = pixels(plot_map(turned, affine, look=PRODUCTS['magnitude'].look, mask=turned_mask > 0))
     np.testing.assert_array_equal(picture, reference)
     # the middle slice of the upper row, without its letters
     tile = reference[90:180, 480:630, 0]
@@ -65,25 +66,29 @@ def test_right_of_the_subject_is_right_in_the_picture(head, codes):
 
 def test_pictures_are_the_same_each_time(head):
     image, mask = head
-    assert plot_map(image, AFFINE, kind='chi', mask=mask) == plot_map(image, AFFINE, kind='chi', mask=mask)
+    assert plot_map(image, AFFINE, look=PRODUCTS['chi'].look, mask=mask) == plot_map(
+        image, AFFINE, look=PRODUCTS['chi'].look, mask=mask
+    )
 
 
 def test_anisotropic_voxels_keep_their_shape(head):
     image, mask = head
     thick = AFFINE @ np.diag([1, 1, 3, 1])
-    whole = pixels(plot_map(image, AFFINE, kind='magnitude', mask=mask)).shape
-    part = pixels(plot_map(image[..., 1::3], thick, kind='magnitude', mask=mask[..., 1::3])).shape
+    whole = pixels(plot_map(image, AFFINE, look=PRODUCTS['magnitude'].look, mask=mask)).shape
+    part = pixels(
+        plot_map(image[..., 1::3], thick, look=PRODUCTS['magnitude'].look, mask=mask[..., 1::3])
+    ).shape
     assert abs(whole[0] - part[0]) < 0.08 * whole[0]
 
 
 def test_a_multi_echo_series_shows_first_middle_and_last_echo(head):
     image, mask = head
     series = np.stack([image * 0 + level for level in (-3.0, 0.0, 0.0, 1.5, 3.0)], -1)
-    with_middle = plot_map(series, AFFINE, kind='phase', mask=mask)
+    with_middle = plot_map(series, AFFINE, look=PRODUCTS['phase'].look, mask=mask)
     series[..., 1] = 2.0
-    assert plot_map(series, AFFINE, kind='phase', mask=mask) == with_middle
+    assert plot_map(series, AFFINE, look=PRODUCTS['phase'].look, mask=mask) == with_middle
     series[..., 2] = 2.0
-    assert plot_map(series, AFFINE, kind='phase', mask=mask) != with_middle
+    assert plot_map(series, AFFINE, look=PRODUCTS['phase'].look, mask=mask) != with_middle
     assert few(5, 3) == [0, 2, 4]
     assert few(2, 3) == [0, 1]
 
@@ -92,13 +97,17 @@ def test_outside_of_the_mask_is_blank_and_nan_does_no_harm(head):
     image, mask = head
     dirty = np.where(mask, image, np.nan)
     noisy = np.where(mask, image, 99.0)
-    assert plot_map(dirty, AFFINE, kind='chi', mask=mask) == plot_map(noisy, AFFINE, kind='chi', mask=mask)
+    assert plot_map(dirty, AFFINE, look=PRODUCTS['chi'].look, mask=mask) == plot_map(
+        noisy, AFFINE, look=PRODUCTS['chi'].look, mask=mask
+    )
 
 
 def test_mask_outline_is_drawn_in_its_colour(head):
     image, mask = head
-    outlined = near(pixels(plot_outlines(image, AFFINE, kind='magnitude', mask=mask)), MASK_COLOUR)
-    plain = near(pixels(plot_map(image, AFFINE, kind='magnitude', mask=mask)), MASK_COLOUR)
+    outlined = near(
+        pixels(plot_outlines(image, AFFINE, look=PRODUCTS['magnitude'].look, mask=mask)), MASK_COLOUR
+    )
+    plain = near(pixels(plot_map(image, AFFINE, look=PRODUCTS['magnitude'].look, mask=mask)), MASK_COLOUR)
     assert outlined.sum() > 1000 > plain.sum()
 
 
@@ -107,11 +116,13 @@ def test_regions_are_outlined_and_named_in_their_colours(head):
     dseg = np.zeros(SHAPE, np.int16)
     dseg[14:18, 20:28, 14:20], dseg[22:26, 20:28, 14:20], dseg[18:22, 10:14, 8:12] = 1, 2, 7
     labels = pd.DataFrame({'index': [1, 2, 7, 9], 'region': ['Putamen', 'Putamen', 'RN', 'absent']})
-    picture = pixels(plot_outlines(image, AFFINE, kind='chi', mask=mask, dseg=dseg, labels=labels))
+    picture = pixels(
+        plot_outlines(image, AFFINE, look=PRODUCTS['chi'].look, mask=mask, dseg=dseg, labels=labels)
+    )
     assert near(picture, '#4dabf7').sum() > 300
     assert near(picture, '#ff6b6b').sum() > 50
     assert not near(picture, '#51cf66').any()
-    unnamed = plot_outlines(image, AFFINE, kind='chi', dseg=dseg)
+    unnamed = plot_outlines(image, AFFINE, look=PRODUCTS['chi'].look, dseg=dseg)
     assert near(pixels(unnamed), '#51cf66').any()
 
 
@@ -126,11 +137,11 @@ def test_slices_go_where_the_regions_are():
 def test_outlines_need_something_to_draw(head):
     image, mask = head
     with pytest.raises(ValueError, match='needs a mask or labels'):
-        plot_outlines(image, AFFINE, kind='chi', dseg=np.zeros(SHAPE, int))
+        plot_outlines(image, AFFINE, look=PRODUCTS['chi'].look, dseg=np.zeros(SHAPE, int))
     with pytest.raises(ValueError, match='mask has shape'):
-        plot_map(image, AFFINE, kind='chi', mask=mask[1:])
+        plot_map(image, AFFINE, look=PRODUCTS['chi'].look, mask=mask[1:])
     with pytest.raises(ValueError, match='dseg has shape'):
-        plot_outlines(image, AFFINE, kind='chi', mask=mask, dseg=np.ones((3, 3, 3), int))
+        plot_outlines(image, AFFINE, look=PRODUCTS['chi'].look, mask=mask, dseg=np.ones((3, 3, 3), int))
 
 
 def test_flicker_embeds_both_pictures_and_no_script(head):
@@ -148,7 +159,7 @@ def test_a_noisy_whole_head_stays_small():
     noise = rng.normal(0.05, 0.05, (160, 192, 144)).astype(np.float32)
     index = np.indices(noise.shape) - np.array(noise.shape)[:, None, None, None] / 2
     mask = (index**2 / (np.array([70, 88, 65]) ** 2)[:, None, None, None]).sum(0) < 1
-    assert len(plot_map(noise, np.diag([1, 1, 1, 1]), kind='chi', mask=mask)) < 400_000
+    assert len(plot_map(noise, np.diag([1, 1, 1, 1]), look=PRODUCTS['chi'].look, mask=mask)) < 400_000
 
 
 def test_canonical_only_flips_and_permutes(head):

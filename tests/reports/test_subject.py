@@ -11,6 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from bids_qsm.derivatives.products import PRODUCTS
 from bids_qsm.plotting.maps import plot_flicker, plot_map
 from bids_qsm.plotting.region_charts import plot_regions
 from bids_qsm.reports.citations import bibliography, cite, methods_text
@@ -68,7 +69,7 @@ def dataset(tmp_path_factory):
     mask[4:-4, 4:-4, 4:-4] = True
     affine = np.diag([5.0, 5, 5, 1])
     affine[:3, 3] = -80
-    chi = plot_map(volume, affine, kind='chi', mask=mask)
+    chi = plot_map(volume, affine, look=PRODUCTS['chi'].look, mask=mask)
     flicker = plot_flicker(volume, volume[::-1], affine, mask=mask).encode()
     add_series(
         out,

@@ -15,9 +15,10 @@ from bids_qsm.app.options import Options
 from bids_qsm.app.participant import build_graph
 from bids_qsm.errors import UserError
 from bids_qsm.layout import Plan, Series
-from bids_qsm.layout.series import Segmentation
+from bids_qsm.layout.series import Input, Segmentation, Use
 from bids_qsm.recon.inversion import INVERSION
 from bids_qsm.templates.spaces import get_template
+from bids_qsm.workflows.applications import distinct_names
 from bids_qsm.workflows.base import owners
 
 # ports that may stay unused: a series has either kind of parts, single echoes have no relaxation maps, and
@@ -62,6 +63,7 @@ def series(files):
         voxel_size=(1.0, 1.0, 1.5),
         b0_dir=(0.0, 0.0, 1.0),
         t1w=files('T1w.nii'),
+        applications=(Use('regions', (), ()),),
     )
 
 
@@ -211,21 +213,27 @@ def test_one_step_methods_need_no_background_removal(options, series, monkeypatc
 
 
 def test_lesions_have_a_table(options, series, files):
-    given = replace(
-        series,
-        lesions_anat=(files('a.nii'), files('b.nii')),
-        lesions_gre=(files('c.nii'),),
-        lesions_flair=(files('d.nii'),),
-        flair=files('flair.nii'),
-    )
-    for drawn in (given, replace(series, lesions_gre=given.lesions_gre)):
-        workflow, _, _ = graph(options, drawn)
+    masks = [Input('lesions', files(f'{space}_mask.nii'), space) for space in ('anat', 'flair', 'gre')]
+    for drawn in (masks, masks[2:]):
+        use = Use('lesions', (), tuple(drawn))
+        workflow, _, _ = graph(options, replace(series, applications=(use,), flair=files('flair.nii')))
         check_ports(workflow)
         names = workflow.list_node_names()
-        assert len([n for n in names if '.place_' in n]) == len(drawn.lesions)
-        assert len([n for n in names if n.endswith('.align_flair_1')]) == bool(drawn.lesions_flair)
-        (save,) = [n for n in names if n.endswith('.save_labels')]
-        assert workflow.get_node(save).inputs.paths['lesions'].endswith('_label-lesion_stats.tsv')
+        assert len([n for n in names if n.endswith('.align_flair_1')]) == (len(drawn) > 1)
+        (node,) = [n for n in names if n.endswith('applications_wf.lesions')]
+        assert len(workflow.get_node(node).inputs.extra['lesions']) == len(drawn)
+        (save,) = [n for n in names if n.endswith('.save_lesions')]
+        assert workflow.get_node(save).inputs.paths['lesions_table'].endswith('_label-lesion_stats.tsv')
+
+
+def test_names_of_masks_are_told_apart_by_their_folders():
+    paths = [
+        '/d/derivatives/ann/sub-01/anat/m.nii',
+        '/d/derivatives/ben/sub-01/anat/m.nii',
+        '/d/sub-01/anat/n.nii',
+    ]
+    assert distinct_names(paths) == ['ann/sub-01/anat/m.nii', 'ben/sub-01/anat/m.nii', 'n.nii']
+    assert distinct_names(['/a/m.nii', '/m.nii']) == ['a/m.nii', 'm.nii']
 
 
 def test_segmentations_are_further_atlases(options, series, files):
@@ -240,20 +248,27 @@ def test_segmentations_are_further_atlases(options, series, files):
     check_ports(workflow)
     (save,) = [n for n in workflow.list_node_names() if n.endswith('.save_labels')]
     paths = workflow.get_node(save).inputs.paths
-    assert {p.rpartition('_seg-')[2] for p in paths.values() if p.endswith('_stats.tsv')} == {
-        f'{name}_stats.tsv' for name in ('nuclei', 'aseg', 'manual')
-    }
     assert len(set(paths.values())) == len(paths)
+    tables = {
+        path.rpartition('_seg-')[2]
+        for name in workflow.list_node_names()
+        if '.save_regions' in name
+        for path in workflow.get_node(name).inputs.paths.values()
+        if path.endswith('_stats.tsv')
+    }
+    assert tables == {f'{name}_stats.tsv' for name in ('nuclei', 'aseg', 'manual')}
     # the report tells the atlas from segmentations of the subject by this
     sidecars = workflow.get_node(save).inputs.sidecars
     assert [port for port, content in sidecars.items() if 'Atlas' in content] == ['dseg']
 
 
 def test_candidates_are_found_on_request(options, series):
-    for wanted in (True, False):
-        workflow, _, _ = graph(replace(options, candidates=wanted), series)
+    for uses in ((Use('candidates', (('threshold', 8.0),), ()), *series.applications), series.applications):
+        workflow, _, _ = graph(options, replace(series, applications=uses))
         check_ports(workflow)
-        assert len([n for n in workflow.list_node_names() if n.endswith('.find')]) == wanted
+        found = [n for n in workflow.list_node_names() if n.endswith('applications_wf.candidates')]
+        assert len(found) == len(uses) - 1
+        assert all(workflow.get_node(name).inputs.params == {'threshold': 8.0} for name in found)
 
 
 def test_the_deep_grey_is_refined_unless_told_not_to(options, series):
@@ -268,7 +283,11 @@ def test_the_deep_grey_is_refined_unless_told_not_to(options, series):
         ports = {target: source for connect in edges for source, target in connect}
         assert ports.get('in3') == (None if name == 'none' else 'unrefine')
         # what reads the chain inverts the matrix alone
-        readers = [workflow.get_node(n) for n in names if n.endswith(('.white_matter', '.regions_wf.labels'))]
+        readers = [
+            workflow.get_node(n)
+            for n in names
+            if n.endswith(('.place_white_matter', '.labels_wf.place_dseg'))
+        ]
         assert [node.inputs.invert for node in readers] == [[True] + [False] * (len(ports) - 1)] * 2
         (save,) = [workflow.get_node(n) for n in names if n.endswith('.save_labels')]
         refined = [p for p in save.inputs.paths.values() if '_desc-refine_xfm' in p]

@@ -1,0 +1,236 @@
+"""What an application declares: what it reads, what it gives, and how its answer is shown.
+
+An application answers one question from the maps of a series: iron of a region, oxygen of a vein, class of a
+lesion. Every room reads the declaration: layout finds the inputs, workflows build one node, derivatives name
+the files, reports and the group level show them.
+"""
+
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from bids_qsm.derivatives.products import PRODUCTS
+from bids_qsm.recon.registry import Need
+
+MAPS = tuple(PRODUCTS)
+"""Maps of a series on the grid of the GRE that `measure` may name."""
+
+KNOWN = {
+    **dict.fromkeys(MAPS, 'a map of the series'),
+    'maps': 'the maps that tables summarise: name in the tables -> array',
+    'mask': 'where susceptibility is given (bool)',
+    'grid': 'the Grid of the maps',
+    'affine': 'voxel to scanner coordinates of the maps (RAS, mm)',
+    'dseg': 'labels of the atlas, or of a segmentation of the participant, on the grid of the maps',
+    'labels': 'their table: index, name, hemisphere, region; volume_mm3 in the space they come from',
+    'atlas': 'name of the atlas or of the segmentation',
+    'white_matter': 'deep white matter (bool)',
+    'to_template': 'transforms that take points of the scanner to the template, first to last',
+    'reference': 'region whose susceptibility is zero',
+    'echo_times': 'echo times (s)',
+    'field_strength': 'field strength (T)',
+    'entities': 'BIDS entities of the series',
+}
+"""Arguments that `measure` may name beside its extra inputs, and what each holds."""
+
+
+_MEMORY = Need(0.1, volume=10, anat=10)
+
+
+@dataclass(frozen=True)
+class Given:
+    """An extra image as it was given, and on the grid of the maps."""
+
+    source: str
+    """File name, with as many folders as tell files of one name apart."""
+    stored: np.ndarray
+    """The image as the file has it."""
+    data: np.ndarray
+    """The same after `Query.prepare`."""
+    affine: np.ndarray
+    """Voxel to scanner coordinates of these (RAS, mm)."""
+    on_grid: np.ndarray
+    """``data`` on the grid of the maps."""
+    to_maps: list
+    """Transforms that take points of the image to points of the maps, first to last."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """Files beside the maps that an application reads, found in the dataset and in earlier derivatives."""
+
+    name: str
+    """Argument of `measure` that gets them: an array on the grid of the maps, or what `get` says."""
+    title: str
+    """What messages call one: 'lesion mask'."""
+    suffix: tuple[str, ...]
+    datatype: str = 'anat'
+    entities: tuple[tuple[str, str], ...] = ()
+    """Entities that the name must have, as (key, pattern): ('label', 'lesion*')."""
+    extension: str = '.nii'
+    """'.nii' (also .nii.gz) for images, '.tsv' for tables, which come as DataFrame."""
+    align: str = 'scanner'
+    """'scanner': drawn on, or resampled to, the GRE, the T1w or the FLAIR image, whose alignment is known.
+    'own': aligned to the T1w (without one, to the GRE) by mutual information here, with a figure."""
+    affine: bool = False
+    """Whether an alignment of its own may scale and shear, as for images of other distortion."""
+    interpolation: str = 'linear'
+    prepare: Callable[[np.ndarray, str], np.ndarray] | None = None
+    """Called with the stored image and its file name, before it is resampled."""
+    many: bool = False
+    """Whether `measure` gets all files (a tuple of Given) or one."""
+    optional: bool = True
+    """Without it the application runs, and the report says so; without any other it is left out."""
+
+    @property
+    def is_image(self) -> bool:
+        return self.extension == '.nii'
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table, or a map that a tidy table summarises."""
+
+    name: str
+    about: str
+    units: str = ''
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image that an application writes on the grid of the maps."""
+
+    name: str
+    suffix: str
+    about: str
+    units: str = ''
+    desc: str = ''
+    """Entity desc-; the name of the image where it is empty, as several images may share a suffix."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """The table that an application writes: one row an event, or tidy rows by region, hemisphere and map."""
+
+    entities: tuple[tuple[str, str], ...] | None = None
+    """Entities label- or desc- of the file; by default desc- and the name of the application."""
+    columns: tuple[Column, ...] = ()
+    """Of a table of events all columns; of a tidy table those beside the usual ones."""
+    maps: tuple[Column, ...] = ()
+    """Maps of a tidy table: what stands in its column map."""
+    dictionary: Callable[[str], dict] | None = None
+    """Data dictionary by the name of the atlas, where a function has it rather than ``columns``."""
+    shown: tuple[str, ...] = ()
+    """Columns on the page of the participant; all where empty."""
+    caption: str = ''
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture of the report: an image of the application, outlined over a map or by itself; or a chart."""
+
+    name: str
+    title: str
+    caption: str
+    over: str = ''
+    """Map that the labels or mask called like the figure are outlined on."""
+    draw: Callable[[pd.DataFrame], str] | None = None
+    """Draws the table as SVG."""
+    after: str = ''
+    """Figure that this one follows on the page; the last where it is empty."""
+
+
+@dataclass(frozen=True)
+class Application:
+    """One answer from the maps of a series; see docs/architecture.md for how to write one."""
+
+    name: str
+    """Letters and digits; also the flag of the command line."""
+    title: str
+    measure: Callable
+    """Arrays in, arrays and tables out. Its positional arguments are names of `KNOWN` and of ``extra``; one
+    that may be None is optional. Keyword-only arguments are parameters that the user may set."""
+    gives: tuple[str, ...] = ('table',)
+    """What `measure` returns, in order: names of ``images``, and 'table'."""
+    extra: tuple[Query, ...] = ()
+    images: tuple[Image, ...] = ()
+    table: Table | None = None
+    figures: tuple[Figure, ...] = ()
+    cohort: str | Callable[[pd.DataFrame], pd.DataFrame] | None = None
+    """How the table joins the statistics of the group level: 'tidy' as it is (region, hemisphere, map, mean,
+    se, units), or a function that makes such rows of the table of one series."""
+    overview: Callable[[pd.DataFrame], dict] | None = None
+    """Section of the cohort's page from the rows of all series: question, answers (sentences), figures
+    (title, SVG, caption) and tables (title, DataFrame, caption)."""
+    scope: str = 'series'
+    """'series'; 'labels': once for the atlas and for each segmentation of the participant; 'subject': once
+    for all series of a session, where each argument is a list with an entry a series."""
+    asked: bool = True
+    """Whether it runs only where the command line asks for it."""
+    method: str = ''
+    """Sentence for the methods text, with citations as [@key]."""
+    memory: Need = _MEMORY
+    memory_of_many: Need | None = None
+    """Memory with a segmentation of the whole brain, where it is more."""
+
+    @cached_property
+    def arguments(self) -> dict[str, bool]:
+        """Arguments of `measure` that hold data -> whether they are required."""
+        found = {}
+        for name, one in inspect.signature(self.measure).parameters.items():
+            if one.kind is not one.KEYWORD_ONLY:
+                found[name] = one.default is one.empty and 'None' not in str(one.annotation)
+        return found
+
+    def __post_init__(self):
+        names = [query.name for query in self.extra]
+        unknown = [name for name in self.arguments if name not in (*KNOWN, *names)]
+        lacking = [name for name in names if name not in self.arguments]
+        if unknown or lacking:
+            raise ValueError(f'{self.name}: measure and extra inputs do not agree on {unknown or lacking}')
+        odd = [
+            one.suffix
+            for one in self.images
+            if not re.fullmatch('[0-9A-Za-z]*map|mask|dseg|probseg', one.suffix)
+        ]
+        if odd:
+            raise ValueError(
+                f'{self.name}: the suffix {odd[0]} of an image must end in map, or be mask, dseg, probseg'
+            )
+        if any(query.many for query in self.own):
+            raise ValueError(f'{self.name}: an input with an alignment of its own is one file')
+
+    @property
+    def own(self) -> list[Query]:
+        """Extra images that are aligned by themselves."""
+        return [query for query in self.extra if query.align == 'own']
+
+    @property
+    def table_entities(self) -> dict[str, str]:
+        """Entities that tell the table from those of other applications."""
+        given = self.table.entities
+        return {'desc': self.name} if given is None else dict(given)
+
+    def dictionary(self, atlas: str = '') -> dict:
+        """BIDS data dictionary of the table."""
+        if self.table is None:
+            return {}
+        if self.table.dictionary is not None:
+            return self.table.dictionary(atlas)
+        described = {}
+        if self.cohort == 'tidy':
+            from bids_qsm.biomarkers.regions import dictionary
+
+            described = dictionary(atlas)
+            maps = '; '.join(f'{m.name}: {m.about} ({m.units or "no unit"})' for m in self.table.maps)
+            described['map'] = {'Description': f'What the row is about. {maps}.'}
+        for column in self.table.columns:
+            described[column.name] = {'Description': column.about}
+            if column.units:
+                described[column.name]['Units'] = column.units
+        return described

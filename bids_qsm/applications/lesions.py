@@ -1,0 +1,116 @@
+"""Measure each lesion of the masks given, one row a lesion."""
+
+import numpy as np
+import pandas as pd
+
+from bids_qsm.applications.contract import Application, Given, Query, Table
+from bids_qsm.biomarkers.lesions import EMPTY, FAINT, Drawn, dictionary, label_lesions, lesion_table
+from bids_qsm.cohort.describe import lesion_counts
+from bids_qsm.plotting.cohort_charts import plot_lesions
+from bids_qsm.recon.registry import Need
+
+_PLACE = ('x', 'y', 'z', 'nearest_region', 'hemisphere')
+
+
+def number(mask: np.ndarray, name: str) -> np.ndarray:
+    """Number lesions before they are resampled, so that a lesion has one number in all sessions."""
+    return label_lesions(np.nan_to_num(mask), binary='_mask.nii' in name)
+
+
+def measure(
+    chi: np.ndarray,
+    r2star: np.ndarray | None,
+    mask: np.ndarray,
+    lesions: tuple[Given, ...],
+    dseg: np.ndarray,
+    labels: pd.DataFrame,
+    affine: np.ndarray,
+    to_template: list,
+    reference: str,
+) -> pd.DataFrame:
+    """Tabulate the lesions of all masks, see `bids_qsm.biomarkers.lesions.lesion_table`."""
+    drawn = [
+        Drawn(
+            one.source,
+            one.data,
+            one.affine,
+            one.on_grid,
+            one.to_maps,
+            FAINT if np.nan_to_num(one.stored).any() and not one.data.any() else EMPTY,
+        )
+        for one in lesions
+    ]
+    return lesion_table(chi, r2star, mask, drawn, dseg, labels, affine, to_template, reference)
+
+
+def burden(table: pd.DataFrame) -> pd.DataFrame:
+    """Tidy rows of one series: number, volume and mean susceptibility of the lesions measured."""
+    measured = table[table['reason'].isna()]
+    volume = pd.to_numeric(measured['volume_mm3'], errors='coerce')
+    chi = pd.to_numeric(measured['chi_mean'], errors='coerce')
+    known = chi.notna() & (volume > 0)
+    mean = np.average(chi[known], weights=volume[known]) if known.any() else np.nan
+    rows = [
+        ('lesion_count', float(len(measured)), 'count', np.nan),
+        ('lesion_volume', float(volume.sum()), 'mm^3', np.nan),
+        ('lesion_chi', mean, 'ppm', table['reference'].iloc[0] if len(table) else np.nan),
+    ]
+    found = pd.DataFrame(rows, columns=['map', 'mean', 'units', 'reference'])
+    return found.assign(region='Brain', hemisphere='both')
+
+
+def overview(rows: pd.DataFrame) -> dict:
+    """What the cohort's page says of all lesions."""
+    measured = rows[rows['reason'].isna()]
+    signs = measured['sign'].value_counts()
+    reference = ', '.join(sorted(rows['reference'].dropna().astype(str).unique())) or 'n/a'
+    chart = (
+        f'One point a lesion that was measured (n = {len(measured)}). Above zero: more paramagnetic than the '
+        'tissue around it, as iron and blood are; below: more diamagnetic, as calcium is.'
+    )
+    weighted = f'χ is the mean over the lesions, weighted by volume, relative to {reference}.'
+    return {
+        'question': 'Which lesions were drawn, and how do they differ from the tissue around them?',
+        'answers': [
+            f'Lesion masks of {rows["participant_id"].nunique()} participants: {len(measured)} lesions '
+            f'measured ({signs.get("paramagnetic", 0)} paramagnetic, {signs.get("diamagnetic", 0)} '
+            f'diamagnetic), {len(rows) - len(measured)} rows without a measurement.'
+        ],
+        'figures': [('Lesions', plot_lesions(measured), chart)] if len(measured) else [],
+        'tables': [('Lesions by participant', lesion_counts(rows), weighted)],
+    }
+
+
+APPLICATION = Application(
+    name='lesions',
+    title='Lesions',
+    measure=measure,
+    extra=(
+        Query(
+            'lesions',
+            title='lesion mask',
+            suffix=('mask', 'roi', 'dseg'),
+            datatype='',
+            entities=(('label', 'lesion*'),),
+            interpolation='label',
+            prepare=number,
+            many=True,
+            optional=False,
+        ),
+    ),
+    table=Table(
+        entities=(('label', 'lesion'),),
+        dictionary=lambda _: dictionary(),
+        shown=(
+            *('source', 'lesion', 'reason', *_PLACE, 'volume_mm3'),
+            *('chi_mean', 'contrast', 'rim_contrast', 'sign'),
+        ),
+        caption='One row a lesion that was drawn; the reason says why one was not measured.',
+    ),
+    cohort=burden,
+    overview=overview,
+    asked=False,
+    method='Lesions were taken from the masks given, carried to the GRE in one interpolation, and measured '
+    'one by one: whole, core, rim (outer shell of one voxel) and surround.',
+    memory=Need(0.2, volume=10, anat=10),
+)

@@ -1,0 +1,52 @@
+"""Tabulate the maps over the regions of the atlas and of the participant's own segmentations."""
+
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from bids_qsm.applications.contract import Application, Figure, Table
+from bids_qsm.biomarkers.regions import dictionary, region_table
+from bids_qsm.derivatives.products import PRODUCTS, SYMBOLS
+from bids_qsm.plotting.region_charts import plot_regions
+from bids_qsm.recon.grid import Grid
+from bids_qsm.recon.registry import Need
+
+
+def measure(
+    maps: dict[str, np.ndarray],
+    dseg: np.ndarray,
+    labels: pd.DataFrame,
+    mask: np.ndarray,
+    grid: Grid,
+    white_matter: np.ndarray | None,
+    reference: str,
+) -> pd.DataFrame:
+    """Tabulate the maps, see `bids_qsm.biomarkers.regions.region_table`."""
+    units = {one.column: one.units for one in PRODUCTS.values() if one.column}
+    return region_table(
+        maps, dseg, labels, mask, grid, white_matter=white_matter, reference=reference, units=units
+    )
+
+
+APPLICATION = Application(
+    name='regions',
+    title='Table of regions',
+    measure=measure,
+    table=Table(entities=(), dictionary=dictionary),
+    figures=(
+        Figure(
+            'regions',
+            'Regional means',
+            'Mean and one standard deviation inside each region, left and right. Hollow marks lie less than '
+            '90 % inside the mask and the field of view.',
+            draw=partial(plot_regions, symbols=SYMBOLS),
+            after='gre2t1w',
+        ),
+    ),
+    cohort='tidy',
+    scope='labels',
+    asked=False,
+    memory=Need(0.2, volume=6),
+    memory_of_many=Need(0.15, volume=52, anat=4),
+)

@@ -1,0 +1,132 @@
+"""The one table of maps: what each is called, where it is saved, and how it is shown."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bids_qsm.plotting.maps import Look
+
+
+@dataclass(frozen=True)
+class Product:
+    """A map of a series on the grid of the GRE."""
+
+    about: str
+    """For its sidecar."""
+    units: str
+    look: Look | None = None
+    """How the report shows it; None where it does not."""
+    caption: str = ''
+    """Under its figure."""
+    suffix: str = ''
+    """Of its file; a map without one is only shown."""
+    step: str = ''
+    """Option whose method made it: it stands in the sidecar."""
+    in_template: bool = False
+    """Whether it is also saved in template space."""
+    column: str = ''
+    """Name in tables of regions; a map without one is not tabulated."""
+    symbol: str = ''
+    """Name in charts and pages."""
+    echoes: int = 1
+    """Echoes that it takes."""
+    one_step: bool = True
+    """Whether it is there where inversion takes the total field."""
+
+
+PRODUCTS = {
+    'magnitude': Product(
+        'Magnitude combined over echoes',
+        'arbitrary',
+        Look('Magnitude', 'arbitrary', masked=False),
+        'Combined over echoes. Look for motion, signal loss near the sinuses and a field of view that cuts '
+        'off regions.',
+    ),
+    'phase': Product(
+        'Wrapped phase after corrections',
+        'rad',
+        # colours between two neighbours that lie a wrap apart would mean nothing: no interpolation
+        Look('Wrapped phase', 'rad', 'twilight', (-np.pi, np.pi), smooth=False),
+        'First, middle and last echo after corrections, in rad. Wraps are sharp but unbroken lines; a wrap '
+        'that ends in the middle of tissue is a sign of badly combined receive coils.',
+    ),
+    'field': Product(
+        'Total field',
+        'ppm',
+        Look('Total field', 'ppm', 'RdBu_r', symmetric=True),
+        'Deviation of the field from B0 in ppm, fitted over all echoes. Jumps of a whole wrap would show as '
+        'sharp steps.',
+    ),
+    'residual': Product(
+        'Residual of the field fit',
+        'rad',
+        Look('Residual of the field fit', 'rad', 'viridis', (0.0, 1.0)),
+        'How far the phase of the echoes is from a line through zero, in rad. Flow, wraps left over and '
+        'signal lost near air stand out; where the residual is large, susceptibility is not to be trusted.',
+        echoes=2,
+    ),
+    'localfield': Product(
+        'Local field',
+        'ppm',
+        Look('Local field', 'ppm', window=(-0.1, 0.1)),
+        'Field of the sources inside the mask, in ppm, after the background field is removed.',
+        one_step=False,
+    ),
+    'chi': Product(
+        'Magnetic susceptibility',
+        'ppm',
+        Look('Susceptibility', 'ppm', window=(-0.1, 0.2)),
+        'Magnetic susceptibility in ppm against the reference stated above; paramagnetic (iron, veins) is '
+        'bright, diamagnetic (myelin, calcium) dark.',
+        suffix='Chimap',
+        step='inversion',
+        in_template=True,
+        column='chi',
+        symbol='χ',
+    ),
+    'r2star': Product(
+        'Effective transverse relaxation rate',
+        '1/s',
+        Look('R2*', '1/s', 'inferno', (0.0, 60.0)),
+        'Effective transverse relaxation rate in 1/s.',
+        suffix='R2starmap',
+        step='r2star',
+        in_template=True,
+        column='R2star',
+        symbol='R2*',
+        echoes=2,
+    ),
+    't2star': Product(
+        'Effective transverse relaxation time', 's', suffix='T2starmap', step='r2star', echoes=2
+    ),
+    's0': Product('Signal at echo time zero', 'arbitrary', suffix='S0map', step='r2star', echoes=2),
+    'swi': Product(
+        'Susceptibility-weighted magnitude',
+        'arbitrary',
+        Look('Susceptibility-weighted image', 'arbitrary'),
+        'Magnitude weighted by a mask of the filtered phase; veins and iron are dark.',
+        suffix='swi',
+        step='swi',
+    ),
+    'minip': Product(
+        'Minimum-intensity projection of the susceptibility-weighted magnitude',
+        'arbitrary',
+        Look('Minimum-intensity projection', 'arbitrary'),
+        'Darkest value over a slab of the susceptibility-weighted image; veins run through it as lines.',
+        suffix='minIP',
+        step='swi',
+    ),
+}
+"""Port of the graph -> map, in the order of the report."""
+
+SYMBOLS = {one.column: one.symbol for one in PRODUCTS.values() if one.column}
+"""Name of a map in tables of regions -> in charts and pages."""
+
+
+def products_of(*, n_echoes: int, one_step: bool) -> dict[str, Product]:
+    """The maps that a series gives: one echo leaves no residual and no decay, one step no local field."""
+    return {
+        port: one
+        for port, one in PRODUCTS.items()
+        if n_echoes >= one.echoes and (one.one_step or not one_step)
+    }

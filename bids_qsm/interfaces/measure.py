@@ -1,0 +1,226 @@
+"""The interface that runs an application: load what it names, call it, save what it gives."""
+
+import json
+from importlib import import_module
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    DynamicTraitedSpec,
+    File,
+    InputMultiObject,
+    SimpleInterface,
+    isdefined,
+    traits,
+)
+from nipype.interfaces.io import add_traits
+
+from bids_qsm.anatomy.transform import resample, resample_labels
+from bids_qsm.applications.contract import MAPS, Application, Given
+from bids_qsm.derivatives.products import PRODUCTS
+from bids_qsm.errors import UserError
+from bids_qsm.interfaces.io import load, load_labels, load_mask, read, save_like
+from bids_qsm.interfaces.xfm import load_chain, load_xfm
+from bids_qsm.plotting.maps import Look, plot_map, plot_outlines
+from bids_qsm.recon.grid import Grid
+
+FILES = (*MAPS, 'mask', 'dseg', 'labels', 'dseg_before', 'white_matter', 'to_template', 'reference')
+"""Input ports that hold a file a series; 'to_template' holds several."""
+
+
+class _MeasureInputSpec(BaseInterfaceInputSpec):
+    application = traits.Str(mandatory=True, desc='module that holds the APPLICATION')
+    params = traits.Dict(value={}, usedefault=True, desc='parameters that the user set')
+    series = traits.List(
+        traits.Dict, mandatory=True, desc='entities, echo_times, field_strength, atlas of each series'
+    )
+    invert = traits.List(traits.Bool, value=[], usedefault=True, desc='transforms of to_template to invert')
+    extra = traits.Dict(
+        value={}, usedefault=True, desc='query -> list of (path, space it is in, name to show)'
+    )
+    gre_to_anat = File(exists=True, desc='resamples the GRE onto the anatomical image')
+    flair_to_anat = File(exists=True, desc='resamples the FLAIR onto the anatomical image')
+    own_to_anat = InputMultiObject(
+        File(exists=True),
+        desc='the same for each query with an alignment of its own that has a file, in order',
+    )
+
+
+for _port in FILES:
+    _MeasureInputSpec.add_class_trait(_port, InputMultiObject(File(exists=True)))
+
+
+class Measure(SimpleInterface):
+    """Run an application on the maps of a series, or of all series of a session.
+
+    It has one output port for each image, 'table' and 'dictionary', and 'figure_<name>' for each figure.
+    """
+
+    input_spec, output_spec = _MeasureInputSpec, DynamicTraitedSpec
+
+    @property
+    def _application(self) -> Application:
+        return import_module(self.inputs.application).APPLICATION
+
+    def _outputs(self):
+        return add_traits(DynamicTraitedSpec(), outputs_of(self._application))
+
+    def _run_interface(self, runtime):
+        one, cwd = self._application, Path(runtime.cwd)
+        given = [self._arguments(one, number) for number in range(len(self.inputs.series))]
+        as_lists = one.scope == 'subject'
+        data = [[part[name] for part in given] if as_lists else given[0][name] for name in one.arguments]
+        found = one.measure(*data, **self.inputs.params)
+        found = dict(zip(one.gives, found if len(one.gives) > 1 else (found,), strict=True))
+        for image in one.images:
+            saved = save_like(found[image.name], self._like(), cwd, f'{image.name}.nii.gz')
+            self._results[image.name] = saved
+        if one.table is not None:
+            self._write_table(one, found['table'], cwd)
+        for figure in one.figures:
+            if figure.draw is not None:
+                table = pd.read_csv(cwd / 'table.tsv', sep='\t', na_values=['n/a'])
+                content, extension = figure.draw(table).encode(), 'svg'
+            else:
+                content, extension = self._picture(one, figure, found), 'png'
+            path = cwd / f'{figure.name}.{extension}'
+            path.write_bytes(content)
+            self._results[f'figure_{figure.name}'] = str(path)
+        return runtime
+
+    def _file(self, port, number=0):
+        """The file of a port for a series (several of 'to_template'), None where there is none."""
+        files = getattr(self.inputs, port)
+        if not isdefined(files):
+            return None
+        if port == 'to_template':
+            step = len(self.inputs.invert)
+            return files[number * step : (number + 1) * step]
+        return files[number]
+
+    def _like(self, number=0):
+        """A file on the grid of the maps."""
+        return next(filter(None, (self._file(port, number) for port in (*MAPS, 'mask'))))
+
+    def _arguments(self, one, number):
+        """What `measure` gets of one series, by name."""
+        path = {port: self._file(port, number) for port in FILES}
+        image = nib.load(self._like(number))
+        affine, grid = image.affine, Grid.from_affine(image.shape[:3], image.affine)
+        facts = self.inputs.series[number]
+        queries = {query.name: query for query in one.extra}
+        found = {}
+        for name in one.arguments:
+            if name in queries:
+                found[name] = self._extra(queries[name], grid, affine)
+            elif name == 'maps':
+                there = {port: product for port, product in PRODUCTS.items() if product.column and path[port]}
+                found[name] = {product.column: load(path[port])[0] for port, product in there.items()}
+            elif name in ('grid', 'affine'):
+                found[name] = {'grid': grid, 'affine': affine}[name]
+            elif name == 'to_template':
+                found[name] = load_chain(path[name] or [], self.inputs.invert)
+            elif name == 'entities':
+                found[name] = dict(facts['entities'])
+            elif name not in FILES:
+                found[name] = facts.get(name)
+            elif path[name] is None:
+                found[name] = '' if name == 'reference' else None
+            else:
+                found[name] = _LOAD.get(name, _load_map)(path[name], grid)
+        if 'labels' in found and path['dseg_before'] is not None:
+            found['labels']['volume_mm3'] = _volumes(path['dseg_before'], found['labels']['index'])
+        return found
+
+    def _extra(self, query, grid, affine):
+        """The files of an extra input: arrays on the grid of the maps, Given, or a table."""
+        files = self.inputs.extra.get(query.name, [])
+        if not query.is_image:
+            tables = [pd.read_csv(path, sep='\t', na_values=['n/a']) for path, *_ in files]
+            return tuple(tables) if query.many else next(iter(tables), None)
+        given = tuple(self._given(query, *one, grid, affine) for one in files)
+        if query.many:
+            return given
+        return given[0].on_grid if given else None
+
+    def _given(self, query, path, space, source, grid, affine):
+        stored, own = read(path)
+        if stored.ndim != 3:
+            raise UserError(f'the {query.title} {path} has shape {stored.shape}; give one 3D volume.')
+        data = np.nan_to_num(stored) if query.prepare is None else query.prepare(stored, Path(path).name)
+        there, back = self._transforms(query, space)
+        if query.interpolation == 'label':
+            labels = np.rint(data).astype(np.int32)
+            on_grid = resample_labels(labels, own, grid.shape, affine, there).astype(np.int32)
+        else:
+            on_grid = resample(data.astype(np.float32), own, grid.shape, affine, there)
+        return Given(source, stored, data, own, on_grid, back)
+
+    def _transforms(self, query, space):
+        """Transforms of points of the maps to an extra image, and back."""
+        if space == 'gre':
+            return [], []
+        anat = self.inputs.gre_to_anat
+        if space == 'anat':
+            return load_chain([anat], [True]), load_xfm(anat)
+        if space == 'flair':
+            own = self.inputs.flair_to_anat
+        else:
+            aligned = [one.name for one in self._application.own if self.inputs.extra.get(one.name)]
+            own = self.inputs.own_to_anat[aligned.index(query.name)]
+        return load_chain([anat, own], [True, False]), load_xfm(own, invert=True) + load_xfm(anat)
+
+    def _write_table(self, one, table, cwd):
+        described = one.dictionary(self.inputs.series[0].get('atlas', ''))
+        table.to_csv(cwd / 'table.tsv', sep='\t', index=False, na_rep='n/a')
+        (cwd / 'dictionary.json').write_text(json.dumps(described, indent=2) + '\n')
+        self._results['table'] = str(cwd / 'table.tsv')
+        self._results['dictionary'] = str(cwd / 'dictionary.json')
+
+    def _picture(self, one, figure, found):
+        """A figure of an image of the application, as PNG."""
+        mask = load_mask(self._file('mask')) if self._file('mask') else None
+        image = next(image for image in one.images if image.name == figure.name)
+        data = np.asarray(found[figure.name])
+        if not figure.over:
+            look = Look(figure.title, image.units or 'arbitrary')
+            return plot_map(data, nib.load(self._like()).affine, look=look, mask=mask, title=figure.title)
+        back, affine = read(self._file(figure.over))
+        outlined = {'dseg': data.astype(np.int32)} if data.any() else {'mask': mask}
+        look = PRODUCTS[figure.over].look
+        return plot_outlines(back.astype(np.float32), affine, look=look, title=figure.title, **outlined)
+
+
+def outputs_of(one: Application) -> list[str]:
+    """Output ports of the node of an application."""
+    table = ['table', 'dictionary'] if one.table is not None else []
+    return [
+        *(image.name for image in one.images),
+        *table,
+        *(f'figure_{figure.name}' for figure in one.figures),
+    ]
+
+
+def _load_map(path, grid):
+    del grid
+    return load(path)[0]
+
+
+_LOAD = {
+    'mask': lambda path, _: load_mask(path),
+    'dseg': load_labels,
+    'white_matter': lambda path, grid: load_labels(path, grid) > 0,
+    'labels': lambda path, _: pd.read_csv(path, sep='\t', keep_default_na=False),
+    'reference': lambda path, _: json.loads(Path(path).read_text())['ReferenceRegion'],
+}
+
+
+def _volumes(path, index):
+    """Volume (mm^3) of each label of an image."""
+    image = nib.load(path)
+    found = np.rint(np.asanyarray(image.dataobj)).astype(np.int64).ravel()
+    counts = np.bincount(found, minlength=int(index.max()) + 1)
+    return counts[index] * abs(np.linalg.det(image.affine[:3, :3]))

@@ -1,0 +1,247 @@
+"""Files that applications read beside the maps: where they are, and which image each was drawn on."""
+
+from fnmatch import fnmatch
+from pathlib import Path
+
+from bids_qsm.applications import application, modules
+from bids_qsm.applications.contract import Application, Query
+from bids_qsm.derivatives.products import PRODUCTS, products_of
+from bids_qsm.errors import UserError
+from bids_qsm.layout import checks
+from bids_qsm.layout.names import entities_of, session_of, suffix_of
+from bids_qsm.layout.series import Input, Use
+from bids_qsm.recon.inversion import INVERSION
+from bids_qsm.recon.registry import needs
+
+OWN_SPACES = (None, 'orig', 'MEGRE', 'GRE', 'T2starw')
+"""Values of the entity space- that may mean the series itself."""
+
+
+def chosen(options) -> list[Application]:
+    """Applications that may run: those that ask for nothing, and those that ``options`` name."""
+    named = [method.name for method in options.applications]
+    found = [application(name) for name in modules()]
+    return [one for one in found if not one.asked or one.name in named]
+
+
+def fits(query: Query, path: Path) -> bool:
+    """Whether a file is one that a query asks for.
+
+    >>> lesions = Query('lesions', 'lesion mask', ('mask',), datatype='', entities=(('label', 'lesion*'),))
+    >>> fits(lesions, Path('sub-01_label-Lesion_mask.nii.gz'))
+    True
+    >>> fits(lesions, Path('sub-01_desc-brain_mask.nii.gz'))
+    False
+    """
+    labels = dict(entities_of(path))
+    return (
+        suffix_of(path) in query.suffix
+        and path.name[0] != '.'
+        and query.datatype in ('', path.parent.name)
+        and all(fnmatch(labels.get(key, '').lower(), pattern.lower()) for key, pattern in query.entities)
+    )
+
+
+def is_input(path: Path) -> bool:
+    """Whether a file is an extra input of any application, and so no segmentation."""
+    queries = (query for name in modules() for query in application(name).extra)
+    return any(fits(query, path) for query in queries if query.is_image)
+
+
+def find_inputs(subject: str, options) -> dict[tuple[str, str], list[Path]]:
+    """Files of a participant by (application, query), in the dataset, its derivatives/ and those given."""
+    roots = [
+        options.bids_dir,
+        *sorted(options.bids_dir.glob('derivatives/*')),
+        *(path for _, path in options.derivatives),
+    ]
+    queries = {(one.name, query.name): query for one in chosen(options) for query in one.extra}
+    found = {key: {} for key in queries}
+    endings = {query.extension for query in queries.values()}
+    for root in (root for root in roots if not root.is_relative_to(options.output_dir)):
+        for path in (p for end in sorted(endings) for p in sorted(root.glob(f'sub-{subject}/**/*{end}*'))):
+            for key, query in queries.items():
+                if path.name.endswith((query.extension, f'{query.extension}.gz')) and fits(query, path):
+                    found[key][path.resolve()] = path
+    return {key: list(paths.values()) for key, paths in found.items()}
+
+
+def drawn_images(found: dict[tuple[str, str], list[Path]]) -> list[Path]:
+    """Those of the files of `find_inputs` that may lie on one of the participant's images."""
+    queries = {
+        (name, query.name): query for name in {name for name, _ in found} for query in application(name).extra
+    }
+    of_scanner = (key for key in found if queries[key].is_image and queries[key].align == 'scanner')
+    return [path for key in of_scanner for path in found[key]]
+
+
+def plan_applications(
+    one, found: dict[tuple[str, str], list[Path]], anatomy, flair: Path | None, series, scanned, options
+) -> tuple[tuple[Use, ...], list[str]]:
+    """The applications that run for a series, with their files, and what to say of files and of the others.
+
+    ``scanned`` are the sessions that have an image of their own, by suffix ('T1w', 'FLAIR'). Raises UserError
+    where a file is unusable.
+    """
+    uses, notes = [], []
+    one_step = 'total' in needs(INVERSION[options.inversion.name])
+    made = products_of(n_echoes=len(one.echo_times), one_step=one_step)
+    params = {method.name: method.params for method in options.applications}
+    for app in chosen(options):
+        absent = [name for name, required in app.arguments.items() if required and _is_absent(name, made)]
+        inputs, lacking = [], []
+        for query in app.extra:
+            paths = found[app.name, query.name]
+            placed, said = _place_all(query, paths, one, anatomy, flair, series, scanned)
+            notes += said
+            inputs += placed
+            if not placed:
+                lacking.append(query)
+        required = [query for query in lacking if not query.optional]
+        if absent:
+            notes.append(f'{app.title}: left out, as the series has no {" and no ".join(absent)}.')
+        elif required:
+            if app.asked:  # what runs by itself where its input is there need not be missed
+                titles = ' and no '.join(query.title for query in required)
+                notes.append(f'{app.title}: left out, as there is no {titles} of this series.')
+        else:
+            notes += [f'{app.title}: there is no {query.title}; it is done without.' for query in lacking]
+            uses.append(Use(app.name, params.get(app.name, ()), tuple(inputs)))
+    return tuple(uses), notes
+
+
+def _is_absent(name, made):
+    return name in PRODUCTS and name not in made
+
+
+def _place_all(query, paths, one, anatomy, flair, series, scanned):
+    """The files of a query that concern a series, and what to say of the others."""
+    placed, notes = [], []
+    for path in paths:
+        if session_of(path) not in (None, one.session):
+            continue
+        problem = query.is_image and checks.image_problem(path)
+        if problem:
+            raise UserError(f'the {query.title} {problem}')
+        if not query.is_image or query.align == 'own':
+            where, note = 'own' if query.is_image else 'table', None
+        else:
+            where, note = _place(path, one, anatomy, flair, series, scanned)
+        if where:
+            placed.append(Input(query.name, path, where))
+        elif note:
+            notes.append(f'The {query.title} {path.name} {note}')
+    placed.sort(key=lambda item: item.space)
+    if len(placed) > 1 and not query.many:
+        notes.append(
+            f'There are {len(placed)} files that could be the {query.title}; {placed[0].path.name} is used.'
+        )
+        placed = placed[:1]
+    if flair and any(input_.space == 'flair' for input_ in placed):
+        problem = checks.image_problem(flair)
+        if problem:
+            raise UserError(f'the FLAIR image {problem}')
+    return placed, notes
+
+
+def choose_flair(one, flairs: list[Path], drawn: list[Path], anatomy) -> Path | None:
+    """The FLAIR image of a series: of its session first, and one that masks were drawn on before others.
+
+    None where there is none; one that cannot be read is an error only once masks lie on it.
+    """
+
+    def rank(path):
+        labels = dict(entities_of(path))
+        return 'ce' in labels, labels.get('run', '').zfill(4), labels.get('ses', ''), path.name
+
+    own = [p for p in flairs if session_of(p) == one.session] or flairs
+    ranked = sorted(own, key=rank)
+    sound = [path for path in ranked if checks.image_problem(path) is None]
+    drawn = [path for path in drawn if _may_be_on_flair(path, one, anatomy.images)]
+    fits = [path for path in sound if any(checks.same_grid(mask, path) for mask in drawn)]
+    return next(iter((*fits, *sound, *ranked)), None)
+
+
+def _may_be_on_flair(path, one, anat):
+    if session_of(path) not in (None, one.session):
+        return False
+    space = drawn_space(path)
+    if space not in (None, 'orig', 'FLAIR') or checks.image_problem(path):
+        return False
+    others = (one.files[0], *anat) if space != 'FLAIR' else ()
+    return not any(checks.same_grid(path, other) for other in others)
+
+
+def drawn_space(path):
+    """Space that a mask names: its entity space-, or the image in its name; None where it names none."""
+    named = next((image for image in ('T1w', 'FLAIR') if f'_{image}_' in path.name), None)
+    return dict(entities_of(path)).get('space', named)
+
+
+def _place(path, one, anatomy, flair, series, scanned):
+    """Image that a mask was drawn on ('anat', 'gre', 'flair' or None), and a note where it is not used."""
+    space = drawn_space(path)
+    named = {
+        'T1w': ('anat', anatomy.images, anatomy.session),
+        'FLAIR': ('flair', (flair,) if flair else (), session_of(flair)),
+    }
+    if space in named:
+        where, images, in_use = named[space]
+        if not images:
+            return None, f'was drawn on the {space} image, which is not there; it is not used.'
+        session = session_of(path)
+        # a mask that names no session is of the one in use
+        if session in (None, in_use):
+            return where, None
+        alike = any(_lies_on(path, image) for image in images)
+        if alike and not is_of_other_scan(path, in_use, scanned[space]):
+            return where, None
+        why = 'and the head lies elsewhere in it' if alike else 'on another grid'
+        return None, (
+            f'was drawn on the {space} image of session {session}, but {images[0].name} is the one in use, '
+            f'{why}; it is not used.'
+        )
+    if space not in OWN_SPACES:
+        return None, f'is in the space {space} and is not used.'
+    of_other = is_of_other(path, one)
+    if _lies_on(path, one.files[0]):
+        return (None if of_other else 'gre'), None
+    note = None
+    for kind, (where, images, in_use) in named.items():
+        if space not in (None, 'orig') or not any(_lies_on(path, image) for image in images):
+            continue
+        if not is_of_other_scan(path, in_use, scanned[kind]):
+            return where, None
+        if note is None:
+            note = (
+                f'is of session {session_of(path)}, which has a {kind} image of its own, but '
+                f'{images[0].name} is the one in use, and the head lies elsewhere in it; it is not used.'
+            )
+    if note:
+        return None, note
+    if of_other and any(_lies_on(path, other.files[0]) for other in series):
+        return None, None
+    return None, (
+        'lies neither on the grid of the series nor on that of the T1w or FLAIR image and is not used; if it '
+        'was drawn on one of these, name it space-T1w or space-FLAIR.'
+    )
+
+
+def _lies_on(path, image):
+    return checks.image_problem(image) is None and checks.same_grid(path, image)
+
+
+def is_of_other_scan(path, in_use, sessions) -> bool:
+    """Whether a file names another session than that ``in_use``, which has an image of its own.
+
+    Equal grids then say nothing: a protocol gives all its sessions the same one, and the head moves between
+    them.
+    """
+    own = session_of(path)
+    return None not in (own, in_use) and own != in_use and own in sessions
+
+
+def is_of_other(path, one) -> bool:
+    """Whether a file names another acquisition than a series does."""
+    labels, own = dict(entities_of(path)), dict(one.entities)
+    return any(labels[k] != own.get(k) for k in ('ses', 'acq', 'ce', 'rec', 'run', 'inv') if k in labels)

@@ -1,0 +1,128 @@
+"""Applications declare themselves: each is sound, and a toy of one file goes through the whole job."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from bids_qsm.app import cli
+from bids_qsm.applications import about, application, applications, modules
+from bids_qsm.applications.contract import Application, Image, Query
+from bids_qsm.derivatives.files import output_path
+from bids_qsm.reports.citations import cite
+from bids_qsm.workflows.outputs import application_names
+
+BENCHMARKS = Path(__file__).parents[2] / 'benchmarks'
+
+
+@pytest.mark.parametrize('app', applications(), ids=lambda app: app.name)
+def test_each_is_sound(app):
+    """Its flag has a help text, its files have names, its citations exist, its columns are described."""
+    assert about(app.name).endswith('.')
+    for name in application_names(app, 'nuclei').values():
+        output_path('out', {'sub': '01'}, **name)
+    cite([app.method])
+    described = app.dictionary('nuclei')
+    assert set(app.table.shown) <= set(described)
+    assert all(one['Description'].endswith('.') for one in described.values())
+    made = {image.name for image in app.images} | {'table'}
+    assert set(app.gives) == made
+    assert all(figure.draw or figure.name in made for figure in app.figures)
+
+
+def test_a_wrong_declaration_is_refused():
+    query = Query('flow', 'flow map', ('cbf',))
+    for wrong, said in (
+        ({'measure': lambda nonsense: nonsense}, 'nonsense'),
+        ({'measure': lambda chi: chi, 'extra': (query,)}, 'flow'),
+        ({'measure': lambda chi: chi, 'images': (Image('x', 'bold', 'x'),)}, 'bold'),
+    ):
+        with pytest.raises(ValueError, match=said):
+            Application('wrong', 'Wrong', **wrong)
+
+
+@pytest.fixture(scope='module')
+def job(tmp_path_factory):
+    """A small job with a flow map that lies 6 mm off, after a run of both toys."""
+    sys.path.insert(0, str(BENCHMARKS))
+    import disturb
+
+    sys.path.remove(str(BENCHMARKS))
+    job = disturb.make_job(tmp_path_factory.mktemp('toy'))
+    t1w = nib.load(job.anat / 'sub-01_T1w.nii.gz')
+    flow, moved = np.asarray(t1w.dataobj, np.float32), t1w.affine.copy()
+    moved[0, 3] += 6
+    perf = job.data / 'sub-01' / 'perf'
+    perf.mkdir()
+    nib.save(nib.Nifti1Image(flow / flow.max(), moved), perf / 'sub-01_cbf.nii.gz')
+    for path in job.anat.glob('*_MEGRE.*'):
+        shutil.copy(path, path.with_name(path.name.replace('sub-01_', 'sub-01_acq-again_')))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(modules(), 'toy', 'tests.applications.toy')
+        patch.setitem(modules(), 'joint', 'tests.applications.joint')
+        patch.setenv('TEMPLATEFLOW_HOME', str(job.root / 'templateflow'))
+        assert cli.main(job.arguments('--toy:gain=2', '--joint')) == 0
+        yield job
+
+
+def test_a_toy_goes_through_the_whole_job(job):
+    anat = job.out / 'sub-01' / 'anat'
+    image = nib.load(anat / 'sub-01_desc-ratio_ratiomap.nii.gz')
+    table = pd.read_csv(anat / 'sub-01_desc-toy_stats.tsv', sep='\t')
+    whole = table[table['region'] == 'Brain'].iloc[0]
+    mask = np.asarray(nib.load(anat / 'sub-01_desc-brain_mask.nii.gz').dataobj) > 0
+    assert np.asarray(image.dataobj)[mask].mean() == pytest.approx(whole['mean'], rel=1e-4)
+    sidecar = json.loads((anat / 'sub-01_desc-ratio_ratiomap.json').read_text())
+    assert sidecar['Units'] == 'ml/ppm'
+    described = json.loads((anat / 'sub-01_desc-toy_stats.json').read_text())
+    assert described['dose'] == {'Description': 'Sum of doses.', 'Units': 'mg'}
+    page = (job.out / 'sub-01.html').read_text()
+    for said in ('Flow per iron', 'Flow map and anatomical image', 'there is no table of doses'):
+        assert said in page
+    # the flow map was laid where the head is: it is dark outside and bright inside
+    (align,) = job.nodes.glob('sub_01_wf/align_toyflow_1/*.txt')
+    assert float(align.read_text().split('Parameters:')[1].split()[9]) == pytest.approx(-6, abs=1.5)
+
+
+def test_series_of_a_session_are_taken_together(job):
+    table = pd.read_csv(job.out / 'sub-01' / 'anat' / 'sub-01_desc-joint_stats.tsv', sep='\t')
+    assert len(table) == 2
+    assert (job.out / 'sub-01' / 'anat' / 'sub-01_desc-mean_Chimap.nii.gz').exists()
+
+
+def test_its_rows_get_group_statistics(job):
+    """Five more participants, made of the one that was run."""
+    own = job.out / 'sub-01' / 'anat'
+    for number in range(2, 7):
+        anat = job.out / f'sub-0{number}' / 'anat'
+        anat.mkdir(parents=True)
+        for path in own.glob('*_stats.*'):
+            copy = anat / path.name.replace('sub-01', f'sub-0{number}')
+            shutil.copy(path, copy)
+            if copy.name.endswith('desc-toy_stats.tsv'):
+                table = pd.read_csv(copy, sep='\t')
+                table['mean'] *= 1 + 0.5 * (number % 2) + 0.01 * number
+                table.to_csv(copy, sep='\t', index=False, na_rep='n/a')
+    people = 'participant_id\tgroup\n' + ''.join(f'sub-0{n}\t{"ab"[n % 2]}\n' for n in range(1, 7))
+    (job.data / 'participants.tsv').write_text(people)
+    assert cli.main([str(job.data), str(job.out), 'group', '--model', 'ratio ~ group']) == 0
+    model = pd.read_csv(job.out / 'group' / 'model_stats.tsv', sep='\t')
+    found = model[(model['map'] == 'ratio') & (model['region'] == 'Brain')]
+    assert (found['estimate'] > 0).all()
+    assert len(found)
+    assert 'ratio' in (job.out / 'group.html').read_text()
+
+
+def test_what_lacks_its_input_is_left_out_and_said(job, capsys):
+    (job.data / 'sub-01' / 'perf' / 'sub-01_cbf.nii.gz').rename(job.root / 'kept.nii.gz')
+    assert cli.main([*job.arguments('--toy'), '--dry-run']) == 0
+    assert 'Flow per iron: left out, as there is no flow map' in capsys.readouterr().out
+    (job.data / 'sub-01' / 'perf' / 'sub-01_cbf.nii.gz').write_bytes(b'nonsense')
+    assert cli.main([*job.arguments('--toy'), '--dry-run']) == 1
+    assert 'sub-01_cbf.nii.gz cannot be read' in capsys.readouterr().out
+    assert application('toy').arguments['flow']

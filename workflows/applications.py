@@ -1,0 +1,187 @@
+"""The applications of a series: one node each, wired by what their declarations name."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+from nipype.interfaces.utility import Merge
+
+from bids_qsm.applications import application, modules
+from bids_qsm.applications.contract import Application
+from bids_qsm.derivatives.products import PRODUCTS
+from bids_qsm.interfaces.measure import FILES, Measure, outputs_of
+from bids_qsm.recon.registry import Need
+from bids_qsm.workflows import engine as pe
+from bids_qsm.workflows.labels import to_template_invert
+from bids_qsm.workflows.memory import Sizes
+
+
+@dataclass(frozen=True)
+class Run:
+    """An application that runs on a series: with the labels of the atlas, or those of a segmentation."""
+
+    use: object
+    labels: str = ''
+    """Name of the segmentation; empty for the atlas."""
+
+    @property
+    def app(self) -> Application:
+        return application(self.use.name)
+
+    @property
+    def name(self) -> str:
+        return f'{self.use.name}_{self.labels}' if self.labels else self.use.name
+
+    @property
+    def outputs(self) -> dict[str, str]:
+        """Output of the node -> port outside of it. Figures show the labels of the atlas."""
+        ports = (p for p in outputs_of(self.app) if not (self.labels and p.startswith('figure_')))
+        return {port: f'{self.name}_{port}' for port in ports}
+
+
+def runs_of(series, scope: tuple[str, ...] = ('series', 'labels')) -> Iterator[Run]:
+    """What runs on a series, of those applications that have a ``scope``."""
+    for use in series.applications:
+        kind = application(use.name).scope
+        if kind in scope:
+            yield Run(use)
+            yield from (Run(use, one.name) for one in series.segmentations if kind == 'labels')
+
+
+def files_of(app: Application) -> list[str]:
+    """Ports of `Measure` that hold files an application needs."""
+    named = set(app.arguments)
+    wanted = {
+        *(figure.over for figure in app.figures),
+        *(port for port, one in PRODUCTS.items() if 'maps' in named and one.column),
+        *(['mask'] if app.figures or named & {'grid', 'affine'} else []),
+        *(['dseg_before'] if 'labels' in named else []),
+    }
+    return [port for port in FILES if port in named | wanted]
+
+
+def own_port(name: str, query: str) -> str:
+    """Port of the transform of an extra image that is aligned by itself."""
+    return f'{query}_to_anat_{name}'
+
+
+def alignment_ports(series) -> dict[str, object]:
+    """Port -> image that is aligned with the anatomical image for the applications of a series."""
+    ports = {}
+    if any(one.space == 'flair' for one in series.inputs):
+        ports['flair_to_anat'] = series.flair
+    for use in series.applications:
+        ports |= {own_port(use.name, one.query): one.path for one in use.inputs if one.space == 'own'}
+    return ports
+
+
+def label_inputs_of(series) -> list[str]:
+    """Ports of the participant's segmentations that applications need."""
+    runs = [run for run in runs_of(series) if run.labels]
+    return [f'{port}_{run.labels}' for run in runs for port in _LABELS if port in files_of(run.app)]
+
+
+def application_inputs(series) -> list[str]:
+    """Ports that the applications of a series need, beside those of its segmentations."""
+    needed = {port for run in runs_of(series) for port in files_of(run.app)}
+    placed = {'gre_to_anat'} if any(one.space not in ('gre', 'table') for one in series.inputs) else set()
+    return [*(port for port in (*FILES, 'gre_to_anat') if port in needed | placed), *alignment_ports(series)]
+
+
+def init_applications_wf(
+    *, series, options, atlas, ports: list[str], sizes: Sizes, name: str = 'applications_wf'
+):
+    """Run the applications of a series.
+
+    Inputs: those of ``ports`` (`application_inputs`, without what the series does not give), and dseg_<name>,
+    labels_<name>, dseg_before_<name> of segmentations. Outputs: <run>_<port> as `Run.outputs` names them.
+    """
+    workflow = pe.Workflow(name=name)
+    runs = list(runs_of(series))
+    of_labels = list(dict.fromkeys(label_inputs_of(series)))
+    inputnode = pe.inputnode(*ports, *of_labels)
+    outputnode = pe.outputnode(*(port for run in runs for port in run.outputs.values()))
+    for port, of_atlas in ATLAS.items():
+        if port in ports:
+            setattr(inputnode.inputs, port, str(getattr(atlas, of_atlas)))
+    for run in runs:
+        node = application_node(run, (series,), options, run.labels or atlas.name, sizes)
+        for port in files_of(run.app):
+            source = f'{port}_{run.labels}' if run.labels and port in _LABELS else port
+            if source in (*ports, *of_labels):
+                workflow.link(inputnode, node, **{port: source})
+        _link_extra(workflow, inputnode, node, run)
+        workflow.link(node, outputnode, **{outside: port for port, outside in run.outputs.items()})
+    workflow.__desc__ = ' '.join(dict.fromkeys(run.app.method for run in runs if run.app.method))
+    return workflow
+
+
+_LABELS = ('dseg', 'labels', 'dseg_before')
+
+
+ATLAS = {'labels': 'labels', 'dseg_before': 'dseg'}
+"""Ports of the labels of the atlas that are files of its own."""
+
+
+def application_node(run: Run, series_list, options, atlas: str, sizes: Sizes):
+    """The node of an application on one series, or on several of a session."""
+    app = run.app
+    memory = app.memory_of_many if run.labels and app.memory_of_many else app.memory
+    extra = {}
+    names = distinct_names([str(one.path) for one in run.use.inputs])
+    for one, shown in zip(run.use.inputs, names, strict=True):
+        extra.setdefault(one.query, []).append((str(one.path), one.space, shown))
+    return pe.Node(
+        Measure(
+            application=modules()[run.use.name],
+            params=dict(run.use.params),
+            series=[
+                {
+                    'entities': dict(one.entities),
+                    'echo_times': list(one.echo_times),
+                    'field_strength': one.field_strength,
+                    'atlas': atlas,
+                }
+                for one in series_list
+            ],
+            invert=to_template_invert(options),
+            extra=extra,
+        ),
+        name=run.name,
+        mem_gb=len(series_list) * _gb(memory, sizes),
+    )
+
+
+def _link_extra(workflow, inputnode, node, run):
+    spaces = {one.space for one in run.use.inputs}
+    if spaces & {'anat', 'flair', 'own'}:
+        workflow.link(inputnode, node, 'gre_to_anat')
+    if 'flair' in spaces:
+        workflow.link(inputnode, node, 'flair_to_anat')
+    own = [query.name for query in run.app.own if any(one.query == query.name for one in run.use.inputs)]
+    if own:
+        merge = pe.Node(Merge(len(own)), name=f'{run.name}_alignments')
+        workflow.link(
+            inputnode, merge, **{f'in{i}': own_port(run.use.name, one) for i, one in enumerate(own, start=1)}
+        )
+        workflow.link(merge, node, own_to_anat='out')
+
+
+def _gb(memory: Need, sizes: Sizes) -> float:
+    return memory.fixed + sum(getattr(memory, one.name) * getattr(sizes, one.name) for one in fields(sizes))
+
+
+def distinct_names(paths: list[str]) -> list[str]:
+    """File names, and before them as many folders as tell files of the same name apart.
+
+    >>> distinct_names(['/d/a/anat/x_mask.nii', '/d/b/anat/x_mask.nii', '/d/b/anat/y_mask.nii'])
+    ['a/anat/x_mask.nii', 'b/anat/x_mask.nii', 'y_mask.nii']
+    """
+    parts = [path.strip('/').split('/') for path in paths]
+    names = []
+    for own in parts:
+        others = [other for other in parts if other != own]
+        depth = 1
+        while depth < len(own) and any(other[-depth:] == own[-depth:] for other in others):
+            depth += 1
+        names.append('/'.join(own[-depth:]))
+    return names
