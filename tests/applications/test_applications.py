@@ -85,7 +85,7 @@ def test_a_toy_goes_through_the_whole_job(job):
     for said in ('Flow per iron', 'Flow map and anatomical image', 'there is no table of doses'):
         assert said in page
     # the flow map was laid where the head is: it is dark outside and bright inside
-    (align,) = job.nodes.glob('sub_01_wf/align_toyflow_1/*.txt')
+    align = job.nodes / 'sub_01_wf' / 'align_toyflow_1' / 'moving_to_fixed.txt'
     assert float(align.read_text().split('Parameters:')[1].split()[9]) == pytest.approx(-6, abs=1.5)
 
 
