@@ -1,4 +1,4 @@
-"""Nipype's workflows, and nodes whose earlier results are used only where they are whole."""
+"""Workflows that link ports by name, and nodes that reuse earlier results only where those are whole."""
 
 import json
 import os
@@ -6,14 +6,33 @@ import zlib
 from pathlib import Path
 
 import nipype
+from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline import engine as pe
+from nipype.pipeline.engine.base import EngineBase
 from numba.core.caching import IndexDataCacheFile
 
 from bids_qsm.derivatives.files import software_versions
 
-Workflow = pe.Workflow
 _SEAL = '_seal.json'
 _VERSIONS = f'{software_versions()}, nipype {nipype.__version__}'
+
+
+class Workflow(pe.Workflow):
+    """A graph whose steps are connected by the names of their ports."""
+
+    def link(self, source: EngineBase, target: EngineBase, /, *ports: str, **renamed: str):
+        """Connect outputs of ``source`` to inputs of ``target``, both nodes or workflows.
+
+        ``ports`` have one name on both sides; ``renamed`` reads like a call: input of ``target`` = output of
+        ``source``. Outputs of a workflow are those of its outputnode, inputs those of its inputnode::
+
+            workflow.link(inputnode, unwrap_phase, 'phase', 'magnitude')
+            workflow.link(make_mask, unwrap_phase, mask='wide')
+        """
+        leave = 'outputnode.' if isinstance(source, pe.Workflow) else ''
+        enter = 'inputnode.' if isinstance(target, pe.Workflow) else ''
+        named = [*((port, port) for port in ports), *((output, port) for port, output in renamed.items())]
+        self.connect([(source, target, [(leave + output, enter + port) for output, port in named])])
 
 
 class Node(pe.Node):
@@ -48,6 +67,16 @@ class Node(pe.Node):
         work = Path(self.base_dir).resolve()
         given = _paths(self.inputs.get_traitsfree())
         return sorted({path for path in given if path.is_file() and not path.resolve().is_relative_to(work)})
+
+
+def inputnode(*ports: str):
+    """Node that holds the inputs of a workflow."""
+    return Node(IdentityInterface(list(ports)), name='inputnode')
+
+
+def outputnode(*ports: str):
+    """Node that holds the outputs of a workflow."""
+    return Node(IdentityInterface(list(ports)), name='outputnode')
 
 
 _load = IndexDataCacheFile.load
