@@ -84,7 +84,7 @@ def init_subject_wf(*, series_list, options, templates, atlas, omp_nthreads: int
         inputs.template, inputs.template_mask = str(templates[0].t1w), str(templates[0].mask)
     outputs_wf = init_anat_outputs_wf(series=first, options=options)
     saved = ('image', 'mask') if image is not None else ('mask',)
-    workflow.connect([(anat_wf, outputs_wf, [(f'outputnode.{f}', f'inputnode.{f}') for f in saved])])
+    workflow.link(anat_wf, outputs_wf, *saved)
     normalize = {
         template.name: _add_normalization(
             workflow, anat_wf, first, template, options, atlas if template is templates[0] else None
@@ -108,35 +108,13 @@ def init_subject_wf(*, series_list, options, templates, atlas, omp_nthreads: int
             name=node_name(label),
         )
         if is_anatomy:
-            workflow.connect(phase_wf, 'outputnode.first_echo', anat_wf, 'inputnode.image')
-        workflow.connect(
-            [
-                (
-                    phase_wf,
-                    series_wf,
-                    [
-                        (f'outputnode.{f}', f'inputnode.{f}')
-                        for f in ('magnitude', 'phase', 'combined', 'quality', 'notes')
-                    ],
-                ),
-                (
-                    anat_wf,
-                    series_wf,
-                    [('outputnode.image', 'inputnode.anat'), ('outputnode.mask', 'inputnode.anat_mask')],
-                ),
-                (
-                    normalize[templates[0].name],
-                    series_wf,
-                    [
-                        (f'outputnode.{port}', f'inputnode.{port}')
-                        for port in label_inputs(series, options)
-                        if port in TRANSFORMS
-                    ],
-                ),
-            ]
-        )
+            workflow.link(phase_wf, anat_wf, image='first_echo')
+        workflow.link(phase_wf, series_wf, 'magnitude', 'phase', 'combined', 'quality', 'notes')
+        workflow.link(anat_wf, series_wf, anat='image', anat_mask='mask')
+        transforms = [port for port in label_inputs(series, options) if port in TRANSFORMS]
+        workflow.link(normalize[templates[0].name], series_wf, *transforms)
         if series.lesions_flair:
-            workflow.connect(flairs[series.flair], 'xfm', series_wf, 'inputnode.flair_to_anat')
+            workflow.link(flairs[series.flair], series_wf, flair_to_anat='xfm')
         for template in templates:
             is_refined = options.refinement.name != 'none' and template is templates[0]
             _add_standard(
@@ -154,9 +132,7 @@ def _add_flairs(workflow, anat_wf, series_list):
             name=f'align_flair_{len(flairs) + 1}',
             mem_gb=need('register_rigid', Sizes.of(series_list[0])),
         )
-        workflow.connect(
-            [(anat_wf, rigid, [('outputnode.image', 'fixed'), ('outputnode.mask', 'fixed_mask')])]
-        )
+        workflow.link(anat_wf, rigid, fixed='image', fixed_mask='mask')
         flairs[image] = rigid
     return flairs
 
@@ -180,9 +156,9 @@ def _add_normalization(workflow, anat_wf, series, template, options, atlas):
     inputs.template = str(template.t1w)
     if given is None:
         inputs.template_mask = str(template.mask)
-        workflow.connect(anat_wf, 'outputnode.mask', normalize_wf, 'inputnode.mask')
+        workflow.link(anat_wf, normalize_wf, 'mask')
         if has_affine:
-            workflow.connect(anat_wf, 'outputnode.affine', normalize_wf, 'inputnode.affine')
+            workflow.link(anat_wf, normalize_wf, 'affine')
     else:
         inputs.image_to_template, inputs.template_to_image = (str(path) for path in given)
     outputs_wf = init_normalize_outputs_wf(
@@ -193,15 +169,10 @@ def _add_normalization(workflow, anat_wf, series, template, options, atlas):
         sizes=Sizes.of(series),
         name=node_name(f'save_{template.name}'),
     )
-    outputs = (*TRANSFORMS, 'in_template')
-    workflow.connect(
-        [
-            (anat_wf, normalize_wf, [('outputnode.image', 'inputnode.image')]),
-            (normalize_wf, outputs_wf, [(f'outputnode.{f}', f'inputnode.{f}') for f in outputs]),
-        ]
-    )
+    workflow.link(anat_wf, normalize_wf, 'image')
+    workflow.link(normalize_wf, outputs_wf, *TRANSFORMS, 'in_template')
     if atlas is not None:
-        workflow.connect(anat_wf, 'outputnode.image', outputs_wf, 'inputnode.image')
+        workflow.link(anat_wf, outputs_wf, 'image')
     return normalize_wf
 
 
@@ -221,14 +192,9 @@ def _add_standard(workflow, series_wf, normalize_wf, series, template, options, 
         is_refined=is_refined,
         name=node_name(f'{label}_save'),
     )
-    workflow.connect(
-        [
-            (normalize_wf, standard_wf, [('outputnode.image_to_template', 'inputnode.image_to_template')]),
-            (series_wf, standard_wf, [('outputnode.gre_to_anat', 'inputnode.gre_to_anat')]),
-            (series_wf, standard_wf, [(f'outputnode.{m}', f'inputnode.{m}') for m in maps]),
-            (standard_wf, outputs_wf, [(f'outputnode.{m}', f'inputnode.{m}') for m in maps]),
-            (series_wf, outputs_wf, [('outputnode.reference', 'inputnode.reference')]),
-        ]
-    )
+    workflow.link(normalize_wf, standard_wf, 'image_to_template')
+    workflow.link(series_wf, standard_wf, 'gre_to_anat', *maps)
+    workflow.link(standard_wf, outputs_wf, *maps)
+    workflow.link(series_wf, outputs_wf, 'reference')
     if is_refined:
-        workflow.connect(series_wf, 'outputnode.refine', standard_wf, 'inputnode.refine')
+        workflow.link(series_wf, standard_wf, 'refine')
