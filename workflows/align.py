@@ -1,7 +1,6 @@
 """Where the series lies in the anatomical image."""
 
-from bids_qsm.interfaces.anatomy import RegisterRigid, Resample
-from bids_qsm.interfaces.xfm import IdentityTransform
+from bids_qsm.interfaces.anatomy import IdentityTransform, RegisterRigid, Resample
 from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.memory import Sizes, need
 

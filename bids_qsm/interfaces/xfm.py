@@ -9,7 +9,7 @@ from pathlib import Path
 import h5py
 import nibabel as nib
 import numpy as np
-from nipype.interfaces.base import BaseInterfaceInputSpec, File, SimpleInterface, TraitedSpec, isdefined
+from nipype.interfaces.base import isdefined
 
 from bids_qsm.anatomy.transform import Displacement
 from bids_qsm.errors import UserError
@@ -19,21 +19,7 @@ _FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
 _VECTOR_INTENT = 1007
 
 
-class _IdentityTransformOutputSpec(TraitedSpec):
-    xfm = File(exists=True, desc='ITK affine transform (.txt) that moves nothing')
-
-
-class IdentityTransform(SimpleInterface):
-    """Write the transform between an image and itself."""
-
-    input_spec, output_spec = BaseInterfaceInputSpec, _IdentityTransformOutputSpec
-
-    def _run_interface(self, runtime):
-        self._results['xfm'] = save_xfm(np.eye(4), runtime.cwd, 'identity.txt')
-        return runtime
-
-
-def load_xfm(path, invert=False):
+def load_xfm(path: str | Path, invert: bool = False):
     """Read a transform file as a list of transforms, to be applied first to last.
 
     Reads ITK text files of affine transforms (``.txt``), ITK displacement fields (``.nii``, ``.nii.gz``)
@@ -62,7 +48,7 @@ def load_xfm(path, invert=False):
     return [np.linalg.inv(t) for t in reversed(transforms)]
 
 
-def load_chain(files, invert):
+def load_chain(files: list[str], invert: list[bool]):
     """Read transform files as one list, each inverted where its value of ``invert`` says so.
 
     Both are inputs of an interface: undefined (as Nipype makes empty lists) is none, or none inverted.
@@ -74,7 +60,7 @@ def load_chain(files, invert):
     return [t for file, flip in zip(files, invert, strict=True) for t in load_xfm(file, flip)]
 
 
-def save_xfm(transform, cwd, name):
+def save_xfm(transform: np.ndarray | Displacement, cwd: str | Path, name: str):
     """Write a 4x4 matrix (``name`` in .txt) or a Displacement (.nii.gz) to ``cwd/name``; return the path."""
     path = Path(cwd) / name
     if not isinstance(transform, Displacement):

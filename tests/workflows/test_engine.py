@@ -8,10 +8,9 @@ import pytest
 from nipype import config as nipype_config
 from numba.core.caching import IndexDataCacheFile
 
-from bids_qsm.interfaces.anatomy import CorrectBias
+from bids_qsm.interfaces.anatomy import CorrectBias, IdentityTransform
 from bids_qsm.interfaces.derivatives import SaveDerivatives
 from bids_qsm.interfaces.io import save
-from bids_qsm.interfaces.xfm import IdentityTransform
 from bids_qsm.workflows import engine
 
 
