@@ -1,4 +1,4 @@
-"""Where the series lies in the anatomical image."""
+"""Rigid alignment of a series to the anatomical image."""
 
 from bids_qsm.interfaces.anatomy import IdentityTransform, RegisterRigid, Resample
 from bids_qsm.workflows import engine as pe

@@ -1,6 +1,7 @@
 """The whole graph: subjects, their anatomy, their series."""
 
 import re
+from typing import TYPE_CHECKING
 
 from bids_qsm.interfaces.anatomy import RegisterRigid
 from bids_qsm.workflows import engine as pe
@@ -15,21 +16,27 @@ from bids_qsm.workflows.outputs import (
 from bids_qsm.workflows.series import init_series_phase_wf, init_series_wf, standard_maps
 from bids_qsm.workflows.standard import init_standard_wf
 
+if TYPE_CHECKING:
+    from bids_qsm.app.options import Options
+    from bids_qsm.layout import Plan, Series
+    from bids_qsm.templates.atlases import Atlas
+    from bids_qsm.templates.spaces import Template
+
 TRANSFORMS = ('image_to_template', 'template_to_image')
 
 
-def node_name(label):
+def node_name(label: str):
     """Name of a workflow for a BIDS name: letters, digits and underscores; '+' is legal in BIDS only."""
     return re.sub(r'\W', lambda sign: '_' if sign[0] == '-' else f'_{ord(sign[0]):x}_', label) + '_wf'
 
 
-def series_label(series):
-    """What tells the series of a subject apart."""
+def series_label(series: 'Series'):
+    """Name of a series without its subject."""
     return series.name.partition('_')[2] or 'series'
 
 
-def owners(root, plan, spaces):
-    """Whose the nodes are: prefix of their full names -> (subject, series name or None for its anatomy)."""
+def owners(root: str, plan: 'Plan', spaces: tuple[str, ...]):
+    """Prefix of full node names -> (subject, name of the series or None for the anatomy)."""
     found = {}
     for series in plan.series:
         subject = f'{root}.{node_name(f"sub-{series.subject}")}'
@@ -41,7 +48,15 @@ def owners(root, plan, spaces):
     return found
 
 
-def init_bids_qsm_wf(*, options, plan, templates, atlas, omp_nthreads: int, name: str = 'bids_qsm_wf'):
+def init_bids_qsm_wf(
+    *,
+    options: 'Options',
+    plan: 'Plan',
+    templates: 'list[Template]',
+    atlas: 'Atlas',
+    omp_nthreads: int,
+    name: str = 'bids_qsm_wf',
+):
     """Build the graph of all series of ``plan``, one sub-workflow a subject.
 
     ``atlas`` is in the space of the first of ``templates``.
@@ -66,7 +81,15 @@ def init_bids_qsm_wf(*, options, plan, templates, atlas, omp_nthreads: int, name
     return workflow
 
 
-def init_subject_wf(*, series_list, options, templates, atlas, omp_nthreads: int, name: str):
+def init_subject_wf(
+    *,
+    series_list: 'list[Series]',
+    options: 'Options',
+    templates: 'list[Template]',
+    atlas: 'Atlas',
+    omp_nthreads: int,
+    name: str,
+):
     """Align the subject's anatomical image once and reconstruct each of its series.
 
     Without a T1w the first echo of the first series is the anatomical image.
@@ -123,8 +146,8 @@ def init_subject_wf(*, series_list, options, templates, atlas, omp_nthreads: int
     return workflow
 
 
-def _add_flairs(workflow, anat_wf, series_list):
-    """Align the FLAIR images that lesions were drawn on with the anatomical image: node by image."""
+def _add_flairs(workflow: pe.Workflow, anat_wf: pe.Workflow, series_list: 'list[Series]'):
+    """Align FLAIR images with lesion masks to the anatomical image; return the node of each image."""
     flairs = {}
     for image in dict.fromkeys(series.flair for series in series_list if series.lesions_flair):
         rigid = pe.Node(
@@ -137,9 +160,16 @@ def _add_flairs(workflow, anat_wf, series_list):
     return flairs
 
 
-def _add_normalization(workflow, anat_wf, series, template, options, atlas):
-    """Add the alignment of the subject's anatomy to ``template``, and what is saved of it."""
-    # the brain was found by an affine to the first template, whose atlas is used
+def _add_normalization(
+    workflow: pe.Workflow,
+    anat_wf: pe.Workflow,
+    series: 'Series',
+    template: 'Template',
+    options: 'Options',
+    atlas: 'Atlas | None',
+):
+    """Add the registration of the subject's anatomy to ``template``, and the saving of its results."""
+    # brain extraction has made an affine to the first template, the one with the atlas
     has_affine = series.brain_mask is None and atlas is not None
     given = next((pair for space, *pair in series.template_xfm if space == template.name), None)
     normalize_wf = init_normalize_wf(
@@ -176,7 +206,15 @@ def _add_normalization(workflow, anat_wf, series, template, options, atlas):
     return normalize_wf
 
 
-def _add_standard(workflow, series_wf, normalize_wf, series, template, options, is_refined):
+def _add_standard(
+    workflow: pe.Workflow,
+    series_wf: pe.Workflow,
+    normalize_wf: pe.Workflow,
+    series: 'Series',
+    template: 'Template',
+    options: 'Options',
+    is_refined: bool,
+):
     """Add the maps of ``series`` in the space of ``template``."""
     label = f'{series_label(series)}_{template.name}'
     maps = standard_maps(series)

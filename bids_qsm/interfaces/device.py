@@ -36,7 +36,7 @@ def call_on(device: str, function: Callable, data: dict, params: dict):
     return _call_with_tensors(device, function, data, params)
 
 
-def _call_with_tensors(device, function, data, params):
+def _call_with_tensors(device: str, function: Callable, data: dict, params: dict):
     import torch
 
     here = {name: data[name] for name in needs(function)}

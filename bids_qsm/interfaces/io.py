@@ -18,7 +18,7 @@ def read(path: str | Path):
             return np.asanyarray(image.dataobj), image.affine
         with gzip.open(path) as stream:
             data = np.asanyarray(type(image).from_stream(stream).dataobj)
-            # only its end tells whether all of a compressed file is right
+            # the checksum of a compressed file stands at its end
             while stream.read(2**20):
                 pass
         return data, image.affine

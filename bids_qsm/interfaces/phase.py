@@ -12,10 +12,10 @@ from bids_qsm.recon.registry import call
 from bids_qsm.recon.scaling import phase_to_radians
 
 _LARGEST = 1e15
-"""Of a magnitude, whose square must be a number of single precision."""
+"""Largest magnitude: its square must be finite in single precision."""
 
 
-def _load_echoes(paths):
+def _load_echoes(paths: list[str]):
     """Stack single-echo images, or take a 4D one as it is: (array (x, y, z, echo), Grid)."""
     volumes, grid = [], None
     for path in paths:
@@ -34,7 +34,7 @@ def _load_echoes(paths):
     return stack, grid
 
 
-def _echoes(desc, **rules):
+def _echoes(desc: str, **rules: list[str]):
     return InputMultiObject(File(exists=True), desc=desc, **rules)
 
 

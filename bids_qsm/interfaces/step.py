@@ -1,10 +1,11 @@
-"""What all interfaces stand on: a step loads the inputs that it declares, computes, and saves its outputs."""
+"""Base of the interfaces: a step declares its ports; they are loaded, computed with, and saved."""
 
 import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
@@ -88,7 +89,7 @@ class Data(dict):
         path = getattr(self._inputs, self._given[0]) if self._given else None
         return path[0] if isinstance(path, list) else path
 
-    def _load(self, name):
+    def _load(self, name: str):
         trait, value = self._inputs.trait(name), getattr(self._inputs, name)
         if name not in self._given:
             self[name] = self[f'{name}_affine'] = None
@@ -101,7 +102,7 @@ class Data(dict):
         if trait.of and self[name] is not None:
             self._require_brain(name, trait.of)
 
-    def _require_brain(self, mask, image):
+    def _require_brain(self, mask: str, image: str):
         path, other = getattr(self._inputs, mask), getattr(self._inputs, image)
         shape, wanted = self[mask].shape, self[image].shape
         if shape != wanted:
@@ -111,16 +112,16 @@ class Data(dict):
 
 
 def inputs(**ports: traits.TraitType):
-    """Input specification of a step."""
+    """Specification of the inputs of a step."""
     return _spec(BaseInterfaceInputSpec, ports)
 
 
 def outputs(**ports: traits.TraitType):
-    """Output specification of a step."""
+    """Specification of the outputs of a step."""
     return _spec(TraitedSpec, ports)
 
 
-def _spec(base, ports):
+def _spec(base: type[TraitedSpec], ports: dict[str, traits.TraitType]):
     spec = type(base)(base.__name__, (base,), dict(ports))
     spec.ports = tuple(ports)
     return spec
@@ -171,37 +172,37 @@ def path(desc: str, *, optional: bool = False):
     return _file(desc, optional)
 
 
-def _file(desc, optional, **metadata):
+def _file(desc: str, optional: bool, **metadata: Callable | str | bool | None):
     return File(exists=True, mandatory=not optional, desc=desc, **metadata)
 
 
-def _image(desc, optional, load, extension, **metadata):
+def _image(desc: str, optional: bool, load: Callable, extension: str, of: str | None = None):
     save = partial(_save_image, extension)
-    return _file(desc, optional, load=load, save=save, is_image=True, **metadata)
+    return _file(desc, optional, load=load, save=save, of=of, is_image=True)
 
 
-def _load_brain(path):
+def _load_brain(path: str):
     data, affine = load_volume(path)
     return data > 0.5, affine
 
 
-def _load_record(path):
+def _load_record(path: str):
     return json.loads(Path(path).read_text())
 
 
-def _save_image(extension, value, like, folder, name):
+def _save_image(extension: str, value: np.ndarray, like: str, folder: Path, name: str):
     return save_like(value, like, folder, f'{name}{extension}')
 
 
-def _save_xfm(value, _, folder, name):
+def _save_xfm(value: np.ndarray | Displacement, _: str, folder: Path, name: str):
     return save_xfm(value, folder, f'{name}{".nii.gz" if isinstance(value, Displacement) else ".txt"}')
 
 
-def _save_table(value, _, folder, name):
+def _save_table(value: pd.DataFrame, _: str, folder: Path, name: str):
     value.to_csv(folder / f'{name}.tsv', sep='\t', index=False, na_rep='n/a')
     return folder / f'{name}.tsv'
 
 
-def _save_record(value, _, folder, name):
+def _save_record(value: dict, _: str, folder: Path, name: str):
     (folder / f'{name}.json').write_text(json.dumps(value, indent=2) + '\n')
     return folder / f'{name}.json'

@@ -81,7 +81,7 @@ def save_xfm(transform: np.ndarray | Displacement, cwd: str | Path, name: str):
     return str(path)
 
 
-def _matrix(parameters, center):
+def _matrix(parameters: np.ndarray, center: np.ndarray):
     """4x4 RAS matrix of ITK's 12 affine parameters (LPS) and centre of rotation."""
     lps = np.eye(4)
     lps[:3, :3] = np.reshape(parameters[:9], (3, 3))
@@ -89,11 +89,11 @@ def _matrix(parameters, center):
     return _FLIP @ lps @ _FLIP
 
 
-def _is_affine(kind):
+def _is_affine(kind: str):
     return kind.startswith(('AffineTransform', 'MatrixOffsetTransformBase'))
 
 
-def _load_text(path):
+def _load_text(path: str | Path):
     kinds, matrices, parameters = [], [], None
     try:
         lines = Path(path).read_text().splitlines()
@@ -117,7 +117,7 @@ def _load_text(path):
     return matrices[::-1]
 
 
-def _load_displacement(path):
+def _load_displacement(path: str | Path):
     data, affine = read(path)
     if data.ndim != 5 or data.shape[3:] != (1, 3):
         raise UserError(
@@ -127,11 +127,11 @@ def _load_displacement(path):
     return Displacement(vectors * np.float32([-1, -1, 1]), affine)
 
 
-# all of h5py's and numpy's kinds
+# what h5py and numpy raise for damaged files
 _UNREADABLE = (OSError, LookupError, ValueError, AttributeError, RuntimeError, TypeError, OverflowError)
 
 
-def _load_composite(path):
+def _load_composite(path: str | Path):
     try:
         return _read_composite(path)
     except _UNREADABLE as error:
@@ -139,7 +139,7 @@ def _load_composite(path):
         raise UserError(f'{path} cannot be read as an ITK transform ({reason}); copy it again.') from error
 
 
-def _read_composite(path):
+def _read_composite(path: str | Path):
     transforms = []
     with h5py.File(path, 'r') as file:
         if 'TransformGroup' not in file:
@@ -166,7 +166,7 @@ def _read_composite(path):
     return transforms[::-1]
 
 
-def _displacement(parameters, fixed):
+def _displacement(parameters: np.ndarray, fixed: np.ndarray):
     """Displacement of ITK's flat vectors (fastest first, then x, y, z) and grid parameters."""
     shape = tuple(int(n) for n in fixed[:3])
     affine = np.eye(4)
