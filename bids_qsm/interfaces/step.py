@@ -43,6 +43,7 @@ class Step(SimpleInterface):
     """
 
     def __init_subclass__(cls):
+        super().__init_subclass__()
         for port in ('input_spec', 'output_spec'):
             if spec := vars(cls).get(port):  # a name under which pickle finds it
                 spec.__module__, spec.__qualname__ = cls.__module__, f'{cls.__qualname__}.{port}'
@@ -65,7 +66,7 @@ class Step(SimpleInterface):
 class Data(dict):
     """Inputs of a step by port, each loaded when it is first asked for; None where not given.
 
-    It also has 'grid', the Grid of the image declared first, and '<port>_affine' for each image.
+    It also has 'grid', the Grid of the image that is declared first, and '<port>_affine' of each image.
     """
 
     def __init__(self, inputs: TraitedSpec):
@@ -77,10 +78,8 @@ class Data(dict):
         if name == 'grid':
             image = self._given[0]
             self[name] = Grid.from_affine(self[image].shape, self[f'{image}_affine'])
-        elif name.endswith('_affine'):
-            self._load(name.removesuffix('_affine'))
         else:
-            self._load(name)
+            self._load(name.removesuffix('_affine'))
         return self[name]
 
     @property
@@ -90,16 +89,15 @@ class Data(dict):
         return path[0] if isinstance(path, list) else path
 
     def _load(self, name: str):
-        trait, value = self._inputs.trait(name), getattr(self._inputs, name)
+        trait, value, affine = self._inputs.trait(name), getattr(self._inputs, name), None
         if name not in self._given:
-            self[name] = self[f'{name}_affine'] = None
-        elif trait.load is None:
-            self[name] = value
+            value = None
         elif trait.is_image:
-            self[name], self[f'{name}_affine'] = trait.load(value)
-        else:
-            self[name] = trait.load(value)
-        if trait.of and self[name] is not None:
+            value, affine = trait.load(value)
+        elif trait.load:
+            value = trait.load(value)
+        self[name], self[f'{name}_affine'] = value, affine
+        if trait.of and value is not None:
             self._require_brain(name, trait.of)
 
     def _require_brain(self, mask: str, image: str):
@@ -129,7 +127,10 @@ def _spec(base: type[TraitedSpec], ports: dict[str, traits.TraitType]):
 
 def methods(registry: dict[str, Callable]):
     """Ports ``method`` and ``params`` of a step that has a choice of methods."""
-    return {'method': traits.Enum(*registry, usedefault=True), 'params': traits.Dict({}, usedefault=True)}
+    return {
+        'method': traits.Enum(*registry, usedefault=True, desc='method'),
+        'params': traits.Dict({}, usedefault=True, desc='its parameters'),
+    }
 
 
 def image(desc: str, *, optional: bool = False):
