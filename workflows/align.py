@@ -1,9 +1,6 @@
-"""Where the series lies in the anatomical image."""
+"""Rigid alignment of a series to the anatomical image."""
 
-from nipype.interfaces.utility import IdentityInterface
-
-from bids_qsm.interfaces.anatomy import RegisterRigid, Resample
-from bids_qsm.interfaces.xfm import IdentityTransform
+from bids_qsm.interfaces.anatomy import IdentityTransform, RegisterRigid, Resample
 from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.memory import Sizes, need
 
@@ -19,22 +16,14 @@ def init_align_wf(*, is_anatomy: bool, sizes: Sizes, name: str = 'align_wf'):
     GRE grid), in_anat (the GRE there).
     """
     workflow = pe.Workflow(name=name)
-    inputnode = pe.Node(IdentityInterface(['combined', 'anat', 'anat_mask']), name='inputnode')
-    outputnode = pe.Node(IdentityInterface(['gre_to_anat', 'brain', 'in_anat']), name='outputnode')
+    inputnode = pe.inputnode('combined', 'anat', 'anat_mask')
+    outputnode = pe.outputnode('gre_to_anat', 'brain', 'in_anat')
     if is_anatomy:
         rigid = pe.Node(IdentityTransform(), name='rigid')
         workflow.__desc__ = "The anatomical image is the magnitude of the series' own first echo."
     else:
         rigid = pe.Node(RegisterRigid(), name='rigid', mem_gb=need('register_rigid', sizes))
-        workflow.connect(
-            [
-                (
-                    inputnode,
-                    rigid,
-                    [('combined', 'moving'), ('anat', 'fixed'), ('anat_mask', 'fixed_mask')],
-                )
-            ]
-        )
+        workflow.link(inputnode, rigid, moving='combined', fixed='anat', fixed_mask='anat_mask')
         workflow.__desc__ = (
             'The combined GRE magnitude was aligned rigidly to the anatomical image '
             'by mutual information [@studholme].'
@@ -45,15 +34,11 @@ def init_align_wf(*, is_anatomy: bool, sizes: Sizes, name: str = 'align_wf'):
     in_anat = pe.Node(
         Resample(interpolation='linear', invert=[False]), name='in_anat', mem_gb=need('resample_anat', sizes)
     )
-    workflow.connect(
-        [
-            (inputnode, brain, [('anat_mask', 'image'), ('combined', 'reference')]),
-            (inputnode, in_anat, [('combined', 'image'), ('anat', 'reference')]),
-            (rigid, brain, [('xfm', 'transforms')]),
-            (rigid, in_anat, [('xfm', 'transforms')]),
-            (rigid, outputnode, [('xfm', 'gre_to_anat')]),
-            (brain, outputnode, [('image', 'brain')]),
-            (in_anat, outputnode, [('image', 'in_anat')]),
-        ]
-    )
+    workflow.link(inputnode, brain, image='anat_mask', reference='combined')
+    workflow.link(inputnode, in_anat, image='combined', reference='anat')
+    workflow.link(rigid, brain, transforms='xfm')
+    workflow.link(rigid, in_anat, transforms='xfm')
+    workflow.link(rigid, outputnode, gre_to_anat='xfm')
+    workflow.link(brain, outputnode, brain='image')
+    workflow.link(in_anat, outputnode, in_anat='image')
     return workflow

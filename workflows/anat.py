@@ -1,7 +1,5 @@
 """The anatomical image of a subject and its alignment to templates, shared by all series."""
 
-from nipype.interfaces.utility import IdentityInterface
-
 from bids_qsm.interfaces.anatomy import CorrectBias, ExtractBrain, RegisterTemplate, Resample
 from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.memory import Sizes, need
@@ -16,24 +14,19 @@ def init_anat_wf(*, has_mask: bool, sizes: Sizes, name: str = 'anat_wf'):
     Outputs: image (bias-corrected), mask and, where it was found here, affine (image to template).
     """
     workflow = pe.Workflow(name=name)
-    ports = ['image', 'mask'] if has_mask else ['image', 'template', 'template_mask']
-    inputnode = pe.Node(IdentityInterface(ports), name='inputnode')
-    outputs = ['image', 'mask'] if has_mask else ['image', 'mask', 'affine']
-    outputnode = pe.Node(IdentityInterface(outputs), name='outputnode')
+    inputnode = pe.inputnode('image', *(['mask'] if has_mask else ['template', 'template_mask']))
+    outputnode = pe.outputnode('image', 'mask', *([] if has_mask else ['affine']))
     bias = pe.Node(CorrectBias(), name='bias', mem_gb=need('bias', sizes))
-    workflow.connect([(inputnode, bias, [('image', 'image')]), (bias, outputnode, [('image', 'image')])])
+    workflow.link(inputnode, bias, 'image')
+    workflow.link(bias, outputnode, 'image')
     if has_mask:
-        workflow.connect(inputnode, 'mask', outputnode, 'mask')
+        workflow.link(inputnode, outputnode, 'mask')
         found = 'taken from the derivatives given'
     else:
         brain = pe.Node(ExtractBrain(), name='brain_extraction', mem_gb=need('brain_extraction', sizes))
-        workflow.connect(
-            [
-                (inputnode, brain, [('template', 'template'), ('template_mask', 'template_mask')]),
-                (bias, brain, [('image', 'image')]),
-                (brain, outputnode, [('mask', 'mask'), ('xfm', 'affine')]),
-            ]
-        )
+        workflow.link(inputnode, brain, 'template', 'template_mask')
+        workflow.link(bias, brain, 'image')
+        workflow.link(brain, outputnode, 'mask', affine='xfm')
         found = "the template's, carried back by mutual information [@studholme]"
     workflow.__desc__ = (
         'The anatomical image was corrected for its bias field (in the manner of N4 [@n4]); '
@@ -66,11 +59,10 @@ def init_normalize_wf(
     """
     workflow = pe.Workflow(name=name)
     transforms = ['image_to_template', 'template_to_image']
-    ours = ['mask', 'template_mask', *(['affine'] if has_affine else [])]
-    inputnode = pe.Node(
-        IdentityInterface(['image', 'template', *(transforms if has_transforms else ours)]), name='inputnode'
-    )
-    outputnode = pe.Node(IdentityInterface([*transforms, 'in_template']), name='outputnode')
+    affine = {'init': 'affine'} if has_affine else {}
+    ours = ['mask', 'template_mask', *affine.values()]
+    inputnode = pe.inputnode('image', 'template', *(transforms if has_transforms else ours))
+    outputnode = pe.outputnode(*transforms, 'in_template')
     warp = pe.Node(
         Resample(interpolation='linear', invert=[False]), name='warp', mem_gb=need('resample_template', sizes)
     )
@@ -85,8 +77,7 @@ def init_normalize_wf(
             name='register',
             mem_gb=need('register', sizes, engine),
         )
-        ports = [(port, 'init' if port == 'affine' else port) for port in ('image', 'template', *ours)]
-        workflow.connect([(inputnode, source, ports)])
+        workflow.link(inputnode, source, 'image', 'template', 'mask', 'template_mask', **affine)
         how = (
             f'by symmetric diffeomorphic registration [@syn] ({engine} [@{engine}]), the whole brain first, '
             'then the deep grey matter more finely'
@@ -95,12 +86,8 @@ def init_normalize_wf(
             'not that of the template'
         )
         workflow.__desc__ = f'The anatomical image was registered to {template} {how}.'
-    workflow.connect(
-        [
-            (inputnode, warp, [('image', 'image'), ('template', 'reference')]),
-            (source, warp, [('image_to_template', 'transforms')]),
-            (source, outputnode, [(t, t) for t in transforms]),
-            (warp, outputnode, [('image', 'in_template')]),
-        ]
-    )
+    workflow.link(inputnode, warp, 'image', reference='template')
+    workflow.link(source, warp, transforms='image_to_template')
+    workflow.link(source, outputnode, *transforms)
+    workflow.link(warp, outputnode, in_template='image')
     return workflow

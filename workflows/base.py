@@ -1,6 +1,7 @@
 """The whole graph: subjects, their anatomy, their series."""
 
 import re
+from typing import TYPE_CHECKING
 
 from nipype.interfaces.utility import Merge
 
@@ -34,21 +35,27 @@ from bids_qsm.workflows.series import (
 )
 from bids_qsm.workflows.standard import init_standard_wf
 
+if TYPE_CHECKING:
+    from bids_qsm.app.options import Options
+    from bids_qsm.layout import Plan, Series
+    from bids_qsm.templates.atlases import Atlas
+    from bids_qsm.templates.spaces import Template
+
 TRANSFORMS = ('image_to_template', 'template_to_image')
 
 
-def node_name(label):
+def node_name(label: str):
     """Name of a workflow for a BIDS name: letters, digits and underscores; '+' is legal in BIDS only."""
     return re.sub(r'\W', lambda sign: '_' if sign[0] == '-' else f'_{ord(sign[0]):x}_', label) + '_wf'
 
 
-def series_label(series):
-    """What tells the series of a subject apart."""
+def series_label(series: 'Series'):
+    """Name of a series without its subject."""
     return series.name.partition('_')[2] or 'series'
 
 
-def owners(root, plan, spaces):
-    """Whose the nodes are: prefix of their full names -> (subject, series name or None for its anatomy)."""
+def owners(root: str, plan: 'Plan', spaces: tuple[str, ...]):
+    """Prefix of full node names -> (subject, name of the series or None for the anatomy)."""
     found = {}
     for series in plan.series:
         subject = f'{root}.{node_name(f"sub-{series.subject}")}'
@@ -60,7 +67,15 @@ def owners(root, plan, spaces):
     return found
 
 
-def init_bids_qsm_wf(*, options, plan, templates, atlas, omp_nthreads: int, name: str = 'bids_qsm_wf'):
+def init_bids_qsm_wf(
+    *,
+    options: 'Options',
+    plan: 'Plan',
+    templates: 'list[Template]',
+    atlas: 'Atlas',
+    omp_nthreads: int,
+    name: str = 'bids_qsm_wf',
+):
     """Build the graph of all series of ``plan``, one sub-workflow a subject.
 
     ``atlas`` is in the space of the first of ``templates``.
@@ -85,7 +100,15 @@ def init_bids_qsm_wf(*, options, plan, templates, atlas, omp_nthreads: int, name
     return workflow
 
 
-def init_subject_wf(*, series_list, options, templates, atlas, omp_nthreads: int, name: str):
+def init_subject_wf(
+    *,
+    series_list: 'list[Series]',
+    options: 'Options',
+    templates: 'list[Template]',
+    atlas: 'Atlas',
+    omp_nthreads: int,
+    name: str,
+):
     """Align the subject's anatomical image once and reconstruct each of its series.
 
     Without a T1w the first echo of the first series is the anatomical image.
@@ -103,7 +126,7 @@ def init_subject_wf(*, series_list, options, templates, atlas, omp_nthreads: int
         inputs.template, inputs.template_mask = str(templates[0].t1w), str(templates[0].mask)
     outputs_wf = init_anat_outputs_wf(series=first, options=options)
     saved = ('image', 'mask') if image is not None else ('mask',)
-    workflow.connect([(anat_wf, outputs_wf, [(f'outputnode.{f}', f'inputnode.{f}') for f in saved])])
+    workflow.link(anat_wf, outputs_wf, *saved)
     normalize = {
         template.name: _add_normalization(
             workflow, anat_wf, first, template, options, atlas if template is templates[0] else None
@@ -128,7 +151,7 @@ def init_subject_wf(*, series_list, options, templates, atlas, omp_nthreads: int
             name=node_name(label),
         )
         if is_anatomy:
-            workflow.connect(phase_wf, 'outputnode.first_echo', anat_wf, 'inputnode.image')
+            workflow.link(phase_wf, anat_wf, image='first_echo')
         built.append((series, series_wf))
         workflow.link(phase_wf, series_wf, 'magnitude', 'phase', 'combined', 'quality', 'notes')
         workflow.link(anat_wf, series_wf, anat='image', anat_mask='mask')
@@ -145,7 +168,9 @@ def init_subject_wf(*, series_list, options, templates, atlas, omp_nthreads: int
     return workflow
 
 
-def _add_alignments(workflow, anat_wf, series_list, options):
+def _add_alignments(
+    workflow: pe.Workflow, anat_wf: pe.Workflow, series_list: 'list[Series]', options: 'Options'
+):
     """Align images that applications read with the anatomical image, and draw how they fit: node by image."""
     nodes, sizes = {}, Sizes.of(series_list[0])
     titles = {series.flair: ('flair', 'FLAIR', False) for series in series_list}
@@ -186,7 +211,9 @@ def _add_alignments(workflow, anat_wf, series_list, options):
     return nodes
 
 
-def _add_joint_applications(workflow, built, options, atlas):
+def _add_joint_applications(
+    workflow: pe.Workflow, built: 'list[tuple[Series, pe.Workflow]]', options: 'Options', atlas: 'Atlas'
+):
     """Add the applications that take all series of a session, one node a session."""
     sessions = {}
     for series, series_wf in built:
@@ -209,9 +236,16 @@ def _add_joint_applications(workflow, built, options, atlas):
         workflow.link(node, save, **{outside: port for port, outside in run.outputs.items()})
 
 
-def _add_normalization(workflow, anat_wf, series, template, options, atlas):
-    """Add the alignment of the subject's anatomy to ``template``, and what is saved of it."""
-    # the brain was found by an affine to the first template, whose atlas is used
+def _add_normalization(
+    workflow: pe.Workflow,
+    anat_wf: pe.Workflow,
+    series: 'Series',
+    template: 'Template',
+    options: 'Options',
+    atlas: 'Atlas | None',
+):
+    """Add the registration of the subject's anatomy to ``template``, and the saving of its results."""
+    # brain extraction has made an affine to the first template, the one with the atlas
     has_affine = series.brain_mask is None and atlas is not None
     given = next((pair for space, *pair in series.template_xfm if space == template.name), None)
     normalize_wf = init_normalize_wf(
@@ -228,9 +262,9 @@ def _add_normalization(workflow, anat_wf, series, template, options, atlas):
     inputs.template = str(template.t1w)
     if given is None:
         inputs.template_mask = str(template.mask)
-        workflow.connect(anat_wf, 'outputnode.mask', normalize_wf, 'inputnode.mask')
+        workflow.link(anat_wf, normalize_wf, 'mask')
         if has_affine:
-            workflow.connect(anat_wf, 'outputnode.affine', normalize_wf, 'inputnode.affine')
+            workflow.link(anat_wf, normalize_wf, 'affine')
     else:
         inputs.image_to_template, inputs.template_to_image = (str(path) for path in given)
     outputs_wf = init_normalize_outputs_wf(
@@ -241,19 +275,22 @@ def _add_normalization(workflow, anat_wf, series, template, options, atlas):
         sizes=Sizes.of(series),
         name=node_name(f'save_{template.name}'),
     )
-    outputs = (*TRANSFORMS, 'in_template')
-    workflow.connect(
-        [
-            (anat_wf, normalize_wf, [('outputnode.image', 'inputnode.image')]),
-            (normalize_wf, outputs_wf, [(f'outputnode.{f}', f'inputnode.{f}') for f in outputs]),
-        ]
-    )
+    workflow.link(anat_wf, normalize_wf, 'image')
+    workflow.link(normalize_wf, outputs_wf, *TRANSFORMS, 'in_template')
     if atlas is not None:
-        workflow.connect(anat_wf, 'outputnode.image', outputs_wf, 'inputnode.image')
+        workflow.link(anat_wf, outputs_wf, 'image')
     return normalize_wf
 
 
-def _add_standard(workflow, series_wf, normalize_wf, series, template, options, is_refined):
+def _add_standard(
+    workflow: pe.Workflow,
+    series_wf: pe.Workflow,
+    normalize_wf: pe.Workflow,
+    series: 'Series',
+    template: 'Template',
+    options: 'Options',
+    is_refined: bool,
+):
     """Add the maps of ``series`` in the space of ``template``."""
     label = f'{series_label(series)}_{template.name}'
     maps = standard_maps(series, options)
@@ -269,14 +306,9 @@ def _add_standard(workflow, series_wf, normalize_wf, series, template, options, 
         is_refined=is_refined,
         name=node_name(f'{label}_save'),
     )
-    workflow.connect(
-        [
-            (normalize_wf, standard_wf, [('outputnode.image_to_template', 'inputnode.image_to_template')]),
-            (series_wf, standard_wf, [('outputnode.gre_to_anat', 'inputnode.gre_to_anat')]),
-            (series_wf, standard_wf, [(f'outputnode.{m}', f'inputnode.{m}') for m in maps]),
-            (standard_wf, outputs_wf, [(f'outputnode.{m}', f'inputnode.{m}') for m in maps]),
-            (series_wf, outputs_wf, [('outputnode.reference', 'inputnode.reference')]),
-        ]
-    )
+    workflow.link(normalize_wf, standard_wf, 'image_to_template')
+    workflow.link(series_wf, standard_wf, 'gre_to_anat', *maps)
+    workflow.link(standard_wf, outputs_wf, *maps)
+    workflow.link(series_wf, outputs_wf, 'reference')
     if is_refined:
-        workflow.connect(series_wf, 'outputnode.refine', standard_wf, 'inputnode.refine')
+        workflow.link(series_wf, standard_wf, 'refine')

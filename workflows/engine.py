@@ -38,12 +38,11 @@ class Workflow(pe.Workflow):
 class Node(pe.Node):
     """A step whose results are used again only where its files are as they were when it ended.
 
-    Nipype believes the name of one file, whatever became of the others: cut short as the power went, emptied
-    by a full disk, garbled, cleaned up, or made by another version. A seal, written last, says what there
-    was to be found.
+    Nipype looks at one file only. The others may be cut short by a power failure, emptied by a full disk,
+    damaged, deleted, or made by another version. So the step writes a seal last: a list of its files.
     """
 
-    def is_cached(self, rm_outdated=False):
+    def is_cached(self, rm_outdated: bool = False):
         cached, updated = super().is_cached(rm_outdated)
         if not (cached and updated) or self.interface.always_run:
             return cached, updated
@@ -54,7 +53,7 @@ class Node(pe.Node):
             path.unlink()
         return False, False
 
-    def run(self, updatehash=False):
+    def run(self, updatehash: bool = False):
         mend_caches()  # here, as a plugin may run steps in any process
         result = super().run(updatehash)
         folder = Path(self.output_dir())
@@ -83,19 +82,19 @@ _load = IndexDataCacheFile.load
 
 
 def mend_caches():
-    """Have Numba compile damaged kernels again, as after a power cut, where it alone would fail."""
+    """Let Numba compile kernels again whose cache is damaged, as after a power failure."""
     IndexDataCacheFile.load = _load_or_flush
 
 
-def _load_or_flush(cache, key):
+def _load_or_flush(cache: IndexDataCacheFile, key: tuple):
     try:
         return _load(cache, key)
-    except Exception:  # whatever pickle makes of what it finds
+    except Exception:  # pickle raises many kinds for damaged files
         cache.flush()
         return None
 
 
-def _paths(value):
+def _paths(value: object):
     if isinstance(value, str):
         if value.startswith('/'):
             yield Path(value)
@@ -104,12 +103,12 @@ def _paths(value):
             yield from _paths(one)
 
 
-def _seal(folder, read):
+def _seal(folder: Path, read: list[Path]):
     made = {}
     for path in sorted(folder.rglob('*')):
-        # what begins so is Nipype's own and not read again
+        # files of Nipype itself begin with an underscore and are not read again
         if path.is_file() and not path.relative_to(folder).parts[0].startswith('_'):
-            # a seal that outlives a power cut must not stand for files that do not
+            # write files to disk before their seal: a power failure must not leave the seal alone
             with path.open('rb') as stream:
                 os.fsync(stream.fileno())
             made[str(path.relative_to(folder))] = _state(path)
@@ -123,7 +122,7 @@ def _seal(folder, read):
     part.replace(folder / _SEAL)
 
 
-def _holds(folder):
+def _holds(folder: Path):
     try:
         seal = json.loads((folder / _SEAL).read_text())
         return (
@@ -135,17 +134,17 @@ def _holds(folder):
         return False
 
 
-def _state(path):
+def _state(path: Path):
     found = path.stat()
     return [found.st_size, found.st_mtime_ns]
 
 
-def _is_same(path, changed, checksum):
-    """Whether a file is the one that was read; Nipype has compared its size and date, which copies keep."""
+def _is_same(path: Path, changed: int, checksum: int):
+    """Whether a file is the one that was read; Nipype compared its size and date, which a copy can keep."""
     return path.stat().st_ctime_ns == changed or _checksum(path) == checksum
 
 
-def _checksum(path):
+def _checksum(path: Path):
     total = 0
     with path.open('rb') as stream:
         while block := stream.read(2**20):

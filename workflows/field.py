@@ -1,7 +1,5 @@
 """Field mapping: phase to the total field, and the mask where it can be trusted."""
 
-from nipype.interfaces.utility import IdentityInterface
-
 from bids_qsm.interfaces.field import FitField
 from bids_qsm.interfaces.masking import MakeMask, RefineMask, StrictMask
 from bids_qsm.interfaces.unwrap import Unwrap
@@ -46,14 +44,9 @@ def init_field_wf(
         'signal-to-noise ratio, also up to 3 mm outside the mask where the phase is good to keep its rim. '
         + ('' if mask in AS_GIVEN else 'Of that rim, voxels were dropped where the fit had failed.')
     )
-    inputnode = pe.Node(
-        IdentityInterface(['magnitude', 'phase', 'quality', 'brain', 'echo_times', 'field_strength']),
-        name='inputnode',
-    )
-    ports = ['mask', 'support', 'unwrapped', 'field', 'noise', 'residual']
-    outputnode = pe.Node(
-        IdentityInterface([*ports, *(['strict'] if mask == 'two_pass' else [])]), name='outputnode'
-    )
+    inputnode = pe.inputnode('magnitude', 'phase', 'quality', 'brain', 'echo_times', 'field_strength')
+    strict_ports = ['strict'] if mask == 'two_pass' else []
+    outputnode = pe.outputnode('mask', 'support', 'unwrapped', 'field', 'noise', 'residual', *strict_ports)
     make_mask = pe.Node(
         MakeMask(method=mask, params=mask_params), name='make_mask', mem_gb=need('make_mask', sizes, mask)
     )
@@ -70,45 +63,20 @@ def init_field_wf(
         n_procs=omp_nthreads,
     )
     refine = pe.Node(RefineMask(as_given=mask in AS_GIVEN), name='refine', mem_gb=need('refine', sizes))
-    workflow.connect(
-        [
-            (
-                inputnode,
-                make_mask,
-                [('magnitude', 'magnitude'), ('quality', 'quality'), ('brain', 'brain')],
-            ),
-            (
-                inputnode,
-                unwrap_phase,
-                [('phase', 'phase'), ('magnitude', 'magnitude'), ('echo_times', 'echo_times')],
-            ),
-            (
-                inputnode,
-                fit,
-                [
-                    ('magnitude', 'magnitude'),
-                    ('phase', 'phase'),
-                    ('echo_times', 'echo_times'),
-                    ('field_strength', 'field_strength'),
-                ],
-            ),
-            (make_mask, unwrap_phase, [('wide', 'mask')]),
-            (make_mask, fit, [('wide', 'mask')]),
-            (unwrap_phase, fit, [('unwrapped', 'unwrapped')]),
-            (unwrap_phase, outputnode, [('unwrapped', 'unwrapped')]),
-            (fit, outputnode, [('field', 'field'), ('noise', 'noise'), ('residual', 'residual')]),
-            (make_mask, refine, [('mask', 'mask'), ('wide', 'wide')]),
-            (fit, refine, [('residual', 'residual'), ('noise', 'noise')]),
-            (refine, outputnode, [('mask', 'mask'), ('support', 'support')]),
-        ]
-    )
+    workflow.link(inputnode, make_mask, 'magnitude', 'quality', 'brain')
+    workflow.link(inputnode, unwrap_phase, 'phase', 'magnitude', 'echo_times')
+    workflow.link(make_mask, unwrap_phase, mask='wide')
+    workflow.link(inputnode, fit, 'magnitude', 'phase', 'echo_times', 'field_strength')
+    workflow.link(make_mask, fit, mask='wide')
+    workflow.link(unwrap_phase, fit, 'unwrapped')
+    workflow.link(make_mask, refine, 'mask', 'wide')
+    workflow.link(fit, refine, 'residual', 'noise')
+    workflow.link(unwrap_phase, outputnode, 'unwrapped')
+    workflow.link(fit, outputnode, 'field', 'noise', 'residual')
+    workflow.link(refine, outputnode, 'mask', 'support')
     if mask == 'two_pass':
         strict = pe.Node(StrictMask(), name='strict', mem_gb=need('strict', sizes))
-        workflow.connect(
-            [
-                (inputnode, strict, [('quality', 'quality')]),
-                (refine, strict, [('mask', 'mask')]),
-                (strict, outputnode, [('mask', 'strict')]),
-            ]
-        )
+        workflow.link(inputnode, strict, 'quality')
+        workflow.link(refine, strict, 'mask')
+        workflow.link(strict, outputnode, strict='mask')
     return workflow

@@ -1,7 +1,5 @@
 """Phase conditioning: from the scanner's files to radians in one convention."""
 
-from nipype.interfaces.utility import IdentityInterface
-
 from bids_qsm.interfaces.magnitude import CombineMagnitude
 from bids_qsm.interfaces.phase import ConditionPhase, RemoveOffset
 from bids_qsm.interfaces.unwrap import PhaseQuality
@@ -35,14 +33,9 @@ def init_phase_wf(
         + 'From series of several echoes the phase offset of the receive coils was removed with '
         'MCPC-3D-S [@mcpc3ds].'
     )
-    inputnode = pe.Node(
-        IdentityInterface(['magnitude', 'phase', 'real', 'imag', 'echo_times', 'manufacturer']),
-        name='inputnode',
-    )
-    outputnode = pe.Node(
-        IdentityInterface(['magnitude', 'phase', 'combined', 'first_echo', 'quality', 'notes']),
-        name='outputnode',
-    )
+    given = ('magnitude', 'phase', 'real', 'imag', 'echo_times', 'manufacturer')
+    inputnode = pe.inputnode(*given)
+    outputnode = pe.outputnode('magnitude', 'phase', 'combined', 'first_echo', 'quality', 'notes')
     condition = pe.Node(
         ConditionPhase(scaling=scaling, sign=sign, slice_flip=slice_flip, bipolar=bipolar, coils=coils),
         name='condition',
@@ -52,19 +45,15 @@ def init_phase_wf(
     offset = pe.Node(RemoveOffset(), name='offset', mem_gb=need('offset', sizes), n_procs=omp_nthreads)
     quality = pe.Node(PhaseQuality(), name='quality', mem_gb=need('quality', sizes), n_procs=omp_nthreads)
     combine = pe.Node(CombineMagnitude(), name='combine', mem_gb=need('combine', sizes))
-    workflow.connect(
-        [
-            (inputnode, condition, [(f, f) for f in inputnode.inputs.copyable_trait_names()]),
-            (inputnode, offset, [('echo_times', 'echo_times')]),
-            (inputnode, quality, [('echo_times', 'echo_times')]),
-            (condition, offset, [('magnitude', 'magnitude'), ('phase', 'phase')]),
-            (condition, quality, [('magnitude', 'magnitude')]),
-            (offset, quality, [('phase', 'phase')]),
-            (condition, combine, [('magnitude', 'magnitude')]),
-            (condition, outputnode, [('magnitude', 'magnitude'), ('notes', 'notes')]),
-            (offset, outputnode, [('phase', 'phase')]),
-            (quality, outputnode, [('quality', 'quality')]),
-            (combine, outputnode, [('combined', 'combined'), ('first_echo', 'first_echo')]),
-        ]
-    )
+    workflow.link(inputnode, condition, *given)
+    workflow.link(inputnode, offset, 'echo_times')
+    workflow.link(condition, offset, 'magnitude', 'phase')
+    workflow.link(inputnode, quality, 'echo_times')
+    workflow.link(condition, quality, 'magnitude')
+    workflow.link(offset, quality, 'phase')
+    workflow.link(condition, combine, 'magnitude')
+    workflow.link(condition, outputnode, 'magnitude', 'notes')
+    workflow.link(offset, outputnode, 'phase')
+    workflow.link(quality, outputnode, 'quality')
+    workflow.link(combine, outputnode, 'combined', 'first_echo')
     return workflow

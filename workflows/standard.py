@@ -1,6 +1,6 @@
 """The maps of a series in the template's space."""
 
-from nipype.interfaces.utility import IdentityInterface, Merge
+from nipype.interfaces.utility import Merge
 
 from bids_qsm.interfaces.anatomy import Resample
 from bids_qsm.workflows import engine as pe
@@ -15,19 +15,15 @@ def init_standard_wf(*, maps: tuple[str, ...], is_refined: bool, sizes: Sizes, n
     """
     workflow = pe.Workflow(name=name)
     transforms = [*(['refine'] if is_refined else []), 'image_to_template', 'gre_to_anat']
-    inputnode = pe.Node(IdentityInterface(['template', *transforms, *maps]), name='inputnode')
-    outputnode = pe.Node(IdentityInterface(list(maps)), name='outputnode')
+    inputnode = pe.inputnode('template', *transforms, *maps)
+    outputnode = pe.outputnode(*maps)
     chain = pe.Node(Merge(len(transforms)), name='chain')
-    workflow.connect([(inputnode, chain, [(port, f'in{i}') for i, port in enumerate(transforms, start=1)])])
+    workflow.link(inputnode, chain, **{f'in{i}': port for i, port in enumerate(transforms, start=1)})
     for port in maps:
         resample = pe.Node(
             Resample(interpolation='linear'), name=f'resample_{port}', mem_gb=need('resample_template', sizes)
         )
-        workflow.connect(
-            [
-                (inputnode, resample, [(port, 'image'), ('template', 'reference')]),
-                (chain, resample, [('out', 'transforms')]),
-                (resample, outputnode, [('image', port)]),
-            ]
-        )
+        workflow.link(inputnode, resample, image=port, reference='template')
+        workflow.link(chain, resample, transforms='out')
+        workflow.link(resample, outputnode, **{port: 'image'})
     return workflow

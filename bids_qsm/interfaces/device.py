@@ -1,10 +1,12 @@
-"""Carries arrays to the device that a step computes on, and the results back."""
+"""Carry arrays to the device that a step computes on, and the results back."""
+
+from collections.abc import Callable
 
 import numpy as np
 
 from bids_qsm.errors import UserError
 from bids_qsm.recon.arrays import to_numpy
-from bids_qsm.recon.registry import call
+from bids_qsm.recon.registry import call, needs
 
 DEVICES = ('cpu', 'cuda')
 
@@ -26,7 +28,7 @@ def require_device(device: str):
         )
 
 
-def call_on(device: str, function, data: dict, params: dict):
+def call_on(device: str, function: Callable, data: dict, params: dict):
     """As :func:`bids_qsm.recon.registry.call`, computed on ``device``; NumPy arrays go in and come out."""
     if device == 'cpu':
         return call(function, data, params)
@@ -34,12 +36,13 @@ def call_on(device: str, function, data: dict, params: dict):
     return _call_with_tensors(device, function, data, params)
 
 
-def _call_with_tensors(device, function, data, params):
+def _call_with_tensors(device: str, function: Callable, data: dict, params: dict):
     import torch
 
+    here = {name: data[name] for name in needs(function)}
     there = {
         name: torch.from_numpy(np.array(value)).to(device) if isinstance(value, np.ndarray) else value
-        for name, value in data.items()
+        for name, value in here.items()
     }
     found = call(function, there, params)
     return tuple(to_numpy(a) for a in found) if isinstance(found, tuple) else to_numpy(found)

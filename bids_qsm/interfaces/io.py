@@ -10,7 +10,7 @@ from bids_qsm.errors import UserError
 from bids_qsm.recon.grid import Grid
 
 
-def read(path):
+def read(path: str | Path):
     """Array of an image as it is stored, and its affine; UserError where the file is cut short or damaged."""
     try:
         image = nib.load(path)
@@ -18,7 +18,7 @@ def read(path):
             return np.asanyarray(image.dataobj), image.affine
         with gzip.open(path) as stream:
             data = np.asanyarray(type(image).from_stream(stream).dataobj)
-            # only its end tells whether all of a compressed file is right
+            # the checksum of a compressed file stands at its end
             while stream.read(2**20):
                 pass
         return data, image.affine
@@ -29,18 +29,48 @@ def read(path):
         raise UserError(f'{path} cannot be read ({reason}); copy or convert it again.') from error
 
 
-def load(path):
-    """Array (float32) and Grid of an image; 4D series keep echoes last."""
+def load_float(path: str | Path):
+    """Array (float32) and affine of an image; 4D series keep echoes last."""
     data, affine = read(path)
-    return data.astype(np.float32), Grid.from_affine(data.shape, affine)
+    return data.astype(np.float32), affine
 
 
-def load_mask(path):
+def load(path: str | Path):
+    """Array (float32) and Grid of an image; 4D series keep echoes last."""
+    data, affine = load_float(path)
+    return data, Grid.from_affine(data.shape, affine)
+
+
+def read_mask(path: str | Path):
+    """Boolean array of a mask image, and its affine."""
+    data, affine = read(path)
+    return data > 0.5, affine
+
+
+def load_mask(path: str | Path):
     """Boolean array of a mask image."""
-    return read(path)[0] > 0.5
+    return read_mask(path)[0]
 
 
-def load_labels(path, grid):
+def load_volume(path: str | Path):
+    """Array (float32, not finite set to 0) and affine of a 3D image."""
+    data, affine = load_float(path)
+    if data.ndim == 4 and data.shape[3] == 1:
+        data = data[..., 0]
+    if data.ndim != 3:
+        raise UserError(f'{path} has shape {data.shape}: one 3D volume is needed here.')
+    return np.nan_to_num(data, nan=0.0, posinf=0.0, neginf=0.0), affine
+
+
+def load_head(path: str | Path):
+    """Array and affine of a 3D image that is not empty, see :func:`load_volume`."""
+    data, affine = load_volume(path)
+    if data.max() <= data.min():
+        raise UserError(f'{path} is empty: all its voxels have the same value.')
+    return data, affine
+
+
+def load_labels(path: str | Path, grid: Grid):
     """Labels (int32) of an image that must lie on the grid of the maps."""
     data, _ = read(path)
     if data.shape != grid.shape:
@@ -48,16 +78,23 @@ def load_labels(path, grid):
     return np.rint(data).astype(np.int32)
 
 
-def save_like(data, reference, cwd, name):
+def save_like(data: np.ndarray, reference: str | Path, cwd: str | Path, name: str):
     """Write ``data`` with the geometry of the image ``reference`` to ``cwd/name``; return the path.
 
     Masks are written as uint8, labels keep their integer type, all else is float32.
     """
     ref = nib.load(reference)
-    return save(data, ref.affine, cwd, name, header=ref.header)
+    header = ref.header if isinstance(ref, nib.Nifti1Pair) else None
+    return save(data, ref.affine, cwd, name, header=header)
 
 
-def save(data, affine, cwd, name, header=None):
+def save(
+    data: np.ndarray,
+    affine: np.ndarray,
+    cwd: str | Path,
+    name: str,
+    header: nib.Nifti1Header | None = None,
+):
     """Write ``data`` with ``affine`` (mm, RAS) to ``cwd/name``; return the path."""
     data = np.asarray(data)
     if data.dtype == bool:

@@ -1,63 +1,35 @@
-"""Interfaces that judge and unwrap phase."""
+"""Reliability and unwrapping of phase."""
 
-from nipype.interfaces.base import BaseInterfaceInputSpec, File, SimpleInterface, TraitedSpec, traits
-
-from bids_qsm.interfaces.io import load, load_mask, save_like
+from bids_qsm.interfaces.step import ECHO_TIMES, Data, Step, image, inputs, mask, methods, outputs
 from bids_qsm.recon.registry import call
 from bids_qsm.recon.unwrap import UNWRAP, voxel_quality
 
 
-class _PhaseQualityInputSpec(BaseInterfaceInputSpec):
-    magnitude = File(exists=True, mandatory=True, desc='magnitude, echoes last')
-    phase = File(exists=True, mandatory=True, desc='phase (rad), echoes last')
-    echo_times = traits.List(traits.Float, mandatory=True, desc='rising echo times (s)')
-
-
-class _PhaseQualityOutputSpec(TraitedSpec):
-    quality = File(exists=True, desc='reliability of the phase, 0 to 1')
-
-
-class PhaseQuality(SimpleInterface):
+class PhaseQuality(Step):
     """Map how reliable the phase of each voxel is."""
 
-    input_spec, output_spec = _PhaseQualityInputSpec, _PhaseQualityOutputSpec
+    input_spec = inputs(
+        magnitude=image('magnitude, echoes last'),
+        phase=image('phase (rad), echoes last'),
+        echo_times=ECHO_TIMES,
+    )
+    output_spec = outputs(quality=image('reliability of the phase, 0 to 1'))
 
-    def _run_interface(self, runtime):
-        phase, _ = load(self.inputs.phase)
-        magnitude, _ = load(self.inputs.magnitude)
-        quality = voxel_quality(phase, magnitude, self.inputs.echo_times)
-        self._results['quality'] = save_like(quality, self.inputs.phase, runtime.cwd, 'quality.nii')
-        return runtime
-
-
-class _UnwrapInputSpec(BaseInterfaceInputSpec):
-    phase = File(exists=True, mandatory=True, desc='wrapped phase (rad), echoes last')
-    magnitude = File(exists=True, mandatory=True, desc='magnitude, echoes last')
-    mask = File(exists=True, mandatory=True, desc='where to unwrap')
-    echo_times = traits.List(traits.Float, mandatory=True, desc='rising echo times (s)')
-    method = traits.Enum(*UNWRAP, usedefault=True, desc='unwrapping method')
-    params = traits.Dict({}, usedefault=True, desc='parameters of the method')
+    def compute(self, data: Data):
+        return voxel_quality(data['phase'], data['magnitude'], self.inputs.echo_times)
 
 
-class _UnwrapOutputSpec(TraitedSpec):
-    unwrapped = File(exists=True, desc='unwrapped phase (rad), echoes last')
-
-
-class Unwrap(SimpleInterface):
+class Unwrap(Step):
     """Unwrap the phase of all echoes."""
 
-    input_spec, output_spec = _UnwrapInputSpec, _UnwrapOutputSpec
+    input_spec = inputs(
+        phase=image('wrapped phase (rad), echoes last'),
+        magnitude=image('magnitude, echoes last'),
+        mask=mask('where to unwrap'),
+        echo_times=ECHO_TIMES,
+        **methods(UNWRAP),
+    )
+    output_spec = outputs(unwrapped=image('unwrapped phase (rad), echoes last'))
 
-    def _run_interface(self, runtime):
-        phase, grid = load(self.inputs.phase)
-        magnitude, _ = load(self.inputs.magnitude)
-        data = {
-            'phase': phase,
-            'magnitude': magnitude,
-            'mask': load_mask(self.inputs.mask),
-            'echo_times': self.inputs.echo_times,
-            'grid': grid,
-        }
-        unwrapped = call(UNWRAP[self.inputs.method], data, self.inputs.params)
-        self._results['unwrapped'] = save_like(unwrapped, self.inputs.phase, runtime.cwd, 'unwrapped.nii')
-        return runtime
+    def compute(self, data: Data):
+        return call(UNWRAP[self.inputs.method], data, self.inputs.params)

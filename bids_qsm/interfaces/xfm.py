@@ -9,7 +9,7 @@ from pathlib import Path
 import h5py
 import nibabel as nib
 import numpy as np
-from nipype.interfaces.base import BaseInterfaceInputSpec, File, SimpleInterface, TraitedSpec, isdefined
+from nipype.interfaces.base import isdefined
 
 from bids_qsm.anatomy.transform import Displacement
 from bids_qsm.errors import UserError
@@ -19,21 +19,7 @@ _FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
 _VECTOR_INTENT = 1007
 
 
-class _IdentityTransformOutputSpec(TraitedSpec):
-    xfm = File(exists=True, desc='ITK affine transform (.txt) that moves nothing')
-
-
-class IdentityTransform(SimpleInterface):
-    """Write the transform between an image and itself."""
-
-    input_spec, output_spec = BaseInterfaceInputSpec, _IdentityTransformOutputSpec
-
-    def _run_interface(self, runtime):
-        self._results['xfm'] = save_xfm(np.eye(4), runtime.cwd, 'identity.txt')
-        return runtime
-
-
-def load_xfm(path, invert=False):
+def load_xfm(path: str | Path, invert: bool = False):
     """Read a transform file as a list of transforms, to be applied first to last.
 
     Reads ITK text files of affine transforms (``.txt``), ITK displacement fields (``.nii``, ``.nii.gz``)
@@ -62,7 +48,7 @@ def load_xfm(path, invert=False):
     return [np.linalg.inv(t) for t in reversed(transforms)]
 
 
-def load_chain(files, invert):
+def load_chain(files: list[str], invert: list[bool]):
     """Read transform files as one list, each inverted where its value of ``invert`` says so.
 
     Both are inputs of an interface: undefined (as Nipype makes empty lists) is none, or none inverted.
@@ -74,7 +60,7 @@ def load_chain(files, invert):
     return [t for file, flip in zip(files, invert, strict=True) for t in load_xfm(file, flip)]
 
 
-def save_xfm(transform, cwd, name):
+def save_xfm(transform: np.ndarray | Displacement, cwd: str | Path, name: str):
     """Write a 4x4 matrix (``name`` in .txt) or a Displacement (.nii.gz) to ``cwd/name``; return the path."""
     path = Path(cwd) / name
     if not isinstance(transform, Displacement):
@@ -95,7 +81,7 @@ def save_xfm(transform, cwd, name):
     return str(path)
 
 
-def _matrix(parameters, center):
+def _matrix(parameters: np.ndarray, center: np.ndarray):
     """4x4 RAS matrix of ITK's 12 affine parameters (LPS) and centre of rotation."""
     lps = np.eye(4)
     lps[:3, :3] = np.reshape(parameters[:9], (3, 3))
@@ -103,11 +89,11 @@ def _matrix(parameters, center):
     return _FLIP @ lps @ _FLIP
 
 
-def _is_affine(kind):
+def _is_affine(kind: str):
     return kind.startswith(('AffineTransform', 'MatrixOffsetTransformBase'))
 
 
-def _load_text(path):
+def _load_text(path: str | Path):
     kinds, matrices, parameters = [], [], None
     try:
         lines = Path(path).read_text().splitlines()
@@ -131,7 +117,7 @@ def _load_text(path):
     return matrices[::-1]
 
 
-def _load_displacement(path):
+def _load_displacement(path: str | Path):
     data, affine = read(path)
     if data.ndim != 5 or data.shape[3:] != (1, 3):
         raise UserError(
@@ -141,11 +127,11 @@ def _load_displacement(path):
     return Displacement(vectors * np.float32([-1, -1, 1]), affine)
 
 
-# all of h5py's and numpy's kinds
+# what h5py and numpy raise for damaged files
 _UNREADABLE = (OSError, LookupError, ValueError, AttributeError, RuntimeError, TypeError, OverflowError)
 
 
-def _load_composite(path):
+def _load_composite(path: str | Path):
     try:
         return _read_composite(path)
     except _UNREADABLE as error:
@@ -153,7 +139,7 @@ def _load_composite(path):
         raise UserError(f'{path} cannot be read as an ITK transform ({reason}); copy it again.') from error
 
 
-def _read_composite(path):
+def _read_composite(path: str | Path):
     transforms = []
     with h5py.File(path, 'r') as file:
         if 'TransformGroup' not in file:
@@ -180,7 +166,7 @@ def _read_composite(path):
     return transforms[::-1]
 
 
-def _displacement(parameters, fixed):
+def _displacement(parameters: np.ndarray, fixed: np.ndarray):
     """Displacement of ITK's flat vectors (fastest first, then x, y, z) and grid parameters."""
     shape = tuple(int(n) for n in fixed[:3])
     affine = np.eye(4)

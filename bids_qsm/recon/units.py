@@ -11,6 +11,11 @@ def ppm_per_radian(field_strength, time: float = 1.0):
     return 1e6 / (GYROMAGNETIC_RATIO * field_strength * time)
 
 
+def effective_echo_time(echo_times):
+    """Root mean square echo time (s): how fast the phase of all echoes together turns with the field."""
+    return float(np.sqrt(np.mean(np.square(echo_times))))
+
+
 def tesla_from_mhz(imaging_frequency):
     """Field strength (T) at which protons precess at ``imaging_frequency`` (MHz)."""
     return imaging_frequency * 1e6 * 2 * np.pi / GYROMAGNETIC_RATIO

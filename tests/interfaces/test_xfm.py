@@ -6,7 +6,8 @@ from nipype.interfaces.base import Undefined
 
 from bids_qsm.anatomy.transform import Displacement, transform_points
 from bids_qsm.errors import UserError
-from bids_qsm.interfaces.xfm import IdentityTransform, load_chain, load_xfm, save_xfm
+from bids_qsm.interfaces.anatomy import IdentityTransform
+from bids_qsm.interfaces.xfm import load_chain, load_xfm, save_xfm
 
 MATRIX = np.array([[0.9, 0.1, 0.05, 3.0], [-0.1, 1.1, 0.02, -4.0], [0.03, -0.06, 1.05, 7.5], [0, 0, 0, 1]])
 GRID = np.array([[0, -2.0, 0, 9], [2.5, 0, 0, -8], [0, 0.3, 3, -7], [0, 0, 0, 1]])

@@ -8,10 +8,9 @@ import pytest
 from nipype import config as nipype_config
 from numba.core.caching import IndexDataCacheFile
 
-from bids_qsm.interfaces.anatomy import CorrectBias
+from bids_qsm.interfaces.anatomy import CorrectBias, IdentityTransform
 from bids_qsm.interfaces.derivatives import SaveDerivatives
 from bids_qsm.interfaces.io import save
-from bids_qsm.interfaces.xfm import IdentityTransform
 from bids_qsm.workflows import engine
 
 
@@ -103,3 +102,19 @@ def test_damaged_kernels_are_compiled_again(tmp_path, suffix, keep):
     assert cache.load('key') is None
     cache.save('key', 'compiled')
     assert cache.load('key') == 'compiled'
+
+
+def test_ports_are_linked_by_name():
+    inner, outer = engine.Workflow('inner_wf'), engine.Workflow('outer_wf')
+    into, out = engine.inputnode('image', 'mask'), engine.outputnode('chi')
+    inner.link(into, out, chi='image')
+    more, end = engine.inputnode('image', 'brain'), engine.outputnode('chi', 'copy')
+    outer.link(more, inner, 'image', mask='brain')
+    outer.link(inner, end, 'chi', copy='chi')
+    found = [sorted(data['connect']) for *_, data in outer._graph.edges(data=True)]
+    assert found == [
+        [('brain', 'inputnode.mask'), ('image', 'inputnode.image')],
+        [('outputnode.chi', 'chi'), ('outputnode.chi', 'copy')],
+    ]
+    with pytest.raises(Exception, match=r'already\s+connected'):
+        outer.link(more, inner, 'mask')
