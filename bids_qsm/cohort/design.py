@@ -224,6 +224,8 @@ def _term(term, terms, data, controls, notes):
 def _factor(factor, values, controls, full):
     """Columns of a factor, the labels of their levels, and their kind."""
     if _is_factor(values):
+        from formulaic.transforms.contrasts import TreatmentContrasts  # takes a moment, see formula.py
+
         if any(call != 'C' for call, _ in factor.calls):
             raise UserError(f'{factor.column} holds text, not numbers.')
         chosen = dict(factor.calls[0][1]).get('reference') if factor.calls else None
@@ -231,9 +233,9 @@ def _factor(factor, values, controls, full):
         if chosen is not None and chosen not in levels:
             raise UserError(f'{factor.column} has no level {chosen!r}, only {some(levels)}.')
         reference = chosen if chosen is not None else reference_level(levels, controls)
-        others = levels if full else [level for level in levels if level != reference]
-        block = np.column_stack([(values == level).to_numpy(float) for level in others])
-        return block, others if full else [f'{level} - {reference}' for level in others], 'factor'
+        coding = TreatmentContrasts(base=reference).get_coding_matrix(levels, reduced_rank=not full)
+        labels = list(coding) if full else [f'{level} - {reference}' for level in coding]
+        return coding.loc[values].to_numpy(), labels, 'factor'
     numbers = values.to_numpy(float)
     for call, arguments in factor.calls:
         if call == 'log':
