@@ -8,11 +8,12 @@ from scipy import stats
 
 from bids_qsm.cohort import design as designs
 from bids_qsm.cohort import mixed
-from bids_qsm.cohort.formula import parse_model
+from bids_qsm.cohort.formula import Formula, parse_model
 from bids_qsm.cohort.inference import adjust, correlation_interval, noncentrality, small_sample
 from bids_qsm.cohort.observations import (
     KEYS,
     QUANTITY,
+    Observations,
     average,
     codes,
     describe,
@@ -43,7 +44,14 @@ _WITHIN_LEAST = 3
 """Fewest repeats (beyond the first observation of each participant) that tell of the variance within them."""
 
 
-def fit_models(long, formula: str, *, statistic: str = 'mean', controls: str = '', min_coverage: float = 0.5):
+def fit_models(
+    long: pd.DataFrame,
+    formula: str,
+    *,
+    statistic: str = 'mean',
+    controls: str = '',
+    min_coverage: float = 0.5,
+):
     r"""Fit one linear model to each region, hemisphere and map, and test each of its terms.
 
     Ordinary least squares where each participant has one observation; where sessions or runs repeat, a random
@@ -120,7 +128,7 @@ def fit_models(long, formula: str, *, statistic: str = 'mean', controls: str = '
     return _table(data, fits), _residuals(data, fits), list(dict.fromkeys(notes))
 
 
-def _observations(data, model, notes):
+def _observations(data: Observations, model: Formula, notes: list[str]):
     """One row a series, or a session and protocol where both runs and sessions repeat."""
     who = data.series['participant_id']
     if 'session_id' in data.series:
@@ -139,7 +147,7 @@ def _observations(data, model, notes):
     return data
 
 
-def _fit(data, j, design):
+def _fit(data: Observations, j: int, design: designs.Design):
     """The fit of a region and its method, or None and why there is none."""
     y = data.values[design.rows, j]
     who = data.participants[0][design.rows]
@@ -164,7 +172,7 @@ def _fit(data, j, design):
     return fit, method
 
 
-def _table(data, fits):
+def _table(data: Observations, fits: list[tuple]):
     """Rows of all tests, with effect sizes and false discovery rates."""
     rows, extra = [], []
     for j, design, fit, method, gap in fits:
@@ -217,7 +225,7 @@ def _table(data, fits):
     return table
 
 
-def _effects(table, kinds, per_sd, value, dof):
+def _effects(table: pd.DataFrame, kinds: np.ndarray, per_sd: np.ndarray, value: np.ndarray, dof: np.ndarray):
     """Fill in the columns effect, effect_low, effect_high, effect_name."""
     low, high = np.full(len(table), np.nan), np.full(len(table), np.nan)
     effect = np.full(len(table), np.nan)
@@ -237,7 +245,7 @@ def _effects(table, kinds, per_sd, value, dof):
     table['effect_name'] = [names[kind] for kind in kinds]
 
 
-def _residuals(data, fits):
+def _residuals(data: Observations, fits: list[tuple]):
     """Fitted values and residuals of every fit, stacked."""
     known = data.series.reindex(columns=['participant_id', 'session_id'])
     frames = []
@@ -249,7 +257,7 @@ def _residuals(data, fits):
     return pd.concat(frames, ignore_index=True)[RESIDUALS]
 
 
-def _label(keys, j):
+def _label(keys: pd.DataFrame, j: int):
     """A measured quantity in words."""
     row = keys.loc[j]
     return ' '.join(filter(None, (row['atlas'], row['region'], row['hemisphere'])))

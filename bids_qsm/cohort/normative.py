@@ -1,5 +1,7 @@
 """Where each participant stands against the study's own controls of the same age."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from scipy import special, stats
@@ -28,9 +30,9 @@ _LEAST = 5
 
 
 def normative(
-    long,
+    long: pd.DataFrame,
     *,
-    controls,
+    controls: str | Sequence[str],
     group_column: str = '',
     age_column: str = 'age',
     statistic: str = 'mean',
@@ -135,7 +137,7 @@ def normative(
     return table[COLUMNS], list(dict.fromkeys(notes))
 
 
-def _controls(series, controls, group_column):
+def _controls(series: pd.DataFrame, controls: str | Sequence[str], group_column: str):
     """Which rows are of controls."""
     column = group_column or find_group(series)
     if not column or column not in series:
@@ -150,7 +152,7 @@ def _controls(series, controls, group_column):
     return found
 
 
-def _ages(series, age_column, notes):
+def _ages(series: pd.DataFrame, age_column: str, notes: list[str]):
     """Age of each row; 0 for all where no age is known."""
     if age_column not in series:
         notes.append(f'There is no column {age_column}: the controls are one group of all ages.')
