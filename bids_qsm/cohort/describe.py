@@ -44,12 +44,7 @@ def characteristics(long: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
                 found = part.dropna().astype(str).value_counts().sort_index()
                 row['levels'] = ', '.join(f'{level}: {count}' for level, count in found.items())
             elif row['n']:
-                row |= {
-                    'mean': part.mean(),
-                    'sd': part.std(),
-                    'lowest': part.min(),
-                    'highest': part.max(),
-                }
+                row |= {'mean': part.mean(), 'sd': part.std(), 'lowest': part.min(), 'highest': part.max()}
             rows.append(row)
     return pd.DataFrame(rows, columns=['group', 'column', 'n', 'mean', 'sd', 'lowest', 'highest', 'levels'])
 

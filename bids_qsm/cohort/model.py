@@ -214,9 +214,7 @@ def _table(data: Observations, fits: list[tuple]):
     table['ci_low'], table['ci_high'] = table['estimate'] - half, table['estimate'] + half
     is_t = (table['statistic_name'] == 't').to_numpy()
     table['p'] = np.where(
-        is_t,
-        2 * stats.t.sf(np.abs(value), dof),
-        stats.f.sf(np.abs(value), table['dof_term'].to_numpy(), dof),
+        is_t, 2 * stats.t.sf(np.abs(value), dof), stats.f.sf(np.abs(value), table['dof_term'].to_numpy(), dof)
     )
     table['p_fdr'] = adjust(table['p'], codes(table, ['atlas', 'map', 'hemisphere', 'term', 'level']))
     kinds = np.array([kind for kind, _ in extra])

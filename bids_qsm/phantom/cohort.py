@@ -16,11 +16,7 @@ from bids_qsm.phantom.tissue import COMPOSITE, NUCLEI
 
 REGIONS = ('SN', 'GP', 'RN', 'STN', 'Putamen', 'Caudate', 'Thalamus', 'Dentate')
 """What differs between people; what groups, scores and treatment change is in `Effects`."""
-IRON = {
-    'GP': (21.41, 0.09, 0.37),
-    'Putamen': (14.62, 0.04, 0.46),
-    'Caudate': (9.66, 0.05, 0.33),
-}
+IRON = {'GP': (21.41, 0.09, 0.37), 'Putamen': (14.62, 0.04, 0.46), 'Caudate': (9.66, 0.05, 0.33)}
 """Iron (mg/100 g) a (1 - exp(-b age)) + c, Hallgren & Sourander (1958), J Neurochem 3:41.
 doi:10.1111/j.1471-4159.1958.tb12607.x"""
 MIDDLE_AGE = 45.0

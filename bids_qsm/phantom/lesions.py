@@ -121,12 +121,7 @@ def scatter(
         No place is left for all of them.
     """
     rng = np.random.default_rng([seed, 9])
-    numbers = {
-        'rims': rims,
-        'lesions': lesions,
-        'calcifications': calcifications,
-        'microbleeds': microbleeds,
-    }
+    numbers = {'rims': rims, 'lesions': lesions, 'calcifications': calcifications, 'microbleeds': microbleeds}
     places, room, white = _room(head, depth, apart)
     found = []
     for sort, number in numbers.items():
