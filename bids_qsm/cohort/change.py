@@ -276,11 +276,11 @@ def dictionary() -> dict:
     """Describe every column of the tables of changes and of their summary, and of those of the protocol."""
     unit = 'see column units'
     described = {
-        'participant_id': ('Label of the participant.', None),
-        'group': ('Group of the participant; all: every group together.', None),
+        'participant_id': 'Label of the participant.',
+        'group': 'Group of the participant; all: every group together.',
         **QUANTITY,
-        'session_from': ('First session.', None),
-        'session_to': ('Last session.', None),
+        'session_from': 'First session.',
+        'session_to': 'Last session.',
         'years': ('Time between the two sessions.', 'year'),
         'first': ('Value at the first session (mean of its runs).', unit),
         'last': ('Value at the last session (mean of its runs).', unit),
@@ -291,19 +291,15 @@ def dictionary() -> dict:
         'per_year': ('Slope of a line through all sessions of known time.', 'unit of the map per year'),
         'per_year_se': ('Standard error of per_year.', 'unit of the map per year'),
         'repeatability': ('Within-subject standard deviation of one measurement.', unit),
-        'repeatability_source': (
-            'own runs: runs within the sessions of this study; literature; given.',
-            None,
-        ),
-        'beyond': ('Whether the change is beyond repeatability: its 95 % interval leaves out zero.', None),
-        'n': ('Participants.', None),
+        'repeatability_source': 'own runs: runs within the sessions of this study; literature; given.',
+        'beyond': 'Whether the change is beyond repeatability: its 95 % interval leaves out zero.',
+        'n': 'Participants.',
         'mean': ('Mean change over participants.', unit),
         'sd': ('Standard deviation of the change over participants.', unit),
-        'p': ('Two-sided p value of a t test against no change, not adjusted.', None),
+        'p': 'Two-sided p value of a t test against no change, not adjusted.',
         'p_fdr': (
             'False discovery rate (Benjamini and Hochberg) over the regions of the same atlas, map, '
-            'hemisphere and group.',
-            None,
+            'hemisphere and group.'
         ),
         'per_year_mean': (
             f'Mean change per year over participants with at least {_LEAST_SPAN:g} years between sessions.',
@@ -311,9 +307,9 @@ def dictionary() -> dict:
         ),
         'per_year_ci_low': ('Lower end of its 95 % confidence interval.', 'unit of the map per year'),
         'per_year_ci_high': ('Upper end of its 95 % confidence interval.', 'unit of the map per year'),
-        'n_beyond': ('Participants whose change is beyond repeatability.', None),
-        'units': ('Unit of the values.', None),
-        'note': ('Why there is no value.', None),
-        **{column: (DESCRIPTIONS[column], None) for column in PROTOCOL},
+        'n_beyond': 'Participants whose change is beyond repeatability.',
+        'units': 'Unit of the values.',
+        'note': 'Why there is no value.',
+        **{column: DESCRIPTIONS[column] for column in PROTOCOL},
     }
     return describe(described)

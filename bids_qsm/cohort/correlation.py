@@ -308,23 +308,22 @@ def dictionary() -> dict:
     """Describe every column of the tables of correlations and of their differences."""
     described = {
         **QUANTITY,
-        'column': ('Number that the region is correlated with.', None),
-        'covariates': ('What was taken out of both by a linear fit; empty where nothing was.', None),
-        'r': ('Correlation over participants (partial, where there are covariates).', None),
-        'region_a': ('Region of the first correlation.', None),
-        'region_b': ('Region of the second correlation.', None),
-        'r_a': ('Correlation with region_a.', None),
-        'r_b': ('Correlation with region_b.', None),
-        'difference': ('r_a less r_b.', None),
-        'ci_low': ('Lower end of the 95 % interval, by bootstrap over participants.', None),
-        'ci_high': ('Upper end of the 95 % interval, by bootstrap over participants.', None),
-        'p': ('Two-sided p value, not adjusted: t test of r; of a difference, by the bootstrap.', None),
+        'column': 'Number that the region is correlated with.',
+        'covariates': 'What was taken out of both by a linear fit; empty where nothing was.',
+        'r': 'Correlation over participants (partial, where there are covariates).',
+        'region_a': 'Region of the first correlation.',
+        'region_b': 'Region of the second correlation.',
+        'r_a': 'Correlation with region_a.',
+        'r_b': 'Correlation with region_b.',
+        'difference': 'r_a less r_b.',
+        'ci_low': 'Lower end of the 95 % interval, by bootstrap over participants.',
+        'ci_high': 'Upper end of the 95 % interval, by bootstrap over participants.',
+        'p': 'Two-sided p value, not adjusted: t test of r; of a difference, by the bootstrap.',
         'p_fdr': (
             'False discovery rate (Benjamini and Hochberg) over the regions of the same atlas, map and '
-            'hemisphere.',
-            None,
+            'hemisphere.'
         ),
-        'n': ('Participants.', None),
-        'note': ('Why there is no value, or what is different from the other regions.', None),
+        'n': 'Participants.',
+        'note': 'Why there is no value, or what is different from the other regions.',
     }
     return describe(described)

@@ -25,20 +25,37 @@ from bids_qsm.cohort.observations import (
 from bids_qsm.cohort.tables import PROTOCOL
 from bids_qsm.errors import UserError
 
-COLUMNS = [
-    *KEYS,
-    'term',
-    'level',
-    'estimate',
-    'se',
-    'ci_low',
-    'ci_high',
-    'statistic',
-    'statistic_name',
-    'dof',
-]
-COLUMNS += ['dof_term', 'p', 'p_fdr', 'effect', 'effect_low', 'effect_high', 'effect_name', 'units']
-COLUMNS += ['n_participants', 'n_observations', 'method', 'note']
+_DESCRIBED = {
+    **QUANTITY,
+    'term': 'Term of the formula.',
+    'level': 'Levels that are compared; empty for the slope of a number; joint: test of the whole term.',
+    'estimate': ('Difference between the levels, or slope, all else equal.', 'see column units'),
+    'se': ('Standard error of the estimate.', 'see column units'),
+    'ci_low': ('Lower end of the 95 % confidence interval of the estimate.', 'see column units'),
+    'ci_high': ('Upper end of the 95 % confidence interval of the estimate.', 'see column units'),
+    'statistic': 'Test statistic.',
+    'statistic_name': 't, or F for a joint test.',
+    'dof': 'Degrees of freedom of the residual; Kenward and Roger for mixed effects.',
+    'dof_term': 'Degrees of freedom of the term.',
+    'p': 'Two-sided p value, not adjusted.',
+    'p_fdr': (
+        'False discovery rate (Benjamini and Hochberg) over the regions of the same atlas, map, '
+        'hemisphere, term and level.'
+    ),
+    'effect': 'Effect size, see effect_name.',
+    'effect_low': 'Lower end of the 95 % confidence interval of the effect size.',
+    'effect_high': 'Upper end of the 95 % confidence interval of the effect size.',
+    'effect_name': (
+        'Hedges g: difference over the standard deviation about the model; partial r: correlation with '
+        'all else held; partial eta squared: share of the variance, for a joint test.'
+    ),
+    'units': 'Unit of the estimate.',
+    'n_participants': 'Participants in the model.',
+    'n_observations': 'Series, or sessions where runs were averaged, in the model.',
+    'method': 'How the model was fitted.',
+    'note': 'What is different from the other regions.',
+}
+COLUMNS = list(_DESCRIBED)
 RESIDUALS = [*KEYS, 'participant_id', 'session_id', 'fitted', 'residual', 'units']
 _WITHIN_LEAST = 3
 """Fewest repeats (beyond the first observation of each participant) that tell of the variance within them."""
@@ -263,39 +280,4 @@ def _label(keys: pd.DataFrame, j: int):
 
 def dictionary() -> dict:
     """Describe every column of the table of models, as a BIDS data dictionary."""
-    described = {
-        **QUANTITY,
-        'term': ('Term of the formula.', None),
-        'level': (
-            'Levels that are compared; empty for the slope of a number; joint: test of the whole term.',
-            None,
-        ),
-        'estimate': ('Difference between the levels, or slope, all else equal.', 'see column units'),
-        'se': ('Standard error of the estimate.', 'see column units'),
-        'ci_low': ('Lower end of the 95 % confidence interval of the estimate.', 'see column units'),
-        'ci_high': ('Upper end of the 95 % confidence interval of the estimate.', 'see column units'),
-        'statistic': ('Test statistic.', None),
-        'statistic_name': ('t, or F for a joint test.', None),
-        'dof': ('Degrees of freedom of the residual; Kenward and Roger for mixed effects.', None),
-        'dof_term': ('Degrees of freedom of the term.', None),
-        'p': ('Two-sided p value, not adjusted.', None),
-        'p_fdr': (
-            'False discovery rate (Benjamini and Hochberg) over the regions of the same atlas, map, '
-            'hemisphere, term and level.',
-            None,
-        ),
-        'effect': ('Effect size, see effect_name.', None),
-        'effect_low': ('Lower end of the 95 % confidence interval of the effect size.', None),
-        'effect_high': ('Upper end of the 95 % confidence interval of the effect size.', None),
-        'effect_name': (
-            'Hedges g: difference over the standard deviation about the model; partial r: correlation with '
-            'all else held; partial eta squared: share of the variance, for a joint test.',
-            None,
-        ),
-        'units': ('Unit of the estimate.', None),
-        'n_participants': ('Participants in the model.', None),
-        'n_observations': ('Series, or sessions where runs were averaged, in the model.', None),
-        'method': ('How the model was fitted.', None),
-        'note': ('What is different from the other regions.', None),
-    }
-    return describe(described)
+    return describe(_DESCRIBED)

@@ -8,7 +8,6 @@ from scipy import special, stats
 
 from bids_qsm.cohort.curve import AgeCurve
 from bids_qsm.cohort.observations import (
-    KEYS,
     QUANTITY,
     average,
     describe,
@@ -23,8 +22,27 @@ from bids_qsm.cohort.tables import group_column as find_group
 from bids_qsm.cohort.visits import order, years
 from bids_qsm.errors import UserError
 
-COLUMNS = ['participant_id', 'session_id', *KEYS, 'age', 'value', 'expected', 'sd', 'dof', 'z', 'percentile']
-COLUMNS += ['n_controls', 'is_control', 'units', 'note']
+_UNIT = 'see column units'
+_DESCRIBED = {
+    'participant_id': 'Label of the participant.',
+    'session_id': 'Label of the session.',
+    **QUANTITY,
+    'age': ('Age at the session.', 'year'),
+    'value': ('Measured value (mean of the runs of the session).', _UNIT),
+    'expected': ('What controls of that age have, without the participant where it is one.', _UNIT),
+    'sd': (
+        'Standard deviation of a new participant about it: scatter of controls and error of the curve.',
+        _UNIT,
+    ),
+    'dof': 'Degrees of freedom of sd; (value - expected) / sd follows the t distribution with these.',
+    'z': 'Normal score of the same probability.',
+    'percentile': ('Share of healthy participants of that age with a lower value.', '%'),
+    'n_controls': 'Controls that the participant is compared with.',
+    'is_control': 'Whether the participant is a control.',
+    'units': 'Unit of the values.',
+    'note': 'Why there is no z, or what to mind.',
+}
+COLUMNS = list(_DESCRIBED)
 _LEAST = 5
 """Fewest controls."""
 
@@ -185,27 +203,4 @@ def _ages(series: pd.DataFrame, age_column: str, notes: list[str]):
 
 def dictionary() -> dict:
     """Describe every column of the table of standard scores."""
-    unit = 'see column units'
-    described = {
-        'participant_id': ('Label of the participant.', None),
-        'session_id': ('Label of the session.', None),
-        **QUANTITY,
-        'age': ('Age at the session.', 'year'),
-        'value': ('Measured value (mean of the runs of the session).', unit),
-        'expected': ('What controls of that age have, without the participant where it is one.', unit),
-        'sd': (
-            'Standard deviation of a new participant about it: scatter of controls and error of the curve.',
-            unit,
-        ),
-        'dof': (
-            'Degrees of freedom of sd; (value - expected) / sd follows the t distribution with these.',
-            None,
-        ),
-        'z': ('Normal score of the same probability.', None),
-        'percentile': ('Share of healthy participants of that age with a lower value.', '%'),
-        'n_controls': ('Controls that the participant is compared with.', None),
-        'is_control': ('Whether the participant is a control.', None),
-        'units': ('Unit of the values.', None),
-        'note': ('Why there is no z, or what to mind.', None),
-    }
-    return describe(described)
+    return describe(_DESCRIBED)

@@ -15,10 +15,10 @@ KEYS = ['atlas', 'map', 'region', 'hemisphere']
 
 
 QUANTITY = {
-    'atlas': ('Atlas that the regions come from.', None),
-    'map': ('Map: chi (susceptibility) or R2star (transverse relaxation rate).', None),
-    'region': ('Region of the atlas.', None),
-    'hemisphere': ('L, R, or both together.', None),
+    'atlas': 'Atlas that the regions come from.',
+    'map': 'Map: chi (susceptibility) or R2star (transverse relaxation rate).',
+    'region': 'Region of the atlas.',
+    'hemisphere': 'L, R, or both together.',
 }
 """Descriptions of `KEYS`."""
 
@@ -233,9 +233,9 @@ def some(names: Iterable, *, most: int = 6) -> str:
     return ', '.join(names[:most]) + (f' and {rest} more' if rest > 0 else '')
 
 
-def describe(columns: Mapping[str, tuple[str, str | None]]) -> dict:
-    """A BIDS data dictionary from (text, units or None) of each column."""
+def describe(columns: Mapping[str, str | tuple[str, str]]) -> dict:
+    """A BIDS data dictionary from the text of each column, or its text and units."""
     return {
-        column: {'Description': text, **({'Units': units} if units else {})}
-        for column, (text, units) in columns.items()
+        column: {'Description': told} if isinstance(told, str) else {'Description': told[0], 'Units': told[1]}
+        for column, told in columns.items()
     }
