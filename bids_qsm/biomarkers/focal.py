@@ -120,7 +120,9 @@ def find_candidates(
 class _Brain:
     """Contrast and spread of susceptibility over a brain, its iron-rich nuclei and its veins."""
 
-    def __init__(self, chi, r2star, mask, dseg, grid):
+    def __init__(
+        self, chi: np.ndarray, r2star: np.ndarray | None, mask: np.ndarray, dseg: np.ndarray, grid: Grid
+    ):
         self.chi, self.mask, self.grid = chi, mask, grid
         self.voxel_size = np.array(grid.voxel_size)
         self.r2star = None if r2star is None else np.where(mask & (r2star > 0), r2star, np.nan)
@@ -133,7 +135,7 @@ class _Brain:
         veins = self.contrast[self.tree]
         self.vein_level = float(np.quantile(veins, 0.9)) if veins.size else 0.0
 
-    def zone(self, edge_mm, margin_mm):
+    def zone(self, edge_mm: float, margin_mm: float):
         """Where peaks are sought."""
         # strong sources leave holes in the mask, which are no edge of the brain
         whole = ndimage.binary_fill_holes(self.mask)
@@ -144,7 +146,7 @@ class _Brain:
         return zone
 
 
-def _iron_rich(chi, mask, dseg):
+def _iron_rich(chi: np.ndarray, mask: np.ndarray, dseg: np.ndarray):
     """Voxels of those regions whose median stands out from that of the brain by more than its spread."""
     values = chi[mask]
     middle = np.median(values)
@@ -168,7 +170,7 @@ def tissue_contrast(chi, tissue, grid: Grid, *, reach_mm: float = 8.0):
     size = [2 * int(np.ceil(reach_mm / v)) + 1 for v in grid.voxel_size]
     inside = tissue.astype(np.float32)
 
-    def mean(values):
+    def mean(values: np.ndarray):
         return ndimage.uniform_filter(np.where(tissue, values, 0).astype(np.float32), size) / weight
 
     weight = np.maximum(ndimage.uniform_filter(inside, size), 1e-3)
@@ -183,7 +185,7 @@ def tissue_contrast(chi, tissue, grid: Grid, *, reach_mm: float = 8.0):
     return (chi - level).astype(np.float32), np.maximum(spread, 1e-6).astype(np.float32)
 
 
-def _sources(brain, zone, sign, threshold, largest_mm):
+def _sources(brain: _Brain, zone: np.ndarray, sign: int, threshold: float, largest_mm: float):
     """(columns, first voxel of the box, region in the box) of every source of one sign, peaks first."""
     contrast = sign * brain.contrast
     peaks = zone & (contrast > threshold * brain.spread)
@@ -212,13 +214,21 @@ def _sources(brain, zone, sign, threshold, largest_mm):
             yield row, [side.start for side in box], region
 
 
-def _gap(brain):
+def _gap(brain: _Brain):
     """Inner and outer distance (mm) of the shell around a source: a voxel away from it, 2 mm thick."""
     touch = np.linalg.norm(brain.voxel_size) + 1e-3
     return touch, touch + max(2.0, *brain.voxel_size)
 
 
-def _measure(brain, box, at, contrast, region, sign, largest_mm):
+def _measure(
+    brain: _Brain,
+    box: tuple[slice, ...],
+    at: tuple[int, ...],
+    contrast: np.ndarray,
+    region: np.ndarray,
+    sign: int,
+    largest_mm: float,
+):
     """Columns of a source; None where it is too long or nothing is known around it."""
     size, voxel = brain.voxel_size, brain.grid.voxel_volume
     places = np.argwhere(region) * size

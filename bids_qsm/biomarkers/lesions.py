@@ -168,7 +168,14 @@ def lesion_table(
     return table
 
 
-def _place(image, number, box, affine, shape, where):
+def _place(
+    image: Drawn,
+    number: int,
+    box: tuple[slice, ...],
+    affine: np.ndarray,
+    shape: tuple[int, ...],
+    where: Places,
+):
     """What is known of a lesion from where it was drawn, and whether that is inside the field of view."""
     voxels = np.argwhere(image.labels[box] == number) + [side.start for side in box]
     points = transform_points(apply_affine(image.affine, voxels), image.to_maps)
@@ -179,7 +186,7 @@ def _place(image, number, box, affine, shape, where):
     return row | where.columns(points.mean(0), points), bool(inside)
 
 
-def _grown(box, affine, shape):
+def _grown(box: tuple[slice, ...], affine: np.ndarray, shape: tuple[int, ...]):
     """The box of a lesion with all that it is compared with, inside the volume."""
     reach = _reach(box, spacing_of(affine))
     return tuple(
@@ -188,12 +195,14 @@ def _grown(box, affine, shape):
     )
 
 
-def _reach(box, voxel_size):
+def _reach(box: tuple[slice, ...], voxel_size: np.ndarray):
     """How far (voxels) a lesion's shape is moved along each axis: clear of the lesion, however large."""
     return REACH_MM / voxel_size + [side.stop - side.start for side in box]
 
 
-def _measure(here, maps, plain, dseg, affine):
+def _measure(
+    here: np.ndarray, maps: dict[str, np.ndarray], plain: np.ndarray, dseg: np.ndarray, affine: np.ndarray
+):
     """Columns of the measurements of the lesion ``here``, all cut out with what surrounds it."""
     voxel_size = spacing_of(affine)
     chi = maps['chi']
@@ -230,7 +239,7 @@ def _measure(here, maps, plain, dseg, affine):
     return {k: float(f'{v:.5g}') if isinstance(v, np.floating | float) else v for k, v in row.items()}
 
 
-def _compare(contrast, inner, outer, chi, voxel_size):
+def _compare(contrast: float, inner: np.ndarray, outer: np.ndarray, chi: np.ndarray, voxel_size: np.ndarray):
     """How many places there are to put the lesion's shape at, and its contrast in units of their spread.
 
     ``inner`` and ``outer`` are the shape and its shell; ``chi`` is NaN where there is no plain tissue of the
@@ -249,13 +258,13 @@ def _compare(contrast, inner, outer, chi, voxel_size):
     return len(found), (contrast - np.median(found)) / max(_spread(found), 1e-6)
 
 
-def _sign(z):
+def _sign(z: float):
     if np.isnan(z):
         return 'n/a'
     return 'none' if abs(z) <= LIMIT else 'paramagnetic' if z > 0 else 'diamagnetic'
 
 
-def _shifts(reach, size):
+def _shifts(reach: np.ndarray, size: int):
     """Shifts (voxels) within an ellipsoid of half axes ``reach``, on a lattice; fewer for large shapes."""
     number = np.clip(_WORK / size, 200, 400)
     step = max((4 / 3 * np.pi / number) ** (1 / 3), 1 / reach.min())
@@ -266,18 +275,18 @@ def _shifts(reach, size):
     return lattice[(length <= 1) & (length > 0)]
 
 
-def _values(data, voxels):
+def _values(data: np.ndarray, voxels: np.ndarray):
     """Finite values at those ``voxels`` that lie in the array."""
     voxels = voxels[((voxels >= 0) & (voxels < data.shape)).all(1)]
     values = data[tuple(voxels.T)]
     return values[np.isfinite(values)]
 
 
-def _mean(values):
+def _mean(values: np.ndarray):
     return values.mean(dtype=float) if values.size else np.nan
 
 
-def _spread(values):
+def _spread(values: np.ndarray):
     """Standard deviation by the median deviation."""
     return 1.4826 * np.median(np.abs(values - np.median(values)))
 

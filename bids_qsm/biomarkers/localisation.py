@@ -1,6 +1,9 @@
 """Where things lie: coordinates in the scanner and the template, and the nearest region of an atlas."""
 
+from collections.abc import Sequence
+
 import numpy as np
+import pandas as pd
 from scipy.spatial import KDTree
 
 from bids_qsm.anatomy.transform import apply_affine, transform_points
@@ -21,7 +24,9 @@ class Places:
         Transforms that take points of the scanner to the template, first to last.
     """
 
-    def __init__(self, dseg, labels, affine, to_template=()):
+    def __init__(
+        self, dseg: np.ndarray, labels: pd.DataFrame, affine: np.ndarray, to_template: Sequence = ()
+    ):
         self.affine, self.to_template = affine, list(to_template)
         voxels = np.argwhere(dseg > 0)
         known = {
@@ -34,7 +39,7 @@ class Places:
         self._index, self._known = index[keep], known
         self._tree = KDTree(apply_affine(affine, voxels[keep])) if keep.any() else None
 
-    def columns(self, centre, points=None):
+    def columns(self, centre: np.ndarray, points: np.ndarray | None = None):
         """Columns that say where a thing is.
 
         Parameters
@@ -59,7 +64,7 @@ class Places:
             centre[None] if points is None or not len(points) else points
         )
 
-    def _nearest(self, points):
+    def _nearest(self, points: np.ndarray):
         if self._tree is None:
             return {'nearest_region': 'n/a', 'hemisphere': 'n/a', 'region_distance_mm': np.nan}
         distance, at = self._tree.query(points)
@@ -72,7 +77,7 @@ class Places:
         }
 
 
-def described(what):
+def described(what: str):
     """Data dictionary of the columns of `Places.columns` for ``what`` ('lesion')."""
     scanner = f'coordinate of the centre of the {what} in the space of the series (scanner, RAS).'
     template = f'coordinate of the centre of the {what} in template space (RAS).'

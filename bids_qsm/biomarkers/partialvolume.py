@@ -1,10 +1,12 @@
 """Regional means freed of what spills over from neighbours and surroundings."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import fft, ndimage, sparse, special
 
+from bids_qsm.biomarkers.precision import Correlation
 from bids_qsm.recon.grid import Grid
 
 _NEGLIGIBLE = 1e-3
@@ -19,7 +21,7 @@ class Recovered:
     mean: np.ndarray
     covariance: np.ndarray
 
-    def combined(self, weights):
+    def combined(self, weights: dict[int, int]):
         """Estimate and standard error of the mean over labels, ``weights`` (label -> volume) given."""
         total = sum(weights.values())
         share = np.array([weights.get(i, 0.0) / total if total else 0.0 for i in self.index])
@@ -44,12 +46,12 @@ class _Model:
 
 
 def recover(
-    maps,
-    dseg,
-    index,
-    mask,
+    maps: dict[str, np.ndarray],
+    dseg: np.ndarray,
+    index: Sequence[int],
+    mask: np.ndarray,
     grid: Grid,
-    correlations,
+    correlations: dict[str, Correlation],
     *,
     blur_voxels: float = 0.2,
     label_mm: float = 0.4,
@@ -106,7 +108,7 @@ def recover(
     }
 
 
-def _model(dseg, index, mask, grid, sigma):
+def _model(dseg: np.ndarray, index: tuple[int, ...], mask: np.ndarray, grid: Grid, sigma: np.ndarray):
     size = np.array(grid.voxel_size)
     spreads = [_spread(s / v) for s, v in zip(sigma, size, strict=True)]
     reach = np.array([len(spread) // 2 for spread in spreads])
@@ -152,7 +154,7 @@ def _model(dseg, index, mask, grid, sigma):
     return _Model(box, where, owner, boxes, design.tocsr(), np.array(is_label))
 
 
-def _spread(sigma):
+def _spread(sigma: float):
     """What a voxel gives to its neighbours along an axis: a box of one voxel in a Gaussian (voxels)."""
     reach = max(int(np.ceil(3 * sigma + 0.5)), 1)
     edges = np.arange(-reach - 0.5, reach + 1)
@@ -164,7 +166,7 @@ def _spread(sigma):
     return (spread / spread.sum()).astype(np.float32)
 
 
-def _compartments(mine, wanted, size):
+def _compartments(mine: np.ndarray, wanted: np.ndarray, size: np.ndarray):
     """The label itself and its surroundings, these once more along each axis."""
     yield (mine & wanted).astype(np.float32)
     around = (mine & ~wanted).astype(np.float32)
@@ -174,14 +176,14 @@ def _compartments(mine, wanted, size):
         yield around * along.reshape([-1 if a == axis else 1 for a in range(3)])
 
 
-def _grown(box, margin, shape):
+def _grown(box: tuple[slice, ...], margin: np.ndarray, shape: tuple[int, ...]):
     return tuple(
         slice(max(b.start - int(m), 0), min(b.stop + int(m), n))
         for b, m, n in zip(box, margin, shape, strict=True)
     )
 
 
-def _solve(model, data, index, correlation, grid):
+def _solve(model: _Model, data: np.ndarray, index: tuple[int, ...], correlation: Correlation, grid: Grid):
     """Least squares, and the covariance of its estimates under correlated noise."""
     values = np.asarray(data, np.float64)[model.where]
     finite = np.isfinite(values)
@@ -210,7 +212,7 @@ def _solve(model, data, index, correlation, grid):
     return Recovered(index, mean, covariance)
 
 
-def _weights(design, inverse, scale):
+def _weights(design: sparse.csc_array, inverse: np.ndarray, scale: np.ndarray):
     """Weight of each voxel in each estimate, a row an estimate; what is far from a region hardly counts."""
     rows = []
     for column in inverse.T:
@@ -220,7 +222,15 @@ def _weights(design, inverse, scale):
     return sparse.vstack(rows)
 
 
-def _covariance(model, finite, residual, weights, boxes, correlation, grid):
+def _covariance(
+    model: _Model,
+    finite: np.ndarray,
+    residual: np.ndarray,
+    weights: sparse.sparray,
+    boxes: list,
+    correlation: Correlation,
+    grid: Grid,
+):
     """Covariance of sums of the noise with ``weights`` (estimates, voxels), near each estimate's region."""
     where = np.zeros(model.where.shape, bool)
     where[model.where] = finite

@@ -1,5 +1,6 @@
 """How well the mean of a region is known, where neighbouring voxels are wrong together."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -32,11 +33,11 @@ class Correlation:
         return kernel
 
 
-def _decay(distance, length, power):
+def _decay(distance: np.ndarray, length: float, power: float):
     return np.exp(-((distance / max(length, 1e-6)) ** power))
 
 
-def fit_correlation(data, regions, grid: Grid, *, reach_mm: float = 6.0):
+def fit_correlation(data: np.ndarray, regions: Sequence[tuple], grid: Grid, *, reach_mm: float = 6.0):
     """Correlation of voxels within regions, from the variogram pooled over them.
 
     Half the mean squared difference of two voxels of one region grows with their distance from the nugget to
@@ -88,7 +89,7 @@ def fit_correlation(data, regions, grid: Grid, *, reach_mm: float = 6.0):
     return _fit(away, total[known] / (2 * pairs[known]), np.sqrt(pairs[known]), step)
 
 
-def _fit(distance, variogram, weight, step):
+def _fit(distance: np.ndarray, variogram: np.ndarray, weight: np.ndarray, step: float):
     best, found = np.inf, Correlation(1.0, 0.0)
     for length, power in product(np.geomspace(0.25 * step, max(distance), 40), (1.0, 1.5, 2.0)):
         design = np.stack([np.ones_like(distance), 1 - _decay(distance, length, power)], 1)
@@ -98,13 +99,13 @@ def _fit(distance, variogram, weight, step):
     return found
 
 
-def _distances(grid, reach):
+def _distances(grid: Grid, reach: float):
     """Distance (mm) of every lag up to ``reach`` along each axis."""
     away = [np.arange(-int(reach // v), int(reach // v) + 1) * v for v in grid.voxel_size]
     return np.sqrt(sum(a**2 for a in np.meshgrid(*away, indexing='ij')))
 
 
-def _correlate(first, second, lags):
+def _correlate(first: np.ndarray, second: np.ndarray, lags: tuple[int, ...]):
     """Sum over x of first(x) second(x + d) for the lags d of an array of shape ``lags``, 0 in its middle."""
     half = [n // 2 for n in lags]
     shape = [fft.next_fast_len(max(n, h + 1) + h, real=True) for n, h in zip(first.shape, half, strict=True)]
@@ -113,7 +114,7 @@ def _correlate(first, second, lags):
     return found[tuple(slice(0, n) for n in lags)]
 
 
-def shared_variance(region, correlation: Correlation, grid: Grid):
+def shared_variance(region: np.ndarray, correlation: Correlation, grid: Grid):
     """Mean correlation of any two voxels of a region: 1 over the effective number of independent voxels.
 
     Regions of very many voxels are taken as without border, which makes it a little larger.
@@ -140,7 +141,7 @@ def shared_variance(region, correlation: Correlation, grid: Grid):
     return float((_correlate(weight, weight, kernel.shape) * kernel).sum() / size**2)
 
 
-def standard_error(values, shared: float):
+def standard_error(values: np.ndarray, shared: float):
     r"""Standard error of the mean of correlated values [1]_.
 
     With R the mean correlation of two values, the variance of n values falls short of the true one by

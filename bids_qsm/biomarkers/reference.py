@@ -23,9 +23,9 @@ class ReferenceRegion:
 
 
 def reference_regions(
-    maps,
-    mask,
-    white_matter,
+    maps: dict[str, np.ndarray],
+    mask: np.ndarray,
+    white_matter: np.ndarray | None,
     grid: Grid,
     *,
     min_ml: float = 0.5,
@@ -60,7 +60,9 @@ def reference_regions(
     ]
 
 
-def _csf(maps, mask, grid, min_ml, max_ml, max_ratio):
+def _csf(
+    maps: dict[str, np.ndarray], mask: np.ndarray, grid: Grid, min_ml: float, max_ml: float, max_ratio: float
+):
     r2star = maps.get('R2star')
     if r2star is None:
         return _none('CSF', mask, 'not found: there is no R2* to find the ventricles by')
@@ -78,7 +80,9 @@ def _csf(maps, mask, grid, min_ml, max_ml, max_ratio):
     )
 
 
-def _white(maps, mask, white_matter, grid, min_ml):
+def _white(
+    maps: dict[str, np.ndarray], mask: np.ndarray, white_matter: np.ndarray | None, grid: Grid, min_ml: float
+):
     if white_matter is None:
         return _none('White matter', mask, 'not found: no mask of white matter was given')
     region = white_matter & mask
@@ -91,7 +95,7 @@ def _white(maps, mask, white_matter, grid, min_ml):
     return ReferenceRegion('White matter', white_matter, 'whole', float(coverage), note)
 
 
-def _spread(maps, region):
+def _spread(maps: dict[str, np.ndarray], region: np.ndarray):
     """Spread of susceptibility, as a clause; by quartiles, for a vein in the region is no matter."""
     chi = maps.get('chi')
     if chi is None or not np.isfinite(chi[region]).any():
@@ -100,5 +104,5 @@ def _spread(maps, region):
     return f', chi spread {(high - low) / 1.349:.3f} ppm'
 
 
-def _none(name, mask, note):
+def _none(name: str, mask: np.ndarray, note: str):
     return ReferenceRegion(name, np.zeros_like(mask), 'none', 0.0, note)

@@ -1,15 +1,16 @@
 """Regional statistics of quantitative maps, with regions shrunk so that neighbours do not leak in."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from bids_qsm.biomarkers.partialvolume import recover
-from bids_qsm.biomarkers.precision import fit_correlation, shared_variance, standard_error
+from bids_qsm.biomarkers.partialvolume import Recovered, recover
+from bids_qsm.biomarkers.precision import Correlation, fit_correlation, shared_variance, standard_error
 from bids_qsm.biomarkers.reference import REFERENCES, reference_regions
+from bids_qsm.recon.grid import Grid
 
 COMPOSITES = {'SN': ('SNc', 'SNr'), 'GP': ('GPe', 'GPi')}
 ORDER = (*REFERENCES, 'SN', 'SNc', 'SNr', 'GP', 'GPe', 'GPi', 'RN', 'STN')
@@ -119,7 +120,7 @@ def region_table(
     return table
 
 
-def _atlas_regions(dseg, labels, mask, grid, min_voxels):
+def _atlas_regions(dseg: np.ndarray, labels: pd.DataFrame, mask: np.ndarray, grid: Grid, min_voxels: int):
     shares = _shares(dseg, labels, grid)
     counts = np.bincount(np.asarray(dseg).ravel(), minlength=int(labels['index'].max()) + 1)
     boxes = ndimage.find_objects(np.asarray(dseg, np.int32), max_label=int(labels['index'].max()))
@@ -150,7 +151,7 @@ def _atlas_regions(dseg, labels, mask, grid, min_voxels):
         )
 
 
-def _groups(labels):
+def _groups(labels: pd.DataFrame):
     """(region, hemisphere, rows of the label table), composites included, in the order of the table."""
     regions = {name: labels[labels['region'] == name] for name in labels['region'].unique()}
     for name, parts in COMPOSITES.items():
@@ -166,7 +167,7 @@ def _groups(labels):
         yield name, 'both', part
 
 
-def _shares(dseg, labels, grid):
+def _shares(dseg: np.ndarray, labels: pd.DataFrame, grid: Grid):
     """Share of each label inside the field of view, and its weight (volume), by index."""
     counts = np.bincount(np.asarray(dseg).ravel(), minlength=int(labels['index'].max()) + 1)
     index = labels['index'].to_numpy()
@@ -181,7 +182,7 @@ def _shares(dseg, labels, grid):
     return {i: (s, w) for i, s, w in zip(index, share, atlas, strict=True)}
 
 
-def _union(boxes, shape):
+def _union(boxes: list, shape: tuple[int, ...]):
     """Box around boxes with a margin of one voxel; a single voxel where there are none."""
     boxes = [b for b in boxes if b is not None]
     if not boxes:
@@ -192,7 +193,7 @@ def _union(boxes, shape):
     )
 
 
-def _volume_of(part, region, grid):
+def _volume_of(part: pd.DataFrame, region: np.ndarray, grid: Grid):
     """Volume (mm^3) of one side of a region: that of the atlas, or its own where the atlas tells none."""
     sides = max(part['hemisphere'].nunique(), 1)
     if 'volume_mm3' in part:
@@ -200,7 +201,7 @@ def _volume_of(part, region, grid):
     return float(region.sum()) * grid.voxel_volume / sides
 
 
-def _core(region, volume, voxel_size, min_voxels):
+def _core(region: np.ndarray, volume: float, voxel_size: Sequence[float], min_voxels: int):
     """Core of a region and how it was found; what lies beyond the array counts as inside."""
     # The region does not end where the field of view does.
     neighbours = ndimage.convolve(region.astype(np.uint8), _NEIGHBOURS, mode='nearest') - region
@@ -214,7 +215,15 @@ def _core(region, volume, voxel_size, min_voxels):
     return region, 'whole'
 
 
-def _rows(region, maps, recovered, correlations, grid, units, reference):
+def _rows(
+    region: _Region,
+    maps: dict[str, np.ndarray],
+    recovered: dict[str, Recovered],
+    correlations: dict[str, Correlation],
+    grid: Grid,
+    units: Mapping[str, str],
+    reference: str,
+):
     """One row a map."""
     for name, data in maps.items():
         data = data[region.box]
@@ -238,7 +247,7 @@ def _rows(region, maps, recovered, correlations, grid, units, reference):
         }
 
 
-def _statistics(values, voxels, correlation, grid):
+def _statistics(values: np.ndarray, voxels: np.ndarray, correlation: Correlation, grid: Grid):
     if values.size == 0:
         return dict.fromkeys(STATISTICS, np.nan)
     positive = values[values > 0]
@@ -255,7 +264,7 @@ def _statistics(values, voxels, correlation, grid):
     return {name: _short(value) for name, value in zip(STATISTICS, found, strict=True)}
 
 
-def _short(value):
+def _short(value: float):
     return float(f'{value:.5g}')
 
 

@@ -1,5 +1,7 @@
 """How much susceptibility looks like a vein: bright, long and round in section."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numba import njit, prange
 from scipy import ndimage
@@ -8,11 +10,11 @@ from bids_qsm.recon.grid import Grid
 
 
 def vesselness(
-    chi,
-    mask,
+    chi: np.ndarray,
+    mask: np.ndarray,
     grid: Grid,
     *,
-    scales_mm=(0.7, 1.1, 1.7),
+    scales_mm: Sequence[float] = (0.7, 1.1, 1.7),
     plate: float = 0.5,
     blob: float = 0.5,
     noise: float = 3.0,
@@ -77,9 +79,9 @@ def vesselness(
 
 
 def vein_tree(
-    tubes,
-    contrast_to_noise,
-    mask,
+    tubes: np.ndarray,
+    contrast_to_noise: np.ndarray,
+    mask: np.ndarray,
     grid: Grid,
     *,
     least: float = 0.3,
@@ -114,7 +116,7 @@ def vein_tree(
     return (2 * reach >= length_mm)[pieces]
 
 
-def fill(data, mask, grid: Grid, *, reach_mm: float = 2.0):
+def fill(data: np.ndarray, mask: np.ndarray, grid: Grid, *, reach_mm: float = 2.0):
     """``data`` with what lies outside the mask filled smoothly, so that its edge is no structure."""
     sigma = [reach_mm / v for v in grid.voxel_size]
     weight = ndimage.gaussian_filter(mask.astype(np.float32), sigma)
@@ -123,7 +125,7 @@ def fill(data, mask, grid: Grid, *, reach_mm: float = 2.0):
     return np.where(mask, data, smooth).astype(np.float32)
 
 
-def hessian_eigenvalues(data, voxels, voxel_size):
+def hessian_eigenvalues(data: np.ndarray, voxels: np.ndarray, voxel_size: Sequence[float] | np.ndarray):
     """Eigenvalues of the Hessian (by mm^2) at some voxels, ordered by size without sign.
 
     Parameters
@@ -149,7 +151,7 @@ def hessian_eigenvalues(data, voxels, voxel_size):
 
 
 @njit(cache=True, parallel=True)
-def _eigenvalues(padded, voxels, steps):
+def _eigenvalues(padded: np.ndarray, voxels: np.ndarray, steps: np.ndarray):
     """Eigenvalues (n, 3) of central second differences; ``padded`` has one more voxel all around."""
     out = np.empty((len(voxels), 3), np.float32)
     sx, sy, sz = steps
@@ -185,7 +187,7 @@ def _eigenvalues(padded, voxels, steps):
     return out
 
 
-def _grown(mask, margin):
+def _grown(mask: np.ndarray, margin: np.ndarray):
     """Box of a mask with a margin (voxels), inside the volume."""
     box = ndimage.find_objects(mask.astype(np.uint8))[0]
     return tuple(

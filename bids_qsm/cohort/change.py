@@ -1,11 +1,13 @@
 """Change of regional values over sessions, and whether it passes what the method repeats to."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from scipy import special, stats
 
 from bids_qsm.cohort.inference import adjust
-from bids_qsm.cohort.observations import KEYS, QUANTITY, average, codes, describe, observe, some
+from bids_qsm.cohort.observations import KEYS, QUANTITY, Observations, average, codes, describe, observe, some
 from bids_qsm.cohort.tables import DESCRIPTIONS, PROTOCOL, group_column
 from bids_qsm.cohort.visits import order, years
 
@@ -29,7 +31,13 @@ _LEAST_SPAN = 0.25
 """Fewest years between sessions for a change per year that counts in a mean."""
 
 
-def changes(long, *, repeatability=None, statistic: str = 'mean', min_coverage: float = 0.5):
+def changes(
+    long: pd.DataFrame,
+    *,
+    repeatability: float | dict | None = None,
+    statistic: str = 'mean',
+    min_coverage: float = 0.5,
+):
     r"""Change of every region from the first to the last session of each participant.
 
     Runs of a session are averaged. The error of a change is that of the method: with the within-subject
@@ -96,7 +104,7 @@ def changes(long, *, repeatability=None, statistic: str = 'mean', min_coverage: 
     return table[[*COLUMNS, *(c for c in protocol if c not in COLUMNS)]], notes
 
 
-def _runs(data, by):
+def _runs(data: Observations, by: Sequence[str]):
     """Runs that each session's value of each region is the mean of."""
     counts = data.values.copy()
     counts[np.isfinite(counts)] = 1.0
@@ -107,7 +115,7 @@ def _runs(data, by):
     return found
 
 
-def _repeatability(data, by, given, notes):
+def _repeatability(data: Observations, by: Sequence[str], given: float | dict | None, notes: list[str]):
     """Within-subject sd of each column, its degrees of freedom (inf: known), and its source."""
     regions, maps = data.keys['region'].to_numpy(), data.keys['map'].to_numpy()
     if given is not None:
@@ -142,7 +150,7 @@ def _repeatability(data, by, given, notes):
     return sd, np.where(use_own, dof, np.inf), source
 
 
-def _of_participant(values, runs, time, rows, sd):
+def _of_participant(values: np.ndarray, runs: np.ndarray, time: np.ndarray, rows: np.ndarray, sd: np.ndarray):
     """Changes of one participant (and acquisition) in each region measured at two sessions, as columns."""
     valid = np.isfinite(values)
     columns = np.flatnonzero(valid.sum(0) > 1)
@@ -170,7 +178,14 @@ def _of_participant(values, runs, time, rows, sd):
     }
 
 
-def _table(found, visits, sd, dof, source, known):
+def _table(
+    found: dict[str, np.ndarray],
+    visits: Observations,
+    sd: np.ndarray,
+    dof: np.ndarray,
+    source: np.ndarray,
+    known: Sequence[str],
+):
     """The changes of all participants with their intervals and who and what they are of."""
     column, start, end = found.pop('column'), found.pop('start'), found.pop('end')
     session = visits.series['session_id'].astype(object).fillna('').to_numpy()
@@ -191,7 +206,7 @@ def _table(found, visits, sd, dof, source, known):
     return table
 
 
-def change_summary(table):
+def change_summary(table: pd.DataFrame):
     """Mean change of each region by group, tested against zero over participants.
 
     Parameters
@@ -261,11 +276,11 @@ def dictionary() -> dict:
     """Describe every column of the tables of changes and of their summary, and of those of the protocol."""
     unit = 'see column units'
     described = {
-        'participant_id': ('Label of the participant.', None),
-        'group': ('Group of the participant; all: every group together.', None),
+        'participant_id': 'Label of the participant.',
+        'group': 'Group of the participant; all: every group together.',
         **QUANTITY,
-        'session_from': ('First session.', None),
-        'session_to': ('Last session.', None),
+        'session_from': 'First session.',
+        'session_to': 'Last session.',
         'years': ('Time between the two sessions.', 'year'),
         'first': ('Value at the first session (mean of its runs).', unit),
         'last': ('Value at the last session (mean of its runs).', unit),
@@ -276,19 +291,15 @@ def dictionary() -> dict:
         'per_year': ('Slope of a line through all sessions of known time.', 'unit of the map per year'),
         'per_year_se': ('Standard error of per_year.', 'unit of the map per year'),
         'repeatability': ('Within-subject standard deviation of one measurement.', unit),
-        'repeatability_source': (
-            'own runs: runs within the sessions of this study; literature; given.',
-            None,
-        ),
-        'beyond': ('Whether the change is beyond repeatability: its 95 % interval leaves out zero.', None),
-        'n': ('Participants.', None),
+        'repeatability_source': 'own runs: runs within the sessions of this study; literature; given.',
+        'beyond': 'Whether the change is beyond repeatability: its 95 % interval leaves out zero.',
+        'n': 'Participants.',
         'mean': ('Mean change over participants.', unit),
         'sd': ('Standard deviation of the change over participants.', unit),
-        'p': ('Two-sided p value of a t test against no change, not adjusted.', None),
+        'p': 'Two-sided p value of a t test against no change, not adjusted.',
         'p_fdr': (
             'False discovery rate (Benjamini and Hochberg) over the regions of the same atlas, map, '
-            'hemisphere and group.',
-            None,
+            'hemisphere and group.'
         ),
         'per_year_mean': (
             f'Mean change per year over participants with at least {_LEAST_SPAN:g} years between sessions.',
@@ -296,9 +307,9 @@ def dictionary() -> dict:
         ),
         'per_year_ci_low': ('Lower end of its 95 % confidence interval.', 'unit of the map per year'),
         'per_year_ci_high': ('Upper end of its 95 % confidence interval.', 'unit of the map per year'),
-        'n_beyond': ('Participants whose change is beyond repeatability.', None),
-        'units': ('Unit of the values.', None),
-        'note': ('Why there is no value.', None),
-        **{column: (DESCRIPTIONS[column], None) for column in PROTOCOL},
+        'n_beyond': 'Participants whose change is beyond repeatability.',
+        'units': 'Unit of the values.',
+        'note': 'Why there is no value.',
+        **{column: DESCRIPTIONS[column] for column in PROTOCOL},
     }
     return describe(described)

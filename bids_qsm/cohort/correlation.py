@@ -1,5 +1,6 @@
 """Correlation of regional values with clinical numbers, partial for covariates, and their differences."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from bids_qsm.cohort.inference import adjust
 from bids_qsm.cohort.observations import (
     KEYS,
     QUANTITY,
+    Observations,
     average,
     codes,
     describe,
@@ -71,13 +73,13 @@ class _Sample:
 
 
 def correlate(
-    long,
+    long: pd.DataFrame,
     column: str,
     *,
-    covariates=(),
-    maps=(),
-    regions=(),
-    hemispheres=(),
+    covariates: Sequence[str] = (),
+    maps: Sequence[str] = (),
+    regions: Sequence[str] = (),
+    hemispheres: Sequence[str] = (),
     statistic: str = 'mean',
     min_coverage: float = 0.5,
     n_boot: int = 5000,
@@ -152,12 +154,12 @@ def correlate(
 
 
 def compare_correlations(
-    long,
-    pairs=NBIA,
+    long: pd.DataFrame,
+    pairs: Iterable[tuple[str, str, str]] = NBIA,
     *,
-    covariates=(),
-    maps=(),
-    hemispheres=(),
+    covariates: Sequence[str] = (),
+    maps: Sequence[str] = (),
+    hemispheres: Sequence[str] = (),
     statistic: str = 'mean',
     min_coverage: float = 0.5,
     n_boot: int = 5000,
@@ -219,12 +221,12 @@ def compare_correlations(
     return pd.DataFrame(rows).reindex(columns=DIFFERENCES), list(dict.fromkeys(notes))
 
 
-def _by_participant(data, covariates):
+def _by_participant(data: Observations, covariates: Sequence[str]):
     """One row a participant; what the covariates name as factors is not averaged."""
     return average(data, ['participant_id'], factors=designs.forced(parse_columns(covariates, data.series)))
 
 
-def _start(data, column, covariates, notes):
+def _start(data: Observations, column: str, covariates: Sequence[str], notes: list[str]):
     """Terms of the covariates, and the sample of all participants, whose notes are the table's."""
     if column not in data.series:
         known = [str(c) for c in data.series if is_numeric(data.series[c])]
@@ -248,7 +250,7 @@ def _start(data, column, covariates, notes):
     return terms, whole
 
 
-def _sample(data, column, terms: Formula, rows):
+def _sample(data: Observations, column: str, terms: Formula, rows: np.ndarray):
     """Those of some participants who state the column and all covariates."""
     notes = []
     x, texts = numeric(data.series[column])
@@ -262,13 +264,13 @@ def _sample(data, column, terms: Formula, rows):
     return _Sample(x[design.rows], design.x, design.rows, notes + design.notes)
 
 
-def _varies(y, z):
+def _varies(y: np.ndarray, z: np.ndarray):
     """Whether values vary about the covariates' fit."""
     rest = y - z @ np.linalg.lstsq(z, y, rcond=None)[0]
     return np.abs(rest).max() > 1e-9 * max(np.abs(y).max(), 1e-300)
 
 
-def _resampled(y, sample, weights):
+def _resampled(y: np.ndarray, sample: _Sample, weights: np.ndarray):
     """Correlations of the sample, of each resample of its participants, and with each left out."""
     drawn = weights[:, sample.rows]
     estimate = partial_correlations(sample.x, y, sample.z, np.ones((1, sample.n)))[0]
@@ -279,7 +281,7 @@ def _resampled(y, sample, weights):
     )
 
 
-def _correlations(y, sample, weights):
+def _correlations(y: np.ndarray, sample: _Sample, weights: np.ndarray):
     """r, its interval and p of the t test, one column a region."""
     r, drawn, left_out = _resampled(y, sample, weights)
     # on Fisher's scale the resamples are nearly normal, and the ends come back inside -1 and 1
@@ -288,7 +290,7 @@ def _correlations(y, sample, weights):
     return np.stack([r, np.tanh(low), np.tanh(high), 2 * special.stdtr(sample.dof, -np.abs(t))])
 
 
-def _difference(y, sample, weights):
+def _difference(y: np.ndarray, sample: _Sample, weights: np.ndarray):
     """Columns of a comparison."""
     found, drawn, left_out = (r[..., 0] - r[..., 1] for r in _resampled(y, sample, weights))
     r = partial_correlations(sample.x, y, sample.z, np.ones((1, sample.n)))[0]
@@ -298,7 +300,7 @@ def _difference(y, sample, weights):
     }  # fmt: skip
 
 
-def _open(r):
+def _open(r: np.ndarray):
     return np.clip(r, -1 + 1e-12, 1 - 1e-12)
 
 
@@ -306,23 +308,22 @@ def dictionary() -> dict:
     """Describe every column of the tables of correlations and of their differences."""
     described = {
         **QUANTITY,
-        'column': ('Number that the region is correlated with.', None),
-        'covariates': ('What was taken out of both by a linear fit; empty where nothing was.', None),
-        'r': ('Correlation over participants (partial, where there are covariates).', None),
-        'region_a': ('Region of the first correlation.', None),
-        'region_b': ('Region of the second correlation.', None),
-        'r_a': ('Correlation with region_a.', None),
-        'r_b': ('Correlation with region_b.', None),
-        'difference': ('r_a less r_b.', None),
-        'ci_low': ('Lower end of the 95 % interval, by bootstrap over participants.', None),
-        'ci_high': ('Upper end of the 95 % interval, by bootstrap over participants.', None),
-        'p': ('Two-sided p value, not adjusted: t test of r; of a difference, by the bootstrap.', None),
+        'column': 'Number that the region is correlated with.',
+        'covariates': 'What was taken out of both by a linear fit; empty where nothing was.',
+        'r': 'Correlation over participants (partial, where there are covariates).',
+        'region_a': 'Region of the first correlation.',
+        'region_b': 'Region of the second correlation.',
+        'r_a': 'Correlation with region_a.',
+        'r_b': 'Correlation with region_b.',
+        'difference': 'r_a less r_b.',
+        'ci_low': 'Lower end of the 95 % interval, by bootstrap over participants.',
+        'ci_high': 'Upper end of the 95 % interval, by bootstrap over participants.',
+        'p': 'Two-sided p value, not adjusted: t test of r; of a difference, by the bootstrap.',
         'p_fdr': (
             'False discovery rate (Benjamini and Hochberg) over the regions of the same atlas, map and '
-            'hemisphere.',
-            None,
+            'hemisphere.'
         ),
-        'n': ('Participants.', None),
-        'note': ('Why there is no value, or what is different from the other regions.', None),
+        'n': 'Participants.',
+        'note': 'Why there is no value, or what is different from the other regions.',
     }
     return describe(described)

@@ -33,7 +33,7 @@ class AgeCurve:
     .. [1] Wahba (1978), J R Stat Soc B 40:364. doi:10.1111/j.2517-6161.1978.tb01050.x
     """
 
-    def __init__(self, age):
+    def __init__(self, age: np.ndarray):
         self.age = np.asarray(age, float)
         distinct = np.unique(self.age)
         self.centre, self.unit = self.age.mean(), np.ptp(self.age) or 1.0
@@ -49,7 +49,7 @@ class AgeCurve:
             size = np.mean(np.sum(self._columns(self.age)[:, 2:] ** 2, 1))
             self.shape = self.shape / np.sqrt(size)
 
-    def predict(self, y, age, left_out):
+    def predict(self, y: np.ndarray, age: np.ndarray, left_out: np.ndarray):
         """Expected value and predictive standard deviation of new participants.
 
         Parameters
@@ -72,7 +72,7 @@ class AgeCurve:
             expected[:, part], sd[:, part], dof[:, part] = self._predict(y[:, part], age, left_out)
         return expected, sd, dof
 
-    def _predict(self, y, age, left_out):
+    def _predict(self, y: np.ndarray, age: np.ndarray, left_out: np.ndarray):
         z, new = self._columns(self.age), self._columns(np.asarray(age, float))
         fixed = 2 if self.line else 1
         random = z.shape[1] - fixed
@@ -113,10 +113,10 @@ class AgeCurve:
         sd = np.sqrt(np.maximum(second / total[fit_of] - expected**2, 0))
         return expected + middle, sd, np.broadcast_to(dof[fit_of], expected.shape)
 
-    def _scaled(self, age):
+    def _scaled(self, age: np.ndarray):
         return (age - self.centre) / self.unit
 
-    def _columns(self, age):
+    def _columns(self, age: np.ndarray):
         """Constant, line and bends at some ages; beyond the knots the curve goes on as a line."""
         a = self._scaled(age)
         columns = [np.ones_like(a), *([a] if self.line else [])]
@@ -128,7 +128,7 @@ class AgeCurve:
         return np.column_stack([*columns, bends])
 
 
-def _bending(knots):
+def _bending(knots: np.ndarray):
     """Matrix K with v'Kv the integral of the squared second derivative of the natural spline through v."""
     h = np.diff(knots)
     n = len(knots)

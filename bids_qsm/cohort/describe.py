@@ -1,5 +1,7 @@
 """What a cohort's pages and charts show beside the tests: who took part, fitted lines, normal quantiles."""
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -11,7 +13,7 @@ from bids_qsm.cohort.tables import group_column, series_columns
 from bids_qsm.cohort.visits import order, years
 
 
-def characteristics(long, columns) -> pd.DataFrame:
+def characteristics(long: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
     """Age, scores and the like by group, each participant counted once.
 
     Parameters
@@ -42,17 +44,14 @@ def characteristics(long, columns) -> pd.DataFrame:
                 found = part.dropna().astype(str).value_counts().sort_index()
                 row['levels'] = ', '.join(f'{level}: {count}' for level, count in found.items())
             elif row['n']:
-                row |= {
-                    'mean': part.mean(),
-                    'sd': part.std(),
-                    'lowest': part.min(),
-                    'highest': part.max(),
-                }
+                row |= {'mean': part.mean(), 'sd': part.std(), 'lowest': part.min(), 'highest': part.max()}
             rows.append(row)
     return pd.DataFrame(rows, columns=['group', 'column', 'n', 'mean', 'sd', 'lowest', 'highest', 'levels'])
 
 
-def by_participant(long, map_name, region, *, statistic: str = 'mean') -> pd.DataFrame:
+def by_participant(
+    long: pd.DataFrame, map_name: str, region: str, *, statistic: str = 'mean'
+) -> pd.DataFrame:
     """One row a participant: mean over sessions and runs of a region (both hemispheres), and all columns.
 
     Parameters
@@ -69,13 +68,15 @@ def by_participant(long, map_name, region, *, statistic: str = 'mean') -> pd.Dat
     return found.series.assign(value=found.values[:, 0] if found.values.shape[1] else np.nan)
 
 
-def _observe(long, map_name, regions, statistic):
+def _observe(long: pd.DataFrame, map_name: str, regions: Sequence[str], statistic: str):
     # cut first: spreading out the whole of a large table for each region takes its time
     wanted = (long['map'] == map_name) & long['region'].isin(regions) & (long['hemisphere'] == 'both')
     return observe(long[wanted], statistic=statistic)
 
 
-def courses(long, map_name, regions, *, statistic: str = 'mean') -> pd.DataFrame:
+def courses(
+    long: pd.DataFrame, map_name: str, regions: Sequence[str], *, statistic: str = 'mean'
+) -> pd.DataFrame:
     """Values of those participants who have several sessions, by time, runs of a session averaged.
 
     Parameters
@@ -109,7 +110,7 @@ def courses(long, map_name, regions, *, statistic: str = 'mean') -> pd.DataFrame
     return pd.concat(parts, ignore_index=True).dropna(subset=['y'])
 
 
-def adjusted(points, covariates) -> pd.DataFrame:
+def adjusted(points: pd.DataFrame, covariates: Sequence[str]) -> pd.DataFrame:
     """Take what covariates explain out of both axes, so that a plot shows the partial correlation.
 
     Residuals of x and of y on the covariates, each with its mean added back (an added-variable plot).
@@ -142,7 +143,14 @@ def adjusted(points, covariates) -> pd.DataFrame:
     return points
 
 
-def regression_line(x, y, *, spent: int = 0, level: float = 0.95, steps: int = 40) -> pd.DataFrame:
+def regression_line(
+    x: np.ndarray | pd.Series,
+    y: np.ndarray | pd.Series,
+    *,
+    spent: int = 0,
+    level: float = 0.95,
+    steps: int = 40,
+) -> pd.DataFrame:
     """Straight line through points by least squares, with the confidence band of its height.
 
     Parameters
@@ -171,7 +179,7 @@ def regression_line(x, y, *, spent: int = 0, level: float = 0.95, steps: int = 4
     return pd.DataFrame({'x': at, 'fit': fit, 'low': fit - half, 'high': fit + half})
 
 
-def normal_quantiles(values) -> np.ndarray:
+def normal_quantiles(values: Sequence[float] | np.ndarray | pd.Series) -> np.ndarray:
     """The value that a normal distribution of the same mean and spread has at the rank of each value.
 
     >>> normal_quantiles([3.0, 1.0, 2.0]).round(2).tolist()
@@ -183,7 +191,7 @@ def normal_quantiles(values) -> np.ndarray:
     return values.mean() + spread * stats.norm.ppf(ranks)
 
 
-def normal_range(scores, *, level: float = 0.95) -> pd.DataFrame:
+def normal_range(scores: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
     """The z-scores with the range that holds this share of controls of the same age, columns low and high.
 
     Parameters
@@ -195,7 +203,7 @@ def normal_range(scores, *, level: float = 0.95) -> pd.DataFrame:
     return scores.assign(low=scores['expected'] - half, high=scores['expected'] + half)
 
 
-def lesion_counts(lesions) -> pd.DataFrame:
+def lesion_counts(lesions: pd.DataFrame) -> pd.DataFrame:
     """Lesions of each participant and session: how many, of which sign, their volume and susceptibility.
 
     Parameters
@@ -233,7 +241,7 @@ def lesion_counts(lesions) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*columns, 'not measured'])
 
 
-def candidate_counts(candidates) -> pd.DataFrame:
+def candidate_counts(candidates: pd.DataFrame) -> pd.DataFrame:
     """Focal sources of each participant and session by kind.
 
     Parameters

@@ -1,6 +1,7 @@
 """From a formula and a table to the columns of a linear model, less what cannot be estimated."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,7 +71,7 @@ class Design:
     notes: list[str]
 
 
-def check_columns(formula, table, *, where: str = 'the tables') -> None:
+def check_columns(formula: formulas.Formula, table: pd.DataFrame, *, where: str = 'the tables') -> None:
     """Raise where a formula names a column that is not there."""
     unknown = [c for c in formula.columns if c not in table]
     if unknown:
@@ -78,7 +79,14 @@ def check_columns(formula, table, *, where: str = 'the tables') -> None:
         raise UserError(f'The formula names {", ".join(unknown)}, which {where} lack; there are {known}.')
 
 
-def build(formula, table, participants, *, controls: str = '', rows=None) -> Design:
+def build(
+    formula: formulas.Formula,
+    table: pd.DataFrame,
+    participants: np.ndarray,
+    *,
+    controls: str = '',
+    rows: np.ndarray | None = None,
+) -> Design:
     """Columns of the terms of a formula over the rows of a table that state all of them.
 
     The column that parts the participants (`group_column`) is a factor, though its values be numbers. Left
@@ -153,12 +161,12 @@ def build(formula, table, participants, *, controls: str = '', rows=None) -> Des
     return Design(x[:, good], [columns[i - 1] for i in good if i], keep, notes)
 
 
-def forced(formula) -> set:
+def forced(formula: formulas.Formula) -> set:
     """Columns that are factors because the formula says so."""
     return {f.column for t in formula.terms for f in t for call, _ in f.calls if call == 'C'}
 
 
-def _read(column, is_factor, name, notes):
+def _read(column: pd.Series, is_factor: bool, name: str, notes: list[str]):
     """A column as numbers or, where most of it is text, as text."""
     if not is_factor and is_numeric(column):
         numbers, texts = numeric(column)
@@ -171,16 +179,16 @@ def _read(column, is_factor, name, notes):
     return text.where(column.notna()).map(_label, na_action='ignore')
 
 
-def _label(value):
+def _label(value: object):
     # 1.0 of a column of whole numbers with gaps is the level 1
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _is_factor(values):
+def _is_factor(values: pd.Series):
     return not pd.api.types.is_float_dtype(values)
 
 
-def _drop_lonely(data, keep, participants, notes):
+def _drop_lonely(data: dict[str, pd.Series], keep: np.ndarray, participants: np.ndarray, notes: list[str]):
     """Leave out levels with one participant: nothing tells the level from the participant."""
     again, lonely = True, {}
     while again:
@@ -199,7 +207,13 @@ def _drop_lonely(data, keep, participants, notes):
         notes.append(f'{column} {some(levels)} {told} left out.')
 
 
-def _term(term, terms, data, controls, notes):
+def _term(
+    term: tuple[formulas.Factor, ...],
+    terms: Sequence[tuple[formulas.Factor, ...]],
+    data: dict[str, pd.Series],
+    controls: str,
+    notes: list[str],
+):
     """Columns of a term: the products of those of its factors; None where it cannot be made."""
     block, labels, kinds = np.ones((len(next(iter(data.values()))), 1)), [''], set()
     for factor in term:
@@ -221,9 +235,11 @@ def _term(term, terms, data, controls, notes):
     return block, [Column(formulas.name(term), label, kind) for label in labels]
 
 
-def _factor(factor, values, controls, full):
+def _factor(factor: formulas.Factor, values: pd.Series, controls: str, full: bool):
     """Columns of a factor, the labels of their levels, and their kind."""
     if _is_factor(values):
+        from formulaic.transforms.contrasts import TreatmentContrasts  # takes a moment, see formula.py
+
         if any(call != 'C' for call, _ in factor.calls):
             raise UserError(f'{factor.column} holds text, not numbers.')
         chosen = dict(factor.calls[0][1]).get('reference') if factor.calls else None
@@ -231,9 +247,9 @@ def _factor(factor, values, controls, full):
         if chosen is not None and chosen not in levels:
             raise UserError(f'{factor.column} has no level {chosen!r}, only {some(levels)}.')
         reference = chosen if chosen is not None else reference_level(levels, controls)
-        others = levels if full else [level for level in levels if level != reference]
-        block = np.column_stack([(values == level).to_numpy(float) for level in others])
-        return block, others if full else [f'{level} - {reference}' for level in others], 'factor'
+        coding = TreatmentContrasts(base=reference).get_coding_matrix(levels, reduced_rank=not full)
+        labels = list(coding) if full else [f'{level} - {reference}' for level in coding]
+        return coding.loc[values].to_numpy(), labels, 'factor'
     numbers = values.to_numpy(float)
     for call, arguments in factor.calls:
         if call == 'log':
@@ -254,7 +270,7 @@ def _factor(factor, values, controls, full):
     return numbers[:, None], [''], 'number'
 
 
-def reference_level(levels, controls: str = '') -> str:
+def reference_level(levels: Sequence[str], controls: str = '') -> str:
     """The level that others are compared with."""
     if controls in levels:
         return controls
@@ -262,7 +278,7 @@ def reference_level(levels, controls: str = '') -> str:
     return known[0] if known else levels[0]
 
 
-def spline(x, kind: str, *, df: int, degree: int = 3) -> np.ndarray:
+def spline(x: np.ndarray, kind: str, *, df: int, degree: int = 3) -> np.ndarray:
     """Columns of a spline with knots at quantiles, less the constant.
 
     Parameters
@@ -292,7 +308,7 @@ def spline(x, kind: str, *, df: int, degree: int = 3) -> np.ndarray:
     return basis[:, 1:] - basis[:, 1:].mean(0)
 
 
-def natural_spline(knots) -> CubicSpline:
+def natural_spline(knots: np.ndarray) -> CubicSpline:
     """Natural cubic splines that are 1 at one knot and 0 at the others."""
     if len(knots) == 2:
         low, high = knots
@@ -300,7 +316,7 @@ def natural_spline(knots) -> CubicSpline:
     return CubicSpline(knots, np.eye(len(knots)), bc_type='natural')
 
 
-def _independent(x):
+def _independent(x: np.ndarray):
     """Columns that those before them do not determine."""
     kept, basis = [], np.zeros((len(x), 0))
     for i in range(x.shape[1]):
@@ -317,7 +333,7 @@ def _independent(x):
     return kept
 
 
-def _say_separated(data, notes):
+def _say_separated(data: dict[str, pd.Series], notes: list[str]):
     """Say where the levels of a factor share no value of a number: their difference is then extrapolated."""
     factors = {c: v for c, v in data.items() if _is_factor(v) and 2 <= v.nunique() <= 5}
     for column, values in ((c, v) for c, v in data.items() if not _is_factor(v) and v.nunique() > 2):
@@ -331,7 +347,7 @@ def _say_separated(data, notes):
                 )
 
 
-def _say_where(terms, data, notes):
+def _say_where(terms: Sequence[tuple[formulas.Factor, ...]], data: dict[str, pd.Series], notes: list[str]):
     """Say where a number has the value at which an interaction leaves the effects of its partners."""
     for term in terms:
         for factor in term if len(term) > 1 else ():

@@ -1,23 +1,38 @@
 """Read a model formula without running it.
 
-Formulas of R and patsy are programs: ``chi ~ open('x').read()`` is one. Here a formula is parsed by a small
-grammar and its terms are names and a few known functions, never evaluated.
+formulaic evaluates ``log(age)``, and so ``open('x').read()``, as Python. Here it only splits a formula and
+multiplies out its terms. What stands in a term is read as text: a column, and functions of a closed list.
 """
 
 import re
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import accumulate, pairwise
 from math import comb
+from typing import TYPE_CHECKING
 
 from bids_qsm.errors import UserError
 
-FUNCTIONS = {'C', 'Q', 'log', 'center', 'standardize', 'bs', 'cr', 'Treatment'}
-"""What may be called: a factor, a quoted name, transforms of a number, splines, the reference of a factor."""
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from formulaic.parser.types import ASTNode, Token
+
+FUNCTIONS = {
+    'C': ('reference',), 'log': (), 'center': (), 'standardize': (), 'bs': ('df', 'degree'), 'cr': ('df',),
+}  # fmt: skip
+"""Functions of a column (a factor, transforms of a number, splines), and their arguments in order."""
 HELP = 'Allowed are names of columns, + : * ( ) **, C(), Q(), log(), center(), standardize(), bs() and cr().'
-_TOKEN = re.compile(
-    r"""\s*(?:(?P<number>\d+(?:\.\d+)?(?![\w.]))|(?P<name>[^\W\d][\w.]*)|(?P<text>"[^"\n]*"|'[^'\n]*')"""
-    r"""|(?P<sign>\*\*|[+:*(),=~-]))"""
-)
+_NAME = r'[^\W\d][\w.]*'
+_TEXT = r"""(?:"[^"\n]+"|'[^'\n]+')"""
+_QUOTED = re.compile(rf'Q\(\s*({_TEXT})\s*\)|(`[^`\n]+`)')
+_HIDDEN = {ord(sign): 0xE000 + i for i, sign in enumerate('()[]{}`~\\ ')}
+_SHOWN = {private: sign for sign, private in _HIDDEN.items()}
+"""Signs that mean something in a formula but not within quotes, and what they are hidden as."""
+_VALUE = rf'(?:\d{{1,3}}|{_TEXT})'
+_ARGUMENT = rf'\s*,\s*(?:\w+\s*=\s*)?(?:Treatment\(\s*(?:reference\s*=\s*)?{_VALUE}\s*\)|{_VALUE})\s*'
+_CALL = re.compile(rf'(\w+)\(\s*(.+?)\s*((?:{_ARGUMENT})*)\)')
+_KEY_AND_VALUE = re.compile(rf',\s*(?:(\w+)\s*=\s*)?(Treatment\(\s*(?:reference\s*=\s*)?)?({_VALUE})')
+_MOST_OF = {'df': 20, 'degree': 5}
 _LONGEST = 1000
 _DEEPEST = 20
 _MOST = 200
@@ -71,7 +86,7 @@ class Formula:
         return f'{self.response} ~ {right}' if self.response else right
 
 
-def name(term) -> str:
+def name(term: tuple[Factor, ...]) -> str:
     """A term as it is written in a formula."""
     return ':'.join(str(factor) for factor in term)
 
@@ -81,36 +96,33 @@ def parse(text: str) -> Formula:
 
     The grammar is that of R and patsy, less what runs code: ``a + b`` both, ``a:b`` their interaction, ``a *
     b`` both and the interaction, ``(a + b + c) ** 2`` all and their pairs; ``C(a)`` a factor though its
-    values are numbers, ``C(a, Treatment('x'))`` one with the reference level x, ``Q('a b')`` a column whose
-    name is no word, ``log(a)``, ``center(a)`` less the mean, ``standardize(a)`` also divided by the standard
-    deviation, ``bs(a, df=4)`` a B-spline and ``cr(a, df=3)`` a natural cubic spline.
+    values are numbers, ``C(a, Treatment('x'))`` one with the reference level x, ``Q('a b')`` or the name in
+    backticks a column whose name is not a word, ``log(a)``, ``center(a)`` less the mean, ``standardize(a)``
+    also divided by the standard deviation, ``bs(a, df=4)`` a B-spline and ``cr(a, df=3)`` a natural cubic
+    spline.
 
     Raises
     ------
     UserError
-        Anything else stands there.
+        The formula holds anything else.
 
     >>> print(parse('chi ~ group * age + C(site)'))
     chi ~ group + age + C(site) + group:age
     """
     if len(text) > _LONGEST:
         raise UserError(f'The formula is longer than {_LONGEST} characters.')
-    left, tilde, right = text.partition('~')
-    if tilde and '~' in right:
-        raise UserError(f'The formula {text!r} has more than one "~".')
-    response = ''
-    if tilde:
-        reader = _Reader(left, text)
-        factor = reader.factor()
-        reader.end()
-        if factor.calls:
-            raise UserError(f'The left side of {text!r} must be the name of a map, such as chi.')
-        response = factor.column
-    reader = _Reader(right if tilde else left, text)
-    terms = reader.sum()
-    reader.end()
-    terms = [term for term in terms if term]
-    return Formula(response, tuple(sorted(dict.fromkeys(terms), key=len)))
+    whole, text = text, re.sub(f'{_TEXT}|`[^`\n]+`', _hidden, text)
+    # R and patsy allow a space between a function and its parenthesis
+    text = re.sub(r'(?<=\w)\s+(?=\()', '', text)
+    if max(accumulate((c == '(') - (c == ')') for c in text), default=0) > _DEEPEST:
+        raise UserError(f'The formula has more than {_DEEPEST} parentheses within each other.')
+    left, tilde, right = text.rpartition('~')
+    if '~' in left:
+        raise UserError(f'The formula {whole!r} has more than one "~".')
+    response = _factor(left.strip().translate(_SHOWN), whole) if tilde else Factor('')
+    if response.calls:
+        raise UserError(f'The left side of {whole!r} must be the name of a map, such as chi.')
+    return Formula(response.column, _terms(right, whole))
 
 
 def parse_model(text: str) -> Formula:
@@ -121,202 +133,110 @@ def parse_model(text: str) -> Formula:
     return formula
 
 
-def parse_columns(columns, known) -> Formula:
-    """Terms from names of columns; what is no column is read as a formula's right side."""
+def parse_columns(columns: 'Iterable[str]', known: 'Collection[str]') -> Formula:
+    """Terms from names of columns; any other text is read as the right side of a formula."""
     terms = []
     for column in columns:
         terms += [(Factor(column),)] if column in known else parse(column).terms
     return Formula('', tuple(dict.fromkeys(terms)))
 
 
-class _Reader:
-    """Reads one side of a formula by recursive descent; a list of terms is a sum."""
+def _hidden(quoted: re.Match) -> str:
+    return quoted[0][0] + quoted[0][1:-1].translate(_HIDDEN) + quoted[0][-1]
 
-    def __init__(self, text, whole):
-        self.whole, self.tokens, self.at, self.depth = whole, [], 0, 0
-        place = 0
-        while text[place:].strip():
-            match = _TOKEN.match(text, place)
-            if not match:
-                raise UserError(f'The formula {whole!r} has {text[place:].strip()[:12]!r}. {HELP}')
-            self.tokens.append((match.lastgroup, match[match.lastgroup]))
-            place = match.end()
 
-    def peek(self, ahead=0):
-        return self.tokens[self.at + ahead] if self.at + ahead < len(self.tokens) else ('end', '')
+def _terms(text: str, whole: str) -> tuple:
+    """Terms of a right side, main effects first."""
+    # importing formulaic takes a moment, which only models need
+    from formulaic.errors import FormulaicError
+    from formulaic.parser import DefaultOperatorResolver
+    from formulaic.parser.algos.tokenize import tokenize
+    from formulaic.parser.algos.tokens_to_ast import tokens_to_ast
 
-    def take(self, sign=None):
-        kind, value = self.peek()
-        if sign is not None and (kind, value) != ('sign', sign):
-            found = repr(value) if value else 'its end'
-            raise UserError(f'The formula {self.whole!r} has {found} where {sign!r} should be. {HELP}')
-        self.at += 1
-        return kind, value
+    unreadable = f'The formula {whole!r} lacks a column, an operator or a parenthesis. {HELP}'
+    factors = {}
+    try:
+        tokens = list(tokenize(text))
+        for token in tokens:
+            token.token = token.token.translate(_SHOWN)
+            if token.kind in (token.Kind.NAME, token.Kind.PYTHON):
+                is_name = token.kind is token.Kind.NAME
+                factor = Factor(token.token) if is_name else _factor(token.token, whole)
+                token.token = str(factor)
+                factors[token.token] = factor
+            elif token.token == '-':
+                raise UserError(f'The formula {whole!r} takes a term away; leave it out instead. {HELP}')
+            elif token.kind is not token.Kind.VALUE and token.token not in ('+', ':', '*', '**', '(', ')'):
+                raise UserError(f'The formula {whole!r} has {token.token!r}. {HELP}')
+        tree = tokens_to_ast(tokens, DefaultOperatorResolver())
+    except FormulaicError:
+        raise UserError(unreadable) from None
+    if tree is None or ('(', ')') in pairwise(token.token for token in tokens):
+        raise UserError(unreadable)
+    if len(tokens) > 2 * _MOST or _count(tree, whole) > _MOST:
+        raise UserError(f'The formula has more than {_MOST} terms.')
+    terms = {}
+    for expanded in tree.to_terms():
+        # the intercept, 1, is not a factor
+        term = tuple(factors[f.expr] for f in expanded.factors if f.expr in factors)
+        terms.setdefault(frozenset(term), term)
+    terms.pop(frozenset(), None)
+    return tuple(sorted(terms.values(), key=len))
 
-    def see(self, *signs):
-        kind, value = self.peek()
-        return kind == 'sign' and value in signs
 
-    def end(self):
-        kind, value = self.peek()
-        if value == '-':
-            raise UserError(f'The formula {self.whole!r} takes a term away; leave it out instead. {HELP}')
-        if kind != 'end':
-            raise UserError(f'The formula {self.whole!r} has {value!r} where it should end. {HELP}')
-
-    def deeper(self):
-        self.depth += 1
-        if self.depth > _DEEPEST:
-            raise UserError(f'The formula has more than {_DEEPEST} parentheses within each other.')
-
-    def counted(self, terms):
-        if len(terms) > _MOST:
-            raise UserError(f'The formula has more than {_MOST} terms.')
-        return terms
-
-    def sum(self):
-        terms = self.product()
-        while self.see('+'):
-            self.take()
-            terms = self.counted(_merged(terms, self.product()))
-        return terms
-
-    def product(self):
-        terms = self.interaction()
-        while self.see('*'):
-            self.take()
-            more = self.interaction()
-            terms = self.counted(_merged(terms, more, _crossed(terms, more)))
-        return terms
-
-    def interaction(self):
-        terms = self.power()
-        while self.see(':'):
-            self.take()
-            terms = self.counted(_crossed(terms, self.power()))
-        return terms
-
-    def power(self):
-        terms = self.atom()
-        while self.see('**'):
-            self.take()
-            kind, value = self.take()
-            if kind != 'number' or value not in {'2', '3', '4'}:
-                raise UserError(f'The formula {self.whole!r} has the power {value!r}; use 2, 3 or 4.')
-            if len(terms) == 1:
-                raise UserError(
-                    f'In the formula {self.whole!r}, a term to a power is the term itself; '
-                    'for a curve write cr(column, df=3).'
-                )
-            if sum(comb(len(terms), n) for n in range(1, int(value) + 1)) > _MOST**2:
-                raise UserError(f'The formula has more than {_MOST} terms.')
-            terms = [
-                term
-                for n in range(1, int(value) + 1)
-                for chosen in combinations(terms, n)
-                for term in _product_of(chosen)
-            ]
-            terms = self.counted(list(dict.fromkeys(terms)))
-        return terms
-
-    def atom(self):
-        kind, value = self.peek()
-        if kind == 'number':
-            if value != '1':
-                raise UserError(
-                    f'The formula {self.whole!r} has the number {value}; the intercept always stays.'
-                )
-            self.take()
-            return [()]
-        if self.see('('):
-            self.take()
-            self.deeper()
-            terms = self.sum()
-            self.take(')')
-            self.depth -= 1
-            return terms
-        return [(self.factor(),)]
-
-    def factor(self):
-        """A column, perhaps inside functions."""
-        kind, value = self.take()
-        if kind != 'name':
-            found = repr(value) if value else 'its end'
-            raise UserError(f'The formula {self.whole!r} has {found} where a column should be. {HELP}')
-        if not self.see('('):
-            return Factor(value)
-        if value not in FUNCTIONS - {'Treatment'}:
-            raise UserError(f'The formula {self.whole!r} calls {value}(). {HELP}')
-        self.take('(')
-        if value == 'Q':
-            kind, quoted = self.take()
-            if kind != 'text':
-                raise UserError(f"The formula {self.whole!r} has Q() without a quoted name, as in Q('a b').")
-            self.take(')')
-            return Factor(quoted[1:-1])
-        self.deeper()
-        inner = self.factor()
-        self.depth -= 1
-        if any(call in ('C', 'bs', 'cr') for call, _ in inner.calls):
-            raise UserError(f'The formula {self.whole!r} applies {value}() to {inner}, which is no number.')
-        arguments = self.arguments(value)
-        return Factor(inner.column, (*inner.calls, (value, arguments)))
-
-    def arguments(self, function):
-        """What follows the column in a call."""
-        allowed = {'C': ('reference',), 'bs': ('df', 'degree'), 'cr': ('df',)}.get(function, ())
-        found = {}
-        while self.see(','):
-            self.take()
-            key = allowed[len(found)] if len(found) < len(allowed) else ''
-            if self.peek()[0] == 'name' and self.peek(1) == ('sign', '='):
-                key = self.take()[1]
-                self.take('=')
-            found[key] = self.argument()
-            if key not in allowed:
-                raise UserError(
-                    f'The formula {self.whole!r} gives {function}() an argument it does not have.'
-                )
-            wanted = str if key == 'reference' else int
-            if not isinstance(found[key], wanted) or (key == 'df' and not 1 <= found[key] <= 20):
-                raise UserError(
-                    f'The formula {self.whole!r} gives {function}() a wrong {key}: {found[key]!r}.'
-                )
-            if key == 'degree' and not 1 <= found[key] <= 5:
-                raise UserError(f'The formula {self.whole!r} gives bs() a degree beyond 1 to 5.')
-        self.take(')')
-        if function in ('bs', 'cr') and 'df' not in found:
+def _count(node: 'ASTNode | Token', whole: str) -> int:
+    """Terms that a part of a formula makes, repeated ones included."""
+    if not hasattr(node, 'operator'):
+        if node.kind is node.Kind.VALUE and node.token != '1':
+            raise UserError(f'The formula {whole!r} has the number {node.token}; the intercept always stays.')
+        return 1
+    first, *rest = node.args
+    n = _count(first, whole)
+    if node.operator.symbol == '**':
+        power = getattr(rest[0], 'token', '')
+        if power not in ('2', '3', '4'):
+            raise UserError(f'The formula {whole!r} has the power {power!r}; use 2, 3 or 4.')
+        if n == 1:
             raise UserError(
-                f'The formula {self.whole!r} has {function}() without df, as in {function}(age, df=3).'
+                f'In the formula {whole!r}, a term to a power is the term itself; '
+                'for a curve write cr(column, df=3).'
             )
-        return tuple(sorted(found.items()))
-
-    def argument(self):
-        kind, value = self.take()
-        if kind == 'number' and value.isdigit() and len(value) < 4:
-            return int(value)
-        if kind == 'text':
-            return value[1:-1]
-        if (kind, value) == ('name', 'Treatment'):
-            self.take('(')
-            self.deeper()
-            if self.peek() == ('name', 'reference'):
-                self.take()
-                self.take('=')
-            level = self.argument()
-            self.take(')')
-            self.depth -= 1
-            return str(level)
-        raise UserError(f'The formula {self.whole!r} has the argument {value!r}. {HELP}')
+        return sum(comb(n, k) for k in range(1, int(power) + 1))
+    for other in rest:
+        m = _count(other, whole)
+        n = {'+': n + m, ':': n * m, '*': n + m + n * m}[node.operator.symbol]
+    return n
 
 
-def _merged(*lists):
-    return list(dict.fromkeys(term for terms in lists for term in terms))
+def _factor(text: str, whole: str) -> Factor:
+    """A column, perhaps inside functions."""
+    quoted = _QUOTED.fullmatch(text)
+    if quoted or re.fullmatch(_NAME, text):
+        return Factor((quoted[1] or quoted[2])[1:-1] if quoted else text)
+    call = _CALL.fullmatch(text)
+    if not call:
+        raise UserError(f'The formula {whole!r} has {text!r} where a column should be. {HELP}')
+    function, inner, arguments = call.groups()
+    if function not in FUNCTIONS:
+        raise UserError(f'The formula {whole!r} calls {function}(). {HELP}')
+    inner = _factor(inner, whole)
+    if any(name in ('C', 'bs', 'cr') for name, _ in inner.calls):
+        raise UserError(f'The formula {whole!r} applies {function}() to {inner}, which is not a number.')
+    return Factor(inner.column, (*inner.calls, (function, _arguments(function, arguments, whole))))
 
 
-def _crossed(first, second):
-    return list(dict.fromkeys(tuple(dict.fromkeys((*a, *b))) for a in first for b in second))
-
-
-def _product_of(terms):
-    return [tuple(dict.fromkeys(factor for term in terms for factor in term))]
+def _arguments(function: str, text: str, whole: str) -> tuple:
+    """What follows the column in a call."""
+    allowed, found = FUNCTIONS[function], {}
+    for key, treatment, value in _KEY_AND_VALUE.findall(text):
+        key = key or next(iter(allowed[len(found) :]), '')
+        if key not in allowed:
+            raise UserError(f'The formula {whole!r} gives {function}() an argument it does not have.')
+        is_number = value.isdigit() and not treatment
+        if is_number == (key == 'reference') or (is_number and not 1 <= int(value) <= _MOST_OF[key]):
+            raise UserError(f'The formula {whole!r} gives {function}() a wrong {key}: {value}.')
+        text = value if value.isdigit() else value[1:-1]
+        found[key] = int(value) if is_number else text
+    if 'df' in allowed and 'df' not in found:
+        raise UserError(f'The formula {whole!r} has {function}() without df, as in {function}(age, df=3).')
+    return tuple(sorted(found.items()))

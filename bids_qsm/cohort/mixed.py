@@ -5,6 +5,7 @@ means. All that restricted maximum likelihood and its small-sample corrections n
 these two, summed over participants with the same number of observations, and one variance ratio to search.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,13 +46,13 @@ class Fit:
         """Standard deviation of single observations about the fixed effects."""
         return float(np.sqrt(self.within + self.between))
 
-    def coefficient(self, j) -> tuple[float, float, float]:
+    def coefficient(self, j: int) -> tuple[float, float, float]:
         """Estimate, standard error and degrees of freedom of a coefficient."""
         contrast = np.zeros((1, len(self.beta)))
         contrast[0, j] = 1
         return float(self.beta[j]), float(np.sqrt(self.cov[j, j])), self._dof(contrast)[0]
 
-    def joint(self, index) -> tuple[float, float, float]:
+    def joint(self, index: Iterable[int]) -> tuple[float, float, float]:
         """F of the hypothesis that some coefficients are all zero, with both degrees of freedom."""
         contrast = np.eye(len(self.beta))[list(index)]
         estimate = contrast @ self.beta
@@ -59,7 +60,7 @@ class Fit:
         dof, scale = self._dof(contrast)
         return float(scale * wald / len(contrast)), float(len(contrast)), dof
 
-    def _dof(self, contrast):
+    def _dof(self, contrast: np.ndarray):
         """Denominator degrees of freedom, and the factor of F."""
         most = float(len(self.fitted) - len(self.beta))
         if self.information is None:
@@ -88,7 +89,7 @@ class Fit:
         return float(np.clip(dof, 1, most)), float(dof / (mean * (dof - 2)))
 
 
-def least_squares(x, y) -> Fit:
+def least_squares(x: np.ndarray, y: np.ndarray) -> Fit:
     """Fit by ordinary least squares.
 
     Parameters
@@ -105,7 +106,7 @@ def least_squares(x, y) -> Fit:
     return Fit(beta, within * inverse @ inverse.T, within, 0.0, fitted, y - fitted)
 
 
-def random_intercept(x, y, participant) -> Fit:
+def random_intercept(x: np.ndarray, y: np.ndarray, participant: np.ndarray) -> Fit:
     r"""Fit a linear model with a random intercept a participant, by restricted maximum likelihood.
 
     .. math:: y_{ij} = x_{ij}^T \beta + u_i + e_{ij}, \quad u_i \sim N(0, \tau^2), \; e_{ij} \sim N(0,
@@ -170,7 +171,7 @@ def random_intercept(x, y, participant) -> Fit:
     )  # fmt: skip
 
 
-def _search(inner, means, sizes, howmany, n, p):
+def _search(inner: np.ndarray, means: np.ndarray, sizes: np.ndarray, howmany: np.ndarray, n: int, p: int):
     """Share of the variance between participants where the restricted likelihood is greatest."""
     low, high = 0.0, _MOST
     for _ in range(7):
@@ -189,11 +190,20 @@ def _search(inner, means, sizes, howmany, n, p):
     return float(rho[best])
 
 
-def _derivatives(phi, inner, means, sizes, howmany, within, between, n):
+def _derivatives(
+    phi: np.ndarray,
+    inner: np.ndarray,
+    means: np.ndarray,
+    sizes: np.ndarray,
+    howmany: np.ndarray,
+    within: float,
+    between: float,
+    n: int,
+):
     """Covariance of the two variances from the expected information, and Kenward and Roger's P and Q."""
     total = within + sizes * between
 
-    def cross(of_inner, of_means):
+    def cross(of_inner: float, of_means: np.ndarray):
         return of_inner * inner + np.tensordot(of_means, means, 1)
 
     slopes = (-cross(within**-2, total**-2), -cross(0.0, sizes * total**-2))

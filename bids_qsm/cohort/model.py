@@ -8,11 +8,12 @@ from scipy import stats
 
 from bids_qsm.cohort import design as designs
 from bids_qsm.cohort import mixed
-from bids_qsm.cohort.formula import parse_model
+from bids_qsm.cohort.formula import Formula, parse_model
 from bids_qsm.cohort.inference import adjust, correlation_interval, noncentrality, small_sample
 from bids_qsm.cohort.observations import (
     KEYS,
     QUANTITY,
+    Observations,
     average,
     codes,
     describe,
@@ -24,26 +25,50 @@ from bids_qsm.cohort.observations import (
 from bids_qsm.cohort.tables import PROTOCOL
 from bids_qsm.errors import UserError
 
-COLUMNS = [
-    *KEYS,
-    'term',
-    'level',
-    'estimate',
-    'se',
-    'ci_low',
-    'ci_high',
-    'statistic',
-    'statistic_name',
-    'dof',
-]
-COLUMNS += ['dof_term', 'p', 'p_fdr', 'effect', 'effect_low', 'effect_high', 'effect_name', 'units']
-COLUMNS += ['n_participants', 'n_observations', 'method', 'note']
+_DESCRIBED = {
+    **QUANTITY,
+    'term': 'Term of the formula.',
+    'level': 'Levels that are compared; empty for the slope of a number; joint: test of the whole term.',
+    'estimate': ('Difference between the levels, or slope, all else equal.', 'see column units'),
+    'se': ('Standard error of the estimate.', 'see column units'),
+    'ci_low': ('Lower end of the 95 % confidence interval of the estimate.', 'see column units'),
+    'ci_high': ('Upper end of the 95 % confidence interval of the estimate.', 'see column units'),
+    'statistic': 'Test statistic.',
+    'statistic_name': 't, or F for a joint test.',
+    'dof': 'Degrees of freedom of the residual; Kenward and Roger for mixed effects.',
+    'dof_term': 'Degrees of freedom of the term.',
+    'p': 'Two-sided p value, not adjusted.',
+    'p_fdr': (
+        'False discovery rate (Benjamini and Hochberg) over the regions of the same atlas, map, '
+        'hemisphere, term and level.'
+    ),
+    'effect': 'Effect size, see effect_name.',
+    'effect_low': 'Lower end of the 95 % confidence interval of the effect size.',
+    'effect_high': 'Upper end of the 95 % confidence interval of the effect size.',
+    'effect_name': (
+        'Hedges g: difference over the standard deviation about the model; partial r: correlation with '
+        'all else held; partial eta squared: share of the variance, for a joint test.'
+    ),
+    'units': 'Unit of the estimate.',
+    'n_participants': 'Participants in the model.',
+    'n_observations': 'Series, or sessions where runs were averaged, in the model.',
+    'method': 'How the model was fitted.',
+    'note': 'What is different from the other regions.',
+}
+COLUMNS = list(_DESCRIBED)
 RESIDUALS = [*KEYS, 'participant_id', 'session_id', 'fitted', 'residual', 'units']
 _WITHIN_LEAST = 3
 """Fewest repeats (beyond the first observation of each participant) that tell of the variance within them."""
 
 
-def fit_models(long, formula: str, *, statistic: str = 'mean', controls: str = '', min_coverage: float = 0.5):
+def fit_models(
+    long: pd.DataFrame,
+    formula: str,
+    *,
+    statistic: str = 'mean',
+    controls: str = '',
+    min_coverage: float = 0.5,
+):
     r"""Fit one linear model to each region, hemisphere and map, and test each of its terms.
 
     Ordinary least squares where each participant has one observation; where sessions or runs repeat, a random
@@ -120,7 +145,7 @@ def fit_models(long, formula: str, *, statistic: str = 'mean', controls: str = '
     return _table(data, fits), _residuals(data, fits), list(dict.fromkeys(notes))
 
 
-def _observations(data, model, notes):
+def _observations(data: Observations, model: Formula, notes: list[str]):
     """One row a series, or a session and protocol where both runs and sessions repeat."""
     who = data.series['participant_id']
     if 'session_id' in data.series:
@@ -139,7 +164,7 @@ def _observations(data, model, notes):
     return data
 
 
-def _fit(data, j, design):
+def _fit(data: Observations, j: int, design: designs.Design):
     """The fit of a region and its method, or None and why there is none."""
     y = data.values[design.rows, j]
     who = data.participants[0][design.rows]
@@ -164,7 +189,7 @@ def _fit(data, j, design):
     return fit, method
 
 
-def _table(data, fits):
+def _table(data: Observations, fits: list[tuple]):
     """Rows of all tests, with effect sizes and false discovery rates."""
     rows, extra = [], []
     for j, design, fit, method, gap in fits:
@@ -206,9 +231,7 @@ def _table(data, fits):
     table['ci_low'], table['ci_high'] = table['estimate'] - half, table['estimate'] + half
     is_t = (table['statistic_name'] == 't').to_numpy()
     table['p'] = np.where(
-        is_t,
-        2 * stats.t.sf(np.abs(value), dof),
-        stats.f.sf(np.abs(value), table['dof_term'].to_numpy(), dof),
+        is_t, 2 * stats.t.sf(np.abs(value), dof), stats.f.sf(np.abs(value), table['dof_term'].to_numpy(), dof)
     )
     table['p_fdr'] = adjust(table['p'], codes(table, ['atlas', 'map', 'hemisphere', 'term', 'level']))
     kinds = np.array([kind for kind, _ in extra])
@@ -217,7 +240,7 @@ def _table(data, fits):
     return table
 
 
-def _effects(table, kinds, per_sd, value, dof):
+def _effects(table: pd.DataFrame, kinds: np.ndarray, per_sd: np.ndarray, value: np.ndarray, dof: np.ndarray):
     """Fill in the columns effect, effect_low, effect_high, effect_name."""
     low, high = np.full(len(table), np.nan), np.full(len(table), np.nan)
     effect = np.full(len(table), np.nan)
@@ -237,7 +260,7 @@ def _effects(table, kinds, per_sd, value, dof):
     table['effect_name'] = [names[kind] for kind in kinds]
 
 
-def _residuals(data, fits):
+def _residuals(data: Observations, fits: list[tuple]):
     """Fitted values and residuals of every fit, stacked."""
     known = data.series.reindex(columns=['participant_id', 'session_id'])
     frames = []
@@ -249,7 +272,7 @@ def _residuals(data, fits):
     return pd.concat(frames, ignore_index=True)[RESIDUALS]
 
 
-def _label(keys, j):
+def _label(keys: pd.DataFrame, j: int):
     """A measured quantity in words."""
     row = keys.loc[j]
     return ' '.join(filter(None, (row['atlas'], row['region'], row['hemisphere'])))
@@ -257,39 +280,4 @@ def _label(keys, j):
 
 def dictionary() -> dict:
     """Describe every column of the table of models, as a BIDS data dictionary."""
-    described = {
-        **QUANTITY,
-        'term': ('Term of the formula.', None),
-        'level': (
-            'Levels that are compared; empty for the slope of a number; joint: test of the whole term.',
-            None,
-        ),
-        'estimate': ('Difference between the levels, or slope, all else equal.', 'see column units'),
-        'se': ('Standard error of the estimate.', 'see column units'),
-        'ci_low': ('Lower end of the 95 % confidence interval of the estimate.', 'see column units'),
-        'ci_high': ('Upper end of the 95 % confidence interval of the estimate.', 'see column units'),
-        'statistic': ('Test statistic.', None),
-        'statistic_name': ('t, or F for a joint test.', None),
-        'dof': ('Degrees of freedom of the residual; Kenward and Roger for mixed effects.', None),
-        'dof_term': ('Degrees of freedom of the term.', None),
-        'p': ('Two-sided p value, not adjusted.', None),
-        'p_fdr': (
-            'False discovery rate (Benjamini and Hochberg) over the regions of the same atlas, map, '
-            'hemisphere, term and level.',
-            None,
-        ),
-        'effect': ('Effect size, see effect_name.', None),
-        'effect_low': ('Lower end of the 95 % confidence interval of the effect size.', None),
-        'effect_high': ('Upper end of the 95 % confidence interval of the effect size.', None),
-        'effect_name': (
-            'Hedges g: difference over the standard deviation about the model; partial r: correlation with '
-            'all else held; partial eta squared: share of the variance, for a joint test.',
-            None,
-        ),
-        'units': ('Unit of the estimate.', None),
-        'n_participants': ('Participants in the model.', None),
-        'n_observations': ('Series, or sessions where runs were averaged, in the model.', None),
-        'method': ('How the model was fitted.', None),
-        'note': ('What is different from the other regions.', None),
-    }
-    return describe(described)
+    return describe(_DESCRIBED)

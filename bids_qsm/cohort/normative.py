@@ -1,12 +1,13 @@
 """Where each participant stands against the study's own controls of the same age."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from scipy import special, stats
 
 from bids_qsm.cohort.curve import AgeCurve
 from bids_qsm.cohort.observations import (
-    KEYS,
     QUANTITY,
     average,
     describe,
@@ -21,16 +22,35 @@ from bids_qsm.cohort.tables import group_column as find_group
 from bids_qsm.cohort.visits import order, years
 from bids_qsm.errors import UserError
 
-COLUMNS = ['participant_id', 'session_id', *KEYS, 'age', 'value', 'expected', 'sd', 'dof', 'z', 'percentile']
-COLUMNS += ['n_controls', 'is_control', 'units', 'note']
+_UNIT = 'see column units'
+_DESCRIBED = {
+    'participant_id': 'Label of the participant.',
+    'session_id': 'Label of the session.',
+    **QUANTITY,
+    'age': ('Age at the session.', 'year'),
+    'value': ('Measured value (mean of the runs of the session).', _UNIT),
+    'expected': ('What controls of that age have, without the participant where it is one.', _UNIT),
+    'sd': (
+        'Standard deviation of a new participant about it: scatter of controls and error of the curve.',
+        _UNIT,
+    ),
+    'dof': 'Degrees of freedom of sd; (value - expected) / sd follows the t distribution with these.',
+    'z': 'Normal score of the same probability.',
+    'percentile': ('Share of healthy participants of that age with a lower value.', '%'),
+    'n_controls': 'Controls that the participant is compared with.',
+    'is_control': 'Whether the participant is a control.',
+    'units': 'Unit of the values.',
+    'note': 'Why there is no z, or what to mind.',
+}
+COLUMNS = list(_DESCRIBED)
 _LEAST = 5
 """Fewest controls."""
 
 
 def normative(
-    long,
+    long: pd.DataFrame,
     *,
-    controls,
+    controls: str | Sequence[str],
     group_column: str = '',
     age_column: str = 'age',
     statistic: str = 'mean',
@@ -135,7 +155,7 @@ def normative(
     return table[COLUMNS], list(dict.fromkeys(notes))
 
 
-def _controls(series, controls, group_column):
+def _controls(series: pd.DataFrame, controls: str | Sequence[str], group_column: str):
     """Which rows are of controls."""
     column = group_column or find_group(series)
     if not column or column not in series:
@@ -150,7 +170,7 @@ def _controls(series, controls, group_column):
     return found
 
 
-def _ages(series, age_column, notes):
+def _ages(series: pd.DataFrame, age_column: str, notes: list[str]):
     """Age of each row; 0 for all where no age is known."""
     if age_column not in series:
         notes.append(f'There is no column {age_column}: the controls are one group of all ages.')
@@ -183,27 +203,4 @@ def _ages(series, age_column, notes):
 
 def dictionary() -> dict:
     """Describe every column of the table of standard scores."""
-    unit = 'see column units'
-    described = {
-        'participant_id': ('Label of the participant.', None),
-        'session_id': ('Label of the session.', None),
-        **QUANTITY,
-        'age': ('Age at the session.', 'year'),
-        'value': ('Measured value (mean of the runs of the session).', unit),
-        'expected': ('What controls of that age have, without the participant where it is one.', unit),
-        'sd': (
-            'Standard deviation of a new participant about it: scatter of controls and error of the curve.',
-            unit,
-        ),
-        'dof': (
-            'Degrees of freedom of sd; (value - expected) / sd follows the t distribution with these.',
-            None,
-        ),
-        'z': ('Normal score of the same probability.', None),
-        'percentile': ('Share of healthy participants of that age with a lower value.', '%'),
-        'n_controls': ('Controls that the participant is compared with.', None),
-        'is_control': ('Whether the participant is a control.', None),
-        'units': ('Unit of the values.', None),
-        'note': ('Why there is no z, or what to mind.', None),
-    }
-    return describe(described)
+    return describe(_DESCRIBED)

@@ -1,6 +1,7 @@
 """The long table as numbers: one row a series, one column a region, and what is known of each series."""
 
 from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,10 +15,10 @@ KEYS = ['atlas', 'map', 'region', 'hemisphere']
 
 
 QUANTITY = {
-    'atlas': ('Atlas that the regions come from.', None),
-    'map': ('Map: chi (susceptibility) or R2star (transverse relaxation rate).', None),
-    'region': ('Region of the atlas.', None),
-    'hemisphere': ('L, R, or both together.', None),
+    'atlas': 'Atlas that the regions come from.',
+    'map': 'Map: chi (susceptibility) or R2star (transverse relaxation rate).',
+    'region': 'Region of the atlas.',
+    'hemisphere': 'L, R, or both together.',
 }
 """Descriptions of `KEYS`."""
 
@@ -48,7 +49,7 @@ class Observations:
         """Index of the participant of each row, and their labels."""
         return pd.factorize(self.series['participant_id'], sort=True)
 
-    def take(self, columns):
+    def take(self, columns: Sequence[int] | np.ndarray):
         """The same of some of the measured quantities."""
         return replace(
             self, values=self.values[:, columns], keys=self.keys.iloc[columns].reset_index(drop=True)
@@ -56,7 +57,13 @@ class Observations:
 
 
 def observe(
-    long, *, statistic: str = 'mean', maps=(), regions=(), hemispheres=(), min_coverage: float = 0.5
+    long: pd.DataFrame,
+    *,
+    statistic: str = 'mean',
+    maps: Sequence[str] = (),
+    regions: Sequence[str] = (),
+    hemispheres: Sequence[str] = (),
+    min_coverage: float = 0.5,
 ) -> Observations:
     """Spread the long table out: series down, regions across.
 
@@ -126,7 +133,7 @@ def observe(
     return Observations(series, values, keys, notes).take(order)
 
 
-def average(observations: Observations, by, *, factors=()) -> Observations:
+def average(observations: Observations, by: Sequence[str], *, factors: Iterable[str] = ()) -> Observations:
     """Mean over the rows that agree in the columns ``by``; of what is known of them, mean or first.
 
     Columns of numbers are averaged over the numbers in them; of anything else, of entities, of the group and
@@ -157,13 +164,13 @@ def average(observations: Observations, by, *, factors=()) -> Observations:
     return replace(observations, series=pd.DataFrame(known).reset_index(drop=True), values=values)
 
 
-def protocols(series) -> dict:
+def protocols(series: pd.DataFrame) -> dict:
     """Columns that tell how series were acquired, where they differ, and their values."""
     kinds = {c: sorted(series[c].dropna().astype(str).unique()) for c in PROTOCOL if c in series}
     return {column: values for column, values in kinds.items() if len(values) > 1}
 
 
-def say_averaged(series) -> list[str]:
+def say_averaged(series: pd.DataFrame) -> list[str]:
     """Notes for an average over series that were acquired in different ways."""
     return [
         f'Series differ in {column} ({some(kinds)}) and were averaged as one measurement.'
@@ -171,7 +178,7 @@ def say_averaged(series) -> list[str]:
     ]
 
 
-def patterns(values) -> list[tuple[np.ndarray, list[int]]]:
+def patterns(values: np.ndarray) -> list[tuple[np.ndarray, list[int]]]:
     """(rows that have a value, columns that have just these), that of most columns first."""
     groups = defaultdict(list)
     for j in range(values.shape[1]):
@@ -180,7 +187,7 @@ def patterns(values) -> list[tuple[np.ndarray, list[int]]]:
     return sorted(found, key=lambda item: (-len(item[1]), -item[0].sum(), item[1]))
 
 
-def codes(table, columns) -> np.ndarray:
+def codes(table: pd.DataFrame, columns: Iterable[str]) -> np.ndarray:
     """A number for each row, the same where rows agree in some columns; by first appearance."""
     code = np.zeros(len(table), np.int64)
     for column in columns:
@@ -191,7 +198,7 @@ def codes(table, columns) -> np.ndarray:
     return code
 
 
-def numeric(column) -> tuple[pd.Series, list[str]]:
+def numeric(column: pd.Series) -> tuple[pd.Series, list[str]]:
     """A column as numbers, and what in it is none; most of a column of numbers must be numbers.
 
     Returns
@@ -207,7 +214,7 @@ def numeric(column) -> tuple[pd.Series, list[str]]:
     return numbers, sorted(set(texts))
 
 
-def is_numeric(column) -> bool:
+def is_numeric(column: pd.Series) -> bool:
     """Whether at least half of what a column states are numbers."""
     if pd.api.types.is_bool_dtype(column):
         return False
@@ -215,7 +222,7 @@ def is_numeric(column) -> bool:
     return bool(found) and bool(found >= column.notna().sum() / 2)
 
 
-def some(names, *, most: int = 6) -> str:
+def some(names: Iterable, *, most: int = 6) -> str:
     """A few names in words.
 
     >>> some(['a', 'b', 'c'], most=2)
@@ -226,9 +233,9 @@ def some(names, *, most: int = 6) -> str:
     return ', '.join(names[:most]) + (f' and {rest} more' if rest > 0 else '')
 
 
-def describe(columns) -> dict:
-    """A BIDS data dictionary from (text, units or None) of each column."""
+def describe(columns: Mapping[str, str | tuple[str, str]]) -> dict:
+    """A BIDS data dictionary from the text of each column, or its text and units."""
     return {
-        column: {'Description': text, **({'Units': units} if units else {})}
-        for column, (text, units) in columns.items()
+        column: {'Description': told} if isinstance(told, str) else {'Description': told[0], 'Units': told[1]}
+        for column, told in columns.items()
     }

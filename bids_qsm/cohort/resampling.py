@@ -22,7 +22,9 @@ def left_out_weights(n: int) -> np.ndarray:
     return 1 - np.eye(n)
 
 
-def partial_correlations(x, y, covariates, weights) -> np.ndarray:
+def partial_correlations(
+    x: np.ndarray, y: np.ndarray, covariates: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
     """Correlation of x with each y after a linear fit of the covariates to both, in each weighted sample.
 
     Parameters
@@ -68,7 +70,9 @@ def partial_correlations(x, y, covariates, weights) -> np.ndarray:
     return found
 
 
-def corrected_interval(estimate, resampled, left_out, dof, *, level: float = 0.95):
+def corrected_interval(
+    estimate: np.ndarray, resampled: np.ndarray, left_out: np.ndarray, dof: float, *, level: float = 0.95
+):
     """Bias-corrected and accelerated bootstrap interval, and the p at which it would touch zero [1]_.
 
     Widened as the t distribution is against the normal, since resamples of a small sample scatter too little
@@ -121,7 +125,7 @@ def corrected_interval(estimate, resampled, left_out, dof, *, level: float = 0.9
     return low, high, p
 
 
-def _unit(rest, whole):
+def _unit(rest: np.ndarray, whole: np.ndarray):
     """Divided by the root of the mean square; zero where nothing but rounding is left of the whole."""
     size = np.sqrt(np.mean(rest**2, 0))
     there = size > 1e-10 * np.sqrt(np.mean(whole**2, 0))

@@ -1,5 +1,6 @@
 """A template from the cohort itself: the average of its susceptibility and T1w images in template space."""
 
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -33,7 +34,9 @@ class StudyTemplate:
     notes: tuple
 
 
-def average(images, masks, *, clip: float = 2.5, least: float = 0.5):
+def average(
+    images: Sequence[np.ndarray], masks: Sequence[np.ndarray], *, clip: float = 2.5, least: float = 0.5
+):
     """Mean over subjects in each voxel that bears a few outliers, holding one subject at a time.
 
     Values further than ``clip`` standard deviations from the mean of all are drawn in to that distance, so
@@ -77,7 +80,7 @@ def average(images, masks, *, clip: float = 2.5, least: float = 0.5):
     return np.where(coverage >= least, total / some, 0).astype(np.float32), coverage
 
 
-def hybrid(chi, t1w, brain):
+def hybrid(chi: np.ndarray, t1w: np.ndarray | None, brain: np.ndarray):
     r"""Contrast that shows the cortex and the deep grey nuclei: T1w in [0, 255] less 400 chi (ppm) [1]_.
 
     Parameters
@@ -100,18 +103,18 @@ def hybrid(chi, t1w, brain):
 
 
 def build_template(
-    chis,
-    t1ws,
-    masks,
-    affine,
-    t1w_masks=None,
-    fields=None,
+    chis: Sequence[np.ndarray],
+    t1ws: Sequence[np.ndarray | None],
+    masks: Sequence[np.ndarray],
+    affine: np.ndarray,
+    t1w_masks: Sequence[np.ndarray | None] | None = None,
+    fields: MutableMapping[int, Displacement] | None = None,
     *,
     iterations: int = 1,
     spacing_mm: float = 2.0,
     levels: tuple = (15, 10, 6),
     unlike: float = 3.5,
-    mapper=map,
+    mapper: Callable = map,
 ):
     """Average a cohort in template space, then align each subject to the average and average again.
 
@@ -215,23 +218,23 @@ class _Target:
 class _Loaded:
     """A sequence whose items are made when asked for."""
 
-    def __init__(self, load, indices):
+    def __init__(self, load: Callable[[int], np.ndarray], indices: Iterable[int]):
         self._load, self._indices = load, list(indices)
 
     def __len__(self):
         return len(self._indices)
 
-    def __getitem__(self, at):
+    def __getitem__(self, at: int):
         return self._load(self._indices[at])
 
 
-def _averages(heads, fields, have_t1w):
+def _averages(heads: Heads, fields: MutableMapping[int, Displacement], have_t1w: list[int]):
     n = len(heads.chis)
 
-    def chi_of(i):
+    def chi_of(i: int):
         return _moved(heads.chis[i], heads.masks[i], heads.affine, fields.get(i))
 
-    def t1w_of(i):
+    def t1w_of(i: int):
         return _seen(_scaled(heads.t1ws[i], heads.t1w_masks[i]), heads.affine, fields.get(i))
 
     chi, coverage = average(
@@ -247,12 +250,12 @@ def _averages(heads, fields, have_t1w):
     return _Averages(chi, coverage, t1w, t1w_coverage)
 
 
-def _moved(chi, mask, affine, displacement):
+def _moved(chi: np.ndarray, mask: np.ndarray, affine: np.ndarray, displacement: Displacement | None):
     """Chi seen through a displacement, from what is inside the mask alone."""
     return _seen(_filled(chi, mask), affine, displacement)
 
 
-def _filled(chi, mask):
+def _filled(chi: np.ndarray, mask: np.ndarray):
     """Chi that goes on smoothly beyond the mask, so that interpolation at its rim takes in no zeros."""
     mask = np.asarray(mask, bool)
     inside = np.where(mask, chi, 0).astype(np.float32)
@@ -262,28 +265,28 @@ def _filled(chi, mask):
     return np.where(mask, inside, beyond)
 
 
-def _seen(image, affine, displacement):
+def _seen(image: np.ndarray, affine: np.ndarray, displacement: Displacement | None):
     """An image through a displacement; cubic, for an average of linear ones would be blurred by a voxel."""
     if displacement is None:
         return image
     return resample(image, affine, image.shape, affine, [displacement], order=3)
 
 
-def _moved_mask(mask, affine, displacement):
+def _moved_mask(mask: np.ndarray, affine: np.ndarray, displacement: Displacement | None):
     mask = np.asarray(mask, bool)
     if displacement is None:
         return mask
     return resample(mask, affine, mask.shape, affine, [displacement]) > 0.5
 
 
-def _scaled(t1w, mask):
+def _scaled(t1w: np.ndarray, mask: np.ndarray):
     """T1w in units of the brain's median: intensities have no unit, and differ from scan to scan."""
     inside = np.asarray(t1w)[np.asarray(mask, bool)]
     middle = float(np.median(inside)) if inside.size else 1.0
     return (np.asarray(t1w, np.float32) / (middle if middle > 0 else 1.0)).astype(np.float32)
 
 
-def _target(averages, shape, affine, spacing):
+def _target(averages: _Averages, shape: tuple[int, ...], affine: np.ndarray, spacing: float):
     brain = averages.coverage >= 0.5
     if averages.t1w_coverage is not None:
         brain = brain | (averages.t1w_coverage >= 0.5)
@@ -304,14 +307,14 @@ def _target(averages, shape, affine, spacing):
     return _Target(down(averages.chi), t1w, inside, coarse_shape, coarse_affine)
 
 
-def _down(image, affine, shape, coarse, spacing):
+def _down(image: np.ndarray, affine: np.ndarray, shape: tuple[int, ...], coarse: np.ndarray, spacing: float):
     """Resample onto the coarse grid, smoothed first as much as it asks for."""
     size = spacing_of(affine)
     sigma = np.sqrt(np.maximum((spacing / size) ** 2 - 1, 0)) / 2.355
     return resample(ndimage.gaussian_filter(np.asarray(image, np.float32), sigma), affine, shape, coarse, [])
 
 
-def _align(i, heads, target, levels):
+def _align(i: int, heads: Heads, target: _Target, levels: tuple[int, ...]):
     """Displacement vectors from the average to subject ``i``, on the grid of the target."""
     affine = heads.affine
     size = float(np.sqrt((target.affine[:3, 0] ** 2).sum()))
@@ -331,7 +334,7 @@ def _align(i, heads, target, levels):
     return syn(static, moving, target.affine, iterations=levels)[0].field
 
 
-def _likeness(heads, fields, chi, inside):
+def _likeness(heads: Heads, fields: MutableMapping[int, Displacement], chi: np.ndarray, inside: np.ndarray):
     """Correlation of each subject's chi with the average, where it was measured."""
     found = np.full(len(heads.chis), np.nan)
     for i in range(len(found)):
@@ -343,7 +346,7 @@ def _likeness(heads, fields, chi, inside):
     return found
 
 
-def _notes(likeness, unlike, n, have_t1w):
+def _notes(likeness: np.ndarray, unlike: float, n: int, have_t1w: list[int]):
     notes = []
     middle = np.nanmedian(likeness) if np.isfinite(likeness).any() else np.nan
     spread = 1.4826 * np.nanmedian(np.abs(likeness - middle)) if np.isfinite(middle) else 0.0

@@ -1,6 +1,7 @@
 """One long table over all subjects, sessions and runs, joined with what is known of the participants."""
 
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import takewhile
 
@@ -45,7 +46,7 @@ _LEAST_COVERAGE = 0.5
 """Share of a region that must be measured for it to be the zero of susceptibility."""
 
 
-def named(entities) -> dict:
+def named(entities: Mapping[str, str]) -> dict:
     """Columns and values of the long table that stand for the entities of a series.
 
     >>> named({'sub': '01', 'acq': 'fast'})
@@ -57,7 +58,7 @@ def named(entities) -> dict:
     }
 
 
-def gather(tables) -> pd.DataFrame:
+def gather(tables: Iterable[tuple[Mapping[str, str], pd.DataFrame]]) -> pd.DataFrame:
     """Stack the tables of many series.
 
     Columns that name the series (participant_id, session_id, run...) come first, in a fixed order, then the
@@ -84,7 +85,7 @@ def gather(tables) -> pd.DataFrame:
     return long.sort_values(order, kind='stable', ignore_index=True, key=lambda c: c.astype(str))
 
 
-def join_participants(long, participants=None):
+def join_participants(long: pd.DataFrame, participants: pd.DataFrame | None = None):
     """Add the columns of participants.tsv to the long table, and say what did not match.
 
     Parameters
@@ -129,7 +130,7 @@ def join_participants(long, participants=None):
     return joined, notes
 
 
-def join_sessions(long, sessions=None):
+def join_sessions(long: pd.DataFrame, sessions: pd.DataFrame | None = None):
     """Add the columns of the sessions.tsv files to the long table, and say what did not match.
 
     What a session states wins over what participants.tsv states of the participant (an age, a score), where
@@ -177,7 +178,7 @@ def join_sessions(long, sessions=None):
     return _overlay(long, known, keys, 'sessions.tsv', notes)
 
 
-def join_scans(long, scans=None):
+def join_scans(long: pd.DataFrame, scans: pd.DataFrame | None = None):
     """Add when each series was acquired (column acq_time) from the scans.tsv files.
 
     The time of a series is that of its own file; where no file matches (phase and magnitude may be listed
@@ -222,14 +223,22 @@ def join_scans(long, scans=None):
     return joined, notes
 
 
-def parse_times(column) -> pd.Series:
+def parse_times(column: pd.Series) -> pd.Series:
     """Acquisition times of BIDS as timestamps; what is no time is missing."""
     # a bare number is no time, though it could be read as one
     stated = column.astype(object).map(lambda value: value if isinstance(value, str | datetime) else None)
     return pd.to_datetime(stated, errors='coerce', format='ISO8601', utc=True)
 
 
-def _overlay(long, known, keys, name, notes, *, said=True):
+def _overlay(
+    long: pd.DataFrame,
+    known: pd.DataFrame,
+    keys: list[str],
+    name: str,
+    notes: list[str],
+    *,
+    said: bool = True,
+):
     """Columns of ``known`` laid over those of ``long`` where they state something."""
     more = [c for c in known if c not in keys]
     reserved = [c for c in more if c in MEASURES or c in ENTITY_COLUMNS.values()]
@@ -253,7 +262,7 @@ def _overlay(long, known, keys, name, notes, *, said=True):
     return joined, notes
 
 
-def relative_to(long, region: str):
+def relative_to(long: pd.DataFrame, region: str):
     """Shift susceptibility so that it is zero in a region of the same series, and say where that failed.
 
     The statistics of place (mean, median, percentiles, partial-volume-corrected mean) are shifted by the mean
@@ -314,7 +323,9 @@ def relative_to(long, region: str):
     return shifted, notes
 
 
-def _zero_of(long, rows, series, keys, region, notes):
+def _zero_of(
+    long: pd.DataFrame, rows: pd.DataFrame, series: list[str], keys: list[str], region: str, notes: list[str]
+):
     """Value of a region and its error for each row of the long table, and whether its own atlas has them."""
     if 'coverage' in rows:
         thin = pd.to_numeric(rows['coverage'], errors='coerce') < _LEAST_COVERAGE
@@ -339,7 +350,7 @@ def _zero_of(long, rows, series, keys, region, notes):
     return own.where(there, other), there.to_numpy()
 
 
-def dictionary(columns, tables, participants) -> dict:
+def dictionary(columns: Iterable[str], tables: Mapping[str, dict], participants: Mapping[str, dict]) -> dict:
     """Data dictionary of the long table: each column described by the first source that knows it.
 
     Parameters
@@ -362,7 +373,7 @@ def dictionary(columns, tables, participants) -> dict:
     return {column: next((s[column] for s in sources if column in s), unknown) for column in columns}
 
 
-def group_column(long) -> str | None:
+def group_column(long: pd.DataFrame) -> str | None:
     """The column that parts the participants, where participants.tsv has one."""
     for column in ('group', 'participant_group'):
         if column in long and long[column].notna().any():
@@ -370,7 +381,7 @@ def group_column(long) -> str | None:
     return None
 
 
-def counts(long) -> pd.DataFrame:
+def counts(long: pd.DataFrame) -> pd.DataFrame:
     """Participants, sessions and series in each group."""
     group = group_column(long)
     series = long.drop_duplicates(series_columns(long))
@@ -389,17 +400,17 @@ def counts(long) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=['group', 'participants', 'sessions', 'series'])
 
 
-def series_columns(long) -> list[str]:
+def series_columns(long: pd.DataFrame) -> list[str]:
     """Columns that tell one series from another."""
     return [c for c in ENTITY_COLUMNS.values() if c in long and c != 'atlas']
 
 
-def by_atlas(long) -> list[tuple[str, pd.DataFrame]]:
+def by_atlas(long: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """Each atlas with its rows; the name is empty where a table names none."""
     return list(long.groupby(_atlas(long), sort=True))
 
 
-def references(long) -> dict[str, int]:
+def references(long: pd.DataFrame) -> dict[str, int]:
     """What susceptibility is relative to, and how many series use it."""
     keys = [*series_columns(long), 'reference']
     series = long[long['map'] == 'chi'].reindex(columns=keys).drop_duplicates()
@@ -407,7 +418,7 @@ def references(long) -> dict[str, int]:
     return names.value_counts().sort_index().to_dict()
 
 
-def summary(long, regions, *, map_name: str = 'chi') -> pd.DataFrame:
+def summary(long: pd.DataFrame, regions: Sequence[str], *, map_name: str = 'chi') -> pd.DataFrame:
     """Series, mean, standard deviation and median over them of the regional means, by atlas and group."""
     group = group_column(long)
     rows = long[(long['map'] == map_name) & (long['hemisphere'] == 'both') & long['region'].isin(regions)]
@@ -423,7 +434,7 @@ def summary(long, regions, *, map_name: str = 'chi') -> pd.DataFrame:
     return table.rename(columns={'count': 'series', 'std': 'sd'}).reset_index(drop=True)
 
 
-def lowest_coverage(long) -> pd.DataFrame:
+def lowest_coverage(long: pd.DataFrame) -> pd.DataFrame:
     """Of each series and atlas, the region that lies least inside the mask and field of view."""
     keys = [*series_columns(long), 'atlas']
     rows = long[(long['map'] == 'chi') & long['coverage'].notna()]
@@ -434,5 +445,5 @@ def lowest_coverage(long) -> pd.DataFrame:
     )
 
 
-def _atlas(long):
+def _atlas(long: pd.DataFrame):
     return long['atlas'].fillna('').astype(str) if 'atlas' in long else pd.Series('', index=long.index)

@@ -12,7 +12,7 @@ YEAR = 365.25
 """Days."""
 
 
-def years(series) -> np.ndarray:
+def years(series: pd.DataFrame) -> np.ndarray:
     """Years of each row since the first of its participant; NaN where nothing tells.
 
     From acq_time; for participants without, from an age that differs between their sessions.
@@ -39,7 +39,7 @@ def years(series) -> np.ndarray:
     return found
 
 
-def order(series) -> np.ndarray:
+def order(series: pd.DataFrame) -> np.ndarray:
     """Rows by participant, and within each by time or, where it is not known, by the label of the session."""
     since = years(series)
     who = series['participant_id'].astype(str).to_numpy()
@@ -50,10 +50,10 @@ def order(series) -> np.ndarray:
     return np.array(sorted(range(len(keys)), key=keys.__getitem__), int)
 
 
-def _since_first(values, who):
+def _since_first(values: np.ndarray, who: np.ndarray):
     return values - pd.Series(values).groupby(who).transform('min').to_numpy()
 
 
-def _natural(text):
+def _natural(text: str):
     """ses-10 after ses-2."""
     return tuple((0, int(p), '') if p.isdigit() else (1, 0, p) for p in re.split(r'(\d+)', text) if p)

@@ -1,5 +1,6 @@
 """Group statistics in every voxel of template space: smoothing within tissue, linear model, thresholds."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -49,7 +50,9 @@ class SecondLevel:
     notes: tuple = ()
 
 
-def smooth_within(chi, mask, grid_spacing, fwhm_mm: float):
+def smooth_within(
+    chi: np.ndarray, mask: np.ndarray, grid_spacing: Sequence[float] | np.ndarray, fwhm_mm: float
+):
     r"""Smooth a map by a Gaussian that takes in nothing from outside the mask [1]_.
 
     .. math:: \frac{G * (m \chi)}{G * m}
@@ -83,13 +86,13 @@ def smooth_within(chi, mask, grid_spacing, fwhm_mm: float):
 
 
 def second_level(
-    images,
-    masks,
-    affine,
-    design,
-    term,
-    dseg=None,
-    labels=None,
+    images: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray],
+    affine: np.ndarray,
+    design: pd.DataFrame,
+    term: str,
+    dseg: np.ndarray | None = None,
+    labels: pd.DataFrame | None = None,
     *,
     method: str = 'fdr',
     alpha: float = 0.05,
@@ -189,7 +192,7 @@ def second_level(
     return SecondLevel(maps, tested, clusters, len(used), alpha, tuple(notes))
 
 
-def _coverage(masks, names, coverage, least, notes):
+def _coverage(masks: Sequence[np.ndarray], names: list, coverage: float, least: float, notes: list[str]):
     """Which participants are used, and the voxels that enough of them have."""
     used = list(range(len(names)))
     for _ in range(2):  # those who are left out must not shrink the region of the others
@@ -207,7 +210,7 @@ def _coverage(masks, names, coverage, least, notes):
     return used, tested
 
 
-def _estimable(design, term, notes):
+def _estimable(design: pd.DataFrame, term: str, notes: list[str]):
     """The design, ``term`` first and without redundant columns, or None and why it cannot be tested."""
     full = design.to_numpy(float)
     size = np.sqrt((full**2).sum(0))
@@ -238,7 +241,7 @@ def _estimable(design, term, notes):
     return full[:, [at, *kept]], ''
 
 
-def _fit(values, observed, matrix, column):
+def _fit(values: np.ndarray, observed: np.ndarray, matrix: np.ndarray, column: int):
     """Effect, its standard error and degrees of freedom in each voxel, over the participants who have it."""
     n, k = matrix.shape
     effect = np.full(values.shape[1], np.nan)
@@ -254,7 +257,7 @@ def _fit(values, observed, matrix, column):
     return effect, error, dof
 
 
-def _complete(values, observed, matrix, column):
+def _complete(values: np.ndarray, observed: np.ndarray, matrix: np.ndarray, column: int):
     """Fill gaps with the fit to the others, which leaves the estimates as they are.
 
     Returns the filled values, by what factor the variance of the coefficient of ``column`` grows as there are
@@ -279,7 +282,7 @@ def _complete(values, observed, matrix, column):
     return values, wider, count
 
 
-def _nilearn(values, matrix, column):
+def _nilearn(values: np.ndarray, matrix: np.ndarray, column: int):
     """Effect and its variance by nilearn's second-level model, which takes images: voxels in a small one."""
     from nibabel import Nifti1Image
     from nilearn.glm.second_level import SecondLevelModel
@@ -306,7 +309,7 @@ def _nilearn(values, matrix, column):
     return effect * scale, variance * scale**2
 
 
-def _permute(values, matrix, n_perm, seed):
+def _permute(values: np.ndarray, matrix: np.ndarray, n_perm: int, seed: int):
     """-log10 of p corrected by the largest |t| of permuted residuals."""
     from nilearn.mass_univariate import permuted_ols
 
@@ -327,7 +330,7 @@ def _permute(values, matrix, n_perm, seed):
     return np.ravel(found['logp_max_t']).astype(float)
 
 
-def _say_how_many(matrix, alpha, notes):
+def _say_how_many(matrix: np.ndarray, alpha: float, notes: list[str]):
     """Note where a small sample has too few arrangements for the threshold."""
     values, counts = np.unique(matrix[:, 0], return_counts=True)
     n = len(matrix)
@@ -341,13 +344,19 @@ def _say_how_many(matrix, alpha, notes):
         )
 
 
-def _unfold(values, tested):
+def _unfold(values: np.ndarray, tested: np.ndarray):
     out = np.zeros(tested.shape, np.float32)
     out[tested] = values
     return out
 
 
-def _clusters(maps, side, affine, dseg, labels):
+def _clusters(
+    maps: dict[str, np.ndarray],
+    side: dict[str, np.ndarray],
+    affine: np.ndarray,
+    dseg: np.ndarray | None,
+    labels: pd.DataFrame | None,
+):
     """A row for each piece of the thresholded map, of one sign, that hangs together by faces."""
     kept = maps['thresholded']
     rows = []
@@ -383,7 +392,7 @@ def _clusters(maps, side, affine, dseg, labels):
     return pd.DataFrame(table, columns=list(COLUMNS))
 
 
-def _namer(affine, dseg, labels):
+def _namer(affine: np.ndarray, dseg: np.ndarray | None, labels: pd.DataFrame | None):
     """A function that names the region nearest to a voxel, and says how far it is (mm)."""
     if dseg is None or not np.any(dseg):
         return lambda peak: ('n/a', np.nan)  # noqa: ARG005
@@ -391,7 +400,7 @@ def _namer(affine, dseg, labels):
     spacing = spacing_of(affine)
     away, nearest = ndimage.distance_transform_edt(np.asarray(dseg) == 0, spacing, return_indices=True)
 
-    def name(peak):
+    def name(peak: tuple[int, ...]):
         index = int(dseg[tuple(nearest[(slice(None), *peak)])])
         return names.get(index, f'label-{index}'), float(away[peak])
 

@@ -1,7 +1,7 @@
 """A simulated study of neurodegeneration with brain iron accumulation, whose every effect is known."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,11 +16,7 @@ from bids_qsm.phantom.tissue import COMPOSITE, NUCLEI
 
 REGIONS = ('SN', 'GP', 'RN', 'STN', 'Putamen', 'Caudate', 'Thalamus', 'Dentate')
 """What differs between people; what groups, scores and treatment change is in `Effects`."""
-IRON = {
-    'GP': (21.41, 0.09, 0.37),
-    'Putamen': (14.62, 0.04, 0.46),
-    'Caudate': (9.66, 0.05, 0.33),
-}
+IRON = {'GP': (21.41, 0.09, 0.37), 'Putamen': (14.62, 0.04, 0.46), 'Caudate': (9.66, 0.05, 0.33)}
 """Iron (mg/100 g) a (1 - exp(-b age)) + c, Hallgren & Sourander (1958), J Neurochem 3:41.
 doi:10.1111/j.1471-4159.1958.tb12607.x"""
 MIDDLE_AGE = 45.0
@@ -80,7 +76,7 @@ class Session:
     time: datetime
     factors: Mapping[str, float]
 
-    def chi(self, region):
+    def chi(self, region: str):
         """Susceptibility (ppm) of a region."""
         return normal(region) * self.factors[region]
 
@@ -104,12 +100,12 @@ class Person:
         return {name: 'n/a' if value is None else value for name, value in named.items()}
 
 
-def normal(region):
+def normal(region: str):
     """Susceptibility (ppm) of a region in middle age."""
     return float(np.mean([NUCLEI[part].chi for part in COMPOSITE.get(region, (region,))]))
 
 
-def aged(region, age):
+def aged(region: str, age: float):
     """Susceptibility of a region at an age relative to middle age: iron gathers in the basal ganglia."""
     if region not in IRON:
         return 1.0
@@ -117,7 +113,9 @@ def aged(region, age):
     return (a * (1 - np.exp(-b * age)) + c) / (a * (1 - np.exp(-b * MIDDLE_AGE)) + c)
 
 
-def draw_people(seed, *, controls=12, patients=12, repeated=6, effects=None):
+def draw_people(
+    seed: int, *, controls: int = 12, patients: int = 12, repeated: int = 6, effects: Effects | None = None
+):
     """Draw the participants of a study.
 
     Controls and patients are alike in age and sex. Which patients have much iron in GP says nothing of their
@@ -176,7 +174,7 @@ def draw_people(seed, *, controls=12, patients=12, repeated=6, effects=None):
     return people
 
 
-def _independent(rng, number):
+def _independent(rng: np.random.Generator, number: int):
     """Two rows of normal quantiles, shuffled to go as little as may be with each other and with the place."""
     quantiles = stats.norm.ppf((np.arange(number) + 0.5) / number)
     tries = [[rng.permutation(quantiles), rng.permutation(quantiles)] for _ in range(500)]
@@ -187,7 +185,7 @@ def _independent(rng, number):
     return tries[int(np.argmin(together))]
 
 
-def truth_table(people):
+def truth_table(people: Sequence[Person]):
     """Susceptibility (ppm) that each participant's nuclei have at each session, with what else is known.
 
     Returns
@@ -213,7 +211,7 @@ def truth_table(people):
     return pd.DataFrame(rows).replace('n/a', np.nan).infer_objects()
 
 
-def region_tables(people, seed, *, noise_ppm=0.004, atlas='nuclei'):
+def region_tables(people: Sequence[Person], seed: int, *, noise_ppm: float = 0.004, atlas: str = 'nuclei'):
     """Tables of regions as the participant level would write them, had it measured with this noise.
 
     For tests of statistics: nothing is imaged. Only what statistics read is there.
@@ -255,7 +253,16 @@ def region_tables(people, seed, *, noise_ppm=0.004, atlas='nuclei'):
             yield {'sub': person.subject, 'ses': session.label, 'seg': atlas}, pd.DataFrame(rows)
 
 
-def write_cohort(path, people, *, seed=0, protocol=PROTOCOL, t1w=2.0, spacing=1.0, nuclei_mm=0.0):
+def write_cohort(
+    path: str | Path,
+    people: Sequence[Person],
+    *,
+    seed: int = 0,
+    protocol: Protocol = PROTOCOL,
+    t1w: float = 2.0,
+    spacing: float = 1.0,
+    nuclei_mm: float = 0.0,
+):
     """Image the participants and write them as a BIDS dataset, with what is true in ``derivatives/truth``.
 
     Beside what `write_dataset` writes there are the scores in participants.tsv, a sessions.tsv of each
@@ -302,6 +309,6 @@ def write_cohort(path, people, *, seed=0, protocol=PROTOCOL, t1w=2.0, spacing=1.
     return path
 
 
-def _describe_scores(path):
+def _describe_scores(path: Path):
     known = json.loads(path.read_text())
     path.write_text(json.dumps({**known, **SCORES}, indent=2) + '\n')

@@ -2,7 +2,7 @@
 
 import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,8 +12,8 @@ import pandas as pd
 
 from bids_qsm import __version__
 from bids_qsm.anatomy import atlas
-from bids_qsm.phantom.gre import Protocol, simulate, store_phase
-from bids_qsm.phantom.head import Lesion, make_head
+from bids_qsm.phantom.gre import Protocol, Simulation, simulate, store_phase
+from bids_qsm.phantom.head import Head, Lesion, make_head
 from bids_qsm.phantom.t1w import simulate_t1w
 from bids_qsm.recon.units import GYROMAGNETIC_RATIO
 
@@ -54,7 +54,16 @@ class Visit:
         return '/'.join((*self.stem.split('_'), 'anat'))
 
 
-def write_dataset(path, visits, *, participants=None, seed=0, spacing=1.0, variation=0.1, nuclei_mm=0.0):
+def write_dataset(
+    path: str | Path,
+    visits: Sequence[Visit],
+    *,
+    participants: Mapping[str, dict] | None = None,
+    seed: int = 0,
+    spacing: float = 1.0,
+    variation: float = 0.1,
+    nuclei_mm: float = 0.0,
+):
     """Simulate visits and write them as a BIDS dataset, the truth beside them in ``derivatives/truth``.
 
     Parameters
@@ -93,7 +102,7 @@ def write_dataset(path, visits, *, participants=None, seed=0, spacing=1.0, varia
     return path
 
 
-def demo(path, *, seed=0):
+def demo(path: str | Path, *, seed: int = 0):
     """Write the demo dataset: a control seen twice and a patient with iron in the basal ganglia and lesions.
 
     Acquired at 3 T, 1.5 mm, four echoes, oblique; the vendors' phase conventions differ. The control's nuclei
@@ -128,13 +137,13 @@ def demo(path, *, seed=0):
     return write_dataset(path, visits, participants=people, seed=seed)
 
 
-def tiny(path, *, seed=0, protocol=None):
+def tiny(path: str | Path, *, seed: int = 0, protocol: Protocol | None = None):
     """Write a dataset of one subject at 4 mm with three echoes, for tests: coarse, but real in every part."""
     protocol = protocol or Protocol((4.0, 4.0, 4.0), echo_times=(0.004, 0.009, 0.014), rotation=(12, 0, 0))
     return write_dataset(path, [Visit('01', None, seed, protocol, 2.0)], seed=seed, spacing=2.0)
 
 
-def _write_visit(path, visit, head, seeds):
+def _write_visit(path: Path, visit: Visit, head: Head, seeds: Sequence[int]):
     rng = np.random.default_rng(seeds[0])
     # nobody lies twice in the same way, nor still between two scans
     head = head.moved(rng.normal(0, 2, 3), rng.normal(0, 2, 3))
@@ -161,7 +170,7 @@ def _write_visit(path, visit, head, seeds):
     _write_truth(path / 'derivatives', visit, simulation)
 
 
-def _scanner(protocol):
+def _scanner(protocol: Protocol):
     return {
         'Manufacturer': protocol.manufacturer,
         'MagneticFieldStrength': protocol.field_strength,
@@ -171,7 +180,7 @@ def _scanner(protocol):
     }
 
 
-def _write_echoes(folder, visit, simulation):
+def _write_echoes(folder: Path, visit: Visit, simulation: Simulation):
     protocol = simulation.protocol
     for n, time in enumerate(protocol.echo_times):
         sidecar = {
@@ -192,7 +201,7 @@ def _write_echoes(folder, visit, simulation):
             _json(name, {**sidecar, 'Units': units[part]})
 
 
-def _write_truth(derivatives, visit, simulation):
+def _write_truth(derivatives: Path, visit: Visit, simulation: Simulation):
     truth, affine = simulation.truth, simulation.affine
     source = [f'bids:raw:{visit.folder}/{visit.stem}_echo-1_part-mag_MEGRE.nii.gz']
     folder = derivatives / 'truth' / visit.folder
@@ -219,7 +228,7 @@ def _write_truth(derivatives, visit, simulation):
         _json(name, {'Type': 'Lesion', 'Sources': source})
 
 
-def _write_participants(path, visits, participants):
+def _write_participants(path: Path, visits: Sequence[Visit], participants: Mapping[str, dict]):
     rows = []
     for subject in dict.fromkeys(v.subject for v in visits):
         rows.append({'participant_id': f'sub-{subject}', **participants.get(subject, {})})
@@ -232,21 +241,21 @@ def _write_participants(path, visits, participants):
     _json(path / 'participants', {k: v for k, v in columns.items() if any(k in row for row in rows)})
 
 
-def _describe_derivative(path, name):
+def _describe_derivative(path: Path, name: str):
     links = {'DatasetType': 'derivative', 'DatasetLinks': {'raw': '../..'}}
     _describe(path, name, {**links, 'GeneratedBy': [{'Name': 'bids_qsm phantom', 'Version': __version__}]})
 
 
-def _describe(path, name, more):
+def _describe(path: Path, name: str, more: dict):
     path.mkdir(parents=True, exist_ok=True)
     _json(path / 'dataset_description', {'Name': name, 'BIDSVersion': '1.10.0', **more})
 
 
-def _json(stem, content):
+def _json(stem: Path, content: dict):
     Path(f'{stem}.json').write_text(json.dumps(content, indent=2) + '\n')
 
 
-def _save(data, affine, stem):
+def _save(data: np.ndarray, affine: np.ndarray, stem: Path):
     """Write NIfTI, quickly compressed, with no time stamp: the same data give the same bytes."""
     image = nib.Nifti1Image(data, affine)
     image.set_qform(affine, code=1)

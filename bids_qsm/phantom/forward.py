@@ -5,11 +5,12 @@ import numpy as np
 from scipy import fft
 from scipy.interpolate import make_interp_spline
 
+from bids_qsm.phantom.head import Head
 from bids_qsm.phantom.sampling import expand
 from bids_qsm.recon.grid import Grid
 
 
-def dipole_field(chi, grid, *, pad=1.4):
+def dipole_field(chi: np.ndarray, grid: Grid, *, pad: float = 1.4):
     r"""Field of a susceptibility distribution, by convolution with the unit dipole [1]_.
 
     .. math:: f(k) = w(k) \left(\tfrac{1}{3} - \frac{(k \cdot b)^2}{|k|^2}\right) \chi(k), \quad f(0) = 0
@@ -56,14 +57,22 @@ def dipole_field(chi, grid, *, pad=1.4):
     return np.ascontiguousarray(field[tuple(slice(n) for n in grid.shape)])
 
 
-def overlap(coarse, low, high):
+def overlap(coarse: np.ndarray, low: float, high: float):
     """Share of each cell of the regular axis ``coarse`` (centres) that lies between ``low`` and ``high``."""
     half = (coarse[1] - coarse[0]) / 2
     covered = np.minimum(coarse + half, high) - np.maximum(coarse - half, low)
     return np.clip(covered / (2 * half), 0, 1).astype(np.float32)
 
 
-def field_of_head(head, shape, affine, *, margin=10.0, far_spacing=4.0, far_reach=240.0):
+def field_of_head(
+    head: Head,
+    shape: tuple[int, ...],
+    affine: np.ndarray,
+    *,
+    margin: float = 10.0,
+    far_spacing: float = 4.0,
+    far_reach: float = 240.0,
+):
     """Total field (ppm) of a head on a grid, all that lies outside the grid included.
 
     Near the grid (``margin`` mm around it) the head is sampled on the grid itself; farther out on one of

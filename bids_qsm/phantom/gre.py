@@ -1,5 +1,6 @@
 """Simulated multi-echo gradient-echo acquisition of a digital head."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numba
@@ -8,7 +9,7 @@ from scipy import fft
 
 from bids_qsm.phantom import tissue
 from bids_qsm.phantom.forward import dipole_field, field_of_head
-from bids_qsm.phantom.head import rigid
+from bids_qsm.phantom.head import Head, rigid
 from bids_qsm.phantom.sampling import expand, linear_basis
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.units import ppm_per_radian
@@ -86,7 +87,7 @@ class Simulation:
     truth: dict[str, np.ndarray]
 
 
-def simulate(head, protocol, seed=0):
+def simulate(head: Head, protocol: Protocol, seed: int | np.integer = 0):
     """Acquire a head: field, signal and dephasing on a finer grid, sampled in k-space, with noise.
 
     The fine grid covers the field of view in 1.5 to 2 times as many steps; the scanner keeps the centre of
@@ -156,7 +157,7 @@ def simulate(head, protocol, seed=0):
     return Simulation(magnitude, phase, affine, protocol, truth)
 
 
-def store_phase(phase, phase_format):
+def store_phase(phase: np.ndarray, phase_format: str):
     """Phase (rad) as a vendor stores it; see PHASE_FORMATS."""
     if PHASE_FORMATS[phase_format] is None:
         return phase.astype(np.float32)
@@ -165,7 +166,7 @@ def store_phase(phase, phase_format):
     return (low + step * level).astype(dtype)
 
 
-def _finer(shape, affine, voxel_size):
+def _finer(shape: tuple[int, ...], affine: np.ndarray, voxel_size: Sequence[float]):
     """Shape and affine of the grid of the simulation: same field of view, same first voxel centre."""
     ratio = [1.5 if v < 2 else 2.0 for v in voxel_size]
     fine = tuple(fft.next_fast_len(int(np.ceil(n * r))) for n, r in zip(shape, ratio, strict=True))
@@ -174,7 +175,7 @@ def _finer(shape, affine, voxel_size):
     return fine, result
 
 
-def _acquire(volume, shape):
+def _acquire(volume: np.ndarray, shape: tuple[int, ...]):
     """Keep the centre of k-space: low-pass and down-sample onto ``shape``, one axis after the other."""
     real = not np.iscomplexobj(volume)
     for axis, n in enumerate(shape):
@@ -192,19 +193,19 @@ def _acquire(volume, shape):
     return volume
 
 
-def _linear(volume, shape):
+def _linear(volume: np.ndarray, shape: tuple[int, ...]):
     """Value at the voxel centres of ``shape``, by linear interpolation: no ringing where the field jumps."""
     return expand(
         volume, [linear_basis(np.arange(n) * m / n, m) for n, m in zip(shape, volume.shape, strict=True)]
     )
 
 
-def _harmonics(x, y, z):
+def _harmonics(x: np.ndarray, y: np.ndarray, z: np.ndarray):
     """The solid harmonics up to second order, as a shim makes them."""
     return (1, x, y, z, x * y, x * z, y * z, x**2 - y**2, 2 * z**2 - x**2 - y**2)
 
 
-def _shim(field, brain, grid, rng):
+def _shim(field: np.ndarray, brain: np.ndarray, grid: Grid, rng: np.random.Generator):
     """Take off, in place, what the scanner's shim does: the best field over the brain, not quite exactly."""
     x, y, z = (
         (v * (np.arange(n) - (n - 1) / 2) / 100).astype(np.float32)
@@ -220,7 +221,7 @@ def _shim(field, brain, grid, rng):
         field[n] -= sum(np.float32(w) * term for w, term in zip(weights, terms, strict=True))
 
 
-def _coil(rng):
+def _coil(rng: np.random.Generator):
     """Coefficients of the receive phase (rad) and of the log sensitivity over the field of view."""
     phase = rng.normal(0, 1, 10) * (2, 2, 2, 2, 1, 1, 1, 1, 1, 1)
     gain = rng.normal(0, 1, 10) * (0, 0.15, 0.15, 0.15, 0.05, 0.05, 0.05, 0.05, 0.05, 0.05)
@@ -229,7 +230,15 @@ def _coil(rng):
 
 
 @numba.njit(cache=True, parallel=True)
-def _signal(start, r2star, field, coil, turn, time, swing):
+def _signal(
+    start: np.ndarray,
+    r2star: np.ndarray,
+    field: np.ndarray,
+    coil: np.ndarray,
+    turn: float,
+    time: float,
+    swing: np.ndarray,
+):
     """Complex signal of one echo on the fine grid."""
     shape = start.shape
     out = np.empty(shape, np.complex64)

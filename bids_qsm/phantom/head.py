@@ -1,5 +1,6 @@
 """The digital head: tissue of a person, in template space, with a pose and a warp of its own."""
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -41,11 +42,11 @@ class Head:
         """Susceptibility (ppm) of the air around the head."""
         return t.TISSUES['air'].chi
 
-    def to_template(self, shape, affine):
+    def to_template(self, shape: tuple[int, ...], affine: np.ndarray):
         """Template coordinates (mm) of every voxel of a scanner grid, shape (x, y, z, 3)."""
         return coordinates(shape, self.pose @ affine, self.warp)
 
-    def sample(self, shape, affine, names=CHANNELS):
+    def sample(self, shape: tuple[int, ...], affine: np.ndarray, names: Sequence[str] = CHANNELS):
         """Tissue on a scanner grid, by name.
 
         Names are those of CHANNELS (chi in ppm; r2star and r1 in 1/s at 3 T; shares else) and 'blood'.
@@ -69,13 +70,13 @@ class Head:
             found['blood'] = blood
         return found
 
-    def labels(self, shape, affine):
+    def labels(self, shape: tuple[int, ...], affine: np.ndarray):
         """Nuclei of the built-in atlas on a scanner grid (int16); none in CSF."""
         dseg = atlas.classify(self.to_template(shape, affine), self.shapes)
         dseg[self.sample(shape, affine, ('csf',))['csf'] > 0.5] = 0
         return dseg
 
-    def lesion_labels(self, shape, affine):
+    def lesion_labels(self, shape: tuple[int, ...], affine: np.ndarray):
         """Lesions on a scanner grid (int16), numbered from 1 in their order."""
         found = np.zeros(shape, np.int16)
         if not self.lesions:
@@ -85,11 +86,11 @@ class Head:
             found[np.linalg.norm(points - np.float32(lesion.centre), axis=-1) <= lesion.radius] = n
         return found
 
-    def moved(self, rotation, translation):
+    def moved(self, rotation: Sequence[float], translation: Sequence[float]):
         """Return the same head turned by ``rotation`` (degrees about x, y, z), then shifted (mm)."""
         return replace(self, pose=self.pose @ np.linalg.inv(rigid(rotation, translation)))
 
-    def changed(self, effects, lesions=()):
+    def changed(self, effects: Mapping[str, float], lesions: Sequence[Lesion] = ()):
         """Return the same person at another time.
 
         Parameters
@@ -123,7 +124,7 @@ class Head:
         )
 
 
-def rigid(rotation, translation=(0, 0, 0)):
+def rigid(rotation: Sequence[float], translation: Sequence[float] = (0, 0, 0)):
     """Matrix (4, 4) that turns by ``rotation`` (degrees about x, then y, then z) and shifts (mm)."""
     matrix = np.eye(4)
     for axis, angle in enumerate(np.radians(rotation)):
@@ -136,7 +137,16 @@ def rigid(rotation, translation=(0, 0, 0)):
     return matrix
 
 
-def make_head(seed, *, spacing=1.0, effects=None, lesions=(), warp_mm=2.5, variation=0.1, nuclei_mm=0.0):
+def make_head(
+    seed: int,
+    *,
+    spacing: float = 1.0,
+    effects: Mapping[str, float] | None = None,
+    lesions: Sequence[Lesion] = (),
+    warp_mm: float = 2.5,
+    variation: float = 0.1,
+    nuclei_mm: float = 0.0,
+):
     """Make a person's head: anatomy, tissue, veins, skull and cavities follow from ``seed``.
 
     Parameters
@@ -186,7 +196,7 @@ _TEMPLATES = (
 )
 
 
-def _template(load, shape, origin, spacing):
+def _template(load: Callable, shape: tuple[int, ...], origin: np.ndarray, spacing: float):
     """One of nilearn's bundled ICBM152 2009a maps on the head's lattice."""
     image = load(resolution=1)
     start = (origin - image.affine[:3, 3]).astype(int)
@@ -205,10 +215,10 @@ def _template(load, shape, origin, spacing):
     return result
 
 
-def _textures(shape, spacing, rng):
+def _textures(shape: tuple[int, ...], spacing: float, rng: np.random.Generator):
     """Function of a smoothness (mm) that gives random fields of unit variance on a lattice."""
 
-    def texture(sigma, shape=shape):
+    def texture(sigma: float, shape: tuple[int, ...] = shape):
         coarse = [int(np.ceil(n * spacing / sigma)) + 4 for n in shape]
         # a quadratic B-spline keeps 11/20 of the variance of white noise along each axis
         field = rng.standard_normal(coarse, dtype=np.float32) * np.float32(0.55**-1.5)
@@ -219,14 +229,21 @@ def _textures(shape, spacing, rng):
     return texture
 
 
-def _draw_brain(data, t1w, grey, white, mask, texture):
+def _draw_brain(
+    data: np.ndarray,
+    t1w: np.ndarray,
+    grey: np.ndarray,
+    white: np.ndarray,
+    mask: np.ndarray,
+    texture: Callable,
+):
     """Fill the brain: tissue maps, with the template's contrast and random texture within each tissue."""
     total = np.maximum(grey + white, 1)
     grey, white = mask * grey / total, mask * white / total
     csf = mask - grey - white
     shares = {'csf': csf, 'grey': grey, 'white': white}
 
-    def mix(quantity):
+    def mix(quantity: str):
         return sum(amount * np.float32(getattr(t.TISSUES[n], quantity)) for n, amount in shares.items())
 
     solid = grey + white
@@ -247,7 +264,7 @@ def _draw_brain(data, t1w, grey, white, mask, texture):
     put['brain'][:], put['csf'][:], put['white'][:] = mask, csf, white
 
 
-def _expand(effects):
+def _expand(effects: Mapping[str, float]):
     """Composite regions to their parts; an unknown name is an error."""
     known = set(t.NUCLEI) | {'Vein'}
     expanded = {}
@@ -259,7 +276,7 @@ def _expand(effects):
     return expanded
 
 
-def _shape(rng, warp_mm):
+def _shape(rng: np.random.Generator, warp_mm: float):
     """Warp and pose of a person: size and shear of the head, place in the scanner, smooth displacement."""
     spacing = 5.0
     low, high = np.array(BOX[0]) - 10.0, np.array(BOX[1]) + 10.0

@@ -1,13 +1,17 @@
 """Lesions of a digital head: their drawing, and lesions of every kind scattered at random."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
 
 from bids_qsm.phantom import tissue as t
-from bids_qsm.phantom.sampling import near
+from bids_qsm.phantom.sampling import Volume, near
 from bids_qsm.phantom.skull import soft
+
+if TYPE_CHECKING:
+    from bids_qsm.phantom.head import Head
 
 KINDS = ('lesion', 'microbleed', 'calcification')
 DECAY = 137.0
@@ -34,7 +38,7 @@ class Lesion:
             raise ValueError(f'no kind of lesion {self.kind!r}; known are {list(KINDS)}')
 
 
-def draw_lesion(volume, lesion):
+def draw_lesion(volume: Volume, lesion: Lesion):
     """Draw a lesion into the channels (`tissue.CHANNELS`) of a volume, in place."""
     box, points = near(volume, lesion.centre, 3 * [lesion.radius + 3])
     put = t.channels(volume.data[box])
@@ -56,14 +60,14 @@ def draw_lesion(volume, lesion):
         put['t1w'] *= 1 - 0.28 * inside
 
 
-def _draw_bleed(put, inside, chi):
+def _draw_bleed(put: dict[str, np.ndarray], inside: np.ndarray, chi: float):
     put['chi'] += inside * chi
     put['r2star'] += inside * np.float32(DECAY * abs(chi))
     put['density'] *= 1 - 0.2 * inside
     put['t1w'] *= 1 - 0.35 * inside
 
 
-def _share(points, lesion, spacing, parts=4):
+def _share(points: np.ndarray, lesion: Lesion, spacing: float, parts: int = 4):
     """Share of each voxel within the sphere: a bleed may be no larger than a voxel, and keeps its moment."""
     at = ((np.arange(parts) + 0.5) / parts - 0.5) * spacing
     inside = np.zeros(points.shape[:3], np.float32)
@@ -82,13 +86,23 @@ _SORTS = {
 }
 
 
-def scatter(seed, head, *, rims=0, lesions=0, calcifications=0, microbleeds=0, depth=5.0, apart=4.0):
+def scatter(
+    seed: int,
+    head: 'Head',
+    *,
+    rims: int = 0,
+    lesions: int = 0,
+    calcifications: int = 0,
+    microbleeds: int = 0,
+    depth: float = 5.0,
+    apart: float = 4.0,
+):
     """Lesions of every kind at random places in white and grey matter, clear of nuclei, veins and CSF.
 
     Parameters
     ----------
     seed : int
-    head : Head
+    head : 'Head'
     rims, lesions, calcifications, microbleeds : int
         How many of each; rims and lesions (which have none) lie in white matter.
     depth : float
@@ -107,12 +121,7 @@ def scatter(seed, head, *, rims=0, lesions=0, calcifications=0, microbleeds=0, d
         No place is left for all of them.
     """
     rng = np.random.default_rng([seed, 9])
-    numbers = {
-        'rims': rims,
-        'lesions': lesions,
-        'calcifications': calcifications,
-        'microbleeds': microbleeds,
-    }
+    numbers = {'rims': rims, 'lesions': lesions, 'calcifications': calcifications, 'microbleeds': microbleeds}
     places, room, white = _room(head, depth, apart)
     found = []
     for sort, number in numbers.items():
@@ -129,14 +138,14 @@ def scatter(seed, head, *, rims=0, lesions=0, calcifications=0, microbleeds=0, d
     return tuple(found)
 
 
-def _room(head, depth, apart, spacing=2.0):
+def _room(head: 'Head', depth: float, apart: float, spacing: float = 2.0):
     """Points (n, 3) of the brain (mm, template), radius (mm) of what fits there, share of white matter."""
     volume = head.tissue
     skip = max(round(spacing / volume.spacing), 1)
     spacing = skip * volume.spacing
     put = t.channels(volume.data[::skip, ::skip, ::skip])
 
-    def marked(points):
+    def marked(points: np.ndarray):
         index = np.round((points - volume.origin) / spacing).astype(int)
         mark = np.zeros(put['brain'].shape, bool)
         mark[tuple(index.T)] = True

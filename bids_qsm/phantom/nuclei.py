@@ -1,5 +1,6 @@
 """The deep grey nuclei of a digital head: where a person's lie, what they are made of, and their drawing."""
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -8,7 +9,7 @@ from nilearn import datasets
 
 from bids_qsm.anatomy import atlas
 from bids_qsm.phantom import tissue as t
-from bids_qsm.phantom.sampling import near
+from bids_qsm.phantom.sampling import Volume, near
 
 TOGETHER = {
     'GP': ('GPe', 'GPi'),
@@ -40,7 +41,7 @@ class Nucleus:
     grain: np.ndarray
 
 
-def displaced(rng, nuclei_mm):
+def displaced(rng: np.random.Generator, nuclei_mm: float):
     """Return the atlas's ellipsoids with GP, STN, SN and RN of each side moved, each its own way.
 
     A displacement is drawn uniformly from a ball; it is drawn anew where the nucleus would run into CSF or
@@ -74,11 +75,18 @@ def displaced(rng, nuclei_mm):
     return tuple(shapes)
 
 
-def _belongs(ellipsoid, side, names):
+def _belongs(ellipsoid: atlas.Ellipsoid, side: str, names: Iterable[str]):
     return ellipsoid.hemisphere == side and any(ellipsoid.region in TOGETHER[name] for name in names)
 
 
-def _step(rng, limit, at_rest, shapes, group, others):
+def _step(
+    rng: np.random.Generator,
+    limit: float,
+    at_rest: Sequence[atlas.Ellipsoid],
+    shapes: Sequence[atlas.Ellipsoid],
+    group: list[int],
+    others: list[int],
+):
     """Displacement (mm) of ``group``: of the candidates the first that fits, or the one that fits best."""
     direction = rng.standard_normal((CANDIDATES, 3))
     length = limit * rng.uniform(size=(CANDIDATES, 1)) ** (1 / 3)
@@ -96,7 +104,7 @@ def _step(rng, limit, at_rest, shapes, group, others):
     return best[1]
 
 
-def _inside(group):
+def _inside(group: Sequence[atlas.Ellipsoid]):
     """Points (n, 3) of a lattice within any of the ellipsoids."""
     low = np.min([e.centre - e.reach for e in group], 0)
     high = np.max([e.centre + e.reach for e in group], 0)
@@ -105,7 +113,7 @@ def _inside(group):
     return points[np.any([e.distance(points) <= 1 for e in group], 0)]
 
 
-def _crowding(points, others):
+def _crowding(points: np.ndarray, others: Sequence[atlas.Ellipsoid]):
     """Share of a nucleus in CSF, then the share of it, or of each other one if smaller, that they share."""
     solid, affine = _solid()
     index = np.round((points - affine[:3, 3]) / np.diag(affine)[:3]).astype(int)
@@ -126,7 +134,13 @@ def _solid():
     return np.asarray(grey.dataobj) + np.asarray(white.dataobj) > 0.5, grey.affine
 
 
-def draw_nuclei(volume, shapes, texture, rng, variation):
+def draw_nuclei(
+    volume: Volume,
+    shapes: Sequence[atlas.Ellipsoid],
+    texture: Callable,
+    rng: np.random.Generator,
+    variation: float,
+):
     """Draw nuclei into the brain, each with this person's susceptibility.
 
     Parameters

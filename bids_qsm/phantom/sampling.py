@@ -1,5 +1,6 @@
 """Pulling template-space volumes through pose and warp onto any grid."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numba
@@ -23,12 +24,12 @@ class Volume:
     origin: np.ndarray
     spacing: float
 
-    def points(self, axis):
+    def points(self, axis: int):
         """Template coordinates (mm) of the lattice along one axis."""
         return self.origin[axis] + self.spacing * np.arange(self.data.shape[axis])
 
 
-def near(volume, centre, reach):
+def near(volume: Volume, centre: Sequence[float] | np.ndarray, reach: Sequence[float] | np.ndarray):
     """Box of the lattice around ``centre`` and the coordinates (x, y, z, 3) of its nodes."""
     box, points = [], []
     for k in range(3):
@@ -40,7 +41,16 @@ def near(volume, centre, reach):
 
 
 @numba.njit(cache=True)
-def _warped(i, j, k, matrix, nodes, origin, spacing, out):
+def _warped(
+    i: int,
+    j: int,
+    k: int,
+    matrix: np.ndarray,
+    nodes: np.ndarray,
+    origin: np.ndarray,
+    spacing: float,
+    out: np.ndarray,
+):
     """Template coordinates of voxel (i, j, k): affine, then displacement by trilinear interpolation."""
     x = matrix[0, 0] * i + matrix[0, 1] * j + matrix[0, 2] * k + matrix[0, 3]
     y = matrix[1, 0] * i + matrix[1, 1] * j + matrix[1, 2] * k + matrix[1, 3]
@@ -62,7 +72,9 @@ def _warped(i, j, k, matrix, nodes, origin, spacing, out):
 
 
 @numba.njit(cache=True, parallel=True)
-def _coordinates(shape, matrix, nodes, origin, spacing):
+def _coordinates(
+    shape: tuple[int, ...], matrix: np.ndarray, nodes: np.ndarray, origin: np.ndarray, spacing: float
+):
     result = np.empty((shape[0], shape[1], shape[2], 3), np.float32)
     for i in numba.prange(shape[0]):
         point = np.empty(3)
@@ -75,7 +87,14 @@ def _coordinates(shape, matrix, nodes, origin, spacing):
 
 
 @numba.njit(cache=True)
-def _interpolate(point, data, origin, spacing, channels, total):
+def _interpolate(
+    point: np.ndarray,
+    data: np.ndarray,
+    origin: np.ndarray,
+    spacing: float,
+    channels: np.ndarray,
+    total: np.ndarray,
+):
     """Trilinear interpolation; False outside the volume. Below it, its lowest plane goes on."""
     u = (point[0] - origin[0]) / spacing
     v = (point[1] - origin[1]) / spacing
@@ -98,7 +117,15 @@ def _interpolate(point, data, origin, spacing, channels, total):
 
 
 @numba.njit(cache=True, parallel=True)
-def _pull(shape, matrix, warp, volume, channels, outside, veins):
+def _pull(
+    shape: tuple[int, ...],
+    matrix: np.ndarray,
+    warp: tuple,
+    volume: tuple,
+    channels: np.ndarray,
+    outside: np.ndarray,
+    veins: tuple,
+):
     nodes, origin, spacing = warp
     data, place, step = volume
     more, more_place, more_step = veins
@@ -121,7 +148,7 @@ def _pull(shape, matrix, warp, volume, channels, outside, veins):
     return result
 
 
-def coordinates(shape, matrix, warp):
+def coordinates(shape: tuple[int, ...], matrix: np.ndarray, warp: Warp):
     """Template coordinates (mm) of every voxel, shape (x, y, z, 3).
 
     ``matrix`` (4, 4) takes voxel indices to template space before the warp.
@@ -129,7 +156,15 @@ def coordinates(shape, matrix, warp):
     return _coordinates(tuple(shape), np.asarray(matrix, float), warp.nodes, warp.origin, warp.spacing)
 
 
-def pull(shape, matrix, warp, volume, channels, outside, veins):
+def pull(
+    shape: tuple[int, ...],
+    matrix: np.ndarray,
+    warp: Warp,
+    volume: Volume,
+    channels: Sequence[int],
+    outside: Sequence[float],
+    veins: Volume,
+):
     """Sample ``channels`` of a volume, and last the veins, at every voxel: shape (channel + 1, x, y, z).
 
     Beyond the volume the values are those of ``outside``, one a channel, and no veins.
@@ -146,7 +181,7 @@ def pull(shape, matrix, warp, volume, channels, outside, veins):
 
 
 @numba.njit(cache=True, parallel=True)
-def _expand(volume, starts, weights):
+def _expand(volume: np.ndarray, starts: tuple, weights: tuple):
     """Banded matrices along the three axes, a plane of the result at a time."""
     (s0, s1, s2), (w0, w1, w2) = starts, weights
     out = np.empty((len(s0), len(s1), len(s2)), np.float32)
@@ -170,7 +205,7 @@ def _expand(volume, starts, weights):
     return out
 
 
-def _band(basis):
+def _band(basis: np.ndarray):
     """First column and values of the band that holds all of a matrix that matters."""
     matters = np.abs(basis) > 1e-5
     start = matters.argmax(1)
@@ -180,18 +215,18 @@ def _band(basis):
     return start, np.ascontiguousarray(values, np.float32)
 
 
-def expand(volume, bases):
+def expand(volume: np.ndarray, bases: Iterable[np.ndarray]):
     """Apply one banded matrix (n_out, n_in) along each axis of a volume: separable interpolation."""
     starts, weights = zip(*(_band(basis) for basis in bases), strict=True)
     return _expand(np.ascontiguousarray(volume, np.float32), starts, weights)
 
 
-def linear_basis(at, size):
+def linear_basis(at: np.ndarray, size: int):
     """Matrix that interpolates a vector of ``size`` linearly at the (fractional) indices ``at``."""
     return np.maximum(1 - np.abs(np.minimum(at, size - 1)[:, None] - np.arange(size)), 0)
 
 
-def spline_basis(at, size):
+def spline_basis(at: np.ndarray, size: int):
     """Matrix that evaluates a quadratic B-spline of ``size`` coefficients at the indices ``at``."""
     d = np.abs(at[:, None] - np.arange(size))
     return np.where(d < 0.5, 0.75 - d**2, 0.5 * np.maximum(1.5 - d, 0) ** 2)

@@ -1,10 +1,12 @@
 """What lies around the brain: CSF, skull, scalp, face and neck, and the cavities full of air."""
 
+from collections.abc import Callable, Sequence
+
 import numba
 import numpy as np
 from scipy import ndimage
 
-from bids_qsm.phantom.sampling import expand, linear_basis
+from bids_qsm.phantom.sampling import Volume, expand, linear_basis
 from bids_qsm.phantom.tissue import PAINTED, TISSUES
 
 # Centre and half axes (mm of MNI152, right side; mirrored where x is not 0).
@@ -29,13 +31,13 @@ CELLS = {'mastoid': (0.55, 0.6), 'ethmoid': (0.9, 0.5)}
 
 
 @numba.vectorize(['float32(float32, float32)'], cache=True)
-def soft(signed, spacing):
+def soft(signed: np.float32, spacing: np.float32):
     """Share (0 .. 1) of a voxel inside a surface at ``signed`` distance (mm), negative inside."""
     return min(max(np.float32(0.5) - signed / spacing, np.float32(0)), np.float32(1))
 
 
 @numba.njit(cache=True, parallel=True)
-def paint_over(data, amount, values):
+def paint_over(data: np.ndarray, amount: np.ndarray, values: np.ndarray):
     """Replace the share ``amount`` (x, y, z) of the first channels of ``data`` by ``values``."""
     for i in numba.prange(amount.shape[0]):
         for j in range(amount.shape[1]):
@@ -49,22 +51,22 @@ def paint_over(data, amount, values):
 class _Canvas:
     """A lattice of template space to paint tissue on."""
 
-    def __init__(self, volume):
+    def __init__(self, volume: Volume):
         self.data, self.spacing = volume.data, np.float32(volume.spacing)
         self.axes = [volume.points(k).astype(np.float32) for k in range(3)]
         x, y, z = self.axes
         self.x, self.y, self.z = x[:, None, None], y[None, :, None], z[None, None, :]
 
-    def paint(self, tissue, amount, box=(slice(None),) * 3):
+    def paint(self, tissue: str, amount: np.ndarray, box: tuple[slice, ...] = (slice(None),) * 3):
         values = [getattr(TISSUES[tissue], name) for name in PAINTED]
         amount = np.ascontiguousarray(np.broadcast_to(amount, self.data[box].shape[:3]), np.float32)
         paint_over(self.data[box], amount, np.array(values, np.float32))
 
-    def fill(self, tissue, signed, box=(slice(None),) * 3):
+    def fill(self, tissue: str, signed: np.ndarray, box: tuple[slice, ...] = (slice(None),) * 3):
         """Paint the inside of a surface given by its signed distance (mm)."""
         self.paint(tissue, soft(signed, self.spacing), box)
 
-    def ellipsoids(self, centre, axes):
+    def ellipsoids(self, centre: Sequence[float] | np.ndarray, axes: Sequence[float] | np.ndarray):
         """Signed distance (mm, about) to an ellipsoid and the box it holds in, right side, then left."""
         for side in (1, -1) if centre[0] else (1,):
             place = np.multiply(centre, (side, 1, 1))
@@ -80,7 +82,7 @@ class _Canvas:
                 yield (np.sqrt(u**2 + v**2 + w**2) - 1) * np.float32(min(axes)), tuple(box)
 
 
-def _distances(brain, spacing, coarse=2.0):
+def _distances(brain: np.ndarray, spacing: float, coarse: float = 2.0):
     """Distance (mm) to the brain and to its hull (gaps up to 44 mm closed), computed on a coarser lattice."""
     skip = max(round(coarse / spacing), 1)
     small = brain[::skip, ::skip, ::skip] > 0.5
@@ -94,7 +96,7 @@ def _distances(brain, spacing, coarse=2.0):
     return [expand((d - step / 2).astype(np.float32), bases) for d in (to_brain, to_hull)]
 
 
-def draw_surroundings(volume, brain, texture, rng):
+def draw_surroundings(volume: Volume, brain: np.ndarray, texture: Callable, rng: np.random.Generator):
     """Paint everything outside the brain into ``volume``.
 
     Parameters
@@ -149,7 +151,7 @@ def draw_surroundings(volume, brain, texture, rng):
     canvas.fill('csf', to_brain - 2.3 - 0.5 * smooth)
 
 
-def _paint_spine(canvas):
+def _paint_spine(canvas: _Canvas):
     """Cervical cord in its canal, with vertebrae around."""
     below = slice(0, int(np.searchsorted(canvas.axes[2], -70.0)))
     box = (slice(None), slice(None), below)
@@ -162,7 +164,7 @@ def _paint_spine(canvas):
     canvas.fill('white', cord - 5.0, box)
 
 
-def _paint_cavities(canvas, texture, rng):
+def _paint_cavities(canvas: _Canvas, texture: Callable, rng: np.random.Generator):
     """Paranasal sinuses, nose, ears and pharynx, of random size on each side."""
     for name, (centre, axes) in CAVITIES.items():
         for side in (1, -1):
@@ -182,5 +184,5 @@ def _paint_cavities(canvas, texture, rng):
     canvas.fill('air', np.maximum(np.sqrt((x / 1.3) ** 2 + v**2) - 7.0, z + 62))
 
 
-def _one_side(canvas, place, size):
+def _one_side(canvas: _Canvas, place: np.ndarray, size: np.ndarray):
     return list(canvas.ellipsoids(place, size))[:1]

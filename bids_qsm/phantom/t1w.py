@@ -1,12 +1,20 @@
 """Simulated T1-weighted image of a digital head."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from bids_qsm.phantom.head import rigid
+from bids_qsm.phantom.head import Head, rigid
 
 
 def simulate_t1w(
-    head, seed=0, *, voxel_size=(1.0, 1.0, 1.0), fov=(192.0, 240.0, 208.0), rotation=(0.0, 0.0, 0.0), snr=60.0
+    head: Head,
+    seed: int | np.integer = 0,
+    *,
+    voxel_size: Sequence[float] = (1.0, 1.0, 1.0),
+    fov: Sequence[float] = (192.0, 240.0, 208.0),
+    rotation: Sequence[float] = (0.0, 0.0, 0.0),
+    snr: float = 60.0,
 ):
     """Acquire an MPRAGE-like image: contrast of the template, coil shading, Rician noise.
 

@@ -70,22 +70,22 @@ NUCLEI = {
 COMPOSITE = {'SN': ('SNc', 'SNr'), 'GP': ('GPe', 'GPi')}
 
 
-def channels(data):
+def channels(data: np.ndarray):
     """Views of a volume's channels (the last axis) by name."""
     return dict(zip(CHANNELS, np.moveaxis(data, -1, 0), strict=True))
 
 
-def scale_r2star(r2star, field_strength):
+def scale_r2star(r2star: np.ndarray, field_strength: float):
     """R2* (1/s) at another field strength (T): mostly linear in it, being mostly susceptibility."""
     return r2star * (0.3 + 0.7 * field_strength / 3.0)
 
 
-def scale_r1(r1, field_strength):
+def scale_r1(r1: np.ndarray, field_strength: float):
     """R1 (1/s) at another field strength (T): T1 of tissue grows with about its cube root."""
     return r1 * (3.0 / field_strength) ** (1 / 3)
 
 
-def brain_r1(brightness):
+def brain_r1(brightness: np.ndarray):
     """R1 (1/s, 3 T) of brain by the template's T1-weighted brightness, from CSF to white matter."""
     known = [TISSUES[t] for t in ('csf', 'grey', 'white')]
     return np.interp(brightness, [t.t1w for t in known], [1 / t.t1 for t in known]).astype(np.float32)

@@ -1,5 +1,7 @@
 """A random but plausible vein tree of the brain, drawn into template space."""
 
+from collections.abc import Iterable, Sequence
+
 import numba
 import numpy as np
 from scipy import ndimage
@@ -23,7 +25,9 @@ DEEP = (
 )
 
 
-def _smooth(points, step, rng=None, jitter=0.0):
+def _smooth(
+    points: Sequence | np.ndarray, step: float, rng: np.random.Generator | None = None, jitter: float = 0.0
+):
     """Cubic curve through waypoints, a point every ``step`` mm, the inner waypoints jittered."""
     points = np.asarray(points, float)
     if rng is not None:
@@ -34,7 +38,7 @@ def _smooth(points, step, rng=None, jitter=0.0):
     return ndimage.gaussian_filter1d(coarse, 2 / step, axis=0, mode='nearest')
 
 
-def _mirrored(paths, rng, step, jitter):
+def _mirrored(paths: Iterable[tuple], rng: np.random.Generator, step: float, jitter: float):
     for points, radius in paths:
         points = np.asarray(points, float)
         sides = (1, -1) if np.any(points[:, 0] != 0) else (1,)
@@ -42,7 +46,7 @@ def _mirrored(paths, rng, step, jitter):
             yield _smooth(points * (side, 1, 1), step, rng, jitter), radius * rng.uniform(0.85, 1.15)
 
 
-def _sagittal_sinus(brain, step):
+def _sagittal_sinus(brain: Volume, step: float):
     """The superior sagittal sinus: just outside the brain on the midline, from frontal pole to occiput."""
     reach = np.arange(30, 120, 0.5)
     path = []
@@ -57,7 +61,7 @@ def _sagittal_sinus(brain, step):
     return _smooth(path, step)
 
 
-def _look(field, point):
+def _look(field: Volume, point: np.ndarray):
     """Value and gradient (1/mm) of a field at a point; None outside it."""
     i, j, k = ((point - field.origin) / field.spacing).astype(int)
     if min(i, j, k) < 1 or np.any(np.array((i, j, k)) >= np.array(field.data.shape) - 1):
@@ -71,11 +75,19 @@ def _look(field, point):
     return d[i, j, k], np.array(slope, float) / (2 * field.spacing)
 
 
-def _unit(vector):
+def _unit(vector: np.ndarray):
     return vector / max(np.linalg.norm(vector), 1e-3)
 
 
-def _descend(start, field, stop, step, rng, wander, longest):
+def _descend(
+    start: np.ndarray,
+    field: Volume,
+    stop: float,
+    step: float,
+    rng: np.random.Generator,
+    wander: float,
+    longest: float,
+):
     """Wander down the slope of ``field`` (mm) until it is below ``stop``; None where too short to matter."""
     here, path, drift = np.array(start, float), [], np.zeros(3)
     while len(path) < longest / step:
@@ -90,7 +102,7 @@ def _descend(start, field, stop, step, rng, wander, longest):
     return np.array(path) if len(path) > 3 / step else None
 
 
-def _climb(start, depth, step, rng):
+def _climb(start: np.ndarray, depth: Volume, step: float, rng: np.random.Generator):
     """Along the brain's surface, 1.5 mm deep, from ``start`` to the midline above it."""
     here, path, drift = np.array(start, float), [], np.zeros(3)
     top = np.array([0.0, start[1] + rng.uniform(-15, 15), 78.0])
@@ -106,14 +118,14 @@ def _climb(start, depth, step, rng):
     return np.array(path) if len(path) > 3 / step else None
 
 
-def _seeds(where, number, volume, rng):
+def _seeds(where: np.ndarray, number: int, volume: Volume, rng: np.random.Generator):
     index = np.argwhere(where)
     chosen = index[rng.choice(len(index), min(number, len(index)), replace=False)]
     return volume.origin + volume.spacing * (chosen + rng.uniform(-0.5, 0.5, chosen.shape))
 
 
 @numba.njit(cache=True)
-def _draw(blood, points, radii):
+def _draw(blood: np.ndarray, points: np.ndarray, radii: np.ndarray):
     """Rasterise tubes, points and radii in voxels, with soft walls; thinner ones fill a voxel in part."""
     for n in range(len(points)):
         r = radii[n]
@@ -129,7 +141,7 @@ def _draw(blood, points, radii):
                         blood[i, j, k] = share
 
 
-def draw_veins(brain, white, csf, rng):
+def draw_veins(brain: Volume, white: np.ndarray, csf: np.ndarray, rng: np.random.Generator):
     """Draw dural sinuses, deep, cortical, sulcal and medullary veins.
 
     Parameters
@@ -148,7 +160,7 @@ def draw_veins(brain, white, csf, rng):
     spacing = brain.spacing * SPACING
     step = spacing / 2
 
-    def distance(inside):
+    def distance(inside: np.ndarray):
         filled = ndimage.distance_transform_edt(inside).astype(np.float32) * np.float32(brain.spacing)
         return Volume(filled, brain.origin, brain.spacing)
 

@@ -1,7 +1,12 @@
+from contextlib import suppress
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bids_qsm.cohort.formula import Factor, parse, parse_columns, parse_model
 from bids_qsm.errors import UserError
+from tests.test_fuzz import fuzz
 
 
 @pytest.mark.parametrize(
@@ -15,10 +20,16 @@ from bids_qsm.errors import UserError
         ('chi ~ 1 + a', 'chi ~ a'),
         ('chi ~ 1', 'chi ~ 1'),
         ("chi ~ Q('two words') + C(site)", "chi ~ Q('two words') + C(site)"),
+        ('chi ~ `two words` + log (Q("a) ~ b"))', "chi ~ Q('two words') + log(Q('a) ~ b'))"),
+        (
+            "chi ~ C(site, Treatment(reference=1)) + C(class, '2)')",
+            "chi ~ C(site, reference='1') + C(class, reference='2)')",
+        ),
         ("chi ~ C(group, Treatment('HC'))", "chi ~ C(group, reference='HC')"),
         ('chi ~ bs(age, df=4) + cr(log(age), 3)', 'chi ~ bs(age, df=4) + cr(log(age), df=3)'),
         ('chi ~ standardize(center(age))', 'chi ~ standardize(center(age))'),
         ('chi ~ a + a', 'chi ~ a'),
+        ('chi ~ a:b + b:1:a', 'chi ~ a:b'),
     ],
 )
 def test_formulas_are_read(text, same):
@@ -37,6 +48,13 @@ def test_formulas_are_read(text, same):
         "chi ~ Q(open('x').read())",
         'chi ~ age.__class__()',
         'chi ~ (lambda: 1)()',
+        'chi ~ {open("x")}',
+        'chi ~ a + `b',
+        'chi ~ age[0]',
+        'chi ~ .',
+        'chi ~ a | b',
+        'chi ~ a / b',
+        'chi ~ C(group, contr.sum)',
         'chi ~ [a for a in b]',
         'chi ~ a if b else c',
         'chi ~ age; group',
@@ -94,6 +112,22 @@ def test_columns_are_named_once():
 def test_monsters_are_refused(text):
     with pytest.raises(UserError, match='more than 20'):
         parse(text)
+
+
+@fuzz(200)
+@given(st.text('ab1 ~+*:()[]{}`\'",=.-\\\nCQ', max_size=30))
+def test_any_text_is_read_or_refused(text):
+    with suppress(UserError):
+        assert parse(str(parse(text))) == parse(text)
+
+
+def test_nothing_is_evaluated(monkeypatch):
+    monkeypatch.setattr('builtins.eval', None)
+    monkeypatch.setattr('builtins.exec', None)
+    monkeypatch.setattr('ast.parse', None)
+    assert len(parse('chi ~ C(group) * log(age)').terms) == 3
+    with pytest.raises(UserError):
+        parse('chi ~ log(age, open("x"))')
 
 
 def test_depth_is_that_of_parentheses_within_each_other():

@@ -5,14 +5,7 @@ import pytest
 from scipy import ndimage
 
 from bids_qsm.anatomy.atlas import nuclei_atlas
-from bids_qsm.anatomy.transform import (
-    Displacement,
-    compose,
-    grid_points,
-    invert,
-    resample,
-    transform_points,
-)
+from bids_qsm.anatomy.transform import Displacement, compose, grid_points, invert, resample, transform_points
 from bids_qsm.cohort.study_template import average, build_template, hybrid
 from tests.anatomy.brains import warp
 
