@@ -5,11 +5,12 @@ import io
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from bids_qsm.plotting.mosaic import AXIAL, MASK_COLOUR, Mosaic, box_of, canonical, few, rows_of, slices_of
 
-# bright, far apart on grey, and none near the yellow of the mask
+# bright, well separated on grey, and none near the yellow of the mask outline
 _REGION_COLOURS = (
     '#4dabf7', '#ff6b6b', '#51cf66', '#da77f2', '#22d3ee', '#f783ac', '#c0eb75', '#9775fa',
     '#38d9a9', '#748ffc', '#f06595', '#94d82d', '#15aabf', '#e599f7',
@@ -32,7 +33,7 @@ class Kind:
 
 KINDS = {
     'magnitude': Kind('Magnitude', 'arbitrary', masked=False),
-    # colours between two neighbours that lie a wrap apart would mean nothing: no interpolation
+    # no interpolation: values between two sides of a wrap have no meaning
     'phase': Kind('Wrapped phase', 'rad', 'twilight', (-np.pi, np.pi), smooth=False),
     'field': Kind('Total field', 'ppm', 'RdBu_r', symmetric=True),
     'localfield': Kind('Local field', 'ppm', window=(-0.1, 0.1)),
@@ -49,19 +50,21 @@ KINDS = {
 }
 
 
-def plot_map(data, affine, *, kind: str, mask=None, title: str = '') -> bytes:
+def plot_map(
+    data: np.ndarray, affine: np.ndarray, *, kind: str, mask: np.ndarray | None = None, title: str = ''
+) -> bytes:
     """Draw axial, coronal and sagittal slices of a map with its colour bar.
 
     Parameters
     ----------
     data : ndarray, 3D, or 4D with echoes last
-        Of a 4D series the first, the middle and the last echo are shown, a row of axial slices each.
+        Of a 4D series, the first, the middle and the last echo are shown, each as a row of axial slices.
     affine : ndarray, 4x4
-        Voxels to world (RAS, mm); slices follow the voxel axes that lie nearest to those of the world.
+        Voxels to world (RAS, mm). Slices follow the voxel axes that are nearest to the axes of the world.
     kind
         Key of ``KINDS``.
     mask : ndarray of bool, 3D
-        Bounds the slices, sets the window, and blanks what lies outside in kinds that are masked.
+        Bounds the slices and sets the window. In kinds that are masked, what lies outside is blank.
 
     Returns
     -------
@@ -75,20 +78,29 @@ def plot_map(data, affine, *, kind: str, mask=None, title: str = '') -> bytes:
         rows = rows_of(box, axial=(7, 7), coronal=3, sagittal=3)
     mosaic = Mosaic(rows, box, affine, title=title or spec.title)
     if len(volumes) > 1:
-        mosaic.namerows_of([f'echo {row[0][0] + 1}' for row in rows])
+        mosaic.name_rows([f'echo {row[0][0] + 1}' for row in rows])
     mosaic.show(volumes, spec, *_window(volumes, spec, mask))
     return mosaic.png()
 
 
-def plot_outlines(data, affine, *, kind: str, mask=None, dseg=None, labels=None, title: str = '') -> bytes:
+def plot_outlines(
+    data: np.ndarray,
+    affine: np.ndarray,
+    *,
+    kind: str,
+    mask: np.ndarray | None = None,
+    dseg: np.ndarray | None = None,
+    labels: pd.DataFrame | None = None,
+    title: str = '',
+) -> bytes:
     """Draw the outline of a mask, and of each region of an atlas in its own colour, over an image.
 
-    Slices are bounded by the regions where there are any, else by the mask.
+    The slices cover the regions where there are any, else the mask.
 
     Parameters
     ----------
     data, affine, kind
-        As in `plot_map`; of a 4D series the first echo is the background.
+        As in `plot_map`; the first echo of a 4D series is the background.
     mask : ndarray of bool, 3D
     dseg : ndarray of int, 3D
         Labels.
@@ -99,10 +111,9 @@ def plot_outlines(data, affine, *, kind: str, mask=None, dseg=None, labels=None,
     -------
     PNG file.
     """
-    labelled = dseg is not None and bool(np.any(dseg))
-    if not labelled and mask is None:
+    regions = canonical(dseg, affine)[0] if dseg is not None and np.any(dseg) else None
+    if regions is None and mask is None:
         raise ValueError('plot_outlines needs a mask or labels that are not all zero')
-    regions = canonical(dseg, affine)[0] if labelled else None
     spec, volumes, affine, mask = _prepare(data, affine, kind, mask)
     for name, other in (('mask', mask), ('dseg', regions)):
         if other is not None and other.shape != volumes[0].shape:
@@ -112,11 +123,11 @@ def plot_outlines(data, affine, *, kind: str, mask=None, dseg=None, labels=None,
         box = box_of(whole, affine)
         rows = rows_of(box, axial=(7, 7), coronal=3, sagittal=3)
     else:
-        # outlines of nuclei are too small to judge in a whole head
+        # in a whole head the nuclei would be too small to judge
         box = box_of(regions > 0, affine, margin=12.0)
         rows = rows_of(box, axial=(6, 6), coronal=3, sagittal=2, regions=regions)
     mosaic = Mosaic(rows, box, affine, title=title or f'{spec.title} with outlines')
-    # a blanked background would hide a mask that is too small
+    # a blank background would hide that a mask is too small
     mosaic.show(volumes[:1], replace(spec, masked=False), *_window(volumes[:1], spec, mask))
     legend = []
     if mask is not None:
@@ -129,8 +140,16 @@ def plot_outlines(data, affine, *, kind: str, mask=None, dseg=None, labels=None,
     return mosaic.png(legend)
 
 
-def plot_flicker(fixed, moving, affine, *, mask=None, labels=('fixed', 'moving'), title: str = '') -> str:
-    """Draw two images on one grid that take turns, so that a misalignment is seen as motion.
+def plot_flicker(
+    fixed: np.ndarray,
+    moving: np.ndarray,
+    affine: np.ndarray,
+    *,
+    mask: np.ndarray | None = None,
+    labels: tuple[str, str] = ('fixed', 'moving'),
+    title: str = '',
+) -> str:
+    """Draw two images on one grid in alternation, so that a misalignment is seen as motion.
 
     Returns
     -------
@@ -159,7 +178,10 @@ def plot_flicker(fixed, moving, affine, *, mask=None, labels=('fixed', 'moving')
     )
 
 
-def _prepare(data, affine, kind, mask):
+def _prepare(
+    data: np.ndarray, affine: np.ndarray, kind: str, mask: np.ndarray | None
+) -> tuple[Kind, list[np.ndarray], np.ndarray, np.ndarray | None]:
+    """How to show the data, and its volumes, affine and mask on axes near those of the world."""
     spec = KINDS[kind]
     affine = np.asarray(affine, float)
     turned, grid = canonical(data, affine)
@@ -174,12 +196,12 @@ def _prepare(data, affine, kind, mask):
     return spec, volumes, grid, mask
 
 
-def _foreground(volume):
+def _foreground(volume: np.ndarray) -> np.ndarray:
     finite = np.where(np.isfinite(volume), volume, 0)
     return finite > 0.1 * np.percentile(finite, 99)
 
 
-def _window(volumes, spec, mask):
+def _window(volumes: list[np.ndarray], spec: Kind, mask: np.ndarray | None) -> tuple[float, float]:
     if spec.window is not None:
         return spec.window
     inside = volumes[0][mask] if mask is not None else volumes[0][_foreground(np.abs(volumes[0]))]
@@ -195,8 +217,8 @@ def _window(volumes, spec, mask):
     return (low, high) if high > low else (low, low + 1.0)
 
 
-def _colours(regions, labels):
-    """Name, label indices and colour of each region that is there, in the order of the table."""
+def _colours(regions: np.ndarray, labels: pd.DataFrame | None) -> list[tuple[str, list[int], str]]:
+    """Name, label indices and colour of each region in the image, in the order of the table."""
     present = set(np.unique(regions).tolist()) - {0}
     if labels is None:
         groups = {str(i): [i] for i in sorted(present)}

@@ -15,8 +15,8 @@ from bids_qsm.interfaces.io import read
 def homes(variable: str, default: str, cache: Path) -> list[Path]:
     """Folders that may hold the files of a library.
 
-    The first is the one that the environment ``variable`` names, or ``default`` in the user's home. The second
-    is ours, in ``cache``.
+    The first is the one that the environment ``variable`` names, or ``default`` in the user's home. The
+    second is ours, in ``cache``.
     """
     ours = cache / Path(default).name
     if os.environ.get(variable):
