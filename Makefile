@@ -25,6 +25,7 @@ demo: $(DEMO)/data
 lint: $(VENV)/stamp-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 test: lint
 	$(BIN)/pytest -n auto --dist loadfile

@@ -22,7 +22,7 @@ def fetch(name: str) -> Path | None:
         return None
     with tempfile.TemporaryDirectory() as scratch:
         is_atlas = name == 'CIT168'
-        found = Path(fetch_pauli(Path(scratch))[0] if is_atlas else get_template(name, scratch).t1w)
+        found = Path(fetch_pauli(Path(scratch))[0] if is_atlas else get_template(name, Path(scratch)).t1w)
         if found.is_relative_to(scratch):
             variable = 'NILEARN_DATA' if is_atlas else 'TEMPLATEFLOW_HOME'
             raise UserError(f'The cache for {name} cannot be written; set {variable} to a folder that can.')

@@ -7,15 +7,19 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import bids_qsm
 from bids_qsm.errors import UserError, plain
+
+if TYPE_CHECKING:
+    from bids_qsm.app.options import Options
 
 BIDS_VERSION = '1.10.0'
 
@@ -31,20 +35,20 @@ IGNORED = (
     '*_stats.*',
     '*_swi.*',
     '*_xfm.*',
-    # entities that parametric maps have not in the standard, but that tell series apart
+    # the standard does not allow these entities for parametric maps, but they distinguish series
     '*_dir-*',
     '*_flip-*',
     '*_inv-*',
     '*_mt-*',
 )
-"""What the standard has no names for (yet); the validator wants folders without a slash."""
+"""Files that the standard has no names for; the validator wants folders without a slash."""
 STANDARD = ('mask', 'dseg', 'probseg', 'Chimap', 'R2starmap', 'T2starmap', 'S0map')
 """Suffixes of images that the standard knows."""
 
 
 def output_path(
-    root,
-    entities,
+    root: str | Path,
+    entities: Mapping[str, str] | Iterable[tuple[str, str]],
     *,
     suffix: str,
     desc: str | None = None,
@@ -57,17 +61,17 @@ def output_path(
     """Path of an output file under ``root``.
 
     ``entities`` are those of the series by their short names, as pairs or a dict; transforms add
-    ``from``, ``to`` and ``mode``. Raises ValueError where the dataset has no name for such a file.
+    ``from``, ``to`` and ``mode``. Raises ValueError where no pattern of names fits.
 
     >>> output_path('out', {'sub': '01', 'ses': '1'}, suffix='Chimap').as_posix()
     'out/sub-01/ses-1/anat/sub-01_ses-1_Chimap.nii.gz'
     """
-    # imported here as pybids is slow to import and only this function needs it
+    # imported here, as pybids is slow to import
     from bids.layout.writing import build_path
 
     wanted = {
         **dict(entities),
-        # what a result shows is said by these alone, whatever the names of its sources hold
+        # these replace entities of the sources that describe their content
         'space': space,
         'seg': seg,
         'label': label,
@@ -88,12 +92,12 @@ def output_path(
 
 
 @cache
-def _patterns():
+def _patterns() -> list[str]:
     return json.loads(files('bids_qsm.data').joinpath('derivatives.json').read_text())['patterns']
 
 
-def bids_uri(path, roots: dict[str, Path]) -> str:
-    """BIDS URI of a file: ``roots`` maps names of DatasetLinks ('' for the output itself) to folders.
+def bids_uri(path: str | Path, roots: Mapping[str, str | Path]) -> str:
+    """BIDS URI of a file. ``roots`` maps names of DatasetLinks ('' for the output itself) to folders.
 
     >>> bids_uri('/data/sub-01/anat/a.nii', {'raw': '/data'})
     'bids:raw:sub-01/anat/a.nii'
@@ -117,9 +121,9 @@ def sidecar(
     parameters: dict | None = None,
     reference: str | None = None,
     spatial_reference: str | None = None,
-    **others,
+    **others: Any,
 ) -> dict:
-    """Sidecar of an output file; what is None is left out.
+    """Sidecar of an output file; fields that are None are left out.
 
     ``sources`` are BIDS URIs, ``mask_type`` is 'Brain', 'Lesion', 'Face' or 'ROI', ``reference`` names the
     region whose susceptibility is zero, ``spatial_reference`` the image or template whose space a file is in.
@@ -142,13 +146,13 @@ def sidecar(
 
 @cache
 def software_versions() -> str:
-    """Versions of bids_qsm and of the packages that its numbers depend on, in one line."""
+    """Versions of bids_qsm and of the packages that its results depend on, in one line."""
     packages = ('numpy', 'scipy', 'numba', 'dipy')
     return ', '.join([f'bids_qsm {bids_qsm.__version__}', *(f'{name} {version(name)}' for name in packages)])
 
 
-def atomic_write(path, writer):
-    """Let ``writer(temporary path)`` write a file, then give it its name ``path``; return the path.
+def atomic_write(path: str | Path, writer: Callable[[Path], object]) -> Path:
+    """Let ``writer(temporary path)`` write a file, then rename it to ``path``; return the path.
 
     A reader, and a run that resumes, sees the whole file or none. A full or read-only disk is a UserError.
     """
@@ -172,8 +176,8 @@ def atomic_write(path, writer):
     return path
 
 
-def remove_partial(root, subject: str):
-    """Remove what `atomic_write` had not yet given a name as an earlier run of ``subject`` was killed."""
+def remove_partial(root: str | Path, subject: str) -> None:
+    """Remove the temporary files of `atomic_write` that an earlier, killed run of ``subject`` left."""
     root, unnamed = Path(root), f'.{"[0-9a-f]" * 8}-'
     for where in (
         f'sub-{subject}/**/{unnamed}*',
@@ -184,25 +188,25 @@ def remove_partial(root, subject: str):
             path.unlink(missing_ok=True)
 
 
-def write_json(path, content) -> Path:
+def write_json(path: str | Path, content: object) -> Path:
     """Write a JSON file atomically."""
     return atomic_write(path, lambda p: p.write_text(_json_text(content)))
 
 
-def _json_text(content):
+def _json_text(content: object) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False) + '\n'
 
 
-def _write_common(path, text):
-    """Write a text that all tasks of an array write, where it is not there already; return the path."""
+def _write_common(path: Path, text: str) -> Path:
+    """Write a text that every task of an array writes, unless it is there already; return the path."""
     with suppress(OSError):
         if path.read_bytes() == text.encode():
             return path
     return atomic_write(path, lambda p: p.write_text(text))
 
 
-def save_derivative(source, path, sidecar: dict | None = None) -> Path:
-    """Copy ``source`` to its name ``path``, compressing .nii to .nii.gz, with its sidecar beside it."""
+def save_derivative(source: str | Path, path: str | Path, sidecar: dict | None = None) -> Path:
+    """Copy ``source`` to ``path``, compressing .nii to .nii.gz, and write its sidecar beside it."""
     source, path = Path(source), Path(path)
     if source.suffix == '.nii' and path.name.endswith('.nii.gz'):
         atomic_write(path, lambda p: _compress(source, p))
@@ -215,13 +219,13 @@ def save_derivative(source, path, sidecar: dict | None = None) -> Path:
     return path
 
 
-def sidecar_path(path) -> Path:
+def sidecar_path(path: str | Path) -> Path:
     """The JSON file beside ``path``."""
     return Path(path).with_name(Path(path).name.partition('.')[0] + '.json')
 
 
-def _compress(source, path):
-    # without name and time, so that equal data make equal files
+def _compress(source: Path, path: Path) -> None:
+    # without name and time, so that equal data give equal files
     with (
         source.open('rb') as plain,
         path.open('wb') as raw,
@@ -230,8 +234,8 @@ def _compress(source, path):
         shutil.copyfileobj(plain, packed)
 
 
-def write_dataset_description(root, options) -> Path:
-    """Describe the output dataset; UserError where ``root`` holds the output of something else."""
+def write_dataset_description(root: str | Path, options: 'Options') -> Path:
+    """Describe the output dataset; UserError where ``root`` holds the output of another program."""
     path = Path(root) / 'dataset_description.json'
     if path.exists():
         _require_own(path)
@@ -258,8 +262,8 @@ def write_dataset_description(root, options) -> Path:
     return _write_common(path, _json_text(content))
 
 
-def _container(environment):
-    """What an image says of itself, for GeneratedBy; nothing outside a container."""
+def _container(environment: Mapping[str, str]) -> dict:
+    """The container image, for GeneratedBy; empty outside a container."""
     if not environment.get('BIDS_QSM_IMAGE'):
         return {}
     is_apptainer = environment.keys() & {'APPTAINER_CONTAINER', 'SINGULARITY_CONTAINER'}
@@ -267,7 +271,7 @@ def _container(environment):
     return {'Container': {'Type': kind, 'Tag': environment['BIDS_QSM_IMAGE']}}
 
 
-def _require_own(path):
+def _require_own(path: Path) -> None:
     try:
         makers = [maker.get('Name') for maker in json.loads(path.read_text()).get('GeneratedBy', [])]
     except (ValueError, AttributeError):
@@ -276,7 +280,7 @@ def _require_own(path):
         raise UserError(f'{path.parent} holds another dataset; choose an output folder that is new or ours.')
 
 
-def write_bidsignore(root, suffixes: Iterable[str] = ()) -> Path:
-    """List in .bidsignore what the standard has no names for, images with further ``suffixes`` among them."""
+def write_bidsignore(root: str | Path, suffixes: Iterable[str] = ()) -> Path:
+    """List in .bidsignore the files that the standard has no names for, as images with other ``suffixes``."""
     own = sorted(f'*_{suffix}.*' for suffix in set(suffixes) - set(STANDARD))
     return _write_common(Path(root) / '.bidsignore', '\n'.join([*IGNORED, *own]) + '\n')

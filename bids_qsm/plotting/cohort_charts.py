@@ -1,10 +1,14 @@
-"""Charts of a cohort's statistics: effects, correlations, change, z-scores, residuals and lesions."""
+"""Charts of group statistics: effects, correlations, changes, z-scores, residuals and lesions."""
 
 import math
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.transforms import Transform
 
 from bids_qsm.plotting.region_charts import COLOURS, as_svg, crowd, group_colours
 
@@ -12,25 +16,32 @@ _INK, _FAINT, _LINE = '#222222', '#777777', '#dddddd'
 _SIGNS = {
     'paramagnetic': (COLOURS[1], 'paramagnetic (iron, blood)'),
     'diamagnetic': (COLOURS[0], 'diamagnetic (calcium, myelin)'),
-    'none': (COLOURS[6], 'not told from its surround'),
+    'none': (COLOURS[6], 'not different from its surround'),
 }
 _PANELS_A_ROW = 4
 
 
-def plot_forest(rows, *, xlabel: str, by: str | None = None, groups=(), alpha: float = 0.05) -> str:
-    """Draw estimates with their confidence intervals, one a line, and write the figures beside them.
+def plot_forest(
+    rows: pd.DataFrame,
+    *,
+    xlabel: str,
+    by: str | None = None,
+    groups: Iterable[str] = (),
+    alpha: float = 0.05,
+) -> str:
+    """Draw estimates with their confidence intervals, one on each line, and write the numbers beside them.
 
-    Filled marks stay significant after correction over regions, hollow ones do not.
+    A filled mark is significant after correction over regions, a hollow mark is not.
 
     Parameters
     ----------
     rows : DataFrame
-        Columns label, estimate, ci_low, ci_high, p_fdr, n, from top to bottom. Where there is no estimate,
-        the line says so.
+        Columns label, estimate, ci_low, ci_high, p_fdr, n, from top to bottom. A missing estimate is written
+        as 'not estimated'.
     xlabel
         Name and unit of the estimates.
     by
-        Column that parts the lines of a label, such as groups; told apart by colour.
+        Column, such as the group, that tells the lines of one label apart, by colour.
     groups
         All values of that column in the cohort.
     alpha
@@ -93,17 +104,25 @@ def plot_forest(rows, *, xlabel: str, by: str | None = None, groups=(), alpha: f
     return as_svg(figure)
 
 
-def plot_scatter(points, lines, texts, *, xlabel: str, ylabel: str, groups=()) -> str:
-    """Draw regional values against a number of each participant, with a fitted line and its 95 % band.
+def plot_scatter(
+    points: pd.DataFrame,
+    lines: pd.DataFrame,
+    texts: dict[str, str],
+    *,
+    xlabel: str,
+    ylabel: str,
+    groups: Iterable[str] = (),
+) -> str:
+    """Draw regional values over a score or age of the participants, with a fitted line and its 95 % band.
 
     Parameters
     ----------
     points : DataFrame
-        Columns region, x, y, group; one row a participant and region.
+        Columns region, x, y, group; one row for each participant and region.
     lines : DataFrame
         Columns region, x, fit, low, high.
     texts : dict of str to str
-        What stands under the name of a region, such as its correlation and n.
+        Text under the name of a region, such as its correlation and n.
     groups
         All groups of the cohort, for the colours.
 
@@ -125,18 +144,26 @@ def plot_scatter(points, lines, texts, *, xlabel: str, ylabel: str, groups=()) -
     return as_svg(figure)
 
 
-def plot_changes(visits, texts, *, xlabel: str, ylabel: str, detectable=None, groups=()) -> str:
-    """Draw the course of each participant over the sessions, one panel a region.
+def plot_changes(
+    visits: pd.DataFrame,
+    texts: dict[str, str],
+    *,
+    xlabel: str,
+    ylabel: str,
+    detectable: dict[str, float] | None = None,
+    groups: Iterable[str] = (),
+) -> str:
+    """Draw the course of each participant over the sessions, in one panel for each region.
 
     Parameters
     ----------
     visits : DataFrame
-        Columns region, line, x, y, group; several rows a line, which is a participant.
+        Columns region, line (the participant), x, y, group; one row for each session.
     texts : dict of str to str
-        What stands under the name of a region.
+        Text under the name of a region.
     detectable : dict of str to float, optional
-        Least change of one participant that is more than repetition would show; a bar of this length
-        stands at the right of the panel.
+        Smallest change of one participant that exceeds the error of repeated measurement. A bar of this
+        length is drawn at the right of the panel.
     groups
         All groups of the cohort, for the colours.
 
@@ -165,14 +192,14 @@ def plot_changes(visits, texts, *, xlabel: str, ylabel: str, detectable=None, gr
     return as_svg(figure)
 
 
-def plot_normative(scores, *, xlabel: str, ylabel: str, groups=()) -> str:
-    """Draw values over age with what is expected of controls and its 95 % range, one panel a region.
+def plot_normative(scores: pd.DataFrame, *, xlabel: str, ylabel: str, groups: Iterable[str] = ()) -> str:
+    """Draw values over age with the mean and the 95 % range of controls, in one panel for each region.
 
     Parameters
     ----------
     scores : DataFrame
         Columns participant_id, region, age, value, expected, low, high (range of controls), group,
-        is_control; one row a session.
+        is_control; one row for each session.
     groups
         All groups of the cohort, for the colours.
 
@@ -185,7 +212,7 @@ def plot_normative(scores, *, xlabel: str, ylabel: str, groups=()) -> str:
     figure, axes = _panels(len(regions), colours)
     for ax, region in zip(axes, regions, strict=True):
         here = scores[scores['region'] == region]
-        # controls are each expected from the others, which makes a ragged curve where patients make none
+        # the expected value of a control comes from the other controls, so their curve is ragged
         others = here[~here['is_control'].astype(bool)]
         curve = (others if len(others) > 4 else here).sort_values('age')
         curve = curve.drop_duplicates('age')
@@ -198,7 +225,7 @@ def plot_normative(scores, *, xlabel: str, ylabel: str, groups=()) -> str:
     return as_svg(figure)
 
 
-def plot_zscores(scores, *, groups=()) -> str:
+def plot_zscores(scores: pd.DataFrame, *, groups: Iterable[str] = ()) -> str:
     """Draw z-scores by region and group, with the range from -2 to 2 shaded.
 
     Parameters
@@ -234,13 +261,13 @@ def plot_zscores(scores, *, groups=()) -> str:
     return as_svg(figure)
 
 
-def plot_residuals(residuals, *, unit: str) -> str:
+def plot_residuals(residuals: pd.DataFrame, *, unit: str) -> str:
     """Draw residuals over fitted values, and their quantiles over those of a normal distribution.
 
     Parameters
     ----------
     residuals : DataFrame
-        Columns region, fitted, residual, normal (the quantile that a normal distribution has there).
+        Columns region, fitted, residual, normal (quantile of a normal distribution).
 
     Returns
     -------
@@ -275,7 +302,7 @@ def plot_residuals(residuals, *, unit: str) -> str:
     return as_svg(figure)
 
 
-def plot_lesions(lesions) -> str:
+def plot_lesions(lesions: pd.DataFrame) -> str:
     """Draw the susceptibility of each lesion over its volume, coloured by its sign.
 
     Parameters
@@ -305,8 +332,8 @@ def plot_lesions(lesions) -> str:
     return as_svg(figure)
 
 
-def p_text(p) -> str:
-    """A p-value as it is printed.
+def p_text(p: float) -> str:
+    """Format a p-value.
 
     >>> p_text(0.00004), p_text(0.0312), p_text(float('nan'))
     ('< .001', '.031', '–')
@@ -316,22 +343,22 @@ def p_text(p) -> str:
     return '< .001' if p < 0.001 else f'{p:.3f}'.removeprefix('0')
 
 
-def _writer(values):
-    """A function that writes numbers of this size with three digits."""
+def _writer(values: np.ndarray) -> Callable[[float], str]:
+    """A function that formats numbers, with three digits for the largest of the ``values``."""
     largest = np.nanmax(np.abs(values), initial=0.0)
     digits = 2 if largest == 0 else min(max(2 - math.floor(math.log10(largest)), 0), 7)
     return lambda value: f'{value:.{digits}f}'.replace('-', '−')
 
 
-def _broken(rows):
-    """x and y of all lines as one, broken by NaN from line to line."""
+def _broken(rows: pd.DataFrame) -> Iterator[np.ndarray]:
+    """x and y of all lines in one, with NaN between two lines."""
     rows = rows.sort_values(['line', 'x'], kind='stable')
     last = np.flatnonzero(rows['line'].to_numpy()[1:] != rows['line'].to_numpy()[:-1]) + 1
     return (np.insert(rows[c].to_numpy(float), last, np.nan) for c in ('x', 'y'))
 
 
-def _panels(n, colours):
-    """A figure of ``n`` panels with the legend of the groups above, and their axes."""
+def _panels(n: int, colours: dict[str, str]) -> tuple[Figure, np.ndarray]:
+    """A figure of ``n`` panels with a legend of the groups above, and the axes of the panels."""
     rows = max(math.ceil(n / _PANELS_A_ROW), 1)
     figure = Figure(figsize=(11, 0.6 + 2.9 * rows), layout='constrained')
     axes = figure.subplots(rows, _PANELS_A_ROW, squeeze=False).ravel()
@@ -344,28 +371,28 @@ def _panels(n, colours):
     return figure, axes[:n]
 
 
-def _dots(ax, rows, colours):
+def _dots(ax: Axes, rows: pd.DataFrame, colours: dict[str, str]) -> None:
     for name, colour in colours.items():
         one = rows[rows['group'] == name]
         ax.plot(one['x'], one['y'], 'o', color=colour, **crowd(len(rows)))
 
 
-def _head(ax, region, text):
+def _head(ax: Axes, region: str, text: str) -> None:
     ax.set_title(region, fontsize=10, weight='bold', loc='left', pad=16 if text else None)
     ax.text(0, 1.02, text, transform=ax.transAxes, fontsize=8, color=_FAINT)
 
 
-def _plain(ax):
+def _plain(ax: Axes) -> None:
     ax.spines[['top', 'right']].set_visible(False)
     ax.tick_params(labelsize=8)
     ax.locator_params(nbins=5)
 
 
-def _axis_names(figure, xlabel, ylabel):
+def _axis_names(figure: Figure, xlabel: str, ylabel: str) -> None:
     figure.supxlabel(xlabel, fontsize=10)
     figure.supylabel(ylabel, fontsize=10)
 
 
-def _beside(ax):
-    """Places right of the axes in their widths, and heights in data."""
+def _beside(ax: Axes) -> Transform:
+    """Coordinates beside the axes: x in widths of the axes, y in data."""
     return ax.get_yaxis_transform()

@@ -10,7 +10,7 @@ from PIL import Image
 
 from bids_qsm.plotting.mosaic import AXIAL, MASK_COLOUR, Mosaic, box_of, canonical, few, rows_of, slices_of
 
-# bright, far apart on grey, and none near the yellow of the mask
+# bright, well separated on grey, and none near the yellow of the mask outline
 _REGION_COLOURS = (
     '#4dabf7', '#ff6b6b', '#51cf66', '#da77f2', '#22d3ee', '#f783ac', '#c0eb75', '#9775fa',
     '#38d9a9', '#748ffc', '#f06595', '#94d82d', '#15aabf', '#e599f7',
@@ -42,7 +42,7 @@ def plot_map(
     Parameters
     ----------
     data : ndarray, 3D, or 4D with echoes last
-        Of a 4D series the first, the middle and the last echo are shown, a row of axial slices each.
+        Of a 4D series, the first, the middle and the last echo are shown, each as a row of axial slices.
     affine : ndarray, 4x4
         Voxels to world (RAS, mm); slices follow the voxel axes that lie nearest to those of the world.
     look : Look
@@ -62,7 +62,7 @@ def plot_map(
         rows = rows_of(box, axial=(7, 7), coronal=3, sagittal=3)
     mosaic = Mosaic(rows, box, affine, title=title or look.title)
     if len(volumes) > 1:
-        mosaic.namerows_of([f'echo {row[0][0] + 1}' for row in rows])
+        mosaic.name_rows([f'echo {row[0][0] + 1}' for row in rows])
     mosaic.show(volumes, look, *_window(volumes, look, mask))
     return mosaic.png()
 
@@ -79,7 +79,7 @@ def plot_outlines(
 ) -> bytes:
     """Draw the outline of a mask, and of each region of an atlas in its own colour, over an image.
 
-    Slices are bounded by the regions where there are any, else by the mask.
+    The slices cover the regions where there are any, else the mask.
 
     Parameters
     ----------
@@ -95,10 +95,9 @@ def plot_outlines(
     -------
     PNG file.
     """
-    labelled = dseg is not None and bool(np.any(dseg))
-    if not labelled and mask is None:
+    regions = canonical(dseg, affine)[0] if dseg is not None and np.any(dseg) else None
+    if regions is None and mask is None:
         raise ValueError('plot_outlines needs a mask or labels that are not all zero')
-    regions = canonical(dseg, affine)[0] if labelled else None
     volumes, affine, mask = _prepare(data, affine, look, mask)
     for name, other in (('mask', mask), ('dseg', regions)):
         if other is not None and other.shape != volumes[0].shape:
@@ -108,7 +107,7 @@ def plot_outlines(
         box = box_of(whole, affine)
         rows = rows_of(box, axial=(7, 7), coronal=3, sagittal=3)
     else:
-        # outlines of nuclei are too small to judge in a whole head
+        # in a whole head the nuclei would be too small to judge
         box = box_of(regions > 0, affine, margin=12.0)
         rows = rows_of(box, axial=(6, 6), coronal=3, sagittal=2, regions=regions)
     mosaic = Mosaic(rows, box, affine, title=title or f'{look.title} with outlines')
@@ -125,8 +124,16 @@ def plot_outlines(
     return mosaic.png(legend)
 
 
-def plot_flicker(fixed, moving, affine, *, mask=None, labels=('fixed', 'moving'), title: str = '') -> str:
-    """Draw two images on one grid that take turns, so that a misalignment is seen as motion.
+def plot_flicker(
+    fixed: np.ndarray,
+    moving: np.ndarray,
+    affine: np.ndarray,
+    *,
+    mask: np.ndarray | None = None,
+    labels: tuple[str, str] = ('fixed', 'moving'),
+    title: str = '',
+) -> str:
+    """Draw two images on one grid in alternation, so that a misalignment is seen as motion.
 
     Returns
     -------
@@ -155,7 +162,10 @@ def plot_flicker(fixed, moving, affine, *, mask=None, labels=('fixed', 'moving')
     )
 
 
-def _prepare(data, affine, look, mask):
+def _prepare(
+    data: np.ndarray, affine: np.ndarray, look: Look, mask: np.ndarray | None
+) -> tuple[list[np.ndarray], np.ndarray, np.ndarray | None]:
+    """Volumes, affine and mask on axes near those of the world."""
     affine = np.asarray(affine, float)
     turned, grid = canonical(data, affine)
     if mask is not None:
@@ -169,12 +179,12 @@ def _prepare(data, affine, look, mask):
     return volumes, grid, mask
 
 
-def _foreground(volume):
+def _foreground(volume: np.ndarray) -> np.ndarray:
     finite = np.where(np.isfinite(volume), volume, 0)
     return finite > 0.1 * np.percentile(finite, 99)
 
 
-def _window(volumes, look, mask):
+def _window(volumes: list[np.ndarray], look: Look, mask: np.ndarray | None) -> tuple[float, float]:
     if look.window is not None:
         return look.window
     inside = volumes[0][mask] if mask is not None else volumes[0][_foreground(np.abs(volumes[0]))]
@@ -190,8 +200,8 @@ def _window(volumes, look, mask):
     return (low, high) if high > low else (low, low + 1.0)
 
 
-def _colours(regions, labels):
-    """Name, label indices and colour of each region that is there, in the order of the table."""
+def _colours(regions: np.ndarray, labels: pd.DataFrame | None) -> list[tuple[str, list[int], str]]:
+    """Name, label indices and colour of each region in the image, in the order of the table."""
     present = set(np.unique(regions).tolist()) - {0}
     if labels is None:
         groups = {str(i): [i] for i in sorted(present)}

@@ -1,6 +1,8 @@
-"""A picture of slices side by side, with colour bar, outlines and marks of the sides."""
+"""A picture of slices side by side, with a colour bar, outlines and marks of the sides."""
 
 import io
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import nibabel as nib
@@ -16,7 +18,15 @@ from PIL import Image
 
 from bids_qsm.anatomy.transform import spacing_of
 
+if TYPE_CHECKING:
+    from bids_qsm.plotting.maps import Kind
+
 mpl.rcdefaults()  # a matplotlibrc of the user would change the figures
+
+Box = list[tuple[int, int]]
+"""First and last index along each axis."""
+Tile = tuple[int, int, int]
+"""Index of a volume, axis of the slice, index of the slice."""
 
 AXIAL, CORONAL, SAGITTAL = 2, 1, 0
 CONVENTION = "neurological: the subject's left is on the left"
@@ -27,21 +37,21 @@ _GAP, _MARGIN = 3.0, 6.0  # mm between tiles and around the mask
 MASK_COLOUR = '#ffd21f'
 
 
-def canonical(data, affine):
-    """Flip and permute axes so that they run nearest to right, anterior, superior; no interpolation."""
+def canonical(data: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Flip and permute axes so that they are nearest to right, anterior, superior; no interpolation."""
     data = np.asarray(data)
     orientation = nib.io_orientation(affine)
     turned = nib.apply_orientation(data, orientation)
     return turned, affine @ nib.orientations.inv_ornt_aff(orientation, data.shape[:3])
 
 
-def few(n, wanted):
-    """Up to ``wanted`` indices below ``n``, first and last among them."""
+def few(n: int, wanted: int) -> list[int]:
+    """Up to ``wanted`` indices below ``n``, with the first and the last."""
     return sorted({round(float(i)) for i in np.linspace(0, n - 1, min(n, wanted))})
 
 
-def box_of(mask, affine, margin=_MARGIN):
-    """First and last index along each axis of the voxels of a mask, ``margin`` mm wider."""
+def box_of(mask: np.ndarray, affine: np.ndarray, margin: float = _MARGIN) -> Box:
+    """The box round a mask, with a margin (mm); the whole image where the mask is empty."""
     spacing = spacing_of(affine)
     box = []
     for axis in range(3):
@@ -52,8 +62,8 @@ def box_of(mask, affine, margin=_MARGIN):
     return box
 
 
-def slices_of(box, axis, n, regions=None):
-    """Slices spread evenly over the box, or over the regions so that each region gets its share."""
+def slices_of(box: Box, axis: int, n: int, regions: np.ndarray | None = None) -> list[int]:
+    """Up to ``n`` slices, spread evenly over the box, or over the regions so that each gets its share."""
     first, last = box[axis]
     if regions is None:
         return sorted({round(float(i)) for i in np.linspace(first, last, n + 2)[1:-1]})
@@ -64,8 +74,10 @@ def slices_of(box, axis, n, regions=None):
     return sorted({int(np.searchsorted(share, share[-1] * (i + 0.5) / n)) for i in range(n)})
 
 
-def rows_of(box, *, axial, coronal, sagittal, regions=None):
-    """Rows of tiles (volume, axis, slice): axial slices from bottom to top, then the other two planes."""
+def rows_of(
+    box: Box, *, axial: tuple[int, ...], coronal: int, sagittal: int, regions: np.ndarray | None = None
+) -> list[list[Tile]]:
+    """Rows of tiles: axial slices from bottom to top, then coronal and sagittal ones."""
     planes = slices_of(box, AXIAL, sum(axial), regions)
     starts = np.cumsum([0, *axial])
     rows = [[(0, AXIAL, i) for i in planes[a : a + n]] for a, n in zip(starts, axial, strict=False)]
@@ -79,7 +91,7 @@ def rows_of(box, *, axial, coronal, sagittal, regions=None):
 class Mosaic:
     """Rows of slices side by side on one pair of axes in mm, so that anisotropic voxels keep their shape."""
 
-    def __init__(self, rows, box, affine, title):
+    def __init__(self, rows: list[list[Tile]], box: Box, affine: np.ndarray, title: str) -> None:
         self._spacing = spacing_of(affine)
         self._box = box
         self._affine = affine
@@ -100,25 +112,26 @@ class Mosaic:
                 self._tiles.append((volume, axis, index, (left, left + w, bottom, bottom + h)))
                 left += w + _GAP
             top -= height + _GAP
-        # a small field of view is not blown up to a picture taller than a screen
+        # a small field of view does not become a picture taller than a screen
         scale = min((_WIDTH - 90) / self._extent[0], 640 / self._extent[1])
         self._pixels = (self._extent[0] * scale, self._extent[1] * scale)
         self._figure = Figure(dpi=_DPI, facecolor=_PAPER)
         self._axes = self._figure.add_axes((0, 0, 1, 1), frameon=False)
         self._axes.set(xlim=(0, self._extent[0]), ylim=(0, self._extent[1]), xticks=[], yticks=[])
-        self._bar, self._cmap, self._outlines = None, 'gray', []
+        self._bar: tuple[ScalarMappable, Kind] | None = None
+        self._cmap, self._outlines = 'gray', []
         self._annotate()
 
-    def _cut(self, volume, axis, index):
+    def _cut(self, volume: np.ndarray, axis: int, index: int) -> np.ndarray:
         plane = np.moveaxis(volume, axis, 0)[index]
         a, b = (self._box[i] for i in range(3) if i != axis)
         return plane[a[0] : a[1] + 1, b[0] : b[1] + 1].T
 
-    def _text(self, x, y, text, size=7.5, colour=_INK, **where):
+    def _text(self, x: float, y: float, text: str, size: float = 7.5, **where: str) -> None:
         shade = [withStroke(linewidth=1.2, foreground=_PAPER)]
-        self._axes.text(x, y, text, color=colour, fontsize=size, zorder=5, path_effects=shade, **where)
+        self._axes.text(x, y, text, color=_INK, fontsize=size, zorder=5, path_effects=shade, **where)
 
-    def _annotate(self):
+    def _annotate(self) -> None:
         marked = set()
         centre = [(first + last) / 2 for first, last in self._box]
         for _, axis, index, (left, right, bottom, top) in self._tiles:
@@ -133,12 +146,15 @@ class Mosaic:
                 self._text(right - 1, middle, high, 9, va='center', ha='right', weight='bold')
                 marked.add(axis)
 
-    def namerows_of(self, names):
+    def name_rows(self, names: Iterable[str]) -> None:
+        """Write a name at the top left of each row."""
         for (left, top), name in zip(self._row_tops, names, strict=True):
             self._text(left + 1, top - 1, name, 8, va='top')
 
-    def show(self, volumes, spec, low, high, *, bar=True):
-        """Fill each tile from its volume; ``spec`` says in which colours and unit."""
+    def show(
+        self, volumes: list[np.ndarray], spec: 'Kind', low: float, high: float, *, bar: bool = True
+    ) -> None:
+        """Fill each tile from its volume, in the colours and the unit of ``spec``."""
         norm, self._cmap = Normalize(low, high), spec.cmap
         interpolation = 'bilinear' if spec.smooth else 'nearest'
         for volume, axis, index, extent in self._tiles:
@@ -151,7 +167,7 @@ class Mosaic:
         if bar:
             self._bar = (ScalarMappable(norm, spec.cmap), spec)
 
-    def outline(self, mask, colour):
+    def outline(self, mask: np.ndarray, colour: str) -> None:
         """Draw the border of a mask in every tile that it crosses."""
         self._outlines.append(colour)
         for _, axis, index, (left, right, bottom, top) in self._tiles:
@@ -164,8 +180,8 @@ class Mosaic:
                     x, y, plane.astype(np.uint8), levels=[0.5], colors=[colour], linewidths=1.0
                 )
 
-    def png(self, legend=()):
-        """Render the picture; ``legend`` holds (name, colour) of the outlines."""
+    def png(self, legend: Sequence[tuple[str, str]] = ()) -> bytes:
+        """Render the picture as PNG; ``legend`` has (name, colour) of the outlines."""
         columns = 10
         head, foot = 30, 22 + 17 * -(-len(legend) // columns)
         width, height = _WIDTH, self._pixels[1] + head + foot
@@ -201,14 +217,14 @@ class Mosaic:
         return _compress(np.asarray(canvas.buffer_rgba())[..., :3], self._cmap, self._outlines)
 
 
-def _compress(pixels, cmap, outlines):
-    """PNG of an RGB picture in greys, or in 256 colours (a third of the space of true colour)."""
+def _compress(pixels: np.ndarray, cmap: str, outlines: list[str]) -> bytes:
+    """Write an RGB picture as PNG in greys or in 256 colours, a third of the size of true colour."""
     spread = pixels.max(-1).astype(int) - pixels.min(-1)
     if not spread.any():
         picture = Image.fromarray(pixels[..., 0])
     else:
         if cmap == 'gray':
-            # the colours of the outlines, and how they blend with the grey beneath their edges
+            # the colours of the outlines, and their mixtures with grey at the edges
             rgb = [np.array(to_rgb(colour)) for colour in outlines]
             blends = [a * c + (1 - a) * g for c in rgb for a in (0.3, 0.65) for g in (0.1, 0.5, 0.9)]
             colours = np.array(rgb + blends)[:128]

@@ -1,7 +1,7 @@
-"""Charts of tables: one series by region, and a cohort by region and group."""
+"""Charts of regional tables: one series by region, and a cohort by region and group."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
@@ -14,7 +14,7 @@ mpl.rcdefaults()  # a matplotlibrc of the user would change the figures
 
 COHORT_REGIONS = ('SN', 'GP', 'RN', 'Putamen', 'Caudate', 'Thalamus', 'Dentate')
 
-# Okabe and Ito: told apart with any colour vision
+# Okabe and Ito: distinct with any colour vision
 COLOURS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#666666')
 _SIDES = {'L': (COLOURS[0], 'o', 0.16, 'left'), 'R': (COLOURS[1], 's', -0.16, 'right')}
 _WHOLE = ('#222222', 'D', 0.0, 'whole')
@@ -23,8 +23,8 @@ _WHOLE = ('#222222', 'D', 0.0, 'whole')
 def plot_regions(table: pd.DataFrame, symbols: Mapping[str, str] | None = None) -> str:
     """Draw the mean of each region, left and right, with one standard deviation as error bar.
 
-    Regions stand in order of their mean susceptibility; hollow marks lie less than 90 % inside the mask and
-    the field of view. One panel a map.
+    Each map has a panel. The regions are in order of their mean susceptibility. A hollow mark means that less
+    than 90 % of the region lies inside the mask and the field of view.
 
     Parameters
     ----------
@@ -78,12 +78,12 @@ def plot_regions(table: pd.DataFrame, symbols: Mapping[str, str] | None = None) 
 
 
 def plot_distributions(
-    table,
+    table: pd.DataFrame,
     *,
     map_name: str = 'chi',
     symbol: str = '',
     group: str | None = None,
-    regions=COHORT_REGIONS,
+    regions: Sequence[str] = COHORT_REGIONS,
     statistic: str = 'mean',
 ) -> str:
     """Draw box and points of the regional means of all series, by region and group.
@@ -98,9 +98,9 @@ def plot_distributions(
     symbol
         What the chart calls it.
     group
-        Column that parts the participants; None: all together.
+        Column that groups the participants; None: all together.
     statistic
-        Column that is shown.
+        Column to show.
 
     Returns
     -------
@@ -109,7 +109,7 @@ def plot_distributions(
     Raises
     ------
     ValueError
-        There are several atlases: a series would enter more than once.
+        The table has several atlases, so that each series would count more than once.
     """
     if 'atlas' in table and table['atlas'].nunique() > 1:
         raise ValueError(f'one atlas a figure, not {only(table, "atlas")}')
@@ -127,7 +127,7 @@ def plot_distributions(
             if not values.size:
                 continue
             centre = r - 0.4 + width * (g + 0.5)
-            # spread by rank, so that the picture is the same each time
+            # spread by rank, not at random: the picture is the same each time
             jitter = (np.arange(values.size) * 0.618 % 1 - 0.5) * (0.45 if values.size < 40 else 0.6) * width
             ax.plot(
                 centre + jitter, values, 'o', color=colour, **crowd(values.size), zorder=2,
@@ -158,20 +158,21 @@ def plot_distributions(
     return as_svg(figure)
 
 
-def group_colours(names, groups=()) -> dict[str, str]:
-    """Colour of each of the ``names``; those without a group are grey and come last.
+def group_colours(names: Iterable[str], groups: Iterable[str] = ()) -> dict[str, str]:
+    """Colour of each of the ``names`` of groups; 'n/a' (no group) is grey and comes last.
 
-    ``groups`` are all that the cohort has, so that each keeps its colour in a chart of a few; ``all`` stands
-    for everybody together.
+    ``groups`` are all groups of the cohort, so that each has the same colour in every chart; 'all' means all
+    participants together.
     """
+    names = set(names)
     known = sorted({*groups, *names} - {'n/a', 'all'})
     colours = {name: COLOURS[i % (len(COLOURS) - 1)] for i, name in enumerate(known)}
     colours |= {'all': '#222222' if known else COLOURS[0], 'n/a': COLOURS[-1]}
-    return {name: colour for name, colour in colours.items() if name in set(names)}
+    return {name: colour for name, colour in colours.items() if name in names}
 
 
 def crowd(n: int) -> dict:
-    """Look of ``n`` marks: small and pale where many would hide each other, and then one picture."""
+    """Style of ``n`` marks: many marks are small, pale and drawn as one picture."""
     return {
         'markersize': 5.5 if n <= 60 else 2.6,
         'alpha': 0.75 if n <= 60 else 0.4,
@@ -180,26 +181,27 @@ def crowd(n: int) -> dict:
     }
 
 
-def _by_value(table):
+def _by_value(table: pd.DataFrame) -> list[str]:
+    """Regions in order of their mean over both sides, or of the mean of what there is."""
     whole = table[table['hemisphere'] == 'both'].groupby('region')['mean'].mean()
     return (
         table.groupby('region')['mean'].mean().mask(lambda m: m.notna(), whole).sort_values().index.tolist()
     )
 
 
-def only(rows, column) -> str:
-    """The values of a column, joined where they differ."""
+def only(rows: pd.DataFrame, column: str) -> str:
+    """The value of a column; several values are joined by commas."""
     if column not in rows:
         return ''
     return ', '.join(sorted(rows[column].dropna().astype(str).unique()))
 
 
-def as_svg(figure) -> str:
-    """An SVG file of a figure, byte by byte the same each time."""
+def as_svg(figure: Figure) -> str:
+    """Write a figure as SVG, byte by byte the same each time."""
     for text in figure.findobj(Text):
-        text.set_parse_math(False)  # a dollar in the name of a group is no formula
+        text.set_parse_math(False)  # a dollar sign in the name of a group is not a formula
     file = io.StringIO()
-    # ids and dates that change from run to run would make equal charts differ
+    # without random ids and dates
     with mpl.rc_context({'svg.hashsalt': 'bids_qsm', 'svg.fonttype': 'path', 'savefig.dpi': 200}):
         FigureCanvasSVG(figure).print_svg(file, metadata={'Date': None})
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""Atlases by name or path: the embedded one, then the caches on disk, then a download."""
+"""Atlases by name or path: built in, from a cache on disk, or downloaded."""
 
 import re
 import tempfile
@@ -22,7 +22,7 @@ from bids_qsm.templates.spaces import EMBEDDED, embedded_template
 
 @dataclass(frozen=True)
 class Atlas:
-    """Labels in a standard space: dseg, its table (index, name, hemisphere, region), and what to cite."""
+    """Labels in a standard space: label image, its table (index, name, hemisphere, region), what to cite."""
 
     name: str
     space: str
@@ -32,40 +32,39 @@ class Atlas:
     citation: str
 
 
-def get_atlas(name_or_path, cache: Path) -> Atlas:
-    """Find an atlas by name ('nuclei', 'CIT168') or by the path of a dseg NIfTI that has its TSV beside it.
+def get_atlas(name_or_path: str | Path, cache: Path) -> Atlas:
+    """Find an atlas by its name ('nuclei', 'CIT168') or by the path of a NIfTI label image.
 
-    'nuclei' is embedded: ellipsoids, approximate. 'CIT168' comes from nilearn's cache ($NILEARN_DATA) or is
-    downloaded. The template space of a path is read from its ``tpl-`` or ``space-`` entity; its table needs
-    columns index and name, and hemisphere and region are read from the name where they are missing.
+    'nuclei' is built in: ellipsoids, approximate. 'CIT168' comes from nilearn's cache ($NILEARN_DATA) or is
+    downloaded. A label image says its template space in the entity ``tpl-`` or ``space-``. Its TSV beside it
+    has the columns index and name. Hemisphere and region are read from the name where they are missing.
 
     Raises
     ------
     UserError
-        Where the atlas is unknown, incomplete, or neither in the cache nor to be had.
+        The atlas is unknown or incomplete, or is in no cache and cannot be downloaded.
     """
-    cache = Path(cache)
     if str(name_or_path) == 'nuclei':
         return _nuclei(cache)
     if str(name_or_path) == 'CIT168':
         return _cit168(cache)
-    # Not resolved: the name holds the space, and what a link leads to may be named otherwise.
+    # links are kept: the name holds the space, and the target of a link may have another name
     path = Path(name_or_path).expanduser().absolute()
     if not path.is_file():
         raise UserError(
             f"No atlas {name_or_path!s}: give 'nuclei', 'CIT168' or the path of a dseg NIfTI file."
         )
     atlas = _atlas_of_path(path, cache)
-    read(path)  # damage is better said once than by each subject
+    read(path)  # one error about a damaged atlas, not one for each subject
     return atlas
 
 
-def _nuclei(cache):
+def _nuclei(cache: Path) -> Atlas:
     template = embedded_template(cache)
     image = nib.load(template.t1w)
     stem = cache / 'atlas-nuclei' / f'tpl-{EMBEDDED}_res-01_atlas-nuclei_dseg'
 
-    def write(path):
+    def write(path: Path) -> None:
         dseg, _ = nuclei_atlas(image.shape, image.affine)
         nib.save(nib.Nifti1Image(dseg, image.affine), path)
 
@@ -83,7 +82,7 @@ def _nuclei(cache):
     )
 
 
-def _cit168(cache):
+def _cit168(cache: Path) -> Atlas:
     space = 'MNI152NLin2009cAsym'
     stem = cache / 'atlas-CIT168' / f'tpl-{space}_res-01_atlas-CIT168_dseg'
     dseg, table = Path(f'{stem}.nii.gz'), Path(f'{stem}.tsv')
@@ -94,20 +93,22 @@ def _cit168(cache):
     return Atlas('CIT168', space, dseg, table, False, 'CIT168 (Pauli et al. 2018, doi:10.1038/sdata.2018.63)')
 
 
-def fetch_pauli(cache: Path):
-    """Probability maps and names of CIT168, as nilearn fetches them to $NILEARN_DATA or ``cache``.
+def fetch_pauli(cache: Path) -> tuple[str, list[str]]:
+    """Fetch the path of the probability maps of CIT168, and their names, by nilearn.
+
+    The maps are in $NILEARN_DATA or ``cache``, or are downloaded there.
 
     Raises
     ------
     UserError
-        Where they are neither there nor to be had.
+        The atlas is in no cache and cannot be downloaded.
     """
     places = homes('NILEARN_DATA', 'nilearn_data', cache)
     names = ('pauli_2017_prob.nii.gz', 'labels.txt')
     filled = [home for home in places if all(is_whole(home / 'pauli_2017' / name) for name in names)]
     home = filled[0] if filled else writable(places)
     try:
-        if not filled:  # elsewhere first, as for templates
+        if not filled:  # to a scratch folder first, as for templates
             with tempfile.TemporaryDirectory() as scratch:
                 _pauli(scratch)
                 for name in names:
@@ -122,7 +123,7 @@ def fetch_pauli(cache: Path):
     return atlas['maps'], [name for name in atlas['labels'] if name.lower() != 'background']
 
 
-def _pauli(home):
+def _pauli(home: str | Path) -> dict:
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         from nilearn.datasets import fetch_atlas_pauli_2017
@@ -130,8 +131,8 @@ def _pauli(home):
         return fetch_atlas_pauli_2017(atlas_type='probabilistic', data_dir=home, verbose=0)
 
 
-def _cit168_labels(names):
-    """Two rows a name, left then right, with our region names."""
+def _cit168_labels(names: list[str]) -> pd.DataFrame:
+    """Two rows for each name, left then right, with our names of regions."""
     known = nuclei_labels()
     region = dict(zip(known['name'].str.replace(r'^[LR]_', '', regex=True), known['region'], strict=True))
     region['STH'] = region['STN']
@@ -143,8 +144,8 @@ def _cit168_labels(names):
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _split_probabilities(image):
-    """Most likely label or background, odd indices left of the midline and even ones right of it."""
+def _split_probabilities(image: nib.Nifti1Image) -> nib.Nifti1Image:
+    """The most likely label or background; odd indices left of the midline, even ones right of it."""
     shape = image.shape[:3]
     best, label = np.zeros(shape, np.float32), np.zeros(shape, np.int16)
     total = np.zeros(shape, np.float32)
@@ -160,7 +161,7 @@ def _split_probabilities(image):
     return nib.Nifti1Image(label, image.affine)
 
 
-def _atlas_of_path(path, cache):
+def _atlas_of_path(path: Path, cache: Path) -> Atlas:
     stem = re.sub(r'\.nii(\.gz)?$', '', path.name)
     if stem == path.name:
         raise UserError(f'The atlas {path} is not a NIfTI file: give a .nii or .nii.gz.')
@@ -193,7 +194,7 @@ def _atlas_of_path(path, cache):
     name = re.sub('[^0-9A-Za-z]', '', entities.get('atlas') or entities.get('seg') or stem)
     text = labels.to_csv(sep='\t', index=False)
     copy = cache / f'atlas-{name}' / f'{stem}.tsv'
-    # The user may have mended the table; a copy that still holds keeps its date.
+    # the user may have corrected the table; a copy that is still right keeps its date
     if not copy.is_file() or copy.read_bytes() != text.encode():
         atomic_write(copy, lambda p: p.write_text(text, encoding='utf-8'))
-    return Atlas(name, space, path, copy, False, f'{path.name}')
+    return Atlas(name, space, path, copy, False, path.name)

@@ -3,6 +3,7 @@
 import filecmp
 import os
 import shutil
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,9 +12,13 @@ from bids_qsm.errors import UserError
 from bids_qsm.interfaces.io import read
 
 
-def homes(variable, default, cache):
-    """Where the files of a library may be: its variable's folder, else its default below HOME; and ours."""
-    ours = Path(cache) / Path(default).name
+def homes(variable: str, default: str, cache: Path) -> list[Path]:
+    """Folders that may hold the files of a library.
+
+    The first is the one that the environment ``variable`` names, or ``default`` in the user's home. The
+    second is ours, in ``cache``.
+    """
+    ours = cache / Path(default).name
     if os.environ.get(variable):
         return [Path(os.environ[variable]), ours]
     try:
@@ -22,16 +27,16 @@ def homes(variable, default, cache):
         return [ours]
 
 
-def writable(homes):
-    """The first that can be written, which a container's own folder cannot; else the last."""
+def writable(homes: list[Path]) -> Path:
+    """The first folder that can be written, else the last; a folder of a container image cannot."""
     for home in homes[:-1]:
         if os.access(next(p for p in (home, *home.absolute().parents) if p.exists()), os.W_OK):
             return home
     return homes[-1]
 
 
-def first_file(folder, names):
-    """First file that is there and has content (TemplateFlow keeps empty stand-ins)."""
+def first_file(folder: Path, names: Iterable[str]) -> Path | None:
+    """The first file that exists and is not empty; TemplateFlow keeps empty placeholders."""
     for name in names:
         path = folder / name
         if path.is_file() and path.stat().st_size:
@@ -39,19 +44,20 @@ def first_file(folder, names):
     return None
 
 
-def write_once(path, writer):
-    """Write a file under its name once it is whole; keep one that is there and whole."""
+def write_once(path: Path, writer: Callable[[Path], object]) -> Path:
+    """Write a file, unless it is there and whole; return its path."""
     return path if is_whole(path) else atomic_write(path, writer)
 
 
-def copy_whole(source, path):
-    """Copy a file, whole or not at all; one that is there and equal keeps its date."""
+def copy_whole(source: str | Path, path: Path) -> Path:
+    """Copy a file, whole or not at all; an equal file that is there keeps its date."""
     if path.is_file() and filecmp.cmp(source, path, shallow=False):
         return path
     return atomic_write(path, lambda p: shutil.copyfile(source, p))
 
 
-def is_whole(path):
+def is_whole(path: Path) -> bool:
+    """Whether a file exists and is not empty; a compressed image must also match its checksum."""
     if not path.name.endswith('.nii.gz'):
         return path.is_file() and path.stat().st_size > 0
     try:
@@ -62,7 +68,8 @@ def is_whole(path):
 
 
 @contextmanager
-def environment(**values):
+def environment(**values: str) -> Iterator[None]:
+    """Set environment variables for a while."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -72,7 +79,7 @@ def environment(**values):
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def reason_of(error):
-    """First words of what went wrong."""
+def reason_of(error: Exception) -> str:
+    """The first line of an error's message, or its type where that line is missing or long."""
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     return text if len(text) < 100 else type(error).__name__

@@ -1,4 +1,4 @@
-"""The susceptibility of a template: the file given, else a prior from the atlas and the literature."""
+"""Susceptibility in template space: a file of the user, or a prior from the atlas and the literature."""
 
 import hashlib
 import json
@@ -18,34 +18,42 @@ from bids_qsm.templates.caches import write_once
 from bids_qsm.templates.spaces import Template
 
 
-def get_chi(given, template: Template, atlas: Atlas, cache: Path) -> Path:
-    """Susceptibility in the space of a template: the file ``given``, else a prior from atlas and literature.
+def get_chi(given: Path | None, template: Template, atlas: Atlas, cache: Path) -> Path:
+    """Return the susceptibility (ppm) of a template: the file ``given``, else a prior.
+
+    The prior has the mean susceptibility of each tissue and nucleus in the literature, where the template and
+    the atlas have them. It is made once and kept in ``cache``.
 
     Raises
     ------
     UserError
-        Where the file given is no volume or is named for another space.
+        The file given is not a volume, is in another space, or is constant in the deep grey matter.
     """
-    if given is None:
+    if given is not None:
+        _check(given, template)
+        return given
+    # another atlas of the same name, a corrected table or other values make another prior
+    content = (atlas.dseg.read_bytes(), atlas.labels.read_bytes(), repr((TISSUE, NUCLEI)).encode())
+    key = hashlib.sha256(b''.join(content)).hexdigest()[:8]
+    name = f'tpl-{template.name}_res-01_atlas-{atlas.name}_desc-prior{key}_Chimap.nii.gz'
+    return write_once(cache / f'tpl-{template.name}' / name, lambda path: _write_prior(template, atlas, path))
 
-        def write(path):
-            t1w, mask, dseg = (nib.load(p) for p in (template.t1w, template.mask, atlas.dseg))
-            chi = prior_chi(
-                np.asarray(t1w.dataobj, np.float32),
-                t1w.affine,
-                np.asarray(mask.dataobj) > 0.5,
-                np.rint(np.asarray(dseg.dataobj)).astype(np.int32),
-                dseg.affine,
-                pd.read_csv(atlas.labels, sep='\t', keep_default_na=False),
-            )
-            nib.save(nib.Nifti1Image(chi, t1w.affine), path)
 
-        # another atlas of the same name, a mended table or other values make another prior
-        content = (atlas.dseg.read_bytes(), atlas.labels.read_bytes(), repr((TISSUE, NUCLEI)).encode())
-        key = hashlib.sha256(b''.join(content)).hexdigest()[:8]
-        name = f'tpl-{template.name}_res-01_atlas-{atlas.name}_desc-prior{key}_Chimap.nii.gz'
-        return write_once(Path(cache) / f'tpl-{template.name}' / name, write)
-    path = Path(given)
+def _write_prior(template: Template, atlas: Atlas, path: Path) -> None:
+    t1w, mask, dseg = (nib.load(p) for p in (template.t1w, template.mask, atlas.dseg))
+    chi = prior_chi(
+        np.asarray(t1w.dataobj, np.float32),
+        t1w.affine,
+        np.asarray(mask.dataobj) > 0.5,
+        np.rint(np.asarray(dseg.dataobj)).astype(np.int32),
+        dseg.affine,
+        pd.read_csv(atlas.labels, sep='\t', keep_default_na=False),
+    )
+    nib.save(nib.Nifti1Image(chi, t1w.affine), path)
+
+
+def _check(path: Path, template: Template) -> None:
+    """Raise UserError where a file is not the susceptibility of this template."""
     space = _space_of(path)
     if space not in (None, template.name):
         raise UserError(
@@ -65,11 +73,10 @@ def get_chi(given, template: Template, atlas: Atlas, cache: Path) -> Path:
             f'--chi-template {path} shows nothing where the deep grey matter of {template.name} lies; '
             'give one in that space.'
         )
-    return path
 
 
-def _space_of(path):
-    """Template space of an image by its name or its sidecar; None where neither says it."""
+def _space_of(path: Path) -> str | None:
+    """The template space of an image, by its name or its sidecar; None where neither says it."""
     entities = dict(part.split('-', 1) for part in path.name.split('_') if '-' in part)
     if 'space' in entities:
         return entities['space']
@@ -78,6 +85,7 @@ def _space_of(path):
         stated = json.loads(beside.read_text(encoding='utf-8')).get('SpatialReference')
     except (OSError, ValueError, AttributeError):
         stated = None
-    # the template of a study has a name of its own beside the space that it was made in
-    named = isinstance(stated, str) and re.fullmatch(r'\w+', stated)
-    return stated if named else entities.get('tpl')
+    # a study template has a name of its own, and its sidecar names the space that it was made in
+    if isinstance(stated, str) and re.fullmatch(r'\w+', stated):
+        return stated
+    return entities.get('tpl')

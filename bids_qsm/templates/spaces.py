@@ -1,7 +1,8 @@
-"""Templates by name: the embedded one, then the caches on disk, then a download."""
+"""Templates by name: built in, from a cache on disk, or downloaded."""
 
 import tempfile
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,8 +29,8 @@ EMBEDDED = 'MNI152NLin2009aSym'
 class Template:
     """A brain in a standard space: image, brain mask, and what to cite.
 
-    ``white_matter`` (a mask of its deep parts) and ``chi`` (susceptibility, ppm) are there for the space that
-    the regions come from; see `get_white_matter` and `get_chi`.
+    Only the template that the atlas is in has ``white_matter`` (mask of the deep white matter) and ``chi``
+    (susceptibility, ppm); see `get_white_matter` and `chi_prior.get_chi`.
     """
 
     name: str
@@ -44,17 +45,17 @@ class Template:
 def get_template(name: str, cache: Path) -> Template:
     """Find a template by its TemplateFlow name.
 
-    'MNI152NLin2009aSym' is embedded (nilearn's ICBM152 at 1 mm, without skull) and needs no network. Others
+    'MNI152NLin2009aSym' is built in (nilearn's ICBM152 at 1 mm, without skull) and needs no network. Others
     are taken from $TEMPLATEFLOW_HOME (default ~/.cache/templateflow) or ``cache``, or downloaded to the first
-    of these that can be written; a file that is damaged counts as absent.
+    of these that can be written. A damaged file counts as absent.
 
     Raises
     ------
     UserError
-        Where the template is neither in the cache nor to be had.
+        The template is in no cache and cannot be downloaded.
     """
     if name == EMBEDDED:
-        return embedded_template(Path(cache))
+        return embedded_template(cache)
     places = homes('TEMPLATEFLOW_HOME', '.cache/templateflow', cache)
     stem = f'tpl-{name}/tpl-{name}_res-'
     damage = None
@@ -66,7 +67,7 @@ def get_template(name: str, cache: Path) -> Template:
                 for path in (t1w, mask):
                     read(path)
                 break
-            except UserError as error:  # as where a download was killed
+            except UserError as error:  # such as a download that was killed
                 damage = error
     else:
         try:
@@ -79,8 +80,7 @@ def get_template(name: str, cache: Path) -> Template:
 
 
 def keep_template(template: Template, cache: Path) -> Template:
-    """Copy a template to where `get_template` finds it for this ``cache``, whatever caches a machine has."""
-    cache = Path(cache)
+    """Copy a template into ``cache``, so that `get_template` finds it on any machine that sees it."""
     if template.t1w.is_relative_to(cache):
         return template
     folder = cache / 'templateflow' / f'tpl-{template.name}'
@@ -89,24 +89,25 @@ def keep_template(template: Template, cache: Path) -> Template:
 
 
 def get_white_matter(template: Template, cache: Path) -> Path:
-    """Mask of the deep white matter of a template, made once."""
+    """The mask of the deep white matter of a template; it is made once and kept in ``cache``."""
 
-    def write(path):
+    def write(path: Path) -> None:
         t1w, mask = nib.load(template.t1w), nib.load(template.mask)
         region = white_matter(np.asarray(t1w.dataobj, np.float32), np.asarray(mask.dataobj) > 0.5, t1w.affine)
         nib.save(nib.Nifti1Image(region.astype(np.uint8), t1w.affine), path)
 
-    folder = Path(cache) / f'tpl-{template.name}'
-    return write_once(folder / f'tpl-{template.name}_res-01_label-deepWM_mask.nii.gz', write)
+    name = f'tpl-{template.name}'
+    return write_once(cache / name / f'{name}_res-01_label-deepWM_mask.nii.gz', write)
 
 
-def embedded_template(cache):
+def embedded_template(cache: Path) -> Template:
+    """The template that nilearn bundles, written to ``cache``."""
     from nilearn.datasets import load_mni152_brain_mask, load_mni152_template
 
     stem = cache / f'tpl-{EMBEDDED}' / f'tpl-{EMBEDDED}_res-01'
 
-    def image(load, dtype):
-        def write(path):
+    def image(load: Callable, dtype: type) -> Callable[[Path], None]:
+        def write(path: Path) -> None:
             loaded = load(resolution=1)
             nib.save(nib.Nifti1Image(np.asarray(loaded.dataobj).astype(dtype), loaded.affine), path)
 
@@ -123,8 +124,11 @@ def embedded_template(cache):
     )
 
 
-def _download_template(name, home):
-    # elsewhere first, as tasks may do this at the same time, and may be killed
+def _download_template(name: str, home: Path) -> list[Path]:
+    """Download the T1w image and the brain mask of a template to the cache ``home``.
+
+    They go to a scratch folder first: several tasks may do this at the same time, and may be killed.
+    """
     try:
         with tempfile.TemporaryDirectory() as scratch:
             found = [
@@ -139,8 +143,8 @@ def _download_template(name, home):
         ) from error
 
 
-def _templateflow(name, root):
-    """What TemplateFlow's client downloads to ``root``: T1w image and brain mask."""
+def _templateflow(name: str, root: str) -> list:
+    """Download the T1w image and the brain mask by TemplateFlow's client; each a path or a list of one."""
     with warnings.catch_warnings(), environment(TEMPLATEFLOW_HOME=root):  # its import wants to write there
         warnings.simplefilter('ignore')
         from templateflow.client import TemplateFlowClient
