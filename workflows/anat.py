@@ -2,7 +2,9 @@
 
 from nipype.interfaces.utility import IdentityInterface
 
+from bids_qsm.anatomy.register import REGISTER
 from bids_qsm.interfaces.anatomy import CorrectBias, ExtractBrain, RegisterTemplate, Resample
+from bids_qsm.recon.registry import facts
 from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.memory import Sizes, need
 
@@ -80,15 +82,16 @@ def init_normalize_wf(
             f'Transforms between the anatomical image and {template} were taken from the derivatives given.'
         )
     else:
+        about = facts(REGISTER[engine])
         source = pe.Node(
             RegisterTemplate(method=engine, params=engine_params, same_contrast=is_t1w),
             name='register',
-            mem_gb=need('register', sizes, engine),
+            mem_gb=need(about.memory, sizes),
         )
         ports = [(port, 'init' if port == 'affine' else port) for port in ('image', 'template', *ours)]
         workflow.connect([(inputnode, source, ports)])
         how = (
-            f'by symmetric diffeomorphic registration [@syn] ({engine} [@{engine}]), the whole brain first, '
+            f'by symmetric diffeomorphic registration [@syn] ({about.prose}), the whole brain first, '
             'then the deep grey matter more finely'
             if is_t1w
             else 'by a smooth deformation that maximises mutual information [@studholme], as its contrast is '

@@ -10,6 +10,7 @@ from bids_qsm.anatomy.polyaffine import flow
 from bids_qsm.anatomy.register import DEEP_GREY, fade, grid_of_box
 from bids_qsm.anatomy.transform import Displacement, resample, transform_points
 from bids_qsm.errors import UserError
+from bids_qsm.recon.registry import Need, method
 
 _LIMIT = 5.0
 """Longest shift of a body (mm): beyond this it was taken for something else."""
@@ -22,6 +23,12 @@ _LEAST_RISE = 0.02
 _ALONE = 'Aligned by the anatomical image alone.'
 
 
+@method(
+    memory=Need(0.95, volume=4, anat=4),
+    prose='The alignment of the deep grey matter was refined: starting from where the anatomical image has '
+    'each nucleus, its shift was fitted to susceptibility against a susceptibility template ({template}), '
+    'and the shifts were joined to an invertible map [@polyaffine].',
+)
 def hybrid(
     chi,
     chi_affine,

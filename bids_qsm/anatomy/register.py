@@ -18,6 +18,7 @@ from bids_qsm.anatomy.transform import (
     spacing_of,
 )
 from bids_qsm.errors import UserError
+from bids_qsm.recon.registry import Need, method
 
 DEEP_GREY = ((-44.0, -48.0, -36.0), (44.0, 36.0, 36.0))
 """Corners (mm, MNI space) of a box around basal ganglia, thalamus and midbrain, with a margin."""
@@ -117,6 +118,7 @@ def _affine(image, image_affine, mask, template, template_affine, template_mask)
     return matrix
 
 
+@method(memory=Need(0.36, anat=4), prose='dipy [@dipy]')
 def dipy(
     image,
     image_affine,
@@ -194,6 +196,7 @@ def dipy(
     )
 
 
+@method(memory=Need(0.4, anat=20), prose='greedy [@greedy]')
 def greedy(
     image,
     image_affine,

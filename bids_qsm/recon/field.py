@@ -5,8 +5,10 @@ from numba import njit, prange
 
 from bids_qsm.recon.echo_weights import fit_voxels, spread, trust, weigh
 from bids_qsm.recon.nonlinear import nonlinear
+from bids_qsm.recon.registry import Need, method
 
 
+@method(memory=Need(volume=2.5, echoes=3), prose='(linear) [@linear]')
 def linear(unwrapped, magnitude, mask, echo_times, field_strength):
     r"""Fit the field to the phase of all echoes by least squares through the origin [1]_.
 

@@ -4,8 +4,10 @@ import numpy as np
 from numba import njit, prange
 
 from bids_qsm.recon.echo_weights import fit_voxels, spread, trust, weigh
+from bids_qsm.recon.registry import Need, method
 
 
+@method(memory=Need(volume=2.5, echoes=4), prose='(nonlinear) [@nonlinear]')
 def nonlinear(unwrapped, phase, magnitude, mask, echo_times, field_strength):
     r"""Fit the field to the complex signal of all echoes at once [1]_.
 

@@ -2,13 +2,19 @@
 
 from bids_qsm.recon.csf import ventricles
 from bids_qsm.recon.grid import Grid
+from bids_qsm.recon.registry import Need, method
 
 
+@method(
+    memory=Need(volume=9.5),
+    prose='Susceptibility is relative to the fluid of the ventricles [@medi0] where that could be found '
+    'by its low R2*, else to the mean of the brain, as each sidecar states.',
+)
 def csf(
     chi,
     mask,
-    r2star,
     grid: Grid,
+    r2star=None,
     *,
     r2star_ratio: float = 0.35,
     reach_mm: float = 35.0,
@@ -60,12 +66,14 @@ def csf(
     return offset, region, 'CSF', note
 
 
+@method(memory=Need(volume=5), prose='Susceptibility is relative to the mean of the brain.')
 def brain(chi, mask):
     """Mean over the whole mask; returns as `csf`."""
     note = 'Susceptibility is relative to the mean of the whole brain mask.'
     return float(chi[mask].mean(dtype=float)), mask, 'whole brain', note
 
 
+@method(memory=Need(volume=5), prose='Susceptibility was not referenced to a region.')
 def none():
     """Take values as the inversion left them, whose mean over its volume is zero; returns as `csf`."""
     return 0.0, None, 'none', 'Susceptibility was not referenced to a region.'

@@ -7,6 +7,7 @@ from bids_qsm.errors import UserError
 from bids_qsm.recon.background_gradient import LOST, spread_function
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.noise import noise_level
+from bids_qsm.recon.registry import Need, method
 
 MAX_R2STAR = 1000.0
 """Fastest decay reported (1/s); what decays faster has no signal left in any echo."""
@@ -15,6 +16,7 @@ MAX_T2STAR = 1.0
 ARLO, LINE, FLOOR = 0, 1, 2
 
 
+@method(memory=Need(volume=4, echoes=2), prose='ARLO [@arlo]')
 def arlo(magnitude, mask, echo_times, field, field_strength, grid: Grid, *, spread: bool = False):
     r"""Fit a single exponential to the magnitude of all echoes by ARLO [1]_.
 
@@ -54,6 +56,7 @@ def arlo(magnitude, mask, echo_times, field, field_strength, grid: Grid, *, spre
     return _maps(ARLO, magnitude, mask, echo_times, field, field_strength, grid, spread)
 
 
+@method(memory=Need(volume=4, echoes=2), prose='a weighted log-linear fit [@loglinear]')
 def loglinear(magnitude, mask, echo_times, field, field_strength, grid: Grid, *, spread: bool = False):
     r"""Fit a line to the logarithm of the magnitude, weighted by its square [1]_.
 
@@ -68,6 +71,7 @@ def loglinear(magnitude, mask, echo_times, field, field_strength, grid: Grid, *,
     return _maps(LINE, magnitude, mask, echo_times, field, field_strength, grid, spread)
 
 
+@method(memory=Need(volume=4, echoes=2), prose='nonlinear least squares [@nlls]')
 def nlls(magnitude, mask, echo_times, field, field_strength, grid: Grid, *, spread: bool = False):
     r"""Fit decay and noise floor to the magnitude by nonlinear least squares [1]_.
 

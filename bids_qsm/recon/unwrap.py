@@ -6,12 +6,14 @@ from scipy import fft, ndimage
 
 from bids_qsm.errors import UserError
 from bids_qsm.recon.grid import Grid
+from bids_qsm.recon.registry import Need, method
 from bids_qsm.recon.romeo import mean_edge_weight, unwrap_echoes
 
 TWO_PI = 2 * np.pi
 MEDIAN_SAMPLE = 50_000
 
 
+@method(memory=Need(volume=2, echoes=5.6), prose='(romeo) [@romeo]')
 def romeo(phase, magnitude, mask, echo_times, *, template: int = 0):
     """Unwrap each echo by region growing along the most reliable edges first [1]_.
 
@@ -62,6 +64,7 @@ def romeo(phase, magnitude, mask, echo_times, *, template: int = 0):
     return align_echoes(unwrapped, mask, echo_times)
 
 
+@method(memory=Need(volume=5, echoes=3.5), prose='(laplacian) [@laplacian]')
 def laplacian(phase, mask, echo_times, grid: Grid):
     r"""Unwrap by solving Poisson's equation for the wrapped phase gradients inside the mask [1]_.
 

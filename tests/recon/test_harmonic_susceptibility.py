@@ -68,7 +68,7 @@ def test_better_than_one_pass_and_whole_mask(head, measured, r2star):
     local, kept = vsharp(total, head.brain, head.grid)
     plain = tv(local, kept, head.noise, head.grid)
     plain -= plain[kept].mean() * kept
-    local, whole = levelled(total, head.brain, head.noise, r2star, head.grid)
+    local, whole = levelled(total, head.brain, head.noise, head.grid, r2star)
     assert local.dtype == np.float32
     assert not local[~head.brain].any()
     assert (whole == head.brain).all()
@@ -80,6 +80,6 @@ def test_better_than_one_pass_and_whole_mask(head, measured, r2star):
 
 def test_without_r2star(head, measured):
     total = (measured - head.local + head.total).astype(np.float32)
-    local, _ = levelled(total, head.brain, head.noise, None, head.grid)
+    local, _ = levelled(total, head.brain, head.noise, head.grid)
     chi = tv(local, head.brain, head.noise, head.grid)
     assert error(chi, head.chi, head.nuclei) < 0.45

@@ -11,8 +11,10 @@ from bids_qsm.recon.conjugate import conjugate_gradient
 from bids_qsm.recon.fourier import Box
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.multigrid import Laplacian
+from bids_qsm.recon.registry import Need, method
 
 
+@method(memory=Need(padded=8), prose='LBV [@lbv]')
 def lbv(field, mask, grid: Grid, *, tolerance: float = 1e-4, max_iterations: int = 50):
     r"""Remove the background field by solving Laplace's equation in the mask (LBV) [1]_.
 

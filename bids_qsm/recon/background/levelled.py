@@ -7,9 +7,16 @@ from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.harmonic_susceptibility import level
 from bids_qsm.recon.inversion.noise_scale import PADDING, typical_noise
 from bids_qsm.recon.inversion.tv import tv
+from bids_qsm.recon.registry import Need, method
 
 
-def levelled(field, mask, noise, r2star, grid: Grid, *, turns: int = 2, degree: int = 6):
+@method(
+    memory=Need(0.1, padded=19),
+    prose='V-SHARP [@vsharp], in turns with inversions whose slowly varying part, which a field map '
+    'cannot tell from background [@levelled], was set so that tissue of equal R2* has equal susceptibility',
+    single_echo='V-SHARP [@vsharp], the local field at the rim of the mask restored by inversion',
+)
+def levelled(field, mask, noise, grid: Grid, r2star=None, *, turns: int = 2, degree: int = 6):
     r"""Remove the background by V-SHARP, and give back what it took of the local field and of the rim.
 
     .. math:: \chi = L(\mathrm{TV}(f_L)), \quad f_L \leftarrow D \chi + V(f - D \chi)

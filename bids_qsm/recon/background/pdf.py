@@ -6,8 +6,10 @@ from bids_qsm.recon.conjugate import conjugate_gradient
 from bids_qsm.recon.fourier import Box, convolve, dipole_kernel
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion.noise_scale import certainty, typical_noise
+from bids_qsm.recon.registry import Need, method
 
 
+@method(memory=Need(padded=14.5), prose='PDF [@pdf]')
 def pdf(
     field,
     mask,

@@ -11,8 +11,10 @@ from bids_qsm.recon.conjugate import conjugate_gradient
 from bids_qsm.recon.distance import depth
 from bids_qsm.recon.fourier import Box, convolve, smv_kernel
 from bids_qsm.recon.grid import Grid
+from bids_qsm.recon.registry import Need, method
 
 
+@method(memory=Need(padded=8.5), prose='SHARP [@sharp]')
 def sharp(field, mask, grid: Grid, *, radius: float = 6.0, threshold: float = 0.02):
     r"""Remove the background field by spherical means and a truncated deconvolution (SHARP) [1]_.
 
@@ -56,6 +58,7 @@ def sharp(field, mask, grid: Grid, *, radius: float = 6.0, threshold: float = 0.
     return ball.hand_back(wide.uncrop(local))
 
 
+@method(memory=Need(padded=9.5), prose='RESHARP [@resharp]')
 def resharp(
     field,
     mask,
@@ -117,6 +120,7 @@ def resharp(
     return ball.hand_back(convolve(source, ball.kernel))
 
 
+@method(memory=Need(padded=8), prose='iSMV [@ismv]')
 def ismv(
     field,
     mask,

@@ -9,8 +9,10 @@ from bids_qsm.recon.arrays import either, is_numpy, like, to_numpy
 from bids_qsm.recon.background.spheres import demeaned, fits, truncated_inverse
 from bids_qsm.recon.fourier import Box, ball_weights, convolve, dipole_kernel, irfft, rfft, smv_kernel
 from bids_qsm.recon.grid import Grid
+from bids_qsm.recon.registry import Need, method
 
 
+@method(memory=Need(padded=16.5), prose='V-SHARP [@vsharp]')
 def vsharp(
     field,
     mask,

@@ -6,8 +6,10 @@ from bids_qsm.recon.arrays import like
 from bids_qsm.recon.fourier import Box, convolve, dipole_kernel, gradient_energy
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion.noise_scale import PADDING, relative_noise
+from bids_qsm.recon.registry import Need, method
 
 
+@method(memory=Need(padded=7.3), prose='TKD [@tkd]')
 def tkd(field, mask, grid: Grid, *, threshold: float = 0.15):
     r"""Invert the dipole by truncated k-space division [1]_.
 
@@ -46,6 +48,7 @@ def tkd(field, mask, grid: Grid, *, threshold: float = 0.15):
     return box.uncrop(chi * inside)
 
 
+@method(memory=Need(padded=7.3), prose='truncated SVD [@tsvd]')
 def tsvd(field, mask, noise, grid: Grid, *, strength: float = 0.2):
     r"""Invert the dipole by truncated singular value decomposition [1]_.
 
@@ -82,6 +85,7 @@ def tsvd(field, mask, noise, grid: Grid, *, strength: float = 0.2):
     return box.uncrop(convolve(box.crop(field) * inside, like(inverse, field)) * inside)
 
 
+@method(memory=Need(padded=8), prose='closed-form L2 regularisation [@l2]')
 def l2(field, mask, noise, grid: Grid, *, strength: float = 0.06):
     r"""Invert the dipole with a penalty on squared gradients, in closed form [1]_.
 

@@ -3,12 +3,14 @@
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion.fidelity import sines, squares
 from bids_qsm.recon.inversion.splitting import DATA_PENALTY, Problem, Splitting
+from bids_qsm.recon.registry import Need, method
 from bids_qsm.recon.solvers import total_variation
 
 LINEAR_TOLERANCE = 0.2
 """Change per iteration at which the linear start gives way to the complex misfit."""
 
 
+@method(memory=Need(padded=17), prose='nonlinear TV [@nltv]')
 def nltv(
     field,
     mask,

@@ -9,12 +9,14 @@ from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion.fansi import LINEAR_TOLERANCE
 from bids_qsm.recon.inversion.fidelity import sines, squares
 from bids_qsm.recon.inversion.splitting import DATA_PENALTY, Problem
+from bids_qsm.recon.registry import Need, method
 from bids_qsm.recon.solvers import total_variation
 
 HARMONIC_PENALTY = 0.3
 """Penalty of the splitting of the Laplacian (times the voxel size to the fourth): it sets the pace."""
 
 
+@method(memory=Need(padded=22), prose='weak-harmonic nonlinear TV [@whnltv]')
 def whnltv(
     field,
     mask,

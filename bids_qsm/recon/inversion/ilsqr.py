@@ -9,8 +9,10 @@ from bids_qsm.recon.fused_kernels import divergence, gradient
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion.noise_scale import PADDING, certainty, relative_noise, typical_noise
 from bids_qsm.recon.inversion.tikhonov import least_squares
+from bids_qsm.recon.registry import Need, method
 
 
+@method(memory=Need(padded=16), prose='iLSQR [@ilsqr]')
 def ilsqr(
     field,
     mask,

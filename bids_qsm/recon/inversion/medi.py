@@ -11,8 +11,10 @@ from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion.fidelity import sines
 from bids_qsm.recon.inversion.morphology import shrink_smooth, smooth_places
 from bids_qsm.recon.inversion.splitting import DATA_PENALTY, Problem, Splitting
+from bids_qsm.recon.registry import Need, method
 
 
+@method(memory=Need(padded=21), prose='MEDI [@medi]', slow=1.5)
 def medi(
     field,
     mask,
@@ -70,6 +72,7 @@ def medi(
     return problem.give(chi)
 
 
+@method(memory=Need(padded=23), prose='MEDI+0 [@medi0]', slow=1.5)
 def medi0(
     field,
     mask,

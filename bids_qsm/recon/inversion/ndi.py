@@ -9,8 +9,10 @@ from bids_qsm.recon.fourier import convolve, dipole_kernel
 from bids_qsm.recon.fused_kernels import add_up
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion.splitting import Problem
+from bids_qsm.recon.registry import Need, method
 
 
+@method(memory=Need(padded=15), prose='NDI [@ndi]')
 def ndi(
     field,
     mask,

@@ -7,6 +7,7 @@ from bids_qsm.recon.fourier import convolve
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion.fidelity import chords, lengths, squares
 from bids_qsm.recon.inversion.splitting import DATA_PENALTY, Problem, Splitting
+from bids_qsm.recon.registry import Need, method
 from bids_qsm.recon.solvers import total_variation
 
 FIRST_TOLERANCE = 0.1
@@ -19,6 +20,7 @@ NORMAL_MEDIAN = 0.6745
 """Median absolute value of normal noise of unit variance."""
 
 
+@method(memory=Need(padded=17), prose='L1-QSM [@l1qsm]')
 def l1qsm(
     field,
     mask,
@@ -79,6 +81,7 @@ def l1qsm(
     return problem.give(chi)
 
 
+@method(memory=Need(padded=18.5), prose='HD-QSM [@hdqsm]')
 def hdqsm(
     field,
     mask,

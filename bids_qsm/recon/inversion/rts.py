@@ -8,9 +8,11 @@ from bids_qsm.recon.fourier import Box, convolve, dipole_kernel, gradient_energy
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion.noise_scale import PADDING, certainty, typical_noise
 from bids_qsm.recon.inversion.tikhonov import normal_operator
+from bids_qsm.recon.registry import Need, method
 from bids_qsm.recon.solvers import total_variation
 
 
+@method(memory=Need(padded=14.5), prose='RTS [@rts]')
 def rts(
     field,
     mask,

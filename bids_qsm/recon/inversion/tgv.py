@@ -11,6 +11,7 @@ from bids_qsm.recon.fourier import Box
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion.noise_scale import typical_noise
 from bids_qsm.recon.inversion.stencils import ascend, descend, wave_stencil
+from bids_qsm.recon.registry import Need, method
 
 COARSEST = 4.0
 """Voxel edge (mm) up to which the field is coarsened to start from."""
@@ -20,6 +21,7 @@ CHI_SCALE, ETA_SCALE = 20.0, 0.1
 """Expected size of susceptibility (in noise) and of the multiplier: they set the pace, not the result."""
 
 
+@method(memory=Need(padded=31), prose='TGV [@tgv]', slow=4)
 def tgv(
     total,
     mask,

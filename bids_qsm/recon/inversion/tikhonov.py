@@ -8,8 +8,10 @@ from bids_qsm.recon.conjugate import conjugate_gradient
 from bids_qsm.recon.fourier import Box, convolve, dipole_kernel, gradient_energy, irfft, rfft
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion.noise_scale import PADDING, certainty, relative_noise, typical_noise
+from bids_qsm.recon.registry import Need, method
 
 
+@method(memory=Need(padded=15.5), prose='Tikhonov regularisation [@tikhonov]')
 def tikhonov(
     field,
     mask,

@@ -3,9 +3,11 @@
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion.fidelity import squares
 from bids_qsm.recon.inversion.splitting import DATA_PENALTY, Problem, Splitting
+from bids_qsm.recon.registry import Need, method
 from bids_qsm.recon.solvers import total_variation
 
 
+@method(memory=Need(padded=17), prose='TV [@tv]')
 def tv(
     field,
     mask,

@@ -9,6 +9,7 @@ from bids_qsm.recon.magnitude import combine
 from bids_qsm.recon.masking.morphology import not_empty
 from bids_qsm.recon.masking.signal import flatten, signal
 from bids_qsm.recon.masking.surface import fill_surface, neighbours, sphere
+from bids_qsm.recon.registry import Need, method
 
 INWARD_MM = 20
 """How far below the surface the darkest voxel is sought (d1 of the paper)."""
@@ -24,6 +25,9 @@ MOST = 2000
 COARSE_MM = 4.0
 
 
+@method(
+    memory=Need(0.08, volume=13, echoes=2), prose='the inside of a surface fitted to the magnitude [@bet]'
+)
 def bet(magnitude, grid: Grid, *, fraction: float = 0.5, level: int = 4, tolerance: float = 0.02):
     r"""Brain as the inside of a deformable surface, after the Brain Extraction Tool [1]_.
 

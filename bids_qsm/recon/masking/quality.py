@@ -19,6 +19,7 @@ from bids_qsm.recon.masking.morphology import (
     not_empty,
 )
 from bids_qsm.recon.masking.signal import flatten, signal
+from bids_qsm.recon.registry import Need, method
 from bids_qsm.recon.threshold import otsu
 
 RIM_MM = 5.0
@@ -29,6 +30,7 @@ BRIGHT = (0.5, 0.8)
 """Range of the brightness, over that of the brain around it, below which a voxel of the rim is no brain."""
 
 
+@method(memory=Need(volume=4, echoes=2), prose='made from the brain mask and the quality of the phase')
 def combined(magnitude, quality, brain, grid: Grid, *, closing_mm: float = 4.0, opening_mm: float = 1.0):
     """Brain mask less the voxels whose phase is bad; the brain is found by `bet` where no mask is given.
 
@@ -64,6 +66,7 @@ def combined(magnitude, quality, brain, grid: Grid, *, closing_mm: float = 4.0, 
     return clean(good, grid, closing_mm, np.inf, opening_mm) & brain
 
 
+@method(memory=Need(volume=4, echoes=2), prose='made from the magnitude and the quality of the phase')
 def quality_mask(magnitude, quality, grid: Grid, *, closing_mm: float = 4.0, opening_mm: float = 1.0):
     """Signal whose phase is good, by the valley of the histogram of ``quality`` over the signal.
 
@@ -74,6 +77,7 @@ def quality_mask(magnitude, quality, grid: Grid, *, closing_mm: float = 4.0, ope
     return clean(good, grid, closing_mm, SPOT_ML, opening_mm)
 
 
+@method(memory=Need(volume=4, echoes=2), prose='the brain mask')
 def brain_mask(brain, grid: Grid, *, erosion_mm: float = 0.0):
     """Brain mask as it was given, eroded by ``erosion_mm``; its largest piece."""
     if brain is None:
@@ -87,6 +91,7 @@ def brain_mask(brain, grid: Grid, *, erosion_mm: float = 0.0):
     return largest(brain)
 
 
+@method(memory=Need(volume=4, echoes=2), prose='made from the magnitude by a threshold')
 def magnitude_mask(magnitude, grid: Grid, *, closing_mm: float = 4.0, opening_mm: float = 3.0):
     """Bright voxels, by Otsu's threshold [1]_; neck and skull stay in.
 

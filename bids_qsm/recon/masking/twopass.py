@@ -5,6 +5,7 @@ import numpy as np
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.masking.morphology import erode, not_empty
 from bids_qsm.recon.masking.quality import combined, valley
+from bids_qsm.recon.registry import Need, method
 from bids_qsm.recon.threshold import otsu
 
 
@@ -28,6 +29,9 @@ def strict(quality, mask):
     return good
 
 
+@method(
+    memory=Need(volume=4, echoes=2), prose='made from the brain mask and the quality of the phase [@two_pass]'
+)
 def two_pass(magnitude, quality, brain, grid: Grid, *, closing_mm: float = 8.0):
     """Filled mask of the second of two passes [1]_: as `combined`, with wider gaps closed.
 

@@ -7,11 +7,13 @@ from bids_qsm.errors import UserError
 from bids_qsm.recon.fourier import Box, convolve
 from bids_qsm.recon.fused_kernels import add_up
 from bids_qsm.recon.grid import Grid
+from bids_qsm.recon.registry import Need, method
 from bids_qsm.recon.swi.shading import combined_magnitude, divide_by_shading, gaussian
 
 SHAPES = ('tanh', 'linear', 'sigmoid')
 
 
+@method(memory=Need(volume=8, echoes=3), prose='clearswi [@clearswi]')
 def clearswi(
     magnitude,
     unwrapped,

@@ -5,8 +5,10 @@ from numba import njit, prange
 
 from bids_qsm.recon.fourier import Box, convolve, frequencies
 from bids_qsm.recon.grid import Grid
+from bids_qsm.recon.registry import Need, method
 
 
+@method(memory=Need(volume=2, echoes=4), prose='the homodyne high-pass filter [@highpass]')
 def highpass(magnitude, phase, mask, grid: Grid, *, width_mm: float = 8.0, power: int = 4):
     r"""Weight the magnitude of the last echo by its homodyne high-pass filtered phase [1]_.
 

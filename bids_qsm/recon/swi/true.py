@@ -3,9 +3,11 @@
 import numpy as np
 
 from bids_qsm.recon.grid import Grid
+from bids_qsm.recon.registry import Need, method
 from bids_qsm.recon.swi.shading import combined_magnitude, divide_by_shading
 
 
+@method(memory=Need(volume=5, echoes=2), prose='true-SWI [@trueswi]')
 def trueswi(
     magnitude,
     chi,
