@@ -29,7 +29,7 @@ from bids_qsm.layout import find_series
 from bids_qsm.layout.series import Series
 from bids_qsm.phantom.dataset import Visit, write_dataset
 from bids_qsm.phantom.gre import Protocol
-from bids_qsm.recon.registry import parameters
+from bids_qsm.recon.registry import facts, parameters
 from bids_qsm.threads import set_threads
 from bids_qsm.workflows.memory import Sizes, need
 from bids_qsm.workflows.series import init_series_phase_wf, init_series_recon_wf
@@ -187,7 +187,7 @@ def measure_recon(folder, case, threads):
             cwd.mkdir()
             measured = Measurement()
             interface.run(cwd=str(cwd))
-            yield _row(case, name, method, node, need(name, sizes, method), measured.end())
+            yield _row(case, name, method, node, need(facts(function).memory, sizes), measured.end())
 
 
 def measure_whole(folder, threads):
