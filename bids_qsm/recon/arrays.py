@@ -1,10 +1,16 @@
 """Arrays of any library: the numerics take NumPy, PyTorch or CuPy arrays and give back the same kind."""
 
+from collections.abc import Callable
+from typing import Any
+
 import array_api_compat
 import numpy as np
 
+Array = Any
+"""An array of NumPy, PyTorch or CuPy; its library is known when it runs."""
 
-def namespace(x):
+
+def namespace(x: Array):
     """The functions of the array API standard for the library of ``x``.
 
     >>> bool(namespace(np.zeros(3)).all(np.ones(3) > 0))
@@ -13,12 +19,12 @@ def namespace(x):
     return array_api_compat.array_namespace(x)
 
 
-def is_numpy(x):
+def is_numpy(x: Array):
     """Whether ``x`` lies in the memory that numba and SciPy work on."""
     return array_api_compat.is_numpy_array(x)
 
 
-def to_numpy(x):
+def to_numpy(x: Array):
     """``x`` as a NumPy array; without a copy where it is one."""
     if is_numpy(x):
         return x
@@ -27,7 +33,7 @@ def to_numpy(x):
     return np.asarray(array_api_compat.to_device(x, 'cpu'))
 
 
-def like(array, reference):
+def like(array: Array, reference: Array | None):
     """A NumPy array in the library and on the device of ``reference``; None stands for NumPy."""
     if reference is None or is_numpy(reference):
         return array
@@ -35,10 +41,10 @@ def like(array, reference):
     return xp.asarray(np.ascontiguousarray(array), device=array_api_compat.device(reference))
 
 
-def either(compiled, general):
+def either(compiled: Callable, general: Callable):
     """One function of two: ``compiled`` where the first argument is a NumPy array, else ``general``."""
 
-    def chosen(first, *rest):
+    def chosen(first: Array, *rest: Any):
         return (compiled if is_numpy(first) else general)(first, *rest)
 
     chosen.__doc__ = compiled.__doc__

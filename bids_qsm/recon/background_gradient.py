@@ -1,7 +1,10 @@
 """What gradients of the background field take from the signal of a voxel."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.units import ppm_per_radian
 
@@ -9,7 +12,15 @@ LOST = np.float32(0.3)
 """Share of the signal below which an echo is not corrected but left out."""
 
 
-def spread_function(field, mask, grid: Grid, echo_times, field_strength, *, rolloff: float = 0.5):
+def spread_function(
+    field: Array,
+    mask: Array,
+    grid: Grid,
+    echo_times: Sequence[float],
+    field_strength: float,
+    *,
+    rolloff: float = 0.5,
+):
     r"""Share of each echo's signal that background gradients leave, after the voxel spread function [1]_.
 
     .. math:: F_k = \prod_d h\left(\frac{\gamma B_0 |\partial_d f| v_d T_k}{\pi}\right), \quad
@@ -56,7 +67,7 @@ def spread_function(field, mask, grid: Grid, echo_times, field_strength, *, roll
     return kept
 
 
-def _slope(field, mask, axis):
+def _slope(field: Array, mask: Array, axis: int):
     """Absolute difference per voxel along an axis: the mean of the steps to neighbours in the mask."""
     ahead = np.moveaxis(field, axis, 0)
     inside = np.moveaxis(mask, axis, 0)

@@ -1,11 +1,13 @@
 """Finding and mending what vendors do to phase: scaling, gaps, slice flips, bipolar readout, sign."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numba import njit, prange
 
 from bids_qsm.errors import UserError
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.phase import wrap
 from bids_qsm.recon.polarity import block_mean, find_polarity
@@ -37,9 +39,9 @@ class Bipolar:
 
 
 def condition(
-    magnitude,
-    phase,
-    echo_times,
+    magnitude: Array,
+    phase: Array,
+    echo_times: Sequence[float],
     grid: Grid,
     *,
     manufacturer: str = '',
@@ -92,7 +94,7 @@ def condition(
     return magnitude, phase, findings
 
 
-def from_real_imaginary(real, imaginary):
+def from_real_imaginary(real: Array, imaginary: Array):
     """Magnitude and phase (rad) of complex images given as two parts.
 
     Raises
@@ -108,7 +110,7 @@ def from_real_imaginary(real, imaginary):
     return np.hypot(real, imaginary), np.arctan2(imaginary, real)
 
 
-def find_slice_flip(phase, magnitude):
+def find_slice_flip(phase: Array, magnitude: Array):
     """Axis along which every second slice of a 3D complex image looks negated, and that axis' mean cosine.
 
     The mean cosine of the phase step between neighbours, weighted by both magnitudes, is near 1 for any
@@ -119,7 +121,7 @@ def find_slice_flip(phase, magnitude):
     return axis, float(similarity[axis])
 
 
-def find_bipolar(phase, magnitude, echo_times, grid: Grid):
+def find_bipolar(phase: Array, magnitude: Array, echo_times: Sequence[float], grid: Grid):
     r"""Linear phase by which odd and even echoes differ; None where three evenly spaced echoes are lacking.
 
     .. math:: \phi_k - 2 \phi_{k+1} + \phi_{k+2} = (-1)^k 4 \theta
@@ -153,7 +155,7 @@ def find_bipolar(phase, magnitude, echo_times, grid: Grid):
     return best
 
 
-def _fit_line(signal, axis, factor):
+def _fit_line(signal: Array, axis: int, factor: int):
     """Fit ``arg(signal) = 4 (constant + slope * voxel)`` along one axis of a block-averaged image."""
     ahead = np.moveaxis(signal, axis, 0)
     steps = (np.conj(ahead[:-1]) * ahead[1:]).sum()
@@ -182,11 +184,11 @@ def _fit_line(signal, axis, factor):
     return Bipolar(axis, per_voxel, origin, abs(slope) * width * 3.5 / 4, share)
 
 
-def _finding(what, found, action, evidence):
+def _finding(what: str, found: str, action: str, evidence: str):
     return {'what': what, 'found': found, 'action': action, 'evidence': evidence}
 
 
-def _mark_gaps(magnitude, phase):
+def _mark_gaps(magnitude: Array, phase: Array):
     """Make phase NaN and magnitude 0 where either is no number; return where (or None) and the finding."""
     bad = ~np.isfinite(phase) | ~np.isfinite(magnitude)
     count = int(np.count_nonzero(bad))
@@ -211,7 +213,7 @@ def _mark_gaps(magnitude, phase):
     )
 
 
-def _mend_slice_flip(phase, magnitude, wanted):
+def _mend_slice_flip(phase: Array, magnitude: Array, wanted: str):
     axis, similarity = find_slice_flip(phase[..., 0], magnitude[..., 0])
     flipped = similarity < FLIPPED if wanted == 'auto' else wanted == 'yes'
     evidence = (
@@ -231,7 +233,7 @@ def _mend_slice_flip(phase, magnitude, wanted):
     )
 
 
-def _mend_bipolar(phase, magnitude, echo_times, grid, wanted):
+def _mend_bipolar(phase: Array, magnitude: Array, echo_times: Sequence[float], grid: Grid, wanted: str):
     what = 'Bipolar readout'
     theta = find_bipolar(phase, magnitude, echo_times, grid)
     if theta is None:
@@ -266,7 +268,9 @@ def _mend_bipolar(phase, magnitude, echo_times, grid, wanted):
     )
 
 
-def _mend_sign(phase, magnitude, echo_times, grid, wanted, manufacturer):
+def _mend_sign(
+    phase: Array, magnitude: Array, echo_times: Sequence[float], grid: Grid, wanted: str, manufacturer: str
+):
     what = 'Phase sign'
     if wanted != 'auto':
         negative, evidence = wanted == 'negative', 'Set by the user.'
@@ -292,7 +296,7 @@ def _mend_sign(phase, magnitude, echo_times, grid, wanted, manufacturer):
 
 
 @njit(cache=True, parallel=True)
-def _mean_cosine(phase, magnitude):
+def _mean_cosine(phase: Array, magnitude: Array):
     """Magnitude-weighted mean cosine of the step to the next voxel, for each axis."""
     shape = phase.shape
     real = np.zeros((shape[0], 3))

@@ -1,13 +1,22 @@
 """Conjugate gradients on arrays of any library."""
 
+from collections.abc import Callable
+
 import numba
 import numpy as np
 
-from bids_qsm.recon.arrays import either, namespace
+from bids_qsm.recon.arrays import Array, either, namespace
 from bids_qsm.recon.fused_kernels import add_up
 
 
-def conjugate_gradient(apply, right, *, tolerance: float, max_iterations: int, precondition=None):
+def conjugate_gradient(
+    apply: Callable,
+    right: Array,
+    *,
+    tolerance: float,
+    max_iterations: int,
+    precondition: Callable | None = None,
+):
     """Solve ``apply(x) = right`` for a symmetric positive semi-definite operator [1]_.
 
     Parameters
@@ -50,7 +59,7 @@ def conjugate_gradient(apply, right, *, tolerance: float, max_iterations: int, p
 
 
 @numba.njit(cache=True, parallel=True, fastmath=True)
-def _dot_compiled(a, b):
+def _dot_compiled(a: Array, b: Array):
     """Inner product, summed in double precision."""
     sums = np.zeros((a.shape[0], 2))
     for i in numba.prange(a.shape[0]):
@@ -62,7 +71,7 @@ def _dot_compiled(a, b):
     return add_up(sums)[0]
 
 
-def _dot_any(a, b):
+def _dot_any(a: Array, b: Array):
     xp = namespace(a)
     return float(xp.sum(a * b, dtype=xp.float64))
 
@@ -71,7 +80,7 @@ dot = either(_dot_compiled, _dot_any)
 
 
 @numba.njit(cache=True, parallel=True, fastmath=True)
-def _step_compiled(x, residual, way, image, length):
+def _step_compiled(x: Array, residual: Array, way: Array, image: Array, length: float):
     """Go ``length`` along ``way``, in place."""
     length = np.float32(length)
     for i in numba.prange(x.shape[0]):
@@ -81,7 +90,7 @@ def _step_compiled(x, residual, way, image, length):
                 residual[i, j, k] -= length * image[i, j, k]
 
 
-def _step_any(x, residual, way, image, length):
+def _step_any(x: Array, residual: Array, way: Array, image: Array, length: float):
     x += length * way
     residual -= length * image
 
@@ -90,7 +99,7 @@ _step = either(_step_compiled, _step_any)
 
 
 @numba.njit(cache=True, parallel=True, fastmath=True)
-def _turn_compiled(way, better, share):
+def _turn_compiled(way: Array, better: Array, share: Array):
     """Turn ``way`` to ``better`` plus its ``share`` of before, in place."""
     share = np.float32(share)
     for i in numba.prange(way.shape[0]):
@@ -99,7 +108,7 @@ def _turn_compiled(way, better, share):
                 way[i, j, k] = better[i, j, k] + share * way[i, j, k]
 
 
-def _turn_any(way, better, share):
+def _turn_any(way: Array, better: Array, share: Array):
     way *= share
     way += better
 

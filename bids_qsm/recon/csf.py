@@ -3,11 +3,18 @@
 import numpy as np
 from scipy import ndimage
 
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.grid import Grid
 
 
 def ventricles(
-    mask, r2star, grid: Grid, *, ratio: float = 0.35, reach_mm: float = 35.0, below_mm: float = 5.0
+    mask: Array,
+    r2star: Array,
+    grid: Grid,
+    *,
+    ratio: float = 0.35,
+    reach_mm: float = 35.0,
+    below_mm: float = 5.0,
 ):
     """Fluid of the lateral ventricles, found by low R2* near the centre of the brain [1]_.
 

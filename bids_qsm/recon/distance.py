@@ -3,8 +3,10 @@
 import numba
 import numpy as np
 
+from bids_qsm.recon.arrays import Array
 
-def depth(mask, voxel_size, limit):
+
+def depth(mask: Array, voxel_size: tuple[float, float, float], limit: float):
     """Distance (mm) of each voxel of a mask to the centre of the nearest voxel outside it, at most ``limit``.
 
     What lies beyond the volume is outside. The squares are exact: one pass along each axis, in which a row
@@ -35,7 +37,7 @@ def depth(mask, voxel_size, limit):
 
 
 @numba.njit(cache=True, parallel=True)
-def _along_lines(mask, square, step, limit):
+def _along_lines(mask: Array, square: Array, step: float, limit: float):
     """Squared distance along the last axis."""
     nx, ny, nz = mask.shape
     for i in numba.prange(nx):
@@ -51,7 +53,7 @@ def _along_lines(mask, square, step, limit):
 
 
 @numba.njit(cache=True, parallel=True, fastmath=True)
-def _across(square, before, step):
+def _across(square: Array, before: Array, step: float):
     """Lower the squared distances by what the rows ``before`` held to either side along the second axis."""
     nx, ny, nz = square.shape
     for i in numba.prange(nx):

@@ -1,8 +1,11 @@
 """How far each echo of a voxel can be trusted: what its phase says against the earlier echoes."""
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 from numba import njit
 
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.noise import DEAD, noise_level
 from bids_qsm.recon.units import ppm_per_radian
 
@@ -14,7 +17,14 @@ TURN = np.float32(2 * np.pi)
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
 
 
-def fit_voxels(fit, images, magnitude, mask, echo_times, field_strength):
+def fit_voxels(
+    fit: Callable,
+    images: Sequence[Array],
+    magnitude: Array,
+    mask: Array,
+    echo_times: Sequence[float],
+    field_strength: float,
+):
     """Field, noise (ppm) and residual (rad) of each voxel by ``fit``.
 
     It is called with the images, magnitude, mask, times and noise level, sees echoes first and voxels in a
@@ -32,7 +42,7 @@ def fit_voxels(fit, images, magnitude, mask, echo_times, field_strength):
 
 
 @njit(cache=True)
-def weigh(magnitude, weight, sigma):
+def weigh(magnitude: Array, weight: Array, sigma: float):
     """Fill ``weight`` with the squared signal less its share of noise, 0 for echoes that have died."""
     alive = ZERO
     for k in range(weight.size):
@@ -48,7 +58,7 @@ def weigh(magnitude, weight, sigma):
 
 
 @njit(cache=True)
-def trust(phase, weight, times, sigma, trusted):
+def trust(phase: Array, weight: Array, times: Array, sigma: float, trusted: Array):
     """Bring each echo to the turn that the earlier ones predict, and weigh down those that depart from them.
 
     Where air has bent the field within a voxel, its signal dies unevenly: the phase of the first echo is
@@ -84,7 +94,7 @@ def trust(phase, weight, times, sigma, trusted):
 
 
 @njit(cache=True)
-def _moved(phase, weight, times, shift):
+def _moved(phase: Array, weight: Array, times: Array, shift: float):
     """Echoes that would have to move by a turn if the first moved by ``shift``."""
     slope = (phase[0] + shift) / times[0]
     moved = 0
@@ -95,7 +105,7 @@ def _moved(phase, weight, times, shift):
 
 
 @njit(cache=True)
-def spread(misfit, trusted, weight, times, sigma):
+def spread(misfit: float, trusted: Array, weight: Array, times: Array, sigma: float):
     """Standard deviation of the slope (rad/s): as the magnitude predicts, raised where the misfit is larger.
 
     ``misfit`` is weighted by ``weight``, in which echoes that are not trusted count in full.

@@ -1,15 +1,20 @@
 """From the unwrapped phase of all echoes to one field map, its noise and its residual."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numba import njit, prange
 
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.echo_weights import fit_voxels, spread, trust, weigh
 from bids_qsm.recon.nonlinear import nonlinear
 from bids_qsm.recon.registry import Need, method
 
 
 @method(memory=Need(volume=2.5, echoes=3), prose='(linear) [@linear]')
-def linear(unwrapped, magnitude, mask, echo_times, field_strength):
+def linear(
+    unwrapped: Array, magnitude: Array, mask: Array, echo_times: Sequence[float], field_strength: float
+):
     r"""Fit the field to the phase of all echoes by least squares through the origin [1]_.
 
     .. math:: \hat\omega = \frac{\sum_k w_k T_k \phi_k}{\sum_k w_k T_k^2}, \quad
@@ -45,7 +50,7 @@ def linear(unwrapped, magnitude, mask, echo_times, field_strength):
 
 
 @njit(cache=True, parallel=True)
-def _fit(unwrapped, magnitude, mask, times, sigma):
+def _fit(unwrapped: Array, magnitude: Array, mask: Array, times: Array, sigma: float):
     echoes, voxels = unwrapped.shape
     field = np.zeros(voxels, np.float32)
     noise = np.zeros(voxels, np.float32)

@@ -4,12 +4,12 @@ from itertools import product
 
 import numpy as np
 
-from bids_qsm.recon.arrays import to_numpy
+from bids_qsm.recon.arrays import Array, to_numpy
 from bids_qsm.recon.distance import depth
 from bids_qsm.recon.grid import Grid
 
 
-def level(chi, mask, r2star, grid: Grid, *, degree: int = 6, depth_mm: float = 3.0):
+def level(chi: Array, mask: Array, r2star: Array, grid: Grid, *, degree: int = 6, depth_mm: float = 3.0):
     r"""The smooth part of ``chi`` that its field cannot show, found by R2*.
 
     .. math:: (\nabla^2 / 3 - (b \cdot \nabla)^2) \, \delta = 0, \quad
@@ -65,7 +65,7 @@ SAMPLES, TISSUES, ROUNDS = 60_000, 20, 6
 """Voxels that `level` looks at, the classes of R2* among them, and rounds of its robust fit."""
 
 
-def _powers(mask, grid, degree):
+def _powers(mask: Array, grid: Grid, degree: int):
     """Powers 0 to ``degree`` of the coordinates along each axis, scaled to the mask: (n, degree + 1)."""
     axes, size = [], 0.0
     for axis, step in enumerate(grid.voxel_size):
@@ -77,7 +77,7 @@ def _powers(mask, grid, degree):
     return [(place / size)[:, None] ** np.arange(degree + 1) for place in axes]
 
 
-def _basis(b0_dir, degree):
+def _basis(b0_dir: tuple[float, float, float], degree: int):
     """Coefficients of x^i y^j z^k of the polynomials from degree 1 whose field is harmonic."""
     b = np.asarray(b0_dir, float)
     operator = np.eye(3) / 3 - np.outer(b, b)
@@ -105,11 +105,11 @@ def _basis(b0_dir, degree):
     return np.array(basis)
 
 
-def _robust_fit(columns, values, tissue):
+def _robust_fit(columns: Array, values: Array, tissue: Array):
     """Weights of the columns, by reweighted least squares with a free mean for each tissue."""
     trust = np.ones(len(values))
 
-    def less_mean(v):
+    def less_mean(v: Array):
         top = np.bincount(tissue, trust * v, TISSUES)
         return v - (top / np.maximum(np.bincount(tissue, trust, TISSUES), 1e-9))[tissue]
 

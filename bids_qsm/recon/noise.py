@@ -2,11 +2,13 @@
 
 import numpy as np
 
+from bids_qsm.recon.arrays import Array
+
 DEAD = 3
 """Magnitude over noise below which an echo's phase says nothing, and its turns cannot be known."""
 
 
-def noise_level(magnitude, mask):
+def noise_level(magnitude: Array, mask: Array):
     """Standard deviation of the noise in each channel (units of ``magnitude``), from its finest detail.
 
     The eight corners of a cube summed with alternating signs cancel smooth signal; their median absolute

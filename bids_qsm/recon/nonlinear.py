@@ -1,14 +1,24 @@
 """From the complex signal of all echoes to one field map: the phase may wrap between any of them."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numba import njit, prange
 
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.echo_weights import fit_voxels, spread, trust, weigh
 from bids_qsm.recon.registry import Need, method
 
 
 @method(memory=Need(volume=2.5, echoes=4), prose='(nonlinear) [@nonlinear]')
-def nonlinear(unwrapped, phase, magnitude, mask, echo_times, field_strength):
+def nonlinear(
+    unwrapped: Array,
+    phase: Array,
+    magnitude: Array,
+    mask: Array,
+    echo_times: Sequence[float],
+    field_strength: float,
+):
     r"""Fit the field to the complex signal of all echoes at once [1]_.
 
     .. math:: \hat\omega = \arg\min_\omega \sum_k w_k |e^{i \phi_k} - e^{i \omega T_k}|^2,
@@ -43,7 +53,7 @@ def nonlinear(unwrapped, phase, magnitude, mask, echo_times, field_strength):
 
 
 @njit(cache=True)
-def _climb(rate, phase, weight, times):
+def _climb(rate: float, phase: Array, weight: Array, times: Array):
     """Slope (rad/s) of the least misfit near ``rate``, by Gauss-Newton."""
     bottom = np.float32(0)
     for k in range(times.size):
@@ -61,7 +71,7 @@ def _climb(rate, phase, weight, times):
 
 
 @njit(cache=True, parallel=True)
-def _fit(unwrapped, wrapped, magnitude, mask, times, sigma):
+def _fit(unwrapped: Array, wrapped: Array, magnitude: Array, mask: Array, times: Array, sigma: float):
     echoes, voxels = wrapped.shape
     field = np.zeros(voxels, np.float32)
     noise = np.zeros(voxels, np.float32)

@@ -1,14 +1,25 @@
 """Removing the phase at TE = 0 (MCPC-3D-S), of the combined image or of each receive coil."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numba import njit, prange
 
 from bids_qsm.errors import UserError
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.unwrap import romeo
 
 
-def remove_offset(phase, magnitude, mask, echo_times, grid: Grid, *, sigma_mm: float = 4.0):
+def remove_offset(
+    phase: Array,
+    magnitude: Array,
+    mask: Array | None,
+    echo_times: Sequence[float],
+    grid: Grid,
+    *,
+    sigma_mm: float = 4.0,
+):
     r"""Estimate the phase at TE = 0 from the first two echoes, smooth it, and take it off every echo [1]_.
 
     .. math:: \phi_0 = \phi_1 - \frac{T_1}{T_2 - T_1} U(\phi_2 - \phi_1)
@@ -54,7 +65,9 @@ def remove_offset(phase, magnitude, mask, echo_times, grid: Grid, *, sigma_mm: f
     return corrected, offset
 
 
-def combine_coils(magnitude, phase, echo_times, grid: Grid, *, sigma_mm: float = 4.0):
+def combine_coils(
+    magnitude: Array, phase: Array, echo_times: Sequence[float], grid: Grid, *, sigma_mm: float = 4.0
+):
     r"""Combine the images of receive coils, each freed of its own phase at TE = 0 [1]_.
 
     .. math:: \phi_{0c} = \phi_{1c} - \frac{T_1}{T_2 - T_1}\, U\Big(\arg \sum_c m_{1c} m_{2c}
@@ -112,7 +125,7 @@ def combine_coils(magnitude, phase, echo_times, grid: Grid, *, sigma_mm: float =
     return np.sqrt(squares), np.angle(signal)
 
 
-def _unwrap_evolution(evolution, weight, mask, echo_times):
+def _unwrap_evolution(evolution: Array, weight: Array, mask: Array, echo_times: Sequence[float]):
     """What the phase has evolved by until the first echo (rad), from that between the first two."""
     # Roots keep the magnitude coherence of ROMEO that of one echo.
     step = echo_times[1] - echo_times[0]
@@ -120,7 +133,7 @@ def _unwrap_evolution(evolution, weight, mask, echo_times):
     return np.float32(echo_times[0] / step) * unwrapped[..., 0]
 
 
-def wrap(angle):
+def wrap(angle: Array):
     """Angle (rad) brought into [-pi, pi), float32.
 
     >>> round(float(wrap(np.float32([3 * np.pi / 2]))[0] / np.pi), 5)
@@ -129,31 +142,31 @@ def wrap(angle):
     return _wrap(np.asarray(angle, np.float32).T).T
 
 
-def signal_mask(magnitude):
+def signal_mask(magnitude: Array):
     """Voxels brighter than a tenth of the 99th percentile: a cheap guess of where there is an object."""
     return magnitude > 0.1 * np.percentile(magnitude[::2, ::2, ::2], 99)
 
 
 @njit(cache=True, parallel=True)
-def _wrap_flat(angle, out):
+def _wrap_flat(angle: Array, out: Array):
     turn = np.float32(2 * np.pi)
     for i in prange(angle.size):
         out[i] = angle[i] - turn * np.floor(angle[i] / turn + np.float32(0.5))
 
 
-def _wrap(angle):
+def _wrap(angle: Array):
     angle = np.ascontiguousarray(angle)
     out = np.empty_like(angle)
     _wrap_flat(angle.ravel(), out.ravel())
     return out
 
 
-def _sigmas(sigma_mm, grid):
+def _sigmas(sigma_mm: float, grid: Grid):
     """Standard deviations in voxels."""
     return [sigma_mm / size for size in grid.voxel_size]
 
 
-def _smooth_twice(angle, weight, sigmas):
+def _smooth_twice(angle: Array, weight: Array, sigmas: Sequence[float]):
     """Smoothed angle, and what the smoothing left over smoothed once more; the angle itself for sigma 0."""
     if not any(sigmas):
         return angle
@@ -162,7 +175,7 @@ def _smooth_twice(angle, weight, sigmas):
     return wrap(smooth)
 
 
-def _smooth_angle(angle, weight, sigmas):
+def _smooth_angle(angle: Array, weight: Array, sigmas: Sequence[float]):
     """Argument of the Gaussian-smoothed ``weight * exp(i angle)``; 0 out of reach of any weight."""
     signal = _polar(np.ascontiguousarray(angle.T), np.ascontiguousarray(weight.T))
     for axis, sigma in zip((2, 1, 0), sigmas, strict=True):
@@ -175,7 +188,7 @@ def _smooth_angle(angle, weight, sigmas):
 
 
 @njit(cache=True, parallel=True)
-def _polar(angle, weight):
+def _polar(angle: Array, weight: Array):
     signal = np.empty((*angle.shape, 2), np.float32)
     for z in prange(angle.shape[0]):
         for y in range(angle.shape[1]):
@@ -186,7 +199,7 @@ def _polar(angle, weight):
 
 
 @njit(cache=True, parallel=True, fastmath=True)
-def _convolve(volume, taps):
+def _convolve(volume: Array, taps: Array):
     """Convolve along the middle axis, zeros beyond the ends."""
     before, n, after = volume.shape
     radius = taps.size // 2

@@ -1,10 +1,12 @@
 """Whether the phase grows or falls with the field: the head itself is the test object."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import fft, ndimage
 
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.phase import signal_mask
 from bids_qsm.recon.unwrap import romeo
@@ -28,7 +30,7 @@ class Polarity:
     why: str = ''
 
 
-def find_polarity(phase, magnitude, echo_times, grid: Grid):
+def find_polarity(phase: Array, magnitude: Array, echo_times: Sequence[float], grid: Grid):
     """Correlate the measured phase with the field that the head's own shape must cause.
 
     On a grid of about 3 mm, the object of the magnitude image is given the susceptibility of tissue in air.
@@ -81,7 +83,7 @@ def find_polarity(phase, magnitude, echo_times, grid: Grid):
     return Polarity(correlation, sure, '' if sure else 'the correlation is too low')
 
 
-def block_mean(volume, factors):
+def block_mean(volume: Array, factors: Sequence[int]):
     """Mean over blocks of ``factors`` voxels; what does not fill a block at the far ends is left out."""
     shape = [n // f for n, f in zip(volume.shape, factors, strict=True)]
     volume = volume[tuple(slice(n * f) for n, f in zip(shape, factors, strict=True))]
@@ -90,12 +92,12 @@ def block_mean(volume, factors):
     return volume
 
 
-def _largest_piece(mask):
+def _largest_piece(mask: Array):
     pieces, count = ndimage.label(mask)
     return pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:]) if count else mask
 
 
-def _shape_field(body, sizes, b0_dir):
+def _shape_field(body: Array, sizes: Sequence[float], b0_dir: tuple[float, float, float]):
     """Field (ppm) of ``body`` as tissue in air; where the field of view cuts it, it goes on."""
     reach = [round(60 / size) for size in sizes]
     tissue = np.pad(body, [(r, r) for r in reach], mode='edge')
@@ -119,7 +121,7 @@ def _shape_field(body, sizes, b0_dir):
     return field[tuple(slice(r, r + n) for r, n in zip(reach, body.shape, strict=True))]
 
 
-def _correlate(a, b, mask):
+def _correlate(a: Array, b: Array, mask: Array):
     """Correlation in the mask after removal of all polynomials up to second order."""
     x = [(axis - axis.mean()) / max(np.ptp(axis), 1) for axis in np.nonzero(mask)]
     columns = [np.ones_like(x[0]), *x, *(x[i] * x[j] for i in range(3) for j in range(i, 3))]

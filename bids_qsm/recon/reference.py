@@ -1,5 +1,6 @@
 """The zero of susceptibility: QSM finds differences, and a region has to be named as zero."""
 
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.csf import ventricles
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.registry import Need, method
@@ -11,10 +12,10 @@ from bids_qsm.recon.registry import Need, method
     'by its low R2*, else to the mean of the brain, as each sidecar states.',
 )
 def csf(
-    chi,
-    mask,
+    chi: Array,
+    mask: Array,
     grid: Grid,
-    r2star=None,
+    r2star: Array | None = None,
     *,
     r2star_ratio: float = 0.35,
     reach_mm: float = 35.0,
@@ -67,7 +68,7 @@ def csf(
 
 
 @method(memory=Need(volume=5), prose='Susceptibility is relative to the mean of the brain.')
-def brain(chi, mask):
+def brain(chi: Array, mask: Array):
     """Mean over the whole mask; returns as `csf`."""
     note = 'Susceptibility is relative to the mean of the whole brain mask.'
     return float(chi[mask].mean(dtype=float)), mask, 'whole brain', note
@@ -79,7 +80,7 @@ def none():
     return 0.0, None, 'none', 'Susceptibility was not referenced to a region.'
 
 
-def _whole(chi, mask, reason):
+def _whole(chi: Array, mask: Array, reason: str):
     offset, region, name, note = brain(chi, mask)
     return offset, region, name, f'{note} Reference to CSF was asked for, but {reason}.'
 

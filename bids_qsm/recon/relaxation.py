@@ -1,9 +1,12 @@
 """R2*, T2* and the signal at TE = 0 from the decay of the magnitude."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numba import njit, prange
 
 from bids_qsm.errors import UserError
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.background_gradient import LOST, spread_function
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.noise import noise_level
@@ -17,7 +20,16 @@ ARLO, LINE, FLOOR = 0, 1, 2
 
 
 @method(memory=Need(volume=4, echoes=2), prose='ARLO [@arlo]')
-def arlo(magnitude, mask, echo_times, field, field_strength, grid: Grid, *, spread: bool = False):
+def arlo(
+    magnitude: Array,
+    mask: Array,
+    echo_times: Sequence[float],
+    field: Array,
+    field_strength: float,
+    grid: Grid,
+    *,
+    spread: bool = False,
+):
     r"""Fit a single exponential to the magnitude of all echoes by ARLO [1]_.
 
     .. math:: \hat T_2^* = \frac{\sum_i S_i (S_i + \frac{\Delta}{3} \delta_i)}
@@ -57,7 +69,16 @@ def arlo(magnitude, mask, echo_times, field, field_strength, grid: Grid, *, spre
 
 
 @method(memory=Need(volume=4, echoes=2), prose='a weighted log-linear fit [@loglinear]')
-def loglinear(magnitude, mask, echo_times, field, field_strength, grid: Grid, *, spread: bool = False):
+def loglinear(
+    magnitude: Array,
+    mask: Array,
+    echo_times: Sequence[float],
+    field: Array,
+    field_strength: float,
+    grid: Grid,
+    *,
+    spread: bool = False,
+):
     r"""Fit a line to the logarithm of the magnitude, weighted by its square [1]_.
 
     .. math:: \min_{a, R} \sum_k s_k^2 (\log s_k - a + R T_k)^2
@@ -72,7 +93,16 @@ def loglinear(magnitude, mask, echo_times, field, field_strength, grid: Grid, *,
 
 
 @method(memory=Need(volume=4, echoes=2), prose='nonlinear least squares [@nlls]')
-def nlls(magnitude, mask, echo_times, field, field_strength, grid: Grid, *, spread: bool = False):
+def nlls(
+    magnitude: Array,
+    mask: Array,
+    echo_times: Sequence[float],
+    field: Array,
+    field_strength: float,
+    grid: Grid,
+    *,
+    spread: bool = False,
+):
     r"""Fit decay and noise floor to the magnitude by nonlinear least squares [1]_.
 
     .. math:: \min_{S_0, R} \sum_k \Big(s_k - \sqrt{a_k^2 + \sigma^2 (1 + (\tfrac{\pi}{2} - 1)
@@ -89,7 +119,16 @@ def nlls(magnitude, mask, echo_times, field, field_strength, grid: Grid, *, spre
     return _maps(FLOOR, magnitude, mask, echo_times, field, field_strength, grid, spread)
 
 
-def _maps(method, magnitude, mask, echo_times, field, field_strength, grid, spread):
+def _maps(
+    method: int,
+    magnitude: Array,
+    mask: Array,
+    echo_times: Sequence[float],
+    field: Array,
+    field_strength: float,
+    grid: Grid,
+    spread: bool,
+):
     times = np.asarray(echo_times, np.float32)
     if times.size < 2:
         raise UserError('R2* needs at least two echoes; this series has one: leave the R2* map out.')
@@ -108,7 +147,7 @@ def _maps(method, magnitude, mask, echo_times, field, field_strength, grid, spre
 
 
 @njit(cache=True)
-def _rate_arlo(signal, spacing, count):
+def _rate_arlo(signal: Array, spacing: float, count: int):
     third = spacing / 3
     top = bottom = np.float32(0)
     for i in range(count - 2):
@@ -121,7 +160,7 @@ def _rate_arlo(signal, spacing, count):
 
 
 @njit(cache=True)
-def _rate_line(signal, weight, times, count):
+def _rate_line(signal: Array, weight: Array, times: Array, count: int):
     w = wt = wy = wtt = wty = np.float32(0)
     for k in range(count):
         if signal[k] > 0:
@@ -136,7 +175,7 @@ def _rate_line(signal, weight, times, count):
 
 
 @njit(cache=True)
-def _start(signal, weight, times, count, rate):
+def _start(signal: Array, weight: Array, times: Array, count: int, rate: float):
     """Signal at TE = 0 that fits best with a rate."""
     top = bottom = np.float32(0)
     for k in range(count):
@@ -147,7 +186,7 @@ def _start(signal, weight, times, count, rate):
 
 
 @njit(cache=True)
-def _rician(amplitude, sigma):
+def _rician(amplitude: float, sigma: float):
     """Mean of a magnitude, and its slope against the amplitude without noise."""
     square = sigma * sigma
     bump = np.float32(np.pi / 2 - 1) * np.exp(np.float32(-0.5) * amplitude * amplitude / square)
@@ -156,7 +195,7 @@ def _rician(amplitude, sigma):
 
 
 @njit(cache=True)
-def _rate_floor(signal, weight, times, count, sigma, rate):
+def _rate_floor(signal: Array, weight: Array, times: Array, count: int, sigma: float, rate: float):
     """Levenberg-Marquardt over start and rate; ``signal`` and ``sigma`` on the scale of the first."""
     start = _start(signal, weight, times, count, rate)
     damping, best = np.float32(1e-3), np.float32(np.inf)
@@ -197,7 +236,9 @@ def _rate_floor(signal, weight, times, count, sigma, rate):
 
 
 @njit(cache=True, parallel=True)
-def _decay(magnitude, kept, mask, times, spacing, method, sigma):
+def _decay(
+    magnitude: Array, kept: Array, mask: Array, times: Array, spacing: float, method: int, sigma: float
+):
     echoes, voxels = magnitude.shape
     r2star = np.zeros(voxels, np.float32)
     t2star = np.zeros(voxels, np.float32)

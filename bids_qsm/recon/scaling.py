@@ -3,6 +3,7 @@
 import numpy as np
 
 from bids_qsm.errors import UserError
+from bids_qsm.recon.arrays import Array
 
 NEAR_END = 0.06
 """How much of the range may stay empty at either end."""
@@ -17,7 +18,7 @@ FULL_TURNS = (
 )
 
 
-def phase_to_radians(raw, *, scaling: str = 'auto'):
+def phase_to_radians(raw: Array, *, scaling: str = 'auto'):
     """Convert a phase image of any vendor to radians in [-pi, pi).
 
     'auto' looks for a usual encoding (radians, degrees, integers of 8 to 16 bits) of which the values reach
@@ -67,7 +68,7 @@ def phase_to_radians(raw, *, scaling: str = 'auto'):
     return radians, note
 
 
-def _named_range(scaling):
+def _named_range(scaling: str):
     if scaling == 'radians':
         return 'radians', -np.pi, np.pi
     if scaling == 'degrees':
@@ -84,7 +85,7 @@ def _named_range(scaling):
     return 'as told', low, high
 
 
-def _find_range(raw):
+def _find_range(raw: Array):
     thin = tuple(slice(None, None, max(1, n // 128)) for n in raw.shape[:3])
     finite = raw[np.isfinite(raw)] if not np.isfinite(raw.sum(dtype=np.float64)) else raw.ravel(order='K')
     if not finite.size or finite.min() == finite.max():
@@ -116,7 +117,7 @@ def _find_range(raw):
     )
 
 
-def _end_shares(values, least, most):
+def _end_shares(values: Array, least: float, most: float):
     """Shares of the values in the lowest and the highest 32nd of the range, a fill value left out."""
     width = (most - least) / 32
     counts = np.array([(values < least + width).sum(), (values > most - width).sum()], float)
@@ -126,7 +127,7 @@ def _end_shares(values, least, most):
     return (counts - fills) / max(values.size - fills.sum(), 1)
 
 
-def _jump_share(raw, least, most):
+def _jump_share(raw: Array, least: float, most: float):
     """Share of neighbours along any axis of which one lies in the lowest and one in the highest quarter."""
     quarter = (most - least) / 4
     level = np.int8(raw > most - quarter) - np.int8(raw < least + quarter)

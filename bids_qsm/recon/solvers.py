@@ -1,13 +1,22 @@
 """Iterative solvers: they take callables and arrays, and know no physics."""
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
-from bids_qsm.recon.arrays import like
+from bids_qsm.recon.arrays import Array, like
 from bids_qsm.recon.fused_kernels import change, pull, step_gradient
 
 
 def total_variation(
-    least_squares, start, spacing, *, weight: float, penalty: float, tolerance: float, max_iterations: int
+    least_squares: Callable,
+    start: Array,
+    spacing: Sequence[float],
+    *,
+    weight: float,
+    penalty: float,
+    tolerance: float,
+    max_iterations: int,
 ):
     r"""Minimise a quadratic plus isotropic total variation by (over-relaxed) ADMM [1]_.
 

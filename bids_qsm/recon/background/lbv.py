@@ -5,7 +5,7 @@ from dataclasses import replace
 from scipy import ndimage
 
 from bids_qsm.errors import UserError
-from bids_qsm.recon.arrays import like, to_numpy
+from bids_qsm.recon.arrays import Array, like, to_numpy
 from bids_qsm.recon.background.spheres import demeaned
 from bids_qsm.recon.conjugate import conjugate_gradient
 from bids_qsm.recon.fourier import Box
@@ -15,7 +15,7 @@ from bids_qsm.recon.registry import Need, method
 
 
 @method(memory=Need(padded=8), prose='LBV [@lbv]')
-def lbv(field, mask, grid: Grid, *, tolerance: float = 1e-4, max_iterations: int = 50):
+def lbv(field: Array, mask: Array, grid: Grid, *, tolerance: float = 1e-4, max_iterations: int = 50):
     r"""Remove the background field by solving Laplace's equation in the mask (LBV) [1]_.
 
     .. math:: \nabla^2 f_B = 0 \text{ in } M, \quad f_B = f \text{ on its outermost voxels}

@@ -1,6 +1,6 @@
 """Background field removal that gives back the local field which looks like background."""
 
-from bids_qsm.recon.arrays import like, namespace
+from bids_qsm.recon.arrays import Array, like, namespace
 from bids_qsm.recon.background.vsharp import vsharp
 from bids_qsm.recon.fourier import Box, convolve, dipole_kernel
 from bids_qsm.recon.grid import Grid
@@ -16,7 +16,16 @@ from bids_qsm.recon.registry import Need, method
     'cannot tell from background [@levelled], was set so that tissue of equal R2* has equal susceptibility',
     single_echo='V-SHARP [@vsharp], the local field at the rim of the mask restored by inversion',
 )
-def levelled(field, mask, noise, grid: Grid, r2star=None, *, turns: int = 2, degree: int = 6):
+def levelled(
+    field: Array,
+    mask: Array,
+    noise: Array,
+    grid: Grid,
+    r2star: Array | None = None,
+    *,
+    turns: int = 2,
+    degree: int = 6,
+):
     r"""Remove the background by V-SHARP, and give back what it took of the local field and of the rim.
 
     .. math:: \chi = L(\mathrm{TV}(f_L)), \quad f_L \leftarrow D \chi + V(f - D \chi)

@@ -1,6 +1,6 @@
 """Background field removal by projection onto the fields of dipoles outside the mask."""
 
-from bids_qsm.recon.arrays import like, to_numpy
+from bids_qsm.recon.arrays import Array, like, to_numpy
 from bids_qsm.recon.background.spheres import demeaned
 from bids_qsm.recon.conjugate import conjugate_gradient
 from bids_qsm.recon.fourier import Box, convolve, dipole_kernel
@@ -11,9 +11,9 @@ from bids_qsm.recon.registry import Need, method
 
 @method(memory=Need(padded=14.5), prose='PDF [@pdf]')
 def pdf(
-    field,
-    mask,
-    noise,
+    field: Array,
+    mask: Array,
+    noise: Array,
     grid: Grid,
     *,
     padding: float = 30.0,
@@ -73,10 +73,10 @@ def pdf(
     return box.uncrop(total), box.uncrop(inside)
 
 
-def seen_from(outside, dipole, square):
+def seen_from(outside: Array, dipole: Array, square: Array):
     """Normal operator of `pdf`: the field of sources outside, weighted, carried back to them."""
 
-    def apply(sources):
+    def apply(sources: Array):
         out = convolve(sources, dipole)
         out *= square
         out = convolve(out, dipole)

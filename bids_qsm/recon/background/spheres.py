@@ -1,12 +1,13 @@
 """Background field removal by spherical means of one radius: SHARP, RESHARP and iSMV."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from scipy import ndimage
 
 from bids_qsm.errors import UserError
-from bids_qsm.recon.arrays import like, namespace, to_numpy
+from bids_qsm.recon.arrays import Array, like, namespace, to_numpy
 from bids_qsm.recon.conjugate import conjugate_gradient
 from bids_qsm.recon.distance import depth
 from bids_qsm.recon.fourier import Box, convolve, smv_kernel
@@ -15,7 +16,7 @@ from bids_qsm.recon.registry import Need, method
 
 
 @method(memory=Need(padded=8.5), prose='SHARP [@sharp]')
-def sharp(field, mask, grid: Grid, *, radius: float = 6.0, threshold: float = 0.02):
+def sharp(field: Array, mask: Array, grid: Grid, *, radius: float = 6.0, threshold: float = 0.02):
     r"""Remove the background field by spherical means and a truncated deconvolution (SHARP) [1]_.
 
     .. math:: f_L = M_r \, C^{-1}_{t} \, M_r C f, \quad C = 1 - S_r
@@ -60,8 +61,8 @@ def sharp(field, mask, grid: Grid, *, radius: float = 6.0, threshold: float = 0.
 
 @method(memory=Need(padded=9.5), prose='RESHARP [@resharp]')
 def resharp(
-    field,
-    mask,
+    field: Array,
+    mask: Array,
     grid: Grid,
     *,
     radius: float = 6.0,
@@ -122,8 +123,8 @@ def resharp(
 
 @method(memory=Need(padded=8), prose='iSMV [@ismv]')
 def ismv(
-    field,
-    mask,
+    field: Array,
+    mask: Array,
     grid: Grid,
     *,
     radius: float = 5.0,
@@ -178,7 +179,7 @@ class _Ball:
     convolution; only the deconvolution of `sharp` does.
     """
 
-    def __init__(self, field, mask, grid, radius):
+    def __init__(self, field: Array, mask: Array, grid: Grid, radius: float):
         shape = to_numpy(mask)
         self.box = Box.around(shape, grid, padding=0)
         self.inside = self.box.crop(shape)
@@ -193,22 +194,22 @@ class _Ball:
         out *= self.kept
         return out
 
-    def hand_back(self, local):
+    def hand_back(self, local: Array):
         """Local field and mask in the volume."""
         local *= self.kept
         return self.box.uncrop(local), self.box.uncrop(self.kept)
 
 
-def truncated_inverse(shape, grid, radius, threshold):
+def truncated_inverse(shape: tuple[int, ...], grid: Grid, radius: float, threshold: float):
     """Spectrum of the deconvolution of ``1 - S``: 0 where that does not exceed the threshold. NumPy."""
     kernel = 1 - smv_kernel(shape, grid.voxel_size, radius)
     return np.where(kernel > threshold, 1 / np.maximum(kernel, np.float32(threshold)), np.float32(0))
 
 
-def within(kept, kernel, shift=0.0):
+def within(kept: Array, kernel: Array, shift: float = 0.0):
     """Operator that convolves what stands in ``kept``, adds ``shift`` times it, keeps what falls there."""
 
-    def apply(x):
+    def apply(x: Array):
         out = convolve(x, kernel)
         if shift:
             out += shift * x
@@ -218,7 +219,7 @@ def within(kept, kernel, shift=0.0):
     return apply
 
 
-def demeaned(field, inside, weight=None):
+def demeaned(field: Array, inside: Array, weight: Array = None):
     """``field`` less its (weighted) mean inside, and 0 outside, whatever stood there."""
     xp = namespace(field)
     field = xp.where(inside, field, xp.zeros_like(field))
@@ -230,7 +231,7 @@ def demeaned(field, inside, weight=None):
     return field
 
 
-def fits(inside, grid, radii):
+def fits(inside: Array, grid: Grid, radii: Sequence[float]):
     """Number, counted from 1, of the first of the ``radii`` (mm) whose sphere fits about each voxel; else 0.
 
     Takes and gives NumPy arrays. The voxel next to the sphere is cut by its surface, and reaches in by half a

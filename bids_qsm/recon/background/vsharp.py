@@ -1,11 +1,12 @@
 """Background field removal by spherical means of varying radius."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numba
 import numpy as np
 
-from bids_qsm.recon.arrays import either, is_numpy, like, to_numpy
+from bids_qsm.recon.arrays import Array, either, is_numpy, like, to_numpy
 from bids_qsm.recon.background.spheres import demeaned, fits, truncated_inverse
 from bids_qsm.recon.fourier import Box, ball_weights, convolve, dipole_kernel, irfft, rfft, smv_kernel
 from bids_qsm.recon.grid import Grid
@@ -14,8 +15,8 @@ from bids_qsm.recon.registry import Need, method
 
 @method(memory=Need(padded=16.5), prose='V-SHARP [@vsharp]')
 def vsharp(
-    field,
-    mask,
+    field: Array,
+    mask: Array,
     grid: Grid,
     *,
     max_radius: float = 25.0,
@@ -109,7 +110,7 @@ CHEAP = 12
 """Voxels of a small sphere, for each voxel of the box, that are summed in the time of a transform."""
 
 
-def _local(field, means, unsharpen, tight):
+def _local(field: Array, means: Sequence[Callable], unsharpen: Array, tight: Box):
     """One pass: each voxel less its mean over the sphere that fits there, deconvolved."""
     spectrum = rfft(field)
     out = 0 * field
@@ -118,7 +119,7 @@ def _local(field, means, unsharpen, tight):
     return convolve(tight.uncrop(out), unsharpen)
 
 
-def _mean(number, radius, count, radius_of, grid):
+def _mean(number: int, radius: float, count: int, radius_of: Array, grid: Grid):
     """Function that puts a field less its mean over spheres of ``radius`` where they are the ones to fit."""
     shape = radius_of.shape
     ball = ball_weights(grid.voxel_size, radius)
@@ -134,7 +135,7 @@ def _mean(number, radius, count, radius_of, grid):
 
 
 @numba.njit(cache=True, parallel=True, fastmath=True)
-def _subtract_near(field, radius_of, number, offsets, weights, out):
+def _subtract_near(field: Array, radius_of: Array, number: int, offsets: Array, weights: Array, out: Array):
     """``field`` less the weighted sum at ``offsets`` into ``out`` where ``radius_of`` is ``number``."""
     nx, ny, nz = field.shape
     for i in numba.prange(nx):
@@ -149,7 +150,7 @@ def _subtract_near(field, radius_of, number, offsets, weights, out):
 
 
 @numba.njit(cache=True, parallel=True)
-def _subtract_compiled(field, mean, radius_of, number, out):
+def _subtract_compiled(field: Array, mean: Array, radius_of: Array, number: int, out: Array):
     """``field - mean`` into ``out`` where ``radius_of`` is ``number``."""
     nx, ny, nz = field.shape
     for i in numba.prange(nx):
@@ -159,7 +160,7 @@ def _subtract_compiled(field, mean, radius_of, number, out):
                     out[i, j, k] = field[i, j, k] - mean[i, j, k]
 
 
-def _subtract_any(field, mean, radius_of, number, out):
+def _subtract_any(field: Array, mean: Array, radius_of: Array, number: int, out: Array):
     out += (field - mean) * (radius_of == number)
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bids_qsm.recon.arrays import like
+from bids_qsm.recon.arrays import Array, like
 from bids_qsm.recon.fourier import Box, convolve, dipole_kernel, gradient_energy
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion.noise_scale import PADDING, relative_noise
@@ -10,7 +10,7 @@ from bids_qsm.recon.registry import Need, method
 
 
 @method(memory=Need(padded=7.3), prose='TKD [@tkd]')
-def tkd(field, mask, grid: Grid, *, threshold: float = 0.15):
+def tkd(field: Array, mask: Array, grid: Grid, *, threshold: float = 0.15):
     r"""Invert the dipole by truncated k-space division [1]_.
 
     .. math:: \hat\chi(k) = \hat f(k) \, \mathrm{sign}(D) / \max(|D|, t) / c
@@ -49,7 +49,7 @@ def tkd(field, mask, grid: Grid, *, threshold: float = 0.15):
 
 
 @method(memory=Need(padded=7.3), prose='truncated SVD [@tsvd]')
-def tsvd(field, mask, noise, grid: Grid, *, strength: float = 0.2):
+def tsvd(field: Array, mask: Array, noise: Array, grid: Grid, *, strength: float = 0.2):
     r"""Invert the dipole by truncated singular value decomposition [1]_.
 
     .. math:: \hat\chi(k) = \hat f(k) / D(k) \text{ where } |D| > t, \text{ else } 0,
@@ -86,7 +86,7 @@ def tsvd(field, mask, noise, grid: Grid, *, strength: float = 0.2):
 
 
 @method(memory=Need(padded=8), prose='closed-form L2 regularisation [@l2]')
-def l2(field, mask, noise, grid: Grid, *, strength: float = 0.06):
+def l2(field: Array, mask: Array, noise: Array, grid: Grid, *, strength: float = 0.06):
     r"""Invert the dipole with a penalty on squared gradients, in closed form [1]_.
 
     .. math:: \hat\chi = \frac{D \hat f}{D^2 + \lambda |G|^2},

@@ -1,5 +1,6 @@
 """Dipole inversion of complex data, regularised by total variation."""
 
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion.fidelity import sines, squares
 from bids_qsm.recon.inversion.splitting import DATA_PENALTY, Problem, Splitting
@@ -12,9 +13,9 @@ LINEAR_TOLERANCE = 0.2
 
 @method(memory=Need(padded=17), prose='nonlinear TV [@nltv]')
 def nltv(
-    field,
-    mask,
-    noise,
+    field: Array,
+    mask: Array,
+    noise: Array,
     grid: Grid,
     radians_per_ppm: float,
     *,

@@ -1,9 +1,11 @@
 """Dipole inversion that sets aside what a background field has left: a field that is harmonic in the mask."""
 
+from collections.abc import Callable, Sequence
+
 import numba
 import numpy as np
 
-from bids_qsm.recon.arrays import either, like, namespace
+from bids_qsm.recon.arrays import Array, either, like, namespace
 from bids_qsm.recon.fourier import dipole_kernel, gradient_energy, irfft, rfft
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion.fansi import LINEAR_TOLERANCE
@@ -18,9 +20,9 @@ HARMONIC_PENALTY = 0.3
 
 @method(memory=Need(padded=22), prose='weak-harmonic nonlinear TV [@whnltv]')
 def whnltv(
-    field,
-    mask,
-    noise,
+    field: Array,
+    mask: Array,
+    noise: Array,
     grid: Grid,
     radians_per_ppm: float,
     *,
@@ -76,7 +78,7 @@ def whnltv(
 class _Beside:
     """Least-squares step for susceptibility and a harmonic field; see `splitting.Splitting`."""
 
-    def __init__(self, problem, match, harmonic):
+    def __init__(self, problem: Problem, match: Callable, harmonic: float):
         self.field, self.weight, self.match = problem.field, problem.weight, match
         shape, voxel_size = problem.box.shape, problem.grid.voxel_size
         self.dipole = dipole_kernel(shape, voxel_size, problem.grid.b0_dir, self.field)
@@ -89,7 +91,7 @@ class _Beside:
         self.straight = like(np.float32(harmonic) * np.ones(1, np.float32), self.field) * problem.inside
         self.keep_harmonic = squares(HARMONIC_PENALTY)
 
-    def __call__(self, pull):
+    def __call__(self, pull: Array):
         shape = tuple(self.field.shape)
         spectra = rfft(self.model - self.dual), rfft(pull), rfft((self.bend - self.bend_dual) / self.unit)
         split(*spectra, self.dipole, self.energy, self.penalties)
@@ -101,7 +103,7 @@ class _Beside:
 
 
 @numba.njit(cache=True, parallel=True, fastmath=True)
-def _split(model, pull, bend, dipole, energy, penalties):
+def _split(model: Array, pull: Array, bend: Array, dipole: Array, energy: Array, penalties: Sequence[float]):
     """Solve for chi and the harmonic field at each frequency.
 
     On entry the spectra of model, pull and Laplacian; on return of the whole field, chi and the Laplacian.
@@ -128,7 +130,9 @@ def _split(model, pull, bend, dipole, energy, penalties):
                 bend[i, j, k] = -e * rest
 
 
-def _split_any(model, pull, bend, dipole, energy, penalties):
+def _split_any(
+    model: Array, pull: Array, bend: Array, dipole: Array, energy: Array, penalties: Sequence[float]
+):
     xp = namespace(model)
     rho, mu, tau = penalties
     e = xp.where(energy == 0, xp.ones_like(energy), energy)

@@ -1,8 +1,10 @@
 """Iterative least squares with the streaks estimated and taken off."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from bids_qsm.recon.arrays import like, namespace, to_numpy
+from bids_qsm.recon.arrays import Array, like, namespace, to_numpy
 from bids_qsm.recon.conjugate import conjugate_gradient
 from bids_qsm.recon.fourier import Box, convolve, dipole_kernel, gradient_energy
 from bids_qsm.recon.fused_kernels import divergence, gradient
@@ -14,9 +16,9 @@ from bids_qsm.recon.registry import Need, method
 
 @method(memory=Need(padded=16), prose='iLSQR [@ilsqr]')
 def ilsqr(
-    field,
-    mask,
-    noise,
+    field: Array,
+    mask: Array,
+    noise: Array,
     grid: Grid,
     *,
     threshold: float = 0.1,
@@ -72,7 +74,16 @@ def ilsqr(
     return box.uncrop(chi * inside)
 
 
-def streaks(chi, inside, cone, spacing, low, high, tolerance, max_iterations):
+def streaks(
+    chi: Array,
+    inside: Array,
+    cone: Array,
+    spacing: Sequence[float],
+    low: float,
+    high: float,
+    tolerance: float,
+    max_iterations: int,
+):
     """What must come off ``chi`` (on a box), by changes within ``cone`` alone, to smooth what is smooth.
 
     ``cone`` is bool (NumPy) in the layout of `rfft`; the other arguments are those of `ilsqr`.
@@ -95,10 +106,10 @@ def streaks(chi, inside, cone, spacing, low, high, tolerance, max_iterations):
     return convolve(found, flat)
 
 
-def smoothing_operator(flat, smooth, slopes, steps):
+def smoothing_operator(flat: Array, smooth: Array, slopes: Array, steps: Sequence[float]):
     """The function x -> F G^T V^2 G F x for the kernel F = ``flat``; ``slopes`` is room to work in."""
 
-    def apply(x):
+    def apply(x: Array):
         x = convolve(x, flat)
         gradient(x, slopes, steps)
         slopes[...] *= smooth
@@ -108,7 +119,7 @@ def smoothing_operator(flat, smooth, slopes, steps):
     return apply
 
 
-def _smoothness(slopes, inside, low, high):
+def _smoothness(slopes: Array, inside: Array, low: float, high: float):
     """Squared weight of a voxel's differences: 1 where smooth and outside, 0 at edges."""
     xp = namespace(slopes)
     size = xp.sqrt(xp.sum(slopes * slopes, axis=0))

@@ -3,7 +3,7 @@
 import numpy as np
 
 from bids_qsm.errors import UserError
-from bids_qsm.recon.arrays import like, namespace, to_numpy
+from bids_qsm.recon.arrays import Array, like, namespace, to_numpy
 from bids_qsm.recon.csf import ventricles
 from bids_qsm.recon.fourier import convolve
 from bids_qsm.recon.fused_kernels import change, divergence
@@ -16,11 +16,11 @@ from bids_qsm.recon.registry import Need, method
 
 @method(memory=Need(padded=21), prose='MEDI [@medi]', slow=1.5)
 def medi(
-    field,
-    mask,
-    noise,
-    magnitude,
-    radians_per_ppm,
+    field: Array,
+    mask: Array,
+    noise: Array,
+    magnitude: Array,
+    radians_per_ppm: float,
     grid: Grid,
     *,
     strength: float = 0.08,
@@ -74,12 +74,12 @@ def medi(
 
 @method(memory=Need(padded=23), prose='MEDI+0 [@medi0]', slow=1.5)
 def medi0(
-    field,
-    mask,
-    noise,
-    magnitude,
-    radians_per_ppm,
-    r2star,
+    field: Array,
+    mask: Array,
+    noise: Array,
+    magnitude: Array,
+    radians_per_ppm: float,
+    r2star: Array,
     grid: Grid,
     *,
     strength: float = 0.08,
@@ -129,7 +129,15 @@ def medi0(
 
 
 def _solve(
-    problem, magnitude, radians_per_ppm, strength, edges, outlier, tolerance, max_iterations, even=None
+    problem: Problem,
+    magnitude: Array,
+    radians_per_ppm: float,
+    strength: float,
+    edges: float,
+    outlier: float,
+    tolerance: float,
+    max_iterations: int,
+    even: '_Even | None' = None,
 ):
     """Susceptibility in the box (ppm), by ADMM."""
     grid, field, weight, penalty = problem.grid, problem.field, problem.weight, problem.gradient_penalty
@@ -163,7 +171,7 @@ def _solve(
     return chi
 
 
-def doubt(misfit, weight, radians, outlier):
+def doubt(misfit: Array, weight: Array, radians: float, outlier: float):
     """Factor on the squared weight of each voxel: less than 1 where the misfit (ppm) is not noise."""
     xp = namespace(misfit)
     # known but for turns; where the weight is low, noise explains a larger misfit
@@ -181,19 +189,19 @@ iteration: gross ones keep it from settling."""
 class _Even:
     """CSF that is drawn towards its own mean: one more splitting, ``copy`` = chi, that takes no FFT."""
 
-    def __init__(self, csf, evenness):
+    def __init__(self, csf: Array, evenness: float):
         self.csf, self.share = csf, evenness / (evenness + CSF_PENALTY)
         self.count, self.dual = int(namespace(csf).sum(csf)), None
 
-    def enter(self, splitting):
+    def enter(self, splitting: Splitting):
         """Make room for the copy in the least-squares step of a `Splitting`."""
         splitting.inverse /= 1 + CSF_PENALTY * splitting.inverse
         self.scale = CSF_PENALTY / splitting.penalty
 
-    def mean(self, x):
+    def mean(self, x: Array):
         return float(namespace(x).sum(x * self.csf)) / self.count
 
-    def draw(self, chi, pull):
+    def draw(self, chi: Array, pull: Array):
         """Renew copy and dual; add to ``pull`` what draws chi to their difference."""
         goal = chi if self.dual is None else chi + self.dual
         # the copy differs from its goal in the CSF alone

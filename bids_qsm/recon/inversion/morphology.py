@@ -1,12 +1,14 @@
 """Total variation that spares the edges of another image."""
 
+from collections.abc import Sequence
+
 import numba
 import numpy as np
 
-from bids_qsm.recon.arrays import either, namespace, to_numpy
+from bids_qsm.recon.arrays import Array, either, namespace, to_numpy
 
 
-def smooth_places(magnitude, inside, spacing, edges):
+def smooth_places(magnitude: Array, inside: Array, spacing: Sequence[float], edges: float):
     """Where a forward difference counts as smooth: bool (3, x, y, z), NumPy.
 
     Of the differences between two voxels of the mask the share ``edges``, the steepest, are edges. All others
@@ -22,7 +24,9 @@ def smooth_places(magnitude, inside, spacing, edges):
 
 
 @numba.njit(cache=True, parallel=True, fastmath=True)
-def _shrink_compiled(x, dual, target, regular, inverse, threshold):
+def _shrink_compiled(
+    x: Array, dual: Array, target: Array, regular: Array, inverse: Sequence[float], threshold: float
+):
     """Shrink those parts of ``grad x + dual`` that are ``regular``, in place; the others go free.
 
     ``dual`` becomes what is cut off, ``target`` the shrunk vector minus ``dual``.
@@ -55,7 +59,9 @@ def _shrink_compiled(x, dual, target, regular, inverse, threshold):
                 target[2, i, j, k] = c - np.float32(2) * cut * r
 
 
-def _shrink_any(x, dual, target, regular, inverse, threshold):
+def _shrink_any(
+    x: Array, dual: Array, target: Array, regular: Array, inverse: Sequence[float], threshold: float
+):
     xp = namespace(x)
     for axis, inv in enumerate(inverse):
         slope = (xp.roll(x, -1, axis=axis) - x) * float(inv)

@@ -1,9 +1,11 @@
 """Nonlinear dipole inversion without a regulariser: it stops where the noise begins."""
 
+from collections.abc import Callable
+
 import numba
 import numpy as np
 
-from bids_qsm.recon.arrays import either, like, namespace
+from bids_qsm.recon.arrays import Array, either, like, namespace
 from bids_qsm.recon.conjugate import dot
 from bids_qsm.recon.fourier import convolve, dipole_kernel
 from bids_qsm.recon.fused_kernels import add_up
@@ -14,9 +16,9 @@ from bids_qsm.recon.registry import Need, method
 
 @method(memory=Need(padded=15), prose='NDI [@ndi]')
 def ndi(
-    field,
-    mask,
-    noise,
+    field: Array,
+    mask: Array,
+    noise: Array,
     grid: Grid,
     radians_per_ppm: float,
     *,
@@ -75,7 +77,16 @@ def ndi(
     return problem.give(convolve(steps, like(dipole, problem.field)))
 
 
-def _descend(field, weight, square, *, radians, goal, tolerance, max_iterations):
+def _descend(
+    field: Array,
+    weight: Array,
+    square: Callable,
+    *,
+    radians: float,
+    goal: float,
+    tolerance: float,
+    max_iterations: int,
+):
     """Nonlinear conjugate gradients in s, of which ``square`` gives the field."""
     model, steps, way, image, slope, before = (0 * field for _ in range(6))
     misfit = _advance(field, weight, model, steps, way, image, slope, 0.0, radians)
@@ -100,7 +111,17 @@ def _descend(field, weight, square, *, radians, goal, tolerance, max_iterations)
 
 
 @numba.njit(cache=True, parallel=True, fastmath=True)
-def _advance_compiled(field, weight, model, steps, way, image, slope, length, radians):
+def _advance_compiled(
+    field: Array,
+    weight: Array,
+    model: Array,
+    steps: Array,
+    way: Array,
+    image: Array,
+    slope: Array,
+    length: float,
+    radians: float,
+):
     """Go on by ``length``; return the misfit there and put its downward slope into ``slope``."""
     nx, ny, nz = field.shape
     length, radians = np.float32(length), np.float32(radians)
@@ -123,7 +144,17 @@ def _advance_compiled(field, weight, model, steps, way, image, slope, length, ra
     return add_up(sums)[0] / radians**2
 
 
-def _advance_any(field, weight, model, steps, way, image, slope, length, radians):
+def _advance_any(
+    field: Array,
+    weight: Array,
+    model: Array,
+    steps: Array,
+    way: Array,
+    image: Array,
+    slope: Array,
+    length: float,
+    radians: float,
+):
     xp = namespace(field)
     steps += length * way
     model += length * image
@@ -136,7 +167,7 @@ _advance = either(_advance_compiled, _advance_any)
 
 
 @numba.njit(cache=True, parallel=True, fastmath=True)
-def _turn_compiled(way, image, slope, rise, weight, turn):
+def _turn_compiled(way: Array, image: Array, slope: Array, rise: Array, weight: Array, turn: float):
     """Turn the way and its image; return how steeply it falls, and the most that its slope can rise."""
     nx, ny, nz = way.shape
     turn = np.float32(turn)
@@ -154,7 +185,7 @@ def _turn_compiled(way, image, slope, rise, weight, turn):
     return add_up(sums)
 
 
-def _turn_any(way, image, slope, rise, weight, turn):
+def _turn_any(way: Array, image: Array, slope: Array, rise: Array, weight: Array, turn: float):
     xp = namespace(way)
     way *= turn
     way += slope

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bids_qsm.recon.arrays import namespace, to_numpy
+from bids_qsm.recon.arrays import Array, namespace, to_numpy
 from bids_qsm.recon.fourier import convolve
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion.fidelity import chords, lengths, squares
@@ -22,9 +22,9 @@ NORMAL_MEDIAN = 0.6745
 
 @method(memory=Need(padded=17), prose='L1-QSM [@l1qsm]')
 def l1qsm(
-    field,
-    mask,
-    noise,
+    field: Array,
+    mask: Array,
+    noise: Array,
     grid: Grid,
     radians_per_ppm: float,
     *,
@@ -83,9 +83,9 @@ def l1qsm(
 
 @method(memory=Need(padded=18.5), prose='HD-QSM [@hdqsm]')
 def hdqsm(
-    field,
-    mask,
-    noise,
+    field: Array,
+    mask: Array,
+    noise: Array,
     grid: Grid,
     *,
     strength: float = 0.06,
@@ -141,7 +141,7 @@ def hdqsm(
     return problem.give(chi)
 
 
-def _belief(image, problem):
+def _belief(image: Array, problem: Problem):
     """Squared V of `hdqsm`: the share of its weight that each voxel keeps."""
     xp = namespace(image)
     # counted in standard deviations of the typical voxel

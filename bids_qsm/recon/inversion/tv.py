@@ -1,5 +1,6 @@
 """Dipole inversion regularised by total variation."""
 
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion.fidelity import squares
 from bids_qsm.recon.inversion.splitting import DATA_PENALTY, Problem, Splitting
@@ -9,9 +10,9 @@ from bids_qsm.recon.solvers import total_variation
 
 @method(memory=Need(padded=17), prose='TV [@tv]')
 def tv(
-    field,
-    mask,
-    noise,
+    field: Array,
+    mask: Array,
+    noise: Array,
     grid: Grid,
     *,
     strength: float = 0.06,
