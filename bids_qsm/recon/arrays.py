@@ -20,12 +20,12 @@ def namespace(x: Array):
 
 
 def is_numpy(x: Array):
-    """Whether ``x`` lies in the memory that numba and SciPy work on."""
+    """Whether ``x`` is a NumPy array, which numba and SciPy need."""
     return array_api_compat.is_numpy_array(x)
 
 
 def to_numpy(x: Array):
-    """``x`` as a NumPy array; without a copy where it is one."""
+    """``x`` as a NumPy array, without a copy if it is one already."""
     if is_numpy(x):
         return x
     if array_api_compat.is_cupy_array(x):
@@ -34,7 +34,7 @@ def to_numpy(x: Array):
 
 
 def like(array: Array, reference: Array | None):
-    """A NumPy array in the library and on the device of ``reference``; None stands for NumPy."""
+    """A NumPy array moved to the library and device of ``reference``; None is NumPy."""
     if reference is None or is_numpy(reference):
         return array
     xp = namespace(reference)
@@ -42,7 +42,7 @@ def like(array: Array, reference: Array | None):
 
 
 def either(compiled: Callable, general: Callable):
-    """One function of two: ``compiled`` where the first argument is a NumPy array, else ``general``."""
+    """A function that calls ``compiled`` where its first argument is a NumPy array, else ``general``."""
 
     def chosen(first: Array, *rest: Any):
         return (compiled if is_numpy(first) else general)(first, *rest)

@@ -1,4 +1,4 @@
-"""Real FFTs of padded boxes and the kernels that live in them; the one place that knows the FFT engine."""
+"""Real FFTs of padded boxes, and the kernels of convolutions; the only place that calls an FFT library."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,8 +46,8 @@ class Box:
     def around(cls, mask: Array, grid: Grid, *, padding: float, margin: float = 0.0):
         """Box of ``mask`` widened by ``margin`` mm, padded with at least ``padding`` mm of zeros.
 
-        The margin takes in real voxels and is cut at the edge of the volume; the padding keeps the two ends
-        of a circular convolution apart. Shapes grow to the next size with a fast transform.
+        The margin is of real voxels and ends at the edge of the volume; the padding keeps the two ends of a
+        circular convolution apart. Shapes grow to the next size that has a fast transform.
         """
         region, shape = [], []
         for axis, step in enumerate(grid.voxel_size):
@@ -74,7 +74,7 @@ class Box:
 
     @property
     def _inner(self):
-        """Where the region stands in the padded box: in the middle, so that zeros surround it."""
+        """Where the region lies in the padded box: in the middle, surrounded by zeros."""
         sizes = [s.stop - s.start for s in self.region]
         starts = [(n - size) // 2 for n, size in zip(self.shape, sizes, strict=True)]
         return tuple(slice(a, a + size) for a, size in zip(starts, sizes, strict=True))
@@ -164,14 +164,14 @@ def smv_kernel(
     radius: float,
     reference: Array | None = None,
 ):
-    """Mean over a ball of ``radius`` mm, in the layout of `rfft`; voxels that its surface cuts count in part.
+    """Mean over a ball of ``radius`` mm, in the layout of `rfft`; voxels cut by its surface count in part.
 
     The weights sum to 1 and are even along every axis, so the kernel is real and keeps harmonic fields to the
     accuracy with which the voxels tile the ball.
     """
     ball = ball_weights(voxel_size, radius)
     kernel = np.zeros(shape, np.float32)
-    # wrap around; a ball wider than the box adds up where it overlaps itself
+    # a ball wider than the box overlaps itself, and adds up there
     where = [np.arange(-(n // 2), n // 2 + 1) % s for n, s in zip(ball.shape, shape, strict=True)]
     np.add.at(kernel, np.ix_(*where), ball)
     return like(np.ascontiguousarray(rfft(kernel).real), reference)
@@ -180,12 +180,12 @@ def smv_kernel(
 def ball_weights(voxel_size: tuple[float, float, float], radius: float, *, samples: int = 5):
     """Share of each voxel that lies in a ball of ``radius`` mm about the central voxel, summing to 1.
 
-    Where voxels are not cubes the ball is flattened along their long sides, and the central voxel and its
-    neighbours are adjusted, so that the weights spread as far along every axis: a harmonic field of second
-    order then equals its mean.
+    Where voxels are not cubes, the ball is flattened along their long sides, and the weights of the central
+    voxel and its neighbours are adjusted until the weights have equal variance along all axes. The mean of a
+    harmonic field of second order is then exact.
     """
     steps = np.asarray(voxel_size, float)
-    # a voxel stands for all of itself and so widens the ball by a twelfth of its squared side
+    # sampling by voxels adds a twelfth of the squared voxel size to the variance
     wider = 5 / 12 * (steps**2 - steps.min() ** 2)
     flat = radius / np.sqrt(np.maximum(radius**2 - wider, (0.01 * radius) ** 2))
     offsets = (np.arange(samples) + 0.5) / samples - 0.5

@@ -1,4 +1,4 @@
-"""Poisson's equation in a region of any shape: its operator, and a multigrid cycle that nearly inverts it."""
+"""Poisson's equation in a region of any shape: the operator, and a multigrid cycle near its inverse."""
 
 from collections.abc import Sequence
 
@@ -12,12 +12,12 @@ COARSEST_SWEEPS = 8
 
 
 class Laplacian:
-    r"""The negative Laplacian of seven points, :math:`-\nabla^2`, of what is 0 outside a region.
+    r"""The negative Laplacian of seven points, :math:`-\nabla^2`, with zero values outside a region.
 
-    One multigrid cycle [1]_ halves the resolution along the axes whose step is short, and so along all once
-    the steps are alike; the points of a coarser grid are points of the finer one. Corrections are
-    interpolated linearly, residuals restricted by the adjoint, and errors smoothed in red-black order,
-    backwards on the way up: so the cycle is symmetric, a preconditioner for conjugate gradients.
+    Each level of a multigrid cycle [1]_ halves the resolution along the axes of short steps, and along all
+    axes once the steps are similar. The points of a coarser grid are points of the finer one. Corrections are
+    interpolated linearly, residuals restricted by the adjoint, and errors smoothed in red-black order, which
+    is reversed on the way up. The cycle is therefore symmetric, and preconditions conjugate gradients.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class Laplacian:
         coarse = region[tuple(slice(None, None, 2 if a in self.axes else 1) for a in range(3))]
         self.coarser = None
         if coarse.any():
-            # a size that came out even gets one more layer of outside
+            # even sizes get one more layer outside the region
             coarse = np.pad(coarse, [(0, (n + 1) % 2) for n in coarse.shape])
             steps = [h * (2 if a in self.axes else 1) for a, h in enumerate(spacing)]
             self.coarser = Laplacian(coarse, steps, reference)
@@ -127,7 +127,7 @@ _laplace = either(_laplace_compiled, _laplace_any)
 
 
 def _neighbours(x: Array, weights: Sequence[float]):
-    """Weighted sum of the six neighbours; the faces, which lie outside every region, come out wrong."""
+    """Weighted sum of the six neighbours; wrong on the faces, which lie outside every region."""
     xp = namespace(x)
     pairs = (xp.roll(x, 1, axis=a) + xp.roll(x, -1, axis=a) for a in range(3))
     return sum(weight * pair for weight, pair in zip(weights, pairs, strict=True))

@@ -1,4 +1,4 @@
-"""From the complex signal of all echoes to one field map: the phase may wrap between any of them."""
+"""Nonlinear fit of the field to the complex signal of all echoes, whatever wraps are left in its phase."""
 
 from collections.abc import Sequence
 
@@ -24,26 +24,12 @@ def nonlinear(
     .. math:: \hat\omega = \arg\min_\omega \sum_k w_k |e^{i \phi_k} - e^{i \omega T_k}|^2,
         \quad w_k = m_k^2 - 2 \sigma^2
 
-    by Gauss-Newton from the slope that `linear` finds, with its trust in single echoes: a late echo with a
-    wrong turn or with the phase of noise, which tears a straight line away, is bounded. The phase at TE = 0
-    is taken to be removed already, where the paper fits it in each voxel at the cost of more noise; and the
-    weights leave out the noise's share of the squared signal.
+    by Gauss-Newton from the slope of `linear`, with its weights of single echoes. A late echo that is wrapped
+    or has random phase, which would spoil a linear fit, has a bounded effect. The phase at TE = 0 is removed
+    before; the paper fits it in each voxel, at the cost of more noise. The weights leave out the noise in
+    the squared signal.
 
-    Parameters
-    ----------
-    unwrapped, phase, magnitude : ndarray of float32, shape (x, y, z, echo)
-        Unwrapped and wrapped phase without offset at TE = 0 (rad), and magnitude.
-    mask : ndarray of bool, shape (x, y, z)
-        Where to fit; all results are 0 elsewhere.
-    echo_times : sequence of float
-        Echo times (s).
-    field_strength : float
-        B0 (T).
-
-    Returns
-    -------
-    field, noise, residual : ndarray of float32, shape (x, y, z)
-        Field (ppm), its standard deviation (ppm), and weighted root mean square residual (rad).
+    ``phase`` is wrapped; all else is as in :func:`bids_qsm.recon.field.linear`.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""The zero of susceptibility: QSM finds differences, and a region has to be named as zero."""
+"""The zero of susceptibility: QSM measures differences, so that a reference region is needed."""
 
 from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.csf import ventricles
@@ -25,9 +25,8 @@ def csf(
 ):
     """Mean over the fluid of the lateral ventricles, found by low R2* near the centre of the brain [1]_.
 
-    The fluid is that of `ventricles`, by its parameters of these names. Where the region has
-    less than ``min_ml`` or more than ``max_ml``, or R2* is not given, the mean of the whole mask is used, and
-    the note says so and why.
+    The fluid is found by `ventricles`, whose parameters these are. Without R2*, or where the volume of the
+    fluid is not between ``min_ml`` and ``max_ml``, the mean of the whole mask is used, and the note says why.
 
     Parameters
     ----------
@@ -76,7 +75,7 @@ def brain(chi: Array, mask: Array):
 
 @method(memory=Need(volume=5), prose='Susceptibility was not referenced to a region.')
 def none():
-    """Take values as the inversion left them, whose mean over its volume is zero; returns as `csf`."""
+    """Leave values as the inversion gives them, with mean zero over its volume; returns as `csf`."""
     return 0.0, None, 'none', 'Susceptibility was not referenced to a region.'
 
 

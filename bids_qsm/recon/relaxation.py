@@ -13,9 +13,9 @@ from bids_qsm.recon.noise import noise_level
 from bids_qsm.recon.registry import Need, method
 
 MAX_R2STAR = 1000.0
-"""Fastest decay reported (1/s); what decays faster has no signal left in any echo."""
+"""Fastest decay reported (1/s): a faster one leaves no signal in any echo."""
 MAX_T2STAR = 1.0
-"""Slowest decay reported (s); beyond it the signal of a usual echo train is flat."""
+"""Slowest decay reported (s): beyond it the signal of a usual echo train is flat."""
 ARLO, LINE, FLOOR = 0, 1, 2
 
 
@@ -36,8 +36,8 @@ def arlo(
         {\sum_i \delta_i (S_i + \frac{\Delta}{3} \delta_i)}, \quad
         S_i = \tfrac{\Delta}{3} (s_i + 4 s_{i+1} + s_{i+2}), \quad \delta_i = s_i - s_{i+2}
 
-    ARLO needs three echoes or more, evenly spaced. Two echoes, or uneven spacing, are fitted as `loglinear`
-    does; so are voxels of which ``spread`` leaves two echoes.
+    ARLO needs three echoes or more, evenly spaced. Series of two echoes or uneven spacing, and voxels in
+    which ``spread`` leaves two echoes, are fitted by `loglinear`.
 
     Parameters
     ----------
@@ -47,9 +47,9 @@ def arlo(
     echo_times : sequence of float
         Rising echo times (s).
     field : ndarray of float32, shape (x, y, z)
-        Total field (ppm); used with ``spread`` alone, as are field_strength (T) and grid.
+        Total field (ppm); used with ``spread`` only, as are field_strength (T) and grid.
     spread : bool
-        Correct what background gradients of the field take from the signal, see `spread_function`.
+        Correct for signal loss by background gradients, see `spread_function`.
 
     Returns
     -------
@@ -108,9 +108,9 @@ def nlls(
     .. math:: \min_{S_0, R} \sum_k \Big(s_k - \sqrt{a_k^2 + \sigma^2 (1 + (\tfrac{\pi}{2} - 1)
         e^{-a_k^2 / 2 \sigma^2})}\Big)^2, \quad a_k = S_0 e^{-R T_k}
 
-    The root is the mean of a Rician magnitude to within 1.5 %, exact for no signal and for much; the paper
-    corrects a running mean by tables instead. sigma comes from the finest detail of the first echo. Steps are
-    Levenberg's and Marquardt's, from the fit of `loglinear`. Parameters, results and errors as in `arlo`.
+    The root is the mean of a Rician magnitude to within 1.5 %, and exact for zero and for high signal; the
+    paper corrects a running mean by tables instead. sigma is the noise level of the first echo. The fit is by
+    Levenberg and Marquardt, from that of `loglinear`. Parameters, results and errors as in `arlo`.
 
     References
     ----------
@@ -176,7 +176,7 @@ def _rate_line(signal: Array, weight: Array, times: Array, count: int):
 
 @njit(cache=True)
 def _start(signal: Array, weight: Array, times: Array, count: int, rate: float):
-    """Signal at TE = 0 that fits best with a rate."""
+    """Least-squares signal at TE = 0 for a given rate."""
     top = bottom = np.float32(0)
     for k in range(count):
         decay = weight[k] * np.exp(-rate * times[k])
@@ -204,7 +204,7 @@ def _rate_floor(signal: Array, weight: Array, times: Array, count: int, sigma: f
         ss = sr = rr = gs = gr = cost = np.float32(0)
         for k in range(count):
             decay = np.exp(-(rate + step_rate) * times[k])
-            # what was measured, before any division by what the gradients had left
+            # compared with the signal as measured, before correction for gradients
             mean, slope = _rician(weight[k] * (start + step_start) * decay, sigma)
             away = weight[k] * signal[k] - mean
             by_start = slope * weight[k] * decay

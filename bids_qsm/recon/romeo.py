@@ -1,9 +1,9 @@
 """Kernels of ROMEO path-based unwrapping: edge weights and region growing.
 
-Volumes are flat, C-contiguous float32. The kernels do not care which axis is which. An edge is named
-``4 * voxel + axis`` after the voxel it starts from, and points along the axis. In the array of costs the
-fourth byte of each voxel holds the lowest cost at which it has been queued, 0 once it is unwrapped: it is
-read together with the costs, and one comparison tells whether queueing an edge is of use.
+Volumes are flat, C-contiguous float32, with axes in any order. An edge has the number
+``4 * voxel + axis``, of the voxel it starts from and the axis along which it points. In the array of costs
+the fourth byte of each voxel is the lowest cost at which it has been queued, 0 once it is unwrapped: it lies
+next to the costs, and one comparison shows whether to queue an edge.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ BINS = 256
 FREE, USED = BINS, BINS + 1
 QUEUED = 3
 UNSEEN = 255
-# Typed constants keep the arithmetic in float32: numba widens float32 with a Python number to float64.
+# typed constants keep the arithmetic in float32: numba converts float32 with a Python number to float64
 ONE, TENTH, NINE_TENTHS, HALF = (np.float32(c) for c in (1, 0.1, 0.9, 0.5))
 ZERO, TINY = np.float32(0), np.float32(1e-30)
 TURN, PER_TURN, PER_PI = (np.float32(c) for c in (2 * np.pi, 0.5 / np.pi, 1 / np.pi))
@@ -138,7 +138,7 @@ def _best_voxel(costs: Array):
 
 @njit(cache=True)
 def _push(edge: int, cost: int, bins: Array, edges: Array, after: Array):
-    """Put ``edge`` on top of the stack of its cost, in the node freed last (the frontier stays in cache)."""
+    """Push ``edge`` on the stack of its cost, into the node freed last, which is in the cache."""
     node = bins[FREE]
     if node >= 0:
         bins[FREE] = after[node]
@@ -184,7 +184,7 @@ def _grow(phase: Array, costs: Array, shape: tuple[int, ...]):
     steps = (shape[1] * shape[2], shape[2], 1)
     bins = np.full(BINS + 2, -1, np.int64)
     bins[USED] = 0
-    # Room for every edge; the system hands out only the pages that the frontier reaches.
+    # room for every edge; the system allocates only the pages that are used
     edges = np.empty(3 * phase.size, np.int32)
     after = np.empty(3 * phase.size, np.int32)
     seed = _best_voxel(costs)

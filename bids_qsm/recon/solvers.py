@@ -1,4 +1,4 @@
-"""Iterative solvers: they take callables and arrays, and know no physics."""
+"""Iterative solvers of callables and arrays, without physics."""
 
 from collections.abc import Callable, Sequence
 
@@ -26,9 +26,9 @@ def total_variation(
     ----------
     least_squares : callable
         Takes :math:`\nabla^T q`, returns the minimiser of :math:`E(x) + \mu/2 |\nabla x - q|^2`,
-        where :math:`\mu` is ``penalty``. It may itself keep the state of a splitting of E.
+        where :math:`\mu` is ``penalty``. It may keep the state of a splitting of E.
     start : array
-        Gives x its shape, library and device.
+        Array of the shape, library and device of x.
     spacing : tuple
         Step along each axis (mm).
     weight : float

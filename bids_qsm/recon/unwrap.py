@@ -20,11 +20,11 @@ MEDIAN_SAMPLE = 50_000
 def romeo(phase: Array, magnitude: Array, mask: Array, echo_times: Sequence[float], *, template: int = 0):
     """Unwrap each echo by region growing along the most reliable edges first [1]_.
 
-    Each echo is unwrapped individually, which spreads no error from one echo to the next; the whole
-    multiples of 2 pi left open in each echo and each piece of the mask then follow from linear evolution.
-    With a ``template``, that echo alone is unwrapped in space and the others in time, each voxel on the turn
-    that linear evolution predicts: an echo fewer to grow costs less, but errors of the template and of a
-    phase offset left in it grow with the echo time. Of the paper's weights those of its default are used.
+    Each echo is unwrapped individually, so that errors do not spread between echoes. The multiple of 2 pi of
+    each echo in each piece of the mask then follows from linear phase evolution. With a ``template``, only
+    that echo is unwrapped in space, and the others in time, each voxel by linear evolution: this is faster,
+    but errors of the template, and of a phase offset left in it, grow with the echo time. The weights are
+    the paper's default.
 
     Parameters
     ----------
@@ -73,8 +73,8 @@ def laplacian(phase: Array, mask: Array, echo_times: Sequence[float], grid: Grid
 
     .. math:: \nabla^2 \hat\phi = \nabla \cdot W(\nabla \phi), \quad \text{edges that leave the mask: } 0
 
-    Linear in the true phase, so that the echoes agree with each other; differs from the true phase by a
-    function that is harmonic inside the mask, and is smooth where the phase has open-ended fringe lines.
+    The result is linear in the true phase, so that the echoes are consistent. It differs from the true phase
+    by a function that is harmonic in the mask, and is smooth where the phase has open-ended fringe lines.
 
     Parameters
     ----------
@@ -138,10 +138,10 @@ def voxel_quality(phase: Array, magnitude: Array, echo_times: Sequence[float]):
 
 
 def align_echoes(unwrapped: Array, mask: Array, echo_times: Sequence[float]):
-    """Add to each echo, in each connected piece of the mask, the multiple of 2 pi that makes it linear in TE.
+    """Add the multiple of 2 pi to each echo, in each connected piece of the mask, that makes it linear in TE.
 
-    The median evolution between the first two echoes is taken to lie within pi, and the median phase
-    at TE = 0 too; every later echo is then predicted from the first and the one before it.
+    The median evolution between the first two echoes is assumed to be within pi, and the median phase at
+    TE = 0 too; every later echo is predicted from the first echo and the one before it.
     """
     pieces, _ = ndimage.label(mask)
     for label, box in enumerate(ndimage.find_objects(pieces), start=1):
@@ -156,9 +156,9 @@ def align_echoes(unwrapped: Array, mask: Array, echo_times: Sequence[float]):
 
 
 def _unwrap_in_time(unwrapped: Array, mask: Array, echo_times: Sequence[float], template: int):
-    """Put the template, in each piece, on the turn nearest to 0, and the others where it predicts them.
+    """Add the multiple of 2 pi to the template that brings each piece nearest to 0; unwrap the others by it.
 
-    Each echo is predicted from the nearest one done before, whose errors grow least.
+    Each echo is predicted from the nearest unwrapped one, whose errors grow least.
     """
     pieces, _ = ndimage.label(mask)
     for label, box in enumerate(ndimage.find_objects(pieces), start=1):
@@ -173,7 +173,7 @@ def _unwrap_in_time(unwrapped: Array, mask: Array, echo_times: Sequence[float], 
 
 
 def _whole_turns(values: Sequence[Array], echo_times: Sequence[float]):
-    """Number of turns to take off each echo; ``values`` holds the phases of one piece, an array an echo."""
+    """Multiples of 2 pi to subtract from each echo; ``values`` are the phases of one piece, echo by echo."""
     if len(values) == 1:
         return [np.rint(np.median(values[0]) / TWO_PI)]
     first, second = values[:2]
@@ -192,7 +192,7 @@ def _whole_turns(values: Sequence[Array], echo_times: Sequence[float]):
 
 
 def _partners(echo_times: Sequence[float]):
-    """The echo whose gradient supports each echo's weights, and the ratio of their echo times (0: none)."""
+    """The echo whose gradient enters the weights of each echo, and the ratio of echo times (0: none)."""
     if len(echo_times) == 1:
         return np.zeros(1, np.int64), np.zeros(1, np.float32)
     partner = np.array([1, *range(len(echo_times) - 1)])
@@ -214,5 +214,5 @@ def _add_divergence(source: Array, phase: Array, mask: Array, voxel_size: tuple[
 
 
 def _flat(volumes: Array):
-    """(x, y, z, echo) -> (echo, voxel), without a copy where the memory already lies so."""
+    """(x, y, z, echo) -> (echo, voxel), without a copy where the memory layout allows."""
     return np.ascontiguousarray(volumes.T, np.float32).reshape(volumes.shape[3], -1)

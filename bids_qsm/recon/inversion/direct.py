@@ -1,4 +1,4 @@
-"""Dipole inversion in one step: divisions in k-space."""
+"""Dipole inversion by divisions in k-space."""
 
 import numpy as np
 
@@ -15,19 +15,10 @@ def tkd(field: Array, mask: Array, grid: Grid, *, threshold: float = 0.15):
 
     .. math:: \hat\chi(k) = \hat f(k) \, \mathrm{sign}(D) / \max(|D|, t) / c
 
-    The truncation lowers all values; c is the mean over k-space of :math:`D \, \mathrm{sign}(D) / \max(|D|,
-    t)`, the height that a point source keeps, and mends that [2]_.
+    The truncation reduces all values. Division by c, the mean over k-space of :math:`D \, \mathrm{sign}(D) /
+    \max(|D|, t)`, restores the value of a point source [2]_.
 
-    Parameters
-    ----------
-    field : ndarray of float32, shape ``grid.shape``
-        Local field (ppm).
-    mask : ndarray of bool
-
-    Returns
-    -------
-    ndarray of float32
-        Susceptibility (ppm), 0 outside the mask.
+    Data and result as :mod:`bids_qsm.recon.inversion` has them.
 
     References
     ----------
@@ -37,7 +28,7 @@ def tkd(field: Array, mask: Array, grid: Grid, *, threshold: float = 0.15):
     box = Box.around(mask, grid, padding=PADDING)
     dipole = dipole_kernel(box.shape, grid.voxel_size, grid.b0_dir)
     inverse = np.copysign(1 / np.maximum(np.abs(dipole), np.float32(threshold)), dipole)
-    # in the layout of a real transform every column but the first, and the last if even, stands for two
+    # in the layout of a real transform all columns but the first, and the last of an even size, count twice
     times = np.full(dipole.shape[2], 2.0)
     times[0] = 1
     if box.shape[2] % 2 == 0:
@@ -59,18 +50,7 @@ def tsvd(field: Array, mask: Array, noise: Array, grid: Grid, *, strength: float
     open; here it follows the noise :math:`\tilde\sigma` (the median) relative to the field's spread s: the
     threshold of least error grows as the root of that ratio.
 
-    Parameters
-    ----------
-    field : ndarray of float32, shape ``grid.shape``
-        Local field (ppm).
-    mask : ndarray of bool
-    noise : ndarray of float32
-        Standard deviation of the field (ppm).
-
-    Returns
-    -------
-    ndarray of float32
-        Susceptibility (ppm), 0 outside the mask.
+    Data and result as :mod:`bids_qsm.recon.inversion` has them.
 
     References
     ----------
@@ -96,18 +76,7 @@ def l2(field: Array, mask: Array, noise: Array, grid: Grid, *, strength: float =
     :math:`\lambda` from an L-curve; here it follows the noise :math:`\tilde\sigma` (the median) relative to
     the field's spread s, and the voxel size h (geometric mean, mm).
 
-    Parameters
-    ----------
-    field : ndarray of float32, shape ``grid.shape``
-        Local field (ppm).
-    mask : ndarray of bool
-    noise : ndarray of float32
-        Standard deviation of the field (ppm).
-
-    Returns
-    -------
-    ndarray of float32
-        Susceptibility (ppm), 0 outside the mask.
+    Data and result as :mod:`bids_qsm.recon.inversion` has them.
 
     References
     ----------

@@ -1,13 +1,12 @@
-"""Steps towards the data, voxel by voxel, for four measures of the misfit.
+"""Proximal steps of the data term at each voxel, for four measures of the misfit.
 
-Each step draws the ``model`` of the field towards the measured ``field`` where ``weight`` (0 to 1) trusts it,
-and towards the image of the susceptibility elsewhere, in place: with g the over-relaxed image plus ``dual``,
+Each step updates the ``model`` of the field in place. It lies between the measured ``field``, by its
+``weight`` (0 to 1), and the field of the susceptibility: with g the over-relaxed image plus ``dual``,
 
 .. math:: m = \\arg\\min_m \\Phi(m - f) + \\rho/2 (m - g)^2
 
-and the new dual is g - m. Where :math:`\\Phi` looks at phase, the angle u = r (m - f) counts modulo a turn;
-of the positions that differ by turns the one nearest to g is the best, so that u lies between 0 and
-v = r (g - f), taken into half a turn either way. There the derivative is concave and rises through 0 once:
+and the new dual is g - m. Where :math:`\\Phi` is of phase, the angle u = r (m - f) counts modulo 2 pi, and
+u lies between 0 and v = r (g - f), wrapped to [-pi, pi]. There the derivative is concave and has one zero:
 Newton's method from the left, where the linear step ends, cannot overshoot.
 """
 
@@ -129,7 +128,7 @@ def _step_compiled(
     relax, keep = np.float32(RELAX), np.float32(1 - RELAX)
     for i in numba.prange(nx):
         for j in range(ny):
-            # the goal first, with the kind of misfit outside the loops along a row
+            # the kind of misfit is tested outside the loops along a row, which then vectorise
             for k in range(nz):
                 dual[i, j, k] += relax * image[i, j, k] + keep * model[i, j, k]
                 model[i, j, k] = dual[i, j, k] - field[i, j, k]

@@ -40,18 +40,7 @@ def rts(
     mean, mm), so that its noise is taken off, too. Conjugate gradients stand for
     LSMR; scaled by the square of the larger of :math:`|D|` and ``threshold``, they need fewer steps.
 
-    Parameters
-    ----------
-    field : ndarray of float32, shape ``grid.shape``
-        Local field (ppm).
-    mask : ndarray of bool
-    noise : ndarray of float32
-        Standard deviation of the field (ppm).
-
-    Returns
-    -------
-    ndarray of float32
-        Susceptibility (ppm), 0 outside the mask.
+    Data and result as :mod:`bids_qsm.recon.inversion` has them.
 
     References
     ----------

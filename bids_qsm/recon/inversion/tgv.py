@@ -51,18 +51,7 @@ def tgv(
     and any voxel; the primal-dual iteration starts from the solution on coarser voxels and stops when it
     changes :math:`\chi` by less than ``tolerance``, relative, instead of running a given number of times.
 
-    Parameters
-    ----------
-    total : ndarray of float32, shape ``grid.shape``
-        Total field (ppm).
-    mask : ndarray of bool
-    noise : ndarray of float32
-        Standard deviation of the field (ppm).
-
-    Returns
-    -------
-    ndarray of float32
-        Susceptibility (ppm), 0 outside the mask.
+    Data and result as :mod:`bids_qsm.recon.inversion` has them.
 
     References
     ----------

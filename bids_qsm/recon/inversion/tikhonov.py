@@ -34,18 +34,7 @@ def tikhonov(
     voxel size h (geometric mean, mm). Conjugate gradients, preconditioned by the solution for
     W = 1, run until the residual has fallen to the share ``tolerance``.
 
-    Parameters
-    ----------
-    field : ndarray of float32, shape ``grid.shape``
-        Local field (ppm).
-    mask : ndarray of bool
-    noise : ndarray of float32
-        Standard deviation of the field (ppm).
-
-    Returns
-    -------
-    ndarray of float32
-        Susceptibility (ppm), 0 outside the mask.
+    Data and result as :mod:`bids_qsm.recon.inversion` has them.
 
     References
     ----------

@@ -31,18 +31,7 @@ def tv(
     size h (geometric mean, mm), so that it does not depend on the scan; gradients are isotropic, per mm. The
     iteration stops when it changes :math:`\chi` by less than ``tolerance``, relative.
 
-    Parameters
-    ----------
-    field : ndarray of float32, shape ``grid.shape``
-        Local field (ppm).
-    mask : ndarray of bool
-    noise : ndarray of float32
-        Standard deviation of the field (ppm).
-
-    Returns
-    -------
-    ndarray of float32
-        Susceptibility (ppm), 0 outside the mask.
+    Data and result as :mod:`bids_qsm.recon.inversion` has them.
 
     References
     ----------
