@@ -1,4 +1,4 @@
-"""Rigid and affine alignment by normalised mutual information, from many starts, the same in every run."""
+"""Rigid and affine alignment by normalised mutual information, without random numbers."""
 
 import numpy as np
 from numba import njit
@@ -9,7 +9,7 @@ from bids_qsm.recon.arrays import Array
 
 BINS = 40
 _RADIUS = 60.0
-"""Length (mm) at which angles, scales and shears are worth as much as shifts."""
+"""Length (mm) that converts angles, scales and shears to shifts."""
 
 
 @njit(cache=True)
@@ -106,7 +106,7 @@ class Similarity:
         values = ndimage.map_coordinates(to_bins(smooth_fixed, fixed_mask), at.T, order=1, mode='nearest')
         self.points = apply_affine(fixed_affine, at)
         self.fixed = np.minimum(values, BINS - 1).astype(np.int32)
-        # The last bin needs its spline support too: stay just below it.
+        # stay just below the last bin, whose spline support is also needed
         self.moving = np.minimum(to_bins(smooth_moving, smooth_moving > 0), np.float32(BINS - 1.001))
         self.moving = np.ascontiguousarray(self.moving)
 
@@ -128,7 +128,7 @@ def _smooth(image: Array, affine: Array, sigma: float):
 def _spread(mask: Array, n_points: int):
     """Voxel coordinates (n, 3) inside a mask along a low-discrepancy sequence (Roberts' R3).
 
-    Off the grid, so that interpolation does not favour shifts by whole voxels.
+    Points off the grid, as on it interpolation favours shifts by whole voxels.
     """
     corners = np.array([(s.start, s.stop) for s in ndimage.find_objects(mask.astype(np.int8))[0]], float)
     volume = np.prod(corners[:, 1] - corners[:, 0])
@@ -159,10 +159,10 @@ def refine(
     tolerance: float,
     overlap: float = 0.4,
 ):
-    """Climb from ``start`` (4x4) by Powell's method over rigid (6) or affine (12) parameters.
+    """Maximise from ``start`` (4x4) by Powell's method over rigid (6) or affine (12) parameters.
 
     Returns (matrix, similarity). ``center`` is the fixed world point about which rotations turn;
-    ``step`` (mm) scales the first line searches, ``tolerance`` (mm) ends the climb.
+    ``step`` (mm) scales the first line searches, ``tolerance`` (mm) ends the search.
     """
 
     def cost(scaled: Array):

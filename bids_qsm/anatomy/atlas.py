@@ -1,4 +1,4 @@
-"""The built-in atlas of deep grey nuclei: ellipsoids from a small table, approximate at their borders.
+"""The built-in atlas of deep grey nuclei: ellipsoids of a small table, with approximate borders.
 
 Geometry of nuclei 1-32: CIT168 atlas, Pauli, Nili & Tyszka (2018), Sci Data 5:180063,
 doi:10.1038/sdata.2018.63, CC BY 4.0. Thalamus and dentate were fitted to the ICBM152 T1 template.
@@ -33,7 +33,7 @@ class Ellipsoid:
 
     @property
     def reach(self):
-        """Half sides (mm) of the box that just holds the ellipsoid."""
+        """Half sides (mm) of the bounding box."""
         return np.sqrt(np.diag(np.linalg.inv(self.precision)))
 
     def distance(self, points: Array):
@@ -43,7 +43,7 @@ class Ellipsoid:
 
 
 def table():
-    """Return the geometry table: one row an ellipsoid; rows of the same index together make one nucleus."""
+    """Return the geometry table: one row per ellipsoid; rows of the same index form one nucleus."""
     with resources.files('bids_qsm.data').joinpath('nuclei.tsv').open() as file:
         return pd.read_csv(file, sep='\t', comment='#')
 
@@ -79,16 +79,16 @@ def ellipsoids():
 
 
 def classify(points: Array, shapes: Sequence[Ellipsoid] | None = None):
-    """Label points of template space by the nucleus that holds them.
+    """Label points of template space by the nucleus that contains them.
 
-    Where ellipsoids overlap, the one whose centre is nearest in Mahalanobis distance wins.
+    Where ellipsoids overlap, the label is that of the centre nearest in Mahalanobis distance.
 
     Parameters
     ----------
     points : ndarray, shape (..., 3)
         Template coordinates (mm, RAS).
     shapes : sequence of Ellipsoid, optional
-        Those of the atlas unless given.
+        Those of the atlas by default.
 
     Returns
     -------

@@ -79,7 +79,7 @@ def correct_bias(
     spacings_mm : tuple of float
         Distances of the spline knots, one level each, coarse to fine.
     iterations : int
-        Largest number of iterations a level; it ends earlier where the field changes by less than 0.1 %.
+        Largest number of iterations per level; a level ends when the field changes by less than 0.1 %.
     fwhm, wiener : float
         Width of the assumed blur of the log histogram and noise of its Wiener deconvolution.
 
@@ -105,7 +105,7 @@ def correct_bias(
     at = [np.nonzero(mask)[d] for d in range(3)]
     log_field = np.zeros(image.shape, np.float32)
     bias = np.zeros(values.size)
-    # With more threads BLAS sums in another order; the result should not depend on how many there are.
+    # BLAS sums in an order that depends on the number of threads; the result should not
     with threadpool_limits(1, user_api='blas'):
         for spacing in spacings_mm:
             spans = [max(1, round(n * shrink_mm / spacing)) for n in small.shape]
@@ -114,7 +114,7 @@ def correct_bias(
             weights, bias = _fit(values, bias, design, iterations, fwhm, wiener)
             log_field += _evaluate(weights, spans, image.shape, affine, small.shape, small_affine)
     tissue = foreground(image)
-    # The splines run away where there is no tissue to hold them.
+    # splines are unconstrained where there is no tissue
     log_field = np.clip(log_field, *np.percentile(log_field[tissue], (0.1, 99.9)))
     field = np.exp(log_field - log_field[tissue].mean())
     return image / field, field
@@ -123,7 +123,7 @@ def correct_bias(
 def _fit(values: Array, bias: Array, design: Array, iterations: int, fwhm: float, wiener: float):
     """Spline weights of one level, and the bias with it added."""
     gram = (design.T @ design).astype(np.float64)
-    # A slight ridge ties down splines whose support holds little foreground.
+    # a small ridge stabilises splines whose support has little foreground
     gram[np.diag_indices_from(gram)] += 1e-3 * np.trace(gram) / len(gram)
     inverse = np.linalg.inv(gram).astype(np.float32)
     weights = np.zeros(len(gram))

@@ -1,4 +1,4 @@
-"""Where the bodies of grey matter lie in a susceptibility map: a shift and a contrast fitted to each."""
+"""Positions of nuclei in a susceptibility map: a shift and a contrast is fitted to each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,16 +16,16 @@ _NODES = 12.0
 _OFFSET_SD, _TISSUE_SD = 0.02, 0.5
 """Standard deviations of the offset (ppm, about its median) and of the factor on the background (about 1)."""
 _STAGES = ((2.0, 2, 8), (1.0, 1, 6), (0.0, 1, 10))
-"""From coarse to fine: blur (voxels), every which voxel counts, iterations at most."""
+"""From coarse to fine: blur (voxels), stride of the voxels used, largest number of iterations."""
 
 
 @dataclass(frozen=True, eq=False)
 class Body:
-    """A piece of grey matter that moves as one.
+    """A nucleus, or part of one, that moves as a rigid piece.
 
-    ``share`` (0 to 1) and ``contrast`` (ppm above what surrounds it) are arrays on the grid of the box.
+    ``share`` (0 to 1) and ``contrast`` (ppm above the tissue around it) are arrays on the grid of the box.
     ``shift`` (mm, along the axes of template space), its standard error along each axis ``error``, and the
-    ``gain`` of the contrast over the template's are what a fit found.
+    ``gain`` of the contrast over that of the template are found by a fit.
     """
 
     name: str
@@ -55,12 +55,12 @@ def split(
     least_voxels: int = 30,
     margin: int = 8,
 ):
-    """Split a template's susceptibility into bodies of grey matter and what lies around and behind them.
+    """Split the susceptibility of a template into nuclei (bodies) and background.
 
-    Parts of one body (GPe and GPi, SNc and SNr) are taken together. Behind a body stands what surrounds it.
-    A body whose mean contrast to that is below ``least_ppm``, which is smaller than ``least_voxels`` or comes
-    within ``margin`` voxels of the faces of the box stays with what surrounds it: it goes where its
-    neighbours go.
+    Parts of one body (GPe and GPi, SNc and SNr) are joined. The background of a body is interpolated from the
+    tissue around it. A body stays in the background, and moves with its neighbours, if its mean contrast is
+    below ``least_ppm``, if it is smaller than ``least_voxels``, or if it is within ``margin`` voxels of the
+    faces of the box.
 
     Parameters
     ----------
@@ -93,15 +93,15 @@ def split(
 
 
 def _fits(amount: Array, margin: int, least_voxels: int):
-    """Whether a body is large enough and clear of the faces of the box."""
+    """Whether a body is large enough and away from the faces of the box."""
     inside = amount > 0.5
     core = inside[(slice(margin, -margin),) * 3]
     return core.sum() >= least_voxels and core.sum() == inside.sum()
 
 
 def _behind(chi: Array, amount: Array, sigma: float = 2.0):
-    """Susceptibility with the bodies painted over by what surrounds them, near first, then far."""
-    # Voxels that a body holds in part say little of what surrounds it.
+    """Susceptibility with the bodies replaced by that of the tissue around them, near tissue first."""
+    # voxels that are partly of a body do not count
     clear = np.clip(1 - 2 * amount, 0, 1)
 
     def around(width: float):
@@ -139,7 +139,7 @@ def _sample4(values: Array, box_start: Array, voxels: Array, shift: Array, out: 
 
 @njit(cache=True)
 def _normal_equations(columns: Array, values: Array, weight: Array, residual: Array, size: int):
-    """J' W J and J' W r of a design whose rows hold few entries; column -1 is none."""
+    """J' W J and J' W r of a design with few entries a row; column -1 is none."""
     matrix = np.zeros((size, size))
     right = np.zeros(size)
     rows, width = columns.shape
@@ -170,29 +170,29 @@ def fit(
     gain_sd: float,
     limit: float,
 ):
-    r"""Find the shift of every body, together with its contrast, by which a template explains a map.
+    r"""Fit the shift and contrast of every body of a template to a susceptibility map.
 
     .. math:: \chi(x) = o(x) + b\,B(x) + \sum_k g_k A_k(x - t_k) + \epsilon
 
-    B is the template's background and A_k the contrast of body k, both blurred as the map is; o is an offset
-    that bends over centimetres (the zero of the map, and what its background removal left). Unknown are the
-    shifts t_k with the gains g_k, o and b; all are found at once by Gauss-Newton steps, from blurred maps to
-    sharp ones. Residuals beyond some 2.5 sigma, as at vessels and lesions, lose their weight [1]_. Before the
-    fit a body is thought to lie where the template has it, give or take ``misplaced``: this holds bodies of
-    which the map shows too little. The variance of the noise counts as often as neighbours repeat it.
+    B is the background of the template and A_k the contrast of body k, both blurred as the map is; o is an
+    offset that varies over centimetres (the zero of the map, and remaining background field). The shifts t_k,
+    gains g_k, o and b are found together by Gauss-Newton steps, from blurred maps to sharp ones. Residuals
+    beyond about 2.5 sigma, as at vessels and lesions, have low weight [1]_. The prior position of a body is
+    that of the template, with standard deviation ``misplaced``: it keeps bodies in place that the map hardly
+    shows. The variance of the noise is increased by the correlation of neighbours.
 
     Parameters
     ----------
     chi : ndarray, 3D
         Susceptibility (ppm) on the grid of the bodies.
     seen : ndarray of bool
-        Where it holds.
+        Where it is valid.
     bodies, background
         Of `split`.
     psf : sequence of float
-        Standard deviation of the blur of the map over that of the template, along each axis (voxels).
+        Standard deviation of the blur of the map beyond that of the template, along each axis (voxels).
     misplaced : float
-        Standard deviation of the bodies' places about the template's, along each axis (voxels).
+        Standard deviation of the positions about those of the template, along each axis (voxels).
     gain_sd : float
         Standard deviation of the gains about 1.
     limit : float
@@ -260,7 +260,7 @@ def fit(
 
 
 class _Lattice:
-    """Trilinear hats on nodes some voxels apart."""
+    """Trilinear basis functions on a coarse lattice of nodes."""
 
     def __init__(self, shape: tuple[int, ...], spacing: float):
         self.nodes = tuple(int(np.ceil((n - 1) / spacing)) + 1 for n in shape)
@@ -280,7 +280,7 @@ class _Lattice:
 
 
 def _smooth_inside(data: Array, mask: Array, sigma: float):
-    """Blur what lies in a mask only."""
+    """Blur inside a mask."""
     if sigma == 0:
         return data
     weight = ndimage.gaussian_filter(mask.astype(np.float32), sigma)
@@ -288,7 +288,7 @@ def _smooth_inside(data: Array, mask: Array, sigma: float):
 
 
 def _piece(body: Body, width: Array):
-    """First voxel of a box around a body, and its blurred contrast with the gradient (x, y, z, 4) therein."""
+    """First voxel of a box around a body, and the gradient and value (x, y, z, 4) of its blurred contrast."""
     pad = 2 + int(np.ceil(3 * max(width)))
     box = tuple(
         slice(max(b.start - pad, 0), min(b.stop + pad, n))
@@ -302,7 +302,7 @@ def _piece(body: Body, width: Array):
 def _design(
     lattice: '_Lattice', voxels: Array, tissue: Array, pieces: list[tuple[Array, Array]], state: Array
 ):
-    """Derivatives of the model by the unknowns, a few entries a voxel, and the model itself."""
+    """Derivatives of the model by the unknowns, a few entries per voxel, and the model itself."""
     nodes, weights = lattice.weights(voxels)
     first = lattice.size + 1
     columns = [nodes, np.full((len(voxels), 1), lattice.size)]
@@ -332,7 +332,7 @@ def _design(
 
 
 def _inflation(residual: Array, voxels: Array, sigma: float):
-    """Variance of a local mean of the residual over what white noise would leave: repeats of one sample."""
+    """Variance of a local mean of the residual over that of white noise, from correlated neighbours."""
     low = voxels.min(0)
     field = np.zeros(voxels.max(0) - low + 1, np.float32)
     field[tuple((voxels - low).T)] = residual

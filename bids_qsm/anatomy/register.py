@@ -29,19 +29,19 @@ DEEP_GREY = ((-44.0, -48.0, -36.0), (44.0, 36.0, 36.0))
 def rigid(
     moving: Array, moving_affine: Array, fixed: Array, fixed_affine: Array, fixed_mask: Array | None = None
 ):
-    """Rigid alignment of two images of one person, of any contrast, field of view and slant.
+    """Rigid alignment of two images of one person, of any contrast, field of view and orientation.
 
-    The search starts from the scanner's coordinates, from places up to 15 mm and 12 degrees off, and from
-    the centres of mass; the best by normalised mutual information is climbed from coarse to fine.
+    The search starts from the scanner's coordinates, from shifts up to 15 mm with rotations up to 12 degrees,
+    and from the centres of mass; the best by normalised mutual information are refined from coarse to fine.
 
     Parameters
     ----------
     moving, fixed : ndarray, 3D
-        Free of bias; they may overlap in part only (30 % of the fixed mask at least).
+        Without bias; they must overlap in 30 % of the fixed mask or more.
     moving_affine, fixed_affine : ndarray (4, 4)
         Voxel to world (mm).
     fixed_mask : ndarray of bool, optional
-        Where to compare, widened by 4 mm: the brain. The default is all tissue.
+        Where to compare, dilated by 4 mm: the brain. The default is all tissue.
 
     Returns
     -------
@@ -106,7 +106,7 @@ def syn(
         static_grid2world=affine,
         moving_grid2world=affine,
     )
-    # DIPY returns the map of static to moving as the inverse of one that it optimised.
+    # DIPY returns the map of static to moving as the inverse of the optimised one
     fields = (
         (mapping.backward, mapping.forward) if mapping.is_inverse else (mapping.forward, mapping.backward)
     )
@@ -156,17 +156,17 @@ def dipy(
 ):
     """Affine and symmetric diffeomorphic alignment by DIPY: the whole brain, then a finer box in it.
 
-    The box stage starts from the whole brain's map, and its displacement fades to nothing over the outer
-    8 mm of the box. Nothing is drawn at random: the result is the same from run to run.
+    The second stage starts from the map of the first, and its displacement decreases to zero over the outer
+    8 mm of the box. There are no random numbers: the result is the same in every run.
 
-    Local correlation misleads where contrasts differ. Without ``same_contrast``, as for a gradient-echo
+    Local correlation fails where contrasts differ. Without ``same_contrast``, as for a gradient-echo
     magnitude and a T1w template, the image is deformed by mutual information instead, in one smooth stage
     that is less accurate.
 
     Parameters
     ----------
     image, template : ndarray, 3D
-        Free of bias; T1w or magnitude.
+        Without bias; T1w or magnitude.
     image_affine, template_affine : ndarray (4, 4)
         Voxel to world (mm).
     mask, template_mask : ndarray of bool
@@ -174,11 +174,11 @@ def dipy(
     init : ndarray (4, 4), optional
         Affine map of template to image points, where it is known.
     same_contrast : bool
-        Whether image and template show tissues alike.
+        Whether image and template have the same contrast.
     whole_mm, box_mm : float
         Grids of the two stages.
     whole_iterations, box_iterations : tuple of int
-        Iterations from coarse to fine, each level half as coarse as the one before.
+        Iterations from coarse to fine; each level has half the voxel size of the one before.
     box : tuple
         Lower and upper corner (mm, template space).
 
@@ -232,9 +232,9 @@ def greedy(
 ):
     """Affine alignment, then deformable alignment by greedy (the optional extra ``greedy``).
 
-    Data and results are those of `dipy`, and so is what happens where the contrast is not the template's.
-    ``iterations`` and ``radius`` (voxels, of the local correlation) are passed to greedy, which runs on one
-    thread so that its result is the same from run to run.
+    Data, results and the stage without ``same_contrast`` are those of `dipy`. ``iterations`` and ``radius``
+    (voxels, of the local correlation) are passed to greedy, which runs on one thread, so that its result is
+    the same in every run.
 
     Raises
     ------
@@ -263,7 +263,7 @@ def greedy(
         return _both_ways([warp], fixed.shape, grid, init, image.shape, image_affine, spacing_mm)
 
     def itk(array: Array):
-        # A frame at the origin and along the voxel axes: vectors come out in mm along these.
+        # without origin and direction, so that vectors are in mm along the voxel axes
         volume = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
         volume.SetSpacing([spacing_mm] * 3)
         return volume
@@ -293,7 +293,7 @@ def _by_information(
     template_mask: Array,
     init: Array | None,
 ):
-    """Smooth displacement of template points that raises the mutual information with an image of a head."""
+    """Smooth displacement of template points that maximises mutual information with an image of a head."""
     head, head_affine = coarsen(image, image_affine, 1.5)
     fixed, grid = coarsen(template * template_mask, template_affine, 2.0)
     inside = ndimage.binary_dilation(coarsen(template_mask, template_affine, 2.0)[0] > 0.5, iterations=2)
@@ -311,7 +311,7 @@ def _both_ways(
     spacing: float,
     start: Displacement | None = None,
 ):
-    """Template to image points, and back, as one displacement each."""
+    """Maps of template to image points and back, as one displacement each."""
     warp = compose(warps, shape, grid)
     unwarp = invert(warp, shape, grid, start=start)
     there = compose([warp, init], shape, grid)
@@ -327,7 +327,7 @@ def _pull(
     transforms: list[Array | Displacement],
     spacing: float,
 ):
-    """Resample an image onto a coarser grid, smoothed first as much as the grid asks for."""
+    """Resample an image onto a coarser grid, after smoothing for its voxel size."""
     size = spacing_of(image_affine)
     sigma = np.sqrt(np.maximum((spacing / size) ** 2 - 1, 0)) / 2.355
     return resample(ndimage.gaussian_filter(image, sigma), image_affine, shape, affine, transforms)

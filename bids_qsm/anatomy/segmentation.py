@@ -1,4 +1,4 @@
-"""What the labels of a segmentation mean, and the deep white matter of a template."""
+"""Label tables of segmentations, and the deep white matter of a template."""
 
 import re
 from collections.abc import Iterable
@@ -29,7 +29,7 @@ BIDS_TISSUES = {
     10: ('BS', 'Brainstem'),
     11: ('CBM', 'Cerebellum'),
 }
-"""What BIDS takes labels for that no table names: label -> abbreviation, region."""
+"""Labels of BIDS without a table: label -> abbreviation, region."""
 
 
 def freesurfer():
@@ -39,22 +39,22 @@ def freesurfer():
 
 
 def label_table(present: Iterable[int], table: pd.DataFrame | None = None, *, names: str = 'bids'):
-    """Label table of a segmentation: one row a label that it holds.
+    """Label table of a segmentation: one row per label of the image.
 
     Parameters
     ----------
     present : sequence of int
         Labels of the image; 0 is no region.
     table : DataFrame, optional
-        With columns index and name, as BIDS has it, and hemisphere ('L', 'R') and region where given. Those
-        are else taken from FreeSurfer's names, or read from the name ('Left-Putamen').
+        With columns index and name, as in BIDS, and optionally hemisphere ('L', 'R') and region, which are
+        otherwise those of FreeSurfer for the name, or read from the name ('Left-Putamen').
     names : str
-        What labels mean without a table: 'freesurfer', or 'bids' for its tissue classes.
+        Labels without a table: 'freesurfer', or 'bids' for its tissue classes.
 
     Returns
     -------
     DataFrame
-        Columns index, name, hemisphere ('L', 'R' or empty) and region. A label that nothing names is called
+        Columns index, name, hemisphere ('L', 'R' or empty) and region. A label without a name is called
         label-<n>.
     """
     if names not in ('bids', 'freesurfer'):
@@ -102,11 +102,11 @@ def side_and_region(name: str):
 
 
 def white_matter(t1w: Array, mask: Array, affine: Array, *, depth_mm: float = 3.0):
-    """Deep cerebral white matter of a template, to refer susceptibility to.
+    """Deep cerebral white matter of a template, a reference of susceptibility.
 
-    White matter well inside its border, above the plane of the commissures (neither cerebellum nor brainstem)
-    and outside the box of the deep grey matter, where the internal capsule lies between nuclei. White is the
-    brightest of three classes of the T1w image [1]_.
+    White matter at least ``depth_mm`` inside its border, above the plane of the commissures (no cerebellum,
+    no brainstem) and outside the box of the deep grey matter, where the internal capsule lies between nuclei.
+    White matter is the brightest of three classes of the T1w image [1]_.
 
     Parameters
     ----------
@@ -129,7 +129,7 @@ def white_matter(t1w: Array, mask: Array, affine: Array, *, depth_mm: float = 3.
     """
     mask = np.asarray(mask, bool)
     white = mask & (np.asarray(t1w) > _brightest(t1w[mask]))
-    # single dark voxels (noise, small vessels) are no border
+    # fill single dark voxels (noise, small vessels)
     white = ndimage.binary_closing(white) & mask
     size = spacing_of(affine)
     deep = ndimage.distance_transform_edt(white, size) > depth_mm
@@ -141,7 +141,7 @@ def white_matter(t1w: Array, mask: Array, affine: Array, *, depth_mm: float = 3.
 
 
 def _brightest(values: Array, bins: int = 128):
-    """Upper one of the two thresholds that part values into three classes of least variance (Otsu)."""
+    """Upper threshold between three classes of least variance (Otsu; DIPY and SciPy have it for two only)."""
     low, high = np.percentile(values, (0.5, 99.5))
     counts, edges = np.histogram(values, bins, (low, high))
     weight = np.concatenate([[0], np.cumsum(counts)]).astype(float)

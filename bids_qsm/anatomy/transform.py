@@ -129,7 +129,7 @@ def apply_affine(matrix: Array, points: Array):
 
 
 def transform_points(points: Array, transforms: list[Array | Displacement]):
-    """Carry world points (n, 3) through ``transforms``, first to last.
+    """Apply ``transforms`` to world points (n, 3), first to last.
 
     >>> transform_points(np.zeros((1, 3)), [np.diag([1., 1, 1, 1])]).tolist()
     [[0.0, 0.0, 0.0]]
@@ -169,7 +169,7 @@ def _voxels(
 
 
 def _inside(voxels: Array, shape: tuple[int, ...]):
-    """Which voxel coordinates (n, 3) lie in the image: up to half a voxel beyond the outermost centres."""
+    """Which voxel coordinates (n, 3) lie in the image, or up to half a voxel beyond the outermost centres."""
     return ((voxels > -0.5) & (voxels < np.asarray(shape) - 0.5)).all(1)
 
 
@@ -228,10 +228,10 @@ def resample_labels(
     affine: Array,
     transforms: list[Array | Displacement],
 ):
-    """Resample a label image: each label's indicator linearly, then the most likely label or background.
+    """Resample a label image: linear interpolation of each label, then the most likely label or background.
 
-    Unlike nearest-neighbour sampling this keeps outlines smooth, and unlike a maximum over the labels
-    alone it keeps their volume, for the background competes with what is left of the probability.
+    Unlike nearest-neighbour sampling this keeps outlines smooth, and unlike a maximum over labels only it
+    keeps their volume, as the background has the remaining probability.
 
     Parameters as in `resample`; returns an array of the labels' integer type.
     """
@@ -330,7 +330,7 @@ def regrid(shape: tuple[int, ...], affine: Array, spacing: float):
     ratio = spacing / size
     new = affine.copy()
     new[:3, :3] = affine[:3, :3] * ratio
-    # Keep the middle of both grids at the same place.
+    # both grids have the same centre
     middle = (np.asarray(shape[:3]) - 1) / 2 - (new_shape - 1) / 2 * ratio
     new[:3, 3] = apply_affine(affine, [middle])[0]
     return tuple(int(n) for n in new_shape), new

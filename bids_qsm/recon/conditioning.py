@@ -25,7 +25,7 @@ BIPOLAR_SHARE = 0.2
 
 @dataclass(frozen=True)
 class Bipolar:
-    """Phase (rad) constant + slope * voxel along ``axis``, added to echoes 0, 2, .. and taken off the others."""
+    """Phase (rad) constant + slope * voxel along ``axis``, added to echoes 0, 2, .. and taken off others."""
 
     axis: int
     slope: float

@@ -1,4 +1,4 @@
-"""Fused element-wise passes that the solvers share: compiled for NumPy, array expressions for the rest.
+"""Fused element-wise kernels of the solvers: compiled for NumPy, array expressions for other libraries.
 
 Differences are periodic and forward; ``inverse`` holds 1 / spacing of the three axes.
 """
@@ -11,7 +11,7 @@ from bids_qsm.recon.arrays import Array, either, namespace
 
 @numba.njit(cache=True)
 def add_up(sums: Array):
-    """Sums of the two columns, row by row: sums that threads share depend on how many threads there are."""
+    """Sums of the two columns, row by row, so that they do not depend on the number of threads."""
     first, second = 0.0, 0.0
     for i in range(sums.shape[0]):
         first += sums[i, 0]
@@ -23,11 +23,10 @@ def add_up(sums: Array):
 def _step_gradient(
     x: Array, vector: Array, inverse: tuple[float, float, float], threshold: float, relax: float
 ):
-    """Move ``vector``, the sum of gradient and dual at each voxel, on by one step of ADMM, in place.
+    """One step of ADMM of ``vector``, the sum of gradient and dual at each voxel, in place.
 
-    Of a vector v the dual is the part that its shrinking by ``threshold`` cuts off, c v with c = min(1,
-    threshold / |v|), and the shrunk gradient is the rest; so v alone holds the state. ``relax`` is the
-    over-relaxation, 1 to 2.
+    Shrinking a vector v by ``threshold`` splits it into the dual, c v with c = min(1, threshold / |v|), and
+    the shrunk gradient, (1 - c) v; so v is the whole state. ``relax`` is the over-relaxation, 1 to 2.
     """
     nx, ny, nz = x.shape
     relax, threshold = np.float32(relax), np.float32(threshold)
@@ -50,7 +49,7 @@ def _step_gradient(
 
 @numba.njit(cache=True, fastmath=True, inline='always')
 def _cut(a: float, b: float, c: float, threshold: float):
-    """Share of a vector that its shrinking cuts off."""
+    """Share c of a vector that shrinking removes."""
     square = a * a + b * b + c * c
     return threshold / np.sqrt(square) if square > threshold * threshold else np.float32(1)
 
@@ -76,7 +75,7 @@ step_gradient = either(_step_gradient, _step_gradient_any)
 
 @numba.njit(cache=True, parallel=True, fastmath=True)
 def _pull(vector: Array, out: Array, inverse: tuple[float, float, float], threshold: float):
-    """Divergence of what the next gradient is to approach, (1 - 2 c) v of `step_gradient`, into ``out``."""
+    """Divergence of the target of the next gradient, (1 - 2 c) v of `step_gradient`, into ``out``."""
     nx, ny, nz = out.shape
     p, q, r = np.float32(inverse[0]), np.float32(inverse[1]), np.float32(inverse[2])
     threshold, one, two = np.float32(threshold), np.float32(1), np.float32(2)

@@ -22,9 +22,9 @@ def sharp(field: Array, mask: Array, grid: Grid, *, radius: float = 6.0, thresho
     .. math:: f_L = M_r \, C^{-1}_{t} \, M_r C f, \quad C = 1 - S_r
 
     A field without sources in a sphere equals its mean over that sphere, so :math:`C f` depends on local
-    sources only, wherever the sphere fits into the mask. The deconvolution :math:`C^{-1}_t` divides by C where
-    C exceeds ``threshold``, and is 0 elsewhere. Unlike the paper, voxels cut by the surface of the sphere
-    count in part.
+    sources only, wherever the sphere fits into the mask. The deconvolution :math:`C^{-1}_t` divides by C
+    where C exceeds ``threshold``, and is 0 elsewhere. Unlike the paper, voxels cut by the surface of the
+    sphere count in part.
 
     Data and results as :mod:`bids_qsm.recon.background` has them.
 

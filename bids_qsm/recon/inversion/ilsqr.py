@@ -34,8 +34,8 @@ def ilsqr(
               \chi = \chi_0 - C \arg\min_a \|V \nabla (\chi_0 - C a)\|^2
 
     W is the median noise over the noise of the voxel, at most 1, and 0 outside the mask. C selects the part
-    of k-space with :math:`|D|` below ``threshold``, which contains the streaks. V is 1 where the gradient of a
-    first map is shorter than its quantile ``low`` over the mask, and falls linearly to 0 at the quantile
+    of k-space with :math:`|D|` below ``threshold``, which contains the streaks. V is 1 where the gradient of
+    a first map is shorter than its quantile ``low`` over the mask, and falls linearly to 0 at the quantile
     ``high``.
 
     Departures from [1]_: :math:`\chi_0` is `tikhonov` with its :math:`\lambda` (``strength``), not LSQR

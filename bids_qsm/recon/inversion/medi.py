@@ -39,8 +39,8 @@ def medi(
     1 elsewhere. Near convergence, the weight W of voxels whose weighted misfit is more than ``outlier``
     robust standard deviations is divided by the square of the excess (MERIT [2]_), and iterations continue.
 
-    Departures from [1]_: the penalty at a voxel is the length of the vector of its differences, not the sum of
-    their sizes; the weight follows the noise :math:`\tilde\sigma` (ppm) and the voxel size h (mm). The
+    Departures from [1]_: the penalty at a voxel is the length of the vector of its differences, not the sum
+    of their sizes; the weight follows the noise :math:`\tilde\sigma` (ppm) and the voxel size h (mm). The
     splittings :math:`u = D \chi` (with a Newton step at each voxel [3]_) and :math:`v = \nabla \chi` replace
     Gauss-Newton steps with conjugate gradients: two pairs of FFTs an iteration, no inner solver.
 

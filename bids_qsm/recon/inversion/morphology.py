@@ -11,8 +11,9 @@ from bids_qsm.recon.arrays import Array, either, namespace, to_numpy
 def smooth_places(magnitude: Array, inside: Array, spacing: Sequence[float], edges: float):
     """Where a forward difference counts as smooth: bool (3, x, y, z), NumPy.
 
-    The steepest differences between two voxels of the mask, a share of ``edges``, are edges. All others count,
-    also those that leave the mask: without a penalty there, sources outside would explain much of the field.
+    The steepest differences between two voxels of the mask, a share of ``edges``, are edges. All others
+    count, also those that leave the mask: without a penalty there, sources outside would explain much of the
+    field.
     """
     magnitude, inside = to_numpy(magnitude), to_numpy(inside)
     slopes, both = np.empty((3, *magnitude.shape), np.float32), np.empty((3, *magnitude.shape), bool)

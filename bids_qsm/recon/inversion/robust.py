@@ -38,9 +38,9 @@ def l1qsm(
     .. math:: \min_\chi \tfrac{\tilde\sigma}{r} \|W (e^{i r D \chi} - e^{i r f})\|_1
               + \lambda \sum |\nabla \chi|, \quad \lambda = \mathrm{strength} \cdot \tilde\sigma h
 
-    or :math:`\tilde\sigma \|W (D \chi - f)\|_1` where not ``nonlinear``. With the factor :math:`\tilde\sigma`,
-    the median noise, a typical residual has the gradient it has in `tv`, whose weights, units and stopping
-    are used.
+    or :math:`\tilde\sigma \|W (D \chi - f)\|_1` where not ``nonlinear``. With the factor
+    :math:`\tilde\sigma`, the median noise, a typical residual has the gradient it has in `tv`, whose weights,
+    units and stopping are used.
 
     Departures from the paper: the regularisation follows the noise; both misfits are minimised exactly at
     each voxel (the nonlinear one takes a second splitting in the paper); the nonlinear one starts from the
@@ -88,8 +88,8 @@ def hdqsm(
               \chi = \arg\min \tfrac12 \|W V (D \chi - f)\|^2 + \lambda \sum |\nabla \chi|
 
     V is 1 where the misfit of the first stage is below 3 standard deviations (of the noise or of all misfits,
-    whichever is larger), and falls as the inverse of the misfit above: the first stage finds the outliers, the
-    second is efficient for all other voxels. Weights W, :math:`\lambda` and stopping are those of `tv`.
+    whichever is larger), and falls as the inverse of the misfit above: the first stage finds the outliers,
+    the second is efficient for all other voxels. Weights W, :math:`\lambda` and stopping are those of `tv`.
 
     Departures from the paper: there V falls linearly to 0 at the largest misfit, and each stage has a given
     number of iterations and its own regularisation; here the first stage ends when an iteration changes

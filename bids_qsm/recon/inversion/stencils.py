@@ -1,8 +1,8 @@
 """Differences on a masked grid and the primal-dual steps of one-step TGV, fused into two passes.
 
-Arrays have a border of at least one voxel outside the mask. Lengths count in voxels of geometric-mean size;
-``slopes`` holds that size over the step of each axis. With chi, its slope w and the residual field psi on the
-one side and p, q, eta on the other, the operator is
+Arrays have a border of at least one voxel outside the mask. The unit of length is the geometric mean of the
+voxel's edges; ``slopes`` is this unit over each edge. The primal variables are chi, its slope w and the
+residual field psi, the dual ones p, q and eta. The operator is
 
 .. math:: K (\\chi, w, \\psi) = (\\nabla \\chi - w, \\; E w, \\; \\Delta \\psi + \\square \\chi)
 
@@ -18,7 +18,7 @@ import numpy as np
 from bids_qsm.recon.arrays import Array, either, namespace
 from bids_qsm.recon.fused_kernels import add_up
 
-# upper half of the 27 neighbours: each stands for itself and its mirror image
+# half of the 27 neighbours; the other half are their mirror images
 HALF = tuple((i, j, k) for i in (-1, 0, 1) for j in (-1, 0, 1) for k in (-1, 0, 1) if (i, j, k) > (0, 0, 0))
 PAIRS = ((0, 1), (0, 2), (1, 2))
 
@@ -28,8 +28,8 @@ def wave_stencil(
 ):
     r"""Coefficients of :math:`\square = \Delta D` on 27 neighbours, centre first, then those of HALF.
 
-    A least-squares fit in k-space to the dipole times the Laplacian of differences, each frequency relative
-    to that Laplacian, and exact for smooth fields. So it needs no FFT, and follows B0 in any direction.
+    A least-squares fit in k-space to the dipole times the discrete Laplacian, relative to that Laplacian at
+    each frequency, and exact for smooth fields. It needs no FFT and allows any direction of B0.
     """
     size = np.prod(voxel_size) ** (1 / 3)
     turn = [2 * np.pi * (np.arange(samples) + 0.5) / samples - np.pi for _ in range(3)]
@@ -37,9 +37,9 @@ def wave_stencil(
     k = theta / np.array(voxel_size)[:, None]
     dipole = 1 / 3 - (np.array(b0_dir) @ k) ** 2 / (k**2).sum(0)
     energy = ((2 - 2 * np.cos(theta)) * (size / np.array(voxel_size)[:, None]) ** 2).sum(0)
-    # the coefficients sum to 0, so the centre is what the others leave
+    # the coefficients sum to 0, which gives that of the centre
     waves = 2 * np.cos(np.array(HALF) @ theta).T - 2
-    # smooth fields, the bulk, are to be exact: there it is a quadratic form, and six rows hold its entries
+    # exact for smooth fields: there it is a quadratic form, with its entries in six rows
     inverse = size / np.array(voxel_size)
     form = np.diag(inverse**2) / 3 - np.outer(inverse * b0_dir, inverse * b0_dir)
     entries = np.triu_indices(3)
@@ -92,7 +92,7 @@ def _ascend(
     steps: Sequence[float],
     limits: Sequence[float],
 ):
-    """Move p, q and eta up by ``steps`` along K x (less ``source``), in place; hold p and q to ``limits``."""
+    """Dual step: add ``steps`` times K x (less ``source``) to p, q and eta; project p and q to ``limits``."""
     nx, ny, nz = chi.shape
     one, half = np.float32(1), np.float32(0.5)
     rx, ry, rz = np.float32(slopes[0]), np.float32(slopes[1]), np.float32(slopes[2])
@@ -146,7 +146,7 @@ def _descend(
     slopes: Sequence[float],
     steps: Sequence[float],
 ):
-    """Move chi, w and psi down along the adjoint of K; ``ahead`` = (chi, w, psi) goes as far again.
+    """Primal step of chi, w and psi along the adjoint of K; ``ahead`` is their extrapolation.
 
     Returns the squared norms of the change of chi and of chi.
     """

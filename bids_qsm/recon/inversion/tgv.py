@@ -15,11 +15,11 @@ from bids_qsm.recon.inversion.stencils import ascend, descend, wave_stencil
 from bids_qsm.recon.registry import Need, method
 
 COARSEST = 4.0
-"""Voxel edge (mm) up to which the field is coarsened to start from."""
+"""Voxel edge (mm) of the coarsest level, from which the iteration starts."""
 DEAD = 30.0
-"""Noise, in units of its median, from which the field of a voxel is left out altogether."""
+"""Noise, in units of its median, above which the field of a voxel is not used."""
 CHI_SCALE, ETA_SCALE = 20.0, 0.1
-"""Expected size of susceptibility (in noise) and of the multiplier: they set the pace, not the result."""
+"""Expected size of susceptibility (in noise) and of the multiplier: they change the speed only."""
 
 
 @method(memory=Need(padded=31), prose='TGV [@tgv]', slow=4)
@@ -40,16 +40,16 @@ def tgv(
               + \lambda h \, \mathrm{bending} \sum |E w| \quad \text{with} \quad
               \Delta \psi = \Delta f - \Delta D \chi, \quad \lambda = \mathrm{strength} \cdot \tilde\sigma h
 
-    The background field is harmonic in the mask, so the Laplacian takes it off; :math:`\psi` is what noise
-    adds to the field. Weights W (median noise over noise, at most 1), :math:`\lambda` and units are those of
-    `tv`; where the signal has died (30 times the median noise) the field is not asked at all, so that the
-    iteration stays bounded beside a sinus. All operators are stencils on the mask, without FFT. The outermost
-    voxels of the mask have no Laplacian; their susceptibility follows from the regulariser.
+    The background field is harmonic in the mask, and so its Laplacian is zero there; :math:`\psi` is the
+    noise of the field. Weights W (median noise over noise, at most 1), :math:`\lambda` and units are those of
+    `tv`. Where the noise is more than 30 times its median, the field is not used, so that the iteration stays
+    bounded next to a sinus. All operators are stencils on the mask, without FFT. The outermost voxels of the
+    mask have no Laplacian; their susceptibility is found by the regulariser.
 
-    Where we depart from the paper: the field is unwrapped beforehand and weighted by its noise; the operator
+    Departures from the paper: the field is unwrapped beforehand and weighted by its noise; the operator
     :math:`\Delta D` is a stencil of 27 neighbours fitted to the dipole in k-space, for any direction of B0
-    and any voxel; the primal-dual iteration starts from the solution on coarser voxels and stops when it
-    changes :math:`\chi` by less than ``tolerance``, relative, instead of running a given number of times.
+    and any voxel size; the primal-dual iteration starts from the solution on coarser voxels, and stops when
+    the relative change of :math:`\chi` is below ``tolerance``.
 
     Data and result as :mod:`bids_qsm.recon.inversion` has them.
 
@@ -57,7 +57,7 @@ def tgv(
     ----------
     .. [1] Langkammer et al. (2015), NeuroImage 111:622. doi:10.1016/j.neuroimage.2015.02.041
     """
-    # a border of a voxel and more on every side
+    # a border of at least one voxel on every side
     box = Box.around(mask, grid, padding=2 * max(grid.voxel_size))
     typical = typical_noise(noise, total, mask)
     inside = to_numpy(box.crop(mask))
@@ -82,7 +82,7 @@ def tgv(
 
 @dataclass(frozen=True)
 class _State:
-    """chi, w, psi, p, q, eta on one level, and what their sizes go by."""
+    """chi, w, psi, p, q, eta on one level, and the limits and voxel size that scale them."""
 
     arrays: tuple[Any, ...]
     limits: tuple[float, float]
@@ -103,7 +103,7 @@ class _Level:
         return float(np.prod(self.voxel_size)) ** (1 / 3)
 
     def coarser(self):
-        """Means over blocks along the axes whose step is small; a block counts where half of it does."""
+        """Means over blocks along the axes of small steps; a block is inside where half of it is."""
         factors = [2 if h < 2**0.5 * min(self.voxel_size) else 1 for h in self.voxel_size]
         trust = np.maximum(self.weight, 1e-6 * self.inside)
         share, sums, trusted = (
@@ -158,7 +158,7 @@ class _Level:
         return _State(arrays, limits, self.voxel_size)
 
     def _start(self, state: '_State | None', limits: tuple[float, float], reference: Array):
-        """Zeros, or what a coarser level found."""
+        """Zeros, or the interpolated state of a coarser level."""
         shape = self.inside.shape
         if state is None:
             counts = (None, 3, None, 3, 6, None)
@@ -201,7 +201,7 @@ def _steps(slopes: Sequence[float], wave: Array, limits: tuple[float, float]):
 
 
 def _block_means(x: Array, factors: Sequence[int]):
-    """Means over blocks; the end of an axis is filled with zeros, and a border of zeros goes around."""
+    """Means over blocks; axes are filled up with zeros, and surrounded by a border of zeros."""
     padded = np.pad(x, [(0, -n % f) for n, f in zip(x.shape, factors, strict=True)])
     form = [part for n, f in zip(padded.shape, factors, strict=True) for part in (n // f, f)]
     return np.pad(padded.reshape(form).mean((1, 3, 5), dtype=np.float32), 1)

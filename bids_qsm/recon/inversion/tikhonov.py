@@ -1,4 +1,4 @@
-"""Weighted linear least squares: the dipole inversion that conjugate gradients solve."""
+"""Dipole inversion by weighted linear least squares, solved by conjugate gradients."""
 
 import numpy as np
 
@@ -31,8 +31,8 @@ def tikhonov(
     W is the median noise over the noise of the voxel, at most 1, and 0 outside the mask. The ``order`` n is 0
     (small values) or 1 (small gradients, per mm). The weight :math:`\lambda`, which the paper takes from an
     L-curve, follows the noise :math:`\tilde\sigma` (the median) relative to the field's spread s, and the
-    voxel size h (geometric mean, mm). Conjugate gradients, preconditioned by the solution for
-    W = 1, run until the residual has fallen to the share ``tolerance``.
+    voxel size h (geometric mean, mm). Conjugate gradients, preconditioned by the inverse for W = 1, stop when
+    the residual has fallen to the share ``tolerance``.
 
     Data and result as :mod:`bids_qsm.recon.inversion` has them.
 
@@ -79,7 +79,7 @@ def least_squares(
     """Minimise the weighted misfit plus the quadratic ``prior``, whose kernel has the layout of `rfft`."""
     better = dipole**2
     better += prior
-    # the mean of chi is open; it stays at zero
+    # the mean of chi is undetermined, and set to zero
     better[0, 0, 0] = 1
     better = 1 / better
     better[0, 0, 0] = 0

@@ -25,11 +25,11 @@ def tv(
               \quad \lambda = \mathrm{strength} \cdot \tilde\sigma h
 
     W is the median noise over the noise of the voxel, at most 1, and 0 outside the mask: there :math:`\chi`
-    is free, so that neither the cut of the field at the mask nor a remaining background field has to be
-    explained from inside. It is split from the dipole as in [2]_, so each iteration takes two pairs of FFTs
-    and no inner solver. The weight follows the noise :math:`\tilde\sigma` (its median, ppm) and the voxel
-    size h (geometric mean, mm), so that it does not depend on the scan; gradients are isotropic, per mm. The
-    iteration stops when it changes :math:`\chi` by less than ``tolerance``, relative.
+    is not zero, and can explain a remaining background field. The data term is split from the dipole as in
+    [2]_, so that each iteration takes two pairs of FFTs and no inner solver. :math:`\lambda` follows the
+    noise :math:`\tilde\sigma` (its median, ppm) and the voxel size h (geometric mean, mm), so that
+    ``strength`` does not depend on the scan; gradients are isotropic, per mm. The iteration stops when the
+    relative change of :math:`\chi` is below ``tolerance``.
 
     Data and result as :mod:`bids_qsm.recon.inversion` has them.
 

@@ -10,13 +10,13 @@ from bids_qsm.recon.fourier import Box
 from bids_qsm.recon.grid import Grid
 
 SPOT_ML = 2.0
-"""Largest enclosed hole (ml) to fill where the mask may reach around the sinuses."""
+"""Largest enclosed hole (ml) to fill where the mask may surround the sinuses."""
 
 
 def clean(mask: Array, grid: Grid, closing_mm: float, hole_ml: float, opening_mm: float):
     """Close gaps, fill holes, cut necks, keep the largest piece; see `fill` and `cut_necks`."""
     not_empty(mask, 'it')
-    # twice the reach of either step, so that zeros surround the mask on both sides
+    # twice the reach of either step, so that zeros surround the mask
     reach = max(closing_mm / 2, opening_mm, *grid.voxel_size)
     box = Box.around(mask, grid, padding=4 * (reach + max(grid.voxel_size)))
     filled = fill(box.crop(mask), grid, max(closing_mm / 2, *grid.voxel_size), hole_ml)
@@ -24,25 +24,25 @@ def clean(mask: Array, grid: Grid, closing_mm: float, hole_ml: float, opening_mm
 
 
 def dilate(mask: Array, grid: Grid, reach: float):
-    """Voxels whose centres lie within ``reach`` (mm) of one in ``mask``; padding is up to the caller."""
+    """Voxels whose centres lie within ``reach`` (mm) of one in ``mask``; the caller pads."""
     return depth(~mask, grid.voxel_size, reach + max(grid.voxel_size)) <= reach
 
 
 def erode(mask: Array, grid: Grid, reach: float):
-    """Voxels farther than ``reach`` (mm) from all outside ``mask``, the volume's end included."""
+    """Voxels farther than ``reach`` (mm) from all voxels outside ``mask`` and from the end of the volume."""
     return depth(mask, grid.voxel_size, reach + max(grid.voxel_size)) > reach
 
 
 def fill(mask: Array, grid: Grid, reach: float, hole_ml: float):
     """Close gaps narrower than twice the ``reach`` (mm) and enclosed holes of up to ``hole_ml``."""
-    # grown by the reach, then shrunk by the same; what was in stays in
+    # dilate, erode, and keep the mask itself
     closed = erode(dilate(mask, grid, reach), grid, reach) | mask
     holes, count = ndimage.label(~closed)
     if count > 1:
         sizes = np.bincount(holes.ravel())
         small = sizes * grid.voxel_volume <= 1000 * hole_ml
         small[0] = False
-        # the outside is the one that holds the corner of the padded box
+        # the outside contains the corner of the padded box
         small[holes[0, 0, 0]] = False
         closed |= small[holes]
     return closed

@@ -9,7 +9,7 @@ from bids_qsm.recon.grid import Grid
 
 
 def sphere(level: int):
-    """Unit sphere by parting each triangle of an icosahedron in four, ``level`` times.
+    """Unit sphere: the triangles of an icosahedron divided into four, ``level`` times.
 
     Returns
     -------
@@ -64,9 +64,9 @@ def neighbours(triangles: Array, count: int):
 
 
 def fill_surface(points: Array, triangles: Array, grid: Grid):
-    """Voxels whose centres a closed surface winds around (mm, the first voxel's centre at 0).
+    """Voxels whose centres lie in a closed surface (mm, the first voxel's centre at 0).
 
-    Where the surface has cut itself, pockets that it encloses are inside too.
+    Where the surface intersects itself, pockets that it encloses are inside too.
     """
     crossings = np.zeros((*grid.shape[:2], grid.shape[2] + 1), np.int16)
     _cross(np.asarray(points, np.float64) / grid.voxel_size, triangles, crossings)
@@ -75,9 +75,9 @@ def fill_surface(points: Array, triangles: Array, grid: Grid):
 
 @njit(cache=True)
 def _cross(points: Array, triangles: Array, crossings: Array):
-    """Add up at each voxel the ways (in or out) in which the line along the third axis meets triangles."""
+    """Count at each voxel the signed crossings of triangles with the line along the third axis."""
     nx, ny, nz = crossings.shape
-    # lines slightly off the voxel centres meet no vertex and no edge
+    # lines slightly off the voxel centres hit no vertex and no edge
     dx, dy = 1.234e-5, 2.345e-5
     for t in range(triangles.shape[0]):
         a, b, c = points[triangles[t, 0]], points[triangles[t, 1]], points[triangles[t, 2]]

@@ -1,4 +1,4 @@
-"""The two masks of a two-pass inversion, and its two maps made one."""
+"""The two masks of a two-pass inversion, and the combination of its two maps."""
 
 import numpy as np
 
@@ -11,10 +11,10 @@ from bids_qsm.recon.threshold import otsu
 
 
 def strict(quality: Array, mask: Array):
-    """The voxels of ``mask`` whose phase is good, strong sources inside left out: for a first pass.
+    """The voxels of ``mask`` with good phase, without strong sources: for the first pass.
 
-    The threshold is Otsu's over the quality within the mask, from .35 to .55: above the one of the filled
-    mask, for the first pass is to see no voxel whose phase is in doubt.
+    The threshold is Otsu's of the quality within the mask, limited to .35 to .55. It is higher than that of
+    the filled mask, as the first pass must not contain voxels of doubtful phase.
 
     Parameters
     ----------
@@ -50,9 +50,9 @@ def merge_two_pass(
 ):
     """Susceptibility of the first pass where its mask lies, of the second elsewhere [1]_.
 
-    Without its strong sources the first pass has no streaks of theirs. The second is shifted to the median
-    of the first over what both have; and the first is taken only deeper than ``margin_mm`` in its mask, for
-    at the rim of holes it is the less certain.
+    The first pass has no streaks of strong sources, as it leaves them out. The second is shifted to the
+    median of the first over the voxels of both. The first is used only deeper than ``margin_mm`` in its mask,
+    as it is less certain at the rim of holes.
 
     Parameters
     ----------

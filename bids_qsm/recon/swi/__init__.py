@@ -1,4 +1,4 @@
-"""Susceptibility-weighted imaging: magnitude darkened where phase or susceptibility shows veins."""
+"""Susceptibility-weighted imaging: magnitude darkened in veins, by phase or susceptibility."""
 
 from bids_qsm.recon.swi.clear import clearswi
 from bids_qsm.recon.swi.highpass import highpass

@@ -35,26 +35,26 @@ def clearswi(
     .. math:: S = \frac{m}{G_s * m} \, p(\phi), \quad
               p = \frac{1 + \tanh(1 - \phi / \phi_0)}{1 + \tanh 1} \; (\phi > 0)
 
-    m is the magnitude of all echoes, divided by its smooth part against the coils' sensitivity. :math:`\phi`
-    is the unwrapped phase of all echoes, weighted by :math:`m_e^2 T_e` as a field would be, less its Gaussian
-    mean inside the mask. Its scale :math:`\phi_0` is 10 / ``strength`` times the mean of its positive values,
-    so that the contrast does not depend on echo times or field strength. Veins are paramagnetic, their phase
-    is positive, and they turn dark.
+    m is the magnitude of all echoes, divided by its smooth part to remove the sensitivity of the coils.
+    :math:`\phi` is the unwrapped phase of all echoes, weighted by :math:`m_e^2 T_e` as for a field, less its
+    Gaussian mean inside the mask. Its scale :math:`\phi_0` is 10 / ``strength`` times the mean of its
+    positive values, so that the contrast does not depend on echo times or field strength. Veins are
+    paramagnetic, have positive phase, and become dark.
 
     Other shapes of p, each 1 at 0 and about one half at :math:`\phi_0`: 'linear',
     :math:`\max(1 - \phi / 2\phi_0, 0)`, which blackens strong veins; 'sigmoid',
     :math:`(1 + e^{-4}) / (1 + e^{4(\phi/\phi_0 - 1)})`, which spares weak ones.
 
-    Unlike the paper, filters are in mm and not in voxels, and act along the slices as well; the high-pass
-    counts voxels of the mask alone; the scale is of the mean of the positive phase instead of the median;
-    no soft threshold is added to the magnitude.
+    Unlike the paper, filters are in mm, not voxels, and act along all axes; the high-pass uses voxels of the
+    mask only; the scale follows the mean of the positive phase, not the median; no soft threshold is added
+    to the magnitude.
 
     Parameters
     ----------
     magnitude, unwrapped : ndarray of float32, shape (x, y, z, echo)
         Magnitude (any unit) and unwrapped phase (rad, grows with the field).
     mask : ndarray of bool, shape (x, y, z)
-        Where the phase is unwrapped; elsewhere only the magnitude speaks.
+        Where the phase is unwrapped; elsewhere only the magnitude is used.
     echo_times : sequence of float
         Echo times (s).
     phase_mask : str
@@ -80,7 +80,7 @@ def clearswi(
         divide_by_shading(image, grid, sensitivity_mm)
     if not mask.any():
         return image
-    # volumes come columns first; turned over, all passes run along the memory
+    # volumes are in column order; their transposes are contiguous
     inside, sizes = np.ascontiguousarray(mask.T), grid.voxel_size[::-1]
     phase = np.zeros(inside.shape, np.float32)
     flat = (
@@ -136,7 +136,7 @@ def _subtract_mean(phase: Array, mean: Array, share: Array, mask: Array):
 
 @njit(cache=True, parallel=True, fastmath=True)
 def _darken(phase: Array, scale: float, shape: int, lost: Array):
-    """Share of the magnitude that the phase mask takes away, where the phase is above 0."""
+    """Share of the magnitude that the phase mask removes, where the phase is above 0."""
     one, four = np.float32(1), np.float32(4)
     at_zero = one + np.tanh(one)
     for i in prange(phase.shape[0]):

@@ -1,4 +1,4 @@
-"""Susceptibility-weighted imaging as scanners do it, from one echo."""
+"""Susceptibility-weighted imaging as on scanners, from one echo."""
 
 import numpy as np
 from numba import njit, prange
@@ -19,19 +19,18 @@ def highpass(
               \phi = \arg\!\left( I / (H * I) \right)
 
     H keeps the centre of k-space of the complex image I: a Hann window that ends at 1 / ``width_mm``, the
-    usual window of 64 lines where the field of view is 32 times as wide as ``width_mm``. Nothing is
-    unwrapped; where the field is steep, the phase wraps through the filter and leaves its mark. Unlike the
-    paper, the window acts along all axes and is set in mm. In series of several echoes the last, of the
-    strongest phase, is taken.
+    usual window of 64 lines where the field of view is 32 times ``width_mm``. Phase is not unwrapped: where
+    the field is steep, wraps pass the filter and leave artefacts. Unlike the paper, the window acts along all
+    axes and is set in mm. In series of several echoes the last, of the strongest phase, is used.
 
     Parameters
     ----------
     magnitude, phase : ndarray of float32, shape (x, y, z, echo)
         Magnitude (any unit) and phase (rad, grows with the field), wrapped or not.
     mask : ndarray of bool, shape (x, y, z)
-        Where the phase counts; elsewhere only the magnitude speaks.
+        Where the phase is used; elsewhere only the magnitude is.
     power : int
-        How often the mask p is applied.
+        Number of times that the mask p is applied.
 
     Returns
     -------
