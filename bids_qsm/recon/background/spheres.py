@@ -95,11 +95,7 @@ def resharp(
     apply = within(ball.kept, square, strength)
     precondition = within(ball.kept, 1 / (square + strength))
     source = conjugate_gradient(
-        apply,
-        ball.residue(),
-        precondition=precondition,
-        tolerance=tolerance,
-        max_iterations=max_iterations,
+        apply, ball.residue(), precondition=precondition, tolerance=tolerance, max_iterations=max_iterations
     )
     return ball.hand_back(convolve(source, ball.kernel))
 

@@ -103,10 +103,7 @@ def hdqsm(
     """
     problem = Problem.of(field, mask, noise, grid)
     step = Splitting(problem, lengths(PACE * DATA_PENALTY, problem.typical))
-    regulariser = {
-        'weight': strength * problem.typical * problem.size,
-        'max_iterations': max_iterations,
-    }
+    regulariser = {'weight': strength * problem.typical * problem.size, 'max_iterations': max_iterations}
     pace = problem.gradient_penalty
     chi = total_variation(
         step, problem.field, grid.voxel_size, penalty=PACE * pace, tolerance=FIRST_TOLERANCE, **regulariser

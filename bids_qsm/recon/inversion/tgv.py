@@ -187,11 +187,7 @@ def _steps(slopes: Sequence[float], wave: Array, limits: tuple[float, float]):
     waves = float(abs(wave[0]) + 2 * np.abs(wave[1:]).sum())
     tilt = steep * CHI_SCALE
     p, q = limits
-    up = (
-        p / (2 * steep * CHI_SCALE + tilt),
-        q / (2 * steep * tilt),
-        ETA_SCALE / (reach + waves * CHI_SCALE),
-    )
+    up = (p / (2 * steep * CHI_SCALE + tilt), q / (2 * steep * tilt), ETA_SCALE / (reach + waves * CHI_SCALE))
     down = (
         CHI_SCALE / (2 * sum(slopes) * p + waves * ETA_SCALE),
         tilt / (p + 6 * steep * q),
