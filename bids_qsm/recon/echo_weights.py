@@ -42,7 +42,7 @@ def fit_voxels(
 
 
 @njit(cache=True)
-def weigh(magnitude: Array, weight: Array, sigma: float):
+def signal_weights(magnitude: Array, weight: Array, sigma: float):
     """Fill ``weight`` with the squared signal less the noise in it, 0 for echoes below the noise floor."""
     total = ZERO
     for k in range(weight.size):
@@ -58,7 +58,7 @@ def weigh(magnitude: Array, weight: Array, sigma: float):
 
 
 @njit(cache=True)
-def trust(phase: Array, weight: Array, times: Array, sigma: float, trusted: Array):
+def robust_weights(phase: Array, weight: Array, times: Array, sigma: float, trusted: Array):
     """Remove wraps that the earlier echoes rule out, and lower the weight of echoes that depart from them.
 
     Near air the field varies within a voxel, and its parts lose signal at different rates: the first echo has
@@ -105,7 +105,7 @@ def _moved(phase: Array, weight: Array, times: Array, shift: float):
 
 
 @njit(cache=True)
-def spread(misfit: float, trusted: Array, weight: Array, times: Array, sigma: float):
+def slope_error(misfit: float, trusted: Array, weight: Array, times: Array, sigma: float):
     """Standard deviation of the slope (rad/s): predicted by the magnitude, raised where the misfit is larger.
 
     ``misfit`` is weighted by ``weight``, so that echoes of low trust count in full.

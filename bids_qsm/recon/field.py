@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit, prange
 
 from bids_qsm.recon.arrays import Array
-from bids_qsm.recon.echo_weights import fit_voxels, spread, trust, weigh
+from bids_qsm.recon.echo_weights import fit_voxels, robust_weights, signal_weights, slope_error
 from bids_qsm.recon.nonlinear import nonlinear
 from bids_qsm.recon.registry import Need, method
 
@@ -65,8 +65,8 @@ def _fit(unwrapped: Array, magnitude: Array, mask: Array, times: Array, sigma: f
             if not mask[v]:
                 continue
             phase[:] = unwrapped[:, v]
-            weigh(magnitude[:, v], weight, sigma)
-            slope = trust(phase, weight, times, sigma, trusted)
+            signal_weights(magnitude[:, v], weight, sigma)
+            slope = robust_weights(phase, weight, times, sigma, trusted)
             misfit = signal = np.float32(0)
             for k in range(echoes):
                 r = phase[k] - slope * times[k]
@@ -74,7 +74,7 @@ def _fit(unwrapped: Array, magnitude: Array, mask: Array, times: Array, sigma: f
                 signal += weight[k]
             field[v] = slope
             residual[v] = np.sqrt(misfit / signal)
-            noise[v] = spread(misfit, trusted, weight, times, sigma)
+            noise[v] = slope_error(misfit, trusted, weight, times, sigma)
     return field, noise, residual
 
 

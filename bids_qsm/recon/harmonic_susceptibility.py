@@ -9,7 +9,9 @@ from bids_qsm.recon.distance import depth
 from bids_qsm.recon.grid import Grid
 
 
-def level(chi: Array, mask: Array, r2star: Array, grid: Grid, *, degree: int = 6, depth_mm: float = 3.0):
+def harmonic_susceptibility(
+    chi: Array, mask: Array, r2star: Array, grid: Grid, *, degree: int = 6, depth_mm: float = 3.0
+):
     r"""The smooth part of ``chi`` whose field is harmonic in the mask, found by R2*.
 
     .. math:: (\nabla^2 / 3 - (b \cdot \nabla)^2) \, \delta = 0, \quad
@@ -62,7 +64,7 @@ def level(chi: Array, mask: Array, r2star: Array, grid: Grid, *, degree: int = 6
 
 
 SAMPLES, TISSUES, ROUNDS = 60_000, 20, 6
-"""Voxels that `level` uses, classes of R2*, and rounds of its robust fit."""
+"""Voxels that `harmonic_susceptibility` uses, classes of R2*, and rounds of its robust fit."""
 
 
 def _powers(mask: Array, grid: Grid, degree: int):

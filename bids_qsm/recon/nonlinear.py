@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit, prange
 
 from bids_qsm.recon.arrays import Array
-from bids_qsm.recon.echo_weights import fit_voxels, spread, trust, weigh
+from bids_qsm.recon.echo_weights import fit_voxels, robust_weights, signal_weights, slope_error
 from bids_qsm.recon.registry import Need, method
 
 
@@ -72,8 +72,8 @@ def _fit(unwrapped: Array, wrapped: Array, magnitude: Array, mask: Array, times:
             if not mask[v]:
                 continue
             phase[:] = unwrapped[:, v]
-            weigh(magnitude[:, v], weight, sigma)
-            start = trust(phase, weight, times, sigma, trusted)
+            signal_weights(magnitude[:, v], weight, sigma)
+            start = robust_weights(phase, weight, times, sigma, trusted)
             rate = _climb(start, wrapped[:, v], trusted, times)
             misfit = signal = np.float32(0)
             for k in range(echoes):
@@ -81,5 +81,5 @@ def _fit(unwrapped: Array, wrapped: Array, magnitude: Array, mask: Array, times:
                 signal += weight[k]
             field[v] = rate
             residual[v] = np.sqrt(misfit / signal)
-            noise[v] = spread(misfit, trusted, weight, times, sigma)
+            noise[v] = slope_error(misfit, trusted, weight, times, sigma)
     return field, noise, residual

@@ -4,7 +4,7 @@ from bids_qsm.recon.arrays import Array, like, namespace
 from bids_qsm.recon.background.vsharp import vsharp
 from bids_qsm.recon.fourier import Box, convolve, dipole_kernel
 from bids_qsm.recon.grid import Grid
-from bids_qsm.recon.harmonic_susceptibility import level
+from bids_qsm.recon.harmonic_susceptibility import harmonic_susceptibility
 from bids_qsm.recon.inversion.noise_scale import PADDING, typical_noise
 from bids_qsm.recon.inversion.tv import tv
 from bids_qsm.recon.registry import Need, method
@@ -30,12 +30,12 @@ def levelled(
 
     .. math:: \chi = L(\mathrm{TV}(f_L)), \quad f_L \leftarrow D \chi + V(f - D \chi)
 
-    V is `vsharp` [1]_, TV is `tv`, L subtracts the result of `level`, D is the dipole. V removes the part of
-    the local field that is harmonic in the mask together with the background [2]_. Without it, susceptibility
-    has a smooth error, which L removes. In each of the ``turns`` the field of the susceptibility found so far
-    is subtracted before V, and added after it. At the rim of the mask, where V gives no field, the data have
-    weight zero: total variation extends susceptibility to the edge, and its field is the local field there.
-    Turns, L and rim are ours, not the papers'.
+    V is `vsharp` [1]_, TV is `tv`, L subtracts the result of `harmonic_susceptibility`, D is the dipole. V
+    removes the part of the local field that is harmonic in the mask together with the background [2]_.
+    Without it, susceptibility has a smooth error, which L removes. In each of the ``turns`` the field of the
+    susceptibility found so far is subtracted before V, and added after it. At the rim of the mask, where V
+    gives no field, the data have weight zero: total variation extends susceptibility to the edge, and its
+    field is the local field there. Turns, L and rim are ours, not the papers'.
 
     Data and results as :mod:`bids_qsm.recon.background` has them.
 
@@ -45,7 +45,7 @@ def levelled(
         R2* (1/s). Without it (a single echo) only the rim is restored, in one turn, and the spheres are
         smaller: the field still contains the phase of the coils, which varies over larger distances.
     degree : int
-        Highest degree of the polynomials of `level`.
+        Highest degree of the polynomials of `harmonic_susceptibility`.
 
     Returns
     -------
@@ -76,7 +76,9 @@ def levelled(
     for _ in range(turns if r2star is not None else 1):
         chi = tv(local, inverted, doubt, grid, tolerance=ROUGH)
         if r2star is not None:
-            chi = xp.where(inverted, chi - like(level(chi, inverted, r2star, grid, degree=degree), chi), 0.0)
+            smooth = harmonic_susceptibility(chi, inverted, r2star, grid, degree=degree)
+            chi = xp.where(inverted, chi - like(smooth, chi), 0.0)
+            del smooth
         # computed again in each turn, as the inversion needs the memory
         dipole = dipole_kernel(box.shape, grid.voxel_size, grid.b0_dir, reference=field)
         local = xp.where(mask, box.uncrop(convolve(box.crop(chi), dipole)), 0.0)
