@@ -29,7 +29,7 @@ from bids_qsm.layout import find_series
 from bids_qsm.layout.series import Series
 from bids_qsm.phantom.dataset import Visit, write_dataset
 from bids_qsm.phantom.gre import Protocol
-from bids_qsm.recon.registry import parameters
+from bids_qsm.recon.registry import facts, needs, parameters
 from bids_qsm.threads import set_threads
 from bids_qsm.workflows.memory import Sizes, need
 from bids_qsm.workflows.series import init_series_phase_wf, init_series_recon_wf
@@ -178,16 +178,16 @@ def measure_recon(folder, case, threads):
             chosen = {'method': method, 'params': {}}
             if 'max_iterations' in parameters(function):
                 chosen['params'] = {'max_iterations': 2}
-            if method == 'tgv':
+            if 'total' in needs(function):
                 chosen['field'] = nodes['fit'].result.outputs.field
-            if method == 'trueswi':
+            if step == 'swi' and 'chi' in needs(function):
                 chosen['chi'] = nodes['refer'].result.outputs.chi
             interface = type(node.interface)(**{**node.interface.inputs.get_traitsfree(), **chosen})
             cwd = folder / f'{name}-{method}'
             cwd.mkdir()
             measured = Measurement()
             interface.run(cwd=str(cwd))
-            yield _row(case, name, method, node, need(name, sizes, method), measured.end())
+            yield _row(case, name, method, node, need(facts(function).memory, sizes), measured.end())
 
 
 def measure_whole(folder, threads):

@@ -1,6 +1,8 @@
 """The anatomical image of a subject and its alignment to templates, shared by all series."""
 
+from bids_qsm.anatomy.register import REGISTER
 from bids_qsm.interfaces.anatomy import CorrectBias, ExtractBrain, RegisterTemplate, Resample
+from bids_qsm.recon.registry import facts
 from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.memory import Sizes, need
 
@@ -72,14 +74,15 @@ def init_normalize_wf(
             f'Transforms between the anatomical image and {template} were taken from the derivatives given.'
         )
     else:
+        about = facts(REGISTER[engine])
         source = pe.Node(
             RegisterTemplate(method=engine, params=engine_params, same_contrast=is_t1w),
             name='register',
-            mem_gb=need('register', sizes, engine),
+            mem_gb=need(about.memory, sizes),
         )
         workflow.link(inputnode, source, 'image', 'template', 'mask', 'template_mask', **affine)
         how = (
-            f'by symmetric diffeomorphic registration [@syn] ({engine} [@{engine}]), the whole brain first, '
+            f'by symmetric diffeomorphic registration [@syn] ({about.prose}), the whole brain first, '
             'then the deep grey matter more finely'
             if is_t1w
             else 'by a smooth deformation that maximises mutual information [@studholme], as its contrast is '

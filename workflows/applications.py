@@ -1,7 +1,7 @@
 """The applications of a series: one node each, wired by what their declarations name."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from nipype.interfaces.utility import Merge
 
@@ -9,10 +9,9 @@ from bids_qsm.applications import application, modules
 from bids_qsm.applications.contract import Application
 from bids_qsm.derivatives.products import PRODUCTS
 from bids_qsm.interfaces.measure import FILES, Measure, outputs_of
-from bids_qsm.recon.registry import Need
 from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.labels import to_template_invert
-from bids_qsm.workflows.memory import Sizes
+from bids_qsm.workflows.memory import Sizes, need
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,7 @@ def application_node(run: Run, series_list, options, atlas: str, sizes: Sizes):
             extra=extra,
         ),
         name=run.name,
-        mem_gb=len(series_list) * _gb(memory, sizes),
+        mem_gb=len(series_list) * need(memory, sizes),
     )
 
 
@@ -164,10 +163,6 @@ def _link_extra(workflow, inputnode, node, run):
             inputnode, merge, **{f'in{i}': own_port(run.use.name, one) for i, one in enumerate(own, start=1)}
         )
         workflow.link(merge, node, own_to_anat='out')
-
-
-def _gb(memory: Need, sizes: Sizes) -> float:
-    return memory.fixed + sum(getattr(memory, one.name) * getattr(sizes, one.name) for one in fields(sizes))
 
 
 def distinct_names(paths: list[str]) -> list[str]:

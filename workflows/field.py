@@ -3,19 +3,15 @@
 from bids_qsm.interfaces.field import FitField
 from bids_qsm.interfaces.masking import MakeMask, RefineMask, StrictMask
 from bids_qsm.interfaces.unwrap import Unwrap
+from bids_qsm.recon.field import FIELD
+from bids_qsm.recon.masking import MASK
+from bids_qsm.recon.registry import facts
+from bids_qsm.recon.unwrap import UNWRAP
 from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.memory import Sizes, need
 
 AS_GIVEN = ('brain',)
 """Masks that the user gave, which are taken as they are."""
-MASK_PROSE = {
-    'combined': 'made from the brain mask and the quality of the phase',
-    'two_pass': 'made from the brain mask and the quality of the phase [@two_pass]',
-    'bet': 'the inside of a surface fitted to the magnitude [@bet]',
-    'brain': 'the brain mask',
-    'quality': 'made from the magnitude and the quality of the phase',
-    'magnitude': 'made from the magnitude by a threshold',
-}
 
 
 def init_field_wf(
@@ -38,9 +34,10 @@ def init_field_wf(
     (ppm), residual (rad); with the mask "two_pass" also strict, the mask of the first pass.
     """
     workflow = pe.Workflow(name=name)
+    masking, unwrapping, fitting = facts(MASK[mask]), facts(UNWRAP[unwrap]), facts(FIELD[field])
     workflow.__desc__ = (
-        f'The mask ({mask}) was {MASK_PROSE[mask]}. Phase was unwrapped '
-        f'({unwrap}) [@{unwrap}] and a field map fitted over all echoes ({field}) [@{field}], weighted by '
+        f'The mask ({mask}) was {masking.prose}. Phase was unwrapped '
+        f'{unwrapping.prose} and a field map fitted over all echoes {fitting.prose}, weighted by '
         'signal-to-noise ratio, also up to 3 mm outside the mask where the phase is good to keep its rim. '
         + ('' if mask in AS_GIVEN else 'Of that rim, voxels were dropped where the fit had failed.')
     )
@@ -48,18 +45,18 @@ def init_field_wf(
     strict_ports = ['strict'] if mask == 'two_pass' else []
     outputnode = pe.outputnode('mask', 'support', 'unwrapped', 'field', 'noise', 'residual', *strict_ports)
     make_mask = pe.Node(
-        MakeMask(method=mask, params=mask_params), name='make_mask', mem_gb=need('make_mask', sizes, mask)
+        MakeMask(method=mask, params=mask_params), name='make_mask', mem_gb=need(masking.memory, sizes)
     )
     unwrap_phase = pe.Node(
         Unwrap(method=unwrap, params=unwrap_params),
         name='unwrap_phase',
-        mem_gb=need('unwrap_phase', sizes, unwrap),
+        mem_gb=need(unwrapping.memory, sizes),
         n_procs=omp_nthreads,
     )
     fit = pe.Node(
         FitField(method=field, params=field_params),
         name='fit',
-        mem_gb=need('fit', sizes, field),
+        mem_gb=need(fitting.memory, sizes),
         n_procs=omp_nthreads,
     )
     refine = pe.Node(RefineMask(as_given=mask in AS_GIVEN), name='refine', mem_gb=need('refine', sizes))

@@ -2,9 +2,11 @@
 
 from nipype.interfaces.utility import Merge
 
+from bids_qsm.anatomy.refine import REFINEMENT
 from bids_qsm.interfaces.anatomy import Resample
 from bids_qsm.interfaces.refinement import RefineDeepGrey
 from bids_qsm.interfaces.segmentation import ReadSegmentation
+from bids_qsm.recon.registry import facts
 from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.memory import Sizes, need
 
@@ -79,11 +81,8 @@ def init_labels_wf(
 def _add_refinement(workflow, options, template, atlas, sizes):
     """Add the alignment of the deep grey matter by susceptibility, from where the anatomical image has it."""
     target = 'one given' if options.chi_template else 'one made from the atlas and values of the literature'
-    workflow.__desc__ += (
-        ' The alignment of the deep grey matter was refined: starting from where the anatomical image has '
-        'each nucleus, its shift was fitted to susceptibility against a susceptibility template '
-        f'({target}), and the shifts were joined to an invertible map [@polyaffine].'
-    )
+    about = facts(REFINEMENT[options.refinement.name])
+    workflow.__desc__ += f' {about.prose.format(template=target)}'
     refine_labels = pe.Node(
         RefineDeepGrey(
             method=options.refinement.name,
@@ -94,7 +93,7 @@ def _add_refinement(workflow, options, template, atlas, sizes):
             labels=str(atlas.labels),
         ),
         name='refine_labels',
-        mem_gb=need('refine_labels', sizes),
+        mem_gb=need(about.memory, sizes),
     )
     inputnode, outputnode = workflow.get_node('inputnode'), workflow.get_node('outputnode')
     workflow.link(inputnode, refine_labels, 'chi', 'mask', 'anat', 'image_to_template', 'gre_to_anat')

@@ -1,9 +1,15 @@
 """Memory that each step needs, from the sizes of the images that it works on."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 from bids_qsm.recon.registry import Need
+
+if TYPE_CHECKING:
+    from bids_qsm.layout.series import Series
+
 
 MARGIN_MM = 30.0
 """What the boxes of Fourier transforms stand over the brain, all in all along each axis."""
@@ -23,7 +29,7 @@ class Sizes:
     anat: float
 
     @classmethod
-    def of(cls, series):
+    def of(cls, series: 'Series'):
         """Sizes of a Series."""
         volume = _gb(series.shape)
         margins = (math.ceil(MARGIN_MM / side) for side in series.voxel_size)
@@ -36,90 +42,42 @@ class Sizes:
         )
 
 
-def _gb(shape):
+def _gb(shape: Iterable[int]) -> float:
     return 4e-9 * math.prod(shape)
 
 
 NEEDS = {
-    'condition': Need(0.05, volume=8, stored=3.5),
-    'condition coils': Need(0.05, volume=12, echoes=4, stored=3.3),
-    'offset': Need(0.05, volume=2, echoes=4),
-    'quality': Need(0.05, volume=2, echoes=3),
-    'combine': Need(0.05, volume=1, echoes=2),
-    'make_mask combined': Need(0.05, volume=4, echoes=2),
-    'make_mask bet': Need(0.08, volume=13, echoes=2),
-    'make_mask two_pass': Need(0.05, volume=4, echoes=2),
-    'make_mask brain': Need(0.05, volume=4, echoes=2),
-    'make_mask quality': Need(0.05, volume=4, echoes=2),
-    'make_mask magnitude': Need(0.05, volume=4, echoes=2),
-    'unwrap_phase romeo': Need(0.05, volume=2, echoes=5.6),
-    'unwrap_phase laplacian': Need(0.05, volume=5, echoes=3.5),
-    'fit linear': Need(0.05, volume=2.5, echoes=3),
-    'fit nonlinear': Need(0.05, volume=2.5, echoes=4),
-    'refine': Need(0.05, volume=5),
-    'strict': Need(0.05, volume=4),
-    'relaxation arlo': Need(0.05, volume=4, echoes=2),
-    'relaxation loglinear': Need(0.05, volume=4, echoes=2),
-    'relaxation nlls': Need(0.05, volume=4, echoes=2),
-    # with a mask that reaches the ends of the volume; one of nine tenths takes a fifth less
-    'remove levelled': Need(0.1, padded=19),
-    'remove vsharp': Need(0.05, padded=16.5),
-    'remove sharp': Need(0.05, padded=8.5),
-    'remove resharp': Need(0.05, padded=9.5),
-    'remove ismv': Need(0.05, padded=8),
-    'remove pdf': Need(0.05, padded=14.5),
-    'remove lbv': Need(0.05, padded=8),
-    'invert tv': Need(0.05, padded=17),
-    'invert tkd': Need(0.05, padded=7.3),
-    'invert nltv': Need(0.05, padded=17),
-    'invert whnltv': Need(0.05, padded=22),
-    'invert ndi': Need(0.05, padded=15),
-    'invert l1qsm': Need(0.05, padded=17),
-    'invert hdqsm': Need(0.05, padded=18.5),
-    'invert tsvd': Need(0.05, padded=7.3),
-    'invert l2': Need(0.05, padded=8),
-    'invert tikhonov': Need(0.05, padded=15.5),
-    'invert rts': Need(0.05, padded=14.5),
-    'invert ilsqr': Need(0.05, padded=16),
-    'invert medi': Need(0.05, padded=21),
-    'invert medi0': Need(0.05, padded=23),
-    'invert tgv': Need(0.05, padded=31),
-    'merge': Need(0.05, volume=8),
-    'refer csf': Need(0.05, volume=9.5),
-    'refer brain': Need(0.05, volume=5),
-    'refer none': Need(0.05, volume=5),
-    'weigh clearswi': Need(0.05, volume=8, echoes=3),
-    'weigh highpass': Need(0.05, volume=2, echoes=4),
-    'weigh trueswi': Need(0.05, volume=5, echoes=2),
+    'condition': Need(volume=8, stored=3.5),
+    'condition coils': Need(volume=12, echoes=4, stored=3.3),
+    'offset': Need(volume=2, echoes=4),
+    'quality': Need(volume=2, echoes=3),
+    'combine': Need(volume=1, echoes=2),
+    'refine': Need(volume=5),
+    'strict': Need(volume=4),
+    'merge': Need(volume=8),
     # the images of the template, of 1 mm, are in what does not depend on the sizes
     'bias': Need(0.07, anat=9),
     'brain_extraction': Need(0.23, anat=4),
-    'register dipy': Need(0.36, anat=4),
-    'register greedy': Need(0.4, anat=20),
     'register_rigid': Need(0.13, volume=5, anat=4),
-    'resample_anat': Need(0.05, volume=4, anat=4),
+    'resample_anat': Need(volume=4, anat=4),
     'place_atlas': Need(0.15, anat=9),
     # through the displacements of the whole anatomy, and through matrices alone
     'resample_gre': Need(0.15, volume=5, anat=9),
     'carry_mask': Need(0.08, volume=5, anat=4),
     'resample_template': Need(0.4, volume=4, anat=3),
-    'refine_labels': Need(0.95, volume=4, anat=4),
     'read_segmentation': Need(0.4, anat=4),
-    'table': Need(0.2, volume=6),
-    'table_many': Need(0.15, volume=52, anat=4),
-    'number_lesions': Need(0.1, anat=6),
-    'lesion_table': Need(0.2, volume=10, anat=10),
-    'find': Need(0.1, volume=23, anat=10),
-    'plot': Need(0.05, volume=6.5),
-    'plot_phase': Need(0.05, echoes=2, volume=3),
-    'plot_anat': Need(0.05, anat=7),
-    'plot_regions': Need(0.05),
+    'plot': Need(volume=6.5),
+    'plot_phase': Need(echoes=2, volume=3),
+    'plot_anat': Need(anat=7),
     'flicker': Need(0.13, anat=3.5),
 }
-"""Measured by benchmarks/memory.py; of a step with a choice of methods, each by 'step method'."""
+"""Of the steps without a choice of methods, measured by benchmarks/memory.py."""
 
 
-def need(step: str, sizes: Sizes, method: str = '') -> float:
-    """Most memory (GB) that a step holds beyond what its process held before."""
-    one = NEEDS[f'{step} {method}'.strip()]
+def need(step: str | Need, sizes: Sizes) -> float:
+    """Most memory (GB) that a step holds beyond what its process held before.
+
+    ``step`` is a name of `NEEDS`, or the need of a method.
+    """
+    one = NEEDS[step] if isinstance(step, str) else step
     return one.fixed + sum(getattr(one, size.name) * getattr(sizes, size.name) for size in fields(sizes))

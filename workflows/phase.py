@@ -39,7 +39,7 @@ def init_phase_wf(
     condition = pe.Node(
         ConditionPhase(scaling=scaling, sign=sign, slice_flip=slice_flip, bipolar=bipolar, coils=coils),
         name='condition',
-        mem_gb=need('condition', sizes, 'coils' if coils > 1 else ''),
+        mem_gb=need('condition coils' if coils > 1 else 'condition', sizes),
         n_procs=omp_nthreads if coils > 1 else 1,  # all but the combination of coils has one thread
     )
     offset = pe.Node(RemoveOffset(), name='offset', mem_gb=need('offset', sizes), n_procs=omp_nthreads)

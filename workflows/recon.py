@@ -4,7 +4,8 @@ from nipype.interfaces.utility import IdentityInterface
 
 from bids_qsm.interfaces.relaxation import FitRelaxation
 from bids_qsm.interfaces.swi import ComputeSWI
-from bids_qsm.recon.registry import needs
+from bids_qsm.recon.registry import facts, needs
+from bids_qsm.recon.relaxation import R2STAR
 from bids_qsm.recon.swi import SWI
 from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.field import init_field_wf
@@ -58,7 +59,7 @@ def init_recon_wf(
     weigh = pe.Node(
         ComputeSWI(method=swi, params=swi_params),
         name='weigh',
-        mem_gb=need('weigh', sizes, swi),
+        mem_gb=need(facts(SWI[swi]).memory, sizes),
         n_procs=omp_nthreads,
     )
     workflow.connect(
@@ -109,7 +110,7 @@ def init_recon_wf(
         relaxation = pe.Node(
             FitRelaxation(method=r2star, params=r2star_params),
             name='relaxation',
-            mem_gb=need('relaxation', sizes, r2star),
+            mem_gb=need(facts(R2STAR[r2star]).memory, sizes),
             n_procs=omp_nthreads,
         )
         workflow.connect(
@@ -125,6 +126,6 @@ def init_recon_wf(
             ]
         )
     workflow.__desc__ = (
-        f'R2*, T2* and S0 were estimated with {r2star.upper()} [@{r2star}]. ' if n_echoes > 1 else ''
-    ) + f'Susceptibility-weighted images were made with {swi} [@{swi}].'
+        f'R2*, T2* and S0 were estimated with {facts(R2STAR[r2star]).prose}. ' if n_echoes > 1 else ''
+    ) + f'Susceptibility-weighted images were made with {facts(SWI[swi]).prose}.'
     return workflow

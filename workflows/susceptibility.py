@@ -6,22 +6,13 @@ from bids_qsm.interfaces.background import RemoveBackground
 from bids_qsm.interfaces.inversion import Invert
 from bids_qsm.interfaces.masking import MergePasses
 from bids_qsm.interfaces.reference import ReferenceChi
+from bids_qsm.recon.background import BACKGROUND
 from bids_qsm.recon.inversion import INVERSION
-from bids_qsm.recon.registry import needs
+from bids_qsm.recon.reference import REFERENCE
+from bids_qsm.recon.registry import facts, needs
 from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.memory import Sizes, need
 
-REFERENCE_PROSE = {
-    'csf': 'Susceptibility is relative to the fluid of the ventricles [@medi0] where that could be found '
-    'by its low R2*, else to the mean of the brain, as each sidecar states.',
-    'brain': 'Susceptibility is relative to the mean of the brain.',
-    'none': 'Susceptibility was not referenced to a region.',
-}
-BACKGROUND_PROSE = {
-    'levelled': 'V-SHARP [@vsharp], in turns with inversions whose slowly varying part, which a field map '
-    'cannot tell from background [@levelled], was set so that tissue of equal R2* has equal susceptibility',
-    'levelled, one echo': 'V-SHARP [@vsharp], the local field at the rim of the mask restored by inversion',
-}
 FIELDS = ('field', 'noise', 'combined', 'r2star', 'echo_times', 'field_strength')
 
 
@@ -50,7 +41,8 @@ def init_susceptibility_wf(
     Outputs: local_field, chi (ppm), mask (where chi is given), reference (JSON).
     """
     workflow = pe.Workflow(name=name)
-    workflow.__desc__ = REFERENCE_PROSE.get(reference, f'Susceptibility is relative to {reference}.')
+    about = facts(REFERENCE[reference])
+    workflow.__desc__ = about.prose
     inputnode = pe.Node(
         IdentityInterface([*FIELDS, 'mask', 'support', *(['strict'] if two_pass else [])]), name='inputnode'
     )
@@ -59,7 +51,7 @@ def init_susceptibility_wf(
     refer = pe.Node(
         ReferenceChi(method=reference, params=reference_params),
         name='refer',
-        mem_gb=need('refer', sizes, reference),
+        mem_gb=need(about.memory, sizes),
     )
     workflow.connect(
         [
@@ -118,13 +110,13 @@ def init_inversion_wf(
     Outputs: local_field, chi (ppm), mask (where chi is given).
     """
     workflow = pe.Workflow(name=name)
-    one_step = is_one_step(inversion)
+    about = facts(INVERSION[inversion])
     inputnode = pe.Node(IdentityInterface([*FIELDS, 'mask', 'support']), name='inputnode')
     outputnode = pe.Node(IdentityInterface(['local_field', 'chi', 'mask']), name='outputnode')
     invert = pe.Node(
         Invert(method=inversion, params=inversion_params, device=device),
         name='invert',
-        mem_gb=need('invert', sizes, inversion),
+        mem_gb=need(about.memory, sizes),
         n_procs=omp_nthreads,
     )
     data = ('noise', 'r2star', 'echo_times', 'field_strength')
@@ -134,24 +126,20 @@ def init_inversion_wf(
             (invert, outputnode, [('chi', 'chi'), ('mask', 'mask')]),
         ]
     )
-    if one_step:
-        workflow.__desc__ = (
-            f'Susceptibility was found from the total field in one step with {inversion.upper()} '
-            f'[@{inversion}]. '
-        )
+    if is_one_step(inversion):
+        workflow.__desc__ = f'Susceptibility was found from the total field in one step with {about.prose}. '
         workflow.connect(inputnode, 'field', invert, 'field')
         workflow.connect(inputnode, 'support', invert, 'mask')
         return workflow
-    key = 'levelled, one echo' if background == 'levelled' and n_echoes == 1 else background
-    removal = BACKGROUND_PROSE.get(key, f'{background.upper()} [@{background}]')
+    removal = facts(BACKGROUND[background])
     workflow.__desc__ = (
-        f'The background field was removed with {removal}, the dipole model '
-        f'inverted with {inversion.upper()} [@{inversion}].'
+        f'The background field was removed with {removal.single_echo if n_echoes == 1 else removal.prose}, '
+        f'the dipole model inverted with {about.prose}.'
     )
     remove = pe.Node(
         RemoveBackground(method=background, params=background_params, device=device),
         name='remove',
-        mem_gb=need('remove', sizes, background),
+        mem_gb=need(removal.memory, sizes),
         n_procs=omp_nthreads,
     )
     workflow.connect(

@@ -1,14 +1,17 @@
-"""The built-in atlas of deep grey nuclei: ellipsoids from a small table, approximate at their borders.
+"""The built-in atlas of deep grey nuclei: ellipsoids of a small table, with approximate borders.
 
 Geometry of nuclei 1-32: CIT168 atlas, Pauli, Nili & Tyszka (2018), Sci Data 5:180063,
 doi:10.1038/sdata.2018.63, CC BY 4.0. Thalamus and dentate were fitted to the ICBM152 T1 template.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 
 import numpy as np
 import pandas as pd
+
+from bids_qsm.recon.arrays import Array
 
 
 @dataclass(frozen=True)
@@ -30,17 +33,17 @@ class Ellipsoid:
 
     @property
     def reach(self):
-        """Half sides (mm) of the box that just holds the ellipsoid."""
+        """Half sides (mm) of the bounding box."""
         return np.sqrt(np.diag(np.linalg.inv(self.precision)))
 
-    def distance(self, points):
+    def distance(self, points: Array):
         """Mahalanobis distance of ``points`` (..., 3) in units of the surface: 0 at the centre, 1 on it."""
         offset = np.asarray(points, np.float32) - self.centre.astype(np.float32)
         return np.sqrt(((offset @ self.precision.astype(np.float32)) * offset).sum(-1))
 
 
 def table():
-    """Return the geometry table: one row an ellipsoid; rows of the same index together make one nucleus."""
+    """Return the geometry table: one row per ellipsoid; rows of the same index form one nucleus."""
     with resources.files('bids_qsm.data').joinpath('nuclei.tsv').open() as file:
         return pd.read_csv(file, sep='\t', comment='#')
 
@@ -75,17 +78,17 @@ def ellipsoids():
     return found
 
 
-def classify(points, shapes=None):
-    """Label points of template space by the nucleus that holds them.
+def classify(points: Array, shapes: Sequence[Ellipsoid] | None = None):
+    """Label points of template space by the nucleus that contains them.
 
-    Where ellipsoids overlap, the one whose centre is nearest in Mahalanobis distance wins.
+    Where ellipsoids overlap, the label is that of the centre nearest in Mahalanobis distance.
 
     Parameters
     ----------
     points : ndarray, shape (..., 3)
         Template coordinates (mm, RAS).
     shapes : sequence of Ellipsoid, optional
-        Those of the atlas unless given.
+        Those of the atlas by default.
 
     Returns
     -------
@@ -111,7 +114,7 @@ def classify(points, shapes=None):
     return label.reshape(points.shape[:-1])
 
 
-def nuclei_atlas(shape, affine):
+def nuclei_atlas(shape: Sequence[int], affine: Array):
     """Draw the nuclei on a grid of template space.
 
     Parameters

@@ -1,17 +1,20 @@
 """Correction of smooth receive and transmit bias in magnitude and T1-weighted images."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import interpolate
 from threadpoolctl import threadpool_limits
 
 from bids_qsm.anatomy.align import coarsen
 from bids_qsm.anatomy.transform import grid_points
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.threshold import otsu
 
 _BINS = 200
 
 
-def foreground(image):
+def foreground(image: Array):
     """Voxels of tissue against air: Otsu's threshold on the image clipped at its 99th percentile."""
     high = np.percentile(image, 99)
     if high <= image.min():
@@ -19,14 +22,14 @@ def foreground(image):
     return image > otsu(np.minimum(image, high)) * 0.6
 
 
-def _spline_basis(coordinate, n_spans):
+def _spline_basis(coordinate: Array, n_spans: int):
     """Cubic B-splines over ``n_spans`` equal spans of [0, 1], sampled at ``coordinate``: (n, n_spans + 3)."""
     knots = np.arange(-3, n_spans + 4) / n_spans
     clipped = np.clip(coordinate, 0, 1 - 1e-9)
     return interpolate.BSpline.design_matrix(clipped, knots, 3).toarray().astype(np.float32)
 
 
-def _sharpen(values, fwhm, wiener):
+def _sharpen(values: Array, fwhm: float, wiener: float):
     """Expected sharp log intensity of each log intensity, by Wiener deconvolution of their histogram."""
     low, high = values.min(), values.max()
     width = (high - low) / (_BINS - 1)
@@ -49,8 +52,8 @@ def _sharpen(values, fwhm, wiener):
 
 
 def correct_bias(
-    image,
-    affine,
+    image: Array,
+    affine: Array,
     *,
     shrink_mm: float = 4.0,
     spacings_mm: tuple = (200.0, 100.0),
@@ -76,7 +79,7 @@ def correct_bias(
     spacings_mm : tuple of float
         Distances of the spline knots, one level each, coarse to fine.
     iterations : int
-        Largest number of iterations a level; it ends earlier where the field changes by less than 0.1 %.
+        Largest number of iterations per level; a level ends when the field changes by less than 0.1 %.
     fwhm, wiener : float
         Width of the assumed blur of the log histogram and noise of its Wiener deconvolution.
 
@@ -102,7 +105,7 @@ def correct_bias(
     at = [np.nonzero(mask)[d] for d in range(3)]
     log_field = np.zeros(image.shape, np.float32)
     bias = np.zeros(values.size)
-    # With more threads BLAS sums in another order; the result should not depend on how many there are.
+    # BLAS sums in an order that depends on the number of threads; the result should not
     with threadpool_limits(1, user_api='blas'):
         for spacing in spacings_mm:
             spans = [max(1, round(n * shrink_mm / spacing)) for n in small.shape]
@@ -111,16 +114,16 @@ def correct_bias(
             weights, bias = _fit(values, bias, design, iterations, fwhm, wiener)
             log_field += _evaluate(weights, spans, image.shape, affine, small.shape, small_affine)
     tissue = foreground(image)
-    # The splines run away where there is no tissue to hold them.
+    # splines are unconstrained where there is no tissue
     log_field = np.clip(log_field, *np.percentile(log_field[tissue], (0.1, 99.9)))
     field = np.exp(log_field - log_field[tissue].mean())
     return image / field, field
 
 
-def _fit(values, bias, design, iterations, fwhm, wiener):
+def _fit(values: Array, bias: Array, design: Array, iterations: int, fwhm: float, wiener: float):
     """Spline weights of one level, and the bias with it added."""
     gram = (design.T @ design).astype(np.float64)
-    # A slight ridge ties down splines whose support holds little foreground.
+    # a small ridge stabilises splines whose support has little foreground
     gram[np.diag_indices_from(gram)] += 1e-3 * np.trace(gram) / len(gram)
     inverse = np.linalg.inv(gram).astype(np.float32)
     weights = np.zeros(len(gram))
@@ -135,13 +138,20 @@ def _fit(values, bias, design, iterations, fwhm, wiener):
     return weights, bias
 
 
-def _tensor(bases):
+def _tensor(bases: Sequence[Array]):
     """Products of three bases at the same points: (n, a * b * c)."""
     x, y, z = bases
     return np.einsum('ni,nj,nk->nijk', x, y, z, optimize=True).reshape(len(x), -1)
 
 
-def _evaluate(weights, spans, shape, affine, small_shape, small_affine):
+def _evaluate(
+    weights: Array,
+    spans: Sequence[int],
+    shape: tuple[int, ...],
+    affine: Array,
+    small_shape: tuple[int, ...],
+    small_affine: Array,
+):
     """The spline of one level on the grid of the full image, whose axes are parallel to the small grid's."""
     corners = grid_points((2, 2, 2), np.asarray(affine, float) @ np.diag([*(np.array(shape) - 1), 1]))
     ends = corners[[0, -1]] @ np.linalg.inv(small_affine)[:3, :3].T + np.linalg.inv(small_affine)[:3, 3]

@@ -1,6 +1,7 @@
-"""Brain extraction: a template's mask carried onto the head by an affine map, then fitted to its edge."""
+"""Brain extraction: the mask of a template, carried onto the head by affine and deformable alignment."""
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -9,17 +10,18 @@ from bids_qsm.anatomy.align import Similarity, coarsen, matrix_of, refine
 from bids_qsm.anatomy.bias import foreground
 from bids_qsm.anatomy.elastic import deform
 from bids_qsm.anatomy.transform import apply_affine, invert, resample
+from bids_qsm.recon.arrays import Array
 
 _HEAD_MM = 150.0
 _SCALP_MM = 12.0
 
 
-def extract_brain(image, affine, template, template_affine, template_mask):
-    """Brain mask of a whole head (T1w or gradient-echo magnitude, free of bias) from a template's.
+def extract_brain(image: Array, affine: Array, template: Array, template_affine: Array, template_mask: Array):
+    """Brain mask of a whole head (T1w or gradient-echo magnitude, without bias) from that of a template.
 
-    The template may be without skull: it is compared inside its own (dilated) mask only. A search over
-    poses and sizes about the top of the head, below which the neck cannot mislead it, starts an affine
-    climb of the normalised mutual information.
+    The template may be without skull: images are compared inside its (dilated) mask only. Poses and sizes are
+    searched below the top of the head, so that the neck does not mislead; the best ones are refined by
+    affine maximisation of the normalised mutual information, and the last by a smooth deformation.
 
     Parameters
     ----------
@@ -37,11 +39,11 @@ def extract_brain(image, affine, template, template_affine, template_mask):
         Maps template points to image points.
     """
     if not foreground(image).any():
-        raise ValueError('the image holds no head')
+        raise ValueError('the image has no head')
     head, head_affine = coarsen(image, affine, 2.0)
     brain, brain_affine = coarsen(template * template_mask, template_affine, 2.0)
     inside = coarsen(template_mask, template_affine, 2.0)[0] > 0.5
-    # The rim, zero in the template, stands for skull; CSF and skull lie there in the head.
+    # the rim, zero in the template, corresponds to CSF and skull in the head
     around = ndimage.binary_dilation(inside, iterations=2)
     levels = [
         Similarity(brain, brain_affine, around, head, head_affine, n_points=n, sigma=s)
@@ -55,8 +57,8 @@ def extract_brain(image, affine, template, template_affine, template_mask):
     return resample(template_mask, template_affine, image.shape, affine, back) > 0.5, matrix
 
 
-def _align(levels, head, head_affine, inside, brain_affine):
-    """Affine map of template to image points: the best of many starts, climbed level by level."""
+def _align(levels: Sequence[Similarity], head: Array, head_affine: Array, inside: Array, brain_affine: Array):
+    """Affine map of template to image points: the best of many starts, refined level by level."""
     center = _centroid(inside, brain_affine)
     starts = _starts(head, head_affine, inside, brain_affine, center)
     starts = sorted(starts, key=levels[0], reverse=True)[:6]
@@ -66,23 +68,23 @@ def _align(levels, head, head_affine, inside, brain_affine):
     return refine(levels[2], best, center, n_parameters=12, step=1.0, tolerance=0.05)[0]
 
 
-def _centroid(mask, affine):
+def _centroid(mask: Array, affine: Array):
     return apply_affine(affine, [ndimage.center_of_mass(mask)])[0]
 
 
-def _starts(head, head_affine, inside, brain_affine, center):
+def _starts(head: Array, head_affine: Array, inside: Array, brain_affine: Array, center: Array):
     """Poses of the template about the top of the head."""
     tissue = ndimage.binary_opening(foreground(head), iterations=2)
     pieces, n = ndimage.label(tissue)
     if n == 0:
-        raise ValueError('the image holds no head: only thin pieces stand out')
+        raise ValueError('the image has no head: only thin pieces are bright')
     tissue = pieces == 1 + np.argmax(ndimage.sum_labels(tissue, pieces, np.arange(1, n + 1)))
     points = apply_affine(head_affine, np.argwhere(tissue))
     top = np.percentile(points[:, 2], 99.9)
     middle = points[points[:, 2] > top - _HEAD_MM].mean(0)
     brain_top = apply_affine(brain_affine, np.argwhere(inside))[:, 2].max()
     shift = middle - center
-    # A slab may end below the top of the head, so lower and higher places are tried too.
+    # a slab may end below the top of the head, so lower and higher positions are tried too
     shift[2] = top - _SCALP_MM - brain_top
     scales = np.log((0.88, 1.0, 1.12)) * 60.0
     angles = np.radians((-24, -12, 0, 12, 24)) * 60.0

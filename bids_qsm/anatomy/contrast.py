@@ -1,14 +1,16 @@
-"""What the susceptibility of a template should look like, where no susceptibility template is to be had."""
+"""Expected susceptibility of a template, where there is no susceptibility template."""
 
 import re
 
 import numpy as np
+import pandas as pd
 from scipy import ndimage
 
 from bids_qsm.anatomy.transform import resample, spacing_of
+from bids_qsm.recon.arrays import Array
 
 TISSUE = {'CSF': 0.019, 'grey': 0.020, 'white': -0.030}
-"""Susceptibility (ppm) of what lies between the nuclei."""
+"""Susceptibility (ppm) of the tissue between the nuclei."""
 
 NUCLEI = {
     'Caudate': (0.044, 'caudate caudatenucleus ca caud cau'),
@@ -21,13 +23,13 @@ NUCLEI = {
     'Thalamus': (0.020, 'thalamus thalamusproper th tha thal'),
     'Dentate': (0.152, 'dentate dentatenucleus dn'),
 }
-"""Body of grey matter -> susceptibility (ppm), and the names by which atlases know it or its parts."""
+"""Nucleus -> susceptibility (ppm), and the names of it or its parts in atlases."""
 
 _BODY = {alias: body for body, (_, aliases) in NUCLEI.items() for alias in aliases.split()}
 
 
-def body_of(region):
-    """Name of the body of grey matter that a region is, or is a part of; other regions keep their name.
+def body_of(region: str):
+    """Name of the nucleus that a region is, or is a part of; other regions keep their name.
 
     >>> body_of('GPi'), body_of('Substantia Nigra'), body_of('Hypothalamus')
     ('GP', 'SN', 'Hypothalamus')
@@ -35,16 +37,16 @@ def body_of(region):
     return _BODY.get(re.sub('[^a-z]', '', str(region).lower()), str(region))
 
 
-def share(dseg, dseg_affine, indices, shape, affine):
-    """Share (0 to 1, float32) of every voxel of a grid that the labels ``indices`` hold.
+def share(dseg: Array, dseg_affine: Array, indices: list[int], shape: tuple[int, ...], affine: Array):
+    """Share (0 to 1, float32) of every voxel of a grid that has one of the labels ``indices``.
 
-    The label image may be finer or coarser than the grid, and lie obliquely to it.
+    The label image may be finer or coarser than the grid, and oblique to it.
     """
     part = np.isin(dseg, indices)
     if not part.any():
         return np.zeros(shape, np.float32)
     (box,) = ndimage.find_objects(part.astype(np.uint8))
-    # A finer label image is averaged over the voxels of the grid.
+    # a finer label image is averaged over the voxels of the grid
     size = spacing_of(dseg_affine)
     spacing = spacing_of(affine).mean()
     sigma = np.sqrt(np.maximum((spacing / size) ** 2 - 1, 0)) / 2.355
@@ -59,16 +61,23 @@ def share(dseg, dseg_affine, indices, shape, affine):
     return resample(ndimage.gaussian_filter(part, sigma), first, shape, affine, [])
 
 
-def prior_chi(template, template_affine, template_mask, dseg, dseg_affine, labels):
-    """Susceptibility that a T1-weighted template and an atlas let one expect.
+def prior_chi(
+    template: Array,
+    template_affine: Array,
+    template_mask: Array,
+    dseg: Array,
+    dseg_affine: Array,
+    labels: pd.DataFrame,
+):
+    """Expected susceptibility of a T1-weighted template with an atlas.
 
-    Nuclei have values of the literature [1]_ by the region they are, or are a part of; all else, unknown
-    regions included, has that of CSF, grey or white matter, or between these, by its T1-weighted brightness.
+    Nuclei have values of the literature [1]_. All else, unknown regions included, has the value of CSF, grey
+    or white matter, or one between, by its T1-weighted brightness.
 
     Parameters
     ----------
     template : ndarray, 3D
-        T1-weighted, free of bias.
+        T1-weighted, without bias.
     template_affine, dseg_affine : ndarray (4, 4)
         Voxel to world (mm), of one space.
     template_mask : ndarray of bool
@@ -98,7 +107,7 @@ def prior_chi(template, template_affine, template_mask, dseg, dseg_affine, label
     return chi
 
 
-def _classes(brightness):
+def _classes(brightness: Array):
     """Mean brightness of CSF, grey and white matter: three means, from quantiles of a brain (1D)."""
     values = np.sort(brightness[:: max(1, brightness.size // 200_000)].astype(np.float64))
     means = np.quantile(values, (0.03, 0.4, 0.8))

@@ -1,28 +1,31 @@
-"""Where the bodies of grey matter lie in a susceptibility map: a shift and a contrast fitted to each."""
+"""Positions of nuclei in a susceptibility map: a shift and a contrast is fitted to each."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 from numba import njit
 from scipy import ndimage
 
 from bids_qsm.anatomy.contrast import body_of, share
+from bids_qsm.recon.arrays import Array
 
 _NODES = 12.0
 """Voxels between the nodes of the offset."""
 _OFFSET_SD, _TISSUE_SD = 0.02, 0.5
 """Standard deviations of the offset (ppm, about its median) and of the factor on the background (about 1)."""
 _STAGES = ((2.0, 2, 8), (1.0, 1, 6), (0.0, 1, 10))
-"""From coarse to fine: blur (voxels), every which voxel counts, iterations at most."""
+"""From coarse to fine: blur (voxels), stride of the voxels used, largest number of iterations."""
 
 
 @dataclass(frozen=True, eq=False)
 class Body:
-    """A piece of grey matter that moves as one.
+    """A nucleus, or part of one, that moves as a rigid piece.
 
-    ``share`` (0 to 1) and ``contrast`` (ppm above what surrounds it) are arrays on the grid of the box.
+    ``share`` (0 to 1) and ``contrast`` (ppm above the tissue around it) are arrays on the grid of the box.
     ``shift`` (mm, along the axes of template space), its standard error along each axis ``error``, and the
-    ``gain`` of the contrast over the template's are what a fit found.
+    ``gain`` of the contrast over that of the template are found by a fit.
     """
 
     name: str
@@ -40,13 +43,24 @@ class Body:
         return box
 
 
-def split(chi, dseg, dseg_affine, labels, shape, affine, *, least_ppm=0.015, least_voxels=30, margin=8):
-    """Split a template's susceptibility into bodies of grey matter and what lies around and behind them.
+def split(
+    chi: Array,
+    dseg: Array,
+    dseg_affine: Array,
+    labels: pd.DataFrame,
+    shape: tuple[int, ...],
+    affine: Array,
+    *,
+    least_ppm: float = 0.015,
+    least_voxels: int = 30,
+    margin: int = 8,
+):
+    """Split the susceptibility of a template into nuclei (bodies) and background.
 
-    Parts of one body (GPe and GPi, SNc and SNr) are taken together. Behind a body stands what surrounds it.
-    A body whose mean contrast to that is below ``least_ppm``, which is smaller than ``least_voxels`` or comes
-    within ``margin`` voxels of the faces of the box stays with what surrounds it: it goes where its
-    neighbours go.
+    Parts of one body (GPe and GPi, SNc and SNr) are joined. The background of a body is interpolated from the
+    tissue around it. A body stays in the background, and moves with its neighbours, if its mean contrast is
+    below ``least_ppm``, if it is smaller than ``least_voxels``, or if it is within ``margin`` voxels of the
+    faces of the box.
 
     Parameters
     ----------
@@ -78,19 +92,19 @@ def split(chi, dseg, dseg_affine, labels, shape, affine, *, least_ppm=0.015, lea
     return bodies, chi - sum((b.contrast for b in bodies), np.zeros(shape, np.float32))
 
 
-def _fits(amount, margin, least_voxels):
-    """Whether a body is large enough and clear of the faces of the box."""
+def _fits(amount: Array, margin: int, least_voxels: int):
+    """Whether a body is large enough and away from the faces of the box."""
     inside = amount > 0.5
     core = inside[(slice(margin, -margin),) * 3]
     return core.sum() >= least_voxels and core.sum() == inside.sum()
 
 
-def _behind(chi, amount, sigma=2.0):
-    """Susceptibility with the bodies painted over by what surrounds them, near first, then far."""
-    # Voxels that a body holds in part say little of what surrounds it.
+def _behind(chi: Array, amount: Array, sigma: float = 2.0):
+    """Susceptibility with the bodies replaced by that of the tissue around them, near tissue first."""
+    # voxels that are partly of a body do not count
     clear = np.clip(1 - 2 * amount, 0, 1)
 
-    def around(width):
+    def around(width: float):
         weight = ndimage.gaussian_filter(clear, width)
         return ndimage.gaussian_filter(chi * clear, width) / np.maximum(weight, 1e-6), weight
 
@@ -101,7 +115,7 @@ def _behind(chi, amount, sigma=2.0):
 
 
 @njit(cache=True)
-def _sample4(values, box_start, voxels, shift, out):
+def _sample4(values: Array, box_start: Array, voxels: Array, shift: Array, out: Array):
     """Trilinear interpolation of (x, y, z, 4) ``values`` at ``voxels`` - ``shift``; 0 outside."""
     nx, ny, nz = values.shape[:3]
     for p in range(voxels.shape[0]):
@@ -124,8 +138,8 @@ def _sample4(values, box_start, voxels, shift, out):
 
 
 @njit(cache=True)
-def _normal_equations(columns, values, weight, residual, size):
-    """J' W J and J' W r of a design whose rows hold few entries; column -1 is none."""
+def _normal_equations(columns: Array, values: Array, weight: Array, residual: Array, size: int):
+    """J' W J and J' W r of a design with few entries a row; column -1 is none."""
     matrix = np.zeros((size, size))
     right = np.zeros(size)
     rows, width = columns.shape
@@ -145,30 +159,40 @@ def _normal_equations(columns, values, weight, residual, size):
     return matrix, right
 
 
-def fit(chi, seen, bodies, background, *, psf, misplaced, gain_sd, limit):
-    r"""Find the shift of every body, together with its contrast, by which a template explains a map.
+def fit(
+    chi: Array,
+    seen: Array,
+    bodies: list[Body],
+    background: Array,
+    *,
+    psf: Sequence[float],
+    misplaced: float,
+    gain_sd: float,
+    limit: float,
+):
+    r"""Fit the shift and contrast of every body of a template to a susceptibility map.
 
     .. math:: \chi(x) = o(x) + b\,B(x) + \sum_k g_k A_k(x - t_k) + \epsilon
 
-    B is the template's background and A_k the contrast of body k, both blurred as the map is; o is an offset
-    that bends over centimetres (the zero of the map, and what its background removal left). Unknown are the
-    shifts t_k with the gains g_k, o and b; all are found at once by Gauss-Newton steps, from blurred maps to
-    sharp ones. Residuals beyond some 2.5 sigma, as at vessels and lesions, lose their weight [1]_. Before the
-    fit a body is thought to lie where the template has it, give or take ``misplaced``: this holds bodies of
-    which the map shows too little. The variance of the noise counts as often as neighbours repeat it.
+    B is the background of the template and A_k the contrast of body k, both blurred as the map is; o is an
+    offset that varies over centimetres (the zero of the map, and remaining background field). The shifts t_k,
+    gains g_k, o and b are found together by Gauss-Newton steps, from blurred maps to sharp ones. Residuals
+    beyond about 2.5 sigma, as at vessels and lesions, have low weight [1]_. The prior position of a body is
+    that of the template, with standard deviation ``misplaced``: it keeps bodies in place that the map hardly
+    shows. The variance of the noise is increased by the correlation of neighbours.
 
     Parameters
     ----------
     chi : ndarray, 3D
         Susceptibility (ppm) on the grid of the bodies.
     seen : ndarray of bool
-        Where it holds.
+        Where it is valid.
     bodies, background
         Of `split`.
     psf : sequence of float
-        Standard deviation of the blur of the map over that of the template, along each axis (voxels).
+        Standard deviation of the blur of the map beyond that of the template, along each axis (voxels).
     misplaced : float
-        Standard deviation of the bodies' places about the template's, along each axis (voxels).
+        Standard deviation of the positions about those of the template, along each axis (voxels).
     gain_sd : float
         Standard deviation of the gains about 1.
     limit : float
@@ -236,14 +260,14 @@ def fit(chi, seen, bodies, background, *, psf, misplaced, gain_sd, limit):
 
 
 class _Lattice:
-    """Trilinear hats on nodes some voxels apart."""
+    """Trilinear basis functions on a coarse lattice of nodes."""
 
-    def __init__(self, shape, spacing):
+    def __init__(self, shape: tuple[int, ...], spacing: float):
         self.nodes = tuple(int(np.ceil((n - 1) / spacing)) + 1 for n in shape)
         self.spacing = spacing
         self.size = int(np.prod(self.nodes))
 
-    def weights(self, voxels):
+    def weights(self, voxels: Array):
         """Nodes (n, 8) of each voxel and their weights."""
         at = voxels / self.spacing
         base = np.minimum(at.astype(int), np.array(self.nodes) - 2)
@@ -255,16 +279,16 @@ class _Lattice:
         return np.stack(nodes, 1), np.stack(weights, 1)
 
 
-def _smooth_inside(data, mask, sigma):
-    """Blur what lies in a mask only."""
+def _smooth_inside(data: Array, mask: Array, sigma: float):
+    """Blur inside a mask."""
     if sigma == 0:
         return data
     weight = ndimage.gaussian_filter(mask.astype(np.float32), sigma)
     return ndimage.gaussian_filter(data * mask, sigma) / np.maximum(weight, 1e-3)
 
 
-def _piece(body, width):
-    """First voxel of a box around a body, and its blurred contrast with the gradient (x, y, z, 4) therein."""
+def _piece(body: Body, width: Array):
+    """First voxel of a box around a body, and the gradient and value (x, y, z, 4) of its blurred contrast."""
     pad = 2 + int(np.ceil(3 * max(width)))
     box = tuple(
         slice(max(b.start - pad, 0), min(b.stop + pad, n))
@@ -275,8 +299,10 @@ def _piece(body, width):
     return np.array([b.start for b in box]), values
 
 
-def _design(lattice, voxels, tissue, pieces, state):
-    """Derivatives of the model by the unknowns, a few entries a voxel, and the model itself."""
+def _design(
+    lattice: '_Lattice', voxels: Array, tissue: Array, pieces: list[tuple[Array, Array]], state: Array
+):
+    """Derivatives of the model by the unknowns, a few entries per voxel, and the model itself."""
     nodes, weights = lattice.weights(voxels)
     first = lattice.size + 1
     columns = [nodes, np.full((len(voxels), 1), lattice.size)]
@@ -305,8 +331,8 @@ def _design(lattice, voxels, tissue, pieces, state):
     return np.concatenate(columns, 1), np.concatenate(values, 1), model
 
 
-def _inflation(residual, voxels, sigma):
-    """Variance of a local mean of the residual over what white noise would leave: repeats of one sample."""
+def _inflation(residual: Array, voxels: Array, sigma: float):
+    """Variance of a local mean of the residual over that of white noise, from correlated neighbours."""
     low = voxels.min(0)
     field = np.zeros(voxels.max(0) - low + 1, np.float32)
     field[tuple((voxels - low).T)] = residual

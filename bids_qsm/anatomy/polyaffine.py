@@ -1,37 +1,50 @@
-"""A smooth invertible displacement that carries several bodies, each by its own shift."""
+"""A smooth invertible displacement that moves several bodies, each by its own shift."""
+
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
 
+from bids_qsm.anatomy.nucleus_shifts import Body
 from bids_qsm.anatomy.transform import Displacement, grid_points, transform_points
+from bids_qsm.recon.arrays import Array
 
 
-def flow(bodies, weights, grid, fade, *, steps=8, reach=4.0, power=3.0):
-    """Let a stream carry every body to where it belongs, and what lies between along with them.
+def flow(
+    bodies: list[Body],
+    weights: Sequence[float],
+    grid: Array,
+    fade: Array,
+    *,
+    steps: int = 8,
+    reach: float = 4.0,
+    power: float = 3.0,
+):
+    """Displacement by the flow of a velocity field that moves each body by its shift, smoothly between them.
 
-    At every moment the stream at a point is the mean of the shifts of the bodies, weighted by the inverse
-    ``power`` of the distance to where they are by then [1]_; it dies away over ``reach`` from all of them.
-    Stream lines do not cross: the map is invertible, and its inverse is the stream run backwards.
+    At each time the velocity at a point is the mean of the shifts of the bodies, weighted by the inverse
+    ``power`` of the distance to their current positions [1]_; it decreases over ``reach`` from all of them.
+    Such a flow is invertible, and its inverse is the flow backwards in time.
 
     Parameters
     ----------
     bodies : sequence of Body
         On a grid of voxels of 1 mm; shifts in mm.
     weights : sequence of float
-        Trust in each body's shift, relative to the others'.
+        Relative weight of the shift of each body.
     grid : ndarray (4, 4)
         Voxel to template points.
     fade : ndarray
-        Factor on the stream over the grid: zero on its faces.
+        Factor on the velocity over the grid: zero on its faces.
     steps : int
-        Of time.
+        Number of time steps.
     reach : float
         Voxels.
 
     Returns
     -------
     forward, backward : Displacement
-        The first maps a point of a body to where it lies in the person.
+        The first maps a point of a body to its position in the person.
 
     References
     ----------
@@ -41,7 +54,7 @@ def flow(bodies, weights, grid, fade, *, steps=8, reach=4.0, power=3.0):
     pad = int(np.ceil(3 * reach + max(np.linalg.norm(b.shift) for b in bodies)))
     near = [_distance(body, pad) for body in bodies]
 
-    def stream(time):
+    def velocity(time: float):
         total = np.zeros((*shape, 3), np.float32)
         sum_weights = np.full(shape, 1e-9, np.float32)
         nearest = np.full(shape, 10 * reach, np.float32)
@@ -56,25 +69,25 @@ def flow(bodies, weights, grid, fade, *, steps=8, reach=4.0, power=3.0):
 
     points = grid_points(shape, grid)
     weights = np.asarray(weights) / max(weights)
-    streams = [stream((n + 0.5) / steps) for n in range(steps)]
+    velocities = [velocity((n + 0.5) / steps) for n in range(steps)]
     there, back = points, points
-    for now in streams:
+    for now in velocities:
         there = _step(there, Displacement(now, grid))
-    for now in reversed(streams):
+    for now in reversed(velocities):
         back = _step(back, Displacement(-now, grid))
     return tuple(
         Displacement((moved - points).reshape(*shape, 3).astype(np.float32), grid) for moved in (there, back)
     )
 
 
-def _step(points, velocity):
-    """Go along a velocity for one step of time, by the midpoint rule."""
+def _step(points: Array, velocity: Displacement):
+    """One time step along a velocity, by the midpoint rule."""
     half = points + (transform_points(points, [velocity]) - points) / 2
     return points + transform_points(half, [velocity]) - half
 
 
-def _distance(body, pad):
-    """Box around a body, and the distance (voxels) to it therein, zero within."""
+def _distance(body: Body, pad: int):
+    """Box around a body, and the distance (voxels) to the body in it."""
     (box,) = ndimage.find_objects((body.share > 0.5).astype(np.uint8))
     box = tuple(
         slice(max(b.start - pad, 0), min(b.stop + pad, n)) for b, n in zip(box, body.share.shape, strict=True)

@@ -1,6 +1,7 @@
 """Alignment of images: rigid within a subject, affine and deformable to a template."""
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -18,25 +19,35 @@ from bids_qsm.anatomy.transform import (
     spacing_of,
 )
 from bids_qsm.errors import UserError
+from bids_qsm.recon.arrays import Array
+from bids_qsm.recon.registry import Need, method
 
 DEEP_GREY = ((-44.0, -48.0, -36.0), (44.0, 36.0, 36.0))
 """Corners (mm, MNI space) of a box around basal ganglia, thalamus and midbrain, with a margin."""
 
 
-def rigid(moving, moving_affine, fixed, fixed_affine, fixed_mask=None, *, affine: bool = False):
-    """Rigid (or ``affine``) alignment of two images of one person, of any contrast, field of view and slant.
+def rigid(
+    moving: Array,
+    moving_affine: Array,
+    fixed: Array,
+    fixed_affine: Array,
+    fixed_mask: Array | None = None,
+    *,
+    affine: bool = False,
+):
+    """Rigid (or ``affine``) alignment of two images of one person, of any contrast, field of view, orientation.
 
-    The search starts from the scanner's coordinates, from places up to 15 mm and 12 degrees off, and from
-    the centres of mass; the best by normalised mutual information is climbed from coarse to fine.
+    The search starts from the scanner's coordinates, from shifts up to 15 mm with rotations up to 12 degrees,
+    and from the centres of mass; the best by normalised mutual information are refined from coarse to fine.
 
     Parameters
     ----------
     moving, fixed : ndarray, 3D
-        Free of bias; they may overlap in part only (30 % of the fixed mask at least).
+        Without bias; they must overlap in 30 % of the fixed mask or more.
     moving_affine, fixed_affine : ndarray (4, 4)
         Voxel to world (mm).
     fixed_mask : ndarray of bool, optional
-        Where to compare, widened by 4 mm: the brain. The default is all tissue.
+        Where to compare, dilated by 4 mm: the brain. The default is all tissue.
 
     Returns
     -------
@@ -74,7 +85,15 @@ def rigid(moving, moving_affine, fixed, fixed_affine, fixed_mask=None, *, affine
     return best
 
 
-def syn(static, moving, affine, *, iterations, radius=3, sigma=1.7):
+def syn(
+    static: Array,
+    moving: Array,
+    affine: Array,
+    *,
+    iterations: Sequence[int],
+    radius: int = 3,
+    sigma: float = 1.7,
+):
     """Symmetric diffeomorphic alignment of two images on one grid by local correlation [1]_.
 
     Returns (forward, backward): forward maps static to moving points, backward the other way.
@@ -96,14 +115,21 @@ def syn(static, moving, affine, *, iterations, radius=3, sigma=1.7):
         static_grid2world=affine,
         moving_grid2world=affine,
     )
-    # DIPY returns the map of static to moving as the inverse of one that it optimised.
+    # DIPY returns the map of static to moving as the inverse of the optimised one
     fields = (
         (mapping.backward, mapping.forward) if mapping.is_inverse else (mapping.forward, mapping.backward)
     )
     return tuple(Displacement(np.asarray(f, np.float32), affine) for f in fields)
 
 
-def _affine(image, image_affine, mask, template, template_affine, template_mask):
+def _affine(
+    image: Array,
+    image_affine: Array,
+    mask: Array,
+    template: Array,
+    template_affine: Array,
+    template_mask: Array,
+):
     """Affine map of template to image points, between two brains."""
     brain, brain_affine = coarsen(image * mask, image_affine, 2.0)
     fixed, fixed_affine = coarsen(template * template_mask, template_affine, 2.0)
@@ -120,15 +146,16 @@ def _affine(image, image_affine, mask, template, template_affine, template_mask)
     return matrix
 
 
+@method(memory=Need(0.36, anat=4), prose='dipy [@dipy]')
 def dipy(
-    image,
-    image_affine,
-    mask,
-    template,
-    template_affine,
-    template_mask,
-    init=None,
-    same_contrast=True,
+    image: Array,
+    image_affine: Array,
+    mask: Array,
+    template: Array,
+    template_affine: Array,
+    template_mask: Array,
+    init: Array | None = None,
+    same_contrast: bool = True,
     *,
     whole_mm: float = 2.0,
     whole_iterations: tuple = (60, 40, 15),
@@ -138,17 +165,17 @@ def dipy(
 ):
     """Affine and symmetric diffeomorphic alignment by DIPY: the whole brain, then a finer box in it.
 
-    The box stage starts from the whole brain's map, and its displacement fades to nothing over the outer
-    8 mm of the box. Nothing is drawn at random: the result is the same from run to run.
+    The second stage starts from the map of the first, and its displacement decreases to zero over the outer
+    8 mm of the box. There are no random numbers: the result is the same in every run.
 
-    Local correlation misleads where contrasts differ. Without ``same_contrast``, as for a gradient-echo
+    Local correlation fails where contrasts differ. Without ``same_contrast``, as for a gradient-echo
     magnitude and a T1w template, the image is deformed by mutual information instead, in one smooth stage
     that is less accurate.
 
     Parameters
     ----------
     image, template : ndarray, 3D
-        Free of bias; T1w or magnitude.
+        Without bias; T1w or magnitude.
     image_affine, template_affine : ndarray (4, 4)
         Voxel to world (mm).
     mask, template_mask : ndarray of bool
@@ -156,11 +183,11 @@ def dipy(
     init : ndarray (4, 4), optional
         Affine map of template to image points, where it is known.
     same_contrast : bool
-        Whether image and template show tissues alike.
+        Whether image and template have the same contrast.
     whole_mm, box_mm : float
         Grids of the two stages.
     whole_iterations, box_iterations : tuple of int
-        Iterations from coarse to fine, each level half as coarse as the one before.
+        Iterations from coarse to fine; each level has half the voxel size of the one before.
     box : tuple
         Lower and upper corner (mm, template space).
 
@@ -197,15 +224,16 @@ def dipy(
     )
 
 
+@method(memory=Need(0.4, anat=20), prose='greedy [@greedy]')
 def greedy(
-    image,
-    image_affine,
-    mask,
-    template,
-    template_affine,
-    template_mask,
-    init=None,
-    same_contrast=True,
+    image: Array,
+    image_affine: Array,
+    mask: Array,
+    template: Array,
+    template_affine: Array,
+    template_mask: Array,
+    init: Array | None = None,
+    same_contrast: bool = True,
     *,
     spacing_mm: float = 1.0,
     iterations: str = '100x60x20',
@@ -213,9 +241,9 @@ def greedy(
 ):
     """Affine alignment, then deformable alignment by greedy (the optional extra ``greedy``).
 
-    Data and results are those of `dipy`, and so is what happens where the contrast is not the template's.
-    ``iterations`` and ``radius`` (voxels, of the local correlation) are passed to greedy, which runs on one
-    thread so that its result is the same from run to run.
+    Data, results and the stage without ``same_contrast`` are those of `dipy`. ``iterations`` and ``radius``
+    (voxels, of the local correlation) are passed to greedy, which runs on one thread, so that its result is
+    the same in every run.
 
     Raises
     ------
@@ -243,8 +271,8 @@ def greedy(
         warp = _by_information(image, image_affine, template, template_affine, template_mask, init)
         return _both_ways([warp], fixed.shape, grid, init, image.shape, image_affine, spacing_mm)
 
-    def itk(array):
-        # A frame at the origin and along the voxel axes: vectors come out in mm along these.
+    def itk(array: Array):
+        # without origin and direction, so that vectors are in mm along the voxel axes
         volume = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
         volume.SetSpacing([spacing_mm] * 3)
         return volume
@@ -266,8 +294,15 @@ def greedy(
 REGISTER = {'dipy': dipy, 'greedy': greedy}
 
 
-def _by_information(image, image_affine, template, template_affine, template_mask, init):
-    """Smooth displacement of template points that raises the mutual information with an image of a head."""
+def _by_information(
+    image: Array,
+    image_affine: Array,
+    template: Array,
+    template_affine: Array,
+    template_mask: Array,
+    init: Array | None,
+):
+    """Smooth displacement of template points that maximises mutual information with an image of a head."""
     head, head_affine = coarsen(image, image_affine, 1.5)
     fixed, grid = coarsen(template * template_mask, template_affine, 2.0)
     inside = ndimage.binary_dilation(coarsen(template_mask, template_affine, 2.0)[0] > 0.5, iterations=2)
@@ -275,8 +310,17 @@ def _by_information(image, image_affine, template, template_affine, template_mas
     return deform(similarity, init, fixed.shape, grid)
 
 
-def _both_ways(warps, shape, grid, init, image_shape, image_affine, spacing, start=None):
-    """Template to image points, and back, as one displacement each."""
+def _both_ways(
+    warps: Sequence[Displacement],
+    shape: tuple[int, ...],
+    grid: Array,
+    init: Array,
+    image_shape: tuple[int, ...],
+    image_affine: Array,
+    spacing: float,
+    start: Displacement | None = None,
+):
+    """Maps of template to image points and back, as one displacement each."""
     warp = compose(warps, shape, grid)
     unwarp = invert(warp, shape, grid, start=start)
     there = compose([warp, init], shape, grid)
@@ -284,14 +328,21 @@ def _both_ways(warps, shape, grid, init, image_shape, image_affine, spacing, sta
     return there, compose([np.linalg.inv(init), unwarp], image_shape, image_grid)
 
 
-def _pull(image, image_affine, shape, affine, transforms, spacing):
-    """Resample an image onto a coarser grid, smoothed first as much as the grid asks for."""
+def _pull(
+    image: Array,
+    image_affine: Array,
+    shape: tuple[int, ...],
+    affine: Array,
+    transforms: list[Array | Displacement],
+    spacing: float,
+):
+    """Resample an image onto a coarser grid, after smoothing for its voxel size."""
     size = spacing_of(image_affine)
     sigma = np.sqrt(np.maximum((spacing / size) ** 2 - 1, 0)) / 2.355
     return resample(ndimage.gaussian_filter(image, sigma), image_affine, shape, affine, transforms)
 
 
-def grid_of_box(box, spacing):
+def grid_of_box(box: tuple[Sequence[float], Sequence[float]], spacing: float):
     """Shape and affine of a grid of ``spacing`` (mm) from one corner of a box (mm) to the other."""
     low, high = np.asarray(box, float)
     shape = tuple(int(n) for n in np.ceil((high - low) / spacing) + 1)
@@ -300,7 +351,7 @@ def grid_of_box(box, spacing):
     return shape, affine
 
 
-def fade(shape, width):
+def fade(shape: tuple[int, ...], width: float):
     """One inside a box, falling to zero on its faces over ``width`` voxels."""
     ramps = [np.clip(np.minimum(np.arange(n), n - 1 - np.arange(n)) / width, 0, 1) for n in shape]
     smooth = [(3 * r**2 - 2 * r**3).astype(np.float32) for r in ramps]

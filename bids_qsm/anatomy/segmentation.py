@@ -1,6 +1,7 @@
-"""What the labels of a segmentation mean, and the deep white matter of a template."""
+"""Label tables of segmentations, and the deep white matter of a template."""
 
 import re
+from collections.abc import Iterable
 from importlib import resources
 
 import numpy as np
@@ -9,6 +10,7 @@ from scipy import ndimage
 
 from bids_qsm.anatomy.register import DEEP_GREY
 from bids_qsm.anatomy.transform import spacing_of
+from bids_qsm.recon.arrays import Array
 
 COLUMNS = ['index', 'name', 'hemisphere', 'region']
 """Columns of a label table."""
@@ -27,7 +29,7 @@ BIDS_TISSUES = {
     10: ('BS', 'Brainstem'),
     11: ('CBM', 'Cerebellum'),
 }
-"""What BIDS takes labels for that no table names: label -> abbreviation, region."""
+"""Labels of BIDS without a table: label -> abbreviation, region."""
 
 
 def freesurfer():
@@ -36,23 +38,23 @@ def freesurfer():
         return pd.read_csv(file, sep='\t', comment='#', keep_default_na=False)
 
 
-def label_table(present, table=None, *, names: str = 'bids'):
-    """Label table of a segmentation: one row a label that it holds.
+def label_table(present: Iterable[int], table: pd.DataFrame | None = None, *, names: str = 'bids'):
+    """Label table of a segmentation: one row per label of the image.
 
     Parameters
     ----------
     present : sequence of int
         Labels of the image; 0 is no region.
     table : DataFrame, optional
-        With columns index and name, as BIDS has it, and hemisphere ('L', 'R') and region where given. Those
-        are else taken from FreeSurfer's names, or read from the name ('Left-Putamen').
+        With columns index and name, as in BIDS, and optionally hemisphere ('L', 'R') and region, which are
+        otherwise those of FreeSurfer for the name, or read from the name ('Left-Putamen').
     names : str
-        What labels mean without a table: 'freesurfer', or 'bids' for its tissue classes.
+        Labels without a table: 'freesurfer', or 'bids' for its tissue classes.
 
     Returns
     -------
     DataFrame
-        Columns index, name, hemisphere ('L', 'R' or empty) and region. A label that nothing names is called
+        Columns index, name, hemisphere ('L', 'R' or empty) and region. A label without a name is called
         label-<n>.
     """
     if names not in ('bids', 'freesurfer'):
@@ -69,7 +71,7 @@ def label_table(present, table=None, *, names: str = 'bids'):
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _read(table):
+def _read(table: pd.DataFrame):
     """Name, hemisphere and region of each label of a BIDS table, by index."""
     standard = {row.name: (row.hemisphere, row.region) for row in freesurfer().itertuples(index=False)}
     found = {}
@@ -84,7 +86,7 @@ def _read(table):
     return found
 
 
-def side_and_region(name):
+def side_and_region(name: str):
     """Hemisphere (L, R or empty) and region of a label's name.
 
     >>> side_and_region('Left-Putamen'), side_and_region('RN'), side_and_region('GPe_R')
@@ -99,12 +101,12 @@ def side_and_region(name):
     return '', '-'.join(words)
 
 
-def white_matter(t1w, mask, affine, *, depth_mm: float = 3.0):
-    """Deep cerebral white matter of a template, to refer susceptibility to.
+def white_matter(t1w: Array, mask: Array, affine: Array, *, depth_mm: float = 3.0):
+    """Deep cerebral white matter of a template, a reference of susceptibility.
 
-    White matter well inside its border, above the plane of the commissures (neither cerebellum nor brainstem)
-    and outside the box of the deep grey matter, where the internal capsule lies between nuclei. White is the
-    brightest of three classes of the T1w image [1]_.
+    White matter at least ``depth_mm`` inside its border, above the plane of the commissures (no cerebellum,
+    no brainstem) and outside the box of the deep grey matter, where the internal capsule lies between nuclei.
+    White matter is the brightest of three classes of the T1w image [1]_.
 
     Parameters
     ----------
@@ -127,7 +129,7 @@ def white_matter(t1w, mask, affine, *, depth_mm: float = 3.0):
     """
     mask = np.asarray(mask, bool)
     white = mask & (np.asarray(t1w) > _brightest(t1w[mask]))
-    # single dark voxels (noise, small vessels) are no border
+    # fill single dark voxels (noise, small vessels)
     white = ndimage.binary_closing(white) & mask
     size = spacing_of(affine)
     deep = ndimage.distance_transform_edt(white, size) > depth_mm
@@ -138,15 +140,15 @@ def white_matter(t1w, mask, affine, *, depth_mm: float = 3.0):
     return deep & (z > 0) & ~near
 
 
-def _brightest(values, bins=128):
-    """Upper one of the two thresholds that part values into three classes of least variance (Otsu)."""
+def _brightest(values: Array, bins: int = 128):
+    """Upper threshold between three classes of least variance (Otsu; DIPY and SciPy have it for two only)."""
     low, high = np.percentile(values, (0.5, 99.5))
     counts, edges = np.histogram(values, bins, (low, high))
     weight = np.concatenate([[0], np.cumsum(counts)]).astype(float)
     total = np.concatenate([[0], np.cumsum(counts * (edges[1:] + edges[:-1]) / 2)])
     first, second = np.meshgrid(np.arange(1, bins), np.arange(1, bins), indexing='ij')
 
-    def between(a, b):
+    def between(a: Array, b: Array):
         share = weight[b] - weight[a]
         return (total[b] - total[a]) ** 2 / np.maximum(share, 1)
 

@@ -17,14 +17,14 @@ from bids_qsm.errors import UserError
 from bids_qsm.execution.array_tasks import balanced_shares, subject_cost
 from bids_qsm.execution.resources import MAIN_GB, MARGIN, WORKER_GB
 from bids_qsm.layout import participants
+from bids_qsm.recon.inversion import INVERSION
+from bids_qsm.recon.registry import facts
 
 MOST_TASKS = 100
 ANATOMY_SECONDS, ALIGN_SECONDS, SERIES_SECONDS = 60, 180, 60
 """CPU seconds of a participant's anatomy, of aligning it with a template, of a series' tables and figures."""
 MEGAVOXEL_SECONDS, ECHO_SECONDS = 12, 4
 """CPU seconds of a million voxels, and of each of their echoes, with the default methods."""
-SLOW = {'tgv': 4, 'medi': 1.5, 'medi0': 1.5}
-"""Methods of inversion that make the whole much slower, and how often."""
 BUSY = 0.6
 """Part of its CPUs that a task keeps busy."""
 CAUTION = 3
@@ -191,7 +191,7 @@ def _seconds(options, plan, shares):
             seconds[one.subject] = ANATOMY_SECONDS + ALIGN_SECONDS * len({*options.output_spaces} - given)
         voxels = 1e-6 * math.prod(one.shape)
         own = SERIES_SECONDS + voxels * (MEGAVOXEL_SECONDS + ECHO_SECONDS * len(one.echo_times))
-        seconds[one.subject] += own * SLOW.get(options.inversion.name, 1)
+        seconds[one.subject] += own * facts(INVERSION[options.inversion.name]).slow
     largest = max(sum(seconds.get(name, 0) for name in share) for share in shares)
     return largest / max(1, BUSY * options.nprocs)
 

@@ -10,12 +10,11 @@ from bids_qsm.layout.dataset import require_dataset, require_places, validate
 from bids_qsm.layout.index import ENTITIES, Index, is_label
 from bids_qsm.layout.names import LONG_NAMES, entities_of, suffix_of
 from bids_qsm.layout.series import Rejected, Series, read_series
+from bids_qsm.recon.inversion import INVERSION
+from bids_qsm.recon.registry import needs
 
 SUFFIXES = ('MEGRE', 'T2starw', 'GRE', 'T1w')
 """Suffixes that a series may have; T1w only where there is phase beside it (a legacy name)."""
-
-NEED_DECAY = ('medi0',)
-"""Methods of inversion that find fluid by its R2*."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def find_series(options, own: tuple[str, ...] | None = None) -> Plan:
             f'--mask {options.mask.as_dict["path"]} names one file for {len(series)} series; put {{series}} '
             'where their names stand.'
         )
-    if options.inversion.name in NEED_DECAY:
+    if 'r2star' in needs(INVERSION[options.inversion.name], optional=False):
         single = [one for one in series if len(one.echo_times) == 1]
         series = [one for one in series if len(one.echo_times) > 1]
         reason = f'--inversion {options.inversion.name} needs R2*, and so two echoes or more; choose another.'

@@ -1,4 +1,4 @@
-"""Fused element-wise passes that the solvers share: compiled for NumPy, array expressions for the rest.
+"""Fused element-wise kernels of the solvers: compiled for NumPy, array expressions for other libraries.
 
 Differences are periodic and forward; ``inverse`` holds 1 / spacing of the three axes.
 """
@@ -6,12 +6,12 @@ Differences are periodic and forward; ``inverse`` holds 1 / spacing of the three
 import numba
 import numpy as np
 
-from bids_qsm.recon.arrays import either, namespace
+from bids_qsm.recon.arrays import Array, either, namespace
 
 
 @numba.njit(cache=True)
-def add_up(sums):
-    """Sums of the two columns, row by row: sums that threads share depend on how many threads there are."""
+def add_up(sums: Array):
+    """Sums of the two columns, row by row, so that they do not depend on the number of threads."""
     first, second = 0.0, 0.0
     for i in range(sums.shape[0]):
         first += sums[i, 0]
@@ -20,12 +20,13 @@ def add_up(sums):
 
 
 @numba.njit(cache=True, parallel=True, fastmath=True)
-def _step_gradient(x, vector, inverse, threshold, relax):
-    """Move ``vector``, the sum of gradient and dual at each voxel, on by one step of ADMM, in place.
+def _step_gradient(
+    x: Array, vector: Array, inverse: tuple[float, float, float], threshold: float, relax: float
+):
+    """One step of ADMM of ``vector``, the sum of gradient and dual at each voxel, in place.
 
-    Of a vector v the dual is the part that its shrinking by ``threshold`` cuts off, c v with c = min(1,
-    threshold / |v|), and the shrunk gradient is the rest; so v alone holds the state. ``relax`` is the
-    over-relaxation, 1 to 2.
+    Shrinking a vector v by ``threshold`` splits it into the dual, c v with c = min(1, threshold / |v|), and
+    the shrunk gradient, (1 - c) v; so v is the whole state. ``relax`` is the over-relaxation, 1 to 2.
     """
     nx, ny, nz = x.shape
     relax, threshold = np.float32(relax), np.float32(threshold)
@@ -47,13 +48,15 @@ def _step_gradient(x, vector, inverse, threshold, relax):
 
 
 @numba.njit(cache=True, fastmath=True, inline='always')
-def _cut(a, b, c, threshold):
-    """Share of a vector that its shrinking cuts off."""
+def _cut(a: float, b: float, c: float, threshold: float):
+    """Share c of a vector that shrinking removes."""
     square = a * a + b * b + c * c
     return threshold / np.sqrt(square) if square > threshold * threshold else np.float32(1)
 
 
-def _step_gradient_any(x, vector, inverse, threshold, relax):
+def _step_gradient_any(
+    x: Array, vector: Array, inverse: tuple[float, float, float], threshold: float, relax: float
+):
     xp = namespace(x)
     cut = _cut_any(vector, threshold)
     vector *= cut + (1 - relax) * (1 - cut)
@@ -61,7 +64,7 @@ def _step_gradient_any(x, vector, inverse, threshold, relax):
         vector[axis] += relax * float(inv) * (xp.roll(x, -1, axis=axis) - x)
 
 
-def _cut_any(vector, threshold):
+def _cut_any(vector: Array, threshold: float):
     xp = namespace(vector)
     norm = xp.sqrt(xp.sum(vector * vector, axis=0))
     return float(threshold) / xp.maximum(norm, xp.full_like(norm, float(threshold)))
@@ -71,8 +74,8 @@ step_gradient = either(_step_gradient, _step_gradient_any)
 
 
 @numba.njit(cache=True, parallel=True, fastmath=True)
-def _pull(vector, out, inverse, threshold):
-    """Divergence of what the next gradient is to approach, (1 - 2 c) v of `step_gradient`, into ``out``."""
+def _pull(vector: Array, out: Array, inverse: tuple[float, float, float], threshold: float):
+    """Divergence of the target of the next gradient, (1 - 2 c) v of `step_gradient`, into ``out``."""
     nx, ny, nz = out.shape
     p, q, r = np.float32(inverse[0]), np.float32(inverse[1]), np.float32(inverse[2])
     threshold, one, two = np.float32(threshold), np.float32(1), np.float32(2)
@@ -95,7 +98,7 @@ def _pull(vector, out, inverse, threshold):
                 before = along
 
 
-def _pull_any(vector, out, inverse, threshold):
+def _pull_any(vector: Array, out: Array, inverse: tuple[float, float, float], threshold: float):
     _divergence_any((1 - 2 * _cut_any(vector, threshold)) * vector, out, inverse)
 
 
@@ -103,7 +106,7 @@ pull = either(_pull, _pull_any)
 
 
 @numba.njit(cache=True, parallel=True, fastmath=True)
-def _divergence(vector, out, inverse):
+def _divergence(vector: Array, out: Array, inverse: tuple[float, float, float]):
     """Adjoint of periodic forward differences, into ``out``."""
     nx, ny, nz = out.shape
     p, q, r = np.float32(inverse[0]), np.float32(inverse[1]), np.float32(inverse[2])
@@ -118,7 +121,7 @@ def _divergence(vector, out, inverse):
                 )
 
 
-def _divergence_any(vector, out, inverse):
+def _divergence_any(vector: Array, out: Array, inverse: tuple[float, float, float]):
     xp = namespace(out)
     out[...] = sum(
         (xp.roll(vector[axis], 1, axis=axis) - vector[axis]) * float(inv) for axis, inv in enumerate(inverse)
@@ -129,7 +132,7 @@ divergence = either(_divergence, _divergence_any)
 
 
 @numba.njit(cache=True, parallel=True, fastmath=True)
-def _gradient(x, out, inverse):
+def _gradient(x: Array, out: Array, inverse: tuple[float, float, float]):
     """Periodic forward differences of ``x`` along the three axes, into ``out``."""
     nx, ny, nz = x.shape
     p, q, r = np.float32(inverse[0]), np.float32(inverse[1]), np.float32(inverse[2])
@@ -145,7 +148,7 @@ def _gradient(x, out, inverse):
                 out[2, i, j, k] = (x[i, j, far] - here) * r
 
 
-def _gradient_any(x, out, inverse):
+def _gradient_any(x: Array, out: Array, inverse: tuple[float, float, float]):
     xp = namespace(x)
     for axis, inv in enumerate(inverse):
         out[axis] = (xp.roll(x, -1, axis=axis) - x) * float(inv)
@@ -155,7 +158,7 @@ gradient = either(_gradient, _gradient_any)
 
 
 @numba.njit(cache=True, parallel=True, fastmath=True)
-def _change(x, previous):
+def _change(x: Array, previous: Array):
     """Squared norms of ``x - previous`` and of ``x``."""
     nx, ny, nz = x.shape
     sums = np.zeros((nx, 2))
@@ -169,7 +172,7 @@ def _change(x, previous):
     return add_up(sums)
 
 
-def _change_any(x, previous):
+def _change_any(x: Array, previous: Array):
     xp = namespace(x)
     return float(xp.sum((x - previous) ** 2)), float(xp.sum(x * x))
 

@@ -5,7 +5,7 @@ from scipy import ndimage
 from bids_qsm.recon.background.levelled import levelled
 from bids_qsm.recon.background.vsharp import vsharp
 from bids_qsm.recon.grid import Grid
-from bids_qsm.recon.harmonic_susceptibility import _basis, level
+from bids_qsm.recon.harmonic_susceptibility import _basis, harmonic_susceptibility
 from bids_qsm.recon.inversion.tv import tv
 
 
@@ -49,7 +49,7 @@ def test_level_finds_a_bowl(head, r2star):
     x, y, z = ((np.arange(n) - n / 2) / n for n in head.grid.shape)
     bowl = 0.05 * (x[:, None, None] + y[:, None] * x[:, None, None] - z).astype(np.float32)
     untilted = Grid(head.grid.shape, head.grid.voxel_size)
-    found = level(head.chi + bowl, head.brain, r2star, untilted) - level(
+    found = harmonic_susceptibility(head.chi + bowl, head.brain, r2star, untilted) - harmonic_susceptibility(
         head.chi, head.brain, r2star, untilted
     )
     assert error(found, bowl, head.brain) < 0.1
@@ -60,7 +60,7 @@ def test_too_few_voxels_are_left_alone():
     mask = np.zeros(grid.shape, bool)
     mask[2:-2, 2:-2, 2:-2] = True
     chi = np.random.default_rng(0).standard_normal(grid.shape).astype(np.float32)
-    assert not level(chi, mask, np.abs(chi), grid).any()
+    assert not harmonic_susceptibility(chi, mask, np.abs(chi), grid).any()
 
 
 def test_better_than_one_pass_and_whole_mask(head, measured, r2star):
@@ -68,7 +68,7 @@ def test_better_than_one_pass_and_whole_mask(head, measured, r2star):
     local, kept = vsharp(total, head.brain, head.grid)
     plain = tv(local, kept, head.noise, head.grid)
     plain -= plain[kept].mean() * kept
-    local, whole = levelled(total, head.brain, head.noise, r2star, head.grid)
+    local, whole = levelled(total, head.brain, head.noise, head.grid, r2star)
     assert local.dtype == np.float32
     assert not local[~head.brain].any()
     assert (whole == head.brain).all()
@@ -80,6 +80,6 @@ def test_better_than_one_pass_and_whole_mask(head, measured, r2star):
 
 def test_without_r2star(head, measured):
     total = (measured - head.local + head.total).astype(np.float32)
-    local, _ = levelled(total, head.brain, head.noise, None, head.grid)
+    local, _ = levelled(total, head.brain, head.noise, head.grid)
     chi = tv(local, head.brain, head.noise, head.grid)
     assert error(chi, head.chi, head.nuclei) < 0.45

@@ -13,7 +13,7 @@ def r2star(head):
 
 
 def test_csf_finds_both_ventricles(head, r2star):
-    offset, region, name, note = csf(head.chi + 1, head.brain, r2star, head.grid)
+    offset, region, name, note = csf(head.chi + 1, head.brain, head.grid, r2star)
     assert (region & head.ventricles).sum() > 0.9 * region.sum()
     for side in (slice(None, head.grid.shape[0] // 2), slice(head.grid.shape[0] // 2, None)):
         assert region[side].any()
@@ -33,7 +33,7 @@ def test_csf_says_when_it_takes_the_whole_brain(head, r2star, case):
     if case == 'all fluid':
         x = np.arange(head.grid.shape[0])[:, None, None]
         values = np.where(abs(x - head.grid.shape[0] / 2) < 11, 1, 20) * np.ones_like(r2star)
-    offset, region, name, note = csf(head.chi, head.brain, values, head.grid)
+    offset, region, name, note = csf(head.chi, head.brain, head.grid, values)
     assert offset == pytest.approx(head.chi[head.brain].mean(), abs=1e-6)
     np.testing.assert_array_equal(region, head.brain)
     assert name == 'whole brain'

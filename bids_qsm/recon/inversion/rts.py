@@ -2,19 +2,21 @@
 
 import numpy as np
 
-from bids_qsm.recon.arrays import like
+from bids_qsm.recon.arrays import Array, like
 from bids_qsm.recon.conjugate import conjugate_gradient
 from bids_qsm.recon.fourier import Box, convolve, dipole_kernel, gradient_energy, irfft, rfft
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion.noise_scale import PADDING, certainty, typical_noise
 from bids_qsm.recon.inversion.tikhonov import normal_operator
+from bids_qsm.recon.registry import Need, method
 from bids_qsm.recon.solvers import total_variation
 
 
+@method(memory=Need(padded=14.5), prose='RTS [@rts]')
 def rts(
-    field,
-    mask,
-    noise,
+    field: Array,
+    mask: Array,
+    noise: Array,
     grid: Grid,
     *,
     threshold: float = 0.1,
@@ -23,33 +25,22 @@ def rts(
     tolerance: float = 0.03,
     max_iterations: int = 100,
 ):
-    r"""Invert what the dipole determines well, then fill in the rest by total variation [1]_.
+    r"""Invert the well-conditioned part of k-space, then find the rest by total variation [1]_.
 
     .. math:: \chi_1 = \arg\min \|W (D \chi - f)\|^2 \text{ in a few steps}, \quad
               \min_\chi \tfrac12 \|C (\hat\chi - \hat\chi_1)\|^2 + \lambda \sum |\nabla \chi|,
               \quad \lambda = \mathrm{strength} \cdot \tilde\sigma h
 
     W is the median noise over the noise of the voxel, at most 1, and 0 outside the mask. A few ``steps`` of
-    conjugate gradients settle the well-conditioned part of k-space, C = 1 where :math:`|D|` is above
-    ``threshold`` and 0 on the cone about the magic angle.
+    conjugate gradients find the well-conditioned part of k-space: C is 1 where :math:`|D|` is above
+    ``threshold``, and 0 on the cone about the magic angle.
 
-    Departures from [1]_: the paper all but fixes the well-conditioned part (a weight of 1e5 on it); here
+    Departures from [1]_: the paper almost fixes the well-conditioned part (a weight of 1e5); here
     :math:`\lambda` follows the noise :math:`\tilde\sigma` (its median, ppm) and the voxel size h (geometric
-    mean, mm), so that its noise is taken off, too. Conjugate gradients stand for
-    LSMR; scaled by the square of the larger of :math:`|D|` and ``threshold``, they need fewer steps.
+    mean, mm), so that noise in this part is reduced too. Conjugate gradients replace LSMR; preconditioned by
+    the square of the larger of :math:`|D|` and ``threshold``, they need fewer steps.
 
-    Parameters
-    ----------
-    field : ndarray of float32, shape ``grid.shape``
-        Local field (ppm).
-    mask : ndarray of bool
-    noise : ndarray of float32
-        Standard deviation of the field (ppm).
-
-    Returns
-    -------
-    ndarray of float32
-        Susceptibility (ppm), 0 outside the mask.
+    Data and result as :mod:`bids_qsm.recon.inversion` has them.
 
     References
     ----------
@@ -84,10 +75,10 @@ def rts(
 
 
 GRADIENT_PENALTY = 0.2
-"""Penalty of the splitting, times squared voxel size: it sets the pace, not the result."""
+"""Penalty of the splitting (times squared voxel size): it changes the speed, not the result."""
 
 
-def _well_conditioned(first, certain, grid, penalty):
+def _well_conditioned(first: Array, certain: Array, grid: Grid, penalty: float):
     """Build the least-squares step of `total_variation` towards ``first`` where k-space is ``certain``."""
     shape = tuple(first.shape)
     inverse = np.float32(penalty) * gradient_energy(shape, grid.voxel_size)
@@ -100,7 +91,7 @@ def _well_conditioned(first, certain, grid, penalty):
     goal *= inverse
     inverse *= penalty
 
-    def update(pull):
+    def update(pull: Array):
         spectrum = rfft(pull)
         spectrum *= inverse
         spectrum += goal

@@ -1,8 +1,8 @@
 """Differences on a masked grid and the primal-dual steps of one-step TGV, fused into two passes.
 
-Arrays have a border of at least one voxel outside the mask. Lengths count in voxels of geometric-mean size;
-``slopes`` holds that size over the step of each axis. With chi, its slope w and the residual field psi on the
-one side and p, q, eta on the other, the operator is
+Arrays have a border of at least one voxel outside the mask. The unit of length is the geometric mean of the
+voxel's edges; ``slopes`` is this unit over each edge. The primal variables are chi, its slope w and the
+residual field psi, the dual ones p, q and eta. The operator is
 
 .. math:: K (\\chi, w, \\psi) = (\\nabla \\chi - w, \\; E w, \\; \\Delta \\psi + \\square \\chi)
 
@@ -10,22 +10,26 @@ with forward differences in the gradient and symmetrised backward ones in E; p a
 difference leaves the mask, eta outside the ``inner`` mask, which lies one voxel deeper.
 """
 
+from collections.abc import Sequence
+
 import numba
 import numpy as np
 
-from bids_qsm.recon.arrays import either, namespace
+from bids_qsm.recon.arrays import Array, either, namespace
 from bids_qsm.recon.fused_kernels import add_up
 
-# upper half of the 27 neighbours: each stands for itself and its mirror image
+# half of the 27 neighbours; the other half are their mirror images
 HALF = tuple((i, j, k) for i in (-1, 0, 1) for j in (-1, 0, 1) for k in (-1, 0, 1) if (i, j, k) > (0, 0, 0))
 PAIRS = ((0, 1), (0, 2), (1, 2))
 
 
-def wave_stencil(voxel_size, b0_dir, *, samples: int = 16):
+def wave_stencil(
+    voxel_size: tuple[float, float, float], b0_dir: tuple[float, float, float], *, samples: int = 16
+):
     r"""Coefficients of :math:`\square = \Delta D` on 27 neighbours, centre first, then those of HALF.
 
-    A least-squares fit in k-space to the dipole times the Laplacian of differences, each frequency relative
-    to that Laplacian, and exact for smooth fields. So it needs no FFT, and follows B0 in any direction.
+    A least-squares fit in k-space to the dipole times the discrete Laplacian, relative to that Laplacian at
+    each frequency, and exact for smooth fields. It needs no FFT and allows any direction of B0.
     """
     size = np.prod(voxel_size) ** (1 / 3)
     turn = [2 * np.pi * (np.arange(samples) + 0.5) / samples - np.pi for _ in range(3)]
@@ -33,9 +37,9 @@ def wave_stencil(voxel_size, b0_dir, *, samples: int = 16):
     k = theta / np.array(voxel_size)[:, None]
     dipole = 1 / 3 - (np.array(b0_dir) @ k) ** 2 / (k**2).sum(0)
     energy = ((2 - 2 * np.cos(theta)) * (size / np.array(voxel_size)[:, None]) ** 2).sum(0)
-    # the coefficients sum to 0, so the centre is what the others leave
+    # the coefficients sum to 0, which gives that of the centre
     waves = 2 * np.cos(np.array(HALF) @ theta).T - 2
-    # smooth fields, the bulk, are to be exact: there it is a quadratic form, and six rows hold its entries
+    # exact for smooth fields: there it is a quadratic form, with its entries in six rows
     inverse = size / np.array(voxel_size)
     form = np.diag(inverse**2) / 3 - np.outer(inverse * b0_dir, inverse * b0_dir)
     entries = np.triu_indices(3)
@@ -46,7 +50,7 @@ def wave_stencil(voxel_size, b0_dir, *, samples: int = 16):
 
 
 @numba.njit(cache=True, fastmath=True)
-def _near(x, i, j, k, c):
+def _near(x: Array, i: int, j: int, k: int, c: Array):
     """The 27 neighbours of a voxel, weighted."""
     total = c[0] * x[i, j, k]
     total += c[1] * (x[i, j, k + 1] + x[i, j, k - 1])
@@ -65,7 +69,7 @@ def _near(x, i, j, k, c):
 
 
 @numba.njit(cache=True, fastmath=True)
-def _laplacian(x, i, j, k, a, b, c):
+def _laplacian(x: Array, i: int, j: int, k: int, a: float, b: float, c: float):
     here = np.float32(2) * x[i, j, k]
     total = a * (x[i + 1, j, k] + x[i - 1, j, k] - here)
     total += b * (x[i, j + 1, k] + x[i, j - 1, k] - here)
@@ -73,8 +77,22 @@ def _laplacian(x, i, j, k, a, b, c):
 
 
 @numba.njit(cache=True, parallel=True, fastmath=True)
-def _ascend(chi, w, psi, p, q, eta, source, inside, inner, wave, slopes, steps, limits):
-    """Move p, q and eta up by ``steps`` along K x (less ``source``), in place; hold p and q to ``limits``."""
+def _ascend(
+    chi: Array,
+    w: Array,
+    psi: Array,
+    p: Array,
+    q: Array,
+    eta: Array,
+    source: Array,
+    inside: Array,
+    inner: Array,
+    wave: Array,
+    slopes: Sequence[float],
+    steps: Sequence[float],
+    limits: Sequence[float],
+):
+    """Dual step: add ``steps`` times K x (less ``source``) to p, q and eta; project p and q to ``limits``."""
     nx, ny, nz = chi.shape
     one, half = np.float32(1), np.float32(0.5)
     rx, ry, rz = np.float32(slopes[0]), np.float32(slopes[1]), np.float32(slopes[2])
@@ -114,8 +132,21 @@ def _ascend(chi, w, psi, p, q, eta, source, inside, inner, wave, slopes, steps, 
 
 
 @numba.njit(cache=True, parallel=True, fastmath=True)
-def _descend(chi, w, psi, p, q, eta, ahead, weight, inside, wave, slopes, steps):
-    """Move chi, w and psi down along the adjoint of K; ``ahead`` = (chi, w, psi) goes as far again.
+def _descend(
+    chi: Array,
+    w: Array,
+    psi: Array,
+    p: Array,
+    q: Array,
+    eta: Array,
+    ahead: Array,
+    weight: Array,
+    inside: Array,
+    wave: Array,
+    slopes: Sequence[float],
+    steps: Sequence[float],
+):
+    """Primal step of chi, w and psi along the adjoint of K; ``ahead`` is their extrapolation.
 
     Returns the squared norms of the change of chi and of chi.
     """
@@ -165,27 +196,41 @@ def _descend(chi, w, psi, p, q, eta, ahead, weight, inside, wave, slopes, steps)
     return add_up(sums)
 
 
-def _shift(x, i, j, k):
+def _shift(x: Array, i: int, j: int, k: int):
     """The neighbour (i, j, k) of each voxel."""
     return namespace(x).roll(x, (-i, -j, -k), axis=(0, 1, 2))
 
 
-def _near_any(x, wave):
+def _near_any(x: Array, wave: Array):
     total = float(wave[0]) * x
     for c, (i, j, k) in zip(wave[1:], HALF, strict=True):
         total += float(c) * (_shift(x, i, j, k) + _shift(x, -i, -j, -k))
     return total
 
 
-def _along(x, axis, step):
+def _along(x: Array, axis: int, step: int):
     return namespace(x).roll(x, -step, axis=axis)
 
 
-def _laplacian_any(x, slopes):
+def _laplacian_any(x: Array, slopes: Sequence[float]):
     return sum((_along(x, a, 1) + _along(x, a, -1) - 2 * x) * r**2 for a, r in enumerate(slopes))
 
 
-def _ascend_any(chi, w, psi, p, q, eta, source, inside, inner, wave, slopes, steps, limits):
+def _ascend_any(
+    chi: Array,
+    w: Array,
+    psi: Array,
+    p: Array,
+    q: Array,
+    eta: Array,
+    source: Array,
+    inside: Array,
+    inner: Array,
+    wave: Array,
+    slopes: Sequence[float],
+    steps: Sequence[float],
+    limits: Sequence[float],
+):
     xp = namespace(chi)
     for a, r in enumerate(slopes):
         p[a] += steps[0] * ((_along(chi, a, 1) - chi) * r - w[a])
@@ -205,7 +250,20 @@ def _ascend_any(chi, w, psi, p, q, eta, source, inside, inner, wave, slopes, ste
     eta *= inner
 
 
-def _descend_any(chi, w, psi, p, q, eta, ahead, weight, inside, wave, slopes, steps):
+def _descend_any(
+    chi: Array,
+    w: Array,
+    psi: Array,
+    p: Array,
+    q: Array,
+    eta: Array,
+    ahead: Array,
+    weight: Array,
+    inside: Array,
+    wave: Array,
+    slopes: Sequence[float],
+    steps: Sequence[float],
+):
     xp = namespace(chi)
     pull = _near_any(eta, wave)
     for a, r in enumerate(slopes):

@@ -1,29 +1,32 @@
 """Susceptibility from the total field in one step, regularised by total generalised variation."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
-from bids_qsm.recon.arrays import like, to_numpy
+from bids_qsm.recon.arrays import Array, like, to_numpy
 from bids_qsm.recon.fourier import Box
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion.noise_scale import typical_noise
 from bids_qsm.recon.inversion.stencils import ascend, descend, wave_stencil
+from bids_qsm.recon.registry import Need, method
 
 COARSEST = 4.0
-"""Voxel edge (mm) up to which the field is coarsened to start from."""
+"""Voxel edge (mm) of the coarsest level, from which the iteration starts."""
 DEAD = 30.0
-"""Noise, in units of its median, from which the field of a voxel is left out altogether."""
+"""Noise, in units of its median, above which the field of a voxel is not used."""
 CHI_SCALE, ETA_SCALE = 20.0, 0.1
-"""Expected size of susceptibility (in noise) and of the multiplier: they set the pace, not the result."""
+"""Expected size of susceptibility (in noise) and of the multiplier: they change the speed only."""
 
 
+@method(memory=Need(padded=31), prose='TGV [@tgv]', slow=4)
 def tgv(
-    total,
-    mask,
-    noise,
+    total: Array,
+    mask: Array,
+    noise: Array,
     grid: Grid,
     *,
     strength: float = 0.06,
@@ -37,35 +40,24 @@ def tgv(
               + \lambda h \, \mathrm{bending} \sum |E w| \quad \text{with} \quad
               \Delta \psi = \Delta f - \Delta D \chi, \quad \lambda = \mathrm{strength} \cdot \tilde\sigma h
 
-    The background field is harmonic in the mask, so the Laplacian takes it off; :math:`\psi` is what noise
-    adds to the field. Weights W (median noise over noise, at most 1), :math:`\lambda` and units are those of
-    `tv`; where the signal has died (30 times the median noise) the field is not asked at all, so that the
-    iteration stays bounded beside a sinus. All operators are stencils on the mask, without FFT. The outermost
-    voxels of the mask have no Laplacian; their susceptibility follows from the regulariser.
+    The background field is harmonic in the mask, and so its Laplacian is zero there; :math:`\psi` is the
+    noise of the field. Weights W (median noise over noise, at most 1), :math:`\lambda` and units are those of
+    `tv`. Where the noise is more than 30 times its median, the field is not used, so that the iteration stays
+    bounded next to a sinus. All operators are stencils on the mask, without FFT. The outermost voxels of the
+    mask have no Laplacian; their susceptibility is found by the regulariser.
 
-    Where we depart from the paper: the field is unwrapped beforehand and weighted by its noise; the operator
+    Departures from the paper: the field is unwrapped beforehand and weighted by its noise; the operator
     :math:`\Delta D` is a stencil of 27 neighbours fitted to the dipole in k-space, for any direction of B0
-    and any voxel; the primal-dual iteration starts from the solution on coarser voxels and stops when it
-    changes :math:`\chi` by less than ``tolerance``, relative, instead of running a given number of times.
+    and any voxel size; the primal-dual iteration starts from the solution on coarser voxels, and stops when
+    the relative change of :math:`\chi` is below ``tolerance``.
 
-    Parameters
-    ----------
-    total : ndarray of float32, shape ``grid.shape``
-        Total field (ppm).
-    mask : ndarray of bool
-    noise : ndarray of float32
-        Standard deviation of the field (ppm).
-
-    Returns
-    -------
-    ndarray of float32
-        Susceptibility (ppm), 0 outside the mask.
+    Data and result as :mod:`bids_qsm.recon.inversion` has them.
 
     References
     ----------
     .. [1] Langkammer et al. (2015), NeuroImage 111:622. doi:10.1016/j.neuroimage.2015.02.041
     """
-    # a border of a voxel and more on every side
+    # a border of at least one voxel on every side
     box = Box.around(mask, grid, padding=2 * max(grid.voxel_size))
     typical = typical_noise(noise, total, mask)
     inside = to_numpy(box.crop(mask))
@@ -90,7 +82,7 @@ def tgv(
 
 @dataclass(frozen=True)
 class _State:
-    """chi, w, psi, p, q, eta on one level, and what their sizes go by."""
+    """chi, w, psi, p, q, eta on one level, and the limits and voxel size that scale them."""
 
     arrays: tuple[Any, ...]
     limits: tuple[float, float]
@@ -111,7 +103,7 @@ class _Level:
         return float(np.prod(self.voxel_size)) ** (1 / 3)
 
     def coarser(self):
-        """Means over blocks along the axes whose step is small; a block counts where half of it does."""
+        """Means over blocks along the axes of small steps; a block is inside where half of it is."""
         factors = [2 if h < 2**0.5 * min(self.voxel_size) else 1 for h in self.voxel_size]
         trust = np.maximum(self.weight, 1e-6 * self.inside)
         share, sums, trusted = (
@@ -124,7 +116,16 @@ class _Level:
             field.astype(np.float32), _block_means(self.weight, factors) * inside, inside, voxel_size
         )
 
-    def solve(self, state, b0_dir, *, limits, tolerance, max_iterations, reference):
+    def solve(
+        self,
+        state: '_State | None',
+        b0_dir: tuple[float, float, float],
+        *,
+        limits: tuple[float, float],
+        tolerance: float,
+        max_iterations: int,
+        reference: Array,
+    ):
         """Primal-dual iteration [2]_ with the steps that `_steps` gives, from the state of a coarser level.
 
         References
@@ -156,8 +157,8 @@ class _Level:
                 break
         return _State(arrays, limits, self.voxel_size)
 
-    def _start(self, state, limits, reference):
-        """Zeros, or what a coarser level found."""
+    def _start(self, state: '_State | None', limits: tuple[float, float], reference: Array):
+        """Zeros, or the interpolated state of a coarser level."""
         shape = self.inside.shape
         if state is None:
             counts = (None, 3, None, 3, 6, None)
@@ -174,7 +175,7 @@ class _Level:
         )
 
 
-def _steps(slopes, wave, limits):
+def _steps(slopes: Sequence[float], wave: Array, limits: tuple[float, float]):
     """Steps of the dual and the primal variables: as long as the sums over rows and columns of K allow [3]_.
 
     References
@@ -186,11 +187,7 @@ def _steps(slopes, wave, limits):
     waves = float(abs(wave[0]) + 2 * np.abs(wave[1:]).sum())
     tilt = steep * CHI_SCALE
     p, q = limits
-    up = (
-        p / (2 * steep * CHI_SCALE + tilt),
-        q / (2 * steep * tilt),
-        ETA_SCALE / (reach + waves * CHI_SCALE),
-    )
+    up = (p / (2 * steep * CHI_SCALE + tilt), q / (2 * steep * tilt), ETA_SCALE / (reach + waves * CHI_SCALE))
     down = (
         CHI_SCALE / (2 * sum(slopes) * p + waves * ETA_SCALE),
         tilt / (p + 6 * steep * q),
@@ -199,14 +196,14 @@ def _steps(slopes, wave, limits):
     return up, down
 
 
-def _block_means(x, factors):
-    """Means over blocks; the end of an axis is filled with zeros, and a border of zeros goes around."""
+def _block_means(x: Array, factors: Sequence[int]):
+    """Means over blocks; axes are filled up with zeros, and surrounded by a border of zeros."""
     padded = np.pad(x, [(0, -n % f) for n, f in zip(x.shape, factors, strict=True)])
     form = [part for n, f in zip(padded.shape, factors, strict=True) for part in (n // f, f)]
     return np.pad(padded.reshape(form).mean((1, 3, 5), dtype=np.float32), 1)
 
 
-def _expand(x, factors, shape):
+def _expand(x: Array, factors: Sequence[int], shape: tuple[int, ...]):
     """Linear interpolation from the blocks of `_block_means`, of the last three axes."""
     for axis, (factor, n) in enumerate(zip(factors, shape, strict=True), x.ndim - 3):
         at = (np.arange(n) - (factor - 1) / 2) / factor + 1

@@ -1,19 +1,21 @@
-"""Weighted linear least squares: the dipole inversion that conjugate gradients solve."""
+"""Dipole inversion by weighted linear least squares, solved by conjugate gradients."""
 
 import numpy as np
 
 from bids_qsm.errors import UserError
-from bids_qsm.recon.arrays import like
+from bids_qsm.recon.arrays import Array, like
 from bids_qsm.recon.conjugate import conjugate_gradient
 from bids_qsm.recon.fourier import Box, convolve, dipole_kernel, gradient_energy, irfft, rfft
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion.noise_scale import PADDING, certainty, relative_noise, typical_noise
+from bids_qsm.recon.registry import Need, method
 
 
+@method(memory=Need(padded=15.5), prose='Tikhonov regularisation [@tikhonov]')
 def tikhonov(
-    field,
-    mask,
-    noise,
+    field: Array,
+    mask: Array,
+    noise: Array,
     grid: Grid,
     *,
     strength: float = 0.05,
@@ -29,21 +31,10 @@ def tikhonov(
     W is the median noise over the noise of the voxel, at most 1, and 0 outside the mask. The ``order`` n is 0
     (small values) or 1 (small gradients, per mm). The weight :math:`\lambda`, which the paper takes from an
     L-curve, follows the noise :math:`\tilde\sigma` (the median) relative to the field's spread s, and the
-    voxel size h (geometric mean, mm). Conjugate gradients, preconditioned by the solution for
-    W = 1, run until the residual has fallen to the share ``tolerance``.
+    voxel size h (geometric mean, mm). Conjugate gradients, preconditioned by the inverse for W = 1, stop when
+    the residual has fallen to the share ``tolerance``.
 
-    Parameters
-    ----------
-    field : ndarray of float32, shape ``grid.shape``
-        Local field (ppm).
-    mask : ndarray of bool
-    noise : ndarray of float32
-        Standard deviation of the field (ppm).
-
-    Returns
-    -------
-    ndarray of float32
-        Susceptibility (ppm), 0 outside the mask.
+    Data and result as :mod:`bids_qsm.recon.inversion` has them.
 
     References
     ----------
@@ -65,10 +56,10 @@ def tikhonov(
     return box.uncrop(chi * inside)
 
 
-def normal_operator(square, dipole, prior):
+def normal_operator(square: Array, dipole: Array, prior: Array):
     """The function x -> D W^2 D x + P x, for kernels D and P in the layout of `rfft`."""
 
-    def apply(x):
+    def apply(x: Array):
         spectrum = rfft(x)
         kept = spectrum * prior
         spectrum *= dipole
@@ -82,11 +73,13 @@ def normal_operator(square, dipole, prior):
     return apply
 
 
-def least_squares(field, square, dipole, prior, tolerance, max_iterations):
+def least_squares(
+    field: Array, square: Array, dipole: Array, prior: Array, tolerance: float, max_iterations: int
+):
     """Minimise the weighted misfit plus the quadratic ``prior``, whose kernel has the layout of `rfft`."""
     better = dipole**2
     better += prior
-    # the mean of chi is open; it stays at zero
+    # the mean of chi is undetermined, and set to zero
     better[0, 0, 0] = 1
     better = 1 / better
     better[0, 0, 0] = 0

@@ -1,15 +1,18 @@
 """Dipole inversion regularised by total variation."""
 
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion.fidelity import squares
 from bids_qsm.recon.inversion.splitting import DATA_PENALTY, Problem, Splitting
+from bids_qsm.recon.registry import Need, method
 from bids_qsm.recon.solvers import total_variation
 
 
+@method(memory=Need(padded=17), prose='TV [@tv]')
 def tv(
-    field,
-    mask,
-    noise,
+    field: Array,
+    mask: Array,
+    noise: Array,
     grid: Grid,
     *,
     strength: float = 0.06,
@@ -22,24 +25,13 @@ def tv(
               \quad \lambda = \mathrm{strength} \cdot \tilde\sigma h
 
     W is the median noise over the noise of the voxel, at most 1, and 0 outside the mask: there :math:`\chi`
-    is free, so that neither the cut of the field at the mask nor a remaining background field has to be
-    explained from inside. It is split from the dipole as in [2]_, so each iteration takes two pairs of FFTs
-    and no inner solver. The weight follows the noise :math:`\tilde\sigma` (its median, ppm) and the voxel
-    size h (geometric mean, mm), so that it does not depend on the scan; gradients are isotropic, per mm. The
-    iteration stops when it changes :math:`\chi` by less than ``tolerance``, relative.
+    is not zero, and can explain a remaining background field. The data term is split from the dipole as in
+    [2]_, so that each iteration takes two pairs of FFTs and no inner solver. :math:`\lambda` follows the
+    noise :math:`\tilde\sigma` (its median, ppm) and the voxel size h (geometric mean, mm), so that
+    ``strength`` does not depend on the scan; gradients are isotropic, per mm. The iteration stops when the
+    relative change of :math:`\chi` is below ``tolerance``.
 
-    Parameters
-    ----------
-    field : ndarray of float32, shape ``grid.shape``
-        Local field (ppm).
-    mask : ndarray of bool
-    noise : ndarray of float32
-        Standard deviation of the field (ppm).
-
-    Returns
-    -------
-    ndarray of float32
-        Susceptibility (ppm), 0 outside the mask.
+    Data and result as :mod:`bids_qsm.recon.inversion` has them.
 
     References
     ----------

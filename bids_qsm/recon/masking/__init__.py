@@ -1,4 +1,4 @@
-"""Where the field can be trusted: masks from the magnitude, the quality of the phase, and the brain."""
+"""Masks from the magnitude, the quality of the phase, and the brain."""
 
 from bids_qsm.recon.masking.deform import bet
 from bids_qsm.recon.masking.quality import brain_mask, combined, magnitude_mask, quality_mask

@@ -1,30 +1,35 @@
-"""The brain by a surface that grows inside the magnitude image until it meets the skull."""
+"""Brain mask by a surface that expands in the magnitude image up to the skull."""
 
 import numpy as np
 from numba import njit
 from scipy import ndimage
 
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.magnitude import combine
 from bids_qsm.recon.masking.morphology import not_empty
 from bids_qsm.recon.masking.signal import flatten, signal
 from bids_qsm.recon.masking.surface import fill_surface, neighbours, sphere
+from bids_qsm.recon.registry import Need, method
 
 INWARD_MM = 20
-"""How far below the surface the darkest voxel is sought (d1 of the paper)."""
+"""Depth below the surface to which the darkest voxel is sought (d1 of the paper)."""
 BRIGHT_MM = 10
-"""How far below it the brightest (d2)."""
+"""Depth to which the brightest voxel is sought (d2)."""
 BEND, STEEP = np.float32((1 / 3.33 + 1 / 10) / 2), np.float32(6 / (1 / 3.33 - 1 / 10))
-"""Curvature (1/mm) about which the smoothing sets in, and how sharply: radii of 3.33 and 10 mm."""
+"""Curvature (1/mm) at which smoothing starts, and how steeply: from radii of 3.33 and 10 mm."""
 GAIN = np.float32(0.05)
-"""Share of the edge length by which the image may move a vertex in one step."""
+"""Largest step of a vertex by the image, as a share of the edge length."""
 REST = 25
-"""Steps from one look at whether the surface rests to the next."""
+"""Steps between tests of convergence."""
 MOST = 2000
 COARSE_MM = 4.0
 
 
-def bet(magnitude, grid: Grid, *, fraction: float = 0.5, level: int = 4, tolerance: float = 0.02):
+@method(
+    memory=Need(0.08, volume=13, echoes=2), prose='the inside of a surface fitted to the magnitude [@bet]'
+)
+def bet(magnitude: Array, grid: Grid, *, fraction: float = 0.5, level: int = 4, tolerance: float = 0.02):
     r"""Brain as the inside of a deformable surface, after the Brain Extraction Tool [1]_.
 
     Each vertex moves by half of its tangential and a share of its normal step towards its neighbours' mean,
@@ -34,9 +39,9 @@ def bet(magnitude, grid: Grid, *, fraction: float = 0.5, level: int = 4, toleran
 
     with I_min and I_max the least and largest value below the vertex (20 and 10 mm deep), b the ``fraction``,
     t_2 the 2nd percentile and l the mean edge. Unlike the paper, the image (combined over the echoes) is
-    divided by its smooth shading first, so that one threshold serves at 7 T too; the sphere starts where
-    the tissue is deepest, not at the centre of gravity, which the neck would pull down; and the steps end
-    when the surface rests, not after 1000. No second run is made where the surface cuts itself.
+    divided by its smooth shading first, so that one threshold is valid at 7 T too; the first sphere lies
+    where the tissue is deepest, not at the centre of gravity, which the neck would lower; and the steps end
+    at convergence, not after 1000. There is no second run where the surface intersects itself.
 
     Parameters
     ----------
@@ -44,9 +49,9 @@ def bet(magnitude, grid: Grid, *, fraction: float = 0.5, level: int = 4, toleran
     fraction : float
         Share of the local brightness at which the brain ends; smaller values give larger brains.
     level : int
-        Times the icosahedron's triangles are parted in four.
+        Number of times that the triangles of the icosahedron are divided into four.
     tolerance : float
-        The surface rests where its vertices move by less than this share of the mean edge in 25 steps.
+        Stop where the vertices move by less than this share of the mean edge in 25 steps.
 
     Returns
     -------
@@ -55,7 +60,7 @@ def bet(magnitude, grid: Grid, *, fraction: float = 0.5, level: int = 4, toleran
     Raises
     ------
     UserError
-        Where the images hold no signal.
+        Where the images have no signal.
 
     References
     ----------
@@ -80,12 +85,12 @@ def bet(magnitude, grid: Grid, *, fraction: float = 0.5, level: int = 4, toleran
     return mask
 
 
-def _deepest(tissue, grid):
+def _deepest(tissue: Array, grid: Grid):
     """Centre (mm) and radius (mm) of the largest ball within the filled tissue, on a coarse grid."""
     steps = [max(1, round(COARSE_MM / v)) for v in grid.voxel_size]
     sizes = [s * v for s, v in zip(steps, grid.voxel_size, strict=True)]
     coarse = np.pad(tissue[:: steps[0], :: steps[1], :: steps[2]], 1)
-    # ventricles and vessels are no ends of the brain; the skull, which leads outside, is
+    # fill ventricles and vessels; the dark skull is connected with the outside, and stays
     coarse = ndimage.binary_fill_holes(ndimage.binary_closing(coarse))
     distance = ndimage.distance_transform_edt(coarse, sampling=sizes)
     top = np.argwhere(distance > 0.95 * distance.max()).mean(0) - 1
@@ -93,8 +98,16 @@ def _deepest(tissue, grid):
 
 
 @njit(cache=True, fastmath=True)
-def _deform(points, near, image, size, limits, tolerance, most):
-    """Move the vertices in place until they rest; ``near`` lists neighbours in turn, -1 for none."""
+def _deform(
+    points: Array,
+    near: Array,
+    image: Array,
+    size: Array,
+    limits: tuple[float, float, float, float],
+    tolerance: float,
+    most: int,
+):
+    """Move the vertices in place until convergence; ``near`` is the ring of neighbours, -1 for none."""
     before = points.copy()
     moves = np.empty_like(points)
     for turn in range(most):
@@ -110,7 +123,7 @@ def _deform(points, near, image, size, limits, tolerance, most):
 
 
 @njit(cache=True, fastmath=True)
-def _mean_edge(points, near):
+def _mean_edge(points: Array, near: Array):
     total, edges = np.float32(0), 0
     for v in range(points.shape[0]):
         for n in near[v]:
@@ -121,7 +134,16 @@ def _mean_edge(points, near):
 
 
 @njit(cache=True, fastmath=True)
-def _move(move, v, points, near, image, size, limits, edge):
+def _move(
+    move: Array,
+    v: Array,
+    points: Array,
+    near: Array,
+    image: Array,
+    size: Array,
+    limits: tuple[float, float, float, float],
+    edge: float,
+):
     """Step of one vertex."""
     low, floor, middle, fraction = limits
     half, zero = np.float32(0.5), np.float32(0)

@@ -1,9 +1,10 @@
-"""Masks from the quality of the phase, the magnitude and the brain, and their consensus."""
+"""Masks from the quality of the phase, the magnitude and the brain, and their combination."""
 
 import numpy as np
 from scipy import ndimage
 
 from bids_qsm.errors import UserError
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.fourier import Box
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.magnitude import combine
@@ -19,23 +20,33 @@ from bids_qsm.recon.masking.morphology import (
     not_empty,
 )
 from bids_qsm.recon.masking.signal import flatten, signal
+from bids_qsm.recon.registry import Need, method
 from bids_qsm.recon.threshold import otsu
 
 RIM_MM = 5.0
-"""How far the smooth surface of `bet` may lie within the brain, at gyri and the poles of the lobes."""
+"""Distance by which the smooth surface of `bet` may miss the tips of gyri and lobes."""
 SHELL_MM = 3.0
-"""How far below the surface skull, meninges and the fluid around the brain may lie."""
+"""Distance below the surface at which skull, meninges and fluid around the brain may lie."""
 BRIGHT = (0.5, 0.8)
-"""Range of the brightness, over that of the brain around it, below which a voxel of the rim is no brain."""
+"""Range of the threshold of brightness, relative to the brain nearby, of voxels of the rim."""
 
 
-def combined(magnitude, quality, brain, grid: Grid, *, closing_mm: float = 4.0, opening_mm: float = 1.0):
-    """Brain mask less the voxels whose phase is bad; the brain is found by `bet` where no mask is given.
+@method(memory=Need(volume=4, echoes=2), prose='made from the brain mask and the quality of the phase')
+def combined(
+    magnitude: Array,
+    quality: Array,
+    brain: Array,
+    grid: Grid,
+    *,
+    closing_mm: float = 4.0,
+    opening_mm: float = 1.0,
+):
+    """Brain mask less the voxels of bad phase; the brain is found by `bet` where no mask is given.
 
-    Bad spots that good phase surrounds (veins, iron-rich nuclei) stay inside; what is bad at the rim over
-    more than ``closing_mm``, such as the signal lost above a sinus, is left out. The consensus asks for this
-    pair [1]_. The smooth surface of `bet` cuts the tips of gyri and lobes: good phase that hangs together
-    with its inside within 5 mm of it is taken back in.
+    Voxels of bad phase that are surrounded by good phase (veins, iron-rich nuclei) stay in the mask. Regions
+    of bad phase at the rim wider than ``closing_mm``, such as signal loss above a sinus, are left out. The
+    consensus paper recommends this combination [1]_. The smooth surface of `bet` cuts the tips of gyri and
+    lobes: voxels of good phase within 5 mm that are connected with its inside are added again.
 
     Parameters
     ----------
@@ -64,7 +75,10 @@ def combined(magnitude, quality, brain, grid: Grid, *, closing_mm: float = 4.0, 
     return clean(good, grid, closing_mm, np.inf, opening_mm) & brain
 
 
-def quality_mask(magnitude, quality, grid: Grid, *, closing_mm: float = 4.0, opening_mm: float = 1.0):
+@method(memory=Need(volume=4, echoes=2), prose='made from the magnitude and the quality of the phase')
+def quality_mask(
+    magnitude: Array, quality: Array, grid: Grid, *, closing_mm: float = 4.0, opening_mm: float = 1.0
+):
     """Signal whose phase is good, by the valley of the histogram of ``quality`` over the signal.
 
     Scalp and neck stay in where their phase is good. Parameters as in `combined`.
@@ -74,7 +88,8 @@ def quality_mask(magnitude, quality, grid: Grid, *, closing_mm: float = 4.0, ope
     return clean(good, grid, closing_mm, SPOT_ML, opening_mm)
 
 
-def brain_mask(brain, grid: Grid, *, erosion_mm: float = 0.0):
+@method(memory=Need(volume=4, echoes=2), prose='the brain mask')
+def brain_mask(brain: Array, grid: Grid, *, erosion_mm: float = 0.0):
     """Brain mask as it was given, eroded by ``erosion_mm``; its largest piece."""
     if brain is None:
         raise UserError('The mask "brain" needs a brain mask and none was found: choose another with --mask.')
@@ -87,8 +102,9 @@ def brain_mask(brain, grid: Grid, *, erosion_mm: float = 0.0):
     return largest(brain)
 
 
-def magnitude_mask(magnitude, grid: Grid, *, closing_mm: float = 4.0, opening_mm: float = 3.0):
-    """Bright voxels, by Otsu's threshold [1]_; neck and skull stay in.
+@method(memory=Need(volume=4, echoes=2), prose='made from the magnitude by a threshold')
+def magnitude_mask(magnitude: Array, grid: Grid, *, closing_mm: float = 4.0, opening_mm: float = 3.0):
+    """Bright voxels, by Otsu's threshold [1]_, neck and skull included.
 
     References
     ----------
@@ -97,22 +113,22 @@ def magnitude_mask(magnitude, grid: Grid, *, closing_mm: float = 4.0, opening_mm
     return clean(signal(combine(magnitude), grid), grid, closing_mm, SPOT_ML, opening_mm)
 
 
-def valley(quality):
-    """Quality that parts good from bad phase.
+def valley(quality: Array):
+    """Threshold of quality between good and bad phase.
 
-    Where all is good, Otsu would cut through the good: ROMEO's weights of coherent phase lie above .5, those
-    of noise about .2, so the cut is kept between .25 and .45.
+    Where all phase is good, Otsu's threshold would divide it: the ROMEO weights of coherent phase are above
+    .5, those of noise about .2, so the threshold is limited to .25 to .45.
     """
     return float(np.clip(otsu(quality), 0.25, 0.45))
 
 
-def _regrow(surface, magnitude, quality, grid):
-    """The surface's inside less its dim rim, and the good signal around it that no neck joins to more."""
+def _regrow(surface: Array, magnitude: Array, quality: Array, grid: Grid):
+    """The inside of the surface less its dim rim, plus good signal around it, cut at necks."""
     reach = max(SHELL_MM, 1.5 * max(grid.voxel_size))
     margin = RIM_MM + max(grid.voxel_size)
-    # the end of the padded box is as good as the mask to `dilate`, and must lie out of reach of the region
+    # `dilate` takes the end of the padded box for the mask: it must be out of reach of the region
     box = Box.around(surface, grid, padding=2 * (margin + max(grid.voxel_size)), margin=margin)
-    # the first echo, whose signal near air is the least lost
+    # the first echo has the least signal loss near air
     inside, image, good = box.crop(surface), box.crop(magnitude[..., 0]), box.crop(quality)
     core = erode(inside, grid, reach)
     image = flatten(image, core if core.any() else inside, grid)
@@ -121,5 +137,5 @@ def _regrow(surface, magnitude, quality, grid):
     bright = image > np.clip(otsu(image[shell]), *BRIGHT)
     wanted = core | (inside & bright)
     wanted |= dilate(inside, grid, RIM_MM) & bright & (good > valley(good[inside]))
-    # dim spots of the shell that brain encloses are vessels and sulci
+    # dim voxels of the shell that brain surrounds are vessels and sulci
     return box.uncrop(fill(cut_necks(wanted, grid, 1.5 * max(grid.voxel_size)), grid, 0.0, SPOT_ML))

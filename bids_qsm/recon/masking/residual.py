@@ -1,21 +1,24 @@
-"""A mask mended by what the fit of the field left over."""
+"""Correction of a mask by the residual of the field fit."""
 
 import numpy as np
 from scipy import ndimage
 
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.fourier import Box
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.masking.morphology import cut_necks, not_empty
 from bids_qsm.recon.noise import DEAD
 
 
-def refine(mask, residual, noise, grid: Grid, *, limit: float = 30.0, opening_mm: float = 1.0):
-    """Take off the rim of a mask where the fit of the field went wrong; enclosed spots stay.
+def refine(
+    mask: Array, residual: Array, noise: Array, grid: Grid, *, limit: float = 30.0, opening_mm: float = 1.0
+):
+    """Remove the rim of a mask where the fit of the field failed; enclosed voxels stay.
 
-    A voxel is bad where its residual is more than the noise of any echo that counts in the fit can make
-    (1 / 3 rad, for those of less than three times the noise do not count), or where the noise of its field
-    is more than ``limit`` times the median over the mask. Bad voxels that hang together with the outside
-    are dropped, and what then hangs on by a neck of less than twice ``opening_mm``.
+    The fit of a voxel failed where its residual is larger than noise explains (1 / 3 rad, as echoes of less
+    than three times the noise do not count), or where the noise of its field is more than ``limit`` times the
+    median over the mask. Such voxels are removed where they are connected with the outside, and so are parts
+    that are then connected by a neck of less than twice ``opening_mm``.
 
     Parameters
     ----------

@@ -1,8 +1,9 @@
-"""Where the field is measured: the mask, and what lies round it with signal."""
+"""The support of the field: the mask, and voxels around it with signal."""
 
 import numpy as np
 from scipy import ndimage
 
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.fourier import Box
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.masking.morphology import dilate, not_empty
@@ -10,11 +11,11 @@ from bids_qsm.recon.masking.quality import valley
 from bids_qsm.recon.noise import DEAD
 
 
-def widen(mask, quality, grid: Grid, *, reach_mm: float = 3.0):
-    """The mask and what lies within ``reach_mm`` of it, or a voxel, with good phase: where to fit the field.
+def widen(mask: Array, quality: Array, grid: Grid, *, reach_mm: float = 3.0):
+    """The mask plus voxels of good phase within ``reach_mm`` (or one voxel) of it: where to fit the field.
 
-    Fluid, meninges and vessels round the brain have a phase of their own. Background removal loses the rim
-    of what it is given; given these too, it does not lose the rim of the brain.
+    Fluid, meninges and vessels around the brain have a usable phase. Background removal loses the rim of its
+    mask; with these voxels added, it does not lose the rim of the brain.
 
     Parameters
     ----------
@@ -29,18 +30,18 @@ def widen(mask, quality, grid: Grid, *, reach_mm: float = 3.0):
     not_empty(mask, 'it')
     reach_mm = max(reach_mm, *grid.voxel_size)
     margin = reach_mm + max(grid.voxel_size)
-    # the end of the padded box is as good as the mask to `dilate`, and must lie out of reach of the region
+    # `dilate` takes the end of the padded box for the mask: it must be out of reach of the region
     box = Box.around(mask, grid, padding=2 * (margin + max(grid.voxel_size)), margin=margin)
     near = box.uncrop(dilate(box.crop(mask), grid, reach_mm))
     return mask | (near & (quality > valley(quality[mask])))
 
 
-def support(mask, wide, residual, noise, *, limit: float = 6.0):
-    """The part of ``wide`` beyond the mask where the fit of the field went well, and the mask.
+def support(mask: Array, wide: Array, residual: Array, noise: Array, *, limit: float = 6.0):
+    """The mask plus the voxels of ``wide`` where the fit of the field succeeded.
 
-    Well is a residual that the noise of the echoes that count can make (1 / 3 rad, for those of less than
-    three times the noise do not count), and a noise of at most ``limit`` times the median in the mask. Specks
-    and threads of one voxel are left out, and what does not hang together with the mask.
+    It succeeded where the residual is within noise (1 / 3 rad, as echoes of less than three times the noise
+    do not count) and the noise at most ``limit`` times the median in the mask. Specks and threads of one
+    voxel are left out, and so are pieces that are not connected with the mask.
 
     Parameters
     ----------
@@ -57,7 +58,7 @@ def support(mask, wide, residual, noise, *, limit: float = 6.0):
     trusted = wide & (noise > 0) & (residual <= 1 / DEAD) & (noise <= limit * np.median(noise[mask]))
     whole = mask | ndimage.binary_opening(mask | trusted)
     pieces, _ = ndimage.label(whole)
-    # pieces that hold some of the mask
+    # pieces that contain part of the mask
     held = np.zeros(pieces.max() + 1, bool)
     held[np.unique(pieces[mask])] = True
     return held[pieces]

@@ -4,11 +4,12 @@ import numpy as np
 from numba import njit
 from scipy import ndimage
 
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.grid import Grid
 
 
 def sphere(level: int):
-    """Unit sphere by parting each triangle of an icosahedron in four, ``level`` times.
+    """Unit sphere: the triangles of an icosahedron divided into four, ``level`` times.
 
     Returns
     -------
@@ -47,7 +48,7 @@ def sphere(level: int):
     return points.astype(np.float32), triangles
 
 
-def neighbours(triangles, count):
+def neighbours(triangles: Array, count: int):
     """Neighbours of each of ``count`` vertices, anticlockwise, filled up with -1: int array (count, 6)."""
     after = [{} for _ in range(count)]
     for corners in triangles.tolist():
@@ -62,10 +63,10 @@ def neighbours(triangles, count):
     return near
 
 
-def fill_surface(points, triangles, grid: Grid):
-    """Voxels whose centres a closed surface winds around (mm, the first voxel's centre at 0).
+def fill_surface(points: Array, triangles: Array, grid: Grid):
+    """Voxels whose centres lie in a closed surface (mm, the first voxel's centre at 0).
 
-    Where the surface has cut itself, pockets that it encloses are inside too.
+    Where the surface intersects itself, pockets that it encloses are inside too.
     """
     crossings = np.zeros((*grid.shape[:2], grid.shape[2] + 1), np.int16)
     _cross(np.asarray(points, np.float64) / grid.voxel_size, triangles, crossings)
@@ -73,10 +74,10 @@ def fill_surface(points, triangles, grid: Grid):
 
 
 @njit(cache=True)
-def _cross(points, triangles, crossings):
-    """Add up at each voxel the ways (in or out) in which the line along the third axis meets triangles."""
+def _cross(points: Array, triangles: Array, crossings: Array):
+    """Count at each voxel the signed crossings of triangles with the line along the third axis."""
     nx, ny, nz = crossings.shape
-    # lines slightly off the voxel centres meet no vertex and no edge
+    # lines slightly off the voxel centres hit no vertex and no edge
     dx, dy = 1.234e-5, 2.345e-5
     for t in range(triangles.shape[0]):
         a, b, c = points[triangles[t, 0]], points[triangles[t, 1]], points[triangles[t, 2]]

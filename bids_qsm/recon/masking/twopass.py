@@ -1,18 +1,20 @@
-"""The two masks of a two-pass inversion, and its two maps made one."""
+"""The two masks of a two-pass inversion, and the combination of its two maps."""
 
 import numpy as np
 
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.masking.morphology import erode, not_empty
 from bids_qsm.recon.masking.quality import combined, valley
+from bids_qsm.recon.registry import Need, method
 from bids_qsm.recon.threshold import otsu
 
 
-def strict(quality, mask):
-    """The voxels of ``mask`` whose phase is good, strong sources inside left out: for a first pass.
+def strict(quality: Array, mask: Array):
+    """The voxels of ``mask`` with good phase, without strong sources: for the first pass.
 
-    The threshold is Otsu's over the quality within the mask, from .35 to .55: above the one of the filled
-    mask, for the first pass is to see no voxel whose phase is in doubt.
+    The threshold is Otsu's of the quality within the mask, limited to .35 to .55. It is higher than that of
+    the filled mask, as the first pass must not contain voxels of doubtful phase.
 
     Parameters
     ----------
@@ -28,7 +30,10 @@ def strict(quality, mask):
     return good
 
 
-def two_pass(magnitude, quality, brain, grid: Grid, *, closing_mm: float = 8.0):
+@method(
+    memory=Need(volume=4, echoes=2), prose='made from the brain mask and the quality of the phase [@two_pass]'
+)
+def two_pass(magnitude: Array, quality: Array, brain: Array, grid: Grid, *, closing_mm: float = 8.0):
     """Filled mask of the second of two passes [1]_: as `combined`, with wider gaps closed.
 
     The first pass is over `strict` of it, and `merge_two_pass` joins the maps.
@@ -40,12 +45,14 @@ def two_pass(magnitude, quality, brain, grid: Grid, *, closing_mm: float = 8.0):
     return combined(magnitude, quality, brain, grid, closing_mm=closing_mm)
 
 
-def merge_two_pass(chi_strict, chi_filled, strict, grid: Grid, *, margin_mm: float = 1.0):
+def merge_two_pass(
+    chi_strict: Array, chi_filled: Array, strict: Array, grid: Grid, *, margin_mm: float = 1.0
+):
     """Susceptibility of the first pass where its mask lies, of the second elsewhere [1]_.
 
-    Without its strong sources the first pass has no streaks of theirs. The second is shifted to the median
-    of the first over what both have; and the first is taken only deeper than ``margin_mm`` in its mask, for
-    at the rim of holes it is the less certain.
+    The first pass has no streaks of strong sources, as it leaves them out. The second is shifted to the
+    median of the first over the voxels of both. The first is used only deeper than ``margin_mm`` in its mask,
+    as it is less certain at the rim of holes.
 
     Parameters
     ----------

@@ -1,22 +1,27 @@
 """Susceptibility-weighted imaging of all echoes at once."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numba import njit, prange
 
 from bids_qsm.errors import UserError
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.fourier import Box, convolve
 from bids_qsm.recon.fused_kernels import add_up
 from bids_qsm.recon.grid import Grid
+from bids_qsm.recon.registry import Need, method
 from bids_qsm.recon.swi.shading import combined_magnitude, divide_by_shading, gaussian
 
 SHAPES = ('tanh', 'linear', 'sigmoid')
 
 
+@method(memory=Need(volume=8, echoes=3), prose='clearswi [@clearswi]')
 def clearswi(
-    magnitude,
-    unwrapped,
-    mask,
-    echo_times,
+    magnitude: Array,
+    unwrapped: Array,
+    mask: Array,
+    echo_times: Sequence[float],
     grid: Grid,
     *,
     phase_mask: str = 'tanh',
@@ -30,26 +35,26 @@ def clearswi(
     .. math:: S = \frac{m}{G_s * m} \, p(\phi), \quad
               p = \frac{1 + \tanh(1 - \phi / \phi_0)}{1 + \tanh 1} \; (\phi > 0)
 
-    m is the magnitude of all echoes, divided by its smooth part against the coils' sensitivity. :math:`\phi`
-    is the unwrapped phase of all echoes, weighted by :math:`m_e^2 T_e` as a field would be, less its Gaussian
-    mean inside the mask. Its scale :math:`\phi_0` is 10 / ``strength`` times the mean of its positive values,
-    so that the contrast does not depend on echo times or field strength. Veins are paramagnetic, their phase
-    is positive, and they turn dark.
+    m is the magnitude of all echoes, divided by its smooth part to remove the sensitivity of the coils.
+    :math:`\phi` is the unwrapped phase of all echoes, weighted by :math:`m_e^2 T_e` as for a field, less its
+    Gaussian mean inside the mask. Its scale :math:`\phi_0` is 10 / ``strength`` times the mean of its
+    positive values, so that the contrast does not depend on echo times or field strength. Veins are
+    paramagnetic, have positive phase, and become dark.
 
     Other shapes of p, each 1 at 0 and about one half at :math:`\phi_0`: 'linear',
     :math:`\max(1 - \phi / 2\phi_0, 0)`, which blackens strong veins; 'sigmoid',
     :math:`(1 + e^{-4}) / (1 + e^{4(\phi/\phi_0 - 1)})`, which spares weak ones.
 
-    Unlike the paper, filters are in mm and not in voxels, and act along the slices as well; the high-pass
-    counts voxels of the mask alone; the scale is of the mean of the positive phase instead of the median;
-    no soft threshold is added to the magnitude.
+    Unlike the paper, filters are in mm, not voxels, and act along all axes; the high-pass uses voxels of the
+    mask only; the scale follows the mean of the positive phase, not the median; no soft threshold is added
+    to the magnitude.
 
     Parameters
     ----------
     magnitude, unwrapped : ndarray of float32, shape (x, y, z, echo)
         Magnitude (any unit) and unwrapped phase (rad, grows with the field).
     mask : ndarray of bool, shape (x, y, z)
-        Where the phase is unwrapped; elsewhere only the magnitude speaks.
+        Where the phase is unwrapped; elsewhere only the magnitude is used.
     echo_times : sequence of float
         Echo times (s).
     phase_mask : str
@@ -75,7 +80,7 @@ def clearswi(
         divide_by_shading(image, grid, sensitivity_mm)
     if not mask.any():
         return image
-    # volumes come columns first; turned over, all passes run along the memory
+    # volumes are in column order; their transposes are contiguous
     inside, sizes = np.ascontiguousarray(mask.T), grid.voxel_size[::-1]
     phase = np.zeros(inside.shape, np.float32)
     flat = (
@@ -97,7 +102,7 @@ def clearswi(
 
 
 @njit(cache=True, parallel=True, fastmath=True)
-def _rate(magnitude, unwrapped, mask, times, out):
+def _rate(magnitude: Array, unwrapped: Array, mask: Array, times: Array, out: Array):
     """Phase evolution (rad/s) of all echoes, weighted by squared magnitude and echo time."""
     echoes, voxels = magnitude.shape
     for v in prange(voxels):
@@ -111,7 +116,7 @@ def _rate(magnitude, unwrapped, mask, times, out):
 
 
 @njit(cache=True, parallel=True, fastmath=True)
-def _subtract_mean(phase, mean, share, mask):
+def _subtract_mean(phase: Array, mean: Array, share: Array, mask: Array):
     """Phase less its mean over the mask, in place; sum and number of the values left above 0."""
     sums = np.zeros((phase.shape[0], 2))
     for i in prange(phase.shape[0]):
@@ -130,8 +135,8 @@ def _subtract_mean(phase, mean, share, mask):
 
 
 @njit(cache=True, parallel=True, fastmath=True)
-def _darken(phase, scale, shape, lost):
-    """Share of the magnitude that the phase mask takes away, where the phase is above 0."""
+def _darken(phase: Array, scale: float, shape: int, lost: Array):
+    """Share of the magnitude that the phase mask removes, where the phase is above 0."""
     one, four = np.float32(1), np.float32(4)
     at_zero = one + np.tanh(one)
     for i in prange(phase.shape[0]):

@@ -1,32 +1,36 @@
-"""Susceptibility-weighted imaging as scanners do it, from one echo."""
+"""Susceptibility-weighted imaging as on scanners, from one echo."""
 
 import numpy as np
 from numba import njit, prange
 
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.fourier import Box, convolve, frequencies
 from bids_qsm.recon.grid import Grid
+from bids_qsm.recon.registry import Need, method
 
 
-def highpass(magnitude, phase, mask, grid: Grid, *, width_mm: float = 8.0, power: int = 4):
+@method(memory=Need(volume=2, echoes=4), prose='the homodyne high-pass filter [@highpass]')
+def highpass(
+    magnitude: Array, phase: Array, mask: Array, grid: Grid, *, width_mm: float = 8.0, power: int = 4
+):
     r"""Weight the magnitude of the last echo by its homodyne high-pass filtered phase [1]_.
 
     .. math:: S = m \, p^n, \quad p = 1 - \phi / \pi \; (\phi > 0), \quad
               \phi = \arg\!\left( I / (H * I) \right)
 
     H keeps the centre of k-space of the complex image I: a Hann window that ends at 1 / ``width_mm``, the
-    usual window of 64 lines where the field of view is 32 times as wide as ``width_mm``. Nothing is
-    unwrapped; where the field is steep, the phase wraps through the filter and leaves its mark. Unlike the
-    paper, the window acts along all axes and is set in mm. In series of several echoes the last, of the
-    strongest phase, is taken.
+    usual window of 64 lines where the field of view is 32 times ``width_mm``. Phase is not unwrapped: where
+    the field is steep, wraps pass the filter and leave artefacts. Unlike the paper, the window acts along all
+    axes and is set in mm. In series of several echoes the last, of the strongest phase, is used.
 
     Parameters
     ----------
     magnitude, phase : ndarray of float32, shape (x, y, z, echo)
         Magnitude (any unit) and phase (rad, grows with the field), wrapped or not.
     mask : ndarray of bool, shape (x, y, z)
-        Where the phase counts; elsewhere only the magnitude speaks.
+        Where the phase is used; elsewhere only the magnitude is.
     power : int
-        How often the mask p is applied.
+        Number of times that the mask p is applied.
 
     Returns
     -------
@@ -49,14 +53,22 @@ def highpass(magnitude, phase, mask, grid: Grid, *, width_mm: float = 8.0, power
     return image * np.where(mask, box.uncrop(weight), np.float32(1))
 
 
-def _window(shape, voxel_size, width):
+def _window(shape: tuple[int, ...], voxel_size: tuple[float, float, float], width: float):
     square = sum(f**2 for f in frequencies(shape, voxel_size))
     k = np.minimum(np.sqrt(square) * np.float32(width), np.float32(1))
     return np.float32(0.5) + np.float32(0.5) * np.cos(np.float32(np.pi) * k)
 
 
 @njit(cache=True, parallel=True)
-def _weigh(real, imaginary, smooth_real, smooth_imaginary, mask, power, out):
+def _weigh(
+    real: Array,
+    imaginary: Array,
+    smooth_real: Array,
+    smooth_imaginary: Array,
+    mask: Array,
+    power: int,
+    out: Array,
+):
     for i in prange(real.shape[0]):
         for j in range(real.shape[1]):
             for k in range(real.shape[2]):

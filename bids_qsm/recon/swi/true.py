@@ -2,14 +2,17 @@
 
 import numpy as np
 
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.grid import Grid
+from bids_qsm.recon.registry import Need, method
 from bids_qsm.recon.swi.shading import combined_magnitude, divide_by_shading
 
 
+@method(memory=Need(volume=5, echoes=2), prose='true-SWI [@trueswi]')
 def trueswi(
-    magnitude,
-    chi,
-    mask,
+    magnitude: Array,
+    chi: Array,
+    mask: Array,
     grid: Grid,
     *,
     lower: float = 0.0,
@@ -18,12 +21,12 @@ def trueswi(
     combination: str = 'snr',
     sensitivity_mm: float = 7.0,
 ):
-    r"""Weight the magnitude by susceptibility, so that veins of any direction turn dark alone [1]_.
+    r"""Weight the magnitude by susceptibility, so that only veins become dark, in any direction [1]_.
 
     .. math:: S = m \, p^n, \quad p = \frac{\chi_2 - \chi}{\chi_2 - \chi_1}, \; 0 \le p \le 1
 
-    The phase outside a vein depends on its direction; its susceptibility does not. Unlike the paper, the
-    magnitude is that of all echoes, divided by the coils' sensitivity as in `clearswi`.
+    The phase of a vein and around it depends on its direction; its susceptibility does not. Unlike the paper,
+    the magnitude is that of all echoes, divided by the sensitivity of the coils as in `clearswi`.
 
     Parameters
     ----------
@@ -31,11 +34,11 @@ def trueswi(
     chi : ndarray of float32, shape (x, y, z)
         Susceptibility (ppm).
     mask : ndarray of bool, shape (x, y, z)
-        Where ``chi`` is given; elsewhere only the magnitude speaks.
+        Where ``chi`` is given; elsewhere only the magnitude is used.
     lower, upper : float
-        Susceptibility (ppm) up to which nothing is darkened, and from which all is black.
+        Susceptibility (ppm) up to which the weight is 1, and from which it is 0.
     power : int
-        How often the mask p is applied.
+        Number of times that the mask p is applied.
     combination, sensitivity_mm
         As in `clearswi`.
 
