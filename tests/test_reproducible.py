@@ -163,7 +163,7 @@ def test_command_holds_what_results_depend_on(tmp_path):
         'chi_template': prior,
         'derivatives': {'fmriprep': tmp_path / 'prep'},
         'output_spaces': ['MNI152NLin2009aSym', 'MNI152NLin2009cAsym'],
-        'candidates': True,
+        'applications': ['candidates'],
     }
     elsewhere = {'nprocs': 1, 'mem_gb': 1, 'work_dir': tmp_path / 'w', 'array_task': '1/2', 'verbose': 2}
     at_another_level = {'model': 'chi ~ age'}
@@ -180,7 +180,8 @@ def test_command_holds_what_results_depend_on(tmp_path):
         'chi_template': 'a prior.nii.gz',
         'derivatives': [('fmriprep', 'prep')],
     }
-    group = settings(tmp_path, level='group', model='chi ~ age', smoothing_mm=4.0, candidates=True)
+    at_both = {'model': 'chi ~ age', 'smoothing_mm': 4.0, 'applications': ['candidates']}
+    group = settings(tmp_path, level='group', **at_both)
     assert parse(shlex.split(group.to_command(participants=()))[1:]) == {
         'bids_dir': 'BIDS_DIR',
         'output_dir': 'OUTPUT_DIR',

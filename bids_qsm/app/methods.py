@@ -1,15 +1,11 @@
 """Methods chosen by name: ``tv:strength=0.04`` to a function of a registry and its parameters."""
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from bids_qsm.applications import FLAGS
 from bids_qsm.errors import UserError
-
-STEPS = (
-    *('mask', 'unwrap', 'field', 'background', 'inversion', 'reference'),
-    *('r2star', 'swi', 'registration', 'refinement'),
-)
-"""The steps whose method the user chooses; each is an option and a field of Options."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +66,23 @@ def registries() -> dict[str, dict]:
     from bids_qsm.recon.swi import SWI
     from bids_qsm.recon.unwrap import UNWRAP
 
-    found = (MASK, UNWRAP, FIELD, BACKGROUND, INVERSION, REFERENCE, R2STAR, SWI, REGISTER)
-    return dict(zip(STEPS, (*found, {**REFINEMENT, 'none': _unrefined}), strict=True))
+    return {
+        'mask': MASK,
+        'unwrap': UNWRAP,
+        'field': FIELD,
+        'background': BACKGROUND,
+        'inversion': INVERSION,
+        'reference': REFERENCE,
+        'r2star': R2STAR,
+        'swi': SWI,
+        'registration': REGISTER,
+        'refinement': {**REFINEMENT, 'none': _unrefined},
+    }
+
+
+def applications() -> dict[str, Callable]:
+    """Application -> function whose keyword-only parameters the user may set; none has any yet."""
+    return dict.fromkeys(FLAGS, lambda: None)
 
 
 def _unrefined():

@@ -251,7 +251,8 @@ def test_segmentations_are_further_atlases(options, series, files):
 
 def test_candidates_are_found_on_request(options, series):
     for wanted in (True, False):
-        workflow, _, _ = graph(replace(options, candidates=wanted), series)
+        asked = (Method('candidates'),) if wanted else ()
+        workflow, _, _ = graph(replace(options, applications=asked), series)
         check_ports(workflow)
         assert len([n for n in workflow.list_node_names() if n.endswith('.find')]) == wanted
 
