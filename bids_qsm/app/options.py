@@ -54,7 +54,7 @@ _cohort = partial(option, group='group level', level='group')
 
 
 def _must(is_right: Callable[[Any], bool], sentence: str) -> Callable:
-    """A check; ``sentence`` follows the flag where the value, its {}, is not right."""
+    """A check whose message is the flag and ``sentence``, in which {} stands for the value."""
 
     def check(value: object):
         if not is_right(value):
@@ -102,10 +102,13 @@ def _atlas_path(atlas: str) -> str:
 
 
 def _is_scaling(text: str) -> bool:
+    if text in ('auto', 'radians', 'degrees'):
+        return True
     try:
-        return text in ('auto', 'radians', 'degrees') or float.__lt__(*map(float, text.split(',')))
-    except (TypeError, ValueError):
+        low, high = (float(part) for part in text.split(','))
+    except ValueError:
         return False
+    return low < high
 
 
 def _check_pairs(pairs: tuple[str, ...]):
@@ -120,9 +123,9 @@ def _check_pairs(pairs: tuple[str, ...]):
 
 @dataclass(frozen=True)
 class Options:
-    """Everything a run depends on beside the data; paths are absolute, labels without 'sub-' and 'ses-'.
+    """Everything a run depends on, except the data; paths are absolute, labels without 'sub-' and 'ses-'.
 
-    Raises UserError where a value is not one that the option takes.
+    Raises UserError where an option cannot have the value that it is given.
     """
 
     bids_dir: Path = option(help='root of the BIDS dataset', effect=False)
@@ -417,9 +420,12 @@ def read_toml(text: str, *, source: str) -> dict:
 
 
 def _of_this_version(settings: dict) -> dict:
-    """Settings that may be from an older version, where candidates were true or false."""
+    """Settings, where those of an older version have candidates = true or false."""
     settings = dict(settings)
-    if settings.pop('candidates', False):
+    candidates = settings.pop('candidates', False)
+    if not isinstance(candidates, bool):
+        raise UserError(f'candidates must be true or false, not {candidates!r}.')
+    if candidates:
         settings['applications'] = [*settings.get('applications', ()), 'candidates']
     return settings
 

@@ -203,7 +203,7 @@ def test_mask_files(make, tmp_path):
 
 
 def test_applications(make, monkeypatch):
-    known = {'candidates': lambda: None, 'oximetry': lambda yv, *, hematocrit=0.4: None}
+    known = {'candidates': lambda: None, 'oximetry': lambda *, hematocrit=0.4: hematocrit}
     monkeypatch.setattr(module, 'applications', lambda: known)
     options = make(applications=['oximetry', 'candidates', 'oximetry:hematocrit=0.45'])
     assert [str(one) for one in options.applications] == ['oximetry:hematocrit=0.45', 'candidates']
