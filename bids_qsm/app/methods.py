@@ -1,4 +1,4 @@
-"""Methods chosen by name: ``tv:strength=0.04`` to a function of a registry and its parameters."""
+"""Methods by name: ``tv:strength=0.04`` is a function of a registry and its parameters."""
 
 import inspect
 from collections.abc import Callable
@@ -86,7 +86,7 @@ def applications() -> dict[str, Callable]:
 
 
 def _unrefined():
-    """Leave the regions where the registration of the whole head put them."""
+    """Leave the regions where registration of the whole head put them."""
 
 
 def describe(step: str, registry: dict) -> str:
@@ -103,7 +103,7 @@ def describe(step: str, registry: dict) -> str:
     return '\n'.join(lines)
 
 
-def _read(text, default, where):
+def _read(text: str, default: object, where: str):
     try:
         if isinstance(default, bool):
             return {'true': True, 'yes': True, '1': True, 'false': False, 'no': False, '0': False}[
@@ -130,7 +130,7 @@ def _read(text, default, where):
     return text
 
 
-def _format(value):
+def _format(value: object):
     if isinstance(value, tuple | list):
         return '/'.join(_format(item) for item in value)
     return str(value).lower() if isinstance(value, bool) else str(value)
