@@ -199,7 +199,7 @@ def measure_whole(folder, threads):
         (folder / 'part').rename(data)
     options = Options(
         bids_dir=data, output_dir=folder / 'out', level='participant', skip_bids_validation=True,
-        registration=FEW, candidates=True, nprocs=threads, omp_nthreads=threads,
+        registration=FEW, applications=(Method('candidates'),), nprocs=threads, omp_nthreads=threads,
     )  # fmt: skip
     options.work_dir.mkdir(parents=True, exist_ok=True)
     workflow, _ = build_graph(options, find_series(options))

@@ -180,8 +180,8 @@ def test_command_holds_what_results_depend_on(tmp_path):
         'chi_template': 'a prior.nii.gz',
         'derivatives': [('fmriprep', 'prep')],
     }
-    more = {'smoothing_mm': 4.0, 'applications': ['candidates']}
-    group = settings(tmp_path, level='group', model='chi ~ age', **more)
+    at_both = {'model': 'chi ~ age', 'smoothing_mm': 4.0, 'applications': ['candidates']}
+    group = settings(tmp_path, level='group', **at_both)
     assert parse(shlex.split(group.to_command(participants=()))[1:]) == {
         'bids_dir': 'BIDS_DIR',
         'output_dir': 'OUTPUT_DIR',

@@ -11,8 +11,10 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bids_qsm.app.arguments import parse
 from bids_qsm.app.options import Options
@@ -22,24 +24,27 @@ from bids_qsm.execution.numba_cache import use_kernels
 from bids_qsm.execution.resources import available_cpus
 from bids_qsm.threads import set_threads
 
+if TYPE_CHECKING:
+    from bids_qsm.layout import Plan
+
 OF_DISK = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), 'free space'),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), 'get the right to it'),
 }
-"""What the user can do about errors of the disk, wherever they come up."""
+"""What the user can do about errors of the disk."""
 
 
-def main(argv=None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Run the command line; return 0 when all is done, 1 if a subject failed, 2 for wrong use or input."""
     if argv is None:
         _write_utf8()
         if threading.current_thread() is threading.main_thread():
-            # what ends a job of a cluster lets it close its log and clear up, as Ctrl-C does
+            # a job that its cluster ends closes its log and removes its files, as after Ctrl-C
             signal.signal(signal.SIGTERM, signal.default_int_handler)
     argv = sys.argv[1:] if argv is None else list(argv)
     verbose = sum(len(a) - 1 for a in argv if re.fullmatch('-v+', a)) + argv.count('--verbose')
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, 'reconfigure'):  # a terminal of another encoding than UTF-8 is no reason to fail
+        if hasattr(stream, 'reconfigure'):  # a terminal may not know UTF-8
             stream.reconfigure(errors='backslashreplace')
     try:
         use_kernels()
@@ -52,7 +57,7 @@ def main(argv=None) -> int:
     except KeyboardInterrupt:
         print('bids_qsm: interrupted; the same command resumes the run.', file=sys.stderr)
         return 130
-    except BrokenPipeError:  # "bids_qsm status OUT | head" has read enough
+    except BrokenPipeError:  # as in "bids_qsm status OUT | head"
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
@@ -65,20 +70,20 @@ def main(argv=None) -> int:
 
 
 def _write_utf8():
-    """Start again in Python's UTF-8 mode where the locale has another encoding: outputs do not follow it."""
+    """Start again in Python's UTF-8 mode where the locale has another encoding; outputs are always UTF-8."""
     if codecs.lookup(locale.getencoding()).name != 'utf-8' and os.environ.get('PYTHONUTF8') != '1':
-        os.environ['PYTHONUTF8'] = '1'  # of the workers too
+        os.environ['PYTHONUTF8'] = '1'  # for the workers too
         os.execv(sys.executable, [sys.executable, '-X', 'utf8', *sys.orig_argv[1:]])
 
 
-def _report(message, verbose):
+def _report(message: str, verbose: int):
     if verbose >= 2:
         traceback.print_exc()
-    with suppress(OSError):  # a full disk may hold what is printed, too; the exit status tells
+    with suppress(OSError):  # stderr may be a file on the full disk
         print(f'bids_qsm: error: {plain(message)}', file=sys.stderr)
 
 
-def _run(argv):
+def _run(argv: list[str]):
     settings = parse(argv)
     set_threads(_threads(settings))
     options = Options.from_settings(settings | _own_task(settings))
@@ -86,7 +91,7 @@ def _run(argv):
         from bids_qsm.execution.run_log import write_merged
         from bids_qsm.group.analyse import run_group
 
-        write_merged(options.output_dir / 'logs')  # the tasks of an array leave it to this level
+        write_merged(options.output_dir / 'logs')  # tasks of an array do not write it
         return run_group(options)
     from bids_qsm.app.participant import make_plan
 
@@ -101,7 +106,7 @@ def _run(argv):
 
             log_nothing(options, plan)
         return 0
-    if not plan.series and not options.array_task:  # a task records what is wrong with its own
+    if not plan.series and not options.array_task:  # a task records what is wrong with its participants
         reasons = ' '.join(f'{one.name}: {one.reason}' for one in plan.rejected[:3])
         raise UserError(f'{options.bids_dir} has no series that can be run. {reasons}')
     if options.boilerplate_only:
@@ -117,8 +122,8 @@ def _run(argv):
     return max(run_participant(options, plan), _status_of(plan))
 
 
-def _own_task(settings):
-    """The setting array_task as the scheduler has it, where nothing else says whom to run."""
+def _own_task(settings: dict):
+    """The setting array_task from the scheduler, unless the settings say whom to run."""
     said = ('array_task', 'participant_label', 'session_label')
     if settings.get('level') != 'participant' or any(settings.get(name) for name in said):
         return {}
@@ -133,23 +138,23 @@ def _own_task(settings):
     return {'array_task': task}
 
 
-def _status_of(plan):
+def _status_of(plan: 'Plan'):
     return int(any(one.is_error for one in plan.rejected))
 
 
-def _threads(settings):
-    """Threads of a step, before Options exist, as checking these already imports the numerics."""
+def _threads(settings: dict):
+    """Threads of a step; found before Options are built, as that imports the numerics."""
     threads, cpus = settings.get('omp_nthreads'), settings.get('nprocs')
     if _is_count(threads):
         return threads
     return min(cpus if _is_count(cpus) else available_cpus(), 8)
 
 
-def _is_count(n):
+def _is_count(n: object):
     return isinstance(n, int) and n > 0
 
 
-def describe_plan(plan) -> str:
+def describe_plan(plan: 'Plan') -> str:
     """What would be run for each series and why others are skipped, for --dry-run."""
     lines = [f'{plan.dataset_name}: {len(plan.series)} series to run, {len(plan.rejected)} not', *plan.notes]
     for one in plan.series:
@@ -173,11 +178,11 @@ def describe_plan(plan) -> str:
     return '\n'.join(lines)
 
 
-def _numbers(values, between):
+def _numbers(values: Iterable[float], between: str):
     return between.join(f'{value:.3g}' for value in values)
 
 
-def _demo(argv):
+def _demo(argv: list[str]):
     parser = argparse.ArgumentParser('bids_qsm demo', description='Simulate the demo dataset.')
     parser.add_argument('out', metavar='OUT', type=Path, help='folder to write it to')
     out = parser.parse_args([a for a in argv if not re.fullmatch('-v+', a)]).out
@@ -186,7 +191,7 @@ def _demo(argv):
     set_threads(min(available_cpus(), 4))
     from bids_qsm.phantom.dataset import demo
 
-    # a dataset that is there is whole
+    # renamed at the end, so that OUT is never incomplete
     partial = out.with_name(f'.{out.name}-partial')
     shutil.rmtree(partial, ignore_errors=True)
     demo(partial)
@@ -195,7 +200,7 @@ def _demo(argv):
     return 0
 
 
-def _slurm(argv):
+def _slurm(argv: list[str]):
     parser = argparse.ArgumentParser(
         'bids_qsm slurm',
         usage='bids_qsm slurm bids_dir output_dir [options of this command] [options of bids_qsm]',
@@ -225,7 +230,7 @@ def _slurm(argv):
     return 0
 
 
-def _status(argv):
+def _status(argv: list[str]):
     parser = argparse.ArgumentParser(
         'bids_qsm status',
         description='Say what is done, failed, running, stopped or not started; 1 where something failed, '
@@ -242,7 +247,7 @@ def _status(argv):
     return show_status(**vars(given))
 
 
-def _fetch(argv):
+def _fetch(argv: list[str]):
     parser = argparse.ArgumentParser(
         'bids_qsm fetch',
         description='Download templates and atlases to their caches, for runs without network.',
@@ -257,4 +262,4 @@ def _fetch(argv):
 
 
 COMMANDS = {'demo': _demo, 'fetch': _fetch, 'slurm': _slurm, 'status': _status}
-"""First words that run something else; where a level is given too, they are names of folders."""
+"""Other commands by their first word; if a level is given too, the word is the name of a folder."""

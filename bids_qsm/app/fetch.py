@@ -1,4 +1,4 @@
-"""``bids_qsm fetch``: fill the caches of templates and atlases where there is a network."""
+"""``bids_qsm fetch``: download templates and atlases to their caches."""
 
 import tempfile
 from pathlib import Path
@@ -9,14 +9,14 @@ from bids_qsm.templates.spaces import EMBEDDED, get_template
 
 
 def fetch(name: str) -> Path | None:
-    """Bring a template (by its TemplateFlow name) or the atlas CIT168 to its cache; return its folder there.
+    """Download a template (by its TemplateFlow name) or the atlas CIT168; return its folder in the cache.
 
     None for what is built in. The caches are $TEMPLATEFLOW_HOME and $NILEARN_DATA, else below HOME.
 
     Raises
     ------
     UserError
-        Where it is not to be had, or its cache cannot be written.
+        Where it cannot be downloaded, or its cache cannot be written.
     """
     if name in (EMBEDDED, 'nuclei'):
         return None

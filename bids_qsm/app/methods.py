@@ -1,15 +1,11 @@
-"""Methods chosen by name: ``tv:strength=0.04`` to a function of a registry and its parameters."""
+"""Methods by name: ``tv:strength=0.04`` is a function of a registry and its parameters."""
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from bids_qsm.applications import application, modules
 from bids_qsm.errors import UserError
-
-STEPS = (
-    *('mask', 'unwrap', 'field', 'background', 'inversion', 'reference'),
-    *('r2star', 'swi', 'registration', 'refinement'),
-)
-"""The steps whose method the user chooses; each is an option and a field of Options."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +66,27 @@ def registries() -> dict[str, dict]:
     from bids_qsm.recon.swi import SWI
     from bids_qsm.recon.unwrap import UNWRAP
 
-    found = (MASK, UNWRAP, FIELD, BACKGROUND, INVERSION, REFERENCE, R2STAR, SWI, REGISTER)
-    return dict(zip(STEPS, (*found, {**REFINEMENT, 'none': _unrefined}), strict=True))
+    return {
+        'mask': MASK,
+        'unwrap': UNWRAP,
+        'field': FIELD,
+        'background': BACKGROUND,
+        'inversion': INVERSION,
+        'reference': REFERENCE,
+        'r2star': R2STAR,
+        'swi': SWI,
+        'registration': REGISTER,
+        'refinement': {**REFINEMENT, 'none': _unrefined},
+    }
+
+
+def applications() -> dict[str, Callable]:
+    """Application -> function whose keyword-only parameters the user may set; imports the numerics."""
+    return {name: application(name).measure for name in modules()}
 
 
 def _unrefined():
-    """Leave the regions where the registration of the whole head put them."""
+    """Leave the regions where registration of the whole head put them."""
 
 
 def describe(step: str, registry: dict) -> str:
@@ -92,7 +103,7 @@ def describe(step: str, registry: dict) -> str:
     return '\n'.join(lines)
 
 
-def _read(text, default, where):
+def _read(text: str, default: object, where: str):
     try:
         if isinstance(default, bool):
             return {'true': True, 'yes': True, '1': True, 'false': False, 'no': False, '0': False}[
@@ -119,7 +130,7 @@ def _read(text, default, where):
     return text
 
 
-def _format(value):
+def _format(value: object):
     if isinstance(value, tuple | list):
         return '/'.join(_format(item) for item in value)
     return str(value).lower() if isinstance(value, bool) else str(value)

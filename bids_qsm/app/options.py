@@ -1,225 +1,339 @@
 """What a run is asked to do: frozen Options, built from the command line and a TOML file."""
 
+# ruff: noqa: RUF009
+# option() is a dataclasses.field
 import json
+import re
 import shlex
 import tomllib
-from dataclasses import dataclass, fields
-from dataclasses import field as option
+from argparse import ArgumentTypeError
+from collections.abc import Callable
+from dataclasses import MISSING, Field, dataclass, field, fields
+from functools import partial
 from pathlib import Path
+from types import UnionType
+from typing import Any, get_args
 
-from bids_qsm.app.methods import STEPS, Method, registries
+from bids_qsm.app.methods import Method, applications, registries
 from bids_qsm.errors import UserError
 from bids_qsm.execution.array_tasks import parse_task
 from bids_qsm.execution.resources import available_cpus, available_memory_gb, total_memory_gb
 
-CHOICES = {
-    'level': ('participant', 'group'),
-    'phase_sign': ('auto', 'positive', 'negative'),
-    'slice_flip': ('auto', 'yes', 'no'),
-    'bipolar': ('auto', 'yes', 'no'),
-    'device': ('cpu', 'cuda'),
-    'statistic': ('mean', 'median', 'mean_positive', 'mean_pv'),
-    'voxelwise': ('no', 'fdr', 'permutation'),
-}
 
-OF_LEVEL = {
-    'participant': (
-        'array_task',
-        'dry_run',
-        'boilerplate_only',
-        'reports_only',
-        'applications',
-        'chi_template',
-    ),
-    'group': (
-        'model',
-        'correlate',
-        'controls',
-        'relative_to',
-        'statistic',
-        'voxelwise',
-        'smoothing_mm',
-        'study_template',
-    ),
-}
-"""Settings that mean nothing at the other level; a configuration file may hold those of both."""
-WITHOUT_EFFECT = (
-    *('bids_dir', 'output_dir', 'level', 'participant_label', 'array_task', 'shares', 'work_dir'),
-    *('use_plugin', 'nprocs', 'omp_nthreads', 'mem_gb', 'skip_bids_validation', 'reports_only'),
-    *('boilerplate_only', 'dry_run', 'stop_on_first_crash', 'verbose'),
-)
-"""Settings that say where and how to compute, and change no result of a participant."""
+@dataclass(frozen=True)
+class Setting:
+    """What the command line, TOML files and records need to know of an option beside its type and default."""
+
+    help: str = ''  # without it the option has no flag
+    group: str = ''  # heading in the help
+    flag: str = ''  # if it is not the name of the field
+    short: str = ''  # as '-d'
+    metavar: str | None = None
+    parse: Callable[[str], Any] | None = None  # reads the word of the command line
+    action: str | None = None  # of argparse, where the type is not enough
+    level: str = ''  # the only level that uses it; a configuration file may hold options of both
+    effect: bool = True  # whether the results of a participant depend on it
+    unit: str = ''  # of a number, for messages
+    choices: tuple[str, ...] = ()
+    normal: Callable[[Any], Any] | None = None  # turns the value into the one that Options hold
+    check: Callable[[Any], Any] | None = None  # raises ValueError with what the message says after the flag
+
+
+def option(default: object = MISSING, help: str = '', **about: Any) -> Any:
+    """A field of Options with its `Setting`; without a default it is a positional argument."""
+    return field(default=default, metadata={'about': Setting(help, **about)})
+
+
+_what = partial(option, group='what to run')
+_how = partial(option, group='how to run it', effect=False)
+_only = partial(_what, level='participant', effect=False)
+_method = partial(option, group='methods and spaces')
+_step = partial(_method, metavar='NAME[:param=value,...]')
+_region = partial(option, group='regions and lesions', level='participant')
+_cohort = partial(option, group='group level', level='group')
+
+
+def _must(is_right: Callable[[Any], bool], sentence: str) -> Callable:
+    """A check whose message is the flag and ``sentence``, in which {} stands for the value."""
+
+    def check(value: object):
+        if not is_right(value):
+            raise ValueError(sentence.format(value))
+
+    return check
+
+
+_positive = _must(lambda n: n >= 1, 'is {}; it must be at least 1.')
+
+
+def _labels(prefix: str) -> Callable:
+    return lambda values: tuple(sorted({str(value).removeprefix(prefix) for value in values}))
+
+
+def _named_path(text: str) -> tuple[str, str]:
+    name, equals, path = text.partition('=')
+    return (name, path) if equals else (re.sub(r'\W', '_', Path(text).resolve().name), text)
+
+
+def _check_names(derivatives: tuple[tuple[str, Path], ...]):
+    names = [name for name, _ in derivatives]
+    for name in names:
+        if names.count(name) > 1 or name == 'raw' or not name.isidentifier():
+            raise ValueError(f'{name}=PATH: name each differently, in letters, digits and _, not raw.')
+
+
+def _gigabytes(text: str) -> float:
+    match = re.fullmatch(r'(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?', text, re.IGNORECASE)
+    if match is None:
+        raise ArgumentTypeError(f'{text!r} is no size; write 8, 8G or 8000M')
+    return float(match[1]) * {'K': 1e-6, 'M': 1e-3, 'G': 1, '': 1, 'T': 1e3}[match[2].upper()]
+
+
+def _check_memory(gigabytes: float):
+    total = total_memory_gb()
+    if not 0 < gigabytes <= total:
+        raise ValueError(f'is {gigabytes:g} GB, but this machine has {total:.0f} GB; 8 GB is 8, 8G or 8000M.')
+
+
+def _atlas_path(atlas: str) -> str:
+    path = Path(atlas).expanduser()
+    # nodes run in folders of their own
+    return str(path.absolute()) if path.suffix and path.is_file() else atlas
+
+
+def _is_scaling(text: str) -> bool:
+    if text in ('auto', 'radians', 'degrees'):
+        return True
+    try:
+        low, high = (float(part) for part in text.split(','))
+    except ValueError:
+        return False
+    return low < high
+
+
+def _check_pairs(pairs: tuple[str, ...]):
+    for pair in pairs:
+        column, _, region = pair.rpartition(':')
+        if not (column and region):
+            raise ValueError(
+                f'{pair}: write COLUMN:REGION, such as dystonia:GP for the column dystonia of '
+                'participants.tsv with the region GP.'
+            )
 
 
 @dataclass(frozen=True)
 class Options:
-    """Everything a run depends on beside the data; paths are absolute, labels without 'sub-' and 'ses-'.
+    """Everything a run depends on, except the data; paths are absolute, labels without 'sub-' and 'ses-'.
 
-    Raises UserError where a value is not one that the option takes.
+    Raises UserError where an option cannot have the value that it is given.
     """
 
-    bids_dir: Path
-    output_dir: Path
-    level: str
-    participant_label: tuple[str, ...] = ()
-    session_label: tuple[str, ...] = ()
-    array_task: str | None = None
-    shares: tuple[str, ...] = ()
-    bids_filter_file: Path | None = None
-    skip_bids_validation: bool = False
-    derivatives: tuple[tuple[str, Path], ...] = ()
-    work_dir: Path | None = None
-    nprocs: int | None = None
-    omp_nthreads: int | None = None
-    mem_gb: float | None = None
-    use_plugin: Path | None = None
-    output_spaces: tuple[str, ...] = ('MNI152NLin2009aSym',)
-    atlas: str = 'nuclei'
-    registration: Method = option(default=Method('dipy'))
-    refinement: Method = option(default=Method('hybrid'))
-    mask: Method = option(default=Method('combined'))
-    unwrap: Method = option(default=Method('romeo'))
-    field: Method = option(default=Method('linear'))
-    background: Method = option(default=Method('levelled'))
-    inversion: Method = option(default=Method('tv'))
-    reference: Method = option(default=Method('csf'))
-    r2star: Method = option(default=Method('arlo'))
-    swi: Method = option(default=Method('clearswi'))
-    phase_scaling: str = 'auto'
-    phase_sign: str = 'auto'
-    slice_flip: str = 'auto'
-    bipolar: str = 'auto'
-    device: str = 'cpu'
-    chi_template: Path | None = None
-    applications: tuple[Method, ...] = ()
-    model: str | None = None
-    correlate: tuple[str, ...] = ()
-    controls: str | None = None
-    statistic: str = 'mean'
-    relative_to: str | None = None
-    voxelwise: str = 'no'
-    smoothing_mm: float = 3.0
-    study_template: int = 0
-    reports_only: bool = False
-    boilerplate_only: bool = False
-    stop_on_first_crash: bool = False
-    dry_run: bool = False
-    verbose: int = 0
+    bids_dir: Path = option(help='root of the BIDS dataset', effect=False)
+    output_dir: Path = option(help='output folder', effect=False)
+    level: str = option(
+        help='each participant, or all that were run', choices=('participant', 'group'), effect=False
+    )
+    participant_label: tuple[str, ...] = _what(
+        (),
+        'participants to run, with or without "sub-"',
+        metavar='LABEL',
+        normal=_labels('sub-'),
+        effect=False,
+    )
+    session_label: tuple[str, ...] = _what(
+        (), 'sessions to run, with or without "ses-"', metavar='LABEL', normal=_labels('ses-')
+    )
+    array_task: str | None = _only(
+        None,
+        'run share I of N of the participants (from a SLURM or SGE array 1-N, unless labels are given)',
+        metavar='I/N',
+        check=parse_task,
+    )
+    shares: tuple[str, ...] = option((), effect=False)
+    bids_filter_file: Path | None = _what(
+        None, 'JSON that maps "megre" and "t1w" to BIDS entities to select', metavar='FILE'
+    )
+    skip_bids_validation: bool = _what(False, 'do not run the BIDS validator', effect=False)
+    derivatives: tuple[tuple[str, Path], ...] = _what(
+        (),
+        'earlier derivatives to use (fMRIPrep, sMRIPrep: brain mask and transforms; any: lesion masks)',
+        short='-d',
+        metavar='NAME=PATH',
+        parse=_named_path,
+        action='extend',
+        check=_check_names,
+    )
+    work_dir: Path | None = _how(
+        None, 'working folder; a stopped run resumes from it (output_dir/work)', short='-w', metavar='PATH'
+    )
+    nprocs: int | None = _how(
+        None, 'CPUs of the run (all of the machine, or those SLURM granted)', metavar='N', check=_positive
+    )
+    omp_nthreads: int | None = _how(
+        None, 'CPUs of one step (found from nprocs)', metavar='N', check=_positive
+    )
+    mem_gb: float | None = _how(
+        None,
+        'memory: 8 or 8G, 8000M (90 %% of the machine, or what SLURM granted)',
+        flag='mem',
+        metavar='SIZE',
+        unit='GB',
+        parse=_gigabytes,
+        check=_check_memory,
+    )
+    use_plugin: Path | None = _how(
+        None,
+        'YAML or JSON file that chooses a Nipype plugin',
+        metavar='FILE',
+        check=_must(Path.is_file, 'is {}, which is not a file; give a Nipype plugin file.'),
+    )
+    output_spaces: tuple[str, ...] = _method(
+        ('MNI152NLin2009aSym',),
+        'templates to bring the maps to',
+        metavar='SPACE',
+        normal=lambda names: tuple(dict.fromkeys(names)),
+        check=_must(bool, 'names no space; name at least one, such as MNI152NLin2009aSym.'),
+    )
+    atlas: str = _method(
+        'nuclei', 'regions: a name, or a dseg with its TSV', metavar='NAME|FILE', normal=_atlas_path
+    )
+    registration: Method = _step(Method('dipy'), 'method, see below')
+    refinement: Method = _step(Method('hybrid'), 'method, see below')
+    mask: Method = _step(
+        Method('combined'), 'method, see below, or files such as /masks/{series}_mask.nii.gz'
+    )
+    unwrap: Method = _step(Method('romeo'), 'method, see below')
+    field: Method = _step(Method('linear'), 'method, see below')
+    background: Method = _step(Method('levelled'), 'method, see below')
+    inversion: Method = _step(Method('tv'), 'method, see below')
+    reference: Method = _step(Method('csf'), 'method, see below')
+    r2star: Method = _step(Method('arlo'), 'method, see below')
+    swi: Method = _step(Method('clearswi'), 'method, see below')
+    phase_scaling: str = _method(
+        'auto',
+        'unit of phase, or the values of -pi and pi as in --phase-scaling=-4096,4094',
+        metavar='auto|radians|degrees|LOW,HIGH',
+        check=_must(
+            _is_scaling,
+            'is {!r}; it must be auto, radians, degrees, or LOW,HIGH: the values that stand for -pi and pi.',
+        ),
+    )
+    phase_sign: str = _method(
+        'auto', 'sign of phase in a positive field', choices=('auto', 'positive', 'negative')
+    )
+    slice_flip: str = _method(
+        'auto', 'whether every second slice is negated (GE)', choices=('auto', 'yes', 'no')
+    )
+    bipolar: str = _method(
+        'auto', 'whether the readout alternates in direction between echoes', choices=('auto', 'yes', 'no')
+    )
+    device: str = _how(
+        'cpu', 'device that computes background removal and inversion', choices=('cpu', 'cuda'), effect=True
+    )
+    chi_template: Path | None = _region(
+        None,
+        'susceptibility in the space of the first template, such as that of --study-template; deep grey '
+        'matter is aligned to it (a prior made from the atlas)',
+        metavar='FILE',
+        check=_must(Path.is_file, 'is {}, which is not a file; give a NIfTI image.'),
+    )
+    applications: tuple[Method, ...] = _region(())
+    model: str | None = _cohort(None, 'model of each region, as "chi ~ group + age + sex"', metavar='FORMULA')
+    correlate: tuple[str, ...] = _cohort(
+        (),
+        'columns of participants.tsv to correlate with regions, as dystonia:GP parkinsonism:SN; what --model '
+        'has on its right side are covariates',
+        metavar='COLUMN:REGION',
+        check=_check_pairs,
+    )
+    controls: str | None = _cohort(
+        None, 'value of the column group that names controls (found)', metavar='LABEL'
+    )
+    statistic: str = _cohort(
+        'mean', 'column of the tables to test', choices=('mean', 'median', 'mean_positive', 'mean_pv')
+    )
+    relative_to: str | None = _cohort(
+        None,
+        'subtract the mean of this region from susceptibility first, as CSF, Brain, "White matter"',
+        metavar='REGION',
+    )
+    voxelwise: str = _cohort(
+        'no',
+        'test the model in each voxel of the template, with this threshold',
+        choices=('no', 'fdr', 'permutation'),
+    )
+    smoothing_mm: float = _cohort(
+        3.0,
+        'full width at half maximum within tissue for --voxelwise',
+        flag='smoothing',
+        metavar='MM',
+        unit='mm',
+        check=_must(lambda mm: 0 <= mm <= 30, 'is {:g} mm; it must be between 0 and 30.'),
+    )
+    study_template: int = _cohort(
+        0,
+        'average the cohort to a template of its own, in N rounds (0: none)',
+        metavar='N',
+        check=_must(lambda n: 0 <= n <= 5, 'is {}; it is a number of rounds, 0 (none) to 5.'),
+    )
+    reports_only: bool = _only(False, 'only write the reports again')
+    boilerplate_only: bool = _only(False, 'only print the methods text')
+    stop_on_first_crash: bool = _how(False, 'stop everything when a step fails')
+    dry_run: bool = _only(False, 'only print what would be run, and why other series are skipped')
+    verbose: int = _how(0, 'say more; -vv also shows where errors come from', short='-v', action='count')
 
     def __post_init__(self):
-        for name in _PATHS:
-            if getattr(self, name) is not None:
-                self._set(name, Path(getattr(self, name)).expanduser().resolve())
-        for name, prefix in (('participant_label', 'sub-'), ('session_label', 'ses-')):
-            self._set(name, tuple(sorted({str(v).removeprefix(prefix) for v in getattr(self, name)})))
-        self._set('derivatives', tuple((n, Path(p).expanduser().resolve()) for n, p in self.derivatives))
-        for name in ('correlate', 'shares'):
-            self._set(name, tuple(getattr(self, name)))
-        self._set('output_spaces', tuple(dict.fromkeys(self.output_spaces)))
-        atlas = Path(self.atlas).expanduser()
-        if atlas.suffix and atlas.is_file():  # nodes run in folders of their own
-            self._set('atlas', str(atlas.absolute()))
+        for f in fields(self):
+            if getattr(self, f.name) is not None:
+                self._set(f.name, _normal(f, getattr(self, f.name)))
         if self.work_dir is None:
             self._set('work_dir', self.output_dir / 'work')
         if self.nprocs is None:
             self._set('nprocs', available_cpus())
         if self.mem_gb is None:
             self._set('mem_gb', available_memory_gb())
-        self._check()
-
-    def _set(self, name, value):
-        object.__setattr__(self, name, value)
-
-    def _check(self):
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise UserError(
-                    f'{flag_of(name)} is {getattr(self, name)!r}; it must be one of: {", ".join(choices)}.'
-                )
-        if self.phase_scaling not in ('auto', 'radians', 'degrees') and not _is_range(self.phase_scaling):
-            raise UserError(
-                f'--phase-scaling is {self.phase_scaling!r}; it must be auto, radians, degrees, or LOW,HIGH: '
-                'the values that stand for -pi and pi.'
-            )
         for f in fields(self):
-            text = _toml(getattr(self, f.name))
-            if any(0xD800 <= ord(sign) <= 0xDFFF for sign in text):  # no record or report could name it
-                raise UserError(f'{flag_of(f.name)} is {text}, which is not UTF-8; rename it.')
-        if self.array_task is not None:
-            parse_task(self.array_task)
-        for name in ('nprocs', 'omp_nthreads'):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise UserError(f'{flag_of(name)} is {getattr(self, name)}; it must be at least 1.')
+            if getattr(self, f.name) is not None:
+                _check(f, getattr(self, f.name))
         if (self.omp_nthreads or 1) > self.nprocs:
             raise UserError(
                 f'--omp-nthreads is {self.omp_nthreads}, more than --nprocs ({self.nprocs}); lower it.'
             )
-        total = total_memory_gb()
-        if not 0 < self.mem_gb <= total:
-            raise UserError(
-                f'--mem is {self.mem_gb:g} GB, but this machine has {total:.0f} GB; 8 GB is 8, 8G or 8000M.'
-            )
-        names = [name for name, _ in self.derivatives]
-        for name in names:
-            if names.count(name) > 1 or name == 'raw' or not name.isidentifier():
-                raise UserError(
-                    f'--derivatives {name}=PATH: name each differently, in letters, digits and _, not raw.'
-                )
-        if not self.output_spaces:
-            raise UserError('--output-spaces names no space; name at least one, such as MNI152NLin2009aSym.')
-        for pair in self.correlate:
-            column, _, region = pair.rpartition(':')
-            if not (column and region):
-                raise UserError(
-                    f'--correlate {pair}: write COLUMN:REGION, such as dystonia:GP for the column '
-                    'dystonia of participants.tsv with the region GP.'
-                )
-        if not 0 <= self.smoothing_mm <= 30:
-            raise UserError(f'--smoothing is {self.smoothing_mm:g} mm; it must be between 0 and 30.')
-        if not 0 <= self.study_template <= 5:
-            raise UserError(
-                f'--study-template is {self.study_template}; it is a number of rounds, 0 (none) to 5.'
-            )
-        for name in ('use_plugin', 'chi_template'):
-            if getattr(self, name) is not None and not getattr(self, name).is_file():
-                what = {'use_plugin': 'a Nipype plugin file', 'chi_template': 'a NIfTI image'}[name]
-                raise UserError(
-                    f'{flag_of(name)} is {getattr(self, name)}, which is not a file; give {what}.'
-                )
+
+    def _set(self, name: str, value: object):
+        object.__setattr__(self, name, value)
 
     @classmethod
     def from_settings(cls, settings: dict):
         """Options from plain values: those of a TOML file, or the strings of the command line."""
-        known = [f.name for f in fields(cls)]
+        settings = _of_this_version(settings)
         for key in settings:
-            if key not in known:
-                raise UserError(f'there is no setting {key!r}; known are: {", ".join(known)}.')
-        for key, what in (
-            ('bids_dir', 'the dataset'),
-            ('output_dir', 'the output folder'),
-            ('level', 'the level'),
-        ):
+            if key not in SETTINGS:
+                raise UserError(f'there is no setting {key!r}; known are: {", ".join(SETTINGS)}.')
+        needed = {'bids_dir': 'the dataset', 'output_dir': 'the output folder', 'level': 'the level'}
+        for key, what in needed.items():
             if key not in settings:
                 raise UserError(
                     f'{what} is missing; give: bids_qsm bids_dir output_dir {{participant,group}}.'
                 )
-        settings = {key: _checked_type(key, value) for key, value in settings.items()}
+        for key, value in settings.items():
+            _check_type(SETTINGS[key], value)
         chosen = {step: settings[step] for step in STEPS if isinstance(settings.get(step), str)}
-        if chosen:
-            known_methods = registries()
-            for step, text in chosen.items():
-                is_file = step == 'mask' and text.endswith(('.nii', '.nii.gz'))
-                settings[step] = (
-                    _mask_file(text)
-                    if is_file
-                    else Method.parse(text, known_methods[step], step=flag_of(step))
-                )
-        if settings.get('applications'):
-            settings['applications'] = tuple(map(_application, settings['applications']))
+        known = registries() if chosen else {}
+        for step, text in chosen.items():
+            is_file = step == 'mask' and text.endswith(('.nii', '.nii.gz'))
+            settings[step] = (
+                _mask_file(text) if is_file else Method.parse(text, known[step], step=flag_of(step))
+            )
+        if 'applications' in settings:
+            settings['applications'] = tuple(
+                Method.parse(str(text), applications(), step='--applications')
+                for text in settings['applications']
+            )
         return cls(**settings)
 
     @classmethod
-    def from_toml(cls, text: str, *, source: str = 'config', **overrides):
+    def from_toml(cls, text: str, *, source: str = 'config', **overrides: object):
         """Options from TOML ``text``, as :meth:`to_toml` writes it; ``overrides`` win over it."""
         return cls.from_settings({**read_toml(text, source=source), **overrides})
 
@@ -229,31 +343,29 @@ class Options:
         tables = []
         for f in fields(self):
             value = getattr(self, f.name)
-            if f.name == 'derivatives':
-                tables = ['', '[derivatives]', *(f'{n} = {_toml(p)}' for n, p in value)] if value else []
+            if kind_of(f) == NAMED_PATHS:
+                tables += ['', f'[{f.name}]', *(f'{n} = {_toml(p)}' for n, p in value)] if value else []
             elif value is not None:
                 lines.append(f'{f.name} = {_toml(value)}')
         return '\n'.join([*lines, *tables]) + '\n'
 
     def to_command(self, *, participants: tuple[str, ...]) -> str:
-        """The command that gives the results of ``participants`` (empty: all) again, from whatever place.
+        """The command that gives the results of ``participants`` (empty: all) again, from any folder.
 
-        BIDS_DIR and OUTPUT_DIR stand for these folders, names for other paths; what changes no result is left
-        out, so that equal results say the same.
+        BIDS_DIR and OUTPUT_DIR stand for these folders, names for other paths. Options that change no result
+        are left out, so that equal results have equal commands.
         """
         words = ['bids_qsm', 'BIDS_DIR', 'OUTPUT_DIR', self.level]
         if participants:
             words += ['--participant-label', *participants]
-        others = [name for level, names in OF_LEVEL.items() if level != self.level for name in names]
         for f in fields(self):
-            value = getattr(self, f.name)
-            if f.name in (*WITHOUT_EFFECT, *others) or value == f.default:
+            value, flag, about = getattr(self, f.name), flag_of(f.name), f.metadata['about']
+            if not about.effect or about.level not in ('', self.level) or value == f.default:
                 continue
-            flag = flag_of(f.name)
-            if f.name == 'applications':
-                words += [f'--{one}' for one in value]
-            elif f.name == 'derivatives':
+            if kind_of(f) == NAMED_PATHS:
                 words += [flag, *(f'{name}={path.name}' for name, path in value)]
+            elif kind_of(f) == METHODS:
+                words += [f'--{method}' for method in value]
             elif isinstance(value, tuple):
                 words += [flag, *value]
             else:
@@ -262,69 +374,101 @@ class Options:
         return shlex.join(words)
 
 
-_PATHS = ('bids_dir', 'output_dir', 'bids_filter_file', 'work_dir', 'use_plugin', 'chi_template')
-_TYPES = {
-    **dict.fromkeys(
-        (*_PATHS, *CHOICES, 'array_task', 'atlas', 'phase_scaling', 'model', 'controls', 'relative_to'),
-        ((str, Path), 'text'),
-    ),
-    **dict.fromkeys(STEPS, ((str, Method), 'text such as "tv:strength=0.04"')),
-    **dict.fromkeys(
-        ('participant_label', 'session_label', 'shares', 'output_spaces', 'correlate', 'applications'),
-        ((list, tuple), 'a list of texts'),
-    ),
-    **dict.fromkeys(
-        (*('skip_bids_validation', 'reports_only', 'boilerplate_only', 'stop_on_first_crash', 'dry_run'),),
-        ((bool,), 'true or false'),
-    ),
-    **dict.fromkeys(('nprocs', 'omp_nthreads', 'verbose', 'study_template'), ((int,), 'a whole number')),
-    'mem_gb': ((int, float), 'a number (GB)'),
-    'smoothing_mm': ((int, float), 'a number (mm)'),
-    'derivatives': ((list, tuple, dict), 'a table of name = path'),
+SETTINGS: dict[str, Field] = {f.name: f for f in fields(Options)}
+STEPS = tuple(name for name, f in SETTINGS.items() if f.type is Method)
+"""The steps whose method the user chooses."""
+
+TEXTS, METHODS = tuple[str, ...], tuple[Method, ...]
+NAMED_PATHS = tuple[tuple[str, Path], ...]
+_KINDS = {
+    **dict.fromkeys((str, Path), ((str, Path), 'text')),
+    Method: ((str, Method), 'text such as "tv:strength=0.04"'),
+    **dict.fromkeys((TEXTS, METHODS), ((list, tuple), 'a list of texts')),
+    bool: ((bool,), 'true or false'),
+    int: ((int,), 'a whole number'),
+    float: ((int, float), 'a number'),
+    NAMED_PATHS: ((list, tuple, dict), 'a table of name = path'),
 }
+"""What a plain value may be for each type of option, and the name of that in messages."""
+
+
+def kind_of(f: Field) -> Any:
+    """Type of an option, without None."""
+    return get_args(f.type)[0] if isinstance(f.type, UnionType) else f.type
+
+
+def flag_of(name: str) -> str:
+    """The flag of a setting on the command line."""
+    return '--' + (SETTINGS[name].metadata['about'].flag or name.replace('_', '-'))
 
 
 def read_toml(text: str, *, source: str) -> dict:
-    """Settings of a TOML file; UserError naming ``source`` where it is no TOML or a setting is unknown."""
+    """Settings of a TOML file; UserError naming ``source`` where it is not TOML or a setting is unknown."""
     try:
-        settings = tomllib.loads(text)
+        settings = _of_this_version(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise UserError(f'{source} is not valid TOML: {error}.') from None
-    if settings.pop('candidates', False):  # as runs wrote it before applications had one setting
-        settings['applications'] = [*settings.get('applications', []), 'candidates']
-    unknown = [key for key in settings if key not in _TYPES]
+    unknown = [key for key in settings if key not in SETTINGS]
     if unknown:
-        raise UserError(f'{source} names {unknown[0]!r}; known settings are: {", ".join(_TYPES)}.')
+        raise UserError(f'{source} names {unknown[0]!r}; known settings are: {", ".join(SETTINGS)}.')
     return settings
 
 
-def _checked_type(key, value):
-    kinds, name = _TYPES[key]
-    wrong = not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)
-    if isinstance(value, list | tuple) and key != 'derivatives':
-        wrong |= not all(isinstance(item, str) for item in value)
+def _of_this_version(settings: dict) -> dict:
+    """Settings, where those of an older version have candidates = true or false."""
+    settings = dict(settings)
+    candidates = settings.pop('candidates', False)
+    if not isinstance(candidates, bool):
+        raise UserError(f'candidates must be true or false, not {candidates!r}.')
+    if candidates:
+        settings['applications'] = [*settings.get('applications', ()), 'candidates']
+    return settings
+
+
+def _check_type(f: Field, value: object):
+    kind = kind_of(f)
+    kinds, name = _KINDS[kind]
+    wrong = not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool)
+    if kind in (TEXTS, METHODS) and not wrong:
+        wrong = not all(isinstance(item, str if kind == TEXTS else str | Method) for item in value)
     if wrong:
-        raise UserError(f'{flag_of(key)} must be {name}, not {value!r}.')
-    if isinstance(value, dict):
-        return tuple(value.items())
-    return value
+        unit = f.metadata['about'].unit
+        raise UserError(f'{flag_of(f.name)} must be {name}{unit and f" ({unit})"}, not {value!r}.')
 
 
-def _application(text):
-    """An application by name, with the parameters that the user set."""
-    from bids_qsm.applications import application, modules
+def _normal(f: Field, value: Any) -> Any:
+    """A value as Options hold it."""
+    kind, normal = kind_of(f), f.metadata['about'].normal
+    if kind is Path:
+        return Path(value).expanduser().resolve()
+    if kind == NAMED_PATHS:
+        pairs = value.items() if isinstance(value, dict) else value
+        return tuple((name, Path(path).expanduser().resolve()) for name, path in pairs)
+    if kind == METHODS:
+        return tuple({method.name: method for method in value}.values())
+    return normal(value) if normal else tuple(value) if kind == TEXTS else value
 
-    known = {name: application(name).measure for name in modules()}
-    return Method.parse(text, known, step='application')
+
+def _check(f: Field, value: object):
+    flag, about, text = flag_of(f.name), f.metadata['about'], _toml(value)
+    if any(0xD800 <= ord(sign) <= 0xDFFF for sign in text):  # no record or report could name it
+        raise UserError(f'{flag} is {text}, which is not UTF-8; rename it.')
+    if about.choices and value not in about.choices:
+        raise UserError(f'{flag} is {value!r}; it must be one of: {", ".join(about.choices)}.')
+    try:
+        if about.check:
+            about.check(value)
+    except ValueError as error:
+        raise UserError(f'{flag} {error}') from None
 
 
-def _mask_file(text):
-    """The choice of masks from files; {series} and other words in braces are filled in for each series."""
+def _mask_file(text: str) -> Method:
+    """Masks from files; {series} and other words in braces are filled in for each series."""
     path = Path(text.removeprefix('file:path=')).expanduser().resolve()
     return Method('file', (('path', str(path)),))
 
 
-def _named(value):
+def _named(value: object) -> str:
     """A value as on the command line, files by their names."""
     if isinstance(value, Method) and value.name == 'file':
         value = Path(value.as_dict['path'])
@@ -332,21 +476,7 @@ def _named(value):
     return Path(value).name if is_file else str(value)
 
 
-def _is_range(text):
-    try:
-        low, high = (float(part) for part in text.split(','))
-    except ValueError:
-        return False
-    return low < high
-
-
-def flag_of(name):
-    """The flag of a setting on the command line."""
-    short = {'mem_gb': 'mem', 'smoothing_mm': 'smoothing'}
-    return '--' + short.get(name, name).replace('_', '-')
-
-
-def _toml(value):
+def _toml(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float):

@@ -12,8 +12,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
+from pathlib import Path
+
+from nipype.pipeline.engine import Workflow
 
 import bids_qsm
+from bids_qsm.app.options import Options
 from bids_qsm.applications import applications
 from bids_qsm.derivatives.files import (
     atomic_write,
@@ -32,9 +36,9 @@ from bids_qsm.interfaces.device import require_device
 from bids_qsm.layout import Plan, find_series, participants
 from bids_qsm.layout.dataset import require_dataset
 from bids_qsm.reports.subject import build_subject_report, methods_text
-from bids_qsm.templates.atlases import get_atlas
+from bids_qsm.templates.atlases import Atlas, get_atlas
 from bids_qsm.templates.chi_prior import get_chi
-from bids_qsm.templates.spaces import get_template, get_white_matter
+from bids_qsm.templates.spaces import Template, get_template, get_white_matter
 from bids_qsm.workflows.base import init_bids_qsm_wf
 
 PACKAGES = (
@@ -52,10 +56,10 @@ LISTED = 20
 """Reports, at most, that are listed one by one."""
 
 
-def make_plan(options) -> Plan:
-    """What to run of the dataset, or of the share of an array's task; UserError where that cannot be.
+def make_plan(options: Options) -> Plan:
+    """What to run of the dataset, or of an array task's share of it.
 
-    The disks must hold what will be written.
+    UserError where the input is wrong or the disks have too little space for the outputs.
     """
     own, notes = None, ()
     if options.array_task:
@@ -70,7 +74,7 @@ def make_plan(options) -> Plan:
     return replace(plan, notes=(*notes, *plan.notes))
 
 
-def run_participant(options, plan) -> int:
+def run_participant(options: Options, plan: Plan) -> int:
     """Process every series of ``plan``; return the exit status (1 where something failed)."""
     rejected = {}
     for one in plan.rejected:
@@ -91,8 +95,8 @@ def run_participant(options, plan) -> int:
     return 1 if failures else 0
 
 
-def _run(options, plan, subjects, rejected):
-    """Run everything, each subject to its record and report; return the failures."""
+def _run(options: Options, plan: Plan, subjects: list[str], rejected: dict[str, list[dict]]):
+    """Run everything; write the record and the report of each subject as it ends. Return the failures."""
     _prepare_output(options)
     out, started = options.output_dir, datetime.now(UTC)
     log = _begin_log(options, plan, started)
@@ -116,21 +120,20 @@ def _run(options, plan, subjects, rejected):
         status = 1 if failures else 0
     finally:
         log.close(status)
-        # the group level does it for jobs by task or label, as all logs are read for it
+        # it reads all logs; for jobs by task or label the group level writes it
         if not (options.array_task or options.participant_label):
             write_merged(out / 'logs')
     return failures
 
 
-def log_nothing(options, plan):
-    """Leave the log of a task that has nothing to run, so that it is not taken for one that was lost."""
+def log_nothing(options: Options, plan: Plan):
+    """Write the log of a task that has nothing to run, so that its log does not count as missing."""
     _prepare_output(options)
     _begin_log(options, plan, datetime.now(UTC)).close(0)
 
 
-def _begin_log(options, plan, started):
-    # runs that share the output, such as array jobs, each have their own folder; containers may share the
-    # names of machines and the numbers of processes
+def _begin_log(options: Options, plan: Plan, started: datetime):
+    # each run has its own folder; host name and process number may be the same in several containers
     name = f'{started:%Y%m%dT%H%M%SZ}-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}'
     logs = options.output_dir / 'logs' / name
     logs.mkdir(parents=True)
@@ -142,19 +145,19 @@ def _begin_log(options, plan, started):
     return log
 
 
-def boilerplate(options, plan) -> str:
+def boilerplate(options: Options, plan: Plan) -> str:
     """Methods text of what would be run, with references."""
     resources = find_resources(options)
     built = (_build(options, part, resources, 1)[1] for part in subject_plans(plan).values())
     return methods_text(list(dict.fromkeys(chain.from_iterable(built))))
 
 
-def build_graph(options, plan):
+def build_graph(options: Options, plan: Plan):
     """Resolve template and atlas and build the workflow; return it with its methods paragraphs."""
     return _build(options, plan, find_resources(options), step_threads(options, plan))
 
 
-def _build(options, plan, resources, threads):
+def _build(options: Options, plan: Plan, resources: tuple[list[Template], Atlas], threads: int):
     templates, atlas = resources
     workflow = init_bids_qsm_wf(
         options=options, plan=plan, templates=templates, atlas=atlas, omp_nthreads=threads
@@ -162,13 +165,13 @@ def _build(options, plan, resources, threads):
     return workflow, _methods(workflow)
 
 
-def find_resources(options):
-    """Templates and atlas that the options name, from the caches or by a download."""
+def find_resources(options: Options):
+    """Templates and atlas that the options name, from the caches or the network."""
     cache = options.work_dir / 'templates'
     cache.mkdir(parents=True, exist_ok=True)
     templates = [get_template(name, cache) for name in options.output_spaces]
     atlas = get_atlas(options.atlas, cache)
-    # the atlas goes with its own template; the built-in one is approximate in any
+    # the template of the atlas comes first; the built-in atlas is approximate in any space
     templates.sort(key=lambda template: template.name != atlas.space)
     if atlas.space != templates[0].name and not atlas.approximate:
         raise UserError(
@@ -184,7 +187,7 @@ def find_resources(options):
     return templates, atlas
 
 
-def _methods(workflow):
+def _methods(workflow: Workflow):
     paragraphs = []
     for name in sorted(workflow.list_node_names()):
         parts = name.split('.')[:-1]
@@ -195,14 +198,16 @@ def _methods(workflow):
     return paragraphs
 
 
-def _prepare_output(options):
+def _prepare_output(options: Options):
     options.output_dir.mkdir(parents=True, exist_ok=True)
     options.work_dir.mkdir(parents=True, exist_ok=True)
     write_dataset_description(options.output_dir, options)
     write_bidsignore(options.output_dir, (image.suffix for app in applications() for image in app.images))
 
 
-def _write_provenance(options, subject, started, methods, failures):
+def _write_provenance(
+    options: Options, subject: str, started: datetime, methods: list[str], failures: list[dict]
+):
     packages = {}
     for name in PACKAGES:
         try:
@@ -222,26 +227,26 @@ def _write_provenance(options, subject, started, methods, failures):
     write_json(options.output_dir / 'logs' / f'sub-{subject}.json', record)
 
 
-def _failures_of_others(options, plan, subject):
-    """Failures on record of series that a run of some sessions, or some files, leaves as they were."""
+def _failures_of_others(options: Options, plan: Plan, subject: str):
+    """Recorded failures of series that this run, of some sessions or some files, does not process."""
     if not (options.session_label or options.bids_filter_file):
         return []
-    # the anatomy, which has the name of the subject, is everyone's
+    # failures of the anatomy have the name of the subject and concern all series
     named = {f'sub-{subject}', *(one.name for one in (*plan.series, *plan.rejected))}
     try:
         return [one for one in _read_failures(options.output_dir, subject) if one['series'] not in named]
-    except (UserError, ValueError, KeyError, TypeError):  # it has not been run yet, or the record is broken
+    except (UserError, ValueError, KeyError, TypeError):  # no record, or a broken one
         return []
 
 
-def _read_failures(out, subject):
+def _read_failures(out: Path, subject: str):
     path = out / 'logs' / f'sub-{subject}.json'
     if not path.exists():
         raise UserError(f'{path} is missing: sub-{subject} has not been run into {out} yet; run it first.')
     return json.loads(path.read_text())['failures']
 
 
-def _summarise(out, subjects, failures):
+def _summarise(out: Path, subjects: list[str], failures: list[dict]):
     pages = [out / f'sub-{subject}.html' for subject in subjects]
     if len(pages) > LISTED:
         print(f'Reports: {out}/sub-*.html ({len(pages)})')

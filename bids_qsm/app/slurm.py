@@ -7,7 +7,7 @@ from bids_qsm.execution.slurm_scripts import write_scripts
 from bids_qsm.templates.spaces import keep_template
 
 OF_TASK = ('nprocs', 'array_task', 'shares', 'dry_run', 'boilerplate_only', 'use_plugin')
-"""Settings that a task is given or must not have."""
+"""Settings that the scripts set, or that a task cannot have."""
 
 
 def write_array(
@@ -21,8 +21,8 @@ def write_array(
 ) -> str:
     """Write the scripts of an array (see `write_scripts`) for the ``settings`` of the command line.
 
-    The dataset is read and checked, and templates are fetched, so that the tasks need neither. Raises
-    UserError where it cannot run.
+    The dataset is checked and templates are downloaded here, not in the tasks. UserError where the array
+    cannot run.
     """
     settings = {**settings, 'level': 'participant'}
     for name in OF_TASK:

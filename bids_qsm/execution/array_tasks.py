@@ -2,17 +2,18 @@
 
 import os
 import re
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from bids_qsm.errors import UserError
 
 ANATOMY_BYTES = 1e8
-"""What a participant costs beside the bytes of the series: alignment with the template, tables, report."""
+"""Cost of a participant in addition to its series: alignment with the template, tables, report."""
 
 _SERIES = re.compile(r'_(MEGRE|T2starw|GRE)\.nii(\.gz)?$|_part-\w+_T1w\.nii(\.gz)?$')
 _ANNEX_KEY = re.compile(r'[A-Z0-9_]+(?:-[a-z]\d+)*?-s(\d+)-')
-"""What a link of git-annex leads to, as MD5E-s2048--...nii.gz; it tells the size, fetched or not."""
+"""Target of a git-annex link, as MD5E-s2048--...nii.gz; it holds the size of a file that is not there."""
 _GIVE = 'give --array-task I/N, task I of N (1/1 runs everything).'
 
 
@@ -29,10 +30,10 @@ def parse_task(text: str) -> tuple[int, int]:
     return task, count
 
 
-def scheduled_task(environ) -> str | None:
+def scheduled_task(environ: Mapping[str, str]) -> str | None:
     """The task as 'I/N' that SLURM, SGE or PBS give in ``environ``; None outside of an array.
 
-    Raises UserError where they do not tell the share, as in a part of an array that is submitted again.
+    UserError where they do not tell the share, as when a part of an array is submitted again.
     """
     for scheduler, (task, first, last, step) in _ARRAYS.items():
         index = environ.get(task, 'undefined')
@@ -61,13 +62,19 @@ _ARRAYS = {
         'SLURM_ARRAY_TASK_STEP',
     ),
     'SGE': ('SGE_TASK_ID', 'SGE_TASK_FIRST', 'SGE_TASK_LAST', 'SGE_TASK_STEPSIZE'),
-    # neither PBS Pro nor Torque tells how many tasks there are
+    # PBS Pro and Torque do not tell the number of tasks
     'PBS': ('PBS_ARRAY_INDEX', '', '', ''),
     'Torque': ('PBS_ARRAYID', '', '', ''),
 }
 
 
-def own_share(bids_dir: Path, subjects, sessions, task: str, shares=()) -> tuple[str, ...]:
+def own_share(
+    bids_dir: Path,
+    subjects: Iterable[str],
+    sessions: tuple[str, ...],
+    task: str,
+    shares: tuple[str, ...] = (),
+) -> tuple[str, ...]:
     """The participants among ``subjects`` that ``task`` ('I/N') runs; each is in one share.
 
     ``shares`` are the participants of each task, as one text of labels; without them they are found from the
@@ -91,7 +98,7 @@ def own_share(bids_dir: Path, subjects, sessions, task: str, shares=()) -> tuple
 
 
 def balanced_shares(costs: dict[str, float], count: int) -> list[tuple[str, ...]]:
-    """Part the keys of ``costs`` into ``count`` shares of about equal cost, the same on every machine.
+    """Divide the keys of ``costs`` into ``count`` shares of about equal cost, the same on every machine.
 
     >>> balanced_shares({'01': 5, '02': 2, '03': 3, '04': 0}, 2)
     [('01', '04'), ('02', '03')]
@@ -106,10 +113,10 @@ def balanced_shares(costs: dict[str, float], count: int) -> list[tuple[str, ...]
     return [tuple(sorted(names)) for names in members]
 
 
-def subject_cost(bids_dir: Path, subject: str, sessions) -> float:
-    """What running a participant costs, in bytes of gradient-echo series; 0 where there is none.
+def subject_cost(bids_dir: Path, subject: str, sessions: tuple[str, ...]) -> float:
+    """Cost of running a participant, in bytes of gradient-echo series; 0 where there is none.
 
-    Found by listing folders alone, as every task of an array does it for the whole dataset.
+    It only lists folders, as every task of an array does this for the whole dataset.
     """
     root = bids_dir / f'sub-{subject}'
     folders = [root, *(path for path in _entries(root) if path.name.startswith('ses-'))]
@@ -121,17 +128,17 @@ def subject_cost(bids_dir: Path, subject: str, sessions) -> float:
     return sum(sizes) + ANATOMY_BYTES if sizes else 0.0
 
 
-def _entries(folder, *below):
+def _entries(folder: str | Path, *below):
     try:
         return list(os.scandir(Path(folder, *below)))
-    except OSError:  # what is wrong with it is said when the share is read
+    except OSError:  # reported when the share is read
         return []
 
 
-def _size(entry):
+def _size(entry: os.DirEntry):
     try:
         return entry.stat().st_size
-    except OSError:  # a link to nowhere; what is wrong with it is said when the series is read
+    except OSError:  # a broken link, reported when the series is read
         with suppress(OSError):
             key = _ANNEX_KEY.match(os.path.basename(os.readlink(entry.path)))
             return int(key[1]) if key else 0

@@ -4,7 +4,10 @@ import errno
 import fcntl
 import hashlib
 import sys
+from collections.abc import Iterable
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import BinaryIO
 
 from bids_qsm.errors import UserError
 
@@ -12,20 +15,20 @@ _HAS_NONE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 @contextmanager
-def locked(paths, subjects):
-    """Hold the subjects in the lock files ``paths``: two runs of one would spoil each other's files.
+def locked(paths: Iterable[Path], subjects: Iterable[str]):
+    """Lock the subjects in the files ``paths``, so that no other run writes the same files.
 
-    The lock ends with the process, however it ends. UserError where another process holds one of them; where
-    the filesystem has no locks, as on some clusters, that is said and the run goes on.
+    The lock ends with the process. UserError where another process has locked a subject; a filesystem without
+    locks, as on some clusters, gives a warning.
     """
     with ExitStack() as stack:
         for path in paths:
-            # one file for all, as the files that a process may open are few; each subject has a byte of it
+            # one file, as a process can open only so many; each subject locks one byte of it
             _lock(stack.enter_context(path.open('ab')), path, sorted(subjects))
         yield
 
 
-def _lock(stream, path, subjects):
+def _lock(stream: BinaryIO, path: Path, subjects: Iterable[str]):
     for subject in subjects:
         try:
             fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _place(subject))
@@ -44,5 +47,5 @@ def _lock(stream, path, subjects):
             return
 
 
-def _place(subject):
+def _place(subject: str):
     return int.from_bytes(hashlib.sha256(subject.encode()).digest()[:7], 'big')

@@ -1,4 +1,4 @@
-"""Compiled kernels that an installation brings along, for every user of its read-only files.
+"""Compiled kernels in a read-only installation, such as an image, for all its users.
 
 ``python -m bids_qsm.execution.numba_cache`` fills the caches of Numba and Matplotlib once, when an image is
 built. Numba refuses a cache that it cannot write, and trusts one completely (it holds pickled code): so
@@ -19,17 +19,17 @@ from bids_qsm.errors import UserError
 
 CACHES = Path(sys.prefix, 'share', 'bids_qsm', 'caches')
 FLAGS = ('avx2', 'bmi1', 'bmi2', 'f16c', 'fma', 'abm', 'movbe')
-"""What x86-64-v3 (since 2013) has beyond v2, as /proc/cpuinfo names it; abm is lzcnt."""
+"""CPU flags of x86-64-v3 (since 2013) that v2 lacks, as in /proc/cpuinfo; abm is lzcnt."""
 
 
 def target() -> dict[str, str]:
-    """Numba's settings of the CPU to compile for: one that clusters share, not the one of this machine."""
+    """Numba's settings of the CPU to compile for: a common type, as machines of a cluster differ."""
     name = 'x86-64-v3' if platform.machine() == 'x86_64' else 'generic'
     return {'NUMBA_CPU_NAME': name, 'NUMBA_CPU_FEATURES': ''}
 
 
 def lacking_flags(cpuinfo: str) -> list[str]:
-    """What the target has and the CPU that /proc/cpuinfo describes has not."""
+    """Flags of the target that the CPU in the text of /proc/cpuinfo lacks."""
     if target()['NUMBA_CPU_NAME'] == 'generic':
         return []
     line = next((line for line in cpuinfo.splitlines() if line.startswith('flags')), '')
@@ -39,7 +39,7 @@ def lacking_flags(cpuinfo: str) -> list[str]:
 def use_kernels(caches: Path = CACHES):
     """Let this process and its workers use the kernels in ``caches``, if any; before Numba is imported.
 
-    A cache that the user chose ($NUMBA_CACHE_DIR) is left alone. The private folder goes at the end.
+    If the user has set $NUMBA_CACHE_DIR, nothing is done. The private folder is deleted at exit.
 
     Raises
     ------
@@ -61,7 +61,7 @@ def use_kernels(caches: Path = CACHES):
         os.environ.setdefault(name, str(private / folder))
     try:
         Path.home()
-    except RuntimeError:  # neither HOME nor a known user, which libraries do not bear
+    except RuntimeError:  # no HOME and no known user: libraries fail
         os.environ['HOME'] = str(private)
     lacking = lacking_flags(Path('/proc/cpuinfo').read_text())
     if lacking:
@@ -80,9 +80,9 @@ def use_kernels(caches: Path = CACHES):
 
 
 def compile_kernels(caches: Path = CACHES):
-    """Fill ``caches`` by running a small dataset, and on its steps' inputs every method there is.
+    """Fill ``caches`` by running a small dataset, then every method on the inputs of its steps.
 
-    It must be called in a process that has not imported Numba yet.
+    Call it in a process that has not imported Numba yet.
     """
     caches.mkdir(parents=True, exist_ok=True)
     os.environ.update(
@@ -96,7 +96,7 @@ def compile_kernels(caches: Path = CACHES):
         _run_methods(work, Path(scratch))
 
 
-def _simulate(data):
+def _simulate(data: Path):
     """A subject with several echoes in one session and a single one in another."""
     from bids_qsm.phantom.dataset import Visit, write_dataset
     from bids_qsm.phantom.gre import Protocol
@@ -112,8 +112,8 @@ def _run(*arguments):
     subprocess.run([sys.executable, '-m', 'bids_qsm', *arguments, '--skip-bids-validation'], check=True)
 
 
-def _run_methods(work, scratch):
-    """Run each step that has a choice of methods again with the others, on what the finished run gave it."""
+def _run_methods(work: Path, scratch: Path):
+    """Run each step with its other methods, on its inputs in the finished run."""
     from nipype.utils.filemanip import loadpkl
 
     for path in sorted(work.rglob('result_*.pklz')):

@@ -1,17 +1,23 @@
-"""Live progress of a run: the series that are in work on a terminal, plain lines elsewhere and in the log."""
+"""Progress of a run: a live display of running series on a terminal, plain lines elsewhere and in the log."""
 
+import os
 import re
 import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from bids_qsm.execution.run_log import last_error, printable, used_memory_gb
+from bids_qsm.execution.run_log import RunLog, last_error, printable, used_memory_gb
+
+if TYPE_CHECKING:
+    from nipype.pipeline.engine import Node
 
 STAGES = {
     'phase': r'phase_wf\.',
@@ -20,15 +26,15 @@ STAGES = {
     'labels': r'labels_wf\.',
     'anatomy': r'(anat|align|normalize_\w+|save_\w+)_wf\.|align_flair|place_mask',
 }
-"""How the steps of a stage are named; all others belong to the report."""
+"""Stage -> pattern of the names of its steps; all other steps belong to the report."""
 COLUMNS = ('phase', 'anatomy', 'field', 'chi', 'labels', 'report')
 CACHED = 0.05
-"""A step of a plugin that measures nothing and that took less (s) was not run again."""
+"""A step without measurement that took less time (s) counts as cached."""
 
 
 @dataclass
 class _Work:
-    """The steps of a series, or of what the series of a subject share."""
+    """The steps of a series, or of the anatomy of a subject."""
 
     owner: dict  # as events name it
     totals: Counter = field(default_factory=Counter)  # by stage
@@ -55,7 +61,7 @@ class RunProgress:
         What the run may use (GB, CPUs).
     """
 
-    def __init__(self, titles, log, *, mem_gb: float, nprocs: int):
+    def __init__(self, titles: Iterable[str], log: RunLog, *, mem_gb: float, nprocs: int):
         self._log, self._mem_gb = log, mem_gb
         self._series_of = {}  # by subject
         for title in titles:
@@ -84,16 +90,16 @@ class RunProgress:
         self._say(self._summary())
         self._print()
 
-    def add(self, groups: dict[str, str], nodes):
-        """Take up a graph before it runs.
+    def add(self, groups: dict[str, str], nodes: Iterable[str]):
+        """Add a graph before it runs.
 
-        ``groups`` maps prefixes of full names of nodes to the series, or to '<subject> anatomy' for what the
-        series of a subject share; ``nodes`` are the full names of all nodes.
+        ``groups`` maps prefixes of full names of nodes to the series, or to '<subject> anatomy' for steps
+        that its series share; ``nodes`` are the full names of all nodes.
         """
         prefixes = {}
         for prefix, title in groups.items():
             prefixes.setdefault(title, []).append(prefix)
-        # what tells series apart is left out of the names of steps
+        # names of steps are without the prefix of their series
         common = {title: _common(found) for title, found in prefixes.items()}
         with self._lock:
             for name in nodes:
@@ -113,14 +119,14 @@ class RunProgress:
                 work = self._works[title]
                 self._log.event('add', **work.owner, n_steps=work.totals.total())
 
-    def callback(self, node, status):
-        """Note what became of ``node``; ``status`` is Nipype's 'start', 'end' or 'exception'."""
+    def callback(self, node: 'Node', status: str):
+        """Record the new state of ``node``; ``status`` is Nipype's 'start', 'end' or 'exception'."""
         with self._lock:
             self._note(node, status)
         self._print()
 
-    def _note(self, node, status):
-        # parts of a MapNode are not counted, and an 'end' may follow an 'exception'
+    def _note(self, node: 'Node', status: str):
+        # parts of a MapNode do not count, and an 'end' may follow an 'exception'
         if node.fullname not in self._nodes:
             return
         title, step = self._nodes[node.fullname]
@@ -134,7 +140,7 @@ class RunProgress:
         if status == 'exception':
             work.failed.add(stage)
             self._log.event('failed', **work.owner, step=step, node=node.fullname)
-            # plugins other than ours leave it to the crash file
+            # other plugins write it only to the crash file
             traceback = ''.join(getattr(node, '_traceback', None) or ())
             reason = ': '.join(filter(None, last_error(traceback)))[:200] if traceback else ''
             self._say(f'{shorten(title, 40)} {shorten(step, 44)} FAILED {reason}', style='red')
@@ -143,7 +149,7 @@ class RunProgress:
             self._end(title, step, getattr(node, 'measured', None), seconds)
         self._settle(title)
 
-    def _end(self, title, step, measured, seconds):
+    def _end(self, title: str, step: str, measured: dict | None, seconds: float):
         work = self._works[title]
         if not measured and seconds < CACHED:
             work.n_cached += 1
@@ -161,8 +167,8 @@ class RunProgress:
         if not self._live:
             self._told.append((text, ''))
 
-    def _settle(self, title):
-        """Note what is through, or lost, now that a step of ``title`` has ended."""
+    def _settle(self, title: str):
+        """Record which series are done or have failed, after a step of ``title`` has ended."""
         shared = f'{_subject(title)} anatomy'
         anatomy = self._works.get(shared)
         if title == shared and not anatomy.left and not anatomy.failed:
@@ -184,23 +190,23 @@ class RunProgress:
                 )
                 self._say(f'{shorten(name, 60)} done{again}; {self._summary()}')
 
-    def _say(self, text, style=''):
+    def _say(self, text: str, style: str = ''):
         self._log.line(text)
         self._told.append((text, style))
 
     def _print(self):
-        # never with the lock held: the display asks for it while it holds the console's
+        # without the lock, which the display takes while it holds the lock of the console
         for text, style in self._told:
             elapsed = time.monotonic() - self._begun
             line = Text(f'[{elapsed:6.0f} s] {printable(text)}', style=style)
             try:
                 self._console.print(line, soft_wrap=not self._live)
-            except OSError:  # log.txt has it; the old console would print it again with the next line
+            except OSError:  # log.txt has it; a new console drops the unprinted line
                 self._console = _console()
         self._told.clear()
 
     def _summary(self):
-        """How far the run is, in one line."""
+        """Progress of the run in one line."""
         memory = used_memory_gb()
         left = self._pace.left(self._works, self._lost, self._waiting)
         failed = f', {len(self._lost)} failed' if self._lost else ''
@@ -217,7 +223,7 @@ class RunProgress:
             return screen(self._summary(), self._rows(), self._console)
 
     def _rows(self):
-        """Series in work: (name, stage -> (done, total, whether it failed), steps), those running first."""
+        """Series that have begun: (name, stage -> (done, total, failed), steps), running ones first."""
         now = time.monotonic()
         rows = []
         for name, work in self._works.items():
@@ -237,7 +243,7 @@ class RunProgress:
 
 
 class Pace:
-    """Estimates the time that is left from the steps measured so far."""
+    """Estimate the remaining time from the steps measured so far."""
 
     def __init__(self, nprocs: int):
         self._nprocs = nprocs
@@ -245,21 +251,21 @@ class Pace:
         self._titles = {False: set(), True: set()}  # of series and of anatomies
         self._busy, self._since = 0.0, None
 
-    def add(self, title, step):
+    def add(self, title: str, step: str):
         """Count a step that is to be run."""
         self._titles[_is_anatomy(title)].add(title)
         self._added[_is_anatomy(title), step] += 1
 
-    def end(self, title, step, seconds):
-        """Learn how long a step took."""
+    def end(self, title: str, step: str, seconds: float):
+        """Record the duration of a step."""
         if self._since is None:
             self._since = time.monotonic() - seconds
         self._busy += seconds
         self._seconds[_is_anatomy(title), step] += seconds
         self._counts[_is_anatomy(title), step] += 1
 
-    def left(self, works, lost, waiting):
-        """Seconds left; None until each of the steps that are left has been measured."""
+    def left(self, works: dict[str, _Work], lost: set[str], waiting: set[str]):
+        """Seconds left; None until every kind of step that is left has been measured."""
         now = time.monotonic()
         work, longest = 0.0, 0.0
         for title, one in works.items():
@@ -284,12 +290,12 @@ class Pace:
         at_once = min(max(self._busy / max(now - self._since, 1e-3), 1.0), self._nprocs)
         return max(work / at_once, longest)
 
-    def _mean(self, step):
+    def _mean(self, step: tuple[bool, str]):
         return self._seconds[step] / self._counts[step]
 
 
-def screen(summary, rows, console):
-    """What a terminal shows, within its width and height."""
+def screen(summary: str, rows: list[tuple], console: Console):
+    """The display, cut to the width and height of the terminal."""
     width, height = console.size
     blocks = '█░' if 'utf' in console.encoding.lower() else '#.'
     cell = 8 if width >= 76 else 4
@@ -317,7 +323,7 @@ def screen(summary, rows, console):
 
 
 def shorten(text: str, width: int) -> str:
-    """``text`` with its middle left out where it is longer than ``width``.
+    """``text``, shortened in the middle to ``width`` signs.
 
     >>> shorten('sub-01_ses-baseline', 11)
     'sub-..eline'
@@ -348,23 +354,20 @@ def _console():
     return Console(stderr=True, highlight=False)
 
 
-def _subject(title):
+def _subject(title: str):
     return title.split()[0].partition('_')[0]
 
 
-def _is_anatomy(title):
+def _is_anatomy(title: str):
     return title.endswith(' anatomy')
 
 
-def _common(prefixes):
-    """What all of ``prefixes`` begin with, letter by letter."""
-    first, last = min(prefixes), max(prefixes)
-    return first[
-        : next((i for i, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))
-    ]
+def _common(prefixes: list[str]):
+    """The longest common beginning of ``prefixes``, letter by letter."""
+    return os.path.commonprefix(prefixes)  # noqa: RUF071
 
 
-def _parents(name):
+def _parents(name: str):
     """Prefixes of a full name, the longest first."""
     parts = name.split('.')
     return ('.'.join(parts[:n]) for n in range(len(parts), 0, -1))

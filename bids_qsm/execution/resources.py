@@ -1,7 +1,8 @@
-"""What this process may use of the machine, and how many workers a graph may have in that."""
+"""CPUs and memory that this process may use, and the number of workers that fit."""
 
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -10,9 +11,9 @@ from bids_qsm.errors import UserError
 MAIN_GB = 0.6
 """Memory of the main process, which holds the graphs, and of the server that forks the workers (GB)."""
 WORKER_GB = 0.4
-"""Memory that a worker keeps between steps: what it imported, compiled kernels, freed but kept pages (GB)."""
+"""Memory that a worker keeps between steps: imports, compiled kernels, pages that are not returned (GB)."""
 MARGIN = 0.95
-"""Part of a limit to plan with, as whoever set it counts other things too, such as the job's shell."""
+"""Fraction of a limit to plan with, as other processes of the job, such as its shell, count too."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,8 @@ class Capacity:
     note: str | None
 
 
-def plan_capacity(nodes, *, nprocs: int, mem_gb: float) -> Capacity:
-    """Share ``mem_gb`` between the main process, workers and their steps; fewer workers rather than no run.
+def plan_capacity(nodes: Iterable[tuple[str, float]], *, nprocs: int, mem_gb: float) -> Capacity:
+    """Divide ``mem_gb`` among the main process, workers and steps; use fewer workers where needed.
 
     ``nodes`` are (full name, memory in GB) of each step. Raises UserError where even one worker
     could not run the largest.
@@ -42,7 +43,7 @@ def plan_capacity(nodes, *, nprocs: int, mem_gb: float) -> Capacity:
         )
     mean = sum(gb for _, gb in nodes) / len(nodes)
     most = min(nprocs, len(nodes))
-    # idle workers would take the memory that steps need: no more than have steps to run, beside the largest
+    # idle workers keep memory that steps need: as many as can run mean steps, and as fit beside the largest
     busy, beside = (mem_gb - MAIN_GB) / (WORKER_GB + mean), (mem_gb - MAIN_GB - needed) / WORKER_GB
     workers = max(1, min(most, int(busy), int(beside)))
     note = None
@@ -54,7 +55,7 @@ def plan_capacity(nodes, *, nprocs: int, mem_gb: float) -> Capacity:
     return Capacity(workers, mem_gb - MAIN_GB - workers * WORKER_GB, note)
 
 
-def _described(fullname):
+def _described(fullname: str):
     """A step as a user knows it: 'sub_01 recon.field.fit'."""
     parts = [part.removesuffix('_wf') for part in fullname.split('.')]
     at = next((i for i, part in enumerate(parts) if part.startswith('sub_')), None)
@@ -62,7 +63,7 @@ def _described(fullname):
 
 
 def available_cpus() -> int:
-    """CPUs that this process may use: the least of affinity, the cgroups' quota and what SLURM granted."""
+    """CPUs that this process may use: the minimum of affinity, cgroup quota and what SLURM granted."""
     granted = [len(os.sched_getaffinity(0))]
     for folder in _cgroup_folders('cpu'):
         quota = _cpu_quota(folder)
@@ -73,7 +74,7 @@ def available_cpus() -> int:
 
 
 def total_memory_gb() -> float:
-    """Memory that this process can have at the very most: the machine's, or its cgroups' limit (GB)."""
+    """Largest memory that this process can have: that of the machine or the limit of its cgroups (GB)."""
     return min([os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9, *_memory_limits_gb()])
 
 
@@ -85,7 +86,7 @@ def available_memory_gb() -> float:
 
 
 def _slurm_memory_gb():
-    """What SLURM granted, in MiB of the node, each CPU or each GPU; 0 stands for all of the node."""
+    """Memory that SLURM granted (GB); it gives MiB per node, CPU or GPU, and 0 for the whole node."""
     if mib := _count('SLURM_MEM_PER_NODE'):
         yield mib * 2**20 / 1e9
     if mib := _count('SLURM_MEM_PER_CPU'):
@@ -94,7 +95,7 @@ def _slurm_memory_gb():
         yield mib * (_count('SLURM_GPUS_ON_NODE') or 1) * 2**20 / 1e9
 
 
-def _count(variable):
+def _count(variable: str):
     value = os.environ.get(variable, '')
     return int(value) if value.isdecimal() else 0
 
@@ -107,7 +108,7 @@ def _memory_limits_gb():
                 yield int(limit) / 1e9
 
 
-def _cpu_quota(folder):
+def _cpu_quota(folder: Path):
     """CPUs that a cgroup may use, None without a quota."""
     quota, _, period = _read(folder / 'cpu.max').partition(' ')
     if not period:
@@ -117,15 +118,15 @@ def _cpu_quota(folder):
     return None  # 'max', -1, or no such controller
 
 
-def _read(path):
+def _read(path: Path):
     try:
         return path.read_text().strip()
     except OSError:
         return ''
 
 
-def _cgroup_folders(controller, proc='/proc/self'):
-    """Folders of this process's cgroups, version 1 or 2, with their parents, each of which limits too."""
+def _cgroup_folders(controller: str, proc: str = '/proc/self'):
+    """Folders of this process's cgroups (version 1 or 2) and their parents, which have limits too."""
     paths = {}
     for line in _read(Path(proc, 'cgroup')).splitlines():
         _, names, path = line.split(':', 2)
@@ -137,7 +138,7 @@ def _cgroup_folders(controller, proc='/proc/self'):
         if kind not in paths or (kind == 'cgroup' and controller not in flags.split(' ')[-1].split(',')):
             continue
         _, _, _, root, point, *_ = mount.split(' ')
-        # in a container the mount may begin within the hierarchy
+        # in a container the mount may start below the root of the hierarchy
         path = PurePosixPath(paths[kind])
         inside = path.relative_to(root) if path.is_relative_to(root) else path.relative_to('/')
         found += [Path(point), *(Path(point, parent) for parent in (inside, *inside.parents))]

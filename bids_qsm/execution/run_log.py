@@ -1,8 +1,8 @@
-"""What a run writes down of itself while it goes on, and what can be read from it by any other process.
+"""The log of a run, which other processes can read while the run goes on.
 
-Each run has the folder ``logs/<run>/`` to itself. ``events.jsonl`` there has one line of JSON an event, each
-added by a single write, so that a run that is killed leaves at most its last line torn; ``log.txt`` says the
-same in words, and ``run.json`` sums it up once the run has ended.
+Each run has its own folder ``logs/<run>/``. ``events.jsonl`` holds one line of JSON per event, added by a
+single write, so that in a killed run at most the last line is incomplete; ``log.txt`` holds the events in
+words, and ``run.json`` is the summary at the end.
 """
 
 import json
@@ -23,20 +23,20 @@ from bids_qsm.derivatives.files import atomic_write
 BEAT = 60.0
 """Seconds between signs of life."""
 SILENCE = 5 * BEAT
-"""Without a sign of life for so long (s) a run on another machine counts as stopped."""
+"""A run on another machine that is silent for so long (s) counts as stopped."""
 EVENTS, LINES, SUMMARY = 'events.jsonl', 'log.txt', 'run.json'
 
 
 class RunLog:
-    """The log of this run in ``folder``, which exists; ``about`` is what else to say of it.
+    """The log of this run in ``folder``, which exists; ``about`` holds more facts about the run.
 
     ``task`` is that of an array ('3/12'), ``sessions`` and ``participants`` are those that the run is
     restricted to.
 
-    A log that cannot be written, as the disk is full, is said once and does not stop the run.
+    A log that cannot be written, as on a full disk, gives one warning and does not stop the run.
     """
 
-    def __init__(self, folder, **about):
+    def __init__(self, folder: Path, **about):
         self.folder = Path(folder)
         self._lock = threading.Lock()
         self._torn, self._has_complained = set(), False
@@ -65,9 +65,9 @@ class RunLog:
         self._append(LINES, f'{datetime.now():%Y-%m-%d %H:%M:%S} {printable(text)}')
 
     def close(self, status: int):
-        """End the log with the exit status of the run, and sum it up in ``run.json``.
+        """End the log with the exit status of the run, and write ``run.json``.
 
-        Where an exception is on its way, the log says so.
+        If an exception is being handled, the log names it.
         """
         self._ended.set()
         self._beat.join()
@@ -80,11 +80,11 @@ class RunLog:
         except Exception as error:
             self._complain(SUMMARY, error)
 
-    def _append(self, name, text):
-        # surrogates are in names of files that are no UTF-8
+    def _append(self, name: str, text: str):
+        # names of files that are not UTF-8 have surrogates
         data = (text + '\n').encode(errors='backslashreplace')
         with self._lock:
-            if name in self._torn:  # what a full disk cut short must not spoil the next line
+            if name in self._torn:  # the last line is incomplete; start a new one
                 data = b'\n' + data
             try:
                 file = os.open(self.folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
@@ -96,7 +96,7 @@ class RunLog:
             except OSError as error:
                 self._complain(name, error)
 
-    def _complain(self, name, error):
+    def _complain(self, name: str, error: Exception):
         if not self._has_complained:
             self._has_complained = True
             _complain(self.folder / name, error)
@@ -106,18 +106,18 @@ class RunLog:
             self.event('alive', memory_gb=used_memory_gb())
 
 
-def _complain(path, error):
-    with suppress(OSError):  # the disk that is full may hold what is printed, too
+def _complain(path: Path, error: Exception):
+    with suppress(OSError):  # stderr may be a file on the full disk
         print(f'bids_qsm: {path} cannot be written ({error}).', file=sys.stderr)
 
 
 def printable(text: str) -> str:
-    """``text`` in one line without the signs that steer a terminal, which names in a dataset may hold."""
+    """``text`` in one line; control characters, which names in a dataset may hold, become '?'."""
     return ''.join(sign if sign.isprintable() else '?' for sign in ' '.join(text.split()))
 
 
 def used_memory_gb() -> float | None:
-    """Memory of this process and all below it (GB), what they share counted once; None where unknown."""
+    """Memory of this process and its descendants (GB), shared pages once; None where unknown."""
     page = os.sysconf('SC_PAGE_SIZE')
     own, shared, waiting = 0, 0, [os.getpid()]
     while waiting:
@@ -135,14 +135,14 @@ def used_memory_gb() -> float | None:
     return round((own + shared) * page / 1e9, 3)
 
 
-def read_runs(logs, *, with_steps: bool = True) -> list[dict]:
+def read_runs(logs: Path, *, with_steps: bool = True) -> list[dict]:
     """All runs that have a folder in ``logs``, the oldest first, as :func:`read_run` reads them."""
     found = (read_run(path.parent, with_steps=with_steps) for path in Path(logs).glob(f'*/{EVENTS}'))
     return sorted((run for run in found if run), key=lambda run: (run['started'], run['id']))
 
 
-def read_run(folder, *, with_steps: bool = True) -> dict:
-    """What the events in ``folder`` say of a run, {} where there is nothing yet.
+def read_run(folder: Path, *, with_steps: bool = True) -> dict:
+    """The run whose events are in ``folder``; {} if there are none yet.
 
     ``state`` of the run is running, stopped (killed; ``reason`` says how that is known), done or failed; that
     of one of its ``series`` or ``subjects`` (their anatomy) may be waiting as well. ``steps`` have seconds,
@@ -163,31 +163,31 @@ def read_run(folder, *, with_steps: bool = True) -> dict:
                         event = {name: event[name] for name in _COUNTED if name in event}
                     _FOLD.get(kind, _ignore)(run, moment, event)
             except (ValueError, KeyError, TypeError, AttributeError):
-                continue  # torn when the run was killed or the disk was full
+                continue  # an incomplete line of a killed run or full disk
     if run:
         _judge(run, Path(folder))
     return run
 
 
-def _ignore(run, moment, event):
+def _ignore(run: dict, moment: float, event: dict):
     del run, moment, event
 
 
-def _plan(run, moment, event):
+def _plan(run: dict, moment: float, event: dict):
     del moment
     for name in event.pop('series'):
         run['series'].setdefault(name, {'state': 'waiting'})
     run.update(event)
 
 
-def _alive(run, moment, event):
+def _alive(run: dict, moment: float, event: dict):
     del moment
     run['memory_gb'] = event.get('memory_gb')
     run['peak_gb'] = max(run['memory_gb'] or 0, run.get('peak_gb', 0))
 
 
-def _work(run, event):
-    """The entry of the series, or of the subject's anatomy, that ``event`` tells of."""
+def _work(run: dict, event: dict):
+    """The entry of the series, or of the subject's anatomy, of an event."""
     key, part = ('series', 'series') if 'series' in event else ('subject', 'subjects')
     return run[part].setdefault(event.pop(key), {'state': 'waiting'})
 
@@ -195,12 +195,12 @@ def _work(run, event):
 _COUNTED = ('series', 'subject', 'step', 'n_done')
 
 
-def _add(run, moment, event):
+def _add(run: dict, moment: float, event: dict):
     del moment
     _work(run, event).update(event)
 
 
-def _start(run, moment, event):
+def _start(run: dict, moment: float, event: dict):
     work = _work(run, event)
     work.setdefault('started', moment)
     if work['state'] == 'waiting':
@@ -208,7 +208,7 @@ def _start(run, moment, event):
     work.setdefault('running', {})[event['step']] = moment
 
 
-def _end(run, moment, event):
+def _end(run: dict, moment: float, event: dict):
     work = _work(run, event)
     work.setdefault('started', moment)
     work['n_done'] = event.pop('n_done', 0)
@@ -218,7 +218,7 @@ def _end(run, moment, event):
         work.setdefault('steps', {})[sys.intern(step)] = event
 
 
-def _failed(run, moment, event):
+def _failed(run: dict, moment: float, event: dict):
     work = _work(run, event)
     work.setdefault('started', moment)
     work.get('running', {}).pop(event['step'], None)
@@ -226,7 +226,7 @@ def _failed(run, moment, event):
     work.setdefault('failures', []).append(event)
 
 
-def _done(run, moment, event):
+def _done(run: dict, moment: float, event: dict):
     work = _work(run, event)
     work.setdefault('started', moment)
     work['ended'] = moment
@@ -234,7 +234,7 @@ def _done(run, moment, event):
     work.update(event)
 
 
-def _close(run, moment, event):
+def _close(run: dict, moment: float, event: dict):
     run['ended'] = moment
     run.update(event)
 
@@ -251,8 +251,8 @@ _FOLD = {
 }
 
 
-def _judge(run, folder):
-    """Settle the state of the run and of all in it."""
+def _judge(run: dict, folder: Path):
+    """Find the state of the run and its series."""
     missing = [
         f for part in ('series', 'subjects') for one in run[part].values() for f in one.get('failures', ())
     ]
@@ -274,7 +274,7 @@ def _judge(run, folder):
         run['state'] = 'failed' if 'failed' in states else 'done'
 
 
-def _judge_series(series, anatomy, is_over):
+def _judge_series(series: dict, anatomy: dict, is_over: bool):
     if anatomy.get('failures') and series['state'] != 'done':
         series['state'] = 'failed'
         series['failures'] = [*series.get('failures', ()), *anatomy['failures']]
@@ -284,8 +284,8 @@ def _judge_series(series, anatomy, is_over):
         series['state'] = 'stopped'
 
 
-def _death(run):
-    """How it is known that a run that has not ended is gone; None while it lives."""
+def _death(run: dict):
+    """Why a run that has not written its end counts as stopped; None while it runs."""
     if run.get('place') and run['place'] == _place():
         if _born(run['pid']) == run['born']:
             return None
@@ -296,7 +296,7 @@ def _death(run):
 
 
 def _place():
-    """Where numbers of processes mean the same: machine, boot and namespace."""
+    """Machine, boot and process namespace: process numbers are unique within it."""
     try:
         boot = Path('/proc/sys/kernel/random/boot_id').read_text().strip()
         return f'{socket.gethostname()} {boot} {os.readlink("/proc/self/ns/pid")}'
@@ -304,17 +304,17 @@ def _place():
         return None
 
 
-def _born(pid):
-    """When a process started, in ticks of the machine: numbers are given again to others."""
+def _born(pid: int):
+    """Start of a process in ticks since boot, as process numbers are used again."""
     try:
         state, *rest = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
-        # a zombie is dead, though no one has taken note
+        # a zombie has ended
         return None if state in 'ZX' else int(rest[18])
     except (OSError, ValueError, IndexError):
         return None
 
 
-def read_crash(path) -> tuple[str, str]:
+def read_crash(path: str | Path) -> tuple[str, str]:
     """The full name of the node and the message of one of Nipype's crash files."""
     text = Path(path).read_text(errors='replace')
     node = re.search(r'^Node: (\S+)', text, re.MULTILINE)
@@ -334,11 +334,11 @@ def last_error(traceback: str) -> tuple[str, str]:
     return ('' if kind == 'UserError' else kind), message
 
 
-def merge(runs) -> dict:
+def merge(runs: list[dict]) -> dict:
     """The newest state of each series over ``runs`` (oldest first), with the ``run`` it is from.
 
-    A series that a run has not begun is as earlier runs left it; but what failed or was stopped waits for
-    the run that is to repeat it. Input that was refused is forgotten when a newer run of all sessions of the
+    A series that the newest run has not begun keeps its state from earlier runs, unless it failed or was
+    stopped and that run will repeat it. Refused input is dropped when a newer run of all sessions of the
     subject does not name it. Steps are those of all runs.
     """
     series, subjects, refused = {}, {}, set()
@@ -361,20 +361,20 @@ def merge(runs) -> dict:
     return {'runs': about, 'series': dict(sorted(series.items())), 'subjects': dict(sorted(subjects.items()))}
 
 
-def _after(older, newer, run):
-    # what a resumed run did not repeat was measured when it was run
+def _after(older: dict, newer: dict, run: dict):
+    # a resumed run does not measure the steps that it did not repeat
     steps = {**older.get('steps', {}), **newer.get('steps', {})}
     return {**newer, **({'steps': steps} if steps else {}), 'run': run['id']}
 
 
-def _is_refused(series):
+def _is_refused(series: dict):
     return any(failure['step'] == 'input' for failure in series.get('failures', ()))
 
 
-def write_merged(logs):
-    """Write the state of all series over all runs in ``logs`` to ``logs/run.json``; nothing where none is.
+def write_merged(logs: Path):
+    """Write the state of all series over all runs in ``logs`` to ``logs/run.json``, if there are runs.
 
-    Where that fails, it is said and no error: the results are as good without it.
+    A failure gives a warning only, as the results are complete without it.
     """
     try:
         if runs := read_runs(logs):
@@ -383,12 +383,12 @@ def write_merged(logs):
         _complain(Path(logs) / SUMMARY, error)
 
 
-def _write(path, content):
-    """Write a JSON file with one line a series, as there may be thousands."""
+def _write(path: Path, content: dict):
+    """Write a JSON file with one line per series, as there may be thousands."""
     return atomic_write(path, lambda temporary: _write_lines(temporary, content))
 
 
-def _write_lines(path, content):
+def _write_lines(path: Path, content: dict):
     with path.open('w', encoding='utf-8', errors='backslashreplace') as stream:
         lead = '{'
         for key, value in content.items():

@@ -1,4 +1,4 @@
-"""What is done, failed, running, stopped or not started in an output folder, from the logs of its runs."""
+"""Which series of an output folder are done, failed, running, stopped or not started, from the run logs."""
 
 import json
 import time
@@ -21,13 +21,13 @@ STATES = {
     'done': 'done',
 }
 EVERY = 5.0
-"""Seconds between two looks of --watch."""
+"""Seconds between updates of --watch."""
 LISTED = 10
-"""Names of what has not started are listed up to here."""
+"""At most so many series that have not started are named."""
 
 
-def show_status(out, *, as_json: bool = False, watch: bool = False) -> int:
-    """Print the state of ``out``; with ``watch`` show it while a run goes on, and print it after that.
+def show_status(out: str | Path, *, as_json: bool = False, watch: bool = False) -> int:
+    """Print the state of ``out``; with ``watch`` show it until all runs have ended, then print it.
 
     Returns 1 where something failed, was stopped or left no log, else 0; UserError where nothing was run.
     """
@@ -39,8 +39,8 @@ def show_status(out, *, as_json: bool = False, watch: bool = False) -> int:
     return int(bool(failed or stopped or state['missing_tasks']))
 
 
-def _watch(out, state):
-    """Wait until no run goes on, with the state on the terminal; return the last one."""
+def _watch(out: str | Path, state: dict):
+    """Show the state on the terminal until all runs have ended; return the last state."""
     pause = EVERY
     display = Live(console=Console(highlight=False), auto_refresh=False, transient=True)
     with display, suppress(KeyboardInterrupt):
@@ -54,11 +54,11 @@ def _watch(out, state):
     return state
 
 
-def read_status(out) -> dict:
+def read_status(out: str | Path) -> dict:
     """The state of ``out``: ``counts`` of series by state, ``series``, ``subjects``, ``runs``.
 
-    ``missing_tasks`` are those (I/N) of the last array job that have left no log, unless all has been run
-    since without tasks.
+    ``missing_tasks`` are the tasks (I/N) of the last array job without a log; none if a run without tasks
+    has processed everything since.
     """
     runs = read_runs(Path(out) / 'logs', with_steps=False)
     if not runs:
@@ -75,7 +75,7 @@ def read_status(out) -> dict:
     return {'output': str(out), 'counts': counts, 'missing_tasks': _missing_tasks(runs), **state}
 
 
-def _missing_tasks(runs):
+def _missing_tasks(runs: list[dict]):
     tasks = [run['task'] for run in runs if run.get('task')]
     if not tasks:
         return []
@@ -86,7 +86,7 @@ def _missing_tasks(runs):
     return [task for task in (f'{i}/{count}' for i in range(1, int(count) + 1)) if task not in tasks]
 
 
-def describe(state) -> str:
+def describe(state: dict) -> str:
     """``state`` in words, one line a series that is not done."""
     counts = ', '.join(f'{n} {STATES[name]}' for name, n in state['counts'].items() if n)
     lines = [f'{state["output"]}: {len(state["series"])} series: {counts}']
@@ -108,23 +108,23 @@ def describe(state) -> str:
     return '\n'.join(map(_plain, lines))
 
 
-def _plain(line):
+def _plain(line: str):
     indent = len(line) - len(line.lstrip())
     return line[:indent] + ''.join(sign if sign.isprintable() else '?' for sign in line[indent:])
 
 
-def _tell_failed(one, anatomy, run):
+def _tell_failed(one: dict, anatomy: dict, run: dict):
     del anatomy, run
     return '; '.join(printable(f'{failure["step"]}: {failure["reason"]}') for failure in one['failures'])
 
 
-def _tell_stopped(one, anatomy, run):
+def _tell_stopped(one: dict, anatomy: dict, run: dict):
     steps = {**anatomy.get('running', {}), **one.get('running', {})}
     reason = run.get('reason', 'no report')
     return f'{_count(one, anatomy)}{"".join(f", at {step}" for step in steps)}: {reason}'
 
 
-def _tell_running(one, anatomy, run):
+def _tell_running(one: dict, anatomy: dict, run: dict):
     del run
     steps = {**anatomy.get('running', {}), **one.get('running', {})}
     now = time.time()
@@ -132,12 +132,12 @@ def _tell_running(one, anatomy, run):
     return _count(one, anatomy) + ''.join(since)
 
 
-def _count(one, anatomy):
+def _count(one: dict, anatomy: dict):
     done, total = (one.get(key, 0) + anatomy.get(key, 0) for key in ('n_done', 'n_steps'))
     return f'{done} of {total} steps'
 
 
-def _tell_runs(state):
+def _tell_runs(state: dict):
     live, stopped = [run for run in state['runs'] if run['state'] == 'running'], _stopped_runs(state)
     if n_over := len(state['runs']) - len(live) - len(stopped):
         yield f'  {n_over} ended'
@@ -150,11 +150,11 @@ def _tell_runs(state):
         yield f'  {_name(run)}: running for {duration(time.time() - run["started"])}{memory}'
 
 
-def _stopped_runs(state):
-    # what was stopped and has been repeated since is of no interest
+def _stopped_runs(state: dict):
+    # stopped runs whose series were all run again are left out
     newest = {one['run'] for one in state['series'].values()}
     return [run for run in state['runs'] if run['state'] == 'stopped' and run['id'] in newest]
 
 
-def _name(run):
+def _name(run: dict):
     return f'{run["id"]}, task {run["task"]}' if run.get('task') else run['id']

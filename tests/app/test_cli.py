@@ -7,8 +7,9 @@ import pytest
 
 import bids_qsm
 from bids_qsm.app import cli, options, participant
-from bids_qsm.app.arguments import _gigabytes, build_parser, parse
-from bids_qsm.app.methods import STEPS, Method
+from bids_qsm.app.arguments import build_parser, parse
+from bids_qsm.app.methods import Method
+from bids_qsm.app.options import STEPS, _gigabytes
 from bids_qsm.errors import UserError
 from tests.skeletons import write_json, write_series, write_t1w
 

@@ -1,8 +1,9 @@
 import pytest
 
+from bids_qsm.app import arguments
 from bids_qsm.app import options as module
-from bids_qsm.app.methods import STEPS, Method, describe
-from bids_qsm.app.options import Options
+from bids_qsm.app.methods import Method, describe
+from bids_qsm.app.options import STEPS, Options
 from bids_qsm.errors import UserError
 
 
@@ -199,3 +200,36 @@ def test_mask_files(make, tmp_path):
     assert options.mask == Method('file', (('path', pattern),))
     again = Options.from_toml(options.to_toml())
     assert again.mask == options.mask
+
+
+def test_applications(make, monkeypatch):
+    known = {'candidates': lambda: None, 'oximetry': lambda *, hematocrit=0.4: hematocrit}
+    monkeypatch.setattr(module, 'applications', lambda: known)
+    options = make(applications=['oximetry', 'candidates', 'oximetry:hematocrit=0.45'])
+    assert [str(one) for one in options.applications] == ['oximetry:hematocrit=0.45', 'candidates']
+    assert 'applications = ["oximetry:hematocrit=0.45", "candidates"]' in options.to_toml()
+    assert Options.from_toml(options.to_toml()) == options
+    command = options.to_command(participants=())
+    assert command.endswith('participant --oximetry:hematocrit=0.45 --candidates')
+    monkeypatch.setattr(arguments, 'modules', lambda: known)
+    monkeypatch.setattr(arguments, 'about', lambda _: 'also do it')
+    assert arguments.parse(command.split()[1:])['applications'] == ['oximetry:hematocrit=0.45', 'candidates']
+
+
+def test_candidates_of_older_configurations(make):
+    text = make().to_toml().replace('applications = []', 'candidates = {}')
+    assert Options.from_toml(text.format('true')) == make(applications=['candidates'])
+    assert Options.from_toml(text.format('false')) == make()
+
+
+@pytest.mark.parametrize(
+    ('chosen', 'says'),
+    [
+        ('candidates', r"--applications must be a list of texts, not 'candidates'"),
+        (['veins'], r"--applications: there is no method 'veins'; known are: candidates"),
+        (['candidates:size=2'], r"candidates has no parameter 'size'"),
+    ],
+)
+def test_wrong_applications(make, chosen, says):
+    with pytest.raises(UserError, match=says):
+        make(applications=chosen)
