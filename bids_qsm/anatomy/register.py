@@ -35,7 +35,7 @@ def rigid(
     *,
     affine: bool = False,
 ):
-    """Rigid (or ``affine``) alignment of two images of one person, of any contrast, field of view, orientation.
+    """Rigid (or ``affine``) alignment of two images of one person, whatever their contrast and field of view.
 
     The search starts from the scanner's coordinates, from shifts up to 15 mm with rotations up to 12 degrees,
     and from the centres of mass; the best by normalised mutual information are refined from coarse to fine.
