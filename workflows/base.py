@@ -12,7 +12,7 @@ from bids_qsm.workflows.outputs import (
     init_normalize_outputs_wf,
     init_standard_outputs_wf,
 )
-from bids_qsm.workflows.series import init_series_phase_wf, init_series_wf, standard_maps
+from bids_qsm.workflows.series import init_series_phase_wf, init_series_wf, source_ports, what_applies
 from bids_qsm.workflows.standard import init_standard_wf
 
 TRANSFORMS = ('image_to_template', 'template_to_image')
@@ -92,8 +92,10 @@ def init_subject_wf(*, series_list, options, templates, atlas, omp_nthreads: int
         for template in templates
     }
     flairs = _add_flairs(workflow, anat_wf, series_list)
+    everyone = options
     for series in series_list:
         is_anatomy = image is None and series is first
+        series, options = what_applies(series, everyone)
         label = series_label(series)
         phase_wf = init_series_phase_wf(
             series=series, options=options, omp_nthreads=omp_nthreads, name=node_name(f'{label}_phase')
@@ -114,10 +116,7 @@ def init_subject_wf(*, series_list, options, templates, atlas, omp_nthreads: int
                 (
                     phase_wf,
                     series_wf,
-                    [
-                        (f'outputnode.{f}', f'inputnode.{f}')
-                        for f in ('magnitude', 'phase', 'combined', 'quality', 'notes')
-                    ],
+                    [(f'outputnode.{f}', f'inputnode.{f}') for f in source_ports(series)],
                 ),
                 (
                     anat_wf,
@@ -208,7 +207,7 @@ def _add_normalization(workflow, anat_wf, series, template, options, atlas):
 def _add_standard(workflow, series_wf, normalize_wf, series, template, options, is_refined):
     """Add the maps of ``series`` in the space of ``template``."""
     label = f'{series_label(series)}_{template.name}'
-    maps = standard_maps(series)
+    maps = series.maps
     standard_wf = init_standard_wf(
         maps=maps, is_refined=is_refined, sizes=Sizes.of(series), name=node_name(label)
     )
@@ -227,8 +226,9 @@ def _add_standard(workflow, series_wf, normalize_wf, series, template, options, 
             (series_wf, standard_wf, [('outputnode.gre_to_anat', 'inputnode.gre_to_anat')]),
             (series_wf, standard_wf, [(f'outputnode.{m}', f'inputnode.{m}') for m in maps]),
             (standard_wf, outputs_wf, [(f'outputnode.{m}', f'inputnode.{m}') for m in maps]),
-            (series_wf, outputs_wf, [('outputnode.reference', 'inputnode.reference')]),
         ]
     )
+    if 'chi' in maps:
+        workflow.connect(series_wf, 'outputnode.reference', outputs_wf, 'inputnode.reference')
     if is_refined:
         workflow.connect(series_wf, 'outputnode.refine', standard_wf, 'inputnode.refine')

@@ -51,10 +51,10 @@ def init_labels_wf(
     """
     workflow = pe.Workflow(name=name)
     is_refined = options.refinement.name != 'none'
-    maps = ['chi', 'mask', *(['r2star'] if has_r2star else [])]
-    inputnode = pe.Node(
-        IdentityInterface([*maps, 'reference', *label_inputs(series, options)]), name='inputnode'
-    )
+    # without susceptibility there are tables of R2* alone
+    of_chi = ['chi', 'reference'] if 'chi' in series.maps else []
+    maps = [*of_chi, 'mask', *(['r2star'] if has_r2star else [])]
+    inputnode = pe.Node(IdentityInterface([*maps, *label_inputs(series, options)]), name='inputnode')
     outputnode = pe.Node(IdentityInterface(label_ports(series, options)), name='outputnode')
     # of GRE points to points of the template
     invert = [True, False, *([False] if is_refined else [])]
@@ -65,20 +65,21 @@ def init_labels_wf(
         mem_gb=need('resample_gre', sizes),
     )
     shared = {'has_r2star': has_r2star, 'sizes': sizes}
+    of_regions = {**shared, 'has_chi': 'chi' in series.maps}
     regions_wf = init_regions_wf(
         atlas=atlas.name,
         how=f'Regions are those of the atlas {atlas.name} ({atlas.citation}), carried to the GRE by the '
         'inverse transforms in one interpolation.',
         invert=invert,
         many=False,
-        **shared,
+        **of_regions,
     )
     regions_wf.inputs.inputnode.dseg = str(atlas.dseg)
     regions_wf.inputs.inputnode.labels = str(atlas.labels)
     workflow.connect(
         [
             (inputnode, to_template, [('gre_to_anat', 'in1'), ('template_to_image', 'in2')]),
-            (inputnode, white, [('chi', 'reference')]),
+            (inputnode, white, [('mask', 'reference')]),
             (to_template, white, [('out', 'transforms')]),
             (to_template, regions_wf, [('out', 'inputnode.transforms')]),
             (regions_wf, outputnode, [(f'outputnode.{port}', port) for port in REGIONS]),
@@ -86,11 +87,11 @@ def init_labels_wf(
     )
     if is_refined:
         _add_refinement(workflow, options, template, atlas, sizes)
-    tables = [regions_wf, *(_add_segmentation(workflow, one, shared) for one in series.segmentations)]
+    tables = [regions_wf, *(_add_segmentation(workflow, one, of_regions) for one in series.segmentations)]
     for table in tables:
         workflow.connect(
             [
-                (inputnode, table, [(port, f'inputnode.{port}') for port in (*maps, 'reference')]),
+                (inputnode, table, [(port, f'inputnode.{port}') for port in maps]),
                 (white, table, [('image', 'inputnode.white_matter')]),
             ]
         )
@@ -100,7 +101,7 @@ def init_labels_wf(
         found.inputs.inputnode.labels = str(atlas.labels)
         workflow.connect(
             [
-                (inputnode, found, [(port, f'inputnode.{port}') for port in (*maps, 'reference')]),
+                (inputnode, found, [(port, f'inputnode.{port}') for port in maps]),
                 (regions_wf, found, [('outputnode.dseg', 'inputnode.dseg')]),
                 (to_template, found, [('out', 'inputnode.to_template')]),
             ]

@@ -32,10 +32,13 @@ def _sources(series, options):
     return tuple(bids_uri(path, roots) for path in series.files)
 
 
-def _chain(options):
-    """The methods that led to susceptibility, by step."""
-    steps = ('mask', 'unwrap', 'field', 'background', 'inversion', 'reference')
-    skipped = ('background',) if is_one_step(options.inversion.name) else ()
+def _chain(series, options):
+    """The methods that led to susceptibility, by step; where a series starts from maps, those left to do."""
+    steps, ports = ('mask', 'unwrap', 'field', 'background', 'inversion', 'reference'), series.given_ports
+    skipped = {'background'} if is_one_step(options.inversion.name) or 'local_field' in ports else set()
+    if ports:
+        skipped |= {'mask', 'unwrap', 'field'}
+        skipped |= set() if {'local_field', 'field'} & set(ports) else set(steps)
     return {step: str(getattr(options, step)) for step in steps if step not in skipped}
 
 
@@ -45,8 +48,12 @@ def _map_sidecars(series, options, ports, **others):
     found = {}
     for port in ports:
         _, units, description = MAPS[port]
-        extra = {'method': options.inversion.name, 'parameters': _chain(options)} if port == 'chi' else {}
-        if port in ('r2star', 't2star', 's0'):
+        extra = {}
+        if port in series.given_ports:
+            description += ', as it was given'
+        elif port == 'chi':
+            extra = {'method': options.inversion.name, 'parameters': _chain(series, options)}
+        elif port in ('r2star', 't2star', 's0'):
             extra = {'method': str(options.r2star)}
         elif port in ('swi', 'minip'):
             extra = {'method': str(options.swi)}
@@ -54,6 +61,14 @@ def _map_sidecars(series, options, ports, **others):
             description, sources=sources, units=units, skull_stripped=True, **extra, **others
         )
     return found
+
+
+def _reference_asked(series, options):
+    """Region that susceptibility should be relative to: of a map that was given, whatever it says."""
+    for one in series.given:
+        if one.port == 'chi':
+            return one.reference.lower() or 'as given'
+    return REFERENCE_NAMES.get(options.reference.name, options.reference.name)
 
 
 def figure_path(options, prefix, kind, extension):
@@ -89,7 +104,7 @@ def init_outputs_wf(*, series, options, template, atlas, figures: tuple[str, ...
         ),
         name='inputnode',
     )
-    sources, mask = _sources(series, options), options.mask.name
+    sources, mask = _sources(series, options), 'as given' if series.given else options.mask.name
     save_maps = pe.Node(
         SaveDerivatives(
             {
@@ -116,7 +131,7 @@ def init_outputs_wf(*, series, options, template, atlas, figures: tuple[str, ...
             series=series.name,
             facts=_facts(series, options),
             layout_notes=_notes(series, atlas),
-            reference_asked=REFERENCE_NAMES.get(options.reference.name, options.reference.name),
+            reference_asked=_reference_asked(series, options),
         ),
         name='collect',
     )
@@ -207,8 +222,9 @@ def _facts(series, options):
     """What the report says of a series first."""
     image = series.t1w_preproc or series.t1w
     return {
-        'Echo times (ms)': ', '.join(f'{1e3 * t:.4g}' for t in series.echo_times),
-        'Field strength (T)': f'{series.field_strength:.3g}',
+        **({'Starts from': ', '.join(one.path.name for one in series.given)} if series.given else {}),
+        'Echo times (ms)': ', '.join(f'{1e3 * t:.4g}' for t in series.echo_times) or 'none',
+        'Field strength (T)': f'{series.field_strength:.3g}' if series.field_strength else 'not given',
         'Manufacturer': series.manufacturer or 'not given',
         'Repetition time (s)': series.repetition_time or 'not given',
         'Flip angle (deg)': series.flip_angle or 'not given',
@@ -216,7 +232,7 @@ def _facts(series, options):
         'Voxel size (mm)': ' x '.join(f'{v:.3g}' for v in series.voxel_size),
         'B0 direction (voxel axes)': ', '.join(f'{b:.3f}' for b in series.b0_dir),
         'Anatomical image': image.name if image else "first echo of the subject's first series",
-        **{step.capitalize(): str(getattr(options, step)) for step in _chain(options)},
+        **{step.capitalize(): str(getattr(options, step)) for step in _chain(series, options)},
     }
 
 

@@ -14,6 +14,7 @@ def init_regions_wf(
     how: str,
     invert: list[bool],
     has_r2star: bool,
+    has_chi: bool = True,
     sizes: Sizes,
     many: bool,
     name: str = 'regions_wf',
@@ -29,7 +30,8 @@ def init_regions_wf(
     """
     workflow = pe.Workflow(name=name)
     workflow.__desc__ = how
-    maps = ['chi', 'mask', 'white_matter', 'reference', *(['r2star'] if has_r2star else [])]
+    maps = ['mask', 'white_matter', *(['chi', 'reference'] if has_chi else [])]
+    maps += ['r2star'] if has_r2star else []
     inputnode = pe.Node(IdentityInterface([*maps, 'dseg', 'labels', 'transforms']), name='inputnode')
     outputnode = pe.Node(IdentityInterface(['dseg', 'table', 'dictionary']), name='outputnode')
     place = pe.Node(
@@ -40,7 +42,7 @@ def init_regions_wf(
     )
     workflow.connect(
         [
-            (inputnode, place, [('dseg', 'image'), ('chi', 'reference'), ('transforms', 'transforms')]),
+            (inputnode, place, [('dseg', 'image'), ('mask', 'reference'), ('transforms', 'transforms')]),
             (inputnode, table, [('dseg', 'atlas_dseg'), *[(port, port) for port in (*maps, 'labels')]]),
             (place, table, [('image', 'dseg')]),
             (place, outputnode, [('image', 'dseg')]),

@@ -10,10 +10,20 @@ MASKED = ('phase', 'field', 'residual', 'localfield', 'chi', 'r2star', 'swi', 'm
 FIGURES = ('magnitude', *MASKED, 'mask', 'atlas', 'gre2t1w', 'regions')
 
 
-def figures_of(*, n_echoes: int, one_step: bool):
+def figures_of(*, series, one_step: bool):
     """Figures that a series has: one echo leaves no residual and no decay, one step no local field."""
-    lacking = {'r2star', 'residual'} if n_echoes == 1 else set()
-    return tuple(f for f in FIGURES if f not in lacking and not (one_step and f == 'localfield'))
+    ports = set(series.given_ports)
+    lacking = {'chi', 'r2star'} - set(series.maps)
+    if one_step and 'local_field' not in ports:
+        lacking.add('localfield')
+    if ports:
+        lacking |= {'phase', 'residual', 'swi', 'minip'}
+        lacking |= set() if series.magnitude else {'magnitude', 'mask'}
+        lacking |= set() if 'field' in ports else {'field'}
+        lacking |= set() if ports & {'field', 'local_field'} else {'localfield'}
+    elif len(series.echo_times) == 1:
+        lacking.add('residual')
+    return tuple(f for f in FIGURES if f not in lacking)
 
 
 def init_reportlets_wf(*, figures: tuple[str, ...], sizes: Sizes, name: str = 'reportlets_wf'):
@@ -38,8 +48,8 @@ def init_reportlets_wf(*, figures: tuple[str, ...], sizes: Sizes, name: str = 'r
         workflow.connect(
             [(inputnode, plot, [(kind, 'image'), ('mask', 'mask')]), (plot, outputnode, [('figure', kind)])]
         )
-    plot_mask = pe.Node(PlotOutlines(kind='magnitude'), name='plot_mask', mem_gb=need('plot', sizes))
-    plot_atlas = pe.Node(PlotOutlines(kind='chi'), name='plot_atlas', mem_gb=need('plot', sizes))
+    over = 'chi' if 'chi' in figures else 'r2star'
+    plot_atlas = pe.Node(PlotOutlines(kind=over), name='plot_atlas', mem_gb=need('plot', sizes))
     flicker = pe.Node(
         PlotFlicker(title='GRE magnitude and anatomical image', labels=['anatomy', 'GRE']),
         name='flicker',
@@ -48,18 +58,24 @@ def init_reportlets_wf(*, figures: tuple[str, ...], sizes: Sizes, name: str = 'r
     plot_regions = pe.Node(PlotRegions(), name='plot_regions', mem_gb=need('plot_regions', sizes))
     workflow.connect(
         [
-            (inputnode, plot_mask, [('magnitude', 'image'), ('mask', 'mask')]),
             (
                 inputnode,
                 plot_atlas,
-                [('chi', 'image'), ('mask', 'mask'), ('dseg', 'dseg'), ('labels', 'labels')],
+                [(over, 'image'), ('mask', 'mask'), ('dseg', 'dseg'), ('labels', 'labels')],
             ),
             (inputnode, flicker, [('anat', 'fixed'), ('in_anat', 'moving'), ('anat_mask', 'mask')]),
             (inputnode, plot_regions, [('table', 'table')]),
-            (plot_mask, outputnode, [('figure', 'mask')]),
             (plot_atlas, outputnode, [('figure', 'atlas')]),
             (flicker, outputnode, [('figure', 'gre2t1w')]),
             (plot_regions, outputnode, [('figure', 'regions')]),
         ]
     )
+    if 'mask' in figures:
+        plot_mask = pe.Node(PlotOutlines(kind='magnitude'), name='plot_mask', mem_gb=need('plot', sizes))
+        workflow.connect(
+            [
+                (inputnode, plot_mask, [('magnitude', 'image'), ('mask', 'mask')]),
+                (plot_mask, outputnode, [('figure', 'mask')]),
+            ]
+        )
     return workflow

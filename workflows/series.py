@@ -1,10 +1,14 @@
 """Everything done to one series, from its files to its figures."""
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 from nipype.interfaces.utility import IdentityInterface
 
 from bids_qsm.interfaces.anatomy import Resample
 from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.align import init_align_wf
+from bids_qsm.workflows.given import given_inputs, init_given_recon_wf, init_given_wf
 from bids_qsm.workflows.labels import init_labels_wf, label_inputs, label_ports
 from bids_qsm.workflows.memory import Sizes, need
 from bids_qsm.workflows.outputs import init_outputs_wf
@@ -13,9 +17,37 @@ from bids_qsm.workflows.recon import RELAXATION, init_recon_wf
 from bids_qsm.workflows.reportlets import figures_of, init_reportlets_wf
 from bids_qsm.workflows.susceptibility import is_one_step
 
+if TYPE_CHECKING:
+    from bids_qsm.app.options import Options
+    from bids_qsm.layout.series import Series
 
-def init_series_phase_wf(*, series, options, omp_nthreads: int, name: str):
-    """Condition the phase of ``series``; on its own, as its magnitude may be the anatomical image."""
+CONDITIONED = ('magnitude', 'phase', 'combined', 'quality', 'notes')
+
+
+def what_applies(series: 'Series', options: 'Options') -> tuple['Series', 'Options']:
+    """``series`` and ``options`` less what needs susceptibility, where the series has R2* alone."""
+    if 'chi' in series.maps:
+        return series, options
+    bare = replace(series, lesions_anat=(), lesions_gre=(), lesions_flair=())
+    return bare, replace(
+        options, refinement=replace(options.refinement, name='none', params=()), candidates=False
+    )
+
+
+def source_ports(series: 'Series') -> tuple[str, ...]:
+    """What :func:`init_series_phase_wf` hands to :func:`init_series_wf`."""
+    if not series.given:
+        return CONDITIONED
+    return tuple(dict.fromkeys([*given_inputs(series), 'combined', 'notes']))
+
+
+def init_series_phase_wf(*, series: 'Series', options: 'Options', omp_nthreads: int, name: str):
+    """Condition the phase of ``series``, or read the maps that it starts from.
+
+    It is on its own, as the magnitude may be the anatomical image.
+    """
+    if series.given:
+        return init_given_wf(series=series, sizes=Sizes.of(series), name=name)
     phase_wf = init_phase_wf(
         scaling=options.phase_scaling,
         sign=options.phase_sign,
@@ -35,48 +67,42 @@ def init_series_phase_wf(*, series, options, omp_nthreads: int, name: str):
     return phase_wf
 
 
-def standard_maps(series):
-    """Maps of the series that are resampled to template space."""
-    return ('chi', 'r2star') if len(series.echo_times) > 1 else ('chi',)
-
-
 def init_series_wf(*, series, options, template, atlas, is_anatomy: bool, omp_nthreads: int, name: str):
     """Reconstruct a series, label it, tabulate it and draw it.
 
     ``series``, ``options``, ``template`` and its ``atlas`` are the frozen descriptions made before the graph.
     With ``is_anatomy`` the series stands in for the missing T1w.
 
-    Inputs: magnitude, phase (4D, rad), combined (3D magnitude), quality, notes (JSON), all of
-    :func:`init_series_phase_wf`; anat, anat_mask, template_to_image and, where they are needed,
+    Inputs: those of :func:`source_ports`, such as magnitude, phase (4D, rad), combined (3D magnitude),
+    quality and notes (JSON); anat, anat_mask, template_to_image and, where they are needed,
     image_to_template and flair_to_anat.
     Outputs: gre_to_anat, reference (JSON), the maps that are resampled to template space, and refine, where
     the deep grey matter is aligned by susceptibility too.
     """
     workflow = pe.Workflow(name=name)
-    n_echoes = len(series.echo_times)
     sizes = Sizes.of(series)
-    has_r2star, is_refined = n_echoes > 1, options.refinement.name != 'none'
+    has_r2star, is_refined = 'r2star' in series.maps, options.refinement.name != 'none'
+    of_chi = ['chi', 'reference'] if 'chi' in series.maps else []
     placed_by = [port for port in label_inputs(series, options) if port != 'gre_to_anat']
     inputnode = pe.Node(
         IdentityInterface(
             [
-                *('magnitude', 'phase', 'combined', 'quality', 'notes'),
+                *source_ports(series),
                 *('anat', 'anat_mask', *(port for port in placed_by if port != 'anat')),
             ]
         ),
         name='inputnode',
     )
     refined = ['refine'] if is_refined else []
-    outputnode = pe.Node(
-        IdentityInterface(['gre_to_anat', 'reference', *standard_maps(series), *refined]), name='outputnode'
-    )
+    outputs = list(dict.fromkeys([*of_chi, *series.maps]))
+    outputnode = pe.Node(IdentityInterface(['gre_to_anat', *outputs, *refined]), name='outputnode')
 
     align_wf = init_align_wf(is_anatomy=is_anatomy, sizes=sizes)
     recon_wf = init_series_recon_wf(series, options, omp_nthreads)
     labels_wf = init_labels_wf(
         series=series, options=options, template=template, atlas=atlas, sizes=sizes, has_r2star=has_r2star
     )
-    figures = figures_of(n_echoes=n_echoes, one_step=is_one_step(options.inversion.name))
+    figures = figures_of(series=series, one_step=is_one_step(options.inversion.name))
     reportlets_wf = init_reportlets_wf(figures=figures, sizes=sizes)
     reportlets_wf.inputs.inputnode.labels = str(atlas.labels)
     outputs_wf = init_outputs_wf(
@@ -84,7 +110,12 @@ def init_series_wf(*, series, options, template, atlas, is_anatomy: bool, omp_nt
     )
     outputs_wf.inputs.inputnode.labels = str(atlas.labels)
 
-    relaxation = RELAXATION if has_r2star else ()
+    if series.given:
+        saved, taken = (*outputs,), given_inputs(series)
+        has_brain = series.is_whole or series.mask is not None
+    else:
+        saved = ('chi', 'swi', 'minip', 'reference', *(RELAXATION if has_r2star else ()))
+        taken, has_brain = ('magnitude', 'phase', 'combined', 'quality'), True
     workflow.connect(
         [
             (
@@ -95,7 +126,7 @@ def init_series_wf(*, series, options, template, atlas, is_anatomy: bool, omp_nt
             (
                 inputnode,
                 recon_wf,
-                [(f, f'inputnode.{f}') for f in ('magnitude', 'phase', 'combined', 'quality')],
+                [(f, f'inputnode.{f}') for f in taken],
             ),
             (
                 inputnode,
@@ -107,18 +138,17 @@ def init_series_wf(*, series, options, template, atlas, is_anatomy: bool, omp_nt
                 recon_wf,
                 labels_wf,
                 [
-                    ('outputnode.chi', 'inputnode.chi'),
                     ('outputnode.chi_mask', 'inputnode.mask'),
-                    ('outputnode.reference', 'inputnode.reference'),
-                    *([('outputnode.r2star', 'inputnode.r2star')] if has_r2star else []),
+                    *[(f'outputnode.{f}', f'inputnode.{f}') for f in outputs],
                 ],
             ),
             (
                 inputnode,
                 reportlets_wf,
                 [
-                    ('combined', 'inputnode.magnitude'),
-                    *[(f, f'inputnode.{f}') for f in ('phase', 'anat', 'anat_mask')],
+                    *([('combined', 'inputnode.magnitude')] if 'magnitude' in figures else []),
+                    *([('phase', 'inputnode.phase')] if 'phase' in figures else []),
+                    *[(f, f'inputnode.{f}') for f in ('anat', 'anat_mask')],
                 ],
             ),
             (align_wf, reportlets_wf, [('outputnode.in_anat', 'inputnode.in_anat')]),
@@ -145,15 +175,12 @@ def init_series_wf(*, series, options, template, atlas, is_anatomy: bool, omp_nt
             (
                 recon_wf,
                 outputnode,
-                [(f'outputnode.{f}', f) for f in ('reference', *standard_maps(series))],
+                [(f'outputnode.{f}', f) for f in outputs],
             ),
             (
                 recon_wf,
                 outputs_wf,
-                [
-                    (f'outputnode.{f}', f'inputnode.{f}')
-                    for f in ('chi', 'swi', 'minip', 'reference', *relaxation)
-                ],
+                [(f'outputnode.{f}', f'inputnode.{f}') for f in saved],
             ),
             (recon_wf, outputs_wf, [('outputnode.chi_mask', 'inputnode.mask')]),
             (
@@ -182,13 +209,17 @@ def init_series_wf(*, series, options, template, atlas, is_anatomy: bool, omp_nt
                 (place, recon_wf, [('image', 'inputnode.brain')]),
             ]
         )
-    else:
+    elif has_brain:
         workflow.connect(align_wf, 'outputnode.brain', recon_wf, 'inputnode.brain')
     return workflow
 
 
-def init_series_recon_wf(series, options, omp_nthreads):
+def init_series_recon_wf(series: 'Series', options: 'Options', omp_nthreads: int):
     """Reconstruct ``series`` with the methods that ``options`` choose, see :func:`init_recon_wf`."""
+    if series.given:
+        return init_given_recon_wf(
+            series=series, options=options, sizes=Sizes.of(series), omp_nthreads=omp_nthreads
+        )
     recon_wf = init_recon_wf(
         field_params={
             # of a mask of the user the largest piece is taken as it is

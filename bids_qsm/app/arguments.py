@@ -83,6 +83,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar='NAME=PATH',
         help='earlier derivatives to use (fMRIPrep, sMRIPrep: brain mask and transforms; any: lesion masks)',
     )
+    add(
+        '--start-from',
+        choices=CHOICES['start_from'],
+        help='map of another tool to start from, even where there is phase (auto: where there is no phase, the '
+        'map that is nearest to susceptibility)',
+    )
     add('--config', metavar='FILE', help='TOML file of settings, as a run writes to logs/<run>/config.toml')
     add('--reports-only', action='store_true', help='only write the reports again')
     add('--boilerplate-only', action='store_true', help='only print the methods text')

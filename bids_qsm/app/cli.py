@@ -157,8 +157,8 @@ def describe_plan(plan) -> str:
         lines += [
             '',
             one.name,
-            f'  echo times   {echoes} ms',
-            f'  field        {one.field_strength:g} T along ({_numbers(one.b0_dir, ", ")}) of the voxel axes',
+            f'  starts from  {", ".join(one.given_ports)}' if one.given else f'  echo times   {echoes} ms',
+            f'  field        {_tesla(one)} along ({_numbers(one.b0_dir, ", ")}) of the voxel axes',
             f'  grid         {_numbers(one.shape, " x ")} voxels of {_numbers(one.voxel_size, " x ")} mm',
             f'  anatomy      {one.t1w_preproc or one.t1w or "the magnitude of the series (no T1w image)"}',
         ]
@@ -171,6 +171,10 @@ def describe_plan(plan) -> str:
     for one in plan.rejected:
         lines += ['', f'{one.name}: {"error" if one.is_error else "skipped"}', f'  {one.reason}']
     return '\n'.join(lines)
+
+
+def _tesla(one):
+    return f'{one.field_strength:g} T' if one.field_strength else 'strength not given,'
 
 
 def _numbers(values, between):

@@ -18,6 +18,7 @@ CHOICES = {
     'slice_flip': ('auto', 'yes', 'no'),
     'bipolar': ('auto', 'yes', 'no'),
     'device': ('cpu', 'cuda'),
+    'start_from': ('auto', 'chi', 'local_field', 'field', 'r2star'),
     'statistic': ('mean', 'median', 'mean_positive', 'mean_pv'),
     'voxelwise': ('no', 'fdr', 'permutation'),
 }
@@ -68,6 +69,7 @@ class Options:
     bids_filter_file: Path | None = None
     skip_bids_validation: bool = False
     derivatives: tuple[tuple[str, Path], ...] = ()
+    start_from: str = 'auto'
     work_dir: Path | None = None
     nprocs: int | None = None
     omp_nthreads: int | None = None

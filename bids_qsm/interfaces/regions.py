@@ -20,7 +20,7 @@ from bids_qsm.interfaces.io import load, load_labels, load_mask
 
 
 class _RegionTableInputSpec(BaseInterfaceInputSpec):
-    chi = File(exists=True, mandatory=True, desc='susceptibility (ppm)')
+    chi = File(exists=True, desc='susceptibility (ppm)')
     r2star = File(exists=True, desc='R2* (1/s)')
     dseg = File(exists=True, mandatory=True, desc='labels on the grid of chi')
     labels = File(exists=True, mandatory=True, desc='their table: index, name, hemisphere, region (TSV)')
@@ -44,10 +44,10 @@ class RegionTable(SimpleInterface):
     input_spec, output_spec = _RegionTableInputSpec, _RegionTableOutputSpec
 
     def _run_interface(self, runtime):
-        chi, grid = load(self.inputs.chi)
-        maps = {'chi': chi}
-        if isdefined(self.inputs.r2star):
-            maps['R2star'] = load(self.inputs.r2star)[0]
+        maps = {}
+        for name, path in (('chi', self.inputs.chi), ('R2star', self.inputs.r2star)):
+            if isdefined(path):
+                maps[name], grid = load(path)
         labels = pd.read_csv(self.inputs.labels, sep='\t', keep_default_na=False)
         if isdefined(self.inputs.atlas_dseg):
             labels['volume_mm3'] = _volumes(self.inputs.atlas_dseg, labels['index'])
