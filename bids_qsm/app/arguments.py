@@ -86,8 +86,8 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         '--start-from',
         choices=CHOICES['start_from'],
-        help='map of another tool to start from, even where there is phase (auto: where there is no phase, the '
-        'map that is nearest to susceptibility)',
+        help='map of another tool to start from, even where there is phase (auto: without phase, the map '
+        'that is nearest to susceptibility)',
     )
     add('--config', metavar='FILE', help='TOML file of settings, as a run writes to logs/<run>/config.toml')
     add('--reports-only', action='store_true', help='only write the reports again')
