@@ -5,6 +5,7 @@ from numba import njit
 from scipy import ndimage, optimize
 
 from bids_qsm.anatomy.transform import apply_affine, regrid, resample, spacing_of
+from bids_qsm.recon.arrays import Array
 
 BINS = 40
 _RADIUS = 60.0
@@ -12,7 +13,7 @@ _RADIUS = 60.0
 
 
 @njit(cache=True)
-def joint_histogram(points, fixed, matrix, moving, bins):
+def joint_histogram(points: Array, fixed: Array, matrix: Array, moving: Array, bins: int):
     """Count pairs of fixed bins and moving values (cubic B-spline Parzen window) at mapped points."""
     histogram = np.zeros((bins, bins + 3))
     nx, ny, nz = moving.shape
@@ -42,18 +43,18 @@ def joint_histogram(points, fixed, matrix, moving, bins):
     return histogram
 
 
-def _entropy(counts):
+def _entropy(counts: Array):
     share = counts[counts > 0] / counts.sum()
     return -(share * np.log(share)).sum()
 
 
-def to_bins(image, mask):
+def to_bins(image: Array, mask: Array):
     """Scale an image to [0, bins - 1] between the 0.5th and 99.5th percentile of the masked values."""
     low, high = np.percentile(image[mask], (0.5, 99.5))
     return np.clip((image - low) / max(high - low, 1e-12), 0, 1).astype(np.float32) * (BINS - 1)
 
 
-def matrix_of(parameters, center):
+def matrix_of(parameters: Array, center: Array):
     """4x4 matrix of 6 (shift, rotation) or 12 (also log scale, shear) parameters in mm about ``center``.
 
     >>> matrix_of(np.array([1., 2, 3, 0, 0, 0]), np.zeros(3))[:3, 3].tolist()
@@ -87,7 +88,17 @@ class Similarity:
     .. [1] Studholme et al. (1999), Pattern Recognition 32:71. doi:10.1016/S0031-3203(98)00091-0
     """
 
-    def __init__(self, fixed, fixed_affine, fixed_mask, moving, moving_affine, *, n_points, sigma):
+    def __init__(
+        self,
+        fixed: Array,
+        fixed_affine: Array,
+        fixed_mask: Array,
+        moving: Array,
+        moving_affine: Array,
+        *,
+        n_points: int,
+        sigma: float,
+    ):
         smooth_fixed = _smooth(fixed, fixed_affine, sigma)
         smooth_moving = _smooth(moving, moving_affine, sigma)
         self.world_to_moving = np.linalg.inv(moving_affine)
@@ -99,7 +110,7 @@ class Similarity:
         self.moving = np.minimum(to_bins(smooth_moving, smooth_moving > 0), np.float32(BINS - 1.001))
         self.moving = np.ascontiguousarray(self.moving)
 
-    def __call__(self, matrix, overlap: float = 0.4):
+    def __call__(self, matrix: Array, overlap: float = 0.4):
         """Similarity for a 4x4 matrix that maps fixed to moving points; 0 where too few fall inside."""
         to_voxel = self.world_to_moving @ matrix
         histogram = joint_histogram(self.points, self.fixed, to_voxel, self.moving, BINS)
@@ -109,12 +120,12 @@ class Similarity:
         return (_entropy(histogram.sum(0)) + _entropy(histogram.sum(1))) / joint if joint > 0 else 0.0
 
 
-def _smooth(image, affine, sigma):
+def _smooth(image: Array, affine: Array, sigma: float):
     size = spacing_of(affine)
     return ndimage.gaussian_filter(image, sigma / size) if sigma else image
 
 
-def _spread(mask, n_points):
+def _spread(mask: Array, n_points: int):
     """Voxel coordinates (n, 3) inside a mask along a low-discrepancy sequence (Roberts' R3).
 
     Off the grid, so that interpolation does not favour shifts by whole voxels.
@@ -129,7 +140,7 @@ def _spread(mask, n_points):
     return at[mask[tuple(np.rint(at).astype(int).T)]]
 
 
-def coarsen(image, affine, spacing):
+def coarsen(image: Array, affine: Array, spacing: float):
     """An image and its affine on an isotropic grid of ``spacing`` (mm), smoothed first if that is coarser."""
     size = spacing_of(affine)
     sigma = np.sqrt(np.maximum((spacing / size) ** 2 - 1, 0)) / 2.355
@@ -138,14 +149,23 @@ def coarsen(image, affine, spacing):
     return resample(smooth, affine, shape, new, []), new
 
 
-def refine(similarity, start, center, *, n_parameters, step, tolerance, overlap: float = 0.4):
+def refine(
+    similarity: Similarity,
+    start: Array,
+    center: Array,
+    *,
+    n_parameters: int,
+    step: float,
+    tolerance: float,
+    overlap: float = 0.4,
+):
     """Climb from ``start`` (4x4) by Powell's method over rigid (6) or affine (12) parameters.
 
     Returns (matrix, similarity). ``center`` is the fixed world point about which rotations turn;
     ``step`` (mm) scales the first line searches, ``tolerance`` (mm) ends the climb.
     """
 
-    def cost(scaled):
+    def cost(scaled: Array):
         return -similarity(start @ matrix_of(scaled * step, center), overlap)
 
     found = optimize.minimize(

@@ -4,11 +4,14 @@ Geometry of nuclei 1-32: CIT168 atlas, Pauli, Nili & Tyszka (2018), Sci Data 5:1
 doi:10.1038/sdata.2018.63, CC BY 4.0. Thalamus and dentate were fitted to the ICBM152 T1 template.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 
 import numpy as np
 import pandas as pd
+
+from bids_qsm.recon.arrays import Array
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Ellipsoid:
         """Half sides (mm) of the box that just holds the ellipsoid."""
         return np.sqrt(np.diag(np.linalg.inv(self.precision)))
 
-    def distance(self, points):
+    def distance(self, points: Array):
         """Mahalanobis distance of ``points`` (..., 3) in units of the surface: 0 at the centre, 1 on it."""
         offset = np.asarray(points, np.float32) - self.centre.astype(np.float32)
         return np.sqrt(((offset @ self.precision.astype(np.float32)) * offset).sum(-1))
@@ -75,7 +78,7 @@ def ellipsoids():
     return found
 
 
-def classify(points, shapes=None):
+def classify(points: Array, shapes: Sequence[Ellipsoid] | None = None):
     """Label points of template space by the nucleus that holds them.
 
     Where ellipsoids overlap, the one whose centre is nearest in Mahalanobis distance wins.
@@ -111,7 +114,7 @@ def classify(points, shapes=None):
     return label.reshape(points.shape[:-1])
 
 
-def nuclei_atlas(shape, affine):
+def nuclei_atlas(shape: Sequence[int], affine: Array):
     """Draw the nuclei on a grid of template space.
 
     Parameters

@@ -1,17 +1,20 @@
 """Correction of smooth receive and transmit bias in magnitude and T1-weighted images."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import interpolate
 from threadpoolctl import threadpool_limits
 
 from bids_qsm.anatomy.align import coarsen
 from bids_qsm.anatomy.transform import grid_points
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.threshold import otsu
 
 _BINS = 200
 
 
-def foreground(image):
+def foreground(image: Array):
     """Voxels of tissue against air: Otsu's threshold on the image clipped at its 99th percentile."""
     high = np.percentile(image, 99)
     if high <= image.min():
@@ -19,14 +22,14 @@ def foreground(image):
     return image > otsu(np.minimum(image, high)) * 0.6
 
 
-def _spline_basis(coordinate, n_spans):
+def _spline_basis(coordinate: Array, n_spans: int):
     """Cubic B-splines over ``n_spans`` equal spans of [0, 1], sampled at ``coordinate``: (n, n_spans + 3)."""
     knots = np.arange(-3, n_spans + 4) / n_spans
     clipped = np.clip(coordinate, 0, 1 - 1e-9)
     return interpolate.BSpline.design_matrix(clipped, knots, 3).toarray().astype(np.float32)
 
 
-def _sharpen(values, fwhm, wiener):
+def _sharpen(values: Array, fwhm: float, wiener: float):
     """Expected sharp log intensity of each log intensity, by Wiener deconvolution of their histogram."""
     low, high = values.min(), values.max()
     width = (high - low) / (_BINS - 1)
@@ -49,8 +52,8 @@ def _sharpen(values, fwhm, wiener):
 
 
 def correct_bias(
-    image,
-    affine,
+    image: Array,
+    affine: Array,
     *,
     shrink_mm: float = 4.0,
     spacings_mm: tuple = (200.0, 100.0),
@@ -117,7 +120,7 @@ def correct_bias(
     return image / field, field
 
 
-def _fit(values, bias, design, iterations, fwhm, wiener):
+def _fit(values: Array, bias: Array, design: Array, iterations: int, fwhm: float, wiener: float):
     """Spline weights of one level, and the bias with it added."""
     gram = (design.T @ design).astype(np.float64)
     # A slight ridge ties down splines whose support holds little foreground.
@@ -135,13 +138,20 @@ def _fit(values, bias, design, iterations, fwhm, wiener):
     return weights, bias
 
 
-def _tensor(bases):
+def _tensor(bases: Sequence[Array]):
     """Products of three bases at the same points: (n, a * b * c)."""
     x, y, z = bases
     return np.einsum('ni,nj,nk->nijk', x, y, z, optimize=True).reshape(len(x), -1)
 
 
-def _evaluate(weights, spans, shape, affine, small_shape, small_affine):
+def _evaluate(
+    weights: Array,
+    spans: Sequence[int],
+    shape: tuple[int, ...],
+    affine: Array,
+    small_shape: tuple[int, ...],
+    small_affine: Array,
+):
     """The spline of one level on the grid of the full image, whose axes are parallel to the small grid's."""
     corners = grid_points((2, 2, 2), np.asarray(affine, float) @ np.diag([*(np.array(shape) - 1), 1]))
     ends = corners[[0, -1]] @ np.linalg.inv(small_affine)[:3, :3].T + np.linalg.inv(small_affine)[:3, 3]

@@ -1,6 +1,7 @@
 """Brain extraction: a template's mask carried onto the head by an affine map, then fitted to its edge."""
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -9,12 +10,13 @@ from bids_qsm.anatomy.align import Similarity, coarsen, matrix_of, refine
 from bids_qsm.anatomy.bias import foreground
 from bids_qsm.anatomy.elastic import deform
 from bids_qsm.anatomy.transform import apply_affine, invert, resample
+from bids_qsm.recon.arrays import Array
 
 _HEAD_MM = 150.0
 _SCALP_MM = 12.0
 
 
-def extract_brain(image, affine, template, template_affine, template_mask):
+def extract_brain(image: Array, affine: Array, template: Array, template_affine: Array, template_mask: Array):
     """Brain mask of a whole head (T1w or gradient-echo magnitude, free of bias) from a template's.
 
     The template may be without skull: it is compared inside its own (dilated) mask only. A search over
@@ -55,7 +57,7 @@ def extract_brain(image, affine, template, template_affine, template_mask):
     return resample(template_mask, template_affine, image.shape, affine, back) > 0.5, matrix
 
 
-def _align(levels, head, head_affine, inside, brain_affine):
+def _align(levels: Sequence[Similarity], head: Array, head_affine: Array, inside: Array, brain_affine: Array):
     """Affine map of template to image points: the best of many starts, climbed level by level."""
     center = _centroid(inside, brain_affine)
     starts = _starts(head, head_affine, inside, brain_affine, center)
@@ -66,11 +68,11 @@ def _align(levels, head, head_affine, inside, brain_affine):
     return refine(levels[2], best, center, n_parameters=12, step=1.0, tolerance=0.05)[0]
 
 
-def _centroid(mask, affine):
+def _centroid(mask: Array, affine: Array):
     return apply_affine(affine, [ndimage.center_of_mass(mask)])[0]
 
 
-def _starts(head, head_affine, inside, brain_affine, center):
+def _starts(head: Array, head_affine: Array, inside: Array, brain_affine: Array, center: Array):
     """Poses of the template about the top of the head."""
     tissue = ndimage.binary_opening(foreground(head), iterations=2)
     pieces, n = ndimage.label(tissue)

@@ -3,9 +3,11 @@
 import re
 
 import numpy as np
+import pandas as pd
 from scipy import ndimage
 
 from bids_qsm.anatomy.transform import resample, spacing_of
+from bids_qsm.recon.arrays import Array
 
 TISSUE = {'CSF': 0.019, 'grey': 0.020, 'white': -0.030}
 """Susceptibility (ppm) of what lies between the nuclei."""
@@ -26,7 +28,7 @@ NUCLEI = {
 _BODY = {alias: body for body, (_, aliases) in NUCLEI.items() for alias in aliases.split()}
 
 
-def body_of(region):
+def body_of(region: str):
     """Name of the body of grey matter that a region is, or is a part of; other regions keep their name.
 
     >>> body_of('GPi'), body_of('Substantia Nigra'), body_of('Hypothalamus')
@@ -35,7 +37,7 @@ def body_of(region):
     return _BODY.get(re.sub('[^a-z]', '', str(region).lower()), str(region))
 
 
-def share(dseg, dseg_affine, indices, shape, affine):
+def share(dseg: Array, dseg_affine: Array, indices: list[int], shape: tuple[int, ...], affine: Array):
     """Share (0 to 1, float32) of every voxel of a grid that the labels ``indices`` hold.
 
     The label image may be finer or coarser than the grid, and lie obliquely to it.
@@ -59,7 +61,14 @@ def share(dseg, dseg_affine, indices, shape, affine):
     return resample(ndimage.gaussian_filter(part, sigma), first, shape, affine, [])
 
 
-def prior_chi(template, template_affine, template_mask, dseg, dseg_affine, labels):
+def prior_chi(
+    template: Array,
+    template_affine: Array,
+    template_mask: Array,
+    dseg: Array,
+    dseg_affine: Array,
+    labels: pd.DataFrame,
+):
     """Susceptibility that a T1-weighted template and an atlas let one expect.
 
     Nuclei have values of the literature [1]_ by the region they are, or are a part of; all else, unknown
@@ -98,7 +107,7 @@ def prior_chi(template, template_affine, template_mask, dseg, dseg_affine, label
     return chi
 
 
-def _classes(brightness):
+def _classes(brightness: Array):
     """Mean brightness of CSF, grey and white matter: three means, from quantiles of a brain (1D)."""
     values = np.sort(brightness[:: max(1, brightness.size // 200_000)].astype(np.float64))
     means = np.quantile(values, (0.03, 0.4, 0.8))

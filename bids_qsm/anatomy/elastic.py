@@ -4,12 +4,13 @@ import numpy as np
 from numba import njit
 from scipy import ndimage
 
-from bids_qsm.anatomy.align import BINS, joint_histogram
+from bids_qsm.anatomy.align import BINS, Similarity, joint_histogram
 from bids_qsm.anatomy.transform import Displacement, regrid, transform_points
+from bids_qsm.recon.arrays import Array
 
 
 @njit(cache=True)
-def _forces(points, fixed, matrix, moving, slope):
+def _forces(points: Array, fixed: Array, matrix: Array, moving: Array, slope: Array):
     """Gradient (n, 3; moving voxels) of the similarity at every point, given its slope over the histogram."""
     out = np.zeros(points.shape)
     nx, ny, nz = moving.shape
@@ -47,7 +48,7 @@ def _forces(points, fixed, matrix, moving, slope):
     return out
 
 
-def _slope(histogram):
+def _slope(histogram: Array):
     """Derivative of (H(fixed) + H(moving)) / H(fixed, moving) by each entry of the joint histogram."""
     joint = np.maximum(histogram / histogram.sum(), 1e-9)
     fixed, moving = joint.sum(1, keepdims=True), joint.sum(0, keepdims=True)
@@ -56,7 +57,17 @@ def _slope(histogram):
     return (-np.log(fixed) - np.log(moving) - 2 + ratio * (np.log(joint) + 1)) / entropy
 
 
-def deform(similarity, matrix, shape, affine, *, iterations=60, sigma_mm=16.0, step_mm=0.5, spacing=4.0):
+def deform(
+    similarity: Similarity,
+    matrix: Array,
+    shape: tuple[int, ...],
+    affine: Array,
+    *,
+    iterations: int = 60,
+    sigma_mm: float = 16.0,
+    step_mm: float = 0.5,
+    spacing: float = 4.0,
+):
     """Displacement x -> x + u(x) of fixed points which, before ``matrix``, raises a `Similarity`.
 
     Each iteration gathers the gradient of the similarity at its sample points on a lattice, smooths it
@@ -81,7 +92,7 @@ def deform(similarity, matrix, shape, affine, *, iterations=60, sigma_mm=16.0, s
     size = int(np.prod(shape))
     sigma = sigma_mm / spacing
 
-    def smooth(values):
+    def smooth(values: Array):
         return ndimage.gaussian_filter(values.reshape(shape), sigma, mode='constant', truncate=3)
 
     count = smooth(np.bincount(node, minlength=size).astype(float))

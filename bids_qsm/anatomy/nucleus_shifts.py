@@ -1,12 +1,15 @@
 """Where the bodies of grey matter lie in a susceptibility map: a shift and a contrast fitted to each."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 from numba import njit
 from scipy import ndimage
 
 from bids_qsm.anatomy.contrast import body_of, share
+from bids_qsm.recon.arrays import Array
 
 _NODES = 12.0
 """Voxels between the nodes of the offset."""
@@ -40,7 +43,18 @@ class Body:
         return box
 
 
-def split(chi, dseg, dseg_affine, labels, shape, affine, *, least_ppm=0.015, least_voxels=30, margin=8):
+def split(
+    chi: Array,
+    dseg: Array,
+    dseg_affine: Array,
+    labels: pd.DataFrame,
+    shape: tuple[int, ...],
+    affine: Array,
+    *,
+    least_ppm: float = 0.015,
+    least_voxels: int = 30,
+    margin: int = 8,
+):
     """Split a template's susceptibility into bodies of grey matter and what lies around and behind them.
 
     Parts of one body (GPe and GPi, SNc and SNr) are taken together. Behind a body stands what surrounds it.
@@ -78,19 +92,19 @@ def split(chi, dseg, dseg_affine, labels, shape, affine, *, least_ppm=0.015, lea
     return bodies, chi - sum((b.contrast for b in bodies), np.zeros(shape, np.float32))
 
 
-def _fits(amount, margin, least_voxels):
+def _fits(amount: Array, margin: int, least_voxels: int):
     """Whether a body is large enough and clear of the faces of the box."""
     inside = amount > 0.5
     core = inside[(slice(margin, -margin),) * 3]
     return core.sum() >= least_voxels and core.sum() == inside.sum()
 
 
-def _behind(chi, amount, sigma=2.0):
+def _behind(chi: Array, amount: Array, sigma: float = 2.0):
     """Susceptibility with the bodies painted over by what surrounds them, near first, then far."""
     # Voxels that a body holds in part say little of what surrounds it.
     clear = np.clip(1 - 2 * amount, 0, 1)
 
-    def around(width):
+    def around(width: float):
         weight = ndimage.gaussian_filter(clear, width)
         return ndimage.gaussian_filter(chi * clear, width) / np.maximum(weight, 1e-6), weight
 
@@ -101,7 +115,7 @@ def _behind(chi, amount, sigma=2.0):
 
 
 @njit(cache=True)
-def _sample4(values, box_start, voxels, shift, out):
+def _sample4(values: Array, box_start: Array, voxels: Array, shift: Array, out: Array):
     """Trilinear interpolation of (x, y, z, 4) ``values`` at ``voxels`` - ``shift``; 0 outside."""
     nx, ny, nz = values.shape[:3]
     for p in range(voxels.shape[0]):
@@ -124,7 +138,7 @@ def _sample4(values, box_start, voxels, shift, out):
 
 
 @njit(cache=True)
-def _normal_equations(columns, values, weight, residual, size):
+def _normal_equations(columns: Array, values: Array, weight: Array, residual: Array, size: int):
     """J' W J and J' W r of a design whose rows hold few entries; column -1 is none."""
     matrix = np.zeros((size, size))
     right = np.zeros(size)
@@ -145,7 +159,17 @@ def _normal_equations(columns, values, weight, residual, size):
     return matrix, right
 
 
-def fit(chi, seen, bodies, background, *, psf, misplaced, gain_sd, limit):
+def fit(
+    chi: Array,
+    seen: Array,
+    bodies: list[Body],
+    background: Array,
+    *,
+    psf: Sequence[float],
+    misplaced: float,
+    gain_sd: float,
+    limit: float,
+):
     r"""Find the shift of every body, together with its contrast, by which a template explains a map.
 
     .. math:: \chi(x) = o(x) + b\,B(x) + \sum_k g_k A_k(x - t_k) + \epsilon
@@ -238,12 +262,12 @@ def fit(chi, seen, bodies, background, *, psf, misplaced, gain_sd, limit):
 class _Lattice:
     """Trilinear hats on nodes some voxels apart."""
 
-    def __init__(self, shape, spacing):
+    def __init__(self, shape: tuple[int, ...], spacing: float):
         self.nodes = tuple(int(np.ceil((n - 1) / spacing)) + 1 for n in shape)
         self.spacing = spacing
         self.size = int(np.prod(self.nodes))
 
-    def weights(self, voxels):
+    def weights(self, voxels: Array):
         """Nodes (n, 8) of each voxel and their weights."""
         at = voxels / self.spacing
         base = np.minimum(at.astype(int), np.array(self.nodes) - 2)
@@ -255,7 +279,7 @@ class _Lattice:
         return np.stack(nodes, 1), np.stack(weights, 1)
 
 
-def _smooth_inside(data, mask, sigma):
+def _smooth_inside(data: Array, mask: Array, sigma: float):
     """Blur what lies in a mask only."""
     if sigma == 0:
         return data
@@ -263,7 +287,7 @@ def _smooth_inside(data, mask, sigma):
     return ndimage.gaussian_filter(data * mask, sigma) / np.maximum(weight, 1e-3)
 
 
-def _piece(body, width):
+def _piece(body: Body, width: Array):
     """First voxel of a box around a body, and its blurred contrast with the gradient (x, y, z, 4) therein."""
     pad = 2 + int(np.ceil(3 * max(width)))
     box = tuple(
@@ -275,7 +299,9 @@ def _piece(body, width):
     return np.array([b.start for b in box]), values
 
 
-def _design(lattice, voxels, tissue, pieces, state):
+def _design(
+    lattice: '_Lattice', voxels: Array, tissue: Array, pieces: list[tuple[Array, Array]], state: Array
+):
     """Derivatives of the model by the unknowns, a few entries a voxel, and the model itself."""
     nodes, weights = lattice.weights(voxels)
     first = lattice.size + 1
@@ -305,7 +331,7 @@ def _design(lattice, voxels, tissue, pieces, state):
     return np.concatenate(columns, 1), np.concatenate(values, 1), model
 
 
-def _inflation(residual, voxels, sigma):
+def _inflation(residual: Array, voxels: Array, sigma: float):
     """Variance of a local mean of the residual over what white noise would leave: repeats of one sample."""
     low = voxels.min(0)
     field = np.zeros(voxels.max(0) - low + 1, np.float32)

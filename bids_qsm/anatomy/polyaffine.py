@@ -1,12 +1,25 @@
 """A smooth invertible displacement that carries several bodies, each by its own shift."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import ndimage
 
+from bids_qsm.anatomy.nucleus_shifts import Body
 from bids_qsm.anatomy.transform import Displacement, grid_points, transform_points
+from bids_qsm.recon.arrays import Array
 
 
-def flow(bodies, weights, grid, fade, *, steps=8, reach=4.0, power=3.0):
+def flow(
+    bodies: list[Body],
+    weights: Sequence[float],
+    grid: Array,
+    fade: Array,
+    *,
+    steps: int = 8,
+    reach: float = 4.0,
+    power: float = 3.0,
+):
     """Let a stream carry every body to where it belongs, and what lies between along with them.
 
     At every moment the stream at a point is the mean of the shifts of the bodies, weighted by the inverse
@@ -41,7 +54,7 @@ def flow(bodies, weights, grid, fade, *, steps=8, reach=4.0, power=3.0):
     pad = int(np.ceil(3 * reach + max(np.linalg.norm(b.shift) for b in bodies)))
     near = [_distance(body, pad) for body in bodies]
 
-    def stream(time):
+    def stream(time: float):
         total = np.zeros((*shape, 3), np.float32)
         sum_weights = np.full(shape, 1e-9, np.float32)
         nearest = np.full(shape, 10 * reach, np.float32)
@@ -67,13 +80,13 @@ def flow(bodies, weights, grid, fade, *, steps=8, reach=4.0, power=3.0):
     )
 
 
-def _step(points, velocity):
+def _step(points: Array, velocity: Displacement):
     """Go along a velocity for one step of time, by the midpoint rule."""
     half = points + (transform_points(points, [velocity]) - points) / 2
     return points + transform_points(half, [velocity]) - half
 
 
-def _distance(body, pad):
+def _distance(body: Body, pad: int):
     """Box around a body, and the distance (voxels) to it therein, zero within."""
     (box,) = ndimage.find_objects((body.share > 0.5).astype(np.uint8))
     box = tuple(

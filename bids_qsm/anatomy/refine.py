@@ -3,13 +3,15 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 from scipy import ndimage
 
-from bids_qsm.anatomy.nucleus_shifts import fit, split
+from bids_qsm.anatomy.nucleus_shifts import Body, fit, split
 from bids_qsm.anatomy.polyaffine import flow
 from bids_qsm.anatomy.register import DEEP_GREY, fade, grid_of_box
 from bids_qsm.anatomy.transform import Displacement, resample, transform_points
 from bids_qsm.errors import UserError
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.registry import Need, method
 
 _LIMIT = 5.0
@@ -30,20 +32,20 @@ _ALONE = 'Aligned by the anatomical image alone.'
     'and the shifts were joined to an invertible map [@polyaffine].',
 )
 def hybrid(
-    chi,
-    chi_affine,
-    mask,
-    chi_chain,
-    image,
-    image_affine,
-    image_chain,
-    template,
-    template_affine,
-    template_chi,
-    template_chi_affine,
-    dseg,
-    dseg_affine,
-    labels,
+    chi: Array,
+    chi_affine: Array,
+    mask: Array,
+    chi_chain: list[Array | Displacement],
+    image: Array,
+    image_affine: Array,
+    image_chain: list[Array | Displacement],
+    template: Array,
+    template_affine: Array,
+    template_chi: Array,
+    template_chi_affine: Array,
+    dseg: Array,
+    dseg_affine: Array,
+    labels: pd.DataFrame,
     *,
     misplaced_mm: float = 1.5,
     gain_sd: float = 1.0,
@@ -159,7 +161,7 @@ def hybrid(
 REFINEMENT = {'hybrid': hybrid}
 
 
-def _trust(body, misplaced):
+def _trust(body: Body, misplaced: float):
     """How firmly a body keeps its shift and shape where it meets others: by what susceptibility shows of it.
 
     That is its contrast squared, less what was known before; a body whose shift is a guess still counts a
@@ -169,7 +171,7 @@ def _trust(body, misplaced):
     return max(0.01, 1 - np.mean(body.error**2) / misplaced**2) * max(abs(contrast), 0.01) ** 2
 
 
-def _blur(affine, chain, centre):
+def _blur(affine: Array, chain: list[Array | Displacement], centre: Array):
     """Standard deviation (mm, along the axes of the template) of the blur of a map over the template's.
 
     A voxel averages over its sides (variance 1/12 of their square) and linear interpolation over twice that
@@ -181,7 +183,7 @@ def _blur(affine, chain, centre):
     return np.sqrt(np.maximum(0.25 * (voxel**2).sum(1) - 1 / 12, 0))
 
 
-def _likeness(data, target, bodies, seen):
+def _likeness(data: Array, target: Array, bodies: list[Body], seen: Array):
     """Mean over bodies of the correlation of two images in and around each."""
     found = []
     for body in bodies:
@@ -194,13 +196,13 @@ def _likeness(data, target, bodies, seen):
     return float(np.mean(found)) if found else 0.0
 
 
-def _still(shape, grid):
+def _still(shape: tuple[int, ...], grid: Array):
     """Displacements that move nothing, there and back."""
     still = Displacement(np.zeros((*shape, 3), np.float32), grid)
     return still, still
 
 
-def _finding(found, action, evidence='', level='info'):
+def _finding(found: str, action: str, evidence: str = '', level: str = 'info'):
     return {
         'what': 'Deep grey matter',
         'found': found,
@@ -210,12 +212,12 @@ def _finding(found, action, evidence='', level='info'):
     }
 
 
-def _moves(bodies):
+def _moves(bodies: list[Body]):
     lengths = sorted(((np.linalg.norm(b.shift), f'{b.name} {b.hemisphere}') for b in bodies), reverse=True)
     listed = ', '.join(f'{name} {length:.1f} mm' for length, name in lengths)
     return f'Susceptibility shows it elsewhere than the anatomical image: {listed}.'
 
 
-def _missed(names):
+def _missed(names: list[str]):
     found = f'{", ".join(names)}: not to be made out in susceptibility.'
     return [_finding(found, _ALONE, level='warning')] if names else []

@@ -1,6 +1,7 @@
 """Alignment of images: rigid within a subject, affine and deformable to a template."""
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -18,13 +19,16 @@ from bids_qsm.anatomy.transform import (
     spacing_of,
 )
 from bids_qsm.errors import UserError
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.registry import Need, method
 
 DEEP_GREY = ((-44.0, -48.0, -36.0), (44.0, 36.0, 36.0))
 """Corners (mm, MNI space) of a box around basal ganglia, thalamus and midbrain, with a margin."""
 
 
-def rigid(moving, moving_affine, fixed, fixed_affine, fixed_mask=None):
+def rigid(
+    moving: Array, moving_affine: Array, fixed: Array, fixed_affine: Array, fixed_mask: Array | None = None
+):
     """Rigid alignment of two images of one person, of any contrast, field of view and slant.
 
     The search starts from the scanner's coordinates, from places up to 15 mm and 12 degrees off, and from
@@ -72,7 +76,15 @@ def rigid(moving, moving_affine, fixed, fixed_affine, fixed_mask=None):
     return refine(fine, best, center, n_parameters=6, step=0.5, tolerance=0.02, overlap=overlap)[0]
 
 
-def syn(static, moving, affine, *, iterations, radius=3, sigma=1.7):
+def syn(
+    static: Array,
+    moving: Array,
+    affine: Array,
+    *,
+    iterations: Sequence[int],
+    radius: int = 3,
+    sigma: float = 1.7,
+):
     """Symmetric diffeomorphic alignment of two images on one grid by local correlation [1]_.
 
     Returns (forward, backward): forward maps static to moving points, backward the other way.
@@ -101,7 +113,14 @@ def syn(static, moving, affine, *, iterations, radius=3, sigma=1.7):
     return tuple(Displacement(np.asarray(f, np.float32), affine) for f in fields)
 
 
-def _affine(image, image_affine, mask, template, template_affine, template_mask):
+def _affine(
+    image: Array,
+    image_affine: Array,
+    mask: Array,
+    template: Array,
+    template_affine: Array,
+    template_mask: Array,
+):
     """Affine map of template to image points, between two brains."""
     brain, brain_affine = coarsen(image * mask, image_affine, 2.0)
     fixed, fixed_affine = coarsen(template * template_mask, template_affine, 2.0)
@@ -120,14 +139,14 @@ def _affine(image, image_affine, mask, template, template_affine, template_mask)
 
 @method(memory=Need(0.36, anat=4), prose='dipy [@dipy]')
 def dipy(
-    image,
-    image_affine,
-    mask,
-    template,
-    template_affine,
-    template_mask,
-    init=None,
-    same_contrast=True,
+    image: Array,
+    image_affine: Array,
+    mask: Array,
+    template: Array,
+    template_affine: Array,
+    template_mask: Array,
+    init: Array | None = None,
+    same_contrast: bool = True,
     *,
     whole_mm: float = 2.0,
     whole_iterations: tuple = (60, 40, 15),
@@ -198,14 +217,14 @@ def dipy(
 
 @method(memory=Need(0.4, anat=20), prose='greedy [@greedy]')
 def greedy(
-    image,
-    image_affine,
-    mask,
-    template,
-    template_affine,
-    template_mask,
-    init=None,
-    same_contrast=True,
+    image: Array,
+    image_affine: Array,
+    mask: Array,
+    template: Array,
+    template_affine: Array,
+    template_mask: Array,
+    init: Array | None = None,
+    same_contrast: bool = True,
     *,
     spacing_mm: float = 1.0,
     iterations: str = '100x60x20',
@@ -243,7 +262,7 @@ def greedy(
         warp = _by_information(image, image_affine, template, template_affine, template_mask, init)
         return _both_ways([warp], fixed.shape, grid, init, image.shape, image_affine, spacing_mm)
 
-    def itk(array):
+    def itk(array: Array):
         # A frame at the origin and along the voxel axes: vectors come out in mm along these.
         volume = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
         volume.SetSpacing([spacing_mm] * 3)
@@ -266,7 +285,14 @@ def greedy(
 REGISTER = {'dipy': dipy, 'greedy': greedy}
 
 
-def _by_information(image, image_affine, template, template_affine, template_mask, init):
+def _by_information(
+    image: Array,
+    image_affine: Array,
+    template: Array,
+    template_affine: Array,
+    template_mask: Array,
+    init: Array | None,
+):
     """Smooth displacement of template points that raises the mutual information with an image of a head."""
     head, head_affine = coarsen(image, image_affine, 1.5)
     fixed, grid = coarsen(template * template_mask, template_affine, 2.0)
@@ -275,7 +301,16 @@ def _by_information(image, image_affine, template, template_affine, template_mas
     return deform(similarity, init, fixed.shape, grid)
 
 
-def _both_ways(warps, shape, grid, init, image_shape, image_affine, spacing, start=None):
+def _both_ways(
+    warps: Sequence[Displacement],
+    shape: tuple[int, ...],
+    grid: Array,
+    init: Array,
+    image_shape: tuple[int, ...],
+    image_affine: Array,
+    spacing: float,
+    start: Displacement | None = None,
+):
     """Template to image points, and back, as one displacement each."""
     warp = compose(warps, shape, grid)
     unwarp = invert(warp, shape, grid, start=start)
@@ -284,14 +319,21 @@ def _both_ways(warps, shape, grid, init, image_shape, image_affine, spacing, sta
     return there, compose([np.linalg.inv(init), unwarp], image_shape, image_grid)
 
 
-def _pull(image, image_affine, shape, affine, transforms, spacing):
+def _pull(
+    image: Array,
+    image_affine: Array,
+    shape: tuple[int, ...],
+    affine: Array,
+    transforms: list[Array | Displacement],
+    spacing: float,
+):
     """Resample an image onto a coarser grid, smoothed first as much as the grid asks for."""
     size = spacing_of(image_affine)
     sigma = np.sqrt(np.maximum((spacing / size) ** 2 - 1, 0)) / 2.355
     return resample(ndimage.gaussian_filter(image, sigma), image_affine, shape, affine, transforms)
 
 
-def grid_of_box(box, spacing):
+def grid_of_box(box: tuple[Sequence[float], Sequence[float]], spacing: float):
     """Shape and affine of a grid of ``spacing`` (mm) from one corner of a box (mm) to the other."""
     low, high = np.asarray(box, float)
     shape = tuple(int(n) for n in np.ceil((high - low) / spacing) + 1)
@@ -300,7 +342,7 @@ def grid_of_box(box, spacing):
     return shape, affine
 
 
-def fade(shape, width):
+def fade(shape: tuple[int, ...], width: float):
     """One inside a box, falling to zero on its faces over ``width`` voxels."""
     ramps = [np.clip(np.minimum(np.arange(n), n - 1 - np.arange(n)) / width, 0, 1) for n in shape]
     smooth = [(3 * r**2 - 2 * r**3).astype(np.float32) for r in ramps]

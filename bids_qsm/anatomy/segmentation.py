@@ -1,6 +1,7 @@
 """What the labels of a segmentation mean, and the deep white matter of a template."""
 
 import re
+from collections.abc import Iterable
 from importlib import resources
 
 import numpy as np
@@ -9,6 +10,7 @@ from scipy import ndimage
 
 from bids_qsm.anatomy.register import DEEP_GREY
 from bids_qsm.anatomy.transform import spacing_of
+from bids_qsm.recon.arrays import Array
 
 COLUMNS = ['index', 'name', 'hemisphere', 'region']
 """Columns of a label table."""
@@ -36,7 +38,7 @@ def freesurfer():
         return pd.read_csv(file, sep='\t', comment='#', keep_default_na=False)
 
 
-def label_table(present, table=None, *, names: str = 'bids'):
+def label_table(present: Iterable[int], table: pd.DataFrame | None = None, *, names: str = 'bids'):
     """Label table of a segmentation: one row a label that it holds.
 
     Parameters
@@ -69,7 +71,7 @@ def label_table(present, table=None, *, names: str = 'bids'):
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _read(table):
+def _read(table: pd.DataFrame):
     """Name, hemisphere and region of each label of a BIDS table, by index."""
     standard = {row.name: (row.hemisphere, row.region) for row in freesurfer().itertuples(index=False)}
     found = {}
@@ -84,7 +86,7 @@ def _read(table):
     return found
 
 
-def side_and_region(name):
+def side_and_region(name: str):
     """Hemisphere (L, R or empty) and region of a label's name.
 
     >>> side_and_region('Left-Putamen'), side_and_region('RN'), side_and_region('GPe_R')
@@ -99,7 +101,7 @@ def side_and_region(name):
     return '', '-'.join(words)
 
 
-def white_matter(t1w, mask, affine, *, depth_mm: float = 3.0):
+def white_matter(t1w: Array, mask: Array, affine: Array, *, depth_mm: float = 3.0):
     """Deep cerebral white matter of a template, to refer susceptibility to.
 
     White matter well inside its border, above the plane of the commissures (neither cerebellum nor brainstem)
@@ -138,7 +140,7 @@ def white_matter(t1w, mask, affine, *, depth_mm: float = 3.0):
     return deep & (z > 0) & ~near
 
 
-def _brightest(values, bins=128):
+def _brightest(values: Array, bins: int = 128):
     """Upper one of the two thresholds that part values into three classes of least variance (Otsu)."""
     low, high = np.percentile(values, (0.5, 99.5))
     counts, edges = np.histogram(values, bins, (low, high))
@@ -146,7 +148,7 @@ def _brightest(values, bins=128):
     total = np.concatenate([[0], np.cumsum(counts * (edges[1:] + edges[:-1]) / 2)])
     first, second = np.meshgrid(np.arange(1, bins), np.arange(1, bins), indexing='ij')
 
-    def between(a, b):
+    def between(a: Array, b: Array):
         share = weight[b] - weight[a]
         return (total[b] - total[a]) ** 2 / np.maximum(share, 1)
 

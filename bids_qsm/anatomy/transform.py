@@ -10,6 +10,8 @@ import numpy as np
 from numba import njit, prange
 from scipy import ndimage
 
+from bids_qsm.recon.arrays import Array
+
 _SLAB_POINTS = 1_000_000
 
 
@@ -29,7 +31,7 @@ class Displacement:
 
 
 @njit(cache=True, parallel=True)
-def _displace(points, field, world_to_voxel):
+def _displace(points: Array, field: Array, world_to_voxel: Array):
     """Move points (n, 3; world) in place by the trilinear interpolation of ``field``."""
     last = np.array([field.shape[0] - 1, field.shape[1] - 1, field.shape[2] - 1])
     for p in prange(points.shape[0]):
@@ -59,7 +61,7 @@ def _displace(points, field, world_to_voxel):
 
 
 @njit(cache=True, parallel=True)
-def _map_points(points, matrix):
+def _map_points(points: Array, matrix: Array):
     """Apply a 4x4 matrix to points (n, 3) in place (ten times faster than numpy's product)."""
     for p in prange(points.shape[0]):
         x, y, z = points[p, 0], points[p, 1], points[p, 2]
@@ -68,7 +70,7 @@ def _map_points(points, matrix):
 
 
 @njit(cache=True, parallel=True)
-def _grid_points(start, stop, ny, nz, matrix):
+def _grid_points(start: int, stop: int, ny: int, nz: int, matrix: Array):
     points = np.empty(((stop - start) * ny * nz, 3))
     for i in prange(stop - start):
         x = float(start + i)
@@ -81,7 +83,7 @@ def _grid_points(start, stop, ny, nz, matrix):
 
 
 @njit(cache=True, parallel=True)
-def _sample(volume, points, cval):
+def _sample(volume: Array, points: Array, cval: float):
     """Trilinear interpolation at voxel coordinates (n, 3); ``cval`` more than half a voxel outside."""
     out = np.empty(points.shape[0], np.float32)
     nx, ny, nz = volume.shape
@@ -106,7 +108,7 @@ def _sample(volume, points, cval):
     return out
 
 
-def spacing_of(affine):
+def spacing_of(affine: Array):
     """Sides (mm) of the voxels of an image.
 
     >>> spacing_of(np.diag([1.0, 1, 2, 1])).tolist()
@@ -115,7 +117,7 @@ def spacing_of(affine):
     return np.sqrt((np.asarray(affine, float)[:3, :3] ** 2).sum(0))
 
 
-def apply_affine(matrix, points):
+def apply_affine(matrix: Array, points: Array):
     """Apply a 4x4 matrix to points (n, 3).
 
     >>> apply_affine(np.diag([2.0, 1, 1, 1]), [[1, 2, 3]]).tolist()
@@ -126,7 +128,7 @@ def apply_affine(matrix, points):
     return points
 
 
-def transform_points(points, transforms):
+def transform_points(points: Array, transforms: list[Array | Displacement]):
     """Carry world points (n, 3) through ``transforms``, first to last.
 
     >>> transform_points(np.zeros((1, 3)), [np.diag([1., 1, 1, 1])]).tolist()
@@ -142,30 +144,45 @@ def transform_points(points, transforms):
     return points
 
 
-def grid_points(shape, affine, start=0, stop=None):
+def grid_points(shape: tuple[int, ...], affine: Array, start: int = 0, stop: int | None = None):
     """World points (n, 3) of the voxels of a grid, of slices ``start`` to ``stop`` of its first axis."""
     stop = shape[0] if stop is None else stop
     return _grid_points(start, stop, shape[1], shape[2], np.ascontiguousarray(affine, dtype=np.float64))
 
 
-def _slabs(shape):
+def _slabs(shape: tuple[int, ...]):
     """Ranges of slices along the first axis that hold about `_SLAB_POINTS` voxels each."""
     step = max(1, _SLAB_POINTS // (shape[1] * shape[2]))
     return [(start, min(start + step, shape[0])) for start in range(0, shape[0], step)]
 
 
-def _voxels(moving_affine, shape, affine, transforms, slab):
+def _voxels(
+    moving_affine: Array,
+    shape: tuple[int, ...],
+    affine: Array,
+    transforms: list[Array | Displacement],
+    slab: tuple[int, int],
+):
     """Voxel coordinates (n, 3) in the moving image of one slab of the reference grid."""
     chain = [*transforms, np.linalg.inv(moving_affine)]
     return transform_points(grid_points(shape, affine, *slab), chain)
 
 
-def _inside(voxels, shape):
+def _inside(voxels: Array, shape: tuple[int, ...]):
     """Which voxel coordinates (n, 3) lie in the image: up to half a voxel beyond the outermost centres."""
     return ((voxels > -0.5) & (voxels < np.asarray(shape) - 0.5)).all(1)
 
 
-def resample(moving, moving_affine, shape, affine, transforms, *, order: int = 1, cval: float = 0.0):
+def resample(
+    moving: Array,
+    moving_affine: Array,
+    shape: tuple[int, ...],
+    affine: Array,
+    transforms: list[Array | Displacement],
+    *,
+    order: int = 1,
+    cval: float = 0.0,
+):
     """Resample a 3D image onto another grid through a chain of transforms, with one interpolation.
 
     ``out(x) = moving(T_n(... T_1(x)))`` for every voxel centre x of the reference grid.
@@ -204,7 +221,13 @@ def resample(moving, moving_affine, shape, affine, transforms, *, order: int = 1
     return out
 
 
-def resample_labels(labels, moving_affine, shape, affine, transforms):
+def resample_labels(
+    labels: Array,
+    moving_affine: Array,
+    shape: tuple[int, ...],
+    affine: Array,
+    transforms: list[Array | Displacement],
+):
     """Resample a label image: each label's indicator linearly, then the most likely label or background.
 
     Unlike nearest-neighbour sampling this keeps outlines smooth, and unlike a maximum over the labels
@@ -243,7 +266,7 @@ def resample_labels(labels, moving_affine, shape, affine, transforms):
     return out
 
 
-def compose(transforms, shape, affine):
+def compose(transforms: list[Array | Displacement], shape: tuple[int, ...], affine: Array):
     """Write a chain of transforms as one `Displacement` sampled on a grid."""
     field = np.empty((*shape, 3), np.float32)
     for slab in _slabs(shape):
@@ -253,7 +276,15 @@ def compose(transforms, shape, affine):
     return Displacement(field, np.asarray(affine, float))
 
 
-def invert(displacement, shape, affine, *, start=None, iterations: int = 30, tolerance: float = 0.01):
+def invert(
+    displacement: Displacement,
+    shape: tuple[int, ...],
+    affine: Array,
+    *,
+    start: Displacement | None = None,
+    iterations: int = 30,
+    tolerance: float = 0.01,
+):
     """Invert x -> x + u(x) by the fixed point v(y) = -u(y + v(y)), sampled on a grid.
 
     Parameters
@@ -287,7 +318,7 @@ def invert(displacement, shape, affine, *, start=None, iterations: int = 30, tol
     return Displacement(out, np.asarray(affine, float))
 
 
-def regrid(shape, affine, spacing):
+def regrid(shape: tuple[int, ...], affine: Array, spacing: float):
     """Shape and affine of a grid of the same extent and axes, with isotropic ``spacing`` (mm).
 
     >>> regrid((4, 4, 4), np.eye(4), 2.0)[0]

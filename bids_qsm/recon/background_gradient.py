@@ -1,7 +1,10 @@
-"""What gradients of the background field take from the signal of a voxel."""
+"""Signal loss by gradients of the background field."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.units import ppm_per_radian
 
@@ -9,18 +12,26 @@ LOST = np.float32(0.3)
 """Share of the signal below which an echo is not corrected but left out."""
 
 
-def spread_function(field, mask, grid: Grid, echo_times, field_strength, *, rolloff: float = 0.5):
-    r"""Share of each echo's signal that background gradients leave, after the voxel spread function [1]_.
+def spread_function(
+    field: Array,
+    mask: Array,
+    grid: Grid,
+    echo_times: Sequence[float],
+    field_strength: float,
+    *,
+    rolloff: float = 0.5,
+):
+    r"""Share of the signal of each echo that remains after dephasing by background gradients [1]_.
 
     .. math:: F_k = \prod_d h\left(\frac{\gamma B_0 |\partial_d f| v_d T_k}{\pi}\right), \quad
         h(u) = \tfrac12 + \tfrac12 \cos\left(\pi\, \frac{u - (1 - b)}{2 b}\right), \;
         1 - b \le u \le 1 + b
 
-    A gradient shifts the signal in k-space; nothing is lost (h = 1) until it nears the edge of what was
-    sampled, where the phase turns by pi from one voxel to the next, and beyond it all is (h = 0). The paper
-    sums over the neighbours' spread functions; here the edge is a cosine of width b, for vendors' filters and
-    detail in the object soften it. A box-shaped voxel (a product of sincs) would claim losses of a tenth
-    where none are. Divide the magnitude by F before fitting its decay.
+    A gradient shifts the signal in k-space. No signal is lost (h = 1) until the shift nears the edge of the
+    sampled range, where the phase changes by pi from voxel to voxel; beyond it all is lost (h = 0). The paper
+    sums over the spread functions of the neighbours. Here the edge is a cosine of width b, because vendors'
+    filters and detail in the object smooth it. A box-shaped voxel (a product of sincs) would predict a loss
+    of a tenth where there is none. Divide the magnitude by F before fitting its decay.
 
     Parameters
     ----------
@@ -56,7 +67,7 @@ def spread_function(field, mask, grid: Grid, echo_times, field_strength, *, roll
     return kept
 
 
-def _slope(field, mask, axis):
+def _slope(field: Array, mask: Array, axis: int):
     """Absolute difference per voxel along an axis: the mean of the steps to neighbours in the mask."""
     ahead = np.moveaxis(field, axis, 0)
     inside = np.moveaxis(mask, axis, 0)

@@ -1,11 +1,13 @@
-"""Finding and mending what vendors do to phase: scaling, gaps, slice flips, bipolar readout, sign."""
+"""Bring phase to one convention: scaling, missing values, slice flips, bipolar readout, sign."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numba import njit, prange
 
 from bids_qsm.errors import UserError
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.phase import wrap
 from bids_qsm.recon.polarity import block_mean, find_polarity
@@ -16,14 +18,14 @@ FLIPPED = -0.3
 """Mean cosine of the phase step between neighbouring slices below which every second slice is negated."""
 COARSE_MM = 2.0
 BIPOLAR_SPAN = 0.1
-"""Smallest difference (rad) between odd and even echoes, from end to end of the object, worth mending."""
+"""Smallest difference (rad) between odd and even echoes, across the object, that is corrected."""
 BIPOLAR_SHARE = 0.2
 """Least share of the variance of the phase acceleration that a gradient along the readout must explain."""
 
 
 @dataclass(frozen=True)
 class Bipolar:
-    """Phase (rad) constant + slope * voxel along ``axis`` by which echoes 0, 2, .. lead and 1, 3, .. lag."""
+    """Phase (rad) constant + slope * voxel along ``axis``, added to echoes 0, 2, .. and taken off the others."""
 
     axis: int
     slope: float
@@ -37,9 +39,9 @@ class Bipolar:
 
 
 def condition(
-    magnitude,
-    phase,
-    echo_times,
+    magnitude: Array,
+    phase: Array,
+    echo_times: Sequence[float],
     grid: Grid,
     *,
     manufacturer: str = '',
@@ -48,7 +50,7 @@ def condition(
     slice_flip: str = 'auto',
     bipolar: str = 'auto',
 ):
-    """Bring the phase of any vendor to one convention: radians that grow with the field.
+    """Convert the phase of any vendor to radians that grow with the field.
 
     Parameters
     ----------
@@ -69,12 +71,12 @@ def condition(
     -------
     magnitude, phase : ndarray of float32, shape (x, y, z, echo)
     findings : list of dict
-        One an item looked at: what, found, action, evidence (sentences for log and report).
+        One for each test: what, found, action, evidence (sentences for log and report).
 
     Raises
     ------
     UserError
-        Where the data cannot be a phase image with its magnitude, or a demanded correction is impossible.
+        Where the data cannot be phase and magnitude, or a correction asked for is impossible.
     """
     magnitude, phase, bad, gaps = _mark_gaps(magnitude, phase)
     phase, note = phase_to_radians(phase, scaling=scaling)
@@ -92,7 +94,7 @@ def condition(
     return magnitude, phase, findings
 
 
-def from_real_imaginary(real, imaginary):
+def from_real_imaginary(real: Array, imaginary: Array):
     """Magnitude and phase (rad) of complex images given as two parts.
 
     Raises
@@ -102,16 +104,16 @@ def from_real_imaginary(real, imaginary):
     """
     if min(np.nanmin(real), np.nanmin(imaginary)) >= 0:
         raise UserError(
-            'The real and imaginary images hold no negative values, so their zero is not known; convert them '
+            'The real and imaginary images have no negative values, so their zero is not known; convert them '
             'from DICOM again with their rescale intercept.'
         )
     return np.hypot(real, imaginary), np.arctan2(imaginary, real)
 
 
-def find_slice_flip(phase, magnitude):
-    """Axis along which every second slice of a 3D complex image looks negated, and that axis' mean cosine.
+def find_slice_flip(phase: Array, magnitude: Array):
+    """Axis along which every second slice of a 3D complex image may be negated, and its mean cosine.
 
-    The mean cosine of the phase step between neighbours, weighted by both magnitudes, is near 1 for any
+    The mean cosine of the phase difference of neighbours, weighted by both magnitudes, is near 1 for any
     plausible field gradient; a gradient of pi per voxel would leave no signal.
     """
     similarity = _mean_cosine(*(np.ascontiguousarray(a.T) for a in (phase, magnitude)))[::-1]
@@ -119,16 +121,16 @@ def find_slice_flip(phase, magnitude):
     return axis, float(similarity[axis])
 
 
-def find_bipolar(phase, magnitude, echo_times, grid: Grid):
-    r"""Linear phase by which odd and even echoes differ; None where three evenly spaced echoes are lacking.
+def find_bipolar(phase: Array, magnitude: Array, echo_times: Sequence[float], grid: Grid):
+    r"""Linear phase by which odd and even echoes differ; None without three evenly spaced echoes.
 
     .. math:: \phi_k - 2 \phi_{k+1} + \phi_{k+2} = (-1)^k 4 \theta
 
-    holds the difference alone, since phase is linear in TE otherwise. Two echoes cannot tell it from a linear
-    field and a linear offset, and need not: `remove_offset` takes (1 + 2 T_1 / (T_2 - T_1)) theta for offset,
-    and the field that is left gains the gradient -2 theta / (T_2 - T_1), which has no source in the head and
-    goes with the background. Its gradient along each axis is taken
-    from neighbouring blocks of about 2 mm; the axis of the largest is the readout.
+    contains the difference only, as phase is otherwise linear in TE. With two echoes the difference looks
+    like a linear field plus a linear offset, and needs no correction: `remove_offset` removes
+    (1 + 2 T_1 / (T_2 - T_1)) theta, and the gradient -2 theta / (T_2 - T_1) that remains in the field has no
+    source in the head and is removed with the background. The gradient along each axis is estimated from
+    neighbouring blocks of about 2 mm; the axis of the largest is the readout.
     """
     spacing = np.diff(echo_times)
     triples = [k for k in range(len(spacing) - 1) if abs(spacing[k + 1] - spacing[k]) < 0.05 * spacing[k]]
@@ -136,7 +138,7 @@ def find_bipolar(phase, magnitude, echo_times, grid: Grid):
         return None
     factors = [max(1, round(COARSE_MM / size)) for size in grid.voxel_size]
     signal = 0
-    # The first two (one of each sign) have nearly all of the signal.
+    # the first two, one of each sign, have nearly all of the signal
     for k in triples[:2]:
         bend = phase[..., k] - 2 * phase[..., k + 1] + phase[..., k + 2]
         weight = magnitude[..., k] * magnitude[..., k + 2]
@@ -153,7 +155,7 @@ def find_bipolar(phase, magnitude, echo_times, grid: Grid):
     return best
 
 
-def _fit_line(signal, axis, factor):
+def _fit_line(signal: Array, axis: int, factor: int):
     """Fit ``arg(signal) = 4 (constant + slope * voxel)`` along one axis of a block-averaged image."""
     ahead = np.moveaxis(signal, axis, 0)
     steps = (np.conj(ahead[:-1]) * ahead[1:]).sum()
@@ -175,30 +177,29 @@ def _fit_line(signal, axis, factor):
         slope += float((strength * rest * (place - centre)).sum() / total / width**2)
     variance = float((strength * before**2).sum())
     share = 1 - float((strength * rest**2).sum()) / variance if variance > 0 else 0.0
-    # From blocks to voxels: block b is centred on voxel factor * b + (factor - 1) / 2.
+    # from blocks to voxels: block b is centred on voxel factor * b + (factor - 1) / 2
     per_voxel = slope / factor / 4
     origin = constant / 4 - per_voxel * (factor * centre + (factor - 1) / 2)
-    # 3.5 standard deviations are about the length of a solid object.
+    # a solid object is about 3.5 standard deviations long
     return Bipolar(axis, per_voxel, origin, abs(slope) * width * 3.5 / 4, share)
 
 
-def _finding(what, found, action, evidence):
+def _finding(what: str, found: str, action: str, evidence: str):
     return {'what': what, 'found': found, 'action': action, 'evidence': evidence}
 
 
-def _mark_gaps(magnitude, phase):
-    """Make phase NaN and magnitude 0 where either is no number; return where (or None) and the finding."""
+def _mark_gaps(magnitude: Array, phase: Array):
+    """Set phase to NaN and magnitude to 0 where either is not finite; return both, where, and the finding."""
     bad = ~np.isfinite(phase) | ~np.isfinite(magnitude)
     count = int(np.count_nonzero(bad))
     if count:
-        # NaN keeps these voxels out of the search for the range of the phase.
+        # NaN excludes these voxels from the search for the range of the phase
         magnitude, phase = magnitude.copy(order='K'), phase.copy(order='K')
         magnitude[bad] = 0
         phase[bad] = np.nan
     if magnitude.min() < 0 or magnitude.max() <= 0:
         raise UserError(
-            'The magnitude image holds negative values or nothing but zeros; check that it is the '
-            'magnitude part.'
+            'The magnitude image has negative values or only zeros; check that it is the magnitude part.'
         )
     if not count:
         return magnitude, phase, None, _finding('Missing values', 'None.', 'None needed.', 'All are finite.')
@@ -211,12 +212,12 @@ def _mark_gaps(magnitude, phase):
     )
 
 
-def _mend_slice_flip(phase, magnitude, wanted):
+def _mend_slice_flip(phase: Array, magnitude: Array, wanted: str):
     axis, similarity = find_slice_flip(phase[..., 0], magnitude[..., 0])
     flipped = similarity < FLIPPED if wanted == 'auto' else wanted == 'yes'
     evidence = (
-        f'The phase step between neighbouring slices along the {AXES[axis]} axis has a mean cosine of '
-        f'{similarity:.2f}; negated slices give about -1, others about 1.'
+        f'The phase difference of neighbouring slices along the {AXES[axis]} axis has a mean cosine of '
+        f'{similarity:.2f}; it is about -1 if every second slice is negated, else about 1.'
     )
     by = '' if wanted == 'auto' else ' (set by the user)'
     if not flipped:
@@ -231,15 +232,15 @@ def _mend_slice_flip(phase, magnitude, wanted):
     )
 
 
-def _mend_bipolar(phase, magnitude, echo_times, grid, wanted):
+def _mend_bipolar(phase: Array, magnitude: Array, echo_times: Sequence[float], grid: Grid, wanted: str):
     what = 'Bipolar readout'
     theta = find_bipolar(phase, magnitude, echo_times, grid)
     if theta is None:
         if wanted == 'yes':
             raise UserError(
-                'A bipolar readout can only be corrected with three or more evenly spaced echoes; '
-                'this series has none such. With two echoes it adds no more than a linear field, which '
-                'background removal takes off: leave the correction out.'
+                'A bipolar readout can only be corrected with three or more evenly spaced echoes, which '
+                'this series does not have. With two echoes it adds a linear field only, which background '
+                'removal takes off: leave the correction out.'
             )
         return _finding(
             what,
@@ -248,7 +249,7 @@ def _mend_bipolar(phase, magnitude, echo_times, grid, wanted):
             'The test needs three evenly spaced echoes with signal; a single-polarity readout is assumed.',
         )
     evidence = (
-        f'Odd and even echoes differ by {theta.span:.2f} rad from end to end of the object along the '
+        f'Odd and even echoes differ by {theta.span:.2f} rad across the object along the '
         f'{AXES[theta.axis]} axis, which explains {max(theta.share, 0):.0%} of the phase acceleration.'
     )
     by = '' if wanted == 'auto' else ' (set by the user)'
@@ -261,12 +262,14 @@ def _mend_bipolar(phase, magnitude, echo_times, grid, wanted):
     return _finding(
         what,
         f'Odd and even echoes differ by a linear phase along the {AXES[theta.axis]} axis{by}.',
-        'The linear phase was taken off.',
+        'The linear phase was removed.',
         evidence,
     )
 
 
-def _mend_sign(phase, magnitude, echo_times, grid, wanted, manufacturer):
+def _mend_sign(
+    phase: Array, magnitude: Array, echo_times: Sequence[float], grid: Grid, wanted: str, manufacturer: str
+):
     what = 'Phase sign'
     if wanted != 'auto':
         negative, evidence = wanted == 'negative', 'Set by the user.'
@@ -292,7 +295,7 @@ def _mend_sign(phase, magnitude, echo_times, grid, wanted, manufacturer):
 
 
 @njit(cache=True, parallel=True)
-def _mean_cosine(phase, magnitude):
+def _mean_cosine(phase: Array, magnitude: Array):
     """Magnitude-weighted mean cosine of the step to the next voxel, for each axis."""
     shape = phase.shape
     real = np.zeros((shape[0], 3))

@@ -1,21 +1,28 @@
-"""Cerebrospinal fluid of the ventricles: where the zero of susceptibility may be."""
+"""Cerebrospinal fluid of the ventricles, a reference of susceptibility."""
 
 import numpy as np
 from scipy import ndimage
 
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.grid import Grid
 
 
 def ventricles(
-    mask, r2star, grid: Grid, *, ratio: float = 0.35, reach_mm: float = 35.0, below_mm: float = 5.0
+    mask: Array,
+    r2star: Array,
+    grid: Grid,
+    *,
+    ratio: float = 0.35,
+    reach_mm: float = 35.0,
+    below_mm: float = 5.0,
 ):
     """Fluid of the lateral ventricles, found by low R2* near the centre of the brain [1]_.
 
-    Fluid is where smoothed R2* lies below ``ratio`` times its median over the mask, so the limit follows
-    the field strength (the paper takes 5/s at 3 T). Of its pieces within ``reach_mm`` of the mask's centroid,
-    and no more than ``below_mm`` under it (towards the feet, where the cisterns are), the largest is kept,
-    and others of a fifth of its size or more (the other ventricle), less their partial-volume rim where
-    enough is left.
+    Fluid is where smoothed R2* is below ``ratio`` times its median over the mask, so that the limit follows
+    the field strength (the paper takes 5/s at 3 T). Pieces must lie within ``reach_mm`` of the centroid of
+    the mask, and at most ``below_mm`` below it (the cisterns lie lower). The largest piece is kept, and
+    others of a fifth of its size or more (the other ventricle). Their rim, of partial volume, is left out
+    where at least a fifth of the voxels remains.
 
     Parameters
     ----------

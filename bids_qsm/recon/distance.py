@@ -3,12 +3,14 @@
 import numba
 import numpy as np
 
+from bids_qsm.recon.arrays import Array
 
-def depth(mask, voxel_size, limit):
+
+def depth(mask: Array, voxel_size: tuple[float, float, float], limit: float):
     """Distance (mm) of each voxel of a mask to the centre of the nearest voxel outside it, at most ``limit``.
 
-    What lies beyond the volume is outside. The squares are exact: one pass along each axis, in which a row
-    looks no farther than its largest distance so far.
+    Beyond the volume all is outside. Squared distances are exact. There is one pass along each axis, and each
+    row searches no farther than its largest distance so far.
 
     Parameters
     ----------
@@ -28,14 +30,14 @@ def depth(mask, voxel_size, limit):
     steps = tuple(np.float32(v) for v in voxel_size)
     _along_lines(np.ascontiguousarray(mask), square, steps[2], np.float32(limit))
     _across(square, square.copy(), steps[1])
-    # the first axis as the second of the same memory
+    # the same pass along the first axis, by a view with axes swapped
     swapped = square.swapaxes(0, 1)
     _across(swapped, swapped.copy(order='K'), steps[0])
     return np.sqrt(square, out=square)
 
 
 @numba.njit(cache=True, parallel=True)
-def _along_lines(mask, square, step, limit):
+def _along_lines(mask: Array, square: Array, step: float, limit: float):
     """Squared distance along the last axis."""
     nx, ny, nz = mask.shape
     for i in numba.prange(nx):
@@ -51,8 +53,8 @@ def _along_lines(mask, square, step, limit):
 
 
 @numba.njit(cache=True, parallel=True, fastmath=True)
-def _across(square, before, step):
-    """Lower the squared distances by what the rows ``before`` held to either side along the second axis."""
+def _across(square: Array, before: Array, step: float):
+    """Lower the squared distances by those of the neighbouring rows, ``before``, along the second axis."""
     nx, ny, nz = square.shape
     for i in numba.prange(nx):
         for j in range(ny):

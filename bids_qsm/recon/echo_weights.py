@@ -1,24 +1,34 @@
-"""How far each echo of a voxel can be trusted: what its phase says against the earlier echoes."""
+"""Weights of the echoes of a voxel, from its magnitude and from how linear its phase is in echo time."""
+
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numba import njit
 
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.noise import DEAD, noise_level
 from bids_qsm.recon.units import ppm_per_radian
 
 FLOOR = np.float32(0.2)
-"""Phase (rad) by which an echo may depart from a straight line without noise: offset, flow, eddy currents."""
+"""Departure from linear phase (rad) that is allowed without noise: offset, flow, eddy currents."""
 PRIOR = np.float32(8)
-"""Degrees of freedom given to the noise model against the misfit of a single voxel."""
+"""Degrees of freedom of the noise model, weighed against the misfit of a single voxel."""
 TURN = np.float32(2 * np.pi)
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
 
 
-def fit_voxels(fit, images, magnitude, mask, echo_times, field_strength):
+def fit_voxels(
+    fit: Callable,
+    images: Sequence[Array],
+    magnitude: Array,
+    mask: Array,
+    echo_times: Sequence[float],
+    field_strength: float,
+):
     """Field, noise (ppm) and residual (rad) of each voxel by ``fit``.
 
-    It is called with the images, magnitude, mask, times and noise level, sees echoes first and voxels in a
-    row, and gives rates in rad/s.
+    ``fit`` takes images and magnitude (echo, voxel), mask, echo times and noise level, and returns field,
+    noise (rad/s) and residual.
     """
     times = np.asarray(echo_times, np.float32)
     sigma = np.float32(noise_level(magnitude, mask))
@@ -32,31 +42,31 @@ def fit_voxels(fit, images, magnitude, mask, echo_times, field_strength):
 
 
 @njit(cache=True)
-def weigh(magnitude, weight, sigma):
-    """Fill ``weight`` with the squared signal less its share of noise, 0 for echoes that have died."""
-    alive = ZERO
+def weigh(magnitude: Array, weight: Array, sigma: float):
+    """Fill ``weight`` with the squared signal less the noise in it, 0 for echoes below the noise floor."""
+    total = ZERO
     for k in range(weight.size):
         m = magnitude[k]
         weight[k] = m * m - 2 * sigma * sigma if m > DEAD * sigma else ZERO
-        alive += weight[k]
-    if alive <= 0:
-        # Noise alone: weigh by magnitude, so that the voxel still has a value (and a large noise).
+        total += weight[k]
+    if total <= 0:
+        # noise only: weigh by magnitude, so that the voxel has a value, with a large noise
         for k in range(weight.size):
             weight[k] = max(magnitude[k] ** 2, np.float32(1e-30))
-    # the first echo, however weak, knows the turn best
+    # the first echo must count: it wraps least
     weight[0] = max(weight[0], np.float32(1e-3) * sigma * sigma, np.float32(1e-30))
 
 
 @njit(cache=True)
-def trust(phase, weight, times, sigma, trusted):
-    """Bring each echo to the turn that the earlier ones predict, and weigh down those that depart from them.
+def trust(phase: Array, weight: Array, times: Array, sigma: float, trusted: Array):
+    """Remove wraps that the earlier echoes rule out, and lower the weight of echoes that depart from them.
 
-    Where air has bent the field within a voxel, its signal dies unevenly: the phase of the first echo is
-    that of the mean field, and the later ones leave the straight line by more and more. An echo whose phase
-    departs by more than three standard deviations and FLOOR counts by the square of that limit over its
-    departure. Moves ``phase`` in place, fills ``trusted`` (weights), and returns the slope (rad/s).
+    Near air the field varies within a voxel, and its parts lose signal at different rates: the first echo has
+    the phase of the mean field, and later echoes depart from linear phase more and more. The limit is three
+    standard deviations plus FLOOR; the weight of an echo that departs by more falls by the square of limit
+    over departure. Changes ``phase`` in place, fills ``trusted`` (weights), and returns the slope (rad/s).
     """
-    # the first echo may itself have kept a wrong turn: where all others would then stay where they are
+    # the first echo itself may be wrapped: if moving it by 2 pi leaves no other echo to move
     best = ZERO
     if 2 * _moved(phase, weight, times, ZERO) > times.size - 1:
         for n in (-1, 1):
@@ -84,8 +94,8 @@ def trust(phase, weight, times, sigma, trusted):
 
 
 @njit(cache=True)
-def _moved(phase, weight, times, shift):
-    """Echoes that would have to move by a turn if the first moved by ``shift``."""
+def _moved(phase: Array, weight: Array, times: Array, shift: float):
+    """Number of echoes that would have to move by 2 pi if the first moved by ``shift``."""
     slope = (phase[0] + shift) / times[0]
     moved = 0
     for k in range(1, times.size):
@@ -95,10 +105,10 @@ def _moved(phase, weight, times, shift):
 
 
 @njit(cache=True)
-def spread(misfit, trusted, weight, times, sigma):
-    """Standard deviation of the slope (rad/s): as the magnitude predicts, raised where the misfit is larger.
+def spread(misfit: float, trusted: Array, weight: Array, times: Array, sigma: float):
+    """Standard deviation of the slope (rad/s): predicted by the magnitude, raised where the misfit is larger.
 
-    ``misfit`` is weighted by ``weight``, in which echoes that are not trusted count in full.
+    ``misfit`` is weighted by ``weight``, so that echoes of low trust count in full.
     """
     bottom = ZERO
     counted = 0

@@ -1,25 +1,31 @@
-"""From the unwrapped phase of all echoes to one field map, its noise and its residual."""
+"""Linear fit of the field to the unwrapped phase of all echoes."""
+
+from collections.abc import Sequence
 
 import numpy as np
 from numba import njit, prange
 
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.echo_weights import fit_voxels, spread, trust, weigh
 from bids_qsm.recon.nonlinear import nonlinear
 from bids_qsm.recon.registry import Need, method
 
 
 @method(memory=Need(volume=2.5, echoes=3), prose='(linear) [@linear]')
-def linear(unwrapped, magnitude, mask, echo_times, field_strength):
+def linear(
+    unwrapped: Array, magnitude: Array, mask: Array, echo_times: Sequence[float], field_strength: float
+):
     r"""Fit the field to the phase of all echoes by least squares through the origin [1]_.
 
     .. math:: \hat\omega = \frac{\sum_k w_k T_k \phi_k}{\sum_k w_k T_k^2}, \quad
         w_k = (m_k^2 - 2\sigma^2) \min(1, \ell_k / |\phi_k - \hat\omega_{k-1} T_k|)^2
 
-    The weight is the squared signal without its share of noise; echoes that have died (m < 3 sigma) do not
-    count. Echo by echo, a multiple of 2 pi that was kept is taken off, and where the phase departs from what
-    the echoes before it predict by more than l (three standard deviations and .2 rad), as near air where a
-    voxel's signal dies unevenly, the echo counts less. The noise of a voxel is what the magnitude predicts,
-    raised where the misfit is larger. The trust in single echoes is ours, the weights are the paper's.
+    The weight is the squared signal less the noise in it; echoes below the noise floor (m < 3 sigma) do not
+    count. Each echo is predicted from the earlier ones: remaining multiples of 2 pi are removed, and an echo
+    whose phase departs by more than l (three standard deviations plus .2 rad) counts less. Such departures
+    are common near air, where parts of a voxel lose their signal at different rates. The noise of a voxel is
+    that predicted by the magnitude, raised where the misfit is larger. The lower weight of single echoes is
+    ours, the rest is the paper's.
 
     Parameters
     ----------
@@ -45,7 +51,7 @@ def linear(unwrapped, magnitude, mask, echo_times, field_strength):
 
 
 @njit(cache=True, parallel=True)
-def _fit(unwrapped, magnitude, mask, times, sigma):
+def _fit(unwrapped: Array, magnitude: Array, mask: Array, times: Array, sigma: float):
     echoes, voxels = unwrapped.shape
     field = np.zeros(voxels, np.float32)
     noise = np.zeros(voxels, np.float32)

@@ -1,23 +1,24 @@
-"""Real FFTs of padded boxes and the kernels that live in them; the one place that knows the FFT engine."""
+"""Real FFTs of padded boxes, and the kernels of convolutions; the only place that calls an FFT library."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numba
 import numpy as np
 import scipy.fft
 
-from bids_qsm.recon.arrays import is_numpy, like, namespace, to_numpy
+from bids_qsm.recon.arrays import Array, is_numpy, like, namespace, to_numpy
 from bids_qsm.recon.grid import Grid
 
 
-def rfft(x):
+def rfft(x: Array):
     """Half-complex 3D transform of a real array; float32 gives complex64."""
     if not is_numpy(x):
         return namespace(x).fft.rfftn(x, axes=(0, 1, 2))
     return scipy.fft.rfftn(x, axes=(0, 1, 2), workers=numba.get_num_threads())
 
 
-def irfft(spectrum, shape):
+def irfft(spectrum: Array, shape: tuple[int, ...]):
     """Inverse of `rfft`; ``spectrum`` is destroyed."""
     if not is_numpy(spectrum):
         return namespace(spectrum).fft.irfftn(spectrum, s=tuple(shape), axes=(0, 1, 2))
@@ -26,7 +27,7 @@ def irfft(spectrum, shape):
     )
 
 
-def convolve(x, kernel):
+def convolve(x: Array, kernel: Array):
     """Circular convolution of ``x`` with a real, even kernel given in the layout of `rfft`."""
     spectrum = rfft(x)
     spectrum *= kernel
@@ -42,11 +43,11 @@ class Box:
     shape: tuple[int, int, int]
 
     @classmethod
-    def around(cls, mask, grid: Grid, *, padding: float, margin: float = 0.0):
+    def around(cls, mask: Array, grid: Grid, *, padding: float, margin: float = 0.0):
         """Box of ``mask`` widened by ``margin`` mm, padded with at least ``padding`` mm of zeros.
 
-        The margin takes in real voxels and is cut at the edge of the volume; the padding keeps the two ends
-        of a circular convolution apart. Shapes grow to the next size with a fast transform.
+        The margin is of real voxels and ends at the edge of the volume; the padding keeps the two ends of a
+        circular convolution apart. Shapes grow to the next size that has a fast transform.
         """
         region, shape = [], []
         for axis, step in enumerate(grid.voxel_size):
@@ -59,13 +60,13 @@ class Box:
             shape.append(scipy.fft.next_fast_len(int(size), real=True))
         return cls(tuple(mask.shape), tuple(region), tuple(shape))
 
-    def crop(self, volume):
+    def crop(self, volume: Array):
         """The region of ``volume``, in a zero-padded array of the same type."""
         out = _zeros(self.shape, volume)
         out[self._inner] = volume[self.region]
         return out
 
-    def uncrop(self, box):
+    def uncrop(self, box: Array):
         """The inverse of `crop`: back in the volume, zero outside the region."""
         out = _zeros(self.volume, box)
         out[self.region] = box[self._inner]
@@ -73,20 +74,20 @@ class Box:
 
     @property
     def _inner(self):
-        """Where the region stands in the padded box: in the middle, so that zeros surround it."""
+        """Where the region lies in the padded box: in the middle, surrounded by zeros."""
         sizes = [s.stop - s.start for s in self.region]
         starts = [(n - size) // 2 for n, size in zip(self.shape, sizes, strict=True)]
         return tuple(slice(a, a + size) for a, size in zip(starts, sizes, strict=True))
 
 
-def _zeros(shape, reference):
+def _zeros(shape: tuple[int, ...], reference: Array):
     """Zeros of the type and library of ``reference``, on its device."""
     if is_numpy(reference):
         return np.zeros(shape, reference.dtype)
     return namespace(reference).zeros(shape, dtype=reference.dtype, device=reference.device)
 
 
-def frequencies(shape, voxel_size):
+def frequencies(shape: tuple[int, ...], voxel_size: tuple[float, float, float]):
     """Three broadcastable float32 arrays of spatial frequency (cycles/mm) in the layout of `rfft`."""
     axes = [
         scipy.fft.fftfreq(shape[0], voxel_size[0]),
@@ -96,7 +97,9 @@ def frequencies(shape, voxel_size):
     return np.meshgrid(*(a.astype(np.float32) for a in axes), indexing='ij', sparse=True)
 
 
-def gradient_energy(shape, voxel_size, reference=None):
+def gradient_energy(
+    shape: tuple[int, ...], voxel_size: tuple[float, float, float], reference: Array | None = None
+):
     r"""Spectrum of :math:`\nabla^T \nabla` (1/mm^2), periodic forward differences, laid out as by `rfft`."""
     total = np.float32(0)
     for k, h in zip(frequencies(shape, voxel_size), voxel_size, strict=True):
@@ -104,7 +107,12 @@ def gradient_energy(shape, voxel_size, reference=None):
     return like(total.astype(np.float32), reference)
 
 
-def dipole_kernel(shape, voxel_size, b0_dir, reference=None):
+def dipole_kernel(
+    shape: tuple[int, ...],
+    voxel_size: tuple[float, float, float],
+    b0_dir: tuple[float, float, float],
+    reference: Array | None = None,
+):
     r"""Unit dipole in the layout of `rfft`, for any direction ``b0_dir`` of B0 along the voxel axes [1]_.
 
     .. math:: D(k) = 1/3 - (k \cdot b)^2 / |k|^2, \quad D(0) = 0
@@ -129,7 +137,7 @@ def dipole_kernel(shape, voxel_size, b0_dir, reference=None):
     return like(kernel.astype(np.float32), reference)
 
 
-def _even(projected, k, flips, b0_dir):
+def _even(projected: Array, k: Sequence[Array], flips: Sequence[Array], b0_dir: tuple[float, float, float]):
     """Mean of ``(k.b)^2`` over both signs of each Nyquist frequency."""
     for axis, flip in enumerate(flips):
         nyquist = np.flatnonzero(flip < 0)
@@ -150,29 +158,34 @@ def _even(projected, k, flips, b0_dir):
     return projected
 
 
-def smv_kernel(shape, voxel_size, radius, reference=None):
-    """Mean over a ball of ``radius`` mm, in the layout of `rfft`; voxels that its surface cuts count in part.
+def smv_kernel(
+    shape: tuple[int, ...],
+    voxel_size: tuple[float, float, float],
+    radius: float,
+    reference: Array | None = None,
+):
+    """Mean over a ball of ``radius`` mm, in the layout of `rfft`; voxels cut by its surface count in part.
 
     The weights sum to 1 and are even along every axis, so the kernel is real and keeps harmonic fields to the
     accuracy with which the voxels tile the ball.
     """
     ball = ball_weights(voxel_size, radius)
     kernel = np.zeros(shape, np.float32)
-    # wrap around; a ball wider than the box adds up where it overlaps itself
+    # a ball wider than the box overlaps itself, and adds up there
     where = [np.arange(-(n // 2), n // 2 + 1) % s for n, s in zip(ball.shape, shape, strict=True)]
     np.add.at(kernel, np.ix_(*where), ball)
     return like(np.ascontiguousarray(rfft(kernel).real), reference)
 
 
-def ball_weights(voxel_size, radius, *, samples: int = 5):
+def ball_weights(voxel_size: tuple[float, float, float], radius: float, *, samples: int = 5):
     """Share of each voxel that lies in a ball of ``radius`` mm about the central voxel, summing to 1.
 
-    Where voxels are not cubes the ball is flattened along their long sides, and the central voxel and its
-    neighbours are adjusted, so that the weights spread as far along every axis: a harmonic field of second
-    order then equals its mean.
+    Where voxels are not cubes, the ball is flattened along their long sides, and the weights of the central
+    voxel and its neighbours are adjusted until the weights have equal variance along all axes. The mean of a
+    harmonic field of second order is then exact.
     """
     steps = np.asarray(voxel_size, float)
-    # a voxel stands for all of itself and so widens the ball by a twelfth of its squared side
+    # sampling by voxels adds a twelfth of the squared voxel size to the variance
     wider = 5 / 12 * (steps**2 - steps.min() ** 2)
     flat = radius / np.sqrt(np.maximum(radius**2 - wider, (0.01 * radius) ** 2))
     offsets = (np.arange(samples) + 0.5) / samples - 0.5

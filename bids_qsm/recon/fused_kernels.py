@@ -6,11 +6,11 @@ Differences are periodic and forward; ``inverse`` holds 1 / spacing of the three
 import numba
 import numpy as np
 
-from bids_qsm.recon.arrays import either, namespace
+from bids_qsm.recon.arrays import Array, either, namespace
 
 
 @numba.njit(cache=True)
-def add_up(sums):
+def add_up(sums: Array):
     """Sums of the two columns, row by row: sums that threads share depend on how many threads there are."""
     first, second = 0.0, 0.0
     for i in range(sums.shape[0]):
@@ -20,7 +20,9 @@ def add_up(sums):
 
 
 @numba.njit(cache=True, parallel=True, fastmath=True)
-def _step_gradient(x, vector, inverse, threshold, relax):
+def _step_gradient(
+    x: Array, vector: Array, inverse: tuple[float, float, float], threshold: float, relax: float
+):
     """Move ``vector``, the sum of gradient and dual at each voxel, on by one step of ADMM, in place.
 
     Of a vector v the dual is the part that its shrinking by ``threshold`` cuts off, c v with c = min(1,
@@ -47,13 +49,15 @@ def _step_gradient(x, vector, inverse, threshold, relax):
 
 
 @numba.njit(cache=True, fastmath=True, inline='always')
-def _cut(a, b, c, threshold):
+def _cut(a: float, b: float, c: float, threshold: float):
     """Share of a vector that its shrinking cuts off."""
     square = a * a + b * b + c * c
     return threshold / np.sqrt(square) if square > threshold * threshold else np.float32(1)
 
 
-def _step_gradient_any(x, vector, inverse, threshold, relax):
+def _step_gradient_any(
+    x: Array, vector: Array, inverse: tuple[float, float, float], threshold: float, relax: float
+):
     xp = namespace(x)
     cut = _cut_any(vector, threshold)
     vector *= cut + (1 - relax) * (1 - cut)
@@ -61,7 +65,7 @@ def _step_gradient_any(x, vector, inverse, threshold, relax):
         vector[axis] += relax * float(inv) * (xp.roll(x, -1, axis=axis) - x)
 
 
-def _cut_any(vector, threshold):
+def _cut_any(vector: Array, threshold: float):
     xp = namespace(vector)
     norm = xp.sqrt(xp.sum(vector * vector, axis=0))
     return float(threshold) / xp.maximum(norm, xp.full_like(norm, float(threshold)))
@@ -71,7 +75,7 @@ step_gradient = either(_step_gradient, _step_gradient_any)
 
 
 @numba.njit(cache=True, parallel=True, fastmath=True)
-def _pull(vector, out, inverse, threshold):
+def _pull(vector: Array, out: Array, inverse: tuple[float, float, float], threshold: float):
     """Divergence of what the next gradient is to approach, (1 - 2 c) v of `step_gradient`, into ``out``."""
     nx, ny, nz = out.shape
     p, q, r = np.float32(inverse[0]), np.float32(inverse[1]), np.float32(inverse[2])
@@ -95,7 +99,7 @@ def _pull(vector, out, inverse, threshold):
                 before = along
 
 
-def _pull_any(vector, out, inverse, threshold):
+def _pull_any(vector: Array, out: Array, inverse: tuple[float, float, float], threshold: float):
     _divergence_any((1 - 2 * _cut_any(vector, threshold)) * vector, out, inverse)
 
 
@@ -103,7 +107,7 @@ pull = either(_pull, _pull_any)
 
 
 @numba.njit(cache=True, parallel=True, fastmath=True)
-def _divergence(vector, out, inverse):
+def _divergence(vector: Array, out: Array, inverse: tuple[float, float, float]):
     """Adjoint of periodic forward differences, into ``out``."""
     nx, ny, nz = out.shape
     p, q, r = np.float32(inverse[0]), np.float32(inverse[1]), np.float32(inverse[2])
@@ -118,7 +122,7 @@ def _divergence(vector, out, inverse):
                 )
 
 
-def _divergence_any(vector, out, inverse):
+def _divergence_any(vector: Array, out: Array, inverse: tuple[float, float, float]):
     xp = namespace(out)
     out[...] = sum(
         (xp.roll(vector[axis], 1, axis=axis) - vector[axis]) * float(inv) for axis, inv in enumerate(inverse)
@@ -129,7 +133,7 @@ divergence = either(_divergence, _divergence_any)
 
 
 @numba.njit(cache=True, parallel=True, fastmath=True)
-def _gradient(x, out, inverse):
+def _gradient(x: Array, out: Array, inverse: tuple[float, float, float]):
     """Periodic forward differences of ``x`` along the three axes, into ``out``."""
     nx, ny, nz = x.shape
     p, q, r = np.float32(inverse[0]), np.float32(inverse[1]), np.float32(inverse[2])
@@ -145,7 +149,7 @@ def _gradient(x, out, inverse):
                 out[2, i, j, k] = (x[i, j, far] - here) * r
 
 
-def _gradient_any(x, out, inverse):
+def _gradient_any(x: Array, out: Array, inverse: tuple[float, float, float]):
     xp = namespace(x)
     for axis, inv in enumerate(inverse):
         out[axis] = (xp.roll(x, -1, axis=axis) - x) * float(inv)
@@ -155,7 +159,7 @@ gradient = either(_gradient, _gradient_any)
 
 
 @numba.njit(cache=True, parallel=True, fastmath=True)
-def _change(x, previous):
+def _change(x: Array, previous: Array):
     """Squared norms of ``x - previous`` and of ``x``."""
     nx, ny, nz = x.shape
     sums = np.zeros((nx, 2))
@@ -169,7 +173,7 @@ def _change(x, previous):
     return add_up(sums)
 
 
-def _change_any(x, previous):
+def _change_any(x: Array, previous: Array):
     xp = namespace(x)
     return float(xp.sum((x - previous) ** 2)), float(xp.sum(x * x))
 

@@ -1,8 +1,11 @@
 """The sampling grid of a volume, and where B0 points in it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from bids_qsm.recon.arrays import Array
 
 
 @dataclass(frozen=True)
@@ -14,7 +17,7 @@ class Grid:
     b0_dir: tuple[float, float, float] = (0.0, 0.0, 1.0)
 
     @classmethod
-    def from_affine(cls, shape, affine):
+    def from_affine(cls, shape: Sequence[int], affine: Array):
         """Read voxel size and B0 direction from a voxel-to-scanner affine (RAS, mm).
 
         B0 lies along the scanner's z axis; its components along the voxel axes are the

@@ -1,25 +1,25 @@
-"""The smooth part of susceptibility that no field map can tell, settled by what tissue is like."""
+"""The part of susceptibility in the null space of the field, found by R2*."""
 
 from itertools import product
 
 import numpy as np
 
-from bids_qsm.recon.arrays import to_numpy
+from bids_qsm.recon.arrays import Array, to_numpy
 from bids_qsm.recon.distance import depth
 from bids_qsm.recon.grid import Grid
 
 
-def level(chi, mask, r2star, grid: Grid, *, degree: int = 6, depth_mm: float = 3.0):
-    r"""The smooth part of ``chi`` that its field cannot show, found by R2*.
+def level(chi: Array, mask: Array, r2star: Array, grid: Grid, *, degree: int = 6, depth_mm: float = 3.0):
+    r"""The smooth part of ``chi`` whose field is harmonic in the mask, found by R2*.
 
     .. math:: (\nabla^2 / 3 - (b \cdot \nabla)^2) \, \delta = 0, \quad
               \min_{\delta, g} \sum \rho(\chi - \delta - g(R_2^*))
 
-    A susceptibility :math:`\delta` of the first kind makes a field that is harmonic in the mask, as that of
-    sources outside is. We seek it among the polynomials up to ``degree``, so that tissue of the same R2* has
-    the same susceptibility wherever it lies. g is a step function with one value for each of R2*'s ventiles;
-    :math:`\rho` is that of Geman and McClure at twice the spread of the residual, so that nuclei, veins and
-    lesions do not count.
+    The field of such a :math:`\delta` cannot be told from that of sources outside the mask. We choose the
+    polynomial up to ``degree`` with which tissue of equal R2* has equal susceptibility everywhere. g is a
+    step function with one value for each twentieth of the R2* values; :math:`\rho` is the penalty of Geman
+    and McClure at twice the robust standard deviation of the residual, so that nuclei, veins and lesions do
+    not count.
 
     Parameters
     ----------
@@ -55,17 +55,17 @@ def level(chi, mask, r2star, grid: Grid, *, degree: int = 6, depth_mm: float = 3
     weights = _robust_fit(columns, values, tissue)
     found = np.tensordot(weights, basis, 1)
     for axis in axes:
-        # each contraction moves the next axis to the front; the last one fills the volume
+        # each contraction moves the next axis to the front
         found = np.tensordot(found.astype(np.float32), axis.astype(np.float32), (0, 1))
     found -= found[mask].mean(dtype=float)
     return found
 
 
 SAMPLES, TISSUES, ROUNDS = 60_000, 20, 6
-"""Voxels that `level` looks at, the classes of R2* among them, and rounds of its robust fit."""
+"""Voxels that `level` uses, classes of R2*, and rounds of its robust fit."""
 
 
-def _powers(mask, grid, degree):
+def _powers(mask: Array, grid: Grid, degree: int):
     """Powers 0 to ``degree`` of the coordinates along each axis, scaled to the mask: (n, degree + 1)."""
     axes, size = [], 0.0
     for axis, step in enumerate(grid.voxel_size):
@@ -77,7 +77,7 @@ def _powers(mask, grid, degree):
     return [(place / size)[:, None] ** np.arange(degree + 1) for place in axes]
 
 
-def _basis(b0_dir, degree):
+def _basis(b0_dir: tuple[float, float, float], degree: int):
     """Coefficients of x^i y^j z^k of the polynomials from degree 1 whose field is harmonic."""
     b = np.asarray(b0_dir, float)
     operator = np.eye(3) / 3 - np.outer(b, b)
@@ -105,11 +105,11 @@ def _basis(b0_dir, degree):
     return np.array(basis)
 
 
-def _robust_fit(columns, values, tissue):
+def _robust_fit(columns: Array, values: Array, tissue: Array):
     """Weights of the columns, by reweighted least squares with a free mean for each tissue."""
     trust = np.ones(len(values))
 
-    def less_mean(v):
+    def less_mean(v: Array):
         top = np.bincount(tissue, trust * v, TISSUES)
         return v - (top / np.maximum(np.bincount(tissue, trust, TISSUES), 1e-9))[tissue]
 

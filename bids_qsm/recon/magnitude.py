@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from bids_qsm.recon.arrays import Array
 
-def combine(magnitude):
+
+def combine(magnitude: Array):
     """Combine the echoes' magnitudes by root sum of squares.
 
     Parameters

@@ -1,17 +1,18 @@
-"""The noise of an image, and below which signal an echo says nothing."""
+"""The noise level of an image, and the noise floor of its echoes."""
 
 import numpy as np
 
+from bids_qsm.recon.arrays import Array
+
 DEAD = 3
-"""Magnitude over noise below which an echo's phase says nothing, and its turns cannot be known."""
+"""Noise floor: magnitude over noise below which the phase of an echo is random and cannot be unwrapped."""
 
 
-def noise_level(magnitude, mask):
+def noise_level(magnitude: Array, mask: Array):
     """Standard deviation of the noise in each channel (units of ``magnitude``), from its finest detail.
 
-    The eight corners of a cube summed with alternating signs cancel smooth signal; their median absolute
-    value gives the noise [1]_. Images interpolated by the scanner hold less fine detail than noise, and
-    come out low.
+    The sum of the eight corners of a cube with alternating signs cancels smooth signal; its median absolute
+    value gives the noise [1]_. The noise of images that the scanner interpolated is underestimated.
 
     References
     ----------

@@ -1,39 +1,35 @@
-"""From the complex signal of all echoes to one field map: the phase may wrap between any of them."""
+"""Nonlinear fit of the field to the complex signal of all echoes, whatever wraps are left in its phase."""
+
+from collections.abc import Sequence
 
 import numpy as np
 from numba import njit, prange
 
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.echo_weights import fit_voxels, spread, trust, weigh
 from bids_qsm.recon.registry import Need, method
 
 
 @method(memory=Need(volume=2.5, echoes=4), prose='(nonlinear) [@nonlinear]')
-def nonlinear(unwrapped, phase, magnitude, mask, echo_times, field_strength):
+def nonlinear(
+    unwrapped: Array,
+    phase: Array,
+    magnitude: Array,
+    mask: Array,
+    echo_times: Sequence[float],
+    field_strength: float,
+):
     r"""Fit the field to the complex signal of all echoes at once [1]_.
 
     .. math:: \hat\omega = \arg\min_\omega \sum_k w_k |e^{i \phi_k} - e^{i \omega T_k}|^2,
         \quad w_k = m_k^2 - 2 \sigma^2
 
-    by Gauss-Newton from the slope that `linear` finds, with its trust in single echoes: a late echo with a
-    wrong turn or with the phase of noise, which tears a straight line away, is bounded. The phase at TE = 0
-    is taken to be removed already, where the paper fits it in each voxel at the cost of more noise; and the
-    weights leave out the noise's share of the squared signal.
+    by Gauss-Newton from the slope of `linear`, with its weights of single echoes. A late echo that is wrapped
+    or has random phase, which would spoil a linear fit, has a bounded effect. The phase at TE = 0 is removed
+    before; the paper fits it in each voxel, at the cost of more noise. The weights leave out the noise in
+    the squared signal.
 
-    Parameters
-    ----------
-    unwrapped, phase, magnitude : ndarray of float32, shape (x, y, z, echo)
-        Unwrapped and wrapped phase without offset at TE = 0 (rad), and magnitude.
-    mask : ndarray of bool, shape (x, y, z)
-        Where to fit; all results are 0 elsewhere.
-    echo_times : sequence of float
-        Echo times (s).
-    field_strength : float
-        B0 (T).
-
-    Returns
-    -------
-    field, noise, residual : ndarray of float32, shape (x, y, z)
-        Field (ppm), its standard deviation (ppm), and weighted root mean square residual (rad).
+    ``phase`` is wrapped; all else is as in :func:`bids_qsm.recon.field.linear`.
 
     References
     ----------
@@ -43,7 +39,7 @@ def nonlinear(unwrapped, phase, magnitude, mask, echo_times, field_strength):
 
 
 @njit(cache=True)
-def _climb(rate, phase, weight, times):
+def _climb(rate: float, phase: Array, weight: Array, times: Array):
     """Slope (rad/s) of the least misfit near ``rate``, by Gauss-Newton."""
     bottom = np.float32(0)
     for k in range(times.size):
@@ -61,7 +57,7 @@ def _climb(rate, phase, weight, times):
 
 
 @njit(cache=True, parallel=True)
-def _fit(unwrapped, wrapped, magnitude, mask, times, sigma):
+def _fit(unwrapped: Array, wrapped: Array, magnitude: Array, mask: Array, times: Array, sigma: float):
     echoes, voxels = wrapped.shape
     field = np.zeros(voxels, np.float32)
     noise = np.zeros(voxels, np.float32)

@@ -1,28 +1,39 @@
 """Removing the phase at TE = 0 (MCPC-3D-S), of the combined image or of each receive coil."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numba import njit, prange
 
 from bids_qsm.errors import UserError
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.unwrap import romeo
 
 
-def remove_offset(phase, magnitude, mask, echo_times, grid: Grid, *, sigma_mm: float = 4.0):
-    r"""Estimate the phase at TE = 0 from the first two echoes, smooth it, and take it off every echo [1]_.
+def remove_offset(
+    phase: Array,
+    magnitude: Array,
+    mask: Array | None,
+    echo_times: Sequence[float],
+    grid: Grid,
+    *,
+    sigma_mm: float = 4.0,
+):
+    r"""Estimate the phase at TE = 0 from the first two echoes, smooth it, and subtract it [1]_.
 
     .. math:: \phi_0 = \phi_1 - \frac{T_1}{T_2 - T_1} U(\phi_2 - \phi_1)
 
-    with U unwrapping by ROMEO. The offset is smoothed as a complex number weighted by m1 m2, and what the
-    smoothing left over is smoothed once more and added, which halves the order of the bias on slopes and
-    at the rim of the mask. A single echo passes through with offset 0.
+    where U is unwrapping by ROMEO. The offset is smoothed as a complex number weighted by m1 m2. The residual
+    of the smoothing is smoothed again and added, which reduces the bias on slopes and at the rim of the mask.
+    A single echo is returned unchanged, with offset 0.
 
     Parameters
     ----------
     phase, magnitude : ndarray of float32, shape (x, y, z, echo)
         Phase (rad) and magnitude.
     mask : ndarray of bool, shape (x, y, z), or None
-        Where to estimate; None takes all voxels with signal. The smooth offset reaches beyond the mask.
+        Where to estimate; None is all voxels with signal. The smooth offset extends beyond the mask.
     echo_times : sequence of float
         Rising echo times (s).
     sigma_mm : float
@@ -54,16 +65,18 @@ def remove_offset(phase, magnitude, mask, echo_times, grid: Grid, *, sigma_mm: f
     return corrected, offset
 
 
-def combine_coils(magnitude, phase, echo_times, grid: Grid, *, sigma_mm: float = 4.0):
-    r"""Combine the images of receive coils, each freed of its own phase at TE = 0 [1]_.
+def combine_coils(
+    magnitude: Array, phase: Array, echo_times: Sequence[float], grid: Grid, *, sigma_mm: float = 4.0
+):
+    r"""Combine the images of receive coils, after removal of the phase of each at TE = 0 [1]_.
 
     .. math:: \phi_{0c} = \phi_{1c} - \frac{T_1}{T_2 - T_1}\, U\Big(\arg \sum_c m_{1c} m_{2c}
         e^{i (\phi_{2c} - \phi_{1c})}\Big), \quad
         S_k = \sum_c m_{kc}^2 e^{i (\phi_{kc} - \phi_{0c})}
 
-    The evolution between the first two echoes is the same in all coils and is unwrapped once. Offsets are
-    smoothed as in `remove_offset`. The squared magnitude weighs the phase by its signal-to-noise ratio (the
-    paper's weight is the magnitude); the combined magnitude is the root of the sum of squares.
+    The phase evolution between the first two echoes is the same in all coils and is unwrapped once. Offsets
+    are smoothed as in `remove_offset`. The weight is the squared magnitude (the magnitude in the paper), so
+    that phase counts by its signal-to-noise ratio; the combined magnitude is the root sum of squares.
 
     Parameters
     ----------
@@ -81,7 +94,7 @@ def combine_coils(magnitude, phase, echo_times, grid: Grid, *, sigma_mm: float =
     Raises
     ------
     UserError
-        With a single echo, whose phase does not tell the coils' offsets from the field.
+        With a single echo, from which the offsets of the coils cannot be estimated.
 
     References
     ----------
@@ -89,7 +102,7 @@ def combine_coils(magnitude, phase, echo_times, grid: Grid, *, sigma_mm: float =
     """
     if len(echo_times) == 1:
         raise UserError(
-            'The coils of a single echo cannot be combined, for their phase offsets are not known: '
+            'The coils of a single echo cannot be combined, as their phase offsets are not known: '
             'give images that the scanner combined.'
         )
     coils = range(magnitude.shape[4])
@@ -112,15 +125,15 @@ def combine_coils(magnitude, phase, echo_times, grid: Grid, *, sigma_mm: float =
     return np.sqrt(squares), np.angle(signal)
 
 
-def _unwrap_evolution(evolution, weight, mask, echo_times):
-    """What the phase has evolved by until the first echo (rad), from that between the first two."""
-    # Roots keep the magnitude coherence of ROMEO that of one echo.
+def _unwrap_evolution(evolution: Array, weight: Array, mask: Array, echo_times: Sequence[float]):
+    """Phase evolution up to the first echo (rad), from that between the first two echoes."""
+    # the root makes the magnitude coherence of ROMEO that of one echo
     step = echo_times[1] - echo_times[0]
     unwrapped = romeo(evolution[..., None], np.sqrt(weight)[..., None], mask, [step])
     return np.float32(echo_times[0] / step) * unwrapped[..., 0]
 
 
-def wrap(angle):
+def wrap(angle: Array):
     """Angle (rad) brought into [-pi, pi), float32.
 
     >>> round(float(wrap(np.float32([3 * np.pi / 2]))[0] / np.pi), 5)
@@ -129,32 +142,32 @@ def wrap(angle):
     return _wrap(np.asarray(angle, np.float32).T).T
 
 
-def signal_mask(magnitude):
-    """Voxels brighter than a tenth of the 99th percentile: a cheap guess of where there is an object."""
+def signal_mask(magnitude: Array):
+    """Voxels brighter than a tenth of the 99th percentile: a quick estimate of the object."""
     return magnitude > 0.1 * np.percentile(magnitude[::2, ::2, ::2], 99)
 
 
 @njit(cache=True, parallel=True)
-def _wrap_flat(angle, out):
+def _wrap_flat(angle: Array, out: Array):
     turn = np.float32(2 * np.pi)
     for i in prange(angle.size):
         out[i] = angle[i] - turn * np.floor(angle[i] / turn + np.float32(0.5))
 
 
-def _wrap(angle):
+def _wrap(angle: Array):
     angle = np.ascontiguousarray(angle)
     out = np.empty_like(angle)
     _wrap_flat(angle.ravel(), out.ravel())
     return out
 
 
-def _sigmas(sigma_mm, grid):
+def _sigmas(sigma_mm: float, grid: Grid):
     """Standard deviations in voxels."""
     return [sigma_mm / size for size in grid.voxel_size]
 
 
-def _smooth_twice(angle, weight, sigmas):
-    """Smoothed angle, and what the smoothing left over smoothed once more; the angle itself for sigma 0."""
+def _smooth_twice(angle: Array, weight: Array, sigmas: Sequence[float]):
+    """Smoothed angle plus its smoothed residual; the angle itself for sigma 0."""
     if not any(sigmas):
         return angle
     smooth = _smooth_angle(angle, weight, sigmas)
@@ -162,7 +175,7 @@ def _smooth_twice(angle, weight, sigmas):
     return wrap(smooth)
 
 
-def _smooth_angle(angle, weight, sigmas):
+def _smooth_angle(angle: Array, weight: Array, sigmas: Sequence[float]):
     """Argument of the Gaussian-smoothed ``weight * exp(i angle)``; 0 out of reach of any weight."""
     signal = _polar(np.ascontiguousarray(angle.T), np.ascontiguousarray(weight.T))
     for axis, sigma in zip((2, 1, 0), sigmas, strict=True):
@@ -175,7 +188,7 @@ def _smooth_angle(angle, weight, sigmas):
 
 
 @njit(cache=True, parallel=True)
-def _polar(angle, weight):
+def _polar(angle: Array, weight: Array):
     signal = np.empty((*angle.shape, 2), np.float32)
     for z in prange(angle.shape[0]):
         for y in range(angle.shape[1]):
@@ -186,7 +199,7 @@ def _polar(angle, weight):
 
 
 @njit(cache=True, parallel=True, fastmath=True)
-def _convolve(volume, taps):
+def _convolve(volume: Array, taps: Array):
     """Convolve along the middle axis, zeros beyond the ends."""
     before, n, after = volume.shape
     radius = taps.size // 2

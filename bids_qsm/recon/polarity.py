@@ -1,10 +1,12 @@
-"""Whether the phase grows or falls with the field: the head itself is the test object."""
+"""Whether phase grows or falls with the field, from the field that the shape of the head must cause."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import fft, ndimage
 
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.phase import signal_mask
 from bids_qsm.recon.unwrap import romeo
@@ -14,27 +16,27 @@ CLOSING_MM = 8.0
 TISSUE_PPM = -9.4
 """Susceptibility of tissue relative to air (ppm)."""
 SURE = 0.25
-"""Correlation from which the sign is believed."""
+"""Smallest correlation that decides the sign."""
 SMALLEST_MM = 80.0
-"""An object shorter than this along any axis has too little of its surface in view."""
+"""Smallest size of an object along each axis: of a thinner one too little surface is in view."""
 
 
 @dataclass(frozen=True)
 class Polarity:
-    """Correlation of measured and predicted field, whether it settles the sign, and ``why`` not."""
+    """Correlation of measured and predicted field, whether it decides the sign, and ``why`` not."""
 
     correlation: float
     sure: bool
     why: str = ''
 
 
-def find_polarity(phase, magnitude, echo_times, grid: Grid):
-    """Correlate the measured phase with the field that the head's own shape must cause.
+def find_polarity(phase: Array, magnitude: Array, echo_times: Sequence[float], grid: Grid):
+    """Correlate the measured phase with the field that the shape of the head must cause.
 
-    On a grid of about 3 mm, the object of the magnitude image is given the susceptibility of tissue in air.
-    Its field and the measured phase evolution (between the two closest echoes, or of the only one) lose what
-    a shim of second order can make, and are correlated; a negative correlation says that the phase falls
-    with the field.
+    On a grid of about 3 mm, the object in the magnitude image is given the susceptibility of tissue in air.
+    Its field is correlated with the measured phase evolution (between the two closest echoes, or of the only
+    one), after removal of all that a shim of second order can make. A negative correlation means that phase
+    falls with the field.
 
     Parameters
     ----------
@@ -51,7 +53,7 @@ def find_polarity(phase, magnitude, echo_times, grid: Grid):
     strength = block_mean(magnitude[..., early], factors)
     signal = block_mean(magnitude[..., early] * magnitude[..., late] * np.exp(1j * angle), factors)
     bright = signal_mask(strength)
-    # Skull is dark but no air: close gaps as thin as it; sinuses and ear cavities stay open.
+    # skull is dark but not air: close gaps as thin as it, but not sinuses and ear cavities
     steps = max(1, round(CLOSING_MM / max(sizes)))
     body = ndimage.binary_closing(np.pad(bright, steps + 1, mode='edge'), iterations=steps)
     body = _largest_piece(body[(slice(steps + 1, -steps - 1),) * 3])
@@ -81,8 +83,8 @@ def find_polarity(phase, magnitude, echo_times, grid: Grid):
     return Polarity(correlation, sure, '' if sure else 'the correlation is too low')
 
 
-def block_mean(volume, factors):
-    """Mean over blocks of ``factors`` voxels; what does not fill a block at the far ends is left out."""
+def block_mean(volume: Array, factors: Sequence[int]):
+    """Mean over blocks of ``factors`` voxels; incomplete blocks at the far ends are left out."""
     shape = [n // f for n, f in zip(volume.shape, factors, strict=True)]
     volume = volume[tuple(slice(n * f) for n, f in zip(shape, factors, strict=True))]
     for axis, (n, f) in enumerate(zip(shape, factors, strict=True)):
@@ -90,13 +92,13 @@ def block_mean(volume, factors):
     return volume
 
 
-def _largest_piece(mask):
+def _largest_piece(mask: Array):
     pieces, count = ndimage.label(mask)
     return pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:]) if count else mask
 
 
-def _shape_field(body, sizes, b0_dir):
-    """Field (ppm) of ``body`` as tissue in air; where the field of view cuts it, it goes on."""
+def _shape_field(body: Array, sizes: Sequence[float], b0_dir: tuple[float, float, float]):
+    """Field (ppm) of ``body`` as tissue in air; it is continued beyond the ends of the field of view."""
     reach = [round(60 / size) for size in sizes]
     tissue = np.pad(body, [(r, r) for r in reach], mode='edge')
     shape = [
@@ -119,7 +121,7 @@ def _shape_field(body, sizes, b0_dir):
     return field[tuple(slice(r, r + n) for r, n in zip(reach, body.shape, strict=True))]
 
 
-def _correlate(a, b, mask):
+def _correlate(a: Array, b: Array, mask: Array):
     """Correlation in the mask after removal of all polynomials up to second order."""
     x = [(axis - axis.mean()) / max(np.ptp(axis), 1) for axis in np.nonzero(mask)]
     columns = [np.ones_like(x[0]), *x, *(x[i] * x[j] for i in range(3) for j in range(i, 3))]

@@ -1,5 +1,6 @@
-"""The zero of susceptibility: QSM finds differences, and a region has to be named as zero."""
+"""The zero of susceptibility: QSM measures differences, so that a reference region is needed."""
 
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.csf import ventricles
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.registry import Need, method
@@ -11,10 +12,10 @@ from bids_qsm.recon.registry import Need, method
     'by its low R2*, else to the mean of the brain, as each sidecar states.',
 )
 def csf(
-    chi,
-    mask,
+    chi: Array,
+    mask: Array,
     grid: Grid,
-    r2star=None,
+    r2star: Array | None = None,
     *,
     r2star_ratio: float = 0.35,
     reach_mm: float = 35.0,
@@ -24,9 +25,8 @@ def csf(
 ):
     """Mean over the fluid of the lateral ventricles, found by low R2* near the centre of the brain [1]_.
 
-    The fluid is that of `ventricles`, by its parameters of these names. Where the region has
-    less than ``min_ml`` or more than ``max_ml``, or R2* is not given, the mean of the whole mask is used, and
-    the note says so and why.
+    The fluid is found by `ventricles`, whose parameters these are. Without R2*, or where the volume of the
+    fluid is not between ``min_ml`` and ``max_ml``, the mean of the whole mask is used, and the note says why.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def csf(
 
 
 @method(memory=Need(volume=5), prose='Susceptibility is relative to the mean of the brain.')
-def brain(chi, mask):
+def brain(chi: Array, mask: Array):
     """Mean over the whole mask; returns as `csf`."""
     note = 'Susceptibility is relative to the mean of the whole brain mask.'
     return float(chi[mask].mean(dtype=float)), mask, 'whole brain', note
@@ -75,11 +75,11 @@ def brain(chi, mask):
 
 @method(memory=Need(volume=5), prose='Susceptibility was not referenced to a region.')
 def none():
-    """Take values as the inversion left them, whose mean over its volume is zero; returns as `csf`."""
+    """Leave values as the inversion gives them, with mean zero over its volume; returns as `csf`."""
     return 0.0, None, 'none', 'Susceptibility was not referenced to a region.'
 
 
-def _whole(chi, mask, reason):
+def _whole(chi: Array, mask: Array, reason: str):
     offset, region, name, note = brain(chi, mask)
     return offset, region, name, f'{note} Reference to CSF was asked for, but {reason}.'
 

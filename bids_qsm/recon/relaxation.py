@@ -1,31 +1,43 @@
 """R2*, T2* and the signal at TE = 0 from the decay of the magnitude."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numba import njit, prange
 
 from bids_qsm.errors import UserError
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.background_gradient import LOST, spread_function
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.noise import noise_level
 from bids_qsm.recon.registry import Need, method
 
 MAX_R2STAR = 1000.0
-"""Fastest decay reported (1/s); what decays faster has no signal left in any echo."""
+"""Fastest decay reported (1/s): a faster one leaves no signal in any echo."""
 MAX_T2STAR = 1.0
-"""Slowest decay reported (s); beyond it the signal of a usual echo train is flat."""
+"""Slowest decay reported (s): beyond it the signal of a usual echo train is flat."""
 ARLO, LINE, FLOOR = 0, 1, 2
 
 
 @method(memory=Need(volume=4, echoes=2), prose='ARLO [@arlo]')
-def arlo(magnitude, mask, echo_times, field, field_strength, grid: Grid, *, spread: bool = False):
+def arlo(
+    magnitude: Array,
+    mask: Array,
+    echo_times: Sequence[float],
+    field: Array,
+    field_strength: float,
+    grid: Grid,
+    *,
+    spread: bool = False,
+):
     r"""Fit a single exponential to the magnitude of all echoes by ARLO [1]_.
 
     .. math:: \hat T_2^* = \frac{\sum_i S_i (S_i + \frac{\Delta}{3} \delta_i)}
         {\sum_i \delta_i (S_i + \frac{\Delta}{3} \delta_i)}, \quad
         S_i = \tfrac{\Delta}{3} (s_i + 4 s_{i+1} + s_{i+2}), \quad \delta_i = s_i - s_{i+2}
 
-    ARLO needs three echoes or more, evenly spaced. Two echoes, or uneven spacing, are fitted as `loglinear`
-    does; so are voxels of which ``spread`` leaves two echoes.
+    ARLO needs three echoes or more, evenly spaced. Series of two echoes or uneven spacing, and voxels in
+    which ``spread`` leaves two echoes, are fitted by `loglinear`.
 
     Parameters
     ----------
@@ -35,9 +47,9 @@ def arlo(magnitude, mask, echo_times, field, field_strength, grid: Grid, *, spre
     echo_times : sequence of float
         Rising echo times (s).
     field : ndarray of float32, shape (x, y, z)
-        Total field (ppm); used with ``spread`` alone, as are field_strength (T) and grid.
+        Total field (ppm); used with ``spread`` only, as are field_strength (T) and grid.
     spread : bool
-        Correct what background gradients of the field take from the signal, see `spread_function`.
+        Correct for signal loss by background gradients, see `spread_function`.
 
     Returns
     -------
@@ -57,7 +69,16 @@ def arlo(magnitude, mask, echo_times, field, field_strength, grid: Grid, *, spre
 
 
 @method(memory=Need(volume=4, echoes=2), prose='a weighted log-linear fit [@loglinear]')
-def loglinear(magnitude, mask, echo_times, field, field_strength, grid: Grid, *, spread: bool = False):
+def loglinear(
+    magnitude: Array,
+    mask: Array,
+    echo_times: Sequence[float],
+    field: Array,
+    field_strength: float,
+    grid: Grid,
+    *,
+    spread: bool = False,
+):
     r"""Fit a line to the logarithm of the magnitude, weighted by its square [1]_.
 
     .. math:: \min_{a, R} \sum_k s_k^2 (\log s_k - a + R T_k)^2
@@ -72,15 +93,24 @@ def loglinear(magnitude, mask, echo_times, field, field_strength, grid: Grid, *,
 
 
 @method(memory=Need(volume=4, echoes=2), prose='nonlinear least squares [@nlls]')
-def nlls(magnitude, mask, echo_times, field, field_strength, grid: Grid, *, spread: bool = False):
+def nlls(
+    magnitude: Array,
+    mask: Array,
+    echo_times: Sequence[float],
+    field: Array,
+    field_strength: float,
+    grid: Grid,
+    *,
+    spread: bool = False,
+):
     r"""Fit decay and noise floor to the magnitude by nonlinear least squares [1]_.
 
     .. math:: \min_{S_0, R} \sum_k \Big(s_k - \sqrt{a_k^2 + \sigma^2 (1 + (\tfrac{\pi}{2} - 1)
         e^{-a_k^2 / 2 \sigma^2})}\Big)^2, \quad a_k = S_0 e^{-R T_k}
 
-    The root is the mean of a Rician magnitude to within 1.5 %, exact for no signal and for much; the paper
-    corrects a running mean by tables instead. sigma comes from the finest detail of the first echo. Steps are
-    Levenberg's and Marquardt's, from the fit of `loglinear`. Parameters, results and errors as in `arlo`.
+    The root is the mean of a Rician magnitude to within 1.5 %, and exact for zero and for high signal; the
+    paper corrects a running mean by tables instead. sigma is the noise level of the first echo. The fit is by
+    Levenberg and Marquardt, from that of `loglinear`. Parameters, results and errors as in `arlo`.
 
     References
     ----------
@@ -89,7 +119,16 @@ def nlls(magnitude, mask, echo_times, field, field_strength, grid: Grid, *, spre
     return _maps(FLOOR, magnitude, mask, echo_times, field, field_strength, grid, spread)
 
 
-def _maps(method, magnitude, mask, echo_times, field, field_strength, grid, spread):
+def _maps(
+    method: int,
+    magnitude: Array,
+    mask: Array,
+    echo_times: Sequence[float],
+    field: Array,
+    field_strength: float,
+    grid: Grid,
+    spread: bool,
+):
     times = np.asarray(echo_times, np.float32)
     if times.size < 2:
         raise UserError('R2* needs at least two echoes; this series has one: leave the R2* map out.')
@@ -108,7 +147,7 @@ def _maps(method, magnitude, mask, echo_times, field, field_strength, grid, spre
 
 
 @njit(cache=True)
-def _rate_arlo(signal, spacing, count):
+def _rate_arlo(signal: Array, spacing: float, count: int):
     third = spacing / 3
     top = bottom = np.float32(0)
     for i in range(count - 2):
@@ -121,7 +160,7 @@ def _rate_arlo(signal, spacing, count):
 
 
 @njit(cache=True)
-def _rate_line(signal, weight, times, count):
+def _rate_line(signal: Array, weight: Array, times: Array, count: int):
     w = wt = wy = wtt = wty = np.float32(0)
     for k in range(count):
         if signal[k] > 0:
@@ -136,8 +175,8 @@ def _rate_line(signal, weight, times, count):
 
 
 @njit(cache=True)
-def _start(signal, weight, times, count, rate):
-    """Signal at TE = 0 that fits best with a rate."""
+def _start(signal: Array, weight: Array, times: Array, count: int, rate: float):
+    """Least-squares signal at TE = 0 for a given rate."""
     top = bottom = np.float32(0)
     for k in range(count):
         decay = weight[k] * np.exp(-rate * times[k])
@@ -147,7 +186,7 @@ def _start(signal, weight, times, count, rate):
 
 
 @njit(cache=True)
-def _rician(amplitude, sigma):
+def _rician(amplitude: float, sigma: float):
     """Mean of a magnitude, and its slope against the amplitude without noise."""
     square = sigma * sigma
     bump = np.float32(np.pi / 2 - 1) * np.exp(np.float32(-0.5) * amplitude * amplitude / square)
@@ -156,7 +195,7 @@ def _rician(amplitude, sigma):
 
 
 @njit(cache=True)
-def _rate_floor(signal, weight, times, count, sigma, rate):
+def _rate_floor(signal: Array, weight: Array, times: Array, count: int, sigma: float, rate: float):
     """Levenberg-Marquardt over start and rate; ``signal`` and ``sigma`` on the scale of the first."""
     start = _start(signal, weight, times, count, rate)
     damping, best = np.float32(1e-3), np.float32(np.inf)
@@ -165,7 +204,7 @@ def _rate_floor(signal, weight, times, count, sigma, rate):
         ss = sr = rr = gs = gr = cost = np.float32(0)
         for k in range(count):
             decay = np.exp(-(rate + step_rate) * times[k])
-            # what was measured, before any division by what the gradients had left
+            # compared with the signal as measured, before correction for gradients
             mean, slope = _rician(weight[k] * (start + step_start) * decay, sigma)
             away = weight[k] * signal[k] - mean
             by_start = slope * weight[k] * decay
@@ -197,7 +236,9 @@ def _rate_floor(signal, weight, times, count, sigma, rate):
 
 
 @njit(cache=True, parallel=True)
-def _decay(magnitude, kept, mask, times, spacing, method, sigma):
+def _decay(
+    magnitude: Array, kept: Array, mask: Array, times: Array, spacing: float, method: int, sigma: float
+):
     echoes, voxels = magnitude.shape
     r2star = np.zeros(voxels, np.float32)
     t2star = np.zeros(voxels, np.float32)

@@ -1,31 +1,43 @@
 """Kernels of ROMEO path-based unwrapping: edge weights and region growing.
 
-Volumes are flat, C-contiguous float32. The kernels do not care which axis is which. An edge is named
-``4 * voxel + axis`` after the voxel it starts from, and points along the axis. In the array of costs the
-fourth byte of each voxel holds the lowest cost at which it has been queued, 0 once it is unwrapped: it is
-read together with the costs, and one comparison tells whether queueing an edge is of use.
+Volumes are flat, C-contiguous float32, with axes in any order. An edge has the number
+``4 * voxel + axis``, of the voxel it starts from and the axis along which it points. In the array of costs
+the fourth byte of each voxel is the lowest cost at which it has been queued, 0 once it is unwrapped: it lies
+next to the costs, and one comparison shows whether to queue an edge.
 """
 
 import numpy as np
 from numba import njit, prange
 
+from bids_qsm.recon.arrays import Array
+
 BINS = 256
 FREE, USED = BINS, BINS + 1
 QUEUED = 3
 UNSEEN = 255
-# Typed constants keep the arithmetic in float32: numba widens float32 with a Python number to float64.
+# typed constants keep the arithmetic in float32: numba converts float32 with a Python number to float64
 ONE, TENTH, NINE_TENTHS, HALF = (np.float32(c) for c in (1, 0.1, 0.9, 0.5))
 ZERO, TINY = np.float32(0), np.float32(1e-30)
 TURN, PER_TURN, PER_PI = (np.float32(c) for c in (2 * np.pi, 0.5 / np.pi, 1 / np.pi))
 
 
 @njit(inline='always')
-def _wrapped(angle):
+def _wrapped(angle: float):
     return angle - TURN * np.floor(angle * PER_TURN + HALF)
 
 
 @njit(cache=True, fastmath=True)
-def _weigh_row(weights, phase, other, ratio, magnitude, mask, start, step, inner):
+def _weigh_row(
+    weights: Array,
+    phase: Array,
+    other: Array,
+    ratio: float,
+    magnitude: Array,
+    mask: Array,
+    start: int,
+    step: int,
+    inner: bool,
+):
     """Fill ``weights`` with the reliability, 0 to 1, of the edges ``start + n`` to ``start + n + step``.
 
     The product of phase coherence, coherence of the phase gradient with that of another echo (``ratio`` is
@@ -52,7 +64,18 @@ def _weigh_row(weights, phase, other, ratio, magnitude, mask, start, step, inner
 
 
 @njit(cache=True)
-def _weigh_line(weights, phase, other, ratio, magnitude, mask, shape, z, y, axis):
+def _weigh_line(
+    weights: Array,
+    phase: Array,
+    other: Array,
+    ratio: float,
+    magnitude: Array,
+    mask: Array,
+    shape: tuple[int, ...],
+    z: int,
+    y: int,
+    axis: int,
+):
     """Fill ``weights`` with those of the edges along ``axis`` from the line (z, y); return how many exist."""
     nz, ny, nx = shape
     start = (z * ny + y) * nx
@@ -73,7 +96,9 @@ def _weigh_line(weights, phase, other, ratio, magnitude, mask, shape, z, y, axis
 
 
 @njit(cache=True)
-def _edge_costs(phase, other, ratio, magnitude, mask, shape):
+def _edge_costs(
+    phase: Array, other: Array, ratio: float, magnitude: Array, mask: Array, shape: tuple[int, ...]
+):
     """Cost 1 (reliable) .. 254 of every edge inside the mask, 0 where there is none; and voxels to visit."""
     nz, ny, nx = shape
     steps = (ny * nx, nx, 1)
@@ -98,7 +123,7 @@ def _edge_costs(phase, other, ratio, magnitude, mask, shape):
 
 
 @njit(cache=True)
-def _best_voxel(costs):
+def _best_voxel(costs: Array):
     best, lowest = -1, 3 * BINS + 1
     for i in range(costs.size // 4):
         if costs[4 * i + QUEUED]:
@@ -112,8 +137,8 @@ def _best_voxel(costs):
 
 
 @njit(cache=True)
-def _push(edge, cost, bins, edges, after):
-    """Put ``edge`` on top of the stack of its cost, in the node freed last (the frontier stays in cache)."""
+def _push(edge: int, cost: int, bins: Array, edges: Array, after: Array):
+    """Push ``edge`` on the stack of its cost, into the node freed last, which is in the cache."""
     node = bins[FREE]
     if node >= 0:
         bins[FREE] = after[node]
@@ -126,7 +151,15 @@ def _push(edge, cost, bins, edges, after):
 
 
 @njit(cache=True)
-def _push_edges(voxel, steps, costs, bins, edges, after, lowest):
+def _push_edges(
+    voxel: int,
+    steps: tuple[int, int, int],
+    costs: Array,
+    bins: Array,
+    edges: Array,
+    after: Array,
+    lowest: Array,
+):
     """Queue the edges that reach a neighbour at a lower cost than before; return the lowest bin in use."""
     for axis in range(3):
         forward = 4 * voxel + axis
@@ -146,12 +179,12 @@ def _push_edges(voxel, steps, costs, bins, edges, after, lowest):
 
 
 @njit(cache=True)
-def _grow(phase, costs, shape):
+def _grow(phase: Array, costs: Array, shape: tuple[int, ...]):
     """Unwrap ``phase`` in place along the most reliable edges first; each piece of the mask has a seed."""
     steps = (shape[1] * shape[2], shape[2], 1)
     bins = np.full(BINS + 2, -1, np.int64)
     bins[USED] = 0
-    # Room for every edge; the system hands out only the pages that the frontier reaches.
+    # room for every edge; the system allocates only the pages that are used
     edges = np.empty(3 * phase.size, np.int32)
     after = np.empty(3 * phase.size, np.int32)
     seed = _best_voxel(costs)
@@ -183,7 +216,15 @@ def _grow(phase, costs, shape):
 
 
 @njit(cache=True, parallel=True)
-def unwrap_echoes(phase, magnitude, mask, partner, ratio, shape, chosen):
+def unwrap_echoes(
+    phase: Array,
+    magnitude: Array,
+    mask: Array,
+    partner: Array,
+    ratio: Array,
+    shape: tuple[int, ...],
+    chosen: Array,
+):
     """Unwrap the echoes ``chosen``, each on its own.
 
     ``phase`` and ``magnitude`` are (echo, voxel), ``mask`` (voxel,).
@@ -199,7 +240,7 @@ def unwrap_echoes(phase, magnitude, mask, partner, ratio, shape, chosen):
 
 
 @njit(cache=True, parallel=True)
-def mean_edge_weight(phase, other, ratio, magnitude, shape):
+def mean_edge_weight(phase: Array, other: Array, ratio: float, magnitude: Array, shape: tuple[int, ...]):
     """Mean weight of the six (fewer at the border) edges of each voxel of a flat volume."""
     nz, ny, nx = shape
     everywhere = np.ones(phase.size, np.bool_)

@@ -1,11 +1,12 @@
-"""What the numbers of a phase image mean: finding the two values that stand for -pi and pi."""
+"""Scaling of phase images: the two stored values that mean -pi and pi."""
 
 import numpy as np
 
 from bids_qsm.errors import UserError
+from bids_qsm.recon.arrays import Array
 
 NEAR_END = 0.06
-"""How much of the range may stay empty at either end."""
+"""Largest share of the range without values at either end."""
 FULL_TURNS = (
     ('radians', -np.pi, np.pi),
     ('radians from 0', 0, 2 * np.pi),
@@ -17,19 +18,19 @@ FULL_TURNS = (
 )
 
 
-def phase_to_radians(raw, *, scaling: str = 'auto'):
+def phase_to_radians(raw: Array, *, scaling: str = 'auto'):
     """Convert a phase image of any vendor to radians in [-pi, pi).
 
-    'auto' looks for a usual encoding (radians, degrees, integers of 8 to 16 bits) of which the values reach
-    both ends, then for any range symmetric about 0. The two ends must behave like one point, as -pi and pi
-    do: about as many voxels lie at either end, and neighbours jump from one to the other.
+    'auto' searches for a usual encoding (radians, degrees, integers of 8 to 16 bits) whose two ends the
+    values reach, then for any range symmetric about 0. The ends must be one phase, as -pi and pi are: about
+    as many voxels lie at either end, and neighbours jump from one to the other.
 
     Parameters
     ----------
     raw : ndarray of float
         Values as stored; those that are not finite are left out of the search and become 0.
     scaling : str
-        'auto', 'radians', 'degrees', or 'LOW,HIGH': the values that stand for -pi and pi.
+        'auto', 'radians', 'degrees', or 'LOW,HIGH': the values that mean -pi and pi.
 
     Returns
     -------
@@ -59,7 +60,7 @@ def phase_to_radians(raw, *, scaling: str = 'auto'):
         radians -= np.float32(zero)
         radians *= np.float32(2 * np.pi / (high - low))
         turn = f'a full turn is {high - low:.6g}'
-        note = f'The phase is scaled ({name}): {zero:.6g} stands for phase 0, and {turn}.'
+        note = f'The phase is scaled ({name}): {zero:.6g} means phase 0, and {turn}.'
     radians[~np.isfinite(radians)] = 0
     turn = np.float32(2 * np.pi)
     if max(-radians.min(), radians.max()) > np.pi:
@@ -67,7 +68,7 @@ def phase_to_radians(raw, *, scaling: str = 'auto'):
     return radians, note
 
 
-def _named_range(scaling):
+def _named_range(scaling: str):
     if scaling == 'radians':
         return 'radians', -np.pi, np.pi
     if scaling == 'degrees':
@@ -84,17 +85,17 @@ def _named_range(scaling):
     return 'as told', low, high
 
 
-def _find_range(raw):
+def _find_range(raw: Array):
     thin = tuple(slice(None, None, max(1, n // 128)) for n in raw.shape[:3])
     finite = raw[np.isfinite(raw)] if not np.isfinite(raw.sum(dtype=np.float64)) else raw.ravel(order='K')
     if not finite.size or finite.min() == finite.max():
         raise UserError(
-            'The phase image holds a single value; check that it is the phase part of the series.'
+            'All values of the phase image are equal; check that it is the phase part of the series.'
         )
     least, most = float(finite.min()), float(finite.max())
     ends = _end_shares(finite, least, most)
     jumps = _jump_share(raw[thin], least, most)
-    # A magnitude image too may end near 4095, but only a few voxels are that bright.
+    # a magnitude image may end near 4095 too, but few voxels are that bright
     circular = min(ends) > 0.1 * max(ends) and min(ends) > 1e-4 and jumps > 1e-4
     whole = bool((finite[:: max(1, finite.size // 100_000)] % 1 == 0).all())
     for name, low, high in FULL_TURNS:
@@ -116,17 +117,17 @@ def _find_range(raw):
     )
 
 
-def _end_shares(values, least, most):
+def _end_shares(values: Array, least: float, most: float):
     """Shares of the values in the lowest and the highest 32nd of the range, a fill value left out."""
     width = (most - least) / 32
     counts = np.array([(values < least + width).sum(), (values > most - width).sum()], float)
     fills = np.array([(values == least).sum(), (values == most).sum()], float)
-    # A single value that makes up a large part of the image is background, not phase.
+    # a value of a large part of the image is background, not phase
     fills[fills < 0.02 * values.size] = 0
     return (counts - fills) / max(values.size - fills.sum(), 1)
 
 
-def _jump_share(raw, least, most):
+def _jump_share(raw: Array, least: float, most: float):
     """Share of neighbours along any axis of which one lies in the lowest and one in the highest quarter."""
     quarter = (most - least) / 4
     level = np.int8(raw > most - quarter) - np.int8(raw < least + quarter)

@@ -1,13 +1,22 @@
-"""Iterative solvers: they take callables and arrays, and know no physics."""
+"""Iterative solvers of callables and arrays, without physics."""
+
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from bids_qsm.recon.arrays import like
+from bids_qsm.recon.arrays import Array, like
 from bids_qsm.recon.fused_kernels import change, pull, step_gradient
 
 
 def total_variation(
-    least_squares, start, spacing, *, weight: float, penalty: float, tolerance: float, max_iterations: int
+    least_squares: Callable,
+    start: Array,
+    spacing: Sequence[float],
+    *,
+    weight: float,
+    penalty: float,
+    tolerance: float,
+    max_iterations: int,
 ):
     r"""Minimise a quadratic plus isotropic total variation by (over-relaxed) ADMM [1]_.
 
@@ -17,9 +26,9 @@ def total_variation(
     ----------
     least_squares : callable
         Takes :math:`\nabla^T q`, returns the minimiser of :math:`E(x) + \mu/2 |\nabla x - q|^2`,
-        where :math:`\mu` is ``penalty``. It may itself keep the state of a splitting of E.
+        where :math:`\mu` is ``penalty``. It may keep the state of a splitting of E.
     start : array
-        Gives x its shape, library and device.
+        Array of the shape, library and device of x.
     spacing : tuple
         Step along each axis (mm).
     weight : float

@@ -6,11 +6,11 @@ GYROMAGNETIC_RATIO = 2.6752218708e8
 """Of the proton in water (rad/s/T), CODATA 2018 shielded value."""
 
 
-def ppm_per_radian(field_strength, time: float = 1.0):
+def ppm_per_radian(field_strength: float, time: float = 1.0):
     """Field shift (ppm) that turns the phase by one radian in ``time`` (s) at ``field_strength`` (T)."""
     return 1e6 / (GYROMAGNETIC_RATIO * field_strength * time)
 
 
-def tesla_from_mhz(imaging_frequency):
+def tesla_from_mhz(imaging_frequency: float):
     """Field strength (T) at which protons precess at ``imaging_frequency`` (MHz)."""
     return imaging_frequency * 1e6 * 2 * np.pi / GYROMAGNETIC_RATIO

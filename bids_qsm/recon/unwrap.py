@@ -1,10 +1,13 @@
 """Unwrapping the phase of every echo in space, and aligning the echoes with each other."""
 
+from collections.abc import Sequence
+
 import numba
 import numpy as np
 from scipy import fft, ndimage
 
 from bids_qsm.errors import UserError
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.registry import Need, method
 from bids_qsm.recon.romeo import mean_edge_weight, unwrap_echoes
@@ -14,14 +17,14 @@ MEDIAN_SAMPLE = 50_000
 
 
 @method(memory=Need(volume=2, echoes=5.6), prose='(romeo) [@romeo]')
-def romeo(phase, magnitude, mask, echo_times, *, template: int = 0):
+def romeo(phase: Array, magnitude: Array, mask: Array, echo_times: Sequence[float], *, template: int = 0):
     """Unwrap each echo by region growing along the most reliable edges first [1]_.
 
-    Each echo is unwrapped individually, which spreads no error from one echo to the next; the whole
-    multiples of 2 pi left open in each echo and each piece of the mask then follow from linear evolution.
-    With a ``template``, that echo alone is unwrapped in space and the others in time, each voxel on the turn
-    that linear evolution predicts: an echo fewer to grow costs less, but errors of the template and of a
-    phase offset left in it grow with the echo time. Of the paper's weights those of its default are used.
+    Each echo is unwrapped individually, so that errors do not spread between echoes. The multiple of 2 pi of
+    each echo in each piece of the mask then follows from linear phase evolution. With a ``template``, only
+    that echo is unwrapped in space, and the others in time, each voxel by linear evolution: this is faster,
+    but errors of the template, and of a phase offset left in it, grow with the echo time. The weights are
+    the paper's default.
 
     Parameters
     ----------
@@ -65,13 +68,13 @@ def romeo(phase, magnitude, mask, echo_times, *, template: int = 0):
 
 
 @method(memory=Need(volume=5, echoes=3.5), prose='(laplacian) [@laplacian]')
-def laplacian(phase, mask, echo_times, grid: Grid):
+def laplacian(phase: Array, mask: Array, echo_times: Sequence[float], grid: Grid):
     r"""Unwrap by solving Poisson's equation for the wrapped phase gradients inside the mask [1]_.
 
     .. math:: \nabla^2 \hat\phi = \nabla \cdot W(\nabla \phi), \quad \text{edges that leave the mask: } 0
 
-    Linear in the true phase, so that the echoes agree with each other; differs from the true phase by a
-    function that is harmonic inside the mask, and is smooth where the phase has open-ended fringe lines.
+    The result is linear in the true phase, so that the echoes are consistent. It differs from the true phase
+    by a function that is harmonic in the mask, and is smooth where the phase has open-ended fringe lines.
 
     Parameters
     ----------
@@ -113,7 +116,7 @@ def laplacian(phase, mask, echo_times, grid: Grid):
 UNWRAP = {'romeo': romeo, 'laplacian': laplacian}
 
 
-def voxel_quality(phase, magnitude, echo_times):
+def voxel_quality(phase: Array, magnitude: Array, echo_times: Sequence[float]):
     """Reliability of the phase of the first echo, 0 to 1: mean ROMEO weight of a voxel's six edges [1]_.
 
     Parameters
@@ -134,11 +137,11 @@ def voxel_quality(phase, magnitude, echo_times):
     return mean_edge_weight(first, other, ratio[0], magnitude, shape).reshape(shape).T
 
 
-def align_echoes(unwrapped, mask, echo_times):
-    """Add to each echo, in each connected piece of the mask, the multiple of 2 pi that makes it linear in TE.
+def align_echoes(unwrapped: Array, mask: Array, echo_times: Sequence[float]):
+    """Add the multiple of 2 pi to each echo, in each connected piece of the mask, that makes it linear in TE.
 
-    The median evolution between the first two echoes is taken to lie within pi, and the median phase
-    at TE = 0 too; every later echo is then predicted from the first and the one before it.
+    The median evolution between the first two echoes is assumed to be within pi, and the median phase at
+    TE = 0 too; every later echo is predicted from the first echo and the one before it.
     """
     pieces, _ = ndimage.label(mask)
     for label, box in enumerate(ndimage.find_objects(pieces), start=1):
@@ -152,10 +155,10 @@ def align_echoes(unwrapped, mask, echo_times):
     return unwrapped
 
 
-def _unwrap_in_time(unwrapped, mask, echo_times, template):
-    """Put the template, in each piece, on the turn nearest to 0, and the others where it predicts them.
+def _unwrap_in_time(unwrapped: Array, mask: Array, echo_times: Sequence[float], template: int):
+    """Add the multiple of 2 pi to the template that brings each piece nearest to 0; unwrap the others by it.
 
-    Each echo is predicted from the nearest one done before, whose errors grow least.
+    Each echo is predicted from the nearest unwrapped one, whose errors grow least.
     """
     pieces, _ = ndimage.label(mask)
     for label, box in enumerate(ndimage.find_objects(pieces), start=1):
@@ -169,8 +172,8 @@ def _unwrap_in_time(unwrapped, mask, echo_times, template):
         unwrapped[..., e] *= mask
 
 
-def _whole_turns(values, echo_times):
-    """Number of turns to take off each echo; ``values`` holds the phases of one piece, an array an echo."""
+def _whole_turns(values: Sequence[Array], echo_times: Sequence[float]):
+    """Multiples of 2 pi to subtract from each echo; ``values`` are the phases of one piece, echo by echo."""
     if len(values) == 1:
         return [np.rint(np.median(values[0]) / TWO_PI)]
     first, second = values[:2]
@@ -188,8 +191,8 @@ def _whole_turns(values, echo_times):
     return shifts
 
 
-def _partners(echo_times):
-    """The echo whose gradient supports each echo's weights, and the ratio of their echo times (0: none)."""
+def _partners(echo_times: Sequence[float]):
+    """The echo whose gradient enters the weights of each echo, and the ratio of echo times (0: none)."""
     if len(echo_times) == 1:
         return np.zeros(1, np.int64), np.zeros(1, np.float32)
     partner = np.array([1, *range(len(echo_times) - 1)])
@@ -197,7 +200,7 @@ def _partners(echo_times):
     return partner, times / times[partner]
 
 
-def _add_divergence(source, phase, mask, voxel_size):
+def _add_divergence(source: Array, phase: Array, mask: Array, voxel_size: tuple[float, float, float]):
     for axis, size in enumerate(voxel_size):
         n = phase.shape[axis]
         low = tuple(slice(0, n - 1) if a == axis else slice(0, s) for a, s in enumerate(phase.shape))
@@ -210,6 +213,6 @@ def _add_divergence(source, phase, mask, voxel_size):
         source[high] -= slope
 
 
-def _flat(volumes):
-    """(x, y, z, echo) -> (echo, voxel), without a copy where the memory already lies so."""
+def _flat(volumes: Array):
+    """(x, y, z, echo) -> (echo, voxel), without a copy where the memory layout allows."""
     return np.ascontiguousarray(volumes.T, np.float32).reshape(volumes.shape[3], -1)

@@ -2,14 +2,7 @@ import numpy as np
 import pytest
 
 from bids_qsm.anatomy.bias import correct_bias, foreground
-from bids_qsm.recon.threshold import otsu
 from tests.anatomy.brains import template, template_affine
-
-
-def test_otsu_splits_two_classes():
-    rng = np.random.default_rng(0)
-    values = np.concatenate([rng.normal(1, 0.1, 500), rng.normal(5, 0.3, 300)])
-    assert 1.3 < otsu(values) < 4
 
 
 def test_foreground_is_the_brain():

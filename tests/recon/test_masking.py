@@ -18,7 +18,6 @@ from bids_qsm.recon.masking import (
 )
 from bids_qsm.recon.masking.quality import _regrow
 from bids_qsm.recon.masking.surface import fill_surface, neighbours, sphere
-from bids_qsm.recon.threshold import otsu
 
 
 def dice(a, b):
@@ -182,12 +181,6 @@ def test_a_sphere_is_filled():
     assert inside.sum() * grid.voxel_volume == pytest.approx(4 / 3 * np.pi * 12**3, rel=0.02)
     assert inside[19, 14, 11]
     assert not inside[0].any()
-
-
-def test_otsu_of_two_gaussians():
-    rng = np.random.default_rng(0)
-    values = np.concatenate([rng.normal(0, 1, 4000), rng.normal(8, 1, 2000)])
-    assert 3 < otsu(values) < 5
 
 
 def test_regrowth_reaches_as_far_along_the_axes_as_between_them():

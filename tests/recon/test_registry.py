@@ -8,19 +8,15 @@ from bids_qsm.app.methods import registries
 from bids_qsm.recon.registry import facts, needs
 from bids_qsm.reports.citations import bibliography
 
-METHODS = [
-    pytest.param(step, function, id=f'{step}-{name}')
+METHODS = {
+    f'{step} {name}': function
     for step, registry in registries().items()
     for name, function in registry.items()
     if (step, name) != ('refinement', 'none')
-]
+}
 UNCITED = (
-    'mask-combined',
-    'mask-brain',
-    'mask-quality',
-    'mask-magnitude',
-    'reference-brain',
-    'reference-none',
+    *('mask combined', 'mask brain', 'mask quality', 'mask magnitude'),
+    *('reference brain', 'reference none'),
 )
 """Methods without a publication."""
 

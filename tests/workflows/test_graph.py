@@ -17,6 +17,7 @@ from bids_qsm.errors import UserError
 from bids_qsm.layout import Plan, Series
 from bids_qsm.layout.series import Segmentation
 from bids_qsm.recon.inversion import INVERSION
+from bids_qsm.recon.registry import Need, method
 from bids_qsm.templates.spaces import get_template
 from bids_qsm.workflows.base import owners
 
@@ -200,6 +201,7 @@ def test_device_and_coils_reach_the_nodes(options, series):
 
 
 def test_one_step_methods_need_no_background_removal(options, series, monkeypatch):
+    @method(memory=Need(), prose='one step [@tgv]')
     def once(total, mask, grid):
         """Invert the total field."""
 

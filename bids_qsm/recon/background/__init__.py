@@ -1,4 +1,9 @@
-"""Removal of the field whose sources lie outside the mask: total field to local field."""
+"""Removal of the field whose sources lie outside the mask: total field to local field.
+
+Data of the methods: ``field``, the total field (ppm, float32); ``mask`` (bool), where it can be trusted;
+``noise``, its standard deviation (ppm); ``r2star`` (1/s, or None). Each method returns the local field (ppm,
+float32), and the mask where it is given; the local field is 0 outside that mask.
+"""
 
 from bids_qsm.recon.background.lbv import lbv
 from bids_qsm.recon.background.levelled import levelled

@@ -5,7 +5,7 @@ from dataclasses import replace
 from scipy import ndimage
 
 from bids_qsm.errors import UserError
-from bids_qsm.recon.arrays import like, to_numpy
+from bids_qsm.recon.arrays import Array, like, to_numpy
 from bids_qsm.recon.background.spheres import demeaned
 from bids_qsm.recon.conjugate import conjugate_gradient
 from bids_qsm.recon.fourier import Box
@@ -15,22 +15,20 @@ from bids_qsm.recon.registry import Need, method
 
 
 @method(memory=Need(padded=8), prose='LBV [@lbv]')
-def lbv(field, mask, grid: Grid, *, tolerance: float = 1e-4, max_iterations: int = 50):
+def lbv(field: Array, mask: Array, grid: Grid, *, tolerance: float = 1e-4, max_iterations: int = 50):
     r"""Remove the background field by solving Laplace's equation in the mask (LBV) [1]_.
 
     .. math:: \nabla^2 f_B = 0 \text{ in } M, \quad f_B = f \text{ on its outermost voxels}
 
-    Near the edge of the mask the background is far larger than the local field, which is therefore taken to
-    vanish there. We solve for the local field, :math:`\nabla^2 f_L = \nabla^2 f` with zeros at the boundary,
-    so that no digits are lost on the background, and by conjugate gradients preconditioned with a multigrid
-    cycle in place of the paper's full multigrid, which keeps its pace in a mask of any shape.
+    Near the edge of the mask the background is far larger than the local field, which is assumed to be zero
+    there. We solve for the local field, :math:`\nabla^2 f_L = \nabla^2 f` with zeros at the boundary, so that
+    no digits are lost to the background. Conjugate gradients preconditioned with a multigrid cycle replace
+    the full multigrid of the paper: they converge as fast in a mask of any shape.
+
+    Data and results as :mod:`bids_qsm.recon.background` has them.
 
     Parameters
     ----------
-    field : array of float32, shape ``grid.shape``
-        Total field (ppm).
-    mask : array of bool
-        Where it can be trusted.
     tolerance : float
         Stop when the residual, in the energy norm, has fallen to this share.
 

@@ -1,6 +1,6 @@
 """Background field removal by projection onto the fields of dipoles outside the mask."""
 
-from bids_qsm.recon.arrays import like, to_numpy
+from bids_qsm.recon.arrays import Array, like, to_numpy
 from bids_qsm.recon.background.spheres import demeaned
 from bids_qsm.recon.conjugate import conjugate_gradient
 from bids_qsm.recon.fourier import Box, convolve, dipole_kernel
@@ -11,9 +11,9 @@ from bids_qsm.recon.registry import Need, method
 
 @method(memory=Need(padded=14.5), prose='PDF [@pdf]')
 def pdf(
-    field,
-    mask,
-    noise,
+    field: Array,
+    mask: Array,
+    noise: Array,
     grid: Grid,
     *,
     padding: float = 30.0,
@@ -24,25 +24,20 @@ def pdf(
 
     .. math:: \min_\chi \|W M (f - D (1 - M) \chi)\|^2, \quad f_L = M (f - D (1 - M) \chi)
 
-    Sources stand anywhere outside the mask M, in a box that reaches ``padding`` mm beyond it. W is the median
-    noise over the noise of the voxel, at most 1. Conjugate gradients on the normal equations find the sources
-    of the strong fields first; that they stop early is the only regularisation, as in the paper (and much
-    later the rounding of single precision would show). The offset of the field, which no dipole makes, is
-    taken off before.
+    Sources lie outside the mask M, in a box that is ``padding`` mm larger. W is the median noise over the
+    noise of the voxel, at most 1. Conjugate gradients on the normal equations find the sources of strong
+    fields first; early stopping is the only regularisation, as in the paper. The mean of the field, which no
+    dipole makes, is subtracted before.
 
-    We scale no source against another: preconditioners by the reach of a source, by the spectrum of the
-    dipole and for smooth sources all needed more transforms for the same local field.
+    There is no preconditioner: those by the distance of a source, by the spectrum of the dipole and for
+    smooth sources all needed more transforms for the same local field.
+
+    Data and results as :mod:`bids_qsm.recon.background` has them.
 
     Parameters
     ----------
-    field : array of float32, shape ``grid.shape``
-        Total field (ppm).
-    mask : array of bool
-        Where it can be trusted.
-    noise : array of float32
-        Standard deviation of the field (ppm).
     padding : float
-        Room for sources around the mask (mm), of which half lies to either side.
+        Size of the box less that of the mask (mm), half of it at either side.
     tolerance : float
         Stop when the residual of the normal equations has fallen to this share.
 
@@ -51,7 +46,7 @@ def pdf(
     local : array of float32
         Local field (ppm), 0 outside the mask.
     mask : array of bool
-        ``mask`` as it is.
+        ``mask`` itself.
 
     References
     ----------
@@ -73,10 +68,10 @@ def pdf(
     return box.uncrop(total), box.uncrop(inside)
 
 
-def seen_from(outside, dipole, square):
+def seen_from(outside: Array, dipole: Array, square: Array):
     """Normal operator of `pdf`: the field of sources outside, weighted, carried back to them."""
 
-    def apply(sources):
+    def apply(sources: Array):
         out = convolve(sources, dipole)
         out *= square
         out = convolve(out, dipole)

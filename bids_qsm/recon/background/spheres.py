@@ -1,12 +1,13 @@
 """Background field removal by spherical means of one radius: SHARP, RESHARP and iSMV."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from scipy import ndimage
 
 from bids_qsm.errors import UserError
-from bids_qsm.recon.arrays import like, namespace, to_numpy
+from bids_qsm.recon.arrays import Array, like, namespace, to_numpy
 from bids_qsm.recon.conjugate import conjugate_gradient
 from bids_qsm.recon.distance import depth
 from bids_qsm.recon.fourier import Box, convolve, smv_kernel
@@ -15,23 +16,20 @@ from bids_qsm.recon.registry import Need, method
 
 
 @method(memory=Need(padded=8.5), prose='SHARP [@sharp]')
-def sharp(field, mask, grid: Grid, *, radius: float = 6.0, threshold: float = 0.02):
+def sharp(field: Array, mask: Array, grid: Grid, *, radius: float = 6.0, threshold: float = 0.02):
     r"""Remove the background field by spherical means and a truncated deconvolution (SHARP) [1]_.
 
     .. math:: f_L = M_r \, C^{-1}_{t} \, M_r C f, \quad C = 1 - S_r
 
-    A field without sources in a sphere equals its mean over that sphere, so :math:`C f` is what the local
-    sources make of it, wherever the sphere fits into the mask. The deconvolution :math:`C^{-1}_t` divides by
-    C where it exceeds ``threshold`` and drops the rest.
+    A field without sources in a sphere equals its mean over that sphere, so :math:`C f` depends on local
+    sources only, wherever the sphere fits into the mask. The deconvolution :math:`C^{-1}_t` divides by C where
+    C exceeds ``threshold``, and is 0 elsewhere. Unlike the paper, voxels cut by the surface of the sphere
+    count in part.
 
-    We depart from the paper in counting the voxels that the sphere's surface cuts in part.
+    Data and results as :mod:`bids_qsm.recon.background` has them.
 
     Parameters
     ----------
-    field : array of float32, shape ``grid.shape``
-        Total field (ppm).
-    mask : array of bool
-        Where it can be trusted.
     radius : float
         Of the sphere (mm); at least one voxel is taken.
 
@@ -60,8 +58,8 @@ def sharp(field, mask, grid: Grid, *, radius: float = 6.0, threshold: float = 0.
 
 @method(memory=Need(padded=9.5), prose='RESHARP [@resharp]')
 def resharp(
-    field,
-    mask,
+    field: Array,
+    mask: Array,
     grid: Grid,
     *,
     radius: float = 6.0,
@@ -73,34 +71,20 @@ def resharp(
 
     .. math:: \min_{f_L} \|M_r C (f_L - f)\|^2 + \lambda \|f_L\|^2, \quad C = 1 - S_r
 
-    The solution is :math:`f_L = C M_r y` with :math:`(M_r C^2 M_r + \lambda) y = M_r C f`, which we solve by
-    conjugate gradients in place of the paper's normal equations: the same minimum at half the transforms,
-    preconditioned by the same operator without the mask.
+    The solution is :math:`f_L = C M_r y` with :math:`(M_r C^2 M_r + \lambda) y = M_r C f`. We solve this by
+    conjugate gradients, preconditioned by the operator without the mask: it has the minimum of the paper's
+    normal equations, and takes half the transforms.
+
+    Data, results and errors are those of `sharp`.
 
     Parameters
     ----------
-    field : array of float32, shape ``grid.shape``
-        Total field (ppm).
-    mask : array of bool
-        Where it can be trusted.
     radius : float
         Of the sphere (mm); at least one voxel is taken.
     strength : float
         :math:`\lambda`; C has no unit and reaches 1.
     tolerance : float
         Stop when the residual has fallen to this share.
-
-    Returns
-    -------
-    local : array of float32
-        Local field (ppm), 0 outside the mask returned.
-    mask : array of bool
-        Where it is given: the centres of all spheres that fit into ``mask``.
-
-    Raises
-    ------
-    UserError
-        Where the mask is too thin for the sphere.
 
     References
     ----------
@@ -122,8 +106,8 @@ def resharp(
 
 @method(memory=Need(padded=8), prose='iSMV [@ismv]')
 def ismv(
-    field,
-    mask,
+    field: Array,
+    mask: Array,
     grid: Grid,
     *,
     radius: float = 5.0,
@@ -134,32 +118,18 @@ def ismv(
 
     .. math:: f_B \leftarrow M_r S_r f_B + (M - M_r) f
 
-    The mean over spheres is taken again and again where they fit, while the rim keeps the total field. We
-    depart from the paper in going to the limit at once: there the local field :math:`f_L = f - f_B` solves
+    The mean over spheres is repeated where they fit, while the rim keeps the total field. Unlike the paper we
+    compute the limit directly: there the local field :math:`f_L = f - f_B` solves
     :math:`M_r (1 - S_r) M_r f_L = M_r (1 - S_r) f`, by conjugate gradients.
+
+    Data, results and errors are those of `sharp`.
 
     Parameters
     ----------
-    field : array of float32, shape ``grid.shape``
-        Total field (ppm).
-    mask : array of bool
-        Where it can be trusted.
     radius : float
         Of the sphere (mm); at least one voxel is taken.
     tolerance : float
         Stop when the residual has fallen to this share.
-
-    Returns
-    -------
-    local : array of float32
-        Local field (ppm), 0 outside the mask returned.
-    mask : array of bool
-        Where it is given: the centres of all spheres that fit into ``mask``.
-
-    Raises
-    ------
-    UserError
-        Where the mask is too thin for the sphere.
 
     References
     ----------
@@ -172,13 +142,13 @@ def ismv(
 
 
 class _Ball:
-    """A field in the box of its mask, the sphere's kernel :math:`C = 1 - S`, and where the sphere fits.
+    """A field in the box of its mask, the kernel of the sphere :math:`C = 1 - S`, and where the sphere fits.
 
-    Where it fits it does not reach beyond the mask, so the box needs no padding against a circular
-    convolution; only the deconvolution of `sharp` does.
+    Where the sphere fits it stays in the mask, so that circular convolution needs no padding; only the
+    deconvolution of `sharp` does.
     """
 
-    def __init__(self, field, mask, grid, radius):
+    def __init__(self, field: Array, mask: Array, grid: Grid, radius: float):
         shape = to_numpy(mask)
         self.box = Box.around(shape, grid, padding=0)
         self.inside = self.box.crop(shape)
@@ -193,22 +163,22 @@ class _Ball:
         out *= self.kept
         return out
 
-    def hand_back(self, local):
+    def hand_back(self, local: Array):
         """Local field and mask in the volume."""
         local *= self.kept
         return self.box.uncrop(local), self.box.uncrop(self.kept)
 
 
-def truncated_inverse(shape, grid, radius, threshold):
+def truncated_inverse(shape: tuple[int, ...], grid: Grid, radius: float, threshold: float):
     """Spectrum of the deconvolution of ``1 - S``: 0 where that does not exceed the threshold. NumPy."""
     kernel = 1 - smv_kernel(shape, grid.voxel_size, radius)
     return np.where(kernel > threshold, 1 / np.maximum(kernel, np.float32(threshold)), np.float32(0))
 
 
-def within(kept, kernel, shift=0.0):
-    """Operator that convolves what stands in ``kept``, adds ``shift`` times it, keeps what falls there."""
+def within(kept: Array, kernel: Array, shift: float = 0.0):
+    """Operator x -> K (k * x + shift x), of functions that are 0 outside ``kept`` (K)."""
 
-    def apply(x):
+    def apply(x: Array):
         out = convolve(x, kernel)
         if shift:
             out += shift * x
@@ -218,8 +188,8 @@ def within(kept, kernel, shift=0.0):
     return apply
 
 
-def demeaned(field, inside, weight=None):
-    """``field`` less its (weighted) mean inside, and 0 outside, whatever stood there."""
+def demeaned(field: Array, inside: Array, weight: Array = None):
+    """``field`` less its (weighted) mean inside; 0 outside, NaN included."""
     xp = namespace(field)
     field = xp.where(inside, field, xp.zeros_like(field))
     if weight is None:
@@ -230,11 +200,10 @@ def demeaned(field, inside, weight=None):
     return field
 
 
-def fits(inside, grid, radii):
+def fits(inside: Array, grid: Grid, radii: Sequence[float]):
     """Number, counted from 1, of the first of the ``radii`` (mm) whose sphere fits about each voxel; else 0.
 
-    Takes and gives NumPy arrays. The voxel next to the sphere is cut by its surface, and reaches in by half a
-    step.
+    Takes and returns NumPy arrays. A voxel outside the mask reaches half a step towards the sphere.
     """
     step = min(grid.voxel_size)
     distance = depth(inside, grid.voxel_size, max(radii) + step)
@@ -242,7 +211,7 @@ def fits(inside, grid, radii):
     for n, radius in reversed(list(enumerate(radii, 1))):
         number[distance >= radius + step / 2] = n
     if max(grid.voxel_size) >= min(radii) + step / 2:
-        # of thick slices the smallest spheres use the voxels next to theirs all the same
+        # with thick slices the smallest spheres still use the adjacent voxels
         number *= ndimage.binary_erosion(inside)
     if not number.any():
         raise UserError(

@@ -1,11 +1,12 @@
 """Background field removal by spherical means of varying radius."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numba
 import numpy as np
 
-from bids_qsm.recon.arrays import either, is_numpy, like, to_numpy
+from bids_qsm.recon.arrays import Array, either, is_numpy, like, to_numpy
 from bids_qsm.recon.background.spheres import demeaned, fits, truncated_inverse
 from bids_qsm.recon.fourier import Box, ball_weights, convolve, dipole_kernel, irfft, rfft, smv_kernel
 from bids_qsm.recon.grid import Grid
@@ -14,8 +15,8 @@ from bids_qsm.recon.registry import Need, method
 
 @method(memory=Need(padded=16.5), prose='V-SHARP [@vsharp]')
 def vsharp(
-    field,
-    mask,
+    field: Array,
+    mask: Array,
     grid: Grid,
     *,
     max_radius: float = 25.0,
@@ -27,36 +28,32 @@ def vsharp(
 
     .. math:: f_L = C^{-1}_{t} \, M_r (f - S_r * f)
 
-    A field without sources in a sphere equals its mean over that sphere, so subtracting the mean leaves what
-    the local sources make of it. Each voxel uses the largest sphere that stays inside the mask; ``n_radii``
-    radii run in equal ratios from ``max_radius`` to one voxel, and the rim thinner than the smallest sphere
-    is lost. The deconvolution :math:`C^{-1}_t` divides by :math:`1 - S` of the largest radius in use where it
+    A field without sources in a sphere equals its mean over that sphere, so subtracting the mean leaves the
+    effect of local sources. Each voxel uses the largest sphere that fits into the mask. The ``n_radii`` radii
+    are in equal ratios from ``max_radius`` to one voxel; the rim, where not even the smallest sphere fits, is
+    lost. The deconvolution :math:`C^{-1}_t` divides by :math:`1 - S` of the largest radius in use where this
     exceeds ``threshold``.
 
-    That deconvolution is inexact where smaller spheres were used, and takes part of the slowly varying local
-    field with it. Beyond the published method, each of ``restorations`` inverts the local field found so far
-    by a closed-form (Tikhonov) division, takes the field of those sources within the mask off the total field
-    before the next pass, and puts it back after: what is left for the spheres to spoil is smaller. 0 is the
-    published method.
+    The deconvolution is inexact where smaller spheres were used, and removes part of the slowly varying local
+    field. Each of ``restorations`` (not in the papers; 0 for none) inverts the local field found so far by a
+    closed-form (Tikhonov) division, subtracts the field of these sources from the total field before the next
+    pass, and adds it after, so that the error is of a smaller field.
 
-    Small spheres, whose voxels are few, are summed one by one, the others by transforms: the same means. In
-    volumes of thick slices spheres also need the next voxel along each axis in the mask.
+    The means over small spheres are sums over their voxels, those over large spheres are computed by FFT.
+    With thick slices, spheres also need the adjacent voxels along each axis in the mask.
+
+    Data and results as :mod:`bids_qsm.recon.background` has them.
 
     Parameters
     ----------
-    field : array of float32, shape ``grid.shape``
-        Total field (ppm).
-    mask : array of bool
-        Where it can be trusted.
     max_radius : float
         Largest radius (mm).
 
     Returns
     -------
     local : array of float32
-        Local field (ppm), 0 outside the mask returned.
     mask : array of bool
-        Where it is given: ``mask`` less the rim.
+        ``mask`` less its rim.
 
     Raises
     ------
@@ -71,7 +68,7 @@ def vsharp(
     shape = to_numpy(mask)
     box = Box.around(shape, grid, padding=max_radius)
     inside = box.crop(shape)
-    # spheres stay within the mask, but for the voxels that their surface cuts: their means need no padding
+    # spheres stay in the mask, except for voxels cut by their surface, so that means need no padding
     tight = Box.around(inside, replace(grid, shape=box.shape), padding=4 * max(grid.voxel_size))
     step = min(grid.voxel_size)
     radii = np.geomspace(max(max_radius, step), step, n_radii)
@@ -82,7 +79,7 @@ def vsharp(
     dipole = dipole_kernel(box.shape, grid.voxel_size, grid.b0_dir)
     invert = like(dipole / (dipole**2 + TIKHONOV), field)
     unsharpen, dipole, radius_of = (like(a, field) for a in (unsharpen, dipole, radius_of))
-    # made once and kept for all passes
+    # used by all passes
     means = [_mean(n, radii[n - 1], counts[n], radius_of, grid) for n in used]
 
     kept = tight.uncrop(radius_of > 0)
@@ -102,14 +99,14 @@ def vsharp(
 
 
 TIKHONOV = np.float32(0.003)
-"""Of the inversion that stands between two passes: most of a source is found where the dipole exceeds .05."""
+"""Of the inversion between two passes: most of a source is found where the dipole exceeds .05."""
 
 
 CHEAP = 12
-"""Voxels of a small sphere, for each voxel of the box, that are summed in the time of a transform."""
+"""Voxels to sum, over voxels of the box, in the time of a transform."""
 
 
-def _local(field, means, unsharpen, tight):
+def _local(field: Array, means: Sequence[Callable], unsharpen: Array, tight: Box):
     """One pass: each voxel less its mean over the sphere that fits there, deconvolved."""
     spectrum = rfft(field)
     out = 0 * field
@@ -118,13 +115,13 @@ def _local(field, means, unsharpen, tight):
     return convolve(tight.uncrop(out), unsharpen)
 
 
-def _mean(number, radius, count, radius_of, grid):
-    """Function that puts a field less its mean over spheres of ``radius`` where they are the ones to fit."""
+def _mean(number: int, radius: float, count: int, radius_of: Array, grid: Grid):
+    """Function that subtracts the mean over spheres of ``radius`` where these are the largest to fit."""
     shape = radius_of.shape
     ball = ball_weights(grid.voxel_size, radius)
     where = np.argwhere(ball)
     if is_numpy(radius_of) and count * len(where) < CHEAP * radius_of.size:
-        # few voxels and a small sphere: quicker than a transform of the whole box
+        # few voxels and a small sphere: faster than a transform of the box
         offsets, weights = where - np.array(ball.shape) // 2, ball[ball != 0]
         return lambda field, _, out: _subtract_near(field, radius_of, number, offsets, weights, out)
     kernel = like(smv_kernel(shape, grid.voxel_size, radius), radius_of)
@@ -134,7 +131,7 @@ def _mean(number, radius, count, radius_of, grid):
 
 
 @numba.njit(cache=True, parallel=True, fastmath=True)
-def _subtract_near(field, radius_of, number, offsets, weights, out):
+def _subtract_near(field: Array, radius_of: Array, number: int, offsets: Array, weights: Array, out: Array):
     """``field`` less the weighted sum at ``offsets`` into ``out`` where ``radius_of`` is ``number``."""
     nx, ny, nz = field.shape
     for i in numba.prange(nx):
@@ -149,7 +146,7 @@ def _subtract_near(field, radius_of, number, offsets, weights, out):
 
 
 @numba.njit(cache=True, parallel=True)
-def _subtract_compiled(field, mean, radius_of, number, out):
+def _subtract_compiled(field: Array, mean: Array, radius_of: Array, number: int, out: Array):
     """``field - mean`` into ``out`` where ``radius_of`` is ``number``."""
     nx, ny, nz = field.shape
     for i in numba.prange(nx):
@@ -159,7 +156,7 @@ def _subtract_compiled(field, mean, radius_of, number, out):
                     out[i, j, k] = field[i, j, k] - mean[i, j, k]
 
 
-def _subtract_any(field, mean, radius_of, number, out):
+def _subtract_any(field: Array, mean: Array, radius_of: Array, number: int, out: Array):
     out += (field - mean) * (radius_of == number)
 
 

@@ -1,4 +1,10 @@
-"""Dipole inversion: local field to susceptibility."""
+"""Dipole inversion: local field to susceptibility.
+
+Data of the methods: ``field``, the local field (ppm, float32), or ``total``, the total field of one-step
+methods; ``mask`` (bool), where it is given; ``noise``, its standard deviation (ppm); ``magnitude`` (any
+units); ``radians_per_ppm``, the phase (rad) of 1 ppm at the effective echo time; ``r2star`` (1/s). Each
+method returns susceptibility (ppm, float32), 0 outside the mask.
+"""
 
 from bids_qsm.recon.inversion.direct import l2, tkd, tsvd
 from bids_qsm.recon.inversion.fansi import nltv

@@ -1,8 +1,8 @@
-"""Dipole inversion in one step: divisions in k-space."""
+"""Dipole inversion by divisions in k-space."""
 
 import numpy as np
 
-from bids_qsm.recon.arrays import like
+from bids_qsm.recon.arrays import Array, like
 from bids_qsm.recon.fourier import Box, convolve, dipole_kernel, gradient_energy
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion.noise_scale import PADDING, relative_noise
@@ -10,24 +10,15 @@ from bids_qsm.recon.registry import Need, method
 
 
 @method(memory=Need(padded=7.3), prose='TKD [@tkd]')
-def tkd(field, mask, grid: Grid, *, threshold: float = 0.15):
+def tkd(field: Array, mask: Array, grid: Grid, *, threshold: float = 0.15):
     r"""Invert the dipole by truncated k-space division [1]_.
 
     .. math:: \hat\chi(k) = \hat f(k) \, \mathrm{sign}(D) / \max(|D|, t) / c
 
-    The truncation lowers all values; c is the mean over k-space of :math:`D \, \mathrm{sign}(D) / \max(|D|,
-    t)`, the height that a point source keeps, and mends that [2]_.
+    The truncation reduces all values. Division by c, the mean over k-space of :math:`D \, \mathrm{sign}(D) /
+    \max(|D|, t)`, restores the value of a point source [2]_.
 
-    Parameters
-    ----------
-    field : ndarray of float32, shape ``grid.shape``
-        Local field (ppm).
-    mask : ndarray of bool
-
-    Returns
-    -------
-    ndarray of float32
-        Susceptibility (ppm), 0 outside the mask.
+    Data and result as :mod:`bids_qsm.recon.inversion` has them.
 
     References
     ----------
@@ -37,7 +28,7 @@ def tkd(field, mask, grid: Grid, *, threshold: float = 0.15):
     box = Box.around(mask, grid, padding=PADDING)
     dipole = dipole_kernel(box.shape, grid.voxel_size, grid.b0_dir)
     inverse = np.copysign(1 / np.maximum(np.abs(dipole), np.float32(threshold)), dipole)
-    # in the layout of a real transform every column but the first, and the last if even, stands for two
+    # in the layout of a real transform all columns but the first, and the last of an even size, count twice
     times = np.full(dipole.shape[2], 2.0)
     times[0] = 1
     if box.shape[2] % 2 == 0:
@@ -49,7 +40,7 @@ def tkd(field, mask, grid: Grid, *, threshold: float = 0.15):
 
 
 @method(memory=Need(padded=7.3), prose='truncated SVD [@tsvd]')
-def tsvd(field, mask, noise, grid: Grid, *, strength: float = 0.2):
+def tsvd(field: Array, mask: Array, noise: Array, grid: Grid, *, strength: float = 0.2):
     r"""Invert the dipole by truncated singular value decomposition [1]_.
 
     .. math:: \hat\chi(k) = \hat f(k) / D(k) \text{ where } |D| > t, \text{ else } 0,
@@ -59,18 +50,7 @@ def tsvd(field, mask, noise, grid: Grid, *, strength: float = 0.2):
     open; here it follows the noise :math:`\tilde\sigma` (the median) relative to the field's spread s: the
     threshold of least error grows as the root of that ratio.
 
-    Parameters
-    ----------
-    field : ndarray of float32, shape ``grid.shape``
-        Local field (ppm).
-    mask : ndarray of bool
-    noise : ndarray of float32
-        Standard deviation of the field (ppm).
-
-    Returns
-    -------
-    ndarray of float32
-        Susceptibility (ppm), 0 outside the mask.
+    Data and result as :mod:`bids_qsm.recon.inversion` has them.
 
     References
     ----------
@@ -86,7 +66,7 @@ def tsvd(field, mask, noise, grid: Grid, *, strength: float = 0.2):
 
 
 @method(memory=Need(padded=8), prose='closed-form L2 regularisation [@l2]')
-def l2(field, mask, noise, grid: Grid, *, strength: float = 0.06):
+def l2(field: Array, mask: Array, noise: Array, grid: Grid, *, strength: float = 0.06):
     r"""Invert the dipole with a penalty on squared gradients, in closed form [1]_.
 
     .. math:: \hat\chi = \frac{D \hat f}{D^2 + \lambda |G|^2},
@@ -96,18 +76,7 @@ def l2(field, mask, noise, grid: Grid, *, strength: float = 0.06):
     :math:`\lambda` from an L-curve; here it follows the noise :math:`\tilde\sigma` (the median) relative to
     the field's spread s, and the voxel size h (geometric mean, mm).
 
-    Parameters
-    ----------
-    field : ndarray of float32, shape ``grid.shape``
-        Local field (ppm).
-    mask : ndarray of bool
-    noise : ndarray of float32
-        Standard deviation of the field (ppm).
-
-    Returns
-    -------
-    ndarray of float32
-        Susceptibility (ppm), 0 outside the mask.
+    Data and result as :mod:`bids_qsm.recon.inversion` has them.
 
     References
     ----------

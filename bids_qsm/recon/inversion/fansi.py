@@ -1,5 +1,6 @@
 """Dipole inversion of complex data, regularised by total variation."""
 
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion.fidelity import sines, squares
 from bids_qsm.recon.inversion.splitting import DATA_PENALTY, Problem, Splitting
@@ -7,14 +8,14 @@ from bids_qsm.recon.registry import Need, method
 from bids_qsm.recon.solvers import total_variation
 
 LINEAR_TOLERANCE = 0.2
-"""Change per iteration at which the linear start gives way to the complex misfit."""
+"""Change per iteration at which the complex misfit replaces the linear one."""
 
 
 @method(memory=Need(padded=17), prose='nonlinear TV [@nltv]')
 def nltv(
-    field,
-    mask,
-    noise,
+    field: Array,
+    mask: Array,
+    noise: Array,
     grid: Grid,
     radians_per_ppm: float,
     *,
@@ -27,28 +28,14 @@ def nltv(
     .. math:: \min_\chi \tfrac1{2 r^2} \|W (e^{i r D \chi} - e^{i r f})\|^2 + \lambda \sum |\nabla \chi|,
               \quad \lambda = \mathrm{strength} \cdot \tilde\sigma h
 
-    The misfit of a voxel never exceeds that of half a turn, and a field wrong by whole turns costs nothing:
-    where phase is mostly noise this is its true likelihood. Weights, units and stopping are those of `tv`.
+    The misfit of a voxel is bounded, and multiples of 2 pi in its phase cost nothing. Weights, units and
+    stopping are those of `tv`.
 
-    Where we depart from the paper: the complex term is minimised at each voxel by a Newton step that stays
-    between data and model instead of a few free Newton steps; the gradients are isotropic, per mm; the
-    penalties do not depend on the data; and a few linear iterations come first, so that strong sources are
-    not caught a turn away from their field.
+    Departures from the paper: the complex term is minimised at each voxel by Newton steps that stay between
+    data and model; gradients are isotropic, per mm; the penalties do not depend on the data; and a few linear
+    iterations come first, so that strong sources do not end at a wrong multiple of 2 pi.
 
-    Parameters
-    ----------
-    field : ndarray of float32, shape ``grid.shape``
-        Local field (ppm).
-    mask : ndarray of bool
-    noise : ndarray of float32
-        Standard deviation of the field (ppm).
-    radians_per_ppm : float
-        Phase (rad) that 1 ppm gives at the effective echo time.
-
-    Returns
-    -------
-    ndarray of float32
-        Susceptibility (ppm), 0 outside the mask.
+    Data and result as :mod:`bids_qsm.recon.inversion` has them.
 
     References
     ----------

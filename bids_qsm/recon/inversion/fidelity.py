@@ -1,20 +1,19 @@
-"""Steps towards the data, voxel by voxel, for four measures of the misfit.
+"""Proximal steps of the data term at each voxel, for four measures of the misfit.
 
-Each step draws the ``model`` of the field towards the measured ``field`` where ``weight`` (0 to 1) trusts it,
-and towards the image of the susceptibility elsewhere, in place: with g the over-relaxed image plus ``dual``,
+Each step updates the ``model`` of the field in place. It lies between the measured ``field``, by its
+``weight`` (0 to 1), and the field of the susceptibility: with g the over-relaxed image plus ``dual``,
 
 .. math:: m = \\arg\\min_m \\Phi(m - f) + \\rho/2 (m - g)^2
 
-and the new dual is g - m. Where :math:`\\Phi` looks at phase, the angle u = r (m - f) counts modulo a turn;
-of the positions that differ by turns the one nearest to g is the best, so that u lies between 0 and
-v = r (g - f), taken into half a turn either way. There the derivative is concave and rises through 0 once:
+and the new dual is g - m. Where :math:`\\Phi` is of phase, the angle u = r (m - f) counts modulo 2 pi, and
+u lies between 0 and v = r (g - f), wrapped to [-pi, pi]. There the derivative is concave and has one zero:
 Newton's method from the left, where the linear step ends, cannot overshoot.
 """
 
 import numba
 import numpy as np
 
-from bids_qsm.recon.arrays import either, namespace
+from bids_qsm.recon.arrays import Array, either, namespace
 
 RELAX = 1.8
 """Over-relaxation of the alternating directions."""
@@ -24,12 +23,12 @@ TURN = 2 * np.pi
 SQUARES, SINES, LENGTHS, CHORDS = range(4)
 
 
-def squares(penalty):
+def squares(penalty: float):
     r"""Half squares of the misfit: :math:`\Phi = w/2 (m - f)^2`."""
     return lambda *arrays: _step(*arrays, SQUARES, penalty, 0.0, 0.0)
 
 
-def sines(penalty, radians):
+def sines(penalty: float, radians: float):
     r"""Half squares of the complex misfit [1]_: :math:`\Phi = w/(2 r^2) |e^{i r m} - e^{i r f}|^2`.
 
     ``radians`` is r, the phase that one unit of the field gives.
@@ -41,12 +40,12 @@ def sines(penalty, radians):
     return lambda *arrays: _step(*arrays, SINES, penalty, radians, 0.0)
 
 
-def lengths(penalty, level):
+def lengths(penalty: float, level: float):
     r"""Absolute misfit: :math:`\Phi = s \sqrt{w} |m - f|`; ``level`` is s."""
     return lambda *arrays: _step(*arrays, LENGTHS, penalty, 0.0, level)
 
 
-def chords(penalty, radians, level):
+def chords(penalty: float, radians: float, level: float):
     r"""Absolute complex misfit [1]_: :math:`\Phi = s \sqrt{w} |e^{i r m} - e^{i r f}| / r`.
 
     References
@@ -57,7 +56,7 @@ def chords(penalty, radians, level):
 
 
 @numba.njit(cache=True, fastmath=True)
-def _sine(t):
+def _sine(t: float):
     """Sine of an angle of at most a quarter turn, in a form that vectorises."""
     s = t * t
     tail = np.float32(-1 / 5040) + s * (np.float32(1 / 362880) - s * np.float32(1 / 39916800))
@@ -65,7 +64,7 @@ def _sine(t):
 
 
 @numba.njit(cache=True, fastmath=True)
-def _cosine(t):
+def _cosine(t: float):
     """Cosine of an angle of at most a quarter turn."""
     s = t * t
     tail = np.float32(-1 / 720) + s * (np.float32(1 / 40320) - s * np.float32(1 / 3628800))
@@ -73,12 +72,12 @@ def _cosine(t):
 
 
 @numba.njit(cache=True, fastmath=True)
-def _near_square(away, weight, penalty):
+def _near_square(away: float, weight: float, penalty: float):
     return penalty * away / (weight + penalty)
 
 
 @numba.njit(cache=True, fastmath=True)
-def _near_sine(away, weight, penalty, radians):
+def _near_sine(away: float, weight: float, penalty: float, radians: float):
     angle = radians * away
     turns = np.float32(TURN) * np.rint(angle * np.float32(1 / TURN))
     angle -= turns
@@ -91,13 +90,13 @@ def _near_sine(away, weight, penalty, radians):
 
 
 @numba.njit(cache=True, fastmath=True)
-def _near_length(away, weight, penalty, level):
+def _near_length(away: float, weight: float, penalty: float, level: float):
     size = max(abs(away) - level * np.sqrt(weight) / penalty, np.float32(0))
     return size if away > 0 else -size
 
 
 @numba.njit(cache=True, fastmath=True)
-def _near_chord(away, weight, penalty, radians, level):
+def _near_chord(away: float, weight: float, penalty: float, radians: float, level: float):
     angle = radians * away
     turns = np.float32(TURN) * np.rint(angle * np.float32(1 / TURN))
     angle -= turns
@@ -113,13 +112,23 @@ def _near_chord(away, weight, penalty, radians, level):
 
 
 @numba.njit(cache=True, parallel=True, fastmath=True)
-def _step_compiled(image, field, weight, model, dual, kind, penalty, radians, level):
+def _step_compiled(
+    image: Array,
+    field: Array,
+    weight: Array,
+    model: Array,
+    dual: Array,
+    kind: int,
+    penalty: float,
+    radians: float,
+    level: float,
+):
     nx, ny, nz = field.shape
     penalty, radians, level = np.float32(penalty), np.float32(radians), np.float32(level)
     relax, keep = np.float32(RELAX), np.float32(1 - RELAX)
     for i in numba.prange(nx):
         for j in range(ny):
-            # the goal first, with the kind of misfit outside the loops along a row
+            # the kind of misfit is tested outside the loops along a row, which then vectorise
             for k in range(nz):
                 dual[i, j, k] += relax * image[i, j, k] + keep * model[i, j, k]
                 model[i, j, k] = dual[i, j, k] - field[i, j, k]
@@ -140,7 +149,17 @@ def _step_compiled(image, field, weight, model, dual, kind, penalty, radians, le
                 dual[i, j, k] -= model[i, j, k]
 
 
-def _step_any(image, field, weight, model, dual, kind, penalty, radians, level):
+def _step_any(
+    image: Array,
+    field: Array,
+    weight: Array,
+    model: Array,
+    dual: Array,
+    kind: int,
+    penalty: float,
+    radians: float,
+    level: float,
+):
     goal = RELAX * image + (1 - RELAX) * model + dual
     away = goal - field
     if kind == SQUARES:
@@ -158,7 +177,7 @@ def _step_any(image, field, weight, model, dual, kind, penalty, radians, level):
 _step = either(_step_compiled, _step_any)
 
 
-def _parted(angle):
+def _parted(angle: Array):
     """Whole turns, size and sign of an angle."""
     xp = namespace(angle)
     turns = TURN * xp.round(angle / TURN)
@@ -166,7 +185,7 @@ def _parted(angle):
     return turns, xp.abs(angle), xp.where(angle > 0, xp.ones_like(angle), -xp.ones_like(angle))
 
 
-def _near_sine_any(away, weight, penalty, radians):
+def _near_sine_any(away: Array, weight: Array, penalty: float, radians: float):
     xp = namespace(away)
     turns, size, sign = _parted(radians * away)
     u = penalty * size / (weight + penalty)
@@ -175,13 +194,13 @@ def _near_sine_any(away, weight, penalty, radians):
     return (turns + sign * u) / radians
 
 
-def _near_length_any(away, weight, penalty, level):
+def _near_length_any(away: Array, weight: Array, penalty: float, level: float):
     xp = namespace(away)
     size = xp.clip(xp.abs(away) - level * xp.sqrt(weight) / penalty, 0, None)
     return xp.where(away > 0, size, -size)
 
 
-def _near_chord_any(away, weight, penalty, radians, level):
+def _near_chord_any(away: Array, weight: Array, penalty: float, radians: float, level: float):
     xp = namespace(away)
     turns, size, sign = _parted(radians * away)
     pull = radians * level * xp.sqrt(weight) / penalty

@@ -1,9 +1,11 @@
-"""Dipole inversion that sets aside what a background field has left: a field that is harmonic in the mask."""
+"""Dipole inversion with a remaining background field, harmonic in the mask, as a second unknown."""
+
+from collections.abc import Callable, Sequence
 
 import numba
 import numpy as np
 
-from bids_qsm.recon.arrays import either, like, namespace
+from bids_qsm.recon.arrays import Array, either, like, namespace
 from bids_qsm.recon.fourier import dipole_kernel, gradient_energy, irfft, rfft
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion.fansi import LINEAR_TOLERANCE
@@ -13,14 +15,14 @@ from bids_qsm.recon.registry import Need, method
 from bids_qsm.recon.solvers import total_variation
 
 HARMONIC_PENALTY = 0.3
-"""Penalty of the splitting of the Laplacian (times the voxel size to the fourth): it sets the pace."""
+"""Penalty of the splitting of the Laplacian (times the fourth power of voxel size): sets the speed only."""
 
 
 @method(memory=Need(padded=22), prose='weak-harmonic nonlinear TV [@whnltv]')
 def whnltv(
-    field,
-    mask,
-    noise,
+    field: Array,
+    mask: Array,
+    noise: Array,
     grid: Grid,
     radians_per_ppm: float,
     *,
@@ -29,32 +31,19 @@ def whnltv(
     tolerance: float = 0.01,
     max_iterations: int = 200,
 ):
-    r"""Invert the dipole as `nltv`, beside a harmonic remnant of the background field [1]_.
+    r"""Invert the dipole as `nltv`, together with a remaining, harmonic background field [1]_.
 
     .. math:: \min_{\chi, \phi} \tfrac1{2 r^2} \|W (e^{i r (D \chi + \phi)} - e^{i r f})\|^2
               + \lambda \sum |\nabla \chi| + \tfrac{\beta h^4}2 \|M \Delta \phi\|^2
 
-    M is the mask: outside it :math:`\phi` is free, so that it can be any field of sources there. ``harmonic``
-    is :math:`\beta`; what it leaves inside is a field without sources. Both unknowns are solved
-    for at once, two by two at each frequency, which takes three pairs of FFTs.
+    M is the mask: outside it :math:`\phi` is free, so that it can be the field of any sources there.
+    ``harmonic`` is :math:`\beta`. Both unknowns are solved for together, by a system of two equations at each
+    frequency, which takes three pairs of FFTs.
 
-    Where we depart from the paper: as in `nltv`; and the weight of the harmonic term counts in voxels instead
-    of being set by hand for each scan.
+    Departures from the paper are those of `nltv`; and the weight of the harmonic term is in units of voxels
+    instead of set by hand for each scan.
 
-    Parameters
-    ----------
-    field : ndarray of float32, shape ``grid.shape``
-        Local field (ppm).
-    mask : ndarray of bool
-    noise : ndarray of float32
-        Standard deviation of the field (ppm).
-    radians_per_ppm : float
-        Phase (rad) that 1 ppm gives at the effective echo time.
-
-    Returns
-    -------
-    ndarray of float32
-        Susceptibility (ppm), 0 outside the mask.
+    Data and result as :mod:`bids_qsm.recon.inversion` has them.
 
     References
     ----------
@@ -76,12 +65,12 @@ def whnltv(
 class _Beside:
     """Least-squares step for susceptibility and a harmonic field; see `splitting.Splitting`."""
 
-    def __init__(self, problem, match, harmonic):
+    def __init__(self, problem: Problem, match: Callable, harmonic: float):
         self.field, self.weight, self.match = problem.field, problem.weight, match
         shape, voxel_size = problem.box.shape, problem.grid.voxel_size
         self.dipole = dipole_kernel(shape, voxel_size, problem.grid.b0_dir, self.field)
         self.energy = gradient_energy(shape, voxel_size, self.field)
-        # in units of the Laplacian of a voxel the penalties need no voxel size
+        # in units of voxels the penalties do not depend on voxel size
         self.unit = problem.size**2
         self.penalties = (DATA_PENALTY, problem.gradient_penalty, HARMONIC_PENALTY * self.unit**2)
         self.model, self.dual = namespace(self.field).asarray(self.field, copy=True), 0 * self.field
@@ -89,7 +78,7 @@ class _Beside:
         self.straight = like(np.float32(harmonic) * np.ones(1, np.float32), self.field) * problem.inside
         self.keep_harmonic = squares(HARMONIC_PENALTY)
 
-    def __call__(self, pull):
+    def __call__(self, pull: Array):
         shape = tuple(self.field.shape)
         spectra = rfft(self.model - self.dual), rfft(pull), rfft((self.bend - self.bend_dual) / self.unit)
         split(*spectra, self.dipole, self.energy, self.penalties)
@@ -101,7 +90,7 @@ class _Beside:
 
 
 @numba.njit(cache=True, parallel=True, fastmath=True)
-def _split(model, pull, bend, dipole, energy, penalties):
+def _split(model: Array, pull: Array, bend: Array, dipole: Array, energy: Array, penalties: Sequence[float]):
     """Solve for chi and the harmonic field at each frequency.
 
     On entry the spectra of model, pull and Laplacian; on return of the whole field, chi and the Laplacian.
@@ -113,7 +102,7 @@ def _split(model, pull, bend, dipole, energy, penalties):
             for k in range(nz):
                 d, e = dipole[i, j, k], energy[i, j, k]
                 if e == 0:
-                    # the mean of chi is open; it stays at zero
+                    # the mean of chi is undetermined, and set to zero
                     pull[i, j, k] = 0
                     bend[i, j, k] = 0
                     continue
@@ -128,7 +117,9 @@ def _split(model, pull, bend, dipole, energy, penalties):
                 bend[i, j, k] = -e * rest
 
 
-def _split_any(model, pull, bend, dipole, energy, penalties):
+def _split_any(
+    model: Array, pull: Array, bend: Array, dipole: Array, energy: Array, penalties: Sequence[float]
+):
     xp = namespace(model)
     rho, mu, tau = penalties
     e = xp.where(energy == 0, xp.ones_like(energy), energy)

@@ -1,8 +1,10 @@
-"""Iterative least squares with the streaks estimated and taken off."""
+"""Iterative least squares with streaks estimated and subtracted."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
-from bids_qsm.recon.arrays import like, namespace, to_numpy
+from bids_qsm.recon.arrays import Array, like, namespace, to_numpy
 from bids_qsm.recon.conjugate import conjugate_gradient
 from bids_qsm.recon.fourier import Box, convolve, dipole_kernel, gradient_energy
 from bids_qsm.recon.fused_kernels import divergence, gradient
@@ -14,9 +16,9 @@ from bids_qsm.recon.registry import Need, method
 
 @method(memory=Need(padded=16), prose='iLSQR [@ilsqr]')
 def ilsqr(
-    field,
-    mask,
-    noise,
+    field: Array,
+    mask: Array,
+    noise: Array,
     grid: Grid,
     *,
     threshold: float = 0.1,
@@ -26,33 +28,22 @@ def ilsqr(
     tolerance: float = 0.01,
     max_iterations: int = 100,
 ):
-    r"""Invert the dipole by weighted least squares and take off the streaks of its cone [1]_.
+    r"""Invert the dipole by weighted least squares and subtract the streaks of its cone [1]_.
 
     .. math:: \chi_0 = \arg\min \|W (D \chi - f)\|^2 + \lambda \|\nabla \chi\|^2, \quad
               \chi = \chi_0 - C \arg\min_a \|V \nabla (\chi_0 - C a)\|^2
 
-    W is the median noise over the noise of the voxel, at most 1, and 0 outside the mask. C keeps the part of
-    k-space with :math:`|D|` below ``threshold``, where streaks live. V is 1 where a first map is smooth:
-    where the length of its gradient is under the quantile ``low`` over the mask; it falls linearly to 0 at
-    the quantile ``high``.
+    W is the median noise over the noise of the voxel, at most 1, and 0 outside the mask. C selects the part
+    of k-space with :math:`|D|` below ``threshold``, which contains the streaks. V is 1 where the gradient of a
+    first map is shorter than its quantile ``low`` over the mask, and falls linearly to 0 at the quantile
+    ``high``.
 
     Departures from [1]_: :math:`\chi_0` is `tikhonov` with its :math:`\lambda` (``strength``), not LSQR
-    stopped early, W follows the noise map rather than the field's Laplacian; :math:`\chi_0` is itself the
-    first map, in place of the fast estimate from smoothed k-space; V is one for the three axes, and falls
-    from 1 to 0 over lower quantiles (.6 and .999 in the paper).
+    stopped early; W follows the noise map, not the Laplacian of the field; :math:`\chi_0` is the first map,
+    instead of a fast estimate from smoothed k-space; V is the same for the three axes, and falls from 1 to 0
+    over lower quantiles (.6 and .999 in the paper).
 
-    Parameters
-    ----------
-    field : ndarray of float32, shape ``grid.shape``
-        Local field (ppm).
-    mask : ndarray of bool
-    noise : ndarray of float32
-        Standard deviation of the field (ppm).
-
-    Returns
-    -------
-    ndarray of float32
-        Susceptibility (ppm), 0 outside the mask.
+    Data and result as :mod:`bids_qsm.recon.inversion` has them.
 
     References
     ----------
@@ -72,8 +63,17 @@ def ilsqr(
     return box.uncrop(chi * inside)
 
 
-def streaks(chi, inside, cone, spacing, low, high, tolerance, max_iterations):
-    """What must come off ``chi`` (on a box), by changes within ``cone`` alone, to smooth what is smooth.
+def streaks(
+    chi: Array,
+    inside: Array,
+    cone: Array,
+    spacing: Sequence[float],
+    low: float,
+    high: float,
+    tolerance: float,
+    max_iterations: int,
+):
+    """The streaks of ``chi`` (on a box): the part in ``cone`` whose removal makes its smooth areas smoothest.
 
     ``cone`` is bool (NumPy) in the layout of `rfft`; the other arguments are those of `ilsqr`.
     """
@@ -82,9 +82,9 @@ def streaks(chi, inside, cone, spacing, low, high, tolerance, max_iterations):
     gradient(chi, slopes, steps)
     smooth = _smoothness(slopes, inside, low, high)
     energy = gradient_energy(tuple(chi.shape), spacing)
-    # no streak is a constant
+    # a constant is no streak
     energy[0, 0, 0] = np.inf
-    # scaled so that the penalty's spectrum is flat on the cone, conjugate gradients need few steps
+    # this scaling makes the spectrum of the penalty flat on the cone, so that few steps are needed
     flat = like((cone / np.sqrt(energy)).astype(np.float32), chi)
     apply = smoothing_operator(flat, smooth, slopes, steps)
     slopes *= smooth
@@ -95,10 +95,10 @@ def streaks(chi, inside, cone, spacing, low, high, tolerance, max_iterations):
     return convolve(found, flat)
 
 
-def smoothing_operator(flat, smooth, slopes, steps):
-    """The function x -> F G^T V^2 G F x for the kernel F = ``flat``; ``slopes`` is room to work in."""
+def smoothing_operator(flat: Array, smooth: Array, slopes: Array, steps: Sequence[float]):
+    """The function x -> F G^T V^2 G F x for the kernel F = ``flat``; ``slopes`` is overwritten."""
 
-    def apply(x):
+    def apply(x: Array):
         x = convolve(x, flat)
         gradient(x, slopes, steps)
         slopes[...] *= smooth
@@ -108,7 +108,7 @@ def smoothing_operator(flat, smooth, slopes, steps):
     return apply
 
 
-def _smoothness(slopes, inside, low, high):
+def _smoothness(slopes: Array, inside: Array, low: float, high: float):
     """Squared weight of a voxel's differences: 1 where smooth and outside, 0 at edges."""
     xp = namespace(slopes)
     size = xp.sqrt(xp.sum(slopes * slopes, axis=0))

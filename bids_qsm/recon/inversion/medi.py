@@ -3,7 +3,7 @@
 import numpy as np
 
 from bids_qsm.errors import UserError
-from bids_qsm.recon.arrays import like, namespace, to_numpy
+from bids_qsm.recon.arrays import Array, like, namespace, to_numpy
 from bids_qsm.recon.csf import ventricles
 from bids_qsm.recon.fourier import convolve
 from bids_qsm.recon.fused_kernels import change, divergence
@@ -16,11 +16,11 @@ from bids_qsm.recon.registry import Need, method
 
 @method(memory=Need(padded=21), prose='MEDI [@medi]', slow=1.5)
 def medi(
-    field,
-    mask,
-    noise,
-    magnitude,
-    radians_per_ppm,
+    field: Array,
+    mask: Array,
+    noise: Array,
+    magnitude: Array,
+    radians_per_ppm: float,
     grid: Grid,
     *,
     strength: float = 0.08,
@@ -29,37 +29,22 @@ def medi(
     tolerance: float = 0.01,
     max_iterations: int = 150,
 ):
-    r"""Invert the dipole, smooth where the magnitude is: morphology-enabled dipole inversion [1]_.
+    r"""Invert the dipole with edges taken from the magnitude: morphology-enabled dipole inversion [1]_.
 
     .. math:: \min_\chi \tfrac{1}{2 s^2} \|W (e^{i s D \chi} - e^{i s f})\|^2
               + \lambda \sum |M \nabla \chi|, \quad \lambda = \mathrm{strength} \cdot \tilde\sigma h
 
     s is the phase (rad) of 1 ppm. W is the median noise over the noise of the voxel, at most 1, and 0
     outside the mask. M is 0 for the share ``edges`` of the differences where the magnitude changes most, and
-    1 elsewhere. When the map has all but settled, voxels whose weighted misfit is beyond ``outlier`` times
-    its spread (by the median) lose weight W by the square of the excess (MERIT [2]_), and it settles again.
+    1 elsewhere. Near convergence, the weight W of voxels whose weighted misfit is more than ``outlier``
+    robust standard deviations is divided by the square of the excess (MERIT [2]_), and iterations continue.
 
-    Departures from [1]_: the differences that count at a voxel are penalised by their joint length, not one
-    by one; the weight follows the noise :math:`\tilde\sigma` (ppm) and the voxel size h (mm). Gauss-Newton
-    steps with conjugate gradients are replaced by the splittings :math:`u = D \chi` (with a Newton step a
-    voxel [3]_) and :math:`v = \nabla \chi`: two pairs of FFTs an iteration, no inner solver.
+    Departures from [1]_: the penalty at a voxel is the length of the vector of its differences, not the sum of
+    their sizes; the weight follows the noise :math:`\tilde\sigma` (ppm) and the voxel size h (mm). The
+    splittings :math:`u = D \chi` (with a Newton step at each voxel [3]_) and :math:`v = \nabla \chi` replace
+    Gauss-Newton steps with conjugate gradients: two pairs of FFTs an iteration, no inner solver.
 
-    Parameters
-    ----------
-    field : ndarray of float32, shape ``grid.shape``
-        Local field (ppm).
-    mask : ndarray of bool
-    noise : ndarray of float32
-        Standard deviation of the field (ppm).
-    magnitude : ndarray of float32
-        Any units.
-    radians_per_ppm : float
-        Phase (rad) that 1 ppm makes at the effective echo time.
-
-    Returns
-    -------
-    ndarray of float32
-        Susceptibility (ppm), 0 outside the mask.
+    Data and result as :mod:`bids_qsm.recon.inversion` has them.
 
     References
     ----------
@@ -74,12 +59,12 @@ def medi(
 
 @method(memory=Need(padded=23), prose='MEDI+0 [@medi0]', slow=1.5)
 def medi0(
-    field,
-    mask,
-    noise,
-    magnitude,
-    radians_per_ppm,
-    r2star,
+    field: Array,
+    mask: Array,
+    noise: Array,
+    magnitude: Array,
+    radians_per_ppm: float,
+    r2star: Array,
     grid: Grid,
     *,
     strength: float = 0.08,
@@ -90,21 +75,13 @@ def medi0(
     tolerance: float = 0.01,
     max_iterations: int = 150,
 ):
-    r"""MEDI with even CSF in the ventricles, whose mean is the zero of the map: MEDI+0 [1]_.
+    r"""MEDI with uniform CSF in the ventricles, whose mean is the zero of the map: MEDI+0 [1]_.
 
-    To the cost of `medi` comes :math:`\tfrac{\mu}{2} \sum_{CSF} (\chi - \bar\chi_{CSF})^2`, where :math:`\mu`
-    is ``evenness``. CSF is found where R2* is below ``r2star_ratio`` times its median, in the middle of the
+    The cost of `medi` plus :math:`\tfrac{\mu}{2} \sum_{CSF} (\chi - \bar\chi_{CSF})^2`, where :math:`\mu` is
+    ``evenness``. CSF is found where R2* is below ``r2star_ratio`` times its median, in the middle of the
     brain (`ventricles`).
 
-    Parameters
-    ----------
-    r2star : ndarray of float32
-        Transverse relaxation rate (1/s); the other arrays are those of `medi`.
-
-    Returns
-    -------
-    ndarray of float32
-        Susceptibility against that of CSF (ppm), 0 outside the mask.
+    Data and result as :mod:`bids_qsm.recon.inversion` has them.
 
     Raises
     ------
@@ -129,7 +106,15 @@ def medi0(
 
 
 def _solve(
-    problem, magnitude, radians_per_ppm, strength, edges, outlier, tolerance, max_iterations, even=None
+    problem: Problem,
+    magnitude: Array,
+    radians_per_ppm: float,
+    strength: float,
+    edges: float,
+    outlier: float,
+    tolerance: float,
+    max_iterations: int,
+    even: '_Even | None' = None,
 ):
     """Susceptibility in the box (ppm), by ADMM."""
     grid, field, weight, penalty = problem.grid, problem.field, problem.weight, problem.gradient_penalty
@@ -155,7 +140,7 @@ def _solve(
             misfit -= field
             less = doubt(misfit, weight, float(radians_per_ppm), outlier)
             weight *= less
-            # the pull of the data that the next step goes on from
+            # the dual is proportional to the weight
             splitting.dual *= less
             doubted = True
         elif doubted and moved <= tolerance**2 * size:
@@ -163,10 +148,10 @@ def _solve(
     return chi
 
 
-def doubt(misfit, weight, radians, outlier):
-    """Factor on the squared weight of each voxel: less than 1 where the misfit (ppm) is not noise."""
+def doubt(misfit: Array, weight: Array, radians: float, outlier: float):
+    """Factor on the squared weight of each voxel, below 1 where the misfit (ppm) is larger than noise."""
     xp = namespace(misfit)
-    # known but for turns; where the weight is low, noise explains a larger misfit
+    # modulo 2 pi; where the weight is low, noise explains a larger misfit
     off = (2 / radians) * xp.abs(xp.sin((radians / 2) * misfit)) * xp.sqrt(weight)
     known = to_numpy(off)[to_numpy(weight) > 0]
     spread = 1.4826 * float(np.median(known)) if known.size else 0.0
@@ -174,27 +159,27 @@ def doubt(misfit, weight, radians, outlier):
 
 
 DOUBT_FROM, DOUBT_BY = 3.0, 15
-"""Outliers are looked for once an iteration changes the map by so many times the tolerance, or by this
-iteration: gross ones keep it from settling."""
+"""Outliers are sought once an iteration changes the map by less than this many tolerances, or at this
+iteration, as large outliers prevent convergence."""
 
 
 class _Even:
-    """CSF that is drawn towards its own mean: one more splitting, ``copy`` = chi, that takes no FFT."""
+    """Penalty on the variance of CSF, by a further splitting, ``copy`` = chi, that needs no FFT."""
 
-    def __init__(self, csf, evenness):
+    def __init__(self, csf: Array, evenness: float):
         self.csf, self.share = csf, evenness / (evenness + CSF_PENALTY)
         self.count, self.dual = int(namespace(csf).sum(csf)), None
 
-    def enter(self, splitting):
-        """Make room for the copy in the least-squares step of a `Splitting`."""
+    def enter(self, splitting: Splitting):
+        """Add the penalty of the copy to the least-squares step of a `Splitting`."""
         splitting.inverse /= 1 + CSF_PENALTY * splitting.inverse
         self.scale = CSF_PENALTY / splitting.penalty
 
-    def mean(self, x):
+    def mean(self, x: Array):
         return float(namespace(x).sum(x * self.csf)) / self.count
 
-    def draw(self, chi, pull):
-        """Renew copy and dual; add to ``pull`` what draws chi to their difference."""
+    def draw(self, chi: Array, pull: Array):
+        """Update copy and dual; add their term of the least-squares step to ``pull``."""
         goal = chi if self.dual is None else chi + self.dual
         # the copy differs from its goal in the CSF alone
         self.dual = self.csf * (self.share * (goal - self.mean(goal)))
@@ -202,4 +187,4 @@ class _Even:
 
 
 CSF_PENALTY = 0.01
-"""Penalty of the splitting in the CSF: it sets the pace, not the result."""
+"""Penalty of the splitting in the CSF: it changes the speed, not the result."""

@@ -1,16 +1,18 @@
-"""Total variation that spares the edges of another image."""
+"""Total variation without penalty at the edges of another image."""
+
+from collections.abc import Sequence
 
 import numba
 import numpy as np
 
-from bids_qsm.recon.arrays import either, namespace, to_numpy
+from bids_qsm.recon.arrays import Array, either, namespace, to_numpy
 
 
-def smooth_places(magnitude, inside, spacing, edges):
+def smooth_places(magnitude: Array, inside: Array, spacing: Sequence[float], edges: float):
     """Where a forward difference counts as smooth: bool (3, x, y, z), NumPy.
 
-    Of the differences between two voxels of the mask the share ``edges``, the steepest, are edges. All others
-    count, also where they leave the mask: left free there, sources outside would take up much of the field.
+    The steepest differences between two voxels of the mask, a share of ``edges``, are edges. All others count,
+    also those that leave the mask: without a penalty there, sources outside would explain much of the field.
     """
     magnitude, inside = to_numpy(magnitude), to_numpy(inside)
     slopes, both = np.empty((3, *magnitude.shape), np.float32), np.empty((3, *magnitude.shape), bool)
@@ -22,10 +24,12 @@ def smooth_places(magnitude, inside, spacing, edges):
 
 
 @numba.njit(cache=True, parallel=True, fastmath=True)
-def _shrink_compiled(x, dual, target, regular, inverse, threshold):
-    """Shrink those parts of ``grad x + dual`` that are ``regular``, in place; the others go free.
+def _shrink_compiled(
+    x: Array, dual: Array, target: Array, regular: Array, inverse: Sequence[float], threshold: float
+):
+    """Shrink the components of ``grad x + dual`` that are ``regular``, in place.
 
-    ``dual`` becomes what is cut off, ``target`` the shrunk vector minus ``dual``.
+    ``dual`` becomes the part that is cut off, ``target`` the shrunk vector minus ``dual``.
     """
     nx, ny, nz = x.shape
     threshold, relax = np.float32(threshold), np.float32(1.8)
@@ -55,7 +59,9 @@ def _shrink_compiled(x, dual, target, regular, inverse, threshold):
                 target[2, i, j, k] = c - np.float32(2) * cut * r
 
 
-def _shrink_any(x, dual, target, regular, inverse, threshold):
+def _shrink_any(
+    x: Array, dual: Array, target: Array, regular: Array, inverse: Sequence[float], threshold: float
+):
     xp = namespace(x)
     for axis, inv in enumerate(inverse):
         slope = (xp.roll(x, -1, axis=axis) - x) * float(inv)

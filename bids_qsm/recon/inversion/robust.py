@@ -1,8 +1,8 @@
-"""Dipole inversion whose misfit grows no faster than the error: outliers count, but do not rule."""
+"""Dipole inversion with absolute instead of squared misfit, robust against outliers."""
 
 import numpy as np
 
-from bids_qsm.recon.arrays import namespace, to_numpy
+from bids_qsm.recon.arrays import Array, namespace, to_numpy
 from bids_qsm.recon.fourier import convolve
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion.fidelity import chords, lengths, squares
@@ -11,20 +11,20 @@ from bids_qsm.recon.registry import Need, method
 from bids_qsm.recon.solvers import total_variation
 
 FIRST_TOLERANCE = 0.1
-"""Change per iteration at which a first stage is good enough to go on from."""
+"""Change per iteration at which the first stage ends."""
 PACE = 0.2
-"""Penalties of the absolute misfit over those of the squared: its steps are short, so they need less."""
+"""Penalties with the absolute misfit over those with the squared: its steps are shorter."""
 OUTLIER = 3.0
-"""Misfit of the first stage, in standard deviations, from which weights fall."""
+"""Misfit of the first stage, in standard deviations, above which weights fall."""
 NORMAL_MEDIAN = 0.6745
 """Median absolute value of normal noise of unit variance."""
 
 
 @method(memory=Need(padded=17), prose='L1-QSM [@l1qsm]')
 def l1qsm(
-    field,
-    mask,
-    noise,
+    field: Array,
+    mask: Array,
+    noise: Array,
     grid: Grid,
     radians_per_ppm: float,
     *,
@@ -38,30 +38,20 @@ def l1qsm(
     .. math:: \min_\chi \tfrac{\tilde\sigma}{r} \|W (e^{i r D \chi} - e^{i r f})\|_1
               + \lambda \sum |\nabla \chi|, \quad \lambda = \mathrm{strength} \cdot \tilde\sigma h
 
-    or :math:`\tilde\sigma \|W (D \chi - f)\|_1` where not ``nonlinear``. The factor :math:`\tilde\sigma`, the
-    median noise, makes the pull of a typical residual that of `tv`, so that both share weights, units and
-    stopping.
+    or :math:`\tilde\sigma \|W (D \chi - f)\|_1` where not ``nonlinear``. With the factor :math:`\tilde\sigma`,
+    the median noise, a typical residual has the gradient it has in `tv`, whose weights, units and stopping
+    are used.
 
-    Where we depart from the paper: the regularisation follows the noise; both misfits are minimised exactly
-    at each voxel (in the paper the nonlinear one takes a second splitting); the nonlinear one starts
-    from the linear; gradients are isotropic, per mm.
+    Departures from the paper: the regularisation follows the noise; both misfits are minimised exactly at
+    each voxel (the nonlinear one takes a second splitting in the paper); the nonlinear one starts from the
+    linear; gradients are isotropic, per mm.
+
+    Data and result as :mod:`bids_qsm.recon.inversion` has them.
 
     Parameters
     ----------
-    field : ndarray of float32, shape ``grid.shape``
-        Local field (ppm).
-    mask : ndarray of bool
-    noise : ndarray of float32
-        Standard deviation of the field (ppm).
-    radians_per_ppm : float
-        Phase (rad) that 1 ppm gives at the effective echo time.
     nonlinear : bool
         Compare phases modulo a turn.
-
-    Returns
-    -------
-    ndarray of float32
-        Susceptibility (ppm), 0 outside the mask.
 
     References
     ----------
@@ -83,41 +73,29 @@ def l1qsm(
 
 @method(memory=Need(padded=18.5), prose='HD-QSM [@hdqsm]')
 def hdqsm(
-    field,
-    mask,
-    noise,
+    field: Array,
+    mask: Array,
+    noise: Array,
     grid: Grid,
     *,
     strength: float = 0.06,
     tolerance: float = 0.03,
     max_iterations: int = 100,
 ):
-    r"""Invert the dipole by absolute misfit first, by squares of what that believed then [1]_.
+    r"""Invert the dipole by absolute misfit, then by squared misfit without its outliers [1]_.
 
     .. math:: \chi_1 = \arg\min \tilde\sigma \|W (D \chi - f)\|_1 + \lambda \sum |\nabla \chi|, \quad
               \chi = \arg\min \tfrac12 \|W V (D \chi - f)\|^2 + \lambda \sum |\nabla \chi|
 
-    V is 1 where the first stage leaves a misfit below 3 standard deviations, of the noise or of all misfits,
-    whichever is larger, and falls as the inverse of the misfit beyond: the first stage finds the outliers,
-    the second is efficient for the rest.
-    Weights W, :math:`\lambda` and stopping are those of `tv`.
+    V is 1 where the misfit of the first stage is below 3 standard deviations (of the noise or of all misfits,
+    whichever is larger), and falls as the inverse of the misfit above: the first stage finds the outliers, the
+    second is efficient for all other voxels. Weights W, :math:`\lambda` and stopping are those of `tv`.
 
-    Where we depart from the paper: there V falls linearly to 0 at the largest misfit, whatever that is, and
-    stages run for given numbers of iterations, each with a regularisation of its own; here the first ends
-    when an iteration changes little.
+    Departures from the paper: there V falls linearly to 0 at the largest misfit, and each stage has a given
+    number of iterations and its own regularisation; here the first stage ends when an iteration changes
+    little.
 
-    Parameters
-    ----------
-    field : ndarray of float32, shape ``grid.shape``
-        Local field (ppm).
-    mask : ndarray of bool
-    noise : ndarray of float32
-        Standard deviation of the field (ppm).
-
-    Returns
-    -------
-    ndarray of float32
-        Susceptibility (ppm), 0 outside the mask.
+    Data and result as :mod:`bids_qsm.recon.inversion` has them.
 
     References
     ----------
@@ -141,8 +119,8 @@ def hdqsm(
     return problem.give(chi)
 
 
-def _belief(image, problem):
-    """Squared V of `hdqsm`: the share of its weight that each voxel keeps."""
+def _belief(image: Array, problem: Problem):
+    """Squared V of `hdqsm`."""
     xp = namespace(image)
     # counted in standard deviations of the typical voxel
     misfit = xp.abs(image - problem.field) * xp.sqrt(problem.weight) / problem.typical

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bids_qsm.recon.arrays import like
+from bids_qsm.recon.arrays import Array, like
 from bids_qsm.recon.conjugate import conjugate_gradient
 from bids_qsm.recon.fourier import Box, convolve, dipole_kernel, gradient_energy, irfft, rfft
 from bids_qsm.recon.grid import Grid
@@ -14,9 +14,9 @@ from bids_qsm.recon.solvers import total_variation
 
 @method(memory=Need(padded=14.5), prose='RTS [@rts]')
 def rts(
-    field,
-    mask,
-    noise,
+    field: Array,
+    mask: Array,
+    noise: Array,
     grid: Grid,
     *,
     threshold: float = 0.1,
@@ -40,18 +40,7 @@ def rts(
     mean, mm), so that its noise is taken off, too. Conjugate gradients stand for
     LSMR; scaled by the square of the larger of :math:`|D|` and ``threshold``, they need fewer steps.
 
-    Parameters
-    ----------
-    field : ndarray of float32, shape ``grid.shape``
-        Local field (ppm).
-    mask : ndarray of bool
-    noise : ndarray of float32
-        Standard deviation of the field (ppm).
-
-    Returns
-    -------
-    ndarray of float32
-        Susceptibility (ppm), 0 outside the mask.
+    Data and result as :mod:`bids_qsm.recon.inversion` has them.
 
     References
     ----------
@@ -89,7 +78,7 @@ GRADIENT_PENALTY = 0.2
 """Penalty of the splitting, times squared voxel size: it sets the pace, not the result."""
 
 
-def _well_conditioned(first, certain, grid, penalty):
+def _well_conditioned(first: Array, certain: Array, grid: Grid, penalty: float):
     """Build the least-squares step of `total_variation` towards ``first`` where k-space is ``certain``."""
     shape = tuple(first.shape)
     inverse = np.float32(penalty) * gradient_energy(shape, grid.voxel_size)
@@ -102,7 +91,7 @@ def _well_conditioned(first, certain, grid, penalty):
     goal *= inverse
     inverse *= penalty
 
-    def update(pull):
+    def update(pull: Array):
         spectrum = rfft(pull)
         spectrum *= inverse
         spectrum += goal

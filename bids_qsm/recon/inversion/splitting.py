@@ -1,12 +1,13 @@
 """A weighted field split from its dipole, for methods that measure the misfit each in its own way."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numba
 import numpy as np
 
-from bids_qsm.recon.arrays import either, like, namespace
+from bids_qsm.recon.arrays import Array, either, like, namespace
 from bids_qsm.recon.fourier import Box, dipole_kernel, gradient_energy, irfft, rfft
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion.noise_scale import PADDING, certainty, typical_noise
@@ -32,7 +33,7 @@ class Problem:
     size: float
 
     @classmethod
-    def of(cls, field, mask, noise, grid):
+    def of(cls, field: Array, mask: Array, noise: Array, grid: Grid):
         box = Box.around(mask, grid, padding=PADDING)
         inside = box.crop(mask)
         typical = typical_noise(noise, field, mask)
@@ -46,7 +47,7 @@ class Problem:
     def gradient_penalty(self):
         return GRADIENT_PENALTY * self.size**2
 
-    def give(self, chi):
+    def give(self, chi: Array):
         """Susceptibility in the volume, 0 outside the mask."""
         return self.box.uncrop(chi * self.inside)
 
@@ -60,7 +61,7 @@ class Splitting:
     and the dual s: two pairs of FFTs.
     """
 
-    def __init__(self, problem: Problem, match):
+    def __init__(self, problem: Problem, match: Callable):
         self.field, self.weight, self.match = problem.field, problem.weight, match
         shape, grid = tuple(problem.box.shape), problem.grid
         dipole = dipole_kernel(shape, grid.voxel_size, grid.b0_dir)
@@ -73,7 +74,7 @@ class Splitting:
         self.penalty = problem.gradient_penalty
         self.model, self.dual = namespace(self.field).asarray(self.field, copy=True), 0 * self.field
 
-    def __call__(self, pull):
+    def __call__(self, pull: Array):
         shape = tuple(self.field.shape)
         spectrum, gradients = rfft(self.model - self.dual), rfft(pull)
         solve(spectrum, gradients, self.dipole, self.inverse, self.penalty)
@@ -87,7 +88,7 @@ class Splitting:
 
 
 @numba.njit(cache=True, parallel=True, fastmath=True)
-def _solve(spectrum, gradients, dipole, inverse, penalty):
+def _solve(spectrum: Array, gradients: Array, dipole: Array, inverse: Array, penalty: float):
     """Spectra of model and pull on entry; of chi and of its field on return."""
     nx, ny, nz = dipole.shape
     rho, mu = np.float32(DATA_PENALTY), np.float32(penalty)
@@ -100,7 +101,7 @@ def _solve(spectrum, gradients, dipole, inverse, penalty):
                 gradients[i, j, k] = d * chi
 
 
-def _solve_any(spectrum, gradients, dipole, inverse, penalty):
+def _solve_any(spectrum: Array, gradients: Array, dipole: Array, inverse: Array, penalty: float):
     spectrum *= dipole
     spectrum *= DATA_PENALTY
     gradients *= penalty

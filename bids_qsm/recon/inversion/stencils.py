@@ -10,10 +10,12 @@ with forward differences in the gradient and symmetrised backward ones in E; p a
 difference leaves the mask, eta outside the ``inner`` mask, which lies one voxel deeper.
 """
 
+from collections.abc import Sequence
+
 import numba
 import numpy as np
 
-from bids_qsm.recon.arrays import either, namespace
+from bids_qsm.recon.arrays import Array, either, namespace
 from bids_qsm.recon.fused_kernels import add_up
 
 # upper half of the 27 neighbours: each stands for itself and its mirror image
@@ -21,7 +23,9 @@ HALF = tuple((i, j, k) for i in (-1, 0, 1) for j in (-1, 0, 1) for k in (-1, 0, 
 PAIRS = ((0, 1), (0, 2), (1, 2))
 
 
-def wave_stencil(voxel_size, b0_dir, *, samples: int = 16):
+def wave_stencil(
+    voxel_size: tuple[float, float, float], b0_dir: tuple[float, float, float], *, samples: int = 16
+):
     r"""Coefficients of :math:`\square = \Delta D` on 27 neighbours, centre first, then those of HALF.
 
     A least-squares fit in k-space to the dipole times the Laplacian of differences, each frequency relative
@@ -46,7 +50,7 @@ def wave_stencil(voxel_size, b0_dir, *, samples: int = 16):
 
 
 @numba.njit(cache=True, fastmath=True)
-def _near(x, i, j, k, c):
+def _near(x: Array, i: int, j: int, k: int, c: Array):
     """The 27 neighbours of a voxel, weighted."""
     total = c[0] * x[i, j, k]
     total += c[1] * (x[i, j, k + 1] + x[i, j, k - 1])
@@ -65,7 +69,7 @@ def _near(x, i, j, k, c):
 
 
 @numba.njit(cache=True, fastmath=True)
-def _laplacian(x, i, j, k, a, b, c):
+def _laplacian(x: Array, i: int, j: int, k: int, a: float, b: float, c: float):
     here = np.float32(2) * x[i, j, k]
     total = a * (x[i + 1, j, k] + x[i - 1, j, k] - here)
     total += b * (x[i, j + 1, k] + x[i, j - 1, k] - here)
@@ -73,7 +77,21 @@ def _laplacian(x, i, j, k, a, b, c):
 
 
 @numba.njit(cache=True, parallel=True, fastmath=True)
-def _ascend(chi, w, psi, p, q, eta, source, inside, inner, wave, slopes, steps, limits):
+def _ascend(
+    chi: Array,
+    w: Array,
+    psi: Array,
+    p: Array,
+    q: Array,
+    eta: Array,
+    source: Array,
+    inside: Array,
+    inner: Array,
+    wave: Array,
+    slopes: Sequence[float],
+    steps: Sequence[float],
+    limits: Sequence[float],
+):
     """Move p, q and eta up by ``steps`` along K x (less ``source``), in place; hold p and q to ``limits``."""
     nx, ny, nz = chi.shape
     one, half = np.float32(1), np.float32(0.5)
@@ -114,7 +132,20 @@ def _ascend(chi, w, psi, p, q, eta, source, inside, inner, wave, slopes, steps, 
 
 
 @numba.njit(cache=True, parallel=True, fastmath=True)
-def _descend(chi, w, psi, p, q, eta, ahead, weight, inside, wave, slopes, steps):
+def _descend(
+    chi: Array,
+    w: Array,
+    psi: Array,
+    p: Array,
+    q: Array,
+    eta: Array,
+    ahead: Array,
+    weight: Array,
+    inside: Array,
+    wave: Array,
+    slopes: Sequence[float],
+    steps: Sequence[float],
+):
     """Move chi, w and psi down along the adjoint of K; ``ahead`` = (chi, w, psi) goes as far again.
 
     Returns the squared norms of the change of chi and of chi.
@@ -165,27 +196,41 @@ def _descend(chi, w, psi, p, q, eta, ahead, weight, inside, wave, slopes, steps)
     return add_up(sums)
 
 
-def _shift(x, i, j, k):
+def _shift(x: Array, i: int, j: int, k: int):
     """The neighbour (i, j, k) of each voxel."""
     return namespace(x).roll(x, (-i, -j, -k), axis=(0, 1, 2))
 
 
-def _near_any(x, wave):
+def _near_any(x: Array, wave: Array):
     total = float(wave[0]) * x
     for c, (i, j, k) in zip(wave[1:], HALF, strict=True):
         total += float(c) * (_shift(x, i, j, k) + _shift(x, -i, -j, -k))
     return total
 
 
-def _along(x, axis, step):
+def _along(x: Array, axis: int, step: int):
     return namespace(x).roll(x, -step, axis=axis)
 
 
-def _laplacian_any(x, slopes):
+def _laplacian_any(x: Array, slopes: Sequence[float]):
     return sum((_along(x, a, 1) + _along(x, a, -1) - 2 * x) * r**2 for a, r in enumerate(slopes))
 
 
-def _ascend_any(chi, w, psi, p, q, eta, source, inside, inner, wave, slopes, steps, limits):
+def _ascend_any(
+    chi: Array,
+    w: Array,
+    psi: Array,
+    p: Array,
+    q: Array,
+    eta: Array,
+    source: Array,
+    inside: Array,
+    inner: Array,
+    wave: Array,
+    slopes: Sequence[float],
+    steps: Sequence[float],
+    limits: Sequence[float],
+):
     xp = namespace(chi)
     for a, r in enumerate(slopes):
         p[a] += steps[0] * ((_along(chi, a, 1) - chi) * r - w[a])
@@ -205,7 +250,20 @@ def _ascend_any(chi, w, psi, p, q, eta, source, inside, inner, wave, slopes, ste
     eta *= inner
 
 
-def _descend_any(chi, w, psi, p, q, eta, ahead, weight, inside, wave, slopes, steps):
+def _descend_any(
+    chi: Array,
+    w: Array,
+    psi: Array,
+    p: Array,
+    q: Array,
+    eta: Array,
+    ahead: Array,
+    weight: Array,
+    inside: Array,
+    wave: Array,
+    slopes: Sequence[float],
+    steps: Sequence[float],
+):
     xp = namespace(chi)
     pull = _near_any(eta, wave)
     for a, r in enumerate(slopes):

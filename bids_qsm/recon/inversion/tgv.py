@@ -1,12 +1,13 @@
 """Susceptibility from the total field in one step, regularised by total generalised variation."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
-from bids_qsm.recon.arrays import like, to_numpy
+from bids_qsm.recon.arrays import Array, like, to_numpy
 from bids_qsm.recon.fourier import Box
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion.noise_scale import typical_noise
@@ -23,9 +24,9 @@ CHI_SCALE, ETA_SCALE = 20.0, 0.1
 
 @method(memory=Need(padded=31), prose='TGV [@tgv]', slow=4)
 def tgv(
-    total,
-    mask,
-    noise,
+    total: Array,
+    mask: Array,
+    noise: Array,
     grid: Grid,
     *,
     strength: float = 0.06,
@@ -50,18 +51,7 @@ def tgv(
     and any voxel; the primal-dual iteration starts from the solution on coarser voxels and stops when it
     changes :math:`\chi` by less than ``tolerance``, relative, instead of running a given number of times.
 
-    Parameters
-    ----------
-    total : ndarray of float32, shape ``grid.shape``
-        Total field (ppm).
-    mask : ndarray of bool
-    noise : ndarray of float32
-        Standard deviation of the field (ppm).
-
-    Returns
-    -------
-    ndarray of float32
-        Susceptibility (ppm), 0 outside the mask.
+    Data and result as :mod:`bids_qsm.recon.inversion` has them.
 
     References
     ----------
@@ -126,7 +116,16 @@ class _Level:
             field.astype(np.float32), _block_means(self.weight, factors) * inside, inside, voxel_size
         )
 
-    def solve(self, state, b0_dir, *, limits, tolerance, max_iterations, reference):
+    def solve(
+        self,
+        state: '_State | None',
+        b0_dir: tuple[float, float, float],
+        *,
+        limits: tuple[float, float],
+        tolerance: float,
+        max_iterations: int,
+        reference: Array,
+    ):
         """Primal-dual iteration [2]_ with the steps that `_steps` gives, from the state of a coarser level.
 
         References
@@ -158,7 +157,7 @@ class _Level:
                 break
         return _State(arrays, limits, self.voxel_size)
 
-    def _start(self, state, limits, reference):
+    def _start(self, state: '_State | None', limits: tuple[float, float], reference: Array):
         """Zeros, or what a coarser level found."""
         shape = self.inside.shape
         if state is None:
@@ -176,7 +175,7 @@ class _Level:
         )
 
 
-def _steps(slopes, wave, limits):
+def _steps(slopes: Sequence[float], wave: Array, limits: tuple[float, float]):
     """Steps of the dual and the primal variables: as long as the sums over rows and columns of K allow [3]_.
 
     References
@@ -201,14 +200,14 @@ def _steps(slopes, wave, limits):
     return up, down
 
 
-def _block_means(x, factors):
+def _block_means(x: Array, factors: Sequence[int]):
     """Means over blocks; the end of an axis is filled with zeros, and a border of zeros goes around."""
     padded = np.pad(x, [(0, -n % f) for n, f in zip(x.shape, factors, strict=True)])
     form = [part for n, f in zip(padded.shape, factors, strict=True) for part in (n // f, f)]
     return np.pad(padded.reshape(form).mean((1, 3, 5), dtype=np.float32), 1)
 
 
-def _expand(x, factors, shape):
+def _expand(x: Array, factors: Sequence[int], shape: tuple[int, ...]):
     """Linear interpolation from the blocks of `_block_means`, of the last three axes."""
     for axis, (factor, n) in enumerate(zip(factors, shape, strict=True), x.ndim - 3):
         at = (np.arange(n) - (factor - 1) / 2) / factor + 1

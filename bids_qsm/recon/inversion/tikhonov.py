@@ -3,7 +3,7 @@
 import numpy as np
 
 from bids_qsm.errors import UserError
-from bids_qsm.recon.arrays import like
+from bids_qsm.recon.arrays import Array, like
 from bids_qsm.recon.conjugate import conjugate_gradient
 from bids_qsm.recon.fourier import Box, convolve, dipole_kernel, gradient_energy, irfft, rfft
 from bids_qsm.recon.grid import Grid
@@ -13,9 +13,9 @@ from bids_qsm.recon.registry import Need, method
 
 @method(memory=Need(padded=15.5), prose='Tikhonov regularisation [@tikhonov]')
 def tikhonov(
-    field,
-    mask,
-    noise,
+    field: Array,
+    mask: Array,
+    noise: Array,
     grid: Grid,
     *,
     strength: float = 0.05,
@@ -34,18 +34,7 @@ def tikhonov(
     voxel size h (geometric mean, mm). Conjugate gradients, preconditioned by the solution for
     W = 1, run until the residual has fallen to the share ``tolerance``.
 
-    Parameters
-    ----------
-    field : ndarray of float32, shape ``grid.shape``
-        Local field (ppm).
-    mask : ndarray of bool
-    noise : ndarray of float32
-        Standard deviation of the field (ppm).
-
-    Returns
-    -------
-    ndarray of float32
-        Susceptibility (ppm), 0 outside the mask.
+    Data and result as :mod:`bids_qsm.recon.inversion` has them.
 
     References
     ----------
@@ -67,10 +56,10 @@ def tikhonov(
     return box.uncrop(chi * inside)
 
 
-def normal_operator(square, dipole, prior):
+def normal_operator(square: Array, dipole: Array, prior: Array):
     """The function x -> D W^2 D x + P x, for kernels D and P in the layout of `rfft`."""
 
-    def apply(x):
+    def apply(x: Array):
         spectrum = rfft(x)
         kept = spectrum * prior
         spectrum *= dipole
@@ -84,7 +73,9 @@ def normal_operator(square, dipole, prior):
     return apply
 
 
-def least_squares(field, square, dipole, prior, tolerance, max_iterations):
+def least_squares(
+    field: Array, square: Array, dipole: Array, prior: Array, tolerance: float, max_iterations: int
+):
     """Minimise the weighted misfit plus the quadratic ``prior``, whose kernel has the layout of `rfft`."""
     better = dipole**2
     better += prior

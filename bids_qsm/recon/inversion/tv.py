@@ -1,5 +1,6 @@
 """Dipole inversion regularised by total variation."""
 
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion.fidelity import squares
 from bids_qsm.recon.inversion.splitting import DATA_PENALTY, Problem, Splitting
@@ -9,9 +10,9 @@ from bids_qsm.recon.solvers import total_variation
 
 @method(memory=Need(padded=17), prose='TV [@tv]')
 def tv(
-    field,
-    mask,
-    noise,
+    field: Array,
+    mask: Array,
+    noise: Array,
     grid: Grid,
     *,
     strength: float = 0.06,
@@ -30,18 +31,7 @@ def tv(
     size h (geometric mean, mm), so that it does not depend on the scan; gradients are isotropic, per mm. The
     iteration stops when it changes :math:`\chi` by less than ``tolerance``, relative.
 
-    Parameters
-    ----------
-    field : ndarray of float32, shape ``grid.shape``
-        Local field (ppm).
-    mask : ndarray of bool
-    noise : ndarray of float32
-        Standard deviation of the field (ppm).
-
-    Returns
-    -------
-    ndarray of float32
-        Susceptibility (ppm), 0 outside the mask.
+    Data and result as :mod:`bids_qsm.recon.inversion` has them.
 
     References
     ----------

@@ -4,6 +4,7 @@ import numpy as np
 from numba import njit
 from scipy import ndimage
 
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.magnitude import combine
 from bids_qsm.recon.masking.morphology import not_empty
@@ -28,7 +29,7 @@ COARSE_MM = 4.0
 @method(
     memory=Need(0.08, volume=13, echoes=2), prose='the inside of a surface fitted to the magnitude [@bet]'
 )
-def bet(magnitude, grid: Grid, *, fraction: float = 0.5, level: int = 4, tolerance: float = 0.02):
+def bet(magnitude: Array, grid: Grid, *, fraction: float = 0.5, level: int = 4, tolerance: float = 0.02):
     r"""Brain as the inside of a deformable surface, after the Brain Extraction Tool [1]_.
 
     Each vertex moves by half of its tangential and a share of its normal step towards its neighbours' mean,
@@ -84,7 +85,7 @@ def bet(magnitude, grid: Grid, *, fraction: float = 0.5, level: int = 4, toleran
     return mask
 
 
-def _deepest(tissue, grid):
+def _deepest(tissue: Array, grid: Grid):
     """Centre (mm) and radius (mm) of the largest ball within the filled tissue, on a coarse grid."""
     steps = [max(1, round(COARSE_MM / v)) for v in grid.voxel_size]
     sizes = [s * v for s, v in zip(steps, grid.voxel_size, strict=True)]
@@ -97,7 +98,15 @@ def _deepest(tissue, grid):
 
 
 @njit(cache=True, fastmath=True)
-def _deform(points, near, image, size, limits, tolerance, most):
+def _deform(
+    points: Array,
+    near: Array,
+    image: Array,
+    size: Array,
+    limits: tuple[float, float, float, float],
+    tolerance: float,
+    most: int,
+):
     """Move the vertices in place until they rest; ``near`` lists neighbours in turn, -1 for none."""
     before = points.copy()
     moves = np.empty_like(points)
@@ -114,7 +123,7 @@ def _deform(points, near, image, size, limits, tolerance, most):
 
 
 @njit(cache=True, fastmath=True)
-def _mean_edge(points, near):
+def _mean_edge(points: Array, near: Array):
     total, edges = np.float32(0), 0
     for v in range(points.shape[0]):
         for n in near[v]:
@@ -125,7 +134,16 @@ def _mean_edge(points, near):
 
 
 @njit(cache=True, fastmath=True)
-def _move(move, v, points, near, image, size, limits, edge):
+def _move(
+    move: Array,
+    v: Array,
+    points: Array,
+    near: Array,
+    image: Array,
+    size: Array,
+    limits: tuple[float, float, float, float],
+    edge: float,
+):
     """Step of one vertex."""
     low, floor, middle, fraction = limits
     half, zero = np.float32(0.5), np.float32(0)

@@ -4,14 +4,16 @@ import numpy as np
 from scipy import ndimage
 
 from bids_qsm.errors import UserError
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.distance import depth
 from bids_qsm.recon.fourier import Box
+from bids_qsm.recon.grid import Grid
 
 SPOT_ML = 2.0
 """Largest enclosed hole (ml) to fill where the mask may reach around the sinuses."""
 
 
-def clean(mask, grid, closing_mm, hole_ml, opening_mm):
+def clean(mask: Array, grid: Grid, closing_mm: float, hole_ml: float, opening_mm: float):
     """Close gaps, fill holes, cut necks, keep the largest piece; see `fill` and `cut_necks`."""
     not_empty(mask, 'it')
     # twice the reach of either step, so that zeros surround the mask on both sides
@@ -21,17 +23,17 @@ def clean(mask, grid, closing_mm, hole_ml, opening_mm):
     return box.uncrop(cut_necks(filled, grid, opening_mm))
 
 
-def dilate(mask, grid, reach):
+def dilate(mask: Array, grid: Grid, reach: float):
     """Voxels whose centres lie within ``reach`` (mm) of one in ``mask``; padding is up to the caller."""
     return depth(~mask, grid.voxel_size, reach + max(grid.voxel_size)) <= reach
 
 
-def erode(mask, grid, reach):
+def erode(mask: Array, grid: Grid, reach: float):
     """Voxels farther than ``reach`` (mm) from all outside ``mask``, the volume's end included."""
     return depth(mask, grid.voxel_size, reach + max(grid.voxel_size)) > reach
 
 
-def fill(mask, grid, reach, hole_ml):
+def fill(mask: Array, grid: Grid, reach: float, hole_ml: float):
     """Close gaps narrower than twice the ``reach`` (mm) and enclosed holes of up to ``hole_ml``."""
     # grown by the reach, then shrunk by the same; what was in stays in
     closed = erode(dilate(mask, grid, reach), grid, reach) | mask
@@ -46,7 +48,7 @@ def fill(mask, grid, reach, hole_ml):
     return closed
 
 
-def cut_necks(mask, grid, opening_mm):
+def cut_necks(mask: Array, grid: Grid, opening_mm: float):
     """Cut necks thinner than twice ``opening_mm``, keep the largest piece."""
     core = erode(mask, grid, opening_mm)
     if not core.any():
@@ -54,7 +56,7 @@ def cut_necks(mask, grid, opening_mm):
     return mask & dilate(largest(core), grid, opening_mm + max(grid.voxel_size) / 2)
 
 
-def largest(mask):
+def largest(mask: Array):
     """Largest connected piece."""
     pieces, count = ndimage.label(mask)
     if count <= 1:
@@ -62,7 +64,7 @@ def largest(mask):
     return pieces == np.bincount(pieces.ravel())[1:].argmax() + 1
 
 
-def not_empty(mask, name):
+def not_empty(mask: Array, name: str):
     if not mask.any():
         raise UserError(
             f'The mask is empty: no voxel of {name} has usable signal and phase; '

@@ -4,6 +4,7 @@ import numpy as np
 from scipy import ndimage
 
 from bids_qsm.errors import UserError
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.fourier import Box
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.magnitude import combine
@@ -31,7 +32,15 @@ BRIGHT = (0.5, 0.8)
 
 
 @method(memory=Need(volume=4, echoes=2), prose='made from the brain mask and the quality of the phase')
-def combined(magnitude, quality, brain, grid: Grid, *, closing_mm: float = 4.0, opening_mm: float = 1.0):
+def combined(
+    magnitude: Array,
+    quality: Array,
+    brain: Array,
+    grid: Grid,
+    *,
+    closing_mm: float = 4.0,
+    opening_mm: float = 1.0,
+):
     """Brain mask less the voxels whose phase is bad; the brain is found by `bet` where no mask is given.
 
     Bad spots that good phase surrounds (veins, iron-rich nuclei) stay inside; what is bad at the rim over
@@ -67,7 +76,9 @@ def combined(magnitude, quality, brain, grid: Grid, *, closing_mm: float = 4.0, 
 
 
 @method(memory=Need(volume=4, echoes=2), prose='made from the magnitude and the quality of the phase')
-def quality_mask(magnitude, quality, grid: Grid, *, closing_mm: float = 4.0, opening_mm: float = 1.0):
+def quality_mask(
+    magnitude: Array, quality: Array, grid: Grid, *, closing_mm: float = 4.0, opening_mm: float = 1.0
+):
     """Signal whose phase is good, by the valley of the histogram of ``quality`` over the signal.
 
     Scalp and neck stay in where their phase is good. Parameters as in `combined`.
@@ -78,7 +89,7 @@ def quality_mask(magnitude, quality, grid: Grid, *, closing_mm: float = 4.0, ope
 
 
 @method(memory=Need(volume=4, echoes=2), prose='the brain mask')
-def brain_mask(brain, grid: Grid, *, erosion_mm: float = 0.0):
+def brain_mask(brain: Array, grid: Grid, *, erosion_mm: float = 0.0):
     """Brain mask as it was given, eroded by ``erosion_mm``; its largest piece."""
     if brain is None:
         raise UserError('The mask "brain" needs a brain mask and none was found: choose another with --mask.')
@@ -92,7 +103,7 @@ def brain_mask(brain, grid: Grid, *, erosion_mm: float = 0.0):
 
 
 @method(memory=Need(volume=4, echoes=2), prose='made from the magnitude by a threshold')
-def magnitude_mask(magnitude, grid: Grid, *, closing_mm: float = 4.0, opening_mm: float = 3.0):
+def magnitude_mask(magnitude: Array, grid: Grid, *, closing_mm: float = 4.0, opening_mm: float = 3.0):
     """Bright voxels, by Otsu's threshold [1]_; neck and skull stay in.
 
     References
@@ -102,7 +113,7 @@ def magnitude_mask(magnitude, grid: Grid, *, closing_mm: float = 4.0, opening_mm
     return clean(signal(combine(magnitude), grid), grid, closing_mm, SPOT_ML, opening_mm)
 
 
-def valley(quality):
+def valley(quality: Array):
     """Quality that parts good from bad phase.
 
     Where all is good, Otsu would cut through the good: ROMEO's weights of coherent phase lie above .5, those
@@ -111,7 +122,7 @@ def valley(quality):
     return float(np.clip(otsu(quality), 0.25, 0.45))
 
 
-def _regrow(surface, magnitude, quality, grid):
+def _regrow(surface: Array, magnitude: Array, quality: Array, grid: Grid):
     """The surface's inside less its dim rim, and the good signal around it that no neck joins to more."""
     reach = max(SHELL_MM, 1.5 * max(grid.voxel_size))
     margin = RIM_MM + max(grid.voxel_size)

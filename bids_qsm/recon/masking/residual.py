@@ -3,13 +3,16 @@
 import numpy as np
 from scipy import ndimage
 
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.fourier import Box
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.masking.morphology import cut_necks, not_empty
 from bids_qsm.recon.noise import DEAD
 
 
-def refine(mask, residual, noise, grid: Grid, *, limit: float = 30.0, opening_mm: float = 1.0):
+def refine(
+    mask: Array, residual: Array, noise: Array, grid: Grid, *, limit: float = 30.0, opening_mm: float = 1.0
+):
     """Take off the rim of a mask where the fit of the field went wrong; enclosed spots stay.
 
     A voxel is bad where its residual is more than the noise of any echo that counts in the fit can make

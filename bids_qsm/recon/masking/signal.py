@@ -4,12 +4,14 @@ import numpy as np
 from scipy import ndimage
 
 from bids_qsm.errors import UserError
+from bids_qsm.recon.arrays import Array
+from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.threshold import otsu
 
 SHADING_MM = 25.0
 
 
-def signal(image, grid):
+def signal(image: Array, grid: Grid):
     """Voxels with signal: Otsu's threshold over the logarithm, which air and tissue share evenly."""
     image = ndimage.gaussian_filter(image, [0.7 / v for v in grid.voxel_size])
     top = np.percentile(image, 99)
@@ -21,7 +23,7 @@ def signal(image, grid):
     return level > otsu(level)
 
 
-def flatten(image, tissue, grid):
+def flatten(image: Array, tissue: Array, grid: Grid):
     """``image`` over its mean within about 25 mm, so that tissue is about 1 everywhere; 0 far from tissue."""
     steps = tuple(slice(None, None, max(1, round(4 / v))) for v in grid.voxel_size)
     sigmas = [SHADING_MM / (s.step * v) for s, v in zip(steps, grid.voxel_size, strict=True)]

@@ -3,6 +3,7 @@
 import numpy as np
 from scipy import ndimage
 
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.fourier import Box
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.masking.morphology import dilate, not_empty
@@ -10,7 +11,7 @@ from bids_qsm.recon.masking.quality import valley
 from bids_qsm.recon.noise import DEAD
 
 
-def widen(mask, quality, grid: Grid, *, reach_mm: float = 3.0):
+def widen(mask: Array, quality: Array, grid: Grid, *, reach_mm: float = 3.0):
     """The mask and what lies within ``reach_mm`` of it, or a voxel, with good phase: where to fit the field.
 
     Fluid, meninges and vessels round the brain have a phase of their own. Background removal loses the rim
@@ -35,7 +36,7 @@ def widen(mask, quality, grid: Grid, *, reach_mm: float = 3.0):
     return mask | (near & (quality > valley(quality[mask])))
 
 
-def support(mask, wide, residual, noise, *, limit: float = 6.0):
+def support(mask: Array, wide: Array, residual: Array, noise: Array, *, limit: float = 6.0):
     """The part of ``wide`` beyond the mask where the fit of the field went well, and the mask.
 
     Well is a residual that the noise of the echoes that count can make (1 / 3 rad, for those of less than

@@ -4,6 +4,7 @@ import numpy as np
 from numba import njit
 from scipy import ndimage
 
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.grid import Grid
 
 
@@ -47,7 +48,7 @@ def sphere(level: int):
     return points.astype(np.float32), triangles
 
 
-def neighbours(triangles, count):
+def neighbours(triangles: Array, count: int):
     """Neighbours of each of ``count`` vertices, anticlockwise, filled up with -1: int array (count, 6)."""
     after = [{} for _ in range(count)]
     for corners in triangles.tolist():
@@ -62,7 +63,7 @@ def neighbours(triangles, count):
     return near
 
 
-def fill_surface(points, triangles, grid: Grid):
+def fill_surface(points: Array, triangles: Array, grid: Grid):
     """Voxels whose centres a closed surface winds around (mm, the first voxel's centre at 0).
 
     Where the surface has cut itself, pockets that it encloses are inside too.
@@ -73,7 +74,7 @@ def fill_surface(points, triangles, grid: Grid):
 
 
 @njit(cache=True)
-def _cross(points, triangles, crossings):
+def _cross(points: Array, triangles: Array, crossings: Array):
     """Add up at each voxel the ways (in or out) in which the line along the third axis meets triangles."""
     nx, ny, nz = crossings.shape
     # lines slightly off the voxel centres meet no vertex and no edge

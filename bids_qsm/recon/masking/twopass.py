@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.masking.morphology import erode, not_empty
 from bids_qsm.recon.masking.quality import combined, valley
@@ -9,7 +10,7 @@ from bids_qsm.recon.registry import Need, method
 from bids_qsm.recon.threshold import otsu
 
 
-def strict(quality, mask):
+def strict(quality: Array, mask: Array):
     """The voxels of ``mask`` whose phase is good, strong sources inside left out: for a first pass.
 
     The threshold is Otsu's over the quality within the mask, from .35 to .55: above the one of the filled
@@ -32,7 +33,7 @@ def strict(quality, mask):
 @method(
     memory=Need(volume=4, echoes=2), prose='made from the brain mask and the quality of the phase [@two_pass]'
 )
-def two_pass(magnitude, quality, brain, grid: Grid, *, closing_mm: float = 8.0):
+def two_pass(magnitude: Array, quality: Array, brain: Array, grid: Grid, *, closing_mm: float = 8.0):
     """Filled mask of the second of two passes [1]_: as `combined`, with wider gaps closed.
 
     The first pass is over `strict` of it, and `merge_two_pass` joins the maps.
@@ -44,7 +45,9 @@ def two_pass(magnitude, quality, brain, grid: Grid, *, closing_mm: float = 8.0):
     return combined(magnitude, quality, brain, grid, closing_mm=closing_mm)
 
 
-def merge_two_pass(chi_strict, chi_filled, strict, grid: Grid, *, margin_mm: float = 1.0):
+def merge_two_pass(
+    chi_strict: Array, chi_filled: Array, strict: Array, grid: Grid, *, margin_mm: float = 1.0
+):
     """Susceptibility of the first pass where its mask lies, of the second elsewhere [1]_.
 
     Without its strong sources the first pass has no streaks of theirs. The second is shifted to the median

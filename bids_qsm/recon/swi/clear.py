@@ -1,9 +1,12 @@
 """Susceptibility-weighted imaging of all echoes at once."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numba import njit, prange
 
 from bids_qsm.errors import UserError
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.fourier import Box, convolve
 from bids_qsm.recon.fused_kernels import add_up
 from bids_qsm.recon.grid import Grid
@@ -15,10 +18,10 @@ SHAPES = ('tanh', 'linear', 'sigmoid')
 
 @method(memory=Need(volume=8, echoes=3), prose='clearswi [@clearswi]')
 def clearswi(
-    magnitude,
-    unwrapped,
-    mask,
-    echo_times,
+    magnitude: Array,
+    unwrapped: Array,
+    mask: Array,
+    echo_times: Sequence[float],
     grid: Grid,
     *,
     phase_mask: str = 'tanh',
@@ -99,7 +102,7 @@ def clearswi(
 
 
 @njit(cache=True, parallel=True, fastmath=True)
-def _rate(magnitude, unwrapped, mask, times, out):
+def _rate(magnitude: Array, unwrapped: Array, mask: Array, times: Array, out: Array):
     """Phase evolution (rad/s) of all echoes, weighted by squared magnitude and echo time."""
     echoes, voxels = magnitude.shape
     for v in prange(voxels):
@@ -113,7 +116,7 @@ def _rate(magnitude, unwrapped, mask, times, out):
 
 
 @njit(cache=True, parallel=True, fastmath=True)
-def _subtract_mean(phase, mean, share, mask):
+def _subtract_mean(phase: Array, mean: Array, share: Array, mask: Array):
     """Phase less its mean over the mask, in place; sum and number of the values left above 0."""
     sums = np.zeros((phase.shape[0], 2))
     for i in prange(phase.shape[0]):
@@ -132,7 +135,7 @@ def _subtract_mean(phase, mean, share, mask):
 
 
 @njit(cache=True, parallel=True, fastmath=True)
-def _darken(phase, scale, shape, lost):
+def _darken(phase: Array, scale: float, shape: int, lost: Array):
     """Share of the magnitude that the phase mask takes away, where the phase is above 0."""
     one, four = np.float32(1), np.float32(4)
     at_zero = one + np.tanh(one)

@@ -3,13 +3,16 @@
 import numpy as np
 from numba import njit, prange
 
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.fourier import Box, convolve, frequencies
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.registry import Need, method
 
 
 @method(memory=Need(volume=2, echoes=4), prose='the homodyne high-pass filter [@highpass]')
-def highpass(magnitude, phase, mask, grid: Grid, *, width_mm: float = 8.0, power: int = 4):
+def highpass(
+    magnitude: Array, phase: Array, mask: Array, grid: Grid, *, width_mm: float = 8.0, power: int = 4
+):
     r"""Weight the magnitude of the last echo by its homodyne high-pass filtered phase [1]_.
 
     .. math:: S = m \, p^n, \quad p = 1 - \phi / \pi \; (\phi > 0), \quad
@@ -51,14 +54,22 @@ def highpass(magnitude, phase, mask, grid: Grid, *, width_mm: float = 8.0, power
     return image * np.where(mask, box.uncrop(weight), np.float32(1))
 
 
-def _window(shape, voxel_size, width):
+def _window(shape: tuple[int, ...], voxel_size: tuple[float, float, float], width: float):
     square = sum(f**2 for f in frequencies(shape, voxel_size))
     k = np.minimum(np.sqrt(square) * np.float32(width), np.float32(1))
     return np.float32(0.5) + np.float32(0.5) * np.cos(np.float32(np.pi) * k)
 
 
 @njit(cache=True, parallel=True)
-def _weigh(real, imaginary, smooth_real, smooth_imaginary, mask, power, out):
+def _weigh(
+    real: Array,
+    imaginary: Array,
+    smooth_real: Array,
+    smooth_imaginary: Array,
+    mask: Array,
+    power: int,
+    out: Array,
+):
     for i in prange(real.shape[0]):
         for j in range(real.shape[1]):
             for k in range(real.shape[2]):

@@ -2,10 +2,11 @@
 
 from scipy import ndimage
 
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.grid import Grid
 
 
-def minip(swi, grid: Grid, *, thickness_mm: float = 10.0):
+def minip(swi: Array, grid: Grid, *, thickness_mm: float = 10.0):
     """Minimum over a slab of ``thickness_mm`` that slides along the slices, the axis of the thickest voxels.
 
     Of equally thick axes the last is taken. Shape and grid stay those of ``swi``.

@@ -4,13 +4,14 @@ import numpy as np
 from numba import njit, prange
 
 from bids_qsm.errors import UserError
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.fourier import Box, convolve, frequencies
 from bids_qsm.recon.grid import Grid
 
 COMBINATIONS = ('snr', 'average', 'last')
 
 
-def combined_magnitude(magnitude, combination):
+def combined_magnitude(magnitude: Array, combination: str):
     """Magnitude of all echoes as one image (float32, columns first as files are read).
 
     'snr' is the root sum of squares, in which an echo counts as its signal; 'average' is the mean, in which
@@ -26,7 +27,7 @@ def combined_magnitude(magnitude, combination):
     return image.reshape(magnitude.shape[2::-1]).T
 
 
-def divide_by_shading(image, grid: Grid, width):
+def divide_by_shading(image: Array, grid: Grid, width: float):
     """Divide ``image`` (columns first), in place, by its smooth part over its signal.
 
     The smooth part, of standard deviation ``width`` (mm), is made from means over small blocks, as it has no
@@ -52,7 +53,7 @@ def divide_by_shading(image, grid: Grid, width):
     )
 
 
-def gaussian(shape, voxel_size, width):
+def gaussian(shape: tuple[int, ...], voxel_size: tuple[float, float, float], width: float):
     """Gaussian mean of standard deviation ``width`` (mm), in the layout of `rfft`."""
     parts = [np.exp(-2 * (np.pi * np.float32(width) * f) ** 2) for f in frequencies(shape, voxel_size)]
     for part in parts:
@@ -61,7 +62,7 @@ def gaussian(shape, voxel_size, width):
     return parts[0] * parts[1] * parts[2]
 
 
-def _between(size, block, count):
+def _between(size: int, block: int, count: int):
     """For each voxel of an axis the block centre before it and the share of the one after."""
     at = np.clip((np.arange(size) + 0.5) / block - 0.5, 0, count - 1)
     # the last centre has none after it
@@ -70,7 +71,7 @@ def _between(size, block, count):
 
 
 @njit(cache=True, parallel=True, fastmath=True)
-def _combine(echoes, squares, out):
+def _combine(echoes: Array, squares: bool, out: Array):
     number, voxels = echoes.shape
     chunk = 4096
     for c in prange((voxels + chunk - 1) // chunk):
@@ -85,7 +86,7 @@ def _combine(echoes, squares, out):
 
 
 @njit(cache=True, parallel=True)
-def _block_means(image, blocks, floor, total, share):
+def _block_means(image: Array, blocks: Array, floor: float, total: Array, share: Array):
     """Sum of the signal, and of where it is, over each block, over the voxels of a full one."""
     nx, ny, nz = image.shape
     scale = np.float32(1 / (blocks[0] * blocks[1] * blocks[2]))
@@ -105,7 +106,13 @@ def _block_means(image, blocks, floor, total, share):
 
 
 @njit(cache=True, parallel=True)
-def _divide(image, coarse, along_x, along_y, along_z):
+def _divide(
+    image: Array,
+    coarse: Array,
+    along_x: tuple[Array, Array],
+    along_y: tuple[Array, Array],
+    along_z: tuple[Array, Array],
+):
     """Divide by the linear interpolation of ``coarse``, row by row."""
     nx, ny, nz = image.shape
     depth = coarse.shape[2]

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.registry import Need, method
 from bids_qsm.recon.swi.shading import combined_magnitude, divide_by_shading
@@ -9,9 +10,9 @@ from bids_qsm.recon.swi.shading import combined_magnitude, divide_by_shading
 
 @method(memory=Need(volume=5, echoes=2), prose='true-SWI [@trueswi]')
 def trueswi(
-    magnitude,
-    chi,
-    mask,
+    magnitude: Array,
+    chi: Array,
+    mask: Array,
     grid: Grid,
     *,
     lower: float = 0.0,
