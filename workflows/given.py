@@ -69,7 +69,9 @@ def init_given_recon_wf(
     inputnode = pe.Node(
         IdentityInterface([*given_inputs(series), *(['brain'] if has_brain else [])]), name='inputnode'
     )
-    outputs = list(dict.fromkeys([*maps, *series.maps, 'chi_mask', 'reference']))
+    outputs = list(
+        dict.fromkeys([*maps, *series.maps, 'chi_mask', *(['reference'] if 'chi' in series.maps else [])])
+    )
     one_step = is_one_step(options.inversion.name)
     if start == 'field' and not one_step:
         outputs.append('local_field')

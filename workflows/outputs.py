@@ -87,32 +87,22 @@ def init_outputs_wf(*, series, options, template, atlas, figures: tuple[str, ...
     out, entities = options.output_dir, series.entities
     ports = [f'figure_{kind}' for kind in figures]
     found = label_ports(series, options)
+    made = series.maps if series.given else tuple(MAPS)
+    reference = ['reference'] if 'chi' in made else []
     inputnode = pe.Node(
-        IdentityInterface(
-            [
-                *(
-                    *MAPS,
-                    'mask',
-                    'reference',
-                    'gre_to_anat',
-                    'labels',
-                    'notes',
-                ),
-                *found,
-                *ports,
-            ]
-        ),
+        IdentityInterface([*made, *reference, 'mask', 'gre_to_anat', 'labels', 'notes', *found, *ports]),
         name='inputnode',
     )
+    map_paths = {port: output_path(out, entities, suffix=MAPS[port][0]) for port in MAPS}
     sources, mask = _sources(series, options), 'as given' if series.given else options.mask.name
     save_maps = pe.Node(
         SaveDerivatives(
             {
-                **{port: output_path(out, entities, suffix=MAPS[port][0]) for port in MAPS},
+                **{port: map_paths[port] for port in made},
                 'mask': output_path(out, entities, suffix='mask', desc='brain'),
             },
             {
-                **_map_sidecars(series, options, MAPS),
+                **_map_sidecars(series, options, made),
                 'mask': sidecar(
                     'Where susceptibility is given',
                     sources=sources,
@@ -121,6 +111,7 @@ def init_outputs_wf(*, series, options, template, atlas, figures: tuple[str, ...
                 ),
             },
             {'chi': 'reference'},
+            remove=[str(map_paths[port]) for port in MAPS if port not in made],
         ),
         name='save_maps',
     )
@@ -149,9 +140,9 @@ def init_outputs_wf(*, series, options, template, atlas, figures: tuple[str, ...
     )
     workflow.connect(
         [
-            (inputnode, save_maps, [(port, port) for port in (*MAPS, 'mask', 'reference')]),
+            (inputnode, save_maps, [(port, port) for port in (*made, *reference, 'mask')]),
             (inputnode, save_labels, [(port, port) for port in paths]),
-            (inputnode, collect, [('notes', 'conditioning'), ('reference', 'reference')]),
+            (inputnode, collect, [('notes', 'conditioning'), *((port, port) for port in reference)]),
             (inputnode, save_figures, [(port, port) for port in ports]),
             (collect, save_figures, [('findings', 'findings')]),
         ]
@@ -342,7 +333,8 @@ def init_standard_outputs_wf(
 ):
     """Save the maps of a series in the space of a template. Inputs: reference (JSON) and ``maps``."""
     workflow = pe.Workflow(name=name)
-    inputnode = pe.Node(IdentityInterface(['reference', *maps]), name='inputnode')
+    ports = ['reference', *maps] if 'chi' in maps else maps
+    inputnode = pe.Node(IdentityInterface(list(ports)), name='inputnode')
     paths = {
         port: output_path(options.output_dir, series.entities, suffix=MAPS[port][0], space=template.name)
         for port in maps
@@ -354,5 +346,5 @@ def init_standard_outputs_wf(
     }
     sidecars = _map_sidecars(series, options, maps, spatial_reference=template.citation, **how)
     save = pe.Node(SaveDerivatives(paths, sidecars, {'chi': 'reference'}), name='save')
-    workflow.connect([(inputnode, save, [(port, port) for port in ('reference', *maps)])])
+    workflow.connect([(inputnode, save, [(port, port) for port in ports])])
     return workflow

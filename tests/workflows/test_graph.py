@@ -15,7 +15,7 @@ from bids_qsm.app.options import Options
 from bids_qsm.app.participant import build_graph
 from bids_qsm.errors import UserError
 from bids_qsm.layout import Plan, Series
-from bids_qsm.layout.series import Segmentation
+from bids_qsm.layout.series import GivenMap, Segmentation
 from bids_qsm.recon.inversion import INVERSION
 from bids_qsm.recon.registry import Need, method
 from bids_qsm.templates.spaces import get_template
@@ -167,6 +167,42 @@ def test_every_series_builds(options, series, changes):
     prefixes = owners(workflow.name, plan, options.output_spaces)
     for node in workflow._create_flat_graph().nodes():
         assert any(node.fullname.startswith(prefix + '.') for prefix in prefixes)
+
+
+@pytest.mark.parametrize(
+    ('ports', 'has_magnitude', 'inversion'),
+    [
+        (('chi',), False, 'tv'),
+        (('chi', 'r2star', 'mask'), True, 'tv'),
+        (('local_field',), False, 'tv'),
+        (('field', 'r2star'), True, 'tv'),
+        (('field',), True, 'tgv'),
+        (('r2star',), False, 'tv'),
+    ],
+    ids=str,
+)
+def test_maps_of_other_tools_build(options, series, files, ports, has_magnitude, inversion):
+    given = replace(
+        series,
+        given=tuple(GivenMap(port, files(f'{port}.nii')) for port in ports),
+        magnitude=series.magnitude if has_magnitude else (),
+        phase=(),
+        echo_times=(),
+        field_strength=None,
+        is_whole='mask' not in ports,
+        lesions_gre=(files('lesion.nii'),),
+    )
+    options = replace(options, inversion=Method(inversion), candidates=True)
+    workflow, methods, _ = graph(options, given)
+    check_ports(workflow)
+    names = {name.rpartition('.')[2] for name in workflow.list_node_names()}
+    assert not names & {'condition', 'unwrap_phase', 'fit', 'weigh', 'relaxation', 'plot_phase'}
+    assert ('invert' in names) == bool({'local_field', 'field'} & set(ports))
+    assert ('remove' in names) == ('field' in ports and inversion == 'tv')
+    # all but tables and alignment needs susceptibility
+    assert {'refine_labels', 'find', 'place_1'} <= names or 'chi' not in given.maps
+    assert ('plot_mask' in names) == has_magnitude
+    assert any('another tool' in text for text in methods)
 
 
 def test_derivatives_replace_our_own(options, series, files):
