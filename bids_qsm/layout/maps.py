@@ -38,11 +38,10 @@ MAGNITUDES = ('megre', 't2starw', 'gre', 'mpm', 'magnitude', 'mag')
 STEPS = ('chi', 'local_field', 'field')
 """What susceptibility may be found from, the nearest to it first."""
 NAMES = {
-    'chi': 'susceptibility map',
-    'local_field': 'local field map',
-    'field': 'total field map',
-    'r2star': 'R2* map',
-    'mask': 'mask',
+    'chi': 'a susceptibility map',
+    'local_field': 'a local field map',
+    'field': 'a total field map',
+    'r2star': 'an R2* map',
 }
 OWN_SPACES = ('', 'orig', 'native', 'gre', 'megre', 't2starw')
 """Spaces, in lower case, that are the scanner's own."""
@@ -128,7 +127,7 @@ def with_maps(
             rejected = [one for one in rejected if one.name not in replaced]
             (series if isinstance(found, Series) else rejected).append(found)
     if not is_auto:
-        reason = f'there is no {NAMES[options.start_from]} of it, from which --start-from starts.'
+        reason = f'--start-from asks for {NAMES[options.start_from]}, and there is none of this series; add it.'
         rejected = rejected + [Rejected(one.name, reason, True) for one in series if not one.given]
         series = [one for one in series if one.given]
     return sorted(series, key=lambda one: one.name), rejected
@@ -246,11 +245,11 @@ def _read(
         given=tuple(given),
         is_whole=is_whole,
         notes=(
-            f'The series starts from a {NAMES[start]} that was given: {plain(main.path.name)}.',
+            f'The series starts from {NAMES[start]} of another tool: {plain(main.path.name)}.',
             *notes,
             *_said(start, 'r2star' in chosen, bool(magnitudes), bool(masks), is_whole),
             *(
-                f'{plain(f.path.name)} is not used: the {NAMES[start]} is nearer to the result.'
+                f'{plain(f.path.name)} is not used, as the series starts from {NAMES[start]}.'
                 for f in others
             ),
         ),
@@ -264,7 +263,7 @@ def _only(port: str, group: list[_File]) -> _File:
     if len(bare) > 1:
         first, second = bare[:2]
         raise _Problem(
-            f'{first.path} and {second.path} are both the {NAMES[port]} of one series; remove one.'
+            f'{first.path} and {second.path} are both {NAMES[port]} of one series; remove one.'
         )
     return bare[0]
 
@@ -280,7 +279,7 @@ def _require_inversion(start: str, has: dict[str, bool], name: str, options: 'Op
         )
     for data, there in has.items():
         if data in asked and not there:
-            what = NAMES.get(data, data)
+            what = NAMES.get(data, f'a {data} on its grid')
             raise _Problem(
                 f'--inversion {options.inversion.name} needs a {what}, which {name} has not; add it.'
             )
@@ -351,7 +350,7 @@ def _check_values(port: str, path: Path, factor: float, units: str | None) -> tu
         unit = '1/s' if port == 'r2star' else 'ppm'
         stated = f'as its sidecar says {plain(str(units))[:40]}' if units else f'where {unit} is taken'
         raise _Problem(
-            f'{path.name} has values up to {high:.3g} {unit} ({stated}), but a {NAMES[port]} of a head has '
+            f'{path.name} has values up to {high:.3g} {unit} ({stated}), but {NAMES[port]} of a head has '
             f'{low:g} to {most:g} {unit}; correct Units in its sidecar.'
         )
     volume = abs(float(np.linalg.det(image.affine[:3, :3]))) / 1000
@@ -373,7 +372,7 @@ def _has_t1w(files: list[_File], options: 'Options') -> bool:
 
 def _said(start: str, has_r2star: bool, has_magnitude: bool, has_mask: bool, is_whole: bool) -> Iterator[str]:
     """Notes on what is left out, and how the steps go without phase."""
-    lacking = ['phase, field fit', 'susceptibility-weighted images', 'T2* and S0 maps']
+    lacking = ['the field fit', 'susceptibility-weighted images', 'T2* and S0 maps']
     lacking += [] if has_r2star else ['R2*']
     lacking += ['susceptibility'] if start == 'r2star' else []
     yield f'Without phase, these are left out: {", ".join(lacking)}.'

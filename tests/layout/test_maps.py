@@ -142,7 +142,7 @@ def test_phase_comes_first_unless_told_otherwise(tool, found, data):
     (one,) = found(start_from='chi').series
     assert one.given_ports == ('chi',)
     assert len(one.magnitude) == 3
-    assert 'there is no local field map of it' in only_error(found(start_from='local_field'))
+    assert 'asks for a local field map, and there is none' in only_error(found(start_from='local_field'))
 
 
 def test_broken_phase_is_no_reason_to_take_a_map(tool, found, data):
@@ -199,7 +199,7 @@ def test_a_map_of_the_whole_head_is_masked_by_the_anatomy(data, found, tmp_path)
 def test_two_maps_of_one_series_cannot_be_told_apart(tool, found):
     tool('sub-01_Chimap')
     tool('sub-01_QSM')
-    assert 'are both the susceptibility map of one series' in only_error(found())
+    assert 'are both a susceptibility map of one series' in only_error(found())
 
 
 def test_maps_on_different_grids_are_of_no_use(tool, found):
