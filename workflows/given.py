@@ -5,6 +5,9 @@ from typing import TYPE_CHECKING
 from nipype.interfaces.utility import IdentityInterface
 
 from bids_qsm.interfaces.maps import MaskMaps, ReadMaps
+from bids_qsm.interfaces.relaxation import FitRelaxation
+from bids_qsm.recon.registry import facts
+from bids_qsm.recon.relaxation import R2STAR
 from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.memory import Sizes, need
 from bids_qsm.workflows.susceptibility import init_susceptibility_wf, is_one_step
@@ -26,15 +29,16 @@ def given_maps(series: 'Series') -> list[str]:
 def given_inputs(series: 'Series') -> list[str]:
     """Outputs of :func:`init_given_wf` that :func:`init_given_recon_wf` takes."""
     maps = given_maps(series)
-    return [*maps, 'support', *(['combined', 'noise'] if {*maps} & {*FIELDS} else [])]
+    of_field = ['combined', 'noise'] if {*maps} & {*FIELDS} else []
+    return [*maps, 'support', *of_field, *(['magnitude'] if series.echo_times else [])]
 
 
 def init_given_wf(*, series: 'Series', sizes: Sizes, name: str):
     """Read the maps that ``series`` starts from.
 
     Outputs: those of :func:`given_inputs`: the maps (ppm, 1/s), support (where the first of them is given)
-    and, of a field, its noise (ppm); combined and first_echo (magnitudes, or images of the first map), notes
-    (JSON).
+    and, of a field, its noise (ppm) and where R2* can be fitted magnitude (4D); combined and first_echo
+    (magnitudes, or images of the first map), notes (JSON).
     """
     workflow = pe.Workflow(name=name)
     workflow.__desc__ = 'Maps that were made by another tool were read and taken as they are.'
@@ -61,7 +65,8 @@ def init_given_recon_wf(
 
     Inputs: those of :func:`given_inputs`; brain (mask to keep the maps to), where
     the maps are not masked or the user gave a mask.
-    Outputs: field, local_field, chi (ppm), r2star (1/s), each where there is one, chi_mask, reference (JSON).
+    Outputs: field, local_field, chi (ppm), r2star (1/s), t2star (s), s0, each where there is one, chi_mask,
+    reference (JSON).
     """
     workflow = pe.Workflow(name=name)
     maps, has_brain = given_maps(series), series.is_whole or series.mask is not None
@@ -75,6 +80,7 @@ def init_given_recon_wf(
     one_step = is_one_step(options.inversion.name)
     if start == 'field' and not one_step:
         outputs.append('local_field')
+    outputs += ['t2star', 's0'] if series.echo_times else []
     outputnode = pe.Node(IdentityInterface(outputs), name='outputnode')
     keep = pe.Node(MaskMaps(), name='keep', mem_gb=need('read_maps', sizes))
     kept = [port for port in maps if port not in FIELDS]
@@ -103,7 +109,7 @@ def init_given_recon_wf(
             'inversion': options.inversion.name,
             'inversion_params': options.inversion.as_dict,
             'device': options.device,
-            'n_echoes': 2 if 'r2star' in maps else 1,  # with R2* as of several echoes
+            'n_echoes': 2 if 'r2star' in series.maps else 1,  # with R2* as of several echoes
             'omp_nthreads': omp_nthreads,
         },
         sizes=sizes,
@@ -137,4 +143,26 @@ def init_given_recon_wf(
         workflow.connect(susceptibility_wf, 'outputnode.local_field', outputnode, 'local_field')
     if 'r2star' in maps:
         workflow.connect(keep, 'r2star', susceptibility_wf, 'inputnode.r2star')
+    if series.echo_times:
+        about = facts(R2STAR[options.r2star.name])
+        relaxation = pe.Node(
+            FitRelaxation(
+                method=options.r2star.name,
+                params=options.r2star.as_dict,
+                echo_times=list(series.echo_times),
+                field_strength=series.field_strength or USUAL_FIELD,
+            ),
+            name='relaxation',
+            mem_gb=need(about.memory, sizes),
+            n_procs=omp_nthreads,
+        )
+        workflow.connect(
+            [
+                (inputnode, relaxation, [('magnitude', 'magnitude'), ('field', 'field')]),
+                (keep, relaxation, [('mask', 'mask')]),
+                (relaxation, susceptibility_wf, [('r2star', 'inputnode.r2star')]),
+                (relaxation, outputnode, [(port, port) for port in ('r2star', 't2star', 's0')]),
+            ]
+        )
+        workflow.__desc__ = f'R2*, T2* and S0 were estimated with {about.prose}.'
     return workflow

@@ -87,7 +87,9 @@ def init_outputs_wf(*, series, options, template, atlas, figures: tuple[str, ...
     out, entities = options.output_dir, series.entities
     ports = [f'figure_{kind}' for kind in figures]
     found = label_ports(series, options)
-    made = series.maps if series.given else tuple(MAPS)
+    made = tuple(MAPS)
+    if series.given:
+        made = (*series.maps, *(('t2star', 's0') if series.echo_times else ()))
     reference = ['reference'] if 'chi' in made else []
     inputnode = pe.Node(
         IdentityInterface([*made, *reference, 'mask', 'gre_to_anat', 'labels', 'notes', *found, *ports]),

@@ -111,7 +111,8 @@ def init_series_wf(*, series, options, template, atlas, is_anatomy: bool, omp_nt
     outputs_wf.inputs.inputnode.labels = str(atlas.labels)
 
     if series.given:
-        saved, taken = (*outputs,), given_inputs(series)
+        saved = (*outputs, *(RELAXATION[1:] if series.echo_times else ()))
+        taken = given_inputs(series)
         has_brain = series.is_whole or series.mask is not None
     else:
         saved = ('chi', 'swi', 'minip', 'reference', *(RELAXATION if has_r2star else ()))

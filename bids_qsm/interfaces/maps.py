@@ -38,6 +38,7 @@ class _ReadMapsOutputSpec(TraitedSpec):
     r2star = File(exists=True, desc='1/s')
     support = File(exists=True, desc='where the first of these maps is given')
     noise = File(exists=True, desc='standard deviation of a field (ppm)')
+    magnitude = File(exists=True, desc='magnitude, echoes last')
     combined = File(exists=True, desc='combined magnitude or, without one, an image of the first map')
     first_echo = File(exists=True, desc='magnitude of the first echo, or the same image')
     notes = File(exists=True, desc='findings (JSON): none')
@@ -63,7 +64,7 @@ class ReadMaps(SimpleInterface):
         self._results['support'] = save_like(support, reference, cwd, 'support.nii')
         if isdefined(inputs.magnitude):
             echoes = np.stack([read(path)[0].astype(np.float32) for path in inputs.magnitude], -1)
-            images = {'combined': combine(echoes), 'first_echo': echoes[..., 0]}
+            images = {'combined': combine(echoes), 'first_echo': echoes[..., 0], 'magnitude': echoes}
         else:
             image = contrast(data[first], support, grids[first], kind=first)
             images = {'combined': image, 'first_echo': image}

@@ -127,7 +127,7 @@ def with_maps(
             rejected = [one for one in rejected if one.name not in replaced]
             (series if isinstance(found, Series) else rejected).append(found)
     if not is_auto:
-        reason = f'--start-from asks for {NAMES[options.start_from]}, and there is none of this series; add it.'
+        reason = f'--start-from asks for {NAMES[options.start_from]}, and there is none; add it.'
         rejected = rejected + [Rejected(one.name, reason, True) for one in series if not one.given]
         series = [one for one in series if one.given]
     return sorted(series, key=lambda one: one.name), rejected
@@ -193,7 +193,8 @@ def _read(
     try:
         chosen = {port: _only(port, group) for port in (start, 'r2star') if port in {f.port for f in group}}
         main = chosen[start]
-        has = {'r2star': 'r2star' in chosen, 'magnitude': bool(magnitudes)}
+        times = _echo_times(magnitudes) if start == 'field' and 'r2star' not in chosen else ()
+        has = {'r2star': 'r2star' in chosen or bool(times), 'magnitude': bool(magnitudes)}
         _require_inversion(start, has, main.path.name, options)
         notes, given, strength = [], [], None
         for port, one in chosen.items():
@@ -234,7 +235,7 @@ def _read(
         phase=(),
         real=(),
         imag=(),
-        echo_times=(),
+        echo_times=times,
         field_strength=strength,
         manufacturer=None,
         repetition_time=None,
@@ -247,11 +248,8 @@ def _read(
         notes=(
             f'The series starts from {NAMES[start]} of another tool: {plain(main.path.name)}.',
             *notes,
-            *_said(start, 'r2star' in chosen, bool(magnitudes), bool(masks), is_whole),
-            *(
-                f'{plain(f.path.name)} is not used, as the series starts from {NAMES[start]}.'
-                for f in others
-            ),
+            *_said(start, has, bool(masks), is_whole),
+            *(f'{plain(f.path.name)} is not used, as the series starts from {NAMES[start]}.' for f in others),
         ),
     )
 
@@ -262,10 +260,16 @@ def _only(port: str, group: list[_File]) -> _File:
     bare = [one for one in found if not one.get('desc')] or found
     if len(bare) > 1:
         first, second = bare[:2]
-        raise _Problem(
-            f'{first.path} and {second.path} are both {NAMES[port]} of one series; remove one.'
-        )
+        raise _Problem(f'{first.path} and {second.path} are both {NAMES[port]} of one series; remove one.')
     return bare[0]
+
+
+def _echo_times(magnitudes: list[_File]) -> tuple[float, ...]:
+    """Echo times (s) by which R2* can be fitted to the magnitudes; none where sidecars lack them."""
+    times = [checks.value_of(_metadata(one).get('EchoTime'), float) for one in magnitudes]
+    if len(times) < 2 or None in times or checks.echo_time_problem([''] * len(times), times):
+        return ()
+    return tuple(times) if times == sorted(times) else ()
 
 
 def _require_inversion(start: str, has: dict[str, bool], name: str, options: 'Options') -> None:
@@ -280,9 +284,7 @@ def _require_inversion(start: str, has: dict[str, bool], name: str, options: 'Op
     for data, there in has.items():
         if data in asked and not there:
             what = NAMES.get(data, f'a {data} on its grid')
-            raise _Problem(
-                f'--inversion {options.inversion.name} needs a {what}, which {name} has not; add it.'
-            )
+            raise _Problem(f'--inversion {options.inversion.name} needs {what}; add it to {name}.')
 
 
 def _metadata(one: _File) -> dict:
@@ -370,13 +372,13 @@ def _has_t1w(files: list[_File], options: 'Options') -> bool:
     )
 
 
-def _said(start: str, has_r2star: bool, has_magnitude: bool, has_mask: bool, is_whole: bool) -> Iterator[str]:
+def _said(start: str, has: dict[str, bool], has_mask: bool, is_whole: bool) -> Iterator[str]:
     """Notes on what is left out, and how the steps go without phase."""
-    lacking = ['the field fit', 'susceptibility-weighted images', 'T2* and S0 maps']
-    lacking += [] if has_r2star else ['R2*']
+    lacking = ['the field fit', 'susceptibility-weighted images']
+    lacking += [] if has['r2star'] else ['R2*']
     lacking += ['susceptibility'] if start == 'r2star' else []
     yield f'Without phase, these are left out: {", ".join(lacking)}.'
-    if not has_magnitude:
+    if not has['magnitude']:
         yield 'There is no magnitude on its grid; the map itself is aligned with the T1w image.'
     if has_mask:
         yield 'The map is given where it is not 0, inside the mask that lies beside it.'
@@ -385,7 +387,7 @@ def _said(start: str, has_r2star: bool, has_magnitude: bool, has_mask: bool, is_
     else:
         yield 'The map is given where it is not 0.'
     if start in ('local_field', 'field'):
-        how = 'inversely proportional to the magnitude' if has_magnitude else 'the same everywhere'
+        how = 'inversely proportional to the magnitude' if has['magnitude'] else 'the same everywhere'
         yield f'The noise of the field is not known; it is estimated from the map and taken to be {how}.'
-    if start == 'field' and not has_r2star:
+    if start == 'field' and not has['r2star']:
         yield 'There is no R2* map, so background removal works as for a single echo.'

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from bids_qsm.app.methods import Method
 from bids_qsm.layout.series import GivenMap
 from tests.skeletons import (
     AFFINE,
@@ -173,6 +174,17 @@ def test_the_map_nearest_to_susceptibility_is_taken(tool, found):
     assert any('sub-01_fieldmap.nii.gz is not used' in note for note in one.notes)
     (one,) = found(start_from='field').series
     assert one.given_ports == ('field', 'r2star')
+
+
+def test_r2star_is_fitted_where_field_and_echoes_are_there(tool, found, data):
+    files = write_series(data, parts=('mag',))
+    tool('sub-01_fieldmap', 0.3, {'Units': 'ppm'})
+    (one,) = found(inversion=Method('medi0')).series
+    assert (one.maps, one.echo_times) == (('chi', 'r2star'), (0.004, 0.008, 0.012))
+    files[1].with_name(files[1].name.replace('.nii.gz', '.json')).write_text('{}')
+    (one,) = found().series
+    assert (one.maps, one.echo_times) == (('chi',), ())
+    assert 'needs an R2* map' in only_error(found(inversion=Method('medi0')))
 
 
 def test_masks_lie_beside_the_map(tool, found, tmp_path):

@@ -24,7 +24,7 @@ def ran(tmp_path_factory):
     root = tmp_path_factory.mktemp('entry')
     kept = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dataset, '_write_truth', lambda folder, visit, simulation: kept.append(simulation))
+        patch.setattr(dataset, '_write_truth', lambda *found: kept.append(found[-1]))
         data = dataset.tiny(root / 'data')
     affine, truth = kept[0].affine, kept[0].truth
     head = data / 'sub-01' / 'anat'
