@@ -31,7 +31,9 @@ from bids_qsm.workflows.series import (
     gathered_ports,
     init_series_phase_wf,
     init_series_wf,
+    source_ports,
     standard_maps,
+    what_applies,
 )
 from bids_qsm.workflows.standard import init_standard_wf
 
@@ -134,9 +136,10 @@ def init_subject_wf(
         for template in templates
     }
     alignments = _add_alignments(workflow, anat_wf, series_list, options)
-    built = []
+    built, everyone = [], options
     for series in series_list:
         is_anatomy = image is None and series is first
+        options = what_applies(series, everyone)
         label = series_label(series)
         phase_wf = init_series_phase_wf(
             series=series, options=options, omp_nthreads=omp_nthreads, name=node_name(f'{label}_phase')
@@ -153,7 +156,7 @@ def init_subject_wf(
         if is_anatomy:
             workflow.link(phase_wf, anat_wf, image='first_echo')
         built.append((series, series_wf))
-        workflow.link(phase_wf, series_wf, 'magnitude', 'phase', 'combined', 'quality', 'notes')
+        workflow.link(phase_wf, series_wf, *source_ports(series))
         workflow.link(anat_wf, series_wf, anat='image', anat_mask='mask')
         transforms = [port for port in label_inputs(options) if port in TRANSFORMS]
         workflow.link(normalize[templates[0].name], series_wf, *transforms)
@@ -164,7 +167,7 @@ def init_subject_wf(
             _add_standard(
                 workflow, series_wf, normalize[template.name], series, template, options, with_refinement
             )
-    _add_joint_applications(workflow, built, options, atlas)
+    _add_joint_applications(workflow, built, everyone, atlas)
     return workflow
 
 
@@ -309,6 +312,7 @@ def _add_standard(
     workflow.link(normalize_wf, standard_wf, 'image_to_template')
     workflow.link(series_wf, standard_wf, 'gre_to_anat', *maps)
     workflow.link(standard_wf, outputs_wf, *maps)
-    workflow.link(series_wf, outputs_wf, 'reference')
+    if 'chi' in maps:
+        workflow.link(series_wf, outputs_wf, 'reference')
     if is_refined:
         workflow.link(series_wf, standard_wf, 'refine')

@@ -54,7 +54,7 @@ def init_labels_wf(
         f'Regions are those of the atlas {atlas.name} ({atlas.citation}), carried to the GRE by the inverse '
         'transforms in one interpolation.'
     )
-    inputnode = pe.inputnode('chi', 'mask', *label_inputs(options))
+    inputnode = pe.inputnode('mask', *(['chi'] if is_refined(options) else []), *label_inputs(options))
     outputnode = pe.outputnode(*label_files(series, options), *wanted)
     invert = to_template_invert(options)
     to_template = pe.Node(Merge(len(invert)), name='to_template')
@@ -68,7 +68,7 @@ def init_labels_wf(
             name=f'place_{port}',
             mem_gb=need('resample_gre', sizes),
         )
-        workflow.link(inputnode, place, reference='chi')
+        workflow.link(inputnode, place, reference='mask')
         workflow.link(to_template, place, transforms='out')
         workflow.link(place, outputnode, **{port: 'image'})
     if is_refined(options):
@@ -120,7 +120,7 @@ def _add_segmentation(workflow, one, wanted, sizes):
         name=f'place_{one.name}',
         mem_gb=need('resample_gre', sizes),
     )
-    workflow.link(inputnode, place, reference='chi', **({'transforms': 'gre_to_anat'} if on_anat else {}))
+    workflow.link(inputnode, place, reference='mask', **({'transforms': 'gre_to_anat'} if on_anat else {}))
     workflow.link(read, place, image='dseg')
     workflow.link(read, outputnode, **{f'labels_{one.name}': 'labels'})
     if f'dseg_before_{one.name}' in wanted:

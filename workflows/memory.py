@@ -53,6 +53,7 @@ NEEDS = {
     'quality': Need(volume=2, echoes=3),
     'combine': Need(volume=1, echoes=2),
     'refine': Need(volume=5),
+    'read_maps': Need(padded=17, echoes=2),
     'strict': Need(volume=4),
     'merge': Need(volume=8),
     # the images of the template, of 1 mm, are in what does not depend on the sizes

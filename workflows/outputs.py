@@ -1,6 +1,8 @@
 """Where results go in the output dataset, and what their sidecars say."""
 
-from nipype.interfaces.utility import IdentityInterface
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bids_qsm.applications import applications
 from bids_qsm.derivatives.files import bids_uri, output_path, sidecar
@@ -10,10 +12,17 @@ from bids_qsm.interfaces.derivatives import SaveDerivatives
 from bids_qsm.interfaces.findings import CollectFindings
 from bids_qsm.interfaces.report import PlotFlicker, PlotOutlines
 from bids_qsm.workflows import engine as pe
-from bids_qsm.workflows.applications import runs_of
+from bids_qsm.workflows.applications import Run, runs_of
 from bids_qsm.workflows.labels import is_refined, label_files
 from bids_qsm.workflows.memory import Sizes, need
 from bids_qsm.workflows.susceptibility import is_one_step
+
+if TYPE_CHECKING:
+    from bids_qsm.app.options import Options
+    from bids_qsm.applications.contract import Application
+    from bids_qsm.layout.series import Series
+    from bids_qsm.templates.atlases import Atlas
+    from bids_qsm.templates.spaces import Template
 
 # how the region of a reference is named where it was found
 REFERENCE_NAMES = {'brain': 'whole brain'}
@@ -21,34 +30,47 @@ SVG = ('gre2t1w', 't1w2template')
 """Figures that are animated; charts of applications are SVG too, all others are PNG."""
 
 
-def _sources(series, options):
+def _sources(series: 'Series', options: 'Options') -> tuple[str, ...]:
     roots = {'raw': options.bids_dir, **dict(options.derivatives)}
     return tuple(bids_uri(path, roots) for path in series.files)
 
 
-def _chain(options):
-    """The methods that led to susceptibility, by step."""
-    steps = ('mask', 'unwrap', 'field', 'background', 'inversion', 'reference')
-    skipped = ('background',) if is_one_step(options.inversion.name) else ()
+def _chain(series: 'Series', options: 'Options') -> dict[str, str]:
+    """The methods that led to susceptibility, by step; where a series starts from maps, those left to do."""
+    steps, ports = ('mask', 'unwrap', 'field', 'background', 'inversion', 'reference'), series.given_ports
+    skipped = {'background'} if is_one_step(options.inversion.name) or 'local_field' in ports else set()
+    if ports:
+        skipped |= {'mask', 'unwrap', 'field'}
+        skipped |= set() if {'local_field', 'field'} & set(ports) else set(steps)
     return {step: str(getattr(options, step)) for step in steps if step not in skipped}
 
 
-def _map_sidecars(series, options, ports, **others):
+def _map_sidecars(
+    series: 'Series', options: 'Options', ports: Iterable[str], **others: str
+) -> dict[str, dict]:
     """Sidecars of maps on the GRE or a template grid."""
     sources = _sources(series, options)
     found = {}
     for port in ports:
         one = PRODUCTS[port]
-        extra = {'method': str(getattr(options, one.step))}
-        if one.step == 'inversion':
-            extra = {'method': options.inversion.name, 'parameters': _chain(options)}
-        found[port] = sidecar(
-            one.about, sources=sources, units=one.units, skull_stripped=True, **extra, **others
-        )
+        about, extra = one.about, {'method': str(getattr(options, one.step))}
+        if port in series.given_ports:
+            about, extra = f'{about}, as it was given', {}
+        elif one.step == 'inversion':
+            extra = {'method': options.inversion.name, 'parameters': _chain(series, options)}
+        found[port] = sidecar(about, sources=sources, units=one.units, skull_stripped=True, **extra, **others)
     return found
 
 
-def figure_path(options, prefix: str, kind: str):
+def _reference_asked(series: 'Series', options: 'Options') -> str:
+    """Region that susceptibility should be relative to: of a map that was given, whatever it says."""
+    for one in series.given:
+        if one.port == 'chi':
+            return one.reference.lower() or 'as given'
+    return REFERENCE_NAMES.get(options.reference.name, options.reference.name)
+
+
+def figure_path(options: 'Options', prefix: str, kind: str) -> Path:
     """Path of the figure ``kind`` of a series or, with the subject's name as ``prefix``, of its anatomy."""
     subject = prefix.partition('_')[0]
     charts = {figure.name for app in applications() for figure in app.figures if figure.draw}
@@ -57,7 +79,14 @@ def figure_path(options, prefix: str, kind: str):
 
 
 def init_outputs_wf(
-    *, series, options, template, atlas, maps: list[str], figures: tuple[str, ...], name: str = 'outputs_wf'
+    *,
+    series: 'Series',
+    options: 'Options',
+    template: 'Template',
+    atlas: 'Atlas',
+    maps: list[str],
+    figures: tuple[str, ...],
+    name: str = 'outputs_wf',
 ):
     """Save the maps, mask, labels, transforms, findings, figures, and what applications gave of a series.
 
@@ -71,14 +100,18 @@ def init_outputs_wf(
     runs = list(runs_of(series))
     ports = [port for run in runs for port in run.outputs.values()]
     drawn = [f'figure_{kind}' for kind in figures]
+    reference = ['reference'] if 'chi' in maps else []
     inputnode = pe.inputnode(
-        *maps, 'mask', 'reference', 'gre_to_anat', 'labels', 'notes', *found, *ports, *drawn
+        *maps, 'mask', *reference, 'gre_to_anat', 'labels', 'notes', *found, *ports, *drawn
     )
     sources = _sources(series, options)
+    files = {
+        port: output_path(out, entities, suffix=one.suffix) for port, one in PRODUCTS.items() if one.suffix
+    }
     save_maps = pe.Node(
         SaveDerivatives(
             {
-                **{port: output_path(out, entities, suffix=PRODUCTS[port].suffix) for port in maps},
+                **{port: files[port] for port in maps},
                 'mask': output_path(out, entities, suffix='mask', desc='brain'),
             },
             {
@@ -87,10 +120,11 @@ def init_outputs_wf(
                     'Where susceptibility is given',
                     sources=sources,
                     mask_type='Brain',
-                    method=options.mask.name,
+                    method='as given' if series.given else options.mask.name,
                 ),
             },
-            {'chi': 'reference'},
+            {'chi': 'reference'} if reference else {},
+            remove=[str(path) for port, path in files.items() if series.given and port not in maps],
         ),
         name='save_maps',
     )
@@ -101,16 +135,16 @@ def init_outputs_wf(
             series=series.name,
             facts=_facts(series, options),
             layout_notes=_notes(series, atlas),
-            reference_asked=REFERENCE_NAMES.get(options.reference.name, options.reference.name),
+            reference_asked=_reference_asked(series, options),
         ),
         name='collect',
     )
     figure_files = {port: figure_path(options, series.name, port.removeprefix('figure_')) for port in drawn}
     findings = out / f'sub-{series.subject}' / 'figures' / f'{series.name}_desc-findings.json'
     save_figures = pe.Node(SaveDerivatives({**figure_files, 'findings': findings}), name='save_figures')
-    workflow.link(inputnode, save_maps, *maps, 'mask', 'reference')
+    workflow.link(inputnode, save_maps, *maps, 'mask', *reference)
     workflow.link(inputnode, save_labels, *paths)
-    workflow.link(inputnode, collect, 'reference', conditioning='notes')
+    workflow.link(inputnode, collect, *reference, conditioning='notes')
     workflow.link(inputnode, save_figures, *drawn)
     workflow.link(collect, save_figures, 'findings')
     if 'refinement' in found:
@@ -121,7 +155,7 @@ def init_outputs_wf(
     return workflow
 
 
-def application_save(run, series_list, options, atlas):
+def application_save(run: Run, series_list: 'tuple[Series, ...]', options: 'Options', atlas: 'Atlas'):
     """The node that saves what an application gave: images, table and figures.
 
     Its ports are those outside of the application's node, see `Run.outputs`.
@@ -147,7 +181,7 @@ def application_save(run, series_list, options, atlas):
     return pe.Node(SaveDerivatives(paths, sidecars), name=f'save_{run.name}')
 
 
-def application_names(app, labels: str) -> dict[str, dict]:
+def application_names(app: 'Application', labels: str) -> dict[str, dict]:
     """What `output_path` takes for the images and the table of an application, by output port."""
     seg = {'seg': labels} if app.scope == 'labels' else {}
     names = {
@@ -159,7 +193,9 @@ def application_names(app, labels: str) -> dict[str, dict]:
     return names
 
 
-def _label_files(series, options, template, atlas, sources):
+def _label_files(
+    series: 'Series', options: 'Options', template: 'Template', atlas: 'Atlas', sources: tuple[str, ...]
+):
     """Paths and sidecars of labels and transforms, by the port that they come from.
 
     Also the paths of those that this run does not make, and of applications that do not run: none of an
@@ -199,7 +235,7 @@ def _label_files(series, options, template, atlas, sources):
     return paths, sidecars, [str(path) for path in others]
 
 
-def _notes(series, atlas):
+def _notes(series: 'Series', atlas: 'Atlas') -> list[str]:
     notes = [*series.notes, f'Regions are those of the atlas {atlas.name}: {atlas.citation}.']
     if atlas.approximate:
         notes.append(
@@ -209,12 +245,13 @@ def _notes(series, atlas):
     return notes
 
 
-def _facts(series, options):
+def _facts(series: 'Series', options: 'Options') -> dict[str, object]:
     """What the report says of a series first."""
     image = series.t1w_preproc or series.t1w
     return {
-        'Echo times (ms)': ', '.join(f'{1e3 * t:.4g}' for t in series.echo_times),
-        'Field strength (T)': f'{series.field_strength:.3g}',
+        **({'Starts from': ', '.join(one.path.name for one in series.given)} if series.given else {}),
+        'Echo times (ms)': ', '.join(f'{1e3 * t:.4g}' for t in series.echo_times) or 'none',
+        'Field strength (T)': f'{series.field_strength:.3g}' if series.field_strength else 'not given',
         'Manufacturer': series.manufacturer or 'not given',
         'Repetition time (s)': series.repetition_time or 'not given',
         'Flip angle (deg)': series.flip_angle or 'not given',
@@ -222,11 +259,11 @@ def _facts(series, options):
         'Voxel size (mm)': ' x '.join(f'{v:.3g}' for v in series.voxel_size),
         'B0 direction (voxel axes)': ', '.join(f'{b:.3f}' for b in series.b0_dir),
         'Anatomical image': image.name if image else "first echo of the subject's first series",
-        **{step.capitalize(): str(getattr(options, step)) for step in _chain(options)},
+        **{step.capitalize(): str(getattr(options, step)) for step in _chain(series, options)},
     }
 
 
-def init_anat_outputs_wf(*, series, options, name: str = 'save_anat_wf'):
+def init_anat_outputs_wf(*, series: 'Series', options: 'Options', name: str = 'save_anat_wf'):
     """Save the subject's anatomical image, where it is a T1w, and its brain mask. Inputs: image, mask."""
     workflow = pe.Workflow(name=name)
     entities = _anat_entities(series)
@@ -249,23 +286,31 @@ def init_anat_outputs_wf(*, series, options, name: str = 'save_anat_wf'):
     if image:
         paths['image'] = output_path(options.output_dir, entities, suffix='T1w', desc='preproc')
         sidecars['image'] = sidecar('Bias-corrected T1w', sources=sources, skull_stripped=False)
-    inputnode = pe.Node(IdentityInterface(list(paths)), name='inputnode')
+    inputnode = pe.inputnode(*paths)
     save = pe.Node(SaveDerivatives(paths, sidecars), name='save')
-    workflow.connect([(inputnode, save, [(port, port) for port in paths])])
+    workflow.link(inputnode, save, *paths)
     return workflow
 
 
-def anat_name(series):
+def anat_name(series: 'Series') -> str:
     """Name of the anatomical image's space: T1w, or that of the GRE that stands in for it."""
     return 'T1w' if series.t1w_preproc or series.t1w else 'anatGRE'
 
 
-def _anat_entities(series):
+def _anat_entities(series: 'Series') -> dict[str, str]:
     """Entities of the subject's anatomy: its sessions and runs share it."""
     return {'sub': series.subject}
 
 
-def init_normalize_outputs_wf(*, series, options, template, atlas, sizes: Sizes, name: str):
+def init_normalize_outputs_wf(
+    *,
+    series: 'Series',
+    options: 'Options',
+    template: 'Template',
+    atlas: 'Atlas | None',
+    sizes: Sizes,
+    name: str,
+):
     """Save the transforms between the anatomy and a template, and figures of how they fit.
 
     ``atlas`` is drawn on the anatomical image, None where it is in another space.
@@ -276,7 +321,7 @@ def init_normalize_outputs_wf(*, series, options, template, atlas, sizes: Sizes,
     anat, subject = anat_name(series), f'sub-{series.subject}'
     ends = {'image_to_template': (anat, template.name), 'template_to_image': (template.name, anat)}
     ports = [*ends, 'in_template', *(['image'] if atlas is not None else [])]
-    inputnode = pe.Node(IdentityInterface(ports), name='inputnode')
+    inputnode = pe.inputnode(*ports)
     entities = {**_anat_entities(series), 'mode': 'image'}
     given = any(space == template.name for space, *_ in series.template_xfm)
     paths = {
@@ -298,13 +343,9 @@ def init_normalize_outputs_wf(*, series, options, template, atlas, sizes: Sizes,
         mem_gb=need('flicker', sizes),
     )
     flicker.inputs.fixed, flicker.inputs.mask = str(template.t1w), str(template.mask)
-    workflow.connect(
-        [
-            (inputnode, save, [(port, port) for port in ends]),
-            (inputnode, flicker, [('in_template', 'moving')]),
-            (flicker, save, [('figure', 'flicker')]),
-        ]
-    )
+    workflow.link(inputnode, save, *ends)
+    workflow.link(inputnode, flicker, moving='in_template')
+    workflow.link(flicker, save, flicker='figure')
     if atlas is not None:
         place = pe.Node(
             Resample(image=str(atlas.dseg), interpolation='label', invert=[False]),
@@ -316,23 +357,26 @@ def init_normalize_outputs_wf(*, series, options, template, atlas, sizes: Sizes,
             name='outlines',
             mem_gb=need('plot_anat', sizes),
         )
-        workflow.connect(
-            [
-                (inputnode, place, [('image', 'reference'), ('template_to_image', 'transforms')]),
-                (inputnode, outlines, [('image', 'image')]),
-                (place, outlines, [('image', 'dseg')]),
-                (outlines, save, [('figure', 'outlines')]),
-            ]
-        )
+        workflow.link(inputnode, place, reference='image', transforms='template_to_image')
+        workflow.link(inputnode, outlines, 'image')
+        workflow.link(place, outlines, dseg='image')
+        workflow.link(outlines, save, outlines='figure')
     return workflow
 
 
 def init_standard_outputs_wf(
-    *, series, options, template, maps: tuple[str, ...], is_refined: bool, name: str
+    *,
+    series: 'Series',
+    options: 'Options',
+    template: 'Template',
+    maps: tuple[str, ...],
+    is_refined: bool,
+    name: str,
 ):
     """Save the maps of a series in the space of a template. Inputs: reference (JSON) and ``maps``."""
     workflow = pe.Workflow(name=name)
-    inputnode = pe.Node(IdentityInterface(['reference', *maps]), name='inputnode')
+    reference = ['reference'] if 'chi' in maps else []
+    inputnode = pe.inputnode(*reference, *maps)
     paths = {
         port: output_path(
             options.output_dir, series.entities, suffix=PRODUCTS[port].suffix, space=template.name
@@ -345,6 +389,7 @@ def init_standard_outputs_wf(
         'Refinement': str(options.refinement) if is_refined else 'none',
     }
     sidecars = _map_sidecars(series, options, maps, spatial_reference=template.citation, **how)
-    save = pe.Node(SaveDerivatives(paths, sidecars, {'chi': 'reference'}), name='save')
-    workflow.connect([(inputnode, save, [(port, port) for port in ('reference', *maps)])])
+    notes = {'chi': 'reference'} if reference else {}
+    save = pe.Node(SaveDerivatives(paths, sidecars, notes), name='save')
+    workflow.link(inputnode, save, *reference, *maps)
     return workflow

@@ -1,5 +1,8 @@
 """Everything done to one series, from its files to its figures."""
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 from bids_qsm.derivatives.products import products_of
 from bids_qsm.interfaces.anatomy import Resample
 from bids_qsm.interfaces.measure import FILES
@@ -14,17 +17,44 @@ from bids_qsm.workflows.applications import (
     label_inputs_of,
     runs_of,
 )
+from bids_qsm.workflows.given import given_inputs, init_given_recon_wf, init_given_wf
 from bids_qsm.workflows.labels import init_labels_wf, is_refined, label_files, label_inputs
 from bids_qsm.workflows.memory import Sizes, need
 from bids_qsm.workflows.outputs import init_outputs_wf
 from bids_qsm.workflows.phase import init_phase_wf
 from bids_qsm.workflows.recon import init_recon_wf
-from bids_qsm.workflows.reportlets import OTHERS, init_reportlets_wf
+from bids_qsm.workflows.reportlets import init_reportlets_wf, others_of
 from bids_qsm.workflows.susceptibility import is_one_step
 
+if TYPE_CHECKING:
+    from bids_qsm.app.options import Options
+    from bids_qsm.layout.series import Series
 
-def init_series_phase_wf(*, series, options, omp_nthreads: int, name: str):
-    """Condition the phase of ``series``; on its own, as its magnitude may be the anatomical image."""
+
+CONDITIONED = ('magnitude', 'phase', 'combined', 'quality', 'notes')
+
+
+def what_applies(series: 'Series', options: 'Options') -> 'Options':
+    """``options`` less what needs susceptibility, where the series has R2* alone."""
+    if 'chi' in series.maps:
+        return options
+    return replace(options, refinement=replace(options.refinement, name='none', params=()))
+
+
+def source_ports(series: 'Series') -> tuple[str, ...]:
+    """What :func:`init_series_phase_wf` hands to :func:`init_series_wf`."""
+    if not series.given:
+        return CONDITIONED
+    return tuple(dict.fromkeys([*given_inputs(series), 'combined', 'notes']))
+
+
+def init_series_phase_wf(*, series: 'Series', options: 'Options', omp_nthreads: int, name: str):
+    """Condition the phase of ``series``, or read the maps that it starts from.
+
+    It is on its own, as the magnitude may be the anatomical image.
+    """
+    if series.given:
+        return init_given_wf(series=series, sizes=Sizes.of(series), name=name)
     phase_wf = init_phase_wf(
         scaling=options.phase_scaling,
         sign=options.phase_sign,
@@ -56,7 +86,7 @@ def standard_maps(series, options) -> tuple[str, ...]:
 
 def series_products(series, options):
     """The maps that a series gives."""
-    return products_of(n_echoes=len(series.echo_times), one_step=is_one_step(options.inversion.name))
+    return products_of(series, one_step=is_one_step(options.inversion.name))
 
 
 def init_series_wf(*, series, options, template, atlas, is_anatomy: bool, omp_nthreads: int, name: str):
@@ -65,8 +95,8 @@ def init_series_wf(*, series, options, template, atlas, is_anatomy: bool, omp_nt
     ``series``, ``options``, ``template`` and its ``atlas`` are the frozen descriptions made before the graph.
     With ``is_anatomy`` the series stands in for the missing T1w.
 
-    Inputs: magnitude, phase (4D, rad), combined (3D magnitude), quality, notes (JSON), all of
-    :func:`init_series_phase_wf`; anat, anat_mask, template_to_image and, where they are needed,
+    Inputs: those of :func:`source_ports`, such as magnitude, phase (4D, rad), combined (3D magnitude), quality
+    and notes (JSON); anat, anat_mask, template_to_image and, where they are needed,
     image_to_template and those of :func:`bids_qsm.workflows.applications.alignment_ports`.
     Outputs: gre_to_anat, reference (JSON), the maps that are resampled to template space, refine where the
     deep grey matter is aligned by susceptibility too, and whatever applications of several series need.
@@ -78,14 +108,15 @@ def init_series_wf(*, series, options, template, atlas, is_anatomy: bool, omp_nt
     placed_by = [port for port in label_inputs(options) if port != 'gre_to_anat']
     alignments = list(alignment_ports(series))
     inputnode = pe.inputnode(
-        *('magnitude', 'phase', 'combined', 'quality', 'notes', 'anat', 'anat_mask'),
+        *(*source_ports(series), 'anat', 'anat_mask'),
         *(port for port in placed_by if port != 'anat'),
         *alignments,
     )
     refined = ['refine'] if is_refined(options) else []
     gathered = gathered_ports(series, options)
+    reference = ['reference'] if 'chi' in products else []
     outputnode = pe.outputnode(
-        *dict.fromkeys(['gre_to_anat', 'reference', *standard_maps(series, options), *refined, *gathered])
+        *dict.fromkeys(['gre_to_anat', *reference, *standard_maps(series, options), *refined, *gathered])
     )
 
     align_wf = init_align_wf(is_anatomy=is_anatomy, sizes=sizes)
@@ -103,7 +134,7 @@ def init_series_wf(*, series, options, template, atlas, is_anatomy: bool, omp_nt
     )
     reportlets_wf = init_reportlets_wf(maps=shown, sizes=sizes)
     reportlets_wf.inputs.inputnode.labels = str(atlas.labels)
-    figures = (*shown, *OTHERS)
+    figures = (*shown, *others_of(shown))
     outputs_wf = init_outputs_wf(
         series=series,
         options=options,
@@ -115,11 +146,14 @@ def init_series_wf(*, series, options, template, atlas, is_anatomy: bool, omp_nt
     outputs_wf.inputs.inputnode.labels = str(atlas.labels)
 
     workflow.link(inputnode, align_wf, 'combined', 'anat', 'anat_mask')
-    workflow.link(inputnode, recon_wf, 'magnitude', 'phase', 'combined', 'quality')
+    taken = given_inputs(series) if series.given else [port for port in CONDITIONED if port != 'notes']
+    workflow.link(inputnode, recon_wf, *taken)
     workflow.link(inputnode, labels_wf, *placed_by)
     workflow.link(align_wf, labels_wf, 'gre_to_anat')
-    workflow.link(recon_wf, labels_wf, 'chi', mask='chi_mask')
-    workflow.link(inputnode, reportlets_wf, 'phase', 'anat', 'anat_mask', magnitude='combined')
+    workflow.link(recon_wf, labels_wf, *(['chi'] if is_refined(options) else []), mask='chi_mask')
+    images = {'magnitude': 'combined', 'phase': 'phase'}
+    images = {port: source for port, source in images.items() if port in products}
+    workflow.link(inputnode, reportlets_wf, 'anat', 'anat_mask', **images)
     workflow.link(align_wf, reportlets_wf, 'in_anat')
     made = {port: PORTS.get(port, port) for port in products if port not in ('magnitude', 'phase')}
     drawn = {port: source for port, source in made.items() if port in shown}
@@ -128,19 +162,19 @@ def init_series_wf(*, series, options, template, atlas, is_anatomy: bool, omp_nt
     workflow.link(inputnode, outputs_wf, 'notes')
     workflow.link(align_wf, outputs_wf, 'gre_to_anat')
     workflow.link(align_wf, outputnode, 'gre_to_anat')
-    workflow.link(recon_wf, outputnode, 'reference', *standard_maps(series, options))
-    workflow.link(recon_wf, outputs_wf, 'reference', *saved_maps(products), mask='chi_mask')
+    workflow.link(recon_wf, outputnode, *reference, *standard_maps(series, options))
+    workflow.link(recon_wf, outputs_wf, *reference, *saved_maps(products), mask='chi_mask')
     workflow.link(labels_wf, outputs_wf, *label_files(series, options))
     workflow.link(reportlets_wf, outputs_wf, **{f'figure_{kind}': kind for kind in figures})
     if is_refined(options):
         workflow.link(labels_wf, outputnode, 'refine')
     sources = {
         **{port: (recon_wf, source) for port, source in made.items()},
-        **{port: (inputnode, source) for port, source in (('magnitude', 'combined'), ('phase', 'phase'))},
+        **{port: (inputnode, source) for port, source in images.items()},
         **{port: (labels_wf, port) for port in ('dseg', *placed, *of_labels)},
         **{port: (inputnode, port) for port in alignments},
         'mask': (recon_wf, 'chi_mask'),
-        'reference': (recon_wf, 'reference'),
+        **{port: (recon_wf, port) for port in reference},
         'gre_to_anat': (align_wf, 'gre_to_anat'),
     }
     ports = [port for port in asked if port in sources or port in ATLAS]
@@ -165,7 +199,7 @@ def init_series_wf(*, series, options, template, atlas, is_anatomy: bool, omp_nt
         )
         workflow.link(inputnode, place, reference='combined')
         workflow.link(place, recon_wf, brain='image')
-    else:
+    elif not series.given or series.is_whole:
         workflow.link(align_wf, recon_wf, 'brain')
     return workflow
 
@@ -174,6 +208,7 @@ def gathered_ports(series, options) -> list[str]:
     """Ports of a series that applications of several series need."""
     needed = {port for run in runs_of(series, ('subject',)) for port in files_of(run.app)}
     there = {*series_products(series, options), *_PLACED, 'mask', 'reference'}
+    there -= set() if 'chi' in series.maps else {'reference'}
     return [port for port in FILES if port in needed & there]
 
 
@@ -182,8 +217,12 @@ PORTS = {'localfield': 'local_field'}
 """Maps whose port in the reconstruction has another name."""
 
 
-def init_series_recon_wf(series, options, omp_nthreads):
+def init_series_recon_wf(series: 'Series', options: 'Options', omp_nthreads: int):
     """Reconstruct ``series`` with the methods that ``options`` choose, see :func:`init_recon_wf`."""
+    if series.given:
+        return init_given_recon_wf(
+            series=series, options=options, sizes=Sizes.of(series), omp_nthreads=omp_nthreads
+        )
     recon_wf = init_recon_wf(
         field_params={
             # of a mask of the user the largest piece is taken as it is

@@ -62,7 +62,7 @@ def init_susceptibility_wf(
             (refer, outputnode, [('chi', 'chi'), ('note', 'reference')]),
         ]
     )
-    if not is_one_step(inversion_params['inversion']):
+    if inversion_params['background'] and not is_one_step(inversion_params['inversion']):
         workflow.connect(filled_wf, 'outputnode.local_field', outputnode, 'local_field')
     if not two_pass:
         workflow.connect(filled_wf, 'outputnode.chi', refer, 'chi')
@@ -91,7 +91,7 @@ def init_susceptibility_wf(
 
 def init_inversion_wf(
     *,
-    background: str,
+    background: str | None,
     background_params: dict,
     inversion: str,
     inversion_params: dict,
@@ -103,7 +103,8 @@ def init_inversion_wf(
 ):
     """Remove the background field and invert the dipole model.
 
-    Methods of inversion that take the total field do without the removal of its background.
+    Methods of inversion that take the total field do without the removal of its background; so does a
+    local field, for which ``background`` is None.
 
     Inputs: field, noise (ppm), mask, support (where the field is measured), combined (3D magnitude),
     r2star (1/s), echo_times (s), field_strength (T).
@@ -126,8 +127,9 @@ def init_inversion_wf(
             (invert, outputnode, [('chi', 'chi'), ('mask', 'mask')]),
         ]
     )
-    if is_one_step(inversion):
-        workflow.__desc__ = f'Susceptibility was found from the total field in one step with {about.prose}. '
+    if background is None or is_one_step(inversion):
+        field = 'local field' if background is None else 'total field in one step'
+        workflow.__desc__ = f'Susceptibility was found from the {field} with {about.prose}. '
         workflow.connect(inputnode, 'field', invert, 'field')
         workflow.connect(inputnode, 'support', invert, 'mask')
         return workflow

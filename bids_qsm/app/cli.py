@@ -25,7 +25,7 @@ from bids_qsm.execution.resources import available_cpus
 from bids_qsm.threads import set_threads
 
 if TYPE_CHECKING:
-    from bids_qsm.layout import Plan
+    from bids_qsm.layout import Plan, Series
 
 OF_DISK = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), 'free space'),
@@ -162,8 +162,8 @@ def describe_plan(plan: 'Plan') -> str:
         lines += [
             '',
             one.name,
-            f'  echo times   {echoes} ms',
-            f'  field        {one.field_strength:g} T along ({_numbers(one.b0_dir, ", ")}) of the voxel axes',
+            f'  starts from  {", ".join(one.given_ports)}' if one.given else f'  echo times   {echoes} ms',
+            f'  field        {_tesla(one)} along ({_numbers(one.b0_dir, ", ")}) of the voxel axes',
             f'  grid         {_numbers(one.shape, " x ")} voxels of {_numbers(one.voxel_size, " x ")} mm',
             f'  anatomy      {one.t1w_preproc or one.t1w or "the magnitude of the series (no T1w image)"}',
         ]
@@ -176,6 +176,10 @@ def describe_plan(plan: 'Plan') -> str:
     for one in plan.rejected:
         lines += ['', f'{one.name}: {"error" if one.is_error else "skipped"}', f'  {one.reason}']
     return '\n'.join(lines)
+
+
+def _tesla(one: 'Series'):
+    return f'{one.field_strength:g} T' if one.field_strength else 'strength not given,'
 
 
 def _numbers(values: Iterable[float], between: str):

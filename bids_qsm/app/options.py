@@ -163,6 +163,12 @@ class Options:
         action='extend',
         check=_check_names,
     )
+    start_from: str = _what(
+        'auto',
+        'map of another tool to start from, even where there is phase; without phase, auto takes the map '
+        'nearest to susceptibility',
+        choices=('auto', 'chi', 'local_field', 'field', 'r2star'),
+    )
     work_dir: Path | None = _how(
         None, 'working folder; a stopped run resumes from it (output_dir/work)', short='-w', metavar='PATH'
     )

@@ -1,10 +1,14 @@
 """The one table of maps: what each is called, where it is saved, and how it is shown."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bids_qsm.plotting.maps import Look
+
+if TYPE_CHECKING:
+    from bids_qsm.layout.series import Series
 
 
 @dataclass(frozen=True)
@@ -123,10 +127,20 @@ SYMBOLS = {one.column: one.symbol for one in PRODUCTS.values() if one.column}
 """Name of a map in tables of regions -> in charts and pages."""
 
 
-def products_of(*, n_echoes: int, one_step: bool) -> dict[str, Product]:
-    """The maps that a series gives: one echo leaves no residual and no decay, one step no local field."""
-    return {
-        port: one
-        for port, one in PRODUCTS.items()
-        if n_echoes >= one.echoes and (one.one_step or not one_step)
-    }
+def products_of(series: 'Series', *, one_step: bool) -> dict[str, Product]:
+    """The maps that a series gives, where inversion takes the total field in ``one_step`` or not.
+
+    One echo leaves no residual and no decay. A series that starts from maps of another tool has these, and
+    what can be made of them.
+    """
+    n_echoes, given = len(series.echo_times), set(series.given_ports)
+    if not given:
+        there = {port for port, one in PRODUCTS.items() if n_echoes >= one.echoes}
+    else:
+        there = {*series.maps, *(given & {'field'})}
+        there |= {'magnitude'} if series.magnitude else set()
+        there |= {'t2star', 's0'} if n_echoes else set()
+        there |= {'localfield'} if given & {'field', 'local_field'} else set()
+    if one_step and 'local_field' not in given:
+        there = {port for port in there if PRODUCTS[port].one_step}
+    return {port: one for port, one in PRODUCTS.items() if port in there}

@@ -37,7 +37,10 @@ def find_ancillary(series, t1w: list[Path], flair: list[Path], options):
     """For each of ``series`` (all of one subject) what to set in it; UserError where a file is unusable."""
     subject = series[0].subject
     labelled = find_segmentations(subject, options)
-    anatomy = _find_anatomy(series, t1w, options.derivatives, {found.source for found in labelled})
+    used = {found.source for found in labelled}
+    maps = [one.path for found in series for one in found.given]
+    used |= {name for name, root in options.derivatives if any(path.is_relative_to(root) for path in maps)}
+    anatomy = _find_anatomy(series, t1w, options.derivatives, used)
     found = find_inputs(subject, options)
     drawn = drawn_images(found)
     scanned = _scanned(subject, options.bids_dir)

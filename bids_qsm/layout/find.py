@@ -8,6 +8,7 @@ from bids_qsm.errors import UserError, plain
 from bids_qsm.layout.ancillary import find_ancillary
 from bids_qsm.layout.dataset import require_dataset, require_places, validate
 from bids_qsm.layout.index import ENTITIES, Index, is_label
+from bids_qsm.layout.maps import with_maps
 from bids_qsm.layout.names import LONG_NAMES, entities_of, suffix_of
 from bids_qsm.layout.series import Rejected, Series, read_series
 from bids_qsm.recon.inversion import INVERSION
@@ -84,6 +85,7 @@ def find_series(options, own: tuple[str, ...] | None = None) -> Plan:
         series = [one for one in series if len(one.echo_times) > 1]
         reason = f'--inversion {options.inversion.name} needs R2*, and so two echoes or more; choose another.'
         rejected += [Rejected(one.name, f'{one.files[0].name}: {reason}', True) for one in single]
+    series, rejected = with_maps(series, rejected, subjects, options)
     series, failed = _with_ancillary(series, images, options)
     rejected += failed
     if not series and not rejected and not is_part:

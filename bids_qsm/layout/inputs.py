@@ -85,7 +85,7 @@ def plan_applications(
     """
     uses, notes = [], []
     one_step = 'total' in needs(INVERSION[options.inversion.name])
-    made = products_of(n_echoes=len(one.echo_times), one_step=one_step)
+    made = products_of(one, one_step=one_step)
     params = {method.name: method.params for method in options.applications}
     for app in chosen(options):
         absent = [name for name, required in app.arguments.items() if required and _is_absent(name, made)]

@@ -47,8 +47,25 @@ class Use:
 
 
 @dataclass(frozen=True)
+class GivenMap:
+    """A map that another tool made, or a mask of it."""
+
+    port: str
+    """'chi', 'local_field' and 'field' (the total field), all ppm; 'r2star' (1/s); 'mask'."""
+    path: Path
+    factor: float = 1.0
+    """What the values are multiplied by to get ppm or 1/s."""
+    reference: str = ''
+    """Region whose susceptibility is zero, where the sidecar of ``chi`` says it."""
+
+
+@dataclass(frozen=True)
 class Series:
-    """One gradient-echo acquisition: files by echo time, what their headers say, and what goes with it."""
+    """One gradient-echo acquisition: files by echo time, what their headers say, and what goes with it.
+
+    A series that starts from maps of another tool has these in ``given``. It has no phase and no echo times,
+    a magnitude only where one lies on the grid of the maps, and a field strength only where it is known.
+    """
 
     subject: str
     session: str | None
@@ -59,7 +76,7 @@ class Series:
     real: tuple[Path, ...]
     imag: tuple[Path, ...]
     echo_times: tuple[float, ...]
-    field_strength: float
+    field_strength: float | None
     manufacturer: str | None
     repetition_time: float | None
     flip_angle: float | None
@@ -81,6 +98,9 @@ class Series:
     """FLAIR image, which goes with inputs drawn on it."""
     applications: tuple[Use, ...] = ()
     segmentations: tuple[Segmentation, ...] = ()
+    given: tuple[GivenMap, ...] = ()
+    is_whole: bool = False
+    """Whether the given maps are not masked to the brain."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -89,7 +109,22 @@ class Series:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        return self.magnitude + self.phase + self.real + self.imag
+        return self.magnitude + self.phase + self.real + self.imag + tuple(one.path for one in self.given)
+
+    @property
+    def given_ports(self) -> tuple[str, ...]:
+        """What the given maps show; empty for a series with phase."""
+        return tuple(one.port for one in self.given)
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """Of susceptibility ('chi') and R2* ('r2star'), those that the series has in the end."""
+        ports = self.given_ports
+        has = {
+            'chi': not ports or bool({'chi', 'local_field', 'field'} & set(ports)),
+            'r2star': 'r2star' in ports or len(self.echo_times) > 1,
+        }
+        return tuple(port for port, there in has.items() if there)
 
     @property
     def inputs(self) -> tuple[Input, ...]:
@@ -117,7 +152,7 @@ def read_series(entities, suffix, files, bad_sidecars, echoes_chosen):
     ``files`` are pairs of path and metadata, ``bad_sidecars`` maps unreadable JSON files to what is wrong.
     """
     name = join_entities(entities)
-    unnamed = [f'{key}-{value}' for key, value in entities if key not in _KEPT]
+    unnamed = [f'{key}-{value}' for key, value in entities if key not in KEPT]
     if unnamed:
         reason = f'{files[0][0].name}: names of outputs have no place for {unnamed[0]}; rename it, as acq-.'
         return Rejected(name, reason, True)
@@ -222,7 +257,7 @@ def read_series(entities, suffix, files, bad_sidecars, echoes_chosen):
     )
 
 
-_KEPT = ('sub', 'ses', 'acq', 'ce', 'rec', 'dir', 'run', 'flip', 'inv', 'mt', 'chunk')
+KEPT = ('sub', 'ses', 'acq', 'ce', 'rec', 'dir', 'run', 'flip', 'inv', 'mt', 'chunk')
 """Entities that tell series apart and that the names of outputs keep."""
 _PORTS = (('magnitude', 'mag'), ('phase', 'phase'), ('real', 'real'), ('imag', 'imag'))
 

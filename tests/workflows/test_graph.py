@@ -15,7 +15,7 @@ from bids_qsm.app.options import Options
 from bids_qsm.app.participant import build_graph
 from bids_qsm.errors import UserError
 from bids_qsm.layout import Plan, Series
-from bids_qsm.layout.series import Input, Segmentation, Use
+from bids_qsm.layout.series import GivenMap, Input, Segmentation, Use
 from bids_qsm.recon.inversion import INVERSION
 from bids_qsm.recon.registry import Need, method
 from bids_qsm.templates.spaces import get_template
@@ -169,6 +169,47 @@ def test_every_series_builds(options, series, changes):
     prefixes = owners(workflow.name, plan, options.output_spaces)
     for node in workflow._create_flat_graph().nodes():
         assert any(node.fullname.startswith(prefix + '.') for prefix in prefixes)
+
+
+@pytest.mark.parametrize(
+    ('ports', 'has_magnitude', 'inversion'),
+    [
+        (('chi',), False, 'tv'),
+        (('chi', 'r2star', 'mask'), True, 'tv'),
+        (('local_field',), False, 'tv'),
+        (('field', 'r2star'), True, 'tv'),
+        (('field',), False, 'tgv'),
+        (('field',), True, 'tv'),
+        (('r2star',), False, 'tv'),
+    ],
+    ids=str,
+)
+def test_maps_of_other_tools_build(options, series, files, ports, has_magnitude, inversion):
+    fitted = has_magnitude and ports == ('field',)
+    given = replace(
+        series,
+        given=tuple(GivenMap(port, files(f'{port}.nii')) for port in ports),
+        magnitude=series.magnitude if has_magnitude else (),
+        phase=(),
+        echo_times=series.echo_times if fitted else (),
+        field_strength=None,
+        is_whole='mask' not in ports,
+    )
+    if 'chi' in given.maps:
+        lesions = Use('lesions', (), (Input('lesions', files('lesion_mask.nii'), 'gre'),))
+        given = replace(given, applications=(*given.applications, Use('candidates', (), ()), lesions))
+    options = replace(options, inversion=Method(inversion))
+    workflow, methods, _ = graph(options, given)
+    check_ports(workflow)
+    names = {name.rpartition('.')[2] for name in workflow.list_node_names()}
+    assert not names & {'condition', 'unwrap_phase', 'fit', 'weigh', 'plot_phase'}
+    assert ('relaxation' in names) == fitted
+    assert ('invert' in names) == bool({'local_field', 'field'} & set(ports))
+    assert ('remove' in names) == ('field' in ports and inversion == 'tv')
+    # all but tables and alignment needs susceptibility
+    assert {'refine_labels', 'candidates', 'lesions'} <= names or 'chi' not in given.maps
+    assert ('plot_mask' in names) == has_magnitude
+    assert any('another tool' in text for text in methods)
 
 
 def test_derivatives_replace_our_own(options, series, files):

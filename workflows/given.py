@@ -1,0 +1,168 @@
+"""The reconstruction of a series that starts from maps of another tool, as far as it is left to do."""
+
+from typing import TYPE_CHECKING
+
+from nipype.interfaces.utility import IdentityInterface
+
+from bids_qsm.interfaces.maps import MaskMaps, ReadMaps
+from bids_qsm.interfaces.relaxation import FitRelaxation
+from bids_qsm.recon.registry import facts
+from bids_qsm.recon.relaxation import R2STAR
+from bids_qsm.workflows import engine as pe
+from bids_qsm.workflows.memory import Sizes, need
+from bids_qsm.workflows.susceptibility import init_susceptibility_wf, is_one_step
+
+if TYPE_CHECKING:
+    from bids_qsm.app.options import Options
+    from bids_qsm.layout.series import Series
+
+FIELDS = ('local_field', 'field')
+USUAL_ECHO, USUAL_FIELD = 0.02, 3.0
+"""Echo time (s) and field strength (T) at which nonlinear methods compare phases, where these are unknown."""
+
+
+def given_maps(series: 'Series') -> list[str]:
+    """Ports of the maps that a series starts from."""
+    return [port for port in series.given_ports if port != 'mask']
+
+
+def given_inputs(series: 'Series') -> list[str]:
+    """Outputs of :func:`init_given_wf` that :func:`init_given_recon_wf` takes."""
+    maps = given_maps(series)
+    of_field = ['combined', 'noise'] if {*maps} & {*FIELDS} else []
+    return [*maps, 'support', *of_field, *(['magnitude'] if series.echo_times else [])]
+
+
+def init_given_wf(*, series: 'Series', sizes: Sizes, name: str):
+    """Read the maps that ``series`` starts from.
+
+    Outputs: those of :func:`given_inputs`: the maps (ppm, 1/s), support (where the first of them is given)
+    and, of a field, its noise (ppm) and where R2* can be fitted magnitude (4D); combined and first_echo
+    (magnitudes, or images of the first map), notes (JSON).
+    """
+    workflow = pe.Workflow(name=name)
+    workflow.__desc__ = 'Maps that were made by another tool were read and taken as they are.'
+    ports = list(dict.fromkeys([*given_inputs(series), 'combined', 'first_echo', 'notes']))
+    outputnode = pe.Node(IdentityInterface(ports), name='outputnode')
+    read = pe.Node(
+        ReadMaps(
+            **{one.port: str(one.path) for one in series.given},
+            factors={one.port: one.factor for one in series.given},
+        ),
+        name='read',
+        mem_gb=need('read_maps', sizes),
+    )
+    if series.magnitude:
+        read.inputs.magnitude = [str(path) for path in series.magnitude]
+    workflow.connect([(read, outputnode, [(port, port) for port in ports])])
+    return workflow
+
+
+def init_given_recon_wf(
+    *, series: 'Series', options: 'Options', sizes: Sizes, omp_nthreads: int, name: str = 'recon_wf'
+):
+    """Find susceptibility from a field map that was given, or keep given maps to their mask.
+
+    Inputs: those of :func:`given_inputs`; brain (mask to keep the maps to), where
+    the maps are not masked or the user gave a mask.
+    Outputs: field, local_field, chi (ppm), r2star (1/s), t2star (s), s0, each where there is one, chi_mask,
+    reference (JSON).
+    """
+    workflow = pe.Workflow(name=name)
+    maps, has_brain = given_maps(series), series.is_whole or series.mask is not None
+    start = next((port for port in FIELDS if port in maps), None)
+    inputnode = pe.Node(
+        IdentityInterface([*given_inputs(series), *(['brain'] if has_brain else [])]), name='inputnode'
+    )
+    outputs = list(
+        dict.fromkeys([*maps, *series.maps, 'chi_mask', *(['reference'] if 'chi' in series.maps else [])])
+    )
+    one_step = is_one_step(options.inversion.name)
+    if start == 'field' and not one_step:
+        outputs.append('local_field')
+    outputs += ['t2star', 's0'] if series.echo_times else []
+    outputnode = pe.Node(IdentityInterface(outputs), name='outputnode')
+    keep = pe.Node(MaskMaps(), name='keep', mem_gb=need('read_maps', sizes))
+    kept = [port for port in maps if port not in FIELDS]
+    keep.inputs.reference = next((one.reference for one in series.given if one.port == 'chi'), '')
+    workflow.connect(
+        [
+            (inputnode, keep, [(port, port) for port in (*kept, 'support')]),
+            (keep, outputnode, [(port, port) for port in kept]),
+        ]
+    )
+    if has_brain:
+        workflow.connect(inputnode, 'brain', keep, 'brain')
+    if start is None:
+        workflow.connect(keep, 'mask', outputnode, 'chi_mask')
+        if 'chi' in maps:
+            workflow.connect(keep, 'note', outputnode, 'reference')
+            workflow.__desc__ = 'Susceptibility was not changed but for its mask.'
+        return workflow
+    susceptibility_wf = init_susceptibility_wf(
+        two_pass=False,
+        reference=options.reference.name,
+        reference_params=options.reference.as_dict,
+        inversion_params={
+            'background': options.background.name if start == 'field' else None,
+            'background_params': options.background.as_dict,
+            'inversion': options.inversion.name,
+            'inversion_params': options.inversion.as_dict,
+            'device': options.device,
+            'n_echoes': 2 if 'r2star' in series.maps else 1,  # with R2* as of several echoes
+            'omp_nthreads': omp_nthreads,
+        },
+        sizes=sizes,
+    )
+    susceptibility_wf.inputs.inputnode.echo_times = [USUAL_ECHO]
+    susceptibility_wf.inputs.inputnode.field_strength = series.field_strength or USUAL_FIELD
+    workflow.connect(
+        [
+            (inputnode, outputnode, [(start, start)]),
+            (
+                inputnode,
+                susceptibility_wf,
+                [
+                    (start, 'inputnode.field'),
+                    *((port, f'inputnode.{port}') for port in ('combined', 'noise')),
+                ],
+            ),
+            (keep, susceptibility_wf, [('mask', 'inputnode.mask'), ('mask', 'inputnode.support')]),
+            (
+                susceptibility_wf,
+                outputnode,
+                [
+                    ('outputnode.chi', 'chi'),
+                    ('outputnode.mask', 'chi_mask'),
+                    ('outputnode.reference', 'reference'),
+                ],
+            ),
+        ]
+    )
+    if start == 'field' and not one_step:
+        workflow.connect(susceptibility_wf, 'outputnode.local_field', outputnode, 'local_field')
+    if 'r2star' in maps:
+        workflow.connect(keep, 'r2star', susceptibility_wf, 'inputnode.r2star')
+    if series.echo_times:
+        about = facts(R2STAR[options.r2star.name])
+        relaxation = pe.Node(
+            FitRelaxation(
+                method=options.r2star.name,
+                params=options.r2star.as_dict,
+                echo_times=list(series.echo_times),
+                field_strength=series.field_strength or USUAL_FIELD,
+            ),
+            name='relaxation',
+            mem_gb=need(about.memory, sizes),
+            n_procs=omp_nthreads,
+        )
+        workflow.connect(
+            [
+                (inputnode, relaxation, [('magnitude', 'magnitude'), ('field', 'field')]),
+                (keep, relaxation, [('mask', 'mask')]),
+                (relaxation, susceptibility_wf, [('r2star', 'inputnode.r2star')]),
+                (relaxation, outputnode, [(port, port) for port in ('r2star', 't2star', 's0')]),
+            ]
+        )
+        workflow.__desc__ = f'R2*, T2* and S0 were estimated with {about.prose}.'
+    return workflow
