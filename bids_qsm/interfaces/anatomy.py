@@ -54,8 +54,9 @@ class RegisterRigid(Step):
     )
 
     def compute(self, data: Data):
+        fixed = (data['fixed'], data['fixed_affine'], data['fixed_mask'])
         data['moving'] = correct_bias(data['moving'], data['moving_affine'])[0]
-        matrix = call(rigid, data, {})
+        matrix = rigid(data['moving'], data['moving_affine'], *fixed)
         return matrix, np.linalg.inv(matrix)
 
 
