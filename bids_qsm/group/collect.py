@@ -79,6 +79,8 @@ def collect_tables(output_dir, bids_dir, *, subjects=(), sessions=()):
     columns = cohort.dictionary(long.columns, columns, more)
     if scans:
         columns['acq_time'] = {'Description': 'When the series was acquired, from scans.tsv or sessions.tsv.'}
+    if 'n_voxels' in long:  # rows of events have none
+        long['n_voxels'] = long['n_voxels'].astype('Int64')
     save_table(out / 'group_stats.tsv', long, columns)
     return long, notes
 

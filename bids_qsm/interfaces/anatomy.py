@@ -55,8 +55,9 @@ class RegisterRigid(Step):
     )
 
     def compute(self, data: Data):
+        fixed = (data['fixed'], data['fixed_affine'], data['fixed_mask'])
         data['moving'] = correct_bias(data['moving'], data['moving_affine'])[0]
-        matrix = call(rigid, data, {'affine': self.inputs.affine})
+        matrix = rigid(data['moving'], data['moving_affine'], *fixed, affine=self.inputs.affine)
         return matrix, np.linalg.inv(matrix)
 
 
