@@ -207,7 +207,7 @@ def _measure(
     shell = (distance > touch) & (distance <= touch + SHELL_MM)
     kinds, shares = np.unique(dseg[valid], return_counts=True)
     alike = plain & np.isin(dseg, kinds[shares >= 0.1 * count])
-    row = {'n_voxels': count}
+    row: dict = {'n_voxels': count}
     for name, data in maps.items():
         parts = (data[part] for part in (valid, valid & ~rim, valid & rim, shell & alike))
         whole, core, edge, around = (part[np.isfinite(part)] for part in parts)
@@ -245,7 +245,7 @@ def _compare(contrast: float, inner: np.ndarray, outer: np.ndarray, chi: np.ndar
             found.append(inside.mean(dtype=float) - np.median(around))
     if np.isnan(contrast) or len(found) < FEWEST:
         return len(found), np.nan
-    return len(found), (contrast - np.median(found)) / max(_spread(found), 1e-6)
+    return len(found), (contrast - np.median(found)) / max(_spread(np.array(found)), 1e-6)
 
 
 def _sign(z: float):

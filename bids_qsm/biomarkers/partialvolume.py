@@ -132,10 +132,10 @@ def _model(dseg: np.ndarray, index: tuple[int, ...], mask: np.ndarray, grid: Gri
     boxes = [boxes[i - 1] for i in index]
     columns, is_label = [], []
     for i, cut in zip(index, boxes, strict=True):
-        parts = [] if cut is None else list(_compartments(owner[cut] == i, wanted[cut], size))
-        kept = row[cut] if cut is not None else None
-        for n, part in enumerate(parts):
-            share = part
+        if cut is None:
+            continue
+        kept = row[cut]
+        for n, share in enumerate(_compartments(owner[cut] == i, wanted[cut], size)):
             for axis, spread in enumerate(spreads):
                 share = ndimage.correlate1d(share, spread, axis, mode='constant')
             there = (kept >= 0) & (np.abs(share) > _NEGLIGIBLE)

@@ -13,7 +13,7 @@ from bids_qsm.biomarkers.reference import REFERENCES, reference_regions
 from bids_qsm.recon.grid import Grid
 
 COMPOSITES = {'SN': ('SNc', 'SNr'), 'GP': ('GPe', 'GPi')}
-ORDER = (*REFERENCES, 'SN', 'SNc', 'SNr', 'GP', 'GPe', 'GPi', 'RN', 'STN')
+ORDER: tuple[str, ...] = (*REFERENCES, 'SN', 'SNc', 'SNr', 'GP', 'GPe', 'GPi', 'RN', 'STN')
 ORDER += ('Putamen', 'Caudate', 'Thalamus', 'Dentate')
 UNITS = {'chi': 'ppm', 'R2star': '1/s'}
 STATISTICS = ('mean', 'sd', 'se', 'median', 'p5', 'p95', 'mean_positive')

@@ -132,8 +132,7 @@ def _repeatability(data: Observations, by: Sequence[str], given: float | dict | 
     rest = np.where(valid, data.values - (total / np.maximum(count, 1))[place], 0.0)
     dof = np.maximum(count - 1, 0).sum(0)
     own = np.sqrt((rest**2).sum(0) / np.maximum(dof, 1))
-    known = [REPEATABILITY.get(m, {}).get(r, np.nan) for m, r in zip(maps, regions, strict=True)]
-    known = np.array(known, float)
+    known = np.array([REPEATABILITY.get(m, {}).get(r, np.nan) for m, r in zip(maps, regions, strict=True)])
     use_own = (dof >= np.where(np.isfinite(known), _OWN_LEAST, 2)) & (own > 0)
     sd = np.where(use_own, own, known)
     source = np.where(use_own, 'own runs', np.where(np.isfinite(sd), 'literature', ''))
@@ -275,7 +274,7 @@ def change_summary(table: pd.DataFrame):
 def dictionary() -> dict:
     """Describe every column of the tables of changes and of their summary, and of those of the protocol."""
     unit = 'see column units'
-    described = {
+    described: dict[str, str | tuple[str, str]] = {
         'participant_id': 'Label of the participant.',
         'group': 'Group of the participant; all: every group together.',
         **QUANTITY,

@@ -286,7 +286,8 @@ def _correlations(y: np.ndarray, sample: _Sample, weights: np.ndarray):
     """r, its interval and p of the t test, one column a region."""
     r, drawn, left_out = _resampled(y, sample, weights)
     # on Fisher's z scale the resamples are nearly normal, and the ends stay within -1 and 1
-    low, high, _ = corrected_interval(*(np.arctanh(_open(v)) for v in (r, drawn, left_out)), sample.dof)
+    found, resampled, jackknife = (np.arctanh(_open(v)) for v in (r, drawn, left_out))
+    low, high, _ = corrected_interval(found, resampled, jackknife, sample.dof)
     t = r * np.sqrt(sample.dof / np.maximum(1 - r**2, 1e-300))
     return np.stack([r, np.tanh(low), np.tanh(high), 2 * special.stdtr(sample.dof, -np.abs(t))])
 
@@ -307,7 +308,7 @@ def _open(r: np.ndarray):
 
 def dictionary() -> dict:
     """Describe every column of the tables of correlations and of their differences."""
-    described = {
+    described: dict[str, str | tuple[str, str]] = {
         **QUANTITY,
         'column': 'Number that the region is correlated with.',
         'covariates': 'Covariates that were regressed out of both; empty without any.',

@@ -120,7 +120,7 @@ class AgeCurve:
         """Constant, line and curved columns at some ages; beyond the outer knots the curve is linear."""
         a = self._scaled(age)
         columns = [np.ones_like(a), *([a] if self.line else [])]
-        if self.shape is None:
+        if self.shape is None or self.knots is None:
             return np.stack(columns, -1)
         inside = np.clip(a, self.knots[0], self.knots[-1])
         basis = natural_spline(self.knots)

@@ -13,19 +13,8 @@ from bids_qsm.cohort.observations import is_numeric, numeric, some
 from bids_qsm.cohort.tables import group_column
 from bids_qsm.errors import UserError
 
-CONTROLS = (
-    'control',
-    'controls',
-    'healthy',
-    'hc',
-    'healthycontrol',
-    'healthycontrols',
-    'con',
-    'ctrl',
-    'ctl',
-    'hv',
-)
-CONTROLS += ('normal', 'nc', 'cn', 'none', 'volunteer')
+CONTROLS: tuple[str, ...] = ('control', 'controls', 'healthy', 'hc', 'healthycontrol', 'healthycontrols')
+CONTROLS += ('con', 'ctrl', 'ctl', 'hv', 'normal', 'nc', 'cn', 'none', 'volunteer')
 """Common names of control groups, in lower case without punctuation: such a level is the reference."""
 _COLLINEAR = 1e-7
 

@@ -7,7 +7,7 @@ import pandas as pd
 from scipy import special, stats
 
 
-def adjust(p: Sequence[float] | np.ndarray | pd.Series, families: Sequence) -> np.ndarray:
+def adjust(p: Sequence[float] | np.ndarray | pd.Series, families: Sequence | np.ndarray) -> np.ndarray:
     """False discovery rate of each p within its family, after Benjamini and Hochberg [1]_; NaN stays NaN.
 
     Parameters
@@ -23,7 +23,7 @@ def adjust(p: Sequence[float] | np.ndarray | pd.Series, families: Sequence) -> n
     p = np.asarray(p, float)
     adjusted = np.full(p.shape, np.nan)
     members = {}
-    for i in np.flatnonzero(np.isfinite(p)):
+    for i in np.flatnonzero(np.isfinite(p)).tolist():
         members.setdefault(families[i], []).append(i)
     for index in members.values():
         adjusted[index] = stats.false_discovery_control(p[index])

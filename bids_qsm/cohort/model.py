@@ -25,7 +25,7 @@ from bids_qsm.cohort.observations import (
 from bids_qsm.cohort.tables import PROTOCOL
 from bids_qsm.errors import UserError
 
-_DESCRIBED = {
+_DESCRIBED: dict[str, str | tuple[str, str]] = {
     **QUANTITY,
     'term': 'Term of the formula.',
     'level': 'Levels that are compared; empty for the slope of a number; joint: test of the whole term.',

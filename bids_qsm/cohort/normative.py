@@ -23,7 +23,7 @@ from bids_qsm.cohort.visits import order, years
 from bids_qsm.errors import UserError
 
 _UNIT = 'see column units'
-_DESCRIBED = {
+_DESCRIBED: dict[str, str | tuple[str, str]] = {
     'participant_id': 'Label of the participant.',
     'session_id': 'Label of the session.',
     **QUANTITY,
@@ -126,7 +126,7 @@ def normative(
         outside = (age < age[mine].min()) | (age > age[mine].max())
         span = f'age outside that of the controls ({age[mine].min():g} to {age[mine].max():g})'
         said[np.ix_(outside, columns)] = span if np.ptp(age[mine]) > 0 and age_column in series else ''
-        n_controls[np.ix_(left_out >= 0, columns)] -= 1
+        n_controls[np.ix_(left_out >= 0, np.array(columns))] -= 1
     still = sd <= 1e-12 * np.maximum(np.abs(values), 1e-300)
     with np.errstate(invalid='ignore'):
         t = (values - expected) / np.where(still, np.nan, sd)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -60,7 +61,7 @@ def average(
     n = len(images)
     if not n:
         raise ValueError('average needs at least one image')
-    count = total = square = None
+    count: Any = None
     for image, mask in zip(images, masks, strict=True):
         inside = np.asarray(mask, bool)
         values = np.where(inside, image, 0).astype(np.float64)
@@ -167,7 +168,7 @@ def build_template(
     for _ in range(iterations):
         target = _target(averages, shape, affine, spacing_mm)
         align = partial(_align, heads=heads, target=target, levels=levels)
-        total = 0
+        total: Any = 0
         for i, field in enumerate(mapper(align, range(n))):
             fields[i] = Displacement(field, target.affine)
             total = total + field
@@ -189,10 +190,10 @@ def build_template(
 class Heads:
     """The subjects' images on one grid: sequences that may load their items on access."""
 
-    chis: object
-    t1ws: object
-    masks: object
-    t1w_masks: object
+    chis: Sequence[np.ndarray]
+    t1ws: Sequence
+    masks: Sequence[np.ndarray]
+    t1w_masks: Sequence
     affine: np.ndarray
 
 
@@ -215,7 +216,7 @@ class _Target:
     affine: np.ndarray
 
 
-class _Loaded:
+class _Loaded(Sequence):
     """A sequence whose items are computed on access."""
 
     def __init__(self, load: Callable[[int], np.ndarray], indices: Iterable[int]):
@@ -224,7 +225,7 @@ class _Loaded:
     def __len__(self):
         return len(self._indices)
 
-    def __getitem__(self, at: int):
+    def __getitem__(self, at: Any):
         return self._load(self._indices[at])
 
 

@@ -26,7 +26,17 @@ PROTOCOL = ('acquisition', 'contrast_agent', 'reconstruction', 'inversion')
 
 SHIFTED = ('mean', 'median', 'p5', 'p95', 'mean_pv')
 """Statistics of a region that move with the zero of susceptibility."""
-MEASURES = ('region', 'hemisphere', 'index', 'map', 'n_voxels', 'volume_mm3', 'coverage', 'core', 'units')
+MEASURES: tuple[str, ...] = (
+    'region',
+    'hemisphere',
+    'index',
+    'map',
+    'n_voxels',
+    'volume_mm3',
+    'coverage',
+    'core',
+    'units',
+)
 MEASURES += ('reference', 'sd', 'mean_positive', 'se', 'se_pv', 'note', *SHIFTED)
 """Columns of the tables of regions; all others but the atlas describe the series or its participant."""
 

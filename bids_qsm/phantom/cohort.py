@@ -152,13 +152,15 @@ def draw_people(
         )
         later = timedelta(days=int(rng.integers(365, 730)))
         response = effects.treated + effects.treated_spread * rng.standard_normal()
-        scores, sessions = (None, None), [Session('1', start, first)]
+        scores: tuple[float | None, float | None] = (None, None)
+        sessions = [Session('1', start, first)]
         if patient >= 0:
             first['GP'] *= gp[patient]
             first['SN'] *= sn[patient]
             above = [sessions[0].chi(region) - normal(region) for region in ('GP', 'SN')]
             ideal = np.multiply(above, (effects.dystonia, effects.parkinsonism)) + noise
-            scores = tuple(float(np.clip(round(2 * s) / 2, 0, 108)) for s in ideal)
+            dystonia, parkinsonism = (float(np.clip(round(2 * s) / 2, 0, 108)) for s in ideal)
+            scores = dystonia, parkinsonism
             if patient in again:
                 sessions.append(Session('2', start + later, {**first, 'GP': first['GP'] * response}))
         people.append(

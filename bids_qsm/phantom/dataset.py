@@ -143,7 +143,7 @@ def tiny(path: str | Path, *, seed: int = 0, protocol: Protocol | None = None):
     return write_dataset(path, [Visit('01', None, seed, protocol, 2.0)], seed=seed, spacing=2.0)
 
 
-def _write_visit(path: Path, visit: Visit, head: Head, seeds: Sequence[int]):
+def _write_visit(path: Path, visit: Visit, head: Head, seeds: np.ndarray):
     rng = np.random.default_rng(seeds[0])
     # the pose differs between visits and between the scans of a visit
     head = head.moved(rng.normal(0, 2, 3), rng.normal(0, 2, 3))

@@ -87,7 +87,7 @@ class Simulation:
     truth: dict[str, np.ndarray]
 
 
-def simulate(head: Head, protocol: Protocol, seed: int | np.integer = 0):
+def simulate(head: Head, protocol: Protocol, seed: int = 0):
     """Acquire a head: field, signal and dephasing on a finer grid, sampled in k-space, with noise.
 
     The fine grid has 1.5 to 2 times as many voxels along each axis of the field of view; cropping its k-space
@@ -159,9 +159,10 @@ def simulate(head: Head, protocol: Protocol, seed: int | np.integer = 0):
 
 def store_phase(phase: np.ndarray, phase_format: str):
     """Phase (rad) as a vendor stores it; see PHASE_FORMATS."""
-    if PHASE_FORMATS[phase_format] is None:
+    stored = PHASE_FORMATS[phase_format]
+    if stored is None:
         return phase.astype(np.float32)
-    low, step, dtype = PHASE_FORMATS[phase_format]
+    low, step, dtype = stored
     level = np.round((phase + np.pi) / (2 * np.pi) * 4095)
     return (low + step * level).astype(dtype)
 

@@ -83,10 +83,10 @@ class Head:
             return found
         points = self.to_template(shape, affine)
         for n, lesion in enumerate(self.lesions, 1):
-            found[np.linalg.norm(points - np.float32(lesion.centre), axis=-1) <= lesion.radius] = n
+            found[np.linalg.norm(points - np.array(lesion.centre, np.float32), axis=-1) <= lesion.radius] = n
         return found
 
-    def moved(self, rotation: Sequence[float], translation: Sequence[float]):
+    def moved(self, rotation: Sequence[float] | np.ndarray, translation: Sequence[float] | np.ndarray):
         """Return the same head turned by ``rotation`` (degrees about x, y, z), then shifted (mm)."""
         return replace(self, pose=self.pose @ np.linalg.inv(rigid(rotation, translation)))
 
@@ -124,7 +124,7 @@ class Head:
         )
 
 
-def rigid(rotation: Sequence[float], translation: Sequence[float] = (0, 0, 0)):
+def rigid(rotation: Sequence[float] | np.ndarray, translation: Sequence[float] | np.ndarray = (0, 0, 0)):
     """Matrix (4, 4) that turns by ``rotation`` (degrees about x, then y, then z) and shifts (mm)."""
     matrix = np.eye(4)
     for axis, angle in enumerate(np.radians(rotation)):
@@ -176,7 +176,7 @@ def make_head(
     first = origin + spacing * np.array([b.start for b in box])
     inner = Volume(volume.data[box], first, spacing)
     texture = _textures(inner.data.shape[:3], spacing, streams[2])
-    _draw_brain(inner.data, *(v[box] for v in (t1w, grey, white, mask)), texture)
+    _draw_brain(inner.data, t1w[box], grey[box], white[box], mask[box], texture)
     shapes = (
         displaced(np.random.default_rng([seed, 6]), nuclei_mm) if nuclei_mm else tuple(atlas.ellipsoids())
     )

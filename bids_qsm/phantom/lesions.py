@@ -133,7 +133,8 @@ def scatter(
                 raise ValueError(f'no place is left in the head for {number} {sort}')
             # centres are off the lattice, as real lesions are
             centre = places[rng.choice(free)] + rng.uniform(-0.5, 0.5, 3)
-            found.append(Lesion(tuple(map(float, centre)), radius, chi, rim, kind))
+            x, y, z = map(float, centre)
+            found.append(Lesion((x, y, z), radius, chi, rim, kind))
             room = np.minimum(room, np.linalg.norm(places - centre, axis=-1) - radius - apart)
     return tuple(found)
 

@@ -94,14 +94,14 @@ def _step(
     points = _inside([at_rest[n] for n in group])
     rest = _crowding(points, [at_rest[n] for n in others])
     around = [shapes[n] for n in others]
-    best = None
+    best, chosen = np.inf, candidates[0]
     for step in candidates:
         more = (_crowding(points + step, around) - rest).max()
-        if best is None or more < best[0]:
-            best = more, step
+        if more < best:
+            best, chosen = more, step
         if more <= CROWDED:
             break
-    return best[1]
+    return chosen
 
 
 def _inside(group: Sequence[atlas.Ellipsoid]):

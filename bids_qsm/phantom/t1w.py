@@ -9,7 +9,7 @@ from bids_qsm.phantom.head import Head, rigid
 
 def simulate_t1w(
     head: Head,
-    seed: int | np.integer = 0,
+    seed: int = 0,
     *,
     voxel_size: Sequence[float] = (1.0, 1.0, 1.0),
     fov: Sequence[float] = (192.0, 240.0, 208.0),
