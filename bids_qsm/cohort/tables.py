@@ -400,14 +400,8 @@ def counts(long: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for name, part in series.groupby(keys, sort=True):
         visits = ['participant_id', *(['session_id'] if 'session_id' in part else [])]
-        rows.append(
-            {
-                'group': name,
-                'participants': part['participant_id'].nunique(),
-                'sessions': len(part.drop_duplicates(visits)),
-                'series': len(part),
-            }
-        )
+        sessions = len(part.drop_duplicates(visits))
+        rows.append((name, part['participant_id'].nunique(), sessions, len(part)))
     return pd.DataFrame(rows, columns=['group', 'participants', 'sessions', 'series'])
 
 

@@ -371,24 +371,9 @@ def _clusters(
     table = []
     for index, (peak, size) in enumerate(rows, start=1):
         x, y, z = (affine @ (*peak, 1))[:3]
-        region, distance = name(peak)
-        table.append(
-            {
-                'cluster': index,
-                'x': x,
-                'y': y,
-                'z': z,
-                'region': region,
-                'region_distance_mm': distance,
-                'effect': float(maps['effect'][peak]),
-                'effect_se': float(side['se'][peak]),
-                't': float(maps['t'][peak]),
-                'dof': int(side['dof'][peak]),
-                'z_score': float(maps['z'][peak]),
-                'p_corrected': 10 ** -float(maps['logp'][peak]),
-                'size_mm3': size * volume,
-            }
-        )
+        values = [float(image[peak]) for image in (maps['effect'], side['se'], maps['t'])]
+        values += [int(side['dof'][peak]), float(maps['z'][peak]), 10 ** -float(maps['logp'][peak])]
+        table.append((index, x, y, z, *name(peak), *values, size * volume))
     return pd.DataFrame(table, columns=list(COLUMNS))
 
 

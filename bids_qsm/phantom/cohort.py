@@ -213,48 +213,6 @@ def truth_table(people: Sequence[Person]):
     return pd.DataFrame(rows).replace('n/a', np.nan).infer_objects()
 
 
-def region_tables(people: Sequence[Person], seed: int, *, noise_ppm: float = 0.004, atlas: str = 'nuclei'):
-    """Tables of regions as the participant level writes them, with noise added to the truth.
-
-    For tests of statistics, without images; only the columns that statistics read.
-
-    Parameters
-    ----------
-    people : sequence of Person
-    seed : int
-    noise_ppm : float
-        Standard deviation of a regional mean (ppm).
-    atlas : str
-
-    Yields
-    ------
-    entities : dict
-        BIDS entities of the table.
-    table : DataFrame
-    """
-    rng = np.random.default_rng([seed, 25])
-    for person in people:
-        for session in person.sessions:
-            rows = []
-            for region in REGIONS:
-                sides = session.chi(region) + noise_ppm * np.sqrt(2) * rng.standard_normal(2)
-                for hemisphere, value in (('L', sides[0]), ('R', sides[1]), ('both', sides.mean())):
-                    rows.append(
-                        {
-                            'region': region,
-                            'hemisphere': hemisphere,
-                            'map': 'chi',
-                            'units': 'ppm',
-                            'n_voxels': 200,
-                            'coverage': 1.0,
-                            'mean': value,
-                            'median': value,
-                            'reference': 'CSF',
-                        }
-                    )
-            yield {'sub': person.subject, 'ses': session.label, 'seg': atlas}, pd.DataFrame(rows)
-
-
 def write_cohort(
     path: str | Path,
     people: Sequence[Person],
