@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pandas as pd
 
+from bids_qsm.phantom.cohort import REGIONS
+
 CHI = {'SN': 0.11, 'GP': 0.13, 'RN': 0.10, 'Putamen': 0.04, 'Caudate': 0.045, 'Thalamus': 0.02, 'CSF': 0.01}
 
 
@@ -130,3 +132,28 @@ def _write_candidates(path, rng):
     )
     table.to_csv(path, sep='\t', index=False, na_rep='n/a')
     path.with_suffix('.json').write_text(json.dumps({c: {'Description': f'The {c}.'} for c in table}))
+
+
+def region_tables(people, seed, *, noise_ppm=0.004, atlas='nuclei'):
+    """(entities, table of regions) of each session of simulated people: the truth with noise on each mean."""
+    rng = np.random.default_rng([seed, 25])
+    for person in people:
+        for session in person.sessions:
+            rows = []
+            for region in REGIONS:
+                sides = session.chi(region) + noise_ppm * np.sqrt(2) * rng.standard_normal(2)
+                for hemisphere, value in (('L', sides[0]), ('R', sides[1]), ('both', sides.mean())):
+                    rows.append(
+                        {
+                            'region': region,
+                            'hemisphere': hemisphere,
+                            'map': 'chi',
+                            'units': 'ppm',
+                            'n_voxels': 200,
+                            'coverage': 1.0,
+                            'mean': value,
+                            'median': value,
+                            'reference': 'CSF',
+                        }
+                    )
+            yield {'sub': person.subject, 'ses': session.label, 'seg': atlas}, pd.DataFrame(rows)

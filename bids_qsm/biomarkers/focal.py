@@ -1,4 +1,4 @@
-"""Small sources of susceptibility found without a mask: candidates for microbleeds and calcifications."""
+"""Detection of small sources of susceptibility: candidates for microbleeds and calcifications."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from bids_qsm.recon.distance import depth
 from bids_qsm.recon.grid import Grid
 
 KINDS = {'microbleed': 1, 'calcification': -1}
-"""What a small source may be, and the sign of its susceptibility."""
+"""Kinds of small sources, and the sign of their susceptibility."""
 EVIDENCE = ('strength', 'isolation', 'roundness', 'apart', 'decay')
 _CUBE = np.ones((3, 3, 3), bool)
 
@@ -37,20 +37,21 @@ def find_candidates(
 
     A source is a peak of contrast (susceptibility less that of the tissue within some 8 mm) over
     ``threshold`` times the spread of the tissue there, with all voxels around it of at least half its height
-    that hang together. Paramagnetic ones are candidates for microbleeds, diamagnetic ones for
-    calcifications [1]_. What speaks for it is told as five numbers from 0 to 1, each one half where a
-    harmless thing would be as likely to look so, and its confidence is the least of them:
+    that are connected. Paramagnetic ones are candidates for microbleeds, diamagnetic ones for
+    calcifications [1]_. Five scores from 0 to 1 describe each source; a score of one half means that a
+    harmless structure is as likely. The confidence is the smallest score:
 
-    - strength, :math:`p / (p + h)`: p is the height of the peak, h what harmless things reach: the veins of
-      this person (90th percentile of contrast over the tree of veins), or 5 spreads if that is more, and
-      for calcifications, which no vein looks like, the latter alone.
-    - isolation, :math:`1 - q / p`: q is the largest contrast of either sign in a shell around the source.
-      Veins go on through the shell; a side lobe of a strong source has that source in it.
+    - strength, :math:`p / (p + h)`: p is the height of the peak, h that of harmless structures: the larger of
+      5 spreads and the veins of this person (90th percentile of contrast over the vein tree); for
+      calcifications, which are unlike veins, 5 spreads.
+    - isolation, :math:`1 - q / p`: q is the largest contrast of either sign in a shell around the source. It
+      is low for veins, which cross the shell, and for side lobes of strong sources.
     - roundness: the shortest axis over the longest axis of its ellipsoid of inertia.
-    - apart, :math:`1 - v`: v is the largest vesselness of the tree of veins over the voxels of the source. A
-      bulge of a vein has the vein run through it; a bleed beside a vein has not.
+    - apart, :math:`1 - v`: v is the largest vesselness of the vein tree over the voxels of the source. It
+      separates a bulge of a vein from a bleed beside a vein.
     - decay, :math:`r / (r + 3 s_r)`: r is how much R2* exceeds its median in the shell, :math:`s_r` its
-      spread there. Both bleeds and stones dephase what is around; without R2*, this number is left out.
+      spread there. Both bleeds and calcifications dephase their surroundings. Without R2*, this score is
+      left out.
 
     Parameters
     ----------
@@ -73,7 +74,7 @@ def find_candidates(
         What susceptibility is relative to, for the column of that name.
     threshold : float
     confidence : float
-        Least confidence of a candidate that is told.
+        Least confidence of a candidate in the table.
     edge_mm : float
         Sources whose peak lies nearer to the edge of the mask (mm) are left out: veins run there, and
         background fields are not removed well.
@@ -136,8 +137,8 @@ class _Brain:
         self.vein_level = float(np.quantile(veins, 0.9)) if veins.size else 0.0
 
     def zone(self, edge_mm: float, margin_mm: float):
-        """Where peaks are sought."""
-        # strong sources leave holes in the mask, which are no edge of the brain
+        """Voxels that may hold a peak."""
+        # strong sources leave holes in the mask, which are not the edge of the brain
         whole = ndimage.binary_fill_holes(self.mask)
         size = self.grid.voxel_size
         zone = self.mask & (depth(whole, size, edge_mm + 1) > edge_mm)
@@ -147,7 +148,7 @@ class _Brain:
 
 
 def _iron_rich(chi: np.ndarray, mask: np.ndarray, dseg: np.ndarray):
-    """Voxels of those regions whose median stands out from that of the brain by more than its spread."""
+    """Voxels of regions whose median exceeds that of the brain by more than its spread."""
     values = chi[mask]
     middle = np.median(values)
     limit = middle + 1.4826 * np.median(np.abs(values - middle))
@@ -157,10 +158,10 @@ def _iron_rich(chi: np.ndarray, mask: np.ndarray, dseg: np.ndarray):
 
 
 def tissue_contrast(chi, tissue, grid: Grid, *, reach_mm: float = 8.0):
-    """Susceptibility less that of the tissue around, and how much that tissue varies.
+    """Susceptibility relative to the surrounding tissue, and the spread of that tissue.
 
-    Both are taken over a cube of twice ``reach_mm``, in which what is off by more than twice the spread
-    counts as no more than that, so that veins and lesions hardly do.
+    Both are computed over a cube of twice ``reach_mm``. Values are clipped at two standard deviations, which
+    limits the effect of veins and lesions.
 
     Returns
     -------
@@ -191,7 +192,7 @@ def _sources(brain: _Brain, zone: np.ndarray, sign: int, threshold: float, large
     peaks = zone & (contrast > threshold * brain.spread)
     peaks &= contrast == ndimage.maximum_filter(contrast, footprint=_CUBE)
     seeds = np.argwhere(peaks)
-    # ties in the order of the array, so that the result does not depend on the machine
+    # a stable order of ties, so that the result does not depend on the machine
     order = np.argsort(-contrast[tuple(seeds.T)], kind='stable')
     claimed = np.zeros(zone.shape, bool)
     margin = np.ceil((largest_mm + _gap(brain)[1]) / brain.voxel_size).astype(int)
@@ -206,7 +207,7 @@ def _sources(brain: _Brain, zone: np.ndarray, sign: int, threshold: float, large
         pieces, _ = ndimage.label(here > here[at] / 2, _CUBE)
         region = pieces == pieces[at]
         claimed[box] |= region
-        # the shoulder of a higher peak is no source of its own
+        # a shoulder of a higher peak is not a separate source
         if here[region].max() > here[at]:
             continue
         row = _measure(brain, box, at, here, region, sign, largest_mm)
@@ -215,7 +216,7 @@ def _sources(brain: _Brain, zone: np.ndarray, sign: int, threshold: float, large
 
 
 def _gap(brain: _Brain):
-    """Inner and outer distance (mm) of the shell around a source: a voxel away from it, 2 mm thick."""
+    """Inner and outer distance (mm) of the shell around a source: one voxel away, 2 mm thick."""
     touch = np.linalg.norm(brain.voxel_size) + 1e-3
     return touch, touch + max(2.0, *brain.voxel_size)
 
@@ -229,7 +230,7 @@ def _measure(
     sign: int,
     largest_mm: float,
 ):
-    """Columns of a source; None where it is too long or nothing is known around it."""
+    """Columns of a source; None where it is too long or has no measured surround."""
     size, voxel = brain.voxel_size, brain.grid.voxel_volume
     places = np.argwhere(region) * size
     weights = contrast[region]
@@ -245,7 +246,7 @@ def _measure(
     chi, spread = brain.chi[box], float(brain.spread[box][at])
     around = float(np.median(chi[shell]))
     peak = float(contrast[at])
-    # a source of one voxel is no longer than that along the thick slice
+    # the voxel size is added, so that a source of one voxel is not elongated along the slices
     inertia = (offset * weights[:, None]).T @ offset / weights.sum() + np.eye(3) * size.max() ** 2 / 4
     axes = np.sqrt(np.linalg.eigvalsh(inertia))
     harmless = 5 * spread
@@ -292,8 +293,8 @@ def dictionary():
             None,
         ),
         'confidence': (
-            f'The least of {", ".join(EVIDENCE)}: 0 to 1, one half where a harmless thing would be as likely '
-            'to look so.',
+            f'The least of {", ".join(EVIDENCE)}: 0 to 1; one half means that a harmless structure is as '
+            'likely.',
             None,
         ),
         **described('candidate'),

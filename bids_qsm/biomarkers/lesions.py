@@ -1,4 +1,4 @@
-"""Lesions one by one: where each lies, its susceptibility and R2*, its core, rim and surround."""
+"""Measurements of single lesions: position, susceptibility and R2* of lesion, core, rim and surround."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from bids_qsm.anatomy.transform import apply_affine, spacing_of, transform_point
 from bids_qsm.biomarkers.localisation import Places, described
 
 SHELL_MM, REACH_MM, LIMIT = 3.0, 20.0, 2.0
-"""Thickness of a lesion's surround (mm), how far from it (mm) its shape is compared, and spreads that make
-a sign."""
+"""Thickness of the surround of a lesion (mm), range of the comparison places (mm), and the threshold of a
+sign in spreads."""
 FEWEST = 10
-"""Fewest voxels of a surround, and fewest places to compare with, that say something."""
-_WORK = 10_000_000  # voxels that may be looked at to compare one lesion
+"""Fewest voxels of a surround, and fewest comparison places."""
+_WORK = 10_000_000  # most voxels to read for the comparison of one lesion
 _CROSS = ndimage.generate_binary_structure(3, 1)
 _CUBE = np.ones((3, 3, 3), bool)
 EMPTY = 'the mask is empty'
@@ -56,12 +56,12 @@ def label_lesions(mask, *, binary: bool = False):
     """
     mask = np.asarray(mask)
     top = mask.max(initial=0)
-    # scaling leaves whole numbers a little off
+    # scaled storage changes whole numbers slightly
     if np.abs(mask - np.rint(mask)).max(initial=0) < 1e-3 and not (binary and top >= 100):
         labels = np.rint(mask).astype(np.int32)
         if np.unique(labels[labels != 0]).size > 1:
             return labels
-    # pieces that touch at a corner are one lesion
+    # pieces that touch at a corner belong to one lesion
     return ndimage.label(mask > max(top, 1) / 2, structure=_CUBE)[0].astype(np.int32)
 
 
@@ -176,7 +176,7 @@ def _place(
     shape: tuple[int, ...],
     where: Places,
 ):
-    """What is known of a lesion from where it was drawn, and whether that is inside the field of view."""
+    """Columns of a lesion as it was drawn, and whether it lies inside the field of view."""
     voxels = np.argwhere(image.labels[box] == number) + [side.start for side in box]
     points = transform_points(apply_affine(image.affine, voxels), image.to_maps)
     at = apply_affine(np.linalg.inv(affine), points)
@@ -187,7 +187,7 @@ def _place(
 
 
 def _grown(box: tuple[slice, ...], affine: np.ndarray, shape: tuple[int, ...]):
-    """The box of a lesion with all that it is compared with, inside the volume."""
+    """The box of a lesion and its comparison places, inside the volume."""
     reach = _reach(box, spacing_of(affine))
     return tuple(
         slice(max(side.start - r, 0), min(side.stop + r, n))
@@ -196,28 +196,28 @@ def _grown(box: tuple[slice, ...], affine: np.ndarray, shape: tuple[int, ...]):
 
 
 def _reach(box: tuple[slice, ...], voxel_size: np.ndarray):
-    """How far (voxels) a lesion's shape is moved along each axis: clear of the lesion, however large."""
+    """Range (voxels) of the comparison places along each axis, beyond the lesion itself."""
     return REACH_MM / voxel_size + [side.stop - side.start for side in box]
 
 
 def _measure(
     here: np.ndarray, maps: dict[str, np.ndarray], plain: np.ndarray, dseg: np.ndarray, affine: np.ndarray
 ):
-    """Columns of the measurements of the lesion ``here``, all cut out with what surrounds it."""
+    """Measured columns of the lesion ``here``; all arrays are cropped to the lesion and its surround."""
     voxel_size = spacing_of(affine)
     chi = maps['chi']
     valid = here & np.isfinite(chi)
     count = int(valid.sum())
     if not count:
         return {'n_voxels': 0, 'reason': UNMAPPED}
-    # where the field of view ends is no rim
+    # the edge of the field of view is not a rim
     rim = here & ~ndimage.binary_erosion(here, _CROSS, border_value=1)
     touch = np.linalg.norm(voxel_size) + 1e-3
     distance = ndimage.distance_transform_edt(~here, sampling=voxel_size)
     shell = (distance > touch) & (distance <= touch + SHELL_MM)
     kinds, shares = np.unique(dseg[valid], return_counts=True)
     alike = plain & np.isin(dseg, kinds[shares >= 0.1 * count])
-    row = {'n_voxels': count}
+    row: dict = {'n_voxels': count}
     for name, data in maps.items():
         parts = (data[part] for part in (valid, valid & ~rim, valid & rim, shell & alike))
         whole, core, edge, around = (part[np.isfinite(part)] for part in parts)
@@ -240,10 +240,10 @@ def _measure(
 
 
 def _compare(contrast: float, inner: np.ndarray, outer: np.ndarray, chi: np.ndarray, voxel_size: np.ndarray):
-    """How many places there are to put the lesion's shape at, and its contrast in units of their spread.
+    """Number of comparison places, and the contrast of the lesion in units of their spread.
 
-    ``inner`` and ``outer`` are the shape and its shell; ``chi`` is NaN where there is no plain tissue of the
-    lesion's kind.
+    ``inner`` and ``outer`` are the lesion and its shell; ``chi`` is NaN outside normal tissue of the same
+    regions.
     """
     reach = _reach(ndimage.find_objects(inner.astype(np.uint8))[0], voxel_size)
     inner, outer = np.argwhere(inner), np.argwhere(outer)
@@ -255,7 +255,7 @@ def _compare(contrast: float, inner: np.ndarray, outer: np.ndarray, chi: np.ndar
             found.append(inside.mean(dtype=float) - np.median(around))
     if np.isnan(contrast) or len(found) < FEWEST:
         return len(found), np.nan
-    return len(found), (contrast - np.median(found)) / max(_spread(found), 1e-6)
+    return len(found), (contrast - np.median(found)) / max(_spread(np.array(found)), 1e-6)
 
 
 def _sign(z: float):
@@ -265,7 +265,7 @@ def _sign(z: float):
 
 
 def _shifts(reach: np.ndarray, size: int):
-    """Shifts (voxels) within an ellipsoid of half axes ``reach``, on a lattice; fewer for large shapes."""
+    """Shifts (voxels) on a lattice within an ellipsoid of half axes ``reach``; fewer for large lesions."""
     number = np.clip(_WORK / size, 200, 400)
     step = max((4 / 3 * np.pi / number) ** (1 / 3), 1 / reach.min())
     line = step * np.arange(-int(1 / step), int(1 / step) + 1)
@@ -287,7 +287,7 @@ def _mean(values: np.ndarray):
 
 
 def _spread(values: np.ndarray):
-    """Standard deviation by the median deviation."""
+    """Standard deviation from the median absolute deviation."""
     return 1.4826 * np.median(np.abs(values - np.median(values)))
 
 

@@ -1,4 +1,4 @@
-"""Where things lie: coordinates in the scanner and the template, and the nearest region of an atlas."""
+"""Localisation of findings: coordinates in scanner and template space, and the nearest region of an atlas."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from bids_qsm.anatomy.transform import apply_affine, transform_points
 
 
 class Places:
-    """Names places of a series by coordinates and regions.
+    """Describes positions in a series by coordinates and regions.
 
     Parameters
     ----------
@@ -21,7 +21,7 @@ class Places:
     affine : ndarray (4, 4)
         Voxel to scanner coordinates (RAS, mm) of that grid.
     to_template : sequence of ndarray (4, 4) or Displacement
-        Transforms that take points of the scanner to the template, first to last.
+        Transforms of points from the scanner to the template, in order of application.
     """
 
     def __init__(
@@ -34,21 +34,21 @@ class Places:
             for row in labels.to_dict('records')
         }
         index = dseg[tuple(voxels.T)]
-        # a subject's own segmentation may hold labels that its table does not know
+        # a subject's own segmentation may have labels that its table lacks
         keep = np.isin(index, list(known))
         self._index, self._known = index[keep], known
         self._tree = KDTree(apply_affine(affine, voxels[keep])) if keep.any() else None
 
     def columns(self, centre: np.ndarray, points: np.ndarray | None = None):
-        """Columns that say where a thing is.
+        """Columns of the position of a finding.
 
         Parameters
         ----------
         centre : ndarray, shape (3,)
             Scanner coordinates (mm).
         points : ndarray, shape (n, 3)
-            Scanner coordinates (mm) of all its voxels, the nearest of which counts for the region; the
-            centre alone unless given.
+            Scanner coordinates (mm) of all its voxels; the nearest region to any of them counts. The centre
+            alone unless given.
 
         Returns
         -------

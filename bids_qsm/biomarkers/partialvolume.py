@@ -1,4 +1,4 @@
-"""Regional means freed of what spills over from neighbours and surroundings."""
+"""Regional means corrected for partial volume with neighbours and surroundings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _WORST_CONDITION = 1e8
 
 @dataclass(frozen=True)
 class Recovered:
-    """Estimates of labels, and their covariance; both NaN where the data do not determine them."""
+    """Estimates of labels and their covariance; both NaN where the data do not determine them."""
 
     index: tuple[int, ...]
     mean: np.ndarray
@@ -35,7 +35,7 @@ class Recovered:
 
 @dataclass(frozen=True)
 class _Model:
-    """Columns of the design over the voxels of the fit: what each compartment adds to each of them."""
+    """Design over the voxels of the fit: a column is the contribution of a compartment to each voxel."""
 
     box: tuple[slice, ...]
     where: np.ndarray
@@ -58,17 +58,16 @@ def recover(
 ):
     r"""Regional means corrected for partial volume, by least squares on spread functions [1]_ [2]_.
 
-    A voxel near the regions is modelled as the sum of what each compartment contributes to it,
+    A voxel near the regions is modelled as the sum of the contributions of all compartments,
 
     .. math:: z(x) = \sum_j T_j \, (m_j * h)(x) + e(x),
 
-    :math:`m_j` the compartments, h a Gaussian. Compartments are the labels, and around each label its own
-    surroundings, as far as they are nearer to it than to others: a constant and a slope along each axis, as
-    tissue on one side of a nucleus is seldom that on the other. It is fitted over the labels and a rim of
-    two standard deviations of h around them. The width of h is that of the image (``blur_voxels``), of the
-    sampling (a voxel's) and of the labels' place (``label_mm``) together: where a label is misplaced at
-    random, the expected share of its region in a voxel is its blurred outline, and the estimate stays
-    unbiased.
+    :math:`m_j` the compartments, h a Gaussian. Compartments are the labels and the surroundings of each
+    label, which are the voxels nearer to it than to others: a constant and a slope along each axis, as tissue
+    differs between the sides of a nucleus. The fit covers the labels and a rim of two standard deviations of
+    h around them. h combines the blur of the image (``blur_voxels``), of the sampling (one voxel) and of
+    the position of labels (``label_mm``): where a label is misplaced at random, the expected share of its
+    region in a voxel is its blurred outline, and the estimate stays unbiased.
 
     Parameters
     ----------
@@ -78,14 +77,14 @@ def recover(
     index : sequence of int
         Labels to estimate.
     mask : ndarray of bool
-        Where the maps hold.
+        Where the maps are valid.
     grid : Grid
     correlations : dict of str to Correlation
         Of the noise of each map.
     blur_voxels : float
         Standard deviation of the image's point spread (voxels).
     label_mm : float
-        Standard deviation of the labels' place along each axis (mm).
+        Standard deviation of the position of labels along each axis (mm).
 
     Returns
     -------
@@ -133,10 +132,10 @@ def _model(dseg: np.ndarray, index: tuple[int, ...], mask: np.ndarray, grid: Gri
     boxes = [boxes[i - 1] for i in index]
     columns, is_label = [], []
     for i, cut in zip(index, boxes, strict=True):
-        parts = [] if cut is None else list(_compartments(owner[cut] == i, wanted[cut], size))
-        kept = row[cut] if cut is not None else None
-        for n, part in enumerate(parts):
-            share = part
+        if cut is None:
+            continue
+        kept = row[cut]
+        for n, share in enumerate(_compartments(owner[cut] == i, wanted[cut], size)):
             for axis, spread in enumerate(spreads):
                 share = ndimage.correlate1d(share, spread, axis, mode='constant')
             there = (kept >= 0) & (np.abs(share) > _NEGLIGIBLE)
@@ -155,19 +154,19 @@ def _model(dseg: np.ndarray, index: tuple[int, ...], mask: np.ndarray, grid: Gri
 
 
 def _spread(sigma: float):
-    """What a voxel gives to its neighbours along an axis: a box of one voxel in a Gaussian (voxels)."""
+    """Spread function along an axis: a box of one voxel convolved with a Gaussian (voxels)."""
     reach = max(int(np.ceil(3 * sigma + 0.5)), 1)
     edges = np.arange(-reach - 0.5, reach + 1)
     if sigma == 0:
         sigma = 1e-6
-    # the box once more, for a border lies anywhere between two centres
+    # the box once more, as borders lie anywhere between two voxel centres
     at = np.linspace(-0.5, 0.5, 9)
     spread = np.diff(special.ndtr((edges[:, None] + at) / sigma).mean(1))
     return (spread / spread.sum()).astype(np.float32)
 
 
 def _compartments(mine: np.ndarray, wanted: np.ndarray, size: np.ndarray):
-    """The label itself and its surroundings, these once more along each axis."""
+    """The label, its surroundings, and slopes of the surroundings along each axis."""
     yield (mine & wanted).astype(np.float32)
     around = (mine & ~wanted).astype(np.float32)
     yield around
@@ -184,7 +183,7 @@ def _grown(box: tuple[slice, ...], margin: np.ndarray, shape: tuple[int, ...]):
 
 
 def _solve(model: _Model, data: np.ndarray, index: tuple[int, ...], correlation: Correlation, grid: Grid):
-    """Least squares, and the covariance of its estimates under correlated noise."""
+    """Least-squares estimates and their covariance under correlated noise."""
     values = np.asarray(data, np.float64)[model.where]
     finite = np.isfinite(values)
     design, values = model.design[finite], values[finite]
@@ -197,7 +196,7 @@ def _solve(model: _Model, data: np.ndarray, index: tuple[int, ...], correlation:
     gram = (design[:, used].T @ design[:, used]).toarray()
     scale = np.sqrt(np.diag(gram))
     gram /= np.outer(scale, scale)
-    # a slope that the voxels at hand do not fix is left at nought
+    # slopes that the voxels do not determine are set to zero
     inverse = np.linalg.pinv(gram, rcond=1 / _WORST_CONDITION, hermitian=True) / np.outer(scale, scale)
     estimates = inverse @ (design[:, used].T @ values)
     residual = values - design[:, used] @ estimates
@@ -213,7 +212,7 @@ def _solve(model: _Model, data: np.ndarray, index: tuple[int, ...], correlation:
 
 
 def _weights(design: sparse.csc_array, inverse: np.ndarray, scale: np.ndarray):
-    """Weight of each voxel in each estimate, a row an estimate; what is far from a region hardly counts."""
+    """Weight of each voxel in each estimate (rows); distant compartments are neglected."""
     rows = []
     for column in inverse.T:
         share = np.abs(column * scale)
@@ -231,7 +230,7 @@ def _covariance(
     correlation: Correlation,
     grid: Grid,
 ):
-    """Covariance of sums of the noise with ``weights`` (estimates, voxels), near each estimate's region."""
+    """Covariance of noise summed with ``weights`` (estimates, voxels), within the box of each region."""
     where = np.zeros(model.where.shape, bool)
     where[model.where] = finite
     owner = model.owner[where]

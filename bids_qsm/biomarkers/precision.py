@@ -1,4 +1,4 @@
-"""How well the mean of a region is known, where neighbouring voxels are wrong together."""
+"""Standard errors of regional means under noise that is correlated between voxels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ _WHOLE_SUM = 100_000
 class Correlation:
     r"""Correlation of voxels a distance d (mm) apart: :math:`(1 - c) e^{-(d / \lambda)^p}`, 1 where d = 0.
 
-    ``nugget`` is c, the share of the variance that neighbours do not have in common, ``length`` (mm)
-    is :math:`\lambda`, ``power`` p: 1 where the map is rough, 2 where it is smooth.
+    ``nugget`` is c, the share of uncorrelated variance, ``length`` (mm) is :math:`\lambda`, ``power`` is p:
+    1 for rough maps, 2 for smooth ones.
     """
 
     nugget: float
@@ -26,7 +26,7 @@ class Correlation:
     power: float = 1.0
 
     def kernel(self, grid: Grid):
-        """Correlation at every lag that matters, an array with lag 0 in its middle."""
+        """Correlation at all lags where it is not negligible, with lag 0 in the centre of the array."""
         reach = 5 ** (1 / self.power) * self.length if self.nugget < 1 else 0.0
         kernel = (1 - self.nugget) * _decay(_distances(grid, reach), self.length, self.power)
         kernel[tuple(n // 2 for n in kernel.shape)] = 1
@@ -57,7 +57,7 @@ def fit_correlation(data: np.ndarray, regions: Sequence[tuple], grid: Grid, *, r
     Returns
     -------
     Correlation
-        Without correlation where the regions have too few voxels to tell, or are constant.
+        Without correlation where the regions have too few voxels or are constant.
 
     References
     ----------
@@ -106,7 +106,7 @@ def _distances(grid: Grid, reach: float):
 
 
 def _correlate(first: np.ndarray, second: np.ndarray, lags: tuple[int, ...]):
-    """Sum over x of first(x) second(x + d) for the lags d of an array of shape ``lags``, 0 in its middle."""
+    """Sum over x of first(x) second(x + d) for lags d in an array of shape ``lags``, 0 in its centre."""
     half = [n // 2 for n in lags]
     shape = [fft.next_fast_len(max(n, h + 1) + h, real=True) for n, h in zip(first.shape, half, strict=True)]
     spectrum = np.conj(fft.rfftn(first, shape)) * fft.rfftn(second, shape)
@@ -117,7 +117,7 @@ def _correlate(first: np.ndarray, second: np.ndarray, lags: tuple[int, ...]):
 def shared_variance(region: np.ndarray, correlation: Correlation, grid: Grid):
     """Mean correlation of any two voxels of a region: 1 over the effective number of independent voxels.
 
-    Regions of very many voxels are taken as without border, which makes it a little larger.
+    In very large regions the border is neglected, which gives a slightly larger value.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ def shared_variance(region: np.ndarray, correlation: Correlation, grid: Grid):
     if size > _WHOLE_SUM:
         return float(min(kernel.sum() / size, 1.0))
     region = region[ndimage.find_objects(region.astype(np.uint8))[0]]
-    # lags longer than the region do not occur in it
+    # lags longer than the region do not occur
     cut = [min(k // 2, n - 1) for k, n in zip(kernel.shape, region.shape, strict=True)]
     kernel = kernel[tuple(slice(k // 2 - c, k // 2 + c + 1) for k, c in zip(kernel.shape, cut, strict=True))]
     weight = region.astype(np.float64)

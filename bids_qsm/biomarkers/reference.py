@@ -1,4 +1,4 @@
-"""Regions that susceptibility may be referred to: the whole brain, CSF of the ventricles, white matter."""
+"""Reference regions of susceptibility: the whole brain, CSF of the ventricles, white matter."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ REFERENCES = ('Brain', 'CSF', 'White matter')
 
 @dataclass(frozen=True)
 class ReferenceRegion:
-    """A region of reference; ``note`` says what it is like, or why there is none."""
+    """A reference region; ``note`` describes it, or states why it was not found."""
 
     name: str
     region: np.ndarray
@@ -33,17 +33,17 @@ def reference_regions(
     max_ratio: float = 0.5,
     min_white_ml: float = 2.0,
 ):
-    """Regions of reference, with a check of each.
+    """Find the reference regions and check each.
 
-    CSF is that of the lateral ventricles (`bids_qsm.recon.csf.ventricles`), found by R2*. It counts where it
-    has ``min_ml`` to ``max_ml`` and the median of its R2* stays under ``max_ratio`` times that of the brain;
-    white matter counts from ``min_white_ml`` on. One that does not count is empty, for a wrong zero
-    would shift every value referred to it.
+    CSF is that of the lateral ventricles (`bids_qsm.recon.csf.ventricles`), found by R2*. It is valid with a
+    volume of ``min_ml`` to ``max_ml`` and a median R2* below ``max_ratio`` times that of the brain; white
+    matter is valid from ``min_white_ml``. An invalid region is empty, as a wrong reference would shift all
+    values.
 
     Parameters
     ----------
     maps : dict of str to ndarray
-        'chi' (ppm), and 'R2star' (1/s) where there is one.
+        'chi' (ppm), and 'R2star' (1/s) if available.
     mask : ndarray of bool
     white_matter : ndarray of bool or None
     grid : Grid
@@ -96,7 +96,7 @@ def _white(
 
 
 def _spread(maps: dict[str, np.ndarray], region: np.ndarray):
-    """Spread of susceptibility, as a clause; by quartiles, for a vein in the region is no matter."""
+    """Spread of susceptibility as text; from quartiles, which are robust against veins in the region."""
     chi = maps.get('chi')
     if chi is None or not np.isfinite(chi[region]).any():
         return ''

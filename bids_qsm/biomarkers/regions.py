@@ -1,4 +1,4 @@
-"""Regional statistics of quantitative maps, with regions shrunk so that neighbours do not leak in."""
+"""Regional statistics of quantitative maps, over eroded regions to limit partial volume."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from bids_qsm.biomarkers.reference import REFERENCES, reference_regions
 from bids_qsm.recon.grid import Grid
 
 COMPOSITES = {'SN': ('SNc', 'SNr'), 'GP': ('GPe', 'GPi')}
-ORDER = (*REFERENCES, 'SN', 'SNc', 'SNr', 'GP', 'GPe', 'GPi', 'RN', 'STN')
+ORDER: tuple[str, ...] = (*REFERENCES, 'SN', 'SNc', 'SNr', 'GP', 'GPe', 'GPi', 'RN', 'STN')
 ORDER += ('Putamen', 'Caudate', 'Thalamus', 'Dentate')
 UNITS = {'chi': 'ppm', 'R2star': '1/s'}
 STATISTICS = ('mean', 'sd', 'se', 'median', 'p5', 'p95', 'mean_positive')
@@ -24,7 +24,7 @@ _FEWEST = 50
 
 @dataclass(frozen=True)
 class _Region:
-    """A region inside a box of the grid: all of it, and the part that statistics are taken over."""
+    """A region inside a box of the grid: the whole region, and its core for the statistics."""
 
     name: str
     hemisphere: str
@@ -35,7 +35,7 @@ class _Region:
     how: str
     coverage: float
     labels: dict
-    """Labels that make it up and their volumes (voxels); empty where it is none of the atlas."""
+    """Its labels and their volumes (voxels); empty for a reference region."""
     note: str = ''
 
 
@@ -52,15 +52,16 @@ def region_table(
     min_voxels: int = 5,
     label_mm: float = 0.4,
 ):
-    """Tabulate maps over the regions of a label image, and over regions that may serve as a reference.
+    """Tabulate maps over the regions of a label image and over reference regions.
 
     Statistics are taken over the core of a region inside the mask. The core is the region less its outermost
     layer of voxels ('eroded'); where that would leave too little, the voxels with at least four of six
     neighbours in the region ('inner'), or the whole region ('whole'). Which of them follows from the region's
     volume in the atlas and the voxels, so that it is the same in all sessions of a study; only where fewer
     than ``min_voxels`` are left is the next one taken. The regions of reference are taken whole. The standard
-    error of the mean counts that neighbouring voxels are wrong together, see `bids_qsm.biomarkers.precision`;
-    ``mean_pv`` is freed of what spills over, see `bids_qsm.biomarkers.partialvolume`.
+    error of the mean accounts for noise that is correlated between voxels, see
+    `bids_qsm.biomarkers.precision`; ``mean_pv`` is corrected for partial volume, see
+    `bids_qsm.biomarkers.partialvolume`.
 
     Parameters
     ----------
@@ -183,7 +184,7 @@ def _shares(dseg: np.ndarray, labels: pd.DataFrame, grid: Grid):
 
 
 def _union(boxes: list, shape: tuple[int, ...]):
-    """Box around boxes with a margin of one voxel; a single voxel where there are none."""
+    """Box around boxes with a margin of one voxel; a single voxel without boxes."""
     boxes = [b for b in boxes if b is not None]
     if not boxes:
         return (slice(0, 1),) * 3
@@ -194,7 +195,7 @@ def _union(boxes: list, shape: tuple[int, ...]):
 
 
 def _volume_of(part: pd.DataFrame, region: np.ndarray, grid: Grid):
-    """Volume (mm^3) of one side of a region: that of the atlas, or its own where the atlas tells none."""
+    """Volume (mm^3) of one side of a region, from the atlas if it has volumes, or else from the label."""
     sides = max(part['hemisphere'].nunique(), 1)
     if 'volume_mm3' in part:
         return float(part['volume_mm3'].sum()) / sides
@@ -202,12 +203,12 @@ def _volume_of(part: pd.DataFrame, region: np.ndarray, grid: Grid):
 
 
 def _core(region: np.ndarray, volume: float, voxel_size: Sequence[float], min_voxels: int):
-    """Core of a region and how it was found; what lies beyond the array counts as inside."""
-    # The region does not end where the field of view does.
+    """Core of a region and how it was found; voxels beyond the array count as inside."""
+    # the edge of the field of view is not the edge of the region
     neighbours = ndimage.convolve(region.astype(np.uint8), _NEIGHBOURS, mode='nearest') - region
     layers = np.asarray(voxel_size) / max((3 * volume / (4 * np.pi)) ** (1 / 3), 1e-6)
     for how, least, layer, share in (('eroded', 6, 1.0, 0.38), ('inner', 4, 0.5, 0.45)):
-        # what is left of a sphere of the same volume
+        # remaining share of a sphere of the same volume
         left = np.prod(np.maximum(1 - layer * layers, 0))
         core = region & (neighbours >= least)
         if left >= share and core.sum() >= min_voxels:

@@ -1,4 +1,4 @@
-"""How much susceptibility looks like a vein: bright, long and round in section."""
+"""Detection of veins in susceptibility maps: bright tubes of round section."""
 
 from collections.abc import Sequence
 
@@ -28,8 +28,8 @@ def vesselness(
                   e^{-\frac{\lambda_1^2}{2 b^2 |\lambda_2 \lambda_3|}} \,
                   \Big(1 - e^{-\frac{S^2}{2 c^2}}\Big), \quad S^2 = \sum_i \lambda_i^2
 
-    is large on tubes, small on plates (first factor) and on blobs (second), and nothing where there is no
-    structure (third): c is ``noise`` times the median of S over the mask, where most voxels hold none.
+    is large on tubes, small on plates (first factor) and blobs (second), and near 0 without structure
+    (third): c is ``noise`` times the median of S over the mask, where most voxels have no structure.
 
     Parameters
     ----------
@@ -37,8 +37,8 @@ def vesselness(
         Susceptibility (ppm).
     mask : ndarray of bool
     scales_mm : sequence of float
-        Standard deviations (mm) of the Gaussians, about the radii of veins; no less than .6 of a voxel is
-        taken along each axis.
+        Standard deviations (mm) of the Gaussians, about the radii of veins; at least 0.6 voxels along each
+        axis.
     plate, blob : float
         p and b, as in the paper.
     noise : float
@@ -46,7 +46,7 @@ def vesselness(
     Returns
     -------
     ndarray of float32
-        Largest V (0 to 1) of all scales; 0 outside the mask.
+        Largest V (0 to 1) over all scales; 0 outside the mask.
 
     References
     ----------
@@ -88,18 +88,19 @@ def vein_tree(
     noise: float = 3.0,
     length_mm: float = 12.0,
 ):
-    """Voxels of veins: those that look like a tube, stand out, and hang together over some length.
+    """Segment veins: connected voxels of high vesselness and contrast, of a minimum length.
 
     Parameters
     ----------
     tubes : ndarray of float32
-        See `vesselness`; ``least`` of it makes a tube.
+        See `vesselness`; the threshold is ``least``.
     contrast_to_noise : ndarray of float32
-        Susceptibility over that of the tissue around, in standard deviations; ``noise`` of them stand out.
+        Susceptibility above that of the surrounding tissue, in standard deviations; the threshold is
+        ``noise``.
     mask : ndarray of bool
     length_mm : float
-        Least length of a piece of the tree: twice the distance (mm) from its middle to its farthest voxel.
-        The flank of a ball looks like a tube too, but is no longer than the ball.
+        Least length of a piece: twice the distance (mm) from its centroid to its farthest voxel. This
+        excludes the flanks of balls, which have a high vesselness too.
 
     Returns
     -------
@@ -117,7 +118,7 @@ def vein_tree(
 
 
 def fill(data: np.ndarray, mask: np.ndarray, grid: Grid, *, reach_mm: float = 2.0):
-    """``data`` with what lies outside the mask filled smoothly, so that its edge is no structure."""
+    """Extend ``data`` smoothly beyond the mask, so that the edge of the mask is not a structure."""
     sigma = [reach_mm / v for v in grid.voxel_size]
     weight = ndimage.gaussian_filter(mask.astype(np.float32), sigma)
     smooth = ndimage.gaussian_filter(np.where(mask, data, 0).astype(np.float32), sigma)
@@ -126,7 +127,7 @@ def fill(data: np.ndarray, mask: np.ndarray, grid: Grid, *, reach_mm: float = 2.
 
 
 def hessian_eigenvalues(data: np.ndarray, voxels: np.ndarray, voxel_size: Sequence[float] | np.ndarray):
-    """Eigenvalues of the Hessian (by mm^2) at some voxels, ordered by size without sign.
+    """Eigenvalues of the Hessian (1/mm^2) at given voxels, ordered by absolute value.
 
     Parameters
     ----------
@@ -166,7 +167,7 @@ def _eigenvalues(padded: np.ndarray, voxels: np.ndarray, steps: np.ndarray):
         xz = p[i + 1, j, k + 1] + p[i - 1, j, k - 1] - p[i + 1, j, k - 1] - p[i - 1, j, k + 1]
         yz = p[i, j + 1, k + 1] + p[i, j - 1, k - 1] - p[i, j + 1, k - 1] - p[i, j - 1, k + 1]
         xy, xz, yz = xy / (4 * sx * sy), xz / (4 * sx * sz), yz / (4 * sy * sz)
-        # the cubic's three real roots lie at angles of a third of a turn (Smith 1961, CACM 4:168)
+        # the three real roots of the cubic by trigonometry (Smith 1961, CACM 4:168)
         mean = (xx + yy + zz) / 3
         xx, yy, zz = xx - mean, yy - mean, zz - mean
         radius = np.sqrt((xx * xx + yy * yy + zz * zz + 2 * (xy * xy + xz * xz + yz * yz)) / 6)

@@ -1,4 +1,4 @@
-"""Change of regional values over sessions, and whether it passes what the method repeats to."""
+"""Change of regional values over sessions, compared with the repeatability of the method."""
 
 from collections.abc import Sequence
 
@@ -26,7 +26,7 @@ REPEATABILITY = {
 _OWN_LEAST = 5
 """Fewest degrees of freedom of the study's own repeats, where the literature has a figure."""
 _LEAST_YEARS = 1 / 365.25
-"""Sessions closer than a day tell of no change per year."""
+"""Sessions less than a day apart give no change per year."""
 _LEAST_SPAN = 0.25
 """Fewest years between sessions for a change per year that counts in a mean."""
 
@@ -54,8 +54,8 @@ def changes(
         that differs between sessions.
     repeatability : float or dict, optional
         Within-subject standard deviation in the unit of the map: for all regions of chi, or by region, or by
-        map and region as `REPEATABILITY`. Unless given, that of the runs within the study's own sessions,
-        where they are enough, otherwise `REPEATABILITY`.
+        map and region as `REPEATABILITY`. By default, it is estimated from repeated runs within sessions
+        of the study where there are enough of them, and taken from `REPEATABILITY` otherwise.
     statistic, min_coverage
         See :func:`bids_qsm.cohort.observations.observe`.
 
@@ -77,7 +77,7 @@ def changes(
     protocol = [c for c in PROTOCOL if c in data.series and data.series[c].nunique() > 0]
     by = ['participant_id', 'session_id', *protocol]
     group = group_column(data.series)
-    # acquired a few minutes apart, runs of a session share its time
+    # runs of a session are minutes apart and share its time
     visits = average(data, by)
     runs = _runs(data, by)
     sd, dof, source = _repeatability(data, by, repeatability, notes)
@@ -98,14 +98,14 @@ def changes(
     untimed = sorted(set(table.loc[table['years'].isna(), 'participant_id']))
     if untimed:
         notes.append(
-            f'No change per year for {some(untimed)}: neither scans.tsv nor sessions.tsv tells when the '
-            'sessions were (acq_time).'
+            f'No change per year for {some(untimed)}: neither scans.tsv nor sessions.tsv states the time '
+            'of the sessions (acq_time).'
         )
     return table[[*COLUMNS, *(c for c in protocol if c not in COLUMNS)]], notes
 
 
 def _runs(data: Observations, by: Sequence[str]):
-    """Runs that each session's value of each region is the mean of."""
+    """Number of runs averaged for each session and region."""
     counts = data.values.copy()
     counts[np.isfinite(counts)] = 1.0
     place = codes(data.series, by)
@@ -132,18 +132,17 @@ def _repeatability(data: Observations, by: Sequence[str], given: float | dict | 
     rest = np.where(valid, data.values - (total / np.maximum(count, 1))[place], 0.0)
     dof = np.maximum(count - 1, 0).sum(0)
     own = np.sqrt((rest**2).sum(0) / np.maximum(dof, 1))
-    known = [REPEATABILITY.get(m, {}).get(r, np.nan) for m, r in zip(maps, regions, strict=True)]
-    known = np.array(known, float)
+    known = np.array([REPEATABILITY.get(m, {}).get(r, np.nan) for m, r in zip(maps, regions, strict=True)])
     use_own = (dof >= np.where(np.isfinite(known), _OWN_LEAST, 2)) & (own > 0)
     sd = np.where(use_own, own, known)
     source = np.where(use_own, 'own runs', np.where(np.isfinite(sd), 'literature', ''))
     if use_own.any():
         notes.append(
-            'Repeatability is that of the runs within sessions of this study; it does not hold what placing '
-            'the participant in the scanner anew adds.'
+            'Repeatability was estimated from runs within sessions of this study; it does not include the '
+            'effect of repositioning the participant.'
         )
     if (source == 'literature').any():
-        notes.append('Repeatability is that of the literature where sessions do not have enough runs.')
+        notes.append('Repeatability was taken from the literature where sessions have too few runs.')
     if (source == '').any():
         unknown = [f'{m} of {r}' for m, r, s in zip(maps, regions, source, strict=True) if not s]
         notes.append(f'No repeatability is known for {some(dict.fromkeys(unknown))}; beyond is n/a there.')
@@ -157,7 +156,7 @@ def _of_participant(values: np.ndarray, runs: np.ndarray, time: np.ndarray, rows
     values, n, valid = values[:, columns], runs[:, columns], valid[:, columns]
     start, end = valid.argmax(0), len(rows) - 1 - valid[::-1].argmax(0)
     at = np.arange(len(columns))
-    # a line through the sessions of known time, each weighted by its runs
+    # line through the sessions with a known time, weighted by their number of runs
     weight = np.where(valid & np.isfinite(time)[:, None], n, 0.0)
     when = np.nan_to_num(time)[:, None]
     middle = (weight * when).sum(0) / np.maximum(weight.sum(0), 1e-9)
@@ -186,7 +185,7 @@ def _table(
     source: np.ndarray,
     known: Sequence[str],
 ):
-    """The changes of all participants with their intervals and who and what they are of."""
+    """The changes of all participants, with intervals and identifying columns."""
     column, start, end = found.pop('column'), found.pop('start'), found.pop('end')
     session = visits.series['session_id'].astype(object).fillna('').to_numpy()
     exact = np.isinf(dof)
@@ -230,7 +229,7 @@ def change_summary(table: pd.DataFrame):
     stacked = pd.concat([table, *whole], ignore_index=True)
     stacked['per_year'] = stacked['per_year'].where(stacked['years'] >= _LEAST_SPAN)
     stacked['beyond'] = stacked['beyond'].astype('Float64').astype(float)
-    # one number a participant, though they may have several acquisitions
+    # one value a participant, also with several acquisitions
     each = stacked.groupby(people, sort=False).agg(
         change=('change', 'mean'),
         per_year=('per_year', 'mean'),
@@ -275,7 +274,7 @@ def change_summary(table: pd.DataFrame):
 def dictionary() -> dict:
     """Describe every column of the tables of changes and of their summary, and of those of the protocol."""
     unit = 'see column units'
-    described = {
+    described: dict[str, str | tuple[str, str]] = {
         'participant_id': 'Label of the participant.',
         'group': 'Group of the participant; all: every group together.',
         **QUANTITY,

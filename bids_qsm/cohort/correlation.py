@@ -37,8 +37,8 @@ COLUMNS = [*KEYS, 'column', 'covariates', 'r', 'ci_low', 'ci_high', 'p', 'p_fdr'
 DIFFERENCES = ['atlas', 'map', 'hemisphere', 'column', 'covariates', 'region_a', 'region_b', 'r_a', 'r_b']
 DIFFERENCES += ['difference', 'ci_low', 'ci_high', 'p', 'n', 'note']
 NBIA = (('dystonia', 'GP', 'SN'), ('parkinsonism', 'SN', 'GP'))
-"""The question of neurodegeneration with brain iron accumulation: does dystonia go with the globus pallidus
-more than with the substantia nigra, and parkinsonism the other way round? (column, region_a, region_b)"""
+"""Hypotheses on neurodegeneration with brain iron accumulation: dystonia correlates more with the globus
+pallidus than with the substantia nigra, parkinsonism the reverse (column, region_a, region_b)."""
 _CONSTANT = 'the values are constant'
 _LEAST_DOF = 3
 """Fewest degrees of freedom, n - 2 - covariates, of a correlation."""
@@ -46,7 +46,7 @@ _LEAST_DOF = 3
 
 @dataclass(frozen=True)
 class _Sample:
-    """Participants who state a number and all covariates, and have the regions asked for."""
+    """Participants with a value of the column, of all covariates and of the regions."""
 
     x: np.ndarray
     z: np.ndarray
@@ -85,10 +85,11 @@ def correlate(
     n_boot: int = 5000,
     seed: int = 0,
 ):
-    r"""Correlate every region with a number that is known of the participants.
+    r"""Correlate each region with a numeric column.
 
-    One point a participant: sessions and runs are averaged, of the region and of the column alike. With
-    covariates the correlation is partial, that of what is left of both after a linear fit. p is that of
+    Sessions and runs are averaged first, of the region and of the column, so that each participant counts
+    once. With covariates the correlation is partial: that of the residuals of both after a linear fit. p is
+    from
     :math:`t = r \sqrt{\nu / (1 - r^2)}` with :math:`\nu = n - 2 - k` for k columns of covariates; the
     interval is a bias-corrected and accelerated bootstrap over participants. The false discovery rate is
     controlled over the regions of each atlas, map and hemisphere.
@@ -167,16 +168,16 @@ def compare_correlations(
 ):
     """Compare the correlations of one number with two regions in the same participants.
 
-    Both correlations are taken over the participants who have both regions, and resampled together, so that
-    what the regions share counts. The interval of the difference r_a - r_b is a bias-corrected and
-    accelerated bootstrap, and p is where it would touch zero.
+    Both correlations use the participants who have both regions, and the same resamples, so that their
+    dependence is taken into account. The interval of the difference r_a - r_b is a bias-corrected and
+    accelerated bootstrap; p is the level at which it includes zero.
 
     Parameters
     ----------
     long : DataFrame
         From :func:`bids_qsm.cohort.tables.gather` and the joins.
     pairs : sequence of (column, region_a, region_b)
-        Those whose column or regions are not there are said in the notes and skipped.
+        Pairs whose column or regions do not exist are skipped, with a note.
     covariates, maps, hemispheres, statistic, min_coverage, n_boot, seed
         See `correlate`.
 
@@ -222,12 +223,12 @@ def compare_correlations(
 
 
 def _by_participant(data: Observations, covariates: Sequence[str]):
-    """One row a participant; what the covariates name as factors is not averaged."""
+    """One row a participant; columns that are factors are not averaged."""
     return average(data, ['participant_id'], factors=designs.forced(parse_columns(covariates, data.series)))
 
 
 def _start(data: Observations, column: str, covariates: Sequence[str], notes: list[str]):
-    """Terms of the covariates, and the sample of all participants, whose notes are the table's."""
+    """Terms of the covariates, and the sample of all participants with its notes."""
     if column not in data.series:
         known = [str(c) for c in data.series if is_numeric(data.series[c])]
         raise UserError(f'There is no column {column!r} to correlate with; numbers are {", ".join(known)}.')
@@ -244,14 +245,14 @@ def _start(data: Observations, column: str, covariates: Sequence[str], notes: li
         still = [str(g) for g, part in x.groupby(levels) if len(part) > 1 and part.nunique() == 1]
         if still and x.nunique() > 1 and levels.nunique() > 1:
             notes.append(
-                f'{column} is the same in all of {some(still)}: its correlations also show how the groups '
-                f'differ; {group} as a covariate takes that out.'
+                f'{column} is the same in all of {some(still)}: its correlations also reflect the difference '
+                f'between groups; add {group} as a covariate to remove it.'
             )
     return terms, whole
 
 
 def _sample(data: Observations, column: str, terms: Formula, rows: np.ndarray):
-    """Those of some participants who state the column and all covariates."""
+    """Participants among ``rows`` with a value of the column and of all covariates."""
     notes = []
     x, texts = numeric(data.series[column])
     if texts:
@@ -265,7 +266,7 @@ def _sample(data: Observations, column: str, terms: Formula, rows: np.ndarray):
 
 
 def _varies(y: np.ndarray, z: np.ndarray):
-    """Whether values vary about the covariates' fit."""
+    """Whether values vary about the fit of the covariates."""
     rest = y - z @ np.linalg.lstsq(z, y, rcond=None)[0]
     return np.abs(rest).max() > 1e-9 * max(np.abs(y).max(), 1e-300)
 
@@ -284,14 +285,15 @@ def _resampled(y: np.ndarray, sample: _Sample, weights: np.ndarray):
 def _correlations(y: np.ndarray, sample: _Sample, weights: np.ndarray):
     """r, its interval and p of the t test, one column a region."""
     r, drawn, left_out = _resampled(y, sample, weights)
-    # on Fisher's scale the resamples are nearly normal, and the ends come back inside -1 and 1
-    low, high, _ = corrected_interval(*(np.arctanh(_open(v)) for v in (r, drawn, left_out)), sample.dof)
+    # on Fisher's z scale the resamples are nearly normal, and the ends stay within -1 and 1
+    found, resampled, jackknife = (np.arctanh(_open(v)) for v in (r, drawn, left_out))
+    low, high, _ = corrected_interval(found, resampled, jackknife, sample.dof)
     t = r * np.sqrt(sample.dof / np.maximum(1 - r**2, 1e-300))
     return np.stack([r, np.tanh(low), np.tanh(high), 2 * special.stdtr(sample.dof, -np.abs(t))])
 
 
 def _difference(y: np.ndarray, sample: _Sample, weights: np.ndarray):
-    """Columns of a comparison."""
+    """The numeric columns of a comparison."""
     found, drawn, left_out = (r[..., 0] - r[..., 1] for r in _resampled(y, sample, weights))
     r = partial_correlations(sample.x, y, sample.z, np.ones((1, sample.n)))[0]
     low, high, p = corrected_interval(np.atleast_1d(found), drawn[:, None], left_out[:, None], sample.dof)
@@ -306,10 +308,10 @@ def _open(r: np.ndarray):
 
 def dictionary() -> dict:
     """Describe every column of the tables of correlations and of their differences."""
-    described = {
+    described: dict[str, str | tuple[str, str]] = {
         **QUANTITY,
         'column': 'Number that the region is correlated with.',
-        'covariates': 'What was taken out of both by a linear fit; empty where nothing was.',
+        'covariates': 'Covariates that were regressed out of both; empty without any.',
         'r': 'Correlation over participants (partial, where there are covariates).',
         'region_a': 'Region of the first correlation.',
         'region_b': 'Region of the second correlation.',
@@ -324,6 +326,6 @@ def dictionary() -> dict:
             'hemisphere.'
         ),
         'n': 'Participants.',
-        'note': 'Why there is no value, or what is different from the other regions.',
+        'note': 'Why there is no value, or differences from the other regions.',
     }
     return describe(described)

@@ -1,4 +1,4 @@
-"""Cubic smoothing splines of many responses over age, with each participant predicted from the others."""
+"""Cubic smoothing splines of many responses over age, with leave-one-out prediction of participants."""
 
 import numpy as np
 
@@ -6,9 +6,9 @@ from bids_qsm.cohort.design import natural_spline
 
 _KNOTS = 8
 _LEAST_AGES = 10
-"""Fewest different ages for a curve; below, a line."""
+"""Fewest different ages for a curve; with fewer a line is fitted."""
 _RATIOS = np.concatenate([[1e-6], np.geomspace(1e-3, 1e4, 29)])
-"""Variance of the curve about a line over that of the participants: from none to far more."""
+"""Ratios of the variance of the curve about a line to that of the participants."""
 _BLOCK = 2**23
 
 
@@ -37,14 +37,14 @@ class AgeCurve:
         self.age = np.asarray(age, float)
         distinct = np.unique(self.age)
         self.centre, self.unit = self.age.mean(), np.ptp(self.age) or 1.0
-        # leaving one out must leave two ages to a line
+        # leaving one out must leave two ages for a line
         self.line = len(distinct) > 2 and len(self.age) >= 4
         self.knots, self.shape = None, None
         if len(distinct) >= _LEAST_AGES:
             count = min(_KNOTS, len(distinct) // 2)
             self.knots = np.quantile(self._scaled(distinct), np.linspace(0, 1, count))
             value, vector = np.linalg.eigh(_bending(self.knots))
-            # two directions do not bend: they are the line
+            # the two directions without curvature are the line
             self.shape = vector[:, 2:] / np.sqrt(value[2:])
             size = np.mean(np.sum(self._columns(self.age)[:, 2:] ** 2, 1))
             self.shape = self.shape / np.sqrt(size)
@@ -55,11 +55,11 @@ class AgeCurve:
         Parameters
         ----------
         y : ndarray, shape (n, k)
-            Responses of those at whose ages the curve was set up.
+            Responses of the participants whose ages were given.
         age : ndarray, shape (m,)
             Ages to predict at.
         left_out : ndarray of int, shape (m,)
-            For each, the one of the n to leave out of the fit; -1: none.
+            For each, the index of the participant to leave out of the fit; -1 for none.
 
         Returns
         -------
@@ -78,7 +78,7 @@ class AgeCurve:
         random = z.shape[1] - fixed
         middle = y.mean(0)
         y = y - middle
-        # the last of the fits leaves nobody out
+        # the last fit includes all
         keep = np.concatenate([1 - np.eye(len(y)), np.ones((1, len(y)))])
         needed = np.unique(np.where(left_out < 0, len(y), left_out))
         fit_of = np.searchsorted(needed, np.where(left_out < 0, len(y), left_out))
@@ -91,7 +91,7 @@ class AgeCurve:
         )
         square = keep @ y**2
         dof = keep.sum(1)[:, None] - fixed
-        # the ratio is uncertain where participants are few, and one best ratio would be too sure of itself
+        # with few participants the ratio is uncertain, and a single best ratio gives too small errors
         top, total = np.full(square.shape, -np.inf), np.zeros(square.shape)
         first, second = np.zeros((2, len(new), y.shape[1]))
         for ratio in _RATIOS if random else _RATIOS[:1]:
@@ -117,10 +117,10 @@ class AgeCurve:
         return (age - self.centre) / self.unit
 
     def _columns(self, age: np.ndarray):
-        """Constant, line and bends at some ages; beyond the knots the curve goes on as a line."""
+        """Constant, line and curved columns at some ages; beyond the outer knots the curve is linear."""
         a = self._scaled(age)
         columns = [np.ones_like(a), *([a] if self.line else [])]
-        if self.shape is None:
+        if self.shape is None or self.knots is None:
             return np.stack(columns, -1)
         inside = np.clip(a, self.knots[0], self.knots[-1])
         basis = natural_spline(self.knots)

@@ -1,4 +1,4 @@
-"""What a cohort's pages and charts show beside the tests: who took part, fitted lines, normal quantiles."""
+"""Descriptive statistics of a cohort: participants by group, fitted lines, normal quantiles, counts."""
 
 from collections.abc import Iterable, Sequence
 
@@ -14,14 +14,14 @@ from bids_qsm.cohort.visits import order, years
 
 
 def characteristics(long: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
-    """Age, scores and the like by group, each participant counted once.
+    """Age, scores and other columns by group, each participant counted once.
 
     Parameters
     ----------
     long : DataFrame
         Long table of the cohort (see `bids_qsm.cohort.tables.join_participants`).
     columns : iterable of str
-        Columns to describe; those that the table lacks, or that hold nothing, are left out.
+        Columns to describe; missing and empty ones are left out.
 
     Returns
     -------
@@ -62,14 +62,14 @@ def by_participant(
     Returns
     -------
     DataFrame
-        What is known of each participant, and the column ``value``.
+        All columns of each participant, and ``value``.
     """
     found = average(_observe(long, map_name, [region], statistic), ['participant_id'])
     return found.series.assign(value=found.values[:, 0] if found.values.shape[1] else np.nan)
 
 
 def _observe(long: pd.DataFrame, map_name: str, regions: Sequence[str], statistic: str):
-    # cut first: spreading out the whole of a large table for each region takes its time
+    # selecting rows first is much faster on large tables
     wanted = (long['map'] == map_name) & long['region'].isin(regions) & (long['hemisphere'] == 'both')
     return observe(long[wanted], statistic=statistic)
 
@@ -77,7 +77,7 @@ def _observe(long: pd.DataFrame, map_name: str, regions: Sequence[str], statisti
 def courses(
     long: pd.DataFrame, map_name: str, regions: Sequence[str], *, statistic: str = 'mean'
 ) -> pd.DataFrame:
-    """Values of those participants who have several sessions, by time, runs of a session averaged.
+    """Values over time of participants with several sessions, runs of a session averaged.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def courses(
 
 
 def adjusted(points: pd.DataFrame, covariates: Sequence[str]) -> pd.DataFrame:
-    """Take what covariates explain out of both axes, so that a plot shows the partial correlation.
+    """Regress covariates out of both axes, so that a plot shows the partial correlation.
 
     Residuals of x and of y on the covariates, each with its mean added back (an added-variable plot).
 
@@ -125,8 +125,8 @@ def adjusted(points: pd.DataFrame, covariates: Sequence[str]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        The rows that miss nothing, with x and y replaced; ``attrs['spent']`` holds the degrees of freedom
-        that the covariates took.
+        The complete rows, with x and y replaced; ``attrs['spent']`` holds the degrees of freedom that the
+        covariates use.
     """
     points = points.dropna(subset=['x', 'y']).reset_index(drop=True)
     points.attrs['spent'] = 0
@@ -151,12 +151,12 @@ def regression_line(
     level: float = 0.95,
     steps: int = 40,
 ) -> pd.DataFrame:
-    """Straight line through points by least squares, with the confidence band of its height.
+    """Straight line through points by least squares, with the confidence band of its mean.
 
     Parameters
     ----------
     spent
-        Degrees of freedom that were taken from the points before, as by the covariates of `adjusted`.
+        Degrees of freedom already used, as by the covariates of `adjusted`.
 
     Returns
     -------
@@ -180,7 +180,7 @@ def regression_line(
 
 
 def normal_quantiles(values: Sequence[float] | np.ndarray | pd.Series) -> np.ndarray:
-    """The value that a normal distribution of the same mean and spread has at the rank of each value.
+    """Quantile, at the rank of each value, of a normal distribution with the same mean and deviation.
 
     >>> normal_quantiles([3.0, 1.0, 2.0]).round(2).tolist()
     [2.87, 1.13, 2.0]
@@ -192,7 +192,7 @@ def normal_quantiles(values: Sequence[float] | np.ndarray | pd.Series) -> np.nda
 
 
 def normal_range(scores: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
-    """The z-scores with the range that holds this share of controls of the same age, columns low and high.
+    """Add the range that holds this share of controls of the same age, columns low and high.
 
     Parameters
     ----------
@@ -204,7 +204,7 @@ def normal_range(scores: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
 
 
 def lesion_counts(lesions: pd.DataFrame) -> pd.DataFrame:
-    """Lesions of each participant and session: how many, of which sign, their volume and susceptibility.
+    """Number, sign, volume and susceptibility of the lesions of each participant and session.
 
     Parameters
     ----------
@@ -242,7 +242,7 @@ def lesion_counts(lesions: pd.DataFrame) -> pd.DataFrame:
 
 
 def candidate_counts(candidates: pd.DataFrame) -> pd.DataFrame:
-    """Focal sources of each participant and session by kind.
+    """Number of candidates of each kind, by participant and session.
 
     Parameters
     ----------
@@ -252,7 +252,7 @@ def candidate_counts(candidates: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        The columns that name a series, and one column a kind.
+        The columns that identify a series, and one column a kind.
     """
     keys = series_columns(candidates)
     counts = candidates.groupby([*keys, 'kind'], dropna=False).size().unstack('kind', fill_value=0)

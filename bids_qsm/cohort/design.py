@@ -1,4 +1,4 @@
-"""From a formula and a table to the columns of a linear model, less what cannot be estimated."""
+"""Columns of a linear model from a formula and a table, without those that cannot be estimated."""
 
 import math
 from collections.abc import Sequence
@@ -13,20 +13,9 @@ from bids_qsm.cohort.observations import is_numeric, numeric, some
 from bids_qsm.cohort.tables import group_column
 from bids_qsm.errors import UserError
 
-CONTROLS = (
-    'control',
-    'controls',
-    'healthy',
-    'hc',
-    'healthycontrol',
-    'healthycontrols',
-    'con',
-    'ctrl',
-    'ctl',
-    'hv',
-)
-CONTROLS += ('normal', 'nc', 'cn', 'none', 'volunteer')
-"""Names that groups of controls bear, in small letters without signs: such a level is the reference."""
+CONTROLS: tuple[str, ...] = ('control', 'controls', 'healthy', 'hc', 'healthycontrol', 'healthycontrols')
+CONTROLS += ('con', 'ctrl', 'ctl', 'hv', 'normal', 'nc', 'cn', 'none', 'volunteer')
+"""Common names of control groups, in lower case without punctuation: such a level is the reference."""
 _COLLINEAR = 1e-7
 
 
@@ -180,7 +169,7 @@ def _read(column: pd.Series, is_factor: bool, name: str, notes: list[str]):
 
 
 def _label(value: object):
-    # 1.0 of a column of whole numbers with gaps is the level 1
+    # in a column of whole numbers with gaps, 1.0 is the level 1
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
@@ -189,7 +178,7 @@ def _is_factor(values: pd.Series):
 
 
 def _drop_lonely(data: dict[str, pd.Series], keep: np.ndarray, participants: np.ndarray, notes: list[str]):
-    """Leave out levels with one participant: nothing tells the level from the participant."""
+    """Leave out levels with one participant, whose effect cannot be separated from the participant's."""
     again, lonely = True, {}
     while again:
         again = False
@@ -218,7 +207,7 @@ def _term(
     block, labels, kinds = np.ones((len(next(iter(data.values()))), 1)), [''], set()
     for factor in term:
         rest = tuple(f for f in term if f != factor)
-        # R's rule: all levels where the model lacks the term without this factor
+        # as in R, code all levels where the model lacks the term without this factor
         full = bool(rest) and not any(set(t) == set(rest) for t in terms)
         try:
             part, levels, kind = _factor(factor, data[factor.column], controls, full)
@@ -230,7 +219,7 @@ def _term(
         kinds.add(kind)
     kind = 'curve' if 'curve' in kinds else 'number' if 'number' in kinds else 'factor'
     if len(term) > 1 and kind == 'factor':
-        # a difference of differences has no two groups
+        # a difference of differences is not between two groups
         kind = 'contrast'
     return block, [Column(formulas.name(term), label, kind) for label in labels]
 
@@ -265,13 +254,13 @@ def _factor(factor: formulas.Factor, values: pd.Series, controls: str, full: boo
             return block, [''] * block.shape[1], 'curve'
     two = np.unique(numbers)
     if len(two) == 2 and np.ptp(two) == 1 and not factor.calls:
-        # 0 and 1, or 1 and 2, stand for two groups, and a slope of one unit is their difference
+        # 0 and 1, or 1 and 2, code two groups, and the slope is their difference
         return numbers[:, None], [f'{two[1]:g} - {two[0]:g}'], 'factor'
     return numbers[:, None], [''], 'number'
 
 
 def reference_level(levels: Sequence[str], controls: str = '') -> str:
-    """The level that others are compared with."""
+    """The level that others are compared with: the controls, or the first in the alphabet."""
     if controls in levels:
         return controls
     known = [x for x in levels if ''.join(filter(str.isalnum, x.lower())) in CONTROLS]
@@ -279,14 +268,14 @@ def reference_level(levels: Sequence[str], controls: str = '') -> str:
 
 
 def spline(x: np.ndarray, kind: str, *, df: int, degree: int = 3) -> np.ndarray:
-    """Columns of a spline with knots at quantiles, less the constant.
+    """Columns of a spline with knots at quantiles, without the constant.
 
     Parameters
     ----------
     x : ndarray, shape (n,)
     kind : {'bs', 'cr'}
-        B-spline, as patsy's ``bs(x, df=df, degree=degree)``; natural cubic spline, which spans with the
-        intercept what patsy's ``cr(x, df=df, constraints='center')`` does.
+        B-spline, as formulaic's ``bs(x, df=df, degree=degree)``; natural cubic spline, with the span of
+        formulaic's ``cr(x, df=df, constraints='center')``, which fails for df=1.
 
     Raises
     ------
@@ -301,7 +290,7 @@ def spline(x: np.ndarray, kind: str, *, df: int, degree: int = 3) -> np.ndarray:
             raise UserError(f'df={df} is less than the degree {degree}.')
         inner = np.quantile(x, np.linspace(0, 1, df - degree + 2)[1:-1])
         knots = np.r_[[x.min()] * (degree + 1), inner, [x.max()] * (degree + 1)]
-        # the first column is what the intercept gives
+        # the intercept replaces the first column
         return BSpline.design_matrix(x, knots, degree).toarray()[:, 1:]
     knots = np.quantile(distinct, np.linspace(0, 1, df + 1))
     basis = natural_spline(knots)(x)
@@ -317,7 +306,7 @@ def natural_spline(knots: np.ndarray) -> CubicSpline:
 
 
 def _independent(x: np.ndarray):
-    """Columns that those before them do not determine."""
+    """Columns that are linearly independent of those before them."""
     kept, basis = [], np.zeros((len(x), 0))
     for i in range(x.shape[1]):
         column = x[:, i]
@@ -325,7 +314,7 @@ def _independent(x: np.ndarray):
         rest = column - basis @ (basis.T @ column)
         rest -= basis @ (basis.T @ rest)
         left = np.linalg.norm(rest)
-        # judged by what varies: a year of birth is nearly constant against its size
+        # relative to the variation: a year of birth varies little relative to its size
         spread = max(np.linalg.norm(column - column.mean()) if i and len(x) else size, 1e-12 * size)
         if size > 0 and left > _COLLINEAR * spread and math.isfinite(left):
             kept.append(i)
@@ -334,7 +323,7 @@ def _independent(x: np.ndarray):
 
 
 def _say_separated(data: dict[str, pd.Series], notes: list[str]):
-    """Say where the levels of a factor share no value of a number: their difference is then extrapolated."""
+    """Note where levels of a factor do not overlap in a number: their difference is extrapolated."""
     factors = {c: v for c, v in data.items() if _is_factor(v) and 2 <= v.nunique() <= 5}
     for column, values in ((c, v) for c, v in data.items() if not _is_factor(v) and v.nunique() > 2):
         for name, levels in factors.items():
@@ -342,13 +331,13 @@ def _say_separated(data: dict[str, pd.Series], notes: list[str]):
             apart = ends['min'].to_numpy()[1:] > np.maximum.accumulate(ends['max'].to_numpy())[:-1]
             if apart.any():
                 notes.append(
-                    f'The levels of {name} do not overlap in {column}: their difference rests on the model '
-                    'alone.'
+                    f'The levels of {name} do not overlap in {column}: their difference depends on the '
+                    'model alone.'
                 )
 
 
 def _say_where(terms: Sequence[tuple[formulas.Factor, ...]], data: dict[str, pd.Series], notes: list[str]):
-    """Say where a number has the value at which an interaction leaves the effects of its partners."""
+    """Note where an interaction leaves the main effects at a value of 0 that nobody has."""
     for term in terms:
         for factor in term if len(term) > 1 else ():
             values = data.get(factor.column)

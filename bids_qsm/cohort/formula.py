@@ -1,7 +1,7 @@
 """Read a model formula without running it.
 
 formulaic evaluates ``log(age)``, and so ``open('x').read()``, as Python. Here it only splits a formula and
-multiplies out its terms. What stands in a term is read as text: a column, and functions of a closed list.
+expands its operators. The factors of a term are read as text: a column, and functions of a closed list.
 """
 
 import re
@@ -27,7 +27,7 @@ _TEXT = r"""(?:"[^"\n]+"|'[^'\n]+')"""
 _QUOTED = re.compile(rf'Q\(\s*({_TEXT})\s*\)|(`[^`\n]+`)')
 _HIDDEN = {ord(sign): 0xE000 + i for i, sign in enumerate('()[]{}`~\\ ')}
 _SHOWN = {private: sign for sign, private in _HIDDEN.items()}
-"""Signs that mean something in a formula but not within quotes, and what they are hidden as."""
+"""Operators and spaces within quotes are replaced by private characters while formulaic reads a formula."""
 _VALUE = rf'(?:\d{{1,3}}|{_TEXT})'
 _ARGUMENT = rf'\s*,\s*(?:\w+\s*=\s*)?(?:Treatment\(\s*(?:reference\s*=\s*)?{_VALUE}\s*\)|{_VALUE})\s*'
 _CALL = re.compile(rf'(\w+)\(\s*(.+?)\s*((?:{_ARGUMENT})*)\)')
@@ -63,7 +63,7 @@ class Factor:
 
 @dataclass(frozen=True)
 class Formula:
-    """A response and the terms of its model; a term is a tuple of factors, and the intercept always stands.
+    """A response and the terms of its model; a term is a tuple of factors. The intercept is implied.
 
     Attributes
     ----------

@@ -7,8 +7,8 @@ import pandas as pd
 from scipy import special, stats
 
 
-def adjust(p: Sequence[float] | np.ndarray | pd.Series, families: Sequence) -> np.ndarray:
-    """False discovery rate of each p among its family, after Benjamini and Hochberg [1]_; NaN stays NaN.
+def adjust(p: Sequence[float] | np.ndarray | pd.Series, families: Sequence | np.ndarray) -> np.ndarray:
+    """False discovery rate of each p within its family, after Benjamini and Hochberg [1]_; NaN stays NaN.
 
     Parameters
     ----------
@@ -23,7 +23,7 @@ def adjust(p: Sequence[float] | np.ndarray | pd.Series, families: Sequence) -> n
     p = np.asarray(p, float)
     adjusted = np.full(p.shape, np.nan)
     members = {}
-    for i in np.flatnonzero(np.isfinite(p)):
+    for i in np.flatnonzero(np.isfinite(p)).tolist():
         members.setdefault(families[i], []).append(i)
     for index in members.values():
         adjusted[index] = stats.false_discovery_control(p[index])
@@ -60,7 +60,7 @@ def noncentrality(t: float | np.ndarray, dof: float | np.ndarray, *, level: floa
     tail = (1 - level) / 2
     ends = []
     for target in (1 - tail, tail):
-        # the estimate's spread is about sqrt(1 + t^2 / 2 dof)
+        # the standard error of the estimate is about sqrt(1 + t^2 / 2 dof)
         reach = 12 * np.sqrt(1 + size**2 / (2 * np.maximum(dof, 1))) + 12 * size / np.sqrt(np.maximum(dof, 1))
         low, high = size - reach, size + reach
         for _ in range(60):

@@ -1,8 +1,8 @@
-"""Linear models of one response, with a random intercept where participants repeat, in closed form.
+"""Linear models of one response, with a random intercept where participants have repeated observations.
 
-With equal variances a random intercept leaves two eigenspaces: deviations from a participant's mean, and the
-means. All that restricted maximum likelihood and its small-sample corrections need are cross products in
-these two, summed over participants with the same number of observations, and one variance ratio to search.
+The covariance has two eigenspaces: deviations from a participant's mean, and the means. Restricted maximum
+likelihood and its small-sample corrections need only cross products in these two, summed over participants
+with the same number of observations, and a search over one variance ratio.
 """
 
 from collections.abc import Iterable
@@ -13,12 +13,12 @@ from scipy import linalg
 
 _GRID = np.linspace(0, 1, 33)
 _MOST = 1 - 1e-6
-"""Largest share of the variance that participants may take: at 1 the likelihood has no end."""
+"""Largest share of the variance between participants: at 1 the likelihood is unbounded."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Coefficients of a linear model and what their uncertainty needs.
+    """Coefficients of a linear model and their uncertainty.
 
     Attributes
     ----------
@@ -28,7 +28,7 @@ class Fit:
     within, between : float
         Residual variance, and that of the random intercept (0 for least squares).
     fitted, residual : ndarray, shape (n,)
-        ``x @ beta`` and what is left of the response: of a mixed model the intercepts are in the residual.
+        ``x @ beta`` and the rest of the response; the residual of a mixed model includes the intercepts.
     information : tuple, optional
         Of a mixed model: uncorrected covariance, covariance of the two variances, derivatives.
     """
@@ -112,8 +112,8 @@ def random_intercept(x: np.ndarray, y: np.ndarray, participant: np.ndarray) -> F
     .. math:: y_{ij} = x_{ij}^T \beta + u_i + e_{ij}, \quad u_i \sim N(0, \tau^2), \; e_{ij} \sim N(0,
     \sigma^2)
 
-    Covariance and degrees of freedom of the coefficients are those of Kenward and Roger [1]_, which keep
-    their level in small cohorts, where those of large samples do not.
+    Covariance and degrees of freedom of the coefficients are those of Kenward and Roger [1]_, which hold the
+    significance level in small cohorts.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ def random_intercept(x: np.ndarray, y: np.ndarray, participant: np.ndarray) -> F
     n, p = x.shape
     _, code = np.unique(participant, return_inverse=True)
     counts = np.bincount(code)
-    # columns of one scale keep the cross products well conditioned
+    # equal scales keep the cross products well conditioned
     size = np.linalg.norm(x, axis=0)
     centre = y.mean()
     unit = np.abs(y - centre).max() or 1.0
@@ -157,7 +157,7 @@ def random_intercept(x: np.ndarray, y: np.ndarray, participant: np.ndarray) -> F
         variances[i, j] * (curves[i + j] - slopes[i] @ phi @ slopes[j]) for i in (0, 1) for j in (0, 1)
     )
     cov = phi + 2 * phi @ extra @ phi
-    # at the edge of the variances the correction may overshoot; it never makes an estimate more certain
+    # at the boundary of the variances the correction may overshoot; it must not reduce an error
     cov = cov if np.all(np.diag(cov) >= np.diag(phi) * (1 - 1e-9)) else phi
     fitted = centre + unit * (z[:, :p] @ beta)
     scale = unit / size
@@ -172,7 +172,7 @@ def random_intercept(x: np.ndarray, y: np.ndarray, participant: np.ndarray) -> F
 
 
 def _search(inner: np.ndarray, means: np.ndarray, sizes: np.ndarray, howmany: np.ndarray, n: int, p: int):
-    """Share of the variance between participants where the restricted likelihood is greatest."""
+    """Share of the variance between participants at the maximum of the restricted likelihood."""
     low, high = 0.0, _MOST
     for _ in range(7):
         rho = low + (high - low) * _GRID

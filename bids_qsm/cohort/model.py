@@ -1,4 +1,4 @@
-"""Linear models of every region: what regional values owe to group, age and whatever else is known."""
+"""Linear models of each region: effects of group, age and other variables."""
 
 from collections import defaultdict
 
@@ -25,7 +25,7 @@ from bids_qsm.cohort.observations import (
 from bids_qsm.cohort.tables import PROTOCOL
 from bids_qsm.errors import UserError
 
-_DESCRIBED = {
+_DESCRIBED: dict[str, str | tuple[str, str]] = {
     **QUANTITY,
     'term': 'Term of the formula.',
     'level': 'Levels that are compared; empty for the slope of a number; joint: test of the whole term.',
@@ -53,12 +53,12 @@ _DESCRIBED = {
     'n_participants': 'Participants in the model.',
     'n_observations': 'Series, or sessions where runs were averaged, in the model.',
     'method': 'How the model was fitted.',
-    'note': 'What is different from the other regions.',
+    'note': 'Differences from the other regions.',
 }
 COLUMNS = list(_DESCRIBED)
 RESIDUALS = [*KEYS, 'participant_id', 'session_id', 'fitted', 'residual', 'units']
 _WITHIN_LEAST = 3
-"""Fewest repeats (beyond the first observation of each participant) that tell of the variance within them."""
+"""Fewest observations beyond the first of each participant to estimate the variance within participants."""
 
 
 def fit_models(
@@ -80,8 +80,8 @@ def fit_models(
 
     Effect sizes: for two levels, Hedges' g: the difference over the standard deviation about the model
     (:math:`\sqrt{\sigma^2 + \tau^2}`) with the correction for small samples [1]_ and the interval of the
-    noncentral t distribution [2]_, corrected alike; for a number and for a difference of differences, the
-    partial correlation :math:`t / \sqrt{t^2 + \nu}`; for a joint test, partial eta squared
+    noncentral t distribution [2]_, with the same correction; for a number and for a difference of
+    differences, the partial correlation :math:`t / \sqrt{t^2 + \nu}`; for a joint test, partial eta squared
     :math:`F \nu_1 / (F \nu_1 + \nu_2)`. The false discovery rate is controlled over the regions of each
     atlas, map, hemisphere, term and level.
 
@@ -103,15 +103,15 @@ def fit_models(
     table : DataFrame
         Columns `COLUMNS`; see `dictionary`. One row a coefficient; the intercept has none.
     residuals : DataFrame
-        Columns `RESIDUALS`: one row an observation of a fitted region. Those of a mixed model are marginal:
-        the random intercept is in the residual.
+        Columns `RESIDUALS`: one row an observation of a fitted region. Residuals of a mixed model are
+        marginal: they include the random intercept.
     notes : list of str
         What was left out and why.
 
     Raises
     ------
     UserError
-        The formula cannot be read, or names a map or column that is not there.
+        The formula cannot be read, or names a map or column that does not exist.
 
     References
     ----------
@@ -121,7 +121,9 @@ def fit_models(
     model = parse_model(formula)
     maps = sorted(set(long['map'].dropna().astype(str))) if 'map' in long else []
     if model.response not in maps:
-        raise UserError(f'The left side of {formula!r} is no map of the tables; there are {", ".join(maps)}.')
+        raise UserError(
+            f'The left side of {formula!r} is not a map of the tables; there are {", ".join(maps)}.'
+        )
     data = observe(long, statistic=statistic, maps=[model.response], min_coverage=min_coverage)
     designs.check_columns(model, data.series)
     notes = list(data.notes)
@@ -131,7 +133,7 @@ def fit_models(
     for rows, columns in patterns(data.values):
         design = designs.build(model, data.series, data.participants[0], controls=controls, rows=rows)
         if said is None:
-            # the pattern of most regions comes first; others repeat in their rows what differs
+            # the pattern of most regions comes first; rows of others note the difference
             said = design.notes
             notes += [f'{model}: {note}' for note in said]
         gap = '; '.join(note for note in design.notes if note not in said)

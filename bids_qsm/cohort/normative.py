@@ -1,4 +1,4 @@
-"""Where each participant stands against the study's own controls of the same age."""
+"""Z-scores of each participant against the controls of the study, given age."""
 
 from collections.abc import Sequence
 
@@ -23,13 +23,13 @@ from bids_qsm.cohort.visits import order, years
 from bids_qsm.errors import UserError
 
 _UNIT = 'see column units'
-_DESCRIBED = {
+_DESCRIBED: dict[str, str | tuple[str, str]] = {
     'participant_id': 'Label of the participant.',
     'session_id': 'Label of the session.',
     **QUANTITY,
     'age': ('Age at the session.', 'year'),
     'value': ('Measured value (mean of the runs of the session).', _UNIT),
-    'expected': ('What controls of that age have, without the participant where it is one.', _UNIT),
+    'expected': ('Mean of controls of that age, without the participant where it is a control.', _UNIT),
     'sd': (
         'Standard deviation of a new participant about it: scatter of controls and error of the curve.',
         _UNIT,
@@ -40,7 +40,7 @@ _DESCRIBED = {
     'n_controls': 'Controls that the participant is compared with.',
     'is_control': 'Whether the participant is a control.',
     'units': 'Unit of the values.',
-    'note': 'Why there is no z, or what to mind.',
+    'note': 'Why there is no z, or a caution.',
 }
 COLUMNS = list(_DESCRIBED)
 _LEAST = 5
@@ -56,12 +56,12 @@ def normative(
     statistic: str = 'mean',
     min_coverage: float = 0.5,
 ):
-    """Standard scores of every region against the controls, who may change with age along a smooth curve.
+    """Z-scores of each region against controls, whose mean is a smooth curve over age.
 
     The curve is a cubic smoothing spline, its smoothness found by restricted maximum likelihood for each
     region (:class:`bids_qsm.cohort.curve.AgeCurve`); one session a control enters, the first. A control is
-    compared with a curve fitted anew without it. ``sd`` is that of a new participant: what controls scatter
-    about the curve and how well the curve is known at that age. As it comes from few controls, (value -
+    compared with a curve fitted without it. ``sd`` is that of a new participant: the scatter of controls
+    about the curve and the error of the curve at that age. As controls are few, (value -
     expected) / sd follows the t distribution with ``dof`` degrees of freedom [1]_; z is the normal score of
     the same probability, so that 1.96 is passed by 2.5 % of healthy participants however many controls there
     are.
@@ -73,12 +73,12 @@ def normative(
     controls : str or sequence of str
         Level or levels of the group that are controls.
     group_column
-        Column that parts the participants; ``group`` of participants.tsv unless given.
+        Column of the groups; ``group`` of participants.tsv unless given.
     age_column
         Column of the age (years) at the session; where it is the same at all sessions of a participant and
         acq_time is known, the time since the first session is added; where it is stated at some sessions
-        only, the others' is counted from the first of these. Without the column, one mean holds for
-        all ages.
+        only, that of the others is computed from the first of these. Without the column, one mean is
+        used for all ages.
     statistic, min_coverage
         See :func:`bids_qsm.cohort.observations.observe`.
 
@@ -86,7 +86,7 @@ def normative(
     -------
     table : DataFrame
         Columns `COLUMNS`: one row a session (runs averaged) and region; z is NaN and the note says why where
-        it cannot be had.
+        it could not be computed.
     notes : list of str
 
     Raises
@@ -126,7 +126,7 @@ def normative(
         outside = (age < age[mine].min()) | (age > age[mine].max())
         span = f'age outside that of the controls ({age[mine].min():g} to {age[mine].max():g})'
         said[np.ix_(outside, columns)] = span if np.ptp(age[mine]) > 0 and age_column in series else ''
-        n_controls[np.ix_(left_out >= 0, columns)] -= 1
+        n_controls[np.ix_(left_out >= 0, np.array(columns))] -= 1
     still = sd <= 1e-12 * np.maximum(np.abs(values), 1e-300)
     with np.errstate(invalid='ignore'):
         t = (values - expected) / np.where(still, np.nan, sd)
@@ -160,7 +160,7 @@ def _controls(series: pd.DataFrame, controls: str | Sequence[str], group_column:
     column = group_column or find_group(series)
     if not column or column not in series:
         named = f'column {group_column!r}' if group_column else 'column group'
-        raise UserError(f'There is no {named} in participants.tsv that tells who is a control.')
+        raise UserError(f'There is no {named} in participants.tsv that says who is a control.')
     wanted = {controls} if isinstance(controls, str) else set(map(str, controls))
     groups = series[column].astype(object).fillna('').astype(str)
     found = groups.isin(wanted).to_numpy()
@@ -187,7 +187,7 @@ def _ages(series: pd.DataFrame, age_column: str, notes: list[str]):
     everywhere = (stated.transform('count') == stated.transform('size')).to_numpy()
     same = everywhere & (stated.transform('nunique') == 1).to_numpy()
     since = years(series.drop(columns='age', errors='ignore'))
-    # who states an age at some sessions has at the others what the time between them makes of it
+    # a missing age follows from the age at another session and the time between them
     birth = pd.Series(age - since).groupby(who).transform('first').to_numpy()
     filled = np.isnan(age) & np.isfinite(birth + since)
     if filled.any():

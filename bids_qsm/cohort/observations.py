@@ -1,4 +1,4 @@
-"""The long table as numbers: one row a series, one column a region, and what is known of each series."""
+"""The long table as an array: one row a series, one column a region, with the columns of each series."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +11,7 @@ from bids_qsm.cohort.tables import ENTITY_COLUMNS, MEASURES, PROTOCOL, group_col
 from bids_qsm.errors import UserError
 
 KEYS = ['atlas', 'map', 'region', 'hemisphere']
-"""What tells one measured quantity from another."""
+"""Columns that identify a measured quantity."""
 
 
 QUANTITY = {
@@ -25,7 +25,7 @@ QUANTITY = {
 
 @dataclass(frozen=True)
 class Observations:
-    """Measured values with what is known of each series.
+    """Measured values with the columns of each series.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class Observations:
         return pd.factorize(self.series['participant_id'], sort=True)
 
     def take(self, columns: Sequence[int] | np.ndarray):
-        """The same of some of the measured quantities."""
+        """Select measured quantities."""
         return replace(
             self, values=self.values[:, columns], keys=self.keys.iloc[columns].reset_index(drop=True)
         )
@@ -65,7 +65,7 @@ def observe(
     hemispheres: Sequence[str] = (),
     min_coverage: float = 0.5,
 ) -> Observations:
-    """Spread the long table out: series down, regions across.
+    """Pivot the long table: one row a series, one column a region.
 
     Parameters
     ----------
@@ -76,8 +76,7 @@ def observe(
     maps, regions, hemispheres : sequence of str
         Those wanted; all where empty.
     min_coverage
-        Regions of which less lies inside the mask and the field of view are left out: the rest of a region
-        is no estimate of all of it.
+        Regions with a smaller share inside the mask and the field of view are left out.
 
     Raises
     ------
@@ -134,10 +133,10 @@ def observe(
 
 
 def average(observations: Observations, by: Sequence[str], *, factors: Iterable[str] = ()) -> Observations:
-    """Mean over the rows that agree in the columns ``by``; of what is known of them, mean or first.
+    """Average the rows that agree in the columns ``by``.
 
-    Columns of numbers are averaged over the numbers in them; of anything else, of entities, of the group and
-    of the columns ``factors``, the first that is stated stands.
+    Numeric columns are averaged; of all others, of entities, of the group and of the columns ``factors``,
+    the first stated value is kept.
     """
     series = observations.series
     by = [c for c in by if c in series]
@@ -152,7 +151,7 @@ def average(observations: Observations, by: Sequence[str], *, factors: Iterable[
         known[column] = grouped[column].first()
         if column not in labels and is_numeric(series[column]):
             means = numeric(series[column])[0].groupby(place, sort=True).mean()
-            # where there is only text it stays, to be said where the column is read
+            # text stays, so that the reader of the column can report it
             text = means.isna() & known[column].notna()
             known[column] = means if not text.any() else means.astype(object).where(~text, known[column])
     valid = np.isfinite(observations.values)
@@ -165,13 +164,13 @@ def average(observations: Observations, by: Sequence[str], *, factors: Iterable[
 
 
 def protocols(series: pd.DataFrame) -> dict:
-    """Columns that tell how series were acquired, where they differ, and their values."""
+    """Columns of the acquisition that differ between series, and their values."""
     kinds = {c: sorted(series[c].dropna().astype(str).unique()) for c in PROTOCOL if c in series}
     return {column: values for column, values in kinds.items() if len(values) > 1}
 
 
 def say_averaged(series: pd.DataFrame) -> list[str]:
-    """Notes for an average over series that were acquired in different ways."""
+    """Notes on averaging series of different acquisitions."""
     return [
         f'Series differ in {column} ({some(kinds)}) and were averaged as one measurement.'
         for column, kinds in protocols(series).items()
@@ -179,7 +178,7 @@ def say_averaged(series: pd.DataFrame) -> list[str]:
 
 
 def patterns(values: np.ndarray) -> list[tuple[np.ndarray, list[int]]]:
-    """(rows that have a value, columns that have just these), that of most columns first."""
+    """(rows with a value, columns with just these rows), the most frequent pattern first."""
     groups = defaultdict(list)
     for j in range(values.shape[1]):
         groups[np.isfinite(values[:, j]).tobytes()].append(j)
@@ -188,18 +187,18 @@ def patterns(values: np.ndarray) -> list[tuple[np.ndarray, list[int]]]:
 
 
 def codes(table: pd.DataFrame, columns: Iterable[str]) -> np.ndarray:
-    """A number for each row, the same where rows agree in some columns; by first appearance."""
+    """Number the rows by their values in some columns, in order of first appearance."""
     code = np.zeros(len(table), np.int64)
     for column in columns:
         if column in table:
-            # NaN agrees with NaN: a series without a run is one series
+            # NaN equals NaN: a series without a run is one series
             part, levels = pd.factorize(table[column], use_na_sentinel=True)
             code, _ = pd.factorize(code * (len(levels) + 1) + part + 1)
     return code
 
 
 def numeric(column: pd.Series) -> tuple[pd.Series, list[str]]:
-    """A column as numbers, and what in it is none; most of a column of numbers must be numbers.
+    """Convert a column to numbers, and list the text in it.
 
     Returns
     -------
@@ -215,7 +214,7 @@ def numeric(column: pd.Series) -> tuple[pd.Series, list[str]]:
 
 
 def is_numeric(column: pd.Series) -> bool:
-    """Whether at least half of what a column states are numbers."""
+    """Whether at least half of the values of a column are numbers."""
     if pd.api.types.is_bool_dtype(column):
         return False
     found = numeric(column)[0].count()
@@ -223,7 +222,7 @@ def is_numeric(column: pd.Series) -> bool:
 
 
 def some(names: Iterable, *, most: int = 6) -> str:
-    """A few names in words.
+    """List a few names.
 
     >>> some(['a', 'b', 'c'], most=2)
     'a, b and 1 more'

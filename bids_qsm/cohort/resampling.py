@@ -1,12 +1,12 @@
-"""Partial correlations of many responses with one number, over weighted samples, and bootstrap intervals."""
+"""Partial correlations of many responses with one variable in resamples, and bootstrap intervals."""
 
 import numpy as np
 from scipy import special
 
 _FREE = 2
-"""Fewest degrees of freedom that the participants of a sample must leave beside covariates and slope."""
+"""Fewest degrees of freedom of a resample, beside covariates and slope."""
 _BLOCK = 2**22
-"""Most numbers in one intermediate array of the resamples."""
+"""Largest size of an intermediate array."""
 
 
 def bootstrap_weights(n: int, n_boot: int, seed: int) -> np.ndarray:
@@ -40,7 +40,7 @@ def partial_correlations(
     ndarray, shape (b, k)
         NaN where x or y does not vary about the fit, or too few participants are in the sample.
     """
-    # fitted once over all, so that the sums below lose no digits
+    # residuals over all first, so that the sums below lose no digits
     q, _ = np.linalg.qr(covariates)
     z = q * np.sqrt(len(q))
     x, y = (_unit(v - q @ (q.T @ v), v) for v in (x, y))
@@ -51,8 +51,8 @@ def partial_correlations(
     for start in range(0, len(weights), step):
         w = weights[start : start + step]
         gram = (w @ pairs).reshape(-1, size, size)
-        # a resample may hold one level of a factor only, and the direction lost takes no part; of a region
-        # that few participants have, it may hold none
+        # a resample may lack levels of a factor, or all participants with a region: keep the system
+        # solvable
         trace = np.trace(gram, axis1=1, axis2=2)[:, None, None]
         gram += np.where(trace > 0, 1e-9 * trace, 1.0) * np.eye(size)
         zx = w @ (z * x[:, None])
@@ -62,7 +62,7 @@ def partial_correlations(
         sxy = w @ (x[:, None] * y) - np.sum(solved * zy, 1)
         syy = w @ y**2 - np.sum(zy * np.linalg.solve(gram, zy), 1)
         total = w.sum(1, keepdims=True)
-        # few participants drawn over and over lie on a line whatever is measured
+        # a resample of few distinct participants lies on a line whatever the data
         free = (w > 0).sum(1, keepdims=True) - size - 1
         there = (sxx[:, None] > 1e-8 * total) & (syy > 1e-8 * total) & (free >= _FREE)
         root = np.sqrt(np.where(there, sxx[:, None] * syy, 1.0))
@@ -73,10 +73,9 @@ def partial_correlations(
 def corrected_interval(
     estimate: np.ndarray, resampled: np.ndarray, left_out: np.ndarray, dof: float, *, level: float = 0.95
 ):
-    """Bias-corrected and accelerated bootstrap interval, and the p at which it would touch zero [1]_.
+    """Bias-corrected and accelerated bootstrap interval, and the p at which it includes zero [1]_.
 
-    Widened as the t distribution is against the normal, since resamples of a small sample scatter too little
-    [2]_.
+    Widened from normal to t quantiles, since resamples of a small sample scatter too little [2]_.
 
     Parameters
     ----------
@@ -115,7 +114,7 @@ def corrected_interval(
         deviation = jack.mean() - jack
         spread = np.sum(deviation**2)
         bend = np.sum(deviation**3) / (6 * spread**1.5) if spread > 0 else 0.0
-        # a bend that turns the tails around comes of one participant, and tells no more than that
+        # limits the acceleration, which one outlying participant can make too large
         share = special.ndtr(bias + (bias + tails) / np.maximum(1 - bend * (bias + tails), 0.5))
         low[j], high[j] = np.interp(share * (b - 1), np.arange(b), drawn)
         under = (np.searchsorted(drawn, 0, 'left') + np.searchsorted(drawn, 0, 'right')) / 2
@@ -126,7 +125,7 @@ def corrected_interval(
 
 
 def _unit(rest: np.ndarray, whole: np.ndarray):
-    """Divided by the root of the mean square; zero where nothing but rounding is left of the whole."""
+    """Scale to unit mean square; zero where ``rest`` is rounding error of ``whole``."""
     size = np.sqrt(np.mean(rest**2, 0))
     there = size > 1e-10 * np.sqrt(np.mean(whole**2, 0))
     return np.where(there, rest / np.where(there, size, 1), 0.0)

@@ -1,8 +1,9 @@
-"""A template from the cohort itself: the average of its susceptibility and T1w images in template space."""
+"""A study template: the average of susceptibility and T1w images of a cohort in template space."""
 
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -11,7 +12,7 @@ from bids_qsm.anatomy.register import syn
 from bids_qsm.anatomy.transform import Displacement, compose, invert, regrid, resample, spacing_of
 
 _CHI_WEIGHT = 400.0
-"""What 1 ppm weighs against the 255 steps of a T1w image; see `hybrid`."""
+"""Weight of 1 ppm against the 255 steps of a T1w image; see `hybrid`."""
 _MARGIN_MM = 12.0
 
 
@@ -20,9 +21,9 @@ class StudyTemplate:
     """Averages on one grid: chi (ppm), t1w (1 is the brain's median; None without T1w images), coverage.
 
     ``coverage`` is the share of the subjects who have a voxel, ``t1w_coverage`` the same of their T1w images.
-    ``shifts`` (mm) is how far each subject's brain was moved in the last iteration, in the mean, NaN without
-    iterations; ``likeness`` the correlation of each subject's chi with the average. ``notes`` holds pairs
-    (index of a subject, what is to be said of it).
+    ``shifts`` (mm) is the mean displacement of each brain in the last iteration, NaN without iterations;
+    ``likeness`` the correlation of each subject's chi with the average. ``notes`` holds pairs (index of a
+    subject, text).
     """
 
     chi: np.ndarray
@@ -37,15 +38,15 @@ class StudyTemplate:
 def average(
     images: Sequence[np.ndarray], masks: Sequence[np.ndarray], *, clip: float = 2.5, least: float = 0.5
 ):
-    """Mean over subjects in each voxel that bears a few outliers, holding one subject at a time.
+    """Robust mean over subjects in each voxel, with one subject in memory at a time.
 
-    Values further than ``clip`` standard deviations from the mean of all are drawn in to that distance, so
-    that a lesion, a vein or a failed map of one subject counts for little.
+    Values further than ``clip`` standard deviations from the mean of all are clipped to that distance, which
+    limits the effect of a lesion, a vein or a failed map of one subject.
 
     Parameters
     ----------
     images, masks : sequence of ndarray, 3D
-        Read twice, one by one: they may be loaded or resampled when asked for.
+        Read twice, one by one; items may be loaded or resampled on access.
     clip : float
     least : float
         Share of the subjects that a voxel must have.
@@ -60,7 +61,7 @@ def average(
     n = len(images)
     if not n:
         raise ValueError('average needs at least one image')
-    count = total = square = None
+    count: Any = None
     for image, mask in zip(images, masks, strict=True):
         inside = np.asarray(mask, bool)
         values = np.where(inside, image, 0).astype(np.float64)
@@ -81,13 +82,13 @@ def average(
 
 
 def hybrid(chi: np.ndarray, t1w: np.ndarray | None, brain: np.ndarray):
-    r"""Contrast that shows the cortex and the deep grey nuclei: T1w in [0, 255] less 400 chi (ppm) [1]_.
+    r"""Contrast of both cortex and deep grey nuclei: T1w in [0, 255] minus 400 chi (ppm) [1]_.
 
     Parameters
     ----------
     chi : ndarray (ppm)
     t1w : ndarray or None
-        Without one the contrast is that of chi alone.
+        None: the contrast is that of chi alone.
     brain : ndarray of bool
         Outside it the contrast is zero.
 
@@ -126,7 +127,7 @@ def build_template(
     ----------
     chis : sequence of ndarray, 3D
         Susceptibility (ppm) of each subject, on one grid of template space. Subjects are read one by one,
-        several times: the items may be loaded when asked for.
+        several times; items may be loaded on access.
     t1ws : sequence of (ndarray or None)
         Their T1w images on the same grid, free of bias; None for a subject who has none.
     masks : sequence of ndarray of bool
@@ -136,16 +137,16 @@ def build_template(
     t1w_masks : sequence of (ndarray of bool or None), optional
         Brains of the T1w images; by default ``masks``.
     fields : MutableMapping, optional
-        Keeps the displacement of each subject (at ``spacing_mm``): a dict, or one that keeps them on disk.
+        Holds the displacement of each subject (at ``spacing_mm``), in memory or on disk.
     iterations : int
         0 averages the maps as they are.
     spacing_mm : float
     levels : tuple of int
         Iterations of the alignment from coarse to fine.
     unlike : float
-        Robust standard deviations below the median likeness at which a subject is named in the notes.
+        A subject whose likeness is this many robust standard deviations below the median is noted.
     mapper : callable
-        As `map`: runs the alignment of the subjects, such as by a pool of processes.
+        As `map`; runs the alignments, for example in a pool of processes.
 
     Returns
     -------
@@ -167,12 +168,12 @@ def build_template(
     for _ in range(iterations):
         target = _target(averages, shape, affine, spacing_mm)
         align = partial(_align, heads=heads, target=target, levels=levels)
-        total = 0
+        total: Any = 0
         for i, field in enumerate(mapper(align, range(n))):
             fields[i] = Displacement(field, target.affine)
             total = total + field
         mean = Displacement((total / n).astype(np.float32), target.affine)
-        # the template's point y lies at x of the average with x + mean(x) = y: start from there
+        # a point y of the template lies at x of the average, where x + mean(x) = y
         back = invert(mean, target.shape, target.affine)
         for i in range(n):
             fields[i] = compose([back, fields[i]], target.shape, target.affine)
@@ -187,12 +188,12 @@ def build_template(
 
 @dataclass(frozen=True)
 class Heads:
-    """The subjects' images on one grid: sequences that may load their items when asked for."""
+    """The subjects' images on one grid: sequences that may load their items on access."""
 
-    chis: object
-    t1ws: object
-    masks: object
-    t1w_masks: object
+    chis: Sequence[np.ndarray]
+    t1ws: Sequence
+    masks: Sequence[np.ndarray]
+    t1w_masks: Sequence
     affine: np.ndarray
 
 
@@ -215,8 +216,8 @@ class _Target:
     affine: np.ndarray
 
 
-class _Loaded:
-    """A sequence whose items are made when asked for."""
+class _Loaded(Sequence):
+    """A sequence whose items are computed on access."""
 
     def __init__(self, load: Callable[[int], np.ndarray], indices: Iterable[int]):
         self._load, self._indices = load, list(indices)
@@ -224,7 +225,7 @@ class _Loaded:
     def __len__(self):
         return len(self._indices)
 
-    def __getitem__(self, at: int):
+    def __getitem__(self, at: Any):
         return self._load(self._indices[at])
 
 
@@ -251,12 +252,12 @@ def _averages(heads: Heads, fields: MutableMapping[int, Displacement], have_t1w:
 
 
 def _moved(chi: np.ndarray, mask: np.ndarray, affine: np.ndarray, displacement: Displacement | None):
-    """Chi seen through a displacement, from what is inside the mask alone."""
+    """Chi after a displacement, from values inside the mask alone."""
     return _seen(_filled(chi, mask), affine, displacement)
 
 
 def _filled(chi: np.ndarray, mask: np.ndarray):
-    """Chi that goes on smoothly beyond the mask, so that interpolation at its rim takes in no zeros."""
+    """Chi extended smoothly beyond the mask, so that interpolation at its rim includes no zeros."""
     mask = np.asarray(mask, bool)
     inside = np.where(mask, chi, 0).astype(np.float32)
     weight = ndimage.gaussian_filter(mask.astype(np.float32), 1.5)
@@ -266,7 +267,7 @@ def _filled(chi: np.ndarray, mask: np.ndarray):
 
 
 def _seen(image: np.ndarray, affine: np.ndarray, displacement: Displacement | None):
-    """An image through a displacement; cubic, for an average of linear ones would be blurred by a voxel."""
+    """Apply a displacement; cubic, as linear interpolation blurs the average by a voxel."""
     if displacement is None:
         return image
     return resample(image, affine, image.shape, affine, [displacement], order=3)
@@ -280,7 +281,7 @@ def _moved_mask(mask: np.ndarray, affine: np.ndarray, displacement: Displacement
 
 
 def _scaled(t1w: np.ndarray, mask: np.ndarray):
-    """T1w in units of the brain's median: intensities have no unit, and differ from scan to scan."""
+    """T1w in units of the median of the brain, as intensities differ between scans."""
     inside = np.asarray(t1w)[np.asarray(mask, bool)]
     middle = float(np.median(inside)) if inside.size else 1.0
     return (np.asarray(t1w, np.float32) / (middle if middle > 0 else 1.0)).astype(np.float32)
@@ -308,7 +309,7 @@ def _target(averages: _Averages, shape: tuple[int, ...], affine: np.ndarray, spa
 
 
 def _down(image: np.ndarray, affine: np.ndarray, shape: tuple[int, ...], coarse: np.ndarray, spacing: float):
-    """Resample onto the coarse grid, smoothed first as much as it asks for."""
+    """Smooth and resample onto the coarse grid."""
     size = spacing_of(affine)
     sigma = np.sqrt(np.maximum((spacing / size) ** 2 - 1, 0)) / 2.355
     return resample(ndimage.gaussian_filter(np.asarray(image, np.float32), sigma), affine, shape, coarse, [])
@@ -321,7 +322,7 @@ def _align(i: int, heads: Heads, target: _Target, levels: tuple[int, ...]):
     down = partial(_down, affine=affine, shape=target.shape, coarse=target.affine, spacing=size)
     mask = np.asarray(heads.masks[i], bool)
     measured = down(mask) > 0.5
-    # where a subject has no chi, the average's own exerts no force
+    # where a subject has no chi, the average itself exerts no force
     chi = np.where(measured, down(_filled(heads.chis[i], mask)), target.chi)
     t1w, fixed_t1w, brain = heads.t1ws[i], target.t1w, measured
     if t1w is None or fixed_t1w is None:
@@ -350,11 +351,11 @@ def _notes(likeness: np.ndarray, unlike: float, n: int, have_t1w: list[int]):
     notes = []
     middle = np.nanmedian(likeness) if np.isfinite(likeness).any() else np.nan
     spread = 1.4826 * np.nanmedian(np.abs(likeness - middle)) if np.isfinite(middle) else 0.0
-    # a cohort of equals has next to no spread: below it nobody stands out
+    # in a homogeneous cohort the spread is tiny and would mark ordinary subjects
     spread = max(spread, 0.02)
     for i, value in enumerate(likeness):
         if not np.isfinite(value):
-            notes.append((i, 'holds no susceptibility in the region of the others'))
+            notes.append((i, 'has no susceptibility in the region of the others'))
         elif value < middle - unlike * spread:
             notes.append((i, f'is unlike the average (correlation {value:.2f}, the median is {middle:.2f})'))
     notes += [

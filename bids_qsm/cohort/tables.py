@@ -1,4 +1,4 @@
-"""One long table over all subjects, sessions and runs, joined with what is known of the participants."""
+"""One long table of all subjects, sessions and runs, joined with participants, sessions and scans.tsv."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,13 +22,23 @@ ENTITY_COLUMNS = {
 }
 """BIDS entity -> column of the long table; others keep the entity's own name."""
 PROTOCOL = ('acquisition', 'contrast_agent', 'reconstruction', 'inversion')
-"""Columns that tell how a series was acquired: series that differ in them are no repeats."""
+"""Columns of the acquisition: series that differ in them are not repeats."""
 
 SHIFTED = ('mean', 'median', 'p5', 'p95', 'mean_pv')
 """Statistics of a region that move with the zero of susceptibility."""
-MEASURES = ('region', 'hemisphere', 'index', 'map', 'n_voxels', 'volume_mm3', 'coverage', 'core', 'units')
+MEASURES: tuple[str, ...] = (
+    'region',
+    'hemisphere',
+    'index',
+    'map',
+    'n_voxels',
+    'volume_mm3',
+    'coverage',
+    'core',
+    'units',
+)
 MEASURES += ('reference', 'sd', 'mean_positive', 'se', 'se_pv', 'note', *SHIFTED)
-"""Columns of the tables of regions; all others but the atlas tell of the series or its participant."""
+"""Columns of the tables of regions; all others but the atlas describe the series or its participant."""
 
 _PREFIXED = ('sub', 'ses')
 DESCRIPTIONS = {
@@ -41,13 +51,13 @@ DESCRIPTIONS = {
     'run': 'Index of the run.',
     'atlas': 'Atlas that the regions come from.',
 }
-"""What the columns of `ENTITY_COLUMNS` hold."""
+"""Descriptions of the columns of `ENTITY_COLUMNS`."""
 _LEAST_COVERAGE = 0.5
-"""Share of a region that must be measured for it to be the zero of susceptibility."""
+"""Least measured share of a region of reference."""
 
 
 def named(entities: Mapping[str, str]) -> dict:
-    """Columns and values of the long table that stand for the entities of a series.
+    """Columns and values of the long table for the entities of a series.
 
     >>> named({'sub': '01', 'acq': 'fast'})
     {'participant_id': 'sub-01', 'acquisition': 'fast'}
@@ -73,7 +83,7 @@ def gather(tables: Iterable[tuple[Mapping[str, str], pd.DataFrame]]) -> pd.DataF
     for entities, table in tables:
         values = named(entities)
         keys += [column for column in values if column not in keys]
-        # the name of the file is what tells series apart: it wins over a column of the same name
+        # entities of the file name take precedence over a column of the same name
         frames.append(table.drop(columns=[c for c in values if c in table]).assign(**values))
     if not frames:
         return pd.DataFrame(columns=['participant_id'])
@@ -86,7 +96,7 @@ def gather(tables: Iterable[tuple[Mapping[str, str], pd.DataFrame]]) -> pd.DataF
 
 
 def join_participants(long: pd.DataFrame, participants: pd.DataFrame | None = None):
-    """Add the columns of participants.tsv to the long table, and say what did not match.
+    """Add the columns of participants.tsv to the long table, with notes on what did not match.
 
     Parameters
     ----------
@@ -103,7 +113,7 @@ def join_participants(long: pd.DataFrame, participants: pd.DataFrame | None = No
         A sentence for each thing that was missing or renamed.
     """
     if participants is None:
-        return long, ['There is no participants.tsv: the table holds no data about the participants.']
+        return long, ['There is no participants.tsv: the table has no data about the participants.']
     if 'participant_id' not in participants:
         return long, ['participants.tsv has no column participant_id and was left out.']
     notes = []
@@ -113,7 +123,7 @@ def join_participants(long: pd.DataFrame, participants: pd.DataFrame | None = No
     if repeated:
         notes.append(f'participants.tsv names {", ".join(repeated)} more than once; the first row counts.')
         known = known.drop_duplicates('participant_id')
-    # the name of a file alone tells of its entities, also of those that no file has
+    # entities come from file names alone, including those that no file has
     taken = {*long, *ENTITY_COLUMNS.values()} - {'participant_id'}
     clash = [c for c in known if c in taken]
     if clash:
@@ -125,16 +135,15 @@ def join_participants(long: pd.DataFrame, participants: pd.DataFrame | None = No
     joined = long.merge(known, on='participant_id', how='left', validate='many_to_one')
     group = group_column(joined)
     if group and pd.api.types.is_float_dtype(joined[group]):
-        # where some have no group, whole numbers become 1.0, which is no level that anybody wrote
+        # with missing groups whole numbers become floats: write 1.0 as 1, as in the file
         joined[group] = joined[group].astype(object).map(lambda code: f'{code:g}', na_action='ignore')
     return joined, notes
 
 
 def join_sessions(long: pd.DataFrame, sessions: pd.DataFrame | None = None):
-    """Add the columns of the sessions.tsv files to the long table, and say what did not match.
+    """Add the columns of the sessions.tsv files to the long table, with notes on what did not match.
 
-    What a session states wins over what participants.tsv states of the participant (an age, a score), where
-    it states anything.
+    A value of a session (an age, a score) takes precedence over that of participants.tsv.
 
     Parameters
     ----------
@@ -214,7 +223,7 @@ def join_scans(long: pd.DataFrame, scans: pd.DataFrame | None = None):
     visit = [c for c in ('participant_id', 'session_id') if c in long]
     joined, notes = long, []
     for keys in (visit, series_columns(long)):
-        # a series without run- matches only files without it
+        # a series without run- matches only files without run-
         times = known.reindex(columns=[*keys, 'acq_time']).drop_duplicates(keys)
         joined, notes = _overlay(joined, times, keys, 'scans.tsv', notes, said=False)
     lacking = joined.loc[joined['acq_time'].isna(), 'participant_id'].nunique()
@@ -224,8 +233,8 @@ def join_scans(long: pd.DataFrame, scans: pd.DataFrame | None = None):
 
 
 def parse_times(column: pd.Series) -> pd.Series:
-    """Acquisition times of BIDS as timestamps; what is no time is missing."""
-    # a bare number is no time, though it could be read as one
+    """Acquisition times of BIDS as timestamps; anything else is missing."""
+    # a bare number is not a time, though pandas would read it as one
     stated = column.astype(object).map(lambda value: value if isinstance(value, str | datetime) else None)
     return pd.to_datetime(stated, errors='coerce', format='ISO8601', utc=True)
 
@@ -239,7 +248,7 @@ def _overlay(
     *,
     said: bool = True,
 ):
-    """Columns of ``known`` laid over those of ``long`` where they state something."""
+    """Replace columns of ``long`` by those of ``known`` where these have a value."""
     more = [c for c in known if c not in keys]
     reserved = [c for c in more if c in MEASURES or c in ENTITY_COLUMNS.values()]
     if reserved:
@@ -249,7 +258,7 @@ def _overlay(
     both = [c for c in more if c in long]
     if both and said:
         notes.append(f'{name} states {", ".join(both)} by session; it counts over participants.tsv.')
-    # text, since a run may be missing in all rows of one table and so be a number there
+    # compare as text: a run that is missing in all rows of one table is a float there
     here, there = ([frame[c].astype(object).fillna('').astype(str) for c in keys] for frame in (long, known))
     place = pd.MultiIndex.from_arrays(there).get_indexer(pd.MultiIndex.from_arrays(here))
     joined = long.copy()
@@ -263,12 +272,12 @@ def _overlay(
 
 
 def relative_to(long: pd.DataFrame, region: str):
-    """Shift susceptibility so that it is zero in a region of the same series, and say where that failed.
+    """Refer susceptibility to a region of the same series.
 
-    The statistics of place (mean, median, percentiles, partial-volume-corrected mean) are shifted by the mean
-    of the region (both hemispheres together), sd stays, standard errors add in quadrature, and mean_positive,
-    which no shift can make, becomes missing. Where the atlas of a row lacks the region, that of another atlas
-    of the same series stands; a region of which less than half was measured is no reference.
+    The mean of the region (both hemispheres together) is subtracted from mean, median, percentiles and
+    partial-volume-corrected mean. sd stays, standard errors add in quadrature, and mean_positive becomes
+    missing, as it does not follow from a shift. Where the atlas of a row lacks the region, that of another
+    atlas of the same series is used; a region of which less than half was measured is not a reference.
 
     Parameters
     ----------
@@ -310,7 +319,7 @@ def relative_to(long: pd.DataFrame, region: str):
     for column in (c for c in ('se', 'se_pv') if c in long):
         values = pd.to_numeric(long[column], errors='coerce').to_numpy(float, copy=True)
         both = np.hypot(values[chi], found['_error'].to_numpy()[chi])
-        # its own mean is zero without error by definition
+        # the mean of the reference itself is zero by definition
         values[chi] = np.where(own & (long['hemisphere'] == 'both').to_numpy()[chi], 0.0, both)
         shifted[column] = values
     if 'mean_positive' in long:
@@ -326,17 +335,19 @@ def relative_to(long: pd.DataFrame, region: str):
 def _zero_of(
     long: pd.DataFrame, rows: pd.DataFrame, series: list[str], keys: list[str], region: str, notes: list[str]
 ):
-    """Value of a region and its error for each row of the long table, and whether its own atlas has them."""
+    """Mean of a region and its error for each row of the long table, and whether its own atlas has them."""
     if 'coverage' in rows:
         thin = pd.to_numeric(rows['coverage'], errors='coerce') < _LEAST_COVERAGE
         if thin.any():
             n = len(rows.loc[thin, series].drop_duplicates())
-            notes.append(f'Less than half of {region} was measured in {n} series, where it is no reference.')
+            notes.append(
+                f'Less than half of {region} was measured in {n} series, where it is not a reference.'
+            )
         rows = rows[~thin]
     zero = rows[keys].assign(
         _zero=pd.to_numeric(rows['mean'], errors='coerce').replace([np.inf, -np.inf], np.nan),
         _error=pd.to_numeric(rows['se'], errors='coerce') if 'se' in rows else np.nan,
-        # both sides together where there is such a row; a region in the middle may have one row only
+        # both sides together where possible; a midline region may have one row only
         _rank=rows['hemisphere'].map({'both': 0}).fillna(1),
     )
     zero = zero[zero['_zero'].notna()].sort_values('_rank', kind='stable')
@@ -351,7 +362,7 @@ def _zero_of(
 
 
 def dictionary(columns: Iterable[str], tables: Mapping[str, dict], participants: Mapping[str, dict]) -> dict:
-    """Data dictionary of the long table: each column described by the first source that knows it.
+    """Data dictionary of the long table, from the first source that describes each column.
 
     Parameters
     ----------
@@ -374,7 +385,7 @@ def dictionary(columns: Iterable[str], tables: Mapping[str, dict], participants:
 
 
 def group_column(long: pd.DataFrame) -> str | None:
-    """The column that parts the participants, where participants.tsv has one."""
+    """The column of the groups, where participants.tsv has one."""
     for column in ('group', 'participant_group'):
         if column in long and long[column].notna().any():
             return column
@@ -389,29 +400,23 @@ def counts(long: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for name, part in series.groupby(keys, sort=True):
         visits = ['participant_id', *(['session_id'] if 'session_id' in part else [])]
-        rows.append(
-            {
-                'group': name,
-                'participants': part['participant_id'].nunique(),
-                'sessions': len(part.drop_duplicates(visits)),
-                'series': len(part),
-            }
-        )
+        sessions = len(part.drop_duplicates(visits))
+        rows.append((name, part['participant_id'].nunique(), sessions, len(part)))
     return pd.DataFrame(rows, columns=['group', 'participants', 'sessions', 'series'])
 
 
 def series_columns(long: pd.DataFrame) -> list[str]:
-    """Columns that tell one series from another."""
+    """Columns that identify a series."""
     return [c for c in ENTITY_COLUMNS.values() if c in long and c != 'atlas']
 
 
 def by_atlas(long: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Each atlas with its rows; the name is empty where a table names none."""
+    """Each atlas with its rows; the name is empty without an atlas column."""
     return list(long.groupby(_atlas(long), sort=True))
 
 
 def references(long: pd.DataFrame) -> dict[str, int]:
-    """What susceptibility is relative to, and how many series use it."""
+    """Reference regions of susceptibility, and the number of series that use each."""
     keys = [*series_columns(long), 'reference']
     series = long[long['map'] == 'chi'].reindex(columns=keys).drop_duplicates()
     names = series['reference'].astype(object).fillna('not stated').astype(str)
@@ -419,7 +424,7 @@ def references(long: pd.DataFrame) -> dict[str, int]:
 
 
 def summary(long: pd.DataFrame, regions: Sequence[str], *, map_name: str = 'chi') -> pd.DataFrame:
-    """Series, mean, standard deviation and median over them of the regional means, by atlas and group."""
+    """Number of series, mean, standard deviation and median of regional means, by atlas and group."""
     group = group_column(long)
     rows = long[(long['map'] == map_name) & (long['hemisphere'] == 'both') & long['region'].isin(regions)]
     rows = rows.assign(
@@ -435,7 +440,7 @@ def summary(long: pd.DataFrame, regions: Sequence[str], *, map_name: str = 'chi'
 
 
 def lowest_coverage(long: pd.DataFrame) -> pd.DataFrame:
-    """Of each series and atlas, the region that lies least inside the mask and field of view."""
+    """For each series and atlas, the region with the smallest share inside mask and field of view."""
     keys = [*series_columns(long), 'atlas']
     rows = long[(long['map'] == 'chi') & long['coverage'].notna()]
     worst = rows.assign(atlas=_atlas(rows), coverage=rows['coverage'].astype(float))

@@ -13,7 +13,7 @@ YEAR = 365.25
 
 
 def years(series: pd.DataFrame) -> np.ndarray:
-    """Years of each row since the first of its participant; NaN where nothing tells.
+    """Years of each row since the first of its participant; NaN where unknown.
 
     From acq_time; for participants without, from an age that differs between their sessions.
 
@@ -30,7 +30,7 @@ def years(series: pd.DataFrame) -> np.ndarray:
         found = _since_first(days.to_numpy(float) / YEAR, who)
     if 'age' in series:
         age = _since_first(numeric(series['age'])[0].to_numpy(), who)
-        # an age of whole years, or one in participants.tsv, is the same at each session and tells nothing
+        # an age that is equal at sessions (whole years, or from participants.tsv) says nothing
         differ = (
             pd.Series(age).groupby(who).transform(lambda part: part.nunique() == len(part)).to_numpy(bool)
         )

@@ -1,4 +1,4 @@
-"""Group statistics in every voxel of template space: smoothing within tissue, linear model, thresholds."""
+"""Group statistics in each voxel of template space: smoothing within tissue, linear model, thresholds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -29,12 +29,12 @@ COLUMNS = {
 """Data dictionary of the table of clusters."""
 
 _LEAST_DOF = 3
-_CHUNK = 40  # edge of the little image in which nilearn is handed voxels, 64000 at a time
+_CHUNK = 40  # edge of the small image that passes voxels to nilearn, 64000 at a time
 
 
 @dataclass(frozen=True)
 class SecondLevel:
-    """What a test in every voxel found.
+    """Result of a test in each voxel.
 
     ``images`` holds arrays on the grid of the input, zero outside ``tested``: effect (unit of the map, per
     unit of the term), t, z, logp (-log10 of the corrected p) and thresholded (z where that p is below
@@ -53,7 +53,7 @@ class SecondLevel:
 def smooth_within(
     chi: np.ndarray, mask: np.ndarray, grid_spacing: Sequence[float] | np.ndarray, fwhm_mm: float
 ):
-    r"""Smooth a map by a Gaussian that takes in nothing from outside the mask [1]_.
+    r"""Smooth a map by a Gaussian within the mask alone (normalised convolution) [1]_.
 
     .. math:: \frac{G * (m \chi)}{G * m}
 
@@ -101,7 +101,7 @@ def second_level(
     n_perm: int = 1000,
     seed: int = 0,
 ):
-    """Test one column of a design in every voxel, one image a participant, two-sided.
+    """Test one column of a design in each voxel, one image a participant, two-sided.
 
     A voxel is tested where ``coverage`` of the participants were measured, by ordinary least squares over
     those who were, with their degrees of freedom. ``method`` 'fdr' controls the false discovery rate [1]_;
@@ -120,7 +120,7 @@ def second_level(
     term
         Column of ``design``.
     dseg : ndarray of int, optional
-        Labels on the grid of the images, that name the peaks.
+        Regions on the grid of the images, to name the peaks by.
     labels : DataFrame, optional
         Columns index, name.
     method, alpha
@@ -130,7 +130,7 @@ def second_level(
     least_coverage : float
         Participants who have less than this share of these voxels, as of a thin slab, are left out.
     n_perm, seed : int
-        Permutations, and the seed that they are drawn by.
+        Number of permutations, and their seed.
 
     Returns
     -------
@@ -165,7 +165,7 @@ def second_level(
             return SecondLevel(n=len(used), notes=(*notes, reason))
         if not whole.all():
             notes.append(
-                f'Permutations take in the {whole.sum()} voxels that every participant has, of {whole.size} '
+                f'Permutations use the {whole.sum()} voxels that every participant has, of {whole.size} '
                 f'that {100 * coverage:.0f} % have.'
             )
         tested[tested] = whole
@@ -193,9 +193,9 @@ def second_level(
 
 
 def _coverage(masks: Sequence[np.ndarray], names: list, coverage: float, least: float, notes: list[str]):
-    """Which participants are used, and the voxels that enough of them have."""
+    """Participants that are used, and the voxels that enough of them have."""
     used = list(range(len(names)))
-    for _ in range(2):  # those who are left out must not shrink the region of the others
+    for _ in range(2):  # once more without those left out, whose coverage no longer counts
         count = sum(np.asarray(masks[i], np.int32) for i in used)
         tested = count >= max(np.ceil(coverage * len(used) - 1e-9), 1)
         shares = [np.asarray(masks[i], bool)[tested].mean() if tested.any() else 0.0 for i in used]
@@ -203,7 +203,7 @@ def _coverage(masks: Sequence[np.ndarray], names: list, coverage: float, least: 
         if not slabs or not tested.any():
             break
         notes.append(
-            f'Left out, for they have less than {100 * least:.0f} % of the voxels that '
+            f'Left out, as they have less than {100 * least:.0f} % of the voxels that '
             f'{100 * coverage:.0f} % of the participants have: {", ".join(str(names[i]) for i in slabs)}.'
         )
         used = [i for i in used if i not in slabs]
@@ -215,7 +215,7 @@ def _estimable(design: pd.DataFrame, term: str, notes: list[str]):
     full = design.to_numpy(float)
     size = np.sqrt((full**2).sum(0))
     scaled = full / np.where(size > 0, size, 1)
-    # by place, for the columns of a curve share one name
+    # by position: the columns of a curve share one name
     names, kept = list(design), []
     at = names.index(term)
     for j in range(len(names)):
@@ -234,10 +234,10 @@ def _estimable(design: pd.DataFrame, term: str, notes: list[str]):
         return None, f'{term} was not tested: it {why} of the {n} participants.'
     lean = np.linalg.qr(columns)[0]
     for i in np.flatnonzero((lean**2).sum(1) > 1 - 1e-7):
-        # without a participant of full leverage some column is lost: is it this one?
+        # without a participant of full leverage some column becomes redundant: is it this one?
         rest = np.delete(columns, i, 0)
         if np.linalg.matrix_rank(rest, tol=1e-7) == np.linalg.matrix_rank(rest[:, 1:], tol=1e-7):
-            return None, f'{term} was not tested: it rests on one participant, {design.index[i]}.'
+            return None, f'{term} was not tested: it depends on one participant, {design.index[i]}.'
     return full[:, [at, *kept]], ''
 
 
@@ -251,17 +251,17 @@ def _fit(values: np.ndarray, observed: np.ndarray, matrix: np.ndarray, column: i
         filled, wider, count = _complete(values[:, part], observed[:, part], matrix, column)
         effect[part], variance = _nilearn(filled, matrix, column)
         dof[part] = count - k
-        # filled values lie on the fit: they add nothing to the residuals, which speak for those observed
+        # filled values lie on the fit and add nothing to the residuals
         spread = (n - k) / np.maximum(count - k, 1)
         error[part] = np.sqrt(variance * spread * wider)
     return effect, error, dof
 
 
 def _complete(values: np.ndarray, observed: np.ndarray, matrix: np.ndarray, column: int):
-    """Fill gaps with the fit to the others, which leaves the estimates as they are.
+    """Fill gaps with the fit to the others, which does not change the estimates.
 
-    Returns the filled values, by what factor the variance of the coefficient of ``column`` grows as there are
-    fewer participants (NaN where it cannot be estimated), and how many there are.
+    Returns the filled values, the factor by which missing participants increase the variance of the
+    coefficient of ``column`` (NaN where it cannot be estimated), and the number of participants.
     """
     count = observed.sum(0)
     wider = np.ones(values.shape[1])
@@ -283,7 +283,7 @@ def _complete(values: np.ndarray, observed: np.ndarray, matrix: np.ndarray, colu
 
 
 def _nilearn(values: np.ndarray, matrix: np.ndarray, column: int):
-    """Effect and its variance by nilearn's second-level model, which takes images: voxels in a small one."""
+    """Effect and its variance by nilearn's second-level model; voxels are passed as a small image."""
     from nibabel import Nifti1Image
     from nilearn.glm.second_level import SecondLevelModel
 
@@ -295,7 +295,7 @@ def _nilearn(values: np.ndarray, matrix: np.ndarray, column: int):
     inside[:n_voxels] = 1
     model = SecondLevelModel(mask_img=Nifti1Image(inside.reshape(shape), np.eye(4)))
     names = [f'column{i}' for i in range(matrix.shape[1])]
-    # values of parts per million would vanish beside nilearn's and scipy's tolerances: take them in units
+    # scaled to 1: values in ppm are near the tolerances of nilearn and scipy
     scale = float(np.abs(values).max()) or 1.0
     model.fit(
         Nifti1Image((volume / scale).reshape(*shape, n), np.eye(4)),
@@ -315,7 +315,7 @@ def _permute(values: np.ndarray, matrix: np.ndarray, n_perm: int, seed: int):
 
     values = values / (float(np.abs(values).max()) or 1.0)
     constant = np.ptp(matrix, axis=0) == 0
-    # of a constant among the columns nilearn concludes that signs are to be swapped, not rows permuted
+    # given a constant column, nilearn flips signs in place of permuting rows
     others = matrix[:, 1:][:, ~constant[1:]]
     found = permuted_ols(
         np.ascontiguousarray(matrix[:, :1]),
@@ -335,7 +335,7 @@ def _say_how_many(matrix: np.ndarray, alpha: float, notes: list[str]):
     values, counts = np.unique(matrix[:, 0], return_counts=True)
     n = len(matrix)
     arrangements = special.comb(n, counts[0]) if len(values) == 2 else special.factorial(n)
-    # of two groups of one size, to swap them changes the sign of t alone
+    # swapping two groups of equal size changes only the sign of t
     least = (2 if len(values) == 2 and counts[0] == counts[1] else 1) / arrangements
     if least > alpha / 20:
         notes.append(
@@ -357,7 +357,7 @@ def _clusters(
     dseg: np.ndarray | None,
     labels: pd.DataFrame | None,
 ):
-    """A row for each piece of the thresholded map, of one sign, that hangs together by faces."""
+    """A row for each face-connected cluster of one sign in the thresholded map."""
     kept = maps['thresholded']
     rows = []
     for sign in (1, -1):
@@ -371,29 +371,14 @@ def _clusters(
     table = []
     for index, (peak, size) in enumerate(rows, start=1):
         x, y, z = (affine @ (*peak, 1))[:3]
-        region, distance = name(peak)
-        table.append(
-            {
-                'cluster': index,
-                'x': x,
-                'y': y,
-                'z': z,
-                'region': region,
-                'region_distance_mm': distance,
-                'effect': float(maps['effect'][peak]),
-                'effect_se': float(side['se'][peak]),
-                't': float(maps['t'][peak]),
-                'dof': int(side['dof'][peak]),
-                'z_score': float(maps['z'][peak]),
-                'p_corrected': 10 ** -float(maps['logp'][peak]),
-                'size_mm3': size * volume,
-            }
-        )
+        values = [float(image[peak]) for image in (maps['effect'], side['se'], maps['t'])]
+        values += [int(side['dof'][peak]), float(maps['z'][peak]), 10 ** -float(maps['logp'][peak])]
+        table.append((index, x, y, z, *name(peak), *values, size * volume))
     return pd.DataFrame(table, columns=list(COLUMNS))
 
 
 def _namer(affine: np.ndarray, dseg: np.ndarray | None, labels: pd.DataFrame | None):
-    """A function that names the region nearest to a voxel, and says how far it is (mm)."""
+    """Return a function that gives the region nearest to a voxel and its distance (mm)."""
     if dseg is None or not np.any(dseg):
         return lambda peak: ('n/a', np.nan)  # noqa: ARG005
     names = {} if labels is None else dict(zip(labels['index'], labels['name'], strict=True))

@@ -1,4 +1,4 @@
-"""A simulated study of neurodegeneration with brain iron accumulation, whose every effect is known."""
+"""A simulated study of neurodegeneration with brain iron accumulation, with known effects."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from bids_qsm.phantom.gre import Protocol
 from bids_qsm.phantom.tissue import COMPOSITE, NUCLEI
 
 REGIONS = ('SN', 'GP', 'RN', 'STN', 'Putamen', 'Caudate', 'Thalamus', 'Dentate')
-"""What differs between people; what groups, scores and treatment change is in `Effects`."""
+"""Regions that vary between people; effects of group, score and treatment are in `Effects`."""
 IRON = {'GP': (21.41, 0.09, 0.37), 'Putamen': (14.62, 0.04, 0.46), 'Caudate': (9.66, 0.05, 0.33)}
 """Iron (mg/100 g) a (1 - exp(-b age)) + c, Hallgren & Sourander (1958), J Neurochem 3:41.
 doi:10.1111/j.1471-4159.1958.tb12607.x"""
@@ -28,7 +28,7 @@ PROTOCOL = Protocol(
     snr=90.0,
     phase_format='siemens',
 )
-"""Small, so that a cohort is a matter of minutes."""
+"""Low resolution, so that a cohort takes minutes."""
 SCORES = {
     'dystonia': {'Description': 'Burke-Fahn-Marsden dystonia scale, movement (0 to 120); patients only'},
     'parkinsonism': {
@@ -39,22 +39,22 @@ SCORES = {
 
 @dataclass(frozen=True)
 class Effects:
-    """What is true of the population.
+    """Effects in the population.
 
     Attributes
     ----------
     gp, sn : float
-        Mean factor on the susceptibility of patients' GP and SN; no other region knows of the disease.
+        Mean factor on the susceptibility of GP and SN in patients; no other region is affected.
     spread : float
         Standard deviation of these factors between patients, independent of each other.
     variation : float
-        Standard deviation of susceptibility between people, relative, of each region by itself.
+        Relative standard deviation of susceptibility between people, independent by region.
     treated, treated_spread : float
         Mean and standard deviation of the factor on GP between a patient's first and second session.
     dystonia, parkinsonism : float
         Points of the score for each ppm that GP, or SN, lies above normal at the first session.
     noise : float
-        Standard deviation of what else decides a score (points).
+        Standard deviation of the noise of a score (points).
     """
 
     gp: float = 2.0
@@ -70,7 +70,7 @@ class Effects:
 
 @dataclass(frozen=True)
 class Session:
-    """A scan: its label, when it was, and factors on the susceptibility of REGIONS as of the atlas's."""
+    """A scan: label, time, and factors on the susceptibility of REGIONS in the atlas."""
 
     label: str
     time: datetime
@@ -106,7 +106,7 @@ def normal(region: str):
 
 
 def aged(region: str, age: float):
-    """Susceptibility of a region at an age relative to middle age: iron gathers in the basal ganglia."""
+    """Susceptibility of a region at an age relative to middle age, from iron in the basal ganglia."""
     if region not in IRON:
         return 1.0
     a, b, c = IRON[region]
@@ -118,14 +118,14 @@ def draw_people(
 ):
     """Draw the participants of a study.
 
-    Controls and patients are alike in age and sex. Which patients have much iron in GP says nothing of their
-    SN, nor age of either: the factors are quantiles of the normal distribution in the order that correlates
-    least of many, so that a small study holds the effects of the population.
+    Controls and patients are matched in age and sex. Iron of GP, iron of SN and age are independent: the
+    factors are quantiles of the normal distribution, in the least correlated of many random orders, so that
+    a small study has the effects of the population.
 
     Parameters
     ----------
     seed, controls, patients, repeated : int
-        ``repeated`` of the patients come a second time, one to two years later, treated meanwhile.
+        ``repeated`` of the patients have a second session, one to two years later and after treatment.
     effects : Effects, optional
         The defaults unless given.
 
@@ -143,7 +143,7 @@ def draw_people(
     for n in range(controls + patients):
         patient = n - controls
         size = controls if patient < 0 else patients
-        # the same ages in both groups, in an order that is independent of everything else
+        # the same ages in both groups, in an independent order
         age = round(20 + 40 * ((n if patient < 0 else patient) + 0.5) / size + rng.uniform(-1.5, 1.5))
         first = {r: aged(r, age) * (1 + effects.variation * rng.standard_normal()) for r in REGIONS}
         noise = effects.noise * rng.standard_normal(2)
@@ -152,13 +152,15 @@ def draw_people(
         )
         later = timedelta(days=int(rng.integers(365, 730)))
         response = effects.treated + effects.treated_spread * rng.standard_normal()
-        scores, sessions = (None, None), [Session('1', start, first)]
+        scores: tuple[float | None, float | None] = (None, None)
+        sessions = [Session('1', start, first)]
         if patient >= 0:
             first['GP'] *= gp[patient]
             first['SN'] *= sn[patient]
             above = [sessions[0].chi(region) - normal(region) for region in ('GP', 'SN')]
             ideal = np.multiply(above, (effects.dystonia, effects.parkinsonism)) + noise
-            scores = tuple(float(np.clip(round(2 * s) / 2, 0, 108)) for s in ideal)
+            dystonia, parkinsonism = (float(np.clip(round(2 * s) / 2, 0, 108)) for s in ideal)
+            scores = dystonia, parkinsonism
             if patient in again:
                 sessions.append(Session('2', start + later, {**first, 'GP': first['GP'] * response}))
         people.append(
@@ -175,7 +177,7 @@ def draw_people(
 
 
 def _independent(rng: np.random.Generator, number: int):
-    """Two rows of normal quantiles, shuffled to go as little as may be with each other and with the place."""
+    """Two rows of normal quantiles, shuffled for least correlation with each other and with their order."""
     quantiles = stats.norm.ppf((np.arange(number) + 0.5) / number)
     tries = [[rng.permutation(quantiles), rng.permutation(quantiles)] for _ in range(500)]
     if number < 3:
@@ -186,7 +188,7 @@ def _independent(rng: np.random.Generator, number: int):
 
 
 def truth_table(people: Sequence[Person]):
-    """Susceptibility (ppm) that each participant's nuclei have at each session, with what else is known.
+    """True susceptibility (ppm) of the nuclei of each participant and session, with all other variables.
 
     Returns
     -------
@@ -211,48 +213,6 @@ def truth_table(people: Sequence[Person]):
     return pd.DataFrame(rows).replace('n/a', np.nan).infer_objects()
 
 
-def region_tables(people: Sequence[Person], seed: int, *, noise_ppm: float = 0.004, atlas: str = 'nuclei'):
-    """Tables of regions as the participant level would write them, had it measured with this noise.
-
-    For tests of statistics: nothing is imaged. Only what statistics read is there.
-
-    Parameters
-    ----------
-    people : sequence of Person
-    seed : int
-    noise_ppm : float
-        Standard deviation of a regional mean (ppm).
-    atlas : str
-
-    Yields
-    ------
-    entities : dict
-        BIDS entities of the table.
-    table : DataFrame
-    """
-    rng = np.random.default_rng([seed, 25])
-    for person in people:
-        for session in person.sessions:
-            rows = []
-            for region in REGIONS:
-                sides = session.chi(region) + noise_ppm * np.sqrt(2) * rng.standard_normal(2)
-                for hemisphere, value in (('L', sides[0]), ('R', sides[1]), ('both', sides.mean())):
-                    rows.append(
-                        {
-                            'region': region,
-                            'hemisphere': hemisphere,
-                            'map': 'chi',
-                            'units': 'ppm',
-                            'n_voxels': 200,
-                            'coverage': 1.0,
-                            'mean': value,
-                            'median': value,
-                            'reference': 'CSF',
-                        }
-                    )
-            yield {'sub': person.subject, 'ses': session.label, 'seg': atlas}, pd.DataFrame(rows)
-
-
 def write_cohort(
     path: str | Path,
     people: Sequence[Person],
@@ -263,18 +223,18 @@ def write_cohort(
     spacing: float = 1.0,
     nuclei_mm: float = 0.0,
 ):
-    """Image the participants and write them as a BIDS dataset, with what is true in ``derivatives/truth``.
+    """Simulate images of the participants as a BIDS dataset, with the truth in ``derivatives/truth``.
 
-    Beside what `write_dataset` writes there are the scores in participants.tsv, a sessions.tsv of each
-    subject with the times of acquisition, and in derivatives/truth cohort.tsv (`truth_table`). Only the first
-    session has a T1-weighted image.
+    In addition to `write_dataset`, it writes the scores in participants.tsv, a sessions.tsv of each subject
+    with the times of acquisition, and derivatives/truth/cohort.tsv (`truth_table`). Only the first session
+    has a T1-weighted image.
 
     Parameters
     ----------
     path : path-like
     people : sequence of Person
     seed : int
-        Of the anatomies, the noise and how people lie.
+        Of the anatomies, the noise and the poses.
     protocol : Protocol
     t1w : float
         Voxel size (mm) of the T1-weighted images.
@@ -292,7 +252,7 @@ def write_cohort(
         for n, p in enumerate(people, 1)
         for s in p.sessions
     ]
-    # the factors hold all that differs between people but for their shape
+    # the factors hold all differences between people except for shape
     anatomy = {'spacing': spacing, 'variation': 0.0, 'nuclei_mm': nuclei_mm}
     traits = {p.subject: p.traits for p in people}
     write_dataset(path, visits, participants=traits, seed=seed, **anatomy)

@@ -138,14 +138,14 @@ def demo(path: str | Path, *, seed: int = 0):
 
 
 def tiny(path: str | Path, *, seed: int = 0, protocol: Protocol | None = None):
-    """Write a dataset of one subject at 4 mm with three echoes, for tests: coarse, but real in every part."""
+    """Write a dataset of one subject at 4 mm with three echoes, for tests: coarse, but complete."""
     protocol = protocol or Protocol((4.0, 4.0, 4.0), echo_times=(0.004, 0.009, 0.014), rotation=(12, 0, 0))
     return write_dataset(path, [Visit('01', None, seed, protocol, 2.0)], seed=seed, spacing=2.0)
 
 
-def _write_visit(path: Path, visit: Visit, head: Head, seeds: Sequence[int]):
+def _write_visit(path: Path, visit: Visit, head: Head, seeds: np.ndarray):
     rng = np.random.default_rng(seeds[0])
-    # nobody lies twice in the same way, nor still between two scans
+    # the pose differs between visits and between the scans of a visit
     head = head.moved(rng.normal(0, 2, 3), rng.normal(0, 2, 3))
     simulation = simulate(head, visit.protocol, seeds[1])
     folder = path / visit.folder
@@ -251,11 +251,11 @@ def _describe(path: Path, name: str, more: dict):
     _json(path / 'dataset_description', {'Name': name, 'BIDSVersion': '1.10.0', **more})
 
 
-def _json(stem: Path, content: dict):
+def _json(stem: Path | str, content: dict):
     Path(f'{stem}.json').write_text(json.dumps(content, indent=2) + '\n')
 
 
-def _save(data: np.ndarray, affine: np.ndarray, stem: Path):
+def _save(data: np.ndarray, affine: np.ndarray, stem: Path | str):
     """Write NIfTI, quickly compressed, with no time stamp: the same data give the same bytes."""
     image = nib.Nifti1Image(data, affine)
     image.set_qform(affine, code=1)

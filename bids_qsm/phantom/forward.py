@@ -15,8 +15,8 @@ def dipole_field(chi: np.ndarray, grid: Grid, *, pad: float = 1.4):
 
     .. math:: f(k) = w(k) \left(\tfrac{1}{3} - \frac{(k \cdot b)^2}{|k|^2}\right) \chi(k), \quad f(0) = 0
 
-    The window w falls from 1 at 60 % of the highest frequency to 0 at it: the kernel of an oblique B0 jumps
-    there, and the edges of air would ring through the head.
+    The window w falls from 1 at 60 % of the highest frequency to 0 at the highest: there the kernel of an
+    oblique B0 is discontinuous, and the edges of air would cause ringing.
 
     Parameters
     ----------
@@ -73,10 +73,10 @@ def field_of_head(
     far_spacing: float = 4.0,
     far_reach: float = 240.0,
 ):
-    """Total field (ppm) of a head on a grid, all that lies outside the grid included.
+    """Total field (ppm) of a head on a grid, including sources outside the grid.
 
-    Near the grid (``margin`` mm around it) the head is sampled on the grid itself; farther out on one of
-    ``far_spacing``, along the same axes. The two fields add, for the dipole model is linear.
+    Up to ``margin`` mm around the grid the head is sampled at its spacing, beyond at ``far_spacing``, along
+    the same axes. The two fields are added, as the dipole model is linear.
     """
     grid = Grid.from_affine(shape, affine)
     steps = np.array(grid.voxel_size)

@@ -29,7 +29,7 @@ PHASE_FORMATS = {
 
 @dataclass(frozen=True)
 class Protocol:
-    """What the scanner is told to do, and what its vendor makes of the phase.
+    """Parameters of the acquisition, and the convention of the vendor for phase.
 
     ``rotation`` (degrees about x, y, z) tilts the slab. ``snr`` is the mean magnitude of white matter at the
     first echo over the noise of one channel. ``phase_format`` is a key of PHASE_FORMATS; ``sign`` -1 is the
@@ -87,11 +87,11 @@ class Simulation:
     truth: dict[str, np.ndarray]
 
 
-def simulate(head: Head, protocol: Protocol, seed: int | np.integer = 0):
+def simulate(head: Head, protocol: Protocol, seed: int = 0):
     """Acquire a head: field, signal and dephasing on a finer grid, sampled in k-space, with noise.
 
-    The fine grid covers the field of view in 1.5 to 2 times as many steps; the scanner keeps the centre of
-    its k-space, so that voxels dephase and ring as measured ones do.
+    The fine grid has 1.5 to 2 times as many voxels along each axis of the field of view; cropping its k-space
+    gives the dephasing and ringing of measured voxels.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def simulate(head: Head, protocol: Protocol, seed: int | np.integer = 0):
     _shim(field, brain, grid, rng)
     chi = part.pop('chi') * brain
     local = dipole_field(chi, grid)
-    inside = _acquire(brain, shape)  # share of brain: voxels of the rim hold the mean over their brain
+    inside = _acquire(brain, shape)  # share of brain: voxels of the rim have the mean over their brain part
     truth = {
         'chi': _acquire(chi, shape) / np.maximum(inside, 0.5),
         'mask': inside > 0.5,
@@ -159,9 +159,10 @@ def simulate(head: Head, protocol: Protocol, seed: int | np.integer = 0):
 
 def store_phase(phase: np.ndarray, phase_format: str):
     """Phase (rad) as a vendor stores it; see PHASE_FORMATS."""
-    if PHASE_FORMATS[phase_format] is None:
+    stored = PHASE_FORMATS[phase_format]
+    if stored is None:
         return phase.astype(np.float32)
-    low, step, dtype = PHASE_FORMATS[phase_format]
+    low, step, dtype = stored
     level = np.round((phase + np.pi) / (2 * np.pi) * 4095)
     return (low + step * level).astype(dtype)
 
@@ -176,12 +177,12 @@ def _finer(shape: tuple[int, ...], affine: np.ndarray, voxel_size: Sequence[floa
 
 
 def _acquire(volume: np.ndarray, shape: tuple[int, ...]):
-    """Keep the centre of k-space: low-pass and down-sample onto ``shape``, one axis after the other."""
+    """Crop k-space: low-pass filter and down-sample onto ``shape``, axis by axis."""
     real = not np.iscomplexobj(volume)
     for axis, n in enumerate(shape):
         size = volume.shape[axis]
         keep = np.round(fft.fftfreq(n, 1 / n)).astype(int)
-        # the mild filter of k-space that vendors apply against ringing
+        # mild k-space filter against ringing, as vendors apply
         edge = np.clip((np.abs(keep) / (n / 2) - 0.7) / 0.3, 0, 1)
         window = (0.5 + 0.5 * np.cos(np.pi * edge)) * 0.85 + 0.15
         spectrum = np.take(fft.fft(volume, axis=axis, workers=numba.get_num_threads()), keep % size, axis)
@@ -194,19 +195,19 @@ def _acquire(volume: np.ndarray, shape: tuple[int, ...]):
 
 
 def _linear(volume: np.ndarray, shape: tuple[int, ...]):
-    """Value at the voxel centres of ``shape``, by linear interpolation: no ringing where the field jumps."""
+    """Linear interpolation at the voxel centres of ``shape``, without ringing at discontinuities."""
     return expand(
         volume, [linear_basis(np.arange(n) * m / n, m) for n, m in zip(shape, volume.shape, strict=True)]
     )
 
 
 def _harmonics(x: np.ndarray, y: np.ndarray, z: np.ndarray):
-    """The solid harmonics up to second order, as a shim makes them."""
+    """The solid harmonics up to second order."""
     return (1, x, y, z, x * y, x * z, y * z, x**2 - y**2, 2 * z**2 - x**2 - y**2)
 
 
 def _shim(field: np.ndarray, brain: np.ndarray, grid: Grid, rng: np.random.Generator):
-    """Take off, in place, what the scanner's shim does: the best field over the brain, not quite exactly."""
+    """Subtract, in place, the shim of the scanner: nearly the best fit of the field over the brain."""
     x, y, z = (
         (v * (np.arange(n) - (n - 1) / 2) / 100).astype(np.float32)
         for n, v in zip(grid.shape, grid.voxel_size, strict=True)
@@ -225,7 +226,7 @@ def _coil(rng: np.random.Generator):
     """Coefficients of the receive phase (rad) and of the log sensitivity over the field of view."""
     phase = rng.normal(0, 1, 10) * (2, 2, 2, 2, 1, 1, 1, 1, 1, 1)
     gain = rng.normal(0, 1, 10) * (0, 0.15, 0.15, 0.15, 0.05, 0.05, 0.05, 0.05, 0.05, 0.05)
-    gain[7:] += 0.3  # an array of coils is brighter near its elements
+    gain[7:] += 0.3  # a coil array is brighter near its elements
     return np.stack([phase, gain])
 
 

@@ -1,4 +1,4 @@
-"""The digital head: tissue of a person, in template space, with a pose and a warp of its own."""
+"""The digital head: tissue of a person in template space, with an individual pose and warp."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,15 +17,15 @@ from bids_qsm.phantom.tissue import CHANNELS
 from bids_qsm.phantom.veins import draw_veins
 
 BOX = ((-104, -136, -112), (104, 116, 104))
-"""Corners (mm) of the part of template space that is drawn; below it the neck goes on."""
+"""Corners (mm) of the drawn part of template space; the neck continues below it."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """Tissue in template space, pulled through warp and pose onto any grid.
+    """Tissue in template space, resampled through warp and pose onto any grid.
 
-    ``pose`` (4, 4) takes scanner coordinates to template coordinates (mm), where the warp's displacement is
-    added. ``shapes`` are the nuclei where they lie.
+    ``pose`` (4, 4) maps scanner coordinates to template coordinates (mm), to which the warp adds its
+    displacement. ``shapes`` are the nuclei in their positions.
     """
 
     tissue: Volume
@@ -83,10 +83,10 @@ class Head:
             return found
         points = self.to_template(shape, affine)
         for n, lesion in enumerate(self.lesions, 1):
-            found[np.linalg.norm(points - np.float32(lesion.centre), axis=-1) <= lesion.radius] = n
+            found[np.linalg.norm(points - np.array(lesion.centre, np.float32), axis=-1) <= lesion.radius] = n
         return found
 
-    def moved(self, rotation: Sequence[float], translation: Sequence[float]):
+    def moved(self, rotation: Sequence[float] | np.ndarray, translation: Sequence[float] | np.ndarray):
         """Return the same head turned by ``rotation`` (degrees about x, y, z), then shifted (mm)."""
         return replace(self, pose=self.pose @ np.linalg.inv(rigid(rotation, translation)))
 
@@ -98,7 +98,7 @@ class Head:
         effects : dict of str to float
             Factor on the susceptibility of a region of the built-in atlas, SN, GP or Vein; R2* follows.
         lesions : sequence of Lesion
-            Drawn on top of those already there.
+            Added to existing lesions.
         """
         factors = _expand(effects)
         if not factors and not lesions:
@@ -124,7 +124,7 @@ class Head:
         )
 
 
-def rigid(rotation: Sequence[float], translation: Sequence[float] = (0, 0, 0)):
+def rigid(rotation: Sequence[float] | np.ndarray, translation: Sequence[float] | np.ndarray = (0, 0, 0)):
     """Matrix (4, 4) that turns by ``rotation`` (degrees about x, then y, then z) and shifts (mm)."""
     matrix = np.eye(4)
     for axis, angle in enumerate(np.radians(rotation)):
@@ -147,23 +147,23 @@ def make_head(
     variation: float = 0.1,
     nuclei_mm: float = 0.0,
 ):
-    """Make a person's head: anatomy, tissue, veins, skull and cavities follow from ``seed``.
+    """Make the head of a person: ``seed`` determines anatomy, tissue, veins, skull and cavities.
 
     Parameters
     ----------
     seed : int
         Of the person; the same seed with other ``effects`` or ``lesions`` is the same person at another time.
     spacing : float
-        Of the drawing (mm): 1, or 2, which is enough for grids of 3 mm and more, and much quicker.
+        Of the lattice (mm): 1, or 2, which is enough for grids of 3 mm and more, and much faster.
     effects, lesions
         See Head.changed.
     warp_mm : float
         Standard deviation (mm) of the displacement along each axis.
     variation : float
-        Standard deviation of the nuclei's susceptibility between persons, relative.
+        Relative standard deviation of the susceptibility of nuclei between persons.
     nuclei_mm : float
-        Length (mm) up to which SN, GP, RN and STN of each side lie elsewhere than the T1-weighted contrast
-        and the neighbours suggest, each moved its own way; see nuclei.displaced.
+        Largest displacement (mm) of SN, GP, RN and STN of each side from their positions in the
+        T1-weighted contrast, independent of each other; see nuclei.displaced.
     """
     streams = [np.random.default_rng([seed, n]) for n in range(6)]
     origin = np.array(BOX[0], float)
@@ -176,7 +176,7 @@ def make_head(
     first = origin + spacing * np.array([b.start for b in box])
     inner = Volume(volume.data[box], first, spacing)
     texture = _textures(inner.data.shape[:3], spacing, streams[2])
-    _draw_brain(inner.data, *(v[box] for v in (t1w, grey, white, mask)), texture)
+    _draw_brain(inner.data, t1w[box], grey[box], white[box], mask[box], texture)
     shapes = (
         displaced(np.random.default_rng([seed, 6]), nuclei_mm) if nuclei_mm else tuple(atlas.ellipsoids())
     )
@@ -216,7 +216,7 @@ def _template(load: Callable, shape: tuple[int, ...], origin: np.ndarray, spacin
 
 
 def _textures(shape: tuple[int, ...], spacing: float, rng: np.random.Generator):
-    """Function of a smoothness (mm) that gives random fields of unit variance on a lattice."""
+    """Return a function that makes random fields of unit variance and a given smoothness (mm)."""
 
     def texture(sigma: float, shape: tuple[int, ...] = shape):
         coarse = [int(np.ceil(n * spacing / sigma)) + 4 for n in shape]
@@ -237,7 +237,7 @@ def _draw_brain(
     mask: np.ndarray,
     texture: Callable,
 ):
-    """Fill the brain: tissue maps, with the template's contrast and random texture within each tissue."""
+    """Fill the brain from tissue maps, with the contrast of the template and random texture."""
     total = np.maximum(grey + white, 1)
     grey, white = mask * grey / total, mask * white / total
     csf = mask - grey - white
@@ -247,7 +247,7 @@ def _draw_brain(
         return sum(amount * np.float32(getattr(t.TISSUES[n], quantity)) for n, amount in shares.items())
 
     solid = grey + white
-    # what the tissue maps do not explain of the template's contrast: myelin, mostly
+    # the residual contrast of the template, which is mostly myelin
     detail = mask * np.clip(t1w - mix('t1w'), -0.2, 0.2)
     grain = 0.004 * texture(1.5) + 0.004 * texture(4.0) + 0.006 * white * texture(9.0)
     values = {
@@ -265,7 +265,7 @@ def _draw_brain(
 
 
 def _expand(effects: Mapping[str, float]):
-    """Composite regions to their parts; an unknown name is an error."""
+    """Expand composite regions to their parts; an unknown name is an error."""
     known = set(t.NUCLEI) | {'Vein'}
     expanded = {}
     for name, factor in effects.items():
@@ -277,7 +277,7 @@ def _expand(effects: Mapping[str, float]):
 
 
 def _shape(rng: np.random.Generator, warp_mm: float):
-    """Warp and pose of a person: size and shear of the head, place in the scanner, smooth displacement."""
+    """Warp and pose of a person: size and shear of the head, position in the scanner, displacement."""
     spacing = 5.0
     low, high = np.array(BOX[0]) - 10.0, np.array(BOX[1]) + 10.0
     shape = tuple(((high - low) / spacing).astype(int) + 1)
@@ -293,7 +293,7 @@ def _shape(rng: np.random.Generator, warp_mm: float):
     size = np.eye(4)
     size[:3, :3] = np.diag(1 / rng.normal(1, 0.03, 3)) + rng.normal(0, 0.015, (3, 3)) * (1 - np.eye(3))
     place = rigid(rng.normal(0, 3, 3), rng.normal(0, 4, 3))
-    # people lie with the middle of the brain near the isocentre
+    # the centre of the brain is near the isocentre
     centre = np.eye(4)
     centre[:3, 3] = (0, -18, 8)
     return Warp(nodes, low, spacing), centre @ size @ np.linalg.inv(place)

@@ -1,4 +1,4 @@
-"""Lesions of a digital head: their drawing, and lesions of every kind scattered at random."""
+"""Lesions of a digital head: drawing, and random placement of all kinds."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -68,7 +68,7 @@ def _draw_bleed(put: dict[str, np.ndarray], inside: np.ndarray, chi: float):
 
 
 def _share(points: np.ndarray, lesion: Lesion, spacing: float, parts: int = 4):
-    """Share of each voxel within the sphere: a bleed may be no larger than a voxel, and keeps its moment."""
+    """Share of each voxel within the sphere, scaled so that a small bleed keeps its moment."""
     at = ((np.arange(parts) + 0.5) / parts - 0.5) * spacing
     inside = np.zeros(points.shape[:3], np.float32)
     for shift in np.stack(np.meshgrid(at, at, at), -1).reshape(-1, 3):
@@ -97,7 +97,7 @@ def scatter(
     depth: float = 5.0,
     apart: float = 4.0,
 ):
-    """Lesions of every kind at random places in white and grey matter, clear of nuclei, veins and CSF.
+    """Place lesions of all kinds at random in white and grey matter, away from nuclei, veins and CSF.
 
     Parameters
     ----------
@@ -118,7 +118,7 @@ def scatter(
     Raises
     ------
     ValueError
-        No place is left for all of them.
+        There is not enough room for all of them.
     """
     rng = np.random.default_rng([seed, 9])
     numbers = {'rims': rims, 'lesions': lesions, 'calcifications': calcifications, 'microbleeds': microbleeds}
@@ -131,15 +131,16 @@ def scatter(
             free = np.flatnonzero((room >= radius) & (white >= whitest))
             if not len(free):
                 raise ValueError(f'no place is left in the head for {number} {sort}')
-            # off the lattice: no voxel is where a lesion likes to be
+            # centres are off the lattice, as real lesions are
             centre = places[rng.choice(free)] + rng.uniform(-0.5, 0.5, 3)
-            found.append(Lesion(tuple(map(float, centre)), radius, chi, rim, kind))
+            x, y, z = map(float, centre)
+            found.append(Lesion((x, y, z), radius, chi, rim, kind))
             room = np.minimum(room, np.linalg.norm(places - centre, axis=-1) - radius - apart)
     return tuple(found)
 
 
 def _room(head: 'Head', depth: float, apart: float, spacing: float = 2.0):
-    """Points (n, 3) of the brain (mm, template), radius (mm) of what fits there, share of white matter."""
+    """Points (n, 3) of the brain (mm, template), largest radius (mm) there, share of white matter."""
     volume = head.tissue
     skip = max(round(spacing / volume.spacing), 1)
     spacing = skip * volume.spacing

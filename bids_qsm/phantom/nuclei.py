@@ -1,4 +1,4 @@
-"""The deep grey nuclei of a digital head: where a person's lie, what they are made of, and their drawing."""
+"""The deep grey nuclei of a digital head: position, tissue and drawing."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -21,9 +21,9 @@ TOGETHER = {
 
 CANDIDATES = 200
 LATTICE = 0.8
-"""Of the points that overlaps are counted on (mm)."""
+"""Spacing (mm) of the points for overlaps."""
 CROWDED = 0.1
-"""Share of its volume that a nucleus or its neighbour may lose by the move, to each other or to CSF."""
+"""Largest share of the volume of a nucleus or its neighbour that may overlap after the move."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +42,16 @@ class Nucleus:
 
 
 def displaced(rng: np.random.Generator, nuclei_mm: float):
-    """Return the atlas's ellipsoids with GP, STN, SN and RN of each side moved, each its own way.
+    """Return the ellipsoids of the atlas with GP, STN, SN and RN of each side displaced independently.
 
-    A displacement is drawn uniformly from a ball; it is drawn anew where the nucleus would run into CSF or
-    into its neighbours (the ones moved before it where they now lie), as no brain has that.
+    A displacement is drawn uniformly from a ball; it is drawn again where the nucleus would overlap CSF or
+    its neighbours (those already moved at their new positions).
 
     Parameters
     ----------
     rng : numpy.random.Generator
     nuclei_mm : float
-        Radius of the ball (mm); at 0 every nucleus stays.
+        Radius of the ball (mm); 0 moves no nucleus.
 
     Returns
     -------
@@ -67,7 +67,7 @@ def displaced(rng: np.random.Generator, nuclei_mm: float):
         for name in TOGETHER:
             waiting.remove(name)
             group = [n for n, e in enumerate(shapes) if _belongs(e, side, [name])]
-            # those that move later make room for this one
+            # nuclei that move later do not count
             others = [n for n, e in enumerate(shapes) if n not in group and not _belongs(e, side, waiting)]
             step = _step(rng, nuclei_mm, at_rest, shapes, group, others)
             for n in group:
@@ -87,21 +87,21 @@ def _step(
     group: list[int],
     others: list[int],
 ):
-    """Displacement (mm) of ``group``: of the candidates the first that fits, or the one that fits best."""
+    """Displacement (mm) of ``group``: the first candidate that fits, or else the best."""
     direction = rng.standard_normal((CANDIDATES, 3))
     length = limit * rng.uniform(size=(CANDIDATES, 1)) ** (1 / 3)
     candidates = direction / np.linalg.norm(direction, axis=1, keepdims=True) * length
     points = _inside([at_rest[n] for n in group])
     rest = _crowding(points, [at_rest[n] for n in others])
     around = [shapes[n] for n in others]
-    best = None
+    best, chosen = np.inf, candidates[0]
     for step in candidates:
         more = (_crowding(points + step, around) - rest).max()
-        if best is None or more < best[0]:
-            best = more, step
+        if more < best:
+            best, chosen = more, step
         if more <= CROWDED:
             break
-    return best[1]
+    return chosen
 
 
 def _inside(group: Sequence[atlas.Ellipsoid]):
@@ -114,7 +114,7 @@ def _inside(group: Sequence[atlas.Ellipsoid]):
 
 
 def _crowding(points: np.ndarray, others: Sequence[atlas.Ellipsoid]):
-    """Share of a nucleus in CSF, then the share of it, or of each other one if smaller, that they share."""
+    """Share of a nucleus in CSF, then its overlap with each other as a share of the smaller one."""
     solid, affine = _solid()
     index = np.round((points - affine[:3, 3]) / np.diag(affine)[:3]).astype(int)
     shares = [1 - solid[tuple(index.T)].mean()]
@@ -141,7 +141,7 @@ def draw_nuclei(
     rng: np.random.Generator,
     variation: float,
 ):
-    """Draw nuclei into the brain, each with this person's susceptibility.
+    """Draw nuclei into the brain, with the susceptibility of this person.
 
     Parameters
     ----------
@@ -152,8 +152,8 @@ def draw_nuclei(
         Random field of unit variance on the lattice, by its smoothness (mm).
     rng : numpy.random.Generator
     variation : float
-        Standard deviation of susceptibility between persons, relative; that between the sides of a person,
-        label by label, is three tenths of it.
+        Relative standard deviation of susceptibility between persons; that between the sides of a person,
+        by label, is 0.3 of it.
 
     Returns
     -------
@@ -166,7 +166,7 @@ def draw_nuclei(
     parts, total = [], np.zeros(volume.data.shape[:3], np.float32)
     for e in shapes:
         box, points = near(volume, e.centre, e.reach + 2 * volume.spacing)
-        # a soft border of one voxel, so that a nucleus has its volume on any lattice
+        # a soft border of one voxel keeps the volume of a nucleus on any lattice
         amount = np.clip(0.5 + (1 - e.distance(points)) * e.radius / volume.spacing, 0, 1)
         amount *= np.clip(1 - put['csf'][box], 0, 1) * put['brain'][box]
         total[box] += amount
@@ -181,7 +181,7 @@ def draw_nuclei(
         first = volume.origin + volume.spacing * np.array([b.start for b in box])
         nucleus = Nucleus(e.index, e.region, kind.chi * factor, first, amount, grain)
         values = kind._replace(chi=kind.chi * factor + abs(kind.chi) * (grain - 1))
-        # about half of R2* goes with iron
+        # about half of R2* comes from iron
         values = values._replace(r2star=kind.r2star * (0.5 + 0.5 * factor) * grain)
         old = t.channels(before[box])
         for name in ('chi', 'r2star', 'density', 'r1'):

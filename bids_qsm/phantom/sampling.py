@@ -1,4 +1,4 @@
-"""Pulling template-space volumes through pose and warp onto any grid."""
+"""Resampling of template-space volumes through pose and warp onto any grid."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -95,7 +95,7 @@ def _interpolate(
     channels: np.ndarray,
     total: np.ndarray,
 ):
-    """Trilinear interpolation; False outside the volume. Below it, its lowest plane goes on."""
+    """Trilinear interpolation; False outside the volume. Its lowest plane continues below it."""
     u = (point[0] - origin[0]) / spacing
     v = (point[1] - origin[1]) / spacing
     w = max((point[2] - origin[2]) / spacing, 0.0)
@@ -151,7 +151,7 @@ def _pull(
 def coordinates(shape: tuple[int, ...], matrix: np.ndarray, warp: Warp):
     """Template coordinates (mm) of every voxel, shape (x, y, z, 3).
 
-    ``matrix`` (4, 4) takes voxel indices to template space before the warp.
+    ``matrix`` (4, 4) maps voxel indices to template space before the warp.
     """
     return _coordinates(tuple(shape), np.asarray(matrix, float), warp.nodes, warp.origin, warp.spacing)
 
@@ -182,7 +182,7 @@ def pull(
 
 @numba.njit(cache=True, parallel=True)
 def _expand(volume: np.ndarray, starts: tuple, weights: tuple):
-    """Banded matrices along the three axes, a plane of the result at a time."""
+    """Apply banded matrices along the three axes, a plane of the result at a time."""
     (s0, s1, s2), (w0, w1, w2) = starts, weights
     out = np.empty((len(s0), len(s1), len(s2)), np.float32)
     for i in numba.prange(len(s0)):
@@ -206,7 +206,7 @@ def _expand(volume: np.ndarray, starts: tuple, weights: tuple):
 
 
 def _band(basis: np.ndarray):
-    """First column and values of the band that holds all of a matrix that matters."""
+    """First column and values of the band of a matrix that is not negligible."""
     matters = np.abs(basis) > 1e-5
     start = matters.argmax(1)
     width = int((basis.shape[1] - matters[:, ::-1].argmax(1) - start).max())

@@ -1,4 +1,4 @@
-"""What lies around the brain: CSF, skull, scalp, face and neck, and the cavities full of air."""
+"""Surroundings of the brain: CSF, skull, scalp, face and neck, and air-filled cavities."""
 
 from collections.abc import Callable, Sequence
 
@@ -27,7 +27,7 @@ CAVITIES = {
     'middle ear': ((43, -20, -44), (3, 4, 6)),
 }
 CELLS = {'mastoid': (0.55, 0.6), 'ethmoid': (0.9, 0.5)}
-"""Cavities broken up into cells: mean share of air, and how much it varies."""
+"""Cavities that consist of cells: mean share of air and its variation."""
 
 
 @numba.vectorize(['float32(float32, float32)'], cache=True)
@@ -83,7 +83,7 @@ class _Canvas:
 
 
 def _distances(brain: np.ndarray, spacing: float, coarse: float = 2.0):
-    """Distance (mm) to the brain and to its hull (gaps up to 44 mm closed), computed on a coarser lattice."""
+    """Distance (mm) to the brain and to its hull (gaps up to 44 mm closed), from a coarser lattice."""
     skip = max(round(coarse / spacing), 1)
     small = brain[::skip, ::skip, ::skip] > 0.5
     step = skip * spacing
@@ -127,12 +127,12 @@ def draw_surroundings(volume: Volume, brain: np.ndarray, texture: Callable, rng:
     values = [getattr(TISSUES['air'], name) for name in PAINTED]
     volume.data[..., : len(PAINTED)] = np.array(values, np.float32)
     canvas.fill('skin', head)
-    # under the skin a layer of fat, muscle below it with pads of fat between
+    # a layer of fat under the skin, then muscle with pads of fat
     canvas.fill('fat', head + 1.8)
     deep = soft(head + (5.0 + 1.5 * smooth), canvas.spacing)
     canvas.paint('muscle', deep)
     canvas.paint('fat', pads * deep)
-    # the skull: tables of bone with marrow between; the base, where the brain's hull is closed, is spongy
+    # the skull: tables of bone with marrow between; the base, in the gaps of the hull, is spongy
     skull = np.maximum(np.maximum(to_hull - bone_edge, 1.2 - to_hull), -70 - z)
     base = np.maximum(np.maximum(to_hull - 1.2, to_brain - 15), -66 - z)
     canvas.fill('bone', np.minimum(skull, base))
@@ -169,7 +169,7 @@ def _paint_cavities(canvas: _Canvas, texture: Callable, rng: np.random.Generator
     for name, (centre, axes) in CAVITIES.items():
         for side in (1, -1):
             size = rng.uniform(0.85, 1.12, 3) * np.array(axes)
-            # nudged off the midline plane, so that each side is drawn by itself
+            # shifted off the midline, so that each side is drawn separately
             place = np.multiply(centre, (side, 1, 1)) + rng.normal(0, 0.7, 3)
             for wall, box in _one_side(canvas, place, size + 2.0):
                 canvas.paint('bone', 0.8 * soft(wall, canvas.spacing), box)

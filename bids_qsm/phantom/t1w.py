@@ -9,7 +9,7 @@ from bids_qsm.phantom.head import Head, rigid
 
 def simulate_t1w(
     head: Head,
-    seed: int | np.integer = 0,
+    seed: int = 0,
     *,
     voxel_size: Sequence[float] = (1.0, 1.0, 1.0),
     fov: Sequence[float] = (192.0, 240.0, 208.0),
@@ -40,7 +40,7 @@ def simulate_t1w(
     shape = tuple(int(2 * round(f / v / 2)) for f, v in zip(fov, voxel_size, strict=True))
     affine = np.eye(4)
     affine[:3, :3] = rigid(rotation)[:3, :3] * voxel_size
-    # more of the neck than of the air above
+    # the field of view is shifted towards the neck
     affine[:3, 3] = (0, 0, -16) - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
     image = head.sample(shape, affine, ('t1w',))['t1w']
     image = np.maximum(image, 0) ** np.float32(rng.uniform(0.85, 1.15))

@@ -1,4 +1,4 @@
-"""What tissue is made of: susceptibility, relaxation and proton density of the digital head.
+"""Tissue properties of the digital head: susceptibility, relaxation and proton density.
 
 Susceptibility is in ppm relative to tissue water (values in common use in QSM phantoms, e.g. Marques et al.
 (2021), MRM 86:526, doi:10.1002/mrm.28716); R2* (1/s) and T1 (s) are rounded values of 3 T.
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 PAINTED = ('chi', 'r2star', 'density', 'r1', 'fat', 't1w')
-"""Quantities that every tissue has a value of."""
+"""Quantities of each tissue."""
 CHANNELS = (*PAINTED, 'brain', 'csf', 'white')
 """Channels of the volume that a head is drawn into: the quantities, then shares of a voxel."""
 
@@ -76,12 +76,12 @@ def channels(data: np.ndarray):
 
 
 def scale_r2star(r2star: np.ndarray, field_strength: float):
-    """R2* (1/s) at another field strength (T): mostly linear in it, being mostly susceptibility."""
+    """R2* (1/s) at another field strength (T): mostly linear in it, as susceptibility effects are."""
     return r2star * (0.3 + 0.7 * field_strength / 3.0)
 
 
 def scale_r1(r1: np.ndarray, field_strength: float):
-    """R1 (1/s) at another field strength (T): T1 of tissue grows with about its cube root."""
+    """R1 (1/s) at another field strength (T): T1 of tissue increases with about its cube root."""
     return r1 * (3.0 / field_strength) ** (1 / 3)
 
 

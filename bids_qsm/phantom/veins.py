@@ -1,4 +1,4 @@
-"""A random but plausible vein tree of the brain, drawn into template space."""
+"""A random vein tree of the brain, drawn into template space."""
 
 from collections.abc import Iterable, Sequence
 
@@ -88,7 +88,7 @@ def _descend(
     wander: float,
     longest: float,
 ):
-    """Wander down the slope of ``field`` (mm) until it is below ``stop``; None where too short to matter."""
+    """Random walk down the slope of ``field`` (mm) until it is below ``stop``; None if too short."""
     here, path, drift = np.array(start, float), [], np.zeros(3)
     while len(path) < longest / step:
         value, slope = _look(field, here)
@@ -126,7 +126,7 @@ def _seeds(where: np.ndarray, number: int, volume: Volume, rng: np.random.Genera
 
 @numba.njit(cache=True)
 def _draw(blood: np.ndarray, points: np.ndarray, radii: np.ndarray):
-    """Rasterise tubes, points and radii in voxels, with soft walls; thinner ones fill a voxel in part."""
+    """Rasterise tubes (points and radii in voxels) with soft walls; thin ones fill voxels in part."""
     for n in range(len(points)):
         r = radii[n]
         full = min(1.0, (r / 0.5) ** 2)
@@ -185,7 +185,7 @@ def draw_veins(brain: Volume, white: np.ndarray, csf: np.ndarray, rng: np.random
         paths.append((_climb(start, depth, step, rng), rng.uniform(0.7, 1.2)))
     paths = [(path, radius) for path, radius in paths if path is not None]
     points = np.concatenate([path for path, _ in paths])
-    # veins grow on their way
+    # veins widen along their course
     radii = np.concatenate([radius * np.linspace(0.75, 1.2, len(path)) for path, radius in paths])
     blood = np.zeros([int(n * brain.spacing / spacing) - 1 for n in brain.data.shape], np.float32)
     _draw(blood, (points - brain.origin) / spacing, radii / spacing)

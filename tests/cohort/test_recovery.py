@@ -11,7 +11,8 @@ from bids_qsm.cohort.correlation import compare_correlations, correlate
 from bids_qsm.cohort.model import fit_models
 from bids_qsm.cohort.normative import normative
 from bids_qsm.cohort.tables import gather, join_participants, join_sessions
-from bids_qsm.phantom.cohort import Effects, aged, draw_people, normal, region_tables, truth_table
+from bids_qsm.phantom.cohort import Effects, aged, draw_people, normal, truth_table
+from tests.cohorts import region_tables
 
 TRAITS = ['group', 'age', 'sex', 'dystonia', 'parkinsonism']
 MODEL = 'chi ~ group + age + sex + session_id'

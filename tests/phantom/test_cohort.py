@@ -8,16 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bids_qsm.phantom.cohort import (
-    REGIONS,
-    Effects,
-    aged,
-    draw_people,
-    region_tables,
-    truth_table,
-    write_cohort,
-)
+from bids_qsm.phantom.cohort import REGIONS, Effects, aged, draw_people, truth_table, write_cohort
 from bids_qsm.phantom.gre import Protocol
+from tests.cohorts import region_tables
 
 COARSE = Protocol((5.0, 5.0, 5.0), echo_times=(0.006, 0.014))
 
