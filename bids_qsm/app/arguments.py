@@ -73,6 +73,11 @@ def build_parser() -> argparse.ArgumentParser:
         metavar='FILE',
         help='JSON that maps "megre" and "t1w" to BIDS entities to select',
     )
+    add(
+        '--bids-database-dir',
+        metavar='PATH',
+        help="folder for pybids' index of the dataset, reused by later runs (for large datasets)",
+    )
     add('--skip-bids-validation', action='store_true', help='do not run the BIDS validator')
     add(
         '-d',

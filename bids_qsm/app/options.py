@@ -30,6 +30,7 @@ OF_LEVEL = {
         'reports_only',
         'candidates',
         'chi_template',
+        'bids_database_dir',
     ),
     'group': (
         'model',
@@ -46,7 +47,7 @@ OF_LEVEL = {
 WITHOUT_EFFECT = (
     *('bids_dir', 'output_dir', 'level', 'participant_label', 'array_task', 'shares', 'work_dir'),
     *('use_plugin', 'nprocs', 'omp_nthreads', 'mem_gb', 'skip_bids_validation', 'reports_only'),
-    *('boilerplate_only', 'dry_run', 'stop_on_first_crash', 'verbose'),
+    *('boilerplate_only', 'dry_run', 'stop_on_first_crash', 'verbose', 'bids_database_dir'),
 )
 """Settings that say where and how to compute, and change no result of a participant."""
 
@@ -66,6 +67,7 @@ class Options:
     array_task: str | None = None
     shares: tuple[str, ...] = ()
     bids_filter_file: Path | None = None
+    bids_database_dir: Path | None = None
     skip_bids_validation: bool = False
     derivatives: tuple[tuple[str, Path], ...] = ()
     work_dir: Path | None = None
@@ -258,7 +260,8 @@ class Options:
         return shlex.join(words)
 
 
-_PATHS = ('bids_dir', 'output_dir', 'bids_filter_file', 'work_dir', 'use_plugin', 'chi_template')
+_PATHS = ('bids_dir', 'output_dir', 'bids_filter_file', 'bids_database_dir', 'work_dir', 'use_plugin')
+_PATHS += ('chi_template',)
 _TYPES = {
     **dict.fromkeys(
         (*_PATHS, *CHOICES, 'array_task', 'atlas', 'phase_scaling', 'model', 'controls', 'relative_to'),

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from bids_qsm.entities import entities_of, session_of, suffix_of
 from bids_qsm.errors import UserError
 from bids_qsm.layout import checks
-from bids_qsm.layout.names import entities_of, session_of, suffix_of
 
 OWN_SPACES = (None, 'orig', 'MEGRE', 'GRE', 'T2starw')
 """Values of the entity space- that may mean the series itself."""
@@ -27,11 +27,11 @@ def is_lesions(path) -> bool:
     >>> is_lesions(Path('sub-01_label-lesion_mask.nii.gz')), is_lesions(Path('sub-01_desc-brain_mask.nii.gz'))
     (True, False)
     """
-    label = dict(entities_of(path)).get('label', '')
+    label = entities_of(path).get('label', '')
     return suffix_of(path) in ('mask', 'roi', 'dseg') and label.lower().startswith('lesion')
 
 
-def find_lesions(subject, options):
+def find_lesions(subject, options, index):
     """Lesion masks of a subject: in the dataset, in its derivatives/, in the derivatives given."""
     roots = [
         options.bids_dir,
@@ -42,7 +42,7 @@ def find_lesions(subject, options):
     for root in roots:
         if root.is_relative_to(options.output_dir):
             continue
-        for path in sorted(root.glob(f'sub-{subject}/**/*.nii*')):
+        for path in index.files(root).of(subject, extension=['.nii', '.nii.gz']):
             if is_lesions(path):
                 found[path.resolve()] = path
     return list(found.values())
@@ -55,7 +55,7 @@ def choose_flair(one, flairs, lesions, anatomy):
     """
 
     def rank(path):
-        labels = dict(entities_of(path))
+        labels = entities_of(path)
         return 'ce' in labels, labels.get('run', '').zfill(4), labels.get('ses', ''), path.name
 
     own = [p for p in flairs if session_of(p) == one.session] or flairs
@@ -79,7 +79,7 @@ def _may_be_on_flair(path, one, anat):
 def drawn_space(path):
     """Space that a mask names: its entity space-, or the image in its name; None where it names none."""
     named = next((image for image in ('T1w', 'FLAIR') if f'_{image}_' in path.name), None)
-    return dict(entities_of(path)).get('space', named)
+    return entities_of(path).get('space', named)
 
 
 def place_lesions(one, lesions, anatomy, flair, series, scanned) -> Places:
@@ -172,5 +172,5 @@ def is_of_other_scan(path, in_use, sessions) -> bool:
 
 def is_of_other(path, one) -> bool:
     """Whether a file names another acquisition than a series does."""
-    labels, own = dict(entities_of(path)), dict(one.entities)
+    labels, own = entities_of(path), dict(one.entities)
     return any(labels[k] != own.get(k) for k in ('ses', 'acq', 'ce', 'rec', 'run', 'inv') if k in labels)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from bids_qsm.entities import OF_SERIES, entities_of, entity_set, join_entities, suffix_of
 from bids_qsm.errors import plain
 from bids_qsm.layout import checks
-from bids_qsm.layout.names import entities_of, entity_set, join_entities, suffix_of
 from bids_qsm.recon.grid import Grid
 
 
@@ -99,14 +99,14 @@ def read_series(entities, suffix, files, bad_sidecars, echoes_chosen):
     ``files`` are pairs of path and metadata, ``bad_sidecars`` maps unreadable JSON files to what is wrong.
     """
     name = join_entities(entities)
-    unnamed = [f'{key}-{value}' for key, value in entities if key not in _KEPT]
+    unnamed = [f'{key}-{value}' for key, value in entities if key not in OF_SERIES]
     if unnamed:
         reason = f'{files[0][0].name}: names of outputs have no place for {unnamed[0]}; rename it, as acq-.'
         return Rejected(name, reason, True)
     parts = defaultdict(dict)
     metadata = dict(files)
     for path, _ in sorted(files, key=lambda item: item[0]):
-        labels = dict(entities_of(path))
+        labels = entities_of(path)
         part, echo = labels.get('part', 'mag'), int(labels.get('echo', 1))
         if echo in parts[part]:
             return Rejected(
@@ -204,8 +204,6 @@ def read_series(entities, suffix, files, bad_sidecars, echoes_chosen):
     )
 
 
-_KEPT = ('sub', 'ses', 'acq', 'ce', 'rec', 'dir', 'run', 'flip', 'inv', 'mt', 'chunk')
-"""Entities that tell series apart and that the names of outputs keep."""
 _PORTS = (('magnitude', 'mag'), ('phase', 'phase'), ('real', 'real'), ('imag', 'imag'))
 
 

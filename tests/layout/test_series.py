@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bids_qsm.layout.names import entities_of
+from bids_qsm.entities import entities_of
 from tests.skeletons import AFFINE, SHAPE, oblique, only_error, write_image, write_series
 
 
@@ -92,7 +92,7 @@ def test_uncombined_coils_are_one_series(data, find):
     write_series(data, echo_times=(0.004, 0.008) * 4)
     (series,) = find().series
     assert (series.coils, series.echo_times) == (4, (0.004, 0.008))
-    numbers = [int(dict(entities_of(path))['echo']) for path in series.phase]
+    numbers = [int(entities_of(path)['echo']) for path in series.phase]
     assert numbers == [1, 3, 5, 7, 2, 4, 6, 8]
     assert any('4 receive coils' in note for note in series.notes)
 
