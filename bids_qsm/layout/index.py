@@ -49,7 +49,8 @@ class Files:
     """
 
     def __init__(self, root: Path, subjects: Sequence[str]):
-        self.root, self.problems, self._layouts, self._found = root, {}, [], {}
+        self.root, self.problems, self._layouts = root, {}, []
+        self._paths, self._found = {}, {}
         labels = '|'.join(map(re.escape, subjects))
         try:
             self._layouts.append(_index(root, f'/sub-({labels})'))
@@ -80,25 +81,29 @@ class Files:
                 f'--bids-database-dir {folder} holds an index of {known[0]} or of another program, not that '
                 f'of {root}; give a folder of its own.'
             )
-        files.root, files.problems, files._layouts, files._found = root, {}, [layout], {}
+        files.root, files.problems, files._layouts = root, {}, [layout]
+        files._paths, files._found = {}, {}
         return files
 
     def get(self, **filters: object) -> list[Path]:
         """Files that filters of pybids choose, sorted."""
-        layouts = self._layouts
-        found = (one.get(return_type='filename', invalid_filters='allow', **filters) for one in layouts)
-        return sorted(Path(path) for paths in found for path in paths)
+        return sorted(path for paths in self._by_participant(filters).values() for path in paths)
 
     def of(self, subject: str, **filters: object) -> list[Path]:
         """The same of one participant, by the folder; UserError where it could not be searched."""
         if subject in self.problems:
             raise UserError(self.problems[subject])
-        asked = repr(filters)
+        return sorted(self._by_participant(filters).get(f'sub-{subject}', ()))
+
+    def _by_participant(self, filters: dict) -> dict[str, list[Path]]:
+        asked, start = repr(filters), len(str(self.root)) + 1
         if asked not in self._found:
             self._found[asked] = defaultdict(list)
-            for path in self.get(**filters):
-                self._found[asked][path.relative_to(self.root).parts[0]].append(path)
-        return self._found[asked][f'sub-{subject}']
+            for layout in self._layouts:
+                for file in layout.get(return_type='object', invalid_filters='allow', **filters):
+                    path = self._paths.setdefault(file.path, Path(file.path))
+                    self._found[asked][file.path[start:].partition('/')[0]].append(path)
+        return self._found[asked]
 
 
 def _index(root: Path, participants: str, database: Path | None = None) -> BIDSLayout:
