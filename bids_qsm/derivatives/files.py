@@ -14,6 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import bids_qsm
+from bids_qsm.entities import OF_SERIES
 from bids_qsm.errors import UserError, plain
 
 BIDS_VERSION = '1.10.0'
@@ -83,7 +84,9 @@ def output_path(
 
 @cache
 def _patterns():
-    return json.loads(files('bids_qsm.data').joinpath('derivatives.json').read_text())['patterns']
+    text = files('bids_qsm.data').joinpath('derivatives.json').read_text()
+    own = (f'[_{key}-{{{key}}}]' for key in OF_SERIES if key not in ('sub', 'chunk'))
+    return json.loads(text.replace('<series>', ''.join(own)))['patterns']
 
 
 def bids_uri(path, roots: dict[str, Path]) -> str:

@@ -6,8 +6,9 @@ import pandas as pd
 
 from bids_qsm.cohort import tables as cohort
 from bids_qsm.derivatives.files import atomic_write, write_json
+from bids_qsm.entities import entities_of
 from bids_qsm.errors import UserError
-from bids_qsm.reports.html import entities_of, read_json, read_table
+from bids_qsm.reports.html import read_json, read_table
 
 _LABELS = ('participant_id', 'session_id', 'group', 'acq_time', 'filename')
 
@@ -43,7 +44,7 @@ def collect_tables(output_dir, bids_dir, *, subjects=(), sessions=()):
             f'{out} has no tables of regions (sub-*/**/*_seg-*_stats.tsv) of what was asked for; run the '
             'participant level first.'
         )
-    long = cohort.gather((entities_of(path.name), read_table(path)) for path in paths)
+    long = cohort.gather((entities_of(path), read_table(path)) for path in paths)
     people = list(long['participant_id'].unique())
     file = bids_dir / 'participants.tsv'
     long, said = cohort.join_participants(long, _read_input(file) if file.exists() else None)
@@ -81,7 +82,7 @@ def collect_lesions(output_dir, kind, notes, *, subjects=(), sessions=()):
     paths = _tables(Path(output_dir), f'sub-*_label-{label}_stats.tsv', subjects, sessions)
     if not paths:
         return pd.DataFrame(), {}
-    series = [{k: v for k, v in entities_of(path.name).items() if k != 'label'} for path in paths]
+    series = [{k: v for k, v in entities_of(path).items() if k != 'label'} for path in paths]
     tables = [read_table(path) for path in paths]
     long = cohort.gather(zip(series, tables, strict=True))
     if kind == 'lesions':
@@ -96,7 +97,7 @@ def collect_lesions(output_dir, kind, notes, *, subjects=(), sessions=()):
 def _tables(out, pattern, subjects, sessions):
     # * alone would match what a killed run left half-written, whose names begin with a dot
     paths = sorted(out.glob(f'sub-*/**/{pattern}'))
-    wanted = [(entities_of(path.name), path) for path in paths]
+    wanted = [(entities_of(path), path) for path in paths]
     return [
         path
         for entities, path in wanted

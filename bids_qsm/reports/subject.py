@@ -7,13 +7,13 @@ import pandas as pd
 import yaml
 
 from bids_qsm.biomarkers.reference import REFERENCES
+from bids_qsm.entities import entities_of
 from bids_qsm.plotting.region_charts import MAP_NAMES
 from bids_qsm.reports.blocks import grid
 from bids_qsm.reports.citations import cite, methods_text
 from bids_qsm.reports.html import (
     LEVELS,
     data_uri,
-    entities_of,
     failure_alerts,
     natural,
     packaged,
@@ -152,7 +152,7 @@ def _children(part):
 def _attach_tables(series, paths):
     """Give each table to the series whose entities it has; where several fit, to the one that has most."""
     for path in paths:
-        entities = entities_of(path.name).items()
+        entities = entities_of(path).items()
         fitting = [part for part in series if entities_of(part['name']).items() <= entities]
         if fitting:
             part = max(fitting, key=lambda p: len(entities_of(p['name'])))
@@ -161,7 +161,7 @@ def _attach_tables(series, paths):
             part = {'name': name, 'id': f'series-{name}', 'figures': [], 'facts': {}, 'findings': []}
             part |= {'tables': [], 'lists': []}
             series.append(part)
-        label = entities_of(path.name).get('label')
+        label = entities_of(path).get('label')
         if label in _LISTS:
             part['lists'].append(_list(path, label))
         else:
