@@ -4,14 +4,14 @@ import json
 from collections import defaultdict
 from dataclasses import dataclass, replace
 
-from bids_qsm.entities import ENTITIES, entities_of, in_order, is_label, suffix_of
+from bids_qsm.entities import ENTITIES, entities_of, is_label, suffix_of
 from bids_qsm.errors import UserError, plain
 from bids_qsm.layout.ancillary import find_ancillary
 from bids_qsm.layout.dataset import require_dataset, require_places, validate
 from bids_qsm.layout.index import Index
-from bids_qsm.layout.series import Rejected, Series, read_series
+from bids_qsm.layout.series import Rejected, Series, read_series, series_of
 
-SUFFIXES = ('MEGRE', 'T2starw', 'GRE', 'T1w')
+SUFFIXES = ('MEGRE', 'T2starw', 'GRE', 'MPM', 'T1w')
 """Suffixes that a series may have; T1w only where there is phase beside it (a legacy name)."""
 
 NEED_DECAY = ('medi0',)
@@ -51,9 +51,7 @@ def find_series(options, own: tuple[str, ...] | None = None) -> Plan:
 
     groups = defaultdict(list)
     for path in index.images(SUFFIXES, filters['megre'], options.session_label, is_part=is_part):
-        entities = {k: v for k, v in entities_of(path).items() if k not in ('echo', 'part')}
-        # files may have them in any order, outputs have one
-        groups[in_order(entities), suffix_of(path)].append((path, index.metadata(path)))
+        groups[series_of(path), suffix_of(path)].append((path, index.metadata(path)))
     is_t1w = [key for key, files in groups.items() if key[1] == 'T1w' and not _has_phase(files)]
     for key in is_t1w:
         del groups[key]

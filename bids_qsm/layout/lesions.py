@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from bids_qsm.entities import entities_of, session_of, suffix_of
+from bids_qsm.entities import OF_SERIES, entities_of, session_of, suffix_of
 from bids_qsm.errors import UserError
 from bids_qsm.layout import checks
 
-OWN_SPACES = (None, 'orig', 'MEGRE', 'GRE', 'T2starw')
+OWN_SPACES = (None, 'orig', 'MEGRE', 'GRE', 'T2starw', 'MPM')
 """Values of the entity space- that may mean the series itself."""
 
 
@@ -173,4 +173,4 @@ def is_of_other_scan(path, in_use, sessions) -> bool:
 def is_of_other(path, one) -> bool:
     """Whether a file names another acquisition than a series does."""
     labels, own = entities_of(path), dict(one.entities)
-    return any(labels[k] != own.get(k) for k in ('ses', 'acq', 'ce', 'rec', 'run', 'inv') if k in labels)
+    return any(labels[k] != own.get(k) for k in OF_SERIES if k in labels)
