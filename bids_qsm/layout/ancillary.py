@@ -6,7 +6,7 @@ from pathlib import Path
 from bids_qsm.entities import ENTITIES, entities_of, session_of, suffix_of
 from bids_qsm.errors import UserError
 from bids_qsm.layout import checks
-from bids_qsm.layout.index import Index
+from bids_qsm.layout.index import EXTENSIONS, Index
 from bids_qsm.layout.lesions import choose_flair, find_lesions, is_lesions, place_lesions
 from bids_qsm.layout.segmentations import find_segmentations, place_segmentations
 
@@ -69,8 +69,9 @@ def find_ancillary(series, t1w: list[Path], flair: list[Path], options, index: I
 
 def _scanned(subject, index):
     """Sessions that hold a T1w or FLAIR image, by suffix, whether or not they are asked for."""
+    images = index.files(index.root).of(subject, datatype='anat', extension=[*EXTENSIONS])
     return {
-        suffix: {session_of(path) for path in index.files(index.root).of(subject, suffix=suffix)} - {None}
+        suffix: {session_of(path) for path in images if suffix_of(path) == suffix} - {None}
         for suffix in ('T1w', 'FLAIR')
     }
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from bids.layout import BIDSLayout, BIDSLayoutIndexer, Query
+from bids.layout import BIDSLayout, BIDSLayoutIndexer, Entity, Query
 
 from bids_qsm.entities import ENTITIES, NUMBERED, entity_set, is_label, is_number, suffix_of
 from bids_qsm.errors import UserError
@@ -18,24 +18,19 @@ EXTENSIONS = ('.nii', '.nii.gz')
 DATABASE = 'layout_index.sqlite'
 """Name that pybids gives the file of an index."""
 
+_CONFIG = 'bids_qsm'
 _LABEL = '[0-9A-Za-z+]{1,100}'
 _NAMED = {*ENTITIES.values(), 'suffix', 'extension', 'datatype', 'regex_search'}
 """What filters may ask of names (and how); all else is a key of sidecars."""
-_CONFIG = {
-    'name': 'bids_qsm',
-    'entities': [
-        {'name': 'subject', 'pattern': f'.*/sub-({_LABEL})/'},
-        *(
-            {'name': long, 'pattern': f'[/_]{key}-([0-9]+)(?=[_.])[^/]*$', 'dtype': 'int'}
-            if key in NUMBERED
-            else {'name': long, 'pattern': f'[/_]{key}-({_LABEL})(?=[_.])[^/]*$'}
-            for key, long in ENTITIES.items()
-            if key != 'sub'
-        ),
-        {'name': 'suffix', 'pattern': r'[/_]([0-9A-Za-z]+)\.[^/]+$'},
-        {'name': 'extension', 'pattern': r'[^./](\.[^/]+)$'},
-        {'name': 'datatype', 'pattern': '/([0-9A-Za-z]+)/[^/]+$'},
-    ],
+_PATTERNS = {
+    **{
+        long: f'[/_]{key}-({"[0-9]+" if key in NUMBERED else _LABEL})(?=[_.])[^/]*$'
+        for key, long in ENTITIES.items()
+    },
+    'subject': f'.*/sub-({_LABEL})/',
+    'suffix': r'[/_]([0-9A-Za-z]+)\.[^/]+$',
+    'extension': r'[^./](\.[^/]+)$',
+    'datatype': '/([0-9A-Za-z]+)/[^/]+$',
 }
 """The table of `bids_qsm.entities` for pybids, whose own lacks some of them."""
 
@@ -76,7 +71,7 @@ class Files:
                 f'--bids-database-dir {folder} holds no index that pybids can read '
                 f'({str(error).partition(chr(10))[0]}); remove it or give another folder.'
             ) from None
-        if known != (str(root), ['bids_qsm']):
+        if known != (str(root), [_CONFIG]):
             raise UserError(
                 f'--bids-database-dir {folder} holds an index of {known[0]} or of another program, not that '
                 f'of {root}; give a folder of its own.'
@@ -114,7 +109,17 @@ def _index(root: Path, participants: str, database: Path | None = None) -> BIDSL
     indexer = BIDSLayoutIndexer(
         ignore=[re.compile(f'^(?!{wanted}$)')], index_metadata=False, config_filename='\0'
     )
-    return BIDSLayout(root, validate=False, config=_CONFIG, indexer=indexer, database_path=database)
+
+    def index(layout: BIDSLayout):
+        # pybids itself would commit each entity by itself, which takes longer than all else
+        for name, pattern in _PATTERNS.items():
+            kind = 'int' if name in NUMBERED else 'str'  # whose long names are their short ones
+            layout.config[_CONFIG].entities[name] = Entity(name, pattern, dtype=kind)
+        layout.session.commit()
+        indexer(layout)
+
+    config = {'name': _CONFIG, 'entities': []}
+    return BIDSLayout(root, validate=False, config=config, indexer=index, database_path=database)
 
 
 class Index:

@@ -6,6 +6,7 @@ from pathlib import Path
 from bids_qsm.entities import OF_SERIES, entities_of, session_of, suffix_of
 from bids_qsm.errors import UserError
 from bids_qsm.layout import checks
+from bids_qsm.layout.index import EXTENSIONS
 
 OWN_SPACES = (None, 'orig', 'MEGRE', 'GRE', 'T2starw', 'MPM')
 """Values of the entity space- that may mean the series itself."""
@@ -42,7 +43,7 @@ def find_lesions(subject, options, index):
     for root in roots:
         if root.is_relative_to(options.output_dir):
             continue
-        for path in index.files(root).of(subject, extension=['.nii', '.nii.gz']):
+        for path in index.files(root).of(subject, extension=[*EXTENSIONS]):
             if is_lesions(path):
                 found[path.resolve()] = path
     return list(found.values())

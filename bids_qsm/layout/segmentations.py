@@ -49,7 +49,9 @@ def find_segmentations(subject, options, index) -> list[Found]:
     for source, root in options.derivatives:
         if root.is_relative_to(options.output_dir):
             continue
-        for path in index.files(root).of(subject, datatype='anat', suffix='dseg'):
+        for path in index.files(root).of(subject, datatype='anat'):
+            if suffix_of(path) != 'dseg' or path.suffix == '.h5':
+                continue
             labels = entities_of(path)
             wanted = labels.get('space', 'T1w') in ('T1w', *OWN_SPACES)
             if not wanted or is_lesions(path):
