@@ -15,9 +15,9 @@ from bids_qsm.app import cli
 from bids_qsm.app.options import Options
 from bids_qsm.app.participant import build_graph
 from bids_qsm.derivatives.files import output_path
+from bids_qsm.entities import entities_of
 from bids_qsm.interfaces.derivatives import SaveDerivatives
 from bids_qsm.layout import find_series
-from bids_qsm.layout.names import entities_of
 from bids_qsm.reports.subject import build_subject_report
 from tests import malformed
 from tests.cohorts import write_cohort
@@ -244,4 +244,4 @@ def test_page_of_the_cohort_escapes_everything(poisoned, capsys):
     require_harmless(text)
     for said in ('control', 'y', 'm'):
         assert f'{said}&lt;' in text
-    assert all(entities_of(path) == () for path in out.glob('group*'))
+    assert all(entities_of(path) == {} for path in out.glob('group*'))

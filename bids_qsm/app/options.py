@@ -153,6 +153,13 @@ class Options:
     bids_filter_file: Path | None = _what(
         None, 'JSON that maps "megre" and "t1w" to BIDS entities to select', metavar='FILE'
     )
+    bids_database_dir: Path | None = _what(
+        None,
+        "folder for pybids' index of the dataset, reused by later runs (for large datasets)",
+        metavar='PATH',
+        level='participant',
+        effect=False,
+    )
     skip_bids_validation: bool = _what(False, 'do not run the BIDS validator', effect=False)
     derivatives: tuple[tuple[str, Path], ...] = _what(
         (),

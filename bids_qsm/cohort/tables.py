@@ -1,6 +1,5 @@
 """One long table of all subjects, sessions and runs, joined with participants, sessions and scans.tsv."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import takewhile
@@ -8,6 +7,7 @@ from itertools import takewhile
 import numpy as np
 import pandas as pd
 
+from bids_qsm.entities import entities_of
 from bids_qsm.errors import UserError
 
 ENTITY_COLUMNS = {
@@ -213,9 +213,8 @@ def join_scans(long: pd.DataFrame, scans: pd.DataFrame | None = None):
     missing = [column for column in ('filename', 'acq_time') if column not in scans]
     if missing:
         return long, [f'scans.tsv has no column {" and ".join(missing)} and was left out.']
-    stems = scans['filename'].astype(str).str.rpartition('/')[2].str.partition('.')[0]
-    entities = [dict(re.findall(r'(?:^|_)([a-z]+)-([a-zA-Z0-9]+)', stem)) for stem in stems]
-    known = pd.DataFrame([named(found) for found in entities], index=scans.index)
+    files = scans['filename'].astype(str)
+    known = pd.DataFrame([named(entities_of(file)) for file in files], index=scans.index)
     known['acq_time'] = scans['acq_time'].astype(object)
     known = known[parse_times(known['acq_time']).notna()].sort_values('acq_time', kind='stable')
     if known.empty or 'participant_id' not in known:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import bids_qsm
+from bids_qsm.entities import OF_SERIES
 from bids_qsm.errors import UserError, plain
 
 if TYPE_CHECKING:
@@ -93,7 +94,9 @@ def output_path(
 
 @cache
 def _patterns() -> list[str]:
-    return json.loads(files('bids_qsm.data').joinpath('derivatives.json').read_text())['patterns']
+    text = files('bids_qsm.data').joinpath('derivatives.json').read_text()
+    own = (f'[_{key}-{{{key}}}]' for key in OF_SERIES if key not in ('sub', 'chunk'))
+    return json.loads(text.replace('<series>', ''.join(own)))['patterns']
 
 
 def bids_uri(path: str | Path, roots: Mapping[str, str | Path]) -> str:

@@ -11,7 +11,7 @@ from bids_qsm.errors import UserError
 ANATOMY_BYTES = 1e8
 """Cost of a participant in addition to its series: alignment with the template, tables, report."""
 
-_SERIES = re.compile(r'_(MEGRE|T2starw|GRE)\.nii(\.gz)?$|_part-\w+_T1w\.nii(\.gz)?$')
+_SERIES = re.compile(r'_(MEGRE|T2starw|GRE|MPM)\.nii(\.gz)?$|_part-\w+_T1w\.nii(\.gz)?$')
 _ANNEX_KEY = re.compile(r'[A-Z0-9_]+(?:-[a-z]\d+)*?-s(\d+)-')
 """Target of a git-annex link, as MD5E-s2048--...nii.gz; it holds the size of a file that is not there."""
 _GIVE = 'give --array-task I/N, task I of N (1/1 runs everything).'

@@ -9,8 +9,9 @@ from bids_qsm.applications import applications
 from bids_qsm.applications.contract import Application
 from bids_qsm.cohort import tables as cohort
 from bids_qsm.derivatives.files import atomic_write, write_json
+from bids_qsm.entities import entities_of
 from bids_qsm.errors import UserError
-from bids_qsm.reports.html import entities_of, read_json, read_table
+from bids_qsm.reports.html import read_json, read_table
 
 _LABELS = ('participant_id', 'session_id', 'group', 'acq_time', 'filename')
 
@@ -112,7 +113,7 @@ def _tables(app, output_dir, subjects, sessions):
         return
     # * alone would match what a killed run left half-written, whose names begin with a dot
     for path in sorted(Path(output_dir).glob('sub-*/**/sub-*_stats.tsv')):
-        entities = entities_of(path.name)
+        entities = entities_of(path)
         own = {key: entities.pop(key) for key in ('desc', 'label') if key in entities}
         if (
             own == app.table_entities

@@ -15,11 +15,12 @@ from bids_qsm.cohort.tables import named, relative_to, series_columns
 from bids_qsm.cohort.voxelwise import smooth_within
 from bids_qsm.derivatives.files import atomic_write, sidecar, sidecar_path, write_json
 from bids_qsm.derivatives.products import PRODUCTS
+from bids_qsm.entities import entities_of
 from bids_qsm.interfaces.xfm import load_xfm
 from bids_qsm.plotting.maps import Look
 from bids_qsm.plotting.mosaic import Mosaic, canonical, rows_of
 from bids_qsm.plotting.mosaic import box_of as extent_of
-from bids_qsm.reports.html import entities_of, natural, read_json
+from bids_qsm.reports.html import natural, read_json
 
 _MARGIN_MM = 10.0
 
@@ -34,7 +35,7 @@ def find_maps(output_dir, suffix: str, table, space: str, notes: list, *, shifte
         sessions = set(zip(table['participant_id'], table['session_id'].fillna(''), strict=True))
     found = defaultdict(lambda: defaultdict(list))
     for path in sorted(Path(output_dir).glob(f'sub-*/**/sub-*_space-*_{suffix}.nii.gz'), key=str):
-        entities = entities_of(path.name)
+        entities = entities_of(path)
         name, visit = f'sub-{entities["sub"]}', f'ses-{entities["ses"]}' if 'ses' in entities else ''
         if 'desc' in entities or (people is not None and name not in people):
             continue
@@ -90,7 +91,7 @@ def zeros_of(table, region: str, paths, notes: list):
     zeros, kept, lacking = {}, {}, []
     for name, files in paths.items():
         for path in files:
-            own = named(entities_of(path.name))
+            own = named(entities_of(path))
             zero = known.get(tuple(own.get(key, '') for key in keys))
             if zero is None:
                 lacking.append(path.name.partition('_space-')[0])

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from bids_qsm.entities import ENTITIES, entities_of, session_of, suffix_of
 from bids_qsm.errors import UserError
 from bids_qsm.layout import checks
+from bids_qsm.layout.index import EXTENSIONS, Index
 from bids_qsm.layout.inputs import choose_flair, drawn_images, find_inputs, is_input, plan_applications
-from bids_qsm.layout.names import LONG_NAMES, entities_of, session_of, suffix_of
 from bids_qsm.layout.segmentations import find_segmentations, place_segmentations
 
 
@@ -33,17 +34,17 @@ class _Anatomy:
         return session_of(self.t1w_preproc) or session_of(self.t1w)
 
 
-def find_ancillary(series, t1w: list[Path], flair: list[Path], options):
+def find_ancillary(series, t1w: list[Path], flair: list[Path], options, index: Index):
     """For each of ``series`` (all of one subject) what to set in it; UserError where a file is unusable."""
     subject = series[0].subject
-    labelled = find_segmentations(subject, options)
+    labelled = find_segmentations(subject, options, index)
     used = {found.source for found in labelled}
     maps = [one.path for found in series for one in found.given]
     used |= {name for name, root in options.derivatives if any(path.is_relative_to(root) for path in maps)}
-    anatomy = _find_anatomy(series, t1w, options.derivatives, used)
-    found = find_inputs(subject, options)
+    anatomy = _find_anatomy(series, t1w, options.derivatives, index, used)
+    found = find_inputs(subject, options, index)
     drawn = drawn_images(found)
-    scanned = _scanned(subject, options.bids_dir)
+    scanned = _scanned(subject, index)
     many = sum(not root.is_relative_to(options.output_dir) for _, root in options.derivatives) > 1
     for one in series:
         on_flair = choose_flair(one, flair, drawn, anatomy)
@@ -68,10 +69,11 @@ def find_ancillary(series, t1w: list[Path], flair: list[Path], options):
         )
 
 
-def _scanned(subject, bids_dir):
+def _scanned(subject, index):
     """Sessions that hold a T1w or FLAIR image, by suffix, whether or not they are asked for."""
+    images = index.files(index.root).of(subject, datatype='anat', extension=[*EXTENSIONS])
     return {
-        suffix: {session_of(path) for path in bids_dir.glob(f'sub-{subject}/ses-*/anat/*_{suffix}.nii*')}
+        suffix: {session_of(path) for path in images if suffix_of(path) == suffix} - {None}
         for suffix in ('T1w', 'FLAIR')
     }
 
@@ -81,7 +83,7 @@ def _find_mask(one, choice):
     if choice.name != 'file':
         return None
     pattern = choice.as_dict['path']
-    words = {'series': one.name, **{LONG_NAMES.get(k, k): v for k, v in one.entities}}
+    words = {'series': one.name, **{ENTITIES.get(k, k): v for k, v in one.entities}}
     try:
         path = Path(pattern.format_map(words))
     except (KeyError, ValueError, IndexError):
@@ -97,12 +99,12 @@ def _find_mask(one, choice):
     return path
 
 
-def _find_anatomy(series, images, derivatives, with_labels):
+def _find_anatomy(series, images, derivatives, index, with_labels):
     """One anatomy for all series of a subject, whichever of them are run: of the first session and run."""
     notes = []
 
     def rank(path):
-        labels = dict(entities_of(path))
+        labels = entities_of(path)
         # contrast agent changes what tissue looks like
         return 'ce' in labels, labels.get('ses', ''), labels.get('run', '').zfill(4), path.name
 
@@ -116,7 +118,7 @@ def _find_anatomy(series, images, derivatives, with_labels):
             notes.append(f'There are {len(images)} T1w images; {t1w.name} is used.')
     session = session_of(t1w)
     for name, root in derivatives:
-        files = [p for p in root.glob(f'sub-{series[0].subject}/**/anat/*') if p.name[0] != '.']
+        files = list(index.files(root).of(series[0].subject, datatype='anat'))
         files.sort(key=lambda p: (session_of(p) not in (session, None), rank(p)))
         mask = _first(files, suffix='mask', desc='brain', space=None)
         preproc = _first(files, suffix='T1w', desc='preproc', space=None)
@@ -151,7 +153,7 @@ def _find_anatomy(series, images, derivatives, with_labels):
 
 def _first(files, *, suffix, **wanted):
     for path in files:
-        labels = dict(entities_of(path))
+        labels = entities_of(path)
         is_kind = path.name.endswith(('.nii', '.nii.gz')) and suffix_of(path) == suffix
         if is_kind and all(labels.get(key) == value for key, value in wanted.items()):
             return path
@@ -162,7 +164,7 @@ def _find_transforms(files):
     """(space, T1w-to-space, space-to-T1w) of each space that has both."""
     there, back = {}, {}
     for path in files:
-        labels = dict(entities_of(path))
+        labels = entities_of(path)
         if suffix_of(path) == 'xfm' and path.suffix == '.h5' and labels.get('mode') == 'image':
             if labels.get('from') == 'T1w':
                 there.setdefault(labels.get('to'), path)

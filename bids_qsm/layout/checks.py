@@ -121,20 +121,25 @@ FEWEST_COILS = 4
 """Repeated echo times are taken for uncombined coils from this many on; fewer look like a wrong sidecar."""
 
 
-def coil_count(echo_times: list) -> int:
+def coil_count(echo_times: list, fewest: int = FEWEST_COILS) -> int:
     """Number of receive coils that were stored one by one, told by each of two or more echo times recurring.
+
+    Less than ``fewest`` are none.
 
     >>> coil_count([0.004, 0.008] * 8), coil_count([0.004, 0.008, 0.012])
     (8, 1)
     """
     counts = Counter(round(time, 7) for time in echo_times)
     coils = min(counts.values())
-    alike = len(counts) > 1 and max(counts.values()) == coils >= FEWEST_COILS
+    alike = len(counts) > 1 and max(counts.values()) == coils >= fewest
     return coils if alike else 1
 
 
-def echo_time_problem(names: list[str], echo_times: list) -> str | None:
-    """Why the echo times (s) of the files ``names`` cannot be those of one multi-echo acquisition."""
+def echo_time_problem(names: list[str], echo_times: list, fewest: int = FEWEST_COILS) -> str | None:
+    """Why the echo times (s) of the files ``names`` cannot be those of one multi-echo acquisition.
+
+    They may recur in ``fewest`` coils or more.
+    """
     for name, time in zip(names, echo_times, strict=True):
         if time is None:
             return f'{name} has no EchoTime in its sidecar; add it (in seconds).'
@@ -147,14 +152,14 @@ def echo_time_problem(names: list[str], echo_times: list) -> str | None:
             )
     different = sorted({round(time, 7) for time in echo_times})
     n_files, n_times = len(names), len(different)
-    if n_times == n_files or coil_count(echo_times) > 1:
+    if n_times == n_files or coil_count(echo_times, fewest) > 1:
         return None
     listed = ', '.join(f'{1000 * time:g}' for time in different)
     if n_files % n_times == 0 and n_files > 2:
         return (
             f'{names[0]} and its {n_files - 1} fellow echoes have only {n_times} different EchoTime '
             f'({listed} ms): if these are {n_files // n_times} uncombined coils, combine them (bids_qsm '
-            f'does from {FEWEST_COILS} coils and 2 echo times on); otherwise correct the sidecars.'
+            f'does from {fewest} coils and 2 echo times on); otherwise correct the sidecars.'
         )
     first, second = next(
         (a, b)

@@ -7,13 +7,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
+from bids_qsm.entities import entities_of, suffix_of
 from bids_qsm.errors import UserError
 from bids_qsm.layout.checks import json_problem
+from bids_qsm.layout.series import Rejected, Series
 
 
-def require_dataset(bids_dir: Path):
+def require_dataset(bids_dir: Path) -> dict:
     """Raise UserError where ``bids_dir`` is no readable BIDS dataset; return its description."""
     description = bids_dir / 'dataset_description.json'
     if not bids_dir.is_dir():
@@ -57,10 +60,17 @@ def existing_parent(path: Path) -> Path:
     return next(p for p in (path, *path.parents) if p.exists())
 
 
-def validate(bids_dir, series, rejected, subjects):
-    """Run the BIDS validator; UserError for errors of the dataset or ``subjects`` beside the ``rejected``.
+_FORGIVEN = ('ENTITY_NOT_IN_RULE', 'FILENAME_MISMATCH', 'SIDECAR_KEY_REQUIRED')
+"""Errors of names and sidecars that do not matter in images of single coils, and in _MPM images."""
 
-    Errors of images that ``series`` use always count, even where another series of such a name is rejected.
+
+def validate(
+    bids_dir: Path, series: list[Series], rejected: list[Rejected], subjects: Sequence[str]
+) -> tuple[str, ...]:
+    """Run the BIDS validator and return notes; UserError for errors of the dataset or ``subjects``.
+
+    Those of the ``rejected`` do not count. Errors of images that ``series`` use always do, even where another
+    series of such a name is rejected.
     """
     tool = 'bids-validator-deno'
     command = shutil.which(tool, path=str(Path(sys.executable).parent)) or shutil.which(tool)
@@ -82,10 +92,13 @@ def validate(bids_dir, series, rejected, subjects):
     used = {
         path.name.partition('.')[0] for one in series for path in (*one.files, one.t1w, one.flair) if path
     }
-    errors = []
+    errors, forgiven = [], set()
     for issue in issues:
         location = issue.get('location', '')
         name, owner = Path(location).name, _owner(location)
+        if issue.get('code') in _FORGIVEN and ('coil' in entities_of(name) or suffix_of(name) == 'MPM'):
+            forgiven.add(name.partition('.')[0])
+            continue
         is_known = name.startswith(known) or f'sub-{owner}' in names
         is_counted = not is_known or name.partition('.')[0] in used
         if issue.get('severity') == 'error' and is_counted and owner in (None, *subjects):
@@ -98,10 +111,15 @@ def validate(bids_dir, series, rejected, subjects):
             f'{first.get("location")}; mend them (bids-validator-deno lists all) or give '
             '--skip-bids-validation.'
         )
-    return ()
+    if not forgiven:
+        return ()
+    return (
+        f'{len(forgiven)} images of single receive coils, or of MPM, are not valid BIDS by their names or '
+        f'sidecars, such as {min(forgiven)}; they are used as far as they can be.',
+    )
 
 
-def _owner(location):
+def _owner(location: str) -> str | None:
     """Subject in whose folder a file lies, None for files of the whole dataset."""
     found = re.match(r'/?sub-([^/]+)/', location)
     return found and found[1]

@@ -4,17 +4,17 @@ import json
 from collections import defaultdict
 from dataclasses import dataclass, replace
 
+from bids_qsm.entities import ENTITIES, entities_of, is_label, suffix_of
 from bids_qsm.errors import UserError, plain
 from bids_qsm.layout.ancillary import find_ancillary
 from bids_qsm.layout.dataset import require_dataset, require_places, validate
-from bids_qsm.layout.index import ENTITIES, Index, is_label
+from bids_qsm.layout.index import Index
 from bids_qsm.layout.maps import with_maps
-from bids_qsm.layout.names import LONG_NAMES, entities_of, suffix_of
-from bids_qsm.layout.series import Rejected, Series, read_series
+from bids_qsm.layout.series import Rejected, Series, read_series, series_of
 from bids_qsm.recon.inversion import INVERSION
 from bids_qsm.recon.registry import needs
 
-SUFFIXES = ('MEGRE', 'T2starw', 'GRE', 'T1w')
+SUFFIXES = ('MEGRE', 'T2starw', 'GRE', 'MPM', 'T1w')
 """Suffixes that a series may have; T1w only where there is phase beside it (a legacy name)."""
 
 
@@ -45,16 +45,13 @@ def find_series(options, own: tuple[str, ...] | None = None) -> Plan:
     name = plain(description.get('Name') or options.bids_dir.name)
     if not subjects:
         return Plan((), (), name)
-    index = Index(options.bids_dir, subjects)
+    index = Index(options.bids_dir, subjects, options.bids_database_dir)
     _require_sessions(index, options, is_part)
     notes = _odd_folders(options) if everyone[0] in subjects else ()  # once, of several parts
 
     groups = defaultdict(list)
     for path in index.images(SUFFIXES, filters['megre'], options.session_label, is_part=is_part):
-        entities = [item for item in entities_of(path) if item[0] not in ('echo', 'part')]
-        # files may have them in any order, outputs have one
-        entities.sort(key=lambda item: (*ENTITIES, item[0]).index(item[0]))
-        groups[tuple(entities), suffix_of(path)].append((path, index.metadata(path)))
+        groups[series_of(path), suffix_of(path)].append((path, index.metadata(path)))
     is_t1w = [key for key, files in groups.items() if key[1] == 'T1w' and not _has_phase(files)]
     for key in is_t1w:
         del groups[key]
@@ -71,7 +68,7 @@ def find_series(options, own: tuple[str, ...] | None = None) -> Plan:
         suffix: [
             path
             for path in index.images((suffix,), filters[suffix.lower()], is_part=is_part)
-            if path not in in_pairs and dict(entities_of(path)).get('part', 'mag') == 'mag'
+            if path not in in_pairs and entities_of(path).get('part', 'mag') == 'mag'
         ]
         for suffix in ('T1w', 'FLAIR')
     }
@@ -86,7 +83,7 @@ def find_series(options, own: tuple[str, ...] | None = None) -> Plan:
         reason = f'--inversion {options.inversion.name} needs R2*, and so two echoes or more; choose another.'
         rejected += [Rejected(one.name, f'{one.files[0].name}: {reason}', True) for one in single]
     series, rejected = with_maps(series, rejected, subjects, options)
-    series, failed = _with_ancillary(series, images, options)
+    series, failed = _with_ancillary(series, images, options, index)
     rejected += failed
     if not series and not rejected and not is_part:
         raise UserError(
@@ -112,7 +109,7 @@ def _read_filters(path):
     for key, entities in given.items():
         if key not in filters or not isinstance(entities, dict):
             raise UserError(f'the BIDS filter file {path} names {key!r}; {rule}')
-        filters[key] = {LONG_NAMES.get(k, k): v for k, v in entities.items()}
+        filters[key] = {ENTITIES.get(k, k): v for k, v in entities.items()}
     return filters
 
 
@@ -167,7 +164,7 @@ def _require_sessions(index, options, is_part):
 
 
 def _has_phase(files):
-    return any(dict(entities_of(path)).get('part') in ('phase', 'imag') for path, _ in files)
+    return any(entities_of(path).get('part') in ('phase', 'imag') for path, _ in files)
 
 
 def _without_doubles(series):
@@ -185,18 +182,18 @@ def _without_doubles(series):
     return sorted(kept.values(), key=lambda s: s.name), doubles
 
 
-def _with_ancillary(series, images, options):
+def _with_ancillary(series, images, options, index):
     done, failed = [], []
     by_subject = {'series': defaultdict(list), 'T1w': defaultdict(list), 'FLAIR': defaultdict(list)}
     for one in series:
         by_subject['series'][one.subject].append(one)
     for suffix, paths in images.items():
         for path in paths:
-            by_subject[suffix][dict(entities_of(path))['sub']].append(path)
+            by_subject[suffix][entities_of(path)['sub']].append(path)
     for subject, own in sorted(by_subject['series'].items()):
         t1w, flair = by_subject['T1w'][subject], by_subject['FLAIR'][subject]
         try:
-            for one, extra in find_ancillary(own, t1w, flair, options):
+            for one, extra in find_ancillary(own, t1w, flair, options, index):
                 done.append(replace(one, **{**extra, 'notes': tuple(map(plain, extra['notes']))}))
         except UserError as error:  # concerns the subject as a whole
             failed += [Rejected(one.name, str(error), True) for one in own]

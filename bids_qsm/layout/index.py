@@ -1,32 +1,139 @@
-"""The images in the folders anat/ of a dataset, what their names say, and the sidecars that apply to them."""
+"""The images of a dataset as pybids finds them, what their names say, and the sidecars that apply to them."""
 
 import json
 import os
 import re
+import tempfile
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
+from bids.layout import BIDSLayout, BIDSLayoutIndexer, Entity, Query
+
+from bids_qsm.entities import ENTITIES, NUMBERED, entity_set, is_label, is_number, suffix_of
 from bids_qsm.errors import UserError
 from bids_qsm.layout import checks
-from bids_qsm.layout.names import LONG_NAMES, NUMBERED, entities_of, entity_set, suffix_of
 
 EXTENSIONS = ('.nii', '.nii.gz')
-ENTITIES = ('sub', 'ses', 'acq', 'ce', 'trc', 'stain', 'rec', 'dir', 'run', 'mod', 'echo', 'flip', 'inv')
-ENTITIES += ('mt', 'part', 'proc', 'hemi', 'space', 'split', 'recording', 'chunk', 'seg', 'res', 'den')
-ENTITIES += ('label', 'desc')
-"""Entities of BIDS, in the order in which names have them."""
+DATABASE = 'layout_index.sqlite'
+"""Name that pybids gives the file of an index."""
+
+_CONFIG = 'bids_qsm'
+_LABEL = '[0-9A-Za-z+]{1,100}'
+_NAMED = {*ENTITIES.values(), 'suffix', 'extension', 'datatype', 'regex_search'}
+"""What filters may ask of names (and how); all else is a key of sidecars."""
+_PATTERNS = {
+    **{
+        long: f'[/_]{key}-({"[0-9]+" if key in NUMBERED else _LABEL})(?=[_.])[^/]*$'
+        for key, long in ENTITIES.items()
+    },
+    'subject': f'.*/sub-({_LABEL})/',
+    'suffix': r'[/_]([0-9A-Za-z]+)\.[^/]+$',
+    'extension': r'[^./](\.[^/]+)$',
+    'datatype': '/([0-9A-Za-z]+)/[^/]+$',
+}
+"""The table of `bids_qsm.entities` for pybids, whose own lacks some of them."""
+
+
+class Files:
+    """Images, transforms and tables in ``sub-<label>[/ses-<label>][/<datatype>]`` of a dataset, by pybids.
+
+    No other folder is entered, so that a loop of links cannot trap it, and no file is read. Where an odd file
+    stops pybids, such as a link that may not be followed, participants are indexed one by one;
+    ``problems`` then tells those that this is impossible for (label -> what is wrong).
+    """
+
+    def __init__(self, root: Path, subjects: Sequence[str]):
+        self.root, self.problems, self._layouts = root, {}, []
+        self._paths, self._found = {}, {}
+        labels = '|'.join(map(re.escape, subjects))
+        try:
+            self._layouts.append(_index(root, f'/sub-({labels})'))
+        except Exception:
+            for folder in (root / f'sub-{subject}' for subject in subjects):
+                try:
+                    if folder.is_dir():
+                        self._layouts.append(_index(folder, ''))
+                except Exception as error:
+                    what = f'{error.strerror}: {error.filename}' if isinstance(error, OSError) else error
+                    problem = f'{folder} cannot be searched ({what}); mend or remove what is odd.'
+                    self.problems[folder.name.removeprefix('sub-')] = problem
+
+    @classmethod
+    def stored(cls, folder: Path, root: Path):
+        """Those of the index of the dataset ``root`` that ``folder`` holds."""
+        files = cls.__new__(cls)
+        try:
+            layout = BIDSLayout(database_path=folder, validate=False)
+            known = layout.root, list(layout.config)
+        except Exception as error:  # of SQLite, SQLAlchemy and pybids
+            raise UserError(
+                f'--bids-database-dir {folder} holds no index that pybids can read '
+                f'({str(error).partition(chr(10))[0]}); remove it or give another folder.'
+            ) from None
+        if known != (str(root), [_CONFIG]):
+            raise UserError(
+                f'--bids-database-dir {folder} holds an index of {known[0]} or of another program, not that '
+                f'of {root}; give a folder of its own.'
+            )
+        files.root, files.problems, files._layouts = root, {}, [layout]
+        files._paths, files._found = {}, {}
+        return files
+
+    def get(self, **filters: object) -> list[Path]:
+        """Files that filters of pybids choose, sorted."""
+        return sorted(path for paths in self._by_participant(filters).values() for path in paths)
+
+    def of(self, subject: str, **filters: object) -> list[Path]:
+        """The same of one participant, by the folder; UserError where it could not be searched."""
+        if subject in self.problems:
+            raise UserError(self.problems[subject])
+        return sorted(self._by_participant(filters).get(f'sub-{subject}', ()))
+
+    def _by_participant(self, filters: dict) -> dict[str, list[Path]]:
+        asked, start = repr(filters), len(str(self.root)) + 1
+        if asked not in self._found:
+            self._found[asked] = defaultdict(list)
+            for layout in self._layouts:
+                for file in layout.get(return_type='object', invalid_filters='allow', **filters):
+                    path = self._paths.setdefault(file.path, Path(file.path))
+                    self._found[asked][file.path[start:].partition('/')[0]].append(path)
+        return self._found[asked]
+
+
+def _index(root: Path, participants: str, database: Path | None = None) -> BIDSLayout:
+    """Index of what lies in the folders that the pattern ``participants`` chooses, by names alone."""
+    image = r'[^/\ud800-\udfff]+\.(nii|nii\.gz|h5|tsv)'  # SQLite holds no names that are not text
+    wanted = rf'{participants}(/ses-{_LABEL})?(/[0-9A-Za-z]+)?(/{image})?'
+    # a configuration of pybids that folders hold is not read
+    indexer = BIDSLayoutIndexer(
+        ignore=[re.compile(f'^(?!{wanted}$)')], index_metadata=False, config_filename='\0'
+    )
+
+    def index(layout: BIDSLayout):
+        # pybids itself would commit each entity by itself, which takes longer than all else
+        for name, pattern in _PATTERNS.items():
+            kind = 'int' if name in NUMBERED else 'str'  # whose long names are their short ones
+            layout.config[_CONFIG].entities[name] = Entity(name, pattern, dtype=kind)
+        layout.session.commit()
+        indexer(layout)
+
+    config = {'name': _CONFIG, 'entities': []}
+    return BIDSLayout(root, validate=False, config=config, indexer=index, database_path=database)
 
 
 class Index:
-    """Images of ``subjects`` in ``bids_dir``; folders are listed at once, sidecars read when they are needed.
+    """Images of ``subjects`` in the folders anat/ of ``bids_dir``; sidecars are read when they are needed.
 
-    No folder but ``sub-<label>[/ses-<label>]/anat`` is entered, so that a loop of links cannot trap it.
+    Names that no series can have, and folders that cannot be read, of which pybids says nothing, are listed
+    here. The folder ``database`` holds the index of all participants from one run to the next; it is made
+    again where other images are there now.
     """
 
-    def __init__(self, bids_dir: Path, subjects):
-        self.root, self.bad_sidecars = bids_dir, {}
+    def __init__(self, bids_dir: Path, subjects: Sequence[str], database: Path | None = None):
+        self.root, self.subjects, self.bad_sidecars = bids_dir, tuple(subjects), {}
         self._sidecars, self._content = {}, {}
-        self._images, self._odd = [], []
+        self._images, self._odd = {}, []
         self.sessions = set()
         for subject in subjects:
             top = bids_dir / f'sub-{subject}'
@@ -38,8 +145,13 @@ class Index:
             self._list(top, subject, None)
             for name in below:
                 self._list(top / name, subject, name.removeprefix('ses-'))
+        self._files = {bids_dir: self._stored(database) if database else Files(bids_dir, self.subjects)}
+        for subject, problem in self._files[bids_dir].problems.items():
+            self._odd.append((bids_dir / f'sub-{subject}', subject, None, None, problem))
+        # a folder with the name of an image
+        self._lost = set(self._images) - self._known(self._files[bids_dir])
 
-    def _list(self, folder, subject, session):
+    def _list(self, folder: Path, subject: str, session: str | None):
         if session is not None and os.path.isdir(folder):
             self.sessions.add(session)
         try:
@@ -51,43 +163,89 @@ class Index:
         for name in names:
             suffix = _stem(name).rpartition('_')[2]
             if suffix and '.' not in suffix and name[0] != '.':
-                problem = name_problem(name, subject, session)
-                kind = self._odd if problem else self._images
-                kind.append((folder / 'anat' / name, subject, session, suffix, problem))
+                path, problem = folder / 'anat' / name, name_problem(name, subject, session)
+                if problem:
+                    self._odd.append((path, subject, session, suffix, problem))
+                else:
+                    self._images[path] = (session, suffix)
 
-    def images(self, suffixes, filters=None, sessions=(), *, is_part=False) -> list[Path]:
+    def _stored(self, folder: Path) -> Files:
+        if (folder / DATABASE).exists():
+            files = Files.stored(folder, self.root)
+            known = self._known(files)
+            different = known - {path for path, *_ in self._odd} ^ set(self._images)
+            if not any(path in known or path.is_file() for path in different):
+                return files
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # tasks of an array may do this at once
+            with tempfile.TemporaryDirectory(dir=folder) as part:
+                _index(self.root, f'/sub-{_LABEL}', Path(part))
+                os.replace(Path(part) / DATABASE, folder / DATABASE)
+        except Exception as error:
+            raise UserError(
+                f'--bids-database-dir {folder}: the index of {self.root} cannot be made there ({error}); '
+                'give another folder, or leave it out.'
+            ) from None
+        return Files.stored(folder, self.root)
+
+    def _known(self, files: Files) -> set[Path]:
+        wanted = {'datatype': 'anat', 'extension': [*EXTENSIONS]}
+        lacking = set(files.problems)
+        return {p for one in self.subjects if one not in lacking for p in files.of(one, **wanted)}
+
+    def files(self, root: Path) -> Files:
+        """Files of the dataset ``root``, such as derivatives, that belong to the participants."""
+        if root not in self._files:
+            self._files[root] = Files(root, self.subjects)
+        return self._files[root]
+
+    def images(
+        self,
+        suffixes: Sequence[str],
+        filters: dict | None = None,
+        sessions: Sequence[str] = (),
+        *,
+        is_part: bool = False,
+    ) -> list[Path]:
         """Images with one of ``suffixes``, sorted; UserError where ``filters`` name what none of them has.
 
         ``filters`` map long names of entities, or keys of sidecars, to a value or a list; None stands for
-        images without it, '*' for any value. Where this ``is_part`` of a dataset, others may have what these
-        lack.
+        images without it, '*' for any value, and so do 'Query.NONE' and 'Query.ANY'. Where this ``is_part``
+        of a dataset, others may have what these lack.
         """
-        found = [
-            path
-            for path, _, session, suffix, _ in self._images
-            if suffix in suffixes and (not sessions or session in sessions)
-        ]
-        for key, wanted in (filters or {}).items():
-            labels = [self._labels(path, key) for path in found]
-            is_unknown = key not in _LONG and not any(key in own for own in labels)
-            if is_unknown and found and wanted is not None and not is_part:
+        filters = filters or {}
+        asked = {key: _queried(key, wanted) for key, wanted in filters.items() if key in _NAMED}
+        try:
+            files = self._files[self.root].get(**{'suffix': list(suffixes), **asked})
+        except Exception as error:  # of SQLite, as by what is no regular expression
+            raise UserError(f'the BIDS filter file cannot be used ({error}); mend it.') from None
+        found = []
+        for path in sorted({*files, *self._lost}):
+            session, suffix = self._images.get(path, (None, None))
+            if suffix in suffixes and (not sessions or session in sessions):
+                found.append(path)
+        for key, wanted in filters.items():
+            if key in _NAMED:
+                continue
+            told = [self.metadata(path) for path in found]
+            is_known = any(key in own for own in told)
+            if found and not is_known and wanted is not None and not is_part:
                 raise UserError(
                     f'the BIDS filter file does not fit the dataset: {key!r} is neither an entity nor in a '
                     'sidecar of its images.'
                 )
-            found = [
-                path for path, own in zip(found, labels, strict=True) if _fits(key, own.get(key), wanted)
-            ]
-        return sorted(found)
+            found = [path for path, own in zip(found, told, strict=True) if _fits(own.get(key), wanted)]
+        return found
 
-    def odd_names(self, suffixes, sessions=()):
+    def odd_names(self, suffixes: Sequence[str], sessions: Sequence[str] = ()) -> list[tuple]:
         """Images with one of ``suffixes`` whose names cannot be used, and folders that cannot be read.
 
         Each is (path, subject, suffix, what is wrong); the suffix of a folder is None.
         """
         return [
             (path, subject, suffix, problem)
-            for path, subject, session, suffix, problem in sorted(self._odd)
+            for path, subject, session, suffix, problem in sorted(self._odd, key=lambda item: item[0])
             # what is wrong with the subject's own folder concerns all of its sessions
             if (suffix is None and session is None)
             or (suffix in (None, *suffixes) and (not sessions or session in sessions))
@@ -105,12 +263,7 @@ class Index:
                     content |= self._read(sidecar)
         return content
 
-    def _labels(self, path, key):
-        own = {LONG_NAMES.get(k, k): v for k, v in entities_of(path)}
-        own |= {'suffix': suffix_of(path), 'extension': path.name[path.name.index('.') :], 'datatype': 'anat'}
-        return own if key in _LONG else {**self.metadata(path), **own}
-
-    def _sidecars_of(self, folder):
+    def _sidecars_of(self, folder: Path) -> dict:
         """Sidecars of a folder by suffix, those of fewer entities first: (path, entities)."""
         if folder not in self._sidecars:
             found = defaultdict(list)
@@ -123,25 +276,13 @@ class Index:
             self._sidecars[folder] = found
         return self._sidecars[folder]
 
-    def _read(self, sidecar):
+    def _read(self, sidecar: Path) -> dict:
         if sidecar not in self._content:
             problem = checks.json_problem(sidecar)
             if problem:
                 self.bad_sidecars[sidecar] = problem
             self._content[sidecar] = {} if problem else json.loads(sidecar.read_text(encoding='utf-8-sig'))
         return self._content[sidecar]
-
-
-_LONG = {LONG_NAMES.get(key, key) for key in ENTITIES} | {'suffix', 'extension', 'datatype'}
-
-
-def is_label(text: str) -> bool:
-    """Whether a text can be the label of an entity.
-
-    >>> is_label('01'), is_label('a b'), is_label('..')
-    (True, False, False)
-    """
-    return re.fullmatch('[0-9A-Za-z+]{1,100}', text) is not None
 
 
 def name_problem(name: str, subject: str, session: str | None) -> str | None:
@@ -152,7 +293,7 @@ def name_problem(name: str, subject: str, session: str | None) -> str | None:
         if not (key.isascii() and key.isalpha() and is_label(value)):
             word = f'{key}-{value}' if value else key
             return f'{name} is no BIDS name: "{word}" is not key-label of letters and digits; rename it.'
-        if key in NUMBERED and not re.fullmatch('[0-9]{1,9}', value):
+        if key in NUMBERED and not is_number(value):
             return f'{name} has {key}-{value}, but {key}- must be a whole number; rename it.'
     labels = dict(pairs)
     if len(labels) < len(pairs):
@@ -163,12 +304,12 @@ def name_problem(name: str, subject: str, session: str | None) -> str | None:
     return None
 
 
-def _stem(name):
+def _stem(name: str) -> str:
     """Name of an image without its extension; empty for other files."""
     return next((name.removesuffix(end) for end in EXTENSIONS if name.endswith(end)), '')
 
 
-def _names(folder):
+def _names(folder: Path) -> list[str]:
     """Names in a folder, sorted; none where it is not there."""
     try:
         return sorted(os.listdir(folder))
@@ -178,15 +319,43 @@ def _names(folder):
         raise UserError(f'{folder} cannot be read ({error.strerror}); mend it or its permissions.') from None
 
 
-def _fits(key, value, wanted):
-    if wanted == '*':
-        return value is not None
+def _queried(key: str, wanted: object) -> object:
+    """What a filter file asks of an entity, for pybids: values as names hold them, numbers as numbers."""
     if isinstance(wanted, list):
-        return any(_fits(key, value, one) for one in wanted)
-    if wanted is None or value is None:
-        return value is wanted
+        return [_queried(key, one) for one in wanted]
+    if key == 'regex_search':
+        return wanted is True
+    kind = _query_of(wanted)
+    if kind is not None:
+        return kind
+    text = str(wanted).encode(errors='replace').decode()  # SQLite holds no halves of characters
+    if key == 'extension':
+        return f'.{text.lstrip(".")}'
+    if key in NUMBERED:  # their long names are their short ones; labels are texts: ses-1 is not ses-01
+        return int(text) if is_number(text) else -1
+    return text
+
+
+def _query_of(wanted: object) -> Query | None:
+    """The member of pybids' Query that a value of a filter file stands for.
+
+    >>> _query_of(None), _query_of('*'), _query_of('bids.layout.Query.OPTIONAL'), _query_of('01')
+    (<Query.NONE: 1>, <Query.REQUIRED: 2>, <Query.OPTIONAL: 3>, None)
+    """
+    if wanted is None or wanted == '*':
+        return Query.NONE if wanted is None else Query.ANY
+    named = re.search(r'\bQuery\.(NONE|ANY|REQUIRED|OPTIONAL)\b', wanted) if isinstance(wanted, str) else None
+    return Query[named[1]] if named else None
+
+
+def _fits(value: object, wanted: object) -> bool:
+    """Whether a value of a sidecar (None where it has none) is what a filter file asks for."""
+    if isinstance(wanted, list):
+        return any(_fits(value, one) for one in wanted)
+    kind = _query_of(wanted)
+    if kind is not None:
+        return kind is Query.OPTIONAL or (value is None) == (kind is Query.NONE)
     texts = [str(v) for v in (value, wanted)]
-    is_number = key in NUMBERED or key not in _LONG  # labels are texts: ses-1 is not ses-01
-    if is_number and all(re.fullmatch('[0-9]{1,9}', text) for text in texts):
+    if all(map(is_number, texts)):
         return int(texts[0]) == int(texts[1])
-    return value == wanted or (key in _LONG and texts[0] == texts[1])
+    return value == wanted

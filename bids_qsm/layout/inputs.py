@@ -6,14 +6,15 @@ from pathlib import Path
 from bids_qsm.applications import application, modules
 from bids_qsm.applications.contract import Application, Query
 from bids_qsm.derivatives.products import PRODUCTS, products_of
+from bids_qsm.entities import OF_SERIES, entities_of, session_of, suffix_of
 from bids_qsm.errors import UserError
 from bids_qsm.layout import checks
-from bids_qsm.layout.names import entities_of, session_of, suffix_of
+from bids_qsm.layout.index import EXTENSIONS, Index
 from bids_qsm.layout.series import Input, Use
 from bids_qsm.recon.inversion import INVERSION
 from bids_qsm.recon.registry import needs
 
-OWN_SPACES = (None, 'orig', 'MEGRE', 'GRE', 'T2starw')
+OWN_SPACES = (None, 'orig', 'MEGRE', 'GRE', 'T2starw', 'MPM')
 """Values of the entity space- that may mean the series itself."""
 
 
@@ -33,10 +34,9 @@ def fits(query: Query, path: Path) -> bool:
     >>> fits(lesions, Path('sub-01_desc-brain_mask.nii.gz'))
     False
     """
-    labels = dict(entities_of(path))
+    labels = entities_of(path)
     return (
         suffix_of(path) in query.suffix
-        and path.name[0] != '.'
         and query.datatype in ('', path.parent.name)
         and all(fnmatch(labels.get(key, '').lower(), pattern.lower()) for key, pattern in query.entities)
     )
@@ -48,7 +48,7 @@ def is_input(path: Path) -> bool:
     return any(fits(query, path) for query in queries if query.is_image)
 
 
-def find_inputs(subject: str, options) -> dict[tuple[str, str], list[Path]]:
+def find_inputs(subject: str, options, index: Index) -> dict[tuple[str, str], list[Path]]:
     """Files of a participant by (application, query), in the dataset, its derivatives/ and those given."""
     roots = [
         options.bids_dir,
@@ -57,12 +57,11 @@ def find_inputs(subject: str, options) -> dict[tuple[str, str], list[Path]]:
     ]
     queries = {(one.name, query.name): query for one in chosen(options) for query in one.extra}
     found = {key: {} for key in queries}
-    endings = {query.extension for query in queries.values()}
     for root in (root for root in roots if not root.is_relative_to(options.output_dir)):
-        for path in (p for end in sorted(endings) for p in sorted(root.glob(f'sub-{subject}/**/*{end}*'))):
-            for key, query in queries.items():
-                if path.name.endswith((query.extension, f'{query.extension}.gz')) and fits(query, path):
-                    found[key][path.resolve()] = path
+        for key, query in queries.items():
+            endings = [*EXTENSIONS] if query.is_image else [query.extension]
+            paths = index.files(root).of(subject, extension=endings)
+            found[key] |= {path.resolve(): path for path in paths if fits(query, path)}
     return {key: list(paths.values()) for key, paths in found.items()}
 
 
@@ -151,7 +150,7 @@ def choose_flair(one, flairs: list[Path], drawn: list[Path], anatomy) -> Path | 
     """
 
     def rank(path):
-        labels = dict(entities_of(path))
+        labels = entities_of(path)
         return 'ce' in labels, labels.get('run', '').zfill(4), labels.get('ses', ''), path.name
 
     own = [p for p in flairs if session_of(p) == one.session] or flairs
@@ -175,7 +174,7 @@ def _may_be_on_flair(path, one, anat):
 def drawn_space(path):
     """Space that a mask names: its entity space-, or the image in its name; None where it names none."""
     named = next((image for image in ('T1w', 'FLAIR') if f'_{image}_' in path.name), None)
-    return dict(entities_of(path)).get('space', named)
+    return entities_of(path).get('space', named)
 
 
 def _place(path, one, anatomy, flair, series, scanned):
@@ -243,5 +242,5 @@ def is_of_other_scan(path, in_use, sessions) -> bool:
 
 def is_of_other(path, one) -> bool:
     """Whether a file names another acquisition than a series does."""
-    labels, own = dict(entities_of(path)), dict(one.entities)
-    return any(labels[k] != own.get(k) for k in ('ses', 'acq', 'ce', 'rec', 'run', 'inv') if k in labels)
+    labels, own = entities_of(path), dict(one.entities)
+    return any(labels[k] != own.get(k) for k in OF_SERIES if k in labels)

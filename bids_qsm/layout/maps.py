@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bids_qsm.entities import ENTITIES, OF_SERIES, entity_set, in_order, join_entities, suffix_of
 from bids_qsm.errors import plain
 from bids_qsm.layout import checks
-from bids_qsm.layout.index import ENTITIES
-from bids_qsm.layout.names import entity_set, join_entities, suffix_of
-from bids_qsm.layout.series import KEPT, GivenMap, Rejected, Series
+from bids_qsm.layout.series import GivenMap, Rejected, Series
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion import INVERSION
 from bids_qsm.recon.registry import needs
@@ -70,7 +69,7 @@ class _File:
     @property
     def key(self) -> tuple[tuple[str, str], ...]:
         """Entities that names of outputs keep."""
-        return tuple(item for item in self.entities if item[0] in KEPT)
+        return tuple(item for item in self.entities if item[0] in OF_SERIES)
 
     @property
     def port(self) -> str | None:
@@ -83,7 +82,7 @@ class _File:
     @property
     def is_own(self) -> bool:
         """Whether the image is on the scanner's grid, and of no single echo or region."""
-        known = {*KEPT, 'desc', 'space'}
+        known = {*OF_SERIES, 'desc', 'space'}
         return {key for key, _ in self.entities} <= known and self.get('space').lower() in OWN_SPACES
 
 
@@ -155,7 +154,7 @@ def _files(subject: str, options: 'Options') -> Iterator[_File]:
         if entities['sub'] != subject:
             continue
         kind = '_'.join(words[-2:]) if words[-2:-1] == ['mask'] else ''.join(words[-1:])
-        yield _File(path, root, tuple(sorted(entities.items(), key=lambda e: ENTITIES.index(e[0]))), kind)
+        yield _File(path, root, in_order(entities), kind)
 
 
 def _fits(key: tuple[tuple[str, str], ...], other: tuple[tuple[str, str], ...]) -> bool:

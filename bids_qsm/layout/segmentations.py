@@ -8,10 +8,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from bids_qsm.entities import entities_of, session_of, suffix_of
 from bids_qsm.errors import UserError
 from bids_qsm.layout import checks
 from bids_qsm.layout.inputs import OWN_SPACES, is_input, is_of_other, is_of_other_scan
-from bids_qsm.layout.names import entities_of, session_of, suffix_of
 from bids_qsm.layout.series import Segmentation
 
 FREESURFER = {
@@ -43,16 +43,18 @@ class Found:
         return self.dseg.suffix == '.mgz'
 
 
-def find_segmentations(subject, options) -> list[Found]:
+def find_segmentations(subject, options, index) -> list[Found]:
     """Label images of a subject in the derivatives given, those in the space of a template left out."""
     found = []
     for source, root in options.derivatives:
         if root.is_relative_to(options.output_dir):
             continue
-        for path in sorted(root.glob(f'sub-{subject}/**/anat/*_dseg.nii*')):
-            labels = dict(entities_of(path))
+        for path in index.files(root).of(subject, datatype='anat'):
+            if suffix_of(path) != 'dseg' or path.suffix == '.h5':
+                continue
+            labels = entities_of(path)
             wanted = labels.get('space', 'T1w') in ('T1w', *OWN_SPACES)
-            if not wanted or is_input(path) or path.name[0] == '.':
+            if not wanted or is_input(path):
                 continue
             name = next((labels[k] for k in ('seg', 'atlas', 'desc') if k in labels), 'dseg')
             names = 'freesurfer' if labels.get('desc') in _DERIVED else 'bids'
@@ -78,11 +80,11 @@ def _plain(name):
 
 def _table_of(path, root):
     """The label table that goes with a label image by the inheritance principle, the nearest first."""
-    own = set(entities_of(path))
+    own = entities_of(path).items()
     folder = path.parent
     while True:
         tables = [
-            t for t in folder.glob('*dseg.tsv') if suffix_of(t) == 'dseg' and set(entities_of(t)) <= own
+            t for t in folder.glob('*dseg.tsv') if suffix_of(t) == 'dseg' and entities_of(t).items() <= own
         ]
         if tables:
             return max(tables, key=lambda t: (len(entities_of(t)), t.name))
@@ -138,7 +140,7 @@ def place_segmentations(one, labelled, anatomy, series, sessions, atlas, *, by_s
 def _atlas_name(atlas):
     if not re.search(r'\.nii(\.gz)?$', atlas):
         return atlas
-    labels = dict(entities_of(Path(atlas)))
+    labels = entities_of(atlas)
     return _plain(labels.get('atlas') or labels.get('seg') or Path(atlas).name.partition('.')[0])
 
 
@@ -159,7 +161,7 @@ def _place(found, one, anatomy, series, sessions):
                 f'was made from an image elsewhere in the scanner than {image.name}; it is not used.'
             )
         return 'anat', None
-    space = dict(entities_of(path)).get('space')
+    space = entities_of(path).get('space')
     own = space in OWN_SPACES and not is_of_other(path, one) and checks.same_grid(path, one.files[0])
     alike = any(checks.same_grid(path, other) for other in anatomy.images)
     if own and space is not None:

@@ -1,13 +1,16 @@
 """One gradient-echo acquisition: its files, checked, and what their headers say."""
 
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+
+from bids_qsm.entities import OF_SERIES, entities_of, entity_set, in_order, join_entities, suffix_of
 from bids_qsm.errors import plain
 from bids_qsm.layout import checks
-from bids_qsm.layout.names import entities_of, entity_set, join_entities, suffix_of
 from bids_qsm.recon.grid import Grid
 
 
@@ -146,28 +149,35 @@ class Rejected:
         object.__setattr__(self, 'reason', plain(self.reason))
 
 
-def read_series(entities, suffix, files, bad_sidecars, echoes_chosen):
+def read_series(
+    entities: tuple[tuple[str, str], ...],
+    suffix: str,
+    files: list[tuple[Path, dict]],
+    bad_sidecars: dict[Path, str],
+    echoes_chosen: bool,
+) -> Series | Rejected:
     """Check the files that share ``entities``: a Series, or Rejected with the first thing that is wrong.
 
     ``files`` are pairs of path and metadata, ``bad_sidecars`` maps unreadable JSON files to what is wrong.
     """
     name = join_entities(entities)
-    unnamed = [f'{key}-{value}' for key, value in entities if key not in KEPT]
+    unnamed = [f'{key}-{value}' for key, value in entities if key not in OF_SERIES]
     if unnamed:
         reason = f'{files[0][0].name}: names of outputs have no place for {unnamed[0]}; rename it, as acq-.'
         return Rejected(name, reason, True)
-    parts = defaultdict(dict)
-    metadata = dict(files)
-    for path, _ in sorted(files, key=lambda item: item[0]):
-        labels = dict(entities_of(path))
-        part, echo = labels.get('part', 'mag'), int(labels.get('echo', 1))
-        if echo in parts[part]:
-            return Rejected(
-                name, f'{path.name} and {parts[part][echo].name} are the same part of echo {echo}.', True
-            )
-        parts[part][echo] = path
+    notes, parts, metadata = [], defaultdict(dict), dict(files)
+    paths = sorted(metadata)
+    if len({_coil_of(path) is None for path in paths}) == 2:
+        notes.append('Images of single receive coils are left out, as there are also combined ones.')
+        paths = [path for path in paths if _coil_of(path) is None]
+    for path in paths:
+        labels = entities_of(path)
+        part, key = labels.get('part', 'mag'), (int(labels.get('echo', 1)), _coil_of(path) or 0)
+        if key in parts[part]:
+            reason = f'{path.name} and {parts[part][key].name} are the same part of echo {key[0]}.'
+            return Rejected(name, reason, True)
+        parts[part][key] = path
 
-    notes = []
     pair = ('mag', 'phase') if parts['phase'] or not parts['imag'] else ('real', 'imag')
     if parts['phase'] and parts['imag']:
         notes.append(
@@ -175,7 +185,7 @@ def read_series(entities, suffix, files, bad_sidecars, echoes_chosen):
         )
     if pair == ('mag', 'phase') and not parts['phase']:
         first = next(iter((parts['mag'] or parts['real']).values())).name
-        if suffix != 'MEGRE' and len(parts['mag']) <= 1:
+        if suffix == 'MPM' or (suffix != 'MEGRE' and len(parts['mag']) <= 1):
             return Rejected(name, f'{first} is a magnitude without phase, so there is nothing to run.', False)
         return Rejected(name, f'{first} has no phase: no part-phase (or part-imag) file goes with it.', True)
     first, second = (dict(sorted(parts[part].items())) for part in pair)
@@ -201,7 +211,8 @@ def read_series(entities, suffix, files, bad_sidecars, echoes_chosen):
             return Rejected(name, problem, True)
     read = {echo: {**metadata[second[echo]], **metadata[first[echo]]} for echo in echoes}
     times = [read[echo].get('EchoTime') for echo in echoes]
-    problem = checks.echo_time_problem([first[echo].name for echo in echoes], times)
+    is_uncombined = dict(entities).get('rec') == _UNCOMBINED
+    coils, problem = _coils(first, times, is_uncombined)
     if problem:
         return Rejected(name, problem, True)
     for echo in echoes:
@@ -217,7 +228,6 @@ def read_series(entities, suffix, files, bad_sidecars, echoes_chosen):
         return Rejected(name, problem, True)
 
     order = sorted(range(len(echoes)), key=lambda i: round(times[i], 7))
-    coils = checks.coil_count(times)
     if coils > 1:
         notes.append(f'The images of {coils} receive coils were stored one by one; they are combined.')
     elif order != list(range(len(echoes))):
@@ -257,13 +267,58 @@ def read_series(entities, suffix, files, bad_sidecars, echoes_chosen):
     )
 
 
-KEPT = ('sub', 'ses', 'acq', 'ce', 'rec', 'dir', 'run', 'flip', 'inv', 'mt', 'chunk')
-"""Entities that tell series apart and that the names of outputs keep."""
+_UNCOMBINED = 'uncombined'
 _PORTS = (('magnitude', 'mag'), ('phase', 'phase'), ('real', 'real'), ('imag', 'imag'))
 
 
-def _echo_problem(first, second, pair, echoes_chosen):
-    """Why the echoes of the two parts (echo -> file) are not those of one whole acquisition."""
+def series_of(path: Path) -> tuple[tuple[str, str], ...]:
+    """Entities of the series that an image belongs to; coils that are stored one by one are one series.
+
+    >>> series_of(Path('sub-01_rec-uncombined_coil-02_echo-1_part-mag_MEGRE.nii.gz'))
+    (('sub', '01'), ('rec', 'uncombined'))
+    """
+    entities = {k: v for k, v in entities_of(path).items() if k not in ('echo', 'part', 'coil')}
+    if re.fullmatch(f'{_UNCOMBINED}[0-9]+', entities.get('rec', '')):
+        entities['rec'] = _UNCOMBINED
+    return in_order(entities)  # files may have them in any order
+
+
+def _coil_of(path: Path) -> int | None:
+    """Number of the receive coil: that of coil-<number> or rec-uncombined<number>."""
+    labels = entities_of(path)
+    found = re.fullmatch(f'{_UNCOMBINED}([0-9]{{1,9}})', labels.get('rec', ''))
+    number = labels.get('coil', found and found[1])
+    return None if number is None else int(number)
+
+
+def _coils(images: dict, times: list, is_uncombined: bool) -> tuple[int, str | None]:
+    """Number of receive coils stored one by one, and what is wrong with the echo times of the images.
+
+    ``images`` are sorted, (echo, coil) -> file. Where names tell no coils, echo times that recur do.
+    """
+    names = [path.name for path in images.values()]
+    coils = len({coil for _, coil in images})
+    if coils == 1:
+        fewest = 2 if is_uncombined else checks.FEWEST_COILS
+        problem = checks.echo_time_problem(names, times, fewest)
+        return (1 if problem else checks.coil_count(times, fewest)), problem
+    for coil in range(coils):
+        problem = checks.echo_time_problem(names[coil::coils], times[coil::coils])
+        if problem:
+            return coils, problem
+    for name, time, wanted in zip(names, times, np.repeat(times[::coils], coils), strict=True):
+        if abs(time - wanted) > 1e-6:
+            return coils, f'{name} and other coils of its echo differ in EchoTime; correct their sidecars.'
+    if len(names) == coils:
+        return coils, (
+            f'{names[0]} and other coils have a single echo, from which the phase of coils is not known; '
+            'give images that the scanner combined.'
+        )
+    return coils, None
+
+
+def _echo_problem(first: dict, second: dict, pair: tuple[str, str], echoes_chosen: bool) -> str | None:
+    """Why the images of the two parts, (echo, coil) -> file, are not those of one whole acquisition."""
     words = {'mag': 'magnitude', 'real': 'real part', 'imag': 'imaginary part'}
     for have, lack, part in ((first, second, pair[1]), (second, first, pair[0])):
         alone = sorted(set(have) - set(lack))
@@ -271,7 +326,13 @@ def _echo_problem(first, second, pair, echoes_chosen):
             return (
                 f'{have[alone[0]].name} has no {words.get(part, part)}: part-{part} of its echo is missing.'
             )
-    gaps = [a + 1 for a, b in pairwise([0, *sorted(first)]) if b != a + 1]
+    numbers = sorted({echo for echo, _ in first})
+    for coil in sorted({coil for _, coil in first}):
+        lacking = [echo for echo in numbers if (echo, coil) not in first]
+        if lacking:
+            other = next(path for (_, own), path in first.items() if own == coil)
+            return f'{other.name}: coil {coil} has no echo {lacking[0]}, but other coils have it.'
+    gaps = [a + 1 for a, b in pairwise([0, *numbers]) if b != a + 1]
     if gaps and not echoes_chosen:
         last = first[max(first)]
         return (
@@ -280,7 +341,7 @@ def _echo_problem(first, second, pair, echoes_chosen):
     return None
 
 
-def _applies(sidecar, path):
+def _applies(sidecar: Path, path: Path) -> bool:
     """Whether ``sidecar`` applies to the image ``path`` by the inheritance principle."""
     return (
         suffix_of(sidecar) == suffix_of(path)

@@ -8,6 +8,7 @@ from bids_qsm.applications import applications
 from bids_qsm.cohort import describe
 from bids_qsm.cohort import tables as cohort
 from bids_qsm.derivatives.products import SYMBOLS
+from bids_qsm.entities import entities_of
 from bids_qsm.errors import UserError
 from bids_qsm.plotting.region_charts import COHORT_REGIONS, plot_distributions
 from bids_qsm.reports.blocks import cell, charted, figure, grid, in_order, section
@@ -20,7 +21,6 @@ from bids_qsm.reports.cohort_sections import (
 )
 from bids_qsm.reports.html import (
     LEVELS,
-    entities_of,
     failure_alerts,
     natural,
     read_findings,

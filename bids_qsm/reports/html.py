@@ -109,15 +109,6 @@ def failure_alerts(failures) -> list[dict]:
     ]
 
 
-def entities_of(name: str) -> dict:
-    """Entities of a BIDS name.
-
-    >>> entities_of('sub-01_run-2_stats.tsv')
-    {'sub': '01', 'run': '2'}
-    """
-    return dict(re.findall(r'(?:^|_)([a-zA-Z]+)-([a-zA-Z0-9+]+)', name.split('.')[0]))
-
-
 def natural(name: str) -> list:
     """Sorting key that puts run-2 before run-10.
 

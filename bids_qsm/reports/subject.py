@@ -9,12 +9,12 @@ import yaml
 from bids_qsm.applications import applications
 from bids_qsm.biomarkers.reference import REFERENCES
 from bids_qsm.derivatives.products import PRODUCTS, SYMBOLS
+from bids_qsm.entities import entities_of
 from bids_qsm.reports.blocks import grid
 from bids_qsm.reports.citations import cite, methods_text
 from bids_qsm.reports.html import (
     LEVELS,
     data_uri,
-    entities_of,
     failure_alerts,
     natural,
     packaged,
@@ -180,7 +180,7 @@ def _children(part):
 def _attach_tables(series, paths):
     """Give each table to the series whose entities it has; where several fit, to the one that has most."""
     for path in paths:
-        entities = entities_of(path.name).items()
+        entities = entities_of(path).items()
         fitting = [part for part in series if entities_of(part['name']).items() <= entities]
         if fitting:
             part = max(fitting, key=lambda p: len(entities_of(p['name'])))
@@ -201,7 +201,7 @@ def _attach_tables(series, paths):
 
 def _owner(path):
     """The application whose table a file is; None for the tables of regions."""
-    found = entities_of(path.name)
+    found = entities_of(path)
     for app in applications():
         if app.table and app.table_entities and app.table_entities.items() <= found.items():
             return app

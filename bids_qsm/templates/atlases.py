@@ -14,6 +14,7 @@ from bids_qsm.anatomy.atlas import labels as nuclei_labels
 from bids_qsm.anatomy.atlas import nuclei_atlas
 from bids_qsm.anatomy.segmentation import COLUMNS, SIDES, side_and_region
 from bids_qsm.derivatives.files import atomic_write
+from bids_qsm.entities import entities_of
 from bids_qsm.errors import UserError
 from bids_qsm.interfaces.io import read
 from bids_qsm.templates.caches import copy_whole, first_file, homes, is_whole, reason_of, writable, write_once
@@ -165,7 +166,7 @@ def _atlas_of_path(path: Path, cache: Path) -> Atlas:
     stem = re.sub(r'\.nii(\.gz)?$', '', path.name)
     if stem == path.name:
         raise UserError(f'The atlas {path} is not a NIfTI file: give a .nii or .nii.gz.')
-    entities = dict(part.split('-', 1) for part in stem.split('_') if '-' in part)
+    entities = entities_of(path)
     space = entities.get('space') or entities.get('tpl')
     if space is None:
         raise UserError(

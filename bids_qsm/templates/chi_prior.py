@@ -12,6 +12,7 @@ import pandas as pd
 from bids_qsm.anatomy.contrast import NUCLEI, TISSUE, prior_chi
 from bids_qsm.anatomy.register import DEEP_GREY, grid_of_box
 from bids_qsm.anatomy.transform import resample
+from bids_qsm.entities import entities_of
 from bids_qsm.errors import UserError
 from bids_qsm.templates.atlases import Atlas
 from bids_qsm.templates.caches import write_once
@@ -77,7 +78,7 @@ def _check(path: Path, template: Template) -> None:
 
 def _space_of(path: Path) -> str | None:
     """The template space of an image, by its name or its sidecar; None where neither says it."""
-    entities = dict(part.split('-', 1) for part in path.name.split('_') if '-' in part)
+    entities = entities_of(path)
     if 'space' in entities:
         return entities['space']
     beside = path.with_name(path.name.partition('.')[0] + '.json')

@@ -1,9 +1,13 @@
 import os
+import shutil
 
 import pytest
+from bids.layout import BIDSLayout
 
+from bids_qsm.app.options import Options
 from bids_qsm.errors import UserError, plain
-from bids_qsm.layout.index import Index, name_problem
+from bids_qsm.layout import find_series
+from bids_qsm.layout.index import DATABASE, Index, name_problem
 from tests.skeletons import only_error, write_json, write_series, write_t1w
 
 
@@ -205,3 +209,79 @@ def test_values_of_sidecars_that_are_not_what_they_should_be(data, find):
 def test_messages_do_not_act_on_the_terminal():
     assert str(UserError('a\x1b[2J\nb\udcff\u202e é')) == r'a\x1b[2J\nb\udcff\u202e é'
     assert plain('中 x') == '中 x'
+
+
+def test_filters_are_those_of_pybids(data):
+    for entities in ('acq-x_run-1', 'acq-y'):
+        write_series(data, entities=entities)
+    index = Index(data, ('01',))
+
+    def found(**filters):
+        return {path.name.partition('_echo')[0] for path in index.images(('MEGRE',), filters)}
+
+    assert found(run='Query.NONE') == found(acquisition='y') == {'sub-01_acq-y'}
+    assert found(run='<Query.ANY: 2>') == found(run='bids.layout.Query.REQUIRED') == {'sub-01_acq-x_run-1'}
+    assert len(found(run=[None, '01'])) == len(found(run='Query.OPTIONAL')) == 2
+    assert found(acquisition='[wx]', regex_search=True) == {'sub-01_acq-x_run-1'}
+    assert len(found(datatype='anat', suffix='MEGRE', extension='nii.gz', session=None)) == 2
+    assert found(suffix='T1w') == found(echo=['a', -1, 10**400], acquisition={'a': '\udcff'}) == set()
+    with pytest.raises(UserError, match='filter file cannot be used'):
+        found(acquisition='[', regex_search=True)
+
+
+LONG = 'x' * 300
+"""Where a link leads that cannot even be asked for: pybids stops there."""
+
+
+def test_a_link_that_cannot_be_followed_stops_only_its_participant(data, find):
+    for sub in ('01', '02'):
+        write_series(data, sub=sub)
+    (data / 'sourcedata').symlink_to(LONG)
+    assert [one.name for one in find().series] == ['sub-01', 'sub-02']
+    (data / 'sub-02' / 'anat' / 'sub-02_acq-x_MEGRE.nii.gz').symlink_to(LONG)
+    plan = find()
+    assert [one.name for one in plan.series] == ['sub-01']
+    assert 'sub-02 cannot be searched (File name too long: ' in plan.rejected[0].reason
+
+
+def test_an_index_is_stored_and_used_again(data, find, tmp_path, monkeypatch):
+    for sub in ('01', '02'):
+        write_series(data, sub=sub)
+    (data / 'sub-01' / 'anat' / 'sub-01_acq-0.8mm_T1w.nii').touch()
+    (data / 'sub-01' / 'anat' / 'sub-01_PDw.nii').mkdir()
+    stored = tmp_path / 'deep' / 'index'
+    assert len(find(bids_database_dir=stored, participant_label=('01',)).series) == 1
+    assert [path.name for path in stored.iterdir()] == [DATABASE]
+
+    def refuse(*_):
+        raise AssertionError('it is indexed again')
+
+    with monkeypatch.context() as patch:
+        patch.setattr('bids_qsm.layout.index._index', refuse)
+        plan = find(bids_database_dir=stored)
+        assert [one.name for one in plan.series] == ['sub-01', 'sub-02']
+        t1w = write_t1w(data, sub='02')
+        assert len(find(bids_database_dir=stored, participant_label=('01',)).series) == 1
+        with pytest.raises(UserError, match='it is indexed again'):
+            find(bids_database_dir=stored)
+    assert find(bids_database_dir=stored).series[1].t1w == t1w
+    t1w.unlink()
+    assert find(bids_database_dir=stored).series[1].t1w is None
+
+
+def test_an_index_that_is_not_of_the_dataset(data, find, tmp_path):
+    write_series(data)
+    stored = tmp_path / 'index'
+    BIDSLayout(data, database_path=stored, validate=False)
+    with pytest.raises(UserError, match='or of another program'):
+        find(bids_database_dir=stored)
+    (stored / DATABASE).unlink()
+    find(bids_database_dir=stored)
+    shutil.copytree(data, tmp_path / 'other')
+    with pytest.raises(UserError, match=f'holds an index of {data}'):
+        find_series(Options(tmp_path / 'other', tmp_path / 'out', 'participant', bids_database_dir=stored))
+    (stored / DATABASE).write_text('junk')
+    with pytest.raises(UserError, match='no index that pybids can read'):
+        find(bids_database_dir=stored)
+    with pytest.raises(UserError, match='cannot be made there'):
+        find(bids_database_dir=data / 'README.md')

@@ -7,7 +7,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bids_qsm.layout.names import entities_of
+from bids_qsm.derivatives.files import output_path
+from bids_qsm.entities import entities_of
+from bids_qsm.errors import UserError
 from tests.skeletons import AFFINE, SHAPE, oblique, only_error, write_image, write_series
 
 
@@ -92,7 +94,7 @@ def test_uncombined_coils_are_one_series(data, find):
     write_series(data, echo_times=(0.004, 0.008) * 4)
     (series,) = find().series
     assert (series.coils, series.echo_times) == (4, (0.004, 0.008))
-    numbers = [int(dict(entities_of(path))['echo']) for path in series.phase]
+    numbers = [int(entities_of(path)['echo']) for path in series.phase]
     assert numbers == [1, 3, 5, 7, 2, 4, 6, 8]
     assert any('4 receive coils' in note for note in series.notes)
 
@@ -215,3 +217,83 @@ def test_same_part_twice(data, find):
     write_series(data)
     write_series(data, extension='.nii')
     assert 'are the same part of echo 1' in only_error(find())
+
+
+def write_coils(data, coils=(1, 2), name='rec-uncombined_coil-{:02d}', **settings):
+    for coil in coils:
+        write_series(data, entities=name.format(coil), **settings)
+
+
+@pytest.mark.parametrize('name', ['rec-uncombined_coil-{:02d}', 'coil-{}', 'rec-uncombined{}'])
+def test_named_coils_are_one_series(data, find, name):
+    write_coils(data, name=name)
+    (series,) = find().series
+    assert series.name == ('sub-01' if name == 'coil-{}' else 'sub-01_rec-uncombined')
+    assert (series.coils, series.echo_times) == (2, (0.004, 0.008, 0.012))
+    echoes = [entities_of(path)['echo'] for path in series.phase]
+    assert echoes == ['1', '1', '2', '2', '3', '3']
+    assert [p.name.replace('mag', 'phase') for p in series.magnitude] == [p.name for p in series.phase]
+    assert [p.name for p in series.magnitude[:2]] == sorted(p.name for p in series.magnitude[:2])
+    assert any('2 receive coils' in note for note in series.notes)
+
+
+def test_few_coils_that_say_so_are_combined(data, find):
+    write_series(data, entities='rec-uncombined', echo_times=(0.004, 0.008) * 2)
+    (series,) = find().series
+    assert (series.coils, series.echo_times) == (2, (0.004, 0.008))
+
+
+def test_combined_images_come_first(data, find):
+    write_coils(data, name='coil-{}')
+    write_series(data)
+    write_coils(data)
+    plain, uncombined = find().series
+    assert (plain.coils, uncombined.coils) == (1, 2)
+    assert not any('coil' in path.name for path in plain.files)
+    assert 'Images of single receive coils are left out' in plain.notes[0]
+
+
+@pytest.mark.parametrize('what', ['missing', 'time', 'phase', 'single'])
+def test_coils_that_do_not_fit(data, find, what):
+    write_coils(data, (1, 2, 3), echo_times=(0.004,) if what == 'single' else (0.004, 0.008))
+    stem = 'sub-01_rec-uncombined_coil-02_echo-2_part-'
+    if what == 'time':
+        for part in ('mag', 'phase'):
+            edit(anat(data) / f'{stem}{part}_MEGRE.json', EchoTime=0.009)
+    for path in anat(data).glob(f'{stem}*nii.gz'):
+        if what == 'missing' or (what == 'phase' and 'phase' in path.name):
+            path.unlink()
+    says = {
+        'missing': 'coil 2 has no echo 2',
+        'time': f'{stem}mag_MEGRE.nii.gz and other coils of its echo differ in EchoTime',
+        'phase': f'{stem}mag_MEGRE.nii.gz has no phase',
+        'single': 'coils have a single echo',
+    }
+    assert says[what] in only_error(find())
+
+
+def test_each_contrast_of_mpm_is_a_series(data, find):
+    for contrast in ('flip-1_mt-off', 'flip-1_mt-on', 'flip-2_mt-off'):
+        write_series(data, entities=f'acq-x_{contrast}', suffix='MPM', parts=('', 'phase'))
+    write_series(data, sub='02', entities='flip-1_mt-on', suffix='MPM', parts=('',))
+    plan = find()
+    assert [one.name for one in plan.series] == [
+        f'sub-01_acq-x_{contrast}' for contrast in ('flip-1_mt-off', 'flip-1_mt-on', 'flip-2_mt-off')
+    ]
+    assert all(len(one.phase) == 3 for one in plan.series)
+    assert not plan.rejected[0].is_error
+    one = plan.series[0]
+    path = output_path('out', one.entities, suffix='Chimap')
+    assert path.name == 'sub-01_acq-x_flip-1_mt-off_Chimap.nii.gz'
+
+
+def test_the_validator_lets_coils_and_mpm_pass(data, find):
+    pytest.importorskip('bids_validator_deno')
+    write_coils(data)
+    write_series(data, sub='02', entities='flip-1_mt-off', suffix='MPM')
+    plan = find(skip_bids_validation=False)
+    assert len(plan.series) == 2
+    assert 'are not valid BIDS by their names or sidecars' in plan.notes[0]
+    edit(anat(data) / 'sub-01_rec-uncombined_coil-01_echo-1_part-mag_MEGRE.json', FlipAngle=-1)
+    with pytest.raises(UserError, match='is not valid BIDS'):
+        find(skip_bids_validation=False)
