@@ -10,11 +10,11 @@ from nipype import logging as nipype_logging
 from nipype.pipeline.plugins.base import PluginBase
 
 from bids_qsm.errors import UserError
-from bids_qsm.execution.nodejobs import SlurmPlugin
 from bids_qsm.execution.pool import PoolPlugin
 from bids_qsm.execution.progress import RunProgress
 from bids_qsm.execution.resources import plan_capacity
 from bids_qsm.execution.run_log import last_error, read_crash
+from bids_qsm.execution.step_jobs import SlurmPlugin, request_resources
 from bids_qsm.workflows.base import owners
 from bids_qsm.workflows.memory import Sizes
 
@@ -128,6 +128,7 @@ def _run_by_plugin(options, plan, build, log, progress):
         part = replace(plan, series=tuple(one for subject in batch for one in parts[subject].series))
         workflow, _ = build(part)
         whose = owners(workflow.name, part, options.output_spaces)
+        request_resources(workflow, plugin, args)
         graph, error = expanded(workflow), None
         _add(progress, graph, whose)
         became.clear()
