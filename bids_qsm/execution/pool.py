@@ -19,6 +19,8 @@ from bisect import insort
 from collections.abc import Iterable, Iterator
 from concurrent import futures
 from contextlib import suppress
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from multiprocessing import util
 from pathlib import Path
 from traceback import format_exception
@@ -71,7 +73,7 @@ class PoolPlugin(PluginBase):
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object):
         self.stop()
 
     def stop(self):
@@ -116,7 +118,7 @@ class PoolPlugin(PluginBase):
 
     def _add(self, live: 'Live'):
         self._n_live += 1
-        for step in live.begin():
+        for step in live.ready():
             insort(self._ready, step)
 
     def _submit(self):
@@ -177,17 +179,17 @@ class PoolPlugin(PluginBase):
     def _finish(self, step: 'Step', *, traceback: list[str] | None, measured: dict | None):
         live, node = step.live, step.node
         node.measured = measured
+        live.n_open -= 1
         if traceback is None:
             self._tell(node, 'end')
-            for after in live.end(step):
+            for after in live.ready(step):
                 insort(self._ready, after)
         else:
             node._traceback = traceback
             live.crashes.append(report_crash(node, traceback=traceback))
             self._tell(node, 'exception')
-            live.give_up(step)
             self._is_stopped = self.plugin_args.get('stop_on_first_crash', False)
-        if not live.left or self._is_stopped:
+        if not live.n_open or self._is_stopped:
             self._n_live -= 1
             yield live
 
@@ -196,55 +198,45 @@ class PoolPlugin(PluginBase):
             self._status_callback(node, status)
 
 
+@dataclass(eq=False)
 class Step:
     """A node of a graph in work; sorts by when it should run."""
 
-    def __init__(self, node, live, rank):
-        self.node, self.live, self.rank = node, live, rank
+    node: Node
+    live: 'Live'
+    rank: tuple[int, int, int]
 
-    def __lt__(self, other):
+    def __lt__(self, other: 'Step'):
         return self.rank < other.rank
 
 
 class Live:
-    """A graph in work: how many of its steps are ``left``, and the ``crashes`` (files) of what failed."""
+    """A graph in work: ``n_open`` steps are ready or run; ``crashes`` (files) tell of those that failed."""
 
-    def __init__(self, graph, number):
-        self.number, self.crashes = number, []
+    def __init__(self, graph: DiGraph, number: int):
+        self.number, self.crashes, self.n_open = number, [], 0
         nodes = topological_sort(graph)[0]
         height = {}
         for node in reversed(nodes):
             height[node] = 1 + max((height[after] for after in graph.successors(node)), default=0)
-        steps = {node: Step(node, self, (number, -height[node], order)) for order, node in enumerate(nodes)}
-        self._after = {steps[n]: [steps[after] for after in graph.successors(n)] for n in nodes}
-        self._waits_for = {steps[node]: graph.in_degree(node) for node in nodes}
+        self._steps = {node: Step(node, self, (number, -height[node], i)) for i, node in enumerate(nodes)}
+        self._sorter = TopologicalSorter({node: list(graph.predecessors(node)) for node in graph})
+        self._sorter.prepare()
 
-    @property
-    def left(self) -> int:
-        return len(self._after)
-
-    def begin(self):
-        """Steps that wait for nothing."""
-        return [step for step, n in self._waits_for.items() if not n]
-
-    def end(self, step):
-        """Take ``step`` as done; return the steps that may begin now."""
-        done = self._after.pop(step)
-        for after in done:
-            self._waits_for[after] -= 1
-        return [after for after in done if not self._waits_for[after] and after in self._after]
-
-    def give_up(self, step):
-        """Take ``step`` and all that depends on it off the list."""
-        for after in self._after.pop(step, ()):
-            self.give_up(after)
+    def ready(self, done: Step | None = None) -> list[Step]:
+        """Steps that may begin now that ``done`` is done."""
+        if done:
+            self._sorter.done(done.node)
+        steps = [self._steps[node] for node in self._sorter.get_ready()]
+        self.n_open += len(steps)
+        return steps
 
 
-def _is_on_gpu(node):
+def _is_on_gpu(node: Node):
     return getattr(node.inputs, 'device', 'cpu') != 'cpu'
 
 
-def _is_done(node):
+def _is_done(node: Node):
     """Whether an earlier run left the node's results, made from the same input."""
     if node.overwrite or (node.overwrite is None and node.interface.always_run):
         return False
@@ -331,13 +323,13 @@ def _work(pickled: bytes, is_again: bool):
     return reply
 
 
-def _is_kept(record):
+def _is_kept(record: tuple):
     """Whether a kernel that was compiled is stored for later runs."""
     dispatcher = (record[1].data or {}).get('dispatcher')
     return not isinstance(getattr(dispatcher, '_cache', None), NullCache | None)
 
 
-def _run(node):
+def _run(node: Node):
     set_threads(node.n_procs)  # of the worker's, which are those of the step that can use the most
     traceback, can_reset = None, _reset_peak()
     resident, started, cpu = _memory_gb('VmRSS'), time.monotonic(), sum(os.times()[:4])
@@ -365,7 +357,7 @@ def _reset_peak():
     return True
 
 
-def _memory_gb(key):
+def _memory_gb(key: str):
     for line in Path('/proc/self/status').read_text().splitlines():
         if line.startswith(f'{key}:'):
             return int(line.split()[1]) * 1024 / 1e9
