@@ -149,13 +149,17 @@ class PoolPlugin(PluginBase):
         )
 
     def _start(self, step: 'Step', is_again: bool = False):
-        self._idle = [worker for worker in self._idle if worker.active]  # others were killed
-        worker = self._idle.pop() if self._idle else self._new()
-        future = worker.schedule(_work, args=[pickle.dumps(step.node), is_again])
+        """Give ``step`` to an idle worker or a new one, which it is if the step is run again."""
+        work = [pickle.dumps(step.node), is_again]
+        future = None
+        while future is None and self._idle and not is_again:
+            worker = self._idle.pop()
+            with suppress(RuntimeError):  # it was killed while it was idle
+                future = worker.schedule(_work, args=work)
+        if future is None:
+            worker = ProcessPool(1, context=self._context, initializer=_begin, initargs=self._setup)
+            future = worker.schedule(_work, args=work)
         self._running[future] = step, worker, is_again
-
-    def _new(self):
-        return ProcessPool(1, context=self._context, initializer=_begin, initargs=self._setup)
 
     def _receive(self, future: futures.Future):
         """Take what a worker says of its step, or run the step again in a new one."""
@@ -211,7 +215,7 @@ class Step:
 
 
 class Live:
-    """A graph in work: ``n_open`` steps are ready or run; ``crashes`` (files) tell of those that failed."""
+    """A graph in work: ``n_open`` steps are ready or running, and ``crashes`` are files about failed ones."""
 
     def __init__(self, graph: DiGraph, number: int):
         self.number, self.crashes, self.n_open = number, [], 0
