@@ -33,7 +33,7 @@ def meter_workers():
     """Note after each step of this worker its processor seconds: in all, and inside interfaces."""
     from nipype.interfaces.base import BaseInterface
 
-    from bids_qsm.execution import workers
+    from bids_qsm.execution import pool
     from bids_qsm.workflows import base  # noqa: F401 (defines the interfaces)
 
     inside, first = 0.0, {}
@@ -72,7 +72,7 @@ def meter_workers():
         if kind.__module__.startswith('bids_qsm') and '_run_interface' in vars(kind):
             kind._run_interface = timed(kind._run_interface)
 
-    work = workers._run
+    work = pool._run
 
     def run(node):
         # before a step as well: what follows a step counts too
@@ -82,7 +82,7 @@ def meter_workers():
         finally:
             _note(inside)
 
-    workers._run = run
+    pool._run = run
 
 
 def _note(inside):

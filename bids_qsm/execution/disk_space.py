@@ -3,14 +3,21 @@
 import os
 import shutil
 from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bids_qsm.errors import UserError
 from bids_qsm.layout.dataset import existing_parent
 from bids_qsm.workflows.base import node_name
 
+if TYPE_CHECKING:
+    from bids_qsm.app.options import Options
+    from bids_qsm.layout.series import Series
 
-def require_space(series, options):
+
+def require_space(series: Sequence['Series'], options: 'Options'):
     """Raise UserError where the disks cannot hold what the series will need."""
     voxels = [one.shape[0] * one.shape[1] * one.shape[2] for one in series]
     work = sum(4 * n * (6 * len(one.echo_times) + 30) for n, one in zip(voxels, series, strict=True))
@@ -25,7 +32,7 @@ def require_space(series, options):
         raise UserError(problem)
 
 
-def _left_of(subjects, work_dir):
+def _left_of(subjects: set[str], work_dir: Path):
     """Bytes that an earlier run left of these subjects; other tasks may share the folder."""
     left = 0
     for subject in subjects:
@@ -36,7 +43,7 @@ def _left_of(subjects, work_dir):
     return left
 
 
-def _space_problem(options, output, work):
+def _space_problem(options: 'Options', output: float, work: float):
     needs = defaultdict(float)
     for path, size in ((options.output_dir, output), (options.work_dir, work)):
         parent = existing_parent(path)

@@ -1,60 +1,98 @@
-"""Run graphs of Nipype's nodes in worker processes, as many steps at a time as CPUs and memory allow."""
+"""Run graphs of Nipype nodes in worker processes, as many steps at a time as CPUs and memory allow.
 
+Each worker is a pebble.ProcessPool of one process. A pool of several breaks where a worker is killed while it
+is idle or holds the lock of their common pipe, and cannot shrink.
+"""
+
+import ctypes
+import gc
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import tempfile
+import threading
+import time
 from bisect import insort
+from collections.abc import Iterable, Iterator
+from concurrent import futures
+from contextlib import suppress
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
+from multiprocessing import util
+from pathlib import Path
+from traceback import format_exception
 
+from networkx import DiGraph
+from nipype.pipeline.engine import Node
 from nipype.pipeline.engine.utils import topological_sort
 from nipype.pipeline.plugins.base import PluginBase
 from nipype.pipeline.plugins.tools import report_crash
+from numba.core.caching import NullCache
+from numba.core.event import install_recorder
+from pebble import ProcessExpired, ProcessPool
 
-from bids_qsm.execution.workers import Workers
+from bids_qsm.errors import UserError
+from bids_qsm.threads import set_threads
 
 AHEAD = 2
-"""Graphs in work beyond one a worker, at most: their steps fill gaps, and yet memory stays flat."""
+"""Graphs in work beyond one a worker, at most: their steps fill gaps, and memory stays flat."""
+_LONGEST = 70
+"""Bytes, at most, of a folder below which the fork server's socket may lie; its own path has 32 more."""
+_LOGGERS = ('nipype.workflow', 'nipype.interface', 'nipype.utils')
 
 
 class PoolPlugin(PluginBase):
     """Run nodes in worker processes within ``n_procs`` CPUs, ``memory_gb``, and ``n_workers`` (one a CPU).
 
-    Each worker has ``n_threads`` for its numerics. A node that fails, or whose worker is killed, stops only
-    what depends on it. Before ``status_callback`` tells of a node's end, ``node.measured`` says what it took:
-    seconds, cpu_seconds, peak_gb (above what the worker held before) and resident_gb (in all), the last two
-    None where the system does not tell; None for nodes whose earlier results are used, or whose worker was
-    killed.
+    A worker starts when it is first needed, from a fork server: forking a process with threads is unsafe, and
+    workers share the memory of what the server has imported. Each has ``n_threads`` for its numerics. A node
+    that fails, or whose worker is killed, stops only what depends on it.
+
+    Before ``status_callback`` tells of a node's end, ``node.measured`` says what it took: seconds,
+    cpu_seconds, peak_gb (above what the worker held before) and resident_gb (in all), the last two None where
+    the system does not tell; None for nodes whose earlier results are used, or whose worker was killed.
     """
 
-    def __init__(self, plugin_args):
+    def __init__(self, plugin_args: dict):
         super().__init__(plugin_args)
         self.processors = plugin_args['n_procs']
         self.memory_gb = plugin_args['memory_gb']
         self.n_workers = plugin_args.get('n_workers', self.processors)
-        self._workers = Workers(
-            n_threads=plugin_args.get('n_threads', 1), log_level=plugin_args.get('log_level', 'WARNING')
-        )
-        self._ready, self._running = [], {}
+        n_threads = plugin_args.get('n_threads', 1)
+        self._setup = (os.getcwd(), n_threads, plugin_args.get('log_level', 'WARNING'))
+        set_threads(n_threads)  # the fork server inherits them, and the workers from it
+        _use_short_folder()
+        self._context = multiprocessing.get_context('forkserver')
+        self._context.set_forkserver_preload(['bids_qsm.workflows.base', __name__])
+        self._ready, self._running, self._idle = [], {}, []
         self._n_live, self._is_stopped = 0, False
 
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object):
         self.stop()
 
     def stop(self):
         """End the workers and whatever they are doing."""
-        self._workers.stop()
+        _end(*self._idle, *(worker for _, worker, _ in self._running.values()))
+        self._idle, self._running = [], {}
 
     def limit(self, *, workers: int, memory_gb: float):
         """Run at most ``workers`` steps at a time that share ``memory_gb``, from now on."""
         self.n_workers, self.memory_gb = workers, memory_gb
-        self._workers.limit(workers)
+        self._trim()
 
-    def run(self, graph, config, updatehash=False):  # noqa: ARG002
+    def run(self, graph: DiGraph, config: dict, updatehash: bool = False):  # noqa: ARG002
         """Run one graph, as Nipype asks for it; RuntimeError where a node failed."""
         (live,) = self.run_all([graph])
         if live.crashes:
             raise RuntimeError(f'{len(live.crashes)} steps failed; see {live.crashes[0]}')
 
-    def run_all(self, graphs):
+    def run_all(self, graphs: Iterable[DiGraph]) -> Iterator['Live']:
         """Run ``graphs``, each taken when workers would lack work; yield each (see Live) at its end.
 
         With ``stop_on_first_crash`` the first failure ends everything.
@@ -69,17 +107,18 @@ class PoolPlugin(PluginBase):
             yield from self._submit()
             # while there is more to prepare, only look; what ended meanwhile goes first
             is_preparing = has_more and self._lacks_work()
-            for step, reply in self._workers.wait(0 if is_preparing else None) if self._running else ():
-                yield from self._finish(step, **reply)
+            for future in futures.wait(self._running, 0 if is_preparing else None, 'FIRST_COMPLETED').done:
+                yield from self._receive(future)
                 if self._is_stopped:
                     return
+            self._trim()
 
     def _lacks_work(self):
         return len(self._ready) < self.n_workers and self._n_live < self.n_workers + AHEAD
 
-    def _add(self, live):
+    def _add(self, live: 'Live'):
         self._n_live += 1
-        for step in live.begin():
+        for step in live.ready():
             insort(self._ready, step)
 
     def _submit(self):
@@ -97,12 +136,11 @@ class PoolPlugin(PluginBase):
                 at = 0  # what it lets begin may come first
             else:
                 self._tell(step.node, 'start')
-                self._workers.start(step, step.node)
-                self._running[step] = step.node
+                self._start(step)
 
-    def _fits(self, node):
+    def _fits(self, node: Node):
         """Whether a node may start beside those that run; alone, any may. One at a time has the GPU."""
-        running = self._running.values()
+        running = [step.node for step, *_ in self._running.values()]
         return not running or (
             len(running) < self.n_workers
             and not (_is_on_gpu(node) and any(map(_is_on_gpu, running)))
@@ -110,78 +148,99 @@ class PoolPlugin(PluginBase):
             and sum(one.mem_gb for one in running) + node.mem_gb <= self.memory_gb
         )
 
-    def _finish(self, step, *, traceback, measured):
-        self._running.pop(step, None)
+    def _start(self, step: 'Step', is_again: bool = False):
+        """Give ``step`` to an idle worker or a new one, which it is if the step is run again."""
+        work = [pickle.dumps(step.node), is_again]
+        future = None
+        while future is None and self._idle and not is_again:
+            worker = self._idle.pop()
+            with suppress(RuntimeError):  # it was killed while it was idle
+                future = worker.schedule(_work, args=work)
+        if future is None:
+            worker = ProcessPool(1, context=self._context, initializer=_begin, initargs=self._setup)
+            future = worker.schedule(_work, args=work)
+        self._running[future] = step, worker, is_again
+
+    def _receive(self, future: futures.Future):
+        """Take what a worker says of its step, or run the step again in a new one."""
+        step, worker, is_again = self._running.pop(future)
+        reply, error = None, future.exception()
+        if error is None:
+            reply = future.result()
+        elif is_again or not isinstance(error, futures.BrokenExecutor):
+            reply = {'traceback': format_exception(_explained(error)), 'measured': None}
+        if reply is None:  # it compiled kernels, or its worker was killed before it took the step
+            _end(worker)
+            self._start(step, is_again=True)
+        else:
+            self._idle.append(worker)
+            yield from self._finish(step, **reply)
+
+    def _trim(self):
+        while self._idle and len(self._idle) + len(self._running) > self.n_workers:
+            _end(self._idle.pop())
+
+    def _finish(self, step: 'Step', *, traceback: list[str] | None, measured: dict | None):
         live, node = step.live, step.node
         node.measured = measured
+        live.n_open -= 1
         if traceback is None:
             self._tell(node, 'end')
-            for after in live.end(step):
+            for after in live.ready(step):
                 insort(self._ready, after)
         else:
             node._traceback = traceback
             live.crashes.append(report_crash(node, traceback=traceback))
             self._tell(node, 'exception')
-            live.give_up(step)
             self._is_stopped = self.plugin_args.get('stop_on_first_crash', False)
-        if not live.left or self._is_stopped:
+        if not live.n_open or self._is_stopped:
             self._n_live -= 1
             yield live
 
-    def _tell(self, node, status):
+    def _tell(self, node: Node, status: str):
         if self._status_callback:
             self._status_callback(node, status)
 
 
+@dataclass(eq=False)
 class Step:
     """A node of a graph in work; sorts by when it should run."""
 
-    def __init__(self, node, live, rank):
-        self.node, self.live, self.rank = node, live, rank
+    node: Node
+    live: 'Live'
+    rank: tuple[int, int, int]
 
-    def __lt__(self, other):
+    def __lt__(self, other: 'Step'):
         return self.rank < other.rank
 
 
 class Live:
-    """A graph in work: how many of its steps are ``left``, and the ``crashes`` (files) of what failed."""
+    """A graph in work: ``n_open`` steps are ready or running, and ``crashes`` are files about failed ones."""
 
-    def __init__(self, graph, number):
-        self.number, self.crashes = number, []
+    def __init__(self, graph: DiGraph, number: int):
+        self.number, self.crashes, self.n_open = number, [], 0
         nodes = topological_sort(graph)[0]
         height = {}
         for node in reversed(nodes):
             height[node] = 1 + max((height[after] for after in graph.successors(node)), default=0)
-        steps = {node: Step(node, self, (number, -height[node], order)) for order, node in enumerate(nodes)}
-        self._after = {steps[n]: [steps[after] for after in graph.successors(n)] for n in nodes}
-        self._waits_for = {steps[node]: graph.in_degree(node) for node in nodes}
+        self._steps = {node: Step(node, self, (number, -height[node], i)) for i, node in enumerate(nodes)}
+        self._sorter = TopologicalSorter({node: list(graph.predecessors(node)) for node in graph})
+        self._sorter.prepare()
 
-    @property
-    def left(self) -> int:
-        return len(self._after)
-
-    def begin(self):
-        """Steps that wait for nothing."""
-        return [step for step, n in self._waits_for.items() if not n]
-
-    def end(self, step):
-        """Take ``step`` as done; return the steps that may begin now."""
-        done = self._after.pop(step)
-        for after in done:
-            self._waits_for[after] -= 1
-        return [after for after in done if not self._waits_for[after] and after in self._after]
-
-    def give_up(self, step):
-        """Take ``step`` and all that depends on it off the list."""
-        for after in self._after.pop(step, ()):
-            self.give_up(after)
+    def ready(self, done: Step | None = None) -> list[Step]:
+        """Steps that may begin now that ``done`` is done."""
+        if done:
+            self._sorter.done(done.node)
+        steps = [self._steps[node] for node in self._sorter.get_ready()]
+        self.n_open += len(steps)
+        return steps
 
 
-def _is_on_gpu(node):
+def _is_on_gpu(node: Node):
     return getattr(node.inputs, 'device', 'cpu') != 'cpu'
 
 
-def _is_done(node):
+def _is_done(node: Node):
     """Whether an earlier run left the node's results, made from the same input."""
     if node.overwrite or (node.overwrite is None and node.interface.always_run):
         return False
@@ -190,3 +249,130 @@ def _is_done(node):
     except Exception:
         # such as an unreadable file; the step itself meets it too, and is the one to tell
         return False
+
+
+def _end(*workers: ProcessPool):
+    for worker in workers:
+        worker.stop()
+    for worker in workers:  # all at once, as each takes a moment
+        worker.join()
+
+
+def _explained(error: Exception):
+    """What to tell of a step that its worker could not say."""
+    if isinstance(error, futures.BrokenExecutor):
+        how = 'before it began'
+    elif isinstance(error, ProcessExpired):
+        code = error.exitcode
+        how = f'with signal {-code} ({signal.Signals(-code).name})' if code < 0 else f'with status {code}'
+    else:
+        return error
+    return UserError(
+        f'the process of this step ended {how}, as when memory runs out or someone ends it; run again '
+        'to go on from here, with a lower --nprocs if it was memory.'
+    )
+
+
+def _use_short_folder():
+    """Have the fork server's socket in a folder of the system where TMPDIR is too long for one."""
+    chosen = tempfile.gettempdir()
+    if len(os.fsencode(chosen)) <= _LONGEST:
+        return
+    try:
+        for tempfile.tempdir in ('/tmp', '/var/tmp', '/dev/shm'):
+            with suppress(OSError):
+                util.get_temp_dir()  # it is made once and kept
+                return
+    finally:
+        tempfile.tempdir = chosen
+    raise UserError(f'TMPDIR is {chosen}, too long for a socket to lie there; set it to a shorter path.')
+
+
+# -- in a worker ----------------------------------------------------------------------------------------
+
+
+def _begin(directory: str, threads: int, level: str | int):
+    """Set up a worker; pebble has it ignore SIGINT, which goes to all processes of a terminal."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # an idle worker ends in order when its pipe is closed
+    threading.Thread(target=_end_with_main, daemon=True).start()
+    os.chdir(directory)
+    set_threads(threads)
+    # Nipype's loggers have handlers of their own; a worker's messages would break the progress display
+    for name in _LOGGERS:
+        logging.getLogger(name).setLevel(level)
+    gc.freeze()  # looking through all that is imported after each step would take longer than many steps
+
+
+def _end_with_main():
+    """End this worker when the main process is gone, so that a killed run does not write on."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _work(pickled: bytes, is_again: bool):
+    """Run a node; what it took, or None where it has to run again in a new process."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # ends a step at once, even in compiled code
+    node = pickle.loads(pickled)
+    node.overwrite = True if is_again else node.overwrite
+    with install_recorder('numba:compile') as compiled:
+        reply = _run(node)
+    if not is_again and reply['traceback'] is None and any(map(_is_kept, compiled.buffer)):
+        # what Numba has just compiled is not optimised quite like what it stores for all later runs, and
+        # may round otherwise: the step is run again by a process that loads it
+        reply = None
+    del node
+    gc.collect()
+    _give_back()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return reply
+
+
+def _is_kept(record: tuple):
+    """Whether a kernel that was compiled is stored for later runs."""
+    dispatcher = (record[1].data or {}).get('dispatcher')
+    return not isinstance(getattr(dispatcher, '_cache', None), NullCache | None)
+
+
+def _run(node: Node):
+    set_threads(node.n_procs)  # of the worker's, which are those of the step that can use the most
+    traceback, can_reset = None, _reset_peak()
+    resident, started, cpu = _memory_gb('VmRSS'), time.monotonic(), sum(os.times()[:4])
+    try:
+        node.run()
+    except Exception:
+        traceback = format_exception(*sys.exc_info())
+    peak = _memory_gb('VmHWM') if can_reset else None
+    return {
+        'traceback': traceback,
+        'measured': {
+            'seconds': time.monotonic() - started,
+            'cpu_seconds': sum(os.times()[:4]) - cpu,
+            'peak_gb': max(0.0, peak - resident) if can_reset else None,
+            'resident_gb': peak,
+        },
+    }
+
+
+def _reset_peak():
+    try:
+        Path('/proc/self/clear_refs').write_text('5')
+    except OSError:  # not every sandbox has it
+        return False
+    return True
+
+
+def _memory_gb(key: str):
+    for line in Path('/proc/self/status').read_text().splitlines():
+        if line.startswith(f'{key}:'):
+            return int(line.split()[1]) * 1024 / 1e9
+    return 0.0
+
+
+def _give_back():
+    """Give freed memory back to the system, where the C library has a call for it (glibc), and to a GPU."""
+    if 'torch' in sys.modules:
+        with suppress(RuntimeError):
+            sys.modules['torch'].cuda.empty_cache()
+    trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)
+    if trim is not None:
+        trim(0)

@@ -7,10 +7,13 @@ import re
 import shlex
 import sys
 from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nipype.interfaces.utility import IdentityInterface
+from nipype.pipeline.engine import Workflow
 
 from bids_qsm.derivatives.files import atomic_write
 from bids_qsm.errors import UserError
@@ -19,6 +22,11 @@ from bids_qsm.execution.resources import MAIN_GB, MARGIN, WORKER_GB
 from bids_qsm.layout import participants
 from bids_qsm.recon.inversion import INVERSION
 from bids_qsm.recon.registry import facts
+
+if TYPE_CHECKING:
+    from bids_qsm.app.options import Options
+    from bids_qsm.layout.find import Plan
+    from bids_qsm.layout.series import Series
 
 MOST_TASKS = 100
 ANATOMY_SECONDS, ALIGN_SECONDS, SERIES_SECONDS = 60, 180, 60
@@ -32,9 +40,9 @@ CAUTION = 3
 
 
 def write_scripts(
-    options,
-    plan,
-    graph_of,
+    options: 'Options',
+    plan: 'Plan',
+    graph_of: Callable[['Plan'], Workflow],
     *,
     tasks: int | None,
     asked_gb: float | None,
@@ -113,7 +121,15 @@ class Request:
         return f'{minutes // 1440}-{minutes // 60 % 24:02}:{minutes % 60:02}:00'
 
 
-def _write_all(options, folder, program, task, group, shares, sbatch):
+def _write_all(
+    options: 'Options',
+    folder: Path,
+    program: list[str],
+    task: Request,
+    group: Request,
+    shares: list[list[str]],
+    sbatch: str,
+):
     (folder / 'logs').mkdir(parents=True, exist_ok=True)
     # the dataset has been validated, once for all tasks
     fixed = replace(options, skip_bids_validation=True, shares=tuple(map(' '.join, shares)))
@@ -158,11 +174,11 @@ echo "participants: job $tasks, group: job ${{group%%;*}}"\
 """
 
 
-def _size(series):
+def _size(series: 'Series'):
     return math.prod(series.shape) * len(series.files)
 
 
-def _memory(options, plan, graph_of):
+def _memory(options: 'Options', plan: 'Plan', graph_of: Callable):
     """Memory (GB) of a task whose CPUs run the largest steps that they can, and why."""
     # needs grow with the grid, with the echoes and coils, and with the T1w image
     sizes = (_size, lambda one: math.prod(one.shape), lambda one: math.prod(one.anat_shape or (0,)))
@@ -182,7 +198,7 @@ def _memory(options, plan, graph_of):
     return (MAIN_GB + options.nprocs * WORKER_GB + most[-1]) / MARGIN, needs
 
 
-def _seconds(options, plan, shares):
+def _seconds(options: 'Options', plan: 'Plan', shares: list[list[str]]):
     """Time that the largest share is estimated to take (s)."""
     seconds = {}
     for one in plan.series:
@@ -196,7 +212,7 @@ def _seconds(options, plan, shares):
     return largest / max(1, BUSY * options.nprocs)
 
 
-def _group(options, n_series):
+def _group(options: 'Options', n_series: int):
     """What the group level asks for: the tables are small, maps are read one by one but tested together."""
     is_voxelwise, is_averaged = options.voxelwise != 'no', options.study_template > 0
     gb = 4 + 0.02 * n_series * is_voxelwise + 8 * is_averaged
@@ -204,7 +220,7 @@ def _group(options, n_series):
     return Request(options.nprocs, gb, CAUTION * seconds)
 
 
-def _program(options, image, venv):
+def _program(options: 'Options', image: str | None, venv: str | None):
     """Words that start bids_qsm on a node."""
     if image and venv:
         raise UserError('--image and --venv are two ways to start bids_qsm; give one.')
@@ -222,7 +238,7 @@ def _program(options, image, venv):
     return ['run_image', *gpu, str(image)]
 
 
-def _binds(options, plan):
+def _binds(options: 'Options', plan: 'Plan'):
     """Options of Apptainer that give an image what it reads and writes."""
     folders = {options.bids_dir: 'ro', **{path: 'ro' for _, path in options.derivatives}}
     files = (options.chi_template, options.bids_filter_file, options.mask.as_dict.get('path'))
@@ -242,7 +258,7 @@ def _binds(options, plan):
     return binds
 
 
-def _linked(files, folders):
+def _linked(files: Iterable[Path], folders: Collection[Path]):
     """Folders outside of ``folders`` that links on the way to ``files``, or beside them, lead to."""
     todo = list(files)
     places = {folder for path in {path.parent for path in files} for folder in (path, *path.parents)}
@@ -266,11 +282,11 @@ def _linked(files, folders):
     return [Path(os.path.commonpath(paths)) for paths in groups.values()]
 
 
-def _is_below(path, folders):
+def _is_below(path: Path, folders: Iterable[Path]):
     return any(path.is_relative_to(folder) for folder in folders)
 
 
-def _files(series):
+def _files(series: 'Series'):
     more = (series.t1w, series.t1w_preproc, series.brain_mask, series.mask, series.flair)
     transforms = (path for _, *paths in series.template_xfm for path in paths)
     labels = (path for one in series.segmentations for path in (one.dseg, one.table))
@@ -291,6 +307,6 @@ IMAGE = """run_image() {
 GPU_IMAGE = '--device cuda needs PyTorch in the image; that of bids_qsm.def has none.'
 
 
-def _write(path, lines):
+def _write(path: Path, lines: list[str]):
     atomic_write(path, lambda p: p.write_text('\n'.join(lines) + '\n'))
     path.chmod(0o755)

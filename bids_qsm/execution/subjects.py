@@ -1,34 +1,44 @@
 """Graphs that run: one a subject through the pool of workers, or batches of subjects by a Nipype plugin."""
 
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, replace
+from pathlib import Path
 from traceback import format_exception
+from typing import TYPE_CHECKING
 
 import yaml
+from networkx import DiGraph
 from nipype import config as nipype_config
 from nipype import logging as nipype_logging
+from nipype.pipeline.engine import Node, Workflow
 from nipype.pipeline.plugins.base import PluginBase
 
 from bids_qsm.errors import UserError
-from bids_qsm.execution.nodejobs import SlurmPlugin
 from bids_qsm.execution.pool import PoolPlugin
 from bids_qsm.execution.progress import RunProgress
 from bids_qsm.execution.resources import plan_capacity
-from bids_qsm.execution.run_log import last_error, read_crash
+from bids_qsm.execution.run_log import RunLog, last_error, read_crash
+from bids_qsm.execution.step_jobs import SlurmPlugin, request_resources
 from bids_qsm.workflows.base import owners
 from bids_qsm.workflows.memory import Sizes
 
+if TYPE_CHECKING:
+    from bids_qsm.app.options import Options
+    from bids_qsm.layout.find import Plan
+
 BATCH = 32
 """Subjects whose graphs a Nipype plugin is given at once; the next wait for the last of them."""
+Build = Callable[['Plan'], tuple[Workflow, list[str]]]
+Done = tuple[str, list[str], list[dict]]
 
 
-def run_subjects(options, plan, build, log):
-    """Run the series of ``plan``; yield (subject, methods, failures) of each subject that is through.
+def run_subjects(options: 'Options', plan: 'Plan', build: Build, log: RunLog) -> Iterator[Done]:
+    """Run the series of ``plan``; yield (subject, methods, failures) of each subject at its end.
 
     ``build`` makes a workflow and its methods paragraphs of a plan. Graphs are made when it is their turn, so
-    that memory does not grow with the dataset; where that of one subject cannot be made, it alone fails.
-    ``log`` is the RunLog of the run. Raises UserError before anything starts where the largest graphs do not
-    fit in memory.
+    that memory does not grow with the dataset; a subject whose graph cannot be made fails alone. Raises
+    UserError before anything starts where the largest graphs do not fit in memory.
     """
     _set_up_nipype(options, log.folder)
     titles = [one.name for one in plan.series]
@@ -37,13 +47,13 @@ def run_subjects(options, plan, build, log):
         yield from run(options, plan, build, log, progress)
 
 
-def step_threads(options, plan) -> int:
+def step_threads(options: 'Options', plan: 'Plan') -> int:
     """Threads of a step: few, as several steps at a time beat one at a time with many."""
     # registration has one thread, and runs beside the reconstruction even where there is one series
     return options.omp_nthreads or max(1, min(8, options.nprocs // max(2, len(plan.series))))
 
 
-def subject_plans(plan) -> dict:
+def subject_plans(plan: 'Plan') -> dict[str, 'Plan']:
     """What to run of each subject, as a plan of its own."""
     parts = {}
     for one in plan.series:
@@ -51,7 +61,9 @@ def subject_plans(plan) -> dict:
     return {subject: replace(plan, series=tuple(series)) for subject, series in parts.items()}
 
 
-def _run_in_pool(options, plan, build, log, progress):
+def _run_in_pool(
+    options: 'Options', plan: 'Plan', build: Build, log: RunLog, progress: RunProgress
+) -> Iterator[Done]:
     parts = subject_plans(plan)
     begun, refused, capacity = [], [], None
     for subject in _largest(parts) if len(parts) > 1 else ():  # what does not fit is best said at once
@@ -102,11 +114,13 @@ def _run_in_pool(options, plan, build, log, progress):
     yield from refused
 
 
-def _run_by_plugin(options, plan, build, log, progress):
+def _run_by_plugin(
+    options: 'Options', plan: 'Plan', build: Build, log: RunLog, progress: RunProgress
+) -> Iterator[Done]:
     parts = subject_plans(plan)
     subjects, seen, became = list(parts), set(), {}
 
-    def note(node, status):
+    def note(node: Node, status: str):
         if status != 'start':
             became.setdefault(node.fullname, status)  # an 'end' may follow an 'exception'
         progress.callback(node, status)
@@ -128,6 +142,7 @@ def _run_by_plugin(options, plan, build, log, progress):
         part = replace(plan, series=tuple(one for subject in batch for one in parts[subject].series))
         workflow, _ = build(part)
         whose = owners(workflow.name, part, options.output_spaces)
+        request_resources(workflow, plugin, args)
         graph, error = expanded(workflow), None
         _add(progress, graph, whose)
         became.clear()
@@ -154,7 +169,7 @@ def _run_by_plugin(options, plan, build, log, progress):
             return
 
 
-def _largest(parts):
+def _largest(parts: dict[str, 'Plan']):
     """Subjects who have the largest of some kind of image, as such are likely to need most memory."""
     sizes = {subject: [Sizes.of(one) for one in part.series] for subject, part in parts.items()}
     names = [field.name for field in fields(Sizes)]
@@ -163,7 +178,7 @@ def _largest(parts):
     )
 
 
-def _refusal(part, error, log):
+def _refusal(part: 'Plan', error: Exception, log: RunLog):
     """Failures of a subject whose graph cannot be made, or does not fit."""
     if isinstance(error, UserError):
         return _failed(part, 'graph', str(error), log)
@@ -172,54 +187,45 @@ def _refusal(part, error, log):
     return _failed(part, 'graph', f'{type(error).__name__}: {error} (see log.txt)', log)
 
 
-def _failed(part, step, message, log):
-    """Failures of all series of ``part``, which are noted in the log too."""
+def _failed(part: 'Plan', step: str, message: str, log: RunLog):
+    """Failures of all series of ``part``, also written to the log."""
     for one in part.series:
         log.event('failed', series=one.name, step=step, reason=message)
-    return [
-        {'subject': one.subject, 'series': one.name, 'node': step, 'message': message} for one in part.series
-    ]
+    return [_failure(one.subject, one.name, step, message) for one in part.series]
 
 
 class _CollectPlugin(PluginBase):
     """Runs nothing."""
 
-    def run(self, graph, config, updatehash=False):
+    def run(self, graph: DiGraph, config: dict, updatehash: bool = False):
         pass
 
 
-def expanded(workflow):
+def expanded(workflow: Workflow) -> DiGraph:
     """The graph of ``workflow`` as its nodes run: flat, each node with where its inputs come from."""
     return workflow.run(plugin=_CollectPlugin())
 
 
-def _capacity(graph, options):
+def _capacity(graph: DiGraph, options: 'Options'):
     nodes = [(node.fullname, node.mem_gb) for node in graph]
     return plan_capacity(nodes, nprocs=options.nprocs, mem_gb=options.mem_gb)
 
 
-def _add(progress, graph, whose):
+def _add(progress: RunProgress, graph: DiGraph, whose: dict):
     titles = {prefix: series or f'sub-{subject} anatomy' for prefix, (subject, series) in whose.items()}
     progress.add(titles, [node.fullname for node in graph])
 
 
-def _limits(options, callback):
-    return {
-        'n_procs': options.nprocs,
-        'memory_gb': options.mem_gb,
-        'status_callback': callback,
-    }
+def _limits(options: 'Options', callback: Callable):
+    return {'n_procs': options.nprocs, 'memory_gb': options.mem_gb, 'status_callback': callback}
 
 
-def _plugin(options, callback):
+def _plugin(options: 'Options', callback: Callable):
+    """The plugin of the user's file, by name or made, and its arguments."""
     try:
         chosen = yaml.safe_load(options.use_plugin.read_text())
-        plugin = chosen['plugin']
-        args = {
-            **_limits(options, callback),
-            **chosen.get('plugin_args', {}),
-            'status_callback': callback,
-        }
+        plugin, limits = chosen['plugin'], _limits(options, callback)
+        args = {**limits, **chosen.get('plugin_args', {}), 'status_callback': callback}
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
         raise UserError(
             f'{options.use_plugin} is not a Nipype plugin file: it must be YAML (or JSON) with "plugin" and, '
@@ -228,11 +234,11 @@ def _plugin(options, callback):
     return SlurmPlugin(args) if plugin == 'SLURM' else plugin, args
 
 
-def _log_level(options):
+def _log_level(options: 'Options'):
     return 'INFO' if options.verbose else 'CRITICAL'
 
 
-def _set_up_nipype(options, logs):
+def _set_up_nipype(options: 'Options', logs: Path):
     level = _log_level(options)
     nipype_config.update_config(
         {
@@ -258,24 +264,22 @@ def _set_up_nipype(options, logs):
     nipype_logging.update_logging(nipype_config)
 
 
-def read_crashes(paths, prefixes):
-    """Failures of a run: what Nipype's crash files say, of whom ``prefixes`` (see owners) tells."""
+def read_crashes(paths: Iterable[Path], prefixes: dict) -> list[dict]:
+    """Failures of a run: what Nipype's crash files say, and whose they are by ``prefixes`` (see owners)."""
     failures = []
     for path in paths:
         fullname, message = read_crash(path)
         subject, series = _owner(fullname, prefixes)
-        failures.append(
-            {
-                'subject': subject,
-                'series': series or f'sub-{subject}',
-                'node': fullname.rpartition('_wf.')[2],
-                'message': message,
-            }
-        )
+        step = fullname.rpartition('_wf.')[2]
+        failures.append(_failure(subject, series or f'sub-{subject}', step, message))
     return failures
 
 
-def _owner(fullname, prefixes):
+def _failure(subject: str, series: str, step: str, message: str):
+    return {'subject': subject, 'series': series, 'node': step, 'message': message}
+
+
+def _owner(fullname: str, prefixes: dict) -> tuple[str, str | None]:
     parts = fullname.split('.')
     parents = ('.'.join(parts[:n]) for n in range(len(parts) - 1, 0, -1))
     return next((prefixes[name] for name in parents if name in prefixes), ('', None))

@@ -1,5 +1,6 @@
 """The process pool keeps to its limits, goes on after failures, and says what each step took."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -13,7 +14,6 @@ from nipype.interfaces.utility import Function
 
 from bids_qsm.execution.pool import AHEAD, PoolPlugin
 from bids_qsm.execution.subjects import expanded
-from bids_qsm.execution.workers import Workers
 from bids_qsm.workflows.engine import Node, Workflow
 
 
@@ -210,32 +210,21 @@ def test_one_step_at_a_time_has_the_gpu(tmp_path):
 
 
 def test_a_limit_that_comes_while_workers_are_busy_holds_after_their_steps(tmp_path):
-    workers = Workers(n_threads=1)
-    for node in expanded(beside(tmp_path, 3)):
-        workers.start(node.name, node)
-    workers.limit(1)
-    while workers._busy:
-        workers.wait()
-    assert len(workers._idle) == 1
-    workers.stop()
+    with PoolPlugin({'n_procs': 3, 'memory_gb': 2}) as pool:
+        for _ in pool.run_all(map(expanded, (beside(tmp_path / name, 3) for name in 'ab'))):
+            pool.limit(workers=1, memory_gb=2)
+        assert len(multiprocessing.active_children()) == 1
+    assert not multiprocessing.active_children()
 
 
-def test_a_worker_that_ends_as_it_begins_is_a_failure_of_the_step(tmp_path, monkeypatch):
-    def new(self):
-        process, pipe = begin(self)
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
-        return process, pipe
-
-    begin = Workers._new
-    monkeypatch.setattr(Workers, '_new', new)
-    workers = Workers(n_threads=1)
-    (node,) = expanded(beside(tmp_path, 1))
-    workers.start('one', node)
-    ((task, reply),) = workers.wait()
-    assert task == 'one'
-    assert 'signal 9 (SIGKILL)' in ''.join(reply['traceback'])
-    workers.stop()
+def test_a_worker_that_ends_as_it_begins_is_a_failure_of_the_step(tmp_path):
+    with PoolPlugin({'n_procs': 1, 'memory_gb': 2}) as pool:
+        pool._setup = (str(tmp_path / 'nowhere'), *pool._setup[1:])
+        workflow = beside(tmp_path, 1)
+        workflow.config['execution'] = {'crashdump_dir': str(tmp_path), 'crashfile_format': 'txt'}
+        (live,) = pool.run_all([expanded(workflow)])
+    (crash,) = live.crashes
+    assert 'the process of this step ended before it began' in Path(crash).read_text()
 
 
 FAR = """
@@ -260,17 +249,18 @@ def test_a_long_tmpdir_is_no_obstacle(tmp_path):
     assert ran.stdout.splitlines()[-1].split() == ["{'wf.step0'}", str(far)]
 
 
-def test_worker_that_was_killed_while_idle_is_replaced(tmp_path):
-    workers = Workers(n_threads=1)
-    (node,) = expanded(beside(tmp_path, 1))
-    workers.start('one', node)
-    assert [task for task, reply in workers.wait() if reply['traceback'] is None] == ['one']
-    ((process, _),) = workers._idle
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
-    workers.start('two', node)
-    assert [task for task, reply in workers.wait() if reply['traceback'] is None] == ['two']
-    workers.stop()
+@pytest.mark.parametrize('seconds', [0, 0.5])
+def test_worker_that_was_killed_while_idle_is_replaced(tmp_path, seconds):
+    def graphs():
+        yield expanded(beside(tmp_path / 'one', 1))
+        (process,) = multiprocessing.active_children()
+        os.kill(process.pid, signal.SIGKILL)
+        time.sleep(seconds)  # pebble takes a moment to see it
+        yield expanded(beside(tmp_path / 'two', 1))
+
+    with PoolPlugin({'n_procs': 1, 'memory_gb': 2}) as pool:
+        pool._lacks_work = lambda: not pool._n_live
+        assert [live.crashes for live in pool.run_all(graphs())] == [[], []]
 
 
 SLEEPER = """
