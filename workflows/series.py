@@ -95,8 +95,8 @@ def init_series_wf(*, series, options, template, atlas, is_anatomy: bool, omp_nt
     ``series``, ``options``, ``template`` and its ``atlas`` are the frozen descriptions made before the graph.
     With ``is_anatomy`` the series stands in for the missing T1w.
 
-    Inputs: those of :func:`source_ports`, such as magnitude, phase (4D, rad), combined (3D magnitude), quality
-    and notes (JSON); anat, anat_mask, template_to_image and, where they are needed,
+    Inputs: those of :func:`source_ports`, such as magnitude, phase (4D, rad), combined (magnitude, 3D),
+    quality and notes (JSON); anat, anat_mask, template_to_image and, where they are needed,
     image_to_template and those of :func:`alignment_ports` of applications.
     Outputs: gre_to_anat, reference (JSON), maps that are resampled to template space, refine where the
     deep grey matter is aligned by susceptibility too, and whatever applications of several series need.
