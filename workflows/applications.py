@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nipype.interfaces.utility import Merge
 
@@ -13,12 +15,17 @@ from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.labels import to_template_invert
 from bids_qsm.workflows.memory import Sizes, need
 
+if TYPE_CHECKING:
+    from bids_qsm.app.options import Options
+    from bids_qsm.layout.series import Series, Use
+    from bids_qsm.templates.atlases import Atlas
+
 
 @dataclass(frozen=True)
 class Run:
     """An application that runs on a series: with the labels of the atlas, or those of a segmentation."""
 
-    use: object
+    use: 'Use'
     labels: str = ''
     """Name of the segmentation; empty for the atlas."""
 
@@ -37,7 +44,7 @@ class Run:
         return {port: f'{self.name}_{port}' for port in ports}
 
 
-def runs_of(series, scope: tuple[str, ...] = ('series', 'labels')) -> Iterator[Run]:
+def runs_of(series: 'Series', scope: tuple[str, ...] = ('series', 'labels')) -> Iterator[Run]:
     """What runs on a series, of those applications that have a ``scope``."""
     for use in series.applications:
         kind = application(use.name).scope
@@ -63,9 +70,9 @@ def own_port(name: str, query: str) -> str:
     return f'{query}_to_anat_{name}'
 
 
-def alignment_ports(series) -> dict[str, object]:
+def alignment_ports(series: 'Series') -> dict[str, Path]:
     """Port -> image that is aligned with the anatomical image for the applications of a series."""
-    ports = {}
+    ports: dict[str, Path] = {}
     if any(one.space == 'flair' for one in series.inputs):
         ports['flair_to_anat'] = series.flair
     for use in series.applications:
@@ -73,13 +80,13 @@ def alignment_ports(series) -> dict[str, object]:
     return ports
 
 
-def label_inputs_of(series) -> list[str]:
+def label_inputs_of(series: 'Series') -> list[str]:
     """Ports of the participant's segmentations that applications need."""
     runs = [run for run in runs_of(series) if run.labels]
     return [f'{port}_{run.labels}' for run in runs for port in _LABELS if port in files_of(run.app)]
 
 
-def application_inputs(series) -> list[str]:
+def application_inputs(series: 'Series') -> list[str]:
     """Ports that the applications of a series need, beside those of its segmentations."""
     needed = {port for run in runs_of(series) for port in files_of(run.app)}
     placed = {'gre_to_anat'} if any(one.space not in ('gre', 'table') for one in series.inputs) else set()
@@ -87,7 +94,13 @@ def application_inputs(series) -> list[str]:
 
 
 def init_applications_wf(
-    *, series, options, atlas, ports: list[str], sizes: Sizes, name: str = 'applications_wf'
+    *,
+    series: 'Series',
+    options: 'Options',
+    atlas: 'Atlas',
+    ports: list[str],
+    sizes: Sizes,
+    name: str = 'applications_wf',
 ):
     """Run the applications of a series.
 
@@ -121,7 +134,9 @@ ATLAS = {'labels': 'labels', 'dseg_before': 'dseg'}
 """Ports of the labels of the atlas that are files of its own."""
 
 
-def application_node(run: Run, series_list, options, atlas: str, sizes: Sizes):
+def application_node(
+    run: Run, series_list: 'tuple[Series, ...]', options: 'Options', atlas: str, sizes: Sizes
+) -> pe.Node:
     """The node of an application on one series, or on several of a session."""
     app = run.app
     memory = app.memory_of_many if run.labels and app.memory_of_many else app.memory
@@ -150,7 +165,7 @@ def application_node(run: Run, series_list, options, atlas: str, sizes: Sizes):
     )
 
 
-def _link_extra(workflow, inputnode, node, run):
+def _link_extra(workflow: pe.Workflow, inputnode: pe.Node, node: pe.Node, run: Run):
     spaces = {one.space for one in run.use.inputs}
     if spaces & {'anat', 'flair', 'own'}:
         workflow.link(inputnode, node, 'gre_to_anat')

@@ -1,5 +1,7 @@
 """Where the regions of a series lie: labels of the atlas and of the participant's own segmentations."""
 
+from typing import TYPE_CHECKING
+
 from nipype.interfaces.utility import Merge
 
 from bids_qsm.anatomy.refine import REFINEMENT
@@ -10,21 +12,27 @@ from bids_qsm.recon.registry import facts
 from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.memory import Sizes, need
 
+if TYPE_CHECKING:
+    from bids_qsm.app.options import Options
+    from bids_qsm.layout.series import Segmentation, Series
+    from bids_qsm.templates.atlases import Atlas
+    from bids_qsm.templates.spaces import Template
+
 REFINED = ('refine', 'unrefine', 'refinement')
 
 
-def is_refined(options) -> bool:
+def is_refined(options: 'Options') -> bool:
     """Whether the deep grey matter is aligned by susceptibility too."""
     return options.refinement.name != 'none'
 
 
-def label_files(series, options) -> list[str]:
+def label_files(series: 'Series', options: 'Options') -> list[str]:
     """Outputs of :func:`init_labels_wf` that are saved."""
     own = [f'{port}_{one.name}' for one in series.segmentations for port in ('dseg', 'labels')]
     return ['dseg', *(REFINED if is_refined(options) else ()), *own]
 
 
-def label_inputs(options) -> list[str]:
+def label_inputs(options: 'Options') -> list[str]:
     """Inputs of :func:`init_labels_wf` that say where the series lies."""
     return [
         'gre_to_anat',
@@ -33,13 +41,20 @@ def label_inputs(options) -> list[str]:
     ]
 
 
-def to_template_invert(options) -> list[bool]:
+def to_template_invert(options: 'Options') -> list[bool]:
     """Which of the transforms of GRE points to points of the template are to be inverted."""
     return [True, False, *([False] if is_refined(options) else [])]
 
 
 def init_labels_wf(
-    *, series, options, template, atlas, wanted: list[str], sizes: Sizes, name: str = 'labels_wf'
+    *,
+    series: 'Series',
+    options: 'Options',
+    template: 'Template',
+    atlas: 'Atlas',
+    wanted: list[str],
+    sizes: Sizes,
+    name: str = 'labels_wf',
 ):
     """Bring the atlas and the participant's segmentations to the GRE.
 
@@ -78,7 +93,9 @@ def init_labels_wf(
     return workflow
 
 
-def _add_refinement(workflow, options, template, atlas, sizes):
+def _add_refinement(
+    workflow: pe.Workflow, options: 'Options', template: 'Template', atlas: 'Atlas', sizes: Sizes
+):
     """Add the alignment of the deep grey matter by susceptibility, from where the anatomical image has it."""
     target = 'one given' if options.chi_template else 'one made from the atlas and values of the literature'
     about = facts(REFINEMENT[options.refinement.name])
@@ -101,7 +118,7 @@ def _add_refinement(workflow, options, template, atlas, sizes):
     workflow.link(refine_labels, outputnode, 'refine', 'unrefine', refinement='note')
 
 
-def _add_segmentation(workflow, one, wanted, sizes):
+def _add_segmentation(workflow: pe.Workflow, one: 'Segmentation', wanted: list[str], sizes: Sizes):
     """Add the labels of a segmentation of the participant's own anatomy."""
     said = "Segmentations of the subject's own anatomy were carried to the GRE by the rigid alignment."
     if said not in workflow.__desc__:

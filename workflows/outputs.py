@@ -203,9 +203,11 @@ def _label_files(
     """
     entities = dict(series.entities)
 
-    def path(suffix, extension='.nii.gz', ends=(), **more):
+    def path(
+        suffix: str, extension: str = '.nii.gz', ends: dict[str, str] | None = None, **more: str
+    ) -> Path:
         return output_path(
-            options.output_dir, {**entities, **dict(ends)}, suffix=suffix, extension=extension, **more
+            options.output_dir, {**entities, **(ends or {})}, suffix=suffix, extension=extension, **more
         )
 
     paths = {

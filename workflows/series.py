@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bids_qsm.derivatives.products import products_of
+from bids_qsm.derivatives.products import Product, products_of
 from bids_qsm.interfaces.anatomy import Resample
 from bids_qsm.interfaces.measure import FILES
 from bids_qsm.workflows import engine as pe
@@ -29,6 +29,8 @@ from bids_qsm.workflows.susceptibility import is_one_step
 if TYPE_CHECKING:
     from bids_qsm.app.options import Options
     from bids_qsm.layout.series import Series
+    from bids_qsm.templates.atlases import Atlas
+    from bids_qsm.templates.spaces import Template
 
 
 CONDITIONED = ('magnitude', 'phase', 'combined', 'quality', 'notes')
@@ -74,22 +76,31 @@ def init_series_phase_wf(*, series: 'Series', options: 'Options', omp_nthreads: 
     return phase_wf
 
 
-def saved_maps(products) -> list[str]:
+def saved_maps(products: dict[str, Product]) -> list[str]:
     """Maps among the ``products`` of a series that have a file."""
     return [port for port, one in products.items() if one.suffix]
 
 
-def standard_maps(series, options) -> tuple[str, ...]:
+def standard_maps(series: 'Series', options: 'Options') -> tuple[str, ...]:
     """Maps of the series that are resampled to template space."""
     return tuple(port for port, one in series_products(series, options).items() if one.in_template)
 
 
-def series_products(series, options):
+def series_products(series: 'Series', options: 'Options') -> dict[str, Product]:
     """The maps that a series gives."""
     return products_of(series, one_step=is_one_step(options.inversion.name))
 
 
-def init_series_wf(*, series, options, template, atlas, is_anatomy: bool, omp_nthreads: int, name: str):
+def init_series_wf(
+    *,
+    series: 'Series',
+    options: 'Options',
+    template: 'Template',
+    atlas: 'Atlas',
+    is_anatomy: bool,
+    omp_nthreads: int,
+    name: str,
+):
     """Reconstruct a series, label it, run its applications and draw it.
 
     ``series``, ``options``, ``template`` and its ``atlas`` are the frozen descriptions made before the graph.
@@ -204,7 +215,7 @@ def init_series_wf(*, series, options, template, atlas, is_anatomy: bool, omp_nt
     return workflow
 
 
-def gathered_ports(series, options) -> list[str]:
+def gathered_ports(series: 'Series', options: 'Options') -> list[str]:
     """Ports of a series that applications of several series need."""
     needed = {port for run in runs_of(series, ('subject',)) for port in files_of(run.app)}
     there = {*series_products(series, options), *_PLACED, 'mask', 'reference'}

@@ -10,6 +10,10 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bids_qsm.applications.contract import Application
 
 _NONE = ('__init__', 'contract')
 
@@ -25,15 +29,16 @@ def modules() -> dict[str, str]:
 @cache
 def about(name: str) -> str:
     """First line of the docstring of an application, which is the help of its flag."""
-    source = Path(find_spec(modules()[name]).origin).read_text(encoding='utf-8')
+    spec = find_spec(modules()[name])
+    source = Path(spec.origin).read_text(encoding='utf-8') if spec and spec.origin else ''
     return (ast.get_docstring(ast.parse(source)) or name).partition('\n')[0]
 
 
-def application(name: str):
+def application(name: str) -> 'Application':
     """The Application of a name."""
     return import_module(modules()[name]).APPLICATION
 
 
-def applications() -> list:
+def applications() -> 'list[Application]':
     """All applications, in the order of their names."""
     return [application(name) for name in modules()]

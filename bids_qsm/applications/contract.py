@@ -213,8 +213,9 @@ class Application:
     @property
     def table_entities(self) -> dict[str, str]:
         """Entities that tell the table from those of other applications."""
-        given = self.table.entities
-        return {'desc': self.name} if given is None else dict(given)
+        if self.table is None or self.table.entities is None:
+            return {'desc': self.name}
+        return dict(self.table.entities)
 
     def dictionary(self, atlas: str = '') -> dict:
         """BIDS data dictionary of the table."""

@@ -16,10 +16,11 @@ from nipype.interfaces.base import (
     isdefined,
     traits,
 )
+from nipype.interfaces.base.support import Bunch
 from nipype.interfaces.io import add_traits
 
 from bids_qsm.anatomy.transform import resample, resample_labels
-from bids_qsm.applications.contract import MAPS, Application, Given
+from bids_qsm.applications.contract import MAPS, Application, Figure, Given, Query
 from bids_qsm.derivatives.products import PRODUCTS
 from bids_qsm.errors import UserError
 from bids_qsm.interfaces.io import load, load_labels, load_mask, read, save_like
@@ -68,7 +69,7 @@ class Measure(SimpleInterface):
     def _outputs(self):
         return add_traits(DynamicTraitedSpec(), outputs_of(self._application))
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         one, cwd = self._application, Path(runtime.cwd)
         given = [self._arguments(one, number) for number in range(len(self.inputs.series))]
         as_lists = one.scope == 'subject'
@@ -91,7 +92,7 @@ class Measure(SimpleInterface):
             self._results[f'figure_{figure.name}'] = str(path)
         return runtime
 
-    def _file(self, port, number=0):
+    def _file(self, port: str, number: int = 0):
         """The file of a port for a series (several of 'to_template'), None where there is none."""
         files = getattr(self.inputs, port)
         if not isdefined(files):
@@ -101,11 +102,11 @@ class Measure(SimpleInterface):
             return files[number * step : (number + 1) * step]
         return files[number]
 
-    def _like(self, number=0):
+    def _like(self, number: int = 0) -> str:
         """A file on the grid of the maps."""
         return next(filter(None, (self._file(port, number) for port in (*MAPS, 'mask'))))
 
-    def _arguments(self, one, number):
+    def _arguments(self, one: Application, number: int) -> dict[str, object]:
         """What `measure` gets of one series, by name."""
         path = {port: self._file(port, number) for port in FILES}
         image = nib.load(self._like(number))
@@ -135,7 +136,7 @@ class Measure(SimpleInterface):
             found['labels']['volume_mm3'] = _volumes(path['dseg_before'], found['labels']['index'])
         return found
 
-    def _extra(self, query, grid, affine):
+    def _extra(self, query: Query, grid: Grid, affine: np.ndarray):
         """The files of an extra input: arrays on the grid of the maps, Given, or a table."""
         files = self.inputs.extra.get(query.name, [])
         if not query.is_image:
@@ -146,7 +147,9 @@ class Measure(SimpleInterface):
             return given
         return given[0].on_grid if given else None
 
-    def _given(self, query, path, space, source, grid, affine):
+    def _given(
+        self, query: Query, path: str, space: str, source: str, grid: Grid, affine: np.ndarray
+    ) -> Given:
         stored, own = read(path)
         if stored.ndim != 3:
             raise UserError(f'the {query.title} {path} has shape {stored.shape}; give one 3D volume.')
@@ -159,7 +162,7 @@ class Measure(SimpleInterface):
             on_grid = resample(data.astype(np.float32), own, grid.shape, affine, there)
         return Given(source, stored, data, own, on_grid, back)
 
-    def _transforms(self, query, space):
+    def _transforms(self, query: Query, space: str) -> tuple[list, list]:
         """Transforms of points of the maps to an extra image, and back."""
         if space == 'gre':
             return [], []
@@ -173,14 +176,14 @@ class Measure(SimpleInterface):
             own = self.inputs.own_to_anat[aligned.index(query.name)]
         return load_chain([anat, own], [True, False]), load_xfm(own, invert=True) + load_xfm(anat)
 
-    def _write_table(self, one, table, cwd):
+    def _write_table(self, one: Application, table: pd.DataFrame, cwd: Path):
         described = one.dictionary(self.inputs.series[0].get('atlas', ''))
         table.to_csv(cwd / 'table.tsv', sep='\t', index=False, na_rep='n/a')
         (cwd / 'dictionary.json').write_text(json.dumps(described, indent=2) + '\n')
         self._results['table'] = str(cwd / 'table.tsv')
         self._results['dictionary'] = str(cwd / 'dictionary.json')
 
-    def _picture(self, one, figure, found):
+    def _picture(self, one: Application, figure: Figure, found: dict[str, np.ndarray]) -> bytes:
         """A figure of an image of the application, as PNG."""
         mask = load_mask(self._file('mask')) if self._file('mask') else None
         image = next(image for image in one.images if image.name == figure.name)
@@ -204,7 +207,7 @@ def outputs_of(one: Application) -> list[str]:
     ]
 
 
-def _load_map(path, grid):
+def _load_map(path: str, grid: Grid) -> np.ndarray:
     del grid
     return load(path)[0]
 
@@ -218,7 +221,7 @@ _LOAD = {
 }
 
 
-def _volumes(path, index):
+def _volumes(path: str, index: pd.Series) -> np.ndarray:
     """Volume (mm^3) of each label of an image."""
     image = nib.load(path)
     found = np.rint(np.asanyarray(image.dataobj)).astype(np.int64).ravel()

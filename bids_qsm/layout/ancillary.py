@@ -12,7 +12,7 @@ from bids_qsm.layout.segmentations import find_segmentations, place_segmentation
 
 
 @dataclass(frozen=True)
-class _Anatomy:
+class Anatomy:
     t1w: Path | None
     t1w_preproc: Path | None
     brain_mask: Path | None
@@ -145,10 +145,10 @@ def _find_anatomy(series, images, derivatives, index, with_labels):
         if transforms:
             spaces = ', '.join(space for space, _, _ in transforms)
             notes.append(f'Transforms of the derivatives {name} to these spaces can be used: {spaces}.')
-        return _Anatomy(t1w, preproc, mask, transforms, tuple(notes))
+        return Anatomy(t1w, preproc, mask, transforms, tuple(notes))
     if t1w is None:
         notes.append('There is no T1w image; the magnitude of the series itself is the anatomical image.')
-    return _Anatomy(t1w, None, None, (), tuple(notes))
+    return Anatomy(t1w, None, None, (), tuple(notes))
 
 
 def _first(files, *, suffix, **wanted):

@@ -1,7 +1,9 @@
 """Files that applications read beside the maps: where they are, and which image each was drawn on."""
 
+from collections.abc import Container, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bids_qsm.applications import application, modules
 from bids_qsm.applications.contract import Application, Query
@@ -10,15 +12,19 @@ from bids_qsm.entities import OF_SERIES, entities_of, session_of, suffix_of
 from bids_qsm.errors import UserError
 from bids_qsm.layout import checks
 from bids_qsm.layout.index import EXTENSIONS, Index
-from bids_qsm.layout.series import Input, Use
+from bids_qsm.layout.series import Input, Series, Use
 from bids_qsm.recon.inversion import INVERSION
 from bids_qsm.recon.registry import needs
+
+if TYPE_CHECKING:
+    from bids_qsm.app.options import Options
+    from bids_qsm.layout.ancillary import Anatomy
 
 OWN_SPACES = (None, 'orig', 'MEGRE', 'GRE', 'T2starw', 'MPM')
 """Values of the entity space- that may mean the series itself."""
 
 
-def chosen(options) -> list[Application]:
+def chosen(options: 'Options') -> list[Application]:
     """Applications that may run: those that ask for nothing, and those that ``options`` name."""
     named = [method.name for method in options.applications]
     found = [application(name) for name in modules()]
@@ -48,7 +54,7 @@ def is_input(path: Path) -> bool:
     return any(fits(query, path) for query in queries if query.is_image)
 
 
-def find_inputs(subject: str, options, index: Index) -> dict[tuple[str, str], list[Path]]:
+def find_inputs(subject: str, options: 'Options', index: Index) -> dict[tuple[str, str], list[Path]]:
     """Files of a participant by (application, query), in the dataset, its derivatives/ and those given."""
     roots = [
         options.bids_dir,
@@ -75,7 +81,13 @@ def drawn_images(found: dict[tuple[str, str], list[Path]]) -> list[Path]:
 
 
 def plan_applications(
-    one, found: dict[tuple[str, str], list[Path]], anatomy, flair: Path | None, series, scanned, options
+    one: Series,
+    found: dict[tuple[str, str], list[Path]],
+    anatomy: 'Anatomy',
+    flair: Path | None,
+    series: Sequence[Series],
+    scanned: dict[str, set],
+    options: 'Options',
 ) -> tuple[tuple[Use, ...], list[str]]:
     """The applications that run for a series, with their files, and what to say of files and of the others.
 
@@ -109,11 +121,19 @@ def plan_applications(
     return tuple(uses), notes
 
 
-def _is_absent(name, made):
+def _is_absent(name: str, made: Mapping[str, object]) -> bool:
     return name in PRODUCTS and name not in made
 
 
-def _place_all(query, paths, one, anatomy, flair, series, scanned):
+def _place_all(
+    query: Query,
+    paths: list[Path],
+    one: Series,
+    anatomy: 'Anatomy',
+    flair: Path | None,
+    series: Sequence[Series],
+    scanned: dict[str, set],
+) -> tuple[list[Input], list[str]]:
     """The files of a query that concern a series, and what to say of the others."""
     placed, notes = [], []
     for path in paths:
@@ -143,13 +163,13 @@ def _place_all(query, paths, one, anatomy, flair, series, scanned):
     return placed, notes
 
 
-def choose_flair(one, flairs: list[Path], drawn: list[Path], anatomy) -> Path | None:
+def choose_flair(one: Series, flairs: list[Path], drawn: list[Path], anatomy: 'Anatomy') -> Path | None:
     """The FLAIR image of a series: of its session first, and one that masks were drawn on before others.
 
     None where there is none; one that cannot be read is an error only once masks lie on it.
     """
 
-    def rank(path):
+    def rank(path: Path):
         labels = entities_of(path)
         return 'ce' in labels, labels.get('run', '').zfill(4), labels.get('ses', ''), path.name
 
@@ -161,7 +181,7 @@ def choose_flair(one, flairs: list[Path], drawn: list[Path], anatomy) -> Path | 
     return next(iter((*fits, *sound, *ranked)), None)
 
 
-def _may_be_on_flair(path, one, anat):
+def _may_be_on_flair(path: Path, one: Series, anat: Sequence[Path]) -> bool:
     if session_of(path) not in (None, one.session):
         return False
     space = drawn_space(path)
@@ -171,13 +191,20 @@ def _may_be_on_flair(path, one, anat):
     return not any(checks.same_grid(path, other) for other in others)
 
 
-def drawn_space(path):
+def drawn_space(path: Path) -> str | None:
     """Space that a mask names: its entity space-, or the image in its name; None where it names none."""
     named = next((image for image in ('T1w', 'FLAIR') if f'_{image}_' in path.name), None)
     return entities_of(path).get('space', named)
 
 
-def _place(path, one, anatomy, flair, series, scanned):
+def _place(
+    path: Path,
+    one: Series,
+    anatomy: 'Anatomy',
+    flair: Path | None,
+    series: Sequence[Series],
+    scanned: dict[str, set],
+) -> tuple[str | None, str | None]:
     """Image that a mask was drawn on ('anat', 'gre', 'flair' or None), and a note where it is not used."""
     space = drawn_space(path)
     named = {
@@ -226,11 +253,11 @@ def _place(path, one, anatomy, flair, series, scanned):
     )
 
 
-def _lies_on(path, image):
+def _lies_on(path: Path, image: Path) -> bool:
     return checks.image_problem(image) is None and checks.same_grid(path, image)
 
 
-def is_of_other_scan(path, in_use, sessions) -> bool:
+def is_of_other_scan(path: Path, in_use: str | None, sessions: Container[str | None]) -> bool:
     """Whether a file names another session than that ``in_use``, which has an image of its own.
 
     Equal grids then say nothing: a protocol gives all its sessions the same one, and the head moves between
@@ -240,7 +267,7 @@ def is_of_other_scan(path, in_use, sessions) -> bool:
     return None not in (own, in_use) and own != in_use and own in sessions
 
 
-def is_of_other(path, one) -> bool:
+def is_of_other(path: Path, one: Series) -> bool:
     """Whether a file names another acquisition than a series does."""
     labels, own = entities_of(path), dict(one.entities)
     return any(labels[k] != own.get(k) for k in OF_SERIES if k in labels)

@@ -19,7 +19,7 @@ from PIL import Image
 from bids_qsm.anatomy.transform import spacing_of
 
 if TYPE_CHECKING:
-    from bids_qsm.plotting.maps import Kind
+    pass
 
 mpl.rcdefaults()  # a matplotlibrc of the user would change the figures
 
@@ -118,7 +118,7 @@ class Mosaic:
         self._figure = Figure(dpi=_DPI, facecolor=_PAPER)
         self._axes = self._figure.add_axes((0, 0, 1, 1), frameon=False)
         self._axes.set(xlim=(0, self._extent[0]), ylim=(0, self._extent[1]), xticks=[], yticks=[])
-        self._bar: tuple[ScalarMappable, Kind] | None = None
+        self._bar: tuple[ScalarMappable, Look] | None = None
         self._cmap, self._outlines = 'gray', []
         self._annotate()
 
@@ -152,7 +152,7 @@ class Mosaic:
             self._text(left + 1, top - 1, name, 8, va='top')
 
     def show(
-        self, volumes: list[np.ndarray], spec: 'Kind', low: float, high: float, *, bar: bool = True
+        self, volumes: list[np.ndarray], spec: 'Look', low: float, high: float, *, bar: bool = True
     ) -> None:
         """Fill each tile from its volume, in the colours and the unit of ``spec``."""
         norm, self._cmap = Normalize(low, high), spec.cmap
