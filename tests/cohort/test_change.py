@@ -48,7 +48,7 @@ def test_repeatability_is_that_of_the_own_runs():
     np.testing.assert_allclose(rows['ci_high'] - rows['change'], stats.t.ppf(0.975, 32) * rows['se'])
     means = within.mean().unstack()
     np.testing.assert_allclose(rows['change'], means['ses-2'] - means['ses-1'])
-    assert any('anew' in note for note in notes)
+    assert any('repositioning' in note for note in notes)
 
 
 def test_repeatability_that_is_given():
