@@ -20,6 +20,8 @@ from bids_qsm.workflows.susceptibility import is_one_step
 if TYPE_CHECKING:
     from bids_qsm.app.options import Options
     from bids_qsm.layout.series import Series
+    from bids_qsm.templates.atlases import Atlas
+    from bids_qsm.templates.spaces import Template
 
 CONDITIONED = ('magnitude', 'phase', 'combined', 'quality', 'notes')
 
@@ -67,7 +69,16 @@ def init_series_phase_wf(*, series: 'Series', options: 'Options', omp_nthreads: 
     return phase_wf
 
 
-def init_series_wf(*, series, options, template, atlas, is_anatomy: bool, omp_nthreads: int, name: str):
+def init_series_wf(
+    *,
+    series: 'Series',
+    options: 'Options',
+    template: 'Template',
+    atlas: 'Atlas',
+    is_anatomy: bool,
+    omp_nthreads: int,
+    name: str,
+):
     """Reconstruct a series, label it, tabulate it and draw it.
 
     ``series``, ``options``, ``template`` and its ``atlas`` are the frozen descriptions made before the graph.
