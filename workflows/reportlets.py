@@ -51,7 +51,10 @@ def init_reportlets_wf(*, figures: tuple[str, ...], sizes: Sizes, name: str = 'r
     over = 'chi' if 'chi' in figures else 'r2star'
     plot_atlas = pe.Node(PlotOutlines(kind=over), name='plot_atlas', mem_gb=need('plot', sizes))
     flicker = pe.Node(
-        PlotFlicker(title='GRE magnitude and anatomical image', labels=['anatomy', 'GRE']),
+        PlotFlicker(
+            title=f'{"GRE magnitude" if "magnitude" in figures else "Map"} and anatomical image',
+            labels=['anatomy', 'GRE'],
+        ),
         name='flicker',
         mem_gb=need('flicker', sizes),
     )

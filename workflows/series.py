@@ -108,7 +108,8 @@ def init_series_wf(
     outputs = list(dict.fromkeys([*of_chi, *series.maps]))
     outputnode = pe.Node(IdentityInterface(['gre_to_anat', *outputs, *refined]), name='outputnode')
 
-    align_wf = init_align_wf(is_anatomy=is_anatomy, sizes=sizes)
+    moving = 'combined GRE magnitude' if series.magnitude or series.real else 'given map itself'
+    align_wf = init_align_wf(is_anatomy=is_anatomy, sizes=sizes, moving=moving)
     recon_wf = init_series_recon_wf(series, options, omp_nthreads)
     labels_wf = init_labels_wf(
         series=series, options=options, template=template, atlas=atlas, sizes=sizes, has_r2star=has_r2star
