@@ -5,11 +5,13 @@ from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.memory import Sizes, need
 
 
-def init_align_wf(*, is_anatomy: bool, sizes: Sizes, name: str = 'align_wf'):
+def init_align_wf(
+    *, is_anatomy: bool, sizes: Sizes, moving: str = 'combined GRE magnitude', name: str = 'align_wf'
+):
     """Align the series rigidly to the anatomical image and carry its brain mask over.
 
     With ``is_anatomy`` the series itself is the anatomical image (the subject has no T1w), and the
-    alignment is the identity.
+    alignment is the identity. ``moving`` says in the methods text what is aligned.
 
     Inputs: combined (GRE magnitude, 3D), anat (image), anat_mask.
     Outputs: gre_to_anat (resamples the GRE onto the anatomical image), brain (mask on the
@@ -25,8 +27,7 @@ def init_align_wf(*, is_anatomy: bool, sizes: Sizes, name: str = 'align_wf'):
         rigid = pe.Node(RegisterRigid(), name='rigid', mem_gb=need('register_rigid', sizes))
         workflow.link(inputnode, rigid, moving='combined', fixed='anat', fixed_mask='anat_mask')
         workflow.__desc__ = (
-            'The combined GRE magnitude was aligned rigidly to the anatomical image '
-            'by mutual information [@studholme].'
+            f'The {moving} was aligned rigidly to the anatomical image by mutual information [@studholme].'
         )
     brain = pe.Node(
         Resample(interpolation='label', invert=[True]), name='brain', mem_gb=need('carry_mask', sizes)

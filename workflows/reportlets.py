@@ -30,7 +30,10 @@ def init_reportlets_wf(*, maps: list[str], sizes: Sizes, name: str = 'reportlets
     over = 'chi' if 'chi' in maps else 'r2star'
     plot_atlas = pe.Node(PlotOutlines(kind=over), name='plot_atlas', mem_gb=need('plot', sizes))
     flicker = pe.Node(
-        PlotFlicker(title='GRE magnitude and anatomical image', labels=['anatomy', 'GRE']),
+        PlotFlicker(
+            title=f'{"GRE magnitude" if "magnitude" in maps else "Map"} and anatomical image',
+            labels=['anatomy', 'GRE'],
+        ),
         name='flicker',
         mem_gb=need('flicker', sizes),
     )

@@ -130,7 +130,8 @@ def init_series_wf(
         *dict.fromkeys(['gre_to_anat', *reference, *standard_maps(series, options), *refined, *gathered])
     )
 
-    align_wf = init_align_wf(is_anatomy=is_anatomy, sizes=sizes)
+    moving = 'combined GRE magnitude' if series.magnitude or series.real else 'given map itself'
+    align_wf = init_align_wf(is_anatomy=is_anatomy, sizes=sizes, moving=moving)
     recon_wf = init_series_recon_wf(series, options, omp_nthreads)
     asked = application_inputs(series)
     of_labels = list(dict.fromkeys(label_inputs_of(series)))

@@ -156,6 +156,8 @@ def _odd_folders(options):
 def _require_sessions(index, options, is_part):
     present = sorted(index.sessions)
     missing = [label for label in options.session_label if label not in present]
+    for _, root in options.derivatives:  # series may start from maps there
+        missing = [label for label in missing if not any(root.glob(f'sub-*/ses-{label}'))]
     if is_part:  # another participant may have it
         missing = [label for label in missing if not any(options.bids_dir.glob(f'sub-*/ses-{label}'))]
     if missing:

@@ -135,7 +135,11 @@ def with_maps(
 def _files(subject: str, options: 'Options') -> Iterator[_File]:
     """Images of a subject in the folders anat/ of the dataset, and anywhere in its derivatives."""
     folder = f'sub-{subject}'
-    found = [(options.bids_dir, path) for path in options.bids_dir.glob(f'{folder}/**/anat/*.nii*')]
+    found = [
+        (options.bids_dir, path)
+        for place in ('anat', 'ses-*/anat')
+        for path in options.bids_dir.glob(f'{folder}/{place}/*.nii*')
+    ]
     for _, root in options.derivatives:
         if not root.is_relative_to(options.output_dir):
             found += [(root, path) for path in root.glob(f'{folder}/**/*.nii*')]
@@ -165,18 +169,14 @@ def _fits(key: tuple[tuple[str, str], ...], other: tuple[tuple[str, str], ...]) 
 
 def _magnitudes(key: tuple[tuple[str, str], ...], group: list[_File], files: list[_File]) -> list[_File]:
     """Magnitudes of all echoes on the grid of the maps, of the acquisition that is most like theirs."""
+    if checks.image_problem(group[0].path):
+        return []
     groups = defaultdict(list)
     for one in files:
         is_magnitude = one.kind in MAGNITUDES and one.get('part') in ('', 'mag') and not one.get('desc')
-        usable = is_magnitude and _fits(key, one.key) and checks.image_problem(one.path) is None
-        if (
-            usable
-            and checks.image_problem(group[0].path) is None
-            and checks.same_grid(one.path, group[0].path)
-        ):
-            groups[one.key].append(one)
-    best = min(groups, key=lambda other: (len(set(key) ^ set(other)), other), default=None)
-    return sorted(groups[best], key=lambda one: int(one.get('echo') or 1)) if groups else []
+        if is_magnitude and _fits(key, one.key) and _lies_on(one.path, group[0].path):
+            groups[len({*key} ^ {*one.key}), one.key, one.kind, one.root].append(one)
+    return sorted(groups[min(groups)], key=lambda one: one.get('echo').zfill(9)) if groups else []
 
 
 def _read(

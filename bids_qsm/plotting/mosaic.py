@@ -19,7 +19,7 @@ from PIL import Image
 from bids_qsm.anatomy.transform import spacing_of
 
 if TYPE_CHECKING:
-    pass
+    from bids_qsm.plotting.maps import Look
 
 mpl.rcdefaults()  # a matplotlibrc of the user would change the figures
 
