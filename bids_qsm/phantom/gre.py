@@ -158,9 +158,10 @@ def simulate(head, protocol, seed=0):
 
 def store_phase(phase, phase_format):
     """Phase (rad) as a vendor stores it; see PHASE_FORMATS."""
-    if PHASE_FORMATS[phase_format] is None:
+    stored = PHASE_FORMATS[phase_format]
+    if stored is None:
         return phase.astype(np.float32)
-    low, step, dtype = PHASE_FORMATS[phase_format]
+    low, step, dtype = stored
     level = np.round((phase + np.pi) / (2 * np.pi) * 4095)
     return (low + step * level).astype(dtype)
 

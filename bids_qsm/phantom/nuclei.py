@@ -86,14 +86,14 @@ def _step(rng, limit, at_rest, shapes, group, others):
     points = _inside([at_rest[n] for n in group])
     rest = _crowding(points, [at_rest[n] for n in others])
     around = [shapes[n] for n in others]
-    best = None
+    best, least = candidates[0], np.inf
     for step in candidates:
         more = (_crowding(points + step, around) - rest).max()
-        if best is None or more < best[0]:
-            best = more, step
+        if more < least:
+            best, least = step, more
         if more <= CROWDED:
             break
-    return best[1]
+    return best
 
 
 def _inside(group):
