@@ -154,13 +154,13 @@ def draw_people(seed, *, controls=12, patients=12, repeated=6, effects=None):
         )
         later = timedelta(days=int(rng.integers(365, 730)))
         response = effects.treated + effects.treated_spread * rng.standard_normal()
-        dystonia, parkinsonism, sessions = None, None, [Session('1', start, first)]
+        scores, sessions = (None, None), [Session('1', start, first)]
         if patient >= 0:
             first['GP'] *= gp[patient]
             first['SN'] *= sn[patient]
             above = [sessions[0].chi(region) - normal(region) for region in ('GP', 'SN')]
             ideal = np.multiply(above, (effects.dystonia, effects.parkinsonism)) + noise
-            dystonia, parkinsonism = (float(np.clip(round(2 * s) / 2, 0, 108)) for s in ideal)
+            scores = tuple(float(np.clip(round(2 * s) / 2, 0, 108)) for s in ideal)
             if patient in again:
                 sessions.append(Session('2', start + later, {**first, 'GP': first['GP'] * response}))
         people.append(
@@ -169,8 +169,7 @@ def draw_people(seed, *, controls=12, patients=12, repeated=6, effects=None):
                 'control' if patient < 0 else 'patient',
                 age,
                 'FM'[n % 2],
-                dystonia,
-                parkinsonism,
+                *scores,
                 tuple(sessions),
             )
         )

@@ -82,9 +82,7 @@ class Head:
             return found
         points = self.to_template(shape, affine)
         for n, lesion in enumerate(self.lesions, 1):
-            found[
-                np.linalg.norm(points - np.asarray(lesion.centre, np.float32), axis=-1) <= lesion.radius
-            ] = n
+            found[np.linalg.norm(points - np.float32(lesion.centre), axis=-1) <= lesion.radius] = n
         return found
 
     def moved(self, rotation, translation):
@@ -168,7 +166,7 @@ def make_head(seed, *, spacing=1.0, effects=None, lesions=(), warp_mm=2.5, varia
     first = origin + spacing * np.array([b.start for b in box])
     inner = Volume(volume.data[box], first, spacing)
     texture = _textures(inner.data.shape[:3], spacing, streams[2])
-    _draw_brain(inner.data, t1w[box], grey[box], white[box], mask[box], texture)
+    _draw_brain(inner.data, *(v[box] for v in (t1w, grey, white, mask)), texture)
     shapes = (
         displaced(np.random.default_rng([seed, 6]), nuclei_mm) if nuclei_mm else tuple(atlas.ellipsoids())
     )

@@ -86,14 +86,14 @@ def _step(rng, limit, at_rest, shapes, group, others):
     points = _inside([at_rest[n] for n in group])
     rest = _crowding(points, [at_rest[n] for n in others])
     around = [shapes[n] for n in others]
-    best, least = candidates[0], np.inf
+    best = None
     for step in candidates:
         more = (_crowding(points + step, around) - rest).max()
-        if more < least:
-            best, least = step, more
+        if best is None or more < best[0]:
+            best = more, step
         if more <= CROWDED:
             break
-    return best
+    return best[1]
 
 
 def _inside(group):
