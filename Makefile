@@ -28,7 +28,7 @@ lint: $(VENV)/stamp-test
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/pytest -n auto --dist loadfile
+	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
 benchmark: $(VENV)/stamp
 	$(BIN)/python benchmarks/accuracy.py

@@ -1,8 +1,28 @@
 """Fixtures for all rooms."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.skeletons import write_dataset
+
+LONG = ('test_threads.py', 'test_reproducible.py', 'test_faults.py', 'test_fuzz.py', 'test_scale.py')
+"""Files that take longest."""
+
+
+def pytest_collection_modifyitems(items):
+    """Start the longest files first, so that none of them runs alone at the end."""
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
+@pytest.fixture(scope='session')
+def reproducible():
+    """The benchmark of equal files, imported as its parts import each other."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parents[1] / 'benchmarks')
+        import reproducible
+
+    return reproducible
 
 
 @pytest.fixture
@@ -23,3 +43,38 @@ def find(data, tmp_path):
         return make_plan(Options(bids_dir=data, output_dir=tmp_path / 'out', level='participant', **settings))
 
     return find
+
+
+@pytest.fixture(scope='session')
+def templates(tmp_path_factory):
+    """A working folder for all tests that build graphs: templates are made there once, and nothing is run."""
+    folder = tmp_path_factory.getbasetemp() / 'templates'
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope='session')
+def _resources():
+    return {}
+
+
+@pytest.fixture
+def templates_once(monkeypatch, _resources):
+    """The default template and atlas are read once, not for each graph, where they take most of the time."""
+    from bids_qsm.app import participant
+    from bids_qsm.app.options import Options
+
+    find = participant.find_resources
+
+    def find_once(options):
+        fields = Options.__dataclass_fields__
+        if any(
+            getattr(options, name) != fields[name].default
+            for name in ('output_spaces', 'atlas', 'chi_template', 'refinement')
+        ):
+            return find(options)
+        if options.work_dir not in _resources:
+            _resources[options.work_dir] = find(options)
+        return _resources[options.work_dir]
+
+    monkeypatch.setattr(participant, 'find_resources', find_once)

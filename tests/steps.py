@@ -13,8 +13,17 @@ from importlib.util import find_spec
 
 from bids_qsm.threads import set_threads
 
-QUICK = {'inversion tgv': {'max_iterations': 100}}
-"""Parameters of methods that take long."""
+QUICK = {
+    'background levelled': {'turns': 1},
+    'background pdf': {'max_iterations': 20},
+    'background resharp': {'max_iterations': 50},
+    'inversion medi': {'max_iterations': 30},
+    'inversion medi0': {'max_iterations': 30},
+    'inversion tgv': {'max_iterations': 30},
+    'inversion tv': {'max_iterations': 30},
+    'inversion whnltv': {'max_iterations': 30},
+}
+"""Parameters of methods that take long: a few rounds of a loop depend on threads if many do."""
 PACKAGES = {'registration greedy': 'picsl_greedy'}
 """What methods need beside the package itself."""
 

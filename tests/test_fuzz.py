@@ -50,18 +50,12 @@ def sound(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def templates(tmp_path_factory):
-    folder = tmp_path_factory.getbasetemp() / 'templates'
-    folder.mkdir(exist_ok=True)
-    return folder
-
-
-@pytest.fixture(scope='module')
 def writes():
     return Writes()
 
 
 @pytest.mark.parametrize('kind', CASES)
+@pytest.mark.usefixtures('templates_once')
 def test_malformed_datasets(kind, sound, templates, writes):
     spoil, kinds = malformed.KINDS[kind], set()
 

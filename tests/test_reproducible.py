@@ -1,11 +1,9 @@
 """Equal input gives equal files, byte for byte, and the files say how to make them again."""
 
-import ast
 import json
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -13,76 +11,14 @@ import bids_qsm
 from bids_qsm.app.cli import parse
 from bids_qsm.app.options import Options
 from bids_qsm.derivatives.files import write_dataset_description
-from tests import steps
 from tests.cohorts import write_cohort
 from tests.skeletons import write_dataset
 
-BENCHMARKS = Path(__file__).parent.parent / 'benchmarks'
-
 
 @pytest.fixture(scope='module')
-def bench():
-    sys.path.insert(0, str(BENCHMARKS))
-    import reproducible
-
-    sys.path.remove(str(BENCHMARKS))
-    return reproducible
-
-
-def test_the_number_of_threads_changes_no_array(bench):
-    number, different = bench.compare_threads((1, 2, 4))
-    assert number > len(steps.registered()) > 30
-    assert different == []
-
-
-def parallel_functions():
-    """(file, function) of what numba compiles for several threads."""
-    for path in sorted(Path(bids_qsm.__file__).parent.rglob('*.py')):
-        for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
-            if isinstance(node, ast.FunctionDef) and any(
-                'parallel=True' in ast.unparse(d) for d in node.decorator_list
-            ):
-                yield path.name, node
-
-
-def shared_sums(function):
-    """Variables that loops over threads add to, though they begin outside, and sums of whole arrays."""
-    for loop in ast.walk(function):
-        if isinstance(loop, ast.For) and 'prange' in ast.unparse(loop.iter):
-            begun = {
-                name.id
-                for node in ast.walk(loop)
-                if isinstance(node, ast.Assign)
-                for target in node.targets
-                for name in ast.walk(target)
-                if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)
-            }
-            for node in ast.walk(loop):
-                if (
-                    isinstance(node, ast.AugAssign)
-                    and isinstance(node.target, ast.Name)
-                    and node.target.id not in begun
-                ):
-                    yield node.target.id
-    for node in ast.walk(function):
-        if isinstance(node, ast.Call) and not node.args and isinstance(node.func, ast.Attribute):
-            yield from [ast.unparse(node)] if node.func.attr in ('sum', 'mean', 'std', 'var') else []
-
-
-def test_threads_add_nothing_up_together():
-    functions = list(parallel_functions())
-    assert len(functions) > 30
-    assert [(file, f.name, sums) for file, f in functions if (sums := list(shared_sums(f)))] == []
-    wrong = ast.parse(
-        'def f(x):\n    s = 0\n    for i in prange(9):\n        s += x[i]\n    return s + x.sum()'
-    )
-    assert list(shared_sums(wrong.body[0])) == ['s', 'x.sum()']
-
-
-@pytest.fixture(scope='module')
-def job(bench, tmp_path_factory):
+def job(reproducible, tmp_path_factory):
     """A small job, and its outputs after two runs in two ways."""
-    job = bench.disturb.make_job(tmp_path_factory.mktemp('job'))
+    job = reproducible.disturb.make_job(tmp_path_factory.mktemp('job'))
 
     def command(out, n):
         places = {str(job.out): str(out), str(job.work): str(out / 'work')}
@@ -91,16 +27,16 @@ def job(bench, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('TEMPLATEFLOW_HOME', str(job.root / 'templateflow'))
-        return job, bench.run_twice(job.root, command)
+        return job, reproducible.run_twice(job.root, command)
 
 
-def test_two_runs_give_the_same_files(bench, job):
-    number, different = bench.compare(job[1])
+def test_two_runs_give_the_same_files(reproducible, job):
+    number, different = reproducible.compare(job[1])
     assert number > 40
     assert different == []
 
 
-def test_configuration_of_a_run_repeats_it(bench, job, monkeypatch):
+def test_configuration_of_a_run_repeats_it(reproducible, job, monkeypatch):
     one, other = job[1]
     (config,) = one.glob('logs/*/config.toml')
     removed = one / 'sub-01' / 'anat' / 'sub-01_Chimap.nii.gz'
@@ -109,7 +45,7 @@ def test_configuration_of_a_run_repeats_it(bench, job, monkeypatch):
     command = [sys.executable, '-m', 'bids_qsm', '--config', str(config)]
     subprocess.run(command, cwd=one.parent / 'here', capture_output=True, check=True, timeout=900)
     assert removed.exists()
-    assert bench.compare((one, other))[1] == []
+    assert reproducible.compare((one, other))[1] == []
 
 
 def test_report_says_how_to_repeat_it(job):
@@ -129,7 +65,7 @@ def test_report_says_how_to_repeat_it(job):
         assert changing not in page
 
 
-def test_group_level_gives_the_same_files(bench, tmp_path):
+def test_group_level_gives_the_same_files(reproducible, tmp_path):
     def command(out, n):
         data, _ = write_cohort(out.parent, n=16, repeated=3)
         asked = [
@@ -143,9 +79,9 @@ def test_group_level_gives_the_same_files(bench, tmp_path):
         ]
         return [sys.executable, '-m', 'bids_qsm', str(data), str(out), 'group', *asked]
 
-    outs = bench.run_twice(tmp_path, command)
+    outs = reproducible.run_twice(tmp_path, command)
     assert (outs[0] / 'group' / 'correlation_difference_stats.tsv').exists()
-    assert bench.compare(outs)[1] == []
+    assert reproducible.compare(outs)[1] == []
 
 
 def settings(tmp_path, **others):

@@ -100,7 +100,7 @@ def test_names_of_outputs_stay_in_the_output(entities, suffix):
     assert all(re.fullmatch(r'[\w.+-]+', part, re.ASCII) for part in path.parts[1:])
 
 
-def test_graph_writes_to_the_output_alone(tmp_path, tmp_path_factory):
+def test_graph_writes_to_the_output_alone(tmp_path, templates):
     """Whatever names and sidecars hold, the graph is told of no other place to write to."""
     root = malformed.write_sound(tmp_path / 'in')
     theirs = root / 'derivatives' / 'sub-01' / 'anat'
@@ -120,7 +120,7 @@ def test_graph_writes_to_the_output_alone(tmp_path, tmp_path_factory):
         bids_dir=root / 'data',
         output_dir=out,
         level='participant',
-        work_dir=tmp_path_factory.getbasetemp() / 'templates',
+        work_dir=templates,
         skip_bids_validation=True,
         derivatives=(('others', root / 'derivatives'),),
     )

@@ -1,10 +1,15 @@
-"""A step has the threads that its node declares and no more, whatever library it computes with."""
+"""A step has the threads that its node declares and no more, and their number changes no result."""
+
+import ast
+from pathlib import Path
 
 import pytest
 from nipype.interfaces.utility import Function
 
+import bids_qsm
 from bids_qsm.execution.pool import PoolPlugin
 from bids_qsm.workflows import engine
+from tests import steps
 
 
 def compute():
@@ -86,3 +91,53 @@ def test_libraries_of_linear_algebra_have_one_thread(found, n):
     libraries = {name: n for name, n in found[n]['libraries'].items() if 'gomp' not in name}
     assert any('openblas' in name for name in libraries)
     assert set(libraries.values()) == {1}, found
+
+
+def test_the_number_of_threads_changes_no_array(reproducible):
+    number, different = reproducible.compare_threads((1, 2, 4))
+    assert number > len(steps.registered()) > 30
+    assert different == []
+
+
+def parallel_functions():
+    """(file, function) of what numba compiles for several threads."""
+    for path in sorted(Path(bids_qsm.__file__).parent.rglob('*.py')):
+        for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+            if isinstance(node, ast.FunctionDef) and any(
+                'parallel=True' in ast.unparse(d) for d in node.decorator_list
+            ):
+                yield path.name, node
+
+
+def shared_sums(function):
+    """Variables that loops over threads add to, though they begin outside, and sums of whole arrays."""
+    for loop in ast.walk(function):
+        if isinstance(loop, ast.For) and 'prange' in ast.unparse(loop.iter):
+            begun = {
+                name.id
+                for node in ast.walk(loop)
+                if isinstance(node, ast.Assign)
+                for target in node.targets
+                for name in ast.walk(target)
+                if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)
+            }
+            for node in ast.walk(loop):
+                if (
+                    isinstance(node, ast.AugAssign)
+                    and isinstance(node.target, ast.Name)
+                    and node.target.id not in begun
+                ):
+                    yield node.target.id
+    for node in ast.walk(function):
+        if isinstance(node, ast.Call) and not node.args and isinstance(node.func, ast.Attribute):
+            yield from [ast.unparse(node)] if node.func.attr in ('sum', 'mean', 'std', 'var') else []
+
+
+def test_threads_add_nothing_up_together():
+    functions = list(parallel_functions())
+    assert len(functions) > 30
+    assert [(file, f.name, sums) for file, f in functions if (sums := list(shared_sums(f)))] == []
+    wrong = ast.parse(
+        'def f(x):\n    s = 0\n    for i in prange(9):\n        s += x[i]\n    return s + x.sum()'
+    )
+    assert list(shared_sums(wrong.body[0])) == ['s', 'x.sum()']

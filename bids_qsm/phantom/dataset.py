@@ -92,11 +92,9 @@ def write_dataset(
     _describe_derivative(truth, 'Truth of the simulated dataset')
     if any(v.lesions for v in visits):
         _describe_derivative(path / 'derivatives' / 'lesions', 'Lesion masks of the simulated dataset')
-    person = head = None
     for n, visit in enumerate(visits):
-        if visit.person != person:
-            person = visit.person
-            head = make_head(person, spacing=spacing, variation=variation, nuclei_mm=nuclei_mm)
+        if n == 0 or visit.person != visits[n - 1].person:
+            head = make_head(visit.person, spacing=spacing, variation=variation, nuclei_mm=nuclei_mm)
         seeds = np.random.SeedSequence([seed, visit.person, n]).generate_state(3)
         _write_visit(path, visit, head.changed(visit.effects, visit.lesions), seeds)
     return path

@@ -27,7 +27,7 @@ class Lesion:
     (a clump of iron, dark on T1w; 1 to 3 mm and .3 to 1 ppm are usual) or 'calcification'.
     """
 
-    centre: tuple[float, float, float]
+    centre: tuple[float, ...]
     radius: float
     chi: float = 0.06
     rim: float = 0.0

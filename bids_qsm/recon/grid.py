@@ -12,9 +12,9 @@ from bids_qsm.recon.arrays import Array
 class Grid:
     """Shape, voxel size (mm) and B0 direction (unit vector along the voxel axes) of a 3D volume."""
 
-    shape: tuple[int, int, int]
-    voxel_size: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    b0_dir: tuple[float, float, float] = (0.0, 0.0, 1.0)
+    shape: tuple[int, ...]
+    voxel_size: tuple[float, ...] = (1.0, 1.0, 1.0)
+    b0_dir: tuple[float, ...] = (0.0, 0.0, 1.0)
 
     @classmethod
     def from_affine(cls, shape: Sequence[int], affine: Array):

@@ -286,18 +286,19 @@ def test_an_image_is_given_what_links_lead_to(tmp_path):
         (['--participant-label', '03'], 'has no series that can be run'),
     ],
 )
-def test_wrong_use_is_one_sentence(dataset, tmp_path, capsys, words, says):
-    assert main(['slurm', str(dataset), str(tmp_path / 'out'), *QUICK, *words]) == 2
+def test_wrong_use_is_one_sentence(dataset, templates, tmp_path, capsys, words, says):
+    places = [str(dataset), str(tmp_path / 'out'), '-w', str(templates)]
+    assert main(['slurm', *places, *QUICK, *words]) == 2
     said = capsys.readouterr().err
     assert says in said
     assert said.count('\n') == 1
     assert not (tmp_path / 'out' / 'slurm' / 'submit.sh').exists()
 
 
-def test_colons_cannot_be_bound(dataset, tmp_path):
+def test_colons_cannot_be_bound(dataset, templates, tmp_path):
     image = tmp_path / 'image.sif'
     image.touch()
-    settings = parse([str(dataset), str(tmp_path / 'a:b'), *QUICK])
+    settings = parse([str(dataset), str(tmp_path / 'a:b'), '-w', str(templates), *QUICK])
     with pytest.raises(UserError, match='Apptainer cannot bind'):
         write_array(settings, tasks=1, cpus=1, image=str(image))
 

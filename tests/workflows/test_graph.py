@@ -68,18 +68,12 @@ def series(files):
     )
 
 
-@pytest.fixture(scope='module')
-def work(tmp_path_factory):
-    """A working folder for all: nothing is run in it, but templates are made there once."""
-    return tmp_path_factory.mktemp('work')
-
-
 @pytest.fixture
-def options(tmp_path, work):
+def options(tmp_path, templates, templates_once):  # noqa: ARG001
     return Options(
         bids_dir=tmp_path / 'data',
         output_dir=tmp_path / 'out',
-        work_dir=work,
+        work_dir=templates,
         level='participant',
     )
 
@@ -343,6 +337,8 @@ def test_refinement_is_named_after_the_template_it_is_in(options, series, monkey
     space = options.output_spaces[0]
     other = replace(get_template(space, options.work_dir / 'templates'), name='MNI152NLin2009cAsym')
     monkeypatch.setattr('bids_qsm.app.participant.get_template', lambda *_: other)
+    for made in ('get_white_matter', 'get_chi'):  # not again under another name
+        monkeypatch.setattr(f'bids_qsm.app.participant.{made}', lambda *_: other.t1w)
     workflow, _, _ = graph(replace(options, output_spaces=(other.name,)), series)
     paths = [n.inputs.paths for n in workflow._create_flat_graph().nodes() if n.name == 'save_labels']
     assert f'from-{other.name}_to-{other.name}_mode-image_desc-refine_xfm' in paths[0]['refine']
