@@ -34,14 +34,13 @@ def is_lesions(path) -> bool:
 
 def find_lesions(subject, options, index):
     """Lesion masks of a subject: in the dataset, in its derivatives/, in the derivatives given."""
-    roots = [
-        options.bids_dir,
-        *sorted(options.bids_dir.glob('derivatives/*')),
-        *(p for _, p in options.derivatives),
-    ]
+    given = [options.bids_dir, *(p for _, p in options.derivatives)]
+    beside = [p for p in sorted(options.bids_dir.glob('derivatives/*')) if p.is_dir()]
     found = {}
-    for root in roots:
+    for root in (given[0], *beside, *given[1:]):
         if root.is_relative_to(options.output_dir):
+            continue
+        if root not in given and subject in index.files(root).problems:  # nobody asked for it
             continue
         for path in index.files(root).of(subject, extension=[*EXTENSIONS]):
             if is_lesions(path):
