@@ -149,13 +149,11 @@ class Index:
             self._list(top, subject, None)
             for name in below:
                 self._list(top / name, subject, name.removeprefix('ses-'))
-        self._files = {
-            bids_dir: self._stored(database) if database else Files.search(bids_dir, self.subjects)
-        }
-        for subject, problem in self._files[bids_dir].problems.items():
+        own = self._stored(database) if database else Files.search(bids_dir, subjects)
+        self._files = {bids_dir: own}
+        for subject, problem in own.problems.items():
             self._odd.append((bids_dir / f'sub-{subject}', subject, None, None, problem))
-        # a folder with the name of an image
-        self._lost = set(self._images) - self._known(self._files[bids_dir])
+        self._lost = set(self._images) - self._known(own)  # folders with the name of an image
 
     def _list(self, folder: Path, subject: str, session: str | None):
         if session is not None and os.path.isdir(folder):
@@ -196,9 +194,10 @@ class Index:
         return Files.stored(folder, self.root)
 
     def _known(self, files: Files) -> set[Path]:
+        """Images in the folders anat/ of the participants that pybids has found."""
         wanted = {'datatype': 'anat', 'extension': [*EXTENSIONS]}
-        lacking = set(files.problems)
-        return {p for one in self.subjects if one not in lacking for p in files.of(one, **wanted)}
+        searched = (one for one in self.subjects if one not in files.problems)
+        return {path for one in searched for path in files.of(one, **wanted)}
 
     def files(self, root: Path) -> Files:
         """Files of the dataset ``root``, such as derivatives, that belong to the participants."""
