@@ -247,6 +247,8 @@ def _binds(options: 'Options', plan: 'Plan'):
         fixed = [part for part in path.parents if '{' not in str(part)]
         folders.setdefault(fixed[0], 'ro')
     folders |= {options.output_dir: 'rw', options.work_dir: 'rw'}
+    if options.bids_database_dir:
+        folders[options.bids_database_dir] = 'rw'
     read = [*(path for one in plan.series for path in _files(one)), *map(Path, atlas)]
     for path in _linked(read, folders):
         folders.setdefault(path, 'ro')

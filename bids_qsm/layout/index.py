@@ -38,31 +38,37 @@ _PATTERNS = {
 class Files:
     """Images, transforms and tables in ``sub-<label>[/ses-<label>][/<datatype>]`` of a dataset, by pybids.
 
-    No other folder is entered, so that a loop of links cannot trap it, and no file is read. Where an odd file
-    stops pybids, such as a link that may not be followed, participants are indexed one by one;
-    ``problems`` then tells those that this is impossible for (label -> what is wrong).
+    ``problems`` holds the participants that could not be searched (label -> what is wrong).
     """
 
-    def __init__(self, root: Path, subjects: Sequence[str]):
-        self.root, self.problems, self._layouts = root, {}, []
-        self._paths, self._found = {}, {}
+    def __init__(self, root: Path, layouts: list[BIDSLayout], problems: dict[str, str]):
+        self.root, self.problems = root, problems
+        self._layouts, self._paths, self._found = layouts, {}, {}
+
+    @classmethod
+    def search(cls, root: Path, subjects: Sequence[str]) -> 'Files':
+        """Index the folders of participants; no other is entered, so that a loop of links cannot trap it.
+
+        Where an odd file stops pybids, such as a link that may not be followed, they are indexed one by one.
+        """
+        layouts, problems = [], {}
         labels = '|'.join(map(re.escape, subjects))
         try:
-            self._layouts.append(_index(root, f'/sub-({labels})'))
+            layouts.append(_index(root, f'/sub-({labels})'))
         except Exception:
             for folder in (root / f'sub-{subject}' for subject in subjects):
                 try:
                     if folder.is_dir():
-                        self._layouts.append(_index(folder, ''))
+                        layouts.append(_index(folder, ''))
                 except Exception as error:
                     what = f'{error.strerror}: {error.filename}' if isinstance(error, OSError) else error
                     problem = f'{folder} cannot be searched ({what}); mend or remove what is odd.'
-                    self.problems[folder.name.removeprefix('sub-')] = problem
+                    problems[folder.name.removeprefix('sub-')] = problem
+        return cls(root, layouts, problems)
 
     @classmethod
-    def stored(cls, folder: Path, root: Path):
+    def stored(cls, folder: Path, root: Path) -> 'Files':
         """Those of the index of the dataset ``root`` that ``folder`` holds."""
-        files = cls.__new__(cls)
         try:
             layout = BIDSLayout(database_path=folder, validate=False)
             known = layout.root, list(layout.config)
@@ -76,9 +82,7 @@ class Files:
                 f'--bids-database-dir {folder} holds an index of {known[0]} or of another program, not that '
                 f'of {root}; give a folder of its own.'
             )
-        files.root, files.problems, files._layouts = root, {}, [layout]
-        files._paths, files._found = {}, {}
-        return files
+        return cls(root, [layout], {})
 
     def get(self, **filters: object) -> list[Path]:
         """Files that filters of pybids choose, sorted."""
@@ -145,11 +149,11 @@ class Index:
             self._list(top, subject, None)
             for name in below:
                 self._list(top / name, subject, name.removeprefix('ses-'))
-        self._files = {bids_dir: self._stored(database) if database else Files(bids_dir, self.subjects)}
-        for subject, problem in self._files[bids_dir].problems.items():
+        own = self._stored(database) if database else Files.search(bids_dir, subjects)
+        self._files = {bids_dir: own}
+        for subject, problem in own.problems.items():
             self._odd.append((bids_dir / f'sub-{subject}', subject, None, None, problem))
-        # a folder with the name of an image
-        self._lost = set(self._images) - self._known(self._files[bids_dir])
+        self._lost = set(self._images) - self._known(own)  # folders with the name of an image
 
     def _list(self, folder: Path, subject: str, session: str | None):
         if session is not None and os.path.isdir(folder):
@@ -190,14 +194,15 @@ class Index:
         return Files.stored(folder, self.root)
 
     def _known(self, files: Files) -> set[Path]:
+        """Images in the folders anat/ of the participants that pybids has found."""
         wanted = {'datatype': 'anat', 'extension': [*EXTENSIONS]}
-        lacking = set(files.problems)
-        return {p for one in self.subjects if one not in lacking for p in files.of(one, **wanted)}
+        searched = (one for one in self.subjects if one not in files.problems)
+        return {path for one in searched for path in files.of(one, **wanted)}
 
     def files(self, root: Path) -> Files:
         """Files of the dataset ``root``, such as derivatives, that belong to the participants."""
         if root not in self._files:
-            self._files[root] = Files(root, self.subjects)
+            self._files[root] = Files.search(root, self.subjects)
         return self._files[root]
 
     def images(

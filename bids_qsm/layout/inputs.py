@@ -56,14 +56,15 @@ def is_input(path: Path) -> bool:
 
 def find_inputs(subject: str, options: 'Options', index: Index) -> dict[tuple[str, str], list[Path]]:
     """Files of a participant by (application, query), in the dataset, its derivatives/ and those given."""
-    roots = [
-        options.bids_dir,
-        *sorted(options.bids_dir.glob('derivatives/*')),
-        *(path for _, path in options.derivatives),
-    ]
+    given = [options.bids_dir, *(path for _, path in options.derivatives)]
+    beside = [path for path in sorted(options.bids_dir.glob('derivatives/*')) if path.is_dir()]
     queries = {(one.name, query.name): query for one in chosen(options) for query in one.extra}
     found = {key: {} for key in queries}
-    for root in (root for root in roots if not root.is_relative_to(options.output_dir)):
+    for root in (given[0], *beside, *given[1:]):
+        # nobody asked for derivatives that lie beside the data and cannot be searched
+        is_odd = root not in given and subject in index.files(root).problems
+        if root.is_relative_to(options.output_dir) or is_odd:
+            continue
         for key, query in queries.items():
             endings = [*EXTENSIONS] if query.is_image else [query.extension]
             paths = index.files(root).of(subject, extension=endings)
