@@ -375,7 +375,8 @@ def _said(start: str, has: dict[str, bool], has_mask: bool, is_whole: bool) -> I
     """Notes on what is left out, and how the steps go without phase."""
     lacking = ['the field fit', 'susceptibility-weighted images']
     lacking += [] if has['r2star'] else ['R2*']
-    lacking += ['susceptibility'] if start == 'r2star' else []
+    if start == 'r2star':
+        lacking += ['susceptibility', 'the refinement of the nuclei', 'lesions', 'candidates']
     yield f'Without phase, these are left out: {", ".join(lacking)}.'
     if not has['magnitude']:
         yield 'There is no magnitude on its grid; the map itself is aligned with the T1w image.'
