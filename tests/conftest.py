@@ -6,8 +6,8 @@ import pytest
 
 from tests.skeletons import write_dataset
 
-LONG = ('test_threads.py', 'test_reproducible.py', 'test_faults.py', 'test_fuzz.py', 'test_scale.py')
-"""Files that take longest."""
+LONG = ('test_threads.py', 'test_faults.py', 'test_fuzz.py')
+"""Files that take longest, of those that may run before all kernels are compiled."""
 
 
 def pytest_collection_modifyitems(items):
