@@ -5,6 +5,7 @@ import json
 import math
 import os
 from collections import Counter
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def load_header(path: Path):
 
 
 @lru_cache(maxsize=64)
-def _load(path, *state):
+def _load(path: Path, *state: int | float):
     del state
     return nib.load(path)
 
@@ -56,7 +57,7 @@ _DEFLATED = 1100
 """More bytes than one byte of a gzip file can stand for."""
 
 
-def _affine_problem(path, affine):
+def _affine_problem(path: Path, affine: np.ndarray):
     matrix = affine[:3, :3]
     mend = 'mend the qform and sform of its header.'
     if not np.isfinite(affine).all():
@@ -70,7 +71,7 @@ def _affine_problem(path, affine):
     return None
 
 
-def _length_problem(path, image):
+def _length_problem(path: Path, image: nib.Nifti1Image):
     """Compare the length of the file with what its header promises; read all of it only where needed."""
     needed = image.dataobj.offset + math.prod(map(int, image.shape)) * image.get_data_dtype().itemsize
     found = path.stat().st_size
@@ -111,7 +112,7 @@ def same_grid(path: Path, other: Path) -> bool:
     return grid_problem(path, other) is None
 
 
-def same_affine(first, second) -> bool:
+def same_affine(first: np.ndarray, second: np.ndarray) -> bool:
     """Whether two affines agree to a hundredth of a voxel."""
     tolerance = 0.01 * np.sqrt((first[:3, :3] ** 2).sum(0)).min()
     return bool(np.allclose(first, second, rtol=1e-4, atol=tolerance))
@@ -194,7 +195,7 @@ def field_strength(name: str, metadata: dict) -> tuple[float | None, str | None]
     return strength, None
 
 
-def value_of(value, kind: type) -> str | float | None:
+def value_of(value: object, kind: type) -> str | float | None:
     """A value of a sidecar as a text, or as a number above 0; None where it is neither.
 
     >>> value_of(3, float), value_of('3', float), value_of(-1, float), value_of(['GE'], str)
@@ -211,7 +212,7 @@ def value_of(value, kind: type) -> str | float | None:
     return number if 0 < number < math.inf else None
 
 
-def _short(value):
+def _short(value: object):
     text = repr(value)
     return text if len(text) <= 60 else f'{text[:60]}...'
 
@@ -232,9 +233,9 @@ def json_problem(path: Path) -> str | None:
     return None if isinstance(content, dict) else f'{path.name} is not a JSON object; write it again.'
 
 
-def _first_line(error):
+def _first_line(error: Exception):
     return str(error).partition('\n')[0].rstrip('.') or type(error).__name__
 
 
-def _times(numbers):
+def _times(numbers: Iterable[float]):
     return ' x '.join(f'{number:g}' for number in numbers)

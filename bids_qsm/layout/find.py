@@ -3,6 +3,8 @@
 import json
 from collections import defaultdict
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bids_qsm.entities import ENTITIES, entities_of, is_label, suffix_of
 from bids_qsm.errors import UserError, plain
@@ -13,6 +15,9 @@ from bids_qsm.layout.maps import with_maps
 from bids_qsm.layout.series import Rejected, Series, read_series, series_of
 from bids_qsm.recon.inversion import INVERSION
 from bids_qsm.recon.registry import needs
+
+if TYPE_CHECKING:
+    from bids_qsm.app.options import Options
 
 SUFFIXES = ('MEGRE', 'T2starw', 'GRE', 'MPM', 'T1w')
 """Suffixes that a series may have; T1w only where there is phase beside it (a legacy name)."""
@@ -28,7 +33,7 @@ class Plan:
     notes: tuple[str, ...] = ()
 
 
-def find_series(options, own: tuple[str, ...] | None = None) -> Plan:
+def find_series(options: 'Options', own: tuple[str, ...] | None = None) -> Plan:
     """The series that ``options`` ask for, each checked; UserError where there is none to speak of.
 
     ``own`` are the participants to look at where others run the rest; what these lack others may have.
@@ -95,7 +100,7 @@ def find_series(options, own: tuple[str, ...] | None = None) -> Plan:
     return Plan(tuple(series), tuple(sorted(rejected, key=lambda r: r.name)), name, notes)
 
 
-def _read_filters(path):
+def _read_filters(path: Path | None):
     filters = {'megre': {}, 't1w': {}, 'flair': {}}
     if path is None:
         return filters
@@ -113,7 +118,7 @@ def _read_filters(path):
     return filters
 
 
-def participants(options) -> tuple[str, ...]:
+def participants(options: 'Options') -> tuple[str, ...]:
     """Labels of the participants that ``options`` name, all of the dataset where they name none."""
     labels = (p.name.removeprefix('sub-') for p in options.bids_dir.glob('sub-*') if p.is_dir())
     present = sorted(label for label in labels if is_label(label))
@@ -126,7 +131,7 @@ def participants(options) -> tuple[str, ...]:
     return options.participant_label or tuple(present)
 
 
-def _odd_names(index, options):
+def _odd_names(index: Index, options: 'Options'):
     """Rejected for each subject with files or folders that cannot be used; a T1w image is only skipped."""
     odd, found = defaultdict(list), []
     for path, subject, suffix, problem in index.odd_names(SUFFIXES, options.session_label):
@@ -141,7 +146,7 @@ def _odd_names(index, options):
     return found
 
 
-def _odd_folders(options):
+def _odd_folders(options: 'Options'):
     """Notes on folders that look like a participant's and are not."""
     if options.participant_label:
         return ()
@@ -153,7 +158,7 @@ def _odd_folders(options):
     )
 
 
-def _require_sessions(index, options, is_part):
+def _require_sessions(index: Index, options: 'Options', is_part: bool):
     present = sorted(index.sessions)
     missing = [label for label in options.session_label if label not in present]
     if is_part:  # another participant may have it
@@ -163,11 +168,11 @@ def _require_sessions(index, options, is_part):
         raise UserError(f'{options.bids_dir} has no session {missing[0]!r}; its sessions: {listed}.')
 
 
-def _has_phase(files):
+def _has_phase(files: list[tuple[Path, dict]]):
     return any(entities_of(path).get('part') in ('phase', 'imag') for path, _ in files)
 
 
-def _without_doubles(series):
+def _without_doubles(series: list[Series]):
     """Keep one series a name, the first by SUFFIXES, since outputs carry no suffix of the input."""
     kept, doubles = {}, []
     for one in sorted(series, key=lambda s: (*SUFFIXES, s.suffix).index(s.suffix)):
@@ -182,7 +187,7 @@ def _without_doubles(series):
     return sorted(kept.values(), key=lambda s: s.name), doubles
 
 
-def _with_ancillary(series, images, options, index):
+def _with_ancillary(series: list[Series], images: dict[str, list[Path]], options: 'Options', index: Index):
     done, failed = [], []
     by_subject = {'series': defaultdict(list), 'T1w': defaultdict(list), 'FLAIR': defaultdict(list)}
     for one in series:
