@@ -1,4 +1,4 @@
-def plain(text) -> str:
+def plain(text: object) -> str:
     r"""Text of one line in which nothing acts on a terminal: what cannot be printed is escaped.
 
     >>> plain('a\x1b[2J\n')
@@ -10,6 +10,6 @@ def plain(text) -> str:
 class UserError(Exception):
     """Something the user can mend: one clear sentence that names the file, what is wrong and what to do."""
 
-    def __init__(self, message):
+    def __init__(self, message: object):
         # names of files may hold anything
         super().__init__(plain(message))

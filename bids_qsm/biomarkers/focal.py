@@ -157,7 +157,7 @@ def _iron_rich(chi: np.ndarray, mask: np.ndarray, dseg: np.ndarray):
     return np.isin(dseg, present[np.asarray(medians) > limit])
 
 
-def tissue_contrast(chi, tissue, grid: Grid, *, reach_mm: float = 8.0):
+def tissue_contrast(chi: np.ndarray, tissue: np.ndarray, grid: Grid, *, reach_mm: float = 8.0):
     """Susceptibility relative to the surrounding tissue, and the spread of that tissue.
 
     Both are computed over a cube of twice ``reach_mm``. Values are clipped at two standard deviations, which

@@ -25,7 +25,7 @@ UNMAPPED = 'outside the mask of the map'
 LOST = 'lost in resampling: smaller than a voxel of the series'
 
 
-def label_lesions(mask, *, binary: bool = False):
+def label_lesions(mask: np.ndarray, *, binary: bool = False):
     """Number the lesions of a mask.
 
     A mask holds 0 and one other value, and each connected piece is a lesion. Where it holds more values than

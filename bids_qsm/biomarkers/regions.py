@@ -40,13 +40,13 @@ class _Region:
 
 
 def region_table(
-    maps,
-    dseg,
-    labels,
-    mask,
-    grid,
+    maps: Mapping[str, np.ndarray],
+    dseg: np.ndarray,
+    labels: pd.DataFrame,
+    mask: np.ndarray,
+    grid: Grid,
     *,
-    white_matter=None,
+    white_matter: np.ndarray | None = None,
     units: Mapping[str, str] = UNITS,
     reference: str = '',
     min_voxels: int = 5,

@@ -3,7 +3,10 @@
 import shlex
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -14,6 +17,9 @@ from bids_qsm.derivatives.files import write_json
 from bids_qsm.errors import UserError
 from bids_qsm.group.collect import collect_application, collect_tables, save_table
 from bids_qsm.reports.cohort import RECORD, build_cohort_report
+
+if TYPE_CHECKING:
+    from bids_qsm.app.options import Options
 
 FILES = {
     'model': 'group/model_stats.tsv',
@@ -29,7 +35,7 @@ _ASKED = ('model', 'correlate', 'controls', 'statistic', 'relative_to', 'voxelwi
 _ASKED += ('study_template',)
 
 
-def run_group(options) -> int:
+def run_group(options: 'Options') -> int:
     """Gather the tables of all subjects, test what was asked, and write the cohort's report.
 
     Returns the exit status. Raises UserError where there is no table, or what is asked names a column, map or
@@ -65,7 +71,7 @@ def run_group(options) -> int:
     return 0
 
 
-def find_controls(long) -> str | None:
+def find_controls(long: pd.DataFrame) -> str | None:
     """The level of the group that is called like controls, where there is one."""
     from bids_qsm.cohort.design import CONTROLS, reference_level
 
@@ -75,7 +81,7 @@ def find_controls(long) -> str | None:
     return found if ''.join(filter(str.isalnum, found.lower())) in CONTROLS else None
 
 
-def analyse(long, asked, notes) -> dict:
+def analyse(long: pd.DataFrame, asked: dict, notes: dict[str, list[str]]) -> dict:
     """Tables of what was asked, each with its data dictionary; ``notes`` (by analysis) grow."""
     # scipy's share of the start is only paid where it is needed
     from bids_qsm.cohort import change, correlation, model, normative
@@ -121,7 +127,7 @@ def analyse(long, asked, notes) -> dict:
     return found
 
 
-def _check_pairs(long, pairs):
+def _check_pairs(long: pd.DataFrame, pairs: Sequence[tuple[str, str]]):
     """Raise UserError where a correlation names a column or a region that no table has."""
     regions = list(dict.fromkeys(long['region'].dropna().astype(str)))
     labels = {*cohort.ENTITY_COLUMNS.values(), *cohort.MEASURES}
@@ -140,7 +146,7 @@ def _check_pairs(long, pairs):
             )
 
 
-def _named_columns(options, long):
+def _named_columns(options: 'Options', long: pd.DataFrame):
     """Covariates of the correlations, and the columns that model and correlations name."""
     columns, covariates = [], []
     if options.model:
@@ -153,7 +159,7 @@ def _named_columns(options, long):
     return {'covariates': covariates, 'columns': [c for c in dict.fromkeys(columns) if c in long]}
 
 
-def _pictures(long, options, controls):
+def _pictures(long: pd.DataFrame, options: 'Options', controls: str):
     """What the images of the cohort give the report, where they were asked for."""
     pictures = []
     if options.voxelwise != 'no':
@@ -182,7 +188,7 @@ def _pictures(long, options, controls):
     return pictures
 
 
-def _residual_columns(described):
+def _residual_columns(described: dict):
     own = {
         'participant_id': 'Label of the participant.',
         'session_id': 'Label of the session.',
@@ -193,7 +199,7 @@ def _residual_columns(described):
     return {**described, **{key: {'Description': text} for key, text in own.items()}}
 
 
-def _write(out, found, names):
+def _write(out: Path, found: dict[str, tuple[pd.DataFrame, dict]], names: dict[str, str]):
     """Write the tables that were found and remove those that an earlier run left; return their paths."""
     files = {}
     for kind, name in names.items():

@@ -16,7 +16,13 @@ from bids_qsm.reports.html import read_json, read_table
 _LABELS = ('participant_id', 'session_id', 'group', 'acq_time', 'filename')
 
 
-def collect_tables(output_dir, bids_dir, *, subjects=(), sessions=()):
+def collect_tables(
+    output_dir: str | Path,
+    bids_dir: str | Path,
+    *,
+    subjects: Sequence[str] = (),
+    sessions: Sequence[str] = (),
+):
     """Write one long table over all series of the dataset, and its data dictionary beside it.
 
     Parameters
@@ -107,7 +113,7 @@ def collect_application(
     return long, cohort.dictionary(long.columns, _dictionary_of(found[0][0]), {})
 
 
-def _tables(app, output_dir, subjects, sessions):
+def _tables(app: Application, output_dir: str | Path, subjects: Sequence[str], sessions: Sequence[str]):
     """(path, entities of the series, table) of each table of an application."""
     if app.table is None:
         return
@@ -124,11 +130,11 @@ def _tables(app, output_dir, subjects, sessions):
             yield path, entities, read_table(path)
 
 
-def _scans_of(folder):
+def _scans_of(folder: Path):
     return sorted([*folder.glob('sub-*_scans.tsv'), *folder.glob('ses-*/sub-*_scans.tsv')])
 
 
-def _read_input(path):
+def _read_input(path: Path):
     try:
         table = read_table(path, dtype=dict.fromkeys(_LABELS, str))
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
@@ -139,11 +145,11 @@ def _read_input(path):
     return table
 
 
-def _dictionary_of(path):
+def _dictionary_of(path: Path):
     described = read_json(path.with_suffix('.json'), {})
     return {key: value for key, value in described.items() if isinstance(value, dict)}
 
 
-def save_table(path, table, described):
+def save_table(path: Path, table: pd.DataFrame, described: dict):
     write_json(path.with_suffix('.json'), described)
     atomic_write(path, lambda p: table.to_csv(p, sep='\t', index=False, na_rep='n/a'))

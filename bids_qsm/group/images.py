@@ -13,11 +13,11 @@ import pandas as pd
 from bids_qsm.anatomy.atlas import nuclei_atlas
 from bids_qsm.anatomy.transform import spacing_of
 from bids_qsm.cohort import design as designs
-from bids_qsm.cohort.formula import parse_model
+from bids_qsm.cohort.formula import Formula, parse_model
 from bids_qsm.cohort.observations import is_numeric, numeric
-from bids_qsm.cohort.study_template import build_template
+from bids_qsm.cohort.study_template import StudyTemplate, build_template
 from bids_qsm.cohort.tables import group_column
-from bids_qsm.cohort.voxelwise import COLUMNS, second_level
+from bids_qsm.cohort.voxelwise import COLUMNS, SecondLevel, second_level
 from bids_qsm.derivatives.files import BIDS_VERSION, atomic_write, sidecar_path, write_json
 from bids_qsm.derivatives.products import PRODUCTS
 from bids_qsm.errors import UserError
@@ -46,8 +46,8 @@ METHODS = {
 
 
 def run_voxelwise(
-    output_dir,
-    table,
+    output_dir: str | Path,
+    table: pd.DataFrame,
     formula: str,
     *,
     method: str,
@@ -148,12 +148,12 @@ def run_voxelwise(
 
 
 def run_study_template(
-    output_dir,
+    output_dir: str | Path,
     *,
     iterations: int,
     name: str = 'study',
     space: str = '',
-    table=None,
+    table: pd.DataFrame | None = None,
     n_jobs: int = 1,
     alignment: dict | None = None,
 ) -> dict:
@@ -259,7 +259,7 @@ def run_study_template(
     return report
 
 
-def _people(table, model, notes):
+def _people(table: pd.DataFrame, model: Formula, notes: list[str]):
     """One row a participant: the mean of numbers over its rows, the first of texts."""
     designs.check_columns(model, table)
     wanted = table[['participant_id', *model.columns]]
@@ -278,13 +278,13 @@ def _people(table, model, notes):
     return pd.DataFrame(columns, index=pd.Index(sorted(set(wanted['participant_id'])), name='participant_id'))
 
 
-def _remove_old(out, name):
+def _remove_old(out: Path, name: str):
     """What an earlier run, perhaps of another model, left would pass for this one's."""
     for path in (out / 'group').glob(f'space-*_map-{name}_*'):
         path.unlink()
 
 
-def _write_test(stem, found, affine, about, unit):
+def _write_test(stem: str, found: SecondLevel, affine: np.ndarray, about: str, unit: str):
     kinds = {
         'effect': ('Effect', unit),
         't': ("Student's t", None),
@@ -299,7 +299,7 @@ def _write_test(stem, found, affine, about, unit):
     write_json(sidecar_path(path), COLUMNS)
 
 
-def _report_test(report, cohort, found, term, about, unit):
+def _report_test(report: dict, cohort: Cohort, found: SecondLevel, term: str, about: str, unit: str):
     kept = found.images['thresholded']
     marks = (kept != 0).astype(np.int32)
     draw = partial(plot_overlay, cohort.mean, cohort.affine, mask=cohort.mean != 0)
@@ -325,12 +325,14 @@ def _report_test(report, cohort, found, term, about, unit):
     report['tables'].append((f'Clusters that pass{more}. {about}. Effect in {unit}.', table))
 
 
-def _made(folder):
+def _made(folder: Path):
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def _write_template(folder, name, space, source, found, n, iterations):
+def _write_template(
+    folder: Path, name: str, space: str, source: Subjects, found: StudyTemplate, n: int, iterations: int
+):
     """Write the averages with TemplateFlow's names; return chi, T1w (or None) and brain on the whole grid."""
     brain = found.coverage >= 0.5 if found.t1w_coverage is None else found.t1w_coverage >= 0.5
     chi, mask = source.whole(found.chi), source.whole(brain)

@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -25,7 +25,15 @@ from bids_qsm.reports.html import natural, read_json
 _MARGIN_MM = 10.0
 
 
-def find_maps(output_dir, suffix: str, table, space: str, notes: list, *, shifted: bool = False):
+def find_maps(
+    output_dir: str | Path,
+    suffix: str,
+    table: pd.DataFrame | None,
+    space: str,
+    notes: list,
+    *,
+    shifted: bool = False,
+):
     """Template space, and for each participant of ``table`` the paths of the maps in it.
 
     Where the maps are to be shifted, their different zeros are not worth a note.
@@ -57,7 +65,7 @@ def find_maps(output_dir, suffix: str, table, space: str, notes: list, *, shifte
     return space, dict(found.get(space, {}))
 
 
-def zeros_of(table, region: str, paths, notes: list):
+def zeros_of(table: pd.DataFrame, region: str, paths: Mapping[str, list[Path]], notes: list):
     """What to subtract from each map so that it is zero in a region of the same series.
 
     Parameters
@@ -104,7 +112,7 @@ def zeros_of(table, region: str, paths, notes: list):
     return zeros, kept
 
 
-def on_one_grid(paths, notes: list):
+def on_one_grid(paths: Mapping[str, list[Path]], notes: list):
     """Participants whose maps have the grid that most have."""
     grids = {}
     for name, files in paths.items():
@@ -129,7 +137,7 @@ def slug(text: str) -> str:
     return ''.join([words[0], *(word[0].upper() + word[1:] for word in words[1:])]) if words else 'x'
 
 
-def slugs(texts) -> list[str]:
+def slugs(texts: Iterable[str]) -> list[str]:
     """A label of letters and digits for each text, numbered where another has it already.
 
     >>> slugs(['group PKAN+ - control', 'group PKAN- - control', 'age'])
@@ -146,7 +154,7 @@ def slugs(texts) -> list[str]:
     return found
 
 
-def load_mean(paths):
+def load_mean(paths: Sequence[Path]):
     """Mean over the series of a participant of maps on one grid, and where all of them were measured."""
     total = count = None
     for path in paths:
@@ -161,7 +169,7 @@ def load_mean(paths):
     return np.where(mask, total / len(paths), 0).astype(np.float32), mask
 
 
-def box_of(masks, affine):
+def box_of(masks: Sequence[np.ndarray], affine: np.ndarray):
     """Slices of the box that holds all of the masks, with a margin."""
     spacing = spacing_of(affine)
     union = np.any(masks, 0)
@@ -177,21 +185,27 @@ def box_of(masks, affine):
 class Packed:
     """Arrays of one shape that are unpacked when asked for, of which only what is inside a mask is kept."""
 
-    def __init__(self, shape, masks_only=False, values=None, bits=None):
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        masks_only: bool = False,
+        values: list[np.ndarray] | None = None,
+        bits: list[np.ndarray] | None = None,
+    ):
         self._shape, self._masks_only = shape, masks_only
         self._values, self._bits = ([], []) if values is None else (values, bits)
 
     def masks(self):
         return Packed(self._shape, True, self._values, self._bits)
 
-    def append(self, image, mask):
+    def append(self, image: np.ndarray, mask: np.ndarray):
         self._values.append(image[mask])
         self._bits.append(np.packbits(mask))
 
     def __len__(self):
         return len(self._bits)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int):
         n = int(np.prod(self._shape))
         mask = np.unpackbits(self._bits[i], count=n).reshape(self._shape).astype(bool)
         if self._masks_only:
@@ -204,12 +218,18 @@ class Packed:
 class Cohort:
     """Smoothed maps of the participants on the grid of a test, packed, and the mean of the sharp ones."""
 
-    def __init__(self, images, affine, mean):
+    def __init__(self, images: Packed, affine: np.ndarray, mean: np.ndarray):
         self.images, self.masks, self.affine, self.mean = images, images.masks(), affine, mean
         self.shape = mean.shape
 
     @classmethod
-    def read(cls, paths, smoothing_mm, spacing_mm, zeros=None):
+    def read(
+        cls,
+        paths: Sequence[Sequence[Path]],
+        smoothing_mm: float,
+        spacing_mm: float,
+        zeros: Mapping[Path, float] | None = None,
+    ):
         """Read the maps of each participant (``paths``, a list of files each), all on one grid.
 
         ``zeros`` maps files to what is subtracted from them.
@@ -250,7 +270,7 @@ class Subjects:
     held at a time.
     """
 
-    def __init__(self, output_dir, space, paths):
+    def __init__(self, output_dir: str | Path, space: str, paths: Mapping[str, list[Path]]):
         first = nib.load(next(iter(paths.values()))[0])
         self.grid = first.shape, first.affine
         self._heads = [(files, t1w_of(output_dir, name, space, files)) for name, files in paths.items()]
@@ -267,16 +287,16 @@ class Subjects:
     def __getstate__(self):
         return {**self.__dict__, '_last': [(None, None), (None, None)]}
 
-    def all(self, part):
+    def all(self, part: str):
         return _Part(self, part)
 
-    def whole(self, cropped):
+    def whole(self, cropped: np.ndarray):
         """An array of the box on the whole grid."""
         full = np.zeros(self.grid[0], cropped.dtype)
         full[self._box] = cropped
         return full
 
-    def load(self, i, part):
+    def load(self, i: int, part: str):
         # susceptibility is needed more often than the T1w image, which is slower to bring
         kind = part.startswith('t1w')
         if self._last[kind][0] != i:
@@ -284,11 +304,11 @@ class Subjects:
             self._last[kind] = i, load(*self._heads[i])
         return self._last[kind][1][part]
 
-    def _load_chi(self, files, _):
+    def _load_chi(self, files: Sequence[Path], _: object):
         chi, mask = load_mean(files)
         return {'chi': chi[self._box], 'mask': mask[self._box]}
 
-    def _load_t1w(self, _, t1w):
+    def _load_t1w(self, _: object, t1w: tuple[Path, Path, tuple[Path, ...]] | None):
         if t1w is None:
             return {'t1w': None, 't1w_mask': None}
         chain = [transform for path in t1w[2] for transform in load_xfm(path)]
@@ -302,17 +322,17 @@ class Subjects:
 
 
 class _Part(Sequence):
-    def __init__(self, subjects, part):
+    def __init__(self, subjects: Subjects, part: str):
         self._subjects, self._part = subjects, part
 
     def __len__(self):
         return len(self._subjects)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int):
         return self._subjects.load(i, self._part)
 
 
-def t1w_of(output_dir, name, space, files):
+def t1w_of(output_dir: str | Path, name: str, space: str, files: Sequence[Path]):
     """Paths of a participant's T1w image and its brain, and of the transforms to them; None without."""
     stem = Path(output_dir) / name / 'anat' / name
     image = Path(f'{stem}_desc-preproc_T1w.nii.gz')
@@ -330,19 +350,19 @@ def t1w_of(output_dir, name, space, files):
 class OnDisk(MutableMapping):
     """Displacements in a folder, for those of hundreds of participants do not fit into memory."""
 
-    def __init__(self, folder):
+    def __init__(self, folder: str | Path):
         self._folder, self._affines = Path(folder), {}
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int):
         affine = self._affines[i]
         return Displacement(np.load(self._folder / f'{i}.npy').astype(np.float32), affine)
 
-    def __setitem__(self, i, displacement):
+    def __setitem__(self, i: int, displacement: Displacement):
         # half precision: to a hundredth of a mm up to 16 mm
         np.save(self._folder / f'{i}.npy', displacement.field.astype(np.float16))
         self._affines[i] = displacement.affine
 
-    def __delitem__(self, i):
+    def __delitem__(self, i: int):
         del self._affines[i]
         (self._folder / f'{i}.npy').unlink()
 
@@ -353,7 +373,14 @@ class OnDisk(MutableMapping):
         return len(self._affines)
 
 
-def save_image(stem, data, affine, description, unit, **others):
+def save_image(
+    stem: str | Path,
+    data: np.ndarray,
+    affine: np.ndarray,
+    description: str,
+    unit: str | None,
+    **others: object,
+):
     """Write ``stem``.nii.gz in template space with its sidecar; return the path."""
     path = Path(f'{stem}.nii.gz')
     image = nib.Nifti1Image(data, affine)
@@ -366,7 +393,16 @@ def save_image(stem, data, affine, description, unit, **others):
     return path
 
 
-def plot_overlay(background, affine, overlay, mask, *, title: str, unit: str, marks=None) -> bytes:
+def plot_overlay(
+    background: np.ndarray,
+    affine: np.ndarray,
+    overlay: np.ndarray,
+    mask: np.ndarray,
+    *,
+    title: str,
+    unit: str,
+    marks: np.ndarray | None = None,
+) -> bytes:
     """Draw a signed map, where it is not zero, over the mean susceptibility.
 
     Parameters

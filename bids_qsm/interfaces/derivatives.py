@@ -4,6 +4,7 @@ import filecmp
 import gzip
 import json
 import zlib
+from collections.abc import Iterable, Mapping
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -16,6 +17,7 @@ from nipype.interfaces.base import (
     isdefined,
     traits,
 )
+from nipype.interfaces.base.support import Bunch
 from nipype.interfaces.io import add_traits
 
 from bids_qsm.derivatives.files import save_derivative, sidecar_path
@@ -45,7 +47,14 @@ class SaveDerivatives(SimpleInterface):
     input_spec, output_spec = _SaveDerivativesInputSpec, _SaveDerivativesOutputSpec
     _always_run = True
 
-    def __init__(self, paths, sidecars=None, notes=None, remove=(), **inputs):
+    def __init__(
+        self,
+        paths: Mapping[str, str | Path],
+        sidecars: dict[str, dict] | None = None,
+        notes: dict[str, str] | None = None,
+        remove: Iterable[str] = (),
+        **inputs: str,
+    ):
         super().__init__(
             paths={port: str(path) for port, path in paths.items()},
             sidecars=sidecars or {},
@@ -55,7 +64,7 @@ class SaveDerivatives(SimpleInterface):
         add_traits(self.inputs, sorted({*paths, *(notes or {}).values()}))
         self.inputs.trait_set(trait_change_notify=False, **inputs)
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch):
         for path in map(Path, self.inputs.remove):
             path.unlink(missing_ok=True)
             sidecar_path(path).unlink(missing_ok=True)
@@ -75,7 +84,7 @@ class SaveDerivatives(SimpleInterface):
         return runtime
 
 
-def _unchanged(source, path, sidecar):
+def _unchanged(source: str, path: str, sidecar: dict | None):
     path = Path(path)
     if not path.exists() or not _same_content(source, path):
         return False
@@ -87,7 +96,7 @@ def _unchanged(source, path, sidecar):
         return False
 
 
-def _same_content(source, path):
+def _same_content(source: str, path: Path):
     if Path(source).suffix == path.suffix:
         return filecmp.cmp(source, path, shallow=False)
     # written compressed; one that was cut short is not the same

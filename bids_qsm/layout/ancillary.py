@@ -1,7 +1,9 @@
 """What goes with a subject's series: its T1w and FLAIR images, earlier derivatives, masks and labels."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bids_qsm.entities import ENTITIES, entities_of, session_of, suffix_of
 from bids_qsm.errors import UserError
@@ -9,6 +11,11 @@ from bids_qsm.layout import checks
 from bids_qsm.layout.index import EXTENSIONS, Index
 from bids_qsm.layout.inputs import choose_flair, drawn_images, find_inputs, is_input, plan_applications
 from bids_qsm.layout.segmentations import find_segmentations, place_segmentations
+from bids_qsm.layout.series import Series
+
+if TYPE_CHECKING:
+    from bids_qsm.app.methods import Method
+    from bids_qsm.app.options import Options
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,9 @@ class Anatomy:
         return session_of(self.t1w_preproc) or session_of(self.t1w)
 
 
-def find_ancillary(series, t1w: list[Path], flair: list[Path], options, index: Index):
+def find_ancillary(
+    series: Sequence[Series], t1w: list[Path], flair: list[Path], options: 'Options', index: Index
+):
     """For each of ``series`` (all of one subject) what to set in it; UserError where a file is unusable."""
     subject = series[0].subject
     labelled = find_segmentations(subject, options, index)
@@ -69,7 +78,7 @@ def find_ancillary(series, t1w: list[Path], flair: list[Path], options, index: I
         )
 
 
-def _scanned(subject, index):
+def _scanned(subject: str, index: Index):
     """Sessions that hold a T1w or FLAIR image, by suffix, whether or not they are asked for."""
     images = index.files(index.root).of(subject, datatype='anat', extension=[*EXTENSIONS])
     return {
@@ -78,7 +87,7 @@ def _scanned(subject, index):
     }
 
 
-def _find_mask(one, choice):
+def _find_mask(one: Series, choice: 'Method'):
     """The file that ``--mask`` names for a series, its words in braces filled in; None for other masks."""
     if choice.name != 'file':
         return None
@@ -99,11 +108,17 @@ def _find_mask(one, choice):
     return path
 
 
-def _find_anatomy(series, images, derivatives, index, with_labels):
+def _find_anatomy(
+    series: Sequence[Series],
+    images: list[Path],
+    derivatives: Sequence[tuple[str, Path]],
+    index: Index,
+    with_labels: set[str],
+):
     """One anatomy for all series of a subject, whichever of them are run: of the first session and run."""
     notes = []
 
-    def rank(path):
+    def rank(path: Path):
         labels = entities_of(path)
         # contrast agent changes what tissue looks like
         return 'ce' in labels, labels.get('ses', ''), labels.get('run', '').zfill(4), path.name
@@ -151,7 +166,7 @@ def _find_anatomy(series, images, derivatives, index, with_labels):
     return Anatomy(t1w, None, None, (), tuple(notes))
 
 
-def _first(files, *, suffix, **wanted):
+def _first(files: list[Path], *, suffix: str, **wanted: str | None):
     for path in files:
         labels = entities_of(path)
         is_kind = path.name.endswith(('.nii', '.nii.gz')) and suffix_of(path) == suffix
@@ -160,7 +175,7 @@ def _first(files, *, suffix, **wanted):
     return None
 
 
-def _find_transforms(files):
+def _find_transforms(files: list[Path]):
     """(space, T1w-to-space, space-to-T1w) of each space that has both."""
     there, back = {}, {}
     for path in files:

@@ -61,9 +61,9 @@ def find_inputs(subject: str, options: 'Options', index: Index) -> dict[tuple[st
     queries = {(one.name, query.name): query for one in chosen(options) for query in one.extra}
     found = {key: {} for key in queries}
     for root in (given[0], *beside, *given[1:]):
-        # nobody asked for derivatives that lie beside the data and cannot be searched
-        is_odd = root not in given and subject in index.files(root).problems
-        if root.is_relative_to(options.output_dir) or is_odd:
+        if root.is_relative_to(options.output_dir):
+            continue
+        if root not in given and subject in index.files(root).problems:  # nobody asked for it
             continue
         for key, query in queries.items():
             endings = [*EXTENSIONS] if query.is_image else [query.extension]

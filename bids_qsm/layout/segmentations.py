@@ -2,8 +2,10 @@
 
 import csv
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
@@ -11,8 +13,13 @@ import numpy as np
 from bids_qsm.entities import entities_of, session_of, suffix_of
 from bids_qsm.errors import UserError
 from bids_qsm.layout import checks
+from bids_qsm.layout.index import Index
 from bids_qsm.layout.inputs import OWN_SPACES, is_input, is_of_other, is_of_other_scan
-from bids_qsm.layout.series import Segmentation
+from bids_qsm.layout.series import Segmentation, Series
+
+if TYPE_CHECKING:
+    from bids_qsm.app.options import Options
+    from bids_qsm.layout.ancillary import Anatomy
 
 FREESURFER = {
     'aseg.mgz': 'aseg',
@@ -43,7 +50,7 @@ class Found:
         return self.dseg.suffix == '.mgz'
 
 
-def find_segmentations(subject, options, index) -> list[Found]:
+def find_segmentations(subject: str, options: 'Options', index: Index) -> list[Found]:
     """Label images of a subject in the derivatives given, those in the space of a template left out."""
     found = []
     for source, root in options.derivatives:
@@ -74,11 +81,11 @@ def find_segmentations(subject, options, index) -> list[Found]:
     return found
 
 
-def _plain(name):
+def _plain(name: str):
     return re.sub('[^0-9A-Za-z]', '', name) or 'dseg'
 
 
-def _table_of(path, root):
+def _table_of(path: Path, root: Path):
     """The label table that goes with a label image by the inheritance principle, the nearest first."""
     own = entities_of(path).items()
     folder = path.parent
@@ -93,7 +100,16 @@ def _table_of(path, root):
         folder = folder.parent
 
 
-def place_segmentations(one, labelled, anatomy, series, sessions, atlas, *, by_source):
+def place_segmentations(
+    one: Series,
+    labelled: list[Found],
+    anatomy: 'Anatomy',
+    series: Sequence[Series],
+    sessions: set[str],
+    atlas: str,
+    *,
+    by_source: bool,
+):
     """Segmentations that concern a series, each with a name of its own, and notes on those left out.
 
     Parameters
@@ -137,14 +153,14 @@ def place_segmentations(one, labelled, anatomy, series, sessions, atlas, *, by_s
     return tuple(placed), tuple(notes)
 
 
-def _atlas_name(atlas):
+def _atlas_name(atlas: str):
     if not re.search(r'\.nii(\.gz)?$', atlas):
         return atlas
     labels = entities_of(atlas)
     return _plain(labels.get('atlas') or labels.get('seg') or Path(atlas).name.partition('.')[0])
 
 
-def _place(found, one, anatomy, series, sessions):
+def _place(found: Found, one: Series, anatomy: 'Anatomy', series: Sequence[Series], sessions: set[str]):
     """Space that a segmentation is in ('anat', 'gre' or None), and why it is not used, if worth it."""
     path, image, session = found.dseg, anatomy.image, session_of(found.dseg)
     problem = checks.image_problem(path)
@@ -184,11 +200,11 @@ def _place(found, one, anatomy, series, sessions):
     )
 
 
-def _elsewhere(session, image):
+def _elsewhere(session: str | None, image: Path):
     return f'is of session {session}, but {image.name} is the T1w image in use; it is not used.'
 
 
-def _overlap(first, second):
+def _overlap(first: Path, second: Path):
     """Share of the smaller of two images that lies in the other, by their boxes in the scanner.
 
     It is 1 where one was cut out of the other, whatever the distance between their centres.
@@ -204,7 +220,7 @@ def _overlap(first, second):
     return float(common.prod() / min((high - low).prod(), (other_high - other_low).prod()))
 
 
-def _require_table(found):
+def _require_table(found: Found):
     """Raise UserError where a label table cannot be used."""
     if found.table is None:
         return

@@ -1,5 +1,7 @@
 """Conversions and physical constants; inside recon/ units are rad, s, T, mm and ppm."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 GYROMAGNETIC_RATIO = 2.6752218708e8
@@ -11,7 +13,7 @@ def ppm_per_radian(field_strength: float, time: float = 1.0):
     return 1e6 / (GYROMAGNETIC_RATIO * field_strength * time)
 
 
-def effective_echo_time(echo_times):
+def effective_echo_time(echo_times: Sequence[float] | np.ndarray):
     """Root mean square echo time (s): how fast the phase of all echoes together turns with the field."""
     return float(np.sqrt(np.mean(np.square(echo_times))))
 

@@ -1,5 +1,6 @@
 """Parts of the cohort's page: sections, charts and tables, and the numbers in them as text."""
 
+from collections.abc import Iterable, Sequence
 from functools import cache
 
 import numpy as np
@@ -21,7 +22,16 @@ def words(section: str) -> dict:
     return yaml.safe_load(packaged('cohort.yml'))[section]
 
 
-def section(key, *, title='', question='', answers=(), blocks=(), notes=(), files=()) -> dict:
+def section(
+    key: str,
+    *,
+    title: str = '',
+    question: str = '',
+    answers: Iterable[str] = (),
+    blocks: Sequence[dict] = (),
+    notes: Iterable[str] = (),
+    files: Iterable[str] = (),
+) -> dict:
     """A section of the page; ``answers`` are also shown in short at the top."""
     return {
         'id': key,
@@ -35,7 +45,7 @@ def section(key, *, title='', question='', answers=(), blocks=(), notes=(), file
     }
 
 
-def figure(key, title, content, caption) -> dict:
+def figure(key: str, title: str, content: str | bytes, caption: str) -> dict:
     """A picture of a section: a chart as SVG text, or the bytes of an SVG or PNG file."""
     is_chart = isinstance(content, str)
     content = content.encode() if is_chart else content
@@ -51,7 +61,7 @@ def figure(key, title, content, caption) -> dict:
     }
 
 
-def grid(title, frame, *, caption='', folded=False) -> dict:
+def grid(title: str, frame: pd.DataFrame, *, caption: str = '', folded: bool = False) -> dict:
     """A table of a section, with numbers as text; what is beyond the longest table is said.
 
     A dict in a cell is a link: its text and href.
@@ -74,7 +84,7 @@ def grid(title, frame, *, caption='', folded=False) -> dict:
     }
 
 
-def cell(column, value):
+def cell(column: str, value: object):
     """A value as it stands in a table: three digits, p-values as such.
 
     >>> cell('p (FDR)', 0.0004), cell('χ (ppm)', 0.0312345), cell('n', 24.0), cell('note', None)
@@ -94,7 +104,7 @@ def cell(column, value):
     return str(value)
 
 
-def signed(value) -> str:
+def signed(value: float) -> str:
     """A number with its sign and three digits.
 
     >>> signed(-0.01234)
@@ -103,14 +113,14 @@ def signed(value) -> str:
     return f'{value:+.3g}'.replace('-', '−')
 
 
-def in_order(present) -> list[str]:
+def in_order(present: Iterable[str]) -> list[str]:
     """Regions as charts and tables list them: deep grey matter first, then the others as they come."""
     present = list(dict.fromkeys(present))
     first = [r for r in COHORT_REGIONS if r in present]
     return first + [r for r in present if r not in first]
 
 
-def charted(rows, first=(), most: int = _MOST_REGIONS):
+def charted(rows: pd.DataFrame, first: Iterable[str] = (), most: int = _MOST_REGIONS):
     """Rows of the regions that a chart has room for, in their order, and a sentence on those it leaves out.
 
     Regions of ``first`` are taken before others.
@@ -131,12 +141,12 @@ def charted(rows, first=(), most: int = _MOST_REGIONS):
     return rows[rows['region'].isin(kept)], cut
 
 
-def charted_whole(rows, first=()):
+def charted_whole(rows: pd.DataFrame, first: Iterable[str] = ()):
     """As `charted`, with room for all regions of ``first``: a chart that grows with its lines."""
     return charted(rows, first, max(_MOST_REGIONS, len(set(first))))
 
 
-def parts(table):
+def parts(table: pd.DataFrame):
     """Each atlas and map with its rows of both hemispheres together, in the order of their regions.
 
     Yields (key for ids, words for titles, unit, rows).

@@ -1,13 +1,14 @@
 """The methods paragraphs of a run with their citations resolved."""
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 
 _FIELD = re.compile(r'(\w+)\s*=\s*\{((?:[^{}]|\{[^{}]*\})*)\}')
 
 
-def methods_text(sections) -> str:
+def methods_text(sections: Sequence[str]) -> str:
     """Methods prose with numbered citations, ready to paste, and the list of references after it.
 
     Parameters
@@ -25,11 +26,11 @@ def methods_text(sections) -> str:
     return '\n\n'.join([*paragraphs, *(['References\n' + '\n'.join(listed)] if listed else [])]) + '\n'
 
 
-def cite(sections):
+def cite(sections: Sequence[str]):
     """Turn ``[@key; @other]`` into ``[1, 2]``; return the paragraphs and the references (text, doi)."""
     numbers = {}
 
-    def number(match):
+    def number(match: re.Match):
         keys = [key.strip().removeprefix('@') for key in match.group(1).split(';')]
         return '[' + ', '.join(str(numbers.setdefault(key, len(numbers) + 1)) for key in keys) + ']'
 
@@ -50,7 +51,7 @@ def bibliography() -> dict:
     return entries
 
 
-def _format(key):
+def _format(key: str):
     if key not in bibliography():
         raise KeyError(f'data/references.bib has no entry {key!r}, which the methods text cites')
     entry = bibliography()[key]

@@ -1,5 +1,6 @@
 """One self-contained HTML page a cohort, made of what the runs and the group level left."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -43,7 +44,7 @@ _DISTRIBUTION = (
 )
 
 
-def build_cohort_report(output_dir, *, pictures=()) -> Path:
+def build_cohort_report(output_dir: str | Path, *, pictures: Sequence[dict] = ()) -> Path:
     """Write the page of the cohort from the tables of the group level, the findings and the records of runs.
 
     Parameters
@@ -108,11 +109,11 @@ def build_cohort_report(output_dir, *, pictures=()) -> Path:
     )  # fmt: skip
 
 
-def _read(path):
+def _read(path: Path):
     return read_table(path, dtype=dict.fromkeys(_TEXT, str))
 
 
-def _asked(asked):
+def _asked(asked: dict):
     """What was asked for, as labels and values."""
     pairs = ', '.join(asked['correlate'])
     return {
@@ -128,7 +129,7 @@ def _asked(asked):
     }
 
 
-def _characteristics(long, asked):
+def _characteristics(long: pd.DataFrame, asked: dict):
     """Age and whatever else the analyses use, by group."""
     columns = dict.fromkeys(['age', 'sex', *asked.get('columns', [])])
     table = describe.characteristics(long, columns)
@@ -152,7 +153,7 @@ def _characteristics(long, asked):
     ]
 
 
-def _distributions(long, group, statistic):
+def _distributions(long: pd.DataFrame, group: str | None, statistic: str):
     blocks = []
     for atlas, all_maps in cohort.by_atlas(long):
         there = dict.fromkeys([*SYMBOLS, *sorted(set(all_maps['map']))])
@@ -176,14 +177,14 @@ def _distributions(long, group, statistic):
     return blocks
 
 
-def _sections(out, record, asked, long, group):
+def _sections(out: Path, record: dict, asked: dict, long: pd.DataFrame, group: str | None):
     """A section for each analysis that the record names."""
     files, notes = record['files'], record['notes']
 
-    def read(kind):
+    def read(kind: str):
         return _read(out / files[kind]) if kind in files else pd.DataFrame()
 
-    def named(*kinds):
+    def named(*kinds: str):
         return {'notes': notes.get(kinds[0], []), 'files': [files[kind] for kind in kinds if kind in files]}
 
     people = long.drop_duplicates('participant_id').set_index('participant_id')
@@ -224,7 +225,7 @@ def _sections(out, record, asked, long, group):
     ]
 
 
-def _picture_sections(pictures):
+def _picture_sections(pictures: Sequence[dict]):
     sections = []
     for number, part in enumerate(pictures):
         key = f'images-{number}'
@@ -240,7 +241,7 @@ def _picture_sections(pictures):
     return sections
 
 
-def _reference_alerts(long):
+def _reference_alerts(long: pd.DataFrame):
     """A warning for each atlas under which susceptibilities with different zeros stand."""
     alerts = []
     for atlas, rows in cohort.by_atlas(long):
@@ -259,7 +260,7 @@ def _reference_alerts(long):
     return alerts
 
 
-def _common_alerts(findings):
+def _common_alerts(findings: list[dict]):
     """One alert for each check that warned, naming the series."""
     warned = {}
     for series in findings:
@@ -281,11 +282,11 @@ def _common_alerts(findings):
     return alerts
 
 
-def _of_atlas(atlas):
+def _of_atlas(atlas: str):
     return f', atlas {atlas}' if atlas else ''
 
 
-def _quality(long, findings):
+def _quality(long: pd.DataFrame, findings: list[dict]):
     """A table with one row a series: its facts, the regions that lie least inside the mask, its warnings.
 
     And the facts that all series share.
@@ -324,7 +325,7 @@ def _quality(long, findings):
     return table, same
 
 
-def _summary(table, digits):
+def _summary(table: pd.DataFrame, digits: int):
     """Regions by groups: mean and standard deviation over series, and how many series."""
     groups = list(dict.fromkeys(table['group']))
     columns = {group: f'{group}: mean ± sd (series)' for group in groups}

@@ -1,8 +1,11 @@
 """Sections of the cohort's page, one an analysis: the answer in words, charts and tables."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
+from bids_qsm.applications.contract import Application
 from bids_qsm.cohort import describe
 from bids_qsm.plotting.cohort_charts import (
     p_text,
@@ -24,7 +27,9 @@ _NAMED = 6  # regions that a sentence names
 _FOLD = 15
 
 
-def model_section(table, residuals, formula, notes, files) -> dict:
+def model_section(
+    table: pd.DataFrame, residuals: pd.DataFrame, formula: str, notes: list[str], files: list[str]
+) -> dict:
     """Effects of each term of the model on each region, and how well the model fits."""
     said, blocks, answers = words('model'), [], []
     for key, title, _, rows in parts(table):
@@ -63,13 +68,13 @@ def model_section(table, residuals, formula, notes, files) -> dict:
     return section('model', question=question, answers=answers, blocks=blocks, notes=notes, files=files)
 
 
-def _joint(rows):
+def _joint(rows: pd.DataFrame):
     columns = {'region': 'region', 'statistic': 'F', 'dof_term': 'of the term', 'dof': 'degrees of freedom'}
     columns |= {'p': 'p', 'p_fdr': 'p (FDR)', 'effect': 'partial eta squared', 'n_participants': 'n'}
     return rows[list(columns)].rename(columns=columns)
 
 
-def _sizes(rows):
+def _sizes(rows: pd.DataFrame):
     columns = {
         'region': 'region',
         'effect': 'effect size',
@@ -80,7 +85,7 @@ def _sizes(rows):
     return rows[list(columns)].rename(columns=columns)
 
 
-def _residuals_of(residuals, rows):
+def _residuals_of(residuals: pd.DataFrame, rows: pd.DataFrame):
     """Residuals of the regions of one part, each with the quantile of a normal distribution."""
     regions = list(dict.fromkeys(rows['region']))
     wanted = residuals['region'].isin(regions)
@@ -91,12 +96,12 @@ def _residuals_of(residuals, rows):
     return own.assign(normal=own.groupby('region')['residual'].transform(describe.normal_quantiles))
 
 
-def _sure(rows):
+def _sure(rows: pd.DataFrame):
     """Regions with an effect that is significant after correction, the surest first."""
     return rows[rows['p_fdr'] < ALPHA].sort_values('p_fdr', kind='stable')['region'].unique()
 
 
-def _effects_in_words(name, rows, unit):
+def _effects_in_words(name: str, rows: pd.DataFrame, unit: str):
     tested = rows[np.isfinite(rows['estimate'])]
     sure = tested[tested['p_fdr'] < ALPHA].sort_values('p_fdr')
     if tested.empty:
@@ -115,7 +120,16 @@ def _effects_in_words(name, rows, unit):
 
 
 def correlation_section(
-    table, differences, long, *, asked, covariates, statistic, groups, notes, files
+    table: pd.DataFrame,
+    differences: pd.DataFrame,
+    long: pd.DataFrame,
+    *,
+    asked: Sequence[tuple[str, str]],
+    covariates: Sequence[str],
+    statistic: str,
+    groups: dict[str, str],
+    notes: list[str],
+    files: list[str],
 ) -> dict:
     """How regions go with clinical numbers, and whether one region does so more than another.
 
@@ -163,7 +177,7 @@ def correlation_section(
     return section('correlation', question=question, answers=answers, blocks=blocks, notes=notes, files=files)
 
 
-def _correlation_in_words(title, column, region, rows):
+def _correlation_in_words(title: str, column: str, region: str, rows: pd.DataFrame):
     found = rows[(rows['region'] == region) & np.isfinite(rows['r'])]
     if found.empty:
         return f'{column} and {title} of {region}: could not be tested.'
@@ -175,7 +189,7 @@ def _correlation_in_words(title, column, region, rows):
     ).replace('-', '−')
 
 
-def _difference_in_words(title, row):
+def _difference_in_words(title: str, row: dict):
     names = f'{row["column"]} and {title} of {row["region_a"]} against {row["region_b"]}'
     if not np.isfinite(row['difference']):
         return f'{names}: could not be compared.'
@@ -188,7 +202,16 @@ def _difference_in_words(title, row):
     return f'{names}: {verdict} ({figures}, 95 % interval {interval}, n = {row["n"]:.0f}).'
 
 
-def _scatter(long, rows, column, covariates, regions, statistic, title, groups):
+def _scatter(
+    long: pd.DataFrame,
+    rows: pd.DataFrame,
+    column: str,
+    covariates: Sequence[str],
+    regions: Sequence[str],
+    statistic: str,
+    title: str,
+    groups: dict[str, str],
+):
     long, first = _of_part(long, rows), rows.iloc[0]
     points, lines, texts = [], [], {}
     for region in regions:
@@ -213,7 +236,16 @@ def _scatter(long, rows, column, covariates, regions, statistic, title, groups):
     )
 
 
-def change_section(table, summary, long, groups, *, statistic, notes, files) -> dict:
+def change_section(
+    table: pd.DataFrame,
+    summary: pd.DataFrame,
+    long: pd.DataFrame,
+    groups: dict[str, str],
+    *,
+    statistic: str,
+    notes: list[str],
+    files: list[str],
+) -> dict:
     """Change over sessions: the course of each participant, and the mean change of each group.
 
     ``groups`` maps participants to the group that they are drawn with.
@@ -282,17 +314,17 @@ def change_section(table, summary, long, groups, *, statistic, notes, files) -> 
     )
 
 
-def _of_part(long, rows):
+def _of_part(long: pd.DataFrame, rows: pd.DataFrame):
     """The rows of the long table that are of the atlas of a part."""
     atlas = rows['atlas'].fillna('').iloc[0] if 'atlas' in rows else ''
     return long[long['atlas'] == atlas] if atlas and 'atlas' in long else long
 
 
-def _who(rows):
+def _who(rows: pd.DataFrame):
     return rows['participant_id'].nunique()
 
 
-def _changes_in_words(title, unit, rows):
+def _changes_in_words(title: str, unit: str, rows: pd.DataFrame):
     if rows.empty:
         return [f'{title}: no repeatability is known, so that no change can be told from chance.']
     answers = []
@@ -307,7 +339,9 @@ def _changes_in_words(title, unit, rows):
     return answers or [f'{title}: no change beyond repeatability in {_who(rows)} participants.']
 
 
-def normative_section(table, groups, *, notes, files) -> dict:
+def normative_section(
+    table: pd.DataFrame, groups: dict[str, str], *, notes: list[str], files: list[str]
+) -> dict:
     """How far each participant is from controls of the same age."""
     said, blocks, answers = words('normative'), [], []
     for key, title, unit, rows in parts(table):
@@ -343,7 +377,7 @@ def normative_section(table, groups, *, notes, files) -> dict:
     )
 
 
-def _scores_in_words(title, others, far):
+def _scores_in_words(title: str, others: pd.DataFrame, far: pd.DataFrame):
     if others.empty:
         return [f'{title}: all participants are controls.']
     answers = []
@@ -360,7 +394,7 @@ def _scores_in_words(title, others, far):
     return answers or [f'{title}: nobody beyond {FAR:g} standard deviations from controls.']
 
 
-def application_section(app, rows: pd.DataFrame, *, notes: list, files: list) -> dict:
+def application_section(app: Application, rows: pd.DataFrame, *, notes: list, files: list) -> dict:
     """What an application says of the rows of all series."""
     said = app.overview(rows)
     blocks = [

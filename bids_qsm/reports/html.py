@@ -4,6 +4,7 @@ import base64
 import json
 import mimetypes
 import re
+from collections.abc import Iterable
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -21,7 +22,7 @@ _MISSING = ['n/a', '', 'nan', 'NaN']
 _UNSETTLED = 'The data do not settle it'
 
 
-def render(template: str, path, **values) -> Path:
+def render(template: str, path: str | Path, **values: object) -> Path:
     """Fill a template of data/ and write it to ``path``; all values are escaped."""
     html = _environment().get_template(template).render(**values)
     return atomic_write(path, lambda temporary: temporary.write_text(html, encoding='utf-8'))
@@ -37,7 +38,7 @@ def data_uri(content: bytes, extension: str) -> str:
     return f'data:{mimetypes.types_map[extension]};base64,{base64.b64encode(content).decode()}'
 
 
-def read_json(path, missing):
+def read_json(path: str | Path, missing: dict):
     """Object of a JSON file, or ``missing`` where there is none; UserError where it cannot be read."""
     if not Path(path).exists():
         return missing
@@ -50,7 +51,7 @@ def read_json(path, missing):
     return found
 
 
-def read_table(path, dtype=None) -> pd.DataFrame:
+def read_table(path: str | Path, dtype: dict | None = None) -> pd.DataFrame:
     """A BIDS table: tabs, n/a where a value is missing; a group 'None' or a region 'NA' is text."""
     # as a whole: in pieces, a column of a long table can get another type in each
     return pd.read_csv(
@@ -58,7 +59,7 @@ def read_table(path, dtype=None) -> pd.DataFrame:
     )
 
 
-def read_runs(output_dir) -> dict:
+def read_runs(output_dir: str | Path) -> dict:
     """What the runs of all subjects left in ``logs/sub-<label>.json``, as one record.
 
     Failures of all subjects, methods without duplicates; all else as the newest run has it.
@@ -74,7 +75,7 @@ def read_runs(output_dir) -> dict:
     }
 
 
-def read_findings(directory) -> list[dict]:
+def read_findings(directory: Path) -> list[dict]:
     """Facts and findings of each series; what a finding leaves out is empty, what is unsettled a warning."""
     found = []
     for path in sorted(directory.glob('sub-*_desc-findings.json')):
@@ -90,12 +91,12 @@ def read_findings(directory) -> list[dict]:
     return found
 
 
-def _weighed(finding):
+def _weighed(finding: dict):
     unsettled = any(finding[key].startswith(_UNSETTLED) for key in ('found', 'evidence'))
     return {**finding, 'level': 'warning'} if unsettled and finding['level'] not in LEVELS else finding
 
 
-def failure_alerts(failures) -> list[dict]:
+def failure_alerts(failures: Iterable[dict]) -> list[dict]:
     """An alert for each failure that a run recorded."""
     return [
         {

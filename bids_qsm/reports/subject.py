@@ -1,12 +1,14 @@
 """One self-contained HTML page a subject, made of what a run left in the output dataset."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 import yaml
 
 from bids_qsm.applications import applications
+from bids_qsm.applications.contract import Application
 from bids_qsm.biomarkers.reference import REFERENCES
 from bids_qsm.derivatives.products import PRODUCTS, SYMBOLS
 from bids_qsm.entities import entities_of
@@ -29,7 +31,7 @@ __all__ = ['build_subject_report', 'methods_text']
 _LOW_COVERAGE = 0.9
 
 
-def build_subject_report(output_dir, subject: str) -> Path:
+def build_subject_report(output_dir: str | Path, subject: str) -> Path:
     """Write the page of a subject from its figures, findings and tables, and the record of the run.
 
     Everything is embedded, so that the page can be read offline and sent on its own. A subject that
@@ -116,7 +118,7 @@ def page_layout() -> dict[str, list[dict]]:
     return {'subject': others['subject'], 'series': series}
 
 
-def _figures(directory):
+def _figures(directory: Path):
     """(series, kind) -> path of a figure; charts and flickers are SVG, mosaics PNG."""
     found = {}
     for path in sorted(directory.glob('sub-*_desc-*')):
@@ -126,7 +128,7 @@ def _figures(directory):
     return found
 
 
-def _of_subject(name, kind, layout, findings):
+def _of_subject(name: str, kind: str, layout: dict[str, list[dict]], findings: dict[str, dict]):
     """Whether a figure shows the anatomy of the subject rather than one series."""
     if kind in {entry['kind'] for entry in layout['subject']}:
         return True
@@ -135,7 +137,7 @@ def _of_subject(name, kind, layout, findings):
     return not listed and re.fullmatch('sub-[^_]+(_space-[^_]+)?', name) is not None
 
 
-def _reportlets(figures, entries, name):
+def _reportlets(figures: dict[str, Path], entries: list[dict], name: str):
     known = [entry for entry in entries if entry['kind'] in figures]
     listed = {entry['kind'] for entry in entries}
     others = [_unlisted(kind) for kind in sorted(figures) if kind not in listed]
@@ -158,7 +160,7 @@ def _charts():
     return {figure.name for app in applications() for figure in app.figures if figure.draw}
 
 
-def _unlisted(kind):
+def _unlisted(kind: str):
     """Title and caption of a figure whose name has a number, or that another version made."""
     named = re.fullmatch(r'([a-zA-Z]+)\d+2anat', kind)
     titles = {f'{app.name}{query.name}': query.title for app in applications() for query in app.own}
@@ -172,12 +174,12 @@ def _unlisted(kind):
     }
 
 
-def _children(part):
+def _children(part: dict):
     tables = [{'id': table['id'], 'title': 'Table of regions'} for table in part['tables']]
     return part['figures'] + tables + part['lists']
 
 
-def _attach_tables(series, paths):
+def _attach_tables(series: list[dict], paths: Iterable[Path]):
     """Give each table to the series whose entities it has; where several fit, to the one that has most."""
     for path in paths:
         entities = entities_of(path).items()
@@ -199,7 +201,7 @@ def _attach_tables(series, paths):
             part['tables'].append(_region_table(read_table(path), path.name, check_coverage=not own))
 
 
-def _owner(path):
+def _owner(path: Path):
     """The application whose table a file is; None for the tables of regions."""
     found = entities_of(path)
     for app in applications():
@@ -208,7 +210,7 @@ def _owner(path):
     return None
 
 
-def _list(path, app):
+def _list(path: Path, app: Application):
     """The table of an application: what a reader of the images needs, with units."""
     table, described = read_table(path), read_json(path.with_suffix('.json'), {})
     units = {c: described.get(c, {}).get('Units') for c in table}
@@ -218,7 +220,7 @@ def _list(path, app):
     return {**grid(app.title, shown, caption=caption), 'id': f'list-{path.name}'}
 
 
-def _region_table(table, name, *, check_coverage=True):
+def _region_table(table: pd.DataFrame, name: str, *, check_coverage: bool = True):
     """Rows of regions; columns of maps and sides, mean and standard deviation as text."""
     maps = [m for m in SYMBOLS if m in set(table['map'])]
     sides = [s for s in ('L', 'R', 'both') if s in set(table['hemisphere'])]
@@ -262,12 +264,12 @@ def _region_table(table, name, *, check_coverage=True):
     }
 
 
-def _first(values):
+def _first(values: pd.Series):
     values = values.dropna()
     return str(values.iloc[0]) if len(values) else ''
 
 
-def _finding_alerts(series):
+def _finding_alerts(series: list[dict]):
     return [
         {
             'level': finding['level'],

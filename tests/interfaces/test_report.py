@@ -42,7 +42,7 @@ def test_plot_map(images):
     assert Path(chi).read_bytes().startswith(b'\x89PNG')
     assert Path(chi).parent == Path.cwd()
     phase = PlotMap(image=images['phase'], kind='phase', title='Phase').run().outputs.figure
-    assert Path(phase).name == 'phase.png'
+    assert Path(phase).name == 'figure.png'
     with pytest.raises(TraitError):
         PlotMap(kind='nonsense')
     assert set(PlotMap().inputs.traits()['kind'].trait_type.values) == set(SHOWN)
