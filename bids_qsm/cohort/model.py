@@ -122,7 +122,7 @@ def fit_models(
     maps = sorted(set(long['map'].dropna().astype(str))) if 'map' in long else []
     if model.response not in maps:
         raise UserError(
-            f'The left side of {formula!r} is not a map of the tables; there are {", ".join(maps)}.'
+            f'The left side of {formula!r} names no map of the tables; there are {", ".join(maps)}.'
         )
     data = observe(long, statistic=statistic, maps=[model.response], min_coverage=min_coverage)
     designs.check_columns(model, data.series)
