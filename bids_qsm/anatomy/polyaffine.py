@@ -58,7 +58,7 @@ def flow(
         total = np.zeros((*shape, 3), np.float32)
         sum_weights = np.full(shape, 1e-9, np.float32)
         nearest = np.full(shape, 10 * reach, np.float32)
-        for body, trust, (box, distance) in zip(bodies, weights, near, strict=True):
+        for body, trust, (box, distance) in zip(bodies, shares, near, strict=True):
             away = ndimage.shift(distance, time * body.shift, order=1, mode='nearest')
             weight = np.float32(trust) * np.exp(-0.5 * (away / reach) ** 2) / (away + 0.5) ** power
             total[box] += weight[..., None] * body.shift.astype(np.float32)
@@ -68,7 +68,7 @@ def flow(
         return total
 
     points = grid_points(shape, grid)
-    weights = np.asarray(weights) / max(weights)
+    shares = np.asarray(weights) / max(weights)
     velocities = [velocity((n + 0.5) / steps) for n in range(steps)]
     there, back = points, points
     for now in velocities:

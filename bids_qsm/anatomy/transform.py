@@ -4,6 +4,7 @@ A transform is a 4x4 matrix or a `Displacement`. A list of transforms is applied
 world points of the reference image, and ends at world points of the moving image.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -266,7 +267,7 @@ def resample_labels(
     return out
 
 
-def compose(transforms: list[Array | Displacement], shape: tuple[int, ...], affine: Array):
+def compose(transforms: Sequence[Array | Displacement], shape: tuple[int, ...], affine: Array):
     """Write a chain of transforms as one `Displacement` sampled on a grid."""
     field = np.empty((*shape, 3), np.float32)
     for slab in _slabs(shape):
