@@ -1,7 +1,8 @@
-"""Parts of the cohort's page: sections, charts and tables, and the numbers in them as text."""
+"""Parts of the cohort page: sections, charts and tables, and their numbers as text."""
 
 from collections.abc import Iterable, Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,8 +13,8 @@ from bids_qsm.plotting.cohort_charts import p_text
 from bids_qsm.plotting.region_charts import COHORT_REGIONS
 from bids_qsm.reports.html import data_uri, packaged
 
-_LONGEST = 200  # rows of a table on the page; the file holds all
-_MOST_REGIONS = 20  # of a chart; words and tables have all
+_LONGEST = 200  # rows of a table on the page; the file has all rows
+_MOST_REGIONS = 20  # in a chart; text and tables list all
 
 
 @cache
@@ -32,7 +33,7 @@ def section(
     notes: Iterable[str] = (),
     files: Iterable[str] = (),
 ) -> dict:
-    """A section of the page; ``answers`` are also shown in short at the top."""
+    """A section of the page; ``answers`` are repeated in the summary at the top."""
     return {
         'id': key,
         'title': title or words(key)['title'],
@@ -46,9 +47,9 @@ def section(
 
 
 def figure(key: str, title: str, content: str | bytes, caption: str) -> dict:
-    """A picture of a section: a chart as SVG text, or the bytes of an SVG or PNG file."""
+    """A figure of a section: a chart as SVG text, or the bytes of an SVG or PNG file."""
     is_chart = isinstance(content, str)
-    content = content.encode() if is_chart else content
+    content = content.encode() if isinstance(content, str) else content
     extension = '.png' if content[:4] == b'\x89PNG' else '.svg'
     return {
         'kind': 'figure',
@@ -61,11 +62,21 @@ def figure(key: str, title: str, content: str | bytes, caption: str) -> dict:
     }
 
 
-def grid(title: str, frame: pd.DataFrame, *, caption: str = '', folded: bool = False) -> dict:
-    """A table of a section, with numbers as text; what is beyond the longest table is said.
+def grid(
+    title: str,
+    frame: pd.DataFrame,
+    *,
+    columns: dict[str, str] | None = None,
+    caption: str = '',
+    folded: bool = False,
+) -> dict:
+    """A table of a section, with numbers as text. The caption says when rows are left out.
 
-    A dict in a cell is a link: its text and href.
+    ``columns`` maps the columns to show to their titles; those that ``frame`` lacks are left out. A dict in a
+    cell is a link: its text and href.
     """
+    if columns is not None:
+        frame = frame[[c for c in columns if c in frame]].rename(columns=columns)
     if len(frame) > _LONGEST:
         caption = f'The first {_LONGEST} of {len(frame)} rows. {caption}'
     shown = frame.head(_LONGEST)
@@ -84,8 +95,8 @@ def grid(title: str, frame: pd.DataFrame, *, caption: str = '', folded: bool = F
     }
 
 
-def cell(column: str, value: object):
-    """A value as it stands in a table: three digits, p-values as such.
+def cell(column: str, value: Any):
+    """Format a value of a table: three digits, or a p-value.
 
     >>> cell('p (FDR)', 0.0004), cell('χ (ppm)', 0.0312345), cell('n', 24.0), cell('note', None)
     ('< .001', '0.0312', '24', '–')
@@ -98,7 +109,7 @@ def cell(column: str, value: object):
         return 'yes' if value else 'no'
     if isinstance(value, float | np.floating):
         if column == 'p' or column.startswith(('p (', 'p_')):
-            return p_text(value)
+            return p_text(float(value))
         whole = abs(value) >= 1000 or value == round(value)
         return (f'{value:.0f}' if whole else f'{value:.3g}').replace('-', '−')
     return str(value)
@@ -114,21 +125,21 @@ def signed(value: float) -> str:
 
 
 def in_order(present: Iterable[str]) -> list[str]:
-    """Regions as charts and tables list them: deep grey matter first, then the others as they come."""
+    """Regions in the order of charts and tables: deep grey matter first, then the others as given."""
     present = list(dict.fromkeys(present))
     first = [r for r in COHORT_REGIONS if r in present]
     return first + [r for r in present if r not in first]
 
 
 def charted(rows: pd.DataFrame, first: Iterable[str] = (), most: int = _MOST_REGIONS):
-    """Rows of the regions that a chart has room for, in their order, and a sentence on those it leaves out.
+    """Rows of the regions that fit into a chart, in their order, and a sentence if some are left out.
 
-    Regions of ``first`` are taken before others.
+    Regions in ``first`` come before others.
 
     >>> rows = pd.DataFrame({'region': list('abcd')})
     >>> kept, cut = charted(rows, first=['d'], most=2)
     >>> kept['region'].tolist(), cut
-    (['a', 'd'], ' 2 of 4 regions are drawn; the words and the tables have all.')
+    (['a', 'd'], ' 2 of 4 regions are drawn; the text and the tables list all.')
     >>> charted(rows)[1]
     ''
     """
@@ -137,19 +148,25 @@ def charted(rows: pd.DataFrame, first: Iterable[str] = (), most: int = _MOST_REG
     kept = list(dict.fromkeys([*wanted, *there]))[:most]
     if len(kept) == len(there):
         return rows, ''
-    cut = f' {len(kept)} of {len(there)} regions are drawn; the words and the tables have all.'
+    cut = f' {len(kept)} of {len(there)} regions are drawn; the text and the tables list all.'
     return rows[rows['region'].isin(kept)], cut
 
 
 def charted_whole(rows: pd.DataFrame, first: Iterable[str] = ()):
-    """As `charted`, with room for all regions of ``first``: a chart that grows with its lines."""
+    """As `charted`, for a chart that grows with its lines: all regions of ``first`` fit."""
     return charted(rows, first, max(_MOST_REGIONS, len(set(first))))
 
 
-def parts(table: pd.DataFrame):
-    """Each atlas and map with its rows of both hemispheres together, in the order of their regions.
+def by_region(rows: pd.DataFrame, regions: Iterable[str]) -> pd.DataFrame:
+    """Sort rows by region in the given order."""
+    place = {region: i for i, region in enumerate(regions)}
+    return rows.sort_values('region', key=lambda c: c.map(place), kind='stable')
 
-    Yields (key for ids, words for titles, unit, rows).
+
+def parts(table: pd.DataFrame):
+    """Split a table by atlas and map; rows are those of both hemispheres together, sorted by region.
+
+    Yields (key for ids, title, unit, rows).
     """
     if table.empty:
         return
@@ -161,8 +178,7 @@ def parts(table: pd.DataFrame):
     )
     for atlas, name in kinds:
         rows = whole[(atlases == atlas) & (whole['map'] == name)]
-        place = {region: i for i, region in enumerate(in_order(rows['region']))}
-        rows = rows.sort_values('region', key=lambda c, place=place: c.map(place), kind='stable')
+        rows = by_region(rows, in_order(rows['region']))
         several = sum(other == name for _, other in kinds) > 1
         title = SYMBOLS.get(name, name) + (f' (atlas {atlas})' if several else '')
         units = rows['units'].dropna().astype(str) if 'units' in rows else []

@@ -1,4 +1,4 @@
-"""The methods paragraphs of a run with their citations resolved."""
+"""The methods text of a run with its citations."""
 
 import re
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ _FIELD = re.compile(r'(\w+)\s*=\s*\{((?:[^{}]|\{[^{}]*\})*)\}')
 
 
 def methods_text(sections: Sequence[str]) -> str:
-    """Methods prose with numbered citations, ready to paste, and the list of references after it.
+    """Methods text with numbered citations, ready to paste, followed by the references.
 
     Parameters
     ----------
@@ -19,7 +19,7 @@ def methods_text(sections: Sequence[str]) -> str:
     Raises
     ------
     KeyError
-        A key that the bibliography lacks.
+        A cited key is not in the bibliography.
     """
     paragraphs, references = cite(sections)
     listed = [f'{i}. {r["text"]} doi:{r["doi"]}' for i, r in enumerate(references, 1)]
@@ -44,7 +44,7 @@ def bibliography() -> dict:
     text = files('bids_qsm.data').joinpath('references.bib').read_text(encoding='utf-8')
     entries = {}
     for entry in re.split(r'^@article', text, flags=re.MULTILINE)[1:]:
-        key = re.match(r'\{(\w+),', entry).group(1)
+        key = entry[1 : entry.index(',')]
         entries[key] = {
             name: value.replace('{', '').replace('}', '') for name, value in _FIELD.findall(entry)
         }

@@ -1,4 +1,4 @@
-"""One self-contained HTML page a cohort, made of what the runs and the group level left."""
+"""The HTML report of a cohort, from the output of the runs and of the group level."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +22,7 @@ from bids_qsm.reports.cohort_sections import (
 )
 from bids_qsm.reports.html import (
     LEVELS,
+    alert,
     failure_alerts,
     natural,
     read_findings,
@@ -32,20 +33,20 @@ from bids_qsm.reports.html import (
 )
 
 RECORD = 'logs/group.json'
-"""What the group level was asked for, what it wrote and what it has to say, under the output dataset."""
+"""Options, files and notes of the group level, in the output dataset."""
 
 _MOST_ANSWERS = 6
 _FOLD = 40  # rows of a table that is shown when asked for
 _TEXT = (*cohort.ENTITY_COLUMNS.values(), 'group', 'participant_group', 'source', 'reason', 'note', 'level')
 _TEXT += ('session_from', 'session_to')
 _DISTRIBUTION = (
-    'Each point is {statistic} of a region (both sides) in one series; boxes show the quartiles where there '
-    'are four series or more. Numbers in the table: mean ± standard deviation over series (how many).'
+    'Each point is {statistic} of a region (both sides) in one series; boxes show the quartiles of four '
+    'series or more. Table: mean ± standard deviation over series (number of series).'
 )
 
 
 def build_cohort_report(output_dir: str | Path, *, pictures: Sequence[dict] = ()) -> Path:
-    """Write the page of the cohort from the tables of the group level, the findings and the records of runs.
+    """Write the report of the cohort from the tables of the group level, the findings and the run records.
 
     Parameters
     ----------
@@ -78,12 +79,10 @@ def build_cohort_report(output_dir: str | Path, *, pictures: Sequence[dict] = ()
         key=lambda f: natural(f['series']),
     )
     alerts = failure_alerts(run.get('failures', []))
-    table_notes = record['notes'].get('tables', [])
-    alerts += [{'level': 'warning', 'where': 'Table', 'what': note, 'more': ''} for note in table_notes]
+    alerts += [alert('warning', 'Table', note) for note in record['notes'].get('tables', [])]
     alerts += _reference_alerts(long) + _common_alerts(findings)
-    visits = record['notes'].get('sessions', [])
-    alerts += [{'level': 'info', 'where': 'Sessions', 'what': note, 'more': ''} for note in visits]
-    pressing = sum(alert['level'] in LEVELS for alert in alerts)
+    alerts += [alert('info', 'Sessions', note) for note in record['notes'].get('sessions', [])]
+    pressing = sum(one['level'] in LEVELS for one in alerts)
     group = cohort.group_column(long)
     distributions = _distributions(long, group, asked['statistic'])
     sections = _sections(out, record, asked, long, group) + _picture_sections(pictures)
@@ -114,43 +113,37 @@ def _read(path: Path):
 
 
 def _asked(asked: dict):
-    """What was asked for, as labels and values."""
-    pairs = ', '.join(asked['correlate'])
-    return {
-        label: value
-        for label, value in {
-            'Model': asked.get('model'),
-            'Correlations': pairs,
-            'Controls': asked.get('controls'),
-            'Value of a region': asked['statistic'],
-            'χ relative to': asked.get('relative_to'),
-        }.items()
-        if value
+    """Options of the group level, as labels and values."""
+    labels = {
+        'Model': asked.get('model'),
+        'Correlations': ', '.join(asked['correlate']),
+        'Controls': asked.get('controls'),
+        'Value of a region': asked['statistic'],
+        'χ relative to': asked.get('relative_to'),
     }
+    return {label: value for label, value in labels.items() if value}
 
 
 def _characteristics(long: pd.DataFrame, asked: dict):
-    """Age and whatever else the analyses use, by group."""
+    """Age and the other columns that the analyses use, by group."""
     columns = dict.fromkeys(['age', 'sex', *asked.get('columns', [])])
     table = describe.characteristics(long, columns)
     if table.empty:
         return []
-    rows = [
-        {
-            'column': row['column'],
-            'group': row['group'],
-            'n': row['n'],
-            'mean ± sd': f'{cell("", row["mean"])} ± {cell("", row["sd"])}' if pd.notna(row['mean']) else '–',
-            'range': f'{cell("", row["lowest"])} to {cell("", row["highest"])}'
-            if pd.notna(row['mean'])
-            else '–',
-            'counts': row['levels'],
-        }
-        for row in table.sort_values('column', key=lambda c: c.map(list(columns).index)).to_dict('records')
-    ]
-    return [
-        grid('Who they are', pd.DataFrame(rows), caption='Each participant counts once, by the first series.')
-    ]
+    rows = []
+    for row in table.sort_values('column', key=lambda c: c.map(list(columns).index)).to_dict('records'):
+        mean, sd, lowest, highest = (cell('', row[key]) for key in ('mean', 'sd', 'lowest', 'highest'))
+        known = pd.notna(row['mean'])
+        rows.append(
+            {
+                **{key: row[key] for key in ('column', 'group', 'n')},
+                'mean ± sd': f'{mean} ± {sd}' if known else '–',
+                'range': f'{lowest} to {highest}' if known else '–',
+                'counts': row['levels'],
+            }
+        )
+    caption = 'Each participant counts once, by the first series.'
+    return [grid('Who they are', pd.DataFrame(rows), caption=caption)]
 
 
 def _distributions(long: pd.DataFrame, group: str | None, statistic: str):
@@ -178,7 +171,7 @@ def _distributions(long: pd.DataFrame, group: str | None, statistic: str):
 
 
 def _sections(out: Path, record: dict, asked: dict, long: pd.DataFrame, group: str | None):
-    """A section for each analysis that the record names."""
+    """One section for each analysis in the record."""
     files, notes = record['files'], record['notes']
 
     def read(kind: str):
@@ -208,8 +201,7 @@ def _sections(out: Path, record: dict, asked: dict, long: pd.DataFrame, group: s
             )
         )
     if 'change' in files:
-        more = named('change', 'change_summary')
-        more['statistic'] = asked['statistic']
+        more = {**named('change', 'change_summary'), 'statistic': asked['statistic']}
         sections.append(change_section(read('change'), read('change_summary'), long, groups, **more))
     if 'normative' in files:
         sections.append(normative_section(read('normative'), groups, **named('normative')))
@@ -217,7 +209,7 @@ def _sections(out: Path, record: dict, asked: dict, long: pd.DataFrame, group: s
         if app.name in files and app.overview:
             sections.append(application_section(app, read(app.name), **named(app.name)))
     done = {part['id'] for part in sections} | {'tables', 'sessions'}
-    # an analysis that could not be made is said all the same
+    # analyses that failed are listed too
     return sections + [
         section(key, question='This could not be done.', notes=said)
         for key, said in notes.items()
@@ -228,12 +220,9 @@ def _sections(out: Path, record: dict, asked: dict, long: pd.DataFrame, group: s
 def _picture_sections(pictures: Sequence[dict]):
     sections = []
     for number, part in enumerate(pictures):
-        key = f'images-{number}'
-        title = part['title']
+        key, title, several = f'images-{number}', part['title'], len(part['figures']) > 1
         figures = [
-            figure(
-                f'{key}-{i}', f'{title} ({i + 1})' if len(part['figures']) > 1 else title, content, caption
-            )
+            figure(f'{key}-{i}', f'{title} ({i + 1})' if several else title, content, caption)
             for i, (caption, content) in enumerate(part['figures'])
         ]
         tables = [grid(caption, table, folded=len(table) > 15) for caption, table in part['tables']]
@@ -242,26 +231,20 @@ def _picture_sections(pictures: Sequence[dict]):
 
 
 def _reference_alerts(long: pd.DataFrame):
-    """A warning for each atlas under which susceptibilities with different zeros stand."""
+    """A warning for each atlas whose series have different reference regions."""
     alerts = []
     for atlas, rows in cohort.by_atlas(long):
         counts = cohort.references(rows)
         if len(counts) > 1:
             used = ', '.join(f'{name} ({n} series)' for name, n in counts.items())
-            alerts.append(
-                {
-                    'level': 'warning',
-                    'where': f'Reference of χ{_of_atlas(atlas)}',
-                    'what': f'the series do not have the same zero: {used}.',
-                    'more': 'Their values stand in one distribution, but are not comparable as they are; '
-                    '--relative-to gives them one zero.',
-                }
-            )
+            what = f'the series do not have the same zero: {used}.'
+            more = 'Their values cannot be compared directly; --relative-to gives them one zero.'
+            alerts.append(alert('warning', f'Reference of χ{_of_atlas(atlas)}', what, more))
     return alerts
 
 
 def _common_alerts(findings: list[dict]):
-    """One alert for each check that warned, naming the series."""
+    """One alert for each check that raised a warning, with the series concerned."""
     warned = {}
     for series in findings:
         for finding in series['findings']:
@@ -271,14 +254,8 @@ def _common_alerts(findings: list[dict]):
     alerts = []
     for (level, what), names in sorted(warned.items()):
         listed = ', '.join(list(names)[:12]) + (f' and {len(names) - 12} more' if len(names) > 12 else '')
-        alerts.append(
-            {
-                'level': LEVELS[level],
-                'where': what,
-                'what': f'{len(names)} of {len(findings)} series: {listed}.',
-                'more': 'What was found stands under Quality and on the page of the subject.',
-            }
-        )
+        said = f'{len(names)} of {len(findings)} series: {listed}.'
+        alerts.append(alert(LEVELS[level], what, said, 'Details: Quality, and the page of the subject.'))
     return alerts
 
 
@@ -287,10 +264,7 @@ def _of_atlas(atlas: str):
 
 
 def _quality(long: pd.DataFrame, findings: list[dict]):
-    """A table with one row a series: its facts, the regions that lie least inside the mask, its warnings.
-
-    And the facts that all series share.
-    """
+    """A table with one row a series (facts, lowest coverage, warnings), and facts common to all series."""
     names = cohort.series_columns(long)
     lowest_of, worst = cohort.lowest_coverage(long), {}
     several = lowest_of['atlas'].nunique() > 1
@@ -313,20 +287,18 @@ def _quality(long: pd.DataFrame, findings: list[dict]):
                 'warnings': '; '.join(warnings) or 'none',
             }
         )
-    # those with warnings first, so that they are on the page where the table is cut
+    # series with warnings first, so that they stay on the page where the table is cut
     rows.sort(key=lambda row: row['warnings'] == 'none')
     caption = (
-        'Lowest coverage: the region that lies least inside the mask and the field of view. Names link to '
-        'the page of the subject.'
+        'Lowest coverage: the region with the smallest share inside the mask and the field of view. Names '
+        'link to the page of the subject.'
     )
-    table = grid(
-        'All series, those with warnings first', pd.DataFrame(rows), caption=caption, folded=len(rows) > _FOLD
-    )
-    return table, same
+    title = 'All series, those with warnings first'
+    return grid(title, pd.DataFrame(rows), caption=caption, folded=len(rows) > _FOLD), same
 
 
 def _summary(table: pd.DataFrame, digits: int):
-    """Regions by groups: mean and standard deviation over series, and how many series."""
+    """Regions by groups: mean and standard deviation over series, and the number of series."""
     groups = list(dict.fromkeys(table['group']))
     columns = {group: f'{group}: mean ± sd (series)' for group in groups}
     rows = {region: dict.fromkeys(['region', *columns.values()], '–') for region in table['region']}

@@ -1,4 +1,4 @@
-"""Sections of the cohort's page, one an analysis: the answer in words, charts and tables."""
+"""Sections of the cohort page, one an analysis: the answer in sentences, charts and tables."""
 
 from collections.abc import Sequence
 
@@ -16,21 +16,40 @@ from bids_qsm.plotting.cohort_charts import (
     plot_scatter,
     plot_zscores,
 )
-from bids_qsm.reports.blocks import charted, charted_whole, figure, grid, parts, section, signed, words
+from bids_qsm.reports.blocks import (
+    by_region,
+    charted,
+    charted_whole,
+    figure,
+    grid,
+    parts,
+    section,
+    signed,
+    words,
+)
 
 ALPHA = 0.05
 FAR, BY_CHANCE = 2.0, 0.0455
-"""z-scores beyond which a participant is named, and the share of healthy ones that are."""
+"""Absolute z-score above which a participant is named, and the share of healthy people above it."""
 _PANELS = 8
 _MOST_LEVELS = 4
-_NAMED = 6  # regions that a sentence names
+_NAMED = 6  # regions in a sentence
 _FOLD = 15
+_READABLE = {'participant_id': 'participant', 'session_id': 'session'}
+_READABLE |= {'volume_mm3': 'volume (mm³)', 'chi_mean': 'mean χ (ppm)'}
+_INTERVAL = {'ci_low': '95 % low', 'ci_high': '95 % high'}
+_JOINT = {'region': 'region', 'statistic': 'F', 'dof_term': 'of the term', 'dof': 'degrees of freedom'}
+_JOINT |= {'p': 'p', 'p_fdr': 'p (FDR)', 'effect': 'partial eta squared', 'n_participants': 'n'}
+_SIZES = {'region': 'region', 'effect': 'effect size', 'effect_low': '95 % low', 'effect_high': '95 % high'}
+_SIZES |= {'effect_name': 'kind', 'n': 'n', 'n_observations': 'observations', 'method': 'method'}
+_DIFFERENCES = {'column': 'number', 'region_a': 'region', 'region_b': 'against', 'r_a': 'r'}
+_DIFFERENCES |= {'r_b': 'against r', 'difference': 'difference', **_INTERVAL, 'p': 'p', 'n': 'n'}
 
 
 def model_section(
     table: pd.DataFrame, residuals: pd.DataFrame, formula: str, notes: list[str], files: list[str]
 ) -> dict:
-    """Effects of each term of the model on each region, and how well the model fits."""
+    """Effect of each term of the model on each region, and the fit of the model."""
     said, blocks, answers = words('model'), [], []
     for key, title, _, rows in parts(table):
         for number, (term, of_term) in enumerate(rows.groupby('term', sort=False)):
@@ -42,7 +61,7 @@ def model_section(
                     f'{title}, {term} as a whole: an effect on {len(sure)} of {len(joint)} regions after '
                     f'correction{": " if len(sure) else ""}{", ".join(sure)}.'
                 )
-                blocks.append(grid(f'{title}: {term}', _joint(joint), caption=said['joint']))
+                blocks.append(grid(f'{title}: {term}', joint, columns=_JOINT, caption=said['joint']))
             if len(levels) > _MOST_LEVELS:
                 continue
             for level in levels:
@@ -57,9 +76,8 @@ def model_section(
                 )
                 place = f'model-{key}-{number}-{levels.index(level)}'
                 blocks.append(figure(place, f'{title}: {name}', svg, caption))
-                blocks.append(
-                    grid(f'Effect sizes of {name}', _sizes(one), caption=said['effect'], folded=True)
-                )
+                heading = f'Effect sizes of {name}'
+                blocks.append(grid(heading, one, columns=_SIZES, caption=said['effect'], folded=True))
         own, cut = charted(_residuals_of(residuals, rows), _sure(rows), _PANELS)
         if len(own):
             svg = plot_residuals(own, unit=own['units'].iloc[0])
@@ -68,36 +86,19 @@ def model_section(
     return section('model', question=question, answers=answers, blocks=blocks, notes=notes, files=files)
 
 
-def _joint(rows: pd.DataFrame):
-    columns = {'region': 'region', 'statistic': 'F', 'dof_term': 'of the term', 'dof': 'degrees of freedom'}
-    columns |= {'p': 'p', 'p_fdr': 'p (FDR)', 'effect': 'partial eta squared', 'n_participants': 'n'}
-    return rows[list(columns)].rename(columns=columns)
-
-
-def _sizes(rows: pd.DataFrame):
-    columns = {
-        'region': 'region',
-        'effect': 'effect size',
-        'effect_low': '95 % low',
-        'effect_high': '95 % high',
-    }
-    columns |= {'effect_name': 'kind', 'n': 'n', 'n_observations': 'observations', 'method': 'method'}
-    return rows[list(columns)].rename(columns=columns)
-
-
 def _residuals_of(residuals: pd.DataFrame, rows: pd.DataFrame):
-    """Residuals of the regions of one part, each with the quantile of a normal distribution."""
+    """Residuals of the regions of one part, each with its normal quantile."""
     regions = list(dict.fromkeys(rows['region']))
     wanted = residuals['region'].isin(regions)
     for key in ('atlas', 'map', 'hemisphere'):
         wanted &= residuals[key].fillna('') == (rows[key].fillna('').iloc[0] if len(rows) else '')
     own = residuals[wanted].dropna(subset=['fitted', 'residual'])
-    own = own.sort_values('region', key=lambda c: c.map(regions.index), kind='stable')
+    own = by_region(own, regions)
     return own.assign(normal=own.groupby('region')['residual'].transform(describe.normal_quantiles))
 
 
 def _sure(rows: pd.DataFrame):
-    """Regions with an effect that is significant after correction, the surest first."""
+    """Regions with an effect that is significant after correction, by rising p-value."""
     return rows[rows['p_fdr'] < ALPHA].sort_values('p_fdr', kind='stable')['region'].unique()
 
 
@@ -131,10 +132,9 @@ def correlation_section(
     notes: list[str],
     files: list[str],
 ) -> dict:
-    """How regions go with clinical numbers, and whether one region does so more than another.
+    """Correlations of regions with clinical numbers, and differences of correlations between regions.
 
-    ``asked`` are pairs of a column and a region; ``groups`` maps participants to the group that they are
-    drawn with.
+    ``asked`` holds pairs of a column and a region; ``groups`` maps participants to groups, for colours.
     """
     said, blocks, answers = words('correlation'), [], []
     for key, title, _, rows in parts(table):
@@ -151,7 +151,7 @@ def correlation_section(
             svg = plot_forest(drawn, xlabel=f'correlation of {title} with {column} (r, no unit)')
             caption = said['forest'].format(map=title, column=column, given=given) + cut
             blocks.append(figure(f'correlation-{place}', f'{title} and {column}', svg, caption))
-            # the regions that were asked for, then others, in one row
+            # regions that were asked for first, then others, in one row
             there = set(one['region'])
             wanted = dict.fromkeys([*own, *(r for _, r in asked), *one['region']])
             regions = [r for r in wanted if r in there][: max(4, len(own))]
@@ -159,20 +159,12 @@ def correlation_section(
             adjusted = said['adjusted'].format(covariates=', '.join(others)) if others else ''
             caption = said['scatter'].format(adjusted=adjusted)
             blocks.append(figure(f'scatter-{place}', f'{title} over {column}', svg, caption))
-    columns = {
-        'column': 'number',
-        'region_a': 'region',
-        'region_b': 'against',
-        'r_a': 'r',
-        'r_b': 'against r',
-    }
-    columns |= {'difference': 'difference', 'ci_low': '95 % low', 'ci_high': '95 % high', 'p': 'p', 'n': 'n'}
     compared = differences.rename(columns={'region_a': 'region'})
     for _, title, _, rows in parts(compared):
         rows = rows.rename(columns={'region': 'region_a'})
         answers += [_difference_in_words(title, row) for row in rows.to_dict('records')]
-        heading = f'{title}: does a number go with one region more than with another?'
-        blocks.append(grid(heading, rows[list(columns)].rename(columns=columns), caption=said['difference']))
+        heading = f'{title}: differences of correlations between regions'
+        blocks.append(grid(heading, rows, columns=_DIFFERENCES, caption=said['difference']))
     question = said['question'].format(asked=', '.join(f'{column} with {region}' for column, region in asked))
     return section('correlation', question=question, answers=answers, blocks=blocks, notes=notes, files=files)
 
@@ -219,7 +211,7 @@ def _scatter(
         here = here.assign(x=pd.to_numeric(here[column], errors='coerce'), y=here['value'])
         here = describe.adjusted(here, covariates)
         spent = here.attrs.get('spent', 0)
-        here['group'] = here['participant_id'].map(groups).astype(object).fillna('n/a')
+        here['group'] = _group_of(here, groups)
         points.append(here[['x', 'y', 'group']].assign(region=region))
         line = describe.regression_line(here['x'], here['y'], spent=spent)
         lines.append(line.assign(region=region))
@@ -248,7 +240,7 @@ def change_section(
 ) -> dict:
     """Change over sessions: the course of each participant, and the mean change of each group.
 
-    ``groups`` maps participants to the group that they are drawn with.
+    ``groups`` maps participants to groups, for colours.
     """
     said, blocks, answers = words('change'), [], []
     means = {key: rows for key, _, _, rows in parts(summary)}
@@ -258,20 +250,17 @@ def change_section(
         answers += _changes_in_words(title, unit, known)
         beyond = rows[rows['beyond']]
         changed = beyond['region'].value_counts().index
-        # where repeatability is known first, as only there a change can be told from chance
+        # regions with a known repeatability first: only there a change can be detected
         shown, cut = charted(rows, [*changed, *known['region']], _PANELS)
         regions = list(dict.fromkeys(shown['region']))
         visits = describe.courses(_of_part(long, rows), rows['map'].iloc[0], regions, statistic=statistic)
-        visits['group'] = visits['participant_id'].map(groups).astype(object).fillna('n/a')
+        visits['group'] = _group_of(visits, groups)
         texts, sd = {}, known.groupby('region')['repeatability'].median().to_dict()
         for region in regions:
             one = rows[rows['region'] == region]
-            passing = (
-                f'{_who(one[one["beyond"]])} beyond repeatability' if region in sd else 'repeatability n/a'
-            )
-            texts[region] = f'n = {_who(one)}; {passing}'
-        place = {region: i for i, region in enumerate(regions)}
-        visits = visits.sort_values('region', key=lambda c, place=place: c.map(place), kind='stable')
+            passing = f'{_who(one[one["beyond"]])} beyond repeatability'
+            texts[region] = f'n = {_who(one)}; {passing if region in sd else "repeatability n/a"}'
+        visits = by_region(visits, regions)
         if len(visits):
             xlabel = 'years since the first session' if visits['timed'].all() else 'session'
             half = known['ci_high'] - known['change']
@@ -299,34 +288,33 @@ def change_section(
             blocks.append(figure(f'change-mean-{key}', f'{title}: mean change', svg, caption))
         if len(beyond):
             columns = {'participant_id': 'participant', 'region': 'region', 'session_from': 'from'}
-            columns |= {
-                'session_to': 'to',
-                'years': 'years',
-                'change': f'change ({unit})',
-                'ci_low': '95 % low',
-            }
-            columns |= {'ci_high': '95 % high', 'per_year': f'per year ({unit}/year)'}
-            frame = beyond[list(columns)].rename(columns=columns)
-            heading = f'{title}: changes beyond repeatability'
-            blocks.append(grid(heading, frame, caption=said['beyond'], folded=len(frame) > _FOLD))
+            columns |= {'session_to': 'to', 'years': 'years', 'change': f'change ({unit})', **_INTERVAL}
+            columns |= {'per_year': f'per year ({unit}/year)'}
+            heading, folded = f'{title}: changes beyond repeatability', len(beyond) > _FOLD
+            blocks.append(grid(heading, beyond, columns=columns, caption=said['beyond'], folded=folded))
     return section(
         'change', question=said['question'], answers=answers, blocks=blocks, notes=notes, files=files
     )
 
 
 def _of_part(long: pd.DataFrame, rows: pd.DataFrame):
-    """The rows of the long table that are of the atlas of a part."""
+    """Rows of the long table that belong to the atlas of a part."""
     atlas = rows['atlas'].fillna('').iloc[0] if 'atlas' in rows else ''
     return long[long['atlas'] == atlas] if atlas and 'atlas' in long else long
 
 
 def _who(rows: pd.DataFrame):
+    """Number of participants."""
     return rows['participant_id'].nunique()
+
+
+def _group_of(rows: pd.DataFrame, groups: dict[str, str]):
+    return rows['participant_id'].map(groups).astype(object).fillna('n/a')
 
 
 def _changes_in_words(title: str, unit: str, rows: pd.DataFrame):
     if rows.empty:
-        return [f'{title}: no repeatability is known, so that no change can be told from chance.']
+        return [f'{title}: the repeatability is not known, so no change can be tested.']
     answers = []
     for region, one in rows.groupby('region', sort=False):
         beyond = one[one['beyond']]
@@ -342,11 +330,11 @@ def _changes_in_words(title: str, unit: str, rows: pd.DataFrame):
 def normative_section(
     table: pd.DataFrame, groups: dict[str, str], *, notes: list[str], files: list[str]
 ) -> dict:
-    """How far each participant is from controls of the same age."""
+    """z-scores of each participant against controls of the same age."""
     said, blocks, answers = words('normative'), [], []
     for key, title, unit, rows in parts(table):
         rows = rows.assign(
-            group=rows['participant_id'].map(groups).astype(object).fillna('n/a'),
+            group=_group_of(rows, groups),
             is_control=rows['is_control'].isin([True, 'True']),
         ).dropna(subset=['z'])
         if rows.empty:
@@ -369,9 +357,8 @@ def normative_section(
             columns = {'participant_id': 'participant', 'session_id': 'session', 'region': 'region'}
             columns |= {'value': f'value ({unit})', 'expected': f'expected ({unit})', 'z': 'z'}
             columns |= {'percentile': 'percentile', 'n_controls': 'controls'}
-            frame = far[list(columns)].rename(columns=columns).dropna(axis=1, how='all')
-            heading = f'{title}: beyond {FAR:g} standard deviations'
-            blocks.append(grid(heading, frame, caption=said['far'], folded=len(frame) > _FOLD))
+            heading, far = f'{title}: beyond {FAR:g} standard deviations', far.dropna(axis=1, how='all')
+            blocks.append(grid(heading, far, columns=columns, caption=said['far'], folded=len(far) > _FOLD))
     return section(
         'normative', question=said['question'], answers=answers, blocks=blocks, notes=notes, files=files
     )
@@ -395,14 +382,16 @@ def _scores_in_words(title: str, others: pd.DataFrame, far: pd.DataFrame):
 
 
 def application_section(app: Application, rows: pd.DataFrame, *, notes: list, files: list) -> dict:
-    """What an application says of the rows of all series."""
+    """Overview of an application over all series."""
+    assert app.overview is not None
     said = app.overview(rows)
     blocks = [
         figure(f'{app.name}-{i}', title, content, caption)
         for i, (title, content, caption) in enumerate(said.get('figures', []))
     ]
     for title, frame, caption in said.get('tables', []):
-        blocks.append(grid(title, plainly(frame), caption=caption, folded=len(frame) > 4 * _FOLD))
+        frame = frame.rename(columns=_READABLE)
+        blocks.append(grid(title, frame, caption=caption, folded=len(frame) > 4 * _FOLD))
     return section(
         app.name,
         title=app.title,
@@ -412,9 +401,3 @@ def application_section(app: Application, rows: pd.DataFrame, *, notes: list, fi
         notes=notes,
         files=files,
     )
-
-
-def plainly(counts: pd.DataFrame) -> pd.DataFrame:
-    """A table by participant with the names of its columns as words."""
-    names = {'participant_id': 'participant', 'session_id': 'session', 'volume_mm3': 'volume (mm³)'}
-    return counts.rename(columns={**names, 'chi_mean': 'mean χ (ppm)'})

@@ -1,4 +1,4 @@
-"""Reading what a run left, and rendering pages that need no other file."""
+"""Read the records of a run, and render self-contained pages."""
 
 import base64
 import json
@@ -16,7 +16,7 @@ from bids_qsm.derivatives.files import atomic_write
 from bids_qsm.errors import UserError
 
 LEVELS = ('error', 'warning')
-"""Levels of findings that need attention."""
+"""Levels of findings that need attention, the worst first."""
 
 _MISSING = ['n/a', '', 'nan', 'NaN']
 _UNSETTLED = 'The data do not settle it'
@@ -34,35 +34,35 @@ def packaged(name: str) -> str:
 
 
 def data_uri(content: bytes, extension: str) -> str:
-    """A file as the address of an image, embedded."""
+    """A file as a data URI, to embed it in a page."""
     return f'data:{mimetypes.types_map[extension]};base64,{base64.b64encode(content).decode()}'
 
 
-def read_json(path: str | Path, missing: dict):
-    """Object of a JSON file, or ``missing`` where there is none; UserError where it cannot be read."""
+def read_json(path: str | Path, missing: dict) -> dict:
+    """Object of a JSON file, or ``missing`` if there is no file. UserError if it cannot be read."""
     if not Path(path).exists():
         return missing
     try:
         found = json.loads(Path(path).read_text(encoding='utf-8-sig'))
     except ValueError as error:  # of the JSON or of its encoding
-        raise UserError(f'{path} is no JSON file ({error}); mend or remove it.') from None
+        raise UserError(f'{path} is not a JSON file ({error}); mend or remove it.') from None
     if not isinstance(found, dict):
         raise UserError(f'{path} holds no JSON object ({{"name": value}}); mend or remove it.')
     return found
 
 
 def read_table(path: str | Path, dtype: dict | None = None) -> pd.DataFrame:
-    """A BIDS table: tabs, n/a where a value is missing; a group 'None' or a region 'NA' is text."""
-    # as a whole: in pieces, a column of a long table can get another type in each
+    """Read a BIDS table: tab-separated, missing values are n/a. 'None' and 'NA' are text."""
+    # without chunks, in which a column of a long table may get different types
     return pd.read_csv(
         path, sep='\t', keep_default_na=False, na_values=_MISSING, dtype=dtype, low_memory=False
     )
 
 
 def read_runs(output_dir: str | Path) -> dict:
-    """What the runs of all subjects left in ``logs/sub-<label>.json``, as one record.
+    """Merge the records of all subjects, ``logs/sub-<label>.json``.
 
-    Failures of all subjects, methods without duplicates; all else as the newest run has it.
+    Failures are collected over subjects, methods without duplicates; the rest is that of the newest run.
     """
     paths = sorted((Path(output_dir) / 'logs').glob('sub-*.json'), key=lambda path: natural(path.name))
     runs = [read_json(path, {}) for path in paths]
@@ -76,7 +76,7 @@ def read_runs(output_dir: str | Path) -> dict:
 
 
 def read_findings(directory: Path) -> list[dict]:
-    """Facts and findings of each series; what a finding leaves out is empty, what is unsettled a warning."""
+    """Facts and findings of each series. Missing fields are empty; an undecided finding is a warning."""
     found = []
     for path in sorted(directory.glob('sub-*_desc-findings.json')):
         content = read_json(path, {})
@@ -96,22 +96,27 @@ def _weighed(finding: dict):
     return {**finding, 'level': 'warning'} if unsettled and finding['level'] not in LEVELS else finding
 
 
+def alert(level: str, where: str, what: str, more: str = '') -> dict:
+    """An entry of the list of what needs attention."""
+    return {'level': level, 'where': where, 'what': what, 'more': more}
+
+
 def failure_alerts(failures: Iterable[dict]) -> list[dict]:
     """An alert for each failure that a run recorded."""
     return [
-        {
-            'level': 'error',
-            'where': f'{failure.get("series") or failure["subject"] or "The run"} failed',
-            # the name of a crash file, its time and process, would make equal pages differ
-            'what': re.sub(r'\(see crash-[^()]*\)$', '(its crash file is in logs/)', failure['message']),
-            'more': f'Step: {failure["node"]}' if failure.get('node') else '',
-        }
+        alert(
+            'error',
+            f'{failure.get("series") or failure["subject"] or "The run"} failed',
+            # names of crash files hold time and process, which would make equal pages differ
+            re.sub(r'\(see crash-[^()]*\)$', '(its crash file is in logs/)', failure['message']),
+            f'Step: {failure["node"]}' if failure.get('node') else '',
+        )
         for failure in failures
     ]
 
 
 def natural(name: str) -> list:
-    """Sorting key that puts run-2 before run-10.
+    """Key for natural sorting: run-2 before run-10.
 
     >>> sorted(['run-10', 'run-2'], key=natural)
     ['run-2', 'run-10']

@@ -1,8 +1,9 @@
-"""One self-contained HTML page a subject, made of what a run left in the output dataset."""
+"""The HTML report of a subject, from the output of a run."""
 
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import yaml
@@ -16,6 +17,7 @@ from bids_qsm.reports.blocks import grid
 from bids_qsm.reports.citations import cite, methods_text
 from bids_qsm.reports.html import (
     LEVELS,
+    alert,
     data_uri,
     failure_alerts,
     natural,
@@ -32,10 +34,9 @@ _LOW_COVERAGE = 0.9
 
 
 def build_subject_report(output_dir: str | Path, subject: str) -> Path:
-    """Write the page of a subject from its figures, findings and tables, and the record of the run.
+    """Write the report of a subject from its figures, findings and tables, and the record of the run.
 
-    Everything is embedded, so that the page can be read offline and sent on its own. A subject that
-    failed gets a page too, with its failures first.
+    The page is self-contained. A subject that failed gets a page too, with its failures first.
 
     Parameters
     ----------
@@ -54,22 +55,17 @@ def build_subject_report(output_dir: str | Path, subject: str) -> Path:
     layout = page_layout()
     figures = _figures(out / label / 'figures')
     findings = {f['series']: f for f in read_findings(out / label / 'figures')}
-    of_anatomy = {key: path for key, path in figures.items() if _of_subject(*key, layout, findings)}
+    of_anatomy = {
+        (name, kind): path
+        for (name, kind), path in figures.items()
+        if _of_subject(name, kind, layout, findings)
+    }
     names = {name for name, kind in figures if (name, kind) not in of_anatomy} | set(findings)
     series = []
     for name in sorted(names, key=natural):
         own = {key[1]: path for key, path in figures.items() if key[0] == name and key not in of_anatomy}
-        series.append(
-            {
-                'name': name,
-                'id': f'series-{name}',
-                'figures': _reportlets(own, layout['series'], name),
-                'facts': findings[name]['facts'] if name in findings else {},
-                'findings': findings[name]['findings'] if name in findings else [],
-                'tables': [],
-                'lists': [],
-            }
-        )
+        found = {key: findings[name][key] for key in ('facts', 'findings') if name in findings}
+        series.append(_part(name, figures=_reportlets(own, layout['series'], name), **found))
     _attach_tables(series, sorted((out / label).rglob('sub-*_stats.tsv')))
     anatomy = [
         figure
@@ -84,7 +80,18 @@ def build_subject_report(output_dir: str | Path, subject: str) -> Path:
         {'id': 'attention', 'title': f'Needs attention ({len(alerts)})' if alerts else 'Needs attention'},
         {'id': 'summary', 'title': 'What was found and corrected'},
         *([{'id': 'anatomy', 'title': 'Anatomy', 'children': anatomy}] if anatomy else []),
-        *({'id': p['id'], 'title': p['name'], 'children': _children(p)} for p in shown),
+        *(
+            {
+                'id': part['id'],
+                'title': part['name'],
+                'children': [
+                    *part['figures'],
+                    *({'id': table['id'], 'title': 'Table of regions'} for table in part['tables']),
+                    *part['lists'],
+                ],
+            }
+            for part in shown
+        ),
         {'id': 'methods', 'title': 'Methods'},
         {'id': 'run', 'title': 'Versions and command'},
     ]
@@ -95,10 +102,16 @@ def build_subject_report(output_dir: str | Path, subject: str) -> Path:
     )  # fmt: skip
 
 
+def _part(name: str, **content: Any) -> dict:
+    """A series of the page."""
+    empty = {'figures': [], 'facts': {}, 'findings': [], 'tables': [], 'lists': []}
+    return {'name': name, 'id': f'series-{name}', **empty, **content}
+
+
 def page_layout() -> dict[str, list[dict]]:
     """Figures of the page in their order, with title and caption: of the anatomy, and of each series.
 
-    Those of maps stand in PRODUCTS, those of applications in their declarations, others in data/report.yml.
+    Maps are listed in PRODUCTS, applications declare their figures, data/report.yml has the others.
     """
     others = yaml.safe_load(packaged('report.yml'))
     series = [
@@ -119,7 +132,7 @@ def page_layout() -> dict[str, list[dict]]:
 
 
 def _figures(directory: Path):
-    """(series, kind) -> path of a figure; charts and flickers are SVG, mosaics PNG."""
+    """(series, kind) -> path of a figure, SVG or PNG."""
     found = {}
     for path in sorted(directory.glob('sub-*_desc-*')):
         match = re.fullmatch(r'(.+)_desc-([a-zA-Z0-9]+)(?:_\w+)?\.(png|svg)', path.name)
@@ -129,10 +142,10 @@ def _figures(directory: Path):
 
 
 def _of_subject(name: str, kind: str, layout: dict[str, list[dict]], findings: dict[str, dict]):
-    """Whether a figure shows the anatomy of the subject rather than one series."""
+    """Whether a figure shows the anatomy of the subject and not a series."""
     if kind in {entry['kind'] for entry in layout['subject']}:
         return True
-    # the one series of a subject may be named like the subject
+    # a single series may be named like the subject
     listed = kind in {entry['kind'] for entry in layout['series']} or name in findings
     return not listed and re.fullmatch('sub-[^_]+(_space-[^_]+)?', name) is not None
 
@@ -143,6 +156,7 @@ def _reportlets(figures: dict[str, Path], entries: list[dict], name: str):
     others = [_unlisted(kind) for kind in sorted(figures) if kind not in listed]
     space = entities_of(name).get('space')
     of_space = f' ({space})' if space else ''
+    charts = {figure.name for app in applications() for figure in app.figures if figure.draw}
     return [
         {
             'id': f'{name}-{entry["kind"]}',
@@ -150,18 +164,14 @@ def _reportlets(figures: dict[str, Path], entries: list[dict], name: str):
             'caption': entry['caption'],
             'alt': f'{entry["title"]} of {name}. {entry["caption"]}',
             'src': data_uri(figures[entry['kind']].read_bytes(), figures[entry['kind']].suffix),
-            'chart': entry['kind'] in _charts(),
+            'chart': entry['kind'] in charts,
         }
         for entry in known + others
     ]
 
 
-def _charts():
-    return {figure.name for app in applications() for figure in app.figures if figure.draw}
-
-
 def _unlisted(kind: str):
-    """Title and caption of a figure whose name has a number, or that another version made."""
+    """Title and caption of a figure with a number in its name, or of another version of bids_qsm."""
     named = re.fullmatch(r'([a-zA-Z]+)\d+2anat', kind)
     titles = {f'{app.name}{query.name}': query.title for app in applications() for query in app.own}
     if not named or named[1] not in titles:
@@ -170,17 +180,12 @@ def _unlisted(kind: str):
     return {
         'kind': kind,
         'title': f'{title[0].upper()}{title[1:]} and anatomical image',
-        'caption': 'The two take turns on one grid. Cortex and ventricles should stand still.',
+        'caption': 'The two images alternate on one grid. Cortex and ventricles should not move.',
     }
 
 
-def _children(part: dict):
-    tables = [{'id': table['id'], 'title': 'Table of regions'} for table in part['tables']]
-    return part['figures'] + tables + part['lists']
-
-
 def _attach_tables(series: list[dict], paths: Iterable[Path]):
-    """Give each table to the series whose entities it has; where several fit, to the one that has most."""
+    """Add each table to the series that shares most of its entities."""
     for path in paths:
         entities = entities_of(path).items()
         fitting = [part for part in series if entities_of(part['name']).items() <= entities]
@@ -188,21 +193,20 @@ def _attach_tables(series: list[dict], paths: Iterable[Path]):
             part = max(fitting, key=lambda p: len(entities_of(p['name'])))
         else:
             name = re.sub(r'(_(label|desc)-\w+?)?_stats\.tsv$', '', path.name)
-            part = {'name': name, 'id': f'series-{name}', 'figures': [], 'facts': {}, 'findings': []}
-            part |= {'tables': [], 'lists': []}
+            part = _part(name)
             series.append(part)
         app = _owner(path)
         if app is not None:
             part['lists'].append(_list(path, app))
         else:
             labels = read_json(path.with_name(path.name.replace('_stats.tsv', '_dseg.json')), {})
-            # the mask trims the cortex, which a segmentation of the subject reaches into
+            # cortical labels of the subject extend beyond the mask
             own = bool(labels) and 'Atlas' not in labels
             part['tables'].append(_region_table(read_table(path), path.name, check_coverage=not own))
 
 
 def _owner(path: Path):
-    """The application whose table a file is; None for the tables of regions."""
+    """The application that wrote a table; None for the tables of regions."""
     found = entities_of(path)
     for app in applications():
         if app.table and app.table_entities and app.table_entities.items() <= found.items():
@@ -211,17 +215,17 @@ def _owner(path: Path):
 
 
 def _list(path: Path, app: Application):
-    """The table of an application: what a reader of the images needs, with units."""
+    """The table of an application, with the columns for readers of the images, and their units."""
+    assert app.table is not None
     table, described = read_table(path), read_json(path.with_suffix('.json'), {})
-    units = {c: described.get(c, {}).get('Units') for c in table}
-    shown = table[[c for c in app.table.shown or table if c in table]]
-    shown = shown.rename(columns={c: f'{c} ({units[c]})' for c in shown if units[c]})
-    caption = f'{app.table.caption} All columns, and what they are: {path.name}' if len(shown) else 'None.'
-    return {**grid(app.title, shown, caption=caption), 'id': f'list-{path.name}'}
+    units = {c: described.get(c, {}).get('Units') for c in app.table.shown or table}
+    columns = {c: f'{c} ({unit})' if unit else c for c, unit in units.items()}
+    caption = f'{app.table.caption} All columns, with descriptions: {path.name}' if len(table) else 'None.'
+    return {**grid(app.title, table, columns=columns, caption=caption), 'id': f'list-{path.name}'}
 
 
 def _region_table(table: pd.DataFrame, name: str, *, check_coverage: bool = True):
-    """Rows of regions; columns of maps and sides, mean and standard deviation as text."""
+    """One row a region, one column a map and side: mean and standard deviation as text."""
     maps = [m for m in SYMBOLS if m in set(table['map'])]
     sides = [s for s in ('L', 'R', 'both') if s in set(table['hemisphere'])]
     sides += sorted(set(table['hemisphere'].dropna()) - set(sides))
@@ -232,14 +236,13 @@ def _region_table(table: pd.DataFrame, name: str, *, check_coverage: bool = True
             digits = 3 if m == 'chi' else 1
             for side in sides:
                 found = part[(part['map'] == m) & (part['hemisphere'] == side)]
-                value = found.iloc[0] if len(found) else None
-                missing = value is None or pd.isna(value['mean'])
-                cells.append('–' if missing else f'{value["mean"]:.{digits}f} ± {value["sd"]:.{digits}f}')
+                values = found[['mean', 'sd']].iloc[:1].dropna(subset='mean').to_numpy().tolist()
+                cells.append(' '.join(f'{mean:.{digits}f} ± {sd:.{digits}f}' for mean, sd in values) or '–')
         first = part[part['map'] == maps[0]] if maps else part
         whole = first[first['hemisphere'] == 'both']
         volume = whole['volume_mm3'].max() if len(whole) else first['volume_mm3'].sum()
         coverage = pd.to_numeric(first['coverage'], errors='coerce').min()
-        # a reference that was not found has no coverage, and its note says why
+        # a reference region that was not found has no coverage; its note says why
         if region in REFERENCES and 'core' in first and (first['core'] == 'none').all():
             coverage = float('nan')
             notes += [f'{region}: {note}.' for note in first['note'].dropna().unique()]
@@ -270,27 +273,19 @@ def _first(values: pd.Series):
 
 
 def _finding_alerts(series: list[dict]):
-    return [
-        {
-            'level': finding['level'],
-            'where': f'{part["name"]}, {finding["what"]}',
-            'what': finding['found'],
-            'more': '; '.join(filter(None, (finding['action'], finding['evidence']))),
-        }
-        for level in LEVELS
-        for part in series
-        for finding in part['findings']
-        if finding['level'] == level
-    ] + [
-        {
-            'level': 'warning',
-            'where': f'{part["name"]}, coverage',
-            'what': 'less than 90 % inside the mask and the field of view: '
-            + ', '.join(f'{row["region"]} ({row["coverage"]})' for row in table['rows'] if row['low'])
-            + '.',
-            'more': 'Their values speak for the part that was measured.',
-        }
-        for part in series
-        for table in part['tables']
-        if any(row['low'] for row in table['rows'])
-    ]
+    alerts = []
+    for part in series:
+        for finding in part['findings']:
+            if finding['level'] in LEVELS:
+                where = f'{part["name"]}, {finding["what"]}'
+                more = '; '.join(filter(None, (finding['action'], finding['evidence'])))
+                alerts.append(alert(finding['level'], where, finding['found'], more))
+    alerts.sort(key=lambda one: LEVELS.index(one['level']))
+    for part in series:
+        for table in part['tables']:
+            low = ', '.join(f'{row["region"]} ({row["coverage"]})' for row in table['rows'] if row['low'])
+            if low:
+                what = f'less than 90 % inside the mask and the field of view: {low}.'
+                more = 'Their values describe only the part that was measured.'
+                alerts.append(alert('warning', f'{part["name"]}, coverage', what, more))
+    return alerts

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from bids_qsm.app.methods import Method
+from bids_qsm.errors import UserError
 from bids_qsm.layout.series import GivenMap
 from tests.skeletons import (
     AFFINE,
@@ -218,3 +219,11 @@ def test_maps_on_different_grids_are_of_no_use(tool, found):
     tool('sub-01_Chimap')
     tool('sub-01_R2starmap', 20, affine=AFFINE @ np.diag([1.5, 1, 1, 1]))
     assert 'differ in their affine' in only_error(found())
+
+
+def test_a_session_may_be_in_derivatives_alone(tool, found):
+    tool('sub-01_ses-2_Chimap', folder='sub-01/ses-2/anat')
+    (one,) = found(session_label=('2',)).series
+    assert one.session == '2'
+    with pytest.raises(UserError, match="no session '3'"):
+        found(session_label=('3',))

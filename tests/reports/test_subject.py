@@ -8,15 +8,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from PIL import Image
 
 from bids_qsm.derivatives.products import PRODUCTS
 from bids_qsm.plotting.maps import plot_flicker, plot_map
 from bids_qsm.plotting.region_charts import plot_regions
 from bids_qsm.reports.citations import bibliography, cite, methods_text
-from bids_qsm.reports.html import packaged, read_runs
-from bids_qsm.reports.subject import build_subject_report
+from bids_qsm.reports.html import read_runs
+from bids_qsm.reports.subject import build_subject_report, page_layout
 from tests.pages import Page, assert_self_contained
 
 SERIES = 'sub-01_ses-1_acq-qsm_run-1'
@@ -140,7 +139,7 @@ def test_text_of_the_dataset_is_escaped(page):
 
 def test_reportlets_stand_in_the_order_of_the_layout_and_none_is_lost(page):
     order = [i.rpartition('-')[2] for i in page.ids if i.startswith(SERIES)]
-    listed = [e['kind'] for e in yaml.safe_load(packaged('report.yml'))['series']]
+    listed = [e['kind'] for e in page_layout()['series']]
     known = [kind for kind in order if kind in listed]
     assert known == sorted(known, key=listed.index) == ['magnitude', 'chi', 'gre2t1w', 'regions']
     assert order[-1] == 'novel'
