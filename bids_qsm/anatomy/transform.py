@@ -129,7 +129,7 @@ def apply_affine(matrix: Array, points: Array):
     return points
 
 
-def transform_points(points: Array, transforms: list[Array | Displacement]):
+def transform_points(points: Array, transforms: Sequence[Array | Displacement]):
     """Apply ``transforms`` to world points (n, 3), first to last.
 
     >>> transform_points(np.zeros((1, 3)), [np.diag([1., 1, 1, 1])]).tolist()

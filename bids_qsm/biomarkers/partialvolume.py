@@ -1,6 +1,6 @@
 """Regional means corrected for partial volume with neighbours and surroundings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +46,7 @@ class _Model:
 
 
 def recover(
-    maps: dict[str, np.ndarray],
+    maps: Mapping[str, np.ndarray],
     dseg: np.ndarray,
     index: Sequence[int],
     mask: np.ndarray,

@@ -1,5 +1,6 @@
 """Reference regions of susceptibility: the whole brain, CSF of the ventricles, white matter."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +24,7 @@ class ReferenceRegion:
 
 
 def reference_regions(
-    maps: dict[str, np.ndarray],
+    maps: Mapping[str, np.ndarray],
     mask: np.ndarray,
     white_matter: np.ndarray | None,
     grid: Grid,
@@ -61,7 +62,12 @@ def reference_regions(
 
 
 def _csf(
-    maps: dict[str, np.ndarray], mask: np.ndarray, grid: Grid, min_ml: float, max_ml: float, max_ratio: float
+    maps: Mapping[str, np.ndarray],
+    mask: np.ndarray,
+    grid: Grid,
+    min_ml: float,
+    max_ml: float,
+    max_ratio: float,
 ):
     r2star = maps.get('R2star')
     if r2star is None:
@@ -81,7 +87,11 @@ def _csf(
 
 
 def _white(
-    maps: dict[str, np.ndarray], mask: np.ndarray, white_matter: np.ndarray | None, grid: Grid, min_ml: float
+    maps: Mapping[str, np.ndarray],
+    mask: np.ndarray,
+    white_matter: np.ndarray | None,
+    grid: Grid,
+    min_ml: float,
 ):
     if white_matter is None:
         return _none('White matter', mask, 'not found: no mask of white matter was given')
@@ -95,7 +105,7 @@ def _white(
     return ReferenceRegion('White matter', white_matter, 'whole', float(coverage), note)
 
 
-def _spread(maps: dict[str, np.ndarray], region: np.ndarray):
+def _spread(maps: Mapping[str, np.ndarray], region: np.ndarray):
     """Spread of susceptibility as text; from quartiles, which are robust against veins in the region."""
     chi = maps.get('chi')
     if chi is None or not np.isfinite(chi[region]).any():

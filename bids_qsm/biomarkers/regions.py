@@ -218,7 +218,7 @@ def _core(region: np.ndarray, volume: float, voxel_size: Sequence[float], min_vo
 
 def _rows(
     region: _Region,
-    maps: dict[str, np.ndarray],
+    maps: Mapping[str, np.ndarray],
     recovered: dict[str, Recovered],
     correlations: dict[str, Correlation],
     grid: Grid,

@@ -1,12 +1,14 @@
 """Depth of voxels in a mask."""
 
+from collections.abc import Sequence
+
 import numba
 import numpy as np
 
 from bids_qsm.recon.arrays import Array
 
 
-def depth(mask: Array, voxel_size: tuple[float, float, float], limit: float):
+def depth(mask: Array, voxel_size: Sequence[float], limit: float):
     """Distance (mm) of each voxel of a mask to the centre of the nearest voxel outside it, at most ``limit``.
 
     Beyond the volume all is outside. Squared distances are exact. There is one pass along each axis, and each
