@@ -2,8 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-from nipype.interfaces.utility import IdentityInterface
-
 from bids_qsm.interfaces.maps import MaskMaps, ReadMaps
 from bids_qsm.interfaces.relaxation import FitRelaxation
 from bids_qsm.recon.registry import facts
@@ -43,7 +41,7 @@ def init_given_wf(*, series: 'Series', sizes: Sizes, name: str):
     workflow = pe.Workflow(name=name)
     workflow.__desc__ = 'Maps that were made by another tool were read and taken as they are.'
     ports = list(dict.fromkeys([*given_inputs(series), 'combined', 'first_echo', 'notes']))
-    outputnode = pe.Node(IdentityInterface(ports), name='outputnode')
+    outputnode = pe.outputnode(*ports)
     read = pe.Node(
         ReadMaps(
             **{one.port: str(one.path) for one in series.given},
@@ -54,7 +52,7 @@ def init_given_wf(*, series: 'Series', sizes: Sizes, name: str):
     )
     if series.magnitude:
         read.inputs.magnitude = [str(path) for path in series.magnitude]
-    workflow.connect([(read, outputnode, [(port, port) for port in ports])])
+    workflow.link(read, outputnode, *ports)
     return workflow
 
 
@@ -71,9 +69,7 @@ def init_given_recon_wf(
     workflow = pe.Workflow(name=name)
     maps, has_brain = given_maps(series), series.is_whole or series.mask is not None
     start = next((port for port in FIELDS if port in maps), None)
-    inputnode = pe.Node(
-        IdentityInterface([*given_inputs(series), *(['brain'] if has_brain else [])]), name='inputnode'
-    )
+    inputnode = pe.inputnode(*given_inputs(series), *(['brain'] if has_brain else []))
     outputs = list(
         dict.fromkeys([*maps, *series.maps, 'chi_mask', *(['reference'] if 'chi' in series.maps else [])])
     )
@@ -81,22 +77,18 @@ def init_given_recon_wf(
     if start == 'field' and not one_step:
         outputs.append('local_field')
     outputs += ['t2star', 's0'] if series.echo_times else []
-    outputnode = pe.Node(IdentityInterface(outputs), name='outputnode')
+    outputnode = pe.outputnode(*outputs)
     keep = pe.Node(MaskMaps(), name='keep', mem_gb=need('read_maps', sizes))
     kept = [port for port in maps if port not in FIELDS]
     keep.inputs.reference = next((one.reference for one in series.given if one.port == 'chi'), '')
-    workflow.connect(
-        [
-            (inputnode, keep, [(port, port) for port in (*kept, 'support')]),
-            (keep, outputnode, [(port, port) for port in kept]),
-        ]
-    )
+    workflow.link(inputnode, keep, *kept, 'support')
+    workflow.link(keep, outputnode, *kept)
     if has_brain:
-        workflow.connect(inputnode, 'brain', keep, 'brain')
+        workflow.link(inputnode, keep, 'brain')
     if start is None:
-        workflow.connect(keep, 'mask', outputnode, 'chi_mask')
+        workflow.link(keep, outputnode, chi_mask='mask')
         if 'chi' in maps:
-            workflow.connect(keep, 'note', outputnode, 'reference')
+            workflow.link(keep, outputnode, reference='note')
             workflow.__desc__ = 'Susceptibility was not changed but for its mask.'
         return workflow
     susceptibility_wf = init_susceptibility_wf(
@@ -116,33 +108,14 @@ def init_given_recon_wf(
     )
     susceptibility_wf.inputs.inputnode.echo_times = [USUAL_ECHO]
     susceptibility_wf.inputs.inputnode.field_strength = series.field_strength or USUAL_FIELD
-    workflow.connect(
-        [
-            (inputnode, outputnode, [(start, start)]),
-            (
-                inputnode,
-                susceptibility_wf,
-                [
-                    (start, 'inputnode.field'),
-                    *((port, f'inputnode.{port}') for port in ('combined', 'noise')),
-                ],
-            ),
-            (keep, susceptibility_wf, [('mask', 'inputnode.mask'), ('mask', 'inputnode.support')]),
-            (
-                susceptibility_wf,
-                outputnode,
-                [
-                    ('outputnode.chi', 'chi'),
-                    ('outputnode.mask', 'chi_mask'),
-                    ('outputnode.reference', 'reference'),
-                ],
-            ),
-        ]
-    )
+    workflow.link(inputnode, outputnode, start)
+    workflow.link(inputnode, susceptibility_wf, 'combined', 'noise', field=start)
+    workflow.link(keep, susceptibility_wf, 'mask', support='mask')
+    workflow.link(susceptibility_wf, outputnode, 'chi', 'reference', chi_mask='mask')
     if start == 'field' and not one_step:
-        workflow.connect(susceptibility_wf, 'outputnode.local_field', outputnode, 'local_field')
+        workflow.link(susceptibility_wf, outputnode, 'local_field')
     if 'r2star' in maps:
-        workflow.connect(keep, 'r2star', susceptibility_wf, 'inputnode.r2star')
+        workflow.link(keep, susceptibility_wf, 'r2star')
     if series.echo_times:
         about = facts(R2STAR[options.r2star.name])
         relaxation = pe.Node(
@@ -156,13 +129,9 @@ def init_given_recon_wf(
             mem_gb=need(about.memory, sizes),
             n_procs=omp_nthreads,
         )
-        workflow.connect(
-            [
-                (inputnode, relaxation, [('magnitude', 'magnitude'), ('field', 'field')]),
-                (keep, relaxation, [('mask', 'mask')]),
-                (relaxation, susceptibility_wf, [('r2star', 'inputnode.r2star')]),
-                (relaxation, outputnode, [(port, port) for port in ('r2star', 't2star', 's0')]),
-            ]
-        )
+        workflow.link(inputnode, relaxation, 'magnitude', 'field')
+        workflow.link(keep, relaxation, 'mask')
+        workflow.link(relaxation, susceptibility_wf, 'r2star')
+        workflow.link(relaxation, outputnode, 'r2star', 't2star', 's0')
         workflow.__desc__ = f'R2*, T2* and S0 were estimated with {about.prose}.'
     return workflow

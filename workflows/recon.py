@@ -1,7 +1,5 @@
 """The reconstruction chain of one series: scanner phase to susceptibility, R2* and SWI."""
 
-from nipype.interfaces.utility import IdentityInterface
-
 from bids_qsm.interfaces.relaxation import FitRelaxation
 from bids_qsm.interfaces.swi import ComputeSWI
 from bids_qsm.recon.registry import facts, needs
@@ -43,11 +41,8 @@ def init_recon_wf(
     """
     workflow = pe.Workflow(name=name)
     measured = ('magnitude', 'phase', 'quality', 'brain', 'echo_times', 'field_strength')
-    inputnode = pe.Node(
-        IdentityInterface([*measured, 'combined']),
-        name='inputnode',
-    )
-    outputnode = pe.Node(IdentityInterface([*OUTPUTS, *RELAXATION, 'swi', 'minip']), name='outputnode')
+    inputnode = pe.inputnode(*measured, 'combined')
+    outputnode = pe.outputnode(*OUTPUTS, *RELAXATION, 'swi', 'minip')
     field_wf = init_field_wf(**field_params, sizes=sizes, omp_nthreads=omp_nthreads)
     susceptibility_wf = init_susceptibility_wf(
         two_pass=field_params['mask'] == 'two_pass',
@@ -62,50 +57,18 @@ def init_recon_wf(
         mem_gb=need(facts(SWI[swi]).memory, sizes),
         n_procs=omp_nthreads,
     )
-    workflow.connect(
-        [
-            (
-                inputnode,
-                field_wf,
-                [(f, f'inputnode.{f}') for f in measured],
-            ),
-            (inputnode, weigh, [(f, f) for f in ('magnitude', 'phase', 'echo_times')]),
-            (
-                inputnode,
-                susceptibility_wf,
-                [
-                    ('combined', 'inputnode.combined'),
-                    *((f, f'inputnode.{f}') for f in ('echo_times', 'field_strength')),
-                ],
-            ),
-            (field_wf, weigh, [('outputnode.unwrapped', 'unwrapped'), ('outputnode.mask', 'mask')]),
-            (
-                field_wf,
-                susceptibility_wf,
-                [(f'outputnode.{f}', f'inputnode.{f}') for f in ('field', 'noise', 'mask', 'support')],
-            ),
-            (
-                field_wf,
-                outputnode,
-                [(f'outputnode.{f}', f) for f in ('mask', 'field', 'noise', 'residual')],
-            ),
-            (
-                susceptibility_wf,
-                outputnode,
-                [
-                    ('outputnode.local_field', 'local_field'),
-                    ('outputnode.chi', 'chi'),
-                    ('outputnode.mask', 'chi_mask'),
-                    ('outputnode.reference', 'reference'),
-                ],
-            ),
-            (weigh, outputnode, [('swi', 'swi'), ('minip', 'minip')]),
-        ]
-    )
+    workflow.link(inputnode, field_wf, *measured)
+    workflow.link(inputnode, weigh, 'magnitude', 'phase', 'echo_times')
+    workflow.link(inputnode, susceptibility_wf, 'combined', 'echo_times', 'field_strength')
+    workflow.link(field_wf, weigh, 'unwrapped', 'mask')
+    workflow.link(field_wf, susceptibility_wf, 'field', 'noise', 'mask', 'support')
+    workflow.link(field_wf, outputnode, 'mask', 'field', 'noise', 'residual')
+    workflow.link(susceptibility_wf, outputnode, 'local_field', 'chi', 'reference', chi_mask='mask')
+    workflow.link(weigh, outputnode, 'swi', 'minip')
     if field_params['mask'] == 'two_pass':
-        workflow.connect(field_wf, 'outputnode.strict', susceptibility_wf, 'inputnode.strict')
+        workflow.link(field_wf, susceptibility_wf, 'strict')
     if 'chi' in needs(SWI[swi]):
-        workflow.connect(susceptibility_wf, 'outputnode.chi', weigh, 'chi')
+        workflow.link(susceptibility_wf, weigh, 'chi')
     if n_echoes > 1:
         relaxation = pe.Node(
             FitRelaxation(method=r2star, params=r2star_params),
@@ -113,18 +76,10 @@ def init_recon_wf(
             mem_gb=need(facts(R2STAR[r2star]).memory, sizes),
             n_procs=omp_nthreads,
         )
-        workflow.connect(
-            [
-                (
-                    inputnode,
-                    relaxation,
-                    [(f, f) for f in ('magnitude', 'echo_times', 'field_strength')],
-                ),
-                (field_wf, relaxation, [('outputnode.mask', 'mask'), ('outputnode.field', 'field')]),
-                (relaxation, susceptibility_wf, [('r2star', 'inputnode.r2star')]),
-                (relaxation, outputnode, [(f, f) for f in RELAXATION]),
-            ]
-        )
+        workflow.link(inputnode, relaxation, 'magnitude', 'echo_times', 'field_strength')
+        workflow.link(field_wf, relaxation, 'mask', 'field')
+        workflow.link(relaxation, susceptibility_wf, 'r2star')
+        workflow.link(relaxation, outputnode, *RELAXATION)
     workflow.__desc__ = (
         f'R2*, T2* and S0 were estimated with {facts(R2STAR[r2star]).prose}. ' if n_echoes > 1 else ''
     ) + f'Susceptibility-weighted images were made with {facts(SWI[swi]).prose}.'

@@ -1,7 +1,5 @@
 """From the total field to referenced susceptibility."""
 
-from nipype.interfaces.utility import IdentityInterface
-
 from bids_qsm.interfaces.background import RemoveBackground
 from bids_qsm.interfaces.inversion import Invert
 from bids_qsm.interfaces.masking import MergePasses
@@ -43,45 +41,30 @@ def init_susceptibility_wf(
     workflow = pe.Workflow(name=name)
     about = facts(REFERENCE[reference])
     workflow.__desc__ = about.prose
-    inputnode = pe.Node(
-        IdentityInterface([*FIELDS, 'mask', 'support', *(['strict'] if two_pass else [])]), name='inputnode'
-    )
-    outputnode = pe.Node(IdentityInterface(['local_field', 'chi', 'mask', 'reference']), name='outputnode')
+    inputnode = pe.inputnode(*FIELDS, 'mask', 'support', *(['strict'] if two_pass else []))
+    outputnode = pe.outputnode('local_field', 'chi', 'mask', 'reference')
     filled_wf = init_inversion_wf(**inversion_params, sizes=sizes)
     refer = pe.Node(
         ReferenceChi(method=reference, params=reference_params),
         name='refer',
         mem_gb=need(about.memory, sizes),
     )
-    workflow.connect(
-        [
-            (inputnode, filled_wf, [(f, f'inputnode.{f}') for f in (*FIELDS, 'mask', 'support')]),
-            (inputnode, refer, [('r2star', 'r2star')]),
-            (filled_wf, refer, [('outputnode.mask', 'mask')]),
-            (filled_wf, outputnode, [('outputnode.mask', 'mask')]),
-            (refer, outputnode, [('chi', 'chi'), ('note', 'reference')]),
-        ]
-    )
+    workflow.link(inputnode, filled_wf, *FIELDS, 'mask', 'support')
+    workflow.link(inputnode, refer, 'r2star')
+    workflow.link(filled_wf, refer, 'mask')
+    workflow.link(filled_wf, outputnode, 'mask')
+    workflow.link(refer, outputnode, 'chi', reference='note')
     if inversion_params['background'] and not is_one_step(inversion_params['inversion']):
-        workflow.connect(filled_wf, 'outputnode.local_field', outputnode, 'local_field')
+        workflow.link(filled_wf, outputnode, 'local_field')
     if not two_pass:
-        workflow.connect(filled_wf, 'outputnode.chi', refer, 'chi')
+        workflow.link(filled_wf, refer, 'chi')
         return workflow
     strict_wf = init_inversion_wf(**inversion_params, sizes=sizes, name='strict_wf')
     merge = pe.Node(MergePasses(), name='merge', mem_gb=need('merge', sizes))
-    workflow.connect(
-        [
-            (inputnode, strict_wf, [(f, f'inputnode.{f}') for f in FIELDS]),
-            (inputnode, strict_wf, [('strict', 'inputnode.mask'), ('strict', 'inputnode.support')]),
-            (
-                strict_wf,
-                merge,
-                [('outputnode.chi', 'chi_strict'), ('outputnode.mask', 'strict')],
-            ),
-            (filled_wf, merge, [('outputnode.chi', 'chi_filled')]),
-            (merge, refer, [('chi', 'chi')]),
-        ]
-    )
+    workflow.link(inputnode, strict_wf, *FIELDS, mask='strict', support='strict')
+    workflow.link(strict_wf, merge, chi_strict='chi', strict='mask')
+    workflow.link(filled_wf, merge, chi_filled='chi')
+    workflow.link(merge, refer, 'chi')
     workflow.__desc__ = (
         'This was done twice, with and without the strongest sources, and the two maps were joined. '
         + workflow.__desc__
@@ -112,26 +95,26 @@ def init_inversion_wf(
     """
     workflow = pe.Workflow(name=name)
     about = facts(INVERSION[inversion])
-    inputnode = pe.Node(IdentityInterface([*FIELDS, 'mask', 'support']), name='inputnode')
-    outputnode = pe.Node(IdentityInterface(['local_field', 'chi', 'mask']), name='outputnode')
+    inputnode = pe.inputnode(*FIELDS, 'mask', 'support')
+    outputnode = pe.outputnode('local_field', 'chi', 'mask')
     invert = pe.Node(
         Invert(method=inversion, params=inversion_params, device=device),
         name='invert',
         mem_gb=need(about.memory, sizes),
         n_procs=omp_nthreads,
     )
-    data = ('noise', 'r2star', 'echo_times', 'field_strength')
-    workflow.connect(
-        [
-            (inputnode, invert, [*((f, f) for f in data), ('combined', 'magnitude'), ('mask', 'brain')]),
-            (invert, outputnode, [('chi', 'chi'), ('mask', 'mask')]),
-        ]
+    workflow.link(
+        inputnode,
+        invert,
+        *('noise', 'r2star', 'echo_times', 'field_strength'),
+        magnitude='combined',
+        brain='mask',
     )
+    workflow.link(invert, outputnode, 'chi', 'mask')
     if background is None or is_one_step(inversion):
         field = 'local field' if background is None else 'total field in one step'
         workflow.__desc__ = f'Susceptibility was found from the {field} with {about.prose}. '
-        workflow.connect(inputnode, 'field', invert, 'field')
-        workflow.connect(inputnode, 'support', invert, 'mask')
+        workflow.link(inputnode, invert, 'field', mask='support')
         return workflow
     removal = facts(BACKGROUND[background])
     workflow.__desc__ = (
@@ -144,11 +127,7 @@ def init_inversion_wf(
         mem_gb=need(removal.memory, sizes),
         n_procs=omp_nthreads,
     )
-    workflow.connect(
-        [
-            (inputnode, remove, [*((f, f) for f in ('field', 'noise', 'r2star')), ('support', 'mask')]),
-            (remove, invert, [('local_field', 'field'), ('mask', 'mask')]),
-            (remove, outputnode, [('local_field', 'local_field')]),
-        ]
-    )
+    workflow.link(inputnode, remove, 'field', 'noise', 'r2star', mask='support')
+    workflow.link(remove, invert, 'mask', field='local_field')
+    workflow.link(remove, outputnode, 'local_field')
     return workflow
