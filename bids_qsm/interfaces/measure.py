@@ -179,7 +179,8 @@ class Measure(SimpleInterface):
     def _write_table(self, one: Application, table: pd.DataFrame, cwd: Path):
         described = one.dictionary(self.inputs.series[0].get('atlas', ''))
         table.to_csv(cwd / 'table.tsv', sep='\t', index=False, na_rep='n/a')
-        (cwd / 'dictionary.json').write_text(json.dumps(described, indent=2) + '\n')
+        text = {column: described[column] for column in table if column in described}
+        (cwd / 'dictionary.json').write_text(json.dumps(text, indent=2) + '\n')
         self._results['table'] = str(cwd / 'table.tsv')
         self._results['dictionary'] = str(cwd / 'dictionary.json')
 
