@@ -178,7 +178,7 @@ def _place(
 ):
     """Columns of a lesion as it was drawn, and whether it lies inside the field of view."""
     voxels = np.argwhere(image.labels[box] == number) + [side.start for side in box]
-    points = transform_points(apply_affine(image.affine, voxels), image.to_maps)
+    points = transform_points(apply_affine(image.affine, voxels), list(image.to_maps))
     at = apply_affine(np.linalg.inv(affine), points)
     inside = ((at > -0.5) & (at < np.array(shape) - 0.5)).all(1).any()
     volume = len(voxels) * abs(np.linalg.det(image.affine[:3, :3]))

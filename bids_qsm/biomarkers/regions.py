@@ -40,7 +40,7 @@ class _Region:
 
 
 def region_table(
-    maps: Mapping[str, np.ndarray],
+    maps: dict[str, np.ndarray],
     dseg: np.ndarray,
     labels: pd.DataFrame,
     mask: np.ndarray,

@@ -123,6 +123,9 @@ PRODUCTS = {
 }
 """Port of the graph -> map, in the order of the report."""
 
+LOOKS = {port: one.look for port, one in PRODUCTS.items() if one.look is not None}
+"""Port -> how the report shows it, of the maps that it shows."""
+
 SYMBOLS = {one.column: one.symbol for one in PRODUCTS.values() if one.column}
 """Name of a map in tables of regions -> in charts and pages."""
 

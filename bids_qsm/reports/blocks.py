@@ -108,8 +108,9 @@ def cell(column: str, value: Any):
     if isinstance(value, bool | np.bool_):
         return 'yes' if value else 'no'
     if isinstance(value, float | np.floating):
+        value = float(value)
         if column == 'p' or column.startswith(('p (', 'p_')):
-            return p_text(float(value))
+            return p_text(value)
         whole = abs(value) >= 1000 or value == round(value)
         return (f'{value:.0f}' if whole else f'{value:.3g}').replace('-', '−')
     return str(value)
