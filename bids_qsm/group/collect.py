@@ -107,7 +107,7 @@ def collect_application(
     long = cohort.gather((entities, table) for _, entities, table in found)
     if 'reason' in long:
         reasons = long['reason'].dropna().astype(str).value_counts()
-        notes[app.name] += [f'Rows without a measurement: {n} ({r}).' for r, n in reasons.items()]
+        notes[app.name] += [f'Rows without a measurement: {n}, as {r}.' for r, n in reasons.items()]
     full = sum(len(table) > 0 for *_, table in found)
     notes[app.name].append(f'{app.title}: {len(found)} series have a table, {full} of them with rows.')
     return long, cohort.dictionary(long.columns, _dictionary_of(found[0][0]), {})
