@@ -69,8 +69,9 @@ def read_runs(output_dir: str | Path) -> dict:
     runs: list[dict[str, Any]] = [read_json(path, {}) for path in paths]
     if not runs:
         return {}
+    newest = max(runs, key=lambda run: run.get('started', ''))
     return {
-        **max(runs, key=lambda run: run.get('started', '')),
+        **newest,
         'methods': list(dict.fromkeys(text for run in runs for text in run.get('methods', []))),
         'failures': [failure for run in runs for failure in run.get('failures', [])],
     }
