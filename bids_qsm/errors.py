@@ -1,5 +1,5 @@
 def plain(text: object) -> str:
-    r"""Text of one line in which nothing acts on a terminal: what cannot be printed is escaped.
+    r"""Escape characters that cannot be printed, so that a text has one line and cannot control a terminal.
 
     >>> plain('a\x1b[2J\n')
     'a\\x1b[2J\\n'
@@ -8,8 +8,8 @@ def plain(text: object) -> str:
 
 
 class UserError(Exception):
-    """Something the user can mend: one clear sentence that names the file, what is wrong and what to do."""
+    """An error that the user can fix: one sentence that names the file, the problem and what to do."""
 
     def __init__(self, message: object):
-        # names of files may hold anything
+        # file names may contain control characters
         super().__init__(plain(message))

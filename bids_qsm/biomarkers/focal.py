@@ -33,17 +33,17 @@ def find_candidates(
     margin_mm: float = 2.0,
     largest_mm: float = 10.0,
 ):
-    r"""Find small round sources that are neither veins nor nuclei.
+    r"""Find small round sources outside veins and nuclei.
 
     A source is a peak of contrast (susceptibility less that of the tissue within some 8 mm) over
-    ``threshold`` times the spread of the tissue there, with all voxels around it of at least half its height
-    that are connected. Paramagnetic ones are candidates for microbleeds, diamagnetic ones for
-    calcifications [1]_. Five scores from 0 to 1 describe each source; a score of one half means that a
-    harmless structure is as likely. The confidence is the smallest score:
+    ``threshold`` times the spread of that tissue, with all connected voxels of at least half its height.
+    Paramagnetic sources are candidates for microbleeds, diamagnetic sources for calcifications [1]_. Five
+    scores from 0 to 1 describe each source; a score of one half means that a harmless structure is as likely.
+    The confidence is the smallest score:
 
-    - strength, :math:`p / (p + h)`: p is the height of the peak, h that of harmless structures: the larger of
-      5 spreads and the veins of this person (90th percentile of contrast over the vein tree); for
-      calcifications, which are unlike veins, 5 spreads.
+    - strength, :math:`p / (p + h)`: p is the height of the peak, h that of harmless structures: 5 spreads or,
+      for paramagnetic sources, the veins of this person if they are higher (90th percentile of contrast over
+      the vein tree).
     - isolation, :math:`1 - q / p`: q is the largest contrast of either sign in a shell around the source. It
       is low for veins, which cross the shell, and for side lobes of strong sources.
     - roundness: the shortest axis over the longest axis of its ellipsoid of inertia.
@@ -62,8 +62,8 @@ def find_candidates(
     mask : ndarray of bool
         Where susceptibility is given.
     dseg : ndarray of int
-        Regions of an atlas on the same grid. Those that are rich in iron (their median stands out from that
-        of the brain by more than its spread) are left out, and what lies within ``margin_mm`` of them.
+        Regions of an atlas on the same grid. Iron-rich regions (their median exceeds that of the brain by
+        more than its spread) and voxels within ``margin_mm`` of them are excluded.
     labels : DataFrame
         Columns index, hemisphere and region of the atlas.
     affine : ndarray (4, 4)
@@ -71,22 +71,22 @@ def find_candidates(
     to_template : sequence of ndarray (4, 4) or Displacement
         Transforms that take points of the scanner to the template, first to last.
     reference : str
-        What susceptibility is relative to, for the column of that name.
+        Reference of susceptibility, for the column of that name.
     threshold : float
     confidence : float
         Least confidence of a candidate in the table.
     edge_mm : float
-        Sources whose peak lies nearer to the edge of the mask (mm) are left out: veins run there, and
-        background fields are not removed well.
+        Sources with a peak closer to the edge of the mask (mm) are excluded, because of veins and residual
+        background fields.
     margin_mm : float
-        How far the labels of nuclei may be off (mm).
+        Tolerance for the position of the labels of nuclei (mm).
     largest_mm : float
         Largest diameter (mm); microbleeds have at most 10 mm [2]_.
 
     Returns
     -------
     labels : ndarray of int32
-        1, 2, ... in the order of the table, on the voxels of at least half the peak's height.
+        1, 2, ... in the order of the table, on the voxels of at least half the height of the peak.
     table : DataFrame
         One row a candidate, by falling confidence, see `dictionary`.
 
@@ -192,7 +192,7 @@ def _sources(brain: _Brain, zone: np.ndarray, sign: int, threshold: float, large
     peaks = zone & (contrast > threshold * brain.spread)
     peaks &= contrast == ndimage.maximum_filter(contrast, footprint=_CUBE)
     seeds = np.argwhere(peaks)
-    # a stable order of ties, so that the result does not depend on the machine
+    # stable, so that the result does not depend on the machine
     order = np.argsort(-contrast[tuple(seeds.T)], kind='stable')
     claimed = np.zeros(zone.shape, bool)
     margin = np.ceil((largest_mm + _gap(brain)[1]) / brain.voxel_size).astype(int)
@@ -288,8 +288,8 @@ def dictionary():
     columns = {
         'candidate': ('Number of the candidate, and its label in the image of candidates.', None),
         'kind': (
-            'What it may be: microbleed (paramagnetic) or calcification (diamagnetic). No diagnosis: '
-            'look at the images.',
+            'Possible kind: microbleed (paramagnetic) or calcification (diamagnetic). Not a diagnosis: '
+            'check the images.',
             None,
         ),
         'confidence': (
@@ -308,8 +308,8 @@ def dictionary():
             None,
         ),
         'moment': (
-            'Susceptibility less that of the surround, summed over the source and the voxels that touch it, '
-            'times their volume; it depends little on the resolution.',
+            'Susceptibility less that of the surround, integrated over the source and the voxels that touch '
+            'it. It depends little on the resolution.',
             'ppm mm^3',
         ),
         'R2star_mean': (f'Mean R2* {half}.', '1/s'),
@@ -335,7 +335,7 @@ def dictionary():
             'shell; n/a without R2*.',
             None,
         ),
-        'reference': ('What susceptibility is relative to (zero there).', None),
+        'reference': ('Region whose susceptibility is zero.', None),
     }
     return {
         name: {'Description': text, **({'Units': units} if units else {})}

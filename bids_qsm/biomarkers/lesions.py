@@ -28,22 +28,21 @@ LOST = 'lost in resampling: smaller than a voxel of the series'
 def label_lesions(mask: np.ndarray, *, binary: bool = False):
     """Number the lesions of a mask.
 
-    A mask holds 0 and one other value, and each connected piece is a lesion. Where it holds more values than
-    these, they are taken for what interpolation left at its edges, and a lesion is what exceeds half the
-    largest value; of probabilities, whose largest is at most 1, what exceeds one half. Several whole numbers
-    are labels, each a lesion, and are kept; those of a ``binary`` mask only where all are below 100, since
-    it should hold none, and masks are also stored as 0 and 100 or 255.
+    In a mask of 0 and one other value, each connected piece is a lesion. Fractional values come from
+    interpolation, or are probabilities: they are thresholded at half the largest value or at one half,
+    whichever is more. Several whole numbers are labels, one a lesion, and are kept. In a ``binary`` mask
+    they are kept only if all are below 100, as masks are also stored as 0 and 100 or 255.
 
     Parameters
     ----------
     mask : ndarray, shape (x, y, z)
     binary : bool
-        Whether the file is called a mask, which is binary by BIDS.
+        Whether the suffix of the file is mask, which is binary in BIDS.
 
     Returns
     -------
     ndarray of int32
-        1, 2, ... in the order of the array, or the labels given; all 0 also where nothing exceeds one half.
+        1, 2, ... in the order of the array, or the labels given; all 0 if nothing exceeds one half.
 
     Examples
     --------
@@ -69,10 +68,9 @@ def label_lesions(mask: np.ndarray, *, binary: bool = False):
 class Drawn:
     """Numbered lesions as they were drawn, and as they lie on the grid of the maps.
 
-    ``source`` names the mask; ``labels`` and ``affine`` (voxel to scanner, mm) are those it was drawn on,
-    ``placed`` are the same labels on the grid of the maps. ``to_maps`` holds the transforms that take
-    points of the image it was drawn on to those of the maps, first to last. ``empty`` says why an image
-    without labels has none.
+    ``source`` names the mask; ``labels`` and ``affine`` (voxel to scanner, mm) are on the grid of the mask,
+    ``placed`` are the same labels on the grid of the maps. ``to_maps`` holds the transforms from points of
+    the mask to points of the maps, first to last. ``empty`` says why an image has no labels.
     """
 
     source: str
@@ -96,15 +94,15 @@ def lesion_table(
 ) -> pd.DataFrame:
     r"""Tabulate lesions one by one.
 
-    The rim of a lesion is its outermost layer of voxels, the core what is left. Its surround is a shell
-    that begins a voxel away from it, less other lesions, and of the same kind of place: in those
-    regions of the atlas (or outside all of them) in which the lesion lies. A lesion has a sign where its
-    contrast :math:`c`, mean less median of the surround, stands out from that of tissue without a lesion:
+    The rim of a lesion is its outermost layer of voxels, the core is the rest. Its surround is a shell that
+    begins one voxel away, without other lesions, in the same regions of the atlas as the lesion (or outside
+    all of them). A lesion has a sign if its contrast :math:`c`, mean less median of the surround, differs
+    from that of tissue without lesions:
 
     .. math:: |c - \mathrm{med}(c_i)| > 2 \cdot 1.4826 \, \mathrm{med}|c_i - \mathrm{med}(c_i)|
 
-    where :math:`c_i` are the contrasts of the same shape and shell put elsewhere nearby. This counts noise,
-    its correlation between voxels, and the unevenness of the tissue, each as it is there.
+    where :math:`c_i` are the contrasts of the same shape and shell at other places nearby. This accounts for
+    noise, its correlation between voxels, and the variation of the tissue.
 
     Parameters
     ----------
@@ -124,13 +122,13 @@ def lesion_table(
     to_template : sequence of ndarray (4, 4) or Displacement
         Transforms that take points of the scanner to the template, first to last.
     reference : str
-        What susceptibility is relative to, for the column of that name.
+        Reference of susceptibility, for the column of that name.
 
     Returns
     -------
     DataFrame
-        One row a lesion, see `dictionary`; one for an empty mask. What could not be measured has a reason,
-        and NaN for what is unknown.
+        One row a lesion, see `dictionary`; one for an empty mask. Lesions that were not measured have a
+        reason, and NaN for unknown values.
     """
     where = Places(dseg, labels, affine, to_template)
     maps = {'chi': np.where(mask, chi, np.nan)}
@@ -178,7 +176,7 @@ def _place(
 ):
     """Columns of a lesion as it was drawn, and whether it lies inside the field of view."""
     voxels = np.argwhere(image.labels[box] == number) + [side.start for side in box]
-    points = transform_points(apply_affine(image.affine, voxels), image.to_maps)
+    points = transform_points(apply_affine(image.affine, voxels), list(image.to_maps))
     at = apply_affine(np.linalg.inv(affine), points)
     inside = ((at > -0.5) & (at < np.array(shape) - 0.5)).all(1).any()
     volume = len(voxels) * abs(np.linalg.det(image.affine[:3, :3]))
@@ -328,17 +326,20 @@ def dictionary():
         'contrast': ('chi_mean less chi_surround.', 'ppm'),
         'rim_contrast': ('chi_rim less chi_surround.', 'ppm'),
         'n_comparisons': (
-            f'Number of places without a lesion, within {REACH_MM:g} mm and the size of the '
-            'lesion itself, that its shape was put at to learn which contrast plain tissue has.',
+            f'Number of comparison places: positions without a lesion within {REACH_MM:g} mm plus the size '
+            'of the lesion, where the contrast of the same shape was measured.',
             None,
         ),
-        'contrast_z': ('Contrast less the median contrast of those places, over their spread.', None),
+        'contrast_z': (
+            'Contrast less the median contrast of the comparison places, over their spread.',
+            None,
+        ),
         'sign': (
             f'paramagnetic where contrast_z is over {LIMIT:g}, diamagnetic under -{LIMIT:g}, else '
-            'none; n/a where there are too few places to compare with.',
+            'none; n/a if there are too few comparison places.',
             None,
         ),
-        'reference': ('What susceptibility is relative to (zero there).', None),
+        'reference': ('Region whose susceptibility is zero.', None),
     }
     return {
         name: {'Description': text, **({'Units': units} if units else {})}

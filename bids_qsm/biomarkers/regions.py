@@ -1,4 +1,4 @@
-"""Regional statistics of quantitative maps, over eroded regions to limit partial volume."""
+"""Regional statistics of quantitative maps over eroded regions, which limits partial volume effects."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class _Region:
 
 
 def region_table(
-    maps: Mapping[str, np.ndarray],
+    maps: dict[str, np.ndarray],
     dseg: np.ndarray,
     labels: pd.DataFrame,
     mask: np.ndarray,
@@ -54,11 +54,11 @@ def region_table(
 ):
     """Tabulate maps over the regions of a label image and over reference regions.
 
-    Statistics are taken over the core of a region inside the mask. The core is the region less its outermost
-    layer of voxels ('eroded'); where that would leave too little, the voxels with at least four of six
-    neighbours in the region ('inner'), or the whole region ('whole'). Which of them follows from the region's
-    volume in the atlas and the voxels, so that it is the same in all sessions of a study; only where fewer
-    than ``min_voxels`` are left is the next one taken. The regions of reference are taken whole. The standard
+    Statistics are computed over the core of a region inside the mask. The core is the region without its
+    outermost layer of voxels ('eroded'). In small regions it is the voxels with at least four of six
+    neighbours in the region ('inner'), or the whole region ('whole'). The choice depends on the volume of the
+    region in the atlas and on the voxel size, so that it is the same in all sessions of a study; if fewer
+    than ``min_voxels`` are left, the next one is taken. Reference regions are taken whole. The standard
     error of the mean accounts for noise that is correlated between voxels, see
     `bids_qsm.biomarkers.precision`; ``mean_pv`` is corrected for partial volume, see
     `bids_qsm.biomarkers.partialvolume`.
@@ -70,30 +70,29 @@ def region_table(
     dseg : ndarray of int
         Labels on the same grid.
     labels : DataFrame
-        Columns index, name, hemisphere ('L', 'R' or empty), region; and, where it is known, volume_mm3, each
-        label's volume in the atlas. Regions that the field of view cuts are then counted against it, scaled
-        by the volume that whole regions have here.
+        Columns index, name, hemisphere ('L', 'R' or empty), region; optionally volume_mm3, the volume of
+        each label in the atlas. The coverage of regions at the edge of the field of view is relative to it,
+        scaled by the volume of complete regions in this image.
     mask : ndarray of bool
-        Where the maps hold.
+        Where the maps are given.
     grid : Grid
     white_matter : ndarray of bool, optional
         Deep white matter, on the same grid.
     units : mapping of str to str
         Unit of each map.
     reference : str
-        What susceptibility is relative to, for the column of that name.
+        Reference of susceptibility, for the column of that name.
     min_voxels : int
         Smallest core.
     label_mm : float
-        Standard deviation (mm) of the labels' place along each axis, for the correction of partial volume.
+        Standard deviation (mm) of the position of labels along each axis, for partial volume correction.
 
     Returns
     -------
     DataFrame
-        One row a region, hemisphere and map; see `dictionary`. First the brain, CSF and white matter, which
-        keep these names where the atlas has regions of the same ones; those are marked '(atlas)'. A region
-        outside the field of view has n_voxels 0, coverage 0 and NaN statistics; ``note`` says why one has
-        no statistics.
+        One row a region, hemisphere and map; see `dictionary`. Brain, CSF and white matter come first;
+        regions of the atlas with these names are marked '(atlas)'. A region outside the field of view has
+        n_voxels 0, coverage 0 and NaN statistics; ``note`` says why a region has no statistics.
     """
     labels = labels.assign(
         hemisphere=[h if h in ('L', 'R') else '' for h in labels['hemisphere']],
@@ -195,7 +194,7 @@ def _union(boxes: list, shape: tuple[int, ...]):
 
 
 def _volume_of(part: pd.DataFrame, region: np.ndarray, grid: Grid):
-    """Volume (mm^3) of one side of a region, from the atlas if it has volumes, or else from the label."""
+    """Volume (mm^3) of one side of a region, from the atlas if it has volumes, otherwise from the label."""
     sides = max(part['hemisphere'].nunique(), 1)
     if 'volume_mm3' in part:
         return float(part['volume_mm3'].sum()) / sides
@@ -203,7 +202,7 @@ def _volume_of(part: pd.DataFrame, region: np.ndarray, grid: Grid):
 
 
 def _core(region: np.ndarray, volume: float, voxel_size: Sequence[float], min_voxels: int):
-    """Core of a region and how it was found; voxels beyond the array count as inside."""
+    """Core of a region and its kind; voxels beyond the array count as inside."""
     # the edge of the field of view is not the edge of the region
     neighbours = ndimage.convolve(region.astype(np.uint8), _NEIGHBOURS, mode='nearest') - region
     layers = np.asarray(voxel_size) / max((3 * volume / (4 * np.pi)) ** (1 / 3), 1e-6)
@@ -294,22 +293,22 @@ def dictionary(atlas: str = ''):
         'volume_mm3': ('Volume of the whole region inside the field of view.', 'mm^3'),
         'coverage': (
             'Share of the region that lies inside the field of view and the mask; 0 where it is outside. '
-            'What the field of view cuts off does not count for Brain, CSF and White matter: theirs is the '
-            'share inside the mask of what lies in the field of view.',
+            'What the field of view cuts off does not count for Brain, CSF and White matter: it is the '
+            'share of the region in the field of view that lies inside the mask.',
             'fraction',
         ),
         'core': (
-            'Voxels that the statistics were taken over, to keep neighbours out: eroded (all six neighbours '
-            'lie in the region), inner (at least four do, where too few are left otherwise), whole (all of '
-            'the region, where it is small or a reference), none (region not found).',
+            'Voxels of the statistics, chosen to exclude neighbouring tissue: eroded (all six neighbours lie '
+            'in the region), inner (at least four do; for small regions), whole (the whole region, if it is '
+            'very small or a reference), none (region not found).',
             None,
         ),
         'mean': (f'Mean {of_core}.', unit),
         'sd': (f'Standard deviation {of_core}.', unit),
         'se': (
             'Standard error of mean, from sd and the effective number of independent voxels: the correlation '
-            'of voxels at a distance is taken from the variogram of the map inside the regions. What is '
-            'uneven in the region itself counts as error too; a wrong place of the labels does not.',
+            'of voxels is estimated from the variogram of the map inside the regions. Variation within the '
+            'region counts as error; errors in the position of labels do not.',
             unit,
         ),
         'median': (f'Median {of_core}.', unit),
@@ -324,10 +323,9 @@ def dictionary(atlas: str = ''):
         ),
         'se_pv': ('Standard error of mean_pv, with the same correlation of voxels as in se.', unit),
         'units': ('Unit of the statistics: ppm for susceptibility, 1/s for R2*.', None),
-        'reference': ('What susceptibility is relative to (zero there); n/a for other maps.', None),
+        'reference': ('Region whose susceptibility is zero; n/a for other maps.', None),
         'note': (
-            'What a region of reference is like, or why a region has no statistics; n/a where there is '
-            'nothing to say.',
+            'Description of a reference region, or why a region has no statistics; otherwise n/a.',
             None,
         ),
     }

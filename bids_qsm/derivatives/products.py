@@ -1,4 +1,4 @@
-"""The one table of maps: what each is called, where it is saved, and how it is shown."""
+"""The table of maps: names, files and figures."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -43,45 +43,44 @@ PRODUCTS = {
         'Magnitude combined over echoes',
         'arbitrary',
         Look('Magnitude', 'arbitrary', masked=False),
-        'Combined over echoes. Look for motion, signal loss near the sinuses and a field of view that cuts '
-        'off regions.',
+        'Magnitude combined over echoes. Check for motion, signal loss near the sinuses, and regions outside '
+        'the field of view.',
     ),
     'phase': Product(
         'Wrapped phase after corrections',
         'rad',
-        # colours between two neighbours that lie a wrap apart would mean nothing: no interpolation
+        # no interpolation, which would be wrong at wraps
         Look('Wrapped phase', 'rad', 'twilight', (-np.pi, np.pi), smooth=False),
-        'First, middle and last echo after corrections, in rad. Wraps are sharp but unbroken lines; a wrap '
-        'that ends in the middle of tissue is a sign of badly combined receive coils.',
+        'First, middle and last echo after corrections, in rad. Wraps are sharp, closed lines. A wrap that '
+        'ends inside tissue is a sign of an error in coil combination.',
     ),
     'field': Product(
         'Total field',
         'ppm',
         Look('Total field', 'ppm', 'RdBu_r', symmetric=True),
-        'Deviation of the field from B0 in ppm, fitted over all echoes. Jumps of a whole wrap would show as '
-        'sharp steps.',
+        'Deviation of the field from B0 in ppm, fitted over all echoes. Sharp steps are unwrapping errors.',
     ),
     'residual': Product(
         'Residual of the field fit',
         'rad',
         Look('Residual of the field fit', 'rad', 'viridis', (0.0, 1.0)),
-        'How far the phase of the echoes is from a line through zero, in rad. Flow, wraps left over and '
-        'signal lost near air stand out; where the residual is large, susceptibility is not to be trusted.',
+        'Deviation of the phase of the echoes from a line through zero, in rad. High near flow, unwrapping '
+        'errors and signal loss near air. Susceptibility is not reliable where the residual is large.',
         echoes=2,
     ),
     'localfield': Product(
         'Local field',
         'ppm',
         Look('Local field', 'ppm', window=(-0.1, 0.1)),
-        'Field of the sources inside the mask, in ppm, after the background field is removed.',
+        'Field of the sources inside the mask, in ppm, after background field removal.',
         one_step=False,
     ),
     'chi': Product(
         'Magnetic susceptibility',
         'ppm',
         Look('Susceptibility', 'ppm', window=(-0.1, 0.2)),
-        'Magnetic susceptibility in ppm against the reference stated above; paramagnetic (iron, veins) is '
-        'bright, diamagnetic (myelin, calcium) dark.',
+        'Magnetic susceptibility in ppm, relative to the reference stated above. Bright: paramagnetic (iron, '
+        'veins). Dark: diamagnetic (myelin, calcium).',
         suffix='Chimap',
         step='inversion',
         in_template=True,
@@ -108,7 +107,7 @@ PRODUCTS = {
         'Susceptibility-weighted magnitude',
         'arbitrary',
         Look('Susceptibility-weighted image', 'arbitrary'),
-        'Magnitude weighted by a mask of the filtered phase; veins and iron are dark.',
+        'Magnitude weighted by a mask of the filtered phase. Veins and iron are dark.',
         suffix='swi',
         step='swi',
     ),
@@ -116,12 +115,15 @@ PRODUCTS = {
         'Minimum-intensity projection of the susceptibility-weighted magnitude',
         'arbitrary',
         Look('Minimum-intensity projection', 'arbitrary'),
-        'Darkest value over a slab of the susceptibility-weighted image; veins run through it as lines.',
+        'Minimum over a slab of the susceptibility-weighted image. Veins are dark lines.',
         suffix='minIP',
         step='swi',
     ),
 }
 """Port of the graph -> map, in the order of the report."""
+
+LOOKS = {port: one.look for port, one in PRODUCTS.items() if one.look is not None}
+"""Port -> how the report shows it, of the maps that it shows."""
 
 SYMBOLS = {one.column: one.symbol for one in PRODUCTS.values() if one.column}
 """Name of a map in tables of regions -> in charts and pages."""

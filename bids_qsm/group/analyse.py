@@ -1,4 +1,4 @@
-"""The group level: what was asked is tested, images are averaged, and the report is written."""
+"""The group level: statistics, images of the cohort, and the report."""
 
 import shlex
 import sys
@@ -31,14 +31,14 @@ FILES = {
     'normative': 'group/zscore_stats.tsv',
 }
 """Tables beside ``group_stats.tsv`` and those of applications, each with a dictionary (JSON)."""
-_ASKED = ('model', 'correlate', 'controls', 'statistic', 'relative_to', 'voxelwise', 'smoothing_mm')
-_ASKED += ('study_template',)
+_ASKED: tuple[str, ...] = ('model', 'correlate', 'controls', 'statistic', 'relative_to', 'voxelwise')
+_ASKED += ('smoothing_mm', 'study_template')
 
 
 def run_group(options: 'Options') -> int:
-    """Gather the tables of all subjects, test what was asked, and write the cohort's report.
+    """Gather the tables of all subjects, run the analyses, and write the report of the cohort.
 
-    Returns the exit status. Raises UserError where there is no table, or what is asked names a column, map or
+    Returns the exit status. Raises UserError if there is no table, or if an option names a column, map or
     region that does not exist.
     """
     out, started = options.output_dir, datetime.now(UTC)
@@ -72,7 +72,7 @@ def run_group(options: 'Options') -> int:
 
 
 def find_controls(long: pd.DataFrame) -> str | None:
-    """The level of the group that is called like controls, where there is one."""
+    """The level of the group column with a usual name of controls, or None."""
     from bids_qsm.cohort.design import CONTROLS, reference_level
 
     group = cohort.group_column(long)
@@ -82,8 +82,8 @@ def find_controls(long: pd.DataFrame) -> str | None:
 
 
 def analyse(long: pd.DataFrame, asked: dict, notes: dict[str, list[str]]) -> dict:
-    """Tables of what was asked, each with its data dictionary; ``notes`` (by analysis) grow."""
-    # scipy's share of the start is only paid where it is needed
+    """Tables of the analyses, each with its data dictionary; ``notes`` (by analysis) are extended."""
+    # imported here, as scipy is slow to import
     from bids_qsm.cohort import change, correlation, model, normative
 
     pairs = [tuple(pair.rpartition(':')[::2]) for pair in asked['correlate']]
@@ -128,7 +128,7 @@ def analyse(long: pd.DataFrame, asked: dict, notes: dict[str, list[str]]) -> dic
 
 
 def _check_pairs(long: pd.DataFrame, pairs: Sequence[tuple[str, str]]):
-    """Raise UserError where a correlation names a column or a region that no table has."""
+    """Raise UserError if a correlation names a column or a region that no table has."""
     regions = list(dict.fromkeys(long['region'].dropna().astype(str)))
     labels = {*cohort.ENTITY_COLUMNS.values(), *cohort.MEASURES}
     columns = [c for c in long if c not in labels]
@@ -147,7 +147,7 @@ def _check_pairs(long: pd.DataFrame, pairs: Sequence[tuple[str, str]]):
 
 
 def _named_columns(options: 'Options', long: pd.DataFrame):
-    """Covariates of the correlations, and the columns that model and correlations name."""
+    """Covariates of the correlations, and the columns of model and correlations."""
     columns, covariates = [], []
     if options.model:
         from bids_qsm.cohort.formula import name, parse_model
@@ -160,7 +160,7 @@ def _named_columns(options: 'Options', long: pd.DataFrame):
 
 
 def _pictures(long: pd.DataFrame, options: 'Options', controls: str):
-    """What the images of the cohort give the report, where they were asked for."""
+    """Sections of the report on images, if any were asked for."""
     pictures = []
     if options.voxelwise != 'no':
         from bids_qsm.group.images import run_voxelwise
@@ -169,7 +169,7 @@ def _pictures(long: pd.DataFrame, options: 'Options', controls: str):
             run_voxelwise(
                 options.output_dir,
                 long,
-                options.model,
+                options.model or '',
                 method=options.voxelwise,
                 smoothing_mm=options.smoothing_mm,
                 controls=controls,
@@ -180,7 +180,7 @@ def _pictures(long: pd.DataFrame, options: 'Options', controls: str):
         from bids_qsm.group.images import run_study_template
 
         template = run_study_template(
-            options.output_dir, iterations=options.study_template, table=long, n_jobs=options.nprocs
+            options.output_dir, iterations=options.study_template, table=long, n_jobs=options.nprocs or 1
         )
         if options.relative_to:
             template['notes'].append('The maps were averaged as they are; --relative-to does not shift them.')
@@ -193,14 +193,14 @@ def _residual_columns(described: dict):
         'participant_id': 'Label of the participant.',
         'session_id': 'Label of the session.',
         'fitted': "Value that the fixed effects of the model predict, without the participant's intercept.",
-        'residual': "Measured value less fitted; of a mixed model the participant's intercept is in it.",
+        'residual': "Measured value less fitted; in a mixed model it includes the participant's intercept.",
         'units': 'Unit of the values.',
     }
     return {**described, **{key: {'Description': text} for key, text in own.items()}}
 
 
 def _write(out: Path, found: dict[str, tuple[pd.DataFrame, dict]], names: dict[str, str]):
-    """Write the tables that were found and remove those that an earlier run left; return their paths."""
+    """Write the tables, and remove those of an earlier run; return their paths."""
     files = {}
     for kind, name in names.items():
         table, described = found.get(kind, (pd.DataFrame(), {}))

@@ -1,4 +1,4 @@
-"""Tables of all subjects, gathered and joined with what is known of the participants."""
+"""Gather the tables of all subjects and join them with participants, sessions and scans."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,23 +23,23 @@ def collect_tables(
     subjects: Sequence[str] = (),
     sessions: Sequence[str] = (),
 ):
-    """Write one long table over all series of the dataset, and its data dictionary beside it.
+    """Write one long table of all series of the dataset, and its data dictionary.
 
     Parameters
     ----------
     output_dir
-        Output dataset with ``sub-*/**/*_stats.tsv``: the tables of regions, and those of other applications.
+        Output dataset with ``sub-*/**/*_stats.tsv``, the tables of regions and of other applications.
     bids_dir
-        Dataset whose participants.tsv, sessions.tsv and scans.tsv are joined where they exist.
+        Dataset; its participants.tsv, sessions.tsv and scans.tsv are joined if they exist.
     subjects, sessions : sequence of str
-        Labels of those wanted; all where empty.
+        Labels to use; all if empty.
 
     Returns
     -------
     long : DataFrame
         As in ``output_dir/group_stats.tsv``.
     notes : dict of str to list of str
-        What did not match: ``tables`` of participants.tsv, ``sessions`` of sessions.tsv and scans.tsv.
+        Rows that did not match: ``tables`` for participants.tsv, ``sessions`` for sessions.tsv and scans.tsv.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def collect_tables(
     """
     out, bids_dir = Path(output_dir), Path(bids_dir)
     tables, columns = [], {}
-    # the tables of regions first: theirs are the columns that all others share
+    # the tables of regions first: their dictionary describes the columns that all tables share
     for app in sorted(applications(), key=lambda one: one.scope != 'labels'):
         for path, entities, table in _tables(app, out, subjects, sessions) if app.cohort else ():
             tables.append((entities, table if app.cohort == 'tidy' else app.cohort(table)))
@@ -71,7 +71,7 @@ def collect_tables(
     if visits:
         stated = {name for name, _ in visits}
         found = [_read_input(path).assign(participant_id=name) for name, path in visits]
-        # who has no file has stated nothing, rather than left a session out
+        # participants without a file are not missing sessions
         others = long.reindex(columns=['participant_id', 'session_id']).drop_duplicates().dropna()
         found.append(others[~others['participant_id'].isin(stated)])
         long, said = cohort.join_sessions(long, pd.concat(found, ignore_index=True))
@@ -100,7 +100,7 @@ def collect_application(
     subjects: Sequence[str] = (),
     sessions: Sequence[str] = (),
 ) -> tuple[pd.DataFrame, dict]:
-    """Tables of events of an application of all series: all rows, and their data dictionary."""
+    """Rows of an application over all series, and their data dictionary."""
     found = list(_tables(app, output_dir, subjects, sessions))
     if not found:
         return pd.DataFrame(), {}
@@ -117,7 +117,7 @@ def _tables(app: Application, output_dir: str | Path, subjects: Sequence[str], s
     """(path, entities of the series, table) of each table of an application."""
     if app.table is None:
         return
-    # * alone would match what a killed run left half-written, whose names begin with a dot
+    # * alone would match temporary files of a killed run, whose names begin with a dot
     for path in sorted(Path(output_dir).glob('sub-*/**/sub-*_stats.tsv')):
         entities = entities_of(path)
         own = {key: entities.pop(key) for key in ('desc', 'label') if key in entities}
@@ -140,8 +140,8 @@ def _read_input(path: Path):
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         reason = ' '.join(str(error).split())
         raise UserError(f'{path} is no table of tab-separated values ({reason}); mend it.') from None
-    if not isinstance(table.index, pd.RangeIndex):  # pandas takes the surplus for names of the rows
-        raise UserError(f'{path} is no table: its rows have more values than there are columns; mend it.')
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes surplus values as row names
+        raise UserError(f'{path} is no table: its rows have more values than columns; mend it.')
     return table
 
 

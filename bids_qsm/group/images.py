@@ -1,5 +1,6 @@
-"""Images of the cohort: the maps in template space are read, tested voxel by voxel, averaged and written."""
+"""Images of the cohort: tests in every voxel, and the study template."""
 
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -19,7 +20,7 @@ from bids_qsm.cohort.study_template import StudyTemplate, build_template
 from bids_qsm.cohort.tables import group_column
 from bids_qsm.cohort.voxelwise import COLUMNS, SecondLevel, second_level
 from bids_qsm.derivatives.files import BIDS_VERSION, atomic_write, sidecar_path, write_json
-from bids_qsm.derivatives.products import PRODUCTS
+from bids_qsm.derivatives.products import LOOKS, PRODUCTS
 from bids_qsm.errors import UserError
 from bids_qsm.group.map_stack import (
     Cohort,
@@ -36,7 +37,7 @@ from bids_qsm.plotting.maps import ANATOMY, plot_map, plot_outlines
 from bids_qsm.threads import set_threads
 
 MAPS = {one.column: (one.suffix, one.units) for one in PRODUCTS.values() if one.column and one.in_template}
-"""Map of the tables -> suffix of its images, and their unit."""
+"""Map in the tables -> suffix and unit of its images."""
 
 _LEAST = 4
 METHODS = {
@@ -57,33 +58,33 @@ def run_voxelwise(
     space: str = '',
     relative_to: str = '',
 ) -> dict:
-    """Test a model in every voxel of template space and write maps and tables of clusters to ``group/``.
+    """Test a model in every voxel of template space; write maps and tables of clusters to ``group/``.
 
-    All series of a participant (sessions, runs) are averaged first, so that each participant counts once;
-    what changes from session to session is averaged alike.
+    All series of a participant (sessions, runs) are averaged first, so that each participant counts once.
+    Covariates that change between sessions are averaged too.
 
     Parameters
     ----------
     output_dir
         Output dataset with ``sub-*/**/*_space-<space>_Chimap.nii.gz``.
     table : DataFrame
-        Rows of participants: participant_id, the columns that the formula names, and session_id where only
-        the sessions named are to be used. With ``relative_to``, the long table of the cohort.
+        Rows of participants: participant_id, the columns of the formula, and session_id to use only the
+        listed sessions. With ``relative_to``, the long table of the cohort.
     formula
-        Such as ``chi ~ group + age``; on the left a key of `MAPS`.
+        For example ``chi ~ group + age``; on the left a key of `MAPS`.
     method
         'fdr' or 'permutation', see :func:`bids_qsm.cohort.voxelwise.second_level`.
     smoothing_mm
-        Full width at half maximum, within tissue.
+        Full width at half maximum of the smoothing within tissue.
     spacing_mm
-        Grid of the test; maps that are coarser are tested on their own.
+        Grid of the test; coarser maps keep their grid.
     controls
-        Reference level of factors that have it.
+        Reference level of the factors.
     space
         Template space, where there are several; by default the one that most participants have.
     relative_to
-        Region whose mean in the same series is subtracted from each map of susceptibility; a series whose
-        table lacks it is left out.
+        Region whose mean in the same series is subtracted from each susceptibility map. Series without it
+        are left out.
 
     Returns
     -------
@@ -93,7 +94,7 @@ def run_voxelwise(
     Raises
     ------
     UserError
-        The formula cannot be read, or names a map or a column that does not exist.
+        The formula is not valid, or names a map or a column that does not exist.
     """
     model, out = parse_model(formula), Path(output_dir)
     if model.response not in MAPS:
@@ -101,21 +102,22 @@ def run_voxelwise(
             f'The left side of {formula!r} has no images; voxels can be tested for {", ".join(MAPS)}.'
         )
     suffix, unit = MAPS[model.response]
-    report = {'title': f'Voxelwise: {model}', 'figures': [], 'tables': [], 'notes': []}
-    notes = report['notes']
+    notes: list[str] = []
+    report = {'title': f'Voxelwise: {model}', 'figures': [], 'tables': [], 'notes': notes}
     people = _people(table, model, notes)
     shifted, zeros = bool(relative_to) and model.response == 'chi', None
     space, paths = find_maps(out, suffix, table, space, notes, shifted=shifted)
     lacking = [name for name in people.index if name not in paths]
     if lacking:
-        notes.append(f'Left out, for there is no map in template space: {", ".join(lacking)}.')
+        notes.append(f'Left out, as there is no map in template space: {", ".join(lacking)}.')
     if shifted:
         zeros, paths = zeros_of(table, relative_to, paths, notes)
     people = people[people.index.isin(on_one_grid(paths, notes))]
     design = designs.build(model, people, np.arange(len(people)), controls=controls)
     notes += design.notes
     names = list(people.index[design.rows])
-    _remove_old(out, model.response)
+    for old in (out / 'group').glob(f'space-*_map-{model.response}_*'):  # of an earlier run
+        old.unlink()
     if len(names) < _LEAST:
         notes.append(f'No voxel was tested: {len(names)} participants have a map and all covariates.')
         return report
@@ -131,7 +133,9 @@ def run_voxelwise(
     save_image(f'{stem}_desc-mean_{suffix}', cohort.mean, cohort.affine, described, unit)
     for column, term, label in zip(design.columns, terms, slugs(terms), strict=True):
         if column.kind == 'curve':
-            notes.append(f'{column.term} is a curve: no column of it means anything alone, none was mapped.')
+            notes.append(
+                f'{column.term} is a curve: its single columns have no meaning, so they are not mapped.'
+            )
             continue
         found = second_level(
             cohort.images, cohort.masks, cohort.affine, matrix, term, dseg, labels, method=method
@@ -159,22 +163,22 @@ def run_study_template(
 ) -> dict:
     """Average the cohort in template space and write a template to ``group/tpl-<name>/``.
 
-    Its files are named as TemplateFlow names them: with $TEMPLATEFLOW_HOME set to the folder ``group``,
-    ``--output-spaces <name>`` takes it.
+    Files are named as in TemplateFlow. To use the template, set $TEMPLATEFLOW_HOME to the folder ``group``
+    and ask for ``--output-spaces <name>``.
 
     Parameters
     ----------
     output_dir
-        Output dataset; T1w images and transforms of the subjects are used where they are.
+        Output dataset; T1w images and transforms of the subjects are used if they exist.
     iterations
-        How often the subjects are aligned to the average, see
+        Number of times that the subjects are aligned to the average, see
         :func:`bids_qsm.cohort.study_template.build_template`.
     name
         Letters and digits.
     space
         Template space, where there are several; by default the one that most participants have.
     table : DataFrame, optional
-        participant_id (and session_id) of the maps to use; all where None.
+        participant_id (and session_id) of the maps to use; all by default.
     n_jobs
         Processes that align subjects.
     alignment
@@ -188,11 +192,11 @@ def run_study_template(
     Raises
     ------
     UserError
-        The name has other characters than letters and digits.
+        The name has characters that are not letters or digits.
     """
     if not name.isalnum():
         raise UserError(f'The name of the template, {name!r}, may have letters and digits only.')
-    out, notes = Path(output_dir), []
+    out, notes = Path(output_dir), list[str]()
     report = {'title': 'Study template', 'figures': [], 'tables': [], 'notes': notes}
     space, paths = find_maps(out, 'Chimap', table, space, notes)
     names = on_one_grid(paths, notes)
@@ -201,47 +205,31 @@ def run_study_template(
         return report
     source = Subjects(out, space, {one: paths[one] for one in names})
     with ExitStack() as stack:
-        folder = stack.enter_context(TemporaryDirectory(dir=_made(out / 'group'), prefix='.fields-'))
-        mapper = map
+        (out / 'group').mkdir(parents=True, exist_ok=True)
+        folder = stack.enter_context(TemporaryDirectory(dir=out / 'group', prefix='.fields-'))
+        mapper: Callable = map
         if n_jobs > 1 and iterations:
-            # fresh processes: those forked from one whose libraries have threads may hang
+            # fresh processes: forks of a process with threads may hang
             pool = ProcessPoolExecutor(n_jobs, get_context('spawn'), initializer=set_threads, initargs=(1,))
             mapper = stack.enter_context(pool).map
         found = build_template(
-            *(source.all(part) for part in ('chi', 't1w', 'mask')),
-            source.affine, source.all('t1w_mask'), OnDisk(folder),
-            iterations=iterations, mapper=mapper, **(alignment or {}),
+            source.all('chi'), source.all('t1w'), source.all('mask'), source.affine, source.all('t1w_mask'),
+            OnDisk(folder), iterations=iterations, mapper=mapper, **(alignment or {}),
         )  # fmt: skip
     notes += [f'{names[i]} {text}.' for i, text in found.notes]
     chi, t1w, mask = _write_template(out / 'group', name, space, source, found, len(names), iterations)
     rounds = f'{iterations} round{"" if iterations == 1 else "s"} of alignment'
     about = f'{len(names)} participants, {rounds}, space {space}'
     affine = source.grid[1]
-    report['figures'].append(
-        (
-            f'Mean susceptibility of {about}.',
-            plot_map(
-                chi, affine, look=PRODUCTS['chi'].look, mask=mask, title='Study template: susceptibility'
-            ),
-        )
-    )
+    png = plot_map(chi, affine, look=LOOKS['chi'], mask=mask, title='Study template: susceptibility')
+    figures = [(f'Mean susceptibility of {about}.', png)]
     if t1w is not None:
-        report['figures'].append(
-            (
-                f'Mean T1w image of {int(source.has_t1w.sum())} participants.',
-                plot_map(t1w, affine, look=ANATOMY, mask=mask, title='Study template: T1w'),
-            )
-        )
+        png = plot_map(t1w, affine, look=ANATOMY, mask=mask, title='Study template: T1w')
+        figures.append((f'Mean T1w image of {int(source.has_t1w.sum())} participants.', png))
     if space.startswith('MNI152'):
         dseg, labels = nuclei_atlas(chi.shape, affine)
-        report['figures'].append(
-            (
-                f'The built-in nuclei of {space} on the mean susceptibility.',
-                plot_outlines(
-                    chi, affine, look=PRODUCTS['chi'].look, dseg=dseg, labels=labels, title='Study template'
-                ),
-            )
-        )
+        png = plot_outlines(chi, affine, look=LOOKS['chi'], dseg=dseg, labels=labels, title='Study template')
+        figures.append((f'The built-in nuclei of {space} on the mean susceptibility.', png))
     table = pd.DataFrame(
         {
             'participant_id': names,
@@ -252,15 +240,14 @@ def run_study_template(
         }
     )
     caption = (
-        'How far each brain was moved to the template in the mean, and the correlation of its susceptibility '
-        'with the mean.'
+        'Mean displacement of each brain to the template, and the correlation of its susceptibility with the '
+        'mean.'
     )
-    report['tables'].append((caption, table))
-    return report
+    return {**report, 'figures': figures, 'tables': [(caption, table)]}
 
 
 def _people(table: pd.DataFrame, model: Formula, notes: list[str]):
-    """One row a participant: the mean of numbers over its rows, the first of texts."""
+    """One row a participant: the mean of numbers, the first value of text columns."""
     designs.check_columns(model, table)
     wanted = table[['participant_id', *model.columns]]
     groups, columns = wanted.groupby('participant_id', sort=True), {}
@@ -274,14 +261,8 @@ def _people(table: pd.DataFrame, model: Formula, notes: list[str]):
             several = groups[column].nunique()
             if (several > 1).any():
                 told = ', '.join(several.index[several > 1])
-                notes.append(f'{column} differs between sessions of {told}; the first counts.')
+                notes.append(f'{column} differs between sessions of {told}; the first session is used.')
     return pd.DataFrame(columns, index=pd.Index(sorted(set(wanted['participant_id'])), name='participant_id'))
-
-
-def _remove_old(out: Path, name: str):
-    """What an earlier run, perhaps of another model, left would pass for this one's."""
-    for path in (out / 'group').glob(f'space-*_map-{name}_*'):
-        path.unlink()
 
 
 def _write_test(stem: str, found: SecondLevel, affine: np.ndarray, about: str, unit: str):
@@ -302,38 +283,25 @@ def _write_test(stem: str, found: SecondLevel, affine: np.ndarray, about: str, u
 def _report_test(report: dict, cohort: Cohort, found: SecondLevel, term: str, about: str, unit: str):
     kept = found.images['thresholded']
     marks = (kept != 0).astype(np.int32)
-    draw = partial(plot_overlay, cohort.mean, cohort.affine, mask=cohort.mean != 0)
-    report['figures'].append(
-        (
-            f'Effect of {term} ({unit}) in {found.n} participants, not thresholded.',
-            draw(found.images['effect'], title=f'Effect of {term}', unit=unit, marks=marks),
-        )
-    )
+    draw = partial(plot_overlay, cohort.mean, cohort.affine, mask=cohort.mean != 0, marks=marks)
+    png = draw(found.images['effect'], title=f'Effect of {term}', unit=unit)
+    report['figures'].append((f'Effect of {term} ({unit}) in {found.n} participants, not thresholded.', png))
     if not kept.any():
         report['notes'].append(f'No voxel passes the threshold: {about}.')
         return
-    report['figures'].append(
-        (
-            f'z where the corrected p passes. {about}. Red: higher, blue: lower.',
-            draw(kept, title=f'{term}: voxels that pass', unit='z', marks=marks),
-        )
-    )
+    png = draw(kept, title=f'{term}: significant voxels', unit='z')
+    report['figures'].append((f'z of significant voxels. {about}. Red: higher, blue: lower.', png))
     table = found.clusters.head(20).round(
         {'x': 0, 'y': 0, 'z': 0, 'region_distance_mm': 1, 'effect': 4, 'effect_se': 4, 't': 2, 'z_score': 2}
     )
     more = f', the first 20 of {len(found.clusters)}' if len(found.clusters) > 20 else ''
-    report['tables'].append((f'Clusters that pass{more}. {about}. Effect in {unit}.', table))
-
-
-def _made(folder: Path):
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    report['tables'].append((f'Significant clusters{more}. {about}. Effect in {unit}.', table))
 
 
 def _write_template(
     folder: Path, name: str, space: str, source: Subjects, found: StudyTemplate, n: int, iterations: int
 ):
-    """Write the averages with TemplateFlow's names; return chi, T1w (or None) and brain on the whole grid."""
+    """Write the averages, named as in TemplateFlow; return chi, T1w (or None) and brain on the full grid."""
     brain = found.coverage >= 0.5 if found.t1w_coverage is None else found.t1w_coverage >= 0.5
     chi, mask = source.whole(found.chi), source.whole(brain)
     t1w = None if found.t1w is None else source.whole(np.where(brain, found.t1w, 0).astype(np.float32))

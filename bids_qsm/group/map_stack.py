@@ -1,9 +1,11 @@
-"""The maps of a cohort in template space: finding, reading and packing them; drawing and saving results."""
+"""The maps of a cohort in template space: find, read and pack them; draw and save results."""
 
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -14,7 +16,7 @@ from bids_qsm.anatomy.transform import Displacement, regrid, resample, spacing_o
 from bids_qsm.cohort.tables import named, relative_to, series_columns
 from bids_qsm.cohort.voxelwise import smooth_within
 from bids_qsm.derivatives.files import atomic_write, sidecar, sidecar_path, write_json
-from bids_qsm.derivatives.products import PRODUCTS
+from bids_qsm.derivatives.products import LOOKS
 from bids_qsm.entities import entities_of
 from bids_qsm.interfaces.xfm import load_xfm
 from bids_qsm.plotting.maps import Look
@@ -34,9 +36,9 @@ def find_maps(
     *,
     shifted: bool = False,
 ):
-    """Template space, and for each participant of ``table`` the paths of the maps in it.
+    """Template space, and the paths of the maps in it for each participant of ``table``.
 
-    Where the maps are to be shifted, their different zeros are not worth a note.
+    Different reference regions are noted, unless the maps will be shifted.
     """
     sessions, people = None, None if table is None else set(table['participant_id'])
     if table is not None and 'session_id' in table:
@@ -66,7 +68,7 @@ def find_maps(
 
 
 def zeros_of(table: pd.DataFrame, region: str, paths: Mapping[str, list[Path]], notes: list):
-    """What to subtract from each map so that it is zero in a region of the same series.
+    """What to subtract from each map so that a region of the same series has a mean of zero.
 
     Parameters
     ----------
@@ -81,7 +83,7 @@ def zeros_of(table: pd.DataFrame, region: str, paths: Mapping[str, list[Path]], 
     -------
     zeros : dict of Path to float
     paths : dict of str to list of Path
-        Those that have a zero.
+        Maps that have a zero.
     """
     shifted, _ = relative_to(table, region)
     keys = series_columns(table)
@@ -113,7 +115,7 @@ def zeros_of(table: pd.DataFrame, region: str, paths: Mapping[str, list[Path]], 
 
 
 def on_one_grid(paths: Mapping[str, list[Path]], notes: list):
-    """Participants whose maps have the grid that most have."""
+    """Participants whose maps are on the most common grid."""
     grids = {}
     for name, files in paths.items():
         images = [nib.load(file) for file in files]
@@ -123,7 +125,7 @@ def on_one_grid(paths: Mapping[str, list[Path]], notes: list):
     common = max(several, key=several.count) if several else None
     others = [name for name, grid in grids.items() if grid != common or grid is None]
     if others:
-        notes.append(f'Left out, for their maps are on another grid: {", ".join(others)}.')
+        notes.append(f'Left out, as their maps are on another grid: {", ".join(others)}.')
     return [name for name in paths if name not in others]
 
 
@@ -138,7 +140,7 @@ def slug(text: str) -> str:
 
 
 def slugs(texts: Iterable[str]) -> list[str]:
-    """A label of letters and digits for each text, numbered where another has it already.
+    """A label of letters and digits for each text; repeated labels are numbered.
 
     >>> slugs(['group PKAN+ - control', 'group PKAN- - control', 'age'])
     ['groupPKANControl', 'groupPKANControl2', 'age']
@@ -155,22 +157,20 @@ def slugs(texts: Iterable[str]) -> list[str]:
 
 
 def load_mean(paths: Sequence[Path]):
-    """Mean over the series of a participant of maps on one grid, and where all of them were measured."""
-    total = count = None
-    for path in paths:
-        image = nib.load(path)
-        if total is None:
-            total, count = np.zeros(image.shape, np.float32), np.zeros(image.shape, np.uint8)
+    """Mean of maps on one grid over the series of a participant, and where all maps have values."""
+    images = [nib.load(path) for path in paths]
+    total, count = np.zeros(images[0].shape, np.float32), np.zeros(images[0].shape, np.uint8)
+    for image in images:
         data = np.nan_to_num(np.asarray(image.dataobj, np.float32))
         total += data
-        # values at the rim were interpolated with zeros beyond it
+        # voxels at the rim are interpolated with zeros
         count += ndimage.binary_erosion(ndimage.binary_fill_holes(data != 0))
     mask = count == len(paths)
     return np.where(mask, total / len(paths), 0).astype(np.float32), mask
 
 
 def box_of(masks: Sequence[np.ndarray], affine: np.ndarray):
-    """Slices of the box that holds all of the masks, with a margin."""
+    """Slices of the bounding box of all masks, with a margin."""
     spacing = spacing_of(affine)
     union = np.any(masks, 0)
     box = []
@@ -182,41 +182,37 @@ def box_of(masks: Sequence[np.ndarray], affine: np.ndarray):
     return tuple(box)
 
 
+@dataclass(frozen=True)
 class Packed:
-    """Arrays of one shape that are unpacked when asked for, of which only what is inside a mask is kept."""
+    """Arrays of one shape, stored only inside a mask and unpacked on access."""
 
-    def __init__(
-        self,
-        shape: tuple[int, ...],
-        masks_only: bool = False,
-        values: list[np.ndarray] | None = None,
-        bits: list[np.ndarray] | None = None,
-    ):
-        self._shape, self._masks_only = shape, masks_only
-        self._values, self._bits = ([], []) if values is None else (values, bits)
+    shape: tuple[int, ...]
+    masks_only: bool = False
+    values: list[np.ndarray] = field(default_factory=list)
+    bits: list[np.ndarray] = field(default_factory=list)
 
     def masks(self):
-        return Packed(self._shape, True, self._values, self._bits)
+        return replace(self, masks_only=True)
 
     def append(self, image: np.ndarray, mask: np.ndarray):
-        self._values.append(image[mask])
-        self._bits.append(np.packbits(mask))
+        self.values.append(image[mask])
+        self.bits.append(np.packbits(mask))
 
     def __len__(self):
-        return len(self._bits)
+        return len(self.bits)
 
     def __getitem__(self, i: int):
-        n = int(np.prod(self._shape))
-        mask = np.unpackbits(self._bits[i], count=n).reshape(self._shape).astype(bool)
-        if self._masks_only:
+        n = int(np.prod(self.shape))
+        mask = np.unpackbits(self.bits[i], count=n).reshape(self.shape).astype(bool)
+        if self.masks_only:
             return mask
-        image = np.zeros(self._shape, np.float32)
-        image[mask] = self._values[i]
+        image = np.zeros(self.shape, np.float32)
+        image[mask] = self.values[i]
         return image
 
 
 class Cohort:
-    """Smoothed maps of the participants on the grid of a test, packed, and the mean of the sharp ones."""
+    """Smoothed maps of the participants on the grid of a test, and the mean of the unsmoothed maps."""
 
     def __init__(self, images: Packed, affine: np.ndarray, mean: np.ndarray):
         self.images, self.masks, self.affine, self.mean = images, images.masks(), affine, mean
@@ -230,25 +226,23 @@ class Cohort:
         spacing_mm: float,
         zeros: Mapping[Path, float] | None = None,
     ):
-        """Read the maps of each participant (``paths``, a list of files each), all on one grid.
+        """Read the maps, all on one grid; ``paths`` has a list of files for each participant.
 
-        ``zeros`` maps files to what is subtracted from them.
+        ``zeros`` maps files to the value to subtract.
         """
         first = nib.load(paths[0][0])
         size = spacing_of(first.affine)
-        images = None
+        box = box_of([load_mean(paths[0])[1]], first.affine)
+        fine = first.affine.copy()
+        fine[:3, 3] += fine[:3, :3] @ [part.start for part in box]
+        grid = tuple(part.stop - part.start for part in box), fine
+        if (size < 0.99 * spacing_mm).all():
+            grid = regrid(*grid, spacing_mm)
+        images, total, count = Packed(grid[0]), np.zeros(grid[0]), np.zeros(grid[0])
         for files in paths:
             chi, mask = load_mean(files)
             if zeros:
                 chi = np.where(mask, chi - np.float32(np.mean([zeros[file] for file in files])), 0)
-            if images is None:
-                box = box_of([mask], first.affine)
-                fine = first.affine.copy()
-                fine[:3, 3] += fine[:3, :3] @ [part.start for part in box]
-                grid = tuple(part.stop - part.start for part in box), fine
-                if (size < 0.99 * spacing_mm).all():
-                    grid = regrid(*grid, spacing_mm)
-                images, total, count = Packed(grid[0]), np.zeros(grid[0]), np.zeros(grid[0])
             chi, mask = chi[box], mask[box]
             share = resample(mask, fine, *grid, [])
             inside = share > 0.5
@@ -264,10 +258,10 @@ class Cohort:
 
 
 class Subjects:
-    """Images of participants in template space, cropped to the brain; ``all(part)`` is the sequence of one.
+    """Images of participants in template space, cropped to the brain.
 
-    Parts are chi, mask, t1w and t1w_mask (None where a participant has no T1w image). One participant's are
-    held at a time.
+    ``all(part)`` is the sequence of one image a participant: chi, mask, t1w or t1w_mask (None without a T1w
+    image). The images of one participant are held at a time.
     """
 
     def __init__(self, output_dir: str | Path, space: str, paths: Mapping[str, list[Path]]):
@@ -275,11 +269,11 @@ class Subjects:
         self.grid = first.shape, first.affine
         self._heads = [(files, t1w_of(output_dir, name, space, files)) for name, files in paths.items()]
         self.has_t1w = np.array([t1w is not None for _, t1w in self._heads])
-        # brains in template space are much alike: a few show how large the box must be
+        # brains in template space have similar sizes: a few of them give the box
         self._box = box_of([load_mean(files)[1] for files in list(paths.values())[:5]], first.affine)
         self.affine = first.affine.copy()
         self.affine[:3, 3] += self.affine[:3, :3] @ [part.start for part in self._box]
-        self._last = [(None, None), (None, None)]
+        self._last: list[tuple] = [(None, None), (None, None)]
 
     def __len__(self):
         return len(self._heads)
@@ -297,7 +291,7 @@ class Subjects:
         return full
 
     def load(self, i: int, part: str):
-        # susceptibility is needed more often than the T1w image, which is slower to bring
+        # the T1w image is slower to load, and needed less often than susceptibility
         kind = part.startswith('t1w')
         if self._last[kind][0] != i:
             load = self._load_t1w if kind else self._load_chi
@@ -328,12 +322,12 @@ class _Part(Sequence):
     def __len__(self):
         return len(self._subjects)
 
-    def __getitem__(self, i: int):
+    def __getitem__(self, i: Any):
         return self._subjects.load(i, self._part)
 
 
 def t1w_of(output_dir: str | Path, name: str, space: str, files: Sequence[Path]):
-    """Paths of a participant's T1w image and its brain, and of the transforms to them; None without."""
+    """Paths of the T1w image of a participant, of its brain mask, and of the transforms to them, or None."""
     stem = Path(output_dir) / name / 'anat' / name
     image = Path(f'{stem}_desc-preproc_T1w.nii.gz')
     ways = [Path(f'{stem}_from-T1w_to-{space}_mode-image_xfm{end}') for end in ('.nii.gz', '.h5', '.txt')]
@@ -341,14 +335,14 @@ def t1w_of(output_dir: str | Path, name: str, space: str, files: Sequence[Path])
     brain = Path(f'{stem}_space-T1w_desc-brain_mask.nii.gz')
     if way is None or not (image.exists() and brain.exists()):
         return None
-    # the maps came by the refinement of the deep grey matter, where there is one
+    # maps were resampled with the refinement of the deep grey matter, if there is one
     refined = f'_from-{space}_to-{space}_mode-image_desc-refine_xfm.nii.gz'
     refine = Path(str(files[0]).replace(f'_space-{space}_Chimap.nii.gz', refined))
     return image, brain, (*([refine] if refine.exists() else []), way)
 
 
 class OnDisk(MutableMapping):
-    """Displacements in a folder, for those of hundreds of participants do not fit into memory."""
+    """Displacements stored in a folder: those of hundreds of participants do not fit into memory."""
 
     def __init__(self, folder: str | Path):
         self._folder, self._affines = Path(folder), {}
@@ -358,7 +352,7 @@ class OnDisk(MutableMapping):
         return Displacement(np.load(self._folder / f'{i}.npy').astype(np.float32), affine)
 
     def __setitem__(self, i: int, displacement: Displacement):
-        # half precision: to a hundredth of a mm up to 16 mm
+        # half precision: 0.01 mm up to 16 mm
         np.save(self._folder / f'{i}.npy', displacement.field.astype(np.float16))
         self._affines[i] = displacement.affine
 
@@ -379,7 +373,7 @@ def save_image(
     affine: np.ndarray,
     description: str,
     unit: str | None,
-    **others: object,
+    **others: Any,
 ):
     """Write ``stem``.nii.gz in template space with its sidecar; return the path."""
     path = Path(f'{stem}.nii.gz')
@@ -387,7 +381,7 @@ def save_image(
     image.header.set_xyzt_units('mm')
     image.set_qform(affine, code=4)
     image.set_sform(affine, code=4)
-    # nibabel tells the format by the end of the name, which a temporary name keeps
+    # nibabel derives the format from the extension, which the temporary name keeps
     atomic_write(path, lambda p: nib.save(image, p))
     write_json(sidecar_path(path), sidecar(description, units=unit, skull_stripped=True, **others))
     return path
@@ -410,9 +404,9 @@ def plot_overlay(
     background, overlay : ndarray, 3D
         On the grid of ``affine``.
     mask : ndarray of bool
-        What to show of the background.
+        Part of the background to show.
     marks : ndarray of int, optional
-        Labels whose slices are shown; without any, slices are spread over the mask.
+        Labels whose slices are shown; by default slices are spread over the mask.
 
     Returns
     -------
@@ -424,10 +418,9 @@ def plot_overlay(
     labels = None if marks is None or not np.any(marks) else canonical(marks, affine)[0]
     box = extent_of(mask, grid)
     mosaic = Mosaic(rows_of(box, axial=(6, 6), coronal=3, sagittal=3, regions=labels), box, grid, title)
-    chi = PRODUCTS['chi'].look
     inside = np.abs(background[mask])
     high = float(np.percentile(inside, 99)) if inside.size else 1.0
-    mosaic.show([np.where(mask, background, np.nan)], chi, -0.6 * high, 1.4 * high, bar=False)
+    mosaic.show([np.where(mask, background, np.nan)], LOOKS['chi'], -0.6 * high, 1.4 * high, bar=False)
     shown = np.where(overlay != 0, overlay, np.nan)
     peak = float(np.nanpercentile(np.abs(shown), 99.5)) if np.isfinite(shown).any() else 1.0
     signed = Look(title, unit, 'coolwarm', symmetric=True, smooth=False)

@@ -1,4 +1,4 @@
-"""The interface that writes results to the output dataset."""
+"""Results are written to the output dataset."""
 
 import filecmp
 import gzip
@@ -26,10 +26,8 @@ from bids_qsm.derivatives.files import save_derivative, sidecar_path
 class _SaveDerivativesInputSpec(DynamicTraitedSpec):
     paths = traits.Dict(mandatory=True, desc='port -> path of the output file')
     sidecars = traits.Dict(value={}, usedefault=True, desc='port -> sidecar')
-    remove = traits.List(
-        traits.Str, desc='output files that an earlier run may have left, and this one does not make'
-    )
-    notes = traits.Dict(value={}, usedefault=True, desc='port -> port of a JSON file that joins its sidecar')
+    remove = traits.List(traits.Str, desc='output files of an earlier run that this one does not make')
+    notes = traits.Dict(value={}, usedefault=True, desc='port -> port of a JSON file to add to its sidecar')
 
 
 class _SaveDerivativesOutputSpec(TraitedSpec):
@@ -39,9 +37,8 @@ class _SaveDerivativesOutputSpec(TraitedSpec):
 class SaveDerivatives(SimpleInterface):
     """Copy results to their names in the output dataset, each with its sidecar.
 
-    It has one input port for each key of ``paths``, and one for each value of ``notes``; a port left
-    undefined is skipped. It always runs, so that outputs removed by hand come back, and leaves
-    a file that is already the same untouched.
+    It has one input port for each key of ``paths``, and one for each value of ``notes``; undefined ports are
+    skipped. It always runs, so that deleted outputs are written again; identical files are left untouched.
     """
 
     input_spec, output_spec = _SaveDerivativesInputSpec, _SaveDerivativesOutputSpec
@@ -69,23 +66,22 @@ class SaveDerivatives(SimpleInterface):
             path.unlink(missing_ok=True)
             sidecar_path(path).unlink(missing_ok=True)
         saved = []
-        for port, path in sorted(self.inputs.paths.items()):
-            source = getattr(self.inputs, port)
-            if not isdefined(source):
+        for port, name in sorted(self.inputs.paths.items()):
+            if not isdefined(getattr(self.inputs, port)):
                 continue
+            source, path = Path(getattr(self.inputs, port)), Path(name)
             sidecar = self.inputs.sidecars.get(port)
             note = getattr(self.inputs, self.inputs.notes.get(port, ''), None)
             if sidecar is not None and note is not None and isdefined(note):
                 sidecar = {**sidecar, **json.loads(Path(note).read_text())}
             if not _unchanged(source, path, sidecar):
-                save_derivative(Path(source), Path(path), sidecar)
-            saved.append(str(path))
+                save_derivative(source, path, sidecar)
+            saved.append(name)
         self._results['saved'] = saved
         return runtime
 
 
-def _unchanged(source: str, path: str, sidecar: dict | None):
-    path = Path(path)
+def _unchanged(source: Path, path: Path, sidecar: dict | None):
     if not path.exists() or not _same_content(source, path):
         return False
     if sidecar is None:
@@ -96,12 +92,12 @@ def _unchanged(source: str, path: str, sidecar: dict | None):
         return False
 
 
-def _same_content(source: str, path: Path):
-    if Path(source).suffix == path.suffix:
+def _same_content(source: Path, path: Path):
+    if source.suffix == path.suffix:
         return filecmp.cmp(source, path, shallow=False)
-    # written compressed; one that was cut short is not the same
+    # outputs are compressed; a truncated one is different
     try:
-        with open(source, 'rb') as plain, gzip.open(path) as packed:
+        with source.open('rb') as plain, gzip.open(path) as packed:
             chunks = zip_longest(*(iter(partial(stream.read, 2**20), b'') for stream in (plain, packed)))
             return all(a == b for a, b in chunks)
     except (OSError, EOFError, zlib.error):

@@ -5,11 +5,9 @@ from pathlib import Path
 import numpy as np
 from nipype.interfaces.base import File, traits
 
-from bids_qsm.derivatives.products import PRODUCTS
+from bids_qsm.derivatives.products import LOOKS
 from bids_qsm.interfaces.step import Data, Step, image, inputs, mask, outputs, table
 from bids_qsm.plotting.maps import ANATOMY, plot_flicker, plot_map, plot_outlines
-
-SHOWN = [port for port, one in PRODUCTS.items() if one.look is not None]
 
 
 def _figure(extension: str):
@@ -27,13 +25,13 @@ class PlotMap(Step):
     input_spec = inputs(
         image=image('map; of a 4D series three echoes are shown'),
         mask=mask('bounds the slices and blanks the outside', optional=True),
-        kind=traits.Enum(*SHOWN, mandatory=True, desc='map that it is: sets name, unit, colours and window'),
+        kind=traits.Enum(*LOOKS, mandatory=True, desc='map that it is: sets name, unit, colours and window'),
         title=traits.Str('', usedefault=True),
     )
     output_spec = _figure('.png')
 
     def compute(self, data: Data):
-        look = PRODUCTS[data['kind']].look
+        look = LOOKS[data['kind']]
         return plot_map(
             data['image'], data['image_affine'], look=look, mask=data['mask'], title=data['title']
         )
@@ -47,7 +45,7 @@ class PlotOutlines(Step):
         mask=mask('drawn as one outline', optional=True),
         dseg=image('labels, each region drawn as an outline', optional=True),
         labels=table('index and region (or name)', optional=True),
-        kind=traits.Enum(*SHOWN, desc='map that the background is; without one an anatomical image'),
+        kind=traits.Enum(*LOOKS, desc='map that the background is; without one an anatomical image'),
         title=traits.Str('', usedefault=True),
     )
     output_spec = _figure('.png')
@@ -57,7 +55,7 @@ class PlotOutlines(Step):
         return plot_outlines(
             data['image'],
             data['image_affine'],
-            look=PRODUCTS[data['kind']].look if data['kind'] else ANATOMY,
+            look=LOOKS[data['kind']] if data['kind'] else ANATOMY,
             mask=data['mask'],
             dseg=None if dseg is None else dseg.astype(np.int32),
             labels=data['labels'],

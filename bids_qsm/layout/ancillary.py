@@ -149,7 +149,9 @@ def _find_anatomy(
                 'they nor the dataset hold the T1w image these belong to.'
             )
         for path in filter(None, (preproc, mask)):
-            problem = checks.image_problem(path) or (path is mask and checks.grid_problem(mask, base))
+            problem = checks.image_problem(path) or (
+                checks.grid_problem(path, base) if path is mask else None
+            )
             if problem:
                 raise UserError(f'in the derivatives {name}, {problem}')
         notes += [

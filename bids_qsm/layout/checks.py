@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -195,7 +196,7 @@ def field_strength(name: str, metadata: dict) -> tuple[float | None, str | None]
     return strength, None
 
 
-def value_of(value: object, kind: type) -> str | float | None:
+def value_of(value: Any, kind: type) -> Any:
     """A value of a sidecar as a text, or as a number above 0; None where it is neither.
 
     >>> value_of(3, float), value_of('3', float), value_of(-1, float), value_of(['GE'], str)

@@ -14,7 +14,7 @@ def ppm_per_radian(field_strength: float, time: float = 1.0):
 
 
 def effective_echo_time(echo_times: Sequence[float] | np.ndarray):
-    """Root mean square echo time (s): how fast the phase of all echoes together turns with the field."""
+    """Root mean square echo time (s): sensitivity of the phase of all echoes to the field."""
     return float(np.sqrt(np.mean(np.square(echo_times))))
 
 

@@ -108,8 +108,9 @@ def cell(column: str, value: Any):
     if isinstance(value, bool | np.bool_):
         return 'yes' if value else 'no'
     if isinstance(value, float | np.floating):
+        value = float(value)
         if column == 'p' or column.startswith(('p (', 'p_')):
-            return p_text(float(value))
+            return p_text(value)
         whole = abs(value) >= 1000 or value == round(value)
         return (f'{value:.0f}' if whole else f'{value:.3g}').replace('-', '−')
     return str(value)
@@ -166,7 +167,7 @@ def by_region(rows: pd.DataFrame, regions: Iterable[str]) -> pd.DataFrame:
 def parts(table: pd.DataFrame):
     """Split a table by atlas and map; rows are those of both hemispheres together, sorted by region.
 
-    Yields (key for ids, title, unit, rows).
+    Maps of applications come last. Yields (key for ids, title, unit, rows).
     """
     if table.empty:
         return
@@ -174,7 +175,8 @@ def parts(table: pd.DataFrame):
     atlases = whole['atlas'].fillna('').astype(str) if 'atlas' in whole else pd.Series('', index=whole.index)
     rank = {name: i for i, name in enumerate(SYMBOLS)}
     kinds = sorted(
-        set(zip(atlases, whole['map'], strict=True)), key=lambda k: (k[0], rank.get(k[1], 9), k[1])
+        set(zip(atlases, whole['map'], strict=True)),
+        key=lambda k: (k[1] not in rank, k[0], rank.get(k[1], 9), k[1]),
     )
     for atlas, name in kinds:
         rows = whole[(atlases == atlas) & (whole['map'] == name)]

@@ -165,6 +165,7 @@ def correlation_section(
         answers += [_difference_in_words(title, row) for row in rows.to_dict('records')]
         heading = f'{title}: differences of correlations between regions'
         blocks.append(grid(heading, rows, columns=_DIFFERENCES, caption=said['difference']))
+    answers.sort(key=lambda answer: 'could not be' in answer)  # last
     question = said['question'].format(asked=', '.join(f'{column} with {region}' for column, region in asked))
     return section('correlation', question=question, answers=answers, blocks=blocks, notes=notes, files=files)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import pandas as pd
@@ -65,11 +66,12 @@ def read_runs(output_dir: str | Path) -> dict:
     Failures are collected over subjects, methods without duplicates; the rest is that of the newest run.
     """
     paths = sorted((Path(output_dir) / 'logs').glob('sub-*.json'), key=lambda path: natural(path.name))
-    runs = [read_json(path, {}) for path in paths]
+    runs: list[dict[str, Any]] = [read_json(path, {}) for path in paths]
     if not runs:
         return {}
+    newest = max(runs, key=lambda run: run.get('started', ''))
     return {
-        **max(runs, key=lambda run: run.get('started', '')),
+        **newest,
         'methods': list(dict.fromkeys(text for run in runs for text in run.get('methods', []))),
         'failures': [failure for run in runs for failure in run.get('failures', [])],
     }

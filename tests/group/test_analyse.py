@@ -18,6 +18,8 @@ from bids_qsm.group.map_stack import find_maps
 from tests.cohorts import write_cohort
 from tests.pages import Page, assert_self_contained
 
+TABLES = {**FILES, 'lesions': 'group_lesions.tsv', 'candidates': 'group_candidates.tsv'}
+
 
 def options(data, out, **settings):
     return Options.from_settings({'bids_dir': data, 'output_dir': out, 'level': 'group', **settings})
@@ -40,7 +42,7 @@ def ran(tmp_path_factory):
 
 def test_every_table_has_a_dictionary_of_all_its_columns(ran):
     _, out = ran
-    for name in (*FILES.values(), 'group_stats.tsv'):
+    for name in (*TABLES.values(), 'group_stats.tsv'):
         described = json.loads((out / name).with_suffix('.json').read_text())
         assert list(described) == list(table(out / name).columns)
         assert all(len(entry['Description']) > 3 for entry in described.values()), name
@@ -49,20 +51,20 @@ def test_every_table_has_a_dictionary_of_all_its_columns(ran):
 
 def test_known_effects_are_found(ran):
     _, out = ran
-    model = table(out / FILES['model'])
+    model = table(out / TABLES['model'])
     effect = model[(model['term'] == 'group') & (model['hemisphere'] == 'both')].set_index('region')
     assert set(effect.index[effect['p_fdr'] < 0.05]) == {'GP', 'SN'}
     assert effect.loc['SN', 'ci_low'] < 0.05 < effect.loc['SN', 'ci_high']
-    difference = table(out / FILES['difference'])
+    difference = table(out / TABLES['difference'])
     chi = difference[(difference['map'] == 'chi') & (difference['hemisphere'] == 'both')].set_index('column')
     assert (chi['difference'] > 0).all()
     assert chi.loc['dystonia', 'region_a'] == 'GP'
     assert chi.loc['parkinsonism', 'region_a'] == 'SN'
-    change = table(out / FILES['change'])
+    change = table(out / TABLES['change'])
     own = change[(change['region'] == 'GP') & (change['hemisphere'] == 'both') & (change['map'] == 'chi')]
     assert own['participant_id'].nunique() == 6
     assert own['per_year'].mean() == pytest.approx(-0.02, abs=0.004)
-    scores = table(out / FILES['normative'])
+    scores = table(out / TABLES['normative'])
     gp = scores[(scores['region'] == 'SN') & (scores['hemisphere'] == 'both') & (scores['map'] == 'chi')]
     z = gp.groupby('is_control')['z'].mean()
     assert z[False] > 2 > abs(z[True])
@@ -70,7 +72,7 @@ def test_known_effects_are_found(ran):
 
 def test_lesions_and_candidates_are_gathered(ran):
     _, out = ran
-    lesions, candidates = table(out / FILES['lesions']), table(out / FILES['candidates'])
+    lesions, candidates = table(out / TABLES['lesions']), table(out / TABLES['candidates'])
     assert list(lesions)[:2] == ['participant_id', 'session_id']
     assert 'label' not in lesions
     assert {'the mask is empty'} <= set(lesions['reason'].dropna())
@@ -84,7 +86,7 @@ def test_the_record_says_what_was_asked_and_left_out(ran):
     record = json.loads((out / 'logs' / 'group.json').read_text())
     assert record['asked']['covariates'] == ['group', 'age', 'sex']
     assert record['asked']['controls'] == 'control'
-    assert record['files'] == FILES
+    assert record['files'] == TABLES
     assert any(', as the mask is empty' in note for note in record['notes']['lesions'])
 
 
@@ -113,7 +115,7 @@ def test_what_an_earlier_run_left_is_removed(ran):
     try:
         run_group(options(data, out, participant_label=['001', '003', '005', '007'], session_label=['1']))
         assert set(table(out / 'group_stats.tsv')['participant_id']) == {f'sub-00{i}' for i in (1, 3, 5, 7)}
-        assert [name for name in FILES if (out / FILES[name]).exists()] == ['normative', 'candidates']
+        assert [name for name in TABLES if (out / TABLES[name]).exists()] == ['normative', 'candidates']
         page = Page(out / 'group.html')
         assert 'id="model"' not in (out / 'group.html').read_text()
         assert_self_contained(page)
@@ -268,7 +270,7 @@ def test_groups_and_regions_may_be_called_none_and_na(small):
     for path in out.rglob('*_stats.tsv'):
         path.write_text(path.read_text().replace('Thalamus\t', 'NA\t'))
     run_group(options(data, out, model='chi ~ group', correlate=['dystonia:NA']))
-    model = pd.read_csv(out / FILES['model'], sep='\t', keep_default_na=False, na_values=['n/a'])
+    model = pd.read_csv(out / TABLES['model'], sep='\t', keep_default_na=False, na_values=['n/a'])
     assert 'NA' in set(model['region'])
     assert set(model['level'].dropna()) == {'patient - None'}
     page = Page(out / 'group.html')
@@ -288,7 +290,7 @@ def test_what_is_not_known_of_the_participants_is_said(tmp_path, kept):
     page = Page(out / 'group.html')
     assert_self_contained(page)
     assert ('no participants.tsv' in page.text) == (kept is None)
-    assert not (out / FILES['change']).exists()
+    assert not (out / TABLES['change']).exists()
     with pytest.raises(UserError, match='dystonia'):
         run_group(options(data, out, correlate=['dystonia:GP']))
     for settings in ({'model': 'chi ~ age'}, {'model': 'chi ~ group + age'}):
@@ -307,7 +309,7 @@ def test_reference_is_changed_for_all_analyses(small):
     assert 'Susceptibility is relative to CSF of the same series.' in page.text
     whole = table(out / 'group_stats.tsv')
     assert set(whole.loc[whole['map'] == 'chi', 'reference']) == {'brain'}, 'as it was measured'
-    model = table(out / FILES['model'])
+    model = table(out / TABLES['model'])
     assert 'CSF' not in set(model.loc[model['hemisphere'] == 'both', 'region'])
 
 

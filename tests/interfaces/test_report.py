@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 from traits.api import TraitError
 
+from bids_qsm.derivatives.products import LOOKS
 from bids_qsm.interfaces.io import save
-from bids_qsm.interfaces.report import SHOWN, PlotFlicker, PlotMap, PlotOutlines
+from bids_qsm.interfaces.report import PlotFlicker, PlotMap, PlotOutlines
 
 SHAPE = (24, 28, 20)
 AFFINE = nib.affines.from_matvec(
@@ -45,7 +46,7 @@ def test_plot_map(images):
     assert Path(phase).name == 'figure.png'
     with pytest.raises(TraitError):
         PlotMap(kind='nonsense')
-    assert set(PlotMap().inputs.traits()['kind'].trait_type.values) == set(SHOWN)
+    assert set(PlotMap().inputs.traits()['kind'].trait_type.values) == set(LOOKS)
 
 
 def test_plot_outlines(images):
