@@ -20,7 +20,7 @@ class CollectFindings(Step):
     output_spec = outputs(findings=record('all findings'))
 
     def compute(self, data: Data):
-        findings = [{'what': 'Dataset', 'found': note} for note in self.inputs.layout_notes]
+        findings = [{'what': 'Dataset', 'found': note} for note in data['layout_notes'] or []]
         for step in ('conditioning', 'refinement'):
             findings += data[step]['findings'] if data[step] else []
         note = data['reference']
