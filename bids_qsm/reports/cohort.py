@@ -206,7 +206,7 @@ def _sections(out: Path, record: dict, asked: dict, long: pd.DataFrame, group: s
     if 'normative' in files:
         sections.append(normative_section(read('normative'), groups, **named('normative')))
     for app in applications():
-        if app.name in files and app.overview:
+        if app.name in files:
             sections.append(application_section(app, read(app.name), **named(app.name)))
     done = {part['id'] for part in sections} | {'tables', 'sessions'}
     # analyses that failed are listed too

@@ -383,9 +383,8 @@ def _scores_in_words(title: str, others: pd.DataFrame, far: pd.DataFrame):
 
 
 def application_section(app: Application, rows: pd.DataFrame, *, notes: list, files: list) -> dict:
-    """Overview of an application over all series."""
-    assert app.overview is not None
-    said = app.overview(rows)
+    """Overview of an application over all series; without one of its own, all rows of its tables."""
+    said = app.overview(rows) if app.overview else {'tables': [('All series', rows, '')]}
     blocks = [
         figure(f'{app.name}-{i}', title, content, caption)
         for i, (title, content, caption) in enumerate(said.get('figures', []))
