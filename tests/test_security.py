@@ -27,7 +27,7 @@ from tests.test_fuzz import fuzz
 
 RUNS = {'eval', 'exec', 'compile', '__import__', 'system', 'popen', 'Popen', 'getoutput', 'getstatusoutput'}
 """Names of functions that run text; `re.compile` compiles no code."""
-OWN = {'execution/numba_cache.py': ['loadpkl']}
+OWN = {'execution/numba_cache.py': ['loadpkl'], 'execution/pool.py': ['pickle']}
 """What reads the results of a run that it has just made itself."""
 UNPICKLES = {'pickle', 'cPickle', 'dill', 'cloudpickle', 'shelve', 'marshal', 'joblib'}
 SHORT = '<b onclick="alert(1)">\'&amp;'

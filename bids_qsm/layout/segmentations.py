@@ -13,7 +13,7 @@ import numpy as np
 from bids_qsm.entities import entities_of, session_of, suffix_of
 from bids_qsm.errors import UserError
 from bids_qsm.layout import checks
-from bids_qsm.layout.index import EXTENSIONS, Index
+from bids_qsm.layout.index import Index
 from bids_qsm.layout.inputs import OWN_SPACES, is_input, is_of_other, is_of_other_scan
 from bids_qsm.layout.series import Segmentation, Series
 
@@ -57,7 +57,7 @@ def find_segmentations(subject: str, options: 'Options', index: Index) -> list[F
         if root.is_relative_to(options.output_dir):
             continue
         for path in index.files(root).of(subject, datatype='anat'):
-            if suffix_of(path) != 'dseg' or not path.name.endswith(EXTENSIONS):
+            if not path.name.endswith(('_dseg.nii', '_dseg.nii.gz')):
                 continue
             labels = entities_of(path)
             wanted = labels.get('space', 'T1w') in ('T1w', *OWN_SPACES)

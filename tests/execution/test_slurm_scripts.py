@@ -111,7 +111,7 @@ def test_a_task_runs_its_share_with_all_settings(written, dataset):
     assert settings['array_task'] == '2/2'
     options = Options.from_settings(settings)
     assert (options.bids_dir, options.level) == (dataset, 'participant')
-    assert options.candidates
+    assert [one.name for one in options.applications] == ['candidates']
     assert options.skip_bids_validation
     # what SLURM grants is read where the task runs
     assert {'nprocs', 'mem_gb'}.isdisjoint(settings)
