@@ -60,7 +60,7 @@ def files_of(app: Application) -> list[str]:
         *(figure.over for figure in app.figures),
         *(port for port, one in PRODUCTS.items() if 'maps' in named and one.column),
         *(['mask'] if app.figures or named & {'grid', 'affine'} else []),
-        *(['dseg_before'] if 'labels' in named else []),
+        *(['own_dseg'] if 'labels' in named else []),
     }
     return [port for port in FILES if port in named | wanted]
 
@@ -105,7 +105,7 @@ def init_applications_wf(
     """Run the applications of a series.
 
     Inputs: those of ``ports`` (`application_inputs`, without what the series does not give), and dseg_<name>,
-    labels_<name>, dseg_before_<name> of segmentations. Outputs: <run>_<port> as `Run.outputs` names them.
+    labels_<name>, own_dseg_<name> of segmentations. Outputs: <run>_<port> as `Run.outputs` names them.
     """
     workflow = pe.Workflow(name=name)
     runs = list(runs_of(series))
@@ -127,10 +127,10 @@ def init_applications_wf(
     return workflow
 
 
-_LABELS = ('dseg', 'labels', 'dseg_before')
+_LABELS = ('dseg', 'labels', 'own_dseg')
 
 
-ATLAS = {'labels': 'labels', 'dseg_before': 'dseg'}
+ATLAS = {'labels': 'labels', 'own_dseg': 'dseg'}
 """Ports of the labels of the atlas that are files of its own."""
 
 

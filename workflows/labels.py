@@ -62,7 +62,7 @@ def init_labels_wf(
     Outputs: dseg (of the atlas); where they are made refine, unrefine (transforms), refinement (JSON);
     dseg_<name>, labels_<name> (table) of each segmentation of the participant; and those that are ``wanted``
     of white_matter (mask), to_template (transforms of GRE points to points of the template) and
-    dseg_before_<name> (on its own grid).
+    own_dseg_<name> (on its own grid).
     """
     workflow = pe.Workflow(name=name)
     workflow.__desc__ = (
@@ -80,7 +80,7 @@ def init_labels_wf(
     for port, image in ((port, image) for port, image in images.items() if port in ('dseg', *wanted)):
         place = pe.Node(
             Resample(image=str(image), interpolation='label', invert=invert),
-            name=f'place_{port}',
+            name=f'atlas_{port}',  # place_<name> are those of segmentations
             mem_gb=need('resample_gre', sizes),
         )
         workflow.link(inputnode, place, reference='mask')
@@ -140,6 +140,6 @@ def _add_segmentation(workflow: pe.Workflow, one: 'Segmentation', wanted: list[s
     workflow.link(inputnode, place, reference='mask', **({'transforms': 'gre_to_anat'} if on_anat else {}))
     workflow.link(read, place, image='dseg')
     workflow.link(read, outputnode, **{f'labels_{one.name}': 'labels'})
-    if f'dseg_before_{one.name}' in wanted:
-        workflow.link(read, outputnode, **{f'dseg_before_{one.name}': 'dseg'})
+    if f'own_dseg_{one.name}' in wanted:
+        workflow.link(read, outputnode, **{f'own_dseg_{one.name}': 'dseg'})
     workflow.link(place, outputnode, **{f'dseg_{one.name}': 'image'})

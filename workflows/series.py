@@ -141,7 +141,7 @@ def init_series_wf(
         options=options,
         template=template,
         atlas=atlas,
-        wanted=[*placed, *(port for port in of_labels if port.startswith('dseg_before_'))],
+        wanted=[*placed, *(port for port in of_labels if port.startswith('own_dseg_'))],
         sizes=sizes,
     )
     reportlets_wf = init_reportlets_wf(maps=shown, sizes=sizes)

@@ -28,7 +28,7 @@ from bids_qsm.interfaces.xfm import load_chain, load_xfm
 from bids_qsm.plotting.maps import Look, plot_map, plot_outlines
 from bids_qsm.recon.grid import Grid
 
-FILES = (*MAPS, 'mask', 'dseg', 'labels', 'dseg_before', 'white_matter', 'to_template', 'reference')
+FILES = (*MAPS, 'mask', 'dseg', 'labels', 'own_dseg', 'white_matter', 'to_template', 'reference')
 """Input ports that hold a file a series; 'to_template' holds several."""
 
 
@@ -132,8 +132,8 @@ class Measure(SimpleInterface):
                 found[name] = '' if name == 'reference' else None
             else:
                 found[name] = _LOAD.get(name, _load_map)(path[name], grid)
-        if 'labels' in found and path['dseg_before'] is not None:
-            found['labels']['volume_mm3'] = _volumes(path['dseg_before'], found['labels']['index'])
+        if 'labels' in found and path['own_dseg'] is not None:
+            found['labels']['volume_mm3'] = _volumes(path['own_dseg'], found['labels']['index'])
         return found
 
     def _extra(self, query: Query, grid: Grid, affine: np.ndarray):

@@ -178,7 +178,7 @@ def of_regions(write, tmp_path):
         'r2star': write('flat_r2star.nii.gz', np.full(shape, 40, np.float32), affine),
         'dseg': write('gpe.nii.gz', dseg, affine),
         'labels': str(tmp_path / 'gpe.tsv'),
-        'dseg_before': write('atlas.nii.gz', atlas, np.diag([1.0, 1, 2, 1])),
+        'own_dseg': write('atlas.nii.gz', atlas, np.diag([1.0, 1, 2, 1])),
         'mask': write('whole.nii.gz', np.ones(shape, np.uint8), affine),
         'white_matter': write('white.nii.gz', white, affine),
         'reference': str(tmp_path / 'csf.json'),

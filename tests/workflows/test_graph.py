@@ -320,11 +320,7 @@ def test_the_deep_grey_is_refined_unless_told_not_to(options, series):
         ports = {target: source for connect in edges for source, target in connect}
         assert ports.get('in3') == (None if name == 'none' else 'unrefine')
         # what reads the chain inverts the matrix alone
-        readers = [
-            workflow.get_node(n)
-            for n in names
-            if n.endswith(('.place_white_matter', '.labels_wf.place_dseg'))
-        ]
+        readers = [workflow.get_node(n) for n in names if n.endswith(('.atlas_white_matter', '.atlas_dseg'))]
         assert [node.inputs.invert for node in readers] == [[True] + [False] * (len(ports) - 1)] * 2
         (save,) = [workflow.get_node(n) for n in names if n.endswith('.save_labels')]
         refined = [p for p in save.inputs.paths.values() if '_desc-refine_xfm' in p]
