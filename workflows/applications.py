@@ -1,6 +1,6 @@
 """The applications of a series: one node each, wired by what their declarations name."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -116,7 +116,7 @@ def init_applications_wf(
         if port in ports:
             setattr(inputnode.inputs, port, str(getattr(atlas, of_atlas)))
     for run in runs:
-        node = application_node(run, (series,), options, run.labels or atlas.name, sizes)
+        node = application_node([run], [series], options, run.labels or atlas.name, sizes)
         for port in files_of(run.app):
             source = f'{port}_{run.labels}' if run.labels and port in _LABELS else port
             if source in (*ports, *of_labels):
@@ -128,22 +128,16 @@ def init_applications_wf(
 
 
 _LABELS = ('dseg', 'labels', 'own_dseg')
-
-
 ATLAS = {'labels': 'labels', 'own_dseg': 'dseg'}
 """Ports of the labels of the atlas that are files of its own."""
 
 
 def application_node(
-    run: Run, series_list: 'tuple[Series, ...]', options: 'Options', atlas: str, sizes: Sizes
+    runs: Sequence[Run], series_list: 'Sequence[Series]', options: 'Options', atlas: str, sizes: Sizes
 ) -> pe.Node:
-    """The node of an application on one series, or on several of a session."""
-    app = run.app
+    """The node of an application on one series, or on several of a session, each with its run."""
+    run, app = runs[0], runs[0].app
     memory = app.memory_of_many if run.labels and app.memory_of_many else app.memory
-    extra = {}
-    names = distinct_names([str(one.path) for one in run.use.inputs])
-    for one, shown in zip(run.use.inputs, names, strict=True):
-        extra.setdefault(one.query, []).append((str(one.path), one.space, shown))
     return pe.Node(
         Measure(
             application=modules()[run.use.name],
@@ -158,11 +152,26 @@ def application_node(
                 for one in series_list
             ],
             invert=to_template_invert(options),
-            extra=extra,
+            extra=[_extra(one.use) for one in runs],
         ),
         name=run.name,
         mem_gb=len(series_list) * need(memory, sizes),
     )
+
+
+def _extra(use: 'Use') -> dict[str, list[tuple[str, str, str]]]:
+    """Files of each query: path, space, and a name that tells files of one name apart."""
+    found = {}
+    names = distinct_names([str(one.path) for one in use.inputs])
+    for one, shown in zip(use.inputs, names, strict=True):
+        found.setdefault(one.query, []).append((str(one.path), one.space, shown))
+    return found
+
+
+def own_queries(run: Run) -> list[str]:
+    """Extra images of an application that are there and aligned by themselves, in the order of its node."""
+    there = {one.query for one in run.use.inputs}
+    return [query.name for query in run.app.own if query.name in there]
 
 
 def _link_extra(workflow: pe.Workflow, inputnode: pe.Node, node: pe.Node, run: Run):
@@ -171,7 +180,7 @@ def _link_extra(workflow: pe.Workflow, inputnode: pe.Node, node: pe.Node, run: R
         workflow.link(inputnode, node, 'gre_to_anat')
     if 'flair' in spaces:
         workflow.link(inputnode, node, 'flair_to_anat')
-    own = [query.name for query in run.app.own if any(one.query == query.name for one in run.use.inputs)]
+    own = own_queries(run)
     if own:
         merge = pe.Node(Merge(len(own)), name=f'{run.name}_alignments')
         workflow.link(

@@ -1,6 +1,7 @@
 """The whole graph: subjects, their anatomy, their series."""
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nipype.interfaces.utility import Merge
@@ -16,6 +17,8 @@ from bids_qsm.workflows.applications import (
     alignment_ports,
     application_node,
     files_of,
+    own_port,
+    own_queries,
     runs_of,
 )
 from bids_qsm.workflows.labels import is_refined, label_inputs
@@ -167,7 +170,7 @@ def init_subject_wf(
             _add_standard(
                 workflow, series_wf, normalize[template.name], series, template, options, with_refinement
             )
-    _add_joint_applications(workflow, built, everyone, atlas)
+    _add_joint_applications(workflow, built, alignments, everyone, atlas)
     return workflow
 
 
@@ -181,7 +184,7 @@ def _add_alignments(
         queries = {query.name: query for query in application(use.name).own}
         for one in (one for one in use.inputs if one.space == 'own'):
             query = queries[one.query]
-            titles[one.path] = (f'{use.name}{one.query}', query.title, query.affine)
+            titles.setdefault(one.path, (f'{use.name}{one.query}', query.title, query.affine))
     images = dict.fromkeys(image for series in series_list for image in alignment_ports(series).values())
     for number, image in enumerate(images, start=1):
         kind, title, affine = titles[image]
@@ -215,25 +218,40 @@ def _add_alignments(
 
 
 def _add_joint_applications(
-    workflow: pe.Workflow, built: 'list[tuple[Series, pe.Workflow]]', options: 'Options', atlas: 'Atlas'
+    workflow: pe.Workflow,
+    built: 'list[tuple[Series, pe.Workflow]]',
+    alignments: dict[Path, pe.Node],
+    options: 'Options',
+    atlas: 'Atlas',
 ):
     """Add the applications that take all series of a session, one node a session."""
-    sessions = {}
+    sessions: dict[tuple, list] = {}
     for series, series_wf in built:
         for run in runs_of(series, ('subject',)):
-            sessions.setdefault((series.session, run.name), []).append((series, series_wf, run))
+            sessions.setdefault((series.session, run.name), []).append((run, series, series_wf))
     for (session, name), members in sessions.items():
-        run, series_list = members[0][2], tuple(series for series, _, _ in members)
-        node = application_node(run, series_list, options, atlas.name, Sizes.of(series_list[0]))
+        runs, series_list, graphs = zip(*members, strict=True)
+        run = runs[0]
+        node = application_node(runs, series_list, options, atlas.name, Sizes.of(series_list[0]))
         node.name = re.sub(r'\W', '_', '_'.join(filter(None, (name, session and f'ses_{session}'))))
-        for port in files_of(run.app):
+        gathered = set.intersection(*(set(gathered_ports(series, options)) for series in series_list))
+        for port in [*files_of(run.app), *(['gre_to_anat'] if run.use.inputs else [])]:
             if port in ATLAS:
                 setattr(node.inputs, port, [str(getattr(atlas, ATLAS[port]))] * len(members))
-            elif all(port in gathered_ports(series, options) for series in series_list):
+            elif port in gathered or port == 'gre_to_anat':
                 merge = pe.Node(Merge(len(members)), name=f'{node.name}_{port}')
-                for i, (_, series_wf, _) in enumerate(members, start=1):
+                for i, series_wf in enumerate(graphs, start=1):
                     workflow.link(series_wf, merge, **{f'in{i}': port})
                 workflow.link(merge, node, **{port: 'out'})
+        images = alignment_ports(series_list[0])
+        if any(one.space == 'flair' for one in run.use.inputs):
+            workflow.link(alignments[images['flair_to_anat']], node, flair_to_anat='xfm')
+        own = own_queries(run)
+        if own:
+            merge = pe.Node(Merge(len(own)), name=f'{node.name}_alignments')
+            for i, query in enumerate(own, start=1):
+                workflow.link(alignments[images[own_port(name, query)]], merge, **{f'in{i}': 'xfm'})
+            workflow.link(merge, node, own_to_anat='out')
         save = application_save(run, series_list, options, atlas)
         save.name = f'save_{node.name}'
         workflow.link(node, save, **{outside: port for port, outside in run.outputs.items()})

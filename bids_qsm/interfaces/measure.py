@@ -39,10 +39,14 @@ class _MeasureInputSpec(BaseInterfaceInputSpec):
         traits.Dict, mandatory=True, desc='entities, echo_times, field_strength, atlas of each series'
     )
     invert = traits.List(traits.Bool, value=[], usedefault=True, desc='transforms of to_template to invert')
-    extra = traits.Dict(
-        value={}, usedefault=True, desc='query -> list of (path, space it is in, name to show)'
+    extra = traits.List(
+        traits.Dict,
+        mandatory=True,
+        desc='of each series: query -> list of (path, space it is in, name to show)',
     )
-    gre_to_anat = File(exists=True, desc='resamples the GRE onto the anatomical image')
+    gre_to_anat = InputMultiObject(
+        File(exists=True), desc='of each series: resamples the GRE onto the anatomical image'
+    )
     flair_to_anat = File(exists=True, desc='resamples the FLAIR onto the anatomical image')
     own_to_anat = InputMultiObject(
         File(exists=True),
@@ -116,7 +120,7 @@ class Measure(SimpleInterface):
         found = {}
         for name in one.arguments:
             if name in queries:
-                found[name] = self._extra(queries[name], grid, affine)
+                found[name] = self._extra(queries[name], number, grid, affine)
             elif name == 'maps':
                 there = {port: product for port, product in PRODUCTS.items() if product.column and path[port]}
                 found[name] = {product.column: load(path[port])[0] for port, product in there.items()}
@@ -136,25 +140,25 @@ class Measure(SimpleInterface):
             found['labels']['volume_mm3'] = _volumes(path['own_dseg'], found['labels']['index'])
         return found
 
-    def _extra(self, query: Query, grid: Grid, affine: np.ndarray):
+    def _extra(self, query: Query, number: int, grid: Grid, affine: np.ndarray):
         """The files of an extra input: arrays on the grid of the maps, Given, or a table."""
-        files = self.inputs.extra.get(query.name, [])
+        files = self.inputs.extra[number].get(query.name, [])
         if not query.is_image:
             tables = [pd.read_csv(path, sep='\t', na_values=['n/a']) for path, *_ in files]
             return tuple(tables) if query.many else next(iter(tables), None)
-        given = tuple(self._given(query, *one, grid, affine) for one in files)
+        given = tuple(self._given(query, number, *one, grid, affine) for one in files)
         if query.many:
             return given
         return given[0].on_grid if given else None
 
     def _given(
-        self, query: Query, path: str, space: str, source: str, grid: Grid, affine: np.ndarray
+        self, query: Query, number: int, path: str, space: str, source: str, grid: Grid, affine: np.ndarray
     ) -> Given:
         stored, own = read(path)
         if stored.ndim != 3:
             raise UserError(f'the {query.title} {path} has shape {stored.shape}; give one 3D volume.')
         data = np.nan_to_num(stored) if query.prepare is None else query.prepare(stored, Path(path).name)
-        there, back = self._transforms(query, space)
+        there, back = self._transforms(query, number, space)
         if query.interpolation == 'label':
             labels = np.rint(data).astype(np.int32)
             on_grid = resample_labels(labels, own, grid.shape, affine, there).astype(np.int32)
@@ -162,17 +166,17 @@ class Measure(SimpleInterface):
             on_grid = resample(data.astype(np.float32), own, grid.shape, affine, there)
         return Given(source, stored, data, own, on_grid, back)
 
-    def _transforms(self, query: Query, space: str) -> tuple[list, list]:
+    def _transforms(self, query: Query, number: int, space: str) -> tuple[list, list]:
         """Transforms of points of the maps to an extra image, and back."""
         if space == 'gre':
             return [], []
-        anat = self.inputs.gre_to_anat
+        anat = self.inputs.gre_to_anat[number]
         if space == 'anat':
             return load_chain([anat], [True]), load_xfm(anat)
         if space == 'flair':
             own = self.inputs.flair_to_anat
         else:
-            aligned = [one.name for one in self._application.own if self.inputs.extra.get(one.name)]
+            aligned = [one.name for one in self._application.own if self.inputs.extra[0].get(one.name)]
             own = self.inputs.own_to_anat[aligned.index(query.name)]
         return load_chain([anat, own], [True, False]), load_xfm(own, invert=True) + load_xfm(anat)
 

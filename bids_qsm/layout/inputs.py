@@ -5,6 +5,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from bids_qsm.applications import application, modules
 from bids_qsm.applications.contract import Application, Query
 from bids_qsm.derivatives.products import PRODUCTS, products_of
@@ -140,7 +142,7 @@ def _place_all(
     for path in paths:
         if session_of(path) not in (None, one.session):
             continue
-        problem = query.is_image and checks.image_problem(path)
+        problem = checks.image_problem(path) if query.is_image else _table_problem(path)
         if problem:
             raise UserError(f'the {query.title} {problem}')
         if not query.is_image or query.align == 'own':
@@ -162,6 +164,16 @@ def _place_all(
         if problem:
             raise UserError(f'the FLAIR image {problem}')
     return placed, notes
+
+
+def _table_problem(path: Path) -> str | None:
+    """Why a table cannot be read."""
+    try:
+        pd.read_csv(path, sep='\t')
+    except (OSError, ValueError) as error:  # what pandas raises for a table are kinds of ValueError
+        reason = str(error).strip().partition('\n')[0]
+        return f'{path.name} is no table of tab-separated values ({reason}); mend it.'
+    return None
 
 
 def choose_flair(one: Series, flairs: list[Path], drawn: list[Path], anatomy: 'Anatomy') -> Path | None:

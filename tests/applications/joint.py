@@ -3,14 +3,14 @@
 import numpy as np
 import pandas as pd
 
-from bids_qsm.applications.contract import Application, Column, Image, Table
+from bids_qsm.applications.contract import Application, Column, Image, Query, Table
 
 
-def measure(chi: list[np.ndarray], mask: list[np.ndarray], entities: list[dict]):
+def measure(chi: list[np.ndarray], mask: list[np.ndarray], entities: list[dict], flow: list[np.ndarray]):
     """Mean susceptibility over series on one grid (ppm), and a row a series."""
     rows = [
-        {'series': one.get('acq', 'n/a'), 'chi': image[inside].mean()}
-        for image, inside, one in zip(chi, mask, entities, strict=True)
+        {'series': one.get('acq', 'n/a'), 'chi': image[inside].mean(), 'flow': other[inside].mean()}
+        for image, inside, one, other in zip(chi, mask, entities, flow, strict=True)
     ]
     return np.mean(chi, axis=0), pd.DataFrame(rows)
 
@@ -20,8 +20,15 @@ APPLICATION = Application(
     title='Mean of the series',
     measure=measure,
     gives=('mean', 'table'),
+    extra=(Query('flow', 'flow map', ('cbf',), datatype='perf', align='own'),),
     images=(Image('mean', 'Chimap', 'Mean susceptibility of the series of a session', 'ppm'),),
-    table=Table(columns=(Column('series', 'Its acq-.'), Column('chi', 'Mean over the mask.', 'ppm'))),
+    table=Table(
+        columns=(
+            Column('series', 'Its acq-.'),
+            Column('chi', 'Mean over the mask.', 'ppm'),
+            Column('flow', 'Mean flow.'),
+        )
+    ),
     scope='subject',
     method='Series of a session were averaged.',
 )

@@ -95,7 +95,9 @@ def test_a_toy_goes_through_the_whole_job(job):
 
 def test_series_of_a_session_are_taken_together(job):
     table = pd.read_csv(job.out / 'sub-01' / 'anat' / 'sub-01_desc-joint_stats.tsv', sep='\t')
-    assert len(table) == 2
+    assert table['series'].tolist() == ['again', 'first']
+    # the flow map is the T1w, brought onto either grid
+    assert table['flow'].between(0.3, 1).all()
     assert (job.out / 'sub-01' / 'anat' / 'sub-01_desc-mean_Chimap.nii.gz').exists()
 
 
@@ -129,4 +131,9 @@ def test_what_lacks_its_input_is_left_out_and_said(job, capsys):
     (job.data / 'sub-01' / 'perf' / 'sub-01_cbf.nii.gz').write_bytes(b'nonsense')
     assert cli.main([*job.arguments('--toy'), '--dry-run']) == 1
     assert 'sub-01_cbf.nii.gz cannot be read' in capsys.readouterr().out
+    (job.data / 'sub-01' / 'perf' / 'sub-01_cbf.nii.gz').unlink()
+    (job.root / 'kept.nii.gz').rename(job.data / 'sub-01' / 'perf' / 'sub-01_cbf.nii.gz')
+    (job.data / 'sub-01' / 'perf' / 'sub-01_doses.tsv').write_bytes(b'dose\n1\t2\n1\t2\t3\n')
+    assert cli.main([*job.arguments('--toy'), '--dry-run']) == 1
+    assert 'sub-01_doses.tsv is no table' in capsys.readouterr().out
     assert application('toy').arguments['flow']

@@ -63,6 +63,7 @@ SERIES = [{'entities': {'sub': '01'}, 'echo_times': [0.01], 'field_strength': 3.
 
 def measure(name, files, tmp_path, **more):
     """Outputs of an application."""
+    more['extra'] = [more.get('extra', {})]
     node = Measure(application=modules()[name], series=SERIES, **files, **more)
     return node.run(cwd=str(tmp_path)).outputs
 

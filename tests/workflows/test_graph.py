@@ -258,7 +258,7 @@ def test_lesions_have_a_table(options, series, files):
         names = workflow.list_node_names()
         assert len([n for n in names if n.endswith('.align_flair_1')]) == (len(drawn) > 1)
         (node,) = [n for n in names if n.endswith('applications_wf.lesions')]
-        assert len(workflow.get_node(node).inputs.extra['lesions']) == len(drawn)
+        assert len(workflow.get_node(node).inputs.extra[0]['lesions']) == len(drawn)
         (save,) = [n for n in names if n.endswith('.save_lesions')]
         assert workflow.get_node(save).inputs.paths['lesions_table'].endswith('_label-lesion_stats.tsv')
 
