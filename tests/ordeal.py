@@ -25,7 +25,7 @@ from bids_qsm.interfaces.phase import ConditionPhase
 _BUILT = set()
 SECONDS = 20
 """Of CPU time after which a case hangs; ten times as long where it only waits."""
-_CACHES = r'\.(nbc|nbi|pyc)[^/]*$|^/dev/null$|/:memory:$'
+_CACHES = r'/__pycache__$|\.(nbc|nbi|pyc)[^/]*$|^/dev/null$|/:memory:$'
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _CHANGES = ('os.mkdir', 'os.rename', 'os.remove', 'os.rmdir', 'os.link', 'os.symlink', 'os.truncate')
 _CHANGES += ('os.chmod', 'os.utime', 'os.chown', 'sqlite3.connect')
