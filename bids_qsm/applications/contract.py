@@ -38,7 +38,6 @@ KNOWN = {
 }
 """Arguments that `measure` may name beside its extra inputs, and what each holds."""
 
-
 _MEMORY = Need(0.1, volume=10, anat=10)
 
 

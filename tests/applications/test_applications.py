@@ -46,6 +46,18 @@ def test_a_wrong_declaration_is_refused():
             Application('wrong', 'Wrong', **wrong)
 
 
+def test_a_package_of_its_own_joins_by_an_entry_point(tmp_path, monkeypatch):
+    folder = tmp_path / 'guests-1.0.dist-info'
+    folder.mkdir()
+    (folder / 'METADATA').write_text('Metadata-Version: 2.1\nName: guests\nVersion: 1.0\n')
+    (folder / 'entry_points.txt').write_text(
+        '[bids_qsm.applications]\nguest = tests.applications.toy:APPLICATION\n'
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert modules.__wrapped__()['guest'] == 'tests.applications.toy'
+    assert 'candidates' in modules.__wrapped__()
+
+
 @pytest.fixture(scope='module')
 def job(tmp_path_factory):
     """A small job with a flow map that lies 6 mm off, and two series, after a run of both toys."""
