@@ -128,7 +128,10 @@ def disk_full(job, order, *, which):
             shutil.rmtree(job.out / 'sub-01', ignore_errors=True)
             process = job.start()
             wait_for(process, job.nodes / step, moment)
+            # held meanwhile, as the last steps take less time than filling
+            os.killpg(process.pid, signal.SIGSTOP)
             fill(folder)
+            os.killpg(process.pid, signal.SIGCONT)
             said = process.communicate(timeout=SECONDS)[0]
             (folder / 'filler').unlink()
             message = clear_failure(process.returncode, said, 'No space left')
