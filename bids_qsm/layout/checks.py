@@ -113,6 +113,11 @@ def same_grid(path: Path, other: Path) -> bool:
     return grid_problem(path, other) is None
 
 
+def lies_on(path: Path, image: Path) -> bool:
+    """Whether a file lies on the grid of an image, where both can be used."""
+    return image_problem(path) is None and image_problem(image) is None and same_grid(path, image)
+
+
 def same_affine(first: np.ndarray, second: np.ndarray) -> bool:
     """Whether two affines agree to a hundredth of a voxel."""
     tolerance = 0.01 * np.sqrt((first[:3, :3] ** 2).sum(0)).min()

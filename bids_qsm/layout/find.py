@@ -87,7 +87,7 @@ def find_series(options: 'Options', own: tuple[str, ...] | None = None) -> Plan:
         series = [one for one in series if len(one.echo_times) > 1]
         reason = f'--inversion {options.inversion.name} needs R2*, and so two echoes or more; choose another.'
         rejected += [Rejected(one.name, f'{one.files[0].name}: {reason}', True) for one in single]
-    series, rejected = with_maps(series, rejected, subjects, options)
+    series, rejected = with_maps(series, rejected, subjects, options, index)
     series, failed = _with_ancillary(series, images, options, index)
     rejected += failed
     if not series and not rejected and not is_part:

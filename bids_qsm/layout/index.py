@@ -256,17 +256,27 @@ class Index:
             or (suffix in (None, *suffixes) and (not sessions or session in sessions))
         ]
 
-    def metadata(self, path: Path) -> dict:
-        """What the sidecars of an image say by the inheritance principle; those that cannot be read are left
-        to ``bad_sidecars`` (path -> what is wrong).
+    def metadata(self, path: Path, root: Path | None = None) -> dict:
+        """What the `sidecars` of an image say; ``bad_sidecars`` (path -> what is wrong) has those that cannot
+        be read.
         """
         content = {}
-        own, suffix = entity_set(path), suffix_of(path)
-        for folder in reversed(path.parents[: len(path.relative_to(self.root).parts)]):
-            for sidecar, entities in self._sidecars_of(folder)[suffix]:
-                if entities <= own:
-                    content |= self._read(sidecar)
+        for sidecar in self.sidecars(path, root):
+            content |= self._read(sidecar)
         return content
+
+    def sidecars(self, path: Path, root: Path | None = None) -> list[Path]:
+        """Sidecars of an image by the inheritance principle, the nearest last; ``root`` is its dataset, where
+        it is another one.
+        """
+        own, suffix = entity_set(path), suffix_of(path)
+        folders = reversed(path.parents[: len(path.relative_to(root or self.root).parts)])
+        return [
+            sidecar
+            for folder in folders
+            for sidecar, entities in self._sidecars_of(folder)[suffix]
+            if entities <= own
+        ]
 
     def _sidecars_of(self, folder: Path) -> dict:
         """Sidecars of a folder by suffix, those of fewer entities first: (path, entities)."""

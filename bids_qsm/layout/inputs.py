@@ -232,7 +232,7 @@ def _place(
         # a mask that names no session is of the one in use
         if session in (None, in_use):
             return where, None
-        alike = any(_lies_on(path, image) for image in images)
+        alike = any(checks.lies_on(path, image) for image in images)
         if alike and not is_of_other_scan(path, in_use, scanned[space]):
             return where, None
         why = 'and the head lies elsewhere in it' if alike else 'on another grid'
@@ -243,11 +243,11 @@ def _place(
     if space not in OWN_SPACES:
         return None, f'is in the space {space} and is not used.'
     of_other = is_of_other(path, one)
-    if _lies_on(path, one.files[0]):
+    if checks.lies_on(path, one.files[0]):
         return (None if of_other else 'gre'), None
     note = None
     for kind, (where, images, in_use) in named.items():
-        if space not in (None, 'orig') or not any(_lies_on(path, image) for image in images):
+        if space not in (None, 'orig') or not any(checks.lies_on(path, image) for image in images):
             continue
         if not is_of_other_scan(path, in_use, scanned[kind]):
             return where, None
@@ -258,16 +258,12 @@ def _place(
             )
     if note:
         return None, note
-    if of_other and any(_lies_on(path, other.files[0]) for other in series):
+    if of_other and any(checks.lies_on(path, other.files[0]) for other in series):
         return None, None
     return None, (
         'lies neither on the grid of the series nor on that of the T1w or FLAIR image and is not used; if it '
         'was drawn on one of these, name it space-T1w or space-FLAIR.'
     )
-
-
-def _lies_on(path: Path, image: Path) -> bool:
-    return checks.image_problem(image) is None and checks.same_grid(path, image)
 
 
 def is_of_other_scan(path: Path, in_use: str | None, sessions: Container[str | None]) -> bool:

@@ -1,6 +1,5 @@
 """Maps of other tools that a series may start from: susceptibility, local or total field, R2*."""
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -10,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bids_qsm.entities import ENTITIES, OF_SERIES, entity_set, in_order, join_entities, suffix_of
-from bids_qsm.errors import plain
+from bids_qsm.entities import ENTITIES, OF_SERIES, in_order, join_entities
+from bids_qsm.errors import UserError, plain
 from bids_qsm.layout import checks
+from bids_qsm.layout.index import Index
 from bids_qsm.layout.series import GivenMap, Rejected, Series
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion import INVERSION
@@ -91,7 +91,11 @@ class _Problem(Exception):
 
 
 def with_maps(
-    series: list[Series], rejected: list[Rejected], subjects: tuple[str, ...], options: 'Options'
+    series: list[Series],
+    rejected: list[Rejected],
+    subjects: tuple[str, ...],
+    options: 'Options',
+    index: Index,
 ) -> tuple[list[Series], list[Rejected]]:
     """``series`` and ``rejected``, and with them what starts from maps of other tools.
 
@@ -119,7 +123,7 @@ def with_maps(
             if not any(f.port == start for f in group):
                 continue
             magnitudes = _magnitudes(key, group, files)
-            found = _read(start, key, group, magnitudes, files, options)
+            found = _read(start, key, group, magnitudes, files, options, index)
             replaced = {found.name, *(join_entities(f.key) for f in magnitudes)}
             replaced |= {one.name for one in with_phase}
             series = [one for one in series if one.name not in replaced]
@@ -169,12 +173,10 @@ def _fits(key: tuple[tuple[str, str], ...], other: tuple[tuple[str, str], ...]) 
 
 def _magnitudes(key: tuple[tuple[str, str], ...], group: list[_File], files: list[_File]) -> list[_File]:
     """Magnitudes of all echoes on the grid of the maps, of the acquisition that is most like theirs."""
-    if checks.image_problem(group[0].path):
-        return []
     groups = defaultdict(list)
     for one in files:
         is_magnitude = one.kind in MAGNITUDES and one.get('part') in ('', 'mag') and not one.get('desc')
-        if is_magnitude and _fits(key, one.key) and _lies_on(one.path, group[0].path):
+        if is_magnitude and _fits(key, one.key) and checks.lies_on(one.path, group[0].path):
             groups[len({*key} ^ {*one.key}), one.key, one.kind, one.root].append(one)
     return sorted(groups[min(groups)], key=lambda one: one.get('echo').zfill(9)) if groups else []
 
@@ -186,13 +188,14 @@ def _read(
     magnitudes: list[_File],
     files: list[_File],
     options: 'Options',
+    index: Index,
 ) -> Series | Rejected:
     """The series that starts from the map ``start`` of ``group``, or what is wrong with its files."""
     name = join_entities(key)
     try:
         chosen = {port: _only(port, group) for port in (start, 'r2star') if port in {f.port for f in group}}
         main = chosen[start]
-        times = _echo_times(magnitudes) if start == 'field' and 'r2star' not in chosen else ()
+        times = _echo_times(magnitudes, index) if start == 'field' and 'r2star' not in chosen else ()
         has = {'r2star': 'r2star' in chosen or bool(times), 'magnitude': bool(magnitudes)}
         _require_inversion(start, has, main.path.name, options)
         notes, given, strength = [], [], None
@@ -200,7 +203,7 @@ def _read(
             problem = checks.image_problem(one.path) or checks.grid_problem(one.path, main.path)
             if problem:
                 raise _Problem(problem)
-            metadata = _metadata(one)
+            metadata = _metadata(one, index)
             factor, note = _factor(port, one.path, metadata)
             strength = strength or checks.field_strength(one.path.name, metadata)[0]
             share, ml = _check_values(port, one.path, factor, metadata.get('Units'))
@@ -212,7 +215,9 @@ def _read(
     except _Problem as problem:
         return Rejected(name, str(problem), True)
     masks = [f for f in files if f.kind in MASKS and f.is_own and f.get('desc') in ('', 'brain')]
-    masks = [f for f in masks if f.root == main.root and _fits(key, f.key) and _lies_on(f.path, main.path)]
+    masks = [
+        f for f in masks if f.root == main.root and _fits(key, f.key) and checks.lies_on(f.path, main.path)
+    ]
     if masks:
         mask = min(masks, key=lambda f: MASKS.index(f.kind))
         given.append(GivenMap('mask', mask.path))
@@ -263,9 +268,9 @@ def _only(port: str, group: list[_File]) -> _File:
     return bare[0]
 
 
-def _echo_times(magnitudes: list[_File]) -> tuple[float, ...]:
+def _echo_times(magnitudes: list[_File], index: Index) -> tuple[float, ...]:
     """Echo times (s) by which R2* can be fitted to the magnitudes; none where sidecars lack them."""
-    times = [checks.value_of(_metadata(one).get('EchoTime'), float) for one in magnitudes]
+    times = [checks.value_of(_metadata(one, index).get('EchoTime'), float) for one in magnitudes]
     if len(times) < 2 or None in times or checks.echo_time_problem([''] * len(times), times):
         return ()
     return tuple(times) if times == sorted(times) else ()
@@ -286,18 +291,15 @@ def _require_inversion(start: str, has: dict[str, bool], name: str, options: 'Op
             raise _Problem(f'--inversion {options.inversion.name} needs {what}; add it to {name}.')
 
 
-def _metadata(one: _File) -> dict:
-    """What the sidecars of a map say by the inheritance principle."""
-    content, own, suffix = {}, entity_set(one.path), suffix_of(one.path)
-    inside = one.path.relative_to(one.root).parts[:-1]
-    for depth in range(len(inside) + 1):
-        found = [p for p in one.root.joinpath(*inside[:depth]).glob('*.json') if p.name[0] != '.']
-        for sidecar in sorted(found, key=lambda p: (len(entity_set(p)), p.name)):
-            if suffix_of(sidecar) == suffix and entity_set(sidecar) <= own:
-                problem = checks.json_problem(sidecar)
-                if problem:
-                    raise _Problem(problem)
-                content |= json.loads(sidecar.read_text(encoding='utf-8-sig'))
+def _metadata(one: _File, index: Index) -> dict:
+    """What the sidecars of a map say; _Problem where one of them cannot be read."""
+    try:
+        content = index.metadata(one.path, one.root)
+        unreadable = [path for path in index.sidecars(one.path, one.root) if path in index.bad_sidecars]
+    except UserError as error:
+        raise _Problem(str(error)) from None
+    if unreadable:
+        raise _Problem(index.bad_sidecars[unreadable[0]])
     return content
 
 
@@ -356,10 +358,6 @@ def _check_values(port: str, path: Path, factor: float, units: str | None) -> tu
         )
     volume = abs(float(np.linalg.det(image.affine[:3, :3]))) / 1000
     return float(inside.mean()), float(inside.sum()) * volume
-
-
-def _lies_on(path: Path, other: Path) -> bool:
-    return checks.image_problem(path) is None and checks.same_grid(path, other)
 
 
 def _has_t1w(files: list[_File], options: 'Options') -> bool:
