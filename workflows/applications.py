@@ -83,7 +83,8 @@ def alignment_ports(series: 'Series') -> dict[str, Path]:
 def label_inputs_of(series: 'Series') -> list[str]:
     """Ports of the participant's segmentations that applications need."""
     runs = [run for run in runs_of(series) if run.labels]
-    return [f'{port}_{run.labels}' for run in runs for port in _LABELS if port in files_of(run.app)]
+    needed = (f'{port}_{run.labels}' for run in runs for port in _LABELS if port in files_of(run.app))
+    return list(dict.fromkeys(needed))
 
 
 def application_inputs(series: 'Series') -> list[str]:
@@ -109,9 +110,10 @@ def init_applications_wf(
     """
     workflow = pe.Workflow(name=name)
     runs = list(runs_of(series))
-    of_labels = list(dict.fromkeys(label_inputs_of(series)))
+    of_labels = label_inputs_of(series)
     inputnode = pe.inputnode(*ports, *of_labels)
     outputnode = pe.outputnode(*(port for run in runs for port in run.outputs.values()))
+    alignments = {port: (inputnode, port) for port in alignment_ports(series)}
     for port, of_atlas in ATLAS.items():
         if port in ports:
             setattr(inputnode.inputs, port, str(getattr(atlas, of_atlas)))
@@ -121,7 +123,9 @@ def init_applications_wf(
             source = f'{port}_{run.labels}' if run.labels and port in _LABELS else port
             if source in (*ports, *of_labels):
                 workflow.link(inputnode, node, **{port: source})
-        _link_extra(workflow, inputnode, node, run)
+        if any(one.space in ('anat', 'flair', 'own') for one in run.use.inputs):
+            workflow.link(inputnode, node, 'gre_to_anat')
+        link_alignments(workflow, node, run, alignments)
         workflow.link(node, outputnode, **{outside: port for port, outside in run.outputs.items()})
     workflow.__desc__ = ' '.join(dict.fromkeys(run.app.method for run in runs if run.app.method))
     return workflow
@@ -168,24 +172,23 @@ def _extra(use: 'Use') -> dict[str, list[tuple[str, str, str]]]:
     return found
 
 
-def own_queries(run: Run) -> list[str]:
-    """Extra images of an application that are there and aligned by themselves, in the order of its node."""
+def link_alignments(
+    workflow: pe.Workflow, node: pe.Node, run: Run, sources: 'dict[str, tuple[pe.Node, str]]'
+):
+    """Link the transforms of extra images to the node of an application.
+
+    ``sources`` maps each port of `alignment_ports` to the node that has it, and its port there.
+    """
+    if any(one.space == 'flair' for one in run.use.inputs):
+        step, port = sources['flair_to_anat']
+        workflow.link(step, node, flair_to_anat=port)
     there = {one.query for one in run.use.inputs}
-    return [query.name for query in run.app.own if query.name in there]
-
-
-def _link_extra(workflow: pe.Workflow, inputnode: pe.Node, node: pe.Node, run: Run):
-    spaces = {one.space for one in run.use.inputs}
-    if spaces & {'anat', 'flair', 'own'}:
-        workflow.link(inputnode, node, 'gre_to_anat')
-    if 'flair' in spaces:
-        workflow.link(inputnode, node, 'flair_to_anat')
-    own = own_queries(run)
+    own = [query.name for query in run.app.own if query.name in there]  # in the order of the node
     if own:
-        merge = pe.Node(Merge(len(own)), name=f'{run.name}_alignments')
-        workflow.link(
-            inputnode, merge, **{f'in{i}': own_port(run.use.name, one) for i, one in enumerate(own, start=1)}
-        )
+        merge = pe.Node(Merge(len(own)), name=f'{node.name}_alignments')
+        for i, query in enumerate(own, start=1):
+            step, port = sources[own_port(run.use.name, query)]
+            workflow.link(step, merge, **{f'in{i}': port})
         workflow.link(merge, node, own_to_anat='out')
 
 

@@ -17,8 +17,7 @@ from bids_qsm.workflows.applications import (
     alignment_ports,
     application_node,
     files_of,
-    own_port,
-    own_queries,
+    link_alignments,
     runs_of,
 )
 from bids_qsm.workflows.labels import is_refined, label_inputs
@@ -244,14 +243,8 @@ def _add_joint_applications(
                     workflow.link(series_wf, merge, **{f'in{i}': port})
                 workflow.link(merge, node, **{port: 'out'})
         images = alignment_ports(series_list[0])
-        if any(one.space == 'flair' for one in run.use.inputs):
-            workflow.link(alignments[images['flair_to_anat']], node, flair_to_anat='xfm')
-        own = own_queries(run)
-        if own:
-            merge = pe.Node(Merge(len(own)), name=f'{node.name}_alignments')
-            for i, query in enumerate(own, start=1):
-                workflow.link(alignments[images[own_port(name, query)]], merge, **{f'in{i}': 'xfm'})
-            workflow.link(merge, node, own_to_anat='out')
+        sources = {port: (alignments[image], 'xfm') for port, image in images.items()}
+        link_alignments(workflow, node, run, sources)
         save = application_save(run, series_list, options, atlas)
         save.name = f'save_{node.name}'
         workflow.link(node, save, **{outside: port for port, outside in run.outputs.items()})

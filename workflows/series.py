@@ -134,7 +134,7 @@ def init_series_wf(
     align_wf = init_align_wf(is_anatomy=is_anatomy, sizes=sizes, moving=moving)
     recon_wf = init_series_recon_wf(series, options, omp_nthreads)
     asked = application_inputs(series)
-    of_labels = list(dict.fromkeys(label_inputs_of(series)))
+    of_labels = label_inputs_of(series)
     placed = [port for port in ('white_matter', 'to_template') if port in (*asked, *gathered)]
     labels_wf = init_labels_wf(
         series=series,
