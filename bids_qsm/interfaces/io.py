@@ -1,10 +1,12 @@
-"""Loading and saving NIfTI files; the only place where arrays of the graph meet files."""
+"""Loading and saving files; the only place where arrays and tables of the graph meet them."""
 
 import gzip
+import json
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 
 from bids_qsm.errors import UserError
 from bids_qsm.recon.grid import Grid
@@ -114,3 +116,25 @@ def save(
     path = Path(cwd) / name
     image.to_filename(path)
     return str(path)
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """Table of a TSV file; 'n/a' stays a text."""
+    return pd.read_csv(path, sep='\t', keep_default_na=False)
+
+
+def write_table(table: pd.DataFrame, path: Path) -> Path:
+    """Write a TSV file, with 'n/a' for what is missing; return its path."""
+    table.to_csv(path, sep='\t', index=False, na_rep='n/a')
+    return path
+
+
+def read_record(path: str | Path) -> dict:
+    """Content of a JSON file."""
+    return json.loads(Path(path).read_text())
+
+
+def write_record(content: dict, path: Path) -> Path:
+    """Write a JSON file; return its path."""
+    path.write_text(json.dumps(content, indent=2) + '\n')
+    return path

@@ -1,6 +1,5 @@
 """The interface that runs an application: load what it names, call it, save what it gives."""
 
-import json
 from importlib import import_module
 from pathlib import Path
 
@@ -23,7 +22,17 @@ from bids_qsm.anatomy.transform import resample, resample_labels
 from bids_qsm.applications.contract import MAPS, Application, Figure, Given, Query
 from bids_qsm.derivatives.products import PRODUCTS
 from bids_qsm.errors import UserError
-from bids_qsm.interfaces.io import load, load_labels, load_mask, read, save_like
+from bids_qsm.interfaces.io import (
+    load,
+    load_labels,
+    load_mask,
+    read,
+    read_record,
+    read_table,
+    save_like,
+    write_record,
+    write_table,
+)
 from bids_qsm.interfaces.xfm import load_chain, load_xfm
 from bids_qsm.plotting.maps import Look, plot_map, plot_outlines
 from bids_qsm.recon.grid import Grid
@@ -182,11 +191,9 @@ class Measure(SimpleInterface):
 
     def _write_table(self, one: Application, table: pd.DataFrame, cwd: Path):
         described = one.dictionary(self.inputs.series[0].get('atlas', ''))
-        table.to_csv(cwd / 'table.tsv', sep='\t', index=False, na_rep='n/a')
         text = {column: described[column] for column in table if column in described}
-        (cwd / 'dictionary.json').write_text(json.dumps(text, indent=2) + '\n')
-        self._results['table'] = str(cwd / 'table.tsv')
-        self._results['dictionary'] = str(cwd / 'dictionary.json')
+        self._results['table'] = str(write_table(table, cwd / 'table.tsv'))
+        self._results['dictionary'] = str(write_record(text, cwd / 'dictionary.json'))
 
     def _picture(self, one: Application, figure: Figure, found: dict[str, np.ndarray]) -> bytes:
         """A figure of an image of the application, as PNG."""
@@ -221,8 +228,8 @@ _LOAD = {
     'mask': lambda path, _: load_mask(path),
     'dseg': load_labels,
     'white_matter': lambda path, grid: load_labels(path, grid) > 0,
-    'labels': lambda path, _: pd.read_csv(path, sep='\t', keep_default_na=False),
-    'reference': lambda path, _: json.loads(Path(path).read_text())['ReferenceRegion'],
+    'labels': lambda path, _: read_table(path),
+    'reference': lambda path, _: read_record(path)['ReferenceRegion'],
 }
 
 

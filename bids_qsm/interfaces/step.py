@@ -1,6 +1,5 @@
 """Base of the interfaces: a step declares its ports; they are loaded, computed with, and saved."""
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,17 @@ from nipype.interfaces.base.support import Bunch
 
 from bids_qsm.anatomy.transform import Displacement
 from bids_qsm.errors import UserError
-from bids_qsm.interfaces.io import load_float, load_head, load_volume, read_mask, save_like
+from bids_qsm.interfaces.io import (
+    load_float,
+    load_head,
+    load_volume,
+    read_mask,
+    read_record,
+    read_table,
+    save_like,
+    write_record,
+    write_table,
+)
 from bids_qsm.interfaces.xfm import load_xfm, save_xfm
 from bids_qsm.recon.grid import Grid
 
@@ -160,12 +169,12 @@ def transform(desc: str, *, optional: bool = False):
 
 def table(desc: str, *, optional: bool = False):
     """TSV file: a DataFrame."""
-    return _file(desc, optional, load=partial(pd.read_csv, sep='\t', keep_default_na=False), save=_save_table)
+    return _file(desc, optional, load=read_table, save=_save_table)
 
 
 def record(desc: str, *, optional: bool = False):
     """JSON file: a dict."""
-    return _file(desc, optional, load=_load_record, save=_save_record)
+    return _file(desc, optional, load=read_record, save=_save_record)
 
 
 def path(desc: str, *, optional: bool = False):
@@ -187,10 +196,6 @@ def _load_brain(path: str):
     return data > 0.5, affine
 
 
-def _load_record(path: str):
-    return json.loads(Path(path).read_text())
-
-
 def _save_image(extension: str, value: np.ndarray, like: str, folder: Path, name: str):
     return save_like(value, like, folder, f'{name}{extension}')
 
@@ -200,10 +205,8 @@ def _save_xfm(value: np.ndarray | Displacement, _: str, folder: Path, name: str)
 
 
 def _save_table(value: pd.DataFrame, _: str, folder: Path, name: str):
-    value.to_csv(folder / f'{name}.tsv', sep='\t', index=False, na_rep='n/a')
-    return folder / f'{name}.tsv'
+    return write_table(value, folder / f'{name}.tsv')
 
 
 def _save_record(value: dict, _: str, folder: Path, name: str):
-    (folder / f'{name}.json').write_text(json.dumps(value, indent=2) + '\n')
-    return folder / f'{name}.json'
+    return write_record(value, folder / f'{name}.json')
