@@ -7,26 +7,23 @@ for each kind of file, then the files that differ or lack; exits with 1 where a 
 """
 
 import argparse
-import filecmp
 import sys
 from collections import Counter
 from pathlib import Path
 
-LEFT_OUT = ('logs', 'work', 'slurm')
+import disturb
 
 
 def files_of(root: Path) -> set[Path]:
-    """Files of an output dataset that equal runs have in common, relative to it."""
-    found = (path.relative_to(root) for path in root.rglob('*') if path.is_file())
-    return {path for path in found if path.parts[0] not in LEFT_OUT and path.suffix != '.html'}
+    """Files of an output dataset that runs in other folders have in common, relative to it."""
+    return {path for path in disturb.results(root) if path.parts[0] != 'slurm' and path.suffix != '.html'}
 
 
 def differences(one: Path, other: Path) -> tuple[list[Path], list[Path]]:
     """(files in both that are equal, files that differ or are in one alone)."""
-    files = files_of(one), files_of(other)
-    both = files[0] & files[1]
-    unequal = {path for path in both if not filecmp.cmp(one / path, other / path, shallow=False)}
-    return sorted(both - unequal), sorted(unequal | files[0] ^ files[1])
+    everything = files_of(one) | files_of(other)
+    unequal = everything & set(map(Path, disturb.differences(one, other)))
+    return sorted(everything - unequal), sorted(unequal)
 
 
 def kind_of(path: Path) -> str:

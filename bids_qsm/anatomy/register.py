@@ -207,10 +207,10 @@ def dipy(
     static = np.asarray(template * template_mask, np.float32)
 
     fixed, grid = coarsen(static, template_affine, whole_mm)
-    moving = _pull(brain, image_affine, fixed.shape, grid, [init], whole_mm)
     if not same_contrast:
         warp = _by_information(image, image_affine, template, template_affine, template_mask, init)
         return _both_ways([warp], fixed.shape, grid, init, image.shape, image_affine, whole_mm)
+    moving = _pull(brain, image_affine, fixed.shape, grid, [init], whole_mm)
     forward, backward = syn(fixed, moving, grid, iterations=whole_iterations)
 
     shape, box_grid = grid_of_box(box, box_mm)
@@ -266,10 +266,10 @@ def greedy(
         init = _affine(image, image_affine, mask, template, template_affine, template_mask)
     brain = np.asarray(image * mask, np.float32)
     fixed, grid = coarsen(template * template_mask, template_affine, spacing_mm)
-    moving = _pull(brain, image_affine, fixed.shape, grid, [init], spacing_mm)
     if not same_contrast:
         warp = _by_information(image, image_affine, template, template_affine, template_mask, init)
         return _both_ways([warp], fixed.shape, grid, init, image.shape, image_affine, spacing_mm)
+    moving = _pull(brain, image_affine, fixed.shape, grid, [init], spacing_mm)
 
     def itk(array: Array):
         # without origin and direction, so that vectors are in mm along the voxel axes

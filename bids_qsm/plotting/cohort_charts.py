@@ -130,10 +130,8 @@ def plot_scatter(
     -------
     SVG file.
     """
-    colours = group_colours(points['group'], groups)
-    regions = list(dict.fromkeys(points['region']))
-    figure, axes = _panels(len(regions), colours)
-    for ax, region in zip(axes, regions, strict=True):
+    figure, panels, colours = _panels(points, groups)
+    for region, ax in panels.items():
         line = lines.loc[lines['region'] == region, ['x', 'fit', 'low', 'high']].astype(float)
         ax.fill_between(line['x'], line['low'], line['high'], color='#000000', alpha=0.12, linewidth=0)
         ax.plot(line['x'], line['fit'], color=_INK, linewidth=1.4)
@@ -171,10 +169,8 @@ def plot_changes(
     -------
     SVG file.
     """
-    colours = group_colours(visits['group'], groups)
-    regions = list(dict.fromkeys(visits['region']))
-    figure, axes = _panels(len(regions), colours)
-    for ax, region in zip(axes, regions, strict=True):
+    figure, panels, colours = _panels(visits, groups)
+    for region, ax in panels.items():
         here = visits[visits['region'] == region].sort_values('x', kind='stable')
         many = here['line'].nunique() > 60
         look = {'linewidth': 0.6 if many else 1.2, 'alpha': 0.35 if many else 0.85, 'rasterized': many}
@@ -207,10 +203,8 @@ def plot_normative(scores: pd.DataFrame, *, xlabel: str, ylabel: str, groups: It
     -------
     SVG file.
     """
-    colours = group_colours(scores['group'], groups)
-    regions = list(dict.fromkeys(scores['region']))
-    figure, axes = _panels(len(regions), colours)
-    for ax, region in zip(axes, regions, strict=True):
+    figure, panels, colours = _panels(scores, groups)
+    for region, ax in panels.items():
         here = scores[scores['region'] == region]
         # the expected value of a control comes from the other controls, so their curve is ragged
         others = here[~here['is_control'].astype(bool)]
@@ -357,18 +351,23 @@ def _broken(rows: pd.DataFrame) -> Iterator[np.ndarray]:
     return (np.insert(rows[c].to_numpy(float), last, np.nan) for c in ('x', 'y'))
 
 
-def _panels(n: int, colours: dict[str, str]) -> tuple[Figure, np.ndarray]:
-    """A figure of ``n`` panels with a legend of the groups above, and the axes of the panels."""
-    rows = max(math.ceil(n / _PANELS_A_ROW), 1)
-    figure = Figure(figsize=(11, 0.6 + 2.9 * rows), layout='constrained')
-    axes = figure.subplots(rows, _PANELS_A_ROW, squeeze=False).ravel()
-    for ax in axes[n:]:
+def _panels(rows: pd.DataFrame, groups: Iterable[str]) -> tuple[Figure, dict[str, Axes], dict[str, str]]:
+    """A figure with a panel for each region of ``rows`` and a legend of the groups above.
+
+    Returns it, region -> axes, and group -> colour.
+    """
+    colours = group_colours(rows['group'], groups)
+    regions = list(dict.fromkeys(rows['region']))
+    height = max(math.ceil(len(regions) / _PANELS_A_ROW), 1)
+    figure = Figure(figsize=(11, 0.6 + 2.9 * height), layout='constrained')
+    axes = figure.subplots(height, _PANELS_A_ROW, squeeze=False).ravel()
+    for ax in axes[len(regions) :]:
         ax.set_visible(False)
     if set(colours) - {'n/a', 'all'}:
         for name, colour in colours.items():
             axes[0].plot([], [], 'o', color=colour, label=name)
         figure.legend(frameon=False, fontsize=9, loc='outside upper right', ncols=min(len(colours), 5))
-    return figure, axes[:n]
+    return figure, dict(zip(regions, axes, strict=False)), colours
 
 
 def _dots(ax: Axes, rows: pd.DataFrame, colours: dict[str, str]) -> None:

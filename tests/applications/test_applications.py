@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import sys
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -16,8 +14,6 @@ from bids_qsm.applications.contract import Application, Image, Query
 from bids_qsm.derivatives.files import output_path
 from bids_qsm.reports.citations import cite
 from bids_qsm.workflows.outputs import application_names
-
-BENCHMARKS = Path(__file__).parents[2] / 'benchmarks'
 
 
 @pytest.mark.parametrize('app', applications(), ids=lambda app: app.name)
@@ -59,13 +55,9 @@ def test_a_package_of_its_own_joins_by_an_entry_point(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope='module')
-def job(tmp_path_factory):
+def job(reproducible, tmp_path_factory):
     """A small job with a flow map that lies 6 mm off, and two series, after a run of both toys."""
-    sys.path.insert(0, str(BENCHMARKS))
-    import disturb
-
-    sys.path.remove(str(BENCHMARKS))
-    job = disturb.make_job(tmp_path_factory.mktemp('toy'))
+    job = reproducible.disturb.make_job(tmp_path_factory.mktemp('toy'))
     t1w = nib.load(job.anat / 'sub-01_T1w.nii.gz')
     flow, moved = np.asarray(t1w.dataobj, np.float32), t1w.affine.copy()
     moved[0, 3] += 6
