@@ -11,7 +11,7 @@ from bids_qsm.cohort import tables as cohort
 from bids_qsm.derivatives.products import SYMBOLS
 from bids_qsm.entities import entities_of
 from bids_qsm.errors import UserError
-from bids_qsm.plotting.region_charts import COHORT_REGIONS, plot_distributions
+from bids_qsm.plotting.region_charts import COHORT_REGIONS, only, plot_distributions
 from bids_qsm.reports.blocks import cell, charted, figure, grid, in_order, section
 from bids_qsm.reports.cohort_sections import (
     application_section,
@@ -165,7 +165,7 @@ def _distributions(long: pd.DataFrame, group: str | None, statistic: str):
             caption = _DISTRIBUTION.format(statistic=f'the {statistic}') + cut
             blocks.append(figure(key, title, svg, caption))
             table = cohort.summary(rows.assign(mean=rows[statistic]), regions, map_name=name)
-            frame = _summary(table, 3 if name == 'chi' else 1)
+            frame = _summary(table, 3 if only(rows, 'units') == 'ppm' else 1)
             blocks.append(grid('', frame, folded=len(frame) > _FOLD))
     return blocks
 
