@@ -21,9 +21,9 @@ _NONE = ('__init__', 'contract')
 @cache
 def modules() -> dict[str, str]:
     """Name of each application -> its module; nothing is imported, as the command line reads it."""
-    own = sorted(path.stem for path in Path(__file__).parent.glob('*.py') if path.stem not in _NONE)
+    own = {path.stem for path in Path(__file__).parent.glob('*.py')} - {*_NONE}
     others = {entry.name: entry.module for entry in entry_points(group='bids_qsm.applications')}
-    return {**others, **{name: f'{__name__}.{name}' for name in own}}
+    return dict(sorted({**others, **{name: f'{__name__}.{name}' for name in own}}.items()))
 
 
 @cache

@@ -7,7 +7,7 @@ the files, reports and the group level show them.
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -215,6 +215,12 @@ class Application:
         if self.table is None or self.table.entities is None:
             return {'desc': self.name}
         return dict(self.table.entities)
+
+    def wrote(self, entities: Mapping[str, str]) -> bool:
+        """Whether the table of these entities is one of this application."""
+        own = {key: entities[key] for key in ('desc', 'label') if key in entities}
+        is_own = self.table is not None and own == self.table_entities
+        return is_own and ('seg' in entities) == (self.scope == 'labels')
 
     def dictionary(self, atlas: str = '') -> dict:
         """BIDS data dictionary of the table."""

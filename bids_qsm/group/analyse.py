@@ -15,7 +15,7 @@ from bids_qsm.applications import applications
 from bids_qsm.cohort import tables as cohort
 from bids_qsm.derivatives.files import write_json
 from bids_qsm.errors import UserError
-from bids_qsm.group.collect import collect_application, collect_tables, save_table
+from bids_qsm.group.collect import collect_application, collect_tables, read_tables, save_table
 from bids_qsm.reports.cohort import RECORD, build_cohort_report
 
 if TYPE_CHECKING:
@@ -46,11 +46,11 @@ def run_group(options: 'Options') -> int:
         raise UserError(
             '--voxelwise tests a model in each voxel; give it by --model, as "chi ~ group + age".'
         )
-    chosen = {'subjects': options.participant_label, 'sessions': options.session_label}
-    long, said = collect_tables(out, options.bids_dir, **chosen)
+    tables = read_tables(out, subjects=options.participant_label, sessions=options.session_label)
+    long, said = collect_tables(tables, out, options.bids_dir)
     notes = defaultdict(list, said)
     events = [app for app in applications() if app.table and app.cohort != 'tidy']
-    found = {app.name: collect_application(app, out, notes, **chosen) for app in events}
+    found = {app.name: collect_application(app, tables[app.name], notes) for app in events}
     asked = {name: getattr(options, name) for name in _ASKED} | _named_columns(options, long)
     asked['controls'] = options.controls or find_controls(long)
     found |= analyse(long, asked, notes)

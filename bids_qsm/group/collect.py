@@ -16,23 +16,40 @@ from bids_qsm.reports.html import read_json, read_table
 _LABELS = ('participant_id', 'session_id', 'group', 'acq_time', 'filename')
 
 
-def collect_tables(
-    output_dir: str | Path,
-    bids_dir: str | Path,
-    *,
-    subjects: Sequence[str] = (),
-    sessions: Sequence[str] = (),
-):
+Tables = list[tuple[Path, dict[str, str], pd.DataFrame]]
+"""Path, entities of the series, and content of each table of an application."""
+
+
+def read_tables(
+    output_dir: str | Path, *, subjects: Sequence[str] = (), sessions: Sequence[str] = ()
+) -> dict[str, Tables]:
+    """Name of each application -> its tables, of the subjects and sessions given or, without any, of all."""
+    found: dict[str, Tables] = {app.name: [] for app in applications()}
+    # * alone would match temporary files of a killed run, whose names begin with a dot
+    for path in sorted(Path(output_dir).glob('sub-*/**/sub-*_stats.tsv')):
+        entities = entities_of(path)
+        if (subjects and entities.get('sub') not in subjects) or (
+            sessions and entities.get('ses') not in sessions
+        ):
+            continue
+        for app in applications():
+            if app.wrote(entities):
+                of_series = {key: one for key, one in entities.items() if key not in ('desc', 'label')}
+                found[app.name].append((path, of_series, read_table(path)))
+    return found
+
+
+def collect_tables(tables: dict[str, Tables], output_dir: str | Path, bids_dir: str | Path):
     """Write one long table of all series of the dataset, and its data dictionary.
 
     Parameters
     ----------
+    tables
+        Those of regions and of other applications, see `read_tables`.
     output_dir
-        Output dataset with ``sub-*/**/*_stats.tsv``, the tables of regions and of other applications.
+        Output dataset, where the long table is written.
     bids_dir
         Dataset; its participants.tsv, sessions.tsv and scans.tsv are joined if they exist.
-    subjects, sessions : sequence of str
-        Labels to use; all if empty.
 
     Returns
     -------
@@ -47,18 +64,18 @@ def collect_tables(
         No table was found, or a table of ``bids_dir`` cannot be read.
     """
     out, bids_dir = Path(output_dir), Path(bids_dir)
-    tables, columns = [], {}
+    parts, columns = [], {}
     # the tables of regions first: their dictionary describes the columns that all tables share
     for app in sorted(applications(), key=lambda one: one.scope != 'labels'):
-        for path, entities, table in _tables(app, out, subjects, sessions) if app.cohort else ():
-            tables.append((entities, table if app.cohort == 'tidy' else app.cohort(table)))
+        for path, entities, table in tables[app.name] if app.cohort else ():
+            parts.append((entities, table if app.cohort == 'tidy' else app.cohort(table)))
             columns = columns or _dictionary_of(path)
-    if not tables:
+    if not parts:
         raise UserError(
             f'{out} has no tables of regions (sub-*/**/*_seg-*_stats.tsv) of what was asked for; run the '
             'participant level first.'
         )
-    long = cohort.gather(tables)
+    long = cohort.gather(parts)
     people = list(long['participant_id'].unique())
     file = bids_dir / 'participants.tsv'
     long, said = cohort.join_participants(long, _read_input(file) if file.exists() else None)
@@ -93,15 +110,9 @@ def collect_tables(
 
 
 def collect_application(
-    app: Application,
-    output_dir: Path,
-    notes: dict[str, list[str]],
-    *,
-    subjects: Sequence[str] = (),
-    sessions: Sequence[str] = (),
+    app: Application, found: Tables, notes: dict[str, list[str]]
 ) -> tuple[pd.DataFrame, dict]:
-    """Rows of an application over all series, and their data dictionary."""
-    found = list(_tables(app, output_dir, subjects, sessions))
+    """Rows of the tables ``found`` of an application over all series, and their data dictionary."""
     if not found:
         return pd.DataFrame(), {}
     long = cohort.gather((entities, table) for _, entities, table in found)
@@ -111,23 +122,6 @@ def collect_application(
     full = sum(len(table) > 0 for *_, table in found)
     notes[app.name].append(f'{app.title}: {len(found)} series have a table, {full} of them with rows.')
     return long, cohort.dictionary(long.columns, _dictionary_of(found[0][0]), {})
-
-
-def _tables(app: Application, output_dir: str | Path, subjects: Sequence[str], sessions: Sequence[str]):
-    """(path, entities of the series, table) of each table of an application."""
-    if app.table is None:
-        return
-    # * alone would match temporary files of a killed run, whose names begin with a dot
-    for path in sorted(Path(output_dir).glob('sub-*/**/sub-*_stats.tsv')):
-        entities = entities_of(path)
-        own = {key: entities.pop(key) for key in ('desc', 'label') if key in entities}
-        if (
-            own == app.table_entities
-            and ('seg' in entities) == (app.scope == 'labels')
-            and (not subjects or entities.get('sub') in subjects)
-            and (not sessions or entities.get('ses') in sessions)
-        ):
-            yield path, entities, read_table(path)
 
 
 def _scans_of(folder: Path):

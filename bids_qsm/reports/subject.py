@@ -207,11 +207,8 @@ def _attach_tables(series: list[dict], paths: Iterable[Path]):
 
 def _owner(path: Path):
     """The application that wrote a table; None for the tables of regions."""
-    found = entities_of(path)
-    for app in applications():
-        if app.table and app.table_entities and app.table_entities.items() <= found.items():
-            return app
-    return None
+    wrote = (app for app in applications() if app.table_entities and app.wrote(entities_of(path)))
+    return next(wrote, None)
 
 
 def _list(path: Path, app: Application):

@@ -13,7 +13,8 @@ from bids_qsm.app.options import Options, read_toml
 from bids_qsm.applications import application
 from bids_qsm.errors import UserError
 from bids_qsm.group import analyse as group
-from bids_qsm.group.analyse import FILES, collect_application, collect_tables, find_controls, run_group
+from bids_qsm.group.analyse import FILES, find_controls, run_group
+from bids_qsm.group.collect import collect_application, collect_tables, read_tables
 from bids_qsm.group.map_stack import find_maps
 from tests.cohorts import write_cohort
 from tests.pages import Page, assert_self_contained
@@ -136,7 +137,7 @@ def test_sessions_and_scans_are_joined(small):
     scans.write_text(
         'filename\tacq_time\nanat/sub-001_ses-1_echo-1_part-mag_MEGRE.nii.gz\t2019-05-05T09:00:00\n'
     )
-    long, notes = collect_tables(out, data)
+    long, notes = collect_tables(read_tables(out), out, data)
     assert 'Not in sessions.tsv' not in ' '.join(notes['sessions'])
     times = long.dropna(subset=['acq_time']).groupby('participant_id')['acq_time'].unique()
     assert times['sub-001'].tolist() == ['2019-05-05T09:00:00']
@@ -148,11 +149,11 @@ def test_sessions_and_scans_are_joined(small):
 
 def test_half_written_files_are_passed_over(small):
     data, out = small
-    whole, _ = collect_tables(out, data)
+    whole, _ = collect_tables(read_tables(out), out, data)
     table = next(out.rglob('*_stats.tsv'))
     table.with_name(f'.1a2b3c4d-{table.name}').write_text('region\tmean\nGP\t')
     table.with_name(f'.1a2b3c4d-{table.name[:6]}_space-x_Chimap.nii.gz').touch()
-    partial, _ = collect_tables(out, data)
+    partial, _ = collect_tables(read_tables(out), out, data)
     assert partial.equals(whole)
     assert find_maps(out, 'Chimap', None, '', []) == ('', {})
 
@@ -160,7 +161,7 @@ def test_half_written_files_are_passed_over(small):
 def test_lesions_of_nobody(small):
     _, out = small
     notes = {'lesions': []}
-    assert collect_application(application('lesions'), out, notes)[0].empty
+    assert collect_application(application('lesions'), read_tables(out)['lesions'], notes)[0].empty
     assert notes == {'lesions': []}
 
 
@@ -242,7 +243,7 @@ def test_a_broken_table_is_named(small, text):
     data, out = small
     (data / 'participants.tsv').write_text(text)
     with pytest.raises(UserError, match=r'participants\.tsv is no table'):
-        collect_tables(out, data)
+        collect_tables(read_tables(out), out, data)
 
 
 def test_a_wrong_correlation_is_said_before_anything_is_computed(small, monkeypatch):
