@@ -4,11 +4,9 @@ import pandas as pd
 
 from bids_qsm.applications.contract import Application, Image, Table
 from bids_qsm.biomarkers.focal import KINDS, dictionary, find_candidates
+from bids_qsm.biomarkers.localisation import PLACE
 from bids_qsm.cohort.describe import candidate_counts
 from bids_qsm.recon.registry import Need
-
-_PLACE = ('x', 'y', 'z', 'nearest_region', 'hemisphere')
-
 
 QUESTION = 'Which focal sources of susceptibility were found?'
 
@@ -58,7 +56,7 @@ APPLICATION = Application(
             'candidate',
             'kind',
             'confidence',
-            *_PLACE,
+            *PLACE,
             'diameter_mm',
             'chi_peak',
             'moment',

@@ -5,11 +5,10 @@ import pandas as pd
 
 from bids_qsm.applications.contract import Application, Given, Query, Table
 from bids_qsm.biomarkers.lesions import EMPTY, FAINT, Drawn, dictionary, label_lesions, lesion_table
-from bids_qsm.cohort.describe import lesion_counts
+from bids_qsm.biomarkers.localisation import PLACE
+from bids_qsm.cohort.describe import lesion_counts, lesion_sums
 from bids_qsm.plotting.cohort_charts import plot_lesions
 from bids_qsm.recon.registry import Need
-
-_PLACE = ('x', 'y', 'z', 'nearest_region', 'hemisphere')
 
 
 def number(mask: np.ndarray, name: str) -> np.ndarray:
@@ -45,15 +44,11 @@ def measure(
 
 def burden(table: pd.DataFrame) -> pd.DataFrame:
     """Tidy rows of one series: number, volume and mean susceptibility of the lesions measured."""
-    measured = table[table['reason'].isna()]
-    volume = pd.to_numeric(measured['volume_mm3'], errors='coerce')
-    chi = pd.to_numeric(measured['chi_mean'], errors='coerce')
-    known = chi.notna() & (volume > 0)
-    mean = np.average(chi[known], weights=volume[known]) if known.any() else np.nan
+    sums = lesion_sums(table)
     rows = [
-        ('lesion_count', float(len(measured)), 'count', np.nan),
-        ('lesion_volume', float(volume.sum()), 'mm^3', np.nan),
-        ('lesion_chi', mean, 'ppm', table['reference'].iloc[0] if len(table) else np.nan),
+        ('lesion_count', float(sums['measured']), 'count', np.nan),
+        ('lesion_volume', float(sums['volume_mm3']), 'mm^3', np.nan),
+        ('lesion_chi', sums['chi_mean'], 'ppm', table['reference'].iloc[0] if len(table) else np.nan),
     ]
     found = pd.DataFrame(rows, columns=['map', 'mean', 'units', 'reference'])
     return found.assign(region='Brain', hemisphere='both')
@@ -102,7 +97,7 @@ APPLICATION = Application(
         entities=(('label', 'lesion'),),
         dictionary=lambda _: dictionary(),
         shown=(
-            *('source', 'lesion', 'reason', *_PLACE, 'volume_mm3'),
+            *('source', 'lesion', 'reason', *PLACE, 'volume_mm3'),
             *('chi_mean', 'contrast', 'rim_contrast', 'sign'),
         ),
         caption='One row a lesion that was drawn; the reason says why one was not measured.',

@@ -8,6 +8,9 @@ from scipy.spatial import KDTree
 
 from bids_qsm.anatomy.transform import apply_affine, transform_points
 
+PLACE = ('x', 'y', 'z', 'nearest_region', 'hemisphere')
+"""Columns of `Places.columns` for readers of the images."""
+
 
 class Places:
     """Describes positions in a series by coordinates and regions.

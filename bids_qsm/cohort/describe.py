@@ -203,6 +203,18 @@ def normal_range(scores: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
     return scores.assign(low=scores['expected'] - half, high=scores['expected'] + half)
 
 
+def lesion_sums(lesions: pd.DataFrame) -> dict[str, float]:
+    """Number ('measured'), volume ('volume_mm3') and susceptibility ('chi_mean') of the lesions of a series.
+
+    Those without a reason in its table; susceptibility (ppm) is the mean weighted by volume.
+    """
+    measured = lesions[lesions['reason'].isna()]
+    chi, volume = (pd.to_numeric(measured[c], errors='coerce') for c in ('chi_mean', 'volume_mm3'))
+    known = chi.notna() & (volume > 0)
+    mean = np.average(chi[known], weights=volume[known]) if known.any() else np.nan
+    return {'measured': len(measured), 'volume_mm3': volume.sum(), 'chi_mean': mean}
+
+
 def lesion_counts(lesions: pd.DataFrame) -> pd.DataFrame:
     """Number, sign, volume and susceptibility of the lesions of each participant and session.
 
@@ -222,16 +234,12 @@ def lesion_counts(lesions: pd.DataFrame) -> pd.DataFrame:
     keys, rows = series_columns(lesions), []
     for key, part in lesions.groupby(keys, sort=True, dropna=False):
         measured = part[part['reason'].isna()]
-        chi, volume = (pd.to_numeric(measured[c], errors='coerce') for c in ('chi_mean', 'volume_mm3'))
-        known = chi.notna() & (volume > 0)
         reasons = part['reason'].dropna().astype(str).value_counts(sort=False)
         rows.append(
             {
                 **dict(zip(keys, key, strict=True)),
                 'lesions': int((part['lesion'].notna() if 'lesion' in part else part['reason'].isna()).sum()),
-                'measured': len(measured),
-                'volume_mm3': volume.sum(),
-                'chi_mean': np.average(chi[known], weights=volume[known]) if known.any() else np.nan,
+                **lesion_sums(part),
                 'paramagnetic': int((measured['sign'] == 'paramagnetic').sum()),
                 'diamagnetic': int((measured['sign'] == 'diamagnetic').sum()),
                 'not measured': '; '.join(f'{reason} ({n})' for reason, n in reasons.items()),

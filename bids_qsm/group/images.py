@@ -19,9 +19,10 @@ from bids_qsm.cohort.observations import is_numeric, numeric
 from bids_qsm.cohort.study_template import StudyTemplate, build_template
 from bids_qsm.cohort.tables import group_column
 from bids_qsm.cohort.voxelwise import COLUMNS, SecondLevel, second_level
-from bids_qsm.derivatives.files import BIDS_VERSION, atomic_write, sidecar_path, write_json
+from bids_qsm.derivatives.files import BIDS_VERSION, write_json
 from bids_qsm.derivatives.products import LOOKS, PRODUCTS
 from bids_qsm.errors import UserError
+from bids_qsm.group.collect import save_table
 from bids_qsm.group.map_stack import (
     Cohort,
     OnDisk,
@@ -275,9 +276,7 @@ def _write_test(stem: str, found: SecondLevel, affine: np.ndarray, about: str, u
     }
     for kind, (what, of) in kinds.items():
         save_image(f'{stem}_stat-{kind}_statmap', found.images[kind], affine, f'{what}. {about}', of)
-    path = Path(f'{stem}_clusters.tsv')
-    atomic_write(path, lambda p: found.clusters.to_csv(p, sep='\t', index=False, na_rep='n/a'))
-    write_json(sidecar_path(path), COLUMNS)
+    save_table(Path(f'{stem}_clusters.tsv'), found.clusters, COLUMNS)
 
 
 def _report_test(report: dict, cohort: Cohort, found: SecondLevel, term: str, about: str, unit: str):
