@@ -223,20 +223,22 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f'{text[:60]}...'
 
 
-def json_problem(path: Path) -> str | None:
-    """Why a sidecar cannot be read."""
+def read_json(path: Path) -> tuple[dict, str | None]:
+    """Content of a sidecar; or nothing, and why it cannot be read."""
     if not path.is_file():
-        return f'{path.name} is no file; replace it.'
+        return {}, f'{path.name} is no file; replace it.'
     try:
         content = json.loads(path.read_text(encoding='utf-8-sig'))
     except OSError as error:
-        return f'{path.name} cannot be read ({error.strerror}); mend it or its permissions.'
+        return {}, f'{path.name} cannot be read ({error.strerror}); mend it or its permissions.'
     except RecursionError:
-        return f'{path.name} is nested too deeply; write it again.'
+        return {}, f'{path.name} is nested too deeply; write it again.'
     except ValueError:
         empty = path.stat().st_size == 0
-        return f'{path.name} is {"empty" if empty else "not valid JSON"}; write it again.'
-    return None if isinstance(content, dict) else f'{path.name} is not a JSON object; write it again.'
+        return {}, f'{path.name} is {"empty" if empty else "not valid JSON"}; write it again.'
+    if not isinstance(content, dict):
+        return {}, f'{path.name} is not a JSON object; write it again.'
+    return content, None
 
 
 def _first_line(error: Exception) -> str:

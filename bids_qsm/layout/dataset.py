@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bids_qsm.entities import entities_of, suffix_of
 from bids_qsm.errors import UserError
-from bids_qsm.layout.checks import json_problem
+from bids_qsm.layout.checks import read_json
 from bids_qsm.layout.series import Rejected, Series
 
 
@@ -25,10 +25,10 @@ def require_dataset(bids_dir: Path) -> dict:
         raise UserError(f'{bids_dir} cannot be read; change its permissions.')
     if not description.is_file():
         raise UserError(f'{bids_dir} is not a BIDS dataset: it has no dataset_description.json.')
-    problem = json_problem(description)
+    content, problem = read_json(description)
     if problem:
         raise UserError(f'{bids_dir}: {problem}')
-    return json.loads(description.read_text(encoding='utf-8-sig'))
+    return content
 
 
 def require_places(bids_dir: Path, output_dir: Path, work_dir: Path):

@@ -64,7 +64,7 @@ def find_series(options: 'Options', own: tuple[str, ...] | None = None) -> Plan:
     series, rejected = [], _odd_names(index, options)
     echoes_chosen = 'echo' in filters['megre']
     for (entities, suffix), files in sorted(groups.items()):
-        found = read_series(entities, suffix, files, index.bad_sidecars, echoes_chosen)
+        found = read_series(entities, suffix, files, index.sidecar_problem, echoes_chosen)
         (series if isinstance(found, Series) else rejected).append(found)
     series, doubles = _without_doubles(series)
     rejected += doubles

@@ -1,6 +1,5 @@
 """The images of a dataset as pybids finds them, what their names say, and the sidecars that apply to them."""
 
-import json
 import os
 import re
 import tempfile
@@ -257,13 +256,18 @@ class Index:
         ]
 
     def metadata(self, path: Path, root: Path | None = None) -> dict:
-        """What the `sidecars` of an image say; ``bad_sidecars`` (path -> what is wrong) has those that cannot
-        be read.
-        """
+        """What the `sidecars` of an image say, without those that cannot be read, see `sidecar_problem`."""
         content = {}
         for sidecar in self.sidecars(path, root):
             content |= self._read(sidecar)
         return content
+
+    def sidecar_problem(self, path: Path, root: Path | None = None) -> str | None:
+        """Why the first of the `sidecars` of an image that cannot be read cannot."""
+        self.metadata(path, root)
+        return next(
+            (self.bad_sidecars[one] for one in self.sidecars(path, root) if one in self.bad_sidecars), None
+        )
 
     def sidecars(self, path: Path, root: Path | None = None) -> list[Path]:
         """Sidecars of an image by the inheritance principle, the nearest last; ``root`` is its dataset, where
@@ -293,10 +297,9 @@ class Index:
 
     def _read(self, sidecar: Path) -> dict:
         if sidecar not in self._content:
-            problem = checks.json_problem(sidecar)
+            self._content[sidecar], problem = checks.read_json(sidecar)
             if problem:
                 self.bad_sidecars[sidecar] = problem
-            self._content[sidecar] = {} if problem else json.loads(sidecar.read_text(encoding='utf-8-sig'))
         return self._content[sidecar]
 
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bids_qsm.entities import ENTITIES, OF_SERIES, in_order, join_entities
+from bids_qsm.entities import ENTITIES, OF_SERIES, in_order, is_label, join_entities
 from bids_qsm.errors import UserError, plain
 from bids_qsm.layout import checks
-from bids_qsm.layout.index import Index
+from bids_qsm.layout.index import EXTENSIONS, Index
 from bids_qsm.layout.series import GivenMap, Rejected, Series
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion import INVERSION
@@ -149,13 +149,13 @@ def _files(subject: str, options: 'Options') -> Iterator[_File]:
             found += [(root, path) for path in root.glob(f'{folder}/**/*.nii*')]
     for root, path in sorted(found):
         folders = path.relative_to(root).parts[:-1]
-        if not path.name.endswith(('.nii', '.nii.gz')) or path.name[0] == '.' or ELSEWHERE & {*folders}:
+        if not path.name.endswith(EXTENSIONS) or path.name[0] == '.' or ELSEWHERE & {*folders}:
             continue
         entities = dict(part.split('-', 1) for part in folders if re.match('(sub|ses)-', part))
         words = []
         for word in path.name.partition('.nii')[0].split('_'):
             label, _, value = word.partition('-')
-            if label in ENTITIES and re.fullmatch('[0-9A-Za-z+]{1,100}', value):
+            if label in ENTITIES and is_label(value):
                 entities[label] = value
             else:
                 words.append(word.lower())
@@ -294,13 +294,12 @@ def _require_inversion(start: str, has: dict[str, bool], name: str, options: 'Op
 def _metadata(one: _File, index: Index) -> dict:
     """What the sidecars of a map say; _Problem where one of them cannot be read."""
     try:
-        content = index.metadata(one.path, one.root)
-        unreadable = [path for path in index.sidecars(one.path, one.root) if path in index.bad_sidecars]
+        problem = index.sidecar_problem(one.path, one.root)
     except UserError as error:
         raise _Problem(str(error)) from None
-    if unreadable:
-        raise _Problem(index.bad_sidecars[unreadable[0]])
-    return content
+    if problem:
+        raise _Problem(problem)
+    return index.metadata(one.path, one.root)
 
 
 def _factor(port: str, path: Path, metadata: dict) -> tuple[float, list[str]]:
@@ -374,7 +373,7 @@ def _said(start: str, has: dict[str, bool], has_mask: bool, is_whole: bool) -> I
     lacking = ['the field fit', 'susceptibility-weighted images']
     lacking += [] if has['r2star'] else ['R2*']
     if start == 'r2star':
-        lacking += ['susceptibility', 'the refinement of the nuclei', 'lesions', 'candidates']
+        lacking += ['susceptibility', 'the refinement of the nuclei']
     yield f'Without phase, these are left out: {", ".join(lacking)}.'
     if not has['magnitude']:
         yield 'There is no magnitude on its grid; the map itself is aligned with the T1w image.'

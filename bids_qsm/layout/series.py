@@ -2,13 +2,14 @@
 
 import re
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from bids_qsm.entities import OF_SERIES, entities_of, entity_set, in_order, join_entities, suffix_of
+from bids_qsm.entities import OF_SERIES, entities_of, in_order, join_entities
 from bids_qsm.errors import plain
 from bids_qsm.layout import checks
 from bids_qsm.recon.grid import Grid
@@ -153,12 +154,13 @@ def read_series(
     entities: tuple[tuple[str, str], ...],
     suffix: str,
     files: list[tuple[Path, dict]],
-    bad_sidecars: dict[Path, str],
+    sidecar_problem: Callable[[Path], str | None],
     echoes_chosen: bool,
 ) -> Series | Rejected:
     """Check the files that share ``entities``: a Series, or Rejected with the first thing that is wrong.
 
-    ``files`` are pairs of path and metadata, ``bad_sidecars`` maps unreadable JSON files to what is wrong.
+    ``files`` are pairs of path and metadata, ``sidecar_problem`` says why
+    one of the sidecars of an image cannot be read.
     """
     name = join_entities(entities)
     unnamed = [f'{key}-{value}' for key, value in entities if key not in OF_SERIES]
@@ -196,8 +198,7 @@ def read_series(
     echoes = list(first)
     everything = [*first.values(), *second.values()]
     for path in everything:
-        sidecar = next((bad for bad in bad_sidecars if _applies(bad, path)), None)
-        problem = bad_sidecars[sidecar] if sidecar else checks.image_problem(path)
+        problem = sidecar_problem(path) or checks.image_problem(path)
         if problem:
             return Rejected(name, problem, True)
     for path in everything[1:]:
@@ -339,12 +340,3 @@ def _echo_problem(first: dict, second: dict, pair: tuple[str, str], echoes_chose
             f'echo {gaps[0]} is missing before {last.name}; add it, or choose echoes by a BIDS filter file.'
         )
     return None
-
-
-def _applies(sidecar: Path, path: Path) -> bool:
-    """Whether ``sidecar`` applies to the image ``path`` by the inheritance principle."""
-    return (
-        suffix_of(sidecar) == suffix_of(path)
-        and sidecar.parent in path.parents
-        and entity_set(sidecar) <= entity_set(path)
-    )
