@@ -61,11 +61,10 @@ def get_atlas(name_or_path: str | Path, cache: Path) -> Atlas:
 
 
 def _nuclei(cache: Path) -> Atlas:
-    template = embedded_template(cache)
-    image = nib.load(template.t1w)
     stem = cache / 'atlas-nuclei' / f'tpl-{EMBEDDED}_res-01_atlas-nuclei_dseg'
 
     def write(path: Path) -> None:
+        image = nib.load(embedded_template(cache).t1w)
         dseg, _ = nuclei_atlas(image.shape, image.affine)
         nib.save(nib.Nifti1Image(dseg, image.affine), path)
 

@@ -12,6 +12,7 @@ import pandas as pd
 from bids_qsm.anatomy.contrast import NUCLEI, TISSUE, prior_chi
 from bids_qsm.anatomy.register import DEEP_GREY, grid_of_box
 from bids_qsm.anatomy.transform import resample
+from bids_qsm.derivatives.files import sidecar_path
 from bids_qsm.entities import entities_of
 from bids_qsm.errors import UserError
 from bids_qsm.templates.atlases import Atlas
@@ -81,9 +82,8 @@ def _space_of(path: Path) -> str | None:
     entities = entities_of(path)
     if 'space' in entities:
         return entities['space']
-    beside = path.with_name(path.name.partition('.')[0] + '.json')
     try:
-        stated = json.loads(beside.read_text(encoding='utf-8')).get('SpatialReference')
+        stated = json.loads(sidecar_path(path).read_text(encoding='utf-8')).get('SpatialReference')
     except (OSError, ValueError, AttributeError):
         stated = None
     # a study template has a name of its own, and its sidecar names the space that it was made in

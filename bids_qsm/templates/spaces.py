@@ -102,19 +102,19 @@ def get_white_matter(template: Template, cache: Path) -> Path:
 
 def embedded_template(cache: Path) -> Template:
     """The template that nilearn bundles, written to ``cache``."""
-    from nilearn.datasets import load_mni152_brain_mask, load_mni152_template
-
     stem = cache / f'tpl-{EMBEDDED}' / f'tpl-{EMBEDDED}_res-01'
 
-    def image(load: Callable, dtype: type) -> Callable[[Path], None]:
+    def image(load: str, dtype: type) -> Callable[[Path], None]:
         def write(path: Path) -> None:
-            loaded = load(resolution=1)
+            from nilearn import datasets  # slow to import, and needed once
+
+            loaded = getattr(datasets, load)(resolution=1)
             nib.save(nib.Nifti1Image(np.asarray(loaded.dataobj).astype(dtype), loaded.affine), path)
 
         return write
 
-    t1w = write_once(Path(f'{stem}_desc-brain_T1w.nii.gz'), image(load_mni152_template, np.float32))
-    mask = write_once(Path(f'{stem}_desc-brain_mask.nii.gz'), image(load_mni152_brain_mask, np.uint8))
+    t1w = write_once(Path(f'{stem}_desc-brain_T1w.nii.gz'), image('load_mni152_template', np.float32))
+    mask = write_once(Path(f'{stem}_desc-brain_mask.nii.gz'), image('load_mni152_brain_mask', np.uint8))
     return Template(
         EMBEDDED,
         t1w,
