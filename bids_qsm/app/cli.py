@@ -93,33 +93,26 @@ def _run(argv: list[str]):
 
         write_merged(options.output_dir / 'logs')  # tasks of an array do not write it
         return run_group(options)
-    from bids_qsm.app.participant import make_plan
+    from bids_qsm.app import participant
 
-    plan = make_plan(options)
+    plan = participant.make_plan(options)
     if options.dry_run:
         print(describe_plan(plan))
         return _status_of(plan)
     if options.array_task and not plan.series and not _status_of(plan):
         print(f'bids_qsm: {plan.notes[0]} There is nothing to run.', file=sys.stderr)
         if not (options.boilerplate_only or options.reports_only):
-            from bids_qsm.app.participant import log_nothing
-
-            log_nothing(options, plan)
+            participant.log_nothing(options, plan)
         return 0
-    if not plan.series and not options.array_task:  # a task records what is wrong with its participants
-        reasons = ' '.join(f'{one.name}: {one.reason}' for one in plan.rejected[:3])
-        raise UserError(f'{options.bids_dir} has no series that can be run. {reasons}')
+    if not options.array_task:  # a task records what is wrong with its participants
+        participant.require_series(options, plan)
     if options.boilerplate_only:
-        from bids_qsm.app.participant import boilerplate
-
-        print(boilerplate(options, plan))
+        print(participant.boilerplate(options, plan))
         return 0
-    from bids_qsm.app.participant import run_participant
-
     skipped = [f'{one.name} is skipped: {one.reason}' for one in plan.rejected if not one.is_error]
     for note in (*plan.notes, *skipped):
         print(f'bids_qsm: {note}', file=sys.stderr)
-    return max(run_participant(options, plan), _status_of(plan))
+    return max(participant.run_participant(options, plan), _status_of(plan))
 
 
 def _own_task(settings: dict):

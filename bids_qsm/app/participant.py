@@ -74,6 +74,13 @@ def make_plan(options: Options) -> Plan:
     return replace(plan, notes=(*notes, *plan.notes))
 
 
+def require_series(options: Options, plan: Plan):
+    """Raise UserError where there is nothing to run."""
+    if not plan.series:
+        reasons = ' '.join(f'{one.name}: {one.reason}' for one in plan.rejected[:3])
+        raise UserError(f'{options.bids_dir} has no series that can be run. {reasons}')
+
+
 def run_participant(options: Options, plan: Plan) -> int:
     """Process every series of ``plan``; return the exit status (1 where something failed)."""
     rejected = {}
@@ -152,9 +159,9 @@ def boilerplate(options: Options, plan: Plan) -> str:
     return methods_text(list(dict.fromkeys(chain.from_iterable(built))))
 
 
-def build_graph(options: Options, plan: Plan):
-    """Resolve template and atlas and build the workflow; return it with its methods paragraphs."""
-    return _build(options, plan, find_resources(options), step_threads(options, plan))
+def build_graph(options: Options, plan: Plan, resources: tuple[list[Template], Atlas] | None = None):
+    """Build the workflow; return it with its methods paragraphs. ``resources`` are found unless given."""
+    return _build(options, plan, resources or find_resources(options), step_threads(options, plan))
 
 
 def _build(options: Options, plan: Plan, resources: tuple[list[Template], Atlas], threads: int):

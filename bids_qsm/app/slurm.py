@@ -1,7 +1,7 @@
 """``bids_qsm slurm``: check and plan a run here, and write the scripts that run it on a cluster."""
 
 from bids_qsm.app.options import Options, flag_of
-from bids_qsm.app.participant import build_graph, find_resources, make_plan
+from bids_qsm.app.participant import build_graph, find_resources, make_plan, require_series
 from bids_qsm.errors import UserError
 from bids_qsm.execution.slurm_scripts import write_scripts
 from bids_qsm.templates.spaces import keep_template
@@ -37,15 +37,14 @@ def write_array(
     asked_gb = settings.pop('mem_gb', None)
     options = Options.from_settings({**settings, 'nprocs': cpus})
     plan = make_plan(options)
-    if not plan.series:
-        reasons = ' '.join(f'{one.name}: {one.reason}' for one in plan.rejected[:3])
-        raise UserError(f'{options.bids_dir} has no series that can be run. {reasons}')
-    for template in find_resources(options)[0]:
+    require_series(options, plan)
+    resources = find_resources(options)
+    for template in resources[0]:
         keep_template(template, options.work_dir / 'templates')
     return write_scripts(
         options,
         plan,
-        lambda part: build_graph(options, part)[0],
+        lambda part: build_graph(options, part, resources)[0],
         tasks=tasks,
         asked_gb=asked_gb,
         image=image,
