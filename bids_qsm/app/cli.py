@@ -179,10 +179,15 @@ def _numbers(values: Iterable[float], between: str):
     return between.join(f'{value:.3g}' for value in values)
 
 
+def _parsed(parser: argparse.ArgumentParser, argv: list[str]):
+    """Arguments of another command; -v, which `main` has read, may stand anywhere."""
+    return parser.parse_args([a for a in argv if a != '--verbose' and not re.fullmatch('-v+', a)])
+
+
 def _demo(argv: list[str]):
     parser = argparse.ArgumentParser('bids_qsm demo', description='Simulate the demo dataset.')
     parser.add_argument('out', metavar='OUT', type=Path, help='folder to write it to')
-    out = parser.parse_args([a for a in argv if not re.fullmatch('-v+', a)]).out
+    out = _parsed(parser, argv).out
     if out.exists():
         raise UserError(f'{out} is there already; delete it or choose another folder.')
     set_threads(min(available_cpus(), 4))
@@ -238,7 +243,7 @@ def _status(argv: list[str]):
     add('out', metavar='OUT', help='output folder')
     add('--json', dest='as_json', action='store_true', help='print JSON')
     add('--watch', action='store_true', help='show it until no run goes on')
-    given = parser.parse_args([a for a in argv if not re.fullmatch('-v+', a)])
+    given = _parsed(parser, argv)
     from bids_qsm.execution.status import show_status
 
     return show_status(**vars(given))
@@ -250,7 +255,7 @@ def _fetch(argv: list[str]):
         description='Download templates and atlases to their caches, for runs without network.',
     )
     parser.add_argument('names', metavar='SPACE|ATLAS', nargs='+', help='as MNI152NLin2009cAsym CIT168')
-    names = parser.parse_args([a for a in argv if not re.fullmatch('-v+', a)]).names
+    names = _parsed(parser, argv).names
     from bids_qsm.app.fetch import fetch
 
     for name in names:

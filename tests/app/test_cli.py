@@ -362,3 +362,12 @@ def test_threads_are_set_before_the_numerics_are_imported():
     )
     ran = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize('flag', ['-v', '-vv', '--verbose'])
+def test_other_commands_take_verbose(flag, tmp_path, capsys):
+    status = cli.main(['status', str(tmp_path)])
+    said = capsys.readouterr()
+    assert cli.main(['status', str(tmp_path), flag]) == status
+    assert capsys.readouterr().out == said.out
+    assert 'unrecognized' not in said.err
