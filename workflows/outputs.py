@@ -232,8 +232,9 @@ def _label_files(
     others = [] if is_refined(options) else list(moves.values())
     running = {use.name for use in series.applications}
     for app in applications():
-        if app.name not in running and app.scope == 'series':
-            others += [path(**named) for named in application_names(app, atlas.name).values()]
+        if app.name not in running and app.scope != 'subject':
+            of_labels = [seg for seg, *_ in names.values()] if app.scope == 'labels' else [atlas.name]
+            others += [path(**one) for seg in of_labels for one in application_names(app, seg).values()]
     return paths, sidecars, [str(path) for path in others]
 
 
