@@ -1,17 +1,48 @@
-"""The built-in atlas of deep grey nuclei: ellipsoids of a small table, with approximate borders.
+"""The built-in atlas of deep grey nuclei: smooth surfaces, with approximate borders.
 
 Geometry of nuclei 1-32: CIT168 atlas, Pauli, Nili & Tyszka (2018), Sci Data 5:180063,
-doi:10.1038/sdata.2018.63, CC BY 4.0. Thalamus and dentate were fitted to the ICBM152 T1 template.
+doi:10.1038/sdata.2018.63, CC BY 4.0. Thalamus and dentate are ellipsoids drawn on the ICBM152 T1 template.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import resources
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
+from scipy import fft, ndimage
 
 from bids_qsm.recon.arrays import Array
+
+REACH, UNIT = 3.0, 0.5
+"""Distance (mm) up to which a surface is described, and unit (mm) of the coefficients of its waves."""
+
+
+class Shape(Protocol):
+    """A solid of template space (mm), part of the nucleus of label ``index``.
+
+    ``reach`` are the half sides of its bounding box about ``centre``, ``radius`` is that of a sphere of the
+    same volume; ``distance`` of points (..., 3) is below 1 inside, 1 on the surface, and rises by about
+    1 / radius for each mm near it.
+    """
+
+    index: int
+    region: str
+    hemisphere: str
+    centre: np.ndarray
+
+    @property
+    def volume(self) -> float: ...
+
+    @property
+    def radius(self) -> float: ...
+
+    @property
+    def reach(self) -> np.ndarray: ...
+
+    def distance(self, points: Array) -> Array: ...
 
 
 @dataclass(frozen=True)
@@ -40,6 +71,77 @@ class Ellipsoid:
         """Mahalanobis distance of ``points`` (..., 3) in units of the surface: 0 at the centre, 1 on it."""
         offset = np.asarray(points, np.float32) - self.centre.astype(np.float32)
         return np.sqrt(((offset @ self.precision.astype(np.float32)) * offset).sum(-1))
+
+
+@dataclass(frozen=True, eq=False)
+class Surface:
+    """A nucleus by the signed distance (mm) to its surface, on a lattice of 1 mm from ``origin`` on."""
+
+    index: int
+    name: str
+    hemisphere: str
+    region: str
+    origin: np.ndarray
+    levels: np.ndarray
+
+    @property
+    def _box(self):
+        (box,) = ndimage.find_objects((self.levels < 0).astype(np.uint8))
+        return np.array([[b.start - 1, b.stop] for b in box])
+
+    @property
+    def centre(self):
+        """Middle (mm) of the bounding box."""
+        return self.origin + self._box.mean(1)
+
+    @property
+    def reach(self):
+        """Half sides (mm) of the bounding box."""
+        return np.ptp(self._box, 1) / 2
+
+    @property
+    def volume(self):
+        """Volume (mm^3)."""
+        return float((self.levels < 0).sum())
+
+    @property
+    def radius(self):
+        """Radius (mm) of the sphere of the same volume."""
+        return (3 * self.volume / (4 * np.pi)) ** (1 / 3)
+
+    def distance(self, points: Array):
+        """Distance of ``points`` (..., 3) to the surface in units of the radius, plus 1: 1 on it."""
+        points = np.asarray(points, np.float32) - self.origin.astype(np.float32)
+        found = ndimage.map_coordinates(self.levels, np.moveaxis(points, -1, 0), order=1, mode='nearest')
+        return 1 + found / np.float32(self.radius)
+
+
+@lru_cache(maxsize=1)
+def surfaces():
+    """Return the surfaces of nuclei 1-32, from a cosine transform of their signed distance.
+
+    Computed from the labels of CIT168 by benchmarks/nuclei_surfaces.py.
+    """
+    names = labels().set_index('index')
+    with resources.files('bids_qsm.data').joinpath('nuclei_surfaces.npz').open('rb') as file:
+        kept = dict(np.load(file))
+    found = []
+    for index, origin, shape in zip(kept['index'], kept['origin'], kept['shape'], strict=True):
+        waves = np.zeros(shape, np.float32)
+        known = kept[f'waves_{index}']
+        waves[tuple(map(slice, known.shape))] = UNIT * known
+        levels = fft.idctn(waves, norm='ortho')
+        # from the squashed distance to mm
+        levels = REACH * np.arctanh(np.clip(levels / REACH, -0.995, 0.995))
+        name, side, region = names.loc[index, ['name', 'hemisphere', 'region']]
+        found.append(Surface(int(index), name, side, region, origin.astype(float), levels.astype(np.float32)))
+    return tuple(found)
+
+
+def shapes():
+    """Return all nuclei of the atlas: surfaces, and the ellipsoids of those without."""
+    known = surfaces()
+    return [*known, *(e for e in ellipsoids() if e.index not in {s.index for s in known})]
 
 
 def table():
@@ -78,16 +180,16 @@ def ellipsoids():
     return found
 
 
-def classify(points: Array, shapes: Sequence[Ellipsoid] | None = None):
+def classify(points: Array, solids: Sequence[Shape] | None = None):
     """Label points of template space by the nucleus that contains them.
 
-    Where ellipsoids overlap, the label is that of the centre nearest in Mahalanobis distance.
+    Where nuclei overlap, the label is that of the smallest distance.
 
     Parameters
     ----------
     points : ndarray, shape (..., 3)
         Template coordinates (mm, RAS).
-    shapes : sequence of Ellipsoid, optional
+    solids : sequence of Shape, optional
         Those of the atlas by default.
 
     Returns
@@ -99,7 +201,7 @@ def classify(points: Array, shapes: Sequence[Ellipsoid] | None = None):
     flat = points.reshape(-1, 3)
     label = np.zeros(len(flat), np.int16)
     nearest = np.ones(len(flat), np.float32)
-    everything = ellipsoids() if shapes is None else shapes
+    everything = shapes() if solids is None else solids
     low = np.min([e.centre - e.reach for e in everything], 0)
     high = np.max([e.centre + e.reach for e in everything], 0)
     candidates = np.flatnonzero(((flat >= low) & (flat <= high)).all(1))

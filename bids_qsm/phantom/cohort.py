@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -11,15 +11,12 @@ import pandas as pd
 from scipy import stats
 
 from bids_qsm.phantom.dataset import Visit, write_dataset
+from bids_qsm.phantom.families import FAMILIES, aged
 from bids_qsm.phantom.gre import Protocol
 from bids_qsm.phantom.tissue import COMPOSITE, NUCLEI
 
 REGIONS = ('SN', 'GP', 'RN', 'STN', 'Putamen', 'Caudate', 'Thalamus', 'Dentate')
 """Regions that vary between people; effects of group, score and treatment are in `Effects`."""
-IRON = {'GP': (21.41, 0.09, 0.37), 'Putamen': (14.62, 0.04, 0.46), 'Caudate': (9.66, 0.05, 0.33)}
-"""Iron (mg/100 g) a (1 - exp(-b age)) + c, Hallgren & Sourander (1958), J Neurochem 3:41.
-doi:10.1111/j.1471-4159.1958.tb12607.x"""
-MIDDLE_AGE = 45.0
 PROTOCOL = Protocol(
     (2.0, 2.0, 2.0),
     fov=(180.0, 216.0, 160.0),
@@ -103,14 +100,6 @@ class Person:
 def normal(region: str):
     """Susceptibility (ppm) of a region in middle age."""
     return float(np.mean([NUCLEI[part].chi for part in COMPOSITE.get(region, (region,))]))
-
-
-def aged(region: str, age: float):
-    """Susceptibility of a region at an age relative to middle age, from iron in the basal ganglia."""
-    if region not in IRON:
-        return 1.0
-    a, b, c = IRON[region]
-    return (a * (1 - np.exp(-b * age)) + c) / (a * (1 - np.exp(-b * MIDDLE_AGE)) + c)
 
 
 def draw_people(
@@ -221,7 +210,7 @@ def write_cohort(
     protocol: Protocol = PROTOCOL,
     t1w: float = 2.0,
     spacing: float = 1.0,
-    nuclei_mm: float = 0.0,
+    family: str = 'atlas',
 ):
     """Simulate images of the participants as a BIDS dataset, with the truth in ``derivatives/truth``.
 
@@ -238,8 +227,10 @@ def write_cohort(
     protocol : Protocol
     t1w : float
         Voxel size (mm) of the T1-weighted images.
-    spacing, nuclei_mm : float
+    spacing : float
         See make_head.
+    family : str
+        Of the heads; age and disease of the participants take the place of its own.
 
     Returns
     -------
@@ -253,9 +244,9 @@ def write_cohort(
         for s in p.sessions
     ]
     # the factors hold all differences between people except for shape
-    anatomy = {'spacing': spacing, 'variation': 0.0, 'nuclei_mm': nuclei_mm}
+    own = replace(FAMILIES[family], ages=None, diseases=(('', 1.0),))
     traits = {p.subject: p.traits for p in people}
-    write_dataset(path, visits, participants=traits, seed=seed, **anatomy)
+    write_dataset(path, visits, participants=traits, seed=seed, spacing=spacing, variation=0.0, family=own)
     _describe_scores(path / 'participants.json')
     truth = truth_table(people)
     for subject, rows in truth.groupby('participant_id'):

@@ -12,6 +12,7 @@ import pandas as pd
 
 from bids_qsm import __version__
 from bids_qsm.anatomy import atlas
+from bids_qsm.phantom.families import Family
 from bids_qsm.phantom.gre import Protocol, Simulation, simulate, store_phase
 from bids_qsm.phantom.head import Head, Lesion, make_head
 from bids_qsm.phantom.t1w import simulate_t1w
@@ -62,7 +63,7 @@ def write_dataset(
     seed: int = 0,
     spacing: float = 1.0,
     variation: float = 0.1,
-    nuclei_mm: float = 0.0,
+    family: str | Family = 'atlas',
 ):
     """Simulate visits and write them as a BIDS dataset, the truth beside them in ``derivatives/truth``.
 
@@ -75,7 +76,7 @@ def write_dataset(
         Age, sex and group by subject label.
     seed : int
         The same seed and visits give the same files, byte for byte.
-    spacing, variation, nuclei_mm : float
+    spacing, variation, family
         Of the digital heads, see make_head.
 
     Returns
@@ -94,7 +95,7 @@ def write_dataset(
         _describe_derivative(path / 'derivatives' / 'lesions', 'Lesion masks of the simulated dataset')
     for n, visit in enumerate(visits):
         if n == 0 or visit.person != visits[n - 1].person:
-            head = make_head(visit.person, spacing=spacing, variation=variation, nuclei_mm=nuclei_mm)
+            head = make_head(visit.person, spacing=spacing, variation=variation, family=family)
         seeds = np.random.SeedSequence([seed, visit.person, n]).generate_state(3)
         _write_visit(path, visit, head.changed(visit.effects, visit.lesions), seeds)
     return path

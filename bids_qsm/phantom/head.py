@@ -9,8 +9,9 @@ from scipy import ndimage
 
 from bids_qsm.anatomy import atlas
 from bids_qsm.phantom import tissue as t
+from bids_qsm.phantom.families import FAMILIES, Family, draw_solids, traits
 from bids_qsm.phantom.lesions import Lesion, draw_lesion
-from bids_qsm.phantom.nuclei import Nucleus, displaced, draw_nuclei
+from bids_qsm.phantom.nuclei import Nucleus, clear, draw_nuclei
 from bids_qsm.phantom.sampling import Volume, Warp, coordinates, expand, pull, spline_basis
 from bids_qsm.phantom.skull import draw_surroundings
 from bids_qsm.phantom.tissue import CHANNELS
@@ -34,7 +35,7 @@ class Head:
     pose: np.ndarray
     nuclei: tuple[Nucleus, ...]
     lesions: tuple[Lesion, ...] = ()
-    shapes: tuple[atlas.Ellipsoid, ...] = field(default_factory=lambda: tuple(atlas.ellipsoids()))
+    shapes: tuple[atlas.Shape, ...] = field(default_factory=lambda: tuple(atlas.ellipsoids()))
     vein_chi: float = t.TISSUES['blood'].chi
 
     @property
@@ -145,7 +146,7 @@ def make_head(
     lesions: Sequence[Lesion] = (),
     warp_mm: float = 2.5,
     variation: float = 0.1,
-    nuclei_mm: float = 0.0,
+    family: str | Family = 'atlas',
 ):
     """Make the head of a person: ``seed`` determines anatomy, tissue, veins, skull and cavities.
 
@@ -161,11 +162,14 @@ def make_head(
         Standard deviation (mm) of the displacement along each axis.
     variation : float
         Relative standard deviation of the susceptibility of nuclei between persons.
-    nuclei_mm : float
-        Largest displacement (mm) of SN, GP, RN and STN of each side from their positions in the
-        T1-weighted contrast, independent of each other; see nuclei.displaced.
+    family : str or Family
+        What its nuclei and their surroundings are like: a key of families.FAMILIES, or one of your own.
+        Effects come on top of those of its age and disease.
     """
+    family = FAMILIES[family] if isinstance(family, str) else family
+    plain = family == FAMILIES['atlas']
     streams = [np.random.default_rng([seed, n]) for n in range(6)]
+    person = np.random.default_rng([seed, 6])
     origin = np.array(BOX[0], float)
     shape = tuple(int((b - a) / spacing) + 1 for a, b in zip(*BOX, strict=True))
     t1w, grey, white, mask = (_template(load, shape, origin, spacing) for load in _TEMPLATES)
@@ -177,15 +181,22 @@ def make_head(
     inner = Volume(volume.data[box], first, spacing)
     texture = _textures(inner.data.shape[:3], spacing, streams[2])
     _draw_brain(inner.data, t1w[box], grey[box], white[box], mask[box], texture)
-    shapes = (
-        displaced(np.random.default_rng([seed, 6]), nuclei_mm) if nuclei_mm else tuple(atlas.ellipsoids())
-    )
-    nuclei = draw_nuclei(inner, shapes, texture, streams[3], variation)
+    shapes = draw_solids(family, person)
+    own = traits(family, person)
+    if not plain:
+        # a template's nuclei that are not where this person's are would be seen as others
+        seen = ('chi', 'r2star', 'density', 'r1', *(('t1w',) if family.t1w != 'template' else ()))
+        clear(inner, atlas.shapes(), seen)
+        _roughen(inner.data, family, texture)
+    nuclei = draw_nuclei(inner, shapes, texture, streams[3], variation, family)
     put = t.channels(inner.data)
     brain = replace(inner, data=np.ascontiguousarray(put['brain']))
     veins = draw_veins(brain, put['white'], put['csf'], streams[4])
     warp, pose = _shape(streams[5], warp_mm)
-    return Head(volume, veins, warp, pose, nuclei, shapes=shapes).changed(effects or {}, lesions)
+    if family.ventricles:
+        _widen(warp, family.ventricles * person.uniform(0.5, 1))
+    head = Head(volume, veins, warp, pose, nuclei, shapes=shapes)
+    return head.changed(own).changed(effects or {}, lesions)
 
 
 _TEMPLATES = (
@@ -262,6 +273,25 @@ def _draw_brain(
     for name, value in values.items():
         put[name] += mask * (value - put[name])
     put['brain'][:], put['csf'][:], put['white'][:] = mask, csf, white
+
+
+def _roughen(data: np.ndarray, family: Family, texture: Callable):
+    """Give cortex and white matter, in place, texture at the scale of a voxel; that of R2* is independent."""
+    put = t.channels(data)
+    solid = put['brain'] * (1 - put['csf'])
+    put['chi'] += family.roughness * solid * texture(1.0)
+    if family.free_r2star:
+        put['r2star'] *= 1 + 0.08 * solid * texture(1.2)
+
+
+def _widen(warp: Warp, amount: float):
+    """Widen the lateral ventricles, in place: points near their middle come from nearer to it."""
+    axes = [o + warp.spacing * np.arange(n) for o, n in zip(warp.origin, warp.nodes.shape, strict=False)]
+    points = np.stack(np.meshgrid(*axes, indexing='ij'), -1)
+    for side in (-1, 1):
+        offset = points - np.array([11.0 * side, -8.0, 17.0])
+        near = np.exp(-0.5 * np.square(offset / (15.0, 32.0, 15.0)).sum(-1, keepdims=True))
+        warp.nodes[...] -= (amount * offset * near).astype(np.float32)
 
 
 def _expand(effects: Mapping[str, float]):

@@ -1,34 +1,22 @@
-"""The deep grey nuclei of a digital head: position, tissue and drawing."""
+"""The deep grey nuclei of a digital head: tissue and drawing."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from nilearn import datasets
 
 from bids_qsm.anatomy import atlas
 from bids_qsm.phantom import tissue as t
+from bids_qsm.phantom.families import BODIES, Family
 from bids_qsm.phantom.sampling import Volume, near
 
-TOGETHER = {
-    'GP': ('GPe', 'GPi'),
-    'STN': ('STN',),
-    'SN': ('SNc', 'SNr', 'Parabrachial Pigmented'),
-    'RN': ('RN',),
-}
-"""Structures that `displaced` moves, and the regions of the atlas that go with each."""
-
-CANDIDATES = 200
-LATTICE = 0.8
-"""Spacing (mm) of the points for overlaps."""
-CROWDED = 0.1
-"""Largest share of the volume of a nucleus or its neighbour that may overlap after the move."""
+CLEARED = 1.5
+_BODY = {region: body for body, regions in BODIES.items() for region in regions}
 
 
 @dataclass(frozen=True)
 class Nucleus:
-    """One ellipsoid of a nucleus as drawn: susceptibility (ppm), share of each voxel around it, texture.
+    """One solid of a nucleus as drawn: susceptibility (ppm), share of each voxel around it, texture.
 
     ``origin`` (mm) is the template coordinate of the first node of ``amount`` and ``grain``.
     """
@@ -41,105 +29,29 @@ class Nucleus:
     grain: np.ndarray
 
 
-def displaced(rng: np.random.Generator, nuclei_mm: float):
-    """Return the ellipsoids of the atlas with GP, STN, SN and RN of each side displaced independently.
+def clear(volume: Volume, solids: Sequence[atlas.Shape], names: Sequence[str]):
+    """Put white matter, in place, where the template has its nuclei, so that moved ones leave no trace.
 
-    A displacement is drawn uniformly from a ball; it is drawn again where the nucleus would overlap CSF or
-    its neighbours (those already moved at their new positions).
-
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-    nuclei_mm : float
-        Radius of the ball (mm); 0 moves no nucleus.
-
-    Returns
-    -------
-    tuple of Ellipsoid
-        In the order of `atlas.ellipsoids`.
+    ``names`` are the channels to change. The borders of the template's nuclei are wide, so that
+    what lies within CLEARED mm of a solid goes too.
     """
-    shapes = atlas.ellipsoids()
-    if nuclei_mm == 0:
-        return tuple(shapes)
-    at_rest = tuple(shapes)
-    for side in ('L', 'R'):
-        waiting = list(TOGETHER)
-        for name in TOGETHER:
-            waiting.remove(name)
-            group = [n for n, e in enumerate(shapes) if _belongs(e, side, [name])]
-            # nuclei that move later do not count
-            others = [n for n, e in enumerate(shapes) if n not in group and not _belongs(e, side, waiting)]
-            step = _step(rng, nuclei_mm, at_rest, shapes, group, others)
-            for n in group:
-                shapes[n] = replace(shapes[n], centre=shapes[n].centre + step)
-    return tuple(shapes)
-
-
-def _belongs(ellipsoid: atlas.Ellipsoid, side: str, names: Iterable[str]):
-    return ellipsoid.hemisphere == side and any(ellipsoid.region in TOGETHER[name] for name in names)
-
-
-def _step(
-    rng: np.random.Generator,
-    limit: float,
-    at_rest: Sequence[atlas.Ellipsoid],
-    shapes: Sequence[atlas.Ellipsoid],
-    group: list[int],
-    others: list[int],
-):
-    """Displacement (mm) of ``group``: the first candidate that fits, or else the best."""
-    direction = rng.standard_normal((CANDIDATES, 3))
-    length = limit * rng.uniform(size=(CANDIDATES, 1)) ** (1 / 3)
-    candidates = direction / np.linalg.norm(direction, axis=1, keepdims=True) * length
-    points = _inside([at_rest[n] for n in group])
-    rest = _crowding(points, [at_rest[n] for n in others])
-    around = [shapes[n] for n in others]
-    best, chosen = np.inf, candidates[0]
-    for step in candidates:
-        more = (_crowding(points + step, around) - rest).max()
-        if more < best:
-            best, chosen = more, step
-        if more <= CROWDED:
-            break
-    return chosen
-
-
-def _inside(group: Sequence[atlas.Ellipsoid]):
-    """Points (n, 3) of a lattice within any of the ellipsoids."""
-    low = np.min([e.centre - e.reach for e in group], 0)
-    high = np.max([e.centre + e.reach for e in group], 0)
-    axes = [np.arange(a, b, LATTICE) for a, b in zip(low, high, strict=True)]
-    points = np.stack(np.meshgrid(*axes, indexing='ij'), -1).reshape(-1, 3)
-    return points[np.any([e.distance(points) <= 1 for e in group], 0)]
-
-
-def _crowding(points: np.ndarray, others: Sequence[atlas.Ellipsoid]):
-    """Share of a nucleus in CSF, then its overlap with each other as a share of the smaller one."""
-    solid, affine = _solid()
-    index = np.round((points - affine[:3, 3]) / np.diag(affine)[:3]).astype(int)
-    shares = [1 - solid[tuple(index.T)].mean()]
-    for e in others:
-        close = points[(np.abs(points - e.centre) <= e.reach).all(1)]
-        smaller = min(len(points), e.volume / LATTICE**3)
-        shares.append((e.distance(close) <= 1).sum() / smaller)
-    return np.array(shares)
-
-
-@lru_cache(maxsize=1)
-def _solid():
-    """Where the template is grey or white matter rather than CSF (bool), and its affine."""
-    grey, white = (
-        load(resolution=1) for load in (datasets.load_mni152_gm_template, datasets.load_mni152_wm_template)
-    )
-    return np.asarray(grey.dataobj) + np.asarray(white.dataobj) > 0.5, grey.affine
+    put = t.channels(volume.data)
+    for e in solids:
+        box, points = near(volume, e.centre, e.reach + CLEARED + 2 * volume.spacing)
+        away = (e.distance(points) - 1) * e.radius - CLEARED
+        amount = np.clip(0.5 - away / volume.spacing, 0, 1)
+        amount *= np.clip(1 - put['csf'][box], 0, 1) * put['brain'][box]
+        for name in names:
+            put[name][box] += amount * (getattr(t.TISSUES['white'], name) - put[name][box])
 
 
 def draw_nuclei(
     volume: Volume,
-    shapes: Sequence[atlas.Ellipsoid],
+    shapes: Sequence[atlas.Shape],
     texture: Callable,
     rng: np.random.Generator,
     variation: float,
+    family: Family,
 ):
     """Draw nuclei into the brain, with the susceptibility of this person.
 
@@ -147,13 +59,15 @@ def draw_nuclei(
     ----------
     volume : Volume
         Channels of `tissue.CHANNELS`, changed in place.
-    shapes : sequence of Ellipsoid
+    shapes : sequence of Shape
     texture : callable
         Random field of unit variance on the lattice, by its smoothness (mm).
     rng : numpy.random.Generator
     variation : float
         Relative standard deviation of susceptibility between persons; that between the sides of a person,
         by label, is 0.3 of it.
+    family : Family
+        Whose texture, gradients and R2* the nuclei have.
 
     Returns
     -------
@@ -163,6 +77,7 @@ def draw_nuclei(
     fine, broad = texture(1.5), texture(4.0)
     person = {name: 1 + variation * rng.standard_normal() for name in t.NUCLEI}
     sides = {n: 1 + 0.3 * variation * rng.standard_normal() for n in atlas.labels()['index']}
+    own = own_texture(family, texture, rng)
     parts, total = [], np.zeros(volume.data.shape[:3], np.float32)
     for e in shapes:
         box, points = near(volume, e.centre, e.reach + 2 * volume.spacing)
@@ -171,6 +86,8 @@ def draw_nuclei(
         amount *= np.clip(1 - put['csf'][box], 0, 1) * put['brain'][box]
         total[box] += amount
         grain = 1 + 0.05 * fine[box] + 0.08 * broad[box]
+        if own is not None:
+            grain += own.grain(e, box, points)
         parts.append((e, box, amount, grain))
     np.maximum(total, 1, out=total)
     before = volume.data.copy()
@@ -182,9 +99,44 @@ def draw_nuclei(
         nucleus = Nucleus(e.index, e.region, kind.chi * factor, first, amount, grain)
         values = kind._replace(chi=kind.chi * factor + abs(kind.chi) * (grain - 1))
         # about half of R2* comes from iron
-        values = values._replace(r2star=kind.r2star * (0.5 + 0.5 * factor) * grain)
+        relaxing = grain if own is None or not family.free_r2star else own.relaxing(e, box)
+        values = values._replace(r2star=kind.r2star * (0.5 + 0.5 * factor) * relaxing)
         old = t.channels(before[box])
-        for name in ('chi', 'r2star', 'density', 'r1'):
+        for name in ('chi', 'r2star', 'density', 'r1', *(('t1w',) if family.t1w == 'true' else ())):
             put[name][box] += amount * (getattr(values, name) - old[name])
         nuclei.append(nucleus)
     return tuple(nuclei)
+
+
+@dataclass(frozen=True)
+class _OwnTexture:
+    """Texture, gradients and R2* of the nuclei of one person of a family."""
+
+    family: Family
+    fields: tuple[np.ndarray, ...]
+    directions: dict
+    levels: dict
+
+    def grain(self, solid: atlas.Shape, box: tuple[slice, ...], points: np.ndarray):
+        """Relative susceptibility of a solid over its mean, less 1."""
+        along = ((points - solid.centre) / solid.reach) @ self.directions[_body_of(solid)]
+        return self.family.grain * self.fields[0][box] + self.family.gradient * np.clip(along, -1, 1)
+
+    def relaxing(self, solid: atlas.Shape, box: tuple[slice, ...]):
+        """Relative R2* of a solid."""
+        return self.levels[_body_of(solid)] * (1 + 0.08 * self.fields[1][box])
+
+
+def _body_of(solid: atlas.Shape):
+    return _BODY.get(solid.region, solid.region), solid.hemisphere
+
+
+def own_texture(family: Family, texture: Callable, rng: np.random.Generator):
+    """Return texture, gradients and R2* of a person, or None where the family has none of its own."""
+    if not (family.grain or family.gradient or family.free_r2star):
+        return None
+    bodies = [(body, side) for body in (*BODIES, *t.NUCLEI) for side in ('L', 'R')]
+    # mostly from front to back, as in the putamen
+    directions = {body: rng.normal((0, -0.5, 0), (0.3, 0.3, 0.3)) for body in bodies}
+    levels = {body: 1 + 0.12 * rng.standard_normal() for body in bodies}
+    return _OwnTexture(family, (texture(1.2), texture(1.5)), directions, levels)
