@@ -1,11 +1,13 @@
-"""Score the labels of deep grey nuclei that lie elsewhere than a T1-weighted image shows.
+"""Score the labels of deep grey nuclei, and the regional means that they give, on families of heads.
 
-python benchmarks/labels.py [--seeds 61 62 ...] [--nuclei-mm 3] [--voxel 1 1 1] [--tilt 0] [--snr 70]
+python benchmarks/labels.py [--families surface moved ...] [--seeds 501 ...] [--protocol 3T 7T]
+                            [--start none together apart] [--ways T1w segment hybrid] [--table labels.tsv]
 
-Each head has its own warp, and nuclei that moved by up to --nuclei-mm, each its own way. Dice with the true
-labels on the grid of the GRE: of the alignment by T1w alone, of every method of refinement, and of a
-symmetric diffeomorphic registration of susceptibility by local correlation ('syn', a yardstick). The
-alignment of GRE to T1w is the true one.
+Each head is of a family (bids_qsm.phantom.families) that its seed picks in turn unless --families says which.
+Protocols: '3T' is 1 mm, five echoes, with a T1w; '7T' is 1 x 1 x 2 mm, one echo, SNR 30, without a T1w. Dice
+is that with the true labels on the grid of the GRE; the error of a mean (ppb) is taken against the mean over
+the true label on the same map. With --start the atlas is brought in shifted: 4 mm together, or 3 mm each
+nucleus its own way. The alignment of GRE to T1w is the true one.
 """
 
 import argparse
@@ -24,24 +26,35 @@ from bids_qsm.anatomy.bias import correct_bias
 from bids_qsm.anatomy.brainmask import extract_brain
 from bids_qsm.anatomy.contrast import prior_chi
 from bids_qsm.anatomy.refine import REFINEMENT
-from bids_qsm.anatomy.register import DEEP_GREY, REGISTER, syn
-from bids_qsm.anatomy.transform import resample, resample_labels
+from bids_qsm.anatomy.register import REGISTER
+from bids_qsm.anatomy.transform import Displacement, resample, resample_labels
+from bids_qsm.phantom.families import BODIES, FAMILIES
 from bids_qsm.phantom.gre import Protocol, simulate
 from bids_qsm.phantom.head import make_head
 from bids_qsm.phantom.t1w import simulate_t1w
 from bids_qsm.recon.grid import Grid
+from bids_qsm.recon.magnitude import combine
+from bids_qsm.recon.registry import call
 from bids_qsm.templates.spaces import EMBEDDED, get_template
 
 REGIONS = {
     'SN': ('SNc', 'SNr'),
     'RN': ('RN',),
     'STN': ('STN',),
+    'GP': ('GPe', 'GPi'),
     'GPe': ('GPe',),
     'GPi': ('GPi',),
     'Putamen': ('Putamen',),
     'Caudate': ('Caudate',),
     'Thalamus': ('Thalamus',),
+    'Dentate': ('Dentate',),
 }
+PROTOCOLS = {
+    '3T': (Protocol(), True),
+    '7T': (Protocol((1.0, 1.0, 2.0), echo_times=(0.012,), field_strength=7.0, snr=30.0), False),
+}
+"""Protocol, and whether there is a T1w."""
+STARTS = ('none', 'together', 'apart')
 
 
 class Target:
@@ -56,107 +69,153 @@ class Target:
         self.dseg, self.labels = nuclei_atlas(self.t1w.shape, self.affine)
         self.chi = prior_chi(self.t1w, self.affine, self.mask, self.dseg, self.affine, self.labels)
 
+    def started(self, start, seed):
+        """Labels of the atlas, shifted 4 mm together or 3 mm each nucleus its own way."""
+        if start == 'none':
+            return self.dseg
+        rng = np.random.default_rng([seed, 77])
+        found = np.zeros_like(self.dseg)
+        bodies = list(BODIES.values()) if start == 'apart' else [tuple(self.labels['region'])]
+        for regions in bodies:
+            for side in 'LR' if start == 'apart' else [('L', 'R')]:
+                step = rng.standard_normal(3)
+                step *= (3.0 if start == 'apart' else 4.0) / np.linalg.norm(step)
+                rows = self.labels['region'].isin(regions) & self.labels['hemisphere'].isin(list(side))
+                part = np.where(np.isin(self.dseg, self.labels.loc[rows, 'index']), self.dseg, 0)
+                moved = np.roll(part, np.rint(step).astype(int), (0, 1, 2))
+                found = np.where(moved > 0, moved, found)
+        return found
 
-def yardstick(case, target):
-    """Inverse displacement of a registration of susceptibility alone in the box of the deep grey matter."""
-    low, high = np.asarray(DEEP_GREY)
-    grid = np.eye(4)
-    grid[:3, 3] = low
-    shape = tuple((high - low).astype(int) + 1)
-    fixed = resample(target.chi, target.affine, shape, grid, [])
-    moving = resample(case['chi'] * case['mask'], case['chi_affine'], shape, grid, case['chi_chain'])
-    return syn(fixed, moving, grid, iterations=(30, 15))[1]
 
-
-def scan(seed, protocol, nuclei_mm, iron, target):
-    """A head in T1w and GRE: what refinement asks for, true labels, and the transforms of GRE to template."""
-    effects = {'GP': iron, 'SN': iron} if iron != 1 else None
-    head = make_head(seed, nuclei_mm=nuclei_mm, effects=effects)
-    image, image_affine = simulate_t1w(head, seed)
+def scan(family, seed, protocol, target):
+    """A head in T1w and GRE: what refinement asks for, and the true labels."""
+    settings, has_t1w = PROTOCOLS[protocol]
+    head = make_head(seed, family=family)
+    simulation = simulate(head, settings, seed)
+    if has_t1w:
+        image, image_affine = simulate_t1w(head, seed)
+    else:
+        image, image_affine = np.ascontiguousarray(simulation.magnitude[..., 0]), simulation.affine
     image = correct_bias(image, image_affine)[0]
     parts = (target.t1w, target.affine, target.mask)
     brain, affine = extract_brain(image, image_affine, *parts)
-    there, back = REGISTER['dipy'](image, image_affine, brain, *parts, affine)
-    simulation = simulate(head, protocol, seed)
+    there, back = REGISTER['dipy'](image, image_affine, brain, *parts, affine, same_contrast=has_t1w)
     shape = simulation.phase.shape[:3]
     chain = Chain(
         {
             'magnitude': np.asfortranarray(simulation.magnitude, np.float32),
             'phase': np.asfortranarray(simulation.phase, np.float32),
-            'echo_times': list(protocol.echo_times),
-            'field_strength': protocol.field_strength,
+            'echo_times': list(settings.echo_times),
+            'field_strength': settings.field_strength,
             'grid': Grid.from_affine(shape, simulation.affine),
             'brain': resample(brain, image_affine, shape, simulation.affine, []) > 0.5,
         }
     )
     chain.run([step for step in chain.steps if step != 'swi'])
-    case = {
-        'chi': chain.data['chi'].astype(np.float32),
+    mask = chain.chi_mask
+    return {
+        'chi': np.where(mask, chain.data['chi'] - chain.data['offset'], 0).astype(np.float32),
         'chi_affine': simulation.affine,
-        'mask': chain.chi_mask,
+        'mask': mask,
         'chi_chain': [there],
+        'to_template': [back],
+        'magnitude': combine(chain.data['magnitude']),
+        'r2star': chain.data.get('r2star'),
+        'field_strength': settings.field_strength,
         'image': image,
         'image_affine': image_affine,
         'image_chain': [there],
-    }
-    return case, simulation.truth['dseg'], [back]
+    }, simulation.truth['dseg']
 
 
-def scores(case, truth, to_template, target):
-    """Dice by region and side, one dict a way of alignment."""
-    data = {
-        'template': target.t1w,
-        'template_affine': target.affine,
-        'template_chi': target.chi,
-        'template_chi_affine': target.affine,
-        'dseg': target.dseg,
-        'dseg_affine': target.affine,
-        'labels': target.labels,
-    }
-    ways = {'T1w': lambda: None, 'syn': lambda: yardstick(case, target)}
-    ways |= {name: lambda f=function: f(**case, **data)[1] for name, function in REFINEMENT.items()}
-    for way, function in ways.items():
-        start = time.process_time()
-        unrefine = function()
-        seconds = time.process_time() - start
-        chain = to_template if unrefine is None else [*to_template, unrefine]
-        found = resample_labels(target.dseg, target.affine, truth.shape, case['chi_affine'], chain)
+def found_by(way, case, target, dseg):
+    """Labels on the grid of the GRE."""
+    unrefine: list[Displacement] = []
+    if way != 'T1w':
+        data = {
+            **case,
+            'template': target.t1w,
+            'template_affine': target.affine,
+            'template_chi': target.chi,
+            'template_chi_affine': target.affine,
+            'dseg': dseg,
+            'dseg_affine': target.affine,
+            'labels': target.labels,
+        }
+        found = call(REFINEMENT[way], data, {})
+        if found.dseg is not None:
+            return found.dseg
+        unrefine = [found.unrefine]
+    chain = [*case['to_template'], *unrefine]
+    return resample_labels(dseg, target.affine, case['chi'].shape, case['chi_affine'], chain)
+
+
+def scores(case, truth, target, ways, start, seed):
+    """Dice and error of the mean by region and side, one dict a way of alignment."""
+    dseg = target.started(start, seed)
+    for way in ways:
+        begin = time.process_time()
+        found = found_by(way, case, target, dseg)
+        seconds = time.process_time() - begin
         for region, names in REGIONS.items():
             for side in 'LR':
                 rows = target.labels['region'].isin(names) & (target.labels['hemisphere'] == side)
-                wanted = target.labels.loc[rows, 'index']
+                mine, true = (np.isin(d, target.labels.loc[rows, 'index']) for d in (found, truth))
+                means = [1e3 * case['chi'][m].mean() if m.any() else np.nan for m in (mine, true)]
                 yield {
                     'way': way,
+                    'start': start,
                     'region': region,
                     'side': side,
-                    'dice': dice(np.isin(found, wanted), np.isin(truth, wanted)),
+                    'dice': dice(mine, true),
+                    'volume': mine.sum() / true.sum(),
+                    'mean': means[1],
+                    'error': means[0] - means[1],
                     'seconds': seconds,
                 }
 
 
+def report(table):
+    """Print Dice (mean, worst), volume over the true one, and error of the mean (ppb)."""
+    for (protocol, start, way), rows in table.groupby(['protocol', 'start', 'way'], sort=False):
+        by = rows.groupby('region', sort=False)
+        found = pd.DataFrame(
+            {
+                'dice': by['dice'].mean(),
+                'worst': by['dice'].min(),
+                'volume': by['volume'].mean(),
+                'true ppb': by['mean'].mean(),
+                'bias ppb': by['error'].mean(),
+                'worst ppb': by['error'].agg(lambda e: e.iloc[e.abs().argmax()]),
+            }
+        )
+        heads, seconds = rows['seed'].nunique(), rows['seconds'].mean()
+        print(f'\n{protocol}, start {start}, {way}: {heads} heads, {seconds:.0f} CPU s')
+        print(found.round(2).to_string())
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('--seeds', nargs='+', type=int, default=[61, 62, 63])
-    parser.add_argument('--nuclei-mm', type=float, default=3.0)
-    parser.add_argument('--voxel', nargs=3, type=float, default=[1.0, 1.0, 1.0])
-    parser.add_argument('--tilt', type=float, default=0.0, help='of the slab about x (degrees)')
-    parser.add_argument('--snr', type=float, default=70.0)
-    parser.add_argument('--iron', type=float, default=1.0, help='factor on SN and GP')
+    parser.add_argument('--families', nargs='+', choices=FAMILIES, help='one a seed, in turn')
+    parser.add_argument('--seeds', nargs='+', type=int, default=[61, 62, 63, 64])
+    parser.add_argument('--protocol', nargs='+', choices=PROTOCOLS, default=['3T'])
+    parser.add_argument('--start', nargs='+', choices=STARTS, default=['none'])
+    parser.add_argument('--ways', nargs='+', choices=['T1w', *REFINEMENT], default=['T1w', 'segment'])
     parser.add_argument('--table', type=Path, help='write all rows here (TSV)')
     args = parser.parse_args()
-    protocol = Protocol(voxel_size=tuple(args.voxel), rotation=(args.tilt, 0.0, 0.0), snr=args.snr)
-    target = Target()
-    rows = []
-    for seed in args.seeds:
-        scanned = scan(seed, protocol, args.nuclei_mm, args.iron, target)
-        rows += [{'seed': seed, **row} for row in scores(*scanned, target)]
-        print(f'seed {seed}', flush=True)
-        table = pd.DataFrame(rows)
-        if args.table:
-            table.to_csv(args.table, sep='\t', index=False, float_format='%.4f')
-        by = table.groupby(['region', 'way'], sort=False)['dice'].agg(['median', 'mean', 'min']).round(3)
-        print(by.unstack('way').to_string(), flush=True)
-        print('CPU seconds', table.groupby('way')['seconds'].mean().round(1).to_dict(), flush=True)
+    target, rows = Target(), []
+    families = args.families or list(FAMILIES)
+    for protocol in args.protocol:
+        for n, seed in enumerate(args.seeds):
+            family = families[n % len(families)]
+            case, truth = scan(family, seed, protocol, target)
+            about = {'protocol': protocol, 'family': family, 'seed': seed}
+            for start in args.start:
+                rows += [{**about, **row} for row in scores(case, truth, target, args.ways, start, seed)]
+            print(f'{protocol}, seed {seed}, {family}: done', flush=True)
+            if args.table:
+                pd.DataFrame(rows).to_csv(args.table, sep='\t', index=False, float_format='%.4f')
+    report(pd.DataFrame(rows))
 
 
 if __name__ == '__main__':

@@ -1,5 +1,6 @@
 """Where the regions of a series lie: labels of the atlas and of the participant's own segmentations."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from nipype.interfaces.utility import Merge
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from bids_qsm.templates.spaces import Template
 
 REFINED = ('refine', 'unrefine', 'refinement')
+SEGMENTED = ('labels', 'probseg')
 
 
 def is_refined(options: 'Options') -> bool:
@@ -26,10 +28,22 @@ def is_refined(options: 'Options') -> bool:
     return options.refinement.name != 'none'
 
 
+def is_segmented(options: 'Options') -> bool:
+    """Whether the nuclei are segmented in the maps."""
+    return options.refinement.name == 'segment'
+
+
+def map_inputs(options: 'Options', maps: Iterable[str]) -> list[str]:
+    """Maps among ``maps`` of the series that :func:`init_labels_wf` takes."""
+    wanted = ('chi', 'r2star', 'magnitude') if is_segmented(options) else ('chi',)
+    return [port for port in wanted if port in maps] if is_refined(options) else []
+
+
 def label_files(series: 'Series', options: 'Options') -> list[str]:
     """Outputs of :func:`init_labels_wf` that are saved."""
     own = [f'{port}_{one.name}' for one in series.segmentations for port in ('dseg', 'labels')]
-    return ['dseg', *(REFINED if is_refined(options) else ()), *own]
+    refined = [*REFINED, *(SEGMENTED if is_segmented(options) else ())] if is_refined(options) else []
+    return ['dseg', *refined, *own]
 
 
 def label_inputs(options: 'Options') -> list[str]:
@@ -52,14 +66,16 @@ def init_labels_wf(
     options: 'Options',
     template: 'Template',
     atlas: 'Atlas',
+    maps: list[str],
     wanted: list[str],
     sizes: Sizes,
     name: str = 'labels_wf',
 ):
     """Bring the atlas and the participant's segmentations to the GRE.
 
-    Inputs: chi, mask (GRE grid), and those of :func:`label_inputs`.
-    Outputs: dseg (of the atlas); where they are made refine, unrefine (transforms), refinement (JSON);
+    Inputs: ``maps`` (those of :func:`map_inputs`), mask (GRE grid), and those of :func:`label_inputs`.
+    Outputs: dseg (of the atlas); where they are made refine, unrefine (transforms), refinement (JSON), and
+    labels (table) and probseg of nuclei that were segmented;
     dseg_<name>, labels_<name> (table) of each segmentation of the participant; and those that are ``wanted``
     of white_matter (mask), to_template (transforms of GRE points to points of the template) and
     own_dseg_<name> (on its own grid).
@@ -69,14 +85,16 @@ def init_labels_wf(
         f'Regions are those of the atlas {atlas.name} ({atlas.citation}), carried to the GRE by the inverse '
         'transforms in one interpolation.'
     )
-    inputnode = pe.inputnode('mask', *(['chi'] if is_refined(options) else []), *label_inputs(options))
+    inputnode = pe.inputnode('mask', *maps, *label_inputs(options))
     outputnode = pe.outputnode(*label_files(series, options), *wanted)
     invert = to_template_invert(options)
     to_template = pe.Node(Merge(len(invert)), name='to_template')
     workflow.link(inputnode, to_template, in1='gre_to_anat', in2='template_to_image')
     if 'to_template' in wanted:
         workflow.link(to_template, outputnode, to_template='out')
-    images = {'dseg': atlas.dseg, 'white_matter': template.white_matter}
+    images = {'white_matter': template.white_matter}
+    if not is_segmented(options):
+        images = {'dseg': atlas.dseg, **images}
     for port, image in ((port, image) for port, image in images.items() if port in ('dseg', *wanted)):
         place = pe.Node(
             Resample(image=str(image), interpolation='label', invert=invert),
@@ -87,16 +105,22 @@ def init_labels_wf(
         workflow.link(to_template, place, transforms='out')
         workflow.link(place, outputnode, **{port: 'image'})
     if is_refined(options):
-        _add_refinement(workflow, options, template, atlas, sizes)
+        _add_refinement(workflow, series, options, template, atlas, maps, sizes)
     for one in series.segmentations:
         _add_segmentation(workflow, one, wanted, sizes)
     return workflow
 
 
 def _add_refinement(
-    workflow: pe.Workflow, options: 'Options', template: 'Template', atlas: 'Atlas', sizes: Sizes
+    workflow: pe.Workflow,
+    series: 'Series',
+    options: 'Options',
+    template: 'Template',
+    atlas: 'Atlas',
+    maps: list[str],
+    sizes: Sizes,
 ):
-    """Add the alignment of the deep grey matter by susceptibility, from where the anatomical image has it."""
+    """Find the nuclei in susceptibility, from where the anatomical image has them."""
     target = 'one given' if options.chi_template else 'one made from the atlas and values of the literature'
     about = facts(REFINEMENT[options.refinement.name])
     workflow.__desc__ += f' {about.prose.format(template=target)}'
@@ -105,17 +129,23 @@ def _add_refinement(
             method=options.refinement.name,
             params=options.refinement.as_dict,
             template=str(template.t1w),
-            template_chi=str(template.chi),
             dseg=str(atlas.dseg),
             labels=str(atlas.labels),
         ),
         name='refine_labels',
         mem_gb=need(about.memory, sizes),
     )
+    if template.chi is not None:
+        refine_labels.inputs.template_chi = str(template.chi)
+    if series.field_strength:
+        refine_labels.inputs.field_strength = series.field_strength
     inputnode, outputnode = workflow.get_node('inputnode'), workflow.get_node('outputnode')
-    workflow.link(inputnode, refine_labels, 'chi', 'mask', 'anat', 'image_to_template', 'gre_to_anat')
+    transforms = ('image_to_template', 'template_to_image', 'gre_to_anat')
+    workflow.link(inputnode, refine_labels, *maps, 'mask', 'anat', *transforms)
     workflow.link(refine_labels, workflow.get_node('to_template'), in3='unrefine')
     workflow.link(refine_labels, outputnode, 'refine', 'unrefine', refinement='note')
+    if is_segmented(options):
+        workflow.link(refine_labels, outputnode, 'dseg', *SEGMENTED)
 
 
 def _add_segmentation(workflow: pe.Workflow, one: 'Segmentation', wanted: list[str], sizes: Sizes):

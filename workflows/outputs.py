@@ -13,7 +13,7 @@ from bids_qsm.interfaces.findings import CollectFindings
 from bids_qsm.interfaces.report import PlotFlicker, PlotOutlines
 from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.applications import Run, runs_of
-from bids_qsm.workflows.labels import is_refined, label_files
+from bids_qsm.workflows.labels import is_refined, is_segmented, label_files
 from bids_qsm.workflows.memory import Sizes, need
 from bids_qsm.workflows.susceptibility import is_one_step
 
@@ -102,7 +102,7 @@ def init_outputs_wf(
     drawn = [f'figure_{kind}' for kind in figures]
     reference = ['reference'] if 'chi' in maps else []
     inputnode = pe.inputnode(
-        *maps, 'mask', *reference, 'gre_to_anat', 'labels', 'notes', *found, *ports, *drawn
+        *dict.fromkeys([*maps, 'mask', *reference, 'gre_to_anat', 'labels', 'notes', *found, *ports, *drawn])
     )
     sources = _sources(series, options)
     files = {
@@ -230,6 +230,13 @@ def _label_files(
     if is_refined(options):
         paths |= moves
     others = [] if is_refined(options) else list(moves.values())
+    shares = path('probseg', seg=atlas.name)
+    if is_segmented(options):
+        paths['probseg'] = shares
+        text = f'Share of each voxel in each label of the atlas {atlas.name}, in the order of its table'
+        sidecars['probseg'] = sidecar(text, sources=sources)
+    else:
+        others.append(shares)
     running = {use.name for use in series.applications}
     for app in applications():
         if app.name not in running and app.scope != 'subject':

@@ -18,7 +18,14 @@ from bids_qsm.workflows.applications import (
     runs_of,
 )
 from bids_qsm.workflows.given import given_inputs, init_given_recon_wf, init_given_wf
-from bids_qsm.workflows.labels import init_labels_wf, is_refined, label_files, label_inputs
+from bids_qsm.workflows.labels import (
+    init_labels_wf,
+    is_refined,
+    is_segmented,
+    label_files,
+    label_inputs,
+    map_inputs,
+)
 from bids_qsm.workflows.memory import Sizes, need
 from bids_qsm.workflows.outputs import init_outputs_wf
 from bids_qsm.workflows.phase import init_phase_wf
@@ -141,6 +148,7 @@ def init_series_wf(
         options=options,
         template=template,
         atlas=atlas,
+        maps=map_inputs(options, products),
         wanted=[*placed, *(port for port in of_labels if port.startswith('own_dseg_'))],
         sizes=sizes,
     )
@@ -155,14 +163,18 @@ def init_series_wf(
         maps=saved_maps(products),
         figures=figures,
     )
-    outputs_wf.inputs.inputnode.labels = str(atlas.labels)
+    if not is_segmented(options):
+        outputs_wf.inputs.inputnode.labels = str(atlas.labels)
 
     workflow.link(inputnode, align_wf, 'combined', 'anat', 'anat_mask')
     taken = given_inputs(series) if series.given else [port for port in CONDITIONED if port != 'notes']
     workflow.link(inputnode, recon_wf, *taken)
     workflow.link(inputnode, labels_wf, *placed_by)
     workflow.link(align_wf, labels_wf, 'gre_to_anat')
-    workflow.link(recon_wf, labels_wf, *(['chi'] if is_refined(options) else []), mask='chi_mask')
+    shown_in = map_inputs(options, products)
+    if 'magnitude' in shown_in:
+        workflow.link(inputnode, labels_wf, magnitude='combined')
+    workflow.link(recon_wf, labels_wf, *(port for port in shown_in if port != 'magnitude'), mask='chi_mask')
     images = {'magnitude': 'combined', 'phase': 'phase'}
     images = {port: source for port, source in images.items() if port in products}
     workflow.link(inputnode, reportlets_wf, 'anat', 'anat_mask', **images)

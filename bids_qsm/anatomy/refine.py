@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
+from bids_qsm.anatomy.nuclei import Refined, finding, segment, still
 from bids_qsm.anatomy.nucleus_shifts import Body, fit, split
 from bids_qsm.anatomy.polyaffine import flow
 from bids_qsm.anatomy.register import DEEP_GREY, fade, grid_of_box
@@ -92,11 +93,8 @@ def hybrid(
 
     Returns
     -------
-    refine, unrefine : Displacement
-        The first maps template points to corrected ones, to be followed by the chains; the second is its
-        inverse. Both are on a grid of 1 mm over the box, and zero at its faces.
-    findings : list of dict
-        Entries: what, found, action, evidence, level.
+    Refined
+        Its displacements are on a grid of 1 mm over the box, and zero at its faces.
     """
     for name, value in (('misplaced_mm', misplaced_mm), ('gain_sd', gain_sd)):
         if not value > 0:
@@ -111,7 +109,7 @@ def hybrid(
     covered = [(b.share * seen).sum() > 0.5 * b.share.sum() for b in bodies]
     if not any(covered):
         why = 'No nucleus of sufficient contrast lies in the field of view.'
-        return *_still(shape, grid), [_finding(why, _ALONE, level='warning')]
+        return Refined(*still(box), [finding(why, _ALONE, level='warning')])
     fitted = fit(
         measured,
         seen,
@@ -132,7 +130,7 @@ def hybrid(
     moved = [b for b, *both in zip(held, covered, far, strict=True) if all(both)]
     if not moved:
         why = f'The nuclei lie within {_ACCURACY} mm of their positions by the anatomical image.'
-        return *_still(shape, grid), [_finding(why, _ALONE), *missed]
+        return Refined(*still(box), [finding(why, _ALONE), *missed])
     refine, unrefine = flow(held, trust, grid, fade(shape, 8.0))
 
     pairs = (
@@ -152,12 +150,12 @@ def hybrid(
     )
     if after - before < _LEAST_RISE:
         why = 'Moving the nuclei did not improve the match with the template.'
-        return *_still(shape, grid), [_finding(why, _ALONE, evidence), *missed]
+        return Refined(*still(box), [finding(why, _ALONE, evidence), *missed])
     action = 'Nuclei were moved to their positions in the susceptibility map.'
-    return refine, unrefine, [_finding(_moves(moved), action, evidence), *missed]
+    return Refined(refine, unrefine, [finding(_moves(moved), action, evidence), *missed])
 
 
-REFINEMENT = {'hybrid': hybrid}
+REFINEMENT = {'segment': segment, 'hybrid': hybrid}
 
 
 def _trust(body: Body, misplaced: float):
@@ -194,22 +192,6 @@ def _likeness(data: Array, target: Array, bodies: list[Body], seen: Array):
     return float(np.mean(found)) if found else 0.0
 
 
-def _still(shape: tuple[int, ...], grid: Array):
-    """Zero displacements, forward and backward."""
-    still = Displacement(np.zeros((*shape, 3), np.float32), grid)
-    return still, still
-
-
-def _finding(found: str, action: str, evidence: str = '', level: str = 'info'):
-    return {
-        'what': 'Deep grey matter',
-        'found': found,
-        'action': action,
-        'evidence': evidence,
-        'level': level,
-    }
-
-
 def _moves(bodies: list[Body]):
     lengths = sorted(((np.linalg.norm(b.shift), f'{b.name} {b.hemisphere}') for b in bodies), reverse=True)
     listed = ', '.join(f'{name} {length:.1f} mm' for length, name in lengths)
@@ -218,4 +200,4 @@ def _moves(bodies: list[Body]):
 
 def _missed(names: list[str]):
     found = f'Not visible in the susceptibility map: {", ".join(names)}.'
-    return [_finding(found, _ALONE, level='warning')] if names else []
+    return [finding(found, _ALONE, level='warning')] if names else []

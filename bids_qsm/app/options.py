@@ -211,7 +211,7 @@ class Options:
         'nuclei', 'regions: a name, or a dseg with its TSV', metavar='NAME|FILE', normal=_atlas_path
     )
     registration: Method = _step(Method('dipy'), 'method, see below')
-    refinement: Method = _step(Method('hybrid'), 'method, see below')
+    refinement: Method = _step(Method('segment'), 'method, see below')
     mask: Method = _step(
         Method('combined'), 'method, see below, or files such as /masks/{series}_mask.nii.gz'
     )

@@ -186,10 +186,13 @@ def find_resources(options: Options):
             f'{", ".join(options.output_spaces)}; ask for {atlas.space} or choose another atlas.'
         )
     chi = None
-    if options.refinement.name != 'none':
+    if options.refinement.name == 'hybrid':
         chi = get_chi(options.chi_template, templates[0], atlas, cache)
     elif options.chi_template is not None:
-        raise UserError('--chi-template is what --refinement aligns to; leave it out with --refinement none.')
+        raise UserError(
+            f'--chi-template is what --refinement hybrid aligns to; leave it out with --refinement '
+            f'{options.refinement.name}.'
+        )
     templates[0] = replace(templates[0], white_matter=get_white_matter(templates[0], cache), chi=chi)
     return templates, atlas
 

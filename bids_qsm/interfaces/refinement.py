@@ -1,6 +1,7 @@
 """Alignment of the deep grey matter by susceptibility."""
 
 import numpy as np
+from nipype.interfaces.base import traits
 
 from bids_qsm.anatomy.refine import REFINEMENT
 from bids_qsm.interfaces.step import (
@@ -20,16 +21,20 @@ from bids_qsm.recon.registry import call
 
 
 class RefineDeepGrey(Step):
-    """Align the deep grey matter by T1w and susceptibility together."""
+    """Find the deep grey nuclei in susceptibility, from where registration put those of the atlas."""
 
     input_spec = inputs(
         chi=volume('susceptibility (ppm)'),
         mask=mask('where it holds', of='chi'),
         anat=head('anatomical image, free of bias'),
+        magnitude=volume('magnitude of the series', optional=True),
+        r2star=volume('R2* (1/s)', optional=True),
+        field_strength=traits.Float(desc='B0 (T)'),
         image_to_template=transform('resamples the anatomical image onto the template'),
+        template_to_image=transform('its inverse'),
         gre_to_anat=transform('resamples susceptibility onto the anatomical image'),
         template=volume('template of the contrast of the anatomical image'),
-        template_chi=volume('susceptibility of the template (ppm)'),
+        template_chi=volume('susceptibility of the template (ppm)', optional=True),
         dseg=volume('atlas in the space of the template'),
         labels=table('its table: index, name, hemisphere, region'),
         **methods(REFINEMENT),
@@ -38,12 +43,20 @@ class RefineDeepGrey(Step):
         refine=transform('displacement field: template points to where T1w would have them'),
         unrefine=transform('its inverse'),
         note=record('findings: what, found, action, evidence, level'),
+        dseg=volume("labels of the participant's nuclei on the grid of susceptibility"),
+        labels=table('their table, with source, confidence, moved_mm and volume_ratio of each'),
+        probseg=volume('share of each voxel that lies in each label, 4D'),
     )
 
     def compute(self, data: Data):
         data['image'], data['image_affine'] = data['anat'], data['anat_affine']
         data['image_chain'] = data['image_to_template']
         data['chi_chain'] = [*data['image_to_template'], *data['gre_to_anat']]
+        # of the GRE to the anatomical image it is a matrix
+        to_anat = [np.linalg.inv(matrix) for matrix in reversed(data['gre_to_anat'])]
+        data['to_template'] = [*to_anat, *data['template_to_image']]
         data['dseg'] = np.rint(data['dseg']).astype(np.int32)
-        refine, unrefine, found = call(REFINEMENT[self.inputs.method], data, self.inputs.params)
-        return refine, unrefine, {'findings': found}
+        data['field_strength'] = self.inputs.field_strength or None
+        found = call(REFINEMENT[self.inputs.method], data, self.inputs.params)
+        note = {'findings': found.findings}
+        return found.refine, found.unrefine, note, found.dseg, found.labels, found.shares

@@ -4,6 +4,7 @@ import pytest
 from bids_qsm.anatomy.refine import REFINEMENT
 from bids_qsm.anatomy.transform import resample, resample_labels, transform_points
 from bids_qsm.errors import UserError
+from bids_qsm.recon.registry import call
 from tests.anatomy.brains import dice, pose
 from tests.anatomy.nuclei import AFFINE, BOX, LABELS, SHAPE, SHIFTS, STAY, dseg, susceptibility
 
@@ -13,24 +14,27 @@ PLAIN = np.random.default_rng(3).random(SHAPE).astype(np.float32)
 
 def refine(method, chi, mask=None, affine=AFFINE, chain=(), **params):
     """Refine the place of a susceptibility map whose anatomical image lies on the template."""
-    return REFINEMENT[method](
-        chi,
-        affine,
-        np.ones(chi.shape, bool) if mask is None else mask,
-        list(chain),
-        PLAIN,
-        AFFINE,
-        [],
-        PLAIN,
-        AFFINE,
-        susceptibility(STAY),
-        AFFINE,
-        dseg(STAY),
-        AFFINE,
-        LABELS,
-        box=BOX,
-        **params,
-    )
+    data = {
+        'chi': chi,
+        'chi_affine': affine,
+        'mask': np.ones(chi.shape, bool) if mask is None else mask,
+        'chi_chain': list(chain),
+        'to_template': [np.linalg.inv(matrix) for matrix in reversed(chain)],
+        'image': PLAIN,
+        'image_affine': AFFINE,
+        'image_chain': [],
+        'template': PLAIN,
+        'template_affine': AFFINE,
+        'template_chi': susceptibility(STAY),
+        'template_chi_affine': AFFINE,
+        'dseg': dseg(STAY),
+        'dseg_affine': AFFINE,
+        'labels': LABELS,
+        'magnitude': None,
+        'r2star': None,
+        'field_strength': 3.0,
+    }
+    return call(REFINEMENT[method], data, {'box': BOX, **params})
 
 
 def overlaps(shifts, unrefine):
@@ -42,7 +46,8 @@ def overlaps(shifts, unrefine):
 @pytest.mark.parametrize('method', REFINEMENT)
 @pytest.mark.parametrize('changes', [{}, {'gain': 2.5}, {'zero': -0.1, 'noise': 0.03}], ids=str)
 def test_labels_fit_nuclei_that_lie_elsewhere(method, changes):
-    refined, unrefine, findings = refine(method, susceptibility(SHIFTS, **{'noise': 0.015} | changes))
+    found = refine(method, susceptibility(SHIFTS, **{'noise': 0.015} | changes))
+    refined, unrefine, findings = found.refine, found.unrefine, found.findings
     assert min(overlaps(SHIFTS, unrefine).values()) > 0.75
     points = np.array([[-20.0, 0, 0], [10, -12, -6]])
     there = transform_points(points, [refined])
@@ -53,7 +58,8 @@ def test_labels_fit_nuclei_that_lie_elsewhere(method, changes):
 
 @pytest.mark.parametrize('method', REFINEMENT)
 def test_nuclei_that_are_in_place_stay(method):
-    refined, unrefine, _ = refine(method, susceptibility(STAY, noise=0.015, seed=4))
+    found = refine(method, susceptibility(STAY, noise=0.015, seed=4))
+    refined, unrefine = found.refine, found.unrefine
     assert np.abs(refined.field).max() < 0.5
     assert min(overlaps(STAY, unrefine).values()) > 0.85
 
@@ -67,7 +73,7 @@ def test_a_tilted_slab_moves_what_it_holds(method):
     inverse = np.linalg.inv(tilt)
     chi = resample(susceptibility(SHIFTS, noise=0.015), AFFINE, shape, tilt @ grid, [inverse])
     mask = resample(np.ones(SHAPE, np.float32), AFFINE, shape, tilt @ grid, [inverse]) > 0.99
-    _, unrefine, _ = refine(method, chi, mask, tilt @ grid, [tilt])
+    unrefine = refine(method, chi, mask, tilt @ grid, [tilt]).unrefine
     found = overlaps(SHIFTS, unrefine)
     held = LABELS.loc[LABELS['region'].isin(['SNr', 'STN']), 'index']
     assert min(found[n] for n in held) > 0.7
@@ -78,7 +84,8 @@ def test_a_tilted_slab_moves_what_it_holds(method):
 def test_a_map_that_shows_nothing_moves_nothing_far(method, what):
     chi = np.random.default_rng(1).normal(0, 0.02, SHAPE).astype(np.float32)
     mask = np.full(SHAPE, what == 'noise')
-    refined, unrefine, findings = refine(method, chi, mask)
+    found = refine(method, chi, mask)
+    refined, unrefine, findings = found.refine, found.unrefine, found.findings
     assert np.abs(refined.field).max() < 0.5
     assert np.abs(unrefine.field).max() < 0.5
     assert findings[-1]['level'] == 'warning'
@@ -93,5 +100,5 @@ def test_spreads_must_be_above_zero(params):
 @pytest.mark.parametrize('method', REFINEMENT)
 def test_two_runs_agree_bit_for_bit(method):
     chi = susceptibility(SHIFTS, noise=0.02)
-    first, second = (refine(method, chi)[0].field for _ in range(2))
+    first, second = (refine(method, chi).refine.field for _ in range(2))
     np.testing.assert_array_equal(first, second)

@@ -28,13 +28,14 @@ def files(tmp_path):
         'dseg': save(dseg(STAY), AFFINE, tmp_path, 'dseg.nii'),
         'labels': str(tmp_path / 'labels.tsv'),
         'image_to_template': save_xfm(np.eye(4), tmp_path, 'anat_to_template.txt'),
+        'template_to_image': save_xfm(np.eye(4), tmp_path, 'template_to_anat.txt'),
         'gre_to_anat': save_xfm(GRE_TO_ANAT, tmp_path, 'gre_to_anat.txt'),
     }
 
 
 def test_transforms_and_findings_are_written(files, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = RefineDeepGrey(params={'box': BOX}, **files).run().outputs
+    found = RefineDeepGrey(method='hybrid', params={'box': BOX}, **files).run().outputs
     point = np.array([[-20.0, 0, 0]])
     there = transform_points(point, load_xfm(found.refine))
     np.testing.assert_allclose(there - point, [SHIFTS['GP', 'L']], atol=0.5)

@@ -341,22 +341,23 @@ def test_refinement_is_named_after_the_template_it_is_in(options, series, monkey
 
 
 def test_a_susceptibility_template_must_fit(options, series, tmp_path):
+    asked = replace(options, refinement=Method('hybrid'))
     affine = np.diag([8.0, 8, 8, 1])
     affine[:3, 3] = -60
     data = np.arange(16**3, dtype=np.float32).reshape(16, 16, 16)
     wrong = tmp_path / 'tpl-Other_Chimap.nii.gz'
     nib.save(nib.Nifti1Image(data, affine), wrong)
     with pytest.raises(UserError, match='is in the space Other, but regions come from'):
-        graph(replace(options, chi_template=wrong), series)
+        graph(replace(asked, chi_template=wrong), series)
     # the template of a study says its space in its sidecar
     (tmp_path / 'tpl-Other_Chimap.json').write_text(f'{{"SpatialReference": "{options.output_spaces[0]}"}}')
-    graph(replace(options, chi_template=wrong), series)
+    graph(replace(asked, chi_template=wrong), series)
     elsewhere = tmp_path / 'far_Chimap.nii.gz'
     nib.save(nib.Nifti1Image(data, np.eye(4) + 900), elsewhere)
     with pytest.raises(UserError, match='shows nothing where the deep grey matter'):
-        graph(replace(options, chi_template=elsewhere), series)
+        graph(replace(asked, chi_template=elsewhere), series)
     right = wrong.rename(tmp_path / 'study_Chimap.nii.gz')
-    workflow, _, _ = graph(replace(options, chi_template=right), series)
+    workflow, _, _ = graph(replace(asked, chi_template=right), series)
     (refine,) = [n for n in workflow.list_node_names() if n.endswith('.refine_labels')]
     assert workflow.get_node(refine).inputs.template_chi == str(right)
     with pytest.raises(UserError, match='leave it out with --refinement none'):

@@ -1,0 +1,361 @@
+"""Segmentation of the deep grey nuclei of a person in susceptibility and R2*."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage, special
+
+from bids_qsm.anatomy.nucleus_outlines import Outline, Scene, deform, fit_poses, make_scene
+from bids_qsm.anatomy.nucleus_search import coupling, locate, template_view
+from bids_qsm.anatomy.nucleus_shapes import Nucleus, nuclei_of
+from bids_qsm.anatomy.nucleus_shifts import Body
+from bids_qsm.anatomy.polyaffine import flow
+from bids_qsm.anatomy.register import DEEP_GREY, fade, grid_of_box
+from bids_qsm.anatomy.transform import (
+    Displacement,
+    resample_labels,
+    spacing_of,
+)
+from bids_qsm.recon.arrays import Array
+from bids_qsm.recon.registry import Need, method
+
+_MISFIT = {'chi': 0.01, 'r2star': 1.0, 'signal': 0.05}
+"""Least standard deviation (ppm; 1/s for each T; relative) of what the model leaves of a map."""
+_BLUR = 0.35
+"""Standard deviation of the point spread of a map over the side of its voxels, beyond averaging over them."""
+_LARGEST_VOXEL = 40.0
+"""Volume (mm^3) of voxels beyond which the atlas is as good."""
+_LEAST_CONTRAST = 0.012
+"""Difference (ppm) to the surroundings below which a nucleus is not made out."""
+_VOLUMES = (0.5, 2.0)
+"""Plausible volume over that of the atlas."""
+_ALONE_MM = 8.0
+"""Longest plausible shift (mm) apart from that of the neighbours."""
+
+
+@dataclass(frozen=True, eq=False)
+class Refined:
+    """Where the nuclei of a person lie.
+
+    ``refine`` maps template points to corrected ones, ``unrefine`` is its inverse; ``findings`` are entries
+    of the report. Where the nuclei were segmented, ``dseg`` has their labels on the grid of the maps,
+    ``shares`` (x, y, z, label; uint8, in 255ths) the share of each voxel that lies in each label, and
+    ``labels`` the table of labels with source, confidence, moved_mm and volume_ratio.
+    """
+
+    refine: Displacement
+    unrefine: Displacement
+    findings: list[dict]
+    dseg: np.ndarray | None = None
+    labels: pd.DataFrame | None = None
+    shares: np.ndarray | None = field(default=None, repr=False)
+
+
+def still(box: tuple) -> tuple[Displacement, Displacement]:
+    """Zero displacements, forward and backward, over a box (mm)."""
+    shape, grid = grid_of_box(box, 1.0)
+    none = Displacement(np.zeros((*shape, 3), np.float32), grid)
+    return none, none
+
+
+def finding(found: str, action: str, evidence: str = '', level: str = 'info'):
+    """An entry of the report about the deep grey matter."""
+    return {
+        'what': 'Deep grey matter',
+        'found': found,
+        'action': action,
+        'evidence': evidence,
+        'level': level,
+    }
+
+
+@method(
+    memory=Need(0.6, volume=24),
+    prose="The nuclei were segmented in the subject's own maps: starting from the atlas, the shift of each "
+    'was searched, its pose and size were fitted, and its surface was moved to where susceptibility and R2* '
+    'change, with a model of the partial volume of each voxel.',
+)
+def segment(
+    chi: Array,
+    chi_affine: Array,
+    mask: Array,
+    chi_chain: list[Array | Displacement],
+    to_template: list[Array | Displacement],
+    dseg: Array,
+    dseg_affine: Array,
+    labels: pd.DataFrame,
+    magnitude: Array | None = None,
+    r2star: Array | None = None,
+    field_strength: float | None = None,
+    *,
+    box: tuple = DEEP_GREY,
+):
+    r"""Segment the deep grey nuclei of a person, from an atlas that registration has brought near.
+
+    First the shift of every nucleus is searched (:func:`bids_qsm.anatomy.nucleus_search.locate`): they go
+    together, neighbours more so, and each by itself. Then pose and size of each are fitted, twelve
+    parameters a nucleus (:func:`bids_qsm.anatomy.nucleus_outlines.fit_poses`). Last the surfaces move along
+    their normals (:func:`bids_qsm.anatomy.nucleus_outlines.deform`). All stages compare the maps with
+
+    .. math:: I(x) = m_0(x) + \sum_k s_k(x) \, (m_k(x) - m_0(x))
+
+    where s is the share of a voxel that lies in a nucleus, and both levels, inside and around, are the
+    person's own: iron overload, age and the zero of the map do not matter. In a voxel that a nucleus shares
+    with its surroundings, phases add by signal, and the shares in susceptibility are weighted accordingly.
+    Parts of a nucleus (GPe and GPi, SNc and SNr) divide it as in the atlas.
+
+    A nucleus keeps the outline of the atlas, moved with its neighbours, where its contrast is below
+    0.012 ppm, its volume is not within half and twice that of the atlas, or it would move by more than 8 mm
+    by itself.
+
+    Parameters
+    ----------
+    chi : ndarray, 3D
+        Susceptibility (ppm), of any zero, field of view and orientation.
+    chi_affine, dseg_affine : ndarray (4, 4)
+        Voxel to world (mm).
+    mask : ndarray of bool
+        Where it is valid.
+    chi_chain, to_template : list of ndarray (4, 4) or Displacement
+        From template points to points of ``chi``, and back.
+    dseg : ndarray of int
+        Atlas in the template's space.
+    labels : DataFrame
+        Its table, with columns index, hemisphere, region.
+    magnitude : ndarray, optional
+        Signal of the series, on the grid of ``chi``.
+    r2star : ndarray, optional
+        R2* (1/s) on that grid; without it the magnitude decides borders to CSF.
+    field_strength : float, optional
+        Tesla; 3 where it is unknown.
+    box : tuple
+        Lower and upper corner (mm, template space) of the displacement.
+
+    Returns
+    -------
+    Refined
+    """
+    placed = resample_labels(dseg, dseg_affine, chi.shape, chi_affine, to_template).astype(np.int32)
+    nuclei = nuclei_of(dseg, dseg_affine, labels)
+    covered = {id(n): _coverage(placed, mask, n, chi_affine) for n in nuclei}
+    nuclei = [n for n in nuclei if covered[id(n)] > 0.5]
+    known = [n for n in nuclei if n.is_known]
+    if not known or np.prod(spacing_of(chi_affine)) > _LARGEST_VOXEL:
+        why = (
+            'No nucleus of the atlas lies in the field of view.' if not known else 'The voxels are too large.'
+        )
+        action = 'Nuclei have the outlines of the atlas.'
+        table = _with_quality(labels, {})
+        return Refined(*still(box), [finding(why, action, level='warning')], placed * mask, table)
+    channels, noise = _channels(chi, mask, magnitude, r2star, field_strength or 3.0)
+    covariance = coupling(known, common_mm=3.0, near_mm=1.5, own_mm=1.2)
+    view = template_view(channels, chi_affine, mask, chi_chain, nuclei, noise)
+    locate(view, nuclei, covariance)
+    signal = np.ones_like(chi) if magnitude is None else magnitude
+    corner, scene = make_scene(channels, signal, chi_affine, mask, to_template, nuclei, noise)
+    # the point spread of a map grows with its voxels
+    side = float(np.prod(scene.size)) ** (1 / 3)
+    fit_poses(scene, nuclei, covariance, blur_mm=2.0, rigid=True, iterations=8)
+    fit_poses(scene, nuclei, covariance, blur_mm=0.8 * side, ground_mm=1.5 * side, iterations=15)
+    outlines = deform(scene, nuclei, blur_mm=_BLUR * side, ground_mm=1.3 * side)
+    sizes = {id(n): int((np.isin(placed, list(n.parts)) & mask).sum()) for n in known}
+    quality = _judge(scene, outlines, sizes, covariance)
+    kept = [n for n in known if quality[id(n)]['source'] == 'prior']
+    if kept:
+        _fall_back(kept, known, quality, covariance)
+        again = [o for o in outlines if o.nucleus not in kept]
+        outlines = [*deform(scene, kept, blur_mm=0.0, iterations=0), *again]
+    own, shares = _labelled(scene, outlines, list(labels['index']))
+    result = np.where(np.isin(placed, labels['index']), placed, 0)
+    result[corner] = own
+    whole = np.zeros((*chi.shape, len(labels)), np.uint8)
+    whole[corner] = shares
+    moved = _moved(known, quality, box)
+    table = _with_quality(labels, {i: quality[id(n)] for n in nuclei for i in n.parts if id(n) in quality})
+    return Refined(*moved, _report(known, quality), result * mask, table, whole)
+
+
+def _coverage(placed: Array, mask: Array, nucleus: Nucleus, affine: Array):
+    """Share of a nucleus of the atlas that lies inside the mask and the field of view."""
+    inside = np.isin(placed, list(nucleus.parts)) & mask
+    return inside.sum() * np.prod(spacing_of(affine)) / nucleus.volume
+
+
+def _channels(chi: Array, mask: Array, magnitude: Array | None, r2star: Array | None, field_strength: float):
+    """Maps that show the nuclei, and the least standard deviation of what the model leaves of each."""
+    channels, least = {'chi': np.where(mask, chi, 0)}, {'chi': _MISFIT['chi']}
+    if r2star is not None:
+        channels['r2star'] = np.where(mask & np.isfinite(r2star), r2star, 0)
+        least['r2star'] = _MISFIT['r2star'] * field_strength
+    elif magnitude is not None:
+        channels['signal'] = magnitude / max(float(np.median(magnitude[mask])), 1e-9)
+        least['signal'] = _MISFIT['signal']
+    noise = {}
+    for name, image in channels.items():
+        rough = np.abs(image - ndimage.gaussian_filter(image, 1.0))[mask]
+        noise[name] = float(np.hypot(least[name], 1.4826 * np.median(rough)))
+    return channels, noise
+
+
+def _judge(scene: Scene, outlines: list[Outline], atlas: dict[int, int], covariance: Array):
+    """Source, confidence, shift and volume of each known nucleus, by its id.
+
+    ``atlas`` has the number of voxels of each where registration put the atlas.
+    """
+    known = [o for o in outlines if o.nucleus.is_known]
+    shifts = np.array([_shift(scene, o) for o in known])
+    ties = np.linalg.inv(covariance)
+    alone = np.linalg.norm(ties @ shifts / np.diag(ties)[:, None], axis=1)
+    chi, found = scene.channels['chi'], {}
+    for o, shift, apart in zip(known, shifts, alone, strict=True):
+        share, part = o.share, chi[o.box]
+        seen = scene.seen[o.box]
+        near = seen & (o.distance + o.moved < 3)
+        # regression of the map on the share of the nucleus: its slope is the contrast
+        contrast, confidence = 0.0, 0.0
+        if near.sum() > 3 and np.ptp(share[near]) > 0.1:
+            slope, start = np.polyfit(share[near], part[near], 1)
+            left = part[near] - start - slope * share[near]
+            contrast = abs(float(slope))
+            confidence = max(0.0, 1 - float(left.var() / part[near].var()))
+        ratio = float(share[seen].sum() / max(atlas[id(o.nucleus)], 1))
+        reasons = []
+        if contrast < _LEAST_CONTRAST:
+            reasons.append('its contrast is too low')
+        if not _VOLUMES[0] <= ratio <= _VOLUMES[1]:
+            reasons.append(f'its volume would be {ratio:.2f} of that of the atlas')
+        if apart > _ALONE_MM:
+            reasons.append(f'it would move by {apart:.1f} mm by itself')
+        found[id(o.nucleus)] = {
+            'shift': shift,
+            'source': 'prior' if reasons else 'own',
+            'confidence': 0.0 if reasons else round(confidence, 3),
+            'moved_mm': round(float(np.linalg.norm(shift)), 2),
+            'volume_ratio': round(ratio, 3),
+            'reason': ', '.join(reasons),
+        }
+    return found
+
+
+def _shift(scene: Scene, outline: Outline):
+    """Shift (mm, template space) of the centre of a nucleus from the atlas to the person."""
+    points = scene.points.reshape(*scene.shape, 3)[outline.box]
+    share = outline.share * scene.seen[outline.box]
+    still = special.ndtr(-outline.nucleus.still.distance(np.ascontiguousarray(points.reshape(-1, 3))) / 0.5)
+    found = np.average(points.reshape(-1, 3), axis=0, weights=share.ravel() + 1e-9)
+    # the box may not hold all of the nucleus of the atlas
+    whole = still.sum() * np.prod(scene.size) > 0.9 * outline.nucleus.volume
+    start = np.average(points.reshape(-1, 3), axis=0, weights=still) if whole else outline.nucleus.centre
+    return found - start
+
+
+def _fall_back(kept: list[Nucleus], known: list[Nucleus], quality: dict[int, dict], covariance: Array):
+    """Put nuclei where those that were found let expect them, in the shape of the atlas."""
+    rows = [i for i, n in enumerate(known) if n not in kept]
+    shifts = np.array([quality[id(known[i])]['shift'] for i in rows]).reshape(-1, 3)
+    for i, n in enumerate(known):
+        if n not in kept:
+            continue
+        expected = np.zeros(3)
+        if rows:
+            expected = np.linalg.solve(covariance[np.ix_(rows, rows)], covariance[rows, i]) @ shifts
+        n.matrix, n.shift = np.eye(3), -expected
+        found = {
+            'shift': expected,
+            'moved_mm': round(float(np.linalg.norm(expected)), 2),
+            'volume_ratio': 1.0,
+        }
+        quality[id(n)].update(found)
+
+
+def _labelled(scene: Scene, outlines: list[Outline], order: list[int]):
+    """Labels of the voxels of the box, and shares (box, label; uint8 in 255ths) in the order of the table."""
+    best = np.zeros(scene.shape, np.float32)
+    total = np.zeros(scene.shape, np.float32)
+    found = np.zeros(scene.shape, np.int32)
+    shares = np.zeros((*scene.shape, len(order)), np.uint8)
+    points = scene.points.reshape(*scene.shape, 3)
+    column = {int(index): n for n, index in enumerate(order)}
+    for o in outlines:
+        total[o.box] += o.share
+    for o in outlines:
+        share = _one_piece(o.share)
+        parts = list(o.nucleus.parts)
+        part = np.zeros(share.shape, int)
+        if len(parts) > 1:
+            near = share > 0.01
+            where = np.ascontiguousarray(points[o.box][near])
+            part[near] = np.argmin(
+                [o.nucleus.distance(where, levels) for levels in o.nucleus.parts.values()], axis=0
+            )
+        index = np.array(parts)[part]
+        wins = share > best[o.box]
+        found[o.box][wins] = index[wins]
+        best[o.box][wins] = share[wins]
+        amount = np.rint(255 * share / np.maximum(total[o.box], 1)).astype(np.uint8)
+        for i in parts:
+            shares[(*o.box, column[i])] = np.where(index == i, amount, 0)
+    found[(best < 0.3) | (best < 1 - total)] = 0
+    return found, shares
+
+
+def _one_piece(share: Array):
+    """Share of the largest piece of a nucleus."""
+    pieces, count = ndimage.label(share > 0.5)
+    if count < 2:
+        return share
+    largest = 1 + np.argmax(np.bincount(pieces.ravel())[1:])
+    near = ndimage.binary_dilation(pieces == largest, iterations=2)
+    return np.where(near, share, np.minimum(share, 0.0))
+
+
+def _moved(known: list[Nucleus], quality: dict[int, dict], box: tuple) -> tuple[Displacement, Displacement]:
+    """Displacements of template points that take each nucleus from the atlas to the person, and back."""
+    shape, grid = grid_of_box(box, 1.0)
+    centres = np.array([n.centre for n in known])
+    inner = np.all((centres > np.array(box[0]) + 8) & (centres < np.array(box[1]) - 8), axis=1)
+    axes = [grid[d, 3] + np.arange(n) for d, n in enumerate(shape)]
+    points = np.stack(np.meshgrid(*axes, indexing='ij'), -1).reshape(-1, 3)
+    bodies = []
+    for n in [n for n, i in zip(known, inner.tolist(), strict=True) if i]:
+        share = special.ndtr(-n.still.distance(points) / 0.5).reshape(shape).astype(np.float32)
+        bodies.append(Body(n.name, n.hemisphere, share, share, quality[id(n)]['shift'], np.zeros(3)))
+    if not bodies:
+        return still(box)
+    return flow(bodies, [1.0] * len(bodies), grid, fade(shape, 8.0))
+
+
+def _with_quality(labels: pd.DataFrame, quality: dict[int, dict]):
+    """The label table with how each label was found; labels that were not segmented are of the atlas."""
+    plain = {'source': 'prior', 'confidence': np.nan, 'moved_mm': np.nan, 'volume_ratio': np.nan}
+    rows = [{**plain, **quality.get(int(i), {})} for i in labels['index']]
+    return labels.assign(**{name: [row[name] for row in rows] for name in plain})
+
+
+def _report(known: list[Nucleus], quality: dict[int, dict]):
+    """Findings: what was segmented, and what kept the outline of the atlas and why."""
+    own = [n for n in known if quality[id(n)]['source'] == 'own']
+    found = []
+    if own:
+        lengths = sorted(
+            ((quality[id(n)]['moved_mm'], f'{n.name} {n.hemisphere}') for n in own), reverse=True
+        )
+        listed = ', '.join(f'{name} {length:.1f} mm' for length, name in lengths)
+        found.append(
+            finding(
+                f'{len(own)} of {len(known)} nuclei were made out in the maps; distance from the atlas: '
+                f'{listed}.',
+                "Their outlines are the subject's own.",
+            )
+        )
+    kept = [f'{n.name} {n.hemisphere} ({quality[id(n)]["reason"]})' for n in known if n not in own]
+    if kept:
+        found.append(
+            finding(
+                f'Not made out in the maps: {"; ".join(kept)}.',
+                'They have the outline of the atlas, moved with their neighbours.',
+                level='warning',
+            )
+        )
+    return found

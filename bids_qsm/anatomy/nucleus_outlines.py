@@ -1,0 +1,393 @@
+"""Outlines of the deep grey nuclei of a person: pose and surface are fitted to the maps."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numba import njit
+from scipy import ndimage, special
+
+from bids_qsm.anatomy.nucleus_shapes import Nucleus, extent
+from bids_qsm.anatomy.transform import Displacement, apply_affine, spacing_of, transform_points
+from bids_qsm.recon.arrays import Array
+
+_REACH_MM = 7.0
+"""Distance (mm) from the start up to which the pose of a nucleus is fitted."""
+_FAINT = ('Thalamus',)
+"""Nuclei of low contrast, which only the fit of the whole pose moves."""
+
+
+@dataclass(eq=False)
+class Scene:
+    """The maps in a box of the grid, and where its voxels lie in template space."""
+
+    channels: dict
+    signal: np.ndarray
+    points: np.ndarray
+    axes: np.ndarray
+    seen: np.ndarray
+    size: np.ndarray
+    noise: dict = field(default_factory=dict)
+
+    @property
+    def shape(self):
+        return self.seen.shape
+
+    def near(self, nucleus: Nucleus, reach_mm: float):
+        """Voxels (flat indices) that lie in the brain and within ``reach_mm`` of the posed surface."""
+        half = np.abs(np.linalg.inv(nucleus.matrix)) @ extent(nucleus) + reach_mm + 1
+        centre = apply_affine(np.linalg.inv(nucleus.back), nucleus.centre[None])[0]
+        index = np.flatnonzero(_within(self.points, centre - half, centre + half) & self.seen.ravel())
+        return index[nucleus.distance(self.points[index]) < reach_mm]
+
+    def blur(self, image: Array, mm: float):
+        return ndimage.gaussian_filter(image, mm / self.size, truncate=3.0)
+
+
+@njit(cache=True)
+def _within(points: Array, low: Array, high: Array):
+    """Whether points (n, 3) lie in a box."""
+    out = np.empty(points.shape[0], np.bool_)
+    for p in range(points.shape[0]):
+        inside = True
+        for d in range(3):
+            inside &= low[d] < points[p, d] < high[d]
+        out[p] = inside
+    return out
+
+
+def make_scene(
+    channels: Mapping[str, Array],
+    signal: Array,
+    affine: Array,
+    mask: Array,
+    to_template: list[Array | Displacement],
+    nuclei: Sequence[Nucleus],
+    noise: Mapping[str, float],
+    margin: float = 10.0,
+):
+    """Crop the maps to a box around the nuclei, and find its voxels in template space."""
+    low = np.min([n.centre - extent(n) for n in nuclei], 0) - margin
+    high = np.max([n.centre + extent(n) for n in nuclei], 0) + margin
+    step = 4
+    coarse = np.stack(np.meshgrid(*[np.arange(0, n, step) for n in mask.shape], indexing='ij'), -1)
+    place = transform_points(apply_affine(affine, coarse.reshape(-1, 3)), to_template)
+    inside = ((place > low) & (place < high)).all(1).reshape(coarse.shape[:3])
+    (box,) = ndimage.find_objects(inside.astype(np.uint8))
+    box = tuple(
+        slice(max(step * (b.start - 1), 0), min(step * (b.stop + 1), n))
+        for b, n in zip(box, mask.shape, strict=True)
+    )
+    voxels = np.stack(np.meshgrid(*[np.arange(b.start, b.stop) for b in box], indexing='ij'), -1)
+    points = transform_points(apply_affine(affine, voxels.reshape(-1, 3)), to_template)
+    shape = voxels.shape[:3]
+    grid = points.reshape(*shape, 3)
+    middle = tuple(n // 2 for n in shape)
+    axes = np.stack(
+        [grid[tuple(m + (d == a) for d, m in enumerate(middle))] - grid[middle] for a in range(3)], 1
+    )
+    return box, Scene(
+        {name: np.ascontiguousarray(image[box], np.float32) for name, image in channels.items()},
+        np.ascontiguousarray(signal[box], np.float32),
+        points,
+        axes,
+        mask[box],
+        spacing_of(affine),
+        dict(noise),
+    )
+
+
+def _share(scene: Scene, nucleus: Nucleus, index: Array, blur_mm: float):
+    """Share (n) of voxels that lies in a nucleus, and its derivative by the distance, and the gradient."""
+    found = nucleus.slope(scene.points[index])
+    distance, normal = found[:, 0], found[:, 1:]
+    length = np.linalg.norm(normal, axis=1, keepdims=True)
+    along = (normal / np.maximum(length, 1e-3)) @ (nucleus.matrix @ scene.axes)
+    width = np.sqrt((along**2).sum(1) / 12 + blur_mm**2)
+    z = -distance / width
+    return special.ndtr(z), -np.exp(-0.5 * z**2) / (width * np.sqrt(2 * np.pi)), normal
+
+
+def _background(scene: Scene, shares: Array, mm: float = 3.0, images: Mapping | None = None):
+    """Each channel where there is no nucleus, as the tissue around has it; vessels count little.
+
+    On a grid of about 2 mm, as it is smooth.
+    """
+    factor = np.maximum(np.rint(2.0 / scene.size), 1).astype(int)
+    size = scene.size * factor
+    clear = ((shares < 0.05) & scene.seen).astype(np.float32)
+    count = _blocks(clear, factor)
+    images = {
+        name: _blocks(clear * image, factor) / np.maximum(count, 1e-6)
+        for name, image in (images or scene.channels).items()
+    }
+    chi = images['chi']
+    middle = _around(chi, count, size, mm)
+    spread = 1.4826 * np.median(np.abs((chi - middle)[count > 0.5])) + 1e-6
+    count = count / (1 + ((chi - middle) / (3 * spread)) ** 2) ** 2
+    return {
+        name: _upsample(_around(image, count, size, mm), factor, scene.shape)
+        for name, image in images.items()
+    }
+
+
+def _blocks(image: Array, factor: Array):
+    """Mean over blocks of voxels; what lies beyond the image is zero."""
+    shape = -(-np.array(image.shape) // factor)
+    padded = np.pad(image, [(0, s * f - n) for s, f, n in zip(shape, factor, image.shape, strict=True)])
+    split = padded.reshape([n for pair in zip(shape, factor, strict=True) for n in pair])
+    return split.mean((1, 3, 5), dtype=np.float32)
+
+
+def _upsample(image: Array, factor: Array, shape: tuple[int, ...]):
+    """Linear interpolation of block means at the voxels."""
+    bases = [
+        linear_basis((np.arange(n) - (f - 1) / 2) / f, m)
+        for n, f, m in zip(shape, factor, image.shape, strict=True)
+    ]
+    for axis, basis in enumerate(bases):
+        image = np.moveaxis(np.tensordot(basis, image, (1, axis)), 0, axis)
+    return np.ascontiguousarray(image, np.float32)
+
+
+def linear_basis(at: Array, size: int):
+    """Matrix that interpolates a vector of ``size`` linearly at the (fractional) indices ``at``."""
+    at = np.clip(at, 0, size - 1)
+    return np.maximum(1 - np.abs(at[:, None] - np.arange(size)), 0).astype(np.float32)
+
+
+def _around(image: Array, weight: Array, size: Array, mm: float):
+    """Mean of an image around each voxel, near voxels first."""
+    near, wide = (ndimage.gaussian_filter(weight, f * mm / size, truncate=3.0) for f in (1, 3))
+    part = image * weight
+    mean = ndimage.gaussian_filter(part, mm / size, truncate=3.0) / np.maximum(near, 1e-6)
+    far = ndimage.gaussian_filter(part, 3 * mm / size, truncate=3.0) / np.maximum(wide, 1e-6)
+    trust = np.clip(near / 0.05, 0, 1)
+    return trust * mean + (1 - trust) * far
+
+
+def _core_means(scene: Scene, index: Array, share: Array):
+    """Mean of each channel over the voxels (flat indices) that lie well inside a nucleus."""
+    core = share > min(0.9, np.quantile(share, 0.98))
+    return {
+        name: np.average(image.ravel()[index], weights=core + 1e-9) for name, image in scene.channels.items()
+    }
+
+
+def fit_poses(
+    scene: Scene,
+    nuclei: Sequence[Nucleus],
+    covariance: Array,
+    *,
+    blur_mm: float,
+    shape_sd: float = 0.12,
+    correlated_mm: float = 4.0,
+    rigid: bool = False,
+    ground_mm: float = 3.0,
+    iterations: int = 12,
+):
+    r"""Fit pose and size of every nucleus to the maps.
+
+    .. math:: I_c(x) = m_{0c}(x) + \sum_k s_k(x) \, (m_{kc} - m_{0c}(x)) + \epsilon
+
+    with the share :math:`s_k` of voxel x that lies in nucleus k, whose surface is that of the atlas after an
+    affine map, the background :math:`m_0` as the tissue around has it, and the mean :math:`m_k` of the core
+    of the nucleus in each channel c. Gauss-Newton steps on twelve parameters a nucleus, with a normal prior
+    on shift and matrix; residuals beyond about 2.5 sigma have low weight.
+    """
+    shape = scene.shape
+    inflation = max(correlated_mm**3 / np.prod(scene.size), 1.0)
+    where = [scene.near(n, _REACH_MM) for n in nuclei]
+    known = [k for k, n in enumerate(nuclei) if n.is_known]
+    size = 3 if rigid else 12
+    prior = np.zeros((size * len(known),) * 2)
+    ties = np.linalg.inv(covariance)
+    for d in range(3):
+        prior[d::size, d::size] = ties
+    if not rigid:
+        for d in range(3, 12):
+            np.fill_diagonal(prior[d::size, d::size], shape_sd**-2)
+    for count in range(iterations):
+        shares = [_share(scene, n, i, blur_mm) for n, i in zip(nuclei, where, strict=True)]
+        total = np.zeros(np.prod(shape), np.float32)
+        for (share, *_), index in zip(shares, where, strict=True):
+            total[index] += share
+        if count % 3 == 0:
+            ground = _background(scene, total.reshape(shape), ground_mm)
+        insides = [_core_means(scene, i, s[0]) for s, i in zip(shares, where, strict=True)]
+        crowd = np.maximum(total, 1)
+        filled = {name: np.zeros_like(total) for name in ground}
+        for (share, *_), index, values in zip(shares, where, insides, strict=True):
+            for name, value in values.items():
+                filled[name][index] += share * value
+        free = np.maximum(1 - total, 0)
+        model = {name: (filled[name] + free * g.ravel()) / crowd for name, g in ground.items()}
+        near = np.unique(np.concatenate([i[s[0] > 0.02] for s, i in zip(shares, where, strict=True)]))
+        residual, weight = {}, {}
+        for name, image in scene.channels.items():
+            r = image.ravel() - model[name]
+            sigma = max(1.4826 * np.median(np.abs(r[near])), scene.noise[name])
+            residual[name] = r
+            weight[name] = 1 / (1 + (r / (2.5 * sigma)) ** 2) ** 2 / sigma**2
+        state = np.concatenate([_parameters(nuclei[k])[:size] for k in known])
+        matrix, right = prior.copy(), -prior @ state
+        for row, k in enumerate(known):
+            nucleus, index, values = nuclei[k], where[k], insides[k]
+            share, slope, normal = shares[k]
+            others = total[index] - share
+            offset = scene.points[index] - nucleus.centre
+            basis = np.concatenate(
+                [normal, (normal[:, :, None] * offset[:, None, :]).reshape(len(index), 9)], 1
+            )[:, :size]
+            block = slice(size * row, size * row + size)
+            for name, value in values.items():
+                rest = filled[name][index] - share * value
+                rest += np.maximum(1 - others, 0) * ground[name].ravel()[index]
+                step = slope * (value - rest / np.maximum(others, 1))
+                j = basis * step[:, None]
+                w = weight[name][index] / inflation
+                matrix[block, block] += (j * w[:, None]).T @ j
+                right[block] += (j * w[:, None]).T @ residual[name][index]
+        changes = np.linalg.solve(matrix, right).reshape(len(known), size)
+        largest = 0.0
+        for change, k in zip(changes, known, strict=True):
+            if rigid and nuclei[k].name in _FAINT:
+                continue
+            change[:3] /= max(1.0, float(np.linalg.norm(change[:3])))
+            nuclei[k].shift = nuclei[k].shift + change[:3]
+            if not rigid:
+                nuclei[k].matrix = nuclei[k].matrix + np.clip(change[3:], -0.1, 0.1).reshape(3, 3)
+            largest = max(largest, np.abs(change[:3]).max())
+        if largest < 0.05:
+            break
+
+
+def _parameters(nucleus: Nucleus):
+    return np.r_[nucleus.shift, (nucleus.matrix - np.eye(3)).ravel()]
+
+
+@dataclass(eq=False)
+class Outline:
+    """A nucleus in its box of the scene: distance (mm) to the posed surface, and how far it was moved."""
+
+    nucleus: Nucleus
+    box: tuple
+    distance: np.ndarray
+    width: np.ndarray
+    moved: np.ndarray
+
+    @property
+    def z(self):
+        return (self.distance + self.moved) / self.width
+
+    @property
+    def share(self):
+        """Share of each voxel of the box that lies in the nucleus."""
+        return special.ndtr(-self.z).astype(np.float32)
+
+
+def _outline(scene: Scene, nucleus: Nucleus, blur_mm: float, reach_mm: float):
+    places = np.array(np.unravel_index(scene.near(nucleus, reach_mm), scene.shape))
+    box = tuple(slice(int(a), int(b) + 1) for a, b in zip(places.min(1), places.max(1), strict=True))
+    points = scene.points.reshape(*scene.shape, 3)[box]
+    found = nucleus.slope(np.ascontiguousarray(points.reshape(-1, 3)))
+    normal = found[:, 1:]
+    along = normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-3)
+    along = along @ (nucleus.matrix @ scene.axes)
+    width = np.sqrt((along**2).sum(1) / 12 + blur_mm**2).reshape(points.shape[:3]).astype(np.float32)
+    distance = np.ascontiguousarray(found[:, 0].reshape(points.shape[:3]))
+    return Outline(nucleus, box, distance, width, np.zeros_like(distance))
+
+
+def deform(
+    scene: Scene,
+    nuclei: Sequence[Nucleus],
+    *,
+    blur_mm: float,
+    edge_mm: float = 0.3,
+    shape_mm: float = 1.5,
+    smooth_mm: float = 1.5,
+    correlated_mm: float = 2.0,
+    reach_mm: float = 6.0,
+    iterations: int = 12,
+    local_mm: float = 4.0,
+    ground_mm: float = 3.0,
+):
+    """Move the surface of every nucleus along its normals to where the maps have it."""
+    outlines = [_outline(scene, n, edge_mm, reach_mm) for n in nuclei]
+    voxel = np.prod(scene.size)
+    kernel = (2 * np.pi * smooth_mm**2) ** 1.5 / voxel
+    stiff = max(correlated_mm**3 / voxel, 1.0) / kernel / shape_mm**2
+    for count in range(iterations):
+        total = np.zeros(scene.shape, np.float32)
+        sharp = [o.share for o in outlines]
+        shares = [scene.blur(share, blur_mm) for share in sharp]
+        for o, share in zip(outlines, shares, strict=True):
+            total[o.box] += share
+        if count % 3 == 0:
+            ground = _background(scene, total, ground_mm)
+            around = _background(scene, total, images={'chi': scene.channels['chi'], 'signal': scene.signal})
+            around = around['signal']
+        crowd = np.maximum(total, 1)
+        insides = [_middles(scene, o, share, local_mm) for o, share in zip(outlines, sharp, strict=True)]
+        weights = [_signal_ratio(scene, o, share, around) for o, share in zip(outlines, sharp, strict=True)]
+        filled = {name: np.zeros_like(total) for name in ground}
+        model = {name: g.copy() for name, g in ground.items()}
+        for o, share, values, ratio in zip(outlines, shares, insides, weights, strict=True):
+            for name, value in values.items():
+                part = share / crowd[o.box]
+                if name == 'chi':
+                    part = part * ratio / (part * ratio + 1 - part)
+                model[name][o.box] += part * (value - ground[name][o.box])
+                filled[name][o.box] += share * value
+        near = total > 0.02
+        force, weight = {}, {}
+        for name, image in scene.channels.items():
+            r = image - model[name]
+            sigma = max(1.4826 * np.median(np.abs(r[near])), scene.noise[name])
+            weight[name] = scene.seen / (1 + (r / (2.5 * sigma)) ** 2) ** 2 / sigma**2
+            force[name] = scene.blur(weight[name] * r, blur_mm)
+        largest = 0.0
+        for o, share, values in zip(outlines, shares, insides, strict=True):
+            if not o.nucleus.is_known:
+                continue
+            slope = -np.exp(-0.5 * o.z**2) / (o.width * np.sqrt(2 * np.pi))
+            up = np.zeros(o.distance.shape, np.float32)
+            down = np.zeros(o.distance.shape, np.float32)
+            for name, value in values.items():
+                # contrast to what would be there without it: a neighbour, or the background
+                others = total[o.box] - share
+                rest = filled[name][o.box] - share * value
+                rest = rest + np.maximum(1 - others, 0) * ground[name][o.box]
+                j = slope * (value - rest / np.maximum(others, 1))
+                up += j * force[name][o.box]
+                down += weight[name][o.box] * j * j
+            up, down = scene.blur(up, smooth_mm), scene.blur(down, smooth_mm)
+            change = np.clip((up - stiff * o.moved) / (down + stiff), -0.4, 0.4)
+            o.moved = o.moved + change
+            largest = max(largest, float(np.abs(change[np.abs(o.z) < 1]).max(initial=0)))
+        if largest < 0.05:
+            break
+    return outlines
+
+
+def _signal_ratio(scene: Scene, outline: Outline, share: Array, around: Array):
+    """Signal of a nucleus over that of its surroundings: phases add by signal in a voxel that has both."""
+    core = share * scene.seen[outline.box] + 1e-9
+    inside = np.average(scene.signal[outline.box], weights=core**4)
+    outside = np.average(around[outline.box], weights=share * (1 - share) + 1e-9)
+    return float(np.clip(inside / max(outside, 1e-9), 0.3, 1.5)) if outside > 0 else 1.0
+
+
+def _middles(scene: Scene, outline: Outline, share: Array, mm: float):
+    """Each channel inside a nucleus, as its core has it near each voxel."""
+    depth = outline.distance + outline.moved
+    core = (share > 0.5) * np.clip(-depth / (outline.width * 1.5), 0.02, 1) ** 2
+    core = (core * scene.seen[outline.box]).astype(np.float32)
+    values = {}
+    near = scene.blur(core, mm)
+    for name, image in scene.channels.items():
+        image = image[outline.box]
+        mean = np.average(image, weights=core + 1e-9)
+        values[name] = ((scene.blur(core * image, mm) + 0.05 * mean) / (near + 0.05)).astype(np.float32)
+    return values
