@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 from numba import njit, prange
-from scipy import ndimage
+from scipy import ndimage, optimize
 
 from bids_qsm.anatomy.contrast import NUCLEI, body_of
 from bids_qsm.anatomy.transform import apply_affine, spacing_of
@@ -165,7 +165,13 @@ def _levels(inside: Array, affine: Array):
     inner = ndimage.distance_transform_edt(inside, size)
     distance = np.where(inside, 0.5 * size.mean() - inner, outer - 0.5 * size.mean())
     distance = ndimage.gaussian_filter(distance, _SMOOTH_MM / size)
-    return (distance - np.partition(distance.ravel(), inside.sum())[inside.sum()]).astype(np.float32)
+    near, side = distance[np.abs(distance) < 3 * size.mean()], size.mean()
+    filled = inside.sum() - (distance <= -3 * side).sum()
+
+    def excess(level: float):
+        return np.clip(0.5 + (level - near) / side, 0, 1).sum() - filled
+
+    return (distance - optimize.brentq(excess, -2 * side, 2 * side)).astype(np.float32)
 
 
 def extent(nucleus: Nucleus):
