@@ -329,6 +329,40 @@ def test_the_deep_grey_is_refined_unless_told_not_to(options, series):
         assert any('refined' in text for text in methods) == (name != 'none')
 
 
+def sources_of(flat, node):
+    """Port of a node -> name of the step that gives it, past the nodes that only hand on."""
+    found = {}
+    for source, _, data in flat.in_edges(node, data=True):
+        for leaves, enters in data['connect']:
+            handed = isinstance(source.interface, IdentityInterface)
+            found[enters] = sources_of(flat, source).get(leaves) if handed else source.name
+    return found
+
+
+@pytest.mark.parametrize('name', ['segment', 'hybrid', 'none'])
+def test_tables_get_the_labels_and_shares_of_segmented_nuclei(options, series, files, name):
+    given = replace(
+        series, segmentations=(Segmentation('aseg', files('aseg.mgz'), None, 'anat', 'freesurfer'),)
+    )
+    workflow, _, _ = graph(replace(options, refinement=Method(name)), given)
+    check_ports(workflow)
+    flat = workflow._create_flat_graph()
+    nodes = {node.name: node for node in flat.nodes()}
+    ports = {table: sources_of(flat, nodes[table]) for table in ('regions', 'regions_aseg')}
+    assert ports['regions'].get('probseg') == ('refine_labels' if name == 'segment' else None)
+    assert ports['regions'].get('labels') == ('refine_labels' if name == 'segment' else None)
+    assert ports['regions']['dseg'] == ('refine_labels' if name == 'segment' else 'atlas_dseg')
+    if name != 'segment':
+        (applications_wf,) = [wf for wf in all_workflows(workflow) if wf.name == 'applications_wf']
+        assert applications_wf.inputs.inputnode.labels.endswith('.tsv')
+    # what the participant's own segmentation lacks is not that of the atlas
+    assert ports['regions_aseg']['labels'] == 'read_aseg'
+    assert 'probseg' not in ports['regions_aseg']
+    (save,) = [node for node in nodes.values() if node.name == 'save_labels']
+    assert ('probseg' in save.inputs.paths) == (name == 'segment')
+    assert any('_seg-nuclei_probseg.nii.gz' in path for path in save.inputs.remove) == (name != 'segment')
+
+
 def test_refinement_is_named_after_the_template_it_is_in(options, series, monkeypatch):
     space = options.output_spaces[0]
     other = replace(get_template(space, options.work_dir / 'templates'), name='MNI152NLin2009cAsym')
