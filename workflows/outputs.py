@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bids_qsm.applications import applications
+from bids_qsm.biomarkers.regions import QUALITY, dictionary
 from bids_qsm.derivatives.files import bids_uri, output_path, sidecar
 from bids_qsm.derivatives.products import PRODUCTS
 from bids_qsm.interfaces.anatomy import Resample
@@ -233,8 +234,11 @@ def _label_files(
     shares = path('probseg', seg=atlas.name)
     if is_segmented(options):
         paths['probseg'] = shares
-        text = f'Share of each voxel in each label of the atlas {atlas.name}, in the order of its table'
+        text = f'Share of each voxel (255: all) in each label of {atlas.name}, in the order of its table'
         sidecars['probseg'] = sidecar(text, sources=sources)
+        # the sidecar of the labels describes the columns of their table too
+        described = dictionary(atlas.name)
+        sidecars['dseg'] |= {column: described[column] for column in QUALITY}
     else:
         others.append(shares)
     running = {use.name for use in series.applications}

@@ -57,6 +57,6 @@ APPLICATION = Application(
     cohort='tidy',
     scope='labels',
     asked=False,
-    memory=Need(0.2, volume=12),
+    memory=Need(0.2, volume=17),
     memory_of_many=Need(0.15, volume=52, anat=4),
 )

@@ -360,6 +360,7 @@ def test_tables_get_the_labels_and_shares_of_segmented_nuclei(options, series, f
     assert 'probseg' not in ports['regions_aseg']
     (save,) = [node for node in nodes.values() if node.name == 'save_labels']
     assert ('probseg' in save.inputs.paths) == (name == 'segment')
+    assert ('confidence' in save.inputs.sidecars['dseg']) == (name == 'segment')
     assert any('_seg-nuclei_probseg.nii.gz' in path for path in save.inputs.remove) == (name != 'segment')
 
 
