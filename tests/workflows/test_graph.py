@@ -1,10 +1,13 @@
 """Every option set builds a graph whose declared ports are the ports used; nothing is run."""
 
+import sys
 from dataclasses import replace
 from itertools import chain
+from types import ModuleType
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 from nipype.interfaces.base import isdefined
 from nipype.interfaces.utility import IdentityInterface
@@ -13,6 +16,8 @@ from nipype.pipeline import engine as pe
 from bids_qsm.app.methods import Method, registries
 from bids_qsm.app.options import Options
 from bids_qsm.app.participant import build_graph
+from bids_qsm.applications import modules
+from bids_qsm.applications.contract import Application, Column, Table
 from bids_qsm.errors import UserError
 from bids_qsm.layout import Plan, Series
 from bids_qsm.layout.series import GivenMap, Input, Segmentation, Use
@@ -362,6 +367,32 @@ def test_tables_get_the_labels_and_shares_of_segmented_nuclei(options, series, f
     assert ('probseg' in save.inputs.paths) == (name == 'segment')
     assert ('confidence' in save.inputs.sidecars['dseg']) == (name == 'segment')
     assert any('_seg-nuclei_probseg.nii.gz' in path for path in save.inputs.remove) == (name != 'segment')
+
+
+@pytest.mark.parametrize('name', ['segment', 'none'])
+def test_applications_of_several_series_get_the_labels_of_each(options, series, monkeypatch, name):
+    def measure(dseg: list, labels: list):
+        return pd.DataFrame({'n': [len(one) for one in (dseg, labels)]})
+
+    both = Application(
+        'both', 'Both', measure, table=Table(columns=(Column('n', 'Number.'),)), scope='subject'
+    )
+    module = ModuleType('both_application')
+    module.APPLICATION = both
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(modules(), 'both', module.__name__)
+    uses = (*series.applications, Use('both', (), ()))
+    other = replace(series, entities=(*series.entities, ('run', '2')), applications=uses)
+    workflow, _, _ = graph(
+        replace(options, refinement=Method(name)), replace(series, applications=uses), other
+    )
+    check_ports(workflow)
+    flat = workflow._create_flat_graph()
+    (node,) = [node for node in flat.nodes() if node.name == 'both_ses_1']
+    merged = {one.name for one, _ in flat.in_edges(node)}
+    assert ('both_ses_1_labels' in merged) == (name == 'segment')
+    if name == 'none':
+        assert [path.endswith('.tsv') for path in node.inputs.labels] == [True, True]
 
 
 def test_refinement_is_named_after_the_template_it_is_in(options, series, monkeypatch):
