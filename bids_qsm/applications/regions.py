@@ -49,7 +49,7 @@ APPLICATION = Application(
             'Regional means',
             'Mean and one standard deviation inside each region, left and right. Hollow marks lie less than '
             '90 % inside the mask and the field of view; pale ones have the outline of the atlas, at least '
-            'in part, as the nucleus was not made out in the maps.',
+            'in part.',
             draw=partial(plot_regions, symbols=SYMBOLS),
             after='gre2t1w',
         ),

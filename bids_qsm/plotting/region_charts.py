@@ -24,8 +24,8 @@ def plot_regions(table: pd.DataFrame, symbols: Mapping[str, str] | None = None) 
     """Draw the mean of each region, left and right, with one standard deviation as error bar.
 
     Each map has a panel. The regions are in order of their mean susceptibility. A hollow mark means that less
-    than 90 % of the region lies inside the mask and the field of view, a pale one that a nucleus which was
-    looked for has the outline of the atlas.
+    than 90 % of the region lies inside the mask and the field of view, a pale one that a nucleus has the
+    outline of the atlas, where others were segmented.
 
     Parameters
     ----------

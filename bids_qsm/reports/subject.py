@@ -260,7 +260,9 @@ def _region_table(table: pd.DataFrame, name: str, *, check_coverage: bool = True
     reference = _first(table.loc[table['map'] == 'chi', 'reference'])
     outlined = any(row['outline'] for row in rows)
     if any(row['prior'] for row in rows):
-        notes.append('Regions with the outline of the atlas were not made out in the maps, which se counts.')
+        notes.append(
+            'Regions with the outline of the atlas were not made out in the maps, or not looked for.'
+        )
     return {
         'id': f'table-{name}',
         'outlined': outlined,
