@@ -27,6 +27,7 @@ from bids_qsm.interfaces.io import (
     load,
     load_labels,
     load_mask,
+    load_shares,
     read,
     read_record,
     read_table,
@@ -238,7 +239,7 @@ _LOAD = {
     'dseg': load_labels,
     'white_matter': lambda path, grid: load_labels(path, grid) > 0,
     'labels': lambda path, _: _load_table(path),
-    'probseg': lambda path, _: read(path)[0],
+    'probseg': lambda path, _: load_shares(path),
     'reference': lambda path, _: read_record(path)['ReferenceRegion'],
 }
 

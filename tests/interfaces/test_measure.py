@@ -8,6 +8,7 @@ import pytest
 
 from bids_qsm.applications import modules
 from bids_qsm.errors import UserError
+from bids_qsm.interfaces.io import save_shares
 from bids_qsm.interfaces.measure import Measure
 from bids_qsm.interfaces.xfm import save_xfm
 
@@ -212,16 +213,16 @@ def test_regions_of_susceptibility_alone(of_regions, tmp_path):
     assert set(read(measure('regions', needed, tmp_path).table)['map']) == {'chi'}
 
 
-def test_regions_of_segmented_nuclei(of_regions, write, tmp_path):
+def test_regions_of_segmented_nuclei(of_regions, tmp_path):
     """Shares and quality reach the table; the label out of the image has none."""
     dseg = np.asanyarray(nib.load(of_regions['dseg']).dataobj)
-    affine = nib.load(of_regions['dseg']).affine
     shares = np.stack([255 * (dseg == 1), 0 * dseg], -1).astype(np.uint8)
     labels = read(of_regions['labels']).assign(
         source=['own', 'prior'], confidence=[0.75, np.nan], moved_mm=[2.5, np.nan], volume_ratio=[1.1, np.nan]
     )
     labels.to_csv(tmp_path / 'own.tsv', sep='\t', index=False, na_rep='n/a')
-    given = {**of_regions, 'labels': str(tmp_path / 'own.tsv'), 'probseg': write('p.nii.gz', shares, affine)}
+    probseg = save_shares(shares, of_regions['dseg'], tmp_path, 'shares.nii.gz')
+    given = {**of_regions, 'labels': str(tmp_path / 'own.tsv'), 'probseg': probseg}
     outputs = measure('regions', given, tmp_path)
     table = read(outputs.table).set_index(['region', 'hemisphere', 'map'])
     left = table.loc[('GPe', 'L', 'chi')]

@@ -366,6 +366,8 @@ def test_tables_get_the_labels_and_shares_of_segmented_nuclei(options, series, f
     (save,) = [node for node in nodes.values() if node.name == 'save_labels']
     assert ('probseg' in save.inputs.paths) == (name == 'segment')
     assert ('confidence' in save.inputs.sidecars['dseg']) == (name == 'segment')
+    if name == 'segment':
+        assert 'L_RN' in save.inputs.sidecars['probseg']['LabelMap']
     assert any('_seg-nuclei_probseg.nii.gz' in path for path in save.inputs.remove) == (name != 'segment')
 
 
