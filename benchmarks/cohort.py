@@ -1,12 +1,12 @@
 """Recover the known effects of a simulated cohort with the command line, from images to group statistics.
 
-python benchmarks/cohort.py OUT [--seed 4] [--nprocs 2] [--only STEP] [-- options for participants]
+python benchmarks/cohort.py OUT [--seed 4] [--family surface] [--nprocs 2] [--only STEP] [-- options]
 
 OUT/data is the dataset, OUT/out what bids_qsm makes of it; both are kept, and go on from where they stopped.
 Each effect is compared with that of the true susceptibility of these heads, put through the same statistics:
 regional values of derivatives/truth instead of those measured. What was meant, the effect that the cohort
-was drawn with, stands beside it. Both statistics, the mean of a region's core and the one freed of partial
-volume, are tested.
+was drawn with, stands beside it. Two statistics are tested: the mean of the whole region, and the one
+weighted by the share of each voxel.
 """
 
 import argparse
@@ -24,8 +24,9 @@ from bids_qsm.biomarkers.regions import region_table
 from bids_qsm.cohort.change import change_summary, changes
 from bids_qsm.cohort.correlation import compare_correlations
 from bids_qsm.cohort.model import fit_models
-from bids_qsm.cohort.tables import gather, join_participants, join_sessions
+from bids_qsm.cohort.tables import VALUES, gather, join_participants, join_sessions
 from bids_qsm.phantom.cohort import SCORES, Effects, aged, draw_people, normal, truth_table, write_cohort
+from bids_qsm.phantom.families import FAMILIES
 from bids_qsm.recon.grid import Grid
 
 MODEL = 'chi ~ group + age + sex + session_id'
@@ -60,7 +61,7 @@ def true_long(data, truth):
         table = region_table(
             {'chi': chi}, dseg.astype(int), labels, mask > 0, grid, reference='water', label_mm=0.0
         )
-        tables.append((entities, table.assign(mean=table['mean_pv'], median=table['mean_pv'])))
+        tables.append((entities, table.assign(**dict.fromkeys(VALUES, table['mean_pv']))))
     return gather(tables)
 
 
@@ -179,10 +180,10 @@ def main():
     parser.add_argument('--controls', type=int, default=12)
     parser.add_argument('--patients', type=int, default=12)
     parser.add_argument('--repeated', type=int, default=6)
-    parser.add_argument('--nuclei', type=float, default=0.0, help='displace nuclei by up to so many mm')
+    parser.add_argument('--family', choices=list(FAMILIES), default='surface', help='of the heads')
     parser.add_argument('--nprocs', type=int, default=2)
     parser.add_argument(
-        '--statistic', nargs='+', default=['mean', 'mean_pv'], help='columns to test, in turn'
+        '--statistic', nargs='+', default=['mean', 'mean_weighted'], help='columns to test, in turn'
     )
     parser.add_argument(
         '--only', choices=('data', 'participant', 'group', 'compare'), help='do this step alone'
@@ -199,7 +200,7 @@ def main():
     # the table of the truth is written last
     if wanted('data') and not (data / 'derivatives' / 'truth' / 'cohort.tsv').exists():
         start = time.perf_counter()
-        write_cohort(data, people, seed=args.seed, nuclei_mm=args.nuclei)
+        write_cohort(data, people, seed=args.seed, family=args.family)
         print(f'dataset: {time.perf_counter() - start:.0f} s')
     if wanted('participant'):
         own = ('--nprocs', args.nprocs, *args.options)

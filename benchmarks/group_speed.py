@@ -66,7 +66,9 @@ def tables(subjects, sessions):
             mean[rng.random(len(frame)) < 0.001] = np.nan
             table = frame.assign(
                 mean=mean, sd=spread, median=mean, p5=mean - spread, p95=mean + spread, mean_positive=mean,
-                se=spread / 10, mean_pv=mean, se_pv=spread / 10,
+                se=spread / 10, mean_weighted=mean, se_weighted=spread / 10, core_voxels=60, core_mean=mean,
+                core_sd=spread, core_se=spread / 10, core_median=mean, mean_pv=mean, se_pv=spread / 10,
+                against_csf=mean, se_against_csf=spread / 9, source='own', confidence=0.9, border_mm=0.25,
             )  # fmt: skip
             entities = {'sub': f'{i:04d}', 'ses': str(session + 1), 'seg': 'atlas'}
             if sessions == 1:

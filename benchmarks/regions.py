@@ -1,12 +1,13 @@
 """Score the regional means of the table of regions on heads of known truth.
 
-python benchmarks/regions.py [--seeds 1101 1102 ...] [--voxel 1 1 1 --voxel 1 1 2] [--labels true T1w hybrid]
+python benchmarks/regions.py [--seeds 1101 1102 ...] [--voxel 1 1 1 --voxel 1 1 2] [--labels true T1w segment]
                              [--out regions.tsv]
 
 The truth of a region is the mean of what its nuclei were filled with, free of partial volume; its error is
 taken against a region of reference, whose truth is the mean of the true map over the same voxels. Maps are
 those of the default chain. Labels are the true ones ('true'), or those of the atlas carried over by the
-alignment of a T1w image of 1 mm in the same pose ('T1w'), and by its refinement on susceptibility ('hybrid').
+alignment of a T1w image of 1 mm in the same pose ('T1w'), or nuclei segmented in the maps from there
+('segment'). Only these give weighted means.
 """
 
 import argparse
@@ -23,8 +24,7 @@ from conditions import Condition, head_of, scan
 
 from bids_qsm.anatomy import atlas
 from bids_qsm.anatomy.bias import correct_bias
-from bids_qsm.anatomy.contrast import prior_chi
-from bids_qsm.anatomy.refine import hybrid
+from bids_qsm.anatomy.nuclei import segment
 from bids_qsm.anatomy.register import dipy
 from bids_qsm.anatomy.segmentation import white_matter
 from bids_qsm.anatomy.transform import resample, resample_labels
@@ -32,15 +32,16 @@ from bids_qsm.biomarkers.reference import REFERENCES
 from bids_qsm.biomarkers.regions import COMPOSITES, region_table
 from bids_qsm.phantom import tissue
 from bids_qsm.phantom.t1w import simulate_t1w
+from bids_qsm.recon.magnitude import combine
 from bids_qsm.templates.spaces import EMBEDDED, get_template
 
 NUCLEI = ('SN', 'GP', 'RN', 'Putamen', 'Caudate')
 """Regions that count."""
 SEEDS = (1101, 1102, 1103)
 VOXELS = ((1.0, 1.0, 1.0), (1.0, 1.0, 2.0))
-LABELS = ('true', 'T1w', 'hybrid')
-VALUES = ('mean', 'median', 'mean_pv')
-ERRORS = {'mean': 'se', 'mean_pv': 'se_pv'}
+LABELS = ('true', 'T1w', 'segment')
+VALUES = ('mean', 'mean_weighted', 'median', 'core_mean', 'mean_pv')
+ERRORS = {'mean': 'se', 'mean_weighted': 'se_weighted', 'core_mean': 'core_se', 'mean_pv': 'se_pv'}
 
 
 def true_values(head):
@@ -71,25 +72,11 @@ class Alignment:
         brain = head.sample(image.shape, self.place, ('brain',))['brain'] > 0.5
         self.there, self.back = dipy(self.image, self.place, brain, self.t1w, self.affine, self.inside)
 
-    def refined(self, chi, affine, mask):
-        """Displacements of the template that susceptibility asks for on top: refine, unrefine."""
-        data = (self.t1w, self.affine, self.inside, self.dseg, self.affine, self.labels)
-        return hybrid(
-            chi,
-            affine,
-            mask,
-            [self.there],
-            self.image,
-            self.place,
-            [self.there],
-            self.t1w,
-            self.affine,
-            prior_chi(*data),
-            self.affine,
-            self.dseg,
-            self.affine,
-            self.labels,
-        )[:2]
+    def segmented(self, chi, affine, mask, **maps):
+        """Nuclei in the maps: labels, their table and the shares of voxels; and where they moved."""
+        return segment(
+            chi, affine, mask, [self.there], [self.back], self.dseg, self.affine, self.labels, **maps
+        )
 
 
 @lru_cache(maxsize=1)
@@ -107,7 +94,7 @@ def errors(table, truth):
             continue
         for value in VALUES:
             for region in truth:
-                if region in found.index:
+                if region in found.index and np.isfinite(found[value][region]):
                     yield {
                         'reference': reference,
                         'region': region,
@@ -130,16 +117,26 @@ def measure(seed, voxel, labels, cache):
     truth = true_values(head)
     aligned = _alignment(seed, cache) if set(labels) - {'true'} else None
     for kind in labels:
-        dseg, white = case.truth['dseg'], None
+        dseg, named, shares, white = case.truth['dseg'], atlas.labels(), None, None
         if kind != 'true':
             # of points of the series to those of the template
             back = [aligned.back]
-            if kind == 'hybrid':
-                back.append(aligned.refined(chi, case.affine, mask)[1])
-            dseg = resample_labels(aligned.dseg, aligned.affine, chi.shape, case.affine, back)
+            if kind == 'segment':
+                found = aligned.segmented(
+                    chi,
+                    case.affine,
+                    mask,
+                    magnitude=combine(data['magnitude']),
+                    r2star=data['r2star'],
+                    field_strength=case.condition.field_strength,
+                )
+                dseg, named, shares = found.dseg, found.labels, found.shares
+                back.append(found.unrefine)
+            else:
+                dseg = resample_labels(aligned.dseg, aligned.affine, chi.shape, case.affine, back)
             deep = white_matter(aligned.t1w, aligned.inside, aligned.affine)
             white = resample(deep, aligned.affine, chi.shape, case.affine, back) > 0.5
-        table = region_table(maps, dseg, atlas.labels(), mask, case.grid, white_matter=white)
+        table = region_table(maps, dseg, named, mask, case.grid, probseg=shares, white_matter=white)
         for row in errors(table, truth):
             yield {'seed': seed, 'voxel': 'x'.join(f'{v:g}' for v in voxel), 'labels': kind, **row}
 

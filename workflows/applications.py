@@ -12,7 +12,7 @@ from bids_qsm.applications.contract import Application
 from bids_qsm.derivatives.products import PRODUCTS
 from bids_qsm.interfaces.measure import FILES, Measure, outputs_of
 from bids_qsm.workflows import engine as pe
-from bids_qsm.workflows.labels import to_template_invert
+from bids_qsm.workflows.labels import is_segmented, to_template_invert
 from bids_qsm.workflows.memory import Sizes, need
 
 if TYPE_CHECKING:
@@ -114,13 +114,13 @@ def init_applications_wf(
     inputnode = pe.inputnode(*ports, *of_labels)
     outputnode = pe.outputnode(*(port for run in runs for port in run.outputs.values()))
     alignments = {port: (inputnode, port) for port in alignment_ports(series)}
-    for port, of_atlas in ATLAS.items():
+    for port, of_atlas in atlas_files(options).items():
         if port in ports:
             setattr(inputnode.inputs, port, str(getattr(atlas, of_atlas)))
     for run in runs:
         node = application_node([run], [series], options, run.labels or atlas.name, sizes)
         for port in files_of(run.app):
-            source = f'{port}_{run.labels}' if run.labels and port in _LABELS else port
+            source = f'{port}_{run.labels}' if run.labels and port in (*_LABELS, 'probseg') else port
             if source in (*ports, *of_labels):
                 workflow.link(inputnode, node, **{port: source})
         if any(one.space in ('anat', 'flair', 'own') for one in run.use.inputs):
@@ -132,8 +132,14 @@ def init_applications_wf(
 
 
 _LABELS = ('dseg', 'labels', 'own_dseg')
+"""Ports that a segmentation of the participant has too."""
 ATLAS = {'labels': 'labels', 'own_dseg': 'dseg'}
-"""Ports of the labels of the atlas that are files of its own."""
+"""Ports of the labels of the atlas that may be files of its own."""
+
+
+def atlas_files(options: 'Options') -> dict[str, str]:
+    """Port of the labels of the atlas -> its file; the table of segmented nuclei is not one of the atlas."""
+    return {port: name for port, name in ATLAS.items() if port != 'labels' or not is_segmented(options)}
 
 
 def application_node(

@@ -233,9 +233,11 @@ def _add_joint_applications(
         run = runs[0]
         node = application_node(runs, series_list, options, atlas.name, Sizes.of(series_list[0]))
         node.name = re.sub(r'\W', '_', '_'.join(filter(None, (name, session and f'ses_{session}'))))
-        gathered = set.intersection(*(set(gathered_ports(series, options)) for series in series_list))
+        gathered = set.intersection(
+            *(set(gathered_ports(one, what_applies(one, options))) for one in series_list)
+        )
         for port in [*files_of(run.app), *(['gre_to_anat'] if run.use.inputs else [])]:
-            if port in ATLAS:
+            if port in ATLAS and port not in gathered:
                 setattr(node.inputs, port, [str(getattr(atlas, ATLAS[port]))] * len(members))
             elif port in gathered or port == 'gre_to_anat':
                 merge = pe.Node(Merge(len(members)), name=f'{node.name}_{port}')

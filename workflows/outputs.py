@@ -4,7 +4,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from bids_qsm.applications import applications
+from bids_qsm.biomarkers.regions import QUALITY, dictionary
 from bids_qsm.derivatives.files import bids_uri, output_path, sidecar
 from bids_qsm.derivatives.products import PRODUCTS
 from bids_qsm.interfaces.anatomy import Resample
@@ -233,8 +236,12 @@ def _label_files(
     shares = path('probseg', seg=atlas.name)
     if is_segmented(options):
         paths['probseg'] = shares
-        text = f'Share of each voxel in each label of the atlas {atlas.name}, in the order of its table'
-        sidecars['probseg'] = sidecar(text, sources=sources)
+        text = f'Share of each voxel (0 to 1) in each label of the atlas {atlas.name}'
+        volumes = pd.read_csv(atlas.labels, sep='\t')['name'].astype(str)
+        sidecars['probseg'] = {**sidecar(text, sources=sources), 'LabelMap': volumes.tolist()}
+        # the sidecar of the labels describes the columns of their table too
+        described = dictionary(atlas.name)
+        sidecars['dseg'] |= {column: described[column] for column in QUALITY}
     else:
         others.append(shares)
     running = {use.name for use in series.applications}

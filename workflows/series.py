@@ -9,9 +9,9 @@ from bids_qsm.interfaces.measure import FILES
 from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.align import init_align_wf
 from bids_qsm.workflows.applications import (
-    ATLAS,
     alignment_ports,
     application_inputs,
+    atlas_files,
     files_of,
     init_applications_wf,
     label_inputs_of,
@@ -19,6 +19,7 @@ from bids_qsm.workflows.applications import (
 )
 from bids_qsm.workflows.given import given_inputs, init_given_recon_wf, init_given_wf
 from bids_qsm.workflows.labels import (
+    SEGMENTED,
     init_labels_wf,
     is_refined,
     is_segmented,
@@ -192,21 +193,23 @@ def init_series_wf(
     workflow.link(reportlets_wf, outputs_wf, **{f'figure_{kind}': kind for kind in figures})
     if is_refined(options):
         workflow.link(labels_wf, outputnode, 'refine')
+    segmented = SEGMENTED if is_segmented(options) else ()
     sources = {
         **{port: (recon_wf, source) for port, source in made.items()},
         **{port: (inputnode, source) for port, source in images.items()},
-        **{port: (labels_wf, port) for port in ('dseg', *placed, *of_labels)},
+        **{port: (labels_wf, port) for port in ('dseg', *segmented, *placed, *of_labels)},
         **{port: (inputnode, port) for port in alignments},
         'mask': (recon_wf, 'chi_mask'),
         **{port: (recon_wf, port) for port in reference},
         'gre_to_anat': (align_wf, 'gre_to_anat'),
     }
-    ports = [port for port in asked if port in sources or port in ATLAS]
+    of_atlas = atlas_files(options)
+    ports = [port for port in asked if port in sources or port in of_atlas]
     if list(runs_of(series)):
         applications_wf = init_applications_wf(
             series=series, options=options, atlas=atlas, ports=ports, sizes=sizes
         )
-        for port in (*(port for port in ports if port not in ATLAS), *of_labels):
+        for port in (*(port for port in ports if port not in of_atlas), *of_labels):
             step, source = sources[port]
             workflow.link(step, applications_wf, **{port: source})
         made_by = [port for run in runs_of(series) for port in run.outputs.values()]
@@ -232,6 +235,7 @@ def gathered_ports(series: 'Series', options: 'Options') -> list[str]:
     """Ports of a series that applications of several series need."""
     needed = {port for run in runs_of(series, ('subject',)) for port in files_of(run.app)}
     there = {*series_products(series, options), *_PLACED, 'mask', 'reference'}
+    there |= {'labels'} if is_segmented(options) else set()
     there -= set() if 'chi' in series.maps else {'reference'}
     return [port for port in FILES if port in needed & there]
 

@@ -263,7 +263,9 @@ class Options:
         None, 'value of the column group that names controls (found)', metavar='LABEL'
     )
     statistic: str = _cohort(
-        'mean', 'column of the tables to test', choices=('mean', 'median', 'mean_positive', 'mean_pv')
+        'mean',
+        'column of the tables to test',
+        choices=('mean', 'mean_weighted', 'median', 'mean_positive', 'mean_pv', 'core_mean', 'core_median'),
     )
     relative_to: str | None = _cohort(
         None,

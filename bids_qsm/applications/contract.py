@@ -27,7 +27,10 @@ KNOWN = {
     'grid': 'the Grid of the maps',
     'affine': 'voxel to scanner coordinates of the maps (RAS, mm)',
     'dseg': 'labels of the atlas, or of a segmentation of the participant, on the grid of the maps',
-    'labels': 'their table: index, name, hemisphere, region; volume_mm3 in the space they come from',
+    'labels': 'their table: index, name, hemisphere, region; volume_mm3 in the space they come from; source, '
+    'confidence, moved_mm and volume_ratio of nuclei that were segmented',
+    'probseg': 'share of each voxel in each label (uint8, in 255ths), in the order of the table; None where '
+    'the nuclei were not segmented, with a segmentation of the participant, and in the scope subject',
     'atlas': 'name of the atlas or of the segmentation',
     'white_matter': 'deep white matter (bool)',
     'to_template': 'transforms that take points of the scanner to the template, first to last',

@@ -19,13 +19,22 @@ def measure(
     labels: pd.DataFrame,
     mask: np.ndarray,
     grid: Grid,
+    probseg: np.ndarray | None,
     white_matter: np.ndarray | None,
     reference: str,
 ) -> pd.DataFrame:
     """Tabulate the maps, see `bids_qsm.biomarkers.regions.region_table`."""
     units = {one.column: one.units for one in PRODUCTS.values() if one.column}
     return region_table(
-        maps, dseg, labels, mask, grid, white_matter=white_matter, reference=reference, units=units
+        maps,
+        dseg,
+        labels,
+        mask,
+        grid,
+        probseg=probseg,
+        white_matter=white_matter,
+        reference=reference,
+        units=units,
     )
 
 
@@ -39,7 +48,8 @@ APPLICATION = Application(
             'regions',
             'Regional means',
             'Mean and one standard deviation inside each region, left and right. Hollow marks lie less than '
-            '90 % inside the mask and the field of view.',
+            '90 % inside the mask and the field of view; pale ones have the outline of the atlas, at least '
+            'in part.',
             draw=partial(plot_regions, symbols=SYMBOLS),
             after='gre2t1w',
         ),
@@ -47,6 +57,6 @@ APPLICATION = Application(
     cohort='tidy',
     scope='labels',
     asked=False,
-    memory=Need(0.2, volume=6),
+    memory=Need(0.2, volume=17),
     memory_of_many=Need(0.15, volume=52, anat=4),
 )

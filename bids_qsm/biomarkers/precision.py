@@ -121,39 +121,43 @@ def shared_variance(region: np.ndarray, correlation: Correlation, grid: Grid):
 
     Parameters
     ----------
-    region : ndarray of bool
+    region : ndarray of bool or float
+        The region, or the weight of each voxel in a weighted mean (0 to 1).
 
     >>> grid = Grid((4, 4, 4), (1.0, 1.0, 1.0))
     >>> shared_variance(np.ones((4, 4, 4), bool), Correlation(1.0, 0.0), grid)
     0.015625
     """
-    size = int(region.sum())
+    size = float(region.sum(dtype=np.float64))
     if size == 0:
         return np.nan
     kernel = correlation.kernel(grid)
-    if size > _WHOLE_SUM:
-        return float(min(kernel.sum() / size, 1.0))
-    region = region[ndimage.find_objects(region.astype(np.uint8))[0]]
+    used = region > 0
+    if used.sum() > _WHOLE_SUM:
+        square = float((region[used].astype(np.float64) ** 2).sum())
+        return float(min(kernel.sum() * square / size**2, 1.0))
+    weight = region[ndimage.find_objects(used.astype(np.uint8))[0]].astype(np.float64)
     # lags longer than the region do not occur
-    cut = [min(k // 2, n - 1) for k, n in zip(kernel.shape, region.shape, strict=True)]
+    cut = [min(k // 2, n - 1) for k, n in zip(kernel.shape, weight.shape, strict=True)]
     kernel = kernel[tuple(slice(k // 2 - c, k // 2 + c + 1) for k, c in zip(kernel.shape, cut, strict=True))]
-    weight = region.astype(np.float64)
     return float((_correlate(weight, weight, kernel.shape) * kernel).sum() / size**2)
 
 
-def standard_error(values: np.ndarray, shared: float):
-    r"""Standard error of the mean of correlated values [1]_.
+def standard_error(values: np.ndarray, shared: float, weights: np.ndarray | None = None):
+    r"""Standard error of the mean, or of the weighted mean, of correlated values [1]_.
 
     With R the mean correlation of two values, the variance of n values falls short of the true one by
     :math:`1 - R`, and that of their mean is R of the true one:
 
-    .. math:: \mathrm{se}^2 = \frac{R}{1 - R} \, \frac{1}{n} \sum_i (x_i - \bar x)^2
+    .. math:: \mathrm{se}^2 = \frac{R}{1 - R} \, \frac{\sum_i w_i (x_i - \bar x)^2}{\sum_i w_i}
 
     Parameters
     ----------
     values : ndarray, shape (n,)
     shared : float
-        R, from `shared_variance`.
+        R, from `shared_variance`, with the same weights.
+    weights : ndarray, shape (n,), optional
+        Of the values; all 1 unless given.
 
     References
     ----------
@@ -161,4 +165,5 @@ def standard_error(values: np.ndarray, shared: float):
     """
     if values.size < 2 or not shared < 1:
         return np.nan
-    return float(values.std() * np.sqrt(shared / (1 - shared)))
+    mean = np.average(values, weights=weights)
+    return float(np.sqrt(np.average((values - mean) ** 2, weights=weights) * shared / (1 - shared)))

@@ -116,3 +116,27 @@ def _spread(maps: Mapping[str, np.ndarray], region: np.ndarray):
 
 def _none(name: str, mask: np.ndarray, note: str):
     return ReferenceRegion(name, np.zeros_like(mask), 'none', 0.0, note)
+
+
+def slow_error(data: np.ndarray, region: np.ndarray):
+    r"""Standard error of the mean of a region by errors of the map that change slowly over space.
+
+    They do not average out over a region as noise does. Where the two halves of a region have means
+    :math:`m_1` and :math:`m_2`, that of both has the error :math:`|m_1 - m_2| / 2`, if the error of a half is
+    that of the other by chance alone. The root mean square is taken over splits at the median along the axes.
+    Real differences between the halves count as error too.
+
+    Parameters
+    ----------
+    data : ndarray of float
+        A map.
+    region : ndarray of bool
+        At least one voxel, all of them finite in ``data``.
+    """
+    values = data[region].astype(np.float64)
+    found = []
+    for place in np.nonzero(region):
+        lower = place <= np.median(place)
+        if not lower.all():
+            found.append((values[lower].mean() - values[~lower].mean()) / 2)
+    return float(np.sqrt(np.mean(np.square(found)))) if found else 0.0

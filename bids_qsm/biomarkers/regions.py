@@ -1,30 +1,40 @@
-"""Regional statistics of quantitative maps over eroded regions, which limits partial volume effects."""
+"""Regional statistics of quantitative maps over whole regions, with errors that count noise and borders."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 from scipy import ndimage
 
+from bids_qsm.biomarkers.border import border_slope
 from bids_qsm.biomarkers.partialvolume import Recovered, recover
 from bids_qsm.biomarkers.precision import Correlation, fit_correlation, shared_variance, standard_error
-from bids_qsm.biomarkers.reference import REFERENCES, reference_regions
+from bids_qsm.biomarkers.reference import REFERENCES, reference_regions, slow_error
 from bids_qsm.recon.grid import Grid
 
 COMPOSITES = {'SN': ('SNc', 'SNr'), 'GP': ('GPe', 'GPi')}
 ORDER: tuple[str, ...] = (*REFERENCES, 'SN', 'SNc', 'SNr', 'GP', 'GPe', 'GPi', 'RN', 'STN')
 ORDER += ('Putamen', 'Caudate', 'Thalamus', 'Dentate')
 UNITS = {'chi': 'ppm', 'R2star': '1/s'}
-STATISTICS = ('mean', 'sd', 'se', 'median', 'p5', 'p95', 'mean_positive')
+BORDER_MM = {'own': 0.25, 'prior': 0.8}
+"""Standard deviation (mm) of the border of a nucleus that was segmented in the person, and of one that kept
+the outline of the atlas. Judgements: the first is a quarter of a usual voxel, the second what registration of
+T1w leaves in nuclei that T1w hardly shows."""
+_STATISTICS: tuple[str, ...] = ('mean', 'sd', 'se', 'median', 'p5', 'p95', 'mean_positive', 'mean_weighted')
+_STATISTICS += ('se_weighted', 'core_voxels', 'core_mean', 'core_sd', 'core_se', 'core_median')
+QUALITY = ('source', 'confidence', 'moved_mm', 'volume_ratio')
+AGAINST = {'CSF': 'against_csf', 'White matter': 'against_white_matter', 'Brain': 'against_brain'}
+"""Columns of susceptibility less that of each reference region."""
 _CROSS = ndimage.generate_binary_structure(3, 1)
 _NEIGHBOURS = _CROSS.astype(np.uint8)
 _FEWEST = 50
+_MARGIN = 2
 
 
 @dataclass(frozen=True)
 class _Region:
-    """A region inside a box of the grid: the whole region, and its core for the statistics."""
+    """A region inside a box of the grid: all of it, its sides, and its core."""
 
     name: str
     hemisphere: str
@@ -32,11 +42,17 @@ class _Region:
     box: tuple
     whole: np.ndarray
     core: np.ndarray
+    """Its core inside the mask."""
     how: str
     coverage: float
     labels: dict
     """Its labels and their volumes (voxels); empty for a reference region."""
     note: str = ''
+    sides: tuple[np.ndarray, ...] = ()
+    shares: tuple[np.ndarray, ...] = ()
+    """Share of each voxel that lies in each side (0 to 1); empty where it is not known."""
+    border_mm: float = np.nan
+    quality: dict = field(default_factory=dict)
 
 
 def region_table(
@@ -46,6 +62,7 @@ def region_table(
     mask: np.ndarray,
     grid: Grid,
     *,
+    probseg: np.ndarray | None = None,
     white_matter: np.ndarray | None = None,
     units: Mapping[str, str] = UNITS,
     reference: str = '',
@@ -54,14 +71,18 @@ def region_table(
 ):
     """Tabulate maps over the regions of a label image and over reference regions.
 
-    Statistics are computed over the core of a region inside the mask. The core is the region without its
-    outermost layer of voxels ('eroded'). In small regions it is the voxels with at least four of six
-    neighbours in the region ('inner'), or the whole region ('whole'). The choice depends on the volume of the
-    region in the atlas and on the voxel size, so that it is the same in all sessions of a study; if fewer
-    than ``min_voxels`` are left, the next one is taken. Reference regions are taken whole. The standard
-    error of the mean accounts for noise that is correlated between voxels, see
-    `bids_qsm.biomarkers.precision`; ``mean_pv`` is corrected for partial volume, see
-    `bids_qsm.biomarkers.partialvolume`.
+    Statistics are computed over the whole region inside the mask. ``mean_weighted`` weights each voxel by the
+    share of it that lies in the region. The standard errors of both count noise that is correlated between
+    voxels, see `bids_qsm.biomarkers.precision`, and the position of the border, see
+    `bids_qsm.biomarkers.border`; they do not count the tissue that voxels at the border share. ``mean_pv`` is
+    corrected for it, see `bids_qsm.biomarkers.partialvolume`.
+
+    The columns ``core_*`` are of the core of the region, which holds little of its surroundings, but is not
+    the whole nucleus: where a nucleus varies inside, it reads higher or lower. The core is the region
+    without its outermost layer of voxels ('eroded'). In small regions it is the voxels with at least four of
+    six neighbours in the region ('inner'), or the whole region ('whole'). The choice depends on the volume of
+    the region in the atlas and on the voxel size, so that it is the same in all sessions of a study; if fewer
+    than ``min_voxels`` are left, the next one is taken. The noise of a voxel is taken from the core.
 
     Parameters
     ----------
@@ -72,10 +93,13 @@ def region_table(
     labels : DataFrame
         Columns index, name, hemisphere ('L', 'R' or empty), region; optionally volume_mm3, the volume of
         each label in the atlas. The coverage of regions at the edge of the field of view is relative to it,
-        scaled by the volume of complete regions in this image.
+        scaled by the volume of complete regions in this image. Optionally source ('own' or 'prior'),
+        confidence, moved_mm and volume_ratio of nuclei that were segmented.
     mask : ndarray of bool
         Where the maps are given.
     grid : Grid
+    probseg : ndarray of uint8, shape ``(*grid.shape, len(labels))``, optional
+        Share of each voxel in each label (in 255ths), in the order of ``labels``.
     white_matter : ndarray of bool, optional
         Deep white matter, on the same grid.
     units : mapping of str to str
@@ -85,7 +109,8 @@ def region_table(
     min_voxels : int
         Smallest core.
     label_mm : float
-        Standard deviation (mm) of the position of labels along each axis, for partial volume correction.
+        Standard deviation (mm) of the position of labels along each axis, for partial volume correction, and
+        of borders of labels without a source; of others it is `BORDER_MM`.
 
     Returns
     -------
@@ -93,12 +118,19 @@ def region_table(
         One row a region, hemisphere and map; see `dictionary`. Brain, CSF and white matter come first;
         regions of the atlas with these names are marked '(atlas)'. A region outside the field of view has
         n_voxels 0, coverage 0 and NaN statistics; ``note`` says why a region has no statistics.
+
+    Raises
+    ------
+    ValueError
+        ``probseg`` does not have a volume for each label.
     """
+    if probseg is not None and probseg.shape != (*dseg.shape, len(labels)):
+        raise ValueError(f'probseg has shape {probseg.shape}, not {(*dseg.shape, len(labels))}')
     labels = labels.assign(
         hemisphere=[h if h in ('L', 'R') else '' for h in labels['hemisphere']],
         region=[f'{r} (atlas)' if r in REFERENCES else r for r in labels['region']],
-    )
-    regions = list(_atlas_regions(dseg, labels, mask, grid, min_voxels))
+    ).reset_index(drop=True)
+    regions = list(_atlas_regions(dseg, labels, probseg, mask, grid, min_voxels, label_mm))
     single = [r for r in regions if r.index is not None and r.core.sum() >= _FEWEST]
     pooled = [(r.box, r.core) for r in single] or [((slice(None),) * 3, mask)]
     correlations = {name: fit_correlation(data, pooled, grid) for name, data in maps.items()}
@@ -113,30 +145,43 @@ def region_table(
         [
             row
             for region in (*references, *regions)
-            for row in _rows(region, maps, recovered, correlations, grid, units, reference)
+            for row in _rows(region, maps, recovered, correlations, mask, grid, units, reference)
         ]
     )
     table['index'] = table['index'].astype('Int64')
-    return table
+    return _with_zeros(table)[list(dictionary())]
 
 
-def _atlas_regions(dseg: np.ndarray, labels: pd.DataFrame, mask: np.ndarray, grid: Grid, min_voxels: int):
-    shares = _shares(dseg, labels, grid)
+def _atlas_regions(
+    dseg: np.ndarray,
+    labels: pd.DataFrame,
+    probseg: np.ndarray | None,
+    mask: np.ndarray,
+    grid: Grid,
+    min_voxels: int,
+    label_mm: float,
+):
+    visible = _shares(dseg, labels, grid)
     counts = np.bincount(np.asarray(dseg).ravel(), minlength=int(labels['index'].max()) + 1)
-    boxes = ndimage.find_objects(np.asarray(dseg, np.int32), max_label=int(labels['index'].max()))
+    boxes = _boxes(dseg, labels, probseg)
     for name, hemisphere, part in _groups(labels):
         wanted = part['index'].tolist()
-        box = _union([boxes[i - 1] for i in wanted], dseg.shape)
-        here = np.isin(dseg[box], wanted)
+        there = [i for i in wanted if counts[i]]
+        box = _grown(_union([boxes[i] for i in wanted]), dseg.shape)
+        by_side = [rows for _, rows in part.groupby('hemisphere')]
+        sides = tuple(np.isin(dseg[box], rows['index']) for rows in by_side)
+        here = np.logical_or.reduce(sides)
         core, how = _core(here, _volume_of(part, here, grid), grid.voxel_size, min_voxels)
         inside = mask[box]
         in_mask = (here & inside).sum() / here.sum() if here.any() else 0.0
-        share = np.average([shares[i][0] for i in wanted], weights=[shares[i][1] for i in wanted])
+        share = np.average([visible[i][0] for i in wanted], weights=[visible[i][1] for i in wanted])
         note = ''
         if not here.any():
             how, note = 'none', 'outside the field of view'
+        elif not in_mask:
+            note = 'outside the mask'
         elif not (core & inside).any():
-            note = 'its core lies outside the mask' if in_mask else 'outside the mask'
+            note = 'its core lies outside the mask'
         yield _Region(
             name,
             hemisphere,
@@ -146,9 +191,61 @@ def _atlas_regions(dseg: np.ndarray, labels: pd.DataFrame, mask: np.ndarray, gri
             core & inside,
             how,
             in_mask * share,
-            {i: int(counts[i]) for i in wanted if counts[i]},
+            {i: int(counts[i]) for i in there},
             note,
+            sides,
+            _soft(probseg, box, by_side, there),
+            _border_mm(part, there, label_mm),
+            _quality(part, counts),
         )
+
+
+def _boxes(dseg: np.ndarray, labels: pd.DataFrame, probseg: np.ndarray | None):
+    """Box of each label by its index, with voxels that lie in it in part; None where it has none."""
+    found = ndimage.find_objects(np.asarray(dseg, np.int32), max_label=int(labels['index'].max()))
+    boxes = {i: found[i - 1] for i in labels['index']}
+    if probseg is not None:
+        for column, i in enumerate(labels['index']):
+            soft = ndimage.find_objects((probseg[..., column] > 0).astype(np.uint8))
+            # an image of nothing has no object
+            if soft:
+                boxes[i] = _union([boxes[i], soft[0]])
+    return boxes
+
+
+def _soft(probseg: np.ndarray | None, box: tuple, by_side: list[pd.DataFrame], there: list[int]):
+    """Share of each voxel of a box in each side; nothing where a label of the image has no shares."""
+    if probseg is None or not there:
+        return ()
+    # rows of the table of labels are the volumes of the image
+    parts = [probseg[box][..., list(rows.index)] for rows in by_side]
+    known = [i for rows, part in zip(by_side, parts, strict=True) for i in rows['index'][part.any((0, 1, 2))]]
+    if not set(there) <= set(known):
+        return ()
+    return tuple(np.minimum(part.sum(-1, dtype=np.float32) / 255, 1) for part in parts)
+
+
+def _border_mm(part: pd.DataFrame, there: list[int], label_mm: float):
+    """Standard deviation (mm) of the border: the largest of the labels in the image."""
+    if 'source' not in part or not there:
+        return label_mm if there else np.nan
+    return max(BORDER_MM.get(s, label_mm) for s in part.loc[part['index'].isin(there), 'source'])
+
+
+def _quality(part: pd.DataFrame, counts: np.ndarray):
+    """How the labels of a region were found, of those in the image."""
+    volume = counts[part['index'].to_numpy()]
+    part, volume = part[volume > 0], volume[volume > 0]
+    columns = {name: part.get(name, pd.Series(np.nan, part.index)) for name in QUALITY}
+    sources = set(columns['source'].dropna())
+    ratio = columns['volume_ratio'].to_numpy(float)
+    known = np.isfinite(ratio)
+    return {
+        'source': sources.pop() if len(sources) == 1 else 'mixed' if sources else 'n/a',
+        'confidence': columns['confidence'].min(),
+        'moved_mm': columns['moved_mm'].max(),
+        'volume_ratio': _short(np.average(ratio[known], weights=volume[known])) if known.any() else np.nan,
+    }
 
 
 def _groups(labels: pd.DataFrame):
@@ -182,14 +279,20 @@ def _shares(dseg: np.ndarray, labels: pd.DataFrame, grid: Grid):
     return {i: (s, w) for i, s, w in zip(index, share, atlas, strict=True)}
 
 
-def _union(boxes: list, shape: tuple[int, ...]):
-    """Box around boxes with a margin of one voxel; a single voxel without boxes."""
+def _union(boxes: list):
+    """Box around boxes, of which some may be None; None where all are."""
     boxes = [b for b in boxes if b is not None]
     if not boxes:
+        return None
+    return tuple(slice(min(b[d].start for b in boxes), max(b[d].stop for b in boxes)) for d in range(3))
+
+
+def _grown(box: tuple | None, shape: tuple[int, ...]):
+    """A box with a margin; a single voxel where there is none."""
+    if box is None:
         return (slice(0, 1),) * 3
     return tuple(
-        slice(max(min(b[d].start for b in boxes) - 1, 0), min(max(b[d].stop for b in boxes) + 1, shape[d]))
-        for d in range(3)
+        slice(max(b.start - _MARGIN, 0), min(b.stop + _MARGIN, n)) for b, n in zip(box, shape, strict=True)
     )
 
 
@@ -220,6 +323,7 @@ def _rows(
     maps: Mapping[str, np.ndarray],
     recovered: dict[str, Recovered],
     correlations: dict[str, Correlation],
+    mask: np.ndarray,
     grid: Grid,
     units: Mapping[str, str],
     reference: str,
@@ -227,41 +331,105 @@ def _rows(
     """One row a map."""
     for name, data in maps.items():
         data = data[region.box]
-        voxels = region.core & np.isfinite(data)
+        inside = mask[region.box] & np.isfinite(data)
         mean_pv, se_pv = recovered[name].combined(region.labels)
-        yield {
+        row = {
             'region': region.name,
             'hemisphere': region.hemisphere,
             'index': region.index,
             'map': name,
-            'n_voxels': int(voxels.sum()),
+            'n_voxels': int((region.whole & inside).sum()),
             'volume_mm3': round(float(region.whole.sum() * grid.voxel_volume), 2),
             'coverage': round(float(region.coverage), 4),
             'core': region.how,
-            **_statistics(data[voxels].astype(np.float64), voxels, correlations[name], grid),
-            'mean_pv': _short(mean_pv),
-            'se_pv': _short(se_pv),
+            'mean_pv': mean_pv,
+            'se_pv': se_pv,
+            'zero_se': np.nan,
+            'source': 'n/a',
+            **dict.fromkeys(QUALITY[1:], np.nan),
+            **region.quality,
+            'border_mm': region.border_mm,
             'units': units.get(name, 'n/a'),
             'reference': reference if name == 'chi' else 'n/a',
             'note': region.note or 'n/a',
+            **_statistics(data, region, inside, correlations[name], grid),
         }
+        if name == 'chi' and region.name in REFERENCES and row['n_voxels'] > 1:
+            row['zero_se'] = np.hypot(row['se'], slow_error(data, region.core & inside))
+        yield row
 
 
-def _statistics(values: np.ndarray, voxels: np.ndarray, correlation: Correlation, grid: Grid):
-    if values.size == 0:
-        return dict.fromkeys(STATISTICS, np.nan)
+def _statistics(data: np.ndarray, region: _Region, inside: np.ndarray, correlation: Correlation, grid: Grid):
+    """Statistics of a map over a region, its core, and its shares."""
+    whole, core = region.whole & inside, region.core & inside
+    found = dict.fromkeys(_STATISTICS, np.nan) | {'core_voxels': int(core.sum())}
+    if core.any():
+        of_core = data[core].astype(np.float64)
+        found['core_mean'], found['core_median'] = of_core.mean(), np.median(of_core)
+        found['core_sd'] = of_core.std(ddof=1) if of_core.size > 1 else np.nan
+        found['core_se'] = standard_error(of_core, shared_variance(core, correlation, grid))
+    if not whole.any():
+        return found
+    values = data[whole].astype(np.float64)
     positive = values[values > 0]
-    low, median, high = np.percentile(values, (5, 50, 95))
-    found = (
-        values.mean(),
-        values.std(ddof=1) if values.size > 1 else np.nan,
-        standard_error(values, shared_variance(voxels, correlation, grid)),
-        median,
-        low,
-        high,
-        positive.mean() if positive.size else np.nan,
-    )
-    return {name: _short(value) for name, value in zip(STATISTICS, found, strict=True)}
+    found['mean'], found['sd'] = values.mean(), values.std(ddof=1) if values.size > 1 else np.nan
+    found['p5'], found['median'], found['p95'] = np.percentile(values, (5, 50, 95))
+    found['mean_positive'] = positive.mean() if positive.size else np.nan
+    found['se'] = _error(data, whole, region.sides, region, inside, correlation, grid)
+    share = np.where(inside, sum(region.shares), 0) if region.shares else np.zeros(1)
+    if share.any():
+        used = share > 0
+        found['mean_weighted'] = np.average(data[used].astype(np.float64), weights=share[used])
+        found['se_weighted'] = _error(data, share, region.shares, region, inside, correlation, grid)
+    return found
+
+
+def _error(
+    data: np.ndarray,
+    weight: np.ndarray,
+    sides: Sequence[np.ndarray],
+    region: _Region,
+    inside: np.ndarray,
+    correlation: Correlation,
+    grid: Grid,
+):
+    """Standard error of a mean with the weight of each voxel: noise, and the position of the border."""
+    core, used = region.core & inside, weight > 0
+    shared = shared_variance(weight, correlation, grid)
+    # the spread of the core is that of noise, where voxels at the border differ by what they share
+    of_core = shared_variance(core, correlation, grid)
+    noise = standard_error(data[core].astype(np.float64), of_core) * np.sqrt(shared / of_core)
+    if not np.isfinite(noise):
+        noise = standard_error(data[used].astype(np.float64), shared, weight[used].astype(np.float64))
+    if not sides:
+        return noise
+    return np.hypot(noise, border_slope(data, sides, inside, grid).error(region.border_mm))
+
+
+def _with_zeros(table: pd.DataFrame):
+    """Add susceptibility less that of each reference region, and say whose zero is steadiest."""
+    is_chi = table['map'] == 'chi'
+    zeros = table[is_chi & table['region'].isin(REFERENCES)].set_index('region')
+    added = {}
+    for name, column in AGAINST.items():
+        zero = zeros.loc[name] if name in zeros.index else None
+        mean, error = (np.nan, np.nan) if zero is None else (zero['mean'], zero['zero_se'])
+        added[column] = (table['mean'] - mean).where(is_chi)
+        added[f'se_{column}'] = np.hypot(table['se'], error).where(is_chi)
+        # a region relative to itself is zero by definition
+        added[f'se_{column}'] = added[f'se_{column}'].mask(
+            (table['region'] == name) & added[column].notna(), 0.0
+        )
+    table = table.assign(**added)
+    if zeros['zero_se'].notna().sum() > 1:
+        steadiest = is_chi & (table['region'] == zeros['zero_se'].astype(float).idxmin())
+        note = table.loc[steadiest, 'note'].item()
+        table.loc[steadiest, 'note'] = '; '.join([*([note] if note != 'n/a' else []), 'steadiest zero'])
+    numbers = [*_STATISTICS, 'mean_pv', 'se_pv', 'zero_se', *added]
+    for name in numbers:
+        if name != 'core_voxels':
+            table[name] = [_short(value) for value in table[name]]
+    return table
 
 
 def _short(value: float):
@@ -270,14 +438,19 @@ def _short(value: float):
 
 def dictionary(atlas: str = ''):
     """Describe every column of `region_table`, as a BIDS data dictionary."""
-    of_core = 'over the voxels of the core'
     unit = 'that of the map, see column units'
+    of_whole, of_core = 'over the voxels of the whole region', 'over the voxels of the core'
+    noise = (
+        'from the spread of the core and the effective number of independent voxels: the correlation of '
+        'voxels is estimated from the variogram of the map inside the regions, and variation within the core '
+        'counts as error'
+    )
+    position = 'the error of the position of the border, see border_mm'
     described = {
         'region': (
             f'Region of the atlas{" " + atlas if atlas else ""}; SN is SNc and SNr together, GP is GPe and '
             'GPi. Brain is the whole mask, CSF the fluid of the lateral ventricles (found by low R2*), White '
-            'matter deep cerebral white matter. Any region may serve as a reference: susceptibility relative '
-            'to X is mean less the mean of X in this table.',
+            'matter deep cerebral white matter.',
             None,
         ),
         'hemisphere': ('L, R, or both together.', None),
@@ -286,10 +459,7 @@ def dictionary(atlas: str = ''):
             'Map that the row describes: chi (susceptibility) or R2star (transverse relaxation rate).',
             None,
         ),
-        'n_voxels': (
-            'Number of voxels of the core inside the mask, over which the statistics were taken.',
-            'voxels',
-        ),
+        'n_voxels': ('Number of voxels of the whole region inside the mask.', 'voxels'),
         'volume_mm3': ('Volume of the whole region inside the field of view.', 'mm^3'),
         'coverage': (
             'Share of the region that lies inside the field of view and the mask; 0 where it is outside. '
@@ -297,24 +467,38 @@ def dictionary(atlas: str = ''):
             'share of the region in the field of view that lies inside the mask.',
             'fraction',
         ),
+        'mean': (f'Mean {of_whole}.', unit),
+        'sd': (f'Standard deviation {of_whole}.', unit),
+        'se': (
+            f'Standard error of mean: noise ({noise}) and {position}. It does not count the tissue that '
+            'voxels at the border share with the surroundings. Of Brain, CSF and White matter, noise alone.',
+            unit,
+        ),
+        'median': (f'Median {of_whole}.', unit),
+        'p5': (f'5th percentile {of_whole}.', unit),
+        'p95': (f'95th percentile {of_whole}.', unit),
+        'mean_positive': (f'Mean of the positive values {of_whole}.', unit),
+        'mean_weighted': (
+            'Mean over all voxels that lie in the region in part, weighted by the share of each (probseg). '
+            'n/a where shares are not known.',
+            unit,
+        ),
+        'se_weighted': ('Standard error of mean_weighted, from the same as se.', unit),
         'core': (
-            'Voxels of the statistics, chosen to exclude neighbouring tissue: eroded (all six neighbours lie '
+            'What the core is, which holds little of the surroundings: eroded (all six neighbours lie '
             'in the region), inner (at least four do; for small regions), whole (the whole region, if it is '
             'very small or a reference), none (region not found).',
             None,
         ),
-        'mean': (f'Mean {of_core}.', unit),
-        'sd': (f'Standard deviation {of_core}.', unit),
-        'se': (
-            'Standard error of mean, from sd and the effective number of independent voxels: the correlation '
-            'of voxels is estimated from the variogram of the map inside the regions. Variation within the '
-            'region counts as error; errors in the position of labels do not.',
+        'core_voxels': ('Number of voxels of the core inside the mask.', 'voxels'),
+        'core_mean': (
+            f'Mean {of_core}. It is not comparable with the mean of the whole region, here or in other '
+            'studies.',
             unit,
         ),
-        'median': (f'Median {of_core}.', unit),
-        'p5': (f'5th percentile {of_core}.', unit),
-        'p95': (f'95th percentile {of_core}.', unit),
-        'mean_positive': (f'Mean of the positive values {of_core}.', unit),
+        'core_sd': (f'Standard deviation {of_core}.', unit),
+        'core_se': ('Standard error of core_mean from noise alone.', unit),
+        'core_median': (f'Median {of_core}.', unit),
         'mean_pv': (
             'Mean of the whole region, corrected for partial volume: least squares on the spread functions '
             'of all regions and of the surroundings of each (geometric transfer matrix). n/a for Brain, CSF '
@@ -322,10 +506,50 @@ def dictionary(atlas: str = ''):
             unit,
         ),
         'se_pv': ('Standard error of mean_pv, with the same correlation of voxels as in se.', unit),
+    }
+    for name, column in AGAINST.items():
+        described[column] = (
+            f'Mean less the mean of {name}; n/a for other maps and where it was not found.',
+            'ppm',
+        )
+        described[f'se_{column}'] = (f'Standard error of {column}: se and the zero_se of {name}.', 'ppm')
+    described |= {
+        'zero_se': (
+            'Standard error of a reference region as the zero of susceptibility: se, and half the difference '
+            'between its halves (root mean square over splits along the three axes of the image), as slow '
+            'errors of the map do not average out over it. The smallest marks the steadiest zero, see note. '
+            'n/a for all other rows.',
+            'ppm',
+        ),
+        'source': (
+            "Where the outline comes from: own (segmented in the subject's maps), prior (that of the atlas, "
+            'moved with its neighbours), mixed (labels of both kinds); n/a where nuclei were not segmented.',
+            None,
+        ),
+        'confidence': (
+            'Share of the variance of susceptibility in and around the nucleus that its outline explains; 0 '
+            'for prior; the least of several labels.',
+            'fraction',
+        ),
+        'moved_mm': (
+            'Distance of the nucleus from where registration put that of the atlas; the largest of several '
+            'labels.',
+            'mm',
+        ),
+        'volume_ratio': (
+            'Volume over that of the atlas in this subject; of several labels the mean, weighted by volume.',
+            'ratio',
+        ),
+        'border_mm': (
+            'Standard deviation of the position of the border that se counts: 0.25 for own, 0.8 for prior, '
+            '0.4 for labels without a source; the largest of several labels.',
+            'mm',
+        ),
         'units': ('Unit of the statistics: ppm for susceptibility, 1/s for R2*.', None),
         'reference': ('Region whose susceptibility is zero; n/a for other maps.', None),
         'note': (
-            'Description of a reference region, or why a region has no statistics; otherwise n/a.',
+            'Description of a reference region, whether its zero is the steadiest of those found, or why a '
+            'region has no statistics; otherwise n/a.',
             None,
         ),
     }

@@ -92,7 +92,7 @@ def fit_models(
     formula
         ``chi ~ group + age + sex``: left a map, right what :func:`bids_qsm.cohort.formula.parse` reads.
     statistic
-        Column that is the response: mean, median, mean_pv...
+        Column that is the response: mean, mean_weighted, median, core_mean...
     controls
         Reference level of factors that have it; otherwise one that is called like controls, or the first.
     min_coverage

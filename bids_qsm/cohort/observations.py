@@ -72,7 +72,7 @@ def observe(
     long : DataFrame
         From `tables.gather` and the joins.
     statistic
-        Column that is analysed: mean, median, mean_pv...
+        Column that is analysed: mean, mean_weighted, median, core_mean...
     maps, regions, hemispheres : sequence of str
         Those wanted; all where empty.
     min_coverage

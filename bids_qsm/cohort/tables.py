@@ -24,7 +24,9 @@ ENTITY_COLUMNS = {
 PROTOCOL = ('acquisition', 'contrast_agent', 'reconstruction', 'inversion')
 """Columns of the acquisition: series that differ in them are not repeats."""
 
-SHIFTED = ('mean', 'median', 'p5', 'p95', 'mean_pv')
+VALUES = ('mean', 'mean_weighted', 'median', 'mean_pv', 'core_mean', 'core_median')
+"""What may stand for the value of a region."""
+SHIFTED = (*VALUES, 'p5', 'p95')
 """Statistics of a region that move with the zero of susceptibility."""
 MEASURES: tuple[str, ...] = (
     'region',
@@ -37,7 +39,13 @@ MEASURES: tuple[str, ...] = (
     'core',
     'units',
 )
-MEASURES += ('reference', 'sd', 'mean_positive', 'se', 'se_pv', 'note', *SHIFTED)
+MEASURES += ('reference', 'sd', 'mean_positive', 'core_voxels', 'core_sd', 'note', *SHIFTED)
+ERRORS = ('se', 'se_weighted', 'core_se', 'se_pv')
+"""Standard errors of statistics that move with the zero of susceptibility."""
+ZEROS: tuple[str, ...] = ('against_csf', 'against_white_matter', 'against_brain')
+ZEROS += (*(f'se_{name}' for name in ZEROS), 'zero_se')
+"""Susceptibility relative to the reference regions, and the errors of these, whatever the zero of the map."""
+MEASURES += (*ERRORS, *ZEROS, 'source', 'confidence', 'moved_mm', 'volume_ratio', 'border_mm')
 """Columns of the tables of regions; all others but the atlas describe the series or its participant."""
 
 _PREFIXED = ('sub', 'ses')
@@ -273,10 +281,11 @@ def _overlay(
 def relative_to(long: pd.DataFrame, region: str):
     """Refer susceptibility to a region of the same series.
 
-    The mean of the region (both hemispheres together) is subtracted from mean, median, percentiles and
-    partial-volume-corrected mean. sd stays, standard errors add in quadrature, and mean_positive becomes
-    missing, as it does not follow from a shift. Where the atlas of a row lacks the region, that of another
-    atlas of the same series is used; a region of which less than half was measured is not a reference.
+    The mean of the region (both hemispheres together) is subtracted from means, medians and percentiles.
+    sd stays, standard errors add in quadrature (of Brain, CSF and White matter, zero_se), and mean_positive
+    becomes missing, as it does not follow from a shift. Where the atlas of a row lacks the region, that of
+    another atlas of the same series is used; a region of which less than half was measured is not a
+    reference.
 
     Parameters
     ----------
@@ -315,7 +324,7 @@ def relative_to(long: pd.DataFrame, region: str):
         values[chi] = values[chi] - shift
         shifted[column] = values
     own = (long['region'] == region).to_numpy()[chi] & own_atlas[chi]
-    for column in (c for c in ('se', 'se_pv') if c in long):
+    for column in (c for c in ERRORS if c in long):
         values = pd.to_numeric(long[column], errors='coerce').to_numpy(float, copy=True)
         both = np.hypot(values[chi], found['_error'].to_numpy()[chi])
         # the mean of the reference itself is zero by definition
@@ -343,9 +352,12 @@ def _zero_of(
                 f'Less than half of {region} was measured in {n} series, where it is not a reference.'
             )
         rows = rows[~thin]
+    error = pd.Series(np.nan, rows.index)
+    for column in (c for c in ('zero_se', 'se') if c in rows):
+        error = error.fillna(pd.to_numeric(rows[column], errors='coerce'))
     zero = rows[keys].assign(
         _zero=pd.to_numeric(rows['mean'], errors='coerce').replace([np.inf, -np.inf], np.nan),
-        _error=pd.to_numeric(rows['se'], errors='coerce') if 'se' in rows else np.nan,
+        _error=error,
         # both sides together where possible; a midline region may have one row only
         _rank=rows['hemisphere'].map({'both': 0}).fillna(1),
     )

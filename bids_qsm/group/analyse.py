@@ -48,6 +48,7 @@ def run_group(options: 'Options') -> int:
         )
     tables = read_tables(out, subjects=options.participant_label, sessions=options.session_label)
     long, said = collect_tables(tables, out, options.bids_dir)
+    _check_statistic(long, options.statistic)
     notes = defaultdict(list, said)
     events = [app for app in applications() if app.table and app.cohort != 'tidy']
     found = {app.name: collect_application(app, tables[app.name], notes) for app in events}
@@ -125,6 +126,14 @@ def analyse(long: pd.DataFrame, asked: dict, notes: dict[str, list[str]]) -> dic
             'No group is called like controls; --controls names the one that z-scores refer to.'
         ]
     return found
+
+
+def _check_statistic(long: pd.DataFrame, statistic: str):
+    """Raise UserError if no table has the statistic that is asked for."""
+    if statistic not in long or (statistic != 'mean' and long[statistic].isna().all()):
+        there = [c for c in (*cohort.VALUES, 'mean_positive') if c in long and long[c].notna().any()]
+        why = ' (it needs --refinement segment)' if statistic == 'mean_weighted' else ''
+        raise UserError(f'--statistic {statistic}: no table has it{why}; there are {", ".join(there)}.')
 
 
 def _check_pairs(long: pd.DataFrame, pairs: Sequence[tuple[str, str]]):

@@ -61,13 +61,14 @@ def collect_tables(tables: dict[str, Tables], output_dir: str | Path, bids_dir: 
     Raises
     ------
     UserError
-        No table was found, or a table of ``bids_dir`` cannot be read.
+        No table was found, one is of an older version, or a table of ``bids_dir`` cannot be read.
     """
     out, bids_dir = Path(output_dir), Path(bids_dir)
     parts, columns = [], {}
     # the tables of regions first: their dictionary describes the columns that all tables share
     for app in sorted(applications(), key=lambda one: one.scope != 'labels'):
         for path, entities, table in tables[app.name] if app.cohort else ():
+            _check_version(path, table)
             parts.append((entities, table if app.cohort == 'tidy' else app.cohort(table)))
             columns = columns or _dictionary_of(path)
     if not parts:
@@ -107,6 +108,15 @@ def collect_tables(tables: dict[str, Tables], output_dir: str | Path, bids_dir: 
         long['n_voxels'] = long['n_voxels'].astype('Int64')
     save_table(out / 'group_stats.tsv', long, columns)
     return long, notes
+
+
+def _check_version(path: Path, table: pd.DataFrame):
+    """Raise UserError for a table of regions whose mean is of the core, which may not join whole regions."""
+    if 'core' in table and 'core_mean' not in table:
+        raise UserError(
+            f'{path} was written by an older version of bids_qsm, whose means leave out the rim of each '
+            'region; run the participant level again for this participant.'
+        )
 
 
 def collect_application(

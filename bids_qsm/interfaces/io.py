@@ -80,14 +80,17 @@ def load_labels(path: str | Path, grid: Grid):
     return np.rint(data).astype(np.int32)
 
 
-def save_like(data: np.ndarray, reference: str | Path, cwd: str | Path, name: str):
+def save_like(
+    data: np.ndarray, reference: str | Path, cwd: str | Path, name: str, *, scale: float | None = None
+):
     """Write ``data`` with the geometry of the image ``reference`` to ``cwd/name``; return the path.
 
-    Masks are written as uint8, labels keep their integer type, all else is float32.
+    Masks are written as uint8, labels keep their integer type, all else is float32. ``scale`` is what readers
+    multiply stored integers by.
     """
     ref = nib.load(reference)
     header = ref.header if isinstance(ref, nib.Nifti1Pair) else None
-    return save(data, ref.affine, cwd, name, header=header)
+    return save(data, ref.affine, cwd, name, header=header, scale=scale)
 
 
 def save(
@@ -96,6 +99,8 @@ def save(
     cwd: str | Path,
     name: str,
     header: nib.Nifti1Header | None = None,
+    *,
+    scale: float | None = None,
 ):
     """Write ``data`` with ``affine`` (mm, RAS) to ``cwd/name``; return the path."""
     data = np.asarray(data)
@@ -113,9 +118,21 @@ def save(
         image.set_qform(affine, code=max(int(header['qform_code']), 1))
         image.set_sform(affine, code=max(int(header['sform_code']), 1))
     image.header.set_xyzt_units('mm')
+    if scale is not None:
+        image.header.set_slope_inter(scale, 0)
     path = Path(cwd) / name
     image.to_filename(path)
     return str(path)
+
+
+def save_shares(data: np.ndarray, reference: str | Path, cwd: str | Path, name: str):
+    """Write shares (uint8, in 255ths) like `save_like`; other software reads them as 0 to 1."""
+    return save_like(data, reference, cwd, name, scale=1 / 255)
+
+
+def load_shares(path: str | Path) -> np.ndarray:
+    """Shares as they were given to `save_shares`."""
+    return np.asarray(nib.load(path).dataobj.get_unscaled())
 
 
 def read_table(path: str | Path) -> pd.DataFrame:

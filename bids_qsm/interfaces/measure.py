@@ -20,12 +20,14 @@ from nipype.interfaces.io import add_traits
 
 from bids_qsm.anatomy.transform import resample, resample_labels
 from bids_qsm.applications.contract import MAPS, Application, Figure, Given, Query
+from bids_qsm.biomarkers.regions import QUALITY
 from bids_qsm.derivatives.products import PRODUCTS
 from bids_qsm.errors import UserError
 from bids_qsm.interfaces.io import (
     load,
     load_labels,
     load_mask,
+    load_shares,
     read,
     read_record,
     read_table,
@@ -37,7 +39,8 @@ from bids_qsm.interfaces.xfm import load_chain, load_xfm
 from bids_qsm.plotting.maps import Look, plot_map, plot_outlines
 from bids_qsm.recon.grid import Grid
 
-FILES = (*MAPS, 'mask', 'dseg', 'labels', 'own_dseg', 'white_matter', 'to_template', 'reference')
+FILES: tuple[str, ...] = (*MAPS, 'mask', 'dseg', 'labels', 'own_dseg', 'probseg', 'white_matter')
+FILES += ('to_template', 'reference')
 """Input ports that hold a file a series; 'to_template' holds several."""
 
 
@@ -224,11 +227,19 @@ def _load_map(path: str, grid: Grid) -> np.ndarray:
     return load(path)[0]
 
 
+def _load_table(path: str) -> pd.DataFrame:
+    """Table of labels, with numbers for what segmentation found."""
+    table = read_table(path)
+    numbers = [name for name in QUALITY if name in table and name != 'source']
+    return table.assign(**{name: pd.to_numeric(table[name], errors='coerce') for name in numbers})
+
+
 _LOAD = {
     'mask': lambda path, _: load_mask(path),
     'dseg': load_labels,
     'white_matter': lambda path, grid: load_labels(path, grid) > 0,
-    'labels': lambda path, _: read_table(path),
+    'labels': lambda path, _: _load_table(path),
+    'probseg': lambda path, _: load_shares(path),
     'reference': lambda path, _: read_record(path)['ReferenceRegion'],
 }
 

@@ -13,6 +13,7 @@ from bids_qsm.interfaces.step import (
     methods,
     outputs,
     record,
+    shares,
     table,
     transform,
     volume,
@@ -45,7 +46,7 @@ class RefineDeepGrey(Step):
         note=record('findings: what, found, action, evidence, level'),
         dseg=volume("labels of the participant's nuclei on the grid of susceptibility"),
         labels=table('their table, with source, confidence, moved_mm and volume_ratio of each'),
-        probseg=volume('share of each voxel that lies in each label, 4D'),
+        probseg=shares('share of each voxel that lies in each label'),
     )
 
     def compute(self, data: Data):

@@ -21,11 +21,13 @@ from bids_qsm.errors import UserError
 from bids_qsm.interfaces.io import (
     load_float,
     load_head,
+    load_shares,
     load_volume,
     read_mask,
     read_record,
     read_table,
     save_like,
+    save_shares,
     write_record,
     write_table,
 )
@@ -157,6 +159,11 @@ def volume(desc: str, *, optional: bool = False):
     return _image(desc, optional, load_volume, '.nii.gz')
 
 
+def shares(desc: str):
+    """4D image of shares (uint8, in 255ths); other software reads them as 0 to 1."""
+    return _file(desc, True, load=load_shares, save=_save_shares)
+
+
 def head(desc: str):
     """3D image (float32, finite) that is not empty."""
     return _image(desc, False, load_head, '.nii.gz')
@@ -198,6 +205,10 @@ def _load_brain(path: str):
 
 def _save_image(extension: str, value: np.ndarray, like: str, folder: Path, name: str):
     return save_like(value, like, folder, f'{name}{extension}')
+
+
+def _save_shares(value: np.ndarray, like: str, folder: Path, name: str):
+    return save_shares(value, like, folder, f'{name}.nii.gz')
 
 
 def _save_xfm(value: np.ndarray | Displacement, _: str, folder: Path, name: str):

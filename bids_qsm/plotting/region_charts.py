@@ -24,12 +24,13 @@ def plot_regions(table: pd.DataFrame, symbols: Mapping[str, str] | None = None) 
     """Draw the mean of each region, left and right, with one standard deviation as error bar.
 
     Each map has a panel. The regions are in order of their mean susceptibility. A hollow mark means that less
-    than 90 % of the region lies inside the mask and the field of view.
+    than 90 % of the region lies inside the mask and the field of view, a pale one that a nucleus has the
+    outline of the atlas, where others were segmented.
 
     Parameters
     ----------
     table : DataFrame
-        Columns region, hemisphere (L, R, both), map, mean, sd, coverage, units, reference.
+        Columns region, hemisphere (L, R, both), map, mean, sd, coverage, source, units, reference.
     symbols : mapping of str to str
         Maps in their order -> what charts call them.
 
@@ -58,7 +59,7 @@ def plot_regions(table: pd.DataFrame, symbols: Mapping[str, str] | None = None) 
             ax.errorbar(
                 row['mean'], place[row['region']] + shift, xerr=row['sd'] if row['sd'] >= 0 else 0,
                 fmt=mark, color=colour, markersize=5, markerfacecolor=colour if full else 'white',
-                elinewidth=1, alpha=0.95,
+                elinewidth=1, alpha=0.4 if row.get('source') in ('prior', 'mixed') else 0.95,
             )  # fmt: skip
         unit = only(rows, 'units')
         ax.set_xlabel(f'{symbols.get(name, name)} ({unit})' if unit else symbols.get(name, name))

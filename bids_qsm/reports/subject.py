@@ -222,7 +222,10 @@ def _list(path: Path, app: Application):
 
 
 def _region_table(table: pd.DataFrame, name: str, *, check_coverage: bool = True):
-    """One row a region, one column a map and side: mean and standard deviation as text."""
+    """One row a region, one column a map and side: mean and standard deviation as text.
+
+    Nuclei that were segmented have their outline and its confidence beside them.
+    """
     maps = [m for m in SYMBOLS if m in set(table['map'])]
     sides = [s for s in ('L', 'R', 'both') if s in set(table['hemisphere'])]
     sides += sorted(set(table['hemisphere'].dropna()) - set(sides))
@@ -250,18 +253,39 @@ def _region_table(table: pd.DataFrame, name: str, *, check_coverage: bool = True
                 'volume': '–' if pd.isna(volume) else f'{volume:.0f}',
                 'coverage': '–' if pd.isna(coverage) else f'{100 * coverage:.0f} %',
                 'low': check_coverage and bool(coverage < _LOW_COVERAGE),
+                **_outline(first),
             }
         )
     units = {m: _first(table.loc[table['map'] == m, 'units']) for m in maps}
     reference = _first(table.loc[table['map'] == 'chi', 'reference'])
+    outlined = any(row['outline'] for row in rows)
+    if any(row['prior'] for row in rows):
+        notes.append(
+            'Regions with the outline of the atlas were not made out in the maps, or not looked for.'
+        )
     return {
         'id': f'table-{name}',
+        'outlined': outlined,
         'file': name,
         'maps': [f'{SYMBOLS[m]} ({units[m]})' for m in maps],
         'sides': sides,
         'rows': rows,
         'note': ' '.join([f'Reference of χ: {reference}.'] * bool(reference) + notes),
     }
+
+
+def _outline(rows: pd.DataFrame):
+    """Whose outline the sides of a region have, with its confidence, and whether one is of the atlas."""
+    sources = rows.get('source', pd.Series(dtype=object)).dropna()
+    sides = rows.loc[sources.index].set_index('hemisphere')
+    if len(sides) > 1:
+        sides = sides.drop('both', errors='ignore')
+    said = {'own': 'own', 'prior': 'atlas', 'mixed': 'own and atlas'}
+    texts = [
+        f'{side} {said[row["source"]]}' + (f' {row["confidence"]:.2f}' if row['source'] == 'own' else '')
+        for side, row in sides.to_dict('index').items()
+    ]
+    return {'outline': ', '.join(texts), 'prior': bool((sources != 'own').any())}
 
 
 def _first(values: pd.Series):

@@ -45,8 +45,13 @@ def test_errors_are_relative_to_a_region_of_reference(bench):
     ]
     table = pd.DataFrame(rows, columns=['region', 'map', 'mean', 'se']).assign(hemisphere='both')
     table = table.assign(median=table['mean'], mean_pv=table['mean'] + 0.01, se_pv=0.004)
+    table = table.assign(
+        mean_weighted=np.nan, se_weighted=np.nan, core_mean=table['mean'] + 0.02, core_se=0.001
+    )
     found = pd.DataFrame(bench.errors(table, {'GP': 0.125})).set_index(['reference', 'value'])
     assert set(found.index.get_level_values('reference')) == {'Brain', 'White matter'}
     assert found.loc[('Brain', 'mean')]['error'] == pytest.approx(5)
     assert found.loc[('White matter', 'mean')]['error'] == pytest.approx(-5)
+    assert found.loc[('Brain', 'core_mean')][['error', 'se']].tolist() == pytest.approx([25, 1])
+    assert 'mean_weighted' not in found.index.get_level_values('value')
     assert found.loc[('Brain', 'mean_pv')][['error', 'se']].tolist() == pytest.approx([15, 4])

@@ -53,11 +53,39 @@ def test_shared_variance_agrees_with_the_sum_over_pairs():
     assert shared_variance(region, correlation, GRID) == pytest.approx(expected, rel=0.01)
 
 
+def test_shared_variance_of_a_weighted_mean_agrees_with_the_sum_over_pairs():
+    weight = np.random.default_rng(0).random((5, 6, 4))
+    weight[weight < 0.3] = 0
+    at = np.argwhere(weight > 0) * GRID.voxel_size
+    own = weight[weight > 0]
+    distance = np.linalg.norm(at[:, None] - at[None], axis=-1)
+    correlation = Correlation(0.2, 2.0, 1.5)
+    pairs = np.where(distance > 0, 0.8 * np.exp(-((distance / 2) ** 1.5)), 1)
+    expected = own @ pairs @ own / own.sum() ** 2
+    assert shared_variance(weight, correlation, GRID) == pytest.approx(expected, rel=0.01)
+
+
+def test_the_error_of_a_weighted_mean_is_its_spread_over_draws():
+    rng = np.random.default_rng(1)
+    weight = np.clip(rng.random(WHOLE.shape) * 2 - 0.5, 0, 1)
+    used = weight > 0
+    shared = shared_variance(weight, Correlation(1.0, 0.0), GRID)
+    assert shared == pytest.approx((weight**2).sum() / weight.sum() ** 2)
+    draws = rng.standard_normal((400, used.sum()))
+    errors = [standard_error(values, shared, weight[used]) for values in draws]
+    means = draws @ weight[used] / weight.sum()
+    assert np.mean(errors) == pytest.approx(means.std(), rel=0.1)
+    same = standard_error(draws[0], 0.01, np.full(used.sum(), 0.3))
+    assert same == pytest.approx(standard_error(draws[0], 0.01))
+
+
 def test_of_very_many_voxels_the_border_is_left_out():
     small, large = np.ones((40, 40, 40), bool), np.ones((48, 48, 48), bool)
     correlation = Correlation(0.0, 1.0, 2.0)
     exact, near = (shared_variance(r, correlation, GRID) * r.sum() for r in (small, large))
     assert exact < near < 1.1 * exact
+    half = 0.5 * large.astype(np.float32)
+    assert shared_variance(half, correlation, GRID) == pytest.approx(near / large.sum())
 
 
 @pytest.mark.parametrize('region', [np.zeros((3, 3, 3), bool), np.ones((1, 1, 1), bool)], ids=['none', 'one'])

@@ -1,8 +1,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import ndimage, special
 
-from bids_qsm.biomarkers.regions import dictionary, region_table
+from bids_qsm.biomarkers.reference import slow_error
+from bids_qsm.biomarkers.regions import BORDER_MM, dictionary, region_table
 from bids_qsm.recon.grid import Grid
 
 GRID = Grid((24, 24, 24), (1.0, 1.0, 1.2))
@@ -48,19 +50,22 @@ def test_core_is_eroded_and_free_of_neighbours(chi, dseg, labels):
     chi[7, 2:8, 2:8] = 3
     putamen = row(region_table({'chi': chi}, dseg, labels, everywhere(), GRID), 'Putamen', 'L')
     assert putamen['core'] == 'eroded'
-    assert putamen['n_voxels'] == 4**3
+    assert (putamen['n_voxels'], putamen['core_voxels']) == (6**3, 4**3)
     assert putamen['volume_mm3'] == 6**3 * 1.2
     assert putamen['coverage'] == 1
-    assert putamen['mean'] == pytest.approx(0.07)
+    assert putamen['core_mean'] == putamen['core_median'] == pytest.approx(0.07)
+    assert putamen['mean'] == pytest.approx(chi[2:8, 2:8, 2:8].mean(), rel=1e-4)
+    assert putamen['mean'] > 0.5
     assert putamen['index'] == 7
 
 
 def test_composites_join_their_parts_before_erosion(chi, dseg, labels):
     table = region_table({'chi': chi}, dseg, labels, everywhere(), GRID)
-    assert row(table, 'SN', 'L')['n_voxels'] == 4**3
+    assert row(table, 'SN', 'L')['n_voxels'] == 6**3
+    assert row(table, 'SN', 'L')['core_voxels'] == 4**3
     assert row(table, 'SN', 'L')['mean'] == pytest.approx(0.02)
     assert row(table, 'SN', 'both')['mean'] == pytest.approx(0.025)
-    assert row(table, 'SN', 'both')['n_voxels'] == 2 * 4**3
+    assert row(table, 'SN', 'both')['core_voxels'] == 2 * 4**3
     assert pd.isna(row(table, 'SN', 'L')['index'])
     # too little of SNc would be left: it keeps voxels with four neighbours of six
     assert row(table, 'SNc', 'L')['core'] == 'inner'
@@ -93,7 +98,9 @@ def test_a_region_outside_the_field_of_view_is_a_row_without_statistics(chi, dse
         0,
         'none',
     )
-    assert missing[['mean', 'sd', 'median', 'p5', 'p95', 'mean_positive']].isna().all()
+    statistics = ['mean', 'sd', 'median', 'p5', 'p95', 'mean_positive', 'mean_weighted', 'se_weighted']
+    statistics += ['core_mean', 'core_sd', 'core_median', 'against_brain', 'confidence', 'border_mm']
+    assert missing[statistics].isna().all()
 
 
 def test_mask_cuts_statistics_and_coverage(chi, dseg, labels):
@@ -101,7 +108,8 @@ def test_mask_cuts_statistics_and_coverage(chi, dseg, labels):
     mask[5:8, 2:8, 2:8] = False
     putamen = row(region_table({'chi': chi}, dseg, labels, mask, GRID), 'Putamen', 'L')
     assert putamen['coverage'] == 0.5
-    assert putamen['n_voxels'] == 2 * 4 * 4
+    assert putamen['n_voxels'] == 3 * 6 * 6
+    assert putamen['core_voxels'] == 2 * 4 * 4
     assert row(region_table({'chi': chi}, dseg, labels, mask, GRID), 'Putamen', 'both')['coverage'] == 0.75
 
 
@@ -120,12 +128,15 @@ def test_coverage_of_a_region_that_the_field_of_view_cuts(chi, dseg, labels):
 
 def test_statistics_of_known_values(dseg, labels):
     values = np.zeros(GRID.shape, np.float32)
-    core = (slice(3, 7), slice(3, 7), slice(3, 7))
-    values[core] = np.linspace(-1, 2, 64).reshape(4, 4, 4)
-    values[3, 3, 3] = np.nan
+    whole = (slice(2, 8), slice(2, 8), slice(2, 8))
+    values[whole] = np.linspace(-1, 2, 216).reshape(6, 6, 6)
+    values[2, 2, 2] = np.nan
     found = row(region_table({'chi': values}, dseg, labels, everywhere(), GRID), 'Putamen', 'L')
-    known = np.linspace(-1, 2, 64)[1:]
-    assert found['n_voxels'] == 63
+    known = np.linspace(-1, 2, 216)[1:]
+    core = values[3:7, 3:7, 3:7]
+    assert (found['n_voxels'], found['core_voxels']) == (215, 64)
+    assert found['core_mean'] == pytest.approx(core.mean(), rel=1e-4)
+    assert found['core_sd'] == pytest.approx(core.std(ddof=1), rel=1e-4)
     assert found['mean'] == pytest.approx(known.mean(), rel=1e-4)
     assert found['sd'] == pytest.approx(known.std(ddof=1), rel=1e-4)
     assert found['p5'] == pytest.approx(np.percentile(known, 5), rel=1e-4)
@@ -149,6 +160,154 @@ def test_the_brains_mean_says_where_zero_would_be(chi, dseg, labels):
     table = region_table({'chi': chi}, dseg, labels, dseg > 0, GRID)
     assert row(table, 'Brain', 'both')['mean'] == pytest.approx(chi[dseg > 0].mean(), rel=1e-4)
     assert row(table, 'Brain', 'both')['note'] == 'n/a'
+
+
+def test_each_reference_is_subtracted_with_the_error_of_its_zero(chi, dseg, labels):
+    white = np.zeros(GRID.shape, bool)
+    white[9:15] = True
+    rng = np.random.default_rng(0)
+    chi = np.where(white, -0.03, np.minimum(chi, 0.1)) + rng.normal(0, 0.01, GRID.shape)
+    chi += 0.001 * np.arange(24)  # a slow error
+    maps = {'chi': chi, 'R2star': np.full(GRID.shape, 20.0)}
+    table = region_table(maps, dseg, labels, everywhere(), GRID, white_matter=white)
+    putamen, matter, brain = (row(table, r, 'both') for r in ('Putamen', 'White matter', 'Brain'))
+    assert putamen['against_white_matter'] == pytest.approx(putamen['mean'] - matter['mean'], rel=1e-3)
+    assert putamen['against_brain'] == pytest.approx(putamen['mean'] - brain['mean'], rel=1e-3)
+    # halves along the last axis differ by 12 ppb, the others by noise alone
+    assert matter['zero_se'] == pytest.approx(np.hypot(matter['se'], slow_error(chi, white)), rel=1e-3)
+    assert slow_error(chi, white) == pytest.approx(0.006 / np.sqrt(3), rel=0.1)
+    together = np.hypot(putamen['se'], matter['zero_se'])
+    assert putamen['se_against_white_matter'] == pytest.approx(together, rel=1e-3)
+    assert (matter['against_white_matter'], matter['se_against_white_matter']) == (0, 0)
+    assert np.isnan(putamen[['against_csf', 'se_against_csf']].astype(float)).all()
+    steady = min((matter, brain), key=lambda r: r['zero_se'])['region']
+    assert table.loc[table['note'].str.contains('steadiest zero'), 'region'].tolist() == [steady]
+    rate = row(table, 'Putamen', 'both', 'R2star')
+    assert rate[['against_white_matter', 'se_against_brain', 'zero_se']].isna().all()
+
+
+def test_slow_errors_are_half_the_difference_of_the_halves():
+    ramp = np.ones(GRID.shape) * np.arange(24)
+    assert slow_error(ramp, everywhere()) == pytest.approx(6 / np.sqrt(3))
+    one = np.zeros(GRID.shape, bool)
+    one[3, 3, 3] = True
+    assert slow_error(ramp, one) == 0
+
+
+def test_weighted_mean_of_a_ball_that_shares_its_rim():
+    """The mean of p chi over p, chi being p times the contrast."""
+    at = np.indices(GRID.shape) * np.array(GRID.voxel_size)[:, None, None, None]
+    distance = np.sqrt(((at - 12.3) ** 2).sum(0)) - 5
+    share = np.clip(0.5 - distance / 2, 0, 1)
+    labels = pd.DataFrame({'index': [4], 'name': ['L_RN'], 'hemisphere': ['L'], 'region': ['RN']})
+    probseg = np.rint(255 * share).astype(np.uint8)[..., None]
+    image = np.where(share > 0.5, 4, 0)
+    table = region_table({'chi': 0.1 * share}, image, labels, everywhere(), GRID, probseg=probseg)
+    found = row(table, 'RN', 'L')
+    expected = 0.1 * (share**2).sum() / share.sum()
+    assert found['mean_weighted'] == pytest.approx(expected, rel=2e-3)
+    assert found['mean'] == pytest.approx(0.1 * share[image > 0].mean(), rel=1e-4)
+    assert found['core_mean'] > found['mean'] > found['mean_weighted']
+    assert 0 < found['se_weighted'] < found['mean']
+    assert np.isnan(row(table, 'Brain', 'both')['mean_weighted'])
+
+
+def test_parts_without_shares_have_no_weighted_mean(chi, dseg, labels):
+    probseg = np.stack([255 * (dseg == i) for i in labels['index']], -1).astype(np.uint8)
+    table = region_table({'chi': chi}, dseg, labels, everywhere(), GRID, probseg=probseg)
+    assert row(table, 'SN', 'L')['mean_weighted'] == pytest.approx(row(table, 'SN', 'L')['mean'])
+    probseg[..., 0] = 0  # SNc on the left
+    table = region_table({'chi': chi}, dseg, labels, everywhere(), GRID, probseg=probseg)
+    assert np.isnan(row(table, 'SN', 'L')['mean_weighted'])
+    assert np.isnan(row(table, 'SN', 'both')['mean_weighted'])
+    assert np.isfinite(row(table, 'SN', 'R')['mean_weighted'])
+    # a nucleus that is out of the image has none either, and does not count for both sides
+    assert np.isfinite(row(table, 'RN', 'both')['mean_weighted'])
+    with pytest.raises(ValueError, match='probseg has shape'):
+        region_table({'chi': chi}, dseg, labels, everywhere(), GRID, probseg=probseg[..., 1:])
+
+
+def test_quality_of_composites(chi, dseg, labels):
+    own = labels['region'].isin(['SNc', 'RN'])
+    labels = labels.assign(
+        source=np.where(own | (labels['region'] == 'Putamen'), 'own', 'prior'),
+        confidence=np.linspace(0.1, 0.8, 8),
+        moved_mm=np.linspace(3, 1, 8),
+        volume_ratio=[1.2, 1.0, 0.9, 1.1, 1.0, np.nan, 1.3, 1.3],
+    )
+    counts = np.bincount(dseg.ravel())
+    table = region_table({'chi': chi}, dseg, labels, everywhere(), GRID)
+    substantia = row(table, 'SN', 'L')
+    assert (substantia['source'], substantia['confidence'], substantia['moved_mm']) == ('mixed', 0.1, 3)
+    expected = np.average([1.2, 0.9], weights=counts[[1, 3]])
+    assert substantia['volume_ratio'] == pytest.approx(expected)
+    assert substantia['border_mm'] == BORDER_MM['prior']
+    both = row(table, 'Putamen', 'both')
+    assert (both['source'], both['border_mm']) == ('own', BORDER_MM['own'])
+    assert both['confidence'] == pytest.approx(0.7)
+    # the right RN is not in the image
+    assert row(table, 'RN', 'both')['volume_ratio'] == 1
+    assert row(table, 'RN', 'R')['source'] == 'n/a'
+    assert row(table, 'Brain', 'both')[['source', 'border_mm']].fillna('n/a').tolist() == ['n/a', 'n/a']
+
+
+def test_without_quality_its_columns_are_there(chi, dseg, labels):
+    found = row(region_table({'chi': chi}, dseg, labels, everywhere(), GRID, label_mm=0.3), 'SN', 'L')
+    assert (found['source'], found['border_mm']) == ('n/a', 0.3)
+    assert found[['confidence', 'moved_mm', 'volume_ratio']].isna().all()
+
+
+def balls(seed, border_mm, size, noise=0.02):
+    """Eight balls under correlated noise, labels whose borders are off, and the means that are true."""
+    rng = np.random.default_rng(seed)
+    grid = Grid(tuple(int(64 / v) for v in size), size)
+    axes = [(np.arange(n) + 0.5) * v for n, v in zip(grid.shape, size, strict=True)]
+    at = np.stack(np.meshgrid(*axes, indexing='ij'))
+    blur, each = 0.45 * np.prod(size) ** (1 / 3), border_mm / np.sqrt(3)
+    # integrates to a correlation over 4 x 4 mm
+    rough = ndimage.gaussian_filter(rng.standard_normal(grid.shape), 1.13 / np.array(size))
+    rough *= each / rough.std()
+    chi, dseg = np.full(grid.shape, -0.02), np.zeros(grid.shape, int)
+    probseg, inside = np.zeros((*grid.shape, 8), np.uint8), []
+    for i, radius in enumerate((3, 3.5, 4, 4.5, 5, 6, 3, 8)):
+        centre = 16 + 32 * np.array([i // 4, i // 2 % 2, i % 2]) + rng.uniform(-1, 1, 3)
+        placed = centre + rng.normal(0, each, 3)
+        true = np.sqrt(((at - centre[:, None, None, None]) ** 2).sum(0)) - radius
+        drawn = np.sqrt(((at - placed[:, None, None, None]) ** 2).sum(0)) - radius
+        drawn = drawn - rng.normal(0, each) - rough
+        chi += 0.12 * special.ndtr(-true / blur)
+        dseg[drawn < 0] = i + 1
+        probseg[..., i] = np.rint(255 * special.ndtr(-drawn / blur))
+        inside.append((true < 0, special.ndtr(-true / blur)))
+    means = [(chi[hard].mean(), np.average(chi, weights=soft)) for hard, soft in inside]
+    waves = ndimage.gaussian_filter(rng.standard_normal(grid.shape), 0.8 / np.array(size))
+    return chi + noise / waves.std() * waves, dseg, probseg, grid, means
+
+
+@pytest.mark.parametrize(
+    ('border_mm', 'size'), [(0.25, (1.0, 1.0, 2.0)), (0.4, (1.0, 1.0, 1.0)), (0.8, (1.0, 1.0, 2.0))], ids=str
+)
+def test_intervals_hold_the_truth_where_borders_are_off(border_mm, size):
+    """68 % of them should; the mean of a misplaced nucleus is also biased towards its surroundings."""
+    labels = pd.DataFrame({'index': range(1, 9), 'name': [f'L_{i}' for i in range(8)], 'hemisphere': 'L'})
+    labels['region'] = labels['name']
+    held = []
+    for seed in range(20):
+        chi, dseg, probseg, grid, truth = balls(seed, border_mm, size)
+        everywhere = np.ones(grid.shape, bool)
+        table = region_table(
+            {'chi': chi}, dseg, labels, everywhere, grid, probseg=probseg, label_mm=border_mm
+        )
+        for name, (mean, weighted) in zip(labels['region'], truth, strict=True):
+            found = row(table, name, 'L')
+            held.append(
+                (
+                    abs(found['mean'] - mean) < found['se'],
+                    abs(found['mean_weighted'] - weighted) < found['se_weighted'],
+                )
+            )
+    share = np.mean(held, 0)
+    assert ((share > 0.6) & (share < 0.76)).all(), share
 
 
 def test_regions_of_reference(chi, dseg, labels):

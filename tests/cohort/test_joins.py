@@ -138,6 +138,17 @@ def test_susceptibility_relative_to_a_region():
     assert (shifted['sd'] == 0.01).all()
 
 
+def test_the_error_of_a_zero_counts_over_that_of_its_mean():
+    table = measured().assign(zero_se=[0.004, *[np.nan] * 4], core_se=0.003, se_weighted=np.nan)
+    table = table.assign(against_csf=0.5, confidence=0.9)
+    shifted, _ = relative_to(gather([({'sub': '1', 'seg': 'a'}, table)]), 'CSF')
+    chi = shifted['map'] == 'chi'
+    np.testing.assert_allclose(shifted.loc[chi, 'se'], [0, 0.005, 0.005])
+    np.testing.assert_allclose(shifted.loc[chi, 'core_se'], [0, 0.005, 0.005])
+    assert (shifted['against_csf'] == 0.5).all()
+    assert (shifted['confidence'] == 0.9).all()
+
+
 def test_series_without_the_region_are_left_out():
     without = measured().query('region != "CSF"')
     long = gather([({'sub': '1', 'run': '1'}, measured()), ({'sub': '2'}, without)])

@@ -228,6 +228,10 @@ def test_terms_of_many_levels_and_curves_are_tables(tmp_path):
         ({'relative_to': 'Cerebellum'}, 'Cerebellum'),
         ({'controls': 'martian'}, 'martian'),
         ({'statistic': 'mean_pv'}, 'mean_pv'),
+        (
+            {'statistic': 'mean_weighted'},
+            'mean_weighted: no table has it .it needs .*; there are mean, median',
+        ),
         ({'voxelwise': 'fdr'}, '--model'),
         ({'participant_label': ['99']}, 'no tables of regions'),
     ],
@@ -244,6 +248,30 @@ def test_a_broken_table_is_named(small, text):
     (data / 'participants.tsv').write_text(text)
     with pytest.raises(UserError, match=r'participants\.tsv is no table'):
         collect_tables(read_tables(out), out, data)
+
+
+def test_a_table_of_an_older_version_is_named(small):
+    """Its mean is that of the core."""
+    data, out = small
+    path = sorted(out.rglob('*_seg-nuclei_stats.tsv'))[3]
+    table = pd.read_csv(path, sep='\t').assign(core='eroded')
+    table.to_csv(path, sep='\t', index=False, na_rep='n/a')
+    with pytest.raises(
+        UserError, match=f'{path.name} was written by an older version.*participant level again'
+    ):
+        run_group(options(data, out))
+    table.assign(core_mean=0.1).to_csv(path, sep='\t', index=False, na_rep='n/a')
+    assert run_group(options(data, out)) == 0
+
+
+def test_a_statistic_without_values_is_said(small):
+    data, out = small
+    for path in out.rglob('*_seg-nuclei_stats.tsv'):
+        table = pd.read_csv(path, sep='\t').assign(mean_weighted=np.nan, core_mean=0.1)
+        table.to_csv(path, sep='\t', index=False, na_rep='n/a')
+    with pytest.raises(UserError, match='there are mean, median, core_mean'):
+        run_group(options(data, out, model='chi ~ age', statistic='mean_weighted'))
+    assert run_group(options(data, out, model='chi ~ age', statistic='core_mean')) == 0
 
 
 def test_a_wrong_correlation_is_said_before_anything_is_computed(small, monkeypatch):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bids_qsm.errors import UserError
-from bids_qsm.interfaces.io import load, read
+from bids_qsm.interfaces.io import load, load_shares, read, save_shares
 from bids_qsm.interfaces.xfm import load_xfm
 
 DATA = np.random.default_rng(0).integers(0, 4000, (20, 21, 22)).astype(np.int16)
@@ -57,3 +57,14 @@ def test_damaged_transforms_are_said(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(UserError, match=re.escape(str(path))):
         load_xfm(path)
+
+
+def test_shares_are_bytes_that_others_read_as_0_to_1(image, tmp_path):
+    shares = np.zeros((*DATA.shape, 2), np.uint8)
+    shares[3, 4, 5] = 255, 51
+    path = save_shares(shares, image, tmp_path, 'shares.nii.gz')
+    found = load_shares(path)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, shares)
+    np.testing.assert_allclose(nib.load(path).get_fdata()[3, 4, 5], [1, 0.2], atol=1e-6)
+    np.testing.assert_array_equal(nib.load(path).affine, nib.load(image).affine)

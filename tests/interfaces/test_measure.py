@@ -8,6 +8,7 @@ import pytest
 
 from bids_qsm.applications import modules
 from bids_qsm.errors import UserError
+from bids_qsm.interfaces.io import save_shares
 from bids_qsm.interfaces.measure import Measure
 from bids_qsm.interfaces.xfm import save_xfm
 
@@ -210,3 +211,23 @@ def test_table_and_dictionary_of_regions(of_regions, tmp_path):
 def test_regions_of_susceptibility_alone(of_regions, tmp_path):
     needed = {name: of_regions[name] for name in ('chi', 'dseg', 'labels', 'mask')}
     assert set(read(measure('regions', needed, tmp_path).table)['map']) == {'chi'}
+
+
+def test_regions_of_segmented_nuclei(of_regions, tmp_path):
+    """Shares and quality reach the table; the label out of the image has none."""
+    dseg = np.asanyarray(nib.load(of_regions['dseg']).dataobj)
+    shares = np.stack([255 * (dseg == 1), 0 * dseg], -1).astype(np.uint8)
+    labels = read(of_regions['labels']).assign(
+        source=['own', 'prior'], confidence=[0.75, np.nan], moved_mm=[2.5, np.nan], volume_ratio=[1.1, np.nan]
+    )
+    labels.to_csv(tmp_path / 'own.tsv', sep='\t', index=False, na_rep='n/a')
+    probseg = save_shares(shares, of_regions['dseg'], tmp_path, 'shares.nii.gz')
+    given = {**of_regions, 'labels': str(tmp_path / 'own.tsv'), 'probseg': probseg}
+    outputs = measure('regions', given, tmp_path)
+    table = read(outputs.table).set_index(['region', 'hemisphere', 'map'])
+    left = table.loc[('GPe', 'L', 'chi')]
+    assert (left['source'], left['confidence'], left['moved_mm']) == ('own', 0.75, 2.5)
+    assert (left['volume_ratio'], left['border_mm']) == (1.1, 0.25)
+    assert left['mean_weighted'] == pytest.approx(0.1234567, rel=1e-4)
+    assert table.loc[('GPe', 'both', 'chi')]['source'] == 'own'
+    assert table.loc[('GPe', 'R', 'chi')][['source', 'mean_weighted']].isna().all()

@@ -48,6 +48,12 @@ def test_a_region_partly_outside_is_hollow(table):
     assert plot_regions(partly) != plot_regions(table)
 
 
+def test_a_nucleus_with_the_outline_of_the_atlas_is_pale(table):
+    svg = plot_regions(table.assign(source='prior'))
+    assert 'opacity: 0.4' in svg
+    assert 'opacity: 0.4' not in plot_regions(table.assign(source='own'))
+
+
 def test_distributions_part_the_groups():
     rng = np.random.default_rng(0)
     long = pd.DataFrame(

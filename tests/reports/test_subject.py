@@ -277,6 +277,25 @@ def test_a_reference_that_was_not_found_is_noted_and_no_alert(tmp_path):
     assert f'CSF: {why}.' in text
 
 
+def test_nuclei_with_the_outline_of_the_atlas_are_flagged(tmp_path):
+    own = {'core': 'eroded', 'coverage': 1.0, 'mean': 0.1, 'note': None, 'confidence': 0.874}
+    rows = [
+        {**own, 'region': 'GP', 'hemisphere': 'L', 'source': 'own'},
+        {**own, 'region': 'GP', 'hemisphere': 'R', 'source': 'own', 'confidence': 0.62},
+        {**own, 'region': 'GP', 'hemisphere': 'both', 'source': 'own', 'confidence': 0.62},
+        {**own, 'region': 'RN', 'hemisphere': 'L', 'source': 'prior', 'confidence': 0.0},
+        {**own, 'region': 'RN', 'hemisphere': 'R', 'source': 'mixed', 'confidence': 0.0},
+        {**own, 'region': 'Brain', 'source': None, 'confidence': None},
+    ]
+    table_of(tmp_path, rows)
+    text = Page(build_subject_report(tmp_path, '01')).text
+    for said in ('Outline, confidence', 'L own 0.87, R own 0.62', 'L atlas, R own and atlas'):
+        assert said in text
+    assert 'outline of the atlas were not made out in the maps, or not looked for' in text
+    table_of(tmp_path, [{**own, 'region': 'GP'}])
+    assert 'Outline, confidence' not in Page(build_subject_report(tmp_path, '01')).text
+
+
 def test_coverage_of_the_subjects_own_segmentations_is_no_alert(tmp_path):
     rows = [{'region': 'ctx-insula', 'core': 'inner', 'coverage': 0.7, 'mean': 0.1, 'note': None}]
     sidecar = table_of(tmp_path, rows, 'aparcaseg')

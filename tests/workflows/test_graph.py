@@ -1,10 +1,13 @@
 """Every option set builds a graph whose declared ports are the ports used; nothing is run."""
 
+import sys
 from dataclasses import replace
 from itertools import chain
+from types import ModuleType
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 from nipype.interfaces.base import isdefined
 from nipype.interfaces.utility import IdentityInterface
@@ -13,6 +16,8 @@ from nipype.pipeline import engine as pe
 from bids_qsm.app.methods import Method, registries
 from bids_qsm.app.options import Options
 from bids_qsm.app.participant import build_graph
+from bids_qsm.applications import modules
+from bids_qsm.applications.contract import Application, Column, Table
 from bids_qsm.errors import UserError
 from bids_qsm.layout import Plan, Series
 from bids_qsm.layout.series import GivenMap, Input, Segmentation, Use
@@ -327,6 +332,69 @@ def test_the_deep_grey_is_refined_unless_told_not_to(options, series):
         left = [p for p in save.inputs.remove if '_desc-refine_xfm' in p]
         assert (len(refined), len(left)) == ((0, 1) if name == 'none' else (1, 0))
         assert any('refined' in text for text in methods) == (name != 'none')
+
+
+def sources_of(flat, node):
+    """Port of a node -> name of the step that gives it, past the nodes that only hand on."""
+    found = {}
+    for source, _, data in flat.in_edges(node, data=True):
+        for leaves, enters in data['connect']:
+            handed = isinstance(source.interface, IdentityInterface)
+            found[enters] = sources_of(flat, source).get(leaves) if handed else source.name
+    return found
+
+
+@pytest.mark.parametrize('name', ['segment', 'hybrid', 'none'])
+def test_tables_get_the_labels_and_shares_of_segmented_nuclei(options, series, files, name):
+    given = replace(
+        series, segmentations=(Segmentation('aseg', files('aseg.mgz'), None, 'anat', 'freesurfer'),)
+    )
+    workflow, _, _ = graph(replace(options, refinement=Method(name)), given)
+    check_ports(workflow)
+    flat = workflow._create_flat_graph()
+    nodes = {node.name: node for node in flat.nodes()}
+    ports = {table: sources_of(flat, nodes[table]) for table in ('regions', 'regions_aseg')}
+    assert ports['regions'].get('probseg') == ('refine_labels' if name == 'segment' else None)
+    assert ports['regions'].get('labels') == ('refine_labels' if name == 'segment' else None)
+    assert ports['regions']['dseg'] == ('refine_labels' if name == 'segment' else 'atlas_dseg')
+    if name != 'segment':
+        (applications_wf,) = [wf for wf in all_workflows(workflow) if wf.name == 'applications_wf']
+        assert applications_wf.inputs.inputnode.labels.endswith('.tsv')
+    # what the participant's own segmentation lacks is not that of the atlas
+    assert ports['regions_aseg']['labels'] == 'read_aseg'
+    assert 'probseg' not in ports['regions_aseg']
+    (save,) = [node for node in nodes.values() if node.name == 'save_labels']
+    assert ('probseg' in save.inputs.paths) == (name == 'segment')
+    assert ('confidence' in save.inputs.sidecars['dseg']) == (name == 'segment')
+    if name == 'segment':
+        assert 'L_RN' in save.inputs.sidecars['probseg']['LabelMap']
+    assert any('_seg-nuclei_probseg.nii.gz' in path for path in save.inputs.remove) == (name != 'segment')
+
+
+@pytest.mark.parametrize('name', ['segment', 'none'])
+def test_applications_of_several_series_get_the_labels_of_each(options, series, monkeypatch, name):
+    def measure(dseg: list, labels: list):
+        return pd.DataFrame({'n': [len(one) for one in (dseg, labels)]})
+
+    both = Application(
+        'both', 'Both', measure, table=Table(columns=(Column('n', 'Number.'),)), scope='subject'
+    )
+    module = ModuleType('both_application')
+    module.APPLICATION = both
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(modules(), 'both', module.__name__)
+    uses = (*series.applications, Use('both', (), ()))
+    other = replace(series, entities=(*series.entities, ('run', '2')), applications=uses)
+    workflow, _, _ = graph(
+        replace(options, refinement=Method(name)), replace(series, applications=uses), other
+    )
+    check_ports(workflow)
+    flat = workflow._create_flat_graph()
+    (node,) = [node for node in flat.nodes() if node.name == 'both_ses_1']
+    merged = {one.name for one, _ in flat.in_edges(node)}
+    assert ('both_ses_1_labels' in merged) == (name == 'segment')
+    if name == 'none':
+        assert [path.endswith('.tsv') for path in node.inputs.labels] == [True, True]
 
 
 def test_refinement_is_named_after_the_template_it_is_in(options, series, monkeypatch):
