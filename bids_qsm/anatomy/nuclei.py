@@ -7,7 +7,14 @@ import pandas as pd
 from scipy import ndimage, special
 
 from bids_qsm.anatomy.nucleus_outlines import Outline, Scene, deform, fit_poses, make_scene
-from bids_qsm.anatomy.nucleus_search import coupling, locate, template_view
+from bids_qsm.anatomy.nucleus_search import (
+    coupling,
+    find_common,
+    is_small,
+    locate_large,
+    locate_small,
+    template_view,
+)
 from bids_qsm.anatomy.nucleus_shapes import Nucleus, nuclei_of
 from bids_qsm.anatomy.nucleus_shifts import Body
 from bids_qsm.anatomy.polyaffine import flow
@@ -151,13 +158,18 @@ def segment(
     channels, noise = _channels(chi, mask, magnitude, r2star, field_strength or 3.0)
     covariance = coupling(known, common_mm=3.0, near_mm=1.5, own_mm=1.2)
     view = template_view(channels, chi_affine, mask, chi_chain, nuclei, noise)
-    locate(view, nuclei, covariance)
+    find_common(view, nuclei, covariance)
+    locate_large(view, nuclei, covariance)
     signal = np.ones_like(chi) if magnitude is None else magnitude
     corner, scene = make_scene(channels, signal, chi_affine, mask, to_template, nuclei, noise)
     # the point spread of a map grows with its voxels
     side = float(np.prod(scene.size)) ** (1 / 3)
-    fit_poses(scene, nuclei, covariance, blur_mm=2.0, rigid=True, iterations=8)
-    fit_poses(scene, nuclei, covariance, blur_mm=0.8 * side, ground_mm=1.5 * side, iterations=15)
+    large = [n for n in nuclei if not is_small(n)]
+    rows = [row for row, n in enumerate(known) if not is_small(n)]
+    fit_poses(scene, large, covariance[np.ix_(rows, rows)], blur_mm=2.0, rigid=True, iterations=8)
+    fit_poses(scene, large, covariance[np.ix_(rows, rows)], blur_mm=0.8 * side, ground_mm=1.5 * side)
+    locate_small(view, nuclei, covariance)
+    fit_poses(scene, nuclei, covariance, blur_mm=0.8 * side, ground_mm=1.5 * side)
     outlines = deform(scene, nuclei, blur_mm=_BLUR * side, ground_mm=1.3 * side)
     sizes = {id(n): int((np.isin(placed, list(n.parts)) & mask).sum()) for n in known}
     quality = _judge(scene, outlines, sizes, covariance)
@@ -217,7 +229,7 @@ def _judge(scene: Scene, outlines: list[Outline], atlas: dict[int, int], covaria
         if near.sum() > 3 and np.ptp(share[near]) > 0.1:
             slope, start = np.polyfit(share[near], part[near], 1)
             left = part[near] - start - slope * share[near]
-            contrast = abs(float(slope))
+            contrast = float(slope)
             confidence = max(0.0, 1 - float(left.var() / part[near].var()))
         ratio = float(share[seen].sum() / max(atlas[id(o.nucleus)], 1))
         reasons = []

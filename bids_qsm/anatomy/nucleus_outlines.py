@@ -13,6 +13,9 @@ from bids_qsm.recon.arrays import Array
 
 _REACH_MM = 7.0
 """Distance (mm) from the start up to which the pose of a nucleus is fitted."""
+_UNEVEN = {'signal': 1.5, 'r2star': 3.0}
+_ROUGH = 0.1
+"""What the model leaves of a map, relative to the contrast of the nucleus there."""
 _FAINT = ('Thalamus',)
 """Nuclei of low contrast, which only the fit of the whole pose moves."""
 
@@ -168,7 +171,7 @@ def _around(image: Array, weight: Array, size: Array, mm: float):
 
 def _core_means(scene: Scene, index: Array, share: Array):
     """Mean of each channel over the voxels (flat indices) that lie well inside a nucleus."""
-    core = share > min(0.9, np.quantile(share, 0.98))
+    core = share > min(0.9, float(np.quantile(share, 0.98)))
     return {
         name: np.average(image.ravel()[index], weights=core + 1e-9) for name, image in scene.channels.items()
     }
@@ -193,12 +196,13 @@ def fit_poses(
     with the share :math:`s_k` of voxel x that lies in nucleus k, whose surface is that of the atlas after an
     affine map, the background :math:`m_0` as the tissue around has it, and the mean :math:`m_k` of the core
     of the nucleus in each channel c. Gauss-Newton steps on twelve parameters a nucleus, with a normal prior
-    on shift and matrix; residuals beyond about 2.5 sigma have low weight.
+    on shift and matrix; residuals beyond about 2.5 sigma have low weight. ``rigid`` fits shifts alone.
     """
     shape = scene.shape
     inflation = max(correlated_mm**3 / np.prod(scene.size), 1.0)
     where = [scene.near(n, _REACH_MM) for n in nuclei]
     known = [k for k, n in enumerate(nuclei) if n.is_known]
+    held = np.array([rigid and nuclei[k].name in _FAINT for k in known])
     size = 3 if rigid else 12
     prior = np.zeros((size * len(known),) * 2)
     ties = np.linalg.inv(covariance)
@@ -223,15 +227,13 @@ def fit_poses(
         free = np.maximum(1 - total, 0)
         model = {name: (filled[name] + free * g.ravel()) / crowd for name, g in ground.items()}
         near = np.unique(np.concatenate([i[s[0] > 0.02] for s, i in zip(shares, where, strict=True)]))
-        residual, weight = {}, {}
-        for name, image in scene.channels.items():
-            r = image.ravel() - model[name]
-            sigma = max(1.4826 * np.median(np.abs(r[near])), scene.noise[name])
-            residual[name] = r
-            weight[name] = 1 / (1 + (r / (2.5 * sigma)) ** 2) ** 2 / sigma**2
+        residual = {name: image.ravel() - model[name] for name, image in scene.channels.items()}
+        weight = _weights(scene, residual, near, _contrast([s[0] for s in shares], where, insides, ground))
         state = np.concatenate([_parameters(nuclei[k])[:size] for k in known])
         matrix, right = prior.copy(), -prior @ state
         for row, k in enumerate(known):
+            if held[row]:
+                continue
             nucleus, index, values = nuclei[k], where[k], insides[k]
             share, slope, normal = shares[k]
             others = total[index] - share
@@ -248,11 +250,12 @@ def fit_poses(
                 w = weight[name][index] / inflation
                 matrix[block, block] += (j * w[:, None]).T @ j
                 right[block] += (j * w[:, None]).T @ residual[name][index]
-        changes = np.linalg.solve(matrix, right).reshape(len(known), size)
+        free = np.repeat(~held, size)
+        changes = np.zeros(len(right))
+        changes[free] = np.linalg.solve(matrix[np.ix_(free, free)], right[free])
+        changes = changes.reshape(len(known), size)
         largest = 0.0
         for change, k in zip(changes, known, strict=True):
-            if rigid and nuclei[k].name in _FAINT:
-                continue
             change[:3] /= max(1.0, float(np.linalg.norm(change[:3])))
             nuclei[k].shift = nuclei[k].shift + change[:3]
             if not rigid:
@@ -260,6 +263,30 @@ def fit_poses(
             largest = max(largest, np.abs(change[:3]).max())
         if largest < 0.05:
             break
+
+
+def _contrast(shares: Sequence[Array], where: Sequence, insides: Sequence[Mapping], ground: Mapping):
+    """Largest difference of a nucleus to the background at each voxel that it reaches, by channel."""
+    found = {}
+    for name, image in ground.items():
+        most = np.zeros_like(image)
+        flat = most if isinstance(where[0], tuple) else most.ravel()
+        level = image if isinstance(where[0], tuple) else image.ravel()
+        for share, at, values in zip(shares, where, insides, strict=True):
+            flat[at] = np.maximum(flat[at], (share > 0.02) * np.abs(values[name] - level[at]))
+        found[name] = most
+    return found
+
+
+def _weights(scene: Scene, residual: Mapping[str, Array], near: Array, contrast: Mapping[str, Array]):
+    """Weight of each voxel in each channel: what is far from the model in one counts little in all."""
+    squares, sigmas = 0.0, {}
+    for name, r in residual.items():
+        noise = max(1.4826 * np.median(np.abs(r[near])), scene.noise[name])
+        sigmas[name] = np.hypot(noise, _ROUGH * contrast[name].reshape(r.shape))
+        squares = squares + (r / (2.5 * sigmas[name])) ** 2
+    seen = scene.seen.reshape(near.shape) if near.dtype == bool else 1
+    return {name: seen / (1 + squares) ** 2 / sigma**2 for name, sigma in sigmas.items()}
 
 
 def _parameters(nucleus: Nucleus):
@@ -341,12 +368,10 @@ def deform(
                 model[name][o.box] += part * (value - ground[name][o.box])
                 filled[name][o.box] += share * value
         near = total > 0.02
-        force, weight = {}, {}
-        for name, image in scene.channels.items():
-            r = image - model[name]
-            sigma = max(1.4826 * np.median(np.abs(r[near])), scene.noise[name])
-            weight[name] = scene.seen / (1 + (r / (2.5 * sigma)) ** 2) ** 2 / sigma**2
-            force[name] = scene.blur(weight[name] * r, blur_mm)
+        residual = {name: image - model[name] for name, image in scene.channels.items()}
+        boxes = [o.box for o in outlines]
+        weight = _weights(scene, residual, near, _contrast(shares, boxes, insides, ground))
+        force = {name: scene.blur(weight[name] * r, blur_mm) for name, r in residual.items()}
         largest = 0.0
         for o, share, values in zip(outlines, shares, insides, strict=True):
             if not o.nucleus.is_known:
@@ -372,11 +397,15 @@ def deform(
 
 
 def _signal_ratio(scene: Scene, outline: Outline, share: Array, around: Array):
-    """Signal of a nucleus over that of its surroundings: phases add by signal in a voxel that has both."""
+    """Weight of a nucleus over that of its surroundings in the susceptibility of a voxel that has both.
+
+    Phases add by signal there; but most of what a voxel's susceptibility does is seen in the voxels around.
+    The cube root fits the profiles of nuclei of half and of two thirds of the signal around them.
+    """
     core = share * scene.seen[outline.box] + 1e-9
     inside = np.average(scene.signal[outline.box], weights=core**4)
     outside = np.average(around[outline.box], weights=share * (1 - share) + 1e-9)
-    return float(np.clip(inside / max(outside, 1e-9), 0.3, 1.5)) if outside > 0 else 1.0
+    return float(np.clip(inside / max(outside, 1e-9), 0.3, 1.5) ** (1 / 3)) if outside > 0 else 1.0
 
 
 def _middles(scene: Scene, outline: Outline, share: Array, mm: float):
@@ -389,5 +418,8 @@ def _middles(scene: Scene, outline: Outline, share: Array, mm: float):
     for name, image in scene.channels.items():
         image = image[outline.box]
         mean = np.average(image, weights=core + 1e-9)
-        values[name] = ((scene.blur(core * image, mm) + 0.05 * mean) / (near + 0.05)).astype(np.float32)
+        local = (scene.blur(core * image, mm) + 0.05 * mean) / (near + 0.05)
+        # what is further off is other tissue, such as fluid
+        reach = _UNEVEN.get(name, 0) * scene.noise[name] if name != 'chi' else np.inf
+        values[name] = np.clip(local, mean - reach, mean + reach).astype(np.float32)
     return values

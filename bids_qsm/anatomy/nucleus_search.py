@@ -16,8 +16,12 @@ _ORDER = {'GP': 0, 'Putamen': 1, 'Dentate': 2, 'Caudate': 3, 'Striatum': 3, 'Tha
 """Order of the search of the others."""
 _FAINT = ('Thalamus',)
 """Nuclei of low contrast: they are searched once the others are in place."""
-_SEARCH_MM = 6.0
-"""Longest shift (mm) of all together, and of each."""
+_TOGETHER_MM = 6.0
+"""Longest shift (mm) of all together."""
+_ALONE_MM = 7.0
+"""Longest shift (mm) of each, beyond that of all."""
+_FLUID = -2.0
+"""Contrast of R2* over its noise below which there is fluid."""
 
 
 def coupling(nuclei: Sequence[Nucleus], *, common_mm: float, near_mm: float, own_mm: float):
@@ -32,6 +36,7 @@ class _Template:
     """Maps resampled to a grid of template space, less the tissue around the nuclei, over their noise."""
 
     height: dict
+    fluid: np.ndarray
     shape: tuple
     affine: np.ndarray
     inflation: float
@@ -41,93 +46,123 @@ class _Template:
         return float(self.affine[0, 0])
 
 
-def locate(view: _Template, nuclei: Sequence[Nucleus], covariance: Array):
-    """Find the shift of each nucleus by search: that of all together, of the large ones, of the midbrain.
+def find_common(view: _Template, nuclei: Sequence[Nucleus], covariance: Array):
+    """Find the shift of all nuclei together, by search, and put them there.
 
-    The score of a shift is what a nucleus of free contrast explains of the maps there, over their noise; the
-    prior ties it to those that were found before. Red nucleus, substantia nigra and subthalamic nucleus look
-    alike, and so their shifts are searched together.
+    The score of a shift is what the nuclei, of free contrast each, explain of the maps over their noise.
     """
-    known = [k for k, n in enumerate(nuclei) if n.is_known]
-    row = {k: i for i, k in enumerate(known)}
-    stamps = {k: _stamp(view, nuclei[k]) for k in known}
-    lag = int(np.ceil(_SEARCH_MM / view.step))
+    lag = int(np.ceil(_TOGETHER_MM / view.step))
     tried = _lattice(lag)
-    maps = {k: _explained(view.height, stamps[k], lag)[0][_at(tried, lag)] for k in known}
-    away = tried * view.step
-    total = sum(maps.values()) / view.inflation - 0.5 * (away**2).sum(1) / covariance.mean()
-    common = tried[total.argmax()]
-    places = {}
-    model = {name: np.zeros_like(h) for name, h in view.height.items()}
+    explained = [
+        _explained(view.height, _stamp(view, n), lag)[0][_at(tried, lag)] for n in nuclei if n.is_known
+    ]
+    cost = 0.5 * ((tried * view.step) ** 2).sum(1) / covariance.mean()
+    common = tried[(np.sum(explained, 0) / view.inflation - cost).argmax()] * view.step
+    for n in nuclei:
+        n.shift = -common
 
-    def rest():
-        return {name: h - model[name] for name, h in view.height.items()}
 
-    def prior(k: int, at: Array, given: dict):
-        others = [j for j in given if j != k]
-        centre, variance = common * 1.0, covariance[row[k], row[k]]
+class _Search:
+    """Search for the shift of one nucleus at a time, in what the others leave of the maps."""
+
+    def __init__(self, view: _Template, nuclei: Sequence[Nucleus], covariance: Array):
+        self.view = view
+        self.nuclei = [n for n in nuclei if n.is_known]
+        self.covariance = covariance
+        self.start = np.array([n.moved for n in self.nuclei])
+        self.stamps = [_stamp(view, n) for n in self.nuclei]
+        self.lag = int(np.ceil(_ALONE_MM / view.step))
+        self.tried = _lattice(self.lag)
+        self.left = {name: h.copy() for name, h in view.height.items()}
+        self.taken = view.fluid.copy()
+        self.places: dict[int, np.ndarray] = {}
+        self.levels: dict[int, dict] = {}
+
+    def cost(self, k: int, at: Array, places: dict[int, Array]):
+        """Cost of shifts (n, 3; voxels) of a nucleus, as those of the others let expect it."""
+        others = [j for j in places if j != k]
+        centre, variance = self.start.mean(0), self.covariance[k, k]
         if others:
-            rows = [row[j] for j in others]
-            gain = np.linalg.solve(covariance[np.ix_(rows, rows)], covariance[rows, row[k]])
-            centre = gain @ np.array([given[j] for j in others]) + (1 - gain.sum()) * common
-            variance -= gain @ covariance[rows, row[k]]
-        return 0.5 * (((at - centre) * view.step) ** 2).sum(1) / variance
+            gain = np.linalg.solve(self.covariance[np.ix_(others, others)], self.covariance[others, k])
+            there = np.array([self.start[j] + places[j] * self.view.step for j in others])
+            centre = gain @ there + (1 - gain.sum()) * there.mean(0)
+            variance = variance - gain @ self.covariance[others, k]
+        away = self.start[k] + at * self.view.step - centre
+        return 0.5 * (away**2).sum(1) / variance
 
-    def put(k: int, shift: Array, sign: int):
-        box, share = _shifted(stamps[k], shift, view.shape)
-        for name, m in model.items():
-            m[box] += sign * np.float32(levels[k][name]) * share
+    def put(self, k: int, place: Array, levels: dict[str, float]):
+        """Draw a nucleus."""
+        self.places[k], self.levels[k] = place, levels
+        self._draw(k, 1)
 
-    def seek(k: int, among: Array):
-        score, level = _explained(rest(), stamps[k], lag)
-        best = (score[_at(among, lag)] / view.inflation - prior(k, among, places)).argmax()
-        places[k] = among[best]
-        levels[k] = {name: v[_at(among, lag)][best] for name, v in level.items()}
-        put(k, places[k], 1)
+    def take(self, k: int):
+        """Take a nucleus away."""
+        if k in self.places:
+            self._draw(k, -1)
+            del self.places[k], self.levels[k]
 
-    def midline(k: int):
+    def _draw(self, k: int, sign: int):
+        box, share = _shifted(self.stamps[k], self.places[k], self.view.shape)
+        if self.nuclei[k].name not in _FAINT:
+            self.taken[box] += sign * share
+        for name, image in self.left.items():
+            image[box] -= np.float32(sign * self.levels[k][name]) * share
+
+    def free(self, margin: int = 0):
+        """What is left of the maps where there is no other nucleus, nor within some voxels of one."""
+        taken = ndimage.maximum_filter(self.taken, 2 * margin + 1) if margin else self.taken
+        free = np.clip(1 - taken, 0, 1)
+        return {name: image * free for name, image in self.left.items()}
+
+    def seek(self, k: int, among: Array, margin: int = 0):
+        """Put a nucleus where it explains most of what is left, among shifts (n, 3; voxels)."""
+        self.take(k)
+        score, levels = _explained(self.free(margin), self.stamps[k], self.lag)
+        at = _at(among, self.lag)
+        best = (score[at] / self.view.inflation - self.cost(k, among, self.places)).argmax()
+        self.put(k, among[best], {name: level[at][best] for name, level in levels.items()})
+
+    def own_side(self, k: int):
         """Shifts that keep a nucleus on its side."""
-        x = nuclei[k].centre[0] + (tried[:, 0] - common[0]) * view.step
-        return tried[x * np.sign(nuclei[k].centre[0]) > 1.5]
+        centre = self.nuclei[k].centre[0]
+        x = centre + (self.start[k] - self.start.mean(0))[0] + self.tried[:, 0] * self.view.step
+        return self.tried[x * np.sign(centre) > 1.5]
 
-    levels = {}
-    large = [k for k in known if nuclei[k].name not in _MIDBRAIN]
-    large.sort(key=lambda k: _ORDER.get(nuclei[k].name, 9))
-    for sweep in range(2):
-        for k in large:
-            if k in levels:
-                put(k, places.pop(k), -1)
-            # a faint one follows its neighbours
-            faint = sweep == 0 and nuclei[k].name in _FAINT
-            seek(k, tried[[prior(k, tried, places).argmin()]] if faint else tried)
-    for side in ('L', 'R', 'L'):
-        group = [k for k in known if nuclei[k].name in _MIDBRAIN and nuclei[k].hemisphere == side]
+    def seek_large(self, *, first: bool):
+        """Put all but those of the midbrain in turn; at ``first`` faint ones follow the others."""
+        large = [k for k, n in enumerate(self.nuclei) if n.name not in _MIDBRAIN]
+        for k in sorted(large, key=lambda k: _ORDER.get(self.nuclei[k].name, 9)):
+            among = self.own_side(k)
+            if first and self.nuclei[k].name in _FAINT:
+                among = among[[self.cost(k, among, self.places).argmin()]]
+            self.seek(k, among)
+
+    def seek_midbrain(self, side: str):
+        """Put those of the midbrain of a side together, as they look alike."""
+        group = [k for k, n in enumerate(self.nuclei) if is_small(n) and n.hemisphere == side]
+        # not the rim that an imperfect shape leaves of a bright neighbour
+        options, free = [], self.free(1)
         if not group:
-            continue
+            return
         for k in group:
-            if k in levels:
-                put(k, places.pop(k), -1)
-        left = rest()
-        options = []
-        for k in group:
-            score = _standing_out(left, stamps[k], lag) / view.inflation
-            value = np.full(score.shape, -np.inf)
-            own = midline(k)
-            cost = prior(k, own, places)
-            value[_at(own, lag)] = score[_at(own, lag)] - cost
-            options.append(np.vstack([own[cost.argmin()], _peaks(value, 12) - lag]))
-        best, chosen, contrast = -np.inf, places, {}
-        region = _region(view, [nuclei[k] for k in group], common, lag)
-        target = {name: h[region] for name, h in left.items()}
+            own = self.own_side(k)
+            cost = self.cost(k, own, self.places)
+            at = _at(own, self.lag)
+            value = np.full((2 * self.lag + 1,) * 3, -np.inf)
+            value[at] = _standing_out(free, self.stamps[k], self.lag)[at] / self.view.inflation - cost
+            options.append(np.vstack([own[cost.argmin()], _peaks(value, 12) - self.lag]))
+        region = self._region(group)
+        target = {name: image[region] for name, image in free.items()}
         drawn = [
-            [_drawn(stamps[k], t, view.shape, region) for t in tries]
+            [_drawn(self.stamps[k], t, self.view.shape, region) for t in tries]
             for k, tries in zip(group, options, strict=True)
         ]
+        best, chosen, contrast = -np.inf, {}, {}
         for pick in np.ndindex(*[len(o) for o in options]):
-            given = dict(places)
+            given = dict(self.places)
             cost = 0.0
             for k, tries, p in zip(group, options, pick, strict=True):
-                cost += prior(k, tries[p][None], given)[0]
+                cost += self.cost(k, tries[p][None], given)[0]
                 given[k] = tries[p]
             basis = np.stack([d[p] for d, p in zip(drawn, pick, strict=True)])
             basis = basis / np.maximum(basis.sum(0), 1)
@@ -138,24 +173,64 @@ def locate(view: _Template, nuclei: Sequence[Nucleus], covariance: Array):
                 amount = np.maximum(np.linalg.solve(gram, right), 0)
                 amounts[name] = amount
                 gain += amount @ right - 0.5 * amount @ gram @ amount
-            value = gain / view.inflation - cost
+            value = gain / self.view.inflation - cost
             if value > best:
                 best, chosen, contrast = value, given, amounts
-        places.update(chosen)
         for i, k in enumerate(group):
-            levels[k] = {name: amount[i] for name, amount in contrast.items()}
-            put(k, places[k], 1)
+            self.put(k, chosen[k], {name: amount[i] for name, amount in contrast.items()})
         # then each alone, as the others are in place
         for k in (*group, *group):
-            put(k, places.pop(k), -1)
-            seek(k, midline(k))
-    for k in known:
-        nuclei[k].shift = -places[k] * view.step
-    rest_shift = -common * view.step
-    for k, n in enumerate(nuclei):
-        if k not in row:
-            n.shift = rest_shift * 1.0
-    return common * view.step
+            self.seek(k, self.own_side(k), 1)
+
+    def _region(self, group: Sequence[int]):
+        """Voxels (indices) that the nuclei of a group can cover."""
+        near = np.zeros(self.view.shape, bool)
+        for k in group:
+            box, share = _shifted(self.stamps[k], np.zeros(3), self.view.shape)
+            near[box] |= share > 0.5
+        return np.nonzero(ndimage.binary_dilation(near, iterations=self.lag))
+
+    def settle(self):
+        """Put all but those of the midbrain where they are, with the contrast that they have there."""
+        for _ in range(2):
+            for k, n in enumerate(self.nuclei):
+                if n.name not in _MIDBRAIN:
+                    self.seek(k, np.zeros((1, 3), int))
+
+    def apply(self):
+        """Move the nuclei to where they were found."""
+        for k, place in self.places.items():
+            n = self.nuclei[k]
+            n.shift = n.shift - n.matrix @ (place * self.view.step)
+
+
+def is_small(nucleus: Nucleus):
+    """Whether a nucleus is one of those of the midbrain, which the others locate."""
+    return nucleus.name in _MIDBRAIN
+
+
+def locate_large(view: _Template, nuclei: Sequence[Nucleus], covariance: Array):
+    """Find the shift of each nucleus but those of the midbrain by search.
+
+    The score of a shift is what a nucleus of free contrast explains of the maps there, over their noise; the
+    prior ties it to those that were found before.
+    """
+    search = _Search(view, nuclei, covariance)
+    for sweep in range(2):
+        search.seek_large(first=sweep == 0)
+    search.apply()
+
+
+def locate_small(view: _Template, nuclei: Sequence[Nucleus], covariance: Array):
+    """Find the shifts of red nucleus, substantia nigra and subthalamic nucleus in what the others leave.
+
+    They look alike, and so those of a side are searched together.
+    """
+    search = _Search(view, nuclei, covariance)
+    search.settle()
+    for side in ('L', 'R'):
+        search.seek_midbrain(side)
+    search.apply()
 
 
 def _lattice(lag: int):
@@ -171,9 +246,10 @@ def _at(shifts: Array, lag: int):
 
 def _stamp(view: _Template, nucleus: Nucleus):
     """First voxel of a box around a nucleus on the grid, and its share of the voxels there."""
-    reach = extent(nucleus) + 2
-    low = np.floor((nucleus.centre - reach - view.affine[:3, 3]) / view.step).astype(int)
-    high = np.ceil((nucleus.centre + reach - view.affine[:3, 3]) / view.step).astype(int) + 1
+    reach = np.abs(np.linalg.inv(nucleus.matrix)) @ extent(nucleus) + 2
+    centre = nucleus.centre + nucleus.moved
+    low = np.floor((centre - reach - view.affine[:3, 3]) / view.step).astype(int)
+    high = np.ceil((centre + reach - view.affine[:3, 3]) / view.step).astype(int) + 1
     axes = [np.arange(a, b) for a, b in zip(low, high, strict=True)]
     voxels = np.stack(np.meshgrid(*axes, indexing='ij'), -1)
     distance = nucleus.distance(apply_affine(view.affine, voxels.reshape(-1, 3))).reshape(voxels.shape[:3])
@@ -244,15 +320,6 @@ def _drawn(stamp: tuple, shift: Array, shape: tuple[int, ...], region: tuple):
     return whole[region].astype(np.float32)
 
 
-def _region(view: _Template, nuclei: Sequence[Nucleus], common: Array, lag: int):
-    """Voxels (indices) that the nuclei can cover."""
-    near = np.zeros(view.shape, bool)
-    for n in nuclei:
-        box, share = _shifted(_stamp(view, n), common, view.shape)
-        near[box] |= share > 0.5
-    return np.nonzero(ndimage.binary_dilation(near, iterations=max(lag - 1, 1)))
-
-
 def _peaks(value: Array, count: int):
     """Places (n, 3) of the highest local maxima."""
     top = (value == ndimage.maximum_filter(value, 3)) & np.isfinite(value)
@@ -273,14 +340,15 @@ def template_view(
 ):
     """Resample the maps to a box of template space, less the background."""
     known = [n for n in nuclei if n.is_known]
-    low = np.min([n.centre - extent(n) for n in known], 0) - _SEARCH_MM - 4
-    high = np.max([n.centre + extent(n) for n in known], 0) + _SEARCH_MM + 4
+    low = np.min([n.centre - extent(n) for n in known], 0) - _TOGETHER_MM - 6
+    high = np.max([n.centre + extent(n) for n in known], 0) + _TOGETHER_MM + 6
     grid = np.diag([step, step, step, 1.0])
     grid[:3, 3] = low
     shape = tuple(int(n) for n in np.ceil((high - low) / step) + 1)
     seen = resample(mask, affine, shape, grid, from_template) > 0.5
     near = np.zeros(shape, bool)
-    view = _Template({}, shape, grid, max(correlated_mm**3 / step**3, 1.0))
+    fluid = np.zeros(shape, np.float32)
+    view = _Template({}, fluid, shape, grid, max(correlated_mm**3 / step**3, 1.0))
     for n in known:
         box, share = _shifted(_stamp(view, n), (0, 0, 0), shape)
         near[box] |= share > 0.05
@@ -294,4 +362,7 @@ def template_view(
             weight = clear / (1 + ((image - ground) / (3 * noise[name])) ** 2) ** 2
         height = np.clip((image - ground) / noise[name], -5, 20)
         view.height[name] = (height * seen).astype(np.float32)
+    if 'r2star' in view.height:
+        # CSF relaxes more slowly than any tissue
+        fluid[ndimage.gaussian_filter(view.height['r2star'], 0.7 / step) < _FLUID] = 1
     return view

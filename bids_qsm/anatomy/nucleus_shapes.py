@@ -51,6 +51,11 @@ class Nucleus:
         return found
 
     @property
+    def moved(self):
+        """Shift (mm) of the centre from the atlas to the person."""
+        return -np.linalg.solve(self.matrix, self.shift)
+
+    @property
     def still(self):
         """The same nucleus in the pose of the atlas."""
         return replace(self, matrix=np.eye(3), shift=np.zeros(3))
