@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage, special
 
-from bids_qsm.anatomy.nucleus_outlines import Outline, Scene, deform, fit_poses, make_scene
+from bids_qsm.anatomy.nucleus_outlines import Outline, Scene, deform, divide, fit_poses, make_scene
 from bids_qsm.anatomy.nucleus_search import (
     coupling,
     find_common,
@@ -110,7 +110,8 @@ def segment(
     where s is the share of a voxel that lies in a nucleus, and both levels, inside and around, are the
     person's own: iron overload, age and the zero of the map do not matter. In a voxel that a nucleus shares
     with its surroundings, phases add by signal, and the shares in susceptibility are weighted accordingly.
-    Parts of a nucleus (GPe and GPi, SNc and SNr) divide it as in the atlas.
+    Parts of a nucleus (GPe and GPi, SNc and SNr) divide it about as in
+    the atlas, the border moved to where susceptibility changes.
 
     A nucleus keeps the outline of the atlas, moved with its neighbours, where its contrast is below
     0.012 ppm, its volume is not within half and twice that of the atlas, or it would move by more than 8 mm
@@ -220,10 +221,14 @@ def _judge(scene: Scene, outlines: list[Outline], atlas: dict[int, int], covaria
     ties = np.linalg.inv(covariance)
     alone = np.linalg.norm(ties @ shifts / np.diag(ties)[:, None], axis=1)
     chi, found = scene.channels['chi'], {}
+    fluid = np.zeros(scene.shape, bool)
+    if 'r2star' in scene.channels:
+        # beside fluid, a nucleus has less contrast than to tissue
+        fluid = scene.channels['r2star'] < 0.5 * np.median(scene.channels['r2star'][scene.seen])
     for o, shift, apart in zip(known, shifts, alone, strict=True):
         share, part = o.share, chi[o.box]
         seen = scene.seen[o.box]
-        near = seen & (o.distance + o.moved < 3)
+        near = seen & (o.distance + o.moved < 3) & ~fluid[o.box]
         # regression of the map on the share of the nucleus: its slope is the contrast
         contrast, confidence = 0.0, 0.0
         if near.sum() > 3 and np.ptp(share[near]) > 0.1:
@@ -298,9 +303,7 @@ def _labelled(scene: Scene, outlines: list[Outline], order: list[int]):
         if len(parts) > 1:
             near = share > 0.01
             where = np.ascontiguousarray(points[o.box][near])
-            part[near] = np.argmin(
-                [o.nucleus.distance(where, levels) for levels in o.nucleus.parts.values()], axis=0
-            )
+            part[near] = divide(scene, o, where, share)
         index = np.array(parts)[part]
         wins = share > best[o.box]
         found[o.box][wins] = index[wins]

@@ -13,7 +13,10 @@ from bids_qsm.recon.arrays import Array
 
 _REACH_MM = 7.0
 """Distance (mm) from the start up to which the pose of a nucleus is fitted."""
+_LOCAL_MM = {'': 2.5, 'Caudate': 6.0, 'Thalamus': 6.0}
+"""Distance (mm) over which a nucleus has one level; far for those beside fluid, not to follow it."""
 _UNEVEN = {'signal': 1.5, 'r2star': 3.0}
+"""Furthest that a level is from the mean of the nucleus, over the noise."""
 _ROUGH = 0.1
 """What the model leaves of a map, relative to the contrast of the nucleus there."""
 _FAINT = ('Thalamus',)
@@ -253,9 +256,8 @@ def fit_poses(
         free = np.repeat(~held, size)
         changes = np.zeros(len(right))
         changes[free] = np.linalg.solve(matrix[np.ix_(free, free)], right[free])
-        changes = changes.reshape(len(known), size)
         largest = 0.0
-        for change, k in zip(changes, known, strict=True):
+        for change, k in zip(changes.reshape(len(known), size), known, strict=True):
             change[:3] /= max(1.0, float(np.linalg.norm(change[:3])))
             nuclei[k].shift = nuclei[k].shift + change[:3]
             if not rigid:
@@ -337,10 +339,18 @@ def deform(
     correlated_mm: float = 2.0,
     reach_mm: float = 6.0,
     iterations: int = 12,
-    local_mm: float = 4.0,
     ground_mm: float = 3.0,
 ):
-    """Move the surface of every nucleus along its normals to where the maps have it."""
+    r"""Move the surface of every nucleus along its normals to where the maps have it.
+
+    Each surface moves by a field u (mm) that is smooth over ``smooth_mm``, by Gauss-Newton steps on the
+    misfit of the maps plus :math:`\tfrac{1}{2} u^2 / \sigma^2` with a standard deviation of ``shape_mm``.
+    Errors of the maps go together over ``correlated_mm``.
+
+    Returns
+    -------
+    list of Outline
+    """
     outlines = [_outline(scene, n, edge_mm, reach_mm) for n in nuclei]
     voxel = np.prod(scene.size)
     kernel = (2 * np.pi * smooth_mm**2) ** 1.5 / voxel
@@ -356,7 +366,7 @@ def deform(
             around = _background(scene, total, images={'chi': scene.channels['chi'], 'signal': scene.signal})
             around = around['signal']
         crowd = np.maximum(total, 1)
-        insides = [_middles(scene, o, share, local_mm) for o, share in zip(outlines, sharp, strict=True)]
+        insides = [_middles(scene, o, share) for o, share in zip(outlines, sharp, strict=True)]
         weights = [_signal_ratio(scene, o, share, around) for o, share in zip(outlines, sharp, strict=True)]
         filled = {name: np.zeros_like(total) for name in ground}
         model = {name: g.copy() for name, g in ground.items()}
@@ -408,8 +418,9 @@ def _signal_ratio(scene: Scene, outline: Outline, share: Array, around: Array):
     return float(np.clip(inside / max(outside, 1e-9), 0.3, 1.5) ** (1 / 3)) if outside > 0 else 1.0
 
 
-def _middles(scene: Scene, outline: Outline, share: Array, mm: float):
+def _middles(scene: Scene, outline: Outline, share: Array):
     """Each channel inside a nucleus, as its core has it near each voxel."""
+    mm = _LOCAL_MM.get(outline.nucleus.name, _LOCAL_MM[''])
     depth = outline.distance + outline.moved
     core = (share > 0.5) * np.clip(-depth / (outline.width * 1.5), 0.02, 1) ** 2
     core = (core * scene.seen[outline.box]).astype(np.float32)
@@ -423,3 +434,49 @@ def _middles(scene: Scene, outline: Outline, share: Array, mm: float):
         reach = _UNEVEN.get(name, 0) * scene.noise[name] if name != 'chi' else np.inf
         values[name] = np.clip(local, mean - reach, mean + reach).astype(np.float32)
     return values
+
+
+def divide(scene: Scene, outline: Outline, points: Array, share: Array):
+    """Index of the part of a nucleus that each of some points lies in.
+
+    The atlas divides it; where there are two parts of different susceptibility, the border between them is
+    shifted and tilted to where the map has it, with a prior of 1 mm each.
+
+    Parameters
+    ----------
+    points : ndarray (n, 3)
+        Template points of voxels (mm).
+    share : ndarray, shape of the box of the outline
+        Share of each voxel that lies in the nucleus; that of the points is over 0.01.
+    """
+    nucleus = outline.nucleus
+    away = np.stack([nucleus.distance(points, levels) for levels in nucleus.parts.values()])
+    if len(away) != 2:
+        return away.argmin(0)
+    border = 0.5 * (away[0] - away[1])
+    inside = share[share > 0.01] > 0.9
+    chi = scene.channels['chi'][outline.box][share > 0.01].astype(float)
+    place = (points - nucleus.centre - nucleus.moved) / extent(nucleus)
+    basis = np.concatenate([np.ones((len(points), 1)), place], 1)
+    width = np.sqrt((scene.size**2).mean() / 12 + 0.3**2)
+    inflation = max(4.0**3 / np.prod(scene.size), 1.0)
+    moved = np.zeros(4)
+    for _ in range(10):
+        z = (border + basis @ moved) / width
+        second = special.ndtr(z)[inside]
+        if min(second.sum(), (1 - second).sum()) < 5:
+            return away.argmin(0)
+        design = np.stack([1 - second, second], 1)
+        levels = np.linalg.lstsq(design, chi[inside], rcond=None)[0]
+        left = chi[inside] - design @ levels
+        sigma = max(1.4826 * np.median(np.abs(left)), scene.noise['chi'])
+        weight = 1 / (1 + (left / (2.5 * sigma)) ** 2) ** 2 / sigma**2 / inflation
+        slope = np.exp(-0.5 * z[inside] ** 2) / (width * np.sqrt(2 * np.pi)) * (levels[1] - levels[0])
+        j = basis[inside] * slope[:, None]
+        change = np.linalg.solve(
+            (j * weight[:, None]).T @ j + np.eye(4), (j * weight[:, None]).T @ left - moved
+        )
+        moved = moved + np.clip(change, -0.5, 0.5)
+        if np.abs(change).max() < 0.02:
+            break
+    return (border + basis @ moved > 0).astype(int)
