@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from bids_qsm.anatomy.atlas import nuclei_atlas
+from bids_qsm.anatomy import atlas
 from bids_qsm.anatomy.transform import resample
 from bids_qsm.errors import UserError
 from bids_qsm.group.images import run_study_template, run_voxelwise
@@ -26,8 +26,10 @@ def standard():
     from nilearn.datasets import load_mni152_brain_mask, load_mni152_template
 
     image = load_mni152_template(resolution=4)
-    dseg, labels = nuclei_atlas(image.shape, image.affine)
-    pallidum = np.isin(dseg, labels.loc[labels['region'].isin(['GPe', 'GPi']), 'index'])
+    voxels = np.stack(np.meshgrid(*map(np.arange, image.shape), indexing='ij'), -1)
+    # as solids, which are as thick as voxels of 4 mm
+    solids = [e for e in atlas.ellipsoids() if e.region in ('GPe', 'GPi')]
+    pallidum = atlas.classify(nib.affines.apply_affine(image.affine, voxels), solids) > 0
     mask = np.asarray(load_mni152_brain_mask(resolution=4).dataobj) > 0
     return np.asarray(image.dataobj, np.float32), mask, image.affine, pallidum
 
