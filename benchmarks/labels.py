@@ -2,6 +2,7 @@
 
 python benchmarks/labels.py [--families surface moved ...] [--seeds 501 ...] [--protocol 3T 7T]
                             [--start none together apart] [--ways T1w segment hybrid] [--table labels.tsv]
+                            [--picture labels.png]
 
 Each head is of a family (bids_qsm.phantom.families) that its seed picks in turn unless --families says which.
 Protocols: '3T' is 1 mm, five echoes, with a T1w; '7T' is 1 x 1 x 2 mm, one echo, SNR 30, without a T1w. Dice
@@ -19,6 +20,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 from chain import Chain
+from matplotlib import pyplot as plt
 from metrics import dice
 
 from bids_qsm.anatomy.atlas import nuclei_atlas
@@ -151,8 +153,9 @@ def found_by(way, case, target, dseg):
 
 
 def scores(case, truth, target, ways, start, seed):
-    """Dice and error of the mean by region and side, one dict a way of alignment."""
+    """Dice and error of the mean by region and side, one dict a way of alignment; and the last labels."""
     dseg = target.started(start, seed)
+    scored = []
     for way in ways:
         begin = time.process_time()
         found = found_by(way, case, target, dseg)
@@ -162,7 +165,7 @@ def scores(case, truth, target, ways, start, seed):
                 rows = target.labels['region'].isin(names) & (target.labels['hemisphere'] == side)
                 mine, true = (np.isin(d, target.labels.loc[rows, 'index']) for d in (found, truth))
                 means = [1e3 * case['chi'][m].mean() if m.any() else np.nan for m in (mine, true)]
-                yield {
+                row = {
                     'way': way,
                     'start': start,
                     'region': region,
@@ -173,6 +176,31 @@ def scores(case, truth, target, ways, start, seed):
                     'error': means[0] - means[1],
                     'seconds': seconds,
                 }
+                scored.append(row)
+    return scored, found
+
+
+def draw(path, heads):
+    """Draw susceptibility with the true borders (green) and those found (red), a row a head."""
+    figure, axes = plt.subplots(
+        len(heads), 4, figsize=(10, 2.6 * len(heads)), squeeze=False, layout='constrained'
+    )
+    for row, (title, chi, truth, found) in zip(axes, heads, strict=True):
+        heights = np.flatnonzero((truth > 0).any((0, 1)))
+        shown = np.argwhere(truth > 0)
+        low, high = np.maximum(shown.min(0) - 4, 0), shown.max(0) + 5
+        row[0].set_title(title, fontsize=8, loc='left')
+        for axis, share in zip(row, (0.12, 0.45, 0.58, 0.75), strict=True):
+            part = (
+                *(slice(a, b) for a, b in zip(low[:2], high[:2], strict=True)),
+                int(np.quantile(heights, share)),
+            )
+            axis.imshow(chi[part].T, cmap='gray', origin='lower', vmin=-0.1, vmax=0.2)
+            for labels, color in ((truth, 'lime'), (found, 'red')):
+                for index in np.unique(labels[part])[1:]:
+                    axis.contour((labels[part] == index).T, [0.5], colors=color, linewidths=0.6)
+            axis.set_axis_off()
+    figure.savefig(path, dpi=100, metadata={'Software': None})
 
 
 def report(table):
@@ -201,9 +229,10 @@ def main():
     parser.add_argument('--protocol', nargs='+', choices=PROTOCOLS, default=['3T'])
     parser.add_argument('--start', nargs='+', choices=STARTS, default=['none'])
     parser.add_argument('--ways', nargs='+', choices=['T1w', *REFINEMENT], default=['T1w', 'segment'])
+    parser.add_argument('--picture', type=Path, help='draw the labels of the last way here (PNG)')
     parser.add_argument('--table', type=Path, help='write all rows here (TSV)')
     args = parser.parse_args()
-    target, rows = Target(), []
+    target, rows, heads = Target(), [], []
     families = args.families or list(FAMILIES)
     for protocol in args.protocol:
         for n, seed in enumerate(args.seeds):
@@ -211,11 +240,15 @@ def main():
             case, truth = scan(family, seed, protocol, target)
             about = {'protocol': protocol, 'family': family, 'seed': seed}
             for start in args.start:
-                rows += [{**about, **row} for row in scores(case, truth, target, args.ways, start, seed)]
+                scored, found = scores(case, truth, target, args.ways, start, seed)
+                rows += [{**about, **row} for row in scored]
+                heads.append((f'{protocol}, {family} {seed}, start {start}', case['chi'], truth, found))
             print(f'{protocol}, seed {seed}, {family}: done', flush=True)
             if args.table:
                 pd.DataFrame(rows).to_csv(args.table, sep='\t', index=False, float_format='%.4f')
     report(pd.DataFrame(rows))
+    if args.picture:
+        draw(args.picture, heads)
 
 
 if __name__ == '__main__':

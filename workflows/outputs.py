@@ -256,8 +256,8 @@ def _notes(series: 'Series', atlas: 'Atlas') -> list[str]:
     notes = [*series.notes, f'Regions are those of the atlas {atlas.name}: {atlas.citation}.']
     if atlas.approximate:
         notes.append(
-            f'The atlas {atlas.name} is approximate: each nucleus is an ellipsoid of the right place, '
-            'size and orientation. For results, choose a real one by --atlas.'
+            f'The atlas {atlas.name} is approximate: smoothed surfaces of the nuclei of '
+            'CIT168, and ellipsoids for thalamus and dentate. For results, choose a real one by --atlas.'
         )
     return notes
 

@@ -36,9 +36,10 @@ class Atlas:
 def get_atlas(name_or_path: str | Path, cache: Path) -> Atlas:
     """Find an atlas by its name ('nuclei', 'CIT168') or by the path of a NIfTI label image.
 
-    'nuclei' is built in: ellipsoids, approximate. 'CIT168' comes from nilearn's cache ($NILEARN_DATA) or is
-    downloaded. A label image says its template space in the entity ``tpl-`` or ``space-``. Its TSV beside it
-    has the columns index and name. Hemisphere and region are read from the name where they are missing.
+    'nuclei' is built in: smoothed surfaces, approximate. 'CIT168' comes from nilearn's cache ($NILEARN_DATA)
+    or is downloaded. A label image says its template space in the entity ``tpl-`` or ``space-``. Its TSV
+    beside it has the columns index and name. Hemisphere and region are read from the name where they are
+    missing.
 
     Raises
     ------
@@ -78,7 +79,7 @@ def _nuclei(cache: Path) -> Atlas:
         dseg,
         table,
         True,
-        'built-in ellipsoids after CIT168 (Pauli et al. 2018, doi:10.1038/sdata.2018.63)',
+        'built-in surfaces after CIT168 (Pauli et al. 2018, doi:10.1038/sdata.2018.63)',
     )
 
 
