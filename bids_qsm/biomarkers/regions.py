@@ -71,9 +71,9 @@ def region_table(
 ):
     """Tabulate maps over the regions of a label image and over reference regions.
 
-    Statistics are computed over the whole region inside the mask. ``mean_weighted`` weights each voxel by the
-    share of it that lies in the region. The standard errors of both count noise that is correlated between
-    voxels, see `bids_qsm.biomarkers.precision`, and the position of the border, see
+    Statistics are computed over the whole region inside the mask. ``mean_weighted`` weights each voxel by
+    `membership`, of the share of it that lies in the region. The standard errors of both count noise that is
+    correlated between voxels, see `bids_qsm.biomarkers.precision`, and the position of the border, see
     `bids_qsm.biomarkers.border`; they do not count the tissue that voxels at the border share. ``mean_pv`` is
     corrected for it, see `bids_qsm.biomarkers.partialvolume`.
 
@@ -214,7 +214,11 @@ def _boxes(dseg: np.ndarray, labels: pd.DataFrame, probseg: np.ndarray | None):
 
 
 def _soft(probseg: np.ndarray | None, box: tuple, by_side: list[pd.DataFrame], there: list[int]):
-    """Share of each voxel of a box in each side; nothing where a label of the image has no shares."""
+    """Weight of each voxel of a box in each side; nothing where a label of the image has no shares.
+
+    A voxel weighs what the share p of it tells of whether most of it lies in the region: weights of p itself
+    would count the tissue around it for a fifth of a small nucleus.
+    """
     if probseg is None or not there:
         return ()
     # rows of the table of labels are the volumes of the image
@@ -222,7 +226,16 @@ def _soft(probseg: np.ndarray | None, box: tuple, by_side: list[pd.DataFrame], t
     known = [i for rows, part in zip(by_side, parts, strict=True) for i in rows['index'][part.any((0, 1, 2))]]
     if not set(there) <= set(known):
         return ()
-    return tuple(np.minimum(part.sum(-1, dtype=np.float32) / 255, 1) for part in parts)
+    return tuple(membership(np.minimum(part.sum(-1, dtype=np.float32) / 255, 1)) for part in parts)
+
+
+def membership(share: np.ndarray):
+    """Weight (0 to 1) of voxels of which a share lies in a region: near 0 or 1, and continuous between.
+
+    >>> membership(np.array([0, 0.25, 0.5, 0.75, 1])).round(2).tolist()
+    [0.0, 0.1, 0.5, 0.9, 1.0]
+    """
+    return share**2 / (share**2 + (1 - share) ** 2)
 
 
 def _border_mm(part: pd.DataFrame, there: list[int], label_mm: float):
@@ -479,8 +492,8 @@ def dictionary(atlas: str = ''):
         'p95': (f'95th percentile {of_whole}.', unit),
         'mean_positive': (f'Mean of the positive values {of_whole}.', unit),
         'mean_weighted': (
-            'Mean over all voxels that lie in the region in part, weighted by the share of each (probseg). '
-            'n/a where shares are not known.',
+            'Mean over all voxels that lie in the region in part, weighted by p^2 / (p^2 + (1 - p)^2) of the '
+            'share p of each (probseg). n/a where shares are not known.',
             unit,
         ),
         'se_weighted': ('Standard error of mean_weighted, from the same as se.', unit),
