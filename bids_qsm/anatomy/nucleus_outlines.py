@@ -19,8 +19,8 @@ _UNEVEN = {'signal': 1.5, 'r2star': 3.0}
 """Furthest that a level is from the mean of the nucleus, over the noise."""
 _ROUGH = 0.1
 """What the model leaves of a map, relative to the contrast of the nucleus there."""
-_FAINT = ('Thalamus',)
-"""Nuclei of low contrast, which only the fit of the whole pose moves."""
+_LONG = ('Putamen', 'Caudate', 'Striatum')
+"""Nuclei that a search leaves off along their length, and that a blurred map brings nearer."""
 
 
 @dataclass(eq=False)
@@ -199,13 +199,14 @@ def fit_poses(
     with the share :math:`s_k` of voxel x that lies in nucleus k, whose surface is that of the atlas after an
     affine map, the background :math:`m_0` as the tissue around has it, and the mean :math:`m_k` of the core
     of the nucleus in each channel c. Gauss-Newton steps on twelve parameters a nucleus, with a normal prior
-    on shift and matrix; residuals beyond about 2.5 sigma have low weight. ``rigid`` fits shifts alone.
+    on shift and matrix; residuals beyond about 2.5 sigma have low weight. ``rigid`` fits shifts
+    alone, of long nuclei.
     """
     shape = scene.shape
     inflation = max(correlated_mm**3 / np.prod(scene.size), 1.0)
     where = [scene.near(n, _REACH_MM) for n in nuclei]
     known = [k for k, n in enumerate(nuclei) if n.is_known]
-    held = np.array([rigid and nuclei[k].name in _FAINT for k in known])
+    held = np.array([rigid and nuclei[k].name not in _LONG for k in known])
     size = 3 if rigid else 12
     prior = np.zeros((size * len(known),) * 2)
     ties = np.linalg.inv(covariance)

@@ -16,7 +16,7 @@ METHODS = {
 }
 UNCITED = (
     *('mask combined', 'mask brain', 'mask quality', 'mask magnitude'),
-    *('reference brain', 'reference none'),
+    *('reference brain', 'reference none', 'refinement segment'),
 )
 """Methods without a publication."""
 
