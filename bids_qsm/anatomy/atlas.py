@@ -6,7 +6,7 @@ doi:10.1038/sdata.2018.63, CC BY 4.0. Thalamus and dentate are ellipsoids drawn 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib import resources
 from typing import Protocol
 
@@ -84,7 +84,7 @@ class Surface:
     origin: np.ndarray
     levels: np.ndarray
 
-    @property
+    @cached_property
     def _box(self):
         (box,) = ndimage.find_objects((self.levels < 0).astype(np.uint8))
         return np.array([[b.start - 1, b.stop] for b in box])
@@ -99,7 +99,7 @@ class Surface:
         """Half sides (mm) of the bounding box."""
         return np.ptp(self._box, 1) / 2
 
-    @property
+    @cached_property
     def volume(self):
         """Volume (mm^3)."""
         return float((self.levels < 0).sum())

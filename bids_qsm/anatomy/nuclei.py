@@ -100,18 +100,19 @@ def segment(
 ):
     r"""Segment the deep grey nuclei of a person, from an atlas that registration has brought near.
 
-    First the shift of every nucleus is searched (:func:`bids_qsm.anatomy.nucleus_search.locate`): they go
-    together, neighbours more so, and each by itself. Then pose and size of each are fitted, twelve
-    parameters a nucleus (:func:`bids_qsm.anatomy.nucleus_outlines.fit_poses`). Last the surfaces move along
-    their normals (:func:`bids_qsm.anatomy.nucleus_outlines.deform`). All stages compare the maps with
+    First shifts are searched: of all together, then of each (:mod:`bids_qsm.anatomy.nucleus_search`), and
+    pose and size are fitted, twelve parameters a nucleus
+    (:func:`bids_qsm.anatomy.nucleus_outlines.fit_poses`). Large nuclei come first: those of the midbrain are
+    searched in what they leave. Last the surfaces move along their normals
+    (:func:`bids_qsm.anatomy.nucleus_outlines.deform`). The fits compare the maps with
 
     .. math:: I(x) = m_0(x) + \sum_k s_k(x) \, (m_k(x) - m_0(x))
 
     where s is the share of a voxel that lies in a nucleus, and both levels, inside and around, are the
     person's own: iron overload, age and the zero of the map do not matter. In a voxel that a nucleus shares
     with its surroundings, phases add by signal, and the shares in susceptibility are weighted accordingly.
-    Parts of a nucleus (GPe and GPi, SNc and SNr) divide it about as in
-    the atlas, the border moved to where susceptibility changes.
+    Parts of a nucleus (GPe and GPi, SNc and SNr) divide it about as in the atlas, the border moved to where
+    susceptibility changes.
 
     A nucleus keeps the outline of the atlas, moved with its neighbours, where its contrast is below
     0.012 ppm, its volume is not within half and twice that of the atlas, or it would move by more than 8 mm
@@ -146,8 +147,7 @@ def segment(
     """
     placed = resample_labels(dseg, dseg_affine, chi.shape, chi_affine, to_template).astype(np.int32)
     nuclei = nuclei_of(dseg, dseg_affine, labels)
-    covered = {id(n): _coverage(placed, mask, n, chi_affine) for n in nuclei}
-    nuclei = [n for n in nuclei if covered[id(n)] > 0.5]
+    nuclei = [n for n in nuclei if _coverage(placed, mask, n, chi_affine) > 0.5]
     known = [n for n in nuclei if n.is_known]
     if not known or np.prod(spacing_of(chi_affine)) > _LARGEST_VOXEL:
         why = (
@@ -322,7 +322,7 @@ def _one_piece(share: Array):
         return share
     largest = 1 + np.argmax(np.bincount(pieces.ravel())[1:])
     near = ndimage.binary_dilation(pieces == largest, iterations=2)
-    return np.where(near, share, np.minimum(share, 0.0))
+    return np.where(near, share, 0)
 
 
 def _moved(known: list[Nucleus], quality: dict[int, dict], box: tuple) -> tuple[Displacement, Displacement]:

@@ -10,6 +10,7 @@ from scipy import ndimage, special
 from bids_qsm.anatomy.nucleus_shapes import Nucleus, extent
 from bids_qsm.anatomy.transform import Displacement, apply_affine, spacing_of, transform_points
 from bids_qsm.recon.arrays import Array
+from bids_qsm.recon.blocks import block_means, linear_basis
 
 _REACH_MM = 7.0
 """Distance (mm) from the start up to which the pose of a nucleus is fitted."""
@@ -103,15 +104,26 @@ def make_scene(
     )
 
 
-def _share(scene: Scene, nucleus: Nucleus, index: Array, blur_mm: float):
-    """Share (n) of voxels that lies in a nucleus, and its derivative by the distance, and the gradient."""
-    found = nucleus.slope(scene.points[index])
-    distance, normal = found[:, 0], found[:, 1:]
-    length = np.linalg.norm(normal, axis=1, keepdims=True)
-    along = (normal / np.maximum(length, 1e-3)) @ (nucleus.matrix @ scene.axes)
-    width = np.sqrt((along**2).sum(1) / 12 + blur_mm**2)
-    z = -distance / width
-    return special.ndtr(z), -np.exp(-0.5 * z**2) / (width * np.sqrt(2 * np.pi)), normal
+def _surface(scene: Scene, nucleus: Nucleus, points: Array, blur_mm: float):
+    """Distance (mm) of points (n, 3) to a posed surface, width (mm) of its edge there, and the gradient."""
+    found = nucleus.slope(points)
+    normal = found[:, 1:]
+    along = normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-3)
+    along = along @ (nucleus.matrix @ scene.axes)
+    return found[:, 0], np.sqrt((along**2).sum(1) / 12 + blur_mm**2), normal
+
+
+def _steepness(z: Array, width: Array):
+    """Derivative of the share of a voxel by the distance to the surface, ``z`` of its widths away."""
+    return -np.exp(-0.5 * z**2) / (width * np.sqrt(2 * np.pi))
+
+
+def _standing_out(share: Array, value: Array, total: Array, filled: Array, ground: Array):
+    """Contrast of a nucleus to what would be there without it: a neighbour, or the background."""
+    others = total - share
+    rest = filled - share * value
+    rest = rest + np.maximum(1 - others, 0) * ground
+    return value - rest / np.maximum(others, 1)
 
 
 def _background(scene: Scene, shares: Array, mm: float = 3.0, images: Mapping | None = None):
@@ -122,9 +134,9 @@ def _background(scene: Scene, shares: Array, mm: float = 3.0, images: Mapping | 
     factor = np.maximum(np.rint(2.0 / scene.size), 1).astype(int)
     size = scene.size * factor
     clear = ((shares < 0.05) & scene.seen).astype(np.float32)
-    count = _blocks(clear, factor)
+    count = block_means(clear, factor)
     images = {
-        name: _blocks(clear * image, factor) / np.maximum(count, 1e-6)
+        name: block_means(clear * image, factor) / np.maximum(count, 1e-6)
         for name, image in (images or scene.channels).items()
     }
     chi = images['chi']
@@ -137,29 +149,15 @@ def _background(scene: Scene, shares: Array, mm: float = 3.0, images: Mapping | 
     }
 
 
-def _blocks(image: Array, factor: Array):
-    """Mean over blocks of voxels; what lies beyond the image is zero."""
-    shape = -(-np.array(image.shape) // factor)
-    padded = np.pad(image, [(0, s * f - n) for s, f, n in zip(shape, factor, image.shape, strict=True)])
-    split = padded.reshape([n for pair in zip(shape, factor, strict=True) for n in pair])
-    return split.mean((1, 3, 5), dtype=np.float32)
-
-
 def _upsample(image: Array, factor: Array, shape: tuple[int, ...]):
     """Linear interpolation of block means at the voxels."""
     bases = [
-        linear_basis((np.arange(n) - (f - 1) / 2) / f, m)
+        linear_basis((np.arange(n) - (f - 1) / 2) / f, m).astype(np.float32)
         for n, f, m in zip(shape, factor, image.shape, strict=True)
     ]
     for axis, basis in enumerate(bases):
         image = np.moveaxis(np.tensordot(basis, image, (1, axis)), 0, axis)
     return np.ascontiguousarray(image, np.float32)
-
-
-def linear_basis(at: Array, size: int):
-    """Matrix that interpolates a vector of ``size`` linearly at the (fractional) indices ``at``."""
-    at = np.clip(at, 0, size - 1)
-    return np.maximum(1 - np.abs(at[:, None] - np.arange(size)), 0).astype(np.float32)
 
 
 def _around(image: Array, weight: Array, size: Array, mm: float):
@@ -202,7 +200,6 @@ def fit_poses(
     on shift and matrix; residuals beyond about 2.5 sigma have low weight. ``rigid`` fits shifts
     alone, of long nuclei.
     """
-    shape = scene.shape
     inflation = max(correlated_mm**3 / np.prod(scene.size), 1.0)
     where = [scene.near(n, _REACH_MM) for n in nuclei]
     known = [k for k, n in enumerate(nuclei) if n.is_known]
@@ -216,41 +213,41 @@ def fit_poses(
         for d in range(3, 12):
             np.fill_diagonal(prior[d::size, d::size], shape_sd**-2)
     for count in range(iterations):
-        shares = [_share(scene, n, i, blur_mm) for n, i in zip(nuclei, where, strict=True)]
-        total = np.zeros(np.prod(shape), np.float32)
-        for (share, *_), index in zip(shares, where, strict=True):
+        surfaces = [_surface(scene, n, scene.points[i], blur_mm) for n, i in zip(nuclei, where, strict=True)]
+        shares = [special.ndtr(-distance / width) for distance, width, _ in surfaces]
+        total = np.zeros(scene.seen.size, np.float32)
+        for share, index in zip(shares, where, strict=True):
             total[index] += share
         if count % 3 == 0:
-            ground = _background(scene, total.reshape(shape), ground_mm)
-        insides = [_core_means(scene, i, s[0]) for s, i in zip(shares, where, strict=True)]
+            ground = _background(scene, total.reshape(scene.shape), ground_mm)
+            ground = {name: image.ravel() for name, image in ground.items()}
+        insides = [_core_means(scene, i, s) for s, i in zip(shares, where, strict=True)]
         crowd = np.maximum(total, 1)
         filled = {name: np.zeros_like(total) for name in ground}
-        for (share, *_), index, values in zip(shares, where, insides, strict=True):
+        for share, index, values in zip(shares, where, insides, strict=True):
             for name, value in values.items():
                 filled[name][index] += share * value
         free = np.maximum(1 - total, 0)
-        model = {name: (filled[name] + free * g.ravel()) / crowd for name, g in ground.items()}
-        near = np.unique(np.concatenate([i[s[0] > 0.02] for s, i in zip(shares, where, strict=True)]))
+        model = {name: (filled[name] + free * g) / crowd for name, g in ground.items()}
+        near = np.unique(np.concatenate([i[s > 0.02] for s, i in zip(shares, where, strict=True)]))
         residual = {name: image.ravel() - model[name] for name, image in scene.channels.items()}
-        weight = _weights(scene, residual, near, _contrast([s[0] for s in shares], where, insides, ground))
+        weight = _weights(scene, residual, near, _contrast(shares, where, insides, ground))
         state = np.concatenate([_parameters(nuclei[k])[:size] for k in known])
         matrix, right = prior.copy(), -prior @ state
         for row, k in enumerate(known):
             if held[row]:
                 continue
             nucleus, index, values = nuclei[k], where[k], insides[k]
-            share, slope, normal = shares[k]
-            others = total[index] - share
+            share, (distance, width, normal) = shares[k], surfaces[k]
+            slope = _steepness(-distance / width, width)
             offset = scene.points[index] - nucleus.centre
             basis = np.concatenate(
                 [normal, (normal[:, :, None] * offset[:, None, :]).reshape(len(index), 9)], 1
             )[:, :size]
             block = slice(size * row, size * row + size)
             for name, value in values.items():
-                rest = filled[name][index] - share * value
-                rest += np.maximum(1 - others, 0) * ground[name].ravel()[index]
-                step = slope * (value - rest / np.maximum(others, 1))
-                j = basis * step[:, None]
+                step = _standing_out(share, value, total[index], filled[name][index], ground[name][index])
+                j = basis * (slope * step)[:, None]
                 w = weight[name][index] / inflation
                 matrix[block, block] += (j * w[:, None]).T @ j
                 right[block] += (j * w[:, None]).T @ residual[name][index]
@@ -273,10 +270,8 @@ def _contrast(shares: Sequence[Array], where: Sequence, insides: Sequence[Mappin
     found = {}
     for name, image in ground.items():
         most = np.zeros_like(image)
-        flat = most if isinstance(where[0], tuple) else most.ravel()
-        level = image if isinstance(where[0], tuple) else image.ravel()
         for share, at, values in zip(shares, where, insides, strict=True):
-            flat[at] = np.maximum(flat[at], (share > 0.02) * np.abs(values[name] - level[at]))
+            most[at] = np.maximum(most[at], (share > 0.02) * np.abs(values[name] - image[at]))
         found[name] = most
     return found
 
@@ -286,9 +281,9 @@ def _weights(scene: Scene, residual: Mapping[str, Array], near: Array, contrast:
     squares, sigmas = 0.0, {}
     for name, r in residual.items():
         noise = max(1.4826 * np.median(np.abs(r[near])), scene.noise[name])
-        sigmas[name] = np.hypot(noise, _ROUGH * contrast[name].reshape(r.shape))
+        sigmas[name] = np.hypot(noise, _ROUGH * contrast[name])
         squares = squares + (r / (2.5 * sigmas[name])) ** 2
-    seen = scene.seen.reshape(near.shape) if near.dtype == bool else 1
+    seen = scene.seen.reshape(np.shape(squares))
     return {name: seen / (1 + squares) ** 2 / sigma**2 for name, sigma in sigmas.items()}
 
 
@@ -320,12 +315,9 @@ def _outline(scene: Scene, nucleus: Nucleus, blur_mm: float, reach_mm: float):
     places = np.array(np.unravel_index(scene.near(nucleus, reach_mm), scene.shape))
     box = tuple(slice(int(a), int(b) + 1) for a, b in zip(places.min(1), places.max(1), strict=True))
     points = scene.points.reshape(*scene.shape, 3)[box]
-    found = nucleus.slope(np.ascontiguousarray(points.reshape(-1, 3)))
-    normal = found[:, 1:]
-    along = normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-3)
-    along = along @ (nucleus.matrix @ scene.axes)
-    width = np.sqrt((along**2).sum(1) / 12 + blur_mm**2).reshape(points.shape[:3]).astype(np.float32)
-    distance = np.ascontiguousarray(found[:, 0].reshape(points.shape[:3]))
+    distance, width, _ = _surface(scene, nucleus, np.ascontiguousarray(points.reshape(-1, 3)), blur_mm)
+    distance = np.ascontiguousarray(distance.reshape(points.shape[:3]))
+    width = width.reshape(points.shape[:3]).astype(np.float32)
     return Outline(nucleus, box, distance, width, np.zeros_like(distance))
 
 
@@ -387,15 +379,12 @@ def deform(
         for o, share, values in zip(outlines, shares, insides, strict=True):
             if not o.nucleus.is_known:
                 continue
-            slope = -np.exp(-0.5 * o.z**2) / (o.width * np.sqrt(2 * np.pi))
+            slope = _steepness(o.z, o.width)
             up = np.zeros(o.distance.shape, np.float32)
             down = np.zeros(o.distance.shape, np.float32)
             for name, value in values.items():
-                # contrast to what would be there without it: a neighbour, or the background
-                others = total[o.box] - share
-                rest = filled[name][o.box] - share * value
-                rest = rest + np.maximum(1 - others, 0) * ground[name][o.box]
-                j = slope * (value - rest / np.maximum(others, 1))
+                there = (total[o.box], filled[name][o.box], ground[name][o.box])
+                j = slope * _standing_out(share, value, *there)
                 up += j * force[name][o.box]
                 down += weight[name][o.box] * j * j
             up, down = scene.blur(up, smooth_mm), scene.blur(down, smooth_mm)
@@ -472,7 +461,7 @@ def divide(scene: Scene, outline: Outline, points: Array, share: Array):
         left = chi[inside] - design @ levels
         sigma = max(1.4826 * np.median(np.abs(left)), scene.noise['chi'])
         weight = 1 / (1 + (left / (2.5 * sigma)) ** 2) ** 2 / sigma**2 / inflation
-        slope = np.exp(-0.5 * z[inside] ** 2) / (width * np.sqrt(2 * np.pi)) * (levels[1] - levels[0])
+        slope = _steepness(z[inside], width) * (levels[0] - levels[1])
         j = basis[inside] * slope[:, None]
         change = np.linalg.solve(
             (j * weight[:, None]).T @ j + np.eye(4), (j * weight[:, None]).T @ left - moved

@@ -130,7 +130,7 @@ class _Search:
 
     def seek_large(self, *, first: bool):
         """Put all but those of the midbrain in turn; at ``first`` faint ones follow the others."""
-        large = [k for k, n in enumerate(self.nuclei) if n.name not in _MIDBRAIN]
+        large = [k for k, n in enumerate(self.nuclei) if not is_small(n)]
         for k in sorted(large, key=lambda k: _ORDER.get(self.nuclei[k].name, 9)):
             among = self.own_side(k)
             if first and self.nuclei[k].name in _FAINT:
@@ -140,10 +140,10 @@ class _Search:
     def seek_midbrain(self, side: str):
         """Put those of the midbrain of a side together, as they look alike."""
         group = [k for k, n in enumerate(self.nuclei) if is_small(n) and n.hemisphere == side]
-        # not the rim that an imperfect shape leaves of a bright neighbour
-        options, free = [], self.free(1)
         if not group:
             return
+        # not the rim that an imperfect shape leaves of a bright neighbour
+        options, free = [], self.free(1)
         for k in group:
             own = self.own_side(k)
             cost = self.cost(k, own, self.places)
@@ -194,7 +194,7 @@ class _Search:
         """Put all but those of the midbrain where they are, with the contrast that they have there."""
         for _ in range(2):
             for k, n in enumerate(self.nuclei):
-                if n.name not in _MIDBRAIN:
+                if not is_small(n):
                     self.seek(k, np.zeros((1, 3), int))
 
     def apply(self):
@@ -259,14 +259,10 @@ def _stamp(view: _Template, nucleus: Nucleus):
 def _explained(height: Mapping[str, Array], stamp: tuple, lag: int):
     """What a nucleus explains after each shift up to ``lag`` voxels, and its contrast, (2 lag + 1)^3."""
     low, share = stamp
-    size = np.array(share.shape)
     square = float((share**2).sum())
     score, levels = 0.0, {}
     for name, image in height.items():
-        around = _cut(image, low - lag, low + size + lag)
-        shape = [fft.next_fast_len(int(n), real=True) for n in around.shape]
-        product = fft.rfftn(around, shape) * np.conj(fft.rfftn(share, shape))
-        sums = fft.irfftn(product, shape)[tuple(slice(0, 2 * lag + 1) for _ in range(3))]
+        sums = _correlated(image, share, low, lag)
         level = np.maximum(sums / square, 0)
         levels[name] = level
         score = score + 0.5 * level**2 * square
@@ -282,12 +278,17 @@ def _standing_out(height: Mapping[str, Array], stamp: tuple, lag: int):
     square = float((pattern**2).sum())
     score = 0.0
     for image in height.values():
-        around = _cut(image, low - 3 - lag, low - 3 + np.array(pattern.shape) + lag)
-        shape = [fft.next_fast_len(int(n), real=True) for n in around.shape]
-        product = fft.rfftn(around, shape) * np.conj(fft.rfftn(pattern, shape))
-        sums = fft.irfftn(product, shape)[tuple(slice(0, 2 * lag + 1) for _ in range(3))]
+        sums = _correlated(image, pattern, low - 3, lag)
         score = score + 0.5 * np.maximum(sums, 0) ** 2 / square
     return score
+
+
+def _correlated(image: Array, pattern: Array, low: Array, lag: int):
+    """Sum of the image times a pattern, of first voxel ``low``, after each shift, (2 lag + 1)^3."""
+    around = _cut(image, low - lag, low + np.array(pattern.shape) + lag)
+    shape = [fft.next_fast_len(int(n), real=True) for n in around.shape]
+    product = fft.rfftn(around, shape) * np.conj(fft.rfftn(pattern, shape))
+    return fft.irfftn(product, shape)[tuple(slice(0, 2 * lag + 1) for _ in range(3))]
 
 
 def _cut(image: Array, low: Array, high: Array):

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from nilearn import datasets
@@ -166,7 +166,7 @@ class Superquadric:
     exponents: tuple[float, float]
     bend: float
 
-    @property
+    @cached_property
     def volume(self):
         """Volume (mm^3), counted on a lattice."""
         steps = [np.arange(-r, r + 0.5, 0.5) for r in self.reach]

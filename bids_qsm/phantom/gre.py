@@ -10,7 +10,8 @@ from scipy import fft
 from bids_qsm.phantom import tissue
 from bids_qsm.phantom.forward import dipole_field, field_of_head
 from bids_qsm.phantom.head import Head, rigid
-from bids_qsm.phantom.sampling import expand, linear_basis
+from bids_qsm.phantom.sampling import expand
+from bids_qsm.recon.blocks import linear_basis
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.units import ppm_per_radian
 

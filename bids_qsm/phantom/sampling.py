@@ -221,11 +221,6 @@ def expand(volume: np.ndarray, bases: Iterable[np.ndarray]):
     return _expand(np.ascontiguousarray(volume, np.float32), starts, weights)
 
 
-def linear_basis(at: np.ndarray, size: int):
-    """Matrix that interpolates a vector of ``size`` linearly at the (fractional) indices ``at``."""
-    return np.maximum(1 - np.abs(np.minimum(at, size - 1)[:, None] - np.arange(size)), 0)
-
-
 def spline_basis(at: np.ndarray, size: int):
     """Matrix that evaluates a quadratic B-spline of ``size`` coefficients at the indices ``at``."""
     d = np.abs(at[:, None] - np.arange(size))

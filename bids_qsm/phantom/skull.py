@@ -6,8 +6,9 @@ import numba
 import numpy as np
 from scipy import ndimage
 
-from bids_qsm.phantom.sampling import Volume, expand, linear_basis
+from bids_qsm.phantom.sampling import Volume, expand
 from bids_qsm.phantom.tissue import PAINTED, TISSUES
+from bids_qsm.recon.blocks import linear_basis
 
 # Centre and half axes (mm of MNI152, right side; mirrored where x is not 0).
 FACE = ((0, 48, -62), (62, 46, 62))

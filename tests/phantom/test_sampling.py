@@ -1,7 +1,8 @@
 import numpy as np
 from scipy import ndimage
 
-from bids_qsm.phantom.sampling import Volume, Warp, coordinates, expand, linear_basis, pull, spline_basis
+from bids_qsm.phantom.sampling import Volume, Warp, coordinates, expand, pull, spline_basis
+from bids_qsm.recon.blocks import linear_basis
 
 STILL = Warp(np.zeros((3, 3, 3, 3), np.float32), np.full(3, -100.0), 100.0)
 

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from bids_qsm.recon.arrays import Array, like, to_numpy
+from bids_qsm.recon.blocks import block_means
 from bids_qsm.recon.fourier import Box
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion.noise_scale import typical_noise
@@ -197,10 +198,8 @@ def _steps(slopes: Sequence[float], wave: Array, limits: tuple[float, float]):
 
 
 def _block_means(x: Array, factors: Sequence[int]):
-    """Means over blocks; axes are filled up with zeros, and surrounded by a border of zeros."""
-    padded = np.pad(x, [(0, -n % f) for n, f in zip(x.shape, factors, strict=True)])
-    form = [part for n, f in zip(padded.shape, factors, strict=True) for part in (n // f, f)]
-    return np.pad(padded.reshape(form).mean((1, 3, 5), dtype=np.float32), 1)
+    """Means over blocks, surrounded by a border of zeros."""
+    return np.pad(block_means(x, factors), 1)
 
 
 def _expand(x: Array, factors: Sequence[int], shape: tuple[int, ...]):
