@@ -5,8 +5,8 @@ python benchmarks/cohort.py OUT [--seed 4] [--family surface] [--nprocs 2] [--on
 OUT/data is the dataset, OUT/out what bids_qsm makes of it; both are kept, and go on from where they stopped.
 Each effect is compared with that of the true susceptibility of these heads, put through the same statistics:
 regional values of derivatives/truth instead of those measured. What was meant, the effect that the cohort
-was drawn with, stands beside it. Two statistics are tested: the mean of the whole region, and the one
-weighted by the share of each voxel.
+was drawn with, stands beside it. Two statistics are tested: the mean of the whole region, and the
+weighted one.
 """
 
 import argparse

@@ -49,8 +49,8 @@ class _Region:
     """Its labels and their volumes (voxels); empty for a reference region."""
     note: str = ''
     sides: tuple[np.ndarray, ...] = ()
-    shares: tuple[np.ndarray, ...] = ()
-    """Share of each voxel that lies in each side (0 to 1); empty where it is not known."""
+    weights: tuple[np.ndarray, ...] = ()
+    """Weight of each voxel in each side (0 to 1); empty where shares are not known."""
     border_mm: float = np.nan
     quality: dict = field(default_factory=dict)
 
@@ -373,7 +373,7 @@ def _rows(
 
 
 def _statistics(data: np.ndarray, region: _Region, inside: np.ndarray, correlation: Correlation, grid: Grid):
-    """Statistics of a map over a region, its core, and its shares."""
+    """Statistics of a map over a region and its core, and by the weight of each voxel."""
     whole, core = region.whole & inside, region.core & inside
     found = dict.fromkeys(_STATISTICS, np.nan) | {'core_voxels': int(core.sum())}
     if core.any():
@@ -389,11 +389,11 @@ def _statistics(data: np.ndarray, region: _Region, inside: np.ndarray, correlati
     found['p5'], found['median'], found['p95'] = np.percentile(values, (5, 50, 95))
     found['mean_positive'] = positive.mean() if positive.size else np.nan
     found['se'] = _error(data, whole, region.sides, region, inside, correlation, grid)
-    share = np.where(inside, sum(region.shares), 0) if region.shares else np.zeros(1)
-    if share.any():
-        used = share > 0
-        found['mean_weighted'] = np.average(data[used].astype(np.float64), weights=share[used])
-        found['se_weighted'] = _error(data, share, region.shares, region, inside, correlation, grid)
+    weight = np.where(inside, sum(region.weights), 0) if region.weights else np.zeros(1)
+    if weight.any():
+        used = weight > 0
+        found['mean_weighted'] = np.average(data[used].astype(np.float64), weights=weight[used])
+        found['se_weighted'] = _error(data, weight, region.weights, region, inside, correlation, grid)
     return found
 
 
@@ -554,8 +554,9 @@ def dictionary(atlas: str = ''):
             'ratio',
         ),
         'border_mm': (
-            'Standard deviation of the position of the border that se counts: 0.25 for own, 0.8 for prior, '
-            '0.4 for labels without a source; the largest of several labels.',
+            f'Standard deviation of the position of the border that se counts: {BORDER_MM["own"]} for own, '
+            f'{BORDER_MM["prior"]} for prior, 0.4 for labels without a source; the largest of several '
+            'labels.',
             'mm',
         ),
         'units': ('Unit of the statistics: ppm for susceptibility, 1/s for R2*.', None),
