@@ -21,8 +21,10 @@ from bids_qsm.anatomy.polyaffine import flow
 from bids_qsm.anatomy.register import DEEP_GREY, fade, grid_of_box
 from bids_qsm.anatomy.transform import (
     Displacement,
+    apply_affine,
     resample_labels,
     spacing_of,
+    transform_points,
 )
 from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.registry import Need, method
@@ -37,6 +39,8 @@ _LEAST_CONTRAST = 0.012
 """Difference (ppm) to the surroundings below which a nucleus is not made out."""
 _VOLUMES = (0.5, 2.0)
 """Plausible volume over that of the atlas."""
+_HIDDEN = ('SN', 'RN', 'STN', 'Dentate')
+"""Nuclei that T1w hardly shows."""
 _ALONE_MM = 8.0
 """Longest plausible shift (mm) apart from that of the neighbours."""
 
@@ -147,7 +151,8 @@ def segment(
     """
     placed = resample_labels(dseg, dseg_affine, chi.shape, chi_affine, to_template).astype(np.int32)
     nuclei = nuclei_of(dseg, dseg_affine, labels)
-    nuclei = [n for n in nuclei if _coverage(placed, mask, n, chi_affine) > 0.5]
+    covered = {id(n): _coverage(n, mask, chi_affine, chi_chain) for n in nuclei}
+    nuclei = [n for n in nuclei if covered[id(n)] > 0.5]
     known = [n for n in nuclei if n.is_known]
     if not known or np.prod(spacing_of(chi_affine)) > _LARGEST_VOXEL:
         why = (
@@ -156,6 +161,7 @@ def segment(
         action = 'Nuclei have the outlines of the atlas.'
         table = _with_quality(labels, {})
         return Refined(*still(box), [finding(why, action, level='warning')], placed * mask, table)
+    scale = _unwarp(nuclei, mask, chi_affine, chi_chain, to_template)
     channels, noise = _channels(chi, mask, magnitude, r2star, field_strength or 3.0)
     covariance = coupling(known, common_mm=3.0, near_mm=1.5, own_mm=1.2)
     view = template_view(channels, chi_affine, mask, chi_chain, nuclei, noise)
@@ -172,8 +178,8 @@ def segment(
     locate_small(view, nuclei, covariance)
     fit_poses(scene, nuclei, covariance, blur_mm=0.8 * side, ground_mm=1.5 * side)
     outlines = deform(scene, nuclei, blur_mm=_BLUR * side, ground_mm=1.3 * side)
-    sizes = {id(n): int((np.isin(placed, list(n.parts)) & mask).sum()) for n in known}
-    quality = _judge(scene, outlines, sizes, covariance)
+    expected = {id(n): covered[id(n)] * n.volume * scale for n in known}
+    quality = _judge(scene, outlines, expected, covariance)
     kept = [n for n in known if quality[id(n)]['source'] == 'prior']
     if kept:
         _fall_back(kept, known, quality, covariance)
@@ -189,10 +195,31 @@ def segment(
     return Refined(*moved, _report(known, quality), result * mask, table, whole)
 
 
-def _coverage(placed: Array, mask: Array, nucleus: Nucleus, affine: Array):
+def _coverage(nucleus: Nucleus, mask: Array, affine: Array, there: list):
     """Share of a nucleus of the atlas that lies inside the mask and the field of view."""
-    inside = np.isin(placed, list(nucleus.parts)) & mask
-    return inside.sum() * np.prod(spacing_of(affine)) / nucleus.volume
+    inside = apply_affine(np.linalg.inv(nucleus.to_lattice), np.argwhere(nucleus.levels < 0))
+    voxels = apply_affine(np.linalg.inv(affine), transform_points(inside, there))
+    return float(ndimage.map_coordinates(mask.astype(np.float32), voxels.T, order=0).mean())
+
+
+def _unwarp(nuclei: list[Nucleus], mask: Array, affine: Array, there: list, back: list, step_mm: float = 4.0):
+    """Give each nucleus the shape of the atlas after the affine map nearest to the registration.
+
+    Where T1w hardly shows a nucleus, what registration does to its shape is chance. Returns the volume of
+    the person over that of the template.
+    """
+    voxels = np.argwhere(mask)[:: max(1, int(mask.sum()) // 20_000)]
+    points = apply_affine(affine, voxels)
+    design = np.concatenate([points, np.ones((len(points), 1))], 1)
+    whole = np.linalg.lstsq(design, transform_points(points, back), rcond=None)[0][:3].T
+    for n in [n for n in nuclei if n.name in _HIDDEN]:
+        steps = step_mm * np.concatenate([np.eye(3), -np.eye(3)])
+        middle = transform_points(n.centre[None], there)
+        ends = transform_points(middle + steps, back)
+        local = (ends[:3] - ends[3:]).T / (2 * step_mm)
+        n.rest = whole @ np.linalg.inv(local)
+        n.matrix = n.rest.copy()
+    return 1 / abs(float(np.linalg.det(whole)))
 
 
 def _channels(chi: Array, mask: Array, magnitude: Array | None, r2star: Array | None, field_strength: float):
@@ -211,10 +238,10 @@ def _channels(chi: Array, mask: Array, magnitude: Array | None, r2star: Array | 
     return channels, noise
 
 
-def _judge(scene: Scene, outlines: list[Outline], atlas: dict[int, int], covariance: Array):
+def _judge(scene: Scene, outlines: list[Outline], expected: dict[int, float], covariance: Array):
     """Source, confidence, shift and volume of each known nucleus, by its id.
 
-    ``atlas`` has the number of voxels of each where registration put the atlas.
+    ``expected`` has the volume (mm^3) of each in the atlas, scaled to the head, of what the mask holds.
     """
     known = [o for o in outlines if o.nucleus.is_known]
     shifts = np.array([_shift(scene, o) for o in known])
@@ -236,7 +263,7 @@ def _judge(scene: Scene, outlines: list[Outline], atlas: dict[int, int], covaria
             left = part[near] - start - slope * share[near]
             contrast = float(slope)
             confidence = max(0.0, 1 - float(left.var() / part[near].var()))
-        ratio = float(share[seen].sum() / max(atlas[id(o.nucleus)], 1))
+        ratio = float(share[seen].sum() * np.prod(scene.size) / expected[id(o.nucleus)])
         reasons = []
         if contrast < _LEAST_CONTRAST:
             reasons.append('its contrast is too low')
@@ -277,7 +304,7 @@ def _fall_back(kept: list[Nucleus], known: list[Nucleus], quality: dict[int, dic
         expected = np.zeros(3)
         if rows:
             expected = np.linalg.solve(covariance[np.ix_(rows, rows)], covariance[rows, i]) @ shifts
-        n.matrix, n.shift = np.eye(3), -expected
+        n.matrix, n.shift = n.rest.copy(), -n.rest @ expected
         found = {
             'shift': expected,
             'moved_mm': round(float(np.linalg.norm(expected)), 2),

@@ -288,7 +288,7 @@ def _weights(scene: Scene, residual: Mapping[str, Array], near: Array, contrast:
 
 
 def _parameters(nucleus: Nucleus):
-    return np.r_[nucleus.shift, (nucleus.matrix - np.eye(3)).ravel()]
+    return np.r_[nucleus.shift, (nucleus.matrix - nucleus.rest).ravel()]
 
 
 @dataclass(eq=False)

@@ -59,7 +59,7 @@ def find_common(view: _Template, nuclei: Sequence[Nucleus], covariance: Array):
     cost = 0.5 * ((tried * view.step) ** 2).sum(1) / covariance.mean()
     common = tried[(np.sum(explained, 0) / view.inflation - cost).argmax()] * view.step
     for n in nuclei:
-        n.shift = -common
+        n.shift = -n.matrix @ common
 
 
 class _Search:

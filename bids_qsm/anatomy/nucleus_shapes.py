@@ -24,7 +24,7 @@ class Nucleus:
     ``levels`` is the signed distance (mm, negative inside) on the lattice that ``to_lattice`` (4, 4) maps
     template points to; ``parts`` are those of its parts, by label. ``centre`` (mm) and ``volume`` (mm^3) are
     those of the atlas. The pose maps template points of the person's nucleus to those of the atlas's:
-    ``matrix`` (3, 3) about the centre, then ``shift`` (mm).
+    ``matrix`` (3, 3) about the centre, then ``shift`` (mm). ``rest`` (3, 3) is the matrix that its prior has.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Nucleus:
     volume: float
     matrix: np.ndarray = field(default_factory=lambda: np.eye(3))
     shift: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    rest: np.ndarray = field(default_factory=lambda: np.eye(3))
 
     @property
     def is_known(self):
