@@ -17,14 +17,10 @@ GRE_TO_ANAT[:3, 3] = (3, -2, 1)
 
 @pytest.fixture
 def files(tmp_path):
-    plain = np.random.default_rng(3).random(SHAPE).astype(np.float32)
     LABELS.to_csv(tmp_path / 'labels.tsv', sep='\t', index=False)
     return {
         'chi': save(susceptibility(SHIFTS, noise=0.01), GRE_TO_ANAT @ AFFINE, tmp_path, 'chi.nii'),
         'mask': save(np.ones(SHAPE, bool), GRE_TO_ANAT @ AFFINE, tmp_path, 'mask.nii'),
-        'anat': save(plain, AFFINE, tmp_path, 'anat.nii'),
-        'template': save(plain, AFFINE, tmp_path, 'template.nii'),
-        'template_chi': save(susceptibility(STAY), AFFINE, tmp_path, 'template_chi.nii'),
         'dseg': save(dseg(STAY), AFFINE, tmp_path, 'dseg.nii'),
         'labels': str(tmp_path / 'labels.tsv'),
         'image_to_template': save_xfm(np.eye(4), tmp_path, 'anat_to_template.txt'),
@@ -35,7 +31,7 @@ def files(tmp_path):
 
 def test_transforms_and_findings_are_written(files, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = RefineDeepGrey(method='hybrid', params={'box': BOX}, **files).run().outputs
+    found = RefineDeepGrey(params={'box': BOX}, **files).run().outputs
     point = np.array([[-20.0, 0, 0]])
     there = transform_points(point, load_xfm(found.refine))
     np.testing.assert_allclose(there - point, [SHIFTS['GP', 'L']], atol=0.5)
