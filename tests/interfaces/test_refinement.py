@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nipype.interfaces.base import isdefined
 
 from bids_qsm.anatomy.transform import transform_points
 from bids_qsm.errors import UserError
@@ -38,6 +39,19 @@ def test_transforms_and_findings_are_written(files, tmp_path, monkeypatch):
     np.testing.assert_allclose(transform_points(there, load_xfm(found.unrefine)), point, atol=0.2)
     findings = json.loads(Path(found.note).read_text())['findings']
     assert set(findings[0]) == {'what', 'found', 'action', 'evidence', 'level'}
+
+
+def test_there_are_no_shares_where_nothing_was_segmented(files, tmp_path, monkeypatch):
+    """So that the saving step removes those of an earlier run."""
+    monkeypatch.chdir(tmp_path)
+    coarse = GRE_TO_ANAT @ AFFINE @ np.diag([4.0, 4, 4, 1])
+    chi = susceptibility(STAY)[::4, ::4, ::4]
+    files['chi'] = save(chi, coarse, tmp_path, 'coarse.nii')
+    files['mask'] = save(np.ones(chi.shape, bool), coarse, tmp_path, 'coarse_mask.nii')
+    found = RefineDeepGrey(params={'box': BOX}, **files).run().outputs
+    assert Path(found.dseg).exists()
+    assert Path(found.labels).exists()
+    assert not isdefined(found.probseg)
 
 
 def test_a_mask_of_another_grid_is_one_sentence(files, tmp_path, monkeypatch):
