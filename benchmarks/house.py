@@ -33,7 +33,7 @@ KINDS = {
     '(d) input image': {'flair': ('flair', 'FLAIR')},
     '(e) option': {
         name: (name, f'--{name.replace("_", "-")}')
-        for name in ('smoothing_mm', 'chi_template', 'relative_to', 'study_template', 'stop_on_first_crash')
+        for name in ('smoothing_mm', 'relative_to', 'study_template', 'stop_on_first_crash')
     },
 }
 """Kind of thing -> things of the kind that there are -> words that name each."""

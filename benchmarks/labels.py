@@ -1,7 +1,7 @@
 """Score the labels of deep grey nuclei, and the regional means that they give, on families of heads.
 
 python benchmarks/labels.py [--families surface moved ...] [--seeds 501 ...] [--protocol 3T 7T]
-                            [--start none together apart] [--ways T1w segment hybrid] [--table labels.tsv]
+                            [--start none together apart] [--ways T1w segment] [--table labels.tsv]
                             [--picture labels.png]
 
 Each head is of a family (bids_qsm.phantom.families) that its seed picks in turn unless --families says which.
@@ -26,10 +26,9 @@ from metrics import dice
 from bids_qsm.anatomy.atlas import nuclei_atlas
 from bids_qsm.anatomy.bias import correct_bias
 from bids_qsm.anatomy.brainmask import extract_brain
-from bids_qsm.anatomy.contrast import prior_chi
-from bids_qsm.anatomy.refine import REFINEMENT
+from bids_qsm.anatomy.nuclei import REFINEMENT
 from bids_qsm.anatomy.register import REGISTER
-from bids_qsm.anatomy.transform import Displacement, resample, resample_labels
+from bids_qsm.anatomy.transform import resample, resample_labels
 from bids_qsm.phantom.families import BODIES, FAMILIES
 from bids_qsm.phantom.gre import Protocol, simulate
 from bids_qsm.phantom.head import make_head
@@ -60,7 +59,7 @@ STARTS = ('none', 'together', 'apart')
 
 
 class Target:
-    """The embedded template: T1w, mask, built-in atlas, and the susceptibility that these let expect."""
+    """The embedded template: T1w, mask, and the built-in atlas."""
 
     def __init__(self):
         found = get_template(EMBEDDED, Path(tempfile.gettempdir()) / 'bids_qsm_benchmarks')
@@ -69,7 +68,6 @@ class Target:
         self.t1w = np.asanyarray(image.dataobj).astype(np.float32)
         self.mask = np.asanyarray(nib.load(found.mask).dataobj) > 0.5
         self.dseg, self.labels = nuclei_atlas(self.t1w.shape, self.affine)
-        self.chi = prior_chi(self.t1w, self.affine, self.mask, self.dseg, self.affine, self.labels)
 
     def started(self, start, seed):
         """Labels of the atlas, shifted 4 mm together or 3 mm each nucleus its own way."""
@@ -124,32 +122,16 @@ def scan(family, seed, protocol, target):
         'magnitude': combine(chain.data['magnitude']),
         'r2star': chain.data.get('r2star'),
         'field_strength': settings.field_strength,
-        'image': image,
-        'image_affine': image_affine,
-        'image_chain': [there],
     }, simulation.truth['dseg']
 
 
 def found_by(way, case, target, dseg):
     """Labels on the grid of the GRE."""
-    unrefine: list[Displacement] = []
-    if way != 'T1w':
-        data = {
-            **case,
-            'template': target.t1w,
-            'template_affine': target.affine,
-            'template_chi': target.chi,
-            'template_chi_affine': target.affine,
-            'dseg': dseg,
-            'dseg_affine': target.affine,
-            'labels': target.labels,
-        }
-        found = call(REFINEMENT[way], data, {})
-        if found.dseg is not None:
-            return found.dseg
-        unrefine = [found.unrefine]
-    chain = [*case['to_template'], *unrefine]
-    return resample_labels(dseg, target.affine, case['chi'].shape, case['chi_affine'], chain)
+    if way == 'T1w':
+        place = (case['chi'].shape, case['chi_affine'], case['to_template'])
+        return resample_labels(dseg, target.affine, *place)
+    data = {**case, 'dseg': dseg, 'dseg_affine': target.affine, 'labels': target.labels}
+    return call(REFINEMENT[way], data, {}).dseg
 
 
 def scores(case, truth, target, ways, start, seed):

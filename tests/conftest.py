@@ -70,7 +70,7 @@ def templates_once(monkeypatch, _resources):
         fields = Options.__dataclass_fields__
         if any(
             getattr(options, name) != fields[name].default
-            for name in ('output_spaces', 'atlas', 'chi_template', 'refinement')
+            for name in ('output_spaces', 'atlas', 'refinement')
         ):
             return find(options)
         if options.work_dir not in _resources:

@@ -89,7 +89,7 @@ def jobs(size):
 def _registered(data):
     from bids_qsm.app.methods import registries
     from bids_qsm.recon.registry import call
-    from tests.anatomy.test_refine import SHIFTS, refine, susceptibility
+    from tests.anatomy.test_nuclei import SHIFTS, found_in, susceptibility
     from tests.anatomy.test_register import register
 
     one_echo = data['magnitude'][..., 0]
@@ -100,7 +100,7 @@ def _registered(data):
         if step == 'registration':
             found[name] = partial(register, method)
         elif step == 'refinement':
-            found[name] = partial(refine, method, susceptibility(SHIFTS, noise=0.015))
+            found[name] = partial(found_in, susceptibility(SHIFTS, noise=0.015), method=method)
         else:
             data_of = {**data, **own.get(step, {})}
             found[name] = partial(call, registries()[step][method], data_of, QUICK.get(name, {}))

@@ -89,14 +89,14 @@ def settings(tmp_path, **others):
 
 
 def test_command_holds_what_results_depend_on(tmp_path):
-    prior = tmp_path / 'a prior.nii.gz'
-    prior.touch()
+    chosen = tmp_path / 'a filter.json'
+    chosen.touch()
     asked = {
         'level': 'participant',
         'inversion': 'tv:strength=0.05',
         'mask': '/masks/{series}.nii.gz',
         'phase_scaling': '-4096,4094',
-        'chi_template': prior,
+        'bids_filter_file': chosen,
         'derivatives': {'fmriprep': tmp_path / 'prep'},
         'output_spaces': ['MNI152NLin2009aSym', 'MNI152NLin2009cAsym'],
         'applications': ['candidates'],
@@ -113,7 +113,7 @@ def test_command_holds_what_results_depend_on(tmp_path):
         'output_dir': 'OUTPUT_DIR',
         'participant_label': ['01'],
         'mask': '{series}.nii.gz',
-        'chi_template': 'a prior.nii.gz',
+        'bids_filter_file': 'a filter.json',
         'derivatives': [('fmriprep', 'prep')],
     }
     at_both = {'model': 'chi ~ age', 'smoothing_mm': 4.0, 'applications': ['candidates']}

@@ -12,7 +12,7 @@ from bids_qsm.applications.contract import Application
 from bids_qsm.derivatives.products import PRODUCTS
 from bids_qsm.interfaces.measure import FILES, Measure, outputs_of
 from bids_qsm.workflows import engine as pe
-from bids_qsm.workflows.labels import is_segmented, to_template_invert
+from bids_qsm.workflows.labels import is_refined, to_template_invert
 from bids_qsm.workflows.memory import Sizes, need
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ ATLAS = {'labels': 'labels', 'own_dseg': 'dseg'}
 
 def atlas_files(options: 'Options') -> dict[str, str]:
     """Port of the labels of the atlas -> its file; the table of segmented nuclei is not one of the atlas."""
-    return {port: name for port, name in ATLAS.items() if port != 'labels' or not is_segmented(options)}
+    return {port: name for port, name in ATLAS.items() if port != 'labels' or not is_refined(options)}
 
 
 def application_node(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from nipype.interfaces.utility import Merge
 
-from bids_qsm.anatomy.refine import REFINEMENT
+from bids_qsm.anatomy.nuclei import REFINEMENT
 from bids_qsm.interfaces.anatomy import Resample
 from bids_qsm.interfaces.refinement import RefineDeepGrey
 from bids_qsm.interfaces.segmentation import ReadSegmentation
@@ -24,35 +24,26 @@ SEGMENTED = ('labels', 'probseg')
 
 
 def is_refined(options: 'Options') -> bool:
-    """Whether the deep grey matter is aligned by susceptibility too."""
+    """Whether the deep grey nuclei are segmented in the maps."""
     return options.refinement.name != 'none'
-
-
-def is_segmented(options: 'Options') -> bool:
-    """Whether the nuclei are segmented in the maps."""
-    return options.refinement.name == 'segment'
 
 
 def map_inputs(options: 'Options', maps: Iterable[str]) -> list[str]:
     """Maps among ``maps`` of the series that :func:`init_labels_wf` takes."""
-    wanted = ('chi', 'r2star', 'magnitude') if is_segmented(options) else ('chi',)
-    return [port for port in wanted if port in maps] if is_refined(options) else []
+    wanted = ('chi', 'r2star', 'magnitude') if is_refined(options) else ()
+    return [port for port in wanted if port in maps]
 
 
 def label_files(series: 'Series', options: 'Options') -> list[str]:
     """Outputs of :func:`init_labels_wf` that are saved."""
     own = [f'{port}_{one.name}' for one in series.segmentations for port in ('dseg', 'labels')]
-    refined = [*REFINED, *(SEGMENTED if is_segmented(options) else ())] if is_refined(options) else []
+    refined = (*REFINED, *SEGMENTED) if is_refined(options) else ()
     return ['dseg', *refined, *own]
 
 
 def label_inputs(options: 'Options') -> list[str]:
     """Inputs of :func:`init_labels_wf` that say where the series lies."""
-    return [
-        'gre_to_anat',
-        'template_to_image',
-        *(['anat', 'image_to_template'] if is_refined(options) else []),
-    ]
+    return ['gre_to_anat', 'template_to_image', *(['image_to_template'] if is_refined(options) else [])]
 
 
 def to_template_invert(options: 'Options') -> list[bool]:
@@ -93,7 +84,7 @@ def init_labels_wf(
     if 'to_template' in wanted:
         workflow.link(to_template, outputnode, to_template='out')
     images = {'white_matter': template.white_matter}
-    if not is_segmented(options):
+    if not is_refined(options):
         images = {'dseg': atlas.dseg, **images}
     for port, image in ((port, image) for port, image in images.items() if port in ('dseg', *wanted)):
         place = pe.Node(
@@ -105,7 +96,7 @@ def init_labels_wf(
         workflow.link(to_template, place, transforms='out')
         workflow.link(place, outputnode, **{port: 'image'})
     if is_refined(options):
-        _add_refinement(workflow, series, options, template, atlas, maps, sizes)
+        _add_refinement(workflow, series, options, atlas, maps, sizes)
     for one in series.segmentations:
         _add_segmentation(workflow, one, wanted, sizes)
     return workflow
@@ -115,37 +106,30 @@ def _add_refinement(
     workflow: pe.Workflow,
     series: 'Series',
     options: 'Options',
-    template: 'Template',
     atlas: 'Atlas',
     maps: list[str],
     sizes: Sizes,
 ):
     """Find the nuclei in susceptibility, from where the anatomical image has them."""
-    target = 'one given' if options.chi_template else 'one made from the atlas and values of the literature'
     about = facts(REFINEMENT[options.refinement.name])
-    workflow.__desc__ += f' {about.prose.format(template=target)}'
+    workflow.__desc__ += f' {about.prose}'
     refine_labels = pe.Node(
         RefineDeepGrey(
             method=options.refinement.name,
             params=options.refinement.as_dict,
-            template=str(template.t1w),
             dseg=str(atlas.dseg),
             labels=str(atlas.labels),
         ),
         name='refine_labels',
         mem_gb=need(about.memory, sizes),
     )
-    if template.chi is not None:
-        refine_labels.inputs.template_chi = str(template.chi)
     if series.field_strength:
         refine_labels.inputs.field_strength = series.field_strength
     inputnode, outputnode = workflow.get_node('inputnode'), workflow.get_node('outputnode')
     transforms = ('image_to_template', 'template_to_image', 'gre_to_anat')
-    workflow.link(inputnode, refine_labels, *maps, 'mask', 'anat', *transforms)
+    workflow.link(inputnode, refine_labels, *maps, 'mask', *transforms)
     workflow.link(refine_labels, workflow.get_node('to_template'), in3='unrefine')
-    workflow.link(refine_labels, outputnode, 'refine', 'unrefine', refinement='note')
-    if is_segmented(options):
-        workflow.link(refine_labels, outputnode, 'dseg', *SEGMENTED)
+    workflow.link(refine_labels, outputnode, 'refine', 'unrefine', 'dseg', *SEGMENTED, refinement='note')
 
 
 def _add_segmentation(workflow: pe.Workflow, one: 'Segmentation', wanted: list[str], sizes: Sizes):

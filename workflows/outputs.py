@@ -16,7 +16,7 @@ from bids_qsm.interfaces.findings import CollectFindings
 from bids_qsm.interfaces.report import PlotFlicker, PlotOutlines
 from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.applications import Run, runs_of
-from bids_qsm.workflows.labels import is_refined, is_segmented, label_files
+from bids_qsm.workflows.labels import is_refined, label_files
 from bids_qsm.workflows.memory import Sizes, need
 from bids_qsm.workflows.susceptibility import is_one_step
 
@@ -229,21 +229,17 @@ def _label_files(
         named = {} if end else {'Atlas': atlas.name}
         sidecars[f'dseg{end}'] = sidecar(text, sources=of, **named)
     ends = {'from': template.name, 'to': template.name, 'mode': 'image'}
-    moves = {port: path('xfm', ends=ends, desc=port) for port in ('refine', 'unrefine')}
+    refined = {port: path('xfm', ends=ends, desc=port) for port in ('refine', 'unrefine')}
+    refined['probseg'] = path('probseg', seg=atlas.name)
+    others = [] if is_refined(options) else list(refined.values())
     if is_refined(options):
-        paths |= moves
-    others = [] if is_refined(options) else list(moves.values())
-    shares = path('probseg', seg=atlas.name)
-    if is_segmented(options):
-        paths['probseg'] = shares
+        paths |= refined
         text = f'Share of each voxel (0 to 1) in each label of the atlas {atlas.name}'
         volumes = pd.read_csv(atlas.labels, sep='\t')['name'].astype(str)
         sidecars['probseg'] = {**sidecar(text, sources=sources), 'LabelMap': volumes.tolist()}
         # the sidecar of the labels describes the columns of their table too
         described = dictionary(atlas.name)
         sidecars['dseg'] |= {column: described[column] for column in QUALITY}
-    else:
-        others.append(shares)
     running = {use.name for use in series.applications}
     for app in applications():
         if app.name not in running and app.scope != 'subject':

@@ -22,7 +22,6 @@ from bids_qsm.workflows.labels import (
     SEGMENTED,
     init_labels_wf,
     is_refined,
-    is_segmented,
     label_files,
     label_inputs,
     map_inputs,
@@ -118,7 +117,7 @@ def init_series_wf(
     quality and notes (JSON); anat, anat_mask, template_to_image and, where they are needed,
     image_to_template and those of :func:`alignment_ports` of applications.
     Outputs: gre_to_anat, reference (JSON), maps that are resampled to template space, refine where the
-    deep grey matter is aligned by susceptibility too, and whatever applications of several series need.
+    deep grey nuclei are segmented, and whatever applications of several series need.
     """
     workflow = pe.Workflow(name=name)
     sizes = Sizes.of(series)
@@ -126,11 +125,7 @@ def init_series_wf(
     shown = [port for port, one in products.items() if one.look]
     placed_by = [port for port in label_inputs(options) if port != 'gre_to_anat']
     alignments = list(alignment_ports(series))
-    inputnode = pe.inputnode(
-        *(*source_ports(series), 'anat', 'anat_mask'),
-        *(port for port in placed_by if port != 'anat'),
-        *alignments,
-    )
+    inputnode = pe.inputnode(*source_ports(series), 'anat', 'anat_mask', *placed_by, *alignments)
     refined = ['refine'] if is_refined(options) else []
     gathered = gathered_ports(series, options)
     reference = ['reference'] if 'chi' in products else []
@@ -164,7 +159,7 @@ def init_series_wf(
         maps=saved_maps(products),
         figures=figures,
     )
-    if not is_segmented(options):
+    if not is_refined(options):
         outputs_wf.inputs.inputnode.labels = str(atlas.labels)
 
     workflow.link(inputnode, align_wf, 'combined', 'anat', 'anat_mask')
@@ -193,7 +188,7 @@ def init_series_wf(
     workflow.link(reportlets_wf, outputs_wf, **{f'figure_{kind}': kind for kind in figures})
     if is_refined(options):
         workflow.link(labels_wf, outputnode, 'refine')
-    segmented = SEGMENTED if is_segmented(options) else ()
+    segmented = SEGMENTED if is_refined(options) else ()
     sources = {
         **{port: (recon_wf, source) for port, source in made.items()},
         **{port: (inputnode, source) for port, source in images.items()},
@@ -235,7 +230,7 @@ def gathered_ports(series: 'Series', options: 'Options') -> list[str]:
     """Ports of a series that applications of several series need."""
     needed = {port for run in runs_of(series, ('subject',)) for port in files_of(run.app)}
     there = {*series_products(series, options), *_PLACED, 'mask', 'reference'}
-    there |= {'labels'} if is_segmented(options) else set()
+    there |= {'labels'} if is_refined(options) else set()
     there -= set() if 'chi' in series.maps else {'reference'}
     return [port for port in FILES if port in needed & there]
 

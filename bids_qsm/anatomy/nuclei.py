@@ -16,8 +16,7 @@ from bids_qsm.anatomy.nucleus_search import (
     template_view,
 )
 from bids_qsm.anatomy.nucleus_shapes import Nucleus, nuclei_of
-from bids_qsm.anatomy.nucleus_shifts import Body
-from bids_qsm.anatomy.polyaffine import flow
+from bids_qsm.anatomy.polyaffine import Body, flow
 from bids_qsm.anatomy.register import DEEP_GREY, fade, grid_of_box
 from bids_qsm.anatomy.transform import (
     Displacement,
@@ -50,27 +49,27 @@ class Refined:
     """Where the nuclei of a person lie.
 
     ``refine`` maps template points to corrected ones, ``unrefine`` is its inverse; ``findings`` are entries
-    of the report. Where the nuclei were segmented, ``dseg`` has their labels on the grid of the maps,
-    ``shares`` (x, y, z, label; uint8, in 255ths) the share of each voxel that lies in each label, and
-    ``labels`` the table of labels with source, confidence, moved_mm and volume_ratio.
+    of the report. ``dseg`` has the labels on the grid of the maps, and ``labels`` is their table with source,
+    confidence, moved_mm and volume_ratio. Where nuclei were segmented, ``shares`` (x, y, z, label; uint8, in
+    255ths) has the share of each voxel that lies in each label.
     """
 
     refine: Displacement
     unrefine: Displacement
     findings: list[dict]
-    dseg: np.ndarray | None = None
-    labels: pd.DataFrame | None = None
+    dseg: np.ndarray
+    labels: pd.DataFrame
     shares: np.ndarray | None = field(default=None, repr=False)
 
 
-def still(box: tuple) -> tuple[Displacement, Displacement]:
+def _still(box: tuple) -> tuple[Displacement, Displacement]:
     """Zero displacements, forward and backward, over a box (mm)."""
     shape, grid = grid_of_box(box, 1.0)
     none = Displacement(np.zeros((*shape, 3), np.float32), grid)
     return none, none
 
 
-def finding(found: str, action: str, evidence: str = '', level: str = 'info'):
+def _finding(found: str, action: str, evidence: str = '', level: str = 'info'):
     """An entry of the report about the deep grey matter."""
     return {
         'what': 'Deep grey matter',
@@ -160,7 +159,7 @@ def segment(
         )
         action = 'Nuclei have the outlines of the atlas.'
         table = _with_quality(labels, {})
-        return Refined(*still(box), [finding(why, action, level='warning')], placed * mask, table)
+        return Refined(*_still(box), [_finding(why, action, level='warning')], placed * mask, table)
     scale = _unwarp(nuclei, mask, chi_affine, chi_chain, to_template)
     channels, noise = _channels(chi, mask, magnitude, r2star, field_strength or 3.0)
     covariance = coupling(known, common_mm=3.0, near_mm=1.5, own_mm=1.2)
@@ -362,9 +361,9 @@ def _moved(known: list[Nucleus], quality: dict[int, dict], box: tuple) -> tuple[
     bodies = []
     for n in [n for n, i in zip(known, inner.tolist(), strict=True) if i]:
         share = special.ndtr(-n.still.distance(points) / 0.5).reshape(shape).astype(np.float32)
-        bodies.append(Body(n.name, n.hemisphere, share, share, quality[id(n)]['shift'], np.zeros(3)))
+        bodies.append(Body(share, quality[id(n)]['shift']))
     if not bodies:
-        return still(box)
+        return _still(box)
     return flow(bodies, [1.0] * len(bodies), grid, fade(shape, 8.0))
 
 
@@ -385,7 +384,7 @@ def _report(known: list[Nucleus], quality: dict[int, dict]):
         )
         listed = ', '.join(f'{name} {length:.1f} mm' for length, name in lengths)
         found.append(
-            finding(
+            _finding(
                 f'{len(own)} of {len(known)} nuclei were made out in the maps; distance from the atlas: '
                 f'{listed}.',
                 "Their outlines are the subject's own.",
@@ -394,10 +393,13 @@ def _report(known: list[Nucleus], quality: dict[int, dict]):
     kept = [f'{n.name} {n.hemisphere} ({quality[id(n)]["reason"]})' for n in known if n not in own]
     if kept:
         found.append(
-            finding(
+            _finding(
                 f'Not made out in the maps: {"; ".join(kept)}.',
                 'They have the outline of the atlas, moved with their neighbours.',
                 level='warning',
             )
         )
     return found
+
+
+REFINEMENT = {'segment': segment}

@@ -7,7 +7,7 @@ import pandas as pd
 from numba import njit, prange
 from scipy import ndimage, optimize
 
-from bids_qsm.anatomy.contrast import NUCLEI, body_of
+from bids_qsm.anatomy.nucleus_names import NUCLEI, body_of
 from bids_qsm.anatomy.transform import apply_affine, spacing_of
 from bids_qsm.recon.arrays import Array
 

@@ -1,13 +1,21 @@
 """A smooth invertible displacement that moves several bodies, each by its own shift."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
 
-from bids_qsm.anatomy.nucleus_shifts import Body
 from bids_qsm.anatomy.transform import Displacement, grid_points, transform_points
 from bids_qsm.recon.arrays import Array
+
+
+@dataclass(frozen=True, eq=False)
+class Body:
+    """What moves as a rigid piece: its share (0 to 1) of each voxel, and its shift (mm, template space)."""
+
+    share: np.ndarray
+    shift: np.ndarray
 
 
 def flow(

@@ -55,7 +55,7 @@ class Method:
 
 def registries() -> dict[str, dict]:
     """Step -> registry (name -> function); imports the numerics, so call it only when they are needed."""
-    from bids_qsm.anatomy.refine import REFINEMENT
+    from bids_qsm.anatomy.nuclei import REFINEMENT
     from bids_qsm.anatomy.register import REGISTER
     from bids_qsm.recon.background import BACKGROUND
     from bids_qsm.recon.field import FIELD

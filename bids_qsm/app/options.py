@@ -243,13 +243,6 @@ class Options:
     device: str = _how(
         'cpu', 'device that computes background removal and inversion', choices=('cpu', 'cuda'), effect=True
     )
-    chi_template: Path | None = _region(
-        None,
-        'susceptibility in the space of the first template, such as that of --study-template; deep grey '
-        'matter is aligned to it (a prior made from the atlas)',
-        metavar='FILE',
-        check=_must(Path.is_file, 'is {}, which is not a file; give a NIfTI image.'),
-    )
     applications: tuple[Method, ...] = _region(())
     model: str | None = _cohort(None, 'model of each region, as "chi ~ group + age + sex"', metavar='FORMULA')
     correlate: tuple[str, ...] = _cohort(

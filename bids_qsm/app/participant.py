@@ -37,7 +37,6 @@ from bids_qsm.layout import Plan, find_series, participants
 from bids_qsm.layout.dataset import require_dataset
 from bids_qsm.reports.subject import build_subject_report, methods_text
 from bids_qsm.templates.atlases import Atlas, get_atlas
-from bids_qsm.templates.chi_prior import get_chi
 from bids_qsm.templates.spaces import Template, get_template, get_white_matter
 from bids_qsm.workflows.base import init_bids_qsm_wf
 
@@ -185,15 +184,7 @@ def find_resources(options: Options):
             f'The atlas {options.atlas} is in the space {atlas.space}, but --output-spaces asks for '
             f'{", ".join(options.output_spaces)}; ask for {atlas.space} or choose another atlas.'
         )
-    chi = None
-    if options.refinement.name == 'hybrid':
-        chi = get_chi(options.chi_template, templates[0], atlas, cache)
-    elif options.chi_template is not None:
-        raise UserError(
-            f'--chi-template is what --refinement hybrid aligns to; leave it out with --refinement '
-            f'{options.refinement.name}.'
-        )
-    templates[0] = replace(templates[0], white_matter=get_white_matter(templates[0], cache), chi=chi)
+    templates[0] = replace(templates[0], white_matter=get_white_matter(templates[0], cache))
     return templates, atlas
 
 

@@ -241,7 +241,7 @@ def _program(options: 'Options', image: str | None, venv: str | None):
 def _binds(options: 'Options', plan: 'Plan'):
     """Options of Apptainer that give an image what it reads and writes."""
     folders = {options.bids_dir: 'ro', **{path: 'ro' for _, path in options.derivatives}}
-    files = (options.chi_template, options.bids_filter_file, options.mask.as_dict.get('path'))
+    files = (options.bids_filter_file, options.mask.as_dict.get('path'))
     atlas = [options.atlas] if Path(options.atlas).is_absolute() else []
     for path in (Path(file) for file in (*files, *atlas) if file):
         fixed = [part for part in path.parents if '{' not in str(part)]

@@ -37,8 +37,9 @@ class _SaveDerivativesOutputSpec(TraitedSpec):
 class SaveDerivatives(SimpleInterface):
     """Copy results to their names in the output dataset, each with its sidecar.
 
-    It has one input port for each key of ``paths``, and one for each value of ``notes``; undefined ports are
-    skipped. It always runs, so that deleted outputs are written again; identical files are left untouched.
+    It has one input port for each key of ``paths``, and one for each value of ``notes``. Where a port is
+    undefined, the file of an earlier run is removed: it would not belong to the other results. The interface
+    always runs, so that deleted outputs are written again; identical files are left untouched.
     """
 
     input_spec, output_spec = _SaveDerivativesInputSpec, _SaveDerivativesOutputSpec
@@ -62,11 +63,14 @@ class SaveDerivatives(SimpleInterface):
         self.inputs.trait_set(trait_change_notify=False, **inputs)
 
     def _run_interface(self, runtime: Bunch):
-        for path in map(Path, self.inputs.remove):
+        paths = sorted(self.inputs.paths.items())
+        absent = [name for port, name in paths if not isdefined(getattr(self.inputs, port))]
+        # before anything is saved, as one sidecar may belong to an image and to a table that is absent
+        for path in map(Path, [*self.inputs.remove, *absent]):
             path.unlink(missing_ok=True)
             sidecar_path(path).unlink(missing_ok=True)
         saved = []
-        for port, name in sorted(self.inputs.paths.items()):
+        for port, name in paths:
             if not isdefined(getattr(self.inputs, port)):
                 continue
             source, path = Path(getattr(self.inputs, port)), Path(name)

@@ -1,13 +1,12 @@
-"""Alignment of the deep grey matter by susceptibility."""
+"""Segmentation of the deep grey matter in susceptibility."""
 
 import numpy as np
 from nipype.interfaces.base import traits
 
-from bids_qsm.anatomy.refine import REFINEMENT
+from bids_qsm.anatomy.nuclei import REFINEMENT
 from bids_qsm.interfaces.step import (
     Data,
     Step,
-    head,
     inputs,
     mask,
     methods,
@@ -27,15 +26,12 @@ class RefineDeepGrey(Step):
     input_spec = inputs(
         chi=volume('susceptibility (ppm)'),
         mask=mask('where it holds', of='chi'),
-        anat=head('anatomical image, free of bias'),
         magnitude=volume('magnitude of the series', optional=True),
         r2star=volume('R2* (1/s)', optional=True),
         field_strength=traits.Float(desc='B0 (T)'),
         image_to_template=transform('resamples the anatomical image onto the template'),
         template_to_image=transform('its inverse'),
         gre_to_anat=transform('resamples susceptibility onto the anatomical image'),
-        template=volume('template of the contrast of the anatomical image'),
-        template_chi=volume('susceptibility of the template (ppm)', optional=True),
         dseg=volume('atlas in the space of the template'),
         labels=table('its table: index, name, hemisphere, region'),
         **methods(REFINEMENT),
@@ -50,8 +46,6 @@ class RefineDeepGrey(Step):
     )
 
     def compute(self, data: Data):
-        data['image'], data['image_affine'] = data['anat'], data['anat_affine']
-        data['image_chain'] = data['image_to_template']
         data['chi_chain'] = [*data['image_to_template'], *data['gre_to_anat']]
         # of the GRE to the anatomical image it is a matrix
         to_anat = [np.linalg.inv(matrix) for matrix in reversed(data['gre_to_anat'])]

@@ -29,8 +29,8 @@ EMBEDDED = 'MNI152NLin2009aSym'
 class Template:
     """A brain in a standard space: image, brain mask, and what to cite.
 
-    Only the template that the atlas is in has ``white_matter`` (mask of the deep white matter) and ``chi``
-    (susceptibility, ppm); see `get_white_matter` and `chi_prior.get_chi`.
+    Only the template that the atlas is in has ``white_matter`` (mask of the deep white matter); see
+    `get_white_matter`.
     """
 
     name: str
@@ -39,7 +39,6 @@ class Template:
     approximate: bool
     citation: str
     white_matter: Path | None = None
-    chi: Path | None = None
 
 
 def get_template(name: str, cache: Path) -> Template:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from bids_qsm.anatomy.contrast import body_of
+from bids_qsm.anatomy.nucleus_names import body_of
 
 SHAPE = (66, 54, 46)
 BOX = ((-32.0, -30.0, -26.0), (33.0, 23.0, 19.0))

@@ -1,17 +1,18 @@
-from dataclasses import replace
-
 import numpy as np
 
-from bids_qsm.anatomy.nucleus_shifts import split
-from bids_qsm.anatomy.polyaffine import flow
+from bids_qsm.anatomy.nucleus_names import body_of
+from bids_qsm.anatomy.polyaffine import Body, flow
 from bids_qsm.anatomy.register import fade
 from bids_qsm.anatomy.transform import grid_points, transform_points
-from tests.anatomy.nuclei import AFFINE, LABELS, SHAPE, SHIFTS, STAY, dseg, susceptibility
+from tests.anatomy.nuclei import AFFINE, LABELS, SHAPE, SHIFTS, STAY, amounts
 
 
 def carried():
-    bodies, _ = split(susceptibility(STAY), dseg(STAY), AFFINE, LABELS, SHAPE, AFFINE)
-    bodies = [replace(b, shift=np.array(SHIFTS[b.name, b.hemisphere])) for b in bodies]
+    share, rows = amounts(STAY), LABELS.assign(body=LABELS['region'].map(body_of))
+    bodies = [
+        Body(np.minimum(sum(share[i] for i in parts), 1), np.array(SHIFTS[name]))
+        for name, parts in rows.groupby(['body', 'hemisphere'])['index']
+    ]
     return bodies, flow(bodies, [1.0] * len(bodies), AFFINE, fade(SHAPE, 8.0))
 
 

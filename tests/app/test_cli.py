@@ -75,7 +75,7 @@ def test_options_between_the_positionals(arguments, ran):
 
 
 def test_every_option_reaches_options(arguments, ran, tmp_path):
-    for name in ('plugin.yml', 'filter.json', 'chi.nii'):
+    for name in ('plugin.yml', 'filter.json'):
         (tmp_path / name).write_text('{}')
     (tmp_path / 'fp-1').mkdir()
     flags = f"""
@@ -84,7 +84,6 @@ def test_every_option_reaches_options(arguments, ran, tmp_path):
         --stop-on-first-crash --phase-scaling=-4096,4094 --phase-sign negative --slice-flip yes --bipolar no
         --mask tv --unwrap tv --background tv --inversion tv --reference tv --registration tv -v
         --field tv --r2star tv --swi tv --refinement tv --device cuda --candidates
-        --chi-template {tmp_path}/chi.nii
     """
     settings = parse([*arguments, *flags.split()])
     given = options.Options.from_settings(settings)
@@ -95,7 +94,7 @@ def test_every_option_reaches_options(arguments, ran, tmp_path):
     assert given.phase_scaling == '-4096,4094'
     assert (given.phase_sign, given.slice_flip, given.bipolar) == ('negative', 'yes', 'no')
     assert given.device == 'cuda'
-    assert (given.applications, given.chi_template) == ((Method('candidates'),), tmp_path / 'chi.nii')
+    assert given.applications == (Method('candidates'),)
     assert (given.reports_only, given.stop_on_first_crash, given.verbose) == (True, True, 1)
     assert all(getattr(given, step) == Method('tv') for step in STEPS)
     assert ran.calls == []

@@ -26,7 +26,7 @@ from bids_qsm.templates.spaces import get_template
 from tests.skeletons import write_dataset, write_series, write_t1w
 
 BENCHMARKS = Path(__file__).parents[2] / 'benchmarks'
-# the prior of refinement takes longest of what a writer prepares
+# the memory of segmentation would hide that of other steps
 QUICK = ('--skip-bids-validation', '--refinement', 'none')
 
 

@@ -39,6 +39,25 @@ def test_what_this_run_does_not_make_is_removed(image, tmp_path):
     assert {p.name for p in old.parent.iterdir()} == {out.name, 'b_desc-refine_xfm.nii.gz'}
 
 
+def test_what_an_undefined_port_gave_in_an_earlier_run_is_removed(image, tmp_path):
+    names = {'dseg': 'a_dseg.nii.gz', 'labels': 'a_dseg.tsv', 'probseg': 'a_probseg.nii.gz'}
+    paths = {port: tmp_path / 'out' / name for port, name in names.items()}
+    table = tmp_path / 'labels.tsv'
+    table.write_text('index\n')
+    given = {'dseg': image, 'labels': str(table), 'probseg': image}
+    sidecars = {'dseg': {'Atlas': 'nuclei'}, 'probseg': {'LabelMap': ['L_RN']}}
+    SaveDerivatives(paths, sidecars, **given).run()
+    beside = paths['probseg'].with_name('a_probseg.json')
+    assert beside.exists()
+    del given['probseg']
+    SaveDerivatives(paths, sidecars, **given).run()
+    assert {p.name for p in beside.parent.iterdir()} == {'a_dseg.nii.gz', 'a_dseg.tsv', 'a_dseg.json'}
+    # the sidecar of the image stays where its table goes
+    del given['labels']
+    SaveDerivatives(paths, sidecars, **given).run()
+    assert {p.name for p in beside.parent.iterdir()} == {'a_dseg.nii.gz', 'a_dseg.json'}
+
+
 def test_unchanged_output_is_left_alone(image, tmp_path):
     out = tmp_path / 'out' / 'chi.nii.gz'
     sink = SaveDerivatives({'chi': out}, {'chi': {'Units': 'ppm'}})

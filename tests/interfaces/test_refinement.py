@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nipype.interfaces.base import isdefined
 
 from bids_qsm.anatomy.transform import transform_points
 from bids_qsm.errors import UserError
@@ -17,14 +18,10 @@ GRE_TO_ANAT[:3, 3] = (3, -2, 1)
 
 @pytest.fixture
 def files(tmp_path):
-    plain = np.random.default_rng(3).random(SHAPE).astype(np.float32)
     LABELS.to_csv(tmp_path / 'labels.tsv', sep='\t', index=False)
     return {
         'chi': save(susceptibility(SHIFTS, noise=0.01), GRE_TO_ANAT @ AFFINE, tmp_path, 'chi.nii'),
         'mask': save(np.ones(SHAPE, bool), GRE_TO_ANAT @ AFFINE, tmp_path, 'mask.nii'),
-        'anat': save(plain, AFFINE, tmp_path, 'anat.nii'),
-        'template': save(plain, AFFINE, tmp_path, 'template.nii'),
-        'template_chi': save(susceptibility(STAY), AFFINE, tmp_path, 'template_chi.nii'),
         'dseg': save(dseg(STAY), AFFINE, tmp_path, 'dseg.nii'),
         'labels': str(tmp_path / 'labels.tsv'),
         'image_to_template': save_xfm(np.eye(4), tmp_path, 'anat_to_template.txt'),
@@ -35,13 +32,26 @@ def files(tmp_path):
 
 def test_transforms_and_findings_are_written(files, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = RefineDeepGrey(method='hybrid', params={'box': BOX}, **files).run().outputs
+    found = RefineDeepGrey(params={'box': BOX}, **files).run().outputs
     point = np.array([[-20.0, 0, 0]])
     there = transform_points(point, load_xfm(found.refine))
     np.testing.assert_allclose(there - point, [SHIFTS['GP', 'L']], atol=0.5)
     np.testing.assert_allclose(transform_points(there, load_xfm(found.unrefine)), point, atol=0.2)
     findings = json.loads(Path(found.note).read_text())['findings']
     assert set(findings[0]) == {'what', 'found', 'action', 'evidence', 'level'}
+
+
+def test_there_are_no_shares_where_nothing_was_segmented(files, tmp_path, monkeypatch):
+    """So that the saving step removes those of an earlier run."""
+    monkeypatch.chdir(tmp_path)
+    coarse = GRE_TO_ANAT @ AFFINE @ np.diag([4.0, 4, 4, 1])
+    chi = susceptibility(STAY)[::4, ::4, ::4]
+    files['chi'] = save(chi, coarse, tmp_path, 'coarse.nii')
+    files['mask'] = save(np.ones(chi.shape, bool), coarse, tmp_path, 'coarse_mask.nii')
+    found = RefineDeepGrey(params={'box': BOX}, **files).run().outputs
+    assert Path(found.dseg).exists()
+    assert Path(found.labels).exists()
+    assert not isdefined(found.probseg)
 
 
 def test_a_mask_of_another_grid_is_one_sentence(files, tmp_path, monkeypatch):

@@ -5,8 +5,6 @@ from dataclasses import replace
 from itertools import chain
 from types import ModuleType
 
-import nibabel as nib
-import numpy as np
 import pandas as pd
 import pytest
 from nipype.interfaces.base import isdefined
@@ -18,7 +16,6 @@ from bids_qsm.app.options import Options
 from bids_qsm.app.participant import build_graph
 from bids_qsm.applications import modules
 from bids_qsm.applications.contract import Application, Column, Table
-from bids_qsm.errors import UserError
 from bids_qsm.layout import Plan, Series
 from bids_qsm.layout.series import GivenMap, Input, Segmentation, Use
 from bids_qsm.recon.inversion import INVERSION
@@ -314,7 +311,7 @@ def test_candidates_are_found_on_request(options, series):
 
 
 def test_the_deep_grey_is_refined_unless_told_not_to(options, series):
-    for name in ('hybrid', 'none'):
+    for name in ('segment', 'none'):
         workflow, methods, _ = graph(replace(options, refinement=Method(name)), series)
         check_ports(workflow)
         names = workflow.list_node_names()
@@ -324,14 +321,15 @@ def test_the_deep_grey_is_refined_unless_told_not_to(options, series):
         edges = [d['connect'] for _, to, d in labels_wf._graph.edges(data=True) if to is chain]
         ports = {target: source for connect in edges for source, target in connect}
         assert ports.get('in3') == (None if name == 'none' else 'unrefine')
-        # what reads the chain inverts the matrix alone
+        # what reads the chain inverts the matrix alone; segmented labels are on the grid already
         readers = [workflow.get_node(n) for n in names if n.endswith(('.atlas_white_matter', '.atlas_dseg'))]
-        assert [node.inputs.invert for node in readers] == [[True] + [False] * (len(ports) - 1)] * 2
+        inverted = [True] + [False] * (len(ports) - 1)
+        assert [node.inputs.invert for node in readers] == [inverted] * (2 if name == 'none' else 1)
         (save,) = [workflow.get_node(n) for n in names if n.endswith('.save_labels')]
         refined = [p for p in save.inputs.paths.values() if '_desc-refine_xfm' in p]
         left = [p for p in save.inputs.remove if '_desc-refine_xfm' in p]
         assert (len(refined), len(left)) == ((0, 1) if name == 'none' else (1, 0))
-        assert any('refined' in text for text in methods) == (name != 'none')
+        assert any('were segmented in' in text for text in methods) == (name != 'none')
 
 
 def sources_of(flat, node):
@@ -344,7 +342,7 @@ def sources_of(flat, node):
     return found
 
 
-@pytest.mark.parametrize('name', ['segment', 'hybrid', 'none'])
+@pytest.mark.parametrize('name', ['segment', 'none'])
 def test_tables_get_the_labels_and_shares_of_segmented_nuclei(options, series, files, name):
     given = replace(
         series, segmentations=(Segmentation('aseg', files('aseg.mgz'), None, 'anat', 'freesurfer'),)
@@ -401,35 +399,11 @@ def test_refinement_is_named_after_the_template_it_is_in(options, series, monkey
     space = options.output_spaces[0]
     other = replace(get_template(space, options.work_dir / 'templates'), name='MNI152NLin2009cAsym')
     monkeypatch.setattr('bids_qsm.app.participant.get_template', lambda *_: other)
-    for made in ('get_white_matter', 'get_chi'):  # not again under another name
-        monkeypatch.setattr(f'bids_qsm.app.participant.{made}', lambda *_: other.t1w)
+    # not again under another name
+    monkeypatch.setattr('bids_qsm.app.participant.get_white_matter', lambda *_: other.t1w)
     workflow, _, _ = graph(replace(options, output_spaces=(other.name,)), series)
     paths = [n.inputs.paths for n in workflow._create_flat_graph().nodes() if n.name == 'save_labels']
     assert f'from-{other.name}_to-{other.name}_mode-image_desc-refine_xfm' in paths[0]['refine']
-
-
-def test_a_susceptibility_template_must_fit(options, series, tmp_path):
-    asked = replace(options, refinement=Method('hybrid'))
-    affine = np.diag([8.0, 8, 8, 1])
-    affine[:3, 3] = -60
-    data = np.arange(16**3, dtype=np.float32).reshape(16, 16, 16)
-    wrong = tmp_path / 'tpl-Other_Chimap.nii.gz'
-    nib.save(nib.Nifti1Image(data, affine), wrong)
-    with pytest.raises(UserError, match='is in the space Other, but regions come from'):
-        graph(replace(asked, chi_template=wrong), series)
-    # the template of a study says its space in its sidecar
-    (tmp_path / 'tpl-Other_Chimap.json').write_text(f'{{"SpatialReference": "{options.output_spaces[0]}"}}')
-    graph(replace(asked, chi_template=wrong), series)
-    elsewhere = tmp_path / 'far_Chimap.nii.gz'
-    nib.save(nib.Nifti1Image(data, np.eye(4) + 900), elsewhere)
-    with pytest.raises(UserError, match='shows nothing where the deep grey matter'):
-        graph(replace(asked, chi_template=elsewhere), series)
-    right = wrong.rename(tmp_path / 'study_Chimap.nii.gz')
-    workflow, _, _ = graph(replace(asked, chi_template=right), series)
-    (refine,) = [n for n in workflow.list_node_names() if n.endswith('.refine_labels')]
-    assert workflow.get_node(refine).inputs.template_chi == str(right)
-    with pytest.raises(UserError, match='leave it out with --refinement none'):
-        graph(replace(options, chi_template=right, refinement=Method('none')), series)
 
 
 def test_two_sessions_share_the_anatomy(options, series):
