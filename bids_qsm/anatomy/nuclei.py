@@ -40,7 +40,7 @@ _VOLUMES = (0.5, 2.0)
 """Plausible volume over that of the atlas."""
 _HIDDEN = ('SN', 'RN', 'STN', 'Dentate')
 """Nuclei that T1w hardly shows."""
-_ALONE_MM = 8.0
+_ALONE_MM = 10.0
 """Longest plausible shift (mm) apart from that of the neighbours."""
 
 
@@ -118,7 +118,7 @@ def segment(
     susceptibility changes.
 
     A nucleus keeps the outline of the atlas, moved with its neighbours, where its contrast is below
-    0.012 ppm, its volume is not within half and twice that of the atlas, or it would move by more than 8 mm
+    0.012 ppm, its volume is not within half and twice that of the atlas, or it would move by more than 10 mm
     by itself.
 
     Parameters

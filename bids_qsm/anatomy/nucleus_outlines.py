@@ -212,6 +212,7 @@ def fit_poses(
     if not rigid:
         for d in range(3, 12):
             np.fill_diagonal(prior[d::size, d::size], shape_sd**-2)
+    starts = [nuclei[k].shift for k in known]
     for count in range(iterations):
         surfaces = [_surface(scene, n, scene.points[i], blur_mm) for n, i in zip(nuclei, where, strict=True)]
         shares = [special.ndtr(-distance / width) for distance, width, _ in surfaces]
@@ -232,7 +233,7 @@ def fit_poses(
         near = np.unique(np.concatenate([i[s > 0.02] for s, i in zip(shares, where, strict=True)]))
         residual = {name: image.ravel() - model[name] for name, image in scene.channels.items()}
         weight = _weights(scene, residual, near, _contrast(shares, where, insides, ground))
-        state = np.concatenate([_parameters(nuclei[k])[:size] for k in known])
+        state = np.concatenate([_parameters(nuclei[k], a)[:size] for k, a in zip(known, starts, strict=True)])
         matrix, right = prior.copy(), -prior @ state
         for row, k in enumerate(known):
             if held[row]:
@@ -287,8 +288,9 @@ def _weights(scene: Scene, residual: Mapping[str, Array], near: Array, contrast:
     return {name: seen / (1 + squares) ** 2 / sigma**2 for name, sigma in sigmas.items()}
 
 
-def _parameters(nucleus: Nucleus):
-    return np.r_[nucleus.shift, (nucleus.matrix - nucleus.rest).ravel()]
+def _parameters(nucleus: Nucleus, start: Array):
+    """Shift (from the start) and matrix of a pose, less what the prior has."""
+    return np.r_[nucleus.shift - start, (nucleus.matrix - nucleus.rest).ravel()]
 
 
 @dataclass(eq=False)
