@@ -22,7 +22,15 @@ BORDER_MM = {'own': 0.25, 'prior': 0.8}
 the outline of the atlas. Judgements: the first is a quarter of a usual voxel, the second what registration of
 T1w leaves in nuclei that T1w hardly shows."""
 _STATISTICS: tuple[str, ...] = ('mean', 'sd', 'se', 'median', 'p5', 'p95', 'mean_positive', 'mean_weighted')
-_STATISTICS += ('se_weighted', 'core_voxels', 'core_mean', 'core_sd', 'core_se', 'core_median')
+_STATISTICS += (
+    'se_weighted',
+    'border_effect',
+    'core_voxels',
+    'core_mean',
+    'core_sd',
+    'core_se',
+    'core_median',
+)
 QUALITY = ('source', 'confidence', 'moved_mm', 'volume_ratio')
 AGAINST = {'CSF': 'against_csf', 'White matter': 'against_white_matter', 'Brain': 'against_brain'}
 """Columns of susceptibility less that of each reference region."""
@@ -388,25 +396,31 @@ def _statistics(data: np.ndarray, region: _Region, inside: np.ndarray, correlati
     found['mean'], found['sd'] = values.mean(), values.std(ddof=1) if values.size > 1 else np.nan
     found['p5'], found['median'], found['p95'] = np.percentile(values, (5, 50, 95))
     found['mean_positive'] = positive.mean() if positive.size else np.nan
-    found['se'] = _error(data, whole, region.sides, region, inside, correlation, grid)
+    found['se'] = _noise(data, whole, region, inside, correlation, grid)
+    if region.sides:
+        slope = border_slope(data, region.sides, inside, grid)
+        found['se'] = np.hypot(found['se'], slope.error(region.border_mm))
+        found['border_effect'] = slope.grow * region.border_mm
     weight = np.where(inside, sum(region.weights), 0) if region.weights else np.zeros(1)
     if weight.any():
         used = weight > 0
         found['mean_weighted'] = np.average(data[used].astype(np.float64), weights=weight[used])
-        found['se_weighted'] = _error(data, weight, region.weights, region, inside, correlation, grid)
+        found['se_weighted'] = np.hypot(
+            _noise(data, weight, region, inside, correlation, grid),
+            border_slope(data, region.weights, inside, grid).error(region.border_mm),
+        )
     return found
 
 
-def _error(
+def _noise(
     data: np.ndarray,
     weight: np.ndarray,
-    sides: Sequence[np.ndarray],
     region: _Region,
     inside: np.ndarray,
     correlation: Correlation,
     grid: Grid,
 ):
-    """Standard error of a mean with the weight of each voxel: noise, and the position of the border."""
+    """Standard error of a mean with the weight of each voxel, by noise."""
     core, used = region.core & inside, weight > 0
     shared = shared_variance(weight, correlation, grid)
     # the spread of the core is that of noise, where voxels at the border differ by what they share
@@ -414,9 +428,7 @@ def _error(
     noise = standard_error(data[core].astype(np.float64), of_core) * np.sqrt(shared / of_core)
     if not np.isfinite(noise):
         noise = standard_error(data[used].astype(np.float64), shared, weight[used].astype(np.float64))
-    if not sides:
-        return noise
-    return np.hypot(noise, border_slope(data, sides, inside, grid).error(region.border_mm))
+    return noise
 
 
 def _with_zeros(table: pd.DataFrame):
@@ -497,6 +509,12 @@ def dictionary(atlas: str = ''):
             unit,
         ),
         'se_weighted': ('Standard error of mean_weighted, from the same as se.', unit),
+        'border_effect': (
+            'Change of mean if all of the border lay further out by its standard deviation, border_mm. The '
+            'group level fits its models to it too: where a neighbour changes, so does the error that a '
+            'border off in all subjects makes.',
+            unit,
+        ),
         'core': (
             'What the core is, which holds little of the surroundings: eroded (all six neighbours lie '
             'in the region), inner (at least four do; for small regions), whole (the whole region, if it is '

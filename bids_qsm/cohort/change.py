@@ -12,9 +12,18 @@ from bids_qsm.cohort.tables import DESCRIPTIONS, PROTOCOL, group_column
 from bids_qsm.cohort.visits import order, years
 
 COLUMNS = ['participant_id', 'group', *KEYS, 'session_from', 'session_to', 'years', 'first', 'last', 'change']
-COLUMNS += ['se', 'ci_low', 'ci_high', 'per_year', 'per_year_se', 'repeatability', 'repeatability_source']
+COLUMNS += [
+    'border_change',
+    'se',
+    'ci_low',
+    'ci_high',
+    'per_year',
+    'per_year_se',
+    'repeatability',
+    'repeatability_source',
+]
 COLUMNS += ['beyond', 'units', 'note']
-SUMMARY = [*KEYS, 'group', 'n', 'mean', 'sd', 'ci_low', 'ci_high', 'p', 'p_fdr', 'per_year_mean']
+SUMMARY = [*KEYS, 'group', 'n', 'mean', 'sd', 'se_border', 'ci_low', 'ci_high', 'p', 'p_fdr', 'per_year_mean']
 SUMMARY += ['per_year_ci_low', 'per_year_ci_high', 'n_beyond', 'units', 'note']
 REPEATABILITY = {
     'chi': {
@@ -43,9 +52,10 @@ def changes(
     Runs of a session are averaged. The error of a change is that of the method: with the within-subject
     standard deviation s of one measurement, :math:`s \sqrt{1/n_1 + 1/n_2}` for sessions of :math:`n_1` and
     :math:`n_2` runs; a change is beyond repeatability where its 95 % interval leaves out zero, which for
-    single runs is :math:`1.96 \sqrt 2 s`, the repeatability coefficient [1]_. The change per year is the
-    slope of a line through all sessions of known time. Sessions are compared within the same acquisition
-    only.
+    single runs is :math:`1.96 \sqrt 2 s`, the repeatability coefficient [1]_. Where a neighbour changes,
+    what a misplaced border makes changes too: the change of the column border_effect adds in quadrature.
+    The change per year is the slope of a line through all sessions of known time. Sessions are compared
+    within the same acquisition only.
 
     Parameters
     ----------
@@ -86,7 +96,7 @@ def changes(
     rows = rows[np.argsort(who[rows], kind='stable')]
     cuts = np.flatnonzero(who[rows][1:] != who[rows][:-1]) + 1
     parts = [
-        _of_participant(visits.values[mine], runs[mine], since[mine], mine, sd)
+        _of_participant(visits.values[mine], visits.border[mine], runs[mine], since[mine], mine, sd)
         for mine in np.split(rows, cuts)
         if len(mine) > 1
     ]
@@ -149,13 +159,21 @@ def _repeatability(data: Observations, by: Sequence[str], given: float | dict | 
     return sd, np.where(use_own, dof, np.inf), source
 
 
-def _of_participant(values: np.ndarray, runs: np.ndarray, time: np.ndarray, rows: np.ndarray, sd: np.ndarray):
+def _of_participant(
+    values: np.ndarray,
+    border: np.ndarray,
+    runs: np.ndarray,
+    time: np.ndarray,
+    rows: np.ndarray,
+    sd: np.ndarray,
+):
     """Changes of one participant (and acquisition) in each region measured at two sessions, as columns."""
     valid = np.isfinite(values)
     columns = np.flatnonzero(valid.sum(0) > 1)
     values, n, valid = values[:, columns], runs[:, columns], valid[:, columns]
     start, end = valid.argmax(0), len(rows) - 1 - valid[::-1].argmax(0)
     at = np.arange(len(columns))
+    border = border[end, columns] - border[start, columns]
     # line through the sessions with a known time, weighted by their number of runs
     weight = np.where(valid & np.isfinite(time)[:, None], n, 0.0)
     when = np.nan_to_num(time)[:, None]
@@ -171,7 +189,8 @@ def _of_participant(values: np.ndarray, runs: np.ndarray, time: np.ndarray, rows
         'years': time[end] - time[start],
         'first': values[start, at],
         'last': values[end, at],
-        'se': sd[columns] * np.sqrt(1 / n[start, at] + 1 / n[end, at]),
+        'border_change': border,
+        'se': np.hypot(sd[columns] * np.sqrt(1 / n[start, at] + 1 / n[end, at]), border),
         'per_year': (lever * np.nan_to_num(values)).sum(0) / about,
         'per_year_se': sd[columns] / np.sqrt(about),
     }
@@ -229,31 +248,39 @@ def change_summary(table: pd.DataFrame):
     stacked = pd.concat([table, *whole], ignore_index=True)
     stacked['per_year'] = stacked['per_year'].where(stacked['years'] >= _LEAST_SPAN)
     stacked['beyond'] = stacked['beyond'].astype('Float64').astype(float)
+    stacked['border_per_year'] = (stacked['border_change'] / stacked['years']).where(
+        stacked['per_year'].notna()
+    )
     # one value a participant, also with several acquisitions
     each = stacked.groupby(people, sort=False).agg(
         change=('change', 'mean'),
         per_year=('per_year', 'mean'),
         beyond=('beyond', 'max'),
+        border=('border_change', 'mean'),
+        border_per_year=('border_per_year', 'mean'),
         units=('units', 'first'),
     )
     grouped = each.reset_index().groupby([*KEYS, 'group'], sort=False)
     found = grouped.agg(
         n=('change', 'size'), mean=('change', 'mean'), sd=('change', 'std'),
         per_year_mean=('per_year', 'mean'), _sd=('per_year', 'std'), _n=('per_year', 'count'),
-        n_beyond=('beyond', 'sum'),
+        se_border=('border', 'mean'), _border=('border_per_year', 'mean'), n_beyond=('beyond', 'sum'),
         _known=('beyond', 'count'), units=('units', 'first'),
     ).reset_index()  # fmt: skip
     found.loc[found['_known'] == 0, 'n_beyond'] = np.nan
-    for mean, sd, n, ends in (
-        ('mean', 'sd', 'n', ('ci_low', 'ci_high')),
-        ('per_year_mean', '_sd', '_n', ('per_year_ci_low', 'per_year_ci_high')),
+    found['se_border'] = found['se_border'].abs()
+    for mean, sd, border, n, ends in (
+        ('mean', 'sd', 'se_border', 'n', ('ci_low', 'ci_high')),
+        ('per_year_mean', '_sd', '_border', '_n', ('per_year_ci_low', 'per_year_ci_high')),
     ):
         dof = np.maximum(found[n].to_numpy(float) - 1, 1)
-        half = stats.t.ppf(0.975, dof) * found[sd] / np.sqrt(np.maximum(found[n], 1))
+        error = np.hypot(found[sd] / np.sqrt(np.maximum(found[n], 1)), found[border])
+        half = stats.t.ppf(0.975, dof) * error
         found[ends[0]], found[ends[1]] = found[mean] - half, found[mean] + half
     spread = found['sd'].to_numpy()
     tested = (found['n'].to_numpy() > 1) & (spread > 0)
-    t = found['mean'].to_numpy() / np.where(tested, spread / np.sqrt(found['n'].to_numpy()), 1)
+    error = np.hypot(spread / np.sqrt(found['n'].to_numpy()), found['se_border'].to_numpy())
+    t = found['mean'].to_numpy() / np.where(tested, error, 1)
     p = 2 * stats.t.sf(np.abs(t), np.maximum(found['n'].to_numpy() - 1, 1))
     found['p'] = np.where(tested, p, np.nan)
     found['p_fdr'] = adjust(found['p'], codes(found, ['atlas', 'map', 'hemisphere', 'group']))
@@ -284,7 +311,15 @@ def dictionary() -> dict:
         'first': ('Value at the first session (mean of its runs).', unit),
         'last': ('Value at the last session (mean of its runs).', unit),
         'change': ('Last less first.', unit),
-        'se': ('Standard error of the change from the repeatability of the method.', unit),
+        'border_change': (
+            'Change of border_effect: what an error of the border, the same at both, makes.',
+            unit,
+        ),
+        'se': ('Standard error of the change: repeatability of the method, and border_change.', unit),
+        'se_border': (
+            'Error of the mean change if borders are off in all participants alike: mean of border_change.',
+            unit,
+        ),
         'ci_low': ('Lower end of the 95 % confidence interval of the (mean) change.', unit),
         'ci_high': ('Upper end of the 95 % confidence interval of the (mean) change.', unit),
         'per_year': ('Slope of a line through all sessions of known time.', 'unit of the map per year'),
@@ -295,7 +330,7 @@ def dictionary() -> dict:
         'n': 'Participants.',
         'mean': ('Mean change over participants.', unit),
         'sd': ('Standard deviation of the change over participants.', unit),
-        'p': 'Two-sided p value of a t test against no change, not adjusted.',
+        'p': 'Two-sided p value of a t test against no change, not adjusted; se_border counts.',
         'p_fdr': (
             'False discovery rate (Benjamini and Hochberg) over the regions of the same atlas, map, '
             'hemisphere and group.'

@@ -6,7 +6,7 @@ with the same number of observations, and a search over one variance ratio.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import linalg
@@ -31,6 +31,8 @@ class Fit:
         ``x @ beta`` and the rest of the response; the residual of a mixed model includes the intercepts.
     information : tuple, optional
         Of a mixed model: uncorrected covariance, covariance of the two variances, derivatives.
+    common : ndarray, shape (p,), optional
+        Standard error of beta by what is off in all observations alike, with signs; cov counts it.
     """
 
     beta: np.ndarray
@@ -40,11 +42,16 @@ class Fit:
     fitted: np.ndarray
     residual: np.ndarray
     information: tuple | None = None
+    common: np.ndarray | None = None
 
     @property
     def spread(self) -> float:
         """Standard deviation of single observations about the fixed effects."""
         return float(np.sqrt(self.within + self.between))
+
+    def with_common(self, error: np.ndarray) -> 'Fit':
+        """The fit with an error of the coefficients that is common to all observations."""
+        return replace(self, cov=self.cov + np.outer(error, error), common=error)
 
     def coefficient(self, j: int) -> tuple[float, float, float]:
         """Estimate, standard error and degrees of freedom of a coefficient."""

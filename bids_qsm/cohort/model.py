@@ -30,7 +30,12 @@ _DESCRIBED: dict[str, str | tuple[str, str]] = {
     'term': 'Term of the formula.',
     'level': 'Levels that are compared; empty for the slope of a number; joint: test of the whole term.',
     'estimate': ('Difference between the levels, or slope, all else equal.', 'see column units'),
-    'se': ('Standard error of the estimate.', 'see column units'),
+    'se': ('Standard error of the estimate, that by borders included.', 'see column units'),
+    'se_border': (
+        'Error of the estimate if the borders of the region are off in all subjects alike: the estimate of '
+        'the same model of border_effect. It grows with effects in a neighbour. 0 where it is not known.',
+        'see column units',
+    ),
     'ci_low': ('Lower end of the 95 % confidence interval of the estimate.', 'see column units'),
     'ci_high': ('Upper end of the 95 % confidence interval of the estimate.', 'see column units'),
     'statistic': 'Test statistic.',
@@ -77,6 +82,11 @@ def fit_models(
     averaged within a session first. Factors are coded against a reference level, so that each coefficient is
     a difference from it; factors of more than two levels and curves also have a joint F test (level
     ``joint``).
+
+    Where the statistic is of whole regions, borders that are off in all subjects alike turn an effect in a
+    neighbour into one in the region. The same model is fitted to the column border_effect, what an error of
+    the border makes of each value, and with its coefficients b the covariance of the estimates grows by
+    :math:`b b^T`.
 
     Effect sizes: for two levels, Hedges' g: the difference over the standard deviation about the model
     (:math:`\sqrt{\sigma^2 + \tau^2}`) with the correction for small samples [1]_ and the interval of the
@@ -188,7 +198,8 @@ def _fit(data: Observations, j: int, design: designs.Design):
             method += f' ({repeats} repeats taken as independent)'
     if fit.within <= 1e-20 * y.var():
         return None, 'the terms determine the values'
-    return fit, method
+    border = mixed.least_squares(x, data.border[design.rows, j]).beta
+    return fit.with_common(border), method
 
 
 def _table(data: Observations, fits: list[tuple]):
@@ -212,8 +223,8 @@ def _table(data: Observations, fits: list[tuple]):
                     units = f'{unit} per {term}' if kind == 'number' else unit
                     rows.append(common | {
                         'term': term, 'level': design.columns[c].level, 'estimate': estimate, 'se': se,
+                        'se_border': abs(float(fit.common[c + 1])), 'units': units,
                         'statistic': estimate / se, 'statistic_name': 't', 'dof': dof, 'dof_term': 1.0,
-                        'units': units,
                     })  # fmt: skip
                     extra.append((kind, se / fit.spread))
             if kind == 'curve' or len(members) > 1:
@@ -226,7 +237,7 @@ def _table(data: Observations, fits: list[tuple]):
     table = pd.DataFrame(rows).reindex(columns=COLUMNS)
     if table.empty:
         return table
-    number = [c for c in ('estimate', 'se', 'statistic', 'dof', 'dof_term') if c in table]
+    number = [c for c in ('estimate', 'se', 'se_border', 'statistic', 'dof', 'dof_term') if c in table]
     table[number] = table[number].astype(float)
     value, dof = table['statistic'].to_numpy(), table['dof'].to_numpy()
     half = stats.t.ppf(0.975, dof) * table['se'].to_numpy()

@@ -7,7 +7,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from bids_qsm.cohort.tables import ENTITY_COLUMNS, MEASURES, PROTOCOL, group_column, series_columns
+from bids_qsm.cohort.tables import (
+    BORDER,
+    ENTITY_COLUMNS,
+    MEASURES,
+    PROTOCOL,
+    WHOLE,
+    group_column,
+    series_columns,
+)
 from bids_qsm.errors import UserError
 
 KEYS = ['atlas', 'map', 'region', 'hemisphere']
@@ -33,6 +41,8 @@ class Observations:
         Entities of each series and columns of participants.tsv and sessions.tsv.
     values : ndarray, shape (n, k)
         NaN where a region was not measured.
+    border : ndarray, shape (n, k)
+        Change of each value by the error of its border (column border_effect); 0 where that is not known.
     keys : DataFrame, k rows
         Columns atlas, map, region, hemisphere, units.
     notes : list of str
@@ -41,6 +51,7 @@ class Observations:
 
     series: pd.DataFrame
     values: np.ndarray
+    border: np.ndarray
     keys: pd.DataFrame
     notes: list[str]
 
@@ -52,7 +63,10 @@ class Observations:
     def take(self, columns: Sequence[int] | np.ndarray):
         """Select measured quantities."""
         return replace(
-            self, values=self.values[:, columns], keys=self.keys.iloc[columns].reset_index(drop=True)
+            self,
+            values=self.values[:, columns],
+            border=self.border[:, columns],
+            keys=self.keys.iloc[columns].reset_index(drop=True),
         )
 
 
@@ -121,15 +135,18 @@ def observe(
             'lies inside the mask and the field of view.'
         )
     numbers = np.where(cut | ~np.isfinite(numbers), np.nan, numbers)
-    values = np.full((len(series), len(keys)), np.nan)
+    values, border = np.full((2, len(series), len(keys)), np.nan)
     once = np.unique(place * (len(keys) + 1) + code, return_index=True)[1]
     values[place[once], code[once]] = numbers[once]
+    if statistic in WHOLE and BORDER in rows:
+        border[place[once], code[once]] = pd.to_numeric(rows[BORDER], errors='coerce').to_numpy(float)[once]
+    border = np.where(np.isfinite(border) & np.isfinite(values), border, 0)
     twice = len(rows) - len(once)
     if twice:
         notes.append(f'{twice} rows repeat a region of the same series; the first one counts.')
     ranks = [pd.factorize(keys[c], sort=True)[0] for c in ('map', 'atlas')]
     order = np.lexsort((np.arange(len(keys)), ranks[0], keys['map'] != 'chi', ranks[1]))
-    return Observations(series, values, keys, notes).take(order)
+    return Observations(series, values, border, keys, notes).take(order)
 
 
 def average(observations: Observations, by: Sequence[str], *, factors: Iterable[str] = ()) -> Observations:
@@ -155,12 +172,20 @@ def average(observations: Observations, by: Sequence[str], *, factors: Iterable[
             text = means.isna() & known[column].notna()
             known[column] = means if not text.any() else means.astype(object).where(~text, known[column])
     valid = np.isfinite(observations.values)
-    total = np.zeros((n, valid.shape[1]))
     count = np.zeros((n, valid.shape[1]))
-    np.add.at(total, place, np.where(valid, observations.values, 0))
     np.add.at(count, place, valid)
-    values = np.where(count > 0, total / np.maximum(count, 1), np.nan)
-    return replace(observations, series=pd.DataFrame(known).reset_index(drop=True), values=values)
+
+    def mean(part: np.ndarray):
+        total = np.zeros((n, valid.shape[1]))
+        np.add.at(total, place, np.where(valid, part, 0))
+        return total / np.maximum(count, 1)
+
+    return replace(
+        observations,
+        series=pd.DataFrame(known).reset_index(drop=True),
+        values=np.where(count > 0, mean(observations.values), np.nan),
+        border=mean(observations.border),
+    )
 
 
 def protocols(series: pd.DataFrame) -> dict:

@@ -28,6 +28,10 @@ VALUES = ('mean', 'mean_weighted', 'median', 'mean_pv', 'core_mean', 'core_media
 """What may stand for the value of a region."""
 SHIFTED = (*VALUES, 'p5', 'p95')
 """Statistics of a region that move with the zero of susceptibility."""
+WHOLE = ('mean', 'mean_weighted', 'median')
+"""Statistics of a region that the tissue at its border enters."""
+BORDER = 'border_effect'
+"""Column: change of the mean by the error of the border."""
 MEASURES: tuple[str, ...] = (
     'region',
     'hemisphere',
@@ -45,7 +49,7 @@ ERRORS = ('se', 'se_weighted', 'core_se', 'se_pv')
 ZEROS: tuple[str, ...] = ('against_csf', 'against_white_matter', 'against_brain')
 ZEROS += (*(f'se_{name}' for name in ZEROS), 'zero_se')
 """Susceptibility relative to the reference regions, and the errors of these, whatever the zero of the map."""
-MEASURES += (*ERRORS, *ZEROS, 'source', 'confidence', 'moved_mm', 'volume_ratio', 'border_mm')
+MEASURES += (*ERRORS, *ZEROS, 'source', 'confidence', 'moved_mm', 'volume_ratio', 'border_mm', BORDER)
 """Columns of the tables of regions; all others but the atlas describe the series or its participant."""
 
 _PREFIXED = ('sub', 'ses')

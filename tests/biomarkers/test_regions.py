@@ -367,3 +367,21 @@ def test_dictionary_describes_every_column(chi, dseg, labels):
     assert described['volume_mm3']['Units'] == 'mm^3'
     assert 'nuclei' in described['region']['Description']
     assert 'cuts off does not count for Brain, CSF and White matter' in described['coverage']['Description']
+
+
+def test_border_effect_is_what_a_neighbour_would_add(labels):
+    """The mean of a region with a bright neighbour, and that of the same region with a border further out."""
+    dseg = np.zeros(GRID.shape, int)
+    dseg[10:20, 10:20, 10:16] = labels['index'][0]
+    labels = labels.iloc[:1]
+    for bright in (0.1, 0.3):
+        chi = np.where(np.arange(GRID.shape[0]) < 20, 0.0, bright)[:, None, None] + np.zeros(GRID.shape)
+        found = region_table({'chi': chi}, dseg, labels, everywhere(), GRID, label_mm=0.5)
+        found = row(found, labels['region'].iloc[0], labels['hemisphere'].iloc[0])
+        # of the six faces one has the neighbour, whose value is half bright there
+        area = 100 * GRID.voxel_size[1] * GRID.voxel_size[2] * 0.6
+        volume = (dseg > 0).sum() * GRID.voxel_volume
+        assert found['border_effect'] == pytest.approx(0.5 * bright / 2 * area / volume, rel=0.15)
+    assert np.isnan(
+        row(region_table({'chi': chi}, dseg, labels, everywhere(), GRID), 'Brain', 'both')['border_effect']
+    )

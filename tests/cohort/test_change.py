@@ -178,3 +178,31 @@ def test_columns_of_the_protocol_are_described():
     table = changes(pd.concat([long.assign(acquisition=a) for a in 'ab'], ignore_index=True))[0]
     assert 'acquisition' in table
     assert set(table) <= set(dictionary())
+
+
+def test_change_of_a_neighbour_widens_the_interval():
+    long = followed()
+    late = (long['session_id'] == 'ses-2') & (long['region'] == 'SN')
+    long = long.assign(border_effect=0.0)
+    long.loc[late, 'border_effect'] = -0.03
+    table = changes(long)[0]
+    mine = table[table['region'] == 'SN']
+    np.testing.assert_allclose(mine['border_change'], -0.03)
+    np.testing.assert_allclose(mine['se'], np.hypot(0.01 * np.sqrt(2), 0.03))
+    assert (table.loc[table['region'] != 'SN', 'border_change'] == 0).all()
+    found, plain = (
+        change_summary(changes(part)[0])[0].set_index(['group', 'region']).loc[('patient', 'SN')]
+        for part in (long, long.drop(columns='border_effect'))
+    )
+    assert (found['se_border'], plain['se_border']) == (pytest.approx(0.03), 0)
+    alone = plain['sd'] / np.sqrt(plain['n'])
+    reach = stats.t.ppf(0.975, plain['n'] - 1)
+    np.testing.assert_allclose(found['ci_high'] - found['mean'], reach * np.hypot(alone, 0.03))
+    np.testing.assert_allclose(
+        found['p'], 2 * stats.t.sf(abs(found['mean']) / np.hypot(alone, 0.03), plain['n'] - 1)
+    )
+    # the sessions are two years apart
+    wide = (found['per_year_ci_high'] - found['per_year_ci_low']) / (
+        plain['per_year_ci_high'] - plain['per_year_ci_low']
+    )
+    np.testing.assert_allclose(wide, np.hypot(alone, 0.03) / alone, rtol=1e-3)

@@ -236,3 +236,55 @@ def test_residuals_of_a_mixed_model_hold_the_intercepts():
     ends = gp.groupby('fitted')['fitted'].first().diff().iloc[-1]
     assert ends == pytest.approx(row(table, 'group')['estimate'])
     np.testing.assert_allclose(gp['fitted'] + gp['residual'], long[long['region'] == 'GP']['mean'])
+
+
+def beside(long, *, region='SN', neighbour='GP', reach=0.02):
+    """A region whose mean holds a share ``reach`` of its neighbour, and the column that says so."""
+    keys = [c for c in ('participant_id', 'session_id', 'hemisphere', 'map') if c in long]
+    strong = long[long['region'] == neighbour].set_index(keys)['mean']
+    mine = long['region'] == region
+    spill = reach * strong.loc[pd.MultiIndex.from_frame(long.loc[mine, keys])].to_numpy()
+    found = long.assign(border_effect=0.0)
+    found.loc[mine, 'border_effect'] = spill
+    found.loc[mine, 'mean'] += spill
+    return found
+
+
+def test_an_effect_of_a_neighbour_widens_the_interval(long):
+    strong = long.copy()
+    ill = (strong['region'] == 'GP') & (strong['group'] == 'patient')
+    strong.loc[ill, 'mean'] += 0.5
+    plain = row(fit_models(strong, 'chi ~ group + age')[0], 'group', 'SN')
+    assert plain['se_border'] == 0
+    spilt = beside(strong)
+    table = fit_models(spilt, 'chi ~ group + age')[0]
+    found = row(table, 'group', 'SN')
+    unknown = row(fit_models(spilt.assign(border_effect=0.0), 'chi ~ group + age')[0], 'group', 'SN')
+    # a share of .02 of an effect of .5 ppm and more
+    np.testing.assert_allclose(found['se_border'], found['estimate'] - plain['estimate'])
+    assert found['se_border'] > 0.01
+    np.testing.assert_allclose(found['se'], np.hypot(unknown['se'], found['se_border']))
+    np.testing.assert_allclose(found['statistic'], found['estimate'] / found['se'])
+    assert found['ci_low'] < plain['estimate'] < found['ci_high']
+    # the neighbour's own effect is as certain as before
+    assert row(table, 'group', 'GP')['se_border'] == 0
+    # means of cores do not reach the border
+    cores = fit_models(spilt.assign(core_mean=strong['mean']), 'chi ~ group', statistic='core_mean')[0]
+    assert (cores['se_border'] == 0).all()
+
+
+def test_joint_tests_count_the_border(long):
+    three = beside(long.assign(site=long['participant_id'].str[-1].map(lambda n: f's{int(n) % 3}')))
+    three.loc[three['region'] == 'SN', 'border_effect'] *= three['site'].map({'s0': 0, 's1': 20, 's2': -20})
+    term = row(fit_models(three, 'chi ~ site')[0], 'site', 'SN', 'joint')
+    plain = row(fit_models(three.assign(border_effect=0.0), 'chi ~ site')[0], 'site', 'SN', 'joint')
+    assert term['p'] > plain['p']
+
+
+def test_the_border_counts_in_mixed_models():
+    long = beside(cohort(sessions=2))
+    found = row(fit_models(long, 'chi ~ group + session_id')[0], 'group', 'SN')
+    plain = row(fit_models(long.assign(border_effect=0.0), 'chi ~ group + session_id')[0], 'group', 'SN')
+    assert 'mixed' in found['method']
+    np.testing.assert_allclose(found['se'], np.hypot(plain['se'], found['se_border']))
+    np.testing.assert_allclose(found['dof'], plain['dof'])

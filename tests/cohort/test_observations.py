@@ -105,3 +105,16 @@ def test_regions_that_the_same_rows_have():
     values = np.array([[1, np.nan, 2, 3], [1, 4, 2, np.nan]])
     found = [(rows.tolist(), columns) for rows, columns in patterns(values)]
     assert found == [([True, True], [0, 2]), ([False, True], [1]), ([True, False], [3])]
+
+
+def test_border_effects_go_along():
+    long = cohort(3, sessions=2).assign(border_effect=0.004)
+    long.loc[long['region'] == 'SN', 'border_effect'] = np.nan
+    data = observe(long)
+    assert np.unique(data.border[:, data.keys['region'] != 'SN']) == [0.004]
+    assert not data.border[:, data.keys['region'] == 'SN'].any()
+    assert np.unique(average(data, ['participant_id']).border).tolist() == [0, 0.004]
+    # that of the mean is not that of the core, nor that of tables without the column
+    cores = observe(long.assign(core_mean=0.1), statistic='core_mean')
+    assert not cores.border.any()
+    assert not observe(long.drop(columns='border_effect')).border.any()
