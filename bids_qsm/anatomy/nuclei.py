@@ -161,7 +161,7 @@ def segment(
         table = _with_quality(labels, {})
         return Refined(*_still(box), [_finding(why, action, level='warning')], placed * mask, table)
     scale = _unwarp(nuclei, mask, chi_affine, chi_chain, to_template)
-    channels, noise = _channels(chi, mask, magnitude, r2star, field_strength or 3.0)
+    channels, noise = _channels(chi, chi_affine, mask, magnitude, r2star, field_strength or 3.0)
     covariance = coupling(known, common_mm=3.0, near_mm=1.5, own_mm=1.2)
     view = template_view(channels, chi_affine, mask, chi_chain, nuclei, noise)
     find_common(view, nuclei, covariance)
@@ -221,8 +221,18 @@ def _unwarp(nuclei: list[Nucleus], mask: Array, affine: Array, there: list, back
     return 1 / abs(float(np.linalg.det(whole)))
 
 
-def _channels(chi: Array, mask: Array, magnitude: Array | None, r2star: Array | None, field_strength: float):
-    """Maps that show the nuclei, and the least standard deviation of what the model leaves of each."""
+def _channels(
+    chi: Array,
+    affine: Array,
+    mask: Array,
+    magnitude: Array | None,
+    r2star: Array | None,
+    field_strength: float,
+):
+    """Maps that show the nuclei, and the least standard deviation of what the model leaves of each.
+
+    Fluid has the values of white matter: by its own susceptibility it looks like caudate and thalamus.
+    """
     channels, least = {'chi': np.where(mask, chi, 0)}, {'chi': _MISFIT['chi']}
     if r2star is not None:
         channels['r2star'] = np.where(mask & np.isfinite(r2star), r2star, 0)
@@ -230,11 +240,35 @@ def _channels(chi: Array, mask: Array, magnitude: Array | None, r2star: Array | 
     elif magnitude is not None:
         channels['signal'] = magnitude / max(float(np.median(magnitude[mask])), 1e-9)
         least['signal'] = _MISFIT['signal']
+    fluid = _fluid(channels, affine, mask)
     noise = {}
     for name, image in channels.items():
         rough = np.abs(image - ndimage.gaussian_filter(image, 1.0))[mask]
         noise[name] = float(np.hypot(least[name], 1.4826 * np.median(rough)))
+        level = np.percentile(image[mask & ~fluid], 25 if name == 'chi' else 50)
+        channels[name] = np.where(fluid, level, image).astype(np.float32)
     return channels, noise
+
+
+def _fluid(channels: dict, affine: Array, mask: Array):
+    """Where there is CSF: it relaxes slowly, or else is dark without the susceptibility of iron."""
+    size = spacing_of(affine)
+    if 'r2star' in channels:
+        smooth = ndimage.gaussian_filter(channels['r2star'], 0.5 / size)
+        return mask & (smooth < 0.5 * np.median(channels['r2star'][mask]))
+    if 'signal' not in channels:
+        return np.zeros(mask.shape, bool)
+    signal, chi = (ndimage.gaussian_filter(channels[name], 0.7 / size) for name in ('signal', 'chi'))
+    tissue = (mask & (signal > 0.6)).astype(np.float32)
+    around = ndimage.gaussian_filter(tissue * signal, 10 / size, truncate=3)
+    around = around / np.maximum(ndimage.gaussian_filter(tissue, 10 / size, truncate=3), 1e-6)
+    # the rim of a nucleus rich in iron is dark too
+    plain = mask & ~ndimage.binary_dilation(chi > np.median(chi[mask]) + 0.06)
+    # dark voxels that touch others that are clearly so
+    pieces, count = ndimage.label(plain & (signal < 0.82 * around))
+    sure = np.bincount(pieces[plain & (signal < 0.74 * around)], minlength=count + 1) > 0
+    sure[0] = False
+    return sure[pieces]
 
 
 def _judge(scene: Scene, outlines: list[Outline], expected: dict[int, float], covariance: Array):
@@ -247,14 +281,10 @@ def _judge(scene: Scene, outlines: list[Outline], expected: dict[int, float], co
     ties = np.linalg.inv(covariance)
     alone = np.linalg.norm(ties @ shifts / np.diag(ties)[:, None], axis=1)
     chi, found = scene.channels['chi'], {}
-    fluid = np.zeros(scene.shape, bool)
-    if 'r2star' in scene.channels:
-        # beside fluid, a nucleus has less contrast than to tissue
-        fluid = scene.channels['r2star'] < 0.5 * np.median(scene.channels['r2star'][scene.seen])
     for o, shift, apart in zip(known, shifts, alone, strict=True):
         share, part = o.share, chi[o.box]
         seen = scene.seen[o.box]
-        near = seen & (o.distance + o.moved < 3) & ~fluid[o.box]
+        near = seen & (o.distance + o.moved < 3)
         # regression of the map on the share of the nucleus: its slope is the contrast
         contrast, confidence = 0.0, 0.0
         if near.sum() > 3 and np.ptp(share[near]) > 0.1:

@@ -14,10 +14,8 @@ from bids_qsm.recon.blocks import block_means, linear_basis
 
 _REACH_MM = 7.0
 """Distance (mm) from the start up to which the pose of a nucleus is fitted."""
-_LOCAL_MM = {'': 2.5, 'Caudate': 6.0, 'Thalamus': 6.0}
-"""Distance (mm) over which a nucleus has one level; far for those beside fluid, not to follow it."""
-_UNEVEN = {'signal': 1.5, 'r2star': 3.0}
-"""Furthest that a level is from the mean of the nucleus, over the noise."""
+_LOCAL_MM = 2.5
+"""Distance (mm) over which a nucleus has one level."""
 _ROUGH = 0.1
 """What the model leaves of a map, relative to the contrast of the nucleus there."""
 _LONG = ('Putamen', 'Caudate', 'Striatum')
@@ -412,19 +410,16 @@ def _signal_ratio(scene: Scene, outline: Outline, share: Array, around: Array):
 
 def _middles(scene: Scene, outline: Outline, share: Array):
     """Each channel inside a nucleus, as its core has it near each voxel."""
-    mm = _LOCAL_MM.get(outline.nucleus.name, _LOCAL_MM[''])
     depth = outline.distance + outline.moved
     core = (share > 0.5) * np.clip(-depth / (outline.width * 1.5), 0.02, 1) ** 2
     core = (core * scene.seen[outline.box]).astype(np.float32)
     values = {}
-    near = scene.blur(core, mm)
+    near = scene.blur(core, _LOCAL_MM)
     for name, image in scene.channels.items():
         image = image[outline.box]
         mean = np.average(image, weights=core + 1e-9)
-        local = (scene.blur(core * image, mm) + 0.05 * mean) / (near + 0.05)
-        # what is further off is other tissue, such as fluid
-        reach = _UNEVEN.get(name, 0) * scene.noise[name] if name != 'chi' else np.inf
-        values[name] = np.clip(local, mean - reach, mean + reach).astype(np.float32)
+        local = (scene.blur(core * image, _LOCAL_MM) + 0.05 * mean) / (near + 0.05)
+        values[name] = local.astype(np.float32)
     return values
 
 

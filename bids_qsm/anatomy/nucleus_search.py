@@ -20,8 +20,8 @@ _TOGETHER_MM = 6.0
 """Longest shift (mm) of all together."""
 _ALONE_MM = 7.0
 """Longest shift (mm) of each, beyond that of all."""
-_FLUID = -2.0
-"""Contrast of R2* over its noise below which there is fluid."""
+_SATURATED = 5.0
+"""Contrast over its noise beyond which a nucleus is no better for more: the brightest is not all."""
 
 
 def coupling(nuclei: Sequence[Nucleus], *, common_mm: float, near_mm: float, own_mm: float):
@@ -36,7 +36,6 @@ class _Template:
     """Maps resampled to a grid of template space, less the tissue around the nuclei, over their noise."""
 
     height: dict
-    fluid: np.ndarray
     shape: tuple
     affine: np.ndarray
     inflation: float
@@ -74,7 +73,7 @@ class _Search:
         self.lag = int(np.ceil(_ALONE_MM / view.step))
         self.tried = _lattice(self.lag)
         self.left = {name: h.copy() for name, h in view.height.items()}
-        self.taken = view.fluid.copy()
+        self.taken = np.zeros(view.shape, np.float32)
         self.places: dict[int, np.ndarray] = {}
         self.levels: dict[int, dict] = {}
 
@@ -348,8 +347,7 @@ def template_view(
     shape = tuple(int(n) for n in np.ceil((high - low) / step) + 1)
     seen = resample(mask, affine, shape, grid, from_template) > 0.5
     near = np.zeros(shape, bool)
-    fluid = np.zeros(shape, np.float32)
-    view = _Template({}, fluid, shape, grid, max(correlated_mm**3 / step**3, 1.0))
+    view = _Template({}, shape, grid, max(correlated_mm**3 / step**3, 1.0))
     for n in known:
         box, share = _shifted(_stamp(view, n), (0, 0, 0), shape)
         near[box] |= share > 0.05
@@ -361,9 +359,8 @@ def template_view(
             total = ndimage.gaussian_filter(weight, 8 / step, truncate=3)
             ground = ndimage.gaussian_filter(weight * image, 8 / step, truncate=3) / np.maximum(total, 1e-6)
             weight = clear / (1 + ((image - ground) / (3 * noise[name])) ** 2) ** 2
-        height = np.clip((image - ground) / noise[name], -5, 20)
+        height = _SATURATED * np.tanh((image - ground) / noise[name] / _SATURATED)
+        # iron makes tissue dark
+        height = -height if name == 'signal' else height
         view.height[name] = (height * seen).astype(np.float32)
-    if 'r2star' in view.height:
-        # CSF relaxes more slowly than any tissue
-        fluid[ndimage.gaussian_filter(view.height['r2star'], 0.7 / step) < _FLUID] = 1
     return view

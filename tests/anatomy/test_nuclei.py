@@ -1,15 +1,16 @@
 import numpy as np
 import pytest
 
-from bids_qsm.anatomy.nuclei import REFINEMENT
+from bids_qsm.anatomy.nuclei import REFINEMENT, _fluid, _unwarp
 from bids_qsm.anatomy.nucleus_names import body_of
-from bids_qsm.anatomy.transform import resample, resample_labels, transform_points
+from bids_qsm.anatomy.nucleus_shapes import nuclei_of
+from bids_qsm.anatomy.transform import Displacement, resample, resample_labels, transform_points
 from bids_qsm.recon.registry import call
 from tests.anatomy.brains import dice, pose
 from tests.anatomy.nuclei import AFFINE, BOX, LABELS, SHAPE, SHIFTS, STAY, amounts, dseg, susceptibility
 
 
-def found_in(chi, mask=None, *, affine=AFFINE, chain=(), method='segment'):
+def found_in(chi, mask=None, *, affine=AFFINE, chain=(), method='segment', magnitude=None, r2star=None):
     """Find the nuclei in a susceptibility map that ``chain`` brings to the template."""
     data = {
         'chi': chi,
@@ -20,8 +21,8 @@ def found_in(chi, mask=None, *, affine=AFFINE, chain=(), method='segment'):
         'dseg': dseg(STAY),
         'dseg_affine': AFFINE,
         'labels': LABELS,
-        'magnitude': None,
-        'r2star': None,
+        'magnitude': magnitude,
+        'r2star': r2star,
         'field_strength': 3.0,
     }
     return call(REFINEMENT[method], data, {'box': BOX})
@@ -176,3 +177,59 @@ def test_where_nuclei_cannot_be_seen_the_atlas_stands_and_it_is_said(what):
     assert set(np.unique(found.dseg)) <= {0, *LABELS['index']}
     if what == 'voxels':
         assert (found.dseg > 0).any()
+
+
+@pytest.mark.parametrize('maps', ['r2star', 'magnitude'])
+def test_fluid_of_the_same_susceptibility_is_not_taken_in(maps):
+    chi = susceptibility(STAY, gain=0.25, noise=0.003)
+    inside = sum(amounts(STAY).values()) > 0.5
+    fluid = np.zeros(SHAPE, bool)
+    # beside the left pallidum, as high and as long
+    fluid[3:9, 24:36, 21:31] = True
+    fluid &= ~inside
+    chi = np.where(fluid, 0.03, chi).astype(np.float32)
+    noise = np.random.default_rng(8).standard_normal(SHAPE)
+    known = {
+        'r2star': np.where(fluid, 2.0, 20.0) + 20 * inside + noise,
+        'magnitude': np.where(fluid, 0.7, 1.0) - 0.08 * inside + 0.02 * noise,
+    }
+    found = found_in(chi, **{maps: known[maps].astype(np.float32)})
+    assert quality(found)['source'].eq('own').all()
+    true = dseg(STAY)
+    assert not fluid[found.dseg > 0].mean() > 0.01
+    assert min(dice(found.dseg == n, true == n) for n in LABELS['index']) > 0.8
+
+
+def test_rims_of_iron_are_no_fluid():
+    chi = susceptibility(STAY, gain=1.5)
+    inside = sum(amounts(STAY).values())
+    dark = {'chi': chi, 'signal': (1 - 0.45 * inside).astype(np.float32)}
+    everywhere = np.ones(SHAPE, bool)
+    assert not _fluid(dark, AFFINE, everywhere).any()
+    dark['signal'][40:50, 5:12, 5:30] = 0.65
+    found = _fluid(dark, AFFINE, everywhere)
+    assert found[41:49, 6:11, 6:29].all()
+    assert found.sum() < 1.3 * 10 * 7 * 25
+    # one echo without a magnitude tells nothing
+    assert not _fluid({'chi': chi}, AFFINE, everywhere).any()
+
+
+def test_what_registration_does_to_hidden_nuclei_is_undone():
+    nuclei = nuclei_of(dseg(STAY), AFFINE, LABELS)
+    hidden = next(n for n in nuclei if (n.name, n.hemisphere) == ('STN', 'L'))
+    points = np.stack(
+        np.meshgrid(*(a + np.arange(n) for a, n in zip(BOX[0], SHAPE, strict=True)), indexing='ij'), -1
+    )
+    away = points - hidden.centre
+    # registration takes the nucleus for one that is smaller, in a head that is larger by a tenth
+    near = np.exp(-0.5 * (away**2).sum(-1, keepdims=True) / 6**2)
+    local = Displacement((0.4 * near * away).astype(np.float32), AFFINE)
+    head = np.diag([1 / 1.1, 1 / 1.1, 1 / 1.1, 1])
+    everywhere = np.ones(SHAPE, bool)
+    scale = _unwarp(nuclei, everywhere, AFFINE, [np.linalg.inv(head)], [head, local])
+    assert scale == pytest.approx(1.1**3, rel=0.06)
+    for n in nuclei:
+        if n.name == 'GP':
+            np.testing.assert_array_equal(n.rest, np.eye(3))
+    # after the local stretch the rest of the way is that of the whole head
+    np.testing.assert_allclose(hidden.rest, np.eye(3) / 1.33, atol=0.06)
