@@ -208,7 +208,10 @@ class Options:
         check=_must(bool, 'names no space; name at least one, such as MNI152NLin2009aSym.'),
     )
     atlas: str = _method(
-        'nuclei', 'regions: a name, or a dseg with its TSV', metavar='NAME|FILE', normal=_atlas_path
+        'nuclei',
+        'regions: a name, or a dseg or probseg with its TSV',
+        metavar='NAME|FILE',
+        normal=_atlas_path,
     )
     registration: Method = _step(Method('dipy'), 'method, see below')
     refinement: Method = _step(Method('segment'), 'method, see below')

@@ -1,8 +1,10 @@
 """Atlases by name or path: built in, from a cache on disk, or downloaded."""
 
+import hashlib
 import re
 import tempfile
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +41,8 @@ def get_atlas(name_or_path: str | Path, cache: Path) -> Atlas:
     'nuclei' is built in: smoothed surfaces, approximate. 'CIT168' comes from nilearn's cache ($NILEARN_DATA)
     or is downloaded. A label image says its template space in the entity ``tpl-`` or ``space-``. Its TSV
     beside it has the columns index and name. Hemisphere and region are read from the name where they are
-    missing.
+    missing. Of an image of probabilities (4D, a volume for each row of the TSV) the most likely label of
+    each voxel is taken, or none.
 
     Raises
     ------
@@ -54,11 +57,9 @@ def get_atlas(name_or_path: str | Path, cache: Path) -> Atlas:
     path = Path(name_or_path).expanduser().absolute()
     if not path.is_file():
         raise UserError(
-            f"No atlas {name_or_path!s}: give 'nuclei', 'CIT168' or the path of a dseg NIfTI file."
+            f"No atlas {name_or_path!s}: give 'nuclei', 'CIT168' or the path of a dseg or probseg NIfTI file."
         )
-    atlas = _atlas_of_path(path, cache)
-    read(path)  # one error about a damaged atlas, not one for each subject
-    return atlas
+    return _atlas_of_path(path, cache)
 
 
 def _nuclei(cache: Path) -> Atlas:
@@ -147,19 +148,48 @@ def _cit168_labels(names: list[str]) -> pd.DataFrame:
 
 def _split_probabilities(image: nib.Nifti1Image) -> nib.Nifti1Image:
     """The most likely label or background; odd indices left of the midline, even ones right of it."""
-    shape = image.shape[:3]
-    best, label = np.zeros(shape, np.float32), np.zeros(shape, np.int16)
-    total = np.zeros(shape, np.float32)
-    for i in range(image.shape[3]):
-        share = np.asarray(image.dataobj[..., i], np.float32)
-        label[share > best] = 2 * i + 1
-        best = np.maximum(best, share)
-        total += share
-    label[best < 1 - total] = 0
-    index = [np.arange(n)[(None,) * a + (slice(None),) + (None,) * (2 - a)] for a, n in enumerate(shape)]
+    label = _most_likely(np.asarray(image.dataobj[..., i], np.float32) for i in range(image.shape[3]))
+    label = np.where(label > 0, 2 * label - 1, 0).astype(np.int16)
+    index = [
+        np.arange(n)[(None,) * a + (slice(None),) + (None,) * (2 - a)] for a, n in enumerate(label.shape)
+    ]
     x = sum(image.affine[0, a] * index[a] for a in range(3)) + image.affine[0, 3]
     label += ((x > 0) & (label > 0)).astype(np.int16)
     return nib.Nifti1Image(label, image.affine)
+
+
+def _most_likely(shares: Iterable[np.ndarray]) -> np.ndarray:
+    """Number (from 1) of the most likely of some labels in each voxel, 0 where none of them is likelier."""
+    best, total, label = np.zeros(1, np.float32), np.zeros(1, np.float32), np.zeros(1, np.int16)
+    for n, share in enumerate(shares, 1):
+        label = np.where(share > best, np.int16(n), label)
+        best = np.maximum(best, share)
+        total = total + share
+    return np.where(best < 1 - total, np.int16(0), label)
+
+
+def _of_probabilities(path: Path, data: np.ndarray, affine: np.ndarray, labels: pd.DataFrame, cache: Path):
+    """Label image of an image of probabilities, made once."""
+    if data.shape[3] != len(labels):
+        raise UserError(
+            f'The atlas {path} has {data.shape[3]} volumes, but its table has {len(labels)} labels; it needs '
+            'one row for each volume, in their order.'
+        )
+    most = float(data.max())
+    if not 0 < most <= 100 or data.min() < 0:
+        raise UserError(
+            f'The atlas {path} holds values from {data.min():g} to {most:g}, which are no probabilities: '
+            'give 0 to 1, or per cent.'
+        )
+    scale = np.float32(1 if most <= 1 else 0.01)
+    number = _most_likely(scale * data[..., n].astype(np.float32) for n in range(data.shape[3]))
+    index = np.array([0, *labels['index']], np.int32)
+    key = hashlib.sha256(path.read_bytes() + repr(index.tolist()).encode()).hexdigest()[:8]
+    stem = re.sub(r'_probseg$', '', re.sub(r'\.nii(\.gz)?$', '', path.name))
+    return write_once(
+        cache / f'{stem}_desc-{key}_dseg.nii.gz',
+        lambda p: nib.save(nib.Nifti1Image(index[number], affine), p),
+    )
 
 
 def _atlas_of_path(path: Path, cache: Path) -> Atlas:
@@ -192,10 +222,14 @@ def _atlas_of_path(path: Path, cache: Path) -> Atlas:
             labels[column] = [p[n] for p in parsed]
     labels['hemisphere'] = [SIDES.get(side.strip().lower(), '') for side in labels['hemisphere']]
     labels = labels.loc[labels['index'] > 0, COLUMNS]
+    data, affine = read(path)  # one error about a damaged atlas, not one for each subject
+    if data.ndim not in (3, 4):
+        raise UserError(f'The atlas {path} has shape {data.shape}; give labels (3D) or probabilities (4D).')
     name = re.sub('[^0-9A-Za-z]', '', entities.get('atlas') or entities.get('seg') or stem)
     text = labels.to_csv(sep='\t', index=False)
     copy = cache / f'atlas-{name}' / f'{stem}.tsv'
     # the user may have corrected the table; a copy that is still right keeps its date
     if not copy.is_file() or copy.read_bytes() != text.encode():
         atomic_write(copy, lambda p: p.write_text(text, encoding='utf-8'))
-    return Atlas(name, space, path, copy, False, path.name)
+    image = _of_probabilities(path, data, affine, labels, copy.parent) if data.ndim == 4 else path
+    return Atlas(name, space, image, copy, False, path.name)

@@ -145,3 +145,42 @@ def test_an_atlas_that_is_no_nifti_or_not_there(tmp_path):
     path.write_bytes(gzip.compress(b''))
     with pytest.raises(UserError, match='not a NIfTI'):
         get_atlas(path, tmp_path)
+
+
+def probabilities(folder, maps, table='index\tname\n4\tLeft-RN\n7\tRight-RN\n'):
+    path = write(folder / 'tpl-MNI152NLin6Asym_atlas-Mine_probseg.nii.gz', np.asarray(maps, np.float32))
+    (folder / 'tpl-MNI152NLin6Asym_atlas-Mine_probseg.tsv').write_text(table)
+    return path
+
+
+@pytest.mark.parametrize('unit', [1, 100], ids=['share', 'per cent'])
+def test_an_atlas_of_probabilities(tmp_path, unit):
+    maps = np.zeros((4, 3, 3, 2))
+    maps[0, ..., 0], maps[1, ..., 1] = 0.9, 0.6
+    # more of the second than of the first or of the background; then more background than either
+    maps[2, ..., :], maps[3, ..., :] = (0.3, 0.4), (0.2, 0.3)
+    path = probabilities(tmp_path, unit * maps)
+    found = get_atlas(path, tmp_path / 'cache')
+    labels = np.asarray(nib.load(found.dseg).dataobj)
+    assert labels[:, 0, 0].tolist() == [4, 7, 7, 0]
+    assert (found.name, found.space) == ('Mine', 'MNI152NLin6Asym')
+    assert pd.read_csv(found.labels, sep='\t')['index'].tolist() == [4, 7]
+    date = found.dseg.stat().st_mtime_ns
+    assert get_atlas(path, tmp_path / 'cache').dseg.stat().st_mtime_ns == date
+    # another image of the same name is another atlas
+    probabilities(tmp_path, unit * maps[::-1])
+    assert np.asarray(nib.load(get_atlas(path, tmp_path / 'cache').dseg).dataobj)[0, 0, 0] == 0
+
+
+@pytest.mark.parametrize(
+    ('maps', 'match'),
+    [
+        (np.full((2, 2, 2, 3), 0.1), 'has 3 volumes, but its table has 2 labels'),
+        (np.full((2, 2, 2, 2), 400.0), 'are no probabilities'),
+        (np.full((2, 2, 2, 2), -0.1), 'are no probabilities'),
+        (np.full((2, 2, 2, 2, 2), 0.1), 'has shape'),
+    ],
+)
+def test_atlases_that_are_no_probabilities(tmp_path, maps, match):
+    with pytest.raises(UserError, match=match):
+        get_atlas(probabilities(tmp_path, maps), tmp_path / 'cache')
