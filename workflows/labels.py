@@ -99,6 +99,8 @@ def init_labels_wf(
         _add_refinement(workflow, series, options, atlas, maps, sizes)
     for one in series.segmentations:
         _add_segmentation(workflow, one, wanted, sizes)
+    if is_refined(options):
+        _place_by_segmentation(workflow, series)
     return workflow
 
 
@@ -130,6 +132,20 @@ def _add_refinement(
     workflow.link(inputnode, refine_labels, *maps, 'mask', *transforms)
     workflow.link(refine_labels, workflow.get_node('to_template'), in3='unrefine')
     workflow.link(refine_labels, outputnode, 'refine', 'unrefine', 'dseg', *SEGMENTED, refinement='note')
+
+
+def _place_by_segmentation(workflow: pe.Workflow, series: 'Series'):
+    """Let the first segmentation of nuclei of the T1w say where the large nuclei lie."""
+    named = [one for one in series.segmentations if one.table is not None or one.names == 'freesurfer']
+    if not named:
+        return
+    refine_labels = workflow.get_node('refine_labels')
+    workflow.link(workflow.get_node(f'place_{named[0].name}'), refine_labels, given='image')
+    workflow.link(workflow.get_node(f'read_{named[0].name}'), refine_labels, given_labels='labels')
+    workflow.__desc__ += (
+        ' Putamen, caudate, pallidum and thalamus were searched around their places in the first of them '
+        'that names these nuclei.'
+    )
 
 
 def _add_segmentation(workflow: pe.Workflow, one: 'Segmentation', wanted: list[str], sizes: Sizes):

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage, special
 
+from bids_qsm.anatomy.nucleus_names import body_of
 from bids_qsm.anatomy.nucleus_outlines import Outline, Scene, deform, divide, fit_poses, make_scene
 from bids_qsm.anatomy.nucleus_search import (
     coupling,
@@ -98,6 +99,8 @@ def segment(
     magnitude: Array | None = None,
     r2star: Array | None = None,
     field_strength: float | None = None,
+    given: Array | None = None,
+    given_labels: pd.DataFrame | None = None,
     *,
     box: tuple = DEEP_GREY,
 ):
@@ -141,6 +144,11 @@ def segment(
         R2* (1/s) on that grid; without it the magnitude decides borders to CSF.
     field_strength : float, optional
         Tesla; 3 where it is unknown.
+    given : ndarray of int, optional
+        A segmentation of the person's T1w on the grid of ``chi``, as of FreeSurfer: where it has them,
+        putamen, caudate, pallidum and thalamus are searched around its places.
+    given_labels : DataFrame, optional
+        Its table, with columns index, hemisphere, region.
     box : tuple
         Lower and upper corner (mm, template space) of the displacement.
 
@@ -165,6 +173,8 @@ def segment(
     covariance = coupling(known, common_mm=3.0, near_mm=1.5, own_mm=1.2)
     view = template_view(channels, chi_affine, mask, chi_chain, nuclei, noise)
     find_common(view, nuclei, covariance)
+    if given is not None and given_labels is not None:
+        _place(nuclei, given * mask, chi_affine, given_labels, to_template, scale)
     locate_large(view, nuclei, covariance)
     signal = np.ones_like(chi) if magnitude is None else magnitude
     corner, scene = make_scene(channels, signal, chi_affine, mask, to_template, nuclei, noise)
@@ -219,6 +229,22 @@ def _unwarp(nuclei: list[Nucleus], mask: Array, affine: Array, there: list, back
         n.rest = whole @ np.linalg.inv(local)
         n.matrix = n.rest.copy()
     return 1 / abs(float(np.linalg.det(whole)))
+
+
+def _place(
+    nuclei: list[Nucleus], given: Array, affine: Array, labels: pd.DataFrame, back: list, scale: float
+):
+    """Put nuclei that T1w shows where a segmentation of it has them."""
+    bodies = labels['region'].map(body_of)
+    for n in nuclei:
+        rows = (bodies == n.name) & (labels['hemisphere'] == n.hemisphere)
+        inside = np.isin(given, labels.loc[rows, 'index'])
+        ratio = inside.sum() * np.prod(spacing_of(affine)) / (n.volume * scale)
+        if n.name in _HIDDEN or not _VOLUMES[0] <= ratio <= _VOLUMES[1]:
+            continue
+        middle = apply_affine(affine, np.argwhere(inside).mean(0)[None])
+        n.shift = -n.matrix @ (transform_points(middle, back)[0] - n.centre)
+        n.is_placed = True
 
 
 def _channels(

@@ -20,6 +20,8 @@ _TOGETHER_MM = 6.0
 """Longest shift (mm) of all together."""
 _ALONE_MM = 7.0
 """Longest shift (mm) of each, beyond that of all."""
+_PLACED_MM = 1.0
+"""Standard deviation (mm) along an axis of the place that a segmentation of T1w gives."""
 _SATURATED = 5.0
 """Contrast over its noise beyond which a nucleus is no better for more: the brightest is not all."""
 
@@ -79,6 +81,8 @@ class _Search:
 
     def cost(self, k: int, at: Array, places: dict[int, Array]):
         """Cost of shifts (n, 3; voxels) of a nucleus, as those of the others let expect it."""
+        if self.nuclei[k].is_placed:
+            return 0.5 * ((at * self.view.step) ** 2).sum(1) / _PLACED_MM**2
         others = [j for j in places if j != k]
         centre, variance = self.start.mean(0), self.covariance[k, k]
         if others:

@@ -34,6 +34,8 @@ class RefineDeepGrey(Step):
         gre_to_anat=transform('resamples susceptibility onto the anatomical image'),
         dseg=volume('atlas in the space of the template'),
         labels=table('its table: index, name, hemisphere, region'),
+        given=volume('segmentation of T1w on the grid of susceptibility', optional=True),
+        given_labels=table('its table', optional=True),
         **methods(REFINEMENT),
     )
     output_spec = outputs(
@@ -50,7 +52,9 @@ class RefineDeepGrey(Step):
         # of the GRE to the anatomical image it is a matrix
         to_anat = [np.linalg.inv(matrix) for matrix in reversed(data['gre_to_anat'])]
         data['to_template'] = [*to_anat, *data['template_to_image']]
-        data['dseg'] = np.rint(data['dseg']).astype(np.int32)
+        for name in ('dseg', 'given'):
+            if data[name] is not None:
+                data[name] = np.rint(data[name]).astype(np.int32)
         data['field_strength'] = self.inputs.field_strength or None
         found = call(REFINEMENT[self.inputs.method], data, self.inputs.params)
         note = {'findings': found.findings}

@@ -10,7 +10,9 @@ from tests.anatomy.brains import dice, pose
 from tests.anatomy.nuclei import AFFINE, BOX, LABELS, SHAPE, SHIFTS, STAY, amounts, dseg, susceptibility
 
 
-def found_in(chi, mask=None, *, affine=AFFINE, chain=(), method='segment', magnitude=None, r2star=None):
+def found_in(
+    chi, mask=None, *, affine=AFFINE, chain=(), method='segment', magnitude=None, r2star=None, given=None
+):
     """Find the nuclei in a susceptibility map that ``chain`` brings to the template."""
     data = {
         'chi': chi,
@@ -24,6 +26,8 @@ def found_in(chi, mask=None, *, affine=AFFINE, chain=(), method='segment', magni
         'magnitude': magnitude,
         'r2star': r2star,
         'field_strength': 3.0,
+        'given': given,
+        'given_labels': LABELS,
     }
     return call(REFINEMENT[method], data, {'box': BOX})
 
@@ -233,3 +237,24 @@ def test_what_registration_does_to_hidden_nuclei_is_undone():
             np.testing.assert_array_equal(n.rest, np.eye(3))
     # after the local stretch the rest of the way is that of the whole head
     np.testing.assert_allclose(hidden.rest, np.eye(3) / 1.33, atol=0.06)
+
+
+def test_a_segmentation_of_t1w_says_where_large_nuclei_lie():
+    # a pallidum 7 mm from where registration puts it, and something as large and brighter in its place
+    away = {**STAY, ('GP', 'L'): (-5.0, 5.0, 1.0)}
+    chi = susceptibility(away, noise=0.005)
+    decoy = amounts(STAY)[LABELS.set_index('name').loc['L_GPe', 'index']]
+    chi += (0.18 * decoy * (1 - amounts(away)[7])).astype(np.float32)
+    index = LABELS.set_index('name').loc['L_GPe', 'index']
+    given = np.where(dseg(away) == index, index, 0)
+    # it is a voxel off
+    given = np.roll(given, 1, 2)
+    alone, told = found_in(chi), found_in(chi, given=given)
+    true = dseg(away) == index
+    assert dice(alone.dseg == index, true) < 0.3
+    assert dice(told.dseg == index, true) > 0.75
+    # one of an implausible size does not count, nor do nuclei that T1w hardly shows
+    small = found_in(chi, given=np.where(np.arange(SHAPE[2]) % 4 == 0, given, 0))
+    np.testing.assert_array_equal(small.dseg, alone.dseg)
+    hidden = np.where(np.isin(dseg(STAY), [5, 6]), dseg(STAY), 0)
+    np.testing.assert_array_equal(found_in(chi, given=np.roll(hidden, 3, 1)).dseg, alone.dseg)

@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from nipype.interfaces.base import isdefined
@@ -10,6 +11,7 @@ from bids_qsm.errors import UserError
 from bids_qsm.interfaces.io import save
 from bids_qsm.interfaces.refinement import RefineDeepGrey
 from bids_qsm.interfaces.xfm import load_xfm, save_xfm
+from tests.anatomy.brains import dice
 from tests.anatomy.nuclei import AFFINE, BOX, LABELS, SHAPE, SHIFTS, STAY, dseg, susceptibility
 
 GRE_TO_ANAT = np.eye(4)
@@ -39,6 +41,26 @@ def test_transforms_and_findings_are_written(files, tmp_path, monkeypatch):
     np.testing.assert_allclose(transform_points(there, load_xfm(found.unrefine)), point, atol=0.2)
     findings = json.loads(Path(found.note).read_text())['findings']
     assert set(findings[0]) == {'what', 'found', 'action', 'evidence', 'level'}
+
+
+def test_a_segmentation_of_t1w_is_taken(files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plain = RefineDeepGrey(params={'box': BOX}, **files).run().outputs
+    pallidum = np.where(
+        np.isin(dseg(SHIFTS), LABELS.loc[LABELS['region'] == 'GPe', 'index']), dseg(SHIFTS), 0
+    )
+    files['given'] = save(pallidum, GRE_TO_ANAT @ AFFINE, tmp_path, 'given.nii')
+    labels = LABELS.assign(region=LABELS['region'].replace('GPe', 'Globus Pallidus'))
+    labels.to_csv(tmp_path / 'given.tsv', sep='\t', index=False)
+    before = load_labels_of(plain)
+    told = (
+        RefineDeepGrey(params={'box': BOX}, given_labels=str(tmp_path / 'given.tsv'), **files).run().outputs
+    )
+    assert dice(load_labels_of(told) > 0, before > 0) > 0.9
+
+
+def load_labels_of(outputs):
+    return np.asarray(nib.load(outputs.dseg).dataobj)
 
 
 def test_there_are_no_shares_where_nothing_was_segmented(files, tmp_path, monkeypatch):

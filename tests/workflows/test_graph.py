@@ -369,6 +369,26 @@ def test_tables_get_the_labels_and_shares_of_segmented_nuclei(options, series, f
     assert any('_seg-nuclei_probseg.nii.gz' in path for path in save.inputs.remove) == (name != 'segment')
 
 
+def test_a_segmentation_of_nuclei_says_where_the_large_ones_lie(options, series, files):
+    tissues = Segmentation('tissues', files('tissues.nii'), None, 'anat')
+    aseg = Segmentation('aseg', files('aseg.mgz'), None, 'anat', 'freesurfer')
+    manual = Segmentation('manual', files('dseg.nii'), files('dseg.tsv'), 'gre')
+    for given, first in (
+        ((tissues, manual, aseg), 'manual'),
+        ((aseg,), 'aseg'),
+        ((tissues,), None),
+        ((), None),
+    ):
+        workflow, methods, _ = graph(options, replace(series, segmentations=given))
+        check_ports(workflow)
+        flat = workflow._create_flat_graph()
+        (node,) = [n for n in flat.nodes() if n.name == 'refine_labels']
+        ports = sources_of(flat, node)
+        assert ports.get('given') == (first and f'place_{first}')
+        assert ports.get('given_labels') == (first and f'read_{first}')
+        assert any('searched around their places' in text for text in methods) == bool(first)
+
+
 @pytest.mark.parametrize('name', ['segment', 'none'])
 def test_applications_of_several_series_get_the_labels_of_each(options, series, monkeypatch, name):
     def measure(dseg: list, labels: list):
