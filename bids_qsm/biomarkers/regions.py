@@ -375,6 +375,7 @@ def _rows(
             'note': region.note or 'n/a',
             **_statistics(data, region, inside, correlations[name], grid),
         }
+        row['se_pv'] = np.hypot(row['se_pv'], row.pop('_border'))
         if name == 'chi' and region.name in REFERENCES and row['n_voxels'] > 1:
             row['zero_se'] = np.hypot(row['se'], slow_error(data, region.core & inside))
         yield row
@@ -383,7 +384,7 @@ def _rows(
 def _statistics(data: np.ndarray, region: _Region, inside: np.ndarray, correlation: Correlation, grid: Grid):
     """Statistics of a map over a region and its core, and by the weight of each voxel."""
     whole, core = region.whole & inside, region.core & inside
-    found = dict.fromkeys(_STATISTICS, np.nan) | {'core_voxels': int(core.sum())}
+    found = dict.fromkeys(_STATISTICS, np.nan) | {'core_voxels': int(core.sum()), '_border': 0.0}
     if core.any():
         of_core = data[core].astype(np.float64)
         found['core_mean'], found['core_median'] = of_core.mean(), np.median(of_core)
@@ -399,7 +400,8 @@ def _statistics(data: np.ndarray, region: _Region, inside: np.ndarray, correlati
     found['se'] = _noise(data, whole, region, inside, correlation, grid)
     if region.sides:
         slope = border_slope(data, region.sides, inside, grid)
-        found['se'] = np.hypot(found['se'], slope.error(region.border_mm))
+        found['_border'] = slope.error(region.border_mm)
+        found['se'] = np.hypot(found['se'], found['_border'])
         found['border_effect'] = slope.grow * region.border_mm
     weight = np.where(inside, sum(region.weights), 0) if region.weights else np.zeros(1)
     if weight.any():
@@ -536,7 +538,10 @@ def dictionary(atlas: str = ''):
             'and White matter, and where the data do not determine it.',
             unit,
         ),
-        'se_pv': ('Standard error of mean_pv, with the same correlation of voxels as in se.', unit),
+        'se_pv': (
+            f'Standard error of mean_pv: noise correlated between voxels as in se, and {position}.',
+            unit,
+        ),
     }
     for name, column in AGAINST.items():
         described[column] = (

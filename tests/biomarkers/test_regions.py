@@ -385,3 +385,19 @@ def test_border_effect_is_what_a_neighbour_would_add(labels):
     assert np.isnan(
         row(region_table({'chi': chi}, dseg, labels, everywhere(), GRID), 'Brain', 'both')['border_effect']
     )
+
+
+def test_the_border_counts_in_the_error_of_the_corrected_mean(chi, dseg, labels):
+    found = {
+        source: row(
+            region_table({'chi': chi}, dseg, labels.assign(source=source), everywhere(), GRID), 'SN', 'L'
+        )
+        for source in ('own', 'prior')
+    }
+    assert found['own']['mean_pv'] == found['prior']['mean_pv']
+    border = {s: f['border_effect'] / f['border_mm'] for s, f in found.items()}
+    assert border['own'] == pytest.approx(border['prior'], rel=1e-3)
+    # of the same noise
+    noise, more = (np.square(f['se_pv']) for f in found.values())
+    expected = np.square(found['prior']['se']) - np.square(found['own']['se'])
+    assert more - noise == pytest.approx(expected, rel=1e-3)
