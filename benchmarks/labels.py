@@ -141,6 +141,7 @@ def found_by(way, case, target, dseg):
         )
         return placed, target.labels, None
     data = {**case, 'dseg': dseg, 'dseg_affine': target.affine, 'labels': target.labels}
+    data |= {'given': None, 'given_labels': None}
     found = call(REFINEMENT[way], data, {})
     return found.dseg, found.labels, found.shares
 
