@@ -110,7 +110,10 @@ def segment(
     pose and size are fitted, twelve parameters a nucleus
     (:func:`bids_qsm.anatomy.nucleus_outlines.fit_poses`). Large nuclei come first: those of the midbrain are
     searched in what they leave. Last the surfaces move along their normals
-    (:func:`bids_qsm.anatomy.nucleus_outlines.deform`). The fits compare the maps with
+    (:func:`bids_qsm.anatomy.nucleus_outlines.deform`). Nuclei that T1w hardly shows start with the shape of
+    the atlas after the affine part of the registration, and fluid, told by R2* or a single magnitude, has the
+    values of white matter, as its susceptibility is that of caudate and thalamus. The fits compare the maps
+    with
 
     .. math:: I(x) = m_0(x) + \sum_k s_k(x) \, (m_k(x) - m_0(x))
 
