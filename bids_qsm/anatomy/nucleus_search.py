@@ -22,6 +22,8 @@ _ALONE_MM = 7.0
 """Longest shift (mm) of each, beyond that of all."""
 _PLACED_MM = 1.0
 """Standard deviation (mm) along an axis of the place that a segmentation of T1w gives."""
+_SHARED = 0.1
+"""Share of the smallest nucleus of the midbrain that may lie in others."""
 _SATURATED = 5.0
 """Contrast over its noise beyond which a nucleus is no better for more: the brightest is not all."""
 
@@ -168,6 +170,7 @@ class _Search:
                 cost += self.cost(k, tries[p][None], given)[0]
                 given[k] = tries[p]
             basis = np.stack([d[p] for d, p in zip(drawn, pick, strict=True)])
+            shared = np.maximum(basis.sum(0) - 1, 0).sum() / basis.sum(1).min()
             basis = basis / np.maximum(basis.sum(0), 1)
             gram = basis @ basis.T + 1e-3 * np.eye(len(basis))
             gain, amounts = 0.0, {}
@@ -176,7 +179,9 @@ class _Search:
                 amount = np.maximum(np.linalg.solve(gram, right), 0)
                 amounts[name] = amount
                 gain += amount @ right - 0.5 * amount @ gram @ amount
-            value = gain / self.view.inflation - cost
+            # they do not overlap, and each has some of the susceptibility by which it is known
+            odd = shared > _SHARED or amounts['chi'].min() <= 0
+            value = gain / self.view.inflation - cost - 1e6 * odd
             if value > best:
                 best, chosen, contrast = value, given, amounts
         for i, k in enumerate(group):
@@ -227,13 +232,14 @@ def locate_large(view: _Template, nuclei: Sequence[Nucleus], covariance: Array):
 def locate_small(view: _Template, nuclei: Sequence[Nucleus], covariance: Array):
     """Find the shifts of red nucleus, substantia nigra and subthalamic nucleus in what the others leave.
 
-    They look alike, and so those of a side are searched together.
+    They look alike, and so those of a side are searched together. Those of the other side, which may touch
+    them, do not take their place.
     """
-    search = _Search(view, nuclei, covariance)
-    search.settle()
     for side in ('L', 'R'):
+        search = _Search(view, nuclei, covariance)
+        search.settle()
         search.seek_midbrain(side)
-    search.apply()
+        search.apply()
 
 
 def _lattice(lag: int):
