@@ -258,3 +258,23 @@ def test_a_segmentation_of_t1w_says_where_large_nuclei_lie():
     np.testing.assert_array_equal(small.dseg, alone.dseg)
     hidden = np.where(np.isin(dseg(STAY), [5, 6]), dseg(STAY), 0)
     np.testing.assert_array_equal(found_in(chi, given=np.roll(hidden, 3, 1)).dseg, alone.dseg)
+
+
+def test_a_bright_piece_of_the_nigra_is_not_the_subthalamic_nucleus():
+    chi = susceptibility(SHIFTS, gain=0.4, noise=0.01)
+    share, index = amounts(SHIFTS), LABELS.set_index('name')['index']
+    # its reticular part, of the size of the other nucleus, has four times the contrast
+    chi = chi + (0.15 * share[index['R_SNr']] - 0.02 * share[index['R_STN']]).astype(np.float32)
+    found, true = found_in(chi.astype(np.float32)).dseg, dseg(SHIFTS)
+    both = [index['R_SNc'], index['R_SNr']]
+    assert dice(found == index['R_STN'], true == index['R_STN']) > 0.6
+    assert dice(np.isin(found, both), np.isin(true, both)) > 0.6
+
+
+def test_nuclei_of_both_sides_may_touch():
+    """That of the left, found first, does not take the place of that of the right."""
+    close = {**STAY, ('STN', 'L'): (5.5, 0.0, 0.0), ('STN', 'R'): (-6.5, 0.0, 0.0)}
+    chi = susceptibility(close, noise=0.005)
+    found, true = found_in(chi).dseg, dseg(close)
+    for n in LABELS.loc[LABELS['region'] == 'STN', 'index']:
+        assert dice(found == n, true == n) > 0.7
