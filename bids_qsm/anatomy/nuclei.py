@@ -37,7 +37,7 @@ _LARGEST_VOXEL = 40.0
 """Volume (mm^3) of voxels beyond which the atlas is as good."""
 _LEAST_CONTRAST = 0.012
 """Difference (ppm) to the surroundings below which a nucleus is not made out."""
-_VOLUMES = (0.5, 2.0)
+_VOLUMES = (0.4, 2.5)
 """Plausible volume over that of the atlas."""
 _HIDDEN = ('SN', 'RN', 'STN', 'Dentate')
 """Nuclei that T1w hardly shows."""
@@ -124,7 +124,7 @@ def segment(
     susceptibility changes.
 
     A nucleus keeps the outline of the atlas, moved with its neighbours, where its contrast is below
-    0.012 ppm, its volume is not within half and twice that of the atlas, or it would move by more than 10 mm
+    0.012 ppm, its volume is below 0.4 or above 2.5 of that of the atlas, or it would move by more than 10 mm
     by itself.
 
     Parameters
@@ -220,7 +220,9 @@ def _unwarp(nuclei: list[Nucleus], mask: Array, affine: Array, there: list, back
     Where T1w hardly shows a nucleus, what registration does to its shape is chance. Returns the volume of
     the person over that of the template.
     """
-    voxels = np.argwhere(mask)[:: max(1, int(mask.sum()) // 20_000)]
+    # of blocks of voxels: every n-th of a list may lie in one plane
+    step = max(1, round((mask.sum() / 20_000) ** (1 / 3)))
+    voxels = step * np.argwhere(mask[::step, ::step, ::step])
     points = apply_affine(affine, voxels)
     design = np.concatenate([points, np.ones((len(points), 1))], 1)
     whole = np.linalg.lstsq(design, transform_points(points, back), rcond=None)[0][:3].T
@@ -263,13 +265,17 @@ def _channels(
     Fluid has the values of white matter: by its own susceptibility it looks like caudate and thalamus.
     """
     channels, least = {'chi': np.where(mask, chi, 0)}, {'chi': _MISFIT['chi']}
+    size = spacing_of(affine)
     if r2star is not None:
-        channels['r2star'] = np.where(mask & np.isfinite(r2star), r2star, 0)
+        # where it was not fitted, it tells nothing
+        known = mask & np.isfinite(r2star) & (r2star > 0)
+        channels['r2star'] = np.where(known, r2star, np.median(r2star[known]) if known.any() else 0)
         least['r2star'] = _MISFIT['r2star'] * field_strength
     elif magnitude is not None:
-        channels['signal'] = magnitude / max(float(np.median(magnitude[mask])), 1e-9)
+        level = _around(magnitude, mask, size)
+        channels['signal'] = np.where(mask, magnitude / np.maximum(level, 1e-9), 1)
         least['signal'] = _MISFIT['signal']
-    fluid = _fluid(channels, affine, mask)
+    fluid = _fluid(channels, size, mask)
     noise = {}
     for name, image in channels.items():
         rough = np.abs(image - ndimage.gaussian_filter(image, 1.0))[mask]
@@ -279,25 +285,32 @@ def _channels(
     return channels, noise
 
 
-def _fluid(channels: dict, affine: Array, mask: Array):
+def _around(image: Array, mask: Array, size: Array, mm: float = 10.0):
+    """Level of tissue around each voxel; what is much darker does not count."""
+    weight = mask.astype(np.float32)
+    for _ in range(3):
+        total = ndimage.gaussian_filter(weight, mm / size, truncate=3)
+        level = ndimage.gaussian_filter(weight * image, mm / size, truncate=3) / np.maximum(total, 1e-6)
+        weight = (mask & (image > 0.8 * level)).astype(np.float32)
+    return level
+
+
+def _fluid(channels: dict, size: Array, mask: Array):
     """Where there is CSF: it relaxes slowly, or else is dark without the susceptibility of iron."""
-    size = spacing_of(affine)
     if 'r2star' in channels:
         smooth = ndimage.gaussian_filter(channels['r2star'], 0.5 / size)
         return mask & (smooth < 0.5 * np.median(channels['r2star'][mask]))
     if 'signal' not in channels:
         return np.zeros(mask.shape, bool)
     signal, chi = (ndimage.gaussian_filter(channels[name], 0.7 / size) for name in ('signal', 'chi'))
-    tissue = (mask & (signal > 0.6)).astype(np.float32)
-    around = ndimage.gaussian_filter(tissue * signal, 10 / size, truncate=3)
-    around = around / np.maximum(ndimage.gaussian_filter(tissue, 10 / size, truncate=3), 1e-6)
     # the rim of a nucleus rich in iron is dark too
     plain = mask & ~ndimage.binary_dilation(chi > np.median(chi[mask]) + 0.06)
-    # dark voxels that touch others that are clearly so
-    pieces, count = ndimage.label(plain & (signal < 0.82 * around))
-    sure = np.bincount(pieces[plain & (signal < 0.74 * around)], minlength=count + 1) > 0
-    sure[0] = False
-    return sure[pieces]
+    # pieces that are dark all through; nuclei without much iron may be rather dark, too
+    pieces, count = ndimage.label(plain & (signal < 0.82))
+    sizes = np.bincount(pieces.ravel(), minlength=count + 1)
+    dark = np.bincount(pieces[plain & (signal < 0.74)], minlength=count + 1) > 0.35 * sizes
+    dark[0] = False
+    return dark[pieces]
 
 
 def _judge(scene: Scene, outlines: list[Outline], expected: dict[int, float], covariance: Array):

@@ -22,8 +22,6 @@ _ALONE_MM = 7.0
 """Longest shift (mm) of each, beyond that of all."""
 _PLACED_MM = 1.0
 """Standard deviation (mm) along an axis of the place that a segmentation of T1w gives."""
-_SHARED = 0.1
-"""Share of the smallest nucleus of the midbrain that may lie in others."""
 _SATURATED = 5.0
 """Contrast over its noise beyond which a nucleus is no better for more: the brightest is not all."""
 
@@ -170,7 +168,7 @@ class _Search:
                 cost += self.cost(k, tries[p][None], given)[0]
                 given[k] = tries[p]
             basis = np.stack([d[p] for d, p in zip(drawn, pick, strict=True)])
-            shared = np.maximum(basis.sum(0) - 1, 0).sum() / basis.sum(1).min()
+            twice = np.clip(basis.sum(0) - 1, 0, 1)
             basis = basis / np.maximum(basis.sum(0), 1)
             gram = basis @ basis.T + 1e-3 * np.eye(len(basis))
             gain, amounts = 0.0, {}
@@ -179,9 +177,10 @@ class _Search:
                 amount = np.maximum(np.linalg.solve(gram, right), 0)
                 amounts[name] = amount
                 gain += amount @ right - 0.5 * amount @ gram @ amount
-            # they do not overlap, and each has some of the susceptibility by which it is known
-            odd = shared > _SHARED or amounts['chi'].min() <= 0
-            value = gain / self.view.inflation - cost - 1e6 * odd
+                # a voxel that lies in two of them explains nothing, the more so
+                gain -= twice @ (amount @ basis) ** 2
+            # each has some of the susceptibility by which it is known
+            value = gain / self.view.inflation - cost - 1e6 * (amounts['chi'].min() <= 0)
             if value > best:
                 best, chosen, contrast = value, given, amounts
         for i, k in enumerate(group):

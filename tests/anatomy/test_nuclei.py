@@ -209,13 +209,13 @@ def test_rims_of_iron_are_no_fluid():
     inside = sum(amounts(STAY).values())
     dark = {'chi': chi, 'signal': (1 - 0.45 * inside).astype(np.float32)}
     everywhere = np.ones(SHAPE, bool)
-    assert not _fluid(dark, AFFINE, everywhere).any()
+    assert not _fluid(dark, np.ones(3), everywhere).any()
     dark['signal'][40:50, 5:12, 5:30] = 0.65
-    found = _fluid(dark, AFFINE, everywhere)
+    found = _fluid(dark, np.ones(3), everywhere)
     assert found[41:49, 6:11, 6:29].all()
     assert found.sum() < 1.3 * 10 * 7 * 25
     # one echo without a magnitude tells nothing
-    assert not _fluid({'chi': chi}, AFFINE, everywhere).any()
+    assert not _fluid({'chi': chi}, np.ones(3), everywhere).any()
 
 
 def test_what_registration_does_to_hidden_nuclei_is_undone():
