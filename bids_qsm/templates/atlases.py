@@ -168,28 +168,42 @@ def _most_likely(shares: Iterable[np.ndarray]) -> np.ndarray:
     return np.where(best < 1 - total, np.int16(0), label)
 
 
-def _of_probabilities(path: Path, data: np.ndarray, affine: np.ndarray, labels: pd.DataFrame, cache: Path):
-    """Label image of an image of probabilities, made once."""
-    if data.shape[3] != len(labels):
-        raise UserError(
-            f'The atlas {path} has {data.shape[3]} volumes, but its table has {len(labels)} labels; it needs '
-            'one row for each volume, in their order.'
-        )
-    most = float(data.max())
-    if not 0 < most <= 100 or data.min() < 0:
-        raise UserError(
-            f'The atlas {path} holds values from {data.min():g} to {most:g}, which are no probabilities: '
-            'give 0 to 1, or per cent.'
-        )
-    scale = np.float32(1 if most <= 1 else 0.01)
-    number = _most_likely(scale * data[..., n].astype(np.float32) for n in range(data.shape[3]))
-    index = np.array([0, *labels['index']], np.int32)
-    key = hashlib.sha256(path.read_bytes() + repr(index.tolist()).encode()).hexdigest()[:8]
+def _of_probabilities(path: Path, index: list[int], cache: Path):
+    """Label image of an image of probabilities, made once; ``index`` has the label of each volume."""
+    key = hashlib.sha256(repr(index).encode())
+    with path.open('rb') as stream:
+        while block := stream.read(2**20):
+            key.update(block)
     stem = re.sub(r'_probseg$', '', re.sub(r'\.nii(\.gz)?$', '', path.name))
-    return write_once(
-        cache / f'{stem}_desc-{key}_dseg.nii.gz',
-        lambda p: nib.save(nib.Nifti1Image(index[number], affine), p),
-    )
+
+    def write(target: Path) -> None:
+        image = nib.load(path)
+        if image.shape[3] != len(index):
+            raise UserError(
+                f'The atlas {path} has {image.shape[3]} volumes, but its table has {len(index)} labels; it '
+                'needs one row for each volume, in their order.'
+            )
+
+        def shares() -> Iterable[np.ndarray]:
+            # a volume at a time: all of them may not fit in memory
+            for n in (n for n, i in enumerate(index) if i > 0):
+                yield np.nan_to_num(np.asarray(image.dataobj[..., n], np.float32))
+
+        ends = np.array([(share.min(), share.max()) for share in shares()])
+        low, most = float(ends[:, 0].min()), float(ends[:, 1].max())
+        if low < -0.05 or not 0 < most <= 101:
+            raise UserError(
+                f'The atlas {path} holds values from {low:g} to {most:g}, which are no probabilities: give '
+                '0 to 1, or per cent.'
+            )
+        unit = np.float32(1 if most <= 1.5 else 100)
+        number = _most_likely(np.clip(share / unit, 0, 1) for share in shares())
+        label = np.array([0, *(i for i in index if i > 0)], np.int32)[number]
+        if not label.any():
+            raise UserError(f'In the atlas {path} no label is more likely than none anywhere.')
+        nib.save(nib.Nifti1Image(label, image.affine), target)
+
+    return write_once(cache / f'{stem}_desc-{key.hexdigest()[:8]}_dseg.nii.gz', write)
 
 
 def _atlas_of_path(path: Path, cache: Path) -> Atlas:
@@ -221,15 +235,18 @@ def _atlas_of_path(path: Path, cache: Path) -> Atlas:
         if column not in labels:
             labels[column] = [p[n] for p in parsed]
     labels['hemisphere'] = [SIDES.get(side.strip().lower(), '') for side in labels['hemisphere']]
+    index = labels['index'].tolist()
     labels = labels.loc[labels['index'] > 0, COLUMNS]
-    data, affine = read(path)  # one error about a damaged atlas, not one for each subject
-    if data.ndim not in (3, 4):
-        raise UserError(f'The atlas {path} has shape {data.shape}; give labels (3D) or probabilities (4D).')
+    read(path)  # one error about a damaged atlas, not one for each subject
+    shape = nib.load(path).shape
+    shape = shape[:3] if set(shape[3:]) <= {1} else shape
+    if len(shape) not in (3, 4):
+        raise UserError(f'The atlas {path} has shape {shape}; give labels (3D) or probabilities (4D).')
     name = re.sub('[^0-9A-Za-z]', '', entities.get('atlas') or entities.get('seg') or stem)
     text = labels.to_csv(sep='\t', index=False)
     copy = cache / f'atlas-{name}' / f'{stem}.tsv'
     # the user may have corrected the table; a copy that is still right keeps its date
     if not copy.is_file() or copy.read_bytes() != text.encode():
         atomic_write(copy, lambda p: p.write_text(text, encoding='utf-8'))
-    image = _of_probabilities(path, data, affine, labels, copy.parent) if data.ndim == 4 else path
+    image = _of_probabilities(path, index, copy.parent) if len(shape) == 4 else path
     return Atlas(name, space, image, copy, False, path.name)

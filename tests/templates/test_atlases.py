@@ -153,7 +153,7 @@ def probabilities(folder, maps, table='index\tname\n4\tLeft-RN\n7\tRight-RN\n'):
     return path
 
 
-@pytest.mark.parametrize('unit', [1, 100], ids=['share', 'per cent'])
+@pytest.mark.parametrize('unit', [1, 1.01 / 0.9, 100], ids=['share', 'resampled', 'per cent'])
 def test_an_atlas_of_probabilities(tmp_path, unit):
     maps = np.zeros((4, 3, 3, 2))
     maps[0, ..., 0], maps[1, ..., 1] = 0.9, 0.6
@@ -178,9 +178,26 @@ def test_an_atlas_of_probabilities(tmp_path, unit):
         (np.full((2, 2, 2, 3), 0.1), 'has 3 volumes, but its table has 2 labels'),
         (np.full((2, 2, 2, 2), 400.0), 'are no probabilities'),
         (np.full((2, 2, 2, 2), -0.1), 'are no probabilities'),
+        (np.full((2, 2, 2, 2), 0.1), 'no label is more likely than none'),
         (np.full((2, 2, 2, 2, 2), 0.1), 'has shape'),
     ],
 )
 def test_atlases_that_are_no_probabilities(tmp_path, maps, match):
     with pytest.raises(UserError, match=match):
         get_atlas(probabilities(tmp_path, maps), tmp_path / 'cache')
+
+
+def test_a_volume_of_background_in_an_atlas_of_probabilities(tmp_path):
+    maps = np.zeros((3, 2, 2, 3))
+    maps[0, ..., 0], maps[1, ..., 1], maps[2, ..., 2] = 1, 1, 1
+    maps[:, 0, 1, :] = np.nan
+    table = 'index\tname\n0\tbackground\n4\tLeft-RN\n7\tRight-RN\n'
+    found = get_atlas(probabilities(tmp_path, maps, table), tmp_path / 'cache')
+    assert np.asarray(nib.load(found.dseg).dataobj)[:, 0, 0].tolist() == [0, 4, 7]
+    assert np.asarray(nib.load(found.dseg).dataobj)[:, 0, 1].tolist() == [0, 0, 0]
+
+
+def test_labels_with_a_last_axis_of_one(tmp_path):
+    dseg = atlas_file(tmp_path, table='index\tname\n1\tx\n')
+    write(dseg, np.ones((3, 3, 3, 1), np.int16))
+    assert get_atlas(dseg, tmp_path / 'cache').dseg == dseg
