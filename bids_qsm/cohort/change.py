@@ -173,7 +173,7 @@ def _of_participant(
     values, n, valid = values[:, columns], runs[:, columns], valid[:, columns]
     start, end = valid.argmax(0), len(rows) - 1 - valid[::-1].argmax(0)
     at = np.arange(len(columns))
-    border = border[end, columns] - border[start, columns]
+    change = border[end, columns] - border[start, columns]
     # line through the sessions with a known time, weighted by their number of runs
     weight = np.where(valid & np.isfinite(time)[:, None], n, 0.0)
     when = np.nan_to_num(time)[:, None]
@@ -189,10 +189,10 @@ def _of_participant(
         'years': time[end] - time[start],
         'first': values[start, at],
         'last': values[end, at],
-        'border_change': border,
-        'se': np.hypot(sd[columns] * np.sqrt(1 / n[start, at] + 1 / n[end, at]), border),
+        'border_change': change,
+        'se': np.hypot(sd[columns] * np.sqrt(1 / n[start, at] + 1 / n[end, at]), change),
         'per_year': (lever * np.nan_to_num(values)).sum(0) / about,
-        'per_year_se': sd[columns] / np.sqrt(about),
+        'per_year_se': np.hypot(sd[columns] / np.sqrt(about), (lever * border[:, columns]).sum(0) / about),
     }
 
 

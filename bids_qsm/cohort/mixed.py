@@ -53,6 +53,13 @@ class Fit:
         """The fit with an error of the coefficients that is common to all observations."""
         return replace(self, cov=self.cov + np.outer(error, error), common=error)
 
+    @property
+    def without_common(self) -> 'Fit':
+        """The fit as it would be without that error."""
+        if self.common is None:
+            return self
+        return replace(self, cov=self.cov - np.outer(self.common, self.common), common=None)
+
     def coefficient(self, j: int) -> tuple[float, float, float]:
         """Estimate, standard error and degrees of freedom of a coefficient."""
         contrast = np.zeros((1, len(self.beta)))
@@ -111,6 +118,19 @@ def least_squares(x: np.ndarray, y: np.ndarray) -> Fit:
     within = float(np.sum((y - fitted) ** 2) / (len(y) - x.shape[1]))
     inverse = linalg.solve_triangular(r, np.eye(len(r)))
     return Fit(beta, within * inverse @ inverse.T, within, 0.0, fitted, y - fitted)
+
+
+def weighted_coefficients(x: np.ndarray, y: np.ndarray, participant: np.ndarray, fit: Fit) -> np.ndarray:
+    """Coefficients of another response, with the weights that a fit gave to the observations."""
+    _, code = np.unique(participant, return_inverse=True)
+    counts = np.bincount(code)
+    # of the means, what remains is as uncertain as a single deviation
+    kept = 1 - 1 / np.sqrt(1 + counts * fit.between / fit.within)
+    both = np.column_stack([x, y])
+    means = np.zeros((len(counts), both.shape[1]))
+    np.add.at(means, code, both)
+    both = both - (kept[:, None] * means / counts[:, None])[code]
+    return np.linalg.lstsq(both[:, :-1], both[:, -1], rcond=None)[0]
 
 
 def random_intercept(x: np.ndarray, y: np.ndarray, participant: np.ndarray) -> Fit:

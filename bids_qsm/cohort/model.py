@@ -33,7 +33,8 @@ _DESCRIBED: dict[str, str | tuple[str, str]] = {
     'se': ('Standard error of the estimate, that by borders included.', 'see column units'),
     'se_border': (
         'Error of the estimate if the borders of the region are off in all subjects alike: the estimate of '
-        'the same model of border_effect. It grows with effects in a neighbour. 0 where it is not known.',
+        'the same model of border_effect, what such an error makes of mean. It grows with effects in a '
+        'neighbour. 0 where it is not known, and for statistics of cores.',
         'see column units',
     ),
     'ci_low': ('Lower end of the 95 % confidence interval of the estimate.', 'see column units'),
@@ -198,7 +199,7 @@ def _fit(data: Observations, j: int, design: designs.Design):
             method += f' ({repeats} repeats taken as independent)'
     if fit.within <= 1e-20 * y.var():
         return None, 'the terms determine the values'
-    border = mixed.least_squares(x, data.border[design.rows, j]).beta
+    border = mixed.weighted_coefficients(x, data.border[design.rows, j], who, fit)
     return fit.with_common(border), method
 
 
@@ -226,14 +227,14 @@ def _table(data: Observations, fits: list[tuple]):
                         'se_border': abs(float(fit.common[c + 1])), 'units': units,
                         'statistic': estimate / se, 'statistic_name': 't', 'dof': dof, 'dof_term': 1.0,
                     })  # fmt: skip
-                    extra.append((kind, se / fit.spread))
+                    extra.append((kind, se / fit.spread, estimate / fit.without_common.coefficient(c + 1)[1]))
             if kind == 'curve' or len(members) > 1:
                 f, dof_term, dof = fit.joint([c + 1 for c in members])
                 rows.append(common | {
                     'term': term, 'level': 'joint', 'statistic': f, 'statistic_name': 'F', 'dof': dof,
                     'dof_term': dof_term, 'units': 'n/a',
                 })  # fmt: skip
-                extra.append(('joint', np.nan))
+                extra.append(('joint', np.nan, fit.without_common.joint([c + 1 for c in members])[0]))
     table = pd.DataFrame(rows).reindex(columns=COLUMNS)
     if table.empty:
         return table
@@ -247,14 +248,23 @@ def _table(data: Observations, fits: list[tuple]):
         is_t, 2 * stats.t.sf(np.abs(value), dof), stats.f.sf(np.abs(value), table['dof_term'].to_numpy(), dof)
     )
     table['p_fdr'] = adjust(table['p'], codes(table, ['atlas', 'map', 'hemisphere', 'term', 'level']))
-    kinds = np.array([kind for kind, _ in extra])
-    per_sd = np.array([share for _, share in extra])
-    _effects(table, kinds, per_sd, value, dof)
+    kinds, per_sd, plain = (np.array(column) for column in zip(*extra, strict=True))
+    _effects(table, kinds, per_sd, value, plain, dof)
     return table
 
 
-def _effects(table: pd.DataFrame, kinds: np.ndarray, per_sd: np.ndarray, value: np.ndarray, dof: np.ndarray):
-    """Fill in the columns effect, effect_low, effect_high, effect_name."""
+def _effects(
+    table: pd.DataFrame,
+    kinds: np.ndarray,
+    per_sd: np.ndarray,
+    value: np.ndarray,
+    plain: np.ndarray,
+    dof: np.ndarray,
+):
+    """Fill in the columns effect, effect_low, effect_high, effect_name.
+
+    ``plain`` is the statistic without the error by borders, of which correlations do not become smaller.
+    """
     low, high = np.full(len(table), np.nan), np.full(len(table), np.nan)
     effect = np.full(len(table), np.nan)
     g = kinds == 'factor'
@@ -262,10 +272,10 @@ def _effects(table: pd.DataFrame, kinds: np.ndarray, per_sd: np.ndarray, value: 
     per_sd = small_sample(dof[g]) * per_sd[g]
     effect[g], low[g], high[g] = value[g] * per_sd, ends[0] * per_sd, ends[1] * per_sd
     r = (kinds == 'number') | (kinds == 'contrast')
-    effect[r] = value[r] / np.sqrt(value[r] ** 2 + dof[r])
+    effect[r] = plain[r] / np.sqrt(plain[r] ** 2 + dof[r])
     low[r], high[r] = correlation_interval(effect[r], dof[r])
     both = kinds == 'joint'
-    ratio = value[both] * table['dof_term'].to_numpy()[both]
+    ratio = plain[both] * table['dof_term'].to_numpy()[both]
     effect[both] = ratio / (ratio + dof[both])
     names = {'factor': 'Hedges g', 'number': 'partial r', 'joint': 'partial eta squared'}
     names['contrast'] = names['number']

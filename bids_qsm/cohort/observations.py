@@ -139,7 +139,7 @@ def observe(
     once = np.unique(place * (len(keys) + 1) + code, return_index=True)[1]
     values[place[once], code[once]] = numbers[once]
     if statistic in WHOLE and BORDER in rows:
-        border[place[once], code[once]] = pd.to_numeric(rows[BORDER], errors='coerce').to_numpy(float)[once]
+        border[place[once], code[once]] = _at_one_distance(rows, code)[once]
     border = np.where(np.isfinite(border) & np.isfinite(values), border, 0)
     twice = len(rows) - len(once)
     if twice:
@@ -147,6 +147,16 @@ def observe(
     ranks = [pd.factorize(keys[c], sort=True)[0] for c in ('map', 'atlas')]
     order = np.lexsort((np.arange(len(keys)), ranks[0], keys['map'] != 'chi', ranks[1]))
     return Observations(series, values, border, keys, notes).take(order)
+
+
+def _at_one_distance(rows: pd.DataFrame, code: np.ndarray):
+    """The column border_effect, for the same error of the border in all rows of a region."""
+    effect = pd.to_numeric(rows[BORDER], errors='coerce')
+    if 'border_mm' not in rows:
+        return effect.to_numpy(float)
+    # an outline of its own at one visit and that of the atlas at another are no effect
+    mm = pd.to_numeric(rows['border_mm'], errors='coerce')
+    return (effect / mm * mm.groupby(code).transform('median')).to_numpy(float)
 
 
 def average(observations: Observations, by: Sequence[str], *, factors: Iterable[str] = ()) -> Observations:

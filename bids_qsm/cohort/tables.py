@@ -28,7 +28,7 @@ VALUES = ('mean', 'mean_weighted', 'median', 'mean_pv', 'core_mean', 'core_media
 """What may stand for the value of a region."""
 SHIFTED = (*VALUES, 'p5', 'p95')
 """Statistics of a region that move with the zero of susceptibility."""
-WHOLE = ('mean', 'mean_weighted', 'median', 'mean_pv')
+WHOLE = ('mean', 'mean_weighted', 'median', 'mean_positive', 'mean_pv')
 """Statistics of a region that the tissue at its border enters."""
 BORDER = 'border_effect'
 """Column: change of the mean by the error of the border."""

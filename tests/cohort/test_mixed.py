@@ -3,7 +3,7 @@ import pytest
 import statsmodels.api as sm
 from scipy import stats
 
-from bids_qsm.cohort.mixed import least_squares, random_intercept
+from bids_qsm.cohort.mixed import least_squares, random_intercept, weighted_coefficients
 
 
 def observations(seed, *, counts=(1, 2, 3), m=30, tau=1.0):
@@ -112,3 +112,12 @@ def test_units_do_not_matter():
         a, b = np.array(one.coefficient(j)), np.array(other.coefficient(j))
         np.testing.assert_allclose(a * [unit, unit, 1], b, rtol=1e-5)
     np.testing.assert_allclose(other.beta[0], 5 + 1e-3 * one.beta[0], rtol=1e-6)
+
+
+def test_coefficients_of_the_response_itself_are_those_of_the_fit():
+    rng = np.random.default_rng(12)
+    who = np.repeat(np.arange(12), rng.integers(1, 4, 12))
+    x = np.column_stack([np.ones(len(who)), rng.standard_normal((len(who), 2))])
+    y = x @ [0.1, 0.4, 0.0] + rng.standard_normal(12)[who] + 0.5 * rng.standard_normal(len(who))
+    for fit in (random_intercept(x, y, who), least_squares(x, y)):
+        np.testing.assert_allclose(weighted_coefficients(x, y, who, fit), fit.beta, rtol=1e-5, atol=1e-7)

@@ -288,3 +288,28 @@ def test_the_border_counts_in_mixed_models():
     assert 'mixed' in found['method']
     np.testing.assert_allclose(found['se'], np.hypot(plain['se'], found['se_border']))
     np.testing.assert_allclose(found['dof'], plain['dof'])
+
+
+def test_what_differs_between_people_alone_is_no_error_of_a_change():
+    """Some come back once, and the border makes the same of both visits."""
+    long = cohort(sessions=2)
+    who = long['participant_id']
+    seldom = sorted(set(who))[::3]
+    long = long[(long['session_id'] == 'ses-1') | who.isin(seldom)].reset_index(drop=True)
+    own = dict(zip(sorted(set(who)), np.random.default_rng(3).normal(0, 0.02, who.nunique()), strict=True))
+    # people differ much more than their visits
+    long['mean'] += 5 * long['participant_id'].map(own)
+    table = fit_models(
+        long.assign(border_effect=long['participant_id'].map(own)), 'chi ~ group + session_id'
+    )[0]
+    assert row(table, 'session_id', 'SN')['se_border'] < 0.1 * row(table, 'session_id', 'SN')['se']
+    assert row(table, 'group', 'SN')['se_border'] > 0.001
+
+
+def test_correlations_are_not_made_smaller_by_the_border(long):
+    spilt = long.assign(border_effect=0.0005 * long['age'].astype(float))
+    for formula, term, level in (('chi ~ age', 'age', None), ('chi ~ age * group', 'age', None)):
+        plain, found = (row(fit_models(part, formula)[0], term, 'GP', level) for part in (long, spilt))
+        assert found['se'] > 1.05 * plain['se']
+        columns = ['effect', 'effect_low', 'effect_high']
+        np.testing.assert_allclose(found[columns].astype(float), plain[columns].astype(float), rtol=1e-6)

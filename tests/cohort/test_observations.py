@@ -118,3 +118,12 @@ def test_border_effects_go_along():
     cores = observe(long.assign(core_mean=0.1), statistic='core_mean')
     assert not cores.border.any()
     assert not observe(long.drop(columns='border_effect')).border.any()
+
+
+def test_a_border_that_is_known_less_well_is_no_effect():
+    long = cohort(2).assign(border_effect=0.01, border_mm=0.25)
+    later = long['participant_id'] == 'sub-001'
+    # the same slope, with the outline of the atlas
+    long.loc[later, ['border_effect', 'border_mm']] = 0.032, 0.8
+    data = observe(long)
+    np.testing.assert_allclose(data.border[0], data.border[1])
