@@ -3,9 +3,12 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+import pandas as pd
 from nipype.interfaces.utility import Merge
 
-from bids_qsm.anatomy.nuclei import REFINEMENT
+from bids_qsm.anatomy.nuclei import REFINEMENT, SHOWN
+from bids_qsm.anatomy.nucleus_names import body_of
+from bids_qsm.anatomy.segmentation import label_table
 from bids_qsm.interfaces.anatomy import Resample
 from bids_qsm.interfaces.refinement import RefineDeepGrey
 from bids_qsm.interfaces.segmentation import ReadSegmentation
@@ -135,17 +138,25 @@ def _add_refinement(
 
 
 def _place_by_segmentation(workflow: pe.Workflow, series: 'Series'):
-    """Let the first segmentation of nuclei of the T1w say where the large nuclei lie."""
-    named = [one for one in series.segmentations if one.table is not None or one.names == 'freesurfer']
+    """Let the first segmentation of the T1w that has the large nuclei say where they lie."""
+    named = [one for one in series.segmentations if one.on == 'anat' and _has_nuclei(one)]
     if not named:
         return
     refine_labels = workflow.get_node('refine_labels')
     workflow.link(workflow.get_node(f'place_{named[0].name}'), refine_labels, given='image')
     workflow.link(workflow.get_node(f'read_{named[0].name}'), refine_labels, given_labels='labels')
     workflow.__desc__ += (
-        ' Putamen, caudate, pallidum and thalamus were searched around their places in the first of them '
-        'that names these nuclei.'
+        ' Putamen, caudate, pallidum and thalamus were searched around their places in that named '
+        f'{named[0].name}.'
     )
+
+
+def _has_nuclei(one: 'Segmentation'):
+    if one.table is None:
+        return one.names == 'freesurfer'
+    given = pd.read_csv(one.table, sep='\t', dtype=str, keep_default_na=False)
+    labels = label_table(given['index'].astype(int), given)
+    return bool(labels['region'].map(body_of).isin(SHOWN).any())
 
 
 def _add_segmentation(workflow: pe.Workflow, one: 'Segmentation', wanted: list[str], sizes: Sizes):

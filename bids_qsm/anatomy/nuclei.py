@@ -41,6 +41,8 @@ _VOLUMES = (0.4, 2.5)
 """Plausible volume over that of the atlas."""
 _HIDDEN = ('SN', 'RN', 'STN', 'Dentate')
 """Nuclei that T1w hardly shows."""
+SHOWN = ('Putamen', 'Caudate', 'Striatum', 'GP', 'Thalamus')
+"""Nuclei that segmentations of T1w have."""
 _ALONE_MM = 10.0
 """Longest plausible shift (mm) apart from that of the neighbours."""
 
@@ -177,7 +179,8 @@ def segment(
     view = template_view(channels, chi_affine, mask, chi_chain, nuclei, noise)
     find_common(view, nuclei, covariance)
     if given is not None and given_labels is not None:
-        _place(nuclei, given * mask, chi_affine, given_labels, to_template, scale)
+        complete = [n for n in known if covered[id(n)] > 0.97]
+        _place(complete, given, chi_affine, given_labels, to_template, scale)
     locate_large(view, nuclei, covariance)
     signal = np.ones_like(chi) if magnitude is None else magnitude
     corner, scene = make_scene(channels, signal, chi_affine, mask, to_template, nuclei, noise)
@@ -239,17 +242,16 @@ def _unwarp(nuclei: list[Nucleus], mask: Array, affine: Array, there: list, back
 def _place(
     nuclei: list[Nucleus], given: Array, affine: Array, labels: pd.DataFrame, back: list, scale: float
 ):
-    """Put nuclei that T1w shows where a segmentation of it has them."""
+    """Put whole nuclei that T1w shows where a segmentation of it has them."""
     bodies = labels['region'].map(body_of)
     for n in nuclei:
         rows = (bodies == n.name) & (labels['hemisphere'] == n.hemisphere)
         inside = np.isin(given, labels.loc[rows, 'index'])
         ratio = inside.sum() * np.prod(spacing_of(affine)) / (n.volume * scale)
-        if n.name in _HIDDEN or not _VOLUMES[0] <= ratio <= _VOLUMES[1]:
-            continue
-        middle = apply_affine(affine, np.argwhere(inside).mean(0)[None])
-        n.shift = -n.matrix @ (transform_points(middle, back)[0] - n.centre)
-        n.is_placed = True
+        if n.name in SHOWN and _VOLUMES[0] <= ratio <= _VOLUMES[1]:
+            middle = apply_affine(affine, np.argwhere(inside).mean(0)[None])
+            n.placed = transform_points(middle, back)[0] - n.centre
+            n.shift = -n.matrix @ n.placed
 
 
 def _channels(
@@ -366,7 +368,7 @@ def _shift(scene: Scene, outline: Outline):
 
 
 def _fall_back(kept: list[Nucleus], known: list[Nucleus], quality: dict[int, dict], covariance: Array):
-    """Put nuclei where those that were found let expect them, in the shape of the atlas."""
+    """Put nuclei of the atlas where T1w shows them, or else where those that were found let expect them."""
     rows = [i for i, n in enumerate(known) if n not in kept]
     shifts = np.array([quality[id(known[i])]['shift'] for i in rows]).reshape(-1, 3)
     for i, n in enumerate(known):
@@ -375,6 +377,7 @@ def _fall_back(kept: list[Nucleus], known: list[Nucleus], quality: dict[int, dic
         expected = np.zeros(3)
         if rows:
             expected = np.linalg.solve(covariance[np.ix_(rows, rows)], covariance[rows, i]) @ shifts
+        expected = expected if n.placed is None else n.placed
         n.matrix, n.shift = n.rest.copy(), -n.rest @ expected
         found = {
             'shift': expected,
@@ -436,7 +439,7 @@ def _moved(known: list[Nucleus], quality: dict[int, dict], box: tuple) -> tuple[
         bodies.append(Body(share, quality[id(n)]['shift']))
     if not bodies:
         return _still(box)
-    return flow(bodies, [1.0] * len(bodies), grid, fade(shape, 8.0))
+    return flow(bodies, grid, fade(shape, 8.0))
 
 
 def _with_quality(labels: pd.DataFrame, quality: dict[int, dict]):

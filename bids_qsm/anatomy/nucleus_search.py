@@ -81,7 +81,7 @@ class _Search:
 
     def cost(self, k: int, at: Array, places: dict[int, Array]):
         """Cost of shifts (n, 3; voxels) of a nucleus, as those of the others let expect it."""
-        if self.nuclei[k].is_placed:
+        if self.nuclei[k].placed is not None:
             return 0.5 * ((at * self.view.step) ** 2).sum(1) / _PLACED_MM**2
         others = [j for j in places if j != k]
         centre, variance = self.start.mean(0), self.covariance[k, k]

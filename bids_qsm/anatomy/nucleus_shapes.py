@@ -25,7 +25,7 @@ class Nucleus:
     template points to; ``parts`` are those of its parts, by label. ``centre`` (mm) and ``volume`` (mm^3) are
     those of the atlas. The pose maps template points of the person's nucleus to those of the atlas's:
     ``matrix`` (3, 3) about the centre, then ``shift`` (mm). ``rest`` (3, 3) is the matrix that its prior has.
-    ``is_placed`` says that a segmentation of the person's T1w gave its place.
+    ``placed`` is the shift of the centre (mm) in a segmentation of the person's T1w, where there is one.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Nucleus:
     matrix: np.ndarray = field(default_factory=lambda: np.eye(3))
     shift: np.ndarray = field(default_factory=lambda: np.zeros(3))
     rest: np.ndarray = field(default_factory=lambda: np.eye(3))
-    is_placed: bool = False
+    placed: np.ndarray | None = None
 
     @property
     def is_known(self):

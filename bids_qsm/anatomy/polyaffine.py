@@ -1,6 +1,5 @@
 """A smooth invertible displacement that moves several bodies, each by its own shift."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +19,6 @@ class Body:
 
 def flow(
     bodies: list[Body],
-    weights: Sequence[float],
     grid: Array,
     fade: Array,
     *,
@@ -38,8 +36,6 @@ def flow(
     ----------
     bodies : sequence of Body
         On a grid of voxels of 1 mm; shifts in mm.
-    weights : sequence of float
-        Relative weight of the shift of each body.
     grid : ndarray (4, 4)
         Voxel to template points.
     fade : ndarray
@@ -66,9 +62,9 @@ def flow(
         total = np.zeros((*shape, 3), np.float32)
         sum_weights = np.full(shape, 1e-9, np.float32)
         nearest = np.full(shape, 10 * reach, np.float32)
-        for body, trust, (box, distance) in zip(bodies, shares, near, strict=True):
+        for body, (box, distance) in zip(bodies, near, strict=True):
             away = ndimage.shift(distance, time * body.shift, order=1, mode='nearest')
-            weight = np.float32(trust) * np.exp(-0.5 * (away / reach) ** 2) / (away + 0.5) ** power
+            weight = np.exp(-0.5 * (away / reach) ** 2) / (away + 0.5) ** power
             total[box] += weight[..., None] * body.shift.astype(np.float32)
             sum_weights[box] += weight
             nearest[box] = np.minimum(nearest[box], away)
@@ -76,7 +72,6 @@ def flow(
         return total
 
     points = grid_points(shape, grid)
-    shares = np.asarray(weights) / max(weights)
     velocities = [velocity((n + 0.5) / steps) for n in range(steps)]
     there, back = points, points
     for now in velocities:

@@ -278,3 +278,23 @@ def test_nuclei_of_both_sides_may_touch():
     found, true = found_in(chi).dseg, dseg(close)
     for n in LABELS.loc[LABELS['region'] == 'STN', 'index']:
         assert dice(found == n, true == n) > 0.7
+
+
+def test_a_nucleus_that_t1w_shows_falls_back_to_its_place_there():
+    chi = susceptibility(STAY, noise=0.005)
+    index = LABELS.set_index('name').loc['L_GPe', 'index']
+    away = {**STAY, ('GP', 'L'): (-4.0, 3.0, 0.0)}
+    tissue = -0.02 + 0.005 * np.random.default_rng(5).standard_normal(SHAPE)
+    chi = np.where(amounts(STAY)[index] > 0, tissue, chi).astype(np.float32)
+    given = np.where(dseg(away) == index, index, 0)
+    found = found_in(chi, given=given)
+    assert quality(found).loc[('GPe', 'L'), 'source'] == 'prior'
+    assert dice(found.dseg == index, dseg(away) == index) > 0.85
+
+
+def test_a_nucleus_that_the_mask_cuts_is_not_placed_by_what_is_left():
+    chi, mask = susceptibility(STAY, noise=0.005), np.ones(SHAPE, bool)
+    index = LABELS.set_index('name').loc['L_GPe', 'index']
+    mask[:, :, : np.argwhere(dseg(STAY) == index)[:, 2].min() + 3] = False
+    given = np.where((dseg(STAY) == index) & mask, index, 0)
+    np.testing.assert_array_equal(found_in(chi, mask, given=given).dseg, found_in(chi, mask).dseg)

@@ -13,7 +13,7 @@ def carried():
         Body(np.minimum(sum(share[i] for i in parts), 1), np.array(SHIFTS[name]))
         for name, parts in rows.groupby(['body', 'hemisphere'])['index']
     ]
-    return bodies, flow(bodies, [1.0] * len(bodies), AFFINE, fade(SHAPE, 8.0))
+    return bodies, flow(bodies, AFFINE, fade(SHAPE, 8.0))
 
 
 def test_every_body_goes_its_own_way():

@@ -369,14 +369,21 @@ def test_tables_get_the_labels_and_shares_of_segmented_nuclei(options, series, f
     assert any('_seg-nuclei_probseg.nii.gz' in path for path in save.inputs.remove) == (name != 'segment')
 
 
-def test_a_segmentation_of_nuclei_says_where_the_large_ones_lie(options, series, files):
-    tissues = Segmentation('tissues', files('tissues.nii'), None, 'anat')
-    aseg = Segmentation('aseg', files('aseg.mgz'), None, 'anat', 'freesurfer')
-    manual = Segmentation('manual', files('dseg.nii'), files('dseg.tsv'), 'gre')
+def test_a_segmentation_of_nuclei_says_where_the_large_ones_lie(options, series, files, tmp_path):
+    def segmentation(name, on, table=None, **more):
+        path = tmp_path / f'{name}.tsv'
+        if table is not None:
+            path.write_text('index\tname\n' + ''.join(f'{n}\t{label}\n' for n, label in enumerate(table, 1)))
+        return Segmentation(name, files(f'{name}.nii'), path if table is not None else None, on, **more)
+
+    tissues, lesions = segmentation('tissues', 'anat'), segmentation('lesions', 'anat', ['lesion', 'Left-RN'])
+    aseg = segmentation('aseg', 'anat', names='freesurfer')
+    manual = segmentation('manual', 'anat', ['Left-Putamen', 'Right-Putamen'])
+    on_gre = segmentation('drawn', 'gre', ['Left-Putamen', 'Right-Putamen'])
     for given, first in (
-        ((tissues, manual, aseg), 'manual'),
-        ((aseg,), 'aseg'),
-        ((tissues,), None),
+        ((tissues, lesions, on_gre, aseg), 'aseg'),
+        ((lesions, manual, aseg), 'manual'),
+        ((lesions, on_gre), None),
         ((), None),
     ):
         workflow, methods, _ = graph(options, replace(series, segmentations=given))
@@ -386,7 +393,7 @@ def test_a_segmentation_of_nuclei_says_where_the_large_ones_lie(options, series,
         ports = sources_of(flat, node)
         assert ports.get('given') == (first and f'place_{first}')
         assert ports.get('given_labels') == (first and f'read_{first}')
-        assert any('searched around their places' in text for text in methods) == bool(first)
+        assert any(f'their places in that named {first}' in text for text in methods) == bool(first)
 
 
 @pytest.mark.parametrize('name', ['segment', 'none'])
