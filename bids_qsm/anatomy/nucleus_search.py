@@ -71,6 +71,7 @@ class _Search:
         self.nuclei = [n for n in nuclei if n.is_known]
         self.covariance = covariance
         self.start = np.array([n.moved for n in self.nuclei])
+        self.midline = _midline(self.nuclei)
         self.stamps = [_stamp(view, n) for n in self.nuclei]
         self.lag = int(np.ceil(_ALONE_MM / view.step))
         self.tried = _lattice(self.lag)
@@ -127,9 +128,9 @@ class _Search:
 
     def own_side(self, k: int):
         """Shifts that keep a nucleus on its side."""
-        centre = self.nuclei[k].centre[0]
-        x = centre + (self.start[k] - self.start.mean(0))[0] + self.tried[:, 0] * self.view.step
-        return self.tried[x * np.sign(centre) > 1.5]
+        away = self.nuclei[k].centre[0] - self.midline
+        x = away + (self.start[k] - self.start.mean(0))[0] + self.tried[:, 0] * self.view.step
+        return self.tried[x * np.sign(away) > 1.5]
 
     def seek_large(self, *, first: bool):
         """Put all but those of the midbrain in turn; at ``first`` faint ones follow the others."""
@@ -209,6 +210,15 @@ class _Search:
         for k, place in self.places.items():
             n = self.nuclei[k]
             n.shift = n.shift - n.matrix @ (place * self.view.step)
+
+
+def _midline(nuclei: Sequence[Nucleus]):
+    """Where the midline of the atlas lies (mm, first axis), by nuclei of which it has both sides."""
+    places = {(n.name, n.hemisphere): n.centre[0] for n in nuclei}
+    pairs = [
+        (x, places[name, 'R']) for (name, side), x in places.items() if side == 'L' and (name, 'R') in places
+    ]
+    return float(np.mean(pairs)) if pairs else 0.0
 
 
 def is_small(nucleus: Nucleus):

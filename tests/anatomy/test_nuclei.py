@@ -11,7 +11,16 @@ from tests.anatomy.nuclei import AFFINE, BOX, LABELS, SHAPE, SHIFTS, STAY, amoun
 
 
 def found_in(
-    chi, mask=None, *, affine=AFFINE, chain=(), method='segment', magnitude=None, r2star=None, given=None
+    chi,
+    mask=None,
+    *,
+    affine=AFFINE,
+    chain=(),
+    method='segment',
+    magnitude=None,
+    r2star=None,
+    given=None,
+    atlas=None,
 ):
     """Find the nuclei in a susceptibility map that ``chain`` brings to the template."""
     data = {
@@ -20,7 +29,7 @@ def found_in(
         'mask': np.ones(chi.shape, bool) if mask is None else mask,
         'chi_chain': list(chain),
         'to_template': [np.linalg.inv(matrix) for matrix in reversed(chain)],
-        'dseg': dseg(STAY),
+        'dseg': dseg(STAY) if atlas is None else atlas,
         'dseg_affine': AFFINE,
         'labels': LABELS,
         'magnitude': magnitude,
@@ -298,3 +307,13 @@ def test_a_nucleus_that_the_mask_cuts_is_not_placed_by_what_is_left():
     mask[:, :, : np.argwhere(dseg(STAY) == index)[:, 2].min() + 3] = False
     given = np.where((dseg(STAY) == index) & mask, index, 0)
     np.testing.assert_array_equal(found_in(chi, mask, given=given).dseg, found_in(chi, mask).dseg)
+
+
+@pytest.mark.parametrize('shift', [-4, 4])
+def test_an_atlas_beside_the_midline_finds_nuclei_near_it(shift):
+    # as near to the midline as red nuclei are
+    close = {**STAY, ('STN', 'L'): (7.0, 0.0, 0.0), ('STN', 'R'): (-7.0, 0.0, 0.0)}
+    atlas = np.roll(dseg(close), shift, 0)
+    found, true = found_in(susceptibility(close, noise=0.01), atlas=atlas).dseg, dseg(close)
+    for row in LABELS.itertuples():
+        assert dice(found == row.index, true == row.index) > 0.75, row.name
