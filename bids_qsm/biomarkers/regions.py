@@ -573,7 +573,8 @@ def dictionary(atlas: str = ''):
             'mm',
         ),
         'volume_ratio': (
-            'Volume over that of the atlas in this subject; of several labels the mean, weighted by volume.',
+            'Volume over that of the atlas, scaled to the head by the affine part of the registration; of '
+            'several labels the mean, weighted by volume.',
             'ratio',
         ),
         'border_mm': (
