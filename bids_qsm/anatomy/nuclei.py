@@ -244,11 +244,11 @@ def _place(
 ):
     """Put whole nuclei that T1w shows where a segmentation of it has them."""
     bodies = labels['region'].map(body_of)
-    for n in nuclei:
+    for n in [n for n in nuclei if n.name in SHOWN]:
         rows = (bodies == n.name) & (labels['hemisphere'] == n.hemisphere)
         inside = np.isin(given, labels.loc[rows, 'index'])
         ratio = inside.sum() * np.prod(spacing_of(affine)) / (n.volume * scale)
-        if n.name in SHOWN and _VOLUMES[0] <= ratio <= _VOLUMES[1]:
+        if _VOLUMES[0] <= ratio <= _VOLUMES[1]:
             middle = apply_affine(affine, np.argwhere(inside).mean(0)[None])
             n.placed = transform_points(middle, back)[0] - n.centre
             n.shift = -n.matrix @ n.placed
@@ -274,8 +274,8 @@ def _channels(
         channels['r2star'] = np.where(known, r2star, np.median(r2star[known]) if known.any() else 0)
         least['r2star'] = _MISFIT['r2star'] * field_strength
     elif magnitude is not None:
-        level = _around(magnitude, mask, size)
-        channels['signal'] = np.where(mask, magnitude / np.maximum(level, 1e-9), 1)
+        tissue = _tissue_level(magnitude, mask, size)
+        channels['signal'] = np.where(mask, magnitude / np.maximum(tissue, 1e-9), 1)
         least['signal'] = _MISFIT['signal']
     fluid = _fluid(channels, size, mask)
     noise = {}
@@ -287,7 +287,7 @@ def _channels(
     return channels, noise
 
 
-def _around(image: Array, mask: Array, size: Array, mm: float = 10.0):
+def _tissue_level(image: Array, mask: Array, size: Array, mm: float = 10.0):
     """Level of tissue around each voxel; what is much darker does not count."""
     weight = mask.astype(np.float32)
     for _ in range(3):

@@ -170,10 +170,9 @@ def _most_likely(shares: Iterable[np.ndarray]) -> np.ndarray:
 
 def _of_probabilities(path: Path, index: list[int], cache: Path):
     """Label image of an image of probabilities, made once; ``index`` has the label of each volume."""
-    key = hashlib.sha256(repr(index).encode())
     with path.open('rb') as stream:
-        while block := stream.read(2**20):
-            key.update(block)
+        key = hashlib.file_digest(stream, 'sha256')
+    key.update(repr(index).encode())
     stem = re.sub(r'_probseg$', '', re.sub(r'\.nii(\.gz)?$', '', path.name))
 
     def write(target: Path) -> None:
