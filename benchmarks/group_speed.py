@@ -79,7 +79,7 @@ def tables(subjects, sessions):
 
 def write(root, subjects, sessions):
     """Write a dataset's participants.tsv and the tables of all series; return both folders."""
-    from bids_qsm.biomarkers.regions import dictionary
+    from bids_qsm.biomarkers.region_columns import dictionary
 
     data, out = root / 'data', root / 'out'
     described = dictionary('nuclei')

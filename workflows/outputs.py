@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from bids_qsm.applications import applications
-from bids_qsm.biomarkers.regions import QUALITY, dictionary
+from bids_qsm.biomarkers.region_columns import dictionary
+from bids_qsm.biomarkers.regions import QUALITY
 from bids_qsm.derivatives.files import bids_uri, output_path, sidecar
 from bids_qsm.derivatives.products import PRODUCTS
 from bids_qsm.interfaces.anatomy import Resample

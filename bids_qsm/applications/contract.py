@@ -233,7 +233,7 @@ class Application:
             return self.table.dictionary(atlas)
         described = {}
         if self.cohort == 'tidy':
-            from bids_qsm.biomarkers.regions import dictionary
+            from bids_qsm.biomarkers.region_columns import dictionary
 
             described = dictionary(atlas)
             maps = '; '.join(f'{m.name}: {m.about} ({m.units or "no unit"})' for m in self.table.maps)

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from bids_qsm.applications.contract import Application, Figure, Table
-from bids_qsm.biomarkers.regions import dictionary, region_table
+from bids_qsm.biomarkers.region_columns import dictionary
+from bids_qsm.biomarkers.regions import region_table
 from bids_qsm.derivatives.products import PRODUCTS, SYMBOLS
 from bids_qsm.plotting.region_charts import plot_regions
 from bids_qsm.recon.grid import Grid

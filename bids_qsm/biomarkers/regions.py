@@ -11,16 +11,13 @@ from bids_qsm.biomarkers.border import border_slope
 from bids_qsm.biomarkers.partialvolume import Recovered, recover
 from bids_qsm.biomarkers.precision import Correlation, fit_correlation, shared_variance, standard_error
 from bids_qsm.biomarkers.reference import REFERENCES, reference_regions, slow_error
+from bids_qsm.biomarkers.region_columns import AGAINST, BORDER_MM, dictionary
 from bids_qsm.recon.grid import Grid
 
 COMPOSITES = {'SN': ('SNc', 'SNr'), 'GP': ('GPe', 'GPi')}
 ORDER: tuple[str, ...] = (*REFERENCES, 'SN', 'SNc', 'SNr', 'GP', 'GPe', 'GPi', 'RN', 'STN')
 ORDER += ('Putamen', 'Caudate', 'Thalamus', 'Dentate')
 UNITS = {'chi': 'ppm', 'R2star': '1/s'}
-BORDER_MM = {'own': 0.25, 'prior': 0.8}
-"""Standard deviation (mm) of the border of a nucleus that was segmented in the person, and of one that kept
-the outline of the atlas. Judgements: the first is a quarter of a usual voxel, the second what registration of
-T1w leaves in nuclei that T1w hardly shows."""
 _STATISTICS: tuple[str, ...] = ('mean', 'sd', 'se', 'median', 'p5', 'p95', 'mean_positive', 'mean_weighted')
 _STATISTICS += (
     'se_weighted',
@@ -32,8 +29,6 @@ _STATISTICS += (
     'core_median',
 )
 QUALITY = ('source', 'confidence', 'moved_mm', 'volume_ratio')
-AGAINST = {'CSF': 'against_csf', 'White matter': 'against_white_matter', 'Brain': 'against_brain'}
-"""Columns of susceptibility less that of each reference region."""
 _CROSS = ndimage.generate_binary_structure(3, 1)
 _NEIGHBOURS = _CROSS.astype(np.uint8)
 _FEWEST = 50
@@ -375,16 +370,23 @@ def _rows(
             'note': region.note or 'n/a',
             **_statistics(data, region, inside, correlations[name], grid),
         }
-        row['se_pv'] = np.hypot(row['se_pv'], row.pop('_border'))
+        if region.sides and row['n_voxels']:
+            slope = border_slope(data, region.sides, inside, grid)
+            error = slope.error(region.border_mm)
+            row['se'], row['se_pv'] = np.hypot(row['se'], error), np.hypot(row['se_pv'], error)
+            row['border_effect'] = slope.grow * region.border_mm
         if name == 'chi' and region.name in REFERENCES and row['n_voxels'] > 1:
             row['zero_se'] = np.hypot(row['se'], slow_error(data, region.core & inside))
         yield row
 
 
 def _statistics(data: np.ndarray, region: _Region, inside: np.ndarray, correlation: Correlation, grid: Grid):
-    """Statistics of a map over a region and its core, and by the weight of each voxel."""
+    """Statistics of a map over a region and its core, and by the weight of each voxel.
+
+    The border of the whole region, which counts in more than these, does not count in ``se`` yet.
+    """
     whole, core = region.whole & inside, region.core & inside
-    found = dict.fromkeys(_STATISTICS, np.nan) | {'core_voxels': int(core.sum()), '_border': 0.0}
+    found = dict.fromkeys(_STATISTICS, np.nan) | {'core_voxels': int(core.sum())}
     if core.any():
         of_core = data[core].astype(np.float64)
         found['core_mean'], found['core_median'] = of_core.mean(), np.median(of_core)
@@ -398,11 +400,6 @@ def _statistics(data: np.ndarray, region: _Region, inside: np.ndarray, correlati
     found['p5'], found['median'], found['p95'] = np.percentile(values, (5, 50, 95))
     found['mean_positive'] = positive.mean() if positive.size else np.nan
     found['se'] = _noise(data, whole, region, inside, correlation, grid)
-    if region.sides:
-        slope = border_slope(data, region.sides, inside, grid)
-        found['_border'] = slope.error(region.border_mm)
-        found['se'] = np.hypot(found['se'], found['_border'])
-        found['border_effect'] = slope.grow * region.border_mm
     weight = np.where(inside, sum(region.weights), 0) if region.weights else np.zeros(1)
     if weight.any():
         used = weight > 0
@@ -461,137 +458,3 @@ def _with_zeros(table: pd.DataFrame):
 
 def _short(value: float):
     return float(f'{value:.5g}')
-
-
-def dictionary(atlas: str = ''):
-    """Describe every column of `region_table`, as a BIDS data dictionary."""
-    unit = 'that of the map, see column units'
-    of_whole, of_core = 'over the voxels of the whole region', 'over the voxels of the core'
-    noise = (
-        'from the spread of the core and the effective number of independent voxels: the correlation of '
-        'voxels is estimated from the variogram of the map inside the regions, and variation within the core '
-        'counts as error'
-    )
-    position = 'the error of the position of the border, see border_mm'
-    described = {
-        'region': (
-            f'Region of the atlas{" " + atlas if atlas else ""}; SN is SNc and SNr together, GP is GPe and '
-            'GPi. Brain is the whole mask, CSF the fluid of the lateral ventricles (found by low R2*), White '
-            'matter deep cerebral white matter.',
-            None,
-        ),
-        'hemisphere': ('L, R, or both together.', None),
-        'index': ('Label in the segmentation; n/a for regions of several labels or none.', None),
-        'map': (
-            'Map that the row describes: chi (susceptibility) or R2star (transverse relaxation rate).',
-            None,
-        ),
-        'n_voxels': ('Number of voxels of the whole region inside the mask.', 'voxels'),
-        'volume_mm3': ('Volume of the whole region inside the field of view.', 'mm^3'),
-        'coverage': (
-            'Share of the region that lies inside the field of view and the mask; 0 where it is outside. '
-            'What the field of view cuts off does not count for Brain, CSF and White matter: it is the '
-            'share of the region in the field of view that lies inside the mask.',
-            'fraction',
-        ),
-        'mean': (f'Mean {of_whole}.', unit),
-        'sd': (f'Standard deviation {of_whole}.', unit),
-        'se': (
-            f'Standard error of mean: noise ({noise}) and {position}. It does not count the tissue that '
-            'voxels at the border share with the surroundings. Of Brain, CSF and White matter, noise alone.',
-            unit,
-        ),
-        'median': (f'Median {of_whole}.', unit),
-        'p5': (f'5th percentile {of_whole}.', unit),
-        'p95': (f'95th percentile {of_whole}.', unit),
-        'mean_positive': (f'Mean of the positive values {of_whole}.', unit),
-        'mean_weighted': (
-            'Mean over all voxels that lie in the region in part, weighted by p^2 / (p^2 + (1 - p)^2) of the '
-            'share p of each (probseg). n/a where shares are not known.',
-            unit,
-        ),
-        'se_weighted': ('Standard error of mean_weighted, from the same as se.', unit),
-        'border_effect': (
-            'Change of mean if all of the border lay further out by its standard deviation, border_mm. The '
-            'group level fits its models to it too: where a neighbour changes, so does the error that a '
-            'border off in all subjects makes.',
-            unit,
-        ),
-        'core': (
-            'What the core is, which holds little of the surroundings: eroded (all six neighbours lie '
-            'in the region), inner (at least four do; for small regions), whole (the whole region, if it is '
-            'very small or a reference), none (region not found).',
-            None,
-        ),
-        'core_voxels': ('Number of voxels of the core inside the mask.', 'voxels'),
-        'core_mean': (
-            f'Mean {of_core}. It is not comparable with the mean of the whole region, here or in other '
-            'studies.',
-            unit,
-        ),
-        'core_sd': (f'Standard deviation {of_core}.', unit),
-        'core_se': ('Standard error of core_mean from noise alone.', unit),
-        'core_median': (f'Median {of_core}.', unit),
-        'mean_pv': (
-            'Mean of the whole region, corrected for partial volume: least squares on the spread functions '
-            'of all regions and of the surroundings of each (geometric transfer matrix). n/a for Brain, CSF '
-            'and White matter, and where the data do not determine it.',
-            unit,
-        ),
-        'se_pv': (
-            f'Standard error of mean_pv: noise correlated between voxels as in se, and {position}.',
-            unit,
-        ),
-    }
-    for name, column in AGAINST.items():
-        described[column] = (
-            f'Mean less the mean of {name}; n/a for other maps and where it was not found.',
-            'ppm',
-        )
-        described[f'se_{column}'] = (f'Standard error of {column}: se and the zero_se of {name}.', 'ppm')
-    described |= {
-        'zero_se': (
-            'Standard error of a reference region as the zero of susceptibility: se, and half the difference '
-            'between its halves (root mean square over splits along the three axes of the image), as slow '
-            'errors of the map do not average out over it. The smallest marks the steadiest zero, see note. '
-            'n/a for all other rows.',
-            'ppm',
-        ),
-        'source': (
-            "Where the outline comes from: own (segmented in the subject's maps), prior (that of the atlas, "
-            'moved with its neighbours), mixed (labels of both kinds); n/a where nuclei were not segmented.',
-            None,
-        ),
-        'confidence': (
-            'Share of the variance of susceptibility in and around the nucleus that its outline explains; 0 '
-            'for prior; the least of several labels.',
-            'fraction',
-        ),
-        'moved_mm': (
-            'Distance of the nucleus from where registration put that of the atlas; the largest of several '
-            'labels.',
-            'mm',
-        ),
-        'volume_ratio': (
-            'Volume over that of the atlas, scaled to the head by the affine part of the registration; of '
-            'several labels the mean, weighted by volume.',
-            'ratio',
-        ),
-        'border_mm': (
-            f'Standard deviation of the position of the border that se counts: {BORDER_MM["own"]} for own, '
-            f'{BORDER_MM["prior"]} for prior, 0.4 for labels without a source; the largest of several '
-            'labels.',
-            'mm',
-        ),
-        'units': ('Unit of the statistics: ppm for susceptibility, 1/s for R2*.', None),
-        'reference': ('Region whose susceptibility is zero; n/a for other maps.', None),
-        'note': (
-            'Description of a reference region, whether its zero is the steadiest of those found, or why a '
-            'region has no statistics; otherwise n/a.',
-            None,
-        ),
-    }
-    return {
-        column: {'Description': text, **({'Units': units} if units else {})}
-        for column, (text, units) in described.items()
-    }

@@ -4,7 +4,8 @@ import pytest
 from scipy import ndimage, special
 
 from bids_qsm.biomarkers.reference import slow_error
-from bids_qsm.biomarkers.regions import BORDER_MM, dictionary, membership, region_table
+from bids_qsm.biomarkers.region_columns import BORDER_MM, dictionary
+from bids_qsm.biomarkers.regions import membership, region_table
 from bids_qsm.recon.grid import Grid
 
 GRID = Grid((24, 24, 24), (1.0, 1.0, 1.2))
