@@ -115,7 +115,8 @@ PRODUCTS = {
         'Minimum-intensity projection of the susceptibility-weighted magnitude',
         'arbitrary',
         Look('Minimum-intensity projection', 'arbitrary'),
-        'Minimum over a slab of the susceptibility-weighted image. Veins are dark lines.',
+        'Minimum over a slab of 10 mm along head-foot of the susceptibility-weighted image. Veins are dark '
+        'lines.',
         suffix='minIP',
         step='swi',
     ),

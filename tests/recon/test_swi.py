@@ -160,11 +160,22 @@ def test_true_swi_darkens_by_susceptibility_alone(scan):
     assert not black[scan['mask']].any()
 
 
-def test_minip_runs_along_the_thick_axis():
+@pytest.mark.parametrize(
+    ('voxel_size', 'b0_dir', 'dark'),
+    [
+        ((1.0, 1.0, 2.0), (0.0, 0.3, 0.95), [[3, 4, 4], [3, 4, 5], [3, 4, 6]]),
+        # sagittal slices of 3 mm, then coronal ones, upside down
+        ((3.0, 2.0, 1.0), (0.0, -0.9, 0.4), [[3, 3, 5], [3, 4, 5], [3, 5, 5]]),
+        ((2.0, 1.0, 3.0), (-1.0, 0.0, 0.0), [[2, 4, 5], [3, 4, 5], [4, 4, 5]]),
+    ],
+)
+def test_minip_runs_along_head_foot_however_the_volume_is_stored(voxel_size, b0_dir, dark):
     image = np.ones((8, 9, 10), np.float32)
     image[3, 4, 5] = 0.2
-    along = minip(image, Grid(image.shape, (1.0, 1.0, 2.0)), thickness_mm=6)
-    assert np.argwhere(along < 1).tolist() == [[3, 4, 4], [3, 4, 5], [3, 4, 6]]
-    along = minip(image, Grid(image.shape, (2.0, 1.0, 1.0)), thickness_mm=6)
-    assert np.argwhere(along < 1).tolist() == [[2, 4, 5], [3, 4, 5], [4, 4, 5]]
+    along = minip(image, Grid(image.shape, voxel_size, b0_dir), thickness_mm=6)
+    assert np.argwhere(along < 1).tolist() == dark
+
+
+def test_a_slab_of_less_than_a_voxel_changes_nothing():
+    image = np.random.default_rng(0).random((8, 9, 10), np.float32)
     np.testing.assert_array_equal(minip(image, Grid(image.shape), thickness_mm=0.5), image)
