@@ -71,7 +71,8 @@ def deform(
     """Displacement x -> x + u(x) of fixed points which, before ``matrix``, raises a `Similarity`.
 
     Each iteration gathers the gradient of the similarity at its sample points on a lattice, smooths it
-    by a Gaussian of ``sigma_mm``, and goes along it by ``step_mm`` at most, less and less.
+    by a Gaussian of ``sigma_mm``, and goes along it by ``step_mm`` at most, less and less. Where ``matrix``
+    takes all points out of the moving image, nothing is displaced.
 
     Parameters
     ----------
@@ -101,6 +102,9 @@ def deform(
     for n in range(iterations):
         moved = transform_points(points, [Displacement(field, affine)])
         histogram = joint_histogram(moved, fixed, to_voxel, similarity.moving, BINS)
+        if not histogram.any():
+            # no point lies in the moving image, as in a crop that could not be aligned: nothing to follow
+            break
         force = _forces(moved, fixed, to_voxel, similarity.moving, _slope(histogram)) @ to_voxel[:3, :3]
         gathered = [smooth(np.bincount(node, force[:, d], size)) for d in range(3)]
         gathered = np.stack(gathered, -1) / (count + 0.02 * count.max())[..., None]

@@ -21,3 +21,13 @@ def test_deformation_undoes_most_of_a_warp_across_contrasts():
     before = np.linalg.norm(transform_points(points, [truth]) - points, axis=1).mean()
     after = np.linalg.norm(transform_points(points, [found, truth]) - points, axis=1).mean()
     assert after < 0.6 * before
+
+
+def test_nothing_moves_where_all_points_miss_the_image():
+    brain, mask = template()
+    similarity = Similarity(
+        brain, template_affine(), mask, brain, template_affine(), n_points=1000, sigma=1.0
+    )
+    away = np.eye(4)
+    away[0, 3] = 1000.0
+    assert not deform(similarity, away, brain.shape, template_affine()).field.any()
