@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numba import njit, prange
+from scipy import ndimage
 
 from bids_qsm.errors import UserError
 from bids_qsm.recon.arrays import Array
@@ -44,6 +45,9 @@ def clearswi(
     Other shapes of p, each 1 at 0 and about one half at :math:`\phi_0`: 'linear',
     :math:`\max(1 - \phi / 2\phi_0, 0)`, which blackens strong veins; 'sigmoid',
     :math:`(1 + e^{-4}) / (1 + e^{4(\phi/\phi_0 - 1)})`, which spares weak ones.
+
+    At the rim of the mask, where air dephases the signal and the mean is of one side only, the filtered phase
+    is not that of veins: what p takes off fades to 0 where half of the Gaussian lies outside the mask.
 
     Unlike the paper, filters are in mm, not voxels, and act along all axes; the high-pass uses voxels of the
     mask only; the scale follows the mean of the positive phase, not the median; no soft threshold is added
@@ -96,7 +100,8 @@ def clearswi(
     if number:
         scale = np.float32(10 / strength * positive / number)
         lost = np.zeros(box.shape, np.float32)
-        _darken(phase, scale, SHAPES.index(phase_mask), lost)
+        inside_volume = _share_inside_volume(box, sizes, highpass_mm)
+        _darken(phase, scale, SHAPES.index(phase_mask), share, *inside_volume, lost)
         image *= np.float32(1) - box.uncrop(lost).T
     return image
 
@@ -134,10 +139,25 @@ def _subtract_mean(phase: Array, mean: Array, share: Array, mask: Array):
     return add_up(sums)
 
 
+def _share_inside_volume(box: Box, sizes: tuple[float, ...], width: float):
+    """Share of a Gaussian (mm) that lies inside the volume, for the samples of the box along each axis.
+
+    The end of a slab is no rim of the brain.
+    """
+    shares = []
+    for axis, (n, size, region) in enumerate(zip(box.volume, sizes, box.region, strict=True)):
+        share = ndimage.gaussian_filter1d(np.ones(n, np.float32), width / size, mode='constant')
+        whole = np.ones(box.shape[axis], np.float32)
+        start = (len(whole) - (region.stop - region.start)) // 2
+        whole[start : start + region.stop - region.start] = share[region]
+        shares.append(whole)
+    return shares
+
+
 @njit(cache=True, parallel=True, fastmath=True)
-def _darken(phase: Array, scale: float, shape: int, lost: Array):
+def _darken(phase: Array, scale: float, shape: int, share: Array, x: Array, y: Array, z: Array, lost: Array):
     """Share of the magnitude that the phase mask removes, where the phase is above 0."""
-    one, four = np.float32(1), np.float32(4)
+    one, two, four = np.float32(1), np.float32(2), np.float32(4)
     at_zero = one + np.tanh(one)
     for i in prange(phase.shape[0]):
         for j in range(phase.shape[1]):
@@ -145,10 +165,12 @@ def _darken(phase: Array, scale: float, shape: int, lost: Array):
                 u = phase[i, j, k] / scale
                 if u > 0:
                     if shape == 0:
-                        lost[i, j, k] = one - (one + np.tanh(one - u)) / at_zero
+                        part = one - (one + np.tanh(one - u)) / at_zero
                     elif shape == 1:
-                        lost[i, j, k] = min(u / np.float32(2), one)
+                        part = min(u / two, one)
                     else:
                         # a large u may not overflow
                         far = min(four * (u - one), np.float32(40))
-                        lost[i, j, k] = one - (one + np.exp(-four)) / (one + np.exp(far))
+                        part = one - (one + np.exp(-four)) / (one + np.exp(far))
+                    trust = two * share[i, j, k] / (x[i] * y[j] * z[k]) - one
+                    lost[i, j, k] = part * min(max(trust, np.float32(0)), one)
