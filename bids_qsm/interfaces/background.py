@@ -5,6 +5,7 @@ from nipype.interfaces.base import traits
 from bids_qsm.interfaces.device import DEVICES, call_on
 from bids_qsm.interfaces.step import Data, Step, image, inputs, mask, methods, outputs
 from bids_qsm.recon.background import BACKGROUND
+from bids_qsm.recon.masking import without_specks
 
 
 class RemoveBackground(Step):
@@ -21,4 +22,7 @@ class RemoveBackground(Step):
     output_spec = outputs(local_field=image('ppm'), mask=mask('where the local field is given'))
 
     def compute(self, data: Data):
-        return call_on(self.inputs.device, BACKGROUND[self.inputs.method], data, self.inputs.params)
+        method = BACKGROUND[self.inputs.method]
+        local, kept = call_on(self.inputs.device, method, data, self.inputs.params)
+        kept = without_specks(kept, data['grid'])
+        return local * kept, kept

@@ -98,6 +98,25 @@ def test_chain_of_files(files, tmp_path):
     )
 
 
+def test_background_removal_leaves_no_specks(files, tmp_path):
+    """V-SHARP cuts a loose cube of the mask down to one voxel."""
+    _, paths, _ = files
+    image = nib.load(paths['brain'])
+    mask = image.get_fdata() > 0
+    before = mask.sum()
+    mask[:3, :3, :3] = True
+    assert mask.sum() == before + 27
+    fed = save(mask, image.affine, tmp_path, 'fed.nii')
+    outputs = run(
+        RemoveBackground(field=paths['field'], noise=paths['noise'], mask=fed, method='vsharp'),
+        tmp_path / 'vsharp',
+    )
+    kept, local = load_mask(outputs.mask), load(outputs.local_field)[0]
+    assert kept.sum() > 0.2 * before
+    assert not kept[:3, :3, :3].any()
+    assert not local[~kept].any()
+
+
 def test_two_passes(files, tmp_path):
     """The strict mask leaves bad phase out; where it lies its susceptibility is taken."""
     head, paths, _ = files

@@ -15,6 +15,7 @@ from bids_qsm.recon.masking import (
     refine,
     strict,
     two_pass,
+    without_specks,
 )
 from bids_qsm.recon.masking.quality import _regrow
 from bids_qsm.recon.masking.surface import fill_surface, neighbours, sphere
@@ -171,6 +172,40 @@ def test_refine_drops_the_bad_rim_and_keeps_spots(head):
     assert refined[head.brain & ~rim].mean() > 0.995
     noise[rim] = 1.0
     np.testing.assert_array_equal(refine(head.brain, 0 * residual, noise, head.grid), refined)
+
+
+def test_end_slices_that_were_badly_fitted_go_as_a_whole(head):
+    residual = np.full(head.grid.shape, 0.03, np.float32)
+    noise = np.full(head.grid.shape, 1e-3, np.float32)
+    bottom = np.argwhere(head.brain)[:, 2].min()
+    middle = head.grid.shape[2] // 2
+    checker = np.indices(head.grid.shape).sum(0) % 3 > 0
+    # two thirds of the voxels of the lowest three slices, and of one in the middle
+    for k in (*range(bottom, bottom + 3), middle):
+        noise[..., k][checker[..., k]] = 10e-3
+    # a third of the next
+    noise[..., bottom + 3][~checker[..., bottom + 3]] = 10e-3
+    refined = refine(head.brain, residual, noise, head.grid)
+    expected = head.brain.copy()
+    expected[..., : bottom + 3] = False
+    np.testing.assert_array_equal(refined, expected)
+
+
+def test_specks_go_and_parts_of_the_brain_stay():
+    grid = Grid((40, 30, 30), (3.0, 3.0, 3.0))
+    mask = np.zeros(grid.shape, bool)
+    mask[2:22, 2:22, 2:22] = True
+    # 2.2 ml, as the tip of a lobe
+    mask[24:28, 4:8, 4:9] = True
+    clean = mask.copy()
+    # 1 and 4 voxels of 27 mm^3
+    mask[34, 4, 4] = mask[34, 10:14, 10] = True
+    np.testing.assert_array_equal(without_specks(mask, grid), clean)
+    assert without_specks(clean, grid) is clean
+    # of a small object a small piece counts
+    small = Grid(grid.shape, (0.3, 0.3, 0.3))
+    assert without_specks(clean, small) is clean
+    assert not without_specks(np.zeros_like(mask), grid).any()
 
 
 def test_a_sphere_is_filled():

@@ -12,6 +12,9 @@ from bids_qsm.recon.grid import Grid
 SPOT_ML = 2.0
 """Largest enclosed hole (ml) to fill where the mask may surround the sinuses."""
 
+PIECE_ML = 0.5
+"""Least size of a loose piece of a mask (ml) that is taken for a part of the brain."""
+
 
 def clean(mask: Array, grid: Grid, closing_mm: float, hole_ml: float, opening_mm: float):
     """Close gaps, fill holes, cut necks, keep the largest piece; see `fill` and `cut_necks`."""
@@ -62,6 +65,21 @@ def largest(mask: Array):
     if count <= 1:
         return mask
     return pieces == np.bincount(pieces.ravel())[1:].argmax() + 1
+
+
+def without_specks(mask: Array, grid: Grid):
+    """``mask`` without its loose pieces of less than PIECE_ML, or 1 % of the largest piece if that is less.
+
+    Where no speck is, ``mask`` itself. Parts that background removal has cut off, such as the cerebellum or
+    the tip of a lobe, stay.
+    """
+    pieces, count = ndimage.label(mask)
+    if count <= 1:
+        return mask
+    sizes = np.bincount(pieces.ravel())
+    sizes[0] = 0
+    kept = sizes >= min(1000 * PIECE_ML / grid.voxel_volume, 0.01 * sizes.max())
+    return mask if kept[1:].all() else kept[pieces]
 
 
 def not_empty(mask: Array, name: str):

@@ -8,7 +8,7 @@ from bids_qsm.recon.fourier import Box
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.masking.morphology import dilate, not_empty
 from bids_qsm.recon.masking.quality import valley
-from bids_qsm.recon.noise import DEAD
+from bids_qsm.recon.masking.residual import trusted
 
 
 def widen(mask: Array, quality: Array, grid: Grid, *, reach_mm: float = 3.0):
@@ -36,12 +36,10 @@ def widen(mask: Array, quality: Array, grid: Grid, *, reach_mm: float = 3.0):
     return mask | (near & (quality > valley(quality[mask])))
 
 
-def support(mask: Array, wide: Array, residual: Array, noise: Array, *, limit: float = 6.0):
-    """The mask plus the voxels of ``wide`` where the fit of the field succeeded.
+def support(mask: Array, wide: Array, residual: Array, noise: Array):
+    """The mask plus the voxels of ``wide`` where the fit of the field succeeded, see `trusted`.
 
-    It succeeded where the residual is within noise (1 / 3 rad, as echoes of less than three times the noise
-    do not count) and the noise at most ``limit`` times the median in the mask. Specks and threads of one
-    voxel are left out, and so are pieces that are not connected with the mask.
+    Specks and threads of one voxel are left out, and so are pieces that are not connected with the mask.
 
     Parameters
     ----------
@@ -55,8 +53,7 @@ def support(mask: Array, wide: Array, residual: Array, noise: Array, *, limit: f
     ndarray of bool, shape (x, y, z)
     """
     not_empty(mask, 'it')
-    trusted = wide & (noise > 0) & (residual <= 1 / DEAD) & (noise <= limit * np.median(noise[mask]))
-    whole = mask | ndimage.binary_opening(mask | trusted)
+    whole = mask | ndimage.binary_opening(mask | (wide & trusted(mask, residual, noise)))
     pieces, _ = ndimage.label(whole)
     # pieces that contain part of the mask
     held = np.zeros(pieces.max() + 1, bool)
