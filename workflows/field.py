@@ -39,11 +39,7 @@ def init_field_wf(
         f'The mask ({mask}) was {masking.prose}. Phase was unwrapped '
         f'{unwrapping.prose} and a field map fitted over all echoes {fitting.prose}, weighted by '
         'signal-to-noise ratio, also up to 3 mm outside the mask where the phase is good to keep its rim. '
-        + (
-            ''
-            if mask in AS_GIVEN
-            else 'Of it, voxels of the rim and end slices were dropped where the fit failed.'
-        )
+        + ('' if mask in AS_GIVEN else 'Voxels of the rim and end slices were dropped where the fit failed.')
     )
     inputnode = pe.inputnode('magnitude', 'phase', 'quality', 'brain', 'echo_times', 'field_strength')
     strict_ports = ['strict'] if mask == 'two_pass' else []

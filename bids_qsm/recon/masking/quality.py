@@ -41,12 +41,13 @@ def combined(
     closing_mm: float = 4.0,
     opening_mm: float = 1.0,
 ):
-    """Brain mask less the voxels of bad phase; the brain is found by `bet` where no mask is given.
+    """The brain (given, or as found for the anatomical image) less the voxels of bad phase.
 
     Voxels of bad phase that are surrounded by good phase (veins, iron-rich nuclei) stay in the mask. Regions
     of bad phase at the rim wider than ``closing_mm``, such as signal loss above a sinus, are left out. The
-    consensus paper recommends this combination [1]_. The smooth surface of `bet` cuts the tips of gyri and
-    lobes: voxels of good phase within 5 mm that are connected with its inside are added again.
+    consensus paper recommends this combination [1]_. Without a brain mask (the app always has one) `bet`
+    finds the brain. Its smooth surface cuts the tips of gyri and lobes: voxels of good phase within 5 mm that
+    are connected with its inside are added again.
 
     Parameters
     ----------
@@ -90,7 +91,7 @@ def quality_mask(
 
 @method(memory=Need(volume=4, echoes=2), prose='the brain mask')
 def brain_mask(brain: Array, grid: Grid, *, erosion_mm: float = 0.0):
-    """Brain mask as it was given, eroded by ``erosion_mm``; its largest piece."""
+    """The brain (given, or as found for the anatomical image) itself, eroded by ``erosion_mm``."""
     if brain is None:
         raise UserError('The mask "brain" needs a brain mask and none was found: choose another with --mask.')
     not_empty(brain, 'the brain mask')
