@@ -9,6 +9,8 @@ import nipype
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline import engine as pe
 from nipype.pipeline.engine.base import EngineBase
+from nipype.pipeline.engine.nodes import NodeExecutionError
+from nipype.utils.filemanip import loadpkl
 from numba.core.caching import IndexDataCacheFile
 
 from bids_qsm.derivatives.files import software_versions
@@ -55,11 +57,26 @@ class Node(pe.Node):
 
     def run(self, updatehash: bool = False):
         mend_caches()  # here, as a plugin may run steps in any process
-        result = super().run(updatehash)
+        try:
+            result = super().run(updatehash)
+        except NodeExecutionError as error:
+            raise NodeExecutionError(self._in_words_of_users(str(error))) from None
         folder = Path(self.output_dir())
         if not (self.interface.always_run or (folder / _SEAL).exists()):
             _seal(folder, self._files_read())
         return result
+
+    def _in_words_of_users(self, traceback: str):
+        """The text, with files that other steps made named by their source in messages for users."""
+        given = sorted({str(path) for path in _paths(self.inputs.get_traitsfree())}, key=len, reverse=True)
+        lines = traceback.split('\n')
+        for number, line in enumerate(lines):
+            if 'UserError: ' in line:
+                for path in given:
+                    if path in line and (source := _source(Path(path))):
+                        line = line.replace(path, f'{Path(path).name} (made from {source})')
+                lines[number] = line
+        return '\n'.join(lines)
 
     def _files_read(self):
         """Files given to this step from outside of the working folder."""
@@ -92,6 +109,20 @@ def _load_or_flush(cache: IndexDataCacheFile, key: tuple):
     except Exception:  # pickle raises many kinds for damaged files
         cache.flush()
         return None
+
+
+def _source(path: Path):
+    """The file outside of the steps from which a step made ``path``; None where no step did.
+
+    Each step is followed to the first of its files.
+    """
+    source = None
+    while (inputs := path.parent / '_inputs.pklz').is_file():
+        path = next((one for one in _paths(loadpkl(inputs)) if one.is_file()), None)
+        if path is None:
+            return None
+        source = path
+    return source
 
 
 def _paths(value: object):

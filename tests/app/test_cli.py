@@ -299,9 +299,6 @@ def test_help_lists_methods(capsys):
     assert '--inversion NAME[:param=value,...]\n  tv         Invert by total variation.' in text
     assert 'alpha=0.0002' in text
     assert 'method, see below (linear)' in text
-    # in the app the brain is never found by bet unless --mask bet asks for it
-    assert '\n  combined   The brain (given, or as found for the anatomical image) less the' in text
-    assert '`bet`' not in text
 
 
 def test_version(capsys):

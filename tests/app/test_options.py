@@ -5,6 +5,7 @@ from bids_qsm.app import options as module
 from bids_qsm.app.methods import Method, describe
 from bids_qsm.app.options import STEPS, Options
 from bids_qsm.errors import UserError
+from bids_qsm.recon.masking import MASK
 
 
 def tv(
@@ -93,6 +94,14 @@ def test_help_names_methods_and_defaults():
     assert '--inversion NAME[:param=value,...]' in text
     assert 'tv         Invert by total variation.' in text
     assert 'alpha=0.0002, n_iter=40, fast=true, radii=6.0/1.0, name=a, at=None' in text
+
+
+def test_help_says_where_the_brain_of_a_mask_comes_from():
+    """The app passes the brain of the anatomical image to every mask; bet finds one only where asked for."""
+    text = describe('mask', MASK)
+    for name in ('combined', 'brain'):
+        assert f'\n  {name:<10} The brain (given, or as found for the anatomical image)' in text
+    assert '`bet`' not in text
 
 
 def test_defaults(make, tmp_path, monkeypatch):

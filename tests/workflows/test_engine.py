@@ -6,9 +6,11 @@ import shutil
 import numpy as np
 import pytest
 from nipype import config as nipype_config
+from nipype.pipeline.engine.nodes import NodeExecutionError
 from numba.core.caching import IndexDataCacheFile
 
-from bids_qsm.interfaces.anatomy import CorrectBias, IdentityTransform
+from bids_qsm.execution.run_log import last_error
+from bids_qsm.interfaces.anatomy import CorrectBias, IdentityTransform, RegisterRigid
 from bids_qsm.interfaces.derivatives import SaveDerivatives
 from bids_qsm.interfaces.io import save
 from bids_qsm.workflows import engine
@@ -42,6 +44,22 @@ def spoil(path, content):
 
 def test_whole_results_are_used_again(node):
     assert node().is_cached() == (True, True)
+
+
+def test_messages_name_the_file_of_the_user_and_not_one_of_the_working_folder(node, tmp_path, image):
+    """The brain mask that a step made is of another shape than the image that another made."""
+    made = node().run().outputs.image
+    flat = save(np.ones((12, 12, 11)), np.eye(4), tmp_path, 'flat.nii')
+    align = engine.Node(
+        RegisterRigid(moving=made, fixed=made, fixed_mask=flat), name='align', base_dir=str(tmp_path / 'work')
+    )
+    align.config = node().config
+    with pytest.raises(NodeExecutionError) as error:
+        align.run()
+    kind, message = last_error(str(error.value))
+    assert not kind
+    wanted = f'The mask {flat} has shape (12, 12, 11), but its image image.nii.gz (made from {image}) has'
+    assert message == f'{wanted} (12, 12, 12).'
 
 
 @pytest.mark.parametrize('pattern', ['result_*.pklz', '_seal.json', '*.nii*'])
