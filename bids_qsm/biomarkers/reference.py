@@ -29,17 +29,14 @@ def reference_regions(
     white_matter: np.ndarray | None,
     grid: Grid,
     *,
-    min_ml: float = 0.5,
-    max_ml: float = 80.0,
     max_ratio: float = 0.5,
     min_white_ml: float = 2.0,
 ):
     """Find the reference regions and check each.
 
     CSF is that of the lateral ventricles (`bids_qsm.recon.csf.ventricles`), found by R2*. It is valid with a
-    volume of ``min_ml`` to ``max_ml`` and a median R2* below ``max_ratio`` times that of the brain; white
-    matter is valid from ``min_white_ml``. An invalid region is empty, as a wrong reference would shift all
-    values.
+    plausible volume and a median R2* below ``max_ratio`` times that of the brain; white matter is valid from
+    ``min_white_ml``. An invalid region is empty, as a wrong reference would shift all values.
 
     Parameters
     ----------
@@ -56,27 +53,18 @@ def reference_regions(
     """
     return [
         ReferenceRegion('Brain', mask, 'whole', 1.0, ''),
-        _csf(maps, mask, grid, min_ml, max_ml, max_ratio),
+        _csf(maps, mask, grid, max_ratio),
         _white(maps, mask, white_matter, grid, min_white_ml),
     ]
 
 
-def _csf(
-    maps: Mapping[str, np.ndarray],
-    mask: np.ndarray,
-    grid: Grid,
-    min_ml: float,
-    max_ml: float,
-    max_ratio: float,
-):
+def _csf(maps: Mapping[str, np.ndarray], mask: np.ndarray, grid: Grid, max_ratio: float):
     r2star = maps.get('R2star')
     if r2star is None:
         return _none('CSF', mask, 'not found: there is no R2* to find the ventricles by')
-    region = ventricles(mask, np.nan_to_num(r2star), grid)
-    ml = region.sum() * grid.voxel_volume / 1000
-    found = f'{ml:.1f} ml of fluid near the centre'
-    if not min_ml <= ml <= max_ml:
-        return _none('CSF', mask, f'not found: {found}, where {min_ml:g} to {max_ml:g} ml is plausible')
+    region, found = ventricles(mask, np.nan_to_num(r2star), grid)
+    if not region.any():
+        return _none('CSF', mask, f'not found: {found}')
     fluid, brain = (float(np.median(r2star[part & (r2star > 0)])) for part in (region, mask))
     if fluid > max_ratio * brain:
         return _none('CSF', mask, f'not found: {found} has R2* {fluid:.1f}/s, the brain {brain:.1f}/s')

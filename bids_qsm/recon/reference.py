@@ -20,13 +20,13 @@ def csf(
     r2star_ratio: float = 0.35,
     reach_mm: float = 35.0,
     below_mm: float = 5.0,
-    min_ml: float = 0.5,
-    max_ml: float = 80.0,
+    min_ml: float = 3.0,
+    max_ml: float = 120.0,
 ):
     """Mean over the fluid of the lateral ventricles, found by low R2* near the centre of the brain [1]_.
 
     The fluid is found by `ventricles`, whose parameters these are. Without R2*, or where the volume of the
-    fluid is not between ``min_ml`` and ``max_ml``, the mean of the whole mask is used, and the note says why.
+    fluid is not plausible, the mean of the whole mask is used, and the note says why.
 
     Parameters
     ----------
@@ -53,16 +53,20 @@ def csf(
     """
     if r2star is None:
         return _whole(chi, mask, 'there is no R2* map to find the ventricles by')
-    region = ventricles(mask, r2star, grid, ratio=r2star_ratio, reach_mm=reach_mm, below_mm=below_mm)
-    volume = region.sum() * grid.voxel_volume / 1000
-    if not min_ml <= volume <= max_ml:
-        return _whole(
-            chi,
-            mask,
-            f'the fluid near the centre has {volume:.1f} ml where {min_ml:g} to {max_ml:g} ml is plausible',
-        )
+    region, found = ventricles(
+        mask,
+        r2star,
+        grid,
+        ratio=r2star_ratio,
+        reach_mm=reach_mm,
+        below_mm=below_mm,
+        min_ml=min_ml,
+        max_ml=max_ml,
+    )
+    if not region.any():
+        return _whole(chi, mask, f'there is {found}')
     offset = float(chi[region].mean(dtype=float))
-    note = f'Susceptibility is relative to the fluid of the ventricles ({volume:.1f} ml, found by low R2*).'
+    note = f'Susceptibility is relative to the fluid of the ventricles (low R2*; {found}).'
     return offset, region, 'CSF', note
 
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.reference import REFERENCE, brain, csf, none
 
 
@@ -39,6 +40,24 @@ def test_csf_says_when_it_takes_the_whole_brain(head, r2star, case):
     assert name == 'whole brain'
     assert 'whole brain' in note
     assert 'but' in note
+
+
+@pytest.mark.parametrize(('radius', 'is_taken'), [(7.3, False), (10.5, True)])
+def test_the_zero_is_not_that_of_a_few_voxels(radius, is_taken):
+    """A head of 3 mm: 1.4 ml of fluid, and 3.9 ml, whose core alone is of few voxels."""
+    grid = Grid((40, 40, 40), (3.0, 3.0, 3.0))
+    away = np.linalg.norm(np.indices(grid.shape).T - 20.0, axis=-1).T * 3
+    mask, fluid = away < 55, away < radius
+    chi = np.where(fluid, 0.03, -0.01).astype(np.float32)
+    r2star = np.where(fluid, 1.0, 20.0).astype(np.float32)
+    offset, region, name, note = csf(chi, mask, grid, r2star)
+    if is_taken:
+        assert (offset, name) == (pytest.approx(0.03, abs=1e-6), 'CSF')
+        assert region.sum() >= 100
+        assert '3.9 ml of fluid near the centre' in note
+    else:
+        assert (offset, name) == (pytest.approx(chi[mask].mean(), abs=1e-6), 'whole brain')
+        assert '1.4 ml of fluid near the centre, where 3 to 120 ml is plausible' in note
 
 
 def test_brain_and_none(head):

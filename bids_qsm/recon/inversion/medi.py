@@ -72,6 +72,7 @@ def medi0(
     outlier: float = 5.0,
     evenness: float = 0.1,
     r2star_ratio: float = 0.35,
+    min_ml: float = 3.0,
     tolerance: float = 0.01,
     max_iterations: int = 150,
 ):
@@ -79,7 +80,7 @@ def medi0(
 
     The cost of `medi` plus :math:`\tfrac{\mu}{2} \sum_{CSF} (\chi - \bar\chi_{CSF})^2`, where :math:`\mu` is
     ``evenness``. CSF is found where R2* is below ``r2star_ratio`` times its median, in the middle of the
-    brain (`ventricles`).
+    brain, at least ``min_ml`` of it (`ventricles`).
 
     Data and result as :mod:`bids_qsm.recon.inversion` has them.
 
@@ -94,9 +95,9 @@ def medi0(
     """
     if r2star is None:
         raise UserError('medi0 needs R2* to find the CSF, which takes more than one echo; choose medi.')
-    csf = ventricles(to_numpy(mask), to_numpy(r2star), grid, ratio=r2star_ratio)
+    csf, found = ventricles(to_numpy(mask), to_numpy(r2star), grid, ratio=r2star_ratio, min_ml=min_ml)
     if not csf.any():
-        raise UserError('medi0 found no CSF in the middle of the brain by its low R2*; choose medi.')
+        raise UserError(f'medi0 needs the CSF of the ventricles, but found {found} (low R2*); choose medi.')
     problem = Problem.of(field, mask, noise, grid)
     even = _Even(problem.box.crop(like(csf, field)), evenness)
     chi = _solve(
