@@ -5,7 +5,7 @@ from nipype.interfaces.base import traits
 from bids_qsm.interfaces.device import DEVICES, call_on
 from bids_qsm.interfaces.step import Data, Step, image, inputs, mask, methods, outputs
 from bids_qsm.recon.background import BACKGROUND
-from bids_qsm.recon.masking import without_specks
+from bids_qsm.recon.masking.morphology import without_specks
 
 
 class RemoveBackground(Step):

@@ -21,6 +21,7 @@ from nipype.interfaces.base.support import Bunch
 from nipype.interfaces.io import add_traits
 
 from bids_qsm.derivatives.files import save_derivative, sidecar_path
+from bids_qsm.interfaces.io import load_mask
 
 
 class _SaveDerivativesInputSpec(DynamicTraitedSpec):
@@ -38,7 +39,9 @@ class SaveDerivatives(SimpleInterface):
     """Copy results to their names in the output dataset, each with its sidecar.
 
     It has one input port for each key of ``paths``, and one for each value of ``notes``. Where a port is
-    undefined, the file of an earlier run is removed: it would not belong to the other results. The interface
+    undefined, the file of an earlier run is removed: it would not belong to the other results. So it is where
+    a brain mask is empty: the step that needs it says so, and the file would be taken for a result. Masks and
+    labels of what was looked for and not found (candidates) are saved, as that is an answer. The interface
     always runs, so that deleted outputs are written again; identical files are left untouched.
     """
 
@@ -64,16 +67,22 @@ class SaveDerivatives(SimpleInterface):
 
     def _run_interface(self, runtime: Bunch):
         paths = sorted(self.inputs.paths.items())
-        absent = [name for port, name in paths if not isdefined(getattr(self.inputs, port))]
+        given = {port: getattr(self.inputs, port) for port, _ in paths}
+        given = {
+            port: source
+            for port, source in given.items()
+            if isdefined(source) and not _is_empty_brain(source, self.inputs.sidecars.get(port) or {})
+        }
+        absent = [name for port, name in paths if port not in given]
         # before anything is saved, as one sidecar may belong to an image and to a table that is absent
         for path in map(Path, [*self.inputs.remove, *absent]):
             path.unlink(missing_ok=True)
             sidecar_path(path).unlink(missing_ok=True)
         saved = []
         for port, name in paths:
-            if not isdefined(getattr(self.inputs, port)):
+            if port not in given:
                 continue
-            source, path = Path(getattr(self.inputs, port)), Path(name)
+            source, path = Path(given[port]), Path(name)
             sidecar = self.inputs.sidecars.get(port)
             note = getattr(self.inputs, self.inputs.notes.get(port, ''), None)
             if sidecar is not None and note is not None and isdefined(note):
@@ -83,6 +92,10 @@ class SaveDerivatives(SimpleInterface):
             saved.append(name)
         self._results['saved'] = saved
         return runtime
+
+
+def _is_empty_brain(source: str, sidecar: Mapping):
+    return sidecar.get('Type') == 'Brain' and not load_mask(source).any()
 
 
 def _unchanged(source: Path, path: Path, sidecar: dict | None):

@@ -15,7 +15,7 @@ from bids_qsm.interfaces.step import (
     outputs,
 )
 from bids_qsm.recon.inversion import INVERSION
-from bids_qsm.recon.masking import without_specks
+from bids_qsm.recon.masking.morphology import not_empty, without_specks
 from bids_qsm.recon.units import effective_echo_time, ppm_per_radian
 
 
@@ -40,6 +40,7 @@ class Invert(Step):
         time = effective_echo_time(self.inputs.echo_times)
         data['radians_per_ppm'] = 1 / ppm_per_radian(self.inputs.field_strength, time)
         data['total'] = data['field']
-        chi = call_on(self.inputs.device, INVERSION[self.inputs.method], data, self.inputs.params)
         wanted = without_specks(data['mask'] & data['brain'], data['grid'])
+        not_empty(wanted, 'the local field inside the brain')
+        chi = call_on(self.inputs.device, INVERSION[self.inputs.method], data, self.inputs.params)
         return chi * wanted, wanted

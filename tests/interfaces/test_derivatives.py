@@ -58,6 +58,21 @@ def test_what_an_undefined_port_gave_in_an_earlier_run_is_removed(image, tmp_pat
     assert {p.name for p in beside.parent.iterdir()} == {'a_dseg.nii.gz', 'a_dseg.json'}
 
 
+def test_an_empty_brain_mask_is_not_saved_and_empty_labels_are(tmp_path):
+    """An empty brain is a failure that its step tells of; no candidate is an answer."""
+    empty = save(np.zeros((3, 4, 5), np.uint8), np.eye(4), tmp_path, 'empty.nii.gz')
+    brain, labels = tmp_path / 'out' / 'a_desc-brain_mask.nii.gz', tmp_path / 'out' / 'a_dseg.nii.gz'
+    sidecars = {'mask': {'Type': 'Brain'}, 'dseg': {'Description': 'Candidates'}}
+    brain.parent.mkdir()
+    # that of an earlier run does not belong to this one
+    brain.touch()
+    sink = SaveDerivatives({'mask': brain, 'dseg': labels}, sidecars, mask=empty, dseg=empty)
+    assert sink.run().outputs.saved == [str(labels)]
+    assert not brain.exists()
+    sink.inputs.mask = save(np.ones((3, 4, 5), np.uint8), np.eye(4), tmp_path, 'full.nii.gz')
+    assert sink.run().outputs.saved == [str(labels), str(brain)]
+
+
 def test_unchanged_output_is_left_alone(image, tmp_path):
     out = tmp_path / 'out' / 'chi.nii.gz'
     sink = SaveDerivatives({'chi': out}, {'chi': {'Units': 'ppm'}})

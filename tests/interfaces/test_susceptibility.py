@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from bids_qsm.errors import UserError
 from bids_qsm.interfaces.background import RemoveBackground
 from bids_qsm.interfaces.inversion import Invert
 from bids_qsm.interfaces.io import load, load_mask, save
@@ -115,6 +116,16 @@ def test_background_removal_leaves_no_specks(files, tmp_path):
     assert kept.sum() > 0.2 * before
     assert not kept[:3, :3, :3].any()
     assert not local[~kept].any()
+
+
+def test_a_map_without_a_voxel_is_an_error(files, tmp_path):
+    """The field is given where the brain is not."""
+    head, paths, times = files
+    away = save(~head.brain, nib.load(paths['brain']).affine, tmp_path, 'away.nii')
+    maps = {'noise': paths['noise'], 'magnitude': paths['combined'], 'brain': paths['brain']}
+    invert = Invert(field=paths['field'], mask=away, echo_times=times, field_strength=3.0, **maps)
+    with pytest.raises(UserError, match='The mask is empty: no voxel of the local field inside the brain'):
+        run(invert, tmp_path / 'inversion')
 
 
 def test_two_passes(files, tmp_path):

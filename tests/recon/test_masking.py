@@ -15,8 +15,8 @@ from bids_qsm.recon.masking import (
     refine,
     strict,
     two_pass,
-    without_specks,
 )
+from bids_qsm.recon.masking.morphology import without_specks
 from bids_qsm.recon.masking.quality import _regrow
 from bids_qsm.recon.masking.surface import fill_surface, neighbours, sphere
 

@@ -1,7 +1,6 @@
 """Masks from the magnitude, the quality of the phase, and the brain."""
 
 from bids_qsm.recon.masking.deform import bet
-from bids_qsm.recon.masking.morphology import without_specks
 from bids_qsm.recon.masking.quality import brain_mask, combined, magnitude_mask, quality_mask
 from bids_qsm.recon.masking.residual import refine
 from bids_qsm.recon.masking.support import support, widen
@@ -29,5 +28,4 @@ __all__ = [
     'support',
     'two_pass',
     'widen',
-    'without_specks',
 ]
