@@ -161,6 +161,10 @@ def _wrap(angle: Array):
     return out
 
 
+RUN = 4096
+"""Values that a convolution works on at a time."""
+
+
 def _sigmas(sigma_mm: float, grid: Grid):
     """Standard deviations in voxels."""
     return [sigma_mm / size for size in grid.voxel_size]
@@ -181,7 +185,7 @@ def _smooth_angle(angle: Array, weight: Array, sigmas: Sequence[float]):
     for axis, sigma in zip((2, 1, 0), sigmas, strict=True):
         radius = int(np.ceil(3 * sigma))
         taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2).astype(np.float32)
-        # Real and imaginary part are the innermost axis: (all before, axis, all after).
+        # real and imaginary part are the innermost axis: (all before, axis, all after)
         before = int(np.prod(signal.shape[:axis]))
         signal = _convolve(signal.reshape(before, signal.shape[axis], -1), taps).reshape(signal.shape)
     return np.arctan2(signal[..., 1], signal[..., 0]).T
@@ -200,13 +204,27 @@ def _polar(angle: Array, weight: Array):
 
 @njit(cache=True, parallel=True, fastmath=True)
 def _convolve(volume: Array, taps: Array):
-    """Convolve along the middle axis, zeros beyond the ends."""
+    """Convolve along the middle axis, zeros beyond the ends.
+
+    Runs of contiguous values, which hold whole rows where little comes after the axis, stay in the fastest
+    cache while all taps are added.
+    """
     before, n, after = volume.shape
-    radius = taps.size // 2
-    out = np.zeros_like(volume)
-    for row in prange(before * n):
-        b, i = row // n, row % n
-        for t in range(max(0, radius - i), min(taps.size, n + radius - i)):
-            for a in range(after):
-                out[b, i, a] += taps[t] * volume[b, i + t - radius, a]
-    return out
+    flat, out = volume.reshape(before, n * after), np.zeros((before, n * after), np.float32)
+    runs = (n * after + RUN - 1) // RUN
+    for job in prange(before * runs):
+        row, first = job // runs, job % runs * RUN
+        _add_taps(out[row], flat[row], first, min(first + RUN, n * after), after, taps)
+    return out.reshape(volume.shape)
+
+
+@njit(cache=True, fastmath=True)
+def _add_taps(out: Array, row: Array, first: int, last: int, step: int, taps: Array):
+    """Convolve ``row`` with taps ``step`` values apart; add that from ``first`` to ``last`` to ``out``."""
+    for t in range(taps.size):
+        shift = (t - taps.size // 2) * step
+        start, stop = max(first, -shift), min(last, row.size - shift)
+        if start < stop:
+            there, here = out[start:stop], row[start + shift : stop + shift]
+            for a in range(there.size):
+                there[a] += taps[t] * here[a]

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from bids_qsm.errors import UserError
 from bids_qsm.recon.field import linear
-from bids_qsm.recon.phase import combine_coils, remove_offset, signal_mask, wrap
+from bids_qsm.recon.phase import RUN, _convolve, combine_coils, remove_offset, signal_mask, wrap
 from bids_qsm.recon.unwrap import romeo
 from tests.recon.simulated_gre import scan
 
@@ -45,6 +46,18 @@ def test_smoothing_lowers_noise_without_bias_on_a_slope():
     steep = wrap(s.phase + ramp[..., None])
     found = remove_offset(steep, s.magnitude, s.brain, s.echo_times, s.grid)[1] - ramp
     assert np.median(np.abs(_error(found, s))) < 2 * np.median(smooth)
+
+
+@pytest.mark.parametrize('axis', [0, 1, 2])
+def test_smoothing_is_a_convolution_along_each_axis(axis):
+    """The volume is longer than a run along its first two axes, and thinner than the taps are many."""
+    volume = np.random.default_rng(0).standard_normal((9, 70, 64), np.float32)
+    assert volume[0].size > RUN
+    taps = np.float32([1, 2, 3, 4, 5, 6, 7, 6, 5, 4, 3, 2, 1]) / 49
+    before = int(np.prod(volume.shape[:axis]))
+    found = _convolve(volume.reshape(before, volume.shape[axis], -1), taps).reshape(volume.shape)
+    wanted = ndimage.convolve1d(volume, taps, axis=axis, mode='constant')
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
 def test_a_single_echo_passes_through():
