@@ -139,28 +139,32 @@ def nuclei_of(dseg: Array, affine: Array, labels: pd.DataFrame):
     list of Nucleus
         Labels without a side, and those that are not in the image, are left out.
     """
-    found = []
+    found, boxes = [], ndimage.find_objects(dseg)
     named = labels.assign(body=labels['region'].map(body_of), side=labels['hemisphere'].map(str))
     for (name, side), rows in named.groupby(['body', 'side'], sort=False):
-        indices = [int(i) for i in rows['index'] if (dseg == int(i)).any()]
+        indices = [int(i) for i in rows['index'] if 0 < i <= len(boxes) and boxes[int(i) - 1]]
         if side not in ('L', 'R') or not indices:
             continue
-        inside = np.isin(dseg, indices)
-        box, start = _box_around(inside, affine)
+        box, start = _box_around([boxes[i - 1] for i in indices], affine)
+        near = dseg[box]
+        inside = np.isin(near, indices)
         to_lattice = np.linalg.inv(start)
-        parts = {i: _levels(dseg[box] == i, affine) for i in indices}
-        whole = parts[indices[0]] if len(indices) == 1 else _levels(inside[box], affine)
-        centre = apply_affine(affine, [np.argwhere(inside).mean(0)])[0]
+        parts = {i: _levels(near == i, affine) for i in indices}
+        whole = parts[indices[0]] if len(indices) == 1 else _levels(inside, affine)
+        at = np.argwhere(inside) + [b.start for b in box]
+        centre = apply_affine(affine, [at.mean(0)])[0]
         volume = float(inside.sum() * abs(np.linalg.det(affine[:3, :3])))
         found.append(Nucleus(name, side, parts, whole, to_lattice, centre, volume))
     return found
 
 
-def _box_around(inside: Array, affine: Array):
-    """Slices around a region with a margin, and the affine of the box."""
+def _box_around(boxes: list[tuple[slice, ...]], affine: Array):
+    """Slices around some boxes with a margin, and the affine there."""
     pad = np.ceil(_PAD_MM / spacing_of(affine)).astype(int)
-    (box,) = ndimage.find_objects(inside.astype(np.uint8))
-    box = tuple(slice(max(b.start - p, 0), b.stop + p) for b, p in zip(box, pad, strict=True))
+    box = tuple(
+        slice(max(min(s.start for s in sides) - p, 0), max(s.stop for s in sides) + p)
+        for sides, p in zip(zip(*boxes, strict=True), pad, strict=True)
+    )
     start = np.array(affine, float)
     start[:3, 3] = apply_affine(affine, [[b.start for b in box]])[0]
     return box, start

@@ -118,8 +118,11 @@ def plot_outlines(
         mosaic.outline(mask, MASK_COLOUR)
         legend.append(('mask', MASK_COLOUR))
     if regions is not None:
+        wanted = np.zeros(int(regions.max()) + 1, bool)
         for name, indices, colour in _colours(regions, labels):
-            mosaic.outline(np.isin(regions, indices), colour)
+            wanted[:] = False
+            wanted[indices] = True
+            mosaic.outline(wanted[np.maximum(regions, 0)], colour)
             legend.append((name, colour))
     return mosaic.png(legend)
 
