@@ -229,15 +229,14 @@ def _region_table(table: pd.DataFrame, name: str, *, check_coverage: bool = True
     maps = [m for m in SYMBOLS if m in set(table['map'])]
     sides = [s for s in ('L', 'R', 'both') if s in set(table['hemisphere'])]
     sides += sorted(set(table['hemisphere'].dropna()) - set(sides))
-    rows, notes = [], []
+    rows, notes, found = [], [], {}
+    # a lookup, as a selection of the table for each cell takes seconds with a segmentation of the whole brain
+    for *place, mean, sd in table[['region', 'map', 'hemisphere', 'mean', 'sd']].itertuples(index=False):
+        digits = 3 if place[1] == 'chi' else 1
+        text = '–' if pd.isna(mean) else f'{mean:.{digits}f} ± {sd:.{digits}f}'
+        found.setdefault(tuple(place), text)
     for region, part in table.groupby('region', sort=False):
-        cells = []
-        for m in maps:
-            digits = 3 if m == 'chi' else 1
-            for side in sides:
-                found = part[(part['map'] == m) & (part['hemisphere'] == side)]
-                values = found[['mean', 'sd']].iloc[:1].dropna(subset='mean').to_numpy().tolist()
-                cells.append(' '.join(f'{mean:.{digits}f} ± {sd:.{digits}f}' for mean, sd in values) or '–')
+        cells = [found.get((region, m, side), '–') for m in maps for side in sides]
         first = part[part['map'] == maps[0]] if maps else part
         whole = first[first['hemisphere'] == 'both']
         volume = whole['volume_mm3'].max() if len(whole) else first['volume_mm3'].sum()
