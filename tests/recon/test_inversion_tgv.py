@@ -111,6 +111,6 @@ def test_odd_anisotropic_tilted():
 def test_coarsening_keeps_a_ramp():
     factors, shape = (2, 1, 2), (11, 6, 9)
     ramp = np.arange(11, dtype=np.float32)[:, None, None] + np.zeros(shape, np.float32)
-    back = _expand(_block_means(ramp, factors), factors, shape)
+    back = _expand(_block_means(ramp, factors), factors, shape, np.ones(shape, np.float32))
     # the border holds zeros, and so does what fills the last block
     np.testing.assert_allclose(back[1:9, :, 1:7][:, 1:5], ramp[1:9, 1:5, 1:7], atol=1e-5)

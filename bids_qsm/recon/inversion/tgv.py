@@ -169,9 +169,8 @@ class _Level:
         factors = [round(a / b) for a, b in zip(state.voxel_size, self.voxel_size, strict=True)]
         ratio = self.size / float(np.prod(state.voxel_size)) ** (1 / 3)
         gains = (1, ratio, 1, limits[0] / state.limits[0], limits[1] / state.limits[1], ratio**-2)
-        inside = self.inside.astype(np.float32)
         return tuple(
-            like(_expand(to_numpy(a), factors, shape) * (inside * np.float32(g)), reference)
+            like(_expand(to_numpy(a), factors, shape, self.inside * np.float32(g)), reference)
             for a, g in zip(state.arrays, gains, strict=True)
         )
 
@@ -202,11 +201,17 @@ def _block_means(x: Array, factors: Sequence[int]):
     return np.pad(block_means(x, factors), 1)
 
 
-def _expand(x: Array, factors: Sequence[int], shape: tuple[int, ...]):
-    """Linear interpolation from the blocks of `_block_means`, of the last three axes."""
-    for axis, (factor, n) in enumerate(zip(factors, shape, strict=True), x.ndim - 3):
+def _expand(x: Array, factors: Sequence[int], shape: tuple[int, ...], gain: Array):
+    """Linear interpolation from the blocks of `_block_means`, times ``gain``, of the last three axes."""
+    if x.ndim > 3:
+        # one by one, as the interpolation takes memory of several
+        out = np.empty((len(x), *shape), np.float32)
+        for part, component in zip(out, x, strict=True):
+            part[:] = _expand(component, factors, shape, gain)
+        return out
+    for axis, (factor, n) in enumerate(zip(factors, shape, strict=True)):
         at = (np.arange(n) - (factor - 1) / 2) / factor + 1
         low = np.floor(at).astype(int)
-        part = (at - low).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(x.ndim)])
+        part = (at - low).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
         x = np.take(x, low, axis) * (1 - part) + np.take(x, low + 1, axis) * part
-    return x
+    return x * gain
