@@ -161,7 +161,7 @@ def test_the_rim_of_the_mask_has_no_black_specks_and_the_end_of_a_slab_keeps_its
     weight = clearswi(magnitude, phase[..., None].astype(np.float32), mask, [0.02], grid, sensitivity_mm=0)
     assert weight[rim].min() > 0.2
     assert (weight[rim] < 0.5).mean() < 0.2
-    assert weight[vein].max() < 0.5
+    assert weight[vein].max() < 0.6
     np.testing.assert_allclose(weight[20, 12, 0], weight[20, 12, 12], atol=0.15)
 
 
