@@ -9,7 +9,7 @@ from bids_qsm.recon.arrays import Array
 
 IN_PLANE_MM = 12.0
 """Standard deviation of the smoothing within slices: what varies faster is taken for anatomy."""
-SLICES = 2.0
+SLICES = 4.0
 """The same across slices."""
 
 
@@ -24,7 +24,7 @@ def remove_stripes(signal: Array, voxel_size: Sequence[float]):
     with the part f of the field, whose bend f'' does not alternate. The constant part of a, of any size, is
     found from the steps between slices. The rest, up to pi/4, is found from their bend, times (-1)^k and
     smoothed as a complex number. So only what alternates is changed: a band about the highest spatial
-    frequency across slices, of a standard deviation of .08 cycles per slice, and smooth within slices.
+    frequency across slices, of a standard deviation of .04 cycles per slice, and smooth within slices.
 
     Parameters
     ----------
