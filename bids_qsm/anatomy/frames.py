@@ -94,7 +94,12 @@ def mean_of_frames(read: Read, n_frames: int, affine: Array, *, scaling: str = '
     total *= np.exp(1j * np.angle(offsets)).astype(np.complex64) / np.float32(is_good.sum())
     stripes = [remove_stripes(total[..., e], spacing_of(affine)) for e in range(total.shape[3])]
     findings = [
-        {'what': 'Scaling of the frames', 'found': note, 'action': 'Converted to radians.'},
+        {
+            'what': 'Phase scaling',
+            'found': note,
+            'action': 'Converted to radians.',
+            'evidence': f'The scale is one for all frames, known from {len(numbers)} of them.',
+        },
         _said_of_frames(is_near, is_good, distances, limit),
         _said_of_stripes(stripes),
     ]
@@ -127,8 +132,8 @@ def _said_of_frames(is_near: Array, is_good: Array, distances: Array, limit: flo
     n_far, n_odd, n_good = int((~is_near).sum()), int((is_near & ~is_good).sum()), int(is_good.sum())
     found = {
         'what': 'Frames',
-        'found': f'{n_good} of {len(is_good)} frames are alike. {n_far} are farther than {limit:.1f} mm '
-        f'(half a voxel) from the reference, {n_odd} more are unlike it.',
+        'found': f'{n_good} of {len(is_good)} frames are alike. Farther than {limit:.1f} mm (half a voxel) '
+        f'from the reference: {n_far}; others unlike it: {n_odd}.',
         'action': f'The mean of the {n_good} was taken, without motion and drift of the phase.',
         'evidence': f'Motion: {np.median(distances):.2f} mm in the median, {distances.max():.2f} mm at most.',
     }

@@ -109,7 +109,9 @@ class ConditionPhase(Step):
         magnitude, phase, found = condition(
             magnitude, phase, inputs.echo_times, grid, manufacturer=inputs.manufacturer, **choices
         )
-        return magnitude, phase, {'findings': findings + found}
+        known = {one['what'] for one in findings}
+        findings += [one for one in found if one['what'] not in known]
+        return magnitude, phase, {'findings': findings}
 
 
 class RemoveOffset(Step):

@@ -44,10 +44,10 @@ def test_the_mean_is_the_truth_where_a_plain_average_is_not(mean):
 
 def test_bad_frames_are_left_out_and_said(mean):
     _, _, findings = mean
-    assert findings['Frames']['found'].startswith('6 of 8 frames are alike. 1 are farther than 2.0 mm')
-    assert '1 more are unlike it' in findings['Frames']['found']
+    assert findings['Frames']['found'].startswith('6 of 8 frames are alike. Farther than 2.0 mm')
+    assert findings['Frames']['found'].endswith('from the reference: 1; others unlike it: 1.')
     assert 'level' not in findings['Frames']
-    assert '8192' in findings['Scaling of the frames']['found']
+    assert '8192' in findings['Phase scaling']['found']
     stripes = findings['Odd and even slices']['found']
     assert float(stripes.partition('echo: ')[2].partition(' ')[0]) == pytest.approx(ODD_SLICES, abs=0.1)
 
@@ -57,7 +57,7 @@ def test_most_frames_moved_is_a_warning():
         return [np.roll(image, 2 * t, axis=1) for (image,) in read(0)]
 
     *_, findings = mean_of_frames(lambda t: tuple([image] for image in shifted(t)), 3, head().affine)
-    assert findings[1]['found'].startswith('1 of 3 frames are alike. 2 are farther')
+    assert findings[1]['found'].startswith('1 of 3 frames are alike. Farther')
     assert findings[1]['level'] == 'warning'
 
 
