@@ -19,6 +19,8 @@ FARTHEST = 0.5
 """Frames farther from the reference than this share of a voxel's shortest side are left out."""
 UNLIKE = 0.02
 """Frames whose likeness to the reference is this much below the median, and rare, are left out."""
+MOST_VALUES = 200_000
+"""About as many values of the phase tell its scale exactly, once it is known."""
 
 Read = Callable[[int], tuple[Sequence[Array], Sequence[Array]]]
 """From the number of a frame to its magnitude and its phase as stored, a volume an echo."""
@@ -80,7 +82,8 @@ def mean_of_frames(read: Read, n_frames: int, affine: Array, *, scaling: str = '
         magnitude, phase = frame(t)
         matrices.append(reference.align(magnitude[..., 0], matrices[-1]))
         distances[t] = reference.distance(matrices[-1])
-        likeness[t] = reference.likeness(reference.bring(magnitude, phase, matrices[-1])[0])
+        first = reference.bring(magnitude[..., :1], phase[..., :1], matrices[-1])[0]
+        likeness[t] = reference.likeness(first)
     limit = FARTHEST * float(spacing_of(affine).min())
     is_near = distances <= limit
     is_good = is_near & (likeness >= _least(likeness[is_near]))
@@ -112,10 +115,11 @@ def _common_scaling(phase: list[Array], scaling: str):
     radians, note = phase_to_radians(sample, scaling=scaling)
     if scaling != 'auto':
         return scaling, note
-    finite = np.isfinite(sample)
-    stored, places = np.unique(sample[finite], return_index=True)
+    few = slice(None, None, max(1, sample.size // MOST_VALUES))
+    sample, radians = sample.ravel()[few], radians.ravel()[few]
+    stored, places = np.unique(sample[np.isfinite(sample)], return_index=True)
     # from one stored value to the next, angles rise by less than half a turn
-    angles = np.unwrap(radians[finite][places].astype(float))
+    angles = np.unwrap(radians[np.isfinite(sample)][places].astype(float))
     low, high = len(stored) // 4, 3 * len(stored) // 4
     turn = 2 * np.pi * float(stored[high] - stored[low]) / (angles[high] - angles[low])
     zero = float(stored[low]) - angles[low] * turn / (2 * np.pi)
@@ -157,14 +161,15 @@ class _Reference:
     def __init__(self, magnitude: Array, phase: Array, affine: Array):
         self.affine = affine
         self.signal = magnitude * np.exp(1j * phase)
-        self.power = np.linalg.norm(self.signal)
+        self.conjugate = np.conj(self.signal)
+        self.power = np.linalg.norm(self.signal[..., :1])
         self.image = np.ascontiguousarray(magnitude[..., 0])
         if not self.power:
             raise UserError('The magnitude of the run is 0 everywhere; check that it is the magnitude part.')
         self.head = ndimage.binary_dilation(foreground(self.image))
         self.points = apply_affine(affine, np.argwhere(self.head)[::50])
         self.center = self.points.mean(0)
-        steps = (self.signal[:, :, 1:] * np.conj(self.signal[:, :, :-1])).sum((0, 1))
+        steps = (self.signal[:, :, 1:] * self.conjugate[:, :, :-1]).sum((0, 1))
         self.weight = (np.abs(self.signal) ** 2).sum((0, 1))
         self.flat = np.ones(self.signal.shape[2:], np.complex64)
         self.flat[1:] = np.exp(-1j * np.cumsum(np.angle(steps), 0))
@@ -181,33 +186,35 @@ class _Reference:
         return float(np.sqrt(((apply_affine(matrix, self.points) - self.points) ** 2).sum(1).mean()))
 
     def bring(self, magnitude: Array, phase: Array, matrix: Array):
-        """A frame (complex64) in the pose of the reference and, in each slice and echo, its phase.
+        """A frame, or its first echoes (complex64), in the pose and phase of the reference, slice by slice.
 
         Second, the phase that was taken off, as complex numbers of shape (slice, echo), without its mean.
         """
         signal = magnitude * np.exp(1j * phase)
         first = self._turn(signal)
-        signal *= first * self.flat
+        flat = self.flat[:, : signal.shape[3]]
+        signal *= first * flat
         moved = np.empty_like(signal)
         for e in range(signal.shape[3]):
             for part, image in ((moved.real, signal.real), (moved.imag, signal.imag)):
                 part[..., e] = resample(
                     image[..., e], self.affine, self.image.shape, self.affine, [matrix], order=3
                 )
-        moved *= np.conj(self.flat)
+        moved *= np.conj(flat)
         second = self._turn(moved)
         moved *= second
-        offset = np.conj(first * second) * self.weight
+        offset = np.conj(first * second) * self.weight[:, : signal.shape[3]]
         return moved, offset * np.exp(-1j * np.angle(offset.sum(0))).astype(np.complex64)
 
     def _turn(self, signal: Array):
         """Complex number that brings each slice and echo of a frame to the phase of the reference."""
-        return np.exp(-1j * np.angle((signal * np.conj(self.signal)).sum((0, 1)))).astype(np.complex64)
+        against = (signal * self.conjugate[..., : signal.shape[3]]).sum((0, 1))
+        return np.exp(-1j * np.angle(against)).astype(np.complex64)
 
     def likeness(self, signal: Array):
-        """Complex correlation (0 to 1) of a frame with the reference."""
+        """Complex correlation (0 to 1) of the first echo of a frame with the reference."""
         power = self.power * np.linalg.norm(signal)
-        return float(np.abs(np.vdot(self.signal, signal)) / power) if power else 0.0
+        return float(np.abs(np.vdot(self.signal[..., :1], signal)) / power) if power else 0.0
 
 
 def _most_typical(images: list[Array], numbers: list[int]):

@@ -64,3 +64,17 @@ def test_most_frames_moved_is_a_warning():
 def test_a_magnitude_of_zeros_is_refused():
     with pytest.raises(UserError, match='0 everywhere'):
         mean_of_frames(lambda t: ([0 * frame(0)[0]], [frame(t)[1]]), 2, head().affine)
+
+
+def test_echoes_are_averaged_each_by_itself():
+    # the phase of the second echo runs the other way
+    def both(t):
+        (magnitude,), (phase,) = read(t)
+        return [magnitude, 0.5 * magnitude], [phase, -phase]
+
+    magnitude, phase, findings = mean_of_frames(both, 3, head().affine)
+    assert phase.shape == (*head().grid.shape, 2)
+    assert fit(phase[..., 0]) < 0.25
+    assert fit(-phase[..., 1]) < 0.25
+    assert np.median(magnitude[head().brain, 1] / magnitude[head().brain, 0]) == pytest.approx(0.5, rel=0.01)
+    assert findings[2]['found'].count(' and ') == 3
