@@ -48,7 +48,7 @@ ENTITIES = {
 NUMBERED = ('run', 'coil', 'echo', 'inv', 'flip')
 """Entities whose value is a whole number."""
 
-OF_SERIES = ('sub', 'ses', 'acq', 'ce', 'rec', 'dir', 'run', 'flip', 'inv', 'mt', 'chunk')
+OF_SERIES = ('sub', 'ses', 'task', 'acq', 'ce', 'rec', 'dir', 'run', 'flip', 'inv', 'mt', 'chunk')
 """Entities that tell series apart and that the names of outputs keep."""
 
 

@@ -49,6 +49,8 @@ def _gb(shape: Iterable[int]) -> float:
 NEEDS = {
     'condition': Need(volume=8, stored=3.5),
     'condition coils': Need(volume=12, echoes=4, stored=3.3),
+    # one frame at a time, however many there are
+    'average_frames': Need(volume=36, echoes=14),
     'offset': Need(volume=2, echoes=4),
     'quality': Need(volume=2, echoes=3),
     'combine': Need(volume=1, echoes=2),

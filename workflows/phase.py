@@ -1,5 +1,6 @@
 """Phase conditioning: from the scanner's files to radians in one convention."""
 
+from bids_qsm.interfaces.frames import AverageFrames
 from bids_qsm.interfaces.magnitude import CombineMagnitude
 from bids_qsm.interfaces.phase import ConditionPhase, RemoveOffset
 from bids_qsm.interfaces.unwrap import PhaseQuality
@@ -14,20 +15,28 @@ def init_phase_wf(
     slice_flip: str,
     bipolar: str,
     coils: int,
+    frames: int,
     sizes: Sizes,
     omp_nthreads: int,
     name: str = 'phase_wf',
 ):
     """Bring magnitude and phase of all echoes to one convention and remove the phase offset.
 
-    Inputs: magnitude, phase, real, imag (lists of files, one an echo), echo_times (s),
-    manufacturer.
+    Inputs: magnitude, phase, real, imag (lists of files, one an echo, with ``frames`` volumes each),
+    echo_times (s), manufacturer.
     Outputs: magnitude, phase (4D, rad), combined and first_echo (3D magnitudes), quality (0..1), notes
     (JSON).
     """
     workflow = pe.Workflow(name=name)
     workflow.__desc__ = (
-        'Phase was brought to radians; its sign, alternating slices and, over several echoes, differences '
+        (
+            f'The {frames} frames of the run were aligned rigidly by mutual information [@studholme], '
+            'brought to one phase slice by slice and averaged as complex numbers, without frames that were '
+            'moved far or unlike the others; what alternated between odd and even slices was removed. '
+            if frames > 1
+            else ''
+        )
+        + 'Phase was brought to radians; its sign, alternating slices and, over several echoes, differences '
         'of odd and even echoes were checked against the data and corrected where needed. '
         + (f'The images of the {coils} receive coils were combined [@mcpc3ds]. ' if coils > 1 else '')
         + 'From series of several echoes the phase offset of the receive coils was removed with '
@@ -36,6 +45,12 @@ def init_phase_wf(
     given = ('magnitude', 'phase', 'real', 'imag', 'echo_times', 'manufacturer')
     inputnode = pe.inputnode(*given)
     outputnode = pe.outputnode('magnitude', 'phase', 'combined', 'first_echo', 'quality', 'notes')
+    if frames > 1:
+        average_frames = pe.Node(
+            AverageFrames(scaling=scaling), name='average_frames', mem_gb=need('average_frames', sizes)
+        )
+        workflow.link(inputnode, average_frames, 'magnitude', 'phase')
+        given, scaling = ('echo_times', 'manufacturer'), 'radians'
     condition = pe.Node(
         ConditionPhase(scaling=scaling, sign=sign, slice_flip=slice_flip, bipolar=bipolar, coils=coils),
         name='condition',
@@ -46,6 +61,8 @@ def init_phase_wf(
     quality = pe.Node(PhaseQuality(), name='quality', mem_gb=need('quality', sizes), n_procs=omp_nthreads)
     combine = pe.Node(CombineMagnitude(), name='combine', mem_gb=need('combine', sizes))
     workflow.link(inputnode, condition, *given)
+    if frames > 1:
+        workflow.link(average_frames, condition, 'magnitude', 'phase', earlier='findings')
     workflow.link(inputnode, offset, 'echo_times')
     workflow.link(condition, offset, 'magnitude', 'phase')
     workflow.link(inputnode, quality, 'echo_times')

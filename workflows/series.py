@@ -70,6 +70,7 @@ def init_series_phase_wf(*, series: 'Series', options: 'Options', omp_nthreads: 
         slice_flip=options.slice_flip,
         bipolar=options.bipolar,
         coils=series.coils,
+        frames=series.frames,
         sizes=Sizes.of(series),
         omp_nthreads=omp_nthreads,
         name=name,

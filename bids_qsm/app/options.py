@@ -151,7 +151,7 @@ class Options:
     )
     shares: tuple[str, ...] = option((), effect=False)
     bids_filter_file: Path | None = _what(
-        None, 'JSON that maps "megre" and "t1w" to BIDS entities to select', metavar='FILE'
+        None, 'JSON that maps "megre", "bold" and "t1w" to BIDS entities to select', metavar='FILE'
     )
     bids_database_dir: Path | None = _what(
         None,
@@ -173,8 +173,8 @@ class Options:
     start_from: str = _what(
         'auto',
         'map of another tool to start from, even where there is phase; without phase, auto takes the map '
-        'nearest to susceptibility',
-        choices=('auto', 'chi', 'local_field', 'field', 'r2star'),
+        'nearest to susceptibility. Or bold: BOLD runs with phase instead of the images in anat/',
+        choices=('auto', 'chi', 'local_field', 'field', 'r2star', 'bold'),
     )
     work_dir: Path | None = _how(
         None, 'working folder; a stopped run resumes from it (output_dir/work)', short='-w', metavar='PATH'

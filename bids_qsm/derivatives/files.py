@@ -41,6 +41,7 @@ IGNORED = (
     '*_flip-*',
     '*_inv-*',
     '*_mt-*',
+    '*_task-*',
 )
 """Files that the standard has no names for; the validator wants folders without a slash."""
 STANDARD = ('mask', 'dseg', 'probseg', 'Chimap', 'R2starmap', 'T2starmap', 'S0map')

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel as nib
@@ -12,23 +13,56 @@ from bids_qsm.errors import UserError
 from bids_qsm.recon.grid import Grid
 
 
-def read(path: str | Path):
-    """Array of an image as it is stored, and its affine; UserError where the file is cut short or damaged."""
+@contextmanager
+def _reading(path: str | Path):
     try:
-        image = nib.load(path)
-        if not str(path).endswith('.gz'):
-            return np.asanyarray(image.dataobj), image.affine
-        with gzip.open(path) as stream:
-            data = np.asanyarray(type(image).from_stream(stream).dataobj)
-            # the checksum of a compressed file stands at its end
-            while stream.read(2**20):
-                pass
-        return data, image.affine
+        yield
     except Exception as error:  # nibabel, gzip and zlib raise many kinds for damaged files
         if isinstance(error, MemoryError):
             raise
         reason = str(error).partition('\n')[0].rstrip('.') or type(error).__name__
         raise UserError(f'{path} cannot be read ({reason}); copy or convert it again.') from error
+
+
+def read(path: str | Path):
+    """Array of an image as it is stored, and its affine; UserError where the file is cut short or damaged."""
+    with _reading(path):
+        image = nib.load(path)
+        if not str(path).endswith('.gz'):
+            return np.asanyarray(image.dataobj), image.affine
+        with gzip.open(path) as stream:
+            data = np.asanyarray(type(image).from_stream(stream).dataobj)
+            _check_end(stream)
+        return data, image.affine
+
+
+def _check_end(stream: gzip.GzipFile):
+    """Read the rest of a compressed file, at whose end its checksum stands."""
+    while stream.read(2**20):
+        pass
+
+
+class Frames:
+    """Frames (x, y, z; float32) of a 4D image, of which one is read at a time; quickest in rising order.
+
+    UserError where the file is cut short or damaged.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = path
+        with _reading(path):
+            if str(path).endswith('.gz'):
+                with gzip.open(path) as stream:
+                    _check_end(stream)
+            self._image = nib.load(path, keep_file_open=True)  # else it is read from its start each time
+        self.affine = self._image.affine
+
+    def __len__(self):
+        return self._image.shape[3]
+
+    def __getitem__(self, number: int):
+        with _reading(self.path):
+            return np.asarray(self._image.dataobj[..., number], np.float32)
 
 
 def load_float(path: str | Path):

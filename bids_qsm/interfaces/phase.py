@@ -57,6 +57,7 @@ class ConditionPhase(Step):
         ),
         slice_flip=traits.Enum('auto', 'yes', 'no', usedefault=True, desc='is every second slice negated'),
         bipolar=traits.Enum('auto', 'yes', 'no', usedefault=True, desc='are even echoes read backwards'),
+        earlier=record('what was found before', optional=True),
     )
     output_spec = outputs(
         magnitude=image('magnitude, echoes last'),
@@ -65,7 +66,8 @@ class ConditionPhase(Step):
     )
 
     def compute(self, data: Data):
-        inputs, findings = self.inputs, []
+        inputs = self.inputs
+        findings = [*data['earlier']['findings']] if data['earlier'] else []
         choices = {name: data[name] for name in ('scaling', 'sign', 'slice_flip', 'bipolar')}
         if data['real']:
             real, grid = _load_echoes(data['real'])
@@ -96,7 +98,7 @@ class ConditionPhase(Step):
                 np.nan_to_num(magnitude).reshape(shape), phase.reshape(shape), inputs.echo_times, grid
             )
             choices['scaling'] = 'radians'
-            findings = [
+            findings += [
                 {
                     'what': 'Receive coils',
                     'found': f'{inputs.coils} coils stored one by one. {note}',
@@ -107,7 +109,9 @@ class ConditionPhase(Step):
         magnitude, phase, found = condition(
             magnitude, phase, inputs.echo_times, grid, manufacturer=inputs.manufacturer, **choices
         )
-        return magnitude, phase, {'findings': findings + found}
+        known = {one['what'] for one in findings}
+        findings += [one for one in found if one['what'] not in known]
+        return magnitude, phase, {'findings': findings}
 
 
 class RemoveOffset(Step):

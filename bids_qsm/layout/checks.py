@@ -28,8 +28,11 @@ def _load(path: Path, *state: int):
     return nib.load(path)
 
 
-def image_problem(path: Path) -> str | None:
-    """Why ``path`` cannot be one 3D volume of a scan with a known position in the scanner."""
+def image_problem(path: Path, *, has_frames: bool = False) -> str | None:
+    """Why ``path`` cannot be one 3D volume of a scan with a known position in the scanner.
+
+    One that ``has_frames`` is 4D, a volume a frame.
+    """
     if not path.name.isprintable():
         return f'{path.name} has characters in its name that cannot be printed; rename it.'
     if not path.is_file():
@@ -40,6 +43,10 @@ def image_problem(path: Path) -> str | None:
     except Exception as error:  # nibabel and zlib raise many kinds for damaged files
         return f'{path.name} cannot be read as NIfTI ({_first_line(error)}); copy or convert it again.'
     shape = image.shape
+    if has_frames:
+        if len(shape) != 4 or shape[3] < 2:
+            return f'{path.name} has a single frame ({_times(shape)}), but a run of frames is 4D.'
+        shape = shape[:3]
     if len(shape) == 4:
         return (
             f'{path.name} is 4D ({_times(shape)}), but each echo must be one 3D file: combine receive coils, '

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bids_qsm.entities import ENTITIES, entities_of, is_label, suffix_of
+from bids_qsm.entities import ENTITIES, entities_of, is_label, join_entities, suffix_of
 from bids_qsm.errors import UserError, plain
 from bids_qsm.layout.ancillary import find_ancillary
 from bids_qsm.layout.dataset import require_dataset, require_places, validate
 from bids_qsm.layout.index import Index
 from bids_qsm.layout.maps import with_maps
-from bids_qsm.layout.series import Rejected, Series, read_series, series_of
+from bids_qsm.layout.series import BOLD, Rejected, Series, read_series, series_of
 from bids_qsm.recon.inversion import INVERSION
 from bids_qsm.recon.registry import needs
 
@@ -54,15 +54,18 @@ def find_series(options: 'Options', own: tuple[str, ...] | None = None) -> Plan:
     _require_sessions(index, options, is_part)
     notes = _odd_folders(options) if everyone[0] in subjects else ()  # once, of several parts
 
-    groups = defaultdict(list)
-    for path in index.images(SUFFIXES, filters['megre'], options.session_label, is_part=is_part):
-        groups[series_of(path), suffix_of(path)].append((path, index.metadata(path)))
-    is_t1w = [key for key, files in groups.items() if key[1] == 'T1w' and not _has_phase(files)]
-    for key in is_t1w:
-        del groups[key]
+    is_bold = options.start_from == 'bold'
+    suffixes, chosen = ((BOLD,), filters['bold']) if is_bold else (SUFFIXES, filters['megre'])
+    groups = _groups(suffixes, chosen, index, options, is_part)
+    runs = [] if is_bold else [*_groups((BOLD,), filters['bold'], index, options, is_part)]
+    if runs:
+        first, more = join_entities(runs[0][0]), f' and {len(runs) - 1} more' if len(runs) > 1 else ''
+        notes += (
+            f'{first}{more}: BOLD with phase is left alone; --start-from bold makes maps of it instead.',
+        )
 
-    series, rejected = [], _odd_names(index, options)
-    echoes_chosen = 'echo' in filters['megre']
+    series, rejected = [], _odd_names(index, suffixes, options)
+    echoes_chosen = 'echo' in chosen
     for (entities, suffix), files in sorted(groups.items()):
         found = read_series(entities, suffix, files, index.sidecar_problem, echoes_chosen)
         (series if isinstance(found, Series) else rejected).append(found)
@@ -87,13 +90,18 @@ def find_series(options: 'Options', own: tuple[str, ...] | None = None) -> Plan:
         series = [one for one in series if len(one.echo_times) > 1]
         reason = f'--inversion {options.inversion.name} needs R2*, and so two echoes or more; choose another.'
         rejected += [Rejected(one.name, f'{one.files[0].name}: {reason}', True) for one in single]
-    series, rejected = with_maps(series, rejected, subjects, options, index)
+    if is_bold:
+        reason = '--start-from bold asks for a run with phase (part-phase_bold), and there is none; add it.'
+        known = {one.subject for one in series} | {_subject_of(one) for one in rejected}
+        rejected += [Rejected(f'sub-{one}', reason, True) for one in subjects if one not in known]
+    else:
+        series, rejected = with_maps(series, rejected, subjects, options, index)
     series, failed = _with_ancillary(series, images, options, index)
     rejected += failed
     if not series and not rejected and not is_part:
         raise UserError(
             f'{options.bids_dir} has no series to run: nothing that was asked for has files named '
-            '*_part-mag_MEGRE and *_part-phase_MEGRE.'
+            f'*_part-mag_MEGRE and *_part-phase_MEGRE.{" " if runs else ""}{notes[-1] if runs else ""}'
         )
     if not options.skip_bids_validation:
         notes += validate(options.bids_dir, series, rejected, subjects)
@@ -101,14 +109,17 @@ def find_series(options: 'Options', own: tuple[str, ...] | None = None) -> Plan:
 
 
 def _read_filters(path: Path | None) -> dict[str, dict]:
-    filters = {'megre': {}, 't1w': {}, 'flair': {}}
+    filters = {'megre': {}, 'bold': {}, 't1w': {}, 'flair': {}}
     if path is None:
         return filters
     try:
         given = json.loads(path.read_text(encoding='utf-8-sig'))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f'the BIDS filter file {path} cannot be read: {error}.') from None
-    rule = 'it must map "megre", "t1w" or "flair" to entities, such as {"megre": {"acquisition": "highres"}}.'
+    rule = (
+        'it must map "megre", "bold", "t1w" or "flair" to entities, such as '
+        '{"megre": {"acquisition": "highres"}}.'
+    )
     if not isinstance(given, dict):
         raise UserError(f'the BIDS filter file {path} is no JSON object; {rule}')
     for key, entities in given.items():
@@ -131,10 +142,27 @@ def participants(options: 'Options') -> tuple[str, ...]:
     return options.participant_label or tuple(present)
 
 
-def _odd_names(index: Index, options: 'Options') -> list[Rejected]:
+def _groups(
+    suffixes: tuple[str, ...], filters: dict, index: Index, options: 'Options', is_part: bool
+) -> dict[tuple, list[tuple[Path, dict]]]:
+    """Images of each series, with their metadata, by (entities, suffix).
+
+    Without phase a T1w is an anatomical image, and a BOLD run one like most others.
+    """
+    groups = defaultdict(list)
+    for path in index.images(suffixes, filters, options.session_label, is_part=is_part):
+        groups[series_of(path), suffix_of(path)].append((path, index.metadata(path)))
+    return {key: files for key, files in groups.items() if key[1] not in ('T1w', BOLD) or _has_phase(files)}
+
+
+def _subject_of(one: Rejected) -> str:
+    return entities_of(one.name)['sub']
+
+
+def _odd_names(index: Index, suffixes: tuple[str, ...], options: 'Options') -> list[Rejected]:
     """Rejected for each subject with files or folders that cannot be used; a T1w image is only skipped."""
     odd, found = defaultdict(list), []
-    for path, subject, suffix, problem in index.odd_names(SUFFIXES, options.session_label):
+    for path, subject, suffix, problem in index.odd_names(suffixes, options.session_label):
         if suffix == 'T1w' and '_part-' not in path.name:
             found.append(Rejected(path.name.partition('.nii')[0], problem, False))
         else:

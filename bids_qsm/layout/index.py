@@ -17,6 +17,9 @@ EXTENSIONS = ('.nii', '.nii.gz')
 DATABASE = 'layout_index.sqlite'
 """Name that pybids gives the file of an index."""
 
+WANTED = {'func': ('bold',)}
+"""Suffixes of the images that other folders than anat/ are searched for."""
+
 _CONFIG = 'bids_qsm'
 _LABEL = '[0-9A-Za-z+]{1,100}'
 _NAMED = {*ENTITIES.values(), 'suffix', 'extension', 'datatype', 'regex_search'}
@@ -126,8 +129,9 @@ def _index(root: Path, participants: str, database: Path | None = None) -> BIDSL
 
 
 class Index:
-    """Images of ``subjects`` in the folders anat/ of ``bids_dir``; sidecars are read when they are needed.
+    """Images of ``subjects`` in the folders anat/ of ``bids_dir``, and those of `WANTED`.
 
+    Sidecars are read when they are needed.
     Names that no series can have, and folders that cannot be read, of which pybids says nothing, are listed
     here. The folder ``database`` holds the index of all participants from one run to the next; it is made
     again where other images are there now.
@@ -159,14 +163,14 @@ class Index:
             self.sessions.add(session)
         try:
             self._sidecars_of(folder)  # without these, images would be read with half of their metadata
-            names = _names(folder / 'anat')
+            names = [(kind, name) for kind in ('anat', *WANTED) for name in _names(folder / kind)]
         except UserError as error:
             self._odd.append((folder, subject, session, None, str(error)))
             return
-        for name in names:
+        for kind, name in names:
             suffix = _stem(name).rpartition('_')[2]
-            if suffix and '.' not in suffix and name[0] != '.':
-                path, problem = folder / 'anat' / name, name_problem(name, subject, session)
+            if suffix and '.' not in suffix and name[0] != '.' and suffix in WANTED.get(kind, (suffix,)):
+                path, problem = folder / kind / name, name_problem(name, subject, session)
                 if problem:
                     self._odd.append((path, subject, session, suffix, problem))
                 else:
@@ -193,10 +197,18 @@ class Index:
         return Files.stored(folder, self.root)
 
     def _known(self, files: Files) -> set[Path]:
-        """Images in the folders anat/ of the participants that pybids has found."""
-        wanted = {'datatype': 'anat', 'extension': [*EXTENSIONS]}
-        searched = (one for one in self.subjects if one not in files.problems)
-        return {path for one in searched for path in files.of(one, **wanted)}
+        """Images in the folders anat/ of the participants that pybids has found, and those of `WANTED`."""
+        searched = [one for one in self.subjects if one not in files.problems]
+        asked = [
+            {'datatype': 'anat'},
+            *({'datatype': kind, 'suffix': [*suffixes]} for kind, suffixes in WANTED.items()),
+        ]
+        return {
+            path
+            for one in searched
+            for wanted in asked
+            for path in files.of(one, extension=[*EXTENSIONS], **wanted)
+        }
 
     def files(self, root: Path) -> Files:
         """Files of the dataset ``root``, such as derivatives, that belong to the participants."""

@@ -87,6 +87,8 @@ class Series:
     shape: tuple[int, int, int]
     voxel_size: tuple[float, float, float]
     b0_dir: tuple[float, float, float]
+    frames: int = 1
+    """Volumes of each file, which are averaged; several in BOLD runs."""
     coils: int = 1
     """Receive coils stored one by one; files are then sorted by echo time, each with its coils in turn."""
     t1w: Path | None = None
@@ -198,7 +200,7 @@ def read_series(
     echoes = list(first)
     everything = [*first.values(), *second.values()]
     for path in everything:
-        problem = sidecar_problem(path) or checks.image_problem(path)
+        problem = sidecar_problem(path) or checks.image_problem(path, has_frames=suffix == BOLD)
         if problem:
             return Rejected(name, problem, True)
     for path in everything[1:]:
@@ -244,6 +246,12 @@ def read_series(
     notes += odd
     if head.get('MRAcquisitionType') == '2D':
         notes.append('The acquisition is 2D; phase may jump between slices.')
+    frames = image.shape[3] if suffix == BOLD else 1
+    if frames > 1:
+        notes.append(
+            f'The series is the mean of the {frames} frames of an echo-planar run. Its geometric distortion '
+            'is not corrected: near air, as above the sinuses and ears, maps and regions are out of place.'
+        )
     grid = Grid.from_affine(image.shape, image.affine)
     ordered = {
         part: tuple(side[echoes[i]] for i in order) for part, side in zip(pair, (first, second), strict=True)
@@ -256,6 +264,7 @@ def read_series(
         suffix=suffix,
         **{port: ordered.get(part, ()) for port, part in _PORTS},
         echo_times=tuple(float(times[i]) for i in order[::coils]),
+        frames=frames,
         coils=coils,
         field_strength=strength,
         manufacturer=told['Manufacturer'],
@@ -268,6 +277,8 @@ def read_series(
     )
 
 
+BOLD = 'bold'
+"""Suffix of runs of frames."""
 _UNCOMBINED = 'uncombined'
 _PORTS = (('magnitude', 'mag'), ('phase', 'phase'), ('real', 'real'), ('imag', 'imag'))
 

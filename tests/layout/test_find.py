@@ -126,7 +126,7 @@ def test_filter_file_chooses(data, find, tmp_path):
     ('text', 'says'),
     [
         ('{"megre": ', 'cannot be read'),
-        ('{"bold": {}}', "names 'bold'"),
+        ('{"dwi": {}}', "names 'dwi'"),
         ('{"megre": 1}', "names 'megre'"),
         ('[]', 'must map'),
         ('{"megre": {"colour": "x"}}', 'does not fit the dataset: .*colour'),

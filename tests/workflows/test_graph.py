@@ -239,6 +239,20 @@ def test_device_and_coils_reach_the_nodes(options, series):
     assert found['condition'].coils == 8
 
 
+def test_frames_of_a_run_are_averaged_first(options, series):
+    run = replace(series, suffix='bold', entities=(('sub', '01'), ('ses', '1'), ('task', 'rest')), frames=200)
+    workflow, methods, _ = graph(replace(options, phase_scaling='-4096,4094'), run)
+    check_ports(workflow)
+    found = {n.rpartition('.')[2]: workflow.get_node(n) for n in workflow.list_node_names()}
+    assert found['average_frames'].inputs.scaling == '-4096,4094'
+    assert found['condition'].inputs.scaling == 'radians'
+    # the memory does not grow with the number of frames
+    assert found['average_frames'].mem_gb < 0.2
+    assert any('The 200 frames of the run were aligned' in text for text in methods)
+    saved = [path for name in found if name == 'save_maps' for path in found[name].inputs.paths.values()]
+    assert any(path.endswith('sub-01_ses-1_task-rest_Chimap.nii.gz') for path in saved)
+
+
 def test_one_step_methods_need_no_background_removal(options, series, monkeypatch):
     @method(memory=Need(), prose='one step [@tgv]')
     def once(total, mask, grid):
