@@ -12,6 +12,25 @@ from bids_qsm.errors import UserError
 from bids_qsm.recon.grid import Grid
 
 
+def scanner_affine(image: nib.spatialimages.SpatialImage):
+    """Affine from voxels to the scanner (RAS, mm), from whose axes B0 is known.
+
+    It is the one that other software takes (`image.affine`, the sform before the qform), unless the header
+    says of the qform alone that it leads to the scanner (code 1), and of the sform that it leads elsewhere,
+    as after an alignment (code 2).
+    """
+    if isinstance(image, nib.Nifti1Pair):
+        header = image.header
+        if header['qform_code'] == 1 and header['sform_code'] not in (0, 1):
+            return header.get_qform()
+    return image.affine
+
+
+def grid_of(image: nib.spatialimages.SpatialImage):
+    """Grid of an image, with B0 along the axis of the scanner."""
+    return Grid.from_affine(image.shape, image.affine, scanner_affine(image))
+
+
 def read(path: str | Path):
     """Array of an image as it is stored, and its affine; UserError where the file is cut short or damaged."""
     try:
@@ -39,8 +58,7 @@ def load_float(path: str | Path):
 
 def load(path: str | Path):
     """Array (float32) and Grid of an image; 4D series keep echoes last."""
-    data, affine = load_float(path)
-    return data, Grid.from_affine(data.shape, affine)
+    return load_float(path)[0], grid_of(nib.load(path))
 
 
 def read_mask(path: str | Path):
@@ -85,8 +103,8 @@ def save_like(
 ):
     """Write ``data`` with the geometry of the image ``reference`` to ``cwd/name``; return the path.
 
-    Masks are written as uint8, labels keep their integer type, all else is float32. ``scale`` is what readers
-    multiply stored integers by.
+    Masks are written as uint8, labels keep their integer type, all else is float32. The sform and the qform
+    stay as they are, also where they differ. ``scale`` is what readers multiply stored integers by.
     """
     ref = nib.load(reference)
     header = ref.header if isinstance(ref, nib.Nifti1Pair) else None
@@ -111,12 +129,9 @@ def save(
     elif data.dtype.kind in 'iu' and data.dtype.itemsize > 4:
         data = data.astype(np.int32)
     image = nib.Nifti1Image(data, affine)
-    if header is None:
-        image.set_qform(affine, code=1)
-        image.set_sform(affine, code=1)
-    else:
-        image.set_qform(affine, code=max(int(header['qform_code']), 1))
-        image.set_sform(affine, code=max(int(header['sform_code']), 1))
+    qcode, scode = (0, 0) if header is None else (int(header['qform_code']), int(header['sform_code']))
+    image.set_qform(header.get_qform() if qcode and scode else affine, code=max(qcode, 1))
+    image.set_sform(affine, code=max(scode, 1))
     image.header.set_xyzt_units('mm')
     if scale is not None:
         image.header.set_slope_inter(scale, 0)

@@ -24,6 +24,7 @@ from bids_qsm.biomarkers.regions import QUALITY
 from bids_qsm.derivatives.products import PRODUCTS
 from bids_qsm.errors import UserError
 from bids_qsm.interfaces.io import (
+    grid_of,
     load,
     load_labels,
     load_mask,
@@ -126,7 +127,7 @@ class Measure(SimpleInterface):
         """What `measure` gets of one series, by name."""
         path = {port: self._file(port, number) for port in FILES}
         image = nib.load(self._like(number))
-        affine, grid = image.affine, Grid.from_affine(image.shape[:3], image.affine)
+        affine, grid = image.affine, grid_of(image)
         facts = self.inputs.series[number]
         queries = {query.name: query for query in one.extra}
         found = {}

@@ -13,6 +13,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from bids_qsm.interfaces.io import scanner_affine
 from bids_qsm.recon.units import tesla_from_mhz
 
 
@@ -51,7 +52,13 @@ def image_problem(path: Path) -> str | None:
     if kind not in 'iufb':
         what = 'complex numbers: split them into real and imaginary part' if kind == 'c' else 'no numbers'
         return f'{path.name} holds {what}; convert it again.'
-    return _affine_problem(path, image.affine) or _length_problem(path, image)
+    try:
+        scanner = scanner_affine(image)
+    except ValueError:
+        return f'{path.name} has a qform whose quaternion is none; mend the qform of its header.'
+    return (
+        _affine_problem(path, image.affine) or _affine_problem(path, scanner) or _length_problem(path, image)
+    )
 
 
 _DEFLATED = 1100
@@ -180,25 +187,82 @@ def echo_time_problem(names: list[str], echo_times: list, fewest: int = FEWEST_C
     )
 
 
-def field_strength(name: str, metadata: dict) -> tuple[float | None, str | None]:
-    """Field strength (T) from a sidecar, or None and why it is not known."""
+SAME_SCANNER = 0.05
+"""Largest relative difference between the field strengths of a magnet's name and of its frequency."""
+
+
+def field_strength(name: str, metadata: dict) -> tuple[float | None, str | None, str | None]:
+    """Field strength (T) from a sidecar, or None and why it is not known; and what to say of it.
+
+    The frequency at which protons were imaged counts before the name of the magnet: those of 123.2 MHz are
+    called 3 T and have 2.89 T.
+    """
     tesla, mhz = metadata.get('MagneticFieldStrength'), metadata.get('ImagingFrequency')
     if tesla is None and mhz is None:
-        return None, (
+        return (
+            None,
             f'{name} has neither MagneticFieldStrength nor ImagingFrequency in its sidecar; '
-            'add MagneticFieldStrength (in tesla).'
+            'add MagneticFieldStrength (in tesla).',
+            None,
         )
     key, value, unit = (
         ('MagneticFieldStrength', tesla, 'T') if tesla is not None else ('ImagingFrequency', mhz, 'MHz')
     )
     number = value_of(value, float)
     if number is None:
-        return None, f'{name} has a {key} of {_short(value)}; it must be a number ({unit}) above 0.'
-    value = number
-    strength = float(value) if unit == 'T' else round(float(tesla_from_mhz(value)), 4)
-    if not 0.01 <= strength <= 30:
-        return None, f'{name} has a {key} of {value:g}, which is no field strength in {unit}; correct it.'
-    return strength, None
+        return None, f'{name} has a {key} of {_short(value)}; it must be a number ({unit}) above 0.', None
+    stated = number if tesla is not None else None
+    if stated is not None and not 0.01 <= stated <= 30:
+        return None, f'{name} has a {key} of {number:g}, which is no field strength in T; correct it.', None
+    frequency = value_of(mhz, float)
+    if frequency is None:
+        said = f'The ImagingFrequency {_short(mhz)} is left out: it is no number of MHz.'
+        return stated, None, said if mhz is not None else None
+    for unit, share in (('MHz', 1.0), ('kHz', 1e-3), ('Hz', 1e-6)):
+        found = round(float(tesla_from_mhz(frequency * share)), 4)
+        if stated is None and 0.01 <= found <= 30:
+            said = f'The ImagingFrequency {frequency:g} is taken for {unit}: {found:g} T.'
+            return found, None, said if unit != 'MHz' else None
+        if stated is not None and abs(found / stated - 1) <= SAME_SCANNER:
+            said = (
+                f'The sidecar says {stated:g} T and {frequency:g} {unit}; as protons precess so at '
+                f'{found:.4g} T, this is taken.'
+            )
+            return found, None, said if abs(found / stated - 1) > 0.005 else None
+    if stated is None:
+        return (
+            None,
+            f'{name} has an ImagingFrequency of {frequency:g}, which is no frequency of protons in MHz; '
+            'correct it, or add MagneticFieldStrength (in tesla).',
+            None,
+        )
+    said = (
+        f'The ImagingFrequency {frequency:g} is left out: protons do not precess so at the '
+        f'MagneticFieldStrength, {stated:g} T.'
+    )
+    return stated, None, said
+
+
+def orientation_note(path: Path) -> str | None:
+    """What to say of an image whose sform and qform differ, or that has neither."""
+    image = load_header(path)
+    header = image.header
+    if not isinstance(image, nib.Nifti1Pair):
+        return None
+    sform, qform = int(header['sform_code']), int(header['qform_code'])
+    if not (sform or qform):
+        return 'The header holds no orientation; B0 is taken to lie along the third voxel axis.'
+    if not (sform and qform) or same_affine(image.affine, header.get_qform()):
+        return None
+    rotations = [a[:3, :3] / np.sqrt((a[:3, :3] ** 2).sum(0)) for a in (image.affine, header.get_qform())]
+    cosine = (np.trace(rotations[0].T @ rotations[1]) - 1) / 2
+    angle = float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
+    chosen = 'sform' if np.array_equal(scanner_affine(image), image.affine) else 'qform'
+    why = "the scanner's by its code" if 1 in (sform, qform) else "as no code says which is the scanner's"
+    return (
+        f'{path.name}: its sform (code {sform}) and its qform (code {qform}) differ, by {angle:.1f} degrees; '
+        f'B0 is taken along the axis of the {chosen}, {why}.'
+    )
 
 
 def value_of(value: Any, kind: type) -> Any:

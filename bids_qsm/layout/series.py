@@ -11,8 +11,8 @@ import numpy as np
 
 from bids_qsm.entities import OF_SERIES, entities_of, in_order, join_entities
 from bids_qsm.errors import plain
+from bids_qsm.interfaces.io import grid_of
 from bids_qsm.layout import checks
-from bids_qsm.recon.grid import Grid
 
 
 @dataclass(frozen=True)
@@ -224,18 +224,17 @@ def read_series(
             )
             return Rejected(name, reason, True)
     head = read[echoes[0]]
-    strength, problem = checks.field_strength(first[echoes[0]].name, head)
+    strength, problem, said = checks.field_strength(first[echoes[0]].name, head)
     if problem:
         return Rejected(name, problem, True)
+    notes += filter(None, [said])
 
     order = sorted(range(len(echoes)), key=lambda i: round(times[i], 7))
     if coils > 1:
         notes.append(f'The images of {coils} receive coils were stored one by one; they are combined.')
     elif order != list(range(len(echoes))):
         notes.append('The files were not numbered in the order of their echo times; they are sorted.')
-    image = checks.load_header(everything[0])
-    if not (image.header['sform_code'] or image.header['qform_code']):
-        notes.append('The header holds no orientation; B0 is taken to lie along the third voxel axis.')
+    notes += filter(None, [checks.orientation_note(everything[0])])
     told, odd = {}, []
     for key, kind in (('Manufacturer', str), ('RepetitionTime', float), ('FlipAngle', float)):
         told[key] = checks.value_of(head.get(key), kind)
@@ -244,7 +243,7 @@ def read_series(
     notes += odd
     if head.get('MRAcquisitionType') == '2D':
         notes.append('The acquisition is 2D; phase may jump between slices.')
-    grid = Grid.from_affine(image.shape, image.affine)
+    grid = grid_of(checks.load_header(everything[0]))
     ordered = {
         part: tuple(side[echoes[i]] for i in order) for part, side in zip(pair, (first, second), strict=True)
     }
