@@ -61,10 +61,15 @@ def load(path: str | Path):
     return load_float(path)[0], grid_of(nib.load(path))
 
 
+def without_frames(data: np.ndarray):
+    """A volume that is stored as a single frame, (x, y, z, 1), without that axis."""
+    return data[..., 0] if data.ndim == 4 and data.shape[3] == 1 else data
+
+
 def read_mask(path: str | Path):
     """Boolean array of a mask image, and its affine."""
     data, affine = read(path)
-    return data > 0.5, affine
+    return without_frames(data) > 0.5, affine
 
 
 def load_mask(path: str | Path):
@@ -75,8 +80,7 @@ def load_mask(path: str | Path):
 def load_volume(path: str | Path):
     """Array (float32, not finite set to 0) and affine of a 3D image."""
     data, affine = load_float(path)
-    if data.ndim == 4 and data.shape[3] == 1:
-        data = data[..., 0]
+    data = without_frames(data)
     if data.ndim != 3:
         raise UserError(f'{path} has shape {data.shape}: one 3D volume is needed here.')
     return np.nan_to_num(data, nan=0.0, posinf=0.0, neginf=0.0), affine
@@ -92,7 +96,7 @@ def load_head(path: str | Path):
 
 def load_labels(path: str | Path, grid: Grid):
     """Labels (int32) of an image that must lie on the grid of the maps."""
-    data, _ = read(path)
+    data = without_frames(read(path)[0])
     if data.shape != grid.shape:
         raise UserError(f'{path} has shape {data.shape}, but the maps have {grid.shape}: resample it first.')
     return np.rint(data).astype(np.int32)

@@ -33,6 +33,7 @@ from bids_qsm.interfaces.io import (
     read_record,
     read_table,
     save_like,
+    without_frames,
     write_record,
     write_table,
 )
@@ -168,6 +169,7 @@ class Measure(SimpleInterface):
         self, query: Query, number: int, path: str, space: str, source: str, grid: Grid, affine: np.ndarray
     ) -> Given:
         stored, own = read(path)
+        stored = without_frames(stored)
         if stored.ndim != 3:
             raise UserError(f'the {query.title} {path} has shape {stored.shape}; give one 3D volume.')
         data = np.nan_to_num(stored) if query.prepare is None else query.prepare(stored, Path(path).name)

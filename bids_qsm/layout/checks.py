@@ -4,6 +4,7 @@ import gzip
 import json
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
@@ -13,6 +14,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from bids_qsm.entities import entities_of, in_order, suffix_of
 from bids_qsm.interfaces.io import scanner_affine
 from bids_qsm.recon.units import tesla_from_mhz
 
@@ -41,10 +43,14 @@ def image_problem(path: Path) -> str | None:
     except Exception as error:  # nibabel and zlib raise many kinds for damaged files
         return f'{path.name} cannot be read as NIfTI ({_first_line(error)}); copy or convert it again.'
     shape = image.shape
+    if len(shape) == 4 and shape[3] == 1:  # a volume, as some software stores it
+        shape = shape[:3]
     if len(shape) == 4:
+        first = '_'.join(f'{key}-{value}' for key, value in in_order({**entities_of(path), 'echo': '1'}))
         return (
             f'{path.name} is 4D ({_times(shape)}), but each echo must be one 3D file: combine receive coils, '
-            'and split echoes or repetitions into files of their own.'
+            'and split echoes or repetitions into files of their own, the first '
+            f'{first}_{suffix_of(path)}.nii.gz, each with its EchoTime in a sidecar.'
         )
     if len(shape) != 3 or min(shape) < 2:
         return f'{path.name} is not a volume ({_times(shape)}); susceptibility needs a 3D image.'
@@ -105,7 +111,7 @@ def _length_problem(path: Path, image: nib.spatialimages.SpatialImage) -> str | 
 def grid_problem(path: Path, other: Path) -> str | None:
     """Why two images do not lie on one grid."""
     first, second = load_header(path), load_header(other)
-    if first.shape != second.shape:
+    if first.shape[:3] != second.shape[:3]:
         return (
             f'{path.name} ({_times(first.shape)}) and {other.name} ({_times(second.shape)}) differ in size; '
             'convert them from the same acquisition.'
@@ -263,6 +269,46 @@ def orientation_note(path: Path) -> str | None:
         f'{path.name}: its sform (code {sform}) and its qform (code {qform}) differ, by {angle:.1f} degrees; '
         f'B0 is taken along the axis of the {chosen}, {why}.'
     )
+
+
+_PARTS = {
+    'mag': {'M', 'MAGNITUDE', 'M_FFE'},
+    'phase': {'P', 'PHASE', 'PHASE MAP', 'P_FFE'},
+    'real': {'R', 'REAL', 'R_FFE'},
+    'imag': {'I', 'IMAGINARY', 'I_FFE'},
+}
+"""Words of ImageType that tell the part of a complex image."""
+
+
+def told_part(metadata: dict) -> str | None:
+    """Part of a complex image that ImageType tells, None where it tells none or several.
+
+    >>> told_part({'ImageType': ['ORIGINAL', 'PRIMARY', 'P', 'ND']}), told_part({})
+    ('phase', None)
+    """
+    words = metadata.get('ImageType')
+    words = words.split('\\') if isinstance(words, str) else words if isinstance(words, list) else []
+    found = [part for part, names in _PARTS.items() if names & {str(word).upper() for word in words}]
+    return found[0] if len(found) == 1 else None
+
+
+def part_of(path: Path, metadata: dict) -> str:
+    """Part of a complex image by its name or, where that has no part-, by ImageType: else the magnitude."""
+    return entities_of(path).get('part') or told_part(metadata) or 'mag'
+
+
+def is_inversion_recovery(metadata: dict) -> bool:
+    """Whether a sidecar tells of an inversion pulse.
+
+    >>> is_inversion_recovery({'InversionTime': 0.9}), is_inversion_recovery({'ScanningSequence': 'GR'})
+    (True, False)
+    """
+    if value_of(metadata.get('InversionTime'), float):
+        return True
+    sequence = metadata.get('ScanningSequence')
+    words = sequence if isinstance(sequence, list) else re.split('[^A-Z]+', str(sequence))
+    names = (metadata.get(key) for key in ('SeriesDescription', 'ProtocolName', 'PulseSequenceType'))
+    return 'IR' in words or any(re.search('mp2?rage', str(name), re.IGNORECASE) for name in names)
 
 
 def value_of(value: Any, kind: type) -> Any:

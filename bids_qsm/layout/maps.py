@@ -103,7 +103,7 @@ def with_maps(
     """
     is_auto = options.start_from == 'auto'
     for subject in subjects:
-        files = list(_files(subject, options))
+        files = [one for one in _files(subject, options) if not index.ignores(one.path)]
         groups = defaultdict(list)
         for one in files:
             if one.port and (not options.session_label or one.get('ses') in options.session_label):
