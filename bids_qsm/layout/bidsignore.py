@@ -43,12 +43,13 @@ def _rule(line: str) -> tuple[re.Pattern, bool] | None:
     body = line.rstrip('/')
     start = '' if '/' in body else '(?:.*/)?'
     end = '/.*' if line.endswith('/') else '(?:/.*)?'
-    words = re.findall(r'\*\*/|/\*\*$|\*+|\?|\[[^]]+\]|.', body.removeprefix('/'))
-    known = {'**/': '(?:.*/)?', '/**': '/.*', '?': '[^/]'}
+    words = re.findall(r'(?:\*\*/)+|/\*\*$|\*+|\?|\[[^]]+\]|.', body.removeprefix('/'))
     parts = []
     for word in words:
-        if word in known:
-            parts.append(known[word])
+        if word in ('/**', '?'):
+            parts.append({'/**': '/.*', '?': '[^/]'}[word])
+        elif word.startswith('**/'):
+            parts.append('(?:.*/)?')
         elif word[0] == '*':
             parts.append('[^/]*')
         elif word[0] == '[' and len(word) > 1:

@@ -85,7 +85,7 @@ def condition(
     how = (
         'set by the user'
         if scaling != 'auto'
-        else 'read from the range of the values and from where it wraps'
+        else 'read from the height of wraps and from the ends of the values'
     )
     findings = [gaps, _finding('Phase scaling', note, 'Converted to radians.', f'The scaling was {how}.')]
     findings.append(_mend_slice_flip(phase, magnitude, slice_flip))

@@ -27,9 +27,11 @@ SHARE = 0.35
 """Least share that the wraps of one height have of all jumps between smooth steps."""
 PEAK = 0.03
 """Half width of the peak of the heights of wraps, as a share of the turn: noise and curvature widen it."""
+_MOST_VALUE = 1e15
+"""Beyond any stored value; differences of values are finite in single precision."""
 _MOST = 64
 """Lines of voxels along an axis that are looked at, to either side."""
-TOLD, NO_USUAL = 'as told', 'no usual range'
+NO_USUAL = 'no usual range'
 _UNIT = 1.05
 """Values within -1 to 1 may be in units of half a turn."""
 
@@ -110,13 +112,14 @@ def phase_to_radians(raw: Array, *, scaling: str = 'auto'):
     """
     if scaling != 'auto':
         found = _named_range(scaling)
-        return _convert(raw, found, np.empty(raw.shape, np.float32)), f'The phase is {found}.'
+        return _convert(raw, found, np.empty_like(raw, np.float32)), f'The phase is {found}.'
     volumes = [raw] if raw.ndim < 4 else [raw[..., i] for i in range(raw.shape[3])]
     ranges = _find_ranges(volumes)
     radians = np.empty(raw.shape, np.float32, order='F' if np.isfortran(raw) else 'C')
     targets = [radians] if raw.ndim < 4 else [radians[..., i] for i in range(raw.shape[3])]
     for volume, found, target in zip(volumes, ranges, targets, strict=True):
-        _convert(volume, found, target)
+        # a range with usual ends has no values a turn away from them
+        _convert(volume, found, target, np.inf if found.name == NO_USUAL else 1.01)
     different = list(dict.fromkeys(str(found) for found in ranges))
     note = f'The phase is {different[0]}.'
     if len(different) > 1:
@@ -126,14 +129,14 @@ def phase_to_radians(raw: Array, *, scaling: str = 'auto'):
     return radians, ' '.join((note, *dict.fromkeys(found.note for found in ranges if found.note)))
 
 
-def _convert(raw: Array, found: _Range, out: Array):
+def _convert(raw: Array, found: _Range, out: Array, most: float = np.inf):
+    """Fill ``out`` with radians; values of more than ``most`` turns become 0."""
     out[...] = raw
-    out -= np.float32(found.zero)
-    out *= np.float32(2 * np.pi / found.turn)
+    with np.errstate(over='ignore', invalid='ignore'):
+        out -= np.float32(found.zero)
+        out *= np.float32(2 * np.pi / found.turn)
     full = np.float32(2 * np.pi)
-    # a range with usual ends has no values a turn away from them
-    most = 1.01 * full if found.name not in (TOLD, NO_USUAL) else np.finfo(np.float32).max
-    out[~(np.abs(out) <= most)] = 0
+    out[~(np.abs(out) <= min(most * full, np.finfo(np.float32).max))] = 0
     if max(-out.min(), out.max()) > np.pi:
         out -= full * np.floor(out / full + np.float32(0.5))
     return out
@@ -153,7 +156,7 @@ def _named_range(scaling: str):
             f"Phase scaling {scaling!r} is not known: give 'auto', 'radians', 'degrees', "
             "or the values of -pi and pi as 'LOW,HIGH', for example '0,4096'."
         )
-    return _Range(TOLD, low, high)
+    return _Range('as told', low, high)
 
 
 def _find_ranges(volumes: list[Array]):
@@ -186,7 +189,7 @@ def _lines(volume: Array):
             slice(None) if a == axis else slice(None, None, -(-volume.shape[a] // _MOST)) for a in range(3)
         )
         line = np.moveaxis(volume[thin], axis, -1).reshape(-1, volume.shape[axis]).astype(np.float32)
-        line[~np.isfinite(line)] = np.nan
+        line[~(np.abs(line) < _MOST_VALUE)] = np.nan
         found.append(line)
     sample = np.concatenate([line.ravel() for line in found])
     sample = sample[np.isfinite(sample)]

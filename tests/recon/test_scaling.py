@@ -155,5 +155,7 @@ def test_scaling_can_be_told():
     raw = np.float32([[[[0, 1024, 3072]]]])
     np.testing.assert_allclose(phase_to_radians(raw, scaling='0,4096')[0].ravel() / np.pi, [-1, -0.5, 0.5])
     np.testing.assert_allclose(phase_to_radians(raw[..., :1] + 90, scaling='degrees')[0].ravel(), np.pi / 2)
+    unwrapped = scan().true_phase
+    assert _difference(phase_to_radians(unwrapped, scaling='radians')[0], unwrapped) < 1e-4
     with pytest.raises(UserError, match="give 'auto', 'radians'"):
         phase_to_radians(raw, scaling='12bit')
