@@ -12,6 +12,15 @@ from bids_qsm.errors import UserError
 from bids_qsm.recon.grid import Grid
 
 
+def qform_of(header: nib.Nifti1Header):
+    """Affine of the qform, None where its numbers are none of an affine."""
+    try:
+        affine = header.get_qform()
+    except (ValueError, nib.spatialimages.HeaderDataError):  # a quaternion longer than 1
+        return None
+    return affine if np.isfinite(affine).all() and (affine[:3, :3] ** 2).sum(0).all() else None
+
+
 def scanner_affine(image: nib.spatialimages.SpatialImage):
     """Affine from voxels to the scanner (RAS, mm), from whose axes B0 is known.
 
@@ -22,7 +31,8 @@ def scanner_affine(image: nib.spatialimages.SpatialImage):
     if isinstance(image, nib.Nifti1Pair):
         header = image.header
         if header['qform_code'] == 1 and header['sform_code'] not in (0, 1):
-            return header.get_qform()
+            qform = qform_of(header)
+            return image.affine if qform is None else qform
     return image.affine
 
 
@@ -134,7 +144,8 @@ def save(
         data = data.astype(np.int32)
     image = nib.Nifti1Image(data, affine)
     qcode, scode = (0, 0) if header is None else (int(header['qform_code']), int(header['sform_code']))
-    image.set_qform(header.get_qform() if qcode and scode else affine, code=max(qcode, 1))
+    qform = qform_of(header) if qcode and scode else affine
+    image.set_qform(affine if qform is None else qform, code=max(qcode, 1))
     image.set_sform(affine, code=max(scode, 1))
     image.header.set_xyzt_units('mm')
     if scale is not None:

@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 
 from bids_qsm.entities import entities_of, in_order, suffix_of
-from bids_qsm.interfaces.io import scanner_affine
+from bids_qsm.interfaces.io import qform_of, scanner_affine
 from bids_qsm.recon.units import tesla_from_mhz
 
 
@@ -58,12 +58,10 @@ def image_problem(path: Path) -> str | None:
     if kind not in 'iufb':
         what = 'complex numbers: split them into real and imaginary part' if kind == 'c' else 'no numbers'
         return f'{path.name} holds {what}; convert it again.'
-    try:
-        scanner = scanner_affine(image)
-    except ValueError:
-        return f'{path.name} has a qform whose quaternion is none; mend the qform of its header.'
     return (
-        _affine_problem(path, image.affine) or _affine_problem(path, scanner) or _length_problem(path, image)
+        _affine_problem(path, image.affine)
+        or _affine_problem(path, scanner_affine(image))
+        or _length_problem(path, image)
     )
 
 
@@ -258,9 +256,12 @@ def orientation_note(path: Path) -> str | None:
     sform, qform = int(header['sform_code']), int(header['qform_code'])
     if not (sform or qform):
         return 'The header holds no orientation; B0 is taken to lie along the third voxel axis.'
-    if not (sform and qform) or same_affine(image.affine, header.get_qform()):
+    other = qform_of(header)
+    if not (sform and qform) or (other is not None and same_affine(image.affine, other)):
         return None
-    rotations = [a[:3, :3] / np.sqrt((a[:3, :3] ** 2).sum(0)) for a in (image.affine, header.get_qform())]
+    if other is None:
+        return f'{path.name}: its qform holds no affine; B0 is taken along the axis of the sform.'
+    rotations = [a[:3, :3] / np.sqrt((a[:3, :3] ** 2).sum(0)) for a in (image.affine, other)]
     cosine = (np.trace(rotations[0].T @ rotations[1]) - 1) / 2
     angle = float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
     chosen = 'sform' if np.array_equal(scanner_affine(image), image.affine) else 'qform'

@@ -174,6 +174,18 @@ def test_b0_lies_along_the_axis_of_the_scanner(data, find, sform, qform, chosen)
     assert ("the scanner's by its code" in note) == (1 in (sform, qform))
 
 
+def test_a_qform_that_is_none_is_left_out(data, find):
+    for path in write_series(data):
+        image = nib.load(path)
+        image = nib.Nifti1Image(np.asanyarray(image.dataobj), None, image.header)
+        image.set_sform(oblique(25), code=2)
+        image.header['quatern_b'] = 2
+        image.to_filename(path)
+    (one,) = find().series
+    assert one.b0_dir[1] == pytest.approx(np.sin(np.deg2rad(25)))
+    assert 'its qform holds no affine' in ' '.join(one.notes)
+
+
 def test_garbage_instead_of_an_image(data, find):
     files = write_series(data)
     files[0].write_bytes(b'not an image')
