@@ -15,7 +15,8 @@ from bids_qsm.recon.grid import Grid
 def qform_of(header: nib.Nifti1Header):
     """Affine of the qform, None where its numbers are none of an affine."""
     try:
-        affine = header.get_qform()
+        with np.errstate(all='ignore'):
+            affine = header.get_qform()
     except (ValueError, nib.spatialimages.HeaderDataError):  # a quaternion longer than 1
         return None
     return affine if np.isfinite(affine).all() and (affine[:3, :3] ** 2).sum(0).all() else None
