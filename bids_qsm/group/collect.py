@@ -11,7 +11,7 @@ from bids_qsm.cohort import tables as cohort
 from bids_qsm.derivatives.files import atomic_write, write_json
 from bids_qsm.entities import entities_of
 from bids_qsm.errors import UserError
-from bids_qsm.reports.html import read_json, read_table
+from bids_qsm.reports.html import MISSING, read_json, read_table
 
 _LABELS = ('participant_id', 'session_id', 'group', 'acq_time', 'filename')
 
@@ -99,6 +99,8 @@ def collect_tables(tables: dict[str, Tables], output_dir: str | Path, bids_dir: 
         found = pd.concat([_read_input(path) for path in scans], ignore_index=True)
         long, said = cohort.join_scans(long, found)
         notes['sessions'] += said
+    long, said = cohort.spell(long)
+    notes['tables'] += said
     described = [read_json(path.with_suffix('.json'), {}) for path in (file, *(p for _, p in visits[:1]))]
     more = {key: value for part in reversed(described) for key, value in part.items()}
     columns = cohort.dictionary(long.columns, columns, more)
@@ -146,6 +148,14 @@ def _read_input(path: Path):
         raise UserError(f'{path} is no table of tab-separated values ({reason}); mend it.') from None
     if not isinstance(table.index, pd.RangeIndex):  # pandas takes surplus values as row names
         raise UserError(f'{path} is no table: its rows have more values than columns; mend it.')
+    table = table.rename(columns=lambda name: str(name).strip())
+    if table.columns.has_duplicates:
+        raise UserError(f'{path} is no table: two of its columns have one name; mend it.')
+    for column in table:
+        if not pd.api.types.is_numeric_dtype(table[column]):
+            # between blanks, pandas does not see that a value is missing
+            text = table[column].map(lambda value: value.strip() if isinstance(value, str) else value)
+            table[column] = text.where(~text.isin(MISSING))
     return table
 
 

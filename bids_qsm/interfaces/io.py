@@ -13,6 +13,36 @@ from bids_qsm.errors import UserError
 from bids_qsm.recon.grid import Grid
 
 
+def qform_of(header: nib.Nifti1Header):
+    """Affine of the qform, None where its numbers are none of an affine."""
+    try:
+        with np.errstate(all='ignore'):
+            affine = header.get_qform()
+    except (ValueError, nib.spatialimages.HeaderDataError):  # a quaternion longer than 1
+        return None
+    return affine if np.isfinite(affine).all() and (affine[:3, :3] ** 2).sum(0).all() else None
+
+
+def scanner_affine(image: nib.spatialimages.SpatialImage):
+    """Affine from voxels to the scanner (RAS, mm), from whose axes B0 is known.
+
+    It is the one that other software takes (`image.affine`, the sform before the qform), unless the header
+    says of the qform alone that it leads to the scanner (code 1), and of the sform that it leads elsewhere,
+    as after an alignment (code 2).
+    """
+    if isinstance(image, nib.Nifti1Pair):
+        header = image.header
+        if header['qform_code'] == 1 and header['sform_code'] not in (0, 1):
+            qform = qform_of(header)
+            return image.affine if qform is None else qform
+    return image.affine
+
+
+def grid_of(image: nib.spatialimages.SpatialImage):
+    """Grid of an image, with B0 along the axis of the scanner."""
+    return Grid.from_affine(image.shape, image.affine, scanner_affine(image))
+
+
 @contextmanager
 def _reading(path: str | Path):
     try:
@@ -73,14 +103,18 @@ def load_float(path: str | Path):
 
 def load(path: str | Path):
     """Array (float32) and Grid of an image; 4D series keep echoes last."""
-    data, affine = load_float(path)
-    return data, Grid.from_affine(data.shape, affine)
+    return load_float(path)[0], grid_of(nib.load(path))
+
+
+def without_frames(data: np.ndarray):
+    """A volume that is stored as a single frame, (x, y, z, 1), without that axis."""
+    return data[..., 0] if data.ndim == 4 and data.shape[3] == 1 else data
 
 
 def read_mask(path: str | Path):
     """Boolean array of a mask image, and its affine."""
     data, affine = read(path)
-    return data > 0.5, affine
+    return without_frames(data) > 0.5, affine
 
 
 def load_mask(path: str | Path):
@@ -91,8 +125,7 @@ def load_mask(path: str | Path):
 def load_volume(path: str | Path):
     """Array (float32, not finite set to 0) and affine of a 3D image."""
     data, affine = load_float(path)
-    if data.ndim == 4 and data.shape[3] == 1:
-        data = data[..., 0]
+    data = without_frames(data)
     if data.ndim != 3:
         raise UserError(f'{path} has shape {data.shape}: one 3D volume is needed here.')
     return np.nan_to_num(data, nan=0.0, posinf=0.0, neginf=0.0), affine
@@ -108,7 +141,7 @@ def load_head(path: str | Path):
 
 def load_labels(path: str | Path, grid: Grid):
     """Labels (int32) of an image that must lie on the grid of the maps."""
-    data, _ = read(path)
+    data = without_frames(read(path)[0])
     if data.shape != grid.shape:
         raise UserError(f'{path} has shape {data.shape}, but the maps have {grid.shape}: resample it first.')
     return np.rint(data).astype(np.int32)
@@ -119,8 +152,8 @@ def save_like(
 ):
     """Write ``data`` with the geometry of the image ``reference`` to ``cwd/name``; return the path.
 
-    Masks are written as uint8, labels keep their integer type, all else is float32. ``scale`` is what readers
-    multiply stored integers by.
+    Masks are written as uint8, labels keep their integer type, all else is float32. The sform and the qform
+    stay as they are, also where they differ. ``scale`` is what readers multiply stored integers by.
     """
     ref = nib.load(reference)
     header = ref.header if isinstance(ref, nib.Nifti1Pair) else None
@@ -145,12 +178,10 @@ def save(
     elif data.dtype.kind in 'iu' and data.dtype.itemsize > 4:
         data = data.astype(np.int32)
     image = nib.Nifti1Image(data, affine)
-    if header is None:
-        image.set_qform(affine, code=1)
-        image.set_sform(affine, code=1)
-    else:
-        image.set_qform(affine, code=max(int(header['qform_code']), 1))
-        image.set_sform(affine, code=max(int(header['sform_code']), 1))
+    qcode, scode = (0, 0) if header is None else (int(header['qform_code']), int(header['sform_code']))
+    qform = qform_of(header) if qcode and scode else affine
+    image.set_qform(affine if qform is None else qform, code=max(qcode, 1))
+    image.set_sform(affine, code=max(scode, 1))
     image.header.set_xyzt_units('mm')
     if scale is not None:
         image.header.set_slope_inter(scale, 0)

@@ -3,8 +3,8 @@
 import numpy as np
 from nipype.interfaces.base import File, InputMultiObject, traits
 
-from bids_qsm.interfaces.io import load_float
-from bids_qsm.interfaces.step import Data, Step, image, inputs, mask, outputs, record
+from bids_qsm.interfaces.io import load_volume
+from bids_qsm.interfaces.step import Data, Step, image, inputs, mask, outputs, record, volume
 from bids_qsm.recon.given import contrast, field_noise, where_given
 from bids_qsm.recon.magnitude import combine
 
@@ -15,10 +15,10 @@ class ReadMaps(Step):
     """Bring maps of another tool to ppm and 1/s, and find where they hold."""
 
     input_spec = inputs(
-        chi=image('susceptibility', optional=True),
-        local_field=image('local field', optional=True),
-        field=image('total field', optional=True),
-        r2star=image('R2*', optional=True),
+        chi=volume('susceptibility', optional=True),
+        local_field=volume('local field', optional=True),
+        field=volume('total field', optional=True),
+        r2star=volume('R2*', optional=True),
         mask=mask('mask on the same grid', optional=True),
         magnitude=InputMultiObject(File(exists=True), desc='magnitude of each echo on the same grid'),
         factors=traits.Dict(
@@ -47,7 +47,7 @@ class ReadMaps(Step):
                 scaled = data[name] * np.float32(data['factors'][name])
                 maps[name] = np.nan_to_num(scaled, posinf=0, neginf=0)
         if data['magnitude']:
-            echoes = np.stack([load_float(path)[0] for path in data['magnitude']], -1)
+            echoes = np.stack([load_volume(path)[0] for path in data['magnitude']], -1)
             combined, first_echo = combine(echoes), echoes[..., 0]
         else:
             echoes = None

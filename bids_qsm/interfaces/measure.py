@@ -24,6 +24,7 @@ from bids_qsm.biomarkers.regions import QUALITY
 from bids_qsm.derivatives.products import PRODUCTS
 from bids_qsm.errors import UserError
 from bids_qsm.interfaces.io import (
+    grid_of,
     load,
     load_labels,
     load_mask,
@@ -32,6 +33,7 @@ from bids_qsm.interfaces.io import (
     read_record,
     read_table,
     save_like,
+    without_frames,
     write_record,
     write_table,
 )
@@ -126,7 +128,7 @@ class Measure(SimpleInterface):
         """What `measure` gets of one series, by name."""
         path = {port: self._file(port, number) for port in FILES}
         image = nib.load(self._like(number))
-        affine, grid = image.affine, Grid.from_affine(image.shape[:3], image.affine)
+        affine, grid = image.affine, grid_of(image)
         facts = self.inputs.series[number]
         queries = {query.name: query for query in one.extra}
         found = {}
@@ -167,6 +169,7 @@ class Measure(SimpleInterface):
         self, query: Query, number: int, path: str, space: str, source: str, grid: Grid, affine: np.ndarray
     ) -> Given:
         stored, own = read(path)
+        stored = without_frames(stored)
         if stored.ndim != 3:
             raise UserError(f'the {query.title} {path} has shape {stored.shape}; give one 3D volume.')
         data = np.nan_to_num(stored) if query.prepare is None else query.prepare(stored, Path(path).name)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 from nipype.interfaces.base import (
@@ -19,6 +20,7 @@ from nipype.interfaces.base.support import Bunch
 from bids_qsm.anatomy.transform import Displacement
 from bids_qsm.errors import UserError
 from bids_qsm.interfaces.io import (
+    grid_of,
     load_float,
     load_head,
     load_shares,
@@ -32,7 +34,6 @@ from bids_qsm.interfaces.io import (
     write_table,
 )
 from bids_qsm.interfaces.xfm import load_xfm, save_xfm
-from bids_qsm.recon.grid import Grid
 
 ECHO_TIMES = traits.List(traits.Float, mandatory=True, desc='rising echo times (s)')
 FIELD_STRENGTH = traits.Float(mandatory=True, desc='B0 (T)')
@@ -87,8 +88,7 @@ class Data(dict):
 
     def __missing__(self, name: str):
         if name == 'grid':
-            image = self._given[0]
-            self[name] = Grid.from_affine(self[image].shape, self[f'{image}_affine'])
+            self[name] = grid_of(nib.load(self.first))
         else:
             self._load(name.removesuffix('_affine'))
         return self[name]

@@ -66,7 +66,7 @@ def find_ancillary(
             {
                 't1w': anatomy.t1w,
                 't1w_preproc': anatomy.t1w_preproc,
-                'anat_shape': checks.load_header(anatomy.image).shape if anatomy.image else None,
+                'anat_shape': checks.load_header(anatomy.image).shape[:3] if anatomy.image else None,
                 'brain_mask': anatomy.brain_mask,
                 'template_xfm': anatomy.template_xfm,
                 'mask': _find_mask(one, options.mask),
@@ -123,14 +123,11 @@ def _find_anatomy(
         # contrast agent changes what tissue looks like
         return 'ce' in labels, labels.get('ses', ''), labels.get('run', '').zfill(4), path.name
 
-    images = sorted(images, key=rank)
-    t1w = images[0] if images else None
-    if t1w:
-        problem = checks.image_problem(t1w)
-        if problem:
-            raise UserError(f'the T1w image {problem}')
-        if len(images) > 1:
-            notes.append(f'There are {len(images)} T1w images; {t1w.name} is used.')
+    problems = {path: checks.image_problem(path) for path in sorted(images, key=rank)}
+    notes += [f'A T1w image is not used: {problem}' for problem in problems.values() if problem]
+    t1w = next((path for path, problem in problems.items() if not problem), None)
+    if t1w and len(images) > 1:
+        notes.append(f'There are {len(images)} T1w images; {t1w.name} is used.')
     session = session_of(t1w)
     for name, root in derivatives:
         files = list(index.files(root).of(series[0].subject, datatype='anat'))
@@ -164,7 +161,10 @@ def _find_anatomy(
             notes.append(f'Transforms of the derivatives {name} to these spaces can be used: {spaces}.')
         return Anatomy(t1w, preproc, mask, transforms, tuple(notes))
     if t1w is None:
-        notes.append('There is no T1w image; the magnitude of the series itself is the anatomical image.')
+        notes.append(
+            f'There is no T1w image{" to use" if images else ""}; the magnitude of the series itself is the '
+            'anatomical image.'
+        )
     return Anatomy(t1w, None, None, (), tuple(notes))
 
 

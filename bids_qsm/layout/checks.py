@@ -4,6 +4,7 @@ import gzip
 import json
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
@@ -13,6 +14,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from bids_qsm.entities import entities_of, in_order, suffix_of
+from bids_qsm.interfaces.io import qform_of, scanner_affine
 from bids_qsm.recon.units import tesla_from_mhz
 
 
@@ -47,10 +50,14 @@ def image_problem(path: Path, *, has_frames: bool = False) -> str | None:
         if len(shape) != 4 or shape[3] < 2:
             return f'{path.name} has a single frame ({_times(shape)}), but a run of frames is 4D.'
         shape = shape[:3]
+    if len(shape) == 4 and shape[3] == 1:  # a volume, as some software stores it
+        shape = shape[:3]
     if len(shape) == 4:
+        first = '_'.join(f'{key}-{value}' for key, value in in_order({**entities_of(path), 'echo': '1'}))
         return (
             f'{path.name} is 4D ({_times(shape)}), but each echo must be one 3D file: combine receive coils, '
-            'and split echoes or repetitions into files of their own.'
+            'and split echoes or repetitions into files of their own, the first '
+            f'{first}_{suffix_of(path)}.nii.gz, each with its EchoTime in a sidecar.'
         )
     if len(shape) != 3 or min(shape) < 2:
         return f'{path.name} is not a volume ({_times(shape)}); susceptibility needs a 3D image.'
@@ -58,7 +65,11 @@ def image_problem(path: Path, *, has_frames: bool = False) -> str | None:
     if kind not in 'iufb':
         what = 'complex numbers: split them into real and imaginary part' if kind == 'c' else 'no numbers'
         return f'{path.name} holds {what}; convert it again.'
-    return _affine_problem(path, image.affine) or _length_problem(path, image)
+    return (
+        _affine_problem(path, image.affine)
+        or _affine_problem(path, scanner_affine(image))
+        or _length_problem(path, image)
+    )
 
 
 _DEFLATED = 1100
@@ -105,7 +116,7 @@ def _length_problem(path: Path, image: nib.spatialimages.SpatialImage) -> str | 
 def grid_problem(path: Path, other: Path) -> str | None:
     """Why two images do not lie on one grid."""
     first, second = load_header(path), load_header(other)
-    if first.shape != second.shape:
+    if first.shape[:3] != second.shape[:3]:
         return (
             f'{path.name} ({_times(first.shape)}) and {other.name} ({_times(second.shape)}) differ in size; '
             'convert them from the same acquisition.'
@@ -187,25 +198,125 @@ def echo_time_problem(names: list[str], echo_times: list, fewest: int = FEWEST_C
     )
 
 
-def field_strength(name: str, metadata: dict) -> tuple[float | None, str | None]:
-    """Field strength (T) from a sidecar, or None and why it is not known."""
+SAME_SCANNER = 0.05
+"""Largest relative difference between the field strengths of a magnet's name and of its frequency."""
+
+
+def field_strength(name: str, metadata: dict) -> tuple[float | None, str | None, str | None]:
+    """Field strength (T) from a sidecar, or None and why it is not known; and what to say of it.
+
+    The frequency at which protons were imaged counts before the name of the magnet: those of 123.2 MHz are
+    called 3 T and have 2.89 T.
+    """
     tesla, mhz = metadata.get('MagneticFieldStrength'), metadata.get('ImagingFrequency')
     if tesla is None and mhz is None:
-        return None, (
+        return (
+            None,
             f'{name} has neither MagneticFieldStrength nor ImagingFrequency in its sidecar; '
-            'add MagneticFieldStrength (in tesla).'
+            'add MagneticFieldStrength (in tesla).',
+            None,
         )
     key, value, unit = (
         ('MagneticFieldStrength', tesla, 'T') if tesla is not None else ('ImagingFrequency', mhz, 'MHz')
     )
     number = value_of(value, float)
     if number is None:
-        return None, f'{name} has a {key} of {_short(value)}; it must be a number ({unit}) above 0.'
-    value = number
-    strength = float(value) if unit == 'T' else round(float(tesla_from_mhz(value)), 4)
-    if not 0.01 <= strength <= 30:
-        return None, f'{name} has a {key} of {value:g}, which is no field strength in {unit}; correct it.'
-    return strength, None
+        return None, f'{name} has a {key} of {_short(value)}; it must be a number ({unit}) above 0.', None
+    stated = number if tesla is not None else None
+    if stated is not None and not 0.01 <= stated <= 30:
+        return None, f'{name} has a {key} of {number:g}, which is no field strength in T; correct it.', None
+    frequency = value_of(mhz, float)
+    if frequency is None:
+        said = f'The ImagingFrequency {_short(mhz)} is left out: it is no number of MHz.'
+        return stated, None, said if mhz is not None else None
+    for unit, share in (('MHz', 1.0), ('kHz', 1e-3), ('Hz', 1e-6)):
+        found = round(float(tesla_from_mhz(frequency * share)), 4)
+        if stated is None and 0.01 <= found <= 30:
+            said = f'The ImagingFrequency {frequency:g} is taken for {unit}: {found:g} T.'
+            return found, None, said if unit != 'MHz' else None
+        if stated is not None and abs(found / stated - 1) <= SAME_SCANNER:
+            said = (
+                f'The sidecar says {stated:g} T and {frequency:g} {unit}; as protons precess so at '
+                f'{found:.4g} T, this is taken.'
+            )
+            return found, None, said if abs(found / stated - 1) > 0.005 else None
+    if stated is None:
+        return (
+            None,
+            f'{name} has an ImagingFrequency of {frequency:g}, which is no frequency of protons in MHz; '
+            'correct it, or add MagneticFieldStrength (in tesla).',
+            None,
+        )
+    said = (
+        f'The ImagingFrequency {frequency:g} is left out: protons do not precess so at the '
+        f'MagneticFieldStrength, {stated:g} T.'
+    )
+    return stated, None, said
+
+
+def orientation_note(path: Path) -> str | None:
+    """What to say of an image whose sform and qform differ, or that has neither."""
+    image = load_header(path)
+    header = image.header
+    if not isinstance(image, nib.Nifti1Pair):
+        return None
+    sform, qform = int(header['sform_code']), int(header['qform_code'])
+    if not (sform or qform):
+        return 'The header holds no orientation; B0 is taken to lie along the third voxel axis.'
+    other = qform_of(header)
+    if not (sform and qform) or (other is not None and same_affine(image.affine, other)):
+        return None
+    if other is None:
+        return f'{path.name}: its qform holds no affine; B0 is taken along the axis of the sform.'
+    rotations = [a[:3, :3] / np.sqrt((a[:3, :3] ** 2).sum(0)) for a in (image.affine, other)]
+    cosine = (np.trace(rotations[0].T @ rotations[1]) - 1) / 2
+    angle = float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
+    chosen = 'sform' if np.array_equal(scanner_affine(image), image.affine) else 'qform'
+    why = "the scanner's by its code" if 1 in (sform, qform) else "as no code says which is the scanner's"
+    return (
+        f'{path.name}: its sform (code {sform}) and its qform (code {qform}) differ, by {angle:.1f} degrees; '
+        f'B0 is taken along the axis of the {chosen}, {why}.'
+    )
+
+
+_PARTS = {
+    'mag': {'M', 'MAGNITUDE', 'M_FFE'},
+    'phase': {'P', 'PHASE', 'PHASE MAP', 'P_FFE'},
+    'real': {'R', 'REAL', 'R_FFE'},
+    'imag': {'I', 'IMAGINARY', 'I_FFE'},
+}
+"""Words of ImageType that tell the part of a complex image."""
+
+
+def told_part(metadata: dict) -> str | None:
+    """Part of a complex image that ImageType tells, None where it tells none or several.
+
+    >>> told_part({'ImageType': ['ORIGINAL', 'PRIMARY', 'P', 'ND']}), told_part({})
+    ('phase', None)
+    """
+    words = metadata.get('ImageType')
+    words = words.split('\\') if isinstance(words, str) else words if isinstance(words, list) else []
+    found = [part for part, names in _PARTS.items() if names & {str(word).upper() for word in words}]
+    return found[0] if len(found) == 1 else None
+
+
+def part_of(path: Path, metadata: dict) -> str:
+    """Part of a complex image by its name or, where that has no part-, by ImageType: else the magnitude."""
+    return entities_of(path).get('part') or told_part(metadata) or 'mag'
+
+
+def is_inversion_recovery(metadata: dict) -> bool:
+    """Whether a sidecar tells of an inversion pulse.
+
+    >>> is_inversion_recovery({'InversionTime': 0.9}), is_inversion_recovery({'ScanningSequence': 'GR'})
+    (True, False)
+    """
+    if value_of(metadata.get('InversionTime'), float):
+        return True
+    sequence = metadata.get('ScanningSequence')
+    words = sequence if isinstance(sequence, list) else re.split('[^A-Z]+', str(sequence))
+    names = (metadata.get(key) for key in ('SeriesDescription', 'ProtocolName', 'PulseSequenceType'))
+    return 'IR' in words or any(re.search('mp2?rage', str(name), re.IGNORECASE) for name in names)
 
 
 def value_of(value: Any, kind: type) -> Any:

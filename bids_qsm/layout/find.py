@@ -2,15 +2,19 @@
 
 import json
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bids_qsm.entities import ENTITIES, entities_of, is_label, join_entities, suffix_of
 from bids_qsm.errors import UserError, plain
+from bids_qsm.layout import checks
 from bids_qsm.layout.ancillary import find_ancillary
+from bids_qsm.layout.bidsignore import BidsIgnore
 from bids_qsm.layout.dataset import require_dataset, require_places, validate
 from bids_qsm.layout.index import Index
+from bids_qsm.layout.lookalikes import named_otherwise, other_half
 from bids_qsm.layout.maps import with_maps
 from bids_qsm.layout.series import BOLD, Rejected, Series, read_series, series_of
 from bids_qsm.recon.inversion import INVERSION
@@ -20,7 +24,7 @@ if TYPE_CHECKING:
     from bids_qsm.app.options import Options
 
 SUFFIXES = ('MEGRE', 'T2starw', 'GRE', 'MPM', 'T1w')
-"""Suffixes that a series may have; T1w only where there is phase beside it (a legacy name)."""
+"""Suffixes that a series may have; T1w only of a gradient echo with phase (a legacy name)."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,8 @@ def find_series(options: 'Options', own: tuple[str, ...] | None = None) -> Plan:
     echoes_chosen = 'echo' in chosen
     for (entities, suffix), files in sorted(groups.items()):
         found = read_series(entities, suffix, files, index.sidecar_problem, echoes_chosen)
+        if isinstance(found, Rejected) and found.is_error:
+            found = _with_hint(found, [path for path, _ in files], groups)
         (series if isinstance(found, Series) else rejected).append(found)
     series, doubles = _without_doubles(series)
     rejected += doubles
@@ -76,7 +82,7 @@ def find_series(options: 'Options', own: tuple[str, ...] | None = None) -> Plan:
         suffix: [
             path
             for path in index.images((suffix,), filters[suffix.lower()], is_part=is_part)
-            if path not in in_pairs and entities_of(path).get('part', 'mag') == 'mag'
+            if path not in in_pairs and checks.part_of(path, index.metadata(path)) == 'mag'
         ]
         for suffix in ('T1w', 'FLAIR')
     }
@@ -102,7 +108,12 @@ def find_series(options: 'Options', own: tuple[str, ...] | None = None) -> Plan:
         raise UserError(
             f'{options.bids_dir} has no series to run: nothing that was asked for has files named '
             f'*_part-mag_MEGRE and *_part-phase_MEGRE.{" " if runs else ""}{notes[-1] if runs else ""}'
+            + ''.join(f' {note}' for note in _left_out(index) + _elsewhere(index, subjects)[:1])
         )
+    notes += _left_out(index)
+    notes += _elsewhere(
+        index, set(subjects) - {entities_of(one.name).get('sub') for one in (*series, *rejected)}
+    )
     if not options.skip_bids_validation:
         notes += validate(options.bids_dir, series, rejected, subjects)
     return Plan(tuple(series), tuple(sorted(rejected, key=lambda r: r.name)), name, notes)
@@ -132,7 +143,10 @@ def _read_filters(path: Path | None) -> dict[str, dict]:
 def participants(options: 'Options') -> tuple[str, ...]:
     """Labels of the participants that ``options`` name, all of the dataset where they name none."""
     labels = (p.name.removeprefix('sub-') for p in options.bids_dir.glob('sub-*') if p.is_dir())
-    present = sorted(label for label in labels if is_label(label))
+    ignores = BidsIgnore(options.bids_dir)
+    present = sorted(
+        label for label in labels if is_label(label) and not ignores.whole(options.bids_dir / f'sub-{label}')
+    )
     if not present:
         raise UserError(f'{options.bids_dir} holds no participant: no folder is named sub-<label>.')
     missing = [label for label in options.participant_label if label not in present]
@@ -147,12 +161,19 @@ def _groups(
 ) -> dict[tuple, list[tuple[Path, dict]]]:
     """Images of each series, with their metadata, by (entities, suffix).
 
-    Without phase a T1w is an anatomical image, and a BOLD run one like most others.
+    A T1w without phase, or prepared by an inversion pulse, is an anatomical image, and a BOLD run without
+    phase one like most others.
     """
     groups = defaultdict(list)
     for path in index.images(suffixes, filters, options.session_label, is_part=is_part):
         groups[series_of(path), suffix_of(path)].append((path, index.metadata(path)))
-    return {key: files for key, files in groups.items() if key[1] not in ('T1w', BOLD) or _has_phase(files)}
+    return {key: files for key, files in groups.items() if _is_series(key[1], files)}
+
+
+def _is_series(suffix: str, files: list[tuple[Path, dict]]) -> bool:
+    if suffix not in ('T1w', BOLD):
+        return True
+    return _has_phase(files) and not (suffix == 'T1w' and _is_prepared(files))
 
 
 def _subject_of(one: Rejected) -> str:
@@ -199,7 +220,53 @@ def _require_sessions(index: Index, options: 'Options', is_part: bool):
 
 
 def _has_phase(files: list[tuple[Path, dict]]) -> bool:
-    return any(entities_of(path).get('part') in ('phase', 'imag') for path, _ in files)
+    return any(checks.part_of(path, metadata) in ('phase', 'imag') for path, metadata in files)
+
+
+def _is_prepared(files: list[tuple[Path, dict]]) -> bool:
+    """Whether an inversion pulse goes before the echo, as in MPRAGE: its phase tells little of the field."""
+    return any(checks.is_inversion_recovery(metadata) for _, metadata in files)
+
+
+def _with_hint(one: Rejected, files: list[Path], groups: dict[tuple, list]) -> Rejected:
+    """The same, with a word on images that may be the part that is missing."""
+    parts = {entities_of(path).get('part', 'mag') for path in files}
+    lacking = [part for part in ('mag', 'phase') if part not in parts]
+    if len(lacking) != 1 or 'imag' in parts:
+        return one
+    first = files[0]
+    labels = entities_of(first)
+    others = [
+        path
+        for paths in groups.values()
+        for path, _ in paths
+        if path not in files and all(entities_of(path).get(k) == labels.get(k) for k in ('sub', 'ses'))
+    ]
+    hint = other_half(files, others, tuple(lacking))
+    if not hint and lacking == ['phase']:
+        hint = named_otherwise(first.parent.parent, first)
+    return replace(one, reason=f'{one.reason} {hint}') if hint else one
+
+
+def _left_out(index: Index) -> tuple[str, ...]:
+    paths = index.left_out
+    more = f'{len(paths)} images are' if len(paths) > 1 else 'An image is'
+    return (f'{more} left out by .bidsignore, such as {plain(paths[0].name)}.',) if paths else ()
+
+
+def _elsewhere(index: Index, subjects: Iterable[str]) -> tuple[str, ...]:
+    """Notes on participants without a series who have images of that kind under other names."""
+    notes = []
+    for subject in sorted(subjects):
+        top = index.root / f'sub-{subject}'
+        try:
+            folders = [top, *sorted(path for path in top.glob('ses-*') if path.is_dir())]
+        except OSError:
+            continue
+        hint = next(filter(None, map(named_otherwise, folders)), '')
+        if hint:
+            notes.append(plain(f'sub-{subject} has no series: {hint}'))
+    return tuple(notes)
 
 
 def _without_doubles(series: list[Series]) -> tuple[list[Series], list[Rejected]]:

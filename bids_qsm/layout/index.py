@@ -12,6 +12,7 @@ from bids.layout import BIDSLayout, BIDSLayoutIndexer, Entity, Query
 from bids_qsm.entities import ENTITIES, NUMBERED, entity_set, is_label, is_number, suffix_of
 from bids_qsm.errors import UserError
 from bids_qsm.layout import checks
+from bids_qsm.layout.bidsignore import BidsIgnore
 
 EXTENSIONS = ('.nii', '.nii.gz')
 DATABASE = 'layout_index.sqlite'
@@ -40,11 +41,13 @@ _PATTERNS = {
 class Files:
     """Images, transforms and tables in ``sub-<label>[/ses-<label>][/<datatype>]`` of a dataset, by pybids.
 
-    ``problems`` holds the participants that could not be searched (label -> what is wrong).
+    ``problems`` holds the participants that could not be searched (label -> what is wrong). The patterns
+    ``ignores`` leave files out.
     """
 
     def __init__(self, root: Path, layouts: list[BIDSLayout], problems: dict[str, str]):
         self.root, self.problems = root, problems
+        self.ignores = BidsIgnore(root, [])
         self._layouts, self._paths, self._found = layouts, {}, {}
 
     @classmethod
@@ -103,7 +106,8 @@ class Files:
             for layout in self._layouts:
                 for file in layout.get(return_type='object', invalid_filters='allow', **filters):
                     path = self._paths.setdefault(file.path, Path(file.path))
-                    self._found[asked][file.path[start:].partition('/')[0]].append(path)
+                    if not self.ignores(path):
+                        self._found[asked][file.path[start:].partition('/')[0]].append(path)
         return self._found[asked]
 
 
@@ -134,13 +138,15 @@ class Index:
     Sidecars are read when they are needed.
     Names that no series can have, and folders that cannot be read, of which pybids says nothing, are listed
     here. The folder ``database`` holds the index of all participants from one run to the next; it is made
-    again where other images are there now.
+    again where other images are there now. What the dataset's .bidsignore names is left out, but in
+    derivatives, where it hides from the validator what others are to read.
     """
 
     def __init__(self, bids_dir: Path, subjects: Sequence[str], database: Path | None = None):
         self.root, self.subjects, self.bad_sidecars = bids_dir, tuple(subjects), {}
         self._sidecars, self._content = {}, {}
         self._images, self._odd = {}, []
+        self.ignores, self.left_out = BidsIgnore(bids_dir), []
         self.sessions = set()
         for subject in subjects:
             top = bids_dir / f'sub-{subject}'
@@ -152,7 +158,7 @@ class Index:
             self._list(top, subject, None)
             for name in below:
                 self._list(top / name, subject, name.removeprefix('ses-'))
-        own = self._stored(database) if database else Files.search(bids_dir, subjects)
+        own = self._stored(database) if database else self._own(Files.search(bids_dir, subjects))
         self._files = {bids_dir: own}
         for subject, problem in own.problems.items():
             self._odd.append((bids_dir / f'sub-{subject}', subject, None, None, problem))
@@ -171,14 +177,16 @@ class Index:
             suffix = _stem(name).rpartition('_')[2]
             if suffix and '.' not in suffix and name[0] != '.' and suffix in WANTED.get(kind, (suffix,)):
                 path, problem = folder / kind / name, name_problem(name, subject, session)
-                if problem:
+                if self.ignores(path):
+                    self.left_out.append(path)
+                elif problem:
                     self._odd.append((path, subject, session, suffix, problem))
                 else:
                     self._images[path] = (session, suffix)
 
     def _stored(self, folder: Path) -> Files:
         if (folder / DATABASE).exists():
-            files = Files.stored(folder, self.root)
+            files = self._own(Files.stored(folder, self.root))
             known = self._known(files)
             different = known - {path for path, *_ in self._odd} ^ set(self._images)
             if not any(path in known or path.is_file() for path in different):
@@ -194,7 +202,11 @@ class Index:
                 f'--bids-database-dir {folder}: the index of {self.root} cannot be made there ({error}); '
                 'give another folder, or leave it out.'
             ) from None
-        return Files.stored(folder, self.root)
+        return self._own(Files.stored(folder, self.root))
+
+    def _own(self, files: Files) -> Files:
+        files.ignores = self.ignores
+        return files
 
     def _known(self, files: Files) -> set[Path]:
         """Images in the folders anat/ of the participants that pybids has found, and those of `WANTED`."""
@@ -299,8 +311,8 @@ class Index:
         if folder not in self._sidecars:
             found = defaultdict(list)
             for name in _names(folder):
-                if name.endswith('.json') and name[0] != '.':
-                    path = folder / name
+                path = folder / name
+                if name.endswith('.json') and name[0] != '.' and not self.ignores(path):
                     found[suffix_of(path)].append((path, entity_set(path)))
             for sidecars in found.values():
                 sidecars.sort(key=lambda item: (len(item[1]), item[0].name))

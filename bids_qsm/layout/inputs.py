@@ -11,7 +11,6 @@ from bids_qsm.applications import application, modules
 from bids_qsm.applications.contract import Application, Query
 from bids_qsm.derivatives.products import PRODUCTS, products_of
 from bids_qsm.entities import OF_SERIES, entities_of, session_of, suffix_of
-from bids_qsm.errors import UserError
 from bids_qsm.layout import checks
 from bids_qsm.layout.index import EXTENSIONS, Index
 from bids_qsm.layout.series import Input, Series, Use
@@ -94,8 +93,7 @@ def plan_applications(
 ) -> tuple[tuple[Use, ...], list[str]]:
     """The applications that run for a series, with their files, and what to say of files and of the others.
 
-    ``scanned`` are the sessions that have an image of their own, by suffix ('T1w', 'FLAIR'). Raises UserError
-    where a file is unusable.
+    ``scanned`` are the sessions that have an image of their own, by suffix ('T1w', 'FLAIR').
     """
     uses, notes = [], []
     one_step = 'total' in needs(INVERSION[options.inversion.name])
@@ -144,7 +142,8 @@ def _place_all(
             continue
         problem = checks.image_problem(path) if query.is_image else _table_problem(path)
         if problem:
-            raise UserError(f'the {query.title} {problem}')
+            notes.append(f'A {query.title} is not used: {problem}')
+            continue
         if not query.is_image or query.align == 'own':
             where, note = 'own' if query.is_image else 'table', None
         else:
@@ -153,16 +152,17 @@ def _place_all(
             placed.append(Input(query.name, path, where))
         elif note:
             notes.append(f'The {query.title} {path.name} {note}')
+    drawn = [item for item in placed if item.space == 'flair']
+    problem = checks.image_problem(flair) if flair and drawn else None
+    if problem:
+        notes += [f'The {query.title} {item.path.name} is not used: {problem}' for item in drawn]
+        placed = [item for item in placed if item not in drawn]
     placed.sort(key=lambda item: item.space)
     if len(placed) > 1 and not query.many:
         notes.append(
             f'There are {len(placed)} files that could be the {query.title}; {placed[0].path.name} is used.'
         )
         placed = placed[:1]
-    if flair and any(input_.space == 'flair' for input_ in placed):
-        problem = checks.image_problem(flair)
-        if problem:
-            raise UserError(f'the FLAIR image {problem}')
     return placed, notes
 
 

@@ -11,10 +11,10 @@ import numpy as np
 
 from bids_qsm.entities import ENTITIES, OF_SERIES, in_order, is_label, join_entities
 from bids_qsm.errors import UserError, plain
+from bids_qsm.interfaces.io import grid_of
 from bids_qsm.layout import checks
 from bids_qsm.layout.index import EXTENSIONS, Index
 from bids_qsm.layout.series import GivenMap, Rejected, Series
-from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion import INVERSION
 from bids_qsm.recon.registry import needs
 from bids_qsm.recon.units import ppm_per_radian
@@ -103,7 +103,7 @@ def with_maps(
     """
     is_auto = options.start_from == 'auto'
     for subject in subjects:
-        files = list(_files(subject, options))
+        files = [one for one in _files(subject, options) if not index.ignores(one.path)]
         groups = defaultdict(list)
         for one in files:
             if one.port and (not options.session_label or one.get('ses') in options.session_label):
@@ -205,13 +205,15 @@ def _read(
                 raise _Problem(problem)
             metadata = _metadata(one, index)
             factor, note = _factor(port, one.path, metadata)
-            strength = strength or checks.field_strength(one.path.name, metadata)[0]
+            own, _, said = checks.field_strength(one.path.name, metadata)
+            strength = strength or own
+            note = [*note, *filter(None, (said, checks.orientation_note(one.path)))]
             share, ml = _check_values(port, one.path, factor, metadata.get('Units'))
             if port == start:
                 is_whole = share > WHOLE_SHARE or ml > WHOLE_ML
             reference = checks.value_of(metadata.get('ReferenceRegion'), str) or ''
             given.append(GivenMap(port, one.path, factor, reference))
-            notes += note
+            notes += [text for text in note if text not in notes]
     except _Problem as problem:
         return Rejected(name, str(problem), True)
     masks = [f for f in files if f.kind in MASKS and f.is_own and f.get('desc') in ('', 'brain')]
@@ -229,7 +231,7 @@ def _read(
         return Rejected(name, reason, True)
     others = [f for f in group if f.port in STEPS and f.port != start]
     image = checks.load_header(main.path)
-    grid = Grid.from_affine(image.shape, image.affine)
+    grid = grid_of(image)
     return Series(
         subject=dict(key)['sub'],
         session=dict(key).get('ses'),
@@ -328,7 +330,7 @@ def _factor(port: str, path: Path, metadata: dict) -> tuple[float, list[str]]:
         raise _Problem(f'{path.name} has the Units {plain(str(units))[:40]!r}; they must be {listed}.')
     if unit not in ('hz', 'rad/s'):
         return known[unit], []
-    strength, problem = checks.field_strength(path.name, metadata)
+    strength, problem, _ = checks.field_strength(path.name, metadata)
     if problem:
         raise _Problem(problem)
     return known[unit] * ppm_per_radian(strength), [

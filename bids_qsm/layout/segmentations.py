@@ -11,7 +11,6 @@ import nibabel as nib
 import numpy as np
 
 from bids_qsm.entities import entities_of, session_of, suffix_of
-from bids_qsm.errors import UserError
 from bids_qsm.layout import checks
 from bids_qsm.layout.index import Index
 from bids_qsm.layout.inputs import OWN_SPACES, is_input, is_of_other, is_of_other_scan
@@ -143,7 +142,10 @@ def place_segmentations(
             )
             continue
         seen.add((found.source, found.name.lower()))
-        _require_table(found)
+        problem = _table_problem(found)
+        if problem:
+            notes.append(f'The segmentation {found.dseg.name} is not used: {problem}')
+            continue
         longer = found.name + _plain(found.source)
         names = (*(() if by_source else (found.name,)), longer)
         names += tuple(f'{longer}{n}' for n in range(2, len(labelled) + 3))
@@ -165,7 +167,7 @@ def _place(found: Found, one: Series, anatomy: 'Anatomy', series: Sequence[Serie
     path, image, session = found.dseg, anatomy.image, session_of(found.dseg)
     problem = checks.image_problem(path)
     if problem:
-        raise UserError(f'in the derivatives {found.source}, the segmentation {problem}')
+        return None, f'is not used: {problem}'
     if found.is_freesurfer:
         session = session_of(path.parent.parent)
         if image is None:
@@ -211,7 +213,7 @@ def _overlap(first: Path, second: Path):
     """
     boxes = []
     for path in (first, second):
-        image = nib.load(path)
+        image = checks.load_header(path)
         corners = np.stack(np.meshgrid(*((-0.5, n - 0.5) for n in image.shape[:3])), -1).reshape(-1, 3)
         corners = nib.affines.apply_affine(image.affine, corners)
         boxes.append((corners.min(0), corners.max(0)))
@@ -220,19 +222,18 @@ def _overlap(first: Path, second: Path):
     return float(common.prod() / min((high - low).prod(), (other_high - other_low).prod()))
 
 
-def _require_table(found: Found):
-    """Raise UserError where a label table cannot be used."""
+def _table_problem(found: Found) -> str | None:
+    """Why a label table cannot be used."""
     if found.table is None:
-        return
+        return None
     try:
         with found.table.open(newline='', encoding='utf-8-sig') as file:
             rows = list(csv.DictReader(file, delimiter='\t'))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f'the label table {found.table} cannot be read ({error}); write it again.') from None
+        return f'the label table {found.table} cannot be read ({error}); write it again.'
     lacking = [c for c in ('index', 'name') if not rows or c not in rows[0]]
     if lacking:
-        raise UserError(
-            f'the label table {found.table} has no column {lacking[0]!r}; it needs index and name.'
-        )
+        return f'the label table {found.table} has no column {lacking[0]!r}; it needs index and name.'
     if not all(re.fullmatch(r'\s*\d+\s*', row['index'] or '') for row in rows):
-        raise UserError(f'the label table {found.table} holds an index that is not a whole number.')
+        return f'the label table {found.table} holds an index that is not a whole number.'
+    return None

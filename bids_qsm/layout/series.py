@@ -11,8 +11,8 @@ import numpy as np
 
 from bids_qsm.entities import OF_SERIES, entities_of, in_order, join_entities
 from bids_qsm.errors import plain
+from bids_qsm.interfaces.io import grid_of
 from bids_qsm.layout import checks
-from bids_qsm.recon.grid import Grid
 
 
 @dataclass(frozen=True)
@@ -165,6 +165,13 @@ def read_series(
     one of the sidecars of an image cannot be read.
     """
     name = join_entities(entities)
+    roles = {path: checks.part_of(path, metadata) for path, metadata in files}
+    if suffix != 'MEGRE' and not {'phase', 'imag'} & {*roles.values()}:
+        # of others than MEGRE, and of images of a task, nobody expects phase
+        alone = sorted(roles)
+        if suffix == 'MPM' or len(alone) == 1 or 'task' in dict(entities):
+            reason = f'{alone[0].name} is a magnitude without phase, so there is nothing to run.'
+            return Rejected(name, reason, False)
     unnamed = [f'{key}-{value}' for key, value in entities if key not in OF_SERIES]
     if unnamed:
         reason = f'{files[0][0].name}: names of outputs have no place for {unnamed[0]}; rename it, as acq-.'
@@ -176,7 +183,7 @@ def read_series(
         paths = [path for path in paths if _coil_of(path) is None]
     for path in paths:
         labels = entities_of(path)
-        part, key = labels.get('part', 'mag'), (int(labels.get('echo', 1)), _coil_of(path) or 0)
+        part, key = roles[path], (int(labels.get('echo', 1)), _coil_of(path) or 0)
         if key in parts[part]:
             reason = f'{path.name} and {parts[part][key].name} are the same part of echo {key[0]}.'
             return Rejected(name, reason, True)
@@ -189,10 +196,15 @@ def read_series(
         )
     if pair == ('mag', 'phase') and not parts['phase']:
         first = next(iter((parts['mag'] or parts['real']).values())).name
-        if suffix == 'MPM' or (suffix != 'MEGRE' and len(parts['mag']) <= 1):
-            return Rejected(name, f'{first} is a magnitude without phase, so there is nothing to run.', False)
         return Rejected(name, f'{first} has no phase: no part-phase (or part-imag) file goes with it.', True)
     first, second = (dict(sorted(parts[part].items())) for part in pair)
+    told = [{checks.told_part(metadata[path]) for path in side.values()} for side in (first, second)]
+    if told == [{pair[1]}, {pair[0]}]:
+        reason = (
+            f'{next(iter(first.values())).name} and its part-{pair[1]} are each named as the other, as '
+            'ImageType in their sidecars says; swap their names.'
+        )
+        return Rejected(name, reason, True)
     problem = _echo_problem(first, second, pair, echoes_chosen)
     if problem:
         return Rejected(name, problem, True)
@@ -226,9 +238,10 @@ def read_series(
             )
             return Rejected(name, reason, True)
     head = read[echoes[0]]
-    strength, problem = checks.field_strength(first[echoes[0]].name, head)
+    strength, problem, said = checks.field_strength(first[echoes[0]].name, head)
     if problem:
         return Rejected(name, problem, True)
+    notes += filter(None, [said])
 
     order = sorted(range(len(echoes)), key=lambda i: round(times[i], 7))
     if coils > 1:
@@ -236,8 +249,7 @@ def read_series(
     elif order != list(range(len(echoes))):
         notes.append('The files were not numbered in the order of their echo times; they are sorted.')
     image = checks.load_header(everything[0])
-    if not (image.header['sform_code'] or image.header['qform_code']):
-        notes.append('The header holds no orientation; B0 is taken to lie along the third voxel axis.')
+    notes += filter(None, [checks.orientation_note(everything[0])])
     told, odd = {}, []
     for key, kind in (('Manufacturer', str), ('RepetitionTime', float), ('FlipAngle', float)):
         told[key] = checks.value_of(head.get(key), kind)
@@ -252,7 +264,7 @@ def read_series(
             f'The series is the mean of the {frames} frames of an echo-planar run. Its geometric distortion '
             'is not corrected: near air, as above the sinuses and ears, maps and regions are out of place.'
         )
-    grid = Grid.from_affine(image.shape, image.affine)
+    grid = grid_of(image)
     ordered = {
         part: tuple(side[echoes[i]] for i in order) for part, side in zip(pair, (first, second), strict=True)
     }

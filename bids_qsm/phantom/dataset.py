@@ -16,7 +16,7 @@ from bids_qsm.phantom.families import Family
 from bids_qsm.phantom.gre import Protocol, Simulation, simulate, store_phase
 from bids_qsm.phantom.head import Head, Lesion, make_head
 from bids_qsm.phantom.t1w import simulate_t1w
-from bids_qsm.recon.units import GYROMAGNETIC_RATIO
+from bids_qsm.recon.units import mhz_from_tesla
 
 README = """Simulated data, made by bids_qsm {version}
 ==========================================
@@ -173,7 +173,7 @@ def _scanner(protocol: Protocol):
     return {
         'Manufacturer': protocol.manufacturer,
         'MagneticFieldStrength': protocol.field_strength,
-        'ImagingFrequency': round(protocol.field_strength * GYROMAGNETIC_RATIO / (2e6 * np.pi), 6),
+        'ImagingFrequency': round(mhz_from_tesla(protocol.field_strength), 6),
         'MRAcquisitionType': '3D',
         'BodyPart': 'HEAD',
     }

@@ -16,6 +16,8 @@ from bids_qsm.recon.scaling import phase_to_radians
 AXES = ('first', 'second', 'third')
 FLIPPED = -0.3
 """Mean cosine of the phase step between neighbouring slices below which every second slice is negated."""
+NEGATIVE = 0.01
+"""Share of a magnitude that may be negative; beyond, it is none."""
 COARSE_MM = 2.0
 BIPOLAR_SPAN = 0.1
 """Smallest difference (rad) between odd and even echoes, across the object, that is corrected."""
@@ -83,7 +85,7 @@ def condition(
     how = (
         'set by the user'
         if scaling != 'auto'
-        else 'read from the range of the values and from where it wraps'
+        else 'read from the height of wraps and from the ends of the values'
     )
     findings = [gaps, _finding('Phase scaling', note, 'Converted to radians.', f'The scaling was {how}.')]
     findings.append(_mend_slice_flip(phase, magnitude, slice_flip))
@@ -190,7 +192,10 @@ def _finding(what: str, found: str, action: str, evidence: str):
 
 def _mark_gaps(magnitude: Array, phase: Array):
     """Set phase to NaN and magnitude to 0 where either is not finite; return both, where, and the finding."""
+    negative = magnitude < 0  # a few, as interpolation leaves them, are no reason to doubt all
     bad = ~np.isfinite(phase) | ~np.isfinite(magnitude)
+    if np.count_nonzero(negative) <= NEGATIVE * negative.size:
+        bad |= negative
     count = int(np.count_nonzero(bad))
     if count:
         # NaN excludes these voxels from the search for the range of the phase
@@ -203,7 +208,7 @@ def _mark_gaps(magnitude: Array, phase: Array):
         )
     if not count:
         return magnitude, phase, None, _finding('Missing values', 'None.', 'None needed.', 'All are finite.')
-    share = f'{count / phase.size:.1%} of the values of phase or magnitude are not numbers.'
+    share = f'{count / phase.size:.1%} of the values are not numbers, or negative magnitudes.'
     return (
         magnitude,
         phase,

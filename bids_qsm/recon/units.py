@@ -18,6 +18,11 @@ def effective_echo_time(echo_times: Sequence[float] | np.ndarray):
     return float(np.sqrt(np.mean(np.square(echo_times))))
 
 
+def mhz_from_tesla(field_strength: float):
+    """Frequency (MHz) at which protons precess at ``field_strength`` (T)."""
+    return field_strength * GYROMAGNETIC_RATIO / (2e6 * np.pi)
+
+
 def tesla_from_mhz(imaging_frequency: float):
     """Field strength (T) at which protons precess at ``imaging_frequency`` (MHz)."""
     return imaging_frequency * 1e6 * 2 * np.pi / GYROMAGNETIC_RATIO

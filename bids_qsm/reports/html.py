@@ -19,7 +19,7 @@ from bids_qsm.errors import UserError
 LEVELS = ('error', 'warning')
 """Levels of findings that need attention, the worst first."""
 
-_MISSING = ['n/a', '', 'nan', 'NaN']
+MISSING = ['n/a', '', 'nan', 'NaN']
 _UNSETTLED = 'The data do not settle it'
 
 
@@ -56,7 +56,7 @@ def read_table(path: str | Path, dtype: dict | None = None) -> pd.DataFrame:
     """Read a BIDS table: tab-separated, missing values are n/a. 'None' and 'NA' are text."""
     # without chunks, in which a column of a long table may get different types
     return pd.read_csv(
-        path, sep='\t', keep_default_na=False, na_values=_MISSING, dtype=dtype, low_memory=False
+        path, sep='\t', keep_default_na=False, na_values=MISSING, dtype=dtype, low_memory=False
     )
 
 

@@ -391,3 +391,20 @@ def test_images_are_asked_for_and_shown(small, monkeypatch):
     ):
         assert said in page.text
     assert 'b' not in page.tags
+
+
+def test_words_of_one_meaning_are_one_level(tmp_path):
+    data, out = write_cohort(tmp_path, n=6, repeated=0, lesions=False, candidates=False)
+    path = data / 'participants.tsv'
+    people = table(path)
+    people['group'] = ['control ', ' patient', 'control', 'patient', 'Control', 'n/a ']
+    people['sex'] = ['M', 'm', 'male ', 'F', 'female', 'M']
+    people.rename(columns={'sex': 'sex '}).to_csv(path, sep='\t', index=False)
+    long, notes = collect_tables(read_tables(out), out, data)
+    found = long.drop_duplicates('participant_id')
+    assert found['sex'].tolist() == ['M', 'M', 'M', *[found['sex'].iloc[3]] * 2, 'M']
+    assert found['group'].tolist()[:5] == ['control', 'patient', 'control', 'patient', 'Control']
+    assert found['group'].isna().tolist() == [False] * 5 + [True]
+    said = ' '.join(notes['tables'])
+    assert 'group has levels that differ in case only (Control, control)' in said
+    assert 'In sex, ' in said

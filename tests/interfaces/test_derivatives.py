@@ -2,11 +2,13 @@
 
 import json
 
+import nibabel as nib
 import numpy as np
 import pytest
 
 from bids_qsm.interfaces.derivatives import SaveDerivatives
 from bids_qsm.interfaces.io import load, load_mask, save, save_like
+from tests.skeletons import AFFINE, oblique
 
 
 @pytest.fixture
@@ -93,6 +95,22 @@ def test_masks_and_maps_keep_type_and_geometry(image, tmp_path):
     path = save_like(data > 0, image, tmp_path, 'mask.nii.gz')
     assert load_mask(path).all()
     assert load(path)[1] == grid
+
+
+def test_sform_and_qform_that_differ_are_kept_and_b0_is_that_of_the_scanner(tmp_path):
+    stored = nib.Nifti1Image(np.ones((3, 4, 5), np.float32), AFFINE)
+    stored.set_qform(AFFINE, code=1)
+    stored.set_sform(oblique(25), code=2)
+    stored.to_filename(tmp_path / 'first.nii.gz')
+    last = tmp_path / 'first.nii.gz'
+    for name in ('step.nii', 'saved.nii.gz'):
+        last = save_like(load(last)[0], last, tmp_path, name)
+    found = nib.load(last)
+    np.testing.assert_allclose(found.get_qform(), AFFINE, atol=1e-5)
+    np.testing.assert_allclose(found.get_sform(), oblique(25), atol=1e-5)
+    assert (found.header['qform_code'], found.header['sform_code']) == (1, 2)
+    assert load(last)[1].b0_dir == pytest.approx((0, 0, 1), abs=1e-5)
+    np.testing.assert_allclose(found.affine, oblique(25), atol=1e-5)
 
 
 @pytest.mark.parametrize('spoiled', ['chi.json', 'chi.nii.gz'])

@@ -37,10 +37,27 @@ def test_t1w_is_the_same_whichever_session_is_asked_for(data, find):
     assert one.t1w.name == 'sub-01_ses-a_T1w.nii.gz'
 
 
-def test_damaged_t1w(data, find):
+def test_a_damaged_t1w_is_left_out(data, find):
     write_series(data)
     write_t1w(data).write_bytes(b'')
-    assert 'the T1w image sub-01_T1w.nii.gz cannot be read' in only_error(find())
+    (one,) = find().series
+    assert one.t1w is None
+    assert 'A T1w image is not used: sub-01_T1w.nii.gz cannot be read' in one.notes[0]
+    assert 'There is no T1w image to use; the magnitude of the series itself' in one.notes[1]
+    second = write_t1w(data, entities='run-2')
+    assert find().series[0].t1w == second
+
+
+def test_an_odd_lesion_mask_is_left_out(data, find):
+    write_series(data)
+    manual = data / 'derivatives/manual/sub-01/anat'
+    write_image(manual / 'sub-01_label-lesion_mask.nii.gz', (*SHAPE, 2))
+    write_image(manual / 'sub-01_label-lesion2_mask.nii.gz').write_bytes(b'x')
+    good = write_image(manual / 'sub-01_label-lesion3_mask.nii.gz', (*SHAPE, 1))
+    (one,) = find().series
+    assert names(one, 'gre') == [good.name]
+    told = [note for note in one.notes if 'A lesion mask is not used: ' in note]
+    assert [('is 4D' in note, 'cannot be read' in note) for note in told] == [(False, True), (True, False)]
 
 
 def test_fmriprep_derivatives(data, find, tmp_path):
@@ -218,7 +235,9 @@ def test_lesions_on_a_flair_that_cannot_be_used(data, find):
     assert one.flair is None
     assert 'was drawn on the FLAIR image, which is not there; it is not used' in ' '.join(one.notes)
     write_flair(data).write_bytes(b'')
-    assert 'the FLAIR image sub-01_FLAIR.nii.gz cannot be read' in only_error(find())
+    (one,) = find().series
+    assert names(one, 'flair') == []
+    assert 'label-lesion_mask.nii.gz is not used: sub-01_FLAIR.nii.gz cannot be read' in ' '.join(one.notes)
     mask.unlink()
     assert len(find().series) == 1
 

@@ -1,3 +1,4 @@
+import json
 import shutil
 from collections import namedtuple
 
@@ -47,6 +48,66 @@ def test_every_kind_of_series(data, find):
     assert first.magnitude == first.phase == ()
     assert all(one.magnitude and one.phase and not one.real for one in others)
     assert all(one.t1w is None for one in plan.series)
+
+
+@pytest.mark.parametrize(
+    'told',
+    [{'InversionTime': 0.9}, {'ScanningSequence': 'GR\\IR'}, {'SeriesDescription': 't1_mprage_sag'}],
+)
+def test_mprage_with_phase_is_the_t1w_image(data, find, told):
+    write_series(data)
+    sidecar = {'MagneticFieldStrength': 3.0, **told}
+    first, *_ = write_series(data, suffix='T1w', echo_times=(0.002,), shape=(10, 11, 12), sidecar=sidecar)
+    (one,) = find().series
+    assert (one.suffix, one.t1w) == ('MEGRE', first)
+    assert find().rejected == ()
+
+
+def test_image_type_tells_the_part_where_the_name_does_not(data, find):
+    common = {'MagneticFieldStrength': 3.0}
+    for run, words in (
+        (1, ['ORIGINAL', 'PRIMARY', 'M', 'ND']),
+        (2, ['ORIGINAL', 'PRIMARY', 'PHASE MAP', 'P']),
+    ):
+        write_series(
+            data, parts=('',), suffix='T2starw', echo_times=(0.02,), entities=f'rec-{run}',
+            sidecar={**common, 'ImageType': words},
+        )  # fmt: skip
+    for path in (data / 'sub-01/anat').glob('*rec-2*'):
+        path.rename(path.with_name(path.name.replace('rec-2', 'rec-1').replace('_T2', '_chunk-1_T2')))
+    reasons = [one.reason for one in find().rejected]
+    assert any('sub-01_rec-1_chunk-1_T2starw.nii.gz has no magnitude' in reason for reason in reasons)
+    for path in (data / 'sub-01/anat').glob('*chunk-1*'):
+        path.unlink()
+    (lone,) = find().rejected
+    assert not lone.is_error
+
+
+def test_parts_that_are_named_as_each_other(data, find):
+    files = write_series(data)
+    for path in files:
+        word = 'PHASE' if 'part-mag' in path.name else 'M'
+        sidecar = path.with_name(path.name.replace('nii.gz', 'json'))
+        write_json(sidecar, {**json.loads(sidecar.read_text()), 'ImageType': ['ORIGINAL', word]})
+    assert 'part-phase are each named as the other, as ImageType' in only_error(find())
+
+
+def test_a_magnitude_of_a_task_is_only_noted(data, find):
+    write_series(data)
+    write_series(data, suffix='T2starw', parts=('',), entities='task-rest', echoes=(1, 2, 3))
+    write_series(data, suffix='T2starw', parts=('mag',), entities='task-rest_run-2', echo_times=(0.02,))
+    plan = find()
+    assert [one.name for one in plan.series] == ['sub-01']
+    assert [one.is_error for one in plan.rejected] == [False, False]
+    assert all('is a magnitude without phase' in one.reason for one in plan.rejected)
+
+
+def test_a_volume_of_one_frame_is_3d(data, find):
+    first, *_ = write_series(data, shape=(*SHAPE, 1))
+    write_image(first)
+    write_t1w(data, shape=(10, 11, 12, 1))
+    (one,) = find().series
+    assert (one.shape, one.anat_shape) == (SHAPE, (10, 11, 12))
 
 
 def test_both_conventions_prefer_magnitude_and_phase(data, find):

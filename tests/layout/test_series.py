@@ -122,12 +122,68 @@ def test_echo_times_of_magnitude_and_phase_differ(data, find):
         ({}, 'neither MagneticFieldStrength nor ImagingFrequency'),
         ({'MagneticFieldStrength': 3000}, 'no field strength in T'),
         ({'MagneticFieldStrength': '3T'}, 'must be a number (T)'),
-        ({'ImagingFrequency': 123.2e6}, 'no field strength in MHz'),
+        ({'ImagingFrequency': 123.2e-3}, 'no frequency of protons in MHz'),
     ],
 )
 def test_field_strength(data, find, sidecar, says):
     write_series(data, sidecar=sidecar)
     assert says in only_error(find())
+
+
+@pytest.mark.parametrize(
+    ('sidecar', 'tesla', 'says'),
+    [
+        ({'MagneticFieldStrength': 3, 'ImagingFrequency': 123.2}, 2.8935, 'says 3 T and 123.2 MHz'),
+        ({'MagneticFieldStrength': 3, 'ImagingFrequency': 123247339}, 2.8946, 'says 3 T and 1.23247e+08 Hz'),
+        ({'MagneticFieldStrength': 3, 'ImagingFrequency': 127.74}, 3.0002, None),
+        ({'MagneticFieldStrength': 7, 'ImagingFrequency': 297.2}, 6.9803, None),
+        ({'MagneticFieldStrength': 1.5, 'ImagingFrequency': 63.68}, 1.4957, None),
+        ({'MagneticFieldStrength': 3, 'ImagingFrequency': 49.9}, 3, 'Frequency 49.9 is left out: protons'),
+        ({'MagneticFieldStrength': 3, 'ImagingFrequency': '123'}, 3, "'123' is left out: it is no number"),
+        ({'ImagingFrequency': 123.2e3}, 2.8935, 'is taken for kHz: 2.8935 T'),
+        ({'ImagingFrequency': 123.2e6}, 2.8935, 'is taken for Hz: 2.8935 T'),
+        ({'ImagingFrequency': 2.73}, 0.0641, None),
+    ],
+)
+def test_the_frequency_tells_the_field_strength(data, find, sidecar, tesla, says):
+    write_series(data, sidecar=sidecar)
+    (one,) = find().series
+    assert one.field_strength == pytest.approx(tesla, abs=1e-4)
+    told = [note for note in one.notes if 'Frequency' in note or 'protons' in note]
+    assert (says in told[0]) if says else not told
+
+
+def _turned(path, sform=2, qform=1, angle=25):
+    """An image whose sform is turned against its qform by an angle (degrees)."""
+    image = nib.load(path)
+    image = nib.Nifti1Image(np.asanyarray(image.dataobj), None, image.header)
+    image.set_qform(AFFINE, code=qform)
+    image.set_sform(oblique(angle), code=sform)
+    image.to_filename(path)
+
+
+@pytest.mark.parametrize(('sform', 'qform', 'chosen'), [(2, 1, 'qform'), (1, 1, 'sform'), (2, 2, 'sform')])
+def test_b0_lies_along_the_axis_of_the_scanner(data, find, sform, qform, chosen):
+    for path in write_series(data):
+        _turned(path, sform, qform)
+    (one,) = find().series
+    c, s = np.cos(np.deg2rad(25)), np.sin(np.deg2rad(25))
+    assert one.b0_dir == pytest.approx((0, 0, 1) if chosen == 'qform' else (0, s, c), abs=1e-5)
+    (note,) = [note for note in one.notes if 'sform' in note]
+    assert f'differ, by 25.0 degrees; B0 is taken along the axis of the {chosen}' in note
+    assert ("the scanner's by its code" in note) == (1 in (sform, qform))
+
+
+def test_a_qform_that_is_none_is_left_out(data, find):
+    for path in write_series(data):
+        image = nib.load(path)
+        image = nib.Nifti1Image(np.asanyarray(image.dataobj), None, image.header)
+        image.set_sform(oblique(25), code=2)
+        image.header['quatern_b'] = 2
+        image.to_filename(path)
+    (one,) = find().series
+    assert one.b0_dir[1] == pytest.approx(np.sin(np.deg2rad(25)))
+    assert 'its qform holds no affine' in ' '.join(one.notes)
 
 
 def test_garbage_instead_of_an_image(data, find):

@@ -168,3 +168,16 @@ def test_real_images():
     assert 'No' in _found(findings, 'Bipolar readout')['found']
     with pytest.raises(UserError, match='phase image'):
         condition(magnitude, magnitude, (0.004, 0.008, 0.012), scan().grid)
+
+
+def test_a_few_negative_magnitudes_are_left_out():
+    """Interpolation leaves some; where there are many, the image is none of a magnitude."""
+    s = scan()
+    magnitude = s.magnitude.copy()
+    magnitude[20, 20, 20, 0] = -0.1
+    found, phase, findings = condition(magnitude, s.phase, s.echo_times, s.grid)
+    assert found.min() == found[20, 20, 20, 0] == phase[20, 20, 20, 0] == 0
+    assert (found != s.magnitude).sum() == 1
+    assert 'negative magnitudes' in _found(findings, 'Missing values')['found']
+    with pytest.raises(UserError, match='negative values or only zeros'):
+        condition(np.where(s.magnitude < 0.05, -0.1, s.magnitude), s.phase, s.echo_times, s.grid)
