@@ -45,14 +45,14 @@ class RefineMask(Step):
     )
 
     def compute(self, data: Data):
-        finding = _judge(find_misfit(data['residual'], data['magnitude'], data['mask']))
+        finding = judge(find_misfit(data['residual'], data['magnitude'], data['mask']))
         refined, fit = data['mask'], (data['residual'], data['noise'])
         if not self.inputs.as_given:
             refined = refine(refined, *fit, data['grid'])
         return refined, support(refined, data['wide'], *fit), {'findings': [finding] if finding else []}
 
 
-def _judge(misfit: Misfit | None):
+def judge(misfit: Misfit | None):
     """The finding on a fit, None where there is one echo only."""
     if misfit is None:
         return None
