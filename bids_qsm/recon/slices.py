@@ -34,10 +34,10 @@ BLOCK_MM = 6.0
 NEARER = 1.2
 """How much nearer than its neighbours another slice must be for a slice to be out of place."""
 MISPLACED = 0.4
-"""Share of slices out of place from which the order is wrong; 0 in healthy data, .45 to 1 where it is."""
+"""Share of slices out of place from which the order is wrong; 0 in healthy data, .88 to 1 where it is."""
 EMPTY = 0.05
 """Area of a slice, relative to that of the largest, below which it is empty."""
-JUMP = 0.4
+JUMP = 0.3
 """Step of this area from slice to slice that no head has; it is .2 in spheres of 9 mm slices."""
 THIN = 64
 
@@ -144,7 +144,7 @@ def find_disorder(magnitude: Array, grid: Grid, axis: int):
     factors = [1 if a == axis else max(1, round(BLOCK_MM / v)) for a, v in enumerate(grid.voxel_size)]
     flat = np.moveaxis(block_mean(magnitude, factors), axis, 0)
     flat = flat.reshape(len(flat), -1)
-    area = (flat > 0.1 * np.percentile(flat, 99)).sum(1)
+    area = (flat > 0.25 * np.percentile(flat, 99)).sum(1)
     large = np.flatnonzero(area > LARGE * area.max())
     if len(large) < 2 * FEWEST:
         return 0.0
