@@ -24,10 +24,10 @@ It is .05 to .35 in shimmed phantoms and real heads and .037 to .28 in slabs of 
 """
 LEAST_RATIO = 1.5
 """Least ratio of the slow to the fast field; it is 2 to 15 in these, and .04 to .9 in filtered heads."""
-SHAPED = 0.35
+SHAPED = 0.55
 """Correlation with the field of the shape of the head from which its slow field is there, however small.
 
-It is 0 to .27 in filtered heads.
+It is 0 to .49 in filtered heads.
 """
 SMALLEST_MM = (40.0, 80.0, 80.0)
 """Smallest sizes of an object in which a head's slow field must be seen."""
