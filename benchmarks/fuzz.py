@@ -3,7 +3,9 @@
 python benchmarks/fuzz.py [--cases 300] [--seed 0] [--kinds names headers ...]
 
 The classes are those of tests/malformed.py, the judge is tests/ordeal.py; a class may have fewer different
-cases than are asked for. Where one is lost, it says why, and the exit status is 1.
+cases than are asked for. Those of tests/wrong_phase.py are phase images that say something else than they
+should; one is lost where the map has less than half of the correlation with the truth that the clean one has,
+and nothing is said. Where one is lost, it says why, and the exit status is 1.
 """
 
 import argparse
@@ -13,13 +15,24 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tests import malformed
+from tests import malformed, wrong_phase
 from tests.ordeal import Writes, fresh, put_through
+
+SCANS = {
+    '3 T': {},
+    '7 T': {'field_strength': 7.0, 'echo_times': (0.004, 0.009, 0.014)},
+    'low SNR': {'snr': 15.0},
+    'two echoes': {'echo_times': (0.005, 0.0075)},
+    'single echo': {'echo_times': (0.018,)},
+}
+"""Scans whose phase is spoiled."""
+KINDS = [*malformed.KINDS, *wrong_phase.FAULTS]
 
 
 def survey(kind, cases, start, root, writes):
@@ -57,11 +70,30 @@ def survey(kind, cases, start, root, writes):
     return tally, why
 
 
+def survey_phase(fault, cases, start):
+    """Outcomes of a fault of phase over all SCANS, as of `survey`."""
+    tally, why = Counter(message=0, result=0, lost=0), Counter()
+    for name, protocol in SCANS.items():
+        simulation = wrong_phase.acquire(start, **protocol)
+        images = simulation.magnitude, simulation.phase
+        if fault == 'echoes_swapped' and images[0].shape[3] == 1:
+            continue
+        clean = wrong_phase.put_through(simulation, *images)
+        for case in range(cases):
+            rng = np.random.default_rng([start, case])
+            outcome = wrong_phase.put_through(simulation, *wrong_phase.FAULTS[fault](rng, *images))
+            right = outcome.correlation >= wrong_phase.LEAST * clean.correlation
+            tally['message' if outcome.said else 'result' if right else 'lost'] += 1
+            if not (outcome.said or right):
+                why[f'{name}: correlation {outcome.correlation:.2f}, clean {clean.correlation:.2f}'] += 1
+    return tally, why
+
+
 def main(words=None):
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('--cases', type=int, default=300, help='of each class')
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--kinds', nargs='+', choices=list(malformed.KINDS), default=list(malformed.KINDS))
+    parser.add_argument('--kinds', nargs='+', choices=KINDS, default=KINDS)
     options = parser.parse_args(words)
     root, writes, total = Path(tempfile.mkdtemp()), Writes(), Counter()
     try:
@@ -69,7 +101,10 @@ def main(words=None):
         (root / 'templates').mkdir()
         print(f'{"malformation":<14}{"cases":>7}{"message":>9}{"result":>8}{"lost":>6}', flush=True)
         for kind in options.kinds:
-            tally, why = survey(kind, options.cases, options.seed, root, writes)
+            if kind in wrong_phase.FAULTS:
+                tally, why = survey_phase(kind, options.cases, options.seed)
+            else:
+                tally, why = survey(kind, options.cases, options.seed, root, writes)
             total += tally
             _print(kind, tally)
             for reason, times in why.most_common():

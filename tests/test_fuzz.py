@@ -1,4 +1,7 @@
-"""Malformed datasets end in a clear message or a right result: no traceback, no hang, no stray write."""
+"""Malformed datasets end in a clear message or a right result: no traceback, no hang, no stray write.
+
+Phase that is not what it should be ends in a right map, or in one with a warning, or in an error.
+"""
 
 import shutil
 from pathlib import Path
@@ -11,7 +14,7 @@ from hypothesis import strategies as st
 
 from bids_qsm.errors import UserError
 from bids_qsm.interfaces.xfm import load_xfm
-from tests import malformed
+from tests import malformed, wrong_phase
 from tests.cohorts import write_cohort
 from tests.nasty import JUNK, WORDS
 from tests.ordeal import Lost, Writes, fresh, put_through, said_by, time_limit
@@ -201,7 +204,31 @@ def test_transforms(tmp_path_factory, data):
         assert np.isfinite(one if isinstance(one, np.ndarray) else one.field).all()
 
 
-def test_benchmark(monkeypatch, capsys):
+@pytest.fixture(scope='module')
+def head():
+    """A coarse scan, and how well its map correlates with the truth."""
+    simulation = wrong_phase.acquire()
+    clean = wrong_phase.put_through(simulation, simulation.magnitude, simulation.phase)
+    assert clean.said == ()
+    assert clean.correlation > 0.7
+    return simulation, clean.correlation
+
+
+@pytest.mark.parametrize('fault', wrong_phase.FAULTS)
+def test_no_silent_wrong_map(head, fault):
+    simulation, clean = head
+    images = simulation.magnitude, simulation.phase
+    outcome = wrong_phase.put_through(
+        simulation, *wrong_phase.FAULTS[fault](np.random.default_rng(1), *images)
+    )
+    assert outcome.said or outcome.correlation > wrong_phase.LEAST * clean
+    if fault in ('offsets_of_slices', 'checkerboard'):  # these are mended
+        assert outcome.correlation == pytest.approx(clean, abs=0.02)
+    else:
+        assert outcome.said
+
+
+def test_benchmark(monkeypatch, capsys, head):
     monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / 'benchmarks'))
     import fuzz as bench
 
@@ -212,3 +239,9 @@ def test_benchmark(monkeypatch, capsys):
     monkeypatch.setattr(bench, 'put_through', None)
     assert bench.main(['--cases', '2', '--kinds', 'links']) == 1
     assert 'lost 2 times: TypeError' in capsys.readouterr().out
+    outcomes = iter([(0.8, ()), (0.8, ()), (0.2, ()), (0.2, ('Doubtful.',)), (np.nan, ('No.',))])
+    monkeypatch.setattr(bench, 'SCANS', {'one': {}})
+    monkeypatch.setattr(wrong_phase, 'acquire', lambda _: head[0])
+    monkeypatch.setattr(wrong_phase, 'put_through', lambda *_: wrong_phase.Outcome(*next(outcomes)))
+    assert bench.main(['--cases', '4', '--kinds', 'noise']) == 1
+    assert capsys.readouterr().out.splitlines()[1].split() == ['noise', '4', '2', '1', '1']

@@ -31,7 +31,8 @@ def init_field_wf(
     Inputs: magnitude, phase (4D, rad), quality, brain (mask on the same grid),
     echo_times (s), field_strength (T).
     Outputs: mask, support (the mask and what lies round it with a good field), unwrapped (rad), field, noise
-    (ppm), residual (rad); with the mask "two_pass" also strict, the mask of the first pass.
+    (ppm), residual (rad), notes (JSON, how well the field fits); with the mask "two_pass" also
+    strict, the mask of the first pass.
     """
     workflow = pe.Workflow(name=name)
     masking, unwrapping, fitting = facts(MASK[mask]), facts(UNWRAP[unwrap]), facts(FIELD[field])
@@ -43,7 +44,9 @@ def init_field_wf(
     )
     inputnode = pe.inputnode('magnitude', 'phase', 'quality', 'brain', 'echo_times', 'field_strength')
     strict_ports = ['strict'] if mask == 'two_pass' else []
-    outputnode = pe.outputnode('mask', 'support', 'unwrapped', 'field', 'noise', 'residual', *strict_ports)
+    outputnode = pe.outputnode(
+        'mask', 'support', 'unwrapped', 'field', 'noise', 'residual', 'notes', *strict_ports
+    )
     make_mask = pe.Node(
         MakeMask(method=mask, params=mask_params), name='make_mask', mem_gb=need(masking.memory, sizes)
     )
@@ -68,9 +71,10 @@ def init_field_wf(
     workflow.link(unwrap_phase, fit, 'unwrapped')
     workflow.link(make_mask, refine, 'mask', 'wide')
     workflow.link(fit, refine, 'residual', 'noise')
+    workflow.link(inputnode, refine, 'magnitude')
     workflow.link(unwrap_phase, outputnode, 'unwrapped')
     workflow.link(fit, outputnode, 'field', 'noise', 'residual')
-    workflow.link(refine, outputnode, 'mask', 'support')
+    workflow.link(refine, outputnode, 'mask', 'support', 'notes')
     if mask == 'two_pass':
         strict = pe.Node(StrictMask(), name='strict', mem_gb=need('strict', sizes))
         workflow.link(inputnode, strict, 'quality')

@@ -94,7 +94,7 @@ def init_outputs_wf(
 ):
     """Save the maps, mask, labels, transforms, findings, figures, and what applications gave of a series.
 
-    Inputs: ``maps``, mask, reference (JSON), gre_to_anat, labels, notes (JSON), the ports of
+    Inputs: ``maps``, mask, reference (JSON), gre_to_anat, labels, notes and fit_notes (JSON), the ports of
     :func:`bids_qsm.workflows.labels.label_files` and the outputs of
     :func:`bids_qsm.workflows.applications.init_applications_wf`, figure_<kind> for each of ``figures``.
     """
@@ -105,8 +105,11 @@ def init_outputs_wf(
     ports = [port for run in runs for port in run.outputs.values()]
     drawn = [f'figure_{kind}' for kind in figures]
     reference = ['reference'] if 'chi' in maps else []
+    fitted = [] if series.given else ['fit_notes']
     inputnode = pe.inputnode(
-        *dict.fromkeys([*maps, 'mask', *reference, 'gre_to_anat', 'labels', 'notes', *found, *ports, *drawn])
+        *dict.fromkeys(
+            [*maps, 'mask', *reference, 'gre_to_anat', 'labels', 'notes', *fitted, *found, *ports, *drawn]
+        )
     )
     sources = _sources(series, options)
     files = {
@@ -151,6 +154,8 @@ def init_outputs_wf(
     workflow.link(inputnode, collect, *reference, conditioning='notes')
     workflow.link(inputnode, save_figures, *drawn)
     workflow.link(collect, save_figures, 'findings')
+    if fitted:
+        workflow.link(inputnode, collect, fit='fit_notes')
     if 'refinement' in found:
         workflow.link(inputnode, collect, 'refinement')
     for run in runs:

@@ -14,6 +14,7 @@ def init_phase_wf(
     sign: str,
     slice_flip: str,
     bipolar: str,
+    filtered: str,
     coils: int,
     frames: int,
     sizes: Sizes,
@@ -23,7 +24,8 @@ def init_phase_wf(
     """Bring magnitude and phase of all echoes to one convention and remove the phase offset.
 
     Inputs: magnitude, phase, real, imag (lists of files, one an echo, with ``frames`` volumes each),
-    echo_times (s), manufacturer.
+    echo_times (s), field_strength (T), manufacturer, filter_said (what the sidecar says of high-pass
+    filtering).
     Outputs: magnitude, phase (4D, rad), combined and first_echo (3D magnitudes), quality (0..1), notes
     (JSON).
     """
@@ -36,23 +38,26 @@ def init_phase_wf(
             if frames > 1
             else ''
         )
-        + 'Phase was brought to radians; its sign, alternating slices and, over several echoes, differences '
-        'of odd and even echoes were checked against the data and corrected where needed. '
+        + 'Phase was brought to radians; its sign, alternating slices, offsets and order of slices and, over '
+        'several echoes, differences of odd and even echoes were checked against the data and corrected '
+        'where needed. '
         + (f'The images of the {coils} receive coils were combined [@mcpc3ds]. ' if coils > 1 else '')
         + 'From series of several echoes the phase offset of the receive coils was removed with '
         'MCPC-3D-S [@mcpc3ds].'
     )
-    given = ('magnitude', 'phase', 'real', 'imag', 'echo_times', 'manufacturer')
-    inputnode = pe.inputnode(*given)
+    given = ('magnitude', 'phase', 'real', 'imag', 'echo_times', 'field_strength', 'manufacturer')
+    inputnode = pe.inputnode(*given, 'filter_said')
     outputnode = pe.outputnode('magnitude', 'phase', 'combined', 'first_echo', 'quality', 'notes')
     if frames > 1:
         average_frames = pe.Node(
             AverageFrames(scaling=scaling), name='average_frames', mem_gb=need('average_frames', sizes)
         )
         workflow.link(inputnode, average_frames, 'magnitude', 'phase')
-        given, scaling = ('echo_times', 'manufacturer'), 'radians'
+        given, scaling = ('echo_times', 'field_strength', 'manufacturer'), 'radians'
     condition = pe.Node(
-        ConditionPhase(scaling=scaling, sign=sign, slice_flip=slice_flip, bipolar=bipolar, coils=coils),
+        ConditionPhase(
+            scaling=scaling, sign=sign, slice_flip=slice_flip, bipolar=bipolar, filtered=filtered, coils=coils
+        ),
         name='condition',
         mem_gb=need('condition coils' if coils > 1 else 'condition', sizes),
         n_procs=omp_nthreads if coils > 1 else 1,  # all but the combination of coils has one thread
@@ -60,7 +65,7 @@ def init_phase_wf(
     offset = pe.Node(RemoveOffset(), name='offset', mem_gb=need('offset', sizes), n_procs=omp_nthreads)
     quality = pe.Node(PhaseQuality(), name='quality', mem_gb=need('quality', sizes), n_procs=omp_nthreads)
     combine = pe.Node(CombineMagnitude(), name='combine', mem_gb=need('combine', sizes))
-    workflow.link(inputnode, condition, *given)
+    workflow.link(inputnode, condition, *given, said='filter_said')
     if frames > 1:
         workflow.link(average_frames, condition, 'magnitude', 'phase', earlier='findings')
     workflow.link(inputnode, offset, 'echo_times')

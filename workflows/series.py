@@ -69,6 +69,7 @@ def init_series_phase_wf(*, series: 'Series', options: 'Options', omp_nthreads: 
         sign=options.phase_sign,
         slice_flip=options.slice_flip,
         bipolar=options.bipolar,
+        filtered=options.filtered_phase,
         coils=series.coils,
         frames=series.frames,
         sizes=Sizes.of(series),
@@ -81,6 +82,8 @@ def init_series_phase_wf(*, series: 'Series', options: 'Options', omp_nthreads: 
             setattr(inputs, part, [str(f) for f in files])
     inputs.echo_times = list(series.echo_times)
     inputs.manufacturer = series.manufacturer or ''
+    inputs.field_strength = series.field_strength
+    inputs.filter_said = series.filtered
     return phase_wf
 
 
@@ -181,6 +184,8 @@ def init_series_wf(
     workflow.link(recon_wf, reportlets_wf, mask='chi_mask', **drawn)
     workflow.link(labels_wf, reportlets_wf, 'dseg')
     workflow.link(inputnode, outputs_wf, 'notes')
+    if not series.given:
+        workflow.link(recon_wf, outputs_wf, fit_notes='notes')
     workflow.link(align_wf, outputs_wf, 'gre_to_anat')
     workflow.link(align_wf, outputnode, 'gre_to_anat')
     workflow.link(recon_wf, outputnode, *reference, *standard_maps(series, options))

@@ -243,6 +243,9 @@ class Options:
     bipolar: str = _method(
         'auto', 'whether the readout alternates in direction between echoes', choices=('auto', 'yes', 'no')
     )
+    filtered_phase: str = _method(
+        'stop', 'what to do with phase that was high-pass filtered, as for SWI', choices=('stop', 'accept')
+    )
     device: str = _how(
         'cpu', 'device that computes background removal and inversion', choices=('cpu', 'cuda'), effect=True
     )

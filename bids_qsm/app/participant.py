@@ -30,11 +30,12 @@ from bids_qsm.errors import UserError
 from bids_qsm.execution.array_tasks import own_share, parse_task
 from bids_qsm.execution.disk_space import require_space
 from bids_qsm.execution.locks import locked
-from bids_qsm.execution.run_log import RunLog, write_merged
+from bids_qsm.execution.run_log import RunLog, printable, write_merged
 from bids_qsm.execution.subjects import run_subjects, step_threads, subject_plans
 from bids_qsm.interfaces.device import require_device
 from bids_qsm.layout import Plan, find_series, participants
 from bids_qsm.layout.dataset import require_dataset
+from bids_qsm.reports.html import LEVELS, read_findings
 from bids_qsm.reports.subject import build_subject_report, methods_text
 from bids_qsm.templates.atlases import Atlas, get_atlas
 from bids_qsm.templates.spaces import Template, get_template, get_white_matter
@@ -52,7 +53,7 @@ PACKAGES = (
     'pandas',
 )
 LISTED = 20
-"""Reports, at most, that are listed one by one."""
+"""Reports and warnings, at most, that are listed one by one."""
 
 
 def make_plan(options: Options) -> Plan:
@@ -97,7 +98,7 @@ def run_participant(options: Options, plan: Plan) -> int:
     else:
         require_device(options.device)
         failures = _run(options, plan, subjects, rejected)
-    _summarise(out, subjects, failures)
+    _summarise(out, subjects, failures, {one.name for one in plan.series})
     return 1 if failures else 0
 
 
@@ -247,7 +248,7 @@ def _read_failures(out: Path, subject: str):
     return json.loads(path.read_text())['failures']
 
 
-def _summarise(out: Path, subjects: list[str], failures: list[dict]):
+def _summarise(out: Path, subjects: list[str], failures: list[dict], series: set[str]):
     pages = [out / f'sub-{subject}.html' for subject in subjects]
     if len(pages) > LISTED:
         print(f'Reports: {out}/sub-*.html ({len(pages)})')
@@ -255,6 +256,19 @@ def _summarise(out: Path, subjects: list[str], failures: list[dict]):
         for page in pages:
             print(f'Report: {page}')
     print(f'Tables: {out}/sub-*/**/*_stats.tsv')
+    warnings = [
+        f'{found["series"]}, {one["what"]}: {one["found"]} {one["evidence"]}'
+        for subject in subjects
+        for found in read_findings(out / f'sub-{subject}' / 'figures')
+        if found['series'] in series
+        for one in found['findings']
+        if one['level'] in LEVELS
+    ]
+    if warnings:
+        more = f' (the first {LISTED})' if len(warnings) > LISTED else ''
+        print(f'{len(warnings)} warnings{more}:', file=sys.stderr)
+        for warning in warnings[:LISTED]:
+            print(f'  {printable(warning)}', file=sys.stderr)
     if failures:
         print(f'{len(failures)} failed:', file=sys.stderr)
         for failure in failures:

@@ -2,8 +2,10 @@
 
 from nipype.interfaces.base import traits
 
-from bids_qsm.interfaces.step import Data, Step, image, inputs, mask, methods, outputs
+from bids_qsm.errors import UserError
+from bids_qsm.interfaces.step import Data, Step, image, inputs, mask, methods, outputs, record
 from bids_qsm.recon.masking import MASK, merge_two_pass, refine, strict, support, widen
+from bids_qsm.recon.misfit import DOUBTFUL, HOPELESS, Misfit, find_misfit
 from bids_qsm.recon.registry import call
 
 
@@ -26,25 +28,59 @@ class MakeMask(Step):
 
 
 class RefineMask(Step):
-    """Take off the rim of a mask where the fit of the field failed, and find where it went well outside."""
+    """Judge the fit of the field, take off the rim of a mask where it failed, and find where it went well."""
 
     input_spec = inputs(
         mask=mask('where to reconstruct'),
         wide=mask('where the field was fitted'),
         residual=image('root mean square residual of the field fit (rad)'),
         noise=image('standard deviation of the field (ppm)'),
+        magnitude=image('magnitude, echoes last'),
         as_given=traits.Bool(False, usedefault=True, desc='leave the mask as it is'),
     )
     output_spec = outputs(
         mask=mask('where to reconstruct'),
         support=mask('where the field is measured: the mask and what is good round it'),
+        notes=record('how well the field fits the phase'),
     )
 
     def compute(self, data: Data):
+        finding = judge(find_misfit(data['residual'], data['magnitude'], data['mask']))
         refined, fit = data['mask'], (data['residual'], data['noise'])
         if not self.inputs.as_given:
             refined = refine(refined, *fit, data['grid'])
-        return refined, support(refined, data['wide'], *fit)
+        return refined, support(refined, data['wide'], *fit), {'findings': [finding] if finding else []}
+
+
+def judge(misfit: Misfit | None):
+    """The finding on a fit, None where there is one echo only."""
+    if misfit is None:
+        return None
+    evidence = (
+        f'In {misfit.share:.1%} of the mask the phase departs from one field by more than noise and usual '
+        f'effects explain (median {misfit.residual:.3f} rad, of noise {misfit.expected:.3f} rad).'
+    )
+    if misfit.share > HOPELESS:
+        raise UserError(
+            f'The echoes do not agree with one field. {evidence} Check that echo times, units, sign and '
+            'order of the phase images are right for every echo.'
+        )
+    doubtful = misfit.share > DOUBTFUL
+    return {
+        'what': 'Field fit',
+        'found': (
+            'The echoes do not agree with one field: susceptibility is doubtful.'
+            if doubtful
+            else 'The phase of the echoes agrees with one field.'
+        ),
+        'action': (
+            'None: check echo times, units, sign and order of the phase images.'
+            if doubtful
+            else 'None needed.'
+        ),
+        'evidence': evidence,
+        'level': 'warning' if doubtful else 'info',
+    }
 
 
 class StrictMask(Step):

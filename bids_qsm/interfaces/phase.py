@@ -50,6 +50,8 @@ class ConditionPhase(Step):
         coils=traits.Int(
             1, usedefault=True, desc='receive coils stored one by one, in turn at each echo time'
         ),
+        field_strength=traits.Float(desc='B0 (T)'),
+        said=traits.Str('', usedefault=True, desc='what the sidecar says of high-pass filtering'),
         manufacturer=traits.Str('', usedefault=True, desc='decides the sign where the data cannot'),
         scaling=traits.Str('auto', usedefault=True, desc="'auto', 'radians', 'degrees' or 'LOW,HIGH'"),
         sign=traits.Enum(
@@ -58,6 +60,9 @@ class ConditionPhase(Step):
         slice_flip=traits.Enum('auto', 'yes', 'no', usedefault=True, desc='is every second slice negated'),
         bipolar=traits.Enum('auto', 'yes', 'no', usedefault=True, desc='are even echoes read backwards'),
         earlier=record('what was found before', optional=True),
+        filtered=traits.Enum(
+            'stop', 'accept', usedefault=True, desc='what to do with phase that was high-pass filtered'
+        ),
     )
     output_spec = outputs(
         magnitude=image('magnitude, echoes last'),
@@ -68,7 +73,9 @@ class ConditionPhase(Step):
     def compute(self, data: Data):
         inputs = self.inputs
         findings = [*data['earlier']['findings']] if data['earlier'] else []
-        choices = {name: data[name] for name in ('scaling', 'sign', 'slice_flip', 'bipolar')}
+        choices = {
+            name: data[name] for name in ('scaling', 'sign', 'slice_flip', 'bipolar', 'said', 'filtered')
+        }
         if data['real']:
             real, grid = _load_echoes(data['real'])
             magnitude, phase = from_real_imaginary(real, _load_echoes(data['imag'])[0])
@@ -107,7 +114,13 @@ class ConditionPhase(Step):
                 }
             ]
         magnitude, phase, found = condition(
-            magnitude, phase, inputs.echo_times, grid, manufacturer=inputs.manufacturer, **choices
+            magnitude,
+            phase,
+            inputs.echo_times,
+            grid,
+            field_strength=data['field_strength'],
+            manufacturer=inputs.manufacturer,
+            **choices,
         )
         known = {one['what'] for one in findings}
         findings += [one for one in found if one['what'] not in known]

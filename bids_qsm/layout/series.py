@@ -107,6 +107,8 @@ class Series:
     given: tuple[GivenMap, ...] = ()
     is_whole: bool = False
     """Whether the given maps are not masked to the brain."""
+    filtered: str = ''
+    """What the sidecar says of high-pass filtering, '' for nothing."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -278,6 +280,7 @@ def read_series(
         echo_times=tuple(float(times[i]) for i in order[::coils]),
         frames=frames,
         coils=coils,
+        filtered=_filtering(metadata[second[echoes[0]]]),
         field_strength=strength,
         manufacturer=told['Manufacturer'],
         repetition_time=told['RepetitionTime'],
@@ -291,6 +294,21 @@ def read_series(
 
 BOLD = 'bold'
 """Suffix of runs of frames."""
+
+
+def _filtering(metadata: dict) -> str:
+    """What a sidecar of phase says of high-pass filtering, '' for nothing.
+
+    >>> _filtering({'ImageType': ['ORIGINAL', 'PRIMARY', 'P', 'SWI']})
+    'ImageType SWI'
+    """
+    types = metadata.get('ImageType')
+    words = [str(word).upper() for word in (types if isinstance(types, list) else [types])]
+    said = [word for word in words if word in _FILTERED]
+    return f'ImageType {said[0]}' if said else ''
+
+
+_FILTERED = ('SWI', 'FILTERED', 'HOMODYNE', 'HPF', 'HIGHPASS')
 _UNCOMBINED = 'uncombined'
 _PORTS = (('magnitude', 'mag'), ('phase', 'phase'), ('real', 'real'), ('imag', 'imag'))
 

@@ -4,18 +4,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit, prange
 
 from bids_qsm.errors import UserError
 from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.grid import Grid
+from bids_qsm.recon.highpass import SHAPED, Spread, find_spread
 from bids_qsm.recon.phase import wrap
 from bids_qsm.recon.polarity import block_mean, find_polarity
 from bids_qsm.recon.scaling import phase_to_radians
+from bids_qsm.recon.slices import (
+    BENT,
+    HOPELESS,
+    MISPLACED,
+    NEGATED,
+    broken_axis,
+    find_bends,
+    find_disorder,
+    is_random,
+    remove_slice_offsets,
+    step_cosines,
+)
 
 AXES = ('first', 'second', 'third')
-FLIPPED = -0.3
-"""Mean cosine of the phase step between neighbouring slices below which every second slice is negated."""
 NEGATIVE = 0.01
 """Share of a magnitude that may be negative; beyond, it is none."""
 COARSE_MM = 2.0
@@ -46,11 +56,14 @@ def condition(
     echo_times: Sequence[float],
     grid: Grid,
     *,
+    field_strength: float | None = None,
     manufacturer: str = '',
+    said: str = '',
     scaling: str = 'auto',
     sign: str = 'auto',
     slice_flip: str = 'auto',
     bipolar: str = 'auto',
+    filtered: str = 'stop',
 ):
     """Convert the phase of any vendor to radians that grow with the field.
 
@@ -60,14 +73,20 @@ def condition(
         As stored.
     echo_times : sequence of float
         Rising echo times (s).
+    field_strength : float, optional
+        B0 (T); without it high-pass filtering is not looked for.
     manufacturer : str
         Decides the sign where the data cannot.
+    said : str
+        What the sidecar says of high-pass filtering, '' for nothing; it decides where the data cannot.
     scaling : str
         See ``phase_to_radians``.
     sign : {'auto', 'positive', 'negative'}
         'negative' where the stored phase falls with the field.
     slice_flip, bipolar : {'auto', 'yes', 'no'}
         Whether every second slice is negated; whether odd and even echoes are read in opposite directions.
+    filtered : {'stop', 'accept'}
+        Whether phase that was high-pass filtered is refused.
 
     Returns
     -------
@@ -78,7 +97,8 @@ def condition(
     Raises
     ------
     UserError
-        Where the data cannot be phase and magnitude, or a correction asked for is impossible.
+        Where the data cannot be phase and magnitude, slices are not in order or have offsets, phase was
+        high-pass filtered, or a correction asked for is impossible.
     """
     magnitude, phase, bad, gaps = _mark_gaps(magnitude, phase)
     phase, note = phase_to_radians(phase, scaling=scaling)
@@ -89,7 +109,13 @@ def condition(
     )
     findings = [gaps, _finding('Phase scaling', note, 'Converted to radians.', f'The scaling was {how}.')]
     findings.append(_mend_slice_flip(phase, magnitude, slice_flip))
+    findings.append(_mend_slices(phase, magnitude, echo_times, grid))
     findings.append(_mend_bipolar(phase, magnitude, echo_times, grid, bipolar))
+    if field_strength:
+        spread = find_spread(phase, magnitude, echo_times, grid, field_strength)
+        seen = spread and spread.is_filtered and find_polarity(phase, magnitude, echo_times, grid)
+        is_filtered = bool(said) if spread is None else seen and abs(seen.correlation) < SHAPED
+        findings.append(_judge_filter(bool(is_filtered), spread, said, filtered))
     findings.append(_mend_sign(phase, magnitude, echo_times, grid, sign, manufacturer))
     if bad is not None:
         phase[bad] = 0
@@ -110,17 +136,6 @@ def from_real_imaginary(real: Array, imaginary: Array):
             'from DICOM again with their rescale intercept.'
         )
     return np.hypot(real, imaginary), np.arctan2(imaginary, real)
-
-
-def find_slice_flip(phase: Array, magnitude: Array):
-    """Axis along which every second slice of a 3D complex image may be negated, and its mean cosine.
-
-    The mean cosine of the phase difference of neighbours, weighted by both magnitudes, is near 1 for any
-    plausible field gradient; a gradient of pi per voxel would leave no signal.
-    """
-    similarity = _mean_cosine(*(np.ascontiguousarray(a.T) for a in (phase, magnitude)))[::-1]
-    axis = int(np.argmin(similarity))
-    return axis, float(similarity[axis])
 
 
 def find_bipolar(phase: Array, magnitude: Array, echo_times: Sequence[float], grid: Grid):
@@ -186,8 +201,8 @@ def _fit_line(signal: Array, axis: int, factor: int):
     return Bipolar(axis, per_voxel, origin, abs(slope) * width * 3.5 / 4, share)
 
 
-def _finding(what: str, found: str, action: str, evidence: str):
-    return {'what': what, 'found': found, 'action': action, 'evidence': evidence}
+def _finding(what: str, found: str, action: str, evidence: str, level: str = 'info'):
+    return {'what': what, 'found': found, 'action': action, 'evidence': evidence, 'level': level}
 
 
 def _mark_gaps(magnitude: Array, phase: Array):
@@ -218,23 +233,107 @@ def _mark_gaps(magnitude: Array, phase: Array):
 
 
 def _mend_slice_flip(phase: Array, magnitude: Array, wanted: str):
-    axis, similarity = find_slice_flip(phase[..., 0], magnitude[..., 0])
-    flipped = similarity < FLIPPED if wanted == 'auto' else wanted == 'yes'
+    cosines = [step_cosines(phase[..., k], magnitude[..., k]) for k in range(phase.shape[3])]
+    least = cosines[0].index(min(cosines[0]))
+    flipped = {
+        'auto': [tuple(a for a in range(3) if one[a] < NEGATED) for one in cosines],
+        'yes': [(least,)] * len(cosines),
+        'no': [()] * len(cosines),
+    }[wanted]
     evidence = (
-        f'The phase difference of neighbouring slices along the {AXES[axis]} axis has a mean cosine of '
-        f'{similarity:.2f}; it is about -1 if every second slice is negated, else about 1.'
+        'Along the three axes the phase difference of neighbouring slices has mean cosines of '
+        f'{", ".join(f"{one:.2f}" for one in cosines[0])}; each is about -1 if every second slice is '
+        'negated, else about 1.'
     )
     by = '' if wanted == 'auto' else ' (set by the user)'
-    if not flipped:
+    if not any(flipped):
         return _finding('Slice flips', f'No alternating slices{by}.', 'None needed.', evidence)
-    odd = (*(slice(1, None, 2) if a == axis else slice(None) for a in range(3)), slice(None))
-    phase[odd] = wrap(phase[odd] + np.float32(np.pi))
+    for k, axes in enumerate(flipped):
+        if axes:
+            place = sum(
+                np.arange(phase.shape[a]).reshape([-1 if b == a else 1 for b in range(3)]) for a in axes
+            )
+            turned = phase[..., k] + np.float32(np.pi) * (place % 2).astype(np.float32)
+            phase[..., k] = wrap(turned)
+    first = next(axes for axes in flipped if axes)
+    of_echoes = '' if all(axes == first for axes in flipped) else ' in some echoes'
+    along = f'{" and ".join(AXES[a] for a in first)} {"axis" if len(first) == 1 else "axes"}'
+    what = 'slice' if len(first) == 1 else 'voxel (a checkerboard)'
     return _finding(
         'Slice flips',
-        f'Every second slice along the {AXES[axis]} axis is negated{by}.',
+        f'Every second {what} along the {along} is negated{of_echoes}{by}.',
         'Negated back.',
         evidence,
     )
+
+
+def _mend_slices(phase: Array, magnitude: Array, echo_times: Sequence[float], grid: Grid):
+    """Check that slices are in order and that phase continues from one to the next; take offsets off."""
+    for axis in range(3):
+        share = find_disorder(magnitude[..., 0], grid, axis)
+        if share > MISPLACED:
+            raise UserError(
+                f'The slices along the {AXES[axis]} axis are not in order: {share:.0%} of them are more like '
+                'slices elsewhere than like their neighbours, or a gap divides them. Convert the series '
+                'again from DICOM, sorted by the position of the slices.'
+            )
+    bends = [find_bends(phase[..., k], magnitude[..., k]) for k in range(phase.shape[3])]
+    if is_random(bends[0]):
+        raise UserError(
+            'The phase of neighbouring voxels is unrelated along all axes; check that it is the phase of '
+            'this series.'
+        )
+    axis, are_offsets = broken_axis(bends[0])
+    if axis is not None and not are_offsets:
+        raise UserError(
+            f'The phase does not continue from slice to slice along the {AXES[axis]} axis, unlike the '
+            'magnitude: slices of the phase are not in order or not of this series. Convert the series again '
+            'from DICOM.'
+        )
+    later = [along for along, offsets in map(broken_axis, bends[1:]) if offsets]
+    axis = later[0] if axis is None and later else axis
+    what, median = 'Slices', 'the phase bends from slice to slice by a median of'
+    if axis is None:
+        evidence = f'Along no axis {median} more than {np.nanmax([*bends[0].bend, 0]):.2f} rad.'
+        return _finding(what, 'In order, without offsets of phase.', 'None needed.', evidence)
+    size = max(one.bend[axis] for one in bends)
+    evidence = f'Along this axis {median} {size:.2f} rad; without offsets it is less than {BENT} rad.'
+    evolutions = (
+        (wrap(phase[..., k] - phase[..., k - 1]), magnitude[..., k]) for k in range(1, phase.shape[3])
+    )
+    if phase.shape[3] > 1 and all(broken_axis(find_bends(*one))[0] != axis for one in evolutions):
+        remove_slice_offsets(phase, magnitude, echo_times, axis)
+        found = f'Each slice along the {AXES[axis]} axis has an offset of phase, the same in all echoes.'
+        return _finding(what, found, 'The offsets were removed.', evidence)
+    several = 'another in each echo' if phase.shape[3] > 1 else 'and there is one echo only'
+    found = (
+        f'Each slice along the {AXES[axis]} axis has an offset of phase, {several}, so that the field '
+        'between slices is not known'
+    )
+    if size > HOPELESS:
+        raise UserError(f'{found}. {evidence} Susceptibility cannot be mapped from this series.')
+    return _finding(what, f'{found} well.', 'None is possible: expect stripes.', evidence, 'warning')
+
+
+def _judge_filter(is_filtered: bool, spread: Spread | None, said: str, wanted: str):
+    what, told = 'High-pass filter', f' The sidecar says {said}.' if said else ''
+    if spread is None:
+        evidence = f'The object is too small to tell from the data.{told}'
+    else:
+        evidence = (
+            f'The slow field varies by {spread.slow:.3f} ppm (robust standard deviation), the fast one by '
+            f'{spread.fast:.3f} ppm; the slow field of a head is larger than .05 ppm.{told}'
+        )
+    if not is_filtered:
+        return _finding(what, 'The phase was not high-pass filtered.', 'None needed.', evidence)
+    if wanted == 'stop':
+        raise UserError(
+            f'The phase was high-pass filtered, as for susceptibility-weighted images. {evidence} '
+            'Susceptibility would be far too low. Give the unfiltered phase; to go on with this one, use '
+            '--filtered-phase accept.'
+        )
+    found = 'The phase was high-pass filtered: susceptibility of all but small structures is far too low.'
+    return _finding(what, found, 'Accepted (set by the user).', evidence, 'warning')
 
 
 def _mend_bipolar(phase: Array, magnitude: Array, echo_times: Sequence[float], grid: Grid, wanted: str):
@@ -297,30 +396,3 @@ def _mend_sign(
         return _finding(what, 'The phase grows with the field.', 'None needed.', evidence)
     np.negative(phase, out=phase)
     return _finding(what, 'The phase falls with the field.', 'The sign of the phase was inverted.', evidence)
-
-
-@njit(cache=True, parallel=True)
-def _mean_cosine(phase: Array, magnitude: Array):
-    """Magnitude-weighted mean cosine of the step to the next voxel, for each axis."""
-    shape = phase.shape
-    real = np.zeros((shape[0], 3))
-    total = np.zeros((shape[0], 3))
-    for z in prange(shape[0]):
-        for y in range(shape[1]):
-            for x in range(shape[2]):
-                here, m = phase[z, y, x], magnitude[z, y, x]
-                if m == 0:
-                    continue
-                if z + 1 < shape[0]:
-                    w = m * magnitude[z + 1, y, x]
-                    real[z, 0] += w * np.cos(phase[z + 1, y, x] - here)
-                    total[z, 0] += w
-                if y + 1 < shape[1]:
-                    w = m * magnitude[z, y + 1, x]
-                    real[z, 1] += w * np.cos(phase[z, y + 1, x] - here)
-                    total[z, 1] += w
-                if x + 1 < shape[2]:
-                    w = m * magnitude[z, y, x + 1]
-                    real[z, 2] += w * np.cos(phase[z, y, x + 1] - here)
-                    total[z, 2] += w
-    return real.sum(0) / np.maximum(total.sum(0), 1e-30)

@@ -56,7 +56,7 @@ def find_polarity(phase: Array, magnitude: Array, echo_times: Sequence[float], g
     # skull is dark but not air: close gaps as thin as it, but not sinuses and ear cavities
     steps = max(1, round(CLOSING_MM / max(sizes)))
     body = ndimage.binary_closing(np.pad(bright, steps + 1, mode='edge'), iterations=steps)
-    body = _largest_piece(body[(slice(steps + 1, -steps - 1),) * 3])
+    body = largest_piece(body[(slice(steps + 1, -steps - 1),) * 3])
     if not body.any():
         return Polarity(0.0, False, 'there is no object in the magnitude')
     extent = [
@@ -75,10 +75,10 @@ def find_polarity(phase: Array, magnitude: Array, echo_times: Sequence[float], g
     measured = romeo(
         np.angle(signal).astype(np.float32)[..., None],
         np.sqrt(np.abs(signal)).astype(np.float32)[..., None],
-        _largest_piece(trusted),
+        largest_piece(trusted),
         [1.0],
     )[..., 0]
-    correlation = _correlate(measured, expected, _largest_piece(trusted))
+    correlation = _correlate(measured, expected, largest_piece(trusted))
     sure = abs(correlation) >= SURE
     return Polarity(correlation, sure, '' if sure else 'the correlation is too low')
 
@@ -92,7 +92,7 @@ def block_mean(volume: Array, factors: Sequence[int]):
     return volume
 
 
-def _largest_piece(mask: Array):
+def largest_piece(mask: Array):
     pieces, count = ndimage.label(mask)
     return pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:]) if count else mask
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bids_qsm.app.participant import _failures_of_others
+from bids_qsm.app.participant import _failures_of_others, _summarise
 from bids_qsm.phantom.dataset import tiny
 
 KILL_AFTER = 'anat_wf.bias done'
@@ -228,6 +228,24 @@ def test_run_of_one_session_keeps_the_failures_of_others(tmp_path):
     assert _failures_of_others(some, plan, '01') == [{'series': 'sub-01_ses-A'}]
     every = SimpleNamespace(output_dir=tmp_path, session_label=(), bids_filter_file=None)
     assert _failures_of_others(every, plan, '01') == []
+
+
+def test_warnings_stand_at_the_end_of_the_run(tmp_path, capsys):
+    figures = tmp_path / 'sub-01' / 'figures'
+    figures.mkdir(parents=True)
+    blank = {'action': 'None.', 'evidence': 'In 9 %.'}
+    found = [
+        {'what': 'Slices', 'found': 'In order.', 'level': 'info', **blank},
+        {'what': 'Field fit', 'found': 'Doubtful.', 'level': 'warning', **blank},
+    ]
+    for series in ('sub-01_run-1', 'sub-01_run-2'):
+        path = figures / f'{series}_desc-findings.json'
+        path.write_text(json.dumps({'series': series, 'findings': found, 'facts': {}}))
+    _summarise(tmp_path, ['01'], [], {'sub-01_run-1'})  # the other is of an earlier run
+    assert capsys.readouterr().err.splitlines() == [
+        '1 warnings:',
+        '  sub-01_run-1, Field fit: Doubtful. In 9 %.',
+    ]
 
 
 def test_group_without_a_run_is_one_sentence(tmp_path, data):

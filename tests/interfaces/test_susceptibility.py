@@ -58,7 +58,7 @@ def test_chain_of_files(files, tmp_path):
     mask = load_mask(made.mask)
     assert (mask & head.brain).sum() > 0.95 * head.brain.sum()
     assert load_mask(made.wide).sum() > 1.1 * mask.sum()
-    maps = {name: paths[name] for name in ('residual', 'noise')}
+    maps = {name: paths[name] for name in ('residual', 'noise', 'magnitude')}
     refined = run(RefineMask(mask=made.mask, wide=made.wide, **maps), tmp_path / 'refine')
     support = load_mask(refined.support)
     assert not (load_mask(refined.mask) & ~support).any()

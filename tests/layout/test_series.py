@@ -28,6 +28,17 @@ def test_no_phase(data, find):
     assert 'sub-01_echo-1_part-mag_MEGRE.nii.gz has no phase' in only_error(find())
 
 
+@pytest.mark.parametrize(
+    ('types', 'said'), [(['P', 'SWI'], 'ImageType SWI'), (['P', 'ND'], ''), ('swi', 'ImageType SWI'), (3, '')]
+)
+def test_what_the_sidecar_says_of_filtering(data, find, types, said):
+    write_series(data)
+    for path in anat(data).glob('*phase*.json'):
+        edit(path, ImageType=types)
+    (series,) = find().series
+    assert series.filtered == said
+
+
 def test_lone_magnitude_is_skipped_without_error(data, find):
     write_series(data)
     write_series(data, suffix='T2starw', echo_times=(0.02,), parts=('',), entities='acq-m')

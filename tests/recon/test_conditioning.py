@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from bids_qsm.errors import UserError
-from bids_qsm.recon.conditioning import condition, find_bipolar, find_slice_flip, from_real_imaginary
+from bids_qsm.recon.conditioning import condition, find_bipolar, from_real_imaginary
+from bids_qsm.recon.slices import step_cosines
 from tests.recon.simulated_gre import scan
 
 SHARED = Path(__file__).resolve().parents[2].parent / 'shared' / 'data'
@@ -19,7 +20,7 @@ def _distance(a, b, magnitude):
 
 def _found(findings, what):
     (finding,) = (f for f in findings if f['what'] == what)
-    assert all(isinstance(text, str) and text.endswith('.') for text in list(finding.values())[1:])
+    assert all(isinstance(text, str) and text.endswith('.') for text in list(finding.values())[1:4])
     return finding
 
 
@@ -61,20 +62,35 @@ def test_all_at_once_is_undone():
     assert '12 bits' in _found(findings, 'Phase scaling')['found']
 
 
-@pytest.mark.parametrize('axis', [0, 1, 2])
-def test_slice_flips_are_seen_on_their_axis(axis):
+def _negated(phase, axes):
+    place = sum(np.arange(phase.shape[a]).reshape([-1 if b == a else 1 for b in range(3)]) for a in axes)
+    return np.angle(np.exp(1j * (phase.T + np.pi * (place % 2).T).T)).astype(np.float32)
+
+
+@pytest.mark.parametrize('axes', [(0,), (1,), (2,), (0, 1), (1, 2), (0, 1, 2)])
+def test_negated_neighbours_are_negated_back(axes):
     s = scan()
-    phase = s.phase[..., 0].copy()
-    phase[tuple(slice(1, None, 2) if a == axis else slice(None) for a in range(3))] += np.pi
-    found, similarity = find_slice_flip(phase, s.magnitude[..., 0])
-    assert found == axis
-    assert similarity < -0.7
+    _, phase, findings = condition(s.magnitude, _negated(s.phase, axes), s.echo_times, s.grid)
+    assert _distance(phase, s.phase, s.magnitude) < 0.01
+    found = _found(findings, 'Slice flips')['found']
+    assert ('checkerboard' in found) == (len(axes) > 1)
+    along = found.partition('along the ')[2]
+    assert [name in along for name in ('first', 'second', 'third')] == [a in axes for a in range(3)]
+
+
+def test_neighbours_negated_in_one_echo():
+    s = scan()
+    stored = s.phase.copy()
+    stored[..., 1] = _negated(s.phase[..., 1], (0, 1))
+    _, phase, findings = condition(s.magnitude, stored, s.echo_times, s.grid)
+    assert _distance(phase, s.phase, s.magnitude) < 0.01
+    assert 'in some echoes' in _found(findings, 'Slice flips')['found']
 
 
 def test_steep_phase_through_slices_is_no_flip():
     s = scan()
     phase = s.phase[..., 0] + _ramp(48, 2, 1.2, 0)
-    assert find_slice_flip(phase, s.magnitude[..., 0])[1] > 0
+    assert min(step_cosines(phase, s.magnitude[..., 0])) > 0
 
 
 @pytest.mark.parametrize(('axis', 'slope', 'constant'), [(0, 0.02, 0.2), (1, -0.01, 0), (2, 0.15, -0.5)])
@@ -129,7 +145,7 @@ def test_choices_override_the_data():
     s = scan()
     choices = {'sign': 'negative', 'slice_flip': 'yes', 'bipolar': 'no'}
     _, phase, findings = condition(s.magnitude, s.phase, s.echo_times, s.grid, **choices)
-    axis, _ = find_slice_flip(s.phase[..., 0], s.magnitude[..., 0])
+    axis = int(np.argmin(step_cosines(s.phase[..., 0], s.magnitude[..., 0])))
     expected = s.phase.copy()
     expected[tuple(slice(1, None, 2) if a == axis else slice(None) for a in range(3))] += np.pi
     np.testing.assert_allclose(np.exp(1j * phase), np.exp(-1j * expected), atol=1e-5)
