@@ -102,7 +102,7 @@ class Similarity:
         smooth_fixed = _smooth(fixed, fixed_affine, sigma)
         smooth_moving = _smooth(moving, moving_affine, sigma)
         self.world_to_moving = np.linalg.inv(moving_affine)
-        at = _spread(fixed_mask, n_points)
+        at = spread(fixed_mask, n_points)
         values = ndimage.map_coordinates(to_bins(smooth_fixed, fixed_mask), at.T, order=1, mode='nearest')
         self.points = apply_affine(fixed_affine, at)
         self.fixed = np.minimum(values, BINS - 1).astype(np.int32)
@@ -125,7 +125,7 @@ def _smooth(image: Array, affine: Array, sigma: float):
     return ndimage.gaussian_filter(image, sigma / size) if sigma else image
 
 
-def _spread(mask: Array, n_points: int):
+def spread(mask: Array, n_points: int):
     """Voxel coordinates (n, 3) inside a mask along a low-discrepancy sequence (Roberts' R3).
 
     Points off the grid, as on it interpolation favours shifts by whole voxels.

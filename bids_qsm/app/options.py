@@ -214,6 +214,11 @@ class Options:
         normal=_atlas_path,
     )
     registration: Method = _step(Method('dipy'), 'method, see below')
+    no_registration: bool = _method(
+        False,
+        'make maps alone, without template and regions, as of a phantom or a crop',
+        level='participant',
+    )
     refinement: Method = _step(Method('segment'), 'method, see below')
     mask: Method = _step(
         Method('combined'), 'method, see below, or files such as /masks/{series}_mask.nii.gz'
