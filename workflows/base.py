@@ -126,19 +126,17 @@ def init_subject_wf(
         return workflow
     first = series_list[0]
     image = first.t1w_preproc or first.t1w
-    has_quality = image is None and not first.given
+    how = brain_by(first, options)
+    has_quality = image is None and not first.given and how == 'template'
     anat_wf = init_anat_wf(
-        has_mask=first.anat_mask is not None,
-        is_t1w=image is not None,
-        has_quality=has_quality and first.anat_mask is None,
-        sizes=Sizes.of(first),
+        brain_by=how, is_t1w=image is not None, has_quality=has_quality, sizes=Sizes.of(first)
     )
     inputs = anat_wf.inputs.inputnode
     if image is not None:
         inputs.image = str(image)
-    if first.anat_mask is not None:
+    if how == 'given':
         inputs.mask = str(first.anat_mask)
-    else:
+    elif how == 'template':
         inputs.template, inputs.template_mask = str(templates[0].t1w), str(templates[0].mask)
     outputs_wf = init_anat_outputs_wf(series=first, options=options)
     saved = ('image', 'mask') if image is not None else ('mask',)
@@ -169,7 +167,7 @@ def init_subject_wf(
         )
         if is_anatomy:
             workflow.link(phase_wf, anat_wf, image='first_echo')
-            if has_quality and first.anat_mask is None:
+            if has_quality:
                 workflow.link(phase_wf, anat_wf, 'quality')
         built.append((series, series_wf))
         workflow.link(phase_wf, series_wf, *source_ports(series))
@@ -185,6 +183,13 @@ def init_subject_wf(
             )
     _add_joint_applications(workflow, built, alignments, everyone, atlas)
     return workflow
+
+
+def brain_by(series: 'Series', options: 'Options') -> str:
+    """How the brain of the anatomical image is found: 'given', 'hdbet' or 'template'."""
+    if series.anat_mask is not None:
+        return 'given'
+    return 'hdbet' if options.mask.name == 'hdbet' else 'template'
 
 
 def _add_maps(
@@ -301,7 +306,7 @@ def _add_normalization(
 ):
     """Add the registration of the subject's anatomy to ``template``, and the saving of its results."""
     # brain extraction has made an affine to the first template, the one with the atlas
-    has_affine = series.anat_mask is None and atlas is not None
+    has_affine = brain_by(series, options) == 'template' and atlas is not None
     given = next((pair for space, *pair in series.template_xfm if space == template.name), None)
     normalize_wf = init_normalize_wf(
         template=template.name,

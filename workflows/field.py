@@ -27,7 +27,7 @@ def mask_of(series: 'Series', options: 'Options') -> tuple[str, dict]:
     """
     if series.mask:
         return 'brain', {}
-    if not series.is_head and options.mask.name == 'combined':
+    if not series.is_head and options.mask.name in ('combined', 'hdbet'):
         return 'quality', options.mask.as_dict
     return options.mask.name, options.mask.as_dict
 

@@ -106,21 +106,9 @@ def init_outputs_wf(
     ports = [port for run in runs for port in run.outputs.values()]
     drawn = [f'figure_{kind}' for kind in figures]
     reference = ['reference'] if 'chi' in maps else []
+    placed = ['gre_to_anat', 'labels', 'brain_notes'] if series.has_regions else []
     inputnode = pe.inputnode(
-        *dict.fromkeys(
-            [
-                *maps,
-                'mask',
-                *reference,
-                'gre_to_anat',
-                'labels',
-                'notes',
-                'brain_notes',
-                *found,
-                *ports,
-                *drawn,
-            ]
-        )
+        *dict.fromkeys([*maps, 'mask', *reference, 'notes', *placed, *found, *ports, *drawn])
     )
     sources = _sources(series, options)
     files = {

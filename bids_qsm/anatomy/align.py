@@ -1,5 +1,7 @@
 """Rigid and affine alignment by normalised mutual information, without random numbers."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numba import njit
 from scipy import ndimage, optimize
@@ -150,7 +152,7 @@ def coarsen(image: Array, affine: Array, spacing: float):
 
 
 def refine(
-    similarity: Similarity,
+    similarity: Callable[[Array, float], float],
     start: Array,
     center: Array,
     *,

@@ -27,6 +27,8 @@ SHELL_MM = (2.0, 7.0)
 """Distances from the brain between which the skull lies."""
 HEAD_MM, SCALP_MM = 150.0, 12.0
 """Height of a head less its neck, and what lies over the brain at the vertex."""
+BRIGHTNESS = (0.3, 0.9, 1.5, 2.1)
+"""Relative to that of the brain: of bone or air, of the brain (from, to), of fat."""
 MOST_STARTS, APART_MM = 8, 15.0
 
 
@@ -59,7 +61,7 @@ class BrainFit:
 
     .. math:: \\bar b_{brain} + \\bar b_{rim} - \\bar b_{shell} - \\lambda P
 
-    with b the brightness of tissue, -1 (dark: air, bone) to 1 (as bright as the brain or brighter), its
+    with b -1 where it is dark (air, bone) or too bright (fat) and 1 where it is as bright as the brain, its
     means over the brain, its rim below the calvaria, and the shell of bone around that; 0 outside the image.
     P is half the squared distance, in standard deviations, of volume (ml), proportions and pose from those of
     people. Mutual information has no signs and takes the scalp for the rim of the brain, this does not.
@@ -100,7 +102,9 @@ class BrainFit:
         self.weights = np.concatenate([np.full(len(points), sign / len(points)) for points, sign in parts])
         self.millilitres = brain.sum() * size**3 / 1000
         self.world_to_image = np.linalg.inv(affine)
-        self.image = np.ascontiguousarray(np.clip(brightness / 0.3 - 2, -1, 1), np.float32)
+        # from dark over brain to fat
+        values = np.interp(brightness, BRIGHTNESS, (-1, 1, 1, -1))
+        self.image = np.ascontiguousarray(values, np.float32)
 
     def penalty(self, matrix: Array):
         """Half the squared distance of volume, proportions and pose from those of people."""

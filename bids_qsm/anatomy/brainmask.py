@@ -88,7 +88,8 @@ def extract_brain(
     (`fit_brain`); then the normalised mutual information of both, without what lies far from the brain,
     corrects the fit and bends it. Where image and template have the ``same_contrast`` that is the mask.
     Otherwise these vote on each voxel: the template, bent; tissue as bright as the brain nearby, with bridges
-    to the scalp cut; and, where it is given, tissue whose phase is good. The template decides a tie.
+    to the scalp cut; and, where it is given, tissue whose phase is good. The template decides a tie, and what
+    is added to it is one voxel thick at most: muscle below the skull is bright and has a good phase too.
 
     Parameters
     ----------
@@ -151,7 +152,9 @@ def extract_brain(
             others['phase'] = _piece((good > valley(good[bent])) & near & (brightness > 0.5 * BRIGHT))
     if others:
         votes = np.sum([2 * one.astype(int) - 1 for one in (bent, *others.values())], axis=0)
-        chosen = largest(ndimage.binary_fill_holes((votes > 0) | ((votes == 0) & bent)))
+        chosen = largest(
+            ndimage.binary_fill_holes(((votes > 0) & _within(bent, SPACING)) | ((votes == 0) & bent))
+        )
         mask = resample(chosen, grid, image.shape, affine, []) > 0.5
     else:
         chosen = bent

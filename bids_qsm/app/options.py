@@ -311,6 +311,11 @@ class Options:
         for f in fields(self):
             if getattr(self, f.name) is not None:
                 _check(f, getattr(self, f.name))
+        if self.no_registration and self.mask.name == 'hdbet':
+            raise UserError(
+                '--mask hdbet finds the brain of the anatomical image, which --no-registration does without; '
+                'leave one of them out.'
+            )
         if (self.omp_nthreads or 1) > self.nprocs:
             raise UserError(
                 f'--omp-nthreads is {self.omp_nthreads}, more than --nprocs ({self.nprocs}); lower it.'

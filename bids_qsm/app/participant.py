@@ -17,6 +17,7 @@ from pathlib import Path
 from nipype.pipeline.engine import Workflow
 
 import bids_qsm
+from bids_qsm.anatomy.hdbet import require_hdbet
 from bids_qsm.app.options import Options
 from bids_qsm.applications import applications
 from bids_qsm.derivatives.files import (
@@ -35,6 +36,7 @@ from bids_qsm.execution.subjects import run_subjects, step_threads, subject_plan
 from bids_qsm.interfaces.device import require_device
 from bids_qsm.layout import Plan, find_series, participants
 from bids_qsm.layout.dataset import require_dataset
+from bids_qsm.reports.html import read_findings
 from bids_qsm.reports.subject import build_subject_report, methods_text
 from bids_qsm.templates.atlases import Atlas, get_atlas
 from bids_qsm.templates.spaces import Template, get_template, get_white_matter
@@ -96,6 +98,8 @@ def run_participant(options: Options, plan: Plan) -> int:
             build_subject_report(out, subject)
     else:
         require_device(options.device)
+        if options.mask.name == 'hdbet':
+            require_hdbet()
         failures = _run(options, plan, subjects, rejected)
     _summarise(out, subjects, failures)
     return 1 if failures else 0
@@ -247,6 +251,21 @@ def _read_failures(out: Path, subject: str):
     return json.loads(path.read_text())['failures']
 
 
+def _print_warnings(out: Path, subjects: list[str]):
+    """Print the warnings that the reports begin with."""
+    said = [
+        f'{found["series"]}: {finding["found"]}'
+        for subject in subjects
+        for found in read_findings(out / f'sub-{subject}' / 'figures')
+        for finding in found['findings']
+        if finding['level'] == 'warning'
+    ]
+    for line in said[:LISTED]:
+        print(f'Warning: {line}', file=sys.stderr)
+    if len(said) > LISTED:
+        print(f'Warning: {len(said) - LISTED} more; see the reports.', file=sys.stderr)
+
+
 def _summarise(out: Path, subjects: list[str], failures: list[dict]):
     pages = [out / f'sub-{subject}.html' for subject in subjects]
     if len(pages) > LISTED:
@@ -255,6 +274,7 @@ def _summarise(out: Path, subjects: list[str], failures: list[dict]):
         for page in pages:
             print(f'Report: {page}')
     print(f'Tables: {out}/sub-*/**/*_stats.tsv')
+    _print_warnings(out, subjects)
     if failures:
         print(f'{len(failures)} failed:', file=sys.stderr)
         for failure in failures:

@@ -6,6 +6,7 @@ from nipype.interfaces.base import File, InputMultiObject, traits
 
 from bids_qsm.anatomy.bias import correct_bias
 from bids_qsm.anatomy.brainmask import extract_brain, too_large
+from bids_qsm.anatomy.hdbet import hdbet
 from bids_qsm.anatomy.head import SCALP_MM
 from bids_qsm.anatomy.register import REGISTER, rigid
 from bids_qsm.anatomy.transform import resample, resample_labels
@@ -67,6 +68,21 @@ class ExtractBrain(Step):
             same_contrast=self.inputs.is_t1w,
         )
         return brain.mask, brain.matrix, {'findings': brain_findings(brain.millilitres, brain.doubts)}
+
+
+class ExtractBrainHdBet(Step):
+    """Find the brain by HD-BET, and say what is odd with it."""
+
+    input_spec = inputs(image=head('T1w or magnitude'))
+    output_spec = outputs(
+        mask=volume('brain of the image'),
+        notes=record('findings: how large the brain is, and what is odd with it'),
+    )
+
+    def compute(self, data: Data):
+        found = hdbet(data['image'], data['image_affine'])
+        volume = float(found.sum() * data['grid'].voxel_volume / 1000)
+        return found, {'findings': brain_findings(volume, too_large(volume))}
 
 
 class CheckBrain(Step):
