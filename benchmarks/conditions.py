@@ -170,7 +170,9 @@ def _brain(head, seed, spacing, shape, affine, cache):
         template = get_template(EMBEDDED, cache)
         volumes = [nib.load(p) for p in (template.t1w, template.mask)]
         target, inside = (np.asanyarray(v.dataobj).astype(np.float32) for v in volumes)
-        mask, _ = extract_brain(correct_bias(image, place)[0], place, target, volumes[0].affine, inside > 0.5)
+        mask = extract_brain(
+            correct_bias(image, place)[0], place, target, volumes[0].affine, inside > 0.5
+        ).mask
         nib.save(nib.Nifti1Image(mask.astype(np.uint8), place), path)
     image = nib.load(path)
     found = np.asanyarray(image.dataobj).astype(np.float32)

@@ -102,7 +102,8 @@ def scan(family, seed, protocol, target):
         image, image_affine = np.ascontiguousarray(simulation.magnitude[..., 0]), simulation.affine
     image = correct_bias(image, image_affine)[0]
     parts = (target.t1w, target.affine, target.mask)
-    brain, affine = extract_brain(image, image_affine, *parts)
+    found = extract_brain(image, image_affine, *parts)
+    brain, affine = found.mask, found.matrix
     there, back = REGISTER['dipy'](image, image_affine, brain, *parts, affine, same_contrast=has_t1w)
     shape = simulation.phase.shape[:3]
     chain = Chain(

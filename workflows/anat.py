@@ -1,35 +1,64 @@
 """The anatomical image of a subject and its alignment to templates, shared by all series."""
 
 from bids_qsm.anatomy.register import REGISTER
-from bids_qsm.interfaces.anatomy import CorrectBias, ExtractBrain, RegisterTemplate, Resample
+from bids_qsm.interfaces.anatomy import (
+    CheckBrain,
+    CorrectBias,
+    ExtractBrain,
+    ExtractBrainHdBet,
+    RegisterTemplate,
+    Resample,
+)
 from bids_qsm.recon.registry import facts
 from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.memory import Sizes, need
 
 
-def init_anat_wf(*, has_mask: bool, sizes: Sizes, name: str = 'anat_wf'):
+def init_anat_wf(*, brain_by: str, is_t1w: bool, has_quality: bool, sizes: Sizes, name: str = 'anat_wf'):
     """Correct the anatomical image for its bias field and find its brain.
 
-    With ``has_mask`` the brain mask comes in from earlier derivatives.
+    The brain is found ``brain_by`` 'template' or 'hdbet', or a mask comes in from earlier derivatives or the
+    user ('given').
 
-    Inputs: image (T1w, or GRE magnitude where there is none); template, template_mask or, where given, mask.
-    Outputs: image (bias-corrected), mask and, where it was found here, affine (image to template).
+    Inputs: image (T1w or, unless ``is_t1w``, GRE magnitude); by the template also template, template_mask
+    and, of a magnitude that ``has_quality``, quality of its phase; given also mask (on any grid).
+    Outputs: image (bias-corrected), mask, notes (JSON) and, by the template, affine (to it).
     """
     workflow = pe.Workflow(name=name)
-    inputnode = pe.inputnode('image', *(['mask'] if has_mask else ['template', 'template_mask']))
-    outputnode = pe.outputnode('image', 'mask', *([] if has_mask else ['affine']))
-    bias = pe.Node(CorrectBias(), name='bias', mem_gb=need('bias', sizes))
+    of_phase = ['quality'] if has_quality else []
+    taken = {'given': ['mask'], 'template': ['template', 'template_mask', *of_phase], 'hdbet': []}
+    inputnode = pe.inputnode('image', *taken[brain_by])
+    outputnode = pe.outputnode('image', 'mask', 'notes', *(['affine'] if brain_by == 'template' else []))
+    bias = pe.Node(CorrectBias(is_t1w=is_t1w), name='bias', mem_gb=need('bias', sizes))
     workflow.link(inputnode, bias, 'image')
     workflow.link(bias, outputnode, 'image')
-    if has_mask:
-        workflow.link(inputnode, outputnode, 'mask')
-        found = 'taken from the derivatives given'
+    if brain_by == 'given':
+        place = pe.Node(Resample(interpolation='label'), name='place_mask', mem_gb=need('carry_mask', sizes))
+        check = pe.Node(CheckBrain(), name='check')
+        workflow.link(inputnode, place, image='mask', reference='image')
+        workflow.link(place, check, mask='image')
+        workflow.link(place, outputnode, mask='image')
+        workflow.link(check, outputnode, 'notes')
+        found = 'given'
+    elif brain_by == 'hdbet':
+        network = pe.Node(ExtractBrainHdBet(), name='hdbet', mem_gb=need('hdbet', sizes))
+        workflow.link(bias, network, 'image')
+        workflow.link(network, outputnode, 'mask', 'notes')
+        found = 'found by HD-BET [@hdbet]'
     else:
-        brain = pe.Node(ExtractBrain(), name='brain_extraction', mem_gb=need('brain_extraction', sizes))
-        workflow.link(inputnode, brain, 'template', 'template_mask')
+        brain = pe.Node(
+            ExtractBrain(is_t1w=is_t1w), name='brain_extraction', mem_gb=need('brain_extraction', sizes)
+        )
+        workflow.link(inputnode, brain, 'template', 'template_mask', *of_phase)
         workflow.link(bias, brain, 'image')
-        workflow.link(brain, outputnode, 'mask', affine='xfm')
-        found = "the template's, carried back by mutual information [@studholme]"
+        workflow.link(brain, outputnode, 'mask', 'notes', affine='xfm')
+        found = (
+            "the template's, laid onto the bright brain in its dark skull and bent by mutual information "
+            '[@studholme]'
+        )
+        if not is_t1w:
+            voters = 'tissue as bright as the brain' + (' and the quality of the phase' if of_phase else '')
+            found += f', where {voters} agreed'
     workflow.__desc__ = (
         'The anatomical image was corrected for its bias field (in the manner of N4 [@n4]); '
         f'its brain mask was {found}.'

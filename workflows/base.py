@@ -31,6 +31,7 @@ from bids_qsm.workflows.outputs import (
 )
 from bids_qsm.workflows.series import (
     gathered_ports,
+    init_maps_wf,
     init_series_phase_wf,
     init_series_wf,
     source_ports,
@@ -115,18 +116,27 @@ def init_subject_wf(
 ):
     """Align the subject's anatomical image once and reconstruct each of its series.
 
-    Without a T1w the first echo of the first series is the anatomical image.
+    Without a T1w the first echo of the first series is the anatomical image; series that are not laid onto a
+    template are reconstructed alone.
     """
     workflow = pe.Workflow(name=name)
+    _add_maps(workflow, series_list, options, templates[0], atlas, omp_nthreads)
+    series_list = [series for series in series_list if series.has_regions]
+    if not series_list:
+        return workflow
     first = series_list[0]
     image = first.t1w_preproc or first.t1w
-    anat_wf = init_anat_wf(has_mask=first.brain_mask is not None, sizes=Sizes.of(first))
+    how = brain_by(first, options)
+    has_quality = image is None and not first.given and how == 'template'
+    anat_wf = init_anat_wf(
+        brain_by=how, is_t1w=image is not None, has_quality=has_quality, sizes=Sizes.of(first)
+    )
     inputs = anat_wf.inputs.inputnode
     if image is not None:
         inputs.image = str(image)
-    if first.brain_mask is not None:
-        inputs.mask = str(first.brain_mask)
-    else:
+    if how == 'given':
+        inputs.mask = str(first.anat_mask)
+    elif how == 'template':
         inputs.template, inputs.template_mask = str(templates[0].t1w), str(templates[0].mask)
     outputs_wf = init_anat_outputs_wf(series=first, options=options)
     saved = ('image', 'mask') if image is not None else ('mask',)
@@ -157,9 +167,11 @@ def init_subject_wf(
         )
         if is_anatomy:
             workflow.link(phase_wf, anat_wf, image='first_echo')
+            if has_quality:
+                workflow.link(phase_wf, anat_wf, 'quality')
         built.append((series, series_wf))
         workflow.link(phase_wf, series_wf, *source_ports(series))
-        workflow.link(anat_wf, series_wf, anat='image', anat_mask='mask')
+        workflow.link(anat_wf, series_wf, anat='image', anat_mask='mask', brain_notes='notes')
         transforms = [port for port in label_inputs(options) if port in TRANSFORMS]
         workflow.link(normalize[templates[0].name], series_wf, *transforms)
         for port, image in alignment_ports(series).items():
@@ -171,6 +183,38 @@ def init_subject_wf(
             )
     _add_joint_applications(workflow, built, alignments, everyone, atlas)
     return workflow
+
+
+def brain_by(series: 'Series', options: 'Options') -> str:
+    """How the brain of the anatomical image is found: 'given', 'hdbet' or 'template'."""
+    if series.anat_mask is not None:
+        return 'given'
+    return 'hdbet' if options.mask.name == 'hdbet' else 'template'
+
+
+def _add_maps(
+    workflow: pe.Workflow,
+    series_list: 'list[Series]',
+    options: 'Options',
+    template: 'Template',
+    atlas: 'Atlas',
+    omp_nthreads: int,
+):
+    """Add the reconstruction of each series that is not laid onto a template."""
+    for series in (one for one in series_list if not one.has_regions):
+        label = series_label(series)
+        phase_wf = init_series_phase_wf(
+            series=series, options=options, omp_nthreads=omp_nthreads, name=node_name(f'{label}_phase')
+        )
+        maps_wf = init_maps_wf(
+            series=series,
+            options=options,
+            template=template,
+            atlas=atlas,
+            omp_nthreads=omp_nthreads,
+            name=node_name(label),
+        )
+        workflow.link(phase_wf, maps_wf, *source_ports(series))
 
 
 def _add_alignments(
@@ -262,7 +306,7 @@ def _add_normalization(
 ):
     """Add the registration of the subject's anatomy to ``template``, and the saving of its results."""
     # brain extraction has made an affine to the first template, the one with the atlas
-    has_affine = series.brain_mask is None and atlas is not None
+    has_affine = brain_by(series, options) == 'template' and atlas is not None
     given = next((pair for space, *pair in series.template_xfm if space == template.name), None)
     normalize_wf = init_normalize_wf(
         template=template.name,

@@ -1,5 +1,7 @@
 """Field mapping: phase to the total field, and the mask where it can be trusted."""
 
+from typing import TYPE_CHECKING
+
 from bids_qsm.interfaces.field import FitField
 from bids_qsm.interfaces.masking import MakeMask, RefineMask, StrictMask
 from bids_qsm.interfaces.unwrap import Unwrap
@@ -10,8 +12,24 @@ from bids_qsm.recon.unwrap import UNWRAP
 from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.memory import Sizes, need
 
+if TYPE_CHECKING:
+    from bids_qsm.app.options import Options
+    from bids_qsm.layout.series import Series
+
 AS_GIVEN = ('brain',)
 """Masks that the user gave, which are taken as they are."""
+
+
+def mask_of(series: 'Series', options: 'Options') -> tuple[str, dict]:
+    """Method and parameters of the mask of a series.
+
+    Of a mask of the user the largest piece is taken as it is; where there is no head, no brain is sought.
+    """
+    if series.mask:
+        return 'brain', {}
+    if not series.is_head and options.mask.name in ('combined', 'hdbet'):
+        return 'quality', options.mask.as_dict
+    return options.mask.name, options.mask.as_dict
 
 
 def init_field_wf(

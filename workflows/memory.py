@@ -61,6 +61,8 @@ NEEDS = {
     # the images of the template, of 1 mm, are in what does not depend on the sizes
     'bias': Need(0.07, anat=9),
     'brain_extraction': Need(0.23, anat=4),
+    # of its grid of 1.5 mm over a field of view of 256 mm
+    'hdbet': Need(4.0, anat=4),
     'register_rigid': Need(0.13, volume=5, anat=4),
     'resample_anat': Need(volume=4, anat=4),
     'place_atlas': Need(0.15, anat=9),

@@ -17,6 +17,7 @@ from bids_qsm.interfaces.findings import CollectFindings
 from bids_qsm.interfaces.report import PlotFlicker, PlotOutlines
 from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.applications import Run, runs_of
+from bids_qsm.workflows.field import mask_of
 from bids_qsm.workflows.labels import is_refined, label_files
 from bids_qsm.workflows.memory import Sizes, need
 from bids_qsm.workflows.susceptibility import is_one_step
@@ -94,22 +95,21 @@ def init_outputs_wf(
 ):
     """Save the maps, mask, labels, transforms, findings, figures, and what applications gave of a series.
 
-    Inputs: ``maps``, mask, reference (JSON), gre_to_anat, labels, notes and fit_notes (JSON), the ports of
-    :func:`bids_qsm.workflows.labels.label_files` and the outputs of
+    Inputs: ``maps``, mask, reference (JSON), gre_to_anat, labels, notes, fit_notes and brain_notes (JSON),
+    the ports of :func:`bids_qsm.workflows.labels.label_files` and the outputs of
     :func:`bids_qsm.workflows.applications.init_applications_wf`, figure_<kind> for each of ``figures``.
     """
     workflow = pe.Workflow(name=name)
     out, entities = options.output_dir, series.entities
-    found = label_files(series, options)
+    found = label_files(series, options) if series.has_regions else []
     runs = list(runs_of(series))
     ports = [port for run in runs for port in run.outputs.values()]
     drawn = [f'figure_{kind}' for kind in figures]
     reference = ['reference'] if 'chi' in maps else []
     fitted = [] if series.given else ['fit_notes']
+    placed = ['gre_to_anat', 'labels', 'brain_notes'] if series.has_regions else []
     inputnode = pe.inputnode(
-        *dict.fromkeys(
-            [*maps, 'mask', *reference, 'gre_to_anat', 'labels', 'notes', *fitted, *found, *ports, *drawn]
-        )
+        *dict.fromkeys([*maps, 'mask', *reference, 'notes', *fitted, *placed, *found, *ports, *drawn])
     )
     sources = _sources(series, options)
     files = {
@@ -126,8 +126,8 @@ def init_outputs_wf(
                 'mask': sidecar(
                     'Where susceptibility is given',
                     sources=sources,
-                    mask_type='Brain',
-                    method='as given' if series.given else options.mask.name,
+                    mask_type='Brain' if series.is_head else 'ROI',
+                    method='as given' if series.given else mask_of(series, options)[0],
                 ),
             },
             {'chi': 'reference'} if reference else {},
@@ -136,12 +136,16 @@ def init_outputs_wf(
         name='save_maps',
     )
     paths, sidecars, others = _label_files(series, options, template, atlas, sources)
+    if not series.has_regions:
+        # none of an earlier run may stay
+        paths, sidecars, others = {}, {}, [*map(str, paths.values()), *others]
     save_labels = pe.Node(SaveDerivatives(paths, sidecars, remove=others), name='save_labels')
     collect = pe.Node(
         CollectFindings(
             series=series.name,
             facts=_facts(series, options),
             layout_notes=_notes(series, atlas),
+            warnings=list(series.warnings),
             reference_asked=_reference_asked(series, options),
         ),
         name='collect',
@@ -150,8 +154,12 @@ def init_outputs_wf(
     findings = out / f'sub-{series.subject}' / 'figures' / f'{series.name}_desc-findings.json'
     save_figures = pe.Node(SaveDerivatives({**figure_files, 'findings': findings}), name='save_figures')
     workflow.link(inputnode, save_maps, *maps, 'mask', *reference)
-    workflow.link(inputnode, save_labels, *paths)
-    workflow.link(inputnode, collect, *reference, conditioning='notes')
+    if paths:
+        workflow.link(inputnode, save_labels, *paths)
+    else:
+        workflow.add_nodes([save_labels])
+    of_brain = {'brain': 'brain_notes'} if series.has_regions else {}
+    workflow.link(inputnode, collect, *reference, conditioning='notes', **of_brain)
     workflow.link(inputnode, save_figures, *drawn)
     workflow.link(collect, save_figures, 'findings')
     if fitted:
@@ -255,6 +263,8 @@ def _label_files(
 
 
 def _notes(series: 'Series', atlas: 'Atlas') -> list[str]:
+    if not series.has_regions:
+        return list(series.notes)
     notes = [*series.notes, f'Regions are those of the atlas {atlas.name}: {atlas.citation}.']
     if atlas.approximate:
         notes.append(

@@ -17,6 +17,7 @@ from bids_qsm.workflows.applications import (
     label_inputs_of,
     runs_of,
 )
+from bids_qsm.workflows.field import mask_of
 from bids_qsm.workflows.given import given_inputs, init_given_recon_wf, init_given_wf
 from bids_qsm.workflows.labels import (
     SEGMENTED,
@@ -118,8 +119,8 @@ def init_series_wf(
     With ``is_anatomy`` the series stands in for the missing T1w.
 
     Inputs: those of :func:`source_ports`, such as magnitude, phase (4D, rad), combined (magnitude, 3D),
-    quality and notes (JSON); anat, anat_mask, template_to_image and, where they are needed,
-    image_to_template and those of :func:`alignment_ports` of applications.
+    quality and notes (JSON); anat, anat_mask, brain_notes (JSON), template_to_image and, where they are
+    needed, image_to_template and those of :func:`alignment_ports` of applications.
     Outputs: gre_to_anat, reference (JSON), maps that are resampled to template space, refine where the
     deep grey nuclei are segmented, and whatever applications of several series need.
     """
@@ -129,7 +130,9 @@ def init_series_wf(
     shown = [port for port, one in products.items() if one.look]
     placed_by = [port for port in label_inputs(options) if port != 'gre_to_anat']
     alignments = list(alignment_ports(series))
-    inputnode = pe.inputnode(*source_ports(series), 'anat', 'anat_mask', *placed_by, *alignments)
+    inputnode = pe.inputnode(
+        *source_ports(series), 'anat', 'anat_mask', 'brain_notes', *placed_by, *alignments
+    )
     refined = ['refine'] if is_refined(options) else []
     gathered = gathered_ports(series, options)
     reference = ['reference'] if 'chi' in products else []
@@ -183,7 +186,7 @@ def init_series_wf(
     drawn = {port: source for port, source in made.items() if port in shown}
     workflow.link(recon_wf, reportlets_wf, mask='chi_mask', **drawn)
     workflow.link(labels_wf, reportlets_wf, 'dseg')
-    workflow.link(inputnode, outputs_wf, 'notes')
+    workflow.link(inputnode, outputs_wf, 'notes', 'brain_notes')
     if not series.given:
         workflow.link(recon_wf, outputs_wf, fit_notes='notes')
     workflow.link(align_wf, outputs_wf, 'gre_to_anat')
@@ -220,15 +223,67 @@ def init_series_wf(
             step, source = sources[port]
             workflow.link(step, outputnode, **{port: source})
     if series.mask:
-        place = pe.Node(
-            Resample(image=str(series.mask), interpolation='label'),
-            name='place_mask',
-            mem_gb=need('carry_mask', sizes),
-        )
-        workflow.link(inputnode, place, reference='combined')
-        workflow.link(place, recon_wf, brain='image')
+        _add_given_mask(workflow, series, sizes)
     elif not series.given or series.is_whole:
         workflow.link(align_wf, recon_wf, 'brain')
+    return workflow
+
+
+def _add_given_mask(workflow: pe.Workflow, series: 'Series', sizes: Sizes):
+    """Bring the mask of the user to the grid of the series."""
+    place = pe.Node(
+        Resample(image=str(series.mask), interpolation='label'),
+        name='place_mask',
+        mem_gb=need('carry_mask', sizes),
+    )
+    workflow.link(workflow.get_node('inputnode'), place, reference='combined')
+    workflow.link(place, workflow.get_node('recon_wf'), brain='image')
+
+
+def init_maps_wf(
+    *,
+    series: 'Series',
+    options: 'Options',
+    template: 'Template',
+    atlas: 'Atlas',
+    omp_nthreads: int,
+    name: str,
+):
+    """Reconstruct and draw a series that is not laid onto a template: its maps alone, without regions.
+
+    Inputs: those of :func:`source_ports`.
+    """
+    workflow = pe.Workflow(name=name)
+    sizes, products = Sizes.of(series), series_products(series, options)
+    shown = [port for port, one in products.items() if one.look]
+    inputnode = pe.inputnode(*source_ports(series))
+    recon_wf = init_series_recon_wf(series, options, omp_nthreads)
+    reportlets_wf = init_reportlets_wf(maps=shown, has_regions=False, sizes=sizes)
+    figures = (*shown, *others_of(shown, has_regions=False))
+    outputs_wf = init_outputs_wf(
+        series=series,
+        options=options,
+        template=template,
+        atlas=atlas,
+        maps=saved_maps(products),
+        figures=figures,
+    )
+    taken = given_inputs(series) if series.given else [port for port in CONDITIONED if port != 'notes']
+    workflow.link(inputnode, recon_wf, *taken)
+    images = {'magnitude': 'combined', 'phase': 'phase'}
+    images = {port: source for port, source in images.items() if port in products}
+    made = {port: PORTS.get(port, port) for port in products if port not in images}
+    drawn = {port: source for port, source in made.items() if port in shown}
+    workflow.link(inputnode, reportlets_wf, **images)
+    workflow.link(recon_wf, reportlets_wf, mask='chi_mask', **drawn)
+    reference = ['reference'] if 'chi' in products else []
+    workflow.link(inputnode, outputs_wf, 'notes')
+    if not series.given:
+        workflow.link(recon_wf, outputs_wf, fit_notes='notes')
+    workflow.link(recon_wf, outputs_wf, *reference, *saved_maps(products), mask='chi_mask')
+    workflow.link(reportlets_wf, outputs_wf, **{f'figure_{kind}': kind for kind in figures})
+    if series.mask:
+        _add_given_mask(workflow, series, sizes)
     return workflow
 
 
@@ -252,11 +307,11 @@ def init_series_recon_wf(series: 'Series', options: 'Options', omp_nthreads: int
         return init_given_recon_wf(
             series=series, options=options, sizes=Sizes.of(series), omp_nthreads=omp_nthreads
         )
+    mask, mask_params = mask_of(series, options)
     recon_wf = init_recon_wf(
         field_params={
-            # of a mask of the user the largest piece is taken as it is
-            'mask': 'brain' if series.mask else options.mask.name,
-            'mask_params': {} if series.mask else options.mask.as_dict,
+            'mask': mask,
+            'mask_params': mask_params,
             'unwrap': options.unwrap.name,
             'unwrap_params': options.unwrap.as_dict,
             'field': options.field.name,

@@ -1,5 +1,7 @@
 """Rigid and affine alignment by normalised mutual information, without random numbers."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numba import njit
 from scipy import ndimage, optimize
@@ -102,7 +104,7 @@ class Similarity:
         smooth_fixed = _smooth(fixed, fixed_affine, sigma)
         smooth_moving = _smooth(moving, moving_affine, sigma)
         self.world_to_moving = np.linalg.inv(moving_affine)
-        at = _spread(fixed_mask, n_points)
+        at = spread(fixed_mask, n_points)
         values = ndimage.map_coordinates(to_bins(smooth_fixed, fixed_mask), at.T, order=1, mode='nearest')
         self.points = apply_affine(fixed_affine, at)
         self.fixed = np.minimum(values, BINS - 1).astype(np.int32)
@@ -125,7 +127,7 @@ def _smooth(image: Array, affine: Array, sigma: float):
     return ndimage.gaussian_filter(image, sigma / size) if sigma else image
 
 
-def _spread(mask: Array, n_points: int):
+def spread(mask: Array, n_points: int):
     """Voxel coordinates (n, 3) inside a mask along a low-discrepancy sequence (Roberts' R3).
 
     Points off the grid, as on it interpolation favours shifts by whole voxels.
@@ -150,7 +152,7 @@ def coarsen(image: Array, affine: Array, spacing: float):
 
 
 def refine(
-    similarity: Similarity,
+    similarity: Callable[[Array, float], float],
     start: Array,
     center: Array,
     *,

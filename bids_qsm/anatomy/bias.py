@@ -7,11 +7,14 @@ from scipy import interpolate
 from threadpoolctl import threadpool_limits
 
 from bids_qsm.anatomy.align import coarsen
+from bids_qsm.anatomy.head import depth_in_head, tissue
 from bids_qsm.anatomy.transform import grid_points
 from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.threshold import otsu
 
 _BINS = 200
+_FEWEST = 2000
+"""Voxels of the shrunk image from which a field can be found."""
 
 
 def foreground(image: Array):
@@ -60,6 +63,7 @@ def correct_bias(
     iterations: int = 30,
     fwhm: float = 0.15,
     wiener: float = 0.01,
+    deep_mm: float = 0.0,
 ):
     r"""Divide an image by a smooth bias field found by iterated histogram sharpening, as N4 does [1]_.
 
@@ -82,6 +86,9 @@ def correct_bias(
         Largest number of iterations per level; a level ends when the field changes by less than 0.1 %.
     fwhm, wiener : float
         Width of the assumed blur of the log histogram and noise of its Wiener deconvolution.
+    deep_mm : float
+        Find the field from tissue at this depth below the skin or more, and extend it to the rest: fat of the
+        scalp, where it was not suppressed, is several times as bright as the brain and not bias.
 
     Returns
     -------
@@ -97,6 +104,11 @@ def correct_bias(
     image = np.asarray(image, np.float32)
     small, small_affine = coarsen(image, affine, shrink_mm)
     mask = foreground(small) & (small > 0)
+    if deep_mm:
+        depth, found = depth_in_head(small, small_affine), tissue(small) & (small > 0)
+        # in a thin slab or a small crop everything is near the surface
+        deep = [found & (depth > mm) for mm in (deep_mm, deep_mm / 2)]
+        mask = next((one for one in deep if one.sum() >= _FEWEST), mask)
     if mask.sum() < 100:
         raise ValueError('the image has no foreground to correct')
     values = np.log(small[mask]).astype(np.float64)
@@ -113,10 +125,10 @@ def correct_bias(
             design = _tensor([_spline_basis(unit[d], spans[d]) for d in range(3)])
             weights, bias = _fit(values, bias, design, iterations, fwhm, wiener)
             log_field += _evaluate(weights, spans, image.shape, affine, small.shape, small_affine)
-    tissue = foreground(image)
+    where = tissue(image) if deep_mm else foreground(image)
     # splines are unconstrained where there is no tissue
-    log_field = np.clip(log_field, *np.percentile(log_field[tissue], (0.1, 99.9)))
-    field = np.exp(log_field - log_field[tissue].mean())
+    log_field = np.clip(log_field, *np.percentile(log_field[where], (0.1, 99.9)))
+    field = np.exp(log_field - log_field[where].mean())
     return image / field, field
 
 

@@ -1,97 +1,212 @@
-"""Brain extraction: the mask of a template, carried onto the head by affine and deformable alignment."""
+"""Brain extraction: a template's brain laid onto the head, bent to it, and corrected by tissue and phase."""
 
-import itertools
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
 
-from bids_qsm.anatomy.align import Similarity, coarsen, matrix_of, refine
+from bids_qsm.anatomy.align import Similarity, coarsen, refine
 from bids_qsm.anatomy.bias import foreground
+from bids_qsm.anatomy.brainfit import fit_brain
 from bids_qsm.anatomy.elastic import deform
+from bids_qsm.anatomy.head import depth_in_head, tissue
 from bids_qsm.anatomy.transform import apply_affine, invert, resample
 from bids_qsm.recon.arrays import Array
+from bids_qsm.recon.masking.morphology import largest
+from bids_qsm.recon.masking.quality import valley
 
-_HEAD_MM = 150.0
-_SCALP_MM = 12.0
+SPACING = 2.0
+"""Of the grid (mm) on which the brain is sought."""
+NEAR_MM = 5.0
+"""What lies farther from the fitted brain is scalp, face or neck, and no part of any candidate."""
+NECK_MM = 3.0
+"""Half the width of bridges through the skull that are cut."""
+SHADE_MM = 15.0
+"""Smoothness of the brightness of the brain, to which its rim is compared."""
+BRIGHTEST = 1.5
+BRIGHT = 0.6
+"""Brightness, relative to the brain nearby, from which a voxel is no skull."""
+SAME_SIZE = 0.15
+"""Change of the logarithm of volume up to which the similarity of contrast may correct the fit."""
+PLAUSIBLE_ML = (800.0, 2000.0)
+"""Volume of a whole brain with the fluid around it."""
+AGREED = 0.85
+"""Overlap (Dice) of a candidate with the brain mask below which they disagree."""
 
 
-def extract_brain(image: Array, affine: Array, template: Array, template_affine: Array, template_mask: Array):
-    """Brain mask of a whole head (T1w or gradient-echo magnitude, without bias) from that of a template.
+@dataclass(frozen=True)
+class Brain:
+    """A brain mask and how it came about.
 
-    The template may be without skull: images are compared inside its (dilated) mask only. Poses and sizes are
-    searched below the top of the head, so that the neck does not mislead; the best ones are refined by
-    affine maximisation of the normalised mutual information, and the last by a smooth deformation.
+    ``matrix`` maps template to image points, ``share`` is the part of the template's brain within the
+    field of view, and ``candidates`` the overlap (Dice) of each with the mask.
+    """
+
+    mask: Array
+    matrix: Array
+    millilitres: float
+    share: float
+    candidates: dict[str, float]
+
+    @property
+    def doubts(self) -> list[str]:
+        """Sentences on what is odd with it."""
+        low, high = (self.share * ml for ml in PLAUSIBLE_ML)
+        found = []
+        if not low <= self.millilitres <= high:
+            found.append(
+                f'The brain mask has {self.millilitres:.0f} ml; {low:.0f} to {high:.0f} ml are plausible '
+                f'for the {100 * self.share:.0f} % of a brain that the field of view holds.'
+            )
+        apart = [f'{name} ({dice:.2f})' for name, dice in self.candidates.items() if dice < AGREED]
+        if apart:
+            found.append(f'Ways to find the brain disagree with the mask (overlap): {", ".join(apart)}.')
+        return found
+
+
+def too_large(millilitres: float) -> list[str]:
+    """What is odd with a brain that was given, of which a part may lie in the field of view alone."""
+    most = PLAUSIBLE_ML[1]
+    if millilitres <= most:
+        return []
+    return [f'The brain mask that was given has {millilitres:.0f} ml; no brain has more than {most:.0f} ml.']
+
+
+def extract_brain(
+    image: Array,
+    affine: Array,
+    template: Array,
+    template_affine: Array,
+    template_mask: Array,
+    *,
+    quality: Array | None = None,
+    same_contrast: bool = True,
+):
+    """Brain mask of a whole head, or of a part of one, from that of a template.
+
+    The brain of the template is laid onto the image where that is bright and has dark bone around it
+    (`fit_brain`); then the normalised mutual information of both, without what lies far from the brain,
+    corrects the fit and bends it. Where image and template have the ``same_contrast`` that is the mask.
+    Otherwise these vote on each voxel: the template, bent; tissue as bright as the brain nearby, with bridges
+    to the scalp cut; and, where it is given, tissue whose phase is good. The template decides a tie, and what
+    is added to it is one voxel thick at most: muscle below the skull is bright and has a good phase too.
 
     Parameters
     ----------
     image, template : ndarray, 3D
-        Head, and template in atlas space.
+        Head without bias (T1w or gradient-echo magnitude), and template with or without skull.
     affine, template_affine : ndarray (4, 4)
         Voxel to world (mm).
     template_mask : ndarray of bool
         Brain of the template.
+    quality : ndarray, 3D, optional
+        Reliability of the phase (0 to 1), on the grid of the image.
+    same_contrast : bool
+        Whether both show tissues alike, as T1w images do.
 
     Returns
     -------
-    mask : ndarray of bool, shape of ``image``
-    matrix : ndarray (4, 4)
-        Maps template points to image points.
+    Brain
+
+    Raises
+    ------
+    ValueError
+        Where the image has no head.
     """
     if not foreground(image).any():
         raise ValueError('the image has no head')
-    head, head_affine = coarsen(image, affine, 2.0)
-    brain, brain_affine = coarsen(template * template_mask, template_affine, 2.0)
-    inside = coarsen(template_mask, template_affine, 2.0)[0] > 0.5
-    # the rim, zero in the template, corresponds to CSF and skull in the head
+    head, grid = coarsen(image, affine, SPACING)
+    depth = depth_in_head(head, grid)
+    brain, brain_grid = coarsen(template * template_mask, template_affine, SPACING)
+    inside = coarsen(template_mask, template_affine, SPACING)[0] > 0.5
+    deep = tissue(head) & (depth > 0.5 * depth.max())
+    if not deep.any():
+        raise ValueError('the image has no head: only thin pieces are bright')
+    brightness = head / np.median(head[deep])
+    matrix = fit_brain(brightness, grid, depth, inside, brain_grid)
+
+    fitted = _laid(inside, brain_grid, head.shape, grid, [np.linalg.inv(matrix)])
+    near = _within(fitted, NEAR_MM)
+    of_tissue = _of_tissue(brightness, fitted, near)
+    # without the scalp; fat is brighter than anything in a brain, and would leave few grey levels to that
+    shown = np.minimum(brightness, BRIGHTEST) * (near & _within(of_tissue | fitted, SPACING))
+    # the rim, zero in the template, corresponds to fluid and skull in the head
     around = ndimage.binary_dilation(inside, iterations=2)
     levels = [
-        Similarity(brain, brain_affine, around, head, head_affine, n_points=n, sigma=s)
-        for n, s in ((4000, 6.0), (10000, 3.0), (30000, 1.0))
+        Similarity(brain, brain_grid, around, shown, grid, n_points=n, sigma=s)
+        for n, s in ((10000, 3.0), (80000, 1.0))
     ]
-    matrix = _align(levels, head, head_affine, inside, brain_affine)
-    fine = Similarity(brain, brain_affine, around, head, head_affine, n_points=80000, sigma=1.0)
-    bend = deform(fine, matrix, template.shape, template_affine)
-    unbend = invert(bend, bend.field.shape[:3], bend.affine)
-    back = [np.linalg.inv(matrix), unbend]
-    return resample(template_mask, template_affine, image.shape, affine, back) > 0.5, matrix
+    center = apply_affine(brain_grid, [ndimage.center_of_mass(inside)])[0]
+    closer = refine(levels[0], matrix, center, n_parameters=12, step=1.0, tolerance=0.05)[0]
+    if abs(np.log(np.linalg.det(closer[:3, :3]) / np.linalg.det(matrix[:3, :3]))) < SAME_SIZE:
+        matrix = closer
+    bend = deform(levels[1], matrix, template.shape, template_affine)
+    back = [np.linalg.inv(matrix), invert(bend, bend.field.shape[:3], bend.affine)]
+    bent = _laid(inside, brain_grid, head.shape, grid, back)
 
-
-def _align(levels: Sequence[Similarity], head: Array, head_affine: Array, inside: Array, brain_affine: Array):
-    """Affine map of template to image points: the best of many starts, refined level by level."""
-    center = _centroid(inside, brain_affine)
-    starts = _starts(head, head_affine, inside, brain_affine, center)
-    starts = sorted(starts, key=levels[0], reverse=True)[:6]
-    climbed = [refine(levels[0], s, center, n_parameters=12, step=5.0, tolerance=0.5) for s in starts]
-    best = max(climbed, key=lambda c: c[1])[0]
-    best = refine(levels[1], best, center, n_parameters=12, step=2.0, tolerance=0.2)[0]
-    return refine(levels[2], best, center, n_parameters=12, step=1.0, tolerance=0.05)[0]
-
-
-def _centroid(mask: Array, affine: Array):
-    return apply_affine(affine, [ndimage.center_of_mass(mask)])[0]
-
-
-def _starts(head: Array, head_affine: Array, inside: Array, brain_affine: Array, center: Array):
-    """Poses of the template about the top of the head."""
-    tissue = ndimage.binary_opening(foreground(head), iterations=2)
-    pieces, n = ndimage.label(tissue)
-    if n == 0:
-        raise ValueError('the image has no head: only thin pieces are bright')
-    tissue = pieces == 1 + np.argmax(ndimage.sum_labels(tissue, pieces, np.arange(1, n + 1)))
-    points = apply_affine(head_affine, np.argwhere(tissue))
-    top = np.percentile(points[:, 2], 99.9)
-    middle = points[points[:, 2] > top - _HEAD_MM].mean(0)
-    brain_top = apply_affine(brain_affine, np.argwhere(inside))[:, 2].max()
-    shift = middle - center
-    # a slab may end below the top of the head, so lower and higher positions are tried too
-    shift[2] = top - _SCALP_MM - brain_top
-    scales = np.log((0.88, 1.0, 1.12)) * 60.0
-    angles = np.radians((-24, -12, 0, 12, 24)) * 60.0
-    for z, y, pitch, roll, scale in itertools.product(
-        (-30, -15, 0, 15, 30), (-12, 0, 12), angles, angles[1:4], scales
-    ):
-        yield matrix_of(
-            np.array([shift[0], shift[1] + y, shift[2] + z, pitch, roll, 0, scale, scale, scale, 0, 0, 0]),
-            center,
+    others = {}
+    if not same_contrast:
+        others['tissue'] = of_tissue
+        if quality is not None:
+            good = coarsen(quality, affine, SPACING)[0]
+            others['phase'] = _piece((good > valley(good[bent])) & near & (brightness > 0.5 * BRIGHT))
+    if others:
+        votes = np.sum([2 * one.astype(int) - 1 for one in (bent, *others.values())], axis=0)
+        chosen = largest(
+            ndimage.binary_fill_holes(((votes > 0) & _within(bent, SPACING)) | ((votes == 0) & bent))
         )
+        mask = resample(chosen, grid, image.shape, affine, []) > 0.5
+    else:
+        chosen = bent
+        mask = resample(template_mask, template_affine, image.shape, affine, back) > 0.5
+    volume = mask.sum() * abs(np.linalg.det(affine[:3, :3])) / 1000
+    candidates = {'template': fitted, **others} if others else {}
+    return Brain(
+        mask=mask,
+        matrix=matrix,
+        millilitres=float(volume),
+        share=_share(template_mask, template_affine, matrix, image.shape, affine),
+        candidates={name: _dice(one, chosen) for name, one in candidates.items()},
+    )
+
+
+def _laid(inside: Array, inside_affine: Array, shape: tuple[int, ...], affine: Array, chain: list):
+    return resample(inside, inside_affine, shape, affine, chain) > 0.5
+
+
+def _within(mask: Array, reach: float):
+    """Voxels within ``reach`` (mm) of a mask on the grid of the search."""
+    return ndimage.distance_transform_edt(~mask) * SPACING <= reach
+
+
+def _piece(mask: Array):
+    """The largest piece of a mask, less bridges narrower than twice `NECK_MM`; it may leave the image."""
+    padded = np.pad(mask, 1, mode='edge')
+    core = (ndimage.distance_transform_edt(padded) * SPACING > NECK_MM)[1:-1, 1:-1, 1:-1]
+    return _within(largest(core), NECK_MM) & mask if core.any() else mask
+
+
+def _of_tissue(brightness: Array, brain: Array, near: Array):
+    """Tissue near the brain that is as bright as the brain nearby."""
+    known = brain & (brightness > BRIGHT)
+    sigma = SHADE_MM / SPACING
+    share = ndimage.gaussian_filter(known.astype(np.float32), sigma)
+    mean = ndimage.gaussian_filter((brightness * known).astype(np.float32), sigma) / np.maximum(share, 1e-3)
+    bright = ndimage.gaussian_filter(brightness, 0.4) > BRIGHT * np.maximum(mean, 1e-3)
+    piece = _piece(bright & near & (share > 1e-3))
+    # sulci and vessels, closed as far as the field of view goes
+    margin = int(NEAR_MM / SPACING) + 2
+    wide = _within(np.pad(piece, margin, mode='edge'), NEAR_MM)
+    closed = ndimage.distance_transform_edt(wide) * SPACING > NEAR_MM
+    return ndimage.binary_fill_holes(piece | (closed[(slice(margin, -margin),) * 3] & near))
+
+
+def _share(mask: Array, mask_affine: Array, matrix: Array, shape: tuple[int, ...], affine: Array):
+    """Part of the voxels of a template's mask that lies in the field of view of an image."""
+    points = apply_affine(matrix, apply_affine(mask_affine, np.argwhere(mask)[::27]))
+    at = apply_affine(np.linalg.inv(affine), points)
+    return float(((at > -0.5) & (at < np.array(shape) - 0.5)).all(1).mean())
+
+
+def _dice(first: Array, second: Array):
+    return 2 * float((first & second).sum()) / max(float(first.sum() + second.sum()), 1.0)

@@ -214,6 +214,11 @@ class Options:
         normal=_atlas_path,
     )
     registration: Method = _step(Method('dipy'), 'method, see below')
+    no_registration: bool = _method(
+        False,
+        'make maps alone, without template and regions, as of a phantom or a crop',
+        level='participant',
+    )
     refinement: Method = _step(Method('segment'), 'method, see below')
     mask: Method = _step(
         Method('combined'), 'method, see below, or files such as /masks/{series}_mask.nii.gz'
@@ -309,6 +314,11 @@ class Options:
         for f in fields(self):
             if getattr(self, f.name) is not None:
                 _check(f, getattr(self, f.name))
+        if self.no_registration and self.mask.name == 'hdbet':
+            raise UserError(
+                '--mask hdbet finds the brain of the anatomical image, which --no-registration does without; '
+                'leave one of them out.'
+            )
         if (self.omp_nthreads or 1) > self.nprocs:
             raise UserError(
                 f'--omp-nthreads is {self.omp_nthreads}, more than --nprocs ({self.nprocs}); lower it.'

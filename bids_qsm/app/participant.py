@@ -17,6 +17,7 @@ from pathlib import Path
 from nipype.pipeline.engine import Workflow
 
 import bids_qsm
+from bids_qsm.anatomy.hdbet import require_hdbet
 from bids_qsm.app.options import Options
 from bids_qsm.applications import applications
 from bids_qsm.derivatives.files import (
@@ -97,6 +98,8 @@ def run_participant(options: Options, plan: Plan) -> int:
             build_subject_report(out, subject)
     else:
         require_device(options.device)
+        if options.mask.name == 'hdbet':
+            require_hdbet()
         failures = _run(options, plan, subjects, rejected)
     _summarise(out, subjects, failures, {one.name for one in plan.series})
     return 1 if failures else 0

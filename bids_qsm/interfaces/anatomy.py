@@ -5,10 +5,25 @@ import numpy as np
 from nipype.interfaces.base import File, InputMultiObject, traits
 
 from bids_qsm.anatomy.bias import correct_bias
-from bids_qsm.anatomy.brainmask import extract_brain
+from bids_qsm.anatomy.brainmask import extract_brain, too_large
+from bids_qsm.anatomy.hdbet import hdbet
+from bids_qsm.anatomy.head import SCALP_MM
 from bids_qsm.anatomy.register import REGISTER, rigid
 from bids_qsm.anatomy.transform import resample, resample_labels
-from bids_qsm.interfaces.step import Data, Step, head, inputs, mask, methods, outputs, path, transform, volume
+from bids_qsm.interfaces.step import (
+    Data,
+    Step,
+    head,
+    image,
+    inputs,
+    mask,
+    methods,
+    outputs,
+    path,
+    record,
+    transform,
+    volume,
+)
 from bids_qsm.interfaces.xfm import load_chain
 from bids_qsm.recon.registry import call
 
@@ -16,28 +31,78 @@ from bids_qsm.recon.registry import call
 class CorrectBias(Step):
     """Take the smooth bias field out of an image."""
 
-    input_spec = inputs(image=head('T1w or magnitude, 3D'))
+    input_spec = inputs(
+        image=head('T1w or magnitude, 3D'),
+        is_t1w=traits.Bool(True, usedefault=True, desc='whether the scalp is no brighter than the brain'),
+    )
     output_spec = outputs(image=volume('image over its bias field'))
 
     def compute(self, data: Data):
-        return correct_bias(data['image'], data['image_affine'])[0]
+        deep_mm = 0.0 if self.inputs.is_t1w else SCALP_MM
+        return correct_bias(data['image'], data['image_affine'], deep_mm=deep_mm)[0]
 
 
 class ExtractBrain(Step):
-    """Find the brain by carrying a template's mask back."""
+    """Find the brain by a template, tissue and phase, and say what is odd with it."""
 
     input_spec = inputs(
         image=head('whole head, free of bias'),
         template=volume('template, with or without skull'),
         template_mask=mask('brain of the template', of='template'),
+        quality=image('reliability of the phase (0 to 1), where the image is a magnitude', optional=True),
+        is_t1w=traits.Bool(True, usedefault=True, desc='whether it has the contrast of the template'),
     )
     output_spec = outputs(
-        mask=volume('brain of the image'), xfm=transform('affine that resamples the image onto the template')
+        mask=volume('brain of the image'),
+        xfm=transform('affine that resamples the image onto the template'),
+        notes=record('findings: how large the brain is, and what is odd with it'),
     )
 
     def compute(self, data: Data):
         template = (data['template'], data['template_affine'], data['template_mask'])
-        return extract_brain(data['image'], data['image_affine'], *template)
+        brain = extract_brain(
+            data['image'],
+            data['image_affine'],
+            *template,
+            quality=data['quality'],
+            same_contrast=self.inputs.is_t1w,
+        )
+        return brain.mask, brain.matrix, {'findings': brain_findings(brain.millilitres, brain.doubts)}
+
+
+class ExtractBrainHdBet(Step):
+    """Find the brain by HD-BET, and say what is odd with it."""
+
+    input_spec = inputs(image=head('T1w or magnitude'))
+    output_spec = outputs(
+        mask=volume('brain of the image'),
+        notes=record('findings: how large the brain is, and what is odd with it'),
+    )
+
+    def compute(self, data: Data):
+        found = hdbet(data['image'], data['image_affine'])
+        volume = float(found.sum() * data['grid'].voxel_volume / 1000)
+        return found, {'findings': brain_findings(volume, too_large(volume))}
+
+
+class CheckBrain(Step):
+    """Say how large a brain is that was given, and whether that is odd."""
+
+    input_spec = inputs(mask=mask('brain'))
+    output_spec = outputs(notes=record('findings: how large the brain is, and what is odd with it'))
+
+    def compute(self, data: Data):
+        volume = float(data['mask'].sum() * data['grid'].voxel_volume / 1000)
+        return {'findings': brain_findings(volume, too_large(volume))}
+
+
+def brain_findings(millilitres: float, doubts: list[str]) -> list[dict]:
+    """Findings on a brain for the report: its volume, and each doubt as a warning."""
+    found = [{'what': 'Brain', 'found': f'The brain has {millilitres:.0f} ml.', 'level': 'info'}]
+    action = 'look at its outline; give a better mask by --mask FILE, or try --mask hdbet'
+    return found + [
+        {'what': 'Brain', 'found': doubt, 'level': 'warning', 'action': action} for doubt in doubts
+    ]
 
 
 class RegisterRigid(Step):

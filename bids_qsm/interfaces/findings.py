@@ -12,8 +12,10 @@ class CollectFindings(Step):
         series=traits.Str(mandatory=True, desc='name of the series'),
         facts=traits.Dict(mandatory=True, desc='label -> value, for the report'),
         layout_notes=traits.List(traits.Str, desc='notes from reading the dataset'),
+        warnings=traits.List(traits.Str, desc='warnings from reading the dataset'),
         conditioning=record('findings of the phase conditioning'),
         fit=record('findings of the fit of the field', optional=True),
+        brain=record('findings of the brain mask', optional=True),
         refinement=record('findings of the alignment of the deep grey matter', optional=True),
         reference=record('how susceptibility was referenced', optional=True),
         reference_asked=traits.Str(mandatory=True, desc='region asked for, as ReferenceRegion names it'),
@@ -22,7 +24,10 @@ class CollectFindings(Step):
 
     def compute(self, data: Data):
         findings = [{'what': 'Dataset', 'found': note} for note in data['layout_notes'] or []]
-        for step in ('conditioning', 'fit', 'refinement'):
+        findings += [
+            {'what': 'Dataset', 'found': said, 'level': 'warning'} for said in data['warnings'] or []
+        ]
+        for step in ('conditioning', 'fit', 'brain', 'refinement'):
             findings += data[step]['findings'] if data[step] else []
         note = data['reference']
         if note:

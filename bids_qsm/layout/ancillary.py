@@ -5,11 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from nibabel.affines import apply_affine
+
+from bids_qsm.anatomy.no_head import why_no_head
 from bids_qsm.entities import ENTITIES, entities_of, session_of, suffix_of
 from bids_qsm.errors import UserError
 from bids_qsm.layout import checks
 from bids_qsm.layout.index import EXTENSIONS, Index
 from bids_qsm.layout.inputs import choose_flair, drawn_images, find_inputs, is_input, plan_applications
+from bids_qsm.layout.magnitude import coarse_magnitude
 from bids_qsm.layout.segmentations import find_segmentations, place_segmentations
 from bids_qsm.layout.series import Series
 
@@ -56,6 +61,19 @@ def find_ancillary(
     scanned = _scanned(subject, index)
     many = sum(not root.is_relative_to(options.output_dir) for _, root in options.derivatives) > 1
     for one in series:
+        if no_template := _why_no_template(one, anatomy, options):
+            said = (*one.notes, no_template) if options.no_registration else one.notes
+            yield (
+                one,
+                {
+                    'mask': _find_mask(one, options.mask),
+                    'has_regions': False,
+                    'is_head': options.no_registration,
+                    'notes': said,
+                    'warnings': () if options.no_registration else (no_template,),
+                },
+            )
+            continue
         on_flair = choose_flair(one, flair, drawn, anatomy)
         uses, said = plan_applications(one, found, anatomy, on_flair, series, scanned, options)
         segmentations, notes = place_segmentations(
@@ -76,6 +94,21 @@ def find_ancillary(
                 'notes': (*one.notes, *anatomy.notes, *said, *notes),
             },
         )
+
+
+def _why_no_template(one: Series, anatomy: Anatomy, options: 'Options') -> str | None:
+    """Why a series is not laid onto a template: a sentence for the report; None where it is."""
+    if options.no_registration:
+        return 'No template, no regions: --no-registration was asked for.'
+    if anatomy.image or anatomy.brain_mask or one.given or options.mask.name == 'file':
+        return None
+    reason = why_no_head(*coarse_magnitude(one))
+    if reason is None:
+        return None
+    return (
+        f'{one.files[0].name} shows no head: {reason}. Regions and template space are left out, maps are '
+        'made. If it is a head, give its T1w image, or a mask of its brain by --mask FILE.'
+    )
 
 
 def _scanned(subject: str, index: Index):
@@ -102,10 +135,26 @@ def _find_mask(one: Series, choice: 'Method'):
         ) from None
     if not path.is_file():
         raise UserError(f'the mask {path} of {one.name} is not there; add it, or choose another with --mask.')
-    problem = checks.image_problem(path)
+    problem = checks.image_problem(path) or _mask_problem(path, one)
     if problem:
         raise UserError(f'the mask {problem}')
     return path
+
+
+def _mask_problem(path: Path, one: Series):
+    """Why a file is no mask of a series, on whose grid it need not lie."""
+    inside = np.argwhere(np.asanyarray(checks.load_header(path).dataobj) > 0.5)
+    if not len(inside):
+        return f'{path.name} is empty: no voxel is above 0.5; draw it again, or choose another with --mask.'
+    image = checks.load_header(one.files[0])
+    points = apply_affine(checks.load_header(path).affine, inside)
+    at = apply_affine(np.linalg.inv(image.affine), points)
+    if not ((at > -0.5) & (at < np.array(image.shape) - 0.5)).all(1).any():
+        return (
+            f'{path.name} lies outside of {one.files[0].name}; mend its affine, '
+            'or choose another with --mask.'
+        )
+    return None
 
 
 def _find_anatomy(
@@ -140,6 +189,10 @@ def _find_anatomy(
                 notes.append(f'The derivatives {name} hold nothing for sub-{series[0].subject}.')
             continue
         base = preproc or t1w
+        if base is None and mask and checks.lies_on(mask, series[0].files[0]):
+            # of the magnitude that is the anatomical image, such as another tool or an earlier run made
+            used = f'The brain mask {mask.name} of the derivatives {name} is used.'
+            return Anatomy(None, None, mask, (), (*notes, _no_t1w(images), used))
         if base is None:
             raise UserError(
                 f'the derivatives {name} hold transforms or masks of sub-{series[0].subject}, but neither '
@@ -161,11 +214,13 @@ def _find_anatomy(
             notes.append(f'Transforms of the derivatives {name} to these spaces can be used: {spaces}.')
         return Anatomy(t1w, preproc, mask, transforms, tuple(notes))
     if t1w is None:
-        notes.append(
-            f'There is no T1w image{" to use" if images else ""}; the magnitude of the series itself is the '
-            'anatomical image.'
-        )
+        notes.append(_no_t1w(images))
     return Anatomy(t1w, None, None, (), tuple(notes))
+
+
+def _no_t1w(images: list[Path]) -> str:
+    unread = ' to use' if images else ''
+    return f'There is no T1w image{unread}; the magnitude of the series itself is the anatomical image.'
 
 
 def _first(files: list[Path], *, suffix: str, **wanted: str | None):

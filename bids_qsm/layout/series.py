@@ -96,6 +96,7 @@ class Series:
     anat_shape: tuple[int, int, int] | None = None
     """Of the T1w image in use; None where there is none."""
     brain_mask: Path | None = None
+    """Brain of the anatomical image, from earlier derivatives."""
     template_xfm: tuple[tuple[str, Path, Path], ...] = ()
     """(space, image-to-template, template-to-image) of transforms that earlier derivatives hold."""
     mask: Path | None = None
@@ -109,7 +110,12 @@ class Series:
     """Whether the given maps are not masked to the brain."""
     filtered: str = ''
     """What the sidecar says of high-pass filtering, '' for nothing."""
+    is_head: bool = True
+    """False for a crop or a phantom."""
+    has_regions: bool = True
+    """Whether it is laid onto a template, for labels and maps in its space."""
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -133,6 +139,12 @@ class Series:
             'r2star': 'r2star' in ports or len(self.echo_times) > 1,
         }
         return tuple(port for port, there in has.items() if there)
+
+    @property
+    def anat_mask(self) -> Path | None:
+        """Brain of the anatomical image that was given: of the T1w or, where there is none, of the series."""
+        of_series = None if self.t1w_preproc or self.t1w else self.mask
+        return of_series or self.brain_mask
 
     @property
     def inputs(self) -> tuple[Input, ...]:

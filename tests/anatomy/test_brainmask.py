@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
 
-from bids_qsm.anatomy.brainmask import extract_brain
+from bids_qsm.anatomy.bias import correct_bias
+from bids_qsm.anatomy.brainmask import Brain, extract_brain, too_large
+from bids_qsm.anatomy.head import SCALP_MM
 from tests.anatomy.brains import dice, head_in_template, person, pose, template, template_affine, warp
+from tests.anatomy.heads import magnitude as scanned
 
 TILTED = [pose((18, -5, 6), (5, -8, 10), 1.06), warp(3, 3.0)]
 
@@ -13,15 +16,17 @@ def magnitude(head):
     return np.where(volume > 0.15, 1.1 - 0.7 * volume, volume), affine
 
 
-@pytest.mark.parametrize('contrast', [lambda head: head, magnitude], ids=['T1w', 'magnitude'])
-def test_brain_of_a_tilted_head_is_found(contrast):
+@pytest.mark.parametrize(
+    ('contrast', 'is_t1w'), [(lambda head: head, True), (magnitude, False)], ids=['T1w', 'magnitude']
+)
+def test_brain_of_a_tilted_head_is_found(contrast, is_t1w):
     image, affine, truth = person(TILTED, image=contrast(head_in_template()))
     brain, mask = template()
-    found, matrix = extract_brain(image, affine, brain, template_affine(), mask)
-    assert dice(found, truth) > 0.95
+    found = extract_brain(image, affine, brain, template_affine(), mask, same_contrast=is_t1w)
+    assert dice(found.mask, truth) > 0.95
     # The matrix maps template to image points, the inverse of the pose but for the warp.
     center = np.array([0, -20, 10, 1.0])
-    np.testing.assert_allclose(TILTED[0] @ matrix @ center, center, atol=8)
+    np.testing.assert_allclose(TILTED[0] @ found.matrix @ center, center, atol=8)
 
 
 def test_an_image_without_a_head_is_refused():
@@ -30,3 +35,34 @@ def test_an_image_without_a_head_is_refused():
         extract_brain(
             np.zeros((30, 30, 30), np.float32), np.diag([6, 6, 6, 1.0]), brain, template_affine(), mask
         )
+
+
+REAL = {
+    'bright scalp, shading and neck': {'fov': (204.0, 240.0, 252.0), 'shift': (0, 0, -36)},
+    'thick slices': {'voxel': (3.0, 3.0, 9.0)},
+    'slab': {'fov': (204.0, 240.0, 42.0), 'shift': (0, 0, 5)},
+    'already stripped, tilted': {'stripped': True, 'rotation': (22, 0, 8)},
+}
+
+
+@pytest.mark.parametrize('settings', REAL.values(), ids=REAL)
+def test_brain_of_a_magnitude_leaves_the_scalp_out(settings):
+    image, affine, truth = scanned(**settings)
+    brain, mask = template()
+    corrected = correct_bias(image, affine, deep_mm=SCALP_MM)[0]
+    found = extract_brain(corrected, affine, brain, template_affine(), mask, same_contrast=False)
+    assert dice(found.mask, truth) > 0.9
+    # The true brain of the phantom has less fluid around it than the mask.
+    assert 0.95 < found.mask.sum() / truth.sum() < 1.13
+    assert not any('plausible' in doubt for doubt in found.doubts) or found.millilitres > 2000
+
+
+def test_a_volume_that_no_brain_has_is_doubted():
+    few = {'mask': None, 'matrix': None, 'candidates': {'tissue': 0.9}}
+    assert not Brain(millilitres=1400, share=1.0, **few).doubts
+    assert not Brain(millilitres=700, share=0.5, **few).doubts
+    assert '2445 ml; 800 to 2000 ml are plausible' in Brain(millilitres=2445, share=1.0, **few).doubts[0]
+    assert '1652 ml' in Brain(millilitres=1652, share=0.6, **few).doubts[0]
+    apart = Brain(None, None, 1400, 1.0, {'tissue': 0.6}).doubts
+    assert apart == ['Ways to find the brain disagree with the mask (overlap): tissue (0.60).']
+    assert 'no brain has more' in too_large(2500)[0]

@@ -275,3 +275,45 @@ def test_one_mask_for_many_series(data, find, tmp_path):
     write_series(data, sub='02')
     with pytest.raises(UserError, match='names one file for 2 series'):
         find(mask=mask_files(write_image(tmp_path / 'm.nii.gz')))
+
+
+def test_a_mask_of_the_user_must_hold_something_of_the_series(data, find, tmp_path):
+    write_series(data)
+    empty = write_image(tmp_path / 'empty.nii.gz', data=np.zeros(SHAPE, np.uint8))
+    assert 'the mask empty.nii.gz is empty' in only_error(find(mask=Method('file', (('path', str(empty)),))))
+    away = np.eye(4)
+    away[:3, 3] = 500
+    far = write_image(tmp_path / 'far.nii.gz', affine=away)
+    assert 'the mask far.nii.gz lies outside of sub-01' in only_error(
+        find(mask=Method('file', (('path', str(far)),)))
+    )
+
+
+def test_a_brain_mask_of_derivatives_on_the_grid_of_a_series_without_t1w_is_used(data, find, tmp_path):
+    write_series(data)
+    given = tmp_path / 'given'
+    path = write_image(given / 'sub-01/anat/sub-01_desc-brain_mask.nii.gz')
+    (one,) = find(derivatives=(('qsm', given),)).series
+    assert one.brain_mask == one.anat_mask == path
+    assert 'The brain mask sub-01_desc-brain_mask.nii.gz of the derivatives qsm is used.' in one.notes
+
+
+@pytest.mark.parametrize('asked', [True, False])
+def test_what_is_no_head_has_no_regions(data, find, monkeypatch, asked):
+    write_series(data)
+    monkeypatch.setattr('bids_qsm.layout.ancillary.why_no_head', lambda *_: 'it is a crop')
+    (one,) = find(no_registration=asked).series
+    assert not one.has_regions
+    assert one.is_head == asked
+    said = one.notes if asked else one.warnings
+    assert any(('--no-registration' if asked else 'shows no head: it is a crop.') in text for text in said)
+    assert bool(one.warnings) != asked
+
+
+def test_with_a_t1w_nobody_asks_whether_it_is_a_head(data, find, monkeypatch):
+    write_series(data)
+    write_t1w(data)
+    monkeypatch.setattr('bids_qsm.layout.ancillary.why_no_head', lambda *_: 'it is a crop')
+    (one,) = find().series
+    assert one.has_regions
+    assert not one.warnings

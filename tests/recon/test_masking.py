@@ -138,7 +138,7 @@ def test_errors(head, scan):
 
 
 def test_every_method_is_tested():
-    assert set(MASK) == {'combined', 'bet', 'two_pass', 'brain', 'quality', 'magnitude'}
+    assert set(MASK) == {'combined', 'bet', 'hdbet', 'two_pass', 'brain', 'quality', 'magnitude'}
     assert next(iter(MASK)) == 'combined'
 
 

@@ -30,6 +30,7 @@ OPTIONAL = {
     *('real', 'imag', 'magnitude', 'phase', 'manufacturer', 'mask'),
     *('r2star', 't2star', 's0', 'figure_r2star', 'figure_residual', 'first_echo'),
     *('local_field', 'figure_localfield', 'residual'),
+    'brain',  # of a series that is not laid onto a template
 }
 
 
@@ -230,6 +231,43 @@ def test_mask_of_the_user_stands_for_the_brain(options, series, files):
     assert workflow.get_node(place).inputs.image.endswith('given.nii')
     (make,) = [n for n in workflow.list_node_names() if n.endswith('.make_mask')]
     assert workflow.get_node(make).inputs.method == 'brain'
+
+
+@pytest.mark.parametrize('is_head', [True, False])
+def test_a_series_without_regions_gives_its_maps_alone(options, series, is_head):
+    plain = replace(series, t1w=None, applications=(), has_regions=False, is_head=is_head, warnings=('No.',))
+    workflow, methods, _ = graph(options, plain)
+    check_ports(workflow)
+    nodes = workflow.list_node_names()
+    assert any(name.endswith('outputs_wf.save_maps') for name in nodes)
+    assert not any(
+        part in name for name in nodes for part in ('labels_wf', 'anat_wf', 'normalize', 'regions')
+    )
+    assert not any('registered' in text for text in methods)
+    mask = workflow.get_node(next(name for name in nodes if name.endswith('make_mask')))
+    assert mask.inputs.method == ('combined' if is_head else 'quality')
+    collect = workflow.get_node(next(name for name in nodes if name.endswith('collect')))
+    assert collect.inputs.warnings == ['No.']
+
+
+@pytest.mark.parametrize('field', ['mask', 'brain_mask'])
+def test_a_mask_of_the_magnitude_takes_the_place_of_brain_extraction(options, series, files, field):
+    given = replace(series, t1w=None, **{field: files('drawn.nii.gz')})
+    workflow, *_ = graph(options, given)
+    check_ports(workflow)
+    nodes = workflow.list_node_names()
+    assert not any('brain_extraction' in name for name in nodes)
+    place = workflow.get_node(next(name for name in nodes if name.endswith('anat_wf.inputnode')))
+    assert place.inputs.mask == str(files('drawn.nii.gz'))
+
+
+@pytest.mark.parametrize('has_t1w', [True, False])
+def test_hdbet_finds_the_brain_of_the_anatomical_image(options, series, has_t1w):
+    series = series if has_t1w else replace(series, t1w=None)
+    workflow, methods, _ = graph(replace(options, mask=Method('hdbet')), series)
+    check_ports(workflow)
+    assert any(name.endswith('anat_wf.hdbet') for name in workflow.list_node_names())
+    assert any('@hdbet' in text for text in methods)
 
 
 def test_device_and_coils_reach_the_nodes(options, series):

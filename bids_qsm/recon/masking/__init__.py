@@ -1,7 +1,7 @@
 """Masks from the magnitude, the quality of the phase, and the brain."""
 
 from bids_qsm.recon.masking.deform import bet
-from bids_qsm.recon.masking.quality import brain_mask, combined, magnitude_mask, quality_mask
+from bids_qsm.recon.masking.quality import brain_mask, combined, hdbet, magnitude_mask, quality_mask
 from bids_qsm.recon.masking.residual import refine
 from bids_qsm.recon.masking.support import support, widen
 from bids_qsm.recon.masking.twopass import merge_two_pass, strict, two_pass
@@ -9,6 +9,7 @@ from bids_qsm.recon.masking.twopass import merge_two_pass, strict, two_pass
 MASK = {
     'combined': combined,
     'bet': bet,
+    'hdbet': hdbet,
     'two_pass': two_pass,
     'brain': brain_mask,
     'quality': quality_mask,
@@ -20,6 +21,7 @@ __all__ = [
     'bet',
     'brain_mask',
     'combined',
+    'hdbet',
     'magnitude_mask',
     'merge_two_pass',
     'quality_mask',

@@ -76,6 +76,22 @@ def combined(
     return clean(good, grid, closing_mm, np.inf, opening_mm) & brain
 
 
+@method(memory=Need(volume=4, echoes=2), prose='made from the brain mask and the quality of the phase')
+def hdbet(
+    magnitude: Array,
+    quality: Array,
+    brain: Array,
+    grid: Grid,
+    *,
+    closing_mm: float = 4.0,
+    opening_mm: float = 1.0,
+):
+    """As `combined`, where HD-BET found the brain of the anatomical image (the optional extra ``hdbet``)."""
+    if brain is None:
+        raise UserError('The mask "hdbet" needs the brain of the anatomical image, and none was found.')
+    return combined(magnitude, quality, brain, grid, closing_mm=closing_mm, opening_mm=opening_mm)
+
+
 @method(memory=Need(volume=4, echoes=2), prose='made from the magnitude and the quality of the phase')
 def quality_mask(
     magnitude: Array, quality: Array, grid: Grid, *, closing_mm: float = 4.0, opening_mm: float = 1.0
