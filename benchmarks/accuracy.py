@@ -86,7 +86,8 @@ def run_background(case, function, inversion):
     """Remove the background from the true total field plus noise; then invert."""
     data = case.measured()
     start = time.perf_counter()
-    local, mask = call(function, {**data, 'field': data['total']}, {})
+    local, mask, *noise = call(function, {**data, 'field': data['total']}, {})
+    data['noise'] = (noise or [data['noise']])[0]
     seconds = time.perf_counter() - start
     scores = score_field(local, mask, case.truth, case.grid.voxel_size)
     chi = call(inversion, {**data, 'field': local, 'mask': mask}, {})

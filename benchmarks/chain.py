@@ -5,6 +5,7 @@ import time
 import numpy as np
 
 from bids_qsm.app.methods import Method, registries
+from bids_qsm.recon.harmonic_susceptibility import harmonic_susceptibility
 from bids_qsm.recon.magnitude import combine
 from bids_qsm.recon.masking import merge_two_pass, refine, strict, support, widen
 from bids_qsm.recon.phase import remove_offset
@@ -110,13 +111,13 @@ class Chain:
         self.data['r2star'] = self._call('r2star', field=self.data['total'])[0]
 
     def _background(self):
-        local, mask = self._call(
+        local, mask, *noise = self._call(
             'background',
             field=self.data['total'],
             mask=self.data['support'],
             r2star=self.data.get('r2star'),
         )
-        self.data.update(local=local, inner_mask=mask)
+        self.data.update(local=local, inner_mask=mask, local_noise=(noise or [self.data['noise']])[0])
 
     def _inversion(self):
         self._invert()
@@ -128,7 +129,10 @@ class Chain:
         data = self.data
         filled = {
             name: data[name]
-            for name in ('mask', 'support', 'chi', *(() if self.is_one_step else ('inner_mask',)))
+            for name in (
+                *('mask', 'support', 'chi'),
+                *(() if self.is_one_step else ('inner_mask', 'local_noise')),
+            )
         }
         data['mask'] = data['support'] = strict(data['quality'], data['mask'])
         if not self.is_one_step:
@@ -143,7 +147,7 @@ class Chain:
         field = (
             {'mask': data['support']}
             if self.is_one_step
-            else {'field': data['local'], 'mask': data['inner_mask']}
+            else {'field': data['local'], 'mask': data['inner_mask'], 'noise': data['local_noise']}
         )
         chi = self._call(
             'inversion',
@@ -153,6 +157,9 @@ class Chain:
             r2star=data.get('r2star'),
         )
         data['chi'] = chi * self.chi_mask
+        if self.methods['background'].name == 'levelled' and not self.is_one_step and 'r2star' in data:
+            smooth, _ = harmonic_susceptibility(data['chi'], self.chi_mask, data['r2star'], data['grid'])
+            data['chi'] = np.where(self.chi_mask, data['chi'] - smooth, 0)
 
     def _reference(self):
         self.data['offset'] = self._call('reference', mask=self.chi_mask, r2star=self.data.get('r2star'))[0]

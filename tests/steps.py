@@ -15,7 +15,6 @@ from importlib.util import find_spec
 from bids_qsm.threads import set_threads
 
 QUICK = {
-    'background levelled': {'turns': 1},
     'background pdf': {'max_iterations': 20},
     'background resharp': {'max_iterations': 50},
     'inversion medi': {'max_iterations': 30},

@@ -58,6 +58,7 @@ NEEDS = {
     'read_maps': Need(padded=17, echoes=2),
     'strict': Need(volume=4),
     'merge': Need(volume=8),
+    'level': Need(0.2, volume=6),
     # the images of the template, of 1 mm, are in what does not depend on the sizes
     'bias': Need(0.07, anat=9),
     'brain_extraction': Need(0.23, anat=4),

@@ -44,17 +44,20 @@ def init_susceptibility_wf(
     inputnode = pe.inputnode(*FIELDS, 'mask', 'support', *(['strict'] if two_pass else []))
     outputnode = pe.outputnode('local_field', 'chi', 'mask', 'reference')
     filled_wf = init_inversion_wf(**inversion_params, sizes=sizes)
+    background, inversion = inversion_params['background'], inversion_params['inversion']
+    # the inversion of a levelled field may free its slowly varying part again
+    levels = background == 'levelled' and not is_one_step(inversion)
     refer = pe.Node(
-        ReferenceChi(method=reference, params=reference_params),
+        ReferenceChi(method=reference, params=reference_params, levels=levels),
         name='refer',
-        mem_gb=need(about.memory, sizes),
+        mem_gb=max(need(about.memory, sizes), need('level', sizes) if levels else 0),
     )
     workflow.link(inputnode, filled_wf, *FIELDS, 'mask', 'support')
     workflow.link(inputnode, refer, 'r2star')
     workflow.link(filled_wf, refer, 'mask')
     workflow.link(filled_wf, outputnode, 'mask')
     workflow.link(refer, outputnode, 'chi', reference='note')
-    if inversion_params['background'] and not is_one_step(inversion_params['inversion']):
+    if background and not is_one_step(inversion):
         workflow.link(filled_wf, outputnode, 'local_field')
     if not two_pass:
         workflow.link(filled_wf, refer, 'chi')
@@ -106,7 +109,7 @@ def init_inversion_wf(
     workflow.link(
         inputnode,
         invert,
-        *('noise', 'r2star', 'echo_times', 'field_strength'),
+        *('r2star', 'echo_times', 'field_strength'),
         magnitude='combined',
         brain='mask',
     )
@@ -114,7 +117,7 @@ def init_inversion_wf(
     if background is None or is_one_step(inversion):
         field = 'local field' if background is None else 'total field in one step'
         workflow.__desc__ = f'Susceptibility was found from the {field} with {about.prose}. '
-        workflow.link(inputnode, invert, 'field', mask='support')
+        workflow.link(inputnode, invert, 'field', 'noise', mask='support')
         return workflow
     removal = facts(BACKGROUND[background])
     workflow.__desc__ = (
@@ -128,6 +131,6 @@ def init_inversion_wf(
         n_procs=omp_nthreads,
     )
     workflow.link(inputnode, remove, 'field', 'noise', 'r2star', mask='support')
-    workflow.link(remove, invert, 'mask', field='local_field')
+    workflow.link(remove, invert, 'mask', 'noise', field='local_field')
     workflow.link(remove, outputnode, 'local_field')
     return workflow

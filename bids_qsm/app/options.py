@@ -226,7 +226,7 @@ class Options:
     unwrap: Method = _step(Method('romeo'), 'method, see below')
     field: Method = _step(Method('linear'), 'method, see below')
     background: Method = _step(Method('levelled'), 'method, see below')
-    inversion: Method = _step(Method('tv'), 'method, see below')
+    inversion: Method = _step(Method('whnltv'), 'method, see below')
     reference: Method = _step(Method('csf'), 'method, see below')
     r2star: Method = _step(Method('arlo'), 'method, see below')
     swi: Method = _step(Method('clearswi'), 'method, see below')

@@ -19,10 +19,14 @@ class RemoveBackground(Step):
         device=traits.Enum(*DEVICES, usedefault=True, desc='where to compute'),
         **methods(BACKGROUND),
     )
-    output_spec = outputs(local_field=image('ppm'), mask=mask('where the local field is given'))
+    output_spec = outputs(
+        local_field=image('ppm'),
+        mask=mask('where the local field is given'),
+        noise=image('standard deviation of the local field (ppm)'),
+    )
 
     def compute(self, data: Data):
         method = BACKGROUND[self.inputs.method]
-        local, kept = call_on(self.inputs.device, method, data, self.inputs.params)
+        local, kept, *noise = call_on(self.inputs.device, method, data, self.inputs.params)
         kept = without_specks(kept, data['grid'])
-        return local * kept, kept
+        return local * kept, kept, *(noise or [data['noise']])

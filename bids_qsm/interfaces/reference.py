@@ -1,33 +1,47 @@
-"""The zero of susceptibility."""
+"""The slowly varying part and the zero of susceptibility."""
 
 import numpy as np
+from nipype.interfaces.base import traits
 
 from bids_qsm.interfaces.step import Data, Step, image, inputs, mask, methods, outputs, record
+from bids_qsm.recon.harmonic_susceptibility import harmonic_susceptibility
 from bids_qsm.recon.reference import REFERENCE
 from bids_qsm.recon.registry import call
 
 
 class ReferenceChi(Step):
-    """Set the zero of a susceptibility map."""
+    """Take the slowly varying part that R2* tells off a susceptibility map, and set its zero."""
 
     input_spec = inputs(
         chi=image('susceptibility (ppm)'),
         mask=mask('where it is given'),
         r2star=image('R2* (1/s)', optional=True),
+        levels=traits.Bool(False, usedefault=True, desc='take off what varies slowly at equal R2*'),
         **methods(REFERENCE),
     )
     output_spec = outputs(
         chi=image('susceptibility (ppm) less the reference'),
-        note=record('Reference- Region, Description, Offset (ppm), Voxels'),
+        note=record(
+            'Reference- Region, Description, Offset (ppm), Voxels; SlowVariation- Removed, Uncertainty (ppm)'
+        ),
         region=mask('mask of the reference, where there is one'),
     )
 
     def compute(self, data: Data):
+        slow = {}
+        if self.inputs.levels and data['r2star'] is not None:
+            smooth, uncertainty = call(harmonic_susceptibility, data, {})
+            data['chi'] = data['chi'] - smooth
+            slow = {
+                'SlowVariationRemoved': float(smooth[data['mask']].std(dtype=float)),
+                'SlowVariationUncertainty': uncertainty,
+            }
         offset, region, name, sentence = call(REFERENCE[self.inputs.method], data, self.inputs.params)
         note = {
             'ReferenceRegion': name,
             'ReferenceDescription': sentence,
             'ReferenceOffset': offset,
             'ReferenceVoxels': 0 if region is None else int(region.sum()),
+            **slow,
         }
         return np.where(data['mask'], data['chi'] - np.float32(offset), 0), note, region

@@ -1,5 +1,6 @@
 """The part of susceptibility in the null space of the field, found by R2*."""
 
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
@@ -12,7 +13,7 @@ from bids_qsm.recon.grid import Grid
 def harmonic_susceptibility(
     chi: Array, mask: Array, r2star: Array, grid: Grid, *, degree: int = 6, depth_mm: float = 3.0
 ):
-    r"""The smooth part of ``chi`` whose field is harmonic in the mask, found by R2*.
+    r"""The smooth part of ``chi`` whose field is harmonic in the mask, found by R2*, and its uncertainty.
 
     .. math:: (\nabla^2 / 3 - (b \cdot \nabla)^2) \, \delta = 0, \quad
               \min_{\delta, g} \sum \rho(\chi - \delta - g(R_2^*))
@@ -23,6 +24,11 @@ def harmonic_susceptibility(
     and McClure at twice the robust standard deviation of the residual, so that nuclei, veins and lesions do
     not count.
 
+    Susceptibility that varies slowly for another reason, at equal R2*, is taken for a part of
+    :math:`\delta`. Its size is read from the smooth polynomials whose field is not harmonic, as it varies
+    along both alike: their mean power at each degree, drawn as a line over the degrees (both logarithmic),
+    gives the uncertainty.
+
     Parameters
     ----------
     chi : array of float32, shape ``grid.shape``
@@ -31,14 +37,16 @@ def harmonic_susceptibility(
     r2star : array of float32
         R2* (1/s); voxels without one do not count.
     degree : int
-        Highest degree of the polynomials.
+        Highest degree of the polynomials, at least 3.
     depth_mm : float
         Voxels nearer to the edge of the mask (mm) do not count.
 
     Returns
     -------
-    ndarray of float32
-        :math:`\delta` (ppm), less its mean over the mask.
+    smooth : ndarray of float32
+        :math:`\delta` (ppm), less its mean over the mask; 0 where too few voxels count.
+    uncertainty : float
+        Standard deviation (ppm) of its error, over the mask.
     """
     chi, mask, r2star = to_numpy(chi), to_numpy(mask), to_numpy(r2star)
     counted = (depth(mask, grid.voxel_size, 2 * depth_mm) > depth_mm) & (r2star > 0)
@@ -47,20 +55,23 @@ def harmonic_susceptibility(
     axes = _powers(mask, grid, degree)
     basis = _basis(grid.b0_dir, degree)
     if counted.size < 100 * len(basis):
-        return np.zeros(grid.shape, np.float32)
-    at = np.unravel_index(counted, grid.shape)
-    x, y, z = (axis[index] for axis, index in zip(axes, at, strict=True))
+        return np.zeros(grid.shape, np.float32), 0.0
+    lines = _lines(axes, counted, grid)
     used = np.argwhere(basis.any(0))
-    columns = np.stack([x[:, i] * y[:, j] * z[:, k] for i, j, k in used], 1) @ basis[:, *used.T].T
-    values = chi[at].astype(float)
-    tissue = np.searchsorted(np.quantile(r2star[at], np.arange(1, TISSUES) / TISSUES), r2star[at])
-    weights = _robust_fit(columns, values, tissue)
+    mixed = basis[:, *used.T].T
+    columns = _monomials(lines, used) @ mixed
+    values, rates = chi.flat[counted].astype(float), r2star.flat[counted]
+    tissue = np.searchsorted(np.quantile(rates, np.arange(1, TISSUES) / TISSUES), rates)
+    weights, trust = _robust_fit(columns, values, tissue)
     found = np.tensordot(weights, basis, 1)
     for axis in axes:
         # each contraction moves the next axis to the front
         found = np.tensordot(found.astype(np.float32), axis.astype(np.float32), (0, 1))
     found -= found[mask].mean(dtype=float)
-    return found
+    whole = np.flatnonzero(mask)
+    whole = whole[:: max(whole.size // SAMPLES, 1)]
+    everywhere = _monomials(_lines(axes, whole, grid), used) @ mixed
+    return found, _uncertainty(columns, lines, values, tissue, trust, everywhere, degree)
 
 
 SAMPLES, TISSUES, ROUNDS = 60_000, 20, 6
@@ -107,20 +118,72 @@ def _basis(b0_dir: tuple[float, float, float], degree: int):
     return np.array(basis)
 
 
+def _lines(axes: Sequence[Array], voxels: Array, grid: Grid):
+    """Powers of the coordinates of ``voxels`` (flat indices) along each axis."""
+    at = np.unravel_index(voxels, grid.shape)
+    return [axis[index] for axis, index in zip(axes, at, strict=True)]
+
+
+def _monomials(lines: Sequence[Array], powers: Array):
+    """x^i y^j z^k of the ``powers`` (n, 3) at points whose powers along the axes are ``lines``."""
+    x, y, z = lines
+    return np.stack([x[:, i] * y[:, j] * z[:, k] for i, j, k in powers], 1)
+
+
+def _less_mean(values: Array, tissue: Array, trust: Array):
+    """``values`` (n, ...) less their mean, weighed by ``trust``, in the class of each."""
+    total = np.maximum(np.bincount(tissue, trust, TISSUES), 1e-9)
+    means = [np.bincount(tissue, trust * v, TISSUES) / total for v in np.atleast_2d(values.T)]
+    return values - np.stack(means, -1)[tissue].reshape(values.shape)
+
+
 def _robust_fit(columns: Array, values: Array, tissue: Array):
-    """Weights of the columns, by reweighted least squares with a free mean for each tissue."""
+    """Weights of the columns, by reweighted least squares with a free mean for each tissue; their trust."""
     trust = np.ones(len(values))
-
-    def less_mean(v: Array):
-        top = np.bincount(tissue, trust * v, TISSUES)
-        return v - (top / np.maximum(np.bincount(tissue, trust, TISSUES), 1e-9))[tissue]
-
     for _ in range(ROUNDS):
-        rest = less_mean(values)
-        free = np.stack([less_mean(c) for c in columns.T], 1)
+        rest, free = _less_mean(values, tissue, trust), _less_mean(columns, tissue, trust)
         weighed = free * trust[:, None]
         weights = np.linalg.lstsq(weighed.T @ free, weighed.T @ rest, rcond=None)[0]
         rest = rest - free @ weights
         spread = max(1.4826 * np.median(np.abs(rest)), 1e-12)
         trust = (1 + (rest / (2 * spread)) ** 2) ** -2
-    return weights
+    return weights, trust
+
+
+def _uncertainty(
+    columns: Array,
+    lines: Sequence[Array],
+    values: Array,
+    tissue: Array,
+    trust: Array,
+    everywhere: Array,
+    degree: int,
+):
+    """Standard deviation of the fit's error, from the power along the polynomials that it leaves.
+
+    ``everywhere`` are the columns at voxels of the whole mask.
+    """
+    scale = np.sqrt(trust / trust.sum())
+
+    def scaled(v: Array):
+        return (_less_mean(v, tissue, trust).T * scale).T
+
+    rest = scaled(values)
+    taken, triangle = np.linalg.qr(scaled(columns))
+    degrees = np.arange(2, degree + 1)
+    power = np.zeros(len(degrees))
+    for n, order in enumerate(degrees):
+        powers = np.array([t for t in product(range(order + 1), repeat=3) if sum(t) == order])
+        own = scaled(_monomials(lines, powers))
+        for _ in range(2):  # a second time for rounding
+            own -= taken @ (taken.T @ own)
+        # the rest of this degree is spanned by the columns and lower degrees
+        own = np.linalg.svd(own, full_matrices=False)[0][:, : order * (order - 1) // 2]
+        taken = np.hstack([taken, own])
+        power[n] = np.mean((own.T @ rest) ** 2)
+    if not power.all():
+        return 0.0
+    slope, start = np.polyfit(np.log(degrees), np.log(power), 1, w=np.sqrt(degrees * (degrees - 1) / 2))
+    orders = np.repeat(np.arange(1, degree + 1), 2 * np.arange(1, degree + 1) + 1)
+    found = np.linalg.solve(triangle.T, (everywhere - everywhere.mean(0)).T)
+    return float(np.sqrt(np.exp(start + slope * np.log(orders)) @ np.mean(found**2, 1)))

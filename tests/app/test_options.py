@@ -110,7 +110,7 @@ def test_defaults(make, tmp_path, monkeypatch):
     assert options.work_dir == tmp_path / 'out' / 'work'
     assert (options.nprocs, options.omp_nthreads) == (6, None)
     assert 0 < options.mem_gb <= module.total_memory_gb()
-    assert options.inversion == Method('tv')
+    assert options.inversion == Method('whnltv')
     assert options.output_spaces == ('MNI152NLin2009aSym',)
 
 

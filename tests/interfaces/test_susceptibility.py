@@ -67,7 +67,7 @@ def test_chain_of_files(files, tmp_path):
     removed = run(
         RemoveBackground(field=paths['field'], mask=refined.support, **maps), tmp_path / 'background'
     )
-    maps['magnitude'] = paths['combined']
+    maps |= {'magnitude': paths['combined'], 'noise': removed.noise}
     inverted = run(
         Invert(
             field=removed.local_field,
@@ -82,7 +82,8 @@ def test_chain_of_files(files, tmp_path):
     np.testing.assert_array_equal(load_mask(inverted.mask), load_mask(refined.mask))
     assert load(inverted.chi)[1].b0_dir == pytest.approx(head.grid.b0_dir, abs=1e-5)
     referred = run(
-        ReferenceChi(chi=inverted.chi, mask=inverted.mask, r2star=paths['r2star']), tmp_path / 'reference'
+        ReferenceChi(chi=inverted.chi, mask=inverted.mask, r2star=paths['r2star'], levels=True),
+        tmp_path / 'reference',
     )
     chi, inside = load(referred.chi)[0], load_mask(inverted.mask)
     assert not chi[~inside].any()

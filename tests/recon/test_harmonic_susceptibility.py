@@ -2,10 +2,12 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from bids_qsm.recon.background.lbv import lbv
 from bids_qsm.recon.background.levelled import levelled
 from bids_qsm.recon.background.vsharp import vsharp
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.harmonic_susceptibility import _basis, harmonic_susceptibility
+from bids_qsm.recon.inversion.harmonic import whnltv
 from bids_qsm.recon.inversion.tv import tv
 
 
@@ -49,10 +51,25 @@ def test_level_finds_a_bowl(head, r2star):
     x, y, z = ((np.arange(n) - n / 2) / n for n in head.grid.shape)
     bowl = 0.05 * (x[:, None, None] + y[:, None] * x[:, None, None] - z).astype(np.float32)
     untilted = Grid(head.grid.shape, head.grid.voxel_size)
-    found = harmonic_susceptibility(head.chi + bowl, head.brain, r2star, untilted) - harmonic_susceptibility(
-        head.chi, head.brain, r2star, untilted
-    )
-    assert error(found, bowl, head.brain) < 0.1
+    both, _ = harmonic_susceptibility(head.chi + bowl, head.brain, r2star, untilted)
+    alone, _ = harmonic_susceptibility(head.chi, head.brain, r2star, untilted)
+    assert error(both - alone, bowl, head.brain) < 0.1
+
+
+def test_uncertainty_follows_what_varies_slowly_at_equal_r2star(head, r2star):
+    """It is within a factor of two of the error that smooth susceptibility at equal R2* makes."""
+    noise = np.random.default_rng(1).standard_normal((3, *head.grid.shape))
+    sigma = [10 / v for v in head.grid.voxel_size]
+    ratios, plain = [], harmonic_susceptibility(head.chi, head.brain, r2star, head.grid)
+    for one in noise:
+        tissue = ndimage.gaussian_filter(one, sigma)
+        tissue *= 0.02 / tissue[head.brain].std()
+        found, uncertainty = harmonic_susceptibility(
+            (head.chi + tissue).astype(np.float32), head.brain, r2star, head.grid
+        )
+        assert uncertainty > 2 * plain[1]
+        ratios.append((found - plain[0])[head.brain].std() / uncertainty)
+    assert 0.5 < np.sqrt(np.mean(np.square(ratios))) < 2
 
 
 def test_too_few_voxels_are_left_alone():
@@ -60,7 +77,9 @@ def test_too_few_voxels_are_left_alone():
     mask = np.zeros(grid.shape, bool)
     mask[2:-2, 2:-2, 2:-2] = True
     chi = np.random.default_rng(0).standard_normal(grid.shape).astype(np.float32)
-    assert not harmonic_susceptibility(chi, mask, np.abs(chi), grid).any()
+    smooth, uncertainty = harmonic_susceptibility(chi, mask, np.abs(chi), grid)
+    assert not smooth.any()
+    assert uncertainty == 0
 
 
 def test_better_than_one_pass_and_whole_mask(head, measured, r2star):
@@ -68,11 +87,14 @@ def test_better_than_one_pass_and_whole_mask(head, measured, r2star):
     local, kept = vsharp(total, head.brain, head.grid)
     plain = tv(local, kept, head.noise, head.grid)
     plain -= plain[kept].mean() * kept
-    local, whole = levelled(total, head.brain, head.noise, head.grid, r2star)
+    local, whole, noise = levelled(total, head.brain, head.noise, head.grid, r2star)
     assert local.dtype == np.float32
     assert not local[~head.brain].any()
     assert (whole == head.brain).all()
-    chi = tv(local, head.brain, head.noise, head.grid)
+    inner = lbv(total, head.brain, head.grid)[1]
+    np.testing.assert_array_equal(noise[inner], head.noise[inner])
+    assert noise[head.brain & ~inner].min() > 1e3 * head.noise.max()
+    chi = tv(local, head.brain, noise, head.grid)
     core = ndimage.binary_erosion(kept, iterations=2)
     assert error(chi, head.chi, head.brain) < error(plain, head.chi, head.brain)
     assert error(chi, head.chi, core) < error(plain, head.chi, core)
@@ -80,6 +102,6 @@ def test_better_than_one_pass_and_whole_mask(head, measured, r2star):
 
 def test_without_r2star(head, measured):
     total = (measured - head.local + head.total).astype(np.float32)
-    local, _ = levelled(total, head.brain, head.noise, head.grid)
-    chi = tv(local, head.brain, head.noise, head.grid)
+    local, _, noise = levelled(total, head.brain, head.noise, head.grid)
+    chi = whnltv(local, head.brain, noise, head.grid, 2 * np.pi * 123.0 * 0.02)
     assert error(chi, head.chi, head.nuclei) < 0.45

@@ -2,7 +2,8 @@
 
 Data of the methods: ``field``, the total field (ppm, float32); ``mask`` (bool), where it can be trusted;
 ``noise``, its standard deviation (ppm); ``r2star`` (1/s, or None). Each method returns the local field (ppm,
-float32), and the mask where it is given; the local field is 0 outside that mask.
+float32), the mask where it is given, and the noise of the local field where that is another; the local field
+is 0 outside that mask.
 """
 
 from bids_qsm.recon.background.lbv import lbv

@@ -19,10 +19,10 @@ from bids_qsm.recon.inversion.tikhonov import tikhonov
 from bids_qsm.recon.inversion.tv import tv
 
 INVERSION = {
+    'whnltv': whnltv,
     'tv': tv,
     'tkd': tkd,
     'nltv': nltv,
-    'whnltv': whnltv,
     'ndi': ndi,
     'l1qsm': l1qsm,
     'hdqsm': hdqsm,

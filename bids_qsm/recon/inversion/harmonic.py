@@ -14,7 +14,7 @@ from bids_qsm.recon.inversion.splitting import DATA_PENALTY, Problem
 from bids_qsm.recon.registry import Need, method
 from bids_qsm.recon.solvers import total_variation
 
-HARMONIC_PENALTY = 0.3
+HARMONIC_PENALTY = 1.0
 """Penalty of the splitting of the Laplacian (times the fourth power of voxel size): sets the speed only."""
 
 
@@ -27,8 +27,8 @@ def whnltv(
     radians_per_ppm: float,
     *,
     strength: float = 0.06,
-    harmonic: float = 30.0,
-    tolerance: float = 0.01,
+    harmonic: float = 3000.0,
+    tolerance: float = 0.005,
     max_iterations: int = 200,
 ):
     r"""Invert the dipole as `nltv`, together with a remaining, harmonic background field [1]_.
@@ -37,8 +37,9 @@ def whnltv(
               + \lambda \sum |\nabla \chi| + \tfrac{\beta h^4}2 \|M \Delta \phi\|^2
 
     M is the mask: outside it :math:`\phi` is free, so that it can be the field of any sources there.
-    ``harmonic`` is :math:`\beta`. Both unknowns are solved for together, by a system of two equations at each
-    frequency, which takes three pairs of FFTs.
+    ``harmonic`` is :math:`\beta`: with the default, :math:`\phi` is free to bend over 45 voxels and more;
+    with 30, over 15, where it takes part of the field of nuclei. Both unknowns are solved for together, by a
+    system of two equations at each frequency, which takes three pairs of FFTs.
 
     Departures from the paper are those of `nltv`; and the weight of the harmonic term is in units of voxels
     instead of set by hand for each scan.
@@ -49,17 +50,48 @@ def whnltv(
     ----------
     .. [1] Milovic et al. (2019), MRM 81:1399. doi:10.1002/mrm.27483
     """
+    problem, step, regulariser = _problem(field, mask, noise, grid, strength, harmonic, max_iterations)
+    total_variation(step, problem.field, grid.voxel_size, tolerance=LINEAR_TOLERANCE, **regulariser)
+    step.match = sines(DATA_PENALTY, radians_per_ppm)
+    return problem.give(
+        total_variation(step, problem.field, grid.voxel_size, tolerance=tolerance, **regulariser)
+    )
+
+
+def whtv(
+    field: Array,
+    mask: Array,
+    noise: Array,
+    grid: Grid,
+    *,
+    strength: float = 0.06,
+    harmonic: float = 3000.0,
+    tolerance: float = 0.01,
+    max_iterations: int = 200,
+):
+    """`whnltv` with a linear data term, for background removal in turns with it."""
+    problem, step, regulariser = _problem(field, mask, noise, grid, strength, harmonic, max_iterations)
+    return problem.give(
+        total_variation(step, problem.field, grid.voxel_size, tolerance=tolerance, **regulariser)
+    )
+
+
+def _problem(
+    field: Array,
+    mask: Array,
+    noise: Array,
+    grid: Grid,
+    strength: float,
+    harmonic: float,
+    max_iterations: int,
+):
     problem = Problem.of(field, mask, noise, grid)
-    step = _Beside(problem, squares(DATA_PENALTY), harmonic)
     regulariser = {
         'weight': strength * problem.typical * problem.size,
         'penalty': problem.gradient_penalty,
         'max_iterations': max_iterations,
     }
-    total_variation(step, problem.field, grid.voxel_size, tolerance=LINEAR_TOLERANCE, **regulariser)
-    step.match = sines(DATA_PENALTY, radians_per_ppm)
-    chi = total_variation(step, problem.field, grid.voxel_size, tolerance=tolerance, **regulariser)
-    return problem.give(chi)
+    return problem, _Beside(problem, squares(DATA_PENALTY), harmonic), regulariser
 
 
 class _Beside:
