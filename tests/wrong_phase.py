@@ -66,7 +66,14 @@ def checkerboard(rng, magnitude, phase):
 def units_of_an_echo(rng, magnitude, phase):
     k = int(rng.integers(phase.shape[3]))
     spoiled = phase.copy()
-    spoiled[..., k] *= rng.choice([180 / np.pi, 4096 / 2 / np.pi, 0.1, 1000, -1])
+    spoiled[..., k] *= rng.choice([180 / np.pi, 4096 / 2 / np.pi, 0.1, 1000])
+    return magnitude, spoiled
+
+
+def sign_of_an_echo(rng, magnitude, phase):
+    k = int(rng.integers(phase.shape[3]))
+    spoiled = phase.copy()
+    spoiled[..., k] *= -1
     return magnitude, spoiled
 
 
@@ -108,7 +115,7 @@ FAULTS = {
     fault.__name__: fault
     for fault in (
         offsets_of_slices, offsets_of_slices_and_echoes, filtered, checkerboard, units_of_an_echo,
-        echoes_swapped, echo_doubled, slices_out_of_order, phase_out_of_order, noise,
+        sign_of_an_echo, echoes_swapped, echo_doubled, slices_out_of_order, phase_out_of_order, noise,
     )
 }  # fmt: skip
 

@@ -10,7 +10,6 @@ from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline import engine as pe
 from nipype.pipeline.engine.base import EngineBase
 from nipype.pipeline.engine.nodes import NodeExecutionError
-from nipype.utils.filemanip import loadpkl
 from numba.core.caching import IndexDataCacheFile
 
 from bids_qsm.derivatives.files import software_versions
@@ -69,11 +68,12 @@ class Node(pe.Node):
     def _in_words_of_users(self, traceback: str):
         """The text, with files that other steps made named by their source in messages for users."""
         given = sorted({str(path) for path in _paths(self.inputs.get_traitsfree())}, key=len, reverse=True)
+        work = Path(self.base_dir).resolve()
         lines = traceback.split('\n')
         for number, line in enumerate(lines):
             if 'UserError: ' in line:
                 for path in given:
-                    if path in line and (source := _source(Path(path))):
+                    if path in line and (source := _source(Path(path), work)):
                         line = line.replace(path, f'{Path(path).name} (made from {source})')
                 lines[number] = line
         return '\n'.join(lines)
@@ -111,14 +111,14 @@ def _load_or_flush(cache: IndexDataCacheFile, key: tuple):
         return None
 
 
-def _source(path: Path):
-    """The file outside of the steps from which a step made ``path``; None where no step did.
+def _source(path: Path, work: Path):
+    """The file from which a step below ``work`` made ``path``; None where no step did.
 
-    Each step is followed to the first of its files.
+    Each step is followed to the first of its files, by the record that nipype keeps of them.
     """
     source = None
-    while (inputs := path.parent / '_inputs.pklz').is_file():
-        path = next((one for one in _paths(loadpkl(inputs)) if one.is_file()), None)
+    while path.resolve().is_relative_to(work) and (records := [*path.parent.glob('_0x*.json')]):
+        path = next((one for one in _paths(json.loads(records[0].read_text())) if one.is_file()), None)
         if path is None:
             return None
         source = path

@@ -114,9 +114,10 @@ def _length_problem(path: Path, image: nib.spatialimages.SpatialImage) -> str | 
 
 
 def grid_problem(path: Path, other: Path) -> str | None:
-    """Why two images do not lie on one grid."""
+    """Why two images do not lie on one grid; a volume lies on that of a run of frames."""
     first, second = load_header(path), load_header(other)
-    if first.shape[:3] != second.shape[:3]:
+    frames = {first.shape[3:], second.shape[3:]} - {(), (1,)}
+    if first.shape[:3] != second.shape[:3] or len(frames) > 1:
         return (
             f'{path.name} ({_times(first.shape)}) and {other.name} ({_times(second.shape)}) differ in size; '
             'convert them from the same acquisition.'
