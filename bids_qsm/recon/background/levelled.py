@@ -1,6 +1,9 @@
 """Background field removal that restores the part of the local field that is harmonic in the mask."""
 
-from bids_qsm.recon.arrays import Array, like, namespace
+import numpy as np
+from scipy import ndimage
+
+from bids_qsm.recon.arrays import Array, like, namespace, to_numpy
 from bids_qsm.recon.background.lbv import lbv
 from bids_qsm.recon.fourier import Box, convolve, dipole_kernel
 from bids_qsm.recon.grid import Grid
@@ -55,7 +58,8 @@ def levelled(
     mask : array of bool
         ``mask`` itself.
     noise : array of float32
-        ``noise``, without bound (1e6 times the median) at the rim, where the field was not measured.
+        ``noise``, more in the two outermost layers of voxels that have a local field, and without bound (1e6
+        times the median) outside these, at the rim.
 
     Raises
     ------
@@ -72,7 +76,7 @@ def levelled(
     field = xp.where(mask, field, 0.0)
     local, kept = lbv(field, mask, grid)
     # no weight where there is no local field
-    doubt = xp.where(kept, noise, 1e6 * typical_noise(noise, field, mask))
+    doubt = xp.where(kept, noise * like(_rim(to_numpy(kept)), noise), 1e6 * typical_noise(noise, field, mask))
     # a slab of a few slices is mostly rim, which cannot be extended from the few voxels inside
     inverted = mask if 2 * int(xp.sum(kept)) > int(xp.sum(mask)) else kept
     chi = whtv(local, inverted, doubt, grid)
@@ -85,3 +89,20 @@ def levelled(
     known = xp.where(mask, box.uncrop(convolve(box.crop(chi), dipole)), 0.0)
     del dipole, chi
     return known + lbv(field - known, mask, grid)[0], mask, doubt
+
+
+RIM = (5.0, 5.0**0.5)
+"""Factors on the noise in the outermost layers of voxels, where near sources spoil the discrete Laplacian.
+
+On a real head of 3 mm the standard deviation over the mask falls from 60 to 50 ppb. NRMSE of simulated heads
+falls by 1 to 2 points at 3 T, and rises by 1 point at 7 T and at low SNR.
+"""
+
+
+def _rim(kept: Array):
+    factor, layer = np.ones(kept.shape, np.float32), kept
+    for one in RIM:
+        inner = ndimage.binary_erosion(layer)
+        factor[layer & ~inner] = one
+        layer = inner
+    return factor
