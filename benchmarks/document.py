@@ -234,15 +234,19 @@ def families(results):
     columns = {'nrmse': 'NRMSE %', 'slow_ppb': 'slow ppb', 'hfen': 'HFEN %', 'nuclei_ppb': 'nuclei ppb'}
     columns |= {'slope': 'slope', 'kept': 'gradient kept %'}
     digits = {'slope': 2, 'kept': 0}
-    means = frame.groupby(['family', 'chain'], sort=False)[list(columns)].mean().reset_index()
-    overall = means.groupby('chain', sort=False)[list(columns)].mean().reset_index().assign(family='all')
+    keys = ['family', 'chain']
+    means = frame.groupby(keys, sort=False).agg({'seed': 'count'} | dict.fromkeys(columns, 'mean'))
+    means = means.reset_index()
+    overall = means.groupby('chain', sort=False).agg({'seed': 'sum'} | dict.fromkeys(columns, 'mean'))
+    # only one family has a gradient
+    overall = overall.reset_index().assign(family='all', kept=np.nan)
     rows = []
     for name, group in pd.concat([means, overall]).groupby('family', sort=False):
         for n, (_, row) in enumerate(group.sort_values('nrmse').iterrows()):
             chain = f'**{row["chain"]}**' if row['chain'] == 'default' else row['chain']
             cells = [number(row[key], digits.get(key, 1)) for key in columns]
-            rows.append(['' if n else name, chain, *cells])
-    return markdown(['family', 'chain', *columns.values()], rows)
+            rows.append(['' if n else name, chain, str(row['seed']), *cells])
+    return markdown(['family', 'chain', 'heads', *columns.values()], rows)
 
 
 def r2star(results):

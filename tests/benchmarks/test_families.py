@@ -34,7 +34,7 @@ def test_a_chain_is_scored_on_a_family(bench, case, tmp_path, monkeypatch):
     row = pd.read_csv(tmp_path / 'families.tsv', sep='\t').loc[0]
     assert np.isfinite(row[['nrmse', 'slow_ppb', 'hfen', 'nuclei_ppb', 'slope', 'kept']].astype(float)).all()
     shown = document.families(document.Results(tmp_path, 1.0)).splitlines()[2]
-    assert shown.startswith(f'| gradient | pdf + tkd | {row["nrmse"]:.1f} |')
+    assert shown.startswith(f'| gradient | pdf + tkd | 1 | {row["nrmse"]:.1f} |')
 
 
 def test_the_truth_scores_best_and_without_its_gradient_keeps_none(bench, case):
