@@ -32,6 +32,7 @@ test: lint
 
 benchmark: $(VENV)/stamp
 	$(BIN)/python benchmarks/accuracy.py
+	$(BIN)/python benchmarks/families.py
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/document.py
 

@@ -9,9 +9,7 @@ import figures
 import numpy as np
 import pandas as pd
 import peers
-from results import FOLDER
-
-from bids_qsm.app.methods import registries
+from results import FOLDER, defaults
 
 TEMPLATE = Path(__file__).with_name('template.md')
 DOCS = Path(__file__).parent.parent / 'docs'
@@ -35,13 +33,18 @@ HELD = ('7 T', 'SNR 20', 'voxel 1x1x2', '1 echo', 'tilt 25', 'hard')
 
 
 class Results:
-    """Tables of a folder of results; those of accuracy of one voxel size (mm)."""
+    """Tables of a folder of results; those of accuracy of one voxel size (mm).
+
+    ``machine`` is what they were measured on, ``defaults`` the methods that were the defaults then.
+    """
 
     def __init__(self, folder, voxel):
         self.folder, self.voxel = Path(folder), voxel
         accuracy = self.table('accuracy')
         self.accuracy = accuracy[accuracy['voxel'] == voxel] if len(accuracy) else accuracy
-        self.defaults = {step: next(iter(methods)) for step, methods in registries().items()}
+        path = self.folder / 'machine.json'
+        self.machine = json.loads(path.read_text()) if path.exists() else {}
+        self.defaults = self.machine.get('defaults', defaults())
 
     def table(self, name):
         """A table, empty where it was not measured."""
@@ -223,6 +226,29 @@ def must(results):
     return markdown(['', 'asked', 'reached'], [list(line) for line in lines])
 
 
+def families(results):
+    """Families one after the other, each with its chains, best first; then the means over families."""
+    frame = results.table('families')
+    if not len(frame):
+        return '*Not measured.*'
+    columns = {'nrmse': 'NRMSE %', 'slow_ppb': 'slow ppb', 'hfen': 'HFEN %', 'nuclei_ppb': 'nuclei ppb'}
+    columns |= {'slope': 'slope', 'kept': 'gradient kept %'}
+    digits = {'slope': 2, 'kept': 0}
+    keys = ['family', 'chain']
+    means = frame.groupby(keys, sort=False).agg({'seed': 'count'} | dict.fromkeys(columns, 'mean'))
+    means = means.reset_index()
+    overall = means.groupby('chain', sort=False).agg({'seed': 'sum'} | dict.fromkeys(columns, 'mean'))
+    # only one family has a gradient
+    overall = overall.reset_index().assign(family='all', kept=np.nan)
+    rows = []
+    for name, group in pd.concat([means, overall]).groupby('family', sort=False):
+        for n, (_, row) in enumerate(group.sort_values('nrmse').iterrows()):
+            chain = f'**{row["chain"]}**' if row['chain'] == 'default' else row['chain']
+            cells = [number(row[key], digits.get(key, 1)) for key in columns]
+            rows.append(['' if n else name, chain, str(row['seed']), *cells])
+    return markdown(['family', 'chain', 'heads', *columns.values()], rows)
+
+
 def r2star(results):
     columns = {'nrmse': 'NRMSE %', 'median_error': 'median error 1/s', 'outliers': 'off by 20/s or more %'}
     columns |= {'deep_grey': 'deep grey %', 'slope': 'slope'}
@@ -303,10 +329,9 @@ def speed_fft(results):
 
 
 def machine(results):
-    path = results.folder / 'machine.json'
-    if not path.exists():
+    m = results.machine
+    if not m:
         return ''
-    m = json.loads(path.read_text())
     return (
         f'Measured {m["date"]} with bids_qsm {m["bids_qsm"]} on {m["cores"]} cores of an {m["processor"]}\n'
         f'(Python {m["python"]}, NumPy {m["numpy"]}, SciPy {m["scipy"]}, numba {m["numba"]}).'
@@ -314,7 +339,7 @@ def machine(results):
 
 
 TABLES = (
-    *(machine, must, mask, unwrap, field, background, inversion, chain, conditions),
+    *(machine, must, mask, unwrap, field, background, inversion, chain, families, conditions),
     *(r2star, swi),
     *(speed, speed_chain, speed_fft),
 )

@@ -70,13 +70,23 @@ def coverage(mask, true_mask):
     return np.count_nonzero(mask & true_mask) / np.count_nonzero(true_mask)
 
 
+def regional_means(found, truth, dseg, where):
+    """Means of ``truth`` and of ``found`` over each nucleus: (2, n)."""
+    labels = [k for k in np.unique(dseg[where]) if k and np.count_nonzero(where & (dseg == k)) >= MIN_VOXELS]
+    return np.array([[m[where & (dseg == k)].mean(dtype=float) for k in labels] for m in (truth, found)])
+
+
 def regional_fit(found, truth, dseg, where):
     """Slope and intercept of the regional means of ``found`` on those of ``truth``; nan with one region."""
-    labels = [k for k in np.unique(dseg[where]) if k and np.count_nonzero(where & (dseg == k)) >= MIN_VOXELS]
-    if len(labels) < 2:
-        return np.nan, np.nan
-    means = np.array([[m[where & (dseg == k)].mean(dtype=float) for k in labels] for m in (truth, found)])
-    return tuple(np.polyfit(*means, 1))
+    means = regional_means(found, truth, dseg, where)
+    return tuple(np.polyfit(*means, 1)) if means.shape[1] > 1 else (np.nan, np.nan)
+
+
+def slow_error(found, truth, where, voxel_size, *, sigma=8.0):
+    """Standard deviation of the error that is left after smoothing by ``sigma`` mm within ``where``."""
+    steps = [sigma / v for v in voxel_size]
+    share = ndimage.gaussian_filter(where.astype(np.float32), steps)[where]
+    return float(np.std(ndimage.gaussian_filter(np.where(where, found - truth, 0), steps)[where] / share))
 
 
 def moment(chi, stone, voxel_size, *, reach=2.0, shell=5.0):

@@ -12,6 +12,7 @@ import pandas as pd
 import scipy
 
 from bids_qsm import __version__
+from bids_qsm.app.methods import registries
 
 FOLDER = Path(__file__).parent / 'results'
 PICTURED = (
@@ -23,6 +24,11 @@ PICTURED = (
     ('inversion|tkd', 'TKD,\ntrue local field'),
 )
 """Maps whose slices are kept, and their titles; {inversion} stands for the default."""
+
+
+def defaults():
+    """Step -> name of the method that is used when none is chosen."""
+    return {step: next(iter(methods)) for step, methods in registries().items()}
 
 
 class Table:
@@ -67,7 +73,7 @@ def _plain(value):
 
 
 def write_machine(folder=FOLDER):
-    """Note what the results were measured on."""
+    """Note what the results were measured on, and what the defaults were."""
     names = {}
     for line in Path('/proc/cpuinfo').read_text().splitlines():
         name, _, value = line.partition(':')
@@ -81,6 +87,7 @@ def write_machine(folder=FOLDER):
         'numpy': np.__version__,
         'scipy': scipy.__version__,
         'numba': numba.__version__,
+        'defaults': defaults(),
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / 'machine.json').write_text(json.dumps(facts, indent=2) + '\n')
