@@ -267,7 +267,7 @@ def test_group(arguments, ran):
 
 def test_boilerplate_only(arguments, ran, capsys):
     assert cli.main([*arguments, '--boilerplate-only']) == 0
-    assert capsys.readouterr().out == 'Methods of 1 by tv.\n'
+    assert capsys.readouterr().out == 'Methods of 1 by whnltv.\n'
     assert ran.calls == []
 
 

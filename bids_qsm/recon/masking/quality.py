@@ -76,7 +76,10 @@ def combined(
     return clean(good, grid, closing_mm, np.inf, opening_mm) & brain
 
 
-@method(memory=Need(volume=4, echoes=2), prose='made from the brain mask and the quality of the phase')
+@method(
+    memory=Need(volume=4, echoes=2),
+    prose='made from the brain mask of HD-BET [@hdbet] and the quality of the phase',
+)
 def hdbet(
     magnitude: Array,
     quality: Array,
