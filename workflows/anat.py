@@ -32,20 +32,7 @@ def init_anat_wf(*, brain_by: str, is_t1w: bool, has_quality: bool, sizes: Sizes
     bias = pe.Node(CorrectBias(is_t1w=is_t1w), name='bias', mem_gb=need('bias', sizes))
     workflow.link(inputnode, bias, 'image')
     workflow.link(bias, outputnode, 'image')
-    if brain_by == 'given':
-        place = pe.Node(Resample(interpolation='label'), name='place_mask', mem_gb=need('carry_mask', sizes))
-        check = pe.Node(CheckBrain(), name='check')
-        workflow.link(inputnode, place, image='mask', reference='image')
-        workflow.link(place, check, mask='image')
-        workflow.link(place, outputnode, mask='image')
-        workflow.link(check, outputnode, 'notes')
-        found = 'given'
-    elif brain_by == 'hdbet':
-        network = pe.Node(ExtractBrainHdBet(), name='hdbet', mem_gb=need('hdbet', sizes))
-        workflow.link(bias, network, 'image')
-        workflow.link(network, outputnode, 'mask', 'notes')
-        found = 'found by HD-BET [@hdbet]'
-    else:
+    if brain_by == 'template':
         brain = pe.Node(
             ExtractBrain(is_t1w=is_t1w), name='brain_extraction', mem_gb=need('brain_extraction', sizes)
         )
@@ -59,6 +46,21 @@ def init_anat_wf(*, brain_by: str, is_t1w: bool, has_quality: bool, sizes: Sizes
         if not is_t1w:
             voters = 'tissue as bright as the brain' + (' and the quality of the phase' if of_phase else '')
             found += f', where {voters} agreed'
+    else:
+        if brain_by == 'given':
+            source = pe.Node(
+                Resample(interpolation='label'), name='place_mask', mem_gb=need('carry_mask', sizes)
+            )
+            workflow.link(inputnode, source, image='mask', reference='image')
+            port, found = 'image', 'given'
+        else:
+            source = pe.Node(ExtractBrainHdBet(), name='hdbet', mem_gb=need('hdbet', sizes))
+            workflow.link(bias, source, 'image')
+            port, found = 'mask', 'found by HD-BET [@hdbet]'
+        check = pe.Node(CheckBrain(), name='check')
+        workflow.link(source, check, mask=port)
+        workflow.link(source, outputnode, mask=port)
+        workflow.link(check, outputnode, 'notes')
     workflow.__desc__ = (
         'The anatomical image was corrected for its bias field (in the manner of N4 [@n4]); '
         f'its brain mask was {found}.'

@@ -9,7 +9,7 @@ from bids_qsm.anatomy.align import Similarity, coarsen, refine
 from bids_qsm.anatomy.bias import foreground
 from bids_qsm.anatomy.brainfit import fit_brain
 from bids_qsm.anatomy.elastic import deform
-from bids_qsm.anatomy.head import depth_in_head, tissue
+from bids_qsm.anatomy.head import close_gaps, depth_in_head, tissue
 from bids_qsm.anatomy.transform import apply_affine, invert, resample
 from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.masking.morphology import largest
@@ -194,11 +194,8 @@ def _of_tissue(brightness: Array, brain: Array, near: Array):
     mean = ndimage.gaussian_filter((brightness * known).astype(np.float32), sigma) / np.maximum(share, 1e-3)
     bright = ndimage.gaussian_filter(brightness, 0.4) > BRIGHT * np.maximum(mean, 1e-3)
     piece = _piece(bright & near & (share > 1e-3))
-    # sulci and vessels, closed as far as the field of view goes
-    margin = int(NEAR_MM / SPACING) + 2
-    wide = _within(np.pad(piece, margin, mode='edge'), NEAR_MM)
-    closed = ndimage.distance_transform_edt(wide) * SPACING > NEAR_MM
-    return ndimage.binary_fill_holes(piece | (closed[(slice(margin, -margin),) * 3] & near))
+    # sulci and vessels
+    return ndimage.binary_fill_holes(piece | (close_gaps(piece, NEAR_MM, SPACING) & near))
 
 
 def _share(mask: Array, mask_affine: Array, matrix: Array, shape: tuple[int, ...], affine: Array):

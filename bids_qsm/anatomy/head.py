@@ -5,6 +5,7 @@ from scipy import ndimage
 
 from bids_qsm.anatomy.transform import spacing_of
 from bids_qsm.recon.arrays import Array
+from bids_qsm.recon.masking.morphology import largest
 from bids_qsm.recon.threshold import otsu
 
 SCALP_MM = 12.0
@@ -32,15 +33,20 @@ def depth_in_head(image: Array, affine: Array):
     found = tissue(image)
     if not found.any():
         return np.zeros(image.shape, np.float32)
-    margin = int(np.ceil(GAP_MM / size)) + 2
-    padded = np.pad(found, margin, mode='edge')
-    wide = ndimage.distance_transform_edt(~padded) * size <= GAP_MM
-    closed = ndimage.distance_transform_edt(wide) * size > GAP_MM
-    solid = closed[(slice(margin, -margin),) * 3] | found
+    solid = close_gaps(found, GAP_MM, size) | found
     for axis in range(3):
         solid = np.stack([ndimage.binary_fill_holes(plane) for plane in np.moveaxis(solid, axis, 0)], axis)
-    pieces, count = ndimage.label(solid)
-    if count > 1:
-        solid = pieces == 1 + np.bincount(pieces.ravel())[1:].argmax()
-    padded = np.pad(solid, 1, mode='edge')
+    padded = np.pad(largest(solid), 1, mode='edge')
     return (ndimage.distance_transform_edt(padded)[1:-1, 1:-1, 1:-1] * size).astype(np.float32)
+
+
+def close_gaps(mask: Array, reach_mm: float, size: float):
+    """Close gaps of up to twice ``reach_mm`` in a mask of isotropic voxels of ``size`` (mm).
+
+    At the end of the field of view, the mask is taken to go on.
+    """
+    margin = int(np.ceil(reach_mm / size)) + 2
+    padded = np.pad(mask, margin, mode='edge')
+    wide = ndimage.distance_transform_edt(~padded) * size <= reach_mm
+    closed = ndimage.distance_transform_edt(wide) * size > reach_mm
+    return closed[(slice(margin, -margin),) * 3]

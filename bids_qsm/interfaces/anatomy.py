@@ -71,22 +71,17 @@ class ExtractBrain(Step):
 
 
 class ExtractBrainHdBet(Step):
-    """Find the brain by HD-BET, and say what is odd with it."""
+    """Find the brain by HD-BET."""
 
     input_spec = inputs(image=head('T1w or magnitude'))
-    output_spec = outputs(
-        mask=volume('brain of the image'),
-        notes=record('findings: how large the brain is, and what is odd with it'),
-    )
+    output_spec = outputs(mask=volume('brain of the image'))
 
     def compute(self, data: Data):
-        found = hdbet(data['image'], data['image_affine'])
-        volume = float(found.sum() * data['grid'].voxel_volume / 1000)
-        return found, {'findings': brain_findings(volume, too_large(volume))}
+        return hdbet(data['image'], data['image_affine'])
 
 
 class CheckBrain(Step):
-    """Say how large a brain is that was given, and whether that is odd."""
+    """Say how large a brain is that no template was laid on, and whether that is odd."""
 
     input_spec = inputs(mask=mask('brain'))
     output_spec = outputs(notes=record('findings: how large the brain is, and what is odd with it'))

@@ -289,15 +289,21 @@ _PARTS = {
 """Words of ImageType that tell the part of a complex image."""
 
 
+def image_types(metadata: dict) -> list[str]:
+    """Words of ImageType, in upper case; some converters write them as one text."""
+    words = metadata.get('ImageType')
+    words = words.split('\\') if isinstance(words, str) else words if isinstance(words, list) else []
+    return [str(word).upper() for word in words]
+
+
 def told_part(metadata: dict) -> str | None:
     """Part of a complex image that ImageType tells, None where it tells none or several.
 
     >>> told_part({'ImageType': ['ORIGINAL', 'PRIMARY', 'P', 'ND']}), told_part({})
     ('phase', None)
     """
-    words = metadata.get('ImageType')
-    words = words.split('\\') if isinstance(words, str) else words if isinstance(words, list) else []
-    found = [part for part, names in _PARTS.items() if names & {str(word).upper() for word in words}]
+    words = {*image_types(metadata)}
+    found = [part for part, names in _PARTS.items() if names & words]
     return found[0] if len(found) == 1 else None
 
 

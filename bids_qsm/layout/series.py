@@ -314,9 +314,7 @@ def _filtering(metadata: dict) -> str:
     >>> _filtering({'ImageType': ['ORIGINAL', 'PRIMARY', 'P', 'SWI']})
     'ImageType SWI'
     """
-    types = metadata.get('ImageType')
-    words = [str(word).upper() for word in (types if isinstance(types, list) else [types])]
-    said = [word for word in words if word in _FILTERED]
+    said = [word for word in checks.image_types(metadata) if word in _FILTERED]
     return f'ImageType {said[0]}' if said else ''
 
 

@@ -8,8 +8,9 @@ from scipy import ndimage
 
 from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.grid import Grid
+from bids_qsm.recon.masking.morphology import largest
 from bids_qsm.recon.phase import signal_mask
-from bids_qsm.recon.polarity import block_mean, largest_piece
+from bids_qsm.recon.polarity import block_mean
 from bids_qsm.recon.units import ppm_per_radian
 from bids_qsm.recon.unwrap import romeo
 
@@ -76,7 +77,7 @@ def find_spread(
     weight = magnitude[..., 0] * magnitude[..., last]
     signal, strength = block_mean(weight * np.exp(1j * angle), factors), block_mean(weight, factors)
     bright = signal_mask(block_mean(magnitude[..., 0], factors))
-    body = largest_piece(ndimage.binary_erosion(bright & (np.abs(signal) > 0.5 * strength), iterations=2))
+    body = largest(ndimage.binary_erosion(bright & (np.abs(signal) > 0.5 * strength), iterations=2))
     if not body.any():
         return None
     box = ndimage.find_objects(body.view(np.uint8))[0]

@@ -8,6 +8,7 @@ from scipy import fft, ndimage
 
 from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.grid import Grid
+from bids_qsm.recon.masking.morphology import largest
 from bids_qsm.recon.phase import signal_mask
 from bids_qsm.recon.unwrap import romeo
 
@@ -56,7 +57,7 @@ def find_polarity(phase: Array, magnitude: Array, echo_times: Sequence[float], g
     # skull is dark but not air: close gaps as thin as it, but not sinuses and ear cavities
     steps = max(1, round(CLOSING_MM / max(sizes)))
     body = ndimage.binary_closing(np.pad(bright, steps + 1, mode='edge'), iterations=steps)
-    body = largest_piece(body[(slice(steps + 1, -steps - 1),) * 3])
+    body = largest(body[(slice(steps + 1, -steps - 1),) * 3])
     if not body.any():
         return Polarity(0.0, False, 'there is no object in the magnitude')
     extent = [
@@ -75,10 +76,10 @@ def find_polarity(phase: Array, magnitude: Array, echo_times: Sequence[float], g
     measured = romeo(
         np.angle(signal).astype(np.float32)[..., None],
         np.sqrt(np.abs(signal)).astype(np.float32)[..., None],
-        largest_piece(trusted),
+        largest(trusted),
         [1.0],
     )[..., 0]
-    correlation = _correlate(measured, expected, largest_piece(trusted))
+    correlation = _correlate(measured, expected, largest(trusted))
     sure = abs(correlation) >= SURE
     return Polarity(correlation, sure, '' if sure else 'the correlation is too low')
 
@@ -90,11 +91,6 @@ def block_mean(volume: Array, factors: Sequence[int]):
     for axis, (n, f) in enumerate(zip(shape, factors, strict=True)):
         volume = volume.reshape(*volume.shape[:axis], n, f, *volume.shape[axis + 1 :]).mean(axis + 1)
     return volume
-
-
-def largest_piece(mask: Array):
-    pieces, count = ndimage.label(mask)
-    return pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:]) if count else mask
 
 
 def _shape_field(body: Array, sizes: Sequence[float], b0_dir: tuple[float, float, float]):

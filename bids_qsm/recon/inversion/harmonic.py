@@ -14,6 +14,7 @@ from bids_qsm.recon.inversion.splitting import DATA_PENALTY, Problem
 from bids_qsm.recon.registry import Need, method
 from bids_qsm.recon.solvers import total_variation
 
+STRENGTH, HARMONIC, MAX_ITERATIONS = 0.06, 3000.0, 200
 HARMONIC_PENALTY = 1.0
 """Penalty of the splitting of the Laplacian (times the fourth power of voxel size): sets the speed only."""
 
@@ -26,10 +27,10 @@ def whnltv(
     grid: Grid,
     radians_per_ppm: float,
     *,
-    strength: float = 0.06,
-    harmonic: float = 3000.0,
+    strength: float = STRENGTH,
+    harmonic: float = HARMONIC,
     tolerance: float = 0.005,
-    max_iterations: int = 200,
+    max_iterations: int = MAX_ITERATIONS,
 ):
     r"""Invert the dipole as `nltv`, together with a remaining, harmonic background field [1]_.
 
@@ -58,22 +59,14 @@ def whnltv(
     )
 
 
-def whtv(
-    field: Array,
-    mask: Array,
-    noise: Array,
-    grid: Grid,
-    *,
-    strength: float = 0.06,
-    harmonic: float = 3000.0,
-    tolerance: float = 0.01,
-    max_iterations: int = 200,
-):
-    """`whnltv` with a linear data term, for background removal in turns with it."""
-    problem, step, regulariser = _problem(field, mask, noise, grid, strength, harmonic, max_iterations)
-    return problem.give(
-        total_variation(step, problem.field, grid.voxel_size, tolerance=tolerance, **regulariser)
-    )
+def whtv(field: Array, mask: Array, noise: Array, grid: Grid):
+    """`whnltv` with its defaults but a linear data term, as a rough step of background removal."""
+    problem, step, regulariser = _problem(field, mask, noise, grid, STRENGTH, HARMONIC, MAX_ITERATIONS)
+    return problem.give(total_variation(step, problem.field, grid.voxel_size, tolerance=ROUGH, **regulariser))
+
+
+ROUGH = 0.01
+"""Relative change at which `whtv` stops."""
 
 
 def _problem(
