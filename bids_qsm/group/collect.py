@@ -8,6 +8,7 @@ import pandas as pd
 from bids_qsm.applications import applications
 from bids_qsm.applications.contract import Application
 from bids_qsm.cohort import tables as cohort
+from bids_qsm.cohort.spelling import spell
 from bids_qsm.derivatives.files import atomic_write, write_json
 from bids_qsm.entities import entities_of
 from bids_qsm.errors import UserError
@@ -99,7 +100,7 @@ def collect_tables(tables: dict[str, Tables], output_dir: str | Path, bids_dir: 
         found = pd.concat([_read_input(path) for path in scans], ignore_index=True)
         long, said = cohort.join_scans(long, found)
         notes['sessions'] += said
-    long, said = cohort.spell(long)
+    long, said = spell(long)
     notes['tables'] += said
     described = [read_json(path.with_suffix('.json'), {}) for path in (file, *(p for _, p in visits[:1]))]
     more = {key: value for part in reversed(described) for key, value in part.items()}
