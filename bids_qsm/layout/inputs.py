@@ -14,8 +14,6 @@ from bids_qsm.entities import OF_SERIES, entities_of, session_of, suffix_of
 from bids_qsm.layout import checks
 from bids_qsm.layout.index import EXTENSIONS, Index
 from bids_qsm.layout.series import Input, Series, Use
-from bids_qsm.recon.inversion import INVERSION
-from bids_qsm.recon.registry import needs
 
 if TYPE_CHECKING:
     from bids_qsm.app.options import Options
@@ -96,8 +94,7 @@ def plan_applications(
     ``scanned`` are the sessions that have an image of their own, by suffix ('T1w', 'FLAIR').
     """
     uses, notes = [], []
-    one_step = 'total' in needs(INVERSION[options.inversion.name])
-    made = products_of(one, one_step=one_step)
+    made = products_of(one, background=options.background.name, inversion=options.inversion.name)
     params = {method.name: method.params for method in options.applications}
     for app in chosen(options):
         absent = [name for name, required in app.arguments.items() if required and _is_absent(name, made)]
