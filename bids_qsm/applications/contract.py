@@ -43,6 +43,10 @@ KNOWN = {
 }
 """Arguments that `measure` may name beside its extra inputs, and what each holds."""
 
+FACTS = 'facts'
+"""Entry of ``gives`` that holds constants for the sidecars."""
+_TAKEN = ({'suffix': 'mask', 'desc': 'brain'}, *({'suffix': one.suffix} for one in PRODUCTS.values()))
+"""Names of the images of the series itself."""
 _MEMORY = Need(0.1, volume=10, anat=10)
 
 
@@ -113,8 +117,19 @@ class Image:
     suffix: str
     about: str
     units: str = ''
-    desc: str = ''
-    """Entity desc-; the name of the image where it is empty, as several images may share a suffix."""
+    desc: str | None = None
+    """Entity desc-: none where it is empty, and the name of the image where it is None, as several images may
+    share a suffix."""
+    entities: tuple[tuple[str, str], ...] = ()
+    """Entity label- of the file: (('label', 'vein'),)."""
+    lookup: tuple[tuple[int, str], ...] = ()
+    """Index and name of each label of a dseg, for the table beside it."""
+
+    @property
+    def place(self) -> dict[str, str]:
+        """Suffix and entities that tell its file from others of the series."""
+        desc = self.name if self.desc is None else self.desc
+        return {'suffix': self.suffix, **dict(self.entities), **({'desc': desc} if desc else {})}
 
 
 @dataclass(frozen=True)
@@ -188,7 +203,9 @@ class Application:
     <application>_<name> for an image or a table of one that it ``uses``; one that may be None is optional.
     Keyword-only arguments are parameters that the user may set."""
     gives: tuple[str, ...] = ('table',)
-    """What `measure` returns, in order: names of ``images`` and of ``tables``."""
+    """What `measure` returns, in order: names of ``images`` and of ``tables``, and where it has them 'facts':
+    constants, their sources, what was assumed (name -> text, number, None, or a dict of these), which the
+    sidecars of all that it writes state as Constants."""
     extra: tuple[Query, ...] = ()
     uses: tuple[str, ...] = ()
     """Names of other applications whose answers `measure` takes; they run before it, and are written too."""
@@ -243,19 +260,11 @@ class Application:
         idle = set(self.uses) - {name for name, _ in self.of_others.values()}
         if idle:
             raise ValueError(f'{self.name}: measure takes nothing of {min(idle)}')
-        odd = [
-            one.suffix
-            for one in self.images
-            if not re.fullmatch('[0-9A-Za-z]*map|mask|dseg|probseg', one.suffix)
-        ]
-        if odd:
-            raise ValueError(
-                f'{self.name}: the suffix {odd[0]} of an image must end in map, or be mask, dseg, probseg'
-            )
+        self._check_images()
         if any(query.many for query in self.own):
             raise ValueError(f'{self.name}: an input with an alignment of its own is one file')
         made = [*(one.name for one in self.images), *(one.name for one in self.tables)]
-        if sorted(self.gives) != sorted(made):
+        if sorted(self.gives) != sorted([*made, *([FACTS] if self.has_facts else [])]):
             raise ValueError(f'{self.name}: measure gives {self.gives}, but {made} are declared')
         tables = [table.name for table in self.tables]
         lost = [one.table for one in self.figures if one.draw is not None and one.table not in tables]
@@ -264,6 +273,26 @@ class Application:
         files = [sorted(self.entities_of(table).items()) for table in self.tables]
         if any(one in files[:i] for i, one in enumerate(files)):
             raise ValueError(f'{self.name}: two of its tables have the same entities')
+
+    def _check_images(self):
+        """Raise ValueError where an image has no name of its own in the output."""
+        places = [*_TAKEN]
+        for one in self.images:
+            if not re.fullmatch('[0-9A-Za-z]*map|mask|dseg|probseg', one.suffix):
+                rule = f'the suffix {one.suffix} of an image must end in map, or be mask, dseg, probseg'
+                raise ValueError(f'{self.name}: {rule}')
+            odd = [key for key, _ in one.entities if key != 'label']
+            if odd or (one.lookup and one.suffix != 'dseg'):
+                what = f'the entity {odd[0]}' if odd else 'a table of labels'
+                raise ValueError(f'{self.name}: the image {one.name} cannot have {what}')
+            if one.place in places:
+                raise ValueError(f'{self.name}: the image {one.name} would get the name of another')
+            places.append(one.place)
+
+    @property
+    def has_facts(self) -> bool:
+        """Whether `measure` gives constants for the sidecars."""
+        return FACTS in self.gives
 
     @property
     def own(self) -> list[Query]:

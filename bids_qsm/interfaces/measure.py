@@ -1,5 +1,7 @@
 """The interface that runs an application: load what it names, call it, save what it gives."""
 
+import math
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from nipype.interfaces.base.support import Bunch
 from nipype.interfaces.io import add_traits
 
 from bids_qsm.anatomy.transform import resample, resample_labels
-from bids_qsm.applications.contract import MAPS, Application, Figure, Given, Query, Table
+from bids_qsm.applications.contract import FACTS, MAPS, Application, Figure, Given, Query, Table
 from bids_qsm.biomarkers.regions import QUALITY
 from bids_qsm.derivatives.products import PRODUCTS
 from bids_qsm.errors import UserError
@@ -81,8 +83,9 @@ for _port in FILES:
 class Measure(SimpleInterface):
     """Run an application on the maps of a series, or of all series of a session.
 
-    It has an input port for each of ``others``, and an output port for each image, '<name>' and
-    '<name>_dictionary' for each table, and 'figure_<name>' for each figure.
+    It has an input port for each of ``others``, and an output port for each image, '<name>_lookup' for the
+    labels of an image, '<name>' and '<name>_dictionary' for each table, 'figure_<name>' for each figure, and
+    'facts' where these go into the sidecars of images.
     """
 
     input_spec, output_spec = _MeasureInputSpec, DynamicTraitedSpec
@@ -109,8 +112,15 @@ class Measure(SimpleInterface):
         for image in one.images:
             saved = save_like(found[image.name], self._like(), cwd, f'{image.name}.nii.gz')
             self._results[image.name] = saved
+            if image.lookup:
+                lookup = pd.DataFrame(image.lookup, columns=['index', 'name'])
+                path = write_table(lookup, cwd / f'{image.name}_lookup.tsv')
+                self._results[f'{image.name}_lookup'] = str(path)
+        facts = {'Constants': _plain(found[FACTS])} if one.has_facts else {}
+        if facts and one.images:
+            self._results[FACTS] = str(write_record(facts, cwd / 'facts.json'))
         for table in one.tables:
-            self._write_table(table, found[table.name], cwd)
+            self._write_table(table, found[table.name], facts, cwd)
         for figure in one.figures:
             if figure.draw is not None:
                 table = pd.read_csv(cwd / f'{figure.table}.tsv', sep='\t', na_values=['n/a'])
@@ -218,12 +228,12 @@ class Measure(SimpleInterface):
             own = self.inputs.own_to_anat[aligned.index(query.name)]
         return load_chain([anat, own], [True, False]), load_xfm(own, invert=True) + load_xfm(anat)
 
-    def _write_table(self, one: Table, table: pd.DataFrame, cwd: Path):
+    def _write_table(self, one: Table, table: pd.DataFrame, facts: dict, cwd: Path):
         described = one.described(self.inputs.series[0].get('atlas', ''))
         text = {column: described[column] for column in table if column in described}
         name, dictionary = one.name, f'{one.name}_dictionary'
         self._results[name] = str(write_table(table, cwd / f'{name}.tsv'))
-        self._results[dictionary] = str(write_record(text, cwd / f'{dictionary}.json'))
+        self._results[dictionary] = str(write_record({**text, **facts}, cwd / f'{dictionary}.json'))
 
     def _picture(self, one: Application, figure: Figure, found: dict[str, np.ndarray]) -> bytes:
         """A figure of an image of the application, as PNG."""
@@ -243,9 +253,25 @@ def outputs_of(one: Application) -> list[str]:
     """Output ports of the node of an application."""
     return [
         *(image.name for image in one.images),
+        *(f'{image.name}_lookup' for image in one.images if image.lookup),
+        *([FACTS] if one.has_facts and one.images else []),
         *(port for table in one.tables for port in (table.name, f'{table.name}_dictionary')),
         *(f'figure_{figure.name}' for figure in one.figures),
     ]
+
+
+def _plain(value: object) -> object:
+    """Facts as JSON has them: numbers of numpy as those of Python, what is not finite as None.
+
+    >>> _plain({'hematocrit': {'value': np.float32(0.5), 'n': np.int64(3)}, 'age': np.nan, 'from': 'n/a'})
+    {'hematocrit': {'value': 0.5, 'n': 3}, 'age': None, 'from': 'n/a'}
+    """
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _load_map(path: str, grid: Grid) -> np.ndarray:
