@@ -173,7 +173,7 @@ def init_outputs_wf(
 
 
 def application_save(run: Run, series_list: 'tuple[Series, ...]', options: 'Options', atlas: 'Atlas'):
-    """The node that saves what an application gave: images, table and figures.
+    """The node that saves what an application gave: images, tables and figures.
 
     Its ports are those outside of the application's node, see `Run.outputs`.
     """
@@ -199,14 +199,14 @@ def application_save(run: Run, series_list: 'tuple[Series, ...]', options: 'Opti
 
 
 def application_names(app: 'Application', labels: str) -> dict[str, dict]:
-    """What `output_path` takes for the images and the table of an application, by output port."""
+    """What `output_path` takes for the images and the tables of an application, by output port."""
     seg = {'seg': labels} if app.scope == 'labels' else {}
     names = {
         image.name: {'suffix': image.suffix, 'desc': image.desc or image.name, **seg} for image in app.images
     }
-    if app.table is not None:
-        for port, extension in (('table', '.tsv'), ('dictionary', '.json')):
-            names[port] = {'suffix': 'stats', 'extension': extension, **seg, **app.table_entities}
+    for table in app.tables:
+        for port, extension in ((table.name, '.tsv'), (f'{table.name}_dictionary', '.json')):
+            names[port] = {'suffix': 'stats', 'extension': extension, **seg, **app.entities_of(table)}
     return names
 
 

@@ -117,10 +117,15 @@ class Image:
 
 @dataclass(frozen=True)
 class Table:
-    """The table that an application writes: one row an event, or tidy rows by region, hemisphere and map."""
+    """A table that an application writes: one row an event, or tidy rows by region, hemisphere and map."""
 
+    name: str = 'table'
+    """Letters and digits: its place in ``gives``."""
+    title: str = ''
+    """Heading in reports; that of the application where it is empty."""
     entities: tuple[tuple[str, str], ...] | None = None
-    """Entities label- or desc- of the file; by default desc- and the name of the application."""
+    """Entities label- or desc- of the file; by default desc- and the name of the table, or that of the
+    application for the table called 'table'."""
     columns: tuple[Column, ...] = ()
     """Of a table of events all columns; of a tidy table those beside the usual ones."""
     maps: tuple[Column, ...] = ()
@@ -130,6 +135,26 @@ class Table:
     shown: tuple[str, ...] = ()
     """Columns on the page of the participant; all where empty."""
     caption: str = ''
+    cohort: str | Callable[[pd.DataFrame], pd.DataFrame] | None = None
+    """How it joins the statistics of the group level: 'tidy' as it is (region, hemisphere, map, mean, se,
+    units), or a function that makes such rows of the table of one series."""
+
+    def described(self, atlas: str = '') -> dict:
+        """BIDS data dictionary of the table."""
+        if self.dictionary is not None:
+            return self.dictionary(atlas)
+        described = {}
+        if self.cohort == 'tidy':
+            from bids_qsm.biomarkers.region_columns import dictionary
+
+            described = dictionary(atlas)
+            maps = '; '.join(f'{m.name}: {m.about} ({m.units or "no unit"})' for m in self.maps)
+            described['map'] = {'Description': f'What the row is about. {maps}.'}
+        for column in self.columns:
+            described[column.name] = {'Description': column.about}
+            if column.units:
+                described[column.name]['Units'] = column.units
+        return described
 
 
 @dataclass(frozen=True)
@@ -142,7 +167,9 @@ class Figure:
     over: str = ''
     """Map that the labels or mask called like the figure are outlined on."""
     draw: Callable[[pd.DataFrame], str] | None = None
-    """Draws the table as SVG."""
+    """Draws a table as SVG."""
+    table: str = 'table'
+    """Name of the table that ``draw`` gets."""
     after: str = ''
     """Figure that this one follows on the page; the last where it is empty."""
 
@@ -158,17 +185,14 @@ class Application:
     """Arrays in, arrays and tables out. Its positional arguments are names of `KNOWN` and of ``extra``; one
     that may be None is optional. Keyword-only arguments are parameters that the user may set."""
     gives: tuple[str, ...] = ('table',)
-    """What `measure` returns, in order: names of ``images``, and 'table'."""
+    """What `measure` returns, in order: names of ``images`` and of ``tables``."""
     extra: tuple[Query, ...] = ()
     images: tuple[Image, ...] = ()
-    table: Table | None = None
+    tables: tuple[Table, ...] = ()
     figures: tuple[Figure, ...] = ()
-    cohort: str | Callable[[pd.DataFrame], pd.DataFrame] | None = None
-    """How the table joins the statistics of the group level: 'tidy' as it is (region, hemisphere, map, mean,
-    se, units), or a function that makes such rows of the table of one series."""
     overview: Callable[[pd.DataFrame], dict] | None = None
-    """Section of the cohort's page from the rows of all series: question, answers (sentences), figures
-    (title, SVG, caption) and tables (title, DataFrame, caption)."""
+    """Section of the cohort's page from the rows of all series in the first of `tables_of_events`: question,
+    answers (sentences), figures (title, SVG, caption) and tables (title, DataFrame, caption)."""
     scope: str = 'series'
     """'series'; 'labels': once for the atlas and for each segmentation of the participant; 'subject': once
     for all series of a session, where each argument is a list with an entry a series."""
@@ -206,6 +230,16 @@ class Application:
             )
         if any(query.many for query in self.own):
             raise ValueError(f'{self.name}: an input with an alignment of its own is one file')
+        made = [*(one.name for one in self.images), *(one.name for one in self.tables)]
+        if sorted(self.gives) != sorted(made):
+            raise ValueError(f'{self.name}: measure gives {self.gives}, but {made} are declared')
+        tables = [table.name for table in self.tables]
+        lost = [one.table for one in self.figures if one.draw is not None and one.table not in tables]
+        if lost:
+            raise ValueError(f'{self.name}: a figure draws {lost[0]}, which is no table of it')
+        files = [sorted(self.entities_of(table).items()) for table in self.tables]
+        if any(one in files[:i] for i, one in enumerate(files)):
+            raise ValueError(f'{self.name}: two of its tables have the same entities')
 
     @property
     def own(self) -> list[Query]:
@@ -213,33 +247,23 @@ class Application:
         return [query for query in self.extra if query.align == 'own']
 
     @property
-    def table_entities(self) -> dict[str, str]:
-        """Entities that tell the table from those of other applications."""
-        if self.table is None or self.table.entities is None:
-            return {'desc': self.name}
-        return dict(self.table.entities)
+    def tables_of_events(self) -> list[Table]:
+        """Tables that are not tidy; the first is that of ``overview``."""
+        return [table for table in self.tables if table.cohort != 'tidy']
 
-    def wrote(self, entities: Mapping[str, str]) -> bool:
-        """Whether the table of these entities is one of this application."""
+    def key(self, table: Table) -> str:
+        """Name of a table among those of all applications."""
+        return self.name if table.name == 'table' else f'{self.name}_{table.name}'
+
+    def entities_of(self, table: Table) -> dict[str, str]:
+        """Entities that tell a table from those of other applications."""
+        if table.entities is None:
+            return {'desc': self.name if table.name == 'table' else table.name}
+        return dict(table.entities)
+
+    def wrote(self, entities: Mapping[str, str]) -> Table | None:
+        """The table whose file has these entities; None where it is none of this application."""
         own = {key: entities[key] for key in ('desc', 'label') if key in entities}
-        is_own = self.table is not None and own == self.table_entities
-        return is_own and ('seg' in entities) == (self.scope == 'labels')
-
-    def dictionary(self, atlas: str = '') -> dict:
-        """BIDS data dictionary of the table."""
-        if self.table is None:
-            return {}
-        if self.table.dictionary is not None:
-            return self.table.dictionary(atlas)
-        described = {}
-        if self.cohort == 'tidy':
-            from bids_qsm.biomarkers.region_columns import dictionary
-
-            described = dictionary(atlas)
-            maps = '; '.join(f'{m.name}: {m.about} ({m.units or "no unit"})' for m in self.table.maps)
-            described['map'] = {'Description': f'What the row is about. {maps}.'}
-        for column in self.table.columns:
-            described[column.name] = {'Description': column.about}
-            if column.units:
-                described[column.name]['Units'] = column.units
-        return described
+        if ('seg' in entities) != (self.scope == 'labels'):
+            return None
+        return next((table for table in self.tables if own == self.entities_of(table)), None)

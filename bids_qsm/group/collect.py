@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from bids_qsm.applications import applications
-from bids_qsm.applications.contract import Application
+from bids_qsm.applications.contract import Application, Table
 from bids_qsm.cohort import tables as cohort
 from bids_qsm.cohort.spelling import spell
 from bids_qsm.derivatives.files import atomic_write, write_json
@@ -24,8 +24,8 @@ Tables = list[tuple[Path, dict[str, str], pd.DataFrame]]
 def read_tables(
     output_dir: str | Path, *, subjects: Sequence[str] = (), sessions: Sequence[str] = ()
 ) -> dict[str, Tables]:
-    """Name of each application -> its tables, of the subjects and sessions given or, without any, of all."""
-    found: dict[str, Tables] = {app.name: [] for app in applications()}
+    """Key of each table of an application -> its files, of the subjects and sessions given or of all."""
+    found: dict[str, Tables] = {app.key(table): [] for app in applications() for table in app.tables}
     # * alone would match temporary files of a killed run, whose names begin with a dot
     for path in sorted(Path(output_dir).glob('sub-*/**/sub-*_stats.tsv')):
         entities = entities_of(path)
@@ -34,9 +34,10 @@ def read_tables(
         ):
             continue
         for app in applications():
-            if app.wrote(entities):
+            table = app.wrote(entities)
+            if table is not None:
                 of_series = {key: one for key, one in entities.items() if key not in ('desc', 'label')}
-                found[app.name].append((path, of_series, read_table(path)))
+                found[app.key(table)].append((path, of_series, read_table(path)))
     return found
 
 
@@ -68,10 +69,13 @@ def collect_tables(tables: dict[str, Tables], output_dir: str | Path, bids_dir: 
     parts, columns = [], {}
     # the tables of regions first: their dictionary describes the columns that all tables share
     for app in sorted(applications(), key=lambda one: one.scope != 'labels'):
-        for path, entities, table in tables[app.name] if app.cohort else ():
-            _check_version(path, table)
-            parts.append((entities, table if app.cohort == 'tidy' else app.cohort(table)))
-            columns = columns or _dictionary_of(path)
+        for one in app.tables:
+            for path, entities, table in tables[app.key(one)] if one.cohort else ():
+                _check_version(path, table)
+                parts.append((entities, table if one.cohort == 'tidy' else one.cohort(table)))
+                columns = columns or _dictionary_of(path)
+            if one.cohort == 'tidy' and tables[app.key(one)]:  # what it has beside the columns of regions
+                columns = {**_dictionary_of(tables[app.key(one)][0][0]), **columns}
     if not parts:
         raise UserError(
             f'{out} has no tables of regions (sub-*/**/*_seg-*_stats.tsv) of what was asked for; run the '
@@ -123,17 +127,19 @@ def _check_version(path: Path, table: pd.DataFrame):
 
 
 def collect_application(
-    app: Application, found: Tables, notes: dict[str, list[str]]
+    app: Application, one: Table, found: Tables, notes: dict[str, list[str]]
 ) -> tuple[pd.DataFrame, dict]:
-    """Rows of the tables ``found`` of an application over all series, and their data dictionary."""
+    """Rows of the tables ``found`` of one kind over all series, and their data dictionary."""
     if not found:
         return pd.DataFrame(), {}
     long = cohort.gather((entities, table) for _, entities, table in found)
     if 'reason' in long:
         reasons = long['reason'].dropna().astype(str).value_counts()
-        notes[app.name] += [f'Rows without a measurement: {n}, as {r}.' for r, n in reasons.items()]
+        notes[app.key(one)] += [f'Rows without a measurement: {n}, as {r}.' for r, n in reasons.items()]
     full = sum(len(table) > 0 for *_, table in found)
-    notes[app.name].append(f'{app.title}: {len(found)} series have a table, {full} of them with rows.')
+    notes[app.key(one)].append(
+        f'{one.title or app.title}: {len(found)} series have a table, {full} of them with rows.'
+    )
     return long, cohort.dictionary(long.columns, _dictionary_of(found[0][0]), {})
 
 

@@ -19,7 +19,7 @@ from nipype.interfaces.base.support import Bunch
 from nipype.interfaces.io import add_traits
 
 from bids_qsm.anatomy.transform import resample, resample_labels
-from bids_qsm.applications.contract import MAPS, Application, Figure, Given, Query
+from bids_qsm.applications.contract import MAPS, Application, Figure, Given, Query, Table
 from bids_qsm.biomarkers.regions import QUALITY
 from bids_qsm.derivatives.products import PRODUCTS
 from bids_qsm.errors import UserError
@@ -75,7 +75,8 @@ for _port in FILES:
 class Measure(SimpleInterface):
     """Run an application on the maps of a series, or of all series of a session.
 
-    It has one output port for each image, 'table' and 'dictionary', and 'figure_<name>' for each figure.
+    It has one output port for each image, '<name>' and '<name>_dictionary' for each table, and
+    'figure_<name>' for each figure.
     """
 
     input_spec, output_spec = _MeasureInputSpec, DynamicTraitedSpec
@@ -97,11 +98,11 @@ class Measure(SimpleInterface):
         for image in one.images:
             saved = save_like(found[image.name], self._like(), cwd, f'{image.name}.nii.gz')
             self._results[image.name] = saved
-        if one.table is not None:
-            self._write_table(one, found['table'], cwd)
+        for table in one.tables:
+            self._write_table(table, found[table.name], cwd)
         for figure in one.figures:
             if figure.draw is not None:
-                table = pd.read_csv(cwd / 'table.tsv', sep='\t', na_values=['n/a'])
+                table = pd.read_csv(cwd / f'{figure.table}.tsv', sep='\t', na_values=['n/a'])
                 content, extension = figure.draw(table).encode(), 'svg'
             else:
                 content, extension = self._picture(one, figure, found), 'png'
@@ -195,11 +196,12 @@ class Measure(SimpleInterface):
             own = self.inputs.own_to_anat[aligned.index(query.name)]
         return load_chain([anat, own], [True, False]), load_xfm(own, invert=True) + load_xfm(anat)
 
-    def _write_table(self, one: Application, table: pd.DataFrame, cwd: Path):
-        described = one.dictionary(self.inputs.series[0].get('atlas', ''))
+    def _write_table(self, one: Table, table: pd.DataFrame, cwd: Path):
+        described = one.described(self.inputs.series[0].get('atlas', ''))
         text = {column: described[column] for column in table if column in described}
-        self._results['table'] = str(write_table(table, cwd / 'table.tsv'))
-        self._results['dictionary'] = str(write_record(text, cwd / 'dictionary.json'))
+        name, dictionary = one.name, f'{one.name}_dictionary'
+        self._results[name] = str(write_table(table, cwd / f'{name}.tsv'))
+        self._results[dictionary] = str(write_record(text, cwd / f'{dictionary}.json'))
 
     def _picture(self, one: Application, figure: Figure, found: dict[str, np.ndarray]) -> bytes:
         """A figure of an image of the application, as PNG."""
@@ -217,10 +219,9 @@ class Measure(SimpleInterface):
 
 def outputs_of(one: Application) -> list[str]:
     """Output ports of the node of an application."""
-    table = ['table', 'dictionary'] if one.table is not None else []
     return [
         *(image.name for image in one.images),
-        *table,
+        *(port for table in one.tables for port in (table.name, f'{table.name}_dictionary')),
         *(f'figure_{figure.name}' for figure in one.figures),
     ]
 

@@ -10,8 +10,9 @@ import pytest
 
 from bids_qsm.app import cli
 from bids_qsm.applications import about, application, applications, modules
-from bids_qsm.applications.contract import Application, Image, Query
+from bids_qsm.applications.contract import Application, Figure, Image, Query, Table
 from bids_qsm.derivatives.files import output_path
+from bids_qsm.entities import entities_of
 from bids_qsm.reports.citations import cite
 from bids_qsm.workflows.outputs import application_names
 
@@ -23,20 +24,40 @@ def test_each_is_sound(app):
     for name in application_names(app, 'nuclei').values():
         output_path('out', {'sub': '01'}, **name)
     cite([app.method])
-    described = app.dictionary('nuclei')
-    assert set(app.table.shown) <= set(described)
-    assert all(one['Description'].endswith('.') for one in described.values())
-    made = {image.name for image in app.images} | {'table'}
-    assert set(app.gives) == made
-    assert all(figure.draw or figure.name in made for figure in app.figures)
+    for table in app.tables:
+        described = table.described('nuclei')
+        assert set(table.shown) <= set(described)
+        assert all(one['Description'].endswith('.') for one in described.values())
+    images = {image.name for image in app.images}
+    assert all(figure.draw or figure.name in images for figure in app.figures)
+
+
+def test_no_two_write_one_file():
+    """Names differ within an application and between applications, and tables are told by their names."""
+    files = [
+        output_path('out', {'sub': '01'}, **name)
+        for app in applications()
+        for name in application_names(app, 'nuclei').values()
+    ]
+    assert len(set(files)) == len(files)
+    for app in applications():
+        for table in app.tables:
+            name = output_path('out', {'sub': '01'}, **application_names(app, 'nuclei')[table.name])
+            owners = [(one, one.wrote(entities_of(name))) for one in applications()]
+            assert [pair for pair in owners if pair[1]] == [(app, table)]
 
 
 def test_a_wrong_declaration_is_refused():
     query = Query('flow', 'flow map', ('cbf',))
+    two = (Table(), Table('rows', entities=(('desc', 'wrong'),)))
+    chart = Figure('chart', 'Chart', 'A chart.', draw=str, table='rows')
     for wrong, said in (
         ({'measure': lambda nonsense: nonsense}, 'nonsense'),
         ({'measure': lambda chi: chi, 'extra': (query,)}, 'flow'),
         ({'measure': lambda chi: chi, 'images': (Image('x', 'bold', 'x'),)}, 'bold'),
+        ({'measure': lambda chi: chi, 'gives': ('x',)}, 'gives'),
+        ({'measure': lambda chi: chi, 'gives': ('table', 'rows'), 'tables': two}, 'same entities'),
+        ({'measure': lambda chi: chi, 'tables': (Table(),), 'figures': (chart,)}, 'draws rows'),
     ):
         with pytest.raises(ValueError, match=said):
             Application('wrong', 'Wrong', **wrong)
@@ -92,6 +113,15 @@ def test_a_toy_goes_through_the_whole_job(job):
     page = (job.out / 'sub-01.html').read_text()
     for said in ('Flow per iron', 'Flow map and anatomical image', 'there is no table of doses'):
         assert said in page
+    # the second table, its dictionary, its figure and its place on the page
+    peaks = pd.read_csv(anat / 'sub-01_acq-first_desc-peaks_stats.tsv', sep='\t')
+    assert peaks['ratio'].tolist() == pytest.approx([np.asarray(image.dataobj).max()], rel=1e-5)
+    described = json.loads((anat / 'sub-01_acq-first_desc-peaks_stats.json').read_text())
+    assert list(described) == ['i', 'j', 'k', 'ratio']
+    figure = job.out / 'sub-01' / 'figures' / 'sub-01_acq-first_desc-where_figure.svg'
+    assert f'cx="{peaks["i"][0]}"' in figure.read_text()
+    for said in ('Peaks of flow per iron', 'The brightest voxel.', 'Where flow per iron peaks'):
+        assert said in page
     # the flow map was laid where the head is: it is dark outside and bright inside
     align = job.nodes / 'sub_01_wf' / 'align_toyflow_1' / 'xfm.txt'
     assert float(align.read_text().split('Parameters:')[1].split()[9]) == pytest.approx(-6, abs=1.5)
@@ -125,7 +155,16 @@ def test_its_rows_get_group_statistics(job):
     found = model[(model['map'] == 'ratio') & (model['region'] == 'Brain')]
     assert (found['estimate'] > 0).all()
     assert len(found)
-    assert 'ratio' in (job.out / 'group.html').read_text()
+    page = (job.out / 'group.html').read_text()
+    assert 'ratio' in page
+    # rows of the second table enter as its function says, and all of them are listed
+    long = pd.read_csv(job.out / 'group_stats.tsv', sep='\t')
+    peaks = pd.read_csv(job.out / 'group_toy_peaks.tsv', sep='\t')
+    assert len(peaks) == 12
+    assert sorted(long.loc[long['map'] == 'peak', 'mean']) == pytest.approx(sorted(peaks['ratio']))
+    assert 'Peaks of flow per iron' in page
+    described = json.loads((job.out / 'group_stats.json').read_text())
+    assert described['dose'] == {'Description': 'Sum of doses.', 'Units': 'mg'}
 
 
 def test_what_lacks_its_input_is_left_out_and_said(job, capsys):
