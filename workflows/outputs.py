@@ -10,7 +10,7 @@ from bids_qsm.applications import applications
 from bids_qsm.biomarkers.region_columns import dictionary
 from bids_qsm.biomarkers.regions import QUALITY
 from bids_qsm.derivatives.files import bids_uri, output_path, sidecar
-from bids_qsm.derivatives.products import PRODUCTS
+from bids_qsm.derivatives.products import PRODUCTS, is_one_step
 from bids_qsm.interfaces.anatomy import Resample
 from bids_qsm.interfaces.derivatives import SaveDerivatives
 from bids_qsm.interfaces.findings import CollectFindings
@@ -20,7 +20,6 @@ from bids_qsm.workflows.applications import Run, runs_of
 from bids_qsm.workflows.field import mask_of
 from bids_qsm.workflows.labels import is_refined, label_files
 from bids_qsm.workflows.memory import Sizes, need
-from bids_qsm.workflows.susceptibility import is_one_step
 
 if TYPE_CHECKING:
     from bids_qsm.app.options import Options
@@ -131,7 +130,7 @@ def init_outputs_wf(
                 ),
             },
             {'chi': 'reference'} if reference else {},
-            remove=[str(path) for port, path in files.items() if series.given and port not in maps],
+            remove=[str(path) for port, path in files.items() if port not in maps],
         ),
         name='save_maps',
     )

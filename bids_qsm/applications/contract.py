@@ -38,6 +38,8 @@ KNOWN = {
     'echo_times': 'echo times (s)',
     'field_strength': 'field strength (T)',
     'entities': 'BIDS entities of the series',
+    'participant': 'column -> value (text, float or None) of the participant in participants.tsv or, where '
+    'it states one for the session, in sessions.tsv; empty without these tables',
 }
 """Arguments that `measure` may name beside its extra inputs, and what each holds."""
 
@@ -182,11 +184,14 @@ class Application:
     """Letters and digits; also the flag of the command line."""
     title: str
     measure: Callable
-    """Arrays in, arrays and tables out. Its positional arguments are names of `KNOWN` and of ``extra``; one
-    that may be None is optional. Keyword-only arguments are parameters that the user may set."""
+    """Arrays in, arrays and tables out. Its positional arguments are names of `KNOWN` and of ``extra``, or
+    <application>_<name> for an image or a table of one that it ``uses``; one that may be None is optional.
+    Keyword-only arguments are parameters that the user may set."""
     gives: tuple[str, ...] = ('table',)
     """What `measure` returns, in order: names of ``images`` and of ``tables``."""
     extra: tuple[Query, ...] = ()
+    uses: tuple[str, ...] = ()
+    """Names of other applications whose answers `measure` takes; they run before it, and are written too."""
     images: tuple[Image, ...] = ()
     tables: tuple[Table, ...] = ()
     figures: tuple[Figure, ...] = ()
@@ -213,12 +218,31 @@ class Application:
                 found[name] = one.default is one.empty and 'None' not in str(one.annotation)
         return found
 
+    @cached_property
+    def of_others(self) -> dict[str, tuple[str, str]]:
+        """Arguments of `measure` that others give -> application, and name of its image or table."""
+        own = (*KNOWN, *(query.name for query in self.extra))
+        split = {name: name.partition('_')[::2] for name in self.arguments if name not in own}
+        return {name: pair for name, pair in split.items() if pair[0] in self.uses}
+
+    def require(self, other: 'Application'):
+        """Raise ValueError unless ``other`` gives, for each series, what this application uses of it."""
+        made = [*(one.name for one in other.images), *(one.name for one in other.tables)]
+        lost = [name for of, name in self.of_others.values() if of == other.name and name not in made]
+        if lost:
+            raise ValueError(f'{self.name}: {other.name} has no image or table {lost[0]!r}')
+        if {self.scope, other.scope} != {'series'}:
+            raise ValueError(f'{self.name} uses {other.name}: both must have the scope series')
+
     def __post_init__(self):
         names = [query.name for query in self.extra]
-        unknown = [name for name in self.arguments if name not in (*KNOWN, *names)]
+        unknown = [name for name in self.arguments if name not in (*KNOWN, *names, *self.of_others)]
         lacking = [name for name in names if name not in self.arguments]
         if unknown or lacking:
             raise ValueError(f'{self.name}: measure and extra inputs do not agree on {unknown or lacking}')
+        idle = set(self.uses) - {name for name, _ in self.of_others.values()}
+        if idle:
+            raise ValueError(f'{self.name}: measure takes nothing of {min(idle)}')
         odd = [
             one.suffix
             for one in self.images
@@ -250,6 +274,10 @@ class Application:
     def tables_of_events(self) -> list[Table]:
         """Tables that are not tidy; the first is that of ``overview``."""
         return [table for table in self.tables if table.cohort != 'tidy']
+
+    def kind(self, output: str) -> str:
+        """Suffix of an image of this application, or 'table'."""
+        return {image.name: image.suffix for image in self.images}.get(output, 'table')
 
     def key(self, table: Table) -> str:
         """Name of a table among those of all applications."""

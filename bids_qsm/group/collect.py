@@ -12,10 +12,7 @@ from bids_qsm.cohort.spelling import spell
 from bids_qsm.derivatives.files import atomic_write, write_json
 from bids_qsm.entities import entities_of
 from bids_qsm.errors import UserError
-from bids_qsm.reports.html import MISSING, read_json, read_table
-
-_LABELS = ('participant_id', 'session_id', 'group', 'acq_time', 'filename')
-
+from bids_qsm.reports.html import read_input, read_json, read_table
 
 Tables = list[tuple[Path, dict[str, str], pd.DataFrame]]
 """Path, entities of the series, and content of each table of an application."""
@@ -84,7 +81,7 @@ def collect_tables(tables: dict[str, Tables], output_dir: str | Path, bids_dir: 
     long = cohort.gather(parts)
     people = list(long['participant_id'].unique())
     file = bids_dir / 'participants.tsv'
-    long, said = cohort.join_participants(long, _read_input(file) if file.exists() else None)
+    long, said = cohort.join_participants(long, read_input(file) if file.exists() else None)
     notes = {'tables': said, 'sessions': []}
     visits = [
         (name, bids_dir / name / f'{name}_sessions.tsv')
@@ -93,7 +90,7 @@ def collect_tables(tables: dict[str, Tables], output_dir: str | Path, bids_dir: 
     ]
     if visits:
         stated = {name for name, _ in visits}
-        found = [_read_input(path).assign(participant_id=name) for name, path in visits]
+        found = [read_input(path).assign(participant_id=name) for name, path in visits]
         # participants without a file are not missing sessions
         others = long.reindex(columns=['participant_id', 'session_id']).drop_duplicates().dropna()
         found.append(others[~others['participant_id'].isin(stated)])
@@ -101,7 +98,7 @@ def collect_tables(tables: dict[str, Tables], output_dir: str | Path, bids_dir: 
         notes['sessions'] += said
     scans = [path for name in people for path in _scans_of(bids_dir / name)]
     if scans:
-        found = pd.concat([_read_input(path) for path in scans], ignore_index=True)
+        found = pd.concat([read_input(path) for path in scans], ignore_index=True)
         long, said = cohort.join_scans(long, found)
         notes['sessions'] += said
     long, said = spell(long)
@@ -145,25 +142,6 @@ def collect_application(
 
 def _scans_of(folder: Path):
     return sorted([*folder.glob('sub-*_scans.tsv'), *folder.glob('ses-*/sub-*_scans.tsv')])
-
-
-def _read_input(path: Path):
-    try:
-        table = read_table(path, dtype=dict.fromkeys(_LABELS, str))
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        reason = ' '.join(str(error).split())
-        raise UserError(f'{path} is no table of tab-separated values ({reason}); mend it.') from None
-    if not isinstance(table.index, pd.RangeIndex):  # pandas takes surplus values as row names
-        raise UserError(f'{path} is no table: its rows have more values than columns; mend it.')
-    table = table.rename(columns=lambda name: str(name).strip())
-    if table.columns.has_duplicates:
-        raise UserError(f'{path} is no table: two of its columns have one name; mend it.')
-    for column in table:
-        if not pd.api.types.is_numeric_dtype(table[column]):
-            # between blanks, pandas does not see that a value is missing
-            text = table[column].map(lambda value: value.strip() if isinstance(value, str) else value)
-            table[column] = text.where(~text.isin(MISSING))
-    return table
 
 
 def _dictionary_of(path: Path):

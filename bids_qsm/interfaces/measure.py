@@ -7,7 +7,6 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 from nipype.interfaces.base import (
-    BaseInterfaceInputSpec,
     DynamicTraitedSpec,
     File,
     InputMultiObject,
@@ -46,17 +45,24 @@ FILES += ('to_template', 'reference')
 """Input ports that hold a file a series; 'to_template' holds several."""
 
 
-class _MeasureInputSpec(BaseInterfaceInputSpec):
+class _MeasureInputSpec(DynamicTraitedSpec):
     application = traits.Str(mandatory=True, desc='module that holds the APPLICATION')
     params = traits.Dict(value={}, usedefault=True, desc='parameters that the user set')
     series = traits.List(
-        traits.Dict, mandatory=True, desc='entities, echo_times, field_strength, atlas of each series'
+        traits.Dict,
+        mandatory=True,
+        desc='entities, echo_times, field_strength, atlas, participant of each series',
     )
     invert = traits.List(traits.Bool, value=[], usedefault=True, desc='transforms of to_template to invert')
     extra = traits.List(
         traits.Dict,
         mandatory=True,
         desc='of each series: query -> list of (path, space it is in, name to show)',
+    )
+    others = traits.Dict(
+        value={},
+        usedefault=True,
+        desc="argument that another application gives -> suffix of the image, or 'table'",
     )
     gre_to_anat = InputMultiObject(
         File(exists=True), desc='of each series: resamples the GRE onto the anatomical image'
@@ -75,11 +81,16 @@ for _port in FILES:
 class Measure(SimpleInterface):
     """Run an application on the maps of a series, or of all series of a session.
 
-    It has one output port for each image, '<name>' and '<name>_dictionary' for each table, and
-    'figure_<name>' for each figure.
+    It has an input port for each of ``others``, and an output port for each image, '<name>' and
+    '<name>_dictionary' for each table, and 'figure_<name>' for each figure.
     """
 
     input_spec, output_spec = _MeasureInputSpec, DynamicTraitedSpec
+
+    def __init__(self, others: dict[str, str] | None = None, **inputs: object):
+        super().__init__(others=others or {})
+        add_traits(self.inputs, [*self.inputs.others], File(exists=True))
+        self.inputs.trait_set(**inputs)
 
     @property
     def _application(self) -> Application:
@@ -136,6 +147,8 @@ class Measure(SimpleInterface):
         for name in one.arguments:
             if name in queries:
                 found[name] = self._extra(queries[name], number, grid, affine)
+            elif name in self.inputs.others:
+                found[name] = self._output(name, grid)
             elif name == 'maps':
                 there = {port: product for port, product in PRODUCTS.items() if product.column and path[port]}
                 found[name] = {product.column: load(path[port])[0] for port, product in there.items()}
@@ -143,8 +156,8 @@ class Measure(SimpleInterface):
                 found[name] = {'grid': grid, 'affine': affine}[name]
             elif name == 'to_template':
                 found[name] = load_chain(path[name] or [], self.inputs.invert)
-            elif name == 'entities':
-                found[name] = dict(facts['entities'])
+            elif name in ('entities', 'participant'):
+                found[name] = dict(facts.get(name, {}))
             elif name not in FILES:
                 found[name] = facts.get(name)
             elif path[name] is None:
@@ -154,6 +167,15 @@ class Measure(SimpleInterface):
         if 'labels' in found and path['own_dseg'] is not None:
             found['labels']['volume_mm3'] = _volumes(path['own_dseg'], found['labels']['index'])
         return found
+
+    def _output(self, name: str, grid: Grid) -> np.ndarray | pd.DataFrame | None:
+        """An image or a table of another application; None where that does not run."""
+        path, kind = getattr(self.inputs, name), self.inputs.others[name]
+        if not isdefined(path):
+            return None
+        if kind == 'table':
+            return pd.read_csv(path, sep='\t', na_values=['n/a'])
+        return (_LOAD[kind] if kind in ('mask', 'dseg') else _load_map)(path, grid)
 
     def _extra(self, query: Query, number: int, grid: Grid, affine: np.ndarray):
         """The files of an extra input: arrays on the grid of the maps, Given, or a table."""

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import sys
+from types import ModuleType
 
 import nibabel as nib
 import numpy as np
@@ -63,6 +65,32 @@ def test_a_wrong_declaration_is_refused():
             Application('wrong', 'Wrong', **wrong)
 
 
+def test_what_applications_use_must_be_there_and_fit(monkeypatch):
+    def load(name, measure, **more):
+        module = ModuleType(f'loaded_{name}')
+        module.APPLICATION = Application(name, name, measure, tables=(Table(),), **more)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setitem(modules(), name, module.__name__)
+        return application(name)
+
+    with pytest.raises(ValueError, match='takes nothing of other'):
+        Application('wrong', 'Wrong', lambda chi: chi, uses=('other',), tables=(Table(),))
+    with pytest.raises(ValueError, match='other_table'):
+        Application('wrong', 'Wrong', lambda other_table: other_table, tables=(Table(),))
+    with pytest.raises(ValueError, match='no such application'):
+        load('first', lambda second_table: second_table, uses=('second',))
+    load('second', lambda chi: chi)
+    assert application('first').of_others == {'second_table': ('second', 'table')}
+    for name, measure, more, said in (
+        ('third', lambda second_rows: second_rows, {'uses': ('second',)}, "no image or table 'rows'"),
+        ('third', lambda regions_table: regions_table, {'uses': ('regions',)}, 'scope series'),
+        ('second', lambda first_table: first_table, {'uses': ('first',)}, 'circle: second, first, second'),
+        ('self', lambda self_table: self_table, {'uses': ('self',)}, 'circle: self, self'),
+    ):
+        with pytest.raises(ValueError, match=said):
+            load(name, measure, **more)
+
+
 def test_a_package_of_its_own_joins_by_an_entry_point(tmp_path, monkeypatch):
     folder = tmp_path / 'guests-1.0.dist-info'
     folder.mkdir()
@@ -91,11 +119,13 @@ def job(reproducible, tmp_path_factory):
     (truth,) = job.data.glob('derivatives/truth/sub-01/anat/*_Chimap.nii.gz')
     shutil.copy(truth, job.anat / 'sub-01_acq-again_Chimap.nii.gz')
     (job.anat / 'sub-01_acq-again_Chimap.json').write_text(json.dumps({'Units': 'ppm'}))
+    (job.data / 'participants.tsv').write_text('participant_id\thematocrit\nsub-01\t0.41\n')
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(modules(), 'toy', 'tests.applications.toy')
-        patch.setitem(modules(), 'joint', 'tests.applications.joint')
+        for name in ('toy', 'joint', 'reader', 'asker'):
+            patch.setitem(modules(), name, f'tests.applications.{name}')
         patch.setenv('TEMPLATEFLOW_HOME', str(job.root / 'templateflow'))
-        assert cli.main(job.arguments('--toy:gain=2', '--joint')) == 0
+        # the reader is not asked for, and runs as the asker uses it
+        assert cli.main(job.arguments('--toy:gain=2', '--joint', '--asker')) == 0
         yield job
 
 
@@ -125,6 +155,25 @@ def test_a_toy_goes_through_the_whole_job(job):
     # the flow map was laid where the head is: it is dark outside and bright inside
     align = job.nodes / 'sub_01_wf' / 'align_toyflow_1' / 'xfm.txt'
     assert float(align.read_text().split('Parameters:')[1].split()[9]) == pytest.approx(-6, abs=1.5)
+
+
+def test_one_uses_the_answers_of_another(job):
+    anat = job.out / 'sub-01' / 'anat'
+    for series in ('acq-first', 'acq-again'):
+        found = {
+            name: pd.read_csv(anat / f'sub-01_{series}_desc-{name}_stats.tsv', sep='\t')
+            for name in ('peaks', 'reader', 'asker')
+        }
+        ratio = np.asarray(nib.load(anat / f'sub-01_{series}_desc-ratio_ratiomap.nii.gz').dataobj)
+        high = np.asarray(nib.load(anat / f'sub-01_{series}_desc-high_mask.nii.gz').dataobj)
+        mask = np.asarray(nib.load(anat / f'sub-01_{series}_desc-brain_mask.nii.gz').dataobj) > 0
+        peak = found['peaks']['ratio'].max()
+        np.testing.assert_array_equal(high > 0, mask & (ratio > 0.5 * peak))
+        assert found['reader']['peak'].tolist() == pytest.approx([peak])
+        assert found['reader']['hematocrit'].tolist() == [0.41]
+        assert found['asker']['counted'].tolist() == found['reader']['n_voxels'].tolist() == [high.sum()]
+        assert found['asker']['share'].tolist() == pytest.approx([high[mask].mean()])
+    assert 'High flow was outlined.' in (job.out / 'sub-01.html').read_text()
 
 
 def test_series_of_a_session_are_taken_together(job):
@@ -176,9 +225,19 @@ def test_what_lacks_its_input_is_left_out_and_said(job, capsys):
     said = capsys.readouterr().out
     assert 'A flow map is not used: sub-01_cbf.nii.gz cannot be read' in said
     assert 'Flow per iron: left out, as there is no flow map' in said
+    assert cli.main([*job.arguments('--asker', '--reader'), '--dry-run']) == 0
+    said = capsys.readouterr().out
+    assert 'High flow per iron: left out, as it uses the results of Flow per iron, which is left out' in said
+    assert 'Share of high flow: there are no results of High flow per iron; it is done without' in said
     (job.data / 'sub-01' / 'perf' / 'sub-01_cbf.nii.gz').unlink()
     (job.root / 'kept.nii.gz').rename(job.data / 'sub-01' / 'perf' / 'sub-01_cbf.nii.gz')
     (job.data / 'sub-01' / 'perf' / 'sub-01_doses.tsv').write_bytes(b'dose\n1\t2\n1\t2\t3\n')
     assert cli.main([*job.arguments('--toy'), '--dry-run']) == 0
     assert 'A table of doses is not used: sub-01_doses.tsv is no table' in capsys.readouterr().out
     assert application('toy').arguments['flow']
+    # participants.tsv is read where an application asks for it
+    (job.data / 'participants.tsv').write_bytes(b'')
+    assert cli.main([*job.arguments('--toy'), '--dry-run']) == 0
+    capsys.readouterr()
+    assert cli.main([*job.arguments('--reader'), '--dry-run']) != 0
+    assert 'participants.tsv is no table of tab-separated values' in capsys.readouterr().err
