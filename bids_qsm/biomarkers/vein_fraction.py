@@ -83,6 +83,19 @@ def excluded(veins: np.ndarray, sinuses: np.ndarray, *, threshold: float = 0.1):
     return (veins > threshold) | ndimage.binary_dilation(sinuses > threshold)
 
 
+def pure(veins: np.ndarray, grey: np.ndarray | None, *, share: float = 0.3):
+    """Voxels whose signal is that of veins: ``share`` or more of them, and not deep in grey matter.
+
+    Deep in it, where all six neighbours are grey matter too, even a vein has more of the signal of tissue.
+
+    Returns
+    -------
+    ndarray of bool
+    """
+    inside = veins > share
+    return inside if grey is None else inside & ~ndimage.binary_erosion(grey > 0.5)
+
+
 def boundary_points(white: np.ndarray, affine: np.ndarray, *, most: int = 20_000):
     """Points on the surface of white matter (n, 3; mm) and unit normals that point into it.
 

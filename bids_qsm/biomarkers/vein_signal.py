@@ -76,8 +76,34 @@ def components(series: np.ndarray, *, most: int = 5, share: float = 0.5):
     return u[:, :kept] * signs, table[:kept]
 
 
+def mean_frame(frames: Sequence[np.ndarray], *, skip: int = 0):
+    """Mean of the frames of a run from the frame ``skip`` on, of which one is held at a time."""
+    total = np.zeros(frames[0].shape, np.float64)
+    for number in range(skip, len(frames)):
+        total += frames[number]
+    return (total / max(len(frames) - skip, 1)).astype(np.float32)
+
+
+def gather(frames: Sequence[np.ndarray], where: np.ndarray):
+    """Series (frames, voxels; float32) of the voxels of a mask.
+
+    >>> gather([np.ones((2, 1, 1)), np.zeros((2, 1, 1))], np.array([[[True]], [[False]]])).tolist()
+    [[1.0], [0.0]]
+    """
+    out = np.empty((len(frames), int(where.sum())), np.float32)
+    for number in range(len(frames)):
+        out[number] = frames[number][where]
+    return np.nan_to_num(out, copy=False, posinf=0, neginf=0)
+
+
 def regressors(
-    series: np.ndarray, veins: np.ndarray, sinuses: np.ndarray, basis: np.ndarray, *, skip: int = 0
+    series: np.ndarray,
+    veins: np.ndarray,
+    sinuses: np.ndarray,
+    basis: np.ndarray,
+    *,
+    skip: int = 0,
+    most: int = 5,
 ):
     """Regressors of a run by the signal of its veins, and what each is, like those of fMRIPrep.
 
@@ -90,6 +116,8 @@ def regressors(
         Slow drifts; 0 in the frames that are skipped.
     skip : int
         Frames at the start before the steady state. Components are 0 there.
+    most : int
+        Components at most.
 
     Returns
     -------
@@ -110,7 +138,7 @@ def regressors(
         table['sinus_mean'] = series[:, sinuses].mean(1, dtype=float)
         about['sinus_mean'] = {'Method': 'Mean', 'Mask': 'sinus'}
     if veins.sum() >= FEWEST:
-        found, facts = components(drop(series[skip:, veins], basis[skip:]))
+        found, facts = components(drop(series[skip:, veins], basis[skip:]), most=most)
         for number, one in enumerate(facts.itertuples(index=False)):
             name = f'vein_comp_cor_{number:02d}'
             table[name] = np.r_[np.zeros(skip), found[:, number]]
@@ -167,6 +195,14 @@ def temporal_snr(series: np.ndarray, basis: np.ndarray):
             part.mean(0), spread, out=np.zeros_like(spread), where=spread > 0
         )
     return out
+
+
+def ratio_of_snr(series: np.ndarray, first: np.ndarray, second: np.ndarray, basis: np.ndarray):
+    """Median `temporal_snr` of voxels ``first`` over that of ``second``; NaN where either is empty."""
+    sides = [
+        np.median(temporal_snr(series[:, one], basis)) if one.any() else np.nan for one in (first, second)
+    ]
+    return float(sides[0] / sides[1]) if sides[1] else np.nan
 
 
 def responses(events: pd.DataFrame, frames: int, repetition_time: float, *, start: float = 0.0):

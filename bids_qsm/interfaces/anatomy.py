@@ -2,7 +2,8 @@
 
 import nibabel as nib
 import numpy as np
-from nipype.interfaces.base import File, InputMultiObject, traits
+from nipype.interfaces.base import File, InputMultiObject, SimpleInterface, traits
+from nipype.interfaces.base.support import Bunch
 
 from bids_qsm.anatomy.bias import correct_bias
 from bids_qsm.anatomy.brainmask import extract_brain, too_large
@@ -10,6 +11,8 @@ from bids_qsm.anatomy.hdbet import hdbet
 from bids_qsm.anatomy.head import SCALP_MM
 from bids_qsm.anatomy.register import REGISTER, rigid
 from bids_qsm.anatomy.transform import resample, resample_labels
+from bids_qsm.biomarkers.vein_signal import mean_frame
+from bids_qsm.interfaces.io import Frames, save_like
 from bids_qsm.interfaces.step import (
     Data,
     Step,
@@ -98,6 +101,19 @@ def brain_findings(millilitres: float, doubts: list[str]) -> list[dict]:
     return found + [
         {'what': 'Brain', 'found': doubt, 'level': 'warning', 'action': action} for doubt in doubts
     ]
+
+
+class MeanFrame(SimpleInterface):
+    """Mean of the frames of a BOLD run, without the first few, which are brighter."""
+
+    input_spec = inputs(image=path('BOLD run'))
+    output_spec = outputs(mean=volume('mean volume'))
+
+    def _run_interface(self, runtime: Bunch) -> Bunch:
+        frames = Frames(self.inputs.image)
+        mean = mean_frame(frames, skip=min(4, len(frames) // 4))
+        self._results['mean'] = save_like(mean, self.inputs.image, runtime.cwd, 'mean.nii.gz')
+        return runtime
 
 
 class RegisterRigid(Step):

@@ -1,58 +1,24 @@
 """BOLD runs of a participant: those that fMRIPrep prepared, and raw ones, with all that goes with each."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bids_qsm.entities import OF_SERIES, entities_of, in_order, join_entities
 from bids_qsm.errors import UserError
 from bids_qsm.layout import checks
+from bids_qsm.layout.bold_run import BoldRun
 from bids_qsm.layout.index import EXTENSIONS, Index
 
 if TYPE_CHECKING:
     from bids_qsm.app.options import Options
     from bids_qsm.layout.ancillary import Anatomy
+    from bids_qsm.layout.series import Series
 
 NATIVE = ('boldref', 'scanner')
 """What fMRIPrep calls the space of a run itself: from 23.1 on, and before."""
 FEWEST_FRAMES = 20
 """Frames that statistics of a run need."""
-
-
-@dataclass(frozen=True)
-class BoldRun:
-    """A BOLD run, and the files that go with it."""
-
-    entities: tuple[tuple[str, str], ...]
-    bold: Path
-    repetition_time: float
-    space: str = ''
-    """Space of its grid: '' its own, 'T1w', or that of a template."""
-    to_anat: tuple[tuple[Path, bool], ...] = ()
-    """Transforms that take points of the run to points of the anatomical image, first to last, and whether
-    each is to be inverted; none in the space of the anatomical image."""
-    reference: Path | None = None
-    mask: Path | None = None
-    grey: Path | None = None
-    white: Path | None = None
-    """Probabilities of tissue on an image in the space of the anatomical one."""
-    confounds: Path | None = None
-    events: Path | None = None
-    start_time: float = 0.0
-    is_raw: bool = False
-    """Without fMRIPrep: aligned here, and nothing of its series is used."""
-    has_fieldmap: bool = False
-    roots: tuple[tuple[str, Path], ...] = field(default=(), repr=False)
-    """Datasets that its files lie in, by the name of their link."""
-
-    @property
-    def name(self) -> str:
-        return join_entities(self.entities)
-
-    @property
-    def session(self) -> str | None:
-        return dict(self.entities).get('ses')
 
 
 def find_runs(
@@ -93,11 +59,11 @@ def find_runs(
                     f'image and its space ({spaces}); run fMRIPrep with --output-spaces func or T1w.'
                 )
                 continue
-            found[run] = _prepared(chosen, root, name, options, index)
+            found[run] = _prepared(chosen, root, name, anatomy, options, index)
     for path in _raw(subject, options, index):
         run = join_entities(_own(path))
         if run not in found and anatomy.image is not None:
-            found[run] = _raw_run(path, options, index)
+            found[run] = _raw_run(path, index)
             notes.append(
                 f'{path.name} was not prepared by fMRIPrep: it is aligned here, rigidly and without a '
                 'correction of its distortion, and only maps of its veins are made, no regressors.'
@@ -105,13 +71,15 @@ def find_runs(
     return [found[run] for run in sorted(found)], notes
 
 
-def runs_of_session(runs: Sequence[BoldRun], session: str | None, sessions: Sequence[str | None]):
-    """Runs that belong to the GRE of a session; those of a session without a GRE go to the first.
+def runs_of_series(runs: Sequence[BoldRun], one: 'Series', series: Sequence['Series']) -> list[BoldRun]:
+    """Runs whose veins those of a series are: each run goes to one series, the first of its session.
 
-    ``sessions`` are those that have one.
+    Runs of a session without a series go to the first of all: veins stay where they are.
     """
-    first = sessions[0]
-    return [run for run in runs if (run.session if run.session in sessions else first) == session]
+    first = {}
+    for other in series:
+        first.setdefault(other.session, other)
+    return [run for run in runs if first.get(run.session, series[0]) is one]
 
 
 def _own(path: Path) -> tuple[tuple[str, str], ...]:
@@ -156,7 +124,9 @@ def _native_xfm(path: Path) -> Path | None:
     return None
 
 
-def _prepared(path: Path, root: Path, name: str, options: 'Options', index: Index) -> BoldRun:
+def _prepared(
+    path: Path, root: Path, name: str, anatomy: 'Anatomy', options: 'Options', index: Index
+) -> BoldRun:
     """A run of fMRIPrep; UserError where a file of it cannot be used."""
     labels, folder = entities_of(path), path.parent
     run, space = join_entities(_own(path)), labels.get('space', '')
@@ -191,13 +161,15 @@ def _prepared(path: Path, root: Path, name: str, options: 'Options', index: Inde
     elif space == 'T1w':
         to_anat = ()
     else:
-        to_anat = ((_template_xfm(path.parent.parent, space, index, root), False),)
+        there = {one: to_template for one, to_template, _ in anatomy.template_xfm}
+        to_anat = ((there[space], False),)
     xfms = folder.glob(f'{run}_from-boldref_to-*_mode-image*_xfm.txt')
     others = [entities_of(one)['to'] for one in xfms]
     tissue = {label: _tissue(run, label, root, index) for label in ('GM', 'WM')}
     return BoldRun(
         entities=_own(path),
         bold=path,
+        shape=checks.load_header(path).shape,
         repetition_time=_repetition_time(path, said),
         space=space,
         to_anat=to_anat,
@@ -209,19 +181,7 @@ def _prepared(path: Path, root: Path, name: str, options: 'Options', index: Inde
         events=_events(_own(path), options),
         start_time=checks.value_of(said.get('StartTime'), float) or 0.0,
         has_fieldmap=any(to not in ('T1w', 'T2w', 'anat') for to in others),
-        roots=(('raw', options.bids_dir), *options.derivatives),
     )
-
-
-def _template_xfm(folder: Path, space: str, index: Index, root: Path) -> Path:
-    """Transform of points of a template to those of the T1w image."""
-    subject = entities_of(folder.name).get('sub') or entities_of(folder.parent.name)['sub']
-    files = index.files(root).of(subject, datatype='anat', suffix='xfm', extension=['.h5'])
-    for path in files:
-        labels = entities_of(path)
-        if labels.get('from') == 'T1w' and labels.get('to') == space and labels.get('mode') == 'image':
-            return path
-    raise UserError(f'{root} has no transform from T1w to {space} for sub-{subject}; run fMRIPrep again.')
 
 
 def _tissue(run: str, label: str, root: Path, index: Index) -> Path | None:
@@ -284,14 +244,14 @@ def _raw(subject: str, options: 'Options', index: Index) -> list[Path]:
     return [path for path in magnitudes if int(entities_of(path).get('echo', 1)) == 1]
 
 
-def _raw_run(path: Path, options: 'Options', index: Index) -> BoldRun:
+def _raw_run(path: Path, index: Index) -> BoldRun:
     problem = checks.image_problem(path, has_frames=True) or index.sidecar_problem(path)
     if problem:
         raise UserError(problem)
     return BoldRun(
         entities=_own(path),
         bold=path,
+        shape=checks.load_header(path).shape,
         repetition_time=_repetition_time(path, index.metadata(path)),
         is_raw=True,
-        roots=(('raw', options.bids_dir),),
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import ndimage, sparse
+from scipy import ndimage, sparse, spatial
 from scipy.sparse import csgraph
 
 from bids_qsm.phantom.head import Head
@@ -175,24 +175,24 @@ def _patch(
     The last is the distance (mm) along the vein from the patch towards its outlet; inf elsewhere. Patches
     are tried until one lies in cortex and has a vein that runs on for long enough.
     """
-    vein = blood > 0.2
+    vein = blood > 0.1
     index = np.full(vein.shape, -1)
     voxels = np.argwhere(vein)
     index[vein] = np.arange(len(voxels))
-    graph = _vein_graph(index, voxels, spacing)
+    graph = _vein_graph(voxels * spacing)
     # the outlets are the widest veins, which are the sinuses
     depth = ndimage.distance_transform_edt(blood > 0.5, spacing)
     outlets = index[depth >= min(2.0, 0.8 * depth.max())]
     to_outlet = csgraph.dijkstra(graph, indices=outlets, min_only=True)
-    length = to_outlet[np.isfinite(to_outlet)]
     local = ndimage.uniform_filter(grey, np.maximum(np.rint(2 * protocol.radius_mm / spacing), 1).astype(int))
-    start = (to_outlet > protocol.reach_mm) & np.isfinite(to_outlet)
-    start &= local[tuple(voxels.T)] > 0.4
-    if not start.any():
-        raise ValueError(
-            f'no vein runs on for {protocol.reach_mm} mm (the longest {length.max():.0f}); try another seed'
-        )
-    first = rng.choice(np.flatnonzero(start))
+    start = np.flatnonzero((to_outlet > protocol.reach_mm) & np.isfinite(to_outlet))
+    around = local[tuple(voxels[start].T)]
+    start = start[around > 0.1]
+    if not len(start):
+        raise ValueError(f'no vein in cortex runs on for {protocol.reach_mm} mm; try another seed')
+    # where most of the surroundings is cortex
+    around = around[around > 0.1]
+    first = rng.choice(start[around >= np.quantile(around, 0.75)])
     from_patch = csgraph.dijkstra(graph, indices=first)
     course = (from_patch + to_outlet < to_outlet[first] + 3.0) & (from_patch < protocol.reach_mm)
     after = np.full(vein.shape, np.inf, np.float32)
@@ -207,22 +207,11 @@ def _patch(
     return centre, far, after
 
 
-def _vein_graph(index: np.ndarray, voxels: np.ndarray, spacing: np.ndarray):
-    """Graph of voxels of veins, joined with their 26 neighbours by the distance (mm)."""
-    rows, columns, lengths = [], [], []
-    for step in np.ndindex(3, 3, 3):
-        offset = np.array(step) - 1
-        if tuple(offset) <= (0, 0, 0):
-            continue
-        there = voxels + offset
-        inside = ((there >= 0) & (there < index.shape)).all(1)
-        found = np.where(inside, index[tuple(np.where(inside[:, None], there, 0).T)], -1)
-        joined = np.flatnonzero(found >= 0)
-        rows.append(joined)
-        columns.append(found[joined])
-        lengths.append(np.full(len(joined), np.linalg.norm(offset * spacing)))
-    parts = (np.concatenate(lengths), (np.concatenate(rows), np.concatenate(columns)))
-    graph = sparse.csr_array(parts, shape=(len(voxels), len(voxels)))
+def _vein_graph(points: np.ndarray):
+    """Graph of points of veins (mm), each joined with those near it, so that gaps of thin veins are bridged."""
+    pairs = spatial.cKDTree(points).query_pairs(4.0, output_type='ndarray')
+    lengths = np.linalg.norm(points[pairs[:, 0]] - points[pairs[:, 1]], axis=1)
+    graph = sparse.csr_array((lengths, (pairs[:, 0], pairs[:, 1])), shape=(len(points), len(points)))
     return graph + graph.T
 
 

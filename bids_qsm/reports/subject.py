@@ -104,7 +104,7 @@ def build_subject_report(output_dir: str | Path, subject: str) -> Path:
 
 def _part(name: str, **content: Any) -> dict:
     """A series of the page."""
-    empty = {'figures': [], 'facts': {}, 'findings': [], 'tables': [], 'lists': []}
+    empty = {'figures': [], 'facts': {}, 'findings': [], 'tables': [], 'lists': [], 'warnings': []}
     return {'name': name, 'id': f'series-{name}', **empty, **content}
 
 
@@ -198,6 +198,7 @@ def _attach_tables(series: list[dict], paths: Iterable[Path]):
         owner = _owner(path)
         if owner is not None:
             part['lists'].append(_list(path, *owner))
+            part['warnings'] += _warnings(path, owner[0])
         else:
             labels = read_json(path.with_name(path.name.replace('_stats.tsv', '_dseg.json')), {})
             # cortical labels of the subject extend beyond the mask
@@ -209,6 +210,14 @@ def _owner(path: Path):
     """The application that wrote a table, and its kind; None for the tables of regions."""
     wrote = ((app, app.wrote(entities_of(path))) for app in applications())
     return next(((app, one) for app, one in wrote if one is not None and app.entities_of(one)), None)
+
+
+def _warnings(path: Path, app: Application):
+    """Alerts of a table of an application: what its column ``warning`` holds."""
+    table = read_table(path)
+    told = table['warning'].dropna().unique() if 'warning' in table else []
+    name = re.sub(r'(_(label|desc)-\w+?)?_stats\.tsv$', '', path.name)
+    return [alert('warning', f'{name}, {app.title}', str(text), '') for text in told]
 
 
 def _list(path: Path, app: Application, one: Table):
@@ -293,7 +302,7 @@ def _first(values: pd.Series):
 
 
 def _finding_alerts(series: list[dict]):
-    alerts = []
+    alerts = [one for part in series for one in part['warnings']]
     for part in series:
         for finding in part['findings']:
             if finding['level'] in LEVELS:
