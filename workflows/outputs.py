@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from bids_qsm.applications import applications
+from bids_qsm.applications.contract import FACTS
 from bids_qsm.biomarkers.region_columns import dictionary
 from bids_qsm.biomarkers.regions import QUALITY
 from bids_qsm.derivatives.files import bids_uri, output_path, sidecar
@@ -181,7 +182,7 @@ def application_save(run: Run, series_list: 'tuple[Series, ...]', options: 'Opti
     entities = {key: value for key, value in first.entities if not whole or key in ('sub', 'ses')}
     names = application_names(app, run.labels or atlas.name)
     sources = tuple(source for one in series_list for source in _sources(one, options))
-    said: dict[str, object] = {}
+    said, on = {}, sources[0]
     if run.bold is not None:
         entities = dict(run.bold.entities)
         names = {
@@ -191,9 +192,11 @@ def application_save(run: Run, series_list: 'tuple[Series, ...]', options: 'Opti
         roots = {'raw': options.bids_dir, **dict(options.derivatives)}
         on = bids_uri(run.bold.reference or run.bold.bold, roots)
         sources = (*sources, bids_uri(run.bold.bold, roots))
-        said = {'spatial_reference': on, **({'Alignment': ALIGNED_HERE} if run.bold.is_raw else {})}
-    paths, sidecars = {}, {}
+        said = {'Alignment': ALIGNED_HERE} if run.bold.is_raw else {}
+    paths, sidecars, facts = {}, {}, run.outputs.get(FACTS)
     for port, outside in run.outputs.items():
+        if port == FACTS:  # goes into the sidecars
+            continue
         if port.startswith('figure_'):
             paths[outside] = figure_path(
                 options, '_'.join(map('-'.join, entities.items())), port.removeprefix('figure_')
@@ -201,20 +204,28 @@ def application_save(run: Run, series_list: 'tuple[Series, ...]', options: 'Opti
         else:
             paths[outside] = output_path(out, entities, **names[port])
     for image in app.images:
-        mask = {'mask_type': 'ROI'} if image.suffix == 'mask' else {}
+        is_map = image.suffix.endswith('map')
         sidecars[run.outputs[image.name]] = sidecar(
-            image.about, sources=sources, units=image.units or None, **mask, **said
+            image.about,
+            sources=sources,
+            units=image.units or None,
+            skull_stripped=True if is_map else None,
+            mask_type='ROI' if image.suffix == 'mask' else None,
+            spatial_reference=None if is_map and run.bold is None else on,
+            **said,
         )
-    return pe.Node(SaveDerivatives(paths, sidecars), name=f'save_{run.name}')
+    notes = dict.fromkeys(sidecars, facts) if facts else {}
+    return pe.Node(SaveDerivatives(paths, sidecars, notes), name=f'save_{run.name}')
 
 
 def application_names(app: 'Application', labels: str) -> dict[str, dict]:
     """What `output_path` takes for the images and the tables of an application, by output port."""
     seg = {'seg': labels} if app.scope == 'labels' else {}
     seg |= {'datatype': 'func'} if app.of_runs else {}
-    names = {
-        image.name: {'suffix': image.suffix, 'desc': image.desc or image.name, **seg} for image in app.images
-    }
+    names = {image.name: {**image.place, **seg} for image in app.images}
+    for image in app.images:
+        if image.lookup:
+            names[f'{image.name}_lookup'] = {**image.place, **seg, 'extension': '.tsv'}
     for table in app.tables:
         for port, extension in ((table.name, '.tsv'), (f'{table.name}_dictionary', '.json')):
             names[port] = {'suffix': table.suffix, 'extension': extension, **seg, **app.entities_of(table)}

@@ -38,10 +38,16 @@ KNOWN = {
     'echo_times': 'echo times (s)',
     'field_strength': 'field strength (T)',
     'entities': 'BIDS entities of the series',
+    'participant': 'column -> value (text, float or None) of the participant in participants.tsv or, where '
+    'it states one for the session, in sessions.tsv; empty without these tables',
     'run': 'a BOLD run (`Bold`), in the scope run',
 }
 """Arguments that `measure` may name beside its extra inputs, and what each holds."""
 
+FACTS = 'facts'
+"""Entry of ``gives`` that holds constants for the sidecars."""
+_TAKEN = ({'suffix': 'mask', 'desc': 'brain'}, *({'suffix': one.suffix} for one in PRODUCTS.values()))
+"""Names of the images of the series itself."""
 _MEMORY = Need(0.1, volume=10, anat=10)
 
 
@@ -142,8 +148,19 @@ class Image:
     suffix: str
     about: str
     units: str = ''
-    desc: str = ''
-    """Entity desc-; the name of the image where it is empty, as several images may share a suffix."""
+    desc: str | None = None
+    """Entity desc-: none where it is empty, and the name of the image where it is None, as several images may
+    share a suffix."""
+    entities: tuple[tuple[str, str], ...] = ()
+    """Entity label- of the file: (('label', 'vein'),)."""
+    lookup: tuple[tuple[int, str], ...] = ()
+    """Index and name of each label of a dseg, for the table beside it."""
+
+    @property
+    def place(self) -> dict[str, str]:
+        """Suffix and entities that tell its file from others of the series."""
+        desc = self.name if self.desc is None else self.desc
+        return {'suffix': self.suffix, **dict(self.entities), **({'desc': desc} if desc else {})}
 
 
 @dataclass(frozen=True)
@@ -215,12 +232,17 @@ class Application:
     """Letters and digits; also the flag of the command line."""
     title: str
     measure: Callable
-    """Arrays in, arrays and tables out. Its positional arguments are names of `KNOWN` and of ``extra``; one
-    that may be None is optional. Keyword-only arguments are parameters that the user may set."""
+    """Arrays in, arrays and tables out. Its positional arguments are names of `KNOWN` and of ``extra``, or
+    <application>_<name> for an image or a table of one that it ``uses``; one that may be None is optional.
+    Keyword-only arguments are parameters that the user may set."""
     gives: tuple[str, ...] = ('table',)
-    """What `measure` returns, in order: names of ``images`` and of ``tables``. None stands for what cannot be
-    made, and a table may come as a pair with a dict that says more of its columns."""
+    """What `measure` returns, in order: names of ``images`` and of ``tables``, and where it has them 'facts':
+    constants, their sources, what was assumed (name -> text, number, None, or a dict of these), which the
+    sidecars of all that it writes state as Constants. None stands for what cannot be made, and a table may come as a pair with
+    a dict that says more of its columns."""
     extra: tuple[Query, ...] = ()
+    uses: tuple[str, ...] = ()
+    """Names of other applications whose answers `measure` takes; they run before it, and are written too."""
     images: tuple[Image, ...] = ()
     tables: tuple[Table, ...] = ()
     figures: tuple[Figure, ...] = ()
@@ -250,25 +272,38 @@ class Application:
                 found[name] = one.default is one.empty and 'None' not in str(one.annotation)
         return found
 
+    @cached_property
+    def of_others(self) -> dict[str, tuple[str, str]]:
+        """Arguments of `measure` that others give -> application, and name of its image or table."""
+        own = (*KNOWN, *(query.name for query in self.extra))
+        split = {name: name.partition('_')[::2] for name in self.arguments if name not in own}
+        return {name: pair for name, pair in split.items() if pair[0] in self.uses}
+
+    def require(self, other: 'Application'):
+        """Raise ValueError unless ``other`` gives, for each series, what this application uses of it."""
+        made = [*(one.name for one in other.images), *(one.name for one in other.tables)]
+        lost = [name for of, name in self.of_others.values() if of == other.name and name not in made]
+        if lost:
+            raise ValueError(f'{self.name}: {other.name} has no image or table {lost[0]!r}')
+        if self.scope not in ('series', 'run') or other.scope != 'series':
+            raise ValueError(
+                f'{self.name} uses {other.name}: that must have the scope series, this too, or run'
+            )
+
     def __post_init__(self):
         names = [query.name for query in self.extra]
-        unknown = [name for name in self.arguments if name not in (*KNOWN, *names)]
+        unknown = [name for name in self.arguments if name not in (*KNOWN, *names, *self.of_others)]
         lacking = [name for name in names if name not in self.arguments]
         if unknown or lacking:
             raise ValueError(f'{self.name}: measure and extra inputs do not agree on {unknown or lacking}')
-        odd = [
-            one.suffix
-            for one in self.images
-            if not re.fullmatch('[0-9A-Za-z]*map|mask|dseg|probseg', one.suffix)
-        ]
-        if odd:
-            raise ValueError(
-                f'{self.name}: the suffix {odd[0]} of an image must end in map, or be mask, dseg, probseg'
-            )
+        idle = set(self.uses) - {name for name, _ in self.of_others.values()}
+        if idle:
+            raise ValueError(f'{self.name}: measure takes nothing of {min(idle)}')
+        self._check_images()
         if any(query.many for query in self.own):
             raise ValueError(f'{self.name}: an input with an alignment of its own is one file')
         made = [*(one.name for one in self.images), *(one.name for one in self.tables)]
-        if sorted(self.gives) != sorted(made):
+        if sorted(self.gives) != sorted([*made, *([FACTS] if self.has_facts else [])]):
             raise ValueError(f'{self.name}: measure gives {self.gives}, but {made} are declared')
         tables = [table.name for table in self.tables]
         lost = [one.table for one in self.figures if one.draw is not None and one.table not in tables]
@@ -277,6 +312,26 @@ class Application:
         files = [[table.suffix, *sorted(self.entities_of(table).items())] for table in self.tables]
         if any(one in files[:i] for i, one in enumerate(files)):
             raise ValueError(f'{self.name}: two of its tables have the same entities')
+
+    def _check_images(self):
+        """Raise ValueError where an image has no name of its own in the output."""
+        places = [*_TAKEN]
+        for one in self.images:
+            if not re.fullmatch('[0-9A-Za-z]*map|mask|dseg|probseg', one.suffix):
+                rule = f'the suffix {one.suffix} of an image must end in map, or be mask, dseg, probseg'
+                raise ValueError(f'{self.name}: {rule}')
+            odd = [key for key, _ in one.entities if key != 'label']
+            if odd or (one.lookup and one.suffix != 'dseg'):
+                what = f'the entity {odd[0]}' if odd else 'a table of labels'
+                raise ValueError(f'{self.name}: the image {one.name} cannot have {what}')
+            if one.place in places:
+                raise ValueError(f'{self.name}: the image {one.name} would get the name of another')
+            places.append(one.place)
+
+    @property
+    def has_facts(self) -> bool:
+        """Whether `measure` gives constants for the sidecars."""
+        return FACTS in self.gives
 
     @property
     def of_runs(self) -> bool:
@@ -291,6 +346,10 @@ class Application:
     def tables_of_events(self) -> list[Table]:
         """Tables that are not tidy; the first is that of ``overview``."""
         return [table for table in self.tables if table.cohort != 'tidy']
+
+    def kind(self, output: str) -> str:
+        """Suffix of an image of this application, or 'table'."""
+        return {image.name: image.suffix for image in self.images}.get(output, 'table')
 
     def key(self, table: Table) -> str:
         """Name of a table among those of all applications."""

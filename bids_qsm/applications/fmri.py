@@ -98,7 +98,8 @@ def measure(
     row |= {'n_frames': len(run.frames), 'fieldmap': run.has_fieldmap, 'warning': None}
     back = _inverse(run.to_anat)
     if run.white is not None and back is not None:
-        shift, cost, _ = misfit(run.reference, grid, *boundary_points(*run.white), back)
+        points, normals = boundary_points(*run.white)
+        shift, cost, _ = misfit(run.reference, grid, points, normals, back)
         row |= {'misfit_mm': shift, 'boundary_cost': cost}
         if shift >= REFUSED_MM or not cost < REFUSED_COST:
             row['warning'] = (
@@ -150,11 +151,12 @@ def measure(
     row['r_vein_global_signal'] = largest_correlation(mean, whole, slow)
     if run.events is not None:
         task = responses(run.events, len(series), run.repetition_time, start=run.start_time)[skip:]
-        row['r_vein_task_max'] = largest_correlation(np.c_[mean, found], task.to_numpy(), slow)
-        if row['r_vein_task_max'] > CORRELATED:
+        follows = largest_correlation(np.c_[mean, found], task.to_numpy(), slow)
+        row['r_vein_task_max'] = follows
+        if follows > CORRELATED:
             row['warning'] = (
-                f'The signal of veins follows the task (r = {row["r_vein_task_max"]:.2f}): its regressors '
-                'would remove activation. Exclude veins by the mask, and leave the regressors out.'
+                f'The signal of veins follows the task (r = {follows:.2f}): its regressors would remove '
+                'activation. Exclude veins by the mask, and leave the regressors out.'
             )
     return veins, exclude, without, np.maximum(variance, 0), (table, about), pd.DataFrame([row])
 
@@ -193,6 +195,8 @@ QUALITY = (
     Column('warning', 'What speaks against the use of masks or regressors.'),
 )
 
+_VEIN = (('label', 'vein'),)
+
 APPLICATION = Application(
     name='fmri',
     title='Veins in BOLD runs',
@@ -200,9 +204,9 @@ APPLICATION = Application(
     uses=('veins',),
     gives=('probability', 'exclude', 'grey', 'variance', 'confounds', 'quality'),
     images=(
-        Image('probability', 'probseg', 'Share of veins in each voxel', desc='vein'),
-        Image('exclude', 'mask', 'Voxels that veins change', desc='exclude'),
-        Image('grey', 'mask', 'Grey matter without veins', desc='devein'),
+        Image('probability', 'probseg', 'Share of veins in each voxel', desc='', entities=_VEIN),
+        Image('exclude', 'mask', 'Voxels that veins change', entities=_VEIN),
+        Image('grey', 'mask', 'Grey matter without veins', desc='devein', entities=(('label', 'GM'),)),
         Image('variance', 'R2map', 'Share of variance explained by components of veins', desc='veins'),
     ),
     tables=(

@@ -1,5 +1,7 @@
 """The interface that runs an application: load what it names, call it, save what it gives."""
 
+import math
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 
@@ -7,7 +9,6 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 from nipype.interfaces.base import (
-    BaseInterfaceInputSpec,
     DynamicTraitedSpec,
     File,
     InputMultiObject,
@@ -20,7 +21,7 @@ from nipype.interfaces.io import add_traits
 
 from bids_qsm.anatomy.bias import foreground
 from bids_qsm.anatomy.transform import resample, resample_labels
-from bids_qsm.applications.contract import MAPS, Application, Bold, Figure, Given, Query, Table
+from bids_qsm.applications.contract import FACTS, MAPS, Application, Bold, Figure, Given, Query, Table
 from bids_qsm.biomarkers.regions import QUALITY
 from bids_qsm.biomarkers.vein_signal import mean_frame
 from bids_qsm.derivatives.products import PRODUCTS
@@ -50,17 +51,24 @@ FILES += ('to_template', 'reference')
 """Input ports that hold a file a series; 'to_template' holds several."""
 
 
-class _MeasureInputSpec(BaseInterfaceInputSpec):
+class _MeasureInputSpec(DynamicTraitedSpec):
     application = traits.Str(mandatory=True, desc='module that holds the APPLICATION')
     params = traits.Dict(value={}, usedefault=True, desc='parameters that the user set')
     series = traits.List(
-        traits.Dict, mandatory=True, desc='entities, echo_times, field_strength, atlas of each series'
+        traits.Dict,
+        mandatory=True,
+        desc='entities, echo_times, field_strength, atlas, participant of each series',
     )
     invert = traits.List(traits.Bool, value=[], usedefault=True, desc='transforms of to_template to invert')
     extra = traits.List(
         traits.Dict,
         mandatory=True,
         desc='of each series: query -> list of (path, space it is in, name to show)',
+    )
+    others = traits.Dict(
+        value={},
+        usedefault=True,
+        desc="argument that another application gives -> suffix of the image, or 'table'",
     )
     gre_to_anat = InputMultiObject(
         File(exists=True), desc='of each series: resamples the GRE onto the anatomical image'
@@ -85,11 +93,17 @@ for _port in FILES:
 class Measure(SimpleInterface):
     """Run an application on the maps of a series, or of all series of a session.
 
-    It has one output port for each image, '<name>' and '<name>_dictionary' for each table, and
-    'figure_<name>' for each figure.
+    It has an input port for each of ``others``, and an output port for each image, '<name>_lookup' for the
+    labels of an image, '<name>' and '<name>_dictionary' for each table, 'figure_<name>' for each figure, and
+    'facts' where these go into the sidecars of images.
     """
 
     input_spec, output_spec = _MeasureInputSpec, DynamicTraitedSpec
+
+    def __init__(self, others: dict[str, str] | None = None, **inputs: object):
+        super().__init__(others=others or {})
+        add_traits(self.inputs, [*self.inputs.others], File(exists=True))
+        self.inputs.trait_set(**inputs)
 
     @property
     def _application(self) -> Application:
@@ -106,12 +120,20 @@ class Measure(SimpleInterface):
         found = one.measure(*data, **self.inputs.params)
         found = dict(zip(one.gives, found if len(one.gives) > 1 else (found,), strict=True))
         for image in one.images:
-            if found[image.name] is not None:
-                saved = save_like(found[image.name], self._grid(), cwd, f'{image.name}.nii.gz')
-                self._results[image.name] = saved
+            if found[image.name] is None:
+                continue
+            saved = save_like(found[image.name], self._grid(), cwd, f'{image.name}.nii.gz')
+            self._results[image.name] = saved
+            if image.lookup:
+                lookup = pd.DataFrame(image.lookup, columns=['index', 'name'])
+                path = write_table(lookup, cwd / f'{image.name}_lookup.tsv')
+                self._results[f'{image.name}_lookup'] = str(path)
+        facts = {'Constants': _plain(found[FACTS])} if one.has_facts else {}
+        if facts and one.images:
+            self._results[FACTS] = str(write_record(facts, cwd / 'facts.json'))
         for table in one.tables:
             if found[table.name] is not None:
-                self._write_table(table, found[table.name], cwd)
+                self._write_table(table, found[table.name], facts, cwd)
         for figure in one.figures:
             if found[figure.table if figure.draw else figure.name] is None:
                 continue
@@ -154,6 +176,8 @@ class Measure(SimpleInterface):
         for name in one.arguments:
             if name in queries:
                 found[name] = self._extra(queries[name], number, grid, affine)
+            elif name in self.inputs.others:
+                found[name] = self._output(name, grid)
             elif name == 'run':
                 found[name] = self._run(number)
             elif name == 'maps':
@@ -163,8 +187,8 @@ class Measure(SimpleInterface):
                 found[name] = {'grid': grid, 'affine': affine}[name]
             elif name == 'to_template':
                 found[name] = load_chain(path[name] or [], self.inputs.invert)
-            elif name == 'entities':
-                found[name] = dict(facts['entities'])
+            elif name in ('entities', 'participant'):
+                found[name] = dict(facts.get(name, {}))
             elif name not in FILES:
                 found[name] = facts.get(name)
             elif path[name] is None:
@@ -174,6 +198,15 @@ class Measure(SimpleInterface):
         if 'labels' in found and path['own_dseg'] is not None:
             found['labels']['volume_mm3'] = _volumes(path['own_dseg'], found['labels']['index'])
         return found
+
+    def _output(self, name: str, grid: Grid) -> np.ndarray | pd.DataFrame | None:
+        """An image or a table of another application; None where that does not run."""
+        path, kind = getattr(self.inputs, name), self.inputs.others[name]
+        if not isdefined(path):
+            return None
+        if kind == 'table':
+            return pd.read_csv(path, sep='\t', na_values=['n/a'])
+        return (_LOAD[kind] if kind in ('mask', 'dseg') else _load_map)(path, grid)
 
     def _run(self, number: int) -> Bold:
         """The BOLD run, of which frames are read when they are needed."""
@@ -244,7 +277,9 @@ class Measure(SimpleInterface):
             own = self.inputs.own_to_anat[aligned.index(query.name)]
         return load_chain([anat, own], [True, False]), load_xfm(own, invert=True) + load_xfm(anat)
 
-    def _write_table(self, one: Table, given: pd.DataFrame | tuple[pd.DataFrame, dict], cwd: Path):
+    def _write_table(
+        self, one: Table, given: pd.DataFrame | tuple[pd.DataFrame, dict], facts: dict, cwd: Path
+    ):
         table, more = given if isinstance(given, tuple) else (given, {})
         described = one.described(self.inputs.series[0].get('atlas', ''))
         text = {
@@ -254,7 +289,7 @@ class Measure(SimpleInterface):
         }
         name, dictionary = one.name, f'{one.name}_dictionary'
         self._results[name] = str(write_table(table, cwd / f'{name}.tsv'))
-        self._results[dictionary] = str(write_record(text, cwd / f'{dictionary}.json'))
+        self._results[dictionary] = str(write_record({**text, **facts}, cwd / f'{dictionary}.json'))
 
     def _picture(self, one: Application, figure: Figure, found: dict[str, np.ndarray]) -> bytes:
         """A figure of an image of the application, as PNG."""
@@ -280,9 +315,25 @@ def outputs_of(one: Application) -> list[str]:
     """Output ports of the node of an application."""
     return [
         *(image.name for image in one.images),
+        *(f'{image.name}_lookup' for image in one.images if image.lookup),
+        *([FACTS] if one.has_facts and one.images else []),
         *(port for table in one.tables for port in (table.name, f'{table.name}_dictionary')),
         *(f'figure_{figure.name}' for figure in one.figures),
     ]
+
+
+def _plain(value: object) -> object:
+    """Facts as JSON has them: numbers of numpy as those of Python, what is not finite as None.
+
+    >>> _plain({'hematocrit': {'value': np.float32(0.5), 'n': np.int64(3)}, 'age': np.nan, 'from': 'n/a'})
+    {'hematocrit': {'value': 0.5, 'n': 3}, 'age': None, 'from': 'n/a'}
+    """
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _load_map(path: str, grid: Grid) -> np.ndarray:

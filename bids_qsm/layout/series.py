@@ -49,6 +49,8 @@ class Use:
     name: str
     params: tuple[tuple[str, object], ...]
     inputs: tuple[Input, ...]
+    participant: tuple[tuple[str, str | float | None], ...] = ()
+    """Columns and values of participants.tsv and sessions.tsv, where the application asks for them."""
     runs: tuple[BoldRun, ...] = ()
     """BOLD runs that an application of the scope 'run' runs on."""
 

@@ -208,7 +208,7 @@ def _patch(
 
 
 def _vein_graph(points: np.ndarray):
-    """Graph of points of veins (mm), each joined with those near it, so that gaps of thin veins are bridged."""
+    """Graph of points of veins (mm), each joined with those near it, to bridge the gaps of thin veins."""
     pairs = spatial.cKDTree(points).query_pairs(4.0, output_type='ndarray')
     lengths = np.linalg.norm(points[pairs[:, 0]] - points[pairs[:, 1]], axis=1)
     graph = sparse.csr_array((lengths, (pairs[:, 0], pairs[:, 1])), shape=(len(points), len(points)))

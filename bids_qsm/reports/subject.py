@@ -199,6 +199,9 @@ def _attach_tables(series: list[dict], paths: Iterable[Path]):
         if owner is not None:
             part['lists'].append(_list(path, *owner))
             part['warnings'] += _warnings(path, owner[0])
+            constants = _constants(path, owner[0], part['name'])
+            if constants and constants['id'] not in [one['id'] for one in part['lists']]:
+                part['lists'].append(constants)
         else:
             labels = read_json(path.with_name(path.name.replace('_stats.tsv', '_dseg.json')), {})
             # cortical labels of the subject extend beyond the mask
@@ -228,6 +231,16 @@ def _list(path: Path, app: Application, one: Table):
     caption = f'{one.caption} All columns, with descriptions: {path.name}' if len(table) else 'None.'
     title = one.title or app.title
     return {**grid(title, table, columns=columns, caption=caption), 'id': f'list-{path.name}'}
+
+
+def _constants(path: Path, app: Application, series: str):
+    """Table of the constants that an application says it used; None where it states none."""
+    stated = read_json(path.with_suffix('.json'), {}).get('Constants')
+    if not stated or not isinstance(stated, dict):
+        return None
+    rows = [{'constant': name, **(v if isinstance(v, dict) else {'value': v})} for name, v in stated.items()]
+    table = grid(f'{app.title}: constants and assumptions', pd.DataFrame(rows, dtype=object))
+    return {**table, 'id': f'constants-{series}-{app.name}'}
 
 
 def _region_table(table: pd.DataFrame, name: str, *, check_coverage: bool = True):

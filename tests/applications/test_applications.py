@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import nibabel as nib
@@ -52,11 +54,16 @@ def test_no_two_write_one_file():
 def test_a_wrong_declaration_is_refused():
     query = Query('flow', 'flow map', ('cbf',))
     two = (Table(), Table('rows', entities=(('desc', 'wrong'),)))
+    other_space = Image('x', 'mask', 'x', entities=(('space', 'T1w'),))
     chart = Figure('chart', 'Chart', 'A chart.', draw=str, table='rows')
     for wrong, said in (
         ({'measure': lambda nonsense: nonsense}, 'nonsense'),
         ({'measure': lambda chi: chi, 'extra': (query,)}, 'flow'),
         ({'measure': lambda chi: chi, 'images': (Image('x', 'bold', 'x'),)}, 'bold'),
+        ({'measure': lambda chi: chi, 'images': (Image('x', 'Chimap', 'x', desc=''),)}, 'name of another'),
+        ({'measure': lambda chi: chi, 'images': (Image('brain', 'mask', 'x'),)}, 'name of another'),
+        ({'measure': lambda chi: chi, 'images': (Image('x', 'mask', 'x', lookup=((1, 'a'),)),)}, 'labels'),
+        ({'measure': lambda chi: chi, 'images': (other_space,)}, 'entity space'),
         ({'measure': lambda chi: chi, 'gives': ('x',)}, 'gives'),
         ({'measure': lambda chi: chi, 'gives': ('table', 'rows'), 'tables': two}, 'same entities'),
         ({'measure': lambda chi: chi, 'tables': (Table(),), 'figures': (chart,)}, 'draws rows'),
@@ -165,7 +172,7 @@ def test_one_uses_the_answers_of_another(job):
             for name in ('peaks', 'reader', 'asker')
         }
         ratio = np.asarray(nib.load(anat / f'sub-01_{series}_desc-ratio_ratiomap.nii.gz').dataobj)
-        high = np.asarray(nib.load(anat / f'sub-01_{series}_desc-high_mask.nii.gz').dataobj)
+        high = np.asarray(nib.load(anat / f'sub-01_{series}_label-high_mask.nii.gz').dataobj)
         mask = np.asarray(nib.load(anat / f'sub-01_{series}_desc-brain_mask.nii.gz').dataobj) > 0
         peak = found['peaks']['ratio'].max()
         np.testing.assert_array_equal(high > 0, mask & (ratio > 0.5 * peak))
@@ -174,6 +181,44 @@ def test_one_uses_the_answers_of_another(job):
         assert found['asker']['counted'].tolist() == found['reader']['n_voxels'].tolist() == [high.sum()]
         assert found['asker']['share'].tolist() == pytest.approx([high[mask].mean()])
     assert 'High flow was outlined.' in (job.out / 'sub-01.html').read_text()
+
+
+def test_images_have_names_and_sidecars_of_their_own(job):
+    anat = job.out / 'sub-01' / 'anat'
+    names = ('label-high_mask', 'desc-levels_dseg', 'Sharemap', 'desc-reader_stats')
+    sidecars = {
+        name: json.loads(
+            (anat / f'sub-01_acq-first_{name}.json').read_text(),
+            parse_constant=lambda word: pytest.fail(word),
+        )
+        for name in names
+    }
+    lookup = pd.read_csv(anat / 'sub-01_acq-first_desc-levels_dseg.tsv', sep='\t')
+    assert lookup.to_dict('list') == {'index': [1, 2], 'name': ['low', 'high']}
+    source = sidecars['label-high_mask']['Sources'][0]
+    assert source.startswith('bids:raw:sub-01/anat/sub-01_acq-first_echo-1')
+    assert sidecars['label-high_mask']['Type'] == 'ROI'
+    for name in ('label-high_mask', 'desc-levels_dseg'):
+        assert sidecars[name]['SpatialReference'] == source
+    assert sidecars['Sharemap']['SkullStripped'] is True
+    constants = {
+        'hematocrit': {'value': 0.41, 'source': 'participants.tsv'},
+        'share': 0.5,
+        'lowest': None,
+    }
+    assert [content['Constants'] for content in sidecars.values()] == [constants] * 4
+    page = (job.out / 'sub-01.html').read_text()
+    assert page.count('High flow per iron: constants and assumptions</') >= 2
+
+
+def test_what_was_written_is_valid_bids(job):
+    pytest.importorskip('bids_validator_deno')
+    tool = Path(sys.executable).parent / 'bids-validator-deno'
+    ran = subprocess.run([tool, job.out, '--format', 'json'], capture_output=True, text=True, check=False)
+    issues = json.loads(ran.stdout)['issues']['issues']
+    assert [issue for issue in issues if issue['severity'] == 'error'] == []
+    of_masks = [one for one in issues if 'label-high' in one.get('location', '')]
+    assert [one for one in of_masks if one['code'].startswith('SIDECAR_KEY')] == []
 
 
 def test_series_of_a_session_are_taken_together(job):
