@@ -238,8 +238,8 @@ class Application:
     gives: tuple[str, ...] = ('table',)
     """What `measure` returns, in order: names of ``images`` and of ``tables``, and where it has them 'facts':
     constants, their sources, what was assumed (name -> text, number, None, or a dict of these), which the
-    sidecars of all that it writes state as Constants. None stands for what cannot be made, and a table may come as a pair with
-    a dict that says more of its columns."""
+    sidecars of all that it writes state as Constants. None stands for what cannot be made, and a table
+    may come as a pair with a dict that says more of its columns."""
     extra: tuple[Query, ...] = ()
     uses: tuple[str, ...] = ()
     """Names of other applications whose answers `measure` takes; they run before it, and are written too."""

@@ -240,6 +240,6 @@ APPLICATION = Application(
     scope='run',
     files=(('xcp_d_veins.yaml', XCP_D),),
     method='The probability of veins was averaged over the voxels of BOLD runs; regressors are the principal '
-    'components of voxels with at least 30 % veins [@behzadi2007].',
+    'components of voxels with at least 30 % veins [@compcor].',
     memory=Need(0.3, volume=8, anat=6, run=1),
 )

@@ -308,6 +308,8 @@ class Measure(SimpleInterface):
         else:
             (back, affine), look = read(self._file(figure.over)), PRODUCTS[figure.over].look
         outlined = {'dseg': data.astype(np.int32)} if data.any() else {'mask': mask}
+        if one.of_runs and data.any():
+            outlined = {'mask': data > 0}
         return plot_outlines(back.astype(np.float32), affine, look=look, title=figure.title, **outlined)
 
 

@@ -172,8 +172,7 @@ def _patch(
 ):
     """Centre of an active patch (fine voxels), distance from it, and the course of the vein that drains it.
 
-    The last is the distance (mm) along the vein from the patch towards its outlet; inf elsewhere. Patches
-    are tried until one lies in cortex and has a vein that runs on for long enough.
+    The last is the distance (mm) along the vein from the patch towards its outlet; inf elsewhere.
     """
     vein = blood > 0.1
     index = np.full(vein.shape, -1)
@@ -185,14 +184,14 @@ def _patch(
     outlets = index[depth >= min(2.0, 0.8 * depth.max())]
     to_outlet = csgraph.dijkstra(graph, indices=outlets, min_only=True)
     local = ndimage.uniform_filter(grey, np.maximum(np.rint(2 * protocol.radius_mm / spacing), 1).astype(int))
-    start = np.flatnonzero((to_outlet > protocol.reach_mm) & np.isfinite(to_outlet))
-    around = local[tuple(voxels[start].T)]
-    start = start[around > 0.1]
+    around = local[tuple(voxels.T)]
+    start = np.flatnonzero(np.isfinite(to_outlet) & (around > 0.1))
     if not len(start):
-        raise ValueError(f'no vein in cortex runs on for {protocol.reach_mm} mm; try another seed')
-    # where most of the surroundings is cortex
-    around = around[around > 0.1]
-    first = rng.choice(start[around >= np.quantile(around, 0.75)])
+        raise ValueError('no vein of the cortex leads to a sinus; try another seed')
+    # veins that run on for long, and of these the places where most of the surroundings is cortex
+    length = to_outlet[start]
+    start = start[length >= min(protocol.reach_mm, np.quantile(length, 0.8))]
+    first = rng.choice(start[around[start] >= np.quantile(around[start], 0.75)])
     from_patch = csgraph.dijkstra(graph, indices=first)
     course = (from_patch + to_outlet < to_outlet[first] + 3.0) & (from_patch < protocol.reach_mm)
     after = np.full(vein.shape, np.inf, np.float32)
