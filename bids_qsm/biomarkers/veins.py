@@ -14,6 +14,7 @@ from bids_qsm.anatomy.transform import apply_affine
 from bids_qsm.biomarkers.focal import iron_rich
 from bids_qsm.biomarkers.veins_graph import branches, centreline, merged, nearest
 from bids_qsm.biomarkers.veins_mask import Found, detect
+from bids_qsm.biomarkers.veins_names import CORTICAL_MM, NAMES, name_segments
 from bids_qsm.biomarkers.veins_size import (
     WIDE_RADIUS,
     blood_susceptibility,
@@ -24,18 +25,6 @@ from bids_qsm.biomarkers.veins_size import (
 from bids_qsm.biomarkers.vesselness import grown_box
 from bids_qsm.recon.distance import depth
 from bids_qsm.recon.grid import Grid
-
-NAMES = {
-    1: 'superior_sagittal_sinus',
-    2: 'straight_sinus',
-    3: 'vein_of_galen',
-    4: 'internal_cerebral_vein',
-    5: 'cortical_vein',
-    6: 'deep_vein',
-    7: 'other_vein',
-}
-"""Values of `Veins.labels`, and the names of segments."""
-
 
 @dataclass(frozen=True, eq=False)
 class Segment:
@@ -184,7 +173,8 @@ def find_veins(
         nuclei[:] = labels * iron_rich(maps['chi'], inside, labels)
     found = detect(maps, inside, nuclei, frame, false_share=false_share)
     traced = _trace(found, inside, frame, least_mm)
-    return _place(traced, turn, first, box, affine, mask.shape, frame)
+    placed = _place(traced, turn, first, box, affine, mask.shape, frame)
+    return _named(placed, mask, grid, to_template)
 
 
 def _turned(data: np.ndarray, turn: np.ndarray):
@@ -268,13 +258,12 @@ def _trace(found: Found, within: np.ndarray, grid: Grid, least_mm: float):
         centre = np.clip(np.rint(points / sides).astype(int), 0, np.array(mask.shape) - 1)
         skeleton[tuple(centre.T)] = n
         tilt = np.degrees(np.arccos(np.clip(np.abs(along @ b0), 0, 1)))
-        segments.append(Segment(n, NAMES[7], points, points / sides, along, diameter, tilt, parts[n - 1].ends))
+        segments.append(Segment(n, NAMES[6], points, points / sides, along, diameter, tilt, parts[n - 1].ends))
     inside = (share >= 0.5) | ((skeleton > 0) & (share >= 0.15))
     return replace(
         veins,
         share=share,
         mask=inside,
-        labels=np.where(inside, np.int16(7), np.int16(0)),
         skeleton=skeleton,
         numbers=numbers,
         segments=tuple(segments),
@@ -336,4 +325,30 @@ def _place(
         skeleton=unturned(veins.skeleton),
         numbers=unturned(veins.numbers),
         segments=tuple(segments),
+    )
+
+
+def _named(veins: Veins, mask: np.ndarray, grid: Grid, to_template: Sequence):
+    """The same veins with names and labels."""
+    if not veins.segments:
+        return veins
+    pad = 1
+    whole = np.pad(ndimage.binary_fill_holes(mask), pad, mode='edge')
+    deep = depth(whole, grid.voxel_size, CORTICAL_MM + 1)[3 * (slice(pad, -pad),)]
+    last = np.array(mask.shape) - 1
+    depths = [
+        float(np.median(deep[tuple(np.clip(np.rint(s.voxels), 0, last).astype(int).T)])) for s in veins.segments
+    ]
+    names = name_segments(
+        [s.points for s in veins.segments],
+        depths,
+        [float(np.median(s.diameter_mm)) for s in veins.segments],
+        to_template,
+    )
+    index = {name: key for key, name in NAMES.items()}
+    keys = np.array([0, *(index[name] for name in names)], np.int16)
+    return replace(
+        veins,
+        segments=tuple(replace(s, name=name) for s, name in zip(veins.segments, names, strict=True)),
+        labels=keys[veins.numbers] * veins.mask,
     )

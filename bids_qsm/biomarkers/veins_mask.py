@@ -15,6 +15,8 @@ SURE = 6.0
 """Contrast (spreads) of voxels that are vein beyond doubt, for the weights of the maps."""
 LEAST = 2.0
 """Evidence (spreads) of every voxel of a vein."""
+IN_NUCLEI = 3.0
+"""How many times the high threshold a seed in a nucleus has: its edges look like tubes."""
 FLANK = 0.35
 """Share of the evidence of the strongest voxel near it below which a voxel is only the blur of a vein."""
 NEAR = 1.75
@@ -65,7 +67,7 @@ def detect(
         'chi', 'swi' and 'r2star', see `veins_evidence.contrasts`.
     mask : ndarray of bool
     nuclei : ndarray of int
-        Labels of iron-rich nuclei: they hold no seeds, nor do voxels within ``nuclei_mm``.
+        Labels of iron-rich nuclei. Seeds in them and within ``nuclei_mm`` must be clearer, see `IN_NUCLEI`.
     grid : Grid
     false_share, seed_share : float
         Of voxels over the low and the high threshold.
@@ -99,7 +101,7 @@ def detect(
     kept &= evidence > FLANK * ndimage.maximum_filter(evidence, footprint=_ball(grid, NEAR))
     pieces, count = ndimage.label(kept, _CUBE)
     strong = np.zeros(count + 1, bool)
-    strong[pieces[(score > high) & kept & ~zone]] = True
+    strong[pieces[(score > np.where(zone, IN_NUCLEI * high, high)) & kept]] = True
     strong[0] = False
     chi = contrast['chi'] * spread['chi'] if 'chi' in contrast else None
     return Found(strong[pieces], evidence, score, low, high, chi, weights)
