@@ -65,7 +65,7 @@ confounds:
 
 def measure(
     run: Bold,
-    veins_probability: np.ndarray,
+    veins_share: np.ndarray,
     veins_dseg: np.ndarray,
     affine: np.ndarray,
     *,
@@ -77,8 +77,8 @@ def measure(
     Parameters
     ----------
     run : Bold
-    veins_probability, veins_dseg : ndarray
-        Probability of veins, and their labels, on the grid of the maps, whose ``affine`` it is.
+    veins_share, veins_dseg : ndarray
+        Share of each voxel that is vein, and labels of veins, on the grid of the maps, whose ``affine`` it is.
     threshold : float
         Share of veins above which a voxel is excluded.
     components : int
@@ -108,7 +108,7 @@ def measure(
             )
             return None, None, None, None, None, pd.DataFrame([row])
 
-    probability = np.clip(np.nan_to_num(veins_probability), 0, 1).astype(np.float32)
+    probability = np.clip(np.nan_to_num(veins_share), 0, 1).astype(np.float32)
     is_sinus = np.isin(veins_dseg, SINUSES)
     veins, sinuses, known = (
         share_of_voxels(image, affine, shape, grid, run.to_maps)
@@ -239,7 +239,7 @@ APPLICATION = Application(
     ),
     scope='run',
     files=(('xcp_d_veins.yaml', XCP_D),),
-    method='The probability of veins was averaged over the voxels of BOLD runs; regressors are the principal '
+    method='The share of veins was averaged over the voxels of BOLD runs; regressors are the principal '
     'components of voxels with at least 30 % veins [@compcor].',
     memory=Need(0.3, volume=8, anat=6, run=1),
 )

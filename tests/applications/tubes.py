@@ -7,17 +7,17 @@ from bids_qsm.applications.contract import Application, Image
 
 def measure(chi: np.ndarray, mask: np.ndarray):
     """All that is above 0.1 ppm, most of it the sagittal sinus where it is near the midline."""
-    probability = np.clip((chi - 0.05) / 0.1, 0, 1) * mask
+    share = np.clip((chi - 0.05) / 0.1, 0, 1) * mask
     labels = np.zeros(chi.shape, np.int32)
     middle = chi.shape[0] // 2
     labels[middle - 2 : middle + 2] = 1
-    return probability.astype(np.float32), np.where(probability > 0.5, labels, 0)
+    return share.astype(np.float32), np.where(share > 0.5, labels, 0)
 
 
 APPLICATION = Application(
     name='veins',
     title='Veins',
     measure=measure,
-    gives=('probability', 'dseg'),
-    images=(Image('probability', 'probseg', 'Veins'), Image('dseg', 'dseg', 'Labels of veins')),
+    gives=('share', 'dseg'),
+    images=(Image('share', 'probseg', 'Veins'), Image('dseg', 'dseg', 'Labels of veins')),
 )
