@@ -150,8 +150,8 @@ APPLICATION = Application(
                 'chi_mean',
                 'chi_snr',
             ),
-            caption='One row a segment between junctions or ends. Thin veins along B0 hardly disturb the field: '
-            'their diameters are less certain.',
+            caption='One row a segment between junctions or ends. Thin veins along B0 hardly disturb '
+            'the field: their diameters are less certain.',
         ),
         Table(
             'veinlines',
