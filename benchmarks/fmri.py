@@ -6,7 +6,7 @@ Each seed is a head with a run of a task and a run at rest. Veins are those of t
 with --measured, those found in susceptibility of the default chain. Printed are, for all voxels, without the
 excluded ones, with regressors, and with both:
 
-- the distance (mm) of the centre of activation (z > 5, weighted by the response) from that of the neural response
+- the distance (mm) of the centre of activation (z > 5, weighted by response) from that of the neural response
 - the response in the core of the patch over that which was put there
 - false correlations at rest: voxels of grey matter of other networks, 20 mm away or more, with p < 0.001, of
   seeds of 4 mm radius that have a vein in them (a voxel with a true share above 0.1), and of seeds anywhere

@@ -78,7 +78,7 @@ def measure(
     ----------
     run : Bold
     veins_share, veins_dseg : ndarray
-        Share of each voxel that is vein, and labels of veins, on the grid of the maps, whose ``affine`` it is.
+        Share of each voxel that is vein, and labels of veins, on the grid of the maps (``affine``).
     threshold : float
         Share of veins above which a voxel is excluded.
     components : int

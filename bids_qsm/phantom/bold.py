@@ -50,7 +50,7 @@ class BoldProtocol:
     reach_mm: float = 35.0
     radius_mm: float = 12.0
     resting: float = 0.006
-    venous: float = 0.04
+    venous: float = 0.06
     tsnr: float = 80.0
     distortion_mm: float = 1.0
     unsteady: int = 2

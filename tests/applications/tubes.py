@@ -6,8 +6,8 @@ from bids_qsm.applications.contract import Application, Image
 
 
 def measure(chi: np.ndarray, mask: np.ndarray):
-    """All that is above 0.1 ppm, most of it the sagittal sinus where it is near the midline."""
-    share = np.clip((chi - 0.05) / 0.1, 0, 1) * mask
+    """All that is above 0 ppm by half, near the midline as the sagittal sinus."""
+    share = np.clip(0.5 + chi / 0.1, 0, 1) * mask
     labels = np.zeros(chi.shape, np.int32)
     middle = chi.shape[0] // 2
     labels[middle - 2 : middle + 2] = 1
