@@ -44,8 +44,7 @@ def analyse(
         table = pd.read_csv(
             Path(bids_qsm, f'{stem}_desc-confounds_timeseries.tsv'), sep='\t', na_values='n/a'
         )
-        components = table.filter(regex='^vein_comp_cor_')
-        confounds = pd.concat([confounds, components if kept is None else components.iloc[kept]], axis=1)
+        confounds = pd.concat([confounds, table.filter(regex='^vein_comp_cor_')], axis=1)
     repetition_time = json.loads(bold.with_name(f'{bold.name[:-7]}.json').read_text())['RepetitionTime']
     model = FirstLevelModel(
         t_r=repetition_time, mask_img=masker, drift_model=None, hrf_model='glover', minimize_memory=True
