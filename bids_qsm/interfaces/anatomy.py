@@ -2,8 +2,7 @@
 
 import nibabel as nib
 import numpy as np
-from nipype.interfaces.base import File, InputMultiObject, SimpleInterface, traits
-from nipype.interfaces.base.support import Bunch
+from nipype.interfaces.base import File, InputMultiObject, traits
 
 from bids_qsm.anatomy.bias import correct_bias
 from bids_qsm.anatomy.brainmask import extract_brain, too_large
@@ -12,7 +11,7 @@ from bids_qsm.anatomy.head import SCALP_MM
 from bids_qsm.anatomy.register import REGISTER, rigid
 from bids_qsm.anatomy.transform import resample, resample_labels
 from bids_qsm.biomarkers.vein_signal import mean_frame
-from bids_qsm.interfaces.io import Frames, save_like
+from bids_qsm.interfaces.io import Frames
 from bids_qsm.interfaces.step import (
     Data,
     Step,
@@ -103,17 +102,15 @@ def brain_findings(millilitres: float, doubts: list[str]) -> list[dict]:
     ]
 
 
-class MeanFrame(SimpleInterface):
+class MeanFrame(Step):
     """Mean of the frames of a BOLD run, without the first few, which are brighter."""
 
     input_spec = inputs(image=path('BOLD run'))
     output_spec = outputs(mean=volume('mean volume'))
 
-    def _run_interface(self, runtime: Bunch) -> Bunch:
+    def compute(self, data: Data):
         frames = Frames(self.inputs.image)
-        mean = mean_frame(frames, skip=min(4, len(frames) // 4))
-        self._results['mean'] = save_like(mean, self.inputs.image, runtime.cwd, 'mean.nii.gz')
-        return runtime
+        return mean_frame(frames, skip=min(4, len(frames) // 4))
 
 
 class RegisterRigid(Step):

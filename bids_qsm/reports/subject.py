@@ -174,6 +174,7 @@ def _unlisted(kind: str):
     """Title and caption of a figure with a number in its name, or of another version of bids_qsm."""
     named = re.fullmatch(r'([a-zA-Z]+)\d+2anat', kind)
     titles = {f'{app.name}{query.name}': query.title for app in applications() for query in app.own}
+    titles['bold'] = 'BOLD run'
     if not named or named[1] not in titles:
         return {'kind': kind, 'title': kind, 'caption': ''}
     title = titles[named[1]]

@@ -54,5 +54,10 @@ def add_run(job):
         func / f'{STEM}_desc-confounds_timeseries.tsv', sep='\t', index=False
     )
     (func / f'{STEM}_desc-confounds_timeseries.json').write_text('{}')
-    (job.data / 'sub-01' / 'func').mkdir()
-    events.to_csv(job.data / 'sub-01' / 'func' / f'{STEM}_events.tsv', sep='\t', index=False)
+    raw = job.data / 'sub-01' / 'func'
+    raw.mkdir()
+    events.to_csv(raw / f'{STEM}_events.tsv', sep='\t', index=False)
+    # a short run that fMRIPrep knows nothing of
+    image = nib.Nifti1Image(data[..., :6], affine)
+    image.to_filename(raw / 'sub-01_task-raw_bold.nii.gz')
+    (raw / 'sub-01_task-raw_bold.json').write_text(json.dumps({**about, 'TaskName': 'raw'}))

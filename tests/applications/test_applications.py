@@ -289,6 +289,31 @@ def test_a_run_gets_regressors_beside_those_of_fmriprep(job):
         assert said in page
 
 
+def test_a_raw_run_is_aligned_here_and_gets_masks_alone(job):
+    func = job.out / 'sub-01' / 'func'
+    made = sorted(path.name for path in func.glob('sub-01_task-raw_*.*'))
+    assert made == sorted(
+        f'sub-01_task-raw_{end}'
+        for name, kind in (
+            ('label-vein_desc-exclude_mask', '.nii.gz'),
+            ('label-vein_probseg', '.nii.gz'),
+            ('desc-veins_stats', '.tsv'),
+        )
+        for end in (f'{name}{kind}', f'{name}.json')
+    )
+    about = json.loads((func / 'sub-01_task-raw_label-vein_probseg.json').read_text())
+    assert 'aligned to the anatomical image here' in about['Alignment']
+    # both runs are of one head, in one place
+    own, other = (
+        np.asarray(nib.load(func / f'sub-01_task-{task}_label-vein_probseg.nii.gz').dataobj)
+        for task in ('raw', 'stimulus')
+    )
+    assert np.corrcoef(own.ravel(), other.ravel())[0, 1] > 0.9
+    page = (job.out / 'sub-01.html').read_text()
+    assert 'was not prepared by fMRIPrep: it is aligned here' in page
+    assert 'BOLD run and anatomical image' in page
+
+
 def test_nilearn_leaves_veins_out_as_in_the_example(job, monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / 'examples')
     import fmri_without_veins
