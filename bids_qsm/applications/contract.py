@@ -345,7 +345,7 @@ class Application:
     @property
     def tables_of_events(self) -> list[Table]:
         """Tables that are not tidy; the first is that of ``overview``."""
-        return [table for table in self.tables if table.cohort != 'tidy']
+        return [table for table in self.tables if table.cohort != 'tidy' and table.suffix == 'stats']
 
     def kind(self, output: str) -> str:
         """Suffix of an image of this application, or 'table'."""

@@ -109,7 +109,7 @@ class MeanFrame(Step):
     output_spec = outputs(mean=volume('mean volume'))
 
     def compute(self, data: Data):
-        frames = Frames(self.inputs.image)
+        frames = Frames(data['image'])
         return mean_frame(frames, skip=min(4, len(frames) // 4))
 
 

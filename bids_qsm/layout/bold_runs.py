@@ -60,6 +60,11 @@ def find_runs(
                 )
                 continue
             found[run] = _prepared(chosen, root, name, anatomy, options, index)
+            if not found[run].has_fieldmap:
+                notes.append(
+                    f'{run}: fMRIPrep used no field map, so that veins are out of place where the run is '
+                    'distorted, as above the sinuses and ears.'
+                )
     for path in _raw(subject, options, index):
         run = join_entities(_own(path))
         if run not in found and anatomy.image is not None:
@@ -233,8 +238,22 @@ def _events(entities: tuple[tuple[str, str], ...], options: 'Options') -> Path |
             if set(entities_of(path).items()) <= own and 'task' in entities_of(path)
         ]
         if fitting:
-            return max(fitting, key=lambda path: (len(entities_of(path)), path.name))
+            path = max(fitting, key=lambda path: (len(entities_of(path)), path.name))
+            _require_events(path)
+            return path
     return None
+
+
+def _require_events(path: Path):
+    """Raise UserError where a table is none of events."""
+    try:
+        with path.open(encoding='utf-8-sig') as stream:
+            columns = stream.readline().rstrip('\r\n').split('\t')
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f'{path} cannot be read ({error}); write it again.') from None
+    lacking = [name for name in ('onset', 'duration') if name not in columns]
+    if lacking:
+        raise UserError(f'{path} has no column {lacking[0]!r}; add it, or remove the table.')
 
 
 def _raw(subject: str, options: 'Options', index: Index) -> list[Path]:

@@ -66,7 +66,7 @@ def test_a_run_comes_with_all_that_belongs_to_it(data, prep, runs):
     func = prep()
     (data / 'task-rest_events.tsv').write_text('onset\tduration\n1\t2\n')
     ((run,), notes) = runs()
-    assert notes == []
+    assert ['used no field map' in note for note in notes] == [True]
     assert (run.name, run.space, run.repetition_time, run.start_time) == ('sub-01_task-rest', '', 2.0, 0.97)
     assert run.shape == (*SHAPE, FRAMES)
     names = {
@@ -89,8 +89,9 @@ def test_a_run_comes_with_all_that_belongs_to_it(data, prep, runs):
     (func / 'sub-01_task-rest_from-boldref_to-auto00000_mode-image_xfm.txt').write_text(XFM)
     (data / 'sub-01' / 'func').mkdir()
     (data / 'sub-01' / 'func' / 'sub-01_task-rest_events.tsv').write_text('onset\tduration\n1\t2\n')
-    ((run,), _) = runs()
+    ((run,), notes) = runs()
     assert run.has_fieldmap
+    assert notes == []
     assert run.events.name == 'sub-01_task-rest_events.tsv'
     json.dumps(run.paths)  # as Nipype keeps it
 
@@ -138,6 +139,13 @@ def test_what_is_wrong_with_a_run_is_an_error(prep, runs, how, says):
         runs()
 
 
+def test_a_table_without_onsets_is_an_error(data, prep, runs):
+    prep()
+    (data / 'task-rest_events.tsv').write_text('start\tduration\n1\t2\n')
+    with pytest.raises(UserError, match=r"task-rest_events.tsv has no column 'onset'"):
+        runs()
+
+
 def test_a_mask_on_another_grid_is_an_error(prep, runs):
     func = prep()
     write_image(func / 'sub-01_task-rest_desc-brain_mask.nii.gz', (9, 9, 9))
@@ -150,7 +158,7 @@ def test_a_raw_run_counts_where_fmriprep_has_none(data, prep, runs):
     for task in ('rest', 'nback'):
         path = write_image(data / 'sub-01' / 'func' / f'sub-01_task-{task}_bold.nii.gz', (*SHAPE, FRAMES))
         write_json(path.with_name(f'sub-01_task-{task}_bold.json'), {'RepetitionTime': 1.5, 'TaskName': task})
-    found, (note,) = runs()
+    found, (_, note) = runs()
     assert [(run.name, run.is_raw) for run in found] == [
         ('sub-01_task-nback', True),
         ('sub-01_task-rest', False),
