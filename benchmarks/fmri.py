@@ -1,12 +1,13 @@
 """Show what veins do to a BOLD run of known truth, and what excluding or regressing them changes.
 
-python benchmarks/fmri.py [--seeds 2001 2002 ...] [--gain 5] [--measured]
+python benchmarks/fmri.py [--seeds 2001 2002 ...] [--gain 5]
 
-Each seed is a head with a run of a task and a run at rest. Veins are those of the head on a grid of 1 mm or,
-with --measured, those found in susceptibility of the default chain. Printed are, for all voxels, without the
+Each seed is a head with a run of a task and a run at rest. Veins are those of the head on a grid of 1 mm, as a
+perfect map of veins would have them. Printed are, for all voxels, without the
 excluded ones, with regressors, and with both:
 
-- the distance (mm) of the centre of activation (z > 5, weighted by response) from that of the neural response
+- the distance (mm) of the centre of activation from that of the neural response: of voxels with z > 5 in
+  clusters of five or more, weighted by response
 - the response in the core of the patch over that which was put there
 - false correlations at rest: voxels of grey matter of other networks, 20 mm away or more, with p < 0.001, of
   seeds of 4 mm radius that have a vein in them (a voxel with a true share above 0.1), and of seeds anywhere
@@ -18,7 +19,7 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import ndimage, stats
 
 from bids_qsm.applications.contract import Bold
 from bids_qsm.applications.fmri import measure
@@ -90,12 +91,21 @@ def activation(run, exclude, table):
         basis = np.c_[slow, found] if way in ('regressed', 'both') else slow
         response, z = fitted(percent, run.task[skip:], basis)
         use = kept if way in ('excluded', 'both') else np.ones_like(kept)
-        weight = response * ((z > 5) & use)
+        active = np.zeros(inside.shape, bool)
+        active[inside] = (z > 5) & use
+        weight = response * of_clusters(active)[inside]
         centre = (points * weight[:, None]).sum(0) / max(weight.sum(), 1e-12)
         core = (own > 0.3) & use
         put = run.protocol.response * own[core].mean()
         out[way] = (np.linalg.norm(centre - run.centre), response[core].mean() / put, int((weight > 0).sum()))
     return out
+
+
+def of_clusters(active, least=5):
+    """Voxels of a mask in clusters of ``least`` or more."""
+    pieces, count = ndimage.label(active, np.ones((3, 3, 3)))
+    sizes = np.bincount(pieces.ravel(), minlength=count + 1)
+    return active & (sizes >= least)[pieces]
 
 
 def false_correlations(run, exclude, table, rng, *, near_veins):
@@ -135,8 +145,6 @@ def false_correlations(run, exclude, table, rng, *, near_veins):
 def true_veins(head, affine):
     """Share of veins on the grid of 1 mm, and 1 where they are wide, as sinuses are."""
     blood = head.sample(SHAPE, affine, ('blood',))['blood']
-    from scipy import ndimage
-
     wide = ndimage.binary_opening(blood > 0.5, np.ones((3, 3, 3)))
     return blood, ndimage.binary_dilation(wide).astype(np.int32)
 
@@ -177,8 +185,11 @@ def main(argv=None):
         affine = one_millimetre()
         return (*true_veins(head, affine), affine)
 
-    rows = pd.DataFrame([row for seed in settings.seeds for row in score(seed, settings.gain, find)])
-    print(rows.round(3).to_string(index=False))
+    parts = []
+    for seed in settings.seeds:
+        parts.append(pd.DataFrame(score(seed, settings.gain, find)))
+        print(parts[-1].round(3).to_string(index=False, header=len(parts) == 1), flush=True)
+    rows = pd.concat(parts)
     print(
         rows.groupby('way', sort=False)[['off_mm', 'response', 'false_%', 'anywhere_%']]
         .agg(['mean', 'max'])

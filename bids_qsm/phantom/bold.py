@@ -263,7 +263,9 @@ def _courses(protocol: BoldProtocol, rng: np.random.Generator):
     found = {'task': compute_regressor(trials, 'glover', times)[0][:, 0]}
     for name, late in zip(('early', 'late'), protocol.delay, strict=True):
         found[name] = compute_regressor(trials + np.array([[late], [0], [0]]), 'glover', times)[0][:, 0]
-    found['resting'] = _fluctuation(rng, n, step, 6, (0.01, 0.08))
+    # networks that do not correlate by chance
+    networks = np.linalg.qr(_fluctuation(rng, n, step, 6, (0.01, 0.08)))[0]
+    found['resting'] = networks / networks.std(0)
     slow = _fluctuation(rng, n, step, 1, (0.08, 0.12))[:, 0]
     fast = np.arange(0, n * step + step, 0.05)
     rate = 1.1 + 0.04 * ndimage.gaussian_filter1d(rng.standard_normal(len(fast)), 60) * np.sqrt(120)
