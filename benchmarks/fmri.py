@@ -2,8 +2,8 @@
 
 python benchmarks/fmri.py [--seeds 2001 2002 ...] [--gain 5]
 
-Each seed is a head with a run of a task and a run at rest. Veins are those of the head on a grid of 1 mm, as a
-perfect map of veins would have them. Printed are, for all voxels, without the
+Each seed is a head with a run of a task and a run at rest. Veins are those of the head on a grid of 1 mm, as
+a perfect map of veins would have them. Printed are, for all voxels, without the
 excluded ones, with regressors, and with both:
 
 - the distance (mm) of the centre of activation from that of the neural response: of voxels with z > 5 in

@@ -36,9 +36,11 @@ def test_the_patch_follows_the_task_and_the_vein_comes_later_and_larger(quiet):
     np.testing.assert_allclose(quiet.task, task, atol=1e-6)
     percent = quiet.data / quiet.data.mean(-1, keepdims=True) - 1
     patch = (truth['neural'] > 0.3) & (truth['downstream'] == 0)
-    downstream = (truth['downstream'] > 0.15) & (truth['neural'] < 0.02)
+    # of the vein the five voxels that have most of it, away from the patch
+    outside = np.where(truth['neural'] < 0.05, truth['downstream'], 0)
+    downstream = outside >= np.sort(outside.ravel())[-5]
     assert patch.sum() >= 5
-    assert downstream.sum() >= 2
+    assert outside[downstream].min() > 0.02
     own, vein = (detrended(percent[where]).mean(0) for where in (patch, downstream))
     target = detrended(task[None])[0]
     gain = own @ target / (target @ target)
