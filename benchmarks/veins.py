@@ -135,7 +135,7 @@ def score(found, maps, grid):
     )
     row['dice'] = 2 * (given & truth).sum() / (given.sum() + truth.sum())
     row['cldice'] = 2 * exact * complete / max(exact + complete, 1e-9)
-    row['precision'] = near[mask].mean()
+    row['precision'] = near[mask].mean() if mask.any() else np.nan
     nuclei = maps['dseg'] > 0
     row['leak'] = (mask & nuclei & (maps['share'] < 0.1)).sum() / max(nuclei.sum(), 1)
     if found.segments:
