@@ -28,7 +28,7 @@ def test_images_tables_and_constants_belong_together(head):
         assert set(found[table.name]) <= set(described)
     numbers = found['table']['segment'].tolist()
     assert set(np.unique(found['segments'])) <= {0, *numbers}
-    assert set(np.unique(found['dseg'])) <= {0, 5, 6}
+    assert set(np.unique(found['veinlabels'])) <= {0, 5, 6}
     line = found['skeleton']
     assert np.array_equal(found['diameter'] > 0, line)
     widest = found['table'].sort_values('length_mm').iloc[-1]
@@ -37,14 +37,14 @@ def test_images_tables_and_constants_belong_together(head):
     )
     assert found['facts']['VeinSusceptibility']['source'] in ('measured', 'assumed')
     # the projection is no less than the map
-    assert (found['projection'] >= np.where(head['mask'], head['chi'], 0) - 1e-6).all()
+    assert (found['veinmip'] >= np.where(head['mask'], head['chi'], 0) - 1e-6).all()
 
 
 def test_without_susceptibility(head):
     found = run(head, chi=None, r2star=None)
     assert found['table']['chi_mean'].isna().all()
     assert len(found['table'])
-    assert not found['projection'].any()
+    assert not found['veinmip'].any()
     assert np.isnan(found['facts']['VeinSusceptibility']['value'])
 
 
