@@ -66,7 +66,7 @@ confounds:
 def measure(
     run: Bold,
     veins_share: np.ndarray,
-    veins_dseg: np.ndarray,
+    veins_veinlabels: np.ndarray,
     affine: np.ndarray,
     *,
     threshold: float = 0.1,
@@ -77,7 +77,7 @@ def measure(
     Parameters
     ----------
     run : Bold
-    veins_share, veins_dseg : ndarray
+    veins_share, veins_veinlabels : ndarray
         Share of each voxel that is vein, and labels of veins, on the grid of the maps (``affine``).
     threshold : float
         Share of veins above which a voxel is excluded.
@@ -109,7 +109,7 @@ def measure(
             return None, None, None, None, None, pd.DataFrame([row])
 
     probability = np.clip(np.nan_to_num(veins_share), 0, 1).astype(np.float32)
-    is_sinus = np.isin(veins_dseg, SINUSES)
+    is_sinus = np.isin(veins_veinlabels, SINUSES)
     veins, sinuses, known = (
         share_of_voxels(image, affine, shape, grid, run.to_maps)
         for image in (probability, np.where(is_sinus, probability, 0), np.ones_like(probability))

@@ -10,11 +10,15 @@ from bids_qsm.recon.distance import depth
 from bids_qsm.recon.grid import Grid
 
 ASSUMED_CHI = 0.50
-"""Susceptibility (ppm) of venous blood above tissue where no vein of a head is wide enough to measure it: 4 pi
-0.27 ppm of red cells without oxygen (Spees et al. (2001), MRM 45:533. doi:10.1002/mrm.1072), a hematocrit of
-0.40 and an oxygenation of 0.63."""
+"""Susceptibility (ppm) of venous blood above tissue where no vein of a head is wide enough to measure it.
+
+4 pi 0.27 ppm of red cells without oxygen (Spees et al. (2001), MRM 45:533. doi:10.1002/mrm.1072), times a
+hematocrit of 0.40, times 1 less an oxygenation of 0.63.
+"""
 INNER = 1.2
 """Depth (voxels) in a vein from which a voxel is blood alone, or nearly so."""
+NOT_LESS = 0.8
+"""Share of the contrast of the strongest voxels that blood in wide veins has at least: no vein has more."""
 WIDE_RADIUS = 1.4
 """Radius (voxels) of the mask of a vein from which the contrast on its axis is that of its own blood."""
 RIM_MM = 4.0
@@ -28,7 +32,8 @@ def blood_susceptibility(
 
     The median over voxels that lie deep in veins (`INNER`) and not at the rim of the maps (`RIM_MM`), of
     those that reach half of their 90th percentile. Where there are fewer than ``least`` of them, or thinner
-    veins exceed it (the 95th percentile of the mask), it is `ASSUMED_CHI`, or that percentile if higher.
+    veins have clearly more (`NOT_LESS` of the 95th percentile of the mask), it is `ASSUMED_CHI`, or that
+    percentile if it is higher.
 
     Parameters
     ----------
@@ -53,9 +58,9 @@ def blood_susceptibility(
     values = contrast[deep]
     if len(values):
         values = values[values >= np.quantile(values, 0.9) / 2]
-    lowest = float(np.quantile(contrast[mask], 0.95))
-    if len(values) < least or np.median(values) < lowest:
-        return max(ASSUMED_CHI, lowest), 'assumed'
+    highest = float(np.quantile(contrast[mask], 0.95))
+    if len(values) < least or np.median(values) < NOT_LESS * highest:
+        return max(ASSUMED_CHI, highest), 'assumed'
     return float(np.median(values)), 'measured'
 
 

@@ -18,6 +18,6 @@ APPLICATION = Application(
     name='veins',
     title='Veins',
     measure=measure,
-    gives=('share', 'dseg'),
-    images=(Image('share', 'probseg', 'Veins'), Image('dseg', 'dseg', 'Labels of veins')),
+    gives=('share', 'veinlabels'),
+    images=(Image('share', 'probseg', 'Veins'), Image('veinlabels', 'dseg', 'Labels of veins', desc='veins')),
 )
