@@ -167,12 +167,15 @@ def digest(found):
 def main(threads, size='3'):
     numbers = [int(n) for n in threads.split(',')]
     set_threads(max(numbers))  # the limit of the process, as a worker has it
+    from numba import get_num_threads
+
     found = [{} for _ in numbers]
     # one process, and so the same machine code: what Numba has just compiled may round otherwise than what it
     # stores for all later runs
     for name, job in jobs(float(size)):
         for n, digests in zip(numbers, found, strict=True):
             set_threads(n)
+            assert get_num_threads() == n
             digests[name] = digest(job())
     print(json.dumps(found))
 
