@@ -132,7 +132,7 @@ def job(reproducible, tmp_path_factory):
             patch.setitem(modules(), name, f'tests.applications.{name}')
         patch.setenv('TEMPLATEFLOW_HOME', str(job.root / 'templateflow'))
         # the reader is not asked for, and runs as the asker uses it
-        assert cli.main(job.arguments('--toy:gain=2', '--joint', '--asker')) == 0
+        assert cli.main(job.arguments('--toy:gain=2', '--joint', '--asker', '--nprocs', '1')) == 0
         yield job
 
 
