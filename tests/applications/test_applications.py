@@ -140,7 +140,8 @@ def job(reproducible, tmp_path_factory):
         patch.setitem(modules(), 'veins', 'tests.applications.tubes')
         patch.setenv('TEMPLATEFLOW_HOME', str(job.root / 'templateflow'))
         # the reader is not asked for, and runs as the asker uses it
-        assert cli.main(job.arguments('--toy:gain=2', '--joint', '--asker', '--fmri')) == 0
+        flags = ('--toy:gain=2', '--joint', '--asker', '--fmri', '--nprocs', '1')
+        assert cli.main(job.arguments(*flags)) == 0
         yield job
 
 
