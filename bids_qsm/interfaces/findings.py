@@ -34,4 +34,12 @@ class CollectFindings(Step):
             fell_back = note['ReferenceRegion'].lower() not in ('none', data['reference_asked'])
             level = 'warning' if fell_back else 'info'
             findings.append({'what': 'Reference', 'found': note['ReferenceDescription'], 'level': level})
+            if note.get('SlowVariationUncertainty', 0.0) is None:
+                findings.append({'what': 'Slow variation', 'found': _UNTOLD})
         return {'series': data['series'], 'findings': findings, 'facts': data['facts']}
+
+
+_UNTOLD = (
+    'The volume is too small or too coarse to tell from R2* what varies slowly in susceptibility. Slow '
+    'differences across it are not reliable.'
+)

@@ -35,7 +35,9 @@ class ReferenceChi(Step):
             data['chi'] = data['chi'] - smooth
             slow = {
                 'SlowVariationRemoved': float(smooth[data['mask']].std(dtype=float)),
-                'SlowVariationUncertainty': float(np.sqrt(np.mean(uncertainty[data['mask']] ** 2))),
+                'SlowVariationUncertainty': None
+                if uncertainty is None
+                else float(np.sqrt(np.mean(uncertainty[data['mask']] ** 2))),
             }
         offset, region, name, sentence = call(REFERENCE[self.inputs.method], data, self.inputs.params)
         note = {

@@ -59,8 +59,9 @@ def harmonic_susceptibility(
     -------
     smooth : ndarray of float32
         :math:`\delta` (ppm), less its mean over the mask; 0 where too few voxels count.
-    uncertainty : ndarray of float32
-        Standard deviation (ppm) of its error; 0 outside the mask, and where too few voxels count.
+    uncertainty : ndarray of float32, or None
+        Standard deviation (ppm) of its error; 0 outside the mask. None where it cannot be told: too few
+        voxels count, or nothing varies slowly.
     """
     chi, mask, r2star = to_numpy(chi), to_numpy(mask), to_numpy(r2star)
     known = mask & (r2star > 0)
@@ -72,7 +73,7 @@ def harmonic_susceptibility(
     axes = _powers(mask, grid, 2 * degree)
     basis = _basis(grid.b0_dir, degree)
     if counted.size < 100 * len(basis):
-        return np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.float32)
+        return np.zeros(grid.shape, np.float32), None
     lines = _lines(axes, counted, grid)
     used = np.argwhere(basis.any(0))
     mixed = basis[:, *used.T].T
@@ -86,6 +87,8 @@ def harmonic_susceptibility(
     whole = whole[:: max(whole.size // SAMPLES, 1)]
     means = (_monomials(_lines(axes, whole, grid), used) @ mixed).mean(0)
     variance = _variance(columns, lines, values, tissue, trust, basis, means)
+    if variance is None:
+        return found, None
     uncertainty = np.sqrt(np.maximum(_polynomial(variance, axes), 0))
     return found, np.where(mask, uncertainty, 0).astype(np.float32)
 
@@ -196,7 +199,7 @@ def _variance(
     """Variance of the fit's error, from the power along the polynomials that it leaves.
 
     ``means`` are those of the polynomials ``basis`` over the mask. The variance is a polynomial of twice the
-    degree; returned are its coefficients.
+    degree; returned are its coefficients, or None where no power is left.
     """
     degree = basis.shape[1] - 1
     scale = np.sqrt(trust / trust.sum())
@@ -217,9 +220,9 @@ def _variance(
         own = np.linalg.svd(own, full_matrices=False)[0][:, : order * (order - 1) // 2]
         taken = np.hstack([taken, own])
         power[n] = np.mean((own.T @ rest) ** 2)
-    shape = (2 * degree + 1,) * 3
     if not power.all():
-        return np.zeros(shape)
+        return None
+    shape = (2 * degree + 1,) * 3
     slope, start = np.polyfit(np.log(degrees), np.log(power), 1, w=np.sqrt(degrees * (degrees - 1) / 2))
     orders = np.repeat(np.arange(1, degree + 1), 2 * np.arange(1, degree + 1) + 1)
     centred = basis.copy()

@@ -33,3 +33,15 @@ def test_no_reference_and_no_notes_are_no_findings(tmp_path, monkeypatch):
     (tmp_path / 'phase.json').write_text(json.dumps({'findings': []}))
     collect = CollectFindings(series='s', facts={}, conditioning='phase.json', reference_asked='csf')
     assert json.loads(Path(collect.run().outputs.findings).read_text())['findings'] == []
+
+
+def test_slow_variation_that_cannot_be_told_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'phase.json').write_text(json.dumps({'findings': []}))
+    note = {'ReferenceRegion': 'CSF', 'ReferenceDescription': 'Zero.', 'SlowVariationUncertainty': None}
+    (tmp_path / 'reference.json').write_text(json.dumps(note))
+    collect = CollectFindings(
+        series='s', facts={}, conditioning='phase.json', reference='reference.json', reference_asked='csf'
+    )
+    found = json.loads(Path(collect.run().outputs.findings).read_text())['findings']
+    assert [one['what'] for one in found] == ['Reference', 'Slow variation']
