@@ -13,7 +13,7 @@ def total_variation(
     start: Array,
     spacing: Sequence[float],
     *,
-    weight: float,
+    weight: float | Array,
     penalty: float,
     tolerance: float,
     max_iterations: int,
@@ -31,8 +31,8 @@ def total_variation(
         Array of the shape, library and device of x.
     spacing : tuple
         Step along each axis (mm).
-    weight : float
-        :math:`\lambda`.
+    weight : float, or array of float32
+        :math:`\lambda`, for all voxels or of each.
     tolerance : float
         Stop when an iteration changes x by less than this share of its norm.
 

@@ -74,16 +74,19 @@ def test_background(method, data):
     assert worst(found, expected) < 0.02
 
 
-def test_passes():
+@pytest.mark.parametrize('each', [False, True])
+def test_passes(each):
     rng = np.random.default_rng(0)
     x, vector = (rng.standard_normal(s, dtype=np.float32) for s in ((5, 6, 7), (3, 5, 6, 7)))
     inverse = (1.0, 0.5, 2.0)
     tensors = [torch.from_numpy(a.copy()) for a in (x, vector)]
-    step_gradient(x, vector, inverse, 0.7, 1.8)
-    step_gradient(*tensors, inverse, 0.7, 1.8)
+    threshold = 0.4 + np.abs(x) if each else 0.7
+    same = torch.from_numpy(threshold) if each else threshold
+    step_gradient(x, vector, inverse, threshold, 1.8)
+    step_gradient(*tensors, inverse, same, 1.8)
     np.testing.assert_allclose(tensors[1].numpy(), vector, atol=1e-5)
-    pull(vector, x, inverse, 0.7)
-    pull(tensors[1], tensors[0], inverse, 0.7)
+    pull(vector, x, inverse, threshold)
+    pull(tensors[1], tensors[0], inverse, same)
     np.testing.assert_allclose(tensors[0].numpy(), x, atol=1e-5)
     for function, arrays in ((divergence, (vector, x)), (gradient, (x, vector))):
         tensors = [torch.from_numpy(a.copy()) for a in arrays]

@@ -150,3 +150,34 @@ def test_remnant_of_the_background_is_set_aside(head, measured):
     without = nltv(spoilt, head.brain, head.noise, head.grid, RADIANS)
     beside = whnltv(spoilt, head.brain, head.noise, head.grid, RADIANS)
     assert error(beside, head.chi, head.brain) < 0.6 * error(without, head.chi, head.brain)
+
+
+@pytest.mark.parametrize(('height', 'noise', 'steep'), [(0.012, 0.002, 0.004), (0.012, 0.02, 0.01)])
+def test_weight_falls_with_the_first_gradient(height, noise, steep):
+    """Halved where the gradient is its median, 4 ppb/mm, but noise over voxel size where this is more."""
+    grid = Grid((12, 12, 12), (1.0, 2.0, 4.0))
+    noise = np.full(grid.shape, noise, np.float32)
+    problem = splitting.Problem.of(noise, np.ones(grid.shape, bool), noise, grid)
+    chi = np.zeros(problem.field.shape, np.float32)
+    # along y, of 2 mm, which is also the voxel size in the mean
+    step = np.where(np.arange(chi.shape[1]) % 4 == 1, height, 0.008)
+    chi += np.cumsum(step, dtype=np.float32)[:, None]
+    # two thirds of a voxel's weight are lost to noise
+    at = tuple(n // 2 for n in chi.shape)
+    problem.weight[at] = 1 / 3
+    factor = harmonic._lighter_at_edges(chi, problem)
+    assert factor.dtype == np.float32
+    expected = 3 / (1 + step[1:-1] / 2 / steep)
+    np.testing.assert_allclose(factor[3, :-2, 3], expected, rtol=1e-3)
+    assert factor[at] == pytest.approx(2 / 3 + expected[at[1]] / 3, rel=1e-3)
+
+
+def test_lighter_edges_keep_contrast(head, measured, monkeypatch):
+    """A fourth of the contrast that total variation of one weight takes is kept, and error falls."""
+    data = (measured, head.brain, head.noise, head.grid, RADIANS)
+    lighter = whnltv(*data)
+    monkeypatch.setattr(harmonic, '_lighter_at_edges', lambda *_: 1.0)
+    plain = whnltv(*data)
+    kept, less = (np.polyfit(head.chi[head.brain], m[head.brain], 1)[0] for m in (lighter, plain))
+    assert 1 - kept < 0.75 * (1 - less)
+    assert error(lighter, head.chi, head.brain) < 0.87 * error(plain, head.chi, head.brain)

@@ -27,21 +27,27 @@ def parts(vector, threshold):
     return cut, vector - cut
 
 
-def test_step_of_the_gradient_is_relaxed_admm():
-    shape, spacing, relax = (5, 6, 7), (1.0, 2.0, 0.5), 1.8
+SHAPE = (5, 6, 7)
+THRESHOLDS = pytest.mark.parametrize('threshold', [0.8, 0.4 + np.abs(noise(SHAPE, 2))], ids=['one', 'each'])
+
+
+@THRESHOLDS
+def test_step_of_the_gradient_is_relaxed_admm(threshold):
+    shape, spacing, relax = SHAPE, (1.0, 2.0, 0.5), 1.8
     x, vector = noise(shape), noise((3, *shape), 1)
-    dual, shrunk = parts(vector, 0.8)
+    dual, shrunk = parts(vector, threshold)
     expected = dual + relax * gradient(x, spacing) + (1 - relax) * shrunk
-    fused_kernels.step_gradient(x, vector, tuple(1 / h for h in spacing), 0.8, relax)
+    fused_kernels.step_gradient(x, vector, tuple(1 / h for h in spacing), threshold, relax)
     np.testing.assert_allclose(vector, expected, atol=1e-5)
 
 
-def test_pull_is_the_divergence_of_shrunk_less_dual():
-    shape, inverse = (5, 6, 7), (1.0, 0.5, 2.0)
+@THRESHOLDS
+def test_pull_is_the_divergence_of_shrunk_less_dual(threshold):
+    shape, inverse = SHAPE, (1.0, 0.5, 2.0)
     vector = noise((3, *shape), 1)
-    dual, shrunk = parts(vector, 0.8)
+    dual, shrunk = parts(vector, threshold)
     found, expected = np.empty(shape, np.float32), np.empty(shape, np.float32)
-    fused_kernels.pull(vector, found, inverse, 0.8)
+    fused_kernels.pull(vector, found, inverse, threshold)
     fused_kernels.divergence((shrunk - dual).astype(np.float32), expected, inverse)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
