@@ -227,7 +227,7 @@ def _add_alignments(
     titles = {series.flair: ('flair', 'FLAIR', False) for series in series_list}
     for use in (use for series in series_list for use in series.applications):
         for run in (run for run in use.runs if run.is_raw):
-            titles.setdefault(run.bold, (BOLD, 'BOLD run', False))
+            titles.setdefault(run.bold, (BOLD, f'BOLD run {run.name}', False))
         queries = {query.name: query for query in application(use.name).own}
         for one in (one for one in use.inputs if one.space == 'own'):
             query = queries[one.query]
@@ -259,7 +259,10 @@ def _add_alignments(
         else:
             place.inputs.image = str(image)
         flicker = pe.Node(
-            PlotFlicker(title=f'{title} and anatomical image', labels=['anatomy', title]),
+            PlotFlicker(
+                title=f'{title} and anatomical image',
+                labels=['anatomy', 'BOLD run' if kind == BOLD else title],
+            ),
             name=f'flicker_{kind}_{number}',
             mem_gb=need('flicker', sizes),
         )

@@ -12,6 +12,7 @@ from bids_qsm.biomarkers.region_columns import dictionary
 from bids_qsm.biomarkers.regions import QUALITY
 from bids_qsm.derivatives.files import bids_uri, output_path, sidecar
 from bids_qsm.derivatives.products import PRODUCTS, is_one_step
+from bids_qsm.entities import OF_SERIES, entities_of
 from bids_qsm.interfaces.anatomy import Resample
 from bids_qsm.interfaces.derivatives import SaveDerivatives
 from bids_qsm.interfaces.findings import CollectFindings
@@ -215,7 +216,30 @@ def application_save(run: Run, series_list: 'tuple[Series, ...]', options: 'Opti
             **said,
         )
     notes = dict.fromkeys(sidecars, facts) if facts else {}
-    return pe.Node(SaveDerivatives(paths, sidecars, notes), name=f'save_{run.name}')
+    others = []
+    if run.bold is not None:  # what an earlier run wrote of it in another space
+        own, now = dict(run.bold.entities), {str(path) for path in paths.values()}
+        found = (path for folder in {Path(path).parent for path in now} for path in run_files(folder, app))
+        others = [str(path) for path in found if _of_run(path) == own and str(path) not in now]
+    return pe.Node(SaveDerivatives(paths, sidecars, notes, sorted(others)), name=f'save_{run.name}')
+
+
+def run_files(folder: Path, app: 'Application') -> list[Path]:
+    """Images and tables in a folder of an application of runs, whatever run and space they are of."""
+    keys = ('label', 'desc', 'suffix', 'extension')
+    kinds = [{'extension': '.nii.gz', **name} for name in application_names(app, '').values()]
+    kinds = [tuple(kind.get(key) for key in keys) for kind in kinds]
+    found = []
+    for path in sorted(folder.glob('sub-*_*.*')):
+        entities, (stem, _, extension) = entities_of(path), path.name.partition('.')
+        kind = (entities.get('label'), entities.get('desc'), stem.rpartition('_')[2], f'.{extension}')
+        found += [path] if kind in kinds else []
+    return found
+
+
+def _of_run(path: Path) -> dict[str, str]:
+    """Entities of the BOLD run that a file is of."""
+    return {key: value for key, value in entities_of(path).items() if key in OF_SERIES}
 
 
 def application_names(app: 'Application', labels: str) -> dict[str, dict]:
@@ -288,11 +312,23 @@ def _label_files(
         described = dictionary(atlas.name)
         sidecars['dseg'] |= {column: described[column] for column in QUALITY}
     running = {use.name for use in series.applications}
+    asked = {method.name for method in options.applications}
+    folders = _func_folders(series, options)
     for app in applications():
         if app.name not in running and app.scope not in ('subject', 'run'):
             of_labels = [seg for seg, *_ in names.values()] if app.scope == 'labels' else [atlas.name]
             others += [path(**one) for seg in of_labels for one in application_names(app, seg).values()]
+        elif app.of_runs and app.name not in asked:
+            others += [file for folder in folders for file in run_files(folder, app)]
     return paths, sidecars, [str(path) for path in others]
+
+
+def _func_folders(series: 'Series', options: 'Options') -> list[Path]:
+    """Folders of the output with files of the BOLD runs that a series may have had."""
+    top = options.output_dir / f'sub-{series.subject}'
+    if options.session_label:
+        return [top / f'ses-{series.session}' / 'func']
+    return [top / 'func', *sorted(top.glob('ses-*/func'))]
 
 
 def _notes(series: 'Series', atlas: 'Atlas') -> list[str]:

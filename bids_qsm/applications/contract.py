@@ -96,7 +96,8 @@ class Bold:
     events: pd.DataFrame | None
     is_raw: bool
     """Whether it was aligned here, rigidly, and not prepared."""
-    has_fieldmap: bool
+    has_fieldmap: bool | None
+    """None where it is not known."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,7 @@ class Figure:
     title: str
     caption: str
     over: str = ''
-    """Map that the labels or mask called like the figure are outlined on; 'reference' in the scope run."""
+    """Map that the labels or mask called like the figure are outlined on; 'boldref' in the scope run."""
     draw: Callable[[pd.DataFrame], str] | None = None
     """Draws a table as SVG."""
     table: str = 'table'
@@ -238,8 +239,8 @@ class Application:
     gives: tuple[str, ...] = ('table',)
     """What `measure` returns, in order: names of ``images`` and of ``tables``, and where it has them 'facts':
     constants, their sources, what was assumed (name -> text, number, None, or a dict of these), which the
-    sidecars of all that it writes state as Constants. None stands for what cannot be made, and a table
-    may come as a pair with a dict that says more of its columns."""
+    sidecars of its images and of tables with 'stats' state as Constants. None stands for what cannot be made,
+    and a table may come as a pair with a dict that says more of its columns."""
     extra: tuple[Query, ...] = ()
     uses: tuple[str, ...] = ()
     """Names of other applications whose answers `measure` takes; they run before it, and are written too."""

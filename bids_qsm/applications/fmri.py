@@ -24,6 +24,8 @@ SINUSES = (1, 2)
 """Labels of veins that are sinuses: the superior sagittal and the straight one."""
 PURE = 0.3
 """Share of veins from which the signal of a voxel is taken for theirs."""
+MEASURED = 0.5
+"""Share of a voxel in the field of view of the map of veins above which it counts as free of veins."""
 CORRELATED = 0.3
 """Correlation of veins with the task above which their regressors would remove activation."""
 REFUSED_MM, REFUSED_COST = 3.0, 0.7
@@ -92,11 +94,16 @@ def measure(
     confounds : tuple of DataFrame and dict, or None
     quality : DataFrame
         One row.
+    facts : dict
+        What the masks and the regressors were made with.
     """
     shape, grid = run.reference.shape, run.affine
     row: dict[str, object] = dict.fromkeys((column.name for column in QUALITY), np.nan)
     row |= {'n_frames': len(run.frames), 'fieldmap': run.has_fieldmap, 'warning': None}
+    facts = {'ExcludedShare': threshold, 'SinusMarginVoxels': 1, 'RegressorShare': PURE}
+    facts |= {'MostComponents': components, 'MeasuredShare': MEASURED}
     back = _inverse(run.to_anat)
+    row['fit_checked'] = run.white is not None and back is not None
     if run.white is not None and back is not None:
         points, normals = boundary_points(*run.white)
         shift, cost, _ = misfit(run.reference, grid, points, normals, back)
@@ -106,7 +113,7 @@ def measure(
                 f'The run does not fit the T1w image (shifted by {shift:.0f} mm it fits better, boundary '
                 f'cost {cost:.2f}), so no veins are given for it: correct its registration or its distortion.'
             )
-            return None, None, None, None, None, pd.DataFrame([row])
+            return None, None, None, None, None, pd.DataFrame([row]), facts
 
     probability = np.clip(np.nan_to_num(veins_share), 0, 1).astype(np.float32)
     is_sinus = np.isin(veins_veinlabels, SINUSES)
@@ -119,12 +126,12 @@ def measure(
     grey = without = None
     if run.grey is not None:
         grey = share_of_voxels(*run.grey, shape, grid, run.to_anat)
-        without = (grey > 0.5) & ~exclude
+        without = (grey > 0.5) & (known > MEASURED) & ~exclude
         row['vein_fraction_gm'] = float((veins * grey).sum() / grey.sum())
         row['gm_excluded'] = float(exclude[grey > 0.5].mean())
         row['gm_measured'] = float((known * grey).sum() / grey.sum())
     if run.is_raw:
-        return veins, exclude, without, None, None, pd.DataFrame([row])
+        return veins, exclude, without, None, None, pd.DataFrame([row]), facts
 
     inside = run.mask | (veins > PURE)
     series = gather(run.frames, inside)
@@ -132,12 +139,17 @@ def measure(
     basis, of_fmriprep = drifts(run.confounds, len(series), run.repetition_time)
     venous = pure(veins, grey, share=PURE)
     table, about = regressors(
-        series, venous[inside], (sinuses > PURE)[inside], basis, skip=skip, most=components
+        series, venous[inside], (venous & (sinuses > PURE))[inside], basis, skip=skip, most=components
     )
+    parts = [name for name in about if name.startswith('vein_comp_cor_')]
+    about |= {
+        name: {'Description': _COMPONENT.format(number), **about[name]}
+        for number, name in enumerate(parts, start=1)
+    }
     row |= {'n_vein_voxels': int(venous.sum()), 'cosines_of_fmriprep': of_fmriprep}
-    if not len(table.columns):
+    if 'vein_mean' not in table:
         row['warning'] = 'Too few voxels are veins for regressors; only the masks are given.'
-        return veins, exclude, without, None, None, pd.DataFrame([row])
+        return veins, exclude, without, None, None, pd.DataFrame([row]), facts
 
     steady, slow = series[skip:], basis[skip:]
     found = table.filter(regex='^vein_comp_cor_').to_numpy()[skip:]
@@ -158,7 +170,8 @@ def measure(
                 f'The signal of veins follows the task (r = {follows:.2f}): its regressors would remove '
                 'activation. Exclude veins by the mask, and leave the regressors out.'
             )
-    return veins, exclude, without, np.maximum(variance, 0), (table, about), pd.DataFrame([row])
+    signals = table, about
+    return veins, exclude, without, np.maximum(variance, 0), signals, pd.DataFrame([row]), facts
 
 
 def _inverse(transforms: Sequence[np.ndarray | Displacement]) -> list[np.ndarray] | None:
@@ -171,15 +184,23 @@ _CONFOUNDS = {
     'vein_mean': 'Mean signal of voxels that are veins.',
     'vein_mean_derivative1': 'Its change from the frame before.',
     'sinus_mean': 'Mean signal of voxels of the superior sagittal and the straight sinus.',
-    **{
-        f'vein_comp_cor_{number:02d}': f'Principal component {number + 1} of the signal in veins, after slow '
-        'drifts were filtered out: put the cosines of fMRIPrep into the same model.'
-        for number in range(5)
-    },
 }
+_COMPONENT = (
+    'Principal component {} of the signal in veins, after slow drifts were filtered out: put the cosines of '
+    'fMRIPrep into the same model.'
+)
 QUALITY = (
     Column('n_frames', 'Frames of the run.'),
-    Column('fieldmap', 'Whether fMRIPrep corrected the distortion by a field map.'),
+    Column(
+        'fieldmap',
+        'Whether fMRIPrep corrected the distortion by a field map; n/a before fMRIPrep 23.1, which does not '
+        'say.',
+    ),
+    Column(
+        'fit_checked',
+        'Whether the fit of the run to the T1w image was checked: not in the space of a template, of a raw '
+        'run, or without the white matter of fMRIPrep.',
+    ),
     Column('boundary_cost', 'Cost of boundary-based registration, from 0; 1 is chance.'),
     Column('misfit_mm', 'Shift by which the anatomy would fit the run better.', 'mm'),
     Column('voxels_excluded', 'Voxels of the brain that the mask excludes.'),
@@ -202,12 +223,14 @@ APPLICATION = Application(
     title='Veins in BOLD runs',
     measure=measure,
     uses=('veins',),
-    gives=('probability', 'exclude', 'grey', 'variance', 'confounds', 'quality'),
+    gives=('probability', 'exclude', 'grey', 'variance', 'confounds', 'quality', 'facts'),
     images=(
         Image('probability', 'probseg', 'Share of veins in each voxel', desc='', entities=_VEIN),
         Image('exclude', 'mask', 'Voxels that veins change', entities=_VEIN),
-        Image('grey', 'mask', 'Grey matter without veins', desc='devein', entities=(('label', 'GM'),)),
-        Image('variance', 'R2map', 'Share of variance explained by components of veins', desc='veins'),
+        Image(
+            'grey', 'mask', 'Measured grey matter without veins', desc='devein', entities=(('label', 'GM'),)
+        ),
+        Image('variance', 'rsquaredmap', 'Share of variance explained by components of veins', desc='veins'),
     ),
     tables=(
         Table(
@@ -228,7 +251,7 @@ APPLICATION = Application(
     ),
     figures=(
         Figure(
-            'exclude', 'Veins on the run', 'What the mask excludes, on the reference of the run.', 'reference'
+            'exclude', 'Veins on the run', 'What the mask excludes, on the reference of the run.', 'boldref'
         ),
         Figure(
             'variance',

@@ -211,7 +211,7 @@ def responses(events: pd.DataFrame, frames: int, repetition_time: float, *, star
     Parameters
     ----------
     events : DataFrame
-        Columns onset, duration (s) and, where there are types, trial_type.
+        Columns onset, duration (s; 0 where it is missing) and, where there are types, trial_type.
     frames : int
     repetition_time : float
         (s)
@@ -230,7 +230,7 @@ def responses(events: pd.DataFrame, frames: int, repetition_time: float, *, star
     from nilearn.glm.first_level import compute_regressor
 
     times = start + repetition_time * np.arange(frames)
-    known = events.dropna(subset=['onset', 'duration'])
+    known = events.dropna(subset=['onset']).fillna({'duration': 0})
     kinds = known['trial_type'].astype(str) if 'trial_type' in known else pd.Series('task', index=known.index)
     found = {}
     for kind, part in known.groupby(kinds.to_numpy(), sort=True):
@@ -242,11 +242,12 @@ def responses(events: pd.DataFrame, frames: int, repetition_time: float, *, star
 def largest_correlation(first: np.ndarray, second: np.ndarray, basis: np.ndarray):
     """Largest size of the correlations between columns of two sets of series (frames, n), without drifts.
 
-    Returns 0 where a set is empty.
+    Returns NaN where a set is empty, or has only columns that are constant.
     """
-    if not (first.shape[1] and second.shape[1]):
-        return 0.0
     sides = [drop(np.asarray(one, float), basis) for one in (first, second)]
+    sides = [one[:, np.ptp(given, axis=0) > 0] for one, given in zip(sides, (first, second), strict=True)]
+    if not all(one.shape[1] for one in sides):
+        return np.nan
     sides = [one / np.maximum(np.linalg.norm(one, axis=0), 1e-12) for one in sides]
     return float(np.abs(sides[0].T @ sides[1]).max())
 

@@ -63,7 +63,7 @@ def collect_tables(tables: dict[str, Tables], output_dir: str | Path, bids_dir: 
         No table was found, one is of an older version, or a table of ``bids_dir`` cannot be read.
     """
     out, bids_dir = Path(output_dir), Path(bids_dir)
-    parts, columns = [], {}
+    parts, columns, about_maps = [], {}, []
     # the tables of regions first: their dictionary describes the columns that all tables share
     for app in sorted(applications(), key=lambda one: one.scope != 'labels'):
         for one in app.tables:
@@ -72,12 +72,16 @@ def collect_tables(tables: dict[str, Tables], output_dir: str | Path, bids_dir: 
                 parts.append((entities, table if one.cohort == 'tidy' else one.cohort(table)))
                 columns = columns or _dictionary_of(path)
             if one.cohort == 'tidy' and tables[app.key(one)]:  # what it has beside the columns of regions
-                columns = {**_dictionary_of(tables[app.key(one)][0][0]), **columns}
+                own = _dictionary_of(tables[app.key(one)][0][0])
+                about_maps.append(own.get('map', {}).get('Description'))
+                columns = {**own, **columns}
     if not parts:
         raise UserError(
             f'{out} has no tables of regions (sub-*/**/*_seg-*_stats.tsv) of what was asked for; run the '
             'participant level first.'
         )
+    if any(about_maps):  # each application has maps of its own
+        columns['map'] = {**columns['map'], 'Description': ' '.join(dict.fromkeys(filter(None, about_maps)))}
     long = cohort.gather(parts)
     people = list(long['participant_id'].unique())
     file = bids_dir / 'participants.tsv'

@@ -133,7 +133,8 @@ class Measure(SimpleInterface):
             self._results[FACTS] = str(write_record(facts, cwd / 'facts.json'))
         for table in one.tables:
             if found[table.name] is not None:
-                self._write_table(table, found[table.name], facts, cwd)
+                # what else has the name of fMRIPrep's table has one entry a column
+                self._write_table(table, found[table.name], facts if table.suffix == 'stats' else {}, cwd)
         for figure in one.figures:
             if found[figure.table if figure.draw else figure.name] is None:
                 continue
@@ -141,7 +142,7 @@ class Measure(SimpleInterface):
                 table = pd.read_csv(cwd / f'{figure.table}.tsv', sep='\t', na_values=['n/a'])
                 content, extension = figure.draw(table).encode(), 'svg'
             else:
-                content, extension = self._picture(one, figure, found), 'png'
+                content, extension = self._picture(one, figure, found, given[0].get('run')), 'png'
             path = cwd / f'{figure.name}.{extension}'
             path.write_bytes(content)
             self._results[f'figure_{figure.name}'] = str(path)
@@ -291,25 +292,26 @@ class Measure(SimpleInterface):
         self._results[name] = str(write_table(table, cwd / f'{name}.tsv'))
         self._results[dictionary] = str(write_record({**text, **facts}, cwd / f'{dictionary}.json'))
 
-    def _picture(self, one: Application, figure: Figure, found: dict[str, np.ndarray]) -> bytes:
+    def _picture(
+        self, one: Application, figure: Figure, found: dict[str, np.ndarray], run: Bold | None
+    ) -> bytes:
         """A figure of an image of the application, as PNG."""
-        mask = load_mask(self._file('mask')) if self._file('mask') else None
-        if one.of_runs:
-            mask = load_mask(self.inputs.run['mask']) if self.inputs.run['mask'] else None
+        if run is not None:
+            mask, affine = run.mask, run.affine
+        else:
+            mask = load_mask(self._file('mask')) if self._file('mask') else None
+            affine = nib.load(self._grid()).affine
         image = next(image for image in one.images if image.name == figure.name)
         data = np.asarray(found[figure.name])
         if not figure.over:
             look = Look(figure.title, image.units or 'arbitrary')
-            return plot_map(data, nib.load(self._grid()).affine, look=look, mask=mask, title=figure.title)
-        if one.of_runs:
-            run = self.inputs.run
-            back, affine, look = *read(run['reference'] or self._grid()), BOLD_REFERENCE
-            back = back.mean(-1, dtype=np.float32) if back.ndim == 4 else back
+            return plot_map(data, affine, look=look, mask=mask, title=figure.title)
+        if run is not None:
+            outlined = {'mask': data > 0 if data.any() else mask}
+            back, look = run.reference, BOLD_REFERENCE
         else:
+            outlined = {'dseg': data.astype(np.int32)} if data.any() else {'mask': mask}
             (back, affine), look = read(self._file(figure.over)), PRODUCTS[figure.over].look
-        outlined = {'dseg': data.astype(np.int32)} if data.any() else {'mask': mask}
-        if one.of_runs and data.any():
-            outlined = {'mask': data > 0}
         return plot_outlines(back.astype(np.float32), affine, look=look, title=figure.title, **outlined)
 
 

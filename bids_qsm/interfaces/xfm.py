@@ -175,4 +175,5 @@ def _displacement(parameters: np.ndarray, fixed: np.ndarray):
     if not np.linalg.det(affine):
         raise ValueError('the grid of its displacement field has no extent')
     vectors = parameters.astype(np.float32).reshape((3, *shape), order='F')
-    return Displacement(np.moveaxis(vectors, 0, -1) * np.float32([-1, -1, 1]), _FLIP @ affine)
+    vectors = np.ascontiguousarray(np.moveaxis(vectors, 0, -1))  # once, not at each use
+    return Displacement(vectors * np.float32([-1, -1, 1]), _FLIP @ affine)

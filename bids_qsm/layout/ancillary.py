@@ -13,7 +13,7 @@ from bids_qsm.anatomy.no_head import why_no_head
 from bids_qsm.entities import ENTITIES, entities_of, session_of, suffix_of
 from bids_qsm.errors import UserError
 from bids_qsm.layout import checks
-from bids_qsm.layout.bold_runs import find_runs, runs_of_series
+from bids_qsm.layout.bold_runs import find_runs, notes_of_session, runs_of_series
 from bids_qsm.layout.index import EXTENSIONS, Index
 from bids_qsm.layout.inputs import (
     choose_flair,
@@ -73,15 +73,17 @@ def find_ancillary(
     maps = [one.path for found in series for one in found.given]
     used |= {name for name, root in options.derivatives if any(path.is_relative_to(root) for path in maps)}
     anatomy = _find_anatomy(series, t1w, options.derivatives, index, used)
-    runs, of_runs = [], []
-    if any(app.of_runs for app in chosen(options)):
-        runs, of_runs = find_runs(subject, anatomy, options, index)
+    runs, of_runs, lost_runs = [], [], []
+    if not options.no_registration and any(app.of_runs for app in chosen(options)):
+        runs, of_runs, lost_runs = find_runs(subject, anatomy, options, index)
     found = find_inputs(subject, options, index)
     drawn = drawn_images(found)
     scanned = _scanned(subject, index)
     many = sum(not root.is_relative_to(options.output_dir) for _, root in options.derivatives) > 1
+    reasons = {one.name: _why_no_template(one, anatomy, options) for one in series}
+    with_veins = [one for one in series if not reasons[one.name]]
     for one in series:
-        if no_template := _why_no_template(one, anatomy, options):
+        if no_template := reasons[one.name]:
             said = (*one.notes, no_template) if options.no_registration else one.notes
             yield (
                 one,
@@ -95,9 +97,9 @@ def find_ancillary(
             )
             continue
         on_flair = choose_flair(one, flair, drawn, anatomy)
-        own = runs_of_series(runs, one, series)
+        own, is_first = runs_of_series(runs, one, with_veins), one is with_veins[0]
         uses, said = plan_applications(one, found, anatomy, on_flair, series, scanned, people, own, options)
-        said += of_runs if one is series[0] else []
+        said += [*(of_runs if is_first else []), *notes_of_session(own, one)]
         segmentations, notes = place_segmentations(
             one, labelled, anatomy, series, scanned['T1w'], options.atlas, by_source=many
         )
@@ -113,6 +115,7 @@ def find_ancillary(
                 'flair': on_flair,
                 'applications': uses,
                 'segmentations': segmentations,
+                'warnings': (*one.warnings, *(lost_runs if is_first else [])),
                 'notes': (*one.notes, *anatomy.notes, *said, *notes),
             },
         )

@@ -29,7 +29,8 @@ class BoldRun:
     start_time: float = 0.0
     is_raw: bool = False
     """Without fMRIPrep: aligned here, and nothing of its series is used."""
-    has_fieldmap: bool = False
+    has_fieldmap: bool | None = False
+    """None where it is not known."""
 
     @property
     def name(self) -> str:

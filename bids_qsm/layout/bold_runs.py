@@ -1,14 +1,16 @@
 """BOLD runs of a participant: those that fMRIPrep prepared, and raw ones, with all that goes with each."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bids_qsm.entities import OF_SERIES, entities_of, in_order, join_entities
+from bids_qsm.entities import OF_SERIES, entities_of, in_order, join_entities, session_of
 from bids_qsm.errors import UserError
 from bids_qsm.layout import checks
 from bids_qsm.layout.bold_run import BoldRun
 from bids_qsm.layout.index import EXTENSIONS, Index
+from bids_qsm.layout.inputs import is_of_other_scan
 
 if TYPE_CHECKING:
     from bids_qsm.app.options import Options
@@ -21,59 +23,105 @@ FEWEST_FRAMES = 20
 """Frames that statistics of a run need."""
 
 
+@dataclass
+class Found:
+    """BOLD runs of a participant, and what to say of them."""
+
+    runs: dict[str, BoldRun] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    """Of runs that cannot be used."""
+    left_out: set[str] = field(default_factory=set)
+    """Names of runs that fMRIPrep prepared and that are not used."""
+
+
 def find_runs(
     subject: str, anatomy: 'Anatomy', options: 'Options', index: Index
-) -> tuple[list[BoldRun], list[str]]:
-    """BOLD runs of a participant, in the order of their names, and what to say of those left out.
+) -> tuple[list[BoldRun], list[str], list[str]]:
+    """BOLD runs of a participant, in the order of their names, what to say of them, and what to warn of.
 
     Of a run that fMRIPrep wrote in several spaces one is used: its own, that of the T1w image, or that of a
     template to which there is a transform, in this order. A raw run counts where fMRIPrep has none of it.
     """
-    found: dict[str, BoldRun] = {}
-    notes: list[str] = []
+    found = Found()
     for name, root in options.derivatives:
-        if root.is_relative_to(options.output_dir):
-            continue
-        files = index.files(root).of(subject, datatype='func', suffix='bold', extension=[*EXTENSIONS])
-        prepared: dict[str, list[Path]] = {}
-        for path in files:
-            if entities_of(path).get('desc') == 'preproc' and 'echo' not in entities_of(path):
-                prepared.setdefault(join_entities(_own(path)), []).append(path)
-        if prepared and not _shares_anatomy(subject, root, anatomy, index):
-            used = anatomy.image.name if anatomy.image else 'that of the series'
-            notes.append(
-                f'The BOLD runs of the derivatives {name} are left out: they are aligned to its own '
-                f'T1w image, but the anatomical image in use is {used}; '
-                f'give {name} first by -d.'
-            )
-            continue
-        for run, paths in prepared.items():
-            if run in found:
-                notes.append(f'{run} is in more than one of the derivatives; that of {name} is not used.')
-                continue
-            chosen = _choose(paths, anatomy)
-            if chosen is None:
-                spaces = ', '.join(sorted(entities_of(path).get('space', 'its own') for path in paths))
-                notes.append(
-                    f'{run} of the derivatives {name} is left out: there is no transform between the T1w '
-                    f'image and its space ({spaces}); run fMRIPrep with --output-spaces func or T1w.'
-                )
-                continue
-            found[run] = _prepared(chosen, root, name, anatomy, options, index)
-            if not found[run].has_fieldmap:
-                notes.append(
-                    f'{run}: fMRIPrep used no field map, so that veins are out of place where the run is '
-                    'distorted, as above the sinuses and ears.'
-                )
+        if not root.is_relative_to(options.output_dir):
+            _find_prepared(found, subject, name, root, anatomy, options, index)
     for path in _raw(subject, options, index):
         run = join_entities(_own(path))
-        if run not in found and anatomy.image is not None:
-            found[run] = _raw_run(path, index)
-            notes.append(
-                f'{path.name} was not prepared by fMRIPrep: it is aligned here, rigidly and without a '
-                'correction of its distortion, and only maps of its veins are made, no regressors.'
+        if run in found.runs or run in found.left_out or anatomy.image is None:
+            continue
+        try:
+            found.runs[run] = _raw_run(path, index)
+        except UserError as error:
+            found.warnings.append(_unusable(run, error))
+            continue
+        found.notes.append(
+            f'{path.name} was not prepared by fMRIPrep: it is aligned here, rigidly and without a '
+            'correction of its distortion, and only maps of its veins are made, no regressors.'
+        )
+    return [found.runs[run] for run in sorted(found.runs)], found.notes, found.warnings
+
+
+def _find_prepared(
+    found: Found,
+    subject: str,
+    name: str,
+    root: Path,
+    anatomy: 'Anatomy',
+    options: 'Options',
+    index: Index,
+):
+    """Add the runs of one dataset of fMRIPrep."""
+    files = index.files(root).of(subject, datatype='func', suffix='bold', extension=[*EXTENSIONS])
+    prepared: dict[str, list[Path]] = {}
+    for path in files:
+        labels = entities_of(path)
+        if labels.get('desc') == 'preproc' and 'echo' not in labels and _is_asked(path, options):
+            prepared.setdefault(join_entities(_own(path)), []).append(path)
+    others = [run for run in prepared if not _shares_anatomy(run, subject, root, anatomy, index)]
+    if others:
+        used = anatomy.image.name if anatomy.image else 'that of the series'
+        more = f' and {len(others) - 1} more' if len(others) > 1 else ''
+        found.notes.append(
+            f'{others[0]}{more} of the derivatives {name}: left out, as it is aligned to another T1w image, '
+            f'but the anatomical image in use is {used}; give {name} first by -d, or choose '
+            'the T1w image of its session by --bids-filter-file.'
+        )
+    for run, paths in prepared.items():
+        if run in found.runs:
+            found.notes.append(f'{run} is in more than one of the derivatives; that of {name} is not used.')
+            continue
+        found.left_out.add(run)
+        if run in others:
+            continue
+        chosen = _choose(paths, anatomy)
+        if chosen is None:
+            spaces = ', '.join(sorted(entities_of(path).get('space', 'its own') for path in paths))
+            found.notes.append(
+                f'{run} of the derivatives {name} is left out: there is no transform between the T1w '
+                f'image and its space ({spaces}); run fMRIPrep with --output-spaces func or T1w.'
             )
-    return [found[run] for run in sorted(found)], notes
+            continue
+        try:
+            found.runs[run] = _prepared(chosen, root, name, anatomy, options, index)
+        except UserError as error:
+            found.warnings.append(_unusable(run, error))
+            continue
+        if found.runs[run].has_fieldmap is False:
+            found.notes.append(
+                f'{run}: fMRIPrep used no field map, so that veins are out of place where the run is '
+                'distorted, as above the sinuses and ears.'
+            )
+
+
+def _unusable(run: str, error: UserError) -> str:
+    return f'The BOLD run {run} is left out: {error}'
+
+
+def _is_asked(path: Path, options: 'Options') -> bool:
+    """Whether a run is of a session that is run; others keep what an earlier run wrote of them."""
+    return not options.session_label or session_of(path) in options.session_label
 
 
 def runs_of_series(runs: Sequence[BoldRun], one: 'Series', series: Sequence['Series']) -> list[BoldRun]:
@@ -87,18 +135,33 @@ def runs_of_series(runs: Sequence[BoldRun], one: 'Series', series: Sequence['Ser
     return [run for run in runs if first.get(run.session, series[0]) is one]
 
 
+def notes_of_session(runs: Sequence[BoldRun], one: 'Series') -> list[str]:
+    """What to say of the runs of a series that are of another session than it is."""
+    others = [run.name for run in runs if one.session is not None and run.session not in (None, one.session)]
+    return [f'{run}: its session has no map of veins; those of {one.name} are used.' for run in others]
+
+
 def _own(path: Path) -> tuple[tuple[str, str], ...]:
     """Entities of a run, without those of how it was processed."""
     return in_order({key: value for key, value in entities_of(path).items() if key in OF_SERIES})
 
 
-def _shares_anatomy(subject: str, root: Path, anatomy: 'Anatomy', index: Index) -> bool:
-    """Whether the T1w image of a dataset is that in use, or lies in its place."""
+def _shares_anatomy(run: str, subject: str, root: Path, anatomy: 'Anatomy', index: Index) -> bool:
+    """Whether the T1w image that a run is aligned to is that in use, or lies in its place.
+
+    Where a dataset has T1w images of several sessions, a run is aligned to that of its own session.
+    """
     if anatomy.image is None:
         return False
     images = index.files(root).of(subject, datatype='anat', suffix='T1w', extension=[*EXTENSIONS])
-    own = [path for path in images if 'space' not in entities_of(path)]
-    return not own or any(path in anatomy.images or checks.lies_on(path, anatomy.image) for path in own)
+    every = [path for path in images if 'space' not in entities_of(path)]
+    sessions = {session_of(path) for path in every}
+    own = [path for path in every if session_of(path) == session_of(Path(run))] or every
+    return not own or any(
+        path in anatomy.images
+        or (checks.lies_on(path, anatomy.image) and not is_of_other_scan(path, anatomy.session, sessions))
+        for path in own
+    )
 
 
 def _choose(paths: list[Path], anatomy: 'Anatomy') -> Path | None:
@@ -111,11 +174,11 @@ def _choose(paths: list[Path], anatomy: 'Anatomy') -> Path | None:
             return 0 if _native_xfm(path) else None
         if space == 'T1w':
             return 1
-        return 2 + known.index(space) if space in known and 'res' not in entities_of(path) else None
+        return 2 + known.index(space) if space in known else None
 
-    ranked = [(rank(path), path) for path in paths]
-    usable = sorted((number, path) for number, path in ranked if number is not None)
-    return usable[0][1] if usable else None
+    ranked = [(rank(path), 'res' in entities_of(path), path) for path in paths]
+    usable = sorted(one for one in ranked if one[0] is not None)
+    return usable[0][-1] if usable else None
 
 
 def _native_xfm(path: Path) -> Path | None:
@@ -135,16 +198,13 @@ def _prepared(
     """A run of fMRIPrep; UserError where a file of it cannot be used."""
     labels, folder = entities_of(path), path.parent
     run, space = join_entities(_own(path)), labels.get('space', '')
-    stem = f'{run}_space-{space}' if space else run
+    stem = path.name.partition('_desc-')[0]
     problem = checks.image_problem(path, has_frames=True)
     if problem:
         raise UserError(f'in the derivatives {name}, {problem}')
     frames = checks.load_header(path).shape[3]
     if frames < FEWEST_FRAMES:
-        raise UserError(
-            f'{path} has {frames} frames; a run of {FEWEST_FRAMES} or more is needed: remove it, or leave '
-            'out --fmri.'
-        )
+        raise UserError(f'{path} has {frames} frames; a run of {FEWEST_FRAMES} or more is needed.')
 
     def beside(*ends: str) -> Path | None:
         there = (folder / f'{end}' for end in ends)
@@ -185,7 +245,8 @@ def _prepared(
         confounds=confounds,
         events=_events(_own(path), options),
         start_time=checks.value_of(said.get('StartTime'), float) or 0.0,
-        has_fieldmap=any(to not in ('T1w', 'T2w', 'anat') for to in others),
+        # before 23.1 fMRIPrep wrote no transform to the field map, whether or not it used one
+        has_fieldmap=any(to not in ('T1w', 'T2w', 'anat') for to in others) if others else None,
     )
 
 
@@ -260,6 +321,7 @@ def _raw(subject: str, options: 'Options', index: Index) -> list[Path]:
     """Raw runs: magnitudes, of several echoes the first."""
     files = index.files(options.bids_dir).of(subject, datatype='func', suffix='bold', extension=[*EXTENSIONS])
     magnitudes = [path for path in files if entities_of(path).get('part', 'mag') == 'mag']
+    magnitudes = [path for path in magnitudes if _is_asked(path, options)]
     return [path for path in magnitudes if int(entities_of(path).get('echo', 1)) == 1]
 
 

@@ -73,7 +73,7 @@ def make_run(head, **changes):
 
 
 def given(run, head, **settings):
-    return measure(run, head['share'], head['labels'], AFFINE, **settings)
+    return measure(run, head['share'], head['labels'], AFFINE, **settings)[:-1]
 
 
 def test_a_run_gets_masks_regressors_and_what_they_explain(head):
@@ -87,6 +87,7 @@ def test_a_run_gets_masks_regressors_and_what_they_explain(head):
     row = quality.iloc[0]
     assert set(quality) == {column.name for column in QUALITY}
     assert row['misfit_mm'] < 3
+    assert row['fit_checked']
     assert row['boundary_cost'] < 0.3
     assert row['warning'] is None
     assert row['gm_measured'] == pytest.approx(1)
@@ -126,6 +127,7 @@ def test_of_a_raw_run_only_veins_are_given(head):
     assert exclude.any()
     assert (grey, variance, confounds) == (None, None, None)
     assert np.isnan(quality['misfit_mm'][0])
+    assert not quality['fit_checked'][0]
 
 
 def test_too_few_voxels_of_veins_give_masks_alone(head):
@@ -141,7 +143,10 @@ def test_too_few_voxels_of_veins_give_masks_alone(head):
 def test_grey_matter_outside_the_field_of_view_is_told(head):
     run, _ = make_run(head)
     half = {**head, 'share': head['share'][:, :, :30], 'labels': head['labels'][:, :, :30]}
-    assert given(run, half)[-1]['gm_measured'][0] == pytest.approx(0.5, abs=0.05)
+    _, _, grey, *_, quality = given(run, half)
+    assert quality['gm_measured'][0] == pytest.approx(0.5, abs=0.05)
+    assert grey[:, :, :9].any()
+    assert not grey[:, :, 11:].any()  # nobody knows of veins there
 
 
 def test_components_and_threshold_are_set_by_the_user(head):
@@ -150,3 +155,31 @@ def test_components_and_threshold_are_set_by_the_user(head):
     _, narrow, _, _, (table, _), _ = given(run, head, components=1)
     assert wide.sum() > narrow.sum()
     assert [name for name in table if 'comp_cor' in name] == ['vein_comp_cor_00']
+
+
+def test_sinuses_alone_in_grey_matter_give_masks_alone(head):
+    """Deep in grey matter no voxel counts as vein, though those of a sinus would."""
+    run, _ = make_run(head)
+    everywhere = np.ones(FINE, np.float32)
+    run = replace(run, grey=(everywhere, AFFINE), white=None)
+    _, exclude, _, variance, confounds, quality = given(run, head)
+    assert exclude.any()
+    assert (variance, confounds) == (None, None)
+    assert 'Too few voxels' in quality['warning'][0]
+
+
+def test_a_task_without_a_usable_event_has_no_correlation(head):
+    run, _ = make_run(head, events=pd.DataFrame({'onset': [np.nan], 'duration': 1.0}))
+    assert np.isnan(given(run, head)[-1]['r_vein_task_max'][0])
+
+
+def test_constants_and_every_component_are_described(head):
+    run, _ = make_run(head)
+    noise = np.random.default_rng(1).standard_normal((FRAMES, *SHAPE)).astype(np.float32)
+    run = replace(run, frames=[frame + 5 * more for frame, more in zip(run.frames, noise, strict=True)])
+    *_, (table, about), _, facts = measure(
+        run, head['share'], head['labels'], AFFINE, components=7, threshold=0.2
+    )
+    assert about['vein_comp_cor_06']['Description'].startswith('Principal component 7 of')
+    assert set(table) == set(about)
+    assert (facts['ExcludedShare'], facts['MostComponents'], facts['RegressorShare']) == (0.2, 7, 0.3)

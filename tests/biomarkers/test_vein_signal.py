@@ -121,13 +121,21 @@ def test_the_response_to_a_block_peaks_after_it():
     assert [*responses(events.drop(columns='trial_type'), FRAMES, TR)] == ['task']
 
 
+def test_an_event_without_a_duration_is_a_short_one():
+    """BIDS allows n/a as a duration; a table of such events has a response all the same."""
+    found = responses(pd.DataFrame({'onset': [20.0, np.nan], 'duration': np.nan}), FRAMES, TR)
+    assert found['task'].idxmax() * TR == pytest.approx(26, abs=2)
+    assert responses(pd.DataFrame({'onset': [np.nan], 'duration': 1.0}), FRAMES, TR).shape == (FRAMES, 0)
+
+
 def test_the_largest_correlation_is_beyond_drifts(rng):
     basis = cosines(FRAMES, TR)
     first = rng.standard_normal((FRAMES, 2))
     second = -first[:, 1:] + 0.1 * rng.standard_normal((FRAMES, 1)) + 50 * basis[:, :1]
     assert largest_correlation(first, second, basis) == pytest.approx(1, abs=0.02)
     assert largest_correlation(basis, second, basis) < 0.5
-    assert largest_correlation(first[:, :0], second, basis) == 0
+    assert np.isnan(largest_correlation(first[:, :0], second, basis))
+    assert np.isnan(largest_correlation(first, np.zeros((FRAMES, 1)), basis))
 
 
 def test_frames_are_read_one_by_one():

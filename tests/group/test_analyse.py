@@ -147,6 +147,19 @@ def test_sessions_and_scans_are_joined(small):
     assert 'acquired' in described['acq_time']['Description']
 
 
+def test_the_maps_of_all_tables_are_described(small):
+    data, out = small
+    path = min(out.rglob('*_seg-*_stats.tsv'))
+    rows = table(path).head(1).assign(map='Yv')
+    own = path.parent / f'{path.name.partition("_seg-")[0]}_desc-veindensity_stats.tsv'
+    rows.to_csv(own, sep='\t', index=False, na_rep='n/a')
+    own.with_suffix('.json').write_text('{"map": {"Description": "What the row is about. Yv: oxygen."}}')
+    path.with_suffix('.json').write_text('{"map": {"Description": "chi or R2star."}}')
+    collect_tables(read_tables(out), out, data)
+    described = json.loads((out / 'group_stats.json').read_text())
+    assert described['map']['Description'] == 'chi or R2star. What the row is about. Yv: oxygen.'
+
+
 def test_half_written_files_are_passed_over(small):
     data, out = small
     whole, _ = collect_tables(read_tables(out), out, data)

@@ -231,3 +231,32 @@ def test_regions_of_segmented_nuclei(of_regions, tmp_path):
     assert left['mean_weighted'] == pytest.approx(0.1234567, rel=1e-4)
     assert table.loc[('GPe', 'both', 'chi')]['source'] == 'own'
     assert table.loc[('GPe', 'R', 'chi')][['source', 'mean_weighted']].isna().all()
+
+
+def test_a_raw_run_without_veins_has_a_figure(files, write, tmp_path):
+    """It comes without a brain mask, and nothing is excluded that could be outlined."""
+    x, y, z = np.indices(SHAPE)
+    head = np.where((x - 15) ** 2 + (y - 14) ** 2 + (z - 13) ** 2 < 100, 100, 1).astype(np.float32)
+    bold = write('bold.nii.gz', np.stack([head] * 3, -1))
+    run = dict.fromkeys(('reference', 'mask', 'grey', 'white', 'confounds', 'events'), '')
+    run |= {'bold': bold, 'repetition_time': 2.0, 'start_time': 0.0, 'is_raw': True}
+    run |= {'has_fieldmap': False, 'to_anat': []}
+    xfm = save_xfm(np.eye(4), tmp_path, 'same.txt')
+    outputs = measure(
+        'fmri',
+        {'mask': files['mask']},
+        tmp_path,
+        run=run,
+        gre_to_anat=xfm,
+        run_to_anat=xfm,
+        veins_share=write('share.nii.gz', np.zeros(SHAPE, np.float32)),
+        veins_veinlabels=write('labels.nii.gz', np.zeros(SHAPE, np.int16)),
+        others={'veins_share': 'probseg', 'veins_veinlabels': 'dseg'},
+    )
+    assert Path(outputs.figure_exclude).read_bytes().startswith(b'\x89PNG')
+    about = json.loads(Path(outputs.quality_dictionary).read_text())
+    assert (
+        about['Constants']['ExcludedShare']
+        == json.loads(Path(outputs.facts).read_text())['Constants']['ExcludedShare']
+    )
+    assert not read(outputs.quality)['fit_checked'][0]

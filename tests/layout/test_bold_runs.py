@@ -1,6 +1,7 @@
 """BOLD runs for the application fmri: which are found, in which space, and what is refused."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,9 +9,8 @@ import pandas as pd
 import pytest
 
 from bids_qsm.app.options import Options
-from bids_qsm.errors import UserError
 from bids_qsm.layout.ancillary import Anatomy
-from bids_qsm.layout.bold_runs import find_runs, runs_of_series
+from bids_qsm.layout.bold_runs import find_runs, notes_of_session, runs_of_series
 from bids_qsm.layout.index import Index
 from tests.skeletons import SHAPE, write_dataset, write_image, write_json, write_t1w
 
@@ -29,7 +29,8 @@ def prep(data, tmp_path):
         write_image(anat / f'sub-01_label-{label}_probseg.nii.gz')
 
     def add(run='sub-01_task-rest', space='', xfm='from-boldref_to-T1w_mode-image_desc-coreg', **more):
-        func = root / 'sub-01' / 'func'
+        func = root / 'sub-01' / (f'ses-{more["ses"]}' if 'ses' in more else '') / 'func'
+        run = run.replace('sub-01', f'sub-01_ses-{more["ses"]}') if 'ses' in more else run
         stem = f'{run}_space-{space}' if space else run
         write_image(func / f'{stem}_desc-preproc_bold.nii.gz', (*SHAPE, more.get('frames', FRAMES)))
         write_json(func / f'{stem}_desc-preproc_bold.json', {'RepetitionTime': 2.0, 'StartTime': 0.97})
@@ -49,15 +50,22 @@ def prep(data, tmp_path):
 def runs(data, prep):
     """A function that finds the runs: (runs, notes)."""
 
-    def find(template_xfm=(), derivatives=True):
+    def find(template_xfm=(), derivatives=True, sessions=(), t1w=None, preproc=None):
         given = (('prep', prep.root),) if derivatives else ()
         options = Options(
-            bids_dir=data, output_dir=data.parent / 'out', level='participant', derivatives=given
+            bids_dir=data,
+            output_dir=data.parent / 'out',
+            level='participant',
+            derivatives=given,
+            session_label=sessions,
         )
-        t1w = data / 'sub-01' / 'anat' / 'sub-01_T1w.nii.gz'
-        preproc = prep.root / 'sub-01' / 'anat' / 'sub-01_desc-preproc_T1w.nii.gz' if derivatives else None
+        t1w = t1w or data / 'sub-01' / 'anat' / 'sub-01_T1w.nii.gz'
+        if derivatives and preproc is None:
+            preproc = prep.root / 'sub-01' / 'anat' / 'sub-01_desc-preproc_T1w.nii.gz'
         anatomy = Anatomy(t1w, preproc, None, template_xfm, ())
-        return find_runs('01', anatomy, options, Index(data, ['01']))
+        found, notes, warnings = find_runs('01', anatomy, options, Index(data, ['01']))
+        find.warnings = warnings
+        return found, notes
 
     return find
 
@@ -102,8 +110,10 @@ def test_the_space_of_the_run_comes_first_then_t1w_then_templates(prep, runs, tm
     ((run,), _) = runs()
     assert (run.space, run.to_anat) == ('T1w', ())
     prep(xfm='from-scanner_to-T1w_mode-image')  # fMRIPrep before 23.1
-    ((run,), _) = runs()
+    ((run,), notes) = runs()
     assert run.space == ''
+    assert run.has_fieldmap is None  # it wrote nothing that tells
+    assert notes == []
     assert run.to_anat[0][0].name.endswith('from-scanner_to-T1w_mode-image_xfm.txt')
     (path,) = (tmp_path / 'prep').rglob('*space-T1w_desc-preproc_bold.nii.gz')
     for other in (path, run.bold):
@@ -133,24 +143,81 @@ def test_a_run_aligned_to_another_t1w_image_is_left_out(prep, runs):
     ('how', 'says'),
     [({'rows': 23}, 'has 23 rows, but .* has 24 frames'), ({'frames': 12, 'rows': 12}, 'has 12 frames')],
 )
-def test_what_is_wrong_with_a_run_is_an_error(prep, runs, how, says):
+def test_a_run_that_cannot_be_used_is_left_out(data, prep, runs, how, says):
+    """The others stay, and a run that fMRIPrep prepared does not come back as a raw one."""
     prep(**how)
-    with pytest.raises(UserError, match=says):
-        runs()
+    prep('sub-01_task-nback')
+    add_raw(data)
+    ((run,), _) = runs()
+    assert run.name == 'sub-01_task-nback'
+    (warning,) = runs.warnings
+    assert re.search(f'sub-01_task-rest is left out: .*{says}', warning)
 
 
-def test_a_table_without_onsets_is_an_error(data, prep, runs):
+def test_a_run_with_a_table_without_onsets_is_left_out(data, prep, runs):
     prep()
     (data / 'task-rest_events.tsv').write_text('start\tduration\n1\t2\n')
-    with pytest.raises(UserError, match=r"task-rest_events.tsv has no column 'onset'"):
-        runs()
+    assert runs()[0] == []
+    assert "task-rest_events.tsv has no column 'onset'" in runs.warnings[0]
 
 
-def test_a_mask_on_another_grid_is_an_error(prep, runs):
+def test_a_run_with_a_mask_on_another_grid_is_left_out(prep, runs):
     func = prep()
     write_image(func / 'sub-01_task-rest_desc-brain_mask.nii.gz', (9, 9, 9))
-    with pytest.raises(UserError, match=r'in the derivatives prep.*differ in size'):
-        runs()
+    assert runs()[0] == []
+    assert re.search('in the derivatives prep.*differ in size', runs.warnings[0])
+
+
+def add_raw(data, run='sub-01_task-rest', **about):
+    ses = next((part for part in run.split('_') if part.startswith('ses-')), '')
+    path = write_image(data / 'sub-01' / ses / 'func' / f'{run}_bold.nii.gz', (*SHAPE, FRAMES))
+    write_json(path.with_name(f'{run}_bold.json'), {'RepetitionTime': 1.5, 'TaskName': 'rest', **about})
+
+
+def test_a_prepared_run_that_is_left_out_does_not_become_a_raw_one(data, prep, runs):
+    prep(space='MNI152NLin2009cAsym')  # to which there is no transform
+    add_raw(data)
+    found, notes = runs()
+    assert found == []
+    assert ['no transform between' in note for note in notes] == [True]
+    write_image(prep.root / 'sub-01' / 'anat' / 'sub-01_desc-preproc_T1w.nii.gz', (9, 9, 9))
+    found, notes = runs(preproc=data / 'sub-01' / 'anat' / 'sub-01_T1w.nii.gz')
+    assert found == []
+    assert 'aligned to another T1w image' in notes[0]
+
+
+def test_only_runs_of_the_sessions_that_were_asked_for_are_found(data, prep, runs):
+    """Another session would get the veins of this one, over what it got by itself."""
+    for ses in ('01', '02'):
+        prep(ses=ses)
+        add_raw(data, f'sub-01_ses-{ses}_task-rest')
+        add_raw(data, f'sub-01_ses-{ses}_task-nback')
+    assert len(runs()[0]) == 4
+    names = [run.name for run in runs(sessions=('02',))[0]]
+    assert names == ['sub-01_ses-02_task-nback', 'sub-01_ses-02_task-rest']
+
+
+def test_a_run_aligned_to_the_t1w_image_of_its_own_session_is_left_out(prep, runs):
+    """Of a sessionwise fMRIPrep each session is in its own place, though the grids are equal."""
+    for ses in ('01', '02'):
+        prep(ses=ses)
+        write_image(prep.root / f'sub-01/ses-{ses}/anat/sub-01_ses-{ses}_desc-preproc_T1w.nii.gz')
+    (prep.root / 'sub-01' / 'anat' / 'sub-01_desc-preproc_T1w.nii.gz').unlink()
+    found, notes = runs(preproc=prep.root / 'sub-01/ses-01/anat/sub-01_ses-01_desc-preproc_T1w.nii.gz')
+    assert [run.name for run in found] == ['sub-01_ses-01_task-rest']
+    (note,) = (note for note in notes if 'another T1w image' in note)
+    assert note.startswith('sub-01_ses-02_task-rest of')
+
+
+@pytest.mark.parametrize('space', ['T1w', 'MNI152NLin2009cAsym'])
+def test_a_run_of_another_resolution_comes_with_its_mask(prep, runs, tmp_path, space):
+    prep(space=f'{space}_res-2')
+    there = tmp_path / 'there.h5'
+    ((run,), _) = runs(template_xfm=(('MNI152NLin2009cAsym', there, there),))
+    assert run.space == space
+    assert run.mask.name == f'sub-01_task-rest_space-{space}_res-2_desc-brain_mask.nii.gz'
+    assert run.reference.name == f'sub-01_task-rest_space-{space}_res-2_boldref.nii.gz'
+    assert run.confounds is not None
 
 
 def test_a_raw_run_counts_where_fmriprep_has_none(data, prep, runs):
@@ -168,11 +235,18 @@ def test_a_raw_run_counts_where_fmriprep_has_none(data, prep, runs):
     assert found[0].repetition_time == 1.5
 
 
-def test_a_run_without_a_repetition_time_is_an_error(data, runs):
-    path = write_image(data / 'sub-01' / 'func' / 'sub-01_task-rest_bold.nii.gz', (*SHAPE, FRAMES))
-    write_json(path.with_name('sub-01_task-rest_bold.json'), {'TaskName': 'rest'})
-    with pytest.raises(UserError, match='has no RepetitionTime between'):
-        runs(derivatives=False)
+def test_a_run_without_a_repetition_time_is_left_out(data, runs):
+    add_raw(data, RepetitionTime=None)
+    assert runs(derivatives=False) == ([], [])
+    assert 'has no RepetitionTime between' in runs.warnings[0]
+
+
+def test_it_is_said_that_a_run_takes_the_veins_of_another_session():
+    one = SimpleNamespace(session='2', name='sub-01_ses-2')
+    runs = [SimpleNamespace(session=s, name=f'run{s}') for s in ('1', '2', None)]
+    (note,) = notes_of_session(runs, one)
+    assert note.startswith('run1: ')
+    assert 'those of sub-01_ses-2' in note
 
 
 def test_each_run_goes_to_one_series():

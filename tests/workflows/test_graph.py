@@ -3,6 +3,7 @@
 import sys
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 from types import ModuleType
 
 import pandas as pd
@@ -14,14 +15,15 @@ from nipype.pipeline import engine as pe
 from bids_qsm.app.methods import Method, registries
 from bids_qsm.app.options import Options
 from bids_qsm.app.participant import build_graph
-from bids_qsm.applications import modules
+from bids_qsm.applications import application, modules
 from bids_qsm.applications.contract import Application, Column, Table
 from bids_qsm.layout import Plan, Series
+from bids_qsm.layout.bold_run import BoldRun
 from bids_qsm.layout.series import GivenMap, Input, Segmentation, Use
 from bids_qsm.recon.inversion import INVERSION
 from bids_qsm.recon.registry import Need, method
 from bids_qsm.templates.spaces import get_template
-from bids_qsm.workflows.applications import distinct_names
+from bids_qsm.workflows.applications import distinct_names, files_of
 from bids_qsm.workflows.base import owners
 
 # ports that may stay unused: a series has either kind of parts, single echoes have no relaxation maps, and
@@ -315,6 +317,44 @@ def test_lesions_have_a_table(options, series, files):
         assert len(workflow.get_node(node).inputs.extra[0]['lesions']) == len(drawn)
         (save,) = [n for n in names if n.endswith('.save_lesions')]
         assert workflow.get_node(save).inputs.paths['lesions_table'].endswith('_label-lesion_stats.tsv')
+
+
+def test_what_an_earlier_run_wrote_of_bold_runs_is_removed(options, series, files):
+    """Of a run in another space; and of all runs of the sessions where the application is not asked for."""
+    func = options.output_dir / 'sub-01' / 'ses-1' / 'func'
+    func.mkdir(parents=True)
+    run, end = 'sub-01_ses-1_task-rest', 'label-vein_probseg.nii.gz'
+    of_other = 'sub-01_ses-1_task-rest_run-2'
+    names = [
+        *(f'{one}{space}_{end}' for one in (run, of_other) for space in ('', '_space-T1w')),
+        f'{run}_desc-veins_stats.tsv',
+        f'{run}_desc-other_stats.tsv',
+    ]
+    for name in names:
+        (func / name).touch()
+    later = f'sub-01_ses-2_task-rest_{end}'
+    (func.parent.parent / 'ses-2' / 'func').mkdir(parents=True)
+    (func.parent.parent / 'ses-2' / 'func' / later).touch()
+    entities = (('sub', '01'), ('ses', '1'), ('task', 'rest'))
+    bold = BoldRun(entities, files('bold.nii'), (4, 4, 4, 30), 2.0)
+    uses = Use('veins', (), ()), Use('fmri', (), (), runs=(bold,))
+    asked = replace(options, applications=(Method('fmri'),))
+
+    def removed(options, *uses):
+        workflow, _, _ = graph(options, replace(series, applications=(*series.applications, *uses)))
+        saves = [n for n in workflow.list_node_names() if '.save_' in n]
+        found = (getattr(workflow.get_node(n).inputs, 'remove', None) for n in saves)
+        paths = [path for paths in found if isdefined(paths) for path in paths or ()]
+        return sorted(Path(path).name for path in paths if '/func/' in path)
+
+    assert removed(asked, *uses) == [f'{run}_space-T1w_{end}']
+    assert removed(options) == sorted([*names[:-1], later])
+    assert removed(replace(options, session_label=('1',))) == sorted(names[:-1])
+    assert removed(asked) == []  # of other series of the session
+
+
+def test_figures_of_runs_need_nothing_of_the_series():
+    assert 'reference' not in files_of(application('fmri'))
 
 
 def test_names_of_masks_are_told_apart_by_their_folders():
