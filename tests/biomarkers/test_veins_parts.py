@@ -180,3 +180,14 @@ def test_tables_add_up():
     assert line_table(empty.segments).empty
     none = density_table(empty, mask, None, None, None, grid)
     assert none.loc[none['map'] == 'vein_fraction', 'mean'].tolist() == [0.0]
+
+
+def test_scores_count_less_where_decoys_are_strong():
+    rng = np.random.default_rng(5)
+    decoy = np.abs(rng.standard_normal(SHAPE)).astype(np.float32)
+    decoy[30:] *= 6
+    excess = ev.decoy_excess(decoy, MASK, GRID, reach_mm=3.0)
+    assert excess[36:].mean() == pytest.approx(6, rel=0.1)
+    assert excess.min() == 1
+    assert excess[:20].mean() == pytest.approx(1, abs=0.1)
+    assert (ev.decoy_excess(0 * decoy, MASK, GRID) == 1).all()
