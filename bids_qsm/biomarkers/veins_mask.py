@@ -31,8 +31,8 @@ class Found:
     """Voxels of veins and what tells them from tissue.
 
     ``mask`` (bool), ``evidence`` (float32, spreads of tissue) and ``score`` (float32) are on the grid of the
-    maps; ``low`` and ``least`` are the thresholds of the score of voxels and of chains. ``contrast`` is that of susceptibility (ppm),
-    None without it; ``weights`` are those of the maps.
+    maps; ``low`` and ``least`` are the thresholds of the score of voxels and of chains. ``contrast`` is that
+    of susceptibility (ppm), None without it; ``weights`` are those of the maps.
     """
 
     mask: np.ndarray
@@ -59,10 +59,10 @@ def detect(
 
     The maps become one image of evidence (`veins_evidence.combine`), which is filtered for tubes at several
     scales that go on along their axis. The score of a voxel is the geometric mean of its evidence and of the
-    tube, less where artefacts make many tubes of the opposite sign (`veins_evidence.decoy_excess`). Components
-    of voxels over a low threshold are kept where a chain of their skeleton is clear (`chain_score`). Both
-    thresholds are set by the share of false tubes (`veins_evidence.thresholds`): of single voxels, and of
-    the voxels of chains, which are found in the same way in the negated evidence.
+    tube, less where artefacts make strong tubes of the opposite sign (`veins_evidence.decoy_excess`).
+    Components of voxels over a low threshold are kept where a chain of their skeleton is clear
+    (`chain_score`). Both thresholds are set by the share of false tubes (`veins_evidence.thresholds`): of
+    single voxels, and of the voxels of chains, which are found in the same way in the negated evidence.
 
     Parameters
     ----------

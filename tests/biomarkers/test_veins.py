@@ -126,15 +126,3 @@ def test_nothing_is_found_in_noise_or_an_empty_mask():
     head = make_maps()
     opposite = {'chi': -head['chi'], 'r2star': None, 'swi': None}
     assert find(head, **opposite).mask.sum() <= 0.02 * (head['share'] > 0.5).sum()
-
-
-def test_artefacts_in_one_place_do_not_hide_veins_elsewhere(head, veins):
-    """Streaks of either sign at one side: as a single threshold would rise over them, all veins were lost."""
-    index = np.stack(np.indices(head['mask'].shape), -1)
-    points = index @ head['affine'][:3, :3].T + head['affine'][:3, 3]
-    streaks = 0.5 * np.sin(2 * np.pi * points[..., 0] / 5) * np.sin(2 * np.pi * points[..., 2] / 5)
-    aside = (points[..., 1] > 8) & head['mask']
-    again = find(head, chi=(head['chi'] + streaks * aside).astype(np.float32), swi=None, r2star=None)
-    truth = (head['share'] >= 0.5) & (points[..., 1] < 0)
-    assert (again.mask & truth).sum() > 0.8 * truth.sum()
-    assert (again.mask & (points[..., 1] < 4) & (head['share'] < 0.05)).sum() < 0.1 * truth.sum()

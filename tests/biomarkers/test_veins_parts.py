@@ -7,7 +7,8 @@ from scipy import ndimage
 
 from bids_qsm.biomarkers import veins_evidence as ev
 from bids_qsm.biomarkers.veins import find_veins
-from bids_qsm.biomarkers.veins_graph import nearest
+from bids_qsm.biomarkers.veins_graph import Branch, nearest
+from bids_qsm.biomarkers.veins_mask import chain_score
 from bids_qsm.biomarkers.veins_names import COURSES, NAMES, name_segments
 from bids_qsm.biomarkers.veins_size import ASSUMED_CHI, blood_susceptibility, filled_shares, sections
 from bids_qsm.biomarkers.veins_table import (
@@ -182,12 +183,24 @@ def test_tables_add_up():
     assert none.loc[none['map'] == 'vein_fraction', 'mean'].tolist() == [0.0]
 
 
-def test_scores_count_less_where_decoys_are_strong():
+def test_artefacts_in_one_place_do_not_hide_veins_elsewhere():
     rng = np.random.default_rng(5)
-    decoy = np.abs(rng.standard_normal(SHAPE)).astype(np.float32)
-    decoy[30:] *= 6
+    found, decoy = (np.abs(rng.standard_normal(SHAPE)).astype(np.float32) for _ in range(2))
+    found[5:8, :30, 12:18] = 7
+    decoy[34:] *= 8
+    assert ev.thresholds(found.ravel(), decoy.ravel(), [0.3]) == [np.inf]
     excess = ev.decoy_excess(decoy, MASK, GRID, reach_mm=3.0)
-    assert excess[36:].mean() == pytest.approx(6, rel=0.1)
     assert excess.min() == 1
     assert excess[:20].mean() == pytest.approx(1, abs=0.1)
+    assert excess[38:].mean() == pytest.approx(8, rel=0.1)
+    high = ev.thresholds((found / excess).ravel(), (decoy / excess).ravel(), [0.3])[0]
+    assert 2 < high < 7
     assert (ev.decoy_excess(0 * decoy, MASK, GRID) == 1).all()
+
+
+def test_long_chains_are_clearer_than_short_ones():
+    score = np.ones(SHAPE, np.float32)
+    score[:10] = 1.5
+    line = np.stack([np.arange(25), np.full(25, 3), np.full(25, 3)], 1)
+    assert chain_score(Branch(line[10:19], (0, 0)), score) == pytest.approx(3)
+    assert chain_score(Branch(line, (0, 0)), score) == pytest.approx(5 * 1.2)
