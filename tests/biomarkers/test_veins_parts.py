@@ -10,7 +10,13 @@ from bids_qsm.biomarkers.veins import find_veins
 from bids_qsm.biomarkers.veins_graph import Branch, nearest
 from bids_qsm.biomarkers.veins_mask import chain_score
 from bids_qsm.biomarkers.veins_names import COURSES, NAMES, name_segments
-from bids_qsm.biomarkers.veins_size import ASSUMED_CHI, blood_susceptibility, filled_shares, sections
+from bids_qsm.biomarkers.veins_size import (
+    ASSUMED_CHI,
+    POSSIBLE_CHI,
+    blood_susceptibility,
+    filled_shares,
+    sections,
+)
 from bids_qsm.biomarkers.veins_table import (
     LINE_COLUMNS,
     MAPS,
@@ -130,6 +136,15 @@ def test_blood_is_measured_in_wide_veins_only():
     chi, source = blood_susceptibility((0.47 * wide + noise).astype(np.float32), wide, MASK, GRID)
     assert source == 'measured'
     assert chi == pytest.approx(0.47, abs=0.02)
+    few = wide & (np.indices(SHAPE)[2] < 6)
+    drawn, source = blood_susceptibility((0.3 * few + noise).astype(np.float32), few, MASK, GRID)
+    assert source == 'measured'
+    assert 0.302 < drawn < 0.32
+    # no venous blood
+    for other in (0.15, 1.2):
+        chi, source = blood_susceptibility((other * wide + noise).astype(np.float32), wide, MASK, GRID)
+        assert source == 'assumed'
+        assert chi in (ASSUMED_CHI, POSSIBLE_CHI[1])
     chi, source = blood_susceptibility((0.2 * thin + noise).astype(np.float32), thin, MASK, GRID)
     assert (chi, source) == (ASSUMED_CHI, 'assumed')
 
@@ -148,6 +163,9 @@ def test_names_follow_courses():
     names = name_segments(moved, [20.0] * (len(pieces) + 1) + [3.0], sizes, [shift])
     assert names == [*(course.name for course in COURSES), NAMES[6], NAMES[5]]
     assert set(name_segments(moved, [20.0] * len(moved), sizes, [])) == {NAMES[6]}
+    # where all veins that were found are wide
+    sizes[0] = 3.0
+    assert name_segments(moved, [20.0] * len(moved), sizes, [shift])[0] == COURSES[0].name
 
 
 def test_tables_add_up():
