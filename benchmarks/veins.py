@@ -40,7 +40,7 @@ WIDE = 1.5
 CENTRES = {'deep': (0.0, -25.0, 12.0), 'cortex': (32.0, -15.0, 45.0)}
 """Middle of a block (scanner, mm)."""
 KEY = ('scan', 'seed')
-SEEDS = (11, 12)
+SEEDS = (11, 12, 13)
 """Of heads on which nothing was chosen; seeds 1 to 3 served for that."""
 
 

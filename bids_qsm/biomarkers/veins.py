@@ -11,8 +11,8 @@ from scipy.sparse.csgraph import connected_components
 
 from bids_qsm.anatomy.transform import apply_affine
 from bids_qsm.biomarkers.focal import iron_rich
-from bids_qsm.biomarkers.veins_graph import branches, centreline, merged, nearest
-from bids_qsm.biomarkers.veins_mask import Found, detect
+from bids_qsm.biomarkers.veins_graph import branches, centreline, merged, nearest, wall_radius
+from bids_qsm.biomarkers.veins_mask import Found, chain_score, detect
 from bids_qsm.biomarkers.veins_names import CORTICAL_MM, NAMES, name_segments
 from bids_qsm.biomarkers.veins_size import (
     WIDE_RADIUS,
@@ -232,10 +232,10 @@ def _trace(found: Found, within: np.ndarray, grid: Grid, least_mm: float):
     """Veins in the frame of the maps, with points in mm along the voxel axes."""
     sides, mask = np.array(grid.voxel_size), found.mask
     side = grid.voxel_volume ** (1 / 3)
-    radius = np.maximum(depth(mask, grid.voxel_size, 10.0) - side / 2, side / 2) * mask
+    radius = wall_radius(mask, grid)
     parts = branches(mask, sides, radius)
     # a chain of faint voxels; between two junctions it may be the dip of a vein
-    clear = [found.score[tuple(b.voxels.T)].mean() >= found.high or min(b.ends) > 0 for b in parts]
+    clear = [chain_score(b, found.score) >= found.least or min(b.ends) > 0 for b in parts]
     parts = merged([b for b, is_clear in zip(parts, clear, strict=True) if is_clear])
     parts = _long_enough(parts, sides, radius, least_mm)
     if not parts:

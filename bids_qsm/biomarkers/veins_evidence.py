@@ -211,6 +211,33 @@ def _follow(
         out[i, j, k] = (strength[i, j, k] + 2 * max((first + second) / 2, max(first, second) / 2)) / 3
 
 
+def decoy_excess(decoy: np.ndarray, tissue: np.ndarray, grid: Grid, *, reach_mm: float = 10.0):
+    """How many times tubes of the opposite sign are stronger around a voxel than in most of the tissue.
+
+    At the rim, beside air and in streaks, artefacts make strong tubes of either sign. One threshold for the
+    whole mask would follow them, and nothing else would pass.
+
+    Parameters
+    ----------
+    decoy : ndarray of float32, 3D
+        Scores in the negated evidence.
+    tissue : ndarray of bool
+    reach_mm : float
+        Standard deviation of the Gaussian over which scores are averaged.
+
+    Returns
+    -------
+    ndarray of float32
+        Root mean square around the voxel over its median in the tissue, at least 1.
+    """
+    sigma = [reach_mm / v for v in grid.voxel_size]
+    weight = ndimage.gaussian_filter(tissue.astype(np.float32), sigma)
+    square = ndimage.gaussian_filter(np.where(tissue, decoy, 0).astype(np.float32) ** 2, sigma)
+    level = np.sqrt(square / np.maximum(weight, 1e-3))
+    usual = float(np.median(level[tissue])) if tissue.any() else 0.0
+    return np.maximum(level / usual, 1) if usual > 0 else np.ones(level.shape, np.float32)
+
+
 def thresholds(found: np.ndarray, decoy: np.ndarray, shares: Sequence[float]):
     """Least score at which false tubes are no more than a share of all, for each of ``shares``.
 

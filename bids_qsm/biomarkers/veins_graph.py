@@ -8,6 +8,9 @@ from scipy import interpolate, ndimage
 from scipy.spatial import KDTree
 from skimage.morphology import skeletonize
 
+from bids_qsm.recon.distance import depth
+from bids_qsm.recon.grid import Grid
+
 _CUBE = np.ones((3, 3, 3), bool)
 _STEPS = np.argwhere(_CUBE) - 1
 _STEPS = _STEPS[np.any(_STEPS != 0, 1)]
@@ -25,6 +28,12 @@ class Branch:
     def length(self, sides: np.ndarray):
         """Length (mm)."""
         return float(np.linalg.norm(np.diff(self.voxels * sides, axis=0), axis=1).sum())
+
+
+def wall_radius(mask: np.ndarray, grid: Grid):
+    """Radius (mm) of veins in the voxels of their mask: the distance to the wall, at least half a voxel."""
+    side = grid.voxel_volume ** (1 / 3)
+    return np.maximum(depth(mask, grid.voxel_size, 10.0) - side / 2, side / 2) * mask
 
 
 def branches(mask: np.ndarray, sides: np.ndarray, radius: np.ndarray, *, spur: float = 1.5):

@@ -71,6 +71,8 @@ line at which the tentorium meets the falx; the vein of Galen bends around the s
 veins lie in the roof of the third ventricle; the superior sagittal sinus follows the outline of the brain."""
 LEAST_ALONG = 0.6
 """Least mean cosine between a segment and the course."""
+SINUS_MM = 2.5
+"""Diameter (mm) of a sinus, whatever that of other veins: in coarse voxels, only wide ones are found."""
 
 
 def name_segments(
@@ -82,8 +84,9 @@ def name_segments(
     """Name segments.
 
     A segment gets the name of a course if most of its points (two of three, in template space) lie near it,
-    and it runs along it. Sinuses must also be wider than three of four segments. A segment that fits several
-    courses gets that which is nearest. All others are cortical or deep veins by their median depth.
+    and it runs along it. Sinuses must also be wider than three of four segments, or than `SINUS_MM`. A
+    segment that fits several courses gets that which is nearest. All others are cortical or deep veins by
+    their median depth.
 
     Parameters
     ----------
@@ -103,7 +106,7 @@ def name_segments(
     names = [NAMES[5] if depth <= CORTICAL_MM else NAMES[6] for depth in depth_mm]
     if not len(to_template) or not points:
         return names
-    wide = float(np.quantile(diameter_mm, 0.75))
+    wide = min(float(np.quantile(diameter_mm, 0.75)), SINUS_MM)
     placed = np.split(
         transform_points(np.concatenate(points), list(to_template)),
         np.cumsum([len(p) for p in points])[:-1],

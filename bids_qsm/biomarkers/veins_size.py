@@ -15,8 +15,17 @@ ASSUMED_CHI = 0.50
 4 pi 0.27 ppm of red cells without oxygen (Spees et al. (2001), MRM 45:533. doi:10.1002/mrm.1072), times a
 hematocrit of 0.40, times 1 less an oxygenation of 0.63.
 """
-INNER = 1.2
-"""Depth (voxels) in a vein from which a voxel is blood alone, or nearly so."""
+ASSUMED_SD = 0.125
+"""Standard deviation (ppm) of `ASSUMED_CHI` over people and veins: a quarter of `POSSIBLE_CHI`."""
+POSSIBLE_CHI = (0.25, 0.75)
+"""Venous blood (ppm) from a hematocrit of 0.30 with an oxygenation of 0.75 to 0.50 with 0.55."""
+SCALE_ERROR = 0.05
+"""Relative error of susceptibility maps in wide veins, which is the same in all voxels."""
+BLURRED = 8
+"""Voxels that share the noise of one: reconstruction blurs over two voxels along each axis."""
+INNER = 1.5
+"""Depth (voxels) in a vein from which a voxel is blood alone: its neighbours on either side are vein too.
+From 1.2 voxels, a third of the voxels of thin veins of the cortex are tissue."""
 NOT_LESS = 0.8
 """Share of the contrast of the strongest voxels that blood in wide veins has at least: no vein has more."""
 WIDE_RADIUS = 1.4
@@ -28,12 +37,17 @@ RIM_MM = 4.0
 def blood_susceptibility(
     contrast: np.ndarray, mask: np.ndarray, within: np.ndarray, grid: Grid, *, least: int = 10
 ):
-    """Susceptibility (ppm) of blood above tissue, in the middle of the widest veins.
+    r"""Susceptibility (ppm) of blood above tissue, in the middle of the widest veins.
 
-    The median over voxels that lie deep in veins (`INNER`) and not at the rim of the maps (`RIM_MM`), of
-    those that reach half of their 90th percentile. Where there are fewer than ``least`` of them, or thinner
-    veins have clearly more (`NOT_LESS` of the 95th percentile of the mask), it is `ASSUMED_CHI`, or that
-    percentile if it is higher.
+    The median m over voxels that lie deep in veins (`INNER`) and not at the rim of the maps (`RIM_MM`), of
+    those that reach half of their 90th percentile, drawn to `ASSUMED_CHI` by their uncertainties:
+
+    .. math:: \chi = \frac{m / s^2 + \chi_0 / s_0^2}{1 / s^2 + 1 / s_0^2}, \quad
+        s^2 = \frac{\mathrm{var}}{n / 8} + (0.05 \, m)^2
+
+    with :math:`s_0` of `ASSUMED_SD`. Where there are fewer than ``least`` of these voxels, m is not possible
+    for venous blood (`POSSIBLE_CHI`), or thinner veins have clearly more (`NOT_LESS` of the 95th percentile
+    of the mask), it is `ASSUMED_CHI`, or that percentile if it is higher and possible.
 
     Parameters
     ----------
@@ -59,9 +73,13 @@ def blood_susceptibility(
     if len(values):
         values = values[values >= np.quantile(values, 0.9) / 2]
     highest = float(np.quantile(contrast[mask], 0.95))
-    if len(values) < least or np.median(values) < NOT_LESS * highest:
-        return max(ASSUMED_CHI, highest), 'assumed'
-    return float(np.median(values)), 'measured'
+    middle = float(np.median(values)) if len(values) >= least else 0.0
+    low, high = POSSIBLE_CHI
+    if not low <= middle <= high or middle < NOT_LESS * highest:
+        return min(max(ASSUMED_CHI, highest), high), 'assumed'
+    variance = np.var(values) * BLURRED / len(values) + (SCALE_ERROR * middle) ** 2
+    share = ASSUMED_SD**2 / (ASSUMED_SD**2 + variance)
+    return float(share * middle + (1 - share) * ASSUMED_CHI), 'measured'
 
 
 def sections(

@@ -7,9 +7,16 @@ from scipy import ndimage
 
 from bids_qsm.biomarkers import veins_evidence as ev
 from bids_qsm.biomarkers.veins import find_veins
-from bids_qsm.biomarkers.veins_graph import nearest
+from bids_qsm.biomarkers.veins_graph import Branch, nearest
+from bids_qsm.biomarkers.veins_mask import chain_score
 from bids_qsm.biomarkers.veins_names import COURSES, NAMES, name_segments
-from bids_qsm.biomarkers.veins_size import ASSUMED_CHI, blood_susceptibility, filled_shares, sections
+from bids_qsm.biomarkers.veins_size import (
+    ASSUMED_CHI,
+    POSSIBLE_CHI,
+    blood_susceptibility,
+    filled_shares,
+    sections,
+)
 from bids_qsm.biomarkers.veins_table import (
     LINE_COLUMNS,
     MAPS,
@@ -129,6 +136,15 @@ def test_blood_is_measured_in_wide_veins_only():
     chi, source = blood_susceptibility((0.47 * wide + noise).astype(np.float32), wide, MASK, GRID)
     assert source == 'measured'
     assert chi == pytest.approx(0.47, abs=0.02)
+    few = wide & (np.indices(SHAPE)[2] < 6)
+    drawn, source = blood_susceptibility((0.3 * few + noise).astype(np.float32), few, MASK, GRID)
+    assert source == 'measured'
+    assert 0.302 < drawn < 0.32
+    # no venous blood
+    for other in (0.15, 1.2):
+        chi, source = blood_susceptibility((other * wide + noise).astype(np.float32), wide, MASK, GRID)
+        assert source == 'assumed'
+        assert chi in (ASSUMED_CHI, POSSIBLE_CHI[1])
     chi, source = blood_susceptibility((0.2 * thin + noise).astype(np.float32), thin, MASK, GRID)
     assert (chi, source) == (ASSUMED_CHI, 'assumed')
 
@@ -147,6 +163,9 @@ def test_names_follow_courses():
     names = name_segments(moved, [20.0] * (len(pieces) + 1) + [3.0], sizes, [shift])
     assert names == [*(course.name for course in COURSES), NAMES[6], NAMES[5]]
     assert set(name_segments(moved, [20.0] * len(moved), sizes, [])) == {NAMES[6]}
+    # where all veins that were found are wide
+    sizes[0] = 3.0
+    assert name_segments(moved, [20.0] * len(moved), sizes, [shift])[0] == COURSES[0].name
 
 
 def test_tables_add_up():
@@ -180,3 +199,26 @@ def test_tables_add_up():
     assert line_table(empty.segments).empty
     none = density_table(empty, mask, None, None, None, grid)
     assert none.loc[none['map'] == 'vein_fraction', 'mean'].tolist() == [0.0]
+
+
+def test_artefacts_in_one_place_do_not_hide_veins_elsewhere():
+    rng = np.random.default_rng(5)
+    found, decoy = (np.abs(rng.standard_normal(SHAPE)).astype(np.float32) for _ in range(2))
+    found[5:8, :30, 12:18] = 7
+    decoy[34:] *= 8
+    assert ev.thresholds(found.ravel(), decoy.ravel(), [0.3]) == [np.inf]
+    excess = ev.decoy_excess(decoy, MASK, GRID, reach_mm=3.0)
+    assert excess.min() == 1
+    assert excess[:20].mean() == pytest.approx(1, abs=0.1)
+    assert excess[38:].mean() == pytest.approx(8, rel=0.1)
+    high = ev.thresholds((found / excess).ravel(), (decoy / excess).ravel(), [0.3])[0]
+    assert 2 < high < 7
+    assert (ev.decoy_excess(0 * decoy, MASK, GRID) == 1).all()
+
+
+def test_long_chains_are_clearer_than_short_ones():
+    score = np.ones(SHAPE, np.float32)
+    score[:10] = 1.5
+    line = np.stack([np.arange(25), np.full(25, 3), np.full(25, 3)], 1)
+    assert chain_score(Branch(line[10:19], (0, 0)), score) == pytest.approx(3)
+    assert chain_score(Branch(line, (0, 0)), score) == pytest.approx(5 * 1.2)
