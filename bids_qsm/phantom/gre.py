@@ -113,7 +113,7 @@ def simulate(head: Head, protocol: Protocol, seed: int = 0):
     field = field_of_head(head, fine_shape, fine_affine)
     part = head.sample(fine_shape, fine_affine, ('chi', 'brain', 'r2star', 'density', 'r1', 'fat'))
     brain, r2star = part.pop('brain'), part.pop('r2star')
-    _shim(field, brain, grid, rng)
+    shim(field, brain, grid, rng)
     chi = part.pop('chi') * brain
     local = dipole_field(chi, grid)
     inside = _acquire(brain, shape)  # share of brain: voxels of the rim have the mean over their brain part
@@ -132,10 +132,8 @@ def simulate(head: Head, protocol: Protocol, seed: int = 0):
     truth['dseg'] = head.labels(shape, affine) * truth['mask']
     truth['lesions'] = head.lesion_labels(shape, affine)
 
-    angle = np.radians(protocol.flip_angle)
-    e1 = np.exp(-protocol.repetition_time * tissue.scale_r1(part.pop('r1'), protocol.field_strength))
-    start = part.pop('density') * np.sin(angle) * (1 - e1) / (1 - np.cos(angle) * e1)
-    del e1, brain
+    start = steady(part.pop('density'), part.pop('r1'), protocol)
+    del brain
     field += FAT_SHIFT * part.pop('fat')
     coil = _coil(rng)
     echoes = []
@@ -156,6 +154,13 @@ def simulate(head: Head, protocol: Protocol, seed: int = 0):
         magnitude[white['density'] < 0.01] = np.nan
         phase[white['density'] < 0.01] = np.nan
     return Simulation(magnitude, phase, affine, protocol, truth)
+
+
+def steady(density: float | np.ndarray, r1: float | np.ndarray, protocol: Protocol):
+    """Steady-state signal at echo time zero of proton density and R1 (1/s at 3 T)."""
+    angle = np.radians(protocol.flip_angle)
+    e1 = np.exp(-protocol.repetition_time * tissue.scale_r1(r1, protocol.field_strength))
+    return density * np.sin(angle) * (1 - e1) / (1 - np.cos(angle) * e1)
 
 
 def store_phase(phase: np.ndarray, phase_format: str):
@@ -207,7 +212,7 @@ def _harmonics(x: np.ndarray, y: np.ndarray, z: np.ndarray):
     return (1, x, y, z, x * y, x * z, y * z, x**2 - y**2, 2 * z**2 - x**2 - y**2)
 
 
-def _shim(field: np.ndarray, brain: np.ndarray, grid: Grid, rng: np.random.Generator):
+def shim(field: np.ndarray, brain: np.ndarray, grid: Grid, rng: np.random.Generator):
     """Subtract, in place, the shim of the scanner: nearly the best fit of the field over the brain."""
     x, y, z = (
         (v * (np.arange(n) - (n - 1) / 2) / 100).astype(np.float32)

@@ -16,6 +16,7 @@ from bids_qsm.phantom.sampling import Volume, Warp, coordinates, expand, pull, s
 from bids_qsm.phantom.skull import draw_surroundings
 from bids_qsm.phantom.tissue import CHANNELS
 from bids_qsm.phantom.veins import draw_veins
+from bids_qsm.phantom.vessels import Segment
 
 BOX = ((-104, -136, -112), (104, 116, 104))
 """Corners (mm) of the drawn part of template space; the neck continues below it."""
@@ -36,6 +37,7 @@ class Head:
     nuclei: tuple[Nucleus, ...]
     lesions: tuple[Lesion, ...] = ()
     shapes: tuple[atlas.Shape, ...] = field(default_factory=lambda: tuple(atlas.ellipsoids()))
+    tree: tuple[Segment, ...] = ()
     vein_chi: float = t.TISSUES['blood'].chi
 
     @property
@@ -46,6 +48,33 @@ class Head:
     def to_template(self, shape: tuple[int, ...], affine: np.ndarray):
         """Template coordinates (mm) of every voxel of a scanner grid, shape (x, y, z, 3)."""
         return coordinates(shape, self.pose @ affine, self.warp)
+
+    def to_scanner(self, points: np.ndarray):
+        """Scanner coordinates (mm) of points of template space, shape (n, 3)."""
+        moved = np.array(points, float)
+        for _ in range(15):  # the displacement is smooth, so that fixed-point iteration converges
+            at = (moved - self.warp.origin).T / self.warp.spacing
+            shift = [
+                ndimage.map_coordinates(self.warp.nodes[..., k], at, order=1, mode='nearest')
+                for k in range(3)
+            ]
+            moved = points - np.stack(shift, -1)
+        inverse = np.linalg.inv(self.pose)
+        return moved @ inverse[:3, :3].T + inverse[:3, 3]
+
+    def vessels(self):
+        """Veins in scanner space; their radii are those of template space."""
+        if not self.tree:
+            return ()
+        points = self.to_scanner(np.concatenate([s.points for s in self.tree]))
+        parts = np.split(points, np.cumsum([len(s.points) for s in self.tree])[:-1])
+        return tuple(replace(s, points=p) for s, p in zip(self.tree, parts, strict=True))
+
+    def bloodless(self):
+        """Return the same head without its veins."""
+        return replace(
+            self, veins=Volume(np.zeros((2, 2, 2, 1), np.float32), self.veins.origin, 1.0), tree=()
+        )
 
     def sample(self, shape: tuple[int, ...], affine: np.ndarray, names: Sequence[str] = CHANNELS):
         """Tissue on a scanner grid, by name.
@@ -191,11 +220,11 @@ def make_head(
     nuclei = draw_nuclei(inner, shapes, texture, streams[3], variation, family)
     put = t.channels(inner.data)
     brain = replace(inner, data=np.ascontiguousarray(put['brain']))
-    veins = draw_veins(brain, put['white'], put['csf'], streams[4])
+    veins, tree = draw_veins(brain, put['white'], put['csf'], streams[4])
     warp, pose = _shape(streams[5], warp_mm)
     if family.ventricles:
         _widen(warp, family.ventricles * person.uniform(0.5, 1))
-    head = Head(volume, veins, warp, pose, nuclei, shapes=shapes)
+    head = Head(volume, veins, warp, pose, nuclei, shapes=shapes, tree=tree)
     return head.changed(own).changed(effects or {}, lesions)
 
 

@@ -1,5 +1,6 @@
 """Lesions of a digital head: drawing, and random placement of all kinds."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,28 +44,54 @@ def draw_lesion(volume: Volume, lesion: Lesion):
     box, points = near(volume, lesion.centre, 3 * [lesion.radius + 3])
     put = t.channels(volume.data[box])
     if lesion.kind == 'microbleed':
-        _draw_bleed(put, _share(points, lesion, volume.spacing), lesion.chi)
+        paint_lesion(put, _share(points, lesion, volume.spacing), lesion)
         return
     distance = np.linalg.norm(points - lesion.centre, axis=-1)
     inside = soft((distance - lesion.radius).astype(np.float32), np.float32(volume.spacing))
-    rim = inside * np.exp(-0.5 * ((distance - lesion.radius + 1) / 0.8) ** 2)
-    put['chi'] += inside * lesion.chi + rim * lesion.rim
-    if lesion.kind == 'calcification':
+    paint_lesion(put, inside, lesion, inside * np.exp(-0.5 * ((distance - lesion.radius + 1) / 0.8) ** 2))
+
+
+def draw_sphere(put: Mapping[str, np.ndarray], lesion: Lesion, affine: np.ndarray):
+    """Draw a lesion, in place, into channels on the fine grid ``affine``, in whose space its centre is."""
+    shape = put['chi'].shape
+    steps = np.sqrt((affine[:3, :3] ** 2).sum(0))
+    middle = np.linalg.inv(affine) @ [*lesion.centre, 1]
+    box, squares = [], 0.0
+    for axis, (n, step) in enumerate(zip(shape, steps, strict=True)):
+        reach = (lesion.radius + 3) / step
+        low, high = (int(np.clip(middle[axis] + side * reach, 0, n)) for side in (-1, 1))
+        box.append(slice(low, high))
+        form = [-1 if a == axis else 1 for a in range(3)]
+        squares = squares + np.square((np.arange(low, high) - middle[axis]) * step).reshape(form)
+    distance = np.sqrt(squares).astype(np.float32)
+    inside = soft(distance - np.float32(lesion.radius), np.float32(np.prod(steps) ** (1 / 3)))
+    part = {name: value[tuple(box)] for name, value in put.items()}
+    paint_lesion(part, inside, lesion, inside * np.exp(-0.5 * ((distance - lesion.radius + 1) / 0.8) ** 2))
+
+
+def paint_lesion(
+    put: Mapping[str, np.ndarray], inside: np.ndarray, lesion: Lesion, rim: np.ndarray | float = 0.0
+):
+    """Change channels, in place, by a lesion of which each voxel holds the share ``inside``."""
+    change = {
+        'microbleed': {'density': 0.8, 't1w': 0.65},
+        'calcification': {},
+        'lesion': {'r1': 0.65, 't1w': 0.72},
+    }[lesion.kind]
+    for name, factor in change.items():
+        if name in put:
+            put[name] *= 1 - (1 - factor) * inside
+    put['chi'] += inside * lesion.chi + (0 if lesion.kind == 'microbleed' else rim * lesion.rim)
+    if lesion.kind == 'microbleed':
+        put['r2star'] += inside * np.float32(DECAY * abs(lesion.chi))
+    elif lesion.kind == 'calcification':
         stone = t.TISSUES['calcification']
         for name in ('r2star', 'density', 't1w'):
-            put[name] += inside * (getattr(stone, name) - put[name])
+            if name in put:
+                put[name] += inside * (getattr(stone, name) - put[name])
     else:
         put['r2star'] += -6 * inside + 8 * rim * (lesion.rim > 0)
         put['density'] += inside * 0.12
-        put['r1'] *= 1 - 0.35 * inside
-        put['t1w'] *= 1 - 0.28 * inside
-
-
-def _draw_bleed(put: dict[str, np.ndarray], inside: np.ndarray, chi: float):
-    put['chi'] += inside * chi
-    put['r2star'] += inside * np.float32(DECAY * abs(chi))
-    put['density'] *= 1 - 0.2 * inside
-    put['t1w'] *= 1 - 0.35 * inside
 
 
 def _share(points: np.ndarray, lesion: Lesion, spacing: float, parts: int = 4):

@@ -75,12 +75,12 @@ def channels(data: np.ndarray):
     return dict(zip(CHANNELS, np.moveaxis(data, -1, 0), strict=True))
 
 
-def scale_r2star(r2star: np.ndarray, field_strength: float):
+def scale_r2star(r2star: float | np.ndarray, field_strength: float):
     """R2* (1/s) at another field strength (T): mostly linear in it, as susceptibility effects are."""
     return r2star * (0.3 + 0.7 * field_strength / 3.0)
 
 
-def scale_r1(r1: np.ndarray, field_strength: float):
+def scale_r1(r1: float | np.ndarray, field_strength: float):
     """R1 (1/s) at another field strength (T): T1 of tissue increases with about its cube root."""
     return r1 * (3.0 / field_strength) ** (1 / 3)
 

@@ -7,6 +7,8 @@ import numpy as np
 from scipy import ndimage
 
 from bids_qsm.phantom.sampling import Volume
+from bids_qsm.phantom.tissue import TISSUES
+from bids_qsm.phantom.vessels import Segment
 
 SPACING = 0.5
 """Of the vein volume, in units of the head's own spacing."""
@@ -189,4 +191,6 @@ def draw_veins(brain: Volume, white: np.ndarray, csf: np.ndarray, rng: np.random
     radii = np.concatenate([radius * np.linspace(0.75, 1.2, len(path)) for path, radius in paths])
     blood = np.zeros([int(n * brain.spacing / spacing) - 1 for n in brain.data.shape], np.float32)
     _draw(blood, (points - brain.origin) / spacing, radii / spacing)
-    return Volume(blood[..., None], brain.origin, spacing)
+    chi = TISSUES['blood'].chi
+    tree = [Segment(p[::4], r * np.linspace(0.75, 1.2, len(p[::4])), 1 - chi / 1.425, chi) for p, r in paths]
+    return Volume(blood[..., None], brain.origin, spacing), tuple(tree)
