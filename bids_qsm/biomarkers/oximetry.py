@@ -1,0 +1,364 @@
+"""Susceptibility of each vein against the tissue around it, by the method that its width needs."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+from scipy.fft import next_fast_len
+
+from bids_qsm.biomarkers.oximetry_fit import Patch, PieceFit, fit_piece
+from bids_qsm.biomarkers.oximetry_tube import Tube
+from bids_qsm.biomarkers.veins import Segment, Veins
+from bids_qsm.recon.fourier import convolve, dipole_kernel
+from bids_qsm.recon.grid import Grid
+
+THIN, WIDE = 1.5, 4.0
+"""Diameters (voxels) from which a vein is measured, and from which its susceptibility is read in chi."""
+ALONG, ALONG_WIDTH = 20.0, 3.0
+"""Tilt (degrees) below which the field outside a vein is too weak, so that it must have this diameter
+(voxels)."""
+SHELL_MM = (2.0, 4.0)
+"""Distance from the wall of a vein of the tissue that it is compared with."""
+PURE = 0.95
+"""Least share of blood of the voxels that chi is read from."""
+REACH = 3.0
+"""Width of the tissue about a vein whose field is fitted, in voxels."""
+PIECE_MM, PIECE_VOXELS, MOST_PIECES = 8.0, 8.0, 6
+"""Length of the pieces of a vein, the larger of both, and the most pieces."""
+MODEL_SE = {'field': 0.025, 'chi': 0.04}
+"""Error that every vein may share with its kind, as a share of its susceptibility difference: sections that
+are not round, voxels that are not boxes; the inversion."""
+INSIDE = 0.7
+"""Least share of the tissue about a vein that lies in the mask."""
+LINEAR = 0.35
+"""Largest misfit of the phase (rad, median over pure blood): more is flow."""
+PAD_MM = 40.0
+"""Empty space about a map for convolutions (mm)."""
+_FIRST = 0.45
+"""Susceptibility difference (ppm) that the fit starts from, and veins have before they were fitted."""
+
+
+@dataclass(frozen=True)
+class VeinMeasure:
+    """What was measured of a segment; ``reason`` says why it is not usable, and is empty where it is.
+
+    ``dchi`` and ``dchi_se`` (ppm) are of blood less the tissue around it, ``reference`` and ``reference_se``
+    that tissue in the map of susceptibility. ``others`` holds the value of the other method where both were
+    possible.
+    """
+
+    segment: Segment
+    method: str
+    reason: str
+    dchi: float = np.nan
+    dchi_se: float = np.nan
+    reference: float = np.nan
+    reference_se: float = np.nan
+    diameter: float = np.nan
+    diameter_se: float = np.nan
+    diameter_before: float = np.nan
+    tilt: float = np.nan
+    n_pieces: int = 0
+    n_voxels: int = 0
+    other: float = np.nan
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """Maps of a series on one grid: field and susceptibility in ppm, residual in rad, R2* in 1/s."""
+
+    localfield: np.ndarray
+    chi: np.ndarray
+    magnitude: np.ndarray
+    mask: np.ndarray
+    grid: Grid
+    echo_times: Sequence[float]
+    field_strength: float
+    r2star: np.ndarray | None = None
+    residual: np.ndarray | None = None
+
+
+def measure_veins(scan: Scan, veins: Veins, *, most: int = 60) -> list[VeinMeasure]:
+    """Measure the susceptibility of each segment of the veins against the tissue around it.
+
+    Veins of 4 voxels and more: the median of susceptibility where blood fills the voxel, less that of the
+    tissue 2 to 4 mm from the wall. Veins of 1.5 to 4 voxels: the field in and around them, in pieces
+    (`bids_qsm.biomarkers.oximetry_fit.fit_piece`), after the fields of other veins and of the tissue have
+    been taken off. A vein nearly along B0 has no field outside, and must be 3 voxels wide.
+
+    Parameters
+    ----------
+    scan : Scan
+    veins : Veins
+    most : int
+        Segments to fit, the longest of each sort first; named sinuses and deep veins always.
+
+    Returns
+    -------
+    list of VeinMeasure
+        One a segment, in their order; those not usable with the reason.
+    """
+    surroundings = _surroundings(scan, veins)
+    chosen = _chosen(scan.grid, veins.segments, most)
+    return [
+        _measure(scan, veins, segment, surroundings)
+        if segment.number in chosen
+        else VeinMeasure(segment, 'none', 'not among the longest')
+        for segment in veins.segments
+    ]
+
+
+def _width(segment: Segment, grid: Grid):
+    """Diameter in voxels of the same volume."""
+    return float(np.median(segment.diameter_mm)) / grid.voxel_volume ** (1 / 3)
+
+
+def _tilt(segment: Segment):
+    return float(np.median(segment.tilt_deg))
+
+
+def _chosen(grid: Grid, segments: Sequence[Segment], most: int):
+    named = {s.number for s in segments if s.name not in ('cortical_vein', 'deep_vein', 'other_vein')}
+    wide = [s for s in segments if s.number not in named and _width(s, grid) >= THIN]
+    wide.sort(key=lambda s: -s.length_mm)
+    thin = {s.number for s in segments if _width(s, grid) < THIN}
+    return named | thin | {s.number for s in wide[:most]}
+
+
+@dataclass(frozen=True, eq=False)
+class _Surroundings:
+    """Field of the tissue and of all veins at their first susceptibility (ppm), and distance to veins (mm)."""
+
+    tissue: np.ndarray
+    veins: np.ndarray
+    away: np.ndarray
+
+
+def _surroundings(scan: Scan, veins: Veins):
+    """Fields of what else acts on the voxels about a vein."""
+    is_vein = veins.share > 0.02
+    away = ndimage.distance_transform_edt(~is_vein, scan.grid.voxel_size).astype(np.float32)
+    # the map is blurred about a vein, so what lies next to it is taken from farther off
+    known = scan.mask & (away > 1.5 * max(scan.grid.voxel_size)) & np.isfinite(scan.chi)
+    smooth = [3.0 / v for v in scan.grid.voxel_size]
+    weight = ndimage.gaussian_filter(known.astype(np.float32), smooth)
+    mean = ndimage.gaussian_filter(np.where(known, scan.chi, 0).astype(np.float32), smooth)
+    filled = np.where(known, scan.chi, mean / np.maximum(weight, 1e-3)) * scan.mask
+    filled = np.nan_to_num(filled).astype(np.float32)
+    return _Surroundings(
+        _field(filled, scan.grid), _field(_FIRST * veins.share, scan.grid), away
+    )
+
+
+def _measure(scan: Scan, veins: Veins, segment: Segment, around: _Surroundings) -> VeinMeasure:
+    width, tilt = _width(segment, scan.grid), _tilt(segment)
+    diameter = float(np.median(segment.diameter_mm))
+    plain = {'diameter_before': diameter, 'tilt': tilt}
+    if width < THIN:
+        why = f'too thin: {width:.1f} voxels, {THIN:g} are needed'
+        return VeinMeasure(segment, 'none', why, diameter=diameter, **plain)
+    if tilt < ALONG and width < ALONG_WIDTH:
+        why = f'along B0: tilted by {tilt:.0f} degrees, {width:.1f} voxels wide'
+        return VeinMeasure(segment, 'none', why, diameter=diameter, **plain)
+    near = _box(segment, scan.grid, diameter / 2 + SHELL_MM[1] + max(scan.grid.voxel_size))
+    away = _distance(segment, scan.grid, near)
+    own = (veins.numbers[near] == segment.number) & scan.mask[near]
+    pure = own & (veins.share[near] > PURE)
+    wall = away - diameter / 2
+    shell = (wall > SHELL_MM[0]) & (wall < SHELL_MM[1])
+    inside = shell & scan.mask[near]
+    if inside.sum() < INSIDE * shell.sum() or not inside.any():
+        why = f'near the edge of the mask: {100 * inside.sum() / max(shell.sum(), 1):.0f} % of its '
+        return VeinMeasure(segment, 'none', why + 'surroundings lie in it', diameter=diameter, **plain)
+    if scan.residual is not None and pure.sum() >= 5:
+        misfit = float(np.median(scan.residual[near][pure]))
+        if misfit > LINEAR:
+            why = f'phase not linear over echoes ({misfit:.2f} rad), as in fast flow'
+            return VeinMeasure(segment, 'none', why, diameter=diameter, **plain)
+    tissue = inside & (around.away[near] > max(scan.grid.voxel_size))
+    tissue = tissue if tissue.sum() >= 20 else inside
+    values = scan.chi[near][tissue]
+    reference = float(np.median(values))
+    # neighbours share their errors: count one in eight voxels
+    reference_se = float(1.4826 * np.median(np.abs(values - reference)) / np.sqrt(max(values.size / 8, 1)))
+    plain |= {'reference': reference, 'reference_se': reference_se}
+    by_chi = float(np.median(scan.chi[near][pure])) - reference if pure.sum() >= 5 else np.nan
+    fits = list(_fits(scan, veins, segment, around))
+    if not fits and not (width >= WIDE and np.isfinite(by_chi)):
+        why = 'too short or too near to others for a fit'
+        return VeinMeasure(segment, 'none', why, diameter=diameter, **plain)
+    field, field_se, size, size_se = _pooled(fits)
+    if width >= WIDE and np.isfinite(by_chi) and not fits:
+        se = float(np.hypot(MODEL_SE['chi'] * by_chi, _spread(scan.chi[near][pure])))
+        return VeinMeasure(
+            segment, 'chi', '', by_chi, se, diameter=diameter, n_voxels=int(pure.sum()), **plain
+        )
+    return VeinMeasure(
+        segment,
+        'field',
+        '',
+        field,
+        field_se,
+        diameter=size,
+        diameter_se=size_se,
+        n_pieces=len(fits),
+        n_voxels=sum(fit.n_voxels for fit in fits),
+        other=by_chi,
+        **plain,
+    )
+
+
+def _spread(values: np.ndarray):
+    """Standard error of a median of voxels that share their errors eight by eight."""
+    return 1.2533 * np.std(values) / np.sqrt(max(values.size / 8, 1))
+
+
+def _pooled(fits: Sequence[PieceFit]):
+    """Susceptibility and diameter of a vein from those of its pieces, which differ by more than noise."""
+    if not fits:
+        return (np.nan,) * 4
+    value, se = pool([fit.dchi for fit in fits], [fit.dchi_se for fit in fits])
+    size, size_se = pool([2 * fit.radius for fit in fits], [2 * fit.radius_se for fit in fits])
+    return value, float(np.hypot(se, MODEL_SE['field'] * abs(value))), size, size_se
+
+
+def pool(values: Sequence[float], errors: Sequence[float]):
+    r"""Mean of values with unlike errors that also differ among themselves [1]_.
+
+    Weights are :math:`1 / (s_i^2 + \tau^2)`; :math:`\tau^2` is the variance that the errors do not explain.
+
+    Returns
+    -------
+    mean, se : float
+
+    References
+    ----------
+    .. [1] DerSimonian & Laird (1986), Control Clin Trials 7:177. doi:10.1016/0197-2456(86)90046-2
+
+    >>> [round(float(x), 3) for x in pool([1.0, 1.0], [0.1, 0.1])]
+    [1.0, 0.071]
+    >>> [round(float(x), 3) for x in pool([0.0, 2.0], [0.1, 0.1])]
+    [1.0, 1.0]
+    """
+    x, s = np.asarray(values, float), np.maximum(np.asarray(errors, float), 1e-9)
+    w = 1 / s**2
+    mean = np.average(x, weights=w)
+    extra = (w * (x - mean) ** 2).sum() - (len(x) - 1)
+    between = max(extra / (w.sum() - (w**2).sum() / w.sum()), 0.0) if len(x) > 1 else 0.0
+    w = 1 / (s**2 + between)
+    return float(np.average(x, weights=w)), float(1 / np.sqrt(w.sum()))
+
+
+def _box(segment: Segment, grid: Grid, reach: float):
+    """Slices about a segment, ``reach`` mm wider than it."""
+    extra = reach / np.asarray(grid.voxel_size)
+    low = np.floor(segment.voxels.min(0) - extra).astype(int)
+    high = np.ceil(segment.voxels.max(0) + extra).astype(int) + 1
+    return tuple(slice(max(int(a), 0), min(int(b), n)) for a, b, n in zip(low, high, grid.shape, strict=True))
+
+
+def _distance(segment: Segment, grid: Grid, box: tuple[slice, ...]):
+    """Distance (mm) of the voxels of a box to the axis of a segment."""
+    centres = np.stack(np.meshgrid(*(np.arange(s.start, s.stop) for s in box), indexing='ij'), -1)
+    voxel = np.asarray(grid.voxel_size)
+    points = Tube.through(segment.voxels * voxel, float(voxel.min()) / 2).points
+    found = np.full(centres.shape[:3], np.inf)
+    for point in points:
+        found = np.minimum(found, ((centres * voxel - point) ** 2).sum(-1))
+    return np.sqrt(found)
+
+
+def _fits(scan: Scan, veins: Veins, segment: Segment, around: _Surroundings) -> Iterator[PieceFit]:
+    """Fit the pieces of a segment."""
+    grid, voxel = scan.grid, np.asarray(scan.grid.voxel_size)
+    step = float(voxel.max())
+    radius = float(np.median(segment.diameter_mm)) / 2
+    tube = Tube.through(segment.voxels * voxel, min(max(0.5 * radius, 0.3 * step), 0.8 * step))
+    length = tube.steps.sum()
+    # near the ends the vein is not a tube any more; of a short one more is kept
+    trim = min(radius + step, length / 6)
+    usable = length - 2 * trim
+    piece = max(PIECE_MM, PIECE_VOXELS * step)
+    if usable < 3 * step:
+        return
+    count = max(int(np.floor(usable / piece)), 1)
+    chosen = np.unique(np.linspace(0, count - 1, min(count, MOST_PIECES)).round().astype(int))
+    at = np.cumsum(tube.steps) - tube.steps[0]
+    whole = _longer(tube, grid, 10 * radius + REACH * step)
+    box = _box(segment, grid, radius + (REACH + 1) * step)
+    others = around.veins[box] - _own_field(segment, veins, grid, box)
+    clean = scan.localfield[box] - around.tissue[box]
+    index = np.argwhere(scan.mask[box])
+    centres = (index + [s.start for s in box]) * voxel
+    square = np.stack([((centres - p) ** 2).sum(1) for p in tube.points], 1)
+    nearest = square.argmin(1)
+    away = np.sqrt(square.min(1))
+    foreign = veins.share[box] * (veins.numbers[box] != segment.number)
+    foreign = foreign[tuple(index.T)] > 0.1
+    for number in chosen:
+        low = trim + number * usable / count
+        here = (at[nearest] >= low) & (at[nearest] < low + usable / count)
+        here &= (away < radius + REACH * step) & ~foreign
+        ring = 2 * np.pi * (radius + REACH * step / 2) * REACH * step * usable / count / grid.voxel_volume
+        if here.sum() < max(0.5 * ring, 40):
+            continue
+        place = tuple(index[here].T)
+        magnitude = scan.magnitude[box][place].astype(float)
+        magnitude = magnitude / np.median(magnitude)
+        neighbours = others[place].astype(float)
+        patch = Patch(
+            centres[here],
+            (clean[place] - neighbours).astype(float),
+            magnitude,
+            1e-3 / np.clip(magnitude, 0.05, 3),
+            0.03,
+            neighbours[:, None] if np.ptp(neighbours) > 0.01 else np.zeros((here.sum(), 0)),
+        )
+        rate = 20.0 * scan.field_strength / 3
+        if scan.r2star is not None:
+            outside = scan.r2star[box][place][away[here] > radius + step]
+            rate = float(np.median(outside)) if outside.size else rate
+        yield fit_piece(
+            patch,
+            whole,
+            radius,
+            grid,
+            echo_times=scan.echo_times,
+            field_strength=scan.field_strength,
+            tissue_rate=rate,
+            start=_FIRST,
+        )
+
+
+def _longer(tube: Tube, grid: Grid, more: float):
+    """The tube, prolonged by ``more`` mm where it ends at the edge of the volume: there it is cut."""
+    voxel, last = np.asarray(grid.voxel_size), np.asarray(grid.shape) - 1
+    points, step = tube.points, tube.steps.mean()
+    along = np.arange(1, int(more / step) + 1)[:, None] * step
+    count = min(5, len(points))
+    for end, near in ((0, points[count - 1]), (-1, points[-count])):
+        here = points[end]
+        if (np.minimum(here / voxel, last - here / voxel) < 1.5).any():
+            direction = (here - near) / np.linalg.norm(here - near)
+            added = here + along * direction
+            points = np.concatenate([added[::-1], points] if end == 0 else [points, added])
+    return Tube.through(points, step)
+
+
+def _own_field(segment: Segment, veins: Veins, grid: Grid, box: tuple[slice, ...]):
+    """Field of the shares of a segment itself, at the susceptibility that all veins have at first."""
+    share = np.where(veins.numbers[box] == segment.number, veins.share[box], 0)
+    return _field(_FIRST * share, grid)
+
+
+def _field(chi: np.ndarray, grid: Grid):
+    """Field of a susceptibility (ppm) in empty space: padded, so that the ends do not act on each other."""
+    shape = tuple(
+        next_fast_len(n + int(np.ceil(min(PAD_MM / v, n))), real=True)
+        for n, v in zip(chi.shape, grid.voxel_size, strict=True)
+    )
+    wide = np.zeros(shape, np.float32)
+    inner = tuple(slice(n) for n in chi.shape)
+    wide[inner] = chi
+    return convolve(wide, dipole_kernel(shape, grid.voxel_size, grid.b0_dir))[inner]
