@@ -117,8 +117,11 @@ def init_applications_wf(
     for port, of_atlas in atlas_files(options).items():
         if port in ports:
             setattr(inputnode.inputs, port, str(getattr(atlas, of_atlas)))
+    nodes = {
+        run.name: application_node([run], [series], options, run.labels or atlas.name, sizes) for run in runs
+    }
     for run in runs:
-        node = application_node([run], [series], options, run.labels or atlas.name, sizes)
+        node = nodes[run.name]
         for port in files_of(run.app):
             source = f'{port}_{run.labels}' if run.labels and port in (*_LABELS, 'probseg') else port
             if source in (*ports, *of_labels):
@@ -126,6 +129,9 @@ def init_applications_wf(
         if any(one.space in ('anat', 'flair', 'own') for one in run.use.inputs):
             workflow.link(inputnode, node, 'gre_to_anat')
         link_alignments(workflow, node, run, alignments)
+        for argument, (other, output) in run.app.of_others.items():
+            if other in nodes:
+                workflow.link(nodes[other], node, **{argument: output})
         workflow.link(node, outputnode, **{outside: port for port, outside in run.outputs.items()})
     workflow.__desc__ = ' '.join(dict.fromkeys(run.app.method for run in runs if run.app.method))
     return workflow
@@ -158,11 +164,13 @@ def application_node(
                     'echo_times': list(one.echo_times),
                     'field_strength': one.field_strength,
                     'atlas': atlas,
+                    'participant': dict(own.use.participant),
                 }
-                for one in series_list
+                for own, one in zip(runs, series_list, strict=True)
             ],
             invert=to_template_invert(options),
             extra=[_extra(one.use) for one in runs],
+            others={name: application(of).kind(output) for name, (of, output) in app.of_others.items()},
         ),
         name=run.name,
         mem_gb=len(series_list) * need(memory, sizes),

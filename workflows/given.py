@@ -2,13 +2,14 @@
 
 from typing import TYPE_CHECKING
 
+from bids_qsm.derivatives.products import is_levelled, is_one_step
 from bids_qsm.interfaces.maps import MaskMaps, ReadMaps
 from bids_qsm.interfaces.relaxation import FitRelaxation
 from bids_qsm.recon.registry import facts
 from bids_qsm.recon.relaxation import R2STAR
 from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.memory import Sizes, need
-from bids_qsm.workflows.susceptibility import init_susceptibility_wf, is_one_step
+from bids_qsm.workflows.susceptibility import init_susceptibility_wf
 
 if TYPE_CHECKING:
     from bids_qsm.app.options import Options
@@ -74,6 +75,9 @@ def init_given_recon_wf(
         dict.fromkeys([*maps, *series.maps, 'chi_mask', *(['reference'] if 'chi' in series.maps else [])])
     )
     one_step = is_one_step(options.inversion.name)
+    background = options.background.name if start == 'field' else None
+    settled = 'r2star' in series.maps and is_levelled(background, options.inversion.name)
+    outputs += ['slow_sd'] if settled else []
     if start == 'field' and not one_step:
         outputs.append('local_field')
     outputs += ['t2star', 's0'] if series.echo_times else []
@@ -96,7 +100,7 @@ def init_given_recon_wf(
         reference=options.reference.name,
         reference_params=options.reference.as_dict,
         inversion_params={
-            'background': options.background.name if start == 'field' else None,
+            'background': background,
             'background_params': options.background.as_dict,
             'inversion': options.inversion.name,
             'inversion_params': options.inversion.as_dict,
@@ -114,6 +118,8 @@ def init_given_recon_wf(
     workflow.link(susceptibility_wf, outputnode, 'chi', 'reference', chi_mask='mask')
     if start == 'field' and not one_step:
         workflow.link(susceptibility_wf, outputnode, 'local_field')
+    if settled:
+        workflow.link(susceptibility_wf, outputnode, 'slow_sd')
     if 'r2star' in maps:
         workflow.link(keep, susceptibility_wf, 'r2star')
     if series.echo_times:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from bids_qsm.applications import applications
+from bids_qsm.applications.contract import FACTS
 from bids_qsm.biomarkers.region_columns import dictionary
 from bids_qsm.biomarkers.regions import QUALITY
 from bids_qsm.derivatives.files import bids_uri, output_path, sidecar
-from bids_qsm.derivatives.products import PRODUCTS
+from bids_qsm.derivatives.products import PRODUCTS, is_one_step
 from bids_qsm.interfaces.anatomy import Resample
 from bids_qsm.interfaces.derivatives import SaveDerivatives
 from bids_qsm.interfaces.findings import CollectFindings
@@ -20,7 +21,6 @@ from bids_qsm.workflows.applications import Run, runs_of
 from bids_qsm.workflows.field import mask_of
 from bids_qsm.workflows.labels import is_refined, label_files
 from bids_qsm.workflows.memory import Sizes, need
-from bids_qsm.workflows.susceptibility import is_one_step
 
 if TYPE_CHECKING:
     from bids_qsm.app.options import Options
@@ -131,7 +131,7 @@ def init_outputs_wf(
                 ),
             },
             {'chi': 'reference'} if reference else {},
-            remove=[str(path) for port, path in files.items() if series.given and port not in maps],
+            remove=[str(path) for port, path in files.items() if port not in maps],
         ),
         name='save_maps',
     )
@@ -173,7 +173,7 @@ def init_outputs_wf(
 
 
 def application_save(run: Run, series_list: 'tuple[Series, ...]', options: 'Options', atlas: 'Atlas'):
-    """The node that saves what an application gave: images, table and figures.
+    """The node that saves what an application gave: images, tables and figures.
 
     Its ports are those outside of the application's node, see `Run.outputs`.
     """
@@ -182,8 +182,10 @@ def application_save(run: Run, series_list: 'tuple[Series, ...]', options: 'Opti
     entities = {key: value for key, value in first.entities if not whole or key in ('sub', 'ses')}
     names = application_names(app, run.labels or atlas.name)
     sources = tuple(source for one in series_list for source in _sources(one, options))
-    paths, sidecars = {}, {}
+    paths, sidecars, facts = {}, {}, run.outputs.get(FACTS)
     for port, outside in run.outputs.items():
+        if port == FACTS:  # goes into the sidecars
+            continue
         if port.startswith('figure_'):
             paths[outside] = figure_path(
                 options, '_'.join(map('-'.join, entities.items())), port.removeprefix('figure_')
@@ -191,22 +193,29 @@ def application_save(run: Run, series_list: 'tuple[Series, ...]', options: 'Opti
         else:
             paths[outside] = output_path(out, entities, **names[port])
     for image in app.images:
-        mask = {'mask_type': 'ROI'} if image.suffix == 'mask' else {}
+        is_map = image.suffix.endswith('map')
         sidecars[run.outputs[image.name]] = sidecar(
-            image.about, sources=sources, units=image.units or None, **mask
+            image.about,
+            sources=sources,
+            units=image.units or None,
+            skull_stripped=True if is_map else None,
+            mask_type='ROI' if image.suffix == 'mask' else None,
+            spatial_reference=None if is_map else sources[0],
         )
-    return pe.Node(SaveDerivatives(paths, sidecars), name=f'save_{run.name}')
+    notes = dict.fromkeys(sidecars, facts) if facts else {}
+    return pe.Node(SaveDerivatives(paths, sidecars, notes), name=f'save_{run.name}')
 
 
 def application_names(app: 'Application', labels: str) -> dict[str, dict]:
-    """What `output_path` takes for the images and the table of an application, by output port."""
+    """What `output_path` takes for the images and the tables of an application, by output port."""
     seg = {'seg': labels} if app.scope == 'labels' else {}
-    names = {
-        image.name: {'suffix': image.suffix, 'desc': image.desc or image.name, **seg} for image in app.images
-    }
-    if app.table is not None:
-        for port, extension in (('table', '.tsv'), ('dictionary', '.json')):
-            names[port] = {'suffix': 'stats', 'extension': extension, **seg, **app.table_entities}
+    names = {image.name: {**image.place, **seg} for image in app.images}
+    for image in app.images:
+        if image.lookup:
+            names[f'{image.name}_lookup'] = {**image.place, **seg, 'extension': '.tsv'}
+    for table in app.tables:
+        for port, extension in ((table.name, '.tsv'), (f'{table.name}_dictionary', '.json')):
+            names[port] = {'suffix': 'stats', 'extension': extension, **seg, **app.entities_of(table)}
     return names
 
 

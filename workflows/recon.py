@@ -10,7 +10,8 @@ from bids_qsm.workflows.field import init_field_wf
 from bids_qsm.workflows.memory import Sizes, need
 from bids_qsm.workflows.susceptibility import init_susceptibility_wf
 
-OUTPUTS = ('mask', 'field', 'noise', 'residual', 'local_field', 'chi', 'chi_mask', 'reference', 'notes')
+OUTPUTS = ('mask', 'field', 'noise', 'residual', 'local_field', 'chi', 'chi_mask', 'slow_sd', 'reference')
+OUTPUTS += ('notes',)
 RELAXATION = ('r2star', 't2star', 's0')
 
 
@@ -37,7 +38,7 @@ def init_recon_wf(
     Inputs: magnitude, phase (4D, rad), combined (3D magnitude), quality, brain, echo_times (s),
     field_strength (T).
     Outputs: mask, field, noise, local_field, chi (ppm), chi_mask, residual (rad), reference and notes (JSON),
-    r2star (1/s), t2star (s), s0, swi, minip.
+    slow_sd (ppm), r2star (1/s), t2star (s), s0, swi, minip.
     """
     workflow = pe.Workflow(name=name)
     measured = ('magnitude', 'phase', 'quality', 'brain', 'echo_times', 'field_strength')
@@ -63,7 +64,9 @@ def init_recon_wf(
     workflow.link(field_wf, weigh, 'unwrapped', 'mask')
     workflow.link(field_wf, susceptibility_wf, 'field', 'noise', 'mask', 'support')
     workflow.link(field_wf, outputnode, 'mask', 'field', 'noise', 'residual', 'notes')
-    workflow.link(susceptibility_wf, outputnode, 'local_field', 'chi', 'reference', chi_mask='mask')
+    workflow.link(
+        susceptibility_wf, outputnode, 'local_field', 'chi', 'reference', 'slow_sd', chi_mask='mask'
+    )
     workflow.link(weigh, outputnode, 'swi', 'minip')
     if field_params['mask'] == 'two_pass':
         workflow.link(field_wf, susceptibility_wf, 'strict')

@@ -32,7 +32,6 @@ from bids_qsm.workflows.outputs import init_outputs_wf
 from bids_qsm.workflows.phase import init_phase_wf
 from bids_qsm.workflows.recon import init_recon_wf
 from bids_qsm.workflows.reportlets import init_reportlets_wf, others_of
-from bids_qsm.workflows.susceptibility import is_one_step
 
 if TYPE_CHECKING:
     from bids_qsm.app.options import Options
@@ -100,7 +99,7 @@ def standard_maps(series: 'Series', options: 'Options') -> tuple[str, ...]:
 
 def series_products(series: 'Series', options: 'Options') -> dict[str, Product]:
     """The maps that a series gives."""
-    return products_of(series, one_step=is_one_step(options.inversion.name))
+    return products_of(series, background=options.background.name, inversion=options.inversion.name)
 
 
 def init_series_wf(

@@ -1,5 +1,6 @@
 """From the total field to referenced susceptibility."""
 
+from bids_qsm.derivatives.products import is_levelled, is_one_step
 from bids_qsm.interfaces.background import RemoveBackground
 from bids_qsm.interfaces.inversion import Invert
 from bids_qsm.interfaces.masking import MergePasses
@@ -7,16 +8,11 @@ from bids_qsm.interfaces.reference import ReferenceChi
 from bids_qsm.recon.background import BACKGROUND
 from bids_qsm.recon.inversion import INVERSION
 from bids_qsm.recon.reference import REFERENCE
-from bids_qsm.recon.registry import facts, needs
+from bids_qsm.recon.registry import facts
 from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.memory import Sizes, need
 
 FIELDS = ('field', 'noise', 'combined', 'r2star', 'echo_times', 'field_strength')
-
-
-def is_one_step(inversion: str):
-    """Whether a method of inversion takes the total field, so that no local field is made."""
-    return 'total' in needs(INVERSION[inversion])
 
 
 def init_susceptibility_wf(
@@ -36,17 +32,18 @@ def init_susceptibility_wf(
 
     Inputs: field, noise (ppm), mask, support (where the field is measured), strict (mask of the first pass),
     combined (3D magnitude), r2star (1/s; not of a single echo), echo_times (s), field_strength (T).
-    Outputs: local_field, chi (ppm), mask (where chi is given), reference (JSON).
+    Outputs: local_field, chi (ppm), mask (where chi is given), reference (JSON), slow_sd (ppm, where R2*
+    settles the slowly varying part of susceptibility).
     """
     workflow = pe.Workflow(name=name)
     about = facts(REFERENCE[reference])
     workflow.__desc__ = about.prose
     inputnode = pe.inputnode(*FIELDS, 'mask', 'support', *(['strict'] if two_pass else []))
-    outputnode = pe.outputnode('local_field', 'chi', 'mask', 'reference')
+    outputnode = pe.outputnode('local_field', 'chi', 'mask', 'reference', 'slow_sd')
     filled_wf = init_inversion_wf(**inversion_params, sizes=sizes)
     background, inversion = inversion_params['background'], inversion_params['inversion']
     # the inversion of a levelled field may free its slowly varying part again
-    levels = background == 'levelled' and not is_one_step(inversion)
+    levels = is_levelled(background, inversion)
     refer = pe.Node(
         ReferenceChi(method=reference, params=reference_params, levels=levels),
         name='refer',
@@ -56,7 +53,7 @@ def init_susceptibility_wf(
     workflow.link(inputnode, refer, 'r2star')
     workflow.link(filled_wf, refer, 'mask')
     workflow.link(filled_wf, outputnode, 'mask')
-    workflow.link(refer, outputnode, 'chi', reference='note')
+    workflow.link(refer, outputnode, 'chi', 'slow_sd', reference='note')
     if background and not is_one_step(inversion):
         workflow.link(filled_wf, outputnode, 'local_field')
     if not two_pass:

@@ -34,9 +34,16 @@ def about(name: str) -> str:
     return (ast.get_docstring(ast.parse(source)) or name).partition('\n')[0]
 
 
-def application(name: str) -> 'Application':
-    """The Application of a name."""
-    return import_module(modules()[name]).APPLICATION
+def application(name: str, users: tuple[str, ...] = ()) -> 'Application':
+    """The Application of a name, which ``users`` use in turn; ValueError where one it uses does not fit."""
+    found = import_module(modules()[name]).APPLICATION
+    for other in found.uses:
+        if other not in modules():
+            raise ValueError(f'{name} uses {other}, and there is no such application')
+        if other in (*users, name):
+            raise ValueError(f'applications use each other in a circle: {", ".join((*users, name, other))}')
+        found.require(application(other, (*users, name)))
+    return found
 
 
 def applications() -> 'list[Application]':

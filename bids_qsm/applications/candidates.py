@@ -49,22 +49,24 @@ APPLICATION = Application(
             about='Candidates for microbleeds and calcifications, numbered as in their table',
         ),
     ),
-    table=Table(
-        entities=(('label', 'candidate'),),
-        dictionary=lambda _: dictionary(),
-        shown=(
-            'candidate',
-            'kind',
-            'confidence',
-            *PLACE,
-            'diameter_mm',
-            'chi_peak',
-            'moment',
-            'R2star_mean',
+    tables=(
+        Table(
+            entities=(('label', 'candidate'),),
+            dictionary=lambda _: dictionary(),
+            shown=(
+                'candidate',
+                'kind',
+                'confidence',
+                *PLACE,
+                'diameter_mm',
+                'chi_peak',
+                'moment',
+                'R2star_mean',
+            ),
+            caption='Found by the computer and not confirmed: places to look at, not a diagnosis.',
+            cohort=counts,
         ),
-        caption='Found by the computer and not confirmed: places to look at, not a diagnosis.',
     ),
-    cohort=counts,
     overview=overview,
     method='Candidates for microbleeds (paramagnetic) and calcifications (diamagnetic) are focal extrema of '
     'susceptibility away from vessels, the deep grey nuclei and the edge of the mask.',

@@ -38,9 +38,15 @@ KNOWN = {
     'echo_times': 'echo times (s)',
     'field_strength': 'field strength (T)',
     'entities': 'BIDS entities of the series',
+    'participant': 'column -> value (text, float or None) of the participant in participants.tsv or, where '
+    'it states one for the session, in sessions.tsv; empty without these tables',
 }
 """Arguments that `measure` may name beside its extra inputs, and what each holds."""
 
+FACTS = 'facts'
+"""Entry of ``gives`` that holds constants for the sidecars."""
+_TAKEN = ({'suffix': 'mask', 'desc': 'brain'}, *({'suffix': one.suffix} for one in PRODUCTS.values()))
+"""Names of the images of the series itself."""
 _MEMORY = Need(0.1, volume=10, anat=10)
 
 
@@ -111,16 +117,32 @@ class Image:
     suffix: str
     about: str
     units: str = ''
-    desc: str = ''
-    """Entity desc-; the name of the image where it is empty, as several images may share a suffix."""
+    desc: str | None = None
+    """Entity desc-: none where it is empty, and the name of the image where it is None, as several images may
+    share a suffix."""
+    entities: tuple[tuple[str, str], ...] = ()
+    """Entity label- of the file: (('label', 'vein'),)."""
+    lookup: tuple[tuple[int, str], ...] = ()
+    """Index and name of each label of a dseg, for the table beside it."""
+
+    @property
+    def place(self) -> dict[str, str]:
+        """Suffix and entities that tell its file from others of the series."""
+        desc = self.name if self.desc is None else self.desc
+        return {'suffix': self.suffix, **dict(self.entities), **({'desc': desc} if desc else {})}
 
 
 @dataclass(frozen=True)
 class Table:
-    """The table that an application writes: one row an event, or tidy rows by region, hemisphere and map."""
+    """A table that an application writes: one row an event, or tidy rows by region, hemisphere and map."""
 
+    name: str = 'table'
+    """Letters and digits: its place in ``gives``."""
+    title: str = ''
+    """Heading in reports; that of the application where it is empty."""
     entities: tuple[tuple[str, str], ...] | None = None
-    """Entities label- or desc- of the file; by default desc- and the name of the application."""
+    """Entities label- or desc- of the file; by default desc- and the name of the table, or that of the
+    application for the table called 'table'."""
     columns: tuple[Column, ...] = ()
     """Of a table of events all columns; of a tidy table those beside the usual ones."""
     maps: tuple[Column, ...] = ()
@@ -130,6 +152,26 @@ class Table:
     shown: tuple[str, ...] = ()
     """Columns on the page of the participant; all where empty."""
     caption: str = ''
+    cohort: str | Callable[[pd.DataFrame], pd.DataFrame] | None = None
+    """How it joins the statistics of the group level: 'tidy' as it is (region, hemisphere, map, mean, se,
+    units), or a function that makes such rows of the table of one series."""
+
+    def described(self, atlas: str = '') -> dict:
+        """BIDS data dictionary of the table."""
+        if self.dictionary is not None:
+            return self.dictionary(atlas)
+        described = {}
+        if self.cohort == 'tidy':
+            from bids_qsm.biomarkers.region_columns import dictionary
+
+            described = dictionary(atlas)
+            maps = '; '.join(f'{m.name}: {m.about} ({m.units or "no unit"})' for m in self.maps)
+            described['map'] = {'Description': f'What the row is about. {maps}.'}
+        for column in self.columns:
+            described[column.name] = {'Description': column.about}
+            if column.units:
+                described[column.name]['Units'] = column.units
+        return described
 
 
 @dataclass(frozen=True)
@@ -142,7 +184,9 @@ class Figure:
     over: str = ''
     """Map that the labels or mask called like the figure are outlined on."""
     draw: Callable[[pd.DataFrame], str] | None = None
-    """Draws the table as SVG."""
+    """Draws a table as SVG."""
+    table: str = 'table'
+    """Name of the table that ``draw`` gets."""
     after: str = ''
     """Figure that this one follows on the page; the last where it is empty."""
 
@@ -155,20 +199,22 @@ class Application:
     """Letters and digits; also the flag of the command line."""
     title: str
     measure: Callable
-    """Arrays in, arrays and tables out. Its positional arguments are names of `KNOWN` and of ``extra``; one
-    that may be None is optional. Keyword-only arguments are parameters that the user may set."""
+    """Arrays in, arrays and tables out. Its positional arguments are names of `KNOWN` and of ``extra``, or
+    <application>_<name> for an image or a table of one that it ``uses``; one that may be None is optional.
+    Keyword-only arguments are parameters that the user may set."""
     gives: tuple[str, ...] = ('table',)
-    """What `measure` returns, in order: names of ``images``, and 'table'."""
+    """What `measure` returns, in order: names of ``images`` and of ``tables``, and where it has them 'facts':
+    constants, their sources, what was assumed (name -> text, number, None, or a dict of these), which the
+    sidecars of all that it writes state as Constants."""
     extra: tuple[Query, ...] = ()
+    uses: tuple[str, ...] = ()
+    """Names of other applications whose answers `measure` takes; they run before it, and are written too."""
     images: tuple[Image, ...] = ()
-    table: Table | None = None
+    tables: tuple[Table, ...] = ()
     figures: tuple[Figure, ...] = ()
-    cohort: str | Callable[[pd.DataFrame], pd.DataFrame] | None = None
-    """How the table joins the statistics of the group level: 'tidy' as it is (region, hemisphere, map, mean,
-    se, units), or a function that makes such rows of the table of one series."""
     overview: Callable[[pd.DataFrame], dict] | None = None
-    """Section of the cohort's page from the rows of all series: question, answers (sentences), figures
-    (title, SVG, caption) and tables (title, DataFrame, caption)."""
+    """Section of the cohort's page from the rows of all series in the first of `tables_of_events`: question,
+    answers (sentences), figures (title, SVG, caption) and tables (title, DataFrame, caption)."""
     scope: str = 'series'
     """'series'; 'labels': once for the atlas and for each segmentation of the participant; 'subject': once
     for all series of a session, where each argument is a list with an entry a series."""
@@ -189,23 +235,64 @@ class Application:
                 found[name] = one.default is one.empty and 'None' not in str(one.annotation)
         return found
 
+    @cached_property
+    def of_others(self) -> dict[str, tuple[str, str]]:
+        """Arguments of `measure` that others give -> application, and name of its image or table."""
+        own = (*KNOWN, *(query.name for query in self.extra))
+        split = {name: name.partition('_')[::2] for name in self.arguments if name not in own}
+        return {name: pair for name, pair in split.items() if pair[0] in self.uses}
+
+    def require(self, other: 'Application'):
+        """Raise ValueError unless ``other`` gives, for each series, what this application uses of it."""
+        made = [*(one.name for one in other.images), *(one.name for one in other.tables)]
+        lost = [name for of, name in self.of_others.values() if of == other.name and name not in made]
+        if lost:
+            raise ValueError(f'{self.name}: {other.name} has no image or table {lost[0]!r}')
+        if {self.scope, other.scope} != {'series'}:
+            raise ValueError(f'{self.name} uses {other.name}: both must have the scope series')
+
     def __post_init__(self):
         names = [query.name for query in self.extra]
-        unknown = [name for name in self.arguments if name not in (*KNOWN, *names)]
+        unknown = [name for name in self.arguments if name not in (*KNOWN, *names, *self.of_others)]
         lacking = [name for name in names if name not in self.arguments]
         if unknown or lacking:
             raise ValueError(f'{self.name}: measure and extra inputs do not agree on {unknown or lacking}')
-        odd = [
-            one.suffix
-            for one in self.images
-            if not re.fullmatch('[0-9A-Za-z]*map|mask|dseg|probseg', one.suffix)
-        ]
-        if odd:
-            raise ValueError(
-                f'{self.name}: the suffix {odd[0]} of an image must end in map, or be mask, dseg, probseg'
-            )
+        idle = set(self.uses) - {name for name, _ in self.of_others.values()}
+        if idle:
+            raise ValueError(f'{self.name}: measure takes nothing of {min(idle)}')
+        self._check_images()
         if any(query.many for query in self.own):
             raise ValueError(f'{self.name}: an input with an alignment of its own is one file')
+        made = [*(one.name for one in self.images), *(one.name for one in self.tables)]
+        if sorted(self.gives) != sorted([*made, *([FACTS] if self.has_facts else [])]):
+            raise ValueError(f'{self.name}: measure gives {self.gives}, but {made} are declared')
+        tables = [table.name for table in self.tables]
+        lost = [one.table for one in self.figures if one.draw is not None and one.table not in tables]
+        if lost:
+            raise ValueError(f'{self.name}: a figure draws {lost[0]}, which is no table of it')
+        files = [sorted(self.entities_of(table).items()) for table in self.tables]
+        if any(one in files[:i] for i, one in enumerate(files)):
+            raise ValueError(f'{self.name}: two of its tables have the same entities')
+
+    def _check_images(self):
+        """Raise ValueError where an image has no name of its own in the output."""
+        places = [*_TAKEN]
+        for one in self.images:
+            if not re.fullmatch('[0-9A-Za-z]*map|mask|dseg|probseg', one.suffix):
+                rule = f'the suffix {one.suffix} of an image must end in map, or be mask, dseg, probseg'
+                raise ValueError(f'{self.name}: {rule}')
+            odd = [key for key, _ in one.entities if key != 'label']
+            if odd or (one.lookup and one.suffix != 'dseg'):
+                what = f'the entity {odd[0]}' if odd else 'a table of labels'
+                raise ValueError(f'{self.name}: the image {one.name} cannot have {what}')
+            if one.place in places:
+                raise ValueError(f'{self.name}: the image {one.name} would get the name of another')
+            places.append(one.place)
+
+    @property
+    def has_facts(self) -> bool:
+        """Whether `measure` gives constants for the sidecars."""
+        return FACTS in self.gives
 
     @property
     def own(self) -> list[Query]:
@@ -213,33 +300,27 @@ class Application:
         return [query for query in self.extra if query.align == 'own']
 
     @property
-    def table_entities(self) -> dict[str, str]:
-        """Entities that tell the table from those of other applications."""
-        if self.table is None or self.table.entities is None:
-            return {'desc': self.name}
-        return dict(self.table.entities)
+    def tables_of_events(self) -> list[Table]:
+        """Tables that are not tidy; the first is that of ``overview``."""
+        return [table for table in self.tables if table.cohort != 'tidy']
 
-    def wrote(self, entities: Mapping[str, str]) -> bool:
-        """Whether the table of these entities is one of this application."""
+    def kind(self, output: str) -> str:
+        """Suffix of an image of this application, or 'table'."""
+        return {image.name: image.suffix for image in self.images}.get(output, 'table')
+
+    def key(self, table: Table) -> str:
+        """Name of a table among those of all applications."""
+        return self.name if table.name == 'table' else f'{self.name}_{table.name}'
+
+    def entities_of(self, table: Table) -> dict[str, str]:
+        """Entities that tell a table from those of other applications."""
+        if table.entities is None:
+            return {'desc': self.name if table.name == 'table' else table.name}
+        return dict(table.entities)
+
+    def wrote(self, entities: Mapping[str, str]) -> Table | None:
+        """The table whose file has these entities; None where it is none of this application."""
         own = {key: entities[key] for key in ('desc', 'label') if key in entities}
-        is_own = self.table is not None and own == self.table_entities
-        return is_own and ('seg' in entities) == (self.scope == 'labels')
-
-    def dictionary(self, atlas: str = '') -> dict:
-        """BIDS data dictionary of the table."""
-        if self.table is None:
-            return {}
-        if self.table.dictionary is not None:
-            return self.table.dictionary(atlas)
-        described = {}
-        if self.cohort == 'tidy':
-            from bids_qsm.biomarkers.region_columns import dictionary
-
-            described = dictionary(atlas)
-            maps = '; '.join(f'{m.name}: {m.about} ({m.units or "no unit"})' for m in self.table.maps)
-            described['map'] = {'Description': f'What the row is about. {maps}.'}
-        for column in self.table.columns:
-            described[column.name] = {'Description': column.about}
-            if column.units:
-                described[column.name]['Units'] = column.units
-        return described
+        if ('seg' in entities) != (self.scope == 'labels'):
+            return None
+        return next((table for table in self.tables if own == self.entities_of(table)), None)

@@ -93,16 +93,18 @@ APPLICATION = Application(
             optional=False,
         ),
     ),
-    table=Table(
-        entities=(('label', 'lesion'),),
-        dictionary=lambda _: dictionary(),
-        shown=(
-            *('source', 'lesion', 'reason', *PLACE, 'volume_mm3'),
-            *('chi_mean', 'contrast', 'rim_contrast', 'sign'),
+    tables=(
+        Table(
+            entities=(('label', 'lesion'),),
+            dictionary=lambda _: dictionary(),
+            shown=(
+                *('source', 'lesion', 'reason', *PLACE, 'volume_mm3'),
+                *('chi_mean', 'contrast', 'rim_contrast', 'sign'),
+            ),
+            caption='One row a lesion that was drawn; the reason says why one was not measured.',
+            cohort=burden,
         ),
-        caption='One row a lesion that was drawn; the reason says why one was not measured.',
     ),
-    cohort=burden,
     overview=overview,
     asked=False,
     method='Lesions were taken from the masks given, carried to the GRE in one interpolation, and measured '

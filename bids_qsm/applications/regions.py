@@ -43,7 +43,7 @@ APPLICATION = Application(
     name='regions',
     title='Table of regions',
     measure=measure,
-    table=Table(entities=(), dictionary=dictionary),
+    tables=(Table(entities=(), dictionary=dictionary, cohort='tidy'),),
     figures=(
         Figure(
             'regions',
@@ -55,7 +55,6 @@ APPLICATION = Application(
             after='gre2t1w',
         ),
     ),
-    cohort='tidy',
     scope='labels',
     asked=False,
     memory=Need(0.2, volume=17),

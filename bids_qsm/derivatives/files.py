@@ -32,6 +32,7 @@ IGNORED = (
     'logs',
     'slurm',
     'work',
+    '*_Chisdmap.*',
     '*_minIP.*',
     '*_stats.*',
     '*_swi.*',

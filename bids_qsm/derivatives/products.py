@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bids_qsm.plotting.maps import Look
+from bids_qsm.recon.inversion import INVERSION
+from bids_qsm.recon.registry import needs
 
 if TYPE_CHECKING:
     from bids_qsm.layout.series import Series
@@ -36,6 +38,8 @@ class Product:
     """Echoes that it takes."""
     one_step: bool = True
     """Whether it is there where inversion takes the total field."""
+    levelled: bool = False
+    """Whether it is there only where the slowly varying part of susceptibility is told from R2*."""
 
 
 PRODUCTS = {
@@ -87,6 +91,16 @@ PRODUCTS = {
         column='chi',
         symbol='χ',
     ),
+    'slow_sd': Product(
+        'Standard deviation of the error of the slowly varying part of susceptibility, which the field does '
+        'not tell and R2* settles',
+        'ppm',
+        suffix='Chisdmap',
+        step='inversion',
+        echoes=2,
+        one_step=False,
+        levelled=True,
+    ),
     'r2star': Product(
         'Effective transverse relaxation rate',
         '1/s',
@@ -130,8 +144,18 @@ SYMBOLS = {one.column: one.symbol for one in PRODUCTS.values() if one.column}
 """Name of a map in tables of regions -> in charts and pages."""
 
 
-def products_of(series: 'Series', *, one_step: bool) -> dict[str, Product]:
-    """The maps that a series gives, where inversion takes the total field in ``one_step`` or not.
+def is_one_step(inversion: str) -> bool:
+    """Whether a method of inversion takes the total field, so that no local field is made."""
+    return 'total' in needs(INVERSION[inversion])
+
+
+def is_levelled(background: str | None, inversion: str) -> bool:
+    """Whether R2* settles the slowly varying part of susceptibility, which inversion may have freed again."""
+    return background == 'levelled' and not is_one_step(inversion)
+
+
+def products_of(series: 'Series', *, background: str, inversion: str) -> dict[str, Product]:
+    """The maps that a series gives with these methods.
 
     One echo leaves no residual and no decay. A series that starts from maps of another tool has these, and
     what can be made of them.
@@ -144,6 +168,10 @@ def products_of(series: 'Series', *, one_step: bool) -> dict[str, Product]:
         there |= {'magnitude'} if series.magnitude else set()
         there |= {'t2star', 's0'} if n_echoes else set()
         there |= {'localfield'} if given & {'field', 'local_field'} else set()
-    if one_step and 'local_field' not in given:
+        settled = given & {'field', 'local_field'} == {'field'} and (n_echoes or 'r2star' in there)
+        there |= {'slow_sd'} if settled else set()
+    if not is_levelled(background, inversion):
+        there = {port for port in there if not PRODUCTS[port].levelled}
+    if is_one_step(inversion) and 'local_field' not in given:
         there = {port for port in there if PRODUCTS[port].one_step}
     return {port: one for port, one in PRODUCTS.items() if port in there}

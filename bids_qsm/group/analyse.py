@@ -50,13 +50,13 @@ def run_group(options: 'Options') -> int:
     long, said = collect_tables(tables, out, options.bids_dir)
     _check_statistic(long, options.statistic)
     notes = defaultdict(list, said)
-    events = [app for app in applications() if app.table and app.cohort != 'tidy']
-    found = {app.name: collect_application(app, tables[app.name], notes) for app in events}
+    events = {app.key(one): (app, one) for app in applications() for one in app.tables_of_events}
+    found = {key: collect_application(*pair, tables[key], notes) for key, pair in events.items()}
     asked = {name: getattr(options, name) for name in _ASKED} | _named_columns(options, long)
     asked['controls'] = options.controls or find_controls(long)
     found |= analyse(long, asked, notes)
     pictures = _pictures(long, options, asked['controls'] or '')
-    names = {**FILES, **{app.name: f'group_{app.name}.tsv' for app in events}}
+    names = {**FILES, **{key: f'group_{key}.tsv' for key in events}}
     files = _write(out, found, names)
     run = {
         'version': bids_qsm.__version__,

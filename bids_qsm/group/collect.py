@@ -6,16 +6,13 @@ from pathlib import Path
 import pandas as pd
 
 from bids_qsm.applications import applications
-from bids_qsm.applications.contract import Application
+from bids_qsm.applications.contract import Application, Table
 from bids_qsm.cohort import tables as cohort
 from bids_qsm.cohort.spelling import spell
 from bids_qsm.derivatives.files import atomic_write, write_json
 from bids_qsm.entities import entities_of
 from bids_qsm.errors import UserError
-from bids_qsm.reports.html import MISSING, read_json, read_table
-
-_LABELS = ('participant_id', 'session_id', 'group', 'acq_time', 'filename')
-
+from bids_qsm.reports.html import read_input, read_json, read_table
 
 Tables = list[tuple[Path, dict[str, str], pd.DataFrame]]
 """Path, entities of the series, and content of each table of an application."""
@@ -24,8 +21,8 @@ Tables = list[tuple[Path, dict[str, str], pd.DataFrame]]
 def read_tables(
     output_dir: str | Path, *, subjects: Sequence[str] = (), sessions: Sequence[str] = ()
 ) -> dict[str, Tables]:
-    """Name of each application -> its tables, of the subjects and sessions given or, without any, of all."""
-    found: dict[str, Tables] = {app.name: [] for app in applications()}
+    """Key of each table of an application -> its files, of the subjects and sessions given or of all."""
+    found: dict[str, Tables] = {app.key(table): [] for app in applications() for table in app.tables}
     # * alone would match temporary files of a killed run, whose names begin with a dot
     for path in sorted(Path(output_dir).glob('sub-*/**/sub-*_stats.tsv')):
         entities = entities_of(path)
@@ -34,9 +31,10 @@ def read_tables(
         ):
             continue
         for app in applications():
-            if app.wrote(entities):
+            table = app.wrote(entities)
+            if table is not None:
                 of_series = {key: one for key, one in entities.items() if key not in ('desc', 'label')}
-                found[app.name].append((path, of_series, read_table(path)))
+                found[app.key(table)].append((path, of_series, read_table(path)))
     return found
 
 
@@ -68,10 +66,13 @@ def collect_tables(tables: dict[str, Tables], output_dir: str | Path, bids_dir: 
     parts, columns = [], {}
     # the tables of regions first: their dictionary describes the columns that all tables share
     for app in sorted(applications(), key=lambda one: one.scope != 'labels'):
-        for path, entities, table in tables[app.name] if app.cohort else ():
-            _check_version(path, table)
-            parts.append((entities, table if app.cohort == 'tidy' else app.cohort(table)))
-            columns = columns or _dictionary_of(path)
+        for one in app.tables:
+            for path, entities, table in tables[app.key(one)] if one.cohort else ():
+                _check_version(path, table)
+                parts.append((entities, table if one.cohort == 'tidy' else one.cohort(table)))
+                columns = columns or _dictionary_of(path)
+            if one.cohort == 'tidy' and tables[app.key(one)]:  # what it has beside the columns of regions
+                columns = {**_dictionary_of(tables[app.key(one)][0][0]), **columns}
     if not parts:
         raise UserError(
             f'{out} has no tables of regions (sub-*/**/*_seg-*_stats.tsv) of what was asked for; run the '
@@ -80,7 +81,7 @@ def collect_tables(tables: dict[str, Tables], output_dir: str | Path, bids_dir: 
     long = cohort.gather(parts)
     people = list(long['participant_id'].unique())
     file = bids_dir / 'participants.tsv'
-    long, said = cohort.join_participants(long, _read_input(file) if file.exists() else None)
+    long, said = cohort.join_participants(long, read_input(file) if file.exists() else None)
     notes = {'tables': said, 'sessions': []}
     visits = [
         (name, bids_dir / name / f'{name}_sessions.tsv')
@@ -89,7 +90,7 @@ def collect_tables(tables: dict[str, Tables], output_dir: str | Path, bids_dir: 
     ]
     if visits:
         stated = {name for name, _ in visits}
-        found = [_read_input(path).assign(participant_id=name) for name, path in visits]
+        found = [read_input(path).assign(participant_id=name) for name, path in visits]
         # participants without a file are not missing sessions
         others = long.reindex(columns=['participant_id', 'session_id']).drop_duplicates().dropna()
         found.append(others[~others['participant_id'].isin(stated)])
@@ -97,7 +98,7 @@ def collect_tables(tables: dict[str, Tables], output_dir: str | Path, bids_dir: 
         notes['sessions'] += said
     scans = [path for name in people for path in _scans_of(bids_dir / name)]
     if scans:
-        found = pd.concat([_read_input(path) for path in scans], ignore_index=True)
+        found = pd.concat([read_input(path) for path in scans], ignore_index=True)
         long, said = cohort.join_scans(long, found)
         notes['sessions'] += said
     long, said = spell(long)
@@ -123,41 +124,24 @@ def _check_version(path: Path, table: pd.DataFrame):
 
 
 def collect_application(
-    app: Application, found: Tables, notes: dict[str, list[str]]
+    app: Application, one: Table, found: Tables, notes: dict[str, list[str]]
 ) -> tuple[pd.DataFrame, dict]:
-    """Rows of the tables ``found`` of an application over all series, and their data dictionary."""
+    """Rows of the tables ``found`` of one kind over all series, and their data dictionary."""
     if not found:
         return pd.DataFrame(), {}
     long = cohort.gather((entities, table) for _, entities, table in found)
     if 'reason' in long:
         reasons = long['reason'].dropna().astype(str).value_counts()
-        notes[app.name] += [f'Rows without a measurement: {n}, as {r}.' for r, n in reasons.items()]
+        notes[app.key(one)] += [f'Rows without a measurement: {n}, as {r}.' for r, n in reasons.items()]
     full = sum(len(table) > 0 for *_, table in found)
-    notes[app.name].append(f'{app.title}: {len(found)} series have a table, {full} of them with rows.')
+    notes[app.key(one)].append(
+        f'{one.title or app.title}: {len(found)} series have a table, {full} of them with rows.'
+    )
     return long, cohort.dictionary(long.columns, _dictionary_of(found[0][0]), {})
 
 
 def _scans_of(folder: Path):
     return sorted([*folder.glob('sub-*_scans.tsv'), *folder.glob('ses-*/sub-*_scans.tsv')])
-
-
-def _read_input(path: Path):
-    try:
-        table = read_table(path, dtype=dict.fromkeys(_LABELS, str))
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        reason = ' '.join(str(error).split())
-        raise UserError(f'{path} is no table of tab-separated values ({reason}); mend it.') from None
-    if not isinstance(table.index, pd.RangeIndex):  # pandas takes surplus values as row names
-        raise UserError(f'{path} is no table: its rows have more values than columns; mend it.')
-    table = table.rename(columns=lambda name: str(name).strip())
-    if table.columns.has_duplicates:
-        raise UserError(f'{path} is no table: two of its columns have one name; mend it.')
-    for column in table:
-        if not pd.api.types.is_numeric_dtype(table[column]):
-            # between blanks, pandas does not see that a value is missing
-            text = table[column].map(lambda value: value.strip() if isinstance(value, str) else value)
-            table[column] = text.where(~text.isin(MISSING))
-    return table
 
 
 def _dictionary_of(path: Path):

@@ -1,5 +1,7 @@
 """The interface that runs an application: load what it names, call it, save what it gives."""
 
+import math
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 
@@ -7,7 +9,6 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 from nipype.interfaces.base import (
-    BaseInterfaceInputSpec,
     DynamicTraitedSpec,
     File,
     InputMultiObject,
@@ -19,7 +20,7 @@ from nipype.interfaces.base.support import Bunch
 from nipype.interfaces.io import add_traits
 
 from bids_qsm.anatomy.transform import resample, resample_labels
-from bids_qsm.applications.contract import MAPS, Application, Figure, Given, Query
+from bids_qsm.applications.contract import FACTS, MAPS, Application, Figure, Given, Query, Table
 from bids_qsm.biomarkers.regions import QUALITY
 from bids_qsm.derivatives.products import PRODUCTS
 from bids_qsm.errors import UserError
@@ -46,17 +47,24 @@ FILES += ('to_template', 'reference')
 """Input ports that hold a file a series; 'to_template' holds several."""
 
 
-class _MeasureInputSpec(BaseInterfaceInputSpec):
+class _MeasureInputSpec(DynamicTraitedSpec):
     application = traits.Str(mandatory=True, desc='module that holds the APPLICATION')
     params = traits.Dict(value={}, usedefault=True, desc='parameters that the user set')
     series = traits.List(
-        traits.Dict, mandatory=True, desc='entities, echo_times, field_strength, atlas of each series'
+        traits.Dict,
+        mandatory=True,
+        desc='entities, echo_times, field_strength, atlas, participant of each series',
     )
     invert = traits.List(traits.Bool, value=[], usedefault=True, desc='transforms of to_template to invert')
     extra = traits.List(
         traits.Dict,
         mandatory=True,
         desc='of each series: query -> list of (path, space it is in, name to show)',
+    )
+    others = traits.Dict(
+        value={},
+        usedefault=True,
+        desc="argument that another application gives -> suffix of the image, or 'table'",
     )
     gre_to_anat = InputMultiObject(
         File(exists=True), desc='of each series: resamples the GRE onto the anatomical image'
@@ -75,10 +83,17 @@ for _port in FILES:
 class Measure(SimpleInterface):
     """Run an application on the maps of a series, or of all series of a session.
 
-    It has one output port for each image, 'table' and 'dictionary', and 'figure_<name>' for each figure.
+    It has an input port for each of ``others``, and an output port for each image, '<name>_lookup' for the
+    labels of an image, '<name>' and '<name>_dictionary' for each table, 'figure_<name>' for each figure, and
+    'facts' where these go into the sidecars of images.
     """
 
     input_spec, output_spec = _MeasureInputSpec, DynamicTraitedSpec
+
+    def __init__(self, others: dict[str, str] | None = None, **inputs: object):
+        super().__init__(others=others or {})
+        add_traits(self.inputs, [*self.inputs.others], File(exists=True))
+        self.inputs.trait_set(**inputs)
 
     @property
     def _application(self) -> Application:
@@ -97,11 +112,18 @@ class Measure(SimpleInterface):
         for image in one.images:
             saved = save_like(found[image.name], self._like(), cwd, f'{image.name}.nii.gz')
             self._results[image.name] = saved
-        if one.table is not None:
-            self._write_table(one, found['table'], cwd)
+            if image.lookup:
+                lookup = pd.DataFrame(image.lookup, columns=['index', 'name'])
+                path = write_table(lookup, cwd / f'{image.name}_lookup.tsv')
+                self._results[f'{image.name}_lookup'] = str(path)
+        facts = {'Constants': _plain(found[FACTS])} if one.has_facts else {}
+        if facts and one.images:
+            self._results[FACTS] = str(write_record(facts, cwd / 'facts.json'))
+        for table in one.tables:
+            self._write_table(table, found[table.name], facts, cwd)
         for figure in one.figures:
             if figure.draw is not None:
-                table = pd.read_csv(cwd / 'table.tsv', sep='\t', na_values=['n/a'])
+                table = pd.read_csv(cwd / f'{figure.table}.tsv', sep='\t', na_values=['n/a'])
                 content, extension = figure.draw(table).encode(), 'svg'
             else:
                 content, extension = self._picture(one, figure, found), 'png'
@@ -135,6 +157,8 @@ class Measure(SimpleInterface):
         for name in one.arguments:
             if name in queries:
                 found[name] = self._extra(queries[name], number, grid, affine)
+            elif name in self.inputs.others:
+                found[name] = self._output(name, grid)
             elif name == 'maps':
                 there = {port: product for port, product in PRODUCTS.items() if product.column and path[port]}
                 found[name] = {product.column: load(path[port])[0] for port, product in there.items()}
@@ -142,8 +166,8 @@ class Measure(SimpleInterface):
                 found[name] = {'grid': grid, 'affine': affine}[name]
             elif name == 'to_template':
                 found[name] = load_chain(path[name] or [], self.inputs.invert)
-            elif name == 'entities':
-                found[name] = dict(facts['entities'])
+            elif name in ('entities', 'participant'):
+                found[name] = dict(facts.get(name, {}))
             elif name not in FILES:
                 found[name] = facts.get(name)
             elif path[name] is None:
@@ -153,6 +177,15 @@ class Measure(SimpleInterface):
         if 'labels' in found and path['own_dseg'] is not None:
             found['labels']['volume_mm3'] = _volumes(path['own_dseg'], found['labels']['index'])
         return found
+
+    def _output(self, name: str, grid: Grid) -> np.ndarray | pd.DataFrame | None:
+        """An image or a table of another application; None where that does not run."""
+        path, kind = getattr(self.inputs, name), self.inputs.others[name]
+        if not isdefined(path):
+            return None
+        if kind == 'table':
+            return pd.read_csv(path, sep='\t', na_values=['n/a'])
+        return (_LOAD[kind] if kind in ('mask', 'dseg') else _load_map)(path, grid)
 
     def _extra(self, query: Query, number: int, grid: Grid, affine: np.ndarray):
         """The files of an extra input: arrays on the grid of the maps, Given, or a table."""
@@ -195,11 +228,12 @@ class Measure(SimpleInterface):
             own = self.inputs.own_to_anat[aligned.index(query.name)]
         return load_chain([anat, own], [True, False]), load_xfm(own, invert=True) + load_xfm(anat)
 
-    def _write_table(self, one: Application, table: pd.DataFrame, cwd: Path):
-        described = one.dictionary(self.inputs.series[0].get('atlas', ''))
+    def _write_table(self, one: Table, table: pd.DataFrame, facts: dict, cwd: Path):
+        described = one.described(self.inputs.series[0].get('atlas', ''))
         text = {column: described[column] for column in table if column in described}
-        self._results['table'] = str(write_table(table, cwd / 'table.tsv'))
-        self._results['dictionary'] = str(write_record(text, cwd / 'dictionary.json'))
+        name, dictionary = one.name, f'{one.name}_dictionary'
+        self._results[name] = str(write_table(table, cwd / f'{name}.tsv'))
+        self._results[dictionary] = str(write_record({**text, **facts}, cwd / f'{dictionary}.json'))
 
     def _picture(self, one: Application, figure: Figure, found: dict[str, np.ndarray]) -> bytes:
         """A figure of an image of the application, as PNG."""
@@ -217,12 +251,27 @@ class Measure(SimpleInterface):
 
 def outputs_of(one: Application) -> list[str]:
     """Output ports of the node of an application."""
-    table = ['table', 'dictionary'] if one.table is not None else []
     return [
         *(image.name for image in one.images),
-        *table,
+        *(f'{image.name}_lookup' for image in one.images if image.lookup),
+        *([FACTS] if one.has_facts and one.images else []),
+        *(port for table in one.tables for port in (table.name, f'{table.name}_dictionary')),
         *(f'figure_{figure.name}' for figure in one.figures),
     ]
+
+
+def _plain(value: object) -> object:
+    """Facts as JSON has them: numbers of numpy as those of Python, what is not finite as None.
+
+    >>> _plain({'hematocrit': {'value': np.float32(0.5), 'n': np.int64(3)}, 'age': np.nan, 'from': 'n/a'})
+    {'hematocrit': {'value': 0.5, 'n': 3}, 'age': None, 'from': 'n/a'}
+    """
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _load_map(path: str, grid: Grid) -> np.ndarray:

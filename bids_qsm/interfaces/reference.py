@@ -25,16 +25,17 @@ class ReferenceChi(Step):
             'Reference- Region, Description, Offset (ppm), Voxels; SlowVariation- Removed, Uncertainty (ppm)'
         ),
         region=mask('mask of the reference, where there is one'),
+        slow_sd=image('standard deviation of the error of what was taken off (ppm), where levels'),
     )
 
     def compute(self, data: Data):
-        slow = {}
+        slow, uncertainty = {}, None
         if self.inputs.levels and data['r2star'] is not None:
             smooth, uncertainty = call(harmonic_susceptibility, data, {})
             data['chi'] = data['chi'] - smooth
             slow = {
                 'SlowVariationRemoved': float(smooth[data['mask']].std(dtype=float)),
-                'SlowVariationUncertainty': uncertainty,
+                'SlowVariationUncertainty': float(np.sqrt(np.mean(uncertainty[data['mask']] ** 2))),
             }
         offset, region, name, sentence = call(REFERENCE[self.inputs.method], data, self.inputs.params)
         note = {
@@ -44,4 +45,5 @@ class ReferenceChi(Step):
             'ReferenceVoxels': 0 if region is None else int(region.sum()),
             **slow,
         }
-        return np.where(data['mask'], data['chi'] - np.float32(offset), 0), note, region
+        chi = np.where(data['mask'], data['chi'] - np.float32(offset), 0)
+        return chi, note, region, uncertainty

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from nibabel.affines import apply_affine
 
 from bids_qsm.anatomy.no_head import why_no_head
@@ -47,9 +48,17 @@ class Anatomy:
 
 
 def find_ancillary(
-    series: Sequence[Series], t1w: list[Path], flair: list[Path], options: 'Options', index: Index
+    series: Sequence[Series],
+    t1w: list[Path],
+    flair: list[Path],
+    people: pd.DataFrame | None,
+    options: 'Options',
+    index: Index,
 ):
-    """For each of ``series`` (all of one subject) what to set in it; UserError where a file is unusable."""
+    """For each of ``series`` (all of one subject) what to set in it; UserError where a file is unusable.
+
+    ``people`` is the content of participants.tsv, where an application asks for it.
+    """
     subject = series[0].subject
     labelled = find_segmentations(subject, options, index)
     used = {found.source for found in labelled}
@@ -75,7 +84,7 @@ def find_ancillary(
             )
             continue
         on_flair = choose_flair(one, flair, drawn, anatomy)
-        uses, said = plan_applications(one, found, anatomy, on_flair, series, scanned, options)
+        uses, said = plan_applications(one, found, anatomy, on_flair, series, scanned, people, options)
         segmentations, notes = place_segmentations(
             one, labelled, anatomy, series, scanned['T1w'], options.atlas, by_source=many
         )

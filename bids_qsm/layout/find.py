@@ -14,8 +14,10 @@ from bids_qsm.layout.ancillary import find_ancillary
 from bids_qsm.layout.bidsignore import BidsIgnore
 from bids_qsm.layout.dataset import require_dataset, require_places, validate
 from bids_qsm.layout.index import Index
+from bids_qsm.layout.inputs import chosen
 from bids_qsm.layout.lookalikes import named_otherwise, other_half
 from bids_qsm.layout.maps import with_maps
+from bids_qsm.layout.people import read_participants
 from bids_qsm.layout.series import BOLD, Rejected, Series, read_series, series_of
 from bids_qsm.recon.inversion import INVERSION
 from bids_qsm.recon.registry import needs
@@ -288,6 +290,8 @@ def _with_ancillary(
     series: list[Series], images: dict[str, list[Path]], options: 'Options', index: Index
 ) -> tuple[list[Series], list[Rejected]]:
     done, failed = [], []
+    asked = any('participant' in app.arguments for app in chosen(options))
+    people = read_participants(options.bids_dir) if asked else None
     by_subject = {'series': defaultdict(list), 'T1w': defaultdict(list), 'FLAIR': defaultdict(list)}
     for one in series:
         by_subject['series'][one.subject].append(one)
@@ -297,7 +301,7 @@ def _with_ancillary(
     for subject, own in sorted(by_subject['series'].items()):
         t1w, flair = by_subject['T1w'][subject], by_subject['FLAIR'][subject]
         try:
-            for one, extra in find_ancillary(own, t1w, flair, options, index):
+            for one, extra in find_ancillary(own, t1w, flair, people, options, index):
                 done.append(replace(one, **{**extra, 'notes': tuple(map(plain, extra['notes']))}))
         except UserError as error:  # concerns the subject as a whole
             failed += [Rejected(one.name, str(error), True) for one in own]

@@ -1,21 +1,20 @@
 """Files that applications read beside the maps: where they are, and which image each was drawn on."""
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from bids_qsm.applications import application, modules
+from bids_qsm.applications import application, applications, modules
 from bids_qsm.applications.contract import Application, Query
 from bids_qsm.derivatives.products import PRODUCTS, products_of
 from bids_qsm.entities import OF_SERIES, entities_of, session_of, suffix_of
 from bids_qsm.layout import checks
 from bids_qsm.layout.index import EXTENSIONS, Index
+from bids_qsm.layout.people import facts_of
 from bids_qsm.layout.series import Input, Series, Use
-from bids_qsm.recon.inversion import INVERSION
-from bids_qsm.recon.registry import needs
 
 if TYPE_CHECKING:
     from bids_qsm.app.options import Options
@@ -26,10 +25,19 @@ OWN_SPACES = (None, 'orig', 'MEGRE', 'GRE', 'T2starw', 'MPM')
 
 
 def chosen(options: 'Options') -> list[Application]:
-    """Applications that may run: those that ask for nothing, and those that ``options`` name."""
+    """Applications that may run: those that ask for nothing, those that ``options`` name, and what they use.
+
+    An application comes after those that it uses.
+    """
     named = [method.name for method in options.applications]
-    found = [application(name) for name in modules()]
-    return [one for one in found if not one.asked or one.name in named]
+    wanted = [one for one in applications() if not one.asked or one.name in named]
+    return list({one.name: one for last in wanted for one in _with_used(last)}.values())
+
+
+def _with_used(one: Application) -> Iterator[Application]:
+    for name in one.uses:
+        yield from _with_used(application(name))
+    yield one
 
 
 def fits(query: Query, path: Path) -> bool:
@@ -89,15 +97,16 @@ def plan_applications(
     flair: Path | None,
     series: Sequence[Series],
     scanned: dict[str, set],
+    people: pd.DataFrame | None,
     options: 'Options',
 ) -> tuple[tuple[Use, ...], list[str]]:
     """The applications that run for a series, with their files, and what to say of files and of the others.
 
-    ``scanned`` are the sessions that have an image of their own, by suffix ('T1w', 'FLAIR').
+    ``scanned`` are the sessions that have an image of their own, by suffix ('T1w', 'FLAIR'), ``people`` is
+    the content of participants.tsv.
     """
-    uses, notes = [], []
-    one_step = 'total' in needs(INVERSION[options.inversion.name])
-    made = products_of(one, one_step=one_step)
+    uses, notes, facts = [], [], None
+    made = products_of(one, background=options.background.name, inversion=options.inversion.name)
     params = {method.name: method.params for method in options.applications}
     for app in chosen(options):
         absent = [name for name, required in app.arguments.items() if required and _is_absent(name, made)]
@@ -110,15 +119,29 @@ def plan_applications(
             if not placed:
                 lacking.append(query)
         required = [query for query in lacking if not query.optional]
+        running = [use.name for use in uses]
+        lost = {name: other for name, (other, _) in app.of_others.items() if other not in running}
+        needed = {other for name, other in lost.items() if app.arguments[name]}
         if absent:
             notes.append(f'{app.title}: left out, as the series has no {" and no ".join(absent)}.')
         elif required:
             if app.asked:  # what runs by itself where its input is there need not be missed
                 titles = ' and no '.join(query.title for query in required)
                 notes.append(f'{app.title}: left out, as there is no {titles} of this series.')
+        elif needed:
+            titles = ' and '.join(application(name).title for name in sorted(needed))
+            notes.append(f'{app.title}: left out, as it uses the results of {titles}, which is left out.')
         else:
             notes += [f'{app.title}: there is no {query.title}; it is done without.' for query in lacking]
-            uses.append(Use(app.name, params.get(app.name, ()), tuple(inputs)))
+            notes += [
+                f'{app.title}: there are no results of {application(name).title}; it is done without.'
+                for name in dict.fromkeys(lost.values())
+            ]
+            if facts is None and 'participant' in app.arguments:
+                facts, said = facts_of(one.subject, one.session, people, options.bids_dir)
+                notes += said
+            stated = facts or () if 'participant' in app.arguments else ()
+            uses.append(Use(app.name, params.get(app.name, ()), tuple(inputs), stated))
     return tuple(uses), notes
 
 

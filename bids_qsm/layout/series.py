@@ -48,6 +48,8 @@ class Use:
     name: str
     params: tuple[tuple[str, object], ...]
     inputs: tuple[Input, ...]
+    participant: tuple[tuple[str, str | float | None], ...] = ()
+    """Columns and values of participants.tsv and sessions.tsv, where the application asks for them."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def harmonic_susceptibility(
     Susceptibility that varies slowly for another reason, at equal R2*, is taken for a part of
     :math:`\delta`. Its size is read from the smooth polynomials whose field is not harmonic, as it varies
     along both alike: their mean power at each degree, drawn as a line over the degrees (both logarithmic),
-    gives the uncertainty.
+    gives the uncertainty. It grows towards the edge of the mask, where polynomials of a high degree grow.
 
     Parameters
     ----------
@@ -45,17 +45,17 @@ def harmonic_susceptibility(
     -------
     smooth : ndarray of float32
         :math:`\delta` (ppm), less its mean over the mask; 0 where too few voxels count.
-    uncertainty : float
-        Standard deviation (ppm) of its error, over the mask.
+    uncertainty : ndarray of float32
+        Standard deviation (ppm) of its error; 0 outside the mask, and where too few voxels count.
     """
     chi, mask, r2star = to_numpy(chi), to_numpy(mask), to_numpy(r2star)
     counted = (depth(mask, grid.voxel_size, 2 * depth_mm) > depth_mm) & (r2star > 0)
     counted = np.flatnonzero(counted)
     counted = counted[:: max(counted.size // SAMPLES, 1)]
-    axes = _powers(mask, grid, degree)
+    axes = _powers(mask, grid, 2 * degree)
     basis = _basis(grid.b0_dir, degree)
     if counted.size < 100 * len(basis):
-        return np.zeros(grid.shape, np.float32), 0.0
+        return np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.float32)
     lines = _lines(axes, counted, grid)
     used = np.argwhere(basis.any(0))
     mixed = basis[:, *used.T].T
@@ -63,15 +63,14 @@ def harmonic_susceptibility(
     values, rates = chi.flat[counted].astype(float), r2star.flat[counted]
     tissue = np.searchsorted(np.quantile(rates, np.arange(1, TISSUES) / TISSUES), rates)
     weights, trust = _robust_fit(columns, values, tissue)
-    found = np.tensordot(weights, basis, 1)
-    for axis in axes:
-        # each contraction moves the next axis to the front
-        found = np.tensordot(found.astype(np.float32), axis.astype(np.float32), (0, 1))
+    found = _polynomial(np.tensordot(weights, basis, 1), axes)
     found -= found[mask].mean(dtype=float)
     whole = np.flatnonzero(mask)
     whole = whole[:: max(whole.size // SAMPLES, 1)]
-    everywhere = _monomials(_lines(axes, whole, grid), used) @ mixed
-    return found, _uncertainty(columns, lines, values, tissue, trust, everywhere, degree)
+    means = (_monomials(_lines(axes, whole, grid), used) @ mixed).mean(0)
+    variance = _variance(columns, lines, values, tissue, trust, basis, means)
+    uncertainty = np.sqrt(np.maximum(_polynomial(variance, axes), 0))
+    return found, np.where(mask, uncertainty, 0).astype(np.float32)
 
 
 SAMPLES, TISSUES, ROUNDS = 60_000, 20, 6
@@ -88,6 +87,14 @@ def _powers(mask: Array, grid: Grid, degree: int):
         size = max(size, float(np.abs(place[line > 0]).max()))
         axes.append(place)
     return [(place / size)[:, None] ** np.arange(degree + 1) for place in axes]
+
+
+def _polynomial(cube: Array, axes: Sequence[Array]):
+    """Values on a grid of the polynomial with the coefficients ``cube`` of x^i y^j z^k (float32)."""
+    for n, axis in zip(cube.shape, axes, strict=True):
+        # each contraction moves the next axis to the front
+        cube = np.tensordot(cube.astype(np.float32), axis[:, :n].T.astype(np.float32), (0, 0))
+    return cube
 
 
 def _basis(b0_dir: tuple[float, float, float], degree: int):
@@ -150,19 +157,21 @@ def _robust_fit(columns: Array, values: Array, tissue: Array):
     return weights, trust
 
 
-def _uncertainty(
+def _variance(
     columns: Array,
     lines: Sequence[Array],
     values: Array,
     tissue: Array,
     trust: Array,
-    everywhere: Array,
-    degree: int,
+    basis: Array,
+    means: Array,
 ):
-    """Standard deviation of the fit's error, from the power along the polynomials that it leaves.
+    """Variance of the fit's error, from the power along the polynomials that it leaves.
 
-    ``everywhere`` are the columns at voxels of the whole mask.
+    ``means`` are those of the polynomials ``basis`` over the mask. The variance is a polynomial of twice the
+    degree; returned are its coefficients.
     """
+    degree = basis.shape[1] - 1
     scale = np.sqrt(trust / trust.sum())
 
     def scaled(v: Array):
@@ -181,9 +190,15 @@ def _uncertainty(
         own = np.linalg.svd(own, full_matrices=False)[0][:, : order * (order - 1) // 2]
         taken = np.hstack([taken, own])
         power[n] = np.mean((own.T @ rest) ** 2)
+    shape = (2 * degree + 1,) * 3
     if not power.all():
-        return 0.0
+        return np.zeros(shape)
     slope, start = np.polyfit(np.log(degrees), np.log(power), 1, w=np.sqrt(degrees * (degrees - 1) / 2))
     orders = np.repeat(np.arange(1, degree + 1), 2 * np.arange(1, degree + 1) + 1)
-    found = np.linalg.solve(triangle.T, (everywhere - everywhere.mean(0)).T)
-    return float(np.sqrt(np.exp(start + slope * np.log(orders)) @ np.mean(found**2, 1)))
+    centred = basis.copy()
+    centred[:, 0, 0, 0] -= means
+    independent = np.tensordot(np.linalg.inv(triangle.T), centred, 1)
+    spectra = np.fft.rfftn(independent, shape, axes=(1, 2, 3))
+    return np.fft.irfftn(
+        np.tensordot(np.exp(start + slope * np.log(orders)), spectra**2, 1), shape, axes=(0, 1, 2)
+    )

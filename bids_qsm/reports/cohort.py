@@ -206,8 +206,9 @@ def _sections(out: Path, record: dict, asked: dict, long: pd.DataFrame, group: s
     if 'normative' in files:
         sections.append(normative_section(read('normative'), groups, **named('normative')))
     for app in applications():
-        if app.name in files:
-            sections.append(application_section(app, read(app.name), **named(app.name)))
+        for key, table in ((app.key(one), one) for one in app.tables_of_events):
+            if key in files:
+                sections.append(application_section(app, table, read(key), **named(key)))
     done = {part['id'] for part in sections} | {'tables', 'sessions'}
     # analyses that failed are listed too
     return sections + [

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from bids_qsm.applications.contract import Application
+from bids_qsm.applications.contract import Application, Table
 from bids_qsm.cohort import describe
 from bids_qsm.plotting.cohort_charts import (
     p_text,
@@ -382,19 +382,22 @@ def _scores_in_words(title: str, others: pd.DataFrame, far: pd.DataFrame):
     return answers or [f'{title}: nobody beyond {FAR:g} standard deviations from controls.']
 
 
-def application_section(app: Application, rows: pd.DataFrame, *, notes: list, files: list) -> dict:
-    """Overview of an application over all series; without one of its own, all rows of its tables."""
-    said = app.overview(rows) if app.overview else {'tables': [('All series', rows, '')]}
+def application_section(
+    app: Application, table: Table, rows: pd.DataFrame, *, notes: list, files: list
+) -> dict:
+    """Overview of an application over all series; for a table without one, all its rows."""
+    key, has_own = app.key(table), app.overview is not None and table == app.tables_of_events[0]
+    said = app.overview(rows) if has_own else {'tables': [('All series', rows, '')]}
     blocks = [
-        figure(f'{app.name}-{i}', title, content, caption)
+        figure(f'{key}-{i}', title, content, caption)
         for i, (title, content, caption) in enumerate(said.get('figures', []))
     ]
     for title, frame, caption in said.get('tables', []):
         frame = frame.rename(columns=_READABLE)
         blocks.append(grid(title, frame, caption=caption, folded=len(frame) > 4 * _FOLD))
     return section(
-        app.name,
-        title=app.title,
+        key,
+        title=table.title or app.title,
         question=said.get('question', ''),
         answers=said.get('answers', ()),
         blocks=blocks,

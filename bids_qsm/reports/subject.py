@@ -9,7 +9,7 @@ import pandas as pd
 import yaml
 
 from bids_qsm.applications import applications
-from bids_qsm.applications.contract import Application
+from bids_qsm.applications.contract import Application, Table
 from bids_qsm.biomarkers.reference import REFERENCES
 from bids_qsm.derivatives.products import PRODUCTS, SYMBOLS
 from bids_qsm.entities import entities_of
@@ -195,9 +195,12 @@ def _attach_tables(series: list[dict], paths: Iterable[Path]):
             name = re.sub(r'(_(label|desc)-\w+?)?_stats\.tsv$', '', path.name)
             part = _part(name)
             series.append(part)
-        app = _owner(path)
-        if app is not None:
-            part['lists'].append(_list(path, app))
+        owner = _owner(path)
+        if owner is not None:
+            part['lists'].append(_list(path, *owner))
+            constants = _constants(path, owner[0], part['name'])
+            if constants and constants['id'] not in [one['id'] for one in part['lists']]:
+                part['lists'].append(constants)
         else:
             labels = read_json(path.with_name(path.name.replace('_stats.tsv', '_dseg.json')), {})
             # cortical labels of the subject extend beyond the mask
@@ -206,19 +209,29 @@ def _attach_tables(series: list[dict], paths: Iterable[Path]):
 
 
 def _owner(path: Path):
-    """The application that wrote a table; None for the tables of regions."""
-    wrote = (app for app in applications() if app.table_entities and app.wrote(entities_of(path)))
-    return next(wrote, None)
+    """The application that wrote a table, and its kind; None for the tables of regions."""
+    wrote = ((app, app.wrote(entities_of(path))) for app in applications())
+    return next(((app, one) for app, one in wrote if one is not None and app.entities_of(one)), None)
 
 
-def _list(path: Path, app: Application):
+def _list(path: Path, app: Application, one: Table):
     """The table of an application, with the columns for readers of the images, and their units."""
-    assert app.table is not None
     table, described = read_table(path), read_json(path.with_suffix('.json'), {})
-    units = {c: described.get(c, {}).get('Units') for c in app.table.shown or table}
+    units = {c: described.get(c, {}).get('Units') for c in one.shown or table}
     columns = {c: f'{c} ({unit})' if unit else c for c, unit in units.items()}
-    caption = f'{app.table.caption} All columns, with descriptions: {path.name}' if len(table) else 'None.'
-    return {**grid(app.title, table, columns=columns, caption=caption), 'id': f'list-{path.name}'}
+    caption = f'{one.caption} All columns, with descriptions: {path.name}' if len(table) else 'None.'
+    title = one.title or app.title
+    return {**grid(title, table, columns=columns, caption=caption), 'id': f'list-{path.name}'}
+
+
+def _constants(path: Path, app: Application, series: str):
+    """Table of the constants that an application says it used; None where it states none."""
+    stated = read_json(path.with_suffix('.json'), {}).get('Constants')
+    if not stated or not isinstance(stated, dict):
+        return None
+    rows = [{'constant': name, **(v if isinstance(v, dict) else {'value': v})} for name, v in stated.items()]
+    table = grid(f'{app.title}: constants and assumptions', pd.DataFrame(rows, dtype=object))
+    return {**table, 'id': f'constants-{series}-{app.name}'}
 
 
 def _region_table(table: pd.DataFrame, name: str, *, check_coverage: bool = True):

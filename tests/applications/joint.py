@@ -22,12 +22,14 @@ APPLICATION = Application(
     gives=('mean', 'table'),
     extra=(Query('flow', 'flow map', ('cbf',), datatype='perf', align='own'),),
     images=(Image('mean', 'Chimap', 'Mean susceptibility of the series of a session', 'ppm'),),
-    table=Table(
-        columns=(
-            Column('series', 'Its acq-.'),
-            Column('chi', 'Mean over the mask.', 'ppm'),
-            Column('flow', 'Mean flow.'),
-        )
+    tables=(
+        Table(
+            columns=(
+                Column('series', 'Its acq-.'),
+                Column('chi', 'Mean over the mask.', 'ppm'),
+                Column('flow', 'Mean flow.'),
+            )
+        ),
     ),
     scope='subject',
     method='Series of a session were averaged.',

@@ -2,6 +2,10 @@
 
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
 
 import nibabel as nib
 import numpy as np
@@ -10,8 +14,9 @@ import pytest
 
 from bids_qsm.app import cli
 from bids_qsm.applications import about, application, applications, modules
-from bids_qsm.applications.contract import Application, Image, Query
+from bids_qsm.applications.contract import Application, Figure, Image, Query, Table
 from bids_qsm.derivatives.files import output_path
+from bids_qsm.entities import entities_of
 from bids_qsm.reports.citations import cite
 from bids_qsm.workflows.outputs import application_names
 
@@ -23,23 +28,74 @@ def test_each_is_sound(app):
     for name in application_names(app, 'nuclei').values():
         output_path('out', {'sub': '01'}, **name)
     cite([app.method])
-    described = app.dictionary('nuclei')
-    assert set(app.table.shown) <= set(described)
-    assert all(one['Description'].endswith('.') for one in described.values())
-    made = {image.name for image in app.images} | {'table'}
-    assert set(app.gives) == made
-    assert all(figure.draw or figure.name in made for figure in app.figures)
+    for table in app.tables:
+        described = table.described('nuclei')
+        assert set(table.shown) <= set(described)
+        assert all(one['Description'].endswith('.') for one in described.values())
+    images = {image.name for image in app.images}
+    assert all(figure.draw or figure.name in images for figure in app.figures)
+
+
+def test_no_two_write_one_file():
+    """Names differ within an application and between applications, and tables are told by their names."""
+    files = [
+        output_path('out', {'sub': '01'}, **name)
+        for app in applications()
+        for name in application_names(app, 'nuclei').values()
+    ]
+    assert len(set(files)) == len(files)
+    for app in applications():
+        for table in app.tables:
+            name = output_path('out', {'sub': '01'}, **application_names(app, 'nuclei')[table.name])
+            owners = [(one, one.wrote(entities_of(name))) for one in applications()]
+            assert [pair for pair in owners if pair[1]] == [(app, table)]
 
 
 def test_a_wrong_declaration_is_refused():
     query = Query('flow', 'flow map', ('cbf',))
+    two = (Table(), Table('rows', entities=(('desc', 'wrong'),)))
+    other_space = Image('x', 'mask', 'x', entities=(('space', 'T1w'),))
+    chart = Figure('chart', 'Chart', 'A chart.', draw=str, table='rows')
     for wrong, said in (
         ({'measure': lambda nonsense: nonsense}, 'nonsense'),
         ({'measure': lambda chi: chi, 'extra': (query,)}, 'flow'),
         ({'measure': lambda chi: chi, 'images': (Image('x', 'bold', 'x'),)}, 'bold'),
+        ({'measure': lambda chi: chi, 'images': (Image('x', 'Chimap', 'x', desc=''),)}, 'name of another'),
+        ({'measure': lambda chi: chi, 'images': (Image('brain', 'mask', 'x'),)}, 'name of another'),
+        ({'measure': lambda chi: chi, 'images': (Image('x', 'mask', 'x', lookup=((1, 'a'),)),)}, 'labels'),
+        ({'measure': lambda chi: chi, 'images': (other_space,)}, 'entity space'),
+        ({'measure': lambda chi: chi, 'gives': ('x',)}, 'gives'),
+        ({'measure': lambda chi: chi, 'gives': ('table', 'rows'), 'tables': two}, 'same entities'),
+        ({'measure': lambda chi: chi, 'tables': (Table(),), 'figures': (chart,)}, 'draws rows'),
     ):
         with pytest.raises(ValueError, match=said):
             Application('wrong', 'Wrong', **wrong)
+
+
+def test_what_applications_use_must_be_there_and_fit(monkeypatch):
+    def load(name, measure, **more):
+        module = ModuleType(f'loaded_{name}')
+        module.APPLICATION = Application(name, name, measure, tables=(Table(),), **more)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setitem(modules(), name, module.__name__)
+        return application(name)
+
+    with pytest.raises(ValueError, match='takes nothing of other'):
+        Application('wrong', 'Wrong', lambda chi: chi, uses=('other',), tables=(Table(),))
+    with pytest.raises(ValueError, match='other_table'):
+        Application('wrong', 'Wrong', lambda other_table: other_table, tables=(Table(),))
+    with pytest.raises(ValueError, match='no such application'):
+        load('first', lambda second_table: second_table, uses=('second',))
+    load('second', lambda chi: chi)
+    assert application('first').of_others == {'second_table': ('second', 'table')}
+    for name, measure, more, said in (
+        ('third', lambda second_rows: second_rows, {'uses': ('second',)}, "no image or table 'rows'"),
+        ('third', lambda regions_table: regions_table, {'uses': ('regions',)}, 'scope series'),
+        ('second', lambda first_table: first_table, {'uses': ('first',)}, 'circle: second, first, second'),
+        ('self', lambda self_table: self_table, {'uses': ('self',)}, 'circle: self, self'),
+    ):
+        with pytest.raises(ValueError, match=said):
+            load(name, measure, **more)
 
 
 def test_a_package_of_its_own_joins_by_an_entry_point(tmp_path, monkeypatch):
@@ -70,11 +126,13 @@ def job(reproducible, tmp_path_factory):
     (truth,) = job.data.glob('derivatives/truth/sub-01/anat/*_Chimap.nii.gz')
     shutil.copy(truth, job.anat / 'sub-01_acq-again_Chimap.nii.gz')
     (job.anat / 'sub-01_acq-again_Chimap.json').write_text(json.dumps({'Units': 'ppm'}))
+    (job.data / 'participants.tsv').write_text('participant_id\thematocrit\nsub-01\t0.41\n')
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(modules(), 'toy', 'tests.applications.toy')
-        patch.setitem(modules(), 'joint', 'tests.applications.joint')
+        for name in ('toy', 'joint', 'reader', 'asker'):
+            patch.setitem(modules(), name, f'tests.applications.{name}')
         patch.setenv('TEMPLATEFLOW_HOME', str(job.root / 'templateflow'))
-        assert cli.main(job.arguments('--toy:gain=2', '--joint')) == 0
+        # the reader is not asked for, and runs as the asker uses it
+        assert cli.main(job.arguments('--toy:gain=2', '--joint', '--asker')) == 0
         yield job
 
 
@@ -92,9 +150,75 @@ def test_a_toy_goes_through_the_whole_job(job):
     page = (job.out / 'sub-01.html').read_text()
     for said in ('Flow per iron', 'Flow map and anatomical image', 'there is no table of doses'):
         assert said in page
+    # the second table, its dictionary, its figure and its place on the page
+    peaks = pd.read_csv(anat / 'sub-01_acq-first_desc-peaks_stats.tsv', sep='\t')
+    assert peaks['ratio'].tolist() == pytest.approx([np.asarray(image.dataobj).max()], rel=1e-5)
+    described = json.loads((anat / 'sub-01_acq-first_desc-peaks_stats.json').read_text())
+    assert list(described) == ['i', 'j', 'k', 'ratio']
+    figure = job.out / 'sub-01' / 'figures' / 'sub-01_acq-first_desc-where_figure.svg'
+    assert f'cx="{peaks["i"][0]}"' in figure.read_text()
+    for said in ('Peaks of flow per iron', 'The brightest voxel.', 'Where flow per iron peaks'):
+        assert said in page
     # the flow map was laid where the head is: it is dark outside and bright inside
     align = job.nodes / 'sub_01_wf' / 'align_toyflow_1' / 'xfm.txt'
     assert float(align.read_text().split('Parameters:')[1].split()[9]) == pytest.approx(-6, abs=1.5)
+
+
+def test_one_uses_the_answers_of_another(job):
+    anat = job.out / 'sub-01' / 'anat'
+    for series in ('acq-first', 'acq-again'):
+        found = {
+            name: pd.read_csv(anat / f'sub-01_{series}_desc-{name}_stats.tsv', sep='\t')
+            for name in ('peaks', 'reader', 'asker')
+        }
+        ratio = np.asarray(nib.load(anat / f'sub-01_{series}_desc-ratio_ratiomap.nii.gz').dataobj)
+        high = np.asarray(nib.load(anat / f'sub-01_{series}_label-high_mask.nii.gz').dataobj)
+        mask = np.asarray(nib.load(anat / f'sub-01_{series}_desc-brain_mask.nii.gz').dataobj) > 0
+        peak = found['peaks']['ratio'].max()
+        np.testing.assert_array_equal(high > 0, mask & (ratio > 0.5 * peak))
+        assert found['reader']['peak'].tolist() == pytest.approx([peak])
+        assert found['reader']['hematocrit'].tolist() == [0.41]
+        assert found['asker']['counted'].tolist() == found['reader']['n_voxels'].tolist() == [high.sum()]
+        assert found['asker']['share'].tolist() == pytest.approx([high[mask].mean()])
+    assert 'High flow was outlined.' in (job.out / 'sub-01.html').read_text()
+
+
+def test_images_have_names_and_sidecars_of_their_own(job):
+    anat = job.out / 'sub-01' / 'anat'
+    names = ('label-high_mask', 'desc-levels_dseg', 'Sharemap', 'desc-reader_stats')
+    sidecars = {
+        name: json.loads(
+            (anat / f'sub-01_acq-first_{name}.json').read_text(),
+            parse_constant=lambda word: pytest.fail(word),
+        )
+        for name in names
+    }
+    lookup = pd.read_csv(anat / 'sub-01_acq-first_desc-levels_dseg.tsv', sep='\t')
+    assert lookup.to_dict('list') == {'index': [1, 2], 'name': ['low', 'high']}
+    source = sidecars['label-high_mask']['Sources'][0]
+    assert source.startswith('bids:raw:sub-01/anat/sub-01_acq-first_echo-1')
+    assert sidecars['label-high_mask']['Type'] == 'ROI'
+    for name in ('label-high_mask', 'desc-levels_dseg'):
+        assert sidecars[name]['SpatialReference'] == source
+    assert sidecars['Sharemap']['SkullStripped'] is True
+    constants = {
+        'hematocrit': {'value': 0.41, 'source': 'participants.tsv'},
+        'share': 0.5,
+        'lowest': None,
+    }
+    assert [content['Constants'] for content in sidecars.values()] == [constants] * 4
+    page = (job.out / 'sub-01.html').read_text()
+    assert page.count('High flow per iron: constants and assumptions</') >= 2
+
+
+def test_what_was_written_is_valid_bids(job):
+    pytest.importorskip('bids_validator_deno')
+    tool = Path(sys.executable).parent / 'bids-validator-deno'
+    ran = subprocess.run([tool, job.out, '--format', 'json'], capture_output=True, text=True, check=False)
+    issues = json.loads(ran.stdout)['issues']['issues']
+    assert [issue for issue in issues if issue['severity'] == 'error'] == []
+    of_masks = [one for one in issues if 'label-high' in one.get('location', '')]
+    assert [one for one in of_masks if one['code'].startswith('SIDECAR_KEY')] == []
 
 
 def test_series_of_a_session_are_taken_together(job):
@@ -125,7 +249,16 @@ def test_its_rows_get_group_statistics(job):
     found = model[(model['map'] == 'ratio') & (model['region'] == 'Brain')]
     assert (found['estimate'] > 0).all()
     assert len(found)
-    assert 'ratio' in (job.out / 'group.html').read_text()
+    page = (job.out / 'group.html').read_text()
+    assert 'ratio' in page
+    # rows of the second table enter as its function says, and all of them are listed
+    long = pd.read_csv(job.out / 'group_stats.tsv', sep='\t')
+    peaks = pd.read_csv(job.out / 'group_toy_peaks.tsv', sep='\t')
+    assert len(peaks) == 12
+    assert sorted(long.loc[long['map'] == 'peak', 'mean']) == pytest.approx(sorted(peaks['ratio']))
+    assert 'Peaks of flow per iron' in page
+    described = json.loads((job.out / 'group_stats.json').read_text())
+    assert described['dose'] == {'Description': 'Sum of doses.', 'Units': 'mg'}
 
 
 def test_what_lacks_its_input_is_left_out_and_said(job, capsys):
@@ -137,9 +270,19 @@ def test_what_lacks_its_input_is_left_out_and_said(job, capsys):
     said = capsys.readouterr().out
     assert 'A flow map is not used: sub-01_cbf.nii.gz cannot be read' in said
     assert 'Flow per iron: left out, as there is no flow map' in said
+    assert cli.main([*job.arguments('--asker', '--reader'), '--dry-run']) == 0
+    said = capsys.readouterr().out
+    assert 'High flow per iron: left out, as it uses the results of Flow per iron, which is left out' in said
+    assert 'Share of high flow: there are no results of High flow per iron; it is done without' in said
     (job.data / 'sub-01' / 'perf' / 'sub-01_cbf.nii.gz').unlink()
     (job.root / 'kept.nii.gz').rename(job.data / 'sub-01' / 'perf' / 'sub-01_cbf.nii.gz')
     (job.data / 'sub-01' / 'perf' / 'sub-01_doses.tsv').write_bytes(b'dose\n1\t2\n1\t2\t3\n')
     assert cli.main([*job.arguments('--toy'), '--dry-run']) == 0
     assert 'A table of doses is not used: sub-01_doses.tsv is no table' in capsys.readouterr().out
     assert application('toy').arguments['flow']
+    # participants.tsv is read where an application asks for it
+    (job.data / 'participants.tsv').write_bytes(b'')
+    assert cli.main([*job.arguments('--toy'), '--dry-run']) == 0
+    capsys.readouterr()
+    assert cli.main([*job.arguments('--reader'), '--dry-run']) != 0
+    assert 'participants.tsv is no table of tab-separated values' in capsys.readouterr().err

@@ -16,7 +16,7 @@ def measure(
     *,
     gain: float = 1.0,
 ):
-    """Flow over the size of susceptibility (ml/ppm), and its mean by region."""
+    """Flow over the size of susceptibility (ml/ppm), its mean by region, and where it is highest."""
     ratio = np.where(mask, gain * flow / (0.1 + np.abs(chi)), 0).astype(np.float32)
     rows = [
         {
@@ -32,24 +32,54 @@ def measure(
     ]
     whole = {'region': 'Brain', 'hemisphere': 'both', 'map': 'ratio', 'units': 'ml/ppm'}
     rows.append({**whole, 'mean': ratio[mask].mean(), 'n_voxels': int(mask.sum())})
-    return ratio, pd.DataFrame(rows)
+    highest = np.unravel_index(ratio.argmax(), ratio.shape)
+    peaks = pd.DataFrame([dict(zip('ijk', highest, strict=True), ratio=ratio[highest])])
+    return ratio, pd.DataFrame(rows), peaks
+
+
+def counts(peaks: pd.DataFrame) -> pd.DataFrame:
+    """Tidy rows of one series: the highest ratio."""
+    row = {'region': 'Brain', 'hemisphere': 'both', 'map': 'peak', 'mean': peaks['ratio'].max(), 'units': ''}
+    return pd.DataFrame([row])
+
+
+def draw(peaks: pd.DataFrame) -> str:
+    """A dot at the place of each peak."""
+    dots = ''.join(f'<circle cx="{i}" cy="{j}" r="1"/>' for i, j in zip(peaks['i'], peaks['j'], strict=True))
+    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 40 40">{dots}</svg>'
 
 
 APPLICATION = Application(
     name='toy',
     title='Flow per iron',
     measure=measure,
-    gives=('ratio', 'table'),
+    gives=('ratio', 'table', 'peaks'),
     extra=(
         Query('flow', 'flow map', ('cbf',), datatype='perf', align='own', optional=False),
         Query('doses', 'table of doses', ('doses',), datatype='perf', extension='.tsv'),
     ),
     images=(Image('ratio', 'ratiomap', 'Flow over the size of susceptibility', 'ml/ppm'),),
-    table=Table(
-        maps=(Column('ratio', 'flow over susceptibility', 'ml/ppm'),),
-        columns=(Column('dose', 'Sum of doses.', 'mg'),),
+    tables=(
+        Table(
+            maps=(Column('ratio', 'flow over susceptibility', 'ml/ppm'),),
+            columns=(Column('dose', 'Sum of doses.', 'mg'),),
+            cohort='tidy',
+        ),
+        Table(
+            'peaks',
+            title='Peaks of flow per iron',
+            columns=(
+                *(Column(axis, f'Voxel {axis}.') for axis in 'ijk'),
+                Column('ratio', 'Value.', 'ml/ppm'),
+            ),
+            shown=('ratio',),
+            caption='The brightest voxel.',
+            cohort=counts,
+        ),
     ),
-    figures=(Figure('ratio', 'Flow per iron', 'Bright where flow is high and iron low.'),),
-    cohort='tidy',
+    figures=(
+        Figure('ratio', 'Flow per iron', 'Bright where flow is high and iron low.'),
+        Figure('where', 'Where flow per iron peaks', 'A dot a peak.', draw=draw, table='peaks'),
+    ),
     method='Flow was divided by the size of susceptibility.',
 )

@@ -161,7 +161,8 @@ def test_half_written_files_are_passed_over(small):
 def test_lesions_of_nobody(small):
     _, out = small
     notes = {'lesions': []}
-    assert collect_application(application('lesions'), read_tables(out)['lesions'], notes)[0].empty
+    lesions = application('lesions')
+    assert collect_application(lesions, lesions.tables[0], read_tables(out)['lesions'], notes)[0].empty
     assert notes == {'lesions': []}
 
 

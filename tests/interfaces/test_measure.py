@@ -103,7 +103,7 @@ def test_lesions_of_every_space_are_tabulated(files, write, tmp_path):
     assert table['reason'].isna().all()
     assert set(table['reference']) == {'CSF'}
     header = Path(outputs.table).read_text().splitlines()[0].split('\t')
-    assert list(json.loads(Path(outputs.dictionary).read_text())) == header
+    assert list(json.loads(Path(outputs.table_dictionary).read_text())) == header
 
 
 def test_a_lesion_below_a_voxel_is_lost(files, write, tmp_path):
@@ -156,7 +156,7 @@ def test_candidates(files, tmp_path):
     image = nib.load(outputs.candidates)
     np.testing.assert_allclose(image.affine, AFFINE)
     assert np.asanyarray(image.dataobj)[10, 14, 12] == 1
-    assert list(json.loads(Path(outputs.dictionary).read_text())) == list(read(outputs.table))
+    assert list(json.loads(Path(outputs.table_dictionary).read_text())) == list(read(outputs.table))
     none = measure('candidates', files, tmp_path, params={'confidence': 1.0})
     assert read(none.table).empty
 
@@ -191,7 +191,7 @@ def test_table_and_dictionary_of_regions(of_regions, tmp_path):
     outputs = measure('regions', of_regions, tmp_path)
     text = [line.split('\t') for line in Path(outputs.table).read_text().splitlines()]
     table = pd.DataFrame(text[1:], columns=text[0])
-    described = json.loads(Path(outputs.dictionary).read_text())
+    described = json.loads(Path(outputs.table_dictionary).read_text())
     assert list(described) == text[0]
     assert 'of the atlas nuclei' in described['region']['Description']
     found = table.set_index(['region', 'hemisphere', 'map'])

@@ -454,7 +454,7 @@ def test_applications_of_several_series_get_the_labels_of_each(options, series, 
         return pd.DataFrame({'n': [len(one) for one in (dseg, labels)]})
 
     both = Application(
-        'both', 'Both', measure, table=Table(columns=(Column('n', 'Number.'),)), scope='subject'
+        'both', 'Both', measure, tables=(Table(columns=(Column('n', 'Number.'),)),), scope='subject'
     )
     module = ModuleType('both_application')
     module.APPLICATION = both
