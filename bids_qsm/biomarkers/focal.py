@@ -127,7 +127,7 @@ class _Brain:
         self.chi, self.mask, self.grid = chi, mask, grid
         self.voxel_size = np.array(grid.voxel_size)
         self.r2star = None if r2star is None else np.where(mask & (r2star > 0), r2star, np.nan)
-        self.nuclei = _iron_rich(chi, mask, dseg)
+        self.nuclei = iron_rich(chi, mask, dseg)
         self.contrast, self.spread = tissue_contrast(chi, mask & ~self.nuclei, grid)
         self.contrast[~mask] = 0
         tubes = vesselness(chi, mask, grid)
@@ -147,7 +147,7 @@ class _Brain:
         return zone
 
 
-def _iron_rich(chi: np.ndarray, mask: np.ndarray, dseg: np.ndarray):
+def iron_rich(chi: np.ndarray, mask: np.ndarray, dseg: np.ndarray):
     """Voxels of regions whose median exceeds that of the brain by more than its spread."""
     values = chi[mask]
     middle = np.median(values)

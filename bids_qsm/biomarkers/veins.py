@@ -1,9 +1,23 @@
 """Veins of the head: what is known of each segment, and of each voxel."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
+import nibabel as nib
 import numpy as np
+from scipy import ndimage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from bids_qsm.anatomy.transform import apply_affine
+from bids_qsm.biomarkers.focal import iron_rich
+from bids_qsm.biomarkers.veins_graph import branches, centreline, merged, nearest
+from bids_qsm.biomarkers.veins_mask import Found, detect
+from bids_qsm.biomarkers.veins_size import blood_susceptibility, filled_shares, sections
+from bids_qsm.biomarkers.vesselness import grown_box
+from bids_qsm.recon.distance import depth
+from bids_qsm.recon.grid import Grid
 
 NAMES = {
     1: 'superior_sagittal_sinus',
@@ -98,3 +112,214 @@ class Veins:
     segments: tuple[Segment, ...]
     blood_chi: float
     blood_from: str
+
+
+def find_veins(
+    chi: np.ndarray | None,
+    swi: np.ndarray | None,
+    r2star: np.ndarray | None,
+    mask: np.ndarray,
+    dseg: np.ndarray | None,
+    affine: np.ndarray,
+    grid: Grid,
+    to_template: Sequence = (),
+    *,
+    false_share: float = 0.15,
+    least_mm: float = 8.0,
+):
+    """Find veins, and measure their segments.
+
+    Parameters
+    ----------
+    chi : ndarray of float32, 3D, or None
+        Susceptibility (ppm).
+    swi : ndarray of float32 or None
+        Susceptibility-weighted magnitude, dark in veins.
+    r2star : ndarray of float32 or None
+        R2* (1/s); voxels without one (0 or less) do not count.
+    mask : ndarray of bool
+        Where maps are given.
+    dseg : ndarray of int or None
+        Labels of deep grey nuclei.
+    affine : ndarray (4, 4)
+        Voxel to scanner coordinates (RAS, mm).
+    grid : Grid
+    to_template : sequence of ndarray (4, 4) or Displacement
+        Transforms that take points of the scanner to the template, first to last; without any, no vein has a
+        name of its own.
+    false_share : float
+        Share of false voxels that is tolerated before segments are chosen, see `veins_mask.detect`.
+    least_mm : float
+        Least length (mm) of connected veins.
+
+    Returns
+    -------
+    Veins
+    """
+    # the same axes whichever way the file is stored: thinning depends on their order
+    turn = nib.orientations.io_orientation(affine)
+    order = np.argsort(turn[:, 0])
+    b0_dir = np.array(grid.b0_dir)[order] * turn[order, 1]
+    inside = _turned(mask, turn)
+    sides = np.array(grid.voxel_size)[order]
+    if not mask.any():
+        return _nothing(mask.shape)
+    box = grown_box(inside, np.ceil(6 / sides).astype(int))
+    first = np.array([b.start for b in box])
+    inside = inside[box]
+    frame = Grid(inside.shape, tuple(sides.tolist()), tuple(b0_dir.tolist()))
+    maps = {
+        name: None if data is None else _turned(data, turn)[box]
+        for name, data in (('chi', chi), ('swi', swi), ('r2star', r2star))
+    }
+    nuclei = np.zeros(inside.shape, np.int32)
+    if dseg is not None and maps['chi'] is not None:
+        labels = _turned(dseg, turn)[box]
+        nuclei[:] = labels * iron_rich(maps['chi'], inside, labels)
+    found = detect(maps, inside, nuclei, frame, false_share=false_share)
+    traced = _trace(found, nuclei, frame, least_mm)
+    return _place(traced, turn, first, box, affine, mask.shape, frame)
+
+
+def _turned(data: np.ndarray, turn: np.ndarray):
+    return np.ascontiguousarray(nib.orientations.apply_orientation(data, turn))
+
+
+def _nothing(shape: tuple[int, ...]):
+    """No veins."""
+    share, mask = np.zeros(shape, np.float32), np.zeros(shape, bool)
+    labels, skeleton, numbers = (np.zeros(shape, kind) for kind in (np.int16, np.int32, np.int32))
+    return Veins(share, mask, labels, skeleton, numbers, (), np.nan, 'assumed')
+
+
+def _trace(found: Found, nuclei: np.ndarray, grid: Grid, least_mm: float):
+    """Veins in the frame of the maps, with points in mm along the voxel axes."""
+    sides = np.array(grid.voxel_size)
+    side = float(sides.prod() ** (1 / 3))
+    mask = found.mask
+    deep = depth(mask, grid.voxel_size, 10.0)
+    radius = np.maximum(deep - side / 2, side / 2) * mask
+    parts = merged(branches(mask, sides, radius))
+    parts = _long_enough(parts, sides, radius, least_mm)
+    veins = _nothing(mask.shape)
+    if not parts:
+        return veins
+    weight = np.maximum(found.evidence, 0)
+    wide = [radius[tuple(b.voxels.T)] for b in parts]
+    lines, tangents = zip(
+        *(centreline(b.voxels, weight, sides, w) for b, w in zip(parts, wide, strict=True)), strict=True
+    )
+    reach = [np.interp(np.linspace(0, 1, len(p)), np.linspace(0, 1, len(w)), w) for p, w in zip(lines, wide, strict=True)]
+    reach = [ndimage.gaussian_filter1d(r, 4, mode='nearest') + 1.5 * side for r in reach]
+    around = depth(~mask, grid.voxel_size, 4 * side) < 4 * side
+    voxels = np.argwhere(around | mask)
+    places = voxels * sides
+    line, point, distance = nearest(lines, places, max(r.max() for r in reach) + 2 * side)
+    there = line >= 0
+    voxels, places, line, point, distance = (v[there] for v in (voxels, places, line, point, distance))
+    at = tuple(voxels.T)
+    starts = np.cumsum([0, *(len(p) for p in lines)])[:-1]
+    row = starts[line] + point
+    kept = distance <= np.concatenate(reach)[row] + 2 * side
+    if found.contrast is None:
+        blood, source = np.nan, 'assumed'
+        areas = sections(mask[at][kept], line[kept], point[kept], distance[kept], lines, reach, grid.voxel_volume)
+    else:
+        blood, source = blood_susceptibility(found.contrast, mask, deep, sides)
+        moments = sections(
+            found.contrast[at][kept], line[kept], point[kept], distance[kept], lines, reach, grid.voxel_volume
+        )
+        areas = [m / blood for m in moments]
+    least = np.pi * (side / 4) ** 2
+    diameters = [2 * np.sqrt(np.maximum(a, least) / np.pi) for a in areas]
+    share = np.zeros(mask.shape, np.float32)
+    ends = np.concatenate([np.r_[-1, np.zeros(len(p) - 2, int), 1] if len(p) > 1 else [0] for p in lines])
+    share[at] = filled_shares(
+        places,
+        np.concatenate(lines)[row],
+        np.concatenate(tangents)[row],
+        np.concatenate(diameters)[row] / 2,
+        ends[row],
+        sides,
+    )
+    if found.contrast is not None:
+        full = np.clip(found.contrast / blood, 0, 1)
+        large = mask[at] & (np.concatenate(diameters)[row] >= 4 * side)
+        share[at] = np.where(large, np.maximum(share[at], full[at]), share[at])
+    numbers, skeleton = np.zeros(mask.shape, np.int32), np.zeros(mask.shape, np.int32)
+    numbers[at] = np.where(share[at] > 0, line + 1, 0)
+    segments = []
+    b0 = np.array(grid.b0_dir)
+    for n, (points, along, diameter) in enumerate(zip(lines, tangents, diameters, strict=True), 1):
+        centre = np.clip(np.rint(points / sides).astype(int), 0, np.array(mask.shape) - 1)
+        skeleton[tuple(centre.T)] = n
+        tilt = np.degrees(np.arccos(np.clip(np.abs(along @ b0), 0, 1)))
+        segments.append(Segment(n, NAMES[7], points, points / sides, along, diameter, tilt, parts[n - 1].ends))
+    inside = (share >= 0.5) | ((skeleton > 0) & (share >= 0.15))
+    return replace(
+        veins,
+        share=share,
+        mask=inside,
+        labels=np.where(inside, np.int16(7), np.int16(0)),
+        skeleton=skeleton,
+        numbers=numbers,
+        segments=tuple(segments),
+        blood_chi=blood,
+        blood_from=source,
+    )
+
+
+def _long_enough(parts: list, sides: np.ndarray, radius: np.ndarray, least_mm: float):
+    """Branches of components that are long, and at least three times as long as they are wide."""
+    if not parts:
+        return parts
+    length = np.array([b.length(sides) for b in parts])
+    width = np.array([2 * radius[tuple(b.voxels.T)].max() for b in parts])
+    count = max(max(b.ends) for b in parts) + 1
+    rows = [(n, end) for n, b in enumerate(parts) for end in b.ends if end]
+    first, second = np.array(rows).T if rows else (np.zeros(0, int), np.zeros(0, int))
+    size = len(parts) + count
+    links = coo_array((np.ones(len(first)), (first, len(parts) + second)), shape=(size, size))
+    piece = connected_components(links, directed=False)[1][: len(parts)]
+    total = np.bincount(piece, length)[piece]
+    widest = np.zeros(piece.max() + 1)
+    np.maximum.at(widest, piece, width)
+    good = (total >= least_mm) & (total >= 3 * widest[piece])
+    return [b for b, ok in zip(parts, good, strict=True) if ok]
+
+
+def _place(
+    veins: Veins,
+    turn: np.ndarray,
+    first: np.ndarray,
+    box: tuple[slice, ...],
+    affine: np.ndarray,
+    shape: tuple[int, ...],
+    frame: Grid,
+):
+    """The same veins on the grid of the file, with points in scanner coordinates."""
+    to_file = nib.orientations.inv_ornt_aff(turn, shape)
+    back = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt('RAS'), turn)
+    whole = [shape[axis] for axis in np.argsort(turn[:, 0])]
+    sides = np.array(frame.voxel_size)
+
+    def unturned(data: np.ndarray):
+        full = np.zeros(whole, data.dtype)
+        full[box] = data
+        return np.ascontiguousarray(nib.orientations.apply_orientation(full, back))
+
+    segments = []
+    for one in veins.segments:
+        voxels = apply_affine(to_file, one.voxels + first)
+        direction = one.direction / sides @ (affine[:3, :3] @ to_file[:3, :3]).T
+        direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+        segments.append(replace(one, points=apply_affine(affine, voxels), voxels=voxels, direction=direction))
+    return replace(
+        veins,
+        share=unturned(veins.share),
+        mask=unturned(veins.mask),
+        labels=unturned(veins.labels),
+        skeleton=unturned(veins.skeleton),
+        numbers=unturned(veins.numbers),
+        segments=tuple(segments),
+    )

@@ -8,6 +8,9 @@ from scipy import ndimage
 
 from bids_qsm.recon.grid import Grid
 
+LEAST_BLUR = 0.6
+"""Standard deviation (voxels) of the narrowest Gaussian: below it, differences of neighbours alias."""
+
 
 def vesselness(
     chi: np.ndarray,
@@ -21,8 +24,8 @@ def vesselness(
 ):
     r"""Vesselness of paramagnetic tubes over several scales [1]_.
 
-    With the eigenvalues :math:`|\lambda_1| \le |\lambda_2| \le |\lambda_3|` of the Hessian of chi smoothed
-    by a Gaussian of each scale s, times :math:`s^2`, and :math:`\lambda_2, \lambda_3 < 0`,
+    With the eigenvalues :math:`|\lambda_1| \le |\lambda_2| \le |\lambda_3|` of the scaled Hessian of
+    `tube_eigenvalues`, and :math:`\lambda_2, \lambda_3 < 0`,
 
     .. math:: V = \Big(1 - e^{-\frac{\lambda_2^2}{2 p^2 \lambda_3^2}}\Big) \,
                   e^{-\frac{\lambda_1^2}{2 b^2 |\lambda_2 \lambda_3|}} \,
@@ -34,11 +37,10 @@ def vesselness(
     Parameters
     ----------
     chi : ndarray of float32, shape ``grid.shape``
-        Susceptibility (ppm).
+        Susceptibility (ppm), or any image in which tubes are bright.
     mask : ndarray of bool
     scales_mm : sequence of float
-        Standard deviations (mm) of the Gaussians, about the radii of veins; at least 0.6 voxels along each
-        axis.
+        Standard deviations (mm) of the Gaussians, about the radii of veins.
     plate, blob : float
         p and b, as in the paper.
     noise : float
@@ -55,27 +57,70 @@ def vesselness(
     out = np.zeros(chi.shape, np.float32)
     if not mask.any():
         return out
-    voxel_size = np.array(grid.voxel_size)
-    box = _grown(mask, np.ceil(3 * max(scales_mm) / voxel_size).astype(int) + 1)
+    box = grown_box(mask, np.ceil(3 * max(scales_mm) / np.array(grid.voxel_size)).astype(int) + 1)
     inside = mask[box]
     filled = fill(chi[box], inside, grid)
     voxels = np.argwhere(inside)
     best = np.zeros(len(voxels), np.float32)
     for scale in scales_mm:
-        smooth = ndimage.gaussian_filter(filled, np.maximum(scale / voxel_size, 0.6))
-        values = hessian_eigenvalues(smooth, voxels, voxel_size) * np.float32(scale**2)
-        first, second, third = np.abs(values).T
+        values, _ = tube_eigenvalues(filled, voxels, grid, scale)
         strength = np.linalg.norm(values, axis=1)
         level = max(noise * float(np.median(strength)), 1e-12)
-        third = np.maximum(third, 1e-12)
-        second = np.maximum(second, 1e-12)
-        found = 1 - np.exp(-((second / third) ** 2) / (2 * plate**2))
-        found *= np.exp(-(first**2) / (2 * blob**2 * second * third))
+        found = tubeness(values, plate=plate, blob=blob)
         found *= 1 - np.exp(-(strength**2) / (2 * level**2))
-        found[(values[:, 1] >= 0) | (values[:, 2] >= 0)] = 0
         np.maximum(best, found, out=best)
     out[box][inside] = best
     return out
+
+
+def tubeness(values: np.ndarray, *, plate: float = 0.5, blob: float = 0.5):
+    """How much eigenvalues (n, 3) are those of a bright tube: the first two factors of `vesselness` (0 to 1).
+
+    >>> tube, plate, ball = [0, -1, -1], [0, 0, -1], [-1, -1, -1]
+    >>> tubeness(np.array([tube, plate, ball], float)).round(2).tolist()
+    [0.86, 0.0, 0.12]
+    """
+    first = np.abs(values[:, 0])
+    second, third = np.maximum(np.abs(values[:, 1:]), 1e-12).T
+    found = 1 - np.exp(-((second / third) ** 2) / (2 * plate**2))
+    found *= np.exp(-(first**2) / (2 * blob**2 * second * third))
+    found[(values[:, 1] >= 0) | (values[:, 2] >= 0)] = 0
+    return found
+
+
+def tube_eigenvalues(data: np.ndarray, voxels: np.ndarray, grid: Grid, scale_mm: float):
+    r"""Eigenvalues of the Hessian at a scale, and the direction in which the image changes least.
+
+    Along axis i the image is smoothed by a Gaussian of s mm (at least `LEAST_BLUR` voxels). With the voxel of
+    side :math:`h_i` its blur is :math:`\sigma_i`, and the Hessian is scaled by it:
+
+    .. math:: \sigma_i^2 = s_i^2 + h_i^2 / 12, \quad H_{ij} = \sigma_i \sigma_j \, \partial_i \partial_j f
+
+    In coordinates scaled by the blur, a tube that is thinner than the voxel is round whatever the sides of
+    the voxel: without it, in thick slices, thin veins that lie in the slice look like plates.
+
+    Parameters
+    ----------
+    data : ndarray of float32, 3D
+    voxels : ndarray of int, shape (n, 3)
+    scale_mm : float
+        s.
+
+    Returns
+    -------
+    values : ndarray of float32, shape (n, 3)
+        Ordered by absolute value.
+    axis : ndarray of float32, shape (n, 3)
+        Unit vectors (mm along the voxel axes), with either sign.
+    """
+    sides = np.array(grid.voxel_size)
+    blur = np.maximum(scale_mm / sides, LEAST_BLUR)
+    smooth = ndimage.gaussian_filter(data, blur)
+    sigma = sides * np.sqrt(blur**2 + 1 / 12)
+    values, axis = hessian_eigenvalues(smooth, voxels, sides / sigma)
+    axis *= sigma.astype(np.float32)
+    axis /= np.maximum(np.linalg.norm(axis, axis=1, keepdims=True), 1e-12)
+    return values, axis
 
 
 def vein_tree(
@@ -127,7 +172,7 @@ def fill(data: np.ndarray, mask: np.ndarray, grid: Grid, *, reach_mm: float = 2.
 
 
 def hessian_eigenvalues(data: np.ndarray, voxels: np.ndarray, voxel_size: Sequence[float] | np.ndarray):
-    """Eigenvalues of the Hessian (1/mm^2) at given voxels, ordered by absolute value.
+    """Eigenvalues of the Hessian at given voxels, ordered by absolute value, and the axis of the first.
 
     Parameters
     ----------
@@ -135,17 +180,22 @@ def hessian_eigenvalues(data: np.ndarray, voxels: np.ndarray, voxel_size: Sequen
         Smooth enough for differences between neighbours.
     voxels : ndarray of int, shape (n, 3)
     voxel_size : ndarray, shape (3,)
-        (mm).
+        (mm, or any other unit of length).
 
     Returns
     -------
-    ndarray of float32, shape (n, 3)
+    values : ndarray of float32, shape (n, 3)
+        (1/mm^2).
+    axis : ndarray of float32, shape (n, 3)
+        Unit eigenvector of the eigenvalue of smallest absolute value.
 
     Examples
     --------
     >>> x, y, z = np.indices((5, 5, 5), np.float32)
-    >>> hessian_eigenvalues(2 * x**2 - y**2 + z**2 / 2, np.array([[2, 2, 2]]), np.ones(3)).round(2).tolist()
-    [[1.0, -2.0, 4.0]]
+    >>> parabola = 2 * x**2 - y**2 + z**2 / 2
+    >>> values, axis = hessian_eigenvalues(parabola, np.array([[2, 2, 2]]), np.ones(3))
+    >>> values.round(2).tolist(), np.abs(axis).round(2).tolist()
+    ([[1.0, -2.0, 4.0]], [[0.0, 0.0, 1.0]])
     """
     padded = np.pad(np.asarray(data, np.float32), 1, mode='edge')
     return _eigenvalues(padded, np.ascontiguousarray(voxels, np.int64), np.asarray(voxel_size, float))
@@ -153,8 +203,9 @@ def hessian_eigenvalues(data: np.ndarray, voxels: np.ndarray, voxel_size: Sequen
 
 @njit(cache=True, parallel=True)
 def _eigenvalues(padded: np.ndarray, voxels: np.ndarray, steps: np.ndarray):
-    """Eigenvalues (n, 3) of central second differences; ``padded`` has one more voxel all around."""
+    """Eigenvalues of central second differences, and an axis; ``padded`` has one more voxel all around."""
     out = np.empty((len(voxels), 3), np.float32)
+    axis = np.empty((len(voxels), 3), np.float32)
     sx, sy, sz = steps
     for n in prange(len(voxels)):
         i, j, k = voxels[n, 0] + 1, voxels[n, 1] + 1, voxels[n, 2] + 1
@@ -185,10 +236,25 @@ def _eigenvalues(padded: np.ndarray, voxels: np.ndarray, steps: np.ndarray):
         if abs(a) > abs(b):
             a, b = b, a
         out[n, 0], out[n, 1], out[n, 2] = a, b, c
-    return out
+        # the eigenvector is normal to the rows of H - a: the longest product of two of them
+        xx, yy, zz = xx + mean - a, yy + mean - a, zz + mean - a
+        ux, uy, uz = xy * yz - xz * yy, xz * xy - xx * yz, xx * yy - xy * xy
+        vx, vy, vz = xy * zz - xz * yz, xz * xz - xx * zz, xx * yz - xy * xz
+        wx, wy, wz = yy * zz - yz * yz, yz * xz - xy * zz, xy * yz - yy * xz
+        u, v, w = ux * ux + uy * uy + uz * uz, vx * vx + vy * vy + vz * vz, wx * wx + wy * wy + wz * wz
+        if v > u:
+            u, ux, uy, uz = v, vx, vy, vz
+        if w > u:
+            u, ux, uy, uz = w, wx, wy, wz
+        if u > 0:
+            size = np.sqrt(u)
+            axis[n, 0], axis[n, 1], axis[n, 2] = ux / size, uy / size, uz / size
+        else:
+            axis[n, 0], axis[n, 1], axis[n, 2] = 1.0, 0.0, 0.0
+    return out, axis
 
 
-def _grown(mask: np.ndarray, margin: np.ndarray):
+def grown_box(mask: np.ndarray, margin: np.ndarray):
     """Box of a mask with a margin (voxels), inside the volume."""
     box = ndimage.find_objects(mask.astype(np.uint8))[0]
     return tuple(

@@ -72,5 +72,6 @@ def test_eigenvalues_of_a_turned_parabola():
     wanted = np.array([0.5, -2.0, 3.0])
     points = np.stack([X, Y, Z], -1)
     data = 0.5 * np.einsum('...i,ij,...j', points, turn @ np.diag(wanted) @ turn.T, points)
-    found = hessian_eigenvalues(data.astype(np.float32), np.array([MIDDLE]), np.array(GRID.voxel_size))
+    found, axis = hessian_eigenvalues(data.astype(np.float32), np.array([MIDDLE]), np.array(GRID.voxel_size))
     np.testing.assert_allclose(found[0], wanted, atol=0.02)
+    assert abs(axis[0] @ turn[:, 0]) == pytest.approx(1, abs=1e-3)

@@ -1,0 +1,136 @@
+"""Size of veins by the moment of their susceptibility, and the share of each voxel that they fill."""
+
+from collections.abc import Sequence
+
+import numba
+import numpy as np
+from scipy import ndimage
+
+ASSUMED_CHI = 0.40
+"""Susceptibility (ppm) of venous blood above tissue where no vein of a head is wide enough to measure it: a
+hematocrit of 0.40 and an oxygenation of 0.70 with 4 pi 0.27 ppm (Spees et al. (2001), MRM 45:533.
+doi:10.1002/mrm.1072)."""
+WIDE = 3.0
+"""Diameter (voxels) from which the middle of a vein is blood alone."""
+
+
+def blood_susceptibility(
+    contrast: np.ndarray, mask: np.ndarray, depth: np.ndarray, sides: np.ndarray, *, least: int = 20
+):
+    """Susceptibility (ppm) of blood above tissue, in the middle of the widest veins.
+
+    The median over voxels at least ``WIDE / 2`` voxels deep in the mask; 'assumed' where there are fewer than
+    ``least`` of them.
+
+    Returns
+    -------
+    chi : float
+    source : str
+        'measured' or 'assumed'.
+    """
+    deep = mask & (depth >= WIDE / 2 * sides.max())
+    if deep.sum() < least:
+        return ASSUMED_CHI, 'assumed'
+    return float(np.median(contrast[deep])), 'measured'
+
+
+def sections(
+    contrast: np.ndarray,
+    line: np.ndarray,
+    order: np.ndarray,
+    distance: np.ndarray,
+    lines: Sequence[np.ndarray],
+    reach: Sequence[np.ndarray],
+    voxel_volume: float,
+    *,
+    window_mm: float = 3.0,
+):
+    r"""Moment of each centreline point: contrast integrated over the section (unit of the contrast x mm^2).
+
+    .. math:: M = \frac{\sum_v (c_v - b) V}{\Delta l}
+
+    over the voxels v (of volume V) that are nearest to the points within a Gaussian window of the line, where
+    b is the median in the shell beyond ``reach``, smoothed along the line. Inversion and the blur of voxels
+    spread the contrast of a vein but hardly change its integral.
+
+    Parameters
+    ----------
+    contrast : ndarray, shape (n,)
+        Of voxels around the lines.
+    line, order : ndarray of int, shape (n,)
+        Nearest line and point, see `veins_graph.nearest`; -1 where there is none.
+    distance : ndarray, shape (n,)
+        To that point (mm).
+    lines : list of ndarray, shape (m, 3)
+        Points (mm), evenly spaced along each line.
+    reach : list of ndarray, shape (m,)
+        Distance (mm) within which voxels belong to the vein.
+
+    Returns
+    -------
+    list of ndarray, shape (m,)
+    """
+    moments = []
+    for n, points in enumerate(lines):
+        mine = line == n
+        at, away, value = order[mine], distance[mine], contrast[mine].astype(float)
+        wide = reach[n][at]
+        inside, shell = away <= wide, away > wide
+        count = len(points)
+        step = max(np.linalg.norm(np.diff(points, axis=0), axis=1).sum() / max(count - 1, 1), 1e-3)
+        width = window_mm / step
+
+        def smooth(values: np.ndarray, count: int = count, width: float = width):
+            return ndimage.gaussian_filter1d(values, width, mode='constant', truncate=3.0)
+
+        weight = np.bincount(at[shell], minlength=count)
+        floor = np.median(value[shell]) if shell.any() else 0.0
+        spread = 1.4826 * np.median(np.abs(value[shell] - floor)) if shell.any() else 0.0
+        # other veins in the shell are no background
+        calm = shell & (np.abs(value - floor) <= 2.5 * spread)
+        weight = np.bincount(at[calm], minlength=count).astype(float)
+        total = np.bincount(at[calm], value[calm], minlength=count)
+        level = (smooth(total) + floor * 1e-3) / (smooth(weight) + 1e-3)
+        mass = np.bincount(at[inside], (value - level[at])[inside], minlength=count) * voxel_volume
+        length = smooth(np.full(count, step))
+        moments.append(smooth(mass) / np.maximum(length, 1e-6))
+    return moments
+
+
+@numba.njit(cache=True, parallel=True)
+def filled_shares(
+    places: np.ndarray, points: np.ndarray, along: np.ndarray, radius: np.ndarray, ends: np.ndarray, sides: np.ndarray
+):
+    """Share of each voxel that lies in a straight tube through the point of a centreline next to it.
+
+    Parameters
+    ----------
+    places, points, along : ndarray, shape (n, 3)
+        Middle of the voxel (mm), the nearest point of a centreline (mm) and its unit tangent.
+    radius : ndarray, shape (n,)
+        Of the tube (mm).
+    ends : ndarray of int, shape (n,)
+        -1 or 1 where the point is the first or last of a line, beyond which there is no tube, else 0.
+    sides : ndarray, shape (3,)
+        Of the voxels (mm).
+
+    Returns
+    -------
+    ndarray of float32, shape (n,)
+    """
+    parts = 5
+    out = np.zeros(len(places), np.float32)
+    for n in numba.prange(len(places)):
+        count = 0
+        for a in range(parts):
+            x = places[n, 0] + ((a + 0.5) / parts - 0.5) * sides[0] - points[n, 0]
+            for b in range(parts):
+                y = places[n, 1] + ((b + 0.5) / parts - 0.5) * sides[1] - points[n, 1]
+                for c in range(parts):
+                    z = places[n, 2] + ((c + 0.5) / parts - 0.5) * sides[2] - points[n, 2]
+                    forward = x * along[n, 0] + y * along[n, 1] + z * along[n, 2]
+                    if ends[n] * forward > radius[n]:
+                        continue
+                    count += x * x + y * y + z * z - forward * forward <= radius[n] ** 2
+        out[n] = count / parts**3
+    return out
