@@ -14,7 +14,9 @@ from bids_qsm.recon.fourier import convolve, dipole_kernel
 from bids_qsm.recon.grid import Grid
 
 THIN, WIDE = 1.5, 4.0
-"""Diameters (voxels) from which a vein is measured, and from which its susceptibility is read in chi."""
+"""Diameters (voxels) from which a vein is usable, and from which its susceptibility can be read in chi."""
+DOUBT = 0.8
+"""Share of the least diameter from which a vein is fitted: the fit finds its diameter again."""
 ALONG, ALONG_WIDTH = 20.0, 3.0
 """Tilt (degrees) below which the field outside a vein is too weak, so that it must have this diameter
 (voxels)."""
@@ -24,7 +26,7 @@ PURE = 0.95
 """Least share of blood of the voxels that chi is read from."""
 REACH = 3.0
 """Width of the tissue about a vein whose field is fitted, in voxels."""
-PIECE_MM, PIECE_VOXELS, MOST_PIECES = 8.0, 8.0, 6
+PIECE_MM, PIECE_VOXELS, MOST_PIECES = 8.0, 8.0, 4
 """Length of the pieces of a vein, the larger of both, and the most pieces."""
 MODEL_SE = {'field': 0.025, 'chi': 0.04}
 """Error that every vein may share with its kind, as a share of its susceptibility difference: sections that
@@ -43,9 +45,9 @@ _FIRST = 0.45
 class VeinMeasure:
     """What was measured of a segment; ``reason`` says why it is not usable, and is empty where it is.
 
-    ``dchi`` and ``dchi_se`` (ppm) are of blood less the tissue around it, ``reference`` and ``reference_se``
-    that tissue in the map of susceptibility. ``others`` holds the value of the other method where both were
-    possible.
+    ``dchi`` (ppm) is of blood less the tissue around it; ``dchi_se`` counts noise, width and place,
+    ``model_se`` the error that veins share. ``reference`` and ``reference_se`` are of that tissue in the map
+    of susceptibility. ``by_chi`` is the value read in that map, where blood fills voxels.
     """
 
     segment: Segment
@@ -53,6 +55,7 @@ class VeinMeasure:
     reason: str
     dchi: float = np.nan
     dchi_se: float = np.nan
+    model_se: float = np.nan
     reference: float = np.nan
     reference_se: float = np.nan
     diameter: float = np.nan
@@ -61,7 +64,7 @@ class VeinMeasure:
     tilt: float = np.nan
     n_pieces: int = 0
     n_voxels: int = 0
-    other: float = np.nan
+    by_chi: float = np.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,13 +82,14 @@ class Scan:
     residual: np.ndarray | None = None
 
 
-def measure_veins(scan: Scan, veins: Veins, *, most: int = 60) -> list[VeinMeasure]:
+def measure_veins(scan: Scan, veins: Veins, *, most: int = 40) -> list[VeinMeasure]:
     """Measure the susceptibility of each segment of the veins against the tissue around it.
 
-    Veins of 4 voxels and more: the median of susceptibility where blood fills the voxel, less that of the
-    tissue 2 to 4 mm from the wall. Veins of 1.5 to 4 voxels: the field in and around them, in pieces
-    (`bids_qsm.biomarkers.oximetry_fit.fit_piece`), after the fields of other veins and of the tissue have
-    been taken off. A vein nearly along B0 has no field outside, and must be 3 voxels wide.
+    From the field in and around them, in pieces (`bids_qsm.biomarkers.oximetry_fit.fit_piece`), after the
+    fields of other veins and of the tissue have been taken off. A vein nearly along B0 has no field outside,
+    and must be 3 voxels wide. Where the field cannot be fitted, a vein of 4 voxels and more has the median of
+    susceptibility where blood fills the voxel, less that of the tissue 2 to 4 mm from the wall. Both are
+    given where both are possible.
 
     Parameters
     ----------
@@ -120,9 +124,9 @@ def _tilt(segment: Segment):
 
 def _chosen(grid: Grid, segments: Sequence[Segment], most: int):
     named = {s.number for s in segments if s.name not in ('cortical_vein', 'deep_vein', 'other_vein')}
-    wide = [s for s in segments if s.number not in named and _width(s, grid) >= THIN]
+    wide = [s for s in segments if s.number not in named and _width(s, grid) >= DOUBT * THIN]
     wide.sort(key=lambda s: -s.length_mm)
-    thin = {s.number for s in segments if _width(s, grid) < THIN}
+    thin = {s.number for s in segments if _width(s, grid) < DOUBT * THIN}
     return named | thin | {s.number for s in wide[:most]}
 
 
@@ -155,8 +159,9 @@ def _measure(scan: Scan, veins: Veins, segment: Segment, around: _Surroundings) 
     width, tilt = _width(segment, scan.grid), _tilt(segment)
     diameter = float(np.median(segment.diameter_mm))
     plain = {'diameter_before': diameter, 'tilt': tilt}
-    if width < THIN:
-        why = f'too thin: {width:.1f} voxels, {THIN:g} are needed'
+    side = scan.grid.voxel_volume ** (1 / 3)
+    if width < DOUBT * THIN:
+        why = _too_thin(width)
         return VeinMeasure(segment, 'none', why, diameter=diameter, **plain)
     if tilt < ALONG and width < ALONG_WIDTH:
         why = f'along B0: tilted by {tilt:.0f} degrees, {width:.1f} voxels wide'
@@ -188,39 +193,30 @@ def _measure(scan: Scan, veins: Veins, segment: Segment, around: _Surroundings) 
     if not fits and not (width >= WIDE and np.isfinite(by_chi)):
         why = 'too short or too near to others for a fit'
         return VeinMeasure(segment, 'none', why, diameter=diameter, **plain)
-    field, field_se, size, size_se = _pooled(fits)
-    if width >= WIDE and np.isfinite(by_chi) and not fits:
-        se = float(np.hypot(MODEL_SE['chi'] * by_chi, _spread(scan.chi[near][pure])))
-        return VeinMeasure(
-            segment, 'chi', '', by_chi, se, diameter=diameter, n_voxels=int(pure.sum()), **plain
-        )
+    plain |= {'by_chi': by_chi}
+    if not fits:
+        se = _median_error(scan.chi[near][pure])
+        shared = MODEL_SE['chi'] * abs(by_chi)
+        count = int(pure.sum())
+        return VeinMeasure(segment, 'chi', '', by_chi, se, shared, diameter=diameter, n_voxels=count, **plain)
+    dchi, se = pool([fit.dchi for fit in fits], [fit.dchi_se for fit in fits])
+    size, size_se = pool([2 * fit.radius for fit in fits], [2 * fit.radius_se for fit in fits])
+    plain |= {'diameter': size, 'diameter_se': size_se, 'n_pieces': len(fits)}
+    count = sum(fit.n_voxels for fit in fits)
+    if size / side < THIN:
+        return VeinMeasure(segment, 'none', _too_thin(size / side), n_voxels=count, **plain)
     return VeinMeasure(
-        segment,
-        'field',
-        '',
-        field,
-        field_se,
-        diameter=size,
-        diameter_se=size_se,
-        n_pieces=len(fits),
-        n_voxels=sum(fit.n_voxels for fit in fits),
-        other=by_chi,
-        **plain,
+        segment, 'field', '', dchi, se, MODEL_SE['field'] * abs(dchi), n_voxels=count, **plain
     )
 
 
-def _spread(values: np.ndarray):
+def _too_thin(width: float):
+    return f'too thin: {width:.1f} voxels, {THIN:g} are needed'
+
+
+def _median_error(values: np.ndarray):
     """Standard error of a median of voxels that share their errors eight by eight."""
-    return 1.2533 * np.std(values) / np.sqrt(max(values.size / 8, 1))
-
-
-def _pooled(fits: Sequence[PieceFit]):
-    """Susceptibility and diameter of a vein from those of its pieces, which differ by more than noise."""
-    if not fits:
-        return (np.nan,) * 4
-    value, se = pool([fit.dchi for fit in fits], [fit.dchi_se for fit in fits])
-    size, size_se = pool([2 * fit.radius for fit in fits], [2 * fit.radius_se for fit in fits])
-    return value, float(np.hypot(se, MODEL_SE['field'] * abs(value))), size, size_se
+    return float(1.2533 * np.std(values) / np.sqrt(max(values.size / 8, 1)))
 
 
 def pool(values: Sequence[float], errors: Sequence[float]):

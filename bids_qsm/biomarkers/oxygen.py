@@ -33,6 +33,15 @@ class Constants:
             'source': 'left out by default; measured by Jain et al. (2012), doi:10.1002/mrm.23282',
         },
     )
+    csf: float = field(
+        default=0.019,
+        metadata={
+            'about': 'Susceptibility of cerebrospinal fluid less water, where fluid is the reference',
+            'units': 'ppm',
+            'source': 'value of digital phantoms, Marques et al. (2021), doi:10.1002/mrm.28716; uncertain by '
+            'about 0.01',
+        },
+    )
     hb_per_hct: float = field(
         default=33.5,
         metadata={
