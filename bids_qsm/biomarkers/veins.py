@@ -14,22 +14,17 @@ from bids_qsm.anatomy.transform import apply_affine
 from bids_qsm.biomarkers.focal import iron_rich
 from bids_qsm.biomarkers.veins_graph import branches, centreline, merged, nearest
 from bids_qsm.biomarkers.veins_mask import Found, detect
-from bids_qsm.biomarkers.veins_size import blood_susceptibility, filled_shares, sections
+from bids_qsm.biomarkers.veins_names import CORTICAL_MM, NAMES, name_segments
+from bids_qsm.biomarkers.veins_size import (
+    WIDE_RADIUS,
+    blood_susceptibility,
+    core_contrasts,
+    filled_shares,
+    sections,
+)
 from bids_qsm.biomarkers.vesselness import grown_box
 from bids_qsm.recon.distance import depth
 from bids_qsm.recon.grid import Grid
-
-NAMES = {
-    1: 'superior_sagittal_sinus',
-    2: 'straight_sinus',
-    3: 'vein_of_galen',
-    4: 'internal_cerebral_vein',
-    5: 'cortical_vein',
-    6: 'deep_vein',
-    7: 'other_vein',
-}
-"""Values of `Veins.labels`, and the names of segments."""
-
 
 @dataclass(frozen=True, eq=False)
 class Segment:
@@ -124,8 +119,8 @@ def find_veins(
     grid: Grid,
     to_template: Sequence = (),
     *,
-    false_share: float = 0.15,
-    least_mm: float = 8.0,
+    false_share: float = 0.3,
+    least_mm: float = 5.0,
 ):
     """Find veins, and measure their segments.
 
@@ -177,8 +172,9 @@ def find_veins(
         labels = _turned(dseg, turn)[box]
         nuclei[:] = labels * iron_rich(maps['chi'], inside, labels)
     found = detect(maps, inside, nuclei, frame, false_share=false_share)
-    traced = _trace(found, nuclei, frame, least_mm)
-    return _place(traced, turn, first, box, affine, mask.shape, frame)
+    traced = _trace(found, inside, frame, least_mm)
+    placed = _place(traced, turn, first, box, affine, mask.shape, frame)
+    return _named(placed, mask, grid, to_template)
 
 
 def _turned(data: np.ndarray, turn: np.ndarray):
@@ -192,14 +188,17 @@ def _nothing(shape: tuple[int, ...]):
     return Veins(share, mask, labels, skeleton, numbers, (), np.nan, 'assumed')
 
 
-def _trace(found: Found, nuclei: np.ndarray, grid: Grid, least_mm: float):
+def _trace(found: Found, within: np.ndarray, grid: Grid, least_mm: float):
     """Veins in the frame of the maps, with points in mm along the voxel axes."""
     sides = np.array(grid.voxel_size)
     side = float(sides.prod() ** (1 / 3))
     mask = found.mask
     deep = depth(mask, grid.voxel_size, 10.0)
     radius = np.maximum(deep - side / 2, side / 2) * mask
-    parts = merged(branches(mask, sides, radius))
+    parts = branches(mask, sides, radius)
+    # a chain of faint voxels; between two junctions it may be the dip of a vein
+    clear = [found.score[tuple(b.voxels.T)].mean() >= found.high or min(b.ends) > 0 for b in parts]
+    parts = merged([b for b, is_clear in zip(parts, clear, strict=True) if is_clear])
     parts = _long_enough(parts, sides, radius, least_mm)
     veins = _nothing(mask.shape)
     if not parts:
@@ -225,11 +224,16 @@ def _trace(found: Found, nuclei: np.ndarray, grid: Grid, least_mm: float):
         blood, source = np.nan, 'assumed'
         areas = sections(mask[at][kept], line[kept], point[kept], distance[kept], lines, reach, grid.voxel_volume)
     else:
-        blood, source = blood_susceptibility(found.contrast, mask, deep, sides)
+        blood, source = blood_susceptibility(found.contrast, mask, within, grid)
         moments = sections(
             found.contrast[at][kept], line[kept], point[kept], distance[kept], lines, reach, grid.voxel_volume
         )
-        areas = [m / blood for m in moments]
+        cores = core_contrasts(found.contrast[at][kept], line[kept], point[kept], distance[kept], lines, side)
+        levels = [
+            np.where(r - 1.5 * side >= WIDE_RADIUS * side, np.clip(c, blood / 3, blood), blood)
+            for r, c in zip(reach, cores, strict=True)
+        ]
+        areas = [m / b for m, b in zip(moments, levels, strict=True)]
     least = np.pi * (side / 4) ** 2
     diameters = [2 * np.sqrt(np.maximum(a, least) / np.pi) for a in areas]
     share = np.zeros(mask.shape, np.float32)
@@ -243,9 +247,9 @@ def _trace(found: Found, nuclei: np.ndarray, grid: Grid, least_mm: float):
         sides,
     )
     if found.contrast is not None:
-        full = np.clip(found.contrast / blood, 0, 1)
-        large = mask[at] & (np.concatenate(diameters)[row] >= 4 * side)
-        share[at] = np.where(large, np.maximum(share[at], full[at]), share[at])
+        full = np.clip(found.contrast[at] / np.concatenate(levels)[row], 0, 1)
+        large = mask[at] & (np.concatenate(reach)[row] - 1.5 * side >= WIDE_RADIUS * side)
+        share[at] = np.where(large, np.maximum(share[at], full), share[at])
     numbers, skeleton = np.zeros(mask.shape, np.int32), np.zeros(mask.shape, np.int32)
     numbers[at] = np.where(share[at] > 0, line + 1, 0)
     segments = []
@@ -254,13 +258,12 @@ def _trace(found: Found, nuclei: np.ndarray, grid: Grid, least_mm: float):
         centre = np.clip(np.rint(points / sides).astype(int), 0, np.array(mask.shape) - 1)
         skeleton[tuple(centre.T)] = n
         tilt = np.degrees(np.arccos(np.clip(np.abs(along @ b0), 0, 1)))
-        segments.append(Segment(n, NAMES[7], points, points / sides, along, diameter, tilt, parts[n - 1].ends))
+        segments.append(Segment(n, NAMES[6], points, points / sides, along, diameter, tilt, parts[n - 1].ends))
     inside = (share >= 0.5) | ((skeleton > 0) & (share >= 0.15))
     return replace(
         veins,
         share=share,
         mask=inside,
-        labels=np.where(inside, np.int16(7), np.int16(0)),
         skeleton=skeleton,
         numbers=numbers,
         segments=tuple(segments),
@@ -322,4 +325,30 @@ def _place(
         skeleton=unturned(veins.skeleton),
         numbers=unturned(veins.numbers),
         segments=tuple(segments),
+    )
+
+
+def _named(veins: Veins, mask: np.ndarray, grid: Grid, to_template: Sequence):
+    """The same veins with names and labels."""
+    if not veins.segments:
+        return veins
+    pad = 1
+    whole = np.pad(ndimage.binary_fill_holes(mask), pad, mode='edge')
+    deep = depth(whole, grid.voxel_size, CORTICAL_MM + 1)[3 * (slice(pad, -pad),)]
+    last = np.array(mask.shape) - 1
+    depths = [
+        float(np.median(deep[tuple(np.clip(np.rint(s.voxels), 0, last).astype(int).T)])) for s in veins.segments
+    ]
+    names = name_segments(
+        [s.points for s in veins.segments],
+        depths,
+        [float(np.median(s.diameter_mm)) for s in veins.segments],
+        to_template,
+    )
+    index = {name: key for key, name in NAMES.items()}
+    keys = np.array([0, *(index[name] for name in names)], np.int16)
+    return replace(
+        veins,
+        segments=tuple(replace(s, name=name) for s, name in zip(veins.segments, names, strict=True)),
+        labels=keys[veins.numbers] * veins.mask,
     )

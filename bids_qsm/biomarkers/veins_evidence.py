@@ -12,8 +12,9 @@ from bids_qsm.recon.grid import Grid
 
 SCALES = (0.4, 0.6, 0.9, 1.35, 2.0, 3.0)
 """Standard deviations of the Gaussians (mm), about the radii of veins."""
-CLIP = 8.0
-"""Largest contrast (spreads) that counts for the weights: veins and errors are not tissue."""
+MOST = 8.0
+"""Largest contrast (spreads) of R2* and SWI that counts. Around veins, dephasing and the phase of the dipole
+field make values far beyond, which susceptibility has not."""
 
 
 def contrasts(
@@ -42,7 +43,7 @@ def contrasts(
     contrast : dict of str to ndarray of float32
         In spreads, 0 where a map has no value.
     spread : dict of str to ndarray of float32
-        In the unit of the map; of 'swi' relative.
+        In the unit of the map.
     """
     contrast, spread = {}, {}
     for name, data in maps.items():
@@ -51,11 +52,13 @@ def contrasts(
         there = mask & (data > 0) if name in ('swi', 'r2star') else mask
         values = np.where(there, data, 0).astype(np.float32)
         if name == 'swi':
-            values[there] = -np.log(values[there])
+            values *= -1
         level = _levels(values, there, nuclei)
         values -= level
         found, spread[name] = tissue_contrast(values, there & (nuclei == 0), grid, reach_mm=reach_mm)
         contrast[name] = np.where(there, found / spread[name], 0).astype(np.float32)
+        if name != 'chi':
+            np.clip(contrast[name], -MOST, MOST, out=contrast[name])
     return contrast, spread
 
 
@@ -97,12 +100,13 @@ def combine(contrast: Mapping[str, np.ndarray], seeds: np.ndarray, tissue: np.nd
         w, scaled to a sum of 1.
     """
     names = list(contrast)
-    inside = np.stack([np.clip(contrast[name][tissue], -CLIP / 2, CLIP / 2) for name in names])
-    covariance = np.atleast_2d(np.cov(inside)) + 0.05 * np.eye(len(names))
-    middle = np.array([np.median(np.clip(contrast[name][seeds], 0, 4 * CLIP)) for name in names])
-    weights = np.maximum(np.linalg.solve(covariance, middle), 0)
-    if not weights.any():
-        weights = np.maximum(middle, 1e-3)
+    inside = np.stack([np.clip(contrast[name][tissue & ~seeds], -MOST, MOST) for name in names])
+    covariance = np.atleast_2d(np.cov(inside))
+    middle = np.array([np.median(contrast[name][seeds]) for name in names])
+    weights = np.linalg.solve(covariance, middle)
+    if weights.min() < 0:
+        # a map that adds nothing to the others
+        weights = np.maximum(middle, 1e-3) / np.diag(covariance)
     scale = np.sqrt(weights @ covariance @ weights)
     evidence = sum(np.float32(w / scale) * contrast[name] for w, name in zip(weights, names, strict=True))
     return evidence, dict(zip(names, (weights / weights.sum()).tolist(), strict=True))

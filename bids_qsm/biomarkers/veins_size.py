@@ -6,21 +6,37 @@ import numba
 import numpy as np
 from scipy import ndimage
 
+from bids_qsm.recon.distance import depth
+from bids_qsm.recon.grid import Grid
+
 ASSUMED_CHI = 0.40
 """Susceptibility (ppm) of venous blood above tissue where no vein of a head is wide enough to measure it: a
 hematocrit of 0.40 and an oxygenation of 0.70 with 4 pi 0.27 ppm (Spees et al. (2001), MRM 45:533.
 doi:10.1002/mrm.1072)."""
-WIDE = 3.0
-"""Diameter (voxels) from which the middle of a vein is blood alone."""
+INNER = 1.2
+"""Depth (voxels) in a vein from which a voxel is blood alone, or nearly so."""
+WIDE_RADIUS = 1.4
+"""Radius (voxels) of the mask of a vein from which the contrast on its axis is that of its own blood."""
+RIM_MM = 4.0
+"""Depth (mm) in the mask of the maps from which susceptibility is reliable in wide veins."""
 
 
 def blood_susceptibility(
-    contrast: np.ndarray, mask: np.ndarray, depth: np.ndarray, sides: np.ndarray, *, least: int = 20
+    contrast: np.ndarray, mask: np.ndarray, within: np.ndarray, grid: Grid, *, least: int = 10
 ):
     """Susceptibility (ppm) of blood above tissue, in the middle of the widest veins.
 
-    The median over voxels at least ``WIDE / 2`` voxels deep in the mask; 'assumed' where there are fewer than
-    ``least`` of them.
+    The median over voxels that lie deep in veins (`INNER`) and not at the rim of the maps (`RIM_MM`), of
+    those that reach half of their 90th percentile. Where there are fewer than ``least`` of them, or thinner
+    veins exceed it (the 95th percentile of the mask), it is `ASSUMED_CHI`, or that percentile if it is higher.
+
+    Parameters
+    ----------
+    contrast : ndarray of float32, 3D
+        Susceptibility above that of the tissue around (ppm).
+    mask, within : ndarray of bool
+        Of the veins, and of the maps.
+    grid : Grid
 
     Returns
     -------
@@ -28,10 +44,19 @@ def blood_susceptibility(
     source : str
         'measured' or 'assumed'.
     """
-    deep = mask & (depth >= WIDE / 2 * sides.max())
-    if deep.sum() < least:
-        return ASSUMED_CHI, 'assumed'
-    return float(np.median(contrast[deep])), 'measured'
+    side = grid.voxel_volume ** (1 / 3)
+    deep = mask & (depth(mask, grid.voxel_size, 2 * max(grid.voxel_size)) >= INNER * side)
+    # the end of a slab is no rim
+    pad = int(np.ceil((RIM_MM + 1) / min(grid.voxel_size)))
+    whole = ndimage.binary_fill_holes(np.pad(within, pad, mode='edge'))
+    deep &= (depth(whole, grid.voxel_size, RIM_MM + 1) > RIM_MM)[3 * (slice(pad, -pad),)]
+    values = contrast[deep]
+    if len(values):
+        values = values[values >= np.quantile(values, 0.9) / 2]
+    lowest = float(np.quantile(contrast[mask], 0.95))
+    if len(values) < least or np.median(values) < lowest:
+        return max(ASSUMED_CHI, lowest), 'assumed'
+    return float(np.median(values)), 'measured'
 
 
 def sections(
@@ -95,6 +120,25 @@ def sections(
         length = smooth(np.full(count, step))
         moments.append(smooth(mass) / np.maximum(length, 1e-6))
     return moments
+
+
+def core_contrasts(
+    contrast: np.ndarray,
+    line: np.ndarray,
+    order: np.ndarray,
+    distance: np.ndarray,
+    lines: Sequence[np.ndarray],
+    side: float,
+):
+    """Mean contrast within ``side`` of the axis, smoothed along it; arguments as of `sections`."""
+    found = []
+    for n, points in enumerate(lines):
+        mine = (line == n) & (distance <= side)
+        sums = np.bincount(order[mine], contrast[mine], minlength=len(points))
+        count = np.bincount(order[mine], minlength=len(points)).astype(float)
+        sums, count = (ndimage.gaussian_filter1d(v, 3.0, mode='nearest') for v in (sums, count))
+        found.append(sums / np.maximum(count, 1e-6))
+    return found
 
 
 @numba.njit(cache=True, parallel=True)

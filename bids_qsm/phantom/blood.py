@@ -51,3 +51,14 @@ class Blood:
         8.2
         """
         return MOLAR * OXYGEN_BINDING * HAEMOGLOBIN * self.hematocrit * self.arterial
+
+
+def draw_blood(rng: np.random.Generator):
+    """Blood of a random healthy person."""
+    deep = rng.normal(0.65, 0.02)
+    return Blood(
+        hematocrit=float(np.clip(rng.normal(0.42, 0.025), 0.34, 0.50)),
+        arterial=float(np.clip(rng.normal(0.98, 0.005), 0.96, 0.995)),
+        deep=float(deep),
+        cortical=float(deep - 0.05 + rng.normal(0, 0.01)),
+    )

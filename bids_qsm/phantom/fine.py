@@ -23,7 +23,7 @@ from bids_qsm.phantom.gre import Protocol, shim, steady
 from bids_qsm.phantom.head import Head
 from bids_qsm.phantom.lesions import Lesion, draw_sphere
 from bids_qsm.phantom.sampling import expand
-from bids_qsm.phantom.vessels import CLASSES, Segment, clip, draw
+from bids_qsm.phantom.vessels import Segment, average, clip, draw, summed
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.units import ppm_per_radian
 
@@ -34,8 +34,6 @@ REACH = {'head': 240.0, 'bed': 120.0}
 """Half the side (mm) of that lattice."""
 LARGEST = 80e6
 """Fine voxels of a block: these need about 4 GB."""
-SEEN = 0.02
-"""Least share of veins in a voxel with a label."""
 
 
 def tube(
@@ -145,9 +143,8 @@ class Block:
         Standard deviation of the noise of one channel.
     truth : dict of str to ndarray, shape (x, y, z)
         Means over each voxel: chi (ppm, relative to water), r2star (1/s, of the tissue itself, without
-        dephasing), veins (share of venous blood), local_field and background_field (ppm). vein_chi (ppm) is
-        that of the blood itself, 0 where there is none; vein_dseg (int16) the class (CLASSES) of the vein
-        that holds most of a voxel, where veins hold 2 % or more; mask (bool) the brain.
+        dephasing), local_field and background_field (ppm); what vein_truth gives of veins; mask (bool) the
+        brain.
     segments : tuple of Segment
         The parts of veins within the block, in scanner coordinates (mm).
     """
@@ -245,7 +242,7 @@ def acquire(
     grid = Grid.from_affine(fine_shape, fine_affine)
     local = dipole_field((put['chi'] - np.float32(ground)) * within, grid)[inner]
     put = {name: np.ascontiguousarray(value[inner]) for name, value in put.items()}
-    share, owner, vein_chi, within = (v[inner] for v in (share, owner, vein_chi, within))
+    share, owner, within = (v[inner] for v in (share, owner, within))
     far, around = _far_fields(source, shape, affine, wide, factor, seed if background else None)
     local = local + far
 
@@ -254,13 +251,9 @@ def acquire(
         'r2star': average(t.scale_r2star(put['r2star'], protocol.field_strength), factor),
         'local_field': average(local, factor),
         'background_field': average(around, factor) if background else np.zeros(shape, np.float32),
-        'veins': average(share, factor),
         'mask': average(within, factor) > 0.5,
     }
-    held = np.maximum(truth['veins'], np.float32(1e-6))
-    truth['vein_chi'] = average(share * vein_chi, factor) / held
-    kinds = np.array([*(CLASSES[s.kind] for s in segments), 0], np.int8)
-    truth['vein_dseg'] = _largest(kinds[owner], share, factor) * (truth['veins'] >= SEEN)
+    truth.update(summed(segments, share, owner, factor))
 
     start = steady(put['density'], put['r1'], protocol)
     field = local + around if background else local
@@ -326,30 +319,6 @@ def _far_fields(
     around = dipole_field(found['chi'] - source.air_chi - weighted, grid, pad=1.0)
     shim(around, found['brain'], grid, np.random.default_rng([shimmed, 13]))
     return local, expand(around[box], bases)
-
-
-def average(volume: np.ndarray, factor: int):
-    """Mean over blocks of ``factor`` voxels along each axis."""
-    x, y, z = (n // factor for n in volume.shape)
-    return volume.reshape(x, factor, y, factor, z, factor).mean((1, 3, 5))
-
-
-@numba.njit(cache=True)
-def _largest(kinds: np.ndarray, share: np.ndarray, factor: int):
-    """Class (int16) that holds the largest share of each voxel."""
-    shape = (share.shape[0] // factor, share.shape[1] // factor, share.shape[2] // factor)
-    found = np.zeros(shape, np.int16)
-    amount = np.empty((shape[2], 8), np.float32)
-    for i in range(shape[0]):
-        for j in range(shape[1]):
-            amount[:] = 0
-            for a in range(i * factor, (i + 1) * factor):
-                for b in range(j * factor, (j + 1) * factor):
-                    for c in range(share.shape[2]):
-                        amount[c // factor, kinds[a, b, c]] += share[a, b, c]
-            for k in range(shape[2]):
-                found[i, j, k] = np.argmax(amount[k])
-    return found
 
 
 @numba.njit(cache=True, parallel=True)

@@ -11,6 +11,7 @@ from bids_qsm.phantom import tissue
 from bids_qsm.phantom.forward import dipole_field, field_of_head
 from bids_qsm.phantom.head import Head, rigid
 from bids_qsm.phantom.sampling import expand
+from bids_qsm.phantom.vessels import vein_truth
 from bids_qsm.recon.blocks import linear_basis
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.units import ppm_per_radian
@@ -78,7 +79,8 @@ class Simulation:
     """Measured series, (x, y, z, echo), phase in wrapped rad by the vendor's convention; and the truth.
 
     ``truth``: chi (ppm), r2star (1/s), mask (bool, the brain), dseg and lesions (int16), and the fields (ppm)
-    total_field (after shimming), local_field (of what lies within the mask) and background_field.
+    total_field (after shimming), local_field (of what lies within the mask) and background_field; and what
+    vein_truth gives of the veins, beyond the mask too.
     """
 
     magnitude: np.ndarray
@@ -131,6 +133,7 @@ def simulate(head: Head, protocol: Protocol, seed: int = 0):
     truth['total_field'] = truth['background_field'] + truth['local_field']
     truth['dseg'] = head.labels(shape, affine) * truth['mask']
     truth['lesions'] = head.lesion_labels(shape, affine)
+    truth.update(vein_truth(head.vessels(), shape, affine))
 
     start = steady(part.pop('density'), part.pop('r1'), protocol)
     del brain

@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from bids_qsm.anatomy import atlas
 from bids_qsm.phantom import tissue as t
+from bids_qsm.phantom.blood import Blood, draw_blood
 from bids_qsm.phantom.families import FAMILIES, Family, draw_solids, traits
 from bids_qsm.phantom.lesions import Lesion, draw_lesion
 from bids_qsm.phantom.nuclei import Nucleus, clear, draw_nuclei
@@ -38,7 +39,8 @@ class Head:
     lesions: tuple[Lesion, ...] = ()
     shapes: tuple[atlas.Shape, ...] = field(default_factory=lambda: tuple(atlas.ellipsoids()))
     tree: tuple[Segment, ...] = ()
-    vein_chi: float = t.TISSUES['blood'].chi
+    blood: Blood = field(default_factory=Blood)
+    vein_gain: float = 1.0
 
     @property
     def air_chi(self):
@@ -52,7 +54,7 @@ class Head:
     def to_scanner(self, points: np.ndarray):
         """Scanner coordinates (mm) of points of template space, shape (n, 3)."""
         moved = np.array(points, float)
-        for _ in range(15):  # the displacement is smooth, so that fixed-point iteration converges
+        for _ in range(8):  # the displacement is smooth, so that fixed-point iteration converges
             at = (moved - self.warp.origin).T / self.warp.spacing
             shift = [
                 ndimage.map_coordinates(self.warp.nodes[..., k], at, order=1, mode='nearest')
@@ -68,7 +70,11 @@ class Head:
             return ()
         points = self.to_scanner(np.concatenate([s.points for s in self.tree]))
         parts = np.split(points, np.cumsum([len(s.points) for s in self.tree])[:-1])
-        return tuple(replace(s, points=p) for s, p in zip(self.tree, parts, strict=True))
+        gain = self.vein_gain
+        return tuple(
+            replace(s, points=p, chi=gain * s.chi, oxygenation=1 - gain * (1 - s.oxygenation))
+            for s, p in zip(self.tree, parts, strict=True)
+        )
 
     def bloodless(self):
         """Return the same head without its veins."""
@@ -79,16 +85,21 @@ class Head:
     def sample(self, shape: tuple[int, ...], affine: np.ndarray, names: Sequence[str] = CHANNELS):
         """Tissue on a scanner grid, by name.
 
-        Names are those of CHANNELS (chi in ppm; r2star and r1 in 1/s at 3 T; shares else) and 'blood'.
+        Names are those of CHANNELS (chi in ppm; r2star and r1 in 1/s at 3 T; shares else), 'blood' (share)
+        and 'vein_chi' (ppm, of the blood itself; 0 where there is none).
         """
         matrix = self.pose @ affine
-        wanted = [CHANNELS.index(n) for n in names if n != 'blood']
+        painted = [n for n in names if n in CHANNELS]
+        wanted = [CHANNELS.index(n) for n in painted]
         air = [t.TISSUES['air'].chi if CHANNELS[c] == 'chi' else 0.0 for c in wanted]
         air = [20.0 if CHANNELS[c] in ('r2star', 'r1') else a for c, a in zip(wanted, air, strict=True)]
-        *values, blood = pull(shape, matrix, self.warp, self.tissue, wanted, air, self.veins)
-        found = dict(zip([n for n in names if n != 'blood'], values, strict=True))
-        venous = t.TISSUES['blood']._replace(chi=self.vein_chi)
-        for name in ('chi', 'r2star', 'density', 't1w'):
+        *values, blood, iron = pull(shape, matrix, self.warp, self.tissue, wanted, air, self.veins)
+        found = dict(zip(painted, values, strict=True))
+        iron *= np.float32(self.vein_gain)
+        venous = t.TISSUES['blood']
+        if 'chi' in found:
+            found['chi'] += iron - blood * found['chi']
+        for name in ('r2star', 'density', 't1w'):
             if name in found:
                 found[name] += blood * (getattr(venous, name) - found[name])
         if 'r1' in found:
@@ -98,6 +109,8 @@ class Head:
                 found[name] *= 1 - blood
         if 'blood' in names:
             found['blood'] = blood
+        if 'vein_chi' in names:
+            found['vein_chi'] = iron / np.maximum(blood, np.float32(1e-6))
         return found
 
     def labels(self, shape: tuple[int, ...], affine: np.ndarray):
@@ -126,7 +139,8 @@ class Head:
         Parameters
         ----------
         effects : dict of str to float
-            Factor on the susceptibility of a region of the built-in atlas, SN, GP or Vein; R2* follows.
+            Factor on the susceptibility of a region of the built-in atlas, SN, GP or Vein; R2* of tissue
+            follows, and the deoxygenation of veins.
         lesions : sequence of Lesion
             Added to existing lesions.
         """
@@ -150,7 +164,7 @@ class Head:
             tissue=volume,
             nuclei=tuple(nuclei),
             lesions=(*self.lesions, *lesions),
-            vein_chi=self.vein_chi * factors.get('Vein', 1.0),
+            vein_gain=self.vein_gain * factors.get('Vein', 1.0),
         )
 
 
@@ -176,6 +190,7 @@ def make_head(
     warp_mm: float = 2.5,
     variation: float = 0.1,
     family: str | Family = 'atlas',
+    blood: Blood | None = None,
 ):
     """Make the head of a person: ``seed`` determines anatomy, tissue, veins, skull and cavities.
 
@@ -194,6 +209,8 @@ def make_head(
     family : str or Family
         What its nuclei and their surroundings are like: a key of families.FAMILIES, or one of your own.
         Effects come on top of those of its age and disease.
+    blood : Blood, optional
+        Hematocrit and oxygenation; by default drawn at random, as the anatomy is.
     """
     family = FAMILIES[family] if isinstance(family, str) else family
     plain = family == FAMILIES['atlas']
@@ -219,12 +236,13 @@ def make_head(
         _roughen(inner.data, family, texture)
     nuclei = draw_nuclei(inner, shapes, texture, streams[3], variation, family)
     put = t.channels(inner.data)
+    blood = blood or draw_blood(np.random.default_rng([seed, 7]))
     brain = replace(inner, data=np.ascontiguousarray(put['brain']))
-    veins, tree = draw_veins(brain, put['white'], put['csf'], streams[4])
+    veins, tree = draw_veins(brain, put['white'], put['csf'], blood, streams[4])
     warp, pose = _shape(streams[5], warp_mm)
     if family.ventricles:
         _widen(warp, family.ventricles * person.uniform(0.5, 1))
-    head = Head(volume, veins, warp, pose, nuclei, shapes=shapes, tree=tree)
+    head = Head(volume, veins, warp, pose, nuclei, shapes=shapes, tree=tree, blood=blood)
     return head.changed(own).changed(effects or {}, lesions)
 
 

@@ -130,12 +130,12 @@ def _pull(
     data, place, step = volume
     more, more_place, more_step = veins
     count = len(channels)
-    result = np.empty((count + 1, shape[0], shape[1], shape[2]), np.float32)
+    result = np.empty((count + 2, shape[0], shape[1], shape[2]), np.float32)
     for i in numba.prange(shape[0]):
         point = np.empty(3)
         total = np.empty(count, np.float32)
-        extra = np.empty(1, np.float32)
-        first = np.zeros(1, np.int64)
+        extra = np.empty(2, np.float32)
+        both = np.arange(2)
         for j in range(shape[1]):
             for k in range(shape[2]):
                 _warped(i, j, k, matrix, nodes, origin, spacing, point)
@@ -143,8 +143,9 @@ def _pull(
                     total[:] = outside
                 for n in range(count):
                     result[n, i, j, k] = total[n]
-                inside = _interpolate(point, more, more_place, more_step, first, extra)
-                result[count, i, j, k] = extra[0] if inside else 0
+                inside = _interpolate(point, more, more_place, more_step, both, extra)
+                for n in range(2):
+                    result[count + n, i, j, k] = extra[n] if inside else 0
     return result
 
 
@@ -165,7 +166,7 @@ def pull(
     outside: Sequence[float],
     veins: Volume,
 ):
-    """Sample ``channels`` of a volume, and last the veins, at every voxel: shape (channel + 1, x, y, z).
+    """Sample ``channels`` of a volume, and last the two of veins, at every voxel: (channel + 2, x, y, z).
 
     Beyond the volume the values are those of ``outside``, one a channel, and no veins.
     """

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bids_qsm.phantom.blood import blood_chi
+
 PAINTED = ('chi', 'r2star', 'density', 'r1', 'fat', 't1w')
 """Quantities of each tissue."""
 CHANNELS = (*PAINTED, 'brain', 'csf', 'white')
@@ -41,7 +43,7 @@ TISSUES = {
     'csf': Tissue(0.019, 1.5, 1.0, 4.2, 0.28),
     'grey': Tissue(0.020, 16.5, 0.82, 1.40, 0.65),
     'white': Tissue(-0.030, 20.5, 0.70, 0.83, 0.875),
-    'blood': Tissue(0.190, 48.0, 0.85, 1.65, 0.40),
+    'blood': Tissue(blood_chi(0.62, 0.42), 48.0, 0.85, 1.65, 0.40),
     'calcification': Tissue(-0.50, 90.0, 0.45, 1.0, 0.50),
 }
 

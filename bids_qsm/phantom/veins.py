@@ -1,54 +1,53 @@
-"""A random vein tree of the brain, drawn into template space."""
+"""A random tree of the brain's veins, grown in template space."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-import numba
 import numpy as np
-from scipy import ndimage
+from scipy import interpolate, ndimage, spatial
 
+from bids_qsm.phantom.blood import Blood, blood_chi
+from bids_qsm.phantom.growth import CELL, Ground, Nodes, chains, flows, grow
 from bids_qsm.phantom.sampling import Volume
-from bids_qsm.phantom.tissue import TISSUES
-from bids_qsm.phantom.vessels import Segment
+from bids_qsm.phantom.vessels import CLASSES, Segment, blend, draw
 
 SPACING = 0.5
 """Of the vein volume, in units of the head's own spacing."""
+SMALLEST = (0.15, 0.19)
+"""Range of the radii (mm) of veins where they begin."""
+SEEDS = {'deep': 2200, 'cortical': 5600, 'infratentorial': 900}
+"""Places that veins come from in each territory; those that others pass through do not begin there."""
+TERRITORIES = {name: n for n, name in enumerate(SEEDS, 1)}
 
-# Waypoints (x, y, z in mm of MNI152) and radius (mm); mirrored where x is not 0.
-SINUSES = (
-    ([(0, -41, 3), (0, -52, 1), (0, -66, -5), (0, -80, -11), (0, -99, -17)], 2.0),
-    ([(0, -103, -17), (22, -99, -21), (45, -80, -27), (58, -60, -31), (57, -47, -36)], 3.0),
-    ([(57, -47, -36), (47, -42, -47), (37, -38, -58), (30, -30, -75)], 3.2),
-)
-DEEP = (
-    ([(4, 1, 11), (3, -6, 15), (2.5, -16, 15), (2, -26, 12), (1.5, -34, 8), (0, -41, 3)], 1.0),
-    ([(4, 1, 11), (10, -1, 16), (15, -9, 18), (18, -20, 19), (21, -28, 18)], 0.7),
-    ([(4, 1, 11), (3, 10, 12), (3, 19, 11), (5, 27, 7)], 0.6),
-    ([(15, -1, -18), (16, -9, -16), (15, -20, -9), (12, -30, -3), (5, -38, 1), (0, -41, 3)], 0.9),
-)
+# Waypoints (x, y, z in mm of MNI152) downstream; those with x not 0 are of the right side, and mirrored.
+GALEN = [(0, -39, 6), (0, -45, 3.5), (0, -52, 1)]
+STRAIGHT = [(0, -52, 1), (0, -66, -5), (0, -80, -11), (0, -101, -17)]
+INFERIOR_SAGITTAL = [(0, 38, 26), (0, 12, 38), (0, -18, 38), (0, -40, 20), (0, -49, 6), (0, -52, 1)]
+TRANSVERSE = [(0, -103, -17), (22, -99, -21), (45, -80, -27), (58, -60, -31), (57, -47, -36)]
+SIGMOID = [(57, -47, -36), (47, -42, -47), (37, -38, -58), (30, -30, -75)]
+INTERNAL = [(4, 1, 11), (3, -6, 15), (2.5, -16, 15), (2, -26, 12), (1.5, -34, 8), (0, -39, 6)]
+BASAL = [(15, -1, -18), (16, -9, -16), (15, -20, -9), (12, -30, -3), (5, -37, 3), (0, -39, 6)]
+# Tributaries and what they flow into.
+TRIBUTARIES: dict[str, tuple] = {
+    'internal': (
+        [(21, -28, 18), (18, -20, 19), (15, -9, 18), (10, -1, 16), (4, 1, 11)],  # thalamostriate
+        [(5, 27, 7), (3, 19, 11), (3, 10, 12), (4, 1, 11)],  # septal
+    ),
+    'galen': ([(30, -44, 14), (24, -44, 14), (14, -42, 11), (5, -40, 8), (0, -39, 6)],),  # atrial
+}
 
 
-def _smooth(
-    points: Sequence | np.ndarray, step: float, rng: np.random.Generator | None = None, jitter: float = 0.0
-):
-    """Cubic curve through waypoints, a point every ``step`` mm, the inner waypoints jittered."""
-    points = np.asarray(points, float)
-    if rng is not None:
-        points[1:-1] += jitter * rng.standard_normal(points[1:-1].shape)
+def _smooth(points: Sequence | np.ndarray, rng: np.random.Generator, jitter: float, step: float = 2.0):
+    """Curve through waypoints, a point every ``step`` mm, the inner waypoints jittered."""
+    points = np.array(points, float)
+    points[1:-1] += jitter * rng.standard_normal(points[1:-1].shape)
     at = np.r_[0, np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))]
-    fine = np.linspace(0, at[-1], max(int(at[-1] / step), 2))
-    coarse = np.stack([np.interp(fine, at, points[:, k]) for k in range(3)], 1)
-    return ndimage.gaussian_filter1d(coarse, 2 / step, axis=0, mode='nearest')
+    curve = interpolate.PchipInterpolator(at, points)(np.linspace(0, at[-1], max(int(at[-1] / step), 2)))
+    smooth = ndimage.gaussian_filter1d(curve, 3 / step, axis=0, mode='nearest')
+    smooth[[0, -1]] = points[[0, -1]]
+    return smooth
 
 
-def _mirrored(paths: Iterable[tuple], rng: np.random.Generator, step: float, jitter: float):
-    for points, radius in paths:
-        points = np.asarray(points, float)
-        sides = (1, -1) if np.any(points[:, 0] != 0) else (1,)
-        for side in sides:
-            yield _smooth(points * (side, 1, 1), step, rng, jitter), radius * rng.uniform(0.85, 1.15)
-
-
-def _sagittal_sinus(brain: Volume, step: float):
+def _sagittal_sinus(brain: Volume):
     """The superior sagittal sinus: just outside the brain on the midline, from frontal pole to occiput."""
     reach = np.arange(30, 120, 0.5)
     path = []
@@ -60,91 +59,115 @@ def _sagittal_sinus(brain: Volume, step: float):
         inside = ndimage.map_coordinates(plane, index, order=1) > 0.5
         last = reach[np.flatnonzero(inside)[-1]] + 2.0
         path.append((0, -20 + last * np.cos(angle), 10 + last * np.sin(angle)))
-    return _smooth(path, step)
+    return path
 
 
-def _look(field: Volume, point: np.ndarray):
-    """Value and gradient (1/mm) of a field at a point; None outside it."""
-    i, j, k = ((point - field.origin) / field.spacing).astype(int)
-    if min(i, j, k) < 1 or np.any(np.array((i, j, k)) >= np.array(field.data.shape) - 1):
-        return None, None
-    d = field.data
-    slope = (
-        d[i + 1, j, k] - d[i - 1, j, k],
-        d[i, j + 1, k] - d[i, j - 1, k],
-        d[i, j, k + 1] - d[i, j, k - 1],
-    )
-    return d[i, j, k], np.array(slope, float) / (2 * field.spacing)
+class _Trunks:
+    """Sinuses and named deep veins, which the others grow towards."""
+
+    def __init__(self, brain: Volume, rng: np.random.Generator):
+        self.points, self.downstream, self.kind, self.opens = [], [], [], []
+        self.rng = rng
+        # most heads drain the sagittal sinus to the right, and the straight sinus to the left
+        side = 1 if rng.uniform() < 0.7 else -1
+        ends = {}
+        for s in (side, -side):
+            path = self._path(TRANSVERSE, s, 1.0)[:-1], self._path(SIGMOID, s, 1.0)
+            ends[s] = self._add(np.concatenate(path), -1, 'other vein', ('cortical', 'infratentorial'))
+        sagittal = _smooth([*_sagittal_sinus(brain), self.points[ends[side]]], rng, 0.0)
+        self._add(sagittal, ends[side], 'superior sagittal sinus', ('cortical',))
+        straight = [*STRAIGHT[:-1], self.points[ends[-side]]]
+        both = ('cortical', 'infratentorial')
+        end = self._add(self._path(straight, 1, 1.0), ends[-side], 'straight sinus', both)
+        self._add(self._path(INFERIOR_SAGITTAL, 1, 1.0), end, 'other vein', ('cortical',))
+        galen = self._add(self._path(GALEN, 1, 0.4), end, 'vein of Galen', ('infratentorial',))
+        for s in (1, -1):
+            monro = self._add(self._path(INTERNAL, s, 0.4), galen, 'internal cerebral vein', ('deep',))
+            self._add(self._path(BASAL, s, 0.5), galen, 'other vein', ('deep',))
+            for into, paths in TRIBUTARIES.items():
+                first = {'internal': monro, 'galen': galen}[into]
+                for path in paths:
+                    self._add(self._path(path, s, 0.5), first, 'other vein', ('deep',))
+
+    def _path(self, points: Sequence | np.ndarray, side: int, jitter: float):
+        return _smooth(np.multiply(points, (side, 1, 1)), self.rng, jitter)
+
+    def _add(self, path: np.ndarray, into: int, kind: str, opens: tuple[str, ...]):
+        """Add a way whose last point is that of the node ``into``; return its most upstream node."""
+        for point in path[::-1][into >= 0 :]:
+            self.points.append(point)
+            self.downstream.append(into)
+            into = len(self.points) - 1
+            self.kind.append(CLASSES[kind])
+            self.opens.append([name in opens for name in SEEDS])
+        return into
+
+    @property
+    def nodes(self):
+        return Nodes(np.array(self.points), np.array(self.downstream), np.array(self.kind))
 
 
-def _unit(vector: np.ndarray):
-    return vector / max(np.linalg.norm(vector), 1e-3)
+def _tentorium(x: np.ndarray, y: np.ndarray):
+    """Height (mm) of the tentorium: from the straight sinus down to the transverse sinuses."""
+    ridge = 1 + 0.375 * (np.minimum(y, -52) + 52)
+    return ridge - (np.abs(x) / 57) ** 1.3 * (ridge + 33)
 
 
-def _descend(
-    start: np.ndarray,
-    field: Volume,
-    stop: float,
-    step: float,
-    rng: np.random.Generator,
-    wander: float,
-    longest: float,
-):
-    """Random walk down the slope of ``field`` (mm) until it is below ``stop``; None if too short."""
-    here, path, drift = np.array(start, float), [], np.zeros(3)
-    while len(path) < longest / step:
-        value, slope = _look(field, here)
-        if value is None:
-            break
-        path.append(here)
-        if value < stop:
-            break
-        drift = 0.85 * drift + 0.25 * rng.standard_normal(3)
-        here = here + step * _unit(wander * drift - _unit(slope))
-    return np.array(path) if len(path) > 3 / step else None
+def _ground(brain: Volume, white: np.ndarray, csf: np.ndarray, trunks: _Trunks, rng: np.random.Generator):
+    """What veins grow in, with the share of tissue (white or grey) of each node."""
+    skip = max(round(2 / brain.spacing), 1)
+    step = skip * brain.spacing
+    mask, white, csf = (c[::skip, ::skip, ::skip] for c in (brain.data > 0.5, white, csf))
+    shape = [int(n * brain.spacing / CELL) for n in brain.data.shape]
+    cells = np.indices(shape).reshape(3, -1).T
+    points = brain.origin + CELL * (cells + 0.5 + rng.uniform(-0.4, 0.4, cells.shape))
+    nearest = np.round((points - brain.origin) / step).astype(int)
+    nearest = np.minimum(nearest, np.array(mask.shape) - 1)
+    inside = mask[tuple(nearest.T)]
+    cells, points, at = cells[inside], points[inside], tuple(nearest[inside].T)
+
+    depth = ndimage.distance_transform_edt(mask) * step
+    axes = [brain.origin[k] + step * np.arange(mask.shape[k]) for k in range(3)]
+    x, y, z = np.meshgrid(*axes, indexing='ij', sparse=True)
+    ventricle = (csf > 0.6) & (depth > 18) & (z > -5) & (z < 40) & (y > -60) & (np.abs(x) > 1)
+    far = (ndimage.distance_transform_edt(~ventricle) * step)[at]
+    depth, white, csf = depth[at], white[at], csf[at]
+    grey = 1 - white - csf
+    x, y, z = points.T
+    deep = (far < 26) & (depth > 8) & (z > -16) & ((csf < 0.4) | (far < 3))
+    deep &= (grey < 0.5) | ((depth > 26) & (np.abs(x) < 32) & (far < 22))
+    below = (z < _tentorium(x, y)) & (y < -38)
+    below |= (np.abs(x) < 20) & (y < -10) & (y > -50) & (z < -12)
+    territory = np.where(below, TERRITORIES['infratentorial'], TERRITORIES['cortical'])
+    territory[deep & ~below] = TERRITORIES['deep']
+    # deep veins run through white matter and along the walls of ventricles, the others over the surface
+    cost = np.where(csf > 0.4, 1.0, np.where(grey > 0.5, 2.0, 5.0))
+    cost[territory == TERRITORIES['deep']] = np.where(far < 0.5, 3.0, 1.0)[territory == TERRITORIES['deep']]
+    cost *= np.exp(0.35 * rng.standard_normal(len(cost)))
+
+    opens, places = np.array(trunks.opens), np.array(trunks.points)
+    entry, gate = np.full(len(points), np.inf, np.float32), np.full(len(points), -1)
+    for name, n in TERRITORIES.items():
+        mine, doors = np.flatnonzero(territory == n), np.flatnonzero(opens[:, n - 1])
+        # bridging veins enter a sinus here and there
+        doors = doors[rng.uniform(size=len(doors)) < (0.7 if name == 'deep' else 0.3)]
+        away, which = spatial.cKDTree(places[doors]).query(points[mine], distance_upper_bound=8.0)
+        near = np.isfinite(away)
+        entry[mine[near]], gate[mine[near]] = 2 * away[near], doors[which[near]]
+    ground = Ground(points, cells, territory, cost.astype(np.float32), entry, gate)
+    return ground, np.where(territory == TERRITORIES['cortical'], grey + 0.3 * white, grey + white)
 
 
-def _climb(start: np.ndarray, depth: Volume, step: float, rng: np.random.Generator):
-    """Along the brain's surface, 1.5 mm deep, from ``start`` to the midline above it."""
-    here, path, drift = np.array(start, float), [], np.zeros(3)
-    top = np.array([0.0, start[1] + rng.uniform(-15, 15), 78.0])
-    while len(path) < 140 / step:
-        value, inward = _look(depth, here)
-        if value is None or value == 0 or abs(here[0]) < 2:
-            break
-        path.append(here)
-        inward, goal = _unit(inward), _unit(top - here)
-        drift = 0.9 * drift + 0.2 * rng.standard_normal(3)
-        along = goal - (goal @ inward) * inward
-        here = here + step * _unit(along + 0.3 * drift + 0.5 * (1.5 - value) * inward)
-    return np.array(path) if len(path) > 3 / step else None
+def draw_veins(
+    brain: Volume, white: np.ndarray, csf: np.ndarray, blood: Blood, rng: np.random.Generator
+) -> tuple[Volume, tuple[Segment, ...]]:
+    r"""Grow the veins of a brain towards its sinuses and draw them.
 
+    Where veins meet, the radii obey Murray's law [1]_,
 
-def _seeds(where: np.ndarray, number: int, volume: Volume, rng: np.random.Generator):
-    index = np.argwhere(where)
-    chosen = index[rng.choice(len(index), min(number, len(index)), replace=False)]
-    return volume.origin + volume.spacing * (chosen + rng.uniform(-0.5, 0.5, chosen.shape))
+    .. math:: r^3 = \sum_i r_i^3
 
-
-@numba.njit(cache=True)
-def _draw(blood: np.ndarray, points: np.ndarray, radii: np.ndarray):
-    """Rasterise tubes (points and radii in voxels) with soft walls; thin ones fill voxels in part."""
-    for n in range(len(points)):
-        r = radii[n]
-        full = min(1.0, (r / 0.5) ** 2)
-        low = [max(int(np.ceil(points[n, k] - r - 1)), 0) for k in range(3)]
-        high = [min(int(np.floor(points[n, k] + r + 1)) + 1, blood.shape[k]) for k in range(3)]
-        for i in range(low[0], high[0]):
-            for j in range(low[1], high[1]):
-                for k in range(low[2], high[2]):
-                    d = np.sqrt((i - points[n, 0]) ** 2 + (j - points[n, 1]) ** 2 + (k - points[n, 2]) ** 2)
-                    share = full * min(max(r + 0.5 - d, 0.0), 1.0)
-                    if share > blood[i, j, k]:
-                        blood[i, j, k] = share
-
-
-def draw_veins(brain: Volume, white: np.ndarray, csf: np.ndarray, rng: np.random.Generator):
-    """Draw dural sinuses, deep, cortical, sulcal and medullary veins.
+    which is flow in proportion to the cube of the radius; blood mixes in these proportions.
 
     Parameters
     ----------
@@ -152,45 +175,55 @@ def draw_veins(brain: Volume, white: np.ndarray, csf: np.ndarray, rng: np.random
         Brain mask, one channel (x, y, z).
     white, csf : ndarray, shape (x, y, z)
         Shares of white matter and CSF on the same lattice.
+    blood : Blood
     rng : numpy.random.Generator
 
     Returns
     -------
     Volume
-        Share of venous blood (0 .. 1), one channel (x, y, z, 1), twice as fine as ``brain``.
+        Share of venous blood (0 .. 1) and its product with the susceptibility (ppm) of that blood, two
+        channels (x, y, z, 2), twice as fine as ``brain``.
+    tuple of Segment
+        The veins in template space.
+
+    References
+    ----------
+    .. [1] Murray (1926), PNAS 12:207. doi:10.1073/pnas.12.3.207
     """
+    trunks = _Trunks(brain, rng)
+    ground, tissue = _ground(brain, white, csf, trunks, rng)
+    seeds = []
+    for name, number in SEEDS.items():
+        weight = tissue * (ground.territory == TERRITORIES[name])
+        seeds.append(rng.choice(len(weight), number, replace=False, p=weight / weight.sum()))
+    kinds = np.array([0, *(CLASSES[k] for k in ('deep medullary vein', 'cortical vein', 'other vein'))])
+    nodes = grow(trunks.nodes, ground, np.concatenate(seeds), kinds[ground.territory])
+
+    count, first = len(nodes.points), len(trunks.points)
+    leaf = np.ones(count, bool)
+    leaf[:first] = False
+    leaf[nodes.downstream[first:]] = False
+    source = np.where(leaf, rng.uniform(*SMALLEST, count) ** 3, 0)
+    oxygenation = np.where(nodes.kind == CLASSES['deep medullary vein'], blood.deep, blood.cortical)
+    oxygenation = np.clip(oxygenation + blood.spread * rng.standard_normal(count), 0, 1)
+    flow, mixed = flows(nodes, source, oxygenation)
+    heads, points, starts, into = chains(nodes, flow)
+    names = {n: name for name, n in CLASSES.items()}
+    radii = np.repeat(np.cbrt(flow[heads]), np.diff(starts))
+    columns = (
+        np.split(points, starts[1:-1]),
+        np.split(radii, starts[1:-1]),
+        mixed[heads].tolist(),
+        blood_chi(mixed[heads], blood.hematocrit).tolist(),
+        [names[k] for k in nodes.kind[heads].tolist()],
+        range(len(heads)),
+        into.tolist(),
+    )
+    tree = tuple(Segment(*row) for row in zip(*columns, strict=True))
     spacing = brain.spacing * SPACING
-    step = spacing / 2
-
-    def distance(inside: np.ndarray):
-        filled = ndimage.distance_transform_edt(inside).astype(np.float32) * np.float32(brain.spacing)
-        return Volume(filled, brain.origin, brain.spacing)
-
-    depth = distance(brain.data > 0.5)
-    x, y, z = np.meshgrid(*(brain.points(k) for k in range(3)), indexing='ij', sparse=True)
-    # ventricles: CSF deep inside; medullary veins run from white matter towards them
-    ventricle = (csf > 0.6) & (depth.data > 18) & (z > -5) & (z < 40) & (y > -60) & (np.abs(x) > 1)
-    to_ventricle = distance(~ventricle)
-    paths = [(_sagittal_sinus(brain, step), 2.8)]
-    paths += _mirrored(SINUSES, rng, step, 1.0)
-    paths += _mirrored(DEEP, rng, step, 0.5)
-    far = to_ventricle.data
-    medullary = (white > 0.8) & (far > 6) & (far < 22) & (z > 0) & (z < 50)
-    for start in _seeds(medullary, 130, brain, rng):
-        paths.append((_descend(start, to_ventricle, 1.0, step, rng, 0.15, 40), rng.uniform(0.2, 0.45)))
-    sulcal = (csf > 0.45) & (depth.data > 4) & (depth.data < 18) & (far > 12)
-    for start in _seeds(sulcal, 240, brain, rng):
-        paths.append((_descend(start, depth, 1.5, step, rng, 0.25, 30), rng.uniform(0.35, 0.7)))
-    # cortical veins climb along the surface to the sagittal sinus
-    rim = (depth.data > 0.5) & (depth.data < 3) & (z > 5) & (np.abs(x) > 25)
-    for start in _seeds(rim, 26, brain, rng):
-        paths.append((_climb(start, depth, step, rng), rng.uniform(0.7, 1.2)))
-    paths = [(path, radius) for path, radius in paths if path is not None]
-    points = np.concatenate([path for path, _ in paths])
-    # veins widen along their course
-    radii = np.concatenate([radius * np.linspace(0.75, 1.2, len(path)) for path, radius in paths])
-    blood = np.zeros([int(n * brain.spacing / spacing) - 1 for n in brain.data.shape], np.float32)
-    _draw(blood, (points - brain.origin) / spacing, radii / spacing)
-    chi = TISSUES['blood'].chi
-    tree = [Segment(p[::4], r * np.linspace(0.75, 1.2, len(p[::4])), 1 - chi / 1.425, chi) for p, r in paths]
-    return Volume(blood[..., None], brain.origin, spacing), tuple(tree)
+    affine = np.diag([spacing, spacing, spacing, 1.0])
+    affine[:3, 3] = brain.origin
+    shape = [int(n * brain.spacing / spacing) - 1 for n in brain.data.shape]
+    share, owner = draw(tree, shape, affine)
+    data = blend(share, owner, np.array([s.chi for s in tree], np.float32))
+    return Volume(data, brain.origin, spacing), tree

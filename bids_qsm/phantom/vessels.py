@@ -16,6 +16,8 @@ CLASSES = {
     'other vein': 7,
 }
 """Labels of the classes of veins."""
+SEEN = 0.02
+"""Least share of veins in a voxel with a label."""
 
 
 @dataclass(frozen=True)
@@ -117,13 +119,78 @@ def draw(segments: Sequence[Segment], shape: Sequence[int], affine: np.ndarray):
     share, owner = np.zeros(shape, np.float32), np.full(shape, -1, np.int32)
     if segments:
         inverse = np.linalg.inv(affine)
-        at = [s.points @ inverse[:3, :3].T + inverse[:3, 3] for s in segments]
-        ends = np.concatenate([np.stack([p[:-1], p[1:]], 1) for p in at])
-        radii = np.concatenate([np.stack([s.radius[:-1], s.radius[1:]], 1) for s in segments])
-        who = np.repeat(np.arange(len(at), dtype=np.int32), [len(p) - 1 for p in at])
+        at = np.concatenate([s.points for s in segments]) @ inverse[:3, :3].T + inverse[:3, 3]
+        radii = np.concatenate([s.radius for s in segments])
+        who = np.repeat(np.arange(len(segments), dtype=np.int32), [len(s.radius) for s in segments])
+        first = np.flatnonzero(who[:-1] == who[1:])
+        pairs = np.stack([first, first + 1], 1)
         steps = np.sqrt((np.asarray(affine)[:3, :3] ** 2).sum(0))
-        _draw(share, owner, ends, radii, who, steps)
+        _draw(share, owner, at[pairs], radii[pairs], who[first], steps)
     return share, owner
+
+
+@numba.njit(cache=True)
+def blend(share: np.ndarray, owner: np.ndarray, values: np.ndarray):
+    """Channels (x, y, z, 2): the share, and its product with the value of its owner."""
+    out = np.zeros((*share.shape, 2), np.float32)
+    for i in range(share.shape[0]):
+        for j in range(share.shape[1]):
+            for k in range(share.shape[2]):
+                if share[i, j, k] > 0:
+                    out[i, j, k, 0] = share[i, j, k]
+                    out[i, j, k, 1] = share[i, j, k] * values[owner[i, j, k]]
+    return out
+
+
+def average(volume: np.ndarray, factor: int):
+    """Mean over blocks of ``factor`` voxels along each axis."""
+    x, y, z = (n // factor for n in volume.shape)
+    return volume.reshape(x, factor, y, factor, z, factor).mean((1, 3, 5))
+
+
+@numba.njit(cache=True)
+def _largest(kinds: np.ndarray, share: np.ndarray, factor: int):
+    """Class (int16) that holds the largest share of each voxel."""
+    shape = (share.shape[0] // factor, share.shape[1] // factor, share.shape[2] // factor)
+    found = np.zeros(shape, np.int16)
+    amount = np.empty((shape[2], 8), np.float32)
+    for i in range(shape[0]):
+        for j in range(shape[1]):
+            amount[:] = 0
+            for a in range(i * factor, (i + 1) * factor):
+                for b in range(j * factor, (j + 1) * factor):
+                    for c in range(share.shape[2]):
+                        amount[c // factor, kinds[a, b, c]] += share[a, b, c]
+            for k in range(shape[2]):
+                found[i, j, k] = np.argmax(amount[k])
+    return found
+
+
+def summed(segments: Sequence[Segment], share: np.ndarray, owner: np.ndarray, factor: int):
+    """Truth of the veins, as of vein_truth, from what was drawn on a grid ``factor`` times as fine."""
+    chi = np.array([*(s.chi for s in segments), 0], np.float32)
+    kinds = np.array([*(CLASSES[s.kind] for s in segments), 0], np.int8)
+    held = average(share, factor)
+    return {
+        'veins': held,
+        'vein_chi': average(share * chi[owner], factor) / np.maximum(held, np.float32(1e-6)),
+        'vein_dseg': _largest(kinds[owner], share, factor) * (held >= SEEN),
+    }
+
+
+def vein_truth(segments: Sequence[Segment], shape: Sequence[int], affine: np.ndarray, *, factor: int = 2):
+    """Share of venous blood, its susceptibility and the class of vein in each voxel of a grid.
+
+    Returns
+    -------
+    dict of str to ndarray
+        veins (0 .. 1); vein_chi (ppm, of the blood itself; 0 where there is none); vein_dseg (int16, of
+        CLASSES): the vein that holds most, where veins hold 2 % or more.
+    """
+    fine = affine @ np.diag([1 / factor] * 3 + [1])
+    fine[:3, 3] = affine[:3, :3] @ np.full(3, 0.5 / factor - 0.5) + affine[:3, 3]
+    share, owner = draw(segments, [n * factor for n in shape], fine)
+    return summed(segments, share, owner, factor)
 
 
 def clip(segments: Sequence[Segment], shape: Sequence[int], affine: np.ndarray):

@@ -58,6 +58,7 @@ def test_persons_differ_and_a_seed_does_not(head):
     again, other = make_head(5, spacing=2.0, effects={'GP': 2.0}), make_head(6, spacing=2.0)
     assert np.array_equal(again.tissue.data, head.changed({'GP': 2.0}).tissue.data)
     assert np.array_equal(again.veins.data, head.veins.data)
+    assert all(np.array_equal(a.points, b.points) for a, b in zip(again.tree, head.tree, strict=True))
     assert np.array_equal(again.pose, head.pose)
     moved = np.linalg.norm(other.to_template(SHAPE, AFFINE) - head.to_template(SHAPE, AFFINE), axis=-1)
     assert 2 < np.median(moved) < 40
