@@ -20,6 +20,8 @@ DOUBT = 0.8
 ALONG, ALONG_WIDTH = 20.0, 3.0
 """Tilt (degrees) below which the field outside a vein is too weak, so that it must have this diameter
 (voxels)."""
+SHALLOW = 35.0
+"""Tilt (degrees) below which the field outside a vein is weak."""
 SHELL_MM = (2.0, 4.0)
 """Distance from the wall of a vein of the tissue that it is compared with."""
 PURE = 0.95
@@ -203,11 +205,16 @@ def _measure(scan: Scan, veins: Veins, segment: Segment, around: _Surroundings) 
     size, size_se = pool([2 * fit.radius for fit in fits], [2 * fit.radius_se for fit in fits])
     plain |= {'diameter': size, 'diameter_se': size_se, 'n_pieces': len(fits)}
     count = sum(fit.n_voxels for fit in fits)
-    if size / side < THIN:
+    if size + size_se < THIN * side:
         return VeinMeasure(segment, 'none', _too_thin(size / side), n_voxels=count, **plain)
     return VeinMeasure(
-        segment, 'field', '', dchi, se, MODEL_SE['field'] * abs(dchi), n_voxels=count, **plain
+        segment, 'field', '', dchi, se, _model_se(size / side, tilt) * abs(dchi), n_voxels=count, **plain
     )
+
+
+def _model_se(width: float, tilt: float):
+    """Share of the susceptibility difference: more for thin veins, whose voxels are all mixed, near B0."""
+    return MODEL_SE['field'] * max(1.0, 2.0 / width) * (1.5 if tilt < SHALLOW and width < ALONG_WIDTH else 1.0)
 
 
 def _too_thin(width: float):

@@ -21,7 +21,7 @@ BLOOD_SD = 0.3
 """Standard deviation of the logarithm of the signal of blood over that of tissue: flow and T1."""
 RATE_SD = 15.0
 """Standard deviation of R2* of venous blood at 3 T (1/s) about its expected value."""
-MODEL_SD = 0.05
+MODEL_SD = 0.12
 """Error of the model of a voxel, as a share of the spread of the field in it: walls are not sharp, sections
 not round, and the scanner does not average over a box."""
 
@@ -190,7 +190,7 @@ def fit_piece(
     n = len(x)
     for _ in range(3):
         found = least_squares(
-            residuals, theta, x_scale=scale, bounds=(low, high), diff_step=1e-3, max_nfev=15, ftol=1e-5, xtol=1e-4
+            residuals, theta, x_scale=scale, bounds=(low, high), diff_step=1e-3, max_nfev=12, ftol=1e-4, xtol=1e-4
         )
         theta = found.x
         rest, dark = found.fun[:n], found.fun[n : 2 * n]

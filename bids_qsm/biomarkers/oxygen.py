@@ -333,10 +333,10 @@ def facts_of(blood: Blood, constants: Constants) -> dict[str, dict[str, object]]
         value = getattr(constants, one.name)
         source = one.metadata['source'] if value == getattr(defaults, one.name) else 'set by the user'
         found[one.name] = {
-            'Value': float(value),
-            'Units': one.metadata['units'],
-            'Description': one.metadata['about'],
-            'Source': source,
+            'value': float(value),
+            'units': one.metadata['units'],
+            'meaning': one.metadata['about'],
+            'source': source,
         }
     for name, value, sd, units in (
         ('hematocrit', blood.hct, blood.hct_sd, 'fraction'),
@@ -344,9 +344,9 @@ def facts_of(blood: Blood, constants: Constants) -> dict[str, dict[str, object]]
         ('sao2', blood.ya, blood.ya_sd, 'fraction'),
     ):
         found[name] = {
-            'Value': float(value),
-            'StandardDeviation': float(sd),
-            'Units': units,
-            'Source': blood.origin[name],
+            'value': float(value),
+            'standard_deviation': float(sd),
+            'units': units,
+            'source': blood.origin[name],
         }
     return found
