@@ -63,20 +63,14 @@ def measure(
         Segments without a name of their own that are fitted, the longest first.
     """
     constants = Constants(dchi_do=CGS * dchi_do, dchi_oxy=MEASURED_OXY if oxy_term else 0.0)
-    blood = blood_of(
-        participant, constants=constants, hematocrit=hematocrit or None, sao2=sao2 or None
-    )
+    blood = blood_of(participant, constants=constants, hematocrit=hematocrit or None, sao2=sao2 or None)
     names = dict(zip(veins_table['segment'].astype(int), veins_table['label'].astype(str), strict=True))
     veins = veins_of_tables(veins_share, veins_segments, veins_veinlines, names, affine)
-    scan = Scan(
-        localfield, chi, magnitude, mask, grid, tuple(echo_times), field_strength, r2star, residual
-    )
+    scan = Scan(localfield, chi, magnitude, mask, grid, tuple(echo_times), field_strength, r2star, residual)
     zero = _zero(chi, r2star, mask, white_matter, grid)
     found = measure_veins(scan, veins, most=most)
     table = vein_table(found, zero, blood, constants)
-    summary = summary_table(
-        found, zero, blood, constants, cbf=perfusion, mask=mask, dseg=dseg, labels=labels
-    )
+    summary = summary_table(found, zero, blood, constants, cbf=perfusion, mask=mask, dseg=dseg, labels=labels)
     saturation = np.zeros(mask.shape, np.float32)
     for row in table[table['usable'].astype(bool)].to_dict('records'):
         saturation[(veins.numbers == row['vein']) & veins.mask] = row['Yv']
@@ -116,7 +110,9 @@ APPLICATION = Application(
     uses=('veins',),
     extra=(Query('perfusion', 'map of cerebral blood flow', ('cbf',), datatype='perf', align='own'),),
     images=(
-        Image('saturation', 'SvO2map', 'Oxygen saturation of the blood in veins that were used', '1', desc=''),
+        Image(
+            'saturation', 'SvO2map', 'Oxygen saturation of the blood in veins that were used', '1', desc=''
+        ),
     ),
     tables=(
         Table(
@@ -137,7 +133,9 @@ APPLICATION = Application(
                 Column('Yv', 'oxygen saturation of venous blood', 'fraction'),
                 Column('OEF', 'oxygen extraction fraction', 'fraction'),
                 Column('CBF', 'cerebral blood flow', 'ml/100 g/min'),
-                Column('CMRO2', 'metabolic rate of oxygen; the error of CBF is not counted', 'umol/100 g/min'),
+                Column(
+                    'CMRO2', 'metabolic rate of oxygen; the error of CBF is not counted', 'umol/100 g/min'
+                ),
             ),
             columns=(Column('n_veins', 'Veins that were averaged.'),),
             caption='Means by inverse variance over the veins that drain a territory. The standard errors count '
@@ -166,7 +164,11 @@ APPLICATION = Application(
             'thin part what all veins of the participant share: haematocrit, reference, model.',
             draw=plot_saturation,
         ),
-        Figure('saturation', 'Veins by oxygen saturation', 'Veins that were used, bright where saturation is high.'),
+        Figure(
+            'saturation',
+            'Veins by oxygen saturation',
+            'Veins that were used, bright where saturation is high.',
+        ),
     ),
     method='Venous oxygen saturation was computed from the susceptibility of veins [@spees2001; @jain2012], fitted '
     'to the field in and around each vein with its diameter and position.',

@@ -152,9 +152,7 @@ def _surroundings(scan: Scan, veins: Veins):
     mean = ndimage.gaussian_filter(np.where(known, scan.chi, 0).astype(np.float32), smooth)
     filled = np.where(known, scan.chi, mean / np.maximum(weight, 1e-3)) * scan.mask
     filled = np.nan_to_num(filled).astype(np.float32)
-    return _Surroundings(
-        _field(filled, scan.grid), _field(_FIRST * veins.share, scan.grid), away
-    )
+    return _Surroundings(_field(filled, scan.grid), _field(_FIRST * veins.share, scan.grid), away)
 
 
 def _measure(scan: Scan, veins: Veins, segment: Segment, around: _Surroundings) -> VeinMeasure:
@@ -214,7 +212,9 @@ def _measure(scan: Scan, veins: Veins, segment: Segment, around: _Surroundings) 
 
 def _model_se(width: float, tilt: float):
     """Share of the susceptibility difference: more for thin veins, whose voxels are all mixed, near B0."""
-    return MODEL_SE['field'] * max(1.0, 2.0 / width) * (1.5 if tilt < SHALLOW and width < ALONG_WIDTH else 1.0)
+    return (
+        MODEL_SE['field'] * max(1.0, 2.0 / width) * (1.5 if tilt < SHALLOW and width < ALONG_WIDTH else 1.0)
+    )
 
 
 def _too_thin(width: float):

@@ -190,7 +190,14 @@ def fit_piece(
     n = len(x)
     for _ in range(3):
         found = least_squares(
-            residuals, theta, x_scale=scale, bounds=(low, high), diff_step=1e-3, max_nfev=12, ftol=1e-4, xtol=1e-4
+            residuals,
+            theta,
+            x_scale=scale,
+            bounds=(low, high),
+            diff_step=1e-3,
+            max_nfev=12,
+            ftol=1e-4,
+            xtol=1e-4,
         )
         theta = found.x
         rest, dark = found.fun[:n], found.fun[n : 2 * n]

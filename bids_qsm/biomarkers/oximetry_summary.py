@@ -64,8 +64,9 @@ def _usable(measures: Sequence[VeinMeasure], zero: Zero, constants: Constants, b
     found = []
     for one in measures:
         tissue = _tissue(one, zero, constants)
-        if one.reason or not PLAUSIBLE[0] <= saturation(one.dchi, blood.hct, constants, tissue=tissue) <= (
-            PLAUSIBLE[1]
+        if (
+            one.reason
+            or not PLAUSIBLE[0] <= saturation(one.dchi, blood.hct, constants, tissue=tissue) <= (PLAUSIBLE[1])
         ):
             continue
         reference = one.reference_se if np.isfinite(zero.csf) else 0.0
