@@ -44,6 +44,7 @@ CONDITIONS = {
     '1.5T': {'field_strength': 1.5},
 }
 """Acquisitions: what differs from 3 T, 1 mm, five echoes to 25 ms, and a signal of 70 times the noise."""
+USUAL = '3 T, 1 mm, five echoes to 25 ms, signal 70 times the noise'
 HCT, YA, TEXTURE, SIDE = 0.42, 0.98, 0.012, 24
 
 
@@ -169,21 +170,21 @@ def measure(case, *, own=False):
 def summarise(rows):
     """Table by diameter and tilt, with all together at the end."""
     used = rows[rows['why'] == '']
-    print(
-        f'{len(used)} of {len(rows)} veins usable; else: {rows.loc[rows["why"] != "", "why"].value_counts().to_dict()}'
-    )
+    others = rows.loc[rows['why'] != '', 'why'].value_counts().to_dict()
+    print(f'{len(used)} of {len(rows)} veins usable; others: {others}')
     if used.empty:
         return
     print(
-        'diameter tilt    n  |OEF error| %   bias %   (chi read) %   |Yv error| pts   diameter   se %   covered'
+        'diameter tilt    n  |OEF error| %   bias %   chi read %   |Yv error| pts   diameter   se %   covered'
     )
     groups = [(key, part) for key, part in used.groupby(['diameter', 'tilt'])]
     groups += [((d, 'all'), part) for d, part in used.groupby('diameter')]
     groups.append((('all', 'all'), used))
     for (diameter, tilt), part in groups:
+        size, bias = part['oef'].abs().mean(), part['oef'].mean()
         print(
-            f'{diameter!s:>8} {tilt!s:>4} {len(part):4d} {part["oef"].abs().mean():14.1f} {part["oef"].mean():8.1f}'
-            f' {part["oef_by_chi"].abs().mean():14.1f} {part["yv"].abs().mean():16.2f}'
+            f'{diameter!s:>8} {tilt!s:>4} {len(part):4d} {size:14.1f} {bias:8.1f}'
+            f' {part["oef_by_chi"].abs().mean():12.1f} {part["yv"].abs().mean():16.2f}'
             f' {part["diameter_found"].mean():10.3f} {part["se"].mean():6.1f} {part["covered"].mean():9.2f}'
         )
 
@@ -202,9 +203,7 @@ def main(words=None):
     for condition in args.conditions:
         cases = [Case(condition, s, d, t) for s in args.seeds for d in args.diameters for t in args.tilts]
         rows += [measure(case, own=args.own) for case in cases]
-        print(
-            f'\n{condition}: {CONDITIONS[condition] or "3 T, 1 mm, echoes to 25 ms, signal 70 times the noise"}'
-        )
+        print(f'\n{condition}: {CONDITIONS[condition] or USUAL}')
         found = pd.DataFrame(rows)
         summarise(found[found['condition'] == condition])
         sys.stdout.flush()

@@ -138,8 +138,8 @@ APPLICATION = Application(
                 ),
             ),
             columns=(Column('n_veins', 'Veins that were averaged.'),),
-            caption='Means by inverse variance over the veins that drain a territory. The standard errors count '
-            'haematocrit, reference and geometry, not the constants of the table of sensitivity.',
+            caption='Means by inverse variance over the veins that drain a territory. The standard errors '
+            'count haematocrit, reference and geometry, not the constants of the table of sensitivity.',
             cohort='tidy',
         ),
         Table(
@@ -152,8 +152,8 @@ APPLICATION = Application(
                 Column('OEF', 'Extraction from it.', 'fraction'),
                 Column('OEF_change', 'Less that as used.', 'points of a hundred'),
             ),
-            caption='Two values of dchi_do are in use; they differ by more than most diseases do. Compare only '
-            'studies that took the same.',
+            caption='Two values of dchi_do are in use; they differ by more than most diseases do. '
+            'Compare only studies that took the same.',
         ),
     ),
     figures=(
@@ -170,7 +170,7 @@ APPLICATION = Application(
             'Veins that were used, bright where saturation is high.',
         ),
     ),
-    method='Venous oxygen saturation was computed from the susceptibility of veins [@spees2001; @jain2012], fitted '
-    'to the field in and around each vein with its diameter and position.',
+    method='Venous oxygen saturation was computed from the susceptibility of veins [@spees2001; @jain2012], '
+    'fitted to the field in and around each vein with its diameter and position.',
     memory=Need(0.3, volume=24, anat=4),
 )

@@ -134,7 +134,7 @@ def _chosen(grid: Grid, segments: Sequence[Segment], most: int):
 
 @dataclass(frozen=True, eq=False)
 class _Surroundings:
-    """Field of the tissue and of all veins at their first susceptibility (ppm), and distance to veins (mm)."""
+    """Field of tissue and of all veins at their first susceptibility (ppm), and distance to veins (mm)."""
 
     tissue: np.ndarray
     veins: np.ndarray
@@ -357,11 +357,13 @@ def _own_field(segment: Segment, veins: Veins, grid: Grid, box: tuple[slice, ...
 
 def _field(chi: np.ndarray, grid: Grid):
     """Field of a susceptibility (ppm) in empty space: padded, so that the ends do not act on each other."""
-    shape = tuple(
+    x, y, z = (
         next_fast_len(n + int(np.ceil(min(PAD_MM / v, n))), real=True)
         for n, v in zip(chi.shape, grid.voxel_size, strict=True)
     )
+    shape = (x, y, z)
     wide = np.zeros(shape, np.float32)
     inner = tuple(slice(n) for n in chi.shape)
     wide[inner] = chi
-    return convolve(wide, dipole_kernel(shape, grid.voxel_size, grid.b0_dir))[inner]
+    sides, b0_dir = ((x[0], x[1], x[2]) for x in (grid.voxel_size, grid.b0_dir))
+    return convolve(wide, dipole_kernel(shape, sides, b0_dir))[inner]

@@ -145,19 +145,19 @@ def fit_piece(
     plain = np.stack([np.ones(len(x)), *x.T], 1)
     curved = np.stack([x[:, i] * x[:, j] for i in range(3) for j in range(i, 3)], 1)
     smooth = np.concatenate([plain, curved, patch.nuisance], 1)
-    state = {'shift': None, 'geometry': None}
+    state: dict[tuple, tuple] = {}
     # rounds of robust weights
     field_weight = 1 / patch.field_sd
     magnitude_weight = np.full(len(x), 1 / patch.magnitude_sd)
 
     def model(theta: np.ndarray):
         shift = tuple(theta[2:4])
-        if state['shift'] != shift:
+        if shift not in state:
+            state.clear()
             moved = tube.moved(theta[2] * across[0] + theta[3] * across[1])
-            state['geometry'] = tube_geometry(pieces.places, moved, grid.b0_dir)
-            state['shift'] = shift
+            state[shift] = tube_geometry(pieces.places, moved, grid.b0_dir)
         return tube_signal(
-            state['geometry'],
+            state[shift],
             pieces.first,
             np.exp(theta[1]),
             theta[0],

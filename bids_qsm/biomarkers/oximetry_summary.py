@@ -1,4 +1,4 @@
-"""From susceptibility of veins to tables: saturation and extraction by vein, by territory and of the brain."""
+"""From susceptibility of veins to tables: saturation and extraction by vein, territory and brain."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -173,8 +173,10 @@ def _mean(veins: Sequence[_Vein], zero: Zero, blood: Blood, constants: Constants
     values = [float(saturation(v.dchi, blood.hct, constants, tissue=v.tissue)) for v in veins]
     slopes = [abs(saturation_slopes(v.dchi, blood.hct, constants)[0]) for v in veins]
     yv, own = pool(values, [s * v.se for s, v in zip(slopes, veins, strict=True)])
-    total = np.mean([v.dchi for v in veins]), np.mean([v.tissue for v in veins])
-    shared = _shared_se(*total, float(np.mean([v.model_se for v in veins])), zero, constants, blood)
+    dchi, tissue, model = (
+        float(np.mean([getattr(v, name) for v in veins])) for name in ('dchi', 'tissue', 'model_se')
+    )
+    shared = _shared_se(dchi, tissue, model, zero, constants, blood)
     return yv, float(np.hypot(own, shared))
 
 

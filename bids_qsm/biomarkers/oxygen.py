@@ -20,8 +20,8 @@ class Constants:
         metadata={
             'about': 'Susceptibility of fully deoxygenated less fully oxygenated red cells: 4 pi 0.27 in SI',
             'units': 'ppm',
-            'source': 'Spees et al. (2001), doi:10.1002/mrm.1072; 0.273 +- 0.006 (cgs) in Jain et al. (2012), '
-            'doi:10.1002/mrm.23282',
+            'source': 'Spees et al. (2001), doi:10.1002/mrm.1072; 0.273 +- 0.006 (cgs) in Jain et al. '
+            '(2012), doi:10.1002/mrm.23282',
         },
     )
     dchi_oxy: float = field(
@@ -219,8 +219,8 @@ def as_fraction(value: float, name: str, least: float, most: float):
     share = value / 100 if value > 1 else value
     if not least <= share <= most:
         raise UserError(
-            f'{name} {value:g} is not plausible: give a fraction from {least:g} to {most:g}, or per cent from '
-            f'{100 * least:g} to {100 * most:g}.'
+            f'{name} {value:g} is not plausible: give a fraction from {least:g} to {most:g}, or per cent '
+            f'from {100 * least:g} to {100 * most:g}.'
         )
     return float(share)
 

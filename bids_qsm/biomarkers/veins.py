@@ -26,6 +26,14 @@ from bids_qsm.biomarkers.vesselness import grown_box
 from bids_qsm.recon.distance import depth
 from bids_qsm.recon.grid import Grid
 
+BLUR = 1.5
+"""Distance (voxels) that inversion and sampling spread susceptibility over."""
+FAINT = 0.15
+"""Least share of a voxel of a centreline in the mask: a vein of 0.44 voxels."""
+THINNEST = 0.35
+"""Least diameter (voxels): noise makes moments of 0 and less."""
+
+
 @dataclass(frozen=True, eq=False)
 class Segment:
     """A piece of vein between two junctions or ends.
@@ -190,86 +198,89 @@ def _nothing(shape: tuple[int, ...]):
 
 def _trace(found: Found, within: np.ndarray, grid: Grid, least_mm: float):
     """Veins in the frame of the maps, with points in mm along the voxel axes."""
-    sides = np.array(grid.voxel_size)
-    side = float(sides.prod() ** (1 / 3))
-    mask = found.mask
-    deep = depth(mask, grid.voxel_size, 10.0)
-    radius = np.maximum(deep - side / 2, side / 2) * mask
+    sides, mask = np.array(grid.voxel_size), found.mask
+    side = grid.voxel_volume ** (1 / 3)
+    radius = np.maximum(depth(mask, grid.voxel_size, 10.0) - side / 2, side / 2) * mask
     parts = branches(mask, sides, radius)
     # a chain of faint voxels; between two junctions it may be the dip of a vein
     clear = [found.score[tuple(b.voxels.T)].mean() >= found.high or min(b.ends) > 0 for b in parts]
     parts = merged([b for b, is_clear in zip(parts, clear, strict=True) if is_clear])
     parts = _long_enough(parts, sides, radius, least_mm)
-    veins = _nothing(mask.shape)
     if not parts:
-        return veins
+        return _nothing(mask.shape)
     weight = np.maximum(found.evidence, 0)
     wide = [radius[tuple(b.voxels.T)] for b in parts]
     lines, tangents = zip(
         *(centreline(b.voxels, weight, sides, w) for b, w in zip(parts, wide, strict=True)), strict=True
     )
-    reach = [np.interp(np.linspace(0, 1, len(p)), np.linspace(0, 1, len(w)), w) for p, w in zip(lines, wide, strict=True)]
-    reach = [ndimage.gaussian_filter1d(r, 4, mode='nearest') + 1.5 * side for r in reach]
-    around = depth(~mask, grid.voxel_size, 4 * side) < 4 * side
-    voxels = np.argwhere(around | mask)
-    places = voxels * sides
-    line, point, distance = nearest(lines, places, max(r.max() for r in reach) + 2 * side)
-    there = line >= 0
-    voxels, places, line, point, distance = (v[there] for v in (voxels, places, line, point, distance))
+    wide = [_along(w, len(p)) for w, p in zip(wide, lines, strict=True)]
+    reach = [w + BLUR * side for w in wide]
+    voxels = np.argwhere(depth(~mask, grid.voxel_size, 4 * side) < 4 * side)
+    line, point, distance = nearest(lines, voxels * sides, max(r.max() for r in reach) + 2 * side)
+    voxels, line, point, distance = (v[line >= 0] for v in (voxels, line, point, distance))
+    row = np.cumsum([0, *(len(p) for p in lines)])[line] + point
     at = tuple(voxels.T)
-    starts = np.cumsum([0, *(len(p) for p in lines)])[:-1]
-    row = starts[line] + point
-    kept = distance <= np.concatenate(reach)[row] + 2 * side
+    close = distance <= np.concatenate(reach)[row] + 2 * side
+    around = line[close], point[close], distance[close]
+    full = np.zeros(len(row), np.float32)
     if found.contrast is None:
         blood, source = np.nan, 'assumed'
-        areas = sections(mask[at][kept], line[kept], point[kept], distance[kept], lines, reach, grid.voxel_volume)
+        areas = sections(mask[at][close], *around, lines, reach, grid.voxel_volume)
     else:
         blood, source = blood_susceptibility(found.contrast, mask, within, grid)
-        moments = sections(
-            found.contrast[at][kept], line[kept], point[kept], distance[kept], lines, reach, grid.voxel_volume
-        )
-        cores = core_contrasts(found.contrast[at][kept], line[kept], point[kept], distance[kept], lines, side)
+        moments = sections(found.contrast[at][close], *around, lines, reach, grid.voxel_volume)
+        cores = core_contrasts(found.contrast[at][close], *around, lines, side)
         levels = [
-            np.where(r - 1.5 * side >= WIDE_RADIUS * side, np.clip(c, blood / 3, blood), blood)
-            for r, c in zip(reach, cores, strict=True)
+            np.where(w >= WIDE_RADIUS * side, np.clip(c, blood / 3, blood), blood)
+            for w, c in zip(wide, cores, strict=True)
         ]
         areas = [m / b for m, b in zip(moments, levels, strict=True)]
-    least = np.pi * (side / 4) ** 2
-    diameters = [2 * np.sqrt(np.maximum(a, least) / np.pi) for a in areas]
-    share = np.zeros(mask.shape, np.float32)
-    ends = np.concatenate([np.r_[-1, np.zeros(len(p) - 2, int), 1] if len(p) > 1 else [0] for p in lines])
-    share[at] = filled_shares(
-        places,
-        np.concatenate(lines)[row],
-        np.concatenate(tangents)[row],
+        large = mask[at] & (np.concatenate(wide)[row] >= WIDE_RADIUS * side)
+        full[large] = np.clip(found.contrast[at] / np.concatenate(levels)[row], 0, 1)[large]
+    diameters = [2 * np.sqrt(np.maximum(a, np.pi * (THINNEST * side / 2) ** 2) / np.pi) for a in areas]
+    ends = [np.r_[-1, np.zeros(len(p) - 2, int), 1] if len(p) > 1 else np.zeros(1, int) for p in lines]
+    tubes = filled_shares(
+        voxels * sides,
+        *(np.concatenate(one)[row] for one in (lines, tangents)),
         np.concatenate(diameters)[row] / 2,
-        ends[row],
+        np.concatenate(ends)[row],
         sides,
     )
-    if found.contrast is not None:
-        full = np.clip(found.contrast[at] / np.concatenate(levels)[row], 0, 1)
-        large = mask[at] & (np.concatenate(reach)[row] - 1.5 * side >= WIDE_RADIUS * side)
-        share[at] = np.where(large, np.maximum(share[at], full), share[at])
-    numbers, skeleton = np.zeros(mask.shape, np.int32), np.zeros(mask.shape, np.int32)
+    share, numbers = np.zeros(mask.shape, np.float32), np.zeros(mask.shape, np.int32)
+    share[at] = np.maximum(tubes, full)
     numbers[at] = np.where(share[at] > 0, line + 1, 0)
-    segments = []
-    b0 = np.array(grid.b0_dir)
-    for n, (points, along, diameter) in enumerate(zip(lines, tangents, diameters, strict=True), 1):
-        centre = np.clip(np.rint(points / sides).astype(int), 0, np.array(mask.shape) - 1)
-        skeleton[tuple(centre.T)] = n
-        tilt = np.degrees(np.arccos(np.clip(np.abs(along @ b0), 0, 1)))
-        segments.append(Segment(n, NAMES[6], points, points / sides, along, diameter, tilt, parts[n - 1].ends))
-    inside = (share >= 0.5) | ((skeleton > 0) & (share >= 0.15))
-    return replace(
-        veins,
-        share=share,
-        mask=inside,
-        skeleton=skeleton,
-        numbers=numbers,
-        segments=tuple(segments),
-        blood_chi=blood,
-        blood_from=source,
+    segments = _segments(parts, lines, tangents, diameters, grid)
+    skeleton = np.zeros(mask.shape, np.int32)
+    for one in segments:
+        centre = np.clip(np.rint(one.voxels), 0, np.array(mask.shape) - 1).astype(int)
+        skeleton[tuple(centre.T)] = one.number
+    return Veins(
+        share,
+        (share >= 0.5) | ((skeleton > 0) & (share >= FAINT)),
+        np.zeros(mask.shape, np.int16),
+        skeleton,
+        numbers,
+        segments,
+        blood,
+        source,
     )
+
+
+def _segments(parts: list, lines: Sequence, tangents: Sequence, diameters: Sequence, grid: Grid):
+    """Segments in mm along the voxel axes, without names."""
+    b0_dir, sides = np.array(grid.b0_dir), np.array(grid.voxel_size)
+    found = []
+    for branch, points, along, diameter in zip(parts, lines, tangents, diameters, strict=True):
+        tilt = np.degrees(np.arccos(np.clip(np.abs(along @ b0_dir), 0, 1)))
+        number = len(found) + 1
+        found.append(Segment(number, NAMES[6], points, points / sides, along, diameter, tilt, branch.ends))
+    return tuple(found)
+
+
+def _along(values: np.ndarray, count: int):
+    """Values of a chain of voxels, smoothed, at ``count`` evenly spaced points of it."""
+    at = np.interp(np.linspace(0, 1, count), np.linspace(0, 1, len(values)), values)
+    return ndimage.gaussian_filter1d(at, 4, mode='nearest')
 
 
 def _long_enough(parts: list, sides: np.ndarray, radius: np.ndarray, least_mm: float):
@@ -337,7 +348,8 @@ def _named(veins: Veins, mask: np.ndarray, grid: Grid, to_template: Sequence):
     deep = depth(whole, grid.voxel_size, CORTICAL_MM + 1)[3 * (slice(pad, -pad),)]
     last = np.array(mask.shape) - 1
     depths = [
-        float(np.median(deep[tuple(np.clip(np.rint(s.voxels), 0, last).astype(int).T)])) for s in veins.segments
+        float(np.median(deep[tuple(np.clip(np.rint(s.voxels), 0, last).astype(int).T)]))
+        for s in veins.segments
     ]
     names = name_segments(
         [s.points for s in veins.segments],

@@ -1,4 +1,4 @@
-"""Evidence of veins: susceptibility, susceptibility-weighted magnitude and R2* as one image, and its tubes."""
+"""Evidence of veins: susceptibility, R2* and susceptibility-weighted magnitude in one image, its tubes."""
 
 from collections.abc import Mapping, Sequence
 

@@ -85,7 +85,7 @@ def _split(skeleton: np.ndarray):
     used = np.zeros(len(voxels), bool)
     found = []
 
-    def walk(start: int, first: int, root: int):
+    def walk(start: np.integer, first: np.integer | int, root: int):
         """Chain from a voxel on, to a junction or a free end."""
         chain = [first, start] if first >= 0 else [start]
         used[start] = True

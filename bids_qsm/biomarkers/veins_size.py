@@ -9,10 +9,10 @@ from scipy import ndimage
 from bids_qsm.recon.distance import depth
 from bids_qsm.recon.grid import Grid
 
-ASSUMED_CHI = 0.40
-"""Susceptibility (ppm) of venous blood above tissue where no vein of a head is wide enough to measure it: a
-hematocrit of 0.40 and an oxygenation of 0.70 with 4 pi 0.27 ppm (Spees et al. (2001), MRM 45:533.
-doi:10.1002/mrm.1072)."""
+ASSUMED_CHI = 0.50
+"""Susceptibility (ppm) of venous blood above tissue where no vein of a head is wide enough to measure it: 4 pi
+0.27 ppm of red cells without oxygen (Spees et al. (2001), MRM 45:533. doi:10.1002/mrm.1072), a hematocrit of
+0.40 and an oxygenation of 0.63."""
 INNER = 1.2
 """Depth (voxels) in a vein from which a voxel is blood alone, or nearly so."""
 WIDE_RADIUS = 1.4
@@ -28,7 +28,7 @@ def blood_susceptibility(
 
     The median over voxels that lie deep in veins (`INNER`) and not at the rim of the maps (`RIM_MM`), of
     those that reach half of their 90th percentile. Where there are fewer than ``least`` of them, or thinner
-    veins exceed it (the 95th percentile of the mask), it is `ASSUMED_CHI`, or that percentile if it is higher.
+    veins exceed it (the 95th percentile of the mask), it is `ASSUMED_CHI`, or that percentile if higher.
 
     Parameters
     ----------
@@ -105,10 +105,9 @@ def sections(
         step = max(np.linalg.norm(np.diff(points, axis=0), axis=1).sum() / max(count - 1, 1), 1e-3)
         width = window_mm / step
 
-        def smooth(values: np.ndarray, count: int = count, width: float = width):
+        def smooth(values: np.ndarray, width: float = width):
             return ndimage.gaussian_filter1d(values, width, mode='constant', truncate=3.0)
 
-        weight = np.bincount(at[shell], minlength=count)
         floor = np.median(value[shell]) if shell.any() else 0.0
         spread = 1.4826 * np.median(np.abs(value[shell] - floor)) if shell.any() else 0.0
         # other veins in the shell are no background
@@ -143,7 +142,12 @@ def core_contrasts(
 
 @numba.njit(cache=True, parallel=True)
 def filled_shares(
-    places: np.ndarray, points: np.ndarray, along: np.ndarray, radius: np.ndarray, ends: np.ndarray, sides: np.ndarray
+    places: np.ndarray,
+    points: np.ndarray,
+    along: np.ndarray,
+    radius: np.ndarray,
+    ends: np.ndarray,
+    sides: np.ndarray,
 ):
     """Share of each voxel that lies in a straight tube through the point of a centreline next to it.
 

@@ -15,7 +15,9 @@ from bids_qsm.anatomy import atlas
 from bids_qsm.phantom.families import Family
 from bids_qsm.phantom.gre import Protocol, Simulation, simulate, store_phase
 from bids_qsm.phantom.head import Head, Lesion, make_head
+from bids_qsm.phantom.perfusion import simulate_perfusion
 from bids_qsm.phantom.t1w import simulate_t1w
+from bids_qsm.phantom.vessels import CLASSES
 from bids_qsm.recon.units import mhz_from_tesla
 
 README = """Simulated data, made by bids_qsm {version}
@@ -64,6 +66,8 @@ def write_dataset(
     spacing: float = 1.0,
     variation: float = 0.1,
     family: str | Family = 'atlas',
+    blood: bool = False,
+    perfusion: bool = False,
 ):
     """Simulate visits and write them as a BIDS dataset, the truth beside them in ``derivatives/truth``.
 
@@ -78,6 +82,11 @@ def write_dataset(
         The same seed and visits give the same files, byte for byte.
     spacing, variation, family
         Of the digital heads, see make_head.
+    blood : bool
+        Add the columns hematocrit (a share) and sao2 (%) to participants.tsv.
+    perfusion : bool
+        Write maps of cerebral blood flow in the space of the T1-weighted image, for visits that have one,
+        into ``derivatives/perfusion``, and those of oxygen extraction and use beside the other truth.
 
     Returns
     -------
@@ -88,16 +97,29 @@ def write_dataset(
     path.mkdir(parents=True, exist_ok=True)
     _describe(path, 'Simulated QSM dataset', {'DatasetType': 'raw', 'License': 'CC BY 4.0'})
     (path / 'README').write_text(README.format(version=__version__))
-    _write_participants(path, visits, participants or {})
+    people = {subject: dict(traits) for subject, traits in (participants or {}).items()}
     truth = path / 'derivatives' / 'truth'
     _describe_derivative(truth, 'Truth of the simulated dataset')
     if any(v.lesions for v in visits):
         _describe_derivative(path / 'derivatives' / 'lesions', 'Lesion masks of the simulated dataset')
+    if perfusion:
+        flow = path / 'derivatives' / 'perfusion'
+        _describe_derivative(flow, 'Blood flow of the simulated dataset')
+        # suffixes that BIDS does not have
+        (flow / '.bidsignore').write_text('*_cbf.*\n')
+        (truth / '.bidsignore').write_text('*_OEFmap.*\n*_CMRO2map.*\n')
     for n, visit in enumerate(visits):
         if n == 0 or visit.person != visits[n - 1].person:
             head = make_head(visit.person, spacing=spacing, variation=variation, family=family)
         seeds = np.random.SeedSequence([seed, visit.person, n]).generate_state(3)
-        _write_visit(path, visit, head.changed(visit.effects, visit.lesions), seeds)
+        _write_visit(path, visit, head.changed(visit.effects, visit.lesions), seeds, perfusion)
+        if blood:
+            traits = {
+                'hematocrit': round(head.blood.hematocrit, 4),
+                'sao2': round(100 * head.blood.arterial, 2),
+            }
+            people.setdefault(visit.subject, {}).update(traits)
+    _write_participants(path, visits, people)
     return path
 
 
@@ -142,7 +164,7 @@ def tiny(path: str | Path, *, seed: int = 0, protocol: Protocol | None = None):
     return write_dataset(path, [Visit('01', None, seed, protocol, 2.0)], seed=seed, spacing=2.0)
 
 
-def _write_visit(path: Path, visit: Visit, head: Head, seeds: np.ndarray):
+def _write_visit(path: Path, visit: Visit, head: Head, seeds: np.ndarray, perfusion: bool):
     rng = np.random.default_rng(seeds[0])
     # the pose differs between visits and between the scans of a visit
     head = head.moved(rng.normal(0, 2, 3), rng.normal(0, 2, 3))
@@ -166,6 +188,8 @@ def _write_visit(path: Path, visit: Visit, head: Head, seeds: np.ndarray):
                 'PulseSequenceType': 'MPRAGE',
             },
         )
+        if perfusion:
+            _write_perfusion(path / 'derivatives', visit, later, image.shape, affine)
     _write_truth(path / 'derivatives', visit, simulation)
 
 
@@ -200,6 +224,52 @@ def _write_echoes(folder: Path, visit: Visit, simulation: Simulation):
             _json(name, {**sidecar, 'Units': units[part]})
 
 
+def _write_perfusion(
+    derivatives: Path,
+    visit: Visit,
+    head: Head,
+    shape: Sequence[int],
+    affine: np.ndarray,
+    *,
+    voxel: float = 3.0,
+):
+    """Maps of flow and oxygen along the axes of the T1w image, of ``voxel`` mm or of its voxels."""
+    times = max(voxel / np.sqrt((affine[:3, 0] ** 2).sum()), 1.0)
+    coarse = affine @ np.diag([times, times, times, 1])
+    coarse[:3, 3] = affine[:3, :3] @ np.full(3, times / 2 - 0.5) + affine[:3, 3]
+    maps = simulate_perfusion(head, tuple(int(n / times) for n in shape), coarse)
+    source = [f'bids:raw:{visit.folder}/{visit.stem}_T1w.nii.gz']
+    for kind, place, suffix, unit in (
+        ('cbf', 'perfusion', 'cbf', 'mL/100 g/min'),
+        ('oef', 'truth', 'OEFmap', 'arbitrary'),
+        ('cmro2', 'truth', 'CMRO2map', 'umol/100 g/min'),
+    ):
+        folder = derivatives / place / visit.folder.replace('anat', 'perf')
+        folder.mkdir(parents=True, exist_ok=True)
+        name = folder / f'{visit.stem}_space-T1w_{suffix}'
+        _save(maps[kind].astype(np.float32), coarse, name)
+        _json(name, {'Units': unit, 'Sources': source})
+
+
+def _write_veins(stem: Path, truth: Mapping[str, np.ndarray], affine: np.ndarray, source: list[str]):
+    """Share, susceptibility and class of the veins."""
+    table = {'index': CLASSES.values(), 'name': CLASSES.keys()}
+    pd.DataFrame(table).to_csv(f'{stem}_seg-veins_dseg.tsv', sep='\t', index=False)
+    about = 'Of the venous blood itself, relative to water'
+    for key, suffix, dtype, sidecar in (
+        ('veins', 'label-vein_probseg', np.float32, {'Description': 'Share of venous blood'}),
+        (
+            'vein_chi',
+            'desc-vein_Chimap',
+            np.float32,
+            {'Units': 'ppm', 'SkullStripped': False, 'Description': about},
+        ),
+        ('vein_dseg', 'seg-veins_dseg', np.uint8, {'Manual': False}),
+    ):
+        _save(truth[key].astype(dtype), affine, f'{stem}_{suffix}')
+        _json(f'{stem}_{suffix}', {**sidecar, 'Sources': source})
+
+
 def _write_truth(derivatives: Path, visit: Visit, simulation: Simulation):
     truth, affine = simulation.truth, simulation.affine
     source = [f'bids:raw:{visit.folder}/{visit.stem}_echo-1_part-mag_MEGRE.nii.gz']
@@ -218,6 +288,7 @@ def _write_truth(derivatives: Path, visit: Visit, simulation: Simulation):
     _save(truth['dseg'].astype(np.uint8), affine, f'{stem}_seg-nuclei_dseg')
     _json(f'{stem}_seg-nuclei_dseg', {'Manual': False, 'Sources': source})
     atlas.labels().to_csv(f'{stem}_seg-nuclei_dseg.tsv', sep='\t', index=False)
+    _write_veins(stem, truth, affine, source)
     wanted = [n for n, lesion in enumerate(visit.lesions, 1) if lesion.kind == 'lesion']
     if wanted:
         folder = derivatives / 'lesions' / visit.folder
@@ -236,6 +307,8 @@ def _write_participants(path: Path, visits: Sequence[Visit], participants: Mappi
         'age': {'Description': 'Age', 'Units': 'year'},
         'sex': {'Description': 'Sex', 'Levels': {'F': 'female', 'M': 'male'}},
         'group': {'Description': 'Group', 'Levels': {'control': 'control', 'patient': 'patient'}},
+        'hematocrit': {'Description': 'Hematocrit, as a share of the volume of blood'},
+        'sao2': {'Description': 'Oxygen saturation of arterial blood', 'Units': '%'},
     }
     _json(path / 'participants', {k: v for k, v in columns.items() if any(k in row for row in rows)})
 

@@ -10,6 +10,7 @@ from scipy import ndimage
 from bids_qsm.anatomy import atlas
 from bids_qsm.phantom import tissue as t
 from bids_qsm.phantom.blood import Blood, draw_blood
+from bids_qsm.phantom.dura import draw_dura
 from bids_qsm.phantom.families import FAMILIES, Family, draw_solids, traits
 from bids_qsm.phantom.lesions import Lesion, draw_lesion
 from bids_qsm.phantom.nuclei import Nucleus, clear, draw_nuclei
@@ -239,6 +240,7 @@ def make_head(
     blood = blood or draw_blood(np.random.default_rng([seed, 7]))
     brain = replace(inner, data=np.ascontiguousarray(put['brain']))
     veins, tree = draw_veins(brain, put['white'], put['csf'], blood, streams[4])
+    draw_dura(inner)
     warp, pose = _shape(streams[5], warp_mm)
     if family.ventricles:
         _widen(warp, family.ventricles * person.uniform(0.5, 1))

@@ -107,7 +107,7 @@ class _Trunks:
         return Nodes(np.array(self.points), np.array(self.downstream), np.array(self.kind))
 
 
-def _tentorium(x: np.ndarray, y: np.ndarray):
+def tentorium(x: np.ndarray, y: np.ndarray):
     """Height (mm) of the tentorium: from the straight sinus down to the transverse sinuses."""
     ridge = 1 + 0.375 * (np.minimum(y, -52) + 52)
     return ridge - (np.abs(x) / 57) ** 1.3 * (ridge + 33)
@@ -136,7 +136,7 @@ def _ground(brain: Volume, white: np.ndarray, csf: np.ndarray, trunks: _Trunks, 
     x, y, z = points.T
     deep = (far < 26) & (depth > 8) & (z > -16) & ((csf < 0.4) | (far < 3))
     deep &= (grey < 0.5) | ((depth > 26) & (np.abs(x) < 32) & (far < 22))
-    below = (z < _tentorium(x, y)) & (y < -38)
+    below = (z < tentorium(x, y)) & (y < -38)
     below |= (np.abs(x) < 20) & (y < -10) & (y > -50) & (z < -12)
     territory = np.where(below, TERRITORIES['infratentorial'], TERRITORIES['cortical'])
     territory[deep & ~below] = TERRITORIES['deep']

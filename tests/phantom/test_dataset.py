@@ -10,7 +10,7 @@ import pytest
 
 from bids_qsm.phantom.dataset import Visit, tiny, write_dataset
 from bids_qsm.phantom.gre import Protocol
-from bids_qsm.phantom.head import Lesion
+from bids_qsm.phantom.head import Lesion, make_head
 
 PROTOCOL = Protocol(
     (5.0, 5.0, 5.0), echo_times=(0.006, 0.014), rotation=(10, 0, 0), phase_format='siemens', sign=-1
@@ -28,7 +28,19 @@ def dataset(tmp_path_factory):
         Visit('01', '2', 4, PROTOCOL, None, {'SN': 1.2}),
         Visit('02', '1', 4, PROTOCOL, None, {'GP': 2.0}, (Lesion((-24, -22, 30), 7.0),)),
     ]
-    return write_dataset(tmp_path_factory.mktemp('data') / 'ds', visits, participants=PEOPLE, spacing=2.0)
+    return write_dataset(
+        tmp_path_factory.mktemp('data') / 'ds',
+        visits,
+        participants=PEOPLE,
+        spacing=2.0,
+        blood=True,
+        perfusion=True,
+    )
+
+
+@pytest.fixture(scope='module')
+def blood():
+    return make_head(4, spacing=2.0).blood
 
 
 def load(path):
@@ -73,11 +85,46 @@ def test_truth_lies_beside_the_data(dataset):
     assert mask[lesion > 0].all()
 
 
-def test_participants(dataset):
+def test_participants(dataset, blood):
     table = pd.read_csv(dataset / 'participants.tsv', sep='\t')
     assert list(table.participant_id) == ['sub-01', 'sub-02']
     assert list(table.group) == ['control', 'patient']
-    assert set(json.loads((dataset / 'participants.json').read_text())) == {'age', 'sex', 'group'}
+    described = set(json.loads((dataset / 'participants.json').read_text()))
+    assert described == {'age', 'sex', 'group', 'hematocrit', 'sao2'}
+    assert table.hematocrit.tolist() == pytest.approx([blood.hematocrit] * 2, abs=1e-4)
+    assert table.sao2.tolist() == pytest.approx([100 * blood.arterial] * 2, abs=0.01)
+
+
+def test_veins_are_among_the_truth(dataset):
+    stem = dataset / 'derivatives/truth/sub-01/ses-1/anat/sub-01_ses-1'
+    share, chi, dseg = (
+        load(f'{stem}_{name}.nii.gz') for name in ('label-vein_probseg', 'desc-vein_Chimap', 'seg-veins_dseg')
+    )
+    table = pd.read_csv(f'{stem}_seg-veins_dseg.tsv', sep='\t')
+    assert set(table['index']) == set(np.unique(dseg)) - {0}
+    assert np.array_equal(dseg > 0, share >= np.float32(0.02))
+    assert 0.6 < share.max() <= 1
+    assert 0.35 < np.median(chi[share > 0.5]) < 0.75
+    brain = load(f'{stem}_desc-brain_mask.nii.gz') > 0
+    assert 0.004 < share[brain].mean() < 0.02
+
+
+def test_oxygen_use_is_flow_times_extraction_times_content(dataset, blood):
+    """Grey matter takes 60 ml / 100 g / min and, with 8.2 umol/ml in arteries, about 190 umol of oxygen."""
+    flow = nib.load(dataset / 'derivatives/perfusion/sub-01/ses-1/perf/sub-01_ses-1_space-T1w_cbf.nii.gz')
+    folder = dataset / 'derivatives/truth/sub-01/ses-1/perf'
+    oef, use = (load(folder / f'sub-01_ses-1_space-T1w_{n}map.nii.gz') for n in ('OEF', 'CMRO2'))
+    cbf = np.asanyarray(flow.dataobj)
+    t1w = nib.load(dataset / 'sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz')
+    np.testing.assert_allclose(flow.affine, t1w.affine)
+    assert 45 < cbf.max() <= 60
+    inside = cbf > 20
+    content = 0.446 * 1.34 * 33.5 * blood.hematocrit * blood.arterial
+    np.testing.assert_allclose(use[inside], (cbf * oef)[inside] * content, rtol=1e-5)
+    low, high = (1 - y / blood.arterial for y in (blood.deep, blood.cortical))
+    assert np.percentile(oef[inside], 5) == pytest.approx(low, abs=0.02)
+    assert np.percentile(oef[inside], 95) == pytest.approx(high, abs=0.02)
+    assert not list(dataset.glob('derivatives/*/sub-01/ses-2/perf'))
 
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path):
@@ -88,7 +135,7 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path):
         assert (first / file).read_bytes() == (second / file).read_bytes(), file
 
 
-@pytest.mark.parametrize('part', ['.', 'derivatives/truth', 'derivatives/lesions'])
+@pytest.mark.parametrize('part', ['.', 'derivatives/truth', 'derivatives/lesions', 'derivatives/perfusion'])
 def test_validator_finds_no_error(dataset, part):
     validator = Path(sys.executable).with_name('bids-validator-deno')
     if not validator.exists():
