@@ -127,7 +127,9 @@ APPLICATION = Application(
         Image('dseg', 'dseg', 'Veins by name', desc='', entities=VEIN, lookup=tuple(NAMES.items())),
         Image('segments', 'dseg', 'Segments of veins, numbered as in their table', entities=VEIN),
         Image('skeleton', 'mask', 'Centrelines of veins', entities=VEIN),
-        Image('diameter', 'map', 'Diameter of veins on their centrelines', 'mm', entities=VEIN),
+        Image(
+            'diameter', 'diametermap', 'Diameter of veins on their centrelines', 'mm', desc='', entities=VEIN
+        ),
         Image(
             'projection',
             'Chimap',

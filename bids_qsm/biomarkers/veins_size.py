@@ -10,9 +10,11 @@ from bids_qsm.recon.distance import depth
 from bids_qsm.recon.grid import Grid
 
 ASSUMED_CHI = 0.50
-"""Susceptibility (ppm) of venous blood above tissue where no vein of a head is wide enough to measure it: 4 pi
-0.27 ppm of red cells without oxygen (Spees et al. (2001), MRM 45:533. doi:10.1002/mrm.1072), a hematocrit of
-0.40 and an oxygenation of 0.63."""
+"""Susceptibility (ppm) of venous blood above tissue where no vein of a head is wide enough to measure it.
+
+4 pi 0.27 ppm of red cells without oxygen (Spees et al. (2001), MRM 45:533. doi:10.1002/mrm.1072), times a
+hematocrit of 0.40, times 1 less an oxygenation of 0.63.
+"""
 INNER = 1.2
 """Depth (voxels) in a vein from which a voxel is blood alone, or nearly so."""
 WIDE_RADIUS = 1.4
