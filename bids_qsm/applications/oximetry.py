@@ -67,7 +67,7 @@ def measure(
     names = dict(zip(veins_table['segment'].astype(int), veins_table['label'].astype(str), strict=True))
     veins = veins_of_tables(veins_share, veins_segments, veins_veinlines, names, affine)
     scan = Scan(localfield, chi, magnitude, mask, grid, tuple(echo_times), field_strength, r2star, residual)
-    zero = _zero(chi, r2star, mask, white_matter, grid)
+    zero = fluid_of(chi, r2star, mask, white_matter, grid)
     found = measure_veins(scan, veins, most=most)
     table = vein_table(found, zero, blood, constants)
     summary = summary_table(found, zero, blood, constants, cbf=perfusion, mask=mask, dseg=dseg, labels=labels)
@@ -86,14 +86,14 @@ def measure(
     return saturation, table, summary, sensitivity_table(found, zero, blood, constants), facts
 
 
-def _zero(
+def fluid_of(
     chi: np.ndarray,
     r2star: np.ndarray | None,
     mask: np.ndarray,
     white_matter: np.ndarray | None,
     grid: Grid,
 ):
-    """Fluid of the ventricles in the map."""
+    """Susceptibility of the fluid of the ventricles in the map, and its standard error."""
     maps = {'chi': chi} if r2star is None else {'chi': chi, 'R2star': r2star}
     fluid = next(one for one in reference_regions(maps, mask, white_matter, grid) if one.name == 'CSF').region
     fluid = fluid & mask

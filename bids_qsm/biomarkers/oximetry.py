@@ -30,7 +30,7 @@ REACH = 3.0
 """Width of the tissue about a vein whose field is fitted, in voxels."""
 PIECE_MM, PIECE_VOXELS, MOST_PIECES = 8.0, 8.0, 4
 """Length of the pieces of a vein, the larger of both, and the most pieces."""
-MODEL_SE = {'field': 0.025, 'chi': 0.04}
+MODEL_SE = {'field': 0.02, 'chi': 0.06}
 """Error that every vein may share with its kind, as a share of its susceptibility difference: sections that
 are not round, voxels that are not boxes; the inversion."""
 INSIDE = 0.7

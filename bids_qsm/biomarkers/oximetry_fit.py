@@ -204,7 +204,7 @@ def fit_piece(
         # structure of the tissue adds to noise; single voxels that depart count less
         field_weight = _reweighed(field_weight, rest)
         magnitude_weight = _reweighed(magnitude_weight, dark)
-    covariance = np.linalg.pinv(found.jac.T @ found.jac)
+    covariance = _covariance(found.jac, found.fun, _sectors(patch.centres - middle, axis, across))
     rest = found.fun[:n]
     used = rest != 0
     return PieceFit(
@@ -218,6 +218,36 @@ def fit_piece(
         float(np.sqrt(np.mean(rest[used] ** 2))) if used.any() else np.nan,
         int(used.sum()),
     )
+
+
+def _sectors(places: np.ndarray, axis: np.ndarray, across: tuple[np.ndarray, np.ndarray]):
+    """Sector of each voxel about an axis: four quarters around it, in three parts along it."""
+    along = places @ axis
+    part = np.searchsorted(np.quantile(along, (1 / 3, 2 / 3)), along)
+    quarter = (places @ across[0] > 0) + 2 * (places @ across[1] > 0)
+    return part * 4 + quarter
+
+
+def _covariance(jacobian: np.ndarray, rest: np.ndarray, sectors: np.ndarray):
+    """Covariance of the parameters, with residuals of one sector correlated in any way [1]_.
+
+    Tissue near a vein makes residuals that neighbours share, so that they are fewer than voxels. The variance of
+    each parameter is the larger of that and of what independent residuals give.
+
+    References
+    ----------
+    .. [1] Liang & Zeger (1986), Biometrika 73:13. doi:10.1093/biomet/73.1.13
+    """
+    bread = np.linalg.pinv(jacobian.T @ jacobian)
+    # residuals are of field, then of magnitude, then of priors, which stand alone
+    ends = sectors.max() + 1 + np.arange(len(rest) - 2 * len(sectors))
+    group = np.r_[sectors, sectors, ends]
+    scores = np.zeros((group.max() + 1, jacobian.shape[1]))
+    np.add.at(scores, group, jacobian * rest[:, None])
+    count = np.unique(sectors).size
+    shared = bread @ (scores.T @ scores) @ bread * count / max(count - 1, 1)
+    larger = np.sqrt(np.maximum(np.diag(shared) / np.diag(bread), 1))
+    return bread * np.outer(larger, larger)
 
 
 def _without(data: np.ndarray, design: np.ndarray, weight: np.ndarray):

@@ -60,13 +60,11 @@ def blood_of_tissue(y: float, blood: Blood, constants: Constants):
 
 
 def tissue_chi(tissue: Tissue, blood: Blood, constants: Constants):
-    """Susceptibility (ppm, less that of water) of tissue: venous and arterial blood and the rest, by volume."""
+    """Susceptibility (ppm, less that of water) of tissue: veins, arteries and the rest, by volume."""
     arterial = tissue.volume * (1 / VENOUS - 1)
     venous = blood_of_tissue((1 - tissue.oef) * blood.ya, blood, constants)
     rest = 1 - tissue.volume / VENOUS
-    return (
-        tissue.volume * venous + arterial * blood_of_tissue(blood.ya, blood, constants) + rest * tissue.chi
-    )
+    return tissue.volume * venous + arterial * blood_of_tissue(blood.ya, blood, constants) + rest * tissue.chi
 
 
 def decay(
@@ -127,9 +125,7 @@ def fit_tissue(
 
     def residuals(theta: np.ndarray):
         here = Tissue(theta[0], np.exp(theta[1]), theta[2], theta[3])
-        made = theta[4] * decay(
-            here, blood, constants, echo_times=echo_times, field_strength=field_strength
-        )
+        made = theta[4] * decay(here, blood, constants, echo_times=echo_times, field_strength=field_strength)
         return np.r_[
             (signal / size - made) * size / signal_sd,
             (chi - tissue_chi(here, blood, constants)) / chi_sd,

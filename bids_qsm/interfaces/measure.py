@@ -43,7 +43,7 @@ from bids_qsm.plotting.maps import Look, plot_map, plot_outlines
 from bids_qsm.recon.grid import Grid
 
 FILES: tuple[str, ...] = (*MAPS, 'mask', 'dseg', 'labels', 'own_dseg', 'probseg', 'white_matter')
-FILES += ('to_template', 'reference')
+FILES += ('to_template', 'reference', 'echoes')
 """Input ports that hold a file a series; 'to_template' holds several."""
 
 
@@ -288,6 +288,7 @@ def _load_table(path: str) -> pd.DataFrame:
 
 _LOAD = {
     'mask': lambda path, _: load_mask(path),
+    'echoes': lambda path, _: load(path)[0],
     'dseg': load_labels,
     'white_matter': lambda path, grid: load_labels(path, grid) > 0,
     'labels': lambda path, _: _load_table(path),

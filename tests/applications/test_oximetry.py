@@ -15,7 +15,7 @@ HCT, YV = 0.42, 0.65
 
 @pytest.fixture(scope='module')
 def data():
-    """What `measure` gets: one straight sinus in white matter, a flow map, a label, haematocrit in per cent."""
+    """What `measure` gets: one straight sinus in white matter, flow, a label, haematocrit in per cent."""
     scan, veins, tissue = acquired(diameter=3.0)
     shape = scan.mask.shape
     dseg = np.zeros(shape, np.int32)
@@ -47,7 +47,9 @@ def data():
 
 
 def run(data, **params):
-    return dict(zip(APPLICATION.gives, measure(*(data[n] for n in APPLICATION.arguments), **params), strict=True))
+    return dict(
+        zip(APPLICATION.gives, measure(*(data[n] for n in APPLICATION.arguments), **params), strict=True)
+    )
 
 
 def test_from_maps_to_tables(data):
