@@ -202,12 +202,21 @@ def _measure(scan: Scan, veins: Veins, segment: Segment, around: _Surroundings) 
     dchi, se = pool([fit.dchi for fit in fits], [fit.dchi_se for fit in fits])
     size, size_se = pool([2 * fit.radius for fit in fits], [2 * fit.radius_se for fit in fits])
     plain |= {'diameter': size, 'diameter_se': size_se, 'n_pieces': len(fits)}
+    se = float(np.hypot(se, _disagreement(dchi, by_chi, size / side)))
     count = sum(fit.n_voxels for fit in fits)
     if size + size_se < THIN * side:
         return VeinMeasure(segment, 'none', _too_thin(size / side), n_voxels=count, **plain)
     return VeinMeasure(
         segment, 'field', '', dchi, se, _model_se(size / side, tilt) * abs(dchi), n_voxels=count, **plain
     )
+
+
+def _disagreement(field: float, chi: float, width: float):
+    """Error (ppm) that two methods show that differ by more than two standard deviations of their models."""
+    if not np.isfinite(chi) or width < ALONG_WIDTH:
+        return 0.0
+    allowed = 2 * float(np.hypot(MODEL_SE['field'], MODEL_SE['chi'])) * abs(field)
+    return max(abs(field - chi) - allowed, 0.0) / 2
 
 
 def _model_se(width: float, tilt: float):

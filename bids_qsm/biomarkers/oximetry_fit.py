@@ -231,8 +231,8 @@ def _sectors(places: np.ndarray, axis: np.ndarray, across: tuple[np.ndarray, np.
 def _covariance(jacobian: np.ndarray, rest: np.ndarray, sectors: np.ndarray):
     """Covariance of the parameters, with residuals of one sector correlated in any way [1]_.
 
-    Tissue near a vein makes residuals that neighbours share, so that they are fewer than voxels. The variance of
-    each parameter is the larger of that and of what independent residuals give.
+    Tissue near a vein makes residuals that neighbours share, so that they are fewer than voxels. The variance
+    of each parameter is the larger of that and of what independent residuals give.
 
     References
     ----------
