@@ -1,7 +1,7 @@
 """Susceptibility of each vein against the tissue around it, by the method that its width needs."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
@@ -33,6 +33,8 @@ PIECE_MM, PIECE_VOXELS, MOST_PIECES = 8.0, 8.0, 4
 MODEL_SE = {'field': 0.02, 'chi': 0.06}
 """Error that every vein may share with its kind, as a share of its susceptibility difference: sections that
 are not round, voxels that are not boxes; the inversion."""
+SCOUTS = 6
+"""Longest veins that are measured first, for the susceptibility of all."""
 INSIDE = 0.7
 """Least share of the tissue about a vein that lies in the mask."""
 LINEAR = 0.35
@@ -107,6 +109,12 @@ def measure_veins(scan: Scan, veins: Veins, *, most: int = 40) -> list[VeinMeasu
     """
     surroundings = _surroundings(scan, veins)
     chosen = _chosen(scan.grid, veins.segments, most)
+    # the veins of a person are much alike: a few tell the field of the others
+    longest = sorted((s for s in veins.segments if s.number in chosen), key=lambda s: -s.length_mm)
+    if len(veins.segments) > 1:
+        first = [_measure(scan, veins, segment, surroundings) for segment in longest[:SCOUTS]]
+        known = [one.dchi for one in first if not one.reason]
+        surroundings = surroundings.scaled(float(np.median(known))) if known else surroundings
     return [
         _measure(scan, veins, segment, surroundings)
         if segment.number in chosen
@@ -139,6 +147,11 @@ class _Surroundings:
     tissue: np.ndarray
     veins: np.ndarray
     away: np.ndarray
+    level: float
+
+    def scaled(self, level: float):
+        """The same with another susceptibility of the veins."""
+        return replace(self, veins=self.veins * np.float32(level / self.level), level=level)
 
 
 def _surroundings(scan: Scan, veins: Veins):
@@ -152,7 +165,7 @@ def _surroundings(scan: Scan, veins: Veins):
     mean = ndimage.gaussian_filter(np.where(known, scan.chi, 0).astype(np.float32), smooth)
     filled = np.where(known, scan.chi, mean / np.maximum(weight, 1e-3)) * scan.mask
     filled = np.nan_to_num(filled).astype(np.float32)
-    return _Surroundings(_field(filled, scan.grid), _field(_FIRST * veins.share, scan.grid), away)
+    return _Surroundings(_field(filled, scan.grid), _field(_FIRST * veins.share, scan.grid), away, _FIRST)
 
 
 def _measure(scan: Scan, veins: Veins, segment: Segment, around: _Surroundings) -> VeinMeasure:
@@ -299,7 +312,7 @@ def _fits(scan: Scan, veins: Veins, segment: Segment, around: _Surroundings) -> 
     at = np.cumsum(tube.steps) - tube.steps[0]
     whole = _longer(tube, grid, 10 * radius + REACH * step)
     box = _box(segment, grid, radius + (REACH + 1) * step)
-    others = around.veins[box] - _own_field(segment, veins, grid, box)
+    others = around.veins[box] - around.level * _own_field(segment, veins, grid, box)
     clean = scan.localfield[box] - around.tissue[box]
     index = np.argwhere(scan.mask[box])
     centres = (index + [s.start for s in box]) * voxel
@@ -339,7 +352,7 @@ def _fits(scan: Scan, veins: Veins, segment: Segment, around: _Surroundings) -> 
             echo_times=scan.echo_times,
             field_strength=scan.field_strength,
             tissue_rate=rate,
-            start=_FIRST,
+            start=around.level,
         )
 
 
@@ -359,9 +372,9 @@ def _longer(tube: Tube, grid: Grid, more: float):
 
 
 def _own_field(segment: Segment, veins: Veins, grid: Grid, box: tuple[slice, ...]):
-    """Field of the shares of a segment itself, at the susceptibility that all veins have at first."""
+    """Field of the shares of a segment itself, for a susceptibility of 1 ppm."""
     share = np.where(veins.numbers[box] == segment.number, veins.share[box], 0)
-    return _field(_FIRST * share, grid)
+    return _field(share, grid)
 
 
 def _field(chi: np.ndarray, grid: Grid):
