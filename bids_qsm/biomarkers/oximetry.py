@@ -33,6 +33,9 @@ PIECE_MM, PIECE_VOXELS, MOST_PIECES = 8.0, 8.0, 4
 MODEL_SE = {'field': 0.02, 'chi': 0.06}
 """Error that every vein may share with its kind, as a share of its susceptibility difference: sections that
 are not round, voxels that are not boxes; the inversion."""
+SINGLE_SE = 0.05
+"""Error of a vein that was measured in one piece, as a share: that by what lies near it, which pieces of a long
+vein show by their differences. About what short veins of simulated heads showed."""
 SCOUTS = 6
 """Longest veins that are measured first, for the susceptibility of all."""
 INSIDE = 0.7
@@ -215,7 +218,8 @@ def _measure(scan: Scan, veins: Veins, segment: Segment, around: _Surroundings) 
     dchi, se = pool([fit.dchi for fit in fits], [fit.dchi_se for fit in fits])
     size, size_se = pool([2 * fit.radius for fit in fits], [2 * fit.radius_se for fit in fits])
     plain |= {'diameter': size, 'diameter_se': size_se, 'n_pieces': len(fits)}
-    se = float(np.hypot(se, _disagreement(dchi, by_chi, size / side)))
+    alone = SINGLE_SE * abs(dchi) if len(fits) == 1 else 0.0
+    se = float(np.hypot(np.hypot(se, alone), _disagreement(dchi, by_chi, size / side)))
     count = sum(fit.n_voxels for fit in fits)
     if size + size_se < THIN * side:
         return VeinMeasure(segment, 'none', _too_thin(size / side), n_voxels=count, **plain)
