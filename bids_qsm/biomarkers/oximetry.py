@@ -34,8 +34,8 @@ MODEL_SE = {'field': 0.02, 'chi': 0.06}
 """Error that every vein may share with its kind, as a share of its susceptibility difference: sections that
 are not round, voxels that are not boxes; the inversion."""
 SINGLE_SE = 0.05
-"""Error of a vein that was measured in one piece, as a share: that by what lies near it, which pieces of a long
-vein show by their differences. About what short veins of simulated heads showed."""
+"""Error of a vein that was measured in one piece, as a share: that by what lies near it, which pieces of a
+long vein show by their differences. About what short veins of simulated heads showed."""
 SCOUTS = 6
 """Longest veins that are measured first, for the susceptibility of all."""
 INSIDE = 0.7
