@@ -9,7 +9,8 @@ the default chain with the true brain mask. Diameters are true ones, in voxels. 
   one voxel.
 - precision: share of the voxels of the mask within one voxel of the wall of a true vein of any size.
 - dice, cldice: of veins of at least 1.5 voxels against true voxels that are vein by half; of the mask count
-  the voxels at these veins, and those at no vein that were given such a diameter.
+  the voxels at these veins, and those at no vein that were given such a diameter. n_wide is the number of
+  true voxels.
 - leak: share of the volume of deep nuclei in the mask that is not vein.
 - error: of the diameter (voxels), of points next to a true centreline: median and standard deviation.
 """
@@ -128,6 +129,7 @@ def score(found, maps, grid):
     near = wall <= side
     truth = (maps['share'] >= 0.5) & maps['mask'] & (own >= WIDE)
     given = mask & np.where(near, own >= WIDE, diameter[found.numbers] >= WIDE)
+    row['n_wide'] = int(truth.sum())
     lines = skeletonize(given), skeletonize(truth)
     exact, complete = (
         (lines[0] & truth).sum() / max(lines[0].sum(), 1),
@@ -135,7 +137,7 @@ def score(found, maps, grid):
     )
     row['dice'] = 2 * (given & truth).sum() / (given.sum() + truth.sum())
     row['cldice'] = 2 * exact * complete / max(exact + complete, 1e-9)
-    row['precision'] = near[mask].mean()
+    row['precision'] = near[mask].mean() if mask.any() else np.nan
     nuclei = maps['dseg'] > 0
     row['leak'] = (mask & nuclei & (maps['share'] < 0.1)).sum() / max(nuclei.sum(), 1)
     if found.segments:

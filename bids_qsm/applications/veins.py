@@ -112,7 +112,7 @@ APPLICATION = Application(
     title='Veins',
     measure=measure,
     gives=(
-        *('share', 'mask', 'dseg', 'segments', 'skeleton', 'diameter', 'projection'),
+        *('share', 'mask', 'veinlabels', 'segments', 'skeleton', 'diameter', 'veinmip'),
         *('table', 'veinlines', 'veindensity', 'facts'),
     ),
     images=(
@@ -124,14 +124,14 @@ APPLICATION = Application(
             desc='',
             entities=VEIN,
         ),
-        Image('dseg', 'dseg', 'Veins by name', desc='', entities=VEIN, lookup=tuple(NAMES.items())),
-        Image('segments', 'dseg', 'Segments of veins, numbered as in their table', entities=VEIN),
+        Image('veinlabels', 'dseg', 'Veins by name', desc='veins', lookup=tuple(NAMES.items())),
+        Image('segments', 'dseg', 'Segments of veins, numbered as in their table', desc='veinsegments'),
         Image('skeleton', 'mask', 'Centrelines of veins', entities=VEIN),
         Image(
             'diameter', 'diametermap', 'Diameter of veins on their centrelines', 'mm', desc='', entities=VEIN
         ),
         Image(
-            'projection',
+            'veinmip',
             'Chimap',
             'Maximum of susceptibility over slabs of 10 mm along head-foot',
             'ppm',
@@ -173,14 +173,12 @@ APPLICATION = Application(
     ),
     figures=(
         Figure(
-            'dseg',
+            'veinlabels',
             'Veins over the susceptibility-weighted image',
             'Outlines of veins, coloured by name.',
             over='swi',
         ),
-        Figure(
-            'projection', 'Projection of susceptibility', 'Maximum over slabs of 10 mm: veins are bright.'
-        ),
+        Figure('veinmip', 'Projection of susceptibility', 'Maximum over slabs of 10 mm: veins are bright.'),
     ),
     overview=overview,
     method='Veins were found as tubes [@frangi] in susceptibility, R2* and the susceptibility-weighted '

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import nibabel as nib
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage, optimize
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -160,10 +159,10 @@ def find_veins(
     Veins
     """
     # the same axes whichever way the file is stored: thinning depends on their order
-    turn = nib.orientations.io_orientation(affine)
-    order = np.argsort(turn[:, 0])
-    b0_dir = np.array(grid.b0_dir)[order] * turn[order, 1]
-    inside = _turned(mask, turn)
+    turn = _turn(affine, mask.shape)
+    order = turn.order
+    b0_dir = np.array(grid.b0_dir)[order] * turn.signs
+    inside = turn.apply(mask)
     sides = np.array(grid.voxel_size)[order]
     if not mask.any():
         return _nothing(mask.shape)
@@ -172,12 +171,12 @@ def find_veins(
     inside = inside[box]
     frame = Grid(inside.shape, tuple(sides.tolist()), tuple(b0_dir.tolist()))
     maps = {
-        name: None if data is None else _turned(data, turn)[box]
+        name: None if data is None else turn.apply(data)[box]
         for name, data in (('chi', chi), ('swi', swi), ('r2star', r2star))
     }
     nuclei = np.zeros(inside.shape, np.int32)
     if dseg is not None and maps['chi'] is not None:
-        labels = _turned(dseg, turn)[box]
+        labels = turn.apply(dseg)[box]
         nuclei[:] = labels * iron_rich(maps['chi'], inside, labels)
     found = detect(maps, inside, nuclei, frame, false_share=false_share)
     traced = _trace(found, inside, frame, least_mm)
@@ -185,8 +184,41 @@ def find_veins(
     return _named(placed, mask, grid, to_template)
 
 
-def _turned(data: np.ndarray, turn: np.ndarray):
-    return np.ascontiguousarray(nib.orientations.apply_orientation(data, turn))
+@dataclass(frozen=True)
+class _Turn:
+    """Order and signs of the axes of a file that lead nearest to right, front and top."""
+
+    order: np.ndarray
+    signs: np.ndarray
+    shape: tuple[int, ...]
+
+    def apply(self, data: np.ndarray):
+        """The volume with these axes."""
+        return np.ascontiguousarray(
+            np.flip(np.transpose(data, self.order), tuple(np.flatnonzero(self.signs < 0).tolist()))
+        )
+
+    def undo(self, data: np.ndarray):
+        """A volume with these axes as the file has it."""
+        flipped = np.flip(data, tuple(np.flatnonzero(self.signs < 0).tolist()))
+        return np.ascontiguousarray(np.transpose(flipped, np.argsort(self.order)))
+
+    @property
+    def to_file(self):
+        """Voxels of the turned volume to voxels of the file (4, 4)."""
+        matrix = np.zeros((4, 4))
+        matrix[self.order, range(3)] = self.signs
+        matrix[self.order, 3] = np.where(self.signs < 0, np.array(self.shape)[self.order] - 1, 0)
+        matrix[3, 3] = 1
+        return matrix
+
+
+def _turn(affine: np.ndarray, shape: tuple[int, ...]):
+    """The turn of a file."""
+    columns = np.asarray(affine, float)[:3, :3]
+    cosines = columns / np.linalg.norm(columns, axis=0)
+    _, order = optimize.linear_sum_assignment(-np.abs(cosines))
+    return _Turn(order, np.sign(cosines[range(3), order]), tuple(shape))
 
 
 def _nothing(shape: tuple[int, ...]):
@@ -304,7 +336,7 @@ def _long_enough(parts: list, sides: np.ndarray, radius: np.ndarray, least_mm: f
 
 def _place(
     veins: Veins,
-    turn: np.ndarray,
+    turn: _Turn,
     first: np.ndarray,
     box: tuple[slice, ...],
     affine: np.ndarray,
@@ -312,15 +344,14 @@ def _place(
     frame: Grid,
 ):
     """The same veins on the grid of the file, with points in scanner coordinates."""
-    to_file = nib.orientations.inv_ornt_aff(turn, shape)
-    back = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt('RAS'), turn)
-    whole = [shape[axis] for axis in np.argsort(turn[:, 0])]
+    to_file = turn.to_file
+    whole = [shape[axis] for axis in turn.order]
     sides = np.array(frame.voxel_size)
 
     def unturned(data: np.ndarray):
         full = np.zeros(whole, data.dtype)
         full[box] = data
-        return np.ascontiguousarray(nib.orientations.apply_orientation(full, back))
+        return turn.undo(full)
 
     segments = []
     for one in veins.segments:

@@ -17,6 +17,8 @@ hematocrit of 0.40, times 1 less an oxygenation of 0.63.
 """
 INNER = 1.2
 """Depth (voxels) in a vein from which a voxel is blood alone, or nearly so."""
+NOT_LESS = 0.8
+"""Share of the contrast of the strongest voxels that blood in wide veins has at least: no vein has more."""
 WIDE_RADIUS = 1.4
 """Radius (voxels) of the mask of a vein from which the contrast on its axis is that of its own blood."""
 RIM_MM = 4.0
@@ -30,7 +32,8 @@ def blood_susceptibility(
 
     The median over voxels that lie deep in veins (`INNER`) and not at the rim of the maps (`RIM_MM`), of
     those that reach half of their 90th percentile. Where there are fewer than ``least`` of them, or thinner
-    veins exceed it (the 95th percentile of the mask), it is `ASSUMED_CHI`, or that percentile if higher.
+    veins have clearly more (`NOT_LESS` of the 95th percentile of the mask), it is `ASSUMED_CHI`, or that
+    percentile if it is higher.
 
     Parameters
     ----------
@@ -55,9 +58,9 @@ def blood_susceptibility(
     values = contrast[deep]
     if len(values):
         values = values[values >= np.quantile(values, 0.9) / 2]
-    lowest = float(np.quantile(contrast[mask], 0.95))
-    if len(values) < least or np.median(values) < lowest:
-        return max(ASSUMED_CHI, lowest), 'assumed'
+    highest = float(np.quantile(contrast[mask], 0.95))
+    if len(values) < least or np.median(values) < NOT_LESS * highest:
+        return max(ASSUMED_CHI, highest), 'assumed'
     return float(np.median(values)), 'measured'
 
 

@@ -44,7 +44,7 @@ def test_veins_are_found_and_nothing_else(head, veins):
     assert (KDTree(centre).query(found)[0] < 0.6).mean() > 0.95
     nucleus = head['dseg'] > 0
     assert not (veins.mask & nucleus & (truth < 0.1)).any()
-    assert veins.share[veins.mask].mean() == pytest.approx(truth[veins.mask].mean(), abs=0.08)
+    assert veins.share[veins.mask].mean() == pytest.approx(truth[veins.mask].mean(), abs=0.12)
 
 
 def test_each_segment_has_its_size_and_direction(head, veins):

@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from bids_qsm.biomarkers.vesselness import fill, hessian_eigenvalues, vein_tree, vesselness
+from bids_qsm.biomarkers.vesselness import (
+    fill,
+    hessian_eigenvalues,
+    tube_eigenvalues,
+    tubeness,
+    vein_tree,
+    vesselness,
+)
 from bids_qsm.recon.grid import Grid
 
 SHAPE = (40, 40, 30)
@@ -75,3 +82,28 @@ def test_eigenvalues_of_a_turned_parabola():
     found, axis = hessian_eigenvalues(data.astype(np.float32), np.array([MIDDLE]), np.array(GRID.voxel_size))
     np.testing.assert_allclose(found[0], wanted, atol=0.02)
     assert abs(axis[0] @ turn[:, 0]) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize('direction', [(0, 0, 1), (1, 0, 0), (1, 1, 0), (1, 0, 1)])
+def test_a_thin_tube_is_round_in_thick_slices(direction):
+    """A tube thinner than the voxel, averaged over voxels of 1 x 1 x 3 mm."""
+    grid = Grid((24, 24, 16), (1.0, 1.0, 3.0))
+    along = np.array(direction) / np.linalg.norm(direction)
+    share = np.zeros(grid.shape, np.float32)
+    parts = (np.arange(6) + 0.5) / 6 - 0.5
+    for part in np.stack(np.meshgrid(parts, parts, parts), -1).reshape(-1, 3):
+        points = np.stack(
+            np.meshgrid(
+                *(
+                    (np.arange(n) - n // 2 + p) * v
+                    for n, p, v in zip(grid.shape, part, grid.voxel_size, strict=True)
+                ),
+                indexing='ij',
+            ),
+            -1,
+        )
+        share += np.linalg.norm(points - (points @ along)[..., None] * along, axis=-1) < 0.5
+    middle = np.array([[n // 2 for n in grid.shape]])
+    values, axis = tube_eigenvalues(share, middle, grid, 0.7)
+    assert tubeness(values)[0] > 0.65
+    assert abs(axis[0] @ along) > 0.9
