@@ -123,7 +123,7 @@ def job(reproducible, tmp_path_factory):
     # a second series, which starts from its susceptibility map and so takes little time
     for path in list(job.anat.glob('*_MEGRE.*')):
         path.rename(path.with_name(path.name.replace('sub-01_', 'sub-01_acq-first_')))
-    (truth,) = job.data.glob('derivatives/truth/sub-01/anat/*_Chimap.nii.gz')
+    (truth,) = job.data.glob('derivatives/truth/sub-01/anat/sub-01_Chimap.nii.gz')
     shutil.copy(truth, job.anat / 'sub-01_acq-again_Chimap.nii.gz')
     (job.anat / 'sub-01_acq-again_Chimap.json').write_text(json.dumps({'Units': 'ppm'}))
     (job.data / 'participants.tsv').write_text('participant_id\thematocrit\nsub-01\t0.41\n')
