@@ -14,7 +14,7 @@ from bids_qsm.recon.fourier import convolve, dipole_kernel
 from bids_qsm.recon.grid import Grid
 
 THIN, WIDE = 1.5, 4.0
-"""Diameters (voxels) from which a vein is usable, and from which its susceptibility can be read in chi."""
+"""Diameters (voxels) from which a vein is usable, and from which its susceptibility is read in chi."""
 DOUBT = 0.8
 """Share of the least diameter from which a vein is fitted: the fit finds its diameter again."""
 ALONG, ALONG_WIDTH = 20.0, 3.0
@@ -30,12 +30,13 @@ REACH = 3.0
 """Width of the tissue about a vein whose field is fitted, in voxels."""
 PIECE_MM, PIECE_VOXELS, MOST_PIECES = 8.0, 8.0, 4
 """Length of the pieces of a vein, the larger of both, and the most pieces."""
-MODEL_SE = {'field': 0.02, 'chi': 0.06}
-"""Error that every vein may share with its kind, as a share of its susceptibility difference: sections that
-are not round, voxels that are not boxes; the inversion."""
-SINGLE_SE = 0.05
-"""Error of a vein that was measured in one piece, as a share: that by what lies near it, which pieces of a
-long vein show by their differences. About what short veins of simulated heads showed."""
+MODEL_SE = {'field': 0.02, 'chi': 0.06, 'wide': 0.03}
+"""Error that every vein may share with its kind, as a share of its susceptibility difference: of the field,
+sections that are not round and voxels that are not boxes; of chi, the inversion and the blur of the map,
+which wide veins hardly have."""
+SURROUNDINGS = 0.013
+"""Field (ppm) that other veins and borders of tissue in a head add about a piece of vein, and that is not
+known: with it the errors of thin veins of two simulated heads were as large as they were."""
 SCOUTS = 6
 """Longest veins that are measured first, for the susceptibility of all."""
 INSIDE = 0.7
@@ -54,7 +55,8 @@ class VeinMeasure:
 
     ``dchi`` (ppm) is of blood less the tissue around it; ``dchi_se`` counts noise, width and place,
     ``model_se`` the error that veins share. ``reference`` and ``reference_se`` are of that tissue in the map
-    of susceptibility. ``by_chi`` is the value read in that map, where blood fills voxels.
+    of susceptibility. ``by_field`` is the value of the fit in the field, ``by_chi`` that read in that map,
+    where blood fills voxels.
     """
 
     segment: Segment
@@ -71,6 +73,7 @@ class VeinMeasure:
     tilt: float = np.nan
     n_pieces: int = 0
     n_voxels: int = 0
+    by_field: float = np.nan
     by_chi: float = np.nan
 
 
@@ -94,9 +97,9 @@ def measure_veins(scan: Scan, veins: Veins, *, most: int = 40) -> list[VeinMeasu
 
     From the field in and around them, in pieces (`bids_qsm.biomarkers.oximetry_fit.fit_piece`), after the
     fields of other veins and of the tissue have been taken off. A vein nearly along B0 has no field outside,
-    and must be 3 voxels wide. Where the field cannot be fitted, a vein of 4 voxels and more has the median of
-    susceptibility where blood fills the voxel, less that of the tissue 2 to 4 mm from the wall. Both are
-    given where both are possible.
+    and must be 3 voxels wide. A vein of 4 voxels and more has the median of susceptibility where blood fills
+    the voxel, less that of the tissue 2 to 4 mm from the wall: sinuses are so short, bent and near the edge
+    of the brain that the field about them is not that of a tube. Both are given where both are possible.
 
     Parameters
     ----------
@@ -210,22 +213,34 @@ def _measure(scan: Scan, veins: Veins, segment: Segment, around: _Surroundings) 
         why = 'too short or too near to others for a fit'
         return VeinMeasure(segment, 'none', why, diameter=diameter, **plain)
     plain |= {'by_chi': by_chi}
-    if not fits:
-        se = _median_error(scan.chi[near][pure])
-        shared = MODEL_SE['chi'] * abs(by_chi)
-        count = int(pure.sum())
-        return VeinMeasure(segment, 'chi', '', by_chi, se, shared, diameter=diameter, n_voxels=count, **plain)
-    dchi, se = pool([fit.dchi for fit in fits], [fit.dchi_se for fit in fits])
-    size, size_se = pool([2 * fit.radius for fit in fits], [2 * fit.radius_se for fit in fits])
-    plain |= {'diameter': size, 'diameter_se': size_se, 'n_pieces': len(fits)}
-    alone = SINGLE_SE * abs(dchi) if len(fits) == 1 else 0.0
-    se = float(np.hypot(np.hypot(se, alone), _disagreement(dchi, by_chi, size / side)))
+    size = diameter
+    if fits:
+        field, field_se = pool([fit.dchi for fit in fits], [fit.dchi_se for fit in fits])
+        field_se = float(np.hypot(field_se, SURROUNDINGS / _strength(tilt) / np.sqrt(len(fits))))
+        size, size_se = pool([2 * fit.radius for fit in fits], [2 * fit.radius_se for fit in fits])
+        apart = _disagreement(field, by_chi, size / side)
+        plain |= {'diameter': size, 'diameter_se': size_se, 'n_pieces': len(fits), 'by_field': field}
+    else:
+        plain |= {'diameter': diameter}
+        apart = 0.0
+    if not fits or (np.isfinite(by_chi) and size >= WIDE * side):
+        se = float(np.hypot(_median_error(scan.chi[near][pure]), apart))
+        shared = MODEL_SE['wide'] * abs(by_chi)
+        return VeinMeasure(segment, 'chi', '', by_chi, se, shared, n_voxels=int(pure.sum()), **plain)
     count = sum(fit.n_voxels for fit in fits)
     if size + size_se < THIN * side:
         return VeinMeasure(segment, 'none', _too_thin(size / side), n_voxels=count, **plain)
-    return VeinMeasure(
-        segment, 'field', '', dchi, se, _model_se(size / side, tilt) * abs(dchi), n_voxels=count, **plain
-    )
+    se, shared = float(np.hypot(field_se, apart)), _model_se(size / side, tilt) * abs(field)
+    return VeinMeasure(segment, 'field', '', field, se, shared, n_voxels=count, **plain)
+
+
+def _strength(tilt: float):
+    r"""Size of the field of a vein over its susceptibility, inside and at the wall together.
+
+    .. math:: \sqrt{(\sin^2\theta / 2)^2 + ((3 \cos^2\theta - 1) / 6)^2}
+    """
+    cosine = np.cos(np.radians(tilt)) ** 2
+    return float(np.hypot((1 - cosine) / 2, (3 * cosine - 1) / 6))
 
 
 def _disagreement(field: float, chi: float, width: float):

@@ -116,6 +116,7 @@ def vein_table(measures: Sequence[VeinMeasure], zero: Zero, blood: Blood, consta
             'chi_ref_ppm': one.reference,
             'delta_chi_ppm': one.dchi,
             'delta_chi_se_ppm': float(np.hypot(one.dchi_se, one.model_se)),
+            'delta_chi_fitted_ppm': one.by_field,
             'delta_chi_read_ppm': one.by_chi,
         }
         row |= dict.fromkeys(('Yv', 'Yv_se', 'Yv_se_own', 'OEF', 'OEF_se'), np.nan)
@@ -142,15 +143,16 @@ COLUMNS = {
     'diameter_mm': ('Diameter that the fit found; that of the segmentation where nothing was fitted.', 'mm'),
     'diameter_se_mm': ('Standard error of diameter_mm.', 'mm'),
     'tilt_deg': ('Angle between the vein and B0.', 'degree'),
-    'method': ('field (fitted in and around the vein), chi (read in the map), or none.', ''),
+    'method': ('field (fitted in and around the vein), chi (read in the map, in wide veins), or none.', ''),
     'n_pieces': ('Number of pieces that were fitted.', ''),
     'n_voxels': ('Number of voxels that were used.', ''),
     'chi_vein_ppm': ('Susceptibility of blood, on the scale of the map.', 'ppm'),
     'chi_ref_ppm': ('Susceptibility of the tissue 2 to 4 mm from the wall, on the scale of the map.', 'ppm'),
     'delta_chi_ppm': ('Susceptibility of blood less that of the tissue around it.', 'ppm'),
     'delta_chi_se_ppm': ('Standard error of delta_chi_ppm: noise, width, place and model.', 'ppm'),
+    'delta_chi_fitted_ppm': ('delta_chi_ppm as fitted in and around the vein, whatever the method.', 'ppm'),
     'delta_chi_read_ppm': (
-        'The same, read in the map of susceptibility where blood fills voxels, for comparison.',
+        'delta_chi_ppm as read in the map where blood fills voxels, whatever the method.',
         'ppm',
     ),
     'Yv': ('Oxygen saturation of venous blood.', 'fraction'),
