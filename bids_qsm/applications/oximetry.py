@@ -1,5 +1,7 @@
 """Measure the oxygen saturation of veins, and with a flow map the oxygen metabolism."""
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 
@@ -19,6 +21,8 @@ from bids_qsm.plotting.oximetry_charts import plot_saturation
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.registry import Need
 
+EDGES = (0.5, 0.6, 0.7, 0.8)
+"""Saturations that the levels of the figure meet at."""
 CAUTION = 'It is a measurement for research, not a diagnosis.'
 
 
@@ -83,7 +87,8 @@ def measure(
         else 'no fluid was found: tissue beside veins was taken as water',
     }
     facts |= {f'note{n}': {'value': note} for n, note in enumerate(blood.notes, 1)}
-    return saturation, table, summary, sensitivity_table(found, zero, blood, constants), facts
+    levels = np.where(saturation > 0, np.digitize(saturation, EDGES) + 1, 0).astype(np.int16)
+    return saturation, levels, table, summary, sensitivity_table(found, zero, blood, constants), facts
 
 
 def fluid_of(
@@ -106,12 +111,22 @@ APPLICATION = Application(
     name='oximetry',
     title='Venous oxygenation',
     measure=measure,
-    gives=('saturation', 'table', 'oximetrysummary', 'oximetrysensitivity', 'facts'),
+    gives=('saturation', 'saturationlevels', 'table', 'oximetrysummary', 'oximetrysensitivity', 'facts'),
     uses=('veins',),
     extra=(Query('perfusion', 'map of cerebral blood flow', ('cbf',), datatype='perf', align='own'),),
     images=(
         Image(
             'saturation', 'SvO2map', 'Oxygen saturation of the blood in veins that were used', '1', desc=''
+        ),
+        Image(
+            'saturationlevels',
+            'dseg',
+            'Veins that were used, by oxygen saturation',
+            lookup=(
+                (1, f'below {EDGES[0]:.2f}'),
+                *((n, f'{a:.2f} to {b:.2f}') for n, (a, b) in enumerate(pairwise(EDGES), 2)),
+                (len(EDGES) + 1, f'{EDGES[-1]:.2f} and above'),
+            ),
         ),
     ),
     tables=(
@@ -165,9 +180,10 @@ APPLICATION = Application(
             draw=plot_saturation,
         ),
         Figure(
-            'saturation',
+            'saturationlevels',
             'Veins by oxygen saturation',
-            'Veins that were used, bright where saturation is high.',
+            'Outlines of the veins that were used; a colour is a tenth of saturation.',
+            over='swi',
         ),
     ),
     method='Venous oxygen saturation was computed from the susceptibility of veins [@spees2001; @jain2012], '

@@ -13,7 +13,7 @@ from bids_qsm.biomarkers.veins import Segment, Veins
 from bids_qsm.recon.fourier import convolve, dipole_kernel
 from bids_qsm.recon.grid import Grid
 
-THIN, WIDE = 1.5, 4.0
+THIN, WIDE = 1.5, 3.0
 """Diameters (voxels) from which a vein is usable, and from which its susceptibility is read in chi."""
 DOUBT = 0.8
 """Share of the least diameter from which a vein is fitted: the fit finds its diameter again."""
@@ -30,6 +30,8 @@ REACH = 3.0
 """Width of the tissue about a vein whose field is fitted, in voxels."""
 PIECE_MM, PIECE_VOXELS, MOST_PIECES = 8.0, 8.0, 4
 """Length of the pieces of a vein, the larger of both, and the most pieces."""
+PLAIN_WIDTH = 4.0
+"""Diameter (voxels) from which the map is hardly blurred inside a vein."""
 MODEL_SE = {'field': 0.02, 'chi': 0.06, 'wide': 0.03}
 """Error that every vein may share with its kind, as a share of its susceptibility difference: of the field,
 sections that are not round and voxels that are not boxes; of chi, the inversion and the blur of the map,
@@ -41,6 +43,8 @@ SCOUTS = 6
 """Longest veins that are measured first, for the susceptibility of all."""
 INSIDE = 0.7
 """Least share of the tissue about a vein that lies in the mask."""
+VAGUE = 0.4
+"""Largest error of a fit, as a share of its susceptibility difference."""
 LINEAR = 0.35
 """Largest misfit of the phase (rad, median over pure blood): more is flow."""
 PAD_MM = 40.0
@@ -97,7 +101,7 @@ def measure_veins(scan: Scan, veins: Veins, *, most: int = 40) -> list[VeinMeasu
 
     From the field in and around them, in pieces (`bids_qsm.biomarkers.oximetry_fit.fit_piece`), after the
     fields of other veins and of the tissue have been taken off. A vein nearly along B0 has no field outside,
-    and must be 3 voxels wide. A vein of 4 voxels and more has the median of susceptibility where blood fills
+    and must be 3 voxels wide. A vein of 3 voxels and more has the median of susceptibility where blood fills
     the voxel, less that of the tissue 2 to 4 mm from the wall: sinuses are so short, bent and near the edge
     of the brain that the field about them is not that of a tube. Both are given where both are possible.
 
@@ -225,11 +229,14 @@ def _measure(scan: Scan, veins: Veins, segment: Segment, around: _Surroundings) 
         apart = 0.0
     if not fits or (np.isfinite(by_chi) and size >= WIDE * side):
         se = float(np.hypot(_median_error(scan.chi[near][pure]), apart))
-        shared = MODEL_SE['wide'] * abs(by_chi)
+        shared = MODEL_SE['wide' if size >= PLAIN_WIDTH * side else 'chi'] * abs(by_chi)
         return VeinMeasure(segment, 'chi', '', by_chi, se, shared, n_voxels=int(pure.sum()), **plain)
     count = sum(fit.n_voxels for fit in fits)
     if size + size_se < THIN * side:
         return VeinMeasure(segment, 'none', _too_thin(size / side), n_voxels=count, **plain)
+    if field_se > VAGUE * abs(field):
+        why = f'the fit is vague: {field:.2f} with an error of {field_se:.2f} ppm'
+        return VeinMeasure(segment, 'none', why, n_voxels=count, **plain)
     se, shared = float(np.hypot(field_se, apart)), _model_se(size / side, tilt) * abs(field)
     return VeinMeasure(segment, 'field', '', field, se, shared, n_voxels=count, **plain)
 
@@ -244,9 +251,14 @@ def _strength(tilt: float):
 
 
 def _disagreement(field: float, chi: float, width: float):
-    """Error (ppm) that two methods show that differ by more than two standard deviations of their models."""
-    if not np.isfinite(chi) or width < ALONG_WIDTH:
+    """Error (ppm) that two methods show that differ: in wide veins by more than their models may.
+
+    The map is too low inside a thin vein, so that one that is higher there than the fit shows an error.
+    """
+    if not np.isfinite(chi):
         return 0.0
+    if width < WIDE:
+        return max(chi - field, 0.0) / 2
     allowed = 2 * float(np.hypot(MODEL_SE['field'], MODEL_SE['chi'])) * abs(field)
     return max(abs(field - chi) - allowed, 0.0) / 2
 

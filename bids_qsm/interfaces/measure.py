@@ -245,6 +245,8 @@ class Measure(SimpleInterface):
             return plot_map(data, nib.load(self._like()).affine, look=look, mask=mask, title=figure.title)
         back, affine = read(self._file(figure.over))
         outlined = {'dseg': data.astype(np.int32)} if data.any() else {'mask': mask}
+        if data.any() and image.lookup:
+            outlined['labels'] = pd.DataFrame(image.lookup, columns=['index', 'name'])
         look = PRODUCTS[figure.over].look
         return plot_outlines(back.astype(np.float32), affine, look=look, title=figure.title, **outlined)
 

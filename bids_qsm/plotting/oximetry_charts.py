@@ -48,6 +48,8 @@ def plot_saturation(table: pd.DataFrame) -> str:
         names.append(f'{str(row["name"]).replace("_", " ")} {row["vein"]} ({row["diameter_mm"]:.1f} mm)')
     ax.set_yticks(np.arange(len(names)), names, fontsize=8)
     ax.invert_yaxis()
+    left, right = ax.get_xlim()
+    ax.set_xlim(max(left, 20), min(right, 105))  # one vague vein must not hide the others
     ax.set_xlabel('venous oxygen saturation (%)')
     ax.grid(axis='x', color='#dddddd', linewidth=0.7)
     ax.spines[['top', 'right']].set_visible(False)

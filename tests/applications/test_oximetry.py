@@ -70,6 +70,9 @@ def test_from_maps_to_tables(data):
     inside = found['saturation'] > 0
     assert inside.sum() == (data['veins_share'] >= 0.5).sum()
     np.testing.assert_allclose(found['saturation'][inside], row['Yv'], rtol=1e-6)
+    # 0.60 to 0.70
+    assert set(np.unique(found['saturationlevels'])) == {0, 3}
+    assert (found['saturationlevels'] > 0).sum() == inside.sum()
     rows = found['oximetrysummary'].set_index(['region', 'hemisphere', 'map'])
     content = ox.oxygen_content(0.42 * 33.5, 0.98, ox.Constants())
     assert rows.loc['Putamen', 'L', 'CMRO2']['mean'] == pytest.approx(60 * row['OEF'] * content, rel=1e-5)
