@@ -22,6 +22,7 @@ MAPS = tuple(PRODUCTS)
 
 KNOWN = {
     **dict.fromkeys(MAPS, 'a map of the series'),
+    'echoes': 'magnitude of all echoes, which are the last axis (any unit)',
     'maps': 'the maps that tables summarise: name in the tables -> array',
     'mask': 'where susceptibility is given (bool)',
     'grid': 'the Grid of the maps',

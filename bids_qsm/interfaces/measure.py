@@ -47,7 +47,7 @@ from bids_qsm.plotting.maps import BOLD_REFERENCE, Look, plot_map, plot_outlines
 from bids_qsm.recon.grid import Grid
 
 FILES: tuple[str, ...] = (*MAPS, 'mask', 'dseg', 'labels', 'own_dseg', 'probseg', 'white_matter')
-FILES += ('to_template', 'reference')
+FILES += ('to_template', 'reference', 'echoes')
 """Input ports that hold a file a series; 'to_template' holds several."""
 
 
@@ -311,6 +311,8 @@ class Measure(SimpleInterface):
             back, look = run.reference, BOLD_REFERENCE
         else:
             outlined = {'dseg': data.astype(np.int32)} if data.any() else {'mask': mask}
+            if data.any() and image.lookup:
+                outlined['labels'] = pd.DataFrame(image.lookup, columns=['index', 'name'])
             (back, affine), look = read(self._file(figure.over)), PRODUCTS[figure.over].look
         return plot_outlines(back.astype(np.float32), affine, look=look, title=figure.title, **outlined)
 
@@ -354,6 +356,7 @@ def _load_table(path: str) -> pd.DataFrame:
 
 _LOAD = {
     'mask': lambda path, _: load_mask(path),
+    'echoes': lambda path, _: load(path)[0],
     'dseg': load_labels,
     'white_matter': lambda path, grid: load_labels(path, grid) > 0,
     'labels': lambda path, _: _load_table(path),

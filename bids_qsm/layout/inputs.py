@@ -111,7 +111,9 @@ def plan_applications(
     made = products_of(one, background=options.background.name, inversion=options.inversion.name)
     params = {method.name: method.params for method in options.applications}
     for app in chosen(options):
-        absent = [name for name, required in app.arguments.items() if required and _is_absent(name, made)]
+        absent = [
+            name for name, required in app.arguments.items() if required and _is_absent(name, made, one)
+        ]
         inputs, lacking = [], []
         for query in app.extra:
             paths = found[app.name, query.name]
@@ -150,7 +152,9 @@ def plan_applications(
     return tuple(uses), notes
 
 
-def _is_absent(name: str, made: Mapping[str, object]) -> bool:
+def _is_absent(name: str, made: Mapping[str, object], one: Series) -> bool:
+    if name == 'echoes':
+        return bool(one.given) or len(one.echo_times) < 2
     return name in PRODUCTS and name not in made
 
 

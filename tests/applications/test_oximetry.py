@@ -1,0 +1,101 @@
+"""The application of oximetry: from maps and the tables of veins to rows, a map and constants."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bids_qsm.applications.oximetry import APPLICATION, measure
+from bids_qsm.biomarkers import oxygen as ox
+from bids_qsm.biomarkers.veins_table import line_table
+from bids_qsm.errors import UserError
+from tests.biomarkers.test_oximetry import acquired
+
+HCT, YV = 0.42, 0.65
+
+
+@pytest.fixture(scope='module')
+def data():
+    """What `measure` gets: one straight sinus in white matter, flow, a label, haematocrit in per cent."""
+    scan, veins, tissue = acquired(diameter=3.0)
+    shape = scan.mask.shape
+    dseg = np.zeros(shape, np.int32)
+    dseg[:8] = 1
+    affine = np.diag([1.0, 1, 1, 1])
+    affine[:3, 3] = veins.segments[0].points[0] - veins.segments[0].voxels[0]
+    return {
+        'chi': scan.chi,
+        'localfield': scan.localfield,
+        'magnitude': scan.magnitude,
+        'mask': scan.mask,
+        'r2star': None,
+        'residual': scan.residual,
+        'veins_share': veins.share,
+        'veins_segments': veins.numbers,
+        'veins_veinlines': line_table(veins.segments),
+        'veins_table': pd.DataFrame({'segment': [1], 'label': ['straight_sinus']}),
+        'perfusion': np.full(shape, 60.0, np.float32),
+        'dseg': dseg,
+        'labels': pd.DataFrame({'index': [1], 'region': ['Putamen'], 'hemisphere': ['L']}),
+        'white_matter': None,
+        'affine': affine,
+        'grid': scan.grid,
+        'echo_times': list(scan.echo_times),
+        'field_strength': scan.field_strength,
+        'participant': {'hematocrit': 42.0, 'sao2': None},
+        'tissue': tissue,
+    }
+
+
+def run(data, **params):
+    return dict(
+        zip(APPLICATION.gives, measure(*(data[n] for n in APPLICATION.arguments), **params), strict=True)
+    )
+
+
+def test_from_maps_to_tables(data):
+    found = run(data)
+    row = found['table'].iloc[0]
+    assert row['name'] == 'straight_sinus'
+    # no fluid is in the block: the tissue, white matter of -0.03 ppm, was taken as water
+    lower = YV + data['tissue'] / (HCT * ox.Constants().dchi_do)
+    assert row['Yv'] == pytest.approx(lower, abs=0.015)
+    assert 'taken as water' in found['facts']['reference']['source']
+    assert found['facts']['hematocrit'] == {
+        'value': 0.42,
+        'standard_deviation': ox.MEASURED_SD['hct'],
+        'units': 'fraction',
+        'source': 'measured (column hematocrit)',
+    }
+    assert found['facts']['sao2']['source'] == 'assumed'
+    inside = found['saturation'] > 0
+    assert inside.sum() == (data['veins_share'] >= 0.5).sum()
+    np.testing.assert_allclose(found['saturation'][inside], row['Yv'], rtol=1e-6)
+    # 0.60 to 0.70
+    assert set(np.unique(found['saturationlevels'])) == {0, 3}
+    assert (found['saturationlevels'] > 0).sum() == inside.sum()
+    rows = found['oximetrysummary'].set_index(['region', 'hemisphere', 'map'])
+    content = ox.oxygen_content(0.42 * 33.5, 0.98, ox.Constants())
+    assert rows.loc['Putamen', 'L', 'CMRO2']['mean'] == pytest.approx(60 * row['OEF'] * content, rel=1e-5)
+    # the chart
+    chart = APPLICATION.figures[0].draw(found['table'])
+    assert 'straight sinus 1' in chart
+    assert 'No vein could be used' in APPLICATION.figures[0].draw(found['table'].assign(usable=False))
+
+
+def test_constants_can_be_set(data):
+    usual, older = run(data), run(data, dchi_do=0.18, hematocrit=38)
+    ratio = (1 - older['table']['Yv'][0]) / (1 - usual['table']['Yv'][0])
+    assert ratio == pytest.approx(0.27 / 0.18 * 0.42 / 0.38, rel=1e-6)
+    assert older['facts']['dchi_do']['source'] == 'set by the user'
+    assert older['facts']['hematocrit']['source'] == 'option'
+    with pytest.raises(UserError, match='hematocrit 5 is not plausible'):
+        run(data, hematocrit=5)
+
+
+def test_without_veins_nothing_is_made_up(data):
+    none = {**data, 'veins_veinlines': data['veins_veinlines'].iloc[:0], 'perfusion': None}
+    found = run({**none, 'veins_table': data['veins_table'].iloc[:0]})
+    assert found['table'].empty
+    assert not found['saturation'].any()
+    assert found['oximetrysummary']['mean'].isna().all()
+    assert found['oximetrysensitivity']['OEF'].isna().all()
