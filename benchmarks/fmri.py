@@ -160,7 +160,7 @@ def score(seed, gain, find):
     for kind, how in (('task', protocol), ('rest', replace(protocol, response=0.0))):
         run = simulate_bold(head, how, seed)
         bold = as_bold(run, grey, part['white'], run.events if kind == 'task' else None)
-        _, exclude, _, _, confounds, quality = measure(bold, share, labels, grid)
+        _, exclude, _, _, confounds, quality, _ = measure(bold, share, labels, grid)
         table, facts = confounds[0], quality.iloc[0]
         if kind == 'task':
             for way, (far, response, n) in activation(run, exclude, table).items():

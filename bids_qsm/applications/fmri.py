@@ -100,8 +100,7 @@ def measure(
     shape, grid = run.reference.shape, run.affine
     row: dict[str, object] = dict.fromkeys((column.name for column in QUALITY), np.nan)
     row |= {'n_frames': len(run.frames), 'fieldmap': run.has_fieldmap, 'warning': None}
-    facts = {'ExcludedShare': threshold, 'SinusMarginVoxels': 1, 'RegressorShare': PURE}
-    facts |= {'MostComponents': components, 'MeasuredShare': MEASURED}
+    facts = _facts(threshold, components)
     back = _inverse(run.to_anat)
     row['fit_checked'] = run.white is not None and back is not None
     if run.white is not None and back is not None:
@@ -172,6 +171,18 @@ def measure(
             )
     signals = table, about
     return veins, exclude, without, np.maximum(variance, 0), signals, pd.DataFrame([row]), facts
+
+
+def _facts(threshold: float, components: int) -> dict[str, dict[str, object]]:
+    """What the masks and the regressors of a run are made with."""
+    stated: dict[str, tuple[float, str]] = {
+        'ExcludedShare': (threshold, 'share of veins above which a voxel is excluded'),
+        'SinusMargin': (1, 'voxels around sinuses that are excluded too'),
+        'RegressorShare': (PURE, 'share of veins above which a voxel gives the signal of veins'),
+        'MostComponents': (components, 'components at most; as many as explain half of the variance'),
+        'MeasuredShare': (MEASURED, 'share in the field of view of the map above which grey matter counts'),
+    }
+    return {name: {'value': value, 'meaning': meaning} for name, (value, meaning) in stated.items()}
 
 
 def _inverse(transforms: Sequence[np.ndarray | Displacement]) -> list[np.ndarray] | None:

@@ -182,4 +182,5 @@ def test_constants_and_every_component_are_described(head):
     )
     assert about['vein_comp_cor_06']['Description'].startswith('Principal component 7 of')
     assert set(table) == set(about)
-    assert (facts['ExcludedShare'], facts['MostComponents'], facts['RegressorShare']) == (0.2, 7, 0.3)
+    values = {name: one['value'] for name, one in facts.items()}
+    assert (values['ExcludedShare'], values['MostComponents'], values['RegressorShare']) == (0.2, 7, 0.3)

@@ -9,6 +9,7 @@ from tests.skeletons import (
     stem_of,
     write_fmriprep,
     write_image,
+    write_json,
     write_series,
     write_t1w,
 )
@@ -317,3 +318,30 @@ def test_with_a_t1w_nobody_asks_whether_it_is_a_head(data, find, monkeypatch):
     (one,) = find().series
     assert one.has_regions
     assert not one.warnings
+
+
+def test_bold_runs_go_with_the_veins_of_their_session(data, find):
+    """Where a session has no series, its runs take the veins of another; a broken run costs only itself."""
+    write_series(data, ses='b')
+    write_t1w(data)
+    for ses, shape in (('a', (*SHAPE, 24)), ('b', (*SHAPE, 24)), ('c', (*SHAPE, 1))):
+        run = write_image(
+            data / 'sub-01' / f'ses-{ses}' / 'func' / f'sub-01_ses-{ses}_task-x_bold.nii.gz', shape
+        )
+        write_json(run.with_name(f'sub-01_ses-{ses}_task-x_bold.json'), {'RepetitionTime': 2.0})
+    asked = {'applications': (Method('fmri'),)}
+
+    def planned(**more):
+        (one,) = find(**asked, **more).series
+        return one, [run.name for use in one.applications for run in use.runs]
+
+    one, runs = planned()
+    assert runs == ['sub-01_ses-a_task-x', 'sub-01_ses-b_task-x']
+    (note,) = (note for note in one.notes if 'its session has no map of veins' in note)
+    assert note.startswith('sub-01_ses-a_task-x: ')
+    (warning,) = one.warnings
+    assert 'sub-01_ses-c_task-x is left out' in warning
+    one, runs = planned(session_label=('b',))
+    assert (runs, one.warnings) == (['sub-01_ses-b_task-x'], ())
+    one, runs = planned(no_registration=True)
+    assert (runs, one.warnings) == ([], ())
