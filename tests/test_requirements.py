@@ -18,6 +18,7 @@ DISTRIBUTIONS = {
     'PIL': 'pillow',
     'SimpleITK': 'picsl-greedy',
     'bids': 'pybids',
+    'skimage': 'scikit-image',
     'yaml': 'pyyaml',
 }
 """Distributions of modules that are called otherwise; picsl-greedy brings SimpleITK with it."""

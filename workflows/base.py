@@ -1,6 +1,7 @@
 """The whole graph: subjects, their anatomy, their series."""
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -233,8 +234,12 @@ def _add_alignments(
             query = queries[one.query]
             titles.setdefault(one.path, (f'{use.name}{one.query}', query.title, query.affine))
     images = dict.fromkeys(image for series in series_list for image in alignment_ports(series).values())
-    for number, image in enumerate(images, start=1):
+    numbers: Counter[str] = Counter()
+    for image in images:
         kind, title, affine = titles[image]
+        # of its kind: an application that joins later does not rename what others have drawn
+        numbers[kind] += 1
+        number = numbers[kind]
         align = pe.Node(
             RegisterRigid(affine=affine),
             name=f'align_{kind}_{number}',

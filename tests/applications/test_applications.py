@@ -171,6 +171,9 @@ def test_a_toy_goes_through_the_whole_job(job):
     # the flow map was laid where the head is: it is dark outside and bright inside
     (align,) = job.nodes.glob('sub_01_wf/align_toyflow_*/xfm.txt')
     assert float(align.read_text().split('Parameters:')[1].split()[9]) == pytest.approx(-6, abs=1.5)
+    # images are numbered by kind: the BOLD run beside it does not change the name
+    drawn = {path.name for path in (job.out / 'sub-01' / 'figures').glob('*2anat*')}
+    assert drawn == {f'sub-01_desc-{kind}12anat_figure.svg' for kind in ('toyflow', 'bold')}
 
 
 def test_one_uses_the_answers_of_another(job):
