@@ -185,8 +185,13 @@ def input_silently_flipped(job, order):
 
 
 def work_spoiled(job, order, *, how, keep_date=False):
-    """Files of every kind in the working folder spoiled at once, each in a step of its own."""
+    """Files of every kind in the working folder spoiled at once."""
     job.restore()
+    return f'{spoil_work(job, order, how, keep_date=keep_date)} files'
+
+
+def spoil_work(job, order, how, *, keep_date=False):
+    """Spoil files of every kind in the working folder, each in a step of its own; return how many."""
     patterns = (
         'result_*.pklz',
         '_0x*.json',
@@ -207,7 +212,7 @@ def work_spoiled(job, order, *, how, keep_date=False):
         if path.is_file():
             n += 1
             path.unlink() if how is None else spoil(path, how, keep_date=keep_date)
-    return f'{n} files'
+    return n
 
 
 def output_spoiled(job, order, *, how):

@@ -1,12 +1,11 @@
 """Every registered method, and the steps without a choice, on small arrays: digests of what they return.
 
-python -m tests.steps THREADS [MM] prints them as JSON, with as many threads as a step of a run would have and
-in voxels of so many mm.
+python -m tests.steps THREADS,... [MM] prints them as JSON, one set after the other with as many threads as a
+worker would give a step, in voxels of so many mm.
 """
 
 import hashlib
 import json
-import os
 import sys
 from dataclasses import fields, is_dataclass
 from functools import partial
@@ -125,6 +124,7 @@ def _unnamed(data):
     magnitude, phase, times, grid = (data[k] for k in ('magnitude', 'phase', 'echo_times', 'grid'))
     head, affine, _ = brains.person([brains.pose((6, -4, 5), (4, -6, 8), 1.04)])
     template = (*brains.template(), brains.template_affine())
+    small = np.diag([0.5, 0.5, 0.5, 1.0])  # a brain of fewer voxels on the grid on which it is sought
     bleeding = Brain((1.0, 1.0, 1.0))
     bleeding.source((0, 10, 2), 2.0, 0.5)
     chi, dseg = nuclei.susceptibility(nuclei.STAY, noise=0.01), nuclei.dseg(nuclei.STAY)
@@ -136,7 +136,7 @@ def _unnamed(data):
         'offset': lambda: remove_offset(phase, magnitude, None, times, grid),
         'quality': lambda: voxel_quality(phase, magnitude, times),
         'bias': lambda: correct_bias(head, affine),
-        'brain': lambda: extract_brain(head, affine, template[0], template[2], template[1]),
+        'brain': lambda: extract_brain(head, small @ affine, template[0], small @ template[2], template[1]),
         'candidates': bleeding.find,
         'regions': lambda: region_table(
             {'chi': chi}, dseg, nuclei.LABELS, everywhere, Grid(chi.shape, (1.0, 1.0, 1.0))
@@ -164,15 +164,19 @@ def digest(found):
     return hashlib.sha256(repr(text).encode()).hexdigest()
 
 
-def main(threads, size='3', again=None):
-    set_threads(int(threads))
-    from numba.core.event import install_recorder
+def main(threads, size='3'):
+    numbers = [int(n) for n in threads.split(',')]
+    set_threads(max(numbers))  # the limit of the process, as a worker has it
+    from numba import get_num_threads
 
-    with install_recorder('numba:compile') as compiled:
-        found = {name: digest(job()) for name, job in jobs(float(size))}
-    if compiled.buffer and again is None:
-        # what Numba has just compiled may round otherwise than what it stores for all later runs
-        os.execv(sys.executable, [sys.executable, '-m', 'tests.steps', threads, size, 'again'])
+    found = [{} for _ in numbers]
+    # one process, and so the same machine code: what Numba has just compiled may round otherwise than what it
+    # stores for all later runs
+    for name, job in jobs(float(size)):
+        for n, digests in zip(numbers, found, strict=True):
+            set_threads(n)
+            assert get_num_threads() == n
+            digests[name] = digest(job())
     print(json.dumps(found))
 
 

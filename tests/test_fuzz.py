@@ -20,19 +20,19 @@ from tests.nasty import JUNK, WORDS
 from tests.ordeal import Lost, Writes, fresh, put_through, said_by, time_limit
 
 CASES = {
-    'names': 110,
-    'echoes': 90,
-    'sidecars': 80,
-    'headers': 90,
-    'arrays': 70,
-    'damage': 60,
-    'links': 40,
-    'derivatives': 80,
-    'several': 60,
-    'dataset': 60,
-    'harmless': 25,
+    'names': 40,
+    'echoes': 32,
+    'sidecars': 32,
+    'headers': 40,
+    'arrays': 28,
+    'damage': 28,
+    'links': 24,
+    'derivatives': 36,
+    'several': 20,
+    'dataset': 24,
+    'harmless': 12,
 }
-"""Datasets a class: more than 500."""
+"""Datasets a class: each fault of a class at least once; benchmarks/fuzz.py runs as many as one likes."""
 
 
 def fuzz(examples):
@@ -123,7 +123,7 @@ def _spin():
             pass
 
 
-@fuzz(60)
+@fuzz(24)
 @given(
     st.sampled_from(['participants.tsv', 'sub-001/sub-001_sessions.tsv', 'sub-001/sub-001_scans.tsv']),
     st.one_of(

@@ -1,5 +1,6 @@
 """The applications of a series: one node each, wired by what their declarations name."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from bids_qsm.workflows.memory import Sizes, need
 
 if TYPE_CHECKING:
     from bids_qsm.app.options import Options
+    from bids_qsm.layout.bold_run import BoldRun
     from bids_qsm.layout.series import Series, Use
     from bids_qsm.templates.atlases import Atlas
 
@@ -28,6 +30,8 @@ class Run:
     use: 'Use'
     labels: str = ''
     """Name of the segmentation; empty for the atlas."""
+    bold: 'BoldRun | None' = None
+    """BOLD run that it runs on, in the scope run."""
 
     @property
     def app(self) -> Application:
@@ -35,6 +39,8 @@ class Run:
 
     @property
     def name(self) -> str:
+        if self.bold is not None:
+            return f'{self.use.name}_{run_label(self.bold)}'
         return f'{self.use.name}_{self.labels}' if self.labels else self.use.name
 
     @property
@@ -44,11 +50,13 @@ class Run:
         return {port: f'{self.name}_{port}' for port in ports}
 
 
-def runs_of(series: 'Series', scope: tuple[str, ...] = ('series', 'labels')) -> Iterator[Run]:
+def runs_of(series: 'Series', scope: tuple[str, ...] = ('series', 'labels', 'run')) -> Iterator[Run]:
     """What runs on a series, of those applications that have a ``scope``."""
     for use in series.applications:
         kind = application(use.name).scope
-        if kind in scope:
+        if kind == 'run' and kind in scope:
+            yield from (Run(use, bold=one) for one in use.runs)
+        elif kind in scope:
             yield Run(use)
             yield from (Run(use, one.name) for one in series.segmentations if kind == 'labels')
 
@@ -65,6 +73,16 @@ def files_of(app: Application) -> list[str]:
     return [port for port in FILES if port in named | wanted]
 
 
+def run_label(bold: 'BoldRun') -> str:
+    """Name of a run without its subject, of letters, digits and underscores."""
+    return re.sub(r'\W', '', '_'.join(key + value for key, value in bold.entities if key != 'sub'))
+
+
+def run_port(bold: 'BoldRun') -> str:
+    """Port of the transform of a BOLD run that is aligned here."""
+    return f'run_to_anat_{run_label(bold)}'
+
+
 def own_port(name: str, query: str) -> str:
     """Port of the transform of an extra image that is aligned by itself."""
     return f'{query}_to_anat_{name}'
@@ -77,6 +95,7 @@ def alignment_ports(series: 'Series') -> dict[str, Path]:
         ports['flair_to_anat'] = series.flair
     for use in series.applications:
         ports |= {own_port(use.name, one.query): one.path for one in use.inputs if one.space == 'own'}
+        ports |= {run_port(one): one.bold for one in use.runs if one.is_raw}
     return ports
 
 
@@ -90,7 +109,8 @@ def label_inputs_of(series: 'Series') -> list[str]:
 def application_inputs(series: 'Series') -> list[str]:
     """Ports that the applications of a series need, beside those of its segmentations."""
     needed = {port for run in runs_of(series) for port in files_of(run.app)}
-    placed = {'gre_to_anat'} if any(one.space not in ('gre', 'table') for one in series.inputs) else set()
+    is_placed = any(one.space not in ('gre', 'table') for one in series.inputs)
+    placed = {'gre_to_anat'} if is_placed or any(run.bold for run in runs_of(series)) else set()
     return [*(port for port in (*FILES, 'gre_to_anat') if port in needed | placed), *alignment_ports(series)]
 
 
@@ -126,7 +146,7 @@ def init_applications_wf(
             source = f'{port}_{run.labels}' if run.labels and port in (*_LABELS, 'probseg') else port
             if source in (*ports, *of_labels):
                 workflow.link(inputnode, node, **{port: source})
-        if any(one.space in ('anat', 'flair', 'own') for one in run.use.inputs):
+        if run.bold or any(one.space in ('anat', 'flair', 'own') for one in run.use.inputs):
             workflow.link(inputnode, node, 'gre_to_anat')
         link_alignments(workflow, node, run, alignments)
         for argument, (other, output) in run.app.of_others.items():
@@ -154,7 +174,7 @@ def application_node(
     """The node of an application on one series, or on several of a session, each with its run."""
     run, app = runs[0], runs[0].app
     memory = app.memory_of_many if run.labels and app.memory_of_many else app.memory
-    return pe.Node(
+    node = pe.Node(
         Measure(
             application=modules()[run.use.name],
             params=dict(run.use.params),
@@ -173,8 +193,11 @@ def application_node(
             others={name: application(of).kind(output) for name, (of, output) in app.of_others.items()},
         ),
         name=run.name,
-        mem_gb=len(series_list) * need(memory, sizes),
+        mem_gb=len(series_list) * need(memory, sizes if run.bold is None else sizes.with_run(run.bold)),
     )
+    if run.bold is not None:
+        node.inputs.run = run.bold.paths
+    return node
 
 
 def _extra(use: 'Use') -> dict[str, list[tuple[str, str, str]]]:
@@ -197,6 +220,9 @@ def link_alignments(
         step, port = sources['flair_to_anat']
         workflow.link(step, node, flair_to_anat=port)
     there = {one.query for one in run.use.inputs}
+    if run.bold is not None and run.bold.is_raw:
+        step, port = sources[run_port(run.bold)]
+        workflow.link(step, node, run_to_anat=port)
     own = [query.name for query in run.app.own if query.name in there]  # in the order of the node
     if own:
         merge = pe.Node(Merge(len(own)), name=f'{node.name}_alignments')

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from nipype.interfaces.utility import Merge
 
 from bids_qsm.applications import application
-from bids_qsm.interfaces.anatomy import RegisterRigid, Resample
+from bids_qsm.interfaces.anatomy import MeanFrame, RegisterRigid, Resample
 from bids_qsm.interfaces.derivatives import SaveDerivatives
 from bids_qsm.interfaces.report import PlotFlicker
 from bids_qsm.workflows import engine as pe
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from bids_qsm.templates.spaces import Template
 
 TRANSFORMS = ('image_to_template', 'template_to_image')
+BOLD = 'bold'
+"""Kind of the alignments of raw BOLD runs."""
 
 
 def node_name(label: str):
@@ -224,6 +226,8 @@ def _add_alignments(
     nodes, sizes = {}, Sizes.of(series_list[0])
     titles = {series.flair: ('flair', 'FLAIR', False) for series in series_list}
     for use in (use for series in series_list for use in series.applications):
+        for run in (run for run in use.runs if run.is_raw):
+            titles.setdefault(run.bold, (BOLD, 'BOLD run', False))
         queries = {query.name: query for query in application(use.name).own}
         for one in (one for one in use.inputs if one.space == 'own'):
             query = queries[one.query]
@@ -232,19 +236,28 @@ def _add_alignments(
     for number, image in enumerate(images, start=1):
         kind, title, affine = titles[image]
         align = pe.Node(
-            RegisterRigid(moving=str(image), affine=affine),
+            RegisterRigid(affine=affine),
             name=f'align_{kind}_{number}',
             mem_gb=need('register_rigid', sizes),
         )
         workflow.link(anat_wf, align, fixed='image', fixed_mask='mask')
         nodes[image] = align
+        if kind == BOLD:
+            mean = pe.Node(MeanFrame(image=str(image)), name=f'mean_{number}', mem_gb=need('mean', sizes))
+            workflow.link(mean, align, moving='mean')
+        else:
+            align.inputs.moving = str(image)
         if kind == 'flair':
             continue
         place = pe.Node(
-            Resample(image=str(image), interpolation='linear', invert=[False]),
+            Resample(interpolation='linear', invert=[False]),
             name=f'place_{kind}_{number}',
             mem_gb=need('resample_anat', sizes),
         )
+        if kind == BOLD:
+            workflow.link(mean, place, image='mean')
+        else:
+            place.inputs.image = str(image)
         flicker = pe.Node(
             PlotFlicker(title=f'{title} and anatomical image', labels=['anatomy', title]),
             name=f'flicker_{kind}_{number}',

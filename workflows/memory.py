@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 from bids_qsm.recon.registry import Need
 
 if TYPE_CHECKING:
+    from bids_qsm.layout.bold_run import BoldRun
     from bids_qsm.layout.series import Series
 
 
@@ -19,7 +20,8 @@ MARGIN_MM = 30.0
 class Sizes:
     """Memory (GB) of a series' images as float32.
 
-    One volume, one with margins, all echoes, all that is stored (of each coil), the anatomical image.
+    One volume, one with margins, all echoes, all that is stored (of each coil), the anatomical image, and
+    all frames of a BOLD run.
     """
 
     volume: float
@@ -27,6 +29,7 @@ class Sizes:
     echoes: float
     stored: float
     anat: float
+    run: float = 0.0
 
     @classmethod
     def of(cls, series: 'Series'):
@@ -40,6 +43,10 @@ class Sizes:
             stored=volume * len(series.echo_times) * series.coils,
             anat=_gb(series.anat_shape or series.shape),
         )
+
+    def with_run(self, bold: 'BoldRun'):
+        """The same beside a BOLD run."""
+        return replace(self, run=_gb(bold.shape))
 
 
 def _gb(shape: Iterable[int]) -> float:
@@ -64,6 +71,8 @@ NEEDS = {
     'brain_extraction': Need(0.23, anat=4),
     # of its grid of 1.5 mm over a field of view of 256 mm
     'hdbet': Need(4.0, anat=4),
+    # one frame at a time
+    'mean': Need(0.3),
     'register_rigid': Need(0.13, volume=5, anat=4),
     'resample_anat': Need(volume=4, anat=4),
     'place_atlas': Need(0.15, anat=9),

@@ -182,6 +182,17 @@ def application_save(run: Run, series_list: 'tuple[Series, ...]', options: 'Opti
     entities = {key: value for key, value in first.entities if not whole or key in ('sub', 'ses')}
     names = application_names(app, run.labels or atlas.name)
     sources = tuple(source for one in series_list for source in _sources(one, options))
+    said, on = {}, sources[0]
+    if run.bold is not None:
+        entities = dict(run.bold.entities)
+        names = {
+            port: one if port.startswith(tables_of(app)) else {**one, 'space': run.bold.space or None}
+            for port, one in names.items()
+        }
+        roots = {'raw': options.bids_dir, **dict(options.derivatives)}
+        on = bids_uri(run.bold.reference or run.bold.bold, roots)
+        sources = (*sources, bids_uri(run.bold.bold, roots))
+        said = {'Alignment': ALIGNED_HERE} if run.bold.is_raw else {}
     paths, sidecars, facts = {}, {}, run.outputs.get(FACTS)
     for port, outside in run.outputs.items():
         if port == FACTS:  # goes into the sidecars
@@ -200,7 +211,8 @@ def application_save(run: Run, series_list: 'tuple[Series, ...]', options: 'Opti
             units=image.units or None,
             skull_stripped=True if is_map else None,
             mask_type='ROI' if image.suffix == 'mask' else None,
-            spatial_reference=None if is_map else sources[0],
+            spatial_reference=None if is_map and run.bold is None else on,
+            **said,
         )
     notes = dict.fromkeys(sidecars, facts) if facts else {}
     return pe.Node(SaveDerivatives(paths, sidecars, notes), name=f'save_{run.name}')
@@ -209,14 +221,26 @@ def application_save(run: Run, series_list: 'tuple[Series, ...]', options: 'Opti
 def application_names(app: 'Application', labels: str) -> dict[str, dict]:
     """What `output_path` takes for the images and the tables of an application, by output port."""
     seg = {'seg': labels} if app.scope == 'labels' else {}
+    seg |= {'datatype': 'func'} if app.of_runs else {}
     names = {image.name: {**image.place, **seg} for image in app.images}
     for image in app.images:
         if image.lookup:
             names[f'{image.name}_lookup'] = {**image.place, **seg, 'extension': '.tsv'}
     for table in app.tables:
         for port, extension in ((table.name, '.tsv'), (f'{table.name}_dictionary', '.json')):
-            names[port] = {'suffix': 'stats', 'extension': extension, **seg, **app.entities_of(table)}
+            names[port] = {'suffix': table.suffix, 'extension': extension, **seg, **app.entities_of(table)}
     return names
+
+
+def tables_of(app: 'Application') -> tuple[str, ...]:
+    """How ports of the tables of an application begin; no image is called so."""
+    return tuple(table.name for table in app.tables)
+
+
+ALIGNED_HERE = (
+    'The run was aligned to the anatomical image here, rigidly. Its distortion was not corrected: veins are '
+    'out of place near air.'
+)
 
 
 def _label_files(
@@ -265,7 +289,7 @@ def _label_files(
         sidecars['dseg'] |= {column: described[column] for column in QUALITY}
     running = {use.name for use in series.applications}
     for app in applications():
-        if app.name not in running and app.scope != 'subject':
+        if app.name not in running and app.scope not in ('subject', 'run'):
             of_labels = [seg for seg, *_ in names.values()] if app.scope == 'labels' else [atlas.name]
             others += [path(**one) for seg in of_labels for one in application_names(app, seg).values()]
     return paths, sidecars, [str(path) for path in others]

@@ -24,6 +24,7 @@ from bids_qsm.derivatives.files import (
     atomic_write,
     remove_partial,
     write_bidsignore,
+    write_common,
     write_dataset_description,
     write_json,
 )
@@ -36,6 +37,7 @@ from bids_qsm.execution.subjects import run_subjects, step_threads, subject_plan
 from bids_qsm.interfaces.device import require_device
 from bids_qsm.layout import Plan, find_series, participants
 from bids_qsm.layout.dataset import require_dataset
+from bids_qsm.layout.inputs import chosen
 from bids_qsm.reports.html import LEVELS, read_findings
 from bids_qsm.reports.subject import build_subject_report, methods_text
 from bids_qsm.templates.atlases import Atlas, get_atlas
@@ -207,7 +209,11 @@ def _prepare_output(options: Options):
     options.output_dir.mkdir(parents=True, exist_ok=True)
     options.work_dir.mkdir(parents=True, exist_ok=True)
     write_dataset_description(options.output_dir, options)
-    write_bidsignore(options.output_dir, (image.suffix for app in applications() for image in app.images))
+    every = applications()
+    suffixes = (image.suffix for app in every for image in app.images)
+    write_bidsignore(options.output_dir, suffixes, (name for app in every for name, _ in app.files))
+    for name, text in (file for app in chosen(options) for file in app.files):
+        write_common(options.output_dir / name, text)
 
 
 def _write_provenance(

@@ -7,7 +7,7 @@ the files, reports and the group level show them.
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -41,6 +41,7 @@ KNOWN = {
     'entities': 'BIDS entities of the series',
     'participant': 'column -> value (text, float or None) of the participant in participants.tsv or, where '
     'it states one for the session, in sessions.tsv; empty without these tables',
+    'run': 'a BOLD run (`Bold`), in the scope run',
 }
 """Arguments that `measure` may name beside its extra inputs, and what each holds."""
 
@@ -67,6 +68,36 @@ class Given:
     """``data`` on the grid of the maps."""
     to_maps: list
     """Transforms that take points of the image to points of the maps, first to last."""
+
+
+@dataclass(frozen=True)
+class Bold:
+    """A BOLD run, as `measure` gets it in the scope 'run'."""
+
+    frames: Sequence[np.ndarray]
+    """Volumes (float32), of which one is read at a time: quickest in rising order."""
+    reference: np.ndarray
+    """Mean or reference volume on the same grid."""
+    mask: np.ndarray
+    """Brain (bool)."""
+    affine: np.ndarray
+    """Voxel to scanner coordinates (RAS, mm)."""
+    repetition_time: float
+    start_time: float
+    """Time (s) that the first frame stands for."""
+    to_maps: list
+    """Transforms that take points of the run to points of the maps, first to last."""
+    to_anat: list
+    """The same to points of the anatomical image."""
+    grey: tuple[np.ndarray, np.ndarray] | None
+    white: tuple[np.ndarray, np.ndarray] | None
+    """Probability of tissue in the space of the anatomical image, and its affine."""
+    confounds: pd.DataFrame | None
+    """Table of fMRIPrep, one row a frame."""
+    events: pd.DataFrame | None
+    is_raw: bool
+    """Whether it was aligned here, rigidly, and not prepared."""
+    has_fieldmap: bool
 
 
 @dataclass(frozen=True)
@@ -141,6 +172,8 @@ class Table:
     """Letters and digits: its place in ``gives``."""
     title: str = ''
     """Heading in reports; that of the application where it is empty."""
+    suffix: str = 'stats'
+    """Only tables with 'stats' are shown in reports and gathered at the group level."""
     entities: tuple[tuple[str, str], ...] | None = None
     """Entities label- or desc- of the file; by default desc- and the name of the table, or that of the
     application for the table called 'table'."""
@@ -183,7 +216,7 @@ class Figure:
     title: str
     caption: str
     over: str = ''
-    """Map that the labels or mask called like the figure are outlined on."""
+    """Map that the labels or mask called like the figure are outlined on; 'reference' in the scope run."""
     draw: Callable[[pd.DataFrame], str] | None = None
     """Draws a table as SVG."""
     table: str = 'table'
@@ -206,7 +239,8 @@ class Application:
     gives: tuple[str, ...] = ('table',)
     """What `measure` returns, in order: names of ``images`` and of ``tables``, and where it has them 'facts':
     constants, their sources, what was assumed (name -> text, number, None, or a dict of these), which the
-    sidecars of all that it writes state as Constants."""
+    sidecars of all that it writes state as Constants. None stands for what cannot be made, and a table
+    may come as a pair with a dict that says more of its columns."""
     extra: tuple[Query, ...] = ()
     uses: tuple[str, ...] = ()
     """Names of other applications whose answers `measure` takes; they run before it, and are written too."""
@@ -218,9 +252,12 @@ class Application:
     answers (sentences), figures (title, SVG, caption) and tables (title, DataFrame, caption)."""
     scope: str = 'series'
     """'series'; 'labels': once for the atlas and for each segmentation of the participant; 'subject': once
-    for all series of a session, where each argument is a list with an entry a series."""
+    for all series of a session, where each argument is a list with an entry a series; 'run': once for each
+    BOLD run of the session, where images lie on the grid of the run and files are named after it."""
     asked: bool = True
     """Whether it runs only where the command line asks for it."""
+    files: tuple[tuple[str, str], ...] = ()
+    """Name and text of files at the root of the output dataset: settings for other software."""
     method: str = ''
     """Sentence for the methods text, with citations as [@key]."""
     memory: Need = _MEMORY
@@ -249,8 +286,10 @@ class Application:
         lost = [name for of, name in self.of_others.values() if of == other.name and name not in made]
         if lost:
             raise ValueError(f'{self.name}: {other.name} has no image or table {lost[0]!r}')
-        if {self.scope, other.scope} != {'series'}:
-            raise ValueError(f'{self.name} uses {other.name}: both must have the scope series')
+        if self.scope not in ('series', 'run') or other.scope != 'series':
+            raise ValueError(
+                f'{self.name} uses {other.name}: that must have the scope series, this too, or run'
+            )
 
     def __post_init__(self):
         names = [query.name for query in self.extra]
@@ -271,7 +310,7 @@ class Application:
         lost = [one.table for one in self.figures if one.draw is not None and one.table not in tables]
         if lost:
             raise ValueError(f'{self.name}: a figure draws {lost[0]}, which is no table of it')
-        files = [sorted(self.entities_of(table).items()) for table in self.tables]
+        files = [[table.suffix, *sorted(self.entities_of(table).items())] for table in self.tables]
         if any(one in files[:i] for i, one in enumerate(files)):
             raise ValueError(f'{self.name}: two of its tables have the same entities')
 
@@ -296,6 +335,10 @@ class Application:
         return FACTS in self.gives
 
     @property
+    def of_runs(self) -> bool:
+        return self.scope == 'run'
+
+    @property
     def own(self) -> list[Query]:
         """Extra images that are aligned by themselves."""
         return [query for query in self.extra if query.align == 'own']
@@ -303,7 +346,7 @@ class Application:
     @property
     def tables_of_events(self) -> list[Table]:
         """Tables that are not tidy; the first is that of ``overview``."""
-        return [table for table in self.tables if table.cohort != 'tidy']
+        return [table for table in self.tables if table.cohort != 'tidy' and table.suffix == 'stats']
 
     def kind(self, output: str) -> str:
         """Suffix of an image of this application, or 'table'."""

@@ -36,6 +36,7 @@ IGNORED = (
     '*_minIP.*',
     '*_stats.*',
     '*_swi.*',
+    '*_timeseries.*',
     '*_xfm.*',
     # the standard does not allow these entities for parametric maps, but they distinguish series
     '*_dir-*',
@@ -202,7 +203,7 @@ def _json_text(content: object) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False) + '\n'
 
 
-def _write_common(path: Path, text: str) -> Path:
+def write_common(path: Path, text: str) -> Path:
     """Write a text that every task of an array writes, unless it is there already; return the path."""
     with suppress(OSError):
         if path.read_bytes() == text.encode():
@@ -264,7 +265,7 @@ def write_dataset_description(root: str | Path, options: 'Options') -> Path:
         'SourceDatasets': sources,
         'DatasetLinks': {name: folder.as_uri() for name, folder in inputs.items()},
     }
-    return _write_common(path, _json_text(content))
+    return write_common(path, _json_text(content))
 
 
 def _container(environment: Mapping[str, str]) -> dict:
@@ -285,7 +286,7 @@ def _require_own(path: Path) -> None:
         raise UserError(f'{path.parent} holds another dataset; choose an output folder that is new or ours.')
 
 
-def write_bidsignore(root: str | Path, suffixes: Iterable[str] = ()) -> Path:
-    """List in .bidsignore the files that the standard has no names for, as images with other ``suffixes``."""
+def write_bidsignore(root: str | Path, suffixes: Iterable[str] = (), names: Iterable[str] = ()) -> Path:
+    """List in .bidsignore what the standard has no names for: images of other ``suffixes``, and ``names``."""
     own = sorted(f'*_{suffix}.*' for suffix in set(suffixes) - set(STANDARD))
-    return _write_common(Path(root) / '.bidsignore', '\n'.join([*IGNORED, *own]) + '\n')
+    return write_common(Path(root) / '.bidsignore', '\n'.join([*IGNORED, *own, *sorted(set(names))]) + '\n')

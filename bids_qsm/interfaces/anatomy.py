@@ -10,6 +10,8 @@ from bids_qsm.anatomy.hdbet import hdbet
 from bids_qsm.anatomy.head import SCALP_MM
 from bids_qsm.anatomy.register import REGISTER, rigid
 from bids_qsm.anatomy.transform import resample, resample_labels
+from bids_qsm.biomarkers.vein_signal import mean_frame
+from bids_qsm.interfaces.io import Frames
 from bids_qsm.interfaces.step import (
     Data,
     Step,
@@ -98,6 +100,17 @@ def brain_findings(millilitres: float, doubts: list[str]) -> list[dict]:
     return found + [
         {'what': 'Brain', 'found': doubt, 'level': 'warning', 'action': action} for doubt in doubts
     ]
+
+
+class MeanFrame(Step):
+    """Mean of the frames of a BOLD run, without the first few, which are brighter."""
+
+    input_spec = inputs(image=path('BOLD run'))
+    output_spec = outputs(mean=volume('mean volume'))
+
+    def compute(self, data: Data):
+        frames = Frames(data['image'])
+        return mean_frame(frames, skip=min(4, len(frames) // 4))
 
 
 class RegisterRigid(Step):

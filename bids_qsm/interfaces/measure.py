@@ -19,17 +19,21 @@ from nipype.interfaces.base import (
 from nipype.interfaces.base.support import Bunch
 from nipype.interfaces.io import add_traits
 
+from bids_qsm.anatomy.bias import foreground
 from bids_qsm.anatomy.transform import resample, resample_labels
-from bids_qsm.applications.contract import FACTS, MAPS, Application, Figure, Given, Query, Table
+from bids_qsm.applications.contract import FACTS, MAPS, Application, Bold, Figure, Given, Query, Table
 from bids_qsm.biomarkers.regions import QUALITY
+from bids_qsm.biomarkers.vein_signal import mean_frame
 from bids_qsm.derivatives.products import PRODUCTS
 from bids_qsm.errors import UserError
 from bids_qsm.interfaces.io import (
+    Frames,
     grid_of,
     load,
     load_labels,
     load_mask,
     load_shares,
+    load_volume,
     read,
     read_record,
     read_table,
@@ -39,7 +43,7 @@ from bids_qsm.interfaces.io import (
     write_table,
 )
 from bids_qsm.interfaces.xfm import load_chain, load_xfm
-from bids_qsm.plotting.maps import Look, plot_map, plot_outlines
+from bids_qsm.plotting.maps import BOLD_REFERENCE, Look, plot_map, plot_outlines
 from bids_qsm.recon.grid import Grid
 
 FILES: tuple[str, ...] = (*MAPS, 'mask', 'dseg', 'labels', 'own_dseg', 'probseg', 'white_matter')
@@ -68,6 +72,12 @@ class _MeasureInputSpec(DynamicTraitedSpec):
     )
     gre_to_anat = InputMultiObject(
         File(exists=True), desc='of each series: resamples the GRE onto the anatomical image'
+    )
+    run = traits.Dict(
+        desc='in the scope run: what `layout.bold_runs.BoldRun` says of the run, its paths as text'
+    )
+    run_to_anat = InputMultiObject(
+        File(exists=True), desc='resamples the run onto the anatomical image, where it was aligned here'
     )
     flair_to_anat = File(exists=True, desc='resamples the FLAIR onto the anatomical image')
     own_to_anat = InputMultiObject(
@@ -110,7 +120,9 @@ class Measure(SimpleInterface):
         found = one.measure(*data, **self.inputs.params)
         found = dict(zip(one.gives, found if len(one.gives) > 1 else (found,), strict=True))
         for image in one.images:
-            saved = save_like(found[image.name], self._like(), cwd, f'{image.name}.nii.gz')
+            if found[image.name] is None:
+                continue
+            saved = save_like(found[image.name], self._grid(), cwd, f'{image.name}.nii.gz')
             self._results[image.name] = saved
             if image.lookup:
                 lookup = pd.DataFrame(image.lookup, columns=['index', 'name'])
@@ -120,8 +132,11 @@ class Measure(SimpleInterface):
         if facts and one.images:
             self._results[FACTS] = str(write_record(facts, cwd / 'facts.json'))
         for table in one.tables:
-            self._write_table(table, found[table.name], facts, cwd)
+            if found[table.name] is not None:
+                self._write_table(table, found[table.name], facts, cwd)
         for figure in one.figures:
+            if found[figure.table if figure.draw else figure.name] is None:
+                continue
             if figure.draw is not None:
                 table = pd.read_csv(cwd / f'{figure.table}.tsv', sep='\t', na_values=['n/a'])
                 content, extension = figure.draw(table).encode(), 'svg'
@@ -146,6 +161,10 @@ class Measure(SimpleInterface):
         """A file on the grid of the maps."""
         return next(filter(None, (self._file(port, number) for port in (*MAPS, 'mask'))))
 
+    def _grid(self) -> str:
+        """A file on the grid of the images that the application gives."""
+        return self.inputs.run['bold'] if self._application.of_runs else self._like()
+
     def _arguments(self, one: Application, number: int) -> dict[str, object]:
         """What `measure` gets of one series, by name."""
         path = {port: self._file(port, number) for port in FILES}
@@ -159,6 +178,8 @@ class Measure(SimpleInterface):
                 found[name] = self._extra(queries[name], number, grid, affine)
             elif name in self.inputs.others:
                 found[name] = self._output(name, grid)
+            elif name == 'run':
+                found[name] = self._run(number)
             elif name == 'maps':
                 there = {port: product for port, product in PRODUCTS.items() if product.column and path[port]}
                 found[name] = {product.column: load(path[port])[0] for port, product in there.items()}
@@ -186,6 +207,34 @@ class Measure(SimpleInterface):
         if kind == 'table':
             return pd.read_csv(path, sep='\t', na_values=['n/a'])
         return (_LOAD[kind] if kind in ('mask', 'dseg') else _load_map)(path, grid)
+
+    def _run(self, number: int) -> Bold:
+        """The BOLD run, of which frames are read when they are needed."""
+        run, maps = self.inputs.run, self.inputs.gre_to_anat[number]
+        frames = Frames(run['bold'])
+        if isdefined(self.inputs.run_to_anat):
+            to_anat = load_chain(self.inputs.run_to_anat, [True])
+        else:
+            to_anat = load_chain(*([list(side) for side in zip(*run['to_anat'], strict=True)] or [[], []]))
+        tissue = {name: load_volume(run[name]) if run[name] else None for name in ('grey', 'white')}
+        reference = load_volume(run['reference'])[0] if run['reference'] else mean_frame(frames)
+        mask = load_mask(run['mask']) if run['mask'] else foreground(reference)
+        tables = {
+            name: pd.read_csv(run[name], sep='\t', na_values=['n/a']) if run[name] else None
+            for name in ('confounds', 'events')
+        }
+        facts = {key: run[key] for key in ('repetition_time', 'start_time', 'is_raw', 'has_fieldmap')}
+        return Bold(
+            frames=frames,
+            reference=reference,
+            mask=mask,
+            affine=frames.affine,
+            to_maps=[*to_anat, *load_xfm(maps)],
+            to_anat=to_anat,
+            **tissue,
+            **tables,
+            **facts,
+        )
 
     def _extra(self, query: Query, number: int, grid: Grid, affine: np.ndarray):
         """The files of an extra input: arrays on the grid of the maps, Given, or a table."""
@@ -228,9 +277,16 @@ class Measure(SimpleInterface):
             own = self.inputs.own_to_anat[aligned.index(query.name)]
         return load_chain([anat, own], [True, False]), load_xfm(own, invert=True) + load_xfm(anat)
 
-    def _write_table(self, one: Table, table: pd.DataFrame, facts: dict, cwd: Path):
+    def _write_table(
+        self, one: Table, given: pd.DataFrame | tuple[pd.DataFrame, dict], facts: dict, cwd: Path
+    ):
+        table, more = given if isinstance(given, tuple) else (given, {})
         described = one.described(self.inputs.series[0].get('atlas', ''))
-        text = {column: described[column] for column in table if column in described}
+        text = {
+            column: {**described.get(column, {}), **more.get(column, {})}
+            for column in table
+            if column in described or column in more
+        }
         name, dictionary = one.name, f'{one.name}_dictionary'
         self._results[name] = str(write_table(table, cwd / f'{name}.tsv'))
         self._results[dictionary] = str(write_record({**text, **facts}, cwd / f'{dictionary}.json'))
@@ -238,14 +294,22 @@ class Measure(SimpleInterface):
     def _picture(self, one: Application, figure: Figure, found: dict[str, np.ndarray]) -> bytes:
         """A figure of an image of the application, as PNG."""
         mask = load_mask(self._file('mask')) if self._file('mask') else None
+        if one.of_runs:
+            mask = load_mask(self.inputs.run['mask']) if self.inputs.run['mask'] else None
         image = next(image for image in one.images if image.name == figure.name)
         data = np.asarray(found[figure.name])
         if not figure.over:
             look = Look(figure.title, image.units or 'arbitrary')
-            return plot_map(data, nib.load(self._like()).affine, look=look, mask=mask, title=figure.title)
-        back, affine = read(self._file(figure.over))
+            return plot_map(data, nib.load(self._grid()).affine, look=look, mask=mask, title=figure.title)
+        if one.of_runs:
+            run = self.inputs.run
+            back, affine, look = *read(run['reference'] or self._grid()), BOLD_REFERENCE
+            back = back.mean(-1, dtype=np.float32) if back.ndim == 4 else back
+        else:
+            (back, affine), look = read(self._file(figure.over)), PRODUCTS[figure.over].look
         outlined = {'dseg': data.astype(np.int32)} if data.any() else {'mask': mask}
-        look = PRODUCTS[figure.over].look
+        if one.of_runs and data.any():
+            outlined = {'mask': data > 0}
         return plot_outlines(back.astype(np.float32), affine, look=look, title=figure.title, **outlined)
 
 

@@ -13,8 +13,16 @@ from bids_qsm.anatomy.no_head import why_no_head
 from bids_qsm.entities import ENTITIES, entities_of, session_of, suffix_of
 from bids_qsm.errors import UserError
 from bids_qsm.layout import checks
+from bids_qsm.layout.bold_runs import find_runs, runs_of_series
 from bids_qsm.layout.index import EXTENSIONS, Index
-from bids_qsm.layout.inputs import choose_flair, drawn_images, find_inputs, is_input, plan_applications
+from bids_qsm.layout.inputs import (
+    choose_flair,
+    chosen,
+    drawn_images,
+    find_inputs,
+    is_input,
+    plan_applications,
+)
 from bids_qsm.layout.magnitude import coarse_magnitude
 from bids_qsm.layout.segmentations import find_segmentations, place_segmentations
 from bids_qsm.layout.series import Series
@@ -65,6 +73,9 @@ def find_ancillary(
     maps = [one.path for found in series for one in found.given]
     used |= {name for name, root in options.derivatives if any(path.is_relative_to(root) for path in maps)}
     anatomy = _find_anatomy(series, t1w, options.derivatives, index, used)
+    runs, of_runs = [], []
+    if any(app.of_runs for app in chosen(options)):
+        runs, of_runs = find_runs(subject, anatomy, options, index)
     found = find_inputs(subject, options, index)
     drawn = drawn_images(found)
     scanned = _scanned(subject, index)
@@ -84,7 +95,9 @@ def find_ancillary(
             )
             continue
         on_flair = choose_flair(one, flair, drawn, anatomy)
-        uses, said = plan_applications(one, found, anatomy, on_flair, series, scanned, people, options)
+        own = runs_of_series(runs, one, series)
+        uses, said = plan_applications(one, found, anatomy, on_flair, series, scanned, people, own, options)
+        said += of_runs if one is series[0] else []
         segmentations, notes = place_segmentations(
             one, labelled, anatomy, series, scanned['T1w'], options.atlas, by_source=many
         )

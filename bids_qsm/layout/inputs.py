@@ -12,6 +12,7 @@ from bids_qsm.applications.contract import Application, Query
 from bids_qsm.derivatives.products import PRODUCTS, products_of
 from bids_qsm.entities import OF_SERIES, entities_of, session_of, suffix_of
 from bids_qsm.layout import checks
+from bids_qsm.layout.bold_run import BoldRun
 from bids_qsm.layout.index import EXTENSIONS, Index
 from bids_qsm.layout.people import facts_of
 from bids_qsm.layout.series import Input, Series, Use
@@ -98,12 +99,13 @@ def plan_applications(
     series: Sequence[Series],
     scanned: dict[str, set],
     people: pd.DataFrame | None,
+    runs: Sequence[BoldRun],
     options: 'Options',
 ) -> tuple[tuple[Use, ...], list[str]]:
     """The applications that run for a series, with their files, and what to say of files and of the others.
 
     ``scanned`` are the sessions that have an image of their own, by suffix ('T1w', 'FLAIR'), ``people`` is
-    the content of participants.tsv.
+    the content of participants.tsv, ``runs`` are the BOLD runs that go with the series.
     """
     uses, notes, facts = [], [], None
     made = products_of(one, background=options.background.name, inversion=options.inversion.name)
@@ -126,6 +128,8 @@ def plan_applications(
         needed = {other for name, other in lost.items() if app.arguments[name]}
         if absent:
             notes.append(f'{app.title}: left out, as the series has no {" and no ".join(absent)}.')
+        elif app.of_runs and not runs:
+            notes.append(f'{app.title}: left out, as there is no BOLD run that goes with this series.')
         elif required:
             if app.asked:  # what runs by itself where its input is there need not be missed
                 titles = ' and no '.join(query.title for query in required)
@@ -142,8 +146,9 @@ def plan_applications(
             if facts is None and 'participant' in app.arguments:
                 facts, said = facts_of(one.subject, one.session, people, options.bids_dir)
                 notes += said
+            own = tuple(runs) if app.of_runs else ()
             stated = facts or () if 'participant' in app.arguments else ()
-            uses.append(Use(app.name, params.get(app.name, ()), tuple(inputs), stated))
+            uses.append(Use(app.name, params.get(app.name, ()), tuple(inputs), stated, own))
     return tuple(uses), notes
 
 

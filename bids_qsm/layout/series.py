@@ -13,6 +13,7 @@ from bids_qsm.entities import OF_SERIES, entities_of, in_order, join_entities
 from bids_qsm.errors import plain
 from bids_qsm.interfaces.io import grid_of
 from bids_qsm.layout import checks
+from bids_qsm.layout.bold_run import BoldRun
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Use:
     inputs: tuple[Input, ...]
     participant: tuple[tuple[str, str | float | None], ...] = ()
     """Columns and values of participants.tsv and sessions.tsv, where the application asks for them."""
+    runs: tuple[BoldRun, ...] = ()
+    """BOLD runs that an application of the scope 'run' runs on."""
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 DEOXYGENATED = 4 * np.pi * 0.27
-"""Susceptibility (ppm, SI) of deoxygenated against oxygenated red cells, Spees et al. (2001), MRM 45:533.
-doi:10.1002/mrm.1072"""
+"""Susceptibility (ppm, SI) of deoxygenated against oxygenated red cells: 0.27 ppm (cgs) by Spees et al.
+(2001), Magn Reson Med 45:533. doi:10.1002/mrm.1072"""
 OXYGEN_BINDING = 1.34
 """Oxygen (ml) that 1 g of haemoglobin binds."""
 HAEMOGLOBIN = 33.5

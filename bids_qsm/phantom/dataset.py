@@ -1,18 +1,18 @@
 """Simulated BIDS datasets with known truth."""
 
-import gzip
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 
 from bids_qsm import __version__
 from bids_qsm.anatomy import atlas
+from bids_qsm.phantom.bold import BoldProtocol
+from bids_qsm.phantom.bold_dataset import write_bold
 from bids_qsm.phantom.families import Family
+from bids_qsm.phantom.files import save_image, save_json
 from bids_qsm.phantom.gre import Protocol, Simulation, simulate, store_phase
 from bids_qsm.phantom.head import Head, Lesion, make_head
 from bids_qsm.phantom.perfusion import simulate_perfusion
@@ -36,6 +36,7 @@ class Visit:
 
     ``person`` seeds the anatomy; visits of the same subject should share it. ``t1w`` is the voxel size (mm)
     of the T1-weighted image, None for none. ``effects`` and ``lesions`` are those of Head.changed.
+    ``bold`` adds a BOLD run, raw and as fMRIPrep would have prepared it; it needs a T1w image.
     """
 
     subject: str
@@ -45,6 +46,7 @@ class Visit:
     t1w: float | None = 1.0
     effects: Mapping[str, float] = field(default_factory=dict)
     lesions: tuple[Lesion, ...] = ()
+    bold: BoldProtocol | None = None
 
     @property
     def stem(self):
@@ -176,8 +178,8 @@ def _write_visit(path: Path, visit: Visit, head: Head, seeds: np.ndarray, perfus
         later = head.moved(rng.normal(0, 1.5, 3), rng.normal(0, 1.5, 3))
         image, affine = simulate_t1w(later, seeds[2], voxel_size=(visit.t1w,) * 3)
         name = folder / f'{visit.stem}_T1w'
-        _save(image.astype(np.int16), affine, name)
-        _json(
+        save_image(image.astype(np.int16), affine, name)
+        save_json(
             name,
             {
                 **_scanner(visit.protocol),
@@ -188,6 +190,9 @@ def _write_visit(path: Path, visit: Visit, head: Head, seeds: np.ndarray, perfus
                 'PulseSequenceType': 'MPRAGE',
             },
         )
+        if visit.bold:
+            last = later.moved(rng.normal(0, 1.5, 3), rng.normal(0, 1.5, 3))
+            write_bold(path, visit.stem, last, later, image, affine, visit.bold, int(seeds[2]))
         if perfusion:
             _write_perfusion(path / 'derivatives', visit, later, image.shape, affine)
     _write_truth(path / 'derivatives', visit, simulation)
@@ -220,8 +225,8 @@ def _write_echoes(folder: Path, visit: Visit, simulation: Simulation):
         units = {'mag': 'arbitrary', 'phase': 'rad' if protocol.phase_format == 'rad' else 'arbitrary'}
         for part, image in images.items():
             name = folder / f'{visit.stem}_echo-{n + 1}_part-{part}_MEGRE'
-            _save(image, simulation.affine, name)
-            _json(name, {**sidecar, 'Units': units[part]})
+            save_image(image, simulation.affine, name)
+            save_json(name, {**sidecar, 'Units': units[part]})
 
 
 def _write_perfusion(
@@ -247,8 +252,8 @@ def _write_perfusion(
         folder = derivatives / place / visit.folder.replace('anat', 'perf')
         folder.mkdir(parents=True, exist_ok=True)
         name = folder / f'{visit.stem}_space-T1w_{suffix}'
-        _save(maps[kind].astype(np.float32), coarse, name)
-        _json(name, {'Units': unit, 'Sources': source})
+        save_image(maps[kind].astype(np.float32), coarse, name)
+        save_json(name, {'Units': unit, 'Sources': source})
 
 
 def _write_veins(stem: Path, truth: Mapping[str, np.ndarray], affine: np.ndarray, source: list[str]):
@@ -266,8 +271,8 @@ def _write_veins(stem: Path, truth: Mapping[str, np.ndarray], affine: np.ndarray
         ),
         ('vein_dseg', 'seg-veins_dseg', np.uint8, {'Manual': False}),
     ):
-        _save(truth[key].astype(dtype), affine, f'{stem}_{suffix}')
-        _json(f'{stem}_{suffix}', {**sidecar, 'Sources': source})
+        save_image(truth[key].astype(dtype), affine, f'{stem}_{suffix}')
+        save_json(f'{stem}_{suffix}', {**sidecar, 'Sources': source})
 
 
 def _write_truth(derivatives: Path, visit: Visit, simulation: Simulation):
@@ -278,15 +283,15 @@ def _write_truth(derivatives: Path, visit: Visit, simulation: Simulation):
     stem = folder / visit.stem
     maps = {'Chimap': ('chi', 'ppm'), 'R2starmap': ('r2star', '1/s')}
     for suffix, (key, unit) in maps.items():
-        _save(truth[key].astype(np.float32), affine, f'{stem}_{suffix}')
+        save_image(truth[key].astype(np.float32), affine, f'{stem}_{suffix}')
         sidecar = {'Units': unit, 'SkullStripped': True, 'Sources': source}
         if key == 'chi':
             sidecar['Description'] = 'Relative to tissue water: CSF is 0.019, air 9.4'
-        _json(f'{stem}_{suffix}', sidecar)
-    _save(truth['mask'].astype(np.uint8), affine, f'{stem}_desc-brain_mask')
-    _json(f'{stem}_desc-brain_mask', {'Type': 'Brain', 'Sources': source})
-    _save(truth['dseg'].astype(np.uint8), affine, f'{stem}_seg-nuclei_dseg')
-    _json(f'{stem}_seg-nuclei_dseg', {'Manual': False, 'Sources': source})
+        save_json(f'{stem}_{suffix}', sidecar)
+    save_image(truth['mask'].astype(np.uint8), affine, f'{stem}_desc-brain_mask')
+    save_json(f'{stem}_desc-brain_mask', {'Type': 'Brain', 'Sources': source})
+    save_image(truth['dseg'].astype(np.uint8), affine, f'{stem}_seg-nuclei_dseg')
+    save_json(f'{stem}_seg-nuclei_dseg', {'Manual': False, 'Sources': source})
     atlas.labels().to_csv(f'{stem}_seg-nuclei_dseg.tsv', sep='\t', index=False)
     _write_veins(stem, truth, affine, source)
     wanted = [n for n, lesion in enumerate(visit.lesions, 1) if lesion.kind == 'lesion']
@@ -294,8 +299,8 @@ def _write_truth(derivatives: Path, visit: Visit, simulation: Simulation):
         folder = derivatives / 'lesions' / visit.folder
         folder.mkdir(parents=True, exist_ok=True)
         name = folder / f'{visit.stem}_label-lesion_mask'
-        _save(np.isin(truth['lesions'], wanted).astype(np.uint8), affine, name)
-        _json(name, {'Type': 'Lesion', 'Sources': source})
+        save_image(np.isin(truth['lesions'], wanted).astype(np.uint8), affine, name)
+        save_json(name, {'Type': 'Lesion', 'Sources': source})
 
 
 def _write_participants(path: Path, visits: Sequence[Visit], participants: Mapping[str, dict]):
@@ -310,7 +315,7 @@ def _write_participants(path: Path, visits: Sequence[Visit], participants: Mappi
         'hematocrit': {'Description': 'Hematocrit, as a share of the volume of blood'},
         'sao2': {'Description': 'Oxygen saturation of arterial blood', 'Units': '%'},
     }
-    _json(path / 'participants', {k: v for k, v in columns.items() if any(k in row for row in rows)})
+    save_json(path / 'participants', {k: v for k, v in columns.items() if any(k in row for row in rows)})
 
 
 def _describe_derivative(path: Path, name: str):
@@ -320,17 +325,4 @@ def _describe_derivative(path: Path, name: str):
 
 def _describe(path: Path, name: str, more: dict):
     path.mkdir(parents=True, exist_ok=True)
-    _json(path / 'dataset_description', {'Name': name, 'BIDSVersion': '1.10.0', **more})
-
-
-def _json(stem: Path | str, content: dict):
-    Path(f'{stem}.json').write_text(json.dumps(content, indent=2) + '\n')
-
-
-def _save(data: np.ndarray, affine: np.ndarray, stem: Path | str):
-    """Write NIfTI, quickly compressed, with no time stamp: the same data give the same bytes."""
-    image = nib.Nifti1Image(data, affine)
-    image.set_qform(affine, code=1)
-    image.set_sform(affine, code=1)
-    image.header.set_xyzt_units('mm')
-    Path(f'{stem}.nii.gz').write_bytes(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
+    save_json(path / 'dataset_description', {'Name': name, 'BIDSVersion': '1.10.0', **more})

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from nilearn import datasets
@@ -14,7 +15,7 @@ from bids_qsm.phantom.dura import draw_dura
 from bids_qsm.phantom.families import FAMILIES, Family, draw_solids, traits
 from bids_qsm.phantom.lesions import Lesion, draw_lesion
 from bids_qsm.phantom.nuclei import Nucleus, clear, draw_nuclei
-from bids_qsm.phantom.sampling import Volume, Warp, coordinates, expand, pull, spline_basis
+from bids_qsm.phantom.sampling import Volume, Warp, coordinates, expand, pull, spline_basis, undo
 from bids_qsm.phantom.skull import draw_surroundings
 from bids_qsm.phantom.tissue import CHANNELS
 from bids_qsm.phantom.veins import draw_veins
@@ -54,34 +55,29 @@ class Head:
 
     def to_scanner(self, points: np.ndarray):
         """Scanner coordinates (mm) of points of template space, shape (n, 3)."""
-        moved = np.array(points, float)
-        for _ in range(8):  # the displacement is smooth, so that fixed-point iteration converges
-            at = (moved - self.warp.origin).T / self.warp.spacing
-            shift = [
-                ndimage.map_coordinates(self.warp.nodes[..., k], at, order=1, mode='nearest')
-                for k in range(3)
-            ]
-            moved = points - np.stack(shift, -1)
         inverse = np.linalg.inv(self.pose)
-        return moved @ inverse[:3, :3].T + inverse[:3, 3]
+        return undo(np.asarray(points, float), self.warp) @ inverse[:3, :3].T + inverse[:3, 3]
 
     def vessels(self):
         """Veins in scanner space; their radii are those of template space."""
+        return self._vessels
+
+    @cached_property
+    def _vessels(self):
         if not self.tree:
             return ()
         points = self.to_scanner(np.concatenate([s.points for s in self.tree]))
         parts = np.split(points, np.cumsum([len(s.points) for s in self.tree])[:-1])
         gain = self.vein_gain
         return tuple(
-            replace(s, points=p, chi=gain * s.chi, oxygenation=1 - gain * (1 - s.oxygenation))
+            Segment(p, s.radius, 1 - gain * (1 - s.oxygenation), gain * s.chi, s.kind, s.index, s.downstream)
             for s, p in zip(self.tree, parts, strict=True)
         )
 
     def bloodless(self):
         """Return the same head without its veins."""
-        return replace(
-            self, veins=Volume(np.zeros((2, 2, 2, 1), np.float32), self.veins.origin, 1.0), tree=()
-        )
+        none = np.zeros((2, 2, 2, *self.veins.data.shape[3:]), self.veins.data.dtype)
+        return replace(self, veins=replace(self.veins, data=none), tree=())
 
     def sample(self, shape: tuple[int, ...], affine: np.ndarray, names: Sequence[str] = CHANNELS):
         """Tissue on a scanner grid, by name.

@@ -180,7 +180,8 @@ def _room(head: 'Head', depth: float, apart: float, spacing: float = 2.0):
         return mark
 
     nuclei = [n.origin + volume.spacing * np.argwhere(n.amount > 0.3) for n in head.nuclei]
-    veins = head.veins.origin + head.veins.spacing * np.argwhere(head.veins.data[..., 0] > 0.3)
+    held = head.veins.data[..., 0] > 0.3 / head.veins.unit
+    veins = head.veins.origin + head.veins.spacing * np.argwhere(held)
     brain = put['brain'] > 0.99
     obstacles = (
         (~brain, depth),

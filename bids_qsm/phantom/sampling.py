@@ -18,11 +18,15 @@ class Warp:
 
 @dataclass(frozen=True)
 class Volume:
-    """Channels (x, y, z, channel) on an isotropic lattice along the axes of template space (mm)."""
+    """Channels (x, y, z, channel) on an isotropic lattice along the axes of template space (mm).
+
+    Their values are ``data`` times ``unit``.
+    """
 
     data: np.ndarray
     origin: np.ndarray
     spacing: float
+    unit: float = 1.0
 
     def points(self, axis: int):
         """Template coordinates (mm) of the lattice along one axis."""
@@ -128,7 +132,7 @@ def _pull(
 ):
     nodes, origin, spacing = warp
     data, place, step = volume
-    more, more_place, more_step = veins
+    more, more_place, more_step, unit = veins
     count = len(channels)
     result = np.empty((count + 2, shape[0], shape[1], shape[2]), np.float32)
     for i in numba.prange(shape[0]):
@@ -145,8 +149,26 @@ def _pull(
                     result[n, i, j, k] = total[n]
                 inside = _interpolate(point, more, more_place, more_step, both, extra)
                 for n in range(2):
-                    result[count + n, i, j, k] = extra[n] if inside else 0
+                    result[count + n, i, j, k] = extra[n] * unit if inside else 0
     return result
+
+
+@numba.njit(cache=True)
+def _undo(
+    points: np.ndarray, nodes: np.ndarray, origin: np.ndarray, spacing: float, still: np.ndarray, times: int
+):
+    found, reached = points.copy(), np.empty(3)
+    for m in range(len(points)):
+        at = found[m]
+        for _ in range(times):
+            _warped(at[0], at[1], at[2], still, nodes, origin, spacing, reached)
+            at += points[m] - reached
+    return found
+
+
+def undo(points: np.ndarray, warp: Warp):
+    """Points (n, 3) (mm) that a warp moves to the given ones, by fixed-point iteration: it is smooth."""
+    return _undo(points, warp.nodes, warp.origin, warp.spacing, np.eye(4), 8)
 
 
 def coordinates(shape: tuple[int, ...], matrix: np.ndarray, warp: Warp):
@@ -177,7 +199,7 @@ def pull(
         (volume.data, volume.origin, volume.spacing),
         np.asarray(channels, np.int64),
         np.asarray(outside, np.float32),
-        (veins.data, veins.origin, veins.spacing),
+        (veins.data, veins.origin, veins.spacing, np.float32(veins.unit)),
     )
 
 

@@ -44,6 +44,7 @@ TISSUES = {
     'grey': Tissue(0.020, 16.5, 0.82, 1.40, 0.65),
     'white': Tissue(-0.030, 20.5, 0.70, 0.83, 0.875),
     'blood': Tissue(blood_chi(0.62, 0.42), 48.0, 0.85, 1.65, 0.40),
+    # assumed: collagen with small veins
     'dura': Tissue(0.06, 45.0, 0.60, 1.10, 0.50),
     'calcification': Tissue(-0.50, 90.0, 0.45, 1.0, 0.50),
 }

@@ -8,7 +8,7 @@ from scipy import interpolate, ndimage, spatial
 from bids_qsm.phantom.blood import Blood, blood_chi
 from bids_qsm.phantom.growth import CELL, Ground, Nodes, chains, flows, grow
 from bids_qsm.phantom.sampling import Volume
-from bids_qsm.phantom.vessels import CLASSES, Segment, blend, draw
+from bids_qsm.phantom.vessels import CLASSES, COUNT, Segment, blend, draw
 
 SPACING = 0.5
 """Of the vein volume, in units of the head's own spacing."""
@@ -113,6 +113,15 @@ def tentorium(x: np.ndarray, y: np.ndarray):
     return ridge - (np.abs(x) / 57) ** 1.3 * (ridge + 33)
 
 
+def _distance(region: np.ndarray, step: float, most: float):
+    """Distance (mm) to a region, infinite beyond a box that reaches ``most`` mm around it."""
+    far, margin = np.full(region.shape, np.inf), int(most / step)
+    for box in ndimage.find_objects(region.astype(np.uint8)):
+        wide = tuple(slice(max(b.start - margin, 0), b.stop + margin) for b in box)
+        far[wide] = ndimage.distance_transform_edt(~region[wide]) * step
+    return far
+
+
 def _ground(brain: Volume, white: np.ndarray, csf: np.ndarray, trunks: _Trunks, rng: np.random.Generator):
     """What veins grow in, with the share of tissue (white or grey) of each node."""
     skip = max(round(2 / brain.spacing), 1)
@@ -130,7 +139,7 @@ def _ground(brain: Volume, white: np.ndarray, csf: np.ndarray, trunks: _Trunks, 
     axes = [brain.origin[k] + step * np.arange(mask.shape[k]) for k in range(3)]
     x, y, z = np.meshgrid(*axes, indexing='ij', sparse=True)
     ventricle = (csf > 0.6) & (depth > 18) & (z > -5) & (z < 40) & (y > -60) & (np.abs(x) > 1)
-    far = (ndimage.distance_transform_edt(~ventricle) * step)[at]
+    far = _distance(ventricle, step, 28.0)[at]
     depth, white, csf = depth[at], white[at], csf[at]
     grey = 1 - white - csf
     x, y, z = points.T
@@ -182,7 +191,7 @@ def draw_veins(
     -------
     Volume
         Share of venous blood (0 .. 1) and its product with the susceptibility (ppm) of that blood, two
-        channels (x, y, z, 2), twice as fine as ``brain``.
+        channels (x, y, z, 2) of counts, twice as fine as ``brain``.
     tuple of Segment
         The veins in template space.
 
@@ -226,4 +235,4 @@ def draw_veins(
     shape = [int(n * brain.spacing / spacing) - 1 for n in brain.data.shape]
     share, owner = draw(tree, shape, affine)
     data = blend(share, owner, np.array([s.chi for s in tree], np.float32))
-    return Volume(data, brain.origin, spacing), tree
+    return Volume(data, brain.origin, spacing, COUNT), tree

@@ -16,6 +16,8 @@ CLASSES = {
     'other vein': 7,
 }
 """Labels of the classes of veins."""
+COUNT = 2.0**-15
+"""Step of the share, and of the susceptibility (ppm), in which volumes of veins are stored as integers."""
 SEEN = 0.02
 """Least share of veins in a voxel with a label."""
 
@@ -80,7 +82,7 @@ def _draw(
     a, u = np.empty(3), np.empty(3)
     low, high = np.empty(3, np.int64), np.empty(3, np.int64)
     for n in range(len(ends)):
-        thick = max(radii[n, 0], radii[n, 1], width) + width
+        thick = max(radii[n, 0], radii[n, 1], width / 2) + width / 2
         square = 0.0
         for c in range(3):
             a[c] = ends[n, 0, c] * steps[c]
@@ -97,7 +99,7 @@ def _draw(
                     at = min(max(at, 0.0), 1.0)
                     away = (x - at * u[0]) ** 2 + (y - at * u[1]) ** 2 + (z - at * u[2]) ** 2
                     radius = radii[n, 0] + at * (radii[n, 1] - radii[n, 0])
-                    if away >= (max(radius, width) + width) ** 2:
+                    if away >= (max(radius, width / 2) + width / 2) ** 2:
                         continue
                     wall = np.sqrt(max(radius**2 - width**2 / 12, width**2 / 4))
                     full = min(radius**2 / (wall**2 + width**2 / 12), 1.0)
@@ -131,14 +133,15 @@ def draw(segments: Sequence[Segment], shape: Sequence[int], affine: np.ndarray):
 
 @numba.njit(cache=True)
 def blend(share: np.ndarray, owner: np.ndarray, values: np.ndarray):
-    """Channels (x, y, z, 2): the share, and its product with the value of its owner."""
-    out = np.zeros((*share.shape, 2), np.float32)
+    """Channels (x, y, z, 2), in counts: the share, and its product with the value (0 .. 2) of its owner."""
+    out = np.zeros((*share.shape, 2), np.uint16)
     for i in range(share.shape[0]):
         for j in range(share.shape[1]):
             for k in range(share.shape[2]):
                 if share[i, j, k] > 0:
-                    out[i, j, k, 0] = share[i, j, k]
-                    out[i, j, k, 1] = share[i, j, k] * values[owner[i, j, k]]
+                    counts = share[i, j, k] / np.float32(COUNT)
+                    out[i, j, k, 0] = np.uint16(counts + np.float32(0.5))
+                    out[i, j, k, 1] = np.uint16(counts * values[owner[i, j, k]] + np.float32(0.5))
     return out
 
 
@@ -195,11 +198,15 @@ def vein_truth(segments: Sequence[Segment], shape: Sequence[int], affine: np.nda
 
 def clip(segments: Sequence[Segment], shape: Sequence[int], affine: np.ndarray):
     """Return the parts of segments whose axis lies within a grid; one that leaves and returns is two."""
+    if not segments:
+        return ()
     inverse = np.linalg.inv(affine)
+    at = np.concatenate([s.points for s in segments]) @ inverse[:3, :3].T + inverse[:3, 3]
+    within = np.all((at >= -0.5) & (at <= np.array(shape) - 0.5), 1)
+    starts = np.r_[0, np.cumsum([len(s.points) for s in segments])]
     found = []
-    for s in segments:
-        at = s.points @ inverse[:3, :3].T + inverse[:3, 3]
-        inside = np.all((at >= -0.5) & (at <= np.array(shape) - 0.5), 1)
+    for n in np.flatnonzero(np.add.reduceat(within, starts[:-1], dtype=int)).tolist():
+        s, inside = segments[n], within[starts[n] : starts[n + 1]]
         edges = np.flatnonzero(np.diff(np.r_[0, inside, 0]))
         for first, last in zip(edges[::2], edges[1::2], strict=True):
             if last - first > 1:

@@ -32,6 +32,7 @@ class Look:
 
 
 ANATOMY = Look('Anatomical image', 'arbitrary', masked=False)
+BOLD_REFERENCE = Look('BOLD reference', 'arbitrary', masked=False)
 
 
 def plot_map(

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
+from scipy import ndimage
 
 from bids_qsm.recon.arrays import Array, to_numpy
 from bids_qsm.recon.distance import depth
@@ -11,7 +12,14 @@ from bids_qsm.recon.grid import Grid
 
 
 def harmonic_susceptibility(
-    chi: Array, mask: Array, r2star: Array, grid: Grid, *, degree: int = 6, depth_mm: float = 3.0
+    chi: Array,
+    mask: Array,
+    r2star: Array,
+    grid: Grid,
+    *,
+    degree: int = 6,
+    depth_mm: float = 3.0,
+    smoothing_mm: float = 1.5,
 ):
     r"""The smooth part of ``chi`` whose field is harmonic in the mask, found by R2*, and its uncertainty.
 
@@ -21,8 +29,12 @@ def harmonic_susceptibility(
     The field of such a :math:`\delta` cannot be told from that of sources outside the mask. We choose the
     polynomial up to ``degree`` with which tissue of equal R2* has equal susceptibility everywhere. g is a
     step function with one value for each twentieth of the R2* values; :math:`\rho` is the penalty of Geman
-    and McClure at twice the robust standard deviation of the residual, so that nuclei, veins and lesions do
-    not count.
+    and McClure at twice the robust standard deviation of the residual, so that veins and lesions do not
+    count.
+
+    R2* is smoothed first: its noise would put one tissue into the classes of another, and the difference of
+    tissues into :math:`\delta`. The highest twentieth of it, and what lies near, does not count: nuclei and
+    veins there differ in susceptibility at equal R2*, and spread into their surroundings.
 
     Susceptibility that varies slowly for another reason, at equal R2*, is taken for a part of
     :math:`\delta`. Its size is read from the smooth polynomials whose field is not harmonic, as it varies
@@ -39,7 +51,9 @@ def harmonic_susceptibility(
     degree : int
         Highest degree of the polynomials, at least 3.
     depth_mm : float
-        Voxels nearer to the edge of the mask (mm) do not count.
+        Voxels nearer to the edge of the mask or to a voxel of high R2* (mm) do not count.
+    smoothing_mm : float
+        Standard deviation of the Gaussian that R2* is smoothed by (mm).
 
     Returns
     -------
@@ -49,7 +63,10 @@ def harmonic_susceptibility(
         Standard deviation (ppm) of its error; 0 outside the mask, and where too few voxels count.
     """
     chi, mask, r2star = to_numpy(chi), to_numpy(mask), to_numpy(r2star)
-    counted = (depth(mask, grid.voxel_size, 2 * depth_mm) > depth_mm) & (r2star > 0)
+    known = mask & (r2star > 0)
+    r2star = _smooth(r2star, known, grid, smoothing_mm)
+    high = r2star > np.quantile(r2star[known], 1 - 1 / TISSUES) if known.any() else known
+    counted = (depth(mask & ~high, grid.voxel_size, 2 * depth_mm) > depth_mm) & known
     counted = np.flatnonzero(counted)
     counted = counted[:: max(counted.size // SAMPLES, 1)]
     axes = _powers(mask, grid, 2 * degree)
@@ -75,6 +92,16 @@ def harmonic_susceptibility(
 
 SAMPLES, TISSUES, ROUNDS = 60_000, 20, 6
 """Voxels that `harmonic_susceptibility` uses, classes of R2*, and rounds of its robust fit."""
+
+
+def _smooth(volume: Array, where: Array, grid: Grid, width: float):
+    """Mean of ``volume`` over a Gaussian of ``width`` (mm) and the voxels of ``where``; 0 elsewhere."""
+    sigma = [width / v for v in grid.voxel_size]
+    total, share = (
+        ndimage.gaussian_filter(np.where(where, v, 0).astype(np.float32), sigma, truncate=3.0)
+        for v in (volume, np.float32(1))
+    )
+    return np.divide(total, share, out=np.zeros_like(total), where=where)
 
 
 def _powers(mask: Array, grid: Grid, degree: int):

@@ -13,7 +13,8 @@ class Need:
     """Memory of a step: GB whatever the sizes, and how many images of each kind it holds at a time.
 
     ``volume`` is one volume of the series, ``padded`` one with the margins of Fourier transforms, ``echoes``
-    all echoes, ``stored`` all echoes of all receive coils, ``anat`` the anatomical image; all as float32.
+    all echoes, ``stored`` all echoes of all receive coils, ``anat`` the anatomical image, ``run`` all frames
+    of a BOLD run; all as float32.
     Measure it with benchmarks/memory.py.
     """
 
@@ -23,6 +24,7 @@ class Need:
     echoes: float = 0
     stored: float = 0
     anat: float = 0
+    run: float = 0
 
 
 @dataclass(frozen=True)

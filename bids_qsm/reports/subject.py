@@ -104,7 +104,7 @@ def build_subject_report(output_dir: str | Path, subject: str) -> Path:
 
 def _part(name: str, **content: Any) -> dict:
     """A series of the page."""
-    empty = {'figures': [], 'facts': {}, 'findings': [], 'tables': [], 'lists': []}
+    empty = {'figures': [], 'facts': {}, 'findings': [], 'tables': [], 'lists': [], 'warnings': []}
     return {'name': name, 'id': f'series-{name}', **empty, **content}
 
 
@@ -174,6 +174,7 @@ def _unlisted(kind: str):
     """Title and caption of a figure with a number in its name, or of another version of bids_qsm."""
     named = re.fullmatch(r'([a-zA-Z]+)\d+2anat', kind)
     titles = {f'{app.name}{query.name}': query.title for app in applications() for query in app.own}
+    titles['bold'] = 'BOLD run'
     if not named or named[1] not in titles:
         return {'kind': kind, 'title': kind, 'caption': ''}
     title = titles[named[1]]
@@ -198,6 +199,7 @@ def _attach_tables(series: list[dict], paths: Iterable[Path]):
         owner = _owner(path)
         if owner is not None:
             part['lists'].append(_list(path, *owner))
+            part['warnings'] += _warnings(path, owner[0])
             constants = _constants(path, owner[0], part['name'])
             if constants and constants['id'] not in [one['id'] for one in part['lists']]:
                 part['lists'].append(constants)
@@ -212,6 +214,14 @@ def _owner(path: Path):
     """The application that wrote a table, and its kind; None for the tables of regions."""
     wrote = ((app, app.wrote(entities_of(path))) for app in applications())
     return next(((app, one) for app, one in wrote if one is not None and app.entities_of(one)), None)
+
+
+def _warnings(path: Path, app: Application):
+    """Alerts of a table of an application: what its column ``warning`` holds."""
+    table = read_table(path)
+    told = table['warning'].dropna().unique() if 'warning' in table else []
+    name = re.sub(r'(_(label|desc)-\w+?)?_stats\.tsv$', '', path.name)
+    return [alert('warning', f'{name}, {app.title}', str(text), '') for text in told]
 
 
 def _list(path: Path, app: Application, one: Table):
@@ -306,7 +316,7 @@ def _first(values: pd.Series):
 
 
 def _finding_alerts(series: list[dict]):
-    alerts = []
+    alerts = [one for part in series for one in part['warnings']]
     for part in series:
         for finding in part['findings']:
             if finding['level'] in LEVELS:

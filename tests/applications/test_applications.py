@@ -1,6 +1,7 @@
 """Applications declare themselves: each is sound, and a toy of one file goes through the whole job."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,14 +12,19 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
+from bids.layout import BIDSLayout
+from nilearn.interfaces.fmriprep.load_confounds_compcor import find_compcor, prefix_compcor
 
 from bids_qsm.app import cli
 from bids_qsm.applications import about, application, applications, modules
 from bids_qsm.applications.contract import Application, Figure, Image, Query, Table
 from bids_qsm.derivatives.files import output_path
 from bids_qsm.entities import entities_of
+from bids_qsm.interfaces.xfm import load_xfm
 from bids_qsm.reports.citations import cite
 from bids_qsm.workflows.outputs import application_names
+from tests.applications import prepared
 
 
 @pytest.mark.parametrize('app', applications(), ids=lambda app: app.name)
@@ -123,16 +129,19 @@ def job(reproducible, tmp_path_factory):
     # a second series, which starts from its susceptibility map and so takes little time
     for path in list(job.anat.glob('*_MEGRE.*')):
         path.rename(path.with_name(path.name.replace('sub-01_', 'sub-01_acq-first_')))
-    (truth,) = job.data.glob('derivatives/truth/sub-01/anat/sub-01_Chimap.nii.gz')
+    truth = job.data / 'derivatives/truth/sub-01/anat/sub-01_Chimap.nii.gz'
     shutil.copy(truth, job.anat / 'sub-01_acq-again_Chimap.nii.gz')
     (job.anat / 'sub-01_acq-again_Chimap.json').write_text(json.dumps({'Units': 'ppm'}))
     (job.data / 'participants.tsv').write_text('participant_id\thematocrit\nsub-01\t0.41\n')
+    prepared.add_run(job)
     with pytest.MonkeyPatch.context() as patch:
         for name in ('toy', 'joint', 'reader', 'asker'):
             patch.setitem(modules(), name, f'tests.applications.{name}')
+        patch.setitem(modules(), 'veins', 'tests.applications.tubes')
         patch.setenv('TEMPLATEFLOW_HOME', str(job.root / 'templateflow'))
         # the reader is not asked for, and runs as the asker uses it
-        assert cli.main(job.arguments('--toy:gain=2', '--joint', '--asker')) == 0
+        flags = ('--toy:gain=2', '--joint', '--asker', '--fmri', '--nprocs', '1')
+        assert cli.main(job.arguments(*flags)) == 0
         yield job
 
 
@@ -227,6 +236,121 @@ def test_series_of_a_session_are_taken_together(job):
     # the flow map is the T1w, brought onto either grid
     assert table['flow'].between(0.3, 1).all()
     assert (job.out / 'sub-01' / 'anat' / 'sub-01_desc-mean_Chimap.nii.gz').exists()
+
+
+def run_file(job, end, own=True):
+    root = job.out if own else job.root / 'fmriprep'
+    return root / 'sub-01' / 'func' / f'{prepared.STEM}_{end}'
+
+
+def test_a_run_gets_its_veins_in_its_own_space(job):
+    share = nib.load(run_file(job, 'label-vein_probseg.nii.gz'))
+    bold = nib.load(run_file(job, 'desc-preproc_bold.nii.gz', own=False))
+    assert share.shape == bold.shape[:3]
+    np.testing.assert_allclose(share.affine, bold.affine)
+    # the map of veins, which lies 5 mm off, is where the run has it
+    of_series = nib.load(job.out / 'sub-01' / 'anat' / 'sub-01_acq-again_desc-share_probseg.nii.gz')
+    middle = []
+    for image in (share, of_series):
+        data = np.asarray(image.dataobj)
+        middle.append(nib.affines.apply_affine(image.affine, np.argwhere(data > 0.3)).mean(0))
+    to_anat = load_xfm(job.nodes / 'sub_01_wf/acq_again_wf/align_wf/rigid/xfm.txt')[0]
+    there = np.linalg.inv(to_anat) @ np.r_[middle[1], 1]
+    np.testing.assert_allclose(there[:3] - middle[0], [-prepared.SHIFT, 0, 0], atol=1.5)
+    exclude = np.asarray(nib.load(run_file(job, 'label-vein_desc-exclude_mask.nii.gz')).dataobj) > 0
+    assert exclude[np.asarray(share.dataobj) > 0.1].all()
+    grey = np.asarray(nib.load(run_file(job, 'label-GM_desc-devein_mask.nii.gz')).dataobj) > 0
+    assert not (grey & exclude).any()
+    about = json.loads(run_file(job, 'label-vein_desc-exclude_mask.json').read_text())
+    assert about['SpatialReference'] == f'bids:fmriprep:sub-01/func/{prepared.STEM}_desc-coreg_boldref.nii.gz'
+
+
+def test_a_run_gets_regressors_beside_those_of_fmriprep(job):
+    """Same name, same rows, names that nilearn does not take for its own, facts as fMRIPrep states them."""
+    path = run_file(job, 'desc-confounds_timeseries.tsv')
+    given = run_file(job, 'desc-confounds_timeseries.tsv', own=False)
+    own, theirs = (pd.read_csv(one, sep='\t') for one in (path, given))
+    assert len(own) == len(theirs) == prepared.FRAMES
+    names = [name for name in own if name.startswith('vein_comp_cor_')]
+    assert names
+    assert not set(own) & set(theirs)
+    assert np.argwhere(own.isna().to_numpy()).tolist() == [[0, [*own].index('vein_mean_derivative1')]]
+    assert (own[names].iloc[0] == 0).all()
+    about = json.loads(path.with_suffix('.json').read_text())
+    assert set(about) == set(own)
+    assert about['vein_comp_cor_00']['Mask'] == 'vein'
+    for method in prefix_compcor:
+        assert find_compcor(about, method, 'all') == []
+    row = pd.read_csv(run_file(job, 'desc-veins_stats.tsv'), sep='\t').iloc[0]
+    assert row['cosines_of_fmriprep']
+    assert row['r_vein_task_max'] > 0.3
+    assert 'follows the task' in row['warning']
+    page = (job.out / 'sub-01.html').read_text()
+    for said in ('its regressors would remove activation', 'Veins on the run', 'Veins in the BOLD run'):
+        assert said in page
+
+
+def test_a_raw_run_is_aligned_here_and_gets_masks_alone(job):
+    func = job.out / 'sub-01' / 'func'
+    made = sorted(path.name for path in func.glob('sub-01_task-raw_*.*'))
+    assert made == sorted(
+        f'sub-01_task-raw_{end}'
+        for name, kind in (
+            ('label-vein_desc-exclude_mask', '.nii.gz'),
+            ('label-vein_probseg', '.nii.gz'),
+            ('desc-veins_stats', '.tsv'),
+        )
+        for end in (f'{name}{kind}', f'{name}.json')
+    )
+    about = json.loads((func / 'sub-01_task-raw_label-vein_probseg.json').read_text())
+    assert 'aligned to the anatomical image here' in about['Alignment']
+    # both runs are of one head, in one place
+    own, other = (
+        np.asarray(nib.load(func / f'sub-01_task-{task}_label-vein_probseg.nii.gz').dataobj)
+        for task in ('raw', 'stimulus')
+    )
+    assert np.corrcoef(own.ravel(), other.ravel())[0, 1] > 0.9
+    page = (job.out / 'sub-01.html').read_text()
+    assert 'was not prepared by fMRIPrep: it is aligned here' in page
+    assert 'BOLD run and anatomical image' in page
+
+
+def test_nilearn_leaves_veins_out_as_in_the_example(job, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / 'examples')
+    import fmri_without_veins
+
+    events = job.data / 'sub-01' / 'func' / f'{prepared.STEM}_events.tsv'
+    arguments = [str(job.root / 'fmriprep'), str(job.out), str(events), '01', 'stimulus']
+    exclude = np.asarray(nib.load(run_file(job, 'label-vein_desc-exclude_mask.nii.gz')).dataobj) > 0
+    for more, least, most in (([], 2, 20), (['--regressors'], -1, 1)):
+        fmri_without_veins.main([*arguments, str(job.root / 'z.nii.gz'), *more])
+        z = np.asarray(nib.load(job.root / 'z.nii.gz').dataobj)
+        assert (z[exclude] == 0).all()
+        half = z.shape[0] // 2
+        left, right = (np.median(side[side != 0]) for side in (z[:half], z[half:]))
+        assert -1 < right < 1
+        # regressors remove the response, as the table of the run warns
+        assert least < left < most
+
+
+def test_the_settings_of_xcp_d_find_both_tables(job):
+    """As XCP-D reads them: files by the entities of the run and the query, columns by name or expression."""
+    settings = yaml.safe_load((job.out / 'xcp_d_veins.yaml').read_text())
+    assert set(settings) == {'name', 'description', 'confounds'}
+    roots = {'preprocessed': job.root / 'fmriprep', 'vein': job.out}
+    found = {}
+    for name, one in settings['confounds'].items():
+        assert set(one) == {'dataset', 'query', 'columns'}
+        layout = BIDSLayout(roots[one['dataset']], validate=False, config=['bids', 'derivatives'])
+        query = {key: value for key, value in one['query'].items() if value is not None}
+        (path,) = layout.get(subject='01', task='stimulus', datatype='func', return_type='file', **query)
+        columns = pd.read_csv(path, sep='\t').columns
+        found[name] = [c for c in columns if any(re.match(pattern, c) for pattern in one['columns'])]
+        assert all(pattern.startswith('^') and pattern.endswith('$') for pattern in one['columns'])
+    assert found['preproc_confounds'][-1] == 'cosine00'
+    assert len(found['preproc_confounds']) == 7
+    assert found['vein_confounds']
+    assert all(c.startswith('vein_comp_cor_') for c in found['vein_confounds'])
 
 
 def test_its_rows_get_group_statistics(job):

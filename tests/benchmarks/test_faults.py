@@ -28,23 +28,16 @@ def done(faults, tmp_path_factory):
     return faults.undisturbed(tmp_path_factory.mktemp('faults') / 'job')
 
 
-def test_spoiled_files_are_made_again(faults, done):
+def test_damaged_input_then_spoiled_files_and_kills(faults, done):
     job, order = done
-    faults.work_spoiled(job, order, how=faults.cut)
-    faults.spoil_output(job, faults.zeroed)
-    faults.finish(job)
-    faults.check(job)
-
-
-def test_killed_at_one_step_after_the_other_with_damaged_input_before(faults, done):
-    job, order = done
-    job.clear()
     name = 'sub-01_echo-2_part-phase_MEGRE.nii.gz'
     said = faults.input_spoiled(job, order, name=name, how=faults.flipped, words=(name,))
     assert 'cannot be read' in said
     assert 'copy or convert it again' in said
+    assert faults.spoil_work(job, order, faults.cut) > 20
     chosen = order[1 :: len(order) // STEPS]
     assert faults.killed_at_each_step(job, chosen).startswith(f'{len(chosen)} kills')
+    assert faults.spoil_output(job, faults.zeroed) > 20
     faults.finish(job)
     faults.check(job)
 

@@ -9,7 +9,8 @@ SCRIPT = Path(__file__).parents[2] / 'benchmarks' / 'scale.py'
 
 
 def test_overhead_and_memory_are_measured(tmp_path):
-    words = [sys.executable, str(SCRIPT), '--series', '2', '--reuse', '--work', str(tmp_path)]
+    words = [sys.executable, str(SCRIPT), '--series', '2', '--nprocs', '1', '--reuse']
+    words += ['--work', str(tmp_path)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     tables = re.findall(r'^ +wall +main +workers +inside +overhead .*\n(.*)$', done.stdout, re.MULTILINE)

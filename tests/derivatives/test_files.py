@@ -63,7 +63,7 @@ def test_names_of_transforms_and_figures():
     [
         {'suffix': 'chi'},
         {'suffix': 'stats', 'space': 'T1w', 'extension': '.tsv'},
-        {'suffix': 'Chimap', 'datatype': 'func'},
+        {'suffix': 'swi', 'datatype': 'func'},
     ],
 )
 def test_unknown_names_are_errors(wanted):

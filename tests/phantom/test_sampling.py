@@ -11,7 +11,7 @@ def test_pull_agrees_with_scipy_inside_and_gives_the_fill_value_outside():
     rng = np.random.default_rng(0)
     data = rng.standard_normal((12, 14, 13, 2)).astype(np.float32)
     volume = Volume(data, np.array([-5.0, -6.0, -4.0]), 1.0)
-    veins = Volume(np.abs(data), volume.origin, 0.5)
+    veins = Volume(np.arange(data.size, dtype=np.uint16).reshape(data.shape), volume.origin, 0.5, 1 / 4096)
     matrix = np.eye(4)
     matrix[:3, :3] = [[0.9, 0.1, 0], [-0.1, 0.8, 0.2], [0, -0.1, 0.9]]
     matrix[:3, 3] = (-4, -4, -3.5)
@@ -19,8 +19,8 @@ def test_pull_agrees_with_scipy_inside_and_gives_the_fill_value_outside():
     points = coordinates((8, 9, 30), matrix, STILL)
     for found, channel, step, fill in (
         (first, data[..., 1], 1.0, 7.0),
-        (blood, veins.data[..., 0], 0.5, 0.0),
-        (second, veins.data[..., 1], 0.5, 0.0),
+        (blood, veins.data[..., 0] / 4096, 0.5, 0.0),
+        (second, veins.data[..., 1] / 4096, 0.5, 0.0),
     ):
         index = np.moveaxis((points - volume.origin) / step, -1, 0)
         inside = np.all([(i > 0.01) & (i < n - 1.01) for i, n in zip(index, channel.shape, strict=True)], 0)

@@ -56,6 +56,26 @@ def test_level_finds_a_bowl(head, r2star):
     assert error(both - alone, bowl, head.brain) < 0.1
 
 
+def test_smoothing_of_r2star_takes_its_noise_out_of_the_level(head, r2star):
+    noise = 5 * np.random.default_rng(2).standard_normal(head.grid.shape).astype(np.float32)
+    changes = []
+    for width in (0.0, 4.5):
+        clean, noisy = (
+            harmonic_susceptibility(head.chi, head.brain, rates, head.grid, smoothing_mm=width)[0]
+            for rates in (r2star, r2star + noise * head.brain)
+        )
+        changes.append((noisy - clean)[head.brain].std())
+    assert changes[1] < 0.5 * changes[0]
+
+
+def test_level_does_not_depend_on_iron_rich_nuclei(head, r2star):
+    rich = head.nuclei & (head.chi > 0.05)
+    assert rich.sum() > 20
+    alone, _ = harmonic_susceptibility(head.chi, head.brain, r2star, head.grid)
+    other, _ = harmonic_susceptibility(head.chi + 0.05 * rich, head.brain, r2star, head.grid)
+    np.testing.assert_allclose(other, alone, atol=1e-7)
+
+
 def test_uncertainty_follows_what_varies_slowly_at_equal_r2star(head, r2star):
     """It is within a factor of two of the error that smooth susceptibility at equal R2* makes."""
     noise = np.random.default_rng(1).standard_normal((3, *head.grid.shape))
