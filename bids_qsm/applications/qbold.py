@@ -10,8 +10,6 @@ from bids_qsm.biomarkers.oxygen import CGS, Constants, blood_of, facts_of
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.registry import Need
 
-FEWEST = 4
-"""Fewest echoes: the decay must show how it bends."""
 FLUID_RATE, VEIN_SHARE = 6.0, 0.1
 """R2* (1/s) below which a voxel is fluid, and share of a vein above which it is left out."""
 _DEFAULT_OEF = 0.35
@@ -55,8 +53,6 @@ def measure(
     zero = fluid_of(chi, r2star, mask, white_matter, grid)
     water = zero.csf - constants.csf if np.isfinite(zero.csf) else 0.0
     tissue = mask & (r2star > FLUID_RATE) & (veins_share < VEIN_SHARE)
-    if len(echo_times) < FEWEST:
-        tissue = np.zeros_like(mask)
     oef, volume, se = qbold.extraction_map(
         echoes,
         chi - water,
@@ -81,8 +77,6 @@ def measure(
         *((f'prior_{name}', value, '') for name, value in qbold.PRIORS.items()),
     ):
         facts[name] = {'value': value, 'units': units, 'source': 'assumed'}
-    if len(echo_times) < FEWEST:
-        facts['note'] = {'value': f'Not computed: it takes {FEWEST} echoes, and there are {len(echo_times)}.'}
     return oef, table, facts
 
 
@@ -116,6 +110,7 @@ APPLICATION = Application(
     measure=measure,
     gives=('extraction', 'table', 'facts'),
     uses=('veins', 'oximetry'),
+    fewest_echoes=4,  # the decay must show how it bends
     images=(Image('extraction', 'OEFmap', 'Oxygen extraction fraction of tissue', '1', desc=''),),
     tables=(
         Table(

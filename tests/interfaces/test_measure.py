@@ -231,3 +231,31 @@ def test_regions_of_segmented_nuclei(of_regions, tmp_path):
     assert left['mean_weighted'] == pytest.approx(0.1234567, rel=1e-4)
     assert table.loc[('GPe', 'both', 'chi')]['source'] == 'own'
     assert table.loc[('GPe', 'R', 'chi')][['source', 'mean_weighted']].isna().all()
+
+
+def test_a_figure_is_drawn_over_what_is_there(files, tmp_path):
+    """A series of given maps has no susceptibility-weighted image."""
+    used = {port: files[port] for port in ('chi', 'mask')}
+    node = Measure(application='tests.applications.tubes', series=SERIES, extra=[{}], **used)
+    over_chi = Path(node.run(cwd=str(tmp_path)).outputs.figure_veinlabels).read_bytes()
+    assert over_chi.startswith(b'\x89PNG')
+    node = Measure(
+        application='tests.applications.tubes', series=SERIES, extra=[{}], swi=files['r2star'], **used
+    )
+    assert Path(node.run(cwd=str(tmp_path)).outputs.figure_veinlabels).read_bytes() != over_chi
+
+
+def test_an_image_on_the_t1w_leaves_transforms_to_those_that_have_one(files, write, tmp_path):
+    flow = write('flow.nii.gz', np.ones((20, 20, 20), np.float32), ANAT)
+    outputs = (
+        Measure(
+            application='tests.applications.toy',
+            series=SERIES,
+            extra=[{'flow': [(flow, 'anat', 'flow')]}],
+            gre_to_anat=save_xfm(shift(0, 0, 0), tmp_path, 'gre.txt'),
+            **files,
+        )
+        .run(cwd=str(tmp_path))
+        .outputs
+    )
+    assert np.asarray(nib.load(outputs.ratio).dataobj).any()
