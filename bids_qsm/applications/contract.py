@@ -258,6 +258,9 @@ class Application:
     """'series'; 'labels': once for the atlas and for each segmentation of the participant; 'subject': once
     for all series of a session, where each argument is a list with an entry a series; 'run': once for each
     BOLD run of the session, where images lie on the grid of the run and files are named after it."""
+    check: Callable[[Mapping[str, object], Mapping[str, object]], object] | None = None
+    """Called before anything runs with what the tables say of the participant and with the parameters that
+    the user set; raises UserError where these cannot be used."""
     fewest_echoes: int = 2
     """Echoes that a series must have where `measure` takes ``echoes``; it is left out with fewer."""
     asked: bool = True

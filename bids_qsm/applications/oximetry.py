@@ -1,19 +1,23 @@
 """Measure the oxygen saturation of veins, and with a flow map the oxygen metabolism."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
 from bids_qsm.applications.contract import Application, Column, Figure, Image, Query, Table
-from bids_qsm.biomarkers.oximetry import Scan, measure_veins
+from bids_qsm.biomarkers.oximetry import MODEL_SE, Scan, measure_veins
 from bids_qsm.biomarkers.oximetry_summary import (
     COLUMNS,
+    CSF_SE,
+    NO_CSF_SE,
     Zero,
     sensitivity_table,
     summary_table,
     vein_table,
 )
 from bids_qsm.biomarkers.oximetry_veins import veins_of_tables
-from bids_qsm.biomarkers.oxygen import CGS, MEASURED_OXY, Constants, blood_of, facts_of
+from bids_qsm.biomarkers.oxygen import CGS, MEASURED_OXY, Constants, blood_of, constants_table, facts_of
 from bids_qsm.biomarkers.reference import reference_regions, slow_error
 from bids_qsm.plotting.oximetry_charts import plot_saturation
 from bids_qsm.recon.grid import Grid
@@ -54,7 +58,7 @@ def measure(
     Parameters
     ----------
     hematocrit, sao2 : float
-        Of all participants (fraction or per cent); 0 takes those of participants.tsv.
+        Of participants for whom the tables state none (fraction or per cent); 0 for a stated assumption.
     dchi_do : float
         Susceptibility of deoxygenated less oxygenated red cells (ppm, cgs; 4 pi times this in SI).
     oxy_term : bool
@@ -75,15 +79,29 @@ def measure(
     for row in table[table['usable'].astype(bool)].to_dict('records'):
         saturation[(veins.numbers == row['vein']) & veins.mask] = row['Yv']
     facts = facts_of(blood, constants)
-    facts['reference'] = {
-        'value': zero.csf,
-        'units': 'ppm',
-        'source': 'fluid of the ventricles in the map'
-        if np.isfinite(zero.csf)
-        else 'no fluid was found: tissue beside veins was taken as water',
-    }
+    table_of_constants = constants_table(facts)
+    facts['reference'] = reference_fact(zero, 'tissue beside veins')
+    errors = {f'model_error_{name}': (share, 'share') for name, share in MODEL_SE.items()}
+    errors |= {'error_of_fluid_as_water': (CSF_SE, 'ppm'), 'error_of_tissue_as_water': (NO_CSF_SE, 'ppm')}
+    for name, (value, units) in errors.items():
+        facts[name] = {'value': value, 'units': units, 'source': 'assumed'}
     facts |= {f'note{n}': {'value': note} for n, note in enumerate(blood.notes, 1)}
-    return saturation, table, summary, sensitivity_table(found, zero, blood, constants), facts
+    sensitivity = sensitivity_table(found, zero, blood, constants)
+    return saturation, table, summary, sensitivity, table_of_constants, facts
+
+
+def check(participant: Mapping[str, object], params: Mapping[str, object]):
+    """Raise UserError where haematocrit, haemoglobin or arterial saturation cannot be used."""
+    hematocrit, sao2 = (float(str(params.get(name, 0))) or None for name in ('hematocrit', 'sao2'))
+    blood_of(participant, constants=Constants(), hematocrit=hematocrit, sao2=sao2)
+
+
+def reference_fact(zero: Zero, taken: str):
+    """What is taken as water, for the sidecars: fluid, or else the tissue that is ``taken``."""
+    source = 'fluid of the ventricles in the map'
+    if not np.isfinite(zero.csf):
+        source = f'no fluid was found: {taken} was taken as water'
+    return {'value': zero.csf, 'units': 'ppm', 'source': source}
 
 
 def fluid_of(
@@ -106,7 +124,8 @@ APPLICATION = Application(
     name='oximetry',
     title='Venous oxygenation',
     measure=measure,
-    gives=('saturation', 'table', 'oximetrysummary', 'oximetrysensitivity', 'facts'),
+    gives=('saturation', 'table', 'oximetrysummary', 'oximetrysensitivity', 'oximetryconstants', 'facts'),
+    check=check,
     uses=('veins',),
     extra=(Query('perfusion', 'map of cerebral blood flow', ('cbf',), datatype='perf', align='own'),),
     images=(
@@ -154,6 +173,18 @@ APPLICATION = Application(
             ),
             caption='Two values of dchi_do are in use; they differ by more than most diseases do. '
             'Compare only studies that took the same.',
+        ),
+        Table(
+            'oximetryconstants',
+            title='Blood and constants',
+            columns=(
+                Column('constant', 'Constant, or quantity of the blood of the participant.'),
+                Column('value', 'Its value.'),
+                Column('standard_deviation', 'Its standard deviation, of blood.'),
+                Column('units', 'Units of both.'),
+                Column('source', 'Where it comes from.'),
+            ),
+            caption='With these everything was computed, extraction of tissue too.',
         ),
     ),
     figures=(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -176,7 +177,7 @@ def _surroundings(scan: Scan, veins: Veins):
 def _measure(scan: Scan, veins: Veins, segment: Segment, around: _Surroundings) -> VeinMeasure:
     width, tilt = _width(segment, scan.grid), _tilt(segment)
     diameter = float(np.median(segment.diameter_mm))
-    plain: dict[str, float] = {'tilt': tilt}
+    plain: dict[str, Any] = {'tilt': tilt}
     side = scan.grid.voxel_volume ** (1 / 3)
     if width < DOUBT * THIN:
         why = _too_thin(width)

@@ -84,7 +84,7 @@ def water_error(zero: Zero):
 
 
 def _shared(dchi: float, tissue: float, model_se: float, zero: Zero, constants: Constants, blood: Blood):
-    """Error of saturation that all veins of a person share by reference and model; its slope by haematocrit."""
+    """Error of saturation that veins share by reference and model, and its slope by haematocrit."""
     by_chi, by_hct, _ = saturation_slopes(dchi, blood.hct, constants, tissue=tissue)
     return float(abs(by_chi) * np.hypot(water_error(zero), model_se)), float(by_hct)
 

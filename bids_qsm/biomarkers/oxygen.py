@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 
 import numpy as np
+import pandas as pd
 
 from bids_qsm.errors import UserError
 
@@ -437,3 +438,30 @@ def facts_of(blood: Blood, constants: Constants) -> dict[str, dict[str, object]]
             'source': blood.origin[name],
         }
     return found
+
+
+def constants_table(facts: Mapping[str, Mapping[str, object]]) -> pd.DataFrame:
+    """Rows of the numbers of `facts_of`: constant, value, standard_deviation, units, source."""
+    columns = ['value', 'standard_deviation', 'units', 'source']
+    return pd.DataFrame([{'constant': name, **facts[name]} for name in facts], columns=['constant', *columns])
+
+
+def of_constants_table(table: pd.DataFrame) -> tuple[Blood, Constants, dict[str, dict[str, object]]]:
+    """Blood, constants and their facts as a `constants_table` states them.
+
+    >>> blood, full = blood_of({'hematocrit': 0.44}, constants=Constants()), Constants(dchi_do=CGS * 0.18)
+    >>> found, constants, _ = of_constants_table(constants_table(facts_of(blood, full)))
+    >>> found.hct, found.ya, constants == full
+    (0.44, 0.98, True)
+    """
+    rows = table.set_index('constant')
+    value, sd = rows['value'].astype(float), rows['standard_deviation'].astype(float)
+    known = ('hematocrit', 'hemoglobin', 'sao2')
+    numbers = [float(one[name]) for name in known for one in (value, sd)]
+    origin = {name: str(rows.loc[name, 'source']) for name in known}
+    constants = Constants(**{one.name: float(value[one.name]) for one in fields(Constants)})
+    facts = {
+        str(name): {key: one[key] for key in table if key != 'constant' and pd.notna(one[key])}
+        for name, one in rows.iterrows()
+    }
+    return Blood(*numbers, origin), constants, facts

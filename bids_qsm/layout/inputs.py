@@ -157,6 +157,8 @@ def plan_applications(
                 notes += said
             own = tuple(runs) if app.of_runs else ()
             stated = facts or () if 'participant' in app.arguments else ()
+            if app.check is not None:
+                app.check(dict(stated), dict(params.get(app.name, ())))
             uses.append(Use(app.name, params.get(app.name, ()), tuple(inputs), stated, own))
     return tuple(uses), notes
 

@@ -345,6 +345,12 @@ def test_a_flow_map_is_taken_in_the_space_of_the_head(data, find, tmp_path):
     assert flow_maps(find(**settings).series[0]) == [('sub-01_cbf.nii.gz', 'own')]
 
 
+def test_blood_that_cannot_be_is_refused_when_planning(data, find):
+    write_series(data)
+    (data / 'participants.tsv').write_text('participant_id\thematocrit\nsub-01\t42,5\n')
+    assert 'hematocrit of the participant' in only_error(find(applications=(Method('oximetry'),)))
+
+
 def test_oximetry_of_too_little_is_left_out(data, find, tmp_path):
     """Three echoes do not show how the decay bends; given maps have no echoes at all."""
     write_t1w(data)
