@@ -464,4 +464,5 @@ def of_constants_table(table: pd.DataFrame) -> tuple[Blood, Constants, dict[str,
         str(name): {key: one[key] for key in table if key != 'constant' and pd.notna(one[key])}
         for name, one in rows.iterrows()
     }
-    return Blood(*numbers, origin), constants, facts
+    hct, hct_sd, hb, hb_sd, ya, ya_sd = numbers
+    return Blood(hct, hct_sd, hb, hb_sd, ya, ya_sd, origin), constants, facts
