@@ -256,3 +256,19 @@ def test_tissue_cancels_where_vein_and_fluid_are_read_in_one_map(several):
     ):
         table = vein_table([replace(several[0], method=method)], zero, BLOOD, CONSTANTS)
         assert table['Yv_se_own'][0] == pytest.approx(slope * np.hypot(0.005, counts * 0.002))
+
+
+def test_it_is_said_where_flow_was_not_checked(vein, several):
+    scan, veins, _ = vein
+    short = replace(veins.segments[0], **{
+        name: getattr(veins.segments[0], name)[12:16]
+        for name in ('points', 'voxels', 'direction', 'diameter_mm', 'tilt_deg')
+    })  # fmt: skip
+    filled = replace(veins, share=np.where(veins.share > 0.3, 1.0, 0.0), segments=(short,))
+    for residual, checked in ((scan.residual, True), (None, False)):
+        (found,) = measure_veins(replace(scan, residual=residual), filled)
+        assert found.flow_checked is checked
+    (found,) = measure_veins(scan, replace(filled, share=0.9 * filled.share))
+    assert found.flow_checked is False
+    rows = vein_table([several[0], replace(several[1], flow_checked=True)], ZERO, BLOOD, CONSTANTS)
+    assert rows['flow_checked'].tolist() == [False, True]
