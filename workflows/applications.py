@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from nipype.interfaces.utility import Merge
 
 from bids_qsm.applications import application, modules
-from bids_qsm.applications.contract import Application
+from bids_qsm.applications.contract import BACKGROUNDS, Application
 from bids_qsm.derivatives.products import PRODUCTS
 from bids_qsm.interfaces.measure import FILES, Measure, outputs_of
 from bids_qsm.workflows import engine as pe
@@ -65,7 +65,12 @@ def files_of(app: Application) -> list[str]:
     """Ports of `Measure` that hold files an application needs."""
     named = set(app.arguments)
     wanted = {
-        *(figure.over for figure in app.figures),
+        *(
+            port
+            for figure in app.figures
+            if figure.over and not app.of_runs
+            for port in (figure.over, *BACKGROUNDS)
+        ),
         *(port for port, one in PRODUCTS.items() if 'maps' in named and one.column),
         *(['mask'] if app.figures or named & {'grid', 'affine'} else []),
         *(['own_dseg'] if 'labels' in named else []),
@@ -219,7 +224,7 @@ def link_alignments(
     if any(one.space == 'flair' for one in run.use.inputs):
         step, port = sources['flair_to_anat']
         workflow.link(step, node, flair_to_anat=port)
-    there = {one.query for one in run.use.inputs}
+    there = {one.query for one in run.use.inputs if one.space == 'own'}
     if run.bold is not None and run.bold.is_raw:
         step, port = sources[run_port(run.bold)]
         workflow.link(step, node, run_to_anat=port)

@@ -49,6 +49,8 @@ FACTS = 'facts'
 """Entry of ``gives`` that holds constants for the sidecars."""
 _TAKEN = ({'suffix': 'mask', 'desc': 'brain'}, *({'suffix': one.suffix} for one in PRODUCTS.values()))
 """Names of the images of the series itself."""
+BACKGROUNDS = ('magnitude', 'chi', 'r2star')
+"""Maps that a figure takes, in order, where the series lacks that which it names."""
 _MEMORY = Need(0.1, volume=10, anat=10)
 
 
@@ -117,7 +119,8 @@ class Query:
     """'.nii' (also .nii.gz) for images, '.tsv' for tables, which come as DataFrame."""
     align: str = 'scanner'
     """'scanner': drawn on, or resampled to, the GRE, the T1w or the FLAIR image, whose alignment is known.
-    'own': aligned to the T1w (without one, to the GRE) by mutual information here, with a figure."""
+    'own': aligned to the T1w (without one, to the GRE) by mutual information here, with a figure; with the
+    entity space-T1w placed as the T1w is, and not used in the space of a template."""
     affine: bool = False
     """Whether an alignment of its own may scale and shear, as for images of other distortion."""
     interpolation: str = 'linear'
@@ -217,7 +220,8 @@ class Figure:
     title: str
     caption: str
     over: str = ''
-    """Map that the labels or mask called like the figure are outlined on; 'boldref' in the scope run."""
+    """Map that the labels or mask called like the figure are outlined on, or the first of `BACKGROUNDS` that
+    the series has, where it lacks that map; 'boldref' in the scope run."""
     draw: Callable[[pd.DataFrame], str] | None = None
     """Draws a table as SVG."""
     table: str = 'table'
@@ -255,6 +259,11 @@ class Application:
     """'series'; 'labels': once for the atlas and for each segmentation of the participant; 'subject': once
     for all series of a session, where each argument is a list with an entry a series; 'run': once for each
     BOLD run of the session, where images lie on the grid of the run and files are named after it."""
+    check: Callable[[Mapping[str, object], Mapping[str, object]], object] | None = None
+    """Called before anything runs with what the tables say of the participant and with the parameters that
+    the user set; raises UserError where these cannot be used."""
+    fewest_echoes: int = 2
+    """Echoes that a series must have where `measure` takes ``echoes``; it is left out with fewer."""
     asked: bool = True
     """Whether it runs only where the command line asks for it."""
     files: tuple[tuple[str, str], ...] = ()

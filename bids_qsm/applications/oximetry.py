@@ -1,21 +1,24 @@
 """Measure the oxygen saturation of veins, and with a flow map the oxygen metabolism."""
 
+from collections.abc import Mapping
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 
 from bids_qsm.applications.contract import Application, Column, Figure, Image, Query, Table
-from bids_qsm.biomarkers.oximetry import Scan, measure_veins
+from bids_qsm.biomarkers.oximetry import LOW, MODEL_SE, SURROUNDINGS, Scan, measure_veins
 from bids_qsm.biomarkers.oximetry_summary import (
     COLUMNS,
+    CSF_SE,
+    NO_CSF_SE,
     Zero,
     sensitivity_table,
     summary_table,
     vein_table,
 )
 from bids_qsm.biomarkers.oximetry_veins import veins_of_tables
-from bids_qsm.biomarkers.oxygen import CGS, MEASURED_OXY, Constants, blood_of, facts_of
+from bids_qsm.biomarkers.oxygen import CGS, MEASURED_OXY, Constants, blood_of, constants_table, facts_of
 from bids_qsm.biomarkers.reference import reference_regions, slow_error
 from bids_qsm.plotting.oximetry_charts import plot_saturation
 from bids_qsm.recon.grid import Grid
@@ -58,7 +61,7 @@ def measure(
     Parameters
     ----------
     hematocrit, sao2 : float
-        Of all participants (fraction or per cent); 0 takes those of participants.tsv.
+        Of participants for whom the tables state none (fraction or per cent); 0 for a stated assumption.
     dchi_do : float
         Susceptibility of deoxygenated less oxygenated red cells (ppm, cgs; 4 pi times this in SI).
     oxy_term : bool
@@ -79,16 +82,31 @@ def measure(
     for row in table[table['usable'].astype(bool)].to_dict('records'):
         saturation[(veins.numbers == row['vein']) & veins.mask] = row['Yv']
     facts = facts_of(blood, constants)
-    facts['reference'] = {
-        'value': zero.csf,
-        'units': 'ppm',
-        'source': 'fluid of the ventricles in the map'
-        if np.isfinite(zero.csf)
-        else 'no fluid was found: tissue beside veins was taken as water',
-    }
+    table_of_constants = constants_table(facts)
+    facts['reference'] = reference_fact(zero, 'tissue beside veins')
+    errors = {f'model_error_{name}': (share, 'share') for name, share in MODEL_SE.items()}
+    errors |= {'error_of_fluid_as_water': (CSF_SE, 'ppm'), 'error_of_tissue_as_water': (NO_CSF_SE, 'ppm')}
+    errors |= {'error_of_surroundings': (SURROUNDINGS, 'ppm'), 'error_shared_by_fits': (LOW, 'share')}
+    for name, (value, units) in errors.items():
+        facts[name] = {'value': value, 'units': units, 'source': 'assumed'}
     facts |= {f'note{n}': {'value': note} for n, note in enumerate(blood.notes, 1)}
+    sensitivity = sensitivity_table(found, zero, blood, constants)
     levels = np.where(saturation > 0, np.digitize(saturation, EDGES) + 1, 0).astype(np.int16)
-    return saturation, levels, table, summary, sensitivity_table(found, zero, blood, constants), facts
+    return saturation, levels, table, summary, sensitivity, table_of_constants, facts
+
+
+def check(participant: Mapping[str, object], params: Mapping[str, object]):
+    """Raise UserError where haematocrit, haemoglobin or arterial saturation cannot be used."""
+    hematocrit, sao2 = (float(str(params.get(name, 0))) or None for name in ('hematocrit', 'sao2'))
+    blood_of(participant, constants=Constants(), hematocrit=hematocrit, sao2=sao2)
+
+
+def reference_fact(zero: Zero, taken: str):
+    """What is taken as water, for the sidecars: fluid, or else the tissue that is ``taken``."""
+    source = 'fluid of the ventricles in the map'
+    if not np.isfinite(zero.csf):
+        source = f'no fluid was found: {taken} was taken as water'
+    return {'value': zero.csf, 'units': 'ppm', 'source': source}
 
 
 def fluid_of(
@@ -111,7 +129,11 @@ APPLICATION = Application(
     name='oximetry',
     title='Venous oxygenation',
     measure=measure,
-    gives=('saturation', 'saturationlevels', 'table', 'oximetrysummary', 'oximetrysensitivity', 'facts'),
+    gives=(
+        *('saturation', 'saturationlevels', 'table', 'oximetrysummary', 'oximetrysensitivity'),
+        *('oximetryconstants', 'facts'),
+    ),
+    check=check,
     uses=('veins',),
     extra=(Query('perfusion', 'map of cerebral blood flow', ('cbf',), datatype='perf', align='own'),),
     images=(
@@ -169,6 +191,18 @@ APPLICATION = Application(
             ),
             caption='Two values of dchi_do are in use; they differ by more than most diseases do. '
             'Compare only studies that took the same.',
+        ),
+        Table(
+            'oximetryconstants',
+            title='Blood and constants',
+            columns=(
+                Column('constant', 'Constant, or quantity of the blood of the participant.'),
+                Column('value', 'Its value.'),
+                Column('standard_deviation', 'Its standard deviation, of blood.'),
+                Column('units', 'Units of both.'),
+                Column('source', 'Where it comes from.'),
+            ),
+            caption='With these everything was computed, extraction of tissue too.',
         ),
     ),
     figures=(

@@ -4,16 +4,15 @@ import numpy as np
 import pandas as pd
 
 from bids_qsm.applications.contract import Application, Column, Figure, Image, Table
-from bids_qsm.applications.oximetry import CAUTION, fluid_of
+from bids_qsm.applications.oximetry import CAUTION, fluid_of, reference_fact
 from bids_qsm.biomarkers import qbold
-from bids_qsm.biomarkers.oxygen import CGS, Constants, blood_of, facts_of
+from bids_qsm.biomarkers.oximetry_summary import water_error
+from bids_qsm.biomarkers.oxygen import of_constants_table
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.registry import Need
 
-FEWEST = 4
-"""Fewest echoes: the decay must show how it bends."""
 FLUID_RATE, VEIN_SHARE = 6.0, 0.1
-"""R2* (1/s) below which a voxel is fluid, and share of a vein above which it is left out."""
+"""R2* (1/s, at 3 T) below which a voxel is fluid, and share of a vein above which it is left out."""
 _DEFAULT_OEF = 0.35
 
 
@@ -24,39 +23,32 @@ def measure(
     mask: np.ndarray,
     veins_share: np.ndarray,
     oximetry_oximetrysummary: pd.DataFrame,
+    oximetry_oximetryconstants: pd.DataFrame,
     dseg: np.ndarray,
     labels: pd.DataFrame,
     white_matter: np.ndarray | None,
     grid: Grid,
     echo_times: list,
     field_strength: float,
-    participant: dict[str, str | float | None],
     *,
-    hematocrit: float = 0.0,
-    sao2: float = 0.0,
-    dchi_do: float = 0.27,
     clusters: int = 80,
 ):
-    """Map extraction, see `bids_qsm.biomarkers.qbold`.
+    """Map extraction, see `bids_qsm.biomarkers.qbold`; blood and constants are those of oximetry.
 
     Parameters
     ----------
-    hematocrit, sao2, dchi_do : float
-        As of oximetry.
     clusters : int
         Most clusters of voxels that are fitted together.
     """
-    constants = Constants(dchi_do=CGS * dchi_do)
-    blood = blood_of(participant, constants=constants, hematocrit=hematocrit or None, sao2=sao2 or None)
+    blood, constants, facts = of_constants_table(oximetry_oximetryconstants)
     veins = oximetry_oximetrysummary
     of_brain = veins.loc[(veins['region'] == 'Brain') & (veins['map'] == 'OEF'), 'mean']
     found = float(of_brain.iloc[0]) if len(of_brain) and np.isfinite(of_brain.iloc[0]) else np.nan
     start = found if np.isfinite(found) else _DEFAULT_OEF
     zero = fluid_of(chi, r2star, mask, white_matter, grid)
     water = zero.csf - constants.csf if np.isfinite(zero.csf) else 0.0
-    tissue = mask & (r2star > FLUID_RATE) & (veins_share < VEIN_SHARE)
-    if len(echo_times) < FEWEST:
-        tissue = np.zeros_like(mask)
+    fluid_rate = FLUID_RATE * qbold.rate_scale(field_strength)
+    tissue = mask & (r2star > fluid_rate) & (veins_share < VEIN_SHARE)
     oef, volume, se = qbold.extraction_map(
         echoes,
         chi - water,
@@ -66,10 +58,11 @@ def measure(
         oef=start,
         echo_times=echo_times,
         field_strength=field_strength,
+        chi_sd=water_error(zero),
         clusters=clusters,
     )
     table = _table(oef, volume, se, dseg, labels)
-    facts = facts_of(blood, constants)
+    facts['reference'] = reference_fact(zero, 'the reference of the map')
     facts['expected_oef'] = {
         'value': start,
         'units': 'fraction',
@@ -78,11 +71,11 @@ def measure(
     for name, value, units in (
         ('venous_share_of_blood', qbold.VENOUS, 'fraction'),
         ('hematocrit_of_small_vessels', qbold.MICRO_HCT, 'share of hematocrit'),
-        *((f'prior_{name}', value, '') for name, value in qbold.PRIORS.items()),
+        ('fluid_rate', fluid_rate, '1/s'),
+        ('error_of_susceptibility', water_error(zero), 'ppm'),
+        *((f'prior_{name}', value, units) for name, (value, units) in qbold.priors(field_strength).items()),
     ):
         facts[name] = {'value': value, 'units': units, 'source': 'assumed'}
-    if len(echo_times) < FEWEST:
-        facts['note'] = {'value': f'Not computed: it takes {FEWEST} echoes, and there are {len(echo_times)}.'}
     return oef, table, facts
 
 
@@ -116,6 +109,7 @@ APPLICATION = Application(
     measure=measure,
     gives=('extraction', 'table', 'facts'),
     uses=('veins', 'oximetry'),
+    fewest_echoes=4,  # the decay must show how it bends
     images=(Image('extraction', 'OEFmap', 'Oxygen extraction fraction of tissue', '1', desc=''),),
     tables=(
         Table(

@@ -174,8 +174,9 @@ APPLICATION = Application(
     figures=(
         Figure(
             'veinlabels',
-            'Veins over the susceptibility-weighted image',
-            'Outlines of veins, coloured by name.',
+            'Veins by name',
+            'Outlines of veins, coloured by name, over the susceptibility-weighted image or, without it, the '
+            'magnitude or a map.',
             over='swi',
         ),
         Figure('veinmip', 'Projection of susceptibility', 'Maximum over slabs of 10 mm: veins are bright.'),

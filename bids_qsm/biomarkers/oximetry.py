@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
 from scipy.fft import next_fast_len
+from scipy.spatial import KDTree
 
 from bids_qsm.biomarkers.oximetry_fit import Patch, PieceFit, fit_piece
 from bids_qsm.biomarkers.oximetry_tube import Tube
@@ -62,7 +64,7 @@ class VeinMeasure:
     ``dchi`` (ppm) is of blood less the tissue around it; ``dchi_se`` counts noise, width and place,
     ``model_se`` the error that veins share. ``reference`` and ``reference_se`` are of that tissue in the map
     of susceptibility. ``by_field`` is the value of the fit in the field, ``by_chi`` that read in that map,
-    where blood fills voxels.
+    where blood fills voxels. ``flow_checked`` says whether the phase of blood could be tested for flow.
     """
 
     segment: Segment
@@ -75,12 +77,12 @@ class VeinMeasure:
     reference_se: float = np.nan
     diameter: float = np.nan
     diameter_se: float = np.nan
-    diameter_before: float = np.nan
     tilt: float = np.nan
     n_pieces: int = 0
     n_voxels: int = 0
     by_field: float = np.nan
     by_chi: float = np.nan
+    flow_checked: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +185,7 @@ def _surroundings(scan: Scan, veins: Veins):
 def _measure(scan: Scan, veins: Veins, segment: Segment, around: _Surroundings) -> VeinMeasure:
     width, tilt = _width(segment, scan.grid), _tilt(segment)
     diameter = float(np.median(segment.diameter_mm))
-    plain = {'diameter_before': diameter, 'tilt': tilt}
+    plain: dict[str, Any] = {'tilt': tilt}
     side = scan.grid.voxel_volume ** (1 / 3)
     if width < DOUBT * THIN:
         why = _too_thin(width)
@@ -206,6 +208,7 @@ def _measure(scan: Scan, veins: Veins, segment: Segment, around: _Surroundings) 
         if misfit > LINEAR:
             why = f'phase not linear over echoes ({misfit:.2f} rad), as in fast flow'
             return VeinMeasure(segment, 'none', why, diameter=diameter, **plain)
+        plain['flow_checked'] = True
     tissue = inside & (around.away[near] > max(scan.grid.voxel_size))
     tissue = tissue if tissue.sum() >= 20 else inside
     values = scan.chi[near][tissue]
@@ -348,9 +351,7 @@ def _fits(scan: Scan, veins: Veins, segment: Segment, around: _Surroundings) -> 
     clean = scan.localfield[box] - around.tissue[box]
     index = np.argwhere(scan.mask[box])
     centres = (index + [s.start for s in box]) * voxel
-    square = np.stack([((centres - p) ** 2).sum(1) for p in tube.points], 1)
-    nearest = square.argmin(1)
-    away = np.sqrt(square.min(1))
+    away, nearest = KDTree(tube.points).query(centres)
     foreign = veins.share[box] * (veins.numbers[box] != segment.number)
     foreign = foreign[tuple(index.T)] > 0.1
     for number in chosen:

@@ -15,6 +15,7 @@ from bids_qsm.biomarkers.oxygen import (
     extraction,
     extraction_error,
     metabolism,
+    metabolism_error,
     oxygen_content,
     saturation,
     saturation_slopes,
@@ -69,17 +70,23 @@ def _usable(measures: Sequence[VeinMeasure], zero: Zero, constants: Constants, b
             or not PLAUSIBLE[0] <= saturation(one.dchi, blood.hct, constants, tissue=tissue) <= (PLAUSIBLE[1])
         ):
             continue
-        reference = one.reference_se if np.isfinite(zero.csf) else 0.0
+        # the tissue cancels where vein and fluid are read in one map, and where neither is
+        counts = (one.method == 'field') == bool(np.isfinite(zero.csf))
+        reference = one.reference_se if counts else 0.0
         se = float(np.hypot(one.dchi_se, reference))
         found.append(_Vein(one.segment.number, one.segment.name, one.dchi, tissue, se, one.model_se))
     return found
 
 
-def _shared_se(dchi: float, tissue: float, model_se: float, zero: Zero, constants: Constants, blood: Blood):
-    """Error of saturation that all veins of a person share: haematocrit, reference and the model."""
+def water_error(zero: Zero):
+    """Error (ppm) of what is taken as water."""
+    return float(np.hypot(CSF_SE, zero.se)) if np.isfinite(zero.csf) else NO_CSF_SE
+
+
+def _shared(dchi: float, tissue: float, model_se: float, zero: Zero, constants: Constants, blood: Blood):
+    """Error of saturation that veins share by reference and model, and its slope by haematocrit."""
     by_chi, by_hct, _ = saturation_slopes(dchi, blood.hct, constants, tissue=tissue)
-    water = np.hypot(CSF_SE, zero.se) if np.isfinite(zero.csf) else NO_CSF_SE
-    return float(np.sqrt((by_chi * np.hypot(water, model_se)) ** 2 + (by_hct * blood.hct_sd) ** 2))
+    return float(abs(by_chi) * np.hypot(water_error(zero), model_se)), float(by_hct)
 
 
 def vein_table(measures: Sequence[VeinMeasure], zero: Zero, blood: Blood, constants: Constants):
@@ -125,11 +132,12 @@ def vein_table(measures: Sequence[VeinMeasure], zero: Zero, blood: Blood, consta
             yv = float(saturation(one.dchi, blood.hct, constants, tissue=tissue))
             slope = abs(saturation_slopes(one.dchi, blood.hct, constants, tissue=tissue)[0])
             alone = slope * (own.se if own else float(one.dchi_se))
-            shared = _shared_se(one.dchi, tissue, one.model_se, zero, constants, blood)
-            se = float(np.hypot(alone, shared))
+            shared, by_hct = _shared(one.dchi, tissue, one.model_se, zero, constants, blood)
+            se = float(np.sqrt(alone**2 + shared**2 + (by_hct * blood.hct_sd) ** 2))
             row |= {'Yv': yv, 'Yv_se': se, 'Yv_se_own': alone, 'OEF': extraction(yv, blood.ya)}
             row['OEF_se'] = float(extraction_error(yv, blood.ya, se, blood.ya_sd))
         odd = not one.reason and one.segment.number not in usable
+        row['flow_checked'] = one.flow_checked
         row['usable'] = one.segment.number in usable
         row['flag'] = 'saturation is not plausible' if odd else one.reason
         rows.append(row)
@@ -164,6 +172,11 @@ COLUMNS = {
     'Yv_se_own': ('The part of Yv_se that other veins of the person do not share.', 'fraction'),
     'OEF': ('Oxygen extraction fraction.', 'fraction'),
     'OEF_se': ('Standard error of OEF, from Yv_se and that of arterial saturation.', 'fraction'),
+    'flow_checked': (
+        'Whether it was checked that the phase is linear over echoes, as it is not in fast flow. The check '
+        'takes the residual of the field fit in at least 5 voxels that are all blood.',
+        '',
+    ),
     'usable': ('Whether the vein counts in the summary.', ''),
     'flag': ('Why it is not usable; n/a where it is.', ''),
 }
@@ -171,15 +184,18 @@ COLUMNS = {
 
 
 def _mean(veins: Sequence[_Vein], zero: Zero, blood: Blood, constants: Constants):
-    """Saturation of several veins: own errors and their spread average out, what they share does not."""
+    """Saturation of several veins: own errors and their spread average out, what they share does not.
+
+    Returns it with its error but for that by haematocrit, and the slope by haematocrit.
+    """
     values = [float(saturation(v.dchi, blood.hct, constants, tissue=v.tissue)) for v in veins]
     slopes = [abs(saturation_slopes(v.dchi, blood.hct, constants)[0]) for v in veins]
     yv, own = pool(values, [s * v.se for s, v in zip(slopes, veins, strict=True)])
     dchi, tissue, model = (
         float(np.mean([getattr(v, name) for v in veins])) for name in ('dchi', 'tissue', 'model_se')
     )
-    shared = _shared_se(dchi, tissue, model, zero, constants, blood)
-    return yv, float(np.hypot(own, shared))
+    shared, by_hct = _shared(dchi, tissue, model, zero, constants, blood)
+    return yv, float(np.hypot(own, shared)), by_hct
 
 
 def summary_table(
@@ -214,7 +230,7 @@ def summary_table(
         Columns region, hemisphere, map, mean, se, units, n_veins, n_voxels.
     """
     veins = _usable(measures, zero, constants, blood)
-    rows, oef = [], {}
+    rows, found = [], {}
     for territory, names in TERRITORIES.items():
         own = [vein for vein in veins if vein.name in names or not names]
         base = {'region': territory, 'hemisphere': 'both', 'n_veins': len(own)}
@@ -222,18 +238,19 @@ def summary_table(
             nothing = {'mean': np.nan, 'se': np.nan, 'units': 'fraction'}
             rows += [{**base, **nothing, 'map': name} for name in ('Yv', 'OEF')]
             continue
-        yv, se = _mean(own, zero, blood, constants)
-        oef[territory] = extraction(yv, blood.ya), float(extraction_error(yv, blood.ya, se, blood.ya_sd))
-        for name, (mean, error) in {'Yv': (yv, se), 'OEF': oef[territory]}.items():
+        yv, rest, by_hct = found[territory] = _mean(own, zero, blood, constants)
+        se = float(np.hypot(rest, by_hct * blood.hct_sd))
+        oef = extraction(yv, blood.ya), float(extraction_error(yv, blood.ya, se, blood.ya_sd))
+        for name, (mean, error) in {'Yv': (yv, se), 'OEF': oef}.items():
             rows.append({**base, 'map': name, 'mean': mean, 'se': error, 'units': 'fraction'})
-    if cbf is not None and mask is not None and oef:
-        rows += _metabolic_rows(oef, blood, constants, cbf, mask, dseg, labels)
+    if cbf is not None and mask is not None and found:
+        rows += _metabolic_rows(found, blood, constants, cbf, mask, dseg, labels)
     columns = ['region', 'hemisphere', 'map', 'mean', 'se', 'units', 'n_veins', 'n_voxels']
     return pd.DataFrame(rows).reindex(columns=columns)
 
 
 def _metabolic_rows(
-    oef: dict[str, tuple[float, float]],
+    found: dict[str, tuple[float, float, float]],
     blood: Blood,
     constants: Constants,
     cbf: np.ndarray,
@@ -259,10 +276,9 @@ def _metabolic_rows(
         if count == 0:
             continue
         flow = float(cbf[where].mean())
-        drain = 'Deep veins' if name in DEEP and 'Deep veins' in oef else 'Brain'
-        mean, se = oef[drain]
-        rate = metabolism(flow, mean, content)
-        error = abs(rate) * float(np.hypot(se / mean, blood.hb_sd / blood.hb))
+        yv, rest, by_hct = found['Deep veins' if name in DEEP and 'Deep veins' in found else 'Brain']
+        rate = metabolism(flow, extraction(yv, blood.ya), content)
+        error = metabolism_error(flow, yv, blood, constants, rest, by_hct)
         base = {'region': name, 'hemisphere': side, 'n_voxels': count}
         rows.append({**base, 'map': 'CBF', 'mean': flow, 'se': np.nan, 'units': 'ml/100 g/min'})
         rows.append({**base, 'map': 'CMRO2', 'mean': rate, 'se': error, 'units': 'umol/100 g/min'})

@@ -1,9 +1,10 @@
 """Oxygen in blood: susceptibility to saturation, extraction and metabolism, with their errors."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 
 import numpy as np
+import pandas as pd
 
 from bids_qsm.errors import UserError
 
@@ -173,12 +174,48 @@ def metabolism(cbf: float, oef: float, content: float):
     return cbf * oef * content
 
 
+def metabolism_error(
+    cbf: float, yv: float, blood: 'Blood', constants: Constants, yv_se: float, by_hct: float
+):
+    r"""Standard error of the metabolic rate of oxygen without that of flow (umol/100 g/min).
+
+    Haematocrit, haemoglobin and arterial saturation enter extraction and arterial content together, and the
+    errors of the first two nearly cancel: a share of oxygen too large is one of a content too small.
+
+    .. math:: \sigma^2 = g^T \Sigma g, \quad
+        g = \partial (CBF \cdot OEF \cdot C_a) / \partial (Y_v, Hct, Hb, Y_a)
+
+    Parameters
+    ----------
+    cbf : float
+        Flow (ml/100 g/min).
+    yv : float
+        Venous saturation (fraction) and its standard error ``yv_se`` without that by haematocrit.
+    blood : Blood
+    constants : Constants
+    by_hct : float
+        Derivative of ``yv`` by haematocrit, see `saturation_slopes`.
+    """
+
+    def rate(y: float, hct: float, hb: float, ya: float):
+        y = y + by_hct * (hct - blood.hct)
+        return metabolism(cbf, extraction(y, ya), oxygen_content(hb, ya, constants))
+
+    at = np.array([yv, blood.hct, blood.hb, blood.ya])
+    steps = np.diag(1e-4 * at)
+    slopes = np.array([rate(*(at + step)) - rate(*(at - step)) for step in steps]) / (2e-4 * at)
+    covariance = np.diag(np.square([yv_se, blood.hct_sd, blood.hb_sd, blood.ya_sd]))
+    covariance[1, 2] = covariance[2, 1] = blood.covariance
+    return float(np.sqrt(slopes @ covariance @ slopes))
+
+
 @dataclass(frozen=True)
 class Blood:
     """What is known of a participant's blood, and how.
 
     ``origin`` says of hematocrit, hemoglobin and sao2: 'measured' (with the column), 'option', 'derived' or
-    'assumed'; ``notes`` are sentences for the reader.
+    'assumed'; ``notes`` are sentences for the reader; ``covariance`` is that of the errors of haematocrit and
+    haemoglobin (g/dl), of which one may be derived from the other.
     """
 
     hct: float
@@ -192,10 +229,17 @@ class Blood:
     ya_sd: float
     origin: dict[str, str]
     notes: tuple[str, ...] = ()
+    covariance: float = 0.0
 
 
 _HCT = ('hematocrit', 'haematocrit', 'hct')
-_HB = ('hemoglobin_g_dl', 'haemoglobin_g_dl', 'hemoglobin', 'haemoglobin', 'hb')
+_G_DL = {'g_dl': 1.0, 'g_l': 0.1, 'mmol_l': 1.611}
+"""Haemoglobin in g/dl of a unit; a mole of its subunits, which laboratories count, weighs 16.11 kg."""
+_HB = {
+    **{f'{name}_{unit}': scale for unit, scale in _G_DL.items() for name in ('hemoglobin', 'haemoglobin')},
+    **dict.fromkeys(('hemoglobin', 'haemoglobin', 'hb')),
+}
+"""Column of haemoglobin -> its unit in g/dl, None where the name does not state one."""
 _SAO2 = ('sao2', 'spo2')
 ASSUMED_HCT = {'male': 0.42, 'female': 0.38, '': 0.40}
 """Haematocrit where nobody measured it, by sex: an assumption of this program, so its error is large."""
@@ -225,19 +269,35 @@ def as_fraction(value: float, name: str, least: float, most: float):
     return float(share)
 
 
-def as_g_dl(value: float, name: str):
-    """Haemoglobin in g/dl, from g/dl or g/l; raises UserError where it is neither.
+def as_g_dl(value: float, name: str, unit: float | None):
+    """Haemoglobin in g/dl, from a column that states its ``unit`` (g/dl) or one that does not.
 
-    >>> as_g_dl(14.2, 'hemoglobin'), as_g_dl(142, 'hemoglobin')
-    (14.2, 14.2)
+    Without a unit, 14 to 25 is g/dl and 50 to 250 is g/l; less may be g/dl or mmol/l.
+
+    Raises
+    ------
+    UserError
+        It is not plausible, or the unit is not plain.
+
+    >>> as_g_dl(14.2, 'hemoglobin', None), as_g_dl(140, 'hb', None), as_g_dl(9.0, 'hemoglobin_g_dl', 1)
+    (14.2, 14.0, 9.0)
     """
-    for scale in (1, 10):
-        if 5 <= value / scale <= 25:
-            return float(value / scale)
-    raise UserError(f'{name} {value:g} is not plausible: give g/dl from 5 to 25, or g/l from 50 to 250.')
+    if unit is None and 3 <= value < 14:
+        raise UserError(
+            f'{name} {value:g} may be in g/dl or in mmol/l: call its column hemoglobin_g_dl or '
+            'hemoglobin_mmol_l.'
+        )
+    scale = unit or (0.1 if value >= 50 else 1.0)
+    if not 5 <= value * scale <= 25:
+        most = f'{5 / unit:.3g} to {25 / unit:.3g}' if unit else 'g/dl from 14 to 25, or g/l from 50 to 250'
+        raise UserError(
+            f'{name} {value:g} is not plausible: give {most}. Columns of other units are hemoglobin_g_dl, '
+            'hemoglobin_g_l and hemoglobin_mmol_l.'
+        )
+    return float(value * scale)
 
 
-def _known(participant: Mapping[str, object], names: tuple[str, ...]):
+def _known(participant: Mapping[str, object], names: Iterable[str]):
     """Column and number of the first of ``names`` that a participant has, in any case of letters."""
     lower = {str(key).lower(): (str(key), value) for key, value in participant.items()}
     for name in names:
@@ -260,7 +320,7 @@ def blood_of(
     hematocrit: float | None = None,
     sao2: float | None = None,
 ) -> Blood:
-    """What is known of the blood of a participant: as given, of participants.tsv, or stated assumptions.
+    """What is known of the blood of a participant: of participants.tsv, as given for all, or assumptions.
 
     Parameters
     ----------
@@ -269,7 +329,7 @@ def blood_of(
         hemoglobin_g_dl, sex.
     constants : Constants
     hematocrit, sao2 : float, optional
-        Of all participants; goes before the tables.
+        Of participants for whom the tables state none. It is as uncertain as an assumption.
 
     Raises
     ------
@@ -284,16 +344,26 @@ def blood_of(
     participant = participant or {}
     origin, notes = {}, []
     ratio = constants.hb_per_hct
-    column, typed = ('', hematocrit) if hematocrit is not None else _known(participant, _HCT)
+    column, typed = _known(participant, _HCT)
     hb_column, hb_typed = _known(participant, _HB)
-    hb = None if hb_typed is None else as_g_dl(hb_typed, hb_column)
+    hb = None if hb_typed is None else as_g_dl(hb_typed, hb_column, _HB[hb_column.lower()])
+    hb_sd, covariance = 0.0 if hb is None else hb * MEASURED_SD['hb_share'], 0.0
+    if hematocrit is not None:
+        hematocrit = as_fraction(hematocrit, 'hematocrit', 0.15, 0.7)
     if typed is not None:
-        hct, hct_sd = as_fraction(typed, column or 'hematocrit', 0.15, 0.7), MEASURED_SD['hct']
-        origin['hematocrit'] = f'measured (column {column})' if column else 'option'
+        hct, hct_sd = as_fraction(typed, column, 0.15, 0.7), MEASURED_SD['hct']
+        origin['hematocrit'] = f'measured (column {column})'
     elif hb is not None:
         hct = hb / ratio
-        hct_sd = hct * MEASURED_SD['hb_per_hct_share']
+        hct_sd = float(hct * np.hypot(MEASURED_SD['hb_share'], MEASURED_SD['hb_per_hct_share']))
+        covariance = hb_sd**2 / ratio
         origin['hematocrit'] = f'derived from hemoglobin (column {hb_column})'
+    elif hematocrit is not None:
+        hct, hct_sd, origin['hematocrit'] = hematocrit, ASSUMED_SD['hct'], 'option'
+        notes.append(
+            f'Haematocrit {hct:g} was set for all whose tables state none; the standard deviation between '
+            f'people, {hct_sd:g}, counts as its error.'
+        )
     else:
         sex = str(_text(participant, 'sex')).lower()
         sex = {'m': 'male', 'f': 'female'}.get(sex, sex if sex in ASSUMED_HCT else '')
@@ -304,21 +374,39 @@ def blood_of(
             f'deviation of {hct_sd:g}. It is the largest source of error; a blood count removes it.'
         )
     if hb is not None:
-        hb_sd, origin['hemoglobin'] = hb * MEASURED_SD['hb_share'], f'measured (column {hb_column})'
+        origin['hemoglobin'] = f'measured (column {hb_column})'
         if typed is not None and abs(hb / ratio / hct - 1) > 0.15:
             notes.append(f'Haemoglobin {hb:g} g/dl and haematocrit {hct:g} do not agree: check both.')
     else:
-        hb, hb_sd = ratio * hct, ratio * hct_sd
+        hb = ratio * hct
+        hb_sd = float(hb * np.hypot(hct_sd / hct, MEASURED_SD['hb_per_hct_share']))
+        covariance = ratio * hct_sd**2
         origin['hemoglobin'] = 'derived from hematocrit'
-    column, typed = ('', sao2) if sao2 is not None else _known(participant, _SAO2)
+    column, typed = _known(participant, _SAO2)
+    if sao2 is not None:
+        sao2 = as_fraction(sao2, 'sao2', 0.5, 1)
     if typed is not None:
-        ya, ya_sd = as_fraction(typed, column or 'sao2', 0.5, 1), MEASURED_SD['ya']
-        origin['sao2'] = f'measured (column {column})' if column else 'option'
+        ya, ya_sd = as_fraction(typed, column, 0.5, 1), MEASURED_SD['ya']
+        origin['sao2'] = f'measured (column {column})'
+    elif sao2 is not None:
+        ya, ya_sd, origin['sao2'] = sao2, ASSUMED_SD['ya'], 'option'
     else:
         ya, ya_sd, origin['sao2'] = 0.98, ASSUMED_SD['ya'], 'assumed'
-    if str(_text(participant, 'sickle')).lower() in ('1', 'yes', 'true', 'ss', 'sc'):
+    if _is_noted(_text(participant, 'sickle')):
         notes.append('Sickle cell disease is noted: the susceptibility of its haemoglobin may differ.')
-    return Blood(hct, hct_sd, hb, hb_sd, ya, ya_sd, origin, tuple(notes))
+    return Blood(hct, hct_sd, hb, hb_sd, ya, ya_sd, origin, tuple(notes), covariance)
+
+
+def _is_noted(value: object):
+    """Whether a cell of the column sickle says anything but no.
+
+    >>> [_is_noted(value) for value in (1.0, 'HbSS', 'SCD', 'yes', 0.0, 'n/a', None, 'No', 'HbAA')]
+    [True, True, True, True, False, False, False, False, False]
+    """
+    if isinstance(value, int | float):
+        return bool(value) and not np.isnan(value)
+    said = str(value or '').strip().lower()
+    return said not in ('', 'no', 'n', '0', 'false', 'n/a', 'nan', 'none', 'negative', 'aa', 'hbaa')
 
 
 def _text(participant: Mapping[str, object], name: str):
@@ -350,3 +438,31 @@ def facts_of(blood: Blood, constants: Constants) -> dict[str, dict[str, object]]
             'source': blood.origin[name],
         }
     return found
+
+
+def constants_table(facts: Mapping[str, Mapping[str, object]]) -> pd.DataFrame:
+    """Rows of the numbers of `facts_of`: constant, value, standard_deviation, units, source."""
+    columns = ['value', 'standard_deviation', 'units', 'source']
+    return pd.DataFrame([{'constant': name, **facts[name]} for name in facts], columns=['constant', *columns])
+
+
+def of_constants_table(table: pd.DataFrame) -> tuple[Blood, Constants, dict[str, dict[str, object]]]:
+    """Blood, constants and their facts as a `constants_table` states them.
+
+    >>> blood, full = blood_of({'hematocrit': 0.44}, constants=Constants()), Constants(dchi_do=CGS * 0.18)
+    >>> found, constants, _ = of_constants_table(constants_table(facts_of(blood, full)))
+    >>> found.hct, found.ya, constants == full
+    (0.44, 0.98, True)
+    """
+    rows = table.set_index('constant')
+    value, sd = rows['value'].astype(float), rows['standard_deviation'].astype(float)
+    known = ('hematocrit', 'hemoglobin', 'sao2')
+    numbers = [float(one[name]) for name in known for one in (value, sd)]
+    origin = {name: str(rows.loc[name, 'source']) for name in known}
+    constants = Constants(**{one.name: float(value[one.name]) for one in fields(Constants)})
+    facts = {
+        str(name): {key: one[key] for key in table if key != 'constant' and pd.notna(one[key])}
+        for name, one in rows.iterrows()
+    }
+    hct, hct_sd, hb, hb_sd, ya, ya_sd = numbers
+    return Blood(hct, hct_sd, hb, hb_sd, ya, ya_sd, origin), constants, facts

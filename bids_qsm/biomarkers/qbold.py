@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.cluster.vq import kmeans2
+from scipy.cluster.vq import kmeans2, vq
 from scipy.optimize import least_squares
 from scipy.special import j0
 
@@ -15,14 +15,41 @@ VENOUS = 0.77
 """Share of the blood of tissue that is venous; as descriptions of the method state it."""
 MICRO_HCT = 0.85
 """Haematocrit of small vessels over that of large ones; an assumption."""
-PRIORS = {'oef_sd': 0.10, 'volume': 0.025, 'volume_log_sd': 0.5, 'chi_sd': 0.03, 'rate': 15.0, 'rate_sd': 6.0}
-"""Standard deviation of OEF about that of the veins; venous volume (share) and the standard deviation of its
-logarithm; standard deviation (ppm) of tissue without blood; R2 (1/s) and its standard deviation."""
+PRIORS = {
+    'oef_sd': (0.10, 'fraction'),
+    'volume': (0.025, 'fraction'),
+    'volume_log_sd': (0.5, 'logarithm'),
+    'chi': (-0.02, 'ppm'),
+    'chi_sd': (0.03, 'ppm'),
+    'rate': (15.0, '1/s'),
+    'rate_sd': (6.0, '1/s'),
+}
+"""Assumptions at 3 T, with units: standard deviation of OEF about that of the veins; venous volume (share)
+and the standard deviation of its logarithm; susceptibility of tissue without blood; R2."""
+SAMPLE = 100_000
+"""Voxels that clusters are found from; the others join the nearest."""
 _X = np.linspace(0, 60, 2401)
 _U, _W = np.polynomial.legendre.leggauss(400)
 _U, _W = (_U + 1) / 2, _W / 2
 _KERNEL = _W * (2 + _U) * np.sqrt(1 - _U) / (3 * _U**2)
 _TABLE = np.array([(_KERNEL * (1 - j0(1.5 * x * _U))).sum() for x in _X])
+
+
+def rate_scale(field_strength: float):
+    """R2 of tissue over that at 3 T: it rises with about the root of the field strength, an assumption.
+
+    >>> [round(float(rate_scale(b0)), 2) for b0 in (1.5, 3.0, 7.0)]
+    [0.71, 1.0, 1.53]
+    """
+    return float(np.sqrt(field_strength / 3))
+
+
+def priors(field_strength: float):
+    """`PRIORS` at a field strength (T)."""
+    scale = rate_scale(field_strength)
+    return {
+        name: (value * scale if units == '1/s' else value, units) for name, (value, units) in PRIORS.items()
+    }
 
 
 def dephasing(x: np.ndarray):
@@ -37,7 +64,7 @@ def dephasing(x: np.ndarray):
     .. [1] Yablonskiy & Haacke (1994), MRM 32:749. doi:10.1002/mrm.1910320610
 
     >>> [round(float(dephasing(x)), 3) for x in (0.1, 20.0)]
-    [0.003, 19.0]
+    [0.003, 19.008]
     """
     x = np.abs(np.asarray(x, float))
     return np.where(x < _X[-1], np.interp(x, _X, _TABLE), x - 1)
@@ -101,7 +128,6 @@ def fit_tissue(
     oef: float,
     echo_times: Sequence[float],
     field_strength: float,
-    resting: float = -0.02,
 ):
     """Fit extraction, volume, susceptibility of the rest and R2 to the decay and susceptibility of tissue.
 
@@ -113,8 +139,6 @@ def fit_tissue(
         Susceptibility less that of water, and its standard error (ppm).
     oef : float
         Extraction of the veins, about which that of tissue is expected.
-    resting : float
-        Expected susceptibility of tissue without blood (ppm).
 
     Returns
     -------
@@ -122,6 +146,9 @@ def fit_tissue(
     oef_se : float
     """
     size = signal[0]
+    prior = {name: value for name, (value, _) in priors(field_strength).items()}
+    low, high = [0.02, -7, -0.5, 0, 0.2], [0.95, -1.5, 0.5, 200, 5]
+    oef = float(np.clip(oef, low[0], high[0]))
 
     def residuals(theta: np.ndarray):
         here = Tissue(theta[0], np.exp(theta[1]), theta[2], theta[3])
@@ -129,18 +156,18 @@ def fit_tissue(
         return np.r_[
             (signal / size - made) * size / signal_sd,
             (chi - tissue_chi(here, blood, constants)) / chi_sd,
-            (theta[0] - oef) / PRIORS['oef_sd'],
-            (theta[1] - np.log(PRIORS['volume'])) / PRIORS['volume_log_sd'],
-            (theta[2] - resting) / PRIORS['chi_sd'],
-            (theta[3] - PRIORS['rate']) / PRIORS['rate_sd'],
+            (theta[0] - oef) / prior['oef_sd'],
+            (theta[1] - np.log(prior['volume'])) / prior['volume_log_sd'],
+            (theta[2] - prior['chi']) / prior['chi_sd'],
+            (theta[3] - prior['rate']) / prior['rate_sd'],
         ]
 
-    start = np.array([oef, np.log(PRIORS['volume']), resting, PRIORS['rate'], 1.1])
+    start = np.array([oef, np.log(prior['volume']), prior['chi'], prior['rate'], 1.1])
     found = least_squares(
         residuals,
         start,
         x_scale=(0.05, 0.2, 0.01, 2.0, 0.05),
-        bounds=([0.02, -7, -0.5, 0, 0.2], [0.95, -1.5, 0.5, 200, 5]),
+        bounds=(low, high),
         xtol=1e-12,
         ftol=1e-12,
         gtol=1e-12,
@@ -206,7 +233,11 @@ def extraction_map(
         return tuple(maps)
     features = np.c_[shape, chi[used]]
     features = (features - features.mean(0)) / np.maximum(features.std(0), 1e-9)
-    _, which = kmeans2(features, count, minit='++', seed=seed)
+    rng = np.random.default_rng(seed)
+    few = len(features) <= SAMPLE
+    sample = features if few else features[rng.choice(len(features), SAMPLE, replace=False)]
+    centres, _ = kmeans2(sample, count, minit='++', seed=rng)
+    which, _ = vq(features, centres)
     values = chi[used]
     found = np.zeros((3, len(which)), np.float32)
     for number in np.unique(which):

@@ -22,7 +22,7 @@ from bids_qsm.biomarkers.veins_size import (
     sections,
 )
 from bids_qsm.biomarkers.vesselness import grown_box
-from bids_qsm.recon.distance import depth
+from bids_qsm.recon.distance import depth, depth_in_slab
 from bids_qsm.recon.grid import Grid
 
 BLUR = 1.5
@@ -374,9 +374,7 @@ def _named(veins: Veins, mask: np.ndarray, grid: Grid, to_template: Sequence):
     """The same veins with names and labels."""
     if not veins.segments:
         return veins
-    pad = 1
-    whole = np.pad(ndimage.binary_fill_holes(mask), pad, mode='edge')
-    deep = depth(whole, grid.voxel_size, CORTICAL_MM + 1)[3 * (slice(pad, -pad),)]
+    deep = depth_in_slab(ndimage.binary_fill_holes(mask), grid.voxel_size, CORTICAL_MM + 1)
     last = np.array(mask.shape) - 1
     depths = [
         float(np.median(deep[tuple(np.clip(np.rint(s.voxels), 0, last).astype(int).T)]))

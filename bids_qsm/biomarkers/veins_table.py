@@ -7,7 +7,7 @@ import pandas as pd
 from scipy import ndimage
 
 from bids_qsm.biomarkers.veins import Segment, Veins
-from bids_qsm.recon.distance import depth
+from bids_qsm.recon.distance import depth_in_slab
 from bids_qsm.recon.grid import Grid
 
 MAPS = {
@@ -37,7 +37,11 @@ SEGMENT_COLUMNS = {
     ),
     'n_voxels': ('Number of voxels of the mask that belong to the segment.', 'voxels'),
     'volume_mm3': ('Volume of the segment: the sum of the shares of its voxels.', 'mm^3'),
-    'at_rim': ('Whether a third or more of it lies within 2 mm of the rim of the maps: 1 or 0.', None),
+    'at_rim': (
+        'Whether a third or more of it lies within 2 mm of the rim of the maps: 1 or 0. The '
+        'ends of a slab are no rim.',
+        None,
+    ),
     'first_end': ('Junction at the first point of its centreline, 0 at a free end.', None),
     'last_end': ('Junction at the last point of its centreline, 0 at a free end.', None),
     **{axis: (f'{axis} coordinate of its middle (scanner, RAS).', 'mm') for axis in 'xyz'},
@@ -72,7 +76,7 @@ def segment_table(
     -------
     DataFrame
     """
-    shallow = depth(ndimage.binary_fill_holes(mask), grid.voxel_size, _RIM_MM + 1) <= _RIM_MM
+    shallow = depth_in_slab(ndimage.binary_fill_holes(mask), grid.voxel_size, _RIM_MM + 1) <= _RIM_MM
     last = np.array(mask.shape) - 1
     count = len(veins.segments) + 1
     voxels = np.bincount(veins.numbers[veins.mask], minlength=count)

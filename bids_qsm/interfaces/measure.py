@@ -21,7 +21,17 @@ from nipype.interfaces.io import add_traits
 
 from bids_qsm.anatomy.bias import foreground
 from bids_qsm.anatomy.transform import resample, resample_labels
-from bids_qsm.applications.contract import FACTS, MAPS, Application, Bold, Figure, Given, Query, Table
+from bids_qsm.applications.contract import (
+    BACKGROUNDS,
+    FACTS,
+    MAPS,
+    Application,
+    Bold,
+    Figure,
+    Given,
+    Query,
+    Table,
+)
 from bids_qsm.biomarkers.regions import QUALITY
 from bids_qsm.biomarkers.vein_signal import mean_frame
 from bids_qsm.derivatives.products import PRODUCTS
@@ -274,7 +284,10 @@ class Measure(SimpleInterface):
         if space == 'flair':
             own = self.inputs.flair_to_anat
         else:
-            aligned = [one.name for one in self._application.own if self.inputs.extra[0].get(one.name)]
+            first = self.inputs.extra[0]
+            aligned = [
+                q.name for q in self._application.own if any(f[1] == 'own' for f in first.get(q.name, []))
+            ]
             own = self.inputs.own_to_anat[aligned.index(query.name)]
         return load_chain([anat, own], [True, False]), load_xfm(own, invert=True) + load_xfm(anat)
 
@@ -313,7 +326,8 @@ class Measure(SimpleInterface):
             outlined = {'dseg': data.astype(np.int32)} if data.any() else {'mask': mask}
             if data.any() and image.lookup:
                 outlined['labels'] = pd.DataFrame(image.lookup, columns=['index', 'name'])
-            (back, affine), look = read(self._file(figure.over)), PRODUCTS[figure.over].look
+            port = next(filter(self._file, (figure.over, *BACKGROUNDS)))
+            (back, affine), look = read(self._file(port)), PRODUCTS[port].look
         return plot_outlines(back.astype(np.float32), affine, look=look, title=figure.title, **outlined)
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 OWN_SPACES = (None, 'orig', 'MEGRE', 'GRE', 'T2starw', 'MPM')
 """Values of the entity space- that may mean the series itself."""
+NATIVE = (None, 'orig', 'native', 'individual', 'ASL', 'asl', 'aslref', 'BOLD', 'boldref', 'PET', 'CT')
+"""Values of the entity space- of an image that is aligned by itself; others are templates, but for T1w."""
 
 
 def chosen(options: 'Options') -> list[Application]:
@@ -127,7 +129,14 @@ def plan_applications(
         lost = {name: other for name, (other, _) in app.of_others.items() if other not in running}
         needed = {other for name, other in lost.items() if app.arguments[name]}
         if absent:
-            notes.append(f'{app.title}: left out, as the series has no {" and no ".join(absent)}.')
+            notes.append(
+                f'{app.title}: left out, as the series has no {" and no ".join(absent).replace("_", " ")}.'
+            )
+        elif 'echoes' in app.arguments and len(one.echo_times) < app.fewest_echoes:
+            notes.append(
+                f'{app.title}: left out, as it takes {app.fewest_echoes} echoes or more, and the series has '
+                f'{len(one.echo_times)}.'
+            )
         elif app.of_runs and not runs:
             notes.append(f'{app.title}: left out, as there is no BOLD run that goes with this series.')
         elif required:
@@ -148,13 +157,17 @@ def plan_applications(
                 notes += said
             own = tuple(runs) if app.of_runs else ()
             stated = facts or () if 'participant' in app.arguments else ()
+            if app.check is not None:
+                app.check(dict(stated), dict(params.get(app.name, ())))
             uses.append(Use(app.name, params.get(app.name, ()), tuple(inputs), stated, own))
     return tuple(uses), notes
 
 
 def _is_absent(name: str, made: Mapping[str, object], one: Series) -> bool:
     if name == 'echoes':
-        return bool(one.given) or len(one.echo_times) < 2
+        return bool(one.given)
+    if name in ('echo_times', 'field_strength'):  # a series of given maps states none
+        return not getattr(one, name)
     return name in PRODUCTS and name not in made
 
 
@@ -167,7 +180,10 @@ def _place_all(
     series: Sequence[Series],
     scanned: dict[str, set],
 ) -> tuple[list[Input], list[str]]:
-    """The files of a query that concern a series, and what to say of the others."""
+    """The files of a query that concern a series, and what to say of the others.
+
+    What is aligned by itself and lies on the T1w image already is placed by the transform of that.
+    """
     placed, notes = [], []
     for path in paths:
         if session_of(path) not in (None, one.session):
@@ -176,8 +192,12 @@ def _place_all(
         if problem:
             notes.append(f'A {query.title} is not used: {problem}')
             continue
-        if not query.is_image or query.align == 'own':
-            where, note = 'own' if query.is_image else 'table', None
+        space = entities_of(path).get('space')
+        if not query.is_image:
+            where, note = 'table', None
+        elif query.align == 'own' and not (space == 'T1w' and anatomy.images):
+            of_head = space in (*NATIVE, 'T1w')
+            where, note = ('own', None) if of_head else (None, f'is in the space {space} and is not used.')
         else:
             where, note = _place(path, one, anatomy, flair, series, scanned)
         if where:
@@ -189,7 +209,8 @@ def _place_all(
     if problem:
         notes += [f'The {query.title} {item.path.name} is not used: {problem}' for item in drawn]
         placed = [item for item in placed if item not in drawn]
-    placed.sort(key=lambda item: item.space)
+    # of the maps of a pipeline, that without desc- is the plain one
+    placed.sort(key=lambda item: (query.align == 'own' and 'desc' in entities_of(item.path), item.space))
     if len(placed) > 1 and not query.many:
         notes.append(
             f'There are {len(placed)} files that could be the {query.title}; {placed[0].path.name} is used.'

@@ -77,3 +77,13 @@ def _across(square: Array, before: Array, step: float):
                     for k in range(nz):
                         row[k] = min(row[k], more)
                         farthest = max(farthest, row[k])
+
+
+def depth_in_slab(mask: Array, voxel_size: Sequence[float], limit: float):
+    """`depth` in a mask that goes on beyond the ends of the volume, as in a slab.
+
+    >>> depth_in_slab(np.ones((1, 1, 2), bool), (1.0, 1.0, 1.0), 3.0).ravel().tolist()
+    [3.0, 3.0]
+    """
+    pad = int(np.ceil(limit / min(voxel_size)))
+    return depth(np.pad(mask, pad, mode='edge'), voxel_size, limit)[3 * (slice(pad, -pad),)]

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bids_qsm.applications import qbold
 from bids_qsm.applications.oximetry import APPLICATION, measure
 from bids_qsm.biomarkers import oxygen as ox
 from bids_qsm.biomarkers.veins_table import line_table
@@ -83,13 +84,17 @@ def test_from_maps_to_tables(data):
 
 
 def test_constants_can_be_set(data):
-    usual, older = run(data), run(data, dchi_do=0.18, hematocrit=38)
+    usual = run(data)
+    unknown = {**data, 'participant': {}}
+    older = run(unknown, dchi_do=0.18, hematocrit=38)
     ratio = (1 - older['table']['Yv'][0]) / (1 - usual['table']['Yv'][0])
     assert ratio == pytest.approx(0.27 / 0.18 * 0.42 / 0.38, rel=1e-6)
     assert older['facts']['dchi_do']['source'] == 'set by the user'
     assert older['facts']['hematocrit']['source'] == 'option'
     with pytest.raises(UserError, match='hematocrit 5 is not plausible'):
         run(data, hematocrit=5)
+    # what a table states goes before what is set for all
+    assert run(data, hematocrit=38)['table'].equals(usual['table'])
 
 
 def test_without_veins_nothing_is_made_up(data):
@@ -99,3 +104,37 @@ def test_without_veins_nothing_is_made_up(data):
     assert not found['saturation'].any()
     assert found['oximetrysummary']['mean'].isna().all()
     assert found['oximetrysensitivity']['OEF'].isna().all()
+
+
+def test_blood_that_cannot_be_is_refused_before_anything_runs():
+    for row in ({'hematocrit': 999.0}, {'hematocrit': '42,5'}, {'hemoglobin': 8.7}):
+        with pytest.raises(UserError):
+            APPLICATION.check(row, {})
+    with pytest.raises(UserError, match='hematocrit 5 is not plausible'):
+        APPLICATION.check({}, {'hematocrit': 5.0})
+    APPLICATION.check({'hematocrit': 42.0}, {'hematocrit': 0.4})
+
+
+def test_tissue_has_the_blood_and_constants_of_veins(data):
+    """Through a table as it is written, so that they cannot differ."""
+    veins = run({**data, 'participant': {}}, dchi_do=0.18, hematocrit=0.36, oxy_term=True)
+    shape = data['mask'].shape
+    rng = np.random.default_rng(0)
+    given = {
+        **data,
+        'echoes': np.exp(-15 * np.array([4e-3, 8e-3, 12e-3, 16e-3])) * rng.uniform(0.9, 1.1, (*shape, 1)),
+        'echo_times': [4e-3, 8e-3, 12e-3, 16e-3],
+        'r2star': np.full(shape, 15.0, np.float32),
+        'oximetry_oximetrysummary': veins['oximetrysummary'],
+        'oximetry_oximetryconstants': veins['oximetryconstants'],
+    }
+    arguments = (given[name] for name in qbold.APPLICATION.arguments)
+    _, table, facts = qbold.measure(*arguments, clusters=2)
+    for name in ('hematocrit', 'sao2', 'dchi_do', 'dchi_oxy'):
+        assert facts[name]['value'] == veins['facts'][name]['value']
+        assert facts[name]['source'] == veins['facts'][name]['source']
+    # no fluid is there: said, and counted
+    assert 'taken as water' in facts['reference']['source']
+    assert facts['error_of_susceptibility']['value'] == 0.02
+    assert facts['prior_chi']['value'] == -0.02
+    assert np.isfinite(table['mean'][0])

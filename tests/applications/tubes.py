@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bids_qsm.applications.contract import Application, Image
+from bids_qsm.applications.contract import Application, Figure, Image
 
 
 def measure(chi: np.ndarray, mask: np.ndarray):
@@ -20,4 +20,5 @@ APPLICATION = Application(
     measure=measure,
     gives=('share', 'veinlabels'),
     images=(Image('share', 'probseg', 'Veins'), Image('veinlabels', 'dseg', 'Labels of veins', desc='veins')),
+    figures=(Figure('veinlabels', 'Veins', 'Outlines of veins.', over='swi'),),
 )

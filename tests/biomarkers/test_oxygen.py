@@ -67,7 +67,7 @@ def test_metabolism_of_a_healthy_brain():
         ({'hematocrit': 42.0}, 0.42, 'measured (column hematocrit)'),
         ({'Haematocrit': '0.44'}, 0.44, 'measured (column Haematocrit)'),
         ({'hematocrit': '45%'}, 0.45, 'measured (column hematocrit)'),
-        ({'hemoglobin_g_dl': 134.0}, 0.40, 'derived from hemoglobin (column hemoglobin_g_dl)'),
+        ({'hemoglobin_g_l': 134.0}, 0.40, 'derived from hemoglobin (column hemoglobin_g_l)'),
         ({'hematocrit': None, 'sex': 'F'}, 0.38, 'assumed'),
         ({'sex': 'male'}, 0.42, 'assumed'),
         (None, 0.40, 'assumed'),
@@ -91,16 +91,57 @@ def test_what_is_not_plausible_is_refused():
         ({'hematocrit': 0.042}, '0.042'),
         ({'sao2': 9.8}, 'sao2'),
         ({'hemoglobin_g_dl': 3}, 'hemoglobin_g_dl 3'),
+        ({'hemoglobin_g_dl': 134}, 'give 5 to 25'),
         ({'hematocrit': 'high'}, 'number or n/a'),
     ):
         with pytest.raises(UserError, match=said):
             ox.blood_of(row, constants=CONSTANTS)
 
 
-def test_options_go_before_tables_and_disagreement_is_said():
-    blood = ox.blood_of({'hematocrit': 0.42, 'sao2': 97.0}, constants=CONSTANTS, hematocrit=0.36)
-    assert (blood.hct, blood.ya) == (0.36, 0.97)
-    assert blood.origin['hematocrit'] == 'option'
-    odd = ox.blood_of({'hematocrit': 0.42, 'hemoglobin': 9.0}, constants=CONSTANTS)
+def test_options_are_for_those_of_whom_the_tables_say_nothing():
+    row = {'hematocrit': 0.42, 'sao2': 97.0}
+    blood = ox.blood_of(row, constants=CONSTANTS, hematocrit=0.36, sao2=0.9)
+    assert blood == ox.blood_of(row, constants=CONSTANTS)
+    blood = ox.blood_of({'hematocrit': None}, constants=CONSTANTS, hematocrit=36, sao2=0.9)
+    assert (blood.hct, blood.ya) == (0.36, 0.9)
+    # what is set for all does not measure any of them
+    assert (blood.hct_sd, blood.ya_sd) == (ox.ASSUMED_SD['hct'], ox.ASSUMED_SD['ya'])
+    assert (blood.origin['hematocrit'], blood.origin['sao2']) == ('option', 'option')
+    assert any('set for all' in note for note in blood.notes)
+    odd = ox.blood_of({'hematocrit': 0.42, 'hemoglobin_g_dl': 9.0}, constants=CONSTANTS)
     assert any('do not agree' in note for note in odd.notes)
     assert np.isfinite(odd.hb_sd)
+
+
+def test_units_of_haemoglobin_are_not_guessed():
+    for column, value in (('hemoglobin_mmol_l', 8.7), ('hb', 14.016), ('Hemoglobin_g_l', 140.16)):
+        assert ox.blood_of({column: value}, constants=CONSTANTS).hb == pytest.approx(14.016, rel=1e-3)
+    for column in ('hemoglobin', 'hb'):
+        with pytest.raises(UserError, match='hemoglobin_g_dl or hemoglobin_mmol_l'):
+            ox.blood_of({column: 8.7}, constants=CONSTANTS)
+
+
+@pytest.mark.parametrize('row', [{}, {'hemoglobin_g_dl': 13.4}, {'hematocrit': 0.4, 'hemoglobin_g_dl': 13.4}])
+def test_errors_of_blood_go_through_the_metabolic_rate_together(row):
+    """Against draws of what was measured or assumed, from which the rest follows."""
+    blood = ox.blood_of(row, constants=CONSTANTS)
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal((4, 200_000))
+    ratio = 33.5 * (1 + ox.MEASURED_SD['hb_per_hct_share'] * noise[0])
+    ya = 0.98 + ox.ASSUMED_SD['ya'] * noise[1]
+    hct, hb = blood.hct + blood.hct_sd * noise[2], 13.4 * (1 + ox.MEASURED_SD['hb_share'] * noise[3])
+    if not row:
+        hb = ratio * hct
+    elif 'hematocrit' not in row:
+        hct = hb / ratio
+    dchi = ox.susceptibility(0.64, 0.4, CONSTANTS) + 0.01 * rng.standard_normal(200_000)
+    extracted = ox.extraction(ox.saturation(dchi, hct, CONSTANTS), ya)
+    drawn = ox.metabolism(50, extracted, ox.oxygen_content(hb, ya, CONSTANTS))
+    by_chi, by_hct, _ = ox.saturation_slopes(dchi.mean(), 0.4, CONSTANTS)
+    found = ox.metabolism_error(50, 0.64, blood, CONSTANTS, 0.01 * abs(by_chi), by_hct)
+    assert found == pytest.approx(drawn.std(), rel=0.02)
+    if not row:
+        # haematocrit itself, +- 7.5 %, hardly counts: what is left is arterial saturation and reference
+        known = replace(blood, hb_sd=33.5 * blood.hct_sd)
+        alone = ox.metabolism_error(50, 0.64, known, CONSTANTS, 0.0, by_hct)
+        assert alone / drawn.mean() == pytest.approx(0.031, abs=0.003)

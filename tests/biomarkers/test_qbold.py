@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from bids_qsm.biomarkers import oxygen as ox
-from bids_qsm.biomarkers.qbold import Tissue, decay, dephasing, extraction_map, fit_tissue, tissue_chi
+from bids_qsm.biomarkers.qbold import (
+    Tissue,
+    decay,
+    dephasing,
+    extraction_map,
+    fit_tissue,
+    priors,
+    tissue_chi,
+)
 
 CONSTANTS = ox.Constants()
 BLOOD = ox.blood_of({'hematocrit': 0.42, 'sao2': 0.98}, constants=CONSTANTS)
@@ -76,3 +84,37 @@ def test_a_map_tells_two_tissues_apart():
     assert ((volume[mask] > 0) & (se[mask] > 0)).all()
     empty = extraction_map(echoes, chi, np.zeros_like(mask), BLOOD, CONSTANTS, oef=0.35, **SCAN)
     assert not any(image.any() for image in empty)
+
+
+@pytest.mark.parametrize('oef', [-0.2, 0.0, 1.3])
+def test_an_extraction_of_veins_that_cannot_be_is_no_error(oef):
+    tissue = Tissue(0.35, 0.025, -0.02, 15)
+    signal = decay(tissue, BLOOD, CONSTANTS, **SCAN)
+    found, _ = fit_tissue(
+        signal, 1e-5, tissue_chi(tissue, BLOOD, CONSTANTS), 1e-6, BLOOD, CONSTANTS, oef=oef, **SCAN
+    )
+    assert 0.02 <= found.oef <= 0.95
+
+
+def test_the_expected_rate_rises_with_field_strength():
+    """Tissue whose R2 is that of 7 T is fitted with less pull to a wrong one."""
+    at7 = {**SCAN, 'field_strength': 7.0}
+    assert priors(7.0)['rate'][0] == pytest.approx(15 * np.sqrt(7 / 3))
+    assert priors(7.0)['chi'] == priors(1.5)['chi']
+    tissue = Tissue(0.35, 0.025, -0.02, priors(7.0)['rate'][0])
+    signal = decay(tissue, BLOOD, CONSTANTS, **at7)
+    found, _ = fit_tissue(
+        signal, 0.02, tissue_chi(tissue, BLOOD, CONSTANTS), 0.01, BLOOD, CONSTANTS, oef=0.35, **at7
+    )
+    assert found.oef == pytest.approx(0.35, abs=1e-3)
+
+
+def test_voxels_beyond_the_sample_join_the_clusters(monkeypatch):
+    monkeypatch.setattr('bids_qsm.biomarkers.qbold.SAMPLE', 300)
+    ones, where = np.ones((10, 10, 10)), np.indices((10, 10, 10))[0] < 5
+    curves = [decay(Tissue(oef, 0.03, -0.02, 15), BLOOD, CONSTANTS, **SCAN) for oef in (0.25, 0.45)]
+    noise = np.random.default_rng(0).normal(0, 1e-4, (10, 10, 10, 8))
+    echoes = np.where(where[..., None], *curves) + noise
+    oef, _, _ = extraction_map(echoes, 0.02 * ones, ones > 0, BLOOD, CONSTANTS, oef=0.35, clusters=2, **SCAN)
+    assert len(np.unique(oef)) == 2
+    assert len(np.unique(oef[where])) == len(np.unique(oef[~where])) == 1

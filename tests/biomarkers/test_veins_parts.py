@@ -6,7 +6,8 @@ import pytest
 from scipy import ndimage
 
 from bids_qsm.biomarkers import veins_evidence as ev
-from bids_qsm.biomarkers.veins import find_veins
+from bids_qsm.biomarkers.oximetry_veins import veins_of_tables
+from bids_qsm.biomarkers.veins import _named, find_veins
 from bids_qsm.biomarkers.veins_graph import Branch, nearest
 from bids_qsm.biomarkers.veins_mask import chain_score
 from bids_qsm.biomarkers.veins_names import COURSES, NAMES, name_segments
@@ -166,6 +167,23 @@ def test_names_follow_courses():
     # where all veins that were found are wide
     sizes[0] = 3.0
     assert name_segments(moved, [20.0] * len(moved), sizes, [shift])[0] == COURSES[0].name
+
+
+def test_veins_at_the_end_of_a_slab_are_as_deep_as_before():
+    """In the middle of the head, a vein in the first plane of a slab is deep, and not at the rim."""
+    x, y, _ = np.indices((50, 50, 6))
+    mask = (x - 25) ** 2 + (y - 25) ** 2 < 20**2
+    grid = Grid(mask.shape, (1.0, 1.0, 1.5))
+    lines = pd.DataFrame({'x': np.arange(21.0, 29), 'y': 25.0, 'z': 0.0, 'segment': 1})
+    lines[['direction_x', 'direction_y', 'direction_z', 'diameter_mm', 'tilt_deg']] = 1, 0, 0, 2, 90
+    numbers = np.zeros(mask.shape, int)
+    numbers[21:29, 25, 0] = 1
+    for off, name, at_rim in ((0, NAMES[6], 0), (-18, NAMES[5], 1)):
+        here = lines.assign(y=25.0 + off)
+        veins = veins_of_tables(numbers > 0, numbers, here, {}, np.diag([1, 1, 1.5, 1]))
+        named = _named(veins, mask, grid, [])
+        assert named.segments[0].name == name
+        assert segment_table(named, None, None, mask, grid)['at_rim'].tolist() == [at_rim]
 
 
 def test_tables_add_up():

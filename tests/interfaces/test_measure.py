@@ -260,3 +260,31 @@ def test_a_raw_run_without_veins_has_a_figure(files, write, tmp_path):
         == json.loads(Path(outputs.facts).read_text())['Constants']['ExcludedShare']
     )
     assert not read(outputs.quality)['fit_checked'][0]
+
+
+def test_a_figure_is_drawn_over_what_is_there(files, tmp_path):
+    """A series of given maps has no susceptibility-weighted image."""
+    used = {port: files[port] for port in ('chi', 'mask')}
+    node = Measure(application='tests.applications.tubes', series=SERIES, extra=[{}], **used)
+    over_chi = Path(node.run(cwd=str(tmp_path)).outputs.figure_veinlabels).read_bytes()
+    assert over_chi.startswith(b'\x89PNG')
+    node = Measure(
+        application='tests.applications.tubes', series=SERIES, extra=[{}], swi=files['r2star'], **used
+    )
+    assert Path(node.run(cwd=str(tmp_path)).outputs.figure_veinlabels).read_bytes() != over_chi
+
+
+def test_an_image_on_the_t1w_leaves_transforms_to_those_that_have_one(files, write, tmp_path):
+    flow = write('flow.nii.gz', np.ones((20, 20, 20), np.float32), ANAT)
+    outputs = (
+        Measure(
+            application='tests.applications.toy',
+            series=SERIES,
+            extra=[{'flow': [(flow, 'anat', 'flow')]}],
+            gre_to_anat=save_xfm(shift(0, 0, 0), tmp_path, 'gre.txt'),
+            **files,
+        )
+        .run(cwd=str(tmp_path))
+        .outputs
+    )
+    assert np.asarray(nib.load(outputs.ratio).dataobj).any()

@@ -345,3 +345,57 @@ def test_bold_runs_go_with_the_veins_of_their_session(data, find):
     assert (runs, one.warnings) == (['sub-01_ses-b_task-x'], ())
     one, runs = planned(no_registration=True)
     assert (runs, one.warnings) == ([], ())
+
+
+def flow_maps(series):
+    return [(one.path.name, one.space) for one in series.inputs if one.query == 'perfusion']
+
+
+def test_a_flow_map_is_taken_in_the_space_of_the_head(data, find, tmp_path):
+    """Of all that a perfusion pipeline writes, the plain map on the T1w image."""
+    write_series(data)
+    names_ = (
+        *('space-MNI152NLin2009cAsym_cbf', 'space-T1w_cbf', 'space-T1w_desc-basil_cbf'),
+        *('cbf', 'desc-scrub_cbf'),
+    )
+    perf = tmp_path / 'aslprep' / 'sub-01' / 'perf'
+    for name in names_:
+        write_image(perf / f'sub-01_{name}.nii.gz', (5, 5, 5), np.eye(4))
+    settings = {'derivatives': (('aslprep', tmp_path / 'aslprep'),), 'applications': (Method('oximetry'),)}
+    # without a T1w image all of these are aligned here
+    assert flow_maps(find(**settings).series[0])[0][0] in ('sub-01_cbf.nii.gz', 'sub-01_space-T1w_cbf.nii.gz')
+    write_t1w(data)
+    (one,) = find(**settings).series
+    assert flow_maps(one) == [('sub-01_space-T1w_cbf.nii.gz', 'anat')]
+    assert 'cbf.nii.gz is in the space MNI152NLin2009cAsym and is not used' in ' '.join(one.notes)
+    for name in names_[1:3]:
+        (perf / f'sub-01_{name}.nii.gz').unlink()
+    assert flow_maps(find(**settings).series[0]) == [('sub-01_cbf.nii.gz', 'own')]
+
+
+def test_blood_that_cannot_be_is_refused_when_planning(data, find):
+    write_series(data)
+    (data / 'participants.tsv').write_text('participant_id\thematocrit\nsub-01\t42,5\n')
+    assert 'hematocrit of the participant' in only_error(find(applications=(Method('oximetry'),)))
+
+
+def test_oximetry_of_too_little_is_left_out(data, find, tmp_path):
+    """Three echoes do not show how the decay bends; given maps have no echoes at all."""
+    write_t1w(data)
+    tool = tmp_path / 'tool' / 'sub-01' / 'anat'
+    inner = 3 * (slice(1, -1),)
+    chi = np.zeros(SHAPE, np.float32)
+    chi[inner] = np.random.default_rng(0).normal(0, 0.05, chi[inner].shape)
+    for name in ('Chimap', 'localfield'):
+        write_image(tool / f'sub-01_{name}.nii.gz', data=chi).with_name(f'sub-01_{name}.json').write_text(
+            '{"Units": "ppm"}'
+        )
+    asked = {'applications': (Method('oximetry'), Method('qbold'))}
+    (one,) = find(derivatives=(('tool', tmp_path / 'tool'),), **asked).series
+    assert not {'oximetry', 'qbold'} & {use.name for use in one.applications}
+    (said,) = [note for note in one.notes if note.startswith('Venous oxygenation: left out')]
+    assert 'no echo times and no field strength' in said
+    write_series(data)
+    (one,) = find(**asked).series
+    assert {use.name for use in one.applications} & {'oximetry', 'qbold'} == {'oximetry'}
+    assert 'takes 4 echoes or more, and the series has 3' in ' '.join(one.notes)
