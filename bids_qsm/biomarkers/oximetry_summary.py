@@ -179,6 +179,7 @@ COLUMNS = {
     ),
     'usable': ('Whether the vein counts in the summary.', ''),
     'flag': ('Why it is not usable; n/a where it is.', ''),
+    'warning': ('What speaks against the use of a vein that is usable.', ''),
 }
 """Column of `vein_table` -> description and units."""
 

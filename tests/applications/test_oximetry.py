@@ -5,10 +5,11 @@ import pandas as pd
 import pytest
 
 from bids_qsm.applications import qbold
-from bids_qsm.applications.oximetry import APPLICATION, measure
+from bids_qsm.applications.oximetry import APPLICATION, _warning, measure
 from bids_qsm.biomarkers import oxygen as ox
 from bids_qsm.biomarkers.veins_table import line_table
 from bids_qsm.errors import UserError
+from bids_qsm.recon.grid import Grid
 from tests.biomarkers.test_oximetry import acquired
 
 HCT, YV = 0.42, 0.65
@@ -138,3 +139,10 @@ def test_tissue_has_the_blood_and_constants_of_veins(data):
     assert facts['error_of_susceptibility']['value'] == 0.02
     assert facts['prior_chi']['value'] == -0.02
     assert np.isfinite(table['mean'][0])
+
+
+def test_thin_veins_in_coarse_voxels_are_warned_of():
+    table = pd.DataFrame({'usable': [True, True, False], 'method': ['field', 'chi', 'field']})
+    warned = _warning(table, Grid((4, 4, 4), (1.0, 1.0, 1.5)))
+    assert [bool(one) for one in warned] == [True, False, False]
+    assert not any(_warning(table, Grid((4, 4, 4), (1.0, 1.0, 1.2))))
