@@ -51,7 +51,8 @@ def test_configuration_of_a_run_repeats_it(reproducible, job, monkeypatch):
     before = finished_steps(one / 'work')
     monkeypatch.setenv('TEMPLATEFLOW_HOME', str(job[0].root / 'templateflow'))
     monkeypatch.chdir(one.parent / 'here')
-    assert cli.main(['--config', str(config)]) == 0
+    monkeypatch.setattr(sys, 'argv', ['bids_qsm', '--config', str(config)])  # the record of the run has it
+    assert cli.main(sys.argv[1:]) == 0
     assert removed.exists()
     assert finished_steps(one / 'work') == before, 'it computed again what was there'
     assert reproducible.compare((one, other))[1] == []

@@ -257,8 +257,8 @@ def thresholds(found: np.ndarray, decoy: np.ndarray, shares: Sequence[float]):
     Examples
     --------
     >>> score = np.r_[np.linspace(0, 1, 101), np.full(50, 3.0)]
-    >>> thresholds(score, np.linspace(0, 1, 101), [0.1])
-    [0.96]
+    >>> np.round(thresholds(score, np.linspace(0, 1, 101), [0.1]), 3).tolist()
+    [0.951]
     """
     found, decoy = np.sort(found[found > 0]), np.sort(decoy[decoy > 0])
     levels = np.unique(np.quantile(np.r_[found, decoy], np.linspace(0, 1, 4001))) if len(found) else []
