@@ -158,7 +158,9 @@ class Chain:
         )
         data['chi'] = chi * self.chi_mask
         if self.methods['background'].name == 'levelled' and not self.is_one_step and 'r2star' in data:
-            smooth, _ = harmonic_susceptibility(data['chi'], self.chi_mask, data['r2star'], data['grid'])
+            smooth, _ = harmonic_susceptibility(
+                data['chi'], self.chi_mask, data['r2star'], data['grid'], with_uncertainty=False
+            )
             data['chi'] = np.where(self.chi_mask, data['chi'] - smooth, 0)
 
     def _reference(self):

@@ -82,7 +82,9 @@ def levelled(
     chi = whtv(local, inverted, doubt, grid)
     del local
     if r2star is not None:
-        smooth, _ = harmonic_susceptibility(chi, inverted, r2star, grid, degree=degree)
+        smooth, _ = harmonic_susceptibility(
+            chi, inverted, r2star, grid, degree=degree, with_uncertainty=False
+        )
         chi = xp.where(inverted, chi - like(smooth, chi), 0.0)
     box = Box.around(mask, grid, padding=PADDING)
     dipole = dipole_kernel(box.shape, grid.voxel_size, grid.b0_dir, reference=field)
