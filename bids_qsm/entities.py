@@ -62,6 +62,15 @@ def entities_of(path: PurePath | str) -> dict[str, str]:
     return dict(word.split('-', 1) for word in words if '-' in word)
 
 
+def acquired_entities(path: PurePath | str) -> dict[str, str]:
+    """Entities of a file name that say what was acquired, without those of how it was processed.
+
+    >>> acquired_entities('sub-01_run-1_space-T1w_desc-preproc_bold.nii.gz')
+    {'sub': '01', 'run': '1'}
+    """
+    return {key: value for key, value in entities_of(path).items() if key in OF_SERIES}
+
+
 def entity_set(path: PurePath | str) -> set[tuple[str, str | int]]:
     """Entities of a file name to compare with those of another: leading zeros of numbers do not matter.
 

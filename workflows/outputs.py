@@ -12,7 +12,7 @@ from bids_qsm.biomarkers.region_columns import dictionary
 from bids_qsm.biomarkers.regions import QUALITY
 from bids_qsm.derivatives.files import bids_uri, output_path, sidecar
 from bids_qsm.derivatives.products import PRODUCTS, is_one_step
-from bids_qsm.entities import OF_SERIES, entities_of
+from bids_qsm.entities import acquired_entities, entities_of
 from bids_qsm.interfaces.anatomy import Resample
 from bids_qsm.interfaces.derivatives import SaveDerivatives
 from bids_qsm.interfaces.findings import CollectFindings
@@ -220,7 +220,7 @@ def application_save(run: Run, series_list: 'tuple[Series, ...]', options: 'Opti
     if run.bold is not None:  # what an earlier run wrote of it in another space
         own, now = dict(run.bold.entities), {str(path) for path in paths.values()}
         found = (path for folder in {Path(path).parent for path in now} for path in run_files(folder, app))
-        others = [str(path) for path in found if _of_run(path) == own and str(path) not in now]
+        others = [str(path) for path in found if acquired_entities(path) == own and str(path) not in now]
     return pe.Node(SaveDerivatives(paths, sidecars, notes, sorted(others)), name=f'save_{run.name}')
 
 
@@ -235,11 +235,6 @@ def run_files(folder: Path, app: 'Application') -> list[Path]:
         kind = (entities.get('label'), entities.get('desc'), stem.rpartition('_')[2], f'.{extension}')
         found += [path] if kind in kinds else []
     return found
-
-
-def _of_run(path: Path) -> dict[str, str]:
-    """Entities of the BOLD run that a file is of."""
-    return {key: value for key, value in entities_of(path).items() if key in OF_SERIES}
 
 
 def application_names(app: 'Application', labels: str) -> dict[str, dict]:

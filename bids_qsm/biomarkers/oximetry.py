@@ -12,6 +12,7 @@ from scipy.spatial import KDTree
 from bids_qsm.biomarkers.oximetry_fit import Patch, PieceFit, fit_piece
 from bids_qsm.biomarkers.oximetry_tube import Tube
 from bids_qsm.biomarkers.veins import Segment, Veins
+from bids_qsm.biomarkers.vesselness import fill
 from bids_qsm.recon.fourier import convolve, dipole_kernel
 from bids_qsm.recon.grid import Grid
 
@@ -114,7 +115,7 @@ def measure_veins(scan: Scan, veins: Veins, *, most: int = 40) -> list[VeinMeasu
     scan : Scan
     veins : Veins
     most : int
-        Segments to fit, the longest of each sort first; named sinuses and deep veins always.
+        Segments without a name of their own to fit, the longest first; those with a name are fitted always.
 
     Returns
     -------
@@ -174,11 +175,7 @@ def _surroundings(scan: Scan, veins: Veins):
     away = ndimage.distance_transform_edt(~is_vein, scan.grid.voxel_size).astype(np.float32)
     # the map is blurred about a vein, so what lies next to it is taken from farther off
     known = scan.mask & (away > 1.5 * max(scan.grid.voxel_size)) & np.isfinite(scan.chi)
-    smooth = [3.0 / v for v in scan.grid.voxel_size]
-    weight = ndimage.gaussian_filter(known.astype(np.float32), smooth)
-    mean = ndimage.gaussian_filter(np.where(known, scan.chi, 0).astype(np.float32), smooth)
-    filled = np.where(known, scan.chi, mean / np.maximum(weight, 1e-3)) * scan.mask
-    filled = np.nan_to_num(filled).astype(np.float32)
+    filled = fill(scan.chi, known, scan.grid, reach_mm=3.0) * scan.mask
     return _Surroundings(_field(filled, scan.grid), _field(_FIRST * veins.share, scan.grid), away, _FIRST)
 
 

@@ -6,7 +6,7 @@ import numba
 import numpy as np
 from scipy import ndimage
 
-from bids_qsm.recon.distance import depth
+from bids_qsm.recon.distance import depth, depth_in_slab
 from bids_qsm.recon.grid import Grid
 
 ASSUMED_CHI = 0.50
@@ -66,9 +66,7 @@ def blood_susceptibility(
     side = grid.voxel_volume ** (1 / 3)
     deep = mask & (depth(mask, grid.voxel_size, 2 * max(grid.voxel_size)) >= INNER * side)
     # the end of a slab is no rim
-    pad = int(np.ceil((RIM_MM + 1) / min(grid.voxel_size)))
-    whole = ndimage.binary_fill_holes(np.pad(within, pad, mode='edge'))
-    deep &= (depth(whole, grid.voxel_size, RIM_MM + 1) > RIM_MM)[3 * (slice(pad, -pad),)]
+    deep &= depth_in_slab(ndimage.binary_fill_holes(within), grid.voxel_size, RIM_MM + 1) > RIM_MM
     values = contrast[deep]
     if len(values):
         values = values[values >= np.quantile(values, 0.9) / 2]

@@ -205,6 +205,11 @@ def read_table(path: str | Path) -> pd.DataFrame:
     return pd.read_csv(path, sep='\t', keep_default_na=False)
 
 
+def read_values(path: str | Path) -> pd.DataFrame:
+    """Table of a TSV file; 'n/a' is missing, so that columns of numbers stay numbers."""
+    return pd.read_csv(path, sep='\t', na_values=['n/a'])
+
+
 def write_table(table: pd.DataFrame, path: Path) -> Path:
     """Write a TSV file, with 'n/a' for what is missing; return its path."""
     table.to_csv(path, sep='\t', index=False, na_rep='n/a')

@@ -47,6 +47,7 @@ from bids_qsm.interfaces.io import (
     read,
     read_record,
     read_table,
+    read_values,
     save_like,
     without_frames,
     write_record,
@@ -149,7 +150,7 @@ class Measure(SimpleInterface):
             if found[figure.table if figure.draw else figure.name] is None:
                 continue
             if figure.draw is not None:
-                table = pd.read_csv(cwd / f'{figure.table}.tsv', sep='\t', na_values=['n/a'])
+                table = read_values(cwd / f'{figure.table}.tsv')
                 content, extension = figure.draw(table).encode(), 'svg'
             else:
                 content, extension = self._picture(one, figure, found, given[0].get('run')), 'png'
@@ -216,7 +217,7 @@ class Measure(SimpleInterface):
         if not isdefined(path):
             return None
         if kind == 'table':
-            return pd.read_csv(path, sep='\t', na_values=['n/a'])
+            return read_values(path)
         return (_LOAD[kind] if kind in ('mask', 'dseg') else _load_map)(path, grid)
 
     def _run(self, number: int) -> Bold:
@@ -230,10 +231,7 @@ class Measure(SimpleInterface):
         tissue = {name: load_volume(run[name]) if run[name] else None for name in ('grey', 'white')}
         reference = load_volume(run['reference'])[0] if run['reference'] else mean_frame(frames)
         mask = load_mask(run['mask']) if run['mask'] else foreground(reference)
-        tables = {
-            name: pd.read_csv(run[name], sep='\t', na_values=['n/a']) if run[name] else None
-            for name in ('confounds', 'events')
-        }
+        tables = {name: read_values(run[name]) if run[name] else None for name in ('confounds', 'events')}
         facts = {key: run[key] for key in ('repetition_time', 'start_time', 'is_raw', 'has_fieldmap')}
         return Bold(
             frames=frames,
@@ -251,7 +249,7 @@ class Measure(SimpleInterface):
         """The files of an extra input: arrays on the grid of the maps, Given, or a table."""
         files = self.inputs.extra[number].get(query.name, [])
         if not query.is_image:
-            tables = [pd.read_csv(path, sep='\t', na_values=['n/a']) for path, *_ in files]
+            tables = [read_values(path) for path, *_ in files]
             return tuple(tables) if query.many else next(iter(tables), None)
         given = tuple(self._given(query, number, *one, grid, affine) for one in files)
         if query.many:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bids_qsm.entities import OF_SERIES, entities_of, in_order, join_entities, session_of
+from bids_qsm.entities import acquired_entities, entities_of, in_order, join_entities, session_of
 from bids_qsm.errors import UserError
 from bids_qsm.layout import checks
 from bids_qsm.layout.bold_run import BoldRun
@@ -143,7 +143,7 @@ def notes_of_session(runs: Sequence[BoldRun], one: 'Series') -> list[str]:
 
 def _own(path: Path) -> tuple[tuple[str, str], ...]:
     """Entities of a run, without those of how it was processed."""
-    return in_order({key: value for key, value in entities_of(path).items() if key in OF_SERIES})
+    return in_order(acquired_entities(path))
 
 
 def _shares_anatomy(run: str, subject: str, root: Path, anatomy: 'Anatomy', index: Index) -> bool:
