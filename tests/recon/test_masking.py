@@ -62,6 +62,33 @@ def test_combined_keeps_veins_and_drops_dead_signal(head, scan):
     assert dice(mask, head.brain & ~scan['dead']) > 0.97
 
 
+@pytest.fixture(scope='module')
+def ball():
+    """A brain of 40 mm radius; a nucleus at its centre that a vein of 4.5 mm joins with the outside; a loss.
+
+    The loss is as wide as that above a sinus, and 18 mm deep.
+    """
+    grid = Grid((64, 64, 64), (1.5, 1.5, 1.5), (0, 0, 1))
+    x = 1.5 * (np.indices(grid.shape) - 31.5)
+    brain = np.linalg.norm(x, axis=0) < 40
+    nucleus = (np.abs(x) < 7).all(0)
+    vein = brain & (np.abs(x[:2]) < 2.5).all(0) & (x[2] > 0)
+    loss = brain & (np.hypot(x[0], x[1]) < 8) & (x[2] < -22)
+    return grid, brain, nucleus, vein, loss
+
+
+def test_a_nucleus_that_veins_join_with_the_outside_stays(ball):
+    grid, brain, nucleus, vein, loss = ball
+    bad = nucleus | vein | loss
+    mask = combined(None, np.where(bad, 0.1, 0.8).astype(np.float32), brain, grid)
+    refined = refine(brain, bad.astype(np.float32), np.full(grid.shape, 1e-3, np.float32), grid)
+    deep = np.linalg.norm(1.5 * (np.indices(grid.shape) - 31.5), axis=0) < 28
+    for found in (mask, refined):
+        assert found[nucleus | (vein & deep)].all()
+        assert found[loss].mean() < 0.1
+        assert found[brain & ~bad].mean() > 0.99
+
+
 def test_all_good_quality_cuts_nothing(head, scan):
     rng = np.random.default_rng(1)
     quality = (0.8 + 0.04 * rng.standard_normal(head.grid.shape)).astype(np.float32)

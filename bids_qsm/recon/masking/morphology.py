@@ -15,6 +15,12 @@ SPOT_ML = 2.0
 PIECE_ML = 0.5
 """Least size of a loose piece of a mask (ml) that is taken for a part of the brain."""
 
+WAY_MM = 6.0
+"""Least width of a way by which signal loss at the rim of the brain reaches inwards; veins are thinner."""
+
+DEEP_MM = 10.0
+"""Depth in the brain up to which any bad phase that is open to the outside belongs to the rim."""
+
 
 def clean(mask: Array, grid: Grid, closing_mm: float, hole_ml: float, opening_mm: float):
     """Close gaps, fill holes, cut necks, keep the largest piece; see `fill` and `cut_necks`."""
@@ -24,6 +30,24 @@ def clean(mask: Array, grid: Grid, closing_mm: float, hole_ml: float, opening_mm
     box = Box.around(mask, grid, padding=4 * (reach + max(grid.voxel_size)))
     filled = fill(box.crop(mask), grid, max(closing_mm / 2, *grid.voxel_size), hole_ml)
     return box.uncrop(cut_necks(filled, grid, opening_mm))
+
+
+def landlocked(lost: Array, brain: Array, grid: Grid):
+    """The part of ``lost``, deep in the brain, to which no wide way leads from the outside through ``lost``.
+
+    Veins, whose phase is bad too, may join a pallidum full of iron with the straight sinus. Signal loss above
+    the sinuses of the skull is as wide at the rim as it is deep. A way is wide where a ball of `WAY_MM` fits.
+    """
+    largest_step = max(grid.voxel_size)
+    reach = max(WAY_MM / 2, largest_step)
+    box = Box.around(brain, grid, padding=4 * (reach + largest_step))
+    inside, gone = box.crop(brain), box.crop(lost)
+    pieces, _ = ndimage.label(erode(~inside | gone, grid, reach))
+    # the first voxels that the end of the box does not erode lie in the padding
+    outside = pieces == pieces[tuple(int(reach / v) for v in grid.voxel_size)]
+    deep = depth(inside, grid.voxel_size, DEEP_MM + largest_step) > DEEP_MM
+    # one voxel more, as a ball does not fit into corners
+    return box.uncrop(gone & deep & ~dilate(outside, grid, reach + largest_step))
 
 
 def dilate(mask: Array, grid: Grid, reach: float):

@@ -16,6 +16,7 @@ from bids_qsm.recon.masking.morphology import (
     dilate,
     erode,
     fill,
+    landlocked,
     largest,
     not_empty,
 )
@@ -43,11 +44,12 @@ def combined(
 ):
     """The brain (given, or as found for the anatomical image) less the voxels of bad phase.
 
-    Voxels of bad phase that are surrounded by good phase (veins, iron-rich nuclei) stay in the mask. Regions
-    of bad phase at the rim wider than ``closing_mm``, such as signal loss above a sinus, are left out. The
-    consensus paper recommends this combination [1]_. Without a brain mask (the app always has one) `bet`
-    finds the brain. Its smooth surface cuts the tips of gyri and lobes: voxels of good phase within 5 mm that
-    are connected with its inside are added again.
+    Voxels of bad phase that are surrounded by good phase (veins, iron-rich nuclei) stay in the mask, and so
+    do those that only a chain of veins joins with the outside, see `landlocked`. Regions of bad phase at the
+    rim wider than ``closing_mm``, such as signal loss above a sinus, are left out. The consensus paper
+    recommends this combination [1]_. Without a brain mask (the app always has one) `bet` finds the brain. Its
+    smooth surface cuts the tips of gyri and lobes: voxels of good phase within 5 mm that are connected with
+    its inside are added again.
 
     Parameters
     ----------
@@ -73,6 +75,7 @@ def combined(
         brain = _regrow(bet(magnitude, grid), magnitude, quality, grid)
     not_empty(brain, 'the brain mask')
     good = brain & (quality > valley(quality[brain]))
+    good |= landlocked(brain & ~good, brain, grid)
     return clean(good, grid, closing_mm, np.inf, opening_mm) & brain
 
 

@@ -6,7 +6,7 @@ from scipy import ndimage
 from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.fourier import Box
 from bids_qsm.recon.grid import Grid
-from bids_qsm.recon.masking.morphology import cut_necks, not_empty
+from bids_qsm.recon.masking.morphology import cut_necks, landlocked, not_empty
 from bids_qsm.recon.noise import DEAD
 
 
@@ -17,8 +17,9 @@ def refine(
 
     The fit of a voxel failed where its residual is larger than noise explains (1 / 3 rad, as echoes of less
     than three times the noise do not count), or where the noise of its field is more than ``limit`` times the
-    median over the mask. Such voxels are removed where they are connected with the outside, and so are parts
-    that are then connected by a neck of less than twice ``opening_mm``.
+    median over the mask. Such voxels are removed where they are connected with the outside (by more than a
+    chain of veins, see `landlocked`), and so are parts that are then connected by a neck of less than twice
+    ``opening_mm``.
 
     A slice at either end of the mask, along any axis, is removed as a whole where the field of most of its
     voxels cannot be trusted (see `trusted`), and so is then the next one: the others share the cause.
@@ -42,6 +43,7 @@ def refine(
     pieces, _ = ndimage.label(box.crop(bad) | ends | ~inside)
     # the padded corner lies outside
     dropped = inside & (pieces == pieces[0, 0, 0])
+    dropped &= ~landlocked(dropped, inside, grid)
     if not dropped.any():
         return mask
     refined = box.uncrop(cut_necks(inside & ~dropped, grid, opening_mm))
