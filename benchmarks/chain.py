@@ -5,6 +5,7 @@ import time
 import numpy as np
 
 from bids_qsm.app.methods import Method, registries
+from bids_qsm.recon.curvature import remove_curvature
 from bids_qsm.recon.harmonic_susceptibility import harmonic_susceptibility
 from bids_qsm.recon.magnitude import combine
 from bids_qsm.recon.masking import merge_two_pass, refine, strict, support, widen
@@ -99,6 +100,8 @@ class Chain:
         self.data['total'], self.data['noise'], self.data['residual'] = self._call(
             'field', mask=self.data['wide']
         )
+        if len(self.data['echo_times']) == 1:
+            self.data['total'], _ = remove_curvature(self.data['total'], self.data['wide'], self.data['grid'])
 
     def _refine(self):
         data = self.data

@@ -40,6 +40,7 @@ def init_field_wf(
     unwrap_params: dict,
     field: str,
     field_params: dict,
+    n_echoes: int,
     sizes: Sizes,
     omp_nthreads: int,
     name: str = 'field_wf',
@@ -58,8 +59,14 @@ def init_field_wf(
         f'The mask ({mask}) was {masking.prose}. Phase was unwrapped '
         f'{unwrapping.prose} and a field map fitted over all echoes {fitting.prose}, weighted by '
         'signal-to-noise ratio, also up to 3 mm outside the mask where the phase is good to keep its rim. '
-        + ('' if mask in AS_GIVEN else 'Voxels of the rim and end slices were dropped where the fit failed.')
-    )
+        + ('' if mask in AS_GIVEN else 'Voxels of the rim and end slices were dropped where the fit failed. ')
+        + (
+            'A quadratic was subtracted from the field of the single echo, as the phase offset of the coils '
+            'leaves one in conducting tissue [@ept]. '
+            if n_echoes == 1
+            else ''
+        )
+    ).rstrip()
     inputnode = pe.inputnode('magnitude', 'phase', 'quality', 'brain', 'echo_times', 'field_strength')
     strict_ports = ['strict'] if mask == 'two_pass' else []
     outputnode = pe.outputnode(
@@ -77,7 +84,7 @@ def init_field_wf(
     fit = pe.Node(
         FitField(method=field, params=field_params),
         name='fit',
-        mem_gb=need(fitting.memory, sizes),
+        mem_gb=max(need(fitting.memory, sizes), need('curvature', sizes) if n_echoes == 1 else 0),
         n_procs=omp_nthreads,
     )
     refine = pe.Node(RefineMask(as_given=mask in AS_GIVEN), name='refine', mem_gb=need('refine', sizes))

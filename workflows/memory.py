@@ -61,6 +61,7 @@ NEEDS = {
     'offset': Need(volume=2, echoes=4),
     'quality': Need(volume=2, echoes=3),
     'combine': Need(volume=1, echoes=2),
+    'curvature': Need(volume=6, padded=8),
     'refine': Need(volume=6, echoes=1),
     'read_maps': Need(padded=17, echoes=2),
     'strict': Need(volume=4),

@@ -44,7 +44,7 @@ def init_recon_wf(
     measured = ('magnitude', 'phase', 'quality', 'brain', 'echo_times', 'field_strength')
     inputnode = pe.inputnode(*measured, 'combined')
     outputnode = pe.outputnode(*OUTPUTS, *RELAXATION, 'swi', 'minip')
-    field_wf = init_field_wf(**field_params, sizes=sizes, omp_nthreads=omp_nthreads)
+    field_wf = init_field_wf(**field_params, n_echoes=n_echoes, sizes=sizes, omp_nthreads=omp_nthreads)
     susceptibility_wf = init_susceptibility_wf(
         two_pass=field_params['mask'] == 'two_pass',
         reference=reference,

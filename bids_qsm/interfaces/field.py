@@ -11,6 +11,7 @@ from bids_qsm.interfaces.step import (
     methods,
     outputs,
 )
+from bids_qsm.recon.curvature import remove_curvature
 from bids_qsm.recon.field import FIELD
 from bids_qsm.recon.registry import call
 
@@ -34,4 +35,7 @@ class FitField(Step):
     )
 
     def compute(self, data: Data):
-        return call(FIELD[self.inputs.method], data, self.inputs.params)
+        field, *quality = call(FIELD[self.inputs.method], data, self.inputs.params)
+        if len(data['echo_times']) == 1:
+            field, _ = remove_curvature(field, data['mask'], data['grid'])
+        return field, *quality
