@@ -4,6 +4,8 @@ import importlib.util
 import numpy as np
 import pytest
 
+from bids_qsm.anatomy import register as register_module
+from bids_qsm.anatomy.brainmask import Brain
 from bids_qsm.anatomy.register import REGISTER, rigid
 from bids_qsm.anatomy.transform import apply_affine, grid_points, resample, transform_points
 from bids_qsm.errors import UserError
@@ -41,6 +43,28 @@ def test_registration_recovers_a_known_warp(method):
     center = np.linalg.norm(truth - (0, -18, 0), axis=1) < 40
     assert np.linalg.norm(found - truth, axis=1)[center].mean() < 1.5
     np.testing.assert_allclose(transform_points(found, [there]), points, atol=1.0)
+
+
+def test_a_part_of_a_brain_is_aligned_by_the_head_around_it(monkeypatch):
+    """The whole template would shrink to what a mask holds that is cut straight."""
+    image, affine, mask = person(PERSON)
+    brain, template_mask = template()
+    given, matrix = [], np.diag([1.1, 1.1, 1.1, 1.0])
+
+    def lay(*arguments):
+        given.extend(arguments)
+        return Brain(mask, matrix, 1400.0, 1.0, {})
+
+    monkeypatch.setattr(register_module, 'extract_brain', lay)
+    half = mask & (np.arange(mask.shape[2]) < mask.shape[2] // 2)
+    there, _ = REGISTER['dipy'](
+        *(image, affine, half, brain, template_affine(), template_mask),
+        **{**QUICK['dipy'], 'whole_iterations': (1, 0), 'box_iterations': (1,)},
+    )
+    assert given[0] is image
+    points = grid_points(SHAPE, template_affine())[::5000]
+    moved = transform_points(points, [there])
+    assert np.linalg.norm(moved - 1.1 * points, axis=1).mean() < 6
 
 
 def test_another_contrast_is_registered_by_information():
