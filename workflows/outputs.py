@@ -116,12 +116,11 @@ def init_outputs_wf(
     files = {
         port: output_path(out, entities, suffix=one.suffix) for port, one in PRODUCTS.items() if one.suffix
     }
+    masks = {what: output_path(out, entities, suffix='mask', desc=what) for what in ('brain', 'object')}
+    mask = masks.pop('brain' if series.is_head else 'object')
     save_maps = pe.Node(
         SaveDerivatives(
-            {
-                **{port: files[port] for port in maps},
-                'mask': output_path(out, entities, suffix='mask', desc='brain'),
-            },
+            {**{port: files[port] for port in maps}, 'mask': mask},
             {
                 **_map_sidecars(series, options, maps),
                 'mask': sidecar(
@@ -132,7 +131,10 @@ def init_outputs_wf(
                 ),
             },
             {'chi': 'reference'} if reference else {},
-            remove=[str(path) for port, path in files.items() if port not in maps],
+            remove=[
+                *(str(path) for port, path in files.items() if port not in maps),
+                *map(str, masks.values()),
+            ],
         ),
         name='save_maps',
     )

@@ -32,6 +32,8 @@ PLAUSIBLE_ML = (800.0, 2000.0)
 """Volume of a whole brain with the fluid around it."""
 AGREED = 0.85
 """Overlap (Dice) of a candidate with the brain mask below which they disagree."""
+CUT = 0.3
+"""Area of an end of a mask over that of its largest plane, from which it is cut; whole brains have .12."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,43 @@ class Brain:
         return found
 
 
-def too_large(millilitres: float) -> list[str]:
-    """What is odd with a brain that was given, of which a part may lie in the field of view alone."""
-    most = PLAUSIBLE_ML[1]
-    if millilitres <= most:
-        return []
-    return [f'The brain mask that was given has {millilitres:.0f} ml; no brain has more than {most:.0f} ml.']
+def odd_volume(millilitres: float, is_part: bool) -> list[str]:
+    """What is odd with the volume of a mask of a brain, or of ``is_part`` of one, that no template gave."""
+    least, most = PLAUSIBLE_ML
+    if millilitres > most:
+        return [f'The brain mask has {millilitres:.0f} ml; no brain has more than {most:.0f} ml.']
+    if millilitres < least and not is_part:
+        return [
+            f'The brain mask has {millilitres:.0f} ml, little for the whole brain of an adult '
+            f'({least:.0f} ml or more), but is taken for one: if it covers a part of it, regions are wrong.'
+        ]
+    return []
+
+
+def cut_ends(mask: Array, affine: Array) -> list[tuple[int, int]]:
+    """Ends at which a brain mask is cut straight, in the image or by its field of view.
+
+    A whole brain tapers off along every axis, a part of one ends in a large plane.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, 3D
+    affine : ndarray (4, 4)
+        Voxel to world (mm).
+
+    Returns
+    -------
+    list of (axis, end)
+        With end 0 for the first and 1 for the last voxel along the axis; empty for a whole brain.
+    """
+    inside = coarsen(mask, affine, SPACING)[0] > 0.5
+    found = []
+    for axis in range(3):
+        areas = inside.sum(tuple(other for other in range(3) if other != axis))
+        held = areas[areas > 0]
+        if held.size:
+            found += [(axis, end) for end in (0, 1) if held[-end] > CUT * held.max()]
+    return found
 
 
 def extract_brain(

@@ -47,7 +47,8 @@ KNOWN = {
 
 FACTS = 'facts'
 """Entry of ``gives`` that holds constants for the sidecars."""
-_TAKEN = ({'suffix': 'mask', 'desc': 'brain'}, *({'suffix': one.suffix} for one in PRODUCTS.values()))
+_MASKS = tuple({'suffix': 'mask', 'desc': what} for what in ('brain', 'object'))
+_TAKEN = (*_MASKS, *({'suffix': one.suffix} for one in PRODUCTS.values()))
 """Names of the images of the series itself."""
 BACKGROUNDS = ('magnitude', 'chi', 'r2star')
 """Maps that a figure takes, in order, where the series lacks that which it names."""

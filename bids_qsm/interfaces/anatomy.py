@@ -5,7 +5,7 @@ import numpy as np
 from nipype.interfaces.base import File, InputMultiObject, traits
 
 from bids_qsm.anatomy.bias import correct_bias
-from bids_qsm.anatomy.brainmask import extract_brain, too_large
+from bids_qsm.anatomy.brainmask import cut_ends, extract_brain, odd_volume
 from bids_qsm.anatomy.hdbet import hdbet
 from bids_qsm.anatomy.head import SCALP_MM
 from bids_qsm.anatomy.register import REGISTER, rigid
@@ -90,12 +90,19 @@ class CheckBrain(Step):
 
     def compute(self, data: Data):
         volume = float(data['mask'].sum() * data['grid'].voxel_volume / 1000)
-        return {'findings': brain_findings(volume, too_large(volume))}
+        is_part = bool(cut_ends(data['mask'], data['mask_affine']))
+        return {'findings': brain_findings(volume, odd_volume(volume, is_part), is_part=is_part)}
 
 
-def brain_findings(millilitres: float, doubts: list[str]) -> list[dict]:
+def brain_findings(millilitres: float, doubts: list[str], *, is_part: bool = False) -> list[dict]:
     """Findings on a brain for the report: its volume, and each doubt as a warning."""
     found = [{'what': 'Brain', 'found': f'The brain has {millilitres:.0f} ml.', 'level': 'info'}]
+    if is_part:
+        part = (
+            'The brain mask is cut straight, so it covers a part of a brain. Where a template is aligned by '
+            'it, the head in the image is aligned instead.'
+        )
+        found.append({'what': 'Brain', 'found': part, 'level': 'info'})
     action = 'look at its outline; give a better mask by --mask FILE, or try --mask hdbet'
     return found + [
         {'what': 'Brain', 'found': doubt, 'level': 'warning', 'action': action} for doubt in doubts

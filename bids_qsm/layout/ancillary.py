@@ -80,24 +80,23 @@ def find_ancillary(
     drawn = drawn_images(found)
     scanned = _scanned(subject, index)
     many = sum(not root.is_relative_to(options.output_dir) for _, root in options.derivatives) > 1
-    reasons = {one.name: _why_no_template(one, anatomy, options) for one in series}
-    with_veins = [one for one in series if not reasons[one.name]]
+    no_heads = {one.name: _why_no_head(one, anatomy, options) for one in series}
+    with_regions = [one for one in series if not (options.no_registration or no_heads[one.name])]
     for one in series:
-        if no_template := reasons[one.name]:
-            said = (*one.notes, no_template) if options.no_registration else one.notes
+        if one not in with_regions:
+            reason = no_heads[one.name]
             yield (
                 one,
                 {
                     'mask': _find_mask(one, options.mask),
                     'has_regions': False,
-                    'is_head': options.no_registration,
-                    'notes': said,
-                    'warnings': () if options.no_registration else (no_template,),
+                    'is_head': reason is None,
+                    **_said_of_maps_alone(one, reason, options),
                 },
             )
             continue
         on_flair = choose_flair(one, flair, drawn, anatomy)
-        own, is_first = runs_of_series(runs, one, with_veins), one is with_veins[0]
+        own, is_first = runs_of_series(runs, one, with_regions), one is with_regions[0]
         uses, said = plan_applications(one, found, anatomy, on_flair, series, scanned, people, own, options)
         said += [*(of_runs if is_first else []), *notes_of_session(own, one)]
         segmentations, notes = place_segmentations(
@@ -121,19 +120,26 @@ def find_ancillary(
         )
 
 
-def _why_no_template(one: Series, anatomy: Anatomy, options: 'Options') -> str | None:
-    """Why a series is not laid onto a template: a sentence for the report; None where it is."""
+def _why_no_head(one: Series, anatomy: Anatomy, options: 'Options') -> str | None:
+    """Why a series shows no head; None where it may show one, and where a brain or its maps are given."""
+    # without registration a mask of the user may be of anything
+    of_brain = options.mask.name == 'file' and not options.no_registration
+    if anatomy.image or anatomy.brain_mask or one.given or of_brain:
+        return None
+    return why_no_head(*coarse_magnitude(one))
+
+
+def _said_of_maps_alone(one: Series, reason: str | None, options: 'Options') -> dict[str, tuple[str, ...]]:
+    """Notes and warnings of a series that is not laid onto a template, as it is no head for a ``reason``."""
+    said = f'{one.files[0].name} shows no head: {reason}.'
     if options.no_registration:
-        return 'No template, no regions: --no-registration was asked for.'
-    if anatomy.image or anatomy.brain_mask or one.given or options.mask.name == 'file':
-        return None
-    reason = why_no_head(*coarse_magnitude(one))
-    if reason is None:
-        return None
-    return (
-        f'{one.files[0].name} shows no head: {reason}. Regions and template space are left out, maps are '
-        'made. If it is a head, give its T1w image, or a mask of its brain by --mask FILE.'
+        asked = 'No template, no regions: --no-registration was asked for.'
+        return {'notes': (*one.notes, asked, *([said] if reason else [])), 'warnings': ()}
+    action = (
+        'Regions and template space are left out, maps are made. If it is a head, give its T1w image, or a '
+        'mask of its brain by --mask FILE.'
     )
+    return {'notes': one.notes, 'warnings': (f'{said} {action}',)}
 
 
 def _scanned(subject: str, index: Index):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from bids_qsm.anatomy.bias import correct_bias
-from bids_qsm.anatomy.brainmask import Brain, extract_brain, too_large
+from bids_qsm.anatomy.brainmask import Brain, cut_ends, extract_brain, odd_volume
 from bids_qsm.anatomy.head import SCALP_MM
 from tests.anatomy.brains import dice, head_in_template, person, pose, template, template_affine, warp
 from tests.anatomy.heads import magnitude as scanned
@@ -65,4 +65,21 @@ def test_a_volume_that_no_brain_has_is_doubted():
     assert '1652 ml' in Brain(millilitres=1652, share=0.6, **few).doubts[0]
     apart = Brain(None, None, 1400, 1.0, {'tissue': 0.6}).doubts
     assert apart == ['Ways to find the brain disagree with the mask (overlap): tissue (0.60).']
-    assert 'no brain has more' in too_large(2500)[0]
+    assert 'no brain has more' in odd_volume(2500, is_part=True)[0]
+    assert 'if it covers a part of it' in odd_volume(500, is_part=False)[0]
+    assert not odd_volume(500, is_part=True)
+
+
+def test_a_part_of_a_brain_is_told_from_a_whole_one():
+    mask, affine = template()[1], template_affine()
+    assert cut_ends(mask, affine) == []
+    thick = np.diag([1.0, 1, 3, 1])
+    assert cut_ends(mask[:, :, 1::3], affine @ thick) == []
+    middle = [n // 2 for n in mask.shape]
+    slab, side = mask.copy(), mask.copy()
+    slab[:, :, : middle[2] - 8] = slab[:, :, middle[2] + 8 :] = False
+    side[: middle[0]] = False
+    assert cut_ends(slab, affine) == [(2, 0), (2, 1)]
+    assert cut_ends(side, affine) == [(0, 0)]
+    # by the field of view
+    assert cut_ends(mask[:, middle[1] :], affine) == [(1, 0)]

@@ -4,6 +4,8 @@ import importlib.util
 import numpy as np
 import pytest
 
+from bids_qsm.anatomy import register as register_module
+from bids_qsm.anatomy.brainmask import Brain
 from bids_qsm.anatomy.register import REGISTER, rigid
 from bids_qsm.anatomy.transform import apply_affine, grid_points, resample, transform_points
 from bids_qsm.errors import UserError
@@ -41,6 +43,48 @@ def test_registration_recovers_a_known_warp(method):
     center = np.linalg.norm(truth - (0, -18, 0), axis=1) < 40
     assert np.linalg.norm(found - truth, axis=1)[center].mean() < 1.5
     np.testing.assert_allclose(transform_points(found, [there]), points, atol=1.0)
+
+
+def test_the_default_grids_recover_a_warp_of_deep_grey_matter():
+    """On the grids of 2 and 1 mm that others shrink, with fewer iterations on each of their levels."""
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = (-36, -42, -36)
+    shape, bend = (36, 36, 36), warp(3, 2.0)
+    fixed, moving = (resample(template()[0], template_affine(), shape, affine, t) for t in ([], [bend]))
+    everywhere = np.ones(shape, bool)
+    there, back = REGISTER['dipy'](
+        *(moving, affine, everywhere, fixed, affine, everywhere, np.eye(4)),
+        whole_iterations=(10, 6, 2),
+        box_iterations=(4, 1),
+    )
+    assert np.allclose([np.linalg.norm(one.affine[:3, :3], axis=0) for one in (there, back)], 2.0)
+    points = grid_points(shape, affine)[::7]
+    points = points[(np.abs(points - (0, -6, 0)) < 25).all(1)]
+    truth = transform_points(points, [bend])
+    assert np.linalg.norm(truth - points, axis=1).mean() > 1.5
+    assert np.linalg.norm(transform_points(points, [back]) - truth, axis=1).mean() < 0.8
+
+
+def test_a_part_of_a_brain_is_aligned_by_the_head_around_it(monkeypatch):
+    """The whole template would shrink to what a mask holds that is cut straight."""
+    image, affine, mask = person(PERSON)
+    brain, template_mask = template()
+    given, matrix = [], np.diag([1.1, 1.1, 1.1, 1.0])
+
+    def lay(*arguments):
+        given.extend(arguments)
+        return Brain(mask, matrix, 1400.0, 1.0, {})
+
+    monkeypatch.setattr(register_module, 'extract_brain', lay)
+    half = mask & (np.arange(mask.shape[2]) < mask.shape[2] // 2)
+    there, _ = REGISTER['dipy'](
+        *(image, affine, half, brain, template_affine(), template_mask),
+        **{**QUICK['dipy'], 'whole_iterations': (1, 0), 'box_iterations': (1,)},
+    )
+    assert given[0] is image
+    points = grid_points(SHAPE, template_affine())[::5000]
+    moved = transform_points(points, [there])
+    assert np.linalg.norm(moved - 1.1 * points, axis=1).mean() < 6
 
 
 def test_another_contrast_is_registered_by_information():

@@ -1,3 +1,6 @@
+import json
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -6,6 +9,7 @@ from bids_qsm.anatomy.register import REGISTER
 from bids_qsm.anatomy.transform import apply_affine, grid_points
 from bids_qsm.errors import UserError
 from bids_qsm.interfaces.anatomy import (
+    CheckBrain,
     CorrectBias,
     ExtractBrain,
     RegisterRigid,
@@ -48,6 +52,20 @@ def test_bias_and_brain_of_a_head(files, tmp_path):
     assert mask.get_data_dtype() == np.uint8
     assert dice(np.asarray(mask.dataobj) > 0, files['truth']) > 0.95
     assert load_xfm(found.outputs.xfm)[0].shape == (4, 4)
+
+
+def test_a_mask_that_covers_a_part_of_a_brain_is_reported(tmp_path):
+    mask = template()[1]
+    half = mask.copy()
+    half[: half.shape[0] // 2] = False
+
+    def said(inside):
+        path = write(tmp_path / 'given.nii.gz', inside, template_affine())
+        found = CheckBrain(mask=path).run(cwd=str(tmp_path)).outputs.notes
+        return [one['found'] for one in json.loads(Path(found).read_text())['findings']]
+
+    assert len(said(mask)) == 1
+    assert 'cut straight, so it covers a part of a brain' in said(half)[1]
 
 
 def test_template_and_image_are_carried_onto_each_other(files, tmp_path):

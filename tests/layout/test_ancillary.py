@@ -305,10 +305,15 @@ def test_what_is_no_head_has_no_regions(data, find, monkeypatch, asked):
     monkeypatch.setattr('bids_qsm.layout.ancillary.why_no_head', lambda *_: 'it is a crop')
     (one,) = find(no_registration=asked).series
     assert not one.has_regions
-    assert one.is_head == asked
+    assert not one.is_head
     said = one.notes if asked else one.warnings
-    assert any(('--no-registration' if asked else 'shows no head: it is a crop.') in text for text in said)
+    assert any('shows no head: it is a crop.' in text for text in said)
+    assert any('--no-registration' in text for text in said) == asked
     assert bool(one.warnings) != asked
+    monkeypatch.setattr('bids_qsm.layout.ancillary.why_no_head', lambda *_: None)
+    (one,) = find(no_registration=asked).series
+    assert one.is_head
+    assert one.has_regions != asked
 
 
 def test_with_a_t1w_nobody_asks_whether_it_is_a_head(data, find, monkeypatch):

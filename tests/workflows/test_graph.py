@@ -248,6 +248,11 @@ def test_a_series_without_regions_gives_its_maps_alone(options, series, is_head)
     assert not any('registered' in text for text in methods)
     mask = workflow.get_node(next(name for name in nodes if name.endswith('make_mask')))
     assert mask.inputs.method == ('combined' if is_head else 'quality')
+    save = workflow.get_node(next(name for name in nodes if name.endswith('outputs_wf.save_maps')))
+    names = ['desc-brain_mask.nii.gz', 'desc-object_mask.nii.gz']
+    own, other = names if is_head else names[::-1]
+    assert save.inputs.paths['mask'].endswith(own)
+    assert any(path.endswith(other) for path in save.inputs.remove)
     collect = workflow.get_node(next(name for name in nodes if name.endswith('collect')))
     assert collect.inputs.warnings == ['No.']
 
