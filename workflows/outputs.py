@@ -4,14 +4,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 from bids_qsm.applications import applications
 from bids_qsm.applications.contract import FACTS
 from bids_qsm.biomarkers.region_columns import dictionary
 from bids_qsm.biomarkers.regions import QUALITY
 from bids_qsm.derivatives.files import bids_uri, output_path, sidecar
 from bids_qsm.derivatives.products import PRODUCTS, is_one_step
+from bids_qsm.derivatives.tables import read_labels
 from bids_qsm.entities import acquired_entities, entities_of
 from bids_qsm.interfaces.anatomy import Resample
 from bids_qsm.interfaces.derivatives import SaveDerivatives
@@ -301,7 +300,7 @@ def _label_files(
     if is_refined(options):
         paths |= refined
         text = f'Share of each voxel (0 to 1) in each label of the atlas {atlas.name}'
-        volumes = pd.read_csv(atlas.labels, sep='\t')['name'].astype(str)
+        volumes = read_labels(atlas.labels)['name'].astype(str)
         sidecars['probseg'] = {**sidecar(text, sources=sources), 'LabelMap': volumes.tolist()}
         # the sidecar of the labels describes the columns of their table too
         described = dictionary(atlas.name)

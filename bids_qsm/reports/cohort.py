@@ -9,6 +9,7 @@ from bids_qsm.applications import applications
 from bids_qsm.cohort import describe
 from bids_qsm.cohort import tables as cohort
 from bids_qsm.derivatives.products import SYMBOLS
+from bids_qsm.derivatives.tables import read_table
 from bids_qsm.entities import entities_of
 from bids_qsm.errors import UserError
 from bids_qsm.plotting.region_charts import COHORT_REGIONS, only, plot_distributions
@@ -28,7 +29,6 @@ from bids_qsm.reports.html import (
     read_findings,
     read_json,
     read_runs,
-    read_table,
     render,
 )
 
