@@ -54,7 +54,7 @@ def collect_tables(tables: dict[str, Tables], output_dir: str | Path, bids_dir: 
     Returns
     -------
     long : DataFrame
-        As in ``output_dir/group_stats.tsv``.
+        As in ``output_dir/group_regions.tsv``.
     notes : dict of str to list of str
         Rows that did not match: ``tables`` for participants.tsv, ``sessions`` for sessions.tsv and scans.tsv.
 
@@ -115,7 +115,7 @@ def collect_tables(tables: dict[str, Tables], output_dir: str | Path, bids_dir: 
         columns['acq_time'] = {'Description': 'When the series was acquired, from scans.tsv or sessions.tsv.'}
     if 'n_voxels' in long:  # rows of events have none
         long['n_voxels'] = long['n_voxels'].astype('Int64')
-    save_table(out / 'group_stats.tsv', long, columns)
+    save_table(out / 'group_regions.tsv', long, columns)
     return long, notes
 
 
