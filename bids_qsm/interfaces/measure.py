@@ -88,6 +88,7 @@ class _MeasureInputSpec(DynamicTraitedSpec):
     run_to_anat = InputMultiObject(
         File(exists=True), desc='resamples the run onto the anatomical image, where it was aligned here'
     )
+    run_mean = File(exists=True, desc='mean of the run, where it was aligned here')
     flair_to_anat = File(exists=True, desc='resamples the FLAIR onto the anatomical image')
     own_to_anat = InputMultiObject(
         File(exists=True),
@@ -227,7 +228,8 @@ class Measure(SimpleInterface):
         else:
             to_anat = load_chain(*([list(side) for side in zip(*run['to_anat'], strict=True)] or [[], []]))
         tissue = {name: load_volume(run[name]) if run[name] else None for name in ('grey', 'white')}
-        reference = load_volume(run['reference'])[0] if run['reference'] else mean_frame(frames)
+        mean = self.inputs.run_mean if isdefined(self.inputs.run_mean) else run['reference']
+        reference = load_volume(mean)[0] if mean else mean_frame(frames)
         mask = load_mask(run['mask']) if run['mask'] else foreground(reference)
         tables = {name: read_table(run[name]) if run[name] else None for name in ('confounds', 'events')}
         facts = {key: run[key] for key in ('repetition_time', 'start_time', 'is_raw', 'has_fieldmap')}
