@@ -13,6 +13,7 @@ from bids_qsm.interfaces.derivatives import SaveDerivatives
 from bids_qsm.interfaces.report import PlotFlicker
 from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.anat import init_anat_wf, init_normalize_wf
+from bids_qsm.workflows.anat_outputs import init_anat_outputs_wf, init_normalize_outputs_wf
 from bids_qsm.workflows.applications import (
     ATLAS,
     alignment_ports,
@@ -27,8 +28,6 @@ from bids_qsm.workflows.memory import Sizes, need
 from bids_qsm.workflows.outputs import (
     application_save,
     figure_path,
-    init_anat_outputs_wf,
-    init_normalize_outputs_wf,
     init_standard_outputs_wf,
 )
 from bids_qsm.workflows.series import (
