@@ -89,8 +89,8 @@ def analysed(long, statistic):
 def measured(folder):
     """The same from what the group level wrote."""
     names = ('model', 'change', 'change_summary')
-    tables = {name: read(folder / 'adjusted' / f'{name}_stats.tsv') for name in names}
-    differences = (read(folder / call / 'correlation_difference_stats.tsv') for call in ASKED)
+    tables = {name: read(folder / 'adjusted' / f'{name}.tsv') for name in names}
+    differences = (read(folder / call / 'correlation_difference.tsv') for call in ASKED)
     return {**tables, 'correlation_difference': pd.concat(differences)}
 
 
@@ -228,7 +228,7 @@ def main():
                 shutil.copytree(out / 'group', folder / call, dirs_exist_ok=True)
             shutil.copy(out / 'group.html', folder)
         if wanted('compare'):
-            report(folder, read(out / 'group_stats.tsv'), known, truth, statistic)
+            report(folder, read(out / 'group_regions.tsv'), known, truth, statistic)
 
 
 def report(folder, long, known, truth, statistic):

@@ -249,6 +249,26 @@ def families(results):
     return markdown(['family', 'chain', 'heads', *columns.values()], rows)
 
 
+def veins_in_bold(results):
+    """What excluding and regressing veins changes, over heads: means, and the worst head in brackets."""
+    frame = results.table('fmri')
+    if not len(frame):
+        return '*Not measured.*'
+    columns = {'moved_mm': 'moved mm', 'off_mm': 'off mm', 'response': 'response', 'false_%': 'false %'}
+    columns['excluded'] = 'grey matter excluded %'
+    frame = frame.assign(excluded=100 * frame['gm_excluded'])
+    rows = []
+    for (veins, way), group in frame.groupby(['veins', 'way'], sort=False):
+        cells = [f'{number(group[key].mean(), 2)} ({number(_worst(group[key]), 2)})' for key in columns]
+        rows.append([veins, way, str(len(group)), *cells])
+    return markdown(['veins', 'voxels and model', 'heads', *columns.values()], rows)
+
+
+def _worst(values):
+    """The value farthest from what is asked for: 1 for the response, 0 for all else."""
+    return values.iloc[(values - (values.name == 'response')).abs().argmax()]
+
+
 def r2star(results):
     columns = {'nrmse': 'NRMSE %', 'median_error': 'median error 1/s', 'outliers': 'off by 20/s or more %'}
     columns |= {'deep_grey': 'deep grey %', 'slope': 'slope'}
@@ -340,7 +360,7 @@ def machine(results):
 
 TABLES = (
     *(machine, must, mask, unwrap, field, background, inversion, chain, families, conditions),
-    *(r2star, swi),
+    *(veins_in_bold, r2star, swi),
     *(speed, speed_chain, speed_fft),
 )
 

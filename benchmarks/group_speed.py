@@ -108,7 +108,7 @@ def called(subjects, sessions):
         wall = time.perf_counter() - start
         if not (out / 'group.html').exists():
             raise RuntimeError('The group level left no page.')
-        with open(out / 'group_stats.tsv') as lines:
+        with open(out / 'group_regions.tsv') as lines:
             rows = sum(1 for _ in lines) - 1
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return _figures('command', rows, wall, used.ru_utime + used.ru_stime, used)

@@ -90,7 +90,7 @@ def test_group_level_gives_the_same_files(reproducible, tmp_path):
         return [sys.executable, '-m', 'bids_qsm', str(data), str(out), 'group', *asked]
 
     outs = reproducible.run_twice(tmp_path, command)
-    assert (outs[0] / 'group' / 'correlation_difference_stats.tsv').exists()
+    assert (outs[0] / 'group' / 'correlation_difference.tsv').exists()
     assert reproducible.compare(outs)[1] == []
 
 

@@ -88,6 +88,11 @@ def run_port(bold: 'BoldRun') -> str:
     return f'run_to_anat_{run_label(bold)}'
 
 
+def mean_port(bold: 'BoldRun') -> str:
+    """Port of the mean of a BOLD run that is aligned here."""
+    return f'run_mean_{run_label(bold)}'
+
+
 def own_port(name: str, query: str) -> str:
     """Port of the transform of an extra image that is aligned by itself."""
     return f'{query}_to_anat_{name}'
@@ -104,6 +109,11 @@ def alignment_ports(series: 'Series') -> dict[str, Path]:
     return ports
 
 
+def mean_ports(series: 'Series') -> dict[str, Path]:
+    """Port -> BOLD run whose mean the applications of a series get, as it was made to align the run."""
+    return {mean_port(one): one.bold for use in series.applications for one in use.runs if one.is_raw}
+
+
 def label_inputs_of(series: 'Series') -> list[str]:
     """Ports of the participant's segmentations that applications need."""
     runs = [run for run in runs_of(series) if run.labels]
@@ -116,7 +126,8 @@ def application_inputs(series: 'Series') -> list[str]:
     needed = {port for run in runs_of(series) for port in files_of(run.app)}
     is_placed = any(one.space not in ('gre', 'table') for one in series.inputs)
     placed = {'gre_to_anat'} if is_placed or any(run.bold for run in runs_of(series)) else set()
-    return [*(port for port in (*FILES, 'gre_to_anat') if port in needed | placed), *alignment_ports(series)]
+    files = (port for port in (*FILES, 'gre_to_anat') if port in needed | placed)
+    return [*files, *alignment_ports(series), *mean_ports(series)]
 
 
 def init_applications_wf(
@@ -138,7 +149,7 @@ def init_applications_wf(
     of_labels = label_inputs_of(series)
     inputnode = pe.inputnode(*ports, *of_labels)
     outputnode = pe.outputnode(*(port for run in runs for port in run.outputs.values()))
-    alignments = {port: (inputnode, port) for port in alignment_ports(series)}
+    alignments = {port: (inputnode, port) for port in (*alignment_ports(series), *mean_ports(series))}
     for port, of_atlas in atlas_files(options).items():
         if port in ports:
             setattr(inputnode.inputs, port, str(getattr(atlas, of_atlas)))
@@ -219,15 +230,17 @@ def link_alignments(
 ):
     """Link the transforms of extra images to the node of an application.
 
-    ``sources`` maps each port of `alignment_ports` to the node that has it, and its port there.
+    ``sources`` maps each port of `alignment_ports` and `mean_ports` to the node that has it, and its port
+    there.
     """
     if any(one.space == 'flair' for one in run.use.inputs):
         step, port = sources['flair_to_anat']
         workflow.link(step, node, flair_to_anat=port)
     there = {one.query for one in run.use.inputs if one.space == 'own'}
     if run.bold is not None and run.bold.is_raw:
-        step, port = sources[run_port(run.bold)]
-        workflow.link(step, node, run_to_anat=port)
+        for own, of_run in (('run_to_anat', run_port(run.bold)), ('run_mean', mean_port(run.bold))):
+            step, port = sources[of_run]
+            workflow.link(step, node, **{own: port})
     own = [query.name for query in run.app.own if query.name in there]  # in the order of the node
     if own:
         merge = pe.Node(Merge(len(own)), name=f'{node.name}_alignments')

@@ -13,12 +13,14 @@ from bids_qsm.interfaces.derivatives import SaveDerivatives
 from bids_qsm.interfaces.report import PlotFlicker
 from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.anat import init_anat_wf, init_normalize_wf
+from bids_qsm.workflows.anat_outputs import init_anat_outputs_wf, init_normalize_outputs_wf
 from bids_qsm.workflows.applications import (
     ATLAS,
     alignment_ports,
     application_node,
     files_of,
     link_alignments,
+    mean_ports,
     runs_of,
 )
 from bids_qsm.workflows.labels import is_refined, label_inputs
@@ -26,8 +28,6 @@ from bids_qsm.workflows.memory import Sizes, need
 from bids_qsm.workflows.outputs import (
     application_save,
     figure_path,
-    init_anat_outputs_wf,
-    init_normalize_outputs_wf,
     init_standard_outputs_wf,
 )
 from bids_qsm.workflows.series import (
@@ -150,7 +150,7 @@ def init_subject_wf(
         )
         for template in templates
     }
-    alignments = _add_alignments(workflow, anat_wf, series_list, options)
+    alignments, means = _add_alignments(workflow, anat_wf, series_list, options)
     built, everyone = [], options
     for series in series_list:
         is_anatomy = image is None and series is first
@@ -179,6 +179,8 @@ def init_subject_wf(
         workflow.link(normalize[templates[0].name], series_wf, *transforms)
         for port, image in alignment_ports(series).items():
             workflow.link(alignments[image], series_wf, **{port: 'xfm'})
+        for port, image in mean_ports(series).items():
+            workflow.link(means[image], series_wf, **{port: 'mean'})
         for template in templates:
             with_refinement = is_refined(options) and template is templates[0]
             _add_standard(
@@ -223,8 +225,11 @@ def _add_maps(
 def _add_alignments(
     workflow: pe.Workflow, anat_wf: pe.Workflow, series_list: 'list[Series]', options: 'Options'
 ):
-    """Align images that applications read with the anatomical image, and draw how they fit: node by image."""
-    nodes, sizes = {}, Sizes.of(series_list[0])
+    """Align images that applications read with the anatomical image, and draw how they fit.
+
+    Returns the nodes of the alignments by image, and those of the means of raw BOLD runs by run.
+    """
+    nodes, means, sizes = {}, {}, Sizes.of(series_list[0])
     titles = {series.flair: ('flair', 'FLAIR', False) for series in series_list}
     for use in (use for series in series_list for use in series.applications):
         for run in (run for run in use.runs if run.is_raw):
@@ -250,6 +255,7 @@ def _add_alignments(
         if kind == BOLD:
             mean = pe.Node(MeanFrame(image=str(image)), name=f'mean_{number}', mem_gb=need('mean', sizes))
             workflow.link(mean, align, moving='mean')
+            means[image] = mean
         else:
             align.inputs.moving = str(image)
         if kind == 'flair':
@@ -278,7 +284,7 @@ def _add_alignments(
         workflow.link(anat_wf, flicker, fixed='image', mask='mask')
         workflow.link(place, flicker, moving='image')
         workflow.link(flicker, save, 'figure')
-    return nodes
+    return nodes, means
 
 
 def _add_joint_applications(

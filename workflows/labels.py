@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-import pandas as pd
 from nipype.interfaces.utility import Merge
 
 from bids_qsm.anatomy.nuclei import REFINEMENT, SHOWN
 from bids_qsm.anatomy.nucleus_names import body_of
 from bids_qsm.anatomy.segmentation import label_table
+from bids_qsm.derivatives.tables import read_labels
 from bids_qsm.interfaces.anatomy import Resample
 from bids_qsm.interfaces.refinement import RefineDeepGrey
 from bids_qsm.interfaces.segmentation import ReadSegmentation
@@ -154,7 +154,7 @@ def _place_by_segmentation(workflow: pe.Workflow, series: 'Series'):
 def _has_nuclei(one: 'Segmentation'):
     if one.table is None:
         return one.names == 'freesurfer'
-    given = pd.read_csv(one.table, sep='\t', dtype=str, keep_default_na=False)
+    given = read_labels(one.table, dtype=str)
     labels = label_table(given['index'].astype(int), given)
     return bool(labels['region'].map(body_of).isin(SHOWN).any())
 

@@ -4,24 +4,20 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 from bids_qsm.applications import applications
 from bids_qsm.applications.contract import FACTS
 from bids_qsm.biomarkers.region_columns import dictionary
 from bids_qsm.biomarkers.regions import QUALITY
 from bids_qsm.derivatives.files import bids_uri, output_path, sidecar
 from bids_qsm.derivatives.products import PRODUCTS, is_one_step
+from bids_qsm.derivatives.tables import read_labels
 from bids_qsm.entities import acquired_entities, entities_of
-from bids_qsm.interfaces.anatomy import Resample
 from bids_qsm.interfaces.derivatives import SaveDerivatives
 from bids_qsm.interfaces.findings import CollectFindings
-from bids_qsm.interfaces.report import PlotFlicker, PlotOutlines
 from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.applications import Run, runs_of
 from bids_qsm.workflows.field import mask_of
 from bids_qsm.workflows.labels import is_refined, label_files
-from bids_qsm.workflows.memory import Sizes, need
 
 if TYPE_CHECKING:
     from bids_qsm.app.options import Options
@@ -36,7 +32,8 @@ SVG = ('gre2t1w', 't1w2template')
 """Figures that are animated; charts of applications are SVG too, all others are PNG."""
 
 
-def _sources(series: 'Series', options: 'Options') -> tuple[str, ...]:
+def sources_of(series: 'Series', options: 'Options') -> tuple[str, ...]:
+    """BIDS URIs of the files of a series."""
     roots = {'raw': options.bids_dir, **dict(options.derivatives)}
     return tuple(bids_uri(path, roots) for path in series.files)
 
@@ -55,7 +52,7 @@ def _map_sidecars(
     series: 'Series', options: 'Options', ports: Iterable[str], **others: str
 ) -> dict[str, dict]:
     """Sidecars of maps on the GRE or a template grid."""
-    sources = _sources(series, options)
+    sources = sources_of(series, options)
     found = {}
     for port in ports:
         one = PRODUCTS[port]
@@ -112,7 +109,7 @@ def init_outputs_wf(
     inputnode = pe.inputnode(
         *dict.fromkeys([*maps, 'mask', *reference, 'notes', *fitted, *placed, *found, *ports, *drawn])
     )
-    sources = _sources(series, options)
+    sources = sources_of(series, options)
     files = {
         port: output_path(out, entities, suffix=one.suffix) for port, one in PRODUCTS.items() if one.suffix
     }
@@ -184,7 +181,7 @@ def application_save(run: Run, series_list: 'tuple[Series, ...]', options: 'Opti
     whole = app.scope == 'subject'
     entities = {key: value for key, value in first.entities if not whole or key in ('sub', 'ses')}
     names = application_names(app, run.labels or atlas.name)
-    sources = tuple(source for one in series_list for source in _sources(one, options))
+    sources = tuple(source for one in series_list for source in sources_of(one, options))
     said, on = {}, sources[0]
     if run.bold is not None:
         entities = dict(run.bold.entities)
@@ -303,7 +300,7 @@ def _label_files(
     if is_refined(options):
         paths |= refined
         text = f'Share of each voxel (0 to 1) in each label of the atlas {atlas.name}'
-        volumes = pd.read_csv(atlas.labels, sep='\t')['name'].astype(str)
+        volumes = read_labels(atlas.labels)['name'].astype(str)
         sidecars['probseg'] = {**sidecar(text, sources=sources), 'LabelMap': volumes.tolist()}
         # the sidecar of the labels describes the columns of their table too
         described = dictionary(atlas.name)
@@ -358,105 +355,9 @@ def _facts(series: 'Series', options: 'Options') -> dict[str, object]:
     }
 
 
-def init_anat_outputs_wf(*, series: 'Series', options: 'Options', name: str = 'save_anat_wf'):
-    """Save the subject's anatomical image, where it is a T1w, and its brain mask. Inputs: image, mask."""
-    workflow = pe.Workflow(name=name)
-    entities = _anat_entities(series)
-    roots = {'raw': options.bids_dir, **dict(options.derivatives)}
-    image = series.t1w_preproc or series.t1w
-    sources = (bids_uri(image, roots),) if image else _sources(series, options)
-    paths = {
-        'mask': output_path(
-            options.output_dir, entities, space=anat_name(series), suffix='mask', desc='brain'
-        )
-    }
-    sidecars = {
-        'mask': sidecar(
-            'Brain mask of the anatomical image',
-            sources=sources,
-            mask_type='Brain',
-            spatial_reference=sources[0],
-        )
-    }
-    if image:
-        paths['image'] = output_path(options.output_dir, entities, suffix='T1w', desc='preproc')
-        sidecars['image'] = sidecar('Bias-corrected T1w', sources=sources, skull_stripped=False)
-    inputnode = pe.inputnode(*paths)
-    save = pe.Node(SaveDerivatives(paths, sidecars), name='save')
-    workflow.link(inputnode, save, *paths)
-    return workflow
-
-
 def anat_name(series: 'Series') -> str:
     """Name of the anatomical image's space: T1w, or that of the GRE that stands in for it."""
     return 'T1w' if series.t1w_preproc or series.t1w else 'anatGRE'
-
-
-def _anat_entities(series: 'Series') -> dict[str, str]:
-    """Entities of the subject's anatomy: its sessions and runs share it."""
-    return {'sub': series.subject}
-
-
-def init_normalize_outputs_wf(
-    *,
-    series: 'Series',
-    options: 'Options',
-    template: 'Template',
-    atlas: 'Atlas | None',
-    sizes: Sizes,
-    name: str,
-):
-    """Save the transforms between the anatomy and a template, and figures of how they fit.
-
-    ``atlas`` is drawn on the anatomical image, None where it is in another space.
-
-    Inputs: image_to_template, template_to_image, in_template, and with an atlas image (the anatomical one).
-    """
-    workflow = pe.Workflow(name=name)
-    anat, subject = anat_name(series), f'sub-{series.subject}'
-    ends = {'image_to_template': (anat, template.name), 'template_to_image': (template.name, anat)}
-    ports = [*ends, 'in_template', *(['image'] if atlas is not None else [])]
-    inputnode = pe.inputnode(*ports)
-    entities = {**_anat_entities(series), 'mode': 'image'}
-    given = any(space == template.name for space, *_ in series.template_xfm)
-    paths = {
-        port: output_path(
-            options.output_dir,
-            {**entities, 'from': source, 'to': target},
-            suffix='xfm',
-            extension='.h5' if given else '.nii.gz',
-        )
-        for port, (source, target) in ends.items()
-    }
-    paths['flicker'] = figure_path(options, f'{subject}_space-{template.name}', 't1w2template')
-    if atlas is not None:
-        paths['outlines'] = figure_path(options, subject, 'atlast1w')
-    save = pe.Node(SaveDerivatives(paths), name='save')
-    flicker = pe.Node(
-        PlotFlicker(title=f'Anatomical image and {template.name}', labels=['template', 'anatomy']),
-        name='flicker',
-        mem_gb=need('flicker', sizes),
-    )
-    flicker.inputs.fixed, flicker.inputs.mask = str(template.t1w), str(template.mask)
-    workflow.link(inputnode, save, *ends)
-    workflow.link(inputnode, flicker, moving='in_template')
-    workflow.link(flicker, save, flicker='figure')
-    if atlas is not None:
-        place = pe.Node(
-            Resample(image=str(atlas.dseg), interpolation='label', invert=[False]),
-            name='place',
-            mem_gb=need('place_atlas', sizes),
-        )
-        outlines = pe.Node(
-            PlotOutlines(labels=str(atlas.labels)),
-            name='outlines',
-            mem_gb=need('plot_anat', sizes),
-        )
-        workflow.link(inputnode, place, reference='image', transforms='template_to_image')
-        workflow.link(inputnode, outlines, 'image')
-        workflow.link(place, outlines, dseg='image')
-        workflow.link(outlines, save, outlines='figure')
-    return workflow
 
 
 def init_standard_outputs_wf(

@@ -211,7 +211,8 @@ def responses(events: pd.DataFrame, frames: int, repetition_time: float, *, star
     Parameters
     ----------
     events : DataFrame
-        Columns onset, duration (s; 0 where it is missing) and, where there are types, trial_type.
+        Columns onset (s; rows where it is no number are left out), duration (s; 0 where it is no number) and,
+        where there are types, trial_type.
     frames : int
     repetition_time : float
         (s)
@@ -230,7 +231,8 @@ def responses(events: pd.DataFrame, frames: int, repetition_time: float, *, star
     from nilearn.glm.first_level import compute_regressor
 
     times = start + repetition_time * np.arange(frames)
-    known = events.dropna(subset=['onset']).fillna({'duration': 0})
+    timed = {name: pd.to_numeric(events[name], errors='coerce') for name in ('onset', 'duration')}
+    known = events.assign(**timed).dropna(subset=['onset']).fillna({'duration': 0})
     kinds = known['trial_type'].astype(str) if 'trial_type' in known else pd.Series('task', index=known.index)
     found = {}
     for kind, part in known.groupby(kinds.to_numpy(), sort=True):

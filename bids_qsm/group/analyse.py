@@ -22,15 +22,19 @@ if TYPE_CHECKING:
     from bids_qsm.app.options import Options
 
 FILES = {
-    'model': 'group/model_stats.tsv',
+    'model': 'group/model.tsv',
     'residuals': 'group/residuals.tsv',
-    'correlation': 'group/correlation_stats.tsv',
-    'difference': 'group/correlation_difference_stats.tsv',
-    'change': 'group/change_stats.tsv',
-    'change_summary': 'group/change_summary_stats.tsv',
-    'normative': 'group/zscore_stats.tsv',
+    'correlation': 'group/correlation.tsv',
+    'difference': 'group/correlation_difference.tsv',
+    'change': 'group/change.tsv',
+    'change_summary': 'group/change_summary.tsv',
+    'normative': 'group/zscore.tsv',
 }
-"""Tables beside ``group_stats.tsv`` and those of applications, each with a dictionary (JSON)."""
+"""Tables beside ``group_regions.tsv`` and those of applications, each with a dictionary (JSON).
+
+None has the suffix of another table of the dataset: BIDS lets a dictionary without entities describe all
+tables of its suffix in its folder and below.
+"""
 _ASKED: tuple[str, ...] = ('model', 'correlate', 'controls', 'statistic', 'relative_to', 'voxelwise')
 _ASKED += ('smoothing_mm', 'study_template')
 
@@ -66,7 +70,7 @@ def run_group(options: 'Options') -> int:
     }
     write_json(out / RECORD, {'run': run, 'asked': asked, 'files': files, 'notes': dict(notes)})
     page = build_cohort_report(out, pictures=pictures)
-    for path in ('group_stats.tsv', *files.values()):
+    for path in ('group_regions.tsv', *files.values()):
         print(f'Cohort table:  {out / path}')
     print(f'Cohort report: {page}')
     return 0

@@ -10,9 +10,10 @@ from bids_qsm.applications.contract import Application, Table
 from bids_qsm.cohort import tables as cohort
 from bids_qsm.cohort.spelling import spell
 from bids_qsm.derivatives.files import atomic_write, write_json
+from bids_qsm.derivatives.tables import read_input, read_table, write_table
 from bids_qsm.entities import entities_of
 from bids_qsm.errors import UserError
-from bids_qsm.reports.html import read_input, read_json, read_table
+from bids_qsm.reports.html import read_json
 
 Tables = list[tuple[Path, dict[str, str], pd.DataFrame]]
 """Path, entities of the series, and content of each table of an application."""
@@ -53,7 +54,7 @@ def collect_tables(tables: dict[str, Tables], output_dir: str | Path, bids_dir: 
     Returns
     -------
     long : DataFrame
-        As in ``output_dir/group_stats.tsv``.
+        As in ``output_dir/group_regions.tsv``.
     notes : dict of str to list of str
         Rows that did not match: ``tables`` for participants.tsv, ``sessions`` for sessions.tsv and scans.tsv.
 
@@ -114,7 +115,7 @@ def collect_tables(tables: dict[str, Tables], output_dir: str | Path, bids_dir: 
         columns['acq_time'] = {'Description': 'When the series was acquired, from scans.tsv or sessions.tsv.'}
     if 'n_voxels' in long:  # rows of events have none
         long['n_voxels'] = long['n_voxels'].astype('Int64')
-    save_table(out / 'group_stats.tsv', long, columns)
+    save_table(out / 'group_regions.tsv', long, columns)
     return long, notes
 
 
@@ -155,4 +156,4 @@ def _dictionary_of(path: Path):
 
 def save_table(path: Path, table: pd.DataFrame, described: dict):
     write_json(path.with_suffix('.json'), described)
-    atomic_write(path, lambda p: table.to_csv(p, sep='\t', index=False, na_rep='n/a'))
+    atomic_write(path, lambda p: write_table(table, p))

@@ -1,4 +1,4 @@
-"""Loading and saving files; the only place where arrays and tables of the graph meet them."""
+"""Loading and saving files; the only place where arrays of the graph meet them."""
 
 import gzip
 import json
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import pandas as pd
 
 from bids_qsm.errors import UserError
 from bids_qsm.recon.grid import Grid
@@ -198,22 +197,6 @@ def save_shares(data: np.ndarray, reference: str | Path, cwd: str | Path, name: 
 def load_shares(path: str | Path) -> np.ndarray:
     """Shares as they were given to `save_shares`."""
     return np.asarray(nib.load(path).dataobj.get_unscaled())
-
-
-def read_table(path: str | Path) -> pd.DataFrame:
-    """Table of a TSV file; 'n/a' stays a text."""
-    return pd.read_csv(path, sep='\t', keep_default_na=False)
-
-
-def read_values(path: str | Path) -> pd.DataFrame:
-    """Table of a TSV file; 'n/a' is missing, so that columns of numbers stay numbers."""
-    return pd.read_csv(path, sep='\t', na_values=['n/a'])
-
-
-def write_table(table: pd.DataFrame, path: Path) -> Path:
-    """Write a TSV file, with 'n/a' for what is missing; return its path."""
-    table.to_csv(path, sep='\t', index=False, na_rep='n/a')
-    return path
 
 
 def read_record(path: str | Path) -> dict:

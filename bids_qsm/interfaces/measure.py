@@ -35,6 +35,7 @@ from bids_qsm.applications.contract import (
 from bids_qsm.biomarkers.regions import QUALITY
 from bids_qsm.biomarkers.vein_signal import mean_frame
 from bids_qsm.derivatives.products import PRODUCTS
+from bids_qsm.derivatives.tables import read_labels, read_table, write_table
 from bids_qsm.errors import UserError
 from bids_qsm.interfaces.io import (
     Frames,
@@ -46,12 +47,9 @@ from bids_qsm.interfaces.io import (
     load_volume,
     read,
     read_record,
-    read_table,
-    read_values,
     save_like,
     without_frames,
     write_record,
-    write_table,
 )
 from bids_qsm.interfaces.xfm import load_chain, load_xfm
 from bids_qsm.plotting.maps import BOLD_REFERENCE, Look, plot_map, plot_outlines
@@ -90,6 +88,7 @@ class _MeasureInputSpec(DynamicTraitedSpec):
     run_to_anat = InputMultiObject(
         File(exists=True), desc='resamples the run onto the anatomical image, where it was aligned here'
     )
+    run_mean = File(exists=True, desc='mean of the run, where it was aligned here')
     flair_to_anat = File(exists=True, desc='resamples the FLAIR onto the anatomical image')
     own_to_anat = InputMultiObject(
         File(exists=True),
@@ -150,7 +149,7 @@ class Measure(SimpleInterface):
             if found[figure.table if figure.draw else figure.name] is None:
                 continue
             if figure.draw is not None:
-                table = read_values(cwd / f'{figure.table}.tsv')
+                table = read_table(cwd / f'{figure.table}.tsv')
                 content, extension = figure.draw(table).encode(), 'svg'
             else:
                 content, extension = self._picture(one, figure, found, given[0].get('run')), 'png'
@@ -217,7 +216,7 @@ class Measure(SimpleInterface):
         if not isdefined(path):
             return None
         if kind == 'table':
-            return read_values(path)
+            return read_table(path)
         return (_LOAD[kind] if kind in ('mask', 'dseg') else _load_map)(path, grid)
 
     def _run(self, number: int) -> Bold:
@@ -229,9 +228,10 @@ class Measure(SimpleInterface):
         else:
             to_anat = load_chain(*([list(side) for side in zip(*run['to_anat'], strict=True)] or [[], []]))
         tissue = {name: load_volume(run[name]) if run[name] else None for name in ('grey', 'white')}
-        reference = load_volume(run['reference'])[0] if run['reference'] else mean_frame(frames)
+        mean = self.inputs.run_mean if isdefined(self.inputs.run_mean) else run['reference']
+        reference = load_volume(mean)[0] if mean else mean_frame(frames)
         mask = load_mask(run['mask']) if run['mask'] else foreground(reference)
-        tables = {name: read_values(run[name]) if run[name] else None for name in ('confounds', 'events')}
+        tables = {name: read_table(run[name]) if run[name] else None for name in ('confounds', 'events')}
         facts = {key: run[key] for key in ('repetition_time', 'start_time', 'is_raw', 'has_fieldmap')}
         return Bold(
             frames=frames,
@@ -249,7 +249,7 @@ class Measure(SimpleInterface):
         """The files of an extra input: arrays on the grid of the maps, Given, or a table."""
         files = self.inputs.extra[number].get(query.name, [])
         if not query.is_image:
-            tables = [read_values(path) for path, *_ in files]
+            tables = [read_table(path) for path, *_ in files]
             return tuple(tables) if query.many else next(iter(tables), None)
         given = tuple(self._given(query, number, *one, grid, affine) for one in files)
         if query.many:
@@ -361,7 +361,7 @@ def _load_map(path: str, grid: Grid) -> np.ndarray:
 
 def _load_table(path: str) -> pd.DataFrame:
     """Table of labels, with numbers for what segmentation found."""
-    table = read_table(path)
+    table = read_labels(path)
     numbers = [name for name in QUALITY if name in table and name != 'source']
     return table.assign(**{name: pd.to_numeric(table[name], errors='coerce') for name in numbers})
 

@@ -1,10 +1,10 @@
 """Segmentations of a subject's own anatomy."""
 
 import numpy as np
-import pandas as pd
 from nipype.interfaces.base import traits
 
 from bids_qsm.anatomy.segmentation import label_table
+from bids_qsm.derivatives.tables import read_labels
 from bids_qsm.errors import UserError
 from bids_qsm.interfaces.io import read
 from bids_qsm.interfaces.step import Data, Step, inputs, outputs, path, table, volume
@@ -31,7 +31,7 @@ class ReadSegmentation(Step):
                 f'{data["dseg"]} holds values that are no labels (negative, or no whole numbers); give a '
                 'dseg image.'
             )
-        given = data['table'] and pd.read_csv(data['table'], sep='\t', dtype=str, keep_default_na=False)
+        given = data['table'] and read_labels(data['table'], dtype=str)
         labels = label_table(np.unique(dseg), given, names=self.inputs.names)
         if labels.empty:
             raise UserError(f'{data["dseg"]} holds no label; remove it from the derivatives, or mend it.')

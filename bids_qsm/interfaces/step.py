@@ -18,6 +18,7 @@ from nipype.interfaces.base import (
 from nipype.interfaces.base.support import Bunch
 
 from bids_qsm.anatomy.transform import Displacement
+from bids_qsm.derivatives.tables import read_labels, write_table
 from bids_qsm.errors import UserError
 from bids_qsm.interfaces.io import (
     grid_of,
@@ -27,11 +28,9 @@ from bids_qsm.interfaces.io import (
     load_volume,
     read_mask,
     read_record,
-    read_table,
     save_like,
     save_shares,
     write_record,
-    write_table,
 )
 from bids_qsm.interfaces.xfm import load_xfm, save_xfm
 
@@ -176,7 +175,7 @@ def transform(desc: str, *, optional: bool = False):
 
 def table(desc: str, *, optional: bool = False):
     """TSV file: a DataFrame."""
-    return _file(desc, optional, load=read_table, save=_save_table)
+    return _file(desc, optional, load=read_labels, save=_save_table)
 
 
 def record(desc: str, *, optional: bool = False):

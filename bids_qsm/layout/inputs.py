@@ -10,6 +10,7 @@ import pandas as pd
 from bids_qsm.applications import application, applications, modules
 from bids_qsm.applications.contract import Application, Query
 from bids_qsm.derivatives.products import PRODUCTS, products_of
+from bids_qsm.derivatives.tables import read_table
 from bids_qsm.entities import OF_SERIES, entities_of, session_of, suffix_of
 from bids_qsm.layout import checks
 from bids_qsm.layout.bold_run import BoldRun
@@ -222,7 +223,7 @@ def _place_all(
 def _table_problem(path: Path) -> str | None:
     """Why a table cannot be read."""
     try:
-        pd.read_csv(path, sep='\t')
+        read_table(path)
     except (OSError, ValueError) as error:  # what pandas raises for a table are kinds of ValueError
         reason = str(error).strip().partition('\n')[0]
         return f'{path.name} is no table of tab-separated values ({reason}); mend it.'

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from bids_qsm.cohort.tables import join_participants, join_sessions
-from bids_qsm.reports.html import LABELS, read_input
+from bids_qsm.derivatives.tables import LABELS, read_input
 
 KEYS = ('participant_id', 'session_id')
 

@@ -9,6 +9,7 @@ from bids_qsm.applications import applications
 from bids_qsm.cohort import describe
 from bids_qsm.cohort import tables as cohort
 from bids_qsm.derivatives.products import SYMBOLS
+from bids_qsm.derivatives.tables import read_table
 from bids_qsm.entities import entities_of
 from bids_qsm.errors import UserError
 from bids_qsm.plotting.region_charts import COHORT_REGIONS, only, plot_distributions
@@ -28,7 +29,6 @@ from bids_qsm.reports.html import (
     read_findings,
     read_json,
     read_runs,
-    read_table,
     render,
 )
 
@@ -51,7 +51,7 @@ def build_cohort_report(output_dir: str | Path, *, pictures: Sequence[dict] = ()
     Parameters
     ----------
     output_dir
-        Output dataset with ``group_stats.tsv`` and ``logs/group.json`` (see `bids_qsm.group.analyse`).
+        Output dataset with ``group_regions.tsv`` and ``logs/group.json`` (see `bids_qsm.group.analyse`).
     pictures : sequence of dict
         Sections of images: title, figures (pairs of caption and bytes of a PNG or SVG file), tables (pairs of
         caption and DataFrame), notes.
@@ -63,12 +63,12 @@ def build_cohort_report(output_dir: str | Path, *, pictures: Sequence[dict] = ()
     Raises
     ------
     UserError
-        There is no ``group_stats.tsv`` yet.
+        There is no ``group_regions.tsv`` yet.
     """
     out = Path(output_dir)
-    if not (out / 'group_stats.tsv').exists():
-        raise UserError(f'{out} has no group_stats.tsv; run the group level to write it.')
-    long = _read(out / 'group_stats.tsv')
+    if not (out / 'group_regions.tsv').exists():
+        raise UserError(f'{out} has no group_regions.tsv; run the group level to write it.')
+    long = _read(out / 'group_regions.tsv')
     record = {'asked': {}, 'notes': {}, 'files': {}, **read_json(out / RECORD, {})}
     asked = {'statistic': 'mean', 'correlate': [], 'covariates': [], **record['asked']}
     if asked.get('relative_to'):

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import pandas as pd
 
 from bids_qsm.derivatives.files import atomic_write
 from bids_qsm.errors import UserError
@@ -19,9 +18,6 @@ from bids_qsm.errors import UserError
 LEVELS = ('error', 'warning')
 """Levels of findings that need attention, the worst first."""
 
-MISSING = ['n/a', '', 'nan', 'NaN']
-LABELS = ('participant_id', 'session_id', 'group', 'acq_time', 'filename')
-"""Columns of the tables of a dataset that are text, also where they look like numbers."""
 _UNSETTLED = 'The data do not settle it'
 
 
@@ -52,34 +48,6 @@ def read_json(path: str | Path, missing: dict) -> dict:
     if not isinstance(found, dict):
         raise UserError(f'{path} holds no JSON object ({{"name": value}}); mend or remove it.')
     return found
-
-
-def read_table(path: str | Path, dtype: dict | None = None) -> pd.DataFrame:
-    """Read a BIDS table: tab-separated, missing values are n/a. 'None' and 'NA' are text."""
-    # without chunks, in which a column of a long table may get different types
-    return pd.read_csv(
-        path, sep='\t', keep_default_na=False, na_values=MISSING, dtype=dtype, low_memory=False
-    )
-
-
-def read_input(path: str | Path) -> pd.DataFrame:
-    """Read a table of the dataset, as participants.tsv: labels are text. UserError if it cannot be read."""
-    try:
-        table = read_table(path, dtype=dict.fromkeys(LABELS, str))
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        reason = ' '.join(str(error).split())
-        raise UserError(f'{path} is no table of tab-separated values ({reason}); mend it.') from None
-    if not isinstance(table.index, pd.RangeIndex):  # pandas takes surplus values as row names
-        raise UserError(f'{path} is no table: its rows have more values than columns; mend it.')
-    table = table.rename(columns=lambda name: str(name).strip())
-    if table.columns.has_duplicates:
-        raise UserError(f'{path} is no table: two of its columns have one name; mend it.')
-    for column in table:
-        if not pd.api.types.is_numeric_dtype(table[column]):
-            # between blanks, pandas does not see that a value is missing
-            text = table[column].map(lambda value: value.strip() if isinstance(value, str) else value)
-            table[column] = text.where(~text.isin(MISSING))
-    return table
 
 
 def read_runs(output_dir: str | Path) -> dict:

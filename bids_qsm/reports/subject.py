@@ -12,6 +12,7 @@ from bids_qsm.applications import applications
 from bids_qsm.applications.contract import Application, Table
 from bids_qsm.biomarkers.reference import REFERENCES
 from bids_qsm.derivatives.products import PRODUCTS, SYMBOLS
+from bids_qsm.derivatives.tables import read_table
 from bids_qsm.entities import entities_of
 from bids_qsm.reports.blocks import grid
 from bids_qsm.reports.citations import cite, methods_text
@@ -24,7 +25,6 @@ from bids_qsm.reports.html import (
     packaged,
     read_findings,
     read_json,
-    read_table,
     render,
 )
 

@@ -16,6 +16,7 @@ from bids_qsm.anatomy.atlas import labels as nuclei_labels
 from bids_qsm.anatomy.atlas import nuclei_atlas
 from bids_qsm.anatomy.segmentation import COLUMNS, SIDES, side_and_region
 from bids_qsm.derivatives.files import atomic_write
+from bids_qsm.derivatives.tables import read_labels
 from bids_qsm.entities import entities_of
 from bids_qsm.errors import UserError
 from bids_qsm.interfaces.io import read
@@ -221,7 +222,7 @@ def _atlas_of_path(path: Path, cache: Path) -> Atlas:
         raise UserError(
             f'The atlas {path} has no label table: put {names[0]} (columns index, name) beside it.'
         )
-    labels = pd.read_csv(table, sep='\t', dtype=str, keep_default_na=False)
+    labels = read_labels(table, dtype=str)
     lacking = [c for c in ('index', 'name') if c not in labels]
     if lacking:
         raise UserError(f'The label table {table} has no column {lacking[0]!r}; it needs index and name.')

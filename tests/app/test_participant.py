@@ -189,7 +189,7 @@ def test_output_is_valid_bids(job):
 def test_group_and_reports(job):
     data, out, _, _ = job
     assert cli.main(words(data, out, 'group')) == 0
-    table = pd.read_csv(out / 'group_stats.tsv', sep='\t', na_values='n/a')
+    table = pd.read_csv(out / 'group_regions.tsv', sep='\t', na_values='n/a')
     assert {'participant_id', 'region', 'mean', 'units'} <= set(table.columns)
     assert set(table['participant_id']) == {'sub-01'}
     page = out / 'sub-01.html'

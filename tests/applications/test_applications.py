@@ -374,19 +374,19 @@ def test_its_rows_get_group_statistics(job):
     people = 'participant_id\tgroup\n' + ''.join(f'sub-0{n}\t{"ab"[n % 2]}\n' for n in range(1, 7))
     (job.data / 'participants.tsv').write_text(people)
     assert cli.main([str(job.data), str(job.out), 'group', '--model', 'ratio ~ group']) == 0
-    model = pd.read_csv(job.out / 'group' / 'model_stats.tsv', sep='\t')
+    model = pd.read_csv(job.out / 'group' / 'model.tsv', sep='\t')
     found = model[(model['map'] == 'ratio') & (model['region'] == 'Brain')]
     assert (found['estimate'] > 0).all()
     assert len(found)
     page = (job.out / 'group.html').read_text()
     assert 'ratio' in page
     # rows of the second table enter as its function says, and all of them are listed
-    long = pd.read_csv(job.out / 'group_stats.tsv', sep='\t')
+    long = pd.read_csv(job.out / 'group_regions.tsv', sep='\t')
     peaks = pd.read_csv(job.out / 'group_toy_peaks.tsv', sep='\t')
     assert len(peaks) == 12
     assert sorted(long.loc[long['map'] == 'peak', 'mean']) == pytest.approx(sorted(peaks['ratio']))
     assert 'Peaks of flow per iron' in page
-    described = json.loads((job.out / 'group_stats.json').read_text())
+    described = json.loads((job.out / 'group_regions.json').read_text())
     assert described['dose'] == {'Description': 'Sum of doses.', 'Units': 'mg'}
 
 

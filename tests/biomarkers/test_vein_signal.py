@@ -122,9 +122,11 @@ def test_the_response_to_a_block_peaks_after_it():
 
 
 def test_an_event_without_a_duration_is_a_short_one():
-    """BIDS allows n/a as a duration; a table of such events has a response all the same."""
+    """BIDS allows n/a as a duration; a table of such events has a response all the same, also with NA."""
     found = responses(pd.DataFrame({'onset': [20.0, np.nan], 'duration': np.nan}), FRAMES, TR)
     assert found['task'].idxmax() * TR == pytest.approx(26, abs=2)
+    as_text = pd.DataFrame({'onset': ['20', 'NA'], 'duration': ['NA', 'NA']})
+    pd.testing.assert_frame_equal(responses(as_text, FRAMES, TR), found)
     assert responses(pd.DataFrame({'onset': [np.nan], 'duration': 1.0}), FRAMES, TR).shape == (FRAMES, 0)
 
 

@@ -237,7 +237,7 @@ def test_outputs_pass_the_validator(options, data):
         save_derivative(table, output_path(out, xfm, suffix='xfm', extension='.txt').with_suffix('.tsv'))
         figure = output_path(out, entities, suffix='figure', desc='chi', datatype='figures', extension='.svg')
         atomic_write(figure, lambda p: p.write_text('<svg/>'))
-    for name in ('sub-01.html', 'logs/sub-01.json', 'work/a/b.nii.gz', 'group_stats.tsv', 'group.html'):
+    for name in ('sub-01.html', 'logs/sub-01.json', 'work/a/b.nii.gz', 'group_regions.tsv', 'group.html'):
         atomic_write(out / name, lambda p: p.write_text('{}'))
     tool = Path(sys.executable).parent / 'bids-validator-deno'
     ran = subprocess.run([tool, out, '--format', 'json'], capture_output=True, text=True, check=False)

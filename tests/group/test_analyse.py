@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from bids.layout import BIDSLayout
 
 from bids_qsm.app.options import Options, read_toml
 from bids_qsm.applications import application
@@ -43,7 +44,7 @@ def ran(tmp_path_factory):
 
 def test_every_table_has_a_dictionary_of_all_its_columns(ran):
     _, out = ran
-    for name in (*TABLES.values(), 'group_stats.tsv'):
+    for name in (*TABLES.values(), 'group_regions.tsv'):
         described = json.loads((out / name).with_suffix('.json').read_text())
         assert list(described) == list(table(out / name).columns)
         assert all(len(entry['Description']) > 3 for entry in described.values()), name
@@ -79,7 +80,7 @@ def test_lesions_and_candidates_are_gathered(ran):
     assert {'the mask is empty'} <= set(lesions['reason'].dropna())
     assert set(candidates['kind']) == {'microbleed', 'calcification'}
     # lesions are not regions
-    assert 'lesion' not in set(table(out / 'group_stats.tsv')['region'])
+    assert 'lesion' not in set(table(out / 'group_regions.tsv')['region'])
 
 
 def test_the_record_says_what_was_asked_and_left_out(ran):
@@ -115,7 +116,7 @@ def test_what_an_earlier_run_left_is_removed(ran):
     kept |= {path: path.read_bytes() for path in (*out.glob('group/*'), out / 'logs' / 'group.json')}
     try:
         run_group(options(data, out, participant_label=['001', '003', '005', '007'], session_label=['1']))
-        assert set(table(out / 'group_stats.tsv')['participant_id']) == {f'sub-00{i}' for i in (1, 3, 5, 7)}
+        assert set(table(out / 'group_regions.tsv')['participant_id']) == {f'sub-00{i}' for i in (1, 3, 5, 7)}
         assert [name for name in TABLES if (out / TABLES[name]).exists()] == ['normative', 'candidates']
         page = Page(out / 'group.html')
         assert 'id="model"' not in (out / 'group.html').read_text()
@@ -142,9 +143,26 @@ def test_sessions_and_scans_are_joined(small):
     times = long.dropna(subset=['acq_time']).groupby('participant_id')['acq_time'].unique()
     assert times['sub-001'].tolist() == ['2019-05-05T09:00:00']
     assert sorted(times['sub-002']) == ['2020-01-01T10:00:00', '2022-01-01T10:00:00']
-    described = json.loads((out / 'group_stats.json').read_text())
+    described = json.loads((out / 'group_regions.json').read_text())
     assert described['age'] == {'Description': 'Age.', 'Units': 'year'}
     assert 'acquired' in described['acq_time']['Description']
+
+
+def test_no_dictionary_describes_the_table_of_another(small):
+    """As pybids reads them: all tables of its suffix in its folder and below inherit a dictionary."""
+    data, out = small
+    for path in [*out.glob('sub-001/ses-1/anat/*_stats.*')]:
+        path.rename(path.with_name(path.name.replace('_seg-', '_acq-fast_run-1_seg-')))
+    run_group(options(data, out, model='chi ~ group', correlate=['dystonia:GP', 'dystonia:SN']))
+    (out / 'dataset_description.json').write_text(
+        '{"Name": "q", "BIDSVersion": "1.10.0", "DatasetType": "derivative", "GeneratedBy": [{"Name": "q"}]}'
+    )
+    layout = BIDSLayout(out, validate=False, config=['bids', 'derivatives'])
+    tables = layout.get(extension='.tsv')
+    assert len(tables) > 10
+    for one in tables:
+        own = json.loads(Path(one.path).with_suffix('.json').read_text())
+        assert one.get_metadata() == own, one.relpath
 
 
 def test_the_maps_of_all_tables_are_described(small):
@@ -156,7 +174,7 @@ def test_the_maps_of_all_tables_are_described(small):
     own.with_suffix('.json').write_text('{"map": {"Description": "What the row is about. Yv: oxygen."}}')
     path.with_suffix('.json').write_text('{"map": {"Description": "chi or R2star."}}')
     collect_tables(read_tables(out), out, data)
-    described = json.loads((out / 'group_stats.json').read_text())
+    described = json.loads((out / 'group_regions.json').read_text())
     assert described['map']['Description'] == 'chi or R2star. What the row is about. Yv: oxygen.'
 
 
@@ -350,7 +368,7 @@ def test_reference_is_changed_for_all_analyses(small):
     page = Page(out / 'group.html')
     assert 'χ relative toCSF' in page.text
     assert 'Susceptibility is relative to CSF of the same series.' in page.text
-    whole = table(out / 'group_stats.tsv')
+    whole = table(out / 'group_regions.tsv')
     assert set(whole.loc[whole['map'] == 'chi', 'reference']) == {'brain'}, 'as it was measured'
     model = table(out / TABLES['model'])
     assert 'CSF' not in set(model.loc[model['hemisphere'] == 'both', 'region'])

@@ -233,8 +233,9 @@ def test_regions_of_segmented_nuclei(of_regions, tmp_path):
     assert table.loc[('GPe', 'R', 'chi')][['source', 'mean_weighted']].isna().all()
 
 
-def test_a_raw_run_without_veins_has_a_figure(files, write, tmp_path):
-    """It comes without a brain mask, and nothing is excluded that could be outlined."""
+def test_a_raw_run_without_veins_has_a_figure(files, write, tmp_path, monkeypatch):
+    """It comes with its mean but without a brain mask, and nothing is excluded that could be outlined."""
+    monkeypatch.setattr('bids_qsm.interfaces.measure.mean_frame', None)
     x, y, z = np.indices(SHAPE)
     head = np.where((x - 15) ** 2 + (y - 14) ** 2 + (z - 13) ** 2 < 100, 100, 1).astype(np.float32)
     bold = write('bold.nii.gz', np.stack([head] * 3, -1))
@@ -249,6 +250,7 @@ def test_a_raw_run_without_veins_has_a_figure(files, write, tmp_path):
         run=run,
         gre_to_anat=xfm,
         run_to_anat=xfm,
+        run_mean=write('mean.nii.gz', head),
         veins_share=write('share.nii.gz', np.zeros(SHAPE, np.float32)),
         veins_veinlabels=write('labels.nii.gz', np.zeros(SHAPE, np.int16)),
         others={'veins_share': 'probseg', 'veins_veinlabels': 'dseg'},

@@ -1,30 +1,10 @@
 import json
 import re
 
-import pandas as pd
 import pytest
 
 from bids_qsm.errors import UserError
-from bids_qsm.reports.html import data_uri, read_findings, read_json, read_table
-
-
-def test_a_long_table_has_one_type_a_column(tmp_path):
-    """Read in pieces, acq_time would be empty in the first and text in the last."""
-    table = pd.DataFrame({'mean': 0.125, 'acq_time': ['n/a'] * 80_000 + ['2020-01-01'] * 10})
-    table.to_csv(tmp_path / 'long.tsv', sep='\t', index=False)
-    found = read_table(tmp_path / 'long.tsv')
-    assert found['acq_time'].notna().sum() == 10
-    assert found['mean'].dtype == float
-
-
-def test_only_what_bids_calls_missing_is_missing(tmp_path):
-    path = tmp_path / 'people.tsv'
-    path.write_text('group\tregion\tage\nNone\tNA\tn/a\nnull\t\tnan\nn/a\tGP\t31.5\n')
-    found = read_table(path)
-    assert found['group'].tolist()[:2] == ['None', 'null']
-    assert found['region'].tolist()[::2] == ['NA', 'GP']
-    assert found.isna().sum().tolist() == [1, 1, 2]
-    assert found['age'].dtype == float
+from bids_qsm.reports.html import data_uri, read_findings, read_json
 
 
 def test_json_is_read_with_its_mark_and_named_where_broken(tmp_path):

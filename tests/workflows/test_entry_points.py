@@ -102,7 +102,7 @@ def test_what_needs_phase_is_left_out_and_said(ran):
 
 
 def test_the_group_level_reads_their_tables(ran):
-    table = pd.read_csv(ran.out / 'group_stats.tsv', sep='\t')
+    table = pd.read_csv(ran.out / 'group_regions.tsv', sep='\t')
     chi = table[(table['map'] == 'chi') & (table['hemisphere'] == 'both')]
     assert set(chi['session_id']) == {'ses-chi', 'ses-field'}
     pallidum = chi[chi['region'] == 'GP'].set_index('session_id')['mean']

@@ -1,143 +1,21 @@
 """Every option set builds a graph whose declared ports are the ports used; nothing is run."""
 
-import sys
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
-from types import ModuleType
 
-import pandas as pd
 import pytest
 from nipype.interfaces.base import isdefined
-from nipype.interfaces.utility import IdentityInterface
-from nipype.pipeline import engine as pe
 
 from bids_qsm.app.methods import Method, registries
-from bids_qsm.app.options import Options
-from bids_qsm.app.participant import build_graph
-from bids_qsm.applications import application, modules
-from bids_qsm.applications.contract import Application, Column, Table
-from bids_qsm.layout import Plan, Series
+from bids_qsm.applications import application
 from bids_qsm.layout.bold_run import BoldRun
-from bids_qsm.layout.series import GivenMap, Input, Segmentation, Use
+from bids_qsm.layout.series import GivenMap, Input, Use
 from bids_qsm.recon.inversion import INVERSION
 from bids_qsm.recon.registry import Need, method
 from bids_qsm.templates.spaces import get_template
 from bids_qsm.workflows.applications import distinct_names, files_of
 from bids_qsm.workflows.base import owners
-
-# ports that may stay unused: a series has either kind of parts, single echoes have no relaxation maps, and
-# methods of one step make no local field
-OPTIONAL = {
-    *('real', 'imag', 'magnitude', 'phase', 'manufacturer', 'mask'),
-    *('r2star', 't2star', 's0', 'figure_r2star', 'figure_residual', 'first_echo'),
-    *('local_field', 'figure_localfield', 'residual'),
-    'brain',  # of a series that is not laid onto a template
-}
-
-
-@pytest.fixture
-def files(tmp_path):
-    """A function that makes an empty file to stand for an image: graphs check that inputs exist."""
-
-    def make(name):
-        path = tmp_path / 'data' / name
-        path.parent.mkdir(exist_ok=True)
-        path.touch()
-        return path
-
-    return make
-
-
-@pytest.fixture
-def series(files):
-    return Series(
-        subject='01',
-        session='1',
-        entities=(('sub', '01'), ('ses', '1'), ('acq', 'highRes')),
-        suffix='MEGRE',
-        magnitude=tuple(files(f'mag{i}.nii') for i in range(3)),
-        phase=tuple(files(f'phase{i}.nii') for i in range(3)),
-        real=(),
-        imag=(),
-        echo_times=(0.004, 0.012, 0.02),
-        field_strength=3.0,
-        manufacturer='Siemens',
-        repetition_time=0.03,
-        flip_angle=15.0,
-        shape=(32, 32, 24),
-        voxel_size=(1.0, 1.0, 1.5),
-        b0_dir=(0.0, 0.0, 1.0),
-        t1w=files('T1w.nii'),
-        applications=(Use('regions', (), ()),),
-    )
-
-
-@pytest.fixture
-def options(tmp_path, templates, templates_once):  # noqa: ARG001
-    return Options(
-        bids_dir=tmp_path / 'data',
-        output_dir=tmp_path / 'out',
-        work_dir=templates,
-        level='participant',
-    )
-
-
-def identity_nodes(workflow):
-    """(workflow, node) of every IdentityInterface in the workflow and those inside it."""
-    for node in workflow._graph.nodes():
-        if isinstance(node, pe.Workflow):
-            yield from identity_nodes(node)
-        elif isinstance(node.interface, IdentityInterface):
-            yield workflow, node
-
-
-def used_ports(root, workflow, node):
-    """Ports of ``node`` that a connection enters, and those that one leaves."""
-    entered, left = set(), set()
-    for edge_source, edge_target, data in chain.from_iterable(
-        inner._graph.edges(data=True) for inner in all_workflows(root)
-    ):
-        for source_port, target_port in data['connect']:
-            source_port = source_port if isinstance(source_port, str) else source_port[0]
-            if edge_source is node:
-                left.add(source_port)
-            if edge_target is node:
-                entered.add(target_port)
-            if edge_source is workflow and source_port.startswith(f'{node.name}.'):
-                left.add(source_port.partition('.')[2])
-            if edge_target is workflow and target_port.startswith(f'{node.name}.'):
-                entered.add(target_port.partition('.')[2])
-    return entered, left
-
-
-def all_workflows(workflow):
-    yield workflow
-    for node in workflow._graph.nodes():
-        if isinstance(node, pe.Workflow):
-            yield from all_workflows(node)
-
-
-def check_ports(root):
-    for workflow, node in identity_nodes(root):
-        declared = set(node.inputs.copyable_trait_names())
-        entered, left = used_ports(root, workflow, node)
-        given = {port for port in declared if isdefined(getattr(node.inputs, port))}
-        where = f'{workflow.fullname}.{node.name}'
-        assert entered <= declared, f'{where} is given undeclared ports {entered - declared}'
-        assert left <= declared, f'{where} is read at undeclared ports {left - declared}'
-        if node.name == 'inputnode':
-            assert declared - left <= OPTIONAL, f'{where} declares {declared - left} and never uses them'
-            unset = left - entered - given
-            assert unset <= OPTIONAL, f'{where} is never given {unset}'
-        else:
-            assert declared - entered <= OPTIONAL, f'{where} declares {declared - entered}, never set'
-
-
-def graph(options, *series):
-    plan = Plan(series=series, rejected=(), dataset_name='test')
-    workflow, methods = build_graph(options, plan)
-    return workflow, methods, plan
+from tests.workflows.graphs import check_ports, graph
 
 
 def test_every_method_builds(options, series):
@@ -372,32 +250,6 @@ def test_names_of_masks_are_told_apart_by_their_folders():
     assert distinct_names(['/a/m.nii', '/m.nii']) == ['a/m.nii', 'm.nii']
 
 
-def test_segmentations_are_further_atlases(options, series, files):
-    given = replace(
-        series,
-        segmentations=(
-            Segmentation('aseg', files('aseg.mgz'), None, 'anat', 'freesurfer'),
-            Segmentation('manual', files('dseg.nii'), files('dseg.tsv'), 'gre'),
-        ),
-    )
-    workflow, _, _ = graph(options, given)
-    check_ports(workflow)
-    (save,) = [n for n in workflow.list_node_names() if n.endswith('.save_labels')]
-    paths = workflow.get_node(save).inputs.paths
-    assert len(set(paths.values())) == len(paths)
-    tables = {
-        path.rpartition('_seg-')[2]
-        for name in workflow.list_node_names()
-        if '.save_regions' in name
-        for path in workflow.get_node(name).inputs.paths.values()
-        if path.endswith('_stats.tsv')
-    }
-    assert tables == {f'{name}_stats.tsv' for name in ('nuclei', 'aseg', 'manual')}
-    # the report tells the atlas from segmentations of the subject by this
-    sidecars = workflow.get_node(save).inputs.sidecars
-    assert [port for port, content in sidecars.items() if 'Atlas' in content] == ['dseg']
-
-
 def test_candidates_are_found_on_request(options, series):
     for uses in ((Use('candidates', (('threshold', 8.0),), ()), *series.applications), series.applications):
         workflow, _, _ = graph(options, replace(series, applications=uses))
@@ -405,129 +257,6 @@ def test_candidates_are_found_on_request(options, series):
         found = [n for n in workflow.list_node_names() if n.endswith('applications_wf.candidates')]
         assert len(found) == len(uses) - 1
         assert all(workflow.get_node(name).inputs.params == {'threshold': 8.0} for name in found)
-
-
-def test_the_deep_grey_is_refined_unless_told_not_to(options, series):
-    for name in ('segment', 'none'):
-        workflow, methods, _ = graph(replace(options, refinement=Method(name)), series)
-        check_ports(workflow)
-        names = workflow.list_node_names()
-        assert len([n for n in names if n.endswith('.refine_labels')]) == (name != 'none')
-        (chain,) = [workflow.get_node(n) for n in names if n.endswith('.to_template')]
-        (labels_wf,) = [wf for wf in all_workflows(workflow) if wf.name == 'labels_wf']
-        edges = [d['connect'] for _, to, d in labels_wf._graph.edges(data=True) if to is chain]
-        ports = {target: source for connect in edges for source, target in connect}
-        assert ports.get('in3') == (None if name == 'none' else 'unrefine')
-        # what reads the chain inverts the matrix alone; segmented labels are on the grid already
-        readers = [workflow.get_node(n) for n in names if n.endswith(('.atlas_white_matter', '.atlas_dseg'))]
-        inverted = [True] + [False] * (len(ports) - 1)
-        assert [node.inputs.invert for node in readers] == [inverted] * (2 if name == 'none' else 1)
-        (save,) = [workflow.get_node(n) for n in names if n.endswith('.save_labels')]
-        refined = [p for p in save.inputs.paths.values() if '_desc-refine_xfm' in p]
-        left = [p for p in save.inputs.remove if '_desc-refine_xfm' in p]
-        assert (len(refined), len(left)) == ((0, 1) if name == 'none' else (1, 0))
-        assert any('were segmented in' in text for text in methods) == (name != 'none')
-
-
-def sources_of(flat, node):
-    """Port of a node -> name of the step that gives it, past the nodes that only hand on."""
-    found = {}
-    for source, _, data in flat.in_edges(node, data=True):
-        for leaves, enters in data['connect']:
-            handed = isinstance(source.interface, IdentityInterface)
-            found[enters] = sources_of(flat, source).get(leaves) if handed else source.name
-    return found
-
-
-@pytest.mark.parametrize('name', ['segment', 'none'])
-def test_tables_get_the_labels_and_shares_of_segmented_nuclei(options, series, files, name):
-    given = replace(
-        series, segmentations=(Segmentation('aseg', files('aseg.mgz'), None, 'anat', 'freesurfer'),)
-    )
-    workflow, _, _ = graph(replace(options, refinement=Method(name)), given)
-    check_ports(workflow)
-    flat = workflow._create_flat_graph()
-    nodes = {node.name: node for node in flat.nodes()}
-    ports = {table: sources_of(flat, nodes[table]) for table in ('regions', 'regions_aseg')}
-    assert ports['regions'].get('probseg') == ('refine_labels' if name == 'segment' else None)
-    assert ports['regions'].get('labels') == ('refine_labels' if name == 'segment' else None)
-    assert ports['regions']['dseg'] == ('refine_labels' if name == 'segment' else 'atlas_dseg')
-    if name != 'segment':
-        (applications_wf,) = [wf for wf in all_workflows(workflow) if wf.name == 'applications_wf']
-        assert applications_wf.inputs.inputnode.labels.endswith('.tsv')
-    # what the participant's own segmentation lacks is not that of the atlas
-    assert ports['regions_aseg']['labels'] == 'read_aseg'
-    assert 'probseg' not in ports['regions_aseg']
-    (save,) = [node for node in nodes.values() if node.name == 'save_labels']
-    assert ('probseg' in save.inputs.paths) == (name == 'segment')
-    assert ('confidence' in save.inputs.sidecars['dseg']) == (name == 'segment')
-    if name == 'segment':
-        assert 'L_RN' in save.inputs.sidecars['probseg']['LabelMap']
-    assert any('_seg-nuclei_probseg.nii.gz' in path for path in save.inputs.remove) == (name != 'segment')
-
-
-def test_a_segmentation_of_nuclei_says_where_the_large_ones_lie(options, series, files, tmp_path):
-    def segmentation(name, on, table=None, **more):
-        path = tmp_path / f'{name}.tsv'
-        if table is not None:
-            path.write_text('index\tname\n' + ''.join(f'{n}\t{label}\n' for n, label in enumerate(table, 1)))
-        return Segmentation(name, files(f'{name}.nii'), path if table is not None else None, on, **more)
-
-    tissues, lesions = segmentation('tissues', 'anat'), segmentation('lesions', 'anat', ['lesion', 'Left-RN'])
-    aseg = segmentation('aseg', 'anat', names='freesurfer')
-    manual = segmentation('manual', 'anat', ['Left-Putamen', 'Right-Putamen'])
-    on_gre = segmentation('drawn', 'gre', ['Left-Putamen', 'Right-Putamen'])
-    for given, first in (
-        ((tissues, lesions, on_gre, aseg), 'aseg'),
-        ((lesions, manual, aseg), 'manual'),
-        ((lesions, on_gre), None),
-        ((), None),
-    ):
-        workflow, methods, _ = graph(options, replace(series, segmentations=given))
-        check_ports(workflow)
-        flat = workflow._create_flat_graph()
-        (node,) = [n for n in flat.nodes() if n.name == 'refine_labels']
-        ports = sources_of(flat, node)
-        assert ports.get('given') == (first and f'place_{first}')
-        assert ports.get('given_labels') == (first and f'read_{first}')
-        assert any(f'their places in that named {first}' in text for text in methods) == bool(first)
-
-
-@pytest.mark.parametrize('name', ['segment', 'none'])
-def test_applications_of_several_series_get_the_labels_of_each(options, series, monkeypatch, name):
-    def measure(dseg: list, labels: list):
-        return pd.DataFrame({'n': [len(one) for one in (dseg, labels)]})
-
-    both = Application(
-        'both', 'Both', measure, tables=(Table(columns=(Column('n', 'Number.'),)),), scope='subject'
-    )
-    module = ModuleType('both_application')
-    module.APPLICATION = both
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setitem(modules(), 'both', module.__name__)
-    uses = (*series.applications, Use('both', (), ()))
-    other = replace(series, entities=(*series.entities, ('run', '2')), applications=uses)
-    workflow, _, _ = graph(
-        replace(options, refinement=Method(name)), replace(series, applications=uses), other
-    )
-    check_ports(workflow)
-    flat = workflow._create_flat_graph()
-    (node,) = [node for node in flat.nodes() if node.name == 'both_ses_1']
-    merged = {one.name for one, _ in flat.in_edges(node)}
-    assert ('both_ses_1_labels' in merged) == (name == 'segment')
-    if name == 'none':
-        assert [path.endswith('.tsv') for path in node.inputs.labels] == [True, True]
-
-
-def test_refinement_is_named_after_the_template_it_is_in(options, series, monkeypatch):
-    space = options.output_spaces[0]
-    other = replace(get_template(space, options.work_dir / 'templates'), name='MNI152NLin2009cAsym')
-    monkeypatch.setattr('bids_qsm.app.participant.get_template', lambda *_: other)
-    # not again under another name
-    monkeypatch.setattr('bids_qsm.app.participant.get_white_matter', lambda *_: other.t1w)
-    workflow, _, _ = graph(replace(options, output_spaces=(other.name,)), series)
-    paths = [n.inputs.paths for n in workflow._create_flat_graph().nodes() if n.name == 'save_labels']
-    assert f'from-{other.name}_to-{other.name}_mode-image_desc-refine_xfm' in paths[0]['refine']
 
 
 def test_two_sessions_share_the_anatomy(options, series):
