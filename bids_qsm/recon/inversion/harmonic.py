@@ -19,7 +19,7 @@ HARMONIC_PENALTY = 1.0
 """Penalty of the splitting of the Laplacian (times the fourth power of voxel size): sets the speed only."""
 
 
-@method(memory=Need(padded=21.5), prose='weak-harmonic nonlinear TV [@whnltv], lighter at edges [@reweighted]')
+@method(memory=Need(padded=22), prose='weak-harmonic nonlinear TV [@whnltv], lighter at edges [@reweighted]')
 def whnltv(
     field: Array,
     mask: Array,
