@@ -20,12 +20,13 @@ def noise_level(magnitude: Array, mask: Array):
     """
     corners = [(slice(0, n - n % 2, 2), slice(1, n, 2)) for n in mask.shape]
     whole = np.ones(tuple(n // 2 for n in mask.shape), bool)
-    detail = np.zeros((*whole.shape, magnitude.shape[3]), np.float32)
+    detail = np.zeros(whole.shape, np.float32)
+    # The noise of a magnitude is that of one channel only where there is signal: take the first echo's.
+    first = magnitude[..., 0]
     for i in range(8):
         place = tuple(pair[(i >> axis) & 1] for axis, pair in enumerate(corners))
         whole &= mask[place]
-        detail += np.float32((-1) ** i.bit_count()) * magnitude[place]
+        detail += np.float32((-1) ** i.bit_count()) * first[place]
     if not whole.any():
         return 0.0
-    # The noise of a magnitude is that of one channel only where there is signal: take the first echo's.
-    return float(np.median(np.abs(detail[whole, 0])) / 0.6745 / np.sqrt(8))
+    return float(np.median(np.abs(detail[whole])) / 0.6745 / np.sqrt(8))

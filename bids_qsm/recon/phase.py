@@ -10,6 +10,8 @@ from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.unwrap import romeo
 
+TURN, HALF, ONE = (np.float32(c) for c in (2 * np.pi, 0.5, 1))
+
 
 def remove_offset(
     phase: Array,
@@ -24,9 +26,11 @@ def remove_offset(
 
     .. math:: \phi_0 = \phi_1 - \frac{T_1}{T_2 - T_1} U(\phi_2 - \phi_1)
 
-    where U is unwrapping by ROMEO. The offset is smoothed as a complex number weighted by m1 m2. The residual
-    of the smoothing is smoothed again and added, which reduces the bias on slopes and at the rim of the mask.
-    A single echo is returned unchanged, with offset 0.
+    where U is unwrapping by ROMEO, which is left out where the factor is a whole number: whole turns then
+    stay whole turns. The offset is smoothed as a complex number weighted by m1 m2. The residual of the
+    smoothing is smoothed again and added, which reduces the bias on slopes and at the rim of the mask. Where
+    voxels are small against the Gaussian, means of blocks of them are smoothed, and interpolated. A single
+    echo is returned unchanged, with offset 0.
 
     Parameters
     ----------
@@ -57,12 +61,12 @@ def remove_offset(
     first = phase[..., 0]
     weight = magnitude[..., 0] * magnitude[..., 1]
     evolved = _unwrap_evolution(wrap(phase[..., 1] - first), weight, mask, echo_times)
-    weight[~mask] = 0
+    weight *= mask
     offset = _smooth_twice(wrap(first - evolved), weight, _sigmas(sigma_mm, grid))
-    corrected = np.empty_like(phase, order='F')
+    corrected = np.empty(phase.shape[::-1], np.float32)
     for e in range(phase.shape[3]):
-        corrected[..., e] = wrap(phase[..., e] - offset)
-    return corrected, offset
+        _subtract(np.ascontiguousarray(phase[..., e].T, np.float32), offset.T, corrected[e])
+    return corrected.T, offset
 
 
 def combine_coils(
@@ -127,10 +131,17 @@ def combine_coils(
 
 def _unwrap_evolution(evolution: Array, weight: Array, mask: Array, echo_times: Sequence[float]):
     """Phase evolution up to the first echo (rad), from that between the first two echoes."""
-    # the root makes the magnitude coherence of ROMEO that of one echo
     step = echo_times[1] - echo_times[0]
-    unwrapped = romeo(evolution[..., None], np.sqrt(weight)[..., None], mask, [step])
-    return np.float32(echo_times[0] / step) * unwrapped[..., 0]
+    factor = echo_times[0] / step
+    if abs(factor - round(factor)) > WHOLE:
+        # the root makes the magnitude coherence of ROMEO that of one echo
+        evolution = romeo(evolution[..., None], np.sqrt(weight)[..., None], mask, [step])[..., 0]
+    return np.float32(factor) * evolution
+
+
+WHOLE = 1e-4
+"""Distance from a whole number, by which a turn of the evolution changes the offset by less than a thousandth
+of a radian."""
 
 
 def wrap(angle: Array):
@@ -149,9 +160,18 @@ def signal_mask(magnitude: Array):
 
 @njit(cache=True, parallel=True)
 def _wrap_flat(angle: Array, out: Array):
-    turn = np.float32(2 * np.pi)
     for i in prange(angle.size):
-        out[i] = angle[i] - turn * np.floor(angle[i] / turn + np.float32(0.5))
+        out[i] = angle[i] - TURN * np.floor(angle[i] / TURN + HALF)
+
+
+@njit(cache=True, parallel=True)
+def _subtract(phase: Array, offset: Array, out: Array):
+    """Difference of two volumes, wrapped, into ``out``."""
+    for z in prange(phase.shape[0]):
+        for y in range(phase.shape[1]):
+            for x in range(phase.shape[2]):
+                angle = phase[z, y, x] - offset[z, y, x]
+                out[z, y, x] = angle - TURN * np.floor(angle / TURN + HALF)
 
 
 def _wrap(angle: Array):
@@ -171,35 +191,87 @@ def _sigmas(sigma_mm: float, grid: Grid):
 
 
 def _smooth_twice(angle: Array, weight: Array, sigmas: Sequence[float]):
-    """Smoothed angle plus its smoothed residual; the angle itself for sigma 0."""
+    """Argument of the Gaussian-smoothed ``weight * exp(i angle)`` plus that of its smoothed residual.
+
+    It is 0 out of reach of any weight, and the angle itself for sigma 0.
+    """
     if not any(sigmas):
         return angle
-    smooth = _smooth_angle(angle, weight, sigmas)
-    smooth += _smooth_angle(angle - smooth, weight, sigmas)
-    return wrap(smooth)
+    # axes from here on as they lie in memory
+    factors = tuple(max(1, int(sigma / COARSE)) for sigma in sigmas[::-1])
+    # means of blocks and linear interpolation are smoothing too
+    variances = (sigma**2 - (f * f - 1) / 4 for sigma, f in zip(sigmas[::-1], factors, strict=True))
+    narrowed = [v**0.5 / f for v, f in zip(variances, factors, strict=True)]
+    signal = _sum_blocks(np.ascontiguousarray(angle.T), np.ascontiguousarray(weight.T), factors)
+    smooth = np.angle(_smooth(signal, narrowed))
+    smooth += np.angle(_smooth(signal * np.exp(-1j * smooth), narrowed))
+    return _interpolate(np.exp(1j * smooth), factors, angle.shape[::-1]).T
 
 
-def _smooth_angle(angle: Array, weight: Array, sigmas: Sequence[float]):
-    """Argument of the Gaussian-smoothed ``weight * exp(i angle)``; 0 out of reach of any weight."""
-    signal = _polar(np.ascontiguousarray(angle.T), np.ascontiguousarray(weight.T))
-    for axis, sigma in zip((2, 1, 0), sigmas, strict=True):
+COARSE = 1.5
+"""Least standard deviation of the Gaussian in blocks of voxels."""
+
+
+def _smooth(signal: Array, sigmas: Sequence[float]):
+    """Complex volume convolved with a Gaussian along each axis."""
+    # real and imaginary part are the innermost axis: (all before, axis, all after)
+    parts = signal.view(np.float32)
+    for axis, sigma in enumerate(sigmas):
         radius = int(np.ceil(3 * sigma))
         taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2).astype(np.float32)
-        # real and imaginary part are the innermost axis: (all before, axis, all after)
         before = int(np.prod(signal.shape[:axis]))
-        signal = _convolve(signal.reshape(before, signal.shape[axis], -1), taps).reshape(signal.shape)
-    return np.arctan2(signal[..., 1], signal[..., 0]).T
+        parts = _convolve(parts.reshape(before, signal.shape[axis], -1), taps)
+    return parts.reshape(-1).view(np.complex64).reshape(signal.shape)
 
 
 @njit(cache=True, parallel=True)
-def _polar(angle: Array, weight: Array):
-    signal = np.empty((*angle.shape, 2), np.float32)
-    for z in prange(angle.shape[0]):
-        for y in range(angle.shape[1]):
-            for x in range(angle.shape[2]):
-                signal[z, y, x, 0] = weight[z, y, x] * np.cos(angle[z, y, x])
-                signal[z, y, x, 1] = weight[z, y, x] * np.sin(angle[z, y, x])
-    return signal
+def _sum_blocks(angle: Array, weight: Array, factors: tuple[int, int, int]):
+    """Sums of ``weight * exp(i angle)`` over blocks of voxels."""
+    fz, fy, fx = factors
+    nz, ny, nx = angle.shape
+    sums = np.zeros(((nz + fz - 1) // fz, (ny + fy - 1) // fy, (nx + fx - 1) // fx), np.complex64)
+    for block in prange(sums.shape[0]):
+        row = np.empty(nx, np.complex64)
+        for z in range(block * fz, min((block + 1) * fz, nz)):
+            for y in range(ny):
+                for x in range(nx):
+                    here = angle[z, y, x]
+                    row[x] = weight[z, y, x] * complex(np.cos(here), np.sin(here))
+                for x in range(nx):
+                    sums[block, y // fy, x // fx] += row[x]
+    return sums
+
+
+def _interpolate(values: Array, factors: tuple[int, int, int], shape: tuple[int, int, int]):
+    """Angle of the linear interpolation of complex numbers in the middle of blocks, even at the ends."""
+    places = (_between(*sizes) for sizes in zip(shape, factors, values.shape, strict=True))
+    return _interpolate_at(values, *places)
+
+
+def _between(voxels: int, factor: int, blocks: int):
+    """The two blocks whose middles lie about each voxel of an axis, and the share of the second."""
+    at = np.clip((np.arange(voxels) + 0.5) / factor - 0.5, 0, blocks - 1)
+    first = at.astype(np.int64)
+    return first, np.minimum(first + 1, blocks - 1), (at - first).astype(np.float32)
+
+
+@njit(cache=True, parallel=True)
+def _interpolate_at(values: Array, planes: tuple, rows: tuple, columns: tuple):
+    out = np.empty((planes[0].size, rows[0].size, columns[0].size), np.float32)
+    for z in prange(out.shape[0]):
+        line = np.empty(values.shape[2], np.complex64)
+        low, high, p = planes[0][z], planes[1][z], planes[2][z]
+        for y in range(out.shape[1]):
+            left, right, q = rows[0][y], rows[1][y], rows[2][y]
+            for x in range(line.size):
+                near = (ONE - q) * values[low, left, x] + q * values[low, right, x]
+                far = (ONE - q) * values[high, left, x] + q * values[high, right, x]
+                line[x] = (ONE - p) * near + p * far
+            for x in range(out.shape[2]):
+                r = columns[2][x]
+                here = (ONE - r) * line[columns[0][x]] + r * line[columns[1][x]]
+                out[z, y, x] = np.arctan2(here.imag, here.real)
+    return out
 
 
 @njit(cache=True, parallel=True, fastmath=True)

@@ -7,12 +7,12 @@ from bids_qsm.errors import UserError
 from bids_qsm.recon.arrays import like
 from bids_qsm.recon.csf import ventricles
 from bids_qsm.recon.fourier import convolve, dipole_kernel, gradient_energy
-from bids_qsm.recon.fused_kernels import step_gradient
+from bids_qsm.recon.fused_kernels import divergence, gradient, pull, step_gradient
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion import ilsqr, l2, medi, medi0, rts, tikhonov, tsvd
 from bids_qsm.recon.inversion.ilsqr import smoothing_operator, streaks
 from bids_qsm.recon.inversion.medi import doubt
-from bids_qsm.recon.inversion.morphology import shrink_smooth, smooth_places
+from bids_qsm.recon.inversion.morphology import pull_smooth, smooth_places, step_smooth
 from bids_qsm.recon.inversion.tikhonov import least_squares, normal_operator
 from bids_qsm.recon.registry import call
 
@@ -149,28 +149,47 @@ def test_edges_of_the_magnitude_are_spared():
     assert smooth_places(magnitude, inside, SPACING, 0.0).all()
 
 
-def test_shrinking_spares_edges_and_is_the_plain_one_without():
+def test_steps_with_edges_are_the_plain_ones_without():
     x, steps, threshold = random(0), tuple(1 / h for h in SPACING), 0.5
-    vector = random(1, (3, *SHAPE))
-    dual = vector * np.minimum(1, threshold / np.linalg.norm(vector, axis=0))
-    target = vector - 2 * dual
-    shrink_smooth(x, dual, target, np.ones((3, *SHAPE), bool), steps, threshold)
-    step_gradient(x, vector, steps, threshold, 1.8)
-    np.testing.assert_allclose(target + 2 * dual, vector, atol=1e-5)
+    plain, vector = (random(1, (3, *SHAPE)) for _ in range(2))
+    everywhere = np.ones((3, *SHAPE), bool)
+    outs = [np.empty(SHAPE, np.float32) for _ in range(2)]
+    step_gradient(x, plain, steps, threshold, 1.8)
+    pull(plain, outs[0], steps, threshold)
+    step_smooth(x, vector, everywhere, steps, threshold, 1.8)
+    pull_smooth(vector, everywhere, outs[1], steps, threshold)
+    np.testing.assert_allclose(vector, plain, atol=1e-5)
+    np.testing.assert_allclose(outs[1], outs[0], atol=1e-4)
+
+
+def test_differences_at_edges_are_not_shrunk():
+    """There the target of the next gradient is the over-relaxed gradient itself."""
+    x, steps = random(0), tuple(1 / h for h in SPACING)
     smooth = random(5, (3, *SHAPE)) > 0
-    shrink_smooth(x, dual, target, smooth, steps, threshold)
-    assert not dual[~smooth].any()
+    smooth[:, 3] = False
+    vector, slopes = random(1, (3, *SHAPE)), np.empty((3, *SHAPE), np.float32)
+    expected = -0.8 * vector
+    gradient(x, slopes, steps)
+    step_smooth(x, vector, smooth, steps, 0.5, 1.8)
+    expected += 1.8 * slopes
+    np.testing.assert_allclose(vector[~smooth], expected[~smooth], atol=1e-5)
+    out, plain = (np.empty(SHAPE, np.float32) for _ in range(2))
+    smooth[:] = False
+    pull_smooth(vector, smooth, out, steps, 0.5)
+    divergence(vector, plain, steps)
+    np.testing.assert_allclose(out, plain, atol=1e-4)
 
 
-def test_shrinking_is_the_same_on_tensors():
+def test_steps_with_edges_are_the_same_on_tensors():
     torch = pytest.importorskip('torch')
     x, steps, smooth = random(0), (1.0, 0.5, 2.0), random(5, (3, *SHAPE)) > 0
-    arrays = [random(s, (3, *SHAPE)) for s in (1, 2)]
-    tensors = [like(a.copy(), torch.zeros(1)) for a in (x, *arrays, smooth)]
-    shrink_smooth(x, *arrays, smooth, steps, 0.7)
-    shrink_smooth(*tensors, steps, 0.7)
-    for a, b in zip(arrays, tensors[1:3], strict=True):
-        np.testing.assert_allclose(b.numpy(), a, atol=1e-5)
+    arrays = [x, random(1, (3, *SHAPE)), smooth, np.zeros(SHAPE, np.float32)]
+    tensors = [like(a.copy(), torch.zeros(1)) for a in arrays]
+    for x, vector, smooth, out in (arrays, tensors):
+        step_smooth(x, vector, smooth, steps, 0.7, 1.8)
+        pull_smooth(vector, smooth, out, steps, 0.7)
+    for a, b in zip(arrays, tensors, strict=True):
+        np.testing.assert_allclose(b.numpy(), a, atol=1e-4)
 
 
 def test_doubt_falls_on_outliers_alone():

@@ -38,6 +38,7 @@ def test_step_towards_the_data_finds_the_minimum(name):
     goal = fidelity.RELAX * image + (1 - fidelity.RELAX) * model + dual
     step(image, field, weight, model, dual)
     np.testing.assert_allclose(dual, goal - model, atol=1e-5)
+    np.testing.assert_allclose(image, model - dual, atol=1e-5)
 
     def cost(m, at):
         return misfit(m - field[at], weight[at]) + rho / 2 * (m - goal[at]) ** 2
@@ -60,13 +61,14 @@ def test_least_squares_of_the_splitting_solves_its_equations():
     shape = problem.box.shape
     seen = []
     step = splitting.Splitting(problem, lambda image, *_: seen.append(image))
-    step.model[...] = random(shape, 1)
+    model = random(shape, 1)
+    step.target[...] = model
     pull = random(shape, 2)
     chi = step(pull)
     dipole = dipole_kernel(shape, grid.voxel_size, grid.b0_dir)
     np.testing.assert_allclose(seen[0], convolve(chi, dipole), atol=1e-4)
     rho, mu = splitting.DATA_PENALTY, step.penalty
-    rest = rho * convolve(seen[0] - step.model, dipole)
+    rest = rho * convolve(seen[0] - model, dipole)
     rest += mu * (convolve(chi, gradient_energy(shape, grid.voxel_size)) - pull)
     assert np.abs(rest - rest.mean()).max() < 1e-4
 
@@ -78,7 +80,7 @@ def test_two_unknowns_are_solved_for_at_once(shape):
     energy = gradient_energy(shape, voxel_size)
     model, pull, bend = (random(shape, n) for n in range(3))
     spectra = [rfft(a) for a in (model, pull, bend)]
-    harmonic.split(*spectra, dipole, energy, penalties)
+    harmonic.split(*spectra, dipole, energy, penalties, 1.0)
     whole, chi, curved = (irfft(s, shape) for s in spectra)
     rho, mu, tau = penalties
     first = rho * convolve(whole - model, dipole) + mu * (convolve(chi, energy) - pull)

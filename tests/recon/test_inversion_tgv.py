@@ -17,9 +17,9 @@ def random(shape, seed=0):
 
 def test_the_two_passes_are_adjoint():
     shape, slopes = (9, 8, 10), (1.0, 1.3, 0.6)
-    inside = np.zeros(shape, np.float32)
+    inside = np.zeros(shape, bool)
     inside[1:-1, 1:-1, 1:-1] = random((7, 6, 8)) > -1
-    inner = inside * (random(shape, 1) > 0)
+    inner = inside & (random(shape, 1) > 0)
     wave = wave_stencil((1.0, 0.8, 1.7), (0.0, 0.6, -0.8))
     chi, psi = (random(shape, n) * inside for n in (2, 3))
     w = random((3, *shape), 4) * inside

@@ -3,7 +3,9 @@ import pytest
 from scipy import ndimage
 
 from bids_qsm.errors import UserError
+from bids_qsm.recon import phase
 from bids_qsm.recon.field import linear
+from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.phase import RUN, _convolve, combine_coils, remove_offset, signal_mask, wrap
 from bids_qsm.recon.unwrap import romeo
 from tests.recon.simulated_gre import scan
@@ -26,13 +28,14 @@ def test_wrap():
 def test_offset_is_found(masked):
     s = scan()
     mask = s.brain if masked else None
-    phase, offset = remove_offset(s.phase, s.magnitude, mask, s.echo_times, s.grid)
+    corrected, offset = remove_offset(s.phase, s.magnitude, mask, s.echo_times, s.grid)
     error = _error(offset, s)
     assert np.sqrt((error**2).mean()) < 0.05
     assert np.median(np.abs(error)) < 0.01
-    assert phase.shape == s.phase.shape
-    assert np.abs(phase).max() <= np.pi + 1e-6
-    np.testing.assert_allclose(np.exp(1j * (phase + offset[..., None])), np.exp(1j * s.phase), atol=1e-5)
+    assert corrected.shape == s.phase.shape
+    assert np.abs(corrected).max() <= np.pi + 1e-6
+    turned = np.exp(1j * (corrected + offset[..., None]))
+    np.testing.assert_allclose(turned, np.exp(1j * s.phase), atol=1e-5)
 
 
 def test_smoothing_lowers_noise_without_bias_on_a_slope():
@@ -60,10 +63,34 @@ def test_smoothing_is_a_convolution_along_each_axis(axis):
     np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
+def test_smoothing_means_of_blocks_is_smoothing_voxels(monkeypatch):
+    s = scan(snr=15)
+    data = (s.phase[:47, :, :46], s.magnitude[:47, :, :46], s.brain[:47, :, :46], s.echo_times)
+    size = s.grid.voxel_size[0]
+    # blocks of 2 x 1 x 3 voxels
+    grid = Grid(data[2].shape, (size, 2 * size, 0.6 * size))
+    blocks = remove_offset(*data, grid, sigma_mm=3 * size)[1]
+    monkeypatch.setattr(phase, 'COARSE', 100)
+    voxels = remove_offset(*data, grid, sigma_mm=3 * size)[1]
+    away = np.abs(wrap(blocks - voxels))[data[2]]
+    assert 0 < np.median(away) < 0.005
+    assert np.percentile(away, 99) < 0.03
+
+
+def test_unwrapping_is_left_out_where_it_makes_whole_turns(monkeypatch):
+    s = scan()
+    for times in ((0.005, 0.010), (0.010, 0.015)):
+        data = (s.phase[..., :2], s.magnitude[..., :2], s.brain, times, s.grid)
+        monkeypatch.setattr(phase, 'WHOLE', 1e-4)
+        left_out = remove_offset(*data)[1]
+        monkeypatch.setattr(phase, 'WHOLE', -1)
+        np.testing.assert_allclose(wrap(left_out - remove_offset(*data)[1])[s.brain], 0, atol=1e-3)
+
+
 def test_a_single_echo_passes_through():
     s = scan()
-    phase, offset = remove_offset(s.phase[..., :1], s.magnitude[..., :1], s.brain, (0.02,), s.grid)
-    np.testing.assert_array_equal(phase, s.phase[..., :1])
+    same, offset = remove_offset(s.phase[..., :1], s.magnitude[..., :1], s.brain, (0.02,), s.grid)
+    np.testing.assert_array_equal(same, s.phase[..., :1])
     assert offset.shape == s.grid.shape
     assert not offset.any()
 
@@ -94,11 +121,11 @@ def _coils(s, count=6, noise=0.02, seed=0):
 def test_coils_are_combined_without_their_offsets():
     s = scan()
     times = s.echo_times[:2]
-    magnitude, phase = combine_coils(*_coils(s), times, s.grid)
-    assert magnitude.shape == phase.shape == (*s.grid.shape, 2)
-    assert magnitude.dtype == phase.dtype == np.float32
+    magnitude, combined = combine_coils(*_coils(s), times, s.grid)
+    assert magnitude.shape == combined.shape == (*s.grid.shape, 2)
+    assert magnitude.dtype == combined.dtype == np.float32
     for e in range(2):
-        away = np.exp(1j * (phase[..., e] - s.true_phase[..., e]))[s.brain]
+        away = np.exp(1j * (combined[..., e] - s.true_phase[..., e]))[s.brain]
         assert np.abs(away.mean()) > 0.99
         assert np.median(np.abs(np.angle(away))) < 0.06
 
@@ -113,9 +140,9 @@ def test_two_bipolar_echoes_gain_no_more_than_a_linear_field():
     s = scan(with_offset=False)
     times, magnitude = s.echo_times[:2], s.magnitude[..., :2]
     line = (0.3 + 0.02 * np.arange(s.grid.shape[1]))[:, None, None].astype(np.float32)
-    phase = wrap(s.phase[..., :2] + line * np.float32([1, -1]))
+    bent = wrap(s.phase[..., :2] + line * np.float32([1, -1]))
     fields = []
-    for measured in (s.phase[..., :2], phase):
+    for measured in (s.phase[..., :2], bent):
         cleaned, _ = remove_offset(measured, magnitude, s.brain, times, s.grid)
         unwrapped = romeo(cleaned, magnitude, s.brain, times)
         fields.append(linear(unwrapped, magnitude, s.brain, times, 3.0)[0])

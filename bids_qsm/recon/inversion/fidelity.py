@@ -5,9 +5,10 @@ Each step updates the ``model`` of the field in place. It lies between the measu
 
 .. math:: m = \\arg\\min_m \\Phi(m - f) + \\rho/2 (m - g)^2
 
-and the new dual is g - m. Where :math:`\\Phi` is of phase, the angle u = r (m - f) counts modulo 2 pi, and
-u lies between 0 and v = r (g - f), wrapped to [-pi, pi]. There the derivative is concave and has one zero:
-Newton's method from the left, where the linear step ends, cannot overshoot.
+and the new dual is g - m. Its difference from the model, the target of the next image, takes the place of
+``image``. Where :math:`\\Phi` is of phase, the angle u = r (m - f) counts modulo 2 pi, and u lies between 0
+and v = r (g - f), wrapped to [-pi, pi]. There the derivative is concave and has one zero: Newton's method
+from the left, where the linear step ends, cannot overshoot.
 """
 
 import numba
@@ -147,6 +148,7 @@ def _step_compiled(
             for k in range(nz):
                 model[i, j, k] += field[i, j, k]
                 dual[i, j, k] -= model[i, j, k]
+                image[i, j, k] = model[i, j, k] - dual[i, j, k]
 
 
 def _step_any(
@@ -172,6 +174,7 @@ def _step_any(
         near = _near_chord_any(away, weight, penalty, radians, level)
     model[...] = field + near
     dual[...] = goal - model
+    image[...] = model - dual
 
 
 _step = either(_step_compiled, _step_any)

@@ -9,7 +9,7 @@ from bids_qsm.recon.arrays import Array, either, like, namespace, to_numpy
 from bids_qsm.recon.fourier import dipole_kernel, gradient_energy, irfft, rfft
 from bids_qsm.recon.fused_kernels import gradient
 from bids_qsm.recon.grid import Grid
-from bids_qsm.recon.inversion.fidelity import sines, squares
+from bids_qsm.recon.inversion.fidelity import RELAX, sines, squares
 from bids_qsm.recon.inversion.splitting import DATA_PENALTY, Problem
 from bids_qsm.recon.registry import Need, method
 from bids_qsm.recon.solvers import total_variation
@@ -19,7 +19,7 @@ HARMONIC_PENALTY = 1.0
 """Penalty of the splitting of the Laplacian (times the fourth power of voxel size): sets the speed only."""
 
 
-@method(memory=Need(padded=23), prose='weak-harmonic nonlinear TV [@whnltv], lighter at edges [@reweighted]')
+@method(memory=Need(padded=22), prose='weak-harmonic nonlinear TV [@whnltv], lighter at edges [@reweighted]')
 def whnltv(
     field: Array,
     mask: Array,
@@ -132,29 +132,74 @@ class _Beside:
         # in units of voxels the penalties do not depend on voxel size
         self.unit = problem.size**2
         self.penalties = (DATA_PENALTY, problem.gradient_penalty, HARMONIC_PENALTY * self.unit**2)
-        self.model, self.dual = namespace(self.field).asarray(self.field, copy=True), 0 * self.field
-        self.bend, self.bend_dual, self.zero = (0 * self.field for _ in range(3))
-        self.straight = like(np.float32(harmonic) * np.ones(1, np.float32), self.field) * problem.inside
-        self.keep_harmonic = squares(HARMONIC_PENALTY)
+        copies = (namespace(self.field).asarray(self.field, copy=True) for _ in range(2))
+        (self.model, self.target), self.dual = copies, 0 * self.field
+        self.inside, self.straight = problem.inside, HARMONIC_PENALTY / (HARMONIC_PENALTY + harmonic)
+        self.bend, self.bend_target = (0 * self.field for _ in range(2))
 
     def __call__(self, pull: Array):
         shape = tuple(self.field.shape)
-        spectra = rfft(self.model - self.dual), rfft(pull), rfft((self.bend - self.bend_dual) / self.unit)
-        split(*spectra, self.dipole, self.energy, self.penalties)
-        image, chi, bend = spectra
-        self.match(irfft(image, shape), self.field, self.weight, self.model, self.dual)
-        bend = irfft(bend, shape) * self.unit
-        self.keep_harmonic(bend, self.zero, self.straight, self.bend, self.bend_dual)
+        # each target is freed once it is transformed, and each spectrum before the next is
+        image, self.target = rfft(self.target), None
+        bend, self.bend_target = rfft(self.bend_target), None
+        chi = rfft(pull)
+        split(image, chi, bend, self.dipole, self.energy, self.penalties, self.unit)
+        self.target = irfft(image, shape)
+        del image
+        self.match(self.target, self.field, self.weight, self.model, self.dual)
+        self.bend_target = irfft(bend, shape)
+        del bend
+        keep_harmonic(self.bend_target, self.bend, self.inside, self.straight)
         return irfft(chi, shape)
 
 
 @numba.njit(cache=True, parallel=True, fastmath=True)
-def _split(model: Array, pull: Array, bend: Array, dipole: Array, energy: Array, penalties: Sequence[float]):
+def _keep_harmonic(image: Array, bend: Array, inside: Array, share: float):
+    """One step of ADMM for the Laplacian of the harmonic field, in place.
+
+    ``bend`` is the sum of Laplacian and dual, of which the Laplacian is the ``share`` inside the mask and all
+    outside. ``image``, of the field that was solved for, becomes the target of the next one: Laplacian less
+    dual.
+    """
+    nx, ny, nz = image.shape
+    one, relax, share = np.float32(1), np.float32(RELAX), np.float32(share)
+    for i in numba.prange(nx):
+        for j in range(ny):
+            for k in range(nz):
+                part = share if inside[i, j, k] else one
+                # dual + (1 - relax) * Laplacian
+                keep = (one - part) + (one - relax) * part
+                bend[i, j, k] = keep * bend[i, j, k] + relax * image[i, j, k]
+                image[i, j, k] = (part + part - one) * bend[i, j, k]
+
+
+def _keep_harmonic_any(image: Array, bend: Array, inside: Array, share: float):
+    part = 1 - (1 - share) * inside
+    bend *= 1 - RELAX * part
+    bend += RELAX * image
+    image[...] = (2 * part - 1) * bend
+
+
+keep_harmonic = either(_keep_harmonic, _keep_harmonic_any)
+
+
+@numba.njit(cache=True, parallel=True, fastmath=True)
+def _split(
+    model: Array,
+    pull: Array,
+    bend: Array,
+    dipole: Array,
+    energy: Array,
+    penalties: Sequence[float],
+    unit: float,
+):
     """Solve for chi and the harmonic field at each frequency.
 
     On entry the spectra of model, pull and Laplacian; on return of the whole field, chi and the Laplacian.
+    The Laplacian is times ``unit``.
     """
     nx, ny, nz = dipole.shape
+    unit, per_unit = np.float32(unit), np.float32(1 / unit)
     rho, mu, tau = np.float32(penalties[0]), np.float32(penalties[1]), np.float32(penalties[2])
     for i in numba.prange(nx):
         for j in range(ny):
@@ -166,30 +211,36 @@ def _split(model: Array, pull: Array, bend: Array, dipole: Array, energy: Array,
                     bend[i, j, k] = 0
                     continue
                 first = rho * d * model[i, j, k] + mu * pull[i, j, k]
-                second = rho * model[i, j, k] - tau * e * bend[i, j, k]
+                second = rho * model[i, j, k] - tau * e * per_unit * bend[i, j, k]
                 stiff = rho + tau * e * e
                 det = e * (rho * tau * d * d * e + mu * stiff)
                 chi = (stiff * first - rho * d * second) / det
                 rest = ((rho * d * d + mu * e) * second - rho * d * first) / det
                 model[i, j, k] = d * chi + rest
                 pull[i, j, k] = chi
-                bend[i, j, k] = -e * rest
+                bend[i, j, k] = -unit * e * rest
 
 
 def _split_any(
-    model: Array, pull: Array, bend: Array, dipole: Array, energy: Array, penalties: Sequence[float]
+    model: Array,
+    pull: Array,
+    bend: Array,
+    dipole: Array,
+    energy: Array,
+    penalties: Sequence[float],
+    unit: float,
 ):
     xp = namespace(model)
     rho, mu, tau = penalties
     e = xp.where(energy == 0, xp.ones_like(energy), energy)
-    first, second = rho * dipole * model + mu * pull, rho * model - tau * e * bend
+    first, second = rho * dipole * model + mu * pull, rho * model - tau * e * bend / unit
     stiff = rho + tau * e * e
     det = e * (rho * tau * dipole**2 * e + mu * stiff)
     pull[...] = (stiff * first - rho * dipole * second) / det
     rest = ((rho * dipole**2 + mu * e) * second - rho * dipole * first) / det
     mean = model[0, 0, 0] * 1
     model[...] = dipole * pull + rest
-    bend[...] = -e * rest
+    bend[...] = -unit * e * rest
     model[0, 0, 0], pull[0, 0, 0], bend[0, 0, 0] = mean, 0, 0
 
 

@@ -6,15 +6,15 @@ from bids_qsm.errors import UserError
 from bids_qsm.recon.arrays import Array, like, namespace, to_numpy
 from bids_qsm.recon.csf import ventricles
 from bids_qsm.recon.fourier import convolve
-from bids_qsm.recon.fused_kernels import change, divergence
+from bids_qsm.recon.fused_kernels import change
 from bids_qsm.recon.grid import Grid
-from bids_qsm.recon.inversion.fidelity import sines
-from bids_qsm.recon.inversion.morphology import shrink_smooth, smooth_places
+from bids_qsm.recon.inversion.fidelity import RELAX, sines
+from bids_qsm.recon.inversion.morphology import pull_smooth, smooth_places, step_smooth
 from bids_qsm.recon.inversion.splitting import DATA_PENALTY, Problem, Splitting
 from bids_qsm.recon.registry import Need, method
 
 
-@method(memory=Need(padded=21), prose='MEDI [@medi]', slow=1.5)
+@method(memory=Need(padded=18), prose='MEDI [@medi]', slow=1.5)
 def medi(
     field: Array,
     mask: Array,
@@ -57,7 +57,7 @@ def medi(
     return problem.give(chi)
 
 
-@method(memory=Need(padded=23), prose='MEDI+0 [@medi0]', slow=1.5)
+@method(memory=Need(padded=20), prose='MEDI+0 [@medi0]', slow=1.5)
 def medi0(
     field: Array,
     mask: Array,
@@ -126,23 +126,26 @@ def _solve(
     if even is not None:
         even.enter(splitting)
     shape, steps = tuple(field.shape), tuple(1 / h for h in grid.voxel_size)
-    dual, target = (like(np.zeros((3, *shape), np.float32), field) for _ in range(2))
+    vector = like(np.zeros((3, *shape), np.float32), field)
     pull = like(np.zeros(shape, np.float32), field)
     chi, doubted = splitting(pull), not outlier
     for n in range(max_iterations):
-        shrink_smooth(chi, dual, target, smooth, steps, threshold)
-        divergence(target, pull, steps)
+        step_smooth(chi, vector, smooth, steps, threshold, RELAX)
+        pull_smooth(vector, smooth, pull, steps, threshold)
         if even is not None:
             even.draw(chi, pull)
         previous, chi = chi, splitting(pull)
         moved, size = change(chi, previous)
+        del previous
         if not doubted and (n == DOUBT_BY or moved <= (DOUBT_FROM * tolerance) ** 2 * size):
+            splitting.target = None
             misfit = convolve(chi, splitting.dipole)
             misfit -= field
             less = doubt(misfit, weight, float(radians_per_ppm), outlier)
             weight *= less
             # the dual is proportional to the weight
             splitting.dual *= less
+            splitting.target = splitting.model - splitting.dual
             doubted = True
         elif doubted and moved <= tolerance**2 * size:
             break
@@ -153,10 +156,14 @@ def doubt(misfit: Array, weight: Array, radians: float, outlier: float):
     """Factor on the squared weight of each voxel, below 1 where the misfit (ppm) is larger than noise."""
     xp = namespace(misfit)
     # modulo 2 pi; where the weight is low, noise explains a larger misfit
-    off = (2 / radians) * xp.abs(xp.sin((radians / 2) * misfit)) * xp.sqrt(weight)
+    off = xp.abs(xp.sin((radians / 2) * misfit))
+    off *= 2 / radians
+    off *= xp.sqrt(weight)
     known = to_numpy(off)[to_numpy(weight) > 0]
-    spread = 1.4826 * float(np.median(known)) if known.size else 0.0
-    return 1 / xp.clip(off / max(outlier * spread, 1e-12), 1.0, None) ** 4
+    spread = 1.4826 * float(np.median(known, overwrite_input=True)) if known.size else 0.0
+    del known
+    off /= max(outlier * spread, 1e-12)
+    return xp.clip(off, 1.0, None) ** -4
 
 
 DOUBT_FROM, DOUBT_BY = 3.0, 15

@@ -6,6 +6,7 @@ import numba
 import numpy as np
 
 from bids_qsm.recon.arrays import Array, either, namespace, to_numpy
+from bids_qsm.recon.fused_kernels import divergence
 
 
 def smooth_places(magnitude: Array, inside: Array, spacing: Sequence[float], edges: float):
@@ -16,26 +17,39 @@ def smooth_places(magnitude: Array, inside: Array, spacing: Sequence[float], edg
     field.
     """
     magnitude, inside = to_numpy(magnitude), to_numpy(inside)
-    slopes, both = np.empty((3, *magnitude.shape), np.float32), np.empty((3, *magnitude.shape), bool)
-    for axis, step in enumerate(spacing):
-        slopes[axis] = np.abs(np.roll(magnitude, -1, axis) - magnitude) / np.float32(step)
-        both[axis] = inside & np.roll(inside, -1, axis)
-    steep = np.quantile(slopes[both], 1 - edges) if edges > 0 else np.inf
-    return (slopes <= steep) | ~both
+    smooth = np.ones((3, *magnitude.shape), bool)
+    if edges > 0:
+        slopes, both = [], []
+        for axis, step in enumerate(spacing):
+            both.append(inside & np.roll(inside, -1, axis))
+            slope = np.roll(magnitude, -1, axis) - magnitude
+            slopes.append(np.abs(slope[both[-1]]) / np.float32(step))
+        known = np.concatenate(slopes)
+        steep = np.quantile(known, 1 - edges, overwrite_input=True)
+        for part, pair, slope in zip(smooth, both, slopes, strict=True):
+            part[pair] = slope <= steep
+    return smooth
+
+
+@numba.njit(cache=True, fastmath=True, inline='always')
+def _cut(vector: Array, smooth: Array, i: int, j: int, k: int, threshold: float):
+    """Share of the smooth components of a vector that shrinking removes."""
+    total = np.float32(0)
+    for axis in range(3):
+        part = vector[axis, i, j, k] if smooth[axis, i, j, k] else np.float32(0)
+        total += part * part
+    return threshold / np.sqrt(total) if total > threshold * threshold else np.float32(1)
 
 
 @numba.njit(cache=True, parallel=True, fastmath=True)
-def _shrink_compiled(
-    x: Array, dual: Array, target: Array, regular: Array, inverse: Sequence[float], threshold: float
+def _step_smooth_compiled(
+    x: Array, vector: Array, smooth: Array, inverse: Sequence[float], threshold: float, relax: float
 ):
-    """Shrink the components of ``grad x + dual`` that are ``regular``, in place.
-
-    ``dual`` becomes the part that is cut off, ``target`` the shrunk vector minus ``dual``.
-    """
+    """`fused_kernels.step_gradient` with a penalty on the ``smooth`` components of the gradient alone."""
     nx, ny, nz = x.shape
-    threshold, relax = np.float32(threshold), np.float32(1.8)
-    keep = np.float32(1) - relax
-    inverse = (np.float32(inverse[0]), np.float32(inverse[1]), np.float32(inverse[2]))
+    threshold, relax = np.float32(threshold), np.float32(relax)
+    one = np.float32(1)
+    p, q, r = np.float32(inverse[0]), np.float32(inverse[1]), np.float32(inverse[2])
     for i in numba.prange(nx):
         up = i + 1 if i + 1 < nx else 0
         for j in range(ny):
@@ -43,35 +57,70 @@ def _shrink_compiled(
             for k in range(nz):
                 far = k + 1 if k + 1 < nz else 0
                 here = x[i, j, k]
-                a, b, c = dual[0, i, j, k], dual[1, i, j, k], dual[2, i, j, k]
-                a += relax * (x[up, j, k] - here) * inverse[0] + keep * (target[0, i, j, k] + a)
-                b += relax * (x[i, right, k] - here) * inverse[1] + keep * (target[1, i, j, k] + b)
-                c += relax * (x[i, j, far] - here) * inverse[2] + keep * (target[2, i, j, k] + c)
-                p = a if regular[0, i, j, k] else np.float32(0)
-                q = b if regular[1, i, j, k] else np.float32(0)
-                r = c if regular[2, i, j, k] else np.float32(0)
-                norm = np.sqrt(p * p + q * q + r * r)
-                cut = threshold / norm if norm > threshold else np.float32(1)
-                dual[0, i, j, k] = cut * p
-                dual[1, i, j, k] = cut * q
-                dual[2, i, j, k] = cut * r
-                target[0, i, j, k] = a - np.float32(2) * cut * p
-                target[1, i, j, k] = b - np.float32(2) * cut * q
-                target[2, i, j, k] = c - np.float32(2) * cut * r
+                cut = _cut(vector, smooth, i, j, k, threshold)
+                # dual + (1 - relax) * shrunk gradient; an edge has no dual
+                keep, edge = cut + (one - relax) * (one - cut), one - relax
+                a = vector[0, i, j, k] * (keep if smooth[0, i, j, k] else edge)
+                b = vector[1, i, j, k] * (keep if smooth[1, i, j, k] else edge)
+                c = vector[2, i, j, k] * (keep if smooth[2, i, j, k] else edge)
+                vector[0, i, j, k] = a + relax * (x[up, j, k] - here) * p
+                vector[1, i, j, k] = b + relax * (x[i, right, k] - here) * q
+                vector[2, i, j, k] = c + relax * (x[i, j, far] - here) * r
 
 
-def _shrink_any(
-    x: Array, dual: Array, target: Array, regular: Array, inverse: Sequence[float], threshold: float
+def _step_smooth_any(
+    x: Array, vector: Array, smooth: Array, inverse: Sequence[float], threshold: float, relax: float
 ):
     xp = namespace(x)
+    cut = _cut_any(vector, smooth, threshold)
+    vector *= cut + (1 - relax) * (1 - cut)
     for axis, inv in enumerate(inverse):
-        slope = (xp.roll(x, -1, axis=axis) - x) * float(inv)
-        dual[axis] += 1.8 * slope - 0.8 * (target[axis] + dual[axis])
-    target[...] = dual
-    dual *= regular
-    norm = xp.sqrt(xp.sum(dual * dual, axis=0))
-    dual *= float(threshold) / xp.clip(norm, float(threshold), None)
-    target -= 2 * dual
+        vector[axis] += relax * float(inv) * (xp.roll(x, -1, axis=axis) - x)
 
 
-shrink_smooth = either(_shrink_compiled, _shrink_any)
+def _cut_any(vector: Array, smooth: Array, threshold: float):
+    """Share that shrinking removes of each component, 0 at edges."""
+    xp = namespace(vector)
+    norm = xp.sqrt(xp.sum((vector * smooth) ** 2, axis=0))
+    return smooth * (threshold / xp.clip(norm, threshold, None))
+
+
+step_smooth = either(_step_smooth_compiled, _step_smooth_any)
+
+
+@numba.njit(cache=True, fastmath=True, inline='always')
+def _target(vector: Array, smooth: Array, axis: int, i: int, j: int, k: int, threshold: float):
+    cut = _cut(vector, smooth, i, j, k, threshold)
+    share = np.float32(1) - np.float32(2) * cut if smooth[axis, i, j, k] else np.float32(1)
+    return share * vector[axis, i, j, k]
+
+
+@numba.njit(cache=True, parallel=True, fastmath=True)
+def _pull_smooth_compiled(
+    vector: Array, smooth: Array, out: Array, inverse: Sequence[float], threshold: float
+):
+    """Divergence of the target of the next gradient into ``out``, as `fused_kernels.pull`."""
+    nx, ny, nz = out.shape
+    threshold = np.float32(threshold)
+    p, q, r = np.float32(inverse[0]), np.float32(inverse[1]), np.float32(inverse[2])
+    one, two = np.float32(1), np.float32(2)
+    for i in numba.prange(nx):
+        for j in range(ny):
+            before = _target(vector, smooth, 2, i, j, nz - 1, threshold)
+            for k in range(nz):
+                share = one - two * _cut(vector, smooth, i, j, k, threshold)
+                a = vector[0, i, j, k] * (share if smooth[0, i, j, k] else one)
+                b = vector[1, i, j, k] * (share if smooth[1, i, j, k] else one)
+                c = vector[2, i, j, k] * (share if smooth[2, i, j, k] else one)
+                # index -1 wraps around, as the forward differences do
+                low = _target(vector, smooth, 0, i - 1, j, k, threshold)
+                left = _target(vector, smooth, 1, i, j - 1, k, threshold)
+                out[i, j, k] = (low - a) * p + (left - b) * q + (before - c) * r
+                before = c
+
+
+def _pull_smooth_any(vector: Array, smooth: Array, out: Array, inverse: Sequence[float], threshold: float):
+    divergence((1 - 2 * _cut_any(vector, smooth, threshold)) * vector, out, inverse)
+
+
+pull_smooth = either(_pull_smooth_compiled, _pull_smooth_any)

@@ -58,7 +58,7 @@ class Splitting:
     .. math:: \min_\chi \rho/2 |D\chi - (m - s)|^2 + \mu/2 |\nabla\chi - q|^2
 
     It takes :math:`\nabla^T q`, returns :math:`\chi`, and calls ``match`` (see `fidelity`) to update the
-    model m and the dual s: two pairs of FFTs.
+    model m, the dual s and their difference, the ``target``: two pairs of FFTs.
     """
 
     def __init__(self, problem: Problem, match: Callable):
@@ -72,18 +72,20 @@ class Splitting:
         np.divide(1, inverse, out=inverse)
         self.dipole, self.inverse = like(dipole, self.field), like(inverse, self.field)
         self.penalty = problem.gradient_penalty
-        self.model, self.dual = namespace(self.field).asarray(self.field, copy=True), 0 * self.field
+        copies = (namespace(self.field).asarray(self.field, copy=True) for _ in range(2))
+        (self.model, self.target), self.dual = copies, 0 * self.field
 
     def __call__(self, pull: Array):
         shape = tuple(self.field.shape)
-        spectrum, gradients = rfft(self.model - self.dual), rfft(pull)
+        spectrum, self.target = rfft(self.target), None
+        gradients = rfft(pull)
         solve(spectrum, gradients, self.dipole, self.inverse, self.penalty)
         # one spectrum is freed before the next is transformed, where memory peaks
         chi = irfft(spectrum, shape)
         del spectrum
-        image = irfft(gradients, shape)
+        self.target = irfft(gradients, shape)
         del gradients
-        self.match(image, self.field, self.weight, self.model, self.dual)
+        self.match(self.target, self.field, self.weight, self.model, self.dual)
         return chi
 
 

@@ -102,16 +102,19 @@ def _ascend(
     for i in numba.prange(1, nx - 1):
         for j in range(1, ny - 1):
             for k in range(1, nz - 1):
-                m = inside[i, j, k]
+                m = np.float32(inside[i, j, k])
                 here = chi[i, j, k]
                 u, v, s = w[0, i, j, k], w[1, i, j, k], w[2, i, j, k]
-                a = (p[0, i, j, k] + sp * ((chi[i + 1, j, k] - here) * rx - u)) * m * inside[i + 1, j, k]
-                b = (p[1, i, j, k] + sp * ((chi[i, j + 1, k] - here) * ry - v)) * m * inside[i, j + 1, k]
-                c = (p[2, i, j, k] + sp * ((chi[i, j, k + 1] - here) * rz - s)) * m * inside[i, j, k + 1]
+                px, py = m * np.float32(inside[i + 1, j, k]), m * np.float32(inside[i, j + 1, k])
+                pz = m * np.float32(inside[i, j, k + 1])
+                a = (p[0, i, j, k] + sp * ((chi[i + 1, j, k] - here) * rx - u)) * px
+                b = (p[1, i, j, k] + sp * ((chi[i, j + 1, k] - here) * ry - v)) * py
+                c = (p[2, i, j, k] + sp * ((chi[i, j, k + 1] - here) * rz - s)) * pz
                 cut = lp / max(lp, np.sqrt(a * a + b * b + c * c))
                 p[0, i, j, k], p[1, i, j, k], p[2, i, j, k] = cut * a, cut * b, cut * c
 
-                mx, my, mz = m * inside[i - 1, j, k], m * inside[i, j - 1, k], m * inside[i, j, k - 1]
+                mx, my = m * np.float32(inside[i - 1, j, k]), m * np.float32(inside[i, j - 1, k])
+                mz = m * np.float32(inside[i, j, k - 1])
                 vx, sx = (v - w[1, i - 1, j, k]) * rx, (s - w[2, i - 1, j, k]) * rx
                 uy, sy = (u - w[0, i, j - 1, k]) * ry, (s - w[2, i, j - 1, k]) * ry
                 uz, vz = (u - w[0, i, j, k - 1]) * rz, (v - w[1, i, j, k - 1]) * rz
@@ -127,7 +130,7 @@ def _ascend(
                 q[3, i, j, k], q[4, i, j, k], q[5, i, j, k] = cut * d, cut * e, cut * f
 
                 rest = _laplacian(psi, i, j, k, xx, yy, zz) + _near(chi, i, j, k, wave) - source[i, j, k]
-                eta[i, j, k] = (eta[i, j, k] + se * rest) * inner[i, j, k]
+                eta[i, j, k] = (eta[i, j, k] + se * rest) * np.float32(inner[i, j, k])
     return one
 
 
@@ -161,7 +164,7 @@ def _descend(
         for j in range(1, ny - 1):
             row_moved, row_size = np.float32(0), np.float32(0)
             for k in range(1, nz - 1):
-                m = inside[i, j, k]
+                m = np.float32(inside[i, j, k])
                 a, b, c = p[0, i, j, k], p[1, i, j, k], p[2, i, j, k]
                 pull = (
                     (p[0, i - 1, j, k] - a) * rx + (p[1, i, j - 1, k] - b) * ry + (p[2, i, j, k - 1] - c) * rz

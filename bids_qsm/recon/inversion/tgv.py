@@ -23,7 +23,7 @@ CHI_SCALE, ETA_SCALE = 20.0, 0.1
 """Expected size of susceptibility (in noise) and of the multiplier: they change the speed only."""
 
 
-@method(memory=Need(padded=31), prose='TGV [@tgv]', slow=4)
+@method(memory=Need(padded=23), prose='TGV [@tgv]', slow=4)
 def tgv(
     total: Array,
     mask: Array,
@@ -69,15 +69,13 @@ def tgv(
         levels.append(levels[-1].coarser())
     state = None
     size = levels[0].size
-    for level in reversed(levels):
-        state = level.solve(
-            state,
-            grid.b0_dir,
-            limits=(strength * size / level.size, bending * strength * (size / level.size) ** 2),
-            tolerance=tolerance,
-            max_iterations=max_iterations,
-            reference=total,
-        )
+    del field, weight
+    while levels:
+        level = levels.pop()
+        limits = (strength * size / level.size, bending * strength * (size / level.size) ** 2)
+        # the state of the coarser level is freed before the iteration
+        state = level.start(state, limits, total)
+        level.solve(state, grid.b0_dir, tolerance=tolerance, max_iterations=max_iterations, reference=total)
     return box.uncrop(state.arrays[0] * typical * box.crop(mask))
 
 
@@ -119,15 +117,14 @@ class _Level:
 
     def solve(
         self,
-        state: '_State | None',
+        state: '_State',
         b0_dir: tuple[float, float, float],
         *,
-        limits: tuple[float, float],
         tolerance: float,
         max_iterations: int,
         reference: Array,
     ):
-        """Primal-dual iteration [2]_ with the steps that `_steps` gives, from the state of a coarser level.
+        """Primal-dual iteration [2]_ with the steps that `_steps` gives, in place; the field is overwritten.
 
         References
         ----------
@@ -138,17 +135,16 @@ class _Level:
         # the stencil of the dipole reaches 26 neighbours of chi, the Laplacian six of the field
         inner = ndimage.binary_erosion(self.inside, np.ones((3, 3, 3)))
         inner &= ndimage.binary_erosion(self.weight > DEAD**-2)
-        source = sum(
+        self.field[...] = inner * sum(
             (np.roll(self.field, 1, a) + np.roll(self.field, -1, a) - 2 * self.field) * np.float32(r**2)
             for a, r in enumerate(slopes)
         )
         source, weight, inside, inner = (
-            like(np.ascontiguousarray(a, np.float32), reference)
-            for a in (source * inner, self.weight, self.inside, inner)
+            like(a, reference) for a in (self.field, self.weight, self.inside, inner)
         )
-        arrays = self._start(state, limits, reference)
-        chi, w, psi, p, q, eta = arrays
-        ahead = like(np.zeros((5, *self.inside.shape), np.float32), reference)
+        chi, w, psi, p, q, eta = state.arrays
+        limits = state.limits
+        ahead = like(np.empty((5, *self.inside.shape), np.float32), reference)
         ahead[0], ahead[1:4], ahead[4] = chi, w, psi
         up, down = _steps(slopes, wave, limits)
         for _ in range(max_iterations):
@@ -156,23 +152,22 @@ class _Level:
             moved, norm = descend(chi, w, psi, p, q, eta, ahead, weight, inside, wave, slopes, down)
             if moved <= tolerance**2 * norm:
                 break
-        return _State(arrays, limits, self.voxel_size)
 
-    def _start(self, state: '_State | None', limits: tuple[float, float], reference: Array):
+    def start(self, state: '_State | None', limits: tuple[float, float], reference: Array):
         """Zeros, or the interpolated state of a coarser level."""
         shape = self.inside.shape
         if state is None:
             counts = (None, 3, None, 3, 6, None)
-            return tuple(
-                like(np.zeros(shape if n is None else (n, *shape), np.float32), reference) for n in counts
-            )
+            zeros = (np.zeros(shape if n is None else (n, *shape), np.float32) for n in counts)
+            return _State(tuple(like(a, reference) for a in zeros), limits, self.voxel_size)
         factors = [round(a / b) for a, b in zip(state.voxel_size, self.voxel_size, strict=True)]
         ratio = self.size / float(np.prod(state.voxel_size)) ** (1 / 3)
         gains = (1, ratio, 1, limits[0] / state.limits[0], limits[1] / state.limits[1], ratio**-2)
-        return tuple(
-            like(_expand(to_numpy(a), factors, shape, self.inside * np.float32(g)), reference)
+        arrays = (
+            _expand(to_numpy(a), factors, shape, self.inside * np.float32(g))
             for a, g in zip(state.arrays, gains, strict=True)
         )
+        return _State(tuple(like(a, reference) for a in arrays), limits, self.voxel_size)
 
 
 def _steps(slopes: Sequence[float], wave: Array, limits: tuple[float, float]):
@@ -213,5 +208,9 @@ def _expand(x: Array, factors: Sequence[int], shape: tuple[int, ...], gain: Arra
         at = (np.arange(n) - (factor - 1) / 2) / factor + 1
         low = np.floor(at).astype(int)
         part = (at - low).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
-        x = np.take(x, low, axis) * (1 - part) + np.take(x, low + 1, axis) * part
-    return x * gain
+        near, x = np.take(x, low, axis), np.take(x, low + 1, axis)
+        near *= 1 - part
+        x *= part
+        x += near
+    x *= gain
+    return x
