@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from bids_qsm.applications.contract import Application, Column, Figure, Image, Query, Table
-from bids_qsm.biomarkers.oximetry import LOW, MODEL_SE, SURROUNDINGS, Scan, measure_veins
+from bids_qsm.biomarkers.oximetry import LOW, MODEL_SE, SURROUNDINGS, VeinMeasure, measure_veins
+from bids_qsm.biomarkers.oximetry_pieces import Scan
 from bids_qsm.biomarkers.oximetry_summary import (
     COLUMNS,
     CSF_SE,
@@ -98,10 +99,26 @@ def measure(
     errors |= {'error_of_surroundings': (SURROUNDINGS, 'ppm'), 'error_shared_by_fits': (LOW, 'share')}
     for name, (value, units) in errors.items():
         facts[name] = {'value': value, 'units': units, 'source': 'assumed'}
+    facts |= _sampling_fact(found)
     facts |= {f'note{n}': {'value': note} for n, note in enumerate(blood.notes, 1)}
     sensitivity = sensitivity_table(found, zero, blood, constants)
     levels = np.where(saturation > 0, np.digitize(saturation, EDGES) + 1, 0).astype(np.int16)
     return saturation, levels, table, summary, sensitivity, table_of_constants, facts
+
+
+def _sampling_fact(found: list[VeinMeasure]) -> dict[str, dict[str, object]]:
+    """How the scan was sampled, where veins were fitted."""
+    fitted = [one for one in found if one.n_pieces]
+    if not fitted:
+        return {}
+    sampling, source = fitted[0].sampling, 'fit of the longest veins'
+    if sampling is None:
+        return {'sampling': {'value': 'means over voxels', 'source': source}}
+    half = {'value': sampling.cut, 'standard_deviation': sampling.cut_sd, 'units': 'cycles per voxel'}
+    return {
+        'sampling': {'value': 'k-space', 'source': source},
+        'half_response_of_k_space': {**half, 'source': source},
+    }
 
 
 def _warning(table: pd.DataFrame, grid: Grid):
