@@ -67,8 +67,8 @@ class Patch:
 class PieceFit:
     """What a fit found of a piece of vein; ``dchi_se`` counts noise and the geometry that was fitted too.
 
-    ``misfit`` is a negative log likelihood, by which fits of one patch may be compared. ``response`` are cut
-    and width of the filter of k-space, where there is one.
+    ``misfit`` is a negative log likelihood, by which fits of one patch may be compared. ``cut`` is
+    that of the filter of k-space, where there is one.
     """
 
     dchi: float
@@ -77,7 +77,7 @@ class PieceFit:
     radius_se: float
     n_voxels: int
     misfit: float
-    response: tuple[float, ...]
+    cut: float | None
 
 
 def _frame(axis: np.ndarray, b0_dir: Sequence[float]):
@@ -118,12 +118,12 @@ class _Box:
         parts = cut(places[near], tube, radius, grid.voxel_size)
         return cls(shape, near, used, parts)
 
-    def sampled(self, halves: np.ndarray, tissue: np.ndarray, *response: float):
-        """Signal (voxel, echo) of the patch from halves of voxels near a tube; ``response`` as of `rows`."""
+    def sampled(self, halves: np.ndarray, tissue: np.ndarray, *cut: float):
+        """Signal (voxel, echo) of the patch from halves of voxels near a tube; ``cut`` as of `rows`."""
         signal = np.empty((*self.shape, *halves.shape[1:]), np.complex64)
         signal[:] = tissue
         signal.reshape(-1, *halves.shape[1:])[self.near] = halves
-        matrices = [rows(n, *response) for n in self.shape]
+        matrices = [rows(n, *cut) for n in self.shape]
         return to_voxels(signal, matrices).reshape(-1, len(tissue))[self.used]
 
     def of_patch(self, values: np.ndarray):
@@ -233,9 +233,8 @@ def fit_piece(
     low = np.array([-0.5, np.log(radius / 3), -step, -step, np.log(0.1), 0.0])
     high = np.array([2.0, np.log(radius * 3), step, step, np.log(5.0), 400.0])
     if sampling is not None:
-        expected = np.r_[expected, sampling.cut, sampling.width]
-        doubt = np.r_[doubt, sampling.cut_sd, sampling.width_sd]
-        scale, low, high = np.r_[scale, 0.05, 0.3], np.r_[low, BOUNDS[0]], np.r_[high, BOUNDS[1]]
+        expected, doubt = np.r_[expected, sampling.cut], np.r_[doubt, sampling.cut_sd]
+        scale, low, high = np.r_[scale, 0.05], np.r_[low, BOUNDS[0]], np.r_[high, BOUNDS[1]]
 
     def residuals(theta: np.ndarray):
         field, magnitude, spread = model(theta)
@@ -280,7 +279,7 @@ def fit_piece(
         float(np.exp(theta[1]) * np.sqrt(covariance[1, 1])),
         int((found.fun[:n] != 0).sum()),
         misfit,
-        tuple(float(t) for t in theta[6:]),
+        float(theta[6]) if sampling is not None else None,
     )
 
 

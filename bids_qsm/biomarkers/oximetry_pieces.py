@@ -80,11 +80,11 @@ def sampling_of(scan: Scan, veins: Veins, segments: Sequence[Segment], around: S
         return KSpace()
     if sum(fit.misfit for fit in means) < sum(fit.misfit for fit in filtered):
         return None
-    found = np.array([fit.response for fit in filtered])
-    cut, width = np.median(found, 0)
+    found = np.array([fit.cut for fit in filtered])
+    cut = float(np.median(found))
     # few veins agree by chance
-    spread = np.hypot(1.4826 * np.median(np.abs(found - (cut, width)), 0), (0.02, 0.2)) / np.sqrt(len(found))
-    return KSpace(float(cut), float(spread[0]), float(width), float(spread[1]))
+    spread = np.hypot(1.4826 * np.median(np.abs(found - cut)), 0.02) / np.sqrt(len(found))
+    return KSpace(cut, float(spread))
 
 
 def fit_pieces(
