@@ -24,7 +24,8 @@ import numpy as np
 import pandas as pd
 
 from bids_qsm.biomarkers import oxygen as ox
-from bids_qsm.biomarkers.oximetry import Scan, measure_veins
+from bids_qsm.biomarkers.oximetry import measure_veins
+from bids_qsm.biomarkers.oximetry_pieces import Scan
 from bids_qsm.biomarkers.oximetry_summary import CSF_SE, Zero, vein_table
 from bids_qsm.biomarkers.veins import Segment, Veins, find_veins
 from bids_qsm.phantom.fine import Bed, acquire, tube

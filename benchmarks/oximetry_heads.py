@@ -22,7 +22,8 @@ from results import FOLDER, Table
 from scipy.spatial import KDTree
 
 from bids_qsm.biomarkers import oxygen as ox
-from bids_qsm.biomarkers.oximetry import Scan, measure_veins
+from bids_qsm.biomarkers.oximetry import measure_veins
+from bids_qsm.biomarkers.oximetry_pieces import Scan
 from bids_qsm.biomarkers.veins import Segment, Veins, find_veins
 from bids_qsm.phantom.fine import acquire
 from bids_qsm.phantom.gre import Protocol

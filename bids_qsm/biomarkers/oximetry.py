@@ -1,19 +1,22 @@
 """Susceptibility of each vein against the tissue around it, by the method that its width needs."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
-from scipy.fft import next_fast_len
-from scipy.spatial import KDTree
 
-from bids_qsm.biomarkers.oximetry_fit import Patch, PieceFit, fit_piece
+from bids_qsm.biomarkers.oximetry_pieces import (
+    Scan,
+    Surroundings,
+    box_about,
+    fit_pieces,
+    sampling_of,
+    surroundings_of,
+)
+from bids_qsm.biomarkers.oximetry_sampling import KSpace
 from bids_qsm.biomarkers.oximetry_tube import Tube
 from bids_qsm.biomarkers.veins import Segment, Veins
-from bids_qsm.biomarkers.vesselness import fill
-from bids_qsm.recon.fourier import convolve, dipole_kernel
 from bids_qsm.recon.grid import Grid
 
 THIN, WIDE = 1.5, 3.0
@@ -29,15 +32,11 @@ SHELL_MM = (2.0, 4.0)
 """Distance from the wall of a vein of the tissue that it is compared with."""
 PURE = 0.95
 """Least share of blood of the voxels that chi is read from."""
-REACH = 3.0
-"""Width of the tissue about a vein whose field is fitted, in voxels."""
-PIECE_MM, PIECE_VOXELS, MOST_PIECES = 8.0, 8.0, 4
-"""Length of the pieces of a vein, the larger of both, and the most pieces."""
 PLAIN_WIDTH = 4.0
 """Diameter (voxels) from which the map is hardly blurred inside a vein."""
 MODEL_SE = {'field': 0.02, 'chi': 0.06, 'wide': 0.03}
 """Error that every vein may share with its kind, as a share of its susceptibility difference: of the field,
-sections that are not round and voxels that are not boxes; of chi, the inversion and the blur of the map,
+sections that are not round and a sampling of another kind; of chi, the inversion and the blur of the map,
 which wide veins hardly have."""
 SURROUNDINGS = 0.013
 """Field (ppm) that other veins and borders of tissue in a head add about a piece of vein, and that is not
@@ -52,10 +51,6 @@ VAGUE = 0.4
 """Largest error of a fit, as a share of its susceptibility difference."""
 LINEAR = 0.35
 """Largest misfit of the phase (rad, median over pure blood): more is flow."""
-PAD_MM = 40.0
-"""Empty space about a map for convolutions (mm)."""
-_FIRST = 0.45
-"""Susceptibility difference (ppm) that the fit starts from, and veins have before they were fitted."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +60,8 @@ class VeinMeasure:
     ``dchi`` (ppm) is of blood less the tissue around it; ``dchi_se`` counts noise, width and place,
     ``model_se`` the error that veins share. ``reference`` and ``reference_se`` are of that tissue in the map
     of susceptibility. ``by_field`` is the value of the fit in the field, ``by_chi`` that read in that map,
-    where blood fills voxels. ``flow_checked`` says whether the phase of blood could be tested for flow.
+    where blood fills voxels. ``sampling`` is that of the scan, None for means over voxels.
+    ``flow_checked`` says whether the phase of blood could be tested for flow.
     """
 
     segment: Segment
@@ -84,21 +80,7 @@ class VeinMeasure:
     by_field: float = np.nan
     by_chi: float = np.nan
     flow_checked: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Scan:
-    """Maps of a series on one grid: field and susceptibility in ppm, residual in rad, R2* in 1/s."""
-
-    localfield: np.ndarray
-    chi: np.ndarray
-    magnitude: np.ndarray
-    mask: np.ndarray
-    grid: Grid
-    echo_times: Sequence[float]
-    field_strength: float
-    r2star: np.ndarray | None = None
-    residual: np.ndarray | None = None
+    sampling: KSpace | None = None
 
 
 def measure_veins(scan: Scan, veins: Veins, *, most: int = 40) -> list[VeinMeasure]:
@@ -122,16 +104,19 @@ def measure_veins(scan: Scan, veins: Veins, *, most: int = 40) -> list[VeinMeasu
     list of VeinMeasure
         One a segment, in their order; those not usable with the reason.
     """
-    surroundings = _surroundings(scan, veins)
+    surroundings = surroundings_of(scan, veins)
     chosen = _chosen(scan.grid, veins.segments, most)
-    # the veins of a person are much alike: a few tell the field of the others
     longest = sorted((s for s in veins.segments if s.number in chosen), key=lambda s: -s.length_mm)
+    # sinuses are bent and short, so that thin veins tell more of the sampling
+    plain = [s for s in longest if DOUBT * THIN <= _width(s, scan.grid) < WIDE and _tilt(s) > ALONG]
+    sampling = sampling_of(scan, veins, plain[:SCOUTS] or longest[:SCOUTS], surroundings)
+    # the veins of a person are much alike: a few tell the field of the others
     if len(veins.segments) > 1:
-        first = [_measure(scan, veins, segment, surroundings) for segment in longest[:SCOUTS]]
+        first = [_measure(scan, veins, segment, surroundings, sampling) for segment in longest[:SCOUTS]]
         known = [one.dchi for one in first if not one.reason]
         surroundings = surroundings.scaled(float(np.median(known))) if known else surroundings
     return [
-        _measure(scan, veins, segment, surroundings)
+        _measure(scan, veins, segment, surroundings, sampling)
         if segment.number in chosen
         else VeinMeasure(segment, 'none', 'not among the longest')
         for segment in veins.segments
@@ -155,34 +140,12 @@ def _chosen(grid: Grid, segments: Sequence[Segment], most: int):
     return named | thin | {s.number for s in wide[:most]}
 
 
-@dataclass(frozen=True, eq=False)
-class _Surroundings:
-    """Field of tissue and of all veins at their first susceptibility (ppm), and distance to veins (mm)."""
-
-    tissue: np.ndarray
-    veins: np.ndarray
-    away: np.ndarray
-    level: float
-
-    def scaled(self, level: float):
-        """The same with another susceptibility of the veins."""
-        return replace(self, veins=self.veins * np.float32(level / self.level), level=level)
-
-
-def _surroundings(scan: Scan, veins: Veins):
-    """Fields of what else acts on the voxels about a vein."""
-    is_vein = veins.share > 0.02
-    away = ndimage.distance_transform_edt(~is_vein, scan.grid.voxel_size).astype(np.float32)
-    # the map is blurred about a vein, so what lies next to it is taken from farther off
-    known = scan.mask & (away > 1.5 * max(scan.grid.voxel_size)) & np.isfinite(scan.chi)
-    filled = fill(scan.chi, known, scan.grid, reach_mm=3.0) * scan.mask
-    return _Surroundings(_field(filled, scan.grid), _field(_FIRST * veins.share, scan.grid), away, _FIRST)
-
-
-def _measure(scan: Scan, veins: Veins, segment: Segment, around: _Surroundings) -> VeinMeasure:
+def _measure(
+    scan: Scan, veins: Veins, segment: Segment, around: Surroundings, sampling: KSpace | None
+) -> VeinMeasure:
     width, tilt = _width(segment, scan.grid), _tilt(segment)
     diameter = float(np.median(segment.diameter_mm))
-    plain: dict[str, Any] = {'tilt': tilt}
+    plain: dict[str, Any] = {'tilt': tilt, 'sampling': sampling}
     side = scan.grid.voxel_volume ** (1 / 3)
     if width < DOUBT * THIN:
         why = _too_thin(width)
@@ -190,7 +153,7 @@ def _measure(scan: Scan, veins: Veins, segment: Segment, around: _Surroundings) 
     if tilt < ALONG and width < ALONG_WIDTH:
         why = f'along B0: tilted by {tilt:.0f} degrees, {width:.1f} voxels wide'
         return VeinMeasure(segment, 'none', why, diameter=diameter, **plain)
-    near = _box(segment, scan.grid, diameter / 2 + SHELL_MM[1] + max(scan.grid.voxel_size))
+    near = box_about(segment, scan.grid, diameter / 2 + SHELL_MM[1] + max(scan.grid.voxel_size))
     away = _distance(segment, scan.grid, near)
     own = (veins.numbers[near] == segment.number) & scan.mask[near]
     pure = own & (veins.share[near] > PURE)
@@ -214,7 +177,7 @@ def _measure(scan: Scan, veins: Veins, segment: Segment, around: _Surroundings) 
     reference_se = float(1.4826 * np.median(np.abs(values - reference)) / np.sqrt(max(values.size / 8, 1)))
     plain |= {'reference': reference, 'reference_se': reference_se}
     by_chi = float(np.median(scan.chi[near][pure])) - reference if pure.sum() >= 5 else np.nan
-    fits = list(_fits(scan, veins, segment, around))
+    fits = list(fit_pieces(scan, veins, segment, around, sampling))
     if not fits and not (width >= WIDE and np.isfinite(by_chi)):
         why = 'too short or too near to others for a fit'
         return VeinMeasure(segment, 'none', why, diameter=diameter, **plain)
@@ -234,7 +197,7 @@ def _measure(scan: Scan, veins: Veins, segment: Segment, around: _Surroundings) 
         shared = MODEL_SE['wide' if size >= PLAIN_WIDTH * side else 'chi'] * abs(by_chi)
         return VeinMeasure(segment, 'chi', '', by_chi, se, shared, n_voxels=int(pure.sum()), **plain)
     count = sum(fit.n_voxels for fit in fits)
-    if size + size_se < THIN * side:
+    if size < THIN * side:
         return VeinMeasure(segment, 'none', _too_thin(size / side), n_voxels=count, **plain)
     if field_se > VAGUE * abs(field):
         why = f'the fit is vague: {field:.2f} with an error of {field_se:.2f} ppm'
@@ -307,14 +270,6 @@ def pool(values: Sequence[float], errors: Sequence[float]):
     return float(np.average(x, weights=w)), float(1 / np.sqrt(w.sum()))
 
 
-def _box(segment: Segment, grid: Grid, reach: float):
-    """Slices about a segment, ``reach`` mm wider than it."""
-    extra = reach / np.asarray(grid.voxel_size)
-    low = np.floor(segment.voxels.min(0) - extra).astype(int)
-    high = np.ceil(segment.voxels.max(0) + extra).astype(int) + 1
-    return tuple(slice(max(int(a), 0), min(int(b), n)) for a, b, n in zip(low, high, grid.shape, strict=True))
-
-
 def _distance(segment: Segment, grid: Grid, box: tuple[slice, ...]):
     """Distance (mm) of the voxels of a box to the axis of a segment."""
     centres = np.stack(np.meshgrid(*(np.arange(s.start, s.stop) for s in box), indexing='ij'), -1)
@@ -324,98 +279,3 @@ def _distance(segment: Segment, grid: Grid, box: tuple[slice, ...]):
     for point in points:
         found = np.minimum(found, ((centres * voxel - point) ** 2).sum(-1))
     return np.sqrt(found)
-
-
-def _fits(scan: Scan, veins: Veins, segment: Segment, around: _Surroundings) -> Iterator[PieceFit]:
-    """Fit the pieces of a segment."""
-    grid, voxel = scan.grid, np.asarray(scan.grid.voxel_size)
-    step = float(voxel.max())
-    radius = float(np.median(segment.diameter_mm)) / 2
-    tube = Tube.through(segment.voxels * voxel, min(max(0.5 * radius, 0.3 * step), 0.8 * step))
-    length = tube.steps.sum()
-    # near the ends the vein is not a tube any more; of a short one more is kept
-    trim = min(radius + step, length / 6)
-    usable = length - 2 * trim
-    piece = max(PIECE_MM, PIECE_VOXELS * step)
-    if usable < 3 * step:
-        return
-    count = max(int(np.floor(usable / piece)), 1)
-    chosen = np.unique(np.linspace(0, count - 1, min(count, MOST_PIECES)).round().astype(int))
-    at = np.cumsum(tube.steps) - tube.steps[0]
-    whole = _longer(tube, grid, 10 * radius + REACH * step)
-    box = _box(segment, grid, radius + (REACH + 1) * step)
-    others = around.veins[box] - around.level * _own_field(segment, veins, grid, box)
-    clean = scan.localfield[box] - around.tissue[box]
-    index = np.argwhere(scan.mask[box])
-    centres = (index + [s.start for s in box]) * voxel
-    away, nearest = KDTree(tube.points).query(centres)
-    foreign = veins.share[box] * (veins.numbers[box] != segment.number)
-    foreign = foreign[tuple(index.T)] > 0.1
-    for number in chosen:
-        low = trim + number * usable / count
-        here = (at[nearest] >= low) & (at[nearest] < low + usable / count)
-        here &= (away < radius + REACH * step) & ~foreign
-        ring = 2 * np.pi * (radius + REACH * step / 2) * REACH * step * usable / count / grid.voxel_volume
-        if here.sum() < max(0.5 * ring, 40):
-            continue
-        place = tuple(index[here].T)
-        magnitude = scan.magnitude[box][place].astype(float)
-        magnitude = magnitude / np.median(magnitude)
-        neighbours = others[place].astype(float)
-        patch = Patch(
-            centres[here],
-            (clean[place] - neighbours).astype(float),
-            magnitude,
-            1e-3 / np.clip(magnitude, 0.05, 3),
-            0.03,
-            neighbours[:, None] if np.ptp(neighbours) > 0.01 else np.zeros((here.sum(), 0)),
-        )
-        rate = 20.0 * scan.field_strength / 3
-        if scan.r2star is not None:
-            outside = scan.r2star[box][place][away[here] > radius + step]
-            rate = float(np.median(outside)) if outside.size else rate
-        yield fit_piece(
-            patch,
-            whole,
-            radius,
-            grid,
-            echo_times=scan.echo_times,
-            field_strength=scan.field_strength,
-            tissue_rate=rate,
-            start=around.level,
-        )
-
-
-def _longer(tube: Tube, grid: Grid, more: float):
-    """The tube, prolonged by ``more`` mm where it ends at the edge of the volume: there it is cut."""
-    voxel, last = np.asarray(grid.voxel_size), np.asarray(grid.shape) - 1
-    points, step = tube.points, tube.steps.mean()
-    along = np.arange(1, int(more / step) + 1)[:, None] * step
-    count = min(5, len(points))
-    for end, near in ((0, points[count - 1]), (-1, points[-count])):
-        here = points[end]
-        if (np.minimum(here / voxel, last - here / voxel) < 1.5).any():
-            direction = (here - near) / np.linalg.norm(here - near)
-            added = here + along * direction
-            points = np.concatenate([added[::-1], points] if end == 0 else [points, added])
-    return Tube.through(points, step)
-
-
-def _own_field(segment: Segment, veins: Veins, grid: Grid, box: tuple[slice, ...]):
-    """Field of the shares of a segment itself, for a susceptibility of 1 ppm."""
-    share = np.where(veins.numbers[box] == segment.number, veins.share[box], 0)
-    return _field(share, grid)
-
-
-def _field(chi: np.ndarray, grid: Grid):
-    """Field of a susceptibility (ppm) in empty space: padded, so that the ends do not act on each other."""
-    x, y, z = (
-        next_fast_len(n + int(np.ceil(min(PAD_MM / v, n))), real=True)
-        for n, v in zip(chi.shape, grid.voxel_size, strict=True)
-    )
-    shape = (x, y, z)
-    wide = np.zeros(shape, np.float32)
-    inner = tuple(slice(n) for n in chi.shape)
-    wide[inner] = chi
-    sides, b0_dir = ((x[0], x[1], x[2]) for x in (grid.voxel_size, grid.b0_dir))
-    return convolve(wide, dipole_kernel(shape, sides, b0_dir))[inner]

@@ -5,13 +5,17 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import least_squares
+from scipy.spatial import KDTree
 
-from bids_qsm.biomarkers.oximetry_tube import Tube, cut, tube_geometry, tube_signal
+from bids_qsm.biomarkers.oximetry_sampling import BOUNDS, KSpace, field_and_magnitude, rows, to_voxels
+from bids_qsm.biomarkers.oximetry_tube import PARTS, Parts, Tube, cut, tube_geometry, tube_signal
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.units import ppm_per_radian
 
-PARTS = 4
-"""Parts of a voxel along each axis."""
+MARGIN = 2
+"""Voxels about a patch whose signal reaches into it."""
+NEAR = 3.6
+"""Distance (voxels) from the wall beyond which the field of a vein does not matter to other voxels."""
 WIDTH_SD = 0.3
 """Standard deviation of the logarithm of the width that was found before: little is taken from it, as it may
 rest on an assumed susceptibility."""
@@ -23,7 +27,7 @@ RATE_SD = 15.0
 """Standard deviation of R2* of venous blood at 3 T (1/s) about its expected value."""
 MODEL_SD = 0.12
 """Error of the model of a voxel, as a share of the spread of the field in it: walls are not sharp, sections
-not round, and the scanner does not average over a box."""
+not round, and a filter of k-space is known about."""
 
 
 STRONG = 2.0
@@ -61,13 +65,19 @@ class Patch:
 
 @dataclass(frozen=True)
 class PieceFit:
-    """What a fit found of a piece of vein; ``dchi_se`` counts noise and the geometry that was fitted too."""
+    """What a fit found of a piece of vein; ``dchi_se`` counts noise and the geometry that was fitted too.
+
+    ``misfit`` is a negative log likelihood, by which fits of one patch may be compared. ``cut`` is
+    that of the filter of k-space, where there is one.
+    """
 
     dchi: float
     dchi_se: float
     radius: float
     radius_se: float
     n_voxels: int
+    misfit: float
+    cut: float | None
 
 
 def _frame(axis: np.ndarray, b0_dir: Sequence[float]):
@@ -81,6 +91,46 @@ def _frame(axis: np.ndarray, b0_dir: Sequence[float]):
     return first, np.cross(axis, first)
 
 
+@dataclass(frozen=True, eq=False)
+class _Box:
+    """A box about a patch: ``parts`` of its voxels that are ``near`` a tube; the others are tissue.
+
+    ``near`` and ``used``, the voxels of the patch, are indices into the flattened box.
+    """
+
+    shape: tuple[int, ...]
+    near: np.ndarray
+    used: np.ndarray
+    parts: Parts
+
+    @classmethod
+    def about(cls, centres: np.ndarray, tube: Tube, radius: float, grid: Grid):
+        """Box about the voxels with these centres (mm along the voxel axes)."""
+        voxel = np.asarray(grid.voxel_size)
+        index = np.round(centres / voxel).astype(int)
+        low = index.min(0) - MARGIN
+        shape = tuple(int(n) for n in index.max(0) + MARGIN + 1 - low)
+        places = (np.indices(shape).reshape(3, -1).T + low) * voxel
+        used = np.ravel_multi_index(tuple((index - low).T), shape)
+        near = KDTree(tube.points).query(places)[0] < radius + NEAR * voxel.max()
+        near[used] = True
+        near = np.flatnonzero(near)
+        parts = cut(places[near], tube, radius, grid.voxel_size)
+        return cls(shape, near, used, parts)
+
+    def sampled(self, halves: np.ndarray, tissue: np.ndarray, *cut: float):
+        """Signal (voxel, echo) of the patch from halves of voxels near a tube; ``cut`` as of `rows`."""
+        signal = np.empty((*self.shape, *halves.shape[1:]), np.complex64)
+        signal[:] = tissue
+        signal.reshape(-1, *halves.shape[1:])[self.near] = halves
+        matrices = [rows(n, *cut) for n in self.shape]
+        return to_voxels(signal, matrices).reshape(-1, len(tissue))[self.used]
+
+    def of_patch(self, values: np.ndarray):
+        """Values of the voxels of the patch from those near the tube."""
+        return values[np.searchsorted(self.near, self.used)]
+
+
 def fit_piece(
     patch: Patch,
     tube: Tube,
@@ -90,6 +140,7 @@ def fit_piece(
     echo_times: Sequence[float],
     field_strength: float,
     tissue_rate: float,
+    sampling: KSpace | None,
     start: float = 0.4,
     rate: float | None = None,
     blood: tuple[float, float] = (1.0, BLOOD_SD),
@@ -97,8 +148,9 @@ def fit_piece(
 ):
     r"""Fit susceptibility, radius and place of a piece of vein to the field and the magnitude about it.
 
-    The field is that of a tube, averaged over voxels as complex signals over all echoes
-    (`bids_qsm.biomarkers.oximetry_tube.tube_signal`), plus a polynomial of second order and the nuisance
+    The field is that of a tube, whose complex signals at all echoes are brought to voxels as the scan was
+    sampled (`bids_qsm.biomarkers.oximetry_tube.tube_signal`,
+    `bids_qsm.biomarkers.oximetry_sampling`), plus a polynomial of second order and the nuisance
     fields. Outside the vein only :math:`\Delta\chi a^2` counts; the field inside, the mixed voxels and the
     magnitude tell :math:`a` apart. Radius, place, signal and R2* of blood have weak priors.
 
@@ -124,16 +176,19 @@ def fit_piece(
         logarithm.
     width_sd : float
         Standard deviation of the logarithm of ``radius``.
+    sampling : KSpace, optional
+        What is known of the filter of k-space, which is fitted too; without it, voxels are means.
 
     Returns
     -------
     PieceFit
     """
     step = max(grid.voxel_size)
-    turn = max(echo_times) / ppm_per_radian(field_strength)
+    times = np.asarray(echo_times, np.float32)
+    per_ppm = 1 / ppm_per_radian(field_strength)
+    turn = max(echo_times) * per_ppm
     rate = blood_rate(0.65, field_strength) if rate is None else rate
     rate_sd = RATE_SD * field_strength / 3
-    pieces = cut(patch.centres, tube, radius, grid.voxel_size, count=PARTS)
     middle = patch.centres.mean(0)
     near = np.argsort(np.linalg.norm(tube.points - middle, axis=1))[: max(len(tube.points) // 4, 3)]
     axis = tube.tangents[near].mean(0)
@@ -143,6 +198,8 @@ def fit_piece(
     plain = np.stack([np.ones(len(x)), *x.T], 1)
     curved = np.stack([x[:, i] * x[:, j] for i in range(3) for j in range(i, 3)], 1)
     smooth = np.concatenate([plain, curved, patch.nuisance], 1)
+    tissue = np.exp(-tissue_rate * np.asarray(echo_times, float))
+    box = _Box.about(patch.centres, tube, radius, grid)
     state: dict[tuple, tuple] = {}
     # noise and robust weights, each round anew
     field_sd, magnitude_sd = patch.field_sd, np.full(len(x), patch.magnitude_sd)
@@ -153,10 +210,10 @@ def fit_piece(
         if shift not in state:
             state.clear()
             moved = tube.moved(theta[2] * across[0] + theta[3] * across[1])
-            state[shift] = tube_geometry(pieces.places, moved, grid.b0_dir)
-        return tube_signal(
+            state[shift] = tube_geometry(box.parts.places, moved, grid.b0_dir)
+        halves, spread = tube_signal(
             state[shift],
-            pieces.first,
+            box.parts.first,
             np.exp(theta[1]),
             theta[0],
             edge=step / PARTS,
@@ -166,12 +223,21 @@ def fit_piece(
             echo_times=echo_times,
             field_strength=field_strength,
         )
+        signal = box.sampled(halves, tissue, *theta[6:])
+        field, magnitude = field_and_magnitude(signal, tissue, times, per_ppm)
+        return field, magnitude, box.of_patch(spread)
 
     expected = np.array([0, np.log(radius), 0, 0, np.log(blood[0]), rate])
     doubt = np.array([np.inf, width_sd, PLACE_SD * step, PLACE_SD * step, blood[1], rate_sd])
+    scale = np.array([0.1, 0.1, 0.1 * step, 0.1 * step, 0.1, 5.0])
+    low = np.array([-0.5, np.log(radius / 3), -step, -step, np.log(0.1), 0.0])
+    high = np.array([2.0, np.log(radius * 3), step, step, np.log(5.0), 400.0])
+    if sampling is not None:
+        expected, doubt = np.r_[expected, sampling.cut], np.r_[doubt, sampling.cut_sd]
+        scale, low, high = np.r_[scale, 0.05], np.r_[low, BOUNDS[0]], np.r_[high, BOUNDS[1]]
 
     def residuals(theta: np.ndarray):
-        field, magnitude, _, spread = model(theta)
+        field, magnitude, spread = model(theta)
         weight = field_robust / np.hypot(field_sd, MODEL_SD * spread)
         rest = _without(patch.field - field, smooth, weight)
         shape = plain * magnitude[:, None]
@@ -182,10 +248,8 @@ def fit_piece(
 
     theta = expected.copy()
     theta[0] = start
-    scale = np.array([0.1, 0.1, 0.1 * step, 0.1 * step, 0.1, 5.0])
-    low = np.array([-0.5, np.log(radius / 3), -step, -step, np.log(0.1), 0.0])
-    high = np.array([2.0, np.log(radius * 3), step, step, np.log(5.0), 400.0])
     n = len(x)
+    misfit = 0.0
     for _ in range(3):
         found = least_squares(
             residuals,
@@ -198,11 +262,14 @@ def fit_piece(
             xtol=1e-4,
         )
         theta = found.x
-        rest, dark = found.fun[:n], found.fun[n : 2 * n]
+        rest, dark = found.fun[:n] / field_robust, found.fun[n : 2 * n] / magnitude_robust
+        spread = model(theta)[2]
+        misfit = _misfit(rest * np.hypot(field_sd, MODEL_SD * spread))
+        misfit += _misfit(dark * np.hypot(magnitude_sd, MODEL_SD * np.minimum(turn * spread, 1)))
         # structure of the tissue adds to noise; single voxels that depart count less
-        scale_of, field_robust = _reweighed(rest / field_robust)
+        scale_of, field_robust = _reweighed(rest)
         field_sd = field_sd * scale_of
-        scale_of, magnitude_robust = _reweighed(dark / magnitude_robust)
+        scale_of, magnitude_robust = _reweighed(dark)
         magnitude_sd = magnitude_sd * scale_of
     covariance = _covariance(found.jac, found.fun, _sectors(patch.centres - middle, axis, across))
     return PieceFit(
@@ -211,7 +278,15 @@ def fit_piece(
         float(np.exp(theta[1])),
         float(np.exp(theta[1]) * np.sqrt(covariance[1, 1])),
         int((found.fun[:n] != 0).sum()),
+        misfit,
+        float(theta[6]) if sampling is not None else None,
     )
+
+
+def _misfit(rest: np.ndarray):
+    """Negative log likelihood of residuals, less a constant: Student's t of 4 degrees, for outliers."""
+    spread = 1.4826 * np.median(np.abs(rest)) + 1e-9
+    return float(len(rest) * np.log(spread) + 2.5 * np.log1p((rest / spread) ** 2 / 4).sum())
 
 
 def _sectors(places: np.ndarray, axis: np.ndarray, across: tuple[np.ndarray, np.ndarray]):

@@ -1,13 +1,18 @@
-"""Field and signal of a vein: a bent tube of blood, averaged over voxels as a scanner does."""
+"""Field and signal of a vein: a bent tube of blood."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
+from scipy.spatial import KDTree
 
-from bids_qsm.recon.echo_weights import robust_weights
 from bids_qsm.recon.units import ppm_per_radian
+
+PARTS = 4
+"""Parts of a voxel along each axis at the wall of a vein."""
+_MERGED, _FAR = 4, 16.0
+"""Points of an axis that are taken as one, and from how many of their steps."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,8 @@ class Parts:
     first: np.ndarray
 
 
-def cut(centres: np.ndarray, tube: Tube, radius: float, voxel_size: Sequence[float], *, count: int = 4):
-    """Cut voxels into parts: many at the wall of a tube, where the field varies most, one far from it.
+def cut(centres: np.ndarray, tube: Tube, radius: float, voxel_size: Sequence[float]):
+    """Cut voxels into parts: into 4 along each axis where the wall of a tube may be, near it 2, and 1 beyond.
 
     Parameters
     ----------
@@ -54,12 +59,10 @@ def cut(centres: np.ndarray, tube: Tube, radius: float, voxel_size: Sequence[flo
     radius : float
         Of the tube (mm).
     voxel_size : sequence of 3 floats
-    count : int
-        Parts along each axis at the wall, a fourth of it (at least 1) farther off.
     """
     step = max(voxel_size)
-    away = np.array([np.linalg.norm(tube.points - c, axis=1).min() for c in centres]) - radius
-    counts = np.where(away < 1.6 * step, count, np.where(away < 2.6 * step, max(count // 2, 1), 1))
+    away = KDTree(tube.points).query(centres)[0] - radius
+    counts = np.where(away < 1.3 * step, PARTS, np.where(away < 2.6 * step, 2, 1))
     blocks = {n: _block(voxel_size, n) for n in np.unique(counts)}
     places = np.concatenate([c + blocks[n] for c, n in zip(centres, counts, strict=True)])
     return Parts(places, np.r_[0, np.cumsum(counts**3)])
@@ -97,18 +100,30 @@ def tube_geometry(places: np.ndarray, tube: Tube, b0_dir: Sequence[float]):
     inner : ndarray, shape (p,)
         Field inside over the susceptibility difference, :math:`(3 \cos^2\theta - 1) / 6`.
     """
+    points, tangents, steps = (np.asarray(a, np.float64) for a in (tube.points, tube.tangents, tube.steps))
+    starts = np.arange(0, len(points), _MERGED)
+    sums = np.add.reduceat(steps, starts)
+    centres = np.add.reduceat(points * steps[:, None], starts) / sums[:, None]
     return _geometry(
         np.ascontiguousarray(places, np.float64),
-        np.ascontiguousarray(tube.points, np.float64),
-        np.ascontiguousarray(tube.tangents, np.float64),
-        np.ascontiguousarray(tube.steps, np.float64),
+        np.ascontiguousarray(points),
+        np.ascontiguousarray(tangents),
+        steps,
+        centres,
+        sums,
         np.asarray(b0_dir, np.float64),
     )
 
 
 @njit(cache=True, fastmath=True)
 def _geometry(
-    places: np.ndarray, points: np.ndarray, tangents: np.ndarray, steps: np.ndarray, b0: np.ndarray
+    places: np.ndarray,
+    points: np.ndarray,
+    tangents: np.ndarray,
+    steps: np.ndarray,
+    centres: np.ndarray,
+    sums: np.ndarray,
+    b0: np.ndarray,
 ):
     count, length = len(places), len(points)
     distance = np.empty(count)
@@ -117,15 +132,33 @@ def _geometry(
     for p in range(count):
         x, y, z = places[p]
         total, nearest, which = 0.0, 1e30, 0
-        for j in range(length):
+        for g in range(len(centres)):
+            dx, dy, dz = x - centres[g, 0], y - centres[g, 1], z - centres[g, 2]
+            square = dx * dx + dy * dy + dz * dz
+            first = g * _MERGED
+            if square > (_FAR * steps[first]) ** 2:
+                up = dx * b0[0] + dy * b0[1] + dz * b0[2]
+                total += sums[g] * (3 * up * up / square - 1) / (square * np.sqrt(square))
+                if square < nearest:
+                    nearest, which = square, min(first + _MERGED // 2, length - 1)
+                continue
+            for j in range(first, min(first + _MERGED, length)):
+                dx, dy, dz = x - points[j, 0], y - points[j, 1], z - points[j, 2]
+                square = dx * dx + dy * dy + dz * dz
+                if square < nearest:
+                    nearest, which = square, j
+                # on the axis itself, where the line is not the tube, the sum must stay finite
+                square = max(square, 0.25 * steps[j] * steps[j])
+                up = dx * b0[0] + dy * b0[1] + dz * b0[2]
+                total += steps[j] * (3 * up * up / square - 1) / (square * np.sqrt(square))
+        # of points taken as one, the nearest
+        low, high = max(which - _MERGED, 0), min(which + _MERGED, length)
+        nearest = 1e30
+        for j in range(low, high):
             dx, dy, dz = x - points[j, 0], y - points[j, 1], z - points[j, 2]
             square = dx * dx + dy * dy + dz * dz
             if square < nearest:
                 nearest, which = square, j
-            # on the axis itself, where the line is not the tube, the sum must stay finite
-            square = max(square, 0.25 * steps[j] * steps[j])
-            up = dx * b0[0] + dy * b0[1] + dz * b0[2]
-            total += steps[j] * (3 * up * up / square - 1) / (square * np.sqrt(square))
         tangent = tangents[which]
         along = (
             (x - points[which, 0]) * tangent[0]
@@ -152,11 +185,9 @@ def tube_signal(
     echo_times: Sequence[float],
     field_strength: float,
 ):
-    r"""Field and magnitude of voxels in and around a vein, as the fit over echoes sees them.
+    """Complex signal of the eight halves (two along each axis) of voxels in and around a vein, at each echo.
 
-    Each part of a voxel has the field of its place and the amplitude of blood or tissue; the complex signals
-    of the parts are averaged at each echo. The field is fitted to their phases as
-    `bids_qsm.recon.field.linear` does, so that parts that lose their signal count less.
+    Each part of a voxel has the field of its place and the amplitude of blood or tissue.
 
     Parameters
     ----------
@@ -181,27 +212,22 @@ def tube_signal(
 
     Returns
     -------
-    field : ndarray, shape (v,)
-        Field (ppm) less that of the tissue.
-    magnitude : ndarray, shape (v,)
-        Root sum of squares over echoes, over that of tissue.
-    share : ndarray, shape (v,)
-        Share of the voxel that is blood.
+    signal : ndarray of complex64, shape (v, 8, echo)
+        The last axis varies fastest among the halves; tissue has 1 at echo time zero.
     spread : ndarray, shape (v,)
         Standard deviation of the field within the voxel (ppm).
     """
-    times = np.asarray(echo_times, np.float32)
-    turn = 1 / ppm_per_radian(field_strength)
+    times = np.asarray(echo_times, np.float64)
     return _signal(
         *geometry,
         first,
         float(radius),
         float(dchi),
         float(edge),
-        np.float64(blood) * np.exp(-blood_rate * times.astype(float)),
-        np.exp(-tissue_rate * times.astype(float)),
+        np.float64(blood) * np.exp(-blood_rate * times),
+        np.exp(-tissue_rate * times),
         times,
-        float(turn),
+        float(1 / ppm_per_radian(field_strength)),
     )
 
 
@@ -220,38 +246,34 @@ def _signal(
     turn: float,
 ):
     voxels, echoes = len(first) - 1, times.size
-    field, magnitude = np.empty(voxels), np.empty(voxels)
-    share, spread = np.empty(voxels), np.empty(voxels)
-    phase, weight = np.empty(echoes, np.float32), np.empty(echoes, np.float32)
-    trusted = np.empty(echoes, np.float32)
+    halves = np.zeros((voxels, 8, echoes), np.complex64)
+    spread = np.empty(voxels)
     signal = np.empty(echoes, np.complex128)
-    full = np.sum(tissue**2)
     for v in range(voxels):
-        signal[:] = 0
         count = first[v + 1] - first[v]
-        filled = mean = square = 0.0
+        side = round(count ** (1 / 3))
+        mean = square = 0.0
         for p in range(first[v], first[v + 1]):
             d = distance[p]
             inside = min(max((radius - d) / edge + 0.5, 0.0), 1.0)
-            filled += inside
             # of a part that the wall cuts, the outside has the field at the wall
             out = dchi * outer[p] * min(radius * radius, d * d)
             into = dchi * inner[p]
             mean += inside * into + (1 - inside) * out
             square += inside * into**2 + (1 - inside) * out**2
+            signal[:] = 0
             for n in range(echoes):
                 if inside < 1:
                     signal[n] += (1 - inside) * tissue[n] * np.exp(1j * turn * out * times[n])
                 if inside > 0:
                     signal[n] += inside * blood[n] * np.exp(1j * turn * into * times[n])
-        total = 0.0
-        for n in range(echoes):
-            power = (signal[n].real ** 2 + signal[n].imag ** 2) / count**2
-            weight[n] = max(power, 1e-12)
-            phase[n] = np.arctan2(signal[n].imag, signal[n].real)
-            total += power
-        share[v] = filled / count
+            if side == 1:
+                halves[v] += signal.astype(np.complex64)
+                continue
+            part = p - first[v]
+            i, j, k = part // side**2, part // side % side, part % side
+            half = 4 * (2 * i // side) + 2 * (2 * j // side) + 2 * k // side
+            for n in range(echoes):
+                halves[v, half, n] += signal[n] * (8 / count)
         spread[v] = np.sqrt(max(square / count - (mean / count) ** 2, 0.0))
-        magnitude[v] = np.sqrt(total / full)
-        field[v] = robust_weights(phase, weight, times, 0.0, trusted) / turn
-    return field, magnitude, share, spread
+    return halves, spread

@@ -19,7 +19,7 @@ from scipy.interpolate import make_interp_spline
 from bids_qsm.phantom import tissue as t
 from bids_qsm.phantom.blood import blood_chi
 from bids_qsm.phantom.forward import dipole_field, overlap
-from bids_qsm.phantom.gre import Protocol, shim, steady
+from bids_qsm.phantom.gre import Protocol, crop_kspace, shim, steady
 from bids_qsm.phantom.head import Head
 from bids_qsm.phantom.lesions import Lesion, draw_sphere
 from bids_qsm.phantom.sampling import expand
@@ -182,8 +182,9 @@ def acquire(
     lesions: Sequence[Lesion] = (),
     background: bool = False,
     margin: int = 4,
+    kspace: bool = False,
 ):
-    """Acquire a block: draw it finely, take the exact dipole field, average the complex signal into voxels.
+    """Acquire a block: draw it finely, take the exact dipole field, bring the complex signal to voxels.
 
     The block has the field of view, voxels and rotation of the protocol, with its middle at ``centre``; its
     vendor's conventions, readout and coil are left out. Sources outside of the block act on it: up to
@@ -206,6 +207,9 @@ def acquire(
         Add the field of what is not brain or vein: skull, air, neck; less that of the shim. Needs a Head.
     margin : int
         Voxels.
+    kspace : bool
+        Crop the k-space of the signal as `bids_qsm.phantom.gre.simulate` does, not average over voxels. The
+        block repeats itself then, so that its faces ring.
 
     Returns
     -------
@@ -260,7 +264,14 @@ def acquire(
     times = np.array(protocol.echo_times)
     turns = times / ppm_per_radian(protocol.field_strength)
     rate = t.scale_r2star(put['r2star'], protocol.field_strength)
-    signal = _signal(start, rate, field, factor, turns, times)
+    if kspace:
+        echoes = (
+            start * np.exp(1j * np.float32(b) * field - np.float32(t) * rate)
+            for b, t in zip(turns, times, strict=True)
+        )
+        signal = np.stack([crop_kspace(one, shape, shift=(factor - 1) / 2) for one in echoes], -1)
+    else:
+        signal = _signal(start, rate, field, factor, turns, times)
     white = t.TISSUES['white']
     decay = np.exp(-times[0] * t.scale_r2star(white.r2star, protocol.field_strength))
     sigma = float(steady(white.density, white.r1, protocol) * decay / protocol.snr)

@@ -118,16 +118,18 @@ def simulate(head: Head, protocol: Protocol, seed: int = 0):
     shim(field, brain, grid, rng)
     chi = part.pop('chi') * brain
     local = dipole_field(chi, grid)
-    inside = _acquire(brain, shape)  # share of brain: voxels of the rim have the mean over their brain part
+    inside = crop_kspace(
+        brain, shape
+    )  # share of brain: voxels of the rim have the mean over their brain part
     truth = {
-        'chi': _acquire(chi, shape) / np.maximum(inside, 0.5),
+        'chi': crop_kspace(chi, shape) / np.maximum(inside, 0.5),
         'mask': inside > 0.5,
-        'local_field': _acquire(local, shape),
+        'local_field': crop_kspace(local, shape),
         'background_field': _linear(field - local, shape),
     }
     del chi, local
     r2star = tissue.scale_r2star(r2star, protocol.field_strength)
-    truth['r2star'] = np.maximum(_acquire(r2star * brain, shape), 0) / np.maximum(inside, 0.5)
+    truth['r2star'] = np.maximum(crop_kspace(r2star * brain, shape), 0) / np.maximum(inside, 0.5)
     for name in ('chi', 'r2star', 'local_field'):
         truth[name][~truth['mask']] = 0
     truth['total_field'] = truth['background_field'] + truth['local_field']
@@ -143,7 +145,7 @@ def simulate(head: Head, protocol: Protocol, seed: int = 0):
     for n, time in enumerate(protocol.echo_times):
         turn = time / ppm_per_radian(protocol.field_strength)
         swing = (-1) ** n * np.array([0.25, 0.9]) if protocol.bipolar else np.zeros(2)
-        echoes.append(_acquire(_signal(start, r2star, field, coil, turn, time, swing), shape))
+        echoes.append(crop_kspace(_signal(start, r2star, field, coil, turn, time, swing), shape))
     white = head.sample(shape, affine, ('white', 'density'))
     signal = np.stack(echoes, -1)
     sigma = np.abs(echoes[0])[white['white'] > 0.9].mean() / protocol.snr
@@ -185,8 +187,11 @@ def _finer(shape: tuple[int, ...], affine: np.ndarray, voxel_size: Sequence[floa
     return fine, result
 
 
-def _acquire(volume: np.ndarray, shape: tuple[int, ...]):
-    """Crop k-space: low-pass filter and down-sample onto ``shape``, axis by axis."""
+def crop_kspace(volume: np.ndarray, shape: tuple[int, ...], *, shift: float = 0.0):
+    """Crop k-space: low-pass filter and down-sample onto ``shape``, axis by axis.
+
+    The first voxel has its centre ``shift`` voxels of the volume after that of the volume's first.
+    """
     real = not np.iscomplexobj(volume)
     for axis, n in enumerate(shape):
         size = volume.shape[axis]
@@ -197,6 +202,8 @@ def _acquire(volume: np.ndarray, shape: tuple[int, ...]):
         spectrum = np.take(fft.fft(volume, axis=axis, workers=numba.get_num_threads()), keep % size, axis)
         form = [-1 if a == axis else 1 for a in range(3)]
         spectrum *= (window * n / size).astype(np.float32).reshape(form)
+        if shift:
+            spectrum *= np.exp(2j * np.pi * keep * shift / size).astype(np.complex64).reshape(form)
         volume = fft.ifft(spectrum, axis=axis, overwrite_x=True, workers=numba.get_num_threads())
         if real:
             volume = np.ascontiguousarray(volume.real)

@@ -142,7 +142,13 @@ def test_tissue_has_the_blood_and_constants_of_veins(data):
 
 
 def test_thin_veins_in_coarse_voxels_are_warned_of():
-    table = pd.DataFrame({'usable': [True, True, False], 'method': ['field', 'chi', 'field']})
+    table = pd.DataFrame(
+        {
+            'usable': [True, True, False, True],
+            'method': ['field', 'chi', 'field', 'field'],
+            'diameter_mm': [2.0, 2.0, 2.0, 2.5],
+        }
+    )
     warned = _warning(table, Grid((4, 4, 4), (1.0, 1.0, 1.5)))
-    assert [bool(one) for one in warned] == [True, False, False]
-    assert not any(_warning(table, Grid((4, 4, 4), (1.0, 1.0, 1.2))))
+    assert [bool(one) for one in warned] == [True, False, False, False]
+    assert not any(_warning(table, Grid((4, 4, 4), (1.2, 1.2, 1.2))))

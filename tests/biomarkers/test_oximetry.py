@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 
 from bids_qsm.biomarkers import oxygen as ox
-from bids_qsm.biomarkers.oximetry import Scan, VeinMeasure, measure_veins, pool
+from bids_qsm.biomarkers.oximetry import VeinMeasure, measure_veins, pool
+from bids_qsm.biomarkers.oximetry_pieces import Scan
+from bids_qsm.biomarkers.oximetry_sampling import rows, to_voxels
 from bids_qsm.biomarkers.oximetry_summary import (
     COLUMNS,
     Zero,
@@ -27,13 +29,13 @@ HCT, YV = 0.42, 0.65
 BLOOD = ox.blood_of({'hematocrit': HCT, 'sao2': 0.98}, constants=CONSTANTS)
 
 
-def acquired(*, diameter=2.5, tilt=55.0, side=16, seed=7, off=0.2, width=1.1, **protocol):
+def acquired(*, diameter=2.5, tilt=55.0, side=16, seed=7, off=0.2, width=1.1, kspace=False, **protocol):
     """Maps of a block with one vein; the segmentation is off by ``off`` voxels and 10 % of the width."""
     voxel = np.array(protocol.setdefault('voxel_size', (1.0, 1.0, 1.0)))
     vein = tube(diameter=diameter, tilt=tilt, azimuth=40, centre=(0.3, -0.2, 0.1), oxygenation=YV)
     bed = Bed((vein,), texture=0.005, seed=seed)
     protocol.setdefault('snr', 100.0)
-    block = acquire(bed, Protocol(fov=tuple(side * voxel), **protocol), seed=seed)
+    block = acquire(bed, Protocol(fov=tuple(side * voxel), **protocol), seed=seed, kspace=kspace)
     (segment,) = block.segments
     at = np.r_[0, np.cumsum(np.linalg.norm(np.diff(segment.points, axis=0), axis=1))]
     fine = np.arange(0, at[-1], voxel.min() / 2)
@@ -283,3 +285,33 @@ def test_it_is_said_where_flow_was_not_checked(vein, several):
     assert found.flow_checked is False
     rows = vein_table([several[0], replace(several[1], flow_checked=True)], ZERO, BLOOD, CONSTANTS)
     assert rows['flow_checked'].tolist() == [False, True]
+
+
+def test_a_scan_of_k_space_is_told_from_means_over_voxels(measured):
+    assert measured[1].sampling is None
+    scan, veins, tissue = acquired(kspace=True)
+    yv, found = saturation(scan, veins, tissue)
+    # the response of the phantom's filter is one half there
+    assert found.sampling.cut == pytest.approx(0.46, abs=0.04)
+    assert yv == pytest.approx(YV, abs=0.02)
+    assert found.diameter == pytest.approx(2.5, rel=0.03)
+
+
+def test_voxels_have_the_response_of_k_space():
+    """A wave of any frequency, from its means over halves of voxels."""
+    at = (np.arange(80) + 0.5) / 2
+    for frequency, cut in ((0.1, 0.8), (0.2, 0.8), (0.1, 0.3), (0.45, 0.3)):
+        halves = np.sinc(frequency / 2) * np.cos(2 * np.pi * frequency * at)
+        wave = np.cos(2 * np.pi * frequency * (np.arange(40) + 0.5))
+        found = rows(40, cut) @ halves
+        np.testing.assert_allclose(found[8:-8], wave[8:-8] * (frequency < cut), atol=0.05)
+        np.testing.assert_allclose(rows(40) @ halves, np.sinc(frequency) * wave, atol=1e-9)
+
+
+def test_halves_are_brought_to_voxels_along_each_axis():
+    rng = np.random.default_rng(3)
+    halves = rng.standard_normal((3, 4, 5, 8, 2)).astype(np.complex64)
+    matrices = [rows(n, 0.5) for n in (3, 4, 5)]
+    fine = halves.reshape(3, 4, 5, 2, 2, 2, 2).transpose(0, 3, 1, 4, 2, 5, 6).reshape(6, 8, 10, 2)
+    expected = np.einsum('ai,bj,ck,ijke->abce', *matrices, fine)
+    np.testing.assert_allclose(to_voxels(halves, matrices), expected, atol=1e-5)
