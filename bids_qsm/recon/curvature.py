@@ -7,6 +7,9 @@ from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.background.lbv import lbv
 from bids_qsm.recon.grid import Grid
 
+TISSUE = 0.003
+"""Depth of the bowl (ppm) that the local field of tissue may have: .0024 to .0028 in simulated heads."""
+
 
 def remove_curvature(field: Array, mask: Array, grid: Grid):
     r"""Subtract the quadratic field that the phase at TE = 0 leaves where a single echo cannot tell it.
@@ -15,9 +18,10 @@ def remove_curvature(field: Array, mask: Array, grid: Grid):
 
     In tissue of conductivity :math:`\sigma` the phase of transmission and reception has this Laplacian [1]_:
     700 rad/m^2 in white matter at 3 T, a bowl of 30 ppb in the local field of a brain at 20 ms. No removal of
-    background takes it for background, as it is not harmonic. Field of tissue has hardly any such bowl: the
-    sum of its Laplacian over the brain is a flux through the rim. B is `lbv`; c is one value for the whole
-    mask, by least absolute deviations, so that veins do not count. Differences in conductivity stay.
+    background takes it for background, as it is not harmonic. The field of tissue has hardly any such bowl
+    (`TISSUE`), as the sum of its Laplacian over the brain is a flux through the rim; c is reduced by the
+    share that may be tissue's. B is `lbv`; c is one value for the whole mask, by least absolute deviations,
+    so that veins do not count. Differences in conductivity stay.
 
     Parameters
     ----------
@@ -51,4 +55,6 @@ def remove_curvature(field: Array, mask: Array, grid: Grid):
     order = np.argsort(ratio)
     total = np.cumsum(bowl[order], dtype=float)
     curvature = -float(ratio[order][np.searchsorted(total, total[-1] / 2)])
+    # the share that is expected to be of the offset
+    curvature *= max(0.0, 1 - (TISSUE / max(abs(curvature) * bowl.max(), TISSUE)) ** 2)
     return np.where(mask, field - np.float32(curvature) * square, 0).astype(np.float32), curvature

@@ -14,14 +14,14 @@ def test_the_bowl_of_a_phase_offset_goes_and_tissue_stays(head):
     # any harmonic part is background
     offset = PHYSICAL * (x**2 + 2 * y**2 + 0.1 * x * z) / 6 + 0.01 * z
     found, curvature = remove_curvature((head.total + offset).astype(np.float32), head.brain, head.grid)
-    clean, own = remove_curvature(head.total, head.brain, head.grid)
-    assert curvature - own == pytest.approx(PHYSICAL, rel=0.02)
-    assert abs(own) < 0.15 * PHYSICAL
+    _, own = remove_curvature(head.total, head.brain, head.grid)
+    assert curvature == pytest.approx(PHYSICAL, rel=0.1)
+    assert abs(own) < 0.05 * PHYSICAL
     before, after, true = (
         lbv(f.astype(np.float32), head.brain, head.grid)[0][head.brain]
-        for f in (head.total + offset, found, clean)
+        for f in (head.total + offset, found, head.total)
     )
-    assert np.std(after - true) < 0.05 * np.std(before - true)
+    assert np.std(after - true) < 0.1 * np.std(before - true)
 
 
 def test_a_mask_without_inside_is_left_alone(head):
