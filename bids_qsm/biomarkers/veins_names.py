@@ -18,7 +18,7 @@ NAMES = {
     6: 'deep_vein',
     7: 'transverse_sinus',
 }
-"""Labels of veins. Cortical and deep veins are named by their depth in the brain, the others by their course."""
+"""Labels of veins. Cortical and deep veins are named by their depth in the brain, others by their course."""
 CORTICAL_MM = 12.0
 """Depth (mm) in the mask of the maps up to which a vein without a name is cortical: cortex is 3 mm thick, and
 sulci are filled with it."""
@@ -82,8 +82,8 @@ COURSES = (
 )
 """Read off the mid-sagittal plane of the template's T1w image, for this project: the straight sinus is the
 line at which the tentorium meets the falx; the vein of Galen bends around the splenium; the internal cerebral
-veins lie in the roof of the third ventricle; the superior sagittal sinus follows the outline of the brain. The
-transverse sinuses lie 3 mm beside the notch that its brain mask has between cerebrum and cerebellum."""
+veins lie in the roof of the third ventricle; the superior sagittal sinus follows the outline of the brain;
+transverse sinuses lie 3 mm beside the notch of its brain mask between cerebrum and cerebellum."""
 LEAST_ALONG = 0.6
 """Least mean cosine between a segment and the course."""
 SINUS_MM = 2.5
