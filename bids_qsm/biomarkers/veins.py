@@ -240,7 +240,8 @@ def _trace(found: Found, within: np.ndarray, grid: Grid, least_mm: float):
     parts = _long_enough(parts, sides, radius, least_mm)
     if not parts:
         return _nothing(mask.shape)
-    weight = np.maximum(found.evidence, 0)
+    # around a vein, the other maps are dark or decay for its field too, more so on some sides
+    weight = np.maximum(found.evidence if found.contrast is None else found.contrast, 0)
     wide = [radius[tuple(b.voxels.T)] for b in parts]
     lines, tangents = zip(
         *(centreline(b.voxels, weight, sides, w) for b, w in zip(parts, wide, strict=True)), strict=True
