@@ -17,6 +17,8 @@ SHORTEST_MM = 8.0
 """Least length of a stretch of a sinus that lies between stretches found inside the mask."""
 ALONG = 0.7
 """Least cosine between a vein and a sinus that are the same."""
+AS_WIDE = 0.5
+"""Least diameter of such a vein over that of the sinus: a thinner one is a sliver of it, or beside it."""
 
 
 def with_sinuses(
@@ -30,9 +32,9 @@ def with_sinuses(
 ):
     """Add the sinuses of `veins_sinuses.find_sinuses` to the veins of a head.
 
-    A vein inside the mask that runs in a sinus for at least half of its length is the sinus: it keeps its
-    centreline and diameter, which are from susceptibility, and gets the name and the voxels around. The rest
-    of the sinus becomes segments of its own.
+    A vein inside the mask that runs in a sinus for at least half of its length, and is not much thinner, is
+    the sinus: it keeps its centreline and diameter, which are from susceptibility, and gets the name and the
+    voxels around. The rest of the sinus becomes segments of its own.
 
     Parameters
     ----------
@@ -75,8 +77,11 @@ def _joined(veins: Veins, sinus: Segment, voxels: np.ndarray, found: Sinus, affi
     renamed = []
     for old in veins.segments:
         away, at = KDTree(sinus.points).query(old.points)
-        same = (away <= sinus.diameter_mm[at] / 2 + old.diameter_mm / 2) & (
-            np.abs((old.direction * sinus.direction[at]).sum(1)) >= ALONG
+        wide = np.median(old.diameter_mm) >= AS_WIDE * sinus.diameter_mm[at]
+        same = (
+            wide
+            & (away <= sinus.diameter_mm[at] / 2 + old.diameter_mm / 2)
+            & (np.abs((old.direction * sinus.direction[at]).sum(1)) >= ALONG)
         )
         if same.mean() < 0.5:
             continue
