@@ -20,8 +20,8 @@ from bids_qsm.biomarkers.vein_signal import (
 )
 from bids_qsm.recon.registry import Need
 
-SINUSES = (1, 2)
-"""Labels of veins that are sinuses: the superior sagittal and the straight one."""
+SINUSES = (1, 2, 7)
+"""Labels of veins that are sinuses: the superior sagittal, the straight and the transverse ones."""
 PURE = 0.3
 """Share of veins from which the signal of a voxel is taken for theirs."""
 MEASURED = 0.5
@@ -194,7 +194,7 @@ def _inverse(transforms: Sequence[np.ndarray | Displacement]) -> list[np.ndarray
 _CONFOUNDS = {
     'vein_mean': 'Mean signal of voxels that are veins.',
     'vein_mean_derivative1': 'Its change from the frame before.',
-    'sinus_mean': 'Mean signal of voxels of the superior sagittal and the straight sinus.',
+    'sinus_mean': 'Mean signal of voxels of the superior sagittal, straight and transverse sinuses.',
 }
 _COMPONENT = (
     'Principal component {} of the signal in veins, after slow drifts were filtered out: put the cosines of '

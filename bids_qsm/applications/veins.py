@@ -6,6 +6,7 @@ import pandas as pd
 from bids_qsm.applications.contract import Application, Column, Figure, Image, Table
 from bids_qsm.biomarkers.focal import tissue_contrast
 from bids_qsm.biomarkers.veins import find_veins
+from bids_qsm.biomarkers.veins_join import with_sinuses
 from bids_qsm.biomarkers.veins_names import NAMES
 from bids_qsm.biomarkers.veins_table import (
     LINE_COLUMNS,
@@ -35,14 +36,18 @@ def measure(
     affine: np.ndarray,
     grid: Grid,
     to_template: list,
+    echoes: np.ndarray | None,
+    echo_times: list | None,
     *,
     false_share: float = 0.3,
     least_mm: float = 5.0,
 ):
-    """Find and measure veins, see `bids_qsm.biomarkers.veins.find_veins`."""
+    """Find and measure veins, see `bids_qsm.biomarkers.veins.find_veins`, and sinuses beside the brain."""
     veins = find_veins(
         chi, swi, r2star, mask, dseg, affine, grid, to_template, false_share=false_share, least_mm=least_mm
     )
+    if echoes is not None and echo_times and len(echo_times) > 1 and to_template:
+        veins = with_sinuses(veins, echoes, echo_times, mask, affine, grid, to_template)
     diameter = np.zeros(mask.shape, np.float32)
     last = np.array(mask.shape) - 1
     for one in veins.segments:
@@ -151,6 +156,7 @@ APPLICATION = Application(
                 'tortuosity',
                 'chi_mean',
                 'chi_snr',
+                'outside_mask',
             ),
             caption='One row a segment between junctions or ends. Thin veins along B0 hardly disturb '
             'the field: their diameters are less certain.',
@@ -185,6 +191,9 @@ APPLICATION = Application(
     method='Veins were found as tubes [@frangi] in susceptibility, R2* and the susceptibility-weighted '
     'image, whose contrasts to the tissue around were combined by their likelihood ratio. Thresholds were '
     'set by the number of tubes of the opposite sign, which are none; centrelines were found by thinning '
-    '[@lee1994]. The diameter of a vein follows from the integral of susceptibility over its section.',
-    memory=Need(0.2, volume=40, anat=10),
+    '[@lee1994]. The diameter of a vein follows from the integral of susceptibility over its section. The '
+    'superior sagittal and transverse sinuses were also followed outside the brain mask, along their courses '
+    'in template space, by the brightness of the first echo and R2*.',
+    fewest_echoes=0,  # without them nothing is looked for outside the mask
+    memory=Need(0.2, volume=40, echoes=3, anat=10),
 )

@@ -159,7 +159,7 @@ def find_veins(
     Veins
     """
     # the same axes whichever way the file is stored: thinning depends on their order
-    turn = _turn(affine, mask.shape)
+    turn = turn_of(affine, mask.shape)
     order = turn.order
     b0_dir = np.array(grid.b0_dir)[order] * turn.signs
     inside = turn.apply(mask)
@@ -185,7 +185,7 @@ def find_veins(
 
 
 @dataclass(frozen=True)
-class _Turn:
+class Turn:
     """Order and signs of the axes of a file that lead nearest to right, front and top."""
 
     order: np.ndarray
@@ -213,12 +213,12 @@ class _Turn:
         return matrix
 
 
-def _turn(affine: np.ndarray, shape: tuple[int, ...]):
+def turn_of(affine: np.ndarray, shape: tuple[int, ...]):
     """The turn of a file."""
     columns = np.asarray(affine, float)[:3, :3]
     cosines = columns / np.linalg.norm(columns, axis=0)
     _, order = optimize.linear_sum_assignment(-np.abs(cosines))
-    return _Turn(order, np.sign(cosines[range(3), order]), tuple(shape))
+    return Turn(order, np.sign(cosines[range(3), order]), tuple(shape))
 
 
 def _nothing(shape: tuple[int, ...]):
@@ -240,7 +240,8 @@ def _trace(found: Found, within: np.ndarray, grid: Grid, least_mm: float):
     parts = _long_enough(parts, sides, radius, least_mm)
     if not parts:
         return _nothing(mask.shape)
-    weight = np.maximum(found.evidence, 0)
+    # around a vein, the other maps are dark or decay for its field too, more so on some sides
+    weight = np.maximum(found.evidence if found.contrast is None else found.contrast, 0)
     wide = [radius[tuple(b.voxels.T)] for b in parts]
     lines, tangents = zip(
         *(centreline(b.voxels, weight, sides, w) for b, w in zip(parts, wide, strict=True)), strict=True
@@ -336,7 +337,7 @@ def _long_enough(parts: list, sides: np.ndarray, radius: np.ndarray, least_mm: f
 
 def _place(
     veins: Veins,
-    turn: _Turn,
+    turn: Turn,
     first: np.ndarray,
     box: tuple[slice, ...],
     affine: np.ndarray,

@@ -14,8 +14,10 @@ from bids_qsm.recon.grid import Grid
 _CUBE = np.ones((3, 3, 3), bool)
 _STEPS = np.argwhere(_CUBE) - 1
 _STEPS = _STEPS[np.any(_STEPS != 0, 1)]
-WOBBLE = 0.35
-"""Standard deviation (voxels) of a skeleton about the axis: of the rounding to voxels, and some noise."""
+WOBBLE = 0.25
+"""Standard deviation (voxels) of the centres of sections about the axis."""
+PASSES = 3
+"""Times that points move to the centre of their section: the section turns with the line through them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,8 +156,8 @@ def merged(parts: Sequence[Branch]):
 def centreline(voxels: np.ndarray, weight: np.ndarray, sides: np.ndarray, radius: np.ndarray):
     """Smooth axis (n, 3; mm along the voxel axes) of a chain of voxels, and its unit tangents.
 
-    Each point moves to the centre of mass of ``weight`` (evidence, at least 0) in the section around it, then
-    a cubic spline takes out what is within the rounding to voxels.
+    Each point moves to the centre of mass of ``weight`` (at least 0) in the section around it, `PASSES`
+    times, then a cubic spline takes out their noise.
 
     Parameters
     ----------
@@ -169,7 +171,8 @@ def centreline(voxels: np.ndarray, weight: np.ndarray, sides: np.ndarray, radius
     points = voxels * sides
     if len(points) < 2:
         return points.astype(float), np.array([[0.0, 0.0, 1.0]])
-    points = _recentred(points, weight, sides, radius)
+    for _ in range(PASSES):
+        points = _recentred(points, weight, sides, radius)
     step = np.r_[0, np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))]
     keep = np.r_[True, np.diff(step) > 1e-6]
     points, step = points[keep], step[keep]

@@ -16,8 +16,9 @@ NAMES = {
     4: 'internal_cerebral_vein',
     5: 'cortical_vein',
     6: 'deep_vein',
+    7: 'transverse_sinus',
 }
-"""Labels of veins. The first four are named by their course, the others by their depth in the brain."""
+"""Labels of veins. Cortical and deep veins are named by their depth in the brain, others by their course."""
 CORTICAL_MM = 12.0
 """Depth (mm) in the mask of the maps up to which a vein without a name is cortical: cortex is 3 mm thick, and
 sulci are filled with it."""
@@ -65,10 +66,24 @@ COURSES = (
         within=9.0,
         aside=7.0,
     ),
+    *(
+        Course(
+            'transverse_sinus',
+            (
+                *((side * 2, -98, -18), (side * 13, -97, -21), (side * 26, -94, -24), (side * 38, -88, -24)),
+                *((side * 45, -82, -23), (side * 50, -76, -23), (side * 54, -69, -24), (side * 56, -62, -26)),
+                (side * 57, -55, -31),
+            ),
+            within=8.0,
+            aside=62.0,
+        )
+        for side in (1, -1)
+    ),
 )
 """Read off the mid-sagittal plane of the template's T1w image, for this project: the straight sinus is the
 line at which the tentorium meets the falx; the vein of Galen bends around the splenium; the internal cerebral
-veins lie in the roof of the third ventricle; the superior sagittal sinus follows the outline of the brain."""
+veins lie in the roof of the third ventricle; the superior sagittal sinus follows the outline of the brain;
+transverse sinuses lie 3 mm beside the notch of its brain mask between cerebrum and cerebellum."""
 LEAST_ALONG = 0.6
 """Least mean cosine between a segment and the course."""
 SINUS_MM = 2.5
@@ -125,7 +140,7 @@ def name_segments(
 
 def _misfit(points: np.ndarray, course: Course):
     """Median distance (mm) of points from a course, None where they are no part of it."""
-    line, along = _fine(course.waypoints)
+    line, along = fine_course(course.waypoints)
     distance, at = KDTree(line).query(points)
     near = (distance <= course.within) & (np.abs(points[:, 0]) <= course.aside)
     if near.mean() < 2 / 3 or len(points) < 2:
@@ -138,7 +153,7 @@ def _misfit(points: np.ndarray, course: Course):
     return float(np.median(distance))
 
 
-def _fine(waypoints: Sequence[Sequence[float]]):
+def fine_course(waypoints: Sequence[Sequence[float]]):
     """Points every half mm of a course, and its unit tangents."""
     corner = np.array(waypoints, float)
     at = np.r_[0, np.cumsum(np.linalg.norm(np.diff(corner, axis=0), axis=1))]

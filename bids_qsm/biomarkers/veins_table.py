@@ -42,6 +42,12 @@ SEGMENT_COLUMNS = {
         'ends of a slab are no rim.',
         None,
     ),
+    'outside_mask': (
+        'Whether more than half of its centreline lies outside the brain mask, where there is no '
+        'susceptibility: 1 or 0. Such a sinus was found in the magnitude, and its diameter is that of its '
+        'section there.',
+        None,
+    ),
     'first_end': ('Junction at the first point of its centreline, 0 at a free end.', None),
     'last_end': ('Junction at the last point of its centreline, 0 at a free end.', None),
     **{axis: (f'{axis} coordinate of its middle (scanner, RAS).', 'mm') for axis in 'xyz'},
@@ -93,9 +99,9 @@ def segment_table(
             'diameter_sd_mm': np.std(one.diameter_mm),
             'tilt_deg': np.median(one.tilt_deg),
             'tortuosity': one.tortuosity,
-            'chi_mean': np.nan if chi is None or not inside.any() else chi[at][inside].mean(dtype=float),
+            'chi_mean': np.nan if chi is None or inside.mean() < 0.5 else chi[at][inside].mean(dtype=float),
             'chi_snr': np.nan
-            if contrast_to_noise is None or not inside.any()
+            if contrast_to_noise is None or inside.mean() < 0.5
             else contrast_to_noise[at][inside].mean(dtype=float),
             'volume_mm3': volume[one.number],
             **dict(zip('xyz', one.points[len(one.points) // 2], strict=True)),
@@ -107,6 +113,7 @@ def segment_table(
         row |= {
             'n_voxels': int(voxels[one.number]),
             'at_rim': int(shallow[at].mean() >= 1 / 3),
+            'outside_mask': int(inside.mean() < 0.5),
             'first_end': one.ends[0],
             'last_end': one.ends[1],
         }

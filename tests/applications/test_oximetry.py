@@ -34,7 +34,7 @@ def data():
         'veins_share': veins.share,
         'veins_segments': veins.numbers,
         'veins_veinlines': line_table(veins.segments),
-        'veins_table': pd.DataFrame({'segment': [1], 'label': ['straight_sinus']}),
+        'veins_table': pd.DataFrame({'segment': [1], 'label': ['straight_sinus'], 'outside_mask': [0]}),
         'perfusion': np.full(shape, 60.0, np.float32),
         'dseg': dseg,
         'labels': pd.DataFrame({'index': [1], 'region': ['Putamen'], 'hemisphere': ['L']}),
@@ -105,6 +105,9 @@ def test_without_veins_nothing_is_made_up(data):
     assert not found['saturation'].any()
     assert found['oximetrysummary']['mean'].isna().all()
     assert found['oximetrysensitivity']['OEF'].isna().all()
+    # outside the mask there is no susceptibility to measure
+    outside = run({**data, 'veins_table': data['veins_table'].assign(outside_mask=1)})
+    assert outside['table'].empty
 
 
 def test_blood_that_cannot_be_is_refused_before_anything_runs():

@@ -13,7 +13,7 @@ def head():
 
 def run(head, **changed):
     given = {**head, 'labels': pd.DataFrame({'index': [1], 'hemisphere': ['L'], 'region': ['SN']})}
-    given |= {'white_matter': head['mask'], 'to_template': [], **changed}
+    given |= {'white_matter': head['mask'], 'to_template': [], 'echoes': None, 'echo_times': None, **changed}
     return dict(
         zip(APPLICATION.gives, measure(*(given[name] for name in APPLICATION.arguments)), strict=True)
     )

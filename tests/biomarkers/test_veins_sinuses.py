@@ -1,0 +1,119 @@
+import numpy as np
+import pytest
+from scipy.spatial import KDTree
+
+from bids_qsm.biomarkers.veins import Segment, Veins
+from bids_qsm.biomarkers.veins_join import with_sinuses
+from bids_qsm.biomarkers.veins_names import COURSES, fine_course
+from bids_qsm.biomarkers.veins_sinuses import find_sinuses
+from bids_qsm.biomarkers.veins_table import segment_table
+from bids_qsm.phantom.vessels import Segment as Vessel
+from bids_qsm.phantom.vessels import draw
+from bids_qsm.recon.grid import Grid
+
+TIMES = (0.004, 0.010, 0.016)
+SIDE = 2.5
+SHAPE = (64, 84, 72)
+AFFINE = np.array([[SIDE, 0, 0, -79.0], [0, SIDE, 0, -120.0], [0, 0, SIDE, -85.0], [0, 0, 0, 1]])
+SHIFT = np.array([3.0, 0, 0])
+"""Of the sinus against its course: alignment has errors."""
+
+
+def make_head(wide=7.0):
+    """Echoes of an ellipsoid of brain in bone, with a sinus between them; mask and axis of the sinus."""
+    line, _ = fine_course(next(c for c in COURSES if c.name == 'superior_sagittal_sinus').waypoints)
+    axis = line[100:400] + SHIFT
+    points = np.stack(np.indices(SHAPE), -1) @ AFFINE[:3, :3].T + AFFINE[:3, 3]
+    size = [
+        np.linalg.norm((points - (0, -16, 0)) / (np.array((68, 86, 79)) + d), axis=-1) for d in (0, 9, 14)
+    ]
+    share = draw([Vessel(axis, np.full(len(axis), wide / 2), 0.6, 0.5)], SHAPE, AFFINE)[0] if wide else 0
+    start, rate = np.zeros(SHAPE), np.full(SHAPE, 20.0)
+    start[size[2] < 1], rate[size[2] < 1] = 1.0, 45.0
+    start[size[1] < 1], rate[size[1] < 1] = 0.08, 300.0
+    start[size[0] < 1], rate[size[0] < 1] = 1.0, 20.0
+    rng = np.random.default_rng(0)
+    echoes = [
+        (1 - share) * start * np.exp(-rate * t) + share * np.exp(-48 * t) + 0.01 * rng.standard_normal(SHAPE)
+        for t in TIMES
+    ]
+    mask = (size[0] < 1) & (np.asarray(share) < 0.5)
+    return np.abs(np.stack(echoes, -1)).astype(np.float32), mask, axis
+
+
+@pytest.fixture(scope='module')
+def head():
+    return make_head()
+
+
+def test_a_sinus_outside_the_mask_is_found_and_nothing_else(head):
+    echoes, mask, axis = head
+    found = find_sinuses(echoes, TIMES, mask, AFFINE, Grid.from_affine(SHAPE, AFFINE), [np.eye(4)])
+    assert {one.name for one in found} == {'superior_sagittal_sinus'}
+    points = np.concatenate([one.points for one in found]) + AFFINE[:3, 3]
+    assert (KDTree(axis).query(points)[0] < 2).mean() > 0.95
+    assert (KDTree(points).query(axis)[0] < 2).mean() > 0.9
+    assert np.median(np.concatenate([one.diameter_mm for one in found])) == pytest.approx(7, abs=1)
+
+
+def test_without_a_sinus_none_is_found():
+    echoes, mask, _ = make_head(0)
+    assert not find_sinuses(echoes, TIMES, mask, AFFINE, Grid.from_affine(SHAPE, AFFINE), [np.eye(4)])
+
+
+def veins_inside(axis):
+    """A vein along the middle of the sinus, as found inside the mask."""
+    points = axis[100:160]
+    along = np.gradient(points, axis=0)
+    along /= np.linalg.norm(along, axis=1, keepdims=True)
+    voxels = (points - AFFINE[:3, 3]) / SIDE
+    one = Segment(1, 'cortical_vein', points, voxels, along, np.full(60, 4.0), np.full(60, 50.0), (0, 0))
+    numbers = np.zeros(SHAPE, np.int32)
+    numbers[tuple(np.rint(voxels).astype(int).T)] = 1
+    share = numbers.astype(np.float32)
+    return Veins(share, share > 0, (5 * numbers).astype(np.int16), numbers, numbers, (one,), 0.5, 'assumed')
+
+
+def test_what_was_found_inside_keeps_its_line_and_gets_the_name(head):
+    echoes, mask, axis = head
+    grid = Grid.from_affine(SHAPE, AFFINE)
+    before = veins_inside(axis)
+    veins = with_sinuses(before, echoes, TIMES, mask, AFFINE, grid, [np.eye(4)])
+    assert {one.name for one in veins.segments} == {'superior_sagittal_sinus'}
+    assert np.array_equal(veins.segments[0].points, before.segments[0].points)
+    # the vein is in the middle: a stretch on either side
+    assert [one.number for one in veins.segments] == [1, 2, 3]
+    ends = [KDTree(one.points).query(before.segments[0].points)[0] for one in veins.segments[1:]]
+    assert all((gap > SIDE).mean() > 0.8 for gap in ends)
+    assert set(np.unique(veins.labels)) == {0, 1}
+    assert set(np.unique(veins.numbers)) == {0, 1, 2, 3}
+    assert np.array_equal(veins.mask, veins.labels > 0)
+    table = segment_table(veins, np.where(mask, 0.1, 0).astype(np.float32), None, mask, grid)
+    assert table['outside_mask'].tolist() == [1, 1, 1]
+    assert table['chi_mean'].isna().all()
+    np.testing.assert_allclose(np.linalg.norm(veins.segments[1].direction, axis=1), 1, atol=1e-6)
+
+
+def test_sinuses_do_not_depend_on_how_the_file_is_stored(head):
+    echoes, mask, axis = head
+    veins = with_sinuses(
+        veins_inside(axis), echoes, TIMES, mask, AFFINE, Grid.from_affine(SHAPE, AFFINE), [np.eye(4)]
+    )
+    turn = np.diag([-1.0, 1, 1, 1])
+    turn[0, 3] = SHAPE[0] - 1
+    before = veins_inside(axis)
+    images = {
+        name: getattr(before, name)[::-1] for name in ('share', 'mask', 'labels', 'skeleton', 'numbers')
+    }
+    flipped = Veins(**images, segments=before.segments, blood_chi=0.5, blood_from='assumed')
+    again = with_sinuses(
+        flipped,
+        echoes[::-1],
+        TIMES,
+        mask[::-1],
+        AFFINE @ turn,
+        Grid.from_affine(SHAPE, AFFINE @ turn),
+        [np.eye(4)],
+    )
+    assert np.array_equal(again.numbers[::-1], veins.numbers)
+    np.testing.assert_allclose(again.segments[1].points, veins.segments[1].points, atol=1e-4)
