@@ -7,6 +7,7 @@ import pandas as pd
 
 from bids_qsm.applications.contract import Application, Table
 from bids_qsm.cohort import describe
+from bids_qsm.cohort.total import VOLUME
 from bids_qsm.plotting.cohort_charts import (
     p_text,
     plot_changes,
@@ -27,6 +28,7 @@ from bids_qsm.reports.blocks import (
     signed,
     words,
 )
+from bids_qsm.reports.trial_sections import total_beside_mean
 
 ALPHA = 0.05
 FAR, BY_CHANCE = 2.0, 0.0455
@@ -238,14 +240,16 @@ def change_section(
     statistic: str,
     notes: list[str],
     files: list[str],
+    with_total: bool = False,
 ) -> dict:
     """Change over sessions: the course of each participant, and the mean change of each group.
 
-    ``groups`` maps participants to groups, for colours.
+    ``groups`` maps participants to groups, for colours. ``with_total`` sets the change of the mean
+    beside that of the total.
     """
     said, blocks, answers = words('change'), [], []
     means = {key: rows for key, _, _, rows in parts(summary)}
-    for key, title, unit, rows in parts(table):
+    for key, title, unit, rows in parts(table[table['map'] != VOLUME]):
         rows = rows.assign(beyond=rows['beyond'].isin([True, 'True']))
         known = rows.dropna(subset=['repeatability'])
         answers += _changes_in_words(title, unit, known)
@@ -290,9 +294,13 @@ def change_section(
         if len(beyond):
             columns = {'participant_id': 'participant', 'region': 'region', 'session_from': 'from'}
             columns |= {'session_to': 'to', 'years': 'years', 'change': f'change ({unit})', **_INTERVAL}
-            columns |= {'per_year': f'per year ({unit}/year)'}
+            columns |= {'per_year': f'per year ({unit}/year)', 'direction': 'direction', 'index': 'index'}
+            columns |= {'p_fdr': 'p (FDR)'}
             heading, folded = f'{title}: changes beyond repeatability', len(beyond) > _FOLD
             blocks.append(grid(heading, beyond, columns=columns, caption=said['beyond'], folded=folded))
+    if with_total:
+        more, told = total_beside_mean(summary, 'group', 'mean')
+        blocks, answers = blocks + more, answers + told
     return section(
         'change', question=said['question'], answers=answers, blocks=blocks, notes=notes, files=files
     )
@@ -325,7 +333,14 @@ def _changes_in_words(title: str, unit: str, rows: pd.DataFrame):
                 f'{title} of {region} changed by more than repetition explains in {_who(beyond)} of '
                 f'{_who(one)} participants (by {mean} {unit} on average in these).'
             )
-    return answers or [f'{title}: no change beyond repeatability in {_who(rows)} participants.']
+    if not answers:
+        return [f'{title}: no change beyond repeatability in {_who(rows)} participants.']
+    n, left = rows['beyond'].sum(), (rows['p_fdr'] < ALPHA).sum()
+    answers.append(
+        f'{title}: of {len(rows)} comparisons (participants and regions) {n} are beyond repeatability; by '
+        f'chance about {ALPHA * len(rows):.0f} would be. {left} stay after correction for that number.'
+    )
+    return answers
 
 
 def normative_section(
