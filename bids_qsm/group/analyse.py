@@ -29,6 +29,7 @@ FILES = {
     'change': 'group/change_stats.tsv',
     'change_summary': 'group/change_summary_stats.tsv',
     'normative': 'group/zscore_stats.tsv',
+    'patterns': 'group/pattern_stats.tsv',
     'repeatability': 'group/repeatability_stats.tsv',
     'slopes': 'group/slope_stats.tsv',
     'samples': 'group/sample_size_stats.tsv',
@@ -89,7 +90,8 @@ def find_controls(long: pd.DataFrame) -> str | None:
 def analyse(long: pd.DataFrame, asked: dict, notes: dict[str, list[str]]) -> dict:
     """Tables of the analyses, each with its data dictionary; ``notes`` (by analysis) are extended."""
     # imported here, as scipy is slow to import
-    from bids_qsm.cohort import change, correlation, model, normative, power, repeatability, trial
+    from bids_qsm.cohort import change, correlation, model, normative, pattern, power, repeatability, trial
+    from bids_qsm.cohort.asymmetry import add_asymmetry
     from bids_qsm.cohort.total import add_total
 
     pairs = [tuple(pair.rpartition(':')[::2]) for pair in asked['correlate']]
@@ -132,8 +134,12 @@ def analyse(long: pd.DataFrame, asked: dict, notes: dict[str, list[str]]) -> dic
             found['slopes'], notes['slopes'] = (table, trial.dictionary()), said + more
             found['samples'] = sizes, power.dictionary()
     if asked['controls']:
-        table, notes['normative'] = normative.normative(long, controls=asked['controls'], **common)
+        both = add_asymmetry(long)
+        table, notes['normative'] = normative.normative(both, controls=asked['controls'], **common)
         found['normative'] = table, normative.dictionary()
+        table, said = pattern.patterns(table)
+        if len(table):
+            found['patterns'], notes['patterns'] = (table, pattern.dictionary()), said
     elif cohort.group_column(long) not in (None, 'arm'):
         notes['normative'] = [
             'No group is called like controls; --controls names the one that z-scores refer to.'

@@ -32,6 +32,7 @@ from bids_qsm.reports.html import (
     read_table,
     render,
 )
+from bids_qsm.reports.pattern_section import pattern_section
 from bids_qsm.reports.trial_sections import repeatability_section, slopes_section
 
 RECORD = 'logs/group.json'
@@ -40,7 +41,7 @@ RECORD = 'logs/group.json'
 _MOST_ANSWERS = 6
 _FOLD = 40  # rows of a table that is shown when asked for
 _TEXT = (*cohort.ENTITY_COLUMNS.values(), 'group', 'participant_group', 'source', 'reason', 'note', 'level')
-_TEXT += ('session_from', 'session_to', 'arm', 'reference', 'direction')
+_TEXT += ('session_from', 'session_to', 'arm', 'reference', 'direction', 'raised', 'pattern')
 _DISTRIBUTION = (
     'Each point is {statistic} of a region (both sides) in one series; boxes show the quartiles of four '
     'series or more. Table: mean ± standard deviation over series (number of series).'
@@ -214,6 +215,8 @@ def _sections(out: Path, record: dict, asked: dict, long: pd.DataFrame, group: s
         sections.append(slopes_section(*tables, whole, **of, **named('slopes', 'samples')))
     if 'normative' in files:
         sections.append(normative_section(read('normative'), groups, **named('normative')))
+    if 'patterns' in files:
+        sections.append(pattern_section(read('patterns'), **named('patterns')))
     for app in applications():
         for key, table in ((app.key(one), one) for one in app.tables_of_events):
             if key in files:

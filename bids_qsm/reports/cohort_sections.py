@@ -7,6 +7,7 @@ import pandas as pd
 
 from bids_qsm.applications.contract import Application, Table
 from bids_qsm.cohort import describe
+from bids_qsm.cohort.asymmetry import LESS
 from bids_qsm.cohort.total import VOLUME
 from bids_qsm.plotting.cohort_charts import (
     p_text,
@@ -375,9 +376,32 @@ def normative_section(
             columns |= {'percentile': 'percentile', 'n_controls': 'controls'}
             heading, far = f'{title}: beyond {FAR:g} standard deviations', far.dropna(axis=1, how='all')
             blocks.append(grid(heading, far, columns=columns, caption=said['far'], folded=len(far) > _FOLD))
+        uneven = table[(table['map'] == rows['map'].iloc[0]) & (table['hemisphere'] == LESS)]
+        uneven = uneven[uneven['atlas'].fillna('') == (rows['atlas'].fillna('').iloc[0])]
+        more, told = _sides(title, unit, uneven.dropna(subset=['z']))
+        blocks, answers = blocks + more, answers + told
     return section(
         'normative', question=said['question'], answers=answers, blocks=blocks, notes=notes, files=files
     )
+
+
+def _sides(title: str, unit: str, rows: pd.DataFrame):
+    """Table and sentence on participants whose sides differ by more than those of controls."""
+    others = rows[~rows['is_control'].isin([True, 'True'])]
+    far = others[others['z'].abs() > FAR].sort_values('z', key=abs, ascending=False, kind='stable')
+    if far.empty:
+        return [], []
+    listed = ', '.join(f'{region} {n}' for region, n in far['region'].value_counts(sort=False).items())
+    chance = f'{BY_CHANCE * len(others):.0f}'
+    answer = (
+        f'{title}: left and right differ by more than in controls in {len(far)} of {len(others)} comparisons '
+        f'({listed}; by chance about {chance}).'
+    )
+    columns = {'participant_id': 'participant', 'session_id': 'session', 'region': 'region'}
+    columns |= {'value': f'left less right ({unit})', 'expected': f'expected ({unit})', 'z': 'z'}
+    heading, caption = f'{title}: sides that differ', words('normative')['sides']
+    far = far.dropna(axis=1, how='all')
+    return [grid(heading, far, columns=columns, caption=caption, folded=len(far) > _FOLD)], [answer]
 
 
 def _scores_in_words(title: str, others: pd.DataFrame, far: pd.DataFrame):

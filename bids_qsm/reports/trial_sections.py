@@ -201,7 +201,7 @@ def total_beside_mean(table: pd.DataFrame, by: str, estimate: str, *, per: str =
         of = '' if row['group'] == 'all' else f', {row["group"]}'
         answers.append(
             f'{row["region"]}{of}: {_APART[row["verdict"]]} (mean {_interval(row, "mean")} ppb{per}, total '
-            f'{_interval(row, "total")} ppb ml{per}, volume {signed(row["volume"])} ml{per}).'
+            f'{_interval(row, "total")} ppb ml{per}, volume {_interval(row, "volume")} ml{per}).'
         )
     shown = found.assign(
         **{
@@ -214,6 +214,8 @@ def total_beside_mean(table: pd.DataFrame, by: str, estimate: str, *, per: str =
 
 
 def _interval(row: dict, name: str):
+    if pd.isna(row[name]):
+        return '–'
     return f'{signed(row[name])} ({signed(row[f"{name}_low"])} to {signed(row[f"{name}_high"])})'
 
 

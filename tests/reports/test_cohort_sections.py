@@ -11,6 +11,7 @@ from bids_qsm.reports.cohort_sections import (
     model_section,
     normative_section,
 )
+from bids_qsm.reports.pattern_section import pattern_section
 
 REGIONS = [f'r{i:02d}' for i in range(40)]
 PART = {'atlas': '', 'map': 'chi', 'hemisphere': 'both', 'units': 'ppm'}
@@ -139,3 +140,20 @@ def test_who_is_far_from_controls_in_the_last_region_is_named(drawn):
         shown = drawn[name][0][0][0]['region'].unique().tolist()
         assert (len(shown), shown[-1]) == (n, 'r39')
     assert all('of 40 regions are drawn' in text for text in captions(found).values())
+
+
+def test_patterns_are_described_and_no_diagnosis():
+    columns = ['participant_id', 'session_id', 'atlas', 'raised', 'pattern', 'similarity', 'rank', 'share']
+    rows = [
+        ('sub-1', 'ses-1', 'a', 'GP, SN', 'pallidum more than nigra', 0.98, 1.0, 0.95),
+        ('sub-1', 'ses-1', 'a', 'GP, SN', 'pallidum and nigra alike', 0.91, 2.0, 0.05),
+        ('sub-2', 'ses-1', 'a', 'GP', 'pallidum more than nigra', 0.80, 1.0, 0.5),
+        ('sub-2', 'ses-1', 'a', 'GP', 'pallidum and nigra alike', 0.79, 2.0, 0.5),
+        ('sub-3', 'ses-1', 'a', None, None, None, None, None),
+    ]
+    found = pattern_section(pd.DataFrame(rows, columns=columns), notes=[], files=[])
+    assert found['answers'][0].startswith('A nucleus is raised in 2 of 3 participants.')
+    assert 'no diagnosis' in found['answers'][0]
+    assert found['answers'][1].startswith('"pallidum more than nigra": 2 participants; in 1 of 2 sessions')
+    shown = found['blocks'][0]['table']['rows']
+    assert [row['next'] for row in shown] == ['pallidum and nigra alike', 'pallidum and nigra alike', '–']
