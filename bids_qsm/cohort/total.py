@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from bids_qsm.cohort.observations import KEYS
-from bids_qsm.cohort.tables import BORDER, ERRORS, VALUES
+from bids_qsm.cohort.tables import BORDER, ERRORS, SHIFTED, VALUES, ZEROS
 
 TOTAL, VOLUME = 'chi_total', 'volume'
 SYMBOLS = {TOTAL: 'total χ', VOLUME: 'volume'}
@@ -43,12 +43,15 @@ def add_total(long: pd.DataFrame) -> pd.DataFrame:
         return long
     total, own = long[kept].copy(), volume[kept]
     # what an error of the border makes of a volume is larger, and not known
-    unknown = [c for c in (*ERRORS, BORDER) if c in long]
+    summed = (*VALUES, 'mean_positive')
+    unknown = [
+        c for c in (*ERRORS, *ZEROS, *SHIFTED, BORDER, 'sd', 'core_sd') if c in long and c not in summed
+    ]
     total[unknown] = np.nan
     size = total.copy()
     total['map'], total['units'] = TOTAL, 'ppb ml'
     size['map'], size['units'] = VOLUME, 'ml'
-    for column in (c for c in VALUES if c in long):
+    for column in (c for c in summed if c in long):
         there = pd.to_numeric(total[column], errors='coerce')
         total[column] = 1e3 * there * own
         size[column] = np.where(there.notna(), own, np.nan)

@@ -13,6 +13,8 @@ def test_total_is_mean_times_volume():
             'map': ['chi', 'R2star', 'chi', 'chi', 'chi'],
             'mean': [0.15, 30.0, 0.01, 0.1, np.nan],
             'se': 0.001,
+            'p5': 0.02,
+            'mean_positive': 0.2,
             'volume_mm3': [3000.0, 3000.0, 2e4, 900.0, 500.0],
             'coverage': [1.0, 1.0, 1.0, 0.8, 1.0],
             'units': ['ppm', '1/s', 'ppm', 'ppm', 'ppm'],
@@ -24,10 +26,10 @@ def test_total_is_mean_times_volume():
     np.testing.assert_allclose(rows.loc[('chi_total', 'GP'), 'mean'], 450.0)
     np.testing.assert_allclose(rows.loc[('volume', 'GP'), 'mean'], 3.0)
     assert list(found['units'].tail(4)) == ['ppb ml', 'ppb ml', 'ml', 'ml']
-    assert found['se'].tail(4).isna().all()
+    assert found[['se', 'p5']].tail(4).isna().all(axis=None)
+    np.testing.assert_allclose(rows.loc[('chi_total', 'GP'), 'mean_positive'], 600.0)
     # what was not measured has no volume either
     assert rows.loc[[('chi_total', 'RN'), ('volume', 'RN')], 'mean'].isna().all()
-    assert add_total(long.drop(columns='volume_mm3')) is not None
     assert len(add_total(long.drop(columns='volume_mm3'))) == 5
 
 
