@@ -8,6 +8,7 @@ from scipy import special, stats
 
 from bids_qsm.cohort.inference import adjust
 from bids_qsm.cohort.observations import KEYS, QUANTITY, Observations, average, codes, describe, observe, some
+from bids_qsm.cohort.repeatability import repeats, within_sd
 from bids_qsm.cohort.tables import DESCRIPTIONS, PROTOCOL, group_column
 from bids_qsm.cohort.visits import order, years
 
@@ -22,18 +23,9 @@ COLUMNS += [
     'repeatability',
     'repeatability_source',
 ]
-COLUMNS += ['beyond', 'units', 'note']
+COLUMNS += ['index', 'beyond', 'direction', 'p', 'p_fdr', 'units', 'note']
 SUMMARY = [*KEYS, 'group', 'n', 'mean', 'sd', 'se_border', 'ci_low', 'ci_high', 'p', 'p_fdr', 'per_year_mean']
 SUMMARY += ['per_year_ci_low', 'per_year_ci_high', 'n_beyond', 'units', 'note']
-REPEATABILITY = {
-    'chi': {
-        **dict.fromkeys(('Caudate', 'Putamen', 'GP', 'GPe', 'GPi'), 0.005),
-        **dict.fromkeys(('RN', 'SN', 'SNc', 'SNr'), 0.01),
-    }
-}
-"""Within-subject standard deviation of regional means from the literature (ppm), by map and region."""
-_OWN_LEAST = 5
-"""Fewest degrees of freedom of the study's own repeats, where the literature has a figure."""
 _LEAST_YEARS = 1 / 365.25
 """Sessions less than a day apart give no change per year."""
 _LEAST_SPAN = 0.25
@@ -49,11 +41,15 @@ def changes(
 ):
     r"""Change of every region from the first to the last session of each participant.
 
-    Runs of a session are averaged. The error of a change is that of the method: with the within-subject
-    standard deviation s of one measurement, :math:`s \sqrt{1/n_1 + 1/n_2}` for sessions of :math:`n_1` and
-    :math:`n_2` runs; a change is beyond repeatability where its 95 % interval leaves out zero, which for
-    single runs is :math:`1.96 \sqrt 2 s`, the repeatability coefficient [1]_. Where a neighbour changes,
-    what a misplaced border makes changes too: the change of the column border_effect adds in quadrature.
+    Runs of a session, and sessions of a visit (`bids_qsm.cohort.visits.visits`), are averaged. The error of a
+    change is that of the method: with the within-subject standard deviation s of one measurement,
+    :math:`s \sqrt{1/n_1 + 1/n_2}` for visits of :math:`n_1` and :math:`n_2` scans; a change is beyond
+    repeatability where its 95 % interval leaves out zero, which for single scans is
+    :math:`1.96 \sqrt 2 s`, the repeatability coefficient [1]_. The reliable change index [2]_ is the change
+    over that error. Each comparison by itself is wrong in 5 % of participants who do not change, so p_fdr
+    controls the false discovery rate over all regions and participants of an atlas, map and hemisphere.
+    Where a neighbour changes, what a misplaced border makes changes too: the change of the column
+    border_effect adds in quadrature.
     The change per year is the slope of a line through all sessions of known time. Sessions are compared
     within the same acquisition only.
 
@@ -64,8 +60,9 @@ def changes(
         that differs between sessions.
     repeatability : float or dict, optional
         Within-subject standard deviation in the unit of the map: for all regions of chi, or by region, or by
-        map and region as `REPEATABILITY`. By default, it is estimated from repeated runs within sessions
-        of the study where there are enough of them, and taken from `REPEATABILITY` otherwise.
+        map and region as `bids_qsm.cohort.repeatability.REPEATABILITY`. By default, it is estimated from
+        repeated sessions, else from repeated runs of the study where there are enough of them, and taken
+        from the literature otherwise.
     statistic, min_coverage
         See :func:`bids_qsm.cohort.observations.observe`.
 
@@ -79,18 +76,20 @@ def changes(
     References
     ----------
     .. [1] Bland & Altman (1986), Lancet 327:307. doi:10.1016/S0140-6736(86)90837-8
+    .. [2] Jacobson & Truax (1991), J Consult Clin Psychol 59:12. doi:10.1037/0022-006X.59.1.12
     """
     data = observe(long, statistic=statistic, min_coverage=min_coverage)
     notes = list(data.notes)
     if 'session_id' not in data.series:
         return pd.DataFrame(columns=COLUMNS), [*notes, 'No change: the series have no sessions.']
     protocol = [c for c in PROTOCOL if c in data.series and data.series[c].nunique() > 0]
-    by = ['participant_id', 'session_id', *protocol]
+    by = ['participant_id', 'visit_number', *protocol]
     group = group_column(data.series)
-    # runs of a session are minutes apart and share its time
-    visits = average(data, by)
-    runs = _runs(data, by)
-    sd, dof, source = _repeatability(data, by, repeatability, notes)
+    again, sessions, said = repeats(data)
+    notes += said
+    visits = average(sessions, by)
+    sd, dof, source = within_sd(again, data.keys, repeatability, notes)
+    runs = _weight(data, sessions, by, source)
     since, rows = years(visits.series), order(visits.series)
     who = codes(visits.series, ['participant_id', *protocol])
     rows = rows[np.argsort(who[rows], kind='stable')]
@@ -114,49 +113,19 @@ def changes(
     return table[[*COLUMNS, *(c for c in protocol if c not in COLUMNS)]], notes
 
 
-def _runs(data: Observations, by: Sequence[str]):
-    """Number of runs averaged for each session and region."""
-    counts = data.values.copy()
-    counts[np.isfinite(counts)] = 1.0
-    place = codes(data.series, by)
+def _weight(data: Observations, sessions: Observations, by: Sequence[str], source: np.ndarray):
+    """Single scans, of the kind that the repeatability is about, that each visit and region counts for."""
+    place, there = codes(sessions.series, by), np.isfinite(sessions.values)
     n = place.max(initial=-1) + 1
-    found = np.zeros((n, counts.shape[1]))
-    np.add.at(found, place, np.nan_to_num(counts))
-    return found
-
-
-def _repeatability(data: Observations, by: Sequence[str], given: float | dict | None, notes: list[str]):
-    """Within-subject sd of each column, its degrees of freedom (inf: known), and its source."""
-    regions, maps = data.keys['region'].to_numpy(), data.keys['map'].to_numpy()
-    if given is not None:
-        table = given if isinstance(given, dict) else {'chi': dict.fromkeys(regions, float(given))}
-        table = table if all(isinstance(v, dict) for v in table.values()) else {'chi': table}
-        sd = np.array([table.get(m, {}).get(r, np.nan) for m, r in zip(maps, regions, strict=True)], float)
-        return sd, np.full(len(sd), np.inf), np.where(np.isfinite(sd), 'given', '')
-    place = codes(data.series, by)
-    n = place.max(initial=-1) + 1
-    valid = np.isfinite(data.values)
-    total, count = np.zeros((2, n, len(regions)))
-    np.add.at(total, place, np.nan_to_num(data.values))
-    np.add.at(count, place, valid)
-    rest = np.where(valid, data.values - (total / np.maximum(count, 1))[place], 0.0)
-    dof = np.maximum(count - 1, 0).sum(0)
-    own = np.sqrt((rest**2).sum(0) / np.maximum(dof, 1))
-    known = np.array([REPEATABILITY.get(m, {}).get(r, np.nan) for m, r in zip(maps, regions, strict=True)])
-    use_own = (dof >= np.where(np.isfinite(known), _OWN_LEAST, 2)) & (own > 0)
-    sd = np.where(use_own, own, known)
-    source = np.where(use_own, 'own runs', np.where(np.isfinite(sd), 'literature', ''))
-    if use_own.any():
-        notes.append(
-            'Repeatability was estimated from runs within sessions of this study; it does not include the '
-            'effect of repositioning the participant.'
-        )
-    if (source == 'literature').any():
-        notes.append('Repeatability was taken from the literature where sessions have too few runs.')
-    if (source == '').any():
-        unknown = [f'{m} of {r}' for m, r, s in zip(maps, regions, source, strict=True) if not s]
-        notes.append(f'No repeatability is known for {some(dict.fromkeys(unknown))}; beyond is n/a there.')
-    return sd, np.where(use_own, dof, np.inf), source
+    runs = np.zeros(sessions.values.shape)
+    own = codes(data.series, [c for c in by if c != 'visit_number'] + ['session_id'])
+    np.add.at(runs, own, np.isfinite(data.values))
+    count, inverse = np.zeros((2, n, there.shape[1]))
+    np.add.at(count, place, there)
+    np.add.at(inverse, place, np.where(there, 1 / np.maximum(runs, 1), 0))
+    # a mean of m sessions with k runs each has the variance sum(1 / k) / m^2
+    of_runs = count**2 / np.maximum(inverse, 1e-9)
+    return np.where(source == 'own sessions', count, of_runs)
 
 
 def _of_participant(
@@ -211,13 +180,17 @@ def _table(
     reach = np.where(exact, special.ndtri(0.975), stats.t.ppf(0.975, np.where(exact, 1, dof)))[column]
     change = found['last'] - found['first']
     half = reach * found['se']
+    index = change / np.where(found['se'] > 0, found['se'], np.nan)
+    p = 2 * stats.t.sf(np.abs(index), dof[column])
     table = visits.keys.iloc[column].reset_index(drop=True).assign(
         participant_id=visits.series['participant_id'].to_numpy()[start],
         session_from=session[start], session_to=session[end], **found, change=change,
         ci_low=change - half, ci_high=change + half, repeatability=sd[column],
         repeatability_source=source[column], note=np.where(np.isnan(half), 'no repeatability known', ''),
-        beyond=pd.array(np.abs(change) > half, dtype='boolean'),
+        index=index, p=p, beyond=pd.array(np.abs(change) > half, dtype='boolean'),
+        direction=np.where(np.abs(change) > half, np.where(change > 0, 'rise', 'fall'), ''),
     )  # fmt: skip
+    table['p_fdr'] = adjust(table['p'], codes(table, ['atlas', 'map', 'hemisphere']))
     table['beyond'] = table['beyond'].mask(np.isnan(half))
     for name in known:
         table[name] = visits.series[name].to_numpy()[start]
@@ -325,15 +298,20 @@ def dictionary() -> dict:
         'per_year': ('Slope of a line through all sessions of known time.', 'unit of the map per year'),
         'per_year_se': ('Standard error of per_year.', 'unit of the map per year'),
         'repeatability': ('Within-subject standard deviation of one measurement.', unit),
-        'repeatability_source': 'own runs: runs within the sessions of this study; literature; given.',
+        'repeatability_source': (
+            'own sessions: repeated sessions of a visit of this study; own runs: runs within its sessions; '
+            'literature; given.'
+        ),
+        'index': 'Reliable change index: change over its standard error.',
         'beyond': 'Whether the change is beyond repeatability: its 95 % interval leaves out zero.',
+        'direction': 'rise or fall, where the change is beyond repeatability.',
         'n': 'Participants.',
         'mean': ('Mean change over participants.', unit),
         'sd': ('Standard deviation of the change over participants.', unit),
-        'p': 'Two-sided p value of a t test against no change, not adjusted; se_border counts.',
+        'p': 'Two-sided p value of no change, not adjusted: of one participant, or of the mean (t test).',
         'p_fdr': (
             'False discovery rate (Benjamini and Hochberg) over the regions of the same atlas, map, '
-            'hemisphere and group.'
+            'hemisphere and group; for single changes over regions and participants together.'
         ),
         'per_year_mean': (
             f'Mean change per year over participants with at least {_LEAST_SPAN:g} years between sessions.',

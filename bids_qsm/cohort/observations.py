@@ -26,7 +26,7 @@ QUANTITY = {
     'atlas': 'Atlas that the regions come from.',
     'map': 'Map: chi (susceptibility) or R2star (transverse relaxation rate).',
     'region': 'Region of the atlas.',
-    'hemisphere': 'L, R, or both together.',
+    'hemisphere': 'L, R, or both together; L - R: left less right.',
 }
 """Descriptions of `KEYS`."""
 

@@ -400,8 +400,8 @@ def dictionary(columns: Iterable[str], tables: Mapping[str, dict], participants:
 
 
 def group_column(long: pd.DataFrame) -> str | None:
-    """The column of the groups, where participants.tsv has one."""
-    for column in ('group', 'participant_group'):
+    """The column of the groups, where participants.tsv has one; else that of the arms of a trial."""
+    for column in ('group', 'participant_group', 'arm'):
         if column in long and long[column].notna().any():
             return column
     return None

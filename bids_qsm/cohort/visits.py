@@ -1,26 +1,32 @@
-"""The sessions of a participant in their order, and the years between them."""
+"""The sessions of a participant in their order, the years between them, and those of one visit."""
 
 import re
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 
-from bids_qsm.cohort.observations import numeric
+from bids_qsm.cohort.observations import numeric, some
 from bids_qsm.cohort.tables import parse_times
 
 YEAR = 365.25
 """Days."""
+RETEST_DAYS = 14
+"""Sessions no further apart are repeats of one visit, where the column visit does not say otherwise."""
+_LONGEST_VISIT = 0.25
+"""Years; what the column visit calls one visit cannot last longer."""
 
 
 def years(series: pd.DataFrame) -> np.ndarray:
     """Years of each row since the first of its participant; NaN where unknown.
 
-    From acq_time; for participants without, from an age that differs between their sessions.
+    From acq_time; for participants without, from the column time (years), or from an age that differs between
+    their sessions.
 
     Parameters
     ----------
     series : DataFrame
-        Columns participant_id, and acq_time or age where they are known.
+        Columns participant_id, and acq_time, time or age where they are known.
     """
     who = series['participant_id'].to_numpy()
     found = np.full(len(series), np.nan)
@@ -28,15 +34,63 @@ def years(series: pd.DataFrame) -> np.ndarray:
         times = parse_times(series['acq_time'])
         days = (times - times.min()) / pd.Timedelta(days=1)
         found = _since_first(days.to_numpy(float) / YEAR, who)
-    if 'age' in series:
-        age = _since_first(numeric(series['age'])[0].to_numpy(), who)
+    for column in (c for c in ('time', 'age') if c in series):
+        since = _since_first(numeric(series[column])[0].to_numpy(), who)
         # an age that is equal at sessions (whole years, or from participants.tsv) says nothing
         differ = (
-            pd.Series(age).groupby(who).transform(lambda part: part.nunique() == len(part)).to_numpy(bool)
+            pd.Series(since).groupby(who).transform(lambda part: part.nunique() == len(part)).to_numpy(bool)
         )
         timed = pd.Series(found).notna().groupby(who).transform('sum').to_numpy() > 1
-        found = np.where(timed, found, np.where(differ, age, np.nan))
+        found = np.where(timed, found, np.where(differ, since, np.nan))
     return found
+
+
+def visits(series: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
+    """Number the visits of each participant from 0, in their order, with notes on sessions that share one.
+
+    Sessions of one visit are repeats (test and retest): those for which the column visit (of sessions.tsv)
+    states the same, or, without that column, those at most `RETEST_DAYS` days after the one before.
+
+    Parameters
+    ----------
+    series : DataFrame
+        As for `years`, with session_id.
+    """
+    since, rows = years(series), order(series)
+    who = series['participant_id'].astype(str).to_numpy()
+    session = series['session_id'].astype(object).fillna('').astype(str).to_numpy()
+    stated = series['visit'].astype(object).to_numpy() if 'visit' in series else None
+    number, notes = np.zeros(len(series), int), []
+    shared, refused = [], []
+    for mine in np.split(rows, np.flatnonzero(who[rows][1:] != who[rows][:-1]) + 1):
+        for before, row in pairwise(mine):
+            gap = since[row] - since[before]
+            if session[row] == session[before]:
+                same = True
+            elif stated is not None and pd.notna(stated[row]) and pd.notna(stated[before]):
+                same = stated[row] == stated[before]
+                if same and gap > _LONGEST_VISIT:
+                    same = False
+                    refused.append(who[row])
+            else:
+                same = bool(gap <= RETEST_DAYS / YEAR)
+            if same and session[row] != session[before]:
+                shared.append(who[row])
+            number[row] = number[before] + (not same)
+    if shared:
+        why = 'by the column visit' if stated is not None else f'at most {RETEST_DAYS} days apart'
+        notes.append(f'Sessions of one visit ({why}) are repeats and were averaged: {_people(shared)}.')
+    if refused:
+        notes.append(
+            f'The column visit calls sessions of {_people(refused)} one visit that are more than '
+            f'{_LONGEST_VISIT:g} years apart; they count as two.'
+        )
+    return number, notes
+
+
+def _people(names: list[str]):
+    several = sorted(set(names))
+    return some(several) if len(several) < 4 else f'{len(several)} participants'
 
 
 def order(series: pd.DataFrame) -> np.ndarray:

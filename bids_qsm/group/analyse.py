@@ -29,6 +29,9 @@ FILES = {
     'change': 'group/change.tsv',
     'change_summary': 'group/change_summary.tsv',
     'normative': 'group/zscore.tsv',
+    'repeatability': 'group/repeatability.tsv',
+    'slopes': 'group/slope.tsv',
+    'samples': 'group/sample_size.tsv',
 }
 """Tables beside ``group_regions.tsv`` and those of applications, each with a dictionary (JSON).
 
@@ -81,7 +84,8 @@ def find_controls(long: pd.DataFrame) -> str | None:
     from bids_qsm.cohort.design import CONTROLS, reference_level
 
     group = cohort.group_column(long)
-    levels = sorted(long[group].dropna().astype(str).unique()) if group else []
+    # an arm without treatment is one of patients
+    levels = sorted(long[group].dropna().astype(str).unique()) if group and group != 'arm' else []
     found = reference_level(levels) if levels else ''
     return found if ''.join(filter(str.isalnum, found.lower())) in CONTROLS else None
 
@@ -89,17 +93,19 @@ def find_controls(long: pd.DataFrame) -> str | None:
 def analyse(long: pd.DataFrame, asked: dict, notes: dict[str, list[str]]) -> dict:
     """Tables of the analyses, each with its data dictionary; ``notes`` (by analysis) are extended."""
     # imported here, as scipy is slow to import
-    from bids_qsm.cohort import change, correlation, model, normative
+    from bids_qsm.cohort import change, correlation, model, normative, power, repeatability, trial
+    from bids_qsm.cohort.asymmetry import add_asymmetry
+    from bids_qsm.cohort.total import add_total
 
     pairs = [tuple(pair.rpartition(':')[::2]) for pair in asked['correlate']]
     _check_pairs(long, pairs)
     if asked['relative_to']:
         long, said = cohort.relative_to(long, asked['relative_to'])
         notes['tables'] += said
-    common, found = {'statistic': asked['statistic']}, {}
+    common, found, whole = {'statistic': asked['statistic']}, {}, add_total(long)
     if asked['model']:
         table, rest, notes['model'] = model.fit_models(
-            long, asked['model'], controls=asked['controls'] or '', **common
+            whole, asked['model'], controls=asked['controls'] or '', **common
         )
         found['model'] = table, model.dictionary()
         found['residuals'] = rest, _residual_columns(model.dictionary())
@@ -117,15 +123,24 @@ def analyse(long: pd.DataFrame, asked: dict, notes: dict[str, list[str]]) -> dic
             table, said = correlation.compare_correlations(long, against, **more)
             found['difference'] = table, correlation.dictionary()
             notes['correlation'] += said
+    table, said = repeatability.repeatability(whole, **common)
+    if len(table):
+        found['repeatability'], notes['repeatability'] = (table, repeatability.dictionary()), said
     if 'session_id' in long and (long.groupby('participant_id')['session_id'].nunique() > 1).any():
-        table, notes['change'] = change.changes(long, **common)
+        table, notes['change'] = change.changes(whole, **common)
         means, said = change.change_summary(table)
         notes['change'] += said
         found['change'], found['change_summary'] = (table, change.dictionary()), (means, change.dictionary())
+        table, said = trial.slopes(whole, controls=asked['controls'] or '', **common)
+        if len(table):
+            sizes, more = power.sample_sizes(table)
+            found['slopes'], notes['slopes'] = (table, trial.dictionary()), said + more
+            found['samples'] = sizes, power.dictionary()
     if asked['controls']:
-        table, notes['normative'] = normative.normative(long, controls=asked['controls'], **common)
+        both = add_asymmetry(long)
+        table, notes['normative'] = normative.normative(both, controls=asked['controls'], **common)
         found['normative'] = table, normative.dictionary()
-    elif cohort.group_column(long):
+    elif cohort.group_column(long) not in (None, 'arm'):
         notes['normative'] = [
             'No group is called like controls; --controls names the one that z-scores refer to.'
         ]

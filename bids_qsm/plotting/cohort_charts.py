@@ -130,15 +130,15 @@ def plot_scatter(
     -------
     SVG file.
     """
-    figure, panels, colours = _panels(points, groups)
-    for region, ax in panels.items():
+    figure, axes, colours = panels(points, groups)
+    for region, ax in axes.items():
         line = lines.loc[lines['region'] == region, ['x', 'fit', 'low', 'high']].astype(float)
         ax.fill_between(line['x'], line['low'], line['high'], color='#000000', alpha=0.12, linewidth=0)
         ax.plot(line['x'], line['fit'], color=_INK, linewidth=1.4)
         _dots(ax, points[points['region'] == region], colours)
-        _head(ax, region, texts.get(region, ''))
-        _plain(ax)
-    _axis_names(figure, xlabel, ylabel)
+        heading(ax, region, texts.get(region, ''))
+        plain(ax)
+    axis_names(figure, xlabel, ylabel)
     return as_svg(figure)
 
 
@@ -169,22 +169,22 @@ def plot_changes(
     -------
     SVG file.
     """
-    figure, panels, colours = _panels(visits, groups)
-    for region, ax in panels.items():
+    figure, axes, colours = panels(visits, groups)
+    for region, ax in axes.items():
         here = visits[visits['region'] == region].sort_values('x', kind='stable')
         many = here['line'].nunique() > 60
         look = {'linewidth': 0.6 if many else 1.2, 'alpha': 0.35 if many else 0.85, 'rasterized': many}
         for name, colour in colours.items():
-            courses = _broken(here[here['group'] == name])
+            courses = broken(here[here['group'] == name])
             ax.plot(*courses, 'o-', color=colour, markersize=2 if many else 4, **look)
         least = (detectable or {}).get(region, math.nan)
         if math.isfinite(least):
             low, high = here['y'].min(), here['y'].max()
             middle, place = (low + high) / 2, here['x'].max() + 0.12 * (np.ptp(here['x']) or 1)
             ax.errorbar(place, middle, yerr=least / 2, color=_INK, capsize=3, linewidth=1.4)
-        _head(ax, region, texts.get(region, ''))
-        _plain(ax)
-    _axis_names(figure, xlabel, ylabel)
+        heading(ax, region, texts.get(region, ''))
+        plain(ax)
+    axis_names(figure, xlabel, ylabel)
     return as_svg(figure)
 
 
@@ -203,8 +203,8 @@ def plot_normative(scores: pd.DataFrame, *, xlabel: str, ylabel: str, groups: It
     -------
     SVG file.
     """
-    figure, panels, colours = _panels(scores, groups)
-    for region, ax in panels.items():
+    figure, axes, colours = panels(scores, groups)
+    for region, ax in axes.items():
         here = scores[scores['region'] == region]
         # the expected value of a control comes from the other controls, so their curve is ragged
         others = here[~here['is_control'].astype(bool)]
@@ -213,9 +213,9 @@ def plot_normative(scores: pd.DataFrame, *, xlabel: str, ylabel: str, groups: It
         ax.fill_between(curve['age'], curve['low'], curve['high'], color='#000000', alpha=0.1, linewidth=0)
         ax.plot(curve['age'], curve['expected'], color=_INK, linewidth=1.3)
         _dots(ax, here.rename(columns={'age': 'x', 'value': 'y'}), colours)
-        _head(ax, region, f'n = {here["participant_id"].nunique()}')
-        _plain(ax)
-    _axis_names(figure, xlabel, ylabel)
+        heading(ax, region, f'n = {here["participant_id"].nunique()}')
+        plain(ax)
+    axis_names(figure, xlabel, ylabel)
     return as_svg(figure)
 
 
@@ -344,14 +344,14 @@ def _writer(values: np.ndarray) -> Callable[[float], str]:
     return lambda value: f'{value:.{digits}f}'.replace('-', '−')
 
 
-def _broken(rows: pd.DataFrame) -> Iterator[np.ndarray]:
+def broken(rows: pd.DataFrame) -> Iterator[np.ndarray]:
     """x and y of all lines in one, with NaN between two lines."""
     rows = rows.sort_values(['line', 'x'], kind='stable')
     last = np.flatnonzero(rows['line'].to_numpy()[1:] != rows['line'].to_numpy()[:-1]) + 1
     return (np.insert(rows[c].to_numpy(float), last, np.nan) for c in ('x', 'y'))
 
 
-def _panels(rows: pd.DataFrame, groups: Iterable[str]) -> tuple[Figure, dict[str, Axes], dict[str, str]]:
+def panels(rows: pd.DataFrame, groups: Iterable[str]) -> tuple[Figure, dict[str, Axes], dict[str, str]]:
     """A figure with a panel for each region of ``rows`` and a legend of the groups above.
 
     Returns it, region -> axes, and group -> colour.
@@ -376,18 +376,18 @@ def _dots(ax: Axes, rows: pd.DataFrame, colours: dict[str, str]) -> None:
         ax.plot(one['x'], one['y'], 'o', color=colour, **crowd(len(rows)))
 
 
-def _head(ax: Axes, region: str, text: str) -> None:
+def heading(ax: Axes, region: str, text: str) -> None:
     ax.set_title(region, fontsize=10, weight='bold', loc='left', pad=16 if text else None)
     ax.text(0, 1.02, text, transform=ax.transAxes, fontsize=8, color=_FAINT)
 
 
-def _plain(ax: Axes) -> None:
+def plain(ax: Axes) -> None:
     ax.spines[['top', 'right']].set_visible(False)
     ax.tick_params(labelsize=8)
     ax.locator_params(nbins=5)
 
 
-def _axis_names(figure: Figure, xlabel: str, ylabel: str) -> None:
+def axis_names(figure: Figure, xlabel: str, ylabel: str) -> None:
     figure.supxlabel(xlabel, fontsize=10)
     figure.supylabel(ylabel, fontsize=10)
 

@@ -8,11 +8,14 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from bids_qsm.derivatives.products import SYMBOLS
+from bids_qsm.cohort import total
+from bids_qsm.derivatives.products import SYMBOLS as OF_MAPS
 from bids_qsm.plotting.cohort_charts import p_text
 from bids_qsm.plotting.region_charts import COHORT_REGIONS
 from bids_qsm.reports.html import data_uri, packaged
 
+SYMBOLS = {**OF_MAPS, **total.SYMBOLS}
+"""Name of a map in tables -> on the page."""
 _LONGEST = 200  # rows of a table on the page; the file has all rows
 _MOST_REGIONS = 20  # in a chart; text and tables list all
 

@@ -8,6 +8,7 @@ import pandas as pd
 from bids_qsm.applications import applications
 from bids_qsm.cohort import describe
 from bids_qsm.cohort import tables as cohort
+from bids_qsm.cohort.total import add_total
 from bids_qsm.derivatives.products import SYMBOLS
 from bids_qsm.derivatives.tables import read_table
 from bids_qsm.entities import entities_of
@@ -31,6 +32,7 @@ from bids_qsm.reports.html import (
     read_runs,
     render,
 )
+from bids_qsm.reports.trial_sections import repeatability_section, slopes_section
 
 RECORD = 'logs/group.json'
 """Options, files and notes of the group level, in the output dataset."""
@@ -38,7 +40,7 @@ RECORD = 'logs/group.json'
 _MOST_ANSWERS = 6
 _FOLD = 40  # rows of a table that is shown when asked for
 _TEXT = (*cohort.ENTITY_COLUMNS.values(), 'group', 'participant_group', 'source', 'reason', 'note', 'level')
-_TEXT += ('session_from', 'session_to')
+_TEXT += ('session_from', 'session_to', 'arm', 'reference', 'direction')
 _DISTRIBUTION = (
     'Each point is {statistic} of a region (both sides) in one series; boxes show the quartiles of four '
     'series or more. Table: mean ± standard deviation over series (number of series).'
@@ -200,9 +202,16 @@ def _sections(out: Path, record: dict, asked: dict, long: pd.DataFrame, group: s
                 **named('correlation', 'difference'),
             )
         )
+    whole, of = add_total(long), {'statistic': asked['statistic']}
+    if 'repeatability' in files:
+        sections.append(repeatability_section(read('repeatability'), whole, **of, **named('repeatability')))
     if 'change' in files:
-        more = {**named('change', 'change_summary'), 'statistic': asked['statistic']}
-        sections.append(change_section(read('change'), read('change_summary'), long, groups, **more))
+        tables = read('change'), read('change_summary')
+        more = {**of, **named('change', 'change_summary'), 'with_total': 'slopes' not in files}
+        sections.append(change_section(*tables, whole, groups, **more))
+    if 'slopes' in files:
+        tables = read('slopes'), read('samples')
+        sections.append(slopes_section(*tables, whole, **of, **named('slopes', 'samples')))
     if 'normative' in files:
         sections.append(normative_section(read('normative'), groups, **named('normative')))
     for app in applications():

@@ -7,6 +7,8 @@ import pandas as pd
 
 from bids_qsm.applications.contract import Application, Table
 from bids_qsm.cohort import describe
+from bids_qsm.cohort.asymmetry import LESS
+from bids_qsm.cohort.total import VOLUME
 from bids_qsm.plotting.cohort_charts import (
     p_text,
     plot_changes,
@@ -27,6 +29,7 @@ from bids_qsm.reports.blocks import (
     signed,
     words,
 )
+from bids_qsm.reports.trial_sections import total_beside_mean
 
 ALPHA = 0.05
 FAR, BY_CHANCE = 2.0, 0.0455
@@ -238,14 +241,16 @@ def change_section(
     statistic: str,
     notes: list[str],
     files: list[str],
+    with_total: bool = False,
 ) -> dict:
     """Change over sessions: the course of each participant, and the mean change of each group.
 
-    ``groups`` maps participants to groups, for colours.
+    ``groups`` maps participants to groups, for colours. ``with_total`` sets the change of the mean
+    beside that of the total.
     """
     said, blocks, answers = words('change'), [], []
     means = {key: rows for key, _, _, rows in parts(summary)}
-    for key, title, unit, rows in parts(table):
+    for key, title, unit, rows in parts(table[table['map'] != VOLUME]):
         rows = rows.assign(beyond=rows['beyond'].isin([True, 'True']))
         known = rows.dropna(subset=['repeatability'])
         answers += _changes_in_words(title, unit, known)
@@ -290,9 +295,13 @@ def change_section(
         if len(beyond):
             columns = {'participant_id': 'participant', 'region': 'region', 'session_from': 'from'}
             columns |= {'session_to': 'to', 'years': 'years', 'change': f'change ({unit})', **_INTERVAL}
-            columns |= {'per_year': f'per year ({unit}/year)'}
+            columns |= {'per_year': f'per year ({unit}/year)', 'direction': 'direction', 'index': 'index'}
+            columns |= {'p_fdr': 'p (FDR)'}
             heading, folded = f'{title}: changes beyond repeatability', len(beyond) > _FOLD
             blocks.append(grid(heading, beyond, columns=columns, caption=said['beyond'], folded=folded))
+    if with_total:
+        more, told = total_beside_mean(summary, 'group', 'mean')
+        blocks, answers = blocks + more, answers + told
     return section(
         'change', question=said['question'], answers=answers, blocks=blocks, notes=notes, files=files
     )
@@ -325,7 +334,14 @@ def _changes_in_words(title: str, unit: str, rows: pd.DataFrame):
                 f'{title} of {region} changed by more than repetition explains in {_who(beyond)} of '
                 f'{_who(one)} participants (by {mean} {unit} on average in these).'
             )
-    return answers or [f'{title}: no change beyond repeatability in {_who(rows)} participants.']
+    if not answers:
+        return [f'{title}: no change beyond repeatability in {_who(rows)} participants.']
+    n, left = rows['beyond'].sum(), (rows['p_fdr'] < ALPHA).sum()
+    answers.append(
+        f'{title}: of {len(rows)} comparisons (participants and regions) {n} are beyond repeatability; by '
+        f'chance about {ALPHA * len(rows):.0f} would be. {left} stay after correction for that number.'
+    )
+    return answers
 
 
 def normative_section(
@@ -360,9 +376,32 @@ def normative_section(
             columns |= {'percentile': 'percentile', 'n_controls': 'controls'}
             heading, far = f'{title}: beyond {FAR:g} standard deviations', far.dropna(axis=1, how='all')
             blocks.append(grid(heading, far, columns=columns, caption=said['far'], folded=len(far) > _FOLD))
+        uneven = table[(table['map'] == rows['map'].iloc[0]) & (table['hemisphere'] == LESS)]
+        uneven = uneven[uneven['atlas'].fillna('') == (rows['atlas'].fillna('').iloc[0])]
+        more, told = _sides(title, unit, uneven.dropna(subset=['z']))
+        blocks, answers = blocks + more, answers + told
     return section(
         'normative', question=said['question'], answers=answers, blocks=blocks, notes=notes, files=files
     )
+
+
+def _sides(title: str, unit: str, rows: pd.DataFrame):
+    """Table and sentence on participants whose sides differ by more than those of controls."""
+    others = rows[~rows['is_control'].isin([True, 'True'])]
+    far = others[others['z'].abs() > FAR].sort_values('z', key=abs, ascending=False, kind='stable')
+    if far.empty:
+        return [], []
+    listed = ', '.join(f'{region} {n}' for region, n in far['region'].value_counts(sort=False).items())
+    chance = f'{BY_CHANCE * len(others):.0f}'
+    answer = (
+        f'{title}: left and right differ by more than in controls in {len(far)} of {len(others)} comparisons '
+        f'({listed}; by chance about {chance}).'
+    )
+    columns = {'participant_id': 'participant', 'session_id': 'session', 'region': 'region'}
+    columns |= {'value': f'left less right ({unit})', 'expected': f'expected ({unit})', 'z': 'z'}
+    heading, caption = f'{title}: sides that differ', words('normative')['sides']
+    far = far.dropna(axis=1, how='all')
+    return [grid(heading, far, columns=columns, caption=caption, folded=len(far) > _FOLD)], [answer]
 
 
 def _scores_in_words(title: str, others: pd.DataFrame, far: pd.DataFrame):

@@ -163,7 +163,7 @@ def test_every_column_is_described():
 def test_spans_of_days_tell_of_no_mean_change_per_year():
     long = followed()
     soon = (long['participant_id'] == 'sub-001') & (long['session_id'] == 'ses-2')
-    table = changes(long.assign(acq_time=long['acq_time'].mask(soon, '2020-01-11T08:00:00')))[0]
+    table = changes(long.assign(acq_time=long['acq_time'].mask(soon, '2020-01-21T08:00:00')))[0]
     assert table['per_year'].notna().all()
     summary, notes = change_summary(table)
     rows = table[(table['region'] == 'GP') & (table['participant_id'] != 'sub-001')]
@@ -206,3 +206,27 @@ def test_change_of_a_neighbour_widens_the_interval():
         plain['per_year_ci_high'] - plain['per_year_ci_low']
     )
     np.testing.assert_allclose(wide, np.hypot(alone, 0.03) / alone, rtol=1e-3)
+
+
+def test_single_changes_are_counted_together():
+    table = changes(followed(), repeatability=0.005)[0]
+    np.testing.assert_allclose(table['index'], table['change'] / (0.005 * np.sqrt(2)))
+    np.testing.assert_allclose(table['p'], 2 * stats.norm.sf(table['index'].abs()))
+    np.testing.assert_allclose(table['p_fdr'], multipletests(table['p'], method='fdr_bh')[1])
+    assert table['beyond'].any()
+    wanted = np.where(table['beyond'], np.where(table['change'] > 0, 'rise', 'fall'), '')
+    assert table['direction'].tolist() == wanted.tolist()
+
+
+def test_a_retest_is_part_of_its_visit_and_tells_the_error():
+    long = followed(sessions=3)
+    long['visit'] = long['session_id'].map({'ses-1': 1, 'ses-2': 1, 'ses-3': 2})
+    table, notes = changes(long.drop(columns='acq_time'))
+    gp = table[table['region'] == 'GP']
+    wide = long[long['region'] == 'GP'].pivot(index='participant_id', columns='session_id', values='mean')
+    change = wide['ses-3'] - wide[['ses-1', 'ses-2']].mean(axis=1)
+    np.testing.assert_allclose(gp['change'], change)
+    sd = np.sqrt(wide[['ses-1', 'ses-2']].var(axis=1, ddof=1).mean())
+    np.testing.assert_allclose(gp['se'], sd * np.sqrt(1 / 2 + 1))
+    assert set(gp['repeatability_source']) == {'own sessions'}
+    assert any('sessions of one visit of this study' in note for note in notes)

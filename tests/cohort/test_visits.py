@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 
+from bids_qsm.cohort import visits as of_people
 from bids_qsm.cohort.visits import order, years
 
 
@@ -29,3 +30,27 @@ def test_order_is_that_of_time_or_label():
     timed = visits(acq_time=['2022-01-01', '2020-01-01', '2021-01-01'])
     assert order(timed).tolist() == [1, 2, 0]
     assert order(pd.DataFrame({'participant_id': ['b', 'a']})).tolist() == [1, 0]
+
+
+def test_years_from_the_column_time_where_dates_are_not_known():
+    np.testing.assert_allclose(years(visits(time=[0, 0.5, 1.5], age=[30, 31, 33])), [0, 0.5, 1.5])
+    dated = visits(time=[0, 5, 9], acq_time=['2020-01-01', '2021-01-01', None])
+    np.testing.assert_allclose(years(dated), [0, 366 / 365.25, np.nan])
+
+
+def test_sessions_that_share_a_visit():
+    soon = visits(acq_time=['2020-01-01', '2020-01-15', '2020-02-15'])
+    number, notes = of_people.visits(soon)
+    assert number.tolist() == [0, 0, 1]
+    assert 'at most 14 days apart' in notes[0]
+    number, notes = of_people.visits(soon.assign(visit=['a', 'b', 'b']))
+    assert number.tolist() == [0, 1, 1]
+    assert 'by the column visit' in notes[0]
+    assert of_people.visits(visits())[0].tolist() == [0, 1, 2]
+
+
+def test_a_visit_that_lasts_too_long_is_two():
+    table = visits(acq_time=['2020-01-01', '2021-01-01', '2021-01-08'], visit=[1, 1, 1])
+    number, notes = of_people.visits(table)
+    assert number.tolist() == [0, 1, 1]
+    assert 'more than 0.25 years apart' in notes[-1]

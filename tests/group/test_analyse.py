@@ -20,7 +20,8 @@ from bids_qsm.group.map_stack import find_maps
 from tests.cohorts import write_cohort
 from tests.pages import Page, assert_self_contained
 
-TABLES = {**FILES, 'lesions': 'group_lesions.tsv', 'candidates': 'group_candidates.tsv'}
+TABLES = {kind: name for kind, name in FILES.items() if kind != 'repeatability'}  # nothing is repeated
+TABLES |= {'lesions': 'group_lesions.tsv', 'candidates': 'group_candidates.tsv'}
 
 
 def options(data, out, **settings):

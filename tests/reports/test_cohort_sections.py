@@ -107,7 +107,7 @@ def test_the_bar_of_a_change_is_what_the_test_needs(drawn):
     table = long[long['session_id'] == 'ses-1'][['participant_id', 'region', *PART]]
     table = table.assign(
         session_from='ses-1', session_to='ses-2', years=1.0, change=0.1, per_year=0.1, repeatability=0.01,
-        repeatability_source='literature', beyond=table['region'] == 'r35',
+        repeatability_source='literature', beyond=table['region'] == 'r35', p_fdr=0.2,
     )  # fmt: skip
     half = np.where(table['participant_id'] == 'sub-0', 0.5, 0.02)
     table = table.assign(ci_low=table['change'] - half, ci_high=table['change'] + half)

@@ -1,0 +1,313 @@
+"""Repeatability of regional values, from scans of the same person that should not differ."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from bids_qsm.cohort.observations import KEYS, QUANTITY, Observations, average, codes, describe, observe, some
+from bids_qsm.cohort.tables import PROTOCOL
+from bids_qsm.cohort.visits import order, visits
+
+REPEATABILITY = {
+    'chi': {
+        **dict.fromkeys(('Caudate', 'Putamen', 'GP', 'GPe', 'GPi'), 0.005),
+        **dict.fromkeys(('RN', 'SN', 'SNc', 'SNr'), 0.01),
+    }
+}
+"""Within-subject standard deviation of regional means from the literature (ppm), by map and region."""
+OWN_LEAST = 5
+"""Fewest degrees of freedom of the study's own repeats, where the literature has a figure."""
+DETECTABLE = 1.96 * np.sqrt(2)
+"""Standard deviations within participants that a change of one participant must pass."""
+_LEAST_PAIRS = 3
+_SEE = 'see column units'
+_DESCRIBED: dict[str, str | tuple[str, str]] = {
+    **QUANTITY,
+    'repeats': (
+        'Scans that were compared. sessions: sessions of one visit, with the participant positioned anew; '
+        'runs: runs of one session, in most studies without that.'
+    ),
+    'n_participants': 'Participants with repeated scans.',
+    'n_scans': 'Scans of these.',
+    'mean': ('Mean over their scans.', _SEE),
+    'sdw': ('Within-subject standard deviation of one scan.', _SEE),
+    'sdw_low': ('Lower end of its 95 % confidence interval.', _SEE),
+    'sdw_high': ('Upper end of its 95 % confidence interval.', _SEE),
+    'dof': 'Degrees of freedom of sdw: scans beyond the first.',
+    'detectable': (
+        'Minimal detectable change, 1.96 x sqrt(2) x sdw: of 100 participants who do not change, 5 seem to '
+        'change by more between two scans.',
+        _SEE,
+    ),
+    'n_pairs': 'Participants whose first two repeats enter the columns that follow.',
+    'icc_2_1': 'Intraclass correlation ICC(2,1): two-way random effects, absolute agreement, one scan.',
+    'icc_2_1_low': 'Lower end of its 95 % confidence interval.',
+    'icc_2_1_high': 'Upper end of its 95 % confidence interval.',
+    'icc_3_1': 'Intraclass correlation ICC(3,1): two-way mixed effects, consistency, one scan.',
+    'icc_3_1_low': 'Lower end of its 95 % confidence interval.',
+    'icc_3_1_high': 'Upper end of its 95 % confidence interval.',
+    'bias': ('Mean difference, second less first scan (Bland and Altman).', _SEE),
+    'bias_low': ('Lower end of its 95 % confidence interval.', _SEE),
+    'bias_high': ('Upper end of its 95 % confidence interval.', _SEE),
+    'limit_low': ('Lower limit of agreement: bias less 1.96 standard deviations of the difference.', _SEE),
+    'limit_high': ('Upper limit of agreement.', _SEE),
+    'units': 'Unit of the values.',
+    'note': 'Why there is no value.',
+}
+COLUMNS = list(_DESCRIBED)
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """Values that repeat, and what they are repeats of.
+
+    Attributes
+    ----------
+    kind : {'sessions', 'runs'}
+    data : Observations
+        One row a session (runs averaged), or a run.
+    place : ndarray of int, shape (n,)
+        Rows of equal number are repeats.
+    """
+
+    kind: str
+    data: Observations
+    place: np.ndarray
+
+    def within(self):
+        """Within-subject standard deviation of each column, its degrees of freedom, means and deviations."""
+        values = self.data.values
+        valid = np.isfinite(values)
+        total, count = np.zeros((2, self.place.max(initial=-1) + 1, values.shape[1]))
+        np.add.at(total, self.place, np.nan_to_num(values))
+        np.add.at(count, self.place, valid)
+        mean = total / np.maximum(count, 1)
+        rest = np.where(valid, values - mean[self.place], 0.0)
+        dof = np.maximum(count - 1, 0).sum(0)
+        return np.sqrt((rest**2).sum(0) / np.maximum(dof, 1)), dof
+
+
+def repeats(data: Observations) -> tuple[list[Repeats], Observations, list[str]]:
+    """Repeated scans of each kind, and the visits that they belong to, with notes.
+
+    Returns
+    -------
+    found : list of Repeats
+        Repeated sessions first, which count positioning; kinds without repeats are left out.
+    sessions : Observations
+        One row a session (runs averaged), with the column visit_number.
+    notes : list of str
+    """
+    protocol = [c for c in PROTOCOL if c in data.series and data.series[c].nunique() > 0]
+    by = ['participant_id', 'session_id', *protocol]
+    sessions = average(data, by)
+    number, notes = np.zeros(len(sessions.series), int), []
+    if 'session_id' in sessions.series:
+        number, notes = visits(sessions.series)
+    sessions = replace(sessions, series=sessions.series.assign(visit_number=number))
+    found = [
+        Repeats('sessions', sessions, codes(sessions.series, ['participant_id', 'visit_number', *protocol])),
+        Repeats('runs', data, codes(data.series, by)),
+    ]
+    return [one for one in found if len(set(one.place)) < len(one.place)], sessions, notes
+
+
+def in_ppb(data: Observations) -> Observations:
+    """Write susceptibility in ppb."""
+    is_ppm = (data.keys['units'] == 'ppm').to_numpy()
+    factor = np.where(is_ppm, 1e3, 1.0)
+    keys = data.keys.assign(units=data.keys['units'].mask(is_ppm, 'ppb'))
+    return replace(data, values=data.values * factor, border=data.border * factor, keys=keys)
+
+
+def repeatability(long: pd.DataFrame, *, statistic: str = 'mean', min_coverage: float = 0.5):
+    r"""Agreement of repeated scans of each region: standard deviation, detectable change, ICC and bias.
+
+    The within-subject standard deviation pools the variance of the repeats of each visit about their mean,
+    so a shift between scans counts as error; :math:`1.96 \sqrt 2` times it is the change of one person that
+    repeated scans would rarely show [1]_. Bias and limits of agreement [1]_ and the intraclass correlations
+    [2]_ with their intervals [3]_ are of the first two repeats of each participant: ICC(2,1) counts a shift
+    between scans as disagreement, ICC(3,1) does not.
+
+    Parameters
+    ----------
+    long : DataFrame
+        From :func:`bids_qsm.cohort.tables.gather` and the joins.
+    statistic, min_coverage
+        See :func:`bids_qsm.cohort.observations.observe`.
+
+    Returns
+    -------
+    table : DataFrame
+        Columns `COLUMNS`, susceptibility in ppb; empty where nothing was repeated.
+    notes : list of str
+
+    References
+    ----------
+    .. [1] Bland & Altman (1986), Lancet 327:307. doi:10.1016/S0140-6736(86)90837-8
+    .. [2] Shrout & Fleiss (1979), Psychol Bull 86:420. doi:10.1037/0033-2909.86.2.420
+    .. [3] McGraw & Wong (1996), Psychol Methods 1:30. doi:10.1037/1082-989X.1.1.30
+    """
+    data = in_ppb(observe(long, statistic=statistic, min_coverage=min_coverage))
+    found, _, notes = repeats(data)
+    rows = []
+    for one in found:
+        sd, dof = one.within()
+        again = pd.Series(one.place).duplicated(keep=False).to_numpy()
+        who = one.data.series['participant_id'].to_numpy()
+        for j, pairs in _pairs(one):
+            if dof[j] == 0:
+                continue
+            mine = again & np.isfinite(one.data.values[:, j])
+            row = {
+                **one.data.keys.loc[j].to_dict(), 'repeats': one.kind,
+                'n_participants': len(set(who[mine])), 'n_scans': int(mine.sum()),
+                'mean': one.data.values[mine, j].mean(), 'sdw': sd[j], 'dof': dof[j],
+                'sdw_low': sd[j] * np.sqrt(dof[j] / stats.chi2.ppf(0.975, dof[j])),
+                'sdw_high': sd[j] * np.sqrt(dof[j] / stats.chi2.ppf(0.025, dof[j])),
+                'detectable': DETECTABLE * sd[j], 'n_pairs': len(pairs), 'note': '',
+            }  # fmt: skip
+            rows.append(row | _agreement(pairs))
+    if found:
+        kinds = {'sessions': 'sessions of one visit', 'runs': 'runs of one session'}
+        notes.append(f'Repeated scans: {" and ".join(kinds[one.kind] for one in found)}.')
+    return pd.DataFrame(rows).reindex(columns=COLUMNS), notes
+
+
+def repeat_pairs(long: pd.DataFrame, *, kind: str, statistic: str = 'mean') -> pd.DataFrame:
+    """The first two repeats of each participant: columns atlas, map, region, hemisphere, first, second.
+
+    ``kind`` is sessions or runs; susceptibility is in ppb.
+    """
+    found, _, _ = repeats(in_ppb(observe(long, statistic=statistic)))
+    parts = [
+        pd.DataFrame(pairs, columns=['first', 'second']).assign(**one.data.keys.loc[j].to_dict())
+        for one in found
+        if one.kind == kind
+        for j, pairs in _pairs(one)
+        if len(pairs)
+    ]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*KEYS, 'first', 'second'])
+
+
+def _pairs(one: Repeats) -> Iterator[tuple[int, np.ndarray]]:
+    """Column, and its values at the first two repeats of each participant, shape (participants, 2)."""
+    rows = order(one.data.series)
+    if 'run' in one.data.series and one.kind == 'runs':
+        run = pd.to_numeric(one.data.series['run'], errors='coerce').fillna(0).to_numpy()
+        rows = rows[np.lexsort((np.arange(len(rows)), run[rows], pd.factorize(one.place[rows])[0]))]
+    place = one.place[rows]
+    who = pd.factorize(one.data.series['participant_id'].to_numpy()[rows])[0]
+    for j in range(one.data.values.shape[1]):
+        values = one.data.values[rows, j]
+        there = np.flatnonzero(np.isfinite(values))
+        nth = pd.Series(place[there]).groupby(place[there]).cumcount().to_numpy()
+        second = there[nth == 1]
+        # of each participant, the first visit that was repeated
+        second = second[~pd.Series(who[second]).duplicated().to_numpy()]
+        first = {p: i for i, p in zip(there[nth == 0], place[there][nth == 0], strict=True)}
+        yield j, np.array([(values[first[place[i]]], values[i]) for i in second]).reshape(-1, 2)
+
+
+def _agreement(pairs: np.ndarray):
+    """Bias, limits of agreement and intraclass correlations of pairs."""
+    if len(pairs) < _LEAST_PAIRS:
+        return {'note': f'{len(pairs)} participants are too few for bias and correlation'}
+    difference = pairs[:, 1] - pairs[:, 0]
+    bias, spread, n = difference.mean(), difference.std(ddof=1), len(pairs)
+    half = stats.t.ppf(0.975, n - 1) * spread / np.sqrt(n)
+    row = {'bias': bias, 'bias_low': bias - half, 'bias_high': bias + half}
+    row |= {'limit_low': bias - 1.96 * spread, 'limit_high': bias + 1.96 * spread}
+    if not spread > 0:
+        return row | {'note': 'the repeats are equal'}
+    for name, found in icc(pairs).items():
+        row |= dict(zip((name, f'{name}_low', f'{name}_high'), found, strict=True))
+    return row
+
+
+def icc(values: np.ndarray) -> dict[str, tuple[float, float, float]]:
+    """Intraclass correlations ICC(2,1) and ICC(3,1) with their 95 % intervals.
+
+    Parameters
+    ----------
+    values : ndarray, shape (participants, scans)
+        Complete.
+
+    Returns
+    -------
+    dict
+        ``icc_2_1`` and ``icc_3_1`` -> value, lower and upper end.
+    """
+    n, k = values.shape
+    centre = values.mean()
+    rows = k * ((values.mean(1) - centre) ** 2).sum() / (n - 1)
+    columns = n * ((values.mean(0) - centre) ** 2).sum() / (k - 1)
+    rest = values - values.mean(1, keepdims=True) - values.mean(0) + centre
+    error = (rest**2).sum() / ((n - 1) * (k - 1))
+    dof = (n - 1) * (k - 1)
+    agreement = (rows - error) / (rows + (k - 1) * error + k * (columns - error) / n)
+    consistency = (rows - error) / (rows + (k - 1) * error)
+    f = rows / max(error, 1e-300)
+    low, high = f / stats.f.ppf(0.975, n - 1, dof), f * stats.f.ppf(0.975, dof, n - 1)
+    ends = ((low - 1) / (low + k - 1), (high - 1) / (high + k - 1))
+    # degrees of freedom of the mixture of both errors, after Satterthwaite
+    a = k * agreement / (n * (1 - agreement))
+    b = 1 + k * agreement * (n - 1) / (n * (1 - agreement))
+    mixed = (a * columns + b * error) ** 2 / ((a * columns) ** 2 / (k - 1) + (b * error) ** 2 / dof)
+    upper, lower = stats.f.ppf(0.975, n - 1, mixed), stats.f.ppf(0.975, mixed, n - 1)
+    both = k * columns + (k * n - k - n) * error
+    ends_2 = (
+        n * (rows - upper * error) / (upper * both + n * rows),
+        n * (lower * rows - error) / (both + n * lower * rows),
+    )
+    return {'icc_2_1': (agreement, *ends_2), 'icc_3_1': (consistency, *ends)}
+
+
+def within_sd(
+    found: Sequence[Repeats],
+    keys: pd.DataFrame,
+    given: float | dict | None,
+    notes: list[str],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Within-subject standard deviation of each column, its degrees of freedom (inf: known), and its source.
+
+    Repeated sessions come before runs, and these before the literature.
+    """
+    regions, maps = keys['region'].to_numpy(), keys['map'].to_numpy()
+    if given is not None:
+        table = given if isinstance(given, dict) else {'chi': dict.fromkeys(regions, float(given))}
+        table = table if all(isinstance(v, dict) for v in table.values()) else {'chi': table}
+        sd = np.array([table.get(m, {}).get(r, np.nan) for m, r in zip(maps, regions, strict=True)], float)
+        return sd, np.full(len(sd), np.inf), np.where(np.isfinite(sd), 'given', '').astype(object)
+    sd = np.array(
+        [REPEATABILITY.get(m, {}).get(r, np.nan) for m, r in zip(maps, regions, strict=True)], float
+    )
+    least = np.where(np.isfinite(sd), OWN_LEAST, 2)
+    source = np.where(np.isfinite(sd), 'literature', '').astype(object)
+    dof = np.full(len(sd), np.inf)
+    for one in found:
+        own, have = one.within()
+        used = (have >= least) & (own > 0) & ~np.isin(source, ['own sessions', 'own runs'])
+        sd, dof = np.where(used, own, sd), np.where(used, have, dof)
+        source[used] = f'own {one.kind}'
+    if 'own sessions' in source:
+        notes.append('Repeatability was estimated from sessions of one visit of this study.')
+    if 'own runs' in source:
+        notes.append(
+            'Repeatability was estimated from runs within sessions of this study; it does not include the '
+            'effect of repositioning the participant.'
+        )
+    if 'literature' in source:
+        notes.append('Repeatability was taken from the literature where the study has too few repeats.')
+    if (source == '').any():
+        unknown = [f'{m} of {r}' for m, r, s in zip(maps, regions, source, strict=True) if not s]
+        notes.append(f'No repeatability is known for {some(dict.fromkeys(unknown))}; beyond is n/a there.')
+    return sd, dof, source
+
+
+def dictionary() -> dict:
+    """Describe every column of the table of repeatability."""
+    return describe(_DESCRIBED)
