@@ -71,9 +71,7 @@ def same_people(x: pd.DataFrame, person: np.ndarray, names: np.ndarray) -> tuple
     return pd.factorize(found)[0], [note]
 
 
-def warnings(
-    table: pd.DataFrame, features: list[str], y: np.ndarray, person: np.ndarray, *, label: str
-) -> list[str]:
+def warnings(table: pd.DataFrame, features: list[str], y: np.ndarray, person: np.ndarray) -> list[str]:
     """Sentences on features, and on the site, that tell the label too well.
 
     Parameters
@@ -83,18 +81,11 @@ def warnings(
     features : list of str
     y, person : ndarray, shape (n,)
         Class, and number of the participant.
-    label : str
-        Column of the label.
     """
     notes = []
     for column in features:
         values = table[column]
-        told = (
-            _perfect(values, y)
-            or _constant(values, y)
-            or _missing(values, y, person)
-            or _named(column, label)
-        )
+        told = _perfect(values, y) or _constant(values, y) or _missing(values, y, person) or _named(column)
         if told:
             notes.append(f'{column} {told}')
     for column in table:
@@ -136,9 +127,8 @@ def _missing(values: pd.Series, y: np.ndarray, person: np.ndarray):
     return 'is missing much more often with one label than with the other, so that a gap tells the label.'
 
 
-def _named(column: str, label: str):
-    words = set(re.split('[^a-z]+', column.lower()))
-    if not words & LATER and label.lower() not in column.lower():
+def _named(column: str):
+    if not set(re.split('[^a-z]+', column.lower())) & LATER:
         return ''
     return 'may be known after the label or because of it, by its name; leave it out if it is.'
 

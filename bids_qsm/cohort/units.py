@@ -133,7 +133,7 @@ def make_units(
     units = Units(table[[c for c in NAMES if c in table]], y, person, x, positive, negative, *names)
     _check_size(units, label)
     features = [f.column for f in (*base, *qsm)]
-    leaking += leaks.warnings(table, features, y, person, label=label)
+    leaking += leaks.warnings(table, features, y, person)
     return units, notes + _doubts(units, label), leaking, flow
 
 

@@ -168,7 +168,8 @@ def methods(
         else 'the units within each participant'
     )
     found = '; '.join(
-        f'{row.model}: {row.measure} {row.estimate:.3f} ({row.ci_low:.3f} to {row.ci_high:.3f})'
+        f'{row.model}: {row.measure} {row.estimate:.3f} '
+        + ('(no interval)' if pd.isna(row.ci_low) else f'({row.ci_low:.3f} to {row.ci_high:.3f})')
         + (f', p {"< .001" if row.p < 0.001 else f"= {p_text(row.p)}"}' if pd.notna(row.p) else '')
         for row in result.performance.itertuples()
     )

@@ -66,13 +66,14 @@ def classification_section(
 
 
 def _in_words(name: str, row: pd.Series):
-    interval = f'{row["ci_low"]:.2f} to {row["ci_high"]:.2f}'
+    has_none = pd.isna(row['ci_low'])
     p = p_text(row['p'])
     told = f'p {p if p.startswith("<") else f"= {p}"}'
     if name != 'difference':
+        interval = 'no interval' if has_none else f'{row["ci_low"]:.2f} to {row["ci_high"]:.2f}'
         return f'{name}: AUC {row["estimate"]:.2f} ({interval}), {told}.'
-    if pd.isna(row['ci_low']):
-        return 'The difference of the AUCs has no interval.'
+    if has_none:
+        return f'With QSM features: AUC {signed(row["estimate"])} (no interval).'
     sure = row['ci_low'] > 0 or row['ci_high'] < 0
     verdict = ('better' if row['estimate'] > 0 else 'worse') if sure else 'not clearly different'
     interval = f'{signed(row["ci_low"])} to {signed(row["ci_high"])}'
