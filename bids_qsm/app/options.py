@@ -101,6 +101,11 @@ def _atlas_path(atlas: str) -> str:
     return str(path.absolute()) if path.suffix and path.is_file() else atlas
 
 
+def _table_path(units: str) -> str:
+    path = Path(units).expanduser()
+    return str(path.absolute()) if path.suffix else units
+
+
 def _is_scaling(text: str) -> bool:
     if text in ('auto', 'radians', 'degrees'):
         return True
@@ -265,6 +270,17 @@ class Options:
     )
     controls: str | None = _cohort(
         None, 'value of the column group that names controls (found)', metavar='LABEL'
+    )
+    classify: str | None = _cohort(
+        None,
+        'tell two labels apart without and with QSM features, as "group ~ age + sex | chi_GP + chi_SN"',
+        metavar='FORMULA',
+    )
+    units: str = _cohort(
+        'participants',
+        'rows of --classify: participants, a table of the participant level such as lesions, or a TSV',
+        metavar='NAME|FILE',
+        normal=_table_path,
     )
     statistic: str = _cohort(
         'mean',

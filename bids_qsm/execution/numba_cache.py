@@ -93,6 +93,7 @@ def compile_kernels(caches: Path = CACHES):
         _simulate(data)
         _run(data, out, 'participant', '--candidates', '--swi', 'trueswi', '--work-dir', work)
         _run(data, out, 'group')
+        _classify()
         _run_methods(work, Path(scratch))
 
 
@@ -110,6 +111,16 @@ def _simulate(data: Path):
 
 def _run(*arguments):
     subprocess.run([sys.executable, '-m', 'bids_qsm', *arguments, '--skip-bids-validation'], check=True)
+
+
+def _classify():
+    """Classify made-up units, as a classifier needs more participants than the dataset has."""
+    from bids_qsm.cohort.classify import classify
+    from bids_qsm.cohort.units import make_units
+    from bids_qsm.phantom.classes import Population
+
+    units, *_ = make_units(Population().draw(0, people=(10, 10)), 'label ~ base_0')
+    classify(units, repeats=2, permutations=1, n_boot=2)
 
 
 def _run_methods(work: Path, scratch: Path):

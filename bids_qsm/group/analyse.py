@@ -13,9 +13,10 @@ import pandas as pd
 import bids_qsm
 from bids_qsm.applications import applications
 from bids_qsm.cohort import tables as cohort
-from bids_qsm.derivatives.files import write_json
+from bids_qsm.derivatives.files import atomic_write, write_json
 from bids_qsm.errors import UserError
 from bids_qsm.group.collect import collect_application, collect_tables, read_tables, save_table
+from bids_qsm.reports.citations import methods_text
 from bids_qsm.reports.cohort import RECORD, build_cohort_report
 
 if TYPE_CHECKING:
@@ -32,14 +33,20 @@ FILES = {
     'repeatability': 'group/repeatability.tsv',
     'slopes': 'group/slope.tsv',
     'samples': 'group/sample_size.tsv',
+    'classification': 'group/classification.tsv',
+    'classification_predictions': 'group/classification_predictions.tsv',
+    'classification_coefficients': 'group/classification_coefficients.tsv',
+    'classification_curves': 'group/classification_curves.tsv',
 }
 """Tables beside ``group_regions.tsv`` and those of applications, each with a dictionary (JSON).
 
 None has the suffix of another table of the dataset: BIDS lets a dictionary without entities describe all
 tables of its suffix in its folder and below.
 """
+METHODS = 'group/classification_methods.txt'
+"""Methods and results of the classification, in the order of TRIPOD+AI."""
 _ASKED: tuple[str, ...] = ('model', 'correlate', 'controls', 'statistic', 'relative_to', 'voxelwise')
-_ASKED += ('smoothing_mm', 'study_template')
+_ASKED += ('smoothing_mm', 'study_template', 'classify', 'units')
 
 
 def run_group(options: 'Options') -> int:
@@ -62,6 +69,7 @@ def run_group(options: 'Options') -> int:
     asked = {name: getattr(options, name) for name in _ASKED} | _named_columns(options, long)
     asked['controls'] = options.controls or find_controls(long)
     found |= analyse(long, asked, notes)
+    methods = _classify(options, long, {key: found[key][0] for key in events}, asked, found, notes)
     pictures = _pictures(long, options, asked['controls'] or '')
     names = {**FILES, **{key: f'group_{key}.tsv' for key in events}}
     files = _write(out, found, names)
@@ -71,12 +79,40 @@ def run_group(options: 'Options') -> int:
         'called': shlex.join(sys.argv),
         'started': started.isoformat(timespec='seconds'),
     }
-    write_json(out / RECORD, {'run': run, 'asked': asked, 'files': files, 'notes': dict(notes)})
+    record = {'run': run, 'asked': asked, 'files': files, 'notes': dict(notes), 'methods': methods}
+    write_json(out / RECORD, record)
     page = build_cohort_report(out, pictures=pictures)
     for path in ('group_regions.tsv', *files.values()):
         print(f'Cohort table:  {out / path}')
     print(f'Cohort report: {page}')
     return 0
+
+
+def _classify(
+    options: 'Options', long: pd.DataFrame, events: dict, asked: dict, found: dict, notes: dict
+) -> list[str]:
+    """Add the tables and notes of the classification, and return its methods text; empty where not asked."""
+    file = options.output_dir / METHODS
+    if not options.classify:
+        file.unlink(missing_ok=True)
+        return []
+    # imported here, as it compiles
+    from bids_qsm.group.classify import run_classify
+
+    tables, said, text = run_classify(
+        options.classify,
+        options.units,
+        long if not asked['relative_to'] else cohort.relative_to(long, asked['relative_to'])[0],
+        events,
+        options.bids_dir,
+        statistic=options.statistic,
+        controls=asked['controls'] or '',
+        n_jobs=options.nprocs or 1,
+    )
+    found |= tables
+    notes |= said
+    atomic_write(file, lambda path: path.write_text(methods_text(text), encoding='utf-8'))
+    return text
 
 
 def find_controls(long: pd.DataFrame) -> str | None:

@@ -84,6 +84,26 @@ def collect_tables(tables: dict[str, Tables], output_dir: str | Path, bids_dir: 
     if any(about_maps):  # each application has maps of its own
         columns['map'] = {**columns['map'], 'Description': ' '.join(dict.fromkeys(filter(None, about_maps)))}
     long = cohort.gather(parts)
+    long, notes, more = join_people(long, bids_dir)
+    columns = cohort.dictionary(long.columns, columns, more)
+    if 'n_voxels' in long:  # rows of events have none
+        long['n_voxels'] = long['n_voxels'].astype('Int64')
+    save_table(out / 'group_regions.tsv', long, columns)
+    return long, notes
+
+
+def join_people(long: pd.DataFrame, bids_dir: Path) -> tuple[pd.DataFrame, dict[str, list[str]], dict]:
+    """Add the columns of participants.tsv, sessions.tsv and scans.tsv of a dataset, where they exist.
+
+    Returns
+    -------
+    long : DataFrame
+        All rows in their order.
+    notes : dict of list of str
+        As of `collect_tables`.
+    described : dict
+        Data dictionary of the columns.
+    """
     people = list(long['participant_id'].unique())
     file = bids_dir / 'participants.tsv'
     long, said = cohort.join_participants(long, read_input(file) if file.exists() else None)
@@ -110,13 +130,9 @@ def collect_tables(tables: dict[str, Tables], output_dir: str | Path, bids_dir: 
     notes['tables'] += said
     described = [read_json(path.with_suffix('.json'), {}) for path in (file, *(p for _, p in visits[:1]))]
     more = {key: value for part in reversed(described) for key, value in part.items()}
-    columns = cohort.dictionary(long.columns, columns, more)
     if scans:
-        columns['acq_time'] = {'Description': 'When the series was acquired, from scans.tsv or sessions.tsv.'}
-    if 'n_voxels' in long:  # rows of events have none
-        long['n_voxels'] = long['n_voxels'].astype('Int64')
-    save_table(out / 'group_regions.tsv', long, columns)
-    return long, notes
+        more['acq_time'] = {'Description': 'When the series was acquired, from scans.tsv or sessions.tsv.'}
+    return long, notes, more
 
 
 def _check_version(path: Path, table: pd.DataFrame):

@@ -15,6 +15,7 @@ from bids_qsm.entities import entities_of
 from bids_qsm.errors import UserError
 from bids_qsm.plotting.region_charts import COHORT_REGIONS, only, plot_distributions
 from bids_qsm.reports.blocks import cell, charted, figure, grid, in_order, section
+from bids_qsm.reports.classification_section import classification_section
 from bids_qsm.reports.cohort_sections import (
     application_section,
     change_section,
@@ -71,7 +72,7 @@ def build_cohort_report(output_dir: str | Path, *, pictures: Sequence[dict] = ()
     if not (out / 'group_regions.tsv').exists():
         raise UserError(f'{out} has no group_regions.tsv; run the group level to write it.')
     long = _read(out / 'group_regions.tsv')
-    record = {'asked': {}, 'notes': {}, 'files': {}, **read_json(out / RECORD, {})}
+    record = {'asked': {}, 'notes': {}, 'files': {}, 'methods': [], **read_json(out / RECORD, {})}
     asked = {'statistic': 'mean', 'correlate': [], 'covariates': [], **record['asked']}
     if asked.get('relative_to'):
         long, _ = cohort.relative_to(long, asked['relative_to'])
@@ -82,6 +83,7 @@ def build_cohort_report(output_dir: str | Path, *, pictures: Sequence[dict] = ()
     )
     alerts = failure_alerts(run.get('failures', []))
     alerts += [alert('warning', 'Table', note) for note in record['notes'].get('tables', [])]
+    alerts += [alert('warning', 'Classifier', note) for note in record['notes'].get('leaks', [])]
     alerts += _reference_alerts(long) + _common_alerts(findings)
     alerts += [alert('info', 'Sessions', note) for note in record['notes'].get('sessions', [])]
     pressing = sum(one['level'] in LEVELS for one in alerts)
@@ -119,6 +121,7 @@ def _asked(asked: dict):
     labels = {
         'Model': asked.get('model'),
         'Correlations': ', '.join(asked['correlate']),
+        'Classifier': asked.get('classify'),
         'Controls': asked.get('controls'),
         'Value of a region': asked['statistic'],
         'χ relative to': asked.get('relative_to'),
@@ -214,11 +217,21 @@ def _sections(out: Path, record: dict, asked: dict, long: pd.DataFrame, group: s
         sections.append(slopes_section(*tables, whole, **of, **named('slopes', 'samples')))
     if 'normative' in files:
         sections.append(normative_section(read('normative'), groups, **named('normative')))
+    if 'classification' in files:
+        kinds = [kind for kind in files if kind.startswith('classification')]
+        sections.append(
+            classification_section(
+                *(read(f'classification{part}') for part in ('', '_coefficients', '_curves')),
+                formula=asked['classify'],
+                methods=record['methods'],
+                **named(*kinds),
+            )
+        )
     for app in applications():
         for key, table in ((app.key(one), one) for one in app.tables_of_events):
             if key in files:
                 sections.append(application_section(app, table, read(key), **named(key)))
-    done = {part['id'] for part in sections} | {'tables', 'sessions'}
+    done = {part['id'] for part in sections} | {'tables', 'sessions', 'leaks'}
     # analyses that failed are listed too
     return sections + [
         section(key, question='This could not be done.', notes=said)

@@ -1,0 +1,202 @@
+"""Units of the group level to be told apart: their table, the analysis, and what is written of it."""
+
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+
+from bids_qsm import __version__
+from bids_qsm.cohort.classify import FOLDS, Classified, Units, classify
+from bids_qsm.cohort.observations import describe
+from bids_qsm.cohort.units import by_participant, make_units
+from bids_qsm.derivatives.tables import read_input
+from bids_qsm.errors import UserError
+from bids_qsm.group.collect import join_people
+from bids_qsm.plotting.cohort_charts import p_text
+
+SEED, REPEATS, PERMUTATIONS, RESAMPLES = 0, 10, 999, 400
+
+
+def run_classify(
+    formula: str,
+    units: str,
+    long: pd.DataFrame,
+    events: dict[str, pd.DataFrame],
+    bids_dir: Path,
+    *,
+    statistic: str,
+    controls: str,
+    n_jobs: int,
+) -> tuple[dict[str, tuple[pd.DataFrame, dict]], dict[str, list[str]], list[str]]:
+    """Classify the units of a table.
+
+    Parameters
+    ----------
+    formula : str
+        As of ``--classify``.
+    units : str
+        'participants', the name of a table of events, or the path of a table.
+    long : DataFrame
+        Table of regions with the columns of the participants.
+    events : dict
+        Tables of events by name.
+
+    Returns
+    -------
+    found : dict
+        Tables of the analysis, each with its data dictionary.
+    notes : dict of list of str
+        'classification', and 'leaks': what needs attention.
+    text : list of str
+        Paragraphs of methods and results, with citations as [@key].
+
+    Raises
+    ------
+    UserError
+        The table or a column is not there, or participants are too few.
+    """
+    table, said = _table(units, long, events, bids_dir, statistic)
+    made, notes, leaks, flow = make_units(table, formula, controls=controls)
+    result = classify(
+        made, repeats=REPEATS, permutations=PERMUTATIONS, n_boot=RESAMPLES, seed=SEED, n_jobs=n_jobs
+    )
+    sizes = {
+        'n_participants': len(set(made.person)),
+        'n_units': len(made.y),
+        'n_positive': int(made.y.sum()),
+        'positive': made.positive,
+    }
+    found = {
+        'classification': result.performance.assign(**sizes),
+        'classification_predictions': result.predictions,
+        'classification_coefficients': result.coefficients[
+            ['model', 'feature', 'coefficient', 'ci_low', 'ci_high', 'same_sign', 'penalty']
+        ],
+        'classification_curves': result.curves[['model', 'curve', 'x', 'y', 'low', 'high', 'n']],
+    }
+    described = _dictionary(made)
+    text = methods(formula, units, made, result, flow, [*notes, *leaks])
+    return (
+        {key: (one, {c: described[c] for c in one}) for key, one in found.items()},
+        {'classification': [*said, *notes, *result.notes], 'leaks': leaks},
+        text,
+    )
+
+
+def _table(units: str, long: pd.DataFrame, events: dict[str, pd.DataFrame], bids_dir: Path, statistic: str):
+    """One row a unit, with the columns of the participants, and notes."""
+    if units == 'participants':
+        return by_participant(long, statistic=statistic)
+    if units in events:
+        if events[units].empty:
+            raise UserError(
+                f'--units {units}: no participant has a table of {units}; run them with --{units}.'
+            )
+        return _with_people(events[units], bids_dir)
+    path = Path(units).expanduser()
+    if not path.is_file():
+        known = ', '.join(['participants', *events])
+        raise UserError(f'--units {units} is neither a file nor one of {known}.')
+    table = read_input(path)
+    if 'participant_id' not in table:
+        raise UserError(f'{path} has no column participant_id; add one, so that no participant is split.')
+    table['participant_id'] = 'sub-' + table['participant_id'].astype(str).str.removeprefix('sub-')
+    return _with_people(table, bids_dir)
+
+
+def _with_people(table: pd.DataFrame, bids_dir: Path):
+    table, said, _ = join_people(table, bids_dir)
+    return table, [note for notes in said.values() for note in notes]
+
+
+def _dictionary(units: Units) -> dict:
+    """Describe every column of the tables of the classification."""
+    named = {c: f'Column {c} of the table of units.' for c in units.table}
+    probability = f'Predicted probability of {units.positive}, mean over the repeats in which the unit was '
+    probability += 'left out, of the model with the {} features.'
+    return describe(
+        {
+            **named,
+            'participant_id': 'Label of the participant.',
+            'label': 'Label of the unit.',
+            'p_base': probability.format('base'),
+            'p_base_qsm': probability.format('base and QSM'),
+            'model': 'base: the base features; base + QSM: all features; difference: that of the two.',
+            'measure': 'auc: area under the ROC curve; pr_auc: average precision; brier: mean squared '
+            'error of the probability; calibration_slope: 1 is right, less is too extreme; '
+            'calibration_intercept: logit of the observed less that of the predicted share, 0 is right.',
+            'estimate': 'Mean over the repeats of cross-validation.',
+            'ci_low': 'Lower end of the 95 % interval, by bootstrap over participants.',
+            'ci_high': 'Upper end of the 95 % interval, by bootstrap over participants.',
+            'p': 'Of an AUC: by permutation of the labels, one-sided; of a difference: two-sided t from the '
+            'bootstrap.',
+            'n_participants': 'Participants.',
+            'n_units': 'Units.',
+            'n_positive': f'Units with the label {units.positive}.',
+            'positive': 'The positive label.',
+            'feature': 'Feature of the model of all units.',
+            'coefficient': (
+                'Penalised coefficient, so smaller than without a penalty: change of the logit by one '
+                'standard deviation of the feature.',
+                '1/SD',
+            ),
+            'same_sign': 'Share of the cross-validated models whose coefficient has this sign.',
+            'penalty': 'Ridge penalty (1/C of scikit-learn).',
+            'curve': 'roc: true positive over false positive rate; pr: precision over recall; calibration: '
+            'share of positive units over mean predicted probability.',
+            'x': 'Horizontal axis.',
+            'y': 'Vertical axis.',
+            'low': 'Lower end of the 95 % interval, of calibration.',
+            'high': 'Upper end of the 95 % interval, of calibration.',
+            'n': 'Units of a point of calibration.',
+        }
+    )
+
+
+def methods(
+    formula: str, units: str, made: Units, result: Classified, flow: list[dict], notes: list[str]
+) -> list[str]:
+    """Paragraphs on what was done and found, in the order of TRIPOD+AI."""
+    what = Path(units).name if units.endswith('.tsv') else units
+    steps = '; '.join(
+        f'{one["units"]} units of {one["participants"]} participants {one["step"]}' for one in flow
+    )
+    n, positive = len(made.y), int(made.y.sum())
+    permuted = (
+        'participants, each with all its units'
+        if made.by_participant
+        else 'the units within each participant'
+    )
+    found = '; '.join(
+        f'{row.model}: {row.measure} {row.estimate:.3f} '
+        + ('(no interval)' if pd.isna(row.ci_low) else f'({row.ci_low:.3f} to {row.ci_high:.3f})')
+        + (f', p {"< .001" if row.p < 0.001 else f"= {p_text(row.p)}"}' if pd.notna(row.p) else '')
+        for row in result.performance.itertuples()
+    )
+    features = {name: ', '.join(columns) for name, columns in made.models.items()}
+    libraries = ', '.join(f'{name} {version(name)}' for name in ('numpy', 'scipy', 'numba', 'pandas'))
+    return [
+        'This text follows the items of TRIPOD+AI [@tripodai] that the software can know. Add the source of '
+        'the data, who was eligible, how and by whom the label was made and whether they saw the features, '
+        'how the sample size was chosen, and the intended use.',
+        f'Data. Units: {what}. Flow: {steps}. {positive} of {n} units have the label {made.positive} '
+        f'(against {made.negative}).',
+        f'Outcome and predictors. Formula: {formula}. '
+        + '. '.join(f'Features of the model "{name}": {listed}' for name, listed in features.items())
+        + '. Text became indicator variables of each level but the first.',
+        'Missing data and model. Missing values became the mean, features were scaled by their standard '
+        'deviation, and a logistic regression with a ridge penalty was fitted; all of it, and the penalty '
+        f'(0.1 to 1000, the smallest log-loss in {FOLDS} inner folds), was found in the units that a model '
+        'was fitted to. No feature was selected, and no class was weighted or resampled.',
+        f'Validation. {REPEATS} repeats of {FOLDS}-fold cross-validation, with whole participants in each '
+        'fold and about as many positive units, and the same folds for both models. AUC compares units of '
+        'one fold and of different participants [@airola2011]; other measures are of all units together; '
+        f'all are means over the repeats. Intervals are from {RESAMPLES} bootstrap resamples of participants '
+        'in which the whole procedure ran again [@bates2024], with t quantiles, on the scale of the logit '
+        'for AUC and PR-AUC and of the logarithm for the Brier score. p of an AUC is from '
+        f'{PERMUTATIONS} permutations of {permuted} [@winkler2015]. There was no external validation.',
+        f'Results. {found}.',
+        *([f'Notes. {" ".join(notes)}'] if notes else []),
+        f'Software. bids_qsm {__version__} ({libraries}); seed {SEED}. Results are equal, bit for bit, for '
+        'any number of threads.',
+    ]
