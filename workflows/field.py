@@ -40,6 +40,7 @@ def init_field_wf(
     unwrap_params: dict,
     field: str,
     field_params: dict,
+    is_head: bool,
     n_echoes: int,
     sizes: Sizes,
     omp_nthreads: int,
@@ -63,7 +64,7 @@ def init_field_wf(
         + (
             'A quadratic was subtracted from the field of the single echo, as the phase offset of the coils '
             'leaves one in conducting tissue [@ept]. '
-            if n_echoes == 1
+            if n_echoes == 1 and is_head
             else ''
         )
     ).rstrip()
@@ -82,7 +83,7 @@ def init_field_wf(
         n_procs=omp_nthreads,
     )
     fit = pe.Node(
-        FitField(method=field, params=field_params),
+        FitField(method=field, params=field_params, is_head=is_head),
         name='fit',
         mem_gb=max(need(fitting.memory, sizes), need('curvature', sizes) if n_echoes == 1 else 0),
         n_procs=omp_nthreads,
@@ -95,7 +96,7 @@ def init_field_wf(
     workflow.link(make_mask, fit, mask='wide')
     workflow.link(unwrap_phase, fit, 'unwrapped')
     workflow.link(make_mask, refine, 'mask', 'wide')
-    workflow.link(fit, refine, 'residual', 'noise')
+    workflow.link(fit, refine, 'residual', 'noise', earlier='notes')
     workflow.link(inputnode, refine, 'magnitude')
     workflow.link(unwrap_phase, outputnode, 'unwrapped')
     workflow.link(fit, outputnode, 'field', 'noise', 'residual')

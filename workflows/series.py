@@ -317,6 +317,7 @@ def init_series_recon_wf(series: 'Series', options: 'Options', omp_nthreads: int
             'unwrap_params': options.unwrap.as_dict,
             'field': options.field.name,
             'field_params': options.field.as_dict,
+            'is_head': series.is_head,
         },
         inversion_params={
             'background': options.background.name,

@@ -11,6 +11,7 @@ from bids_qsm.anatomy.brainfit import fit_brain
 from bids_qsm.anatomy.elastic import deform
 from bids_qsm.anatomy.head import close_gaps, depth_in_head, tissue
 from bids_qsm.anatomy.transform import apply_affine, invert, resample
+from bids_qsm.errors import UserError
 from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.masking.morphology import largest
 from bids_qsm.recon.masking.quality import valley
@@ -32,6 +33,10 @@ PLAUSIBLE_ML = (800.0, 2000.0)
 """Volume of a whole brain with the fluid around it."""
 AGREED = 0.85
 """Overlap (Dice) of a candidate with the brain mask below which they disagree."""
+NO_HEAD = (
+    'No template can be laid on the image, as it shows no head: give a mask of the whole brain by '
+    '--mask FILE, or leave regions out by --no-registration.'
+)
 CUT = 0.3
 """Area of an end of a mask over that of its largest plane, from which it is cut; whole brains have .12."""
 
@@ -99,7 +104,8 @@ def cut_ends(mask: Array, affine: Array) -> list[tuple[int, int]]:
     found = []
     for axis in range(3):
         areas = inside.sum(tuple(other for other in range(3) if other != axis))
-        held = areas[areas > 0]
+        # a few voxels beyond a cut would hide it
+        held = areas[areas > 0.02 * areas.max()]
         if held.size:
             found += [(axis, end) for end in (0, 1) if held[-end] > CUT * held.max()]
     return found
@@ -143,18 +149,18 @@ def extract_brain(
 
     Raises
     ------
-    ValueError
+    UserError
         Where the image has no head.
     """
     if not foreground(image).any():
-        raise ValueError('the image has no head')
+        raise UserError(NO_HEAD)
     head, grid = coarsen(image, affine, SPACING)
     depth = depth_in_head(head, grid)
     brain, brain_grid = coarsen(template * template_mask, template_affine, SPACING)
     inside = coarsen(template_mask, template_affine, SPACING)[0] > 0.5
     deep = tissue(head) & (depth > 0.5 * depth.max())
     if not deep.any():
-        raise ValueError('the image has no head: only thin pieces are bright')
+        raise UserError(NO_HEAD)
     brightness = head / np.median(head[deep])
     matrix = fit_brain(brightness, grid, depth, inside, brain_grid)
 

@@ -43,7 +43,7 @@ def rows(count: int, cut: float | None = None):
     >>> rows(3)[1]
     array([0. , 0. , 0.5, 0.5, 0. , 0. ])
     >>> [round(float(w), 2) for w in rows(9, 5.0)[4, 6:12]]
-    [-0.12, 0.12, 0.5, 0.5, 0.12, -0.12]
+    [-0.09, 0.14, 0.46, 0.46, 0.14, -0.09]
     """
     if cut is None:
         return np.repeat(np.eye(count), 2, axis=1) / 2

@@ -1,5 +1,7 @@
 """Field mapping."""
 
+from nipype.interfaces.base import traits
+
 from bids_qsm.interfaces.step import (
     ECHO_TIMES,
     FIELD_STRENGTH,
@@ -10,8 +12,10 @@ from bids_qsm.interfaces.step import (
     mask,
     methods,
     outputs,
+    record,
 )
-from bids_qsm.recon.curvature import remove_curvature
+from bids_qsm.recon.arrays import Array
+from bids_qsm.recon.curvature import largest_curvature, remove_curvature
 from bids_qsm.recon.field import FIELD
 from bids_qsm.recon.registry import call
 
@@ -26,16 +30,32 @@ class FitField(Step):
         echo_times=ECHO_TIMES,
         field_strength=FIELD_STRENGTH,
         phase=image('wrapped phase (rad), echoes last'),
+        is_head=traits.Bool(True, usedefault=True, desc='whether it shows a head'),
         **methods(FIELD),
     )
     output_spec = outputs(
         field=image('field (ppm)'),
         noise=image('standard deviation of the field (ppm)'),
         residual=image('root mean square residual of the phase (rad)'),
+        notes=record('what was taken off the field'),
     )
 
     def compute(self, data: Data):
         field, *quality = call(FIELD[self.inputs.method], data, self.inputs.params)
-        if len(data['echo_times']) == 1:
-            field, _ = remove_curvature(field, data['mask'], data['grid'])
-        return field, *quality
+        findings = []
+        if len(data['echo_times']) == 1 and self.inputs.is_head:
+            field, finding = self._without_offset(field, data)
+            findings.append(finding)
+        return field, *quality, {'findings': findings}
+
+    def _without_offset(self, field: Array, data: Data):
+        """The field less what the phase offset of coils leaves in it, and what to say of that."""
+        flat, curvature = remove_curvature(field, data['mask'], data['grid'])
+        found = (
+            'A single echo cannot tell the phase offset of the coils from the field: it has a Laplacian of '
+            f'{1e3 * curvature:.3g} ppb/mm².'
+        )
+        if abs(curvature) > largest_curvature(self.inputs.echo_times[0], self.inputs.field_strength):
+            action = 'None, as it is more than conducting tissue explains: slow changes of χ are doubtful.'
+            return field, {'what': 'Phase offset', 'found': found, 'level': 'warning', 'action': action}
+        return flat, {'what': 'Phase offset', 'found': found, 'level': 'info', 'action': 'Subtracted.'}

@@ -36,6 +36,7 @@ class RefineMask(Step):
         residual=image('root mean square residual of the field fit (rad)'),
         noise=image('standard deviation of the field (ppm)'),
         magnitude=image('magnitude, echoes last'),
+        earlier=record('what was found before', optional=True),
         as_given=traits.Bool(False, usedefault=True, desc='leave the mask as it is'),
     )
     output_spec = outputs(
@@ -49,7 +50,9 @@ class RefineMask(Step):
         refined, fit = data['mask'], (data['residual'], data['noise'])
         if not self.inputs.as_given:
             refined = refine(refined, *fit, data['grid'])
-        return refined, support(refined, data['wide'], *fit), {'findings': [finding] if finding else []}
+        earlier = data['earlier']['findings'] if data['earlier'] else []
+        notes = {'findings': [*earlier, *([finding] if finding else [])]}
+        return refined, support(refined, data['wide'], *fit), notes
 
 
 def judge(misfit: Misfit | None):

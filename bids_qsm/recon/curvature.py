@@ -6,9 +6,20 @@ from scipy import ndimage
 from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.background.lbv import lbv
 from bids_qsm.recon.grid import Grid
+from bids_qsm.recon.units import ppm_per_radian
 
 TISSUE = 0.003
 """Depth of the bowl (ppm) that the local field of tissue may have: .0024 to .0028 in simulated heads."""
+
+CONDUCTIVITY = 2.0
+"""Of fluid at 3 T (S/m): no head has more on average."""
+
+
+def largest_curvature(echo_time: float, field_strength: float) -> float:
+    """Laplacian (ppm/mm^2) of the field of one echo (s) at B0 (T) by the phase offset in fluid alone."""
+    angular = 1e6 / ppm_per_radian(field_strength)
+    per_metre = 2 * 4e-7 * np.pi * angular * CONDUCTIVITY
+    return float(1e-6 * per_metre * ppm_per_radian(field_strength) / echo_time)
 
 
 def remove_curvature(field: Array, mask: Array, grid: Grid):

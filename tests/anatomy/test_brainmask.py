@@ -4,6 +4,7 @@ import pytest
 from bids_qsm.anatomy.bias import correct_bias
 from bids_qsm.anatomy.brainmask import Brain, cut_ends, extract_brain, odd_volume
 from bids_qsm.anatomy.head import SCALP_MM
+from bids_qsm.errors import UserError
 from tests.anatomy.brains import dice, head_in_template, person, pose, template, template_affine, warp
 from tests.anatomy.heads import magnitude as scanned
 
@@ -31,7 +32,7 @@ def test_brain_of_a_tilted_head_is_found(contrast, is_t1w):
 
 def test_an_image_without_a_head_is_refused():
     brain, mask = template()
-    with pytest.raises(ValueError, match='no head'):
+    with pytest.raises(UserError, match='no head'):
         extract_brain(
             np.zeros((30, 30, 30), np.float32), np.diag([6, 6, 6, 1.0]), brain, template_affine(), mask
         )
@@ -81,5 +82,7 @@ def test_a_part_of_a_brain_is_told_from_a_whole_one():
     side[: middle[0]] = False
     assert cut_ends(slab, affine) == [(2, 0), (2, 1)]
     assert cut_ends(side, affine) == [(0, 0)]
+    slab[middle[0] - 4 : middle[0] + 4, middle[1] - 4 : middle[1] + 4, middle[2] + 8 : middle[2] + 14] = True
+    assert cut_ends(slab, affine) == [(2, 0), (2, 1)]
     # by the field of view
     assert cut_ends(mask[:, middle[1] :], affine) == [(1, 0)]

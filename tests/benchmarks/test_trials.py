@@ -1,7 +1,6 @@
-"""The benchmarks of trials and patterns run on few tables and say what they should."""
+"""The benchmark of trials runs on few tables and says what it should."""
 
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,14 +12,13 @@ BENCHMARKS = Path(__file__).parents[2] / 'benchmarks'
 @pytest.fixture
 def bench(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import patterns
     import trials
 
-    return trials, patterns
+    return trials
 
 
 def test_slopes_and_power_are_printed(bench, capsys):
-    trials, _ = bench
+    trials = bench
     of = trials.TRIALS['deferiprone']
     trials.known_slopes('one', replace(of, regions={'GP': of.regions['GP']}), [1])
     said = capsys.readouterr().out
@@ -32,13 +30,3 @@ def test_slopes_and_power_are_printed(bench, capsys):
     t = trials.np.linspace(0, 1, 3)
     y = 100 + 20 * arm[:, None] * t + rng.normal(0, 1, (20, 3))
     assert all(trials._p_of(design, y, t, arm) < 1e-6 for design in ('change', 'ancova', 'random slope'))
-
-
-def test_patterns_are_printed(bench, capsys, monkeypatch):
-    _, patterns = bench
-    monkeypatch.setattr(patterns, 'PATIENTS', 1)
-    monkeypatch.setattr(sys, 'argv', ['patterns.py', '--studies', '1', '--controls', '8', '--first', '1'])
-    patterns.main()
-    said = capsys.readouterr().out
-    assert 'left less right' in said
-    assert 'nigra alone' in said

@@ -36,10 +36,11 @@ def landlocked(lost: Array, brain: Array, grid: Grid):
     """The part of ``lost``, deep in the brain, to which no wide way leads from the outside through ``lost``.
 
     Veins, whose phase is bad too, may join a pallidum full of iron with the straight sinus. Signal loss above
-    the sinuses of the skull is as wide at the rim as it is deep. A way is wide where a ball of `WAY_MM` fits.
+    the sinuses of the skull is as wide at the rim as it is deep. A way is wide where a ball larger than
+    `WAY_MM` fits.
     """
     largest_step = max(grid.voxel_size)
-    reach = max(WAY_MM / 2, largest_step)
+    reach = max(WAY_MM, largest_step) / 2
     box = Box.around(brain, grid, padding=4 * (reach + largest_step))
     inside, gone = box.crop(brain), box.crop(lost)
     pieces, _ = ndimage.label(erode(~inside | gone, grid, reach))
