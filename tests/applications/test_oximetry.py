@@ -54,8 +54,13 @@ def run(data, **params):
     )
 
 
-def test_from_maps_to_tables(data):
-    found = run(data)
+@pytest.fixture(scope='module')
+def usual(data):
+    return run(data)
+
+
+def test_from_maps_to_tables(data, usual):
+    found = usual
     row = found['table'].iloc[0]
     assert row['name'] == 'straight_sinus'
     # no fluid is in the block: the tissue, white matter of -0.03 ppm, was taken as water
@@ -84,8 +89,7 @@ def test_from_maps_to_tables(data):
     assert 'No vein could be used' in APPLICATION.figures[0].draw(found['table'].assign(usable=False))
 
 
-def test_constants_can_be_set(data):
-    usual = run(data)
+def test_constants_can_be_set(data, usual):
     unknown = {**data, 'participant': {}}
     older = run(unknown, dchi_do=0.18, hematocrit=38)
     ratio = (1 - older['table']['Yv'][0]) / (1 - usual['table']['Yv'][0])
