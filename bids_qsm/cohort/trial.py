@@ -176,6 +176,8 @@ def _arms(series: pd.DataFrame, controls: str, notes: list[str]):
         return ['all'], 'all', np.zeros(len(series), int)
     who = series['participant_id']
     stated = series[ARM].astype(object).where(series[ARM].notna())
+    # arms may be coded as numbers
+    stated = stated.map(lambda v: f'{v:g}' if isinstance(v, float) else str(v), na_action='ignore')
     per_person = stated.groupby(who).nunique()
     crossed = sorted(per_person.index[per_person > 1])
     if crossed:
@@ -184,7 +186,7 @@ def _arms(series: pd.DataFrame, controls: str, notes: list[str]):
     unknown = sorted(set(who[name.isna()]) - set(crossed))
     if unknown:
         notes.append(f'No arm is known for {some(unknown)}, who were left out.')
-    levels = sorted(set(name.dropna().astype(str)))
+    levels = sorted(set(name.dropna()))
     if not levels:
         return ['all'], 'all', np.full(len(series), -1)
     usual = [x for x in levels if ''.join(filter(str.isalnum, x.lower())) in (*CONTROLS, *_REFERENCES)]
