@@ -8,7 +8,7 @@ from scipy import special, stats
 
 from bids_qsm.cohort.inference import adjust
 from bids_qsm.cohort.observations import KEYS, QUANTITY, Observations, average, codes, describe, observe, some
-from bids_qsm.cohort.repeatability import repeats, within_sd
+from bids_qsm.cohort.repeatability import repeats, scans_of_visits, within_sd
 from bids_qsm.cohort.tables import DESCRIPTIONS, PROTOCOL, group_column
 from bids_qsm.cohort.visits import order, years
 
@@ -89,7 +89,7 @@ def changes(
     notes += said
     visits = average(sessions, by)
     sd, dof, source = within_sd(again, data.keys, repeatability, notes)
-    runs = _weight(data, sessions, by, source)
+    runs = scans_of_visits(data, sessions, by, source)
     since, rows = years(visits.series), order(visits.series)
     who = codes(visits.series, ['participant_id', *protocol])
     rows = rows[np.argsort(who[rows], kind='stable')]
@@ -111,21 +111,6 @@ def changes(
             'of the sessions (acq_time).'
         )
     return table[[*COLUMNS, *(c for c in protocol if c not in COLUMNS)]], notes
-
-
-def _weight(data: Observations, sessions: Observations, by: Sequence[str], source: np.ndarray):
-    """Single scans, of the kind that the repeatability is about, that each visit and region counts for."""
-    place, there = codes(sessions.series, by), np.isfinite(sessions.values)
-    n = place.max(initial=-1) + 1
-    runs = np.zeros(sessions.values.shape)
-    own = codes(data.series, [c for c in by if c != 'visit_number'] + ['session_id'])
-    np.add.at(runs, own, np.isfinite(data.values))
-    count, inverse = np.zeros((2, n, there.shape[1]))
-    np.add.at(count, place, there)
-    np.add.at(inverse, place, np.where(there, 1 / np.maximum(runs, 1), 0))
-    # a mean of m sessions with k runs each has the variance sum(1 / k) / m^2
-    of_runs = count**2 / np.maximum(inverse, 1e-9)
-    return np.where(source == 'own sessions', count, of_runs)
 
 
 def _of_participant(

@@ -20,17 +20,21 @@ SITES: tuple[str, ...] = (
 SITES += ('manufacturersmodelname', 'station', 'deviceserialnumber', 'magneticfieldstrength')
 """Columns, in lower case without punctuation, that say where a participant was scanned."""
 LATER = {'diagnosis', 'diagnosed', 'dx', 'duration', 'onset', 'treatment', 'treated', 'medication', 'drug'}
-LATER |= {'dose', 'severity', 'stage', 'outcome', 'followup', 'updrs', 'edss', 'hoehn', 'status', 'patient'}
+LATER |= {'dose', 'severity', 'stage', 'outcome', 'followup', 'updrs', 'mdsupdrs', 'edss', 'hoehn', 'yahr'}
+LATER |= {'status', 'patient'}
 """Words in names of columns that are known after the label, or because of it."""
 _BY_CHANCE = 0.01
 _SURE = 0.001
 _LEAST = 5
+_HOLDERS = 3
+"""Most participants with the same value for it to tell a person: many may be at the floor of all scores."""
 
 
 def same_people(x: pd.DataFrame, person: np.ndarray, names: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """Take participants for one whose units agree in all features, unless that may be chance.
 
-    Chance is the number of pairs that would agree if the features were independent.
+    Chance is the number of pairs that would agree if the features were independent. As scores are not, one
+    feature must have a value that hardly any other participant has.
 
     Parameters
     ----------
@@ -54,7 +58,9 @@ def same_people(x: pd.DataFrame, person: np.ndarray, names: np.ndarray) -> tuple
         return person, []
     # a row of missing values is like any other such row
     full = x.notna().to_numpy().mean(1) > 0.5
-    row = np.where(full, codes(x, x.columns), -1 - np.arange(n))
+    holders = [pd.Series(person).groupby(x[c].to_numpy()).transform('nunique') for c in x]
+    rare = np.nanmin(np.array(holders, float), axis=0, initial=np.inf) <= _HOLDERS
+    row = np.where(full & rare, codes(x, x.columns), -1 - np.arange(n))
     frame = pd.DataFrame({'row': row, 'person': person})
     twins = frame[frame.groupby('row')['person'].transform('nunique') > 1]
     found = person.copy()
@@ -128,7 +134,9 @@ def _missing(values: pd.Series, y: np.ndarray, person: np.ndarray):
 
 
 def _named(column: str):
-    if not set(re.split('[^a-z]+', column.lower())) & LATER:
+    # duration_of_disease, DiseaseDuration, MDSUPDRS3
+    words = re.findall('[A-Z]+(?![a-z])|[A-Z]?[a-z]+', column) + re.split('[^A-Za-z]+', column)
+    if not {word.lower() for word in words} & LATER:
         return ''
     return 'may be known after the label or because of it, by its name; leave it out if it is.'
 

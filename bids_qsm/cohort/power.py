@@ -20,12 +20,20 @@ _DESCRIBED: dict[str, str | tuple[str, str]] = {
     'effect': 'Relative effect.',
     'effect_of': (
         'level: share of the mean at the first visit that treatment takes away by the last; change: share of '
-        'the mean change of the reference arm that it prevents.'
+        'the mean change of the reference arm that it prevents, n/a without that arm.'
     ),
     'delta': ('Difference between arms at the last visit.', 'see column units'),
     'sd': ('Standard deviation, in an arm, of what is compared (of slopes times years).', 'see column units'),
-    'sd_true': ('Part of it by true differences of change between participants.', 'see column units'),
-    'sd_error': ('Part of it by the error of measurement.', 'see column units'),
+    'sd_true': (
+        'Part of it by true differences of change between participants; n/a where two visits of a study '
+        'without enough repeated scans do not tell.',
+        'see column units',
+    ),
+    'sd_error': (
+        'Part of it by the error of measurement, if each visit has as many scans as in the study; else as '
+        'sd_true.',
+        'see column units',
+    ),
     'correlation': 'Correlation of first and last visit.',
     'power': 'Probability to find the effect.',
     'alpha': 'Two-sided level of the test.',
@@ -92,7 +100,8 @@ def sample_sizes(slopes: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     Of both hemispheres together.
 
     All figures are of the study: with :math:`\sigma` the standard deviation of a visit about the line of its
-    participant (where visits are two: of repeated scans), :math:`\sigma_b` that of true slopes, T the years
+    participant (where visits are two: that of repeated scans of the study, :math:`s_w / \sqrt n` for n scans
+    of a visit, or unknown), :math:`\sigma_b` that of true slopes, T the years
     from first to last visit and t the times of visits, what is compared has the standard deviation
 
     - change: that of last less first visit, :math:`\sqrt{2 \sigma^2 + T^2 \sigma_b^2}` if changes are linear;
@@ -100,6 +109,8 @@ def sample_sizes(slopes: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
       [1]_;
     - random slope: :math:`T \sqrt{\sigma_b^2 + \sigma^2 / \sum (t - \bar t)^2}` [2]_, for three visits or as
       many as the study has.
+
+    Visits are taken to have as many scans as those of the study.
 
     Parameters
     ----------
@@ -121,14 +132,15 @@ def sample_sizes(slopes: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     slopes = slopes[(slopes['map'] != VOLUME) & slopes['hemisphere'].isin(['both', ''])]
     for _, of_region in slopes.groupby(KEYS, sort=False):
         people, arms = int(of_region['n_participants'].sum()), len(of_region)
-        # the reference arm comes first
+        # the reference arm comes first, where it is there
         rows += _of_region(of_region.iloc[0].to_dict(), people, people - arms)
     table = pd.DataFrame(rows).reindex(columns=COLUMNS)
     notes = []
     if len(table):
         notes.append(
             'Numbers per arm rest on standard deviations of this study (n_low and n_high say how sure they '
-            'are), on complete visits, and on a normal distribution. Add those who may be lost.'
+            'are), on complete visits with as many scans, and on a normal distribution. Add those who may be '
+            'lost.'
         )
         if (table['effect_of'] == 'level').any():
             notes.append('A share of the level depends on the zero of susceptibility.')
@@ -140,7 +152,9 @@ def _of_region(row: dict, people: int, dof: int):
     years, unit = row['years'], row['units'].removesuffix(' per year')
     visits = max(3, round(row['n_visits'] / max(row['n_participants'], 1)))
     fitted = row['method'] == 'random slope'
-    error = row['sd_within'] if fitted else row['sdw']
+    # where visits are two, only repeated scans of the same study part error and change
+    own = str(row['sdw_source']).startswith('own')
+    error = row['sd_within'] if fitted else row['sdw'] / np.sqrt(row['scans']) if own else np.nan
     change, corr = row['sd_change'], row['correlation']
     # with two visits, what repeated scans do not explain of the change
     true = row['sd_slope'] * years if fitted else np.sqrt(np.maximum(change**2 - 2 * error**2, 0))
@@ -153,12 +167,16 @@ def _of_region(row: dict, people: int, dof: int):
     ]
     low, high = np.sqrt(dof / stats.chi2.ppf((0.975, 0.025), max(dof, 1)))
     moved = row['slope'] * years
-    sure = row['slope_low'] > 0 or row['slope_high'] < 0
+    unsure = ''
+    if row['reference']:  # this is another arm
+        unsure = f'too few of the reference arm {row["reference"]} to know its change'
+    elif row['slope_low'] <= 0 <= row['slope_high']:
+        unsure = 'the reference arm does not change for certain'
     found = []
     for name, n_visits, sd, of_true, of_error, covariates in designs:
         for of, whole in (('level', row['baseline']), ('change', moved)):
-            why = '' if sure or of == 'level' else 'the reference arm does not change for certain'
-            why = why if np.isfinite(sd) else 'no repeated scans tell the error from the change'
+            why = unsure if of == 'change' else ''
+            why = why if np.isfinite(sd) else 'too few repeated scans tell the error from the change'
             for effect in EFFECTS:
                 for power in POWERS:
                     delta = abs(effect * whole)

@@ -30,7 +30,7 @@ _DESCRIBED: dict[str, str | tuple[str, str]] = {
         'Scans that were compared. sessions: sessions of one visit, with the participant positioned anew; '
         'runs: runs of one session, in most studies without that.'
     ),
-    'n_participants': 'Participants with repeated scans.',
+    'n_participants': 'Participants with repeated scans of the region.',
     'n_scans': 'Scans of these.',
     'mean': ('Mean over their scans.', _SEE),
     'sdw': ('Within-subject standard deviation of one scan.', _SEE),
@@ -156,12 +156,12 @@ def repeatability(long: pd.DataFrame, *, statistic: str = 'mean', min_coverage: 
     rows = []
     for one in found:
         sd, dof = one.within()
-        again = pd.Series(one.place).duplicated(keep=False).to_numpy()
         who = one.data.series['participant_id'].to_numpy()
         for j, pairs in _pairs(one):
             if dof[j] == 0:
                 continue
-            mine = again & np.isfinite(one.data.values[:, j])
+            known = pd.Series(np.isfinite(one.data.values[:, j]))
+            mine = (known & (known.groupby(one.place).transform('sum') > 1)).to_numpy()
             row = {
                 **one.data.keys.loc[j].to_dict(), 'repeats': one.kind,
                 'n_participants': len(set(who[mine])), 'n_scans': int(mine.sum()),
@@ -221,8 +221,8 @@ def _agreement(pairs: np.ndarray):
     half = stats.t.ppf(0.975, n - 1) * spread / np.sqrt(n)
     row = {'bias': bias, 'bias_low': bias - half, 'bias_high': bias + half}
     row |= {'limit_low': bias - 1.96 * spread, 'limit_high': bias + 1.96 * spread}
-    if not spread > 0:
-        return row | {'note': 'the repeats are equal'}
+    if spread <= 1e-12 * np.abs(pairs).max():
+        return row | {'note': 'the differences do not vary' if bias else 'the repeats are equal'}
     for name, found in icc(pairs).items():
         row |= dict(zip((name, f'{name}_low', f'{name}_high'), found, strict=True))
     return row
@@ -306,6 +306,37 @@ def within_sd(
         unknown = [f'{m} of {r}' for m, r, s in zip(maps, regions, source, strict=True) if not s]
         notes.append(f'No repeatability is known for {some(dict.fromkeys(unknown))}; beyond is n/a there.')
     return sd, dof, source
+
+
+def scans_of_visits(
+    data: Observations, sessions: Observations, by: Sequence[str], source: np.ndarray
+) -> np.ndarray:
+    """Single scans, of the kind that the repeatability is about, that each visit and region counts for.
+
+    Parameters
+    ----------
+    data, sessions : Observations
+        All series, and one row a session, from `repeats`.
+    by : sequence of str
+        Columns of sessions that name a visit.
+    source : ndarray of str, shape (k,)
+        From `within_sd`.
+
+    Returns
+    -------
+    ndarray, shape (visits, k)
+    """
+    place, there = codes(sessions.series, by), np.isfinite(sessions.values)
+    n = place.max(initial=-1) + 1
+    runs = np.zeros(sessions.values.shape)
+    own = codes(data.series, ['participant_id', 'session_id', *PROTOCOL])
+    np.add.at(runs, own, np.isfinite(data.values))
+    count, inverse = np.zeros((2, n, there.shape[1]))
+    np.add.at(count, place, there)
+    np.add.at(inverse, place, np.where(there, 1 / np.maximum(runs, 1), 0))
+    # a mean of m sessions with k runs each has the variance sum(1 / k) / m^2
+    of_runs = count**2 / np.maximum(inverse, 1e-9)
+    return np.where(source == 'own sessions', count, of_runs)
 
 
 def dictionary() -> dict:

@@ -21,7 +21,7 @@ from bids_qsm.cohort.observations import (
     some,
 )
 from bids_qsm.cohort.random_slope import random_slope
-from bids_qsm.cohort.repeatability import in_ppb, repeats, within_sd
+from bids_qsm.cohort.repeatability import in_ppb, repeats, scans_of_visits, within_sd
 from bids_qsm.cohort.visits import order, years
 
 ARM = 'arm'
@@ -32,7 +32,7 @@ _LEVEL = 'unit before "per year" of column units'
 _DESCRIBED: dict[str, str | tuple[str, str]] = {
     **QUANTITY,
     'arm': 'Arm; all: there are no arms.',
-    'reference': 'Arm that it is compared with; empty for that arm itself.',
+    'reference': 'Arm that it is compared with, even if too few of it are left; empty for that arm itself.',
     'n_participants': 'Participants of the arm with two visits or more.',
     'n_visits': 'Visits of these.',
     'years': ('Median time from first to last visit.', 'year'),
@@ -56,6 +56,8 @@ _DESCRIBED: dict[str, str | tuple[str, str]] = {
     'sd_last': ('Standard deviation, in an arm, at the last visit.', _LEVEL),
     'correlation': 'Correlation, in an arm, of first and last visit.',
     'sdw': ('Within-subject standard deviation of one scan, as for changes.', _LEVEL),
+    'sdw_source': 'Where it comes from: own sessions or own runs (of this study), or literature.',
+    'scans': 'Scans, as sdw counts them, of a visit: harmonic mean.',
     'method': 'random slope: random intercept and slope; random intercept: where visits allow no more.',
     'converged': 'Whether the search of the variances settled.',
     'units': 'Unit of the slopes.',
@@ -129,16 +131,19 @@ def slopes(
         return nothing, []
     notes = [*data.notes, *say_averaged(data.series)]
     found, sessions, _ = repeats(data)
-    sdw = within_sd(found, data.keys, None, [])[0] * np.where(data.keys['units'] == 'ppm', 1e3, 1.0)
+    sdw, _, source = within_sd(found, data.keys, None, [])
+    sdw = sdw * np.where(data.keys['units'] == 'ppm', 1e3, 1.0)
+    visit = ['participant_id', 'visit_number']
+    scans = scans_of_visits(data, sessions, visit, source)
     data = in_ppb(data)
-    visits = average(in_ppb(sessions), ['participant_id', 'visit_number'])
+    visits = average(in_ppb(sessions), visit)
     rows = order(visits.series)
     series = visits.series.iloc[rows].reset_index(drop=True)
     time = years(series)
     arms, reference, arm = _arms(series, controls, notes)
     who = pd.factorize(series['participant_id'])[0]
     there = np.isfinite(time) & (arm >= 0)
-    table, skipped = [], defaultdict(list)
+    table, skipped, small = [], defaultdict(list), defaultdict(list)
     for j in range(len(data.keys)):
         values = visits.values[rows, j]
         mine = np.flatnonzero(there & np.isfinite(values))
@@ -152,13 +157,23 @@ def slopes(
         if np.ptp(values[mine]) <= 1e-9 * np.abs(values[mine]).max():
             skipped['the values are constant'].append(name)
             continue
+        for a in sorted(set(range(len(arms))) - set(used)):
+            small[arms[a]].append(name)
         place = np.searchsorted(used, arm[mine])
         border = visits.border[rows, j][mine]
         model = _fit(values[mine], border, time[mine], who[mine], place, len(used))
         spread = _spread(values[mine], who[mine], place)
-        common = {**data.keys.loc[j].to_dict(), 'sdw': sdw[j], **spread}
+        common = {
+            **data.keys.loc[j].to_dict(), **spread, 'sdw': sdw[j], 'sdw_source': source[j],
+            'scans': 1 / np.mean(1 / scans[rows[mine], j]),
+        }  # fmt: skip
         table += _rows(model, common, [arms[a] for a in used], reference, place, who[mine], time[mine])
     notes += [f'No slope of {some(names)}: {why}.' for why, names in skipped.items()]
+    notes += [
+        f'{"The reference arm" if name == reference else "Arm"} {name} was left out of {some(names)}: fewer '
+        f'than {_LEAST_PEOPLE} participants with two visits of known time.'
+        for name, names in small.items()
+    ]
     if not table:
         return nothing, notes
     frame = pd.DataFrame(table).reindex(columns=COLUMNS)
@@ -176,6 +191,8 @@ def _arms(series: pd.DataFrame, controls: str, notes: list[str]):
         return ['all'], 'all', np.zeros(len(series), int)
     who = series['participant_id']
     stated = series[ARM].astype(object).where(series[ARM].notna())
+    # arms may be coded as numbers
+    stated = stated.map(lambda v: f'{v:g}' if isinstance(v, float) else str(v), na_action='ignore')
     per_person = stated.groupby(who).nunique()
     crossed = sorted(per_person.index[per_person > 1])
     if crossed:
@@ -184,7 +201,7 @@ def _arms(series: pd.DataFrame, controls: str, notes: list[str]):
     unknown = sorted(set(who[name.isna()]) - set(crossed))
     if unknown:
         notes.append(f'No arm is known for {some(unknown)}, who were left out.')
-    levels = sorted(set(name.dropna().astype(str)))
+    levels = sorted(set(name.dropna()))
     if not levels:
         return ['all'], 'all', np.full(len(series), -1)
     usual = [x for x in levels if ''.join(filter(str.isalnum, x.lower())) in (*CONTROLS, *_REFERENCES)]
@@ -258,8 +275,9 @@ def _rows(
         slope, se, dof = model.contrast(*([n] if a == 0 else [n, n + a]))
         reach = stats.t.ppf(0.975, dof)
         row = common | {
-            'arm': name, 'reference': '', 'n_participants': int((of == a).sum()),
-            'n_visits': int((place == a).sum()), 'years': float(span[of == a].median()),
+            'arm': name, 'reference': '' if name == reference else reference,
+            'n_participants': int((of == a).sum()), 'n_visits': int((place == a).sum()),
+            'years': float(span[of == a].median()),
             'baseline': level[0], 'slope': slope, 'slope_low': slope - reach * se,
             'slope_high': slope + reach * se, 'sd_slope': model.slope, 'sd_within': model.within,
             'method': model.method, 'converged': model.converged, 'note': model.note,
@@ -268,7 +286,7 @@ def _rows(
             difference, se, dof = model.contrast(n + a)
             reach = stats.t.ppf(0.975, dof)
             row |= {
-                'reference': reference, 'difference': difference, 'ci_low': difference - reach * se,
+                'difference': difference, 'ci_low': difference - reach * se,
                 'ci_high': difference + reach * se, 'se': se, 'dof': dof,
                 'p': 2 * stats.t.sf(abs(difference) / se, dof),
             }  # fmt: skip

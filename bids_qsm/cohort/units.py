@@ -9,7 +9,7 @@ from bids_qsm.cohort import leaks
 from bids_qsm.cohort.classify import FEWEST, Units
 from bids_qsm.cohort.design import reference_level
 from bids_qsm.cohort.formula import Factor, parse
-from bids_qsm.cohort.observations import average, is_numeric, numeric, observe, some
+from bids_qsm.cohort.observations import average, is_numeric, numeric, observe, say_averaged, some
 from bids_qsm.cohort.tables import ENTITY_COLUMNS
 from bids_qsm.errors import UserError
 
@@ -55,13 +55,26 @@ def parse_classes(text: str) -> tuple[str, list[Factor], list[Factor]]:
     return first.response, base, qsm
 
 
-def by_participant(long: pd.DataFrame, *, statistic: str = 'mean') -> tuple[pd.DataFrame, list[str]]:
+def by_participant(
+    long: pd.DataFrame, label: str = '', *, statistic: str = 'mean'
+) -> tuple[pd.DataFrame, list[str]]:
     """One row a participant: the columns of participants.tsv, and regional values as chi_GP or chi_GP_L.
 
-    Sessions and runs are averaged. Where several atlases have a region, the first one counts.
+    Sessions, runs and acquisitions are averaged. Where several atlases have a region, the first one counts.
+    UserError where a participant has two values of the column ``label``, which is not averaged.
     """
-    data = average(observe(long, statistic=statistic), ['participant_id'])
-    table, notes = data.series.copy(), list(data.notes)
+    data = observe(long, statistic=statistic)
+    notes = [*data.notes, *say_averaged(data.series)]
+    if label in data.series:
+        differ = data.series.groupby('participant_id')[label].nunique() > 1
+        if differ.any():
+            raise UserError(
+                f'--classify: {label} differs between sessions of {some(differ.index[differ])}, but a '
+                'participant has one label; make a column with one value for each, and n/a for those to '
+                'leave out.'
+            )
+    data = average(data, ['participant_id'], factors=[label])
+    table = data.series.copy()
     values = {}
     for j, key in enumerate(data.keys.to_dict('records')):
         side = '' if key['hemisphere'] in ('both', '') else f'_{key["hemisphere"]}'
@@ -120,9 +133,8 @@ def make_units(
         )
     negative = reference_level(levels, controls)
     positive = next(level for level in levels if level != negative)
-    x, groups = _features(table, base, notes), {}
-    groups['qsm'] = _features(table, qsm, notes)
-    x, names = pd.concat([x, groups['qsm']], axis=1), (tuple(x), tuple(groups['qsm']))
+    sides = [_features(table, factors, notes) for factors in (base, qsm)]
+    x, names = pd.concat(sides, axis=1), [tuple(side) for side in sides]
     known = x.notna().any(axis=1).to_numpy()
     if not known.all():
         flow.append(_counted('with any feature', table[known]))
@@ -131,7 +143,7 @@ def make_units(
     person = pd.factorize(table['participant_id'])[0]
     person, leaking = leaks.same_people(x, person, table['participant_id'].astype(str).to_numpy())
     units = Units(table[[c for c in NAMES if c in table]], y, person, x, positive, negative, *names)
-    _check_size(units, label)
+    _check_size(units, label, leaking)
     features = [f.column for f in (*base, *qsm)]
     leaking += leaks.warnings(table, features, y, person)
     return units, notes + _doubts(units, label), leaking, flow
@@ -151,12 +163,19 @@ def _check_columns(table: pd.DataFrame, columns: Sequence[str], text: str):
 
 
 def _features(table: pd.DataFrame, factors: Sequence[Factor], notes: list[str]) -> pd.DataFrame:
-    """Columns of numbers as they are, others as one column of 0 and 1 for each level but the first."""
-    found = {}
+    """Columns of numbers as they are, others as one column of 0 and 1 for each level but the first.
+
+    Columns that do not vary are left out, with a note; UserError where none does.
+    """
+    found, still = {}, []
     for factor in factors:
         values = table[factor.column]
         if is_numeric(values) and not factor.calls:
-            found[factor.column], texts = numeric(values)
+            numbers, texts = numeric(values)
+            if numbers.nunique() > 1:
+                found[factor.column] = numbers
+            else:
+                still.append(factor.column)
             if texts:
                 held = f'holds text among its numbers ({some(texts, most=3)})'
                 notes.append(f'{factor.column} {held}, taken as missing.')
@@ -167,16 +186,21 @@ def _features(table: pd.DataFrame, factors: Sequence[Factor], notes: list[str]) 
                 f'--classify: {factor.column} has {len(levels)} levels in {len(table)} units, too many for a '
                 'feature; leave it out.'
             )
+        still += [factor.column] if len(levels) < 2 else []
         for level in levels[1:]:
             is_level = (values.astype(str) == level).astype(float)
             found[f'{factor.column}={level}'] = is_level.where(values.notna())
-    still = [name for name, column in found.items() if column.nunique() < 2]
+    if still and not found:
+        raise UserError(
+            '--classify: nothing on one side of the formula varies in the units with a label '
+            f'({some(still)}); name other features.'
+        )
     if still:
-        notes.append(f'The same in all units, so of no use: {some(still)}.')
+        notes.append(f'Without two values in the units with a label, so left out: {some(still)}.')
     return pd.DataFrame(found, index=table.index)
 
 
-def _check_size(units: Units, label: str):
+def _check_size(units: Units, label: str, merged: list[str]):
     counts = {
         name: len(np.unique(units.person[units.y == value]))
         for value, name in ((0, units.negative), (1, units.positive))
@@ -185,7 +209,7 @@ def _check_size(units: Units, label: str):
         told = ' and '.join(f'{n} with {label} = {name}' for name, n in counts.items())
         raise UserError(
             f'--classify needs at least {FEWEST} participants with each label, but there are {told}; collect '
-            'more, or leave --classify out.'
+            'more, or leave --classify out.' + ''.join(f' {note}' for note in merged)
         )
 
 

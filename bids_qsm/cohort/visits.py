@@ -12,7 +12,7 @@ from bids_qsm.cohort.tables import parse_times
 YEAR = 365.25
 """Days."""
 RETEST_DAYS = 14
-"""Sessions no further apart are repeats of one visit, where the column visit does not say otherwise."""
+"""Sessions so long after the first of a visit belong to it, where the column visit does not say otherwise."""
 _LONGEST_VISIT = 0.25
 """Years; what the column visit calls one visit cannot last longer."""
 
@@ -49,7 +49,7 @@ def visits(series: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
     """Number the visits of each participant from 0, in their order, with notes on sessions that share one.
 
     Sessions of one visit are repeats (test and retest): those for which the column visit (of sessions.tsv)
-    states the same, or, without that column, those at most `RETEST_DAYS` days after the one before.
+    states the same, or, without that column, those at most `RETEST_DAYS` days after the first of the visit.
 
     Parameters
     ----------
@@ -63,8 +63,9 @@ def visits(series: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
     number, notes = np.zeros(len(series), int), []
     shared, refused = [], []
     for mine in np.split(rows, np.flatnonzero(who[rows][1:] != who[rows][:-1]) + 1):
+        first = mine[0]
         for before, row in pairwise(mine):
-            gap = since[row] - since[before]
+            gap = since[row] - since[first]
             if session[row] == session[before]:
                 same = True
             elif stated is not None and pd.notna(stated[row]) and pd.notna(stated[before]):
@@ -77,6 +78,8 @@ def visits(series: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
             if same and session[row] != session[before]:
                 shared.append(who[row])
             number[row] = number[before] + (not same)
+            if not same or np.isnan(since[first]):
+                first = row
     if shared:
         why = 'by the column visit' if stated is not None else f'at most {RETEST_DAYS} days apart'
         notes.append(f'Sessions of one visit ({why}) are repeats and were averaged: {_people(shared)}.')

@@ -7,7 +7,7 @@ import pandas as pd
 from bids_qsm.errors import UserError
 
 MISSING = ['n/a', '', 'nan', 'NaN']
-LABELS = ('participant_id', 'session_id', 'group', 'acq_time', 'filename')
+LABELS = ('participant_id', 'session_id', 'group', 'arm', 'acq_time', 'filename')
 """Columns of the tables of a dataset that are text, also where they look like numbers."""
 
 

@@ -172,7 +172,14 @@ def analyse(long: pd.DataFrame, asked: dict, notes: dict[str, list[str]]) -> dic
             sizes, more = power.sample_sizes(table)
             found['slopes'], notes['slopes'] = (table, trial.dictionary()), said + more
             found['samples'] = sizes, power.dictionary()
-    if asked['controls']:
+        elif 'arm' in long:
+            notes['slopes'] = said
+    if asked['controls'] and _is_arm(long, asked['controls']):
+        notes['normative'] = [
+            f'{asked["controls"]} of --controls is an arm: it is the reference of slopes, and there are no '
+            'z-scores, as people of an arm are no controls.'
+        ]
+    elif asked['controls']:
         both = add_asymmetry(long)
         table, notes['normative'] = normative.normative(both, controls=asked['controls'], **common)
         found['normative'] = table, normative.dictionary()
@@ -181,6 +188,16 @@ def analyse(long: pd.DataFrame, asked: dict, notes: dict[str, list[str]]) -> dic
             'No group is called like controls; --controls names the one that z-scores refer to.'
         ]
     return found
+
+
+def _is_arm(long: pd.DataFrame, label: str):
+    """Whether a label is one of the arms and of no group."""
+    group = cohort.group_column(long)
+
+    def names(column: str | None):
+        return set(long[column].dropna().astype(str)) if column in long else set()
+
+    return label in names('arm') and (group == 'arm' or label not in names(group))
 
 
 def _check_statistic(long: pd.DataFrame, statistic: str):

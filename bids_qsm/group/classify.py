@@ -8,7 +8,7 @@ import pandas as pd
 from bids_qsm import __version__
 from bids_qsm.cohort.classify import FOLDS, Classified, Units, classify
 from bids_qsm.cohort.observations import describe
-from bids_qsm.cohort.units import by_participant, make_units
+from bids_qsm.cohort.units import by_participant, make_units, parse_classes
 from bids_qsm.derivatives.tables import read_input
 from bids_qsm.errors import UserError
 from bids_qsm.group.collect import join_people
@@ -55,7 +55,7 @@ def run_classify(
     UserError
         The table or a column is not there, or participants are too few.
     """
-    table, said = _table(units, long, events, bids_dir, statistic)
+    table, said = _table(units, parse_classes(formula)[0], long, events, bids_dir, statistic)
     made, notes, leaks, flow = make_units(table, formula, controls=controls)
     result = classify(
         made, repeats=REPEATS, permutations=PERMUTATIONS, n_boot=RESAMPLES, seed=SEED, n_jobs=n_jobs
@@ -83,14 +83,23 @@ def run_classify(
     )
 
 
-def _table(units: str, long: pd.DataFrame, events: dict[str, pd.DataFrame], bids_dir: Path, statistic: str):
+def _table(
+    units: str,
+    label: str,
+    long: pd.DataFrame,
+    events: dict[str, pd.DataFrame],
+    bids_dir: Path,
+    statistic: str,
+):
     """One row a unit, with the columns of the participants, and notes."""
     if units == 'participants':
-        return by_participant(long, statistic=statistic)
+        return by_participant(long, label, statistic=statistic)
     if units in events:
         if events[units].empty:
             raise UserError(
-                f'--units {units}: no participant has a table of {units}; run them with --{units}.'
+                # the key of a table begins with the name of its application, which is the flag
+                f'--units {units}: no participant has a table of {units} with rows; the participant level '
+                f'writes it with --{units.partition("_")[0]}.'
             )
         return _with_people(events[units], bids_dir)
     path = Path(units).expanduser()
@@ -100,6 +109,11 @@ def _table(units: str, long: pd.DataFrame, events: dict[str, pd.DataFrame], bids
     table = read_input(path)
     if 'participant_id' not in table:
         raise UserError(f'{path} has no column participant_id; add one, so that no participant is split.')
+    if table['participant_id'].isna().any():
+        raise UserError(
+            f'{path} has n/a in the column participant_id (in {table["participant_id"].isna().sum()} rows); '
+            'name the participant, or remove the rows.'
+        )
     table['participant_id'] = 'sub-' + table['participant_id'].astype(str).str.removeprefix('sub-')
     return _with_people(table, bids_dir)
 
@@ -128,8 +142,8 @@ def _dictionary(units: Units) -> dict:
             'estimate': 'Mean over the repeats of cross-validation.',
             'ci_low': 'Lower end of the 95 % interval, by bootstrap over participants.',
             'ci_high': 'Upper end of the 95 % interval, by bootstrap over participants.',
-            'p': 'Of an AUC: by permutation of the labels, one-sided; of a difference: two-sided t from the '
-            'bootstrap.',
+            'p': 'Of the AUC of the first repeat alone: by permutation of the labels, one-sided; of a '
+            'difference: two-sided t from the bootstrap.',
             'n_participants': 'Participants.',
             'n_units': 'Units.',
             'n_positive': f'Units with the label {units.positive}.',
@@ -193,8 +207,9 @@ def methods(
         'one fold and of different participants [@airola2011]; other measures are of all units together; '
         f'all are means over the repeats. Intervals are from {RESAMPLES} bootstrap resamples of participants '
         'in which the whole procedure ran again [@bates2024], with t quantiles, on the scale of the logit '
-        'for AUC and PR-AUC and of the logarithm for the Brier score. p of an AUC is from '
-        f'{PERMUTATIONS} permutations of {permuted} [@winkler2015]. There was no external validation.',
+        'for AUC and PR-AUC and of the logarithm for the Brier score. p of an AUC sets that of the first '
+        f'repeat alone against {PERMUTATIONS} permutations of {permuted} [@winkler2015], each in one repeat. '
+        'There was no external validation.',
         f'Results. {found}.',
         *([f'Notes. {" ".join(notes)}'] if notes else []),
         f'Software. bids_qsm {__version__} ({libraries}); seed {SEED}. Results are equal, bit for bit, for '

@@ -8,6 +8,7 @@ import pandas as pd
 from bids_qsm.applications import applications
 from bids_qsm.applications.contract import Application, Table
 from bids_qsm.cohort import tables as cohort
+from bids_qsm.cohort.observations import some
 from bids_qsm.cohort.spelling import spell
 from bids_qsm.derivatives.files import atomic_write, write_json
 from bids_qsm.derivatives.tables import read_input, read_table, write_table
@@ -95,6 +96,8 @@ def collect_tables(tables: dict[str, Tables], output_dir: str | Path, bids_dir: 
 def join_people(long: pd.DataFrame, bids_dir: Path) -> tuple[pd.DataFrame, dict[str, list[str]], dict]:
     """Add the columns of participants.tsv, sessions.tsv and scans.tsv of a dataset, where they exist.
 
+    Columns that the table has itself stay as they are.
+
     Returns
     -------
     long : DataFrame
@@ -104,7 +107,7 @@ def join_people(long: pd.DataFrame, bids_dir: Path) -> tuple[pd.DataFrame, dict[
     described : dict
         Data dictionary of the columns.
     """
-    people = list(long['participant_id'].unique())
+    people, own = list(long['participant_id'].unique()), set(long)
     file = bids_dir / 'participants.tsv'
     long, said = cohort.join_participants(long, read_input(file) if file.exists() else None)
     notes = {'tables': said, 'sessions': []}
@@ -119,9 +122,16 @@ def join_people(long: pd.DataFrame, bids_dir: Path) -> tuple[pd.DataFrame, dict[
         # participants without a file are not missing sessions
         others = long.reindex(columns=['participant_id', 'session_id']).drop_duplicates().dropna()
         found.append(others[~others['participant_id'].isin(stated)])
-        long, said = cohort.join_sessions(long, pd.concat(found, ignore_index=True))
+        known = pd.concat(found, ignore_index=True)
+        # what the table says itself is of its rows; measures are renamed by the join
+        kept = [c for c in known if c in own and c not in (*cohort.MEASURES, *cohort.ENTITY_COLUMNS.values())]
+        if kept:
+            notes['sessions'].append(
+                f'Columns of sessions.tsv that the table has itself: {some(kept)}; its own count.'
+            )
+        long, said = cohort.join_sessions(long, known.drop(columns=kept))
         notes['sessions'] += said
-    scans = [path for name in people for path in _scans_of(bids_dir / name)]
+    scans = [path for name in people for path in _scans_of(bids_dir / name)] if 'acq_time' not in own else []
     if scans:
         found = pd.concat([read_input(path) for path in scans], ignore_index=True)
         long, said = cohort.join_scans(long, found)

@@ -38,7 +38,6 @@ def classification_section(
     auc = performance[performance['measure'] == 'auc'].set_index('model')
     answers = [_in_words(name, row) for name, row in auc.iterrows()]
     sizes = performance.iloc[0]
-    sizes = performance.iloc[0]
     texts = {name: f'{name}: AUC {row["estimate"]:.2f}' for name, row in auc.iterrows()}
     positive = str(sizes['positive'])
     share = sizes['n_positive'] / sizes['n_units']
@@ -71,7 +70,7 @@ def _in_words(name: str, row: pd.Series):
     told = f'p {p if p.startswith("<") else f"= {p}"}'
     if name != 'difference':
         interval = 'no interval' if has_none else f'{row["ci_low"]:.2f} to {row["ci_high"]:.2f}'
-        return f'{name}: AUC {row["estimate"]:.2f} ({interval}), {told}.'
+        return f'{name}: AUC {row["estimate"]:.2f} ({interval}), {told} (of the first repeat).'
     if has_none:
         return f'With QSM features: AUC {signed(row["estimate"])} (no interval).'
     sure = row['ci_low'] > 0 or row['ci_high'] < 0

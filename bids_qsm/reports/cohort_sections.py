@@ -249,6 +249,8 @@ def change_section(
     beside that of the total.
     """
     said, blocks, answers = words('change'), [], []
+    # n/a stands for no group, and is read as missing
+    summary = summary.assign(group=summary['group'].fillna('n/a'))
     means = {key: rows for key, _, _, rows in parts(summary)}
     for key, title, unit, rows in parts(table[table['map'] != VOLUME]):
         rows = rows.assign(beyond=rows['beyond'].isin([True, 'True']))

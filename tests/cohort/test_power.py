@@ -23,7 +23,8 @@ def study(**more):
         'atlas': 'a', 'map': 'chi', 'region': 'GP', 'hemisphere': 'both', 'arm': 'placebo', 'reference': '',
         'n_participants': 20, 'n_visits': 60, 'years': 2.0, 'baseline': 200.0, 'slope': 10.0,
         'slope_low': 7.0, 'slope_high': 13.0, 'sd_slope': 4.0, 'sd_within': 3.0, 'sd_change': 9.0,
-        'sd_last': 30.0, 'correlation': 0.9, 'sdw': 3.0, 'method': 'random slope',
+        'sd_last': 30.0, 'correlation': 0.9, 'sdw': 3.0,
+        'sdw_source': 'own sessions', 'scans': 1.0, 'method': 'random slope',
         'units': 'ppb per year', **more,
     }  # fmt: skip
     return pd.DataFrame([row, row | {'arm': 'active', 'reference': 'placebo'}])
@@ -53,13 +54,27 @@ def test_a_reference_arm_without_change_has_no_share_of_it():
     assert table.loc[table['effect_of'] == 'level', 'n_per_arm'].notna().all()
 
 
+def test_another_arm_is_not_taken_for_the_reference():
+    table, _ = sample_sizes(study().iloc[1:])
+    none = table[table['effect_of'] == 'change']
+    assert none['n_per_arm'].isna().all()
+    assert 'too few of the reference arm placebo' in none['note'].iloc[0]
+
+
 def test_two_visits_are_parted_by_repeated_scans():
     two = study(method='random intercept', sd_slope=np.nan, n_visits=40)
     row = sample_sizes(two)[0].query('design == "random slope"').iloc[0]
     true = np.sqrt(81 - 2 * 9)
     np.testing.assert_allclose((row['sd_true'], row['sd_error']), (true, 3 * np.sqrt(2)))
     assert row['visits'] == 3
-    unknown = sample_sizes(two.assign(sdw=np.nan))[0].query('design == "random slope"')
+    # the error of a visit is that of the mean of its scans
+    twice = sample_sizes(two.assign(scans=2.0))[0].query('design == "random slope"').iloc[0]
+    np.testing.assert_allclose((twice['sd_true'], twice['sd_error']), (np.sqrt(81 - 9), 3.0))
+    # SDw of other studies tells nothing of this one
+    sizes = sample_sizes(two.assign(sdw_source='literature'))[0]
+    assert sizes[['sd_true', 'sd_error']].isna().all(axis=None)
+    assert sizes.query('design == "change"')['n_per_arm'].notna().all()
+    unknown = sizes.query('design == "random slope"')
     assert unknown['n_per_arm'].isna().all()
-    assert 'no repeated scans' in unknown['note'].iloc[0]
+    assert 'too few repeated scans' in unknown['note'].iloc[0]
     assert sample_sizes(two.iloc[:0])[0].empty

@@ -69,3 +69,16 @@ def test_nothing_is_repeated():
     assert pd.isna(row['bias'])
     same = repeatability(cohort(4, runs=2, sigma=0.0, regions=('GP',)))[0].iloc[0]
     assert same['note'] == 'the repeats are equal'
+
+
+def test_only_repeats_of_the_region_count():
+    long = cohort(6, runs=2, regions=('GP', 'RN'))
+    lost = (
+        (long['region'] == 'RN') & (long['run'] == '2') & long['participant_id'].isin(['sub-000', 'sub-001'])
+    )
+    shifted = long['mean'].where(
+        long['run'] == '1', long.groupby(['participant_id', 'region'])['mean'].transform('first') + 0.02
+    )
+    table = repeatability(long.assign(mean=shifted.mask(lost)))[0].set_index('region')
+    assert table[['n_participants', 'n_scans', 'n_pairs']].to_numpy().tolist() == [[6, 12, 6], [4, 8, 4]]
+    assert set(table['note']) == {'the differences do not vary'}

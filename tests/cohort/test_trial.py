@@ -99,6 +99,12 @@ def test_arms_are_read_with_care():
     assert 'No arm is called like a placebo' in ' '.join(named[1])
     given = slopes(long.replace({'arm': {'placebo': 'b', 'deferiprone': 'a'}}), controls='b')[0]
     assert given['arm'].tolist() == ['b', 'a']
+    few, said = slopes(long[~long['participant_id'].isin(who[:2])])
+    assert few[['arm', 'reference']].to_numpy().tolist() == [['deferiprone', 'placebo']]
+    assert 'The reference arm placebo was left out of chi GP' in ' '.join(said)
+    assert (few['sdw_source'].iloc[0], few['scans'].iloc[0]) == ('literature', 1)
+    coded = slopes(long.assign(arm=long['arm'].map({'placebo': 0.0, 'deferiprone': 1.0})))[0]
+    assert (coded['arm'].tolist(), coded['n_participants'].tolist()) == (['0', '1'], [4, 4])
 
 
 def test_without_arms_all_are_one_and_without_times_there_is_nothing():

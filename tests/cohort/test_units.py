@@ -69,6 +69,14 @@ def test_wrong_formulas_are_refused(table, formula, said):
     assert said in refused(table, formula)
 
 
+def test_features_that_do_not_vary_are_named(table):
+    flat = table.assign(base_1='F', qsm_1=np.where(table['label'] == 'patient', 1.0, np.nan))
+    units, notes, *_ = make_units(flat, FORMULA)
+    assert (units.base, units.qsm) == (('base_0',), ('qsm_0',))
+    assert [n.rpartition(' ')[2] for n in notes if 'left out' in n] == ['base_1.', 'qsm_1.']
+    assert 'nothing on one side of the formula varies' in refused(flat, 'label ~ base_0 | qsm_1')
+
+
 def test_a_label_has_two_levels(table):
     assert 'but label has 3 (control, patient, unsure)' in refused(
         table.assign(label=['unsure', *table['label'][1:]])
@@ -90,6 +98,13 @@ def test_one_person_under_two_names_is_one_participant(table):
     assert units.person.max() + 1 == 40
     assert units.person[40] == units.person[2]
     assert 'sub-003 = sub-901, sub-031 = sub-902' in warnings[0]
+    # and counts once where participants are few
+    few = pd.concat([table.iloc[:29], table.iloc[[20]].assign(participant_id='sub-901')])
+    assert 'were taken for one (sub-021 = sub-901)' in refused(few)
+    # people at the floor of all scores are not one
+    scores = {f's{k}': np.where(np.arange(40) < 12, 0, np.arange(40) * (k + 3) % 41) for k in range(5)}
+    floored = table.assign(**scores)
+    assert make_units(floored, f'label ~ {" + ".join(scores)}')[0].person.max() + 1 == 40
     # few values agree by chance
     coarse = table.assign(base_0=np.arange(40) % 2, base_1=np.arange(40) // 2 % 2)
     assert make_units(coarse, 'label ~ base_0 + base_1')[0].person.max() + 1 == 40
@@ -104,8 +119,9 @@ def test_features_that_hold_the_label_are_named(table):
     assert 'qsm_1 is 0' in warned(score)
     gaps = table.assign(qsm_1=table['qsm_1'].where(~patient | (np.arange(40) % 3 == 0)))
     assert 'qsm_1 is missing much more often' in warned(gaps)
-    named = table.rename(columns={'base_1': 'disease_duration'})
-    assert 'known after the label' in warned(named, 'label ~ base_0 + disease_duration')
+    for later in ('disease_duration', 'DiseaseDuration', 'MDSUPDRS3', 'HoehnYahr'):
+        named = table.rename(columns={'base_1': later})
+        assert 'known after the label' in warned(named, f'label ~ base_0 + {later}')
 
 
 def test_a_site_that_tells_the_label_is_named(table):
@@ -124,7 +140,13 @@ def test_regions_of_participants_become_columns():
         for sub, ses, value in (('1', 'a', 0.1), ('1', 'b', 0.3), ('2', 'a', 0.5))
     ]
     people = pd.DataFrame({'participant_id': ['1', '2'], 'group': ['HC', 'PD'], 'age': [50, 60]})
-    wide, _ = by_participant(join_participants(gather(tables), people)[0])
+    long = join_participants(gather(tables), people)[0]
+    wide, _ = by_participant(long)
     assert wide['chi_GP'].tolist() == pytest.approx([0.2, 0.5])
     assert wide['chi_GP_L'].tolist() == pytest.approx([1.2, 1.5])
     assert wide['group'].tolist() == ['HC', 'PD']
+    # a label is not averaged
+    with pytest.raises(UserError, match='score differs between sessions of sub-1'):
+        by_participant(long.assign(score=np.arange(len(long)) // 2 % 2), 'score')
+    _, notes = by_participant(long.assign(acquisition=long['session_id']))
+    assert 'Series differ in acquisition' in notes[0]

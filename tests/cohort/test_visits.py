@@ -47,6 +47,11 @@ def test_sessions_that_share_a_visit():
     assert number.tolist() == [0, 1, 1]
     assert 'by the column visit' in notes[0]
     assert of_people.visits(visits())[0].tolist() == [0, 1, 2]
+    # weekly sessions are no chain: the days count from the first of the visit
+    weekly = visits(acq_time=['2020-01-01', '2020-01-11', '2020-01-21'])
+    assert of_people.visits(weekly)[0].tolist() == [0, 0, 1]
+    monthly = visits(acq_time=['2020-01-01', '2020-03-01', '2020-05-01'], visit=[1, 1, 1])
+    assert of_people.visits(monthly)[0].tolist() == [0, 0, 1]
 
 
 def test_a_visit_that_lasts_too_long_is_two():

@@ -494,21 +494,35 @@ def test_units_are_lesions_or_rows_of_a_table(classified, tmp_path):
 
     def classify(formula, units):
         found, notes, _ = run_classify(
-            formula, str(units), table(out / 'group_regions.tsv'), {'lesions': lesions}, data,
+            formula, str(units), table(out / 'group_regions.tsv'),
+            {'lesions': lesions, 'fmri_quality': lesions[:0]}, data,
             statistic='mean', controls='', n_jobs=1,
         )  # fmt: skip
         return found['classification_predictions'][0], notes['classification']
 
-    # age is of participants.tsv
+    # age is of participants.tsv; what sessions.tsv says of columns of the table does not count
+    sessions = data / 'sub-001' / 'sub-001_sessions.tsv'
+    sessions.parent.mkdir(exist_ok=True)
+    sessions.write_text('session_id\trim\nses-1\tno\n')
+    read.assign(session_id='ses-1').to_csv(tmp_path / 'read.tsv', sep='\t', index=False)
     predicted, notes = classify('rim ~ age + volume | score', tmp_path / 'read.tsv')
-    assert list(predicted)[:3] == ['participant_id', 'lesion', 'label']
+    sessions.unlink()
+    assert predicted['label'].tolist() == read['rim'].tolist()
+    assert any('sessions.tsv that the table has itself: rim' in note for note in notes)
+    assert list(predicted)[:4] == ['participant_id', 'session_id', 'lesion', 'label']
     assert any('within each participant' in note for note in notes)
     for wrong, units, said in (
         ('group ~ age | volume_mm3', 'lesions', 'label of two levels, but group has 1'),
         ('group ~ age', 'nothing', 'neither a file nor one of participants, lesions'),
+        ('group ~ age', 'fmri_quality', 'writes it with --fmri'),
     ):
         with pytest.raises(UserError, match=said):
             classify(wrong, units)
+    read.assign(participant_id=[None, *read['participant_id'][1:]]).to_csv(
+        tmp_path / 'read.tsv', sep='\t', index=False, na_rep='n/a'
+    )
+    with pytest.raises(UserError, match=r'n/a in the column participant_id \(in 1 rows\)'):
+        classify('rim ~ volume', tmp_path / 'read.tsv')
     read.drop(columns='participant_id').to_csv(tmp_path / 'read.tsv', sep='\t', index=False)
     with pytest.raises(UserError, match='has no column participant_id'):
         classify('rim ~ volume', tmp_path / 'read.tsv')

@@ -75,3 +75,19 @@ def test_deferiprone_in_nbia():
     assert (falls['p_fdr'] < 0.05).all()
     assert set(found['model']['map']) == {'chi_total'}
     assert not notes['normative']
+
+
+def test_an_arm_that_is_the_reference_is_no_group_of_controls():
+    of = replace(only(DEFERIPRONE, 'GP'), arms={'placebo': 3, 'deferiprone': 3}, retests=0)
+    tables, people, sessions = draw_trial(of, 1)
+    long = join_sessions(join_participants(gather(tables), people)[0], sessions)[0].assign(group='patient')
+    asked = {'statistic': 'mean', 'model': None, 'correlate': [], 'controls': 'deferiprone'}
+    notes = defaultdict(list)
+    found = analyse(long, asked | {'relative_to': None}, notes)
+    assert set(found['slopes'][0]['reference']) == {'', 'deferiprone'}
+    assert 'normative' not in found
+    assert 'deferiprone of --controls is an arm' in notes['normative'][0]
+    # arms too small for slopes are said, though there is no table
+    few = long[long['participant_id'].isin(long.drop_duplicates('arm')['participant_id'])]
+    assert 'slopes' not in analyse(few, asked | {'relative_to': None}, notes)
+    assert 'two visits of known time' in notes['slopes'][-1]

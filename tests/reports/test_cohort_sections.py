@@ -123,6 +123,10 @@ def test_the_bar_of_a_change_is_what_the_test_needs(drawn):
     assert 'half of the 95 % interval of a change (median over participants)' in said['change-chi']
     assert '1.96' not in said['change-chi']
     assert '8 of 40 regions are drawn' in said['change-chi']
+    # who has no group is read as missing
+    two = pd.concat([summary, summary.assign(group=np.nan)])
+    change_section(table, two, long, {}, statistic='mean', notes=[], files=[])
+    assert set(drawn['plot_forest'][-1][0][0]['group']) == {'all', 'n/a'}
 
 
 def test_who_is_far_from_controls_in_the_last_region_is_named(drawn):
