@@ -122,6 +122,9 @@ def find_sinuses(
     shell = (out <= OUTWARD_MM) & (deep <= INWARD_MM)
     likely = evidence(echoes, echo_times, mask, wide, part)
     surface = np.argwhere((out > 0) & (out <= 1.01 * sides.max())) * sides
+    if not len(surface):
+        return []
+    rim, last = KDTree(surface), (np.array(mask.shape) - 1) * sides
     found, decoys = [], []
     for course in COURSES:
         if course.name not in DECOYS:
@@ -130,16 +133,18 @@ def find_sinuses(
         for displaced in ((0, 0, 0), *DECOYS[course.name]):
             places = _in_scanner(line + np.array(displaced, float), mask, to_scanner, to_template)
             places = apply_affine(to_voxels, places) * sides
-            places = places[np.all((places >= 0) & (places <= (np.array(mask.shape) - 1) * sides), 1)]
-            if any(displaced) and len(places):
-                places = ndimage.gaussian_filter1d(
-                    surface[KDTree(surface).query(places)[1]], 5, axis=0, mode='nearest'
-                )
-            path, strength = follow(places, likely, shell, part)
-            if any(displaced):
-                decoys.append(_smooth(strength, WINDOW_MM, sides))
-            else:
-                found.append((course.name, path, strength))
+            # where the field of view cuts the head, the course comes in pieces
+            pieces, count = ndimage.label(np.all((places >= 0) & (places <= last), 1))
+            for n in range(1, count + 1):
+                piece = places[pieces == n]
+                if any(displaced):
+                    on_rim = surface[rim.query(piece)[1]]
+                    piece = ndimage.gaussian_filter1d(on_rim, 5, axis=0, mode='nearest')
+                path, strength = follow(piece, likely, shell, part)
+                if any(displaced):
+                    decoys.append(_smooth(strength, WINDOW_MM, sides))
+                else:
+                    found.append((course.name, path, strength))
     decoy = np.concatenate([*decoys, np.zeros(1)])
     mean, spread = float(decoy.mean()), max(float(decoy.std()), 1e-3)
     sinuses = []

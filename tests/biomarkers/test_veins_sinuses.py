@@ -56,6 +56,27 @@ def test_a_sinus_outside_the_mask_is_found_and_nothing_else(head):
     assert np.median(np.concatenate([one.diameter_mm for one in found])) == pytest.approx(7, abs=1)
 
 
+def test_a_sinus_is_found_on_both_sides_of_where_the_field_of_view_cuts_the_vertex(head):
+    echoes, mask, axis = head
+    # 10 mm below the vertex
+    cut = np.s_[:, :, :62]
+    shape = mask[cut].shape
+    found = find_sinuses(echoes[cut], TIMES, mask[cut], AFFINE, Grid.from_affine(shape, AFFINE), [np.eye(4)])
+    points = np.concatenate([one.points for one in found]) + AFFINE[:3, 3]
+    assert {one.name for one in found} == {'superior_sagittal_sinus'}
+    for arc in (axis[:, 1] > 0, axis[:, 1] < 0):
+        below = axis[arc & (axis[:, 2] < 63)]
+        assert (KDTree(points).query(below)[0] < 2).mean() > 0.8
+
+
+def test_a_mask_that_fills_the_volume_has_no_sinus_around_it():
+    # of 60 x 30 x 30 mm about the vertex, with displaced courses too
+    shape, affine = (24, 12, 12), AFFINE.copy()
+    affine[:3, 3] = -30, -15, 60
+    echoes, full = np.ones((*shape, 3), np.float32), np.ones(shape, bool)
+    assert find_sinuses(echoes, TIMES, full, affine, Grid.from_affine(shape, affine), [np.eye(4)]) == []
+
+
 def test_without_a_sinus_none_is_found():
     echoes, mask, _ = make_head(0)
     assert not find_sinuses(echoes, TIMES, mask, AFFINE, Grid.from_affine(SHAPE, AFFINE), [np.eye(4)])
