@@ -178,6 +178,8 @@ def evidence(
     """
     inner = np.zeros(mask.shape, bool)
     inner[::3, ::3, ::3] = mask[::3, ::3, ::3]
+    # a thin or small mask may lie between these
+    inner = inner if inner.any() else mask
     rate = loglinear(echoes, shell | inner, echo_times, None, 0.0, grid)[0]
     usual = max(float(np.median(rate[inner])), 1e-3)
     start = np.ascontiguousarray(echoes[..., 0], np.float32)
@@ -187,7 +189,8 @@ def evidence(
     bright = np.clip((start / np.maximum(level, 1e-6) - DARK) / (BRIGHT - DARK), 0, 1)
     away = np.log(np.maximum(rate, 1e-3) / (BLOOD_RATE * usual))
     away /= np.where(away < 0, *RATE_SPREAD).astype(np.float32)
-    return np.where(shell, np.exp(-0.5 * away**2) * bright, 0).astype(np.float32)
+    # a cost that is not a number would break the search for paths
+    return np.nan_to_num(np.where(shell, np.exp(-0.5 * away**2) * bright, 0)).astype(np.float32)
 
 
 def _in_scanner(line: np.ndarray, mask: np.ndarray, affine: np.ndarray, to_template: Sequence):

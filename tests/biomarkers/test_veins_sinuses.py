@@ -5,7 +5,7 @@ from scipy.spatial import KDTree
 from bids_qsm.biomarkers.veins import Segment, Veins
 from bids_qsm.biomarkers.veins_join import with_sinuses
 from bids_qsm.biomarkers.veins_names import COURSES, fine_course
-from bids_qsm.biomarkers.veins_sinuses import find_sinuses
+from bids_qsm.biomarkers.veins_sinuses import evidence, find_sinuses
 from bids_qsm.biomarkers.veins_table import segment_table
 from bids_qsm.phantom.vessels import Segment as Vessel
 from bids_qsm.phantom.vessels import draw
@@ -75,6 +75,20 @@ def test_a_mask_that_fills_the_volume_has_no_sinus_around_it():
     affine[:3, 3] = -30, -15, 60
     echoes, full = np.ones((*shape, 3), np.float32), np.ones(shape, bool)
     assert find_sinuses(echoes, TIMES, full, affine, Grid.from_affine(shape, affine), [np.eye(4)]) == []
+
+
+def test_evidence_is_a_number_whatever_the_mask_and_the_echoes():
+    grid = Grid((9, 9, 9))
+    echoes = np.exp(-20 * np.array(TIMES)) * np.ones((9, 9, 9, 1), np.float32)
+    echoes[6, 4, 4] = np.exp(-48 * np.array(TIMES))
+    echoes[0, 0, 0] = np.nan
+    # between every third voxel
+    mask = np.zeros((9, 9, 9), bool)
+    mask[4:6, 4:6, 4:6] = True
+    likely = evidence(echoes, TIMES, mask, np.ones((9, 9, 9), bool), grid)
+    assert np.isfinite(likely).all()
+    assert likely[6, 4, 4] > 0.9
+    assert likely[4, 4, 4] < 0.2
 
 
 def test_without_a_sinus_none_is_found():
