@@ -287,7 +287,7 @@ def _measured(name: str, path: np.ndarray, likely: np.ndarray, first: np.ndarray
     high = path.max(0) + np.ceil((WIDEST_MM + 2) / sides).astype(int) + 1
     box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     path, part = path - low, likely[box]
-    voxels = np.argwhere(part > 0.1)
+    voxels = np.argwhere(np.ones(part.shape, bool))
     away, at = KDTree(path * sides).query(voxels * sides, distance_upper_bound=WIDEST_MM)
     voxels, at, away = voxels[np.isfinite(away)], at[np.isfinite(away)], away[np.isfinite(away)]
     value = part[tuple(voxels.T)]
@@ -323,14 +323,19 @@ def _measured(name: str, path: np.ndarray, likely: np.ndarray, first: np.ndarray
 
 
 def _radius(at: np.ndarray, away: np.ndarray, value: np.ndarray, count: int, side: float):
-    """Radius (mm) along a path: where the mean evidence around it falls below one half."""
+    """Radius (mm) along a path: where the mean evidence around it falls below one half.
+
+    The mean over a ring is of voxels with evidence above 0.1; it is 0 where all have less. A ring without
+    voxels, as between the rows of a grid along the path, tells nothing.
+    """
     steps = np.arange(side, WIDEST_MM + 1e-6, max(side / 2, 0.5))
-    profile = []
+    below = []
     for first, last in zip(np.r_[0, steps[:-1]], steps, strict=True):
         ring = (away >= first) & (away < last)
-        along = [np.bincount(at[ring], w, count).astype(float) for w in (value[ring], None)]
-        sums, number = (ndimage.gaussian_filter1d(v, 3.0, mode='nearest') for v in along)
-        profile.append(sums / np.maximum(number, 1e-3))
-    below = np.array(profile) < 0.5
-    index = np.where(below.any(0), below.argmax(0), len(steps) - 1)
+        some = value[ring] > 0.1
+        along = [np.bincount(at[ring], w, count).astype(float) for w in (value[ring] * some, some, None)]
+        sums, number, every = (ndimage.gaussian_filter1d(v, 3.0, mode='nearest') for v in along)
+        # less than half a voxel a point: those of a bend nearby
+        below.append((sums < 0.5 * np.maximum(number, 1e-3)) & (every > 0.5))
+    index = np.where(np.any(below, 0), np.argmax(below, 0), len(steps) - 1)
     return np.maximum(steps[index] - side / 4, side / 2)

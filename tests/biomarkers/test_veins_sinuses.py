@@ -5,7 +5,7 @@ from scipy.spatial import KDTree
 from bids_qsm.biomarkers.veins import Segment, Veins
 from bids_qsm.biomarkers.veins_join import with_sinuses
 from bids_qsm.biomarkers.veins_names import COURSES, fine_course
-from bids_qsm.biomarkers.veins_sinuses import evidence, find_sinuses
+from bids_qsm.biomarkers.veins_sinuses import _radius, evidence, find_sinuses
 from bids_qsm.biomarkers.veins_table import segment_table
 from bids_qsm.phantom.vessels import Segment as Vessel
 from bids_qsm.phantom.vessels import draw
@@ -89,6 +89,16 @@ def test_evidence_is_a_number_whatever_the_mask_and_the_echoes():
     assert np.isfinite(likely).all()
     assert likely[6, 4, 4] > 0.9
     assert likely[4, 4, 4] < 0.2
+
+
+@pytest.mark.parametrize(('true', 'beside'), [(2.4, 0.3), (4.0, 0.3), (2.4, 0.0)])
+def test_the_radius_along_a_row_of_voxels(true, beside):
+    # no voxel centre lies 1.5 to 2 mm from a row of voxels of 1 mm
+    across = np.stack(np.meshgrid(np.arange(-6, 7), np.arange(-6, 7)), -1).reshape(-1, 2)
+    away = np.tile(np.linalg.norm(across, axis=1), 20)
+    at = np.repeat(np.arange(20), len(across))
+    found = _radius(at, away, np.where(away <= true, 0.9, beside), 20, 1.0)
+    np.testing.assert_allclose(found, true, atol=0.5)
 
 
 def test_without_a_sinus_none_is_found():
