@@ -142,7 +142,7 @@ def find_sinuses(
                     piece = ndimage.gaussian_filter1d(on_rim, 5, axis=0, mode='nearest')
                 path, strength = follow(piece, likely, shell, part)
                 if any(displaced):
-                    decoys.append(_smooth(strength, WINDOW_MM, sides))
+                    decoys.append(_smooth(strength, WINDOW_MM, path, sides))
                 else:
                     found.append((course.name, path, strength))
     decoy = np.concatenate([*decoys, np.zeros(1)])
@@ -257,14 +257,22 @@ def follow(line: np.ndarray, likely: np.ndarray, shell: np.ndarray, grid: Grid):
     return path + low, tube[tuple(path.T)]
 
 
-def _smooth(strength: np.ndarray, width_mm: float, sides: np.ndarray):
+def _length(path: np.ndarray, sides: np.ndarray):
+    """Length (mm) of a path of voxels."""
+    return float(np.linalg.norm(np.diff(path * sides, axis=0), axis=1).sum())
+
+
+def _smooth(strength: np.ndarray, width_mm: float, path: np.ndarray, sides: np.ndarray):
     """Strength along a path of voxels, averaged over a Gaussian."""
-    return ndimage.gaussian_filter1d(strength.astype(float), width_mm / sides.mean(), mode='nearest')
+    if len(path) < 2:
+        return strength.astype(float)
+    step = _length(path, sides) / (len(path) - 1)
+    return ndimage.gaussian_filter1d(strength.astype(float), width_mm / step, mode='nearest')
 
 
 def _stretches(path: np.ndarray, strength: np.ndarray, mean: float, spread: float, sides: np.ndarray):
     """Stretches of a path that are a sinus."""
-    sharp, smooth = (_smooth(strength, width, sides) for width in (WINDOW_MM / 4, WINDOW_MM))
+    sharp, smooth = (_smooth(strength, width, path, sides) for width in (WINDOW_MM / 4, WINDOW_MM))
     least = max(mean + spread, LEAST_TUBE)
     labels, count = ndimage.label(smooth > least)
     for n in range(1, count + 1):
@@ -273,7 +281,7 @@ def _stretches(path: np.ndarray, strength: np.ndarray, mean: float, spread: floa
             continue
         # the Gaussian reaches beyond both ends
         mine = slice(clear[0], clear[-1] + 1)
-        length = float(np.linalg.norm(np.diff(path[mine] * sides, axis=0), axis=1).sum())
+        length = _length(path[mine], sides)
         score = (float(smooth[mine].mean()) - mean) / spread * np.sqrt(length / 30)
         if length >= LEAST_MM and score >= LEAST_SCORE:
             yield path[mine]

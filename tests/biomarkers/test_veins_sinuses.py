@@ -5,7 +5,7 @@ from scipy.spatial import KDTree
 from bids_qsm.biomarkers.veins import Segment, Veins
 from bids_qsm.biomarkers.veins_join import with_sinuses
 from bids_qsm.biomarkers.veins_names import COURSES, fine_course
-from bids_qsm.biomarkers.veins_sinuses import _radius, evidence, find_sinuses
+from bids_qsm.biomarkers.veins_sinuses import _radius, _smooth, evidence, find_sinuses
 from bids_qsm.biomarkers.veins_table import segment_table
 from bids_qsm.phantom.vessels import Segment as Vessel
 from bids_qsm.phantom.vessels import draw
@@ -99,6 +99,16 @@ def test_the_radius_along_a_row_of_voxels(true, beside):
     at = np.repeat(np.arange(20), len(across))
     found = _radius(at, away, np.where(away <= true, 0.9, beside), 20, 1.0)
     np.testing.assert_allclose(found, true, atol=0.5)
+
+
+def test_strength_is_averaged_over_mm_whichever_way_the_path_runs():
+    one, sides = np.zeros(101), np.array([1.0, 1.0, 2.0])
+    one[50] = 1
+    for way in ((1, 0, 0), (0, 0, 1), (1, 1, 1)):
+        path = np.arange(101)[:, None] * np.array(way)
+        away = np.linalg.norm((path - path[50]) * sides, axis=1)
+        found = _smooth(one, 6.0, path, sides)
+        assert np.sqrt((found * away**2).sum()) == pytest.approx(6.0, rel=0.02)
 
 
 def test_without_a_sinus_none_is_found():
