@@ -45,6 +45,8 @@ LEAST_SCORE = 4.0
 """Least score of a stretch, see `find_sinuses`."""
 LEAST_MM = 15.0
 """Least length of a stretch."""
+INDEPENDENT_MM = 30.0
+"""Length of one independent piece of a path, after `WINDOW_MM`."""
 WIDEST_MM = 6.0
 """Largest radius of a sinus."""
 DECOYS = {
@@ -84,8 +86,9 @@ def find_sinuses(
     the first echo, where bone and air are dark, and decays faster than brain and CSF, slower than marrow
     (`evidence`). The path is followed that runs along the course of each sinus in template space and is
     cheapest through strong tubes (`follow`). The same is done along displaced courses (`DECOYS`), which have
-    no sinus. With the mean m and standard deviation s of the strength along these, smoothed (`WINDOW_MM`),
-    stretches of strength over :math:`m + s` and `LEAST_TUBE` are kept if they have the score
+    no sinus; where they are shorter than 30 mm in all, nothing is found. With the mean m and standard
+    deviation s of the strength along these, smoothed (`WINDOW_MM`), stretches of strength over
+    :math:`m + s` and `LEAST_TUBE` are kept if they have the score
 
     .. math:: \frac{\bar t - m}{s} \sqrt{l / 30 \, \mathrm{mm}} \ge 4
 
@@ -125,7 +128,7 @@ def find_sinuses(
     if not len(surface):
         return []
     rim, last = KDTree(surface), (np.array(mask.shape) - 1) * sides
-    found, decoys = [], []
+    found, decoys, decoys_mm = [], [], 0.0
     for course in COURSES:
         if course.name not in DECOYS:
             continue
@@ -143,9 +146,12 @@ def find_sinuses(
                 path, strength = follow(piece, likely, shell, part)
                 if any(displaced):
                     decoys.append(_smooth(strength, WINDOW_MM, path, sides))
+                    decoys_mm += _length(path, sides)
                 else:
                     found.append((course.name, path, strength))
-    decoy = np.concatenate([*decoys, np.zeros(1)])
+    if decoys_mm < INDEPENDENT_MM:
+        return []
+    decoy = np.concatenate(decoys)
     mean, spread = float(decoy.mean()), max(float(decoy.std()), 1e-3)
     sinuses = []
     for name, path, strength in found:
@@ -282,7 +288,7 @@ def _stretches(path: np.ndarray, strength: np.ndarray, mean: float, spread: floa
         # the Gaussian reaches beyond both ends
         mine = slice(clear[0], clear[-1] + 1)
         length = _length(path[mine], sides)
-        score = (float(smooth[mine].mean()) - mean) / spread * np.sqrt(length / 30)
+        score = (float(smooth[mine].mean()) - mean) / spread * np.sqrt(length / INDEPENDENT_MM)
         if length >= LEAST_MM and score >= LEAST_SCORE:
             yield path[mine]
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from scipy.spatial import KDTree
 
+from bids_qsm.biomarkers import veins_sinuses
 from bids_qsm.biomarkers.veins import Segment, Veins
 from bids_qsm.biomarkers.veins_join import with_sinuses
 from bids_qsm.biomarkers.veins_names import COURSES, fine_course
@@ -109,6 +110,12 @@ def test_strength_is_averaged_over_mm_whichever_way_the_path_runs():
         away = np.linalg.norm((path - path[50]) * sides, axis=1)
         found = _smooth(one, 6.0, path, sides)
         assert np.sqrt((found * away**2).sum()) == pytest.approx(6.0, rel=0.02)
+
+
+def test_without_decoys_to_compare_with_nothing_is_found(head, monkeypatch):
+    echoes, mask, _ = head
+    monkeypatch.setattr(veins_sinuses, 'DECOYS', {'superior_sagittal_sinus': ()})
+    assert not find_sinuses(echoes, TIMES, mask, AFFINE, Grid.from_affine(SHAPE, AFFINE), [np.eye(4)])
 
 
 def test_without_a_sinus_none_is_found():
