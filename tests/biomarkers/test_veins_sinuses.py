@@ -4,9 +4,9 @@ from scipy.spatial import KDTree
 
 from bids_qsm.biomarkers import veins_sinuses
 from bids_qsm.biomarkers.veins import Segment, Veins
-from bids_qsm.biomarkers.veins_join import with_sinuses
+from bids_qsm.biomarkers.veins_join import _joined, with_sinuses
 from bids_qsm.biomarkers.veins_names import COURSES, fine_course
-from bids_qsm.biomarkers.veins_sinuses import _radius, _smooth, evidence, find_sinuses
+from bids_qsm.biomarkers.veins_sinuses import Sinus, _radius, _smooth, evidence, find_sinuses
 from bids_qsm.biomarkers.veins_table import segment_table
 from bids_qsm.phantom.vessels import Segment as Vessel
 from bids_qsm.phantom.vessels import draw
@@ -179,3 +179,38 @@ def test_sinuses_do_not_depend_on_how_the_file_is_stored(head):
     )
     assert np.array_equal(again.numbers[::-1], veins.numbers)
     np.testing.assert_allclose(again.segments[1].points, veins.segments[1].points, atol=1e-4)
+
+
+def straight(number, name, points, wide):
+    """A vein through points (mm) of a grid of 1 mm at the origin."""
+    along = np.gradient(points, axis=0)
+    along /= np.linalg.norm(along, axis=1, keepdims=True)
+    count = len(points)
+    return Segment(number, name, points, points, along, np.full(count, wide), np.full(count, 50.0), (0, 0))
+
+
+def test_voxels_of_a_sinus_are_of_the_sinus():
+    """Between two pieces of it that were found inside, and where another vein runs into it."""
+    at = np.arange(0, 39.1, 0.5)
+    axis = np.stack([at, np.full(len(at), 6.0), np.full(len(at), 6.0)], 1)
+    side = np.stack([np.full(13, 10.0), np.arange(0, 6.1, 0.5), np.full(13, 6.0)], 1)
+    # 17 mm each, with a gap of 6 mm
+    inside = [straight(1, 'other_vein', axis[:34], 4.0), straight(2, 'other_vein', axis[46:], 4.0)]
+    tributary = straight(3, 'cortical_vein', side, 2.0)
+    voxels = np.argwhere(np.ones((40, 13, 13), bool))
+    voxels = voxels[np.linalg.norm(voxels[:, 1:] - 6, axis=1) <= 2]
+    numbers = np.zeros((40, 13, 13), np.int32)
+    share = numbers.astype(np.float32)
+    numbers[10, :7, 6], share[10, :4, 6], share[10, 4:7, 6] = 3, 1.0, 0.4
+    veins = Veins(
+        share, share >= 0.5, numbers.astype(np.int16), numbers, numbers, (*inside, tributary), 0.5, 'assumed'
+    )
+    sinus = straight(0, 'superior_sagittal_sinus', axis, 4.0)
+    found = Sinus(sinus.name, axis, sinus.direction, sinus.diameter_mm, voxels, np.ones(len(voxels)))
+    joined = _joined(veins, sinus, voxels, found, np.eye(4))
+    assert [one.name for one in joined.segments] == [sinus.name, sinus.name, 'cortical_vein']
+    place = tuple(voxels.T)
+    # to the nearer of both pieces, also in the gap
+    assert np.array_equal(joined.numbers[place], np.where(voxels[:, 0] < 20, 1, 2))
+    assert joined.mask[place].all()
+    assert (joined.numbers[10, :4, 6] == 3).all()
