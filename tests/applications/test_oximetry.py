@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bids_qsm.applications import qbold
+from bids_qsm.applications import oximetry, qbold
 from bids_qsm.applications.oximetry import APPLICATION, _warning, measure
 from bids_qsm.biomarkers import oxygen as ox
+from bids_qsm.biomarkers.oximetry import VeinMeasure
 from bids_qsm.biomarkers.veins_table import line_table
 from bids_qsm.errors import UserError
 from bids_qsm.recon.grid import Grid
@@ -112,6 +113,26 @@ def test_without_veins_nothing_is_made_up(data):
     # outside the mask there is no susceptibility to measure
     outside = run({**data, 'veins_table': data['veins_table'].assign(outside_mask=1)})
     assert outside['table'].empty
+
+
+def test_blood_outside_the_mask_does_not_count(data, monkeypatch):
+    """Its field was removed with that of the background."""
+    seen = []
+
+    def quick(_, veins, **__):
+        seen.append(veins)
+        return [VeinMeasure(veins.segments[0], 'chi', '', 0.4, 0.01, 0.01, -0.03, 0.002)]
+
+    monkeypatch.setattr(oximetry, 'measure_veins', quick)
+    mask = data['mask'].copy()
+    mask[:, :, :2] = False
+    share, numbers = data['veins_share'].copy(), data['veins_segments'].copy()
+    share[:, :, :2], numbers[:, :, :2] = 1, 1
+    found = run({**data, 'mask': mask, 'veins_share': share, 'veins_segments': numbers})
+    assert found['table']['usable'].all()
+    assert not found['saturation'][~mask].any()
+    assert found['saturation'][mask].any()
+    assert np.array_equal(seen[0].share, share * mask)
 
 
 def test_blood_that_cannot_be_is_refused_before_anything_runs():
