@@ -9,6 +9,7 @@ import pandas as pd
 from bids_qsm.applications.contract import Application, Column, Figure, Image, Query, Table
 from bids_qsm.biomarkers.oximetry import LOW, MODEL_SE, SURROUNDINGS, VeinMeasure, measure_veins
 from bids_qsm.biomarkers.oximetry_pieces import Scan
+from bids_qsm.biomarkers.oximetry_sampling import KSpace
 from bids_qsm.biomarkers.oximetry_summary import (
     COLUMNS,
     CSF_SE,
@@ -116,6 +117,8 @@ def _sampling_fact(found: list[VeinMeasure]) -> dict[str, dict[str, object]]:
     if not fitted:
         return {}
     sampling, source = fitted[0].sampling, 'fit of the longest veins'
+    if sampling == KSpace():
+        source = 'assumed'
     if sampling is None:
         return {'sampling': {'value': 'means over voxels', 'source': source}}
     half = {'value': sampling.cut, 'standard_deviation': sampling.cut_sd, 'units': 'cycles per voxel'}

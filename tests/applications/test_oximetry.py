@@ -5,9 +5,11 @@ import pandas as pd
 import pytest
 
 from bids_qsm.applications import oximetry, qbold
-from bids_qsm.applications.oximetry import APPLICATION, _warning, measure
+from bids_qsm.applications.oximetry import APPLICATION, _sampling_fact, _warning, measure
 from bids_qsm.biomarkers import oxygen as ox
 from bids_qsm.biomarkers.oximetry import VeinMeasure
+from bids_qsm.biomarkers.oximetry_pieces import sampling_of
+from bids_qsm.biomarkers.oximetry_sampling import KSpace
 from bids_qsm.biomarkers.veins_table import line_table
 from bids_qsm.errors import UserError
 from bids_qsm.recon.grid import Grid
@@ -180,3 +182,14 @@ def test_thin_veins_in_coarse_voxels_are_warned_of():
     warned = _warning(table, Grid((4, 4, 4), (1.0, 1.0, 1.5)))
     assert [bool(one) for one in warned] == [True, False, False, False]
     assert not any(_warning(table, Grid((4, 4, 4), (1.2, 1.2, 1.2))))
+
+
+def test_the_sampling_that_no_vein_told_is_said_to_be_assumed():
+    assert sampling_of(None, None, [], None) == KSpace()
+
+    def source(sampling):
+        facts = _sampling_fact([VeinMeasure(None, 'field', '', n_pieces=1, sampling=sampling)])
+        return {one['source'] for one in facts.values()}
+
+    assert source(KSpace()) == {'assumed'}
+    assert source(KSpace(0.5, 0.02)) == source(None) == {'fit of the longest veins'}
