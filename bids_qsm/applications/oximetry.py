@@ -9,6 +9,7 @@ import pandas as pd
 from bids_qsm.applications.contract import Application, Column, Figure, Image, Query, Table
 from bids_qsm.biomarkers.oximetry import LOW, MODEL_SE, SURROUNDINGS, VeinMeasure, measure_veins
 from bids_qsm.biomarkers.oximetry_pieces import Scan
+from bids_qsm.biomarkers.oximetry_sampling import KSpace
 from bids_qsm.biomarkers.oximetry_summary import (
     COLUMNS,
     CSF_SE,
@@ -82,10 +83,10 @@ def measure(
     constants = Constants(dchi_do=CGS * dchi_do, dchi_oxy=MEASURED_OXY if oxy_term else 0.0)
     blood = blood_of(participant, constants=constants, hematocrit=hematocrit or None, sao2=sao2 or None)
     names = dict(zip(veins_table['segment'].astype(int), veins_table['label'].astype(str), strict=True))
-    # outside the mask there is no susceptibility
+    # outside the mask there is no susceptibility, and the field of blood there went with the background
     outside = veins_table.loc[veins_table['outside_mask'].astype(int) > 0, 'segment'].astype(int)
     lines = veins_veinlines[~veins_veinlines['segment'].isin(outside)]
-    veins = veins_of_tables(veins_share, veins_segments, lines, names, affine)
+    veins = veins_of_tables(veins_share * mask, veins_segments, lines, names, affine)
     scan = Scan(localfield, chi, magnitude, mask, grid, tuple(echo_times), field_strength, r2star, residual)
     zero = fluid_of(chi, r2star, mask, white_matter, grid)
     found = measure_veins(scan, veins, most=most)
@@ -116,6 +117,8 @@ def _sampling_fact(found: list[VeinMeasure]) -> dict[str, dict[str, object]]:
     if not fitted:
         return {}
     sampling, source = fitted[0].sampling, 'fit of the longest veins'
+    if sampling == KSpace():
+        source = 'assumed'
     if sampling is None:
         return {'sampling': {'value': 'means over voxels', 'source': source}}
     half = {'value': sampling.cut, 'standard_deviation': sampling.cut_sd, 'units': 'cycles per voxel'}

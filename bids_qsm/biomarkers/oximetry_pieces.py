@@ -68,6 +68,7 @@ def surroundings_of(scan: Scan, veins: Veins):
 def sampling_of(scan: Scan, veins: Veins, segments: Sequence[Segment], around: Surroundings):
     """How a scan was sampled, by fits of these segments: filter of k-space, or None for means over voxels.
 
+    ``KSpace()`` where none of them has a piece that can be fitted: then it is assumed.
     Scanners sample k-space; images that were averaged or simulated have means. What fits better is taken: the
     field inside a thin vein and the rings beside it differ so much that one vein tells.
     """

@@ -89,9 +89,9 @@ def _joined(veins: Veins, sinus: Segment, voxels: np.ndarray, found: Sinus, affi
         low, high = np.quantile(at[same], (0, 1)).astype(int)
         owner[low : high + 1] = old.number
     segments = [replace(s, name=sinus.name) if s.number in renamed else s for s in veins.segments]
-    labels, count = ndimage.label(owner == 0)
+    gaps, count = ndimage.label(owner == 0)
     for n in range(1, count + 1):
-        mine = np.flatnonzero(labels == n)
+        mine = np.flatnonzero(gaps == n)
         part = Segment(
             len(segments) + 1,
             sinus.name,
@@ -105,12 +105,17 @@ def _joined(veins: Veins, sinus: Segment, voxels: np.ndarray, found: Sinus, affi
         if part.length_mm >= SHORTEST_MM:
             owner[mine] = part.number
             segments.append(part)
+    if not owner.any():
+        return veins
+    # a gap that is too short for a segment belongs to the next one
+    owner = owner[ndimage.distance_transform_edt(owner == 0, return_distances=False, return_indices=True)[0]]
     numbers, share, skeleton = veins.numbers.copy(), veins.share.copy(), veins.skeleton.copy()
     _, at = KDTree(sinus.points).query(apply_affine(affine, voxels))
-    kept = owner[at] > 0
-    place = tuple(voxels[kept].T)
-    share[place] = np.maximum(share[place], found.share[kept])
-    numbers[place] = np.where(numbers[place] > 0, numbers[place], owner[at][kept])
+    place = tuple(voxels.T)
+    # a vein that runs into the sinus keeps only what it fills more of
+    mine = (found.share > share[place]) | (numbers[place] == 0)
+    numbers[place] = np.where(mine, owner[at], numbers[place])
+    share[place] = np.maximum(share[place], found.share)
     for one in segments[len(veins.segments) :]:
         centre = np.clip(np.rint(one.voxels), 0, np.array(share.shape) - 1).astype(int)
         skeleton[tuple(centre.T)] = one.number

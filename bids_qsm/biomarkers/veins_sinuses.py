@@ -45,6 +45,8 @@ LEAST_SCORE = 4.0
 """Least score of a stretch, see `find_sinuses`."""
 LEAST_MM = 15.0
 """Least length of a stretch."""
+INDEPENDENT_MM = 30.0
+"""Length of one independent piece of a path, after `WINDOW_MM`."""
 WIDEST_MM = 6.0
 """Largest radius of a sinus."""
 DECOYS = {
@@ -84,8 +86,9 @@ def find_sinuses(
     the first echo, where bone and air are dark, and decays faster than brain and CSF, slower than marrow
     (`evidence`). The path is followed that runs along the course of each sinus in template space and is
     cheapest through strong tubes (`follow`). The same is done along displaced courses (`DECOYS`), which have
-    no sinus. With the mean m and standard deviation s of the strength along these, smoothed (`WINDOW_MM`),
-    stretches of strength over :math:`m + s` and `LEAST_TUBE` are kept if they have the score
+    no sinus; where they are shorter than 30 mm in all, nothing is found. With the mean m and standard
+    deviation s of the strength along these, smoothed (`WINDOW_MM`), stretches of strength over
+    :math:`m + s` and `LEAST_TUBE` are kept if they have the score
 
     .. math:: \frac{\bar t - m}{s} \sqrt{l / 30 \, \mathrm{mm}} \ge 4
 
@@ -122,7 +125,10 @@ def find_sinuses(
     shell = (out <= OUTWARD_MM) & (deep <= INWARD_MM)
     likely = evidence(echoes, echo_times, mask, wide, part)
     surface = np.argwhere((out > 0) & (out <= 1.01 * sides.max())) * sides
-    found, decoys = [], []
+    if not len(surface):
+        return []
+    rim, last = KDTree(surface), (np.array(mask.shape) - 1) * sides
+    found, decoys, decoys_mm = [], [], 0.0
     for course in COURSES:
         if course.name not in DECOYS:
             continue
@@ -130,17 +136,22 @@ def find_sinuses(
         for displaced in ((0, 0, 0), *DECOYS[course.name]):
             places = _in_scanner(line + np.array(displaced, float), mask, to_scanner, to_template)
             places = apply_affine(to_voxels, places) * sides
-            places = places[np.all((places >= 0) & (places <= (np.array(mask.shape) - 1) * sides), 1)]
-            if any(displaced) and len(places):
-                places = ndimage.gaussian_filter1d(
-                    surface[KDTree(surface).query(places)[1]], 5, axis=0, mode='nearest'
-                )
-            path, strength = follow(places, likely, shell, part)
-            if any(displaced):
-                decoys.append(_smooth(strength, WINDOW_MM, sides))
-            else:
-                found.append((course.name, path, strength))
-    decoy = np.concatenate([*decoys, np.zeros(1)])
+            # where the field of view cuts the head, the course comes in pieces
+            pieces, count = ndimage.label(np.all((places >= 0) & (places <= last), 1))
+            for n in range(1, count + 1):
+                piece = places[pieces == n]
+                if any(displaced):
+                    on_rim = surface[rim.query(piece)[1]]
+                    piece = ndimage.gaussian_filter1d(on_rim, 5, axis=0, mode='nearest')
+                path, strength = follow(piece, likely, shell, part)
+                if any(displaced):
+                    decoys.append(_smooth(strength, WINDOW_MM, path, sides))
+                    decoys_mm += _length(path, sides)
+                else:
+                    found.append((course.name, path, strength))
+    if decoys_mm < INDEPENDENT_MM:
+        return []
+    decoy = np.concatenate(decoys)
     mean, spread = float(decoy.mean()), max(float(decoy.std()), 1e-3)
     sinuses = []
     for name, path, strength in found:
@@ -173,6 +184,8 @@ def evidence(
     """
     inner = np.zeros(mask.shape, bool)
     inner[::3, ::3, ::3] = mask[::3, ::3, ::3]
+    # a thin or small mask may lie between these
+    inner = inner if inner.any() else mask
     rate = loglinear(echoes, shell | inner, echo_times, None, 0.0, grid)[0]
     usual = max(float(np.median(rate[inner])), 1e-3)
     start = np.ascontiguousarray(echoes[..., 0], np.float32)
@@ -182,7 +195,8 @@ def evidence(
     bright = np.clip((start / np.maximum(level, 1e-6) - DARK) / (BRIGHT - DARK), 0, 1)
     away = np.log(np.maximum(rate, 1e-3) / (BLOOD_RATE * usual))
     away /= np.where(away < 0, *RATE_SPREAD).astype(np.float32)
-    return np.where(shell, np.exp(-0.5 * away**2) * bright, 0).astype(np.float32)
+    # a cost that is not a number would break the search for paths
+    return np.nan_to_num(np.where(shell, np.exp(-0.5 * away**2) * bright, 0)).astype(np.float32)
 
 
 def _in_scanner(line: np.ndarray, mask: np.ndarray, affine: np.ndarray, to_template: Sequence):
@@ -249,14 +263,22 @@ def follow(line: np.ndarray, likely: np.ndarray, shell: np.ndarray, grid: Grid):
     return path + low, tube[tuple(path.T)]
 
 
-def _smooth(strength: np.ndarray, width_mm: float, sides: np.ndarray):
+def _length(path: np.ndarray, sides: np.ndarray):
+    """Length (mm) of a path of voxels."""
+    return float(np.linalg.norm(np.diff(path * sides, axis=0), axis=1).sum())
+
+
+def _smooth(strength: np.ndarray, width_mm: float, path: np.ndarray, sides: np.ndarray):
     """Strength along a path of voxels, averaged over a Gaussian."""
-    return ndimage.gaussian_filter1d(strength.astype(float), width_mm / sides.mean(), mode='nearest')
+    if len(path) < 2:
+        return strength.astype(float)
+    step = _length(path, sides) / (len(path) - 1)
+    return ndimage.gaussian_filter1d(strength.astype(float), width_mm / step, mode='nearest')
 
 
 def _stretches(path: np.ndarray, strength: np.ndarray, mean: float, spread: float, sides: np.ndarray):
     """Stretches of a path that are a sinus."""
-    sharp, smooth = (_smooth(strength, width, sides) for width in (WINDOW_MM / 4, WINDOW_MM))
+    sharp, smooth = (_smooth(strength, width, path, sides) for width in (WINDOW_MM / 4, WINDOW_MM))
     least = max(mean + spread, LEAST_TUBE)
     labels, count = ndimage.label(smooth > least)
     for n in range(1, count + 1):
@@ -265,8 +287,8 @@ def _stretches(path: np.ndarray, strength: np.ndarray, mean: float, spread: floa
             continue
         # the Gaussian reaches beyond both ends
         mine = slice(clear[0], clear[-1] + 1)
-        length = float(np.linalg.norm(np.diff(path[mine] * sides, axis=0), axis=1).sum())
-        score = (float(smooth[mine].mean()) - mean) / spread * np.sqrt(length / 30)
+        length = _length(path[mine], sides)
+        score = (float(smooth[mine].mean()) - mean) / spread * np.sqrt(length / INDEPENDENT_MM)
         if length >= LEAST_MM and score >= LEAST_SCORE:
             yield path[mine]
 
@@ -279,7 +301,7 @@ def _measured(name: str, path: np.ndarray, likely: np.ndarray, first: np.ndarray
     high = path.max(0) + np.ceil((WIDEST_MM + 2) / sides).astype(int) + 1
     box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     path, part = path - low, likely[box]
-    voxels = np.argwhere(part > 0.1)
+    voxels = np.argwhere(np.ones(part.shape, bool))
     away, at = KDTree(path * sides).query(voxels * sides, distance_upper_bound=WIDEST_MM)
     voxels, at, away = voxels[np.isfinite(away)], at[np.isfinite(away)], away[np.isfinite(away)]
     value = part[tuple(voxels.T)]
@@ -315,14 +337,19 @@ def _measured(name: str, path: np.ndarray, likely: np.ndarray, first: np.ndarray
 
 
 def _radius(at: np.ndarray, away: np.ndarray, value: np.ndarray, count: int, side: float):
-    """Radius (mm) along a path: where the mean evidence around it falls below one half."""
+    """Radius (mm) along a path: where the mean evidence around it falls below one half.
+
+    The mean over a ring is of voxels with evidence above 0.1; it is 0 where all have less. A ring without
+    voxels, as between the rows of a grid along the path, tells nothing.
+    """
     steps = np.arange(side, WIDEST_MM + 1e-6, max(side / 2, 0.5))
-    profile = []
+    below = []
     for first, last in zip(np.r_[0, steps[:-1]], steps, strict=True):
         ring = (away >= first) & (away < last)
-        along = [np.bincount(at[ring], w, count).astype(float) for w in (value[ring], None)]
-        sums, number = (ndimage.gaussian_filter1d(v, 3.0, mode='nearest') for v in along)
-        profile.append(sums / np.maximum(number, 1e-3))
-    below = np.array(profile) < 0.5
-    index = np.where(below.any(0), below.argmax(0), len(steps) - 1)
+        some = value[ring] > 0.1
+        along = [np.bincount(at[ring], w, count).astype(float) for w in (value[ring] * some, some, None)]
+        sums, number, every = (ndimage.gaussian_filter1d(v, 3.0, mode='nearest') for v in along)
+        # less than half a voxel a point: those of a bend nearby
+        below.append((sums < 0.5 * np.maximum(number, 1e-3)) & (every > 0.5))
+    index = np.where(np.any(below, 0), np.argmax(below, 0), len(steps) - 1)
     return np.maximum(steps[index] - side / 4, side / 2)

@@ -4,9 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bids_qsm.applications import qbold
-from bids_qsm.applications.oximetry import APPLICATION, _warning, measure
+from bids_qsm.applications import oximetry, qbold
+from bids_qsm.applications.oximetry import APPLICATION, _sampling_fact, _warning, measure
 from bids_qsm.biomarkers import oxygen as ox
+from bids_qsm.biomarkers.oximetry import VeinMeasure
+from bids_qsm.biomarkers.oximetry_pieces import sampling_of
+from bids_qsm.biomarkers.oximetry_sampling import KSpace
 from bids_qsm.biomarkers.veins_table import line_table
 from bids_qsm.errors import UserError
 from bids_qsm.recon.grid import Grid
@@ -114,6 +117,26 @@ def test_without_veins_nothing_is_made_up(data):
     assert outside['table'].empty
 
 
+def test_blood_outside_the_mask_does_not_count(data, monkeypatch):
+    """Its field was removed with that of the background."""
+    seen = []
+
+    def quick(_, veins, **__):
+        seen.append(veins)
+        return [VeinMeasure(veins.segments[0], 'chi', '', 0.4, 0.01, 0.01, -0.03, 0.002)]
+
+    monkeypatch.setattr(oximetry, 'measure_veins', quick)
+    mask = data['mask'].copy()
+    mask[:, :, :2] = False
+    share, numbers = data['veins_share'].copy(), data['veins_segments'].copy()
+    share[:, :, :2], numbers[:, :, :2] = 1, 1
+    found = run({**data, 'mask': mask, 'veins_share': share, 'veins_segments': numbers})
+    assert found['table']['usable'].all()
+    assert not found['saturation'][~mask].any()
+    assert found['saturation'][mask].any()
+    assert np.array_equal(seen[0].share, share * mask)
+
+
 def test_blood_that_cannot_be_is_refused_before_anything_runs():
     for row in ({'hematocrit': 999.0}, {'hematocrit': '42,5'}, {'hemoglobin': 8.7}):
         with pytest.raises(UserError):
@@ -159,3 +182,14 @@ def test_thin_veins_in_coarse_voxels_are_warned_of():
     warned = _warning(table, Grid((4, 4, 4), (1.0, 1.0, 1.5)))
     assert [bool(one) for one in warned] == [True, False, False, False]
     assert not any(_warning(table, Grid((4, 4, 4), (1.2, 1.2, 1.2))))
+
+
+def test_the_sampling_that_no_vein_told_is_said_to_be_assumed():
+    assert sampling_of(None, None, [], None) == KSpace()
+
+    def source(sampling):
+        facts = _sampling_fact([VeinMeasure(None, 'field', '', n_pieces=1, sampling=sampling)])
+        return {one['source'] for one in facts.values()}
+
+    assert source(KSpace()) == {'assumed'}
+    assert source(KSpace(0.5, 0.02)) == source(None) == {'fit of the longest veins'}
