@@ -62,7 +62,8 @@ def visits(series: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
     stated = series['visit'].astype(object).to_numpy() if 'visit' in series else None
     number, notes = np.zeros(len(series), int), []
     shared, refused = [], []
-    for mine in np.split(rows, np.flatnonzero(who[rows][1:] != who[rows][:-1]) + 1):
+    people = np.split(rows, np.flatnonzero(who[rows][1:] != who[rows][:-1]) + 1) if rows.size else []
+    for mine in people:
         first = mine[0]
         for before, row in pairwise(mine):
             gap = since[row] - since[first]

@@ -82,7 +82,7 @@ def test_a_part_of_a_brain_is_told_from_a_whole_one():
     side[: middle[0]] = False
     assert cut_ends(slab, affine) == [(2, 0), (2, 1)]
     assert cut_ends(side, affine) == [(0, 0)]
-    slab[middle[0] - 4 : middle[0] + 4, middle[1] - 4 : middle[1] + 4, middle[2] + 8 : middle[2] + 14] = True
+    slab[middle[0] - 2 : middle[0] + 2, middle[1] - 2 : middle[1] + 2, middle[2] + 8 : middle[2] + 14] = True
     assert cut_ends(slab, affine) == [(2, 0), (2, 1)]
     # by the field of view
     assert cut_ends(mask[:, middle[1] :], affine) == [(1, 0)]
