@@ -15,8 +15,8 @@ SPOT_ML = 2.0
 PIECE_ML = 0.5
 """Least size of a loose piece of a mask (ml) that is taken for a part of the brain."""
 
-WAY_MM = 6.0
-"""Least width of a way by which signal loss at the rim of the brain reaches inwards; veins are thinner."""
+WAY_MM = 10.0
+"""Least width of a way by which signal loss at the rim of the brain reaches inwards; sinuses are thinner."""
 
 DEEP_MM = 10.0
 """Depth in the brain up to which any bad phase that is open to the outside belongs to the rim."""
