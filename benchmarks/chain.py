@@ -97,11 +97,11 @@ class Chain:
         self.data['unwrapped'] = self._call('unwrap', mask=self.data['wide'])
 
     def _field(self):
-        self.data['total'], self.data['noise'], self.data['residual'] = self._call(
-            'field', mask=self.data['wide']
-        )
-        if len(self.data['echo_times']) == 1:
-            self.data['total'], _ = remove_curvature(self.data['total'], self.data['wide'], self.data['grid'])
+        data = self.data
+        total, data['noise'], data['residual'] = self._call('field', mask=data['wide'])
+        if len(data['echo_times']) == 1:
+            total, *_ = remove_curvature(total, data['wide'], data['grid'], *data['echo_times'])
+        data['total'] = total
 
     def _refine(self):
         data = self.data

@@ -15,7 +15,7 @@ from bids_qsm.interfaces.step import (
     record,
 )
 from bids_qsm.recon.arrays import Array
-from bids_qsm.recon.curvature import largest_curvature, remove_curvature
+from bids_qsm.recon.curvature import remove_curvature
 from bids_qsm.recon.field import FIELD
 from bids_qsm.recon.registry import call
 
@@ -50,12 +50,13 @@ class FitField(Step):
 
     def _without_offset(self, field: Array, data: Data):
         """The field less what the phase offset of coils leaves in it, and what to say of that."""
-        flat, curvature = remove_curvature(field, data['mask'], data['grid'])
+        (echo_time,) = data['echo_times']
+        flat, curvature, plausible = remove_curvature(field, data['mask'], data['grid'], echo_time)
         found = (
-            'A single echo cannot tell the phase offset of the coils from the field: it has a Laplacian of '
-            f'{1e3 * curvature:.3g} ppb/mm².'
+            'A single echo cannot tell the phase offset of the coils from the field. The Laplacian of that '
+            f'offset is {1e3 * curvature:.3g} ppb/mm².'
         )
-        if abs(curvature) > largest_curvature(self.inputs.echo_times[0], self.inputs.field_strength):
+        if not plausible:
             action = 'None, as it is more than conducting tissue explains: slow changes of χ are doubtful.'
-            return field, {'what': 'Phase offset', 'found': found, 'level': 'warning', 'action': action}
+            return flat, {'what': 'Phase offset', 'found': found, 'level': 'warning', 'action': action}
         return flat, {'what': 'Phase offset', 'found': found, 'level': 'info', 'action': 'Subtracted.'}

@@ -6,7 +6,6 @@ from scipy import ndimage
 from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.background.lbv import lbv
 from bids_qsm.recon.grid import Grid
-from bids_qsm.recon.units import ppm_per_radian
 
 TISSUE = 0.003
 """Depth of the bowl (ppm) that the local field of tissue may have: .0024 to .0028 in simulated heads."""
@@ -15,14 +14,7 @@ CONDUCTIVITY = 2.0
 """Of fluid at 3 T (S/m): no head has more on average."""
 
 
-def largest_curvature(echo_time: float, field_strength: float) -> float:
-    """Laplacian (ppm/mm^2) of the field of one echo (s) at B0 (T) by the phase offset in fluid alone."""
-    angular = 1e6 / ppm_per_radian(field_strength)
-    per_metre = 2 * 4e-7 * np.pi * angular * CONDUCTIVITY
-    return float(1e-6 * per_metre * ppm_per_radian(field_strength) / echo_time)
-
-
-def remove_curvature(field: Array, mask: Array, grid: Grid):
+def remove_curvature(field: Array, mask: Array, grid: Grid, echo_time: float):
     r"""Subtract the quadratic field that the phase at TE = 0 leaves where a single echo cannot tell it.
 
     .. math:: \nabla^2 \phi_0 = 2 \mu_0 \omega \sigma, \quad \min_c \sum_M |B(f) - c \, B(|r|^2 / 6)|
@@ -39,20 +31,25 @@ def remove_curvature(field: Array, mask: Array, grid: Grid):
     field : ndarray of float32, shape ``grid.shape``
         Total field of one echo (ppm).
     mask : ndarray of bool
+    echo_time : float
+        (s).
 
     Returns
     -------
     field : ndarray of float32
-        Without the quadratic (ppm), whose mean over the mask is zero; 0 outside the mask.
+        Without the quadratic (ppm), whose mean over the mask is zero; 0 outside the mask. ``field`` itself
+        where the mask has no inside or c is not plausible.
     curvature : float
-        c, the Laplacian removed (ppm/mm^2); 0 where the mask has no inside.
+        c (ppm/mm^2); 0 where the mask has no inside.
+    plausible : bool
+        Whether c is no more than a head full of fluid would have.
 
     References
     ----------
     .. [1] Katscher, Kim & Seo (2013), Comput Math Methods Med 2013:546562. doi:10.1155/2013/546562
     """
     if not ndimage.binary_erosion(mask).any():
-        return field, 0.0
+        return field, 0.0, True
     square = np.zeros(grid.shape, np.float32)
     for axis, (n, step) in enumerate(zip(grid.shape, grid.voxel_size, strict=True)):
         line = (np.arange(n, dtype=np.float32) - (n - 1) / 2) * step
@@ -68,4 +65,7 @@ def remove_curvature(field: Array, mask: Array, grid: Grid):
     curvature = -float(ratio[order][np.searchsorted(total, total[-1] / 2)])
     # the share that is expected to be of the offset
     curvature *= max(0.0, 1 - (TISSUE / max(abs(curvature) * bowl.max(), TISSUE)) ** 2)
-    return np.where(mask, field - np.float32(curvature) * square, 0).astype(np.float32), curvature
+    # of 2 mu0 omega sigma in ppm (per omega TE): B0 cancels, and so do millionths and mm^2 per m^2
+    if abs(curvature) > 2 * 4e-7 * np.pi * CONDUCTIVITY / echo_time:
+        return field, curvature, False
+    return np.where(mask, field - np.float32(curvature) * square, 0).astype(np.float32), curvature, True

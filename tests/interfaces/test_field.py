@@ -51,6 +51,6 @@ def test_the_offset_of_a_single_echo(tmp_path, monkeypatch, curvature, is_head, 
     assert [one['level'] for one in findings] == ([level] if level else [])
     total = (s.field + bowl).astype(np.float32)
     if level == 'info':
-        total, _ = remove_curvature(total, s.brain, Grid(s.brain.shape))
+        total, *_ = remove_curvature(total, s.brain, Grid(s.brain.shape), s.echo_times[0])
     found = nib.load(out.field).get_fdata()
     np.testing.assert_allclose(found[s.brain], total[s.brain], atol=1e-4)
