@@ -49,10 +49,8 @@ def measure(
     if echoes is not None and echo_times and len(echo_times) > 1 and to_template:
         veins = with_sinuses(veins, echoes, echo_times, mask, affine, grid, to_template)
     diameter = np.zeros(mask.shape, np.float32)
-    last = np.array(mask.shape) - 1
     for one in veins.segments:
-        at = np.clip(np.rint(one.voxels), 0, last).astype(int)
-        diameter[tuple(at.T)] = one.diameter_mm
+        diameter[one.passes(mask.shape)] = one.diameter_mm
     ratio = None
     projection = np.zeros(mask.shape, np.float32)
     if chi is not None:

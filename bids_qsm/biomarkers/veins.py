@@ -33,6 +33,11 @@ THINNEST = 0.35
 """Least diameter (voxels): noise makes moments of 0 and less."""
 
 
+def nearest_voxels(points: np.ndarray, shape: tuple[int, ...]):
+    """Index of the voxels of a volume nearest to points (n, 3) in voxels."""
+    return tuple(np.clip(np.rint(points), 0, np.array(shape) - 1).astype(int).T)
+
+
 @dataclass(frozen=True, eq=False)
 class Segment:
     """A piece of vein between two junctions or ends.
@@ -73,6 +78,10 @@ class Segment:
     def length_mm(self) -> float:
         """Length of the centreline (mm)."""
         return float(np.linalg.norm(np.diff(self.points, axis=0), axis=1).sum())
+
+    def passes(self, shape: tuple[int, ...]):
+        """Index of the voxel of a volume of this shape that each point lies in."""
+        return nearest_voxels(self.voxels, shape)
 
     @cached_property
     def tortuosity(self) -> float:
@@ -160,16 +169,13 @@ def find_veins(
     """
     # the same axes whichever way the file is stored: thinning depends on their order
     turn = turn_of(affine, mask.shape)
-    order = turn.order
-    b0_dir = np.array(grid.b0_dir)[order] * turn.signs
-    inside = turn.apply(mask)
-    sides = np.array(grid.voxel_size)[order]
+    inside, frame = turn.apply(mask), turn.frame(grid)
     if not mask.any():
         return _nothing(mask.shape)
-    box = grown_box(inside, np.ceil(6 / sides).astype(int))
+    box = grown_box(inside, np.ceil(6 / np.array(frame.voxel_size)).astype(int))
     first = np.array([b.start for b in box])
     inside = inside[box]
-    frame = Grid(inside.shape, tuple(sides.tolist()), tuple(b0_dir.tolist()))
+    frame = replace(frame, shape=inside.shape)
     maps = {
         name: None if data is None else turn.apply(data)[box]
         for name, data in (('chi', chi), ('swi', swi), ('r2star', r2star))
@@ -202,6 +208,16 @@ class Turn:
         """A volume with these axes as the file has it."""
         flipped = np.flip(data, tuple(np.flatnonzero(self.signs < 0).tolist()))
         return np.ascontiguousarray(np.transpose(flipped, np.argsort(self.order)))
+
+    def frame(self, grid: Grid):
+        """The grid of the file with these axes."""
+        sides, b0_dir = np.array(grid.voxel_size)[self.order], np.array(grid.b0_dir)[self.order] * self.signs
+        return Grid(tuple(self.shape[a] for a in self.order), tuple(sides.tolist()), tuple(b0_dir.tolist()))
+
+    def directions(self, steps: np.ndarray, affine: np.ndarray):
+        """Unit vectors in scanner coordinates of steps (n, 3) in voxels of the turned volume."""
+        there = steps @ (affine[:3, :3] @ self.to_file[:3, :3]).T
+        return there / np.linalg.norm(there, axis=1, keepdims=True)
 
     @property
     def to_file(self):
@@ -285,8 +301,7 @@ def _trace(found: Found, within: np.ndarray, grid: Grid, least_mm: float):
     segments = _segments(parts, lines, tangents, diameters, grid)
     skeleton = np.zeros(mask.shape, np.int32)
     for one in segments:
-        centre = np.clip(np.rint(one.voxels), 0, np.array(mask.shape) - 1).astype(int)
-        skeleton[tuple(centre.T)] = one.number
+        skeleton[one.passes(mask.shape)] = one.number
     return Veins(
         share,
         (share >= 0.5) | ((skeleton > 0) & (share >= FAINT)),
@@ -357,8 +372,7 @@ def _place(
     segments = []
     for one in veins.segments:
         voxels = apply_affine(to_file, one.voxels + first)
-        direction = one.direction / sides @ (affine[:3, :3] @ to_file[:3, :3]).T
-        direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+        direction = turn.directions(one.direction / sides, affine)
         segments.append(replace(one, points=apply_affine(affine, voxels), voxels=voxels, direction=direction))
     return replace(
         veins,
@@ -376,21 +390,19 @@ def _named(veins: Veins, mask: np.ndarray, grid: Grid, to_template: Sequence):
     if not veins.segments:
         return veins
     deep = depth_in_slab(ndimage.binary_fill_holes(mask), grid.voxel_size, CORTICAL_MM + 1)
-    last = np.array(mask.shape) - 1
-    depths = [
-        float(np.median(deep[tuple(np.clip(np.rint(s.voxels), 0, last).astype(int).T)]))
-        for s in veins.segments
-    ]
+    depths = [float(np.median(deep[s.passes(mask.shape)])) for s in veins.segments]
     names = name_segments(
         [s.points for s in veins.segments],
         depths,
         [float(np.median(s.diameter_mm)) for s in veins.segments],
         to_template,
     )
+    segments = tuple(replace(s, name=name) for s, name in zip(veins.segments, names, strict=True))
+    return replace(veins, segments=segments, labels=labels_of(segments, veins.numbers, veins.mask))
+
+
+def labels_of(segments: Sequence[Segment], numbers: np.ndarray, mask: np.ndarray):
+    """Keys of `NAMES` of the segments that the voxels of a mask belong to."""
     index = {name: key for key, name in NAMES.items()}
-    keys = np.array([0, *(index[name] for name in names)], np.int16)
-    return replace(
-        veins,
-        segments=tuple(replace(s, name=name) for s, name in zip(veins.segments, names, strict=True)),
-        labels=keys[veins.numbers] * veins.mask,
-    )
+    keys = np.array([0, *(index[s.name] for s in segments)], np.int16)
+    return keys[numbers] * mask

@@ -8,8 +8,7 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 from bids_qsm.anatomy.transform import apply_affine
-from bids_qsm.biomarkers.veins import Segment, Veins, turn_of
-from bids_qsm.biomarkers.veins_names import NAMES
+from bids_qsm.biomarkers.veins import Segment, Veins, labels_of, turn_of
 from bids_qsm.biomarkers.veins_sinuses import Sinus, find_sinuses
 from bids_qsm.recon.grid import Grid
 
@@ -54,14 +53,12 @@ def with_sinuses(
     turn = turn_of(affine, mask.shape)
     to_file = turn.to_file
     turned = affine @ to_file
-    sides = np.array(grid.voxel_size)[turn.order]
-    b0_dir = np.array(grid.b0_dir)[turn.order] * turn.signs
-    frame = Grid(tuple(mask.shape[a] for a in turn.order), tuple(sides.tolist()), tuple(b0_dir.tolist()))
+    frame = turn.frame(grid)
+    sides, b0_dir = np.array(frame.voxel_size), np.array(frame.b0_dir)
     echoes = np.stack([turn.apply(echoes[..., n]) for n in range(echoes.shape[-1])], -1)
     for one in find_sinuses(echoes, echo_times, turn.apply(mask), turned, frame, to_template):
         voxels = apply_affine(to_file, one.points / sides)
-        direction = one.direction / sides @ turned[:3, :3].T
-        direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+        direction = turn.directions(one.direction / sides, affine)
         tilt = np.degrees(np.arccos(np.clip(np.abs(one.direction @ b0_dir), 0, 1)))
         ends = (0, 0)
         whole = Segment(
@@ -117,18 +114,15 @@ def _joined(veins: Veins, sinus: Segment, voxels: np.ndarray, found: Sinus, affi
     numbers[place] = np.where(mine, owner[at], numbers[place])
     share[place] = np.maximum(share[place], found.share)
     for one in segments[len(veins.segments) :]:
-        centre = np.clip(np.rint(one.voxels), 0, np.array(share.shape) - 1).astype(int)
-        skeleton[tuple(centre.T)] = one.number
-        numbers[tuple(centre.T)] = one.number
-    index = {name: key for key, name in NAMES.items()}
-    keys = np.array([0, *(index[s.name] for s in segments)], np.int16)
+        centre = one.passes(share.shape)
+        skeleton[centre] = numbers[centre] = one.number
     added = (share >= 0.5) & (veins.share < 0.5)
     mask = veins.mask | added | ((skeleton > 0) & (veins.skeleton == 0))
     return replace(
         veins,
         share=share,
         mask=mask,
-        labels=keys[numbers] * mask,
+        labels=labels_of(segments, numbers, mask),
         skeleton=skeleton,
         numbers=numbers,
         segments=tuple(segments),

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from bids_qsm.biomarkers.veins import Segment, Veins
+from bids_qsm.biomarkers.veins import Segment, Veins, nearest_voxels
 from bids_qsm.recon.distance import depth_in_slab
 from bids_qsm.recon.grid import Grid
 
@@ -83,13 +83,12 @@ def segment_table(
     DataFrame
     """
     shallow = depth_in_slab(ndimage.binary_fill_holes(mask), grid.voxel_size, _RIM_MM + 1) <= _RIM_MM
-    last = np.array(mask.shape) - 1
     count = len(veins.segments) + 1
     voxels = np.bincount(veins.numbers[veins.mask], minlength=count)
     volume = np.bincount(veins.numbers.ravel(), veins.share.ravel(), minlength=count) * grid.voxel_volume
     rows = []
     for one in veins.segments:
-        at = tuple(np.clip(np.rint(one.voxels), 0, last).astype(int).T)
+        at = one.passes(mask.shape)
         inside = mask[at]
         row = {
             'segment': one.number,
@@ -197,11 +196,10 @@ def density_table(
 def _lengths(veins: Veins, shape: tuple[int, ...]):
     """Voxel (flat index), segment and length (mm) of each step of the centrelines."""
     at, who, run = [np.zeros(0, int)], [np.zeros(0, int)], [np.zeros(0)]
-    last = np.array(shape) - 1
     for one in veins.segments:
-        middle = np.clip(np.rint((one.voxels[1:] + one.voxels[:-1]) / 2), 0, last).astype(int)
-        at.append(np.ravel_multi_index(tuple(middle.T), shape))
-        who.append(np.full(len(middle), one.number))
+        middle = nearest_voxels((one.voxels[1:] + one.voxels[:-1]) / 2, shape)
+        at.append(np.ravel_multi_index(middle, shape))
+        who.append(np.full(len(one.voxels) - 1, one.number))
         run.append(np.linalg.norm(np.diff(one.points, axis=0), axis=1))
     return np.concatenate(at), np.concatenate(who), np.concatenate(run)
 
