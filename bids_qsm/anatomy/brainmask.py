@@ -152,6 +152,64 @@ def extract_brain(
     UserError
         Where the image has no head.
     """
+    fit = _fit(image, affine, template, template_affine, template_mask)
+    bend = deform(fit.likeness, fit.matrix, template.shape, template_affine)
+    back = [np.linalg.inv(fit.matrix), invert(bend, bend.field.shape[:3], bend.affine)]
+    bent = _laid(fit.inside, fit.brain_grid, fit.fitted.shape, fit.grid, back)
+
+    others = {}
+    if not same_contrast:
+        others['tissue'] = fit.tissue
+        if quality is not None:
+            good = coarsen(quality, affine, SPACING)[0]
+            others['phase'] = _piece((good > valley(good[bent])) & fit.near & (fit.brightness > 0.5 * BRIGHT))
+    if others:
+        votes = np.sum([2 * one.astype(int) - 1 for one in (bent, *others.values())], axis=0)
+        chosen = largest(
+            ndimage.binary_fill_holes(((votes > 0) & _within(bent, SPACING)) | ((votes == 0) & bent))
+        )
+        mask = resample(chosen, fit.grid, image.shape, affine, []) > 0.5
+    else:
+        chosen = bent
+        mask = resample(template_mask, template_affine, image.shape, affine, back) > 0.5
+    volume = mask.sum() * abs(np.linalg.det(affine[:3, :3])) / 1000
+    candidates = {'template': fit.fitted, **others} if others else {}
+    return Brain(
+        mask=mask,
+        matrix=fit.matrix,
+        millilitres=float(volume),
+        share=_share(template_mask, template_affine, fit.matrix, image.shape, affine),
+        candidates={name: _dice(one, chosen) for name, one in candidates.items()},
+    )
+
+
+def lay_brain(image: Array, affine: Array, template: Array, template_affine: Array, template_mask: Array):
+    """Affine map (4, 4) of points of a template (mm) to those of a head, as `extract_brain` finds it.
+
+    UserError where the image has no head.
+    """
+    return _fit(image, affine, template, template_affine, template_mask).matrix
+
+
+@dataclass(frozen=True, eq=False)
+class _Fit:
+    """A template laid onto a head: images on the grid of the search, and of the brain of the template.
+
+    ``fitted`` is that brain in the head, ``near`` what lies near it, ``likeness`` the similarity of both.
+    """
+
+    matrix: Array
+    brightness: Array
+    grid: Array
+    inside: Array
+    brain_grid: Array
+    fitted: Array
+    near: Array
+    tissue: Array
+    likeness: Similarity
+
+
+def _fit(image: Array, affine: Array, template: Array, template_affine: Array, template_mask: Array):
     if not foreground(image).any():
         raise UserError(NO_HEAD)
     head, grid = coarsen(image, affine, SPACING)
@@ -163,7 +221,6 @@ def extract_brain(
         raise UserError(NO_HEAD)
     brightness = head / np.median(head[deep])
     matrix = fit_brain(brightness, grid, depth, inside, brain_grid)
-
     fitted = _laid(inside, brain_grid, head.shape, grid, [np.linalg.inv(matrix)])
     near = _within(fitted, NEAR_MM)
     of_tissue = _of_tissue(brightness, fitted, near)
@@ -179,34 +236,7 @@ def extract_brain(
     closer = refine(levels[0], matrix, center, n_parameters=12, step=1.0, tolerance=0.05)[0]
     if abs(np.log(np.linalg.det(closer[:3, :3]) / np.linalg.det(matrix[:3, :3]))) < SAME_SIZE:
         matrix = closer
-    bend = deform(levels[1], matrix, template.shape, template_affine)
-    back = [np.linalg.inv(matrix), invert(bend, bend.field.shape[:3], bend.affine)]
-    bent = _laid(inside, brain_grid, head.shape, grid, back)
-
-    others = {}
-    if not same_contrast:
-        others['tissue'] = of_tissue
-        if quality is not None:
-            good = coarsen(quality, affine, SPACING)[0]
-            others['phase'] = _piece((good > valley(good[bent])) & near & (brightness > 0.5 * BRIGHT))
-    if others:
-        votes = np.sum([2 * one.astype(int) - 1 for one in (bent, *others.values())], axis=0)
-        chosen = largest(
-            ndimage.binary_fill_holes(((votes > 0) & _within(bent, SPACING)) | ((votes == 0) & bent))
-        )
-        mask = resample(chosen, grid, image.shape, affine, []) > 0.5
-    else:
-        chosen = bent
-        mask = resample(template_mask, template_affine, image.shape, affine, back) > 0.5
-    volume = mask.sum() * abs(np.linalg.det(affine[:3, :3])) / 1000
-    candidates = {'template': fitted, **others} if others else {}
-    return Brain(
-        mask=mask,
-        matrix=matrix,
-        millilitres=float(volume),
-        share=_share(template_mask, template_affine, matrix, image.shape, affine),
-        candidates={name: _dice(one, chosen) for name, one in candidates.items()},
-    )
+    return _Fit(matrix, brightness, grid, inside, brain_grid, fitted, near, of_tissue, levels[1])
 
 
 def _laid(inside: Array, inside_affine: Array, shape: tuple[int, ...], affine: Array, chain: list):

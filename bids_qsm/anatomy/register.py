@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from bids_qsm.anatomy.align import Similarity, coarsen, matrix_of, refine
 from bids_qsm.anatomy.bias import foreground
-from bids_qsm.anatomy.brainmask import cut_ends, extract_brain
+from bids_qsm.anatomy.brainmask import cut_ends, lay_brain
 from bids_qsm.anatomy.elastic import deform
 from bids_qsm.anatomy.transform import (
     Displacement,
@@ -133,11 +133,11 @@ def _affine(
 ):
     """Affine map of template to image points, between two brains.
 
-    Where the mask covers a part of a brain, the template is laid onto the image instead (`extract_brain`):
-    the whole template would shrink to that part.
+    Where the mask covers a part of a brain, the template is laid onto the image instead (`lay_brain`): the
+    whole template would shrink to that part.
     """
     if cut_ends(mask, image_affine):
-        return extract_brain(image, image_affine, template, template_affine, template_mask).matrix
+        return lay_brain(image, image_affine, template, template_affine, template_mask)
     brain, brain_affine = coarsen(image * mask, image_affine, 2.0)
     fixed, fixed_affine = coarsen(template * template_mask, template_affine, 2.0)
     inside = coarsen(template_mask, template_affine, 2.0)[0] > 0.5
