@@ -256,6 +256,13 @@ def is_numeric(column: pd.Series) -> bool:
     return bool(found) and bool(found >= column.notna().sum() / 2)
 
 
+def as_text(values: pd.Series) -> pd.Series:
+    """Levels as text, n/a as it is; they may be coded as numbers."""
+    return values.astype(object).map(
+        lambda v: f'{v:g}' if isinstance(v, float) else str(v), na_action='ignore'
+    )
+
+
 def some(names: Iterable, *, most: int = 6) -> str:
     """List a few names.
 

@@ -13,6 +13,7 @@ from bids_qsm.cohort.design import CONTROLS, reference_level
 from bids_qsm.cohort.inference import adjust
 from bids_qsm.cohort.observations import (
     QUANTITY,
+    as_text,
     average,
     codes,
     describe,
@@ -190,9 +191,7 @@ def _arms(series: pd.DataFrame, controls: str, notes: list[str]):
     if ARM not in series or series[ARM].isna().all():
         return ['all'], 'all', np.zeros(len(series), int)
     who = series['participant_id']
-    stated = series[ARM].astype(object).where(series[ARM].notna())
-    # arms may be coded as numbers
-    stated = stated.map(lambda v: f'{v:g}' if isinstance(v, float) else str(v), na_action='ignore')
+    stated = as_text(series[ARM])
     per_person = stated.groupby(who).nunique()
     crossed = sorted(per_person.index[per_person > 1])
     if crossed:

@@ -9,7 +9,7 @@ from bids_qsm.cohort import leaks
 from bids_qsm.cohort.classify import FEWEST, Units
 from bids_qsm.cohort.design import reference_level
 from bids_qsm.cohort.formula import Factor, parse
-from bids_qsm.cohort.observations import average, is_numeric, numeric, observe, say_averaged, some
+from bids_qsm.cohort.observations import as_text, average, is_numeric, numeric, observe, say_averaged, some
 from bids_qsm.cohort.tables import ENTITY_COLUMNS
 from bids_qsm.errors import UserError
 
@@ -124,7 +124,7 @@ def make_units(
         flow.append(_counted('measured', table))
     table = table[table[label].notna()].reset_index(drop=True)
     flow.append(_counted(f'with a value of {label}', table))
-    said = table[label].astype(object).map(lambda v: f'{v:g}' if isinstance(v, float) else str(v))
+    said = as_text(table[label])
     levels = sorted(said.unique())
     if len(levels) != 2:
         raise UserError(

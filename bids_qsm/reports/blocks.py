@@ -16,6 +16,9 @@ from bids_qsm.reports.html import data_uri, packaged
 
 SYMBOLS = {**OF_MAPS, **total.SYMBOLS}
 """Name of a map in tables -> on the page."""
+ALPHA = 0.05
+PANELS = 8  # of a figure with one for each region
+FOLD = 15  # rows beyond which a table is shown when asked for
 _LONGEST = 200  # rows of a table on the page; the file has all rows
 _MOST_REGIONS = 20  # in a chart; text and tables list all
 

@@ -6,7 +6,7 @@ import pandas as pd
 
 from bids_qsm.plotting.classification_charts import plot_curves
 from bids_qsm.plotting.cohort_charts import p_text
-from bids_qsm.reports.blocks import figure, grid, section, signed, words
+from bids_qsm.reports.blocks import FOLD, figure, grid, section, signed, words
 from bids_qsm.reports.citations import cite
 
 _NAMES = {
@@ -20,7 +20,6 @@ _INTERVAL = {'ci_low': '95 % low', 'ci_high': '95 % high'}
 _PERFORMANCE = {'model': 'model', 'measure': 'measure', 'estimate': 'estimate', **_INTERVAL, 'p': 'p'}
 _COEFFICIENTS = {'model': 'model', 'feature': 'feature', 'coefficient': 'logit per SD', **_INTERVAL}
 _COEFFICIENTS |= {'same_sign': 'folds with this sign', 'penalty': 'penalty'}
-_FOLD = 15
 
 
 def classification_section(
@@ -54,7 +53,7 @@ def classification_section(
         grid('Performance', table, columns=_PERFORMANCE, caption=said['performance']),
         grid(
             'Coefficients', coefficients, columns=_COEFFICIENTS, caption=said['coefficients'],
-            folded=len(coefficients) > _FOLD,
+            folded=len(coefficients) > FOLD,
         ),
         grid('Text for methods (TRIPOD+AI)', pd.DataFrame({'text': text}), folded=True),
     ]  # fmt: skip

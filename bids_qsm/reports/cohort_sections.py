@@ -19,6 +19,9 @@ from bids_qsm.plotting.cohort_charts import (
     plot_zscores,
 )
 from bids_qsm.reports.blocks import (
+    ALPHA,
+    FOLD,
+    PANELS,
     by_region,
     charted,
     charted_whole,
@@ -31,13 +34,10 @@ from bids_qsm.reports.blocks import (
 )
 from bids_qsm.reports.trial_sections import total_beside_mean
 
-ALPHA = 0.05
 FAR, BY_CHANCE = 2.0, 0.0455
 """Absolute z-score above which a participant is named, and the share of healthy people above it."""
-_PANELS = 8
 _MOST_LEVELS = 4
 _NAMED = 6  # regions in a sentence
-_FOLD = 15
 _READABLE = {'participant_id': 'participant', 'session_id': 'session'}
 _READABLE |= {'volume_mm3': 'volume (mm³)', 'chi_mean': 'mean χ (ppm)'}
 _INTERVAL = {'ci_low': '95 % low', 'ci_high': '95 % high'}
@@ -81,7 +81,7 @@ def model_section(
                 blocks.append(figure(place, f'{title}: {name}', svg, caption))
                 heading = f'Effect sizes of {name}'
                 blocks.append(grid(heading, one, columns=_SIZES, caption=said['effect'], folded=True))
-        own, cut = charted(_residuals_of(residuals, rows), _sure(rows), _PANELS)
+        own, cut = charted(_residuals_of(residuals, rows), _sure(rows), PANELS)
         if len(own):
             svg = plot_residuals(own, unit=own['units'].iloc[0])
             blocks.append(figure(f'residuals-{key}', f'{title}: residuals', svg, said['residuals'] + cut))
@@ -259,7 +259,7 @@ def change_section(
         beyond = rows[rows['beyond']]
         changed = beyond['region'].value_counts().index
         # regions with a known repeatability first: only there a change can be detected
-        shown, cut = charted(rows, [*changed, *known['region']], _PANELS)
+        shown, cut = charted(rows, [*changed, *known['region']], PANELS)
         regions = list(dict.fromkeys(shown['region']))
         visits = describe.courses(_of_part(long, rows), rows['map'].iloc[0], regions, statistic=statistic)
         visits['group'] = _group_of(visits, groups)
@@ -299,7 +299,7 @@ def change_section(
             columns |= {'session_to': 'to', 'years': 'years', 'change': f'change ({unit})', **_INTERVAL}
             columns |= {'per_year': f'per year ({unit}/year)', 'direction': 'direction', 'index': 'index'}
             columns |= {'p_fdr': 'p (FDR)'}
-            heading, folded = f'{title}: changes beyond repeatability', len(beyond) > _FOLD
+            heading, folded = f'{title}: changes beyond repeatability', len(beyond) > FOLD
             blocks.append(grid(heading, beyond, columns=columns, caption=said['beyond'], folded=folded))
     if with_total:
         more, told = total_beside_mean(summary, 'group', 'mean')
@@ -365,7 +365,7 @@ def normative_section(
         drawn, cut = charted(rows, outliers)
         svg = plot_zscores(drawn, groups=groups.values())
         blocks.append(figure(f'z-{key}', f'{title}: z-scores', svg, said['scores'] + cut))
-        aged, cut = charted(rows.dropna(subset=['age']), outliers, _PANELS)
+        aged, cut = charted(rows.dropna(subset=['age']), outliers, PANELS)
         if len(aged):
             aged = describe.normal_range(aged)
             svg = plot_normative(
@@ -377,7 +377,7 @@ def normative_section(
             columns |= {'value': f'value ({unit})', 'expected': f'expected ({unit})', 'z': 'z'}
             columns |= {'percentile': 'percentile', 'n_controls': 'controls'}
             heading, far = f'{title}: beyond {FAR:g} standard deviations', far.dropna(axis=1, how='all')
-            blocks.append(grid(heading, far, columns=columns, caption=said['far'], folded=len(far) > _FOLD))
+            blocks.append(grid(heading, far, columns=columns, caption=said['far'], folded=len(far) > FOLD))
         uneven = table[(table['map'] == rows['map'].iloc[0]) & (table['hemisphere'] == LESS)]
         uneven = uneven[uneven['atlas'].fillna('') == (rows['atlas'].fillna('').iloc[0])]
         more, told = _sides(title, unit, uneven.dropna(subset=['z']))
@@ -403,7 +403,7 @@ def _sides(title: str, unit: str, rows: pd.DataFrame):
     columns |= {'value': f'left less right ({unit})', 'expected': f'expected ({unit})', 'z': 'z'}
     heading, caption = f'{title}: sides that differ', words('normative')['sides']
     far = far.dropna(axis=1, how='all')
-    return [grid(heading, far, columns=columns, caption=caption, folded=len(far) > _FOLD)], [answer]
+    return [grid(heading, far, columns=columns, caption=caption, folded=len(far) > FOLD)], [answer]
 
 
 def _scores_in_words(title: str, others: pd.DataFrame, far: pd.DataFrame):
@@ -435,7 +435,7 @@ def application_section(
     ]
     for title, frame, caption in said.get('tables', []):
         frame = frame.rename(columns=_READABLE)
-        blocks.append(grid(title, frame, caption=caption, folded=len(frame) > 4 * _FOLD))
+        blocks.append(grid(title, frame, caption=caption, folded=len(frame) > 4 * FOLD))
     return section(
         key,
         title=table.title or app.title,

@@ -9,6 +9,9 @@ from bids_qsm.cohort.repeatability import repeat_pairs
 from bids_qsm.plotting.cohort_charts import p_text, plot_forest
 from bids_qsm.plotting.trial_charts import plot_agreement, plot_slopes
 from bids_qsm.reports.blocks import (
+    ALPHA,
+    FOLD,
+    PANELS,
     by_region,
     charted,
     charted_whole,
@@ -20,9 +23,6 @@ from bids_qsm.reports.blocks import (
     words,
 )
 
-ALPHA = 0.05
-_PANELS = 8
-_FOLD = 15
 _KINDS = {'sessions': 'sessions of one visit', 'runs': 'runs of one session'}
 _REPEATABILITY = {
     'region': 'region',
@@ -55,7 +55,7 @@ def repeatability_section(
         pairs = repeat_pairs(long, kind=kind, statistic=statistic)
         for key, title, unit, rows in parts(of_kind):
             answers += _repeats_in_words(title, unit, _KINDS[kind], rows)
-            drawn, cut = charted(rows.dropna(subset=['bias']), rows['region'], _PANELS)
+            drawn, cut = charted(rows.dropna(subset=['bias']), rows['region'], PANELS)
             own = pairs[(pairs['map'] == rows['map'].iloc[0]) & pairs['hemisphere'].isin(['both', ''])]
             own = own[own['atlas'] == str(rows['atlas'].fillna('').iloc[0])]
             own = by_region(own[own['region'].isin(drawn['region'])], rows['region'])
@@ -65,7 +65,7 @@ def repeatability_section(
                 blocks.append(figure(f'repeat-{kind}-{key}', heading, svg, said['agreement'] + cut))
             caption = said['table'].format(unit=unit)
             blocks.append(
-                grid(heading, rows, columns=_REPEATABILITY, caption=caption, folded=len(rows) > _FOLD)
+                grid(heading, rows, columns=_REPEATABILITY, caption=caption, folded=len(rows) > FOLD)
             )
     return section(
         'repeatability', question=said['question'], answers=answers, blocks=blocks, notes=notes, files=files
@@ -112,7 +112,7 @@ def slopes_section(
         answers += _slopes_in_words(title, unit, compared)
         sure = compared.loc[compared['p_fdr'] < ALPHA, 'region']
         if len(compared):  # the courses of one arm are among the changes
-            drawn, cut = charted(rows, sure, _PANELS)
+            drawn, cut = charted(rows, sure, PANELS)
             svg = _courses(long, drawn, arms, statistic, title, unit.removesuffix(' per year'))
             if svg:
                 blocks.append(figure(f'slopes-{key}', f'{title} over time', svg, said['courses'] + cut))
