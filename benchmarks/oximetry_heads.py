@@ -12,13 +12,13 @@ methods that it comes from; z that of the one used, over its standard error.
 """
 
 import argparse
-import pickle
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from chain import Chain
-from results import FOLDER, Table
+from results import FOLDER, Table, kept
 from scipy.spatial import KDTree
 
 from bids_qsm.biomarkers import oxygen as ox
@@ -157,10 +157,7 @@ def main(words=None):
     table = Table(arguments.results / 'oximetry_heads.tsv', KEY)
     for seed in arguments.seeds:
         for part in arguments.parts:
-            path = arguments.keep and arguments.keep / f'{part}_{seed}.pkl'
-            maps = pickle.loads(path.read_bytes()) if path and path.exists() else reconstruct(part, seed)
-            if path and not path.exists():
-                path.write_bytes(pickle.dumps(maps))
+            maps = kept(arguments.keep, f'{part}_{seed}', partial(reconstruct, part, seed))
             images = (maps[name] for name in ('chi', 'swi', 'r2star', 'mask', 'dseg'))
             for kind, veins in (
                 ('true', true_veins(maps)),

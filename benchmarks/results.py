@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import platform
 from datetime import date
 from pathlib import Path
@@ -70,6 +71,17 @@ class Table:
 
 def _plain(value):
     return value.item() if isinstance(value, np.generic) else value
+
+
+def kept(folder, name, make):
+    """What ``make`` returns, which takes minutes; from ``folder``, if given, where it was made before."""
+    if not folder:
+        return make()
+    path = folder / f'{name.replace(" ", "_")}.pkl'
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(pickle.dumps(make()))
+    return pickle.loads(path.read_bytes())
 
 
 def write_machine(folder=FOLDER):

@@ -15,11 +15,12 @@ default chain from the true brain mask. The template is reached by the pose of t
 
 import argparse
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from chain import Chain
-from results import FOLDER, Table
+from results import FOLDER, Table, kept
 from scipy.spatial import KDTree
 
 from bids_qsm.biomarkers.veins_sinuses import find_sinuses
@@ -120,11 +121,7 @@ def main(words=None):
     arguments = parser.parse_args(words)
     table = Table(arguments.results / 'sinuses.tsv', KEY)
     for seed in arguments.seeds:
-        path = arguments.keep and arguments.keep / f'sinuses_{seed}.npz'
-        maps = dict(np.load(path)) if path and path.exists() else acquire(seed)
-        if path and not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(path, **maps)
+        maps = kept(arguments.keep, f'sinuses_{seed}', partial(acquire, seed))
         grid = Grid.from_affine(maps['mask'].shape, maps['affine'])
         start = time.process_time()
         found = find_sinuses(

@@ -18,11 +18,12 @@ the default chain with the true brain mask. Diameters are true ones, in voxels. 
 import argparse
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from chain import Chain
-from results import FOLDER, Table
+from results import FOLDER, Table, kept
 from scipy import ndimage
 from scipy.spatial import KDTree
 from skimage.morphology import skeletonize
@@ -184,11 +185,7 @@ def main(words=None):
     table = Table(arguments.results / 'veins.tsv', KEY)
     for seed in arguments.seeds:
         for name in arguments.scans:
-            path = arguments.keep and arguments.keep / f'veins_{name.replace(" ", "_")}_{seed}.npz'
-            maps = dict(np.load(path)) if path and path.exists() else reconstruct(SCANS[name], seed)
-            if path and not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                np.savez(path, **maps)
+            maps = kept(arguments.keep, f'veins_{name}_{seed}', partial(reconstruct, SCANS[name], seed))
             grid = Grid.from_affine(maps['chi'].shape, maps['affine'])
             start = time.process_time()
             images = (maps[key] for key in ('chi', 'swi', 'r2star', 'mask', 'dseg'))
