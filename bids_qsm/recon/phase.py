@@ -158,10 +158,15 @@ def signal_mask(magnitude: Array):
     return magnitude > 0.1 * np.percentile(magnitude[::2, ::2, ::2], 99)
 
 
+@njit(inline='always')
+def _wrapped(angle: float):
+    return angle - TURN * np.floor(angle / TURN + HALF)
+
+
 @njit(cache=True, parallel=True)
 def _wrap_flat(angle: Array, out: Array):
     for i in prange(angle.size):
-        out[i] = angle[i] - TURN * np.floor(angle[i] / TURN + HALF)
+        out[i] = _wrapped(angle[i])
 
 
 @njit(cache=True, parallel=True)
@@ -170,8 +175,7 @@ def _subtract(phase: Array, offset: Array, out: Array):
     for z in prange(phase.shape[0]):
         for y in range(phase.shape[1]):
             for x in range(phase.shape[2]):
-                angle = phase[z, y, x] - offset[z, y, x]
-                out[z, y, x] = angle - TURN * np.floor(angle / TURN + HALF)
+                out[z, y, x] = _wrapped(phase[z, y, x] - offset[z, y, x])
 
 
 def _wrap(angle: Array):
