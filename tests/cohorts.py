@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 
+from bids_qsm.app.options import Options
 from bids_qsm.phantom.cohort import REGIONS
 
 CHI = {'SN': 0.11, 'GP': 0.13, 'RN': 0.10, 'Putamen': 0.04, 'Caudate': 0.045, 'Thalamus': 0.02, 'CSF': 0.01}
@@ -157,3 +158,13 @@ def region_tables(people, seed, *, noise_ppm=0.004, atlas='nuclei'):
                         }
                     )
             yield {'sub': person.subject, 'ses': session.label, 'seg': atlas}, pd.DataFrame(rows)
+
+
+def options(data, out, **settings):
+    """Of the group level."""
+    return Options.from_settings({'bids_dir': data, 'output_dir': out, 'level': 'group', **settings})
+
+
+def table(path):
+    """A table that was written."""
+    return pd.read_csv(path, sep='\t', na_values=['n/a'])

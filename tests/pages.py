@@ -27,6 +27,11 @@ class Page(HTMLParser):
         if tag == 'link':
             self.loads.append(values.get('href', ''))
 
+    @property
+    def in_short(self):
+        """The summary at the top of the page of a cohort."""
+        return self.text[self.text.rindex('In short') : self.text.rindex('Who they are')]
+
     def handle_data(self, data):
         self._text.append(data)
 

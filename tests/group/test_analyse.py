@@ -10,28 +10,22 @@ import pandas as pd
 import pytest
 from bids.layout import BIDSLayout
 
-from bids_qsm.app.options import Options, read_toml
+from bids_qsm.app.options import read_toml
 from bids_qsm.applications import application
 from bids_qsm.errors import UserError
 from bids_qsm.group import analyse as group
-from bids_qsm.group.analyse import FILES, METHODS, find_controls, run_group
-from bids_qsm.group.classify import run_classify
+from bids_qsm.group.analyse import FILES, find_controls, run_group
 from bids_qsm.group.collect import collect_application, collect_tables, read_tables
 from bids_qsm.group.map_stack import find_maps
-from tests.cohorts import write_cohort
+from tests.cohorts import options, table, write_cohort
 from tests.pages import Page, assert_self_contained
 
-ASKED_ALONE = {kind for kind in FILES if kind.startswith('classification')}
-TABLES = {kind: name for kind, name in FILES.items() if kind not in {'repeatability', *ASKED_ALONE}}
+TABLES = {
+    kind: name
+    for kind, name in FILES.items()
+    if kind != 'repeatability' and not kind.startswith('classification')
+}
 TABLES |= {'lesions': 'group_lesions.tsv', 'candidates': 'group_candidates.tsv'}
-
-
-def options(data, out, **settings):
-    return Options.from_settings({'bids_dir': data, 'output_dir': out, 'level': 'group', **settings})
-
-
-def table(path):
-    return pd.read_csv(path, sep='\t', na_values=['n/a'])
 
 
 @pytest.fixture(scope='module')
@@ -99,7 +93,7 @@ def test_the_page_answers_the_question(ran):
     _, out = ran
     page = Page(out / 'group.html')
     assert_self_contained(page)
-    short = page.text[page.text.rindex('In short') : page.text.rindex('Who they are')]
+    short = page.in_short
     for said in (
         'chi ~ group + age + sex',
         'χ, group (patient - control): an effect on 2 of 7 regions',
@@ -443,86 +437,3 @@ def test_words_of_one_meaning_are_one_level(tmp_path):
     said = ' '.join(notes['tables'])
     assert 'group has levels that differ in case only (Control, control)' in said
     assert 'In sex, ' in said
-
-
-@pytest.fixture(scope='module')
-def classified(tmp_path_factory):
-    """A cohort whose participants were classified by their regions, in few repeats here and in its tests."""
-    data, out = write_cohort(tmp_path_factory.mktemp('classes'), n=24, repeated=0, seed=2)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, few in (('REPEATS', 2), ('PERMUTATIONS', 19), ('RESAMPLES', 20)):
-            patch.setattr(f'bids_qsm.group.classify.{name}', few)
-        assert run_group(options(data, out, classify='group ~ age + sex | chi_RN + chi_GP')) == 0
-        yield data, out
-
-
-def test_participants_are_classified_with_and_without_qsm(classified):
-    _, out = classified
-    found = table(out / FILES['classification'])
-    auc = found[found['measure'] == 'auc'].set_index('model')['estimate']
-    assert auc['base'] < 0.8 < auc['base + QSM']
-    assert set(found['n_positive']) == {12}
-    predicted = table(out / FILES['classification_predictions'])
-    assert predicted['participant_id'].nunique() == len(predicted) == 24
-    assert predicted['p_base_qsm'].between(0, 1).all()
-    for key in ASKED_ALONE:
-        described = json.loads((out / FILES[key]).with_suffix('.json').read_text())
-        assert list(described) == list(table(out / FILES[key]).columns)
-    text = (out / METHODS).read_text()
-    for said in (
-        '24 units of 24 participants in the table',
-        'seed 0',
-        'permutations of participants',
-        '1. Collins',
-    ):
-        assert said in text, said
-    page = Page(out / 'group.html')
-    assert_self_contained(page)
-    assert 'base + QSM: AUC' in page.text
-    assert 'TRIPOD+AI' in page.text
-    assert 'classification-curves' in page.ids
-
-
-def test_units_are_lesions_or_rows_of_a_table(classified, tmp_path):
-    data, out = classified
-    read = pd.DataFrame({'participant_id': [f'{i // 2 + 1:03d}' for i in range(48)], 'lesion': [1, 2] * 24})
-    rng = np.random.default_rng(0)
-    read['rim'], read['volume'], noise = ['yes', 'no'] * 24, *rng.normal(size=(2, 48))
-    read['score'] = noise + 2 * (read['rim'] == 'yes')
-    read.to_csv(tmp_path / 'read.tsv', sep='\t', index=False)
-    lesions = table(out / 'group_lesions.tsv')
-
-    def classify(formula, units):
-        found, notes, _ = run_classify(
-            formula, str(units), table(out / 'group_regions.tsv'),
-            {'lesions': lesions, 'fmri_quality': lesions[:0]}, data,
-            statistic='mean', controls='', n_jobs=1,
-        )  # fmt: skip
-        return found['classification_predictions'][0], notes['classification']
-
-    # age is of participants.tsv; what sessions.tsv says of columns of the table does not count
-    sessions = data / 'sub-001' / 'sub-001_sessions.tsv'
-    sessions.parent.mkdir(exist_ok=True)
-    sessions.write_text('session_id\trim\nses-1\tno\n')
-    read.assign(session_id='ses-1').to_csv(tmp_path / 'read.tsv', sep='\t', index=False)
-    predicted, notes = classify('rim ~ age + volume | score', tmp_path / 'read.tsv')
-    sessions.unlink()
-    assert predicted['label'].tolist() == read['rim'].tolist()
-    assert any('sessions.tsv that the table has itself: rim' in note for note in notes)
-    assert list(predicted)[:4] == ['participant_id', 'session_id', 'lesion', 'label']
-    assert any('within each participant' in note for note in notes)
-    for wrong, units, said in (
-        ('group ~ age | volume_mm3', 'lesions', 'label of two levels, but group has 1'),
-        ('group ~ age', 'nothing', 'neither a file nor one of participants, lesions'),
-        ('group ~ age', 'fmri_quality', 'writes it with --fmri'),
-    ):
-        with pytest.raises(UserError, match=said):
-            classify(wrong, units)
-    read.assign(participant_id=[None, *read['participant_id'][1:]]).to_csv(
-        tmp_path / 'read.tsv', sep='\t', index=False, na_rep='n/a'
-    )
-    with pytest.raises(UserError, match=r'n/a in the column participant_id \(in 1 rows\)'):
-        classify('rim ~ volume', tmp_path / 'read.tsv')
-    read.drop(columns='participant_id').to_csv(tmp_path / 'read.tsv', sep='\t', index=False)
-    with pytest.raises(UserError, match='has no column participant_id'):
-        classify('rim ~ volume', tmp_path / 'read.tsv')

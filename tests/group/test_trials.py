@@ -32,7 +32,7 @@ def wilson(tmp_path_factory):
 def test_chelation_in_wilson_disease(wilson):
     page = Page(wilson / 'group.html')
     assert_self_contained(page)
-    short = page.text[page.text.rindex('In short') : page.text.rindex('Who they are')]
+    short = page.in_short
     for said in (
         'χ, sessions of one visit: SDw',
         'comparisons (participants and regions)',
