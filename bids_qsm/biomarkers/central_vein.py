@@ -24,17 +24,20 @@ from bids_qsm.recon.grid import Grid
 
 SMALL_MM, WIDE_MM = 3.0, 2.0
 """Least size of a lesion along each axis, and the diameter that a central vein stays below."""
-LARGEST_MM, LONGEST_MM = 1.1, 2.1
+LARGEST_MM, LONGEST_MM = 1.3, 2.1
 """Largest voxels (cube root of the volume, longest side) in which thin veins are seen, by
 benchmarks/central_vein.py."""
 CROSSES = 0.5
 """Least score of a vein that runs through the centre: it passes within 0.43 radii of it in a sphere."""
 BOTH_SIDES = 0.5
 """Part of the depth of the centre that the vein reaches beyond it, on either side."""
-NECK = 0.15
-"""Least fall of the depth between two centres of a confluent lesion, in depths of its deepest voxel."""
+NECK, FINE_MM = 0.08, 0.4
+"""Least fall of the depth between two centres of a confluent lesion, in depths of its deepest voxel, and the
+voxels that these are looked for with."""
 SEEN = 2.0
 """Contrast of a vein in a plane, in standard deviations of the lesion there."""
+FEWEST = 8
+"""Fewest voxels without a vein that it is compared with."""
 PLANES = 2
 """Planes in which the vein is seen."""
 PLACES = 999
@@ -136,8 +139,12 @@ class _Shape:
 
     def is_confluent(self) -> bool:
         """Whether there are two centres with a neck between them."""
-        fall = max(NECK * self.deepest, self.sides.min() / 2)
-        smooth = ndimage.gaussian_filter(self.depth, 0.5)
+        step = min(FINE_MM, float(self.sides.min()))
+        # on a finer grid, so that steps of voxels make no neck
+        soft = ndimage.gaussian_filter(self.here.astype(np.float32), 0.5)
+        inside = ndimage.zoom(soft, self.sides / step, order=1) > 0.5
+        smooth = ndimage.gaussian_filter(depth(inside, 3 * (step,), 1e3), 0.7)
+        fall = NECK * smooth.max()
         for level in np.arange(smooth.max() - fall, 0, -fall / 2):
             pieces, count = ndimage.label(smooth > level)
             if count > 1 and (ndimage.maximum(smooth, pieces, range(1, count + 1)) >= level + fall).sum() > 1:
@@ -293,21 +300,21 @@ def _both_sides(shape: _Shape, vein: Lines):
 
 def _seen(shape: _Shape, vein: Lines, inside: Lines, chi: np.ndarray) -> list[bool]:
     """Whether the vein is seen in each of the three planes through the centre of the lesion."""
-    voxels = np.argwhere(shape.here) + shape.first
-    near, _ = KDTree(inside.voxels * shape.sides).query(voxels * shape.sides)
-    plain = near > 1.5 * shape.sides.max()
+    voxels = np.argwhere(np.ones_like(shape.here)) + shape.first
+    away, _ = KDTree(inside.voxels * shape.sides).query(voxels * shape.sides)
+    plain = away > 1.5 * shape.sides.prod() ** (1 / 3)
+    in_lesion = shape.here[tuple((voxels - shape.first).T)]
+    # a vein may fill a small lesion
+    rest = plain & in_lesion if (plain & in_lesion).sum() >= FEWEST else plain
+    if rest.sum() < FEWEST:
+        return [False] * 3
+    around = chi[tuple(voxels[rest].T)]
+    level = around.mean() + SEEN * around.std(ddof=1)
     found = []
     for axis in range(3):
-        middle = shape.centre[axis]
-        # as thick as a slice, and three of them for the tissue
-        own = np.abs(vein.voxels[:, axis] - middle) <= 0.75
-        around = plain & (np.abs(voxels[:, axis] - middle) <= 1.5)
-        if not own.any() or around.sum() < 3:
-            found.append(False)
-            continue
+        own = np.abs(vein.voxels[:, axis] - shape.centre[axis]) <= 0.75
         at = np.clip(np.rint(vein.voxels[own]).astype(int), 0, np.array(chi.shape) - 1)
-        rest = chi[tuple(voxels[around].T)]
-        found.append(bool(chi[tuple(at.T)].mean() - rest.mean() > SEEN * rest.std(ddof=1)))
+        found.append(bool(own.any() and chi[tuple(at.T)].mean() > level))
     return found
 
 
