@@ -1,15 +1,17 @@
 """Score the central vein sign on lesions whose veins are known, by width of the vein and by voxels.
 
-python benchmarks/central_vein.py [--voxels "1 mm" ...] [--seeds 101 102 ...] [--keep FOLDER] [--results FOLDER]
+python benchmarks/central_vein.py [--voxels "1 mm" ...] [--seeds 101 102 ...] [--keep FOLDER]
+    [--results FOLDER]
 
 Each scene is a block of white matter of about 44 mm (0.5 mm: 32 mm) with up to 12 lesions and 17 veins
-(bids_qsm.phantom.central_veins), tilted by up to 15 degrees about each axis, acquired from a grid 3 to 6 times as
-fine (3 T, five echoes, signal over noise by the volume of the voxel) and reconstructed by the default methods. Masks are off by
-up to half a millimetre along each axis. Veins are those of the application `veins`. Lesions in voxels that the
-application calls too large are assessed all the same, to show why it does not. Rows go to results/central_vein.tsv.
+(bids_qsm.phantom.central_veins), tilted by up to 15 degrees about each axis, acquired from a grid 3 to 6
+times as fine (3 T, five echoes, more signal over noise in larger voxels) and reconstructed by the default
+methods. Masks are off by up to half a millimetre along each axis. Veins are those of the application `veins`.
+Lesions in voxels that the application calls too large are assessed all the same, to show why it does not.
+Rows go to results/central_vein.tsv.
 
-Tables: of lesions with a central vein the share called yes, by width; of others the share called yes; what was
-excluded; and for each scene, taken as one person, the share of lesions with the sign less the true one.
+Tables: of lesions with a central vein the share called yes, by width; of others the share called yes; what
+was excluded; and for each scene, taken as one person, the share of lesions with the sign less the true one.
 """
 
 import argparse
@@ -17,7 +19,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from oximetry import ECHOES, scan_of
 from results import FOLDER, Table, kept
 
@@ -88,7 +89,9 @@ def summarise(table):
         assessed = rows[rows['kind'].isin(ASSESSED)]
         central = assessed[assessed['kind'] == 'central']
         others = assessed[assessed['kind'] != 'central']
-        right = ((assessed['cvs'] == 'yes') == (assessed['kind'] == 'central')) & (assessed['cvs'] != 'excluded')
+        right = ((assessed['cvs'] == 'yes') == (assessed['kind'] == 'central')) & (
+            assessed['cvs'] != 'excluded'
+        )
         print(f'\n{name}: right {right.sum()} of {len(assessed)} ({right.mean():.3f})')
         for title, part, by in (('yes, central vein', central, 'width'), ('yes, others', others, 'kind')):
             told = part.groupby(by)['cvs'].agg([lambda c: (c == 'yes').sum(), 'size'])
@@ -99,7 +102,8 @@ def summarise(table):
         print('  excluded:', '  '.join(f'{key}: {out} of {n}' for key, (out, n) in told.iterrows()))
         print(f'  wrongly excluded: {(assessed["cvs"] == "excluded").sum()} of {len(assessed)}')
         bias = [
-            (p['cvs'] == 'yes').sum() / max((p['cvs'] != 'excluded').sum(), 1) - (a['kind'] == 'central').mean()
+            (p['cvs'] == 'yes').sum() / max((p['cvs'] != 'excluded').sum(), 1)
+            - (a['kind'] == 'central').mean()
             for (_, p), (_, a) in zip(rows.groupby('seed'), assessed.groupby('seed'), strict=True)
         ]
         print(f'  share of a person less the truth: mean {np.mean(bias):+.3f}, sd {np.std(bias, ddof=1):.3f}')

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from scipy import ndimage
 
 from bids_qsm.anatomy.transform import apply_affine
 from bids_qsm.applications.contract import Application, Column, Figure, Given, Image, Table
@@ -11,6 +12,8 @@ from bids_qsm.biomarkers.central_vein_table import LESION_COLUMNS, RULE, SHARE_C
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.registry import Need
 
+BESIDE_MM = 6.0
+"""How far beyond lesions veins are marked in the picture."""
 SHOWN = ('source', 'lesion', 'cvs', 'reason', 'score', 'p', 'size_mm', 'n_veins', 'vein_width_mm', 'n_planes')
 
 
@@ -19,6 +22,7 @@ def measure(
     mask: np.ndarray,
     white_matter: np.ndarray | None,
     lesions: tuple[Given, ...],
+    veins_skeleton: np.ndarray,
     veins_veinlines: pd.DataFrame,
     affine: np.ndarray,
     grid: Grid,
@@ -42,7 +46,9 @@ def measure(
         tables.append(rows.assign(**dict(zip('xyz', points.T, strict=True))))
     table = pd.concat(tables, ignore_index=True)[list(LESION_COLUMNS)]
     table = table.round({'score': 3, 'p': 4, 'size_mm': 2, 'vein_width_mm': 2, 'off_centre_mm': 2})
-    return numbers, classes, table, share_table(table).round({'share': 4, 'ci_low': 4, 'ci_high': 4})
+    near = ndimage.binary_dilation(numbers > 0, iterations=int(np.ceil(BESIDE_MM / min(grid.voxel_size))))
+    shares = share_table(table).round({'share': 4, 'ci_low': 4, 'ci_high': 4})
+    return numbers, classes, near & veins_skeleton, table, shares
 
 
 def tidy(table: pd.DataFrame) -> pd.DataFrame:
@@ -62,6 +68,7 @@ def overview(rows: pd.DataFrame) -> dict:
     counts = pd.crosstab(rows['participant_id'], rows['cvs']).reindex(
         columns=['yes', 'no', 'excluded'], fill_value=0
     )
+    counts.columns.name = None
     assessed = counts['yes'] + counts['no']
     counts['share'] = (counts['yes'] / assessed.where(assessed > 0)).round(3)
     met = int((counts['share'] >= RULE).sum())
@@ -69,8 +76,8 @@ def overview(rows: pd.DataFrame) -> dict:
         'question': 'In how many lesions does a vein run through the centre?',
         'answers': [
             f'{counts["yes"].sum()} of {assessed.sum()} lesions assessed have the central vein sign; '
-            f'{counts["excluded"].sum()} were excluded. {met} of {(assessed > 0).sum()} participants with a lesion '
-            f'assessed reach {RULE:.0%}. This is no diagnosis.'
+            f'{counts["excluded"].sum()} were excluded. {met} of {(assessed > 0).sum()} participants with a '
+            f'lesion assessed reach {RULE:.0%}. This is no diagnosis.'
         ],
         'tables': [
             (
@@ -90,12 +97,25 @@ APPLICATION = Application(
     name='centralvein',
     title='Central vein sign',
     measure=measure,
-    gives=('numbers', 'lesions', 'table', 'centralveinshare'),
+    gives=('numbers', 'lesions', 'courses', 'table', 'centralveinshare'),
     extra=LESIONS.extra,
     uses=('veins',),
     images=(
         Image('numbers', 'dseg', 'Lesions, numbered as in their table', desc='centralveinlesions'),
-        Image('lesions', 'dseg', 'Lesions by their central vein', desc='centralvein', lookup=tuple(CLASSES.items())),
+        Image(
+            'lesions',
+            'dseg',
+            'Lesions by their central vein',
+            desc='centralvein',
+            lookup=tuple(CLASSES.items()),
+        ),
+        Image(
+            'courses',
+            'mask',
+            f'Centrelines of veins in lesions and up to {BESIDE_MM:g} mm beside them',
+            desc='centralvein',
+            entities=(('label', 'vein'),),
+        ),
     ),
     tables=(
         Table(
@@ -115,15 +135,16 @@ APPLICATION = Application(
         Figure(
             'lesions',
             'Central veins',
-            'Axial, coronal and sagittal plane through the centre of each lesion, with the outlines of lesion and '
-            'veins.',
+            'Axial, coronal and sagittal plane through the centre of each lesion, with its outline; dots are '
+            'the courses of veins in the slice.',
             over='chi',
             close='numbers',
+            marks='courses',
         ),
     ),
     overview=overview,
-    method='A lesion has the central vein sign [@sati2016] where one of the veins found, less than 2 mm wide, '
-    'runs through the inner half of the lesion on both sides of its centre and is seen in at least two planes. '
-    'Lesions smaller than 3 mm, confluent lesions and those with several veins were excluded.',
+    method='A lesion has the central vein sign [@sati2016] where one of the veins found, less than 2 mm '
+    'wide, runs through the inner half of the lesion on both sides of its centre and is seen in at least two '
+    'planes. Lesions smaller than 3 mm, confluent lesions and those with several veins were excluded.',
     memory=Need(0.2, volume=14),
 )

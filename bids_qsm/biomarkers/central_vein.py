@@ -42,8 +42,8 @@ PLANES = 2
 """Planes in which the vein is seen."""
 PLACES = 999
 """Random places in white matter that the score is compared with."""
-CLASSES = {1: 'central vein', 2: 'no central vein', 3: 'excluded', 4: 'vein'}
-"""Labels of the image of assessed lesions, and of the veins in them."""
+CLASSES = {1: 'central vein', 2: 'no central vein', 3: 'excluded'}
+"""Labels of the image of lesions."""
 
 COARSE = 'not assessable: voxels too large for thin veins'
 OUTSIDE = 'partly outside the mask of the map'
@@ -96,7 +96,7 @@ class Lines:
 
 @dataclass(frozen=True, eq=False)
 class _Shape:
-    """A lesion in a box: depth (mm) from its wall, of voxels; the box begins at voxel ``first`` of the maps."""
+    """A lesion in a box that begins at voxel ``first`` of the maps, and the depth (mm) of its voxels."""
 
     here: np.ndarray
     depth: np.ndarray
@@ -202,7 +202,7 @@ def central_veins(
     table : DataFrame
         One row a lesion in the order of the numbers, with the columns `MEASURED`.
     classes : ndarray of int16
-        `CLASSES` of lesions, and of the veins in them.
+        `CLASSES` of lesions.
     """
     rng = np.random.default_rng(seed)
     tree = KDTree(lines.voxels * np.array(grid.voxel_size)) if len(lines.voxels) else None
@@ -218,10 +218,6 @@ def central_veins(
         if tree is not None and row['cvs'] != 'excluded':
             row['p'] = _by_chance(shape, _held(shape, inside), lines, tree, free, places, rng)
         classes[labels == number] = {'yes': 1, 'no': 2, 'excluded': 3}[row['cvs']]
-        at = np.rint(inside.voxels).astype(int)
-        at = at[((at >= 0) & (at < labels.shape)).all(1)]
-        at = at[labels[tuple(at.T)] == number]
-        classes[tuple(at.T)] = 4
         rows.append(row)
     return pd.DataFrame(rows, columns=list(MEASURED)), classes
 
@@ -335,7 +331,9 @@ def _by_chance(
     chosen = free[rng.integers(len(free), size=places)] + rng.uniform(-0.5, 0.5, (places, 3))
     signs = rng.choice([-1.0, 1.0], (places, 3))
     beyond = 0
-    for place, sign, near in zip(chosen, signs, tree.query_ball_point(chosen * shape.sides, reach), strict=True):
+    for place, sign, near in zip(
+        chosen, signs, tree.query_ball_point(chosen * shape.sides, reach), strict=True
+    ):
         if near:
             voxels = shape.centre + sign * (lines.voxels[near] - place)
             beyond += lines.length[near][shape.in_core(voxels)].sum() >= held

@@ -16,7 +16,6 @@ from bids_qsm.biomarkers.central_vein import (
     SHORT,
     SMALL,
     WIDE,
-    WIDE_MM,
 )
 
 RULE = 0.4
@@ -36,8 +35,8 @@ LESION_COLUMNS = {
     ),
     'reason': (f'Of no: {_NO}. Of excluded: {_EXCLUDED}. n/a of yes.', ''),
     'score': (
-        'Length of vein in the core of the lesion (its inner half, by depth) over the diameter of the core, at '
-        'most 1; of the vein that has most. n/a where voxels are too large.',
+        'Length of vein in the core of the lesion (its inner half, by depth) over the diameter of the core, '
+        'at most 1; of the vein that has most. n/a where voxels are too large.',
         'fraction',
     ),
     'p': (
@@ -62,8 +61,8 @@ SHARE_COLUMNS = {
     'ci_low': ('Lower end of its 95 % interval (Wilson): of the number of lesions alone.', 'fraction'),
     'ci_high': ('Upper end of the interval.', 'fraction'),
     'rule_40': (
-        f'40 % rule: yes where the share is at least {RULE:g} (doi:10.1001/jamaneurol.2023.4737). n/a without '
-        'a lesion assessed.',
+        f'40 % rule: yes where the share is at least {RULE:g} (doi:10.1001/jamaneurol.2023.4737). n/a '
+        'without a lesion assessed.',
         '',
     ),
     'rule_40_sure': ('Whether the interval lies on one side of 40 %: yes or no.', ''),

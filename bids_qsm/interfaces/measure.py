@@ -329,8 +329,10 @@ class Measure(SimpleInterface):
             (back, affine), look = read(self._file(port)), PRODUCTS[port].look
         back = back.astype(np.float32)
         if figure.close and data.any():
+            marks = np.asarray(found[figure.marks]) if figure.marks else None
             numbers = np.asarray(found[figure.close])
-            return plot_planes(back, affine, look=look, numbers=numbers, title=figure.title, **outlined)
+            more = {'numbers': numbers, 'marks': marks, 'title': figure.title}
+            return plot_planes(back, affine, look=look, **outlined, **more)
         return plot_outlines(back, affine, look=look, title=figure.title, **outlined)
 
 

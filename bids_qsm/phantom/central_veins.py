@@ -51,7 +51,9 @@ class Site:
 
     def reaches(self, points: np.ndarray, margin: float) -> bool:
         """Whether points (n, 3) come within ``margin`` mm of a lesion."""
-        return any((np.linalg.norm(points - one.centre, axis=1) < one.radius + margin).any() for one in self.lesions)
+        return any(
+            (np.linalg.norm(points - one.centre, axis=1) < one.radius + margin).any() for one in self.lesions
+        )
 
 
 def scene(
@@ -107,7 +109,9 @@ def scene(
     for _ in range(_TRIES):
         if len(loose) == others:
             break
-        vein, _ = _vein(rng, rng.uniform(-0.8, 0.8, 3) * half, 0.0, rng.uniform(8, 12), float(rng.choice(widths)))
+        vein, _ = _vein(
+            rng, rng.uniform(-0.8, 0.8, 3) * half, 0.0, rng.uniform(8, 12), float(rng.choice(widths))
+        )
         if not any(one.reaches(vein.points, 1.5) for one in sites):
             loose.append(vein)
     veins = tuple(vein for site in sites for vein in site.veins)
