@@ -2,13 +2,13 @@
 
 import numpy as np
 import pandas as pd
-from scipy import ndimage
 
 from bids_qsm.anatomy.transform import apply_affine
 from bids_qsm.applications.contract import Application, Column, Figure, Given, Image, Table
 from bids_qsm.applications.lesions import APPLICATION as LESIONS
 from bids_qsm.biomarkers.central_vein import CLASSES, Lines, central_veins
 from bids_qsm.biomarkers.central_vein_table import LESION_COLUMNS, RULE, SHARE_COLUMNS, share_table
+from bids_qsm.recon.distance import depth
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.registry import Need
 
@@ -46,7 +46,7 @@ def measure(
         tables.append(rows.assign(**dict(zip('xyz', points.T, strict=True))))
     table = pd.concat(tables, ignore_index=True)[list(LESION_COLUMNS)]
     table = table.round({'score': 3, 'p': 4, 'size_mm': 2, 'vein_width_mm': 2, 'off_centre_mm': 2})
-    near = ndimage.binary_dilation(numbers > 0, iterations=int(np.ceil(BESIDE_MM / min(grid.voxel_size))))
+    near = depth(numbers == 0, grid.voxel_size, BESIDE_MM + 1) <= BESIDE_MM
     shares = share_table(table).round({'share': 4, 'ci_low': 4, 'ci_high': 4})
     return numbers, classes, near & veins_skeleton, table, shares
 

@@ -132,11 +132,9 @@ class _View:
             low = max(int(np.ceil(middle[a] - reach)), 0)
             high = min(int(np.floor(middle[a] + reach)) + 1, self.volume.shape[a])
             cut.append(slice(low, high))
-            ends = np.array([low - 0.5, high - 0.5])
-            edges += (
-                start + scale * np.clip((ends - middle[a]) * self.spacing[a] + self.half, 0, None)
-            ).tolist()
-            at.append(start + scale * ((np.arange(low, high) - middle[a]) * self.spacing[a] + self.half))
+            place = start + scale * ((np.arange(low, high) - middle[a]) * self.spacing[a] + self.half)
+            edges += [place[0] - scale * self.spacing[a] / 2, place[-1] + scale * self.spacing[a] / 2]
+            at.append(place)
         index = int(np.clip(round(float(middle[axis])), 0, self.volume.shape[axis] - 1))
         plane, marks, dots, numbers = (
             np.moveaxis(v, axis, 0)[index][tuple(cut)].T

@@ -33,7 +33,7 @@ def test_lesions_of_several_masks_have_labels_one_after_another():
     assert set(found['centralveinshare']) == set(APPLICATION.tables[1].described())
     assert np.array_equal(np.unique(found['numbers']), [0, 1, 2, 3])
     assert (found['lesions'][found['numbers'] == 1] == 1).all()
-    assert found['courses'].sum() == skeleton.sum()
+    assert 15 < found['courses'].sum() < skeleton.sum()
     assert table[['x', 'y', 'z']].iloc[0].tolist() == [-9, 0, 0]
 
     assert tidy(table).set_index('map')['mean'].round(2).to_dict() == {
