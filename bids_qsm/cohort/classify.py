@@ -220,7 +220,7 @@ def _array(units: Units, columns: Sequence[str]):
 
 
 def _resampled(units: Units, splits: list, weights: np.ndarray, pool: Executor) -> dict[str, np.ndarray]:
-    """Measures of each model in the whole procedure on resamples of participants, shape (b, r, 5).
+    """Measures of each model in the whole procedure on resamples of participants, shape (b, r, 6).
 
     A participant that is drawn twice stays in one fold.
     """
