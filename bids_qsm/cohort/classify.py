@@ -14,6 +14,7 @@ import pandas as pd
 from bids_qsm.cohort.performance import Predictions, curves, intervals
 from bids_qsm.cohort.resampling import bootstrap_weights
 from bids_qsm.cohort.ridge import PENALTIES, concordance, fit, nested, scale
+from bids_qsm.cohort.swap import swap_test
 
 FOLDS = 5
 FEWEST = 10
@@ -96,6 +97,7 @@ def classify(
     repeats: int = 10,
     permutations: int = 999,
     n_boot: int = 400,
+    swaps: int = 9999,
     seed: int = 0,
     n_jobs: int = 1,
 ) -> Classified:
@@ -115,11 +117,11 @@ def classify(
     Parameters
     ----------
     units : Units
-    repeats, permutations, n_boot
+    repeats, permutations, n_boot, swaps
         Repeats of the outer cross-validation, two at least; permutations for each p; resamples of
-        participants.
+        participants; swaps for p of the difference of the AUC, see `swap.swap_test`.
     seed
-        Of the splits, permutations and resamples.
+        Of the splits, permutations, resamples and swaps.
     n_jobs
         Threads; the result does not depend on it.
 
@@ -147,6 +149,9 @@ def classify(
     is_auc = performance['measure'] == 'auc'
     for name, value in p.items():
         performance.loc[is_auc & (performance['model'] == name), 'p'] = value
+    if len(predictions) == 2:
+        p_swap = swap_test(*predictions.values(), swaps=swaps, seed=seed)
+        performance.loc[is_auc & (performance['model'] == 'difference'), 'p'] = p_swap
     table = units.table.assign(
         label=np.where(units.y > 0, units.positive, units.negative),
         **{f'p_{_word(name)}': one.probability for name, one in predictions.items()},
