@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from bids_qsm.cohort.paired import paired_variance
 from bids_qsm.cohort.performance import Predictions, curves, intervals
 from bids_qsm.cohort.resampling import bootstrap_weights
 from bids_qsm.cohort.ridge import PENALTIES, concordance, fit, nested, scale
-from bids_qsm.cohort.swap import swap_test
 
 FOLDS = 5
 FEWEST = 10
@@ -97,7 +97,6 @@ def classify(
     repeats: int = 10,
     permutations: int = 999,
     n_boot: int = 400,
-    swaps: int = 9999,
     seed: int = 0,
     n_jobs: int = 1,
 ) -> Classified:
@@ -117,11 +116,11 @@ def classify(
     Parameters
     ----------
     units : Units
-    repeats, permutations, n_boot, swaps
+    repeats, permutations, n_boot
         Repeats of the outer cross-validation, two at least; permutations for each p; resamples of
-        participants; swaps for p of the difference of the AUC, see `swap.swap_test`.
+        participants.
     seed
-        Of the splits, permutations, resamples and swaps.
+        Of the splits, permutations and resamples.
     n_jobs
         Threads; the result does not depend on it.
 
@@ -145,13 +144,11 @@ def classify(
         drawn = _resampled(units, splits[:_REPEATS], bootstrap_weights(n_people, n_boot, seed), pool)
         observed = {name: one[0, 0] for name, one in values.items()}
         p, notes = _permuted(units, observed, permutations, seed, pool)
-    performance = intervals(values, drawn, n_people - 2)
+    paired = paired_variance(*predictions.values()) if len(predictions) == 2 else np.nan
+    performance = intervals(values, drawn, n_people - 2, paired=paired)
     is_auc = performance['measure'] == 'auc'
     for name, value in p.items():
         performance.loc[is_auc & (performance['model'] == name), 'p'] = value
-    if len(predictions) == 2:
-        p_swap = swap_test(*predictions.values(), swaps=swaps, seed=seed)
-        performance.loc[is_auc & (performance['model'] == 'difference'), 'p'] = p_swap
     table = units.table.assign(
         label=np.where(units.y > 0, units.positive, units.negative),
         **{f'p_{_word(name)}': one.probability for name, one in predictions.items()},

@@ -138,7 +138,12 @@ def _recalibrated(design: np.ndarray, offset: np.ndarray | float, y: np.ndarray,
 
 
 def intervals(
-    values: dict[str, np.ndarray], drawn: dict[str, np.ndarray], dof: float, *, level: float = 0.95
+    values: dict[str, np.ndarray],
+    drawn: dict[str, np.ndarray],
+    dof: float,
+    *,
+    paired: float = np.nan,
+    level: float = 0.95,
 ) -> pd.DataFrame:
     r"""Estimates of all measures of each model with their intervals, and of the differences of two models.
 
@@ -162,6 +167,8 @@ def intervals(
         The same in each resample.
     dof : float
         Degrees of freedom of t.
+    paired : float
+        Variance of the difference of the AUC, see `paired.paired_variance`.
 
     Returns
     -------
@@ -182,7 +189,12 @@ def intervals(
         (base, full), (base_drawn, full_drawn) = values.values(), drawn.values()
         for j, what in enumerate(COMPARED):
             pair = full[:, j] - base[:, j], (full_drawn - base_drawn)[..., j]
-            rows.append(('difference', what, *_interval(*pair, dof, level, *_PLAIN)))
+            told = (
+                _ends(pair[0].mean(), np.sqrt(paired), dof, level, *_PLAIN[:2])
+                if what == 'auc'
+                else _interval(*pair, dof, level, *_PLAIN)
+            )
+            rows.append(('difference', what, *told))
     return pd.DataFrame(rows, columns=['model', 'measure', 'estimate', 'ci_low', 'ci_high', 'p'])
 
 
@@ -210,7 +222,14 @@ def _interval(
     variance += own.var(ddof=1) / len(own)
     with np.errstate(divide='ignore', invalid='ignore'):
         # resamples of a good classifier are slightly worse, and vary more
-        se, middle = np.sqrt(variance) * rate(drawn.mean()), to(estimate)
+        se = np.sqrt(variance) * rate(drawn.mean())
+    return _ends(estimate, se, dof, level, to, back)
+
+
+def _ends(estimate: float, se: float, dof: float, level: float, to: Callable, back: Callable):
+    """Estimate, low, high, and p of zero; ``se`` is on the scale ``to``."""
+    with np.errstate(divide='ignore', invalid='ignore'):
+        middle = to(estimate)
     if not (np.isfinite(middle) and np.isfinite(se) and se > 0):
         return estimate, np.nan, np.nan, np.nan
     half = special.stdtrit(dof, (1 + level) / 2) * se
@@ -223,8 +242,8 @@ def curves(predictions: Predictions, *, n_boot: int = 500, seed: int = 0) -> pd.
     ROC: true positive rate over false positive rate. PR: precision over recall. Both are of all units
     together, for curves without the steps of small folds, and means over repeats; the area can differ
     slightly from the AUC, which compares units of one fold. Decision: net benefit over the threshold of the
-    probability. Calibration: share of positive units over their
-    mean predicted probability, in bins of as many units, with a bootstrap interval over participants.
+    probability. Calibration: share of positive units over their mean predicted probability, in bins of as
+    many units, with a bootstrap interval over participants.
 
     Returns
     -------

@@ -1,4 +1,7 @@
-"""Test the difference of the AUC of two models by swapping their scores, participant by participant."""
+"""Test the difference of the AUC of two models by swapping their scores, participant by participant.
+
+It is not what --classify uses: see "useless" in benchmarks/classify.py.
+"""
 
 import numpy as np
 from scipy.stats import rankdata
