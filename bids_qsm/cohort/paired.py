@@ -13,9 +13,9 @@ def paired_variance(first: Predictions, second: Predictions) -> float:
 
     .. math:: \frac{n - 1}{n} \sum_p (d_{-p} - \bar d)^2 + \frac{s^2}{R}
 
-    The second part stands for the folds. What the scatter of the fitted models adds is left out, and intervals
-    cover all the same (docs/classify.md). The bootstrap of the whole procedure gave standard errors 18 to 36 %
-    larger in simulated cohorts: its resamples hold fewer different participants than the sample.
+    The second part stands for the folds. What the scatter of the fitted models adds is left out, and
+    intervals cover all the same (docs/classify.md). The bootstrap of the whole procedure gave standard errors
+    18 to 36 % larger in simulated cohorts: its resamples hold fewer different participants than the sample.
 
     Returns
     -------
