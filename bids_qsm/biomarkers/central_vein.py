@@ -58,7 +58,7 @@ NONE, ASIDE, SHORT, WIDE, FAINT = (
     'vein seen in fewer than two planes',
 )
 
-MEASURED = ('label', 'cvs', 'reason', 'score', 'p', 'size_mm', 'n_veins')
+MEASURED: tuple[str, ...] = ('label', 'cvs', 'reason', 'score', 'p', 'size_mm', 'n_veins')
 MEASURED += ('vein_width_mm', 'off_centre_mm', 'n_planes')
 """Columns of the table of `central_veins`."""
 
