@@ -96,12 +96,16 @@ def coverage(name, population, people, how, cohorts):
     table = pd.DataFrame(rows, columns=['model', 'true', 'found', 'low', 'high'])
     told = []
     for model, part in table.groupby('model', sort=False):
-        mean = part['true'].mean()
+        mean, has = part['true'].mean(), part['low'].notna()
         for what, value in (
             ('mean AUC in the population' if 'sens' not in model else 'mean in the population', mean),
             ('mean estimate', part['found'].mean()),
-            ('interval holds that of its models', part['true'].between(part['low'], part['high']).mean()),
-            ('interval holds the mean', ((part['low'] <= mean) & (part['high'] >= mean)).mean()),
+            ('with an interval', has.mean()),
+            (
+                'interval holds that of its models',
+                part['true'].between(part['low'], part['high'])[has].mean(),
+            ),
+            ('interval holds the mean', ((part['low'] <= mean) & (part['high'] >= mean))[has].mean()),
         ):
             told.append(('coverage', name, f'{model}: {what}', cohorts, value))
     return told

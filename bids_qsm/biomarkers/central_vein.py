@@ -242,7 +242,7 @@ def _assess(shape: _Shape, inside: Lines, chi: np.ndarray, mask: np.ndarray, gri
     reason, excluded = _reason(shape, main, row, mask, grid)
     row |= {'cvs': 'excluded' if excluded else 'no' if reason else 'yes', 'reason': reason or np.nan}
     if reason == COARSE:
-        row |= {'score': np.nan, 'n_veins': np.nan, 'n_planes': np.nan}
+        row |= dict.fromkeys(('score', 'n_veins', 'vein_width_mm', 'off_centre_mm', 'n_planes'), np.nan)
     return row
 
 
