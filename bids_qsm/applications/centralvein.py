@@ -97,18 +97,12 @@ APPLICATION = Application(
     name='centralvein',
     title='Central vein sign',
     measure=measure,
-    gives=('numbers', 'lesions', 'courses', 'table', 'centralveinshare'),
+    gives=('centralveinlesions', 'centralvein', 'courses', 'table', 'centralveinshare'),
     extra=LESIONS.extra,
     uses=('veins',),
     images=(
-        Image('numbers', 'dseg', 'Lesions, numbered as in their table', desc='centralveinlesions'),
-        Image(
-            'lesions',
-            'dseg',
-            'Lesions by their central vein',
-            desc='centralvein',
-            lookup=tuple(CLASSES.items()),
-        ),
+        Image('centralveinlesions', 'dseg', 'Lesions, numbered as in their table'),
+        Image('centralvein', 'dseg', 'Lesions by their central vein', lookup=tuple(CLASSES.items())),
         Image(
             'courses',
             'mask',
@@ -133,12 +127,12 @@ APPLICATION = Application(
     ),
     figures=(
         Figure(
-            'lesions',
+            'centralvein',
             'Central veins',
             'Axial, coronal and sagittal plane through the centre of each lesion, with its outline; dots are '
             'the courses of veins in the slice.',
             over='chi',
-            close='numbers',
+            close='centralveinlesions',
             marks='courses',
         ),
     ),

@@ -31,8 +31,8 @@ def test_lesions_of_several_masks_have_labels_one_after_another():
     ]
     assert set(table) == set(APPLICATION.tables[0].described())
     assert set(found['centralveinshare']) == set(APPLICATION.tables[1].described())
-    assert np.array_equal(np.unique(found['numbers']), [0, 1, 2, 3])
-    assert (found['lesions'][found['numbers'] == 1] == 1).all()
+    assert np.array_equal(np.unique(found['centralveinlesions']), [0, 1, 2, 3])
+    assert (found['centralvein'][found['centralveinlesions'] == 1] == 1).all()
     assert 15 < found['courses'].sum() < skeleton.sum()
     assert table[['x', 'y', 'z']].iloc[0].tolist() == [-9, 0, 0]
 
