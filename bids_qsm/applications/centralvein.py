@@ -2,13 +2,14 @@
 
 import numpy as np
 import pandas as pd
+from scipy import ndimage
 
 from bids_qsm.anatomy.transform import apply_affine
 from bids_qsm.applications.contract import Application, Column, Figure, Given, Image, Table
 from bids_qsm.applications.lesions import APPLICATION as LESIONS
 from bids_qsm.biomarkers.central_vein import CLASSES, Lines, central_veins
 from bids_qsm.biomarkers.central_vein_table import LESION_COLUMNS, RULE, SHARE_COLUMNS, share_table
-from bids_qsm.recon.distance import depth
+from bids_qsm.recon.distance import depth_in_slab
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.registry import Need
 
@@ -40,13 +41,13 @@ def measure(
         order = np.zeros(int(one.on_grid.max(initial=0)) + 1, np.int32)
         order[found['label']] = first + 1 + np.arange(len(found))
         numbers[at], classes[at] = order[one.on_grid[at]], own[at]
-        middle = [np.argwhere(one.on_grid == n).mean(0) for n in found['label']]
-        points = apply_affine(affine, np.array(middle).reshape(-1, 3)).round(2)
+        middle = ndimage.center_of_mass(one.on_grid > 0, one.on_grid, found['label'].to_numpy(int))
+        points = apply_affine(affine, np.reshape(middle, (-1, 3))).round(2)
         rows = found.assign(source=one.source, lesion=found['label'], label=order[found['label']])
         tables.append(rows.assign(**dict(zip('xyz', points.T, strict=True))))
     table = pd.concat(tables, ignore_index=True)[list(LESION_COLUMNS)]
     table = table.round({'score': 3, 'p': 4, 'size_mm': 2, 'vein_width_mm': 2, 'off_centre_mm': 2})
-    near = depth(numbers == 0, grid.voxel_size, BESIDE_MM + 1) <= BESIDE_MM
+    near = depth_in_slab(numbers == 0, grid.voxel_size, BESIDE_MM + 1) <= BESIDE_MM
     shares = share_table(table).round({'share': 4, 'ci_low': 4, 'ci_high': 4})
     return numbers, classes, near & veins_skeleton, table, shares
 

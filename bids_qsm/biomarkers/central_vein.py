@@ -190,7 +190,7 @@ def central_veins(
     lines : Lines
         Centrelines of all veins.
     tissue : ndarray of bool
-        White matter; where there is none, other tissue of the mask.
+        White matter, where the random places lie.
     grid : Grid
     places : int
         Number of random places.
@@ -217,7 +217,7 @@ def central_veins(
         row = {'label': number, **_assess(shape, inside, chi, mask, grid)}
         if tree is not None and row['cvs'] != 'excluded':
             row['p'] = _by_chance(shape, _held(shape, inside), lines, tree, free, places, rng)
-        classes[labels == number] = {'yes': 1, 'no': 2, 'excluded': 3}[row['cvs']]
+        classes[box][labels[box] == number] = {'yes': 1, 'no': 2, 'excluded': 3}[row['cvs']]
         rows.append(row)
     return pd.DataFrame(rows, columns=list(MEASURED)), classes
 
@@ -248,10 +248,11 @@ def _assess(shape: _Shape, inside: Lines, chi: np.ndarray, mask: np.ndarray, gri
 
 def _reason(shape: _Shape, main: Lines | None, row: dict, mask: np.ndarray, grid: Grid) -> tuple[str, bool]:
     """Why a lesion has no sign, and whether it is excluded for that."""
-    inner = tuple(slice(a, a + n) for a, n in zip(shape.first, shape.here.shape, strict=True))
+    voxels = np.argwhere(shape.here) + shape.first
     if coarse(grid):
         return COARSE, True
-    if (shape.here & ~mask[inner]).any():
+    # where the volume ends the lesion may go on
+    if not mask[tuple(voxels.T)].all() or (voxels == 0).any() or (voxels == np.array(mask.shape) - 1).any():
         return OUTSIDE, True
     if row['size_mm'] < SMALL_MM:
         return SMALL, True

@@ -11,6 +11,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from scipy import ndimage
 
 from bids_qsm.anatomy.transform import spacing_of
 from bids_qsm.plotting.maps import Look, colours_of
@@ -67,8 +68,10 @@ def plot_planes(
     numbers, dseg = (canonical(one, affine)[0] for one in (numbers, dseg))
     dots = np.zeros(volume.shape, bool) if marks is None else canonical(np.asarray(marks, bool), affine)[0]
     spacing = spacing_of(turned)
-    found = np.unique(numbers[numbers > 0])
-    places = {int(n): np.argwhere(numbers == n) for n in found[:MOST]}
+    boxes = {n: box for n, box in enumerate(ndimage.find_objects(numbers.astype(np.int32)), 1) if box}
+    places = {
+        n: np.argwhere(numbers[box] == n) + [side.start for side in box] for n, box in [*boxes.items()][:MOST]
+    }
     middles = {n: at.mean(0) for n, at in places.items()}
     reach = max(np.abs((at - middles[n]) * spacing).max() for n, at in places.items())
     half = max(LEAST_MM, reach + MARGIN_MM)
@@ -89,7 +92,7 @@ def plot_planes(
         for column, (axis, _) in enumerate(_PLANES):
             view.tile(ax, middle, axis, left + column * _TILE, top - _TITLE - _TILE)
     ax.set(xlim=(0, width), ylim=(0, height), xticks=[], yticks=[])
-    more = f' (the first {MOST} of {len(found)})' if len(found) > MOST else ''
+    more = f' (the first {MOST} of {len(boxes)})' if len(boxes) > MOST else ''
     _surround(figure, f'{title}{more}', view, marks is not None, width, height)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
