@@ -142,7 +142,7 @@ def intervals(
     drawn: dict[str, np.ndarray],
     dof: float,
     *,
-    paired: float = np.nan,
+    paired: float | None = None,
     level: float = 0.95,
 ) -> pd.DataFrame:
     r"""Estimates of all measures of each model with their intervals, and of the differences of two models.
@@ -167,8 +167,8 @@ def intervals(
         The same in each resample.
     dof : float
         Degrees of freedom of t.
-    paired : float
-        Variance of the difference of the AUC, see `paired.paired_variance`.
+    paired : float or None
+        Variance of the difference of the AUC in place of that of resamples, see `paired.paired_variance`.
 
     Returns
     -------
@@ -191,7 +191,7 @@ def intervals(
             pair = full[:, j] - base[:, j], (full_drawn - base_drawn)[..., j]
             told = (
                 _ends(pair[0].mean(), np.sqrt(paired), dof, level, *_PLAIN[:2])
-                if what == 'auc'
+                if what == 'auc' and paired is not None
                 else _interval(*pair, dof, level, *_PLAIN)
             )
             rows.append(('difference', what, *told))

@@ -142,7 +142,7 @@ def _dictionary(units: Units) -> dict:
             'calibration_intercept: logit of the observed less that of the predicted share, 0 is right.',
             'estimate': 'Mean over the repeats of cross-validation.',
             'ci_low': 'Lower end of the 95 % interval, by bootstrap over participants; of the difference of '
-            'the AUC by jackknife over participants.',
+            'the AUC by jackknife where each participant has one unit.',
             'ci_high': 'Upper end of the interval.',
             'p': 'Of the AUC of the first repeat alone: by permutation of the labels, one-sided; of a '
             'difference: two-sided, t of the standard error of its interval.',
@@ -213,8 +213,8 @@ def methods(
         'for AUC, PR-AUC and sensitivity and of the logarithm for the Brier score. p of an AUC sets that of '
         f'the first repeat alone against {PERMUTATIONS} permutations of {permuted} [@winkler2015], each in '
         'one repeat. '
-        'The difference of the AUC has a standard error from the jackknife over participants, of the models '
-        'that were fitted. There was no external validation.',
+        'Where each participant has one unit, the difference of the AUC has a standard error from the '
+        'jackknife over participants, of the models that were fitted. There was no external validation.',
         f'Results. {found}.',
         *([f'Notes. {" ".join(notes)}'] if notes else []),
         f'Software. bids_qsm {__version__} ({libraries}); seed {SEED}. Results are equal, bit for bit, for '
