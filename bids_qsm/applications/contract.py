@@ -223,6 +223,11 @@ class Figure:
     over: str = ''
     """Map that the labels or mask called like the figure are outlined on, or the first of `BACKGROUNDS` that
     the series has, where it lacks that map; 'boldref' in the scope run."""
+    close: str = ''
+    """Name of an image that numbers small things: rather than slices of the head, the three planes through
+    the middle of each are shown, outlined in the colour of its label in the image called like the figure."""
+    marks: str = ''
+    """Name of a mask that is dotted there."""
     draw: Callable[[pd.DataFrame], str] | None = None
     """Draws a table as SVG."""
     table: str = 'table'
@@ -321,6 +326,10 @@ class Application:
         lost = [one.table for one in self.figures if one.draw is not None and one.table not in tables]
         if lost:
             raise ValueError(f'{self.name}: a figure draws {lost[0]}, which is no table of it')
+        named = {name for one in self.figures for name in (one.close, one.marks) if name}
+        unmade = named - {one.name for one in self.images}
+        if unmade:
+            raise ValueError(f'{self.name}: a figure shows {min(unmade)}, which is no image of it')
         files = [[table.suffix, *sorted(self.entities_of(table).items())] for table in self.tables]
         if any(one in files[:i] for i, one in enumerate(files)):
             raise ValueError(f'{self.name}: two of its tables have the same entities')

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from bids_qsm.cohort.paired import paired_variance
 from bids_qsm.cohort.performance import Predictions, curves, intervals
 from bids_qsm.cohort.resampling import bootstrap_weights
 from bids_qsm.cohort.ridge import PENALTIES, concordance, fit, nested, scale
@@ -143,7 +144,10 @@ def classify(
         drawn = _resampled(units, splits[:_REPEATS], bootstrap_weights(n_people, n_boot, seed), pool)
         observed = {name: one[0, 0] for name, one in values.items()}
         p, notes = _permuted(units, observed, permutations, seed, pool)
-    performance = intervals(values, drawn, n_people - 2)
+    # with several units each, the jackknife is too sure: its intervals held the difference in 89 % of cohorts
+    is_alone = len(units.y) == n_people
+    paired = paired_variance(*predictions.values()) if len(predictions) == 2 and is_alone else None
+    performance = intervals(values, drawn, n_people - 2, paired=paired)
     is_auc = performance['measure'] == 'auc'
     for name, value in p.items():
         performance.loc[is_auc & (performance['model'] == name), 'p'] = value
@@ -220,7 +224,7 @@ def _array(units: Units, columns: Sequence[str]):
 
 
 def _resampled(units: Units, splits: list, weights: np.ndarray, pool: Executor) -> dict[str, np.ndarray]:
-    """Measures of each model in the whole procedure on resamples of participants, shape (b, r, 5).
+    """Measures of each model in the whole procedure on resamples of participants, shape (b, r, 6).
 
     A participant that is drawn twice stays in one fold.
     """

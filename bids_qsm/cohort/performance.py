@@ -10,11 +10,13 @@ from scipy import special
 from bids_qsm.cohort.resampling import bootstrap_weights
 from bids_qsm.cohort.ridge import concordance
 
-MEASURES = ('auc', 'pr_auc', 'brier', 'calibration_slope', 'calibration_intercept')
-COMPARED = MEASURES[:3]
+MEASURES = ('auc', 'pr_auc', 'sensitivity', 'brier', 'calibration_slope', 'calibration_intercept')
+COMPARED = MEASURES[:4]
 """Measures of which the difference of two models is told."""
 GRID = np.linspace(0, 1, 101)
 """Horizontal axis of the curves."""
+SPECIFICITY = 0.9
+"""At which the sensitivity is told."""
 _BINS = 8
 _LEAST = 10
 """Most points of a calibration curve, and fewest units of each."""
@@ -44,9 +46,10 @@ class Predictions:
         return special.expit(self.logit).mean(0)
 
     def measure(self, weight: np.ndarray) -> np.ndarray:
-        """Values of `MEASURES` in each repeat, shape (r, 5); NaN without both classes.
+        """Values of `MEASURES` in each repeat, shape (r, 6); NaN without both classes.
 
-        AUC: see `ridge.concordance`. PR-AUC is the average precision. Calibration slope: of a logistic
+        AUC: see `ridge.concordance`. PR-AUC is the average precision. Sensitivity is that at a specificity of
+        `SPECIFICITY`, of all units together. Calibration slope: of a logistic
         regression of the label on the logit; calibration intercept: the same with the slope 1.
 
         Parameters
@@ -63,6 +66,7 @@ class Predictions:
                 (
                     concordance(logit, fold, self.y, self.person, weight),
                     average_precision(logit, self.y, weight),
+                    sensitivity(logit, self.y, weight),
                     brier,
                     _recalibrated(np.stack([logit, np.ones_like(logit)]), 0.0, self.y, weight),
                     _recalibrated(np.ones((1, len(logit))), logit, self.y, weight),
@@ -77,6 +81,45 @@ def average_precision(logit: np.ndarray, y: np.ndarray, weight: np.ndarray) -> f
     last = np.append(np.diff(logit[order]) < 0, True)
     true, drawn = (np.cumsum(w[order])[last] for w in (weight * y, weight))
     return np.sum(np.diff(true, prepend=0) * true / np.maximum(drawn, 1e-300)) / true[-1]
+
+
+def sensitivity(logit: np.ndarray, y: np.ndarray, weight: np.ndarray) -> float:
+    """True positive rate at a false positive rate of 1 - `SPECIFICITY`, interpolated on the ROC curve.
+
+    >>> y = np.repeat([1.0, 0.0], [4, 10])
+    >>> score = np.r_[9.0, 8, 6, 1, 7, 5, 4, 3, 2, np.zeros(5)]
+    >>> float(sensitivity(score, y, np.ones(14)))
+    0.75
+    """
+    order = np.argsort(-logit, kind='stable')
+    last = np.append(np.diff(logit[order]) < 0, True)
+    true, false = (
+        np.append(0, np.cumsum((weight * one)[order])[last] / (weight @ one)) for one in (y, 1 - y)
+    )
+    aim = 1 - SPECIFICITY + 1e-9
+    here = np.searchsorted(false, aim, side='right') - 1
+    if here == len(false) - 1:
+        return true[here]
+    part = (aim - false[here]) / (false[here + 1] - false[here])
+    return true[here] + part * (true[here + 1] - true[here])
+
+
+def net_benefit(probability: np.ndarray, y: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    r"""Net benefit of acting on probabilities of at least each threshold t [1]_, shape of ``thresholds``.
+
+    .. math:: \frac{TP}{n} - \frac{FP}{n} \, \frac{t}{1 - t}
+
+    References
+    ----------
+    .. [1] Vickers et al. (2019), Diagn Progn Res 3:18. doi:10.1186/s41512-019-0064-7
+
+    >>> probability, y = np.array([0.9, 0.6, 0.4, 0.1]), np.array([1.0, 0, 1, 0])
+    >>> net_benefit(probability, y, np.array([0.2, 0.5])).round(4).tolist()
+    [0.4375, 0.0]
+    """
+    acted = probability >= thresholds[:, None]
+    odds = thresholds / (1 - thresholds)
+    return (acted @ y - odds * (acted @ (1 - y))) / len(y)
 
 
 def _recalibrated(design: np.ndarray, offset: np.ndarray | float, y: np.ndarray, weight: np.ndarray) -> float:
@@ -95,7 +138,12 @@ def _recalibrated(design: np.ndarray, offset: np.ndarray | float, y: np.ndarray,
 
 
 def intervals(
-    values: dict[str, np.ndarray], drawn: dict[str, np.ndarray], dof: float, *, level: float = 0.95
+    values: dict[str, np.ndarray],
+    drawn: dict[str, np.ndarray],
+    dof: float,
+    *,
+    paired: float | None = None,
+    level: float = 0.95,
 ) -> pd.DataFrame:
     r"""Estimates of all measures of each model with their intervals, and of the differences of two models.
 
@@ -107,18 +155,20 @@ def intervals(
     .. math:: \mathrm{Var}_b(\bar v_b) - \overline{s^2_b} / r + s^2 / R,
 
     with the mean and the variance over r repeats in resample b, and the variance over R repeats in the sample
-    itself. The interval is the estimate and t times its root; for AUC and PR-AUC on the scale of the logit,
-    for the Brier score of the logarithm (by the delta method). Differences use the same resamples and splits
-    for both models; their p is that of the same t.
+    itself. The interval is the estimate and t times its root; for AUC, PR-AUC and sensitivity on the scale of
+    the logit, for the Brier score of the logarithm (by the delta method). Differences use the same resamples
+    and splits for both models; their p is that of the same t.
 
     Parameters
     ----------
-    values : dict of ndarray, shape (R, 5)
+    values : dict of ndarray, shape (R, 6)
         `MEASURES` in each repeat.
-    drawn : dict of ndarray, shape (b, r, 5)
+    drawn : dict of ndarray, shape (b, r, 6)
         The same in each resample.
     dof : float
         Degrees of freedom of t.
+    paired : float or None
+        Variance of the difference of the AUC in place of that of resamples, see `paired.paired_variance`.
 
     Returns
     -------
@@ -139,7 +189,12 @@ def intervals(
         (base, full), (base_drawn, full_drawn) = values.values(), drawn.values()
         for j, what in enumerate(COMPARED):
             pair = full[:, j] - base[:, j], (full_drawn - base_drawn)[..., j]
-            rows.append(('difference', what, *_interval(*pair, dof, level, *_PLAIN)))
+            told = (
+                _ends(pair[0].mean(), np.sqrt(paired), dof, level, *_PLAIN[:2])
+                if what == 'auc' and paired is not None
+                else _interval(*pair, dof, level, *_PLAIN)
+            )
+            rows.append(('difference', what, *told))
     return pd.DataFrame(rows, columns=['model', 'measure', 'estimate', 'ci_low', 'ci_high', 'p'])
 
 
@@ -151,7 +206,8 @@ _Scale = tuple[Callable, Callable, Callable]
 """A function, its inverse and its derivative."""
 _PLAIN: _Scale = (_same, _same, np.ones_like)
 _LOGIT: _Scale = (special.logit, special.expit, lambda v: 1 / (v * (1 - v)))
-_SCALES: dict[str, _Scale] = {'auc': _LOGIT, 'pr_auc': _LOGIT, 'brier': (np.log, np.exp, lambda v: 1 / v)}
+_SCALES: dict[str, _Scale] = dict.fromkeys(('auc', 'pr_auc', 'sensitivity'), _LOGIT)
+_SCALES |= {'brier': (np.log, np.exp, lambda v: 1 / v)}
 
 
 def _interval(
@@ -166,7 +222,14 @@ def _interval(
     variance += own.var(ddof=1) / len(own)
     with np.errstate(divide='ignore', invalid='ignore'):
         # resamples of a good classifier are slightly worse, and vary more
-        se, middle = np.sqrt(variance) * rate(drawn.mean()), to(estimate)
+        se = np.sqrt(variance) * rate(drawn.mean())
+    return _ends(estimate, se, dof, level, to, back)
+
+
+def _ends(estimate: float, se: float, dof: float, level: float, to: Callable, back: Callable):
+    """Estimate, low, high, and p of zero; ``se`` is on the scale ``to``."""
+    with np.errstate(divide='ignore', invalid='ignore'):
+        middle = to(estimate)
     if not (np.isfinite(middle) and np.isfinite(se) and se > 0):
         return estimate, np.nan, np.nan, np.nan
     half = special.stdtrit(dof, (1 + level) / 2) * se
@@ -174,24 +237,27 @@ def _interval(
 
 
 def curves(predictions: Predictions, *, n_boot: int = 500, seed: int = 0) -> pd.DataFrame:
-    """ROC, precision-recall and calibration curves.
+    """ROC, precision-recall, decision and calibration curves.
 
     ROC: true positive rate over false positive rate. PR: precision over recall. Both are of all units
     together, for curves without the steps of small folds, and means over repeats; the area can differ
-    slightly from the AUC, which compares units of one fold. Calibration: share of positive units over their
-    mean predicted probability, in bins of as many units, with a bootstrap interval over participants.
+    slightly from the AUC, which compares units of one fold. Decision: net benefit over the threshold of the
+    probability. Calibration: share of positive units over their mean predicted probability, in bins of as
+    many units, with a bootstrap interval over participants.
 
     Returns
     -------
     DataFrame
-        Columns curve (roc, pr, calibration), x, y, low, high, n (units of a bin).
+        Columns curve (roc, pr, decision, calibration), x, y, low, high, n (units of a bin).
     """
     y = predictions.y
     roc = np.mean([_roc(logit, y) for logit in predictions.logit], 0)
     precision = np.mean([_precision(logit, y) for logit in predictions.logit], 0)
+    benefit = np.mean([net_benefit(special.expit(logit), y, GRID[1:-1]) for logit in predictions.logit], 0)
     parts = [
         pd.DataFrame({'curve': 'roc', 'x': GRID, 'y': roc}),
         pd.DataFrame({'curve': 'pr', 'x': GRID[1:], 'y': precision}),
+        pd.DataFrame({'curve': 'decision', 'x': GRID[1:-1], 'y': benefit}),
         _bins(predictions, bootstrap_weights(predictions.person.max() + 1, n_boot, seed)),
     ]
     return pd.concat(parts, ignore_index=True).reindex(columns=['curve', 'x', 'y', 'low', 'high', 'n'])

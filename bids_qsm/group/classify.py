@@ -136,14 +136,16 @@ def _dictionary(units: Units) -> dict:
             'p_base': probability.format('base'),
             'p_base_qsm': probability.format('base and QSM'),
             'model': 'base: the base features; base + QSM: all features; difference: that of the two.',
-            'measure': 'auc: area under the ROC curve; pr_auc: average precision; brier: mean squared '
+            'measure': 'auc: area under the ROC curve; pr_auc: average precision; sensitivity: true positive '
+            'rate at a specificity of 0.9; brier: mean squared '
             'error of the probability; calibration_slope: 1 is right, less is too extreme; '
             'calibration_intercept: logit of the observed less that of the predicted share, 0 is right.',
             'estimate': 'Mean over the repeats of cross-validation.',
-            'ci_low': 'Lower end of the 95 % interval, by bootstrap over participants.',
-            'ci_high': 'Upper end of the 95 % interval, by bootstrap over participants.',
+            'ci_low': 'Lower end of the 95 % interval, by bootstrap over participants; of the difference of '
+            'the AUC by jackknife where each participant has one unit.',
+            'ci_high': 'Upper end of the interval.',
             'p': 'Of the AUC of the first repeat alone: by permutation of the labels, one-sided; of a '
-            'difference: two-sided t from the bootstrap.',
+            'difference: two-sided, t of the standard error of its interval.',
             'n_participants': 'Participants.',
             'n_units': 'Units.',
             'n_positive': f'Units with the label {units.positive}.',
@@ -156,8 +158,9 @@ def _dictionary(units: Units) -> dict:
             ),
             'same_sign': 'Share of the cross-validated models whose coefficient has this sign.',
             'penalty': 'Ridge penalty (1/C of scikit-learn).',
-            'curve': 'roc: true positive over false positive rate; pr: precision over recall; calibration: '
-            'share of positive units over mean predicted probability.',
+            'curve': 'roc: true positive over false positive rate; pr: precision over recall; decision: '
+            'net benefit over the threshold of the probability; calibration: share of positive units over '
+            'mean predicted probability.',
             'x': 'Horizontal axis.',
             'y': 'Vertical axis.',
             'low': 'Lower end of the 95 % interval, of calibration.',
@@ -207,9 +210,11 @@ def methods(
         'one fold and of different participants [@airola2011]; other measures are of all units together; '
         f'all are means over the repeats. Intervals are from {RESAMPLES} bootstrap resamples of participants '
         'in which the whole procedure ran again [@bates2024], with t quantiles, on the scale of the logit '
-        'for AUC and PR-AUC and of the logarithm for the Brier score. p of an AUC sets that of the first '
-        f'repeat alone against {PERMUTATIONS} permutations of {permuted} [@winkler2015], each in one repeat. '
-        'There was no external validation.',
+        'for AUC, PR-AUC and sensitivity and of the logarithm for the Brier score. p of an AUC sets that of '
+        f'the first repeat alone against {PERMUTATIONS} permutations of {permuted} [@winkler2015], each in '
+        'one repeat. '
+        'Where each participant has one unit, the difference of the AUC has a standard error from the '
+        'jackknife over participants, of the models that were fitted. There was no external validation.',
         f'Results. {found}.',
         *([f'Notes. {" ".join(notes)}'] if notes else []),
         f'Software. bids_qsm {__version__} ({libraries}); seed {SEED}. Results are equal, bit for bit, for '

@@ -53,6 +53,7 @@ from bids_qsm.interfaces.io import (
 )
 from bids_qsm.interfaces.xfm import load_chain, load_xfm
 from bids_qsm.plotting.maps import BOLD_REFERENCE, Look, plot_map, plot_outlines
+from bids_qsm.plotting.planes import plot_planes
 from bids_qsm.recon.grid import Grid
 
 FILES: tuple[str, ...] = (*MAPS, 'mask', 'dseg', 'labels', 'own_dseg', 'probseg', 'white_matter')
@@ -326,7 +327,13 @@ class Measure(SimpleInterface):
                 outlined['labels'] = pd.DataFrame(image.lookup, columns=['index', 'name'])
             port = next(filter(self._file, (figure.over, *BACKGROUNDS)))
             (back, affine), look = read(self._file(port)), PRODUCTS[port].look
-        return plot_outlines(back.astype(np.float32), affine, look=look, title=figure.title, **outlined)
+        back = back.astype(np.float32)
+        if figure.close and data.any():
+            marks = np.asarray(found[figure.marks]) if figure.marks else None
+            numbers = np.asarray(found[figure.close])
+            more = {'numbers': numbers, 'marks': marks, 'title': figure.title}
+            return plot_planes(back, affine, look=look, **outlined, **more)
+        return plot_outlines(back, affine, look=look, title=figure.title, **outlined)
 
 
 def outputs_of(one: Application) -> list[str]:

@@ -46,6 +46,14 @@ class Population:
         spread = np.sqrt(2 * np.einsum('...i,ij,...j->...', b, sigma, b))
         return special.ndtr(np.where(spread > 0, b @ delta / np.where(spread > 0, spread, 1), 0))
 
+    def sensitivity(self, coefficients: np.ndarray, *, specificity: float = 0.9) -> np.ndarray:
+        r"""True positive rate at a specificity, :math:`\Phi(b\delta / \sqrt{b\Sigma b} - z)`; as `auc`."""
+        b = np.asarray(coefficients, float)
+        delta, sigma = self._moments(b.shape[-1])
+        spread = np.sqrt(np.einsum('...i,ij,...j->...', b, sigma, b))
+        shift = np.where(spread > 0, b @ delta / np.where(spread > 0, spread, 1), 0)
+        return special.ndtr(shift - special.ndtri(specificity))
+
     def best(self, p: int) -> np.ndarray:
         """Coefficients of the first p features with the largest AUC."""
         delta, sigma = self._moments(p)

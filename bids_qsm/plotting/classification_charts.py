@@ -1,5 +1,6 @@
-"""Charts of classifiers: ROC, precision-recall and calibration curves."""
+"""Charts of classifiers: ROC, precision-recall, calibration and decision curves."""
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -11,10 +12,12 @@ _MARKS = 'os'
 def plot_curves(curves: pd.DataFrame, texts: dict[str, str], *, share: float, positive: str) -> str:
     """Draw the curves of each model beside each other, and those of a classifier that knows nothing.
 
+    The decision curve has that of acting on all units, and 0 is acting on none.
+
     Parameters
     ----------
     curves : DataFrame
-        Columns model, curve (roc, pr, calibration), x, y, low, high, n.
+        Columns model, curve (roc, pr, calibration, decision), x, y, low, high, n.
     texts : dict of str to str
         Text of each model in the legend, such as its AUC.
     share : float
@@ -26,17 +29,21 @@ def plot_curves(curves: pd.DataFrame, texts: dict[str, str], *, share: float, po
     -------
     SVG file.
     """
-    figure = Figure(figsize=(11, 4.4), layout='constrained')
-    roc, pr, calibration = figure.subplots(1, 3)
+    figure = Figure(figsize=(8.6, 8.6), layout='constrained')
+    (roc, pr), (calibration, decision) = figure.subplots(2, 2)
     grey = {'color': '#888888', 'linewidth': 0.9, 'linestyle': '--'}
     for ax in (roc, calibration):
         ax.plot([0, 1], [0, 1], **grey)
     pr.plot([0, 1], [share, share], **grey)
+    thresholds = np.linspace(0, 0.99, 100)
+    for benefit in (share - (1 - share) * thresholds / (1 - thresholds), 0 * thresholds):
+        decision.plot(thresholds, benefit, **grey)
     for number, (name, own) in enumerate(curves.groupby('model', sort=False)):
         colour = COLOURS[number]
         parts = dict(iter(own.groupby('curve')))
         roc.plot(parts['roc']['x'], parts['roc']['y'], color=colour, label=texts.get(name, name))
         pr.plot(parts['pr']['x'], parts['pr']['y'], color=colour)
+        decision.plot(parts['decision']['x'], parts['decision']['y'], color=colour)
         bins = parts['calibration']
         spread = (bins['y'] - bins['low']).clip(lower=0), (bins['high'] - bins['y']).clip(lower=0)
         look = {'color': colour, 'marker': _MARKS[number % 2], 'markersize': 5, 'linewidth': 1}
@@ -45,11 +52,14 @@ def plot_curves(curves: pd.DataFrame, texts: dict[str, str], *, share: float, po
         (roc, 'ROC', 'false positive rate', 'true positive rate'),
         (pr, 'Precision and recall', 'recall', 'precision'),
         (calibration, 'Calibration', f'predicted probability of {positive}', f'observed share of {positive}'),
+        (decision, 'Decision', 'threshold of the probability', 'net benefit'),
     )
     for ax, title, xlabel, ylabel in names:
         ax.set_title(title, fontsize=10, loc='left')
         ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=xlabel, ylabel=ylabel, aspect='equal')
         ax.grid(color='#dddddd', linewidth=0.6)
         ax.spines[['top', 'right']].set_visible(False)
+    # far below zero nobody would act
+    decision.set(ylim=(-0.15 * share, 1.08 * share), aspect='auto')
     figure.legend(frameon=False, fontsize=9, loc='outside upper right', ncols=2)
     return as_svg(figure)

@@ -120,7 +120,7 @@ def plot_outlines(
         legend.append(('mask', MASK_COLOUR))
     if regions is not None:
         wanted = np.zeros(int(regions.max()) + 1, bool)
-        for name, indices, colour in _colours(regions, labels):
+        for name, indices, colour in colours_of(regions, labels):
             wanted[:] = False
             wanted[indices] = True
             mosaic.outline(wanted[np.maximum(regions, 0)], colour)
@@ -204,7 +204,7 @@ def _window(volumes: list[np.ndarray], look: Look, mask: np.ndarray | None) -> t
     return (low, high) if high > low else (low, low + 1.0)
 
 
-def _colours(regions: np.ndarray, labels: pd.DataFrame | None) -> list[tuple[str, list[int], str]]:
+def colours_of(regions: np.ndarray, labels: pd.DataFrame | None) -> list[tuple[str, list[int], str]]:
     """Name, label indices and colour of each region in the image, in the order of the table."""
     present = set(np.unique(regions).tolist()) - {0}
     if labels is None:

@@ -214,10 +214,10 @@ class Mosaic:
             )  # fmt: skip
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
-        return _compress(np.asarray(canvas.buffer_rgba())[..., :3], self._cmap, self._outlines)
+        return compress(np.asarray(canvas.buffer_rgba())[..., :3], self._cmap, self._outlines)
 
 
-def _compress(pixels: np.ndarray, cmap: str, outlines: list[str]) -> bytes:
+def compress(pixels: np.ndarray, cmap: str, outlines: list[str]) -> bytes:
     """Write an RGB picture as PNG in greys or in 256 colours, a third of the size of true colour."""
     spread = pixels.max(-1).astype(int) - pixels.min(-1)
     if not spread.any():

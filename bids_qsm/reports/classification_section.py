@@ -12,6 +12,7 @@ from bids_qsm.reports.citations import cite
 _NAMES = {
     'auc': 'AUC',
     'pr_auc': 'PR-AUC',
+    'sensitivity': 'sensitivity at 0.9 specificity',
     'brier': 'Brier score',
     'calibration_slope': 'calibration slope',
     'calibration_intercept': 'calibration intercept',

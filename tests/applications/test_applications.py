@@ -138,7 +138,7 @@ def job(reproducible, tmp_path_factory):
         for name in ('toy', 'joint', 'reader', 'asker'):
             patch.setitem(modules(), name, f'tests.applications.{name}')
         patch.setitem(modules(), 'veins', 'tests.applications.tubes')
-        for name in ('qbold', 'oximetry'):  # they use more of veins than that gives
+        for name in ('qbold', 'oximetry', 'centralvein'):  # they use more of veins than that gives
             patch.delitem(modules(), name)
         patch.setenv('TEMPLATEFLOW_HOME', str(job.root / 'templateflow'))
         # the reader is not asked for, and runs as the asker uses it

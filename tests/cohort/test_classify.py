@@ -149,4 +149,10 @@ def test_right_probabilities_are_calibrated_and_their_curves_end_where_they_must
     assert (bins['low'] <= bins['y']).all()
     # too extreme: more positive units than said where few are said
     assert bins['y'].iloc[0] > bins['x'].iloc[0]
-    assert one.measure(np.zeros(4000)).shape == (1, 5)
+    assert one.measure(np.zeros(4000)).shape == (1, 6)
+    at = roc.loc[roc['x'] <= 0.1 + 1e-9, 'y'].iloc[-1]
+    assert found['sensitivity'] == pytest.approx(at, abs=0.02)
+    # acting on all is as good as it can be at a low threshold
+    benefit = drawn[drawn['curve'] == 'decision'].set_index('x')['y']
+    assert benefit.iloc[0] == pytest.approx(y.mean(), abs=0.02)
+    assert benefit.iloc[-1] < 0.02
