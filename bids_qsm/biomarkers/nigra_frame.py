@@ -19,6 +19,8 @@ OVERLAP_MM = 0.5
 """The lower nigra reaches so far above the lowest part of the red nucleus, as labels are off by about that."""
 FEWEST = 30
 """Voxels of a nigra below which it has no axes."""
+CLEFT_MM = 1.0
+"""Radius of the closing that joins the parts of a nucleus: labels of compacta and reticulata leave a cleft."""
 _LOWEST = 2.0
 """Percentile of the voxels of the red nucleus at its lower end: single voxels of a label are uncertain."""
 
@@ -64,11 +66,26 @@ class Nigra:
         return np.stack([self.along, self.across, self.level], 1)
 
 
-def nigra_voxels(dseg: np.ndarray, labels: pd.DataFrame, side: str, body: str = 'SN') -> np.ndarray:
-    """Voxels (bool) of all labels of a nucleus on one side."""
+def nucleus_voxels(dseg: np.ndarray, labels: pd.DataFrame, body: str, side: str, size: np.ndarray):
+    """Voxels (bool) of all labels of a nucleus on one side, with the clefts between its parts filled."""
     bodies = labels['region'].map(body_of)
     wanted = labels.loc[(bodies == body) & (labels['hemisphere'] == side), 'index']
-    return np.isin(dseg, wanted)
+    found = np.isin(dseg, wanted)
+    if not found.any():
+        return found
+    reach = np.ceil(CLEFT_MM / size).astype(int)
+    box = tuple(
+        slice(max(b.start - r, 0), b.stop + r)
+        for b, r in zip(ndimage.find_objects(found.astype(np.uint8))[0], reach, strict=True)
+    )
+    index = np.meshgrid(*(np.arange(-r, r + 1) * s for r, s in zip(reach, size, strict=True)), indexing='ij')
+    ball = sum(np.square(i) for i in index) <= CLEFT_MM**2 + 1e-6
+    padded = np.pad(found[box], [(r, r) for r in reach])
+    closed = ndimage.binary_closing(padded, ball)
+    closed = closed[tuple(slice(r, n - r) for r, n in zip(reach, padded.shape, strict=True))]
+    # other nuclei keep their voxels
+    found[box] |= closed & (dseg[box] == 0)
+    return found
 
 
 def nigrae(
@@ -96,7 +113,8 @@ def nigrae(
     reason : str
         Why it is empty.
     """
-    bodies = {(b, s): nigra_voxels(dseg, labels, s, b) for b in ('SN', 'RN') for s in 'LR'}
+    size = spacing_of(affine)
+    bodies = {(b, s): nucleus_voxels(dseg, labels, b, s, size) for b in ('SN', 'RN') for s in 'LR'}
     for (body, side), voxels in bodies.items():
         if voxels.sum() < FEWEST:
             name = {'SN': 'substantia nigra', 'RN': 'red nucleus'}[body]
@@ -111,7 +129,6 @@ def nigrae(
     front, high = np.asarray(RED_FROM_NIGRA) / np.hypot(*RED_FROM_NIGRA)
     turned = np.cross(right, up)
     ahead, above = front * up - high * turned, high * up + front * turned
-    size = spacing_of(affine)
     found = {}
     for side in 'LR':
         floor = np.percentile(points['RN', side] @ above, _LOWEST)

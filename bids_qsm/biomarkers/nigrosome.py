@@ -1,9 +1,11 @@
 """Nigrosome-1: a lens of low susceptibility in the dorsolateral posterior nigra, below the red nucleus."""
 
 from dataclasses import dataclass
-from itertools import product
+from itertools import combinations_with_replacement, product
 
 import numpy as np
+from scipy import signal
+from scipy.spatial import cKDTree
 
 from bids_qsm.biomarkers.nigra_frame import Nigra
 from bids_qsm.recon.grid import Grid
@@ -17,10 +19,14 @@ DORSAL_MM = -0.5
 LARGEST_MM = (0.75, 1.05)
 """Largest voxel in plane, and slice (mm), in which the lens can be told; see benchmarks/nbia.py."""
 LEAST_COVERAGE = 0.95
-SEEN, UNSURE = 4.5, 3.0
+LEAST_SE = 0.005
+"""Least standard error (ppm) of the contrast: that of the fall of susceptibility towards the border."""
+SEEN, UNSURE = 3.5, 2.8
 _TILTS = (-12.0, 0.0, 12.0)
 _REACH = 1.5
 _APART = 2.5
+_INNER_MM = 0.4
+_FEWEST = 20
 _BORDER_MM = 0.5
 _PSF = 0.7
 """Half the width of the spread of a voxel, in voxels: its own side, and that of the map."""
@@ -69,9 +75,10 @@ def find_nigrosomes(chi: np.ndarray, found: dict[str, Nigra], grid: Grid, affine
     What is smooth in a nigra (a polynomial of second order in its own axes, and the fall towards its border)
     is taken from susceptibility. To what is left, r, a lens of known size is fitted around each voxel x,
 
-    .. math:: r(v) = c + b \, t(v - x)
+    .. math:: r(v) = c + g \, a(v - x) + b \, t(v - x)
 
-    by least squares, where t is the share of the voxel in the lens and voxels near the border count less. The
+    by least squares, where a is the place across the plate, t the share of the voxel in the lens, and voxels
+    near the border count less: a lens is low between two bands, a border falls to one side. The
     contrast is the lowest b in the place. Its standard error is the spread of b (median absolute deviation)
     over the rest of both nigrae, so that noise and texture of this map count.
 
@@ -86,13 +93,15 @@ def find_nigrosomes(chi: np.ndarray, found: dict[str, Nigra], grid: Grid, affine
         why += f'slices of {LARGEST_MM[1]:g} mm at most)'
         return {side: Nigrosome(side, reason=why) for side in found}
     searched = {side: _search(chi, one, grid, affine) for side, one in found.items()}
-    away = np.concatenate([b[~near] for b, near, *_ in searched.values()])
-    if len(away) < 10:
+    away = np.concatenate([b[np.isfinite(b) & ~near] for b, near, *_ in searched.values()])
+    if len(away) < _FEWEST:
         why = 'too little of the nigra lies outside the place, so that its scatter is not known'
         return {side: Nigrosome(side, reason=why) for side in found}
-    spread = 1.4826 * float(np.median(np.abs(away - np.median(away))))
     middle = float(np.median(away))
-    return {side: _judge(found[side], *searched[side], middle, spread, grid) for side in found}
+    spread = float(np.hypot(1.4826 * np.median(np.abs(away - middle)), LEAST_SE))
+    return {
+        side: _judge(found[side], b, *rest, middle, spread, grid) for side, (b, _, *rest) in searched.items()
+    }
 
 
 def place_of(nigra: Nigra) -> np.ndarray:
@@ -109,51 +118,66 @@ def _search(chi: np.ndarray, nigra: Nigra, grid: Grid, affine: np.ndarray):
     weight = np.clip((nigra.depth - 0.1) / 0.5, 0, 1)
     rest = values - _smooth(at, nigra.depth, values, weight)
     place = place_of(nigra)
-    centres = np.flatnonzero(nigra.depth >= 0.4)
-    near = np.array([np.linalg.norm(at[place] - at[c], axis=1).min() < _APART for c in centres])
-    near = near if place.any() else np.zeros(len(centres), bool)
-    offsets, share = _spread(grid, affine, nigra.axes)
-    found = np.full(len(centres), np.nan)
-    level = np.full(len(centres), np.nan)
-    for n, c in enumerate(centres):
-        apart = at - at[c]
-        close = (np.abs(apart) < np.asarray(LENS_MM) / 2 + _REACH).all(1)
-        fits = [_fit(apart[close], rest[close], weight[close], tilt, offsets, share) for tilt in _TILTS]
-        found[n], level[n] = min(fits)
-    known = np.isfinite(found)
-    return found[known], near[known], centres[known], level[known], place, rest
+    near = cKDTree(at[place]).query(at)[0] < _APART if place.any() else np.zeros(len(at), bool)
+    low = nigra.index.min(0)
+    shape = nigra.index.max(0) - low + 1
+    inside = tuple((nigra.index - low).T)
+    amplitude, level = np.full(len(at), np.inf), np.full(len(at), np.nan)
+    for tilt in _TILTS:
+        b, c = _filter(rest, weight, inside, shape, *_kernels(grid, affine, nigra.axes, tilt))
+        better = b < amplitude
+        amplitude[better], level[better] = b[better], c[better]
+    amplitude[nigra.depth < _INNER_MM] = np.inf
+    return amplitude, near, level, place, rest
 
 
-def _spread(grid: Grid, affine: np.ndarray, axes: np.ndarray):
-    """Points within the spread of a voxel, in the axes of the nigra (mm), and their weights."""
-    one = (np.arange(4) + 0.5) / 2 - 1
-    cells = np.array(list(product(one, one, one)))
-    share = np.prod(1 - np.abs(cells), 1)
-    del grid
-    return (_PSF * cells) @ affine[:3, :3].T @ axes.T, share / share.sum()
-
-
-def _fit(
-    apart: np.ndarray,
-    rest: np.ndarray,
-    weight: np.ndarray,
-    tilt: float,
-    offsets: np.ndarray,
-    share: np.ndarray,
-):
-    """Amplitude and level of a lens at the origin."""
+def _kernels(grid: Grid, affine: np.ndarray, axes: np.ndarray, tilt: float):
+    """Neighbourhood, place of its voxels across the plate (mm), and their share in a lens at its middle."""
+    reach = np.ceil((np.linalg.norm(LENS_MM) / 2 + _REACH) / np.asarray(grid.voxel_size)).astype(int)
+    index = np.stack(np.meshgrid(*(np.arange(-r, r + 1) for r in reach), indexing='ij'), -1)
+    to_axes = affine[:3, :3].T @ axes.T
     c, s = np.cos(np.radians(tilt)), np.sin(np.radians(tilt))
     turn = np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]])
-    at = (apart[:, None] + offsets) @ turn.T / (np.asarray(LENS_MM) / 2)
-    lens = ((at**2).sum(-1) <= 1) @ share
-    total = weight.sum()
+    close = (np.abs(index @ to_axes) < np.asarray(LENS_MM) / 2 + _REACH).all(-1)
+    one = (np.arange(4) + 0.5) / 2 - 1
+    cells = np.array(list(product(one, one, one)))
+    spread = np.prod(1 - np.abs(cells), 1)
+    points = (index[..., None, :] + _PSF * cells) @ to_axes @ turn.T / (np.asarray(LENS_MM) / 2)
+    lens = ((points**2).sum(-1) <= 1) @ (spread / spread.sum())
+    return close.astype(float), close * (index @ to_axes)[..., 1], lens * close
+
+
+def _filter(
+    rest: np.ndarray,
+    weight: np.ndarray,
+    inside: tuple[np.ndarray, ...],
+    shape: np.ndarray,
+    close: np.ndarray,
+    aside: np.ndarray,
+    lens: np.ndarray,
+):
+    """Amplitude and level of the lens around every voxel, by weighted least squares."""
+
+    def around(values: np.ndarray, kernel: np.ndarray):
+        volume = np.zeros(shape)
+        volume[inside] = values
+        flipped = kernel[::-1, ::-1, ::-1]
+        return signal.fftconvolve(volume, flipped, 'full')[
+            tuple(slice(k // 2, k // 2 + n) for k, n in zip(kernel.shape, shape, strict=True))
+        ][inside]
+
+    columns = (close, aside, lens)
+    gram = np.empty((len(rest), 3, 3))
+    moment = np.stack([around(weight * rest, one) for one in columns], 1)
+    for a, b in combinations_with_replacement(range(3), 2):
+        gram[:, a, b] = gram[:, b, a] = around(weight, columns[a] * columns[b])
+    held = gram[:, 0, 2]
     # half of the lens must be measured, and as much around it
-    if (weight * lens).sum() < 0.5 * lens.sum() or (weight * (1 - lens)).sum() < lens.sum():
-        return np.inf, np.nan
-    flat = lens - (weight * lens).sum() / total
-    level = (weight * rest).sum() / total
-    b = (weight * flat * rest).sum() / max((weight * flat**2).sum(), 1e-9)
-    return b, level - b * (weight * lens).sum() / total
+    known = (held > 0.5 * lens.sum()) & (gram[:, 0, 0] - held > lens.sum())
+    amplitude, level = np.full(len(rest), np.inf), np.full(len(rest), np.nan)
+    solved = np.linalg.solve(gram[known] + 1e-6 * np.eye(3), moment[known][..., None])[..., 0]
+    amplitude[known], level[known] = solved[:, 2], solved[:, 0]
+    return amplitude, level
 
 
 def _smooth(at: np.ndarray, depth: np.ndarray, values: np.ndarray, weight: np.ndarray):
@@ -174,8 +198,6 @@ def _smooth(at: np.ndarray, depth: np.ndarray, values: np.ndarray, weight: np.nd
 def _judge(
     nigra: Nigra,
     amplitude: np.ndarray,
-    near: np.ndarray,
-    centres: np.ndarray,
     level: np.ndarray,
     place: np.ndarray,
     rest: np.ndarray,
@@ -184,16 +206,15 @@ def _judge(
     grid: Grid,
 ):
     """Contrast, volume and score of one side."""
-    del near
     if nigra.coverage < LEAST_COVERAGE:
         why = f'only {nigra.coverage:.0%} of the nigra lies inside the mask'
         return Nigrosome(nigra.side, reason=why)
-    here = place[centres] & np.isfinite(amplitude)
+    here = place & np.isfinite(amplitude)
     if not here.any():
         return Nigrosome(nigra.side, reason='the place of nigrosome-1 has no voxel inside the nigra')
     best = np.flatnonzero(here)[np.argmin(amplitude[here])]
     b = float(amplitude[best] - middle)
-    apart = np.abs(nigra.coordinates - nigra.coordinates[centres[best]])
+    apart = np.abs(nigra.coordinates - nigra.coordinates[best])
     around = (apart < np.asarray(LENS_MM) / 2 + 1.0).all(1) & (nigra.depth > 0.1)
 
     def low(contrast: float):
@@ -204,8 +225,8 @@ def _judge(
         nigra.side,
         b,
         spread,
-        volumes[0],
-        abs(volumes[1] - volumes[2]) / 2,
+        float(volumes[0]),
+        float(abs(volumes[1] - volumes[2]) / 2),
         -b / spread,
         nigra.index[place],
         nigra.index[low(b)],
