@@ -21,7 +21,8 @@ LARGEST_MM = (0.75, 1.05)
 LEAST_COVERAGE = 0.95
 LEAST_SE = 0.005
 """Least standard error (ppm) of the contrast: that of the fall of susceptibility towards the border."""
-SEEN, UNSURE = 3.5, 2.8
+SEEN, UNSURE = 3.2, 2.5
+"""Scores from which a nigrosome counts as seen, and as unclear: see benchmarks/nbia.py."""
 _TILTS = (-12.0, 0.0, 12.0)
 _REACH = 1.5
 _APART = 2.5
