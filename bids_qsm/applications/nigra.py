@@ -36,7 +36,7 @@ def measure(
         'threshold': {
             'value': threshold,
             'units': 'ppb',
-            'source': 'as set; 70 ppb told Parkinson\'s disease from controls best in one study (PMC5765262), '
+            'source': "as set; 70 ppb told Parkinson's disease from controls best in one study (PMC5765262), "
             'with another inversion and zero',
         }
     }
@@ -100,9 +100,7 @@ APPLICATION = Application(
     gives=('nigra', 'table', 'facts'),
     check=check,
     images=(
-        Image(
-            'nigra', 'dseg', 'Nigra, place of nigrosome-1, and voxels that are low in it', lookup=LOOKUP
-        ),
+        Image('nigra', 'dseg', 'Nigra, place of nigrosome-1, and voxels that are low in it', lookup=LOOKUP),
     ),
     tables=(
         Table(

@@ -16,12 +16,16 @@ CAUTION = (
 COLUMNS = (
     Column('hemisphere', 'L or R.'),
     Column('contrast', 'Susceptibility of the ring less that of the core.', 'ppb'),
-    Column('contrast_se', 'Its standard error: scatter of the smoothed map in the rest of the pallidum.', 'ppb'),
+    Column(
+        'contrast_se', 'Its standard error: scatter of the smoothed map in the rest of the pallidum.', 'ppb'
+    ),
     Column('ring', 'Susceptibility of the ring less that of the tissue around the pallidum.', 'ppb'),
     Column('enclosed', 'Share of directions from the core in which the ring is met.', 'fraction'),
     Column('score', 'Share of the susceptibility of the ring that the core lacks, times enclosed: 0 to 1.'),
     Column('score_se', 'Its standard error.'),
-    Column('core_volume', 'Volume below the middle between core and ring; of no meaning without a core.', 'mm^3'),
+    Column(
+        'core_volume', 'Volume below the middle between core and ring; of no meaning without a core.', 'mm^3'
+    ),
     Column('core_r2star', 'R2* of the ring less that of the core, over that of the ring.', 'fraction'),
     Column(
         'finding',
@@ -95,9 +99,7 @@ APPLICATION = Application(
     title='Pallidum: core and ring',
     measure=measure,
     gives=('pallidum', 'table', 'pallidumprofile'),
-    images=(
-        Image('pallidum', 'dseg', 'Pallidum and the core in it', lookup=((1, 'pallidum'), (2, 'core'))),
-    ),
+    images=(Image('pallidum', 'dseg', 'Pallidum and the core in it', lookup=((1, 'pallidum'), (2, 'core'))),),
     tables=(
         Table(columns=COLUMNS, caption='Susceptibility in ppb. ' + CAUTION, cohort=rows),
         Table(

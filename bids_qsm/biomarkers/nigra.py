@@ -46,7 +46,10 @@ def columns(threshold: float = 70.0) -> dict[str, tuple[str, str]]:
             'ppb',
         ),
         'n1_contrast_se': ('Its standard error, from the same fit in the rest of both nigrae.', 'ppb'),
-        'n1_volume': ('Volume of the voxels below half the contrast; of no meaning where it is not seen.', 'mm^3'),
+        'n1_volume': (
+            'Volume of the voxels below half the contrast; of no meaning where it is not seen.',
+            'mm^3',
+        ),
         'n1_volume_se': ('Half its change by two standard errors of the contrast.', 'mm^3'),
         'n1_visible': ('Minus the contrast over its standard error.', ''),
         'n1_finding': ('seen, unclear, not seen (by n1_visible), or not assessable.', ''),

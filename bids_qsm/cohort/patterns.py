@@ -161,7 +161,9 @@ def compare(
         return (shape @ values.T) / np.maximum(norm, 1e-9)
 
     cosine = against(data.z)
-    first = np.stack([against(data.z + rng.standard_normal(data.z.shape)).argmax(0) for _ in range(_RESAMPLES)])
+    first = np.stack(
+        [against(data.z + rng.standard_normal(data.z.shape)).argmax(0) for _ in range(_RESAMPLES)]
+    )
     names = [str(c) for c in given]
     support = np.stack([(first == g).mean(0) for g in range(len(names))])
     # as strong as noise alone would be, or unlike all
@@ -171,7 +173,11 @@ def compare(
     table = _table(data, names, n, cosine, np.full(cosine.shape, np.nan), p, support)
     table['p'] = np.nan
     means = pd.DataFrame(
-        [(name, r, v, np.nan) for name, row in zip(names, shape, strict=True) for r, v in zip(data.regions, row, strict=True)],
+        [
+            (name, r, v, np.nan)
+            for name, row in zip(names, shape, strict=True)
+            for r, v in zip(data.regions, row, strict=True)
+        ],
         columns=['pattern', 'region', 'z', 'se'],
     )
     return table, means, notes
@@ -186,7 +192,9 @@ def _vectors(z: pd.DataFrame, labels: pd.Series, regions: Sequence[str] = ()):
     wanted = list(regions) or [r for r in REGIONS if r in set(rows['region'])]
     if not wanted:
         raise UserError(f'--patterns: no z-score of a region of a pattern ({", ".join(REGIONS)}).')
-    rows = rows[rows['region'].isin(wanted)].assign(session_id=rows.get('session_id', pd.Series(index=rows.index)))
+    rows = rows[rows['region'].isin(wanted)].assign(
+        session_id=rows.get('session_id', pd.Series(index=rows.index))
+    )
     wide = rows.assign(session_id=rows['session_id'].fillna('')).pivot_table(
         index=['participant_id', 'session_id'], columns='region', values='z', aggfunc='first'
     )

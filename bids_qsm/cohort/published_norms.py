@@ -34,7 +34,10 @@ _DESCRIBED: dict[str, str | tuple[str, str]] = {
     'this study, as no published one is at hand).',
     'z': '(value - expected) / sd.',
     'percentile': ('Share of people of that age with a lower value, if the norm holds.', '%'),
-    'slope': ('Susceptibility for each mg/100 g of iron in this study.', 'see column units, for each mg/100 g'),
+    'slope': (
+        'Susceptibility for each mg/100 g of iron in this study.',
+        'see column units, for each mg/100 g',
+    ),
     'offset': ('Susceptibility without iron in this study.', 'see column units'),
     'on_line': 'Whether the region was used for the line.',
     'units': 'Unit of the values.',
@@ -99,7 +102,9 @@ def fit_line(iron: np.ndarray, value: np.ndarray) -> Line | str:
         if np.square(rest).sum() < best:
             best, chosen = np.square(rest).sum(), np.array(part)
     if not np.isfinite(best):
-        return f'The iron of the regions differs by less than {_LEAST_RANGE:g} mg/100 g, too little for a line.'
+        return (
+            f'The iron of the regions differs by less than {_LEAST_RANGE:g} mg/100 g, too little for a line.'
+        )
     slope, offset = np.polyfit(iron[chosen], value[chosen], 1)
     # a trimmed sum of squares is too small for the scatter
     scale = np.sqrt(best / max(kept - 2, 1)) * np.sqrt(k / kept)
@@ -169,7 +174,10 @@ def published_norms(
     first = ~series['participant_id'].duplicated().to_numpy() & np.isfinite(age)
     base = first & own if (first & own).sum() >= _FEWEST_PEOPLE else first
     if base.sum() < _FEWEST_PEOPLE:
-        return none, [*notes, f'{base.sum()} participants are too few to scale the norms of 1958 to the study.']
+        return none, [
+            *notes,
+            f'{base.sum()} participants are too few to scale the norms of 1958 to the study.',
+        ]
     of = 'the controls' if (base & own).sum() == base.sum() and own.any() else 'all participants'
     parts = []
     for (_, side), keys in data.keys.groupby(['atlas', 'hemisphere'], sort=False):
@@ -219,8 +227,12 @@ def _of_side(series: pd.DataFrame, age: np.ndarray, values: np.ndarray, keys: pd
     table['percentile'] = 100 * special.ndtr(z[r, c])
     table['spread'], table['slope'], table['offset'] = source[c], line.slope, line.offset
     table['on_line'], table['norm'] = on[c], FLAG
-    missing = np.where(np.isnan(age[r]), 'no age', 'the norm of this region is of adults of 30 years and more')
-    table['note'] = np.where(np.isnan(z[r, c]), missing, np.where(on[c], '', 'off the line of the other regions'))
+    missing = np.where(
+        np.isnan(age[r]), 'no age', 'the norm of this region is of adults of 30 years and more'
+    )
+    table['note'] = np.where(
+        np.isnan(z[r, c]), missing, np.where(on[c], '', 'off the line of the other regions')
+    )
     return line, keys['region'][~on].tolist(), table
 
 

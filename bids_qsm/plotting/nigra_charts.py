@@ -44,7 +44,9 @@ def plot_nigra(table: pd.DataFrame) -> str:
         half = 1.96 * row['n1_contrast_se']
         lens.errorbar(row['n1_contrast'], place, xerr=half, fmt='o', color=mark, capsize=3, markersize=7)
         said = f'{row["n1_finding"]} (score {row["n1_visible"]:.1f})'
-        lens.annotate(said, (row['n1_contrast'], place), (0, 9), textcoords='offset points', fontsize=8, ha='center')
+        lens.annotate(
+            said, (row['n1_contrast'], place), (0, 9), textcoords='offset points', fontsize=8, ha='center'
+        )
     spread.axvline(table['threshold'].iloc[0], color='#888888', lw=0.9, ls='--')
     lens.axvline(0, color='#888888', lw=0.9)
     names = [{'L': 'left', 'R': 'right'}[s] for s in table['hemisphere']]
