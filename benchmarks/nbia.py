@@ -1,4 +1,4 @@
-"""Substantia nigra, pallidum, norms of iron and subtype patterns, on phantoms and made-up cohorts of known truth.
+"""Nigra, pallidum, norms of iron and subtype patterns, on phantoms and made-up cohorts of known truth.
 
 python benchmarks/nbia.py [nigrosome] [voxels] [heads] [pallidum] [cohort] [--seeds 101 140] [--keep FOLDER]
 
@@ -111,8 +111,8 @@ def say_nigrosomes(table, title):
     pairs = there['score'].to_numpy()[:, None] > gone['score'].to_numpy()[None]
     print(
         f'{title:20s} seen {np.mean(there["finding"] == "seen"):.3f} of {len(there)}, '
-        f'false {np.mean(gone["finding"] == "seen"):.3f} of {len(gone)}, AUC {pairs.mean():.3f}, half lost seen '
-        f'{np.mean(half["finding"] == "seen"):.2f} of {len(half)}; weaker side right {np.mean(right):.3f}, named '
+        f'false {np.mean(gone["finding"] == "seen"):.3f} of {len(gone)}, AUC {pairs.mean():.3f}, half seen '
+        f'{np.mean(half["finding"] == "seen"):.2f} of {len(half)}; weaker side {np.mean(right):.3f}, named '
         f'{np.mean(named):.3f} of {len(right)}; contrast {there["contrast"].mean():.0f} (half '
         f'{half["contrast"].mean():.0f}, gone {gone["contrast"].mean():.0f}) ppb, volume '
         f'{there["volume"].mean():.1f} mm3',
@@ -158,7 +158,7 @@ def say_pallida(table):
     for (kind, name), rows in table.groupby(['kind', 'with'], sort=False):
         low, high = rows['score'].min(), rows['score'].max()
         print(
-            f'{kind:11s} {name:10s} called core inside a ring {rows["called"].mean():.3f} of {len(rows)}; score '
+            f'{kind:11s} {name:10s} called core in a ring {rows["called"].mean():.3f} of {len(rows)}; score '
             f'{rows["score"].mean():.2f} ({low:.2f} to {high:.2f})'
         )
 

@@ -273,7 +273,7 @@ class Options:
     )
     norms: str = _cohort(
         'own',
-        'z-scores against own controls, or also iron1958: against iron post mortem of 1958, scaled to the study',
+        'z-scores against own controls; iron1958: also against iron post mortem, scaled to the study',
         choices=('own', 'iron1958'),
     )
     patterns: str | None = _cohort(

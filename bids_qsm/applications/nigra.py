@@ -13,8 +13,8 @@ from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.registry import Need
 
 CAUTION = (
-    'Candidates, not a diagnosis. A threshold in ppb holds for one zero, one inversion and one voxel size only; '
-    'the column per 10 ppb says what another zero would do.'
+    'Candidates, not a diagnosis. A threshold in ppb holds for one zero, one inversion and one voxel size '
+    'only; the column per 10 ppb says what another zero would do.'
 )
 QUESTION = 'Is nigrosome-1 seen, and how much of the nigra has low susceptibility?'
 
@@ -118,8 +118,8 @@ APPLICATION = Application(
         Figure(
             'nigra',
             'Place of nigrosome-1',
-            'Outlines of the nigra, of the place where nigrosome-1 is looked for, and of what is low in it, over '
-            'susceptibility.',
+            'Outlines of the nigra, of the place where nigrosome-1 is looked for, and of what is low in '
+            'it, over susceptibility.',
             over='chi',
         ),
         Figure('sides', 'Nigra by side', 'Left and right, with standard errors. ' + CAUTION, draw=plot_nigra),

@@ -3,15 +3,17 @@
 import numpy as np
 import pandas as pd
 
+from bids_qsm.anatomy.transform import spacing_of
 from bids_qsm.applications.contract import Application, Column, Figure, Image, Table
+from bids_qsm.biomarkers.nigra_frame import nucleus_voxels
 from bids_qsm.biomarkers.pallidum import Eye, find_eye, profile
 from bids_qsm.plotting.nigra_charts import plot_profiles
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.registry import Need
 
 CAUTION = (
-    'A figure of shape, not a diagnosis: the sign occurs in other diseases and is missing in some patients with '
-    'PKAN.'
+    'A figure of shape, not a diagnosis: the sign occurs in other diseases and is missing in some patients '
+    'with PKAN.'
 )
 COLUMNS = (
     Column('hemisphere', 'L or R.'),
@@ -48,8 +50,8 @@ def measure(
     """Measure the pallidum of both sides, see `bids_qsm.biomarkers.pallidum.find_eye`."""
     eyes = {side: find_eye(chi, r2star, dseg, labels, mask, grid, affine, side) for side in 'LR'}
     image = np.zeros(dseg.shape, np.int32)
-    image[np.isin(dseg, labels.loc[labels['region'].isin(('GP', 'GPe', 'GPi')), 'index'])] = 1
-    for eye in eyes.values():
+    for side, eye in eyes.items():
+        image[nucleus_voxels(dseg, labels, 'GP', side, spacing_of(affine))] = 1
         if eye.core is not None and eye.finding not in ('no core inside a ring', 'not assessable'):
             image[tuple(eye.core.T)] = 2
     return image, pd.DataFrame([_row(eye) for eye in eyes.values()]), profile(chi, affine, eyes)
@@ -113,17 +115,22 @@ APPLICATION = Application(
         ),
     ),
     figures=(
-        Figure('pallidum', 'Pallidum', 'Outlines of the pallidum and of a core in it.', over='chi'),
+        Figure(
+            'pallidum',
+            'Pallidum',
+            'Outlines of the pallidum and of a core in it, over the magnitude.',
+            over='magnitude',
+        ),
         Figure(
             'profile',
             'Profile through the pallidum',
-            'Susceptibility from left to right through the lowest point inside each pallidum. A core in a ring '
-            'shows as a dip between two peaks. ' + CAUTION,
+            'Susceptibility from left to right through the lowest point inside each pallidum. A core in a '
+            'ring shows as a dip between two peaks. ' + CAUTION,
             draw=plot_profiles,
             table='pallidumprofile',
         ),
     ),
     overview=overview,
-    method='In the pallidum a core of low susceptibility was looked for inside a ring of high susceptibility.',
+    method='In the pallidum a core of low susceptibility inside a ring of high one was looked for.',
     memory=Need(0.1, volume=12),
 )

@@ -108,8 +108,7 @@ def nigra_table(
     regions = {side: _regions(one, dseg.shape) for side, one in found.items()}
     correlation = fit_correlation(chi, [((slice(None),) * 3, r['sn']) for r in regions.values()], grid)
     rows = []
-    for side, one in found.items():
-        seen = nigrosomes[side]
+    for side, seen in nigrosomes.items():
         image[regions[side]['sn']] = 1
         for index, voxels in ((2, seen.place), (3, seen.low if seen.finding != 'not seen' else None)):
             if voxels is not None:

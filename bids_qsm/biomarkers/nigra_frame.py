@@ -16,11 +16,11 @@ RED_FROM_NIGRA = (-2.25, 4.15)
 """From the middle of both nigrae to that of both red nuclei in CIT168 (mm to the front, mm up), which gives
 the pitch of the head. Pauli, Nili & Tyszka (2018), doi:10.1038/sdata.2018.63."""
 OVERLAP_MM = 0.5
-"""The lower nigra reaches so far above the lowest part of the red nucleus, as labels are off by about that."""
+"""The lower nigra reaches so far above the end of the red nucleus, as labels are off by about that."""
 FEWEST = 30
 """Voxels of a nigra below which it has no axes."""
 CLEFT_MM = 1.0
-"""Radius of the closing that joins the parts of a nucleus: labels of compacta and reticulata leave a cleft."""
+"""Radius of the closing that joins the parts of a nucleus: their labels leave a cleft."""
 _LOWEST = 2.0
 """Percentile of the voxels of the red nucleus at its lower end: single voxels of a label are uncertain."""
 

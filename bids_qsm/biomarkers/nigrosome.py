@@ -101,7 +101,8 @@ def find_nigrosomes(chi: np.ndarray, found: dict[str, Nigra], grid: Grid, affine
     middle = float(np.median(away))
     spread = float(np.hypot(1.4826 * np.median(np.abs(away - middle)), LEAST_SE))
     return {
-        side: _judge(found[side], b, *rest, middle, spread, grid) for side, (b, _, *rest) in searched.items()
+        side: _judge(found[side], b, level, place, rest, middle, spread, grid)
+        for side, (b, _, level, place, rest) in searched.items()
     }
 
 

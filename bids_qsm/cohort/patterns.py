@@ -31,10 +31,10 @@ _DESCRIBED: dict[str, str | tuple[str, str]] = {
     'label': 'Label of the participant; n/a where there is none.',
     'pattern': 'Group, or column of the table of patterns, that the participant is compared with.',
     'n': 'Participants of the group, without the participant.',
-    'cosine': 'Cosine between the z-scores of the participant and the mean ones of the group: 1 is the same pattern, '
-    'whatever its strength.',
-    'distance': 'Mahalanobis distance to the group, of asinh z, with the shrunk covariance within groups; n/a for '
-    'patterns of a table.',
+    'cosine': 'Cosine between the z-scores of the participant and the mean ones of the group: 1 is the same '
+    'pattern, whatever its strength.',
+    'distance': 'Mahalanobis distance to the group, of asinh z, with the shrunk covariance within groups; '
+    'n/a for patterns of a table.',
     'p': 'Share of the participants of that group who lie as far from it, or farther.',
     'support': 'Share of bootstrap resamples in which this pattern is nearest.',
     'rank': 'Rank of the pattern for the participant, 1 the nearest.',
@@ -59,8 +59,8 @@ def similarity(
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     r"""Compare each participant with the groups of the study, itself left out.
 
-    With x = asinh z, which is z where it is small and its logarithm where it is large, so that patients differ
-    in pattern more than in severity, the distance to a group of n participants with mean m is
+    With x = asinh z, which is z where it is small and its logarithm where it is large, so that patients
+    differ in pattern more than in severity, the distance to a group of n participants with mean m is
 
     .. math:: D^2 = (x - m)^T S^{-1} (x - m) \, \frac{n}{n + 1}
 
@@ -106,8 +106,8 @@ def similarity(
     if sum(name not in controls for name in groups) < 2:
         there = ', '.join(f'{name}: {n}' for name, n in counts.items()) or 'none'
         raise UserError(
-            f'--patterns needs two groups of patients with {FEWEST} participants or more that have z-scores of all '
-            f'regions; there are {there}.'
+            f'--patterns needs two groups of patients with {FEWEST} participants or more that have z-scores '
+            f'of all regions; there are {there}.'
         )
     x = np.arcsinh(data.z)
     member = np.array([data.label == name for name in groups])
@@ -186,9 +186,9 @@ def compare(
 def _vectors(z: pd.DataFrame, labels: pd.Series, regions: Sequence[str] = ()):
     """z of both sides together, at the first session of each participant with all regions."""
     rows = z[(z['map'] == 'chi') & z['hemisphere'].fillna('').isin(('both', ''))]
-    atlas = rows['atlas'].fillna('').mode() if 'atlas' in rows else []
-    if len(atlas):
-        rows = rows[rows['atlas'].fillna('') == atlas.iloc[0]]
+    if 'atlas' in rows and len(rows):
+        atlas = rows['atlas'].fillna('')
+        rows = rows[atlas == atlas.mode().iloc[0]]
     wanted = list(regions) or [r for r in REGIONS if r in set(rows['region'])]
     if not wanted:
         raise UserError(f'--patterns: no z-score of a region of a pattern ({", ".join(REGIONS)}).')
@@ -219,7 +219,7 @@ def _distances(x: np.ndarray, member: np.ndarray, weight: np.ndarray | None = No
     total, size = mass @ x, mass.sum(1)
     # the residuals within groups do not depend on the group that is asked
     mean = total / np.maximum(size, 1e-9)[:, None]
-    within = member.any(0)
+    within = np.asarray(member.any(0))
     rest = np.where(within[:, None], x - mean[member.argmax(0)], 0)
     # a resample counts its own members, and the participant itself is left out everywhere
     found, n = np.empty((len(member), len(x))), np.empty((len(member), len(x)))
@@ -279,7 +279,7 @@ def _fast_distances(x: np.ndarray, member: np.ndarray, weight: np.ndarray):
     mass = member * weight
     total, size = mass @ x, mass.sum(1)
     mean = total / np.maximum(size, 1e-9)[:, None]
-    within = member.any(0)
+    within = np.asarray(member.any(0))
     rest = np.where(within[:, None], x - mean[member.argmax(0)], 0)
     inverse = np.linalg.inv(shrunk(rest, weight * within, len(member)))
     left = size[:, None] - member * weight

@@ -30,8 +30,8 @@ _DESCRIBED: dict[str, str | tuple[str, str]] = {
         'Standard deviation of a person about it: spread between people, and error of the line.',
         'see column units',
     ),
-    'spread': 'Where the spread between people comes from: published (1958), or study (scatter of the region in '
-    'this study, as no published one is at hand).',
+    'spread': 'Where the spread between people comes from: published (1958), or study (scatter of the '
+    'region in this study, as no published one is at hand).',
     'z': '(value - expected) / sd.',
     'percentile': ('Share of people of that age with a lower value, if the norm holds.', '%'),
     'slope': (
@@ -116,8 +116,8 @@ def fit_line(iron: np.ndarray, value: np.ndarray) -> Line | str:
     r = float(np.corrcoef(iron[on], value[on])[0, 1])
     if slope <= 0 or r < _LEAST_R:
         return (
-            f'Susceptibility does not rise with the iron of 1958 over the regions (r = {r:.2f}), so that these '
-            'norms cannot be scaled to this study.'
+            f'Susceptibility does not rise with the iron of 1958 over the regions (r = {r:.2f}), so that '
+            'these norms cannot be scaled to this study.'
         )
     return Line(float(offset), float(slope), scatter, iron, on)
 
@@ -203,7 +203,7 @@ def _of_side(series: pd.DataFrame, age: np.ndarray, values: np.ndarray, keys: pd
     known = base[:, None] & np.isfinite(iron) & np.isfinite(part)
     enough = known.sum(0) >= _FEWEST_PEOPLE
     if enough.sum() < _FEWEST_REGIONS:
-        return f'Only {enough.sum()} regions have norms and values of {_FEWEST_PEOPLE} participants: too few for a line.'
+        return f'Only {enough.sum()} regions have norms and {_FEWEST_PEOPLE} values: too few for a line.'
     middle = np.full((2, len(keys)), np.nan)
     for j in np.flatnonzero(enough):
         middle[0, j], middle[1, j] = np.median(iron[known[:, j], j]), np.median(part[known[:, j], j])

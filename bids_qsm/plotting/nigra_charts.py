@@ -36,7 +36,8 @@ def plot_nigra(table: pd.DataFrame) -> str:
             spread.plot([low, high], [place + shift] * 2, color=colour, lw=4, alpha=0.9 if solid else 0.35)
             spread.plot(middle, place + shift, '|', color='black', markersize=11)
             look = {'color': colour, 'alpha': 0.9 if solid else 0.35, 'height': 0.25}
-            share.barh(place + shift, row[f'{part}_below'], xerr=row[f'{part}_below_se'], **look)
+            value, error = row[f'{part}_below'], row[f'{part}_below_se']
+            share.barh(place + shift, value, xerr=[[min(value, error)], [error]], **look)
         if not np.isfinite(row['n1_contrast']):
             lens.text(0.5, place, 'not assessable', transform=lens.get_yaxis_transform(), ha='center')
             continue

@@ -31,7 +31,7 @@ def plot_patterns(means: pd.DataFrame) -> str:
 def plot_similarity(table: pd.DataFrame) -> str:
     """Draw a heat map of the support of each pattern (columns) by participant (rows), with the label of each.
 
-    Participants are sorted by label and then by their nearest pattern; a dot marks the choice.
+    Participants without a label come first, then those of each label; a frame marks the choice.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def plot_similarity(table: pd.DataFrame) -> str:
     """
     first = table[table['rank'] == 1].set_index('participant_id')
     order = (
-        first.assign(label=first['label'].fillna('~')).sort_values(['label', 'pattern'], kind='stable').index
+        first.assign(label=first['label'].fillna('')).sort_values(['label', 'pattern'], kind='stable').index
     )
     wide = table.pivot(index='participant_id', columns='pattern', values='support').loc[order[:MOST]]
     labels = first['label'].reindex(wide.index).fillna('no label')
@@ -67,7 +67,7 @@ def _heat(
     )
     for (i, j), value in np.ndenumerate(values):
         dark = abs(value) > 0.6 * (high if symmetric else 1)
-        text = f'{value:.{digits}f}'.replace('-', '−')
+        text = f'{round(value, digits) + 0:.{digits}f}'.replace('-', '−')
         bold = 'bold' if marks and (i, j) in marks else 'normal'
         ax.text(
             j,

@@ -22,8 +22,8 @@ def published_section(
         far = rows[rows['z'].abs() > FAR].sort_values('z', key=abs, ascending=False, kind='stable')
         listed = ', '.join(f'{region} {n}' for region, n in far['region'].value_counts(sort=False).items())
         answers.append(
-            f'{title}: {len(far)} of {len(rows)} values beyond {FAR:g} standard deviations of the norms of 1958, '
-            f'scaled to this study{f" ({listed})" if listed else ""}.'
+            f'{title}: {len(far)} of {len(rows)} values beyond {FAR:g} standard deviations of the norms of '
+            f'1958, scaled to this study{f" ({listed})" if listed else ""}.'
         )
         drawn, cut = charted(rows)
         svg = plot_zscores(drawn, groups=groups.values())
