@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from scipy import ndimage
 
 from bids_qsm.biomarkers.border import border_slope
 from bids_qsm.biomarkers.nigra_frame import Nigra, nigrae
@@ -17,6 +18,7 @@ STEP_PPB = 10.0
 """Shift of the zero whose effect on the share is tabulated."""
 LOOKUP = ((1, 'substantia nigra'), (2, 'place of nigrosome-1'), (3, 'low in it'))
 """Index and name of the labels of the image."""
+_MARGIN = 2
 _PARTS = {'sn': 'the nigra', 'lower': 'the nigra below the red nucleus'}
 
 
@@ -106,7 +108,9 @@ def nigra_table(
     weaker = _weaker(nigrosomes)
     border = _border_mm(labels)
     regions = {side: _regions(one, dseg.shape) for side, one in found.items()}
-    correlation = fit_correlation(chi, [((slice(None),) * 3, r['sn']) for r in regions.values()], grid)
+    boxes = [ndimage.find_objects(parts['sn'].astype(np.uint8))[0] for parts in regions.values()]
+    pooled = [(box, parts['sn'][box]) for box, parts in zip(boxes, regions.values(), strict=True)]
+    correlation = fit_correlation(chi, pooled, grid)
     rows = []
     for side, seen in nigrosomes.items():
         image[regions[side]['sn']] = 1
@@ -171,6 +175,11 @@ def _share(
     part: str,
 ):
     """Names and values of the columns of a part of the nigra."""
+    box = tuple(
+        slice(max(b.start - _MARGIN, 0), b.stop + _MARGIN)
+        for b in ndimage.find_objects(region.astype(np.uint8))[0]
+    )
+    chi, region, mask = chi[box], region[box], mask[box]
     values = 1e3 * chi[region].astype(np.float64)
     below = (1e3 * chi < threshold).astype(np.float32)
     share = float((values < threshold).mean())

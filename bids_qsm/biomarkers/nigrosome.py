@@ -144,9 +144,10 @@ def _kernels(grid: Grid, affine: np.ndarray, axes: np.ndarray, tilt: float):
     one = (np.arange(4) + 0.5) / 2 - 1
     cells = np.array(list(product(one, one, one)))
     spread = np.prod(1 - np.abs(cells), 1)
-    points = (index[..., None, :] + _PSF * cells) @ to_axes @ turn.T / (np.asarray(LENS_MM) / 2)
-    lens = ((points**2).sum(-1) <= 1) @ (spread / spread.sum())
-    return close.astype(float), close * (index @ to_axes)[..., 1], lens * close
+    points = (index[close][:, None] + _PSF * cells) @ (to_axes @ turn.T / (np.asarray(LENS_MM) / 2))
+    lens = np.zeros(close.shape)
+    lens[close] = ((points**2).sum(-1) <= 1) @ (spread / spread.sum())
+    return close.astype(float), close * (index @ to_axes)[..., 1], lens
 
 
 def _filter(

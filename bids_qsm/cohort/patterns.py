@@ -185,17 +185,16 @@ def compare(
 
 def _vectors(z: pd.DataFrame, labels: pd.Series, regions: Sequence[str] = ()):
     """z of both sides together, at the first session of each participant with all regions."""
-    rows = z[(z['map'] == 'chi') & z['hemisphere'].fillna('').isin(('both', ''))]
+    rows = z[(z['map'] == 'chi') & z['hemisphere'].astype(object).fillna('').isin(('both', ''))]
     if 'atlas' in rows and len(rows):
-        atlas = rows['atlas'].fillna('')
+        atlas = rows['atlas'].astype(object).fillna('')
         rows = rows[atlas == atlas.mode().iloc[0]]
     wanted = list(regions) or [r for r in REGIONS if r in set(rows['region'])]
     if not wanted:
         raise UserError(f'--patterns: no z-score of a region of a pattern ({", ".join(REGIONS)}).')
-    rows = rows[rows['region'].isin(wanted)].assign(
-        session_id=rows.get('session_id', pd.Series(index=rows.index))
-    )
-    wide = rows.assign(session_id=rows['session_id'].fillna('')).pivot_table(
+    session = rows['session_id'] if 'session_id' in rows else pd.Series('', index=rows.index)
+    rows = rows.assign(session_id=session.astype(object).fillna(''))
+    wide = rows[rows['region'].isin(wanted)].pivot_table(
         index=['participant_id', 'session_id'], columns='region', values='z', aggfunc='first'
     )
     # a region that hardly anyone has would leave nobody
@@ -208,7 +207,8 @@ def _vectors(z: pd.DataFrame, labels: pd.Series, regions: Sequence[str] = ()):
         notes.append(f'Without a similarity, as a region has no z-score: {some(missing)}.')
     people = wide.index.to_frame(index=False).drop_duplicates('participant_id')
     values = wide.to_numpy(float)[people.index]
-    known = as_text(people['participant_id'].map(labels).astype(object)).fillna('').to_numpy(str)
+    known = as_text(pd.Series([labels.get(name, np.nan) for name in people['participant_id']], dtype=object))
+    known = np.array(['' if pd.isna(label) else str(label) for label in known], dtype=object)
     return _Vectors(people.reset_index(drop=True), values, kept, known), notes
 
 
