@@ -24,12 +24,19 @@ from benchmarks.oximetry import scan_of
 from benchmarks.results import kept
 from bids_qsm.anatomy import atlas
 from bids_qsm.biomarkers import nigrosome
+from bids_qsm.biomarkers.iron import ADULTS, REGIONS, expected_iron
 from bids_qsm.biomarkers.nigra import nigra_table
 from bids_qsm.biomarkers.nigra_frame import nigrae
 from bids_qsm.biomarkers.pallidum import find_eye
+from bids_qsm.cohort.normative import normative
+from bids_qsm.cohort.patterns import NONE, similarity
+from bids_qsm.cohort.patterns import REGIONS as PATTERN
+from bids_qsm.cohort.published_norms import published_norms
+from bids_qsm.cohort.tables import gather, join_participants
 from bids_qsm.phantom.fine import acquire
 from bids_qsm.phantom.gre import Protocol
-from bids_qsm.phantom.nigrosome import draw_midbrain
+from bids_qsm.phantom.head import make_head
+from bids_qsm.phantom.nigrosome import draw_midbrain, with_nigrosomes
 from bids_qsm.phantom.nuclei_bed import labels_of
 from bids_qsm.phantom.pallidum import KINDS, draw_pallidum
 from bids_qsm.recon.grid import Grid
@@ -67,6 +74,20 @@ def midbrain(seed, voxel, family):
     """Maps of a midbrain; the scene goes with the seed."""
     bed = draw_midbrain(seed, LOST[seed % len(LOST)], family=family)
     return box(bed, voxel, (36.0, 32.0, 26.0), (0, -18, -12), seed, OFF_MM['SN'])
+
+
+def head_block(seed, voxel=USUAL):
+    """Maps of the midbrain of a whole head, with its veins; labels are off by .3 mm along each axis."""
+    head = with_nigrosomes(make_head(seed, family='surface'), LOST[seed % len(LOST)], seed)
+    snr = SNR * float(np.prod(voxel))
+    protocol = Protocol(voxel_size=voxel, fov=(36.0, 32.0, 26.0), echo_times=ECHOES, snr=snr)
+    centre = head.to_scanner(np.array([[0.0, -18.0, -12.0]]))[0]
+    block = acquire(head, protocol, centre=centre, seed=seed, factor=3)
+    scan = scan_of(block)
+    off = block.affine.copy()
+    off[:3, 3] += OFF_MM['SN'] * np.random.default_rng([seed, 5]).standard_normal(3)
+    dseg = head.labels(block.grid.shape, off).astype(np.int32)
+    return {'chi': scan.chi, 'r2star': scan.r2star, 'dseg': dseg, 'affine': block.affine}
 
 
 def score_nigrosomes(maps, seed, lost):
@@ -121,11 +142,12 @@ def say_nigrosomes(table, title):
 
 
 def run_nigrosomes(seeds, keep, voxel=USUAL, family='surface'):
-    """Table of all seeds at a voxel size."""
+    """Table of all seeds at a voxel size; the family 'head' is that of blocks of heads."""
     rows = []
     for seed in seeds:
         name = f'midbrain_{seed}_{family}_' + '_'.join(f'{v:g}' for v in voxel)
-        maps = kept(keep, name, partial(midbrain, seed, voxel, family))
+        make = partial(head_block, seed) if family == 'head' else partial(midbrain, seed, voxel, family)
+        maps = kept(keep, name, make)
         rows += score_nigrosomes(maps, seed, LOST[seed % len(LOST)])
     return pd.DataFrame(rows)
 
@@ -163,6 +185,110 @@ def say_pallida(table):
         )
 
 
+def study_of_iron(seed, *, people=40, spread='published', sick=(), lack=0.0):
+    """Long table of a study whose susceptibility follows iron of 1958; controls first, then patients.
+
+    ``spread`` between people is that of 1958, or a share of the iron; ``lack`` (ppm) is how far regions
+    lie off the line; in patients the regions ``sick`` have three times the iron.
+    """
+    rng = np.random.default_rng([seed, 44])
+    offset, slope = rng.normal(-0.01, 0.01), rng.uniform(0.007, 0.011)
+    off = {region: rng.normal(0, lack) for region in REGIONS}
+    tables, known = [], []
+    for i in range(people):
+        age = rng.uniform(30, 75)
+        ill = i >= people // 2 and bool(sick)
+        frame = []
+        for region in REGIONS:
+            usual = float(expected_iron(region, 60.0))
+            sd = 0.15 * usual if spread != 'published' else ADULTS.get(region, (0, 0.16 * usual))[1]
+            iron = float(expected_iron(region, age)) + sd * rng.standard_normal()
+            iron *= 3 if ill and region in sick else 1
+            mean = offset + slope * iron + off[region] + 0.004 * rng.standard_normal()
+            frame.append({'region': region, 'mean': mean})
+        frame = pd.DataFrame(frame).assign(hemisphere='both', map='chi', units='ppm', coverage=1.0)
+        tables.append(({'sub': f'{i:03d}', 'seg': 'a'}, frame))
+        known.append((f'sub-{i:03d}', 'patient' if ill else 'control', round(age, 1)))
+    known = pd.DataFrame(known, columns=['participant_id', 'group', 'age'])
+    return join_participants(gather(tables), known)[0]
+
+
+def say_norms(seeds):
+    """Print mean and standard deviation of z of controls that the norms had not seen."""
+    scenes = {
+        'people as of 1958': {},
+        'people as in life (15 %)': {'spread': 'life'},
+        'and regions 10 ppb off the line': {'spread': 'life', 'lack': 0.01},
+        'half with three times GP and SN': {'spread': 'life', 'sick': ('GP', 'SN')},
+    }
+    for name, scene in scenes.items():
+        found = {'iron of 1958': [], 'own controls': []}
+        for seed in seeds:
+            long = study_of_iron(seed, **scene)
+            table, _ = published_norms(long)
+            found['iron of 1958'].append(table.merge(long[['participant_id', 'group']].drop_duplicates()))
+            own, _ = normative(long, controls='control')
+            found['own controls'].append(own.assign(group=np.where(own['is_control'], 'control', 'patient')))
+        for norm, tables in found.items():
+            rows = pd.concat(tables)
+            z = rows.loc[rows['group'] == 'control', 'z']
+            print(f'{norm:13s} {name:33s} z of controls: mean {z.mean():+.2f}, SD {z.std():.2f} (n {len(z)})')
+
+
+SUBTYPES = {
+    'a': {'SN': 6, 'GP': 8},
+    'b': {'SN': 9, 'GP': 4, 'STN': 4},
+    'c': {'GP': 4, 'Putamen': 5, 'Caudate': 4, 'Dentate': 5, 'Thalamus': 3, 'SN': 2},
+    'd': {'Dentate': 4, 'Thalamus': 3, 'Caudate': 3},
+}
+"""Mean z of made-up subtypes; not those of any disease."""
+
+
+def study_of_subtypes(seed, *, each=8, controls=20, others=10):
+    """z-scores and labels: labelled and unlabelled people of each subtype, controls, and people of none."""
+    rng = np.random.default_rng([seed, 45])
+    rows, labels = [], {}
+
+    def add(name, mean, label):
+        labels[name] = label
+        z = mean + rng.standard_normal(len(PATTERN))
+        cells = zip(PATTERN, z, strict=True)
+        rows.extend({'participant_id': name, 'region': r, 'z': v} for r, v in cells)
+
+    for i in range(controls):
+        add(f'c{i}', np.zeros(len(PATTERN)), 'control')
+    for name, shape in SUBTYPES.items():
+        mean = np.array([shape.get(r, 0) for r in PATTERN], float)
+        for i in range(each + 3):
+            own = np.exp(0.35 * rng.standard_normal() + 0.2 * rng.standard_normal(len(PATTERN)))
+            add(f'{name}{i}', mean * own, name if i < each else np.nan)
+    for i in range(others):
+        mean = np.zeros(len(PATTERN))
+        mean[rng.choice(len(PATTERN), 3, replace=False)] = rng.uniform(4, 8, 3) * rng.choice([1, 1, -1], 3)
+        add(f'x{i}', mean, np.nan)
+    return pd.DataFrame(rows).assign(map='chi', hemisphere='both'), pd.Series(labels)
+
+
+def say_patterns(seeds):
+    """Print how often the first choice is right."""
+    found = []
+    for seed in seeds:
+        z, labels = study_of_subtypes(seed)
+        table, _, _ = similarity(z, labels, controls=['control'], seed=seed)
+        found.append(table[table['rank'] == 1])
+    first = pd.concat(found)
+    truth = first['participant_id'].str[0]
+    known = first['label'].notna()
+    ill = truth.isin(list(SUBTYPES))
+    print(
+        f'patterns: nearest right in {np.mean((first["pattern"] == truth)[ill & known]):.3f} of labelled (left '
+        f'out), {np.mean((first["pattern"] == truth)[ill & ~known]):.3f} of unlabelled; choice right in '
+        f'{np.mean((first["choice"] == truth)[ill & ~known]):.3f} of unlabelled; none in '
+        f'{np.mean((first["choice"] == NONE)[truth == "x"]):.3f} of those of no subtype; controls '
+        f'{np.mean((first["choice"] == "control")[truth == "c"]):.3f}'
+    )
+
+
 def main(words=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -180,8 +306,13 @@ def main(words=None):
     if 'voxels' in args.parts:
         for voxel in VOXELS[1:]:
             say_nigrosomes(run_nigrosomes(seeds, args.keep, voxel), ' x '.join(f'{v:g}' for v in voxel))
+    if 'heads' in args.parts:
+        say_nigrosomes(run_nigrosomes(seeds, args.keep, family='head'), 'blocks of heads')
     if 'pallidum' in args.parts:
         say_pallida(run_pallida(seeds, args.keep))
+    if 'cohort' in args.parts:
+        say_norms(seeds)
+        say_patterns(seeds)
 
 
 if __name__ == '__main__':

@@ -21,7 +21,8 @@ FEWEST = 5
 NONE = 'none'
 _LEVEL = 0.01
 """Share of a group's own participants that are said to fit no pattern."""
-_RESAMPLES = 200
+_RESAMPLES, _PERMUTATIONS = 200, 200
+_ALPHA = 0.05
 _CLEAR = 0.8
 _LIKE = 0.6
 """Least cosine to a pattern of a table, which has no spread."""
@@ -39,7 +40,8 @@ _DESCRIBED: dict[str, str | tuple[str, str]] = {
     'support': 'Share of bootstrap resamples in which this pattern is nearest.',
     'rank': 'Rank of the pattern for the participant, 1 the nearest.',
     'choice': f'The nearest pattern, or {NONE} where it is too far for that group.',
-    'clear': f'Whether the nearest pattern is so in {_CLEAR:.0%} of the resamples or more.',
+    'clear': f'Whether the nearest pattern is so in {_CLEAR:.0%} of the resamples or more, and the groups are '
+    'told apart better than by chance.',
 }
 COLUMNS = list(_DESCRIBED)
 
@@ -65,7 +67,8 @@ def similarity(
     .. math:: D^2 = (x - m)^T S^{-1} (x - m) \, \frac{n}{n + 1}
 
     where S is the covariance within groups, shrunk to its diagonal [1]_. D of the labelled participants to
-    their own group, each left out, gives the scale of chi^2 by which p is found.
+    their own group, each left out, gives the scale of chi^2 by which p is found. Permutations of the
+    labels of patients say whether the groups are told apart at all; where they are not, nothing is clear.
 
     Parameters
     ----------
@@ -117,8 +120,24 @@ def similarity(
     scale = max(float(np.median(own)) / stats.chi2.ppf(0.5, p_all), 1e-9)
     p = stats.chi2.sf(distance / scale, p_all)
     support = _support(x, member, np.random.default_rng([seed, 41]))
-    cosine = np.array([_cosines(data.z, group) for group in member])
+    # controls have no shape: their mean is zero but for chance
+    cosine = np.array(
+        [
+            np.full(len(x), np.nan) if name in controls else _cosines(data.z, group)
+            for name, group in zip(groups, member, strict=True)
+        ]
+    )
     table = _table(data, groups, n, cosine, np.sqrt(distance), p, support)
+    ill = [name not in controls for name in groups]
+    right, chance = _by_chance(x, member, ill, np.random.default_rng([seed, 43]))
+    patients = int(member[ill].sum())
+    notes.append(
+        f'Of {patients} labelled patients, each left out, {right} are nearest to their own group; permuted '
+        f'labels reach that in {chance:.0%} of {_PERMUTATIONS} permutations.'
+    )
+    if chance > _ALPHA:
+        notes.append('The groups are not told apart better than by chance: no similarity to them is clear.')
+        table['clear'] = False
     return table, _means(data, groups, member), notes
 
 
@@ -287,6 +306,22 @@ def _fast_distances(x: np.ndarray, member: np.ndarray, weight: np.ndarray):
     off = x - at
     found = np.einsum('gip,pq,giq->gi', off, inverse, off) * left / (left + 1)
     return np.where(left < 1, np.inf, found)
+
+
+def _by_chance(x: np.ndarray, member: np.ndarray, ill: Sequence[bool], rng: np.random.Generator):
+    """Patients nearest to their own group, and how often permuted labels have as many."""
+    patients = np.flatnonzero(member[ill].any(0))
+
+    def right(groups: np.ndarray):
+        nearest = _fast_distances(x, groups, np.ones(len(x))).argmin(0)
+        return int(groups[nearest[patients], patients].sum())
+
+    found, reached = right(member), 1
+    for _ in range(_PERMUTATIONS - 1):
+        other = member.copy()
+        other[:, patients] = member[:, rng.permutation(patients)]
+        reached += right(other) >= found
+    return found, reached / _PERMUTATIONS
 
 
 def _cosines(z: np.ndarray, group: np.ndarray):

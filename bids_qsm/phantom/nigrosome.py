@@ -1,7 +1,7 @@
 """Midbrains whose nigrosome-1 is present, thinned or gone on either side, with known truth."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -100,6 +100,24 @@ class NigraHead(Head):
             for lens in self.lenses:
                 draw_lens(found, lens, affine)
         return found
+
+
+def with_nigrosomes(head: Head, lost: Mapping[str, float], seed: int) -> NigraHead:
+    """The same head with a lens in each nigra, less the share of its contrast that is lost on a side."""
+    rng = np.random.default_rng([seed, 33])
+    lenses = []
+    for side in 'LR':
+        lens = lens_in(head.shapes, side, rng)
+        left = 1 - lost.get(side, 0.0)
+        if left > 0:
+            middle = np.asarray(lens.centre)
+            ends = head.to_scanner(np.stack([middle, *(middle + lens.axes.T)]))
+            # the nearest turn to what pose and warp make of the axes
+            u, _, v = np.linalg.svd((ends[1:] - ends[0]).T)
+            centre = tuple(map(float, ends[0]))
+            lenses.append(replace(lens, centre=centre, axes=u @ v, chi=CHI * left, r2star=DROP * left))
+    known = {one.name: getattr(head, one.name) for one in fields(Head)}
+    return NigraHead(**known, lenses=tuple(lenses))
 
 
 def draw_midbrain(

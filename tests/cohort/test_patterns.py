@@ -40,6 +40,7 @@ def nearest(table):
 def compared(people):
     with pytest.MonkeyPatch.context() as few:
         few.setattr(patterns, '_RESAMPLES', 20)
+        few.setattr(patterns, '_PERMUTATIONS', 40)
         return similarity(*people, controls=['control'])
 
 
@@ -67,9 +68,23 @@ def test_a_participant_is_left_out_of_its_own_group(people):
     far.loc[far['participant_id'] == 'sub-a0', 'z'] *= 1e6
     with pytest.MonkeyPatch.context() as few:
         few.setattr(patterns, '_RESAMPLES', 1)
+        few.setattr(patterns, '_PERMUTATIONS', 1)
         found = [similarity(one, labels)[0] for one in (z, far)]
     cosine = [t.set_index(['participant_id', 'pattern']).loc[('sub-a0', 'a'), 'cosine'] for t in found]
     assert cosine[0] == pytest.approx(cosine[1], abs=1e-9)
+
+
+def test_labels_that_mean_nothing_are_said_to(people):
+    z, labels = people
+    patients = labels[labels.isin(['a', 'b'])].index
+    mixed = labels.copy()
+    mixed[patients] = ['a', 'b'] * 8
+    with pytest.MonkeyPatch.context() as few:
+        few.setattr(patterns, '_RESAMPLES', 1)
+        few.setattr(patterns, '_PERMUTATIONS', 40)
+        table, _, notes = similarity(z, mixed, controls=['control'])
+    assert not table['clear'].any()
+    assert any('by chance' in note for note in notes)
 
 
 def test_small_groups_are_refused(people):
