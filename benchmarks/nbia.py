@@ -256,7 +256,7 @@ def study_of_subtypes(seed, *, each=8, controls=20, others=10):
         rows.extend({'participant_id': name, 'region': r, 'z': v} for r, v in cells)
 
     for i in range(controls):
-        add(f'c{i}', np.zeros(len(PATTERN)), 'control')
+        add(f'n{i}', np.zeros(len(PATTERN)), 'control')
     for name, shape in SUBTYPES.items():
         mean = np.array([shape.get(r, 0) for r in PATTERN], float)
         for i in range(each + 3):
@@ -281,11 +281,11 @@ def say_patterns(seeds):
     known = first['label'].notna()
     ill = truth.isin(list(SUBTYPES))
     print(
-        f'patterns: nearest right in {np.mean((first["pattern"] == truth)[ill & known]):.3f} of labelled (left '
-        f'out), {np.mean((first["pattern"] == truth)[ill & ~known]):.3f} of unlabelled; choice right in '
+        f'patterns: nearest right in {np.mean((first["pattern"] == truth)[ill & known]):.3f} of labelled '
+        f'(left out), {np.mean((first["pattern"] == truth)[ill & ~known]):.3f} of unlabelled; choice in '
         f'{np.mean((first["choice"] == truth)[ill & ~known]):.3f} of unlabelled; none in '
         f'{np.mean((first["choice"] == NONE)[truth == "x"]):.3f} of those of no subtype; controls '
-        f'{np.mean((first["choice"] == "control")[truth == "c"]):.3f}'
+        f'{np.mean((first["choice"] == "control")[truth == "n"]):.3f}'
     )
 
 

@@ -40,8 +40,8 @@ _DESCRIBED: dict[str, str | tuple[str, str]] = {
     'support': 'Share of bootstrap resamples in which this pattern is nearest.',
     'rank': 'Rank of the pattern for the participant, 1 the nearest.',
     'choice': f'The nearest pattern, or {NONE} where it is too far for that group.',
-    'clear': f'Whether the nearest pattern is so in {_CLEAR:.0%} of the resamples or more, and the groups are '
-    'told apart better than by chance.',
+    'clear': f'Whether the nearest pattern is so in {_CLEAR:.0%} of the resamples or more, and the groups '
+    'are told apart better than by chance.',
 }
 COLUMNS = list(_DESCRIBED)
 
