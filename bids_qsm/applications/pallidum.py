@@ -58,8 +58,7 @@ def measure(
 
 
 def _row(eye: Eye) -> dict:
-    return {
-        'hemisphere': eye.side,
+    numbers = {
         'contrast': 1e3 * eye.contrast,
         'contrast_se': 1e3 * eye.contrast_se,
         'ring': 1e3 * eye.ring,
@@ -68,9 +67,9 @@ def _row(eye: Eye) -> dict:
         'score_se': eye.score_se,
         'core_volume': eye.volume,
         'core_r2star': eye.r2star,
-        'finding': eye.finding,
-        'reason': eye.reason or 'n/a',
     }
+    rounded = {name: float(f'{value:.5g}') for name, value in numbers.items()}
+    return {'hemisphere': eye.side, **rounded, 'finding': eye.finding, 'reason': eye.reason or 'n/a'}
 
 
 def rows(table: pd.DataFrame) -> pd.DataFrame:

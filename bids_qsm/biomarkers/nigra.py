@@ -136,7 +136,10 @@ def nigra_table(
                 'reason': seen.reason or 'n/a',
             }
         )
-    return image, pd.DataFrame(rows)[names]
+    table = pd.DataFrame(rows)[names]
+    numbers = table.select_dtypes('float').columns
+    table[numbers] = table[numbers].map(lambda value: float(f'{value:.5g}'))
+    return image, table
 
 
 def _weaker(found: dict[str, Nigrosome]) -> str:
