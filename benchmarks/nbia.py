@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from oximetry import scan_of
+from results import kept
 
-from benchmarks.oximetry import scan_of
-from benchmarks.results import kept
 from bids_qsm.anatomy import atlas
 from bids_qsm.biomarkers import nigrosome
 from bids_qsm.biomarkers.iron import ADULTS, REGIONS, expected_iron
