@@ -14,7 +14,7 @@ from scipy import special
 
 from bids_qsm.biomarkers.iron import ADULTS, REGIONS, expected_iron
 from bids_qsm.cohort.normative import ages, which_controls
-from bids_qsm.cohort.observations import QUANTITY, average, describe, observe, some
+from bids_qsm.cohort.observations import QUANTITY, average, describe, is_numeric, observe, some
 from bids_qsm.cohort.visits import order
 
 FLAG = 'norms of 1958 post mortem, scaled to this study'
@@ -162,8 +162,8 @@ def published_norms(
     wanted = long[(long['map'] == 'chi') & long['region'].isin(REGIONS)]
     if wanted.empty:
         return none, [f'No table has a region of the norms of 1958: {", ".join(REGIONS)}.']
-    if age_column not in long:
-        return none, [f'There is no column {age_column}, and the norms of 1958 are by age.']
+    if age_column not in long or not is_numeric(long[age_column]):
+        return none, [f'There is no column {age_column} with numbers, and the norms of 1958 are by age.']
     data = observe(wanted, statistic=statistic, min_coverage=min_coverage)
     data = average(data, ['participant_id', 'session_id'])
     rows = order(data.series)

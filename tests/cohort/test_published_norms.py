@@ -61,6 +61,7 @@ def test_what_cannot_be_scaled_is_refused_in_a_sentence():
         (study(regions=('GP', 'SN', 'RN')), 'too few for a line'),
         (study(slope=-0.009), 'cannot be scaled'),
         (study().drop(columns='age'), 'no column age'),
+        (study().assign(age='old'), 'no column age'),
         (study().assign(region='Hippocampus'), 'No table has a region'),
     ):
         table, notes = published_norms(long)
