@@ -28,11 +28,12 @@ COLUMNS = (
     Column(
         'core_volume', 'Volume below the middle between core and ring; of no meaning without a core.', 'mm^3'
     ),
+    Column('core_length', 'Length of the ellipsoid of the same spread.', 'mm'),
     Column('core_r2star', 'R2* of the ring less that of the core, over that of the ring.', 'fraction'),
     Column(
         'finding',
-        'core inside a ring; no core inside a ring; diamagnetic core, as of calcium; core whose R2* is not '
-        'lower, as of calcium; not assessable.',
+        'core inside a ring; no core inside a ring; low band through the pallidum; diamagnetic core, as of '
+        'calcium; core whose R2* is not lower, as of calcium; not assessable.',
     ),
     Column('reason', 'Why it was not assessed.'),
 )
@@ -52,7 +53,11 @@ def measure(
     image = np.zeros(dseg.shape, np.int32)
     for side, eye in eyes.items():
         image[nucleus_voxels(dseg, labels, 'GP', side, spacing_of(affine))] = 1
-        if eye.core is not None and eye.finding not in ('no core inside a ring', 'not assessable'):
+        if eye.core is not None and eye.finding not in (
+            'no core inside a ring',
+            'low band through the pallidum',
+            'not assessable',
+        ):
             image[tuple(eye.core.T)] = 2
     return image, pd.DataFrame([_row(eye) for eye in eyes.values()]), profile(chi, affine, eyes)
 
@@ -66,6 +71,7 @@ def _row(eye: Eye) -> dict:
         'score': eye.score,
         'score_se': eye.score_se,
         'core_volume': eye.volume,
+        'core_length': eye.length,
         'core_r2star': eye.r2star,
     }
     rounded = {name: float(f'{value:.5g}') for name, value in numbers.items()}

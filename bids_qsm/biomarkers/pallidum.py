@@ -16,8 +16,10 @@ DEEP_MM = 1.5
 """The middle of a core lies at least so far from the border of the pallidum, as the ring lies around it."""
 LARGEST_MM3 = 8.0
 FEWEST = 60
-LEAST_SCORE = 0.34
-"""Score from which a core counts, see benchmarks/nbia.py."""
+LEAST_SCORE = 0.2
+"""Score from which there is something low inside a ring: iron all over has 0.1 at most (benchmarks/nbia.py)."""
+LONGEST_MM = 11.0
+"""Longest core. What is longer runs through the pallidum, as the lamina between its parts does."""
 LESS_R2STAR = 0.1
 """Share by which R2* of a core lies below that of its ring in the sign; calcium does not lower R2*."""
 DIAMAGNETIC = -0.05
@@ -45,6 +47,8 @@ class Eye:
         Share of the susceptibility of the ring that the core lacks, times ``enclosed``: 0 to 1.
     volume : float
         Volume (mm^3) of the core: below the middle between core and ring.
+    length : float
+        Length (mm) of the ellipsoid of the same spread as the core.
     r2star : float
         R2* of the ring less that of the core, over that of the ring.
     centre : ndarray
@@ -63,6 +67,7 @@ class Eye:
     score: float = np.nan
     score_se: float = np.nan
     volume: float = np.nan
+    length: float = np.nan
     r2star: float = np.nan
     centre: np.ndarray | None = None
     core: np.ndarray | None = None
@@ -75,6 +80,8 @@ class Eye:
             return 'not assessable'
         if self.score < LEAST_SCORE:
             return 'no core inside a ring'
+        if self.length > LONGEST_MM:
+            return 'low band through the pallidum'
         if self.contrast - self.ring > -DIAMAGNETIC:
             return 'diamagnetic core, as of calcium'
         if np.isfinite(self.r2star) and self.r2star < LESS_R2STAR:
@@ -158,6 +165,7 @@ def find_eye(
         share,
         spread / height * enclosed,
         float(core.sum() * grid.voxel_volume),
+        _length(core, affine, size),
         _relaxation(r2star, box, core, rest),
         apply_affine(affine, (middle + first)[None])[0],
         np.argwhere(core) + first,
@@ -197,6 +205,16 @@ def _joined(mask: np.ndarray, middle: np.ndarray):
     """The piece of a mask that holds the middle."""
     pieces, _ = ndimage.label(mask)
     return pieces == pieces[tuple(middle)] if pieces[tuple(middle)] else np.zeros(mask.shape, bool)
+
+
+def _length(core: np.ndarray, affine: np.ndarray, size: np.ndarray):
+    """Length (mm) of the ellipsoid of the same spread as the voxels of a core."""
+    points = np.argwhere(core) @ affine[:3, :3].T
+    if len(points) < 2:
+        return float(size.max())
+    variance = np.linalg.eigvalsh(np.cov(points.T))[-1] + size.mean() ** 2 / 12
+    # the variance of a solid ellipsoid along an axis is its length squared over 20
+    return float(np.sqrt(20 * variance))
 
 
 def _relaxation(r2star: np.ndarray | None, box: tuple, core: np.ndarray, rest: np.ndarray):
