@@ -17,7 +17,7 @@ DEEP_MM = 1.5
 LARGEST_MM3 = 8.0
 FEWEST = 60
 LEAST_SCORE = 0.2
-"""Score from which there is something low inside a ring: iron all over has 0.1 at most (benchmarks/nbia.py)."""
+"""Score from which there is something low inside a ring; iron all over has less than 0.1."""
 LONGEST_MM = 11.0
 """Longest core. What is longer runs through the pallidum, as the lamina between its parts does."""
 LESS_R2STAR = 0.1
