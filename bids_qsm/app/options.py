@@ -271,6 +271,17 @@ class Options:
     controls: str | None = _cohort(
         None, 'value of the column group that names controls (found)', metavar='LABEL'
     )
+    norms: str = _cohort(
+        'own',
+        'z-scores against own controls; iron1958: also against iron post mortem, scaled to the study',
+        choices=('own', 'iron1958'),
+    )
+    patterns: str | None = _cohort(
+        None,
+        'compare z-scores with the groups of this column of participants.tsv, or with the patterns of a TSV',
+        metavar='COLUMN|FILE',
+        normal=_table_path,
+    )
     classify: str | None = _cohort(
         None,
         'tell two labels apart without and with QSM features, as "group ~ age + sex | chi_GP + chi_SN"',

@@ -103,8 +103,8 @@ def normative(
     data = average(data, ['participant_id', 'session_id'])
     rows = order(data.series)
     series, values = data.series.iloc[rows].reset_index(drop=True), data.values[rows]
-    is_control = _controls(series, controls, group_column)
-    age = _ages(series, age_column, notes)
+    is_control = which_controls(series, controls, group_column)
+    age = ages(series, age_column, notes)
     who = series['participant_id'].to_numpy()
     expected, sd, dof = np.full((3, *values.shape), np.nan)
     n_controls, said = np.zeros(values.shape, int), np.full(values.shape, '', object)
@@ -155,7 +155,7 @@ def normative(
     return table[COLUMNS], list(dict.fromkeys(notes))
 
 
-def _controls(series: pd.DataFrame, controls: str | Sequence[str], group_column: str):
+def which_controls(series: pd.DataFrame, controls: str | Sequence[str], group_column: str):
     """Which rows are of controls."""
     column = group_column or find_group(series)
     if not column or column not in series:
@@ -170,7 +170,7 @@ def _controls(series: pd.DataFrame, controls: str | Sequence[str], group_column:
     return found
 
 
-def _ages(series: pd.DataFrame, age_column: str, notes: list[str]):
+def ages(series: pd.DataFrame, age_column: str, notes: list[str]):
     """Age of each row; 0 for all where no age is known."""
     if age_column not in series:
         notes.append(f'There is no column {age_column}: the controls are one group of all ages.')

@@ -34,6 +34,7 @@ IGNORED = (
     'work',
     '*_Chisdmap.*',
     '*_minIP.*',
+    '*_profile.*',
     '*_stats.*',
     '*_swi.*',
     '*_timeseries.*',

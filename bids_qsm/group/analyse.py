@@ -16,6 +16,7 @@ from bids_qsm.cohort import tables as cohort
 from bids_qsm.derivatives.files import atomic_write, write_json
 from bids_qsm.errors import UserError
 from bids_qsm.group.collect import collect_application, collect_tables, read_tables, save_table
+from bids_qsm.group.patterns import find_patterns
 from bids_qsm.reports.citations import methods_text
 from bids_qsm.reports.cohort import RECORD, build_cohort_report
 
@@ -30,6 +31,9 @@ FILES = {
     'change': 'group/change.tsv',
     'change_summary': 'group/change_summary.tsv',
     'normative': 'group/zscore.tsv',
+    'published': 'group/zscore_iron1958.tsv',
+    'patterns': 'group/desc-patterns_similarity.tsv',
+    'pattern_means': 'group/desc-patterns_means.tsv',
     'repeatability': 'group/repeatability.tsv',
     'slopes': 'group/slope.tsv',
     'samples': 'group/sample_size.tsv',
@@ -46,7 +50,7 @@ tables of its suffix in its folder and below.
 METHODS = 'group/classification_methods.txt'
 """Methods and results of the classification, in the order of TRIPOD+AI."""
 _ASKED: tuple[str, ...] = ('model', 'correlate', 'controls', 'statistic', 'relative_to', 'voxelwise')
-_ASKED += ('smoothing_mm', 'study_template', 'classify', 'units')
+_ASKED += ('smoothing_mm', 'study_template', 'classify', 'units', 'norms', 'patterns')
 
 
 def run_group(options: 'Options') -> int:
@@ -129,7 +133,16 @@ def find_controls(long: pd.DataFrame) -> str | None:
 def analyse(long: pd.DataFrame, asked: dict, notes: dict[str, list[str]]) -> dict:
     """Tables of the analyses, each with its data dictionary; ``notes`` (by analysis) are extended."""
     # imported here, as scipy is slow to import
-    from bids_qsm.cohort import change, correlation, model, normative, power, repeatability, trial
+    from bids_qsm.cohort import (
+        change,
+        correlation,
+        model,
+        normative,
+        power,
+        published_norms,
+        repeatability,
+        trial,
+    )
     from bids_qsm.cohort.asymmetry import add_asymmetry
     from bids_qsm.cohort.total import add_total
 
@@ -187,6 +200,13 @@ def analyse(long: pd.DataFrame, asked: dict, notes: dict[str, list[str]]) -> dic
         notes['normative'] = [
             'No group is called like controls; --controls names the one that z-scores refer to.'
         ]
+    if asked.get('norms') == 'iron1958':
+        known = '' if _is_arm(long, asked['controls'] or '') else asked['controls'] or ''
+        table, notes['published'] = published_norms.published_norms(long, controls=known, **common)
+        if len(table):
+            found['published'] = table, published_norms.dictionary()
+    if asked.get('patterns'):
+        found |= find_patterns(long, asked['patterns'], found, asked['controls'] or '', notes)
     return found
 
 

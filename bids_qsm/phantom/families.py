@@ -9,6 +9,7 @@ import numpy as np
 from nilearn import datasets
 
 from bids_qsm.anatomy import atlas
+from bids_qsm.biomarkers.iron import CURVES, expected_iron
 
 BODIES = {
     'GP': ('GPe', 'GPi'),
@@ -22,9 +23,6 @@ BODIES = {
     'Dentate': ('Dentate',),
 }
 """Nuclei with a pose of their own in each person and side, and the regions of the atlas that go along."""
-IRON = {'GP': (21.41, 0.09, 0.37), 'Putamen': (14.62, 0.04, 0.46), 'Caudate': (9.66, 0.05, 0.33)}
-"""Iron (mg/100 g) a (1 - exp(-b age)) + c, Hallgren & Sourander (1958), J Neurochem 3:41.
-doi:10.1111/j.1471-4159.1958.tb12607.x"""
 MIDDLE_AGE = 45.0
 CANDIDATES = 60
 LATTICE = 0.8
@@ -132,10 +130,9 @@ FAMILIES = {
 
 def aged(region: str, age: float):
     """Susceptibility of a region at an age relative to middle age, from iron in the basal ganglia."""
-    if region not in IRON:
+    if region not in CURVES:
         return 1.0
-    a, b, c = IRON[region]
-    return (a * (1 - np.exp(-b * age)) + c) / (a * (1 - np.exp(-b * MIDDLE_AGE)) + c)
+    return float(expected_iron(region, age) / expected_iron(region, MIDDLE_AGE))
 
 
 def traits(family: Family, rng: np.random.Generator):
@@ -143,7 +140,7 @@ def traits(family: Family, rng: np.random.Generator):
     effects = {}
     if family.ages is not None:
         age = rng.uniform(*family.ages)
-        effects = {region: aged(region, age) for region in IRON}
+        effects = {region: aged(region, age) for region in CURVES}
     region, factor = family.diseases[rng.integers(len(family.diseases))]
     if region:
         effects[region] = effects.get(region, 1.0) * factor

@@ -33,6 +33,7 @@ from bids_qsm.reports.html import (
     read_runs,
     render,
 )
+from bids_qsm.reports.pattern_section import patterns_section, published_section
 from bids_qsm.reports.trial_sections import repeatability_section, slopes_section
 
 RECORD = 'logs/group.json'
@@ -41,7 +42,7 @@ RECORD = 'logs/group.json'
 _MOST_ANSWERS = 6
 _FOLD = 40  # rows of a table that is shown when asked for
 _TEXT = (*cohort.ENTITY_COLUMNS.values(), 'group', 'participant_group', 'source', 'reason', 'note', 'level')
-_TEXT += ('session_from', 'session_to', 'arm', 'reference', 'direction')
+_TEXT += ('session_from', 'session_to', 'arm', 'reference', 'direction', 'label', 'pattern', 'choice')
 _DISTRIBUTION = (
     'Each point is {statistic} of a region (both sides) in one series; boxes show the quartiles of four '
     'series or more. Table: mean ± standard deviation over series (number of series).'
@@ -123,6 +124,8 @@ def _asked(asked: dict):
         'Correlations': ', '.join(asked['correlate']),
         'Classifier': asked.get('classify'),
         'Controls': asked.get('controls'),
+        'Norms': asked.get('norms') if asked.get('norms') != 'own' else None,
+        'Patterns': asked.get('patterns'),
         'Value of a region': asked['statistic'],
         'χ relative to': asked.get('relative_to'),
     }
@@ -217,6 +220,11 @@ def _sections(out: Path, record: dict, asked: dict, long: pd.DataFrame, group: s
         sections.append(slopes_section(*tables, whole, **of, **named('slopes', 'samples')))
     if 'normative' in files:
         sections.append(normative_section(read('normative'), groups, **named('normative')))
+    if 'published' in files:
+        sections.append(published_section(read('published'), groups, **named('published')))
+    if 'patterns' in files:
+        both = read('patterns'), read('pattern_means')
+        sections.append(patterns_section(*both, **named('patterns', 'pattern_means')))
     if 'classification' in files:
         kinds = [kind for kind in files if kind.startswith('classification')]
         sections.append(

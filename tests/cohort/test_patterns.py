@@ -1,0 +1,133 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from bids_qsm.cohort import patterns
+from bids_qsm.cohort.patterns import COLUMNS, REGIONS, compare, dictionary, shrunk, similarity
+from bids_qsm.errors import UserError
+from bids_qsm.group.patterns import find_patterns
+from bids_qsm.reports.pattern_section import patterns_section
+
+MEANS = {'a': {'SN': 6, 'GP': 8}, 'b': {'Dentate': 6, 'Thalamus': 5, 'Caudate': 5}, 'control': {}}
+
+
+@pytest.fixture(scope='module')
+def people():
+    """z-scores of three groups of eight; of people without a label: two of each group, and two of none."""
+    rng = np.random.default_rng(5)
+    rows, labels = [], {}
+
+    def add(name, mean, label):
+        labels[name] = label
+        for region, z in zip(REGIONS, mean + rng.standard_normal(len(REGIONS)), strict=True):
+            rows.append((name, 'chi', region, 'both', z))
+
+    for group, shape in MEANS.items():
+        mean = np.array([shape.get(r, 0.0) for r in REGIONS])
+        for i in range(10):
+            add(f'sub-{group}{i}', mean * rng.uniform(0.7, 1.4), group if i < 8 else np.nan)
+    for i in range(2):
+        add(f'sub-x{i}', np.array([-6.0, 0, 6, 6, 6, 0, 0, 0]), np.nan)
+    columns = ['participant_id', 'map', 'region', 'hemisphere', 'z']
+    return pd.DataFrame(rows, columns=columns), pd.Series(labels)
+
+
+def nearest(table):
+    return table[table['rank'] == 1].set_index('participant_id')
+
+
+@pytest.fixture(scope='module')
+def compared(people):
+    with pytest.MonkeyPatch.context() as few:
+        few.setattr(patterns, '_RESAMPLES', 20)
+        few.setattr(patterns, '_PERMUTATIONS', 40)
+        return similarity(*people, controls=['control'])
+
+
+def test_groups_are_told_and_strangers_fit_none(compared):
+    table, means, notes = compared
+    assert list(table) == COLUMNS
+    assert set(dictionary()) >= {*table, *means}
+    first = nearest(table)
+    labelled = first.dropna(subset='label')
+    assert (labelled['choice'] == labelled['label']).mean() > 0.9
+    assert set(first.loc[['sub-a8', 'sub-a9'], 'choice']) == {'a'}
+    assert set(first.loc[['sub-x0', 'sub-x1'], 'choice']) == {'none'}
+    assert first.loc['sub-a8', 'clear']
+    assert table.groupby('participant_id')['support'].sum().round(6).eq(1).all()
+    assert means.set_index(['pattern', 'region']).loc[('a', 'GP'), 'z'] == pytest.approx(8, abs=2)
+    assert 'SN' in notes[0]
+    section = patterns_section(table, means, notes=notes, files=[])
+    assert 'none: 2' in section['answers'][1]
+    assert len(section['blocks']) == 3
+
+
+def test_a_participant_is_left_out_of_its_own_group(people):
+    z, labels = people
+    far = z.copy()
+    far.loc[far['participant_id'] == 'sub-a0', 'z'] *= 1e6
+    with pytest.MonkeyPatch.context() as few:
+        few.setattr(patterns, '_RESAMPLES', 1)
+        few.setattr(patterns, '_PERMUTATIONS', 1)
+        found = [similarity(one, labels)[0] for one in (z, far)]
+    cosine = [t.set_index(['participant_id', 'pattern']).loc[('sub-a0', 'a'), 'cosine'] for t in found]
+    assert cosine[0] == pytest.approx(cosine[1], abs=1e-9)
+
+
+def test_labels_that_mean_nothing_are_said_to(people):
+    z, labels = people
+    patients = labels[labels.isin(['a', 'b'])].index
+    mixed = labels.copy()
+    mixed[patients] = ['a', 'b'] * 8
+    with pytest.MonkeyPatch.context() as few:
+        few.setattr(patterns, '_RESAMPLES', 1)
+        few.setattr(patterns, '_PERMUTATIONS', 40)
+        table, _, notes = similarity(z, mixed, controls=['control'])
+    assert not table['clear'].any()
+    assert any('by chance' in note for note in notes)
+
+
+def test_small_groups_are_refused(people):
+    z, labels = people
+    with pytest.raises(UserError, match='two groups of patients'):
+        similarity(z, labels.where(labels != 'b'), controls=['control'])
+
+
+def test_a_table_of_patterns(people, tmp_path):
+    z, _ = people
+    given = pd.DataFrame({'region': ['SN', 'GP', 'Dentate'], 'first': [6, 8, 0], 'second': [0, 0, 5]})
+    table, _, _ = compare(z, given)
+    first = nearest(table)
+    assert first.loc['sub-a0', 'choice'] == 'first'
+    assert first.loc['sub-b0', 'choice'] == 'second'
+    assert first.loc['sub-control1', 'choice'] == 'none'
+    assert table['distance'].isna().all()
+    path = tmp_path / 'patterns.tsv'
+    given.to_csv(path, sep='\t', index=False)
+    long = pd.DataFrame({'participant_id': z['participant_id'].unique()})
+    notes = {'patterns': []}
+    found = find_patterns(long, str(path), {'normative': (z, {})}, '', notes)
+    assert set(found) == {'patterns', 'pattern_means'}
+    assert any('without a check' in note for note in notes['patterns'])
+    with pytest.raises(UserError, match='needs three'):
+        compare(z, given.head(2))
+
+
+def test_what_is_missing_is_named(people):
+    z, labels = people
+    long = pd.DataFrame({'participant_id': labels.index, 'subtype': labels.to_numpy()})
+    notes = {'patterns': []}
+    for asked, found, said in (
+        ('subtype', {}, 'there are none'),
+        ('genotype', {'normative': (z, {})}, 'no column'),
+        ('none.tsv', {'normative': (z, {})}, 'no such file'),
+    ):
+        with pytest.raises(UserError, match=said):
+            find_patterns(long, asked, found, '', notes)
+
+
+def test_a_shrunk_covariance_can_be_inverted():
+    rest = np.random.default_rng(1).standard_normal((4, 8))
+    found = shrunk(rest, np.ones(4), 1)
+    assert np.linalg.cond(found) < 1e4
+    np.testing.assert_allclose(np.diag(found), np.diag(rest.T @ rest / 3), rtol=1e-4)
