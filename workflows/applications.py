@@ -199,6 +199,9 @@ def application_node(
                     'entities': dict(one.entities),
                     'echo_times': list(one.echo_times),
                     'field_strength': one.field_strength,
+                    'inversion': None
+                    if 'chi' in one.given_ports
+                    else (options.inversion.name, dict(options.inversion.as_dict)),
                     'atlas': atlas,
                     'participant': dict(own.use.participant),
                 }

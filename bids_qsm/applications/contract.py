@@ -36,6 +36,7 @@ KNOWN = {
     'white_matter': 'deep white matter (bool)',
     'to_template': 'transforms that take points of the scanner to the template, first to last',
     'reference': 'region whose susceptibility is zero',
+    'inversion': 'name and parameters of the dipole inversion; None where susceptibility was given',
     'echo_times': 'echo times (s)',
     'field_strength': 'field strength (T)',
     'entities': 'BIDS entities of the series',
@@ -223,10 +224,12 @@ class Figure:
     over: str = ''
     """Map that the labels or mask called like the figure are outlined on, or the first of `BACKGROUNDS` that
     the series has, where it lacks that map; 'boldref' in the scope run."""
-    draw: Callable[[pd.DataFrame], str] | None = None
+    draw: Callable[..., str] | None = None
     """Draws a table as SVG."""
     table: str = 'table'
     """Name of the table that ``draw`` gets."""
+    takes: tuple[str, ...] = ()
+    """What ``draw`` gets after it: names of other tables, of images, and of arguments of `measure`."""
     after: str = ''
     """Figure that this one follows on the page; the last where it is empty."""
 
@@ -321,6 +324,10 @@ class Application:
         lost = [one.table for one in self.figures if one.draw is not None and one.table not in tables]
         if lost:
             raise ValueError(f'{self.name}: a figure draws {lost[0]}, which is no table of it')
+        there = {*made, *self.arguments}
+        lost = [name for one in self.figures for name in one.takes if name not in there]
+        if lost:
+            raise ValueError(f'{self.name}: a figure takes {lost[0]}, which is not there')
         files = [[table.suffix, *sorted(self.entities_of(table).items())] for table in self.tables]
         if any(one in files[:i] for i, one in enumerate(files)):
             raise ValueError(f'{self.name}: two of its tables have the same entities')

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from scipy import ndimage
+from scipy.spatial import KDTree
 from skimage.segmentation import watershed
 
+from bids_qsm.anatomy.transform import apply_affine, transform_points
 from bids_qsm.biomarkers.vesselness import hessian_eigenvalues
 
 FEWEST = 30
@@ -86,3 +88,48 @@ def _lesions(piece: np.ndarray, steps: np.ndarray):
         return piece.astype(np.int32)
     seeds = (np.cumsum(large) * large)[seeds]
     return watershed(-smooth, seeds, mask=piece).astype(np.int32)
+
+
+def place_parts(
+    parts: np.ndarray,
+    table: pd.DataFrame,
+    affine: np.ndarray,
+    to_maps: Sequence,
+    placed: np.ndarray,
+    affine_of_maps: np.ndarray,
+):
+    """Carry lesions from the grid they were drawn and taken apart on to that of the maps.
+
+    Voxels of a piece go to the lesion that is nearest; so a lesion has the same number in all sessions with
+    the same mask.
+
+    Parameters
+    ----------
+    parts : ndarray of int
+        See `split_confluent`.
+    table : DataFrame
+        See `split_confluent`.
+    affine : ndarray (4, 4)
+        Voxel to scanner coordinates of the mask.
+    to_maps : sequence
+        Transforms of its points to points of the maps, first to last.
+    placed : ndarray of int
+        Pieces on the grid of the maps.
+    affine_of_maps : ndarray (4, 4)
+
+    Returns
+    -------
+    ndarray of int32
+        Lesions on the grid of the maps.
+    """
+    found = np.zeros(placed.shape, np.int32)
+    for parent, rows in table.groupby('parent'):
+        here = placed == parent
+        if len(rows) == 1:
+            found[here] = rows.index[0]
+            continue
+        voxels = np.argwhere(np.isin(parts, rows.index))
+        points = transform_points(apply_affine(affine, voxels), list(to_maps))
+        _, near = KDTree(points).query(apply_affine(affine_of_maps, np.argwhere(here)))
+        found[here] = parts[tuple(voxels.T)][near]
+    return found

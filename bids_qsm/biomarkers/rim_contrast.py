@@ -59,7 +59,7 @@ def measure_edge(frame: Frame, values: np.ndarray, assessable: np.ndarray):
     core = float(np.sort(inner)[: -(-inner.size // 2)].mean())
     profile = frame.profile(values)
     low = max(RIM_MM[0] - frame.voxel_mm, STEP_MM - frame.core_mm)
-    candidates = np.flatnonzero((BINS >= low) & (BINS <= RIM_MM[1] + frame.voxel_mm))
+    candidates = np.flatnonzero((low <= BINS) & (RIM_MM[1] + frame.voxel_mm >= BINS))
     first, last = (round(limit / STEP_MM) for limit in OUT_MM)
     outsides = np.stack(
         [np.nanmean(_filled(profile[:, b + first : b + last + 1]), axis=1) for b in candidates], 1

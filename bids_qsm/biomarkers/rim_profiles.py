@@ -79,7 +79,9 @@ class Frame:
         there = np.isfinite(values)
         weight = np.bincount(self.cell[there], minlength=size).reshape(N_DIRECTIONS, -1).astype(float)
         total = np.bincount(self.cell[there], values[there], size).reshape(N_DIRECTIONS, -1)
-        weight, total = (ndimage.correlate1d(one, _SMOOTH, axis=1, mode='constant') for one in (weight, total))
+        weight, total = (
+            ndimage.correlate1d(one, _SMOOTH, axis=1, mode='constant') for one in (weight, total)
+        )
         return np.where(weight > 0, total / np.maximum(weight, 1e-9), np.nan)
 
     def share(self, marked: np.ndarray, low: float, high: float):

@@ -44,7 +44,7 @@ def rim_response(
     grid : Grid
         That of the maps.
     invert : callable
-        An entry of `bids_qsm.recon.inversion.INVERSION` that takes the local field.
+        An entry of `bids_qsm.recon.inversion.INVERSION`.
     params : dict
         Its parameters.
     noise : float
@@ -67,7 +67,7 @@ def rim_response(
     inside = tuple(slice(n) for n in shape)
     wide[inside] = chi
     data = {
-        'field': np.ascontiguousarray(convolve(wide, kernel)[inside]),
+        **dict.fromkeys(('field', 'total'), np.ascontiguousarray(convolve(wide, kernel)[inside])),
         'mask': np.ones(shape, bool),
         'noise': np.full(shape, noise, np.float32),
         'grid': Grid(shape, grid.voxel_size, grid.b0_dir),
@@ -96,3 +96,17 @@ def _drawn(frame: Frame, positive: np.ndarray, low: np.ndarray, shape: tuple[int
         rim = (away <= 0) & (away > -THICKNESS_MM) & positive[frame.direction[nearest]]
         total[at] += rim
     return total / SUBVOXELS**3
+
+
+def field_noise(field: np.ndarray, tissue: np.ndarray):
+    """Standard deviation (ppm) of the noise of a field, from its second differences in tissue.
+
+    >>> field = np.random.default_rng(0).normal(0, 0.003, (20, 20, 20)) + 0.01 * np.arange(20)
+    >>> round(field_noise(field, np.ones(field.shape, bool)), 3)
+    0.003
+    """
+    bend = field[..., 2:] - 2 * field[..., 1:-1] + field[..., :-2]
+    inner = tissue[..., 2:] & tissue[..., 1:-1] & tissue[..., :-2]
+    if not inner.any():
+        return float('nan')
+    return float(1.4826 * np.median(np.abs(bend[inner] - np.median(bend[inner]))) / np.sqrt(6))

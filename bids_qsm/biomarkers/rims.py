@@ -34,6 +34,7 @@ SMALL = f'too small: less than {ACROSS:g} voxels across'
 HIDDEN = f'fewer than {FEWEST_DIRECTIONS} of {N_DIRECTIONS} directions face white matter'
 ALONE = 'too little white matter nearby to tell noise'
 OUTSIDE = 'outside the mask of the map'
+LOST = 'outside the field of view, or lost in resampling'
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +162,9 @@ def _level(chi: np.ndarray, white: np.ndarray, steps: np.ndarray, reach_mm: floa
     return (middle + total / np.maximum(weight, 0.05)).astype(np.float32)
 
 
-def measure_rims(chi: np.ndarray, around: Surroundings, mask: np.ndarray, grid: Grid):
+def measure_rims(
+    chi: np.ndarray, around: Surroundings, mask: np.ndarray, grid: Grid, *, count: int | None = None
+):
     r"""Look for a rim in the edge of each lesion.
 
     In each of 64 directions of equal area the rim is where the map stands out most, between 1.5 mm inside and
@@ -185,6 +188,8 @@ def measure_rims(chi: np.ndarray, around: Surroundings, mask: np.ndarray, grid: 
     around : Surroundings
     mask : ndarray of bool
     grid : Grid
+    count : int, optional
+        Largest number of a lesion; of those without a voxel on the grid the reason says so.
 
     Returns
     -------
@@ -193,10 +198,13 @@ def measure_rims(chi: np.ndarray, around: Surroundings, mask: np.ndarray, grid: 
 
     References
     ----------
-    .. [1] Bagnato et al. (2024), Brain 147:2913. doi:10.1093/brain/awae013
+    .. [1] Bagnato et al. (2024), Brain. doi:10.1093/brain/awae013
     """
-    boxes = ndimage.find_objects(around.lesions)
-    return [_rim(chi, around, mask, grid, n, box) for n, box in enumerate(boxes, 1) if box is not None]
+    boxes = ndimage.find_objects(around.lesions, max_label=count or 0)
+    return [
+        Rim(n, LOST) if box is None else _rim(chi, around, mask, grid, n, box)
+        for n, box in enumerate(boxes, 1)
+    ]
 
 
 def _rim(
@@ -205,8 +213,7 @@ def _rim(
     steps = np.array(grid.voxel_size)
     margin = np.ceil((OUTER_MM + 1) / steps).astype(int)
     box = tuple(
-        slice(max(b.start - m, 0), min(b.stop + m, n))
-        for b, m, n in zip(box, margin, chi.shape, strict=True)
+        slice(max(b.start - m, 0), min(b.stop + m, n)) for b, m, n in zip(box, margin, chi.shape, strict=True)
     )
     here = around.lesions[box] == number
     if not (here & mask[box]).sum() > 0.5 * here.sum():
@@ -314,9 +321,7 @@ def _longest(marked: Sequence[bool] | np.ndarray):
     return best
 
 
-def _probability(
-    chi: np.ndarray, frame: Frame, edge: Edge, positive: np.ndarray, box: tuple[slice, ...]
-):
+def _probability(chi: np.ndarray, frame: Frame, edge: Edge, positive: np.ndarray, box: tuple[slice, ...]):
     """How far each voxel of a box is up from core and outside to the rim (0 to 1), in positive directions."""
     found = np.zeros(chi[box].shape, np.float32)
     if not positive.any():

@@ -149,8 +149,13 @@ class Measure(SimpleInterface):
             if found[figure.table if figure.draw else figure.name] is None:
                 continue
             if figure.draw is not None:
+                tables = {one.name for one in one.tables}
+                more = (
+                    read_table(cwd / f'{name}.tsv') if name in tables else {**given[0], **found}[name]
+                    for name in figure.takes
+                )
                 table = read_table(cwd / f'{figure.table}.tsv')
-                content, extension = figure.draw(table).encode(), 'svg'
+                content, extension = figure.draw(table, *more).encode(), 'svg'
             else:
                 content, extension = self._picture(one, figure, found, given[0].get('run')), 'png'
             path = cwd / f'{figure.name}.{extension}'

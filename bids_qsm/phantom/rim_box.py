@@ -71,7 +71,7 @@ def make_box(
     voxel_size: Sequence[float] = (1.0, 1.0, 1.0),
     noise: float = 0.003,
     texture: float = 0.006,
-    lesions: int = 8,
+    lesions: int | Sequence[RimLesion] = 8,
     tilt: float = 15.0,
     factor: int = 3,
 ):
@@ -88,8 +88,9 @@ def make_box(
         Standard deviation (ppm) of the noise of the field.
     texture : float
         Standard deviation (ppm) of the susceptibility of white matter, with a grain of about 2 mm.
-    lesions : int
-        How many are asked for, without neighbours; fewer where there is no place.
+    lesions : int or sequence of RimLesion
+        How many are asked for, without neighbours; fewer where there is no place. Or the lesions themselves,
+        in a box without other tissue and veins.
     tilt : float
         Largest angle (degrees) of B0 to the third axis.
 
@@ -104,9 +105,13 @@ def make_box(
     half = voxel * np.array(shape) / 2
     angle, turn = np.radians(rng.uniform(0, tilt)), rng.uniform(0, 2 * np.pi)
     b0 = (np.sin(angle) * np.cos(turn), np.sin(angle) * np.sin(turn), np.cos(angle))
-    shelf = _Shelf(rng, half)
-    found, parents = _place(rng, shelf, half, lesions)
-    segments = _vessels(rng, found, half)
+    is_bare = not isinstance(lesions, int)
+    shelf = None if is_bare else _Shelf(rng, half)
+    if is_bare:
+        found, parents, segments = tuple(lesions), tuple(range(1, len(lesions) + 1)), []
+    else:
+        found, parents = _place(rng, shelf, half, lesions)
+        segments = _vessels(rng, found, half)
 
     fine_shape = tuple(n * factor for n in shape)
     fine_affine = affine @ np.diag([1 / factor] * 3 + [1])
@@ -127,7 +132,7 @@ def make_box(
     walls = np.stack([lesion.signed(points) for lesion in found]) if found else np.full((1, *shape), 99.0)
     nearest = walls.argmin(0)
     drawn = walls.min(0) < _jitter(rng, shape, voxel)
-    fluid, grey = shelf.shares(points)
+    fluid, grey = shelf.shares(points) if shelf else (np.zeros(shape), np.zeros(shape))
     veins = average(blood, factor) > 0.1
     return Box(
         field,
@@ -204,9 +209,7 @@ def _fits(one: RimLesion, others: Sequence[RimLesion], shelf: _Shelf, half: np.n
         gap = float(getattr(shelf, name)(centre)) - one.radius
         if (not -0.5 <= gap <= 1.0) if name == touches else gap < 3:
             return False
-    return all(
-        np.linalg.norm(centre - other.centre) > one.radius + other.radius + 3.5 for other in others
-    )
+    return all(np.linalg.norm(centre - other.centre) > one.radius + other.radius + 3.5 for other in others)
 
 
 def _vessels(rng: np.random.Generator, lesions: Sequence[RimLesion], half: np.ndarray):
@@ -237,7 +240,11 @@ def _vessels(rng: np.random.Generator, lesions: Sequence[RimLesion], half: np.nd
 
 
 def _background(
-    rng: np.random.Generator, shelf: _Shelf, shape: tuple[int, ...], affine: np.ndarray, texture: float
+    rng: np.random.Generator,
+    shelf: _Shelf | None,
+    shape: tuple[int, ...],
+    affine: np.ndarray,
+    texture: float,
 ):
     """Susceptibility (ppm) of white matter, cortex and fluid on the fine grid."""
     steps = np.sqrt((affine[:3, :3] ** 2).sum(0))
@@ -246,6 +253,8 @@ def _background(
     zoom = np.divide(shape, coarse)
     grain = ndimage.zoom(grain / grain.std(), zoom, order=1, grid_mode=True, mode='nearest')
     chi = (TISSUES['white'].chi + texture * grain).astype(np.float32)
+    if shelf is None:
+        return chi
     # a slab at a time: coordinates of the fine grid take much memory
     for i in range(shape[0]):
         at = np.stack(np.meshgrid([i], np.arange(shape[1]), np.arange(shape[2]), indexing='ij'), -1)
@@ -262,3 +271,14 @@ def _jitter(rng: np.random.Generator, shape: Sequence[int], voxel: np.ndarray):
     rough = ndimage.gaussian_filter(rng.standard_normal(shape, dtype=np.float32), 3 / voxel)
     rough *= 0.5 / rough.std()
     return size * np.clip(rough, -1, 1)
+
+
+def outline(rng: np.random.Generator, lesions: Sequence[RimLesion], voxel_size: Sequence[float]):
+    """Mask (bool) of lesions near 0 as on a FLAIR image, in a volume around them, without a field."""
+    voxel = np.array(voxel_size, float)
+    middle = np.mean([lesion.centre for lesion in lesions], 0)
+    shape = tuple(np.ceil(40 / voxel).astype(int))
+    at = np.stack(np.meshgrid(*(np.arange(n) - (n - 1) / 2 for n in shape), indexing='ij'), -1)
+    points = (at * voxel + middle).astype(np.float32)
+    walls = np.min([lesion.signed(points) for lesion in lesions], 0)
+    return walls < _jitter(rng, shape, voxel)

@@ -22,8 +22,8 @@ FADE = 2.0
 _CORE = {'rim': (0.0, 0.04), 'solid': (0.03, 0.08), 'demyelinated': (0.02, 0.05), 'plain': (0.0, 0.02)}
 """Least and most susceptibility (ppm) that the whole of a lesion has above the tissue."""
 DIAMETERS, THICKNESS, RIM, COMPLETE = (4.0, 15.0), (0.5, 2.0), (0.02, 0.10), (0.4, 1.0)
-"""Ranges of the longest diameter and the thickness of a rim (mm), of its susceptibility (ppm) and of the share
-of the surface that it covers."""
+"""Ranges of the longest diameter and the thickness of a rim (mm), of its susceptibility (ppm) and of the
+share of the surface that it covers."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,10 @@ class RimLesion(Lesion):
         )
         at = np.stack(
             np.meshgrid(
-                *((np.arange(a * factor, b * factor) + 0.5) / factor - 0.5 for a, b in zip(low, high, strict=True)),
+                *(
+                    (np.arange(a * factor, b * factor) + 0.5) / factor - 0.5
+                    for a, b in zip(low, high, strict=True)
+                ),
                 indexing='ij',
             ),
             -1,
