@@ -18,7 +18,7 @@ from bids_qsm.biomarkers.rim_table import (
     direction_table,
     rim_table,
 )
-from bids_qsm.biomarkers.rims import CLASSES, measure_rims, surroundings
+from bids_qsm.biomarkers.rims import CLASSES, Rim, measure_rims, surroundings
 from bids_qsm.cohort.describe import rim_counts
 from bids_qsm.plotting.rim_charts import plot_rims
 from bids_qsm.recon.grid import Grid
@@ -30,7 +30,9 @@ ASSUMED = {'noise': 0.003, 'field_strength': 3.0, 'echo_time': 0.02}
 """Noise of the field (ppm), field strength (T) and effective echo time (s) where the series does not tell."""
 FLUID = 0.35
 """Share of the median R2* below which a voxel is fluid, as for the ventricles (`recon.csf`)."""
-RIM = (('label', 'rim'),)
+FAINT = 0.1
+"""Least share of a voxel that is vein for it to count as one."""
+LABEL = (('label', 'rim'),)
 
 
 def measure(
@@ -39,7 +41,7 @@ def measure(
     localfield: np.ndarray | None,
     mask: np.ndarray,
     lesions: tuple[Given, ...],
-    veins_mask: np.ndarray | None,
+    veins_share: np.ndarray | None,
     dseg: np.ndarray,
     labels: pd.DataFrame,
     white_matter: np.ndarray | None,
@@ -61,18 +63,19 @@ def measure(
         tables.append(table.set_index(table.index + count))
         sources += [one.source] * len(table)
         count += len(table)
+    veins = None if veins_share is None else veins_share > FAINT
     around = surroundings(
         chi,
         mask,
         split,
         grid,
-        veins=veins_mask,
+        veins=veins,
         excluded=_excluded(chi, r2star, mask, dseg, grid),
         white=white_matter,
     )
     rims = measure_rims(chi, around, mask, grid, count=count)
     how, facts = _inversion(inversion, localfield, around.plain, field_strength, echo_times)
-    facts['Veins'] = 'found by the application veins' if veins_mask is not None else 'not excluded: not found'
+    facts['Veins'] = 'found by the application veins' if veins is not None else 'not excluded: not found'
     table = rim_table(
         rims,
         sources,
@@ -82,12 +85,12 @@ def measure(
         affine,
         grid,
         how,
-        with_veins=veins_mask is not None,
+        with_veins=veins is not None,
         reference=reference,
     )
     share = np.zeros(mask.shape, np.float32)
     for rim in rims:
-        if rim.probability is not None:
+        if isinstance(rim, Rim):
             share[rim.box] = np.maximum(share[rim.box], rim.probability)
     return split, share, table, direction_table(rims, affine), facts
 
@@ -163,7 +166,8 @@ def overview(rows: pd.DataFrame) -> dict:
     return {
         'question': 'Which lesions have a paramagnetic rim?',
         'answers': [
-            f'{len(done)} lesions of {rows["participant_id"].nunique()} participants were assessed: {said} rims. '
+            f'{len(done)} lesions of {rows["participant_id"].nunique()} participants were assessed: {said} '
+            'rims. '
             f'{likely["participant_id"].nunique()} participants have a definite or probable one. '
             f'{len(rows) - len(done)} lesions could not be assessed.'
         ],
@@ -209,12 +213,12 @@ APPLICATION = Application(
             'probseg',
             'How far each voxel is up to the rim, in directions that show one',
             desc='',
-            entities=RIM,
+            entities=LABEL,
         ),
     ),
     tables=(
         Table(
-            entities=RIM,
+            entities=LABEL,
             dictionary=lambda _: dictionary(),
             shown=(
                 *('lesion', 'parent', 'reason', 'x', 'y', 'z', 'volume_mm3', 'rim_class', 'completeness'),
@@ -235,10 +239,10 @@ APPLICATION = Application(
         Figure(
             'rimcharts',
             'Edge of lesions',
-            'The lesions of the highest scores. Left: 64 directions from the centre on two discs of equal area, '
-            'seen from above; large marks show a rim, small ones none, crosses a vein, dots what cannot be '
-            'assessed; colour is the contrast. Right: the slice through the centre, without and with the '
-            'outline of the mask.',
+            'The lesions of the highest scores. Left: 64 directions from the centre on two discs of equal '
+            'area, seen from above; large marks show a rim, small ones none, crosses a vein, dots what '
+            'cannot be assessed; colour is the contrast. Right: the slice through the centre, without and '
+            'with the outline of the mask.',
             draw=plot_rims,
             table='rimdirections',
             takes=('table', 'chi', 'split', 'grid'),
@@ -246,11 +250,11 @@ APPLICATION = Application(
     ),
     overview=overview,
     method='Confluent lesions were taken apart where the Hessian of the distance to their edge is negative '
-    'definite [@dworkin2018]. The edge of each lesion was examined in 64 directions of equal area, apart from '
-    'veins and from tissue that is not white matter; a direction shows a rim where it stands out from core and '
-    'outside by more than two standard deviations of the same shape elsewhere in white matter. Lesions were '
-    'classified by the share of such directions, following the consensus on paramagnetic rim lesions '
-    '[@bagnato2024]. Contrasts were corrected by a synthetic rim of the same shape, which went through voxels, '
-    'dipole and inversion.',
+    'definite [@dworkin2018]. The edge of each lesion was examined in 64 directions of equal area, apart '
+    'from veins and from tissue that is not white matter; a direction shows a rim where it stands out from '
+    'core and outside by more than two standard deviations of the same shape elsewhere in white matter. '
+    'Lesions were classified by the share of such directions, following the consensus on paramagnetic rim '
+    'lesions [@bagnato2024]. Contrasts were corrected by a synthetic rim of the same shape, which went '
+    'through voxels, dipole and inversion.',
     memory=Need(0.2, volume=20, anat=10),
 )

@@ -70,12 +70,12 @@ def measure_edge(frame: Frame, values: np.ndarray, assessable: np.ndarray):
     there = np.isfinite(contrast).any(1)
     best = np.where(np.isfinite(contrast), contrast, -np.inf).argmax(1)
     rows = np.arange(N_DIRECTIONS)
-    picked = [np.where(there, part[rows, best], np.nan) for part in (contrast, rims, outsides)]
-    return Edge(*picked, np.where(there, BINS[candidates][best], np.nan), core)
+    found, rim, outside = (np.where(there, part[rows, best], np.nan) for part in (contrast, rims, outsides))
+    return Edge(found, rim, outside, np.where(there, BINS[candidates][best], np.nan), core)
 
 
 def _filled(part: np.ndarray):
-    """Bins (directions, bins) where no row is empty, so that means give no warning: NaN rows become infinite."""
+    """Bins (directions, bins); rows of NaN alone, of which a mean would warn, become infinite."""
     empty = ~np.isfinite(part).any(1)
     return np.where(empty[:, None], np.inf, part)
 

@@ -85,7 +85,7 @@ class Frame:
         return np.where(weight > 0, total / np.maximum(weight, 1e-9), np.nan)
 
     def share(self, marked: np.ndarray, low: float, high: float):
-        """Share of marked points (bool) of each direction between two signed distances (mm); 1 without any."""
+        """Share of marked points of each direction between two signed distances (mm); 1 without points."""
         part = (self.signed >= low) & (self.signed <= high)
         count = np.bincount(self.direction[part], minlength=N_DIRECTIONS)
         hits = np.bincount(self.direction[part & marked], minlength=N_DIRECTIONS)

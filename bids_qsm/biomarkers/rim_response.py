@@ -12,7 +12,8 @@ from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.registry import call
 
 THICKNESS_MM = 1.0
-"""Thickness of the synthetic rim. Of a rim thinner than the voxel only thickness times susceptibility shows."""
+"""Thickness of the synthetic rim. Of a rim thinner than the voxel only thickness times susceptibility
+shows."""
 TYPICAL_PPM = 0.05
 """Susceptibility of the synthetic rim: inversions that suppress noise keep more of strong contrasts."""
 MARGIN_MM = 10.0
@@ -62,7 +63,8 @@ def rim_response(
     low = np.floor(inner.min(0) - MARGIN_MM / steps).astype(int)
     shape = tuple(np.ceil(inner.max(0) + MARGIN_MM / steps).astype(int) - low)
     chi = TYPICAL_PPM * _drawn(frame, positive, low, shape, steps)
-    kernel = dipole_kernel(tuple(2 * n for n in shape), grid.voxel_size, grid.b0_dir)
+    (h, v, w), (x, y, z) = grid.voxel_size, grid.b0_dir
+    kernel = dipole_kernel(tuple(2 * n for n in shape), (h, v, w), (x, y, z))
     wide = np.zeros([2 * n for n in shape], np.float32)
     inside = tuple(slice(n) for n in shape)
     wide[inside] = chi

@@ -11,7 +11,7 @@ from bids_qsm.biomarkers.localisation import Places, described
 from bids_qsm.biomarkers.rim_contrast import OUT_MM, RIM_MM, SPREADS
 from bids_qsm.biomarkers.rim_profiles import N_DIRECTIONS, directions
 from bids_qsm.biomarkers.rim_response import THICKNESS_MM, rim_response
-from bids_qsm.biomarkers.rims import ALONE, CLASSES, HIDDEN, LOST, OUTSIDE, SMALL, Rim
+from bids_qsm.biomarkers.rims import ALONE, CLASSES, HIDDEN, LOST, OUTSIDE, SMALL, Missed, Rim
 from bids_qsm.recon.grid import Grid
 
 STATES = ('rim', 'none', 'vein', 'not assessable')
@@ -29,7 +29,7 @@ class Inversion:
 
 
 def rim_table(
-    rims: Sequence[Rim],
+    rims: Sequence[Rim | Missed],
     sources: Sequence[str],
     parents: pd.DataFrame,
     lesions: np.ndarray,
@@ -45,7 +45,7 @@ def rim_table(
 
     Parameters
     ----------
-    rims : sequence of Rim
+    rims : sequence of Rim or Missed
     sources : sequence of str
         Mask that each lesion is from.
     parents : DataFrame
@@ -75,11 +75,12 @@ def rim_table(
             'source': source,
             'lesion': rim.number,
             **parents.loc[rim.number].to_dict(),
-            'reason': rim.reason or None,
+            'reason': rim.reason if isinstance(rim, Missed) else None,
             'volume_mm3': round(len(voxels) * voxel, 2),
             **(places.columns(points.mean(0), points) if len(points) else {}),
         }
-        rows.append(row if rim.reason else row | _measured(rim, grid, inversion, with_veins))
+        more = {} if isinstance(rim, Missed) else _measured(rim, grid, inversion, with_veins)
+        rows.append(row | more)
     table = pd.DataFrame(rows, columns=list(dictionary()))
     table['reference'] = reference or 'n/a'
     return table
@@ -124,13 +125,13 @@ def _short(value: float):
     return float(f'{value:.4g}')
 
 
-def direction_table(rims: Sequence[Rim], affine: np.ndarray) -> pd.DataFrame:
+def direction_table(rims: Sequence[Rim | Missed], affine: np.ndarray) -> pd.DataFrame:
     """One row a direction of each lesion that was assessed; see `direction_dictionary`."""
     turn = affine[:3, :3] / spacing_of(affine)
     ways = directions() @ turn.T
     parts = []
     for rim in rims:
-        if rim.reason:
+        if isinstance(rim, Missed):
             continue
         states = np.where(rim.positive, 'rim', np.where(rim.assessable, 'none', 'not assessable'))
         parts.append(
@@ -177,7 +178,8 @@ def dictionary():
             'parent': ('Number of the piece of the mask that the lesion is part of.', None),
             'n_in_parent': ('Lesions in that piece: more than 1 where they grew together.', None),
             'reason': (
-                f'Why the rim was not assessed: {SMALL}; {HIDDEN}; {ALONE}; {OUTSIDE}; {LOST}. n/a where it was.',
+                f'Why the rim was not assessed: {SMALL}; {HIDDEN}; {ALONE}; {OUTSIDE}; {LOST}. '
+                'n/a where it was.',
                 None,
             ),
             'volume_mm3': ('Volume of the lesion on the grid of the maps.', 'mm^3'),
@@ -189,9 +191,9 @@ def dictionary():
             ),
             'chi_outside': ('Mean susceptibility outside, over the same directions.', 'ppm'),
             'rim_contrast': (
-                'Mean over the same directions of the least of rim less core and rim less outside, as the map '
-                'shows it. The rim is the place between '
-                f'{-RIM_MM[0]:g} mm inside and {RIM_MM[1]:g} mm outside the edge, a voxel more on either side, '
+                'Mean over the same directions of the least of rim less core and rim less outside, as the '
+                f'map shows it. The rim is the place between {-RIM_MM[0]:g} mm inside and {RIM_MM[1]:g} mm '
+                'outside the edge, a voxel more on either side, '
                 f'that stands out most; the outside lies {OUT_MM[0]:g} to {OUT_MM[1]:g} mm beyond it.',
                 'ppm',
             ),
@@ -200,14 +202,14 @@ def dictionary():
                 'ppm',
             ),
             'response': (
-                f'Contrast that a rim of 1 ppm and {THICKNESS_MM:g} mm would show in this lesion: what voxels '
-                'and inversion leave of it, from a synthetic rim in the same directions.',
+                f'Contrast that a rim of 1 ppm and {THICKNESS_MM:g} mm would show in this lesion: what '
+                'voxels and inversion leave of it, from a synthetic rim in the same directions.',
                 None,
             ),
             'rim_contrast_corrected': (
                 f'rim_contrast over response: susceptibility of a rim {THICKNESS_MM:g} mm thick. Of thin '
-                'rims only thickness times susceptibility shows, so that it stands for this product (ppm mm); n/a '
-                'without a rim.',
+                'rims only thickness times susceptibility shows, so that it stands for this product (ppm '
+                'mm); n/a without a rim.',
                 'ppm',
             ),
             'rim_contrast_corrected_se': ('Standard error by noise and texture alone.', 'ppm'),

@@ -1,7 +1,7 @@
 """Paramagnetic rims of lesions: how much of the edge has one, how strong it is, and how sure that is."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
@@ -51,25 +51,33 @@ class Surroundings:
     plain: np.ndarray
 
 
+@dataclass(frozen=True)
+class Missed:
+    """A lesion whose rim was not assessed, and why."""
+
+    number: int
+    reason: str
+
+
 @dataclass(frozen=True, eq=False)
 class Rim:
     """What is known of the rim of one lesion; see `bids_qsm.biomarkers.rim_table` for the columns.
 
-    ``reason`` says why it was not assessed; all else is then empty.
+    ``positive`` and ``veined`` are the directions that show a rim, and that a vein passes; ``probability`` is
+    the image of the rim in the ``box`` of the maps.
     """
 
     number: int
-    reason: str = ''
-    frame: Frame | None = None
-    edge: Edge | None = None
-    chance: Chance | None = None
-    positive: np.ndarray = field(default_factory=lambda: np.zeros(N_DIRECTIONS, bool))
-    veined: np.ndarray = field(default_factory=lambda: np.zeros(N_DIRECTIONS, bool))
-    n_slices: int = 0
-    n_planes: int = 0
-    grade: str = ''
-    probability: np.ndarray | None = None
-    box: tuple[slice, ...] = ()
+    frame: Frame
+    edge: Edge
+    chance: Chance
+    positive: np.ndarray
+    veined: np.ndarray
+    n_slices: int
+    n_planes: int
+    grade: str
+    probability: np.ndarray
+    box: tuple[slice, ...]
 
     @property
     def assessable(self):
@@ -193,7 +201,7 @@ def measure_rims(
 
     Returns
     -------
-    list of Rim
+    list of Rim and Missed
         One a lesion, in the order of their numbers.
 
     References
@@ -202,7 +210,7 @@ def measure_rims(
     """
     boxes = ndimage.find_objects(around.lesions, max_label=count or 0)
     return [
-        Rim(n, LOST) if box is None else _rim(chi, around, mask, grid, n, box)
+        Missed(n, LOST) if box is None else _rim(chi, around, mask, grid, n, box)
         for n, box in enumerate(boxes, 1)
     ]
 
@@ -217,10 +225,10 @@ def _rim(
     )
     here = around.lesions[box] == number
     if not (here & mask[box]).sum() > 0.5 * here.sum():
-        return Rim(number, OUTSIDE)
+        return Missed(number, OUTSIDE)
     frame = frame_of(here, steps, [side.start for side in box])
     if 2 * frame.depth_mm < ACROSS * frame.voxel_mm:
-        return Rim(number, SMALL)
+        return Missed(number, SMALL)
     away = frame.signed > 0
     other = np.where(here, 0, around.lesions[box] > 0) | around.blocked[box]
     start = -np.array([side.start for side in box], float)
@@ -237,16 +245,15 @@ def _rim(
     assessable = (frame.share(lost, *rim) <= BLOCKED) & (frame.share(lost, *OUT_MM) <= BLOCKED)
     edge = measure_edge(frame, values, assessable)
     if np.isfinite(edge.contrast).sum() < FEWEST_DIRECTIONS:
-        return Rim(number, HIDDEN)
+        return Missed(number, HIDDEN)
     chance = contrast_by_chance(frame, chi, around.plain, steps)
     if chance is None:
-        return Rim(number, ALONE)
+        return Missed(number, ALONE)
     positive = np.isfinite(edge.contrast) & (np.nan_to_num(edge.contrast) > chance.threshold)
     passed = frame.share(veined, *rim) > 0
     grade, slices, planes = _grade(frame, edge, positive, steps)
     return Rim(
         number,
-        '',
         frame,
         edge,
         chance,

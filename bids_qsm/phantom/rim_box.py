@@ -105,13 +105,13 @@ def make_box(
     half = voxel * np.array(shape) / 2
     angle, turn = np.radians(rng.uniform(0, tilt)), rng.uniform(0, 2 * np.pi)
     b0 = (np.sin(angle) * np.cos(turn), np.sin(angle) * np.sin(turn), np.cos(angle))
-    is_bare = not isinstance(lesions, int)
-    shelf = None if is_bare else _Shelf(rng, half)
-    if is_bare:
-        found, parents, segments = tuple(lesions), tuple(range(1, len(lesions) + 1)), []
-    else:
+    shelf, segments = None, []
+    if isinstance(lesions, int):
+        shelf = _Shelf(rng, half)
         found, parents = _place(rng, shelf, half, lesions)
         segments = _vessels(rng, found, half)
+    else:
+        found, parents = tuple(lesions), tuple(range(1, len(lesions) + 1))
 
     fine_shape = tuple(n * factor for n in shape)
     fine_affine = affine @ np.diag([1 / factor] * 3 + [1])
@@ -174,11 +174,10 @@ class _Shelf:
 
     def shares(self, points: np.ndarray, spacing: float = 1.0):
         """Share of fluid and of grey matter at points (..., 3)."""
-        depth = self.cortex(points).astype(np.float32)
-        spacing = np.float32(spacing)
-        beyond = soft(depth + np.float32(2.5), spacing)
-        fluid = np.maximum(soft(self.ventricle(points).astype(np.float32), spacing), beyond)
-        return fluid, soft(depth, spacing) - beyond
+        depth, size = self.cortex(points).astype(np.float32), np.float32(spacing)
+        beyond = soft(depth + np.float32(2.5), size)
+        fluid = np.maximum(soft(self.ventricle(points).astype(np.float32), size), beyond)
+        return fluid, soft(depth, size) - beyond
 
 
 def _place(rng: np.random.Generator, shelf: _Shelf, half: np.ndarray, count: int):
@@ -189,7 +188,7 @@ def _place(rng: np.random.Generator, shelf: _Shelf, half: np.ndarray, count: int
         touches = rng.choice(SIDES, p=(0.12, 0.12, 0.76))
         pair = rng.random() < PAIRS
         for _ in range(200):
-            point = rng.uniform(-half + 6, half - 6)
+            point = rng.uniform(-half + 6, half - 6).tolist()
             here = [draw_one(rng, str(sort), point)]
             if pair:
                 here.append(neighbour(rng, here[0], str(rng.choice(list(MIX), p=list(MIX.values())))))
@@ -220,7 +219,7 @@ def _vessels(rng: np.random.Generator, lesions: Sequence[RimLesion], half: np.nd
             diameter=rng.uniform(0.4, 1.2),
             tilt=np.degrees(np.arccos(rng.uniform(0, 1))),
             azimuth=rng.uniform(0, 360),
-            centre=centre,
+            centre=centre.tolist(),
             bend=rng.uniform(0, 1 / 60),
             length=rng.uniform(20, 60),
         )

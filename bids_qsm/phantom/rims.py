@@ -86,8 +86,8 @@ class RimLesion(Lesion):
         A rim thinner than the cell keeps its volume.
         """
         wall = self.signed(points).astype(np.float32)
-        spacing = np.float32(spacing)
-        rim = soft(wall, spacing) - soft(wall + np.float32(self.thickness), spacing)
+        size = np.float32(spacing)
+        rim = soft(wall, size) - soft(wall + np.float32(self.thickness), size)
         inside = soft(wall + np.float32(self.fade / 2), np.float32(max(spacing, self.fade)))
         return inside, rim * self.covered(points) if self.rim else 0 * rim
 
