@@ -99,7 +99,7 @@ def _measured(rim: Rim, grid: Grid, inversion: Inversion, with_veins: bool):
     )
     usable = np.isfinite(response) and response > 0
     error = rim.chance.error(seen)
-    found = rim.positive.any()
+    found = rim.grade != 'no'
     return {
         'chi_core': _short(edge.core),
         'chi_rim': _short(edge.rim[seen].mean()),
@@ -209,7 +209,7 @@ def dictionary():
             'rim_contrast_corrected': (
                 f'rim_contrast over response: susceptibility of a rim {THICKNESS_MM:g} mm thick. Of thin '
                 'rims only thickness times susceptibility shows, so that it stands for this product (ppm '
-                'mm); n/a without a rim.',
+                'mm); n/a in the class no.',
                 'ppm',
             ),
             'rim_contrast_corrected_se': ('Standard error by noise and texture alone.', 'ppm'),
