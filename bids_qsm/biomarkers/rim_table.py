@@ -14,6 +14,9 @@ from bids_qsm.biomarkers.rim_response import THICKNESS_MM, rim_response
 from bids_qsm.biomarkers.rims import ALONE, CLASSES, HIDDEN, LOST, OUTSIDE, SMALL, Missed, Rim
 from bids_qsm.recon.grid import Grid
 
+STRONG_PPM = 0.1
+"""Susceptibility (ppm) of the strongest rims: where even these would not show, there is no answer."""
+UNSEEN = f'a rim of {1000 * STRONG_PPM:g} ppb would not show: too large voxels, or too much noise'
 STATES = ('rim', 'none', 'vein', 'not assessable')
 """What a direction shows; one with a vein in it was assessed beside the vein, if enough was left."""
 
@@ -100,7 +103,10 @@ def _measured(rim: Rim, grid: Grid, inversion: Inversion, with_veins: bool):
     usable = np.isfinite(response) and response > 0
     error = rim.chance.error(seen)
     found = rim.grade != 'no'
+    least = rim.chance.threshold / response if usable else np.inf
+    unseen = not found and least > STRONG_PPM
     return {
+        'reason': UNSEEN if unseen else None,
         'chi_core': _short(edge.core),
         'chi_rim': _short(edge.rim[seen].mean()),
         'chi_outside': _short(edge.outside[seen].mean()),
@@ -109,7 +115,7 @@ def _measured(rim: Rim, grid: Grid, inversion: Inversion, with_veins: bool):
         'response': _short(response),
         'rim_contrast_corrected': _short(rim.contrast / response) if usable and found else np.nan,
         'rim_contrast_corrected_se': _short(error / response) if usable and found else np.nan,
-        'least_rim': _short(rim.chance.threshold / response) if usable else np.nan,
+        'least_rim': _short(least) if usable else np.nan,
         'completeness': round(rim.completeness, 4),
         'n_assessable': int(rim.assessable.sum()),
         'n_positive': int(rim.positive.sum()),
@@ -117,7 +123,7 @@ def _measured(rim: Rim, grid: Grid, inversion: Inversion, with_veins: bool):
         'n_planes': rim.n_planes,
         'vein_touch': ('yes' if rim.veined.any() else 'no') if with_veins else 'n/a',
         'rim_score': _short(rim.score),
-        'rim_class': rim.grade,
+        'rim_class': None if unseen else rim.grade,
     }
 
 
@@ -178,7 +184,8 @@ def dictionary():
             'parent': ('Number of the piece of the mask that the lesion is part of.', None),
             'n_in_parent': ('Lesions in that piece: more than 1 where they grew together.', None),
             'reason': (
-                f'Why the rim was not assessed: {SMALL}; {HIDDEN}; {ALONE}; {OUTSIDE}; {LOST}. '
+                f'Why the rim was not assessed: {SMALL}; {HIDDEN}; {ALONE}; {OUTSIDE}; {LOST}; '
+                f'{UNSEEN}. '
                 'n/a where it was.',
                 None,
             ),

@@ -24,11 +24,16 @@ def box():
 
 @pytest.fixture(scope='module')
 def found(box):
+    return measured(box, box.chi.astype(np.float32))
+
+
+def measured(box, chi):
+    """What the application gives of a map, by name."""
     labels = label_lesions(box.drawn)
     given = Given('sub-1_label-lesion_mask.nii.gz', box.drawn, labels, box.affine, labels, [])
     atlas = pd.DataFrame({name: [] for name in ('index', 'name', 'hemisphere', 'region')})
     data = {
-        'chi': box.chi.astype(np.float32),
+        'chi': chi,
         'r2star': None,
         'localfield': box.field,
         'mask': np.ones(box.chi.shape, bool),
@@ -58,6 +63,13 @@ def test_a_table_has_a_row_a_lesion(found):
     assert np.isnan(table['rim_contrast_corrected'][1])
     assert set(np.unique(found['split'])) == {0, 1, 2}
     assert len(found['rimdirections']) == 128
+
+
+def test_where_noise_hides_any_rim_there_is_no_answer(box):
+    noise = np.random.default_rng(3).normal(0, 0.03, box.chi.shape).astype(np.float32)
+    table = measured(box, noise)['table']
+    assert table['reason'].str.contains('would not show').all()
+    assert table['rim_class'].isna().all()
 
 
 def test_facts_say_what_was_assumed(found):
