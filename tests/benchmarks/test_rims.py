@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-
 BENCHMARKS = Path(__file__).parents[2] / 'benchmarks'
 
 
