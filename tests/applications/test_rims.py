@@ -13,14 +13,14 @@ from bids_qsm.phantom.rim_box import make_box
 from bids_qsm.phantom.rims import RimLesion
 
 LESIONS = (
-    RimLesion((-9.2, 0.3, 0.1), 5.0, 0.01, 0.06, thickness=1.5),
-    RimLesion((9.7, 0.2, -0.4), 4.0, 0.05),
+    RimLesion((-8.2, 0.3, 0.1), 4.5, 0.01, 0.06, thickness=1.5),
+    RimLesion((8.7, 0.2, -0.4), 3.5, 0.05),
 )
 
 
 @pytest.fixture(scope='module')
 def box():
-    return make_box(2, shape=(40, 28, 28), lesions=LESIONS, factor=2)
+    return make_box(2, shape=(36, 26, 26), lesions=LESIONS, factor=2)
 
 
 @pytest.fixture(scope='module')

@@ -38,7 +38,7 @@ def test_a_thin_rim_reads_less_than_it_is_after_the_voxels():
 
 
 def test_a_box_is_the_same_for_one_seed_and_knows_who_owns_what():
-    one, same = (make_box(5, shape=(40, 40, 32), lesions=3, factor=2) for _ in range(2))
+    one, same = (make_box(5, shape=(36, 36, 24), lesions=2, factor=2) for _ in range(2))
     np.testing.assert_array_equal(one.field, same.field)
     assert (one.owner > 0).sum() == one.drawn.sum()
     assert one.owner.max() <= len(one.lesions) == len(one.parents)
