@@ -201,7 +201,7 @@ def application_node(
                     'field_strength': one.field_strength,
                     'inversion': None
                     if 'chi' in one.given_ports
-                    else (options.inversion.name, dict(options.inversion.as_dict)),
+                    else (options.inversion.name, options.inversion.as_dict),
                     'atlas': atlas,
                     'participant': dict(own.use.participant),
                 }

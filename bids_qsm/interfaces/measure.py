@@ -66,7 +66,7 @@ class _MeasureInputSpec(DynamicTraitedSpec):
     series = traits.List(
         traits.Dict,
         mandatory=True,
-        desc='entities, echo_times, field_strength, atlas, participant of each series',
+        desc='entities, echo_times, field_strength, inversion, atlas, participant of each series',
     )
     invert = traits.List(traits.Bool, value=[], usedefault=True, desc='transforms of to_template to invert')
     extra = traits.List(
@@ -149,13 +149,12 @@ class Measure(SimpleInterface):
             if found[figure.table if figure.draw else figure.name] is None:
                 continue
             if figure.draw is not None:
-                tables = {one.name for one in one.tables}
-                more = (
-                    read_table(cwd / f'{name}.tsv') if name in tables else {**given[0], **found}[name]
-                    for name in figure.takes
-                )
-                table = read_table(cwd / f'{figure.table}.tsv')
-                content, extension = figure.draw(table, *more).encode(), 'svg'
+                data = {**given[0], **found}
+                taken = (figure.table, *figure.takes)
+                # charts show what tables say when they are read
+                names = (table.name for table in one.tables if table.name in taken)
+                data |= {name: read_table(cwd / f'{name}.tsv') for name in names}
+                content, extension = figure.draw(*(data[name] for name in taken)).encode(), 'svg'
             else:
                 content, extension = self._picture(one, figure, found, given[0].get('run')), 'png'
             path = cwd / f'{figure.name}.{extension}'
