@@ -71,6 +71,7 @@ def files_of(app: Application) -> list[str]:
             if figure.over and not app.of_runs
             for port in (figure.over, *BACKGROUNDS)
         ),
+        *(name for figure in app.figures for name in figure.takes if name in PRODUCTS),
         *(port for port, one in PRODUCTS.items() if 'maps' in named and one.column),
         *(['mask'] if app.figures or named & {'grid', 'affine'} else []),
         *(['own_dseg'] if 'labels' in named else []),
@@ -199,6 +200,9 @@ def application_node(
                     'entities': dict(one.entities),
                     'echo_times': list(one.echo_times),
                     'field_strength': one.field_strength,
+                    'inversion': None
+                    if 'chi' in one.given_ports
+                    else (options.inversion.name, options.inversion.as_dict),
                     'atlas': atlas,
                     'participant': dict(own.use.participant),
                 }

@@ -9,6 +9,9 @@ from bids_qsm.applications.contract import Application, Column, Figure, Given, I
 from bids_qsm.applications.lesions import APPLICATION as LESIONS
 from bids_qsm.biomarkers.central_vein import CLASSES, Lines, central_veins
 from bids_qsm.biomarkers.central_vein_table import LESION_COLUMNS, RULE, SHARE_COLUMNS, share_table
+from bids_qsm.derivatives.products import LOOKS
+from bids_qsm.plotting.maps import plot_map
+from bids_qsm.plotting.planes import plot_planes
 from bids_qsm.recon.distance import depth_in_slab
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.registry import Need
@@ -90,6 +93,22 @@ def overview(rows: pd.DataFrame) -> dict:
     }
 
 
+def draw(
+    table: pd.DataFrame,
+    chi: np.ndarray,
+    affine: np.ndarray,
+    numbers: np.ndarray,
+    classes: np.ndarray,
+    courses: np.ndarray,
+) -> bytes:
+    """Show each lesion in three planes, see `plot_planes`."""
+    if not numbers.any():
+        return plot_map(chi, affine, look=LOOKS['chi'], title='Central veins: no lesion is in the map')
+    names = pd.DataFrame(CLASSES.items(), columns=['index', 'name'])
+    shown = {'numbers': numbers, 'dseg': classes, 'labels': names, 'marks': courses}
+    return plot_planes(chi, affine, look=LOOKS['chi'], title='Central veins', **shown)
+
+
 def _columns(described: dict[str, tuple[str, str]]):
     return tuple(Column(name, about, units) for name, (about, units) in described.items())
 
@@ -132,9 +151,8 @@ APPLICATION = Application(
             'Central veins',
             'Axial, coronal and sagittal plane through the centre of each lesion, with its outline; dots are '
             'the courses of veins in the slice.',
-            over='chi',
-            close='centralveinlesions',
-            marks='courses',
+            draw=draw,
+            takes=('chi', 'affine', 'centralveinlesions', 'centralvein', 'courses'),
         ),
     ),
     overview=overview,

@@ -36,6 +36,7 @@ KNOWN = {
     'white_matter': 'deep white matter (bool)',
     'to_template': 'transforms that take points of the scanner to the template, first to last',
     'reference': 'region whose susceptibility is zero',
+    'inversion': 'name and parameters of the dipole inversion; None where susceptibility was given',
     'echo_times': 'echo times (s)',
     'field_strength': 'field strength (T)',
     'entities': 'BIDS entities of the series',
@@ -223,15 +224,13 @@ class Figure:
     over: str = ''
     """Map that the labels or mask called like the figure are outlined on, or the first of `BACKGROUNDS` that
     the series has, where it lacks that map; 'boldref' in the scope run."""
-    close: str = ''
-    """Name of an image that numbers small things: rather than slices of the head, the three planes through
-    the middle of each are shown, outlined in the colour of its label in the image called like the figure."""
-    marks: str = ''
-    """Name of a mask that is dotted there."""
-    draw: Callable[[pd.DataFrame], str] | None = None
-    """Draws a table as SVG."""
+    draw: Callable[..., str | bytes] | None = None
+    """Draws a table, as SVG (text) or PNG (bytes)."""
     table: str = 'table'
     """Name of the table that ``draw`` gets."""
+    takes: tuple[str, ...] = ()
+    """What ``draw`` gets after it: names of other tables, of images, of arguments of `measure` and of `MAPS` (None
+    where the series lacks one), and 'affine' of the maps."""
     after: str = ''
     """Figure that this one follows on the page; the last where it is empty."""
 
@@ -326,10 +325,10 @@ class Application:
         lost = [one.table for one in self.figures if one.draw is not None and one.table not in tables]
         if lost:
             raise ValueError(f'{self.name}: a figure draws {lost[0]}, which is no table of it')
-        named = {name for one in self.figures for name in (one.close, one.marks) if name}
-        unmade = named - {one.name for one in self.images}
-        if unmade:
-            raise ValueError(f'{self.name}: a figure shows {min(unmade)}, which is no image of it')
+        there = {*made, *self.arguments, *MAPS, 'affine'}
+        lost = [name for one in self.figures for name in one.takes if name not in there]
+        if lost:
+            raise ValueError(f'{self.name}: a figure takes {lost[0]}, which is not there')
         files = [[table.suffix, *sorted(self.entities_of(table).items())] for table in self.tables]
         if any(one in files[:i] for i, one in enumerate(files)):
             raise ValueError(f'{self.name}: two of its tables have the same entities')

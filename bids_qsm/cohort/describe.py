@@ -215,6 +215,38 @@ def lesion_sums(lesions: pd.DataFrame) -> dict[str, float]:
     return {'measured': len(measured), 'volume_mm3': volume.sum(), 'chi_mean': mean}
 
 
+def rim_counts(lesions: pd.DataFrame) -> pd.DataFrame:
+    """Lesions by class of their rim, of each participant and session.
+
+    Parameters
+    ----------
+    lesions : DataFrame
+        Tables of rim lesions of all series, gathered: columns participant_id (and session_id), reason,
+        rim_class.
+
+    Returns
+    -------
+    DataFrame
+        Columns participant_id (and session_id, acquisition, run), lesions, assessed, definite, probable,
+        possible.
+    """
+    keys, rows = series_columns(lesions), []
+    for key, part in lesions.groupby(keys, sort=True, dropna=False):
+        done = part[part['reason'].isna()]
+        rows.append(
+            {
+                **dict(zip(keys, key, strict=True)),
+                'lesions': len(part),
+                'assessed': len(done),
+                **{
+                    name: int((done['rim_class'] == name).sum())
+                    for name in ('definite', 'probable', 'possible')
+                },
+            }
+        )
+    return pd.DataFrame(rows, columns=[*keys, 'lesions', 'assessed', 'definite', 'probable', 'possible'])
+
+
 def lesion_counts(lesions: pd.DataFrame) -> pd.DataFrame:
     """Number, sign, volume and susceptibility of the lesions of each participant and session.
 

@@ -53,7 +53,6 @@ from bids_qsm.interfaces.io import (
 )
 from bids_qsm.interfaces.xfm import load_chain, load_xfm
 from bids_qsm.plotting.maps import BOLD_REFERENCE, Look, plot_map, plot_outlines
-from bids_qsm.plotting.planes import plot_planes
 from bids_qsm.recon.grid import Grid
 
 FILES: tuple[str, ...] = (*MAPS, 'mask', 'dseg', 'labels', 'own_dseg', 'probseg', 'white_matter')
@@ -67,7 +66,7 @@ class _MeasureInputSpec(DynamicTraitedSpec):
     series = traits.List(
         traits.Dict,
         mandatory=True,
-        desc='entities, echo_times, field_strength, atlas, participant of each series',
+        desc='entities, echo_times, field_strength, inversion, atlas, participant of each series',
     )
     invert = traits.List(traits.Bool, value=[], usedefault=True, desc='transforms of to_template to invert')
     extra = traits.List(
@@ -150,8 +149,8 @@ class Measure(SimpleInterface):
             if found[figure.table if figure.draw else figure.name] is None:
                 continue
             if figure.draw is not None:
-                table = read_table(cwd / f'{figure.table}.tsv')
-                content, extension = figure.draw(table).encode(), 'svg'
+                drawn = figure.draw(*self._taken(one, figure, {**given[0], **found}, cwd))
+                content, extension = (drawn.encode(), 'svg') if isinstance(drawn, str) else (drawn, 'png')
             else:
                 content, extension = self._picture(one, figure, found, given[0].get('run')), 'png'
             path = cwd / f'{figure.name}.{extension}'
@@ -304,6 +303,19 @@ class Measure(SimpleInterface):
         self._results[name] = str(write_table(table, cwd / f'{name}.tsv'))
         self._results[dictionary] = str(write_record({**text, **facts}, cwd / f'{dictionary}.json'))
 
+    def _taken(self, one: Application, figure: Figure, data: dict, cwd: Path):
+        """What a figure is drawn from, in order; tables as they are read."""
+        tables = {table.name for table in one.tables}
+        for name in (figure.table, *figure.takes):
+            if name in tables:
+                yield read_table(cwd / f'{name}.tsv')
+            elif name in data:
+                yield data[name]
+            elif name == 'affine':
+                yield nib.load(self._grid()).affine
+            else:
+                yield read(self._file(name))[0].astype(np.float32) if self._file(name) else None
+
     def _picture(
         self, one: Application, figure: Figure, found: dict[str, np.ndarray], run: Bold | None
     ) -> bytes:
@@ -327,13 +339,7 @@ class Measure(SimpleInterface):
                 outlined['labels'] = pd.DataFrame(image.lookup, columns=['index', 'name'])
             port = next(filter(self._file, (figure.over, *BACKGROUNDS)))
             (back, affine), look = read(self._file(port)), PRODUCTS[port].look
-        back = back.astype(np.float32)
-        if figure.close and data.any():
-            marks = np.asarray(found[figure.marks]) if figure.marks else None
-            numbers = np.asarray(found[figure.close])
-            more = {'numbers': numbers, 'marks': marks, 'title': figure.title}
-            return plot_planes(back, affine, look=look, **outlined, **more)
-        return plot_outlines(back, affine, look=look, title=figure.title, **outlined)
+        return plot_outlines(back.astype(np.float32), affine, look=look, title=figure.title, **outlined)
 
 
 def outputs_of(one: Application) -> list[str]:

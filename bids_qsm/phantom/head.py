@@ -123,7 +123,7 @@ class Head:
             return found
         points = self.to_template(shape, affine)
         for n, lesion in enumerate(self.lesions, 1):
-            found[np.linalg.norm(points - np.array(lesion.centre, np.float32), axis=-1) <= lesion.radius] = n
+            found[lesion.signed(points) <= 0] = n
         return found
 
     def moved(self, rotation: Sequence[float] | np.ndarray, translation: Sequence[float] | np.ndarray):

@@ -38,6 +38,16 @@ class Lesion:
         if self.kind not in KINDS:
             raise ValueError(f'no kind of lesion {self.kind!r}; known are {list(KINDS)}')
 
+    def signed(self, points: np.ndarray):
+        """Distance (mm) of points (..., 3) to the wall, negative inside."""
+        return np.linalg.norm(points - np.array(self.centre, points.dtype), axis=-1) - self.radius
+
+    def shares(self, points: np.ndarray, spacing: float):
+        """Shares of lesion and of rim in cells of side ``spacing`` (mm) at points (..., 3)."""
+        wall = self.signed(points)
+        inside = soft(wall.astype(np.float32), np.float32(spacing))
+        return inside, inside * np.exp(-0.5 * ((wall + 1) / 0.8) ** 2)
+
 
 def draw_lesion(volume: Volume, lesion: Lesion):
     """Draw a lesion into the channels (`tissue.CHANNELS`) of a volume, in place."""
@@ -46,9 +56,8 @@ def draw_lesion(volume: Volume, lesion: Lesion):
     if lesion.kind == 'microbleed':
         paint_lesion(put, _share(points, lesion, volume.spacing), lesion)
         return
-    distance = np.linalg.norm(points - lesion.centre, axis=-1)
-    inside = soft((distance - lesion.radius).astype(np.float32), np.float32(volume.spacing))
-    paint_lesion(put, inside, lesion, inside * np.exp(-0.5 * ((distance - lesion.radius + 1) / 0.8) ** 2))
+    inside, rim = lesion.shares(points, volume.spacing)
+    paint_lesion(put, inside, lesion, rim)
 
 
 def draw_sphere(put: Mapping[str, np.ndarray], lesion: Lesion, affine: np.ndarray):
@@ -56,17 +65,15 @@ def draw_sphere(put: Mapping[str, np.ndarray], lesion: Lesion, affine: np.ndarra
     shape = put['chi'].shape
     steps = np.sqrt((affine[:3, :3] ** 2).sum(0))
     middle = np.linalg.inv(affine) @ [*lesion.centre, 1]
-    box, squares = [], 0.0
+    box = []
     for axis, (n, step) in enumerate(zip(shape, steps, strict=True)):
         reach = (lesion.radius + 3) / step
         low, high = (int(np.clip(middle[axis] + side * reach, 0, n)) for side in (-1, 1))
         box.append(slice(low, high))
-        form = [-1 if a == axis else 1 for a in range(3)]
-        squares = squares + np.square((np.arange(low, high) - middle[axis]) * step).reshape(form)
-    distance = np.sqrt(squares).astype(np.float32)
-    inside = soft(distance - np.float32(lesion.radius), np.float32(np.prod(steps) ** (1 / 3)))
-    part = {name: value[tuple(box)] for name, value in put.items()}
-    paint_lesion(part, inside, lesion, inside * np.exp(-0.5 * ((distance - lesion.radius + 1) / 0.8) ** 2))
+    index = np.stack(np.meshgrid(*(np.arange(b.start, b.stop) for b in box), indexing='ij'), -1)
+    points = (index @ affine[:3, :3].T + affine[:3, 3]).astype(np.float32)
+    inside, rim = lesion.shares(points, float(np.prod(steps) ** (1 / 3)))
+    paint_lesion({name: value[tuple(box)] for name, value in put.items()}, inside, lesion, rim)
 
 
 def paint_lesion(
@@ -149,7 +156,7 @@ def scatter(
     """
     rng = np.random.default_rng([seed, 9])
     numbers = {'rims': rims, 'lesions': lesions, 'calcifications': calcifications, 'microbleeds': microbleeds}
-    places, room, white = _room(head, depth, apart)
+    places, room, white = room_in(head, depth, apart)
     found = []
     for sort, number in numbers.items():
         kind, *ranges, whitest = _SORTS[sort]
@@ -166,7 +173,7 @@ def scatter(
     return tuple(found)
 
 
-def _room(head: 'Head', depth: float, apart: float, spacing: float = 2.0):
+def room_in(head: 'Head', depth: float, apart: float, spacing: float = 2.0):
     """Points (n, 3) of the brain (mm, template), largest radius (mm) there, share of white matter."""
     volume = head.tissue
     skip = max(round(spacing / volume.spacing), 1)

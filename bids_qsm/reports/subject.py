@@ -156,7 +156,6 @@ def _reportlets(figures: dict[str, Path], entries: list[dict], name: str):
     others = [_unlisted(kind) for kind in sorted(figures) if kind not in listed]
     space = entities_of(name).get('space')
     of_space = f' ({space})' if space else ''
-    charts = {figure.name for app in applications() for figure in app.figures if figure.draw}
     return [
         {
             'id': f'{name}-{entry["kind"]}',
@@ -164,7 +163,7 @@ def _reportlets(figures: dict[str, Path], entries: list[dict], name: str):
             'caption': entry['caption'],
             'alt': f'{entry["title"]} of {name}. {entry["caption"]}',
             'src': data_uri(figures[entry['kind']].read_bytes(), figures[entry['kind']].suffix),
-            'chart': entry['kind'] in charts,
+            'chart': figures[entry['kind']].suffix == '.svg',
         }
         for entry in known + others
     ]
