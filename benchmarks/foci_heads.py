@@ -51,7 +51,7 @@ def reconstructed(seed, condition, family, keep, *, large=0, foci=True):
     if path.exists():
         kept = dict(np.load(path))
         if np.array_equal(kept['drawn'], drawn):
-            return head, planned, kept
+            return head, planned, kept | {'foci': label_foci(planned, shape, affine)}
     signal = base['signal']
     sigma = np.abs(signal[..., 0])[base['white']].mean() / condition.snr
     put_foci(signal, planned, protocol)
@@ -66,20 +66,19 @@ def reconstructed(seed, condition, family, keep, *, large=0, foci=True):
         'grid': Grid.from_affine(shape, affine),
         'brain': base['mask'],
     }
-    chain = Chain(data)
-    chain.run()
+    chain = Chain(data).run()
     kept = {
         'chi': chain.data['chi'] - np.float32(chain.data['offset']),
         'localfield': chain.data['local'],
+        'field': chain.data['total'],
         'r2star': chain.data['r2star'],
         'swi': chain.data['swi'],
         'magnitude': combine(data['magnitude']),
         'mask': chain.chi_mask,
         'affine': affine,
-        'foci': label_foci(planned, shape, affine),
         'dseg': base['dseg'],
         'brain': base['mask'],
         'drawn': drawn,
     }
     np.savez(path, **kept)
-    return head, planned, kept
+    return head, planned, kept | {'foci': label_foci(planned, shape, affine)}
