@@ -1,6 +1,6 @@
 """Regions of the Microbleed Anatomical Rating Scale, by geometry in template space, and their counts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,16 @@ GROUPS = {**dict.fromkeys(LOBES, 'lobar'), 'deep': 'deep', 'infratentorial': 'in
 SIDES = ('L', 'R')
 NOWHERE = 'not assessable'
 CERTAINTIES = ('definite', 'possible')
+WORDS = {
+    'infratentorial': ('cerebell', 'dentate', 'brainstem', 'brain-stem', 'pons', 'medulla', 'midbrain', 'vermis'),
+    'deep': (
+        *('putamen', 'caudate', 'pallid', 'gpe', 'gpi', 'thalamus', 'accumbens', 'capsule', 'callosum'),
+        *('stn', 'subthalam'),
+    ),
+    **{lobe: (lobe,) for lobe in ('frontal', 'parietal', 'temporal', 'occipital')},
+    'insula': ('insula',),
+}
+"""Words in names of labels that state a region."""
 _MIDLINE = 1.0
 """Half the width (mm) of what counts to neither side."""
 CALCIUM = {
@@ -89,6 +99,42 @@ def physiological(point: np.ndarray):
         if (np.abs(np.array([abs(x), y, z]) - middle) <= half).all():
             return name
     return ''
+
+
+def region_of_label(name: str):
+    """Region of the scale that the name of a label of an atlas states; '' where it states none.
+
+    >>> region_of_label('Superior Frontal Gyrus'), region_of_label('Putamen'), region_of_label('GPe')
+    ('frontal', 'deep', 'deep')
+    >>> region_of_label('Dentate'), region_of_label('Lobe')
+    ('infratentorial', '')
+    """
+    text = name.lower()
+    return next((region for region, words in WORDS.items() if any(word in text for word in words)), '')
+
+
+def mars_place(row: Mapping, *, known: bool):
+    """Columns mars_region, mars_from, side and physiological of a candidate.
+
+    Parameters
+    ----------
+    row : mapping
+        nearest_region, region_distance_mm, hemisphere and the coordinates template_x, _y, _z (mm).
+    known : bool
+        Whether these are those of the template.
+    """
+    held = row['region_distance_mm'] == 0
+    stated = region_of_label(row['nearest_region']) if held else ''
+    point = np.array([[row[f'template_{axis}'] for axis in 'xyz']])
+    place = {'mars_region': NOWHERE, 'mars_from': 'n/a', 'side': NOWHERE, 'physiological': 'n/a'}
+    if known:
+        place |= {'mars_region': str(mars_regions(point)[0]), 'mars_from': 'geometry'}
+        place |= {'side': str(sides(point)[0]), 'physiological': physiological(point[0]) or 'n/a'}
+    if stated:
+        place |= {'mars_region': stated, 'mars_from': 'atlas'}
+        if row['hemisphere'] in SIDES:
+            place['side'] = row['hemisphere']
+    return place
 
 
 def size_class(diameter: float):

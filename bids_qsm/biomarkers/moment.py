@@ -89,7 +89,7 @@ class MomentFit:
     .. math:: f - D * \chi + D * (\chi - \chi_0)_\mathrm{zone} = m d + g \cdot \nabla d + p
 
     where d is the field of a unit dipole in the middle of the zone, the second term allows for another middle
-    and p is a polynomial of first order. Both are fitted by least squares; voxels that are far off count
+    and p is a polynomial of first or, for a total field, second ``order``. All are fitted by least squares; voxels that are far off count
     less (Huber). Voxels without signal are left out.
 
     The residue of the fit is correlated between voxels and is not noise alone. The standard error is
@@ -108,6 +108,11 @@ class MomentFit:
     occupied : ndarray of bool
         Voxels of all sources, near which there is no place for comparison.
     grid : Grid
+    order : int
+    places : int
+        Most places of comparison.
+    reach_mm : float
+        These lie within so many mm of the rim of the zone.
     """
 
     def __init__(
@@ -119,11 +124,12 @@ class MomentFit:
         occupied: np.ndarray,
         grid: Grid,
         *,
+        order: int = 1,
         places: int = 40,
         reach_mm: float = 25.0,
     ):
         self.grid, self.mask, self.places, self.reach = grid, mask, places, reach_mm
-        self.size = np.array(grid.voxel_size)
+        self.size, self.order = np.array(grid.voxel_size), order
         self.trusted = mask & ~lost
         # a constant over the mask makes a field of its own at the edge
         self.chi = np.where(mask, chi, 0).astype(np.float32)
@@ -143,22 +149,22 @@ class MomentFit:
         kernel = dipole_kernel(box.shape, self.grid.voxel_size, self.grid.b0_dir)
         return box.uncrop(convolve(box.crop(chi), kernel))
 
-    def __call__(self, zone: np.ndarray, centre: np.ndarray | None = None):
+    def __call__(self, zone: np.ndarray, *, search_mm: float = 0.0):
         """Moment of what lies in a zone.
 
         Parameters
         ----------
         zone : ndarray of int, shape (n, 3)
             Its voxels, with those around it that its blur or loss of signal reaches.
-        centre : ndarray, shape (3,)
-            Middle (voxels) of the dipole; that of the zone unless given.
+        search_mm : float
+            How far the dipole may move from the middle of the zone, where the source is seen in part.
 
         Returns
         -------
         Moment
         """
         middle = np.round(zone.mean(0)).astype(int)
-        centre = (zone.mean(0) if centre is None else np.asarray(centre)) - middle
+        start = zone.mean(0) - middle
         shell, inner = self._shell(zone - middle)
         points = shell + middle
         valid = ((points >= 0) & (points < self.mask.shape)).all(1)
@@ -171,11 +177,16 @@ class MomentFit:
         zone = zone - middle
         between = (shell[:, None] - zone[None]) * self.size
         kernel = self.grid.voxel_volume * point_dipole(between.astype(np.float32), self.grid.b0_dir)
-        design = self._design((shell - centre) * self.size)
-        fitted = self._fit(middle, zone, shell, inner, kernel, design)
-        if fitted is None:
-            return Moment(reason='too few voxels with signal around it')
-        value, se, used = fitted
+        moved = np.zeros(3)
+        for _ in range(4 if search_mm else 1):
+            design = self._design((shell - start) * self.size - moved)
+            fitted = self._fit(middle, zone, shell, inner, kernel, design)
+            if fitted is None:
+                return Moment(reason='too few voxels with signal around it')
+            value, se, used, slope = fitted
+            # a source that is off by s has the field m (d + s . grad d)
+            moved = moved + 0.7 * slope / value
+            moved *= min(1.0, search_mm / max(np.linalg.norm(moved), 1e-9))
         away = np.linalg.norm((self.free - middle) * self.size, axis=1)
         radius = np.linalg.norm(zone * self.size, axis=1).max()
         near = self.free[(away > 2 * radius) & (away < self.reach + 2 * radius)]
@@ -208,7 +219,10 @@ class MomentFit:
         for step in small * np.eye(3):
             high, low = (point_dipole(offset + s * step, self.grid.b0_dir) for s in (-1, 1))
             columns.append((high - low) / (2 * small))
-        return np.stack([*columns, np.ones(len(offset)), *offset.T], 1)
+        columns += [np.ones(len(offset)), *offset.T]
+        if self.order > 1:
+            columns += [offset[:, a] * offset[:, b] for a in range(3) for b in range(a, 3)]
+        return np.stack(columns, 1)
 
     def _fit(
         self,
@@ -219,7 +233,7 @@ class MomentFit:
         kernel: np.ndarray,
         design: np.ndarray,
     ):
-        """Moment, its standard error by the residue, and voxels used; None where there are too few."""
+        """Moment, its standard error by the residue, voxels used, moment times shift (mm); None if too few."""
         shape = np.array(self.mask.shape)
         points, held = shell + middle, zone + middle
         inside = ((points >= 0) & (points < shape)).all(1)
@@ -244,4 +258,5 @@ class MomentFit:
             weights = np.minimum(1, 1.345 * spread / np.maximum(np.abs(residue), 1e-12))
         variance = (weights * residue**2).sum() / max(weights.sum() - columns.shape[1], 1)
         error = np.sqrt(variance * np.linalg.inv(normal)[0, 0])
-        return float(solved[0] / scale[0]), float(error / scale[0]), int(inside.sum())
+        solved = solved / scale
+        return float(solved[0]), float(error / scale[0]), int(inside.sum()), solved[1:4]
