@@ -18,8 +18,10 @@ DEFINITE = 0.5
 """Least confidence of a definite one: a harmless structure is less likely."""
 BULGE = 4.0
 """How many times higher than its vein a source on it is no bulge of it."""
-DENSEST = 3.5
-"""Most susceptibility (ppm) of a bleed; a larger moment for its size is not one."""
+DENSEST = 1.0
+"""Most susceptibility (ppm) of a bleed averaged over its void, which is larger than the bleed."""
+MANY = 5.0
+"""Standard errors of the moment of what R2* or signal loss showed: there are some 100 such places a head."""
 UNLIKELY = 0.2
 """Confidence below which no moment is fitted."""
 BESIDE_MM = 3.0
@@ -133,7 +135,7 @@ class Evidence:
             'moment_se': moment.se,
             'moment_from': name if np.isfinite(moment.value) else 'n/a',
             'sign': moment.sign(),
-            'zone_mm3': zone.sum() * brain.grid.voxel_volume,
+            'zone_mm3': (zone & brain.whole[crop]).sum() * brain.grid.voxel_volume,
             'reason': moment.reason,
         }
 
@@ -200,12 +202,16 @@ def classify(row: Mapping, *, confidence: float):
     if row['vein_through'] > 0.7 and row['vein_excess'] < BULGE:
         return 'vein', 'possible', 'a vein enters and leaves'
     if row['moment_from'] == 'total field' or row['found_by'] != FOUND[0]:
-        if row['sign'] == 0 or not np.isfinite(row['moment']):
+        # many places are tested
+        if not abs(row['moment']) > MANY * row['moment_se']:
             return None
         if row['moment_from'] == 'total field':
             if row['sign'] < 0 or row['moment'] > DENSEST * row['zone_mm3']:
                 return None
             certain = 'possible'
+    if row['dist_nucleus_mm'] == 0 and row['sign'] > 0 and certain == 'possible':
+        # rather a part of the nucleus that its label missed
+        return None
     if row['diameter_mm'] > LARGE_MM:
         return 'large focus', certain, ''
     if row['sign'] == 0:

@@ -125,7 +125,7 @@ class MomentFit:
         grid: Grid,
         *,
         order: int = 1,
-        places: int = 40,
+        places: int = 24,
         reach_mm: float = 25.0,
     ):
         self.grid, self.mask, self.places, self.reach = grid, mask, places, reach_mm
@@ -187,6 +187,8 @@ class MomentFit:
             # a source that is off by s has the field m (d + s . grad d)
             moved = moved + 0.7 * slope / value
             moved *= min(1.0, search_mm / max(np.linalg.norm(moved), 1e-9))
+        if search_mm and abs(value) <= 3 * se:
+            return Moment(value, se, used, 'within three standard errors of zero by its residue alone')
         away = np.linalg.norm((self.free - middle) * self.size, axis=1)
         radius = np.linalg.norm(zone * self.size, axis=1).max()
         near = self.free[(away > 2 * radius) & (away < self.reach + 2 * radius)]
