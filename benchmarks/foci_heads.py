@@ -39,12 +39,11 @@ def acquired(seed, condition, family, keep):
     return head, protocol, dict(np.load(path))
 
 
-def reconstructed(seed, condition, family, keep, *, large=0, foci=True):
+def reconstructed(seed, condition, family, keep):
     """Foci, and the maps of the default chain with the truth."""
     head, protocol, base = acquired(seed, condition, family, keep)
     shape, affine = protocol.shape, protocol.affine
-    numbers = {} if foci else {'microbleeds': 0, 'calcifications': 0, 'mixed': 0}
-    planned = plan_foci(seed, head, shape, affine, large=large, **numbers)
+    planned = plan_foci(seed, head, shape, affine, large=seed % 2)
     size = 'x'.join(f'{v:g}' for v in condition.voxel_size)
     path = keep / f'maps_{family}_{seed}_{size}_{condition.snr:g}_{len(planned)}.npz'
     drawn = np.array([(*f.centre, f.radius, f.moment) for f in planned])
