@@ -82,8 +82,8 @@ def dictionary():
         ),
         'strength': (
             'p / (p + h), where p is the height of the peak and h that of harmless structures: 5 standard '
-            'deviations of the tissue; where paramagnetic that of the veins of this person, and beside '
-            'nuclei that of these, if they are higher.',
+            'deviations of the tissue; where paramagnetic that of the veins of this person, beside nuclei that '
+            'of these, and in nuclei twice that, if they are higher.',
             None,
         ),
         'isolation': (

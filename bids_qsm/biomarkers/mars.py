@@ -14,7 +14,16 @@ SIDES = ('L', 'R')
 NOWHERE = 'not assessable'
 CERTAINTIES = ('definite', 'possible')
 WORDS = {
-    'infratentorial': ('cerebell', 'dentate', 'brainstem', 'brain-stem', 'pons', 'medulla', 'midbrain', 'vermis'),
+    'infratentorial': (
+        'cerebell',
+        'dentate',
+        'brainstem',
+        'brain-stem',
+        'pons',
+        'medulla',
+        'midbrain',
+        'vermis',
+    ),
     'deep': (
         *('putamen', 'caudate', 'pallid', 'gpe', 'gpi', 'thalamus', 'accumbens', 'capsule', 'callosum'),
         *('stn', 'subthalam'),
