@@ -128,9 +128,8 @@ def report(foci, table, voxel):
     told = foci[foci['found']]
     print(f'indeterminate: {(told["class"] == "indeterminate").sum()} of {len(told)} found')
     errors = region_errors(foci, table, 2 * voxel)
-    print(
-        f'counts by region and head: {(errors == 0).mean():.2f} exact, {(errors.abs() <= 1).mean():.2f} within 1'
-    )
+    exact, near = (errors == 0).mean(), (errors.abs() <= 1).mean()
+    print(f'counts by region and head: {exact:.2f} exact, {near:.2f} within 1')
     large = foci[foci['kind'] == 'large']
     print(f'large: {(large["class"] == "large focus").sum()} of {len(large)} in their class')
 

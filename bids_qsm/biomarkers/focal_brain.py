@@ -9,7 +9,7 @@ from bids_qsm.recon.distance import depth
 from bids_qsm.recon.grid import Grid
 
 NOTCH_MM = 6.0
-"""Half the width (mm) of the notches at the edge of the mask, and of holes in it, that belong to the brain."""
+"""Half the width (mm) of the notches at the edge of the mask that belong to the brain."""
 FAR_MM = 30.0
 """Distances (mm) are measured up to this."""
 

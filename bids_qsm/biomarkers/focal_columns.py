@@ -11,12 +11,12 @@ def dictionary():
         'candidate': ('Number of the candidate, and its label in the image of candidates.', None),
         'class': (
             'microbleed (paramagnetic), calcification (diamagnetic), large focus (over 10 mm: cavernoma or '
-            'haemorrhage, not counted as a microbleed), vein (one enters and leaves), or indeterminate. Not a '
-            'diagnosis: check the images.',
+            'haemorrhage, not counted as a microbleed), vein (one enters and leaves), or indeterminate. '
+            'Not a diagnosis: check the images.',
             None,
         ),
         'certainty': (
-            'definite: confidence of at least one half, wholly within the mask and with a sign; else possible.',
+            'definite: confidence of at least one half, within the mask, and with a sign; else possible.',
             None,
         ),
         'reason': ('Why it is a vein or indeterminate; n/a otherwise.', None),
@@ -28,8 +28,8 @@ def dictionary():
         ),
         **described('candidate'),
         'mars_region': (
-            'Region of the Microbleed Anatomical Rating Scale: frontal, parietal, temporal, occipital, insula '
-            '(lobar), deep, infratentorial; not assessable without a registration to the template.',
+            'Region of the Microbleed Anatomical Rating Scale: frontal, parietal, temporal, occipital, '
+            'insula (lobar), deep, infratentorial; not assessable without a registration to the template.',
             None,
         ),
         'mars_from': (
@@ -82,8 +82,8 @@ def dictionary():
         ),
         'strength': (
             'p / (p + h), where p is the height of the peak and h that of harmless structures: 5 standard '
-            'deviations of the tissue; where paramagnetic that of the veins of this person, beside nuclei that '
-            'of these, and in nuclei twice that, if they are higher.',
+            'deviations of the tissue; where paramagnetic that of the veins of this person, beside nuclei '
+            'that of these, and in nuclei twice that, if they are higher.',
             None,
         ),
         'isolation': (

@@ -32,7 +32,8 @@ def sources(brain: Brain, *, threshold: float, largest_mm: float) -> Iterator[So
 
     Peaks of susceptibility come first, those of either sign in the order of their height, then peaks of R2*
     that none of these holds, then dark places that the mask leaves out. In nuclei and at their border, peaks
-    are higher than nuclei are, and half the height is that over the nuclei. Sources longer than ``largest_mm`` are left out.
+    are higher than nuclei are, and half the height is that over the nuclei. Sources longer than
+    ``largest_mm`` are left out.
     """
     claimed = np.zeros(brain.mask.shape, bool)
     nuclei = ndimage.binary_dilation(brain.nuclei, CUBE)

@@ -3,7 +3,10 @@ import pandas as pd
 import pytest
 from scipy import ndimage
 
-from bids_qsm.biomarkers.focal import EVIDENCE, dictionary, find_candidates, tissue_contrast
+from bids_qsm.biomarkers.focal import find_candidates
+from bids_qsm.biomarkers.focal_brain import tissue_contrast
+from bids_qsm.biomarkers.focal_columns import dictionary
+from bids_qsm.biomarkers.focal_evidence import EVIDENCE
 from bids_qsm.recon.grid import Grid
 
 LABELS = pd.DataFrame(
@@ -47,8 +50,9 @@ class Brain:
         self.r2star += inside * r2star
 
     def find(self, r2star=True, **params):
-        maps = (self.chi, self.r2star if r2star else None, self.mask)
-        return find_candidates(*maps, self.dseg, LABELS, self.affine, **params)
+        fields = (params.pop(name, None) for name in ('localfield', 'field', 'magnitude'))
+        maps = (self.chi, *fields, self.r2star if r2star else None, self.mask)
+        return find_candidates(*maps, self.dseg, LABELS, self.affine, **params)[:2]
 
 
 @pytest.mark.parametrize('voxel', [(1.0, 1.0, 1.0), (0.8, 0.8, 1.6)])
@@ -60,9 +64,9 @@ def test_bleeds_and_stones_are_found_and_nothing_else(voxel, r2star):
     shift = np.eye(4)
     shift[:3, 3] = (100, 0, 0)
     image, table = brain.find(r2star, to_template=[shift], reference='CSF')
-    assert sorted(table['kind']) == ['calcification', 'microbleed']
+    assert sorted(table['class']) == ['calcification', 'microbleed']
     assert table['candidate'].tolist() == [1, 2]
-    rows = table.set_index('kind')
+    rows = table.set_index('class')
     for kind, place, chi, radius in (
         ('microbleed', (0, 10, 2), 0.5, 2.0),
         ('calcification', (2, -12, -6), -0.5, 1.5),
@@ -113,7 +117,7 @@ def test_side_lobes_shoulders_and_long_things_are_not_told():
     brain.source((-4, -8, 0), 1.5, 0.4)
     brain.source((-4, -4, 0), 1.5, 0.4)
     table = brain.find()[1]
-    assert table['kind'].tolist() == ['microbleed']
+    assert table['class'].tolist() == ['microbleed']
     np.testing.assert_allclose(table.loc[0, ['x', 'y', 'z']].astype(float), (0, 10, 2), atol=0.7)
 
 
