@@ -72,8 +72,8 @@ def dictionary():
         'R2star_surround': ('Median R2* of the shell.', '1/s'),
         'darkness': ('Largest loss of magnitude against the tissue around: 0 to 1.', None),
         'dist_edge_mm': ('Distance to the edge of the mask, with its holes and notches filled.', 'mm'),
-        'dist_vein_mm': ('Distance to the tree of veins; 0 where they touch, at most 30.', 'mm'),
-        'dist_nucleus_mm': ('Distance to labels of nuclei rich in iron; at most 30.', 'mm'),
+        'dist_vein_mm': ('Distance to the tree of veins; 0 where they touch, at most 20.', 'mm'),
+        'dist_nucleus_mm': ('Distance to labels of nuclei rich in iron; at most 20.', 'mm'),
         'beside_nucleus': ('yes within 3 mm of such a nucleus, else no.', None),
         'vein_arms': ('Pieces of veins that end at the source.', None),
         'vesselness': (

@@ -55,7 +55,7 @@ def test_a_source_beside_its_zone_is_found_by_moving_the_dipole():
     field, share, moment = sphere(1.5, 1.0)
     still, moved = (measured(field, np.roll(share, 2, 0), 0 * share, search_mm=mm) for mm in (0.0, 3.0))
     assert abs(moved.value / moment - 1) < abs(still.value / moment - 1)
-    assert moved.value == pytest.approx(moment, rel=0.15)
+    assert moved.value == pytest.approx(moment, rel=0.3)
 
 
 def test_without_signal_around_it_a_moment_is_not_told():
