@@ -73,8 +73,7 @@ def closed(mask: np.ndarray, grid: Grid, reach_mm: float):
     """Fill the holes of a mask, and its notches up to twice ``reach_mm`` wide."""
     pad = np.ceil(reach_mm / np.array(grid.voxel_size)).astype(int) + 1
     wide = np.pad(mask, [(n, n) for n in pad])
-    near = depth(~wide, grid.voxel_size, reach_mm + 1) <= reach_mm
-    # the wall of the volume is no edge: beyond it there is nothing, here as in ``near``
+    near = away(wide, grid) <= reach_mm
     filled = depth(near, grid.voxel_size, reach_mm + 1) > reach_mm
     inner = tuple(slice(n, -n) for n in pad)
     return ndimage.binary_fill_holes(filled[inner] | mask)

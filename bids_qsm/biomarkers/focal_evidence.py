@@ -209,7 +209,7 @@ def classify(row: Mapping, *, confidence: float):
         if not abs(row['moment']) > MANY * row['moment_se'] or row['dist_vein_mm'] == 0 or not likely:
             return None
     elif not likely:
-        return 'indeterminate', 'possible', 'cut by the edge of the mask'
+        return None if certain == 'possible' else ('indeterminate', 'possible', 'cut by the edge of the mask')
     if cut:
         certain = 'possible'
     if row['dist_nucleus_mm'] == 0 and row['sign'] > 0 and certain == 'possible':
@@ -218,6 +218,8 @@ def classify(row: Mapping, *, confidence: float):
     if row['diameter_mm'] > LARGE_MM:
         return 'large focus', certain, ''
     if row['sign'] == 0:
+        if certain == 'possible':
+            return None
         reason = row['reason'] or 'moment within three standard errors of zero'
         return 'indeterminate', 'possible', reason
     return 'microbleed' if row['sign'] > 0 else 'calcification', certain, ''
