@@ -37,9 +37,9 @@ class Source:
 def sources(brain: Brain, *, threshold: float, largest_mm: float) -> Iterator[Source]:
     """Peaks over ``threshold`` spreads, each with its connected voxels of at least half its height.
 
-    Large ones come first, then peaks of susceptibility, those of either sign in the order of their height, then peaks of R2*
-    that none of these holds, then dark places that the mask leaves out. In nuclei and at their border, peaks
-    are higher than nuclei are, and half the height is that over the nuclei. Sources longer than
+    Large ones come first, then peaks of susceptibility of either sign in the order of their height, then
+    peaks of R2* that none of these holds, then dark places that the mask leaves out. In nuclei and at their
+    border, peaks are higher than nuclei are, and half the height is that over the nuclei. Sources longer than
     ``largest_mm`` are left out.
     """
     claimed = np.zeros(brain.mask.shape, bool)

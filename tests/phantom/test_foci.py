@@ -61,7 +61,7 @@ def test_labels_hold_the_voxel_of_the_centre_at_least():
 
 
 def test_foci_are_where_the_plan_says(head):
-    protocol = Protocol((3.0, 3.0, 3.0), (180, 222, 180))
+    protocol = Protocol((2.0, 2.0, 2.0), (180, 222, 180))
     few = {'microbleeds': 3, 'calcifications': 1, 'mixed': 0, 'diameters': (1.0, 3.0)}
     foci = plan_foci(3, head, protocol.shape, protocol.affine, **few)
     assert {f.place for f in foci} == set(PLACES)
