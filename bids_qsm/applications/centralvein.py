@@ -94,7 +94,6 @@ def overview(rows: pd.DataFrame) -> dict:
 
 
 def draw(
-    table: pd.DataFrame,
     chi: np.ndarray,
     affine: np.ndarray,
     numbers: np.ndarray,
@@ -152,6 +151,7 @@ APPLICATION = Application(
             'Axial, coronal and sagittal plane through the centre of each lesion, with its outline; dots are '
             'the courses of veins in the slice.',
             draw=draw,
+            table='',
             takes=('chi', 'affine', 'centralveinlesions', 'centralvein', 'courses'),
         ),
     ),

@@ -227,10 +227,10 @@ class Figure:
     draw: Callable[..., str | bytes] | None = None
     """Draws a table, as SVG (text) or PNG (bytes)."""
     table: str = 'table'
-    """Name of the table that ``draw`` gets."""
+    """Name of the table that ``draw`` gets first; none where it is empty."""
     takes: tuple[str, ...] = ()
-    """What ``draw`` gets after it: names of other tables, of images, of arguments of `measure` and of `MAPS` (None
-    where the series lacks one), and 'affine' of the maps."""
+    """What ``draw`` gets after it: names of other tables, of images, of arguments of `measure` and of `MAPS`
+    (None where the series lacks one), and 'affine' of the maps."""
     after: str = ''
     """Figure that this one follows on the page; the last where it is empty."""
 
@@ -322,7 +322,7 @@ class Application:
         if sorted(self.gives) != sorted([*made, *([FACTS] if self.has_facts else [])]):
             raise ValueError(f'{self.name}: measure gives {self.gives}, but {made} are declared')
         tables = [table.name for table in self.tables]
-        lost = [one.table for one in self.figures if one.draw is not None and one.table not in tables]
+        lost = [one.table for one in self.figures if one.draw and one.table not in (*tables, '')]
         if lost:
             raise ValueError(f'{self.name}: a figure draws {lost[0]}, which is no table of it')
         there = {*made, *self.arguments, *MAPS, 'affine'}

@@ -146,7 +146,7 @@ class Measure(SimpleInterface):
                 # what else has the name of fMRIPrep's table has one entry a column
                 self._write_table(table, found[table.name], facts if table.suffix == 'stats' else {}, cwd)
         for figure in one.figures:
-            if found[figure.table if figure.draw else figure.name] is None:
+            if found[(figure.draw and figure.table) or figure.name] is None:
                 continue
             if figure.draw is not None:
                 drawn = figure.draw(*self._taken(one, figure, {**given[0], **found}, cwd))
@@ -306,7 +306,7 @@ class Measure(SimpleInterface):
     def _taken(self, one: Application, figure: Figure, data: dict, cwd: Path):
         """What a figure is drawn from, in order; tables as they are read."""
         tables = {table.name for table in one.tables}
-        for name in (figure.table, *figure.takes):
+        for name in filter(None, (figure.table, *figure.takes)):
             if name in tables:
                 yield read_table(cwd / f'{name}.tsv')
             elif name in data:
