@@ -14,7 +14,7 @@ from bids_qsm.layout.ancillary import find_ancillary
 from bids_qsm.layout.bidsignore import BidsIgnore
 from bids_qsm.layout.dataset import require_dataset, require_places, validate
 from bids_qsm.layout.index import Index
-from bids_qsm.layout.inputs import chosen
+from bids_qsm.layout.inputs import chosen, is_outside_bids
 from bids_qsm.layout.lookalikes import named_otherwise, other_half
 from bids_qsm.layout.maps import with_maps
 from bids_qsm.layout.people import read_participants
@@ -251,7 +251,7 @@ def _with_hint(one: Rejected, files: list[Path], groups: dict[tuple, list]) -> R
 
 
 def _left_out(index: Index) -> tuple[str, ...]:
-    paths = index.left_out
+    paths = [path for path in index.left_out if not is_outside_bids(path)]
     more = f'{len(paths)} images are' if len(paths) > 1 else 'An image is'
     return (f'{more} left out by .bidsignore, such as {plain(paths[0].name)}.',) if paths else ()
 
