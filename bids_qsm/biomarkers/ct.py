@@ -1,7 +1,6 @@
 """Computed tomography of a head: whether its values are Hounsfield units, and whether it lies where the head is."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from scipy import ndimage
@@ -17,11 +16,10 @@ WINDOW = (-20.0, 100.0)
 """Densities (HU) by which CT is aligned: CSF, brain and bone differ most in it."""
 AIR, SOFT, BONE = (-1100.0, -900.0), (20.0, 50.0), 300.0
 """Densities (HU) of air, the mode of brain, and least of bone."""
-_CUBE = np.ones((3, 3, 3), bool)
 FEWEST_AIR, FEWEST_BONE = 0.01, 0.003
 """Least share of air and bone among the voxels of a CT of a head."""
-FARTHEST_MM = 3.0
-"""Largest distance (mm) between two alignments of a CT, by T1w and by the magnitude, that is taken for right."""
+FARTHEST_MM = 2.0
+"""Largest distance (mm) between two alignments of a CT that is taken for right: the margin around foci."""
 MOST_BONE = 0.02
 """Largest share of the brain mask that may be bone in the CT: the mask is not exact."""
 FEWEST_SEEN = 0.1
@@ -117,12 +115,6 @@ class Tomogram:
         )
         return share > 0.5
 
-    @cached_property
-    def dense_pieces(self) -> tuple[np.ndarray, int]:
-        """Connected pieces of CALCIFIED or more, and how many there are."""
-        return ndimage.label(self.hu >= CALCIFIED, _CUBE)
-
-
 def seen_share(ct: Tomogram, mask: np.ndarray, affine: np.ndarray) -> float:
     """Share of a mask that lies in the field of view of a CT."""
     at = apply_affine(np.linalg.inv(ct.affine) @ ct.to_ct @ affine, np.argwhere(mask))
@@ -166,3 +158,20 @@ def bone_share(ct: Tomogram, mask: np.ndarray, affine: np.ndarray) -> float:
     """Share of a brain mask, as far as the CT holds it, that is bone there."""
     inside = ct.holds(mask, affine)
     return float((ct.hu[inside] > BONE).mean()) if inside.any() else np.nan
+
+
+def alignment_problem(seen: float, distance: float, bone: float) -> str | None:
+    """Why a CT cannot be read, as it does not lie where the head is; None where it does.
+
+    Arguments are those of `seen_share`, `second_alignment` and `bone_share`.
+    """
+    if seen < FEWEST_SEEN:
+        return f'the CT holds {100 * seen:.0f} % of the brain'
+    if not distance <= FARTHEST_MM:
+        return (
+            f'the CT is not aligned: the magnitude places it {distance:.1f} mm from where the anatomical image '
+            'does'
+        )
+    if bone > MOST_BONE:
+        return f'the CT is not aligned: {100 * bone:.1f} % of the brain mask are bone in it'
+    return None
