@@ -1,6 +1,6 @@
 """Score the alignment of CT, the classes of foci in it, and what is refused, on heads of known truth.
 
-python benchmarks/ct.py [--seeds 401 402 403] [--voxel 1.5]
+python benchmarks/ct.py [--seeds 401 402 ...] [--voxel 1.5]
 
 Each head is scanned by gradient echo, T1w and four CTs of random pose (10 mm and 10 degrees on each axis), whose
 coordinates have another origin: slices of 1 mm, of 5 mm, of 5 mm with a tilted gantry, and a field of view of 80 mm.
@@ -18,7 +18,7 @@ from bids_qsm.anatomy import atlas
 from bids_qsm.anatomy.align import matrix_of
 from bids_qsm.anatomy.bias import correct_bias
 from bids_qsm.anatomy.register import rigid
-from bids_qsm.anatomy.transform import apply_affine
+from bids_qsm.anatomy.transform import Displacement, apply_affine
 from bids_qsm.biomarkers.ct import (
     WINDOW,
     Tomogram,
@@ -37,7 +37,7 @@ from bids_qsm.phantom.lesions import Lesion, scatter
 from bids_qsm.phantom.t1w import simulate_t1w
 from bids_qsm.recon.magnitude import combine
 
-SEEDS = (401, 402, 403)
+SEEDS = (401, 402)
 """Of heads on which nothing was chosen."""
 NUMBERS = {'calcifications': 6, 'microbleeds': 6}
 USUAL = {
@@ -46,7 +46,7 @@ USUAL = {
     'falx': (0.0, 20.0, 52.0),
 }
 """Where calcium is usual (mm, template space)."""
-WRONG = (4.0, 6.0, 10.0, 20.0)
+WRONG = (3.0, 6.0, 15.0)
 """Wrong alignments (mm, mean over the brain) that are to be detected."""
 
 
@@ -104,7 +104,7 @@ def score_head(seed, voxel):
     alone = [Lesion(place, 2.0, kind='calcification') for place in USUAL.values()]
     alone += [Lesion((sign * 30.0, y, 32.0), 2.0, kind='calcification') for sign, y in ((1, -10), (-1, 15))]
     labels, dseg = gre.truth['lesions'].astype(np.int32), gre.truth['dseg'].astype(np.int32)
-    places = Places(dseg, atlas.labels(), affine, [head.pose, _unwarped(head)])
+    places = Places(dseg, atlas.labels(), affine, [head.pose, warp_of(head)])
     points = apply_affine(affine, np.argwhere(mask)[::50])
     aligned, wrong, foci, pieces = [], [], [], []
     for name, scan in scans(rng).items():
@@ -121,7 +121,7 @@ def score_head(seed, voxel):
             aligned.append((seed, name, by, error.mean(), error.max(), distance, said, problem, took))
             if by == 'T1w':
                 best = found
-        for size in WRONG:
+        for size in WRONG if name == '5 mm' else ():
             moved = off_by(true, size, points, rng)
             said, distance = judge(whole, moved, magnitude, mask, affine)
             wrong.append((seed, name, size, distance, said is not None))
@@ -144,10 +144,8 @@ def score_head(seed, voxel):
     return first, second, pd.concat(foci), third
 
 
-def _unwarped(head):
-    """What takes points from template space without the warp of a head to the template: its warp."""
-    from bids_qsm.anatomy.transform import Displacement
-
+def warp_of(head):
+    """The warp of a head, which takes points to the template after its pose."""
     affine = np.diag([head.warp.spacing] * 3 + [1.0])
     affine[:3, 3] = head.warp.origin
     return Displacement(head.warp.nodes.astype(np.float32), affine)
