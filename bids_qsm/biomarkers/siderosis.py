@@ -30,6 +30,8 @@ LARGEST_VOXEL_MM = 1.6
 """Longest side of a voxel with which sheets were found on heads of known truth."""
 NEAR_EDGE_MM = 3.0
 """Depth (mm) in the mask below which chi is less certain, and below which a sheet is only possible."""
+CLEAR, LONGEST = 0.25, 4.0
+"""Least plateness less tubeness, and most length over width, of a definite sheet: veins are tubes, and long."""
 _CUBE = np.ones((3, 3, 3), bool)
 
 
@@ -149,7 +151,7 @@ def find_sheets(
         shape = float(plates[at].mean() - tubes[at].mean())
         edge = float((deep[at] <= NEAR_EDGE_MM).mean())
         middle = points[at].mean(0)
-        certain = shape >= 0.2 and edge < 0.5
+        certain = shape >= CLEAR and edge < 0.5 and extents[1] >= extents[0] / LONGEST
         rows.append(
             {
                 'number': number,
@@ -263,8 +265,8 @@ COLUMNS = {
     'piece': ('Number of the sheet, and its label in the image.', None),
     'sulcus': (f'Sheets nearer than {SAME_SULCUS_MM:g} mm have one number: they count as one sulcus.', None),
     'certainty': (
-        f'definite: clearly a sheet, and more than half of it deeper than {NEAR_EDGE_MM:g} mm in the mask; else '
-        'possible.',
+        f'definite: sheetness of {CLEAR:g} or more, at most {LONGEST:g} times as long as wide, and more than half of '
+        f'it deeper than {NEAR_EDGE_MM:g} mm in the mask; else possible.',
         None,
     ),
     'side': ('L or R.', None),
