@@ -1,11 +1,9 @@
-"""Score the table of lesions and the search for microbleeds and calcifications on heads of known truth.
+"""Score the table of lesions on heads of known truth.
 
 python benchmarks/lesions.py [--seeds 1001 1002 ...] [--voxel 1 1 2] [--snr 70] [--keep FOLDER]
 
 Lesions of all sorts are scattered in each head, drawn on a grid of 1 mm as on a T1w image, and carried to the
-tilted GRE; maps are those of the default chain. A candidate is right where it touches a microbleed or a
-calcification and says which. Labels of nuclei are the true ones moved by 2 mm, as a registration might leave
-them.
+tilted GRE; maps are those of the default chain. The search for what nobody has drawn is scored by foci.py.
 """
 
 import argparse
@@ -92,43 +90,6 @@ def score_table(head, maps, seed):
     expected = np.where(rows['true_contrast'] > 0, 'paramagnetic', 'diamagnetic')
     rows['right'] = rows['sign'].to_numpy() == expected
     return rows
-
-
-def score_candidates(head, maps, seed):
-    """One row a microbleed or calcification, found or not; and one a candidate, right or false."""
-    affine, lesions = maps['affine'], maps['lesions']
-    voxel = np.sqrt((affine[:3, :3] ** 2).sum(0))
-    moved = np.roll(maps['dseg'], [round(OFF_MM / v / np.sqrt(3)) for v in voxel], (0, 1, 2))
-    found, table = find_candidates(maps['chi'], maps['r2star'], maps['mask'], moved, atlas.labels(), affine)
-    kinds = dict.fromkeys([0], '') | {n: sort_of(lesion) for n, lesion in enumerate(head.lesions, 1)}
-    focal = [n for n, kind in kinds.items() if kind in KINDS]
-    touched = []
-    for number, box in enumerate(ndimage.find_objects(found), 1):
-        box = tuple(slice(max(side.start - 1, 0), side.stop + 1) for side in box)
-        near = lesions[box][ndimage.binary_dilation(found[box] == number, _CUBE)]
-        near = near[np.isin(near, focal)]
-        touched.append(int(np.bincount(near).argmax()) if near.size else 0)
-    table.insert(0, 'seed', seed)
-    table.insert(1, 'lesion', touched)
-    table['right'] = [kinds[n] == kind for n, kind in zip(touched, table['kind'], strict=True)]
-    hit = table[table['right']].drop_duplicates('lesion').set_index('lesion')
-    rows = []
-    for n in focal:
-        here = lesions == n
-        lesion = head.lesions[n - 1]
-        rows.append(
-            {
-                'seed': seed,
-                'sort': kinds[n],
-                'radius': lesion.radius,
-                'chi': lesion.chi,
-                'found': n in hit.index,
-                'moment': hit['moment'].get(n, np.nan),
-                'true_moment': moment(maps['true_chi'], here, voxel),
-                'diameter': hit['diameter_mm'].get(n, np.nan),
-            }
-        )
-    return pd.DataFrame(rows), table
 
 
 def summarise(signs, sources, candidates):

@@ -126,10 +126,11 @@ def _write_lesions(path, rng):
 
 
 def _write_candidates(path, rng):
-    kinds = ['microbleed', 'calcification'][: rng.integers(0, 3)]
+    classes = ['microbleed', 'calcification'][: rng.integers(0, 3)]
+    n = len(classes)
     table = pd.DataFrame(
-        {'kind': kinds, 'x': [1.0] * len(kinds), 'confidence': [0.8] * len(kinds)},
-        columns=['kind', 'x', 'confidence'],
+        {'class': classes, 'x': [1.0] * n, 'confidence': [0.8] * n, 'mars_region': ['frontal'] * n},
+        columns=['class', 'x', 'confidence', 'mars_region'],
     )
     table.to_csv(path, sep='\t', index=False, na_rep='n/a')
     path.with_suffix('.json').write_text(json.dumps({c: {'Description': f'The {c}.'} for c in table}))

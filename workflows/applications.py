@@ -71,6 +71,7 @@ def files_of(app: Application) -> list[str]:
             if figure.over and not app.of_runs
             for port in (figure.over, *BACKGROUNDS)
         ),
+        *(port for figure in app.figures for port in figure.maps),
         *(port for port, one in PRODUCTS.items() if 'maps' in named and one.column),
         *(['mask'] if app.figures or named & {'grid', 'affine'} else []),
         *(['own_dseg'] if 'labels' in named else []),

@@ -1,22 +1,39 @@
 """Look for microbleeds and calcifications that nobody has drawn."""
 
+from functools import partial
+
 import pandas as pd
 
-from bids_qsm.applications.contract import Application, Image, Table
-from bids_qsm.biomarkers.focal import KINDS, dictionary, find_candidates
+from bids_qsm.applications.contract import Application, Figure, Image, Table
+from bids_qsm.biomarkers.focal import find_candidates
+from bids_qsm.biomarkers.focal_columns import dictionary
 from bids_qsm.biomarkers.localisation import PLACE
+from bids_qsm.biomarkers.mars import GROUPS, mars_dictionary
 from bids_qsm.cohort.describe import candidate_counts
+from bids_qsm.derivatives.products import LOOKS
+from bids_qsm.plotting.montage import plot_candidates
 from bids_qsm.recon.registry import Need
 
 QUESTION = 'Which focal sources of susceptibility were found?'
+CAUTION = 'Found by the computer and not confirmed: places for a reader to look at, not a diagnosis.'
+COUNTED = ('microbleed', 'calcification', 'large focus')
+PARTS = ('lobar', 'deep', 'infratentorial')
+SHOWN = ('magnitude', 'swi', 'localfield', 'chi')
 
 
 def counts(table: pd.DataFrame) -> pd.DataFrame:
-    """Tidy rows of one series: how many candidates of each kind."""
-    kinds = table['kind'].value_counts() if len(table) else {}
+    """Tidy rows of one series: candidates of each class in the brain, microbleeds by part of it."""
+    rows = [('Brain', one.replace(' ', '_'), (table['class'] == one).sum()) for one in COUNTED]
+    bleeds = table.loc[table['class'] == 'microbleed', 'mars_region']
+    # where lobes are not told, a count of 0 would be wrong
+    if not len(bleeds) or bleeds.isin(GROUPS).all():
+        parts = bleeds.map(GROUPS)
+        rows += [(part.capitalize(), 'microbleed', (parts == part).sum()) for part in PARTS]
     return pd.DataFrame(
-        {'region': 'Brain', 'hemisphere': 'both', 'map': f'{kind}_count', 'mean': kinds.get(kind, 0)}
-        for kind in KINDS
+        [
+            {'region': region, 'hemisphere': 'both', 'map': f'{what}_count', 'mean': int(number)}
+            for region, what, number in rows
+        ]
     ).assign(units='count')
 
 
@@ -24,16 +41,18 @@ def overview(rows: pd.DataFrame) -> dict:
     """What the cohort's page says of all candidates."""
     if rows.empty:
         return {'question': QUESTION, 'answers': ['No candidate was found.']}
-    kinds = ', '.join(f'{kind}: {n}' for kind, n in rows['kind'].value_counts().items())
+    classes = ', '.join(f'{one}: {n}' for one, n in rows['class'].value_counts().items())
     people = rows['participant_id'].nunique()
-    caption = 'Found by the computer and not confirmed: places for a reader to look at, not a diagnosis.'
+    table = candidate_counts(rows)
+    patterns = ', '.join(f'{one}: {n}' for one, n in table['microbleeds'].value_counts().items())
     return {
         'question': QUESTION,
         'answers': [
-            f'{len(rows)} candidates in {people} participants ({kinds}), found by the computer and not '
-            'confirmed.'
+            f'{len(rows)} candidates in {people} participants ({classes}), found by the computer and not '
+            'confirmed.',
+            f'Pattern of microbleeds by series with candidates: {patterns}.',
         ],
-        'tables': [('Candidates by participant', candidate_counts(rows), caption)],
+        'tables': [('Candidates by participant', table, CAUTION)],
     }
 
 
@@ -41,7 +60,7 @@ APPLICATION = Application(
     name='candidates',
     title='Candidates for microbleeds and calcifications',
     measure=find_candidates,
-    gives=('candidates', 'table'),
+    gives=('candidates', 'table', 'mars'),
     images=(
         Image(
             'candidates',
@@ -55,20 +74,42 @@ APPLICATION = Application(
             dictionary=lambda _: dictionary(),
             shown=(
                 'candidate',
-                'kind',
+                'class',
+                'certainty',
                 'confidence',
                 *PLACE,
+                'mars_region',
+                'side',
                 'diameter_mm',
-                'chi_peak',
                 'moment',
+                'moment_se',
+                'chi_peak',
                 'R2star_mean',
+                'reason',
             ),
-            caption='Found by the computer and not confirmed: places to look at, not a diagnosis.',
+            caption=CAUTION,
             cohort=counts,
+        ),
+        Table(
+            'mars',
+            title='Microbleeds by region',
+            dictionary=lambda _: mars_dictionary(),
+            caption='Regions of the Microbleed Anatomical Rating Scale, approximate. ' + CAUTION,
+        ),
+    ),
+    figures=(
+        Figure(
+            'montage',
+            'Candidates',
+            'Each candidate, its class, and its net dipole moment m with the standard error. Paramagnetic '
+            'sources (bleeds) have m above 0, calcium below. ' + CAUTION,
+            draw=partial(plot_candidates, looks=LOOKS),
+            maps=SHOWN,
         ),
     ),
     overview=overview,
     method='Candidates for microbleeds (paramagnetic) and calcifications (diamagnetic) are focal extrema of '
-    'susceptibility away from vessels, the deep grey nuclei and the edge of the mask.',
-    memory=Need(0.1, volume=23, anat=10),
+    'susceptibility, of R2* or of signal loss. The sign is that of their net dipole moment, fitted in the '
+    'field around them.',
+    memory=Need(0.1, volume=36, anat=10),
 )

@@ -236,8 +236,10 @@ class Figure:
     over: str = ''
     """Map that the labels or mask called like the figure are outlined on, or the first of `BACKGROUNDS` that
     the series has, where it lacks that map; 'boldref' in the scope run."""
-    draw: Callable[[pd.DataFrame], str] | None = None
-    """Draws a table as SVG."""
+    draw: Callable | None = None
+    """Draws a table as SVG; with ``maps``, the table, a dict of these and their affine as PNG."""
+    maps: tuple[str, ...] = ()
+    """Maps of the series that ``draw`` gets, of those that the series has: name -> array."""
     table: str = 'table'
     """Name of the table that ``draw`` gets."""
     after: str = ''

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from bids_qsm.applications.contract import Application, Column, Figure, Image, Table
-from bids_qsm.biomarkers.focal import tissue_contrast
+from bids_qsm.biomarkers.focal_brain import tissue_contrast
 from bids_qsm.biomarkers.veins import find_veins
 from bids_qsm.biomarkers.veins_join import with_sinuses
 from bids_qsm.biomarkers.veins_names import NAMES

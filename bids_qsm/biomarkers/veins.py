@@ -10,7 +10,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from bids_qsm.anatomy.transform import apply_affine
-from bids_qsm.biomarkers.focal import iron_rich
+from bids_qsm.biomarkers.focal_brain import iron_rich
 from bids_qsm.biomarkers.veins_graph import branches, centreline, merged, nearest, wall_radius
 from bids_qsm.biomarkers.veins_mask import Found, chain_score, detect
 from bids_qsm.biomarkers.veins_names import CORTICAL_MM, NAMES, name_segments

@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit, prange
 from scipy import ndimage
 
-from bids_qsm.biomarkers.focal import tissue_contrast
+from bids_qsm.biomarkers.focal_brain import tissue_contrast
 from bids_qsm.biomarkers.vesselness import fill, tube_eigenvalues, tubeness
 from bids_qsm.recon.grid import Grid
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from bids_qsm.biomarkers.mars import pattern
 from bids_qsm.cohort.design import build
 from bids_qsm.cohort.formula import parse_columns
 from bids_qsm.cohort.observations import average, is_numeric, numeric, observe
@@ -250,19 +251,25 @@ def lesion_counts(lesions: pd.DataFrame) -> pd.DataFrame:
 
 
 def candidate_counts(candidates: pd.DataFrame) -> pd.DataFrame:
-    """Number of candidates of each kind, by participant and session.
+    """Number of candidates of each class, and the pattern of microbleeds, by participant and session.
 
     Parameters
     ----------
     candidates : DataFrame
-        Tables of candidates of all series, gathered: columns participant_id and kind.
+        Tables of candidates of all series, gathered: columns participant_id, class and
+        mars_region.
 
     Returns
     -------
     DataFrame
-        The columns that identify a series, and one column a kind.
+        The columns that identify a series, and one column a class, and microbleeds: none, lobar only, deep or
+        mixed.
     """
     keys = series_columns(candidates)
-    counts = candidates.groupby([*keys, 'kind'], dropna=False).size().unstack('kind', fill_value=0)
+    counts = candidates.groupby([*keys, 'class'], dropna=False).size().unstack('class', fill_value=0)
     counts.columns.name = None
+    bleeds = candidates['mars_region'].where(candidates['class'] == 'microbleed')
+    counts['microbleeds'] = bleeds.groupby([candidates[key] for key in keys], dropna=False).agg(
+        lambda regions: pattern(regions.dropna().tolist())
+    )
     return counts.reset_index()

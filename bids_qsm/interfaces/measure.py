@@ -150,7 +150,13 @@ class Measure(SimpleInterface):
                 continue
             if figure.draw is not None:
                 table = read_table(cwd / f'{figure.table}.tsv')
-                content, extension = figure.draw(table).encode(), 'svg'
+                if figure.maps:
+                    there = [port for port in figure.maps if self._file(port)]
+                    maps = {port: read(self._file(port))[0].astype(np.float32) for port in there}
+                    affine = nib.load(self._grid()).affine
+                    content, extension = figure.draw(table, maps, affine), 'png'
+                else:
+                    content, extension = figure.draw(table).encode(), 'svg'
             else:
                 content, extension = self._picture(one, figure, found, given[0].get('run')), 'png'
             path = cwd / f'{figure.name}.{extension}'

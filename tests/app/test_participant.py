@@ -157,7 +157,7 @@ def test_what_others_drew_is_measured(job):
     empty = lesions[lesions['source'] == 'sub-01_space-T1w_label-lesion_mask.nii.gz']
     assert len(empty) == 1
     assert 'empty' in empty['reason'].iloc[0]
-    assert {'kind', 'confidence', 'template_x'} <= set(candidates.columns)
+    assert {'class', 'moment', 'mars_region', 'confidence', 'template_x'} <= set(candidates.columns)
     for name in ('seg-hand_dseg.tsv', 'desc-candidates_dseg.nii.gz', 'label-lesion_stats.json'):
         assert (anat / f'sub-01_{name}').exists()
 

@@ -75,7 +75,7 @@ def test_lesions_and_candidates_are_gathered(ran):
     assert list(lesions)[:2] == ['participant_id', 'session_id']
     assert 'label' not in lesions
     assert {'the mask is empty'} <= set(lesions['reason'].dropna())
-    assert set(candidates['kind']) == {'microbleed', 'calcification'}
+    assert set(candidates['class']) == {'microbleed', 'calcification'}
     # lesions are not regions
     assert 'lesion' not in set(table(out / 'group_regions.tsv')['region'])
 

@@ -150,7 +150,7 @@ def test_what_does_not_fit_is_said(files, write, tmp_path):
 def test_candidates(files, tmp_path):
     outputs = measure('candidates', files, tmp_path)
     row = read(outputs.table).iloc[0]
-    assert (row['kind'], row['candidate'], row['reference']) == ('microbleed', 1, 'CSF')
+    assert (row['class'], row['candidate'], row['reference']) == ('microbleed', 1, 'CSF')
     np.testing.assert_allclose(row[['x', 'y', 'z']].astype(float), (5, 0, -1), atol=0.3)
     np.testing.assert_allclose(row[['template_x', 'template_y']].astype(float), (-5, 5), atol=0.3)
     image = nib.load(outputs.candidates)
