@@ -2,9 +2,9 @@
 
 python benchmarks/ct.py [--seeds 401 402 ...] [--voxel 1.5]
 
-Each head is scanned by gradient echo, T1w and four CTs of random pose (10 mm and 10 degrees on each axis), whose
-coordinates have another origin: slices of 1 mm, of 5 mm, of 5 mm with a tilted gantry, and a field of view of 80 mm.
-Bleeds and calcifications are marked by the truth, as this is about CT. Some calcium is in the CT alone.
+Each head is scanned by gradient echo, T1w and four CTs of random pose (up to 10 mm and 10 degrees on each axis),
+whose coordinates have another origin: slices of 1 mm, of 5 mm, of 5 mm with a tilted gantry, and a field of view
+of 80 mm. Bleeds and calcifications are marked by the truth, as this is about CT. Some calcium is in the CT alone.
 """
 
 import argparse
@@ -41,7 +41,7 @@ SEEDS = (401, 402)
 """Of heads on which nothing was chosen."""
 NUMBERS = {'calcifications': 6, 'microbleeds': 6}
 USUAL = {
-    'pineal and habenula': (0.0, -30.0, 1.0),
+    'pineal': (0.0, -30.0, 1.0),
     'choroid plexus': (24.0, -40.0, 8.0),
     'falx': (0.0, 20.0, 52.0),
 }
@@ -134,7 +134,7 @@ def score_head(seed, voxel):
         table['radius'] = [head.lesions[n - 1].radius for n in table['focus']]
         table['added'] = [added[n - 1] for n in table['focus']]
         foci.append(table)
-        pieces += score_pieces(seed, name, head, placed, dense, labels, affine, places, alone, mask)
+        pieces += score_pieces(seed, name, head, placed, dense, labels, affine, places, alone)
     frames = (
         (aligned, ('seed', 'scan', 'by', 'mean', 'largest', 'second', 'said', 'problem', 'seconds')),
         (wrong, ('seed', 'scan', 'off', 'second', 'detected')),
@@ -159,7 +159,7 @@ def judge(whole, to_ct, magnitude, mask, affine):
     return alignment_problem(seen, distance, bone_share(placed, mask, affine)), distance
 
 
-def score_pieces(seed, name, head, placed, dense, labels, affine, places, alone, mask):
+def score_pieces(seed, name, head, placed, dense, labels, affine, places, alone):
     """One row a calcification of the CT alone, found or not, and one a piece that is none."""
     table = list_calcium(placed, dense, labels, affine, places)
     at = table[['x', 'y', 'z']].to_numpy(float)
@@ -170,12 +170,12 @@ def score_pieces(seed, name, head, placed, dense, labels, affine, places, alone,
         seen = bool(((voxel >= 1) & (voxel < np.array(placed.hu.shape) - 1)).all())
         near = np.flatnonzero(np.linalg.norm(at - centre, axis=1) < 5) if len(at) else []
         taken |= set(near)
-        place = table['usual_place'][near[0]] if len(near) else ''
+        place = table['physiological'][near[0]] if len(near) else ''
         candidate = table['candidate'][near[0]] if len(near) else np.nan
         rows.append((seed, name, what, seen, len(near) > 0, place, candidate))
     for n in range(len(table)):
         if n not in taken and np.isnan(table['candidate'][n]):
-            rows.append((seed, name, 'nothing', True, True, table['usual_place'][n], np.nan))
+            rows.append((seed, name, 'nothing', True, True, table['physiological'][n], np.nan))
     return rows
 
 
@@ -203,8 +203,8 @@ def summarise(aligned, wrong, foci, pieces):
     print('\nerror of the alignment over the brain (mm): mean, largest; most over heads')
     for (name, by), rows in aligned.groupby(['scan', 'by'], sort=False):
         print(
-            f'  {name:27s} by {by:9s} mean {rows["mean"].max():.2f}  largest {rows["largest"].max():.2f}  second '
-            f'alignment {rows["second"].max():.2f}  refused {rows["said"].notna().sum()} of {len(rows)}  '
+            f'  {name:27s} by {by:9s} mean {rows["mean"].max():.2f}  largest {rows["largest"].max():.2f}  '
+            f'second alignment {rows["second"].max():.2f}  refused {rows["said"].notna().sum()} of {len(rows)}  '
             f'{rows["seconds"].mean():.0f} s'
         )
     print('\nwrong alignments detected')

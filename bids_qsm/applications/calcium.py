@@ -29,7 +29,6 @@ from bids_qsm.biomarkers.ct_foci import (
     list_calcium,
     measure_foci,
 )
-from bids_qsm.biomarkers.focal import KINDS
 from bids_qsm.biomarkers.localisation import Places
 from bids_qsm.biomarkers.veins_table import described
 from bids_qsm.recon.registry import Need
@@ -70,13 +69,17 @@ def measure(
         },
         'BoneInBrainMask': {
             'value': round(bone, 4),
-            'meaning': f'share of the brain mask that is bone in the CT; more than {MOST_BONE} is '
-            'a failure',
+            'meaning': f'share of the brain mask that is bone in the CT; more than {MOST_BONE} is a failure',
         },
         'VoxelOfCT': {'value': spacing_of(ct.affine).round(3).tolist(), 'units': 'mm'},
     }
-    kinds = candidates_table['kind'].astype(str)
-    foci = pd.DataFrame({'candidate': candidates_table['candidate'].astype(int), 'chi_class': kinds})
+    foci = pd.DataFrame(
+        {
+            'candidate': candidates_table['candidate'].astype(int),
+            'chi_class': candidates_table['class'].astype(str),
+            'chi_sign': candidates_table['sign'].astype(str),
+        }
+    )
     density = resample(ct.data, ct.affine, mask.shape, affine, [to_ct], cval=-1024)
     if problem:
         foci = foci.assign(ct_class='n/a', agreement='n/a', reason=problem)
@@ -87,8 +90,7 @@ def measure(
     dense = find_dense(whole, whole.holds(brain, affine))
     found = measure_foci(candidates_candidates, affine, mask, whole, dense)
     foci = foci.merge(found.rename(columns={'focus': 'candidate'}), on='candidate', how='left')
-    sign = [KINDS.get(kind, 0) for kind in foci['chi_class']]
-    foci['agreement'] = agreement(sign, foci['ct_class'])
+    foci['agreement'] = agreement(foci['chi_sign'], foci['ct_class'])
     places = Places(dseg, labels, affine, to_template)
     calcium = list_calcium(whole, dense, candidates_candidates, affine, places)
     return density, on_maps(whole, dense.pieces, mask.shape, affine), foci[[*FOCI]], calcium, facts
@@ -123,8 +125,8 @@ def overview(rows: pd.DataFrame) -> dict:
     return {
         'question': QUESTION,
         'answers': [
-            f'{len(rows)} candidates in {rows["participant_id"].nunique()} participants with CT: susceptibility '
-            f'and CT agree in {agreed.get("agree", 0)}, disagree in {agreed.get("disagree", 0)}.'
+            f'{len(rows)} candidates in {rows["participant_id"].nunique()} participants with CT: '
+            f'susceptibility and CT agree in {agreed.get("agree", 0)}, disagree in {agreed.get("disagree", 0)}.'
         ],
         'tables': [('Susceptibility and CT', both, 'Rows: susceptibility; columns: CT.')],
     }
@@ -158,10 +160,18 @@ APPLICATION = Application(
     ),
     tables=(
         Table(
-            dictionary=lambda _: described(FOCI)
-            | {'warning': {'Description': 'What is wrong with the CT.'}},
+            dictionary=lambda _: described(FOCI) | {'warning': {'Description': 'What is wrong with the CT.'}},
             shown=(
-                *('candidate', 'chi_class', 'ct_class', 'agreement', 'hu_max', 'hu_mean', 'hu_surround'),
+                *(
+                    'candidate',
+                    'chi_class',
+                    'chi_sign',
+                    'ct_class',
+                    'agreement',
+                    'hu_max',
+                    'hu_mean',
+                    'hu_surround',
+                ),
                 'reason',
             ),
             caption='Density of each candidate in CT. Thick slices dilute it: see hu_diluted. Neither CT nor '
@@ -173,11 +183,11 @@ APPLICATION = Application(
             title='Calcium in CT',
             dictionary=lambda _: described(CALCIUM),
             shown=(
-                *('piece', 'candidate', 'usual_place', 'x', 'y', 'z', 'nearest_region', 'hemisphere'),
+                *('piece', 'candidate', 'physiological', 'x', 'y', 'z', 'nearest_region', 'hemisphere'),
                 *('volume_mm3', 'hu_max'),
             ),
-            caption='Pieces of 100 HU or more in the brain mask that do not touch bone. Where candidate is n/a, '
-            'susceptibility did not show it.',
+            caption='Pieces of 100 HU or more in the brain mask that do not touch bone. Where candidate is '
+            'n/a, susceptibility did not show it.',
         ),
     ),
     figures=(
@@ -188,4 +198,3 @@ APPLICATION = Application(
     'from -20 to 100 HU. Candidates were called calcified where it reaches 100 HU within 2 mm of them.',
     memory=Need(0.6, volume=30, anat=60),
 )
-

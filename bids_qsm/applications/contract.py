@@ -133,8 +133,8 @@ class Query:
     """Field of `Options` by which the user may name the files, as a glob pattern, and so ask for the
     application."""
     outside_bids: bool = False
-    """Whether BIDS has no name for it: such files are read though .bidsignore names them, do not make a dataset
-    invalid, and may be of another session than the series."""
+    """Whether BIDS has no name for it: such files are read though .bidsignore names them, do not make a
+    dataset invalid, and may be of another session than the series."""
     whole: bool = False
     """Whether `measure` gets the one file as `Given` and not on the grid of the maps alone."""
     interpolation: str = 'linear'

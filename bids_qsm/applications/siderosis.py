@@ -11,7 +11,10 @@ from bids_qsm.recon.registry import Need
 
 QUESTION = 'Where was superficial siderosis found?'
 SUMMARY = {
-    'pattern': ('focal (1 to 3 sulci), disseminated (4 or more), none, or not assessable; of definite sheets.', None),
+    'pattern': (
+        'focal (1 to 3 sulci), disseminated (4 or more), none, or not assessable; of definite sheets.',
+        None,
+    ),
     'sulci': ('Sulci with definite sheets.', None),
     'sulci_possible': ('Sulci with possible sheets alone.', None),
     'area_mm2': ('Area of definite sheets.', 'mm^2'),
@@ -33,9 +36,7 @@ def measure(
     r2star_sd: float = 1.0,
 ) -> tuple:
     """Find sheets, see `bids_qsm.biomarkers.siderosis.find_sheets`."""
-    found = find_sheets(
-        chi, r2star, mask, grid, affine, to_template, chi_sd=chi_sd, r2star_sd=r2star_sd
-    )
+    found = find_sheets(chi, r2star, mask, grid, affine, to_template, chi_sd=chi_sd, r2star_sd=r2star_sd)
     table = found.table
     is_definite = table['certainty'] == 'definite'
     definite = set(table.loc[is_definite, 'sulcus'])
@@ -50,7 +51,11 @@ def measure(
         'reason': found.problem or 'n/a',
     }
     facts = {
-        'SusceptibilitySpread': {'value': found.chi_spread, 'units': 'ppm', 'source': 'median over the convexity'},
+        'SusceptibilitySpread': {
+            'value': found.chi_spread,
+            'units': 'ppm',
+            'source': 'median over the convexity',
+        },
         'R2starSpread': {'value': found.r2star_spread, 'units': '1/s', 'source': 'median over the convexity'},
     }
     return found.labels > 0, found.labels, table, pd.DataFrame([row]), facts
@@ -70,8 +75,8 @@ def overview(rows: pd.DataFrame) -> dict:
     return {
         'question': QUESTION,
         'answers': [
-            f'Series of {rows["participant_id"].nunique()} participants ({patterns}). Found by the computer and not '
-            'confirmed.'
+            f'Series of {rows["participant_id"].nunique()} participants ({patterns}). Found by the computer '
+            'and not confirmed.'
         ],
     }
 
@@ -112,12 +117,13 @@ APPLICATION = Application(
         Figure(
             'sheets',
             'Superficial siderosis',
-            'Outlines of sheets over the susceptibility-weighted image or, without it, the magnitude or a map.',
+            'Outlines of sheets over the susceptibility-weighted image or, without it, the magnitude or a '
+            'map.',
             over='swi',
         ),
     ),
     overview=overview,
-    method='Superficial siderosis was looked for as sheets of high susceptibility and R2* on the cerebral convexity, '
-    'told from veins by the Hessian of susceptibility.',
+    method='Superficial siderosis was looked for as sheets of high susceptibility and R2* on the cerebral '
+    'convexity, told from veins by the Hessian of susceptibility.',
     memory=Need(0.2, volume=30, anat=10),
 )

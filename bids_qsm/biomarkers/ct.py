@@ -1,4 +1,4 @@
-"""Computed tomography of a head: whether its values are Hounsfield units, and whether it lies where the head is."""
+"""CT of a head: whether its values are Hounsfield units, and whether it lies where the head is."""
 
 from dataclasses import dataclass
 
@@ -71,7 +71,7 @@ def _unlike_hounsfield(values: np.ndarray) -> str | None:
 
 
 def mode_of_soft(values: np.ndarray) -> float:
-    """The most frequent density (HU) from -60 to 120, of a histogram smoothed by 4 HU; NaN where there is none."""
+    """The most frequent density (HU) from -60 to 120, smoothed by 4 HU; NaN where there is none."""
     edges = np.arange(-60.5, 121)
     counts = np.histogram(values, edges)[0].astype(float)
     if not counts.any():
@@ -83,8 +83,8 @@ def mode_of_soft(values: np.ndarray) -> float:
 class Tomogram:
     """A CT of a head that was aligned with the maps of a series.
 
-    ``hu`` (float32, 3D) are Hounsfield units, ``affine`` (4, 4) takes its voxels to its coordinates (RAS, mm),
-    and ``to_ct`` (4, 4) takes coordinates of the maps to coordinates of the CT.
+    ``hu`` (float32, 3D) are Hounsfield units, ``affine`` (4, 4) takes its voxels to its coordinates (RAS,
+    mm), and ``to_ct`` (4, 4) takes coordinates of the maps to coordinates of the CT.
     """
 
     hu: np.ndarray
@@ -109,11 +109,12 @@ class Tomogram:
         return Tomogram(np.asarray(self.hu[box], np.float32), moved, self.to_ct)
 
     def holds(self, mask: np.ndarray, affine: np.ndarray) -> np.ndarray:
-        """Where a mask on the grid of the maps lies in the voxels of the CT (bool, of the shape of the CT)."""
+        """Where a mask on the grid of the maps lies in the CT (bool, of its shape)."""
         share = resample(
             mask.astype(np.float32), affine, self.hu.shape, self.affine, [np.linalg.inv(self.to_ct)]
         )
         return share > 0.5
+
 
 def seen_share(ct: Tomogram, mask: np.ndarray, affine: np.ndarray) -> float:
     """Share of a mask that lies in the field of view of a CT."""
@@ -125,7 +126,7 @@ def second_alignment(ct: Tomogram, magnitude: np.ndarray, mask: np.ndarray, affi
     """Distance (mm, mean over the brain) to the place that the magnitude of the series gives the CT.
 
     The CT was aligned with another image, the T1w, which was aligned with the series: both alignments must be
-    right for this distance to be small. It is found by mutual information from the place that is to be checked.
+    right for this distance to be small. It is found by mutual information, from the place to be checked.
 
     Parameters
     ----------
@@ -144,9 +145,7 @@ def second_alignment(ct: Tomogram, magnitude: np.ndarray, mask: np.ndarray, affi
     where = ndimage.binary_dilation(inside, iterations=3)
     found = ct.to_ct
     for sigma, step in ((4.0, 4.0), (1.0, 1.0)):
-        similarity = Similarity(
-            still, still_affine, where, other, other_affine, n_points=20000, sigma=sigma
-        )
+        similarity = Similarity(still, still_affine, where, other, other_affine, n_points=20000, sigma=sigma)
         found = refine(
             similarity, found, center, n_parameters=6, step=step, tolerance=0.1, overlap=FEWEST_SEEN / 2
         )[0]
@@ -169,8 +168,8 @@ def alignment_problem(seen: float, distance: float, bone: float) -> str | None:
         return f'the CT holds {100 * seen:.0f} % of the brain'
     if not distance <= FARTHEST_MM:
         return (
-            f'the CT is not aligned: the magnitude places it {distance:.1f} mm from where the anatomical image '
-            'does'
+            f'the CT is not aligned: the magnitude places it {distance:.1f} mm from where the anatomical '
+            'image does'
         )
     if bone > MOST_BONE:
         return f'the CT is not aligned: {100 * bone:.1f} % of the brain mask are bone in it'

@@ -1,6 +1,6 @@
 """Density of foci in CT, and calcium that CT shows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,8 @@ from scipy.spatial import KDTree
 from bids_qsm.anatomy.transform import apply_affine, spacing_of
 from bids_qsm.biomarkers.ct import BLOOD, CALCIFIED, Tomogram
 from bids_qsm.biomarkers.localisation import Places, described
+from bids_qsm.biomarkers.mars import CALCIUM as PLACES_OF_CALCIUM
+from bids_qsm.biomarkers.mars import physiological
 
 REACH_MM = 2.0
 """Margin (mm) around a focus: alignment and outline are off by as much."""
@@ -19,10 +21,6 @@ SHELL_MM = (4.0, 8.0)
 LEAST_MM3 = 2.0
 """Least volume (mm^3) of a piece of calcium."""
 CLASSES = ('calcified', 'unclear', 'none')
-USUAL = ('pineal and habenula', 'choroid plexus', 'falx', 'basal ganglia', 'dentate nucleus')
-"""Places where calcium is usual, Ghorbanlou et al. (2022), Anat Cell Biol 55:63. doi:10.5115/acb.21.137"""
-_FLUID = 20.0
-"""Density (HU) below which a voxel is fluid: half-way between CSF and brain."""
 _CUBE = np.ones((3, 3, 3), bool)
 
 
@@ -39,8 +37,8 @@ class Dense:
 def find_dense(ct: Tomogram, brain: np.ndarray, *, least_mm3: float = LEAST_MM3) -> Dense:
     """Tell skull and calcium apart among what is as dense as calcium.
 
-    A connected piece that lies by half or more in the brain is calcium; all others are skull, with what touches
-    them, as calcified dura does.
+    A connected piece that lies by half or more in the brain is calcium; all others are skull, with what
+    touches them, as calcified dura does.
 
     Parameters
     ----------
@@ -245,69 +243,33 @@ def list_calcium(
             'diameter_mm': round((6 * len(voxels) * volume / np.pi) ** (1 / 3), 2),
             'hu_max': float(density.max()),
             'hu_mean': round(float(density.mean()), 1),
-            'fluid_share': _fluid_share(ct, dense, number, box),
         }
-        row['usual_place'] = usual_place(row)
+        place = physiological(np.array([row[f'template_{axis}'] for axis in 'xyz']))
+        row['physiological'] = place or 'n/a'
         rows.append(row)
     table = pd.DataFrame(rows, columns=[*CALCIUM])
     return table.sort_values('volume_mm3', ascending=False, kind='stable', ignore_index=True)
 
 
-def _fluid_share(ct: Tomogram, dense: Dense, number: int, box: tuple[slice, ...]) -> float:
-    """Share of fluid among the voxels from 1.5 to 4 mm around a piece."""
-    pad = np.ceil(4 / ct.voxel_size).astype(int) + 1
-    wide = tuple(
-        slice(max(b.start - p, 0), b.stop + p) for b, p in zip(box, pad, strict=True)
-    )
-    distance = ndimage.distance_transform_edt(dense.pieces[wide] != number, sampling=ct.voxel_size)
-    shell = ct.hu[wide][(distance > 1.5) & (distance <= 4)]
-    return round(float((shell < _FLUID).mean()), 3) if shell.size else np.nan
+def agreement(signs: Sequence[str], classes: Sequence[str]) -> list[str]:
+    """What susceptibility and CT say of each focus together, by its sign and its class in CT.
 
-
-_FALX = ((-95, 0), (-60, 10), (-45, 22), (-20, 38), (10, 38), (30, 28), (42, 10), (66, -5))
-"""Lower edge (y and z, mm, MNI space) of the falx: straight and inferior sagittal sinus."""
-
-
-def usual_place(row: Mapping[str, object]) -> str:
-    """The place of `USUAL` that a piece of calcium lies in by its row; 'n/a' where it is none of these.
-
-    Boxes in template space are judgements, a few mm wider than the structures, as registration is not exact.
+    >>> agreement(['diamagnetic', 'paramagnetic', 'paramagnetic'], ['calcified', 'calcified', 'none'])
+    ['agree', 'disagree', 'agree']
+    >>> agreement(['diamagnetic', 'diamagnetic', 'indeterminate'], ['none', 'unclear', 'calcified'])
+    ['disagree', 'unclear', 'n/a']
     """
-    x, y, z = (float(row[f'template_{axis}']) for axis in 'xyz')
-    region, fluid = str(row['nearest_region']), float(row['fluid_share'])
-    if abs(x) <= 7 and -38 <= y <= -20 and -8 <= z <= 12:
-        return USUAL[0]
-    if 8 <= abs(x) <= 36 and -52 <= y <= -14 and -16 <= z <= 28 and fluid >= 0.25:
-        return USUAL[1]
-    height, depth = zip(*_FALX, strict=True)
-    if abs(x) <= 4 and height[0] <= y <= height[-1] and z >= np.interp(y, height, depth):
-        return USUAL[2]
-    if float(row['region_distance_mm']) <= 1.0:
-        if region.startswith(('GP', 'Putamen', 'Caudate', 'Ventral Pallidum')):
-            return USUAL[3]
-        if region.startswith('Dentate'):
-            return USUAL[4]
-    return 'n/a'
-
-
-def agreement(sign: Sequence[float], classes: Sequence[str]) -> list[str]:
-    """What chi and CT say of each focus together.
-
-    ``sign`` is that of its susceptibility (1, -1, or 0 where it is not known).
-
-    >>> agreement([-1, 1, -1, 1, 1, 0], ['calcified', 'calcified', 'none', 'none', 'unclear', 'none'])
-    ['agree', 'disagree', 'disagree', 'agree', 'unclear', 'n/a']
-    """
-    known = {(-1, 'calcified'): 'agree', (-1, 'none'): 'disagree'}
-    known |= {(1, 'calcified'): 'disagree', (1, 'none'): 'agree'}
-    known |= {(-1, 'unclear'): 'unclear', (1, 'unclear'): 'unclear'}
-    return [known.get((int(one), kind), 'n/a') for one, kind in zip(sign, classes, strict=True)]
+    known = {('diamagnetic', 'calcified'): 'agree', ('diamagnetic', 'none'): 'disagree'}
+    known |= {('paramagnetic', 'calcified'): 'disagree', ('paramagnetic', 'none'): 'agree'}
+    known |= {(sign, 'unclear'): 'unclear' for sign in ('diamagnetic', 'paramagnetic')}
+    return [known.get(pair, 'n/a') for pair in zip(signs, classes, strict=True)]
 
 
 _REACH = f'within {REACH_MM:g} mm of the focus, without bone'
 FOCI = {
     'candidate': ('Number of the candidate in the table of candidates.', None),
     'chi_class': ('What susceptibility says of it, from the table of candidates.', None),
+    'chi_sign': ('Sign of its net dipole moment, from the table of candidates.', None),
     'ct_class': (
         f'calcified: {CALCIFIED:.0f} HU or more; none: the density is that of the tissue around it, or below '
         f'{BLOOD:.0f} HU; unclear: between these, or too small to stand out in the voxels of the CT.',
@@ -336,8 +298,9 @@ CALCIUM = {
         f'Candidate within {REACH_MM:g} mm and half a voxel of it; n/a where susceptibility shows none.',
         None,
     ),
-    'usual_place': (
-        f'Place where calcium is usual: {", ".join(USUAL)}; by template space, so a hint. n/a: none of these.',
+    'physiological': (
+        f'Place where calcium is usual in health: {", ".join(PLACES_OF_CALCIUM)}; by template space, so a '
+        'hint. n/a: none of these.',
         None,
     ),
     **described('piece'),
@@ -345,5 +308,4 @@ CALCIUM = {
     'diameter_mm': ('Diameter of the ball of that volume.', 'mm'),
     'hu_max': ('Largest density.', 'HU'),
     'hu_mean': ('Mean density.', 'HU'),
-    'fluid_share': (f'Share of fluid (below {_FLUID:g} HU) around it, 1.5 to 4 mm away.', None),
 }

@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from bids_qsm.anatomy.transform import apply_affine, grid_points, transform_points
 from bids_qsm.biomarkers.focal import tissue_contrast
+from bids_qsm.biomarkers.mars import mars_regions
 from bids_qsm.biomarkers.vesselness import fill, grown_box, tube_eigenvalues, tubeness
 from bids_qsm.recon.distance import depth
 from bids_qsm.recon.grid import Grid
@@ -31,15 +32,15 @@ LARGEST_VOXEL_MM = 1.6
 NEAR_EDGE_MM = 3.0
 """Depth (mm) in the mask below which chi is less certain, and below which a sheet is only possible."""
 CLEAR, LONGEST = 0.25, 4.0
-"""Least plateness less tubeness, and most length over width, of a definite sheet: veins are tubes, and long."""
+"""Least plateness less tubeness, and most length over width, of a definite sheet; veins are long tubes."""
 _CUBE = np.ones((3, 3, 3), bool)
 
 
 def plateness(values: np.ndarray, *, plate: float = 0.5) -> np.ndarray:
     r"""How much eigenvalues (n, 3) of a Hessian are those of a bright plate (0 to 1).
 
-    :math:`e^{-\lambda_2^2 / (2 p^2 \lambda_3^2)}` where :math:`\lambda_3 < 0`: the complement of the first factor of
-    vesselness.
+    :math:`e^{-\lambda_2^2 / (2 p^2 \lambda_3^2)}` where :math:`\lambda_3 < 0`: the complement of the first
+    factor of vesselness.
 
     >>> tube, sheet, ball = [0, -1, -1], [0, 0, -1], [-1, -1, -1]
     >>> plateness(np.array([tube, sheet, ball], float)).round(2).tolist()
@@ -94,10 +95,11 @@ def find_sheets(
 ) -> Sheets:
     """Find sheets of iron on the cortex of the convexity [1]_.
 
-    CSF of a sulcus has a low R2* and a susceptibility near that of cortex; where its walls hold iron, both are high.
-    Voxels count where both exceed the tissue within some 8 mm by ``chi_sd`` and ``r2star_sd`` times its usual
-    spread, and where, over the voxels of that kind within some 2 mm, the Hessian of susceptibility is more that of
-    a plate than that of a tube: veins are tubes. Connected pieces that are wide in two directions are sheets.
+    CSF of a sulcus has a low R2* and a susceptibility near that of cortex; where its walls hold iron, both are
+    high. Voxels count where both exceed the tissue within some 8 mm by ``chi_sd`` and ``r2star_sd`` times its
+    usual spread, and where, over the voxels of that kind within some 2 mm, the Hessian of susceptibility is
+    more that of a plate than that of a tube: veins are tubes. Connected pieces that are wide in two directions
+    are sheets.
 
     Parameters
     ----------
@@ -157,7 +159,7 @@ def find_sheets(
                 'number': number,
                 'certainty': 'definite' if certain else 'possible',
                 'side': 'L' if middle[0] < 0 else 'R',
-                'lobe': lobe(*middle),
+                'lobe': str(mars_regions(middle[None])[0]),
                 **dict(zip('xyz', (apply_affine(affine, voxels).mean(0)).round(1), strict=True)),
                 **{f'template_{a}': round(float(v), 1) for a, v in zip('xyz', middle, strict=True)},
                 'area_mm2': round(area, 1),
@@ -204,7 +206,9 @@ def _mean_of(values: np.ndarray, where: np.ndarray, size: np.ndarray, *, sigma_m
     """Mean of ``values`` over the voxels of ``where`` around each."""
     sigma = sigma_mm / size
     weight = ndimage.gaussian_filter(where.astype(np.float32), sigma)
-    return ndimage.gaussian_filter(np.where(where, values, 0).astype(np.float32), sigma) / np.maximum(weight, 1e-6)
+    return ndimage.gaussian_filter(np.where(where, values, 0).astype(np.float32), sigma) / np.maximum(
+        weight, 1e-6
+    )
 
 
 def _extents(own: np.ndarray, size: np.ndarray) -> list[float]:
@@ -240,21 +244,6 @@ def _sulci(pieces: np.ndarray, size: np.ndarray) -> dict[int, int]:
     return found
 
 
-def lobe(x: float, y: float, z: float) -> str:
-    """Lobe of a point of the convexity (mm, template space), by planes; 'near a border' within 6 mm of one.
-
-    The central sulcus runs from (20, -32, 72) to (58, -4, 16), the parieto-occipital one near y = -68 at z = 30 and
-    the Sylvian fissure at z = 12 in MNI space, rounded.
-    """
-    central = -32 + (72 - z) * 0.5
-    if z < 12 and -60 < y < 20 and abs(x) > 40:
-        return 'temporal'
-    occipital = -68 - (30 - z) * 0.3
-    if min(abs(y - central), abs(y - occipital)) < 6:
-        return 'near a border'
-    return 'frontal' if y > central else 'parietal' if y > occipital else 'occipital'
-
-
 def pattern(table: pd.DataFrame) -> str:
     """focal (up to `MOST_FOCAL` sulci), disseminated or none, by the definite sheets."""
     sulci = table.loc[table['certainty'] == 'definite', 'sulcus'].nunique()
@@ -265,12 +254,12 @@ COLUMNS = {
     'piece': ('Number of the sheet, and its label in the image.', None),
     'sulcus': (f'Sheets nearer than {SAME_SULCUS_MM:g} mm have one number: they count as one sulcus.', None),
     'certainty': (
-        f'definite: sheetness of {CLEAR:g} or more, at most {LONGEST:g} times as long as wide, and more than half of '
-        f'it deeper than {NEAR_EDGE_MM:g} mm in the mask; else possible.',
+        f'definite: sheetness of {CLEAR:g} or more, at most {LONGEST:g} times as long as wide, and more than '
+        f'half of it deeper than {NEAR_EDGE_MM:g} mm in the mask; else possible.',
         None,
     ),
     'side': ('L or R.', None),
-    'lobe': ('By planes in template space: approximate.', None),
+    'lobe': ('Lobe, by planes in template space: approximate.', None),
     **{a: (f'{a} coordinate of the middle (scanner, RAS).', 'mm') for a in 'xyz'},
     **{f'template_{a}': (f'{a} coordinate of the middle in template space (RAS).', 'mm') for a in 'xyz'},
     'area_mm2': ('Half of its surface. Where both walls of a sulcus are one sheet, they count once.', 'mm^2'),

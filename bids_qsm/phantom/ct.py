@@ -36,7 +36,7 @@ _TABLE = -120.0
 class Tomogram:
     """How a head is scanned: ``rotation`` (degrees) and ``shift`` (mm) turn and move the field of view.
 
-    ``tilt`` (degrees) is that of the gantry: slices are sheared against the axis along which they are stacked.
+    ``tilt`` (degrees) is that of the gantry: slices are sheared against the axis that stacks them.
     ``blur`` (mm) is the full width at half maximum in the slice, ``noise`` the standard deviation (HU) of a
     voxel. ``centre`` (mm) is the middle of the field of view before that, and ``origin`` (mm) is added to all
     coordinates of the file, as a CT scanner has another origin than the MRI.
@@ -56,7 +56,7 @@ class Tomogram:
     @property
     def shape(self):
         """Voxels along each axis."""
-        return tuple(max(int(round(f / v)), 2) for f, v in zip(self.fov, self.voxel_size, strict=True))
+        return tuple(max(round(f / v), 2) for f, v in zip(self.fov, self.voxel_size, strict=True))
 
     @property
     def pose(self):
@@ -162,7 +162,9 @@ def _densities(
     return found
 
 
-def _add_sphere(found: np.ndarray, head: Head, lesion: Lesion, more: float, affine: np.ndarray, fine: int = 3):
+def _add_sphere(
+    found: np.ndarray, head: Head, lesion: Lesion, more: float, affine: np.ndarray, fine: int = 3
+):
     """Add to each voxel, in place, by its share in a lesion, from ``fine``^3 points a voxel."""
     reach = lesion.radius + 4
     centre = head.to_scanner(np.array([lesion.centre]))[0]

@@ -37,7 +37,8 @@ class Visit:
 
     ``person`` seeds the anatomy; visits of the same subject should share it. ``t1w`` is the voxel size (mm)
     of the T1-weighted image, None for none. ``effects`` and ``lesions`` are those of Head.changed.
-    ``bold`` adds a BOLD run, raw and as fMRIPrep would have prepared it; it needs a T1w image. ``ct`` adds a CT,
+    ``bold`` adds a BOLD run, raw and as fMRIPrep would have prepared it; it needs a T1w image. ``turned`` is
+    how the head lies, degrees about x, y and z; None for some 2 degrees and 2 mm at random. ``ct`` adds a CT,
     for which BIDS has no name: ``ct/<stem>_ct.nii.gz``.
     """
 
@@ -49,6 +50,7 @@ class Visit:
     effects: Mapping[str, float] = field(default_factory=dict)
     lesions: tuple[Lesion, ...] = ()
     bold: BoldProtocol | None = None
+    turned: tuple[float, float, float] | None = None
     ct: Tomogram | None = None
 
     @property
@@ -174,7 +176,8 @@ def tiny(path: str | Path, *, seed: int = 0, protocol: Protocol | None = None):
 def _write_visit(path: Path, visit: Visit, head: Head, seeds: np.ndarray, perfusion: bool):
     rng = np.random.default_rng(seeds[0])
     # the pose differs between visits and between the scans of a visit
-    head = head.moved(rng.normal(0, 2, 3), rng.normal(0, 2, 3))
+    lies = rng.normal(0, 2, 3), rng.normal(0, 2, 3)
+    head = head.moved(*lies if visit.turned is None else (visit.turned, np.zeros(3)))
     simulation = simulate(head, visit.protocol, seeds[1])
     folder = path / visit.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -212,7 +215,9 @@ def _write_ct(path: Path, visit: Visit, scan: Tomogram, head: Head, seed: int):
     folder.mkdir(parents=True, exist_ok=True)
     name = folder / f'{visit.stem}_ct'
     save_image(image, affine, name)
-    save_json(name, {'Modality': 'CT', 'Units': 'HU', 'BodyPart': 'HEAD', 'SliceThickness': scan.voxel_size[2]})
+    save_json(
+        name, {'Modality': 'CT', 'Units': 'HU', 'BodyPart': 'HEAD', 'SliceThickness': scan.voxel_size[2]}
+    )
     truth = path / 'derivatives' / 'truth' / visit.folder / f'{visit.stem}_from-MEGRE_to-CT_mode-image_xfm'
     about = 'Takes scanner coordinates of the series to those of the CT (RAS, mm)'
     added = [round(one, 1) for one in density]

@@ -19,7 +19,7 @@ LOWEST = 12.0
 
 @dataclass(frozen=True)
 class Sheet:
-    """Iron on the cortex within a ball: centre and radius (mm, template), thickness (mm), susceptibility (ppm).
+    """Iron on the cortex within a ball: centre, radius (mm, template), thickness (mm), susceptibility (ppm).
 
     Susceptibility is added to that of what is there; its values are assumed, as of microbleeds.
     """
@@ -59,8 +59,8 @@ def sheet_share(head: Head, sheets: Sequence[Sheet], shape: tuple[int, ...], aff
 def _amount(volume: Volume, sheet: Sheet):
     """Box of the lattice, and the share of the sheet in its voxels.
 
-    The share of CSF falls from 1 to 0 across the surface of the cortex, so that the share of a thin sheet there is
-    its thickness times the slope. CSF ends at the brain's mask too, which is no surface of the cortex.
+    The share of CSF falls from 1 to 0 across the surface of the cortex, so that the share of a thin sheet there
+    is its thickness times the slope. CSF ends at the brain's mask too, which is no surface of the cortex.
     """
     box, points = near(volume, sheet.centre, 3 * [sheet.radius + 2])
     put = t.channels(volume.data[box])

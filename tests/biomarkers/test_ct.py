@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from bids_qsm.biomarkers.ct import Tomogram, alignment_problem, hounsfield_problem, seen_share
-from bids_qsm.biomarkers.ct_foci import find_dense, list_calcium, measure_foci, usual_place
+from bids_qsm.biomarkers.ct_foci import find_dense, list_calcium, measure_foci
 from bids_qsm.biomarkers.localisation import Places
 
 SIZE = 48
@@ -82,7 +82,8 @@ def test_foci_get_their_class(found):
 def test_calcium_is_listed_and_bone_is_not(found):
     table = found[1]
     assert len(table) == 2
-    assert table['candidate'].tolist()[0] == 1 and np.isnan(table['candidate'][1])
+    assert table['candidate'][0] == 1
+    assert np.isnan(table['candidate'][1])
     np.testing.assert_allclose(table[['x', 'y', 'z']].to_numpy(float)[1], (0, -8, -4), atol=0.6)
 
 
@@ -114,15 +115,3 @@ def test_a_wrong_place_is_said():
         ((1.0, 0.5, 0.05), '5.0 % of the brain mask are bone'),
     ):
         assert said in alignment_problem(*arguments)
-
-
-def test_usual_places():
-    def at(x, y, z, *, region='Thalamus', away=20.0, fluid=0.0):
-        place = {'template_x': x, 'template_y': y, 'template_z': z, 'nearest_region': region}
-        return usual_place({**place, 'region_distance_mm': away, 'fluid_share': fluid})
-
-    assert at(1, -30, 2) == 'pineal and habenula'
-    assert at(-24, -40, 8, fluid=0.5) == 'choroid plexus'
-    assert at(-24, -40, 8) == at(30, 0, 40) == 'n/a'
-    assert at(1, 20, 55) == 'falx'
-    assert at(20, -4, 0, region='GPe', away=0.5) == 'basal ganglia'

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bids_qsm.biomarkers.siderosis import find_sheets, lobe, pattern
+from bids_qsm.biomarkers.siderosis import find_sheets, pattern
 from bids_qsm.recon.grid import Grid
 
 SHAPE = (56, 56, 56)
@@ -63,10 +63,6 @@ def test_what_cannot_be_assessed_is_said(maps):
     assert 'less than 100 ml' in find(maps, affine=low).problem
 
 
-def test_lobes_and_patterns():
-    assert lobe(40, 30, 40) == 'frontal'
-    assert lobe(-30, -50, 60) == 'parietal'
-    assert lobe(20, -95, 10) == 'occipital'
-    assert lobe(58, -20, 8) == 'temporal'
+def test_patterns():
     many = pd.DataFrame({'certainty': 5 * ['definite'], 'sulcus': [1, 2, 3, 4, 4]})
     assert [pattern(many.head(n)) for n in (0, 3, 5)] == ['none', 'focal', 'disseminated']

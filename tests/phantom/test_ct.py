@@ -25,7 +25,7 @@ def at(scanned, head, place):
 def test_it_is_a_ct_of_the_head(scanned, head):
     image, affine, _, added = scanned
     assert hounsfield_problem(image, 'sub-01_ct.nii.gz') is None
-    assert image.dtype == np.int16 and image.shape == (73, 80, 32)
+    assert (image.dtype, image.shape) == (np.int16, (73, 80, 32))
     assert 100 <= added[0] <= 400
     assert at(scanned, head, (30, -22, 30)) == pytest.approx(30, abs=25)
     assert at(scanned, head, STONE.centre) > 30 + 0.3 * added[0]
