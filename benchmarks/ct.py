@@ -2,9 +2,10 @@
 
 python benchmarks/ct.py [--seeds 401 402 ...] [--voxel 1.5]
 
-Each head is scanned by gradient echo, T1w and four CTs of random pose (up to 10 mm and 10 degrees on each axis),
-whose coordinates have another origin: slices of 1 mm, of 5 mm, of 5 mm with a tilted gantry, and a field of view
-of 80 mm. Bleeds and calcifications are marked by the truth, as this is about CT. Some calcium is in the CT alone.
+Each head is scanned by gradient echo, T1w and four CTs of random pose (up to 10 mm and 10 degrees on each
+axis), whose coordinates have another origin: slices of 1 mm, of 5 mm, of 5 mm with a tilted gantry, and a
+field of view of 80 mm. Bleeds and calcifications are marked by the truth, as this is about CT. Some calcium is
+in the CT alone.
 """
 
 import argparse
@@ -204,8 +205,8 @@ def summarise(aligned, wrong, foci, pieces):
     for (name, by), rows in aligned.groupby(['scan', 'by'], sort=False):
         print(
             f'  {name:27s} by {by:9s} mean {rows["mean"].max():.2f}  largest {rows["largest"].max():.2f}  '
-            f'second alignment {rows["second"].max():.2f}  refused {rows["said"].notna().sum()} of {len(rows)}  '
-            f'{rows["seconds"].mean():.0f} s'
+            f'second alignment {rows["second"].max():.2f}  refused {rows["said"].notna().sum()} of '
+            f'{len(rows)}  {rows["seconds"].mean():.0f} s'
         )
     print('\nwrong alignments detected')
     for size, rows in wrong.groupby('off'):

@@ -2,9 +2,9 @@
 
 python benchmarks/siderosis.py [--seeds 503 504 ...] [--voxel 1.5] [--keep FOLDER]
 
-Sheets of 5 to 12 mm radius are painted on the cortex of the convexity; all veins and the falx are there too. Maps
-are those of the default chain with the true brain mask. The pose and warp of the head stand in for registration. A
-sheet is found where a piece lies on it.
+Sheets of 5 to 12 mm radius are painted on the cortex of the convexity; all veins and the falx are there too.
+Maps are those of the default chain with the true brain mask. The pose and warp of the head stand in for
+registration. A sheet is found where a piece lies on it.
 """
 
 import argparse

@@ -97,13 +97,19 @@ def measure(
 
 
 def on_maps(ct: Tomogram, pieces: np.ndarray, shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
-    """Pieces of a CT on the grid of the maps: each voxel that holds the middle of one of theirs."""
+    """Pieces of a CT on the grid of the maps: voxels whose middle they hold, and that hold a middle of theirs."""
     found = np.zeros(shape, np.int32)
     voxels = np.argwhere(pieces)
     to_maps = np.linalg.inv(affine) @ np.linalg.inv(ct.to_ct) @ ct.affine
     at = np.rint(apply_affine(to_maps, voxels)).astype(int)
     inside = ((at >= 0) & (at < shape)).all(1)
     found[tuple(at[inside].T)] = pieces[tuple(voxels[inside].T)]
+    # voxels of the CT may be smaller or larger than those of the maps
+    near = np.argwhere(ndimage.binary_dilation(found > 0, iterations=3))
+    at = np.rint(apply_affine(np.linalg.inv(to_maps), near)).astype(int)
+    inside = ((at >= 0) & (at < pieces.shape)).all(1)
+    held = pieces[tuple(at[inside].T)]
+    found[tuple(near[inside][held > 0].T)] = held[held > 0]
     return found
 
 
@@ -126,7 +132,8 @@ def overview(rows: pd.DataFrame) -> dict:
         'question': QUESTION,
         'answers': [
             f'{len(rows)} candidates in {rows["participant_id"].nunique()} participants with CT: '
-            f'susceptibility and CT agree in {agreed.get("agree", 0)}, disagree in {agreed.get("disagree", 0)}.'
+            f'susceptibility and CT agree in {agreed.get("agree", 0)}, disagree in '
+            f'{agreed.get("disagree", 0)}.'
         ],
         'tables': [('Susceptibility and CT', both, 'Rows: susceptibility; columns: CT.')],
     }

@@ -46,27 +46,35 @@ def find_dense(ct: Tomogram, brain: np.ndarray, *, least_mm3: float = LEAST_MM3)
     brain : ndarray of bool, shape of the CT
         Without holes.
     least_mm3 : float
-        Smaller pieces are left out.
+        Smaller pieces are left out, and those of one voxel.
     """
     volume = abs(np.linalg.det(ct.affine[:3, :3]))
-    labels, count = ndimage.label(ct.hu >= limit_of_brain(ct, brain), _CUBE)
+    around, limit = limits_of_brain(ct, brain)
+    labels, count = ndimage.label(ct.hu >= around, _CUBE)
     total = np.bincount(labels.ravel(), minlength=count + 1)
     within = np.bincount(labels[brain], minlength=count + 1)
     is_calcium = within >= 0.5 * total
     is_calcium[0] = False
-    skull = ndimage.binary_dilation((labels > 0) & ~is_calcium[labels], _CUBE)
-    is_calcium &= total * volume >= least_mm3
+    bone = (labels > 0) & ~is_calcium[labels]
+    labels[ct.hu < limit] = 0
+    voxels = np.bincount(labels.ravel(), minlength=count + 1)
+    is_calcium &= (voxels > 1) & (voxels * volume >= least_mm3)
     numbers = np.cumsum(is_calcium) * is_calcium
-    return Dense(skull, numbers[labels].astype(np.int32))
+    return Dense(ndimage.binary_dilation(bone, _CUBE), numbers[labels].astype(np.int32))
 
 
-def limit_of_brain(ct: Tomogram, brain: np.ndarray) -> float:
-    """Density (HU) from which a voxel is calcium: CALCIFIED, or 5 standard deviations above brain if more."""
+def limits_of_brain(ct: Tomogram, brain: np.ndarray) -> tuple[float, float]:
+    """Density (HU) from which a voxel belongs to what is dense, and from which it is calcium.
+
+    They are half-way from BLOOD to CALCIFIED and CALCIFIED, or 4 and 5 standard deviations above brain if
+    more. The first joins bone and what is averaged with it in a voxel.
+    """
     values = ct.hu[brain]
     if not values.size:
-        return CALCIFIED
-    middle = np.median(values)
-    return float(max(CALCIFIED, middle + 5 * 1.4826 * np.median(np.abs(values - middle))))
+        return (BLOOD + CALCIFIED) / 2, CALCIFIED
+    middle = float(np.median(values))
+    spread = 1.4826 * float(np.median(np.abs(values - middle)))
+    return max((BLOOD + CALCIFIED) / 2, middle + 4 * spread), max(CALCIFIED, middle + 5 * spread)
 
 
 def measure_foci(

@@ -8,7 +8,7 @@ import pandas as pd
 from scipy import ndimage
 
 from bids_qsm.anatomy.transform import apply_affine, grid_points, transform_points
-from bids_qsm.biomarkers.focal import tissue_contrast
+from bids_qsm.biomarkers.focal_brain import tissue_contrast
 from bids_qsm.biomarkers.mars import mars_regions
 from bids_qsm.biomarkers.vesselness import fill, grown_box, tube_eigenvalues, tubeness
 from bids_qsm.recon.distance import depth
@@ -95,11 +95,10 @@ def find_sheets(
 ) -> Sheets:
     """Find sheets of iron on the cortex of the convexity [1]_.
 
-    CSF of a sulcus has a low R2* and a susceptibility near that of cortex; where its walls hold iron, both are
-    high. Voxels count where both exceed the tissue within some 8 mm by ``chi_sd`` and ``r2star_sd`` times its
-    usual spread, and where, over the voxels of that kind within some 2 mm, the Hessian of susceptibility is
-    more that of a plate than that of a tube: veins are tubes. Connected pieces that are wide in two directions
-    are sheets.
+    CSF of a sulcus has a low R2* and the susceptibility of cortex; where its walls hold iron, both are
+    high. Voxels count where both exceed the tissue within some 8 mm by ``chi_sd`` and ``r2star_sd`` times its usual
+    spread, and where, over the voxels of that kind within some 2 mm, the Hessian of susceptibility is more that
+    of a plate than that of a tube, as veins are. Connected pieces that are wide in two directions are sheets.
 
     Parameters
     ----------

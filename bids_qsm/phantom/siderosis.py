@@ -59,8 +59,8 @@ def sheet_share(head: Head, sheets: Sequence[Sheet], shape: tuple[int, ...], aff
 def _amount(volume: Volume, sheet: Sheet):
     """Box of the lattice, and the share of the sheet in its voxels.
 
-    The share of CSF falls from 1 to 0 across the surface of the cortex, so that the share of a thin sheet there
-    is its thickness times the slope. CSF ends at the brain's mask too, which is no surface of the cortex.
+    The share of CSF falls from 1 to 0 across the surface of the cortex, so that the share of a thin sheet
+    there is its thickness times the slope.
     """
     box, points = near(volume, sheet.centre, 3 * [sheet.radius + 2])
     put = t.channels(volume.data[box])
