@@ -4,8 +4,8 @@ python benchmarks/ct.py [--seeds 401 402 ...] [--voxel 1.5]
 
 Each head is scanned by gradient echo, T1w and four CTs of random pose (up to 10 mm and 10 degrees on each
 axis), whose coordinates have another origin: slices of 1 mm, of 5 mm, of 5 mm with a tilted gantry, and a
-field of view of 80 mm. Bleeds and calcifications are marked by the truth, as this is about CT. Some calcium is
-in the CT alone.
+field of view of 80 mm. Bleeds and calcifications are marked by the truth, as this is about CT. Some calcium
+is in the CT alone.
 """
 
 import argparse
