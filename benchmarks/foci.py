@@ -51,9 +51,7 @@ def score(head, foci, maps):
     found, table, _ = find_candidates(
         maps['chi'], *fields, maps['mask'], dseg, atlas.labels(), affine, [head.pose], confidence=min(LEVELS)
     )
-    distance, at = ndimage.distance_transform_edt(
-        maps['foci'] == 0, sampling=size, return_indices=True
-    )
+    distance, at = ndimage.distance_transform_edt(maps['foci'] == 0, sampling=size, return_indices=True)
     nearest = maps['foci'][tuple(at)]
     touched = []
     for number, source in zip(table['candidate'], table['moment_from'], strict=True):
@@ -80,7 +78,9 @@ SIGNED = ('paramagnetic', 'diamagnetic')
 
 def region_errors(foci, table, least):
     """By head and region: bleeds that were told less true ones of at least ``least`` mm or found."""
-    bleeds = (foci['true_moment'] > 0) & (foci['kind'] != 'large') & ((foci['diameter'] >= least) | foci['found'])
+    bleeds = (
+        (foci['true_moment'] > 0) & (foci['kind'] != 'large') & ((foci['diameter'] >= least) | foci['found'])
+    )
     true = foci[bleeds].groupby(['seed', 'region']).size()
     told = table[(table['class'] == 'microbleed') & (table['confidence'] >= 0.4)]
     told = told.groupby(['seed', 'mars_region']).size()
@@ -96,7 +96,9 @@ def report(foci, table, voxel):
     print(f'\nFROC, {len(big)} foci of at least 2 voxels ({2 * voxel:g} mm) in {heads} heads')
     for level in LEVELS:
         hit = (big['confidence'] >= level).mean()
-        print(f'  confidence {level:.2f}: sensitivity {hit:.3f}, false {(false["confidence"] >= level).sum() / heads:.2f} a head')
+        print(
+            f'  confidence {level:.2f}: sensitivity {hit:.3f}, false {(false["confidence"] >= level).sum() / heads:.2f} a head'
+        )
     foci = foci.assign(found=foci['found'] & (foci['confidence'] >= 0.4))
     big = foci[foci['diameter'] >= 2 * voxel]
     print('\nat the default of 0.40')
@@ -126,7 +128,8 @@ def report(foci, table, voxel):
     told = foci[foci['found']]
     print(f'indeterminate: {(told["class"] == "indeterminate").sum()} of {len(told)} found')
     errors = region_errors(foci, table, 2 * voxel)
-    print(f'counts by region and head: {(errors == 0).mean():.2f} exact, {(errors.abs() <= 1).mean():.2f} within 1')
+    exact, near = (errors == 0).mean(), (errors.abs() <= 1).mean()
+    print(f'counts by region and head: {exact:.2f} exact, {near:.2f} within 1')
     large = foci[foci['kind'] == 'large']
     print(f'large: {(large["class"] == "large focus").sum()} of {len(large)} in their class')
 

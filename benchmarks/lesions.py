@@ -16,21 +16,15 @@ import pandas as pd
 from accuracy import CACHE
 from chain import Chain
 from conditions import grid_of_conditions, scan
-from metrics import moment
-from scipy import ndimage
 
 from bids_qsm.anatomy import atlas
 from bids_qsm.anatomy.transform import resample_labels
-from bids_qsm.biomarkers.focal import KINDS, find_candidates
 from bids_qsm.biomarkers.lesions import Drawn, lesion_table
 from bids_qsm.phantom.head import make_head
 from bids_qsm.phantom.lesions import scatter
 
 NUMBERS = {'rims': 3, 'lesions': 2, 'calcifications': 4, 'microbleeds': 8}
 """Lesions of each sort in a head."""
-OFF_MM = 2.0
-"""How far off the labels of nuclei are."""
-_CUBE = np.ones((3, 3, 3), bool)
 
 
 def reconstruct(condition, seed, keep, cache):
@@ -92,7 +86,7 @@ def score_table(head, maps, seed):
     return rows
 
 
-def summarise(signs, sources, candidates):
+def summarise(signs):
     """Print what the issue asks for."""
     print('\nlesion table: sign right, contrast against truth (ppm)')
     for sort, rows in [*signs.groupby('sort'), ('all', signs)]:
@@ -104,16 +98,6 @@ def summarise(signs, sources, candidates):
             f'  {sort:14s} {rows["right"].sum():3d} of {len(rows):3d} ({100 * rows["right"].mean():.0f} %)'
             f'   median error {error:.3f}   slope {slope:.2f}'
         )
-    print('\ncandidates')
-    for sort, rows in [*sources.groupby('sort'), ('all', sources)]:
-        share = (rows['moment'] / rows['true_moment']).median()
-        print(
-            f'  {sort:14s} found {rows["found"].sum():3d} of {len(rows):3d} ({rows["found"].mean():.3f})'
-            f'   median moment over truth {share:.2f}'
-        )
-    false = (~candidates['right']).groupby(candidates['seed']).sum()
-    false = false.reindex(sources['seed'].unique(), fill_value=0)
-    print(f'  false ones a subject: mean {false.mean():.2f}, most {false.max()}')
 
 
 def main(words=None):
@@ -130,24 +114,15 @@ def main(words=None):
     results = []
     for seed in args.seeds:
         head, maps = reconstruct(condition, seed, args.keep, args.cache)
-        results.append((score_table(head, maps, seed), *score_candidates(head, maps, seed)))
-        signs, sources, candidates = results[-1]
-        print(
-            f'{seed}: sign right {signs["right"].sum()} of {len(signs)}, found {sources["found"].sum()} of '
-            f'{len(sources)}, false {(~candidates["right"]).sum()}',
-            flush=True,
-        )
-    signs, sources, candidates = (pd.concat(frames) for frames in zip(*results, strict=True))
-    for title, rows in (
-        ('lesions without the right sign', signs[~signs['right']]),
-        ('missed', sources[~sources['found']]),
-        ('false', candidates[~candidates['right']]),
-    ):
-        print(f'\n{title}: {len(rows)}')
-        if len(rows):
-            print(rows.dropna(axis=1, how='all').to_string(index=False, float_format='{:.3g}'.format))
-    summarise(signs, sources, candidates)
-    return signs, sources, candidates
+        results.append(score_table(head, maps, seed))
+        print(f'{seed}: sign right {results[-1]["right"].sum()} of {len(results[-1])}', flush=True)
+    signs = pd.concat(results)
+    wrong = signs[~signs['right']]
+    print(f'\nlesions without the right sign: {len(wrong)}')
+    if len(wrong):
+        print(wrong.dropna(axis=1, how='all').to_string(index=False, float_format='{:.3g}'.format))
+    summarise(signs)
+    return signs
 
 
 if __name__ == '__main__':

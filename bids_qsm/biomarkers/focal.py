@@ -167,5 +167,3 @@ def _rounded(row: dict):
         'size_class': size_class(row['diameter_mm']),
         'beside_nucleus': 'yes' if row['dist_nucleus_mm'] <= BESIDE_MM else 'no',
     }
-
-

@@ -9,8 +9,8 @@ from bids_qsm.recon.distance import depth
 from bids_qsm.recon.grid import Grid
 
 NOTCH_MM = 6.0
-"""Half the width (mm) of the notches at the edge of the mask, and of holes in it, that belong to the brain."""
-FAR_MM = 30.0
+"""Half the width (mm) of the notches at the edge of the mask that belong to the brain."""
+FAR_MM = 20.0
 """Distances (mm) are measured up to this."""
 
 
@@ -57,16 +57,23 @@ class Brain:
         self.dark = None if magnitude is None else darkness(magnitude, mask, grid)
         self.lost = void(magnitude, r2star, mask, grid)
         self.to_edge = depth(self.whole, grid.voxel_size, FAR_MM)
-        self.to_vein = depth(~self.tree, grid.voxel_size, FAR_MM)
-        self.to_nucleus = depth(~self.nuclei, grid.voxel_size, FAR_MM)
+        self.to_vein = away(self.tree, grid)
+        self.to_nucleus = away(self.nuclei, grid)
+
+
+def away(region: np.ndarray, grid: Grid):
+    """Distance (mm) to a region, at most `FAR_MM`."""
+    if not region.any():
+        return np.full(region.shape, FAR_MM, np.float32)
+    found = ndimage.distance_transform_edt(~region, sampling=grid.voxel_size)
+    return np.minimum(found, FAR_MM).astype(np.float32)
 
 
 def closed(mask: np.ndarray, grid: Grid, reach_mm: float):
     """Fill the holes of a mask, and its notches up to twice ``reach_mm`` wide."""
     pad = np.ceil(reach_mm / np.array(grid.voxel_size)).astype(int) + 1
     wide = np.pad(mask, [(n, n) for n in pad])
-    near = depth(~wide, grid.voxel_size, reach_mm + 1) <= reach_mm
-    # the wall of the volume is no edge: beyond it there is nothing, here as in ``near``
+    near = away(wide, grid) <= reach_mm
     filled = depth(near, grid.voxel_size, reach_mm + 1) > reach_mm
     inner = tuple(slice(n, -n) for n in pad)
     return ndimage.binary_fill_holes(filled[inner] | mask)

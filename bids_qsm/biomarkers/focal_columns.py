@@ -11,12 +11,12 @@ def dictionary():
         'candidate': ('Number of the candidate, and its label in the image of candidates.', None),
         'class': (
             'microbleed (paramagnetic), calcification (diamagnetic), large focus (over 10 mm: cavernoma or '
-            'haemorrhage, not counted as a microbleed), vein (one enters and leaves), or indeterminate. Not a '
-            'diagnosis: check the images.',
+            'haemorrhage, not counted as a microbleed), vein (one enters and leaves), or indeterminate. '
+            'Not a diagnosis: check the images.',
             None,
         ),
         'certainty': (
-            'definite: confidence of at least one half, wholly within the mask and with a sign; else possible.',
+            'definite: confidence of at least one half, within the mask, and with a sign; else possible.',
             None,
         ),
         'reason': ('Why it is a vein or indeterminate; n/a otherwise.', None),
@@ -28,8 +28,8 @@ def dictionary():
         ),
         **described('candidate'),
         'mars_region': (
-            'Region of the Microbleed Anatomical Rating Scale: frontal, parietal, temporal, occipital, insula '
-            '(lobar), deep, infratentorial; not assessable without a registration to the template.',
+            'Region of the Microbleed Anatomical Rating Scale: frontal, parietal, temporal, occipital, '
+            'insula (lobar), deep, infratentorial; not assessable without a registration to the template.',
             None,
         ),
         'mars_from': (
@@ -72,8 +72,8 @@ def dictionary():
         'R2star_surround': ('Median R2* of the shell.', '1/s'),
         'darkness': ('Largest loss of magnitude against the tissue around: 0 to 1.', None),
         'dist_edge_mm': ('Distance to the edge of the mask, with its holes and notches filled.', 'mm'),
-        'dist_vein_mm': ('Distance to the tree of veins; 0 where they touch, at most 30.', 'mm'),
-        'dist_nucleus_mm': ('Distance to labels of nuclei rich in iron; at most 30.', 'mm'),
+        'dist_vein_mm': ('Distance to the tree of veins; 0 where they touch, at most 20.', 'mm'),
+        'dist_nucleus_mm': ('Distance to labels of nuclei rich in iron; at most 20.', 'mm'),
         'beside_nucleus': ('yes within 3 mm of such a nucleus, else no.', None),
         'vein_arms': ('Pieces of veins that end at the source.', None),
         'vesselness': (
@@ -82,8 +82,8 @@ def dictionary():
         ),
         'strength': (
             'p / (p + h), where p is the height of the peak and h that of harmless structures: 5 standard '
-            'deviations of the tissue; where paramagnetic that of the veins of this person, and beside '
-            'nuclei that of these, if they are higher.',
+            'deviations of the tissue; where paramagnetic that of the veins of this person, beside nuclei '
+            'that of these, and in nuclei twice that, if they are higher.',
             None,
         ),
         'isolation': (

@@ -7,7 +7,7 @@ from scipy import ndimage
 
 from bids_qsm.biomarkers.focal_brain import Brain
 from bids_qsm.biomarkers.focal_sources import CUBE, FOUND, Source
-from bids_qsm.biomarkers.moment import Moment, MomentFit
+from bids_qsm.biomarkers.moment import MomentFit
 
 EVIDENCE = ('strength', 'isolation', 'roundness', 'apart', 'decay')
 CLASSES = ('microbleed', 'calcification', 'large focus', 'vein', 'indeterminate')
@@ -20,7 +20,7 @@ BULGE = 4.0
 """How many times higher than its vein a source on it is no bulge of it."""
 DENSEST = 1.0
 """Most susceptibility (ppm) of a bleed averaged over its void, which is larger than the bleed."""
-MANY = 5.0
+MANY = 4.0
 """Standard errors of the moment of what R2* or signal loss showed: there are some 100 such places a head."""
 UNLIKELY = 0.2
 """Confidence below which no moment is fitted."""
@@ -66,7 +66,7 @@ class Evidence:
         row['confidence'] = float(np.nanmin([row[name] for name in EVIDENCE]))
         if row['confidence'] < UNLIKELY:
             return None
-        return row | self._moment(source, crop, region)
+        return row | self._moment(crop, region)
 
     def _size(self, source: Source, region: np.ndarray):
         brain, at = self.brain, tuple(source.voxels.T)
@@ -85,9 +85,7 @@ class Evidence:
             'dist_nucleus_mm': brain.to_nucleus[at].min(),
         }
 
-    def _susceptibility(
-        self, source: Source, crop: tuple[slice, ...], region: np.ndarray, shell: np.ndarray
-    ):
+    def _susceptibility(self, source: Source, crop: tuple[slice, ...], region: np.ndarray, shell: np.ndarray):
         brain = self.brain
         known = region & brain.mask[crop]
         chi, contrast = brain.chi[crop], brain.contrast[crop]
@@ -100,8 +98,9 @@ class Evidence:
         harmless = 5 * spread
         if source.sign > 0:
             harmless = max(harmless, brain.vein_level)
-            if brain.to_nucleus[source.peak] <= BESIDE_MM:
-                harmless = max(harmless, brain.nuclei_level)
+            away = brain.to_nucleus[source.peak]
+            if away <= BESIDE_MM:
+                harmless = max(harmless, brain.nuclei_level * (2 if away == 0 else 1))
         # veins and nuclei around it are no part of it
         other = measured & ~brain.tree[crop] & ~brain.nuclei[crop]
         highest = np.abs(contrast[other]).max() if other.any() else 0.0
@@ -113,7 +112,7 @@ class Evidence:
             'isolation': max(1 - float(highest) / peak, 0.0),
         }
 
-    def _moment(self, source: Source, crop: tuple[slice, ...], region: np.ndarray):
+    def _moment(self, crop: tuple[slice, ...], region: np.ndarray):
         brain = self.brain
         # what lost its signal around the source belongs to its zone, and one voxel more, for its blur
         low = [s.start for s in crop]
@@ -124,12 +123,14 @@ class Evidence:
         zone = ndimage.binary_dilation(
             region | (own & (ndimage.distance_transform_edt(~region, sampling=brain.size) <= reach))
         )
+        voxels, name = np.argwhere(zone) + low, self.inside_source
+        moment = self.inside(voxels)
         # the local field lacks that of a source which the mask leaves out
-        complete = brain.mask[crop][ndimage.binary_dilation(region)].all()
-        fit, name = (self.inside, self.inside_source) if complete else (self.outside, 'total field')
-        moment = Moment(reason='at the edge of the mask of the local field')
-        if fit is not None:
-            moment = fit(np.argwhere(zone) + low, search_mm=0.0 if complete else 3.0)
+        cut = not brain.mask[crop][ndimage.binary_dilation(region)].all()
+        if cut and moment.sign() == 0 and self.outside is not None:
+            wider = self.outside(voxels, search_mm=3.0)
+            if wider.sign():
+                moment, name = wider, 'total field'
         return {
             'moment': moment.value,
             'moment_se': moment.se,
@@ -164,7 +165,7 @@ class Evidence:
         row = {'vesselness': float(tubes[distance <= 3].max()), 'vein_arms': 0, 'apart': 1.0}
         row |= {'vein_through': 0.0, 'vein_excess': np.inf}
         around = (distance > brain.size.max()) & (distance <= brain.size.max() + 4)
-        pieces, count = ndimage.label(tree & around, CUBE)
+        pieces, _ = ndimage.label(tree & around, CUBE)
         near = np.unique(pieces[tree & around & (distance <= 2 * brain.size.max() + 1e-3)])
         arms = [np.argwhere(pieces == n) * brain.size for n in near if n]
         row['vein_arms'] = len(arms)
@@ -201,20 +202,24 @@ def classify(row: Mapping, *, confidence: float):
     certain = 'definite' if row['confidence'] >= DEFINITE else 'possible'
     if row['vein_through'] > 0.7 and row['vein_excess'] < BULGE:
         return 'vein', 'possible', 'a vein enters and leaves'
-    if row['moment_from'] == 'total field' or row['found_by'] != FOUND[0]:
-        # many places are tested
-        if not abs(row['moment']) > MANY * row['moment_se']:
+    cut = row['moment_from'] == 'total field'
+    likely = not cut or 0 < row['moment'] <= DENSEST * row['zone_mm3']
+    if row['found_by'] != FOUND[0]:
+        # many places are tested, and veins have such R2*
+        if not abs(row['moment']) > MANY * row['moment_se'] or row['dist_vein_mm'] == 0 or not likely:
             return None
-        if row['moment_from'] == 'total field':
-            if row['sign'] < 0 or row['moment'] > DENSEST * row['zone_mm3']:
-                return None
-            certain = 'possible'
+    elif not likely:
+        return None if certain == 'possible' else ('indeterminate', 'possible', 'cut by the edge of the mask')
+    if cut:
+        certain = 'possible'
     if row['dist_nucleus_mm'] == 0 and row['sign'] > 0 and certain == 'possible':
         # rather a part of the nucleus that its label missed
         return None
     if row['diameter_mm'] > LARGE_MM:
         return 'large focus', certain, ''
     if row['sign'] == 0:
+        if certain == 'possible':
+            return None
         reason = row['reason'] or 'moment within three standard errors of zero'
         return 'indeterminate', 'possible', reason
     return 'microbleed' if row['sign'] > 0 else 'calcification', certain, ''

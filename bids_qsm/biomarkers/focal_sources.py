@@ -31,29 +31,33 @@ def sources(brain: Brain, *, threshold: float, largest_mm: float) -> Iterator[So
     """Peaks over ``threshold`` spreads, each with its connected voxels of at least half its height.
 
     Peaks of susceptibility come first, those of either sign in the order of their height, then peaks of R2*
-    that none of these holds, then dark places that the mask leaves out. Beside nuclei, half the height is
-    that over the nuclei. Sources longer than ``largest_mm`` are left out.
+    that none of these holds, then dark places that the mask leaves out. In nuclei and at their border, peaks
+    are higher than nuclei are, and half the height is that over the nuclei. Sources longer than
+    ``largest_mm`` are left out.
     """
     claimed = np.zeros(brain.mask.shape, bool)
     nuclei = ndimage.binary_dilation(brain.nuclei, CUBE)
     level = np.where(nuclei, np.float32(brain.nuclei_level), np.float32(0))
     ratio = brain.contrast / brain.spread
-    peaks = {1: (ratio > threshold) & ~brain.nuclei, -1: ratio < -threshold}
+    peaks = {1: ratio > threshold, -1: ratio < -threshold}
     jobs = [(s * brain.contrast, peaks[s] & brain.mask, level if s > 0 else 0 * level, s) for s in (1, -1)]
     found = [seed for job in jobs for seed in _seeds(*job)]
+    taken = np.zeros(brain.mask.shape, bool)
     for seed in sorted(found, key=lambda one: -one[0]):
-        yield from _grown(brain, *seed[1:], claimed, FOUND[0], largest_mm)
+        for source in _grown(brain, *seed[1:], claimed, FOUND[0], largest_mm):
+            taken[tuple(source.voxels.T)] = True
+            yield source
     if brain.r2star is not None:
         fast = (brain.decay > threshold * brain.decay_spread) & (brain.decay > FASTER)
         # iron of nuclei raises R2* too
         for seed in sorted(_seeds(brain.decay, fast & ~nuclei, 0 * level, 0), key=lambda one: -one[0]):
-            yield from _grown(brain, *seed[1:], claimed, FOUND[1], largest_mm)
+            yield from _grown(brain, *seed[1:], taken, FOUND[1], largest_mm)
     if brain.dark is not None:
         pieces, _ = ndimage.label(brain.whole & ~brain.mask & (brain.dark > DARK), CUBE)
         for number, box in enumerate(ndimage.find_objects(pieces), 1):
             voxels = np.argwhere(pieces[box] == number) + [side.start for side in box]
             at = tuple(voxels.T)
-            touches = claimed[at].any()
+            touches = taken[at].any()
             if len(voxels) > 1 and not touches and _length(voxels, brain) <= largest_mm:
                 darkest = voxels[int(np.argmax(brain.dark[at]))]
                 yield Source(voxels, tuple(map(int, darkest)), 0, FOUND[2])

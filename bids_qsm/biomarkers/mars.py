@@ -14,7 +14,16 @@ SIDES = ('L', 'R')
 NOWHERE = 'not assessable'
 CERTAINTIES = ('definite', 'possible')
 WORDS = {
-    'infratentorial': ('cerebell', 'dentate', 'brainstem', 'brain-stem', 'pons', 'medulla', 'midbrain', 'vermis'),
+    'infratentorial': (
+        'cerebell',
+        'dentate',
+        'brainstem',
+        'brain-stem',
+        'pons',
+        'medulla',
+        'midbrain',
+        'vermis',
+    ),
     'deep': (
         *('putamen', 'caudate', 'pallid', 'gpe', 'gpi', 'thalamus', 'accumbens', 'capsule', 'callosum'),
         *('stn', 'subthalam'),
@@ -31,7 +40,7 @@ CALCIUM = {
     'falx': ((0, 5, 60), (3, 80, 32)),
     'globus pallidus': ((19, -4, 0), (7, 9, 6)),
 }
-"""Where calcium is physiological: middle (mm, of the right side) and half sides (mm) of a box in the template."""
+"""Where calcium is physiological: middle and half sides (mm) of a box in the template, of the right side."""
 
 
 def mars_regions(points: np.ndarray):
@@ -59,8 +68,8 @@ def mars_regions(points: np.ndarray):
 
     Examples
     --------
-    >>> mars_regions(np.array([[20, 50, 20], [50, -20, -20], [-10, -90, 5], [15, -20, 8], [5, -30, -40]])).tolist()
-    ['frontal', 'temporal', 'occipital', 'deep', 'infratentorial']
+    >>> mars_regions(np.array([[20, 50, 20], [50, -20, -20], [-10, -90, 5], [15, -20, 8]])).tolist()
+    ['frontal', 'temporal', 'occipital', 'deep']
     """
     x, y, z = np.asarray(points, float).reshape(-1, 3).T
     a = np.abs(x)

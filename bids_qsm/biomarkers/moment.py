@@ -63,7 +63,7 @@ def void(magnitude: np.ndarray | None, r2star: np.ndarray | None, mask: np.ndarr
 
 
 def darkness(magnitude: np.ndarray, mask: np.ndarray, grid: Grid, *, reach_mm: float = 8.0):
-    """How much darker a voxel is than the mask around it: 1 less its magnitude over the mean, clipped to 0, 1.
+    """How much darker a voxel is than the mask around it, 0 to 1: 1 less its magnitude over the mean.
 
     The mean is over a cube of twice ``reach_mm``, without what is darker than half of a first mean.
     """
@@ -89,8 +89,8 @@ class MomentFit:
     .. math:: f - D * \chi + D * (\chi - \chi_0)_\mathrm{zone} = m d + g \cdot \nabla d + p
 
     where d is the field of a unit dipole in the middle of the zone, the second term allows for another middle
-    and p is a polynomial of first or, for a total field, second ``order``. All are fitted by least squares; voxels that are far off count
-    less (Huber). Voxels without signal are left out.
+    and p is a polynomial of first or, for a total field, second ``order``. All are fitted by least squares;
+    voxels that are far off count less (Huber). Voxels without signal are left out.
 
     The residue of the fit is correlated between voxels and is not noise alone. The standard error is
     therefore scaled by what the same fit, with the same shell, finds at places nearby that hold no source:
@@ -235,7 +235,7 @@ class MomentFit:
         kernel: np.ndarray,
         design: np.ndarray,
     ):
-        """Moment, its standard error by the residue, voxels used, moment times shift (mm); None if too few."""
+        """Moment, standard error by the residue, voxels used, moment times shift (mm); None where few."""
         shape = np.array(self.mask.shape)
         points, held = shell + middle, zone + middle
         inside = ((points >= 0) & (points < shape)).all(1)

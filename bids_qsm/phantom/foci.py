@@ -214,7 +214,16 @@ def put_foci(signal: np.ndarray, foci: Sequence[Focus], protocol: 'Protocol', *,
         strength = sum(abs(s.moment) for s in focus.spheres) * 6 / (4 * np.pi)
         widest = np.sqrt((affine[:3, :3] ** 2).sum(0)).max()
         near = (strength * widest * turns[-1] / STEEP) ** 0.25
-        _put(signal, affine, np.array(focus.centre), spheres, turns, times, max(near, focus.radius + widest), parts)
+        _put(
+            signal,
+            affine,
+            np.array(focus.centre),
+            spheres,
+            turns,
+            times,
+            max(near, focus.radius + widest),
+            parts,
+        )
 
 
 @numba.njit(cache=True, parallel=True)
@@ -256,7 +265,11 @@ def _put(
                                     density *= spheres[s, 3]
                                 else:
                                     field += (
-                                        spheres[s, 1] / 3 * radius**3 * (3 * pz * pz / square - 1) / square**1.5
+                                        spheres[s, 1]
+                                        / 3
+                                        * radius**3
+                                        * (3 * pz * pz / square - 1)
+                                        / square**1.5
                                     )
                             for e in range(ne):
                                 size = density * np.exp(-rate * times[e])

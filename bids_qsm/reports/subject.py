@@ -156,7 +156,8 @@ def _reportlets(figures: dict[str, Path], entries: list[dict], name: str):
     others = [_unlisted(kind) for kind in sorted(figures) if kind not in listed]
     space = entities_of(name).get('space')
     of_space = f' ({space})' if space else ''
-    charts = {figure.name for app in applications() for figure in app.figures if figure.draw and not figure.maps}
+    drawn = [figure for app in applications() for figure in app.figures if figure.draw]
+    charts = {figure.name for figure in drawn if not figure.maps}
     return [
         {
             'id': f'{name}-{entry["kind"]}',
