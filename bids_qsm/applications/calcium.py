@@ -82,6 +82,8 @@ def measure(
     )
     density = resample(ct.data, ct.affine, mask.shape, affine, [to_ct], cval=-1024)
     if problem:
+        if foci.empty:  # a row that says it
+            foci = pd.DataFrame([{'candidate': np.nan, 'chi_class': 'n/a', 'chi_sign': 'n/a'}])
         foci = foci.assign(ct_class='n/a', agreement='n/a', reason=problem)
         nothing = pd.DataFrame(columns=[*CALCIUM])
         foci['warning'] = f'CT was not used: {problem}'
@@ -97,7 +99,7 @@ def measure(
 
 
 def on_maps(ct: Tomogram, pieces: np.ndarray, shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
-    """Pieces of a CT on the grid of the maps: voxels whose middle they hold, and that hold a middle of theirs."""
+    """Pieces of a CT on the grid of the maps: voxels whose middle they hold, and that hold one of theirs."""
     found = np.zeros(shape, np.int32)
     voxels = np.argwhere(pieces)
     to_maps = np.linalg.inv(affine) @ np.linalg.inv(ct.to_ct) @ ct.affine

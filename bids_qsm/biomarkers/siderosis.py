@@ -96,9 +96,10 @@ def find_sheets(
     """Find sheets of iron on the cortex of the convexity [1]_.
 
     CSF of a sulcus has a low R2* and the susceptibility of cortex; where its walls hold iron, both are
-    high. Voxels count where both exceed the tissue within some 8 mm by ``chi_sd`` and ``r2star_sd`` times its usual
-    spread, and where, over the voxels of that kind within some 2 mm, the Hessian of susceptibility is more that
-    of a plate than that of a tube, as veins are. Connected pieces that are wide in two directions are sheets.
+    high. Voxels count where both exceed the tissue within some 8 mm by ``chi_sd`` and ``r2star_sd`` times
+    its usual spread, and where, over the voxels of that kind within some 2 mm, the Hessian of susceptibility
+    is more that of a plate than that of a tube, as veins are. Connected pieces that are wide in two
+    directions are sheets.
 
     Parameters
     ----------
