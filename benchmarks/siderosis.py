@@ -90,7 +90,8 @@ def score(maps, seed):
                 'found_mm2': own['area_mm2'].sum(),
             }
         )
-    return pd.DataFrame(rows), pieces
+    columns = ['seed', 'sheet', 'area_mm2', 'searched', 'depth_mm', 'found', 'definite', 'found_mm2']
+    return pd.DataFrame(rows, columns=columns), pieces
 
 
 def _most(owners):
