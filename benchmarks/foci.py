@@ -96,9 +96,8 @@ def report(foci, table, voxel):
     print(f'\nFROC, {len(big)} foci of at least 2 voxels ({2 * voxel:g} mm) in {heads} heads')
     for level in LEVELS:
         hit = (big['confidence'] >= level).mean()
-        print(
-            f'  confidence {level:.2f}: sensitivity {hit:.3f}, false {(false["confidence"] >= level).sum() / heads:.2f} a head'
-        )
+        rate = (false['confidence'] >= level).sum() / heads
+        print(f'  confidence {level:.2f}: sensitivity {hit:.3f}, false {rate:.2f} a head')
     foci = foci.assign(found=foci['found'] & (foci['confidence'] >= 0.4))
     big = foci[foci['diameter'] >= 2 * voxel]
     print('\nat the default of 0.40')

@@ -106,10 +106,13 @@ def find_candidates(
     if mask.any():
         box = ndimage.find_objects(mask.astype(np.uint8))[0]
         box = tuple(slice(max(b.start - 4, 0), b.stop + 4) for b in box)
-        maps = (None if one is None else one[box] for one in (chi, r2star, magnitude, mask, dseg))
+
+        def crop(one: np.ndarray | None):
+            return None if one is None else one[box]
+
         grid = Grid.from_affine(mask[box].shape, affine)
-        fields = (None if one is None else one[box] for one in (localfield, field))
-        rows = _told(Brain(*maps, grid), *fields, threshold, confidence, largest_mm)
+        brain = Brain(chi[box], crop(r2star), crop(magnitude), mask[box], dseg[box], grid)
+        rows = _told(brain, crop(localfield), crop(field), threshold, confidence, largest_mm)
     rows.sort(key=lambda item: (CLASSES.index(item[0]['class']), -item[0]['confidence']))
     where = Places(dseg, labels, affine, to_template)
     for number, (row, voxels) in enumerate(rows, 1):
@@ -147,9 +150,13 @@ def _told(
 
 
 def _distinct(rows: list[tuple[dict, Source]], brain: Brain):
-    """Of sources at the edge that lie close to a better told one, none."""
+    """Leave out those of the total field that lie close to one of the local field, or to a clearer one."""
     kept: list[tuple[dict, Source]] = []
-    for row, source in sorted(rows, key=lambda one: -abs(one[0]['moment'] / one[0]['moment_se'])):
+
+    def rank(one: tuple[dict, Source]):
+        return one[0]['moment_from'] == 'total field', -abs(one[0]['moment'] / one[0]['moment_se'])
+
+    for row, source in sorted(rows, key=rank):
         places = source.voxels * brain.size
         others = [o.voxels * brain.size for _, o in kept]
         near = [np.linalg.norm(places[:, None] - other, axis=-1).min() < APART_MM for other in others]

@@ -44,14 +44,14 @@ def sources(brain: Brain, *, threshold: float, largest_mm: float) -> Iterator[So
     found = [seed for job in jobs for seed in _seeds(*job)]
     taken = np.zeros(brain.mask.shape, bool)
     for seed in sorted(found, key=lambda one: -one[0]):
-        for source in _grown(brain, *seed[1:], claimed, FOUND[0], largest_mm):
+        for source in _grown(brain, seed, claimed, FOUND[0], largest_mm):
             taken[tuple(source.voxels.T)] = True
             yield source
     if brain.r2star is not None:
         fast = (brain.decay > threshold * brain.decay_spread) & (brain.decay > FASTER)
         # iron of nuclei raises R2* too
         for seed in sorted(_seeds(brain.decay, fast & ~nuclei, 0 * level, 0), key=lambda one: -one[0]):
-            yield from _grown(brain, *seed[1:], taken, FOUND[1], largest_mm)
+            yield from _grown(brain, seed, taken, FOUND[1], largest_mm)
     if brain.dark is not None:
         pieces, _ = ndimage.label(brain.whole & ~brain.mask & (brain.dark > DARK), CUBE)
         for number, box in enumerate(ndimage.find_objects(pieces), 1):
@@ -71,14 +71,12 @@ def _seeds(height: np.ndarray, allowed: np.ndarray, level: np.ndarray, sign: int
 
 def _grown(
     brain: Brain,
-    at: tuple[int, ...],
-    height: np.ndarray,
-    level: np.ndarray,
-    sign: int,
+    seed: tuple,
     claimed: np.ndarray,
     found: str,
     largest_mm: float,
 ) -> Iterator[Source]:
+    _, at, height, level, sign = seed
     if claimed[at]:
         return
     margin = np.ceil(largest_mm / brain.size).astype(int)

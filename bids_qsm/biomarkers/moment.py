@@ -146,7 +146,8 @@ class MomentFit:
 
     def _forward(self, chi: np.ndarray):
         box = Box.around(self.mask, self.grid, padding=PADDING)
-        kernel = dipole_kernel(box.shape, self.grid.voxel_size, self.grid.b0_dir)
+        sides, b0_dir = ((v[0], v[1], v[2]) for v in (self.grid.voxel_size, self.grid.b0_dir))
+        kernel = dipole_kernel(box.shape, sides, b0_dir)
         return box.uncrop(convolve(box.crop(chi), kernel))
 
     def __call__(self, zone: np.ndarray, *, search_mm: float = 0.0):
@@ -186,7 +187,7 @@ class MomentFit:
             value, se, used, slope = fitted
             # a source that is off by s has the field m (d + s . grad d)
             moved = moved + 0.7 * slope / value
-            moved *= min(1.0, search_mm / max(np.linalg.norm(moved), 1e-9))
+            moved *= min(1.0, search_mm / max(float(np.linalg.norm(moved)), 1e-9))
         if search_mm and abs(value) <= 3 * se:
             return Moment(value, se, used, 'within three standard errors of zero by its residue alone')
         away = np.linalg.norm((self.free - middle) * self.size, axis=1)
