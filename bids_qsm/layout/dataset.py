@@ -13,7 +13,7 @@ from pathlib import Path
 from bids_qsm.entities import entities_of, suffix_of
 from bids_qsm.errors import UserError
 from bids_qsm.layout.checks import read_json
-from bids_qsm.layout.inputs import is_outside_bids
+from bids_qsm.layout.query_files import is_outside_bids
 from bids_qsm.layout.series import Rejected, Series
 
 

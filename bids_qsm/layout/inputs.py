@@ -1,25 +1,21 @@
 """Files that applications read beside the maps: where they are, and which image each was drawn on."""
 
-import re
 from collections.abc import Container, Iterator, Mapping, Sequence
-from fnmatch import fnmatch
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from bids_qsm.applications import application, applications, modules
+from bids_qsm.applications import application, applications
 from bids_qsm.applications.contract import Application, Query
 from bids_qsm.derivatives.products import PRODUCTS, products_of
 from bids_qsm.derivatives.tables import read_table
-from bids_qsm.entities import OF_SERIES, entities_of, session_of, suffix_of
-from bids_qsm.errors import UserError
-from bids_qsm.interfaces.io import read, without_frames
+from bids_qsm.entities import OF_SERIES, entities_of, session_of
 from bids_qsm.layout import checks
 from bids_qsm.layout.bold_run import BoldRun
 from bids_qsm.layout.index import EXTENSIONS, Index
 from bids_qsm.layout.people import facts_of
+from bids_qsm.layout.query_files import fits, image_problem, is_named, named_files
 from bids_qsm.layout.series import Input, Series, Use
 
 if TYPE_CHECKING:
@@ -45,7 +41,7 @@ def chosen(options: 'Options') -> list[Application]:
         if not one.asked
         or one.name in named
         or (one.joins and named.issuperset(one.uses))
-        or any(_is_named(query, options) for query in one.extra)
+        or any(is_named(query, options) for query in one.extra)
     ]
     return list({one.name: one for last in wanted for one in _with_used(last)}.values())
 
@@ -56,37 +52,14 @@ def _with_used(one: Application) -> Iterator[Application]:
     yield one
 
 
-def fits(query: Query, path: Path) -> bool:
-    """Whether a file is one that a query asks for.
-
-    >>> lesions = Query('lesions', 'lesion mask', ('mask',), datatype='', entities=(('label', 'lesion*'),))
-    >>> fits(lesions, Path('sub-01_label-Lesion_mask.nii.gz'))
-    True
-    >>> fits(lesions, Path('sub-01_desc-brain_mask.nii.gz'))
-    False
-    """
-    labels = entities_of(path)
-    return (
-        suffix_of(path) in query.suffix
-        and query.datatype in ('', path.parent.name)
-        and all(fnmatch(labels.get(key, '').lower(), pattern.lower()) for key, pattern in query.entities)
-    )
-
-
-def is_input(path: Path) -> bool:
-    """Whether a file is an extra input of any application, and so no segmentation."""
-    queries = (query for name in modules() for query in application(name).extra)
-    return any(fits(query, path) for query in queries if query.is_image)
-
-
 def find_inputs(subject: str, options: 'Options', index: Index) -> dict[tuple[str, str], list[Path]]:
     """Files of a participant by (application, query), in the dataset, its derivatives/ and those given."""
     given = [options.bids_dir, *(path for _, path in options.derivatives)]
     beside = [path for path in sorted(options.bids_dir.glob('derivatives/*')) if path.is_dir()]
     queries = {(one.name, query.name): query for one in chosen(options) for query in one.extra}
     found = {key: {} for key in queries}
-    for key in [key for key, query in queries.items() if _is_named(query, options)]:
-        found[key] = _named_files(getattr(options, queries.pop(key).option), subject, given)
+    for key in [key for key, query in queries.items() if is_named(query, options)]:
+        found[key] = named_files(getattr(options, queries.pop(key).option), subject, given)
     for root in (given[0], *beside, *given[1:]):
         if root.is_relative_to(options.output_dir):
             continue
@@ -97,39 +70,6 @@ def find_inputs(subject: str, options: 'Options', index: Index) -> dict[tuple[st
             paths = index.files(root).of(subject, extension=endings, with_ignored=query.outside_bids)
             found[key] |= {path.resolve(): path for path in paths if fits(query, path)}
     return {key: list(paths.values()) for key, paths in found.items()}
-
-
-def _is_named(query: Query, options: 'Options') -> bool:
-    """Whether the user names the files of a query by an option."""
-    return bool(query.option and getattr(options, query.option))
-
-
-def _named_files(pattern: str, subject: str, roots: Sequence[Path]) -> dict[Path, Path]:
-    """Images of a participant that a glob pattern names, absolute or relative to one of ``roots``.
-
-    They have sub-<label> in their name or in that of a folder.
-    """
-    found = {}
-    for root in [Path('/')] if pattern.startswith('/') else roots:
-        try:
-            paths = sorted(root.glob(pattern.lstrip('/')))
-        except (ValueError, OSError) as error:
-            raise UserError(f'the pattern {pattern!r} cannot be used ({error}); mend it.') from None
-        of_subject = re.compile(rf'sub-{re.escape(subject)}(?![0-9A-Za-z+])')
-        found |= {
-            path.resolve(): path
-            for path in paths
-            if path.name.endswith(EXTENSIONS) and any(of_subject.match(part) for part in path.parts)
-        }
-    return found
-
-
-def is_outside_bids(path: Path) -> bool:
-    """Whether BIDS has no name for a file that applications read, for its sidecar, or for their folder."""
-    queries = [query for name in modules() for query in application(name).extra if query.outside_bids]
-    if path.is_dir():
-        return any(fits(query, one) for one in path.iterdir() for query in queries)
-    return any(fits(query, path) for query in queries)
 
 
 def drawn_images(found: dict[tuple[str, str], list[Path]]) -> list[Path]:
@@ -189,7 +129,7 @@ def plan_applications(
             notes.append(f'{app.title}: left out, as there is no BOLD run that goes with this series.')
         elif required:
             # what runs by itself where its input is there need not be missed
-            asked = app.name in params or any(_is_named(query, options) for query in app.extra)
+            asked = app.name in params or any(is_named(query, options) for query in app.extra)
             if app.asked and (asked or not app.joins):
                 titles = ' and no '.join(query.title for query in required)
                 notes.append(f'{app.title}: left out, as there is no {titles} of this series.')
@@ -238,7 +178,7 @@ def _place_all(
     for path in paths:
         if session_of(path) not in (None, one.session) and not query.outside_bids:
             continue
-        problem = _image_problem(query, path) if query.is_image else _table_problem(path)
+        problem = image_problem(query, path) if query.is_image else _table_problem(path)
         if problem:
             notes.append(f'A {query.title} is not used: {problem}')
             continue
@@ -278,25 +218,6 @@ def _place_all(
         if session_of(item.path) not in (None, one.session)
     ]
     return placed, notes
-
-
-def _image_problem(query: Query, path: Path) -> str | None:
-    """Why an image cannot be used."""
-    problem = checks.image_problem(path)
-    if problem or query.problem is None:
-        return problem
-    state = path.stat()
-    return _content_problem(query, path, state.st_ino, state.st_size, state.st_mtime_ns)
-
-
-@lru_cache(maxsize=64)
-def _content_problem(query: Query, path: Path, *state: int) -> str | None:
-    """Why the content of an image cannot be used; it is read once for all series."""
-    del state
-    try:
-        return query.problem(without_frames(read(path)[0]), path.name)
-    except UserError as error:
-        return str(error)
 
 
 def _table_problem(path: Path) -> str | None:
