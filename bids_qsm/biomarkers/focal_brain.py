@@ -10,6 +10,8 @@ from bids_qsm.recon.grid import Grid
 
 NOTCH_MM = 6.0
 """Half the width (mm) of the notches at the edge of the mask that belong to the brain."""
+WIDE_MM = 16.0
+"""Reach (mm) of the tissue that large foci are compared with."""
 FAR_MM = 20.0
 """Distances (mm) are measured up to this."""
 
@@ -43,6 +45,9 @@ class Brain:
         tissue = mask & ~self.nuclei
         self.contrast, self.spread = tissue_contrast(chi, tissue, grid)
         self.contrast[~mask] = 0
+        # a large focus fills the tissue that it is compared with
+        self.wide_contrast, self.wide_spread = tissue_contrast(chi, tissue, grid, reach_mm=WIDE_MM)
+        self.wide_contrast[~mask] = 0
         tubes = vesselness(chi, mask, grid)
         self.tree = vein_tree(tubes, self.contrast / self.spread, tissue, grid)
         self.tubes = tubes * self.tree

@@ -6,14 +6,11 @@ import numpy as np
 from scipy import ndimage
 
 from bids_qsm.biomarkers.focal_brain import Brain
-from bids_qsm.biomarkers.focal_sources import CUBE, FOUND, Source
+from bids_qsm.biomarkers.focal_sources import CUBE, FOUND, LARGE_MM, Source
 from bids_qsm.biomarkers.moment import MomentFit
 
 EVIDENCE = ('strength', 'isolation', 'roundness', 'apart', 'decay')
 CLASSES = ('microbleed', 'calcification', 'large focus', 'vein', 'indeterminate')
-LARGE_MM = 10.0
-"""Diameter above which a focus is no microbleed, Greenberg et al. (2009), Lancet Neurol 8:165.
-doi:10.1016/S1474-4422(09)70013-4"""
 DEFINITE = 0.5
 """Least confidence of a definite one: a harmless structure is less likely."""
 BULGE = 4.0
@@ -88,13 +85,15 @@ class Evidence:
     def _susceptibility(self, source: Source, crop: tuple[slice, ...], region: np.ndarray, shell: np.ndarray):
         brain = self.brain
         known = region & brain.mask[crop]
-        chi, contrast = brain.chi[crop], brain.contrast[crop]
+        chi, (whole, spreads) = brain.chi[crop], (brain.contrast, brain.spread)
+        if source.is_large:
+            whole, spreads = brain.wide_contrast, brain.wide_spread
+        contrast = whole[crop]
         measured = shell & brain.mask[crop]
         row = {'chi_surround': float(np.median(chi[measured]))}
         if not known.any() or source.sign == 0:
             return row | {'strength': np.nan, 'isolation': np.nan}
-        peak = float(abs(brain.contrast[source.peak]))
-        spread = float(brain.spread[source.peak])
+        peak, spread = float(abs(whole[source.peak])), float(spreads[source.peak])
         harmless = 5 * spread
         if source.sign > 0:
             harmless = max(harmless, brain.vein_level)

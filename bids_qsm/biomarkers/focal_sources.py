@@ -1,7 +1,7 @@
 """Places that may hold a focal source: peaks of susceptibility, of R2*, and loss of signal."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
@@ -13,26 +13,33 @@ FOUND = ('susceptibility', 'R2*', 'signal loss')
 """What a source was found by."""
 FASTER = 15.0
 """Least contrast of R2* (1/s) of a peak of R2*."""
+LARGE_MM = 10.0
+"""Diameter above which a focus is no microbleed, Greenberg et al. (2009), Lancet Neurol 8:165.
+doi:10.1016/S1474-4422(09)70013-4"""
 DARK = 0.5
 """Least loss of magnitude of a place of signal loss: half."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Voxels (n, 3) of a source, the index of its peak, the sign of its peak of susceptibility (or 0)."""
+    """Voxels (n, 3) of a source, the index of its peak, the sign of its peak of susceptibility (or 0).
+
+    ``is_large``: it was found by its contrast to tissue further away.
+    """
 
     voxels: np.ndarray
     peak: tuple[int, ...]
     sign: int
     found: str
+    is_large: bool = False
 
 
 def sources(brain: Brain, *, threshold: float, largest_mm: float) -> Iterator[Source]:
     """Peaks over ``threshold`` spreads, each with its connected voxels of at least half its height.
 
-    Peaks of susceptibility come first, those of either sign in the order of their height, then peaks of R2*
-    that none of these holds, then dark places that the mask leaves out. In nuclei and at their border, peaks
-    are higher than nuclei are, and half the height is that over the nuclei. Sources longer than
+    Large ones come first, then peaks of susceptibility of either sign in the order of their height, then
+    peaks of R2* that none of these holds, then dark places that the mask leaves out. In nuclei and at their
+    border, peaks are higher than nuclei are, and half the height is that over the nuclei. Sources longer than
     ``largest_mm`` are left out.
     """
     claimed = np.zeros(brain.mask.shape, bool)
@@ -43,6 +50,9 @@ def sources(brain: Brain, *, threshold: float, largest_mm: float) -> Iterator[So
     jobs = [(s * brain.contrast, peaks[s] & brain.mask, level if s > 0 else 0 * level, s) for s in (1, -1)]
     found = [seed for job in jobs for seed in _seeds(*job)]
     taken = np.zeros(brain.mask.shape, bool)
+    for source in _large(brain, threshold, largest_mm, nuclei):
+        claimed[tuple(source.voxels.T)] = taken[tuple(source.voxels.T)] = True
+        yield source
     for seed in sorted(found, key=lambda one: -one[0]):
         for source in _grown(brain, seed, claimed, FOUND[0], largest_mm):
             taken[tuple(source.voxels.T)] = True
@@ -61,6 +71,22 @@ def sources(brain: Brain, *, threshold: float, largest_mm: float) -> Iterator[So
             if len(voxels) > 1 and not touches and _length(voxels, brain) <= largest_mm:
                 darkest = voxels[int(np.argmax(brain.dark[at]))]
                 yield Source(voxels, tuple(map(int, darkest)), 0, FOUND[2])
+
+
+def _large(brain: Brain, threshold: float, largest_mm: float, nuclei: np.ndarray) -> Iterator[Source]:
+    """Sources of over `LARGE_MM`, by their contrast to tissue within 16 mm; no nuclei."""
+    cube = np.maximum(np.round(0.6 * LARGE_MM / brain.size), 1).astype(int)
+    ratio = ndimage.uniform_filter(brain.wide_contrast / brain.wide_spread, tuple(cube))
+    claimed = np.zeros(brain.mask.shape, bool)
+    nowhere = np.zeros(brain.mask.shape, np.float32)
+    for sign in (1, -1):
+        height = sign * brain.wide_contrast
+        allowed = (sign * ratio > threshold) & brain.mask & ~nuclei
+        for seed in sorted(_seeds(height, allowed, nowhere, sign), key=lambda one: -one[0]):
+            for source in _grown(brain, seed, claimed, FOUND[0], largest_mm):
+                volume = len(source.voxels) * brain.grid.voxel_volume
+                if volume > np.pi / 6 * LARGE_MM**3:
+                    yield replace(source, is_large=True)
 
 
 def _seeds(height: np.ndarray, allowed: np.ndarray, level: np.ndarray, sign: int):
