@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from nipype.interfaces.utility import Merge
 
 from bids_qsm.applications import application
-from bids_qsm.interfaces.anatomy import MeanFrame, RegisterRigid, Resample
+from bids_qsm.interfaces.anatomy import MeanFrame, RegisterRigid, Resample, Window
 from bids_qsm.interfaces.derivatives import SaveDerivatives
 from bids_qsm.interfaces.report import PlotFlicker
 from bids_qsm.workflows import engine as pe
@@ -230,23 +230,24 @@ def _add_alignments(
     Returns the nodes of the alignments by image, and those of the means of raw BOLD runs by run.
     """
     nodes, means, sizes = {}, {}, Sizes.of(series_list[0])
-    titles = {series.flair: ('flair', 'FLAIR', False) for series in series_list}
+    titles = {series.flair: ('flair', 'FLAIR', False, None) for series in series_list}
     for use in (use for series in series_list for use in series.applications):
         for run in (run for run in use.runs if run.is_raw):
-            titles.setdefault(run.bold, (BOLD, f'BOLD run {run.name}', False))
+            titles.setdefault(run.bold, (BOLD, f'BOLD run {run.name}', False, None))
         queries = {query.name: query for query in application(use.name).own}
         for one in (one for one in use.inputs if one.space == 'own'):
             query = queries[one.query]
-            titles.setdefault(one.path, (f'{use.name}{one.query}', query.title, query.affine))
+            kind = f'{use.name}{one.query}'
+            titles.setdefault(one.path, (kind, query.title, query.affine, query.window))
     images = dict.fromkeys(image for series in series_list for image in alignment_ports(series).values())
     numbers: Counter[str] = Counter()
     for image in images:
-        kind, title, affine = titles[image]
+        kind, title, affine, window = titles[image]
         # of its kind: an application that joins later does not rename what others have drawn
         numbers[kind] += 1
         number = numbers[kind]
         align = pe.Node(
-            RegisterRigid(affine=affine),
+            RegisterRigid(affine=affine, has_bias=window is None),
             name=f'align_{kind}_{number}',
             mem_gb=need('register_rigid', sizes),
         )
@@ -256,6 +257,13 @@ def _add_alignments(
             mean = pe.Node(MeanFrame(image=str(image)), name=f'mean_{number}', mem_gb=need('mean', sizes))
             workflow.link(mean, align, moving='mean')
             means[image] = mean
+        elif window is not None:
+            clip = pe.Node(
+                Window(image=str(image), low=window[0], high=window[1]),
+                name=f'window_{kind}_{number}',
+                mem_gb=need('register_rigid', sizes),
+            )
+            workflow.link(clip, align, moving='image')
         else:
             align.inputs.moving = str(image)
         if kind == 'flair':
@@ -267,6 +275,8 @@ def _add_alignments(
         )
         if kind == BOLD:
             workflow.link(mean, place, image='mean')
+        elif window is not None:
+            workflow.link(clip, place, 'image')
         else:
             place.inputs.image = str(image)
         flicker = pe.Node(

@@ -260,6 +260,12 @@ class Options:
         'cpu', 'device that computes background removal and inversion', choices=('cpu', 'cuda'), effect=True
     )
     applications: tuple[Method, ...] = _region(())
+    ct: str | None = _region(
+        None,
+        'CT images (for --candidates): a pattern relative to the dataset or to a folder of -d, such as '
+        '"sub-*/ct/*_ct.nii.gz"',
+        metavar='PATTERN',
+    )
     model: str | None = _cohort(None, 'model of each region, as "chi ~ group + age + sex"', metavar='FORMULA')
     correlate: tuple[str, ...] = _cohort(
         (),

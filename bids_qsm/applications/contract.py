@@ -125,6 +125,19 @@ class Query:
     entity space-T1w placed as the T1w is, and not used in the space of a template."""
     affine: bool = False
     """Whether an alignment of its own may scale and shear, as for images of other distortion."""
+    window: tuple[float, float] | None = None
+    """Of an image with units of its own, such as Hounsfield units: least and largest value that the alignment
+    and its figure tell apart. It is not corrected for bias then."""
+    problem: Callable[[np.ndarray, str], str | None] | None = None
+    """Called with the stored image and its file name: why it cannot be used, in one sentence, or None."""
+    option: str = ''
+    """Field of `Options` by which the user may name the files, as a glob pattern, and so ask for the
+    application."""
+    outside_bids: bool = False
+    """Whether BIDS has no name for it: such files are read though .bidsignore names them, do not make a
+    dataset invalid, and may be of another session than the series."""
+    whole: bool = False
+    """Whether `measure` gets the one file as `Given` and not on the grid of the maps alone."""
     interpolation: str = 'linear'
     prepare: Callable[[np.ndarray, str], np.ndarray] | None = None
     """Called with the stored image and its file name, before it is resampled."""
@@ -271,6 +284,8 @@ class Application:
     """Echoes that a series must have where `measure` takes ``echoes``; it is left out with fewer."""
     asked: bool = True
     """Whether it runs only where the command line asks for it."""
+    joins: bool = False
+    """Whether it also runs where all that it uses is asked for, if its inputs are there."""
     files: tuple[tuple[str, str], ...] = ()
     """Name and text of files at the root of the output dataset: settings for other software."""
     method: str = ''

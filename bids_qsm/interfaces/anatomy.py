@@ -128,6 +128,7 @@ class RegisterRigid(Step):
         fixed=head('image to align it to, e.g. T1w'),
         fixed_mask=mask('where to compare: brain of the fixed image', of='fixed', optional=True),
         affine=traits.Bool(False, usedefault=True, desc='whether it may also scale and shear'),
+        has_bias=traits.Bool(True, usedefault=True, desc='whether the moving image has a bias to take out'),
     )
     output_spec = outputs(
         xfm=transform('rigid, resamples moving onto fixed'),
@@ -136,9 +137,24 @@ class RegisterRigid(Step):
 
     def compute(self, data: Data):
         fixed = (data['fixed'], data['fixed_affine'], data['fixed_mask'])
-        data['moving'] = correct_bias(data['moving'], data['moving_affine'])[0]
+        if self.inputs.has_bias:
+            data['moving'] = correct_bias(data['moving'], data['moving_affine'])[0]
         matrix = rigid(data['moving'], data['moving_affine'], *fixed, affine=self.inputs.affine)
         return matrix, np.linalg.inv(matrix)
+
+
+class Window(Step):
+    """Clip an image with units of its own to a range, and let that begin at 0."""
+
+    input_spec = inputs(
+        image=volume('image, such as CT'),
+        low=traits.Float(mandatory=True, desc='least value that is told apart'),
+        high=traits.Float(mandatory=True, desc='largest value that is told apart'),
+    )
+    output_spec = outputs(image=volume('image from 0 to high less low'))
+
+    def compute(self, data: Data):
+        return np.clip(data['image'], self.inputs.low, self.inputs.high) - np.float32(self.inputs.low)
 
 
 class RegisterTemplate(Step):

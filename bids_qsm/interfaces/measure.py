@@ -254,6 +254,8 @@ class Measure(SimpleInterface):
         given = tuple(self._given(query, number, *one, grid, affine) for one in files)
         if query.many:
             return given
+        if query.whole:
+            return next(iter(given), None)
         return given[0].on_grid if given else None
 
     def _given(

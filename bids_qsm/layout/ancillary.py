@@ -20,10 +20,10 @@ from bids_qsm.layout.inputs import (
     chosen,
     drawn_images,
     find_inputs,
-    is_input,
     plan_applications,
 )
 from bids_qsm.layout.magnitude import coarse_magnitude
+from bids_qsm.layout.query_files import is_input
 from bids_qsm.layout.segmentations import find_segmentations, place_segmentations
 from bids_qsm.layout.series import Series
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from bids_qsm.entities import entities_of, suffix_of
 from bids_qsm.errors import UserError
 from bids_qsm.layout.checks import read_json
+from bids_qsm.layout.query_files import is_outside_bids
 from bids_qsm.layout.series import Rejected, Series
 
 
@@ -96,6 +97,8 @@ def validate(
     for issue in issues:
         location = issue.get('location', '')
         name, owner = Path(location).name, _owner(location)
+        if issue.get('code') == 'NOT_INCLUDED' and is_outside_bids(bids_dir / location.lstrip('/')):
+            continue
         if issue.get('code') in _FORGIVEN and ('coil' in entities_of(name) or suffix_of(name) == 'MPM'):
             forgiven.add(name.partition('.')[0])
             continue

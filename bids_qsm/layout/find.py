@@ -18,6 +18,7 @@ from bids_qsm.layout.inputs import chosen
 from bids_qsm.layout.lookalikes import named_otherwise, other_half
 from bids_qsm.layout.maps import with_maps
 from bids_qsm.layout.people import read_participants
+from bids_qsm.layout.query_files import is_outside_bids
 from bids_qsm.layout.series import BOLD, Rejected, Series, read_series, series_of
 from bids_qsm.recon.inversion import INVERSION
 from bids_qsm.recon.registry import needs
@@ -251,7 +252,7 @@ def _with_hint(one: Rejected, files: list[Path], groups: dict[tuple, list]) -> R
 
 
 def _left_out(index: Index) -> tuple[str, ...]:
-    paths = index.left_out
+    paths = [path for path in index.left_out if not is_outside_bids(path)]
     more = f'{len(paths)} images are' if len(paths) > 1 else 'An image is'
     return (f'{more} left out by .bidsignore, such as {plain(paths[0].name)}.',) if paths else ()
 

@@ -93,20 +93,23 @@ class Files:
         """Files that filters of pybids choose, sorted."""
         return sorted(path for paths in self._by_participant(filters).values() for path in paths)
 
-    def of(self, subject: str, **filters: object) -> list[Path]:
-        """The same of one participant, by the folder; UserError where it could not be searched."""
+    def of(self, subject: str, *, with_ignored: bool = False, **filters: object) -> list[Path]:
+        """The same of one participant, by the folder; UserError where it could not be searched.
+
+        Those that .bidsignore names are left out unless asked for.
+        """
         if subject in self.problems:
             raise UserError(self.problems[subject])
-        return sorted(self._by_participant(filters).get(f'sub-{subject}', ()))
+        return sorted(self._by_participant(filters, with_ignored).get(f'sub-{subject}', ()))
 
-    def _by_participant(self, filters: dict) -> dict[str, list[Path]]:
-        asked, start = repr(filters), len(str(self.root)) + 1
+    def _by_participant(self, filters: dict, with_ignored: bool = False) -> dict[str, list[Path]]:
+        asked, start = repr((with_ignored, filters)), len(str(self.root)) + 1
         if asked not in self._found:
             self._found[asked] = defaultdict(list)
             for layout in self._layouts:
                 for file in layout.get(return_type='object', invalid_filters='allow', **filters):
                     path = self._paths.setdefault(file.path, Path(file.path))
-                    if not self.ignores(path):
+                    if with_ignored or not self.ignores(path):
                         self._found[asked][file.path[start:].partition('/')[0]].append(path)
         return self._found[asked]
 

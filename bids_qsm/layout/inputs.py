@@ -1,21 +1,21 @@
 """Files that applications read beside the maps: where they are, and which image each was drawn on."""
 
 from collections.abc import Container, Iterator, Mapping, Sequence
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from bids_qsm.applications import application, applications, modules
+from bids_qsm.applications import application, applications
 from bids_qsm.applications.contract import Application, Query
 from bids_qsm.derivatives.products import PRODUCTS, products_of
 from bids_qsm.derivatives.tables import read_table
-from bids_qsm.entities import OF_SERIES, entities_of, session_of, suffix_of
+from bids_qsm.entities import OF_SERIES, entities_of, session_of
 from bids_qsm.layout import checks
 from bids_qsm.layout.bold_run import BoldRun
 from bids_qsm.layout.index import EXTENSIONS, Index
 from bids_qsm.layout.people import facts_of
+from bids_qsm.layout.query_files import fits, image_problem, is_named, named_files
 from bids_qsm.layout.series import Input, Series, Use
 
 if TYPE_CHECKING:
@@ -31,10 +31,18 @@ NATIVE = (None, 'orig', 'native', 'individual', 'ASL', 'asl', 'aslref', 'BOLD', 
 def chosen(options: 'Options') -> list[Application]:
     """Applications that may run: those that ask for nothing, those that ``options`` name, and what they use.
 
-    An application comes after those that it uses.
+    One that joins others runs where these are named; one whose files an option names runs too. An application
+    comes after those that it uses.
     """
-    named = [method.name for method in options.applications]
-    wanted = [one for one in applications() if not one.asked or one.name in named]
+    named = {method.name for method in options.applications}
+    wanted = [
+        one
+        for one in applications()
+        if not one.asked
+        or one.name in named
+        or (one.joins and named.issuperset(one.uses))
+        or any(is_named(query, options) for query in one.extra)
+    ]
     return list({one.name: one for last in wanted for one in _with_used(last)}.values())
 
 
@@ -44,35 +52,14 @@ def _with_used(one: Application) -> Iterator[Application]:
     yield one
 
 
-def fits(query: Query, path: Path) -> bool:
-    """Whether a file is one that a query asks for.
-
-    >>> lesions = Query('lesions', 'lesion mask', ('mask',), datatype='', entities=(('label', 'lesion*'),))
-    >>> fits(lesions, Path('sub-01_label-Lesion_mask.nii.gz'))
-    True
-    >>> fits(lesions, Path('sub-01_desc-brain_mask.nii.gz'))
-    False
-    """
-    labels = entities_of(path)
-    return (
-        suffix_of(path) in query.suffix
-        and query.datatype in ('', path.parent.name)
-        and all(fnmatch(labels.get(key, '').lower(), pattern.lower()) for key, pattern in query.entities)
-    )
-
-
-def is_input(path: Path) -> bool:
-    """Whether a file is an extra input of any application, and so no segmentation."""
-    queries = (query for name in modules() for query in application(name).extra)
-    return any(fits(query, path) for query in queries if query.is_image)
-
-
 def find_inputs(subject: str, options: 'Options', index: Index) -> dict[tuple[str, str], list[Path]]:
     """Files of a participant by (application, query), in the dataset, its derivatives/ and those given."""
     given = [options.bids_dir, *(path for _, path in options.derivatives)]
     beside = [path for path in sorted(options.bids_dir.glob('derivatives/*')) if path.is_dir()]
     queries = {(one.name, query.name): query for one in chosen(options) for query in one.extra}
     found = {key: {} for key in queries}
+    for key in [key for key, query in queries.items() if is_named(query, options)]:
+        found[key] = named_files(getattr(options, queries.pop(key).option), subject, given)
     for root in (given[0], *beside, *given[1:]):
         if root.is_relative_to(options.output_dir):
             continue
@@ -80,7 +67,7 @@ def find_inputs(subject: str, options: 'Options', index: Index) -> dict[tuple[st
             continue
         for key, query in queries.items():
             endings = [*EXTENSIONS] if query.is_image else [query.extension]
-            paths = index.files(root).of(subject, extension=endings)
+            paths = index.files(root).of(subject, extension=endings, with_ignored=query.outside_bids)
             found[key] |= {path.resolve(): path for path in paths if fits(query, path)}
     return {key: list(paths.values()) for key, paths in found.items()}
 
@@ -141,7 +128,9 @@ def plan_applications(
         elif app.of_runs and not runs:
             notes.append(f'{app.title}: left out, as there is no BOLD run that goes with this series.')
         elif required:
-            if app.asked:  # what runs by itself where its input is there need not be missed
+            # what runs by itself where its input is there need not be missed
+            asked = app.name in params or any(is_named(query, options) for query in app.extra)
+            if app.asked and (asked or not app.joins):
                 titles = ' and no '.join(query.title for query in required)
                 notes.append(f'{app.title}: left out, as there is no {titles} of this series.')
         elif needed:
@@ -187,9 +176,9 @@ def _place_all(
     """
     placed, notes = [], []
     for path in paths:
-        if session_of(path) not in (None, one.session):
+        if session_of(path) not in (None, one.session) and not query.outside_bids:
             continue
-        problem = checks.image_problem(path) if query.is_image else _table_problem(path)
+        problem = image_problem(query, path) if query.is_image else _table_problem(path)
         if problem:
             notes.append(f'A {query.title} is not used: {problem}')
             continue
@@ -211,12 +200,23 @@ def _place_all(
         notes += [f'The {query.title} {item.path.name} is not used: {problem}' for item in drawn]
         placed = [item for item in placed if item not in drawn]
     # of the maps of a pipeline, that without desc- is the plain one
-    placed.sort(key=lambda item: (query.align == 'own' and 'desc' in entities_of(item.path), item.space))
+    placed.sort(
+        key=lambda item: (
+            session_of(item.path) not in (None, one.session),
+            query.align == 'own' and 'desc' in entities_of(item.path),
+            item.space,
+        )
+    )
     if len(placed) > 1 and not query.many:
         notes.append(
             f'There are {len(placed)} files that could be the {query.title}; {placed[0].path.name} is used.'
         )
         placed = placed[:1]
+    notes += [
+        f'The {query.title} {item.path.name} is of session {session_of(item.path)}.'
+        for item in placed
+        if session_of(item.path) not in (None, one.session)
+    ]
     return placed, notes
 
 

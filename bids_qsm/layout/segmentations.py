@@ -13,7 +13,8 @@ import numpy as np
 from bids_qsm.entities import entities_of, session_of, suffix_of
 from bids_qsm.layout import checks
 from bids_qsm.layout.index import Index
-from bids_qsm.layout.inputs import OWN_SPACES, is_input, is_of_other, is_of_other_scan
+from bids_qsm.layout.inputs import OWN_SPACES, is_of_other, is_of_other_scan
+from bids_qsm.layout.query_files import is_input
 from bids_qsm.layout.series import Segmentation, Series
 
 if TYPE_CHECKING:

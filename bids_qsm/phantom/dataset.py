@@ -11,6 +11,7 @@ from bids_qsm import __version__
 from bids_qsm.anatomy import atlas
 from bids_qsm.phantom.bold import BoldProtocol
 from bids_qsm.phantom.bold_dataset import write_bold
+from bids_qsm.phantom.ct import Tomogram, simulate_ct
 from bids_qsm.phantom.families import Family
 from bids_qsm.phantom.files import save_image, save_json
 from bids_qsm.phantom.gre import Protocol, Simulation, simulate, store_phase
@@ -37,7 +38,8 @@ class Visit:
     ``person`` seeds the anatomy; visits of the same subject should share it. ``t1w`` is the voxel size (mm)
     of the T1-weighted image, None for none. ``effects`` and ``lesions`` are those of Head.changed.
     ``bold`` adds a BOLD run, raw and as fMRIPrep would have prepared it; it needs a T1w image. ``turned`` is
-    how the head lies, degrees about x, y and z; None for some 2 degrees and 2 mm at random.
+    how the head lies, degrees about x, y and z; None for some 2 degrees and 2 mm at random. ``ct`` adds a CT,
+    for which BIDS has no name: ``ct/<stem>_ct.nii.gz``.
     """
 
     subject: str
@@ -49,6 +51,7 @@ class Visit:
     lesions: tuple[Lesion, ...] = ()
     bold: BoldProtocol | None = None
     turned: tuple[float, float, float] | None = None
+    ct: Tomogram | None = None
 
     @property
     def stem(self):
@@ -112,6 +115,8 @@ def write_dataset(
         # suffixes that BIDS does not have
         (flow / '.bidsignore').write_text('*_cbf.*\n')
         (truth / '.bidsignore').write_text('*_OEFmap.*\n*_CMRO2map.*\n')
+    if any(v.ct for v in visits):
+        (path / '.bidsignore').write_text('ct/\n')
     for n, visit in enumerate(visits):
         if n == 0 or visit.person != visits[n - 1].person:
             head = make_head(visit.person, spacing=spacing, variation=variation, family=family)
@@ -199,6 +204,24 @@ def _write_visit(path: Path, visit: Visit, head: Head, seeds: np.ndarray, perfus
         if perfusion:
             _write_perfusion(path / 'derivatives', visit, later, image.shape, affine)
     _write_truth(path / 'derivatives', visit, simulation)
+    if visit.ct is not None:
+        _write_ct(path, visit, visit.ct, head, seeds[0])
+
+
+def _write_ct(path: Path, visit: Visit, scan: Tomogram, head: Head, seed: int):
+    """The CT, and beside the other truth how it lies to the series, and how dense the foci are."""
+    image, affine, to_ct, density = simulate_ct(head, seed, scan)
+    folder = path / visit.folder.replace('anat', 'ct')
+    folder.mkdir(parents=True, exist_ok=True)
+    name = folder / f'{visit.stem}_ct'
+    save_image(image, affine, name)
+    save_json(
+        name, {'Modality': 'CT', 'Units': 'HU', 'BodyPart': 'HEAD', 'SliceThickness': scan.voxel_size[2]}
+    )
+    truth = path / 'derivatives' / 'truth' / visit.folder / f'{visit.stem}_from-MEGRE_to-CT_mode-image_xfm'
+    about = 'Takes scanner coordinates of the series to those of the CT (RAS, mm)'
+    added = [round(one, 1) for one in density]
+    save_json(truth, {'Description': about, 'Matrix': to_ct.round(6).tolist(), 'AddedDensity': added})
 
 
 def _scanner(protocol: Protocol):

@@ -235,7 +235,7 @@ def test_candidates_of_older_configurations(make):
     ('chosen', 'says'),
     [
         ('candidates', r"--applications must be a list of texts, not 'candidates'"),
-        (['tendons'], r"--applications: there is no method 'tendons'; known are: candidates"),
+        (['tendons'], r"--applications: there is no method 'tendons'; known are: calcium, candidates"),
         (['candidates:size=2'], r"candidates has no parameter 'size'"),
     ],
 )

@@ -15,6 +15,7 @@ from bids_qsm.interfaces.anatomy import (
     RegisterRigid,
     RegisterTemplate,
     Resample,
+    Window,
 )
 from bids_qsm.interfaces.xfm import load_xfm, save_xfm
 from tests.anatomy.brains import dice, person, pose, template, template_affine, warp
@@ -106,6 +107,12 @@ def test_rigid_transform_and_its_inverse(files, tmp_path):
     error = np.linalg.norm(apply_affine(matrix, points) - apply_affine(truth, points), axis=1)
     assert error.mean() < 0.6
     np.testing.assert_allclose(load_xfm(found.outputs.inverse)[0] @ matrix, np.eye(4), atol=1e-9)
+
+
+def test_a_window_begins_at_zero(tmp_path):
+    image = write(tmp_path / 'ct.nii.gz', np.float32([[[-1000, -20, 37, 900]]]), np.eye(4))
+    out = Window(image=image, low=-20.0, high=100.0).run(cwd=str(tmp_path)).outputs.image
+    assert np.asarray(nib.load(out).dataobj).ravel().tolist() == [0, 0, 57, 120]
 
 
 def test_resample_chains_matrices_and_their_inverses(tmp_path):

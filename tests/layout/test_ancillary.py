@@ -404,3 +404,53 @@ def test_oximetry_of_too_little_is_left_out(data, find, tmp_path):
     (one,) = find(**asked).series
     assert {use.name for use in one.applications} & {'oximetry', 'qbold'} == {'oximetry'}
     assert 'takes 4 echoes or more, and the series has 3' in ' '.join(one.notes)
+
+
+def write_ct(path, shift=0.0):
+    """A CT of a ball of brain in a shell of bone."""
+    radius = np.linalg.norm(np.indices((24, 24, 24)) - 11.5, axis=0)
+    hu = np.where(radius < 8, 33, np.where(radius < 10, 900, -1000)) + shift
+    return write_image(path, affine=np.diag([8.0, 8, 8, 1]), data=hu.astype(np.int16))
+
+
+def ct_of(series):
+    return [(one.path.name, one.space) for one in series.inputs if one.query == 'ct']
+
+
+def test_a_ct_joins_the_candidates(data, find, tmp_path):
+    """BIDS has no name for CT: .bidsignore hides it from the validator and not from us."""
+    for ses in ('a', 'b'):
+        write_series(data, ses=ses)
+    asked = {'applications': (Method('candidates'),)}
+    assert 'calcium' not in {use.name for use in find(**asked).series[0].applications}
+    assert not any('no CT' in note for note in find(**asked).series[0].notes)
+    (data / '.bidsignore').write_text('ct/\n*_CT.*\n')
+    ct = write_ct(data / 'sub-01' / 'ses-a' / 'ct' / 'sub-01_ses-a_ct.nii.gz')
+    write_ct(data / 'sub-01' / 'ses-a' / 'anat' / 'sub-01_ses-a_acq-raw_CT.nii.gz', shift=1024)
+    assert ct_of(find().series[0]) == []  # nobody asked for candidates
+    plan = find(**asked)
+    assert [ct_of(one) for one in plan.series] == 2 * [[(ct.name, 'own')]]
+    assert 'CT.nii.gz has air at 24 and not at -1000 HU' in ' '.join(plan.series[0].notes)
+    assert 'The CT sub-01_ses-a_ct.nii.gz is of session a.' in plan.series[1].notes
+    assert not any('bidsignore' in note for note in plan.notes)
+    # a pattern asks for it by itself, in the dataset or in derivatives
+    elsewhere = write_ct(tmp_path / 'scans' / 'sub-01' / 'head.nii.gz')
+    write_ct(tmp_path / 'scans' / 'sub-010' / 'head.nii.gz')
+    for settings in (
+        {'ct': 'sub-*/head.nii.gz', 'derivatives': (('scans', tmp_path / 'scans'),)},
+        {'ct': f'{tmp_path}/scans/*/*.nii.gz'},
+    ):
+        (one, _) = find(**settings).series
+        assert ct_of(one) == [(elsewhere.name, 'own')]
+        assert {'candidates', 'calcium'} <= {use.name for use in one.applications}
+    (one, _) = find(ct='nowhere/*').series
+    assert 'Candidates in CT: left out, as there is no CT of this series.' in one.notes
+
+
+def test_the_validator_does_not_stop_a_ct(data, find):
+    pytest.importorskip('bids_validator_deno')
+    write_series(data)
+    write_ct(data / 'sub-01' / 'ct' / 'sub-01_ct.nii.gz')
+    write_json(data / 'sub-01' / 'ct' / 'sub-01_ct.json', {'Modality': 'CT'})
+    (one,) = find(applications=(Method('candidates'),), skip_bids_validation=False).series
+    assert ct_of(one) == [('sub-01_ct.nii.gz', 'own')]
