@@ -8,7 +8,7 @@ from bids_qsm.anatomy.transform import spacing_of
 from bids_qsm.applications.contract import Application, Figure, Given, Image, Query, Table
 from bids_qsm.applications.lesions import number
 from bids_qsm.biomarkers.confluent import place_parts, split_confluent
-from bids_qsm.biomarkers.focal import iron_rich
+from bids_qsm.biomarkers.focal_brain import iron_rich
 from bids_qsm.biomarkers.localisation import Places
 from bids_qsm.biomarkers.rim_response import THICKNESS_MM, field_noise
 from bids_qsm.biomarkers.rim_table import (
