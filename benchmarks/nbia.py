@@ -9,7 +9,7 @@ heads: the same in blocks of whole heads, with their veins and neighbours.
 pallidum: cores in a ring, and uniform, calcified and streaked pallida, at 1 mm.
 cohort: z of unseen controls against own controls and against the norms of 1958; subtypes.
 
-Constants were chosen on seeds 1 to 24 (nigra) and 1 to 4 (pallidum) of the family `surface`.
+Constants were chosen on seeds 1 to 24 (nigra) and 1 to 4 and 101 to 103 (pallidum) of the family `surface`.
 """
 
 import argparse
