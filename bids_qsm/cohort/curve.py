@@ -27,14 +27,17 @@ class AgeCurve:
     Parameters
     ----------
     age : ndarray, shape (n,)
+    shift : ndarray, shape (n,), optional
+        A covariate that moves the whole curve, such as sex (0 or 1).
 
     References
     ----------
     .. [1] Wahba (1978), J R Stat Soc B 40:364. doi:10.1111/j.2517-6161.1978.tb01050.x
     """
 
-    def __init__(self, age: np.ndarray):
+    def __init__(self, age: np.ndarray, shift: np.ndarray | None = None):
         self.age = np.asarray(age, float)
+        self.shift = None if shift is None else np.asarray(shift, float)
         distinct = np.unique(self.age)
         self.centre, self.unit = self.age.mean(), np.ptp(self.age) or 1.0
         # leaving one out must leave two ages for a line
@@ -49,7 +52,7 @@ class AgeCurve:
             size = np.mean(np.sum(self._columns(self.age)[:, 2:] ** 2, 1))
             self.shape = self.shape / np.sqrt(size)
 
-    def predict(self, y: np.ndarray, age: np.ndarray, left_out: np.ndarray):
+    def predict(self, y: np.ndarray, age: np.ndarray, left_out: np.ndarray, shift: np.ndarray | None = None):
         """Expected value and predictive standard deviation of new participants.
 
         Parameters
@@ -60,6 +63,8 @@ class AgeCurve:
             Ages to predict at.
         left_out : ndarray of int, shape (m,)
             For each, the index of the participant to leave out of the fit; -1 for none.
+        shift : ndarray, shape (m,), optional
+            The covariate of each, if those whose ages were given have it.
 
         Returns
         -------
@@ -69,12 +74,15 @@ class AgeCurve:
         step = max(1, _BLOCK // (8 * (len(self.age) + 1) * 8))
         for start in range(0, y.shape[1], step):
             part = slice(start, start + step)
-            expected[:, part], sd[:, part], dof[:, part] = self._predict(y[:, part], age, left_out)
+            expected[:, part], sd[:, part], dof[:, part] = self._predict(y[:, part], age, left_out, shift)
         return expected, sd, dof
 
-    def _predict(self, y: np.ndarray, age: np.ndarray, left_out: np.ndarray):
+    def _predict(self, y: np.ndarray, age: np.ndarray, left_out: np.ndarray, shift: np.ndarray | None):
         z, new = self._columns(self.age), self._columns(np.asarray(age, float))
         fixed = 2 if self.line else 1
+        if self.shift is not None:
+            z, new = np.c_[self.shift, z], np.c_[shift, new]
+            fixed += 1
         random = z.shape[1] - fixed
         middle = y.mean(0)
         y = y - middle

@@ -23,13 +23,19 @@ from bids_qsm.cohort.visits import order, years
 from bids_qsm.errors import UserError
 
 _UNIT = 'see column units'
+_LEAST = 5
+"""Fewest controls, and fewest of each sex for a difference between the sexes."""
 _DESCRIBED: dict[str, str | tuple[str, str]] = {
     'participant_id': 'Label of the participant.',
     'session_id': 'Label of the session.',
     **QUANTITY,
     'age': ('Age at the session.', 'year'),
     'value': ('Measured value (mean of the runs of the session).', _UNIT),
-    'expected': ('Mean of controls of that age, without the participant where it is a control.', _UNIT),
+    'expected': (
+        f'Mean of controls of that age, and of that sex where {_LEAST} controls of each are known; without '
+        'the participant where it is a control.',
+        _UNIT,
+    ),
     'sd': (
         'Standard deviation of a new participant about it: scatter of controls and error of the curve.',
         _UNIT,
@@ -43,8 +49,6 @@ _DESCRIBED: dict[str, str | tuple[str, str]] = {
     'note': 'Why there is no z, or a caution.',
 }
 COLUMNS = list(_DESCRIBED)
-_LEAST = 5
-"""Fewest controls."""
 
 
 def normative(
@@ -56,13 +60,14 @@ def normative(
     statistic: str = 'mean',
     min_coverage: float = 0.5,
 ):
-    """Z-scores of each region against controls, whose mean is a smooth curve over age.
+    """Z-scores of each region against controls, whose mean is a smooth curve over age, moved by sex.
 
     The curve is a cubic smoothing spline, its smoothness found by restricted maximum likelihood for each
     region (:class:`bids_qsm.cohort.curve.AgeCurve`); one session a control enters, the first. A control is
     compared with a curve fitted without it. ``sd`` is that of a new participant: the scatter of controls
-    about the curve and the error of the curve at that age. As controls are few, (value -
-    expected) / sd follows the t distribution with ``dof`` degrees of freedom [1]_; z is the normal score of
+    about the curve and the error of the curve at that age. Where 5 controls of each sex are known, the
+    curves of the sexes are a constant apart; who has no known sex is compared with both. As controls are
+    few, (value - expected) / sd follows the t distribution with ``dof`` degrees of freedom [1]_; z is the normal score of
     the same probability, so that 1.96 is passed by 2.5 % of healthy participants however many controls there
     are.
 
@@ -105,6 +110,7 @@ def normative(
     series, values = data.series.iloc[rows].reset_index(drop=True), data.values[rows]
     is_control = which_controls(series, controls, group_column)
     age = ages(series, age_column, notes)
+    sex = sexes(series)
     who = series['participant_id'].to_numpy()
     expected, sd, dof = np.full((3, *values.shape), np.nan)
     n_controls, said = np.zeros(values.shape, int), np.full(values.shape, '', object)
@@ -116,11 +122,13 @@ def normative(
         if len(mine) < _LEAST:
             said[:, columns] = f'{len(mine)} controls are too few'
             continue
-        curve = AgeCurve(age[mine])
+        both = np.isfinite(sex[mine]).all() and min((sex[mine] == k).sum() for k in (0, 1)) >= _LEAST
+        curve = AgeCurve(age[mine], sex[mine] if both else None)
         place = {name: i for i, name in enumerate(who[mine])}
         left_out = np.array([place.get(name, -1) for name in who])
         timed = np.isfinite(age)
-        found = curve.predict(values[np.ix_(mine, columns)], age[timed], left_out[timed])
+        told = np.where(np.isfinite(sex), sex, sex[mine].mean())[timed] if both else None
+        found = curve.predict(values[np.ix_(mine, columns)], age[timed], left_out[timed], told)
         for array, part in zip((expected, sd, dof), found, strict=True):
             array[np.ix_(timed, columns)] = part
         outside = (age < age[mine].min()) | (age > age[mine].max())
@@ -168,6 +176,14 @@ def which_controls(series: pd.DataFrame, controls: str | Sequence[str], group_co
         levels = ', '.join(sorted(set(groups) - {''}))
         raise UserError(f'No participant has {column} {" or ".join(sorted(wanted))!r}; there are {levels}.')
     return found
+
+
+def sexes(series: pd.DataFrame):
+    """Sex of each row: 0 male, 1 female, NaN where it is not stated."""
+    if 'sex' not in series:
+        return np.full(len(series), np.nan)
+    first = series['sex'].astype(str).str.strip().str.upper().str[:1]
+    return first.map({'M': 0.0, 'F': 1.0}).to_numpy(float)
 
 
 def ages(series: pd.DataFrame, age_column: str, notes: list[str]):

@@ -43,6 +43,21 @@ def test_a_control_does_not_influence_its_own_score(long):
     assert after.loc['sub-002', 'sd'] > 2 * before.loc['sub-002', 'sd']
 
 
+def test_women_are_compared_with_women_where_enough_are_known(long):
+    """A difference between the sexes leaves z as it is, whoever lacks a sex, and counts with few of one."""
+    apart = long.assign(mean=long['mean'] + 0.03 * (long['sex'] == 'F'))
+    before, after = (of(normative(one, controls='control')[0]) for one in (long, apart))
+    np.testing.assert_allclose(after['z'], before['z'], atol=1e-6)
+    few = long['sex'].where(long['participant_id'] < 'sub-004', 'M')
+    mixed = of(normative(apart.assign(sex=few), controls='control')[0])
+    assert mixed['sd'].mean() > 1.2 * after['sd'].mean()
+    unknown = long['sex'].where(long['participant_id'] != 'sub-001')
+    lacking = of(normative(apart.assign(sex=unknown), controls='control')[0])
+    shift = lacking['expected'] - after['expected']
+    assert abs(shift['sub-001']) == pytest.approx(0.015, abs=0.006)
+    np.testing.assert_allclose(shift.drop('sub-001'), 0, atol=1e-9)
+
+
 def test_sessions_are_scored_one_by_one_against_first_ones():
     long = cohort(40, sessions=2)
     long['acq_time'] = long['session_id'].map({'ses-1': '2020-01-01', 'ses-2': '2022-01-01'})
@@ -59,7 +74,7 @@ def test_sessions_are_scored_one_by_one_against_first_ones():
 
 
 def test_without_an_age_there_is_one_mean():
-    table, notes = normative(cohort(20).drop(columns='age'), controls='control')
+    table, notes = normative(cohort(20).drop(columns=['age', 'sex']), controls='control')
     gp = of(table)
     controls = gp.loc[gp['is_control'], 'value']
     patient = gp.loc['sub-001']
