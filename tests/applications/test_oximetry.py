@@ -51,6 +51,22 @@ def data():
     }
 
 
+@pytest.fixture(scope='module', autouse=True)
+def _fitted_once():
+    """The fit of the same veins, on which blood and constants have no part, is done once."""
+    fitted, kept = oximetry.measure_veins, {}
+
+    def remembered(scan, veins, **more):
+        key = (len(veins.segments), float(veins.share.sum()), int(scan.mask.sum()), *more.items())
+        if key not in kept:
+            kept[key] = fitted(scan, veins, **more)
+        return kept[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(oximetry, 'measure_veins', remembered)
+        yield
+
+
 def run(data, **params):
     return dict(
         zip(APPLICATION.gives, measure(*(data[n] for n in APPLICATION.arguments), **params), strict=True)

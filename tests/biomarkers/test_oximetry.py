@@ -117,7 +117,7 @@ def test_a_wrong_constant_is_seen(vein, measured):
     ids=str,
 )
 def test_saturation_does_not_depend_on_the_acquisition(measured, other):
-    yv, _ = saturation(*acquired(**other))
+    yv, _ = saturation(*acquired(side=12, **other))
     assert yv == pytest.approx(measured[0], abs=0.02)
 
 
@@ -289,7 +289,7 @@ def test_it_is_said_where_flow_was_not_checked(vein, several):
 
 def test_a_scan_of_k_space_is_told_from_means_over_voxels(measured):
     assert measured[1].sampling is None
-    scan, veins, tissue = acquired(kspace=True)
+    scan, veins, tissue = acquired(kspace=True, side=12)
     yv, found = saturation(scan, veins, tissue)
     # the response of the phantom's filter is one half there
     assert found.sampling.cut == pytest.approx(0.46, abs=0.04)
