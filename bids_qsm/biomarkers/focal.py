@@ -1,6 +1,7 @@
 """Detection of small sources of susceptibility: candidates for microbleeds and calcifications."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -28,6 +29,7 @@ def find_candidates(
     mask: np.ndarray,
     dseg: np.ndarray,
     labels: pd.DataFrame,
+    grid: Grid,
     affine: np.ndarray,
     to_template: Sequence = (),
     reference: str = '',
@@ -75,8 +77,10 @@ def find_candidates(
         more than its spread) no paramagnetic peaks are looked for.
     labels : DataFrame
         Columns index, hemisphere and region of the atlas.
+    grid : Grid
+        That of the maps, with B0 of the scanner: the world of the affine may be turned against it.
     affine : ndarray (4, 4)
-        Voxel to scanner coordinates (RAS, mm).
+        Voxel to world coordinates (RAS, mm).
     to_template : sequence of ndarray (4, 4) or Displacement
         Transforms that take points of the scanner to the template, first to last; without any, lobes are not
         told.
@@ -110,8 +114,8 @@ def find_candidates(
         def crop(one: np.ndarray | None):
             return None if one is None else one[box]
 
-        grid = Grid.from_affine(mask[box].shape, affine)
-        brain = Brain(chi[box], crop(r2star), crop(magnitude), mask[box], dseg[box], grid)
+        part = replace(grid, shape=mask[box].shape)
+        brain = Brain(chi[box], crop(r2star), crop(magnitude), mask[box], dseg[box], part)
         rows = _told(brain, crop(localfield), crop(field), threshold, confidence, largest_mm)
     rows.sort(key=lambda item: (CLASSES.index(item[0]['class']), -item[0]['confidence']))
     where = Places(dseg, labels, affine, to_template)

@@ -50,10 +50,21 @@ class Brain:
         self.chi += inside * chi
         self.r2star += inside * r2star
 
+    def field_of(self, place, radius, chi, b0_dir=(0.0, 0.0, 1.0)):
+        """Local field (ppm) of a ball, with noise, and its moment (ppm mm^3)."""
+        offset = np.moveaxis(self.xyz, 0, -1) - place
+        distance = np.linalg.norm(offset, axis=-1)
+        offset[distance == 0] = 1
+        moment = chi * 4 / 3 * np.pi * radius**3
+        field = 0.002 * np.random.default_rng(1).standard_normal(self.shape)
+        field += np.where(distance > radius, moment * point_dipole(offset, b0_dir), 0)
+        return field.astype(np.float32), moment
+
     def find(self, r2star=True, **params):
         fields = (params.pop(name, None) for name in ('localfield', 'field', 'magnitude'))
         maps = (self.chi, *fields, self.r2star if r2star else None, self.mask)
-        return find_candidates(*maps, self.dseg, LABELS, self.affine, **params)[:2]
+        grid = params.pop('grid', None) or Grid.from_affine(self.shape, self.affine)
+        return find_candidates(*maps, self.dseg, LABELS, grid, self.affine, **params)[:2]
 
 
 @pytest.mark.parametrize('voxel', [(1.0, 1.0, 1.0), (0.8, 0.8, 1.6)])
@@ -154,17 +165,22 @@ def test_the_edge_and_the_border_of_nuclei_are_searched_and_said():
 def test_calcium_whose_peak_flips_is_told_by_its_field():
     brain = Brain()
     place, radius, chi = (0.5, 10.5, 2.5), 2.0, -1.5
-    offset = np.moveaxis(brain.xyz, 0, -1) - place
-    distance = np.linalg.norm(offset, axis=-1)
-    offset[distance == 0] = 1
-    moment = chi * 4 / 3 * np.pi * radius**3
-    field = 0.002 * np.random.default_rng(1).standard_normal(brain.shape)
-    field += np.where(distance > radius, moment * point_dipole(offset, (0, 0, 1)), 0)
+    field, _ = brain.field_of(place, radius, chi)
     brain.source(place, radius, 0.5, r2star=150)
     # the map is right but for the ball itself
-    row = brain.find(localfield=field.astype(np.float32))[1].iloc[0]
+    row = brain.find(localfield=field)[1].iloc[0]
     assert row['chi_peak'] > 0.3
     assert (row['class'], row['sign'], row['moment_from']) == ('calcification', 'diamagnetic', 'local field')
+
+
+def test_b0_is_that_of_the_scanner_and_not_of_the_affine():
+    """After an alignment the world is turned against the scanner: the qform still knows it."""
+    brain = Brain()
+    place, b0_dir = (0.5, 10.5, 2.5), (0.0, float(np.sin(0.6)), float(np.cos(0.6)))
+    field, moment = brain.field_of(place, 2.0, 1.0, b0_dir)
+    brain.source(place, 2.0, 0.3, r2star=100)
+    row = brain.find(localfield=field, grid=Grid(brain.shape, b0_dir=b0_dir))[1].iloc[0]
+    assert row['moment'] == pytest.approx(moment, rel=0.06)
 
 
 def test_large_ones_are_a_class_of_their_own():
