@@ -67,10 +67,23 @@ class Brain:
         return find_candidates(*maps, self.dseg, LABELS, grid, self.affine, **params)[:2]
 
 
-@pytest.mark.parametrize('voxel', [(1.0, 1.0, 1.0), (0.8, 0.8, 1.6)])
-@pytest.mark.parametrize('r2star', [True, False])
-def test_bleeds_and_stones_are_found_and_nothing_else(voxel, r2star):
+COS, SIN = np.cos(0.4), np.sin(0.4)
+FLIPPED = np.diag([-1.0, 1.0, -1.0, 1.0])
+TURNED = np.array([[1, 0, 0, 0], [0, COS, -SIN, 0], [0, SIN, COS, 0], [0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    ('voxel', 'r2star', 'turn'),
+    [
+        ((1.0, 1.0, 1.0), False, np.eye(4)),
+        ((0.8, 0.8, 1.6), True, np.eye(4)),
+        ((1.0, 1.0, 1.0), True, FLIPPED),
+        ((0.8, 0.8, 1.6), False, TURNED),
+    ],
+)
+def test_bleeds_and_stones_are_found_and_nothing_else(voxel, r2star, turn):
     brain = Brain(voxel)
+    brain.affine = turn @ brain.affine
     brain.source((0, 10, 2), 2.0, 0.5)
     brain.source((2, -12, -6), 1.5, -0.5)
     shift = np.eye(4)
@@ -84,7 +97,7 @@ def test_bleeds_and_stones_are_found_and_nothing_else(voxel, r2star):
         ('calcification', (2, -12, -6), -0.5, 1.5),
     ):
         row = rows.loc[kind]
-        np.testing.assert_allclose(row[['x', 'y', 'z']].astype(float), place, atol=0.6)
+        np.testing.assert_allclose(row[['x', 'y', 'z']].astype(float), turn[:3, :3] @ place, atol=0.6)
         assert row['template_x'] == pytest.approx(row['x'] + 100)
         assert row['diameter_mm'] == pytest.approx(2 * radius, rel=0.2)
         assert row['volume_mm3'] == pytest.approx(
