@@ -16,6 +16,7 @@ from bids_qsm.biomarkers.ct import (
     Tomogram,
     alignment_problem,
     bone_share,
+    filled,
     hounsfield_problem,
     second_alignment,
     seen_share,
@@ -51,16 +52,15 @@ def measure(
     to_ct = np.linalg.inv(reduce(lambda chain, one: one @ chain, ct.to_maps))
     # strong sources leave holes in the mask
     brain = ndimage.binary_fill_holes(mask)
-    whole = Tomogram(ct.data, ct.affine, to_ct)
+    whole = Tomogram(ct.data, ct.affine, to_ct).around(brain, affine)
     seen = seen_share(whole, brain, affine)
     distance = bone = np.nan
     if seen >= FEWEST_SEEN:
-        whole = whole.around(brain, affine)
         distance = second_alignment(whole, magnitude, brain, affine)
         bone = bone_share(whole, brain, affine)
     problem = alignment_problem(seen, distance, bone)
     facts = {
-        'BrainInCT': {'value': round(seen, 3), 'meaning': 'share of the brain in the field of view'},
+        'BrainInCT': {'value': round(seen, 3), 'meaning': 'share of the brain that the CT shows'},
         'AlignmentDistance': {
             'value': round(distance, 2),
             'units': 'mm',
@@ -155,6 +155,7 @@ APPLICATION = Application(
             align='own',
             window=WINDOW,
             problem=hounsfield_problem,
+            prepare=filled,
             option='ct',
             outside_bids=True,
             whole=True,
