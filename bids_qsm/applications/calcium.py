@@ -116,26 +116,30 @@ def on_maps(ct: Tomogram, pieces: np.ndarray, shape: tuple[int, ...], affine: np
 
 
 def counts(table: pd.DataFrame) -> pd.DataFrame:
-    """Tidy rows of one series: how many candidates CT calls what."""
-    classes = table['ct_class'].value_counts() if len(table) else {}
+    """Tidy rows of one series: how many candidates CT calls what; NaN where it says nothing of any."""
+    classes = table['ct_class'].value_counts()
+    nothing = 0 if table.empty or table['ct_class'].isin(CLASSES).any() else np.nan
     return pd.DataFrame(
-        {'region': 'Brain', 'hemisphere': 'both', 'map': f'ct_{one}_count', 'mean': classes.get(one, 0)}
+        {'region': 'Brain', 'hemisphere': 'both', 'map': f'ct_{one}_count', 'mean': classes.get(one, nothing)}
         for one in CLASSES
     ).assign(units='count')
 
 
 def overview(rows: pd.DataFrame) -> dict:
     """What the cohort's page says of all candidates with a CT."""
+    # a row without a candidate says that a CT was not used
+    rows = rows[rows['candidate'].notna()]
     if rows.empty:
         return {'question': QUESTION, 'answers': ['There was no candidate where there was a CT.']}
-    both = pd.crosstab(rows['chi_class'], rows['ct_class']).reset_index()
+    told = rows['ct_class'].where(rows['ct_class'].isin(CLASSES), 'n/a')
+    both = pd.crosstab(rows['chi_class'], told).reset_index()
     agreed = rows['agreement'].value_counts()
     return {
         'question': QUESTION,
         'answers': [
             f'{len(rows)} candidates in {rows["participant_id"].nunique()} participants with CT: '
             f'susceptibility and CT agree in {agreed.get("agree", 0)}, disagree in '
-            f'{agreed.get("disagree", 0)}.'
+            f'{agreed.get("disagree", 0)}; CT says nothing of {(told == "n/a").sum()}.'
         ],
         'tables': [('Susceptibility and CT', both, 'Rows: susceptibility; columns: CT.')],
     }
