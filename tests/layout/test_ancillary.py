@@ -447,6 +447,27 @@ def test_a_ct_joins_the_candidates(data, find, tmp_path):
     assert 'Candidates in CT: left out, as there is no CT of this series.' in one.notes
 
 
+def test_the_folders_of_a_named_ct_tell_whose_it_is(data, find, tmp_path):
+    """Its name first, then the nearest folder, and none above the first wildcard of the pattern."""
+    for ses in ('a', 'b'):
+        write_series(data, ses=ses)
+    top = tmp_path / 'sub-01'
+    write_ct(top / 'scans' / 'sub-02' / 'head.nii.gz')
+    write_ct(top / 'scans' / 'sub-01' / 'sub-02_ct.nii.gz')
+    assert ct_of(find(ct=f'{top}/scans/*/*.nii.gz').series[0]) == []
+    for ses in ('b', 'a'):
+        write_ct(top / 'scans' / 'sub-01' / f'ses-{ses}' / 'head.nii.gz')
+    write_ct(top / 'scans' / 'sub-01' / 'ses-a' / 'broken.nii.gz', shift=1024)
+    first, second = find(ct=f'{top}/scans/**/*.nii.gz').series
+    for one, ses in ((first, 'a'), (second, 'b')):
+        assert [item.path.parent.name for item in one.inputs if item.query == 'ct'] == [f'ses-{ses}']
+        assert f'could be the CT; sub-01/ses-{ses}/head.nii.gz is used.' in ' '.join(one.notes)
+        assert 'A CT is not used: sub-01/ses-a/broken.nii.gz: broken.nii.gz has air' in ' '.join(one.notes)
+    # in full
+    (only,) = {ct_of(one)[0] for one in find(ct=f'{top}/scans/sub-01/ses-a/head.nii.gz').series}
+    assert only == ('head.nii.gz', 'own')
+
+
 def test_the_validator_does_not_stop_a_ct(data, find):
     pytest.importorskip('bids_validator_deno')
     write_series(data)
