@@ -155,7 +155,7 @@ APPLICATION = Application(
             'ct',
             title='CT',
             suffix=('ct', 'CT'),
-            datatype='',
+            datatype=('ct', 'anat'),
             align='own',
             window=WINDOW,
             problem=hounsfield_problem,

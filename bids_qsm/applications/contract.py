@@ -114,7 +114,8 @@ class Query:
     title: str
     """What messages call one: 'lesion mask'."""
     suffix: tuple[str, ...]
-    datatype: str = 'anat'
+    datatype: str | tuple[str, ...] = 'anat'
+    """Folder that holds it; any folder where it is empty; one for each suffix where it is a tuple."""
     entities: tuple[tuple[str, str], ...] = ()
     """Entities that the name must have, as (key, pattern): ('label', 'lesion*')."""
     extension: str = '.nii'

@@ -28,11 +28,14 @@ def fits(query: Query, path: Path) -> bool:
     >>> fits(lesions, Path('sub-01_desc-brain_mask.nii.gz'))
     False
     """
-    labels = entities_of(path)
-    return (
-        suffix_of(path) in query.suffix
-        and query.datatype in ('', path.parent.name)
-        and all(fnmatch(labels.get(key, '').lower(), pattern.lower()) for key, pattern in query.entities)
+    labels, suffix = entities_of(path), suffix_of(path)
+    if suffix not in query.suffix:
+        return False
+    folder = query.datatype
+    if not isinstance(folder, str):
+        folder = folder[query.suffix.index(suffix)]
+    return folder in ('', path.parent.name) and all(
+        fnmatch(labels.get(key, '').lower(), pattern.lower()) for key, pattern in query.entities
     )
 
 

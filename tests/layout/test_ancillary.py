@@ -427,11 +427,14 @@ def test_a_ct_joins_the_candidates(data, find, tmp_path):
     (data / '.bidsignore').write_text('ct/\n*_CT.*\n')
     ct = write_ct(data / 'sub-01' / 'ses-a' / 'ct' / 'sub-01_ses-a_ct.nii.gz')
     write_ct(data / 'sub-01' / 'ses-a' / 'anat' / 'sub-01_ses-a_acq-raw_CT.nii.gz', shift=1024)
+    # a PET scanner's, for attenuation, is no CT of the head
+    write_ct(data / 'sub-01' / 'ses-a' / 'pet' / 'sub-01_ses-a_ct.nii.gz')
     assert ct_of(find().series[0]) == []  # nobody asked for candidates
     plan = find(**asked)
     assert [ct_of(one) for one in plan.series] == 2 * [[(ct.name, 'own')]]
     assert 'CT.nii.gz has air at 24 and not at -1000 HU' in ' '.join(plan.series[0].notes)
     assert 'The CT sub-01_ses-a_ct.nii.gz is of session a.' in plan.series[1].notes
+    assert not any('could be the CT' in note for note in plan.series[0].notes)
     assert not any('bidsignore' in note for note in plan.notes)
     # a pattern asks for it by itself, in the dataset or in derivatives
     elsewhere = write_ct(tmp_path / 'scans' / 'sub-01' / 'head.nii.gz')
