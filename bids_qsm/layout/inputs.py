@@ -124,6 +124,10 @@ def plan_applications(
         running = [use.name for use in uses]
         lost = {name: other for name, (other, _) in app.of_others.items() if other not in running}
         needed = {other for name, other in lost.items() if app.arguments[name]}
+        # what runs by itself where its input is there need not be missed
+        asked = app.name in params or any(is_named(query, options) for query in app.extra)
+        if required and app.joins and not asked:
+            continue
         if absent:
             notes.append(
                 f'{app.title}: left out, as the series has no {" and no ".join(absent).replace("_", " ")}.'
@@ -136,9 +140,7 @@ def plan_applications(
         elif app.of_runs and not runs:
             notes.append(f'{app.title}: left out, as there is no BOLD run that goes with this series.')
         elif required:
-            # what runs by itself where its input is there need not be missed
-            asked = app.name in params or any(is_named(query, options) for query in app.extra)
-            if app.asked and (asked or not app.joins):
+            if app.asked:
                 titles = ' and no '.join(query.title for query in required)
                 notes.append(f'{app.title}: left out, as there is no {titles} of this series.')
         elif needed:

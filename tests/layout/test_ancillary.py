@@ -395,9 +395,11 @@ def test_oximetry_of_too_little_is_left_out(data, find, tmp_path):
         write_image(tool / f'sub-01_{name}.nii.gz', data=chi).with_name(f'sub-01_{name}.json').write_text(
             '{"Units": "ppm"}'
         )
-    asked = {'applications': (Method('oximetry'), Method('qbold'))}
+    asked = {'applications': (Method('oximetry'), Method('qbold'), Method('candidates'))}
     (one,) = find(derivatives=(('tool', tmp_path / 'tool'),), **asked).series
     assert not {'oximetry', 'qbold'} & {use.name for use in one.applications}
+    # nor is that missed which nobody asked for, and for which there is no CT
+    assert not any('Candidates in CT' in note for note in one.notes)
     (said,) = [note for note in one.notes if note.startswith('Venous oxygenation: left out')]
     assert 'no echo times and no field strength' in said
     write_series(data)
