@@ -158,6 +158,7 @@ APPLICATION = Application(
             datatype=('ct', 'anat'),
             align='own',
             window=WINDOW,
+            sheared=True,
             problem=hounsfield_problem,
             prepare=filled,
             option='ct',

@@ -117,7 +117,8 @@ class Tomogram:
         corners = np.argwhere(mask)
         to_voxel = np.linalg.inv(self.affine) @ self.to_ct @ affine
         at = apply_affine(to_voxel, corners[:: max(len(corners) // 20000, 1)])
-        margin = margin_mm / self.voxel_size
+        # planes of voxels of a tilted scan lie nearer than their middles
+        margin = margin_mm * np.linalg.norm(np.linalg.inv(self.affine[:3, :3]), axis=1)
         low = np.clip(np.floor(at.min(0) - margin), 0, np.array(self.hu.shape) - 1).astype(int)
         high = np.clip(np.ceil(at.max(0) + margin) + 1, low + 1, self.hu.shape).astype(int)
         box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))

@@ -109,7 +109,7 @@ def is_outside_bids(path: Path) -> bool:
 
 def image_problem(query: Query, path: Path) -> str | None:
     """Why an image cannot be used."""
-    problem = checks.image_problem(path)
+    problem = checks.image_problem(path, may_shear=query.sheared)
     if problem or query.problem is None:
         return problem
     state = path.stat()

@@ -116,6 +116,19 @@ def test_what_fills_an_image_around_a_scan_is_not_seen(fill):
     assert table['reason'].tolist() == ['outside of what the CT shows', 'n/a']
 
 
+def test_the_part_around_a_brain_has_its_margin_in_a_tilted_scan():
+    tilted = AFFINE.copy()
+    tilted[1:3, 2] = np.sin(np.radians(40)), np.cos(np.radians(40))
+    mask = ball((0, 8, 0), 3)
+    whole = Tomogram(np.zeros((SIZE, SIZE, SIZE)), tilted, np.eye(4))
+    part = whole.around(mask, AFFINE, margin_mm=10.0)
+    # points 9 mm and more off its outermost slices lie within it
+    low, high = np.array([-0.5] * 3), np.array(part.hu.shape) - 0.5
+    points = np.argwhere(mask)[np.argwhere(mask)[:, 2].argsort()][[0, -1]] + [[0, 0, -9.5], [0, 0, 9]]
+    at = np.c_[points, [1, 1]] @ (np.linalg.inv(part.affine) @ AFFINE)[:3].T
+    assert ((at > low) & (at < high)).all()
+
+
 def test_a_wrong_place_is_said():
     far = AFFINE.copy()
     far[0, 3] += 500

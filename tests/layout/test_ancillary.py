@@ -408,11 +408,14 @@ def test_oximetry_of_too_little_is_left_out(data, find, tmp_path):
     assert 'takes 4 echoes or more, and the series has 3' in ' '.join(one.notes)
 
 
-def write_ct(path, shift=0.0):
+AFFINE_OF_CT = np.diag([8.0, 8, 8, 1])
+
+
+def write_ct(path, shift=0.0, affine=AFFINE_OF_CT):
     """A CT of a ball of brain in a shell of bone."""
     radius = np.linalg.norm(np.indices((24, 24, 24)) - 11.5, axis=0)
     hu = np.where(radius < 8, 33, np.where(radius < 10, 900, -1000)) + shift
-    return write_image(path, affine=np.diag([8.0, 8, 8, 1]), data=hu.astype(np.int16))
+    return write_image(path, affine=affine, data=hu.astype(np.int16))
 
 
 def ct_of(series):
@@ -471,6 +474,18 @@ def test_the_folders_of_a_named_ct_tell_whose_it_is(data, find, tmp_path):
     # in full
     (only,) = {ct_of(one)[0] for one in find(ct=f'{top}/scans/sub-01/ses-a/head.nii.gz').series}
     assert only == ('head.nii.gz', 'own')
+
+
+def test_a_ct_of_a_tilted_gantry_is_taken(data, find):
+    write_series(data)
+    tilted = AFFINE_OF_CT.copy()
+    tilted[1:3, 2] = 8 * np.sin(np.radians(18)), 8 * np.cos(np.radians(18))
+    ct = write_ct(data / 'sub-01' / 'ct' / 'sub-01_ct.nii.gz', affine=tilted)
+    assert ct_of(find(applications=(Method('candidates'),)).series[0]) == [(ct.name, 'own')]
+    folded = AFFINE_OF_CT.copy()
+    folded[1:3, 2] = 8 * np.sin(np.radians(60)), 8 * np.cos(np.radians(60))
+    write_ct(ct, affine=folded)
+    assert 'has a sheared affine' in ' '.join(find(applications=(Method('candidates'),)).series[0].notes)
 
 
 def test_the_validator_does_not_stop_a_ct(data, find):
