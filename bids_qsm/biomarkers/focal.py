@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 from scipy import ndimage
+from scipy.spatial import KDTree
 
 from bids_qsm.biomarkers.focal_brain import Brain
 from bids_qsm.biomarkers.focal_columns import dictionary
@@ -156,16 +157,19 @@ def _told(
 def _distinct(rows: list[tuple[dict, Source]], brain: Brain):
     """Leave out those of the total field that lie close to one of the local field, or to a clearer one."""
     kept: list[tuple[dict, Source]] = []
+    trees: list[KDTree] = []
 
     def rank(one: tuple[dict, Source]):
         return one[0]['moment_from'] == 'total field', -abs(one[0]['moment'] / one[0]['moment_se'])
 
     for row, source in sorted(rows, key=rank):
         places = source.voxels * brain.size
-        others = [o.voxels * brain.size for _, o in kept]
-        near = [np.linalg.norm(places[:, None] - other, axis=-1).min() < APART_MM for other in others]
-        if row['moment_from'] != 'total field' or not any(near):
-            kept.append((row, source))
+        if row['moment_from'] == 'total field' and any(
+            np.isfinite(tree.query(places, distance_upper_bound=APART_MM)[0]).any() for tree in trees
+        ):
+            continue
+        kept.append((row, source))
+        trees.append(KDTree(places))
     return kept
 
 

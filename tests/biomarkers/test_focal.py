@@ -1,12 +1,16 @@
+import tracemalloc
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import ndimage
 
-from bids_qsm.biomarkers.focal import find_candidates
+from bids_qsm.biomarkers.focal import _distinct, find_candidates
 from bids_qsm.biomarkers.focal_brain import tissue_contrast
 from bids_qsm.biomarkers.focal_columns import dictionary
 from bids_qsm.biomarkers.focal_evidence import EVIDENCE
+from bids_qsm.biomarkers.focal_sources import Source
 from bids_qsm.biomarkers.moment import point_dipole
 from bids_qsm.recon.grid import Grid
 
@@ -194,6 +198,21 @@ def test_b0_is_that_of_the_scanner_and_not_of_the_affine():
     brain.source(place, 2.0, 0.3, r2star=100)
     row = brain.find(localfield=field, grid=Grid(brain.shape, b0_dir=b0_dir))[1].iloc[0]
     assert row['moment'] == pytest.approx(moment, rel=0.06)
+
+
+def test_sources_of_the_total_field_are_parts_of_those_beside_them():
+    ball = np.argwhere(Brain().away((0, 0, 0)) < 8)
+    table = [('local field', 0, 5.0), ('local field', 3, 4.0), ('total field', 19, 9.0), ('total field', 25, 8.0)]
+    rows = [
+        ({'moment_from': source, 'moment': moment, 'moment_se': 1.0}, Source(ball + [0, 0, up], (), 0, ''))
+        for source, up, moment in table
+    ]
+    tracemalloc.start()
+    kept = _distinct(rows, SimpleNamespace(size=np.ones(3)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [row['moment'] for row, _ in kept] == [5.0, 4.0, 8.0]
+    assert peak < 5e6
 
 
 def test_large_ones_are_a_class_of_their_own():
