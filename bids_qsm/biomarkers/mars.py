@@ -186,14 +186,18 @@ def mars_table(candidates: pd.DataFrame, *, assessable: bool = True):
 
 
 def pattern(regions: Sequence[str]):
-    """Pattern of microbleeds by their regions: 'lobar only', 'deep', 'mixed' or 'none'.
+    """Pattern of microbleeds by their regions: 'lobar only', 'deep', 'mixed', 'none' or 'not assessable'.
 
     Infratentorial ones count as deep, as both are taken to come of arteries of the depth.
 
     >>> pattern(['frontal', 'deep']), pattern(['frontal', 'insula']), pattern([])
     ('mixed', 'lobar only', 'none')
+    >>> pattern(['frontal', NOWHERE])
+    'not assessable'
     """
-    groups = {'lobar' if GROUPS.get(one) == 'lobar' else 'deep' for one in regions if one in GROUPS}
+    if not set(regions) <= set(GROUPS):
+        return NOWHERE
+    groups = {'lobar' if GROUPS[one] == 'lobar' else 'deep' for one in regions}
     return {frozenset(): 'none', frozenset({'lobar'}): 'lobar only', frozenset({'deep'}): 'deep'}.get(
         frozenset(groups), 'mixed'
     )
