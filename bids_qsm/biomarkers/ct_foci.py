@@ -193,7 +193,7 @@ def _repeat(part: np.ndarray, times: int) -> np.ndarray:
 def _look_up(
     where: np.ndarray, low: np.ndarray, fine: int, affine: np.ndarray, ct: Tomogram, dense: Dense
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Density (NaN where the CT shows nothing), whether it is skull, and the index of the CT voxel at each point.
+    """Density (NaN where the CT shows nothing), whether it is skull, and the CT voxel's index, at each point.
 
     ``where`` are points on a grid that is ``fine`` times that of the maps and starts at its voxel ``low``.
     """

@@ -202,10 +202,13 @@ def test_b0_is_that_of_the_scanner_and_not_of_the_affine():
 
 def test_sources_of_the_total_field_are_parts_of_those_beside_them():
     ball = np.argwhere(Brain().away((0, 0, 0)) < 8)
-    table = [('local field', 0, 5.0), ('local field', 3, 4.0), ('total field', 19, 9.0), ('total field', 25, 8.0)]
+    fields = ('local field', 'local field', 'total field', 'total field')
     rows = [
-        ({'moment_from': source, 'moment': moment, 'moment_se': 1.0}, Source(ball + [0, 0, up], (), 0, ''))
-        for source, up, moment in table
+        (
+            {'moment_from': source, 'moment': moment, 'moment_se': 1.0},
+            Source(ball + np.array([0, 0, up]), (), 0, ''),
+        )
+        for source, up, moment in zip(fields, (0, 3, 19, 25), (5.0, 4.0, 9.0, 8.0), strict=True)
     ]
     tracemalloc.start()
     kept = _distinct(rows, SimpleNamespace(size=np.ones(3)))
