@@ -106,11 +106,11 @@ class Tomogram:
     def known(self) -> np.ndarray:
         """Where the CT shows the head (bool): not air, and not what fills an image around a smaller scan.
 
-        That is -1024 and less, no number, or 0 in a block of 3 voxels or more.
+        That is -1024 and less, no number, or 0 in a block of 3 x 3 x 3 voxels.
         """
-        filled = ndimage.binary_opening(self.hu == 0, np.ones((3, 3, 3), bool))
+        block = ndimage.binary_opening(self.hu == 0, np.ones((3, 3, 3), bool))
         with np.errstate(invalid='ignore'):
-            return (self.hu >= AIR[1]) & ~filled
+            return (self.hu >= AIR[1]) & ~block
 
     def around(self, mask: np.ndarray, affine: np.ndarray, *, margin_mm: float = 15.0) -> 'Tomogram':
         """The part that holds a mask on the grid of the maps, with a margin."""
