@@ -23,6 +23,7 @@ from bids_qsm.anatomy import atlas
 from bids_qsm.biomarkers.focal import find_candidates
 from bids_qsm.biomarkers.mars import REGIONS, mars_regions
 from bids_qsm.phantom.foci import PLACES
+from bids_qsm.recon.grid import Grid
 
 OFF_MM = 2.0
 """How far off the labels of nuclei are."""
@@ -47,9 +48,11 @@ def score(head, foci, maps):
     affine = maps['affine']
     size = np.sqrt((affine[:3, :3] ** 2).sum(0))
     dseg = np.roll(maps['dseg'], [round(OFF_MM / v / np.sqrt(3)) for v in size], (0, 1, 2))
+    grid = Grid.from_affine(dseg.shape, affine)
     fields = (maps['localfield'], maps['field'], maps['magnitude'], maps['r2star'])
     found, table, _ = find_candidates(
-        maps['chi'], *fields, maps['mask'], dseg, atlas.labels(), affine, [head.pose], confidence=min(LEVELS)
+        *(maps['chi'], *fields, maps['mask'], dseg, atlas.labels(), grid, affine, [head.pose]),
+        confidence=min(LEVELS),
     )
     distance, at = ndimage.distance_transform_edt(maps['foci'] == 0, sampling=size, return_indices=True)
     nearest = maps['foci'][tuple(at)]

@@ -16,6 +16,7 @@ from bids_qsm.biomarkers.ct import (
     Tomogram,
     alignment_problem,
     bone_share,
+    filled,
     hounsfield_problem,
     second_alignment,
     seen_share,
@@ -51,16 +52,15 @@ def measure(
     to_ct = np.linalg.inv(reduce(lambda chain, one: one @ chain, ct.to_maps))
     # strong sources leave holes in the mask
     brain = ndimage.binary_fill_holes(mask)
-    whole = Tomogram(ct.data, ct.affine, to_ct)
+    whole = Tomogram(ct.data, ct.affine, to_ct).around(brain, affine)
     seen = seen_share(whole, brain, affine)
     distance = bone = np.nan
     if seen >= FEWEST_SEEN:
-        whole = whole.around(brain, affine)
         distance = second_alignment(whole, magnitude, brain, affine)
         bone = bone_share(whole, brain, affine)
     problem = alignment_problem(seen, distance, bone)
     facts = {
-        'BrainInCT': {'value': round(seen, 3), 'meaning': 'share of the brain in the field of view'},
+        'BrainInCT': {'value': round(seen, 3), 'meaning': 'share of the brain that the CT shows'},
         'AlignmentDistance': {
             'value': round(distance, 2),
             'units': 'mm',
@@ -116,26 +116,30 @@ def on_maps(ct: Tomogram, pieces: np.ndarray, shape: tuple[int, ...], affine: np
 
 
 def counts(table: pd.DataFrame) -> pd.DataFrame:
-    """Tidy rows of one series: how many candidates CT calls what."""
-    classes = table['ct_class'].value_counts() if len(table) else {}
+    """Tidy rows of one series: how many candidates CT calls what; NaN where it says nothing of any."""
+    classes = table['ct_class'].value_counts()
+    nothing = 0 if table.empty or table['ct_class'].isin(CLASSES).any() else np.nan
     return pd.DataFrame(
-        {'region': 'Brain', 'hemisphere': 'both', 'map': f'ct_{one}_count', 'mean': classes.get(one, 0)}
+        {'region': 'Brain', 'hemisphere': 'both', 'map': f'ct_{one}_count', 'mean': classes.get(one, nothing)}
         for one in CLASSES
     ).assign(units='count')
 
 
 def overview(rows: pd.DataFrame) -> dict:
     """What the cohort's page says of all candidates with a CT."""
+    # a row without a candidate says that a CT was not used
+    rows = rows[rows['candidate'].notna()]
     if rows.empty:
         return {'question': QUESTION, 'answers': ['There was no candidate where there was a CT.']}
-    both = pd.crosstab(rows['chi_class'], rows['ct_class']).reset_index()
+    told = rows['ct_class'].where(rows['ct_class'].isin(CLASSES), 'n/a')
+    both = pd.crosstab(rows['chi_class'], told).reset_index()
     agreed = rows['agreement'].value_counts()
     return {
         'question': QUESTION,
         'answers': [
             f'{len(rows)} candidates in {rows["participant_id"].nunique()} participants with CT: '
             f'susceptibility and CT agree in {agreed.get("agree", 0)}, disagree in '
-            f'{agreed.get("disagree", 0)}.'
+            f'{agreed.get("disagree", 0)}; CT says nothing of {(told == "n/a").sum()}.'
         ],
         'tables': [('Susceptibility and CT', both, 'Rows: susceptibility; columns: CT.')],
     }
@@ -151,10 +155,12 @@ APPLICATION = Application(
             'ct',
             title='CT',
             suffix=('ct', 'CT'),
-            datatype='',
+            datatype=('ct', 'anat'),
             align='own',
             window=WINDOW,
+            sheared=True,
             problem=hounsfield_problem,
+            prepare=filled,
             option='ct',
             outside_bids=True,
             whole=True,

@@ -114,7 +114,8 @@ class Query:
     title: str
     """What messages call one: 'lesion mask'."""
     suffix: tuple[str, ...]
-    datatype: str = 'anat'
+    datatype: str | tuple[str, ...] = 'anat'
+    """Folder that holds it; any folder where it is empty; one for each suffix where it is a tuple."""
     entities: tuple[tuple[str, str], ...] = ()
     """Entities that the name must have, as (key, pattern): ('label', 'lesion*')."""
     extension: str = '.nii'
@@ -128,6 +129,8 @@ class Query:
     window: tuple[float, float] | None = None
     """Of an image with units of its own, such as Hounsfield units: least and largest value that the alignment
     and its figure tell apart. It is not corrected for bias then."""
+    sheared: bool = False
+    """Whether its voxel axes may lie at other than right angles, as those of CT with a tilted gantry do."""
     problem: Callable[[np.ndarray, str], str | None] | None = None
     """Called with the stored image and its file name: why it cannot be used, in one sentence, or None."""
     option: str = ''

@@ -58,7 +58,7 @@ def measure(
         },
         'R2starSpread': {'value': found.r2star_spread, 'units': '1/s', 'source': 'median over the convexity'},
     }
-    return found.labels > 0, found.labels, table, pd.DataFrame([row]), facts
+    return found.labels > 0, found.labels, pd.DataFrame([row]), table, facts
 
 
 def counts(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """CT of a head: whether its values are Hounsfield units, and whether it lies where the head is."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy import ndimage
@@ -24,6 +25,12 @@ MOST_BONE = 0.02
 """Largest share of the brain mask that may be bone in the CT: the mask is not exact."""
 FEWEST_SEEN = 0.1
 """Least share of the brain that a CT must hold."""
+
+
+def filled(data: np.ndarray, name: str) -> np.ndarray:
+    """Hounsfield units (float32) with -1024 where there are none, as scanners store it."""
+    del name
+    return np.where(np.isfinite(data), data, -1024).astype(np.float32)
 
 
 def hounsfield_problem(data: np.ndarray, name: str) -> str | None:
@@ -95,12 +102,23 @@ class Tomogram:
     def voxel_size(self) -> np.ndarray:
         return spacing_of(self.affine)
 
+    @cached_property
+    def known(self) -> np.ndarray:
+        """Where the CT shows the head (bool): not air, and not what fills an image around a smaller scan.
+
+        That is -1024 and less, no number, or 0 in a block of 3 x 3 x 3 voxels.
+        """
+        block = ndimage.binary_opening(self.hu == 0, np.ones((3, 3, 3), bool))
+        with np.errstate(invalid='ignore'):
+            return (self.hu >= AIR[1]) & ~block
+
     def around(self, mask: np.ndarray, affine: np.ndarray, *, margin_mm: float = 15.0) -> 'Tomogram':
         """The part that holds a mask on the grid of the maps, with a margin."""
         corners = np.argwhere(mask)
         to_voxel = np.linalg.inv(self.affine) @ self.to_ct @ affine
         at = apply_affine(to_voxel, corners[:: max(len(corners) // 20000, 1)])
-        margin = margin_mm / self.voxel_size
+        # planes of voxels of a tilted scan lie nearer than their middles
+        margin = margin_mm * np.linalg.norm(np.linalg.inv(self.affine[:3, :3]), axis=1)
         low = np.clip(np.floor(at.min(0) - margin), 0, np.array(self.hu.shape) - 1).astype(int)
         high = np.clip(np.ceil(at.max(0) + margin) + 1, low + 1, self.hu.shape).astype(int)
         box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
@@ -117,9 +135,10 @@ class Tomogram:
 
 
 def seen_share(ct: Tomogram, mask: np.ndarray, affine: np.ndarray) -> float:
-    """Share of a mask that lies in the field of view of a CT."""
-    at = apply_affine(np.linalg.inv(ct.affine) @ ct.to_ct @ affine, np.argwhere(mask))
-    return float(((at > -0.5) & (at < np.array(ct.hu.shape) - 0.5)).all(1).mean())
+    """Share of a mask that a CT shows."""
+    at = np.rint(apply_affine(np.linalg.inv(ct.affine) @ ct.to_ct @ affine, np.argwhere(mask))).astype(int)
+    inside = at[((at >= 0) & (at < ct.hu.shape)).all(1)]
+    return float(ct.known[tuple(inside.T)].sum() / max(len(at), 1))
 
 
 def second_alignment(ct: Tomogram, magnitude: np.ndarray, mask: np.ndarray, affine: np.ndarray) -> float:
@@ -155,7 +174,7 @@ def second_alignment(ct: Tomogram, magnitude: np.ndarray, mask: np.ndarray, affi
 
 def bone_share(ct: Tomogram, mask: np.ndarray, affine: np.ndarray) -> float:
     """Share of a brain mask, as far as the CT holds it, that is bone there."""
-    inside = ct.holds(mask, affine)
+    inside = ct.holds(mask, affine) & ct.known
     return float((ct.hu[inside] > BONE).mean()) if inside.any() else np.nan
 
 

@@ -69,7 +69,7 @@ def limits_of_brain(ct: Tomogram, brain: np.ndarray) -> tuple[float, float]:
     They are half-way from BLOOD to CALCIFIED and CALCIFIED, or 4 and 5 standard deviations above brain if
     more. The first joins bone and what is averaged with it in a voxel.
     """
-    values = ct.hu[brain]
+    values = ct.hu[brain & ct.known]
     if not values.size:
         return (BLOOD + CALCIFIED) / 2, CALCIFIED
     middle = float(np.median(values))
@@ -148,7 +148,7 @@ def _measure(
     seen, around = np.isfinite(values), around[np.isfinite(around) & ~bone]
     found: dict[str, object] = dict.fromkeys(_MEASURED, np.nan) | {'ct_class': 'n/a', 'reason': 'n/a'}
     if seen.mean() < 0.9:
-        return found | {'reason': 'outside the field of view of the CT'}
+        return found | {'reason': 'outside of what the CT shows'}
     found['skull_share'] = round(float(skull.mean()), 3)
     if at_focus.mean() > 0.5 or not (~skull).any():
         return found | {'reason': 'beside the skull: CT cannot tell it from bone'}
@@ -193,7 +193,7 @@ def _repeat(part: np.ndarray, times: int) -> np.ndarray:
 def _look_up(
     where: np.ndarray, low: np.ndarray, fine: int, affine: np.ndarray, ct: Tomogram, dense: Dense
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Density (NaN outside the CT), whether it is skull, and the index of the CT voxel at each point.
+    """Density (NaN where the CT shows nothing), whether it is skull, and the CT voxel's index, at each point.
 
     ``where`` are points on a grid that is ``fine`` times that of the maps and starts at its voxel ``low``.
     """
@@ -203,7 +203,9 @@ def _look_up(
     values, skull = np.full(len(at), np.nan, np.float32), np.zeros(len(at), bool)
     index = np.full(len(at), -1)
     index[inside] = np.ravel_multi_index(tuple(at[inside].T), ct.hu.shape)
-    values[inside], skull[inside] = ct.hu.ravel()[index[inside]], dense.skull.ravel()[index[inside]]
+    held = index[inside]
+    values[inside] = np.where(ct.known.ravel()[held], ct.hu.ravel()[held], np.nan)
+    skull[inside] = dense.skull.ravel()[held]
     return values, skull, index
 
 

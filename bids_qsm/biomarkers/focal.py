@@ -1,10 +1,12 @@
 """Detection of small sources of susceptibility: candidates for microbleeds and calcifications."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from scipy import ndimage
+from scipy.spatial import KDTree
 
 from bids_qsm.biomarkers.focal_brain import Brain
 from bids_qsm.biomarkers.focal_columns import dictionary
@@ -28,6 +30,7 @@ def find_candidates(
     mask: np.ndarray,
     dseg: np.ndarray,
     labels: pd.DataFrame,
+    grid: Grid,
     affine: np.ndarray,
     to_template: Sequence = (),
     reference: str = '',
@@ -75,8 +78,10 @@ def find_candidates(
         more than its spread) no paramagnetic peaks are looked for.
     labels : DataFrame
         Columns index, hemisphere and region of the atlas.
+    grid : Grid
+        That of the maps, with B0 of the scanner: the world of the affine may be turned against it.
     affine : ndarray (4, 4)
-        Voxel to scanner coordinates (RAS, mm).
+        Voxel to world coordinates (RAS, mm).
     to_template : sequence of ndarray (4, 4) or Displacement
         Transforms that take points of the scanner to the template, first to last; without any, lobes are not
         told.
@@ -110,8 +115,8 @@ def find_candidates(
         def crop(one: np.ndarray | None):
             return None if one is None else one[box]
 
-        grid = Grid.from_affine(mask[box].shape, affine)
-        brain = Brain(chi[box], crop(r2star), crop(magnitude), mask[box], dseg[box], grid)
+        part = replace(grid, shape=mask[box].shape)
+        brain = Brain(chi[box], crop(r2star), crop(magnitude), mask[box], dseg[box], part)
         rows = _told(brain, crop(localfield), crop(field), threshold, confidence, largest_mm)
     rows.sort(key=lambda item: (CLASSES.index(item[0]['class']), -item[0]['confidence']))
     where = Places(dseg, labels, affine, to_template)
@@ -152,16 +157,19 @@ def _told(
 def _distinct(rows: list[tuple[dict, Source]], brain: Brain):
     """Leave out those of the total field that lie close to one of the local field, or to a clearer one."""
     kept: list[tuple[dict, Source]] = []
+    trees: list[KDTree] = []
 
     def rank(one: tuple[dict, Source]):
         return one[0]['moment_from'] == 'total field', -abs(one[0]['moment'] / one[0]['moment_se'])
 
     for row, source in sorted(rows, key=rank):
         places = source.voxels * brain.size
-        others = [o.voxels * brain.size for _, o in kept]
-        near = [np.linalg.norm(places[:, None] - other, axis=-1).min() < APART_MM for other in others]
-        if row['moment_from'] != 'total field' or not any(near):
-            kept.append((row, source))
+        if row['moment_from'] == 'total field' and any(
+            np.isfinite(tree.query(places, distance_upper_bound=APART_MM)[0]).any() for tree in trees
+        ):
+            continue
+        kept.append((row, source))
+        trees.append(KDTree(places))
     return kept
 
 

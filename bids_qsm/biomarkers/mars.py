@@ -1,5 +1,6 @@
 """Regions of the Microbleed Anatomical Rating Scale, by geometry in template space, and their counts."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -14,24 +15,14 @@ SIDES = ('L', 'R')
 NOWHERE = 'not assessable'
 CERTAINTIES = ('definite', 'possible')
 WORDS = {
-    'infratentorial': (
-        'cerebell',
-        'dentate',
-        'brainstem',
-        'brain-stem',
-        'pons',
-        'medulla',
-        'midbrain',
-        'vermis',
-    ),
-    'deep': (
-        *('putamen', 'caudate', 'pallid', 'gpe', 'gpi', 'thalamus', 'accumbens', 'capsule', 'callosum'),
-        *('stn', 'subthalam'),
-    ),
-    **{lobe: (lobe,) for lobe in ('frontal', 'parietal', 'temporal', 'occipital')},
-    'insula': ('insula',),
+    'infratentorial': 'cerebell|dentate(?!.?gyr)|brain.?stem|pons|medulla|midbrain|vermis|nigra|red.nucleus'
+    '|tegment|parabrachial|<(?:rn|sn[cr]?|vta|pbp)>',
+    'deep': 'putamen|caudate|pallid|thalam|accumbens|capsule|callosum|habenul|mammillary|extended.amygdala'
+    '|<(?:gp[ei]?|stn)>',
+    **{lobe: lobe for lobe in ('frontal', 'parietal', 'temporal', 'occipital')},
+    'insula': 'insula',
 }
-"""Words in names of labels that state a region."""
+"""Words in names of labels that state a region, as patterns; < and > stand for no letter beside it."""
 _MIDLINE = 1.0
 """Half the width (mm) of what counts to neither side."""
 CALCIUM = {
@@ -91,7 +82,12 @@ def mars_regions(points: np.ndarray):
     found[deep & (a < 31)] = 'deep'
     ridge = 1 + 0.375 * (np.minimum(y, -52) + 52)
     found[(y < -34) & (z < ridge - 2 - (a / 57) ** 1.1 * (ridge + 32))] = 'infratentorial'
-    found[(a < 15) & (y > -52) & (y < -10) & (z < -11 - 0.3 * (y + 25))] = 'infratentorial'
+    # hypothalamus and mammillary bodies lie below the ellipsoid, in front of the midbrain
+    found[(a < 12) & (y > -20) & (y < 4) & (z > -17) & (z < 0)] = 'deep'
+    # the midbrain begins below the posterior commissure, and behind the mammillary bodies
+    top = np.minimum(-3, -6.5 - 0.65 * (y + 19))
+    found[(a < np.where(z > -8, 9, 15)) & (y > -52) & (y < -10) & (z < top)] = 'infratentorial'
+    found[(a < 12) & (y > -52) & (y < -6) & (z <= -17)] = 'infratentorial'
     return found
 
 
@@ -115,11 +111,11 @@ def region_of_label(name: str):
 
     >>> region_of_label('Superior Frontal Gyrus'), region_of_label('Putamen'), region_of_label('GPe')
     ('frontal', 'deep', 'deep')
-    >>> region_of_label('Dentate'), region_of_label('Lobe')
-    ('infratentorial', '')
+    >>> region_of_label('Dentate'), region_of_label('SNc'), region_of_label('Dentate Gyrus')
+    ('infratentorial', 'infratentorial', '')
     """
-    text = name.lower()
-    return next((region for region, words in WORDS.items() if any(word in text for word in words)), '')
+    patterns = {r: words.replace('<', '(?<![a-z])').replace('>', '(?![a-z])') for r, words in WORDS.items()}
+    return next((region for region, one in patterns.items() if re.search(one, name.lower())), '')
 
 
 def mars_place(row: Mapping, *, known: bool):
@@ -190,14 +186,18 @@ def mars_table(candidates: pd.DataFrame, *, assessable: bool = True):
 
 
 def pattern(regions: Sequence[str]):
-    """Pattern of microbleeds by their regions: 'lobar only', 'deep', 'mixed' or 'none'.
+    """Pattern of microbleeds by their regions: 'lobar only', 'deep', 'mixed', 'none' or 'not assessable'.
 
     Infratentorial ones count as deep, as both are taken to come of arteries of the depth.
 
     >>> pattern(['frontal', 'deep']), pattern(['frontal', 'insula']), pattern([])
     ('mixed', 'lobar only', 'none')
+    >>> pattern(['frontal', NOWHERE])
+    'not assessable'
     """
-    groups = {'lobar' if GROUPS.get(one) == 'lobar' else 'deep' for one in regions if one in GROUPS}
+    if not set(regions) <= set(GROUPS):
+        return NOWHERE
+    groups = {'lobar' if GROUPS[one] == 'lobar' else 'deep' for one in regions}
     return {frozenset(): 'none', frozenset({'lobar'}): 'lobar only', frozenset({'deep'}): 'deep'}.get(
         frozenset(groups), 'mixed'
     )

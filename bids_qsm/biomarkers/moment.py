@@ -176,8 +176,7 @@ class MomentFit:
         if len(shell) < FEWEST:
             return Moment(reason='too few voxels with signal around it')
         zone = zone - middle
-        between = (shell[:, None] - zone[None]) * self.size
-        kernel = self.grid.voxel_volume * point_dipole(between.astype(np.float32), self.grid.b0_dir)
+        kernel = self._kernel(shell, zone)
         moved = np.zeros(3)
         for _ in range(4 if search_mm else 1):
             design = self._design((shell - start) * self.size - moved)
@@ -215,6 +214,15 @@ class MomentFit:
         found = np.argwhere(box & (distance <= thick))
         return found + low, distance[tuple(found.T)] <= self.size.max() + 1
 
+    def _kernel(self, shell: np.ndarray, zone: np.ndarray):
+        """Field (ppm) in each voxel of a shell of 1 ppm in each of a zone; float32, shape (shell, zone)."""
+        found = np.empty((len(shell), len(zone)), np.float32)
+        for start in range(0, len(zone), 128):
+            some = slice(start, start + 128)
+            between = ((shell[:, None] - zone[some]) * self.size).astype(np.float32)
+            found[:, some] = self.grid.voxel_volume * point_dipole(between, self.grid.b0_dir)
+        return found
+
     def _design(self, offset: np.ndarray):
         """Columns: dipole, its derivatives along the axes, and a polynomial of first order."""
         small = 0.05
@@ -247,8 +255,9 @@ class MomentFit:
         around = np.median(self.chi[points][inner[inside]])
         there = ((held >= 0) & (held < shape)).all(1)
         there[there] = self.mask[tuple(held[there].T)]
-        excess = self.chi[tuple(held[there].T)] - around
-        data = self.rest[points] + kernel[inside][:, there] @ excess
+        excess = np.zeros(len(held), np.float32)
+        excess[there] = self.chi[tuple(held[there].T)] - around
+        data = self.rest[points] + (kernel @ excess)[inside]
         columns = design[inside]
         scale = np.linalg.norm(columns, axis=0)
         columns = columns / scale

@@ -294,8 +294,8 @@ def candidate_counts(candidates: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        The columns that identify a series, and one column a class, and microbleeds: none, lobar only, deep or
-        mixed.
+        The columns that identify a series, and one column a class, and microbleeds: none, lobar only, deep,
+        mixed or not assessable.
     """
     keys = series_columns(candidates)
     counts = candidates.groupby([*keys, 'class'], dropna=False).size().unstack('class', fill_value=0)

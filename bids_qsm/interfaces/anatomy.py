@@ -11,7 +11,7 @@ from bids_qsm.anatomy.head import SCALP_MM
 from bids_qsm.anatomy.register import REGISTER, rigid
 from bids_qsm.anatomy.transform import resample, resample_labels
 from bids_qsm.biomarkers.vein_signal import mean_frame
-from bids_qsm.interfaces.io import Frames
+from bids_qsm.interfaces.io import Frames, read, without_frames
 from bids_qsm.interfaces.step import (
     Data,
     Step,
@@ -154,7 +154,10 @@ class Window(Step):
     output_spec = outputs(image=volume('image from 0 to high less low'))
 
     def compute(self, data: Data):
-        return np.clip(data['image'], self.inputs.low, self.inputs.high) - np.float32(self.inputs.low)
+        # no number stands outside of the scan, where 0 would be fluid
+        there = np.isfinite(without_frames(read(self.inputs.image)[0]))
+        image = np.where(there, data['image'], np.float32(self.inputs.low))
+        return np.clip(image, self.inputs.low, self.inputs.high) - np.float32(self.inputs.low)
 
 
 class RegisterTemplate(Step):

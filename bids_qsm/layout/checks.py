@@ -31,10 +31,10 @@ def _load(path: Path, *state: int):
     return nib.load(path)
 
 
-def image_problem(path: Path, *, has_frames: bool = False) -> str | None:
+def image_problem(path: Path, *, has_frames: bool = False, may_shear: bool = False) -> str | None:
     """Why ``path`` cannot be one 3D volume of a scan with a known position in the scanner.
 
-    One that ``has_frames`` is 4D, a volume a frame.
+    One that ``has_frames`` is 4D, a volume a frame; one that ``may_shear`` may have oblique voxel axes.
     """
     if not path.name.isprintable():
         return f'{path.name} has characters in its name that cannot be printed; rename it.'
@@ -66,8 +66,8 @@ def image_problem(path: Path, *, has_frames: bool = False) -> str | None:
         what = 'complex numbers: split them into real and imaginary part' if kind == 'c' else 'no numbers'
         return f'{path.name} holds {what}; convert it again.'
     return (
-        _affine_problem(path, image.affine)
-        or _affine_problem(path, scanner_affine(image))
+        _affine_problem(path, image.affine, may_shear)
+        or _affine_problem(path, scanner_affine(image), may_shear)
         or _length_problem(path, image)
     )
 
@@ -76,7 +76,7 @@ _DEFLATED = 1100
 """More bytes than one byte of a gzip file can stand for."""
 
 
-def _affine_problem(path: Path, affine: np.ndarray) -> str | None:
+def _affine_problem(path: Path, affine: np.ndarray, may_shear: bool) -> str | None:
     matrix = affine[:3, :3]
     mend = 'mend the qform and sform of its header.'
     if not np.isfinite(affine).all():
@@ -85,7 +85,8 @@ def _affine_problem(path: Path, affine: np.ndarray) -> str | None:
     if not ((size > 0.02) & (size < 30)).all():
         return f'{path.name} has voxels of {_times(size)} mm; {mend}'
     cosines = (matrix / size).T @ (matrix / size) - np.eye(3)
-    if abs(cosines).max() > 0.01:
+    # beyond 45 degrees it is no tilt of a gantry
+    if abs(cosines).max() > (0.7 if may_shear else 0.01):
         return f'{path.name} has a sheared affine (its voxel axes are not at right angles); {mend}'
     return None
 

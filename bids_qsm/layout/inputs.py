@@ -15,7 +15,7 @@ from bids_qsm.layout import checks
 from bids_qsm.layout.bold_run import BoldRun
 from bids_qsm.layout.index import EXTENSIONS, Index
 from bids_qsm.layout.people import facts_of
-from bids_qsm.layout.query_files import fits, image_problem, is_named, named_files
+from bids_qsm.layout.query_files import below, fits, image_problem, is_named, label_in, named_files
 from bids_qsm.layout.series import Input, Series, Use
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def _with_used(one: Application) -> Iterator[Application]:
 
 def find_inputs(subject: str, options: 'Options', index: Index) -> dict[tuple[str, str], list[Path]]:
     """Files of a participant by (application, query), in the dataset, its derivatives/ and those given."""
-    given = [options.bids_dir, *(path for _, path in options.derivatives)]
+    given = _roots(options)
     beside = [path for path in sorted(options.bids_dir.glob('derivatives/*')) if path.is_dir()]
     queries = {(one.name, query.name): query for one in chosen(options) for query in one.extra}
     found = {key: {} for key in queries}
@@ -70,6 +70,10 @@ def find_inputs(subject: str, options: 'Options', index: Index) -> dict[tuple[st
             paths = index.files(root).of(subject, extension=endings, with_ignored=query.outside_bids)
             found[key] |= {path.resolve(): path for path in paths if fits(query, path)}
     return {key: list(paths.values()) for key, paths in found.items()}
+
+
+def _roots(options: 'Options') -> list[Path]:
+    return [options.bids_dir, *(path for _, path in options.derivatives)]
 
 
 def drawn_images(found: dict[tuple[str, str], list[Path]]) -> list[Path]:
@@ -107,7 +111,11 @@ def plan_applications(
         inputs, lacking = [], []
         for query in app.extra:
             paths = found[app.name, query.name]
-            placed, said = _place_all(query, paths, one, anatomy, flair, series, scanned)
+            own = {path: Path(path.name) for path in paths}
+            if is_named(query, options):
+                pattern, roots = getattr(options, query.option), _roots(options)
+                own = {path: below(path, pattern, roots) for path in paths}
+            placed, said = _place_all(query, own, one, anatomy, flair, series, scanned)
             notes += said
             inputs += placed
             if not placed:
@@ -116,6 +124,10 @@ def plan_applications(
         running = [use.name for use in uses]
         lost = {name: other for name, (other, _) in app.of_others.items() if other not in running}
         needed = {other for name, other in lost.items() if app.arguments[name]}
+        # what runs by itself where its input is there need not be missed
+        asked = app.name in params or any(is_named(query, options) for query in app.extra)
+        if required and app.joins and not asked:
+            continue
         if absent:
             notes.append(
                 f'{app.title}: left out, as the series has no {" and no ".join(absent).replace("_", " ")}.'
@@ -128,9 +140,7 @@ def plan_applications(
         elif app.of_runs and not runs:
             notes.append(f'{app.title}: left out, as there is no BOLD run that goes with this series.')
         elif required:
-            # what runs by itself where its input is there need not be missed
-            asked = app.name in params or any(is_named(query, options) for query in app.extra)
-            if app.asked and (asked or not app.joins):
+            if app.asked:
                 titles = ' and no '.join(query.title for query in required)
                 notes.append(f'{app.title}: left out, as there is no {titles} of this series.')
         elif needed:
@@ -163,7 +173,7 @@ def _is_absent(name: str, made: Mapping[str, object], one: Series) -> bool:
 
 def _place_all(
     query: Query,
-    paths: list[Path],
+    paths: Mapping[Path, Path],
     one: Series,
     anatomy: 'Anatomy',
     flair: Path | None,
@@ -172,15 +182,18 @@ def _place_all(
 ) -> tuple[list[Input], list[str]]:
     """The files of a query that concern a series, and what to say of the others.
 
+    ``paths`` are files -> the part of their path that tells whose they are, and that names them in notes.
     What is aligned by itself and lies on the T1w image already is placed by the transform of that.
     """
     placed, notes = [], []
-    for path in paths:
-        if session_of(path) not in (None, one.session) and not query.outside_bids:
+    sessions = {path: label_in(own, 'ses') for path, own in paths.items()}
+    for path, own in paths.items():
+        if sessions[path] not in (None, one.session) and not query.outside_bids:
             continue
         problem = image_problem(query, path) if query.is_image else _table_problem(path)
         if problem:
-            notes.append(f'A {query.title} is not used: {problem}')
+            which = '' if own.name == str(own) else f'{own}: '
+            notes.append(f'A {query.title} is not used: {which}{problem}')
             continue
         space = entities_of(path).get('space')
         if not query.is_image:
@@ -193,7 +206,7 @@ def _place_all(
         if where:
             placed.append(Input(query.name, path, where))
         elif note:
-            notes.append(f'The {query.title} {path.name} {note}')
+            notes.append(f'The {query.title} {own} {note}')
     drawn = [item for item in placed if item.space == 'flair']
     problem = checks.image_problem(flair) if flair and drawn else None
     if problem:
@@ -202,20 +215,20 @@ def _place_all(
     # of the maps of a pipeline, that without desc- is the plain one
     placed.sort(
         key=lambda item: (
-            session_of(item.path) not in (None, one.session),
+            sessions[item.path] not in (None, one.session),
             query.align == 'own' and 'desc' in entities_of(item.path),
             item.space,
         )
     )
     if len(placed) > 1 and not query.many:
         notes.append(
-            f'There are {len(placed)} files that could be the {query.title}; {placed[0].path.name} is used.'
+            f'There are {len(placed)} files that could be the {query.title}; {paths[placed[0].path]} is used.'
         )
         placed = placed[:1]
     notes += [
-        f'The {query.title} {item.path.name} is of session {session_of(item.path)}.'
+        f'The {query.title} {paths[item.path]} is of session {sessions[item.path]}.'
         for item in placed
-        if session_of(item.path) not in (None, one.session)
+        if sessions[item.path] not in (None, one.session)
     ]
     return placed, notes
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from bids_qsm.applications import application, modules
@@ -28,11 +28,14 @@ def fits(query: Query, path: Path) -> bool:
     >>> fits(lesions, Path('sub-01_desc-brain_mask.nii.gz'))
     False
     """
-    labels = entities_of(path)
-    return (
-        suffix_of(path) in query.suffix
-        and query.datatype in ('', path.parent.name)
-        and all(fnmatch(labels.get(key, '').lower(), pattern.lower()) for key, pattern in query.entities)
+    labels, suffix = entities_of(path), suffix_of(path)
+    if suffix not in query.suffix:
+        return False
+    folder = query.datatype
+    if not isinstance(folder, str):
+        folder = folder[query.suffix.index(suffix)]
+    return folder in ('', path.parent.name) and all(
+        fnmatch(labels.get(key, '').lower(), pattern.lower()) for key, pattern in query.entities
     )
 
 
@@ -50,21 +53,50 @@ def is_named(query: Query, options: 'Options') -> bool:
 def named_files(pattern: str, subject: str, roots: Sequence[Path]) -> dict[Path, Path]:
     """Images of a participant that a glob pattern names, absolute or relative to one of ``roots``.
 
-    They have sub-<label> in their name or in that of a folder.
+    They have sub-<label> in their name or else in the nearest folder, see `below`.
     """
     found = {}
-    for root in [Path('/')] if pattern.startswith('/') else roots:
+    for folder, rest in _bases(pattern, roots):
         try:
-            paths = sorted(root.glob(pattern.lstrip('/')))
+            paths = sorted(folder.glob(rest))
         except (ValueError, OSError) as error:
             raise UserError(f'the pattern {pattern!r} cannot be used ({error}); mend it.') from None
-        of_subject = re.compile(rf'sub-{re.escape(subject)}(?![0-9A-Za-z+])')
         found |= {
             path.resolve(): path
             for path in paths
-            if path.name.endswith(EXTENSIONS) and any(of_subject.match(part) for part in path.parts)
+            if path.name.endswith(EXTENSIONS) and label_in(path.relative_to(folder), 'sub') == subject
         }
     return found
+
+
+def below(path: Path, pattern: str, roots: Sequence[Path]) -> Path:
+    """Part of a path of `named_files` that tells whose it is: below its root.
+
+    Of an absolute pattern, this begins with its first wildcard, as folders above it may have the name of
+    anybody; without a wildcard it is the whole path.
+    """
+    folder = next(folder for folder, _ in _bases(pattern, roots) if path.is_relative_to(folder))
+    return path.relative_to(folder)
+
+
+def _bases(pattern: str, roots: Sequence[Path]) -> list[tuple[Path, str]]:
+    """Folders to search, and the pattern within them."""
+    if not pattern.startswith('/'):
+        return [(root, pattern) for root in roots]
+    parts = PurePath(pattern).parts
+    fixed = next((n for n, part in enumerate(parts) if re.search(r'[*?[]', part)), 1)
+    return [(Path(*parts[:fixed]), '/'.join(parts[fixed:]))]
+
+
+def label_in(path: PurePath, key: str) -> str | None:
+    """Label of an entity in a file name or, where that has none, in the nearest folder that has one.
+
+    >>> path = PurePath('sub-01/ses-a/sub-02_ct.nii')
+    >>> label_in(path, 'sub'), label_in(path, 'ses'), label_in(path, 'run')
+    ('02', 'a', None)
+    """
+    found = (re.search(rf'(?:^|_){key}-([0-9A-Za-z+]+)', part) for part in reversed(path.parts))
+    return next((one[1] for one in found if one), None)
 
 
 def is_outside_bids(path: Path) -> bool:
@@ -77,7 +109,7 @@ def is_outside_bids(path: Path) -> bool:
 
 def image_problem(query: Query, path: Path) -> str | None:
     """Why an image cannot be used."""
-    problem = checks.image_problem(path)
+    problem = checks.image_problem(path, may_shear=query.sheared)
     if problem or query.problem is None:
         return problem
     state = path.stat()

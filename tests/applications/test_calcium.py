@@ -44,6 +44,7 @@ def test_candidates_are_checked_and_calcium_is_listed(monkeypatch):
     assert found['density'][30, 24, 24] > 200
     assert set(np.unique(found['calcium'])) == {0, 1, 2}
     assert found['facts']['AlignmentDistance']['value'] == 0.3
+    assert calcium.counts(found['table'].head(0))['mean'].tolist() == [0, 0, 0]
     counted = calcium.counts(found['table']).set_index('map')['mean']
     assert counted.to_dict() == {'ct_calcified_count': 1, 'ct_unclear_count': 0, 'ct_none_count': 1}
 
@@ -54,5 +55,11 @@ def test_a_ct_that_lies_elsewhere_is_not_used(monkeypatch, n):
     assert len(found['table']) == max(n, 1)
     assert set(found['table']['ct_class']) == {'n/a'}
     assert '5.0 mm from where' in found['table']['warning'][0]
+    # as it is read back
+    table = found['table'].replace('n/a', np.nan)
+    assert calcium.counts(table)['mean'].isna().all()
+    said = calcium.overview(table.assign(participant_id='sub-01'))['answers'][0]
+    assert said.startswith(f'{n} candidates' if n else 'There was no candidate')
+    assert not n or said.endswith(f'says nothing of {n}.')
     assert found['pieces'].empty
     assert not found['calcium'].any()

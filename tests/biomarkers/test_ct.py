@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bids_qsm.biomarkers.ct import Tomogram, alignment_problem, hounsfield_problem, seen_share
+from bids_qsm.biomarkers.ct import Tomogram, alignment_problem, filled, hounsfield_problem, seen_share
 from bids_qsm.biomarkers.ct_foci import find_dense, list_calcium, measure_foci
 from bids_qsm.biomarkers.localisation import Places
 
@@ -101,6 +101,32 @@ def test_what_fills_little_of_a_thick_slice_is_unclear():
     assert row['ct_class'] == 'unclear'
     assert 'would not stand out from the noise in voxels of 1 x 1 x 8 mm' in row['reason']
     assert row['hu_diluted'] < row['hu_limit']
+
+
+@pytest.mark.parametrize('fill', [-1024, np.nan, 0])
+def test_what_fills_an_image_around_a_scan_is_not_seen(fill):
+    hu = head()
+    hu[:, :, :22] = fill
+    hu[24, 24, 30] = 0  # a voxel of fluid may have 0 HU
+    ct = Tomogram(filled(hu, 'ct'), AFFINE, np.eye(4))
+    assert seen_share(ct, MASK, AFFINE) == pytest.approx(MASK[:, :, 22:].sum() / MASK.sum(), abs=1e-3)
+    labels = np.where(ball((0, 0, -8), 2), 1, np.where(ball((0, 0, 5), 2), 2, 0)).astype(np.int32)
+    table = measure_foci(labels, AFFINE, MASK, ct, find_dense(ct, MASK))
+    assert table['ct_class'].tolist() == ['n/a', 'none']
+    assert table['reason'].tolist() == ['outside of what the CT shows', 'n/a']
+
+
+def test_the_part_around_a_brain_has_its_margin_in_a_tilted_scan():
+    tilted = AFFINE.copy()
+    tilted[1:3, 2] = np.sin(np.radians(40)), np.cos(np.radians(40))
+    mask = ball((0, 8, 0), 3)
+    whole = Tomogram(np.zeros((SIZE, SIZE, SIZE)), tilted, np.eye(4))
+    part = whole.around(mask, AFFINE, margin_mm=10.0)
+    # points 9 mm and more off its outermost slices lie within it
+    low, high = np.array([-0.5] * 3), np.array(part.hu.shape) - 0.5
+    points = np.argwhere(mask)[np.argwhere(mask)[:, 2].argsort()][[0, -1]] + [[0, 0, -9.5], [0, 0, 9]]
+    at = np.c_[points, [1, 1]] @ (np.linalg.inv(part.affine) @ AFFINE)[:3].T
+    assert ((at > low) & (at < high)).all()
 
 
 def test_a_wrong_place_is_said():

@@ -1,12 +1,16 @@
+import tracemalloc
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import ndimage
 
-from bids_qsm.biomarkers.focal import find_candidates
+from bids_qsm.biomarkers.focal import _distinct, find_candidates
 from bids_qsm.biomarkers.focal_brain import tissue_contrast
 from bids_qsm.biomarkers.focal_columns import dictionary
 from bids_qsm.biomarkers.focal_evidence import EVIDENCE
+from bids_qsm.biomarkers.focal_sources import Source
 from bids_qsm.biomarkers.moment import point_dipole
 from bids_qsm.recon.grid import Grid
 
@@ -50,16 +54,40 @@ class Brain:
         self.chi += inside * chi
         self.r2star += inside * r2star
 
+    def field_of(self, place, radius, chi, b0_dir=(0.0, 0.0, 1.0)):
+        """Local field (ppm) of a ball, with noise, and its moment (ppm mm^3)."""
+        offset = np.moveaxis(self.xyz, 0, -1) - place
+        distance = np.linalg.norm(offset, axis=-1)
+        offset[distance == 0] = 1
+        moment = chi * 4 / 3 * np.pi * radius**3
+        field = 0.002 * np.random.default_rng(1).standard_normal(self.shape)
+        field += np.where(distance > radius, moment * point_dipole(offset, b0_dir), 0)
+        return field.astype(np.float32), moment
+
     def find(self, r2star=True, **params):
         fields = (params.pop(name, None) for name in ('localfield', 'field', 'magnitude'))
         maps = (self.chi, *fields, self.r2star if r2star else None, self.mask)
-        return find_candidates(*maps, self.dseg, LABELS, self.affine, **params)[:2]
+        grid = params.pop('grid', None) or Grid.from_affine(self.shape, self.affine)
+        return find_candidates(*maps, self.dseg, LABELS, grid, self.affine, **params)[:2]
 
 
-@pytest.mark.parametrize('voxel', [(1.0, 1.0, 1.0), (0.8, 0.8, 1.6)])
-@pytest.mark.parametrize('r2star', [True, False])
-def test_bleeds_and_stones_are_found_and_nothing_else(voxel, r2star):
+COS, SIN = np.cos(0.4), np.sin(0.4)
+FLIPPED = np.diag([-1.0, 1.0, -1.0, 1.0])
+TURNED = np.array([[1, 0, 0, 0], [0, COS, -SIN, 0], [0, SIN, COS, 0], [0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    ('voxel', 'r2star', 'turn'),
+    [
+        ((1.0, 1.0, 1.0), False, np.eye(4)),
+        ((0.8, 0.8, 1.6), True, np.eye(4)),
+        ((1.0, 1.0, 1.0), True, FLIPPED),
+        ((0.8, 0.8, 1.6), False, TURNED),
+    ],
+)
+def test_bleeds_and_stones_are_found_and_nothing_else(voxel, r2star, turn):
     brain = Brain(voxel)
+    brain.affine = turn @ brain.affine
     brain.source((0, 10, 2), 2.0, 0.5)
     brain.source((2, -12, -6), 1.5, -0.5)
     shift = np.eye(4)
@@ -73,7 +101,7 @@ def test_bleeds_and_stones_are_found_and_nothing_else(voxel, r2star):
         ('calcification', (2, -12, -6), -0.5, 1.5),
     ):
         row = rows.loc[kind]
-        np.testing.assert_allclose(row[['x', 'y', 'z']].astype(float), place, atol=0.6)
+        np.testing.assert_allclose(row[['x', 'y', 'z']].astype(float), turn[:3, :3] @ place, atol=0.6)
         assert row['template_x'] == pytest.approx(row['x'] + 100)
         assert row['diameter_mm'] == pytest.approx(2 * radius, rel=0.2)
         assert row['volume_mm3'] == pytest.approx(
@@ -154,17 +182,40 @@ def test_the_edge_and_the_border_of_nuclei_are_searched_and_said():
 def test_calcium_whose_peak_flips_is_told_by_its_field():
     brain = Brain()
     place, radius, chi = (0.5, 10.5, 2.5), 2.0, -1.5
-    offset = np.moveaxis(brain.xyz, 0, -1) - place
-    distance = np.linalg.norm(offset, axis=-1)
-    offset[distance == 0] = 1
-    moment = chi * 4 / 3 * np.pi * radius**3
-    field = 0.002 * np.random.default_rng(1).standard_normal(brain.shape)
-    field += np.where(distance > radius, moment * point_dipole(offset, (0, 0, 1)), 0)
+    field, _ = brain.field_of(place, radius, chi)
     brain.source(place, radius, 0.5, r2star=150)
     # the map is right but for the ball itself
-    row = brain.find(localfield=field.astype(np.float32))[1].iloc[0]
+    row = brain.find(localfield=field)[1].iloc[0]
     assert row['chi_peak'] > 0.3
     assert (row['class'], row['sign'], row['moment_from']) == ('calcification', 'diamagnetic', 'local field')
+
+
+def test_b0_is_that_of_the_scanner_and_not_of_the_affine():
+    """After an alignment the world is turned against the scanner: the qform still knows it."""
+    brain = Brain()
+    place, b0_dir = (0.5, 10.5, 2.5), (0.0, float(np.sin(0.6)), float(np.cos(0.6)))
+    field, moment = brain.field_of(place, 2.0, 1.0, b0_dir)
+    brain.source(place, 2.0, 0.3, r2star=100)
+    row = brain.find(localfield=field, grid=Grid(brain.shape, b0_dir=b0_dir))[1].iloc[0]
+    assert row['moment'] == pytest.approx(moment, rel=0.06)
+
+
+def test_sources_of_the_total_field_are_parts_of_those_beside_them():
+    ball = np.argwhere(Brain().away((0, 0, 0)) < 8)
+    fields = ('local field', 'local field', 'total field', 'total field')
+    rows = [
+        (
+            {'moment_from': source, 'moment': moment, 'moment_se': 1.0},
+            Source(ball + np.array([0, 0, up]), (), 0, ''),
+        )
+        for source, up, moment in zip(fields, (0, 3, 19, 25), (5.0, 4.0, 9.0, 8.0), strict=True)
+    ]
+    tracemalloc.start()
+    kept = _distinct(rows, SimpleNamespace(size=np.ones(3)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [row['moment'] for row, _ in kept] == [5.0, 4.0, 8.0]
+    assert peak < 5e6
 
 
 def test_large_ones_are_a_class_of_their_own():

@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bids_qsm.anatomy import atlas
 from bids_qsm.biomarkers.mars import (
     CERTAINTIES,
     mars_dictionary,
@@ -9,6 +10,7 @@ from bids_qsm.biomarkers.mars import (
     mars_regions,
     mars_table,
     physiological,
+    region_of_label,
     sides,
 )
 
@@ -21,12 +23,23 @@ from bids_qsm.biomarkers.mars import (
         'temporal': [(55, -20, -15), (-45, 0, -35), (25, -25, -18)],
         'occipital': [(10, -85, 5), (-30, -85, 0)],
         'insula': [(37, 5, 0), (-38, -8, 5)],
-        'deep': [(25, 3, 2), (-10, -18, 8), (5, 0, 22)],
-        'infratentorial': [(25, -65, -40), (0, -28, -35), (-5, -60, -25)],
+        'deep': [(25, 3, 2), (-10, -18, 8), (5, 0, 22), (0, -10, -14)],
+        'infratentorial': [(25, -65, -40), (0, -28, -35), (-5, -60, -25), (8, -16, -13), (-5, -18, -10)],
     }.items(),
 )
 def test_landmarks_lie_in_their_regions(region, points):
     assert mars_regions(np.array(points)).tolist() == [region] * len(points)
+
+
+def test_every_region_of_the_built_in_atlas_has_its_part_of_the_scale():
+    regions = set(atlas.labels()['region'])
+    of_stem = {'SNc', 'SNr', 'RN', 'Parabrachial Pigmented', 'Ventral Tegmental Area', 'Dentate'}
+    assert of_stem < regions
+    said = {region: region_of_label(region) for region in regions}
+    assert said == {one: 'infratentorial' if one in of_stem else 'deep' for one in regions}
+    assert [region_of_label(one) for one in ('Left Dentate Gyrus', 'Intern', 'L_RN', 'GP', 'SN')] == [
+        *('', '', 'infratentorial', 'deep', 'infratentorial')
+    ]
 
 
 def test_sides_and_places_of_physiological_calcium():

@@ -1,7 +1,9 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
-from bids_qsm.biomarkers.moment import MomentFit, darkness, point_dipole, void
+from bids_qsm.biomarkers.moment import MOST, MomentFit, darkness, point_dipole, void
 from bids_qsm.recon.grid import Grid
 
 SHAPE = (30, 30, 30)
@@ -56,6 +58,19 @@ def test_a_source_beside_its_zone_is_found_by_moving_the_dipole():
     still, moved = (measured(field, np.roll(share, 2, 0), 0 * share, search_mm=mm) for mm in (0.0, 3.0))
     assert abs(moved.value / moment - 1) < abs(still.value / moment - 1)
     assert moved.value == pytest.approx(moment, rel=0.3)
+
+
+def test_a_large_zone_takes_little_memory():
+    zone = np.argwhere(np.linalg.norm(np.moveaxis(np.indices(SHAPE), 0, -1) - CENTRE, axis=-1) < 8)
+    everywhere, nowhere = np.ones(SHAPE, bool), np.zeros(SHAPE, bool)
+    chi = np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)
+    fit = MomentFit(None, chi, everywhere, nowhere, nowhere, Grid(SHAPE))
+    tracemalloc.start()
+    fit(zone)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # the kernel alone is 4 bytes a pair of voxels
+    assert peak < 3 * 4 * len(zone) * MOST
 
 
 def test_without_signal_around_it_a_moment_is_not_told():

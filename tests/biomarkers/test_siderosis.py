@@ -13,8 +13,7 @@ AFFINE[:3, 3] = (8, -60, 40)  # the right convexity in template space
 X, Y, Z = np.indices(SHAPE)
 
 
-@pytest.fixture(scope='module')
-def maps():
+def made():
     """Susceptibility, R2* and mask: a sheet at x = 20, a vein along y, a ball, and a sulcus without iron."""
     rng = np.random.default_rng(3)
     chi = 0.01 * rng.standard_normal(SHAPE).astype(np.float32)
@@ -28,6 +27,11 @@ def maps():
         chi[where] += more
         r2star[where] += faster
     return chi, r2star, mask, sheet
+
+
+@pytest.fixture(scope='module')
+def maps():
+    return made()
 
 
 def find(maps, grid=None, affine=AFFINE, **more):

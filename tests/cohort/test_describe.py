@@ -132,13 +132,14 @@ def test_lesions_by_participant():
 
 def test_candidates_by_participant():
     rows = {
-        'participant_id': ['sub-1', 'sub-1', 'sub-2'],
-        'class': ['microbleed', 'microbleed', 'calcification'],
-        'mars_region': ['frontal', 'deep', 'frontal'],
+        'participant_id': ['sub-1', 'sub-1', 'sub-2', 'sub-3'],
+        'class': ['microbleed', 'microbleed', 'calcification', 'microbleed'],
+        'mars_region': ['frontal', 'deep', 'frontal', 'not assessable'],
     }
     table = candidate_counts(pd.DataFrame(rows)).set_index('participant_id')
     assert table.loc['sub-1'].to_dict() == {'calcification': 0, 'microbleed': 2, 'microbleeds': 'mixed'}
     assert table.loc['sub-2', 'microbleeds'] == 'none'
+    assert table.loc['sub-3', 'microbleeds'] == 'not assessable'
 
 
 def test_band_is_wider_where_covariates_took_degrees_of_freedom():

@@ -110,9 +110,9 @@ def test_rigid_transform_and_its_inverse(files, tmp_path):
 
 
 def test_a_window_begins_at_zero(tmp_path):
-    image = write(tmp_path / 'ct.nii.gz', np.float32([[[-1000, -20, 37, 900]]]), np.eye(4))
+    image = write(tmp_path / 'ct.nii.gz', np.float32([[[-1000, -20, 37, 900, np.nan]]]), np.eye(4))
     out = Window(image=image, low=-20.0, high=100.0).run(cwd=str(tmp_path)).outputs.image
-    assert np.asarray(nib.load(out).dataobj).ravel().tolist() == [0, 0, 57, 120]
+    assert np.asarray(nib.load(out).dataobj).ravel().tolist() == [0, 0, 57, 120, 0]
 
 
 def test_resample_chains_matrices_and_their_inverses(tmp_path):

@@ -395,9 +395,11 @@ def test_oximetry_of_too_little_is_left_out(data, find, tmp_path):
         write_image(tool / f'sub-01_{name}.nii.gz', data=chi).with_name(f'sub-01_{name}.json').write_text(
             '{"Units": "ppm"}'
         )
-    asked = {'applications': (Method('oximetry'), Method('qbold'))}
+    asked = {'applications': (Method('oximetry'), Method('qbold'), Method('candidates'))}
     (one,) = find(derivatives=(('tool', tmp_path / 'tool'),), **asked).series
     assert not {'oximetry', 'qbold'} & {use.name for use in one.applications}
+    # nor is that missed which nobody asked for, and for which there is no CT
+    assert not any('Candidates in CT' in note for note in one.notes)
     (said,) = [note for note in one.notes if note.startswith('Venous oxygenation: left out')]
     assert 'no echo times and no field strength' in said
     write_series(data)
@@ -406,11 +408,14 @@ def test_oximetry_of_too_little_is_left_out(data, find, tmp_path):
     assert 'takes 4 echoes or more, and the series has 3' in ' '.join(one.notes)
 
 
-def write_ct(path, shift=0.0):
+AFFINE_OF_CT = np.diag([8.0, 8, 8, 1])
+
+
+def write_ct(path, shift=0.0, affine=AFFINE_OF_CT):
     """A CT of a ball of brain in a shell of bone."""
     radius = np.linalg.norm(np.indices((24, 24, 24)) - 11.5, axis=0)
     hu = np.where(radius < 8, 33, np.where(radius < 10, 900, -1000)) + shift
-    return write_image(path, affine=np.diag([8.0, 8, 8, 1]), data=hu.astype(np.int16))
+    return write_image(path, affine=affine, data=hu.astype(np.int16))
 
 
 def ct_of(series):
@@ -427,11 +432,14 @@ def test_a_ct_joins_the_candidates(data, find, tmp_path):
     (data / '.bidsignore').write_text('ct/\n*_CT.*\n')
     ct = write_ct(data / 'sub-01' / 'ses-a' / 'ct' / 'sub-01_ses-a_ct.nii.gz')
     write_ct(data / 'sub-01' / 'ses-a' / 'anat' / 'sub-01_ses-a_acq-raw_CT.nii.gz', shift=1024)
+    # a PET scanner's, for attenuation, is no CT of the head
+    write_ct(data / 'sub-01' / 'ses-a' / 'pet' / 'sub-01_ses-a_ct.nii.gz')
     assert ct_of(find().series[0]) == []  # nobody asked for candidates
     plan = find(**asked)
     assert [ct_of(one) for one in plan.series] == 2 * [[(ct.name, 'own')]]
     assert 'CT.nii.gz has air at 24 and not at -1000 HU' in ' '.join(plan.series[0].notes)
     assert 'The CT sub-01_ses-a_ct.nii.gz is of session a.' in plan.series[1].notes
+    assert not any('could be the CT' in note for note in plan.series[0].notes)
     assert not any('bidsignore' in note for note in plan.notes)
     # a pattern asks for it by itself, in the dataset or in derivatives
     elsewhere = write_ct(tmp_path / 'scans' / 'sub-01' / 'head.nii.gz')
@@ -445,6 +453,39 @@ def test_a_ct_joins_the_candidates(data, find, tmp_path):
         assert {'candidates', 'calcium'} <= {use.name for use in one.applications}
     (one, _) = find(ct='nowhere/*').series
     assert 'Candidates in CT: left out, as there is no CT of this series.' in one.notes
+
+
+def test_the_folders_of_a_named_ct_tell_whose_it_is(data, find, tmp_path):
+    """Its name first, then the nearest folder, and none above the first wildcard of the pattern."""
+    for ses in ('a', 'b'):
+        write_series(data, ses=ses)
+    top = tmp_path / 'sub-01'
+    write_ct(top / 'scans' / 'sub-02' / 'head.nii.gz')
+    write_ct(top / 'scans' / 'sub-01' / 'sub-02_ct.nii.gz')
+    assert ct_of(find(ct=f'{top}/scans/*/*.nii.gz').series[0]) == []
+    for ses in ('b', 'a'):
+        write_ct(top / 'scans' / 'sub-01' / f'ses-{ses}' / 'head.nii.gz')
+    write_ct(top / 'scans' / 'sub-01' / 'ses-a' / 'broken.nii.gz', shift=1024)
+    first, second = find(ct=f'{top}/scans/**/*.nii.gz').series
+    for one, ses in ((first, 'a'), (second, 'b')):
+        assert [item.path.parent.name for item in one.inputs if item.query == 'ct'] == [f'ses-{ses}']
+        assert f'could be the CT; sub-01/ses-{ses}/head.nii.gz is used.' in ' '.join(one.notes)
+        assert 'A CT is not used: sub-01/ses-a/broken.nii.gz: broken.nii.gz has air' in ' '.join(one.notes)
+    # in full
+    (only,) = {ct_of(one)[0] for one in find(ct=f'{top}/scans/sub-01/ses-a/head.nii.gz').series}
+    assert only == ('head.nii.gz', 'own')
+
+
+def test_a_ct_of_a_tilted_gantry_is_taken(data, find):
+    write_series(data)
+    tilted = AFFINE_OF_CT.copy()
+    tilted[1:3, 2] = 8 * np.sin(np.radians(18)), 8 * np.cos(np.radians(18))
+    ct = write_ct(data / 'sub-01' / 'ct' / 'sub-01_ct.nii.gz', affine=tilted)
+    assert ct_of(find(applications=(Method('candidates'),)).series[0]) == [(ct.name, 'own')]
+    folded = AFFINE_OF_CT.copy()
+    folded[1:3, 2] = 8 * np.sin(np.radians(60)), 8 * np.cos(np.radians(60))
+    write_ct(ct, affine=folded)
+    assert 'has a sheared affine' in ' '.join(find(applications=(Method('candidates'),)).series[0].notes)
 
 
 def test_the_validator_does_not_stop_a_ct(data, find):
