@@ -19,12 +19,12 @@ FEWEST = 60
 LEAST_SCORE = 0.2
 """Score from which there is something low inside a ring; iron all over has less than 0.1."""
 LEAST_RING = 0.05
-"""Least susceptibility (ppm) of a ring above the tissue around the pallidum; the share of less is of noise."""
+"""Least susceptibility (ppm) of a ring above the tissue around the pallidum: a share of less is noise."""
 LEAST_SE = 3.0
 """Standard errors by which the ring lies above the tissue around the pallidum."""
 DEEP_SE = 4.3
-"""Standard errors by which a core lies below its ring: the lowest point of noise alone lies 3.3 below the highest
-around it, 4.2 at most in 20 sides of noise."""
+"""Standard errors by which a core lies below its ring: the lowest point of noise alone lies 3.3 below the
+highest around it, and 4.2 at most in 20 sides."""
 LONGEST_MM = 11.0
 """Longest core. What is longer runs through the pallidum, as the lamina between its parts does."""
 LESS_R2STAR = 0.1

@@ -240,7 +240,7 @@ def _of_side(series: pd.DataFrame, age: np.ndarray, values: np.ndarray, keys: pd
 
 
 def _spread(regions: pd.Series, rest: np.ndarray, known: np.ndarray, line: Line):
-    """Standard deviation between people of each region, NaN where they are too few, and where it comes from."""
+    """Standard deviation between people of each region, NaN where these are few, and where it comes from."""
     spread, source = np.full(len(regions), np.nan), np.full(len(regions), 'published', object)
     for j, region in enumerate(regions):
         if region in ADULTS:

@@ -10,8 +10,8 @@ from bids_qsm.phantom.families import FAMILIES, Family, draw_solids
 from bids_qsm.phantom.nuclei_bed import Lens, NucleiBed
 
 KINDS = ('tiger', 'normal', 'high', 'calcified', 'streak', 'little')
-"""Core in a ring; usual iron; iron all over; iron with a calcified core; iron with a lamina that lacks it; little
-iron, as in a child."""
+"""Core in a ring; usual iron; iron all over; iron with a calcified core; iron with a lamina that lacks it;
+little iron, as in a child."""
 _IRON = (2.2, 3.6)
 """Least and most factor on the susceptibility of a pallidum with iron: about threefold in Dusek et al.
 (2014), Mov Disord Clin Pract, 7-Tesla MRI in PANK2 mutation carriers."""
