@@ -5,7 +5,7 @@ import pytest
 from bids_qsm.cohort import patterns
 from bids_qsm.cohort.patterns import COLUMNS, REGIONS, compare, dictionary, shrunk, similarity
 from bids_qsm.errors import UserError
-from bids_qsm.group.patterns import find_patterns
+from bids_qsm.group.patterns import _control_levels, find_patterns
 from bids_qsm.reports.pattern_section import patterns_section
 
 MEANS = {'a': {'SN': 6, 'GP': 8}, 'b': {'Dentate': 6, 'Thalamus': 5, 'Caudate': 5}, 'control': {}}
@@ -124,6 +124,14 @@ def test_what_is_missing_is_named(people):
     ):
         with pytest.raises(UserError, match=said):
             find_patterns(long, asked, found, '', notes)
+
+
+def test_controls_are_those_of_the_group_column():
+    """A site may be coded as controls are, and labels may be numbers."""
+    long = pd.DataFrame({'group': ['0', '0', '1', '1'], 'site': ['1', '0', '0', '0']})
+    labels = pd.Series([0.0, 0.0, 1.0, np.nan])
+    assert _control_levels(long, labels, '0') == ['0']
+    assert _control_levels(long, labels, '') == []
 
 
 def test_a_shrunk_covariance_can_be_inverted():
