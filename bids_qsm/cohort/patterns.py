@@ -232,32 +232,31 @@ def _vectors(z: pd.DataFrame, labels: pd.Series, regions: Sequence[str] = ()):
 
 
 def _distances(x: np.ndarray, member: np.ndarray, weight: np.ndarray | None = None):
-    """Squared distance of each participant to each group without it, and the participants of the group."""
-    weight = np.ones(len(x)) if weight is None else weight
-    mass = member * weight
+    """Squared distance of each participant to each group without it, and the participants of the group.
+
+    The participant is left out of the mean of its group and of the covariance, for which the others of its
+    group are about that mean; the amount of shrinkage alone is that of all.
+    """
+    mass = member * (np.ones(len(x)) if weight is None else weight)
     total, size = mass @ x, mass.sum(1)
-    # the residuals within groups do not depend on the group that is asked
     mean = total / np.maximum(size, 1e-9)[:, None]
-    within = np.asarray(member.any(0))
-    rest = np.where(within[:, None], x - mean[member.argmax(0)], 0)
-    # a resample counts its own members, and the participant itself is left out everywhere
-    found, n = np.empty((len(member), len(x))), np.empty((len(member), len(x)))
-    for i in range(len(x)):
-        mine = member[:, i] * weight[i]
-        left = np.maximum(size - mine, 1e-9)
-        at = (total - mine[:, None] * x[i]) / left[:, None]
-        use = weight * within
-        use[i] = 0
-        inverse = np.linalg.inv(shrunk(rest, use, len(member)))
-        off = x[i] - at
-        found[:, i] = np.einsum('gp,pq,gq->g', off, inverse, off) * left / (left + 1)
-        n[:, i] = left
-        found[left < 1, i] = np.inf
-    return found, n
+    home, own = member.argmax(0), mass.sum(0)
+    rest = np.where(member.any(0)[:, None], x - mean[home], 0)
+    # without a participant, the squares of its group about their mean fall by this much of its own
+    others = size[home] - own
+    fall = np.where(others > 0, own * size[home] / np.maximum(others, 1e-9), 0)
+    squares = (rest * own[:, None]).T @ rest - fall[:, None, None] * rest[:, :, None] * rest[:, None, :]
+    freedom = np.maximum(own.sum() - own - len(member), 1)
+    amount = shrinkage(rest, own, len(member))
+    inverse = np.linalg.inv(shrunk(squares / freedom[:, None, None], amount))
+    left = size[:, None] - mass
+    off = x - (total[:, None] - mass[..., None] * x) / np.maximum(left, 1e-9)[..., None]
+    found = np.einsum('gip,ipq,giq->gi', off, inverse, off) * left / (left + 1)
+    return np.where(left < 1, np.inf, found), left
 
 
-def shrunk(rest: np.ndarray, weight: np.ndarray, groups: int) -> np.ndarray:
-    """Covariance of residuals within groups, shrunk to its diagonal by the rule of Ledoit and Wolf.
+def shrinkage(rest: np.ndarray, weight: np.ndarray, groups: int) -> float:
+    """Weight, 0 to 1, of the diagonal in a covariance within groups, by the rule of Ledoit and Wolf.
 
     Parameters
     ----------
@@ -270,14 +269,19 @@ def shrunk(rest: np.ndarray, weight: np.ndarray, groups: int) -> np.ndarray:
     """
     n = weight.sum()
     sample = (rest * weight[:, None]).T @ rest / max(n - groups, 1)
-    target = np.diag(np.diag(sample))
     products = rest[:, :, None] * rest[:, None, :]
     noise = (weight[:, None, None] * np.square(products - sample)).sum(0) / max(n, 1) ** 2
     np.fill_diagonal(noise, 0)
-    away = np.square(sample - target).sum()
-    amount = float(np.clip(noise.sum() / away, 0, 1)) if away > 0 else 1.0
-    floor = 1e-6 * max(np.trace(sample) / len(sample), 1e-12)
-    return (1 - amount) * sample + amount * target + floor * np.eye(len(sample))
+    away = np.square(sample - np.diag(np.diag(sample))).sum()
+    return float(np.clip(noise.sum() / away, 0, 1)) if away > 0 else 1.0
+
+
+def shrunk(sample: np.ndarray, amount: float) -> np.ndarray:
+    """Covariances, shape (..., p, p), shrunk to their diagonals, which can be inverted."""
+    unit = np.eye(sample.shape[-1])
+    level = np.trace(sample, axis1=-2, axis2=-1) / len(unit)
+    floor = 1e-6 * np.maximum(level, 1e-12)[..., None, None]
+    return (1 - amount) * sample + (amount * sample + floor) * unit
 
 
 def _support(x: np.ndarray, member: np.ndarray, rng: np.random.Generator):
@@ -288,24 +292,9 @@ def _support(x: np.ndarray, member: np.ndarray, rng: np.random.Generator):
         for group in member:
             there = np.flatnonzero(group)
             np.add.at(weight, rng.choice(there, len(there)), 1)
-        distance = _fast_distances(x, member, weight)
+        distance = _distances(x, member, weight)[0]
         counts[distance.argmin(0), np.arange(len(x))] += 1
     return counts / _RESAMPLES
-
-
-def _fast_distances(x: np.ndarray, member: np.ndarray, weight: np.ndarray):
-    """As `_distances`, with one covariance for all participants: means alone leave each one out."""
-    mass = member * weight
-    total, size = mass @ x, mass.sum(1)
-    mean = total / np.maximum(size, 1e-9)[:, None]
-    within = np.asarray(member.any(0))
-    rest = np.where(within[:, None], x - mean[member.argmax(0)], 0)
-    inverse = np.linalg.inv(shrunk(rest, weight * within, len(member)))
-    left = size[:, None] - member * weight
-    at = (total[:, None] - (member * weight)[..., None] * x) / np.maximum(left, 1e-9)[..., None]
-    off = x - at
-    found = np.einsum('gip,pq,giq->gi', off, inverse, off) * left / (left + 1)
-    return np.where(left < 1, np.inf, found)
 
 
 def _by_chance(x: np.ndarray, member: np.ndarray, ill: Sequence[bool], rng: np.random.Generator):
@@ -313,7 +302,7 @@ def _by_chance(x: np.ndarray, member: np.ndarray, ill: Sequence[bool], rng: np.r
     patients = np.flatnonzero(member[ill].any(0))
 
     def right(groups: np.ndarray):
-        nearest = _fast_distances(x, groups, np.ones(len(x))).argmin(0)
+        nearest = _distances(x, groups)[0].argmin(0)
         return int(groups[nearest[patients], patients].sum())
 
     found, reached = right(member), 1

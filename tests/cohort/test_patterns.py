@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from bids_qsm.cohort import patterns
-from bids_qsm.cohort.patterns import COLUMNS, REGIONS, compare, dictionary, shrunk, similarity
+from bids_qsm.cohort.patterns import COLUMNS, REGIONS, compare, dictionary, shrinkage, shrunk, similarity
 from bids_qsm.errors import UserError
 from bids_qsm.group.patterns import _control_levels, find_patterns
 from bids_qsm.reports.pattern_section import patterns_section
@@ -74,6 +74,25 @@ def test_a_participant_is_left_out_of_its_own_group(people):
     assert cosine[0] == pytest.approx(cosine[1], abs=1e-9)
 
 
+def test_distances_leave_the_participant_out_of_mean_and_covariance():
+    """As computed from the others alone, but for the amount of shrinkage."""
+    rng = np.random.default_rng(2)
+    x, group = rng.standard_normal((17, 3)), np.repeat([0, 1, 2], [6, 8, 3])
+    member = np.array([group == g for g in (0, 1)])
+    known = group < 2
+    rest = np.where(known[:, None], x - np.array([x[group == g].mean(0) for g in range(3)])[group], 0)
+    amount = shrinkage(rest, known.astype(float), 2)
+    distance, n = patterns._distances(x, member)
+    assert n[:, 0].tolist() == [5, 8]
+    for i in (0, 9, 16):
+        others = [x[(group == g) & (np.arange(17) != i)] for g in (0, 1)]
+        squares = sum((o - o.mean(0)).T @ (o - o.mean(0)) for o in others)
+        inverse = np.linalg.inv(shrunk(squares / (sum(map(len, others)) - 2), amount))
+        for g, o in enumerate(others):
+            off = x[i] - o.mean(0)
+            assert distance[g, i] == pytest.approx(off @ inverse @ off * len(o) / (len(o) + 1))
+
+
 def test_labels_that_mean_nothing_are_said_to(people):
     z, labels = people
     patients = labels[labels.isin(['a', 'b'])].index
@@ -136,6 +155,6 @@ def test_controls_are_those_of_the_group_column():
 
 def test_a_shrunk_covariance_can_be_inverted():
     rest = np.random.default_rng(1).standard_normal((4, 8))
-    found = shrunk(rest, np.ones(4), 1)
+    found = shrunk(rest.T @ rest / 3, shrinkage(rest, np.ones(4), 1))
     assert np.linalg.cond(found) < 1e4
     np.testing.assert_allclose(np.diag(found), np.diag(rest.T @ rest / 3), rtol=1e-4)
