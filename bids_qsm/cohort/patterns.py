@@ -24,6 +24,8 @@ _LEVEL = 0.01
 _RESAMPLES, _PERMUTATIONS = 200, 200
 _ALPHA = 0.05
 _CLEAR = 0.8
+_BETWEEN = 0.25
+"""Standard deviation between groups of the logarithm of their variance; see benchmarks/nbia.py."""
 _LIKE = 0.6
 """Least cosine to a pattern of a table, which has no spread."""
 _DESCRIBED: dict[str, str | tuple[str, str]] = {
@@ -36,7 +38,8 @@ _DESCRIBED: dict[str, str | tuple[str, str]] = {
     'pattern, whatever its strength.',
     'distance': 'Mahalanobis distance to the group, of asinh z, with the shrunk covariance within groups; '
     'n/a for patterns of a table.',
-    'p': 'Share of the participants of that group who lie as far from it, or farther.',
+    'p': 'Share of the participants of that group who lie as far from it, or farther: estimated by chi^2, '
+    'scaled to the distances of that group, each participant left out.',
     'support': 'Share of bootstrap resamples in which this pattern is nearest.',
     'rank': 'Rank of the pattern for the participant, 1 the nearest.',
     'choice': f'The nearest pattern, or {NONE} where it is too far for that group.',
@@ -66,8 +69,8 @@ def similarity(
 
     .. math:: D^2 = (x - m)^T S^{-1} (x - m) \, \frac{n}{n + 1}
 
-    where S is the covariance within groups, shrunk to its diagonal [1]_. D of the labelled participants to
-    their own group, each left out, gives the scale of chi^2 by which p is found. Permutations of the
+    where S is the covariance within groups, shrunk to its diagonal [1]_. D of the participants of a
+    group to it, each left out, gives the scale of chi^2 by which p is found. Permutations of the
     labels of patients say whether the groups are told apart at all; where they are not, nothing is clear.
 
     Parameters
@@ -115,10 +118,7 @@ def similarity(
     x = np.arcsinh(data.z)
     member = np.array([data.label == name for name in groups])
     distance, n = _distances(x, member)
-    own = np.array([distance[g, i] for g, group in enumerate(member) for i in np.flatnonzero(group)])
-    p_all = x.shape[1]
-    scale = max(float(np.median(own)) / stats.chi2.ppf(0.5, p_all), 1e-9)
-    p = stats.chi2.sf(distance / scale, p_all)
+    p = stats.chi2.sf(distance / _scales(distance, member, x.shape[1])[:, None], x.shape[1])
     support = _support(x, member, np.random.default_rng([seed, 41]))
     # controls have no shape: their mean is zero but for chance
     cosine = np.array(
@@ -253,6 +253,19 @@ def _distances(x: np.ndarray, member: np.ndarray, weight: np.ndarray | None = No
     off = x - (total[:, None] - mass[..., None] * x) / np.maximum(left, 1e-9)[..., None]
     found = np.einsum('gip,ipq,giq->gi', off, inverse, off) * left / (left + 1)
     return np.where(left < 1, np.inf, found), left
+
+
+def _scales(distance: np.ndarray, member: np.ndarray, p: int):
+    """Squared distance to each group of its own participants, left out, over that of chi^2 with p values.
+
+    By medians. The logarithm of that of a group lies between its own and that of all, by the variance of the
+    logarithm of a median of n values of chi^2, about pi / (n p), and that between groups.
+    """
+    own = [distance[g, group] for g, group in enumerate(member)]
+    usual = stats.chi2.ppf(0.5, p)
+    middle = np.log(np.maximum([np.median(values) / usual for values in (np.concatenate(own), *own)], 1e-9))
+    share = _BETWEEN**2 / (_BETWEEN**2 + np.pi / (p * member.sum(1)))
+    return np.exp(share * middle[1:] + (1 - share) * middle[0])
 
 
 def shrinkage(rest: np.ndarray, weight: np.ndarray, groups: int) -> float:

@@ -93,6 +93,22 @@ def test_distances_leave_the_participant_out_of_mean_and_covariance():
             assert distance[g, i] == pytest.approx(off @ inverse @ off * len(o) / (len(o) + 1))
 
 
+def test_p_goes_with_the_spread_of_each_group():
+    """Many alike controls do not make the patients look far from their own groups."""
+    rng = np.random.default_rng(3)
+    label = np.repeat(['control', 'a', 'b'], [60, 12, 12])
+    mean = np.array([[6 * (name == 'a')] * 4 + [6 * (name == 'b')] * 4 for name in label])
+    z = mean + np.where(label == 'control', 1, 2)[:, None] * rng.standard_normal((84, 8))
+    wide = pd.DataFrame(z, columns=REGIONS).assign(participant_id=[f's{i}' for i in range(84)])
+    long = wide.melt('participant_id', var_name='region', value_name='z').assign(map='chi', hemisphere='both')
+    with pytest.MonkeyPatch.context() as few:
+        few.setattr(patterns, '_RESAMPLES', 1)
+        few.setattr(patterns, '_PERMUTATIONS', 1)
+        table, _, _ = similarity(long, pd.Series(label, wide['participant_id']), controls=['control'])
+    own = table[table['pattern'] == table['label']].groupby('label')['p'].median()
+    assert own.between(0.35, 0.65).all()
+
+
 def test_labels_that_mean_nothing_are_said_to(people):
     z, labels = people
     patients = labels[labels.isin(['a', 'b'])].index
