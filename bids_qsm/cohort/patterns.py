@@ -96,7 +96,7 @@ def similarity(
     Raises
     ------
     UserError
-        Fewer than two groups are large enough.
+        No region of a pattern has z-scores, or fewer than two groups are large enough.
 
     References
     ----------
@@ -142,7 +142,12 @@ def similarity(
 
 
 def compare(
-    z: pd.DataFrame, patterns: pd.DataFrame, labels: pd.Series | None = None, *, seed: int = 0
+    z: pd.DataFrame,
+    patterns: pd.DataFrame,
+    labels: pd.Series | None = None,
+    *,
+    name: str = 'the table of patterns',
+    seed: int = 0,
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     """Compare each participant with the patterns of a table, by their cosine.
 
@@ -154,25 +159,35 @@ def compare(
         Column region, and one column of z-scores a pattern.
     labels : Series, optional
         Label by participant_id, only to be shown.
+    name : str
+        Of the table of patterns, for messages.
     seed : int
         Of the resamples, in which each z-score errs by its standard deviation of 1.
 
     Raises
     ------
     UserError
-        The table has no column region, or shares fewer than three regions with the study.
+        The table has no column region, regions twice, no numbers or gaps, or shares fewer than three
+        regions with the study.
     """
-    if 'region' not in patterns or patterns.shape[1] < 2:
-        raise UserError('the table of patterns needs a column region, and one column of z-scores a pattern.')
-    given = patterns.set_index('region').apply(pd.to_numeric, errors='coerce').dropna(axis=1, how='all')
-    wanted = [r for r in given.index.astype(str) if r in set(z['region'].astype(str))]
-    if len(wanted) < 3:
-        raise UserError(
-            f'the table of patterns shares only {len(wanted)} regions with the study; it needs three.'
-        )
+    given = _given(patterns, name)
+    wanted = [r for r in given.index if r in set(z['region'].astype(str))]
     blank = pd.Series(dtype=object) if labels is None else labels
-    data, notes = _vectors(z, blank, wanted)
-    shape = given.loc[data.regions].fillna(0).to_numpy(float).T
+    data, notes = _vectors(z, blank, wanted) if wanted else (None, [])
+    shared = data.regions if data else []
+    if data is None or len(shared) < 3:
+        listed = f' ({", ".join(shared)})' if shared else ''
+        raise UserError(
+            f'{name} shares only {len(shared)} regions{listed} with the z-scores of both sides that most '
+            'participants have; it needs three.'
+        )
+    shape = given.loc[data.regions].to_numpy(float).T
+    gaps = [str(c) for c, row in zip(given, shape, strict=True) if not np.isfinite(row).all()]
+    if gaps:
+        raise UserError(
+            f'{name} has no number for a region of {some(gaps)}; a pattern needs one for each of '
+            f'{", ".join(data.regions)}, or leave the region out.'
+        )
     rng = np.random.default_rng([seed, 42])
 
     def against(values: np.ndarray):
@@ -202,6 +217,23 @@ def compare(
     return table, means, notes
 
 
+def _given(patterns: pd.DataFrame, name: str):
+    """Columns of numbers of a table of patterns, by region."""
+    if 'region' not in patterns or patterns.shape[1] < 2:
+        raise UserError(f'{name} needs a column region, and one column of z-scores a pattern.')
+    region = patterns['region'].astype(str)
+    twice = region[region.duplicated()].unique()
+    if len(twice):
+        raise UserError(
+            f'{name} has more than one row of {some(twice)}; z-scores are of both sides together.'
+        )
+    given = patterns.drop(columns='region').set_axis(region).apply(pd.to_numeric, errors='coerce')
+    given = given.dropna(axis=1, how='all')
+    if given.empty:
+        raise UserError(f'{name} has no column of numbers: one column of z-scores a pattern is needed.')
+    return given
+
+
 def _vectors(z: pd.DataFrame, labels: pd.Series, regions: Sequence[str] = ()):
     """z of both sides together, at the first session of each participant with all regions."""
     rows = z[(z['map'] == 'chi') & z['hemisphere'].astype(object).fillna('').isin(('both', ''))]
@@ -218,6 +250,11 @@ def _vectors(z: pd.DataFrame, labels: pd.Series, regions: Sequence[str] = ()):
     )
     # a region that hardly anyone has would leave nobody
     kept = [r for r in wanted if r in wide and wide[r].notna().mean() >= 0.7]
+    if not kept:
+        raise UserError(
+            f'--patterns: no region of a pattern ({", ".join(wanted)}) has a z-score of both sides together in '
+            'most participants.'
+        )
     notes = [f'Regions of the patterns: {", ".join(kept)}.']
     wide = wide.reindex(columns=kept)
     missing = wide.index[wide.isna().any(axis=1)].get_level_values(0).unique()

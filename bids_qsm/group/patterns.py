@@ -49,7 +49,7 @@ def find_patterns(
     if path.suffix:
         if not path.is_file():
             raise UserError(f'--patterns {asked}: there is no such file.')
-        table, means, more = compare(z, read_input(path))
+        table, means, more = compare(z, read_input(path), name=path.name)
         said.append(f'Patterns of {path.name}: as given, without a check of their source.')
     elif asked not in people:
         raise UserError(f'--patterns {asked}: participants.tsv has no column {asked!r}.')

@@ -144,8 +144,25 @@ def test_a_table_of_patterns(people, tmp_path):
     found = find_patterns(long, str(path), {'normative': (z, {})}, '', notes)
     assert set(found) == {'patterns', 'pattern_means'}
     assert any('without a check' in note for note in notes['patterns'])
-    with pytest.raises(UserError, match='needs three'):
-        compare(z, given.head(2))
+
+
+def test_tables_of_patterns_that_cannot_be_used(people):
+    z, labels = people
+    given = pd.DataFrame({'region': ['SN', 'GP', 'Dentate'], 'first': [6, 8, 0], 'second': [0, 0, 5]})
+    rare = z[(z['region'] != 'GP') | (z['participant_id'] == 'sub-a0')]
+    for scores, table, said in (
+        (z, given.head(2), 'it needs three'),
+        (rare, given, r'only 2 regions \(SN, Dentate\)'),
+        (z, pd.concat([given, given.head(1)]), 'more than one row of SN'),
+        (z, given[['region']].assign(note='text'), 'no column of numbers'),
+        (z, given.assign(second=[0, np.nan, 5]), 'no number for a region of second'),
+        (z, given.assign(region=['x', 'y', 'z']), 'shares only 0 regions'),
+    ):
+        with pytest.raises(UserError, match=said) as raised:
+            compare(scores, table, name='mine.tsv')
+        assert str(raised.value).startswith('mine.tsv')
+    with pytest.raises(UserError, match='both sides together'):
+        similarity(z.assign(hemisphere=np.where(z.index % 7, 'L', 'both')), labels)
 
 
 def test_what_is_missing_is_named(people):
