@@ -252,8 +252,8 @@ def _vectors(z: pd.DataFrame, labels: pd.Series, regions: Sequence[str] = ()):
     kept = [r for r in wanted if r in wide and wide[r].notna().mean() >= 0.7]
     if not kept:
         raise UserError(
-            f'--patterns: no region of a pattern ({", ".join(wanted)}) has a z-score of both sides together in '
-            'most participants.'
+            f'--patterns: no region of a pattern ({", ".join(wanted)}) has a z-score of both sides together '
+            'in most participants.'
         )
     notes = [f'Regions of the patterns: {", ".join(kept)}.']
     wide = wide.reindex(columns=kept)
