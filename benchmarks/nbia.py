@@ -1,6 +1,6 @@
 """Nigra, pallidum, norms of iron and subtype patterns, on phantoms and made-up cohorts of known truth.
 
-python benchmarks/nbia.py [nigrosome] [voxels] [heads] [pallidum] [noise] [cohort] [--seeds 101 140] [--keep FOLDER]
+python benchmarks/nbia.py [PART ...] [--seeds 101 140] [--keep FOLDER], where a PART is
 
 nigrosome: midbrains in a box (dipole field, noise, default inversion) of .5 x .5 x 1 mm, in which the lens of
   nigrosome-1 is present on both sides, gone on one or both, or thinned on one. Labels are off by .3 mm.
@@ -10,8 +10,8 @@ pallidum: cores in a ring, and uniform, calcified and streaked pallida, and such
 noise: uniform pallida of little iron, of white noise.
 cohort: z of people who were held out, against own controls and against the norms of 1958; subtypes.
 
-Constants were chosen on seeds 1 to 24 (nigra) and 1 to 4 and 101 to 103 (pallidum; its
-limit of noise on 20 sides of noise in the pallidum of the tests) of the family `surface`, and 1 to 30 (patterns).
+Constants were chosen on seeds 1 to 24 (nigra) and 1 to 4 and 101 to 103 (pallidum; its limit of noise on 20
+sides of noise in the pallidum of the tests) of the family `surface`, and 1 to 30 (patterns).
 """
 
 import argparse

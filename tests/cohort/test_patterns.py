@@ -3,7 +3,8 @@ import pandas as pd
 import pytest
 
 from bids_qsm.cohort import patterns
-from bids_qsm.cohort.patterns import COLUMNS, REGIONS, compare, dictionary, shrinkage, shrunk, similarity
+from bids_qsm.cohort.pattern_distance import distances, shrinkage, shrunk
+from bids_qsm.cohort.patterns import COLUMNS, REGIONS, compare, dictionary, similarity
 from bids_qsm.errors import UserError
 from bids_qsm.group.patterns import _control_levels, find_patterns
 from bids_qsm.reports.pattern_section import patterns_section
@@ -82,7 +83,7 @@ def test_distances_leave_the_participant_out_of_mean_and_covariance():
     known = group < 2
     rest = np.where(known[:, None], x - np.array([x[group == g].mean(0) for g in range(3)])[group], 0)
     amount = shrinkage(rest, known.astype(float), 2)
-    distance, n = patterns._distances(x, member)
+    distance, n = distances(x, member)
     assert n[:, 0].tolist() == [5, 8]
     for i in (0, 9, 16):
         others = [x[(group == g) & (np.arange(17) != i)] for g in (0, 1)]
