@@ -165,7 +165,7 @@ def find_eye(
     if height < max(LEAST_RING, LEAST_SE * spread):
         why = f'the pallidum is {1e3 * height:.0f} ppb above the tissue around it, too little for a ring'
         at = apply_affine(affine, (middle + first)[None])[0]
-        return Eye(side, contrast, spread, height, enclosed, centre=at, reason=why)
+        return Eye(side, ring=height, centre=at, reason=why)
     share = float(np.clip(contrast / height, 0, 1)) * enclosed
     return Eye(
         side,

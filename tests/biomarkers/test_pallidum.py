@@ -43,6 +43,7 @@ def test_noise_is_no_core():
             found = find_eye(chi, None, dseg, labels, mask, grid, affine, 'R')
             assert found.finding == said
             assert ('too little for a ring' in found.reason) == (said == 'not assessable')
+            assert np.isnan(found.contrast) == (said == 'not assessable')
 
 
 def test_what_cannot_be_assessed_says_why():
