@@ -1,15 +1,17 @@
 """Nigra, pallidum, norms of iron and subtype patterns, on phantoms and made-up cohorts of known truth.
 
-python benchmarks/nbia.py [nigrosome] [voxels] [heads] [pallidum] [cohort] [--seeds 101 140] [--keep FOLDER]
+python benchmarks/nbia.py [PART ...] [--seeds 101 140] [--keep FOLDER], where a PART is
 
 nigrosome: midbrains in a box (dipole field, noise, default inversion) of .5 x .5 x 1 mm, in which the lens of
   nigrosome-1 is present on both sides, gone on one or both, or thinned on one. Labels are off by .3 mm.
 voxels: the same at other voxel sizes, which is where the limit of the application comes from.
 heads: the same in blocks of whole heads, with their veins and neighbours.
-pallidum: cores in a ring, and uniform, calcified and streaked pallida, at 1 mm.
-cohort: z of unseen controls against own controls and against the norms of 1958; subtypes.
+pallidum: cores in a ring, and uniform, calcified and streaked pallida, and such of little iron, at 1 mm.
+noise: uniform pallida of little iron, of white noise.
+cohort: z of people who were held out, against own controls and against the norms of 1958; subtypes.
 
-Constants were chosen on seeds 1 to 24 (nigra) and 1 to 4 and 101 to 103 (pallidum) of the family `surface`.
+Constants were chosen on seeds 1 to 24 (nigra) and 1 to 4 and 101 to 103 (pallidum; its limit of noise on 20
+sides of noise in the pallidum of the tests) of the family `surface`, and 1 to 30 (patterns).
 """
 
 import argparse
@@ -26,7 +28,7 @@ from bids_qsm.anatomy import atlas
 from bids_qsm.biomarkers import nigrosome
 from bids_qsm.biomarkers.iron import ADULTS, REGIONS, expected_iron
 from bids_qsm.biomarkers.nigra import nigra_table
-from bids_qsm.biomarkers.nigra_frame import nigrae
+from bids_qsm.biomarkers.nigra_frame import nigrae, nucleus_voxels
 from bids_qsm.biomarkers.pallidum import find_eye
 from bids_qsm.cohort.normative import normative
 from bids_qsm.cohort.patterns import NONE, similarity
@@ -181,11 +183,30 @@ def say_pallida(table):
         low, high = rows['score'].min(), rows['score'].max()
         print(
             f'{kind:11s} {name:10s} called core in a ring {rows["called"].mean():.3f} of {len(rows)}; score '
-            f'{rows["score"].mean():.2f} ({low:.2f} to {high:.2f})'
+            f'{rows["score"].mean():.2f} ({low:.2f} to {high:.2f}); not assessable '
+            f'{np.mean(rows["finding"] == "not assessable"):.3f}'
         )
 
 
-def study_of_iron(seed, *, people=40, spread='published', sick=(), lack=0.0):
+def say_noise(seeds):
+    """Print how often white noise alone is called the sign, in uniform pallida without an inversion."""
+    shape, affine, mask = (84, 56, 40), np.eye(4), np.ones((84, 56, 40), bool)
+    affine[:3, 3] = -(np.array(shape) - 1) / 2 + (0, 0, -2)
+    found = []
+    for seed in seeds:
+        dseg, labels = labels_of(draw_pallidum(seed, 'normal'), shape, affine)
+        whole = {side: nucleus_voxels(dseg, labels, 'GP', side, np.ones(3)) for side in 'LR'}
+        noise = np.random.default_rng([seed, 46]).standard_normal(shape)
+        for iron, sd in ((0.02, 0.008), (0.06, 0.008), (0.06, 0.02), (0.1, 0.03)):
+            chi = (iron * (whole['L'] | whole['R']) + sd * noise).astype(np.float32)
+            for side in 'LR':
+                eye = find_eye(chi, None, dseg, labels, mask, Grid(shape), affine, side)
+                found.append((f'{1e3 * iron:.0f} ppb, noise {1e3 * sd:.0f} ppb', eye.finding))
+    for name, rows in pd.DataFrame(found, columns=['map', 'finding']).groupby('map'):
+        print(f'uniform pallida of {name}: {rows["finding"].value_counts().to_dict()}')
+
+
+def study_of_iron(seed, *, people=80, spread='published', sick=(), lack=0.0):
     """Long table of a study whose susceptibility follows iron of 1958; controls first, then patients.
 
     ``spread`` between people is that of 1958, or a share of the iron; ``lack`` (ppm) is how far regions
@@ -214,7 +235,10 @@ def study_of_iron(seed, *, people=40, spread='published', sick=(), lack=0.0):
 
 
 def say_norms(seeds):
-    """Print mean and standard deviation of z of controls that the norms had not seen."""
+    """Print mean and standard deviation of z of healthy people that the norms had not seen.
+
+    Every other person is held out: line, spread and curves are those of the others.
+    """
     scenes = {
         'people as of 1958': {},
         'people as in life (15 %)': {'spread': 'life'},
@@ -225,14 +249,18 @@ def say_norms(seeds):
         found = {'iron of 1958': [], 'own controls': []}
         for seed in seeds:
             long = study_of_iron(seed, **scene)
-            table, _ = published_norms(long)
-            found['iron of 1958'].append(table.merge(long[['participant_id', 'group']].drop_duplicates()))
-            own, _ = normative(long, controls='control')
-            found['own controls'].append(own.assign(group=np.where(own['is_control'], 'control', 'patient')))
+            well = long['group'] == 'control'
+            fitted = long['participant_id'].isin(long['participant_id'].unique()[::2])
+            held = set(long.loc[well & ~fitted, 'participant_id'])
+            for norm, scores, base in (
+                ('iron of 1958', published_norms, fitted),
+                ('own controls', normative, fitted & well),
+            ):
+                table, _ = scores(long.assign(group=np.where(base, 'fitted', 'held')), controls='fitted')
+                found[norm].append(table[table['participant_id'].isin(held)])
         for norm, tables in found.items():
-            rows = pd.concat(tables)
-            z = rows.loc[rows['group'] == 'control', 'z']
-            print(f'{norm:13s} {name:33s} z of controls: mean {z.mean():+.2f}, SD {z.std():.2f} (n {len(z)})')
+            z = pd.concat(tables)['z']
+            print(f'{norm:13s} {name:33s} z held out: mean {z.mean():+.2f}, SD {z.std():.2f} (n {z.count()})')
 
 
 SUBTYPES = {
@@ -310,6 +338,8 @@ def main(words=None):
         say_nigrosomes(run_nigrosomes(seeds, args.keep, family='head'), 'blocks of heads')
     if 'pallidum' in args.parts:
         say_pallida(run_pallida(seeds, args.keep))
+    if 'noise' in args.parts:
+        say_noise(seeds)
     if 'cohort' in args.parts:
         say_norms(seeds)
         say_patterns(seeds)

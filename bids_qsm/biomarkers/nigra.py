@@ -55,7 +55,11 @@ def columns(threshold: float = 70.0) -> dict[str, tuple[str, str]]:
         'n1_volume_se': ('Half its change by two standard errors of the contrast.', 'mm^3'),
         'n1_visible': ('Minus the contrast over its standard error.', ''),
         'n1_finding': ('seen, unclear, not seen (by n1_visible), or not assessable.', ''),
-        'n1_weaker_side': ('Side with the weaker nigrosome where they differ: L, R, or n/a.', ''),
+        'n1_weaker_side': (
+            'Side with the weaker nigrosome: L or R where one is seen and the other not, or one is seen and '
+            'contrasts differ by two standard errors; else n/a.',
+            '',
+        ),
         'reason': ('Why something was not measured.', ''),
     }
 
@@ -143,12 +147,12 @@ def nigra_table(
 
 
 def _weaker(found: dict[str, Nigrosome]) -> str:
-    """Side whose nigrosome is weaker, where one side is seen and the other is not, or they differ clearly."""
+    """Side whose nigrosome is weaker, where one is seen and the other not seen, or they differ by two SE."""
     left, right = found['L'], found['R']
     if left.reason or right.reason or 'seen' not in (left.finding, right.finding):
         return 'n/a'
     apart = (left.contrast - right.contrast) / np.hypot(left.contrast_se, right.contrast_se)
-    if left.finding == right.finding and abs(apart) < 2:
+    if 'not seen' not in (left.finding, right.finding) and abs(apart) < 2:
         return 'n/a'
     return 'L' if apart > 0 else 'R'
 

@@ -18,6 +18,13 @@ LARGEST_MM3 = 8.0
 FEWEST = 60
 LEAST_SCORE = 0.2
 """Score from which there is something low inside a ring; iron all over has less than 0.1."""
+LEAST_RING = 0.05
+"""Least susceptibility (ppm) of a ring above the tissue around the pallidum: a share of less is noise."""
+LEAST_SE = 3.0
+"""Standard errors by which the ring lies above the tissue around the pallidum."""
+DEEP_SE = 4.3
+"""Standard errors by which a core lies below its ring: the lowest point of noise alone lies 3.3 below the
+highest around it, and 4.2 at most in 20 sides."""
 LONGEST_MM = 11.0
 """Longest core. What is longer runs through the pallidum, as the lamina between its parts does."""
 LESS_R2STAR = 0.1
@@ -78,7 +85,7 @@ class Eye:
         """What the figures say, in words."""
         if self.reason:
             return 'not assessable'
-        if self.score < LEAST_SCORE:
+        if self.score < LEAST_SCORE or self.contrast < DEEP_SE * self.contrast_se:
             return 'no core inside a ring'
         if self.length > LONGEST_MM:
             return 'low band through the pallidum'
@@ -132,7 +139,7 @@ def find_eye(
     region, values = inside[box], np.where(inside[box], chi[box], 0).astype(np.float64)
     away = ndimage.distance_transform_edt(~region, sampling=size)
     depth = np.maximum(ndimage.distance_transform_edt(region, sampling=size) - size.min() / 2, 0)
-    shell = (away > _AROUND[0]) & (away < _AROUND[1]) & mask[box] & (dseg[box] == 0)
+    shell = (away > _AROUND[0]) & (away < _AROUND[1]) & mask[box] & (dseg[box] == 0) & np.isfinite(chi[box])
     if shell.sum() < FEWEST:
         return Eye(side, reason='hardly any tissue around the pallidum lies inside the mask')
     around = float(np.median(chi[box][shell]))
@@ -150,17 +157,21 @@ def find_eye(
     low = ring - contrast
     core = _joined(region & (smooth < low + contrast / 2), middle)
     rest = region & ~ndimage.binary_dilation(core, iterations=1) & (depth > size.min())
+    if rest.sum() < FEWEST // 2:
+        return Eye(side, reason='too little of the pallidum is left around its lowest point')
     # smoothed values are those that the core was compared in
-    spread = (
-        1.4826 * float(np.median(np.abs(smooth[rest] - np.median(smooth[rest])))) if rest.any() else np.nan
-    )
-    height = max(ring - around, 1e-3)
+    spread = 1.4826 * float(np.median(np.abs(smooth[rest] - np.median(smooth[rest]))))
+    height = ring - around
+    if height < max(LEAST_RING, LEAST_SE * spread):
+        why = f'the pallidum is {1e3 * height:.0f} ppb above the tissue around it, too little for a ring'
+        at = apply_affine(affine, (middle + first)[None])[0]
+        return Eye(side, ring=height, centre=at, reason=why)
     share = float(np.clip(contrast / height, 0, 1)) * enclosed
     return Eye(
         side,
         contrast,
         spread,
-        ring - around,
+        height,
         enclosed,
         share,
         spread / height * enclosed,

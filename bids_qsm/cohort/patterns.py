@@ -12,6 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from bids_qsm.cohort.observations import as_text, describe, some
+from bids_qsm.cohort.pattern_distance import distances, scales
 from bids_qsm.errors import UserError
 
 REGIONS = ('SN', 'GP', 'RN', 'STN', 'Putamen', 'Caudate', 'Thalamus', 'Dentate')
@@ -36,7 +37,8 @@ _DESCRIBED: dict[str, str | tuple[str, str]] = {
     'pattern, whatever its strength.',
     'distance': 'Mahalanobis distance to the group, of asinh z, with the shrunk covariance within groups; '
     'n/a for patterns of a table.',
-    'p': 'Share of the participants of that group who lie as far from it, or farther.',
+    'p': 'Share of the participants of that group who lie as far from it, or farther: estimated by chi^2, '
+    'scaled to the distances of that group, each participant left out.',
     'support': 'Share of bootstrap resamples in which this pattern is nearest.',
     'rank': 'Rank of the pattern for the participant, 1 the nearest.',
     'choice': f'The nearest pattern, or {NONE} where it is too far for that group.',
@@ -66,8 +68,8 @@ def similarity(
 
     .. math:: D^2 = (x - m)^T S^{-1} (x - m) \, \frac{n}{n + 1}
 
-    where S is the covariance within groups, shrunk to its diagonal [1]_. D of the labelled participants to
-    their own group, each left out, gives the scale of chi^2 by which p is found. Permutations of the
+    where S is the covariance within groups, shrunk to its diagonal [1]_. D of the participants of a
+    group to it, each left out, gives the scale of chi^2 by which p is found. Permutations of the
     labels of patients say whether the groups are told apart at all; where they are not, nothing is clear.
 
     Parameters
@@ -93,7 +95,7 @@ def similarity(
     Raises
     ------
     UserError
-        Fewer than two groups are large enough.
+        No region of a pattern has z-scores, or fewer than two groups are large enough.
 
     References
     ----------
@@ -114,11 +116,8 @@ def similarity(
         )
     x = np.arcsinh(data.z)
     member = np.array([data.label == name for name in groups])
-    distance, n = _distances(x, member)
-    own = np.array([distance[g, i] for g, group in enumerate(member) for i in np.flatnonzero(group)])
-    p_all = x.shape[1]
-    scale = max(float(np.median(own)) / stats.chi2.ppf(0.5, p_all), 1e-9)
-    p = stats.chi2.sf(distance / scale, p_all)
+    distance, n = distances(x, member)
+    p = stats.chi2.sf(distance / scales(distance, member, x.shape[1])[:, None], x.shape[1])
     support = _support(x, member, np.random.default_rng([seed, 41]))
     # controls have no shape: their mean is zero but for chance
     cosine = np.array(
@@ -142,7 +141,12 @@ def similarity(
 
 
 def compare(
-    z: pd.DataFrame, patterns: pd.DataFrame, labels: pd.Series | None = None, *, seed: int = 0
+    z: pd.DataFrame,
+    patterns: pd.DataFrame,
+    labels: pd.Series | None = None,
+    *,
+    name: str = 'the table of patterns',
+    seed: int = 0,
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     """Compare each participant with the patterns of a table, by their cosine.
 
@@ -154,25 +158,35 @@ def compare(
         Column region, and one column of z-scores a pattern.
     labels : Series, optional
         Label by participant_id, only to be shown.
+    name : str
+        Of the table of patterns, for messages.
     seed : int
         Of the resamples, in which each z-score errs by its standard deviation of 1.
 
     Raises
     ------
     UserError
-        The table has no column region, or shares fewer than three regions with the study.
+        The table has no column region, regions twice, no numbers or gaps, or shares fewer than three
+        regions with the study.
     """
-    if 'region' not in patterns or patterns.shape[1] < 2:
-        raise UserError('the table of patterns needs a column region, and one column of z-scores a pattern.')
-    given = patterns.set_index('region').apply(pd.to_numeric, errors='coerce').dropna(axis=1, how='all')
-    wanted = [r for r in given.index.astype(str) if r in set(z['region'].astype(str))]
-    if len(wanted) < 3:
-        raise UserError(
-            f'the table of patterns shares only {len(wanted)} regions with the study; it needs three.'
-        )
+    given = _given(patterns, name)
+    wanted = [r for r in given.index if r in set(z['region'].astype(str))]
     blank = pd.Series(dtype=object) if labels is None else labels
-    data, notes = _vectors(z, blank, wanted)
-    shape = given.loc[data.regions].fillna(0).to_numpy(float).T
+    data, notes = _vectors(z, blank, wanted) if wanted else (None, [])
+    shared = data.regions if data else []
+    if data is None or len(shared) < 3:
+        listed = f' ({", ".join(shared)})' if shared else ''
+        raise UserError(
+            f'{name} shares only {len(shared)} regions{listed} with the z-scores of both sides that most '
+            'participants have; it needs three.'
+        )
+    shape = given.loc[data.regions].to_numpy(float).T
+    gaps = [str(c) for c, row in zip(given, shape, strict=True) if not np.isfinite(row).all()]
+    if gaps:
+        raise UserError(
+            f'{name} has no number for a region of {some(gaps)}; a pattern needs one for each of '
+            f'{", ".join(data.regions)}, or leave the region out.'
+        )
     rng = np.random.default_rng([seed, 42])
 
     def against(values: np.ndarray):
@@ -202,6 +216,23 @@ def compare(
     return table, means, notes
 
 
+def _given(patterns: pd.DataFrame, name: str):
+    """Columns of numbers of a table of patterns, by region."""
+    if 'region' not in patterns or patterns.shape[1] < 2:
+        raise UserError(f'{name} needs a column region, and one column of z-scores a pattern.')
+    region = patterns['region'].astype(str)
+    twice = region[region.duplicated()].unique()
+    if len(twice):
+        raise UserError(
+            f'{name} has more than one row of {some(twice)}; z-scores are of both sides together.'
+        )
+    given = patterns.drop(columns='region').set_axis(region).apply(pd.to_numeric, errors='coerce')
+    given = given.dropna(axis=1, how='all')
+    if given.empty:
+        raise UserError(f'{name} has no column of numbers: one column of z-scores a pattern is needed.')
+    return given
+
+
 def _vectors(z: pd.DataFrame, labels: pd.Series, regions: Sequence[str] = ()):
     """z of both sides together, at the first session of each participant with all regions."""
     rows = z[(z['map'] == 'chi') & z['hemisphere'].astype(object).fillna('').isin(('both', ''))]
@@ -218,6 +249,11 @@ def _vectors(z: pd.DataFrame, labels: pd.Series, regions: Sequence[str] = ()):
     )
     # a region that hardly anyone has would leave nobody
     kept = [r for r in wanted if r in wide and wide[r].notna().mean() >= 0.7]
+    if not kept:
+        raise UserError(
+            f'--patterns: no region of a pattern ({", ".join(wanted)}) has a z-score of both sides together '
+            'in most participants.'
+        )
     notes = [f'Regions of the patterns: {", ".join(kept)}.']
     wide = wide.reindex(columns=kept)
     missing = wide.index[wide.isna().any(axis=1)].get_level_values(0).unique()
@@ -231,55 +267,6 @@ def _vectors(z: pd.DataFrame, labels: pd.Series, regions: Sequence[str] = ()):
     return _Vectors(people.reset_index(drop=True), values, kept, known), notes
 
 
-def _distances(x: np.ndarray, member: np.ndarray, weight: np.ndarray | None = None):
-    """Squared distance of each participant to each group without it, and the participants of the group."""
-    weight = np.ones(len(x)) if weight is None else weight
-    mass = member * weight
-    total, size = mass @ x, mass.sum(1)
-    # the residuals within groups do not depend on the group that is asked
-    mean = total / np.maximum(size, 1e-9)[:, None]
-    within = np.asarray(member.any(0))
-    rest = np.where(within[:, None], x - mean[member.argmax(0)], 0)
-    # a resample counts its own members, and the participant itself is left out everywhere
-    found, n = np.empty((len(member), len(x))), np.empty((len(member), len(x)))
-    for i in range(len(x)):
-        mine = member[:, i] * weight[i]
-        left = np.maximum(size - mine, 1e-9)
-        at = (total - mine[:, None] * x[i]) / left[:, None]
-        use = weight * within
-        use[i] = 0
-        inverse = np.linalg.inv(shrunk(rest, use, len(member)))
-        off = x[i] - at
-        found[:, i] = np.einsum('gp,pq,gq->g', off, inverse, off) * left / (left + 1)
-        n[:, i] = left
-        found[left < 1, i] = np.inf
-    return found, n
-
-
-def shrunk(rest: np.ndarray, weight: np.ndarray, groups: int) -> np.ndarray:
-    """Covariance of residuals within groups, shrunk to its diagonal by the rule of Ledoit and Wolf.
-
-    Parameters
-    ----------
-    rest : ndarray, shape (n, p)
-        Residuals about the mean of the group of each participant.
-    weight : ndarray, shape (n,)
-        How often each counts.
-    groups : int
-        Number of means that were fitted.
-    """
-    n = weight.sum()
-    sample = (rest * weight[:, None]).T @ rest / max(n - groups, 1)
-    target = np.diag(np.diag(sample))
-    products = rest[:, :, None] * rest[:, None, :]
-    noise = (weight[:, None, None] * np.square(products - sample)).sum(0) / max(n, 1) ** 2
-    np.fill_diagonal(noise, 0)
-    away = np.square(sample - target).sum()
-    amount = float(np.clip(noise.sum() / away, 0, 1)) if away > 0 else 1.0
-    floor = 1e-6 * max(np.trace(sample) / len(sample), 1e-12)
-    return (1 - amount) * sample + amount * target + floor * np.eye(len(sample))
-
-
 def _support(x: np.ndarray, member: np.ndarray, rng: np.random.Generator):
     """Share of resamples of the participants, within groups, in which each group is nearest."""
     counts = np.zeros((len(member), len(x)))
@@ -288,24 +275,9 @@ def _support(x: np.ndarray, member: np.ndarray, rng: np.random.Generator):
         for group in member:
             there = np.flatnonzero(group)
             np.add.at(weight, rng.choice(there, len(there)), 1)
-        distance = _fast_distances(x, member, weight)
+        distance = distances(x, member, weight)[0]
         counts[distance.argmin(0), np.arange(len(x))] += 1
     return counts / _RESAMPLES
-
-
-def _fast_distances(x: np.ndarray, member: np.ndarray, weight: np.ndarray):
-    """As `_distances`, with one covariance for all participants: means alone leave each one out."""
-    mass = member * weight
-    total, size = mass @ x, mass.sum(1)
-    mean = total / np.maximum(size, 1e-9)[:, None]
-    within = np.asarray(member.any(0))
-    rest = np.where(within[:, None], x - mean[member.argmax(0)], 0)
-    inverse = np.linalg.inv(shrunk(rest, weight * within, len(member)))
-    left = size[:, None] - member * weight
-    at = (total[:, None] - (member * weight)[..., None] * x) / np.maximum(left, 1e-9)[..., None]
-    off = x - at
-    found = np.einsum('gip,pq,giq->gi', off, inverse, off) * left / (left + 1)
-    return np.where(left < 1, np.inf, found)
 
 
 def _by_chance(x: np.ndarray, member: np.ndarray, ill: Sequence[bool], rng: np.random.Generator):
@@ -313,7 +285,7 @@ def _by_chance(x: np.ndarray, member: np.ndarray, ill: Sequence[bool], rng: np.r
     patients = np.flatnonzero(member[ill].any(0))
 
     def right(groups: np.ndarray):
-        nearest = _fast_distances(x, groups, np.ones(len(x))).argmin(0)
+        nearest = distances(x, groups)[0].argmin(0)
         return int(groups[nearest[patients], patients].sum())
 
     found, reached = right(member), 1

@@ -214,6 +214,7 @@ def _of_side(series: pd.DataFrame, age: np.ndarray, values: np.ndarray, keys: pd
     on[enough] = line.on
     expected = line.at(iron)
     spread, source = _spread(keys['region'], part - expected, known, line)
+    few = np.isnan(spread)
     sd = np.hypot(spread, line.error(iron))
     z = (part - expected) / sd
     r, c = np.nonzero(np.isfinite(part))
@@ -233,11 +234,13 @@ def _of_side(series: pd.DataFrame, age: np.ndarray, values: np.ndarray, keys: pd
     table['note'] = np.where(
         np.isnan(z[r, c]), missing, np.where(on[c], '', 'off the line of the other regions')
     )
+    said = f'fewer than {_FEWEST_PEOPLE} people to measure the spread of this region'
+    table.loc[few[c] & np.isfinite(iron[r, c]), 'note'] = said
     return line, keys['region'][~on].tolist(), table
 
 
 def _spread(regions: pd.Series, rest: np.ndarray, known: np.ndarray, line: Line):
-    """Standard deviation between people of each region, and where it comes from."""
+    """Standard deviation between people of each region, NaN where these are few, and where it comes from."""
     spread, source = np.full(len(regions), np.nan), np.full(len(regions), 'published', object)
     for j, region in enumerate(regions):
         if region in ADULTS:
@@ -245,7 +248,7 @@ def _spread(regions: pd.Series, rest: np.ndarray, known: np.ndarray, line: Line)
             continue
         own = rest[known[:, j], j]
         source[j] = 'study'
-        if len(own):
+        if len(own) >= _FEWEST_PEOPLE:
             spread[j] = 1.4826 * np.median(np.abs(own - np.median(own)))
     return spread, source
 

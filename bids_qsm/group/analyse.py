@@ -32,8 +32,8 @@ FILES = {
     'change_summary': 'group/change_summary.tsv',
     'normative': 'group/zscore.tsv',
     'published': 'group/zscore_iron1958.tsv',
-    'patterns': 'group/desc-patterns_similarity.tsv',
-    'pattern_means': 'group/desc-patterns_means.tsv',
+    'patterns': 'group/patterns.tsv',
+    'pattern_means': 'group/pattern_means.tsv',
     'repeatability': 'group/repeatability.tsv',
     'slopes': 'group/slope.tsv',
     'samples': 'group/sample_size.tsv',
@@ -187,26 +187,26 @@ def analyse(long: pd.DataFrame, asked: dict, notes: dict[str, list[str]]) -> dic
             found['samples'] = sizes, power.dictionary()
         elif 'arm' in long:
             notes['slopes'] = said
-    if asked['controls'] and _is_arm(long, asked['controls']):
+    known = '' if _is_arm(long, asked['controls'] or '') else asked['controls'] or ''
+    if asked['controls'] and not known:
         notes['normative'] = [
             f'{asked["controls"]} of --controls is an arm: it is the reference of slopes, and there are no '
             'z-scores, as people of an arm are no controls.'
         ]
-    elif asked['controls']:
+    elif known:
         both = add_asymmetry(long)
-        table, notes['normative'] = normative.normative(both, controls=asked['controls'], **common)
+        table, notes['normative'] = normative.normative(both, controls=known, **common)
         found['normative'] = table, normative.dictionary()
     elif cohort.group_column(long) not in (None, 'arm'):
         notes['normative'] = [
             'No group is called like controls; --controls names the one that z-scores refer to.'
         ]
     if asked.get('norms') == 'iron1958':
-        known = '' if _is_arm(long, asked['controls'] or '') else asked['controls'] or ''
         table, notes['published'] = published_norms.published_norms(long, controls=known, **common)
         if len(table):
             found['published'] = table, published_norms.dictionary()
     if asked.get('patterns'):
-        found |= find_patterns(long, asked['patterns'], found, asked['controls'] or '', notes)
+        found |= find_patterns(long, asked['patterns'], found, known, notes)
     return found
 
 

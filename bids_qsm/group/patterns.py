@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from bids_qsm.cohort.normative import which_controls
+from bids_qsm.cohort.observations import as_text
 from bids_qsm.cohort.patterns import compare, dictionary, similarity
 from bids_qsm.derivatives.tables import read_input
 from bids_qsm.errors import UserError
@@ -23,7 +25,7 @@ def find_patterns(
     found : dict
         Tables of the analyses so far: z-scores against own controls, or else against iron of 1958.
     controls : str
-        Level of the group that is of controls.
+        Level of the group that is of controls; empty where there are none.
     notes : dict of list of str
         Extended by what needs attention.
 
@@ -47,7 +49,7 @@ def find_patterns(
     if path.suffix:
         if not path.is_file():
             raise UserError(f'--patterns {asked}: there is no such file.')
-        table, means, more = compare(z, read_input(path))
+        table, means, more = compare(z, read_input(path), name=path.name)
         said.append(f'Patterns of {path.name}: as given, without a check of their source.')
     elif asked not in people:
         raise UserError(f'--patterns {asked}: participants.tsv has no column {asked!r}.')
@@ -64,9 +66,8 @@ def find_patterns(
 
 
 def _control_levels(people: pd.DataFrame, labels: pd.Series, controls: str) -> list[str]:
-    """Labels that all of their participants who are controls have."""
+    """Labels whose participants are all controls."""
     if not controls:
         return []
-    own = people[[c for c in people if people[c].astype(str).eq(controls).any()]].astype(str).eq(controls)
-    is_control = own.any(axis=1)
-    return [str(name) for name, group in is_control.groupby(labels.astype(str)) if group.all()]
+    own = pd.Series(which_controls(people, controls, ''), people.index)
+    return [str(name) for name, group in own.groupby(as_text(labels)) if group.all()]

@@ -9,11 +9,13 @@ from bids_qsm.phantom import tissue as t
 from bids_qsm.phantom.families import FAMILIES, Family, draw_solids
 from bids_qsm.phantom.nuclei_bed import Lens, NucleiBed
 
-KINDS = ('tiger', 'normal', 'high', 'calcified', 'streak')
-"""Core in a ring; usual iron; iron all over; iron with a calcified core; iron with a lamina that lacks it."""
+KINDS = ('tiger', 'normal', 'high', 'calcified', 'streak', 'little')
+"""Core in a ring; usual iron; iron all over; iron with a calcified core; iron with a lamina that lacks it;
+little iron, as in a child."""
 _IRON = (2.2, 3.6)
 """Least and most factor on the susceptibility of a pallidum with iron: about threefold in Dusek et al.
 (2014), Mov Disord Clin Pract, 7-Tesla MRI in PANK2 mutation carriers."""
+_LITTLE = (0.05, 0.5)
 _CALCIUM = -0.3
 
 
@@ -35,7 +37,10 @@ def draw_pallidum(seed: int, kind: str, *, family: str | Family = 'surface') -> 
     solids = draw_solids(FAMILIES[family] if isinstance(family, str) else family, rng)
     solids = tuple(s for s in solids if body_of(s.region) in ('GP', 'Putamen'))
     usual = t.NUCLEI['GPi']
-    factor = 1 + 0.1 * rng.standard_normal() if kind == 'normal' else rng.uniform(*_IRON)
+    if kind == 'normal':
+        factor = 1 + 0.1 * rng.standard_normal()
+    else:
+        factor = rng.uniform(*(_LITTLE if kind == 'little' else _IRON))
     chi, relaxing = usual.chi * factor, usual.r2star * (0.5 + 0.5 * factor)
     levels, lenses = {}, []
     for side in 'LR':

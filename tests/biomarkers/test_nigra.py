@@ -3,9 +3,9 @@ import pytest
 
 from bids_qsm.anatomy.transform import apply_affine
 from bids_qsm.applications.nigra import overview, rows
-from bids_qsm.biomarkers.nigra import columns, nigra_table
+from bids_qsm.biomarkers.nigra import _weaker, columns, nigra_table
 from bids_qsm.biomarkers.nigra_frame import nigrae
-from bids_qsm.biomarkers.nigrosome import place_of
+from bids_qsm.biomarkers.nigrosome import Nigrosome, place_of
 from bids_qsm.plotting.nigra_charts import plot_nigra
 from tests.biomarkers.deep_nuclei import midbrain
 
@@ -29,6 +29,16 @@ def test_the_side_that_lost_its_nigrosome_is_found(measured):
     assert 2 < table.loc['R', 'n1_volume'] < 12
     assert set(np.unique(image)) == {0, 1, 2, 3}
     assert set(table.reset_index()) == set(columns())
+
+
+def test_sides_that_hardly_differ_have_no_weaker_one():
+    def weaker(left, right):
+        pair = zip('LR', (left, right), strict=True)
+        return _weaker({side: Nigrosome(side, -c, 0.01, 1, 1, 100 * c) for side, c in pair})
+
+    assert weaker(0.0320, 0.0319) == 'n/a'  # seen, unclear
+    assert weaker(0.06, 0.03) == 'R'
+    assert weaker(0.02, 0.04) == 'L'  # not seen, seen
 
 
 def test_the_place_is_behind_and_below_in_a_turned_head():

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
+from bids_qsm.anatomy.transform import spacing_of
 from bids_qsm.applications.pallidum import measure, overview, rows
+from bids_qsm.biomarkers.nigra_frame import nucleus_voxels
 from bids_qsm.biomarkers.pallidum import find_eye
 from bids_qsm.plotting.nigra_charts import plot_profiles
 from tests.biomarkers.deep_nuclei import pallidum
@@ -27,6 +29,21 @@ def test_a_core_in_a_ring_scores_and_others_do_not():
 def test_a_calcified_core_is_not_the_sign():
     assert 'calcium' in eye('calcified').finding
     assert 'calcium' in eye('calcified', with_r2star=False).finding
+
+
+def test_noise_is_no_core():
+    """Uniform pallida, as of a child: their lowest point lies inside a ring by chance."""
+    _, _, dseg, labels, mask, grid, affine = pallidum()
+    whole = nucleus_voxels(dseg, labels, 'GP', 'R', spacing_of(affine))
+    for iron, said in ((0.0, 'not assessable'), (0.01, 'not assessable'), (0.06, 'no core inside a ring')):
+        for seed in (0, 2, 5):
+            noise = np.random.default_rng(seed).normal(0, 0.02, mask.shape)
+            noise[::5][dseg[::5] == 0] = np.nan
+            chi = (iron * whole + noise).astype(np.float32)
+            found = find_eye(chi, None, dseg, labels, mask, grid, affine, 'R')
+            assert found.finding == said
+            assert ('too little for a ring' in found.reason) == (said == 'not assessable')
+            assert np.isnan(found.contrast) == (said == 'not assessable')
 
 
 def test_what_cannot_be_assessed_says_why():

@@ -3,9 +3,10 @@ import pandas as pd
 import pytest
 
 from bids_qsm.cohort import patterns
-from bids_qsm.cohort.patterns import COLUMNS, REGIONS, compare, dictionary, shrunk, similarity
+from bids_qsm.cohort.pattern_distance import distances, shrinkage, shrunk
+from bids_qsm.cohort.patterns import COLUMNS, REGIONS, compare, dictionary, similarity
 from bids_qsm.errors import UserError
-from bids_qsm.group.patterns import find_patterns
+from bids_qsm.group.patterns import _control_levels, find_patterns
 from bids_qsm.reports.pattern_section import patterns_section
 
 MEANS = {'a': {'SN': 6, 'GP': 8}, 'b': {'Dentate': 6, 'Thalamus': 5, 'Caudate': 5}, 'control': {}}
@@ -74,6 +75,41 @@ def test_a_participant_is_left_out_of_its_own_group(people):
     assert cosine[0] == pytest.approx(cosine[1], abs=1e-9)
 
 
+def test_distances_leave_the_participant_out_of_mean_and_covariance():
+    """As computed from the others alone, but for the amount of shrinkage."""
+    rng = np.random.default_rng(2)
+    x, group = rng.standard_normal((17, 3)), np.repeat([0, 1, 2], [6, 8, 3])
+    member = np.array([group == g for g in (0, 1)])
+    known = group < 2
+    rest = np.where(known[:, None], x - np.array([x[group == g].mean(0) for g in range(3)])[group], 0)
+    amount = shrinkage(rest, known.astype(float), 2)
+    distance, n = distances(x, member)
+    assert n[:, 0].tolist() == [5, 8]
+    for i in (0, 9, 16):
+        others = [x[(group == g) & (np.arange(17) != i)] for g in (0, 1)]
+        squares = sum((o - o.mean(0)).T @ (o - o.mean(0)) for o in others)
+        inverse = np.linalg.inv(shrunk(squares / (sum(map(len, others)) - 2), amount))
+        for g, o in enumerate(others):
+            off = x[i] - o.mean(0)
+            assert distance[g, i] == pytest.approx(off @ inverse @ off * len(o) / (len(o) + 1))
+
+
+def test_p_goes_with_the_spread_of_each_group():
+    """Many alike controls do not make the patients look far from their own groups."""
+    rng = np.random.default_rng(3)
+    label = np.repeat(['control', 'a', 'b'], [60, 12, 12])
+    mean = np.array([[6 * (name == 'a')] * 4 + [6 * (name == 'b')] * 4 for name in label])
+    z = mean + np.where(label == 'control', 1, 2)[:, None] * rng.standard_normal((84, 8))
+    wide = pd.DataFrame(z, columns=REGIONS).assign(participant_id=[f's{i}' for i in range(84)])
+    long = wide.melt('participant_id', var_name='region', value_name='z').assign(map='chi', hemisphere='both')
+    with pytest.MonkeyPatch.context() as few:
+        few.setattr(patterns, '_RESAMPLES', 1)
+        few.setattr(patterns, '_PERMUTATIONS', 1)
+        table, _, _ = similarity(long, pd.Series(label, wide['participant_id']), controls=['control'])
+    own = table[table['pattern'] == table['label']].groupby('label')['p'].median()
+    assert own.between(0.35, 0.65).all()
+
+
 def test_labels_that_mean_nothing_are_said_to(people):
     z, labels = people
     patients = labels[labels.isin(['a', 'b'])].index
@@ -109,8 +145,25 @@ def test_a_table_of_patterns(people, tmp_path):
     found = find_patterns(long, str(path), {'normative': (z, {})}, '', notes)
     assert set(found) == {'patterns', 'pattern_means'}
     assert any('without a check' in note for note in notes['patterns'])
-    with pytest.raises(UserError, match='needs three'):
-        compare(z, given.head(2))
+
+
+def test_tables_of_patterns_that_cannot_be_used(people):
+    z, labels = people
+    given = pd.DataFrame({'region': ['SN', 'GP', 'Dentate'], 'first': [6, 8, 0], 'second': [0, 0, 5]})
+    rare = z[(z['region'] != 'GP') | (z['participant_id'] == 'sub-a0')]
+    for scores, table, said in (
+        (z, given.head(2), 'it needs three'),
+        (rare, given, r'only 2 regions \(SN, Dentate\)'),
+        (z, pd.concat([given, given.head(1)]), 'more than one row of SN'),
+        (z, given[['region']].assign(note='text'), 'no column of numbers'),
+        (z, given.assign(second=[0, np.nan, 5]), 'no number for a region of second'),
+        (z, given.assign(region=['x', 'y', 'z']), 'shares only 0 regions'),
+    ):
+        with pytest.raises(UserError, match=said) as raised:
+            compare(scores, table, name='mine.tsv')
+        assert str(raised.value).startswith('mine.tsv')
+    with pytest.raises(UserError, match='both sides together'):
+        similarity(z.assign(hemisphere=np.where(z.index % 7, 'L', 'both')), labels)
 
 
 def test_what_is_missing_is_named(people):
@@ -126,8 +179,16 @@ def test_what_is_missing_is_named(people):
             find_patterns(long, asked, found, '', notes)
 
 
+def test_controls_are_those_of_the_group_column():
+    """A site may be coded as controls are, and labels may be numbers."""
+    long = pd.DataFrame({'group': ['0', '0', '1', '1'], 'site': ['1', '0', '0', '0']})
+    labels = pd.Series([0.0, 0.0, 1.0, np.nan])
+    assert _control_levels(long, labels, '0') == ['0']
+    assert _control_levels(long, labels, '') == []
+
+
 def test_a_shrunk_covariance_can_be_inverted():
     rest = np.random.default_rng(1).standard_normal((4, 8))
-    found = shrunk(rest, np.ones(4), 1)
+    found = shrunk(rest.T @ rest / 3, shrinkage(rest, np.ones(4), 1))
     assert np.linalg.cond(found) < 1e4
     np.testing.assert_allclose(np.diag(found), np.diag(rest.T @ rest / 3), rtol=1e-4)

@@ -78,3 +78,14 @@ def test_young_people_have_no_norm_of_adults():
     assert np.isnan(own.loc['SN', 'z'])
     assert '30 years' in own.loc['SN', 'note']
     assert np.isfinite(own.loc['GP', 'z'])
+
+
+def test_a_spread_is_not_that_of_few_people():
+    long = study(60)
+    control = (long['region'] == 'GP') & (long['group'] == 'control')
+    few = control & (long['participant_id'] != long.loc[control, 'participant_id'].iloc[0])
+    table, _ = published_norms(long[~few], controls='control')
+    own = table[table['region'] == 'GP']
+    assert own['z'].isna().all()
+    assert own['note'].str.contains('fewer than 5 people').all()
+    assert table.loc[table['region'] == 'SN', 'z'].notna().all()

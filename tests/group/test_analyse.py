@@ -39,6 +39,10 @@ def ran(tmp_path_factory):
     return data, out
 
 
+def test_no_table_has_entities():
+    assert not [name for name in FILES.values() if '-' in name]
+
+
 def test_every_table_has_a_dictionary_of_all_its_columns(ran):
     _, out = ran
     for name in (*TABLES.values(), 'group_regions.tsv'):
