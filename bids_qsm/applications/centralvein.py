@@ -56,12 +56,15 @@ def measure(
 
 
 def tidy(table: pd.DataFrame) -> pd.DataFrame:
-    """Tidy rows of one series: share and number of lesions with the sign, number assessed."""
+    """Tidy rows of one series: share and number of lesions with the sign, number assessed.
+
+    The number with the sign is n/a where there are lesions and none was assessed.
+    """
     assessed, found = table['cvs'].isin(['yes', 'no']).sum(), (table['cvs'] == 'yes').sum()
     share = found / assessed if assessed else np.nan
     rows = [
         ('cvs_share', share, 'fraction'),
-        ('cvs_count', float(found), 'count'),
+        ('cvs_count', np.nan if len(table) and not assessed else float(found), 'count'),
         ('cvs_assessed', float(assessed), 'count'),
     ]
     return pd.DataFrame(rows, columns=['map', 'mean', 'units']).assign(region='Brain', hemisphere='both')

@@ -143,7 +143,10 @@ def _inversion(
 
 
 def counts(table: pd.DataFrame) -> pd.DataFrame:
-    """Tidy rows of one series: lesions by class, and the contrast of the rims that are at least probable."""
+    """Tidy rows of one series: lesions by class, and the contrast of the rims that are at least probable.
+
+    Counts are n/a where there are lesions and none could be assessed.
+    """
     done = table[table['reason'].isna()]
     likely = done[done['rim_class'].isin(['definite', 'probable'])]
     reference = table['reference'].iloc[0] if len(table) else np.nan
@@ -154,6 +157,8 @@ def counts(table: pd.DataFrame) -> pd.DataFrame:
         ('rim_contrast', likely['rim_contrast_corrected'].mean(), 'ppm', reference),
     ]
     found = pd.DataFrame(rows, columns=['map', 'mean', 'units', 'reference'])
+    if len(table) and done.empty:
+        found['mean'] = np.nan
     return found.assign(region='Brain', hemisphere='both')
 
 

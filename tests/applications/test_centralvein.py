@@ -56,3 +56,7 @@ def test_without_a_lesion_on_the_grid_tables_are_empty():
     assert table.empty
     assert share.empty
     assert tidy(table)['mean'].fillna(-1).tolist() == [-1, 0, 0]
+
+
+def test_where_all_lesions_are_excluded_no_number_has_the_sign():
+    assert tidy(pd.DataFrame({'cvs': ['excluded'] * 3}))['mean'].fillna(-1).tolist() == [-1, -1, 0]

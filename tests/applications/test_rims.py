@@ -102,6 +102,12 @@ def test_a_cohort_counts_classes(found):
     assert said['tables'][0][1]['definite'].tolist() == [1]
 
 
+def test_lesions_that_were_not_assessed_are_not_counted_as_without_rims(found):
+    lost = found['table'].assign(reason='too small', rim_class=None)
+    assert counts(lost)['mean'].isna().all()
+    assert counts(lost[:0]).set_index('map').loc['rim_lesions', 'mean'] == 0
+
+
 def test_a_figure_takes_only_what_is_there():
     chart = Figure('chart', 'Chart', 'A chart.', draw=str, takes=('nothing',))
     with pytest.raises(ValueError, match='takes nothing'):
