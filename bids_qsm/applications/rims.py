@@ -250,7 +250,7 @@ APPLICATION = Application(
             'with the outline of the mask.',
             draw=plot_rims,
             table='rimdirections',
-            takes=('table', 'chi', 'split', 'grid'),
+            takes=('table', 'chi', 'split', 'affine'),
         ),
     ),
     overview=overview,

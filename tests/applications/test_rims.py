@@ -11,6 +11,7 @@ from bids_qsm.biomarkers.lesions import label_lesions
 from bids_qsm.biomarkers.rim_table import UNSEEN
 from bids_qsm.phantom.rim_box import make_box
 from bids_qsm.phantom.rims import RimLesion
+from bids_qsm.plotting.rim_charts import plot_rims
 
 LESIONS = (
     RimLesion((-8.2, 0.3, 0.1), 4.5, 0.01, 0.06, thickness=1.5),
@@ -87,10 +88,16 @@ def test_the_chart_is_drawn_of_what_is_read_back(found, box, tmp_path):
         found[name].to_csv(tmp_path / 'x.tsv', sep='\t', index=False, na_rep='n/a')
         read[name] = pd.read_csv(tmp_path / 'x.tsv', sep='\t')
     (figure,) = application('rims').figures
-    more = {**read, 'chi': box.chi, 'split': found['split'], 'grid': box.grid}
+    more = {**read, 'chi': box.chi, 'split': found['split'], 'affine': box.affine}
     assert '<svg' in figure.draw(read[figure.table], *(more[name] for name in figure.takes))
     none = read['table'].assign(reason='too small')
-    assert '<svg' in figure.draw(read[figure.table], none, box.chi, found['split'], box.grid)
+    assert '<svg' in figure.draw(read[figure.table], none, box.chi, found['split'], box.affine)
+
+
+def test_left_and_right_of_the_chart_do_not_hang_on_the_order_of_storage(found, box):
+    table, ways, split = found['table'][:1], found['rimdirections'], found['split']
+    drawn = plot_rims(ways, table, box.chi, split, np.eye(4))
+    assert plot_rims(ways, table, box.chi[::-1], split[::-1], np.diag([-1, 1, 1, 1])) == drawn
 
 
 def test_a_cohort_counts_classes(found):
