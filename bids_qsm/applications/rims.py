@@ -10,7 +10,7 @@ from bids_qsm.applications.lesions import number
 from bids_qsm.biomarkers.confluent import place_parts, split_confluent
 from bids_qsm.biomarkers.focal_brain import iron_rich
 from bids_qsm.biomarkers.localisation import Places
-from bids_qsm.biomarkers.rim_response import THICKNESS_MM, field_noise
+from bids_qsm.biomarkers.rim_response import IN_A_HEAD, THICKNESS_MM, field_noise
 from bids_qsm.biomarkers.rim_table import (
     Inversion,
     dictionary,
@@ -116,7 +116,12 @@ def _inversion(
     echo_times: list | None,
 ):
     """How synthetic rims are inverted, and the facts of it."""
-    name, params = inversion or (next(iter(INVERSION)), {})
+    default = (next(iter(INVERSION)), {})
+    name, params = inversion or default
+    source = 'that of the series' if inversion else 'assumed: susceptibility was given'
+    if name in IN_A_HEAD:
+        source = f'stands in for {name}, which cannot be measured on a rim alone'
+        name, params = default
     noise = np.nan if localfield is None else field_noise(localfield, tissue)
     is_known = np.isfinite(noise) and noise > 0
     echo = float(np.sqrt(np.mean(np.square(echo_times)))) if echo_times else ASSUMED['echo_time']
@@ -130,7 +135,7 @@ def _inversion(
         },
         'RimResponseInversion': {
             'value': name,
-            'source': 'that of the series' if inversion else 'assumed: susceptibility was given',
+            'source': source,
         },
         'RimResponseNoise': {
             'value': noise if is_known else ASSUMED['noise'],

@@ -210,7 +210,8 @@ def dictionary():
             ),
             'response': (
                 f'Contrast that a rim of 1 ppm and {THICKNESS_MM:g} mm would show in this lesion: what '
-                'voxels and inversion leave of it, from a synthetic rim in the same directions.',
+                'voxels and inversion leave of it, from a synthetic rim in the same directions. The '
+                'inversion is that in Constants.',
                 None,
             ),
             'rim_contrast_corrected': (

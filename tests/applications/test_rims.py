@@ -6,12 +6,15 @@ import pytest
 
 from bids_qsm.applications import application
 from bids_qsm.applications.contract import Application, Figure, Given, Table
-from bids_qsm.applications.rims import counts, overview
+from bids_qsm.applications.rims import _inversion, counts, overview
+from bids_qsm.biomarkers import rim_profiles, rim_response
 from bids_qsm.biomarkers.lesions import label_lesions
 from bids_qsm.biomarkers.rim_table import UNSEEN
 from bids_qsm.phantom.rim_box import make_box
 from bids_qsm.phantom.rims import RimLesion
 from bids_qsm.plotting.rim_charts import plot_rims
+from bids_qsm.recon.grid import Grid
+from bids_qsm.recon.inversion import INVERSION
 
 LESIONS = (
     RimLesion((-8.2, 0.3, 0.1), 4.5, 0.01, 0.06, thickness=1.5),
@@ -80,6 +83,25 @@ def test_facts_say_what_was_assumed(found):
     assert facts['RimResponseNoise']['value'] == pytest.approx(0.003, rel=0.1)
     assert 'not excluded' in facts['Veins']
     json.dumps(facts, default=float)
+
+
+def test_a_rim_is_seen_through_any_inversion(monkeypatch):
+    # a small box: the response is a little off, and cheap
+    monkeypatch.setattr(rim_response, 'MARGIN_MM', 3.0)
+    grid, tissue = Grid((16, 16, 16)), np.ones((16, 16, 16), bool)
+    ball = ((np.indices(grid.shape) - 7.5) ** 2).sum(0) < 3**2
+    frame, seen = rim_profiles.frame_of(ball, grid.voxel_size), np.ones(64, bool)
+    sources = {}
+    for name in INVERSION:
+        how, facts = _inversion((name, {}), None, tissue, None, None)
+        sources[facts['RimResponseInversion']['value']] = how
+        assert (how.function is INVERSION[name]) == (name not in rim_response.IN_A_HEAD)
+        assert (name in facts['RimResponseInversion']['source']) == (name in rim_response.IN_A_HEAD)
+    assert len(sources) == len(INVERSION) - len(rim_response.IN_A_HEAD)
+    for name, how in sources.items():
+        more = (how.function, how.params, how.noise, how.radians_per_ppm)
+        response = rim_response.rim_response(frame, seen, grid, *more)
+        assert 0.1 < response < 1, name
 
 
 def test_the_chart_is_drawn_of_what_is_read_back(found, box, tmp_path):
