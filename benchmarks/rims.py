@@ -24,7 +24,7 @@ from results import kept
 from scipy import ndimage
 
 from bids_qsm.biomarkers.confluent import split_confluent
-from bids_qsm.biomarkers.focal import tissue_contrast
+from bids_qsm.biomarkers.focal_brain import tissue_contrast
 from bids_qsm.biomarkers.lesions import label_lesions
 from bids_qsm.biomarkers.rim_response import field_noise, rim_response
 from bids_qsm.biomarkers.rims import Rim, measure_rims, surroundings
