@@ -24,9 +24,10 @@ from results import kept
 from scipy import ndimage
 
 from bids_qsm.biomarkers.confluent import split_confluent
-from bids_qsm.biomarkers.focal import tissue_contrast
+from bids_qsm.biomarkers.focal_brain import tissue_contrast
 from bids_qsm.biomarkers.lesions import label_lesions
 from bids_qsm.biomarkers.rim_response import field_noise, rim_response
+from bids_qsm.biomarkers.rim_table import UNSEEN, is_unseen
 from bids_qsm.biomarkers.rims import Rim, measure_rims, surroundings
 from bids_qsm.biomarkers.vesselness import vein_tree, vesselness
 from bids_qsm.phantom.rim_box import make_box, outline
@@ -91,6 +92,11 @@ def score(box, chi, method, seed=0):
             'score': -1.0,
         }
         if isinstance(rim, Rim):
+            more = (box.grid, INVERSION[method], {}, noise, RADIANS_PER_PPM)
+            response = rim_response(rim.frame, rim.seen, *more)
+            if is_unseen(rim, response):
+                rows.append(row | {'reason': UNSEEN})
+                continue
             row |= {
                 'grade': rim.grade,
                 'score': rim.score,
@@ -101,8 +107,7 @@ def score(box, chi, method, seed=0):
             there = true.rim_shares(box.field.shape, box.affine)[rim.box] >= 0.25
             found = rim.probability > 0.5
             row['dice'] = 2 * (there & found).sum() / max(there.sum() + found.sum(), 1)
-            more = (box.grid, INVERSION[method], {}, noise, RADIANS_PER_PPM)
-            row['corrected'] = rim.contrast / rim_response(rim.frame, rim.seen, *more)
+            row['corrected'] = rim.contrast / response
             row['ratio'] = row['corrected'] / (true.rim * true.thickness)
         rows.append(row)
     return pd.DataFrame(rows)

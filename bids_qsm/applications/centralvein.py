@@ -9,6 +9,7 @@ from bids_qsm.applications.contract import Application, Column, Figure, Given, I
 from bids_qsm.applications.lesions import APPLICATION as LESIONS
 from bids_qsm.biomarkers.central_vein import CLASSES, Lines, central_veins
 from bids_qsm.biomarkers.central_vein_table import LESION_COLUMNS, RULE, SHARE_COLUMNS, share_table
+from bids_qsm.cohort.tables import series_columns
 from bids_qsm.derivatives.products import LOOKS
 from bids_qsm.plotting.maps import plot_map
 from bids_qsm.plotting.planes import plot_planes
@@ -56,12 +57,15 @@ def measure(
 
 
 def tidy(table: pd.DataFrame) -> pd.DataFrame:
-    """Tidy rows of one series: share and number of lesions with the sign, number assessed."""
+    """Tidy rows of one series: share and number of lesions with the sign, number assessed.
+
+    The number with the sign is n/a where there are lesions and none was assessed.
+    """
     assessed, found = table['cvs'].isin(['yes', 'no']).sum(), (table['cvs'] == 'yes').sum()
     share = found / assessed if assessed else np.nan
     rows = [
         ('cvs_share', share, 'fraction'),
-        ('cvs_count', float(found), 'count'),
+        ('cvs_count', np.nan if len(table) and not assessed else float(found), 'count'),
         ('cvs_assessed', float(assessed), 'count'),
     ]
     return pd.DataFrame(rows, columns=['map', 'mean', 'units']).assign(region='Brain', hemisphere='both')
@@ -69,24 +73,29 @@ def tidy(table: pd.DataFrame) -> pd.DataFrame:
 
 def overview(rows: pd.DataFrame) -> dict:
     """What the cohort's page says of all lesions."""
-    counts = pd.crosstab(rows['participant_id'], rows['cvs']).reindex(
-        columns=['yes', 'no', 'excluded'], fill_value=0
+    keys, answers = series_columns(rows), ('yes', 'no', 'excluded')
+    counts = pd.DataFrame(
+        [
+            {**dict(zip(keys, key, strict=True)), **{one: int((part['cvs'] == one).sum()) for one in answers}}
+            for key, part in rows.groupby(keys, sort=True, dropna=False)
+        ],
+        columns=[*keys, *answers],
     )
-    counts.columns.name = None
     assessed = counts['yes'] + counts['no']
-    counts['share'] = (counts['yes'] / assessed.where(assessed > 0)).round(3)
-    met = int((counts['share'] >= RULE).sum())
+    share = counts['yes'] / assessed.where(assessed > 0)
+    met = int((share >= RULE).sum())
     return {
         'question': 'In how many lesions does a vein run through the centre?',
         'answers': [
             f'{counts["yes"].sum()} of {assessed.sum()} lesions assessed have the central vein sign; '
-            f'{counts["excluded"].sum()} were excluded. {met} of {(assessed > 0).sum()} participants with a '
-            f'lesion assessed reach {RULE:.0%}. This is no diagnosis.'
+            f'{counts["excluded"].sum()} were excluded. Each session and run of a participant counts by '
+            f'itself: {met} of {(assessed > 0).sum()} with a lesion assessed reach {RULE:.0%}. This is no '
+            'diagnosis.'
         ],
         'tables': [
             (
                 'Central vein sign by participant',
-                counts.reset_index(),
+                counts.assign(share=share.round(3)),
                 'Lesions with and without the sign, those excluded, and the share of those assessed.',
             )
         ],

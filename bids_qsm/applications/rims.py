@@ -10,7 +10,7 @@ from bids_qsm.applications.lesions import number
 from bids_qsm.biomarkers.confluent import place_parts, split_confluent
 from bids_qsm.biomarkers.focal_brain import iron_rich
 from bids_qsm.biomarkers.localisation import Places
-from bids_qsm.biomarkers.rim_response import THICKNESS_MM, field_noise
+from bids_qsm.biomarkers.rim_response import IN_A_HEAD, THICKNESS_MM, field_noise
 from bids_qsm.biomarkers.rim_table import (
     Inversion,
     dictionary,
@@ -116,7 +116,12 @@ def _inversion(
     echo_times: list | None,
 ):
     """How synthetic rims are inverted, and the facts of it."""
-    name, params = inversion or (next(iter(INVERSION)), {})
+    default = (next(iter(INVERSION)), {})
+    name, params = inversion or default
+    source = 'that of the series' if inversion else 'assumed: susceptibility was given'
+    if name in IN_A_HEAD:
+        source = f'stands in for {name}, which cannot be measured on a rim alone'
+        name, params = default
     noise = np.nan if localfield is None else field_noise(localfield, tissue)
     is_known = np.isfinite(noise) and noise > 0
     echo = float(np.sqrt(np.mean(np.square(echo_times)))) if echo_times else ASSUMED['echo_time']
@@ -130,7 +135,7 @@ def _inversion(
         },
         'RimResponseInversion': {
             'value': name,
-            'source': 'that of the series' if inversion else 'assumed: susceptibility was given',
+            'source': source,
         },
         'RimResponseNoise': {
             'value': noise if is_known else ASSUMED['noise'],
@@ -143,7 +148,10 @@ def _inversion(
 
 
 def counts(table: pd.DataFrame) -> pd.DataFrame:
-    """Tidy rows of one series: lesions by class, and the contrast of the rims that are at least probable."""
+    """Tidy rows of one series: lesions by class, and the contrast of the rims that are at least probable.
+
+    Counts are n/a where there are lesions and none could be assessed.
+    """
     done = table[table['reason'].isna()]
     likely = done[done['rim_class'].isin(['definite', 'probable'])]
     reference = table['reference'].iloc[0] if len(table) else np.nan
@@ -154,6 +162,8 @@ def counts(table: pd.DataFrame) -> pd.DataFrame:
         ('rim_contrast', likely['rim_contrast_corrected'].mean(), 'ppm', reference),
     ]
     found = pd.DataFrame(rows, columns=['map', 'mean', 'units', 'reference'])
+    if len(table) and done.empty:
+        found['mean'] = np.nan
     return found.assign(region='Brain', hemisphere='both')
 
 
@@ -245,7 +255,7 @@ APPLICATION = Application(
             'with the outline of the mask.',
             draw=plot_rims,
             table='rimdirections',
-            takes=('table', 'chi', 'split', 'grid'),
+            takes=('table', 'chi', 'split', 'affine'),
         ),
     ),
     overview=overview,

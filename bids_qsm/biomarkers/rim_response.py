@@ -19,6 +19,9 @@ TYPICAL_PPM = 0.05
 MARGIN_MM = 10.0
 """Tissue around the lesion that goes through the inversion with it."""
 SUBVOXELS = 3
+IN_A_HEAD = ('ndi', 'rts', 'medi', 'medi0')
+"""Inversions that keep less of a rim alone than of one in a head, or nothing: they stop by noise, which its
+field lacks, smooth weak sources away, or take edges and fluid from a head."""
 
 
 def rim_response(
@@ -45,7 +48,7 @@ def rim_response(
     grid : Grid
         That of the maps.
     invert : callable
-        An entry of `bids_qsm.recon.inversion.INVERSION`.
+        An entry of `bids_qsm.recon.inversion.INVERSION` that is not one of `IN_A_HEAD`.
     params : dict
         Its parameters.
     noise : float
@@ -74,8 +77,6 @@ def rim_response(
         'noise': np.full(shape, noise, np.float32),
         'grid': Grid(shape, grid.voxel_size, grid.b0_dir),
         'radians_per_ppm': radians_per_ppm,
-        'magnitude': np.ones(shape, np.float32),
-        'r2star': np.full(shape, 20, np.float32),
     }
     found = call(invert, data, dict(params))
     edge = measure_edge(frame, frame.sampled(found, -low), np.ones(N_DIRECTIONS, bool))

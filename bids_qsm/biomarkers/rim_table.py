@@ -89,6 +89,12 @@ def rim_table(
     return table
 
 
+def is_unseen(rim: Rim, response: float):
+    """Whether a lesion shows no rim where even one of `STRONG_PPM` would not show."""
+    usable = np.isfinite(response) and response > 0
+    return rim.grade == 'no' and not (usable and rim.chance.threshold / response <= STRONG_PPM)
+
+
 def _measured(rim: Rim, grid: Grid, inversion: Inversion, with_veins: bool):
     edge, seen = rim.edge, rim.seen
     response = rim_response(
@@ -103,8 +109,7 @@ def _measured(rim: Rim, grid: Grid, inversion: Inversion, with_veins: bool):
     usable = np.isfinite(response) and response > 0
     error = rim.chance.error(seen)
     found = rim.grade != 'no'
-    least = rim.chance.threshold / response if usable else np.inf
-    unseen = not found and least > STRONG_PPM
+    unseen = is_unseen(rim, response)
     return {
         'reason': UNSEEN if unseen else None,
         'chi_core': _short(edge.core),
@@ -115,7 +120,7 @@ def _measured(rim: Rim, grid: Grid, inversion: Inversion, with_veins: bool):
         'response': _short(response),
         'rim_contrast_corrected': _short(rim.contrast / response) if usable and found else np.nan,
         'rim_contrast_corrected_se': _short(error / response) if usable and found else np.nan,
-        'least_rim': _short(least) if usable else np.nan,
+        'least_rim': _short(rim.chance.threshold / response) if usable else np.nan,
         'completeness': round(rim.completeness, 4),
         'n_assessable': int(rim.assessable.sum()),
         'n_positive': int(rim.positive.sum()),
@@ -210,7 +215,8 @@ def dictionary():
             ),
             'response': (
                 f'Contrast that a rim of 1 ppm and {THICKNESS_MM:g} mm would show in this lesion: what '
-                'voxels and inversion leave of it, from a synthetic rim in the same directions.',
+                'voxels and inversion leave of it, from a synthetic rim in the same directions. The '
+                'inversion is that in Constants.',
                 None,
             ),
             'rim_contrast_corrected': (

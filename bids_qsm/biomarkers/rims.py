@@ -250,7 +250,8 @@ def _rim(
     if chance is None:
         return Missed(number, ALONE)
     positive = np.isfinite(edge.contrast) & (np.nan_to_num(edge.contrast) > chance.threshold)
-    passed = frame.share(veined, *rim) > 0
+    crossed = veined & (frame.signed >= rim[0]) & (frame.signed <= rim[1])
+    passed = np.bincount(frame.direction[crossed], minlength=N_DIRECTIONS) > 0
     grade, slices, planes = _grade(frame, edge, positive, steps)
     return Rim(
         number,

@@ -5,8 +5,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bids_qsm.anatomy.transform import spacing_of
+from bids_qsm.plotting.mosaic import CONVENTION, canonical
 from bids_qsm.plotting.region_charts import as_svg
-from bids_qsm.recon.grid import Grid
 
 MOST = 12
 """Most lesions in a chart."""
@@ -31,7 +32,7 @@ def equal_area(ways: np.ndarray):
 
 
 def plot_rims(
-    directions: pd.DataFrame, table: pd.DataFrame, chi: np.ndarray, lesions: np.ndarray, grid: Grid
+    directions: pd.DataFrame, table: pd.DataFrame, chi: np.ndarray, lesions: np.ndarray, affine: np.ndarray
 ) -> str:
     """Draw the lesions of the highest scores: polar map, central slice, and the slice with the outline.
 
@@ -43,7 +44,7 @@ def plot_rims(
         Susceptibility (ppm).
     lesions : ndarray of int
         Numbers of the lesions.
-    grid : Grid
+    affine : ndarray (4, 4)
 
     Returns
     -------
@@ -54,6 +55,9 @@ def plot_rims(
     if shown.empty:
         figure.text(0.5, 0.5, 'No lesion could be assessed.', ha='center')
         return as_svg(figure)
+    figure.supxlabel(f'Slices: {CONVENTION}.', fontsize=7, color='#555555')
+    (chi, turned), lesions = canonical(chi, affine), canonical(lesions, affine)[0]
+    steps = spacing_of(turned)
     axes = figure.subplots(len(shown), 3, width_ratios=(2.1, 1, 1), squeeze=False)
     for (polar, plain, outlined), row in zip(axes, shown.to_dict('records'), strict=True):
         _polar(polar, directions[directions['lesion'] == row['lesion']])
@@ -64,7 +68,7 @@ def plot_rims(
             loc='left',
         )
         for ax, contour in ((plain, False), (outlined, True)):
-            _slice(ax, chi, lesions, int(row['lesion']), grid, row['chi_outside'], contour)
+            _slice(ax, chi, lesions, int(row['lesion']), steps, row['chi_outside'], contour)
     return as_svg(figure)
 
 
@@ -90,10 +94,15 @@ def _polar(ax: Axes, rows: pd.DataFrame):
 
 
 def _slice(
-    ax: Axes, chi: np.ndarray, lesions: np.ndarray, number: int, grid: Grid, level: float, contour: bool
+    ax: Axes,
+    chi: np.ndarray,
+    lesions: np.ndarray,
+    number: int,
+    steps: np.ndarray,
+    level: float,
+    contour: bool,
 ):
-    """The slice through the middle of a lesion across the longest side of the voxel."""
-    steps = np.array(grid.voxel_size)
+    """The slice through the middle of a lesion across the longest side of the voxel, of canonical maps."""
     axis = 2 - int(np.argmax(steps[::-1]))
     middle = np.argwhere(lesions == number).mean(0).round().astype(int)
     half = np.ceil(HALF_MM / steps).astype(int)

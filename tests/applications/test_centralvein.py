@@ -46,6 +46,16 @@ def test_lesions_of_several_masks_have_labels_one_after_another():
     assert said['tables'][0][1]['share'].tolist() == [0.333, 0.333]
 
 
+def test_the_page_of_the_cohort_keeps_sessions_apart():
+    # the first session has 39.98 %, which would be 40 % if rounded first
+    answers = ['yes'] * 3998 + ['no'] * 6002 + ['yes']
+    sessions = ['1'] * 10000 + ['2']
+    rows = pd.DataFrame({'participant_id': 'sub-01', 'session_id': sessions, 'cvs': answers})
+    said = overview(rows)
+    assert said['tables'][0][1]['session_id'].tolist() == ['1', '2']
+    assert '1 of 2 with a lesion assessed' in said['answers'][0]
+
+
 def test_without_a_lesion_on_the_grid_tables_are_empty():
     none = pd.DataFrame({name: [] for name in ('segment', 'x', 'y', 'z', 'diameter_mm')})
     mask = np.ones(SHAPE, bool)
@@ -56,3 +66,7 @@ def test_without_a_lesion_on_the_grid_tables_are_empty():
     assert table.empty
     assert share.empty
     assert tidy(table)['mean'].fillna(-1).tolist() == [-1, 0, 0]
+
+
+def test_where_all_lesions_are_excluded_no_number_has_the_sign():
+    assert tidy(pd.DataFrame({'cvs': ['excluded'] * 3}))['mean'].fillna(-1).tolist() == [-1, -1, 0]

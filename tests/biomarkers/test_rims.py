@@ -7,6 +7,7 @@ from bids_qsm.biomarkers.rim_response import rim_response
 from bids_qsm.biomarkers.rims import HIDDEN, LOST, OUTSIDE, SMALL, Missed, measure_rims, surroundings
 from bids_qsm.phantom.rim_box import make_box
 from bids_qsm.phantom.rims import RimLesion
+from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion import INVERSION
 
 LESIONS = (
@@ -89,6 +90,18 @@ def test_a_vein_at_the_edge_is_left_out(box, chi, around):
     assert lesion.veined.any()
     assert lesion.grade == 'no'
     assert lesion.contrast < 0.02
+
+
+def test_a_direction_without_edge_has_no_vein():
+    # a crescent is seen from outside it: some directions meet no edge
+    shape = (44, 44, 44)
+    x, y, z = np.indices(shape) - 21.5
+    lesion = (x**2 + y**2 + z**2 < 121) & ((x + 7) ** 2 + y**2 + z**2 > 121)
+    chi = (0.004 * np.random.default_rng(0).standard_normal(shape)).astype(np.float32)
+    none, mask, grid = np.zeros(shape, bool), np.ones(shape, bool), Grid(shape)
+    (rim,) = measure_rims(chi, surroundings(chi, mask, lesion.astype(int), grid, veins=none), mask, grid)
+    assert (np.bincount(rim.frame.direction[np.abs(rim.frame.signed) < 2], minlength=64) == 0).any()
+    assert not rim.veined.any()
 
 
 def test_chance_follows_the_noise(box, chi, around, rims):
