@@ -67,9 +67,9 @@ def normative(
     compared with a curve fitted without it. ``sd`` is that of a new participant: the scatter of controls
     about the curve and the error of the curve at that age. Where 5 controls of each sex are known, the
     curves of the sexes are a constant apart; who has no known sex is compared with both. As controls are
-    few, (value - expected) / sd follows the t distribution with ``dof`` degrees of freedom [1]_; z is the normal score of
-    the same probability, so that 1.96 is passed by 2.5 % of healthy participants however many controls there
-    are.
+    few, (value - expected) / sd follows the t distribution with ``dof`` degrees of freedom [1]_; z is the
+    normal score of the same probability, so that 1.96 is passed by 2.5 % of healthy participants however
+    many controls there are.
 
     Parameters
     ----------
