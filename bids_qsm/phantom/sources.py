@@ -86,8 +86,8 @@ class Sources:
 def add_sources(head: Head, relaxivity: Relaxivity, seed: int, *, texture: float = 0.15):
     """Take the susceptibility of a head apart into sources, and make its R2* of their relaxation.
 
-    Diamagnetic susceptibility is that of the tissue (`DIA`), with smooth variation of ``texture``; the rest of
-    the susceptibility is paramagnetic. Fluid, and tissue outside the brain, have no sources.
+    Diamagnetic susceptibility is that of the tissue (`DIA`), with smooth variation of ``texture``; the rest
+    of the susceptibility is paramagnetic. Fluid, and tissue outside the brain, have no sources.
 
     Parameters
     ----------
@@ -114,7 +114,6 @@ def add_sources(head: Head, relaxivity: Relaxivity, seed: int, *, texture: float
     solid = put['brain'] * (1 - put['csf'])
     white = np.minimum(put['white'], solid)
     grey = solid - white
-    amounts = {'white': white, 'grey': grey}
     dia = DIA['white'] * white + DIA['grey'] * grey
     slow = (1 / T2['white']) * white + (1 / T2['grey']) * grey
     for n in head.nuclei:
@@ -125,7 +124,6 @@ def add_sources(head: Head, relaxivity: Relaxivity, seed: int, *, texture: float
         rest = np.maximum(solid[box], 1e-6)
         dia[box] += share * (DIA.get(n.region, 0.010) - dia[box] / rest)
         slow[box] += share * (rate - slow[box] / rest)
-    del amounts
     dia *= np.maximum(1 + texture * smooth(6.0), 0.2)
     chi = put['chi'] * solid
     least = 0.002 * solid

@@ -9,7 +9,7 @@ from scipy import ndimage
 from bids_qsm.recon.noise import DEAD
 
 T1 = 1.0
-"""T1 of all tissue (s): stimulated echoes decay with it between pulses; R2 changes by less than 1 % for .5 to 2 s."""
+"""T1 of all tissue (s): stimulated echoes decay with it between pulses."""
 R2_RANGE = (0.3, 100.0)
 B1_RANGE = (0.5, 1.3)
 SMOOTH_MM = 10.0
@@ -118,10 +118,10 @@ def fit_r2(
 
     .. math:: \min_{S_0, R_2} \sum_n (s_n - S_0 \, e_n(R_2, b))^2
 
-    with the echoes :math:`e_n` of `Train.signal`. The transmit field b varies slowly. Where it is not given,
-    it is that with the least sum of squares over all voxels within some 10 mm, each with its own best R2. With
-    refocusing pulses of 180 degrees b and 2 - b give the same train, and b stands for both. Echoes below the
-    noise floor (3 standard deviations) and all after them are left out.
+    with the echoes :math:`e_n` of `Train.signal`. The transmit field b varies slowly. Where it is not
+    given, it is that with the least sum of squares over all voxels within some 10 mm, each with its own best
+    R2. With refocusing pulses of 180 degrees b and 2 - b give the same train, and b stands for both. Echoes
+    below the noise floor (3 standard deviations) and all after them are left out.
 
     Parameters
     ----------
@@ -192,7 +192,9 @@ def _transmit(
     table = np.ascontiguousarray(tables.table[every])
     fields = tables.fields[every]
     misfit = np.zeros((len(fields), there.size), np.float32)
-    misfit[:, at] = _misfits(part.reshape(-1, part.shape[-1]), at, np.ascontiguousarray(used[few]).ravel(), table)
+    misfit[:, at] = _misfits(
+        part.reshape(-1, part.shape[-1]), at, np.ascontiguousarray(used[few]).ravel(), table
+    )
     sigma = [SMOOTH_MM / 2.355 / (v * s) for v, s in zip(voxel_size, step, strict=True)]
     smooth = [ndimage.gaussian_filter(one.reshape(there.shape), sigma) for one in misfit]
     total = np.stack(smooth)

@@ -1,5 +1,6 @@
 """Relaxivity of the sources, and the zero of susceptibility, from the maps of a person."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -176,7 +177,7 @@ def _take(data: Data, at: np.ndarray):
     return Data(*values, data.chi_noise, data.rate_noise, data.reversible, data.scale)
 
 
-def _covariance(cost, x: np.ndarray, step: float = 0.05):
+def _covariance(cost: Callable[[np.ndarray], float], x: np.ndarray, step: float = 0.05):
     """Inverse of the second derivatives of a cost, by finite differences."""
     n = len(x)
     steps = step * np.eye(n)

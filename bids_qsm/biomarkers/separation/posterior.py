@@ -1,5 +1,6 @@
 """Most probable sources of each voxel, with their uncertainty."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,9 @@ class Separated:
         Their standard deviations.
     fits : ndarray of bool
         Where the two sources of a tissue describe the voxel; not in vessels, bleeds and calcium.
+    para_change, dia_change : ndarray of float32
+        What both sources would change by, were the paramagnetic relaxivity higher by a tenth and the
+        diamagnetic one in proportion.
     calibration : Calibration
     """
 
@@ -36,6 +40,8 @@ class Separated:
     para_sd: np.ndarray
     dia_sd: np.ndarray
     fits: np.ndarray
+    para_change: np.ndarray
+    dia_change: np.ndarray
     calibration: Calibration
 
 
@@ -47,7 +53,7 @@ def separate(
     *,
     chi_noise: float,
     rate_noise: float,
-    voxel_size: tuple[float, float, float],
+    voxel_size: Sequence[float],
     reversible: bool = True,
     scale: float = 1.0,
     calibration: Calibration | None = None,
@@ -77,7 +83,7 @@ def separate(
         See `tissues.zones`.
     chi_noise, rate_noise : float
         Standard deviations of the two maps.
-    voxel_size : tuple of float
+    voxel_size : sequence of float
         (mm).
     scale : float
         Field strength over 3 T.
@@ -110,10 +116,13 @@ def separate(
     fields = [_laid(v, mask) for v in (*system.matrix, *system.right, *weights)]
     amounts = _solve(*fields, mask, iterations)
     para, dia = (np.where(mask, UNIT * a, 0).astype(np.float32) for a in amounts)
-    sd = system.uncertainty(para[mask], dia[mask])
+    moves = system.moves(para[mask], dia[mask])
+    sd = system.uncertainty(moves)
+    tenth = np.log(1.1) * UNIT * moves[0]
     fits = np.zeros(mask.shape, bool)
     fits[mask] = (none < 0.5) & (system.misfit(para[mask], dia[mask]) < 3)
-    return Separated(para, -dia, _laid(sd[0], mask), _laid(sd[1], mask), fits, calibration)
+    para_sd, dia_sd, by_para, by_dia = (_laid(one, mask) for one in (*sd, tenth[0], -tenth[1]))
+    return Separated(para, -dia, para_sd, dia_sd, fits, by_para, by_dia, calibration)
 
 
 def _laid(values: np.ndarray, mask: np.ndarray):
@@ -165,24 +174,25 @@ class _System:
         second = (one.para * para + one.dia * dia - self.rate) / np.sqrt(self.variance)
         return np.maximum(np.abs(first), np.abs(second))
 
-    def uncertainty(self, para: np.ndarray, dia: np.ndarray):
-        """Standard deviations (ppm), shape (2, voxels), with those of relaxivities and zero."""
+    def moves(self, para: np.ndarray, dia: np.ndarray):
+        """Change of both sources (`UNIT`) by log D+, by log D-/D+ and by the zero, shape (3, 2, voxels)."""
         one = self.calibration
         b = UNIT / self.variance
         strong, weak = one.para * para, one.dia * dia
         lead = self.rate - strong - weak
-        # derivatives of the right side less the matrix times the sources, by log D+, log D-/D+ and the zero
-        by_para = b * (one.para * (lead - strong) - one.para * weak), b * (one.dia * (lead - weak - strong))
-        by_ratio = -b * one.para * weak, b * one.dia * (lead - weak)
-        by_shift = -UNIT / self.chi_variance, UNIT / self.chi_variance
+        # derivatives of the right side less the matrix times the sources
+        rights = (
+            (b * one.para * (lead - strong - weak), b * one.dia * (lead - strong - weak)),
+            (-b * one.para * weak, b * one.dia * (lead - weak)),
+            (np.full_like(b, -UNIT / self.chi_variance), np.full_like(b, UNIT / self.chi_variance)),
+        )
         a11, a12, a22 = self.matrix
-        moves = []
-        for first, second in (by_para, by_ratio, by_shift):
-            moves.append(
-                np.stack([a22 * first - a12 * second, a11 * second - a12 * first]) / self.determinant
-            )
-        moved = np.stack(moves)
-        spread = np.einsum('ikv,ij,jkv->kv', moved, one.covariance, moved)
+        solved = [(a22 * first - a12 * second, a11 * second - a12 * first) for first, second in rights]
+        return np.array(solved) / self.determinant
+
+    def uncertainty(self, moves: np.ndarray):
+        """Standard deviations (ppm), shape (2, voxels), with those of relaxivities and zero."""
+        spread = np.einsum('ikv,ij,jkv->kv', moves, self.calibration.covariance, moves)
         return (UNIT * np.sqrt(self.sd**2 + np.maximum(spread, 0))).astype(np.float32)
 
 

@@ -39,7 +39,8 @@ ZONES = {
     'white matter': (0.90, 0.04, 0.01, 0.01, 0.01, 0.03),
     'nuclei': (0.10, 0.05, 0.50, 0.30, 0.02, 0.03),
 }
-"""Expected shares of the tissues, and last of what is none of them (vessels, lesions), by where a voxel is."""
+"""Expected shares of the tissues, and last of what is none of them (vessels, lesions), by where a voxel
+is."""
 
 
 def table(column: int):
