@@ -2,8 +2,8 @@
 
 python benchmarks/separation.py [--seeds 711 712 ...] [--relaxivities 137:1 323:1.24 ...] [--chain]
 
-Maps are those of the head with noise (5 ppb, 1 /s) and a zero that is off by that of fluid; with --chain, those of
-a simulated scan of 5 echoes that went through the default chain (R2* only; R2' with the true R2). Structural
+Maps are those of the head with noise (5 ppb, 1 /s) and a zero that is off by that of fluid; with --chain,
+those of a simulated scan of 5 echoes that went through the default chain, less the true R2. Structural
 similarity (XSIM) of both sources by method: the closed form with 137 /s/ppm, that with the true relaxivities
 and zero, and ours from R2' and from R2* alone.
 """

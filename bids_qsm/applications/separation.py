@@ -169,7 +169,7 @@ APPLICATION = Application(
         Figure('diamagnetic', 'Diamagnetic sources', 'Myelin and calcium: dark where there are many.'),
     ),
     method='Paramagnetic and diamagnetic sources were separated by susceptibility and relaxation '
-    '[@shin2021], as the most probable pair of each voxel given the tissues of the brain, with total variation; '
-    'relaxivities and the zero of susceptibility were estimated from the person.',
+    '[@shin2021], as the most probable pair of each voxel given the tissues of the brain, with total '
+    'variation; relaxivities and the zero of susceptibility were estimated from the person.',
     memory=Need(0.3, volume=40),
 )
