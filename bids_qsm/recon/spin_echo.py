@@ -62,7 +62,7 @@ class Train:
 
         Examples
         --------
-        >>> Train(0.01, 3).signal(np.array(10.0), np.array(1.0)).round(3).tolist()
+        >>> [round(float(v), 3) for v in Train(0.01, 3).signal(np.array(10.0), np.array(1.0))]
         [0.905, 0.819, 0.741]
         """
         r2, b1 = np.broadcast_arrays(np.asarray(r2, float), np.asarray(b1, float))
