@@ -10,6 +10,7 @@ and zero, and ours from R2' and from R2* alone.
 
 import argparse
 import time
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -32,11 +33,17 @@ LESIONS = (
 CHI_NOISE, RATE_NOISE = 0.005, 1.0
 
 
+@lru_cache(maxsize=1)
+def head_of(seed, family):
+    """Head of a person, with a calcification and a microbleed."""
+    return make_head(seed, spacing=1.0, family=family, lesions=LESIONS)
+
+
 def case(seed, family, relaxivity, voxel, chain):
     """Maps that the methods get, and the truth on their grid."""
     para, _, ratio = relaxivity.partition(':')
     kernel = Relaxivity(float(para), float(para) * float(ratio), turned=0.5 * (seed % 2))
-    head = make_head(seed, spacing=1.0, family=family, lesions=LESIONS)
+    head = head_of(seed, family)
     sources = add_sources(head, kernel, seed)
     condition = Condition('separation', (voxel,) * 3)
     shape, affine = condition.protocol.shape, condition.protocol.affine

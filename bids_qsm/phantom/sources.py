@@ -83,7 +83,9 @@ class Sources:
         return found
 
 
-def add_sources(head: Head, relaxivity: Relaxivity, seed: int, *, texture: float = 0.15):
+def add_sources(
+    head: Head, relaxivity: Relaxivity, seed: int, *, texture: float = 0.15, variation: float = 0.15
+):
     """Take the susceptibility of a head apart into sources, and make its R2* of their relaxation.
 
     Diamagnetic susceptibility is that of the tissue (`DIA`), with smooth variation of ``texture``; the rest
@@ -96,7 +98,9 @@ def add_sources(head: Head, relaxivity: Relaxivity, seed: int, *, texture: float
     seed : int
         Of textures and of the directions of fibres.
     texture : float
-        Relative standard deviation of diamagnetic susceptibility.
+        Relative standard deviation of diamagnetic susceptibility within tissue.
+    variation : float
+        That of it and of R2 by tissue, between persons.
     """
     rng = np.random.default_rng([seed, 8])
     volume = head.tissue
@@ -112,17 +116,21 @@ def add_sources(head: Head, relaxivity: Relaxivity, seed: int, *, texture: float
         return grown / grown.std()
 
     solid = put['brain'] * (1 - put['csf'])
+    names = ('white', 'grey', *t.NUCLEI)
+    myelin, rates = (
+        dict(zip(names, 1 + variation * row, strict=True)) for row in rng.standard_normal((2, len(names)))
+    )
     white = np.minimum(put['white'], solid)
     grey = solid - white
-    dia = DIA['white'] * white + DIA['grey'] * grey
-    slow = (1 / T2['white']) * white + (1 / T2['grey']) * grey
+    dia = sum(DIA[name] * myelin[name] * share for name, share in (('white', white), ('grey', grey)))
+    slow = sum(rates[name] / T2[name] * share for name, share in (('white', white), ('grey', grey)))
     for n in head.nuclei:
         first = np.round((n.origin - volume.origin) / volume.spacing).astype(int)
         box = tuple(slice(a, a + m) for a, m in zip(first, n.amount.shape, strict=True))
         share = np.minimum(n.amount, solid[box])
-        rate = 1 / T2.get(n.region, 0.080) + 6.0 * (n.chi - t.NUCLEI[n.region].chi)
+        rate = rates[n.region] / T2.get(n.region, 0.080) + 6.0 * (n.chi - t.NUCLEI[n.region].chi)
         rest = np.maximum(solid[box], 1e-6)
-        dia[box] += share * (DIA.get(n.region, 0.010) - dia[box] / rest)
+        dia[box] += share * (myelin[n.region] * DIA.get(n.region, 0.010) - dia[box] / rest)
         slow[box] += share * (rate - slow[box] / rest)
     dia *= np.maximum(1 + texture * smooth(6.0), 0.2)
     chi = put['chi'] * solid

@@ -7,18 +7,22 @@ import numpy as np
 from scipy import optimize
 
 from bids_qsm.biomarkers.separation.tissues import FLUID, FLUID_CHI, ZONES, table
+from bids_qsm.errors import UserError
 
 RELAXIVITY = (190.0, 0.45)
 """Paramagnetic relaxivity before the scan, at 3 T (1/s/ppm): median, and spread of its logarithm. Published
 values are 114 to 323: Shin et al. (2021), doi:10.1016/j.neuroimage.2021.118371; static dephasing."""
 RATIO = (0.8, 0.6)
 """Diamagnetic over paramagnetic relaxivity: median, and spread of its logarithm."""
-SHIFT = 0.015
+SHIFT = 0.02
 """Spread (ppm) of the susceptibility of tissue without sources in the map's reference."""
 VARIES = 0.12
 """Relative spread of relaxivity between places of a person; an assumption."""
-SAMPLE, WEIGHT = 1500, 50.0
-"""Voxels drawn of each zone, and how many independent ones they count as, as neighbours are alike."""
+SPREADS = 0.5
+"""Spread of the logarithm of a factor on the standard deviations within each tissue but fluid."""
+SAMPLE, WEIGHT = 1500, 5.0
+"""Voxels drawn of each zone, and how many independent ones they count as: people differ from `TISSUES` in
+ways that the model does not know, so that more voxels do not tell more."""
 _BROAD = np.log(1 / 120.0)
 _FREE = 3
 
@@ -60,6 +64,8 @@ class Calibration:
         Susceptibility of tissue without sources in the map (ppm).
     means : ndarray, shape (tissues, 3)
         Paramagnetic and diamagnetic susceptibility (ppm, both positive) and R2 (1/s) of tissues.
+    spreads : ndarray, shape (tissues, 3)
+        Standard deviations of these within tissues.
     covariance : ndarray, shape (3, 3)
         Of the logarithms of ``para`` and of ``dia`` over ``para``, and of ``shift``.
     """
@@ -68,11 +74,12 @@ class Calibration:
     dia: float
     shift: float
     means: np.ndarray
+    spreads: np.ndarray
     covariance: np.ndarray
 
     def densities(self, data: Data, *, less_noise: float = 1.0):
-        """Logarithm of the density of the two values of each voxel by tissue, and in `_BROAD` for none."""
-        para, dia, rate = (table(k)[:, 2] for k in range(3))
+        """Logarithm of the density of each voxel, shape (tissues + 1, voxels); the last is for none."""
+        para, dia, rate = self.spreads.T
         mean = self.means
         noise = data.chi_noise / less_noise, data.rate_noise / less_noise
         v1 = para**2 + dia**2 + noise[0] ** 2
@@ -84,20 +91,23 @@ class Calibration:
         base = np.zeros(len(mean))
         if not data.reversible:
             base, v2 = mean[:, 2], v2 + rate**2
-        a = data.chi[:, None] - (mean[:, 0] - mean[:, 1] + self.shift)
-        b = data.rate[:, None] - (base + self.para * mean[:, 0] + self.dia * mean[:, 1])
+        a = data.chi - (mean[:, 0] - mean[:, 1] + self.shift)[:, None]
+        b = data.rate - (base + self.para * mean[:, 0] + self.dia * mean[:, 1])[:, None]
+        v1, v2, both = (np.asarray(v)[:, None] for v in (v1, v2, both))
         det = v1 * v2 - both**2
-        found = -0.5 * (v2 * a * a - 2 * both * a * b + v1 * b * b) / det - 0.5 * np.log(det)
-        found -= np.log(2 * np.pi)
-        return np.concatenate([found, np.full((len(found), 1), _BROAD)], 1)
+        found = np.empty((len(mean) + 1, len(data.chi)))
+        found[:-1] = (-0.5 * v2 / det) * a * a + (both / det) * a * b - (0.5 * v1 / det) * b * b
+        found[:-1] -= 0.5 * np.log(det) + np.log(2 * np.pi)
+        found[-1] = _BROAD
+        return found
 
     def shares(self, data: Data, zone: np.ndarray, *, less_noise: float = 1.0):
-        """Probability of each tissue, and last of none of them, of each voxel."""
+        """Probability of each tissue, and last of none of them, shape (tissues + 1, voxels)."""
         found = self.densities(data, less_noise=less_noise)
-        found += np.log(np.array([*ZONES.values()]))[zone]
-        found -= found.max(1, keepdims=True)
+        found += np.log(np.array([*ZONES.values()]))[zone].T
+        found -= found.max(0)
         np.exp(found, found)
-        found /= found.sum(1, keepdims=True)
+        found /= found.sum(0)
         return found
 
 
@@ -109,8 +119,8 @@ def calibrate(data: Data, zone: np.ndarray):
     .. math:: \chi = \chi_+ - |\chi_-| + \chi_0 + \epsilon, \quad
               R_2' = D_+ \chi_+ + D_- |\chi_-| + \epsilon'
 
-    The most probable :math:`D_+, D_-, \chi_0` and means of the tissues are found together, given what is
-    known before (`tissues.TISSUES`, `RELAXIVITY`, `RATIO`, `SHIFT`). Iron-rich nuclei, which have few
+    The most probable :math:`D_+, D_-, \chi_0`, means and spreads of the tissues are found together, given
+    what is known before (`tissues.TISSUES`, `RELAXIVITY`, `RATIO`, `SHIFT`). Iron-rich nuclei, which have few
     diamagnetic sources, tell :math:`D_+`; the contrast of white and grey matter tells the rest.
 
     Parameters
@@ -122,24 +132,36 @@ def calibrate(data: Data, zone: np.ndarray):
     Returns
     -------
     Calibration
+
+    Raises
+    ------
+    UserError
+        There are too few voxels.
     """
     rng = np.random.default_rng(0)
-    parts = []
+    drawn, parts, start = [], [], 0
     for number, expected in enumerate(ZONES.values()):
         at = np.flatnonzero(zone == number)
         if len(at) >= 100:
-            at = rng.choice(at, min(SAMPLE, len(at)), replace=False)
-            parts.append((_take(data, at), np.array(expected)))
-    first, uncertain = (np.stack([table(k)[:, n] for k in range(3)], 1) for n in (0, 1))
+            drawn.append(rng.choice(at, min(SAMPLE, len(at)), replace=False))
+            parts.append((slice(start, start + len(drawn[-1])), np.array(expected)[:, None]))
+            start += len(drawn[-1])
+    if not drawn:
+        raise UserError('there are too few voxels with susceptibility and relaxation to separate sources.')
+    sample = _take(data, np.concatenate(drawn))
+    first, uncertain, spreads = (np.stack([table(k)[:, n] for k in range(3)], 1) for n in range(3))
     free = uncertain > 0
     if data.reversible:
         free[:, 2] = False
 
     def unpack(x: np.ndarray, covariance: np.ndarray):
         means = first.copy()
-        means[free] += uncertain[free] * x[_FREE:]
+        means[free] += uncertain[free] * x[_FREE + FLUID :]
+        wide = np.ones((len(means), 1))
+        wide[:FLUID, 0] = np.exp(SPREADS * x[_FREE : _FREE + FLUID])
         para = np.exp(x[0]) * data.scale
-        return Calibration(para, para * np.exp(x[1]), x[2] * SHIFT, np.maximum(means, 1e-4), covariance)
+        means = np.maximum(means, 1e-4)
+        return Calibration(para, para * np.exp(x[1]), x[2] * SHIFT, means, wide * spreads, covariance)
 
     nothing = np.zeros((3, 3))
 
@@ -147,24 +169,25 @@ def calibrate(data: Data, zone: np.ndarray):
         one = unpack(x, nothing)
         before = ((x[0] - np.log(RELAXIVITY[0])) / RELAXIVITY[1]) ** 2
         before += ((x[1] - np.log(RATIO[0])) / RATIO[1]) ** 2 + (x[2:] ** 2).sum()
+        found = one.densities(sample)
+        top = found.max(0)
+        np.exp(np.subtract(found, top, out=found), out=found)
         total = 0.0
         for part, expected in parts:
-            found = one.densities(part)
-            top = found.max(1, keepdims=True)
-            likely, share = np.exp(found - top), expected
+            likely, share = found[:, part], expected
             # the shares of this person, drawn towards the expected ones
-            for _ in range(3):
+            for _ in range(2):
                 weights = likely * share
-                share = 0.8 * (weights / weights.sum(1, keepdims=True)).mean(0) + 0.2 * expected
-            total += (np.log(likely @ share) + top[:, 0]).mean()
+                share = 0.8 * (weights / weights.sum(0)).mean(1, keepdims=True) + 0.2 * expected
+            total += (np.log((likely * share).sum(0)) + top[part]).mean()
         return 0.5 * before - WEIGHT * total
 
-    start = np.zeros(_FREE + int(free.sum()))
-    start[1] = np.log(RATIO[0])
+    begin = np.zeros(_FREE + FLUID + int(free.sum()))
+    begin[1] = np.log(RATIO[0])
     found = []
     for para in (130.0, 280.0):
-        start[0] = np.log(para)
-        found.append(optimize.minimize(cost, start, method='L-BFGS-B', options={'maxiter': 80, 'eps': 1e-4}))
+        begin[0] = np.log(para)
+        found.append(optimize.minimize(cost, begin, method='L-BFGS-B', options={'maxiter': 80, 'eps': 1e-4}))
     best = min(found, key=lambda one: one.fun)
     covariance = _covariance(cost, best.x)[:_FREE, :_FREE]
     covariance[2] *= SHIFT

@@ -8,7 +8,6 @@ from numba import njit, prange
 from scipy import ndimage
 
 from bids_qsm.biomarkers.separation.calibration import VARIES, Calibration, Data, calibrate
-from bids_qsm.biomarkers.separation.tissues import table
 
 UNIT = 0.005
 """Susceptibility (ppm) that the solver counts in."""
@@ -109,8 +108,8 @@ def separate(
 
     even = Data(blurred(chi), blurred(rate), chi_noise, rate_noise, reversible, scale)
     share = calibration.shares(even, zone[mask], less_noise=2.0)
-    none = share[:, -1]
-    share = share[:, :-1] / np.maximum(share[:, :-1].sum(1, keepdims=True), 1e-6)
+    none = share[-1]
+    share = share[:-1] / np.maximum(share[:-1].sum(0), 1e-6)
     system = _System(data, even.rate, share, calibration)
     weights = smoothness / system.sd
     fields = [_laid(v, mask) for v in (*system.matrix, *system.right, *weights)]
@@ -142,16 +141,16 @@ class _System:
         variance = np.float32(data.rate_noise**2)
         reversible = np.maximum(even_rate, 0)
         if not data.reversible:
-            own, spread = calibration.means[:, 2], table(2)[:, 2]
-            base = share @ own
-            variance = variance + share @ (spread**2 + own**2) - base**2
+            own, spread = calibration.means[:, 2], calibration.spreads[:, 2]
+            base = own @ share
+            variance = variance + (spread**2 + own**2) @ share - base**2
             self.rate = self.rate - base
             reversible = np.maximum(even_rate - base, 0)
         self.variance = variance + (VARIES * reversible) ** 2
         self.chi_variance = data.chi_noise**2
-        precision = [1 / table(k)[:, 2] ** 2 for k in (0, 1)]
-        held = [share @ p for p in precision]
-        drawn = [share @ (p * calibration.means[:, k]) for k, p in enumerate(precision)]
+        precision = [1 / calibration.spreads[:, k] ** 2 for k in (0, 1)]
+        held = [p @ share for p in precision]
+        drawn = [(p * calibration.means[:, k]) @ share for k, p in enumerate(precision)]
         a, b = 1 / self.chi_variance, 1 / self.variance
         square = UNIT**2
         self.matrix = (
