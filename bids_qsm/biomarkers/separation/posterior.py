@@ -71,7 +71,8 @@ def separate(
     total variation are ``smoothness`` over the standard deviation of the source without it. It is solved by
     the primal-dual method [1]_.
 
-    The standard deviations are those of the quadratic terms (Laplace), and of relaxivities and zero.
+    The standard deviations are those of the quadratic terms (Laplace), and of relaxivities and zero. Where no
+    tissue explains a voxel (vessel, bleed, calcium), all of its susceptibility is one source of its sign.
 
     Parameters
     ----------
@@ -115,11 +116,15 @@ def separate(
     fields = [_laid(v, mask) for v in (*system.matrix, *system.right, *weights)]
     amounts = _solve(*fields, mask, iterations)
     para, dia = (np.where(mask, UNIT * a, 0).astype(np.float32) for a in amounts)
+    # no tissue: calcium and bleeds are of one kind, and dephase by more or less than tissue does
+    alone = none > 0.5
+    para[mask] = np.where(alone, np.maximum(system.chi, 0), para[mask])
+    dia[mask] = np.where(alone, np.maximum(-system.chi, 0), dia[mask])
     moves = system.moves(para[mask], dia[mask])
     sd = system.uncertainty(moves)
     tenth = np.log(1.1) * UNIT * moves[0]
     fits = np.zeros(mask.shape, bool)
-    fits[mask] = (none < 0.5) & (system.misfit(para[mask], dia[mask]) < 3)
+    fits[mask] = ~alone & (system.misfit(para[mask], dia[mask]) < 3)
     para_sd, dia_sd, by_para, by_dia = (_laid(one, mask) for one in (*sd, tenth[0], -tenth[1]))
     return Separated(para, -dia, para_sd, dia_sd, fits, by_para, by_dia, calibration)
 
