@@ -1,0 +1,217 @@
+"""Relaxivity of the sources, and the zero of susceptibility, from the maps of a person."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import optimize
+
+from bids_qsm.biomarkers.separation.tissues import FLUID, FLUID_CHI, ZONES, table
+from bids_qsm.errors import UserError
+
+RELAXIVITY = (190.0, 0.45)
+"""Paramagnetic relaxivity before the scan, at 3 T (1/s/ppm): median, and spread of its logarithm. Published
+values are 114 to 323: Shin et al. (2021), doi:10.1016/j.neuroimage.2021.118371; static dephasing."""
+RATIO = (0.8, 0.6)
+"""Diamagnetic over paramagnetic relaxivity: median, and spread of its logarithm."""
+SHIFT = 0.02
+"""Spread (ppm) of the susceptibility of tissue without sources in the map's reference."""
+VARIES = 0.12
+"""Relative spread of relaxivity between places of a person; an assumption."""
+SPREADS = 0.5
+"""Spread of the logarithm of a factor on the standard deviations within each tissue but fluid."""
+SAMPLE, WEIGHT = 1500, 5.0
+"""Voxels drawn of each zone, and how many independent ones they count as: people differ from `TISSUES` in
+ways that the model does not know, so that more voxels do not tell more."""
+_BROAD = np.log(1 / 120.0)
+_FREE = 3
+
+
+@dataclass(frozen=True)
+class Data:
+    """Two maps of a voxel, as vectors over the voxels of the mask.
+
+    Attributes
+    ----------
+    chi : ndarray of float32
+        Susceptibility (ppm), any zero.
+    rate : ndarray of float32
+        R2', or R2* where ``reversible`` is False (1/s).
+    chi_noise, rate_noise : float
+        Standard deviations.
+    reversible : bool
+    scale : float
+        Field strength over 3 T.
+    """
+
+    chi: np.ndarray
+    rate: np.ndarray
+    chi_noise: float
+    rate_noise: float
+    reversible: bool = True
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What holds for all voxels of a person.
+
+    Attributes
+    ----------
+    para, dia : float
+        Relaxivities (1/s/ppm).
+    shift : float
+        Susceptibility of tissue without sources in the map (ppm).
+    means : ndarray, shape (tissues, 3)
+        Paramagnetic and diamagnetic susceptibility (ppm, both positive) and R2 (1/s) of tissues.
+    spreads : ndarray, shape (tissues, 3)
+        Standard deviations of these within tissues.
+    covariance : ndarray, shape (3, 3)
+        Of the logarithms of ``para`` and of ``dia`` over ``para``, and of ``shift``.
+    """
+
+    para: float
+    dia: float
+    shift: float
+    means: np.ndarray
+    spreads: np.ndarray
+    covariance: np.ndarray
+
+    def densities(self, data: Data, *, less_noise: float = 1.0):
+        """Logarithm of the density of each voxel, shape (tissues + 1, voxels); the last is for none."""
+        para, dia, rate = self.spreads.T
+        mean = self.means
+        noise = data.chi_noise / less_noise, data.rate_noise / less_noise
+        v1 = para**2 + dia**2 + noise[0] ** 2
+        v2 = (self.para * para) ** 2 + (self.dia * dia) ** 2 + noise[1] ** 2
+        v2 = v2 + (VARIES * self.para * mean[:, 0]) ** 2 + (VARIES * self.dia * mean[:, 1]) ** 2
+        both = self.para * para**2 - self.dia * dia**2
+        v1[FLUID], both[FLUID] = FLUID_CHI**2 + noise[0] ** 2, 0.0
+        v2[FLUID] = noise[1] ** 2 + 0.5**2
+        base = np.zeros(len(mean))
+        if not data.reversible:
+            base, v2 = mean[:, 2], v2 + rate**2
+        a = data.chi - (mean[:, 0] - mean[:, 1] + self.shift)[:, None]
+        b = data.rate - (base + self.para * mean[:, 0] + self.dia * mean[:, 1])[:, None]
+        v1, v2, both = (np.asarray(v)[:, None] for v in (v1, v2, both))
+        det = v1 * v2 - both**2
+        found = np.empty((len(mean) + 1, len(data.chi)))
+        found[:-1] = (-0.5 * v2 / det) * a * a + (both / det) * a * b - (0.5 * v1 / det) * b * b
+        found[:-1] -= 0.5 * np.log(det) + np.log(2 * np.pi)
+        found[-1] = _BROAD
+        return found
+
+    def shares(self, data: Data, zone: np.ndarray, *, less_noise: float = 1.0):
+        """Probability of each tissue, and last of none of them, shape (tissues + 1, voxels)."""
+        found = self.densities(data, less_noise=less_noise)
+        found += np.log(np.array([*ZONES.values()]))[zone].T
+        found -= found.max(0)
+        np.exp(found, found)
+        found /= found.sum(0)
+        return found
+
+
+def calibrate(data: Data, zone: np.ndarray):
+    r"""Estimate the relaxivities and the zero of susceptibility of a person.
+
+    Each voxel belongs to a tissue, whose sources :math:`(\chi_+, |\chi_-|)` are normally distributed, and
+
+    .. math:: \chi = \chi_+ - |\chi_-| + \chi_0 + \epsilon, \quad
+              R_2' = D_+ \chi_+ + D_- |\chi_-| + \epsilon'
+
+    The most probable :math:`D_+, D_-, \chi_0`, means and spreads of the tissues are found together, given
+    what is known before (`tissues.TISSUES`, `RELAXIVITY`, `RATIO`, `SHIFT`). Iron-rich nuclei, which have few
+    diamagnetic sources, tell :math:`D_+`; the contrast of white and grey matter tells the rest.
+
+    Parameters
+    ----------
+    data : Data
+    zone : ndarray of int
+        Index into `tissues.ZONES`, of each voxel.
+
+    Returns
+    -------
+    Calibration
+
+    Raises
+    ------
+    UserError
+        There are too few voxels.
+    """
+    rng = np.random.default_rng(0)
+    drawn, parts, start = [], [], 0
+    for number, expected in enumerate(ZONES.values()):
+        at = np.flatnonzero(zone == number)
+        if len(at) >= 100:
+            drawn.append(rng.choice(at, min(SAMPLE, len(at)), replace=False))
+            parts.append((slice(start, start + len(drawn[-1])), np.array(expected)[:, None]))
+            start += len(drawn[-1])
+    if not drawn:
+        raise UserError('there are too few voxels with susceptibility and relaxation to separate sources.')
+    sample = _take(data, np.concatenate(drawn))
+    first, uncertain, spreads = (np.stack([table(k)[:, n] for k in range(3)], 1) for n in range(3))
+    free = uncertain > 0
+    if data.reversible:
+        free[:, 2] = False
+
+    def unpack(x: np.ndarray, covariance: np.ndarray):
+        means = first.copy()
+        means[free] += uncertain[free] * x[_FREE + FLUID :]
+        wide = np.ones((len(means), 1))
+        wide[:FLUID, 0] = np.exp(SPREADS * x[_FREE : _FREE + FLUID])
+        para = np.exp(x[0]) * data.scale
+        means = np.maximum(means, 1e-4)
+        return Calibration(para, para * np.exp(x[1]), x[2] * SHIFT, means, wide * spreads, covariance)
+
+    nothing = np.zeros((3, 3))
+
+    def cost(x: np.ndarray):
+        one = unpack(x, nothing)
+        before = ((x[0] - np.log(RELAXIVITY[0])) / RELAXIVITY[1]) ** 2
+        before += ((x[1] - np.log(RATIO[0])) / RATIO[1]) ** 2 + (x[2:] ** 2).sum()
+        found = one.densities(sample)
+        top = found.max(0)
+        np.exp(np.subtract(found, top, out=found), out=found)
+        total = 0.0
+        for part, expected in parts:
+            likely, share = found[:, part], expected
+            # the shares of this person, drawn towards the expected ones
+            for _ in range(2):
+                weights = likely * share
+                share = 0.8 * (weights / weights.sum(0)).mean(1, keepdims=True) + 0.2 * expected
+            total += (np.log((likely * share).sum(0)) + top[part]).mean()
+        return 0.5 * before - WEIGHT * total
+
+    begin = np.zeros(_FREE + FLUID + int(free.sum()))
+    begin[1] = np.log(RATIO[0])
+    found = []
+    for para in (130.0, 280.0):
+        begin[0] = np.log(para)
+        found.append(optimize.minimize(cost, begin, method='L-BFGS-B', options={'maxiter': 80, 'eps': 1e-4}))
+    best = min(found, key=lambda one: one.fun)
+    covariance = _covariance(cost, best.x)[:_FREE, :_FREE]
+    covariance[2] *= SHIFT
+    covariance[:, 2] *= SHIFT
+    return unpack(best.x, covariance)
+
+
+def _take(data: Data, at: np.ndarray):
+    values = data.chi[at].astype(float), data.rate[at].astype(float)
+    return Data(*values, data.chi_noise, data.rate_noise, data.reversible, data.scale)
+
+
+def _covariance(cost: Callable[[np.ndarray], float], x: np.ndarray, step: float = 0.05):
+    """Inverse of the second derivatives of a cost, by finite differences."""
+    n = len(x)
+    steps = step * np.eye(n)
+    middle = cost(x)
+    one = np.array([cost(x + d) for d in steps])
+    back = np.array([cost(x - d) for d in steps])
+    bend = np.diag((one + back - 2 * middle) / step**2)
+    for i in range(n):
+        for j in range(i):
+            both = cost(x + steps[i] + steps[j])
+            bend[i, j] = bend[j, i] = (both - one[i] - one[j] + middle) / step**2
+    values, vectors = np.linalg.eigh(bend)
+    # the prior alone has a curvature of at least one
+    return vectors / np.maximum(values, 1.0) @ vectors.T

@@ -1,0 +1,102 @@
+"""Separation of sources on blocks of tissue whose sources and relaxivities are known."""
+
+import numpy as np
+import pytest
+
+from bids_qsm.biomarkers.separation.calibration import Data, calibrate
+from bids_qsm.biomarkers.separation.closed import closed
+from bids_qsm.biomarkers.separation.posterior import separate
+from bids_qsm.biomarkers.separation.tissues import zones
+from bids_qsm.errors import UserError
+
+SHAPE = (24, 24, 16)
+NOISE = {'chi_noise': 0.005, 'rate_noise': 1.0}
+SHIFT = -0.02
+VEIN = (slice(2, 4), slice(20, 22), slice(None))
+
+
+@pytest.fixture(scope='module')
+def tissue():
+    """Paramagnetic and diamagnetic susceptibility, R2, and zones: halves of white and grey matter, nuclei."""
+    rng = np.random.default_rng(5)
+    para, dia, r2 = (np.zeros(SHAPE, np.float32) for _ in range(3))
+    white = np.zeros(SHAPE, bool)
+    white[:, :12] = True
+    para[white], dia[white], r2[white] = 0.010, 0.036, 14.0
+    para[~white], dia[~white], r2[~white] = 0.040, 0.020, 11.5
+    nuclei = np.zeros(SHAPE, bool)
+    for start, iron, myelin in ((1, 0.045, 0.030), (9, 0.09, 0.012), (17, 0.14, 0.012)):
+        box = (slice(start, start + 6), slice(10, 16), slice(4, 12))
+        para[box], dia[box], r2[box], nuclei[box] = iron, myelin, 13.0, True
+    fluid = (slice(None), slice(19, None), slice(0, 5))
+    para[fluid], dia[fluid], r2[fluid] = 0, 0, 0.6
+    for field in (para, dia):
+        field *= 1 + 0.1 * rng.standard_normal(SHAPE)
+    mask = np.ones(SHAPE, bool)
+    mask[0] = False
+    return para, dia, r2, mask, zones(mask, white & ~nuclei, nuclei)
+
+
+def measured(tissue, relaxivity, *, with_r2):
+    """Maps with noise, whose zero is off; one vein of much iron that dephases little."""
+    para, dia, r2, mask, zone = tissue
+    rng = np.random.default_rng(6)
+    chi = para - dia + SHIFT + 0.005 * rng.standard_normal(SHAPE)
+    rate = relaxivity[0] * para + relaxivity[1] * dia + rng.standard_normal(SHAPE) + r2 * with_r2
+    chi[VEIN] += 0.4
+    return chi.astype(np.float32), rate.astype(np.float32), mask, zone
+
+
+@pytest.mark.parametrize(
+    ('relaxivity', 'reversible'), [((120, 120), True), ((300, 260), True), ((160, 130), False)]
+)
+def test_sources_are_found_without_being_told_relaxivities(tissue, relaxivity, reversible):
+    para, dia, *_ = tissue
+    maps = measured(tissue, relaxivity, with_r2=not reversible)
+    found = separate(*maps, **NOISE, voxel_size=(1.5,) * 3, reversible=reversible)
+    fitted = found.calibration
+    assert fitted.para == pytest.approx(relaxivity[0], rel=0.2)
+    assert abs(fitted.shift - SHIFT) < 0.008
+    where = found.fits
+    assert not where[VEIN][1:].any()
+    assert where.sum() > 0.9 * maps[2].sum()
+    assert found.para.min() == 0
+    assert found.dia.max() == 0
+    assert not found.para[~maps[2]].any()
+    naive = closed(maps[0] - np.float32(SHIFT), maps[1], *relaxivity)
+    for one, true, plain, sd in (
+        (found.para, para, naive[0], found.para_sd),
+        (-found.dia, dia, -naive[1], found.dia_sd),
+    ):
+        error = (one - true)[where]
+        if reversible:  # the closed form is told relaxivities and zero
+            assert np.abs(error).mean() < 1.1 * np.abs(plain - true)[where].mean()
+        assert np.abs(error).mean() < 0.006
+        assert (np.abs(error) < sd[where]).mean() > 0.6
+
+
+def test_another_relaxivity_changes_the_sources_as_said(tissue):
+    """The change by a tenth more relaxivity is that of a second separation, where no bound holds."""
+    maps = measured(tissue, (160, 130), with_r2=False)
+    one = separate(*maps, **NOISE, voxel_size=(1.5,) * 3, smoothness=0.0)
+    moved = type(one.calibration)(
+        1.1 * one.calibration.para,
+        1.1 * one.calibration.dia,
+        one.calibration.shift,
+        one.calibration.means,
+        one.calibration.spreads,
+        one.calibration.covariance,
+    )
+    other = separate(*maps, **NOISE, voxel_size=(1.5,) * 3, smoothness=0.0, calibration=moved)
+    inside = one.fits & other.fits & (one.para > 0.02) & (one.dia < -0.01)
+    for before, after, said in (
+        (one.para, other.para, one.para_change),
+        (one.dia, other.dia, one.dia_change),
+    ):
+        assert (after - before)[inside].mean() == pytest.approx(said[inside].mean(), rel=0.25)
+
+
+def test_too_few_voxels_are_refused():
+    few = np.zeros(50, np.float32)
+    with pytest.raises(UserError, match='too few voxels'):
+        calibrate(Data(few, few, 0.005, 1.0), np.zeros(50, np.uint8))
