@@ -76,7 +76,8 @@ def _reference_asked(series: 'Series', options: 'Options') -> str:
 def figure_path(options: 'Options', prefix: str, kind: str) -> Path:
     """Path of the figure ``kind`` of a series or, with the subject's name as ``prefix``, of its anatomy."""
     subject = prefix.partition('_')[0]
-    charts = {figure.name for app in applications() for figure in app.figures if figure.draw}
+    drawn = [figure for app in applications() for figure in app.figures if figure.draw]
+    charts = {figure.name for figure in drawn if not figure.picture}
     extension = 'svg' if kind in SVG or kind in charts or kind.endswith('2anat') else 'png'
     return options.output_dir / subject / 'figures' / f'{prefix}_desc-{kind}_figure.{extension}'
 

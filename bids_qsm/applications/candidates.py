@@ -116,6 +116,7 @@ APPLICATION = Application(
             'Each candidate, its class, and its net dipole moment m with the standard error. Paramagnetic '
             'sources (bleeds) have m above 0, calcium below. ' + CAUTION,
             draw=draw,
+            picture=True,
             takes=('magnitude', 'swi', 'localfield', 'chi', 'affine'),
         ),
     ),

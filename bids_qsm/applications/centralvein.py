@@ -160,6 +160,7 @@ APPLICATION = Application(
             'Axial, coronal and sagittal plane through the centre of each lesion, with its outline; dots are '
             'the courses of veins in the slice.',
             draw=draw,
+            picture=True,
             table='',
             takes=('chi', 'affine', 'centralveinlesions', 'centralvein', 'courses'),
         ),

@@ -241,7 +241,8 @@ class Figure:
     """Map that the labels or mask called like the figure are outlined on, or the first of `BACKGROUNDS` that
     the series has, where it lacks that map; 'boldref' in the scope run."""
     draw: Callable[..., str | bytes] | None = None
-    """Draws a table, as SVG (text) or PNG (bytes)."""
+    """Draws a chart (SVG, as text) or, where it is a ``picture``, PNG (bytes)."""
+    picture: bool = False
     table: str = 'table'
     """Name of the table that ``draw`` gets first; none where it is empty."""
     takes: tuple[str, ...] = ()

@@ -150,7 +150,7 @@ class Measure(SimpleInterface):
                 continue
             if figure.draw is not None:
                 drawn = figure.draw(*self._taken(one, figure, {**given[0], **found}, cwd))
-                content, extension = (drawn.encode(), 'svg') if isinstance(drawn, str) else (drawn, 'png')
+                content, extension = (drawn, 'png') if figure.picture else (drawn.encode(), 'svg')
             else:
                 content, extension = self._picture(one, figure, found, given[0].get('run')), 'png'
             path = cwd / f'{figure.name}.{extension}'
