@@ -107,7 +107,7 @@ def _table(found: Separated, mask: np.ndarray, dseg: np.ndarray, labels: pd.Data
                     'change_per_tenth': float(change[where].mean()) if there else np.nan,
                 }
             )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).round(6)
 
 
 APPLICATION = Application(

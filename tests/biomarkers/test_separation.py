@@ -47,9 +47,7 @@ def measured(tissue, relaxivity, *, with_r2):
     return chi.astype(np.float32), rate.astype(np.float32), mask, zone
 
 
-@pytest.mark.parametrize(
-    ('relaxivity', 'reversible'), [((120, 120), True), ((300, 260), True), ((160, 130), False)]
-)
+@pytest.mark.parametrize(('relaxivity', 'reversible'), [((300, 260), True), ((160, 130), False)])
 def test_sources_are_found_without_being_told_relaxivities(tissue, relaxivity, reversible):
     para, dia, *_ = tissue
     maps = measured(tissue, relaxivity, with_r2=not reversible)
