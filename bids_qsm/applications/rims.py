@@ -5,8 +5,8 @@ import pandas as pd
 from scipy import ndimage
 
 from bids_qsm.anatomy.transform import spacing_of
-from bids_qsm.applications.contract import Application, Figure, Given, Image, Query, Table
-from bids_qsm.applications.lesions import number
+from bids_qsm.applications.contract import Application, Figure, Given, Image, Table
+from bids_qsm.applications.lesions import APPLICATION as LESIONS
 from bids_qsm.biomarkers.confluent import place_parts, split_confluent
 from bids_qsm.biomarkers.focal_brain import iron_rich
 from bids_qsm.biomarkers.localisation import Places
@@ -197,19 +197,7 @@ APPLICATION = Application(
     measure=measure,
     gives=('split', 'rim', 'table', 'rimdirections', 'facts'),
     uses=('veins',),
-    extra=(
-        Query(
-            'lesions',
-            title='lesion mask',
-            suffix=('mask', 'roi', 'dseg'),
-            datatype='',
-            entities=(('label', 'lesion*'),),
-            interpolation='label',
-            prepare=number,
-            many=True,
-            optional=False,
-        ),
-    ),
+    extra=LESIONS.extra,
     images=(
         Image(
             'split',
