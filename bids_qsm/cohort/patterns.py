@@ -126,7 +126,7 @@ def similarity(
             for name, group in zip(groups, member, strict=True)
         ]
     )
-    table = _table(data, groups, n, cosine, np.sqrt(distance), p, support)
+    table = _table(data, groups, n, cosine, np.sqrt(distance), p, support, ~(p < _LEVEL))
     ill = [name not in controls for name in groups]
     right, chance = _by_chance(x, member, ill, np.random.default_rng([seed, 43]))
     patients = int(member[ill].sum())
@@ -143,7 +143,6 @@ def similarity(
 def compare(
     z: pd.DataFrame,
     patterns: pd.DataFrame,
-    labels: pd.Series | None = None,
     *,
     name: str = 'the table of patterns',
     seed: int = 0,
@@ -156,8 +155,6 @@ def compare(
         As of `similarity`.
     patterns : DataFrame
         Column region, and one column of z-scores a pattern.
-    labels : Series, optional
-        Label by participant_id, only to be shown.
     name : str
         Of the table of patterns, for messages.
     seed : int
@@ -171,8 +168,7 @@ def compare(
     """
     given = _given(patterns, name)
     wanted = [r for r in given.index if r in set(z['region'].astype(str))]
-    blank = pd.Series(dtype=object) if labels is None else labels
-    data, notes = _vectors(z, blank, wanted) if wanted else (None, [])
+    data, notes = _vectors(z, pd.Series(dtype=object), wanted) if wanted else (None, [])
     shared = data.regions if data else []
     if data is None or len(shared) < 3:
         listed = f' ({", ".join(shared)})' if shared else ''
@@ -201,10 +197,9 @@ def compare(
     support = np.stack([(first == g).mean(0) for g in range(len(names))])
     # as strong as noise alone would be, or unlike all
     plain = stats.chi2.sf(np.square(data.z).sum(1), data.z.shape[1]) > _LEVEL
-    p = np.where(plain | (cosine < _LIKE), 0.0, np.nan)
-    n = np.full(cosine.shape, np.nan)
-    table = _table(data, names, n, cosine, np.full(cosine.shape, np.nan), p, support)
-    table['p'] = np.nan
+    fits = ~plain & ~(cosine < _LIKE)
+    unknown = np.full(cosine.shape, np.nan)
+    table = _table(data, names, unknown, cosine, unknown, unknown, support, fits)
     means = pd.DataFrame(
         [
             (name, r, v, np.nan)
@@ -312,14 +307,14 @@ def _table(
     distance: np.ndarray,
     p: np.ndarray,
     support: np.ndarray,
+    fits: np.ndarray,
 ):
-    """One row a participant and pattern, the nearest pattern first."""
+    """One row a participant and pattern, the nearest first, which is the choice where it ``fits``."""
     rows = []
     for i, person in enumerate(data.people.to_dict('records')):
         by = distance[:, i] if np.isfinite(distance[:, i]).any() else -cosine[:, i]
         places = np.argsort(by, kind='stable')
         nearest = places[0]
-        fits = not p[nearest, i] < _LEVEL
         for rank, g in enumerate(places, 1):
             rows.append(
                 {
@@ -333,7 +328,7 @@ def _table(
                     'p': p[g, i],
                     'support': support[g, i],
                     'rank': rank,
-                    'choice': names[nearest] if fits else NONE,
+                    'choice': names[nearest] if fits[nearest, i] else NONE,
                     'clear': bool(support[nearest, i] >= _CLEAR),
                 }
             )
