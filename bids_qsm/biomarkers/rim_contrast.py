@@ -137,7 +137,7 @@ def contrast_by_chance(
     # the same places on every machine and in every run
     free = np.random.default_rng(0).permutation(free)
     inner = frame.points[:: max(len(frame.points) // 400, 1)]
-    everywhere = np.ones(N_DIRECTIONS, bool)
+    everywhere, tissue = np.ones(N_DIRECTIONS, bool), np.where(plain, chi, np.nan)
     found = []
     for place in free[: 20 * places]:
         shift = place - frame.centre
@@ -145,7 +145,7 @@ def contrast_by_chance(
         inside = ((at >= 0) & (at < plain.shape)).all(1)
         if inside.mean() < 0.9 or plain[tuple(at[inside].T)].sum() < 0.85 * len(at):
             continue
-        values = frame.sampled(np.where(plain, chi, np.nan), shift)
+        values = frame.sampled(tissue, shift)
         found.append(measure_edge(frame, values, everywhere).contrast)
         if len(found) == places:
             break

@@ -209,14 +209,21 @@ def measure_rims(
     .. [1] Bagnato et al. (2024), Brain. doi:10.1093/brain/awae013
     """
     boxes = ndimage.find_objects(around.lesions, max_label=count or 0)
+    known = np.where(mask, chi, np.nan)
     return [
-        Missed(n, LOST) if box is None else _rim(chi, around, mask, grid, n, box)
+        Missed(n, LOST) if box is None else _rim(chi, known, around, mask, grid, n, box)
         for n, box in enumerate(boxes, 1)
     ]
 
 
 def _rim(
-    chi: np.ndarray, around: Surroundings, mask: np.ndarray, grid: Grid, number: int, box: tuple[slice, ...]
+    chi: np.ndarray,
+    known: np.ndarray,
+    around: Surroundings,
+    mask: np.ndarray,
+    grid: Grid,
+    number: int,
+    box: tuple[slice, ...],
 ):
     steps = np.array(grid.voxel_size)
     margin = np.ceil((OUTER_MM + 1) / steps).astype(int)
@@ -233,7 +240,7 @@ def _rim(
     other = np.where(here, 0, around.lesions[box] > 0) | around.blocked[box]
     start = -np.array([side.start for side in box], float)
     hidden = away & (frame.sampled(other.astype(np.float32), start) > 0.5)
-    values = frame.sampled(np.where(mask, chi, np.nan))
+    values = frame.sampled(known)
     veined = np.zeros(len(values), bool)
     if around.veins is not None:
         passing = _passing(around.veins[box], here, steps)
