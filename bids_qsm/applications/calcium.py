@@ -8,6 +8,7 @@ from scipy import ndimage
 
 from bids_qsm.anatomy.transform import apply_affine, resample, spacing_of
 from bids_qsm.applications.contract import Application, Figure, Given, Image, Query, Table
+from bids_qsm.biomarkers.columns import data_dictionary
 from bids_qsm.biomarkers.ct import (
     FARTHEST_MM,
     FEWEST_SEEN,
@@ -31,7 +32,6 @@ from bids_qsm.biomarkers.ct_foci import (
     measure_foci,
 )
 from bids_qsm.biomarkers.localisation import Places
-from bids_qsm.biomarkers.veins_table import described
 from bids_qsm.recon.registry import Need
 
 QUESTION = 'What does CT say of the candidates?'
@@ -175,7 +175,9 @@ APPLICATION = Application(
     ),
     tables=(
         Table(
-            dictionary=lambda _: described(FOCI) | {'warning': {'Description': 'What is wrong with the CT.'}},
+            dictionary=lambda _: (
+                data_dictionary(FOCI) | {'warning': {'Description': 'What is wrong with the CT.'}}
+            ),
             shown=(
                 *(
                     'candidate',
@@ -196,7 +198,7 @@ APPLICATION = Application(
         Table(
             'pieces',
             title='Calcium in CT',
-            dictionary=lambda _: described(CALCIUM),
+            dictionary=lambda _: data_dictionary(CALCIUM),
             shown=(
                 *('piece', 'candidate', 'physiological', 'x', 'y', 'z', 'nearest_region', 'hemisphere'),
                 *('volume_mm3', 'hu_max'),

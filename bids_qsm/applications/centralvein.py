@@ -5,10 +5,11 @@ import pandas as pd
 from scipy import ndimage
 
 from bids_qsm.anatomy.transform import apply_affine
-from bids_qsm.applications.contract import Application, Column, Figure, Given, Image, Table
+from bids_qsm.applications.contract import Application, Figure, Given, Image, Table
 from bids_qsm.applications.lesions import APPLICATION as LESIONS
 from bids_qsm.biomarkers.central_vein import CLASSES, Lines, central_veins
 from bids_qsm.biomarkers.central_vein_table import LESION_COLUMNS, RULE, SHARE_COLUMNS, share_table
+from bids_qsm.biomarkers.columns import data_dictionary
 from bids_qsm.cohort.tables import series_columns
 from bids_qsm.derivatives.products import LOOKS
 from bids_qsm.plotting.maps import plot_map
@@ -117,10 +118,6 @@ def draw(
     return plot_planes(chi, affine, look=LOOKS['chi'], title='Central veins', **shown)
 
 
-def _columns(described: dict[str, tuple[str, str]]):
-    return tuple(Column(name, about, units) for name, (about, units) in described.items())
-
-
 APPLICATION = Application(
     name='centralvein',
     title='Central vein sign',
@@ -141,7 +138,7 @@ APPLICATION = Application(
     ),
     tables=(
         Table(
-            columns=_columns(LESION_COLUMNS),
+            dictionary=lambda _: data_dictionary(LESION_COLUMNS),
             shown=SHOWN,
             caption='One row a lesion. For research; not a diagnosis.',
             cohort=tidy,
@@ -149,7 +146,7 @@ APPLICATION = Application(
         Table(
             'centralveinshare',
             title='Share of lesions with a central vein',
-            columns=_columns(SHARE_COLUMNS),
+            dictionary=lambda _: data_dictionary(SHARE_COLUMNS),
             caption='One row a lesion mask. The interval is that of the number of lesions assessed.',
         ),
     ),

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from bids_qsm.applications.contract import Application, Column, Figure, Image, Table
+from bids_qsm.applications.contract import Application, Figure, Image, Table
+from bids_qsm.biomarkers.columns import data_dictionary
 from bids_qsm.biomarkers.nigra import LOOKUP, columns, nigra_table
 from bids_qsm.errors import UserError
 from bids_qsm.plotting.nigra_charts import plot_nigra
@@ -104,7 +105,7 @@ APPLICATION = Application(
     ),
     tables=(
         Table(
-            columns=tuple(Column(name, about, units) for name, (about, units) in columns().items()),
+            dictionary=lambda _: data_dictionary(columns()),
             shown=(
                 *('hemisphere', 'sn_mean', 'sn_below', 'lower_mean', 'lower_below', 'lower_below_se'),
                 *('lower_below_per_10ppb', 'n1_contrast', 'n1_contrast_se', 'n1_volume', 'n1_visible'),

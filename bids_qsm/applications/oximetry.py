@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from bids_qsm.applications.contract import Application, Column, Figure, Image, Query, Table
+from bids_qsm.biomarkers.columns import data_dictionary
 from bids_qsm.biomarkers.oximetry import LOW, MODEL_SE, SURROUNDINGS, VeinMeasure, measure_veins
 from bids_qsm.biomarkers.oximetry_pieces import Scan
 from bids_qsm.biomarkers.oximetry_sampling import KSpace
@@ -194,10 +195,7 @@ APPLICATION = Application(
     ),
     tables=(
         Table(
-            dictionary=lambda _: {
-                name: {'Description': text, **({'Units': units} if units else {})}
-                for name, (text, units) in COLUMNS.items()
-            },
+            dictionary=lambda _: data_dictionary(COLUMNS),
             shown=(
                 *('vein', 'name', 'diameter_mm', 'tilt_deg', 'method'),
                 *('delta_chi_ppm', 'Yv', 'Yv_se', 'OEF', 'OEF_se', 'flag'),

@@ -6,6 +6,7 @@ import pandas as pd
 from bids_qsm.applications.contract import Application, Column, Figure, Image, Table
 from bids_qsm.applications.oximetry import CAUTION, fluid_of, reference_fact
 from bids_qsm.biomarkers import qbold
+from bids_qsm.biomarkers.columns import regions_of
 from bids_qsm.biomarkers.oximetry_summary import water_error
 from bids_qsm.biomarkers.oxygen import of_constants_table
 from bids_qsm.recon.grid import Grid
@@ -82,10 +83,7 @@ def measure(
 def _table(oef: np.ndarray, volume: np.ndarray, se: np.ndarray, dseg: np.ndarray, labels: pd.DataFrame):
     """Tidy rows by region: extraction and venous volume."""
     rows = []
-    regions = [('Brain', 'both', oef > 0)]
-    for (name, side), one in labels.groupby(['region', 'hemisphere'], sort=False):
-        regions.append((name, side, (oef > 0) & np.isin(dseg, one['index'])))
-    for name, side, where in regions:
+    for name, side, where in regions_of(oef > 0, dseg, labels):
         base = {'region': name, 'hemisphere': side, 'n_voxels': int(where.sum())}
         for what, data, error in (('OEF_tissue', oef, se), ('venous_volume', volume, None)):
             there = where.any()

@@ -24,7 +24,7 @@ from bids_qsm.plotting.rim_charts import plot_rims
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion import INVERSION
 from bids_qsm.recon.registry import Need
-from bids_qsm.recon.units import ppm_per_radian
+from bids_qsm.recon.units import effective_echo_time, ppm_per_radian
 
 ASSUMED = {'noise': 0.003, 'field_strength': 3.0, 'echo_time': 0.02}
 """Noise of the field (ppm), field strength (T) and effective echo time (s) where the series does not tell."""
@@ -124,7 +124,8 @@ def _inversion(
         name, params = default
     noise = np.nan if localfield is None else field_noise(localfield, tissue)
     is_known = np.isfinite(noise) and noise > 0
-    echo = float(np.sqrt(np.mean(np.square(echo_times)))) if echo_times else ASSUMED['echo_time']
+    noise = noise if is_known else ASSUMED['noise']
+    echo = effective_echo_time(echo_times) if echo_times else ASSUMED['echo_time']
     phase = 1 / ppm_per_radian(field_strength or ASSUMED['field_strength'], echo)
     facts = {
         'RimThickness': {
@@ -138,12 +139,11 @@ def _inversion(
             'source': source,
         },
         'RimResponseNoise': {
-            'value': noise if is_known else ASSUMED['noise'],
+            'value': noise,
             'units': 'ppm',
             'source': 'local field' if is_known else 'assumed',
         },
     }
-    noise = noise if is_known else ASSUMED['noise']
     return Inversion(INVERSION[name], params, noise, phase), facts
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from bids_qsm.applications.contract import Application, Column, Figure, Image, Query, Table
+from bids_qsm.biomarkers.columns import regions_of
 from bids_qsm.biomarkers.separation.calibration import RELAXIVITY
 from bids_qsm.biomarkers.separation.posterior import Separated, separate
 from bids_qsm.biomarkers.separation.tissues import zones
@@ -80,15 +81,12 @@ def _fact(value: float, sd: float, units: str, source: str):
 
 def _table(found: Separated, mask: np.ndarray, dseg: np.ndarray, labels: pd.DataFrame):
     """Tidy rows by region. The error of a voxel is not averaged away, as that of relaxivity is shared."""
-    regions = [('Brain', 'both', mask)]
-    for (name, side), part in labels.groupby(['region', 'hemisphere'], sort=False):
-        regions.append((name, side, mask & np.isin(dseg, part['index'])))
     sources = {
         'chi_para': (found.para, found.para_sd, found.para_change),
         'chi_dia': (found.dia, found.dia_sd, found.dia_change),
     }
     rows = []
-    for name, side, region in regions:
+    for name, side, region in regions_of(mask, dseg, labels):
         where = region & found.fits
         for what, (data, error, change) in sources.items():
             there = where.any()

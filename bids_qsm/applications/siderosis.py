@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 
 from bids_qsm.applications.contract import Application, Figure, Image, Table
+from bids_qsm.biomarkers.columns import data_dictionary
 from bids_qsm.biomarkers.siderosis import COLUMNS, NEAR_EDGE_MM, find_sheets, pattern
-from bids_qsm.biomarkers.veins_table import described
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.registry import Need
 
@@ -98,14 +98,14 @@ APPLICATION = Application(
     ),
     tables=(
         Table(
-            dictionary=lambda _: described(SUMMARY),
+            dictionary=lambda _: data_dictionary(SUMMARY),
             caption='Found by the computer and not confirmed: places to look at, not a diagnosis.',
             cohort=counts,
         ),
         Table(
             'sheetlist',
             title='Sheets of siderosis',
-            dictionary=lambda _: described(COLUMNS),
+            dictionary=lambda _: data_dictionary(COLUMNS),
             shown=(
                 *('piece', 'sulcus', 'certainty', 'side', 'lobe', 'x', 'y', 'z', 'area_mm2'),
                 *('contrast_ppm', 'R2star_contrast', 'sheetness'),

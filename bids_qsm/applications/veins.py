@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from bids_qsm.applications.contract import Application, Column, Figure, Image, Table
+from bids_qsm.biomarkers.columns import data_dictionary
 from bids_qsm.biomarkers.focal_brain import tissue_contrast
 from bids_qsm.biomarkers.veins import find_veins
 from bids_qsm.biomarkers.veins_join import with_sinuses
@@ -13,7 +14,6 @@ from bids_qsm.biomarkers.veins_table import (
     MAPS,
     SEGMENT_COLUMNS,
     density_table,
-    described,
     line_table,
     segment_table,
 )
@@ -144,7 +144,7 @@ APPLICATION = Application(
     tables=(
         Table(
             entities=VEIN,
-            dictionary=lambda _: described(SEGMENT_COLUMNS),
+            dictionary=lambda _: data_dictionary(SEGMENT_COLUMNS),
             shown=(
                 'segment',
                 'label',
@@ -162,7 +162,7 @@ APPLICATION = Application(
         Table(
             'veinlines',
             title='Centrelines of veins',
-            dictionary=lambda _: described(LINE_COLUMNS),
+            dictionary=lambda _: data_dictionary(LINE_COLUMNS),
             shown=('segment', 'x', 'y', 'z', 'diameter_mm', 'tilt_deg'),
             caption='One row a point, about half a voxel apart.',
         ),

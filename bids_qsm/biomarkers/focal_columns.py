@@ -1,5 +1,6 @@
 """Columns of the table of candidates."""
 
+from bids_qsm.biomarkers.columns import data_dictionary
 from bids_qsm.biomarkers.focal_evidence import EVIDENCE
 from bids_qsm.biomarkers.localisation import described
 
@@ -104,7 +105,4 @@ def dictionary():
         ),
         'reference': ('Region whose susceptibility is zero.', None),
     }
-    return {
-        name: {'Description': text, **({'Units': units} if units else {})}
-        for name, (text, units) in columns.items()
-    }
+    return data_dictionary(columns)

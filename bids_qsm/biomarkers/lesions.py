@@ -8,6 +8,7 @@ import pandas as pd
 from scipy import ndimage
 
 from bids_qsm.anatomy.transform import apply_affine, spacing_of, transform_points
+from bids_qsm.biomarkers.columns import data_dictionary
 from bids_qsm.biomarkers.localisation import Places, described
 
 SHELL_MM, REACH_MM, LIMIT = 3.0, 20.0, 2.0
@@ -341,7 +342,4 @@ def dictionary():
         ),
         'reference': ('Region whose susceptibility is zero.', None),
     }
-    return {
-        name: {'Description': text, **({'Units': units} if units else {})}
-        for name, (text, units) in columns.items()
-    }
+    return data_dictionary(columns)

@@ -1,5 +1,7 @@
 """Columns of the table of regions, and what each holds."""
 
+from bids_qsm.biomarkers.columns import data_dictionary
+
 BORDER_MM = {'own': 0.25, 'prior': 0.8}
 """Standard deviation (mm) of the border of a nucleus that was segmented in the person, and of one that kept
 the outline of the atlas. Judgements: the first is a quarter of a usual voxel, the second what registration of
@@ -136,7 +138,4 @@ def dictionary(atlas: str = ''):
             None,
         ),
     }
-    return {
-        column: {'Description': text, **({'Units': units} if units else {})}
-        for column, (text, units) in described.items()
-    }
+    return data_dictionary(described)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from bids_qsm.anatomy.transform import apply_affine, spacing_of
+from bids_qsm.biomarkers.columns import data_dictionary
 from bids_qsm.biomarkers.localisation import Places, described
 from bids_qsm.biomarkers.rim_contrast import OUT_MM, RIM_MM, SPREADS
 from bids_qsm.biomarkers.rim_profiles import N_DIRECTIONS, directions
@@ -163,7 +164,7 @@ def direction_table(rims: Sequence[Rim | Missed], affine: np.ndarray) -> pd.Data
 
 def direction_dictionary():
     """Describe every column of `direction_table`, as a BIDS data dictionary."""
-    return _described(
+    return data_dictionary(
         {
             'lesion': ('Number of the lesion.', None),
             'direction': (f'Number of the direction, 1 to {N_DIRECTIONS}.', None),
@@ -182,7 +183,7 @@ def direction_dictionary():
 def dictionary():
     """Describe every column of `rim_table`, as a BIDS data dictionary."""
     grades = ', '.join(f'{name} from {least:.2f}' for name, least in CLASSES)
-    return _described(
+    return data_dictionary(
         {
             'source': ('Lesion mask that the row is from.', None),
             'lesion': ('Number of the lesion in the image of split lesions.', None),
@@ -252,10 +253,3 @@ def dictionary():
             'reference': ('Region whose susceptibility is zero.', None),
         }
     )
-
-
-def _described(columns: Mapping[str, tuple[str, str | None]]):
-    return {
-        name: {'Description': text, **({'Units': units} if units else {})}
-        for name, (text, units) in columns.items()
-    }

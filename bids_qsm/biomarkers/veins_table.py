@@ -202,11 +202,3 @@ def _lengths(veins: Veins, shape: tuple[int, ...]):
         who.append(np.full(len(one.voxels) - 1, one.number))
         run.append(np.linalg.norm(np.diff(one.points, axis=0), axis=1))
     return np.concatenate(at), np.concatenate(who), np.concatenate(run)
-
-
-def described(columns: dict):
-    """BIDS data dictionary of `SEGMENT_COLUMNS` or `LINE_COLUMNS`."""
-    return {
-        name: {'Description': text, **({'Units': units} if units else {})}
-        for name, (text, units) in columns.items()
-    }

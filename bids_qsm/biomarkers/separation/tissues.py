@@ -30,8 +30,7 @@ TISSUES = {
 }
 """Means: Min et al. (2024), NMR Biomed, doi:10.1002/nbm.5226 (106 adults), and Ridani et al. (2026), MRM,
 doi:10.1002/mrm.70468. Spreads are our assumptions, wide enough for methods and phantoms to differ."""
-NAMES = tuple(TISSUES)
-FLUID = NAMES.index('fluid')
+FLUID = [*TISSUES].index('fluid')
 FLUID_CHI = 0.020
 """Spread of the susceptibility of fluid about that of tissue water (ppm): it has no sources."""
 ZONES = {
