@@ -1,0 +1,104 @@
+"""Susceptibility from several head positions by least squares (COSMOS)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bids_qsm.recon.conjugate import conjugate_gradient
+from bids_qsm.recon.fourier import Box, convolve
+from bids_qsm.recon.grid import Grid
+from bids_qsm.recon.orientations.conditioning import GOOD
+from bids_qsm.recon.orientations.operators import Scalar
+
+PADDING = 40.0
+"""Zeros (mm) around the brain, between the two ends of the circular convolution."""
+
+
+def cosmos(
+    fields: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray],
+    noises: Sequence[np.ndarray],
+    directions: Sequence[Sequence[float]] | np.ndarray,
+    grid: Grid,
+    *,
+    limit: float = GOOD,
+    tolerance: float = 1e-3,
+    max_iterations: int = 60,
+):
+    r"""Invert the dipole model of several head positions together (COSMOS) [1]_.
+
+    .. math:: \min_\chi \sum_i \|W_i (D_i \chi - f_i)\|^2
+              + N \|\sqrt{\max(l^2 - \bar{D}^2, 0)}\, \hat\chi\|^2
+
+    W is the median noise over the noise of a voxel, at most 1, and 0 outside the mask of the position.
+    :math:`\bar{D}^2(k)` is the mean over the N positions of the squared dipole kernel. Only spatial
+    frequencies whose root mean square lies below the ``limit`` l are drawn to zero; there are none where the
+    conditioning is good, but for the mean. Sources lie where any position has a field.
+
+    Parameters
+    ----------
+    fields, masks, noises
+        Local field (ppm), where it is known (bool) and its standard deviation (ppm), of each position, on one
+        grid.
+    directions : (N, 3)
+        Unit vectors of B0 along the voxel axes of the grid.
+    grid : Grid
+        Of the reference position.
+    limit : float
+        Root mean square of the kernel below which a spatial frequency is regularised.
+    tolerance : float
+        Of conjugate gradients, see `conjugate_gradient`.
+
+    Returns
+    -------
+    chi : ndarray of float32
+        Susceptibility (ppm), 0 outside the union of the masks, with mean 0 inside.
+    sd : ndarray of float32
+        Its standard deviation (ppm) from the noise of the fields: that of white noise of the local level.
+
+    Raises
+    ------
+    ValueError
+        The positions are not one for each field.
+
+    References
+    ----------
+    .. [1] Liu et al. (2009), MRM 61:196. doi:10.1002/mrm.21828
+    """
+    h = np.asarray(directions, float)
+    if not len(h) == len(fields) == len(masks) == len(noises):
+        raise ValueError(f'{len(h)} directions for {len(fields)} fields')
+    union = np.any(masks, axis=0)
+    box = Box.around(union, grid, padding=PADDING)
+    operator = Scalar.of(box, grid, h)
+    level = float(np.median(np.concatenate([n[m] for n, m in zip(noises, masks, strict=True)])))
+    weights = [box.crop(weight(noise, mask, level) ** 2) for noise, mask in zip(noises, masks, strict=True)]
+    inside = box.crop(union)
+    energy = sum(kernel**2 for kernel in operator.kernels)
+    penalty = np.maximum(np.float32(len(h) * limit**2) - energy, 0)
+    inverse = 1 / (energy + penalty)
+
+    def apply(x: np.ndarray):
+        pairs = zip(weights, operator.forward(x), strict=True)
+        return inside * (operator.adjoint([w * one for w, one in pairs]) + convolve(x, penalty))
+
+    def precondition(r: np.ndarray):
+        return inside * convolve(r, inverse)
+
+    data = [w * box.crop(one.astype(np.float32)) for w, one in zip(weights, fields, strict=True)]
+    right = inside * operator.adjoint(data)
+    x = conjugate_gradient(
+        apply, right, tolerance=tolerance, max_iterations=max_iterations, precondition=precondition
+    )
+    chi = box.uncrop(x)
+    chi[union] -= chi[union].mean()
+    gain = np.sqrt(np.mean(energy * inverse**2))
+    known = sum(box.uncrop(w) for w in weights)
+    sd = np.zeros_like(chi)
+    sd[union] = gain * level * np.sqrt(len(h) / np.maximum(known[union], 1e-3))
+    return chi, sd
+
+
+def weight(noise: np.ndarray, mask: np.ndarray, level: float):
+    """Weight of each voxel: ``level`` over its ``noise``, at most 1; 0 outside the mask."""
+    return np.where(mask, np.minimum(level / np.maximum(noise, 1e-9), 1), 0).astype(np.float32)

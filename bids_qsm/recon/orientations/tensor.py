@@ -1,0 +1,130 @@
+"""The susceptibility tensor from many head positions, and what it says of fibres."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bids_qsm.recon.conjugate import conjugate_gradient
+from bids_qsm.recon.fourier import Box
+from bids_qsm.recon.grid import Grid
+from bids_qsm.recon.orientations.cosmos import PADDING, weight
+from bids_qsm.recon.orientations.operators import COMPONENTS, Tensor
+
+ANISOTROPY = 0.02
+"""Standard deviation (ppm) of anisotropic components of white matter, before anything was measured."""
+_DIAGONAL = np.array([a == b for a, b in COMPONENTS])
+_TWICE = np.where(_DIAGONAL, 1, 2).astype(np.float32)[:, None, None, None]
+
+
+def tensor(
+    fields: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray],
+    noises: Sequence[np.ndarray],
+    directions: Sequence[Sequence[float]] | np.ndarray,
+    white: np.ndarray,
+    grid: Grid,
+    *,
+    spread: float = ANISOTROPY,
+    tolerance: float = 1e-3,
+    max_iterations: int = 60,
+):
+    r"""Find the susceptibility tensor, isotropic outside white matter [1]_ [2]_.
+
+    .. math:: X = \chi I + A, \quad \min \sum_i \|W_i (F_i X - f_i)\|^2 + (\sigma / s)^2 \|A\|_F^2
+
+    A is zero outside ``white``; :math:`\sigma` is the noise of the field and s the ``spread``. Conjugate
+    gradients of seven volumes, which are :math:`\chi` and the six components of A.
+
+    Parameters
+    ----------
+    fields, masks, noises, directions
+        As of `cosmos`.
+    white : ndarray of bool
+        Where susceptibility may be anisotropic.
+    grid : Grid
+    spread : float
+        Standard deviation (ppm) of anisotropic components that is expected.
+
+    Returns
+    -------
+    ndarray of float32, (6, x, y, z)
+        Components in the order of COMPONENTS (ppm), along the voxel axes; the mean of diagonal components
+        over the masks is 0.
+
+    References
+    ----------
+    .. [1] Liu (2010), MRM 63:1471. doi:10.1002/mrm.22482
+    .. [2] Li & van Zijl (2014), MRM 72:610. doi:10.1002/mrm.25322
+    """
+    union = np.any(masks, axis=0)
+    box = Box.around(union, grid, padding=PADDING)
+    operator = Tensor.of(box, grid, np.asarray(directions, float))
+    level = float(np.median(np.concatenate([n[m] for n, m in zip(noises, masks, strict=True)])))
+    weights = [box.crop(weight(noise, mask, level)) ** 2 for noise, mask in zip(noises, masks, strict=True)]
+    inside, fibres = box.crop(union), box.crop(white & union)
+    strength = np.float32((level / spread) ** 2)
+
+    def expand(x: np.ndarray):
+        parts = x.reshape(7, *box.shape)
+        components = parts[1:] * fibres
+        components[_DIAGONAL] += parts[0] * inside
+        return components
+
+    def gather(components: np.ndarray):
+        mean = components[_DIAGONAL].sum(0) * inside
+        return np.concatenate([mean[None], components * fibres]).reshape(-1, *box.shape[1:])
+
+    def apply(x: np.ndarray):
+        pairs = zip(weights, operator.forward(expand(x)), strict=True)
+        out = gather(operator.adjoint(w * one for w, one in pairs)).reshape(7, *box.shape)
+        out[1:] += strength * _TWICE * fibres * x.reshape(7, *box.shape)[1:]
+        return out.reshape(-1, *box.shape[1:])
+
+    data = (w * box.crop(one.astype(np.float32)) for w, one in zip(weights, fields, strict=True))
+    right = gather(operator.adjoint(data))
+    x = conjugate_gradient(apply, right, tolerance=tolerance, max_iterations=max_iterations)
+    found = np.stack([box.uncrop(one) for one in expand(x)])
+    level_of_chi = found[_DIAGONAL][:, union].mean()
+    found[_DIAGONAL] -= level_of_chi * union
+    return found
+
+
+def turned(components: np.ndarray, rotation: np.ndarray):
+    """Components (6, ...) of the tensor in axes that ``rotation`` (3, 3) takes the present ones to: R X R^T."""
+    full = rotation @ matrices(components) @ np.asarray(rotation).T
+    return np.stack([full[..., a, b] for a, b in COMPONENTS]).astype(np.float32)
+
+
+def matrices(components: np.ndarray):
+    """Symmetric matrices (..., 3, 3) of six components (6, ...)."""
+    full = np.empty((*components.shape[1:], 3, 3), np.float32)
+    for one, (a, b) in zip(components, COMPONENTS, strict=True):
+        full[..., a, b] = full[..., b, a] = one
+    return full
+
+
+def invariants(components: np.ndarray):
+    r"""Mean susceptibility, anisotropy and principal direction of a tensor [1]_.
+
+    .. math:: \mathrm{MMS} = (\chi_1 + \chi_2 + \chi_3) / 3, \quad
+              \mathrm{MSA} = \chi_1 - (\chi_2 + \chi_3) / 2, \quad \chi_1 \ge \chi_2 \ge \chi_3
+
+    Parameters
+    ----------
+    components : (6, ...)
+        In ppm.
+
+    Returns
+    -------
+    mean, anisotropy : ndarray of float32
+        In ppm.
+    direction : ndarray of float32, (..., 3)
+        Unit vector of the largest eigenvalue; its sign means nothing.
+
+    References
+    ----------
+    .. [1] Liu et al. (2012), NeuroImage 59:1290. doi:10.1016/j.neuroimage.2011.07.096
+    """
+    values, vectors = np.linalg.eigh(matrices(components))
+    anisotropy = values[..., 2] - (values[..., 0] + values[..., 1]) / 2
+    return values.mean(-1), anisotropy, vectors[..., 2]
