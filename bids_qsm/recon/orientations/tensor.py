@@ -90,7 +90,7 @@ def tensor(
 
 
 def turned(components: np.ndarray, rotation: np.ndarray):
-    """Components (6, ...) of the tensor in axes that ``rotation`` (3, 3) takes the present ones to: R X R^T."""
+    """Components (6, ...) of R X R^T: the tensor in axes turned by ``rotation`` (3, 3)."""
     full = rotation @ matrices(components) @ np.asarray(rotation).T
     return np.stack([full[..., a, b] for a, b in COMPONENTS]).astype(np.float32)
 
