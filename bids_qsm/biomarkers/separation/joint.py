@@ -17,7 +17,7 @@ from bids_qsm.recon.noise import noise_level
 BOUND_PENALTY = 0.1
 """Penalty of the splitting of bounds and relaxation: it changes the speed, not the result."""
 OUTLIER = 3.0
-"""Standard deviations of relaxation from which a voxel is thought to hold other than two sources of tissue."""
+"""Standard deviations of relaxation from which a voxel holds other than the two sources of tissue."""
 LEAST_NOISE = 2e-4
 """Least noise of a field (ppm): errors of background removal are smooth and do not show in its detail."""
 
@@ -149,7 +149,8 @@ def solve(
     model, target = one.field.copy(), one.field.copy()
     slack = np.zeros_like(model)
     total, between = np.float32(2 * DATA_PENALTY), np.float32(DATA_PENALTY)
-    for n in range(max_iterations):
+    previous = np.zeros_like(model)
+    for _ in range(max_iterations):
         _gather(pulls, copies, dual, penalty, bound)
         both, apart_of = rfft(pulls[0] + pulls[1]), rfft(pulls[0] - pulls[1])
         apart_of += (2 * between) * one.dipole * rfft(target)
@@ -159,7 +160,7 @@ def solve(
         x, y = irfft(apart_of, shape), irfft(both, shape)
         match(field, one.field, one.weight, model, slack)
         target = field
-        moved, norm = change(x, previous) if n else (1.0, 1.0)
+        moved, norm = change(x, previous)
         previous = x
         sources = np.stack([(y + x) / 2, (y - x) / 2])
         _bound(sources, copies, dual, one.rate, one.rate_weight, one.first, one.second, bound)

@@ -18,6 +18,7 @@ from bids_qsm.biomarkers.separation.medi import medi
 from bids_qsm.biomarkers.separation.posterior import separate
 from bids_qsm.biomarkers.separation.r2starqsm import r2starqsm
 from bids_qsm.biomarkers.separation.sources import consistent
+from bids_qsm.biomarkers.separation.tissues import FLUID, ZONES, table
 from bids_qsm.biomarkers.separation.wavesep import wavesep
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.registry import Need, method
@@ -25,8 +26,9 @@ from bids_qsm.recon.registry import Need, method
 
 @method(
     memory=Need(0.3, volume=40),
-    prose='as the most probable pair of each voxel given the tissues of the brain, with total variation; '
-    'relaxivities and the zero of susceptibility were estimated from the person [@shin2021]',
+    prose='the equations of susceptibility and relaxation [@shin2021], as the most probable pair of each '
+    'voxel given the tissues of the brain, with total variation; relaxivities and the zero of susceptibility '
+    'were estimated from the person',
 )
 def posterior(
     chi: np.ndarray,
@@ -53,7 +55,9 @@ def posterior(
     )
 
 
-@method(memory=Need(volume=14), prose='the two equations of each voxel [@shin2021]')
+@method(
+    memory=Need(volume=14), prose='the equations of susceptibility and relaxation of each voxel [@shin2021]'
+)
 def closed_form(
     chi: np.ndarray,
     r2prime: np.ndarray,
@@ -77,6 +81,14 @@ def closed_form(
     kernel = relaxivity * scale, relaxivity * scale * ratio
     para, dia = closed(chi, r2prime, *kernel, chi_noise=chi_noise, rate_noise=rate_noise)
     return consistent(para, dia, r2prime, mask, kernel, rate_noise)
+
+
+def assumed_r2(zone: np.ndarray):
+    """R2 (1/s, at 3 T) where none was measured: the mean of the tissues that are expected in a zone."""
+    rates = table(2)[:, 0]
+    shares = np.array([*ZONES.values()])[:, : len(rates)]
+    shares[:, FLUID] = 0
+    return ((shares @ rates) / shares.sum(1)).astype(np.float32)[zone]
 
 
 SEPARATION = {

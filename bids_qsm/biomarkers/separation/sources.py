@@ -51,9 +51,7 @@ def consistent(
     modelled = first * para - second * dia
     moved = closed(para + dia, modelled, 1.1 * first, 1.1 * second)
     fits = mask & (np.abs(modelled - rate) < FITS_WITHIN * rate_noise)
-    changes = (np.where(mask, after - before, 0) for after, before in zip(moved, (para, dia), strict=True))
-    return Sources(*_masked(mask, para, dia), fits, *(c.astype(np.float32) for c in changes), relaxivity)
-
-
-def _masked(mask: np.ndarray, *maps: np.ndarray):
-    return (np.where(mask, one, 0).astype(np.float32) for one in maps)
+    para, dia, by_para, by_dia = (
+        np.where(mask, one, 0).astype(np.float32) for one in (para, dia, moved[0] - para, moved[1] - dia)
+    )
+    return Sources(para, dia, fits, by_para, by_dia, relaxivity)
