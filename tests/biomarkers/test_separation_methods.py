@@ -79,9 +79,9 @@ def test_sources_of_blocks_are_found(truth, name):
     assert means['myelin'][1] > 2 * means['myelin'][0]
     for block, (iron, myelin) in means.items():
         box = inner[block]
-        assert iron - myelin == pytest.approx((truth[0] - truth[1])[box].mean(), abs=0.012)
+        assert iron - myelin == pytest.approx((truth[0] - truth[1])[box].mean(), abs=0.015)
         if name != 'decompose':
-            assert iron == pytest.approx(truth[0][box].mean(), abs=0.012)
+            assert iron == pytest.approx(truth[0][box].mean(), abs=0.015)
             assert found.fits[box].mean() > 0.9
 
 
@@ -89,7 +89,8 @@ def test_sources_of_blocks_are_found(truth, name):
 def test_relaxivity_follows_the_field_strength_and_its_change_is_said(truth, name):
     """At 7 T, relaxation by the same sources gives the same sources; a tenth more changes them as said."""
     data = data_of(truth, name, scale=7 / 3)
-    params = {'max_iterations': 10} if 'max_iterations' in parameters(SEPARATION[name]) else {}
+    few = {'max_iterations': 10, 'alternations': 2}
+    params = {key: n for key, n in few.items() if key in parameters(SEPARATION[name])}
     found = call(SEPARATION[name], data, params)
     assert found.relaxivity[0] == pytest.approx(7 / 3 * parameters(SEPARATION[name])['relaxivity'])
     more = {'relaxivity': 1.1 * parameters(SEPARATION[name])['relaxivity']}

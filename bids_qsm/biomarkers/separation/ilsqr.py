@@ -26,7 +26,7 @@ def ilsqr(
     relaxivity: float = 137.0,
     ratio: float = 1.0,
     threshold: float = 0.1,
-    strength: float = 0.02,
+    strength: float = 0.01,
     low: float = 0.3,
     high: float = 0.97,
     passes: int = 2,
