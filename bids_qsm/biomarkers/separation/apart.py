@@ -24,8 +24,8 @@ def apart(
     relaxivity: float = 323.5,
     strength: float = 0.5,
     spread: float = 0.65,
-    tolerance: float = 0.3,
-    rounds: int = 5,
+    tolerance: float = 0.03,
+    rounds: int = 10,
     max_iterations: int = 30,
 ) -> Sources:
     r"""Separate sources of susceptibility and R2' with a relaxivity of each voxel, in turn [1]_.
@@ -40,7 +40,8 @@ def apart(
     ``spread``: empirical relaxivities are down to a third of the theoretical one.
 
     Departures from [1]_: the objective is that of the paper as far as it is told, as its solver is not
-    public; R2' stands for the decay of the echoes, and the weights follow the noise of the maps.
+    public; R2' stands for the decay of the echoes; weights follow the noise of the maps; rounds go on until
+    they converge, as a tolerance of .3 ends them after the first.
 
     Data and result as :mod:`bids_qsm.biomarkers.separation.methods` has them.
 
