@@ -83,7 +83,7 @@ def apart(
         moved = np.hypot(np.linalg.norm(para - before[0]), np.linalg.norm(dia - before[1]))
         if moved < tolerance * np.hypot(np.linalg.norm(para), np.linalg.norm(dia)):
             break
-    return consistent(para, -dia, r2prime, mask, kernel, rate_noise)
+    return consistent(para, -dia, r2prime, mask, kernel, rate_noise, own)
 
 
 def _with(one: Equations, own: np.ndarray):

@@ -6,8 +6,8 @@ import numpy as np
 def closed(
     chi: np.ndarray,
     rate: np.ndarray,
-    para: float,
-    dia: float,
+    para: float | np.ndarray,
+    dia: float | np.ndarray,
     *,
     chi_noise: float = 0.005,
     rate_noise: float = 1.0,
@@ -27,7 +27,7 @@ def closed(
         Susceptibility (ppm), zero where there are no sources.
     rate : ndarray of float
         R2' (1/s).
-    para, dia : float
+    para, dia : float or ndarray of float
         Relaxivities (1/s/ppm).
     chi_noise, rate_noise : float
         Standard deviations of both maps; their ratio counts.

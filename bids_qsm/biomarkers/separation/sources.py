@@ -41,13 +41,16 @@ def consistent(
     mask: np.ndarray,
     relaxivity: tuple[float, float],
     rate_noise: float,
+    own: np.ndarray | float = 1.0,
 ):
     """`Sources` of a model of two relaxivities; ``rate`` is the relaxation (1/s) that they were fitted to.
+
+    ``own`` is the factor on both relaxivities of each voxel.
 
     The change by another relaxivity is that of the two equations of a voxel, with the bounds: exact for
     `closed`, and near it where neighbours count too.
     """
-    first, second = relaxivity
+    first, second = (own * value for value in relaxivity)
     modelled = first * para - second * dia
     moved = closed(para + dia, modelled, 1.1 * first, 1.1 * second)
     fits = mask & (np.abs(modelled - rate) < FITS_WITHIN * rate_noise)
