@@ -11,7 +11,7 @@ from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.registry import Need, method
 
 
-@method(memory=Need(padded=34), prose='APART-QSM [@li2023]')
+@method(memory=Need(padded=42), prose='APART-QSM [@li2023]')
 def apart(
     chi: np.ndarray,
     r2prime: np.ndarray,

@@ -12,7 +12,7 @@ from bids_qsm.recon.inversion.ilsqr import streaks
 from bids_qsm.recon.registry import Need, method
 
 
-@method(memory=Need(padded=34), prose='chi-separation by iterative least squares [@shin2021; @ilsqr]')
+@method(memory=Need(padded=32), prose='chi-separation by iterative least squares [@shin2021; @ilsqr]')
 def ilsqr(
     field: np.ndarray,
     r2prime: np.ndarray,

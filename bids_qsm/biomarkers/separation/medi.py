@@ -9,7 +9,7 @@ from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.registry import Need, method
 
 
-@method(memory=Need(padded=32), prose='chi-separation with the edges of the magnitude [@shin2021; @medi]')
+@method(memory=Need(padded=37), prose='chi-separation with the edges of the magnitude [@shin2021; @medi]')
 def medi(
     field: np.ndarray,
     r2prime: np.ndarray,

@@ -8,7 +8,7 @@ from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.registry import Need, method
 
 
-@method(memory=Need(padded=32), prose='R2*-QSM [@dimov2022]')
+@method(memory=Need(padded=37), prose='R2*-QSM [@dimov2022]')
 def r2starqsm(
     field: np.ndarray,
     r2star: np.ndarray,
