@@ -64,10 +64,10 @@ def case(seed, family, relaxivity, voxel, chain):
     if chain:
         one = Chain(scan(condition, seed, head=sources.head).data)
         one.run([step for step in one.steps if step != 'swi'])
-        mask = mask & one.chi_mask
+        mask = mask & one.chi_mask & one.data['inner_mask']
         chi = one.data['chi'] - np.float32(one.data['offset'])
         r2star, r2 = one.data['r2star'], truth['r2']
-        field, echoes = one.data['field'], one.data['magnitude']
+        field, echoes = one.data['local'], one.data['magnitude']
     else:
         chi = tissue['chi'] - FLUID + CHI_NOISE * rng.standard_normal(shape)
         true = truth['r2'] + truth['r2prime']

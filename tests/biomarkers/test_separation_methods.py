@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from bids_qsm.biomarkers.separation.closed import closed
+from bids_qsm.biomarkers.separation.ilsqr import NormalEquations
+from bids_qsm.biomarkers.separation.joint import equations
 from bids_qsm.biomarkers.separation.methods import SEPARATION, assumed_r2
 from bids_qsm.biomarkers.separation.wavelets import analyse, synthesise
 from bids_qsm.recon.fourier import convolve, dipole_kernel
@@ -123,6 +125,18 @@ def test_closed_form_has_the_least_squares_where_one_source_is_left():
     slopes = np.stack([first + 137 * second, -first + 100 * second])
     assert np.abs(slopes[amounts > 0]).max() < 1e-6
     assert slopes[amounts == 0].min() > -1e-6
+
+
+def test_the_normal_equations_are_symmetric(truth):
+    data = data_of(truth, 'ilsqr')
+    maps = (data[name] for name in ('field', 'r2prime', 'chi', 'magnitude', 'mask'))
+    one = equations(*maps, GRID, relaxivity=(137.0, 100.0), rate_noise=0.7)
+    shape = (2, *one.box.shape)
+    operator = NormalEquations(one, 0.01, np.ones(shape, bool))
+    x, y = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)
+    for apply in (operator.normal, operator.near_inverse):
+        there, back = (float(np.vdot(a, b)) for a, b in ((apply(x), y), (x, apply(y))))
+        assert there == pytest.approx(back, abs=1e-5 * x.size)
 
 
 def test_wavelets_are_orthonormal_and_have_an_inverse():

@@ -45,8 +45,9 @@ def ilsqr(
     follow from the sum and R2' (`closed`). ``relaxivity`` is :math:`D_+` at 3 T, proportional to the field
     strength, ``ratio`` :math:`D_-/D_+`.
 
-    Departures from [1]_: :math:`\lambda` (``strength``) follows noise and voxel size; conjugate gradients of
-    the normal equations, preconditioned, take the place of LSQR.
+    Departures from [1]_: :math:`\lambda` (``strength``) follows noise and voxel size; R2' counts less where
+    susceptibility needs more of it than there is (`joint.equations`); conjugate gradients of the normal
+    equations, preconditioned, take the place of LSQR.
 
     Data and result as :mod:`bids_qsm.biomarkers.separation.methods` has them.
 
@@ -68,7 +69,7 @@ def ilsqr(
     )
     # outside of the mask there is neither relaxation nor a bound
     free = np.ones(found.shape, bool)
-    operator = _Operator(one, smoothness, free)
+    operator = NormalEquations(one, smoothness, free)
     for _ in range(passes):
         left = operator.right() - operator.normal(found)
         left *= free
@@ -90,7 +91,7 @@ def ilsqr(
     return consistent(para, dia, r2prime, mask, kernel, rate_noise)
 
 
-class _Operator:
+class NormalEquations:
     """Normal equations of `Equations` with a penalty on gradients, of both sources one after the other."""
 
     def __init__(self, one: Equations, smoothness: float, free: np.ndarray):

@@ -37,8 +37,9 @@ def medi(
     ``relaxivity`` is :math:`D_+` at 3 T, proportional to the field strength, ``ratio`` :math:`D_-/D_+`.
 
     Departures from [1]_: weights follow the noise of both maps, and :math:`\lambda` (``strength``) that of
-    the field and the voxel size, as in `bids_qsm.recon.inversion.medi`; `joint.solve` splits the terms
-    instead of Gauss-Newton steps with conjugate gradients.
+    the field and the voxel size, as in `bids_qsm.recon.inversion.medi`; R2' counts less where susceptibility
+    needs more of it than there is (`joint.equations`); `joint.solve` splits the terms instead of
+    Gauss-Newton steps with conjugate gradients.
 
     Data and result as :mod:`bids_qsm.biomarkers.separation.methods` has them.
 
