@@ -56,7 +56,7 @@ def case(seed, family, relaxivity, voxel, chain):
     sources = add_sources(head, kernel, seed)
     condition = Condition('separation', (voxel,) * 3)
     shape, affine = condition.protocol.shape, condition.protocol.affine
-    truth = sources.sample(shape, affine)
+    truth = sources.measured(condition.protocol) if chain else sources.sample(shape, affine)
     tissue = sources.head.sample(shape, affine, ('brain', 'csf', 'white', 'chi', 'density'))
     mask = tissue['brain'] > 0.5
     grid = Grid.from_affine(shape, affine)
