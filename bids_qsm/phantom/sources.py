@@ -89,7 +89,9 @@ class Sources:
         fine, place = finer(shape, affine, protocol.voxel_size)
         brain = self.head.sample(fine, place, ('brain',))['brain']
         inside = np.maximum(crop_kspace(brain, shape), 0.5)
-        return {name: crop_kspace(one * brain, shape) / inside for name, one in self.sample(fine, place).items()}
+        return {
+            name: crop_kspace(one * brain, shape) / inside for name, one in self.sample(fine, place).items()
+        }
 
 
 def add_sources(
