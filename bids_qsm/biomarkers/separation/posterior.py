@@ -55,6 +55,7 @@ def separate(
     voxel_size: Sequence[float],
     reversible: bool = True,
     scale: float = 1.0,
+    smooth_error: float = 0.0,
     calibration: Calibration | None = None,
     smoothness: float = 0.3,
     iterations: int = 60,
@@ -71,7 +72,8 @@ def separate(
     total variation are ``smoothness`` over the standard deviation of the source without it. It is solved by
     the primal-dual method [1]_.
 
-    The standard deviations are those of the quadratic terms (Laplace), and of relaxivities and zero. Where no
+    The standard deviations are those of the quadratic terms (Laplace), of relaxivities and zero, and of the
+    smooth error of susceptibility, which acts as another zero in each place. Where no
     tissue explains a voxel (vessel, bleed, calcium), all of its susceptibility is one source of its sign.
 
     Parameters
@@ -87,6 +89,9 @@ def separate(
         (mm).
     scale : float
         Field strength over 3 T.
+    smooth_error : float
+        Standard deviation (ppm) of what is wrong with susceptibility over longer ways than its noise, as the
+        inversion leaves it. Only standard deviations count it.
     calibration : Calibration, optional
         That of this person, if it is known.
 
@@ -121,7 +126,7 @@ def separate(
     para[mask] = np.where(alone, np.maximum(system.chi, 0), para[mask])
     dia[mask] = np.where(alone, np.maximum(-system.chi, 0), dia[mask])
     moves = system.moves(para[mask], dia[mask])
-    sd = system.uncertainty(moves)
+    sd = system.uncertainty(moves, smooth_error)
     tenth = np.log(1.1) * UNIT * moves[0]
     fits = np.zeros(mask.shape, bool)
     fits[mask] = ~alone & (system.misfit(para[mask], dia[mask]) < 3)
@@ -194,9 +199,10 @@ class _System:
         solved = [(a22 * first - a12 * second, a11 * second - a12 * first) for first, second in rights]
         return np.array(solved) / self.determinant
 
-    def uncertainty(self, moves: np.ndarray):
-        """Standard deviations (ppm), shape (2, voxels), with those of relaxivities and zero."""
+    def uncertainty(self, moves: np.ndarray, smooth_error: float):
+        """Standard deviations (ppm), shape (2, voxels), with those of relaxivities, zero, and smooth error."""
         spread = np.einsum('ikv,ij,jkv->kv', moves, self.calibration.covariance, moves)
+        spread += (smooth_error * moves[2]) ** 2
         return (UNIT * np.sqrt(self.sd**2 + np.maximum(spread, 0))).astype(np.float32)
 
 
