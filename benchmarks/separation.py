@@ -20,6 +20,7 @@ from chain import Chain
 from conditions import Condition, scan
 from metrics import nrmse, xsim
 
+from bids_qsm.applications.separation import CHI_ERROR, RATE_ERROR, SMOOTH_ERROR
 from bids_qsm.biomarkers.separation.closed import closed
 from bids_qsm.biomarkers.separation.methods import SEPARATION
 from bids_qsm.biomarkers.separation.tissues import zones
@@ -28,6 +29,7 @@ from bids_qsm.phantom.sources import Relaxivity, add_sources
 from bids_qsm.recon.fourier import Box, convolve, dipole_kernel
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.magnitude import combine
+from bids_qsm.recon.noise import noise_level
 from bids_qsm.recon.registry import call
 
 FAMILIES = ('atlas', 'moved', 'bent', 'wide')
@@ -90,9 +92,10 @@ def case(seed, family, relaxivity, voxel, chain):
         'echo_times': condition.echo_times,
         'mask': mask,
         'zone': zones(mask, mask & (tissue['white'] > 0.95), head.labels(shape, affine) > 0),
-        'chi_noise': CHI_NOISE,
-        'rate_noise': RATE_NOISE,
+        'chi_noise': max(noise_level(chi[..., None], mask), CHI_ERROR) if chain else CHI_NOISE,
+        'rate_noise': max(noise_level(rate[..., None], mask), RATE_ERROR) if chain else RATE_NOISE,
         'reversible': True,
+        'smooth_error': SMOOTH_ERROR if chain else 0.0,
         'scale': 1.0,
         'grid': grid,
     }

@@ -20,6 +20,8 @@ from bids_qsm.recon.registry import call, facts, needs, parameters
 CHI_ERROR, RATE_ERROR = 0.004, 0.7
 """Least errors of susceptibility (ppm) and of rates (1/s): those of inversion and fit are smooth, so that the
 finest detail of the maps does not show them."""
+SMOOTH_ERROR = 0.008
+"""Smooth error (ppm) of susceptibility that the default reconstruction leaves in digital heads of 1.5 mm."""
 CAUTION = (
     'Relaxivity is estimated from this person by the default method, and assumed by the others: see the '
     'constants. Another one would scale both sources, see the column change_per_tenth.'
@@ -82,6 +84,7 @@ def measure(
         'chi_noise': max(noise_level(chi[..., None], there), CHI_ERROR),
         'rate_noise': max(noise_level(judged[..., None], there), RATE_ERROR),
         'reversible': is_measured,
+        'smooth_error': SMOOTH_ERROR,
         'scale': field_strength / 3,
         'grid': grid,
     }

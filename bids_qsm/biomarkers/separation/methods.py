@@ -4,8 +4,9 @@ Data of the methods: ``chi``, susceptibility (ppm, zero where there are no sourc
 ``rate``, R2', or R2* where ``reversible`` is False (1/s); ``r2prime`` and ``r2star`` (1/s); ``field``, the
 local field (ppm); ``magnitude`` (any units); ``echoes``, magnitude of all echoes, the last axis, and
 ``echo_times`` (s); ``mask`` (bool); ``zone``, see `tissues.zones`; ``chi_noise`` (ppm) and ``rate_noise``
-(1/s), standard deviations; ``scale``, field strength over 3 T; ``grid``. Each gives `sources.Sources`, but
-`posterior`, whose `posterior.Separated` has standard deviations too.
+(1/s), standard deviations; ``smooth_error`` (ppm), see `posterior.separate`; ``scale``, field strength over
+3 T; ``grid``. Each gives `sources.Sources`, but `posterior`, whose `posterior.Separated` has standard
+deviations too.
 """
 
 import numpy as np
@@ -39,6 +40,7 @@ def posterior(
     rate_noise: float,
     reversible: bool,
     scale: float,
+    smooth_error: float,
     grid: Grid,
 ):
     """Separate sources by the most probable pair of each voxel, see `posterior.separate`."""
@@ -52,6 +54,7 @@ def posterior(
         voxel_size=tuple(grid.voxel_size),
         reversible=reversible,
         scale=scale,
+        smooth_error=smooth_error,
     )
 
 

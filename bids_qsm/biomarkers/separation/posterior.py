@@ -200,7 +200,7 @@ class _System:
         return np.array(solved) / self.determinant
 
     def uncertainty(self, moves: np.ndarray, smooth_error: float):
-        """Standard deviations (ppm), shape (2, voxels), with those of relaxivities, zero, and smooth error."""
+        """Standard deviations (ppm), shape (2, voxels), with those of relaxivities, zero and smooth error."""
         spread = np.einsum('ikv,ij,jkv->kv', moves, self.calibration.covariance, moves)
         spread += (smooth_error * moves[2]) ** 2
         return (UNIT * np.sqrt(self.sd**2 + np.maximum(spread, 0))).astype(np.float32)
