@@ -26,6 +26,8 @@ CAUTION = (
     'Relaxivity is estimated from this person by the default method, and assumed by the others: see the '
     'constants. Another one would scale both sources, see the column change_per_tenth.'
 )
+RELAXIVITIES = 10, 2000
+"""Limits of a relaxivity that is stated (1/s/ppm at 3 T): published ones are 114 to 324."""
 PORTS = {'field': 'localfield', 'magnitude': 'magnitude', 'echoes': 'echoes', 'echo_times': 'echo_times'}
 """Data of methods -> arguments of `measure` that only some of them take."""
 
@@ -61,15 +63,21 @@ def measure(
 
     ``relaxivity`` (1/s/ppm, at 3 T) replaces that which the method assumes.
     """
+    function = SEPARATION[method]
+    asked = needs(function)
+    is_measured = r2 is not None
     there = mask & (r2star > 0)
-    if r2 is not None:
+    if r2 is not None and ('rate' in asked or 'r2prime' in asked):
         there &= r2 > 0
+    if not there.any():
+        raise UserError(
+            'Sources cannot be separated: R2* and the map of R2 or T2 are nowhere above zero within the '
+            'mask; check that the latter shows the brain of this participant.'
+        )
     zone = zones(there, white_matter, dseg > 0)
     r2prime = (r2star - (assumed_r2(zone) if r2 is None else r2)).astype(np.float32)
-    function = SEPARATION[method]
-    is_measured = r2 is not None
     rate = r2prime if is_measured else r2star
-    judged = r2star if 'r2star' in needs(function) else rate
+    judged = r2star if 'r2star' in asked else rate
     data = {
         'chi': chi,
         'rate': rate,
@@ -147,8 +155,11 @@ def variants(params: Mapping[str, object]):
                 '--separation:relaxivity cannot be stated for the method posterior, which estimates it; '
                 'leave it out, or choose another method, such as method=closed.'
             )
-        if not (isinstance(stated, int | float) and stated > 0):
-            raise UserError(f'--separation:relaxivity is {stated!r}; it must be above 0 (1/s/ppm at 3 T).')
+        low, high = RELAXIVITIES
+        if isinstance(stated, bool) or not (isinstance(stated, int | float) and low <= stated <= high):
+            raise UserError(
+                f'--separation:relaxivity is {stated!r}; it must be from {low} to {high} (1/s/ppm at 3 T).'
+            )
     asked = needs(function)
     taken = tuple(port for one, port in PORTS.items() if one in asked)
     about = facts(function)
@@ -156,6 +167,8 @@ def variants(params: Mapping[str, object]):
     if name != 'posterior':
         assumed = parameters(function)['relaxivity'] if stated is None else stated
         text += f', with a relaxivity of {assumed:g} 1/s/ppm at 3 T, proportional to the field strength'
+    if 'r2prime' in asked:
+        text += "; R2' is R2* less R2 where a map of R2 or T2 was given, else less a mean R2 of each tissue"
     spared = tuple(port for port in PORTS.values() if port not in taken)
     return Variant(f'{text}.', about.memory, needs=taken, spares=spared)
 

@@ -67,8 +67,24 @@ def test_methods_take_what_they_need_and_wrong_ones_are_refused():
     for params, said in (
         ({'method': 'magic'}, 'must be one of: posterior, closed'),
         ({'relaxivity': 114.0}, 'which estimates it'),
-        ({'method': 'closed', 'relaxivity': -1.0}, 'must be above 0'),
-        ({'method': 'closed', 'relaxivity': 'high'}, 'must be above 0'),
+        ({'method': 'closed', 'relaxivity': -1.0}, 'must be from 10 to 2000'),
+        ({'method': 'closed', 'relaxivity': float('inf')}, 'must be from 10 to 2000'),
+        ({'method': 'closed', 'relaxivity': 'high'}, 'must be from 10 to 2000'),
     ):
         with pytest.raises(UserError, match=said):
             variants(params)
+
+
+@pytest.mark.parametrize('name', ['posterior', 'closed', 'medi'])
+def test_a_map_of_r2_beside_the_brain_is_refused(maps, name):
+    with pytest.raises(UserError, match='nowhere above zero within the mask'):
+        separated(maps, np.zeros(SHAPE, np.float32), method=name)
+
+
+def test_a_map_of_r2_does_not_cut_what_is_separated_without_it(maps):
+    whole = maps | {'localfield': maps['chi'], 'magnitude': np.ones(SHAPE, np.float32)}
+    half = np.full(SHAPE, 13.0, np.float32)
+    half[6:] = 0
+    found = {name: separated(whole, half, method=name)['total'] for name in ('closed', 'r2starqsm')}
+    assert not found['closed'][6:].any()
+    assert found['r2starqsm'][6:].any()

@@ -11,7 +11,10 @@ from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.registry import Need, method
 
 
-@method(memory=Need(padded=42), prose='APART-QSM [@li2023]')
+@method(
+    memory=Need(padded=42),
+    prose='APART-QSM [@li2023], which fits the relaxivity of each voxel about a common one',
+)
 def apart(
     chi: np.ndarray,
     r2prime: np.ndarray,

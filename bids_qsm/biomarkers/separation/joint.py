@@ -82,7 +82,7 @@ def equations(
     box = Box.around(mask, grid, padding=PADDING)
     noise = max(noise_level(field[..., None], mask), LEAST_NOISE)
     bright = box.crop(np.where(mask, magnitude, 0).astype(np.float32))
-    weight = np.minimum(bright / np.median(magnitude[mask]), 1) ** 2
+    weight = np.minimum(bright / np.median(magnitude[mask & (magnitude > 0)]), 1) ** 2
     para, dia = relaxivity
     needed = np.maximum(para * chi, -dia * chi) - np.maximum(rate, 0)
     excess = np.maximum(needed / (OUTLIER * rate_noise), 1)

@@ -9,6 +9,8 @@ local field (ppm); ``magnitude`` (any units); ``echoes``, magnitude of all echoe
 deviations too.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from bids_qsm.biomarkers.separation.apart import apart
@@ -82,12 +84,19 @@ def closed_form(
     .. [1] Shin et al. (2021), NeuroImage 240:118371. doi:10.1016/j.neuroimage.2021.118371
     """
     kernel = relaxivity * scale, relaxivity * scale * ratio
-    para, dia = closed(chi, r2prime, *kernel, chi_noise=chi_noise, rate_noise=rate_noise)
-    return consistent(para, dia, r2prime, mask, kernel, rate_noise)
+    noises = {'chi_noise': chi_noise, 'rate_noise': rate_noise}
+    para, dia = closed(chi, r2prime, *kernel, **noises)
+    found = consistent(para, dia, r2prime, mask, kernel, rate_noise)
+    moved = closed(chi, r2prime, 1.1 * kernel[0], 1.1 * kernel[1], **noises)
+    by_para, by_dia = (
+        np.where(mask, after - before, 0).astype(np.float32)
+        for after, before in zip(moved, (para, dia), strict=True)
+    )
+    return replace(found, para_change=by_para, dia_change=by_dia)
 
 
 def assumed_r2(zone: np.ndarray):
-    """R2 (1/s, at 3 T) where none was measured: the mean of the tissues that are expected in a zone."""
+    """R2 (1/s) of 3 T where none was measured: the mean of the tissues that are expected in a zone."""
     rates = table(2)[:, 0]
     shares = np.array([*ZONES.values()])[:, : len(rates)]
     shares[:, FLUID] = 0

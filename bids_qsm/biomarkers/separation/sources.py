@@ -7,7 +7,7 @@ import numpy as np
 from bids_qsm.biomarkers.separation.closed import closed
 
 FITS_WITHIN = 3.0
-"""Standard deviations of relaxation that the model of a voxel may be off by."""
+"""Standard deviations of noise that the model of a voxel may be off by."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Sources:
     para, dia : ndarray of float32
         Paramagnetic (0 or more) and diamagnetic (0 or less) susceptibility.
     fits : ndarray of bool
-        Where the two sources explain the relaxation of the voxel.
+        Where the two sources explain the relaxation of the voxel; for `decompose`, its susceptibility.
     para_change, dia_change : ndarray of float32
         What both would change by, were the assumed relaxivities higher by a tenth.
     relaxivity : tuple of float
@@ -47,8 +47,8 @@ def consistent(
 
     ``own`` is the factor on both relaxivities of each voxel.
 
-    The change by another relaxivity is that of the two equations of a voxel, with the bounds: exact for
-    `closed`, and near it where neighbours count too.
+    The change by another relaxivity is that of the two equations of a voxel at the sources that were found:
+    less than it is where one source is zero.
     """
     first, second = (own * value for value in relaxivity)
     modelled = first * para - second * dia
