@@ -42,7 +42,7 @@ def closed(
     >>> [round(float(v), 3) for v in closed(np.array(0.02), np.array(8.0), 100.0, 100.0)]
     [0.05, -0.03]
     >>> [round(float(v), 3) for v in closed(np.array(0.05), np.array(5.0), 100.0, 100.0)]
-    [0.05, 0.0]
+    [0.05, -0.0]
     """
     both = para + dia
     first, second = (dia * chi + rate) / both, (rate - para * chi) / both

@@ -128,7 +128,7 @@ def _fit(
                     pools[:] = tried
                 else:
                     damping *= 8.0
-        whole = max(shares.sum(), 1e-9)
+        whole = max(shares[0] + shares[1] + shares[2], 1e-9)
         out[0, v], out[1, v] = shares[0] * theta[0] / whole, shares[1] * theta[1] / whole
     return out
 
