@@ -5,9 +5,11 @@ from dataclasses import replace
 import numpy as np
 
 from bids_qsm.biomarkers.separation.closed import closed
-from bids_qsm.biomarkers.separation.joint import Equations, equations, solve
+from bids_qsm.biomarkers.separation.joint import Equations, solve
 from bids_qsm.biomarkers.separation.sources import Sources, consistent
+from bids_qsm.recon.fourier import Box
 from bids_qsm.recon.grid import Grid
+from bids_qsm.recon.inversion.noise_scale import PADDING
 from bids_qsm.recon.registry import Need, method
 
 
@@ -39,8 +41,8 @@ def apart(
 
     The sources are found with the relaxivity a of each voxel held, then a with the sources held, until a
     round changes the sources by less than ``tolerance``. a starts at ``relaxivity`` (static dephasing, at
-    3 T, proportional to the field strength), and s is
-    ``spread``: empirical relaxivities are down to a third of the theoretical one.
+    3 T, proportional to the field strength), and s is ``spread``: empirical relaxivities are down to a third
+    of the theoretical one.
 
     Departures from [1]_: the objective is that of the paper as far as it is told, as its solver is not
     public; R2' stands for the decay of the echoes; weights follow the noise of the maps; rounds go on until
@@ -56,13 +58,19 @@ def apart(
     start = closed(chi, r2prime, *kernel, chi_noise=chi_noise, rate_noise=rate_noise)
     para, dia = start[0] * mask, -start[1] * mask
     even = mask.astype(np.float32)
-    one = equations(chi, r2prime, chi, even, mask, grid, relaxivity=kernel, rate_noise=rate_noise)
-    weight = np.float32((chi_noise * kernel[0] / rate_noise) ** 2)
-    one = replace(
-        one,
-        dipole=np.ones_like(one.dipole),
-        rate_weight=one.box.crop(mask) * weight,
-        noise=chi_noise,
+    box = Box.around(mask, grid, padding=PADDING)
+    inside, unit = box.crop(even), np.ones((1, 1, 1), np.float32)
+    one = Equations(
+        box,
+        grid,
+        unit,
+        box.crop(np.where(mask, chi, 0).astype(np.float32)),
+        inside,
+        box.crop(np.where(mask, r2prime / kernel[0], 0).astype(np.float32)),
+        inside * np.float32((chi_noise * kernel[0] / rate_noise) ** 2),
+        unit,
+        unit,
+        chi_noise,
     )
     own = np.ones(mask.shape, np.float32)
     for _ in range(rounds):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numba
 import numpy as np
 
-from bids_qsm.biomarkers.separation.sources import FITS_WITHIN, Sources
+from bids_qsm.biomarkers.separation.sources import FITS_WITHIN, Sources, laid
 from bids_qsm.recon.registry import Need, method
 from bids_qsm.recon.units import ppm_per_radian
 
@@ -75,16 +75,10 @@ def decompose(
     ]
     (para, dia), changes = pools[0], pools[1] - pools[0]
     fits = np.abs(para - dia - total) < FITS_WITHIN * chi_noise
-    para, dia, by_para, by_dia = (_laid(one, there) for one in (para, -dia, changes[0], -changes[1]))
+    para, dia, by_para, by_dia = (laid(one, there) for one in (para, -dia, changes[0], -changes[1]))
     found = np.zeros(mask.shape, bool)
     found[there] = fits
     return Sources(para, dia, found, by_para, by_dia, (relaxivity * scale,) * 2)
-
-
-def _laid(values: np.ndarray, mask: np.ndarray):
-    out = np.zeros(mask.shape, np.float32)
-    out[mask] = values
-    return out
 
 
 @numba.njit(cache=True, parallel=True)

@@ -9,8 +9,6 @@ local field (ppm); ``magnitude`` (any units); ``echoes``, magnitude of all echoe
 deviations too.
 """
 
-from dataclasses import replace
-
 import numpy as np
 
 from bids_qsm.biomarkers.separation.apart import apart
@@ -86,13 +84,8 @@ def closed_form(
     kernel = relaxivity * scale, relaxivity * scale * ratio
     noises = {'chi_noise': chi_noise, 'rate_noise': rate_noise}
     para, dia = closed(chi, r2prime, *kernel, **noises)
-    found = consistent(para, dia, r2prime, mask, kernel, rate_noise)
     moved = closed(chi, r2prime, 1.1 * kernel[0], 1.1 * kernel[1], **noises)
-    by_para, by_dia = (
-        np.where(mask, after - before, 0).astype(np.float32)
-        for after, before in zip(moved, (para, dia), strict=True)
-    )
-    return replace(found, para_change=by_para, dia_change=by_dia)
+    return consistent(para, dia, r2prime, mask, kernel, rate_noise, moved=moved)
 
 
 def assumed_r2(zone: np.ndarray):

@@ -8,6 +8,7 @@ from numba import njit, prange
 from scipy import ndimage
 
 from bids_qsm.biomarkers.separation.calibration import VARIES, Calibration, Data, calibrate
+from bids_qsm.biomarkers.separation.sources import laid
 
 UNIT = 0.005
 """Susceptibility (ppm) that the solver counts in."""
@@ -118,7 +119,7 @@ def separate(
     share = share[:-1] / np.maximum(share[:-1].sum(0), 1e-6)
     system = _System(data, even.rate, share, calibration)
     weights = smoothness / system.sd
-    fields = [_laid(v, mask) for v in (*system.matrix, *system.right, *weights)]
+    fields = [laid(v, mask) for v in (*system.matrix, *system.right, *weights)]
     amounts = _solve(*fields, mask, iterations)
     para, dia = (np.where(mask, UNIT * a, 0).astype(np.float32) for a in amounts)
     # no tissue: calcium and bleeds are of one kind, and dephase by more or less than tissue does
@@ -130,14 +131,8 @@ def separate(
     tenth = np.log(1.1) * UNIT * moves[0]
     fits = np.zeros(mask.shape, bool)
     fits[mask] = ~alone & (system.misfit(para[mask], dia[mask]) < 3)
-    para_sd, dia_sd, by_para, by_dia = (_laid(one, mask) for one in (*sd, tenth[0], -tenth[1]))
+    para_sd, dia_sd, by_para, by_dia = (laid(one, mask) for one in (*sd, tenth[0], -tenth[1]))
     return Separated(para, -dia, para_sd, dia_sd, fits, by_para, by_dia, calibration)
-
-
-def _laid(values: np.ndarray, mask: np.ndarray):
-    out = np.zeros(mask.shape, np.float32)
-    out[mask] = values
-    return out
 
 
 class _System:
