@@ -76,7 +76,7 @@ GREY_MYELIN, WHITE_MYELIN = (0.07, 0.03), (0.27, 0.04)
 """Myelin fraction of deep grey and of white matter, with standard deviations."""
 WHITE = 'White matter'
 WHITE_IRON = (4.2, 0.9)
-"""Iron (mg/100 g) of frontal white matter, Hallgren & Sourander (1958), doi:10.1111/j.1471-4159.1958.tb12607.x"""
+"""Iron (mg/100 g) of frontal white matter: Hallgren & Sourander (1958), as in `bids_qsm.biomarkers.iron`."""
 REFERENCE_ERROR = (0.10, 0.5)
 """Error of the iron of 1958 as a mean of healthy people in vivo: share of it, and mg/100 g."""
 _LEAST_KNOWN = 0.5
@@ -154,8 +154,8 @@ def constants_at(field_strength: float, names: Sequence[str]) -> Constants:
     """Constants of some quantities at a field strength (T).
 
     Changes of relaxation rates R2* and R2 by iron and myelin are proportional to it, and their zero is
-    (9 + 0.9 B0) / (9 + 2.7) of that at 3 T. R1 falls with the cube root of the field [1]_. Susceptibility, MTsat
-    and the myelin water fraction do not depend on it.
+    (9 + 0.9 B0) / (9 + 2.7) of that at 3 T. R1 falls with the cube root of the field [1]_. Susceptibility,
+    MTsat and the myelin water fraction do not depend on it.
 
     >>> constants_at(1.5, ['R2star']).slopes.tolist()
     [[0.7, 12.5]]
@@ -185,15 +185,15 @@ def posterior(
 ) -> Posterior:
     r"""Iron and myelin of regions, with constants as nuisance parameters.
 
-    Given the constants :math:`c`, iron and myelin :math:`x` of a region have a Gaussian posterior; what is not known
-    of the constants is added to first order, and is common to all regions:
+    Given the constants :math:`c`, iron and myelin :math:`x` of a region have a Gaussian posterior; what is not
+    known of the constants is added to first order, and is common to all regions:
 
     .. math:: P = A^T R^{-1} A + S^{-1}, \quad m = P^{-1} (A^T R^{-1} (y - z) + S^{-1} x_0), \quad
         C = P^{-1} + G C_c G^T, \quad G = \partial m / \partial c
 
     The data do not move the constants: tissue of any content says nothing of them but through its prior.
-    `calibrate` does, where contents are known. Then iron and myelin are made the most probable pair that is not
-    negative.
+    `calibrate` does, where contents are known. Then iron and myelin are made the most probable pair that
+    is not negative.
 
     Parameters
     ----------
@@ -284,7 +284,7 @@ def calibrate(
     *,
     iterations: int = 50,
 ) -> tuple[Constants, list[str]]:
-    r"""Constants of a study from the means of its controls, whose iron and myelin are those of healthy people.
+    r"""Constants of a study from the means of its controls, whose tissue is that of healthy people.
 
     .. math:: \min_{x, c} \sum_{rk} \left(\frac{y_{rk} - z_k - a_k F_r - b_k M_r}{\sigma_{rk}}\right)^2
         + \sum_r \left|\frac{x_r - x_{r0}}{s_r}\right|^2 + (c - c_0)^T C_c^{-1} (c - c_0)
@@ -350,8 +350,8 @@ def contrast(
 
     .. math:: \Delta x = A^{-1} \Delta y, \quad C = A^{-1} (S + J C_c J^T + L) A^{-T}
 
-    Zeros of maps cancel; errors of slopes count in proportion to the change. L is what lines lack: the slope at a
-    content differs from the mean one.
+    Zeros of maps cancel; errors of slopes count in proportion to the change. L is what lines lack: the slope at
+    a content differs from the mean one.
 
     Parameters
     ----------
@@ -377,7 +377,7 @@ def contrast(
 def iron_alone(
     values: np.ndarray, noise: np.ndarray, constants: Constants, *, myelin: tuple[float, float] = GREY_MYELIN
 ) -> Posterior:
-    """Iron of grey matter from susceptibility alone, with the myelin that grey matter has; never identifiable.
+    """Iron of grey matter from susceptibility alone, given its usual myelin; never identifiable.
 
     Parameters
     ----------

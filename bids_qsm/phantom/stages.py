@@ -1,7 +1,8 @@
 """Simulated cohorts over stages of a disease in which tissue gains iron and loses myelin.
 
-Regional means are drawn, not images. The constants that make susceptibility and R2* of iron and myelin are drawn
-for each cohort, and are not those that the analysis assumes; tissue of healthy people is not quite that of 1958.
+Regional means are drawn, not images. The constants that make susceptibility and R2* of iron and myelin are
+drawn for each cohort, and are not those that the analysis assumes; tissue of healthy people is not quite that
+of 1958.
 """
 
 import json
