@@ -185,8 +185,8 @@ def posterior(
 ) -> Posterior:
     r"""Iron and myelin of regions, with constants as nuisance parameters.
 
-    Given the constants :math:`c`, iron and myelin :math:`x` of a region have a Gaussian posterior; what is not
-    known of the constants is added to first order, and is common to all regions:
+    Given the constants :math:`c`, iron and myelin :math:`x` of a region have a Gaussian posterior; what is
+    not known of the constants is added to first order, and is common to all regions:
 
     .. math:: P = A^T R^{-1} A + S^{-1}, \quad m = P^{-1} (A^T R^{-1} (y - z) + S^{-1} x_0), \quad
         C = P^{-1} + G C_c G^T, \quad G = \partial m / \partial c
@@ -350,8 +350,8 @@ def contrast(
 
     .. math:: \Delta x = A^{-1} \Delta y, \quad C = A^{-1} (S + J C_c J^T + L) A^{-T}
 
-    Zeros of maps cancel; errors of slopes count in proportion to the change. L is what lines lack: the slope at
-    a content differs from the mean one.
+    Zeros of maps cancel; errors of slopes count in proportion to the change. L is what lines lack: the slope
+    at a content differs from the mean one.
 
     Parameters
     ----------
