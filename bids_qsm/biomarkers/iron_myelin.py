@@ -34,7 +34,7 @@ CONSTANTS = {
             0.0060,
             0.0018,
             'in vivo: mean paramagnetic susceptibility of six nuclei (Min 2024) over iron of 1958, derived; '
-            'iron post mortem has 0.0110 (Zheng 2013), which is no value for maps in vivo',
+            'ferritin and iron post mortem have 0.0110 (Zheng 2013), which is no value for maps in vivo',
         ),
         Constant(-0.11, 0.035, 'diamagnetic susceptibility of white matter (Min 2024) over .27, derived'),
     ),
@@ -75,8 +75,9 @@ PRIOR_MEAN, PRIOR_SD = np.array([8.0, 0.12]), np.array([12.0, 0.25])
 GREY_MYELIN, WHITE_MYELIN = (0.07, 0.03), (0.27, 0.04)
 """Myelin fraction of deep grey and of white matter, with standard deviations."""
 WHITE = 'White matter'
-WHITE_IRON = (4.2, 0.9)
-"""Iron (mg/100 g) of frontal white matter: Hallgren & Sourander (1958), as in `bids_qsm.biomarkers.iron`."""
+WHITE_IRON = (4.2, 1.0)
+"""Iron (mg/100 g) of deep white matter and its error: an assumption. It is what is quoted of frontal white
+matter of 1958, which was not checked against that paper."""
 REFERENCE_ERROR = (0.10, 0.5)
 """Error of the iron of 1958 as a mean of healthy people in vivo: share of it, and mg/100 g."""
 _LEAST_KNOWN = 0.5
@@ -263,15 +264,15 @@ def reference_tissue(region: str, ages: np.ndarray) -> tuple[np.ndarray, np.ndar
     (array([19.5 ,  0.07]), array([2.01308221, 0.03      ]))
     """
     if region == WHITE:
-        iron, myelin = WHITE_IRON[0], WHITE_MYELIN
+        (iron, error), myelin = WHITE_IRON, WHITE_MYELIN
     elif region in (*CURVES, *ADULTS):
         known = expected_iron(region, ages)
         if not np.isfinite(known).any():
             return None
         iron, myelin = float(np.nanmean(known)), GREY_MYELIN
+        error = float(np.hypot(REFERENCE_ERROR[0] * iron, REFERENCE_ERROR[1]))
     else:
         return None
-    error = np.hypot(REFERENCE_ERROR[0] * iron, REFERENCE_ERROR[1])
     return np.array([iron, myelin[0]]), np.array([error, myelin[1]])
 
 
@@ -344,7 +345,7 @@ def calibrate(
 
 
 def contrast(
-    change: np.ndarray, cov: np.ndarray, constants: Constants, *, curvature: float = 0.10
+    change: np.ndarray, cov: np.ndarray, constants: Constants, *, curvature: float = 0.05
 ) -> tuple[np.ndarray, np.ndarray]:
     r"""Change of iron and myelin from changes of susceptibility and R2*, and its covariance.
 
@@ -362,7 +363,9 @@ def contrast(
     constants : Constants
         Of 'chi' and 'R2star'.
     curvature : float
-        Standard deviation of a slope at any content, over the mean slope.
+        Standard deviation of a slope at any content, over the mean slope. The default was chosen on simulated
+        cohorts whose slopes change by up to 15 and 30 % over 20 mg/100 g: with .10 the
+        intervals of myelin held 99 % of the truth in the former.
     """
     slopes = constants.slopes
     inverse = np.linalg.inv(slopes)
