@@ -186,7 +186,7 @@ def _design(series: pd.DataFrame, column: str, controls: str, notes: list[str]) 
     for name, values in texts.items():
         if values[keep].nunique() > 1:
             used.append(name)
-            keep &= values.notna().to_numpy()
+            keep = keep & values.notna().to_numpy()
     if not keep.all():
         notes.append(f'{(~keep).sum()} participants without {" or ".join(used)} left out.')
     levels = _levels(stage[keep], controls)

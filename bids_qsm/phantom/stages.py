@@ -180,6 +180,8 @@ def write_stages(root: str | Path, cohort: Stages, *, seed: int) -> tuple[Path, 
         path = folder / f'sub-{entities["sub"]}_seg-nuclei_stats.tsv'
         table.to_csv(path, sep='\t', index=False, na_rep='n/a')
         path.with_suffix('.json').write_text(json.dumps(about))
+        of_map = path.with_name(f'sub-{entities["sub"]}_Chimap.json')
+        of_map.write_text(json.dumps({'MagneticFieldStrength': 3.0, 'Units': 'ppm'}))
     data.mkdir(parents=True)
     drawn.people.to_csv(data / 'participants.tsv', sep='\t', index=False)
     described = {'stage': {'Description': 'Stage of the disease, 0 is healthy.'}}
