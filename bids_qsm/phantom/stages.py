@@ -45,6 +45,8 @@ class Stages:
         Most that slopes of R2* and susceptibility over iron change over 20 mg/100 g, over the mean slope.
     sites : int
         Scanners, with shifts of 5 ppb and 1 /s; people of all stages are at each.
+    spread : float
+        Widths of the ranges of constants over those of `draw_constants`.
     """
 
     iron: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0)
@@ -60,6 +62,7 @@ class Stages:
     years: float = 2.0
     curvature: float = 0.15
     sites: int = 1
+    spread: float = 1.0
 
 
 NULL = Stages(iron=(0.0,) * 4, myelin=(0.0,) * 4)
@@ -88,8 +91,8 @@ class Cohort:
     truth: pd.DataFrame
 
 
-def draw_constants(rng: np.random.Generator) -> dict[str, float]:
-    """Constants of a scanner and its reconstruction at 3 T."""
+def draw_constants(rng: np.random.Generator, spread: float = 1.0) -> dict[str, float]:
+    """Constants of a scanner and its reconstruction at 3 T; ``spread`` scales their ranges."""
     ranges = {
         'chi_zero': (-0.012, 0.012),
         'chi_iron': (0.0045, 0.0080),
@@ -98,7 +101,8 @@ def draw_constants(rng: np.random.Generator) -> dict[str, float]:
         'R2star_iron': (1.0, 2.0),
         'R2star_myelin': (15.0, 40.0),
     }
-    return {name: float(rng.uniform(*ends)) for name, ends in ranges.items()}
+    drawn = {name: (sum(ends) / 2, float(rng.uniform(*ends))) for name, ends in ranges.items()}
+    return {name: middle + spread * (value - middle) for name, (middle, value) in drawn.items()}
 
 
 def healthy(region: str, age: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -112,7 +116,7 @@ def healthy(region: str, age: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def draw_stages(cohort: Stages, seed: int) -> Cohort:
     """Draw the people of a cohort, and their regional means of susceptibility and R2*."""
     rng = np.random.default_rng([seed, 57])
-    constants = draw_constants(rng)
+    constants = draw_constants(rng, cohort.spread)
     bend = rng.uniform(-1, 1, 2) * cohort.curvature
     stage = np.repeat(np.arange(len(cohort.iron)), cohort.number)
     n = len(stage)
