@@ -204,13 +204,13 @@ def _design(series: pd.DataFrame, column: str, controls: str, notes: list[str]) 
         )
     own = stage[keep].to_numpy()
     dummies = np.column_stack([own == name for name in levels[1:]]).astype(float)
-    blocks = {'age': age[keep].to_numpy(float)[:, None]}
-    blocks |= {name: _dummies(texts[name][keep]) for name in used[2:]}
+    blocks = {name: _dummies(texts[name][keep]) for name in used[2:]}
+    if age[keep].nunique() > 1:
+        blocks['age'] = age[keep].to_numpy(float)[:, None]
     _check_confounded(column, levels, dummies, blocks)
-    covariates = np.column_stack([*blocks.values()])
     first = own == levels[0]
-    covariates = covariates - covariates[first].mean(0)
-    x = np.column_stack([np.ones(len(own)), dummies, covariates])
+    covariates = [block - block[first].mean(0) for block in blocks.values()]
+    x = np.column_stack([np.ones(len(own)), dummies, *covariates])
     notes.append(f'Covariates: {", ".join(used[1:])}. First stage, taken as healthy: {levels[0]}.')
     return _People(x, levels, own, age[keep].to_numpy(float)), keep
 
