@@ -13,7 +13,8 @@ from bids_qsm.phantom.stages import Stages, write_stages
 from tests.pages import Page, assert_self_contained
 
 
-def test_stages_from_tables_to_page(tmp_path):
+def test_stages_from_tables_to_page(tmp_path, monkeypatch):
+    monkeypatch.setattr('bids_qsm.phantom.stages.REGIONS', ('GP', 'White matter'))
     data, out = write_stages(tmp_path, Stages(iron=(0.0, 4.0), myelin=(0.0, -0.10), number=8), seed=2)
     asked = {'bids_dir': data, 'output_dir': out, 'level': 'group', 'stages': 'stage'}
     assert run_group(Options.from_settings(asked)) == 0
