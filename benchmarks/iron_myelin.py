@@ -1,7 +1,7 @@
 """Iron and myelin of stages: bias, coverage, power and false effects of ``group --stages``.
 
 python benchmarks/iron_myelin.py [--seeds 101 300] [--cases stages none ...]
-python benchmarks/iron_myelin.py --chain OUT [--people 6] [--seeds 101 101]
+python benchmarks/iron_myelin.py --chain 10 [--seeds 101 101]
 
 Each cohort has 20 people at each of 4 stages, whose constants, healthy tissue and slopes differ from what
 the analysis assumes, and are drawn anew for it (`bids_qsm.phantom.stages`). Tables of regions are drawn, not
@@ -11,31 +11,30 @@ Of each quantity, tissue and stage the table has the true change, the bias (in p
 the estimate, the mean standard error, the share of 95 % intervals that hold the truth, and the share of tests
 with p < .05 (power; false effects where nothing changes).
 
-With --chain, heads of two stages are scanned and go through the command line, from images to the group level.
-In the second stage four nuclei have more susceptibility, and R2* as the phantom ties it to that. What comes
-out is compared with what the same statistics make of the true maps. OUT is kept, and goes on from where it
-stopped.
+With --chain, heads of two stages are scanned at 2 mm and go through the default chain; regions are the true
+outlines. In the second stage four nuclei have 22 ppb more, and R2* as the phantom ties it to susceptibility,
+which is not as the analysis assumes. What comes out is compared with what the same statistics make of the
+true maps.
 """
 
 import argparse
-import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
+from chain import Chain
+from conditions import Condition, scan
 
+from bids_qsm.anatomy import atlas
 from bids_qsm.biomarkers.regions import region_table
 from bids_qsm.cohort.stages import compare_stages
 from bids_qsm.cohort.tables import gather, join_participants
-from bids_qsm.phantom.cohort import PROTOCOL, REGIONS, normal
-from bids_qsm.phantom.dataset import Visit, write_dataset
-from bids_qsm.phantom.families import aged
+from bids_qsm.phantom.cohort import REGIONS, normal
+from bids_qsm.phantom.families import FAMILIES, aged
+from bids_qsm.phantom.head import make_head
 from bids_qsm.phantom.stages import NULL, WHITE, Stages, draw_stages
-from bids_qsm.recon.grid import Grid
 
 CASES = {
     'stages': ('20 people a stage', Stages()),
@@ -89,74 +88,51 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
 
 GAIN = dict.fromkeys(('GP', 'SN', 'Putamen', 'Caudate'), 0.022)
 """Susceptibility (ppm) that the second stage of --chain adds: that of some 4 mg/100 g."""
-KEYS = ['region', 'map', 'stage']
+FAMILY = replace(FAMILIES['atlas'], ages=None, diseases=(('', 1.0),))
+VARIES = 0.06
+"""Relative standard deviation of the susceptibility of a nucleus between people."""
+VOXEL = (2.0, 2.0, 2.0)
 
 
-def write_heads(path: Path, seed: int, number: int) -> None:
-    """Simulate ``number`` people of each of two stages."""
+def scanned(seed: int, stage: int, rng: np.random.Generator) -> tuple[dict, pd.DataFrame, pd.DataFrame]:
+    """A person of a stage: traits, and tables of regions of the chain and of the truth, in true outlines."""
+    age = rng.uniform(40, 65)
+    factors = {
+        region: aged(region, age) * (1 + VARIES * rng.standard_normal())
+        + stage * GAIN.get(region, 0.0) / normal(region)
+        for region in REGIONS
+    }
+    head = make_head(seed, variation=0.0, family=FAMILY).changed(factors)
+    one = scan(Condition('stages', VOXEL), seed, head=head)
+    chain = Chain(one.data)
+    chain.run([step for step in chain.steps if step != 'swi'])
+    grid, dseg = one.data['grid'], one.truth['dseg'].astype(int)
+    labels = atlas.labels()
+    white = head.sample(grid.shape, one.affine, ('white',))['white'] > 0.95
+    found = {'chi': chain.data['chi'] - np.float32(chain.data['offset']), 'R2star': chain.data['r2star']}
+    true = {'chi': one.truth['chi'], 'R2star': one.truth['r2star']}
+    mask = chain.chi_mask & one.truth['mask']
+    tables = [region_table(maps, dseg, labels, mask, grid, white_matter=white) for maps in (found, true)]
+    return {'stage': stage, 'age': round(age, 1)}, *tables
+
+
+def chain_of(seed: int, number: int) -> pd.DataFrame:
+    """Changes after the chain beside those of the true maps."""
     rng = np.random.default_rng([seed, 58])
-    visits, people = [], {}
+    people, tables = [], ([], [])
     for n in range(2 * number):
-        stage, age = n % 2, round(rng.uniform(40, 65), 1)
-        factors = {
-            region: (aged(region, age) * (1 + 0.06 * rng.standard_normal()))
-            + stage * GAIN.get(region, 0.0) / normal(region)
-            for region in REGIONS
-        }
-        visits.append(Visit(f'{n + 1:02d}', None, 1000 * seed + n, PROTOCOL, 2.0, factors))
-        people[f'{n + 1:02d}'] = {'stage': stage, 'age': age, 'sex': 'FM'[n // 2 % 2]}
-    write_dataset(path, visits, participants=people, seed=seed, variation=0.0)
-
-
-def true_tables(data: Path) -> list[tuple[dict, pd.DataFrame]]:
-    """Tables of regions of the true maps."""
-    tables = []
-    for folder in sorted((data / 'derivatives' / 'truth').glob('sub-*/anat')):
-        stem = f'{folder}/{folder.parent.name}_'
-        image = nib.load(f'{stem}Chimap.nii.gz')
-        maps = {
-            name: nib.load(f'{stem}{end}.nii.gz')
-            for name, end in (('chi', 'Chimap'), ('R2star', 'R2starmap'))
-        }
-        dseg, mask = (nib.load(f'{stem}{end}.nii.gz') for end in ('seg-nuclei_dseg', 'desc-brain_mask'))
-        table = region_table(
-            {name: np.asarray(one.dataobj, np.float32) for name, one in maps.items()},
-            np.asarray(dseg.dataobj).astype(int),
-            pd.read_csv(f'{stem}seg-nuclei_dseg.tsv', sep='\t'),
-            np.asarray(mask.dataobj) > 0,
-            Grid.from_affine(image.shape, image.affine),
-            reference='water',
-            label_mm=0.0,
-        )
-        tables.append(({'sub': folder.parent.name[4:], 'seg': 'nuclei'}, table))
-    return tables
-
-
-def chain(root: Path, seed: int, number: int) -> pd.DataFrame:
-    """Changes from the command line beside those of the true maps."""
-    data, out = root / 'data', root / 'out'
-    if not (data / 'participants.tsv').exists():
-        write_heads(data, seed, number)
-    common = ('--skip-bids-validation', '--nprocs', '1')
-    asked = {'participant': ('--work-dir', root / 'work', '--ironmyelin'), 'group': ('--stages', 'stage')}
-    for level, more in asked.items():
-        words = [
-            sys.executable,
-            '-m',
-            'bids_qsm',
-            data,
-            out,
-            level,
-            *(common if level == 'participant' else ()),
-            *more,
-        ]
-        subprocess.run([*map(str, words)], check=True)
-    people = pd.read_csv(data / 'participants.tsv', sep='\t')
-    long, _ = join_participants(gather(true_tables(data)), people)
-    true, _, _ = compare_stages(long, 'stage', field_strength=PROTOCOL.field_strength)
-    found = pd.read_csv(out / 'group' / 'stages.tsv', sep='\t', dtype={'stage': str})
-    columns = ['estimate', 'ci_low', 'ci_high']
-    return found.set_index(KEYS)[columns].join(true.set_index(KEYS)[columns].add_suffix('_true'), how='inner')
+        traits, *both = scanned(1000 * seed + n, n % 2, rng)
+        people.append({'participant_id': f'sub-{n:02d}', **traits})
+        for kind, table in zip(tables, both, strict=True):
+            kind.append(({'sub': f'{n:02d}', 'seg': 'nuclei'}, table))
+        print(f'{n + 1} of {2 * number} heads', file=sys.stderr, flush=True)
+    found = []
+    for kind in tables:
+        long, _ = join_participants(gather(kind), pd.DataFrame(people))
+        table, constants, _ = compare_stages(long, 'stage', field_strength=3.0)
+        found.append(table.set_index(['region', 'map'])[['estimate', 'ci_low', 'ci_high']])
+        print(constants[['map', 'constant', 'literature', 'value', 'sd']].to_string())
+    return found[0].join(found[1].add_suffix('_true'))
 
 
 def main() -> None:
@@ -165,11 +141,10 @@ def main() -> None:
     )
     parser.add_argument('--seeds', nargs=2, type=int, default=[101, 300])
     parser.add_argument('--cases', nargs='+', default=[*CASES], choices=[*CASES])
-    parser.add_argument('--chain', type=Path)
-    parser.add_argument('--people', type=int, default=6)
+    parser.add_argument('--chain', type=int, default=0, metavar='PEOPLE', help='of each of two stages')
     options = parser.parse_args()
     if options.chain:
-        print(chain(options.chain, options.seeds[0], options.people).round(4).to_string())
+        print(chain_of(options.seeds[0], options.chain).round(4).to_string())
         return
     seeds = range(options.seeds[0], options.seeds[1] + 1)
     for case in options.cases:
