@@ -1,6 +1,6 @@
 """Iron and myelin of stages: bias, coverage, power and false effects of ``group --stages``.
 
-python benchmarks/iron_myelin.py [--seeds 101 300] [--cases stages none ...]
+python benchmarks/iron_myelin.py [--seeds 301 500] [--cases stages none ...]
 python benchmarks/iron_myelin.py --chain 10 [--seeds 101 101]
 
 Each cohort has 20 people at each of 4 stages, whose constants, healthy tissue and slopes differ from what
@@ -139,7 +139,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--seeds', nargs=2, type=int, default=[101, 300])
+    parser.add_argument('--seeds', nargs=2, type=int, default=[301, 500])
     parser.add_argument('--cases', nargs='+', default=[*CASES], choices=[*CASES])
     parser.add_argument('--chain', type=int, default=0, metavar='PEOPLE', help='of each of two stages')
     options = parser.parse_args()

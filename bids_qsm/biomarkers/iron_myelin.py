@@ -29,7 +29,11 @@ class Constant:
 
 CONSTANTS = {
     'chi': (
-        Constant(0.0, 0.010, 'zero of the map less tissue without iron and myelin; prior'),
+        Constant(
+            0.0,
+            0.020,
+            'zero of the map, such as fluid, less tissue without iron and myelin; prior, as in separation',
+        ),
         Constant(
             0.0060,
             0.0018,
