@@ -33,8 +33,8 @@ PORTS = {'field': 'localfield', 'magnitude': 'magnitude', 'echoes': 'echoes', 'e
 
 
 def rate_of(stored: np.ndarray, name: str) -> np.ndarray:
-    """R2 (1/s) from a map of R2, or of T2 in s or ms."""
-    if 'T2map' not in name:
+    """R2 or R1 (1/s) from a map of it, or of T2 or T1 in s or ms."""
+    if 'T2map' not in name and 'T1map' not in name:
         return stored
     inside = stored[np.isfinite(stored) & (stored > 0)]
     unit = 1e-3 if inside.size and np.median(inside) > 5 else 1.0
