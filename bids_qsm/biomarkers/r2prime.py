@@ -55,9 +55,7 @@ def place_rate(
     turn = (corners[1:] - corners[0]).T
     own_axes, axes = own_affine[:3, :3], affine[:3, :3]
     weight = known.astype(np.float32)
-    rate, variance = smooth_rate(
-        rate, variance, weight, own_axes, excess_spread(own_axes, turn @ axes)
-    )
+    rate, variance = smooth_rate(rate, variance, weight, own_axes, excess_spread(own_axes, turn @ axes))
     if not known.all() and known.any():
         # beyond what is known lies more of the same, so that splines do not ring there
         nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)

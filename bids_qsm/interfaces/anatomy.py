@@ -123,7 +123,9 @@ class MeanFrame(Step):
 class MeanEcho(Step):
     """Mean of the echoes of a train."""
 
-    input_spec = inputs(echoes=InputMultiObject(File(exists=True), mandatory=True, desc='one 3D image an echo'))
+    input_spec = inputs(
+        echoes=InputMultiObject(File(exists=True), mandatory=True, desc='one 3D image an echo')
+    )
     output_spec = outputs(mean=volume('mean over echoes'))
 
     def compute(self, _: Data):

@@ -260,9 +260,7 @@ class Measure(SimpleInterface):
             return next(iter(given), None)
         return given[0].on_grid if given else None
 
-    def _given(
-        self, query: Query, number: int, files: list[tuple], grid: Grid, affine: np.ndarray
-    ) -> Given:
+    def _given(self, query: Query, number: int, files: list[tuple], grid: Grid, affine: np.ndarray) -> Given:
         """One image, or the echoes of a train."""
         path, space, source, _ = files[0]
         volumes = []
