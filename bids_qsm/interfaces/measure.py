@@ -262,7 +262,7 @@ class Measure(SimpleInterface):
 
     def _given(self, query: Query, number: int, files: list[tuple], grid: Grid, affine: np.ndarray) -> Given:
         """One image, or the echoes of a train."""
-        path, space, source, _ = files[0]
+        path, space, source = files[0][:3]
         volumes = []
         for name, *_ in files:
             volume, own = read(name)
