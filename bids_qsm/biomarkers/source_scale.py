@@ -9,8 +9,7 @@ from bids_qsm.recon.arrays import Array
 
 CLASSES = ((1, 'macroscopic'), (2, 'microscopic'), (3, 'mixed'))
 STRONG, WEAK = 0.10, 0.05
-"""Susceptibility above that of the region (ppm) from which sources are strong, and below which they are
-weak."""
+"""Susceptibility above that of its region (ppm) of strong sources, and below which they are weak."""
 BEYOND = 2.0
 """Deviations of R2 beyond the spread of tissue that a class needs, at least."""
 RARE, WIDEST = 0.005, 25.0
@@ -24,8 +23,8 @@ SLOPE = (40.0, 20.0)
 
 
 class Line(NamedTuple):
-        """R2 of deep grey matter by susceptibility in one person: R2 = ``start`` + ``slope`` chi, and its
-    spread."""
+    """R2 of deep grey matter by susceptibility in one person: R2 = ``start`` + ``slope`` chi,
+    and its spread."""
 
     start: float
     slope: float
@@ -93,10 +92,10 @@ def source_scale(
     r"""Tell large from small sources by R2 at given susceptibility.
 
     Large sources, such as veins, change the mean field of a voxel but hardly R2, because water does not
-    diffuse past them between refocusing pulses; small ones raise R2 [1]_. R2 of regions follows
+    diffuse past them between refocusing pulses; small ones raise R2 [1]_. R2 of the regions of ``dseg`` follows
     a line over susceptibility in each person. Each region, deep white matter and the rest have an offset from
-        it of their own (their median), as their myelin and water differ. With the deviation d from these,
-    and its spread s from noise and tissue, each voxel is
+    it of their own (their median), as their myelin and water differ.
+    With the deviation d from these, and its spread s from noise and tissue, each voxel is
 
     .. math:: \text{tissue: } N(d; 0, s^2), \quad
         \text{microscopic: } U\, \Phi\!\left(\tfrac{d - 2 s}{s}\right) [|\Delta\chi| < .05], \quad
