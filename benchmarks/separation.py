@@ -1,11 +1,13 @@
 """Score the separation of sources on heads of known sources and relaxivities that are not told.
 
-python benchmarks/separation.py [--seeds 711 712 ...] [--relaxivities 137:1 323:1.24 ...] [--chain]
+python benchmarks/separation.py [--seeds 711 712 ...] [--relaxivities 137:1 323:1.24 ...] [--methods medi ...]
+                                [--chain]
 
-Maps are those of the head with noise (5 ppb, 1 /s) and a zero that is off by that of fluid; with --chain,
-those of a simulated scan of 5 echoes that went through the default chain, less the true R2. Structural
-similarity (XSIM) of both sources by method: the closed form with 137 /s/ppm, that with the true relaxivities
-and zero, and ours from R2' and from R2* alone.
+Maps are those of the head with noise (5 ppb, 1 /s) and a zero that is off by that of fluid; the local field
+is that of the true susceptibility within the brain, with noise of .5 ppb; echoes decay by the true R2*, at an
+SNR of 70. With --chain, all are those of a simulated scan of 5 echoes that went through the default chain,
+with the true R2. Structural similarity (XSIM) and error of both sources by method: all of the registry with
+their own relaxivities, the closed form told relaxivities and zero, and ours from R2* alone.
 """
 
 import argparse
@@ -16,13 +18,19 @@ import numpy as np
 import pandas as pd
 from chain import Chain
 from conditions import Condition, scan
-from metrics import xsim
+from metrics import nrmse, xsim
 
+from bids_qsm.applications.separation import CHI_ERROR, RATE_ERROR, SMOOTH_ERROR
 from bids_qsm.biomarkers.separation.closed import closed
-from bids_qsm.biomarkers.separation.posterior import separate
+from bids_qsm.biomarkers.separation.methods import SEPARATION
 from bids_qsm.biomarkers.separation.tissues import zones
 from bids_qsm.phantom.head import Lesion, make_head
 from bids_qsm.phantom.sources import Relaxivity, add_sources
+from bids_qsm.recon.fourier import Box, convolve, dipole_kernel
+from bids_qsm.recon.grid import Grid
+from bids_qsm.recon.magnitude import combine
+from bids_qsm.recon.noise import noise_level
+from bids_qsm.recon.registry import call
 
 FAMILIES = ('atlas', 'moved', 'bent', 'wide')
 RELAXIVITIES = ('114:1', '137:1', '275:.3', '323:1.24')
@@ -31,6 +39,9 @@ LESIONS = (
     Lesion((26, -40, 24), 2.5, 0.8, kind='microbleed'),
 )
 CHI_NOISE, RATE_NOISE = 0.005, 1.0
+FIELD_NOISE, SNR = 0.0005, 70
+FLUID = np.float32(0.019)
+"""Susceptibility of fluid, which is the zero of the maps, against tissue without sources (ppm)."""
 
 
 @lru_cache(maxsize=1)
@@ -47,78 +58,97 @@ def case(seed, family, relaxivity, voxel, chain):
     sources = add_sources(head, kernel, seed)
     condition = Condition('separation', (voxel,) * 3)
     shape, affine = condition.protocol.shape, condition.protocol.affine
-    truth = sources.sample(shape, affine)
-    tissue = sources.head.sample(shape, affine, ('brain', 'csf', 'white', 'chi'))
+    truth = sources.measured(condition.protocol) if chain else sources.sample(shape, affine)
+    tissue = sources.head.sample(shape, affine, ('brain', 'csf', 'white', 'chi', 'density'))
     mask = tissue['brain'] > 0.5
+    grid = Grid.from_affine(shape, affine)
     rng = np.random.default_rng(seed)
     if chain:
         one = Chain(scan(condition, seed, head=sources.head).data)
         one.run([step for step in one.steps if step != 'swi'])
-        mask = mask & one.chi_mask
+        mask = mask & one.chi_mask & one.data['inner_mask']
         chi = one.data['chi'] - np.float32(one.data['offset'])
         r2star, r2 = one.data['r2star'], truth['r2']
+        field, echoes = one.data['local'], one.data['magnitude']
     else:
-        chi = tissue['chi'] - 0.019 + CHI_NOISE * rng.standard_normal(shape)
-        r2star = truth['r2'] + truth['r2prime'] + RATE_NOISE * rng.standard_normal(shape)
-        r2 = truth['r2']
-    zone = zones(mask, mask & (tissue['white'] > 0.95), head.labels(shape, affine) > 0)
-    lesions = head.lesion_labels(shape, affine)
-    maps = {'chi': chi.astype(np.float32), 'r2star': r2star.astype(np.float32), 'r2': r2}
-    return maps, mask, zone, truth, lesions, kernel
+        chi = tissue['chi'] - FLUID + CHI_NOISE * rng.standard_normal(shape)
+        true = truth['r2'] + truth['r2prime']
+        r2star, r2 = true + RATE_NOISE * rng.standard_normal(shape), truth['r2']
+        field = field_of(tissue['chi'] * mask, grid) + FIELD_NOISE * rng.standard_normal(shape)
+        times = np.array(condition.echo_times)
+        echoes = tissue['density'][..., None] * np.exp(-true[..., None] * times)
+        echoes = np.abs(
+            echoes + echoes[tissue['white'] > 0.9, 0].mean() / SNR * rng.standard_normal(echoes.shape)
+        )
+    rate = (r2star - r2).astype(np.float32)
+    data = {
+        'chi': chi.astype(np.float32),
+        'rate': rate,
+        'r2prime': rate,
+        'r2star': r2star.astype(np.float32),
+        'field': (field * mask).astype(np.float32),
+        'magnitude': combine(echoes.astype(np.float32)),
+        'echoes': echoes.astype(np.float32),
+        'echo_times': condition.echo_times,
+        'mask': mask,
+        'zone': zones(mask, mask & (tissue['white'] > 0.95), head.labels(shape, affine) > 0),
+        'chi_noise': max(noise_level(chi[..., None], mask), CHI_ERROR) if chain else CHI_NOISE,
+        'rate_noise': max(noise_level(rate[..., None], mask), RATE_ERROR) if chain else RATE_NOISE,
+        'reversible': True,
+        'smooth_error': SMOOTH_ERROR if chain else 0.0,
+        'scale': 1.0,
+        'grid': grid,
+    }
+    return data, truth, head.lesion_labels(shape, affine), kernel
+
+
+def field_of(chi, grid):
+    """Field of susceptibility (ppm), zero-padded."""
+    box = Box.around(chi != 0, grid, padding=60.0)
+    kernel = dipole_kernel(box.shape, grid.voxel_size, grid.b0_dir)
+    return box.uncrop(convolve(box.crop(chi.astype(np.float32)), kernel))
 
 
 def score(name, para, dia, mask, truth, lesions, **more):
     """Row of the table."""
-    true = truth['para'], truth['dia']
     row = {'method': name}
-    row |= {
-        f'XSIM {which}': xsim(found * mask, one * mask, mask)
-        for which, found, one in zip(('+', '-'), (para, dia), true, strict=True)
-    }
+    for sign, found, true in (('+', para, truth['para']), ('-', dia, truth['dia'])):
+        row[f'XSIM {sign}'] = xsim(found * mask, true * mask, mask)
+        row[f'NRMSE {sign}'] = nrmse(found, true, mask)
     inside = mask & (lesions == 1)
-    row['calcium in +, ppb'] = 1e3 * (para - true[0])[inside].mean() if inside.any() else np.nan
+    row['calcium in +, ppb'] = 1e3 * (para - truth['para'])[inside].mean() if inside.any() else np.nan
     inside = mask & (lesions == 2)
-    row['iron in -, ppb'] = 1e3 * (dia - true[1])[inside].mean() if inside.any() else np.nan
+    row['iron in -, ppb'] = 1e3 * (dia - truth['dia'])[inside].mean() if inside.any() else np.nan
     return row | more
 
 
-def methods(maps, mask, zone, truth, lesions, kernel, voxel):
+def rows_of(names, data, truth, lesions, kernel):
     """Rows of all methods."""
-    chi, rate = maps['chi'], maps['r2star'] - maps['r2']
-    yield score('closed, 137', *closed(chi, rate, 137.0, 137.0), mask, truth, lesions)
-    told = closed(chi + np.float32(0.019), rate, kernel.para, kernel.dia)
-    yield score('closed, told', *told, mask, truth, lesions)
-    for name, one, reversible in (('ours', rate, True), ('ours, R2* only', maps['r2star'], False)):
-        start = time.process_time()
-        found = separate(
-            chi,
-            one,
-            mask,
-            zone,
-            chi_noise=CHI_NOISE,
-            rate_noise=RATE_NOISE,
-            voxel_size=(voxel,) * 3,
-            reversible=reversible,
-        )
-        seconds = time.process_time() - start
-        inside = mask & found.fits
-        apart = [
-            np.abs(f - t)[inside] < s[inside]
-            for f, t, s in (
-                (found.para, truth['para'], found.para_sd),
-                (found.dia, truth['dia'], found.dia_sd),
-            )
-        ]
-        fitted = found.calibration
-        more = {
-            'in 1 SD +': apart[0].mean(),
-            'in 1 SD -': apart[1].mean(),
-            'D+ / true': fitted.para / kernel.para,
-            'D- / true': fitted.dia / kernel.dia,
-            'fits': found.fits[mask].mean(),
-            'CPU s': seconds,
-        }
-        yield score(name, found.para, found.dia, mask, truth, lesions, **more)
+    mask = data['mask']
+    if 'closed' in names:
+        told = closed(data['chi'] + FLUID, data['rate'], kernel.para, kernel.dia)
+        yield score('closed, told', *told, mask, truth, lesions)
+    for name in names:
+        yield _row(name, SEPARATION[name], data, truth, lesions, kernel)
+    if 'posterior' in names:
+        alone = data | {'rate': data['r2star'], 'reversible': False}
+        yield _row('posterior, R2* only', SEPARATION['posterior'], alone, truth, lesions, kernel)
+
+
+def _row(name, function, data, truth, lesions, kernel):
+    mask = data['mask']
+    start = time.process_time()
+    found = call(function, data, {})
+    more = {'CPU s': time.process_time() - start, 'fits': found.fits[mask].mean()}
+    if function is SEPARATION['posterior']:
+        inside, fitted = mask & found.fits, found.calibration
+        for sign, part, sd, true in (
+            ('+', found.para, found.para_sd, truth['para']),
+            ('-', found.dia, found.dia_sd, truth['dia']),
+        ):
+            more[f'in 1 SD {sign}'] = (np.abs(part - true) < sd)[inside].mean()
+        more |= {'D+ / true': fitted.para / kernel.para, 'D- / true': fitted.dia / kernel.dia}
+    return score(name, found.para, found.dia, mask, truth, lesions, **more)
 
 
 def main():
@@ -126,13 +156,14 @@ def main():
     parser.add_argument('--seeds', nargs='+', type=int, default=[711, 712, 713, 714], help='one a family')
     parser.add_argument('--relaxivities', nargs='+', default=RELAXIVITIES, help='D+ and D-/D+')
     parser.add_argument('--voxel', type=float, default=1.5)
+    parser.add_argument('--methods', nargs='+', default=[*SEPARATION], choices=[*SEPARATION])
     parser.add_argument('--chain', action='store_true')
     args = parser.parse_args()
     rows = []
     for seed, family in zip(args.seeds, FAMILIES, strict=False):
         for relaxivity in args.relaxivities:
             parts = case(seed, family, relaxivity, args.voxel, args.chain)
-            for row in methods(*parts, args.voxel):
+            for row in rows_of(args.methods, *parts):
                 rows.append({'family': family, 'seed': seed, 'relaxivity': relaxivity, **row})
                 print('\t'.join(f'{v:.3g}' if isinstance(v, float) else str(v) for v in rows[-1].values()))
     table = pd.DataFrame(rows)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from nipype.interfaces.utility import Merge
 
 from bids_qsm.applications import application, modules
-from bids_qsm.applications.contract import BACKGROUNDS, Application
+from bids_qsm.applications.contract import BACKGROUNDS, Application, Variant
 from bids_qsm.derivatives.products import PRODUCTS
 from bids_qsm.interfaces.measure import FILES, Measure, outputs_of
 from bids_qsm.workflows import engine as pe
@@ -38,6 +38,15 @@ class Run:
         return application(self.use.name)
 
     @property
+    def variant(self) -> Variant:
+        return self.app.variant(dict(self.use.params))
+
+    @property
+    def files(self) -> list[str]:
+        """Ports of `Measure` that hold files it needs."""
+        return files_of(self.app, self.variant.spares)
+
+    @property
     def name(self) -> str:
         if self.bold is not None:
             return f'{self.use.name}_{run_label(self.bold)}'
@@ -61,9 +70,9 @@ def runs_of(series: 'Series', scope: tuple[str, ...] = ('series', 'labels', 'run
             yield from (Run(use, one.name) for one in series.segmentations if kind == 'labels')
 
 
-def files_of(app: Application) -> list[str]:
-    """Ports of `Measure` that hold files an application needs."""
-    named = set(app.arguments)
+def files_of(app: Application, spares: Sequence[str] = ()) -> list[str]:
+    """Ports of `Measure` that hold files an application needs, without arguments that it ``spares``."""
+    named = set(app.arguments) - set(spares)
     wanted = {
         *(
             port
@@ -120,13 +129,13 @@ def mean_ports(series: 'Series') -> dict[str, Path]:
 def label_inputs_of(series: 'Series') -> list[str]:
     """Ports of the participant's segmentations that applications need."""
     runs = [run for run in runs_of(series) if run.labels]
-    needed = (f'{port}_{run.labels}' for run in runs for port in _LABELS if port in files_of(run.app))
+    needed = (f'{port}_{run.labels}' for run in runs for port in _LABELS if port in run.files)
     return list(dict.fromkeys(needed))
 
 
 def application_inputs(series: 'Series') -> list[str]:
     """Ports that the applications of a series need, beside those of its segmentations."""
-    needed = {port for run in runs_of(series) for port in files_of(run.app)}
+    needed = {port for run in runs_of(series) for port in run.files}
     is_placed = any(one.space not in ('gre', 'table') for one in series.inputs)
     placed = {'gre_to_anat'} if is_placed or any(run.bold for run in runs_of(series)) else set()
     files = (port for port in (*FILES, 'gre_to_anat') if port in needed | placed)
@@ -161,7 +170,7 @@ def init_applications_wf(
     }
     for run in runs:
         node = nodes[run.name]
-        for port in files_of(run.app):
+        for port in run.files:
             source = f'{port}_{run.labels}' if run.labels and port in (*_LABELS, 'probseg') else port
             if source in (*ports, *of_labels):
                 workflow.link(inputnode, node, **{port: source})
@@ -172,7 +181,7 @@ def init_applications_wf(
             if other in nodes:
                 workflow.link(nodes[other], node, **{argument: output})
         workflow.link(node, outputnode, **{outside: port for port, outside in run.outputs.items()})
-    workflow.__desc__ = ' '.join(dict.fromkeys(run.app.method for run in runs if run.app.method))
+    workflow.__desc__ = ' '.join(dict.fromkeys(run.variant.method for run in runs if run.variant.method))
     return workflow
 
 
@@ -192,7 +201,7 @@ def application_node(
 ) -> pe.Node:
     """The node of an application on one series, or on several of a session, each with its run."""
     run, app = runs[0], runs[0].app
-    memory = app.memory_of_many if run.labels and app.memory_of_many else app.memory
+    memory = app.memory_of_many if run.labels and app.memory_of_many else run.variant.memory
     node = pe.Node(
         Measure(
             application=modules()[run.use.name],

@@ -18,7 +18,6 @@ from bids_qsm.workflows.applications import (
     ATLAS,
     alignment_ports,
     application_node,
-    files_of,
     link_alignments,
     mean_ports,
     runs_of,
@@ -328,7 +327,7 @@ def _add_joint_applications(
         gathered = set.intersection(
             *(set(gathered_ports(one, what_applies(one, options))) for one in series_list)
         )
-        for port in [*files_of(run.app), *(['gre_to_anat'] if run.use.inputs else [])]:
+        for port in [*run.files, *(['gre_to_anat'] if run.use.inputs else [])]:
             if port in ATLAS and port not in gathered:
                 setattr(node.inputs, port, [str(getattr(atlas, ATLAS[port]))] * len(members))
             elif port in gathered or port == 'gre_to_anat':

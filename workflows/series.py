@@ -12,7 +12,6 @@ from bids_qsm.workflows.applications import (
     alignment_ports,
     application_inputs,
     atlas_files,
-    files_of,
     init_applications_wf,
     label_inputs_of,
     mean_ports,
@@ -290,7 +289,7 @@ def init_maps_wf(
 
 def gathered_ports(series: 'Series', options: 'Options') -> list[str]:
     """Ports of a series that applications of several series need."""
-    needed = {port for run in runs_of(series, ('subject',)) for port in files_of(run.app)}
+    needed = {port for run in runs_of(series, ('subject',)) for port in run.files}
     there = {*series_products(series, options), *_PLACED, 'mask', 'reference'}
     there |= {'labels'} if is_refined(options) else set()
     there -= set() if 'chi' in series.maps else {'reference'}

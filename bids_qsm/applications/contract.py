@@ -263,6 +263,19 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Variant:
+    """What depends on the parameters that the user set, of an application that has several methods."""
+
+    method: str
+    """Sentence for the methods text."""
+    memory: Need
+    needs: tuple[str, ...] = ()
+    """Arguments of `measure` that may be None, but not with these parameters."""
+    spares: tuple[str, ...] = ()
+    """Those that are not read with these parameters."""
+
+
+@dataclass(frozen=True)
 class Application:
     """One answer from the maps of a series; see docs/architecture.md for how to write one."""
 
@@ -309,6 +322,9 @@ class Application:
     memory: Need = _MEMORY
     memory_of_many: Need | None = None
     """Memory with a segmentation of the whole brain, where it is more."""
+    variants: Callable[[Mapping[str, object]], Variant] | None = None
+    """Called with the parameters that the user set, before anything runs: what depends on them. It raises
+    UserError where they cannot be used."""
 
     @cached_property
     def arguments(self) -> dict[str, bool]:
@@ -318,6 +334,10 @@ class Application:
             if one.kind is not one.KEYWORD_ONLY:
                 found[name] = one.default is one.empty and 'None' not in str(one.annotation)
         return found
+
+    def variant(self, params: Mapping[str, object]) -> Variant:
+        """Methods text, memory and inputs with the parameters that the user set."""
+        return self.variants(params) if self.variants else Variant(self.method, self.memory)
 
     @cached_property
     def of_others(self) -> dict[str, tuple[str, str]]:

@@ -1,24 +1,35 @@
 """Separate susceptibility into paramagnetic sources (iron) and diamagnetic sources (myelin)."""
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 import pandas as pd
 
-from bids_qsm.applications.contract import Application, Column, Figure, Image, Query, Table
+from bids_qsm.applications.contract import Application, Column, Figure, Image, Query, Table, Variant
 from bids_qsm.biomarkers.columns import regions_of
 from bids_qsm.biomarkers.separation.calibration import RELAXIVITY
-from bids_qsm.biomarkers.separation.posterior import Separated, separate
+from bids_qsm.biomarkers.separation.methods import SEPARATION, assumed_r2
+from bids_qsm.biomarkers.separation.posterior import Separated
+from bids_qsm.biomarkers.separation.sources import Sources
 from bids_qsm.biomarkers.separation.tissues import zones
+from bids_qsm.errors import UserError
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.noise import noise_level
-from bids_qsm.recon.registry import Need
+from bids_qsm.recon.registry import call, facts, needs, parameters
 
 CHI_ERROR, RATE_ERROR = 0.004, 0.7
 """Least errors of susceptibility (ppm) and of rates (1/s): those of inversion and fit are smooth, so that the
 finest detail of the maps does not show them."""
+SMOOTH_ERROR = 0.008
+"""Smooth error (ppm) of susceptibility that the default reconstruction leaves in digital heads of 1.5 mm."""
 CAUTION = (
-    'Relaxivity is estimated from this person; another one would scale both sources, see the column '
-    'change_per_tenth.'
+    'Relaxivity is estimated from this person by the default method, and assumed by the others: see the '
+    'constants. Another one would scale both sources, see the column change_per_tenth.'
 )
+RELAXIVITIES = 10, 2000
+"""Limits of a relaxivity that is stated (1/s/ppm at 3 T): published ones are 114 to 324."""
+PORTS = {'field': 'localfield', 'magnitude': 'magnitude', 'echoes': 'echoes', 'echo_times': 'echo_times'}
+"""Data of methods -> arguments of `measure` that only some of them take."""
 
 
 def rate_of(stored: np.ndarray, name: str) -> np.ndarray:
@@ -35,55 +46,144 @@ def measure(
     r2star: np.ndarray,
     mask: np.ndarray,
     r2: np.ndarray | None,
+    localfield: np.ndarray | None,
+    magnitude: np.ndarray | None,
+    echoes: np.ndarray | None,
     dseg: np.ndarray,
     labels: pd.DataFrame,
     white_matter: np.ndarray | None,
     grid: Grid,
+    echo_times: list | None,
     field_strength: float,
+    *,
+    method: str = 'posterior',
+    relaxivity: float | None = None,
 ):
-    """Separate sources, see `bids_qsm.biomarkers.separation.posterior.separate`."""
+    """Separate sources by a method of `bids_qsm.biomarkers.separation.methods`.
+
+    ``relaxivity`` (1/s/ppm, at 3 T) replaces that which the method assumes.
+    """
+    function = SEPARATION[method]
+    asked = needs(function)
+    is_measured = r2 is not None
     there = mask & (r2star > 0)
-    rate = r2star
-    if r2 is not None:
+    if r2 is not None and ('rate' in asked or 'r2prime' in asked):
         there &= r2 > 0
-        rate = (r2star - r2).astype(np.float32)
-    found = separate(
-        chi,
-        rate,
-        there,
-        zones(there, white_matter, dseg > 0),
-        chi_noise=max(noise_level(chi[..., None], there), CHI_ERROR),
-        rate_noise=max(noise_level(rate[..., None], there), RATE_ERROR),
-        voxel_size=tuple(grid.voxel_size),
-        reversible=r2 is not None,
-        scale=field_strength / 3,
-    )
+    if not there.any():
+        raise UserError(
+            'Sources cannot be separated: R2* and the map of R2 or T2 are nowhere above zero within the '
+            'mask; check that the latter shows the brain of this participant.'
+        )
+    zone = zones(there, white_matter, dseg > 0)
+    r2prime = (r2star - (assumed_r2(zone) if r2 is None else r2)).astype(np.float32)
+    rate = r2prime if is_measured else r2star
+    judged = r2star if 'r2star' in asked else rate
+    data = {
+        'chi': chi,
+        'rate': rate,
+        'r2prime': r2prime,
+        'r2star': r2star,
+        'field': localfield,
+        'magnitude': magnitude,
+        'echoes': echoes,
+        'echo_times': echo_times,
+        'mask': there,
+        'zone': zone,
+        'chi_noise': max(noise_level(chi[..., None], there), CHI_ERROR),
+        'rate_noise': max(noise_level(judged[..., None], there), RATE_ERROR),
+        'reversible': is_measured,
+        'smooth_error': SMOOTH_ERROR,
+        'scale': field_strength / 3,
+        'grid': grid,
+    }
+    found = call(function, data, {} if relaxivity is None else {'relaxivity': relaxivity})
+    table = _table(found, there, dseg, labels)
+    stated = {'method': method, 'relaxation': _relaxation(function, is_measured)}
+    total = found.para + found.dia
+    if isinstance(found, Sources):
+        source = 'stated by the user' if relaxivity is not None else f'assumed by the method {method}'
+        for name, value in zip(('paramagnetic', 'diamagnetic'), found.relaxivity, strict=True):
+            constant = {'value': float(f'{value:.4g}'), 'units': '1/s/ppm', 'source': source}
+            stated[f'relaxivity_{name}'] = constant
+        stated['zero_of_susceptibility'] = {'value': 0.0, 'units': 'ppm', 'source': 'that of the map'}
+        return found.para, found.dia, total, None, None, found.fits, table, stated
+    stated |= _calibrated(found, field_strength)
+    maps = (found.para, found.dia, total, found.para_sd, found.dia_sd, found.fits)
+    return *maps, table, stated
+
+
+def _relaxation(function: Callable, is_measured: bool):
+    """What was taken as relaxation by the sources, for the sidecars."""
+    asked = needs(function)
+    if 'echoes' in asked:
+        return 'decay of the echoes'
+    if 'r2star' in asked:
+        return 'R2*'
+    return 'R2* - R2 (measured)' if is_measured else 'R2*, less an assumed R2 of each tissue'
+
+
+def _calibrated(found: Separated, field_strength: float):
+    """Constants that were estimated from the person."""
     one = found.calibration
     sd = np.sqrt(np.diag(one.covariance))
     source = f'estimated from this person; expected {RELAXIVITY[0] * field_strength / 3:.0f}'
     ratio = one.dia / one.para
-    facts = {
-        'relaxation': 'R2* - R2 (measured)' if r2 is not None else 'R2*, less an assumed R2 of each tissue',
+    return {
         'relaxivity_paramagnetic': _fact(one.para, one.para * sd[0], '1/s/ppm', source),
         'relaxivity_diamagnetic': _fact(
             one.dia, one.dia * sd[1], '1/s/ppm', f'{ratio:.2f} of the paramagnetic one, estimated'
         ),
         'zero_of_susceptibility': _fact(one.shift, sd[2], 'ppm', 'map of tissue without sources, estimated'),
     }
-    total = found.para + found.dia
-    maps = (found.para, found.dia, total, found.para_sd, found.dia_sd, found.fits)
-    return *maps, _table(found, there, dseg, labels), facts
+
+
+def variants(params: Mapping[str, object]):
+    """Methods text, memory and inputs of the method that the user chose.
+
+    Raises
+    ------
+    UserError
+        There is no such method, or the relaxivity cannot be used.
+    """
+    name, stated = str(params.get('method', 'posterior')), params.get('relaxivity')
+    if name not in SEPARATION:
+        raise UserError(f'--separation:method is {name!r}; it must be one of: {", ".join(SEPARATION)}.')
+    function = SEPARATION[name]
+    if stated is not None:
+        if name == 'posterior':
+            raise UserError(
+                '--separation:relaxivity cannot be stated for the method posterior, which estimates it; '
+                'leave it out, or choose another method, such as method=closed.'
+            )
+        low, high = RELAXIVITIES
+        if isinstance(stated, bool) or not (isinstance(stated, int | float) and low <= stated <= high):
+            raise UserError(
+                f'--separation:relaxivity is {stated!r}; it must be from {low} to {high} (1/s/ppm at 3 T).'
+            )
+    asked = needs(function)
+    taken = tuple(port for one, port in PORTS.items() if one in asked)
+    about = facts(function)
+    text = f'Paramagnetic and diamagnetic sources were separated with {about.prose}'
+    if name != 'posterior':
+        assumed = parameters(function)['relaxivity'] if stated is None else stated
+        text += f', with a relaxivity of {assumed:g} 1/s/ppm at 3 T, proportional to the field strength'
+    if 'r2prime' in asked:
+        text += "; R2' is R2* less R2 where a map of R2 or T2 was given, else less a mean R2 of each tissue"
+    spared = tuple(port for port in PORTS.values() if port not in taken)
+    return Variant(f'{text}.', about.memory, needs=taken, spares=spared)
 
 
 def _fact(value: float, sd: float, units: str, source: str):
     return {'value': float(f'{value:.4g}'), 'sd': float(f'{sd:.2g}'), 'units': units, 'source': source}
 
 
-def _table(found: Separated, mask: np.ndarray, dseg: np.ndarray, labels: pd.DataFrame):
+def _table(found: Separated | Sources, mask: np.ndarray, dseg: np.ndarray, labels: pd.DataFrame):
     """Tidy rows by region. The error of a voxel is not averaged away, as that of relaxivity is shared."""
+    unknown = np.full(mask.shape, np.nan, np.float32)
+    errors = (unknown, unknown) if isinstance(found, Sources) else (found.para_sd, found.dia_sd)
     sources = {
-        'chi_para': (found.para, found.para_sd, found.para_change),
-        'chi_dia': (found.dia, found.dia_sd, found.dia_change),
+        'chi_para': (found.para, errors[0], found.para_change),
+        'chi_dia': (found.dia, errors[1], found.dia_change),
     }
     rows = []
     for name, side, region in regions_of(mask, dseg, labels):
@@ -166,8 +266,8 @@ APPLICATION = Application(
         Figure('paramagnetic', 'Paramagnetic sources', 'Iron and deoxygenated blood. ' + CAUTION),
         Figure('diamagnetic', 'Diamagnetic sources', 'Myelin and calcium: dark where there are many.'),
     ),
-    method='Paramagnetic and diamagnetic sources were separated by susceptibility and relaxation '
-    '[@shin2021], as the most probable pair of each voxel given the tissues of the brain, with total '
-    'variation; relaxivities and the zero of susceptibility were estimated from the person.',
-    memory=Need(0.3, volume=40),
+    fewest_echoes=3,  # of methods that fit the echoes
+    variants=variants,
+    method=variants({}).method,
+    memory=variants({}).memory,
 )

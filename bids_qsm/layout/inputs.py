@@ -107,8 +107,11 @@ def plan_applications(
     made = products_of(one, background=options.background.name, inversion=options.inversion.name)
     params = {method.name: method.params for method in options.applications}
     for app in chosen(options):
+        variant = app.variant(dict(params.get(app.name, ())))
         absent = [
-            name for name, required in app.arguments.items() if required and _is_absent(name, made, one)
+            name
+            for name, required in app.arguments.items()
+            if (required or name in variant.needs) and _is_absent(name, made, one)
         ]
         inputs, lacking = [], []
         for query in app.extra:
@@ -142,7 +145,11 @@ def plan_applications(
             notes.append(
                 f'{app.title}: left out, as the series has no {" and no ".join(absent).replace("_", " ")}.'
             )
-        elif 'echoes' in app.arguments and len(one.echo_times) < app.fewest_echoes:
+        elif (
+            'echoes' in app.arguments
+            and 'echoes' not in variant.spares
+            and len(one.echo_times) < app.fewest_echoes
+        ):
             notes.append(
                 f'{app.title}: left out, as it takes {app.fewest_echoes} echoes or more, and the series has '
                 f'{len(one.echo_times)}.'

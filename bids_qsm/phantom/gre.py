@@ -109,7 +109,7 @@ def simulate(head: Head, protocol: Protocol, seed: int = 0):
     """
     rng = np.random.default_rng(seed)
     shape, affine = protocol.shape, protocol.affine
-    fine_shape, fine_affine = _finer(shape, affine, protocol.voxel_size)
+    fine_shape, fine_affine = finer(shape, affine, protocol.voxel_size)
     grid = Grid.from_affine(fine_shape, fine_affine)
 
     field = field_of_head(head, fine_shape, fine_affine)
@@ -178,7 +178,7 @@ def store_phase(phase: np.ndarray, phase_format: str):
     return (low + step * level).astype(dtype)
 
 
-def _finer(shape: tuple[int, ...], affine: np.ndarray, voxel_size: Sequence[float]):
+def finer(shape: tuple[int, ...], affine: np.ndarray, voxel_size: Sequence[float]):
     """Shape and affine of the grid of the simulation: same field of view, same first voxel centre."""
     ratio = [1.5 if v < 2 else 2.0 for v in voxel_size]
     fine = tuple(fft.next_fast_len(int(np.ceil(n * r))) for n, r in zip(shape, ratio, strict=True))

@@ -6,6 +6,7 @@ import numpy as np
 from scipy import ndimage
 
 from bids_qsm.phantom import tissue as t
+from bids_qsm.phantom.gre import Protocol, crop_kspace, finer
 from bids_qsm.phantom.head import Head
 from bids_qsm.phantom.sampling import Volume, pull
 
@@ -81,6 +82,15 @@ class Sources:
         found['r2'] += blood * (1 / 0.032 - found['r2'])
         found['r2prime'] += blood * (t.TISSUES['blood'].r2star - 1 / 0.032 - found['r2prime'])
         return found
+
+    def measured(self, protocol: Protocol):
+        """Maps of `PARTS` with the point spread of a scan, as `simulate` gives its truth."""
+        shape, affine = protocol.shape, protocol.affine
+        fine, place = finer(shape, affine, protocol.voxel_size)
+        brain = self.head.sample(fine, place, ('brain',))['brain']
+        inside = np.maximum(crop_kspace(brain, shape), 0.5)
+        maps = self.sample(fine, place)
+        return {name: crop_kspace(one * brain, shape) / inside for name, one in maps.items()}
 
 
 def add_sources(

@@ -87,7 +87,7 @@ def _zeros(shape: tuple[int, ...], reference: Array):
     return namespace(reference).zeros(shape, dtype=reference.dtype, device=reference.device)
 
 
-def frequencies(shape: tuple[int, ...], voxel_size: tuple[float, float, float]):
+def frequencies(shape: tuple[int, ...], voxel_size: tuple[float, ...]):
     """Three broadcastable float32 arrays of spatial frequency (cycles/mm) in the layout of `rfft`."""
     axes = [
         scipy.fft.fftfreq(shape[0], voxel_size[0]),
@@ -97,9 +97,7 @@ def frequencies(shape: tuple[int, ...], voxel_size: tuple[float, float, float]):
     return np.meshgrid(*(a.astype(np.float32) for a in axes), indexing='ij', sparse=True)
 
 
-def gradient_energy(
-    shape: tuple[int, ...], voxel_size: tuple[float, float, float], reference: Array | None = None
-):
+def gradient_energy(shape: tuple[int, ...], voxel_size: tuple[float, ...], reference: Array | None = None):
     r"""Spectrum of :math:`\nabla^T \nabla` (1/mm^2), periodic forward differences, laid out as by `rfft`."""
     total = np.float32(0)
     for k, h in zip(frequencies(shape, voxel_size), voxel_size, strict=True):
@@ -109,8 +107,8 @@ def gradient_energy(
 
 def dipole_kernel(
     shape: tuple[int, ...],
-    voxel_size: tuple[float, float, float],
-    b0_dir: tuple[float, float, float],
+    voxel_size: tuple[float, ...],
+    b0_dir: tuple[float, ...],
     reference: Array | None = None,
 ):
     r"""Unit dipole in the layout of `rfft`, for any direction ``b0_dir`` of B0 along the voxel axes [1]_.
@@ -137,7 +135,7 @@ def dipole_kernel(
     return like(kernel.astype(np.float32), reference)
 
 
-def _even(projected: Array, k: Sequence[Array], flips: Sequence[Array], b0_dir: tuple[float, float, float]):
+def _even(projected: Array, k: Sequence[Array], flips: Sequence[Array], b0_dir: tuple[float, ...]):
     """Mean of ``(k.b)^2`` over both signs of each Nyquist frequency."""
     for axis, flip in enumerate(flips):
         nyquist = np.flatnonzero(flip < 0)
@@ -160,7 +158,7 @@ def _even(projected: Array, k: Sequence[Array], flips: Sequence[Array], b0_dir: 
 
 def smv_kernel(
     shape: tuple[int, ...],
-    voxel_size: tuple[float, float, float],
+    voxel_size: tuple[float, ...],
     radius: float,
     reference: Array | None = None,
 ):
@@ -177,7 +175,7 @@ def smv_kernel(
     return like(np.ascontiguousarray(rfft(kernel).real), reference)
 
 
-def ball_weights(voxel_size: tuple[float, float, float], radius: float, *, samples: int = 5):
+def ball_weights(voxel_size: tuple[float, ...], radius: float, *, samples: int = 5):
     """Share of each voxel that lies in a ball of ``radius`` mm about the central voxel, summing to 1.
 
     Where voxels are not cubes, the ball is flattened along their long sides, and the weights of the central

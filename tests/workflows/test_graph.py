@@ -259,6 +259,23 @@ def test_candidates_are_found_on_request(options, series):
         assert all(workflow.get_node(name).inputs.params == {'threshold': 8.0} for name in found)
 
 
+@pytest.mark.parametrize(
+    ('name', 'taken'),
+    [('posterior', set()), ('medi', {'localfield', 'magnitude'}), ('decompose', {'echoes'})],
+)
+def test_a_method_of_an_application_gets_the_files_that_it_takes(options, series, name, taken):
+    use = Use('separation', (('method', name),), ())
+    workflow, methods, _ = graph(options, replace(series, applications=(use,)))
+    check_ports(workflow)
+    (node,) = [n for n in workflow.list_node_names() if n.endswith('applications_wf.separation')]
+    inner, _, last = node.rpartition('.')
+    flow = workflow.get_node(inner)
+    edges = [data['connect'] for *_, to, data in flow._graph.edges(data=True) if to.name == last]
+    ports = {port for pairs in edges for _, port in pairs}
+    assert ports & {'localfield', 'magnitude', 'echoes'} == taken
+    assert any('1/s/ppm' in text for text in methods) == (name != 'posterior')
+
+
 def test_two_sessions_share_the_anatomy(options, series):
     other = replace(series, session='2', entities=(('sub', '01'), ('ses', '2')))
     workflow, _, _ = graph(options, series, other)

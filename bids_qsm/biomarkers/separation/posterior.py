@@ -8,6 +8,7 @@ from numba import njit, prange
 from scipy import ndimage
 
 from bids_qsm.biomarkers.separation.calibration import VARIES, Calibration, Data, calibrate
+from bids_qsm.biomarkers.separation.sources import laid
 
 UNIT = 0.005
 """Susceptibility (ppm) that the solver counts in."""
@@ -55,6 +56,7 @@ def separate(
     voxel_size: Sequence[float],
     reversible: bool = True,
     scale: float = 1.0,
+    smooth_error: float = 0.0,
     calibration: Calibration | None = None,
     smoothness: float = 0.3,
     iterations: int = 60,
@@ -71,7 +73,8 @@ def separate(
     total variation are ``smoothness`` over the standard deviation of the source without it. It is solved by
     the primal-dual method [1]_.
 
-    The standard deviations are those of the quadratic terms (Laplace), and of relaxivities and zero. Where no
+    The standard deviations are those of the quadratic terms (Laplace), of relaxivities and zero, and of the
+    smooth error of susceptibility, which acts as another zero in each place. Where no
     tissue explains a voxel (vessel, bleed, calcium), all of its susceptibility is one source of its sign.
 
     Parameters
@@ -87,6 +90,9 @@ def separate(
         (mm).
     scale : float
         Field strength over 3 T.
+    smooth_error : float
+        Standard deviation (ppm) of what is wrong with susceptibility over longer ways than its noise, as the
+        inversion leaves it. Only standard deviations count it.
     calibration : Calibration, optional
         That of this person, if it is known.
 
@@ -113,7 +119,7 @@ def separate(
     share = share[:-1] / np.maximum(share[:-1].sum(0), 1e-6)
     system = _System(data, even.rate, share, calibration)
     weights = smoothness / system.sd
-    fields = [_laid(v, mask) for v in (*system.matrix, *system.right, *weights)]
+    fields = [laid(v, mask) for v in (*system.matrix, *system.right, *weights)]
     amounts = _solve(*fields, mask, iterations)
     para, dia = (np.where(mask, UNIT * a, 0).astype(np.float32) for a in amounts)
     # no tissue: calcium and bleeds are of one kind, and dephase by more or less than tissue does
@@ -121,18 +127,12 @@ def separate(
     para[mask] = np.where(alone, np.maximum(system.chi, 0), para[mask])
     dia[mask] = np.where(alone, np.maximum(-system.chi, 0), dia[mask])
     moves = system.moves(para[mask], dia[mask])
-    sd = system.uncertainty(moves)
+    sd = system.uncertainty(moves, smooth_error)
     tenth = np.log(1.1) * UNIT * moves[0]
     fits = np.zeros(mask.shape, bool)
     fits[mask] = ~alone & (system.misfit(para[mask], dia[mask]) < 3)
-    para_sd, dia_sd, by_para, by_dia = (_laid(one, mask) for one in (*sd, tenth[0], -tenth[1]))
+    para_sd, dia_sd, by_para, by_dia = (laid(one, mask) for one in (*sd, tenth[0], -tenth[1]))
     return Separated(para, -dia, para_sd, dia_sd, fits, by_para, by_dia, calibration)
-
-
-def _laid(values: np.ndarray, mask: np.ndarray):
-    out = np.zeros(mask.shape, np.float32)
-    out[mask] = values
-    return out
 
 
 class _System:
@@ -194,9 +194,10 @@ class _System:
         solved = [(a22 * first - a12 * second, a11 * second - a12 * first) for first, second in rights]
         return np.array(solved) / self.determinant
 
-    def uncertainty(self, moves: np.ndarray):
-        """Standard deviations (ppm), shape (2, voxels), with those of relaxivities and zero."""
+    def uncertainty(self, moves: np.ndarray, smooth_error: float):
+        """Standard deviations (ppm), shape (2, voxels), with those of relaxivities, zero and smooth error."""
         spread = np.einsum('ikv,ij,jkv->kv', moves, self.calibration.covariance, moves)
+        spread += (smooth_error * moves[2]) ** 2
         return (UNIT * np.sqrt(self.sd**2 + np.maximum(spread, 0))).astype(np.float32)
 
 

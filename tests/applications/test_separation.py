@@ -1,0 +1,90 @@
+"""The choice of a method, and what is said of its assumptions."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bids_qsm.applications.separation import APPLICATION, measure, variants
+from bids_qsm.errors import UserError
+from bids_qsm.recon.grid import Grid
+
+SHAPE = (12, 12, 8)
+
+
+@pytest.fixture
+def maps():
+    """A nucleus with iron in tissue with little of both sources."""
+    rng = np.random.default_rng(0)
+    dseg = np.zeros(SHAPE, np.int32)
+    dseg[3:9, 3:9, 2:6] = 1
+    para = np.where(dseg, 0.1, 0.02)
+    chi = para - 0.02 + 0.002 * rng.standard_normal(SHAPE)
+    r2star = 137.0 * (para + 0.02) + 13.0 + 0.3 * rng.standard_normal(SHAPE)
+    labels = pd.DataFrame(
+        {'index': [1], 'name': ['Left_Putamen'], 'hemisphere': ['L'], 'region': ['Putamen']}
+    )
+    return {
+        'chi': chi.astype(np.float32),
+        'r2star': r2star.astype(np.float32),
+        'mask': np.ones(SHAPE, bool),
+        'dseg': dseg,
+        'labels': labels,
+    }
+
+
+def separated(maps, r2, **params):
+    data = dict.fromkeys(APPLICATION.arguments) | maps
+    data |= {'r2': r2, 'grid': Grid(SHAPE), 'field_strength': 3.0}
+    return dict(zip(APPLICATION.gives, measure(*data.values(), **params), strict=True))
+
+
+def test_a_chosen_method_says_what_it_assumes(maps):
+    measured = separated(maps, np.full(SHAPE, 13.0, np.float32), method='closed', relaxivity=137.0)
+    assumed = separated(maps, None, method='closed')
+    for found, said in (
+        (measured, 'R2* - R2 (measured)'),
+        (assumed, 'R2*, less an assumed R2 of each tissue'),
+    ):
+        assert found['paramagneticsd'] is None
+        facts = found['facts']
+        assert facts['method'] == 'closed'
+        assert facts['relaxation'] == said
+        assert facts['relaxivity_paramagnetic']['value'] == 137.0
+        table = found['table'].set_index(['region', 'map'])
+        row = table.loc[('Putamen', 'chi_para')]
+        assert row['mean'] == pytest.approx(0.1, abs=0.005)
+        # relaxivity up by a tenth: both sources less by half of a tenth of their sum
+        assert row['change_per_tenth'] == pytest.approx(-0.12 / 22, rel=0.1)
+        assert np.isnan(row['se'])
+    assert measured['facts']['relaxivity_diamagnetic']['source'] == 'stated by the user'
+
+
+def test_methods_take_what_they_need_and_wrong_ones_are_refused():
+    assert variants({}).needs == ()
+    assert variants({'method': 'medi'}).needs == ('localfield', 'magnitude')
+    assert set(variants({'method': 'decompose'}).spares) == {'localfield', 'magnitude'}
+    assert '114 1/s/ppm' in variants({'method': 'closed', 'relaxivity': 114}).method
+    for params, said in (
+        ({'method': 'magic'}, 'must be one of: posterior, closed'),
+        ({'relaxivity': 114.0}, 'which estimates it'),
+        ({'method': 'closed', 'relaxivity': -1.0}, 'must be from 10 to 2000'),
+        ({'method': 'closed', 'relaxivity': float('inf')}, 'must be from 10 to 2000'),
+        ({'method': 'closed', 'relaxivity': 'high'}, 'must be from 10 to 2000'),
+    ):
+        with pytest.raises(UserError, match=said):
+            variants(params)
+
+
+@pytest.mark.parametrize('name', ['posterior', 'closed', 'medi'])
+def test_a_map_of_r2_beside_the_brain_is_refused(maps, name):
+    with pytest.raises(UserError, match='nowhere above zero within the mask'):
+        separated(maps, np.zeros(SHAPE, np.float32), method=name)
+
+
+def test_a_map_of_r2_does_not_cut_what_is_separated_without_it(maps):
+    whole = maps | {'localfield': maps['chi'], 'magnitude': np.ones(SHAPE, np.float32)}
+    half = np.full(SHAPE, 13.0, np.float32)
+    half[6:] = 0
+    found = {name: separated(whole, half, method=name)['total'] for name in ('closed', 'r2starqsm')}
+    assert not found['closed'][6:].any()
+    assert found['r2starqsm'][6:].any()
