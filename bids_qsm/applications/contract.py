@@ -257,7 +257,7 @@ class Figure:
     """Name of the table that ``draw`` gets first; none where it is empty."""
     takes: tuple[str, ...] = ()
     """What ``draw`` gets after it: names of other tables, of images, of arguments of `measure` and of `MAPS`
-    (None where the series lacks one), and 'affine' of the maps."""
+    (None where the series lacks one), 'facts', and 'affine' of the maps."""
     after: str = ''
     """Figure that this one follows on the page; the last where it is empty."""
 
@@ -380,7 +380,7 @@ class Application:
         lost = [one.table for one in self.figures if one.draw and one.table not in (*tables, '')]
         if lost:
             raise ValueError(f'{self.name}: a figure draws {lost[0]}, which is no table of it')
-        there = {*made, *self.arguments, *MAPS, 'affine'}
+        there = {*made, *self.arguments, *MAPS, 'affine', *self.gives}
         lost = [name for one in self.figures for name in one.takes if name not in there]
         if lost:
             raise ValueError(f'{self.name}: a figure takes {lost[0]}, which is not there')

@@ -56,16 +56,42 @@ def place_rate(
     own_axes, axes = own_affine[:3, :3], affine[:3, :3]
     weight = known.astype(np.float32)
     rate, variance = smooth_rate(rate, variance, weight, own_axes, excess_spread(own_axes, turn @ axes))
-    if not known.all() and known.any():
-        # beyond what is known lies more of the same, so that splines do not ring there
-        nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
-        rate, variance = rate[tuple(nearest)], variance[tuple(nearest)]
+    # beyond what is known lies more of the same, so that splines do not ring there
+    rate, variance = _spread_out(rate, known), _spread_out(variance, known)
     onto = own_affine, shape, affine, from_maps
     there = resample(weight, *onto) > 0.99
     placed = resample(rate, *onto, order=3)
     found = resample(variance, *onto)
     spread = excess_spread(axes, np.linalg.inv(turn) @ own_axes)
     return Placed(np.where(there, np.maximum(placed, 0), 0), np.where(there, found, 0), there, spread)
+
+
+def place_field(
+    b1: Array, own_affine: Array, shape: tuple[int, ...], affine: Array, transforms: list
+) -> Array:
+    """Bring a smooth transmit field onto another grid; beyond what is known it is that of the nearest voxel.
+
+    Parameters
+    ----------
+    b1 : ndarray of float, 3D
+        Relative transmit field; 0 where it is not known.
+    own_affine, affine : ndarray (4, 4)
+        Voxel to scanner coordinates of it and of the other grid (RAS, mm).
+    shape : tuple of int
+        Of the other grid.
+    transforms : list
+        From points of the other grid to those of the field, first to last.
+    """
+    placed = resample(_spread_out(b1, b1 > 0), own_affine, shape, affine, transforms)
+    return _spread_out(placed, placed > 0)
+
+
+def _spread_out(data: Array, known: Array):
+    """Give what is not known the value of the nearest voxel that is."""
+    if known.all() or not known.any():
+        return data
+    nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
+    return data[tuple(nearest)]
 
 
 def reversible_rate(
@@ -76,8 +102,8 @@ def reversible_rate(
     .. math:: R_2' = \overline{R_2^*} - R_2, \quad
         \sigma^2 = \operatorname{var} \overline{R_2^*} + \operatorname{var} R_2
 
-    Differences of point spread would show as edges [1]_. R2' may be negative where noise is larger than it:
-    means of regions need its sign.
+    Differences of point spread would show as edges. R2' may be negative where noise is larger than it: means
+    of regions need its sign.
 
     Parameters
     ----------
@@ -95,16 +121,13 @@ def reversible_rate(
     -------
     r2prime, sd : ndarray of float32, shape (x, y, z)
         (1/s); 0 where R2* or R2 is not known.
-
-    References
-    ----------
-    .. [1] Ni et al. (2015), MRM 73:1290. doi:10.1002/mrm.25232
     """
     weight = np.where(mask, np.maximum(signal, 0), 0).astype(np.float32)
     alike, noise = smooth_rate(r2star, variance, weight, affine[:3, :3], r2.spread)
     there = r2.known & (weight > 0)
     sd = np.sqrt(noise + r2.variance)
-    return tuple(np.where(there, one, 0).astype(np.float32) for one in (alike - r2.rate, sd))
+    away = alike - r2.rate
+    return np.where(there, away, 0).astype(np.float32), np.where(there, sd, 0).astype(np.float32)
 
 
 def widths(spread: Array) -> Sequence[float]:

@@ -78,6 +78,28 @@ def fit_line(chi: Array, r2: Array, *, scale: float = 1.0, rounds: int = 20) -> 
     return Line(float(level - slope * middle), float(slope), spread, chi.size)
 
 
+def zones_of(dseg: Array, white: Array | None) -> Array:
+    """Regions, and after their last number deep white matter, and the rest (int32, same shape)."""
+    last = dseg.max()
+    rest = np.full(dseg.shape, 2) if white is None else np.where(white, 1, 2)
+    return np.where(dseg > 0, dseg, last + rest).astype(np.int32)
+
+
+def _inside(zones: Array, there: Array):
+    """Zone -> its box and which voxels of it are ``there`` (bool), of zones that have `LEAST` of these."""
+    boxes = enumerate(ndimage.find_objects(zones), start=1)
+    found = {zone: (box, (zones[box] == zone) & there[box]) for zone, box in boxes if box is not None}
+    return {zone: pair for zone, pair in found.items() if pair[1].sum() >= LEAST}
+
+
+def above_middle(chi: Array, zones: Array, there: Array) -> Array:
+    """Susceptibility less the median of its zone over what is ``there`` (bool)."""
+    away = chi.copy()
+    for box, part in _inside(zones, there).values():
+        away[box][part] -= np.median(chi[box][part])
+    return away
+
+
 def source_scale(
     chi: Array,
     r2: Array,
@@ -92,9 +114,9 @@ def source_scale(
     r"""Tell large from small sources by R2 at given susceptibility.
 
     Large sources, such as veins, change the mean field of a voxel but hardly R2, because water does not
-    diffuse past them between refocusing pulses; small ones raise R2 [1]_. R2 of the regions of ``dseg`` follows
-    a line over susceptibility in each person. Each region, deep white matter and the rest have an offset from
-    it of their own (their median), as their myelin and water differ.
+    diffuse past them between refocusing pulses; small ones raise R2 [1]_. R2 of the regions of ``dseg``
+    follows a line over susceptibility in each person. Each region, deep white matter and the rest have an
+    offset from it of their own (their median), as their myelin and water differ.
     With the deviation d from these, and its spread s from noise and tissue, each voxel is
 
     .. math:: \text{tissue: } N(d; 0, s^2), \quad
@@ -131,13 +153,9 @@ def source_scale(
     ----------
     .. [1] Yablonskiy & Haacke (1994), MRM 32:749. doi:10.1002/mrm.1910320610
     """
-    white = np.zeros(mask.shape, bool) if white is None else white & mask
     solid = mask & (r2 > FLUID)
-    zones = np.where(dseg > 0, dseg, dseg.max() + np.where(white, 1, 2)).astype(np.int32)
-    inside = {}
-    for zone, box in enumerate(ndimage.find_objects(zones), start=1):
-        if box is not None and (there := (zones[box] == zone) & solid[box]).sum() >= LEAST:
-            inside[zone] = box, there
+    zones = zones_of(dseg, white)
+    inside = _inside(zones, solid)
     regions = [zone for zone in inside if zone <= dseg.max()]
     if len(regions) < 3:
         return None
@@ -146,13 +164,12 @@ def source_scale(
     }
     line = fit_line(*np.array([middle[zone] for zone in regions]).T, scale=scale)
     from_line = np.where(mask, r2 - line.start - line.slope * chi, 0)
-    away, beside = from_line.copy(), chi.copy()
+    away, beside = from_line.copy(), above_middle(chi, zones, solid)
     spread = np.full(mask.shape, line.spread, np.float32)
-    for zone, (box, there) in inside.items():
+    for box, there in inside.values():
         values = from_line[box][there]
         offset = np.median(values)
         away[box][there] -= offset
-        beside[box][there] -= middle[zone][0]
         spread[box][there] = 1.4826 * np.median(np.abs(values - offset))
     # tissue varies by what is left of its spread beside noise, which differs between voxels
     noise = r2_sd**2 + (line.slope * chi_noise) ** 2
@@ -167,8 +184,10 @@ def source_scale(
     small, mixed = up * weak, up * (1 - weak)
     large = RARE / WIDEST * special.ndtr(-z - BEYOND) * strong
     total = np.maximum(tissue + small + mixed + large, 1e-12)
-    parts = [np.where(solid, one / total, 0).astype(np.float32) for one in (large, small, mixed)]
+    large, small, mixed = (
+        np.where(solid, one / total, 0).astype(np.float32) for one in (large, small, mixed)
+    )
     found = np.zeros(mask.shape, np.uint8)
-    for (number, _), part in zip(CLASSES, parts, strict=True):
+    for (number, _), part in zip(CLASSES, (large, small, mixed), strict=True):
         found[part > 0.5] = number
-    return Scale(found, *parts[:2], z.astype(np.float32), from_line.astype(np.float32), line)
+    return Scale(found, large, small, z.astype(np.float32), from_line.astype(np.float32), line)
