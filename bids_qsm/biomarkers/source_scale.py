@@ -184,10 +184,8 @@ def source_scale(
     small, mixed = up * weak, up * (1 - weak)
     large = RARE / WIDEST * special.ndtr(-z - BEYOND) * strong
     total = np.maximum(tissue + small + mixed + large, 1e-12)
-    large, small, mixed = (
-        np.where(solid, one / total, 0).astype(np.float32) for one in (large, small, mixed)
-    )
+    shares = [np.where(solid, one / total, 0).astype(np.float32) for one in (large, small, mixed)]
     found = np.zeros(mask.shape, np.uint8)
-    for (number, _), part in zip(CLASSES, (large, small, mixed), strict=True):
+    for (number, _), part in zip(CLASSES, shares, strict=True):
         found[part > 0.5] = number
-    return Scale(found, large, small, z.astype(np.float32), from_line.astype(np.float32), line)
+    return Scale(found, shares[0], shares[1], z.astype(np.float32), from_line.astype(np.float32), line)
