@@ -22,7 +22,7 @@ from bids_qsm.recon.spin_echo import T1, Train, fit_r2
 
 CHI_ERROR = 0.004
 """Least error of susceptibility (ppm): that of inversion is smooth, and finest detail does not show it."""
-WEAK_CHI = 0.02
+WEAK_CHI = 0.01
 """Size of the mean susceptibility of a region (ppm) below which R2' is not divided by it."""
 ANGLES = 60, 180
 """Limits of the nominal refocusing angle (degrees)."""
@@ -102,6 +102,7 @@ def measure(
             there,
             white_matter,
             dseg,
+            grid,
             chi_noise=max(noise_level(chi[..., None], there), CHI_ERROR),
             scale=(field_strength or 3.0) / 3,
         )

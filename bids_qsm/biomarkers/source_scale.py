@@ -5,15 +5,22 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage, special
 
+from bids_qsm.biomarkers.vesselness import vesselness
 from bids_qsm.recon.arrays import Array
+from bids_qsm.recon.grid import Grid
 
 CLASSES = ((1, 'macroscopic'), (2, 'microscopic'), (3, 'mixed'))
 STRONG, WEAK = 0.10, 0.05
 """Susceptibility above that of its region (ppm) of strong sources, and below which they are weak."""
 BEYOND = 2.0
 """Deviations of R2 beyond the spread of tissue that a class needs, at least."""
-RARE, WIDEST = 0.005, 25.0
-"""Expected share of tissue in each class, and the largest change of R2 that it is expected to have (1/s)."""
+RARE, WIDEST, HIGHEST = 0.005, 25.0, 1.0
+"""Expected share of tissue in each class, and the largest change of R2 (1/s) and susceptibility (ppm) that it
+is expected to have."""
+TUBES = 20.0
+"""By how much voxels of a perfect tube are rather veins."""
+A_BIN, MOST_BINS = 1000, 16
+"""Voxels in a bin of susceptibility within a region, and bins at most."""
 FLUID = 4.0
 """R2 below which a voxel is taken for fluid (1/s)."""
 LEAST = 30
@@ -23,11 +30,14 @@ SLOPE = (40.0, 20.0)
 
 
 class Line(NamedTuple):
-    """R2 of deep grey matter by susceptibility in one person: R2 = ``start`` + ``slope`` chi,
-    and its spread."""
+    """R2 of deep grey matter by susceptibility in one person: R2 = ``start`` + ``slope`` chi (1/s, 1/s/ppm).
+
+    ``slope_sd`` is the standard deviation of the slope, ``spread`` that of regions from the line.
+    """
 
     start: float
     slope: float
+    slope_sd: float
     spread: float
     n: int
 
@@ -75,7 +85,8 @@ def fit_line(chi: Array, r2: Array, *, scale: float = 1.0, rounds: int = 20) -> 
         told = (weight * x * x).sum() / spread**2
         slope = ((weight * x * y).sum() / spread**2 + expected / sd**2) / (told + 1 / sd**2)
         weight = np.maximum(1 - ((y - slope * x) / (4.685 * spread)) ** 2, 0.01) ** 2
-    return Line(float(level - slope * middle), float(slope), spread, chi.size)
+    slope_sd = (told + 1 / sd**2) ** -0.5
+    return Line(float(level - slope * middle), float(slope), float(slope_sd), spread, chi.size)
 
 
 def zones_of(dseg: Array, white: Array | None) -> Array:
@@ -107,6 +118,7 @@ def source_scale(
     mask: Array,
     white: Array | None,
     dseg: Array,
+    grid: Grid,
     *,
     chi_noise: float,
     scale: float = 1.0,
@@ -115,18 +127,21 @@ def source_scale(
 
     Large sources, such as veins, change the mean field of a voxel but hardly R2, because water does not
     diffuse past them between refocusing pulses; small ones raise R2 [1]_. R2 of the regions of ``dseg``
-    follows a line over susceptibility in each person. Each region, deep white matter and the rest have an
-    offset from it of their own (their median), as their myelin and water differ.
-    With the deviation d from these, and its spread s from noise and tissue, each voxel is
+    follows a line over susceptibility in each person. Each region, deep white matter and the rest have a
+    usual R2 of their own, which may change with susceptibility within them, as myelin and water do. With the
+    deviation d of R2 from the usual one along the line, its spread s (from noise and tissue, different for
+    lower and higher R2), and the deviation of susceptibility from the median of the region,
 
-    .. math:: \text{tissue: } N(d; 0, s^2), \quad
-        \text{microscopic: } U\, \Phi\!\left(\tfrac{d - 2 s}{s}\right) [|\Delta\chi| < .05], \quad
-        \text{macroscopic: } U\, \Phi\!\left(\tfrac{-d - 2 s}{s}\right) [\Delta\chi > .1]
+    .. math::
+        \text{tissue: } &t_4(\Delta\chi)\, N(d; 0, s^2) \\
+        \text{iron on the line: } &q\, u(\Delta\chi)\, N(d; 0, s^2 + \sigma_a^2 \Delta\chi^2) \\
+        \text{macroscopic: } &q (1 + c V)\, u(\Delta\chi)\, N(d + a \Delta\chi; 0, s^2) \\
+        \text{microscopic, mixed: } &q\, [t_4(\Delta\chi) + q u(\Delta\chi)]\, U\,
+        \Phi\!\left(\tfrac{d - 2 s}{s}\right)
 
-    with U even up to 25 /s and a prior of 1 % for each class. Susceptibility counts from the median of
-    the region; brackets are shares of its noise. A
-    class is given where its probability exceeds one half. Microscopic sources of stronger susceptibility are
-    mixed.
+    with u even from .1 to 1 ppm, U up to 25 /s, the slope a and its standard deviation, a prior q of .5 %,
+    and the vesselness V, see `vesselness`, as veins are tubes. Microscopic sources have a susceptibility
+    below .05 ppm, mixed ones more. A class is given where its probability exceeds one half.
 
     Parameters
     ----------
@@ -140,6 +155,7 @@ def source_scale(
         Deep white matter.
     dseg : ndarray of int, shape (x, y, z)
         Regions.
+    grid : Grid
     chi_noise : float
         Standard deviation of the noise of susceptibility (ppm).
     scale : float
@@ -156,36 +172,63 @@ def source_scale(
     solid = mask & (r2 > FLUID)
     zones = zones_of(dseg, white)
     inside = _inside(zones, solid)
-    regions = [zone for zone in inside if zone <= dseg.max()]
+    regions = [inside[zone] for zone in inside if zone <= dseg.max()]
     if len(regions) < 3:
         return None
-    middle = {
-        zone: [np.median(one[box][there]) for one in (chi, r2)] for zone, (box, there) in inside.items()
-    }
-    line = fit_line(*np.array([middle[zone] for zone in regions]).T, scale=scale)
+    medians = [[np.median(one[box][there]) for box, there in regions] for one in (chi, r2)]
+    line = fit_line(*np.array(medians), scale=scale)
     from_line = np.where(mask, r2 - line.start - line.slope * chi, 0)
-    away, beside = from_line.copy(), above_middle(chi, zones, solid)
-    spread = np.full(mask.shape, line.spread, np.float32)
+    beside = above_middle(chi, zones, solid)
+    away = np.zeros(mask.shape)
+    below, above = np.full((2, *mask.shape), line.spread)
+    wide = np.full(mask.shape, WEAK)
     for box, there in inside.values():
-        values = from_line[box][there]
-        offset = np.median(values)
-        away[box][there] -= offset
-        spread[box][there] = 1.4826 * np.median(np.abs(values - offset))
+        beyond = beside[box][there]
+        wide[box][there] = max(1.4826 * float(np.median(np.abs(beyond))), chi_noise)
+        usual = _usual(beyond, from_line[box][there])
+        away[box][there] = from_line[box][there] - usual[0]
+        below[box][there], above[box][there] = usual[1:]
     # tissue varies by what is left of its spread beside noise, which differs between voxels
     noise = r2_sd**2 + (line.slope * chi_noise) ** 2
-    usual = np.median(noise[solid])
-    sigma = np.sqrt(noise + np.maximum(spread**2 - usual, (0.25 * spread) ** 2))
-    z = np.where(solid, away / np.maximum(sigma, 1e-3), 0)
-    sd = max(chi_noise, 1e-4)
-    weak = special.ndtr((WEAK - np.abs(beside)) / sd)
-    strong = special.ndtr((beside - STRONG) / sd)
-    tissue = (1 - 2 * RARE) * np.exp(-0.5 * z**2) / (np.sqrt(2 * np.pi) * sigma)
-    up = RARE / WIDEST * special.ndtr(z - BEYOND)
+    typical = np.median(noise[solid])
+    below, above = (np.sqrt(noise + np.maximum(s**2 - typical, (0.25 * s) ** 2)) for s in (below, above))
+    sigma = np.maximum(np.where(away > 0, above, below), 1e-3)
+    z = np.where(solid, away / sigma, 0)
+    strong = special.ndtr((beside - STRONG) / chi_noise)
+    weak = special.ndtr((WEAK - np.abs(beside)) / chi_noise)
+    usual_chi = (0.375 / wide) * (1 + (beside / wide) ** 2 / 4) ** -2.5
+    even_chi = RARE * strong / (HIGHEST - STRONG)
+    middle = np.sqrt(2 / np.pi) / (below + above)
+    tissue = usual_chi * middle * np.exp(-0.5 * z**2)
+    wider = sigma**2 + (line.slope_sd * beside) ** 2
+    tissue += even_chi * middle * sigma / np.sqrt(wider) * np.exp(-0.5 * away**2 / wider)
+    unchanged = away + line.slope * beside
+    spread = np.where(unchanged > 0, above, below)
+    tubes = vesselness(chi.astype(np.float32), mask, grid)
+    large = (
+        even_chi * (1 + TUBES * tubes) * middle * np.exp(-0.5 * (unchanged / np.maximum(spread, 1e-3)) ** 2)
+    )
+    up = RARE * (usual_chi + even_chi) / WIDEST * special.ndtr(z - BEYOND)
     small, mixed = up * weak, up * (1 - weak)
-    large = RARE / WIDEST * special.ndtr(-z - BEYOND) * strong
     total = np.maximum(tissue + small + mixed + large, 1e-12)
     shares = [np.where(solid, one / total, 0).astype(np.float32) for one in (large, small, mixed)]
     found = np.zeros(mask.shape, np.uint8)
     for (number, _), part in zip(CLASSES, shares, strict=True):
         found[part > 0.5] = number
     return Scale(found, shares[0], shares[1], z.astype(np.float32), from_line.astype(np.float32), line)
+
+
+def _usual(beyond: Array, values: Array) -> tuple[Array, Array, Array]:
+    """Usual value at the susceptibility of each voxel of a zone, and the spread below and above it.
+
+    Medians and outer sixths over bins of susceptibility, between which they are interpolated; beyond usual
+    susceptibility they are those of the last bin.
+    """
+    wide = 1.4826 * np.median(np.abs(beyond))
+    common = np.abs(beyond) <= 2.5 * wide
+    n = int(np.clip(common.sum() // A_BIN, 1, MOST_BINS))
+    order = np.argsort(beyond[common], kind='stable')
+    parts = [np.median(beyond[common][one]) for one in np.array_split(order, n)]
+    rows = [np.percentile(values[common][one], (16, 50, 84)) for one in np.array_split(order, n)]
+    low, middle, high = (np.interp(beyond, parts, one) for one in np.transpose(rows))
+    return middle, middle - low, high - middle

@@ -121,9 +121,9 @@ def write_dataset(
         _describe_derivative(flow, 'Blood flow of the simulated dataset')
         # suffixes that BIDS does not have
         (flow / '.bidsignore').write_text('*_cbf.*\n')
-    # nor these; and a true R2 beside the dataset is none that a user gives
+    # nor these; a true R2 has a name of its own, as it is none that a user gives
     hidden = ['*_OEFmap.*', '*_CMRO2map.*'] if perfusion else []
-    hidden += ['*_R2map.*'] if any(v.spin_echoes for v in visits) else []
+    hidden += ['*_R2truemap.*'] if any(v.spin_echoes for v in visits) else []
     if hidden:
         (truth / '.bidsignore').write_text('\n'.join(hidden) + '\n')
     if any(v.ct for v in visits):
@@ -268,7 +268,7 @@ def _write_spin_echoes(
         coarse = scan.b1[tuple(slice(None, None, step) for step in few)]
         save_image((100 * coarse).astype(np.float32), scan.affine @ np.diag([*few, 1.0]), name)
         save_json(name, {**_scanner(visit.protocol), 'Units': 'percent'})
-    name = path / 'derivatives' / 'truth' / visit.folder / f'{visit.stem}_R2map'
+    name = path / 'derivatives' / 'truth' / visit.folder / f'{visit.stem}_R2truemap'
     truth = sources.measured(visit.protocol)['r2']
     save_image(truth.astype(np.float32), visit.protocol.affine, name)
     save_json(name, {'Units': '1/s', 'Description': "True R2, and R2' is R2* less it", 'SkullStripped': True})
