@@ -12,6 +12,7 @@ up by 6 /s (fine iron) were put into white matter, nuclei and the rest; regions 
 import argparse
 import time
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -109,14 +110,30 @@ def _with_channel(data, name, values):
     return out
 
 
-def case(seed, family, voxel, slices, row):
-    """What the application gets of one head, and the truth on the grid of its maps."""
+@lru_cache(maxsize=1)
+def gradient_echoes(seed, family, voxel):
+    """The head, its scan after the default chain, and the truth on the grid of the maps."""
     sources = add_sources(make_head(seed, spacing=1.0, family=family), Relaxivity(), seed)
     sources, marks = planted(sources, seed)
     condition = Condition('relaxation', (voxel,) * 3)
     shape, affine = condition.protocol.shape, condition.protocol.affine
     chain = Chain(scan(condition, seed, head=sources.head).data)
     chain.run([step for step in chain.steps if step != 'swi'])
+    places = [one.sample(shape, affine, ('chi',))['chi'] for one in marks]
+    truth = {
+        **sources.measured(condition.protocol),
+        **sources.head.sample(shape, affine, ('brain', 'csf', 'white', 'blood')),
+        'vein': places[0],
+        'dust': places[1],
+        'dseg': sources.head.labels(shape, affine).astype(np.int32),
+    }
+    return sources, chain, affine, truth
+
+
+def case(seed, family, voxel, slices, row):
+    """What the application gets of one head, and the truth on the grid of its maps."""
+    sources, chain, affine, truth = gradient_echoes(seed, family, voxel)
+    data = chain.data
     rng = np.random.default_rng([seed, 56])
     turn, shift = rng.uniform(-1, 1, 3), rng.uniform(-1, 1, 3)
     protocol = SpinEchoes(tuple(slices), profile=PROFILE if row == '2D' else (1.0,))
@@ -127,7 +144,6 @@ def case(seed, family, voxel, slices, row):
         rotation=3 * turn / np.linalg.norm(turn),
         translation=2 * shift / np.linalg.norm(shift),
     )
-    data = chain.data
     magnitude = correct_bias(combine(data['magnitude']), affine, deep_mm=0.0)[0]
     mean = correct_bias(echoes.magnitude.mean(-1), echoes.affine)[0]
     to_train = rigid(mean, echoes.affine, magnitude, affine, data['mask'])
@@ -138,11 +154,8 @@ def case(seed, family, voxel, slices, row):
     )
     tb1 = None
     if row == 'given':
-        # in the pose of the train, so that the maps know it by the scanner's coordinates alone
+        # the maps know it by the coordinates of the scanner alone
         tb1 = Given('TB1map', echoes.b1, echoes.b1, echoes.affine, magnitude, [], [])
-    truth = sources.measured(condition.protocol)
-    tissue = sources.head.sample(shape, affine, ('brain', 'csf', 'white', 'blood'))
-    places = [one.sample(shape, affine, ('chi',))['chi'] for one in marks]
     given = {
         'chi': np.where(data['mask'] & chain.chi_mask, data['chi'] - np.float32(data['offset']), 0),
         'r2star': data['r2star'],
@@ -153,16 +166,15 @@ def case(seed, family, voxel, slices, row):
         'given_r2': None,
         'given_r2prime': None,
         'tb1': tb1,
-        'white_matter': tissue['white'] > 0.95,
-        'dseg': sources.head.labels(shape, affine).astype(np.int32),
+        'white_matter': truth['white'] > 0.95,
+        'dseg': truth['dseg'],
         'labels': atlas.labels(),
         'grid': data['grid'],
         'affine': affine,
         'echo_times': data['echo_times'],
         'field_strength': data['field_strength'],
     }
-    b1 = _transmit_there(echoes, given)
-    return given, {**truth, **tissue, 'vein': places[0], 'dust': places[1], 'b1': b1}
+    return given, {**truth, 'b1': _transmit_there(echoes, given)}
 
 
 def _transmit_there(echoes, given):

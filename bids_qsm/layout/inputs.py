@@ -11,6 +11,7 @@ from bids_qsm.applications.contract import Application, Query
 from bids_qsm.derivatives.products import PRODUCTS, products_of
 from bids_qsm.derivatives.tables import read_table
 from bids_qsm.entities import OF_SERIES, entities_of, session_of
+from bids_qsm.errors import UserError
 from bids_qsm.layout import checks
 from bids_qsm.layout.bold_run import BoldRun
 from bids_qsm.layout.index import EXTENSIONS, Index
@@ -208,6 +209,8 @@ def _place_all(
         if sessions[path] not in (None, one.session) and not query.outside_bids:
             continue
         problem = image_problem(query, path) if query.is_image else _table_problem(path)
+        if problem and query.echoes:
+            raise UserError(f'the {query.title} cannot be used: {problem}')
         if problem:
             which = '' if own.name == str(own) else f'{own}: '
             notes.append(f'A {query.title} is not used: {which}{problem}')
