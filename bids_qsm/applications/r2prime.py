@@ -18,7 +18,7 @@ from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.noise import noise_level
 from bids_qsm.recon.registry import Need
 from bids_qsm.recon.relaxation import arlo, rate_error
-from bids_qsm.recon.spin_echo import T1, Train, fit_r2
+from bids_qsm.recon.spin_echo import T1, Train, find_profile, fit_r2
 
 CHI_ERROR = 0.004
 """Least error of susceptibility (ppm): that of inversion is smooth, and finest detail does not show it."""
@@ -26,6 +26,8 @@ WEAK_CHI = 0.01
 """Size of the mean susceptibility of a region (ppm) below which R2' is not divided by it."""
 ANGLES = 60, 180
 """Limits of the nominal refocusing angle (degrees)."""
+PROFILES = ('none', 'fitted')
+"""Whether the angle of the pulses falls off across the slice, as in 2D."""
 FEWEST = 3
 """Echoes of a train: two would not tell R2 from the transmit field."""
 
@@ -67,9 +69,10 @@ def measure(
     field_strength: float | None,
     *,
     refocusing: float = 180.0,
+    profile: str = 'none',
 ):
     """Measure R2 or take it as given, subtract it from R2*, and tell large from small sources."""
-    r2, b1, facts = _r2(mese, given_r2, tb1, mask, affine, refocusing)
+    r2, b1, facts = _r2(mese, given_r2, tb1, mask, affine, refocusing, profile)
     sd = scale = None
     if given_r2prime is not None:
         r2prime = np.where(mask, given_r2prime.on_grid, 0).astype(np.float32)
@@ -119,6 +122,7 @@ def _r2(
     mask: np.ndarray,
     affine: np.ndarray,
     refocusing: float,
+    profile: str,
 ) -> tuple[Placed | None, np.ndarray | None, dict[str, Any]]:
     """R2 on the grid of the maps, the transmit field (percent) where it was fitted, and where R2 is from."""
     b1, facts = None, dict[str, Any]()
@@ -126,9 +130,13 @@ def _r2(
         r2, source = _imported(given, mask, affine), given.source
         facts['R2'] = {'provenance': 'imported', 'source': source}
     elif mese is not None:
-        (r2, b1), source = _measured(mese, tb1, mask, affine, refocusing), mese.source
+        train = Train(mese.echo_times[0], len(mese.echo_times), refocusing)
+        (r2, b1, train), source = _measured(mese, tb1, mask, affine, train, profile == 'fitted'), mese.source
         facts['R2'] = {'provenance': 'measured', 'source': f'{mese.data.shape[-1]} echoes of {source}'}
         facts['refocusing_angle'] = {'value': refocusing, 'units': 'degrees', 'source': 'nominal, stated'}
+        if profile == 'fitted':
+            angle = {'value': round(train.profile[-1], 2), 'source': 'fitted to all voxels together'}
+            facts['angle_at_edge_of_slice'] = angle | {'units': 'of that in its middle'}
         facts['transmit_field'] = 'fitted with R2' if tb1 is None else f'that of {tb1.source}'
         facts['T1'] = {'value': T1, 'units': 's', 'source': 'assumed'}
     else:
@@ -149,9 +157,10 @@ def _imported(given: Given, mask: np.ndarray, affine: np.ndarray) -> Placed:
     return place_rate(rate, variance, known, given.affine, mask.shape, affine, given.from_maps)
 
 
-def _measured(mese: Given, tb1: Given | None, mask: np.ndarray, affine: np.ndarray, refocusing: float):
-    """R2 of a train, fitted on its own grid, and the transmit field on that of the maps if it was fitted."""
-    train = Train(mese.echo_times[0], len(mese.echo_times), refocusing)
+def _measured(
+    mese: Given, tb1: Given | None, mask: np.ndarray, affine: np.ndarray, train: Train, is_sliced: bool
+):
+    """R2 of a train, fitted on its own grid, the transmit field if it was fitted, and the profile's train."""
     shape, voxel_size = mese.data.shape[:3], tuple(spacing_of(mese.affine).tolist())
     # a margin, so that splines have tissue on both sides of the edge
     there = ndimage.binary_dilation(resample(mask, affine, shape, mese.affine, mese.to_maps) > 0.1)
@@ -162,12 +171,14 @@ def _measured(mese: Given, tb1: Given | None, mask: np.ndarray, affine: np.ndarr
             raise UserError(f'{tb1.source}: the transmit field is zero everywhere; mend it or take it out.')
         b1 = place_field(tb1.data, tb1.affine, shape, mese.affine, [*mese.to_maps, *tb1.from_maps])
     noise = noise_level(data, there)
+    if is_sliced:
+        train = find_profile(data, there, train, noise=noise, voxel_size=voxel_size)
     rate, sd, _, found = fit_r2(data, there, train, noise=noise, voxel_size=voxel_size, b1=b1)
     r2 = place_rate(rate, sd**2, rate > 0, mese.affine, mask.shape, affine, mese.from_maps)
     if tb1 is not None:
-        return r2, None
+        return r2, None, train
     fitted = place_field(found, mese.affine, mask.shape, affine, mese.from_maps)
-    return r2, np.where(mask & r2.known, 100 * fitted, 0)
+    return r2, np.where(mask & r2.known, 100 * fitted, 0), train
 
 
 def _effective(
@@ -244,11 +255,15 @@ def _table(
 
 
 def check(participant: Mapping, params: Mapping):
-    """Raise UserError where the refocusing angle cannot be used."""
+    """Raise UserError where a parameter cannot be used."""
     del participant
     angle, (low, high) = params.get('refocusing', 180.0), ANGLES
     if isinstance(angle, bool) or not (isinstance(angle, int | float) and low <= angle <= high):
         raise UserError(f'--r2prime:refocusing is {angle!r}; it must be from {low} to {high} degrees.')
+    if params.get('profile', 'none') not in PROFILES:
+        raise UserError(
+            f'--r2prime:profile is {params["profile"]!r}; it must be one of: {", ".join(PROFILES)}.'
+        )
 
 
 CAUTION = (

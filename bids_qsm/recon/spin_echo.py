@@ -1,10 +1,10 @@
 """R2 from a train of spin echoes whose refocusing pulses are not perfect."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numba import njit, prange
-from scipy import ndimage
+from scipy import ndimage, optimize
 
 from bids_qsm.recon.noise import DEAD
 
@@ -14,6 +14,8 @@ R2_RANGE = (0.3, 100.0)
 B1_RANGE = (0.5, 1.3)
 SMOOTH_MM = 10.0
 """Length over which the transmit field is taken to be the same."""
+WIDEST = 2.0
+"""Steepest fall of the angle across a slice, see `Train.sliced`."""
 _STEPS, _B1_STEP = 320, 0.01
 
 
@@ -29,11 +31,14 @@ class Train:
         Echoes.
     refocusing : float
         Nominal angle of the refocusing pulses (degrees).
+    profile : tuple of float
+        Angle of the pulses across half a slice over that in its middle; one number where they excite all.
     """
 
     spacing: float
     n: int
     refocusing: float = 180.0
+    profile: tuple[float, ...] = (1.0,)
 
     def __post_init__(self):
         if self.n < 2 or self.spacing <= 0:
@@ -42,8 +47,8 @@ class Train:
     def signal(self, r2: np.ndarray, b1: np.ndarray, *, t1: float = T1):
         r"""Echo amplitudes of unit magnetisation by the extended phase graph [1]_.
 
-        Excitation and refocusing angles are ``b1`` times the nominal; pulses are not selective, gradients
-        crush what is not on the pathway of Carr, Purcell, Meiboom and Gill.
+        Excitation and refocusing angles are ``b1`` times the nominal, and the mean is taken over the
+        ``profile``; gradients crush what is not on the pathway of Carr, Purcell, Meiboom and Gill.
 
         Parameters
         ----------
@@ -66,10 +71,22 @@ class Train:
         [0.905, 0.819, 0.741]
         """
         r2, b1 = np.broadcast_arrays(np.asarray(r2, float), np.asarray(b1, float))
-        out = np.empty((r2.size, self.n), np.float32)
-        angles = np.pi / 2 * b1.ravel(), np.radians(self.refocusing) * b1.ravel()
-        _echoes(r2.ravel(), *angles, 1 / t1, self.spacing, out)
-        return out.reshape(*r2.shape, self.n)
+        total = np.zeros((r2.size, self.n), np.float32)
+        for part in self.profile:
+            out = np.empty((r2.size, self.n), np.float32)
+            angles = (angle * part * b1.ravel() for angle in (np.pi / 2, np.radians(self.refocusing)))
+            _echoes(r2.ravel(), *angles, 1 / t1, self.spacing, out)
+            total += out / np.float32(len(self.profile))
+        return total.reshape(*r2.shape, self.n)
+
+    def sliced(self, width: float):
+        """The same train by pulses whose angle falls off across half a slice, 1 at x = 0, as exp(-width x^2).
+
+        >>> [round(p, 2) for p in Train(0.01, 3).sliced(0.5).profile]
+        [1.0, 0.99, 0.95, 0.88, 0.8, 0.71, 0.61]
+        """
+        x = np.linspace(0, 1, 7)
+        return replace(self, profile=tuple(np.exp(-width * x**2).tolist()) if width > 0 else (1.0,))
 
 
 @njit(cache=True)
@@ -148,7 +165,7 @@ def fit_r2(
     used = np.minimum.accumulate(echoes > DEAD * noise, axis=-1).sum(-1)
     inside = mask & (used >= 2)
     if b1 is None:
-        b1 = _transmit(echoes, inside, used, tables, voxel_size)
+        b1 = _transmit(echoes, inside, used, _Tables(train, t1, every=4), voxel_size)
     out = np.zeros((3, *mask.shape), np.float32)
     at = np.flatnonzero(inside)
     flat = echoes.reshape(-1, train.n)
@@ -159,18 +176,71 @@ def fit_r2(
 
 
 class _Tables:
-    """Trains by transmit field and R2."""
+    """Trains by transmit field, in steps of ``every`` hundredth, and by R2."""
 
-    def __init__(self, train: Train, t1: float):
+    def __init__(self, train: Train, t1: float, *, every: int = 1):
         self.rates = np.geomspace(*R2_RANGE, _STEPS)
-        low, high = B1_RANGE if abs(train.refocusing - 180) > 1 else (B1_RANGE[0], 1.0)
-        self.fields = np.arange(low, high + _B1_STEP / 2, _B1_STEP)
+        is_folded = abs(train.refocusing - 180) <= 1 and train.profile == (1.0,)
+        low, high = (B1_RANGE[0], 1.0) if is_folded else B1_RANGE
+        self.fields = np.arange(low, high + _B1_STEP / 2, every * _B1_STEP)
         self.folded = high == 1.0
         self.table = train.signal(self.rates, self.fields[:, None], t1=t1)
 
     @property
     def parts(self):
         return self.table, self.fields[0], self.folded, np.log(self.rates)
+
+
+def find_profile(
+    echoes: np.ndarray,
+    mask: np.ndarray,
+    train: Train,
+    *,
+    noise: float,
+    voxel_size: tuple[float, float, float],
+    t1: float = T1,
+):
+    """Profile of selective pulses that leaves the least sum of squares over a volume.
+
+    The angle falls off across the slice as a Gaussian, whose width is searched for; each voxel has its own R2
+    and each place its own transmit field. Parameters as in `fit_r2`.
+
+    Profiles of other shapes leave a part of the bias: simulated ones 0.1 to 2.3 of 3.6 to 5.6 %. Where pulses
+    are not selective, a slight profile fits as well as none, and takes 1 % off R2: ask for it in 2D alone.
+
+    Returns
+    -------
+    Train
+        ``train.sliced`` with the best width.
+    """
+    used = np.minimum.accumulate(echoes > DEAD * noise, axis=-1).sum(-1)
+    few = tuple(slice(None, None, 1 + int(SMOOTH_MM / 4 / v)) for v in voxel_size)
+    sides = [v * (1 + int(SMOOTH_MM / 4 / v)) for v in voxel_size]
+    part, there, used = np.ascontiguousarray(echoes[few]), (mask & (used >= 2))[few], used[few]
+    if not there.any():
+        return train
+
+    def left(width: float):
+        tables = _Tables(train.sliced(width), t1, every=4)
+        totals, _ = _smooth_misfits(part, there, used, tables, sides)
+        return float(totals.min(0)[there].mean(dtype=float))
+
+    found = optimize.minimize_scalar(left, bounds=(0, WIDEST), method='bounded', options={'xatol': 0.03})
+    return train.sliced(float(found.x))
+
+
+def _smooth_misfits(
+    echoes: np.ndarray, there: np.ndarray, used: np.ndarray, tables: _Tables, sides: list[float]
+):
+    """Sum of squares by transmit field, smoothed over `SMOOTH_MM`; the share of voxels that are there."""
+    at = np.flatnonzero(there)
+    misfit = np.zeros((len(tables.fields), there.size), np.float32)
+    misfit[:, at] = _misfits(
+        echoes.reshape(-1, echoes.shape[-1]), at, np.ascontiguousarray(used).ravel(), tables.table
+    )
+    sigma = [SMOOTH_MM / 2.355 / side for side in sides]
+    smooth = [ndimage.gaussian_filter(one.reshape(there.shape), sigma) for one in misfit]
+    return np.stack(smooth), ndimage.gaussian_filter(there.astype(np.float32), sigma)
 
 
 def _transmit(
@@ -186,25 +256,16 @@ def _transmit(
     there = inside[few]
     if not there.any():
         return np.ones(inside.shape, np.float32)
-    part = np.ascontiguousarray(echoes[few])
-    at = np.flatnonzero(there)
-    every = slice(None, None, 4)
-    table = np.ascontiguousarray(tables.table[every])
-    fields = tables.fields[every]
-    misfit = np.zeros((len(fields), there.size), np.float32)
-    misfit[:, at] = _misfits(
-        part.reshape(-1, part.shape[-1]), at, np.ascontiguousarray(used[few]).ravel(), table
-    )
-    sigma = [SMOOTH_MM / 2.355 / (v * s) for v, s in zip(voxel_size, step, strict=True)]
-    smooth = [ndimage.gaussian_filter(one.reshape(there.shape), sigma) for one in misfit]
-    total = np.stack(smooth)
+    sides = [v * s for v, s in zip(voxel_size, step, strict=True)]
+    total, weight = _smooth_misfits(np.ascontiguousarray(echoes[few]), there, used[few], tables, sides)
+    fields = tables.fields
     best = np.clip(total.argmin(0), 1, len(fields) - 2)
     left, middle, right = (np.take_along_axis(total, best[None] + k, 0)[0] for k in (-1, 0, 1))
     bend = left - 2 * middle + right
     shift = np.where(bend > 0, 0.5 * (left - right) / np.where(bend > 0, bend, 1), 0)
     found = fields[best] + np.clip(shift, -1, 1) * (fields[1] - fields[0])
     found = np.minimum(found, fields[-1])
-    weight = ndimage.gaussian_filter(there.astype(np.float32), sigma)
+    sigma = [SMOOTH_MM / 2.355 / side for side in sides]
     found = ndimage.gaussian_filter(found * weight, sigma) / np.maximum(
         ndimage.gaussian_filter(weight, sigma), 1e-6
     )

@@ -133,7 +133,9 @@ def test_what_shows_nothing_is_refused(maps):
 def test_angles_that_no_train_has_are_refused(angle):
     with pytest.raises(UserError, match='from 60 to 180 degrees'):
         check({}, {'refocusing': angle})
-    check({}, {'refocusing': 150})
+    check({}, {'refocusing': 150, 'profile': 'fitted'})
+    with pytest.raises(UserError, match='one of: none, fitted'):
+        check({}, {'profile': 'boxy'})
     check({}, {})
 
 
