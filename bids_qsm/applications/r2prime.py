@@ -366,8 +366,9 @@ APPLICATION = Application(
             'density',
             'R2 by susceptibility',
             'Left: all voxels (grey), regions, and the line that R2 is compared with. Right: deviation of '
-            'susceptibility and R2 from those of the region, with the borders of classes. Borders are soft: '
-            'noise of both maps counts, and so do neighbours.',
+            'susceptibility and R2 from what is usual in the region. Between the dashed lines susceptibility '
+            'is low enough for microscopic-like voxels, right of the lower one high enough for '
+            'macroscopic-like ones; the rest of the borders depends on noise and shape.',
             draw=plot_source_scale,
             takes=('chi', 'r2', 'z', 'scale', 'dseg', 'white_matter', 'facts'),
         ),

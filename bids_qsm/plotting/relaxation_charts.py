@@ -7,11 +7,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bids_qsm.biomarkers.source_scale import BEYOND, CLASSES, STRONG, WEAK, above_middle, zones_of
-from bids_qsm.plotting.region_charts import COLOURS, as_svg
+from bids_qsm.biomarkers.source_scale import CLASSES, STRONG, WEAK, above_middle, zones_of
+from bids_qsm.plotting.region_charts import COHORT_REGIONS, COLOURS, as_svg
 
 CHI, R2, Z = (-0.1, 0.35), (5.0, 45.0), (-10.0, 10.0)
 """Limits of the axes (ppm, 1/s, standard deviations)."""
+NAMED = (*COHORT_REGIONS, 'GPe', 'GPi', 'SNc', 'SNr')
+"""Regions that have their name beside them; all would overlap."""
 
 
 def plot_source_scale(
@@ -59,7 +61,8 @@ def plot_source_scale(
         x, y = part['chi_mean'].mean(), part['mean'].mean()
         if np.isfinite(x) and np.isfinite(y):
             left.plot(x, y, 'o', color=COLOURS[0], markersize=5)
-            left.annotate(str(name), (x, y), (4, 3), textcoords='offset points', fontsize=8)
+            if name in NAMED:
+                left.annotate(str(name), (x, y), (4, 3), textcoords='offset points', fontsize=9)
     if scale is None or z is None:
         right.text(0.5, 0.5, 'Too few regions for classes.', ha='center', transform=right.transAxes)
         return as_svg(figure)
@@ -73,14 +76,10 @@ def plot_source_scale(
         label = f'{name}-like ({int(there.sum())} voxels)'
         x, y = np.clip(away.ravel()[at], *CHI), np.clip(z.ravel()[at], *Z)
         right.plot(x, y, '.', color=colour, markersize=3, label=label, rasterized=True)
-    for x, y in (
-        ([STRONG, STRONG, CHI[1]], [Z[0], -BEYOND, -BEYOND]),
-        ([-WEAK, -WEAK, WEAK, WEAK], [Z[1], BEYOND, BEYOND, Z[1]]),
-        ([WEAK, CHI[1]], [BEYOND, BEYOND]),
-    ):
-        right.plot(x, y, '--', color='#555555', lw=0.9)
+    for x, low, high in ((-WEAK, 0.5, 1), (WEAK, 0.5, 1), (STRONG, 0, 0.5)):
+        right.axvline(x, low, high, ls='--', color='#555555', lw=0.9)
     right.set(xlabel='susceptibility above that of the region (ppm)', ylabel='deviation of R2 (z)')
-    right.legend(frameon=False, fontsize=8, loc='lower left')
+    right.legend(fontsize=8, loc='lower left')
     return as_svg(figure)
 
 
