@@ -8,7 +8,7 @@ the files, reports and the group level show them.
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -72,6 +72,11 @@ class Given:
     """``data`` on the grid of the maps."""
     to_maps: list
     """Transforms that take points of the image to points of the maps, first to last."""
+    from_maps: list = field(default_factory=list)
+    """The other way."""
+    echo_times: tuple[float, ...] = ()
+    """Of a train of echoes (s), which are the last axis of ``stored`` and ``data``; ``on_grid`` is their
+    mean."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,9 @@ class Query:
     align: str = 'scanner'
     """'scanner': drawn on, or resampled to, the GRE, the T1w or the FLAIR image, whose alignment is known.
     'own': aligned to the T1w (without one, to the GRE) by mutual information here, with a figure; with the
-    entity space-T1w placed as the T1w is, and not used in the space of a template."""
+    entity space-T1w placed as the T1w is, and not used in the space of a template.
+    'coordinates': placed by the coordinates of the scanner, for maps so smooth that motion does not matter;
+    with space-T1w as above."""
     affine: bool = False
     """Whether an alignment of its own may scale and shear, as for images of other distortion."""
     window: tuple[float, float] | None = None
@@ -141,6 +148,9 @@ class Query:
     dataset invalid, and may be of another session than the series."""
     whole: bool = False
     """Whether `measure` gets the one file as `Given` and not on the grid of the maps alone."""
+    echoes: int = 0
+    """Least number of echoes of a train: files that differ in the entity echo alone are one input, whose
+    echo times are multiples of the first. 0 where each file is an input of its own."""
     interpolation: str = 'linear'
     prepare: Callable[[np.ndarray, str], np.ndarray] | None = None
     """Called with the stored image and its file name, before it is resampled."""
@@ -247,7 +257,7 @@ class Figure:
     """Name of the table that ``draw`` gets first; none where it is empty."""
     takes: tuple[str, ...] = ()
     """What ``draw`` gets after it: names of other tables, of images, of arguments of `measure` and of `MAPS`
-    (None where the series lacks one), and 'affine' of the maps."""
+    (None where the series lacks one), 'facts', and 'affine' of the maps."""
     after: str = ''
     """Figure that this one follows on the page; the last where it is empty."""
 
@@ -282,6 +292,8 @@ class Application:
     sidecars of its images and of tables with 'stats' state as Constants. None stands for what cannot be made,
     and a table may come as a pair with a dict that says more of its columns."""
     extra: tuple[Query, ...] = ()
+    one_of: tuple[str, ...] = ()
+    """Names of extra inputs of which any will do: without all of them it is left out."""
     uses: tuple[str, ...] = ()
     """Names of other applications whose answers `measure` takes; they run before it, and are written too."""
     images: tuple[Image, ...] = ()
@@ -357,6 +369,10 @@ class Application:
         self._check_images()
         if any(query.many for query in self.own):
             raise ValueError(f'{self.name}: an input with an alignment of its own is one file')
+        if any(query.echoes and (query.many or not query.whole) for query in self.extra):
+            raise ValueError(f'{self.name}: a train of echoes is one input, given whole')
+        if not set(self.one_of) <= {query.name for query in self.extra if query.optional}:
+            raise ValueError(f'{self.name}: one_of names optional extra inputs')
         made = [*(one.name for one in self.images), *(one.name for one in self.tables)]
         if sorted(self.gives) != sorted([*made, *([FACTS] if self.has_facts else [])]):
             raise ValueError(f'{self.name}: measure gives {self.gives}, but {made} are declared')
@@ -364,7 +380,7 @@ class Application:
         lost = [one.table for one in self.figures if one.draw and one.table not in (*tables, '')]
         if lost:
             raise ValueError(f'{self.name}: a figure draws {lost[0]}, which is no table of it')
-        there = {*made, *self.arguments, *MAPS, 'affine'}
+        there = {*made, *self.arguments, *MAPS, 'affine', *self.gives}
         lost = [name for one in self.figures for name in one.takes if name not in there]
         if lost:
             raise ValueError(f'{self.name}: a figure takes {lost[0]}, which is not there')

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from bids_qsm.applications.contract import Application, Column, Figure, Image, Query, Table
-from bids_qsm.applications.separation import CHI_ERROR, RATE_ERROR, SMOOTH_ERROR, rate_of
+from bids_qsm.applications.r2prime import rate_of
+from bids_qsm.applications.separation import CHI_ERROR, RATE_ERROR, SMOOTH_ERROR
 from bids_qsm.biomarkers.iron import REGIONS
 from bids_qsm.biomarkers.iron_myelin import CONSTANTS, IRON, UNITS, constants_at, iron_alone, posterior
 from bids_qsm.biomarkers.iron_myelin_maps import ROUGHNESS, Maps, iron_myelin_maps

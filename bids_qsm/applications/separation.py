@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pandas as pd
 
-from bids_qsm.applications.contract import Application, Column, Figure, Image, Query, Table, Variant
+from bids_qsm.applications.contract import Application, Column, Figure, Image, Table, Variant
 from bids_qsm.biomarkers.columns import regions_of
 from bids_qsm.biomarkers.separation.calibration import RELAXIVITY
 from bids_qsm.biomarkers.separation.methods import SEPARATION, assumed_r2
@@ -32,20 +32,11 @@ PORTS = {'field': 'localfield', 'magnitude': 'magnitude', 'echoes': 'echoes', 'e
 """Data of methods -> arguments of `measure` that only some of them take."""
 
 
-def rate_of(stored: np.ndarray, name: str) -> np.ndarray:
-    """R2 or R1 (1/s) from a map of it, or of T2 or T1 in s or ms."""
-    if 'T2map' not in name and 'T1map' not in name:
-        return stored
-    inside = stored[np.isfinite(stored) & (stored > 0)]
-    unit = 1e-3 if inside.size and np.median(inside) > 5 else 1.0
-    return np.where(stored > 0, 1 / np.maximum(stored * unit, 1e-3), 0)
-
-
 def measure(
     chi: np.ndarray,
     r2star: np.ndarray,
     mask: np.ndarray,
-    r2: np.ndarray | None,
+    r2prime_r2prime: np.ndarray | None,
     localfield: np.ndarray | None,
     magnitude: np.ndarray | None,
     echoes: np.ndarray | None,
@@ -65,17 +56,18 @@ def measure(
     """
     function = SEPARATION[method]
     asked = needs(function)
-    is_measured = r2 is not None
     there = mask & (r2star > 0)
-    if r2 is not None and ('rate' in asked or 'r2prime' in asked):
-        there &= r2 > 0
+    if r2prime_r2prime is not None and ('rate' in asked or 'r2prime' in asked):
+        there &= r2prime_r2prime != 0
     if not there.any():
         raise UserError(
-            'Sources cannot be separated: R2* and the map of R2 or T2 are nowhere above zero within the '
-            'mask; check that the latter shows the brain of this participant.'
+            "Sources cannot be separated: R2* and R2' are nowhere known together within the mask; check that "
+            'the spin echoes, or the map that was given, show the brain of this participant.'
         )
     zone = zones(there, white_matter, dseg > 0)
-    r2prime = (r2star - (assumed_r2(zone) if r2 is None else r2)).astype(np.float32)
+    is_measured = r2prime_r2prime is not None
+    r2prime = r2star - assumed_r2(zone) if r2prime_r2prime is None else r2prime_r2prime
+    r2prime = r2prime.astype(np.float32)
     rate = r2prime if is_measured else r2star
     judged = r2star if 'r2star' in asked else rate
     data = {
@@ -119,7 +111,7 @@ def _relaxation(function: Callable, is_measured: bool):
         return 'decay of the echoes'
     if 'r2star' in asked:
         return 'R2*'
-    return 'R2* - R2 (measured)' if is_measured else 'R2*, less an assumed R2 of each tissue'
+    return "R2' of the application r2prime" if is_measured else 'R2*, less an assumed R2 of each tissue'
 
 
 def _calibrated(found: Separated, field_strength: float):
@@ -168,7 +160,7 @@ def variants(params: Mapping[str, object]):
         assumed = parameters(function)['relaxivity'] if stated is None else stated
         text += f', with a relaxivity of {assumed:g} 1/s/ppm at 3 T, proportional to the field strength'
     if 'r2prime' in asked:
-        text += "; R2' is R2* less R2 where a map of R2 or T2 was given, else less a mean R2 of each tissue"
+        text += "; R2' is that of spin echoes or of a given map, or else R2* less a mean R2 of each tissue"
     spared = tuple(port for port in PORTS.values() if port not in taken)
     return Variant(f'{text}.', about.memory, needs=taken, spares=spared)
 
@@ -222,7 +214,7 @@ APPLICATION = Application(
         'table',
         'facts',
     ),
-    extra=(Query('r2', 'map of R2 or T2', ('R2map', 'T2map'), align='own', prepare=rate_of),),
+    uses=('r2prime',),
     images=(
         Image('paramagnetic', 'Chimap', 'Paramagnetic susceptibility (0 or more)', 'ppm'),
         Image('diamagnetic', 'Chimap', 'Diamagnetic susceptibility (0 or less)', 'ppm'),

@@ -11,12 +11,14 @@ from bids_qsm.applications.contract import Application, Query
 from bids_qsm.derivatives.products import PRODUCTS, products_of
 from bids_qsm.derivatives.tables import read_table
 from bids_qsm.entities import OF_SERIES, entities_of, session_of
+from bids_qsm.errors import UserError
 from bids_qsm.layout import checks
 from bids_qsm.layout.bold_run import BoldRun
 from bids_qsm.layout.index import EXTENSIONS, Index
 from bids_qsm.layout.people import facts_of
 from bids_qsm.layout.query_files import below, fits, image_problem, is_named, label_in, named_files
 from bids_qsm.layout.series import Input, Series, Use
+from bids_qsm.layout.trains import read_train, trains_of
 
 if TYPE_CHECKING:
     from bids_qsm.app.options import Options
@@ -95,6 +97,7 @@ def plan_applications(
     people: pd.DataFrame | None,
     runs: Sequence[BoldRun],
     options: 'Options',
+    index: Index,
 ) -> tuple[tuple[Use, ...], list[str]]:
     """The applications that run for a series, with their files, and what to say of files and of the others.
 
@@ -118,12 +121,20 @@ def plan_applications(
             if is_named(query, options):
                 pattern, roots = getattr(options, query.option), _roots(options)
                 own = {path: below(path, pattern, roots) for path in paths}
+            trains = trains_of(paths) if query.echoes else {}
+            if query.echoes:
+                own = {path: own[path] for path in trains}
             placed, said = _place_all(query, own, one, anatomy, flair, series, scanned)
             notes += said
-            inputs += placed
+            for item in placed:
+                inputs += read_train(query, item, trains[item.path], index) if query.echoes else [item]
             if not placed:
                 lacking.append(query)
         required = [query for query in lacking if not query.optional]
+        if app.one_of:
+            others = [query for query in lacking if query.name in app.one_of]
+            required += others if len(others) == len(app.one_of) else []
+            lacking = [query for query in lacking if query not in others]
         running = [use.name for use in uses]
         lost = {name: other for name, (other, _) in app.of_others.items() if other not in running}
         needed = {other for name, other in lost.items() if app.arguments[name]}
@@ -198,6 +209,8 @@ def _place_all(
         if sessions[path] not in (None, one.session) and not query.outside_bids:
             continue
         problem = image_problem(query, path) if query.is_image else _table_problem(path)
+        if problem and query.echoes:
+            raise UserError(f'the {query.title} cannot be used: {problem}')
         if problem:
             which = '' if own.name == str(own) else f'{own}: '
             notes.append(f'A {query.title} is not used: {which}{problem}')
@@ -205,9 +218,10 @@ def _place_all(
         space = entities_of(path).get('space')
         if not query.is_image:
             where, note = 'table', None
-        elif query.align == 'own' and not (space == 'T1w' and anatomy.images):
+        elif query.align in ('own', 'coordinates') and not (space == 'T1w' and anatomy.images):
             of_head = space in (*NATIVE, 'T1w')
-            where, note = ('own', None) if of_head else (None, f'is in the space {space} and is not used.')
+            place = 'own' if query.align == 'own' else 'gre'
+            where, note = (place, None) if of_head else (None, f'is in the space {space} and is not used.')
         else:
             where, note = _place(path, one, anatomy, flair, series, scanned)
         if where:

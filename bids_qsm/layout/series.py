@@ -40,6 +40,8 @@ class Input:
     path: Path
     space: str
     """Image whose scanner space it is in: 'gre', 'anat', 'flair', 'own' (aligned by itself); or 'table'."""
+    echo_time: float | None = None
+    """Of an echo of a train (s)."""
 
 
 @dataclass(frozen=True)

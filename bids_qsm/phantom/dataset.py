@@ -17,6 +17,8 @@ from bids_qsm.phantom.files import save_image, save_json
 from bids_qsm.phantom.gre import Protocol, Simulation, simulate, store_phase
 from bids_qsm.phantom.head import Head, Lesion, make_head
 from bids_qsm.phantom.perfusion import simulate_perfusion
+from bids_qsm.phantom.sources import Relaxivity, Sources, add_sources
+from bids_qsm.phantom.spin_echo import SpinEchoes, simulate_spin_echoes
 from bids_qsm.phantom.t1w import simulate_t1w
 from bids_qsm.phantom.vessels import CLASSES
 from bids_qsm.recon.units import mhz_from_tesla
@@ -39,7 +41,9 @@ class Visit:
     of the T1-weighted image, None for none. ``effects`` and ``lesions`` are those of Head.changed.
     ``bold`` adds a BOLD run, raw and as fMRIPrep would have prepared it; it needs a T1w image. ``turned`` is
     how the head lies, degrees about x, y and z; None for some 2 degrees and 2 mm at random. ``ct`` adds a CT,
-    for which BIDS has no name: ``ct/<stem>_ct.nii.gz``.
+    for which BIDS has no name: ``ct/<stem>_ct.nii.gz``. ``spin_echoes`` adds a train of spin echoes on a grid
+    and in a pose of its own, and makes R2* of the head that of sources with a ``relaxivity``; ``has_b1`` adds
+    a map of its transmit field.
     """
 
     subject: str
@@ -52,6 +56,9 @@ class Visit:
     bold: BoldProtocol | None = None
     turned: tuple[float, float, float] | None = None
     ct: Tomogram | None = None
+    spin_echoes: SpinEchoes | None = None
+    relaxivity: Relaxivity = field(default_factory=Relaxivity)
+    has_b1: bool = False
 
     @property
     def stem(self):
@@ -114,7 +121,11 @@ def write_dataset(
         _describe_derivative(flow, 'Blood flow of the simulated dataset')
         # suffixes that BIDS does not have
         (flow / '.bidsignore').write_text('*_cbf.*\n')
-        (truth / '.bidsignore').write_text('*_OEFmap.*\n*_CMRO2map.*\n')
+    # nor these; a true R2 has a name of its own, as it is none that a user gives
+    hidden = ['*_OEFmap.*', '*_CMRO2map.*'] if perfusion else []
+    hidden += ['*_R2truemap.*'] if any(v.spin_echoes for v in visits) else []
+    if hidden:
+        (truth / '.bidsignore').write_text('\n'.join(hidden) + '\n')
     if any(v.ct for v in visits):
         (path / '.bidsignore').write_text('ct/\n')
     for n, visit in enumerate(visits):
@@ -178,6 +189,10 @@ def _write_visit(path: Path, visit: Visit, head: Head, seeds: np.ndarray, perfus
     # the pose differs between visits and between the scans of a visit
     lies = rng.normal(0, 2, 3), rng.normal(0, 2, 3)
     head = head.moved(*lies if visit.turned is None else (visit.turned, np.zeros(3)))
+    sources = None
+    if visit.spin_echoes is not None:
+        sources = add_sources(head, visit.relaxivity, visit.person)
+        head = sources.head
     simulation = simulate(head, visit.protocol, seeds[1])
     folder = path / visit.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -206,6 +221,9 @@ def _write_visit(path: Path, visit: Visit, head: Head, seeds: np.ndarray, perfus
     _write_truth(path / 'derivatives', visit, simulation)
     if visit.ct is not None:
         _write_ct(path, visit, visit.ct, head, seeds[0])
+    if sources is not None:
+        lies = rng.normal(0, 1.5, 3), rng.normal(0, 1.0, 3)
+        _write_spin_echoes(path, visit, sources, lies, int(seeds[1]))
 
 
 def _write_ct(path: Path, visit: Visit, scan: Tomogram, head: Head, seed: int):
@@ -222,6 +240,38 @@ def _write_ct(path: Path, visit: Visit, scan: Tomogram, head: Head, seed: int):
     about = 'Takes scanner coordinates of the series to those of the CT (RAS, mm)'
     added = [round(one, 1) for one in density]
     save_json(truth, {'Description': about, 'Matrix': to_ct.round(6).tolist(), 'AddedDensity': added})
+
+
+def _write_spin_echoes(
+    path: Path, visit: Visit, sources: Sources, lies: tuple[np.ndarray, np.ndarray], seed: int
+):
+    """The train, a map of its transmit field in percent, and the true R2 on the grid of the series."""
+    rotation, translation = lies
+    scan = simulate_spin_echoes(sources, seed, visit.spin_echoes, rotation=rotation, translation=translation)
+    train = scan.protocol.train
+    common = {
+        **_scanner(visit.protocol),
+        'MRAcquisitionType': '3D' if len(scan.protocol.profile) == 1 else '2D',
+        'RepetitionTime': scan.protocol.repetition_time,
+        'FlipAngle': 90,
+        'PulseSequenceType': 'Multi-echo spin echo',
+    }
+    for n in range(train.n):
+        name = path / visit.folder / f'{visit.stem}_echo-{n + 1}_MESE'
+        save_image(np.round(4 * scan.magnitude[..., n]).astype(np.int16), scan.affine, name)
+        save_json(name, {**common, 'EchoTime': round((n + 1) * train.spacing, 6), 'Units': 'arbitrary'})
+    if visit.has_b1:
+        folder = path / visit.folder.replace('anat', 'fmap')
+        folder.mkdir(parents=True, exist_ok=True)
+        few = [max(round(4 / v), 1) for v in scan.protocol.voxel_size]
+        name = folder / f'{visit.stem}_TB1map'
+        coarse = scan.b1[tuple(slice(None, None, step) for step in few)]
+        save_image((100 * coarse).astype(np.float32), scan.affine @ np.diag([*few, 1.0]), name)
+        save_json(name, {**_scanner(visit.protocol), 'Units': 'percent'})
+    name = path / 'derivatives' / 'truth' / visit.folder / f'{visit.stem}_R2truemap'
+    truth = sources.measured(visit.protocol)['r2']
+    save_image(truth.astype(np.float32), visit.protocol.affine, name)
+    save_json(name, {'Units': '1/s', 'Description': "True R2, and R2' is R2* less it", 'SkullStripped': True})
 
 
 def _scanner(protocol: Protocol):

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from bids_qsm.applications.ironmyelin import APPLICATION, measure, rows, water_fraction
-from bids_qsm.applications.separation import rate_of
+from bids_qsm.applications.r2prime import rate_of
 from bids_qsm.biomarkers.iron_myelin import constants_at
 from bids_qsm.recon.grid import Grid
 
