@@ -7,7 +7,7 @@ import numpy as np
 from numba import njit, prange
 from scipy import ndimage
 
-from bids_qsm.biomarkers.separation.calibration import VARIES, Calibration, Data, calibrate
+from bids_qsm.biomarkers.separation.calibration import VARIES, WHITE, Calibration, Data, calibrate
 from bids_qsm.biomarkers.separation.sources import laid
 
 UNIT = 0.005
@@ -58,6 +58,7 @@ def separate(
     scale: float = 1.0,
     smooth_error: float = 0.0,
     calibration: Calibration | None = None,
+    angle: np.ndarray | None = None,
     smoothness: float = 0.3,
     iterations: int = 60,
 ):
@@ -95,6 +96,9 @@ def separate(
         inversion leaves it. Only standard deviations count it.
     calibration : Calibration, optional
         That of this person, if it is known.
+    angle : ndarray of float32, shape (x, y, z), optional
+        Of fibres, see `calibration.Data`: :math:`D_-` and the prior of :math:`|\chi_-|` of white matter then
+        depend on it.
 
     Returns
     -------
@@ -104,7 +108,8 @@ def separate(
     ----------
     .. [1] Chambolle & Pock (2011), J Math Imaging Vis 40:120. doi:10.1007/s10851-010-0251-1
     """
-    data = Data(chi[mask], rate[mask], chi_noise, rate_noise, reversible, scale)
+    turn = None if angle is None else angle[mask]
+    data = Data(chi[mask], rate[mask], chi_noise, rate_noise, reversible, scale, turn)
     if calibration is None:
         calibration = calibrate(data, zone[mask])
     sigma = [LIKE_MM / v for v in voxel_size]
@@ -113,7 +118,7 @@ def separate(
     def blurred(image: np.ndarray):
         return ndimage.gaussian_filter(np.where(mask, image, 0).astype(np.float32), sigma)[mask] / weight
 
-    even = Data(blurred(chi), blurred(rate), chi_noise, rate_noise, reversible, scale)
+    even = Data(blurred(chi), blurred(rate), chi_noise, rate_noise, reversible, scale, turn)
     share = calibration.shares(even, zone[mask], less_noise=2.0)
     none = share[-1]
     share = share[:-1] / np.maximum(share[:-1].sum(0), 1e-6)
@@ -140,7 +145,13 @@ class _System:
 
     def __init__(self, data: Data, even_rate: np.ndarray, share: np.ndarray, calibration: Calibration):
         self.data, self.calibration = data, calibration
-        para, dia = calibration.para, calibration.dia
+        para: float = calibration.para
+        dia: float | np.ndarray = calibration.dia
+        added: float | np.ndarray = 0.0
+        if data.angle is not None:
+            factor, added = calibration.by_angle(data.angle)
+            dia = (dia * (1 + share[WHITE] * (factor - 1))).astype(np.float32)
+        self.para, self.dia = para, dia
         self.chi = data.chi - np.float32(calibration.shift)
         self.rate = data.rate.astype(np.float32)
         variance = np.float32(data.rate_noise**2)
@@ -156,6 +167,7 @@ class _System:
         precision = [1 / calibration.spreads[:, k] ** 2 for k in (0, 1)]
         held = [p @ share for p in precision]
         drawn = [(p * calibration.means[:, k]) @ share for k, p in enumerate(precision)]
+        drawn[1] = drawn[1] + precision[1][WHITE] * share[WHITE] * added
         a, b = 1 / self.chi_variance, 1 / self.variance
         square = UNIT**2
         self.matrix = (
@@ -173,21 +185,19 @@ class _System:
 
     def misfit(self, para: np.ndarray, dia: np.ndarray):
         """Largest deviation of the two maps, in standard deviations."""
-        one = self.calibration
         first = (para - dia - self.chi) / np.sqrt(self.chi_variance)
-        second = (one.para * para + one.dia * dia - self.rate) / np.sqrt(self.variance)
+        second = (self.para * para + self.dia * dia - self.rate) / np.sqrt(self.variance)
         return np.maximum(np.abs(first), np.abs(second))
 
     def moves(self, para: np.ndarray, dia: np.ndarray):
         """Change of both sources (`UNIT`) by log D+, by log D-/D+ and by the zero, shape (3, 2, voxels)."""
-        one = self.calibration
         b = UNIT / self.variance
-        strong, weak = one.para * para, one.dia * dia
+        strong, weak = self.para * para, self.dia * dia
         lead = self.rate - strong - weak
         # derivatives of the right side less the matrix times the sources
         rights = (
-            (b * one.para * (lead - strong - weak), b * one.dia * (lead - strong - weak)),
-            (-b * one.para * weak, b * one.dia * (lead - weak)),
+            (b * self.para * (lead - strong - weak), b * self.dia * (lead - strong - weak)),
+            (-b * self.para * weak, b * self.dia * (lead - weak)),
             (np.full_like(b, -UNIT / self.chi_variance), np.full_like(b, UNIT / self.chi_variance)),
         )
         a11, a12, a22 = self.matrix
