@@ -107,8 +107,12 @@ def case(seed, family, relaxivity, voxel, chain, with_fibres=False):
         'smooth_error': SMOOTH_ERROR if chain else 0.0,
         'scale': 1.0,
         'grid': grid,
-        'fibres': fibres_of(sources, seed, shape, affine) if with_fibres else None,
+        **dict.fromkeys(('cosine', 'fa', 'of_fibres')),
     }
+    if with_fibres:
+        fibres = fibres_of(sources, seed, shape, affine)
+        pair = fibres.squared_cosine((0, 0, 1)), fibres.fa
+        data |= {'cosine': pair[0], 'fa': pair[1], 'of_fibres': pair}
     return data, truth, head.lesion_labels(shape, affine), kernel
 
 
@@ -148,6 +152,9 @@ def rows_of(names, data, truth, lesions, kernel):
         yield score('closed, told', *told, mask, truth, lesions)
     for name in names:
         yield _row(name, SEPARATION[name], data, truth, lesions, kernel)
+    if 'posterior' in names and data['fa'] is not None:
+        without = data | {'cosine': None, 'fa': None}
+        yield _row('posterior, no fibres', SEPARATION['posterior'], without, truth, lesions, kernel)
     if 'posterior' in names:
         alone = data | {'rate': data['r2star'], 'reversible': False}
         yield _row('posterior, R2* only', SEPARATION['posterior'], alone, truth, lesions, kernel)
@@ -166,7 +173,15 @@ def _row(name, function, data, truth, lesions, kernel):
         ):
             more[f'in 1 SD {sign}'] = (np.abs(part - true) < sd)[inside].mean()
         more |= {'D+ / true': fitted.para / kernel.para, 'D- / true': fitted.dia / kernel.dia}
+    if data['of_fibres'] is not None:
+        more['by angle, ppb'] = by_angle(found.dia - truth['dia'], mask & found.fits, *data['of_fibres'])
     return score(name, found.para, found.dia, mask, truth, lesions, **more)
+
+
+def by_angle(error, mask, cosine, fa):
+    """Mean error (ppb) where fibres lie across B0, less that where they lie along it."""
+    across, along = (mask & (fa > 0.45) & one for one in (cosine < 0.2, cosine > 0.8))
+    return 1e3 * (error[across].mean() - error[along].mean())
 
 
 def main():
@@ -176,11 +191,12 @@ def main():
     parser.add_argument('--voxel', type=float, default=1.5)
     parser.add_argument('--methods', nargs='+', default=[*SEPARATION], choices=[*SEPARATION])
     parser.add_argument('--chain', action='store_true')
+    parser.add_argument('--fibres', action='store_true')
     args = parser.parse_args()
     rows = []
     for seed, family in zip(args.seeds, FAMILIES, strict=False):
         for relaxivity in args.relaxivities:
-            parts = case(seed, family, relaxivity, args.voxel, args.chain)
+            parts = case(seed, family, relaxivity, args.voxel, args.chain, args.fibres)
             for row in rows_of(args.methods, *parts):
                 rows.append({'family': family, 'seed': seed, 'relaxivity': relaxivity, **row})
                 print('\t'.join(f'{v:.3g}' if isinstance(v, float) else str(v) for v in rows[-1].values()))

@@ -97,8 +97,8 @@ def directions(stored: np.ndarray, fa: np.ndarray, name: str, *, amplitudes: boo
     if stored.shape[:3] != fa.shape or stored.ndim != 4 or count % 3:
         shapes = ' x '.join(map(str, stored.shape)), ' x '.join(map(str, fa.shape))
         raise UserError(
-            f'{name} is {shapes[0]}, and the fractional anisotropy is {shapes[1]}; give 3 volumes of a vector, '
-            '6 of a tensor, or 3 of each peak, on the same grid.'
+            f'{name} is {shapes[0]}, and the fractional anisotropy is {shapes[1]}; give 3 volumes of a '
+            'vector, 6 of a tensor, or 3 of each peak, on the same grid.'
         )
     data = np.nan_to_num(stored.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
     white = fa > WHITE
@@ -113,8 +113,8 @@ def directions(stored: np.ndarray, fa: np.ndarray, name: str, *, amplitudes: boo
     found = np.median(size[white])
     if not amplitudes and abs(found - 1) > 0.1:
         raise UserError(
-            f'{name} has vectors of length {found:.2g} in white matter, where unit vectors are expected; give '
-            'the first eigenvectors as they were written, not resampled and not multiplied by anisotropy.'
+            f'{name} has vectors of length {found:.2g} in white matter, where unit vectors are expected; '
+            'give the first eigenvectors as they were written, not multiplied by anisotropy.'
         )
     return first / np.maximum(size, 1e-6)
 
@@ -122,7 +122,7 @@ def directions(stored: np.ndarray, fa: np.ndarray, name: str, *, amplitudes: boo
 def _order(data: np.ndarray, white: np.ndarray):
     """Which of six volumes are xx, yy, zz, xy, xz, yz: those of the diagonal have the largest means."""
     means = np.abs(data[white].mean(0))
-    return list(max(ORDERS.values(), key=lambda order: means[list(order[:3])].sum()))
+    return list(max(ORDERS.values(), key=lambda order: float(means[list(order[:3])].sum())))
 
 
 def to_scanner(vectors: np.ndarray, affine: np.ndarray, frame: str):
@@ -177,7 +177,7 @@ def across(vectors: np.ndarray, fa: np.ndarray, affine: np.ndarray):
     own = vectors[white] @ _rotation(matrix).astype(np.float32)
     slope = np.empty_like(own)
     for axis in range(3):
-        sigma = LIKE_MM / size
+        sigma = [LIKE_MM / step for step in size]
         slope[:, axis] = gaussian_filter(fa, sigma, [int(k == axis) for k in range(3)])[white] / size[axis]
     found = {}
     for order in permutations(range(3)):
@@ -206,8 +206,8 @@ def check_frame(vectors: np.ndarray, fa: np.ndarray, affine: np.ndarray, frame: 
     same = (0, 1, 2), (1, 1, 1)
     ways = across(to_scanner(vectors, affine, frame), fa, affine)
     frames = {one: across(to_scanner(vectors, affine, one), fa, affine)[same] for one in FRAMES}
-    other = min(frames, key=frames.get)
-    way = min(ways, key=ways.get)
+    other = min(frames, key=lambda one: frames[one])
+    way = min(ways, key=lambda one: ways[one])
     least, given = min(frames[other], ways[way]), frames[frame]
     if least > CLEAR * given:
         return
@@ -217,8 +217,8 @@ def check_frame(vectors: np.ndarray, fa: np.ndarray, affine: np.ndarray, frame: 
         axes = ', '.join(('-' if sign < 0 else '') + 'xyz'[axis] for axis, sign in zip(*way, strict=True))
         hint = f'with the axes ({axes}) they would; correct the gradient table of the diffusion images'
     raise UserError(
-        f'{name}: read in the frame {frame}, the directions of fibres do not follow white matter ({given:.2f} '
-        f'of its gradient lies along them, {least:.2f} is possible): {hint}.'
+        f'{name}: read in the frame {frame}, the directions of fibres do not follow white matter '
+        f'({given:.2f} of its gradient lies along them, {least:.2f} is possible): {hint}.'
     )
 
 
@@ -257,7 +257,7 @@ def carry(
         raise ValueError('directions are carried by affine transforms alone')
     matrix = np.eye(3)
     for one in transforms:
-        matrix = one[:3, :3] @ matrix
+        matrix = np.asarray(one)[:3, :3] @ matrix
     back = _rotation(matrix).T.astype(np.float32)
     turned = vectors @ back.T
     # vectors have no sign, so that their products are interpolated; those of no fibre count less

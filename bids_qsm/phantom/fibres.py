@@ -1,4 +1,4 @@
-"""Directions of the fibres of white matter of a digital head, which cross, and what diffusion shows of them."""
+"""Fibres of white matter of a digital head, which bend and cross, and what diffusion shows of them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ class Fibres:
         return np.stack([(w * v[..., i] * v[..., j]).sum(0) for i, j in PAIRS])
 
     def volume(self, lattice: Volume, white: np.ndarray):
-        """Channels for `sampling.pull`: components of v v' times the share of white matter, and that share."""
+        """Channels for `sampling.pull`: v v' times the share of white matter, and that share."""
         data = np.zeros((*self.where.shape, 7), np.float32)
         share = white[self.where]
         data[self.where, :6] = (self.dyads() * share).T

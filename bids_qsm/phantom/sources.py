@@ -7,7 +7,7 @@ import numpy as np
 from scipy import ndimage
 
 from bids_qsm.phantom import tissue as t
-from bids_qsm.phantom.fibres import Fibres, diffusion, draw_fibres, turn_dyads
+from bids_qsm.phantom.fibres import diffusion, draw_fibres, turn_dyads
 from bids_qsm.phantom.gre import Protocol, crop_kspace, finer
 from bids_qsm.phantom.head import Head
 from bids_qsm.phantom.lesions import Lesion
@@ -87,8 +87,9 @@ class Sources:
 
     def diffusion(self, shape: tuple[int, ...], affine: np.ndarray, *, noise: float = 0.02, seed: int = 0):
         """FA, first eigenvector (in axes of the scanner) and tensor of a grid, see `fibres.diffusion`."""
+        if self.fibres is None:
+            raise ValueError('these sources have no fibres')
         head = self.head
-        assert self.fibres is not None
         *dyads, white, _, _ = pull(
             shape, head.pose @ affine, head.warp, self.fibres, range(7), [0] * 7, head.veins
         )

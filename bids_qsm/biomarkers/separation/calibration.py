@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize
 
-from bids_qsm.biomarkers.separation.tissues import FLUID, FLUID_CHI, TISSUES, ZONES, table
+from bids_qsm.biomarkers.separation.tissues import FA, FLUID, FLUID_CHI, TISSUES, ZONES, table
 from bids_qsm.errors import UserError
 
 RELAXIVITY = (190.0, 0.45)
@@ -52,6 +52,8 @@ class Data:
     angle : ndarray of float32, optional
         Squared cosine of the fibre's angle to B0 less 1/3, times how much the fibres of a voxel have one
         direction (0 to 1).
+    fa : ndarray of float32, optional
+        Fractional anisotropy, which goes with ``angle``.
     """
 
     chi: np.ndarray
@@ -61,6 +63,7 @@ class Data:
     reversible: bool = True
     scale: float = 1.0
     angle: np.ndarray | None = None
+    fa: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ class Calibration:
     anisotropy: float = 0.0
 
     def by_angle(self, angle: np.ndarray):
-        """Factor on ``dia`` of white matter at an angle (`Data.angle`), and what it adds to its mean (ppm)."""
+        """Factor on ``dia`` of white matter at an angle (`Data.angle`), and what its mean has more (ppm)."""
         return np.maximum(1 - 1.5 * self.turned * angle, 0.05), -self.anisotropy * angle
 
     def densities(self, data: Data, *, less_noise: float = 1.0):
@@ -126,6 +129,10 @@ class Calibration:
         found[:-1] = (-0.5 * v2 / det) * a * a + (both / det) * a * b - (0.5 * v1 / det) * b * b
         found[:-1] -= 0.5 * np.log(det) + np.log(2 * np.pi)
         found[-1] = _BROAD
+        if data.fa is not None:
+            mean, spread = (np.array(one)[:, None] for one in zip(*FA.values(), strict=True))
+            found[:-1] -= 0.5 * ((data.fa - mean) / spread) ** 2 + np.log(spread)
+            found[-1] -= np.log(spread.mean())
         return found
 
     def shares(self, data: Data, zone: np.ndarray, *, less_noise: float = 1.0):
@@ -230,7 +237,8 @@ def calibrate(data: Data, zone: np.ndarray):
 def _take(data: Data, at: np.ndarray):
     values = data.chi[at].astype(float), data.rate[at].astype(float)
     angle = None if data.angle is None else data.angle[at].astype(float)
-    return Data(*values, data.chi_noise, data.rate_noise, data.reversible, data.scale, angle)
+    fa = None if data.fa is None else data.fa[at].astype(float)
+    return Data(*values, data.chi_noise, data.rate_noise, data.reversible, data.scale, angle, fa)
 
 
 def _covariance(cost: Callable[[np.ndarray], float], x: np.ndarray, step: float = 0.05):
