@@ -41,7 +41,7 @@ class Carried:
     dyads: np.ndarray
     fa: np.ndarray
 
-    def squared_cosine(self, b0: Sequence[float]):
+    def squared_cosine(self, b0: Sequence[float] | np.ndarray):
         """Squared cosine of the angle to B0 (unit vector, axes of the scanner); 1/3 without direction."""
         h = np.asarray(b0, np.float32)
         found = sum(
@@ -55,7 +55,7 @@ class Carried:
         return first * (self.dyads[:3].sum(0) > 0)[..., None]
 
 
-def principal(symmetric: np.ndarray):
+def principal(symmetric: np.ndarray) -> np.ndarray:
     """First eigenvector (..., 3) of symmetric matrices, given by their components `PAIRS` on the last axis.
 
     >>> principal(np.array([0.1, 0.9, 0.2, 0.0, 0.0, 0.0])).round(3).tolist()
@@ -119,10 +119,10 @@ def directions(stored: np.ndarray, fa: np.ndarray, name: str, *, amplitudes: boo
     return first / np.maximum(size, 1e-6)
 
 
-def _order(data: np.ndarray, white: np.ndarray):
+def _order(data: np.ndarray, white: np.ndarray) -> list[int]:
     """Which of six volumes are xx, yy, zz, xy, xz, yz: those of the diagonal have the largest means."""
-    means = np.abs(data[white].mean(0))
-    return list(max(ORDERS.values(), key=lambda order: float(means[list(order[:3])].sum())))
+    means: list[float] = np.abs(data[white].mean(0)).tolist()
+    return list(max(ORDERS.values(), key=lambda one: means[one[0]] + means[one[1]] + means[one[2]]))
 
 
 def to_scanner(vectors: np.ndarray, affine: np.ndarray, frame: str):
@@ -172,7 +172,7 @@ def across(vectors: np.ndarray, fa: np.ndarray, affine: np.ndarray):
         24 ways to read axes of voxels; ((0, 1, 2), (1, 1, 1)) is as given.
     """
     matrix = np.asarray(affine, float)[:3, :3]
-    size = np.sqrt((matrix**2).sum(0))
+    size = np.sqrt((matrix**2).sum(0)).tolist()
     white = fa > WHITE
     own = vectors[white] @ _rotation(matrix).astype(np.float32)
     slope = np.empty_like(own)
@@ -182,7 +182,7 @@ def across(vectors: np.ndarray, fa: np.ndarray, affine: np.ndarray):
     found = {}
     for order in permutations(range(3)):
         for signs in product((1, -1), repeat=2):  # the sign of a direction says nothing
-            turned = own[:, order] * np.float32((1, *signs))
+            turned = own[:, order] * np.array((1, *signs), np.float32)
             share = ((turned * slope).sum(1, dtype=float) ** 2).sum() / (slope.astype(float) ** 2).sum()
             found[order, (1, *signs)] = float(share)
     return found

@@ -8,7 +8,7 @@ the files, reports and the group level show them.
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -69,9 +69,13 @@ class Given:
     affine: np.ndarray
     """Voxel to scanner coordinates of these (RAS, mm)."""
     on_grid: np.ndarray
-    """``data`` on the grid of the maps."""
+    """``data`` on the grid of the maps; empty where `Query.beside` names another input."""
     to_maps: list
     """Transforms that take points of the image to points of the maps, first to last."""
+    from_maps: list = field(default_factory=list)
+    """The other way."""
+    sidecar: Mapping[str, object] = field(default_factory=dict)
+    """Content of the file beside it, where `Query.beside` names another input."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +145,14 @@ class Query:
     dataset invalid, and may be of another session than the series."""
     whole: bool = False
     """Whether `measure` gets the one file as `Given` and not on the grid of the maps alone."""
+    names: tuple[str, ...] = ()
+    """Patterns of the file name without extension, of which one must fit: ('*_param-fa_dwimap', '*_FA')."""
+    spaces: tuple[str, ...] = ()
+    """Values of the entity space- of an image that is aligned by itself, beside those of every one; T1w among
+    them is aligned too, where software calls its own T1w image so."""
+    beside: str = ''
+    """Name of another input that it belongs to: of the same folder and grid, placed as that is, and read
+    only with it. It may have more volumes than one, is not resampled, and is given whole."""
     interpolation: str = 'linear'
     prepare: Callable[[np.ndarray, str], np.ndarray] | None = None
     """Called with the stored image and its file name, before it is resampled."""
@@ -357,6 +369,8 @@ class Application:
         self._check_images()
         if any(query.many for query in self.own):
             raise ValueError(f'{self.name}: an input with an alignment of its own is one file')
+        if any(one.beside and (one.beside not in names or not one.whole) for one in self.extra):
+            raise ValueError(f'{self.name}: an input beside another names that, and is given whole')
         made = [*(one.name for one in self.images), *(one.name for one in self.tables)]
         if sorted(self.gives) != sorted([*made, *([FACTS] if self.has_facts else [])]):
             raise ValueError(f'{self.name}: measure gives {self.gives}, but {made} are declared')
@@ -399,7 +413,7 @@ class Application:
     @property
     def own(self) -> list[Query]:
         """Extra images that are aligned by themselves."""
-        return [query for query in self.extra if query.align == 'own']
+        return [query for query in self.extra if query.align == 'own' and not query.beside]
 
     @property
     def tables_of_events(self) -> list[Table]:

@@ -262,6 +262,11 @@ class Measure(SimpleInterface):
         self, query: Query, number: int, path: str, space: str, source: str, grid: Grid, affine: np.ndarray
     ) -> Given:
         stored, own = read(path)
+        if query.beside:
+            there, back = self._transforms(query, number, space)
+            sidecar = Path(path).with_name(Path(path).name.partition('.')[0] + '.json')
+            more = {'from_maps': there, 'sidecar': read_record(sidecar) if sidecar.is_file() else {}}
+            return Given(source, stored, stored, own, np.empty(0, np.float32), back, **more)
         stored = without_frames(stored)
         if stored.ndim != 3:
             raise UserError(f'the {query.title} {path} has shape {stored.shape}; give one 3D volume.')
@@ -272,10 +277,13 @@ class Measure(SimpleInterface):
             on_grid = resample_labels(labels, own, grid.shape, affine, there).astype(np.int32)
         else:
             on_grid = resample(data.astype(np.float32), own, grid.shape, affine, there)
-        return Given(source, stored, data, own, on_grid, back)
+        return Given(source, stored, data, own, on_grid, back, there)
 
     def _transforms(self, query: Query, number: int, space: str) -> tuple[list, list]:
         """Transforms of points of the maps to an extra image, and back."""
+        if query.beside:
+            query = next(one for one in self._application.extra if one.name == query.beside)
+            space = self.inputs.extra[number][query.name][0][1]
         if space == 'gre':
             return [], []
         anat = self.inputs.gre_to_anat[number]

@@ -142,7 +142,7 @@ def diffusion(dyads: np.ndarray, white: np.ndarray, *, noise: float = 0.0, seed:
     values, vectors = np.linalg.eigh(matrix)
     spread = ((values - values.mean(-1, keepdims=True)) ** 2).sum(-1)
     fa = np.sqrt(1.5 * spread / np.maximum((values**2).sum(-1), 1e-12))
-    first = vectors[..., 2] * rng.choice(np.float32([-1, 1]), (*white.shape, 1))
+    first = vectors[..., 2] * rng.choice(np.array([-1, 1], np.float32), (*white.shape, 1))
     return fa.astype(np.float32), first.astype(np.float32), tensor.astype(np.float32)
 
 
