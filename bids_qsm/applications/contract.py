@@ -69,7 +69,7 @@ class Given:
     affine: np.ndarray
     """Voxel to scanner coordinates of these (RAS, mm)."""
     on_grid: np.ndarray
-    """``data`` on the grid of the maps."""
+    """``data`` on the grid of the maps; empty where `Query.beside` names another input."""
     to_maps: list
     """Transforms that take points of the image to points of the maps, first to last."""
     from_maps: list = field(default_factory=list)
@@ -77,6 +77,8 @@ class Given:
     echo_times: tuple[float, ...] = ()
     """Of a train of echoes (s), which are the last axis of ``stored`` and ``data``; ``on_grid`` is their
     mean."""
+    sidecar: Mapping[str, object] = field(default_factory=dict)
+    """Content of the file beside it, where `Query.beside` names another input."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,14 @@ class Query:
     echoes: int = 0
     """Least number of echoes of a train: files that differ in the entity echo alone are one input, whose
     echo times are multiples of the first. 0 where each file is an input of its own."""
+    names: tuple[str, ...] = ()
+    """Patterns of the file name without extension, of which one must fit: ('*_param-fa_dwimap', '*_FA')."""
+    spaces: tuple[str, ...] = ()
+    """Values of the entity space- of an image that is aligned by itself, beside those of every one; T1w among
+    them is aligned too, where software calls its own T1w image so."""
+    beside: str = ''
+    """Name of another input that it belongs to: of the same folder and grid, placed as that is, and read
+    only with it. It may have more volumes than one, is not resampled, and is given whole."""
     interpolation: str = 'linear'
     prepare: Callable[[np.ndarray, str], np.ndarray] | None = None
     """Called with the stored image and its file name, before it is resampled."""
@@ -373,6 +383,8 @@ class Application:
             raise ValueError(f'{self.name}: a train of echoes is one input, given whole')
         if not set(self.one_of) <= {query.name for query in self.extra if query.optional}:
             raise ValueError(f'{self.name}: one_of names optional extra inputs')
+        if any(one.beside and (one.beside not in names or not one.whole) for one in self.extra):
+            raise ValueError(f'{self.name}: an input beside another names that, and is given whole')
         made = [*(one.name for one in self.images), *(one.name for one in self.tables)]
         if sorted(self.gives) != sorted([*made, *([FACTS] if self.has_facts else [])]):
             raise ValueError(f'{self.name}: measure gives {self.gives}, but {made} are declared')
@@ -415,7 +427,7 @@ class Application:
     @property
     def own(self) -> list[Query]:
         """Extra images that are aligned by themselves."""
-        return [query for query in self.extra if query.align == 'own']
+        return [query for query in self.extra if query.align == 'own' and not query.beside]
 
     @property
     def tables_of_events(self) -> list[Table]:

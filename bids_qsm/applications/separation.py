@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pandas as pd
 
-from bids_qsm.applications.contract import Application, Column, Figure, Image, Table, Variant
+from bids_qsm.applications.contract import Application, Column, Figure, Given, Image, Table, Variant
+from bids_qsm.applications.dwi import FIBRES, b0_axis, check_stated, fibres_on
 from bids_qsm.biomarkers.columns import regions_of
-from bids_qsm.biomarkers.separation.calibration import RELAXIVITY
+from bids_qsm.biomarkers.separation.calibration import RELAXIVITY, Calibration
 from bids_qsm.biomarkers.separation.methods import SEPARATION, assumed_r2
 from bids_qsm.biomarkers.separation.posterior import Separated
 from bids_qsm.biomarkers.separation.sources import Sources
@@ -43,16 +44,21 @@ def measure(
     dseg: np.ndarray,
     labels: pd.DataFrame,
     white_matter: np.ndarray | None,
+    fa: Given | None,
+    directions: Given | None,
     grid: Grid,
+    affine: np.ndarray,
     echo_times: list | None,
     field_strength: float,
     *,
     method: str = 'posterior',
     relaxivity: float | None = None,
+    frame: str | None = None,
 ):
     """Separate sources by a method of `bids_qsm.biomarkers.separation.methods`.
 
-    ``relaxivity`` (1/s/ppm, at 3 T) replaces that which the method assumes.
+    ``relaxivity`` (1/s/ppm, at 3 T) replaces that which the method assumes; ``frame`` is that of the
+    directions of fibres, where their file does not tell.
     """
     function = SEPARATION[method]
     asked = needs(function)
@@ -87,10 +93,17 @@ def measure(
         'smooth_error': SMOOTH_ERROR,
         'scale': field_strength / 3,
         'grid': grid,
+        'cosine': None,
+        'fa': None,
     }
+    fibres = fibres_on(fa, directions, grid, affine, frame) if 'cosine' in asked else None
+    if fibres is not None:
+        data |= {'cosine': fibres[0].squared_cosine(b0_axis(grid, affine)), 'fa': fibres[0].fa}
     found = call(function, data, {} if relaxivity is None else {'relaxivity': relaxivity})
     table = _table(found, there, dseg, labels)
     stated = {'method': method, 'relaxation': _relaxation(function, is_measured)}
+    if directions is not None and fibres is not None:
+        stated['fibres'] = f'directions of {directions.source}, read in the frame {fibres[1]}'
     total = found.para + found.dia
     if isinstance(found, Sources):
         source = 'stated by the user' if relaxivity is not None else f'assumed by the method {method}'
@@ -126,6 +139,20 @@ def _calibrated(found: Separated, field_strength: float):
             one.dia, one.dia * sd[1], '1/s/ppm', f'{ratio:.2f} of the paramagnetic one, estimated'
         ),
         'zero_of_susceptibility': _fact(one.shift, sd[2], 'ppm', 'map of tissue without sources, estimated'),
+    } | _by_angle(one)
+
+
+def _by_angle(one: Calibration):
+    """How white matter depends on the angle of its fibres, where that was estimated."""
+    if not one.turned:
+        return {}
+    facts = {
+        'relaxivity_share_of_angle': (one.turned, '1', 'squared sine of the angle to B0'),
+        'anisotropy_of_white_matter': (one.anisotropy, 'ppm', 'along fibres less across'),
+    }
+    return {
+        name: {'value': float(f'{value:.3g}'), 'units': units, 'source': f'{what}, estimated'}
+        for name, (value, units, what) in facts.items()
     }
 
 
@@ -141,6 +168,7 @@ def variants(params: Mapping[str, object]):
     if name not in SEPARATION:
         raise UserError(f'--separation:method is {name!r}; it must be one of: {", ".join(SEPARATION)}.')
     function = SEPARATION[name]
+    check_stated(params.get('frame'), '--separation')
     if stated is not None:
         if name == 'posterior':
             raise UserError(
@@ -161,6 +189,8 @@ def variants(params: Mapping[str, object]):
         text += f', with a relaxivity of {assumed:g} 1/s/ppm at 3 T, proportional to the field strength'
     if 'r2prime' in asked:
         text += "; R2' is that of spin echoes or of a given map, or else R2* less a mean R2 of each tissue"
+    if 'cosine' in asked:
+        text += '; where diffusion was given, the directions of fibres too'
     spared = tuple(port for port in PORTS.values() if port not in taken)
     return Variant(f'{text}.', about.memory, needs=taken, spares=spared)
 
@@ -215,6 +245,7 @@ APPLICATION = Application(
         'facts',
     ),
     uses=('r2prime',),
+    extra=FIBRES,
     images=(
         Image('paramagnetic', 'Chimap', 'Paramagnetic susceptibility (0 or more)', 'ppm'),
         Image('diamagnetic', 'Chimap', 'Diamagnetic susceptibility (0 or less)', 'ppm'),

@@ -263,6 +263,12 @@ class Measure(SimpleInterface):
     def _given(self, query: Query, number: int, files: list[tuple], grid: Grid, affine: np.ndarray) -> Given:
         """One image, or the echoes of a train."""
         path, space, source = files[0][:3]
+        there, back = self._transforms(query, number, space)
+        if query.beside:
+            stored, own = read(path)
+            sidecar = Path(path).with_name(Path(path).name.partition('.')[0] + '.json')
+            said = read_record(sidecar) if sidecar.is_file() else {}
+            return Given(source, stored, stored, own, np.empty(0, np.float32), back, there, sidecar=said)
         volumes = []
         for name, *_ in files:
             volume, own = read(name)
@@ -273,7 +279,6 @@ class Measure(SimpleInterface):
                 )
         stored = np.stack(volumes, -1) if query.echoes else volumes[0]
         data = np.nan_to_num(stored) if query.prepare is None else query.prepare(stored, Path(path).name)
-        there, back = self._transforms(query, number, space)
         if query.interpolation == 'label':
             labels = np.rint(data).astype(np.int32)
             on_grid = resample_labels(labels, own, grid.shape, affine, there).astype(np.int32)
@@ -285,6 +290,9 @@ class Measure(SimpleInterface):
 
     def _transforms(self, query: Query, number: int, space: str) -> tuple[list, list]:
         """Transforms of points of the maps to an extra image, and back."""
+        if query.beside:
+            query = next(one for one in self._application.extra if one.name == query.beside)
+            space = self.inputs.extra[number][query.name][0][1]
         if space == 'gre':
             return [], []
         anat = self.inputs.gre_to_anat[number]

@@ -4,6 +4,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from bids_qsm.applications import application, applications
@@ -124,7 +125,10 @@ def plan_applications(
             trains = trains_of(paths) if query.echoes else {}
             if query.echoes:
                 own = {path: own[path] for path in trains}
-            placed, said = _place_all(query, own, one, anatomy, flair, series, scanned)
+            if query.beside:
+                placed, said = _place_beside(query, paths, inputs)
+            else:
+                placed, said = _place_all(query, own, one, anatomy, flair, series, scanned)
             notes += said
             for item in placed:
                 inputs += read_train(query, item, trains[item.path], index) if query.echoes else [item]
@@ -218,8 +222,10 @@ def _place_all(
         space = entities_of(path).get('space')
         if not query.is_image:
             where, note = 'table', None
-        elif query.align in ('own', 'coordinates') and not (space == 'T1w' and anatomy.images):
-            of_head = space in (*NATIVE, 'T1w')
+        elif query.align in ('own', 'coordinates') and (
+            space in query.spaces or not (space == 'T1w' and anatomy.images)
+        ):
+            of_head = space in (*NATIVE, *query.spaces, 'T1w')
             place = 'own' if query.align == 'own' else 'gre'
             where, note = (place, None) if of_head else (None, f'is in the space {space} and is not used.')
         else:
@@ -252,6 +258,33 @@ def _place_all(
         if sessions[item.path] not in (None, one.session)
     ]
     return placed, notes
+
+
+def _place_beside(
+    query: Query, paths: Sequence[Path], inputs: Sequence[Input]
+) -> tuple[list[Input], list[str]]:
+    """The file of a query that goes with one that was placed, and what to say of the others."""
+    first = next((item.path for item in inputs if item.query == query.beside), None)
+    placed, notes = [], []
+    for path in paths:
+        if first is None or path.parent != first.parent or session_of(path) != session_of(first):
+            continue
+        problem = image_problem(query, path)
+        if not problem and not checks.same_affine(_affine(path), _affine(first)):
+            problem = f'{path.name} and {first.name} differ in their affine; give those of one fit.'
+        if problem:
+            notes.append(f'A {query.title} is not used: {problem}')
+        else:
+            placed.append(Input(query.name, path, 'beside'))
+    if len(placed) > 1:
+        notes.append(
+            f'There are {len(placed)} files that could be the {query.title}; {placed[0].path.name} is used.'
+        )
+    return placed[:1], notes
+
+
+def _affine(path: Path) -> np.ndarray:
+    return checks.load_header(path).affine
 
 
 def _table_problem(path: Path) -> str | None:
