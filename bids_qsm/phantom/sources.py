@@ -7,7 +7,7 @@ import numpy as np
 from scipy import ndimage
 
 from bids_qsm.phantom import tissue as t
-from bids_qsm.phantom.fibres import diffusion, draw_fibres, turn_dyads
+from bids_qsm.phantom.bundles import diffusion, draw_bundles, turn_dyads
 from bids_qsm.phantom.gre import Protocol, crop_kspace, finer
 from bids_qsm.phantom.head import Head
 from bids_qsm.phantom.lesions import Lesion
@@ -83,7 +83,7 @@ class Sources:
     head: Head
     volume: Volume
     fibres: Volume | None = None
-    """See `Fibres.volume`."""
+    """See `Bundles.volume`."""
 
     def diffusion(self, shape: tuple[int, ...], affine: np.ndarray, *, noise: float = 0.02, seed: int = 0):
         """FA, first eigenvector (in axes of the scanner) and tensor of a grid, see `fibres.diffusion`."""
@@ -151,7 +151,7 @@ def add_sources(
     variation : float
         That of it and of R2 by tissue, between persons.
     with_fibres : bool
-        Draw fibres (`fibres.draw_fibres`); else angles vary smoothly at random.
+        Draw fibres (`bundles.draw_bundles`); else angles vary smoothly at random.
     """
     rng = np.random.default_rng([seed, 8])
     volume = head.tissue
@@ -191,7 +191,7 @@ def add_sources(
     dia = para - chi
     turned = relaxivity.turned
     if with_fibres:
-        fibres = draw_fibres(volume, white, seed)
+        fibres = draw_bundles(volume, white, seed)
         along, relaxes, decays = (np.zeros(shape, np.float32) for _ in range(3))
         cosines = fibres.cosines(head.pose)
         square, fourth = ((fibres.weights * (1 - cosines) ** power).sum(0) for power in (1, 2))

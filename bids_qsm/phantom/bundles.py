@@ -21,7 +21,7 @@ PAIRS = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
 
 
 @dataclass(frozen=True)
-class Fibres:
+class Bundles:
     """Bundles that share the white matter of a head, in axes of template space.
 
     Attributes
@@ -60,7 +60,7 @@ class Fibres:
         return Volume(data, lattice.origin, lattice.spacing)
 
 
-def draw_fibres(lattice: Volume, white: np.ndarray, seed: int):
+def draw_bundles(lattice: Volume, white: np.ndarray, seed: int):
     """Draw three bundles that bend and cross: callosal, projection and association fibres.
 
     Each is smooth, and follows the surface of white matter near it. One of them prevails in most places;
@@ -76,7 +76,7 @@ def draw_fibres(lattice: Volume, white: np.ndarray, seed: int):
 
     Returns
     -------
-    Fibres
+    Bundles
     """
     rng = np.random.default_rng([seed, 12])
     where = white > LEAST
@@ -107,7 +107,7 @@ def draw_fibres(lattice: Volume, white: np.ndarray, seed: int):
         directions.append(vector / np.maximum(np.linalg.norm(vector, axis=-1, keepdims=True), 1e-6))
     level = np.stack([1.7 * one + 1.2 * noise(14.0) for one in likely])
     weights = np.exp(level - level.max(0))
-    return Fibres(where, np.stack(directions), (weights / weights.sum(0)).astype(np.float32))
+    return Bundles(where, np.stack(directions), (weights / weights.sum(0)).astype(np.float32))
 
 
 def diffusion(dyads: np.ndarray, white: np.ndarray, *, noise: float = 0.0, seed: int = 0):
