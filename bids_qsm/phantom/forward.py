@@ -108,6 +108,7 @@ def moment_field(moments: np.ndarray, grid: Grid, *, pad: float = 1.4):
 
 def field_of_fibres(head: Head, shape: tuple[int, ...], affine: np.ndarray):
     """Field (ppm) of the anisotropy of fibres on a grid, and the shift by their microstructure."""
+    assert head.fibres is not None
     grid = Grid.from_affine(shape, affine)
     fractions, vectors = head.fibre_maps(shape, affine)
     strength = fractions / np.float32(MIDDLE)

@@ -3,15 +3,18 @@
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import ndimage
 
 from bids_qsm.recon.conjugate import conjugate_gradient
-from bids_qsm.recon.fourier import Box, convolve
+from bids_qsm.recon.fourier import Box, convolve, irfft, rfft
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.orientations.conditioning import GOOD
 from bids_qsm.recon.orientations.operators import Scalar
 
 PADDING = 40.0
 """Zeros (mm) around the brain, between the two ends of the circular convolution."""
+SURROUNDINGS = 5.0
+"""Standard deviation (mm) of the weights of voxels around one, in which residuals are compared with noise."""
 
 
 def cosmos(
@@ -54,7 +57,11 @@ def cosmos(
     chi : ndarray of float32
         Susceptibility (ppm), 0 outside the union of the masks, with mean 0 inside.
     sd : ndarray of float32
-        Its standard deviation (ppm) from the noise of the fields: that of white noise of the local level.
+        Its standard deviation (ppm): from the noise of the fields, with what the edge of the mask hides of
+        the field of a source, and times ``excess`` where that is above 1.
+    excess : ndarray of float32
+        How much more than by their noise the fields of positions differ from that of one susceptibility, by
+        registration, background, anisotropy: root mean square of residuals over noise, around each voxel.
 
     Raises
     ------
@@ -85,18 +92,44 @@ def cosmos(
     def precondition(r: np.ndarray):
         return inside * convolve(r, inverse)
 
-    data = [w * box.crop(one.astype(np.float32)) for w, one in zip(weights, fields, strict=True)]
-    right = inside * operator.adjoint(data)
+    data = [box.crop(one.astype(np.float32)) for one in fields]
+    right = inside * operator.adjoint([w * one for w, one in zip(weights, data, strict=True)])
     x = conjugate_gradient(
         apply, right, tolerance=tolerance, max_iterations=max_iterations, precondition=precondition
     )
     chi = box.uncrop(x)
     chi[union] -= chi[union].mean()
     gain = np.sqrt(np.mean(energy * inverse**2))
-    known = sum(box.uncrop(w) for w in weights)
-    sd = np.zeros_like(chi)
-    sd[union] = gain * level * np.sqrt(len(h) / np.maximum(known[union], 1e-3))
-    return chi, sd
+    # what positions see of a source, in all places together, against what they would see without a mask
+    seen, whole = np.zeros(box.shape, np.float32), 0.0
+    for w, kernel in zip(weights, operator.kernels, strict=True):
+        square = irfft(kernel.astype(np.complex64), box.shape) ** 2
+        whole += float(square.sum())
+        seen += convolve(w, rfft(square).real)
+    lost = np.sqrt(whole / np.maximum(box.uncrop(seen)[union], 1e-3 * whole))
+    sd, excess = np.zeros_like(chi), np.zeros_like(chi)
+    excess[union] = box.uncrop(_misfit(x, data, weights, operator, level, grid))[union]
+    sd[union] = gain * level * lost * np.maximum(excess[union], 1)
+    return chi, sd, excess
+
+
+def _misfit(
+    x: np.ndarray,
+    data: Sequence[np.ndarray],
+    weights: Sequence[np.ndarray],
+    operator: Scalar,
+    level: float,
+    grid: Grid,
+):
+    """Residual of the fields over their noise, around each voxel: 1 where positions agree but for noise."""
+    total = np.zeros(x.shape, np.float32)
+    count = np.full(x.shape, -1, np.float32)  # a source is fitted in each voxel
+    for w, one, found in zip(weights, data, operator.forward(x), strict=True):
+        total += w * (one - found) ** 2
+        count += w > 0
+    near = [SURROUNDINGS / step for step in grid.voxel_size]
+    total, count = (ndimage.gaussian_filter(one, near) for one in (total, np.maximum(count, 0)))
+    return np.sqrt(total / np.maximum(count, 1e-3)) / np.float32(level)
 
 
 def weight(noise: np.ndarray, mask: np.ndarray, level: float):
