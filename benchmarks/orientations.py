@@ -179,7 +179,12 @@ def rows_of_chain(seed, voxel):
 
 def rows_of_tensor(seed, voxel, *, noise=NOISE, microstructure=0.0):
     """The tensor from 12 and from 6 positions."""
-    for n, how, noisy in ((12, 'true', True), (12, 'misplaced', True), (6, 'true', True), (12, 'true', False)):
+    for n, how, noisy in (
+        (12, 'true', True),
+        (12, 'misplaced', True),
+        (6, 'true', True),
+        (12, 'true', False),
+    ):
         rng = np.random.default_rng([seed, 3])
         head, turns = head_of(seed, False, microstructure), head_turns(n)
         parts = [measured(head, turn, voxel, noisy * noise, rng) for turn in turns]
@@ -256,7 +261,9 @@ def rows_of_cost(seed, n):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('parts', nargs='*', default=['conditioning', 'cosmos', 'chain', 'tensor'])
     parser.add_argument('--seeds', nargs='+', type=int, default=[1011, 1012, 1013])
     parser.add_argument('--voxel', type=float, default=2.0)

@@ -1,9 +1,10 @@
 """Bring the local fields of one head in several positions onto one grid, and B0 into its frame."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from bids_qsm.anatomy.bias import correct_bias
 from bids_qsm.anatomy.register import rigid
@@ -52,7 +53,7 @@ class Aligned:
     transforms: list[np.ndarray]
 
     @property
-    def data(self):
+    def data(self) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray], np.ndarray]:
         """First arguments of `cosmos` and `tensor`."""
         return self.fields, self.masks, self.noises, self.directions
 
@@ -95,8 +96,8 @@ def register(moving: Position, fixed: Position):
     share = float(there[fixed.mask].mean())
     if share < OVERLAP:
         raise UserError(
-            f'{moving.name} could not be aligned to {fixed.name}: {share:.0%} of the brain overlaps; leave this '
-            'series out, or check that it is of the same head.'
+            f'{moving.name} could not be aligned to {fixed.name}: {share:.0%} of the brain overlaps; leave '
+            'this series out, or check that it is of the same head.'
         )
     return found
 
@@ -134,10 +135,10 @@ def align(positions: Sequence[Position], transforms: Sequence[np.ndarray] | None
         directions.append(axes.T @ matrix[:3, :3].T @ one.b0)
         if one is first:
             continue
-        place = (one.affine, first.mask.shape, first.affine, [matrix])
-        mask = resample(one.mask, *place) > WHOLE
-        fields.append(resample(one.field, *place, order=3) * mask)
-        noises.append(resample(noise_of(one), *place) * mask)
+        shape, affine, chain = first.mask.shape, first.affine, [matrix]
+        mask = resample(one.mask, one.affine, shape, affine, chain) > WHOLE
+        fields.append(resample(one.field, one.affine, shape, affine, chain, order=3) * mask)
+        noises.append(resample(noise_of(one), one.affine, shape, affine, chain) * mask)
         masks.append(mask)
     return Aligned(fields, masks, noises, np.array(directions), list(transforms))
 
@@ -155,3 +156,141 @@ def distinct(directions: np.ndarray):
         if all(abs(unit @ other) < np.cos(np.radians(SAME)) for other in kept):
             kept.append(unit)
     return len(kept)
+
+
+def stated_b0(table: pd.DataFrame | None, name: str):
+    """Unit vector of B0 (3,) that a table states for a series; None where it states none.
+
+    Parameters
+    ----------
+    table : DataFrame, optional
+        Columns file, which begins with ``name``, and x, y, z: B0 along the axes of the world (RAS) of that
+        file.
+    name : str
+        Of the series.
+
+    Raises
+    ------
+    UserError
+        A column is missing, or the vector is none.
+    """
+    if table is None:
+        return None
+    lost = [column for column in ('file', 'x', 'y', 'z') if column not in table]
+    if lost:
+        raise UserError(f'The table of orientations has no column {lost[0]}; it must have file, x, y and z.')
+    files = table['file'].astype(str).str.rpartition('/')[2]
+    rows = table[[file == name or file.startswith(f'{name}_') for file in files]]
+    if rows.empty:
+        return None
+    vector = pd.to_numeric(rows.iloc[0][['x', 'y', 'z']], errors='coerce').to_numpy(float)
+    length = np.linalg.norm(vector)
+    if not np.isfinite(length) or length == 0:
+        raise UserError(
+            f'The table of orientations states no direction of B0 for {name}; mend x, y and z there.'
+        )
+    return vector / length
+
+
+def positions_of(
+    names: Sequence[str],
+    fields: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray],
+    magnitudes: Sequence[np.ndarray],
+    affines: Sequence[np.ndarray],
+    grids: Sequence[Grid],
+    table: pd.DataFrame | None = None,
+):
+    """Positions of the series of a session; B0 is that of the scanner, or that which a table states."""
+    parts = zip(names, fields, masks, magnitudes, affines, grids, strict=True)
+    found = []
+    for name, field, mask, magnitude, affine, grid in parts:
+        b0 = stated_b0(table, name)
+        found.append(
+            Position(name, field, mask, magnitude, affine, b0_in_world(grid, affine) if b0 is None else b0)
+        )
+    return found
+
+
+def position_table(
+    positions: Sequence[Position],
+    aligned: Aligned,
+    single: Sequence[np.ndarray],
+    chi: np.ndarray,
+    table: pd.DataFrame | None = None,
+):
+    """One row a position: where B0 points in the head, how the head moved, and how its maps compare.
+
+    Parameters
+    ----------
+    positions, aligned
+        As `align` has them.
+    single : sequence of ndarray
+        Susceptibility (ppm) from each position alone, on the grid of the first.
+    chi : ndarray
+        Susceptibility (ppm) from all.
+    table : DataFrame, optional
+        Which stated B0, see `stated_b0`.
+    """
+    first = positions[0]
+    rows = []
+    for n, one in enumerate(positions):
+        # along the axes of the scanner of the first position
+        b0 = axes_of(first.affine) @ aligned.directions[n]
+        matrix, mask = aligned.transforms[n], aligned.masks[n]
+        centre = first.affine[:3, :3] @ ((np.array(first.mask.shape) - 1) / 2) + first.affine[:3, 3]
+        start = axes_of(first.affine) @ aligned.directions[0]
+        both = mask & aligned.masks[0]
+        rows.append(
+            {
+                'position': one.name,
+                'b0_x': b0[0],
+                'b0_y': b0[1],
+                'b0_z': b0[2],
+                'angle_deg': np.degrees(np.arccos(np.clip(abs(b0 @ start), 0, 1))),
+                'shift_mm': np.linalg.norm(matrix[:3, :3] @ centre + matrix[:3, 3] - centre),
+                'b0_from': 'table' if stated_b0(table, one.name) is not None else 'scanner and registration',
+                'same_affine': bool(np.allclose(one.affine, first.affine, atol=1e-3)),
+                'overlap': both.sum() / aligned.masks[0].sum(),
+                'noise_ppb': 1e3 * np.median(aligned.noises[n][mask]),
+                'correlation': np.corrcoef(single[n][both], chi[both])[0, 1],
+                'difference_ppb': 1e3 * np.std((single[n] - chi)[both]),
+            }
+        )
+    return pd.DataFrame(rows).round(4)
+
+
+def on_first(images: Sequence[np.ndarray], positions: Sequence[Position], aligned: Aligned):
+    """Images of each position on the grid of the first, with the mean of the first within the mask common."""
+    first = positions[0]
+    found = [images[0]]
+    for image, one, matrix in zip(images[1:], positions[1:], aligned.transforms[1:], strict=True):
+        found.append(resample(image, one.affine, first.mask.shape, first.affine, [matrix], order=3))
+    zero = float(images[0][first.mask].mean())
+    shifted = []
+    for image, mask in zip(found, aligned.masks, strict=True):
+        both = mask & first.mask
+        shifted.append(np.where(mask, image + (zero - image[both].mean()), 0).astype(np.float32))
+    return shifted
+
+
+def said_of_rotation(table: pd.DataFrame) -> str:
+    """How the turn of the head was found, for the sidecars.
+
+    >>> said_of_rotation(pd.DataFrame({'same_affine': [True, True], 'b0_from': ['x', 'x']}))
+    'from registration of the images alone: all series have the same affine'
+    """
+    if (table['b0_from'] == 'table').any():
+        return 'B0 as the table of orientations states it, and registration of the images'
+    if table['same_affine'].all():
+        return 'from registration of the images alone: all series have the same affine'
+    return 'from the affines of the series and registration of the images'
+
+
+def series_name(entities: Mapping[str, str]) -> str:
+    """Name of a series.
+
+    >>> series_name({'sub': '01', 'acq': 'pos2'})
+    'sub-01_acq-pos2'
+    """
+    return '_'.join(f'{key}-{value}' for key, value in entities.items())

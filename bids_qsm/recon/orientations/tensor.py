@@ -7,7 +7,7 @@ import numpy as np
 from bids_qsm.recon.conjugate import conjugate_gradient
 from bids_qsm.recon.fourier import Box
 from bids_qsm.recon.grid import Grid
-from bids_qsm.recon.orientations.cosmos import PADDING, weight
+from bids_qsm.recon.orientations.cosmos import PADDING, supports, weight
 from bids_qsm.recon.orientations.operators import COMPONENTS, Tensor
 
 ANISOTROPY = 0.02
@@ -56,12 +56,12 @@ def tensor(
     .. [1] Liu (2010), MRM 63:1471. doi:10.1002/mrm.22482
     .. [2] Li & van Zijl (2014), MRM 72:610. doi:10.1002/mrm.25322
     """
-    union = np.any(masks, axis=0)
-    box = Box.around(union, grid, padding=PADDING)
+    union, place = supports(masks, grid)
+    box = Box.around(place, grid, padding=PADDING)
     operator = Tensor.of(box, grid, np.asarray(directions, float))
     level = float(np.median(np.concatenate([n[m] for n, m in zip(noises, masks, strict=True)])))
     weights = [box.crop(weight(noise, mask, level)) ** 2 for noise, mask in zip(noises, masks, strict=True)]
-    inside, fibres = box.crop(union), box.crop(white & union)
+    inside, fibres = box.crop(place), box.crop(white & union)
     strength = np.float32((level / spread) ** 2)
 
     def expand(x: np.ndarray):
@@ -83,7 +83,7 @@ def tensor(
     data = (w * box.crop(one.astype(np.float32)) for w, one in zip(weights, fields, strict=True))
     right = gather(operator.adjoint(data))
     x = conjugate_gradient(apply, right, tolerance=tolerance, max_iterations=max_iterations)
-    found = np.stack([box.uncrop(one) for one in expand(x)])
+    found = np.stack([box.uncrop(one) for one in expand(x)]) * union
     level_of_chi = found[_DIAGONAL][:, union].mean()
     found[_DIAGONAL] -= level_of_chi * union
     return found
