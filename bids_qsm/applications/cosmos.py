@@ -78,7 +78,9 @@ def measure(
     aligned = align(positions)
     found = conditioning(aligned.directions)
     refuse(names, aligned.directions, found)
-    susceptibility, sd, excess = cosmos(*aligned.data, grid[0], limit=limit)
+    susceptibility, sd, excess = cosmos(
+        aligned.fields, aligned.masks, aligned.noises, aligned.directions, grid[0], limit=limit
+    )
     single = on_first(chi, positions, aligned)
     where = mask[0] & (sd > 0)
     susceptibility = np.where(

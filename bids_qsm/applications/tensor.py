@@ -78,7 +78,9 @@ def measure(
             f'{names[0]} has no white matter in its mask, where the tensor could be anisotropic; check the '
             'mask and the alignment to the template.'
         )
-    components = tensor(*aligned.data, white, grid[0], spread=spread)
+    components = tensor(
+        aligned.fields, aligned.masks, aligned.noises, aligned.directions, white, grid[0], spread=spread
+    )
     mean, anisotropy, vectors = invariants(components)
     zero = float(chi[0][mask[0]].mean() - mean[mask[0]].mean())
     inside = np.any(aligned.masks, axis=0)

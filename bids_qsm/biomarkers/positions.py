@@ -135,7 +135,8 @@ def align(positions: Sequence[Position], transforms: Sequence[np.ndarray] | None
         directions.append(axes.T @ matrix[:3, :3].T @ one.b0)
         if one is first:
             continue
-        shape, affine, chain = first.mask.shape, first.affine, [matrix]
+        shape, affine = first.mask.shape, first.affine
+        chain: list = [matrix]
         mask = resample(one.mask, one.affine, shape, affine, chain) > WHOLE
         fields.append(resample(one.field, one.affine, shape, affine, chain, order=3) * mask)
         noises.append(resample(noise_of(one), one.affine, shape, affine, chain) * mask)

@@ -1,6 +1,7 @@
 """Susceptibility from several head positions by least squares (COSMOS)."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from scipy import ndimage
@@ -18,6 +19,9 @@ MARGIN = 4.0
 them the error of noise-free fields was 12 % in place of 1 %."""
 SURROUNDINGS = 5.0
 """Standard deviation (mm) of the weights of voxels around one, in which residuals are compared with noise."""
+
+SHELLS = (0.0, 1.0, 2.0, 3.5, 6.0, np.inf)
+"""Depths in the mask (voxels) between which the noise of simulated solutions is compared."""
 
 
 def cosmos(
@@ -96,14 +100,16 @@ def cosmos(
     def precondition(r: np.ndarray):
         return inside * convolve(r, inverse)
 
+    def solve(data: Sequence[np.ndarray]):
+        right = inside * operator.adjoint([w * one for w, one in zip(weights, data, strict=True)])
+        return conjugate_gradient(
+            apply, right, tolerance=tolerance, max_iterations=max_iterations, precondition=precondition
+        )
+
     data = [box.crop(one.astype(np.float32)) for one in fields]
-    right = inside * operator.adjoint([w * one for w, one in zip(weights, data, strict=True)])
-    x = conjugate_gradient(
-        apply, right, tolerance=tolerance, max_iterations=max_iterations, precondition=precondition
-    )
+    x = solve(data)
     chi = box.uncrop(x) * union
     chi[union] -= chi[union].mean()
-    gain = np.sqrt(np.mean(energy * inverse**2))
     # what positions see of a source, in all places together, against what they would see without a mask
     seen, whole = np.zeros(box.shape, np.float32), 0.0
     for w, kernel in zip(weights, operator.kernels, strict=True):
@@ -112,9 +118,36 @@ def cosmos(
         seen += convolve(w, rfft(square).real)
     lost = np.sqrt(whole / np.maximum(box.uncrop(seen)[union], 1e-3 * whole))
     sd, excess = np.zeros_like(chi), np.zeros_like(chi)
-    excess[union] = box.uncrop(_misfit(x, data, weights, operator, level, grid))[union]
-    sd[union] = gain * level * lost * np.maximum(excess[union], 1)
+    sd[union] = np.sqrt(np.mean(energy * inverse**2)) * level * lost
+    # the rest, which is the edge of the mask, and the degrees of freedom are measured on noise alone
+    rng = np.random.default_rng(0)
+    noise = [
+        np.where(w > 0, level / np.sqrt(np.maximum(w, 1e-12)), 0).astype(np.float32)
+        * rng.standard_normal(box.shape, dtype=np.float32)
+        for w in weights
+    ]
+    of_noise = solve(noise)
+    sd *= _edge(box.uncrop(of_noise), sd, union, grid)
+    misfits = [
+        box.uncrop(_misfit(found, fitted, weights, operator, grid))
+        for found, fitted in ((x, data), (of_noise, noise))
+    ]
+    excess[union] = misfits[0][union] / np.maximum(misfits[1][union], 1e-9)
+    sd *= np.maximum(excess, 1)
     return chi, sd, excess
+
+
+def _edge(noise: np.ndarray, sd: np.ndarray, union: np.ndarray, grid: Grid):
+    """Factor on ``sd`` that the noise of a simulated solution asks for, by depth in voxels."""
+    depth = ndimage.distance_transform_edt(
+        union, sampling=[v / min(grid.voxel_size) for v in grid.voxel_size]
+    )
+    factor = np.ones(union.shape, np.float32)
+    for low, high in pairwise(SHELLS):
+        shell = union & (depth > low) & (depth <= high)
+        if shell.any():
+            factor[shell] = np.sqrt(np.mean(np.square(noise[shell] / sd[shell]), dtype=float))
+    return factor
 
 
 def _misfit(
@@ -122,18 +155,13 @@ def _misfit(
     data: Sequence[np.ndarray],
     weights: Sequence[np.ndarray],
     operator: Scalar,
-    level: float,
     grid: Grid,
 ):
-    """Residual of the fields over their noise, around each voxel: 1 where positions agree but for noise."""
+    """Root mean square of weighted residuals of the fields around each voxel."""
     total = np.zeros(x.shape, np.float32)
-    count = np.full(x.shape, -1, np.float32)  # a source is fitted in each voxel
     for w, one, found in zip(weights, data, operator.forward(x), strict=True):
         total += w * (one - found) ** 2
-        count += w > 0
-    near = [SURROUNDINGS / step for step in grid.voxel_size]
-    total, count = (ndimage.gaussian_filter(one, near) for one in (total, np.maximum(count, 0)))
-    return np.sqrt(total / np.maximum(count, 1e-3)) / np.float32(level)
+    return np.sqrt(np.maximum(ndimage.gaussian_filter(total, [SURROUNDINGS / v for v in grid.voxel_size]), 0))
 
 
 def supports(masks: Sequence[np.ndarray], grid: Grid):
