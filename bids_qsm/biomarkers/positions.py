@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy import ndimage
 
 from bids_qsm.anatomy.bias import correct_bias
 from bids_qsm.anatomy.register import rigid
@@ -138,10 +139,18 @@ def align(positions: Sequence[Position], transforms: Sequence[np.ndarray] | None
         shape, affine = first.mask.shape, first.affine
         chain: list = [matrix]
         mask = resample(one.mask, one.affine, shape, affine, chain) > WHOLE
-        fields.append(resample(one.field, one.affine, shape, affine, chain, order=3) * mask)
+        fields.append(
+            resample(_widened(one.field, one.mask), one.affine, shape, affine, chain, order=3) * mask
+        )
         noises.append(resample(noise_of(one), one.affine, shape, affine, chain) * mask)
         masks.append(mask)
     return Aligned(fields, masks, noises, np.array(directions), list(transforms))
+
+
+def _widened(field: np.ndarray, mask: np.ndarray):
+    """A field that keeps, outside the mask, its nearest value inside: splines ring at steps."""
+    nearest = ndimage.distance_transform_edt(~mask, return_distances=False, return_indices=True)
+    return field[tuple(nearest)]
 
 
 def distinct(directions: np.ndarray):
@@ -266,7 +275,8 @@ def on_first(images: Sequence[np.ndarray], positions: Sequence[Position], aligne
     first = positions[0]
     found = [images[0]]
     for image, one, matrix in zip(images[1:], positions[1:], aligned.transforms[1:], strict=True):
-        found.append(resample(image, one.affine, first.mask.shape, first.affine, [matrix], order=3))
+        wide = _widened(image, one.mask)
+        found.append(resample(wide, one.affine, first.mask.shape, first.affine, [matrix], order=3))
     zero = float(images[0][first.mask].mean())
     shifted = []
     for image, mask in zip(found, aligned.masks, strict=True):

@@ -114,6 +114,12 @@ class Tensor:
             _spread(totals, rfft(one), self.products, h)
         return np.stack([irfft(total, self.box.shape) for total in totals])
 
+    def precondition(self, components: np.ndarray, ridge: np.ndarray):
+        """What the inverse of ``adjoint`` after ``forward``, plus ``ridge`` (6, 6), makes of components."""
+        spectra = np.stack([rfft(one) for one in components])
+        _solve(spectra, self.products, self.directions, ridge.astype(np.float32))
+        return np.stack([irfft(one, self.box.shape) for one in spectra])
+
 
 @numba.njit(cache=True)
 def _kernel(p: np.ndarray, h: np.ndarray, i: int, j: int, k: int):
@@ -154,3 +160,40 @@ def _spread(totals: np.ndarray, spectrum: np.ndarray, p: np.ndarray, h: np.ndarr
                 totals[3, i, j, k] += y * h[1] * f
                 totals[4, i, j, k] += (y * h[2] + z * h[1]) * f
                 totals[5, i, j, k] += z * h[2] * f
+
+
+@numba.njit(cache=True, parallel=True)
+def _solve(s: np.ndarray, p: np.ndarray, directions: np.ndarray, ridge: np.ndarray):
+    """Solve the normal equations of six components at each frequency by Cholesky's method, in place."""
+    for i in numba.prange(s.shape[1]):
+        m = np.empty((6, 6), np.float32)
+        c = np.empty(6, np.float32)
+        v = np.empty(6, np.complex64)
+        for j in range(s.shape[2]):
+            for k in range(s.shape[3]):
+                m[:] = ridge
+                for n in range(len(directions)):
+                    h = directions[n]
+                    x, y, z = _kernel(p, h, i, j, k)
+                    c[0], c[3], c[5] = x * h[0], y * h[1], z * h[2]
+                    c[1], c[2], c[4] = x * h[1] + y * h[0], x * h[2] + z * h[0], y * h[2] + z * h[1]
+                    for a in range(6):
+                        for b in range(a + 1):
+                            m[a, b] += c[a] * c[b]
+                for a in range(6):
+                    for b in range(a + 1):
+                        t = m[a, b]
+                        for q in range(b):
+                            t -= m[a, q] * m[b, q]
+                        m[a, b] = np.sqrt(t) if a == b else t / m[b, b]
+                for a in range(6):
+                    u = s[a, i, j, k]
+                    for q in range(a):
+                        u -= m[a, q] * v[q]
+                    v[a] = u / m[a, a]
+                for a in range(5, -1, -1):
+                    u = v[a]
+                    for q in range(a + 1, 6):
+                        u -= m[q, a] * v[q]
+                    v[a] = u / m[a, a]
+                    s[a, i, j, k] = v[a]

@@ -13,7 +13,8 @@ from bids_qsm.recon.orientations.operators import COMPONENTS, Tensor
 ANISOTROPY = 0.02
 """Standard deviation (ppm) of anisotropic components of white matter, before anything was measured."""
 _DIAGONAL = np.array([a == b for a, b in COMPONENTS])
-_TWICE = np.where(_DIAGONAL, 1, 2).astype(np.float32)[:, None, None, None]
+_FLOOR = 1e-3
+"""Added to the normal equations of a position by the preconditioner, as the mean has no field."""
 
 
 def tensor(
@@ -32,8 +33,8 @@ def tensor(
 
     .. math:: X = \chi I + A, \quad \min \sum_i \|W_i (F_i X - f_i)\|^2 + (\sigma / s)^2 \|A\|_F^2
 
-    A is zero outside ``white``; :math:`\sigma` is the noise of the field and s the ``spread``. Conjugate
-    gradients of seven volumes, which are :math:`\chi` and the six components of A.
+    A has no trace, and is zero outside ``white``; :math:`\sigma` is the noise of the field and s the
+    ``spread``. Conjugate gradients of the six components of X, preconditioned by the solution without a mask.
 
     Parameters
     ----------
@@ -62,28 +63,38 @@ def tensor(
     level = float(np.median(np.concatenate([n[m] for n, m in zip(noises, masks, strict=True)])))
     weights = [box.crop(weight(noise, mask, level)) ** 2 for noise, mask in zip(noises, masks, strict=True)]
     inside, fibres = box.crop(place), box.crop(white & union)
-    strength = np.float32((level / spread) ** 2)
+    strength = (level / spread) ** 2
+    # of the sum of squares of the components of A, in those of X
+    penalty = np.diag(np.where(_DIAGONAL, 1.0, 2.0)) - np.outer(_DIAGONAL, _DIAGONAL) / 3
+    ridge = strength * penalty + _FLOOR * len(fields) * np.eye(6)
 
-    def expand(x: np.ndarray):
-        parts = x.reshape(7, *box.shape)
-        components = parts[1:] * fibres
-        components[_DIAGONAL] += parts[0] * inside
+    def project(components: np.ndarray):
+        """Nearest tensor that is isotropic outside white matter, in place."""
+        components *= inside
+        mean = components[_DIAGONAL].mean(0)
+        for one, diagonal in zip(components, _DIAGONAL, strict=True):
+            one[...] = np.where(fibres, one, mean if diagonal else 0)
         return components
 
-    def gather(components: np.ndarray):
-        mean = components[_DIAGONAL].sum(0) * inside
-        return np.concatenate([mean[None], components * fibres]).reshape(-1, *box.shape[1:])
+    def volumes(x: np.ndarray):
+        return x.reshape(6, *box.shape)
 
     def apply(x: np.ndarray):
-        pairs = zip(weights, operator.forward(expand(x)), strict=True)
-        out = gather(operator.adjoint(w * one for w, one in pairs)).reshape(7, *box.shape)
-        out[1:] += strength * _TWICE * fibres * x.reshape(7, *box.shape)[1:]
-        return out.reshape(-1, *box.shape[1:])
+        pairs = zip(weights, operator.forward(volumes(x)), strict=True)
+        out = operator.adjoint(w * one for w, one in pairs)
+        # outside white matter there is no A
+        out += np.float32(strength) * np.tensordot(penalty.astype(np.float32), volumes(x), 1)
+        return project(out).reshape(x.shape)
+
+    def precondition(r: np.ndarray):
+        return project(operator.precondition(volumes(r), ridge)).reshape(r.shape)
 
     data = (w * box.crop(one.astype(np.float32)) for w, one in zip(weights, fields, strict=True))
-    right = gather(operator.adjoint(data))
-    x = conjugate_gradient(apply, right, tolerance=tolerance, max_iterations=max_iterations)
-    found = np.stack([box.uncrop(one) for one in expand(x)]) * union
+    right = project(operator.adjoint(data)).reshape(-1, *box.shape[1:])
+    x = conjugate_gradient(
+        apply, right, tolerance=tolerance, max_iterations=max_iterations, precondition=precondition
+    )
+    found = np.stack([box.uncrop(one) for one in volumes(x)]) * union
     level_of_chi = found[_DIAGONAL][:, union].mean()
     found[_DIAGONAL] -= level_of_chi * union
     return found
