@@ -46,10 +46,11 @@ def head_of(seed, isotropic, microstructure=0.0):
     return head if isotropic else replace(head, fibres=Fibres(seed, microstructure=microstructure))
 
 
-def measured(head, turn, voxel, noise, rng, follows=0.5):
-    """A position of a head, with the field of the sources within the brain, and its truth."""
+@lru_cache(maxsize=24)
+def simulated(seed, isotropic, turn, voxel, follows=0.5, microstructure=0.0):
+    """A position of a head, with the field of the sources within the brain, and its true susceptibility."""
     protocol = Protocol((voxel,) * 3, fov=(180.0, 220.0, 180.0), rotation=tuple(follows * np.array(turn)))
-    here = head.moved(turn, (0, 0, 0))
+    here = head_of(seed, isotropic, microstructure).moved(turn, (0, 0, 0))
     shape, affine = protocol.shape, protocol.affine
     fine, place = finer(shape, affine, protocol.voxel_size)
     grid = Grid.from_affine(fine, place)
@@ -60,11 +61,21 @@ def measured(head, turn, voxel, noise, rng, follows=0.5):
         field += field_of_fibres(here, fine, place)
     inside = crop_kspace(part['brain'], shape)
     mask = inside > 0.5
-    field = crop_kspace(field, shape) + noise * rng.standard_normal(shape, dtype=np.float32)
-    chi = crop_kspace(chi, shape) / np.maximum(inside, 0.5) * mask
+    field = crop_kspace(field, shape)
+    chi = crop_kspace(chi, shape) * mask
     magnitude = crop_kspace(part['density'], shape)
     b0 = b0_in_world(Grid.from_affine(shape, affine), affine)
     return Position(f'{turn}', field * mask, mask, magnitude, affine, b0), chi
+
+
+def session(seed, isotropic, turns, voxel, noise, rng, **more):
+    """Positions of a head with noise, and the true susceptibility in each."""
+    parts = [simulated(seed, isotropic, tuple(turn), voxel, **more) for turn in turns]
+    positions = []
+    for one, _ in parts:
+        error = noise * rng.standard_normal(one.field.shape, dtype=np.float32)
+        positions.append(replace(one, field=one.field + error * one.mask))
+    return positions, [chi for _, chi in parts]
 
 
 def reconstructed(head, seed, turn, voxel, snr=70.0):
@@ -126,9 +137,8 @@ def rows_of_cosmos(seed, voxel):
         (False, NOISE, 'misplaced', FIVE, 0.5),
     ):
         rng = np.random.default_rng([seed, 1])
-        head = head_of(seed, isotropic)
-        parts = [measured(head, turn, voxel, noise, rng, follows) for turn in turns]
-        positions, truth = [one for one, _ in parts], parts[0][1]
+        positions, truths = session(seed, isotropic, turns, voxel, noise, rng, follows=follows)
+        truth = truths[0]
         start = time.process_time()
         aligned = align(positions, transforms_of(turns, how, rng))
         grid = Grid.from_affine(truth.shape, positions[0].affine)
@@ -136,7 +146,7 @@ def rows_of_cosmos(seed, voxel):
         mask = positions[0].mask
         inner = ndimage.binary_erosion(mask, iterations=2)
         # what the scans of all positions, each with the voxels of its own slab, have of the truth in common
-        alike = np.mean(on_first([one for _, one in parts], positions, aligned), 0)
+        alike = np.mean(on_first(truths, positions, aligned), 0)
         z = (chi - truth - (chi - truth)[mask].mean()) / np.maximum(sd, 1e-9)
         yield {
             'seed': seed,
@@ -192,8 +202,9 @@ def rows_of_tensor(seed, voxel, *, noise=NOISE, microstructure=0.0):
     ):
         rng = np.random.default_rng([seed, 3])
         head, turns = head_of(seed, False, microstructure), head_turns(n)
-        parts = [measured(head, turn, voxel, noisy * noise, rng) for turn in turns]
-        positions, truth = [one for one, _ in parts], parts[0][1]
+        positions, (truth, *_) = session(
+            seed, False, turns, voxel, noisy * noise, rng, microstructure=microstructure
+        )
         affine = positions[0].affine
         aligned = align(positions, transforms_of(turns, how, rng))
         grid = Grid.from_affine(truth.shape, affine)
@@ -249,9 +260,8 @@ def rows_of_cost(seed, n):
     """Time and memory of a brain at 1 mm."""
     head, turns = head_of(seed, False), head_turns(n)
     rng = np.random.default_rng(seed)
-    parts = [measured(head, turn, 1.0, NOISE, rng) for turn in turns]
-    positions = [one for one, _ in parts]
-    del parts
+    positions, _ = session(seed, False, turns, 1.0, NOISE, rng)
+    simulated.cache_clear()
     aligned = align(positions, transforms_of(turns, 'true', rng))
     grid = Grid.from_affine(positions[0].mask.shape, positions[0].affine)
     fractions, _ = head.fibre_maps(grid.shape, positions[0].affine)

@@ -81,7 +81,8 @@ def conditioning(directions: Sequence[Sequence[float]] | np.ndarray, *, n_points
     k = sphere(n_points)
     rms = strength(h, k)
     gain = np.sqrt(np.mean(1 / np.maximum(len(h) * rms**2, 1e-12)))
-    rows = np.stack([np.stack([*response(k.T, one)]) for one in h])  # position, component, direction
+    products = np.stack([k[:, a] * k[:, b] for a, b in COMPONENTS])
+    rows = np.stack([np.stack([*response(products, one)]) for one in h])  # position, component, direction
     normal = np.einsum('pcn,pdn->cd', rows, rows) / n_points
     # in the basis where the sum of squares of components is the norm of the tensor
     scale = np.array([1.0 if a == b else 0.5**0.5 for a, b in COMPONENTS])

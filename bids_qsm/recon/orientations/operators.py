@@ -13,8 +13,8 @@ COMPONENTS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
 """Rows and columns of the six components of a symmetric tensor, in their order: xx, xy, xz, yy, yz, zz."""
 
 
-def response(k: Sequence[np.ndarray], b0_dir: Sequence[float] | np.ndarray):
-    r"""Field of each component of the tensor per ppm, for unit vectors k [1]_.
+def response(products: np.ndarray, b0_dir: Sequence[float] | np.ndarray):
+    r"""Field of each component of the tensor per ppm [1]_.
 
     .. math:: F = \tfrac{1}{3} h^T X h - (k \cdot h)\, k^T X h
 
@@ -22,8 +22,8 @@ def response(k: Sequence[np.ndarray], b0_dir: Sequence[float] | np.ndarray):
 
     Parameters
     ----------
-    k : three arrays
-        Components of unit vectors.
+    products : (6, ...)
+        :math:`k_a k_b` of unit vectors k, in the order of COMPONENTS.
     b0_dir : (3,)
         h, unit vector.
 
@@ -36,13 +36,10 @@ def response(k: Sequence[np.ndarray], b0_dir: Sequence[float] | np.ndarray):
     ----------
     .. [1] Liu (2010), MRM 63:1471. doi:10.1002/mrm.22482
     """
-    h = np.asarray(b0_dir, np.float32)
-    along = sum(b * q for b, q in zip(h, k, strict=True))
+    h, full = np.asarray(b0_dir, np.float32), dict(zip(COMPONENTS, products, strict=True))
+    kernel = [h[a] / 3 - sum(full[min(a, c), max(a, c)] * h[c] for c in range(3)) for a in range(3)]
     for a, b in COMPONENTS:
-        one = h[a] * h[b] / np.float32(3) - along * k[a] * h[b]
-        if a != b:
-            one = one + h[a] * h[b] / np.float32(3) - along * k[b] * h[a]
-        yield one
+        yield kernel[a] * h[a] if a == b else kernel[a] * h[b] + kernel[b] * h[a]
 
 
 @dataclass(frozen=True)
@@ -114,11 +111,30 @@ class Tensor:
             _spread(totals, rfft(one), self.products, h)
         return np.stack([irfft(total, self.box.shape) for total in totals])
 
-    def precondition(self, components: np.ndarray, ridge: np.ndarray):
-        """What the inverse of ``adjoint`` after ``forward``, plus ``ridge`` (6, 6), makes of components."""
-        spectra = np.stack([rfft(one) for one in components])
-        _solve(spectra, self.products, self.directions, ridge.astype(np.float32))
-        return np.stack([irfft(one, self.box.shape) for one in spectra])
+    def inverse(self, ridge: np.ndarray):
+        """Inverse (6, 6, ...) of ``adjoint`` after ``forward``, plus ``ridge`` (6, 6), at each frequency."""
+        found = np.empty((6, *self.products.shape), np.float32)
+        for i in range(self.products.shape[1]):
+            p = self.products[:, i]
+            normal = np.zeros((*p.shape[1:], 6, 6), np.float32) + ridge.astype(np.float32)
+            for h in self.directions:
+                c = np.stack([*response(p, h)], -1)
+                normal += c[..., :, None] * c[..., None, :]
+            found[:, :, i] = np.moveaxis(np.linalg.inv(normal), (-2, -1), (0, 1))
+        return found
+
+
+def apply_inverse(inverse: np.ndarray, components: np.ndarray):
+    """Six components of what `Tensor.inverse` makes of six."""
+    shape = components.shape[1:]
+    spectra = [rfft(one) for one in components]
+    found = []
+    for row in inverse:
+        total = row[0] * spectra[0]
+        for one, spectrum in zip(row[1:], spectra[1:], strict=True):
+            total += one * spectrum
+        found.append(irfft(total, shape))
+    return np.stack(found)
 
 
 @numba.njit(cache=True)
@@ -160,40 +176,3 @@ def _spread(totals: np.ndarray, spectrum: np.ndarray, p: np.ndarray, h: np.ndarr
                 totals[3, i, j, k] += y * h[1] * f
                 totals[4, i, j, k] += (y * h[2] + z * h[1]) * f
                 totals[5, i, j, k] += z * h[2] * f
-
-
-@numba.njit(cache=True, parallel=True)
-def _solve(s: np.ndarray, p: np.ndarray, directions: np.ndarray, ridge: np.ndarray):
-    """Solve the normal equations of six components at each frequency by Cholesky's method, in place."""
-    for i in numba.prange(s.shape[1]):
-        m = np.empty((6, 6), np.float32)
-        c = np.empty(6, np.float32)
-        v = np.empty(6, np.complex64)
-        for j in range(s.shape[2]):
-            for k in range(s.shape[3]):
-                m[:] = ridge
-                for n in range(len(directions)):
-                    h = directions[n]
-                    x, y, z = _kernel(p, h, i, j, k)
-                    c[0], c[3], c[5] = x * h[0], y * h[1], z * h[2]
-                    c[1], c[2], c[4] = x * h[1] + y * h[0], x * h[2] + z * h[0], y * h[2] + z * h[1]
-                    for a in range(6):
-                        for b in range(a + 1):
-                            m[a, b] += c[a] * c[b]
-                for a in range(6):
-                    for b in range(a + 1):
-                        t = m[a, b]
-                        for q in range(b):
-                            t -= m[a, q] * m[b, q]
-                        m[a, b] = np.sqrt(t) if a == b else t / m[b, b]
-                for a in range(6):
-                    u = s[a, i, j, k]
-                    for q in range(a):
-                        u -= m[a, q] * v[q]
-                    v[a] = u / m[a, a]
-                for a in range(5, -1, -1):
-                    u = v[a]
-                    for q in range(a + 1, 6):
-                        u -= m[q, a] * v[q]
-                    v[a] = u / m[a, a]
-                    s[a, i, j, k] = v[a]

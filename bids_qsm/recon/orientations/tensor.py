@@ -8,7 +8,7 @@ from bids_qsm.recon.conjugate import conjugate_gradient
 from bids_qsm.recon.fourier import Box
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.orientations.cosmos import PADDING, supports, weight
-from bids_qsm.recon.orientations.operators import COMPONENTS, Tensor
+from bids_qsm.recon.orientations.operators import COMPONENTS, Tensor, apply_inverse
 
 ANISOTROPY = 0.02
 """Standard deviation (ppm) of anisotropic components of white matter, before anything was measured."""
@@ -68,6 +68,8 @@ def tensor(
     penalty = np.diag(np.where(_DIAGONAL, 1.0, 2.0)) - np.outer(_DIAGONAL, _DIAGONAL) / 3
     ridge = strength * penalty + _FLOOR * len(fields) * np.eye(6)
 
+    inverse = operator.inverse(ridge)
+
     def project(components: np.ndarray):
         """Nearest tensor that is isotropic outside white matter, in place."""
         components *= inside
@@ -87,7 +89,7 @@ def tensor(
         return project(out).reshape(x.shape)
 
     def precondition(r: np.ndarray):
-        return project(operator.precondition(volumes(r), ridge)).reshape(r.shape)
+        return project(apply_inverse(inverse, volumes(r))).reshape(r.shape)
 
     data = (w * box.crop(one.astype(np.float32)) for w, one in zip(weights, fields, strict=True))
     right = project(operator.adjoint(data)).reshape(-1, *box.shape[1:])
