@@ -246,7 +246,7 @@ def rows_of_conditioning():
     }
     for name, turns in sets.items():
         found = conditioning([rigid(one)[2, :3] for one in turns])
-        said = 'refused' if found.is_refused else 'regularised' if found.is_weak else ''
+        said = 'regularised' if found.is_weak else ''
         yield {
             'positions': name,
             'coverage': found.coverage,

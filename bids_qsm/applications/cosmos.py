@@ -14,11 +14,12 @@ from bids_qsm.biomarkers.positions import (
     positions_of,
     said_of_rotation,
     series_name,
+    slow_error_of,
 )
 from bids_qsm.errors import UserError
 from bids_qsm.plotting.orientation_charts import plot_coverage, plot_singles
 from bids_qsm.recon.grid import Grid
-from bids_qsm.recon.orientations.conditioning import GOOD, LEAST, Conditioning, conditioning
+from bids_qsm.recon.orientations.conditioning import GOOD, Conditioning, conditioning
 from bids_qsm.recon.orientations.cosmos import cosmos
 from bids_qsm.recon.registry import Need
 
@@ -61,6 +62,7 @@ def measure(
     entities: list[dict[str, str]],
     dseg: list[np.ndarray],
     labels: list[pd.DataFrame],
+    r2star: list[np.ndarray | None],
     orientations: list[pd.DataFrame | None],
     *,
     limit: float = GOOD,
@@ -76,16 +78,18 @@ def measure(
     stated = orientations[0]
     positions = positions_of(names, localfield, mask, magnitude, affine, grid, stated)
     aligned = align(positions)
+    refuse(names, aligned.directions)
     found = conditioning(aligned.directions)
-    refuse(names, aligned.directions, found)
     susceptibility, sd, excess = cosmos(
         aligned.fields, aligned.masks, aligned.noises, aligned.directions, grid[0], limit=limit
     )
+    there = sd > 0
+    slow = slow_error_of(susceptibility, there, r2star[0], grid[0])
+    susceptibility -= slow
     single = on_first(chi, positions, aligned)
-    where = mask[0] & (sd > 0)
-    susceptibility = np.where(
-        sd > 0, susceptibility + (chi[0][where].mean() - susceptibility[where].mean()), 0
-    )
+    where = mask[0] & there
+    zero = chi[0][where].mean() - susceptibility[where].mean()
+    susceptibility = np.where(there, susceptibility + zero, 0)
     listed = position_table(positions, aligned, single, susceptibility, stated)
     rows, own = _tables(names, single, aligned.masks, susceptibility, sd, where, dseg[0], labels[0])
     stated_facts = facts_of(found, listed, limit)
@@ -93,19 +97,21 @@ def measure(
         'value': float(np.median(excess[where])),
         'source': 'median of residuals of the fields over their noise: 1 where positions agree but for noise',
     }
+    stated_facts['slow_variation_removed'] = {
+        'value': float(slow[there].std()),
+        'units': 'ppm',
+        'source': 'standard deviation of what varies slowly at equal R2* of the first series',
+    }
     return susceptibility.astype(np.float32), sd, rows, listed, own, stated_facts
 
 
-def refuse(names: list[str], directions: np.ndarray, found: Conditioning):
-    """Raise UserError where positions do not tell susceptibility."""
-    n = distinct(directions)
-    if n < 2 or found.is_refused:
+def refuse(names: list[str], directions: np.ndarray):
+    """Raise UserError where the head has one position in all series."""
+    if distinct(directions) < 2:
         raise UserError(
-            f'Series of {names[0]} and {len(names) - 1} more: B0 has {n} direction(s) in the head that '
-            f'differ by {SAME:g} degrees or more, and the least root mean square of the dipole kernel is '
-            f'{found.coverage:.3f} (it must be {LEAST:g}); scan the head in other positions or, if the '
-            'images were aligned beforehand, state B0 of each in a table sub-<label>_orientations.tsv '
-            '(file, x, y, z).'
+            f'{names[0]} and the {len(names) - 1} other series of the session have the head in one position, '
+            f'within {SAME:g} degrees; scan it in others or, if the images were aligned beforehand, state B0 '
+            'of each in a table sub-<label>_orientations.tsv (file, x, y, z).'
         )
 
 

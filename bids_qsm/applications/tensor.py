@@ -16,6 +16,7 @@ from bids_qsm.biomarkers.positions import (
     positions_of,
     said_of_rotation,
     series_name,
+    slow_error_of,
 )
 from bids_qsm.errors import UserError
 from bids_qsm.plotting.orientation_charts import plot_coverage, plot_directions
@@ -48,6 +49,7 @@ def measure(
     dseg: list[np.ndarray],
     labels: list[pd.DataFrame],
     white_matter: list[np.ndarray],
+    r2star: list[np.ndarray | None],
     orientations: list[pd.DataFrame | None],
     tissue: list[np.ndarray | None],
     *,
@@ -82,12 +84,13 @@ def measure(
         aligned.fields, aligned.masks, aligned.noises, aligned.directions, white, grid[0], spread=spread
     )
     mean, anisotropy, vectors = invariants(components)
-    zero = float(chi[0][mask[0]].mean() - mean[mask[0]].mean())
-    inside = np.any(aligned.masks, axis=0)
-    mean = np.where(inside, mean + zero, 0)
+    there = components[0] != 0
+    shift = -slow_error_of(mean, there, r2star[0], grid[0])
+    shift += float(chi[0][there & mask[0]].mean() - (mean + shift)[there & mask[0]].mean()) * there
+    mean += shift
+    components[[0, 3, 5]] += shift
     axes = axes_of(affine[0])
-    components[[0, 3, 5]] += np.float32(zero) * inside
-    anisotropy = np.where(white, anisotropy, 0).astype(np.float32)
+    anisotropy = np.where(white & there, anisotropy, 0).astype(np.float32)
     vectors = np.where(white[..., None], vectors @ axes.T, 0).astype(np.float32)
     single = on_first(chi, positions, aligned)
     listed = position_table(positions, aligned, single, mean, orientations[0])

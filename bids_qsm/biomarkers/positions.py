@@ -12,6 +12,7 @@ from bids_qsm.anatomy.register import rigid
 from bids_qsm.anatomy.transform import resample
 from bids_qsm.errors import UserError
 from bids_qsm.recon.grid import Grid
+from bids_qsm.recon.harmonic_susceptibility import harmonic_susceptibility
 from bids_qsm.recon.noise import noise_level
 
 SAME = 3.0
@@ -305,3 +306,13 @@ def series_name(entities: Mapping[str, str]) -> str:
     'sub-01_acq-pos2'
     """
     return '_'.join(f'{key}-{value}' for key, value in entities.items())
+
+
+def slow_error_of(chi: np.ndarray, mask: np.ndarray, r2star: np.ndarray | None, grid: Grid):
+    """Smooth part (ppm) of susceptibility that background removal left, 0 without R2* to find it by.
+
+    It is found as in the map of each series, see `harmonic_susceptibility`.
+    """
+    if r2star is None:
+        return np.zeros_like(chi)
+    return np.where(mask, harmonic_susceptibility(chi, mask, r2star, grid, with_uncertainty=False)[0], 0)

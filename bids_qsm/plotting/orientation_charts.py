@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from bids_qsm.plotting.mosaic import canonical
 from bids_qsm.plotting.region_charts import COLOURS, as_svg
-from bids_qsm.recon.orientations.conditioning import GOOD, LEAST, conditioning, strength
+from bids_qsm.recon.orientations.conditioning import GOOD, conditioning, strength
 
 
 def plot_coverage(table: pd.DataFrame) -> str:
@@ -43,7 +43,8 @@ def plot_coverage(table: pd.DataFrame) -> str:
     figure = Figure(figsize=(6.2, 4.8), layout='constrained')
     ax = figure.subplots()
     drawn = ax.pcolormesh(x, y, values, vmin=0, vmax=0.5, cmap='viridis', rasterized=True)
-    ax.contour(x, y, values, levels=[LEAST, GOOD], colors=[COLOURS[1], 'white'], linewidths=1)
+    if found.is_weak:
+        ax.contour(x, y, values, levels=[GOOD], colors='white', linewidths=1)
     for n, direction in enumerate(h, 1):
         place = direction @ axes.T
         place = place * np.sign(place[2] or 1)

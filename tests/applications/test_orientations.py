@@ -45,6 +45,7 @@ def session(turns, monkeypatch, noise=0.0005):
         'white_matter': [white] * n,
         'orientations': [table] * n,
         'tissue': [None] * n,
+        'r2star': [None] * n,
     }, truth
 
 
@@ -82,7 +83,7 @@ def test_one_axis_is_regularised_and_one_direction_refused(monkeypatch):
     data, _ = session([(0, 0, 0), (25, 0, 0), (-25, 0, 0)], monkeypatch)
     assert 'drawn to zero' in run(cosmos, data)['facts']['coverage']['source']
     alike, _ = session([(0, 0, 0), (1, 0, 0)], monkeypatch)
-    with pytest.raises(UserError, match='1 direction'):
+    with pytest.raises(UserError, match='head in one position'):
         run(cosmos, alike)
     with pytest.raises(UserError, match='the tensor needs 6'):
         run(tensor, data)

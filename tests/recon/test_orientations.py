@@ -33,12 +33,11 @@ def test_conditioning_of_known_sets(turns, coverage, gain):
     assert found.coverage == pytest.approx(coverage, abs=0.002)
     assert found.noise_gain == pytest.approx(gain, abs=0.03)
     assert found.is_weak == (coverage < 0.1)
-    assert not found.is_refused
 
 
-def test_one_position_is_refused_and_determines_no_tensor():
+def test_one_position_is_weak_and_determines_no_tensor():
     found = conditioning([(0, 0, 1)])
-    assert found.is_refused
+    assert found.is_weak
     assert found.tensor == np.inf
 
 

@@ -7,10 +7,11 @@ import numpy as np
 
 from bids_qsm.recon.orientations.operators import COMPONENTS, response
 
-LEAST, GOOD = 0.02, 0.10
-"""Coverage below which a set of positions is refused, and from which it needs no regularisation.
+GOOD = 0.10
+"""Coverage from which a set of positions needs no regularisation.
 
-Three positions at 0 and +-25 degrees about one axis have .03, at 0, 25 about x and 25 about y .12.
+Two positions have 0, as their cones of zeros meet; three at 0 and +-25 degrees about one axis have .03, at 0,
+25 about x and 25 about y .12.
 """
 
 
@@ -27,11 +28,6 @@ class Conditioning:
     coverage: float
     noise_gain: float
     tensor: float
-
-    @property
-    def is_refused(self) -> bool:
-        """Whether some spatial frequencies are hardly measured in any position."""
-        return self.coverage < LEAST
 
     @property
     def is_weak(self) -> bool:

@@ -63,7 +63,7 @@ def cosmos(
     Returns
     -------
     chi : ndarray of float32
-        Susceptibility (ppm), 0 outside the union of the masks, with mean 0 inside.
+        Susceptibility (ppm), with mean 0 where more than half of the positions have a field, and 0 elsewhere.
     sd : ndarray of float32
         Its standard deviation (ppm): from the noise of the fields, with what the edge of the mask hides of
         the field of a source, and times ``excess`` where that is above 1.
@@ -83,7 +83,7 @@ def cosmos(
     h = np.asarray(directions, float)
     if not len(h) == len(fields) == len(masks) == len(noises):
         raise ValueError(f'{len(h)} directions for {len(fields)} fields')
-    union, place = supports(masks, grid)
+    shown, place = supports(masks, grid)
     box = Box.around(place, grid, padding=PADDING)
     operator = Scalar.of(box, grid, h)
     level = float(np.median(np.concatenate([n[m] for n, m in zip(noises, masks, strict=True)])))
@@ -108,17 +108,17 @@ def cosmos(
 
     data = [box.crop(one.astype(np.float32)) for one in fields]
     x = solve(data)
-    chi = box.uncrop(x) * union
-    chi[union] -= chi[union].mean()
+    chi = box.uncrop(x) * shown
+    chi[shown] -= chi[shown].mean()
     # what positions see of a source, in all places together, against what they would see without a mask
     seen, whole = np.zeros(box.shape, np.float32), 0.0
     for w, kernel in zip(weights, operator.kernels, strict=True):
         square = irfft(kernel.astype(np.complex64), box.shape) ** 2
         whole += float(square.sum())
         seen += convolve(w, rfft(square).real)
-    lost = np.sqrt(whole / np.maximum(box.uncrop(seen)[union], 1e-3 * whole))
+    lost = np.sqrt(whole / np.maximum(box.uncrop(seen)[shown], 1e-3 * whole))
     sd, excess = np.zeros_like(chi), np.zeros_like(chi)
-    sd[union] = np.sqrt(np.mean(energy * inverse**2)) * level * lost
+    sd[shown] = np.sqrt(np.mean(energy * inverse**2)) * level * lost
     # the rest, which is the edge of the mask, and the degrees of freedom are measured on noise alone
     rng = np.random.default_rng(0)
     noise = [
@@ -127,24 +127,24 @@ def cosmos(
         for w in weights
     ]
     of_noise = solve(noise)
-    sd *= _edge(box.uncrop(of_noise), sd, union, grid)
+    sd *= _edge(box.uncrop(of_noise), sd, shown, grid)
     misfits = [
         box.uncrop(_misfit(found, fitted, weights, operator, grid))
         for found, fitted in ((x, data), (of_noise, noise))
     ]
-    excess[union] = misfits[0][union] / np.maximum(misfits[1][union], 1e-9)
+    excess[shown] = misfits[0][shown] / np.maximum(misfits[1][shown], 1e-9)
     sd *= np.maximum(excess, 1)
     return chi, sd, excess
 
 
-def _edge(noise: np.ndarray, sd: np.ndarray, union: np.ndarray, grid: Grid):
+def _edge(noise: np.ndarray, sd: np.ndarray, shown: np.ndarray, grid: Grid):
     """Factor on ``sd`` that the noise of a simulated solution asks for, by depth in voxels."""
     depth = ndimage.distance_transform_edt(
-        union, sampling=[v / min(grid.voxel_size) for v in grid.voxel_size]
+        shown, sampling=[v / min(grid.voxel_size) for v in grid.voxel_size]
     )
-    factor = np.ones(union.shape, np.float32)
+    factor = np.ones(shown.shape, np.float32)
     for low, high in pairwise(SHELLS):
-        shell = union & (depth > low) & (depth <= high)
+        shell = shown & (depth > low) & (depth <= high)
         if shell.any():
             factor[shell] = np.sqrt(np.mean(np.square(noise[shell] / sd[shell]), dtype=float))
     return factor
@@ -165,9 +165,11 @@ def _misfit(
 
 
 def supports(masks: Sequence[np.ndarray], grid: Grid):
-    """Where any position has a field, and this with `MARGIN` around it, where sources may lie (bool)."""
+    """Where more than half of the positions have a field, and up to `MARGIN` around any field (bool)."""
     union = np.any(masks, axis=0)
-    return union, ndimage.distance_transform_edt(~union, sampling=grid.voxel_size) <= MARGIN
+    return 2 * np.sum(masks, axis=0) > len(masks), ndimage.distance_transform_edt(
+        ~union, sampling=grid.voxel_size
+    ) <= MARGIN
 
 
 def weight(noise: np.ndarray, mask: np.ndarray, level: float):

@@ -10,6 +10,8 @@ from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.orientations.cosmos import PADDING, supports, weight
 from bids_qsm.recon.orientations.operators import COMPONENTS, Tensor, apply_inverse
 
+SMOOTHNESS = 0.0
+"""Length (mm) over which anisotropic components of white matter change by about as much as they spread."""
 ANISOTROPY = 0.02
 """Standard deviation (ppm) of anisotropic components of white matter, before anything was measured."""
 _DIAGONAL = np.array([a == b for a, b in COMPONENTS])
@@ -26,6 +28,7 @@ def tensor(
     grid: Grid,
     *,
     spread: float = ANISOTROPY,
+    smoothness: float = SMOOTHNESS,
     tolerance: float = 1e-3,
     max_iterations: int = 60,
 ):
@@ -50,19 +53,19 @@ def tensor(
     -------
     ndarray of float32, (6, x, y, z)
         Components in the order of COMPONENTS (ppm), along the voxel axes; the mean of diagonal components
-        over the masks is 0.
+        is 0 where more than half of the positions have a field; elsewhere all are 0.
 
     References
     ----------
     .. [1] Liu (2010), MRM 63:1471. doi:10.1002/mrm.22482
     .. [2] Li & van Zijl (2014), MRM 72:610. doi:10.1002/mrm.25322
     """
-    union, place = supports(masks, grid)
+    shown, place = supports(masks, grid)
     box = Box.around(place, grid, padding=PADDING)
     operator = Tensor.of(box, grid, np.asarray(directions, float))
     level = float(np.median(np.concatenate([n[m] for n, m in zip(noises, masks, strict=True)])))
     weights = [box.crop(weight(noise, mask, level)) ** 2 for noise, mask in zip(noises, masks, strict=True)]
-    inside, fibres = box.crop(place), box.crop(white & union)
+    inside, fibres = box.crop(place), box.crop(white & place)
     strength = (level / spread) ** 2
     # of the sum of squares of the components of A, in those of X
     penalty = np.diag(np.where(_DIAGONAL, 1.0, 2.0)) - np.outer(_DIAGONAL, _DIAGONAL) / 3
@@ -85,7 +88,8 @@ def tensor(
         pairs = zip(weights, operator.forward(volumes(x)), strict=True)
         out = operator.adjoint(w * one for w, one in pairs)
         # outside white matter there is no A
-        out += np.float32(strength) * np.tensordot(penalty.astype(np.float32), volumes(x), 1)
+        anisotropic = np.tensordot(penalty.astype(np.float32), volumes(x), 1)
+        out += np.float32(strength) * (anisotropic + _roughness(anisotropic, fibres, grid, smoothness))
         return project(out).reshape(x.shape)
 
     def precondition(r: np.ndarray):
@@ -96,10 +100,23 @@ def tensor(
     x = conjugate_gradient(
         apply, right, tolerance=tolerance, max_iterations=max_iterations, precondition=precondition
     )
-    found = np.stack([box.uncrop(one) for one in volumes(x)]) * union
-    level_of_chi = found[_DIAGONAL][:, union].mean()
-    found[_DIAGONAL] -= level_of_chi * union
+    found = np.stack([box.uncrop(one) for one in volumes(x)]) * shown
+    level_of_chi = found[_DIAGONAL][:, shown].mean()
+    found[_DIAGONAL] -= level_of_chi * shown
     return found
+
+
+def _roughness(components: np.ndarray, fibres: np.ndarray, grid: Grid, length: float):
+    """Squared ``length`` times the negative Laplacian within white matter, whose border counts for none."""
+    out = np.zeros_like(components)
+    for axis, step in enumerate(grid.voxel_size):
+        low = tuple(slice(None, -1) if a == axis else slice(None) for a in (-1, 0, 1, 2))
+        high = tuple(slice(1, None) if a == axis else slice(None) for a in (-1, 0, 1, 2))
+        both = fibres[low[1:]] & fibres[high[1:]]
+        change = (components[high] - components[low]) * (both * np.float32((length / step) ** 2))
+        out[high] += change
+        out[low] -= change
+    return out
 
 
 def turned(components: np.ndarray, rotation: np.ndarray):
