@@ -28,7 +28,7 @@ from bids_qsm.recon.registry import Need
 FEWEST = 6
 """Positions for the six components of the tensor."""
 WORST = 100.0
-"""Largest ratio of singular values of the six components: 12 positions up to 25 degrees have 24, 6 have 42."""
+"""Largest ratio of singular values of the six components: 12 positions up to 25 degrees have 24, 6 42."""
 WHITE = 0.5
 """Share of white matter from which a voxel may be anisotropic."""
 ORDER = 'xx, xy, xz, yy, yz, zz'
