@@ -21,7 +21,7 @@ LABELS = pd.DataFrame({'index': [1, 2], 'region': ['White', 'Iron'], 'hemisphere
 def session(turns, monkeypatch, noise=0.0005):
     """Arguments of both applications: the same grid for all, as if the slab had followed the head."""
     components, mask, white, (fields, masks, _, h), grid = ball(turns, noise)
-    affine = np.diag([2.0, 2, 2, 1])
+    affine = np.diag([3.0, 3, 3, 1])
     truth = components[[0, 3, 5]].mean(0)
     # positions on one grid differ in B0 alone; a table states it
     monkeypatch.setattr(module, 'register', lambda *_: np.eye(4))
@@ -93,7 +93,7 @@ def test_tensor_finds_fibres_along_the_axes_of_the_scanner(monkeypatch):
     # 12 iterations are enough to see where the fibres run
     monkeypatch.setattr(tensor, 'tensor', partial(tensor.tensor, max_iterations=12))
     data, _ = session(head_turns(8), monkeypatch)
-    turn = rigid((0, 0, 90)) @ np.diag([2.0, 2, 2, 1])
+    turn = rigid((0, 0, 90)) @ np.diag([3.0, 3, 3, 1])
     data['affine'] = [turn] * 8
     table = data['orientations'][0]
     world = table[['x', 'y', 'z']].to_numpy() @ rigid((0, 0, 90))[:3, :3].T
