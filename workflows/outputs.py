@@ -215,7 +215,7 @@ def application_save(run: Run, series_list: 'tuple[Series, ...]', options: 'Opti
             units=image.units or None,
             skull_stripped=True if is_map else None,
             mask_type='ROI' if image.suffix == 'mask' else None,
-            spatial_reference=None if is_map and run.bold is None else on,
+            spatial_reference=None if is_map and run.bold is None and not whole else on,
             **said,
         )
     notes = dict.fromkeys(sidecars, facts) if facts else {}

@@ -321,6 +321,8 @@ class Application:
     the user set; raises UserError where these cannot be used."""
     fewest_echoes: int = 2
     """Echoes that a series must have where `measure` takes ``echoes``; it is left out with fewer."""
+    fewest_series: int = 1
+    """Series that a session must have, in the scope subject; it is left out with fewer."""
     asked: bool = True
     """Whether it runs only where the command line asks for it."""
     joins: bool = False

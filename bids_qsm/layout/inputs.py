@@ -108,6 +108,7 @@ def plan_applications(
     uses, notes, facts = [], [], None
     made = products_of(one, background=options.background.name, inversion=options.inversion.name)
     params = {method.name: method.params for method in options.applications}
+    of_session = [other for other in series if other.session == one.session]
     for app in chosen(options):
         variant = app.variant(dict(params.get(app.name, ())))
         absent = [
@@ -158,6 +159,11 @@ def plan_applications(
             notes.append(
                 f'{app.title}: left out, as it takes {app.fewest_echoes} echoes or more, and the series has '
                 f'{len(one.echo_times)}.'
+            )
+        elif app.scope == 'subject' and len(of_session) < app.fewest_series:
+            notes.append(
+                f'{app.title}: left out, as it takes {app.fewest_series} series or more of a session, and '
+                f'there {"is" if len(of_session) == 1 else "are"} {len(of_session)}.'
             )
         elif app.of_runs and not runs:
             notes.append(f'{app.title}: left out, as there is no BOLD run that goes with this series.')

@@ -1,0 +1,178 @@
+"""The fields of susceptibility, and of its tensor, in several head positions, and their adjoints."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+from bids_qsm.recon.fourier import Box, dipole_kernel, frequencies, irfft, rfft
+from bids_qsm.recon.grid import Grid
+
+COMPONENTS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
+"""Rows and columns of the six components of a symmetric tensor, in their order: xx, xy, xz, yy, yz, zz."""
+
+
+def response(products: np.ndarray, b0_dir: Sequence[float] | np.ndarray):
+    r"""Field of each component of the tensor per ppm [1]_.
+
+    .. math:: F = \tfrac{1}{3} h^T X h - (k \cdot h)\, k^T X h
+
+    Off-diagonal components stand for both of their places.
+
+    Parameters
+    ----------
+    products : (6, ...)
+        :math:`k_a k_b` of unit vectors k, in the order of COMPONENTS.
+    b0_dir : (3,)
+        h, unit vector.
+
+    Yields
+    ------
+    ndarray of float
+        Of each component in the order of COMPONENTS.
+
+    References
+    ----------
+    .. [1] Liu (2010), MRM 63:1471. doi:10.1002/mrm.22482
+    """
+    h, full = np.asarray(b0_dir, np.float32), dict(zip(COMPONENTS, products, strict=True))
+    kernel = [h[a] / 3 - sum(full[min(a, c), max(a, c)] * h[c] for c in range(3)) for a in range(3)]
+    for a, b in COMPONENTS:
+        yield kernel[a] * h[a] if a == b else kernel[a] * h[b] + kernel[b] * h[a]
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """Fields of a scalar susceptibility in several positions, on a padded box."""
+
+    box: Box
+    kernels: tuple[np.ndarray, ...]
+
+    @classmethod
+    def of(cls, box: Box, grid: Grid, directions: np.ndarray):
+        one = [dipole_kernel(box.shape, grid.voxel_size, tuple(h)) for h in directions]
+        return cls(box, tuple(one))
+
+    def forward(self, chi: np.ndarray):
+        """Fields (ppm), one a position, of ``chi`` (ppm)."""
+        spectrum = rfft(chi)
+        for kernel in self.kernels:
+            yield irfft(spectrum * kernel, self.box.shape)
+
+    def adjoint(self, fields: Iterable[np.ndarray]):
+        """Sum over positions of the dipole kernel applied to ``fields``."""
+        total = np.complex64(0)
+        for kernel, one in zip(self.kernels, fields, strict=True):
+            total = total + rfft(one) * kernel
+        return irfft(total, self.box.shape)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    r"""Fields of a susceptibility tensor, given as six components, in several positions on a padded box.
+
+    .. math:: F = \sum_a K_a m_a, \quad m = X h, \quad K_a = h_a / 3 - \sum_c P_{ac} h_c, \quad
+              P_{ac} = k_a k_c / |k|^2
+
+    ``products`` are the components of P. As in `dipole_kernel`, at the Nyquist plane of an even axis the mean
+    over both signs of that frequency is taken: there the product of it and another one vanishes.
+    """
+
+    box: Box
+    products: np.ndarray
+    directions: np.ndarray
+
+    @classmethod
+    def of(cls, box: Box, grid: Grid, directions: np.ndarray):
+        k = frequencies(box.shape, grid.voxel_size)
+        square = k[0] ** 2 + k[1] ** 2 + k[2] ** 2
+        square[0, 0, 0] = 1
+        inner = [
+            np.where(2 * np.arange(q.size) == n, 0, 1).reshape(q.shape)
+            for q, n in zip(k, box.shape, strict=True)
+        ]
+        products = np.empty((6, *square.shape), np.float32)
+        for product, (a, b) in zip(products, COMPONENTS, strict=True):
+            product[...] = k[a] * k[b] / square if a == b else k[a] * inner[a] * k[b] * inner[b] / square
+            product[0, 0, 0] = (a == b) / 3  # so that the mean has no field
+        return cls(box, products, np.asarray(directions, np.float32))
+
+    def forward(self, components: np.ndarray):
+        """Fields (ppm), one a position, of six ``components`` (6, x, y, z; ppm)."""
+        spectra = np.stack([rfft(one) for one in components])
+        for h in self.directions:
+            yield irfft(_project(spectra, self.products, h), self.box.shape)
+
+    def adjoint(self, fields: Iterable[np.ndarray]):
+        """Six components (6, x, y, z) of what the transpose makes of ``fields``."""
+        totals = np.zeros(self.products.shape, np.complex64)
+        for h, one in zip(self.directions, fields, strict=True):
+            _spread(totals, rfft(one), self.products, h)
+        return np.stack([irfft(total, self.box.shape) for total in totals])
+
+    def inverse(self, ridge: np.ndarray):
+        """Inverse (6, 6, ...) of ``adjoint`` after ``forward``, plus ``ridge`` (6, 6), at each frequency."""
+        found = np.empty((6, *self.products.shape), np.float32)
+        for i in range(self.products.shape[1]):
+            p = self.products[:, i]
+            normal = np.zeros((*p.shape[1:], 6, 6), np.float32) + ridge.astype(np.float32)
+            for h in self.directions:
+                c = np.stack([*response(p, h)], -1)
+                normal += c[..., :, None] * c[..., None, :]
+            found[:, :, i] = np.moveaxis(np.linalg.inv(normal), (-2, -1), (0, 1))
+        return found
+
+
+def apply_inverse(inverse: np.ndarray, components: np.ndarray):
+    """Six components of what `Tensor.inverse` makes of six."""
+    shape = components.shape[1:]
+    spectra = [rfft(one) for one in components]
+    found = []
+    for row in inverse:
+        total = row[0] * spectra[0]
+        for one, spectrum in zip(row[1:], spectra[1:], strict=True):
+            total += one * spectrum
+        found.append(irfft(total, shape))
+    return np.stack(found)
+
+
+@numba.njit(cache=True)
+def _kernel(p: np.ndarray, h: np.ndarray, i: int, j: int, k: int):
+    """The three K of `Tensor` at a frequency."""
+    x = h[0] / 3 - p[0, i, j, k] * h[0] - p[1, i, j, k] * h[1] - p[2, i, j, k] * h[2]
+    y = h[1] / 3 - p[1, i, j, k] * h[0] - p[3, i, j, k] * h[1] - p[4, i, j, k] * h[2]
+    z = h[2] / 3 - p[2, i, j, k] * h[0] - p[4, i, j, k] * h[1] - p[5, i, j, k] * h[2]
+    return np.float32(x), np.float32(y), np.float32(z)
+
+
+@numba.njit(cache=True, parallel=True)
+def _project(s: np.ndarray, p: np.ndarray, h: np.ndarray):
+    """Spectrum of the field of a position, of those of six components."""
+    out = np.empty(s.shape[1:], np.complex64)
+    for i in numba.prange(s.shape[1]):
+        for j in range(s.shape[2]):
+            for k in range(s.shape[3]):
+                x, y, z = _kernel(p, h, i, j, k)
+                out[i, j, k] = (
+                    x * (s[0, i, j, k] * h[0] + s[1, i, j, k] * h[1] + s[2, i, j, k] * h[2])
+                    + y * (s[1, i, j, k] * h[0] + s[3, i, j, k] * h[1] + s[4, i, j, k] * h[2])
+                    + z * (s[2, i, j, k] * h[0] + s[4, i, j, k] * h[1] + s[5, i, j, k] * h[2])
+                )
+    return out
+
+
+@numba.njit(cache=True, parallel=True)
+def _spread(totals: np.ndarray, spectrum: np.ndarray, p: np.ndarray, h: np.ndarray):
+    """Add the transpose of `_project` to the six components, in place."""
+    for i in numba.prange(spectrum.shape[0]):
+        for j in range(spectrum.shape[1]):
+            for k in range(spectrum.shape[2]):
+                x, y, z = _kernel(p, h, i, j, k)
+                f = spectrum[i, j, k]
+                totals[0, i, j, k] += x * h[0] * f
+                totals[1, i, j, k] += (x * h[1] + y * h[0]) * f
+                totals[2, i, j, k] += (x * h[2] + z * h[0]) * f
+                totals[3, i, j, k] += y * h[1] * f
+                totals[4, i, j, k] += (y * h[2] + z * h[1]) * f
+                totals[5, i, j, k] += z * h[2] * f
