@@ -1,13 +1,15 @@
 """Score the separation of sources on heads of known sources and relaxivities that are not told.
 
 python benchmarks/separation.py [--seeds 711 712 ...] [--relaxivities 137:1 323:1.24 ...] [--methods medi ...]
-                                [--chain]
+                                [--chain] [--fibres]
 
 Maps are those of the head with noise (5 ppb, 1 /s) and a zero that is off by that of fluid; the local field
 is that of the true susceptibility within the brain, with noise of .5 ppb; echoes decay by the true R2*, at an
 SNR of 70. With --chain, all are those of a simulated scan of 5 echoes that went through the default chain,
 with the true R2. Structural similarity (XSIM) and error of both sources by method: all of the registry with
-their own relaxivities, the closed form told relaxivities and zero, and ours from R2* alone.
+their own relaxivities, the closed form told relaxivities and zero, and ours from R2* alone. With --fibres,
+white matter depends on the angle of its fibres, by amounts that differ between heads; methods get directions
+from a tensor of 2 mm, on a grid of its own and placed .5 mm and .5 degrees wrong.
 """
 
 import argparse
@@ -20,11 +22,13 @@ from chain import Chain
 from conditions import Condition, scan
 from metrics import nrmse, xsim
 
+from bids_qsm.anatomy.fibres import carry
 from bids_qsm.applications.separation import CHI_ERROR, RATE_ERROR, SMOOTH_ERROR
 from bids_qsm.biomarkers.separation.closed import closed
 from bids_qsm.biomarkers.separation.methods import SEPARATION
 from bids_qsm.biomarkers.separation.tissues import zones
-from bids_qsm.phantom.head import Lesion, make_head
+from bids_qsm.phantom.gre import Protocol
+from bids_qsm.phantom.head import Lesion, make_head, rigid
 from bids_qsm.phantom.sources import Relaxivity, add_sources
 from bids_qsm.recon.fourier import Box, convolve, dipole_kernel
 from bids_qsm.recon.grid import Grid
@@ -50,12 +54,17 @@ def head_of(seed, family):
     return make_head(seed, spacing=1.0, family=family, lesions=LESIONS)
 
 
-def case(seed, family, relaxivity, voxel, chain):
+def case(seed, family, relaxivity, voxel, chain, with_fibres=False):
     """Maps that the methods get, and the truth on their grid."""
     para, _, ratio = relaxivity.partition(':')
-    kernel = Relaxivity(float(para), float(para) * float(ratio), turned=0.5 * (seed % 2))
+    turned, more = 0.5 * (seed % 2), {}
+    if with_fibres:
+        draw = np.random.default_rng([seed, 21])
+        turned = draw.uniform(0.3, 0.6)
+        more = {'anisotropy': draw.uniform(0.010, 0.022), 'steep': draw.uniform(0.2, 0.6)}
+    kernel = Relaxivity(float(para), float(para) * float(ratio), turned=turned, **more)
     head = head_of(seed, family)
-    sources = add_sources(head, kernel, seed)
+    sources = add_sources(head, kernel, seed, with_fibres=with_fibres)
     condition = Condition('separation', (voxel,) * 3)
     shape, affine = condition.protocol.shape, condition.protocol.affine
     truth = sources.measured(condition.protocol) if chain else sources.sample(shape, affine)
@@ -98,8 +107,21 @@ def case(seed, family, relaxivity, voxel, chain):
         'smooth_error': SMOOTH_ERROR if chain else 0.0,
         'scale': 1.0,
         'grid': grid,
+        **dict.fromkeys(('cosine', 'fa', 'of_fibres')),
     }
+    if with_fibres:
+        fibres = fibres_of(sources, seed, shape, affine)
+        pair = fibres.squared_cosine((0, 0, 1)), fibres.fa
+        data |= {'cosine': pair[0], 'fa': pair[1], 'of_fibres': pair}
     return data, truth, head.lesion_labels(shape, affine), kernel
+
+
+def fibres_of(sources, seed, shape, affine):
+    """Fibres on the grid of the maps, from a scan of 2 mm in another slab."""
+    other = Protocol((2.0, 2.0, 2.0), fov=(192.0, 224.0, 176.0), rotation=(-6.0, 3.0, 8.0), radiological=True)
+    fa, first, _ = sources.diffusion(other.shape, other.affine, noise=0.05, seed=seed)
+    wrong = rigid((0.3, -0.3, 0.3), (0.3, -0.3, 0.3))
+    return carry(first, fa, other.affine, shape, affine, [wrong])
 
 
 def field_of(chi, grid):
@@ -130,6 +152,9 @@ def rows_of(names, data, truth, lesions, kernel):
         yield score('closed, told', *told, mask, truth, lesions)
     for name in names:
         yield _row(name, SEPARATION[name], data, truth, lesions, kernel)
+    if 'posterior' in names and data['fa'] is not None:
+        without = data | {'cosine': None, 'fa': None}
+        yield _row('posterior, no fibres', SEPARATION['posterior'], without, truth, lesions, kernel)
     if 'posterior' in names:
         alone = data | {'rate': data['r2star'], 'reversible': False}
         yield _row('posterior, R2* only', SEPARATION['posterior'], alone, truth, lesions, kernel)
@@ -148,7 +173,15 @@ def _row(name, function, data, truth, lesions, kernel):
         ):
             more[f'in 1 SD {sign}'] = (np.abs(part - true) < sd)[inside].mean()
         more |= {'D+ / true': fitted.para / kernel.para, 'D- / true': fitted.dia / kernel.dia}
+    if data['of_fibres'] is not None:
+        more['by angle, ppb'] = by_angle(found.dia - truth['dia'], mask & found.fits, *data['of_fibres'])
     return score(name, found.para, found.dia, mask, truth, lesions, **more)
+
+
+def by_angle(error, mask, cosine, fa):
+    """Mean error (ppb) where fibres lie across B0, less that where they lie along it."""
+    across, along = (mask & (fa > 0.45) & one for one in (cosine < 0.2, cosine > 0.8))
+    return 1e3 * (error[across].mean() - error[along].mean())
 
 
 def main():
@@ -158,11 +191,12 @@ def main():
     parser.add_argument('--voxel', type=float, default=1.5)
     parser.add_argument('--methods', nargs='+', default=[*SEPARATION], choices=[*SEPARATION])
     parser.add_argument('--chain', action='store_true')
+    parser.add_argument('--fibres', action='store_true')
     args = parser.parse_args()
     rows = []
     for seed, family in zip(args.seeds, FAMILIES, strict=False):
         for relaxivity in args.relaxivities:
-            parts = case(seed, family, relaxivity, args.voxel, args.chain)
+            parts = case(seed, family, relaxivity, args.voxel, args.chain, args.fibres)
             for row in rows_of(args.methods, *parts):
                 rows.append({'family': family, 'seed': seed, 'relaxivity': relaxivity, **row})
                 print('\t'.join(f'{v:.3g}' if isinstance(v, float) else str(v) for v in rows[-1].values()))

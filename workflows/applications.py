@@ -114,7 +114,9 @@ def alignment_ports(series: 'Series') -> dict[str, Path]:
     if any(one.space == 'flair' for one in series.inputs):
         ports['flair_to_anat'] = series.flair
     for use in series.applications:
-        ports |= {own_port(use.name, one.query): one.path for one in use.inputs if one.space == 'own'}
+        for one in use.inputs:
+            if one.space == 'own':  # of a train, its first echo
+                ports.setdefault(own_port(use.name, one.query), one.path)
         ports |= {run_port(one): one.bold for one in use.runs if one.is_raw}
     return ports
 
@@ -229,12 +231,12 @@ def application_node(
     return node
 
 
-def _extra(use: 'Use') -> dict[str, list[tuple[str, str, str]]]:
-    """Files of each query: path, space, and a name that tells files of one name apart."""
+def _extra(use: 'Use') -> dict[str, list[tuple[str, str, str, float | None]]]:
+    """Files of each query: path, space, a name that tells files of one name apart, and echo time."""
     found = {}
     names = distinct_names([str(one.path) for one in use.inputs])
     for one, shown in zip(use.inputs, names, strict=True):
-        found.setdefault(one.query, []).append((str(one.path), one.space, shown))
+        found.setdefault(one.query, []).append((str(one.path), one.space, shown, one.echo_time))
     return found
 
 

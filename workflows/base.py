@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from nipype.interfaces.utility import Merge
 
 from bids_qsm.applications import application
-from bids_qsm.interfaces.anatomy import MeanFrame, RegisterRigid, Resample, Window
+from bids_qsm.interfaces.anatomy import MeanEcho, MeanFrame, RegisterRigid, Resample, Window
 from bids_qsm.interfaces.derivatives import SaveDerivatives
 from bids_qsm.interfaces.report import PlotFlicker
 from bids_qsm.workflows import engine as pe
@@ -229,6 +229,7 @@ def _add_alignments(
     Returns the nodes of the alignments by image, and those of the means of raw BOLD runs by run.
     """
     nodes, means, sizes = {}, {}, Sizes.of(series_list[0])
+    trains: dict[Path, list[str]] = {}
     titles = {series.flair: ('flair', 'FLAIR', False, None) for series in series_list}
     for use in (use for series in series_list for use in series.applications):
         for run in (run for run in use.runs if run.is_raw):
@@ -238,6 +239,9 @@ def _add_alignments(
             query = queries[one.query]
             kind = f'{use.name}{one.query}'
             titles.setdefault(one.path, (kind, query.title, query.affine, query.window))
+            if query.echoes:
+                echoes = [str(other.path) for other in use.inputs if other.query == one.query]
+                trains[Path(echoes[0])] = echoes
     images = dict.fromkeys(image for series in series_list for image in alignment_ports(series).values())
     numbers: Counter[str] = Counter()
     for image in images:
@@ -256,6 +260,13 @@ def _add_alignments(
             mean = pe.Node(MeanFrame(image=str(image)), name=f'mean_{number}', mem_gb=need('mean', sizes))
             workflow.link(mean, align, moving='mean')
             means[image] = mean
+        elif image in trains:
+            mean = pe.Node(
+                MeanEcho(echoes=trains[image]),
+                name=f'mean_{kind}_{number}',
+                mem_gb=need('register_rigid', sizes),
+            )
+            workflow.link(mean, align, moving='mean')
         elif window is not None:
             clip = pe.Node(
                 Window(image=str(image), low=window[0], high=window[1]),
@@ -272,7 +283,7 @@ def _add_alignments(
             name=f'place_{kind}_{number}',
             mem_gb=need('resample_anat', sizes),
         )
-        if kind == BOLD:
+        if kind == BOLD or image in trains:
             workflow.link(mean, place, image='mean')
         elif window is not None:
             workflow.link(clip, place, 'image')

@@ -53,6 +53,7 @@ def _map_sidecars(
 ) -> dict[str, dict]:
     """Sidecars of maps on the GRE or a template grid."""
     sources = sources_of(series, options)
+    field = {'MagneticFieldStrength': series.field_strength or None}
     found = {}
     for port in ports:
         one = PRODUCTS[port]
@@ -61,7 +62,9 @@ def _map_sidecars(
             about, extra = f'{about}, as it was given', {}
         elif one.step == 'inversion':
             extra = {'method': options.inversion.name, 'parameters': _chain(series, options)}
-        found[port] = sidecar(about, sources=sources, units=one.units, skull_stripped=True, **extra, **others)
+        found[port] = sidecar(
+            about, sources=sources, units=one.units, skull_stripped=True, **field, **extra, **others
+        )
     return found
 
 
@@ -212,7 +215,7 @@ def application_save(run: Run, series_list: 'tuple[Series, ...]', options: 'Opti
             units=image.units or None,
             skull_stripped=True if is_map else None,
             mask_type='ROI' if image.suffix == 'mask' else None,
-            spatial_reference=None if is_map and run.bold is None else on,
+            spatial_reference=None if is_map and run.bold is None and not whole else on,
             **said,
         )
     notes = dict.fromkeys(sidecars, facts) if facts else {}

@@ -288,6 +288,12 @@ class Options:
         metavar='COLUMN|FILE',
         normal=_table_path,
     )
+    stages: str | None = _cohort(
+        None,
+        'compare iron and myelin of the stages of a disease, a column of participants.tsv, with the first, '
+        'whose people are healthy',
+        metavar='COLUMN',
+    )
     classify: str | None = _cohort(
         None,
         'tell two labels apart without and with QSM features, as "group ~ age + sex | chi_GP + chi_SN"',

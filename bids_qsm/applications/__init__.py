@@ -1,6 +1,7 @@
 """Applications: what chi is asked, one file an answer.
 
-Each module of this folder holds one `Application` called APPLICATION, and its name is the module's. A package
+Each module of this folder but `contract` and `dwi` holds one `Application` called APPLICATION, and its name
+is the module's. A package
 of its own joins by an entry point of the group ``bids_qsm.applications``.
 """
 
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bids_qsm.applications.contract import Application
 
-_NONE = ('__init__', 'contract')
+_NONE = ('__init__', 'contract', 'dwi')
 
 
 @cache

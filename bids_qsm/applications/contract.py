@@ -8,7 +8,7 @@ the files, reports and the group level show them.
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -69,9 +69,16 @@ class Given:
     affine: np.ndarray
     """Voxel to scanner coordinates of these (RAS, mm)."""
     on_grid: np.ndarray
-    """``data`` on the grid of the maps."""
+    """``data`` on the grid of the maps; empty where `Query.beside` names another input."""
     to_maps: list
     """Transforms that take points of the image to points of the maps, first to last."""
+    from_maps: list = field(default_factory=list)
+    """The other way."""
+    echo_times: tuple[float, ...] = ()
+    """Of a train of echoes (s), which are the last axis of ``stored`` and ``data``; ``on_grid`` is their
+    mean."""
+    sidecar: Mapping[str, object] = field(default_factory=dict)
+    """Content of the file beside it, where `Query.beside` names another input."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +130,9 @@ class Query:
     align: str = 'scanner'
     """'scanner': drawn on, or resampled to, the GRE, the T1w or the FLAIR image, whose alignment is known.
     'own': aligned to the T1w (without one, to the GRE) by mutual information here, with a figure; with the
-    entity space-T1w placed as the T1w is, and not used in the space of a template."""
+    entity space-T1w placed as the T1w is, and not used in the space of a template.
+    'coordinates': placed by the coordinates of the scanner, for maps so smooth that motion does not matter;
+    with space-T1w as above."""
     affine: bool = False
     """Whether an alignment of its own may scale and shear, as for images of other distortion."""
     window: tuple[float, float] | None = None
@@ -141,6 +150,17 @@ class Query:
     dataset invalid, and may be of another session than the series."""
     whole: bool = False
     """Whether `measure` gets the one file as `Given` and not on the grid of the maps alone."""
+    echoes: int = 0
+    """Least number of echoes of a train: files that differ in the entity echo alone are one input, whose
+    echo times are multiples of the first. 0 where each file is an input of its own."""
+    names: tuple[str, ...] = ()
+    """Patterns of the file name without extension, of which one must fit: ('*_param-fa_dwimap', '*_FA')."""
+    spaces: tuple[str, ...] = ()
+    """Values of the entity space- of an image that is aligned by itself, beside those of every one; T1w among
+    them is aligned too, where software calls its own T1w image so."""
+    beside: str = ''
+    """Name of another input that it belongs to: of the same folder and grid, placed as that is, and read
+    only with it. It may have more volumes than one, is not resampled, and is given whole."""
     interpolation: str = 'linear'
     prepare: Callable[[np.ndarray, str], np.ndarray] | None = None
     """Called with the stored image and its file name, before it is resampled."""
@@ -247,7 +267,7 @@ class Figure:
     """Name of the table that ``draw`` gets first; none where it is empty."""
     takes: tuple[str, ...] = ()
     """What ``draw`` gets after it: names of other tables, of images, of arguments of `measure` and of `MAPS`
-    (None where the series lacks one), and 'affine' of the maps."""
+    (None where the series lacks one), 'facts', and 'affine' of the maps."""
     after: str = ''
     """Figure that this one follows on the page; the last where it is empty."""
 
@@ -282,6 +302,8 @@ class Application:
     sidecars of its images and of tables with 'stats' state as Constants. None stands for what cannot be made,
     and a table may come as a pair with a dict that says more of its columns."""
     extra: tuple[Query, ...] = ()
+    one_of: tuple[str, ...] = ()
+    """Names of extra inputs of which any will do: without all of them it is left out."""
     uses: tuple[str, ...] = ()
     """Names of other applications whose answers `measure` takes; they run before it, and are written too."""
     images: tuple[Image, ...] = ()
@@ -299,6 +321,8 @@ class Application:
     the user set; raises UserError where these cannot be used."""
     fewest_echoes: int = 2
     """Echoes that a series must have where `measure` takes ``echoes``; it is left out with fewer."""
+    fewest_series: int = 1
+    """Series that a session must have, in the scope subject; it is left out with fewer."""
     asked: bool = True
     """Whether it runs only where the command line asks for it."""
     joins: bool = False
@@ -357,6 +381,12 @@ class Application:
         self._check_images()
         if any(query.many for query in self.own):
             raise ValueError(f'{self.name}: an input with an alignment of its own is one file')
+        if any(query.echoes and (query.many or not query.whole) for query in self.extra):
+            raise ValueError(f'{self.name}: a train of echoes is one input, given whole')
+        if not set(self.one_of) <= {query.name for query in self.extra if query.optional}:
+            raise ValueError(f'{self.name}: one_of names optional extra inputs')
+        if any(one.beside and (one.beside not in names or not one.whole) for one in self.extra):
+            raise ValueError(f'{self.name}: an input beside another names that, and is given whole')
         made = [*(one.name for one in self.images), *(one.name for one in self.tables)]
         if sorted(self.gives) != sorted([*made, *([FACTS] if self.has_facts else [])]):
             raise ValueError(f'{self.name}: measure gives {self.gives}, but {made} are declared')
@@ -364,7 +394,7 @@ class Application:
         lost = [one.table for one in self.figures if one.draw and one.table not in (*tables, '')]
         if lost:
             raise ValueError(f'{self.name}: a figure draws {lost[0]}, which is no table of it')
-        there = {*made, *self.arguments, *MAPS, 'affine'}
+        there = {*made, *self.arguments, *MAPS, 'affine', *self.gives}
         lost = [name for one in self.figures for name in one.takes if name not in there]
         if lost:
             raise ValueError(f'{self.name}: a figure takes {lost[0]}, which is not there')
@@ -399,7 +429,7 @@ class Application:
     @property
     def own(self) -> list[Query]:
         """Extra images that are aligned by themselves."""
-        return [query for query in self.extra if query.align == 'own']
+        return [query for query in self.extra if query.align == 'own' and not query.beside]
 
     @property
     def tables_of_events(self) -> list[Table]:

@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pandas as pd
 
-from bids_qsm.applications.contract import Application, Column, Figure, Image, Query, Table, Variant
+from bids_qsm.applications.contract import Application, Column, Figure, Given, Image, Table, Variant
+from bids_qsm.applications.dwi import FIBRES, b0_axis, check_stated, fibres_on
 from bids_qsm.biomarkers.columns import regions_of
-from bids_qsm.biomarkers.separation.calibration import RELAXIVITY
+from bids_qsm.biomarkers.separation.calibration import RELAXIVITY, Calibration
 from bids_qsm.biomarkers.separation.methods import SEPARATION, assumed_r2
 from bids_qsm.biomarkers.separation.posterior import Separated
 from bids_qsm.biomarkers.separation.sources import Sources
@@ -32,50 +33,47 @@ PORTS = {'field': 'localfield', 'magnitude': 'magnitude', 'echoes': 'echoes', 'e
 """Data of methods -> arguments of `measure` that only some of them take."""
 
 
-def rate_of(stored: np.ndarray, name: str) -> np.ndarray:
-    """R2 (1/s) from a map of R2, or of T2 in s or ms."""
-    if 'T2map' not in name:
-        return stored
-    inside = stored[np.isfinite(stored) & (stored > 0)]
-    unit = 1e-3 if inside.size and np.median(inside) > 5 else 1.0
-    return np.where(stored > 0, 1 / np.maximum(stored * unit, 1e-3), 0)
-
-
 def measure(
     chi: np.ndarray,
     r2star: np.ndarray,
     mask: np.ndarray,
-    r2: np.ndarray | None,
+    r2prime_r2prime: np.ndarray | None,
     localfield: np.ndarray | None,
     magnitude: np.ndarray | None,
     echoes: np.ndarray | None,
     dseg: np.ndarray,
     labels: pd.DataFrame,
     white_matter: np.ndarray | None,
+    fa: Given | None,
+    directions: Given | None,
     grid: Grid,
+    affine: np.ndarray,
     echo_times: list | None,
     field_strength: float,
     *,
     method: str = 'posterior',
     relaxivity: float | None = None,
+    frame: str | None = None,
 ):
     """Separate sources by a method of `bids_qsm.biomarkers.separation.methods`.
 
-    ``relaxivity`` (1/s/ppm, at 3 T) replaces that which the method assumes.
+    ``relaxivity`` (1/s/ppm, at 3 T) replaces that which the method assumes; ``frame`` is that of the
+    directions of fibres, where their file does not tell.
     """
     function = SEPARATION[method]
     asked = needs(function)
-    is_measured = r2 is not None
     there = mask & (r2star > 0)
-    if r2 is not None and ('rate' in asked or 'r2prime' in asked):
-        there &= r2 > 0
+    if r2prime_r2prime is not None and ('rate' in asked or 'r2prime' in asked):
+        there &= r2prime_r2prime != 0
     if not there.any():
         raise UserError(
-            'Sources cannot be separated: R2* and the map of R2 or T2 are nowhere above zero within the '
-            'mask; check that the latter shows the brain of this participant.'
+            "Sources cannot be separated: R2* and R2' are nowhere known together within the mask; check that "
+            'the spin echoes, or the map that was given, show the brain of this participant.'
         )
     zone = zones(there, white_matter, dseg > 0)
-    r2prime = (r2star - (assumed_r2(zone) if r2 is None else r2)).astype(np.float32)
+    is_measured = r2prime_r2prime is not None
+    r2prime = r2star - assumed_r2(zone) if r2prime_r2prime is None else r2prime_r2prime
+    r2prime = r2prime.astype(np.float32)
     rate = r2prime if is_measured else r2star
     judged = r2star if 'r2star' in asked else rate
     data = {
@@ -95,10 +93,17 @@ def measure(
         'smooth_error': SMOOTH_ERROR,
         'scale': field_strength / 3,
         'grid': grid,
+        'cosine': None,
+        'fa': None,
     }
+    fibres = fibres_on(fa, directions, grid, affine, frame) if 'cosine' in asked else None
+    if fibres is not None:
+        data |= {'cosine': fibres[0].squared_cosine(b0_axis(grid, affine)), 'fa': fibres[0].fa}
     found = call(function, data, {} if relaxivity is None else {'relaxivity': relaxivity})
     table = _table(found, there, dseg, labels)
     stated = {'method': method, 'relaxation': _relaxation(function, is_measured)}
+    if directions is not None and fibres is not None:
+        stated['fibres'] = f'directions of {directions.source}, read in the frame {fibres[1]}'
     total = found.para + found.dia
     if isinstance(found, Sources):
         source = 'stated by the user' if relaxivity is not None else f'assumed by the method {method}'
@@ -119,7 +124,7 @@ def _relaxation(function: Callable, is_measured: bool):
         return 'decay of the echoes'
     if 'r2star' in asked:
         return 'R2*'
-    return 'R2* - R2 (measured)' if is_measured else 'R2*, less an assumed R2 of each tissue'
+    return "R2' of the application r2prime" if is_measured else 'R2*, less an assumed R2 of each tissue'
 
 
 def _calibrated(found: Separated, field_strength: float):
@@ -134,6 +139,20 @@ def _calibrated(found: Separated, field_strength: float):
             one.dia, one.dia * sd[1], '1/s/ppm', f'{ratio:.2f} of the paramagnetic one, estimated'
         ),
         'zero_of_susceptibility': _fact(one.shift, sd[2], 'ppm', 'map of tissue without sources, estimated'),
+    } | _by_angle(one)
+
+
+def _by_angle(one: Calibration):
+    """How white matter depends on the angle of its fibres, where that was estimated."""
+    if not one.turned:
+        return {}
+    facts = {
+        'relaxivity_share_of_angle': (one.turned, '1', 'squared sine of the angle to B0'),
+        'anisotropy_of_white_matter': (one.anisotropy, 'ppm', 'along fibres less across'),
+    }
+    return {
+        name: {'value': float(f'{value:.3g}'), 'units': units, 'source': f'{what}, estimated'}
+        for name, (value, units, what) in facts.items()
     }
 
 
@@ -149,6 +168,7 @@ def variants(params: Mapping[str, object]):
     if name not in SEPARATION:
         raise UserError(f'--separation:method is {name!r}; it must be one of: {", ".join(SEPARATION)}.')
     function = SEPARATION[name]
+    check_stated(params.get('frame'), '--separation')
     if stated is not None:
         if name == 'posterior':
             raise UserError(
@@ -168,7 +188,9 @@ def variants(params: Mapping[str, object]):
         assumed = parameters(function)['relaxivity'] if stated is None else stated
         text += f', with a relaxivity of {assumed:g} 1/s/ppm at 3 T, proportional to the field strength'
     if 'r2prime' in asked:
-        text += "; R2' is R2* less R2 where a map of R2 or T2 was given, else less a mean R2 of each tissue"
+        text += "; R2' is that of spin echoes or of a given map, or else R2* less a mean R2 of each tissue"
+    if 'cosine' in asked:
+        text += '; where diffusion was given, the directions of fibres too'
     spared = tuple(port for port in PORTS.values() if port not in taken)
     return Variant(f'{text}.', about.memory, needs=taken, spares=spared)
 
@@ -222,7 +244,8 @@ APPLICATION = Application(
         'table',
         'facts',
     ),
-    extra=(Query('r2', 'map of R2 or T2', ('R2map', 'T2map'), align='own', prepare=rate_of),),
+    uses=('r2prime',),
+    extra=FIBRES,
     images=(
         Image('paramagnetic', 'Chimap', 'Paramagnetic susceptibility (0 or more)', 'ppm'),
         Image('diamagnetic', 'Chimap', 'Diamagnetic susceptibility (0 or less)', 'ppm'),

@@ -47,7 +47,7 @@ IGNORED = (
     '*_task-*',
 )
 """Files that the standard has no names for; the validator wants folders without a slash."""
-STANDARD = ('mask', 'dseg', 'probseg', 'Chimap', 'R2starmap', 'T2starmap', 'S0map')
+STANDARD = ('mask', 'dseg', 'probseg', 'Chimap', 'R2map', 'R2starmap', 'S0map', 'T2starmap')
 """Suffixes of images that the standard knows."""
 
 

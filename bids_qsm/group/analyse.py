@@ -17,6 +17,7 @@ from bids_qsm.derivatives.files import atomic_write, write_json
 from bids_qsm.errors import UserError
 from bids_qsm.group.collect import collect_application, collect_tables, read_tables, save_table
 from bids_qsm.group.patterns import find_patterns
+from bids_qsm.group.stages import find_stages
 from bids_qsm.reports.citations import methods_text
 from bids_qsm.reports.cohort import RECORD, build_cohort_report
 
@@ -34,6 +35,8 @@ FILES = {
     'published': 'group/zscore_iron1958.tsv',
     'patterns': 'group/patterns.tsv',
     'pattern_means': 'group/pattern_means.tsv',
+    'stages': 'group/stages.tsv',
+    'stage_constants': 'group/stage_constants.tsv',
     'repeatability': 'group/repeatability.tsv',
     'slopes': 'group/slope.tsv',
     'samples': 'group/sample_size.tsv',
@@ -50,7 +53,7 @@ tables of its suffix in its folder and below.
 METHODS = 'group/classification_methods.txt'
 """Methods and results of the classification, in the order of TRIPOD+AI."""
 _ASKED: tuple[str, ...] = ('model', 'correlate', 'controls', 'statistic', 'relative_to', 'voxelwise')
-_ASKED += ('smoothing_mm', 'study_template', 'classify', 'units', 'norms', 'patterns')
+_ASKED += ('smoothing_mm', 'study_template', 'classify', 'units', 'norms', 'patterns', 'stages')
 
 
 def run_group(options: 'Options') -> int:
@@ -73,6 +76,8 @@ def run_group(options: 'Options') -> int:
     asked = {name: getattr(options, name) for name in _ASKED} | _named_columns(options, long)
     asked['controls'] = options.controls or find_controls(long)
     found |= analyse(long, asked, notes)
+    if options.stages:
+        found |= find_stages(long, asked, options.output_dir, notes)
     methods = _classify(options, long, {key: found[key][0] for key in events}, asked, found, notes)
     pictures = _pictures(long, options, asked['controls'] or '')
     names = {**FILES, **{key: f'group_{key}.tsv' for key in events}}

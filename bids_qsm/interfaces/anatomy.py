@@ -11,7 +11,7 @@ from bids_qsm.anatomy.head import SCALP_MM
 from bids_qsm.anatomy.register import REGISTER, rigid
 from bids_qsm.anatomy.transform import resample, resample_labels
 from bids_qsm.biomarkers.vein_signal import mean_frame
-from bids_qsm.interfaces.io import Frames, read, without_frames
+from bids_qsm.interfaces.io import Frames, load_volume, read, without_frames
 from bids_qsm.interfaces.step import (
     Data,
     Step,
@@ -118,6 +118,18 @@ class MeanFrame(Step):
     def compute(self, data: Data):
         frames = Frames(data['image'])
         return mean_frame(frames, skip=min(4, len(frames) // 4))
+
+
+class MeanEcho(Step):
+    """Mean of the echoes of a train."""
+
+    input_spec = inputs(
+        echoes=InputMultiObject(File(exists=True), mandatory=True, desc='one 3D image an echo')
+    )
+    output_spec = outputs(mean=volume('mean over echoes'))
+
+    def compute(self, _: Data):
+        return sum(load_volume(echo)[0] for echo in self.inputs.echoes) / len(self.inputs.echoes)
 
 
 class RegisterRigid(Step):

@@ -72,7 +72,7 @@ class _MeasureInputSpec(DynamicTraitedSpec):
     extra = traits.List(
         traits.Dict,
         mandatory=True,
-        desc='of each series: query -> list of (path, space it is in, name to show)',
+        desc='of each series: query -> list of (path, space it is in, name to show, echo time or None)',
     )
     others = traits.Dict(
         value={},
@@ -251,31 +251,48 @@ class Measure(SimpleInterface):
         if not query.is_image:
             tables = [read_table(path) for path, *_ in files]
             return tuple(tables) if query.many else next(iter(tables), None)
-        given = tuple(self._given(query, number, *one, grid, affine) for one in files)
+        if query.echoes:
+            return self._given(query, number, files, grid, affine) if files else None
+        given = tuple(self._given(query, number, [one], grid, affine) for one in files)
         if query.many:
             return given
         if query.whole:
             return next(iter(given), None)
         return given[0].on_grid if given else None
 
-    def _given(
-        self, query: Query, number: int, path: str, space: str, source: str, grid: Grid, affine: np.ndarray
-    ) -> Given:
-        stored, own = read(path)
-        stored = without_frames(stored)
-        if stored.ndim != 3:
-            raise UserError(f'the {query.title} {path} has shape {stored.shape}; give one 3D volume.')
-        data = np.nan_to_num(stored) if query.prepare is None else query.prepare(stored, Path(path).name)
+    def _given(self, query: Query, number: int, files: list[tuple], grid: Grid, affine: np.ndarray) -> Given:
+        """One image, or the echoes of a train."""
+        path, space, source = files[0][:3]
         there, back = self._transforms(query, number, space)
+        if query.beside:
+            stored, own = read(path)
+            sidecar = Path(path).with_name(Path(path).name.partition('.')[0] + '.json')
+            said = read_record(sidecar) if sidecar.is_file() else {}
+            return Given(source, stored, stored, own, np.empty(0, np.float32), back, there, sidecar=said)
+        volumes = []
+        for name, *_ in files:
+            volume, own = read(name)
+            volumes.append(without_frames(volume))
+            if volumes[-1].ndim != 3:
+                raise UserError(
+                    f'the {query.title} {name} has shape {volumes[-1].shape}; give one 3D volume.'
+                )
+        stored = np.stack(volumes, -1) if query.echoes else volumes[0]
+        data = np.nan_to_num(stored) if query.prepare is None else query.prepare(stored, Path(path).name)
         if query.interpolation == 'label':
             labels = np.rint(data).astype(np.int32)
             on_grid = resample_labels(labels, own, grid.shape, affine, there).astype(np.int32)
         else:
-            on_grid = resample(data.astype(np.float32), own, grid.shape, affine, there)
-        return Given(source, stored, data, own, on_grid, back)
+            seen = data.mean(-1) if query.echoes else data
+            on_grid = resample(seen.astype(np.float32), own, grid.shape, affine, there)
+        times = tuple(time for *_, time in files) if query.echoes else ()
+        return Given(source, stored, data, own, on_grid, back, there, times)
 
     def _transforms(self, query: Query, number: int, space: str) -> tuple[list, list]:
         """Transforms of points of the maps to an extra image, and back."""
+        if query.beside:
+            query = next(one for one in self._application.extra if one.name == query.beside)
+            space = self.inputs.extra[number][query.name][0][1]
         if space == 'gre':
             return [], []
         anat = self.inputs.gre_to_anat[number]

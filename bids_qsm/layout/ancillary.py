@@ -97,7 +97,9 @@ def find_ancillary(
             continue
         on_flair = choose_flair(one, flair, drawn, anatomy)
         own, is_first = runs_of_series(runs, one, with_regions), one is with_regions[0]
-        uses, said = plan_applications(one, found, anatomy, on_flair, series, scanned, people, own, options)
+        uses, said = plan_applications(
+            one, found, anatomy, on_flair, series, scanned, people, own, options, index
+        )
         said += [*(of_runs if is_first else []), *notes_of_session(own, one)]
         segmentations, notes = place_segmentations(
             one, labelled, anatomy, series, scanned['T1w'], options.atlas, by_source=many

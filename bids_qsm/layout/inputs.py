@@ -4,6 +4,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from bids_qsm.applications import application, applications
@@ -11,12 +12,14 @@ from bids_qsm.applications.contract import Application, Query
 from bids_qsm.derivatives.products import PRODUCTS, products_of
 from bids_qsm.derivatives.tables import read_table
 from bids_qsm.entities import OF_SERIES, entities_of, session_of
+from bids_qsm.errors import UserError
 from bids_qsm.layout import checks
 from bids_qsm.layout.bold_run import BoldRun
 from bids_qsm.layout.index import EXTENSIONS, Index
 from bids_qsm.layout.people import facts_of
 from bids_qsm.layout.query_files import below, fits, image_problem, is_named, label_in, named_files
 from bids_qsm.layout.series import Input, Series, Use
+from bids_qsm.layout.trains import read_train, trains_of
 
 if TYPE_CHECKING:
     from bids_qsm.app.options import Options
@@ -95,6 +98,7 @@ def plan_applications(
     people: pd.DataFrame | None,
     runs: Sequence[BoldRun],
     options: 'Options',
+    index: Index,
 ) -> tuple[tuple[Use, ...], list[str]]:
     """The applications that run for a series, with their files, and what to say of files and of the others.
 
@@ -104,6 +108,7 @@ def plan_applications(
     uses, notes, facts = [], [], None
     made = products_of(one, background=options.background.name, inversion=options.inversion.name)
     params = {method.name: method.params for method in options.applications}
+    of_session = [other for other in series if other.session == one.session]
     for app in chosen(options):
         variant = app.variant(dict(params.get(app.name, ())))
         absent = [
@@ -118,12 +123,23 @@ def plan_applications(
             if is_named(query, options):
                 pattern, roots = getattr(options, query.option), _roots(options)
                 own = {path: below(path, pattern, roots) for path in paths}
-            placed, said = _place_all(query, own, one, anatomy, flair, series, scanned)
+            trains = trains_of(paths) if query.echoes else {}
+            if query.echoes:
+                own = {path: own[path] for path in trains}
+            if query.beside:
+                placed, said = _place_beside(query, paths, inputs)
+            else:
+                placed, said = _place_all(query, own, one, anatomy, flair, series, scanned)
             notes += said
-            inputs += placed
+            for item in placed:
+                inputs += read_train(query, item, trains[item.path], index) if query.echoes else [item]
             if not placed:
                 lacking.append(query)
         required = [query for query in lacking if not query.optional]
+        if app.one_of:
+            others = [query for query in lacking if query.name in app.one_of]
+            required += others if len(others) == len(app.one_of) else []
+            lacking = [query for query in lacking if query not in others]
         running = [use.name for use in uses]
         lost = {name: other for name, (other, _) in app.of_others.items() if other not in running}
         needed = {other for name, other in lost.items() if app.arguments[name]}
@@ -143,6 +159,11 @@ def plan_applications(
             notes.append(
                 f'{app.title}: left out, as it takes {app.fewest_echoes} echoes or more, and the series has '
                 f'{len(one.echo_times)}.'
+            )
+        elif app.scope == 'subject' and len(of_session) < app.fewest_series:
+            notes.append(
+                f'{app.title}: left out, as it takes {app.fewest_series} series or more of a session, and '
+                f'there {"is" if len(of_session) == 1 else "are"} {len(of_session)}.'
             )
         elif app.of_runs and not runs:
             notes.append(f'{app.title}: left out, as there is no BOLD run that goes with this series.')
@@ -198,6 +219,8 @@ def _place_all(
         if sessions[path] not in (None, one.session) and not query.outside_bids:
             continue
         problem = image_problem(query, path) if query.is_image else _table_problem(path)
+        if problem and query.echoes:
+            raise UserError(f'the {query.title} cannot be used: {problem}')
         if problem:
             which = '' if own.name == str(own) else f'{own}: '
             notes.append(f'A {query.title} is not used: {which}{problem}')
@@ -205,9 +228,12 @@ def _place_all(
         space = entities_of(path).get('space')
         if not query.is_image:
             where, note = 'table', None
-        elif query.align == 'own' and not (space == 'T1w' and anatomy.images):
-            of_head = space in (*NATIVE, 'T1w')
-            where, note = ('own', None) if of_head else (None, f'is in the space {space} and is not used.')
+        elif query.align in ('own', 'coordinates') and (
+            space in query.spaces or not (space == 'T1w' and anatomy.images)
+        ):
+            of_head = space in (*NATIVE, *query.spaces, 'T1w')
+            place = 'own' if query.align == 'own' else 'gre'
+            where, note = (place, None) if of_head else (None, f'is in the space {space} and is not used.')
         else:
             where, note = _place(path, one, anatomy, flair, series, scanned)
         if where:
@@ -238,6 +264,33 @@ def _place_all(
         if sessions[item.path] not in (None, one.session)
     ]
     return placed, notes
+
+
+def _place_beside(
+    query: Query, paths: Sequence[Path], inputs: Sequence[Input]
+) -> tuple[list[Input], list[str]]:
+    """The file of a query that goes with one that was placed, and what to say of the others."""
+    first = next((item.path for item in inputs if item.query == query.beside), None)
+    placed, notes = [], []
+    for path in paths:
+        if first is None or path.parent != first.parent or session_of(path) != session_of(first):
+            continue
+        problem = image_problem(query, path)
+        if not problem and not checks.same_affine(_affine(path), _affine(first)):
+            problem = f'{path.name} and {first.name} differ in their affine; give those of one fit.'
+        if problem:
+            notes.append(f'A {query.title} is not used: {problem}')
+        else:
+            placed.append(Input(query.name, path, 'beside'))
+    if len(placed) > 1:
+        notes.append(
+            f'There are {len(placed)} files that could be the {query.title}; {placed[0].path.name} is used.'
+        )
+    return placed[:1], notes
+
+
+def _affine(path: Path) -> np.ndarray:
+    return checks.load_header(path).affine
 
 
 def _table_problem(path: Path) -> str | None:

@@ -31,6 +31,9 @@ def fits(query: Query, path: Path) -> bool:
     labels, suffix = entities_of(path), suffix_of(path)
     if suffix not in query.suffix:
         return False
+    stem = path.name.partition('.')[0].lower()
+    if query.names and not any(fnmatch(stem, pattern.lower()) for pattern in query.names):
+        return False
     folder = query.datatype
     if not isinstance(folder, str):
         folder = folder[query.suffix.index(suffix)]
@@ -109,7 +112,7 @@ def is_outside_bids(path: Path) -> bool:
 
 def image_problem(query: Query, path: Path) -> str | None:
     """Why an image cannot be used."""
-    problem = checks.image_problem(path, may_shear=query.sheared)
+    problem = checks.image_problem(path, may_shear=query.sheared, has_frames=bool(query.beside))
     if problem or query.problem is None:
         return problem
     state = path.stat()

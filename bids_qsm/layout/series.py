@@ -39,7 +39,10 @@ class Input:
     query: str
     path: Path
     space: str
-    """Image whose scanner space it is in: 'gre', 'anat', 'flair', 'own' (aligned by itself); or 'table'."""
+    """Image whose scanner space it is in: 'gre', 'anat', 'flair', 'own' (aligned by itself), 'beside' (as
+    the input that it belongs to); or 'table'."""
+    echo_time: float | None = None
+    """Of an echo of a train (s)."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Simulated BIDS datasets with known truth."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,13 @@ from bids_qsm.phantom.bold import BoldProtocol
 from bids_qsm.phantom.bold_dataset import write_bold
 from bids_qsm.phantom.ct import Tomogram, simulate_ct
 from bids_qsm.phantom.families import Family
+from bids_qsm.phantom.fibres import MIDDLE, Fibres
 from bids_qsm.phantom.files import save_image, save_json
 from bids_qsm.phantom.gre import Protocol, Simulation, simulate, store_phase
 from bids_qsm.phantom.head import Head, Lesion, make_head
 from bids_qsm.phantom.perfusion import simulate_perfusion
+from bids_qsm.phantom.sources import Relaxivity, Sources, add_sources
+from bids_qsm.phantom.spin_echo import SpinEchoes, simulate_spin_echoes
 from bids_qsm.phantom.t1w import simulate_t1w
 from bids_qsm.phantom.vessels import CLASSES
 from bids_qsm.recon.units import mhz_from_tesla
@@ -39,7 +42,10 @@ class Visit:
     of the T1-weighted image, None for none. ``effects`` and ``lesions`` are those of Head.changed.
     ``bold`` adds a BOLD run, raw and as fMRIPrep would have prepared it; it needs a T1w image. ``turned`` is
     how the head lies, degrees about x, y and z; None for some 2 degrees and 2 mm at random. ``ct`` adds a CT,
-    for which BIDS has no name: ``ct/<stem>_ct.nii.gz``.
+    for which BIDS has no name: ``ct/<stem>_ct.nii.gz``. ``spin_echoes`` adds a train of spin echoes on a grid
+    and in a pose of its own, and makes R2* of the head that of sources with a ``relaxivity``; ``has_b1`` adds
+    a map of its transmit field. ``acq`` tells several series of a session apart. ``fibres`` makes the
+    susceptibility of white matter a tensor.
     """
 
     subject: str
@@ -52,11 +58,21 @@ class Visit:
     bold: BoldProtocol | None = None
     turned: tuple[float, float, float] | None = None
     ct: Tomogram | None = None
+    spin_echoes: SpinEchoes | None = None
+    relaxivity: Relaxivity = field(default_factory=Relaxivity)
+    has_b1: bool = False
+    acq: str | None = None
+    fibres: Fibres | None = None
 
     @property
     def stem(self):
         """First part of the file names."""
         return f'sub-{self.subject}' + (f'_ses-{self.session}' if self.session else '')
+
+    @property
+    def series(self):
+        """First part of the file names of the series, and of its truth."""
+        return self.stem + (f'_acq-{self.acq}' if self.acq else '')
 
     @property
     def folder(self):
@@ -114,14 +130,20 @@ def write_dataset(
         _describe_derivative(flow, 'Blood flow of the simulated dataset')
         # suffixes that BIDS does not have
         (flow / '.bidsignore').write_text('*_cbf.*\n')
-        (truth / '.bidsignore').write_text('*_OEFmap.*\n*_CMRO2map.*\n')
+    # nor these; a true R2 has a name of its own, as it is none that a user gives
+    ignored = ['*_OEFmap.*', '*_CMRO2map.*'] if perfusion else []
+    ignored += ['*_R2truemap.*'] if any(v.spin_echoes for v in visits) else []
+    ignored += ['*_FAmap.*', '*_V1map.*'] if any(v.fibres for v in visits) else []
+    if ignored:
+        (truth / '.bidsignore').write_text('\n'.join(ignored) + '\n')
     if any(v.ct for v in visits):
         (path / '.bidsignore').write_text('ct/\n')
     for n, visit in enumerate(visits):
         if n == 0 or visit.person != visits[n - 1].person:
             head = make_head(visit.person, spacing=spacing, variation=variation, family=family)
         seeds = np.random.SeedSequence([seed, visit.person, n]).generate_state(3)
-        _write_visit(path, visit, head.changed(visit.effects, visit.lesions), seeds, perfusion)
+        here = replace(head.changed(visit.effects, visit.lesions), fibres=visit.fibres)
+        _write_visit(path, visit, here, seeds, perfusion)
         if blood:
             traits = {
                 'hematocrit': round(head.blood.hematocrit, 4),
@@ -178,6 +200,10 @@ def _write_visit(path: Path, visit: Visit, head: Head, seeds: np.ndarray, perfus
     # the pose differs between visits and between the scans of a visit
     lies = rng.normal(0, 2, 3), rng.normal(0, 2, 3)
     head = head.moved(*lies if visit.turned is None else (visit.turned, np.zeros(3)))
+    sources = None
+    if visit.spin_echoes is not None:
+        sources = add_sources(head, visit.relaxivity, visit.person)
+        head = sources.head
     simulation = simulate(head, visit.protocol, seeds[1])
     folder = path / visit.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -204,8 +230,13 @@ def _write_visit(path: Path, visit: Visit, head: Head, seeds: np.ndarray, perfus
         if perfusion:
             _write_perfusion(path / 'derivatives', visit, later, image.shape, affine)
     _write_truth(path / 'derivatives', visit, simulation)
+    if visit.fibres is not None:
+        _write_fibres(path / 'derivatives', visit, head, simulation)
     if visit.ct is not None:
         _write_ct(path, visit, visit.ct, head, seeds[0])
+    if sources is not None:
+        lies = rng.normal(0, 1.5, 3), rng.normal(0, 1.0, 3)
+        _write_spin_echoes(path, visit, sources, lies, int(seeds[1]))
 
 
 def _write_ct(path: Path, visit: Visit, scan: Tomogram, head: Head, seed: int):
@@ -218,10 +249,42 @@ def _write_ct(path: Path, visit: Visit, scan: Tomogram, head: Head, seed: int):
     save_json(
         name, {'Modality': 'CT', 'Units': 'HU', 'BodyPart': 'HEAD', 'SliceThickness': scan.voxel_size[2]}
     )
-    truth = path / 'derivatives' / 'truth' / visit.folder / f'{visit.stem}_from-MEGRE_to-CT_mode-image_xfm'
+    truth = path / 'derivatives' / 'truth' / visit.folder / f'{visit.series}_from-MEGRE_to-CT_mode-image_xfm'
     about = 'Takes scanner coordinates of the series to those of the CT (RAS, mm)'
     added = [round(one, 1) for one in density]
     save_json(truth, {'Description': about, 'Matrix': to_ct.round(6).tolist(), 'AddedDensity': added})
+
+
+def _write_spin_echoes(
+    path: Path, visit: Visit, sources: Sources, lies: tuple[np.ndarray, np.ndarray], seed: int
+):
+    """The train, a map of its transmit field in percent, and the true R2 on the grid of the series."""
+    rotation, translation = lies
+    scan = simulate_spin_echoes(sources, seed, visit.spin_echoes, rotation=rotation, translation=translation)
+    train = scan.protocol.train
+    common = {
+        **_scanner(visit.protocol),
+        'MRAcquisitionType': '3D' if len(scan.protocol.profile) == 1 else '2D',
+        'RepetitionTime': scan.protocol.repetition_time,
+        'FlipAngle': 90,
+        'PulseSequenceType': 'Multi-echo spin echo',
+    }
+    for n in range(train.n):
+        name = path / visit.folder / f'{visit.stem}_echo-{n + 1}_MESE'
+        save_image(np.round(4 * scan.magnitude[..., n]).astype(np.int16), scan.affine, name)
+        save_json(name, {**common, 'EchoTime': round((n + 1) * train.spacing, 6), 'Units': 'arbitrary'})
+    if visit.has_b1:
+        folder = path / visit.folder.replace('anat', 'fmap')
+        folder.mkdir(parents=True, exist_ok=True)
+        few = [max(round(4 / v), 1) for v in scan.protocol.voxel_size]
+        name = folder / f'{visit.stem}_TB1map'
+        coarse = scan.b1[tuple(slice(None, None, step) for step in few)]
+        save_image((100 * coarse).astype(np.float32), scan.affine @ np.diag([*few, 1.0]), name)
+        save_json(name, {**_scanner(visit.protocol), 'Units': 'percent'})
+    name = path / 'derivatives' / 'truth' / visit.folder / f'{visit.stem}_R2truemap'
+    truth = sources.measured(visit.protocol)['r2']
+    save_image(truth.astype(np.float32), visit.protocol.affine, name)
+    save_json(name, {'Units': '1/s', 'Description': "True R2, and R2' is R2* less it", 'SkullStripped': True})
 
 
 def _scanner(protocol: Protocol):
@@ -250,7 +313,7 @@ def _write_echoes(folder: Path, visit: Visit, simulation: Simulation):
         images = {'mag': magnitude, 'phase': store_phase(phase, protocol.phase_format)}
         units = {'mag': 'arbitrary', 'phase': 'rad' if protocol.phase_format == 'rad' else 'arbitrary'}
         for part, image in images.items():
-            name = folder / f'{visit.stem}_echo-{n + 1}_part-{part}_MEGRE'
+            name = folder / f'{visit.series}_echo-{n + 1}_part-{part}_MEGRE'
             save_image(image, simulation.affine, name)
             save_json(name, {**sidecar, 'Units': units[part]})
 
@@ -303,10 +366,10 @@ def _write_veins(stem: Path, truth: Mapping[str, np.ndarray], affine: np.ndarray
 
 def _write_truth(derivatives: Path, visit: Visit, simulation: Simulation):
     truth, affine = simulation.truth, simulation.affine
-    source = [f'bids:raw:{visit.folder}/{visit.stem}_echo-1_part-mag_MEGRE.nii.gz']
+    source = [f'bids:raw:{visit.folder}/{visit.series}_echo-1_part-mag_MEGRE.nii.gz']
     folder = derivatives / 'truth' / visit.folder
     folder.mkdir(parents=True, exist_ok=True)
-    stem = folder / visit.stem
+    stem = folder / visit.series
     maps = {'Chimap': ('chi', 'ppm'), 'R2starmap': ('r2star', '1/s')}
     for suffix, (key, unit) in maps.items():
         save_image(truth[key].astype(np.float32), affine, f'{stem}_{suffix}')
@@ -324,9 +387,26 @@ def _write_truth(derivatives: Path, visit: Visit, simulation: Simulation):
     if wanted:
         folder = derivatives / 'lesions' / visit.folder
         folder.mkdir(parents=True, exist_ok=True)
-        name = folder / f'{visit.stem}_label-lesion_mask'
+        name = folder / f'{visit.series}_label-lesion_mask'
         save_image(np.isin(truth['lesions'], wanted).astype(np.uint8), affine, name)
         save_json(name, {'Type': 'Lesion', 'Sources': source})
+
+
+def _write_fibres(derivatives: Path, visit: Visit, head: Head, simulation: Simulation):
+    """Fractional anisotropy, direction along the axes of the scanner, and anisotropy of susceptibility."""
+    affine = simulation.affine
+    fractions, vectors = head.fibre_maps(simulation.truth['chi'].shape, affine)
+    assert visit.fibres is not None
+    anisotropy = fractions * np.float32(visit.fibres.anisotropy / MIDDLE)
+    stem = derivatives / 'truth' / visit.folder / visit.series
+    about = 'Unit vectors along the axes of the scanner (RAS)'
+    for data, suffix, sidecar in (
+        (fractions, 'FAmap', {'Units': 'arbitrary'}),
+        (vectors, 'V1map', {'Units': 'arbitrary', 'Description': about}),
+        (anisotropy, 'desc-msa_Chimap', {'Units': 'ppm', 'Description': 'Along less across fibres'}),
+    ):
+        save_image(data.astype(np.float32), affine, f'{stem}_{suffix}')
+        save_json(f'{stem}_{suffix}', sidecar)
 
 
 def _write_participants(path: Path, visits: Sequence[Visit], participants: Mapping[str, dict]):

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import fft
 
 from bids_qsm.phantom import tissue
-from bids_qsm.phantom.forward import dipole_field, field_of_head
+from bids_qsm.phantom.forward import dipole_field, field_of_fibres, field_of_head
 from bids_qsm.phantom.head import Head, rigid
 from bids_qsm.phantom.sampling import expand
 from bids_qsm.phantom.vessels import vein_truth
@@ -118,6 +118,11 @@ def simulate(head: Head, protocol: Protocol, seed: int = 0):
     shim(field, brain, grid, rng)
     chi = part.pop('chi') * brain
     local = dipole_field(chi, grid)
+    if head.fibres is not None:
+        shift = field_of_fibres(head, fine_shape, fine_affine)
+        field += shift
+        local += shift
+        del shift
     inside = crop_kspace(
         brain, shape
     )  # share of brain: voxels of the rim have the mean over their brain part

@@ -13,6 +13,7 @@ from bids_qsm.phantom import tissue as t
 from bids_qsm.phantom.blood import Blood, draw_blood
 from bids_qsm.phantom.dura import draw_dura
 from bids_qsm.phantom.families import FAMILIES, Family, draw_solids, traits
+from bids_qsm.phantom.fibres import Fibres, fibre_field
 from bids_qsm.phantom.lesions import Lesion, draw_lesion
 from bids_qsm.phantom.nuclei import Nucleus, clear, draw_nuclei
 from bids_qsm.phantom.sampling import Volume, Warp, coordinates, expand, pull, spline_basis, undo
@@ -30,7 +31,8 @@ class Head:
     """Tissue in template space, resampled through warp and pose onto any grid.
 
     ``pose`` (4, 4) maps scanner coordinates to template coordinates (mm), to which the warp adds its
-    displacement. ``shapes`` are the nuclei in their positions.
+    displacement. ``shapes`` are the nuclei in their positions. Without ``fibres`` the susceptibility of white
+    matter is the same along all axes.
     """
 
     tissue: Volume
@@ -43,6 +45,7 @@ class Head:
     tree: tuple[Segment, ...] = ()
     blood: Blood = field(default_factory=Blood)
     vein_gain: float = 1.0
+    fibres: Fibres | None = None
 
     @property
     def air_chi(self):
@@ -109,6 +112,22 @@ class Head:
         if 'vein_chi' in names:
             found['vein_chi'] = iron / np.maximum(blood, np.float32(1e-6))
         return found
+
+    def fibre_maps(self, shape: tuple[int, ...], affine: np.ndarray):
+        """Fractional anisotropy, and unit vectors along the axes of the scanner (..., 3), on a scanner grid.
+
+        Both are 0 outside white matter.
+        """
+        assert self.fibres is not None
+        white = self.sample(shape, affine, ('white',))['white']
+        there = white > 0
+        vectors = np.zeros((*shape, 3), np.float32)
+        found, fractions = fibre_field(self.to_template(shape, affine)[there], self.fibres.seed)
+        # the rotation in the pose, without the size and the shear of the head
+        u, _, vt = np.linalg.svd(self.pose[:3, :3])
+        vectors[there] = found @ (u @ vt).astype(np.float32)
+        white[there] *= fractions
+        return white, vectors
 
     def labels(self, shape: tuple[int, ...], affine: np.ndarray):
         """Nuclei of the built-in atlas on a scanner grid (int16); none in CSF."""

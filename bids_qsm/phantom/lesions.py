@@ -48,15 +48,19 @@ class Lesion:
         inside = soft(wall.astype(np.float32), np.float32(spacing))
         return inside, inside * np.exp(-0.5 * ((wall + 1) / 0.8) ** 2)
 
+    def filled(self, points: np.ndarray, spacing: float):
+        """Share of the lesion in cells of a lattice, as `draw_lesion` draws it; a small bleed has above 1."""
+        if self.kind == 'microbleed':
+            return _share(points, self, spacing)
+        return self.shares(points, spacing)[0]
+
 
 def draw_lesion(volume: Volume, lesion: Lesion):
     """Draw a lesion into the channels (`tissue.CHANNELS`) of a volume, in place."""
     box, points = near(volume, lesion.centre, 3 * [lesion.radius + 3])
     put = t.channels(volume.data[box])
-    if lesion.kind == 'microbleed':
-        paint_lesion(put, _share(points, lesion, volume.spacing), lesion)
-        return
-    inside, rim = lesion.shares(points, volume.spacing)
+    inside = lesion.filled(points, volume.spacing)
+    rim = 0.0 if lesion.kind == 'microbleed' else lesion.shares(points, volume.spacing)[1]
     paint_lesion(put, inside, lesion, rim)
 
 

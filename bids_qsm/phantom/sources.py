@@ -1,14 +1,17 @@
 """Paramagnetic and diamagnetic sources of a digital head, and the relaxation that they cause."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
 
 from bids_qsm.phantom import tissue as t
+from bids_qsm.phantom.bundles import diffusion, draw_bundles, turn_dyads
 from bids_qsm.phantom.gre import Protocol, crop_kspace, finer
 from bids_qsm.phantom.head import Head
-from bids_qsm.phantom.sampling import Volume, pull
+from bids_qsm.phantom.lesions import Lesion
+from bids_qsm.phantom.sampling import Volume, near, pull
 
 PARTS = ('para', 'dia', 'r2', 'r2prime')
 """Channels of `Sources`: susceptibility (ppm) of paramagnetic (positive) and diamagnetic sources (negative);
@@ -40,6 +43,10 @@ T2 = {
     'Thalamus': 0.087,
 }
 """T2 by tissue at 3 T (s); other nuclei have .080."""
+R2_TURNED = 0.06
+"""Share of R2 of white matter that depends on the fibre's angle to B0; an assumption."""
+FOREIGN = {'microbleed': 1 / 0.032, 'calcification': 20.0}
+"""R2 (1/s) of what displaces tissue, by the kind of lesion; that of calcium is an assumption."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,12 @@ class Relaxivity:
     para, dia : float
         Reversible relaxation by 1 ppm of paramagnetic and of diamagnetic sources at 3 T (1/s/ppm).
     turned : float
-        Share of the diamagnetic one that depends on the fibre's angle to B0 as its squared sine.
+        Share of the diamagnetic one that depends on the fibre's angle to B0.
+    steep : float
+        Share of that which goes with the fourth power of the sine, as water in the sheath of a hollow
+        cylinder dephases from that outside; the rest goes with its square. It needs fibres.
+    anisotropy : float
+        By how much (ppm) white matter has more susceptibility along fibres than across. It needs fibres.
     varies : float
         Relative standard deviation of both between places, smooth over some 15 mm.
     """
@@ -59,15 +71,31 @@ class Relaxivity:
     para: float = 137.0
     dia: float = 137.0
     turned: float = 0.0
+    steep: float = 0.4
+    anisotropy: float = 0.0
     varies: float = 0.1
 
 
 @dataclass(frozen=True)
 class Sources:
-    """A head whose R2* follows from its sources, and these sources on the same lattice."""
+    """A head whose R2* follows from its sources, and these sources and fibres on the same lattice."""
 
     head: Head
     volume: Volume
+    fibres: Volume | None = None
+    """See `Bundles.volume`."""
+
+    def diffusion(self, shape: tuple[int, ...], affine: np.ndarray, *, noise: float = 0.02, seed: int = 0):
+        """FA, first eigenvector (in axes of the scanner) and tensor of a grid, see `fibres.diffusion`."""
+        if self.fibres is None:
+            raise ValueError('these sources have no fibres')
+        head = self.head
+        *dyads, white, _, _ = pull(
+            shape, head.pose @ affine, head.warp, self.fibres, range(7), [0] * 7, head.veins
+        )
+        # the pose scales and shears too, which hardly turns
+        left, _, right = np.linalg.svd(np.linalg.inv(head.pose[:3, :3]))
+        return diffusion(turn_dyads(np.stack(dyads), left @ right), white, noise=noise, seed=seed)
 
     def sample(self, shape: tuple[int, ...], affine: np.ndarray):
         """Maps of `PARTS` on a scanner grid, by name; veins count as paramagnetic."""
@@ -94,16 +122,27 @@ class Sources:
 
 
 def add_sources(
-    head: Head, relaxivity: Relaxivity, seed: int, *, texture: float = 0.15, variation: float = 0.15
+    head: Head,
+    relaxivity: Relaxivity,
+    seed: int,
+    *,
+    texture: float = 0.15,
+    variation: float = 0.15,
+    with_fibres: bool = False,
 ):
     """Take the susceptibility of a head apart into sources, and make its R2* of their relaxation.
 
     Diamagnetic susceptibility is that of the tissue (`DIA`), with smooth variation of ``texture``; the rest
-    of the susceptibility is paramagnetic. Fluid, and tissue outside the brain, have no sources.
+    of the susceptibility is paramagnetic. Fluid, and tissue outside the brain, have no sources. Blood of a
+    bleed and calcium displace the tissue, and its sources with it.
+
+    With fibres, the susceptibility of white matter and its relaxation depend on their angle to B0 in the pose
+    of the head. Susceptibility is that along B0: the other components of the tensor are left out.
 
     Parameters
     ----------
     head : Head
+        In its final pose.
     relaxivity : Relaxivity
     seed : int
         Of textures and of the directions of fibres.
@@ -111,6 +150,8 @@ def add_sources(
         Relative standard deviation of diamagnetic susceptibility within tissue.
     variation : float
         That of it and of R2 by tissue, between persons.
+    with_fibres : bool
+        Draw fibres (`bundles.draw_bundles`); else angles vary smoothly at random.
     """
     rng = np.random.default_rng([seed, 8])
     volume = head.tissue
@@ -143,18 +184,57 @@ def add_sources(
         dia[box] += share * (myelin[n.region] * DIA.get(n.region, 0.010) - dia[box] / rest)
         slow[box] += share * (rate - slow[box] / rest)
     dia *= np.maximum(1 + texture * smooth(6.0), 0.2)
-    chi = put['chi'] * solid
+    foreign, held, its_slow = _foreign(volume, head.lesions)
+    chi = put['chi'] * solid - foreign
     least = 0.002 * solid
     para = np.maximum(chi + dia, least)
     dia = para - chi
-    sine = np.clip(0.5 + 0.4 * smooth(20.0), 0, 1)
-    kernel = relaxivity.dia * (1 - relaxivity.turned + relaxivity.turned * 1.5 * sine * (white > 0.5))
+    turned = relaxivity.turned
+    if with_fibres:
+        fibres = draw_bundles(volume, white, seed)
+        along, relaxes, decays = (np.zeros(shape, np.float32) for _ in range(3))
+        cosines = fibres.cosines(head.pose)
+        square, fourth = ((fibres.weights * (1 - cosines) ** power).sum(0) for power in (1, 2))
+        here, steep = fibres.where, relaxivity.steep
+        share = white[here] / np.maximum(solid[here], 1e-6)
+        along[here] = share * (2 / 3 - square)
+        relaxes[here] = share * (1.5 * (1 - steep) * square + 1.875 * steep * fourth - 1)
+        decays[here] = share * (1.5 * square - 1)
+        change = np.minimum(relaxivity.anisotropy * along * dia / DIA['white'], dia)
+        dia, chi = dia - change, chi + change
+        kernel = relaxivity.dia * (1 + turned * relaxes)
+        slow *= 1 + R2_TURNED * decays
+    else:
+        sine = np.clip(0.5 + 0.4 * smooth(20.0), 0, 1)
+        kernel = relaxivity.dia * (1 - turned + turned * 1.5 * sine * (white > 0.5))
+    para, dia, slow = para * (1 - held), dia * (1 - held), slow * (1 - held) + its_slow
+    para += np.maximum(foreign, 0)
+    dia += np.maximum(-foreign, 0)
     reversible = relaxivity.para * (1 + relaxivity.varies * smooth(15.0)) * para
     reversible += kernel * (1 + relaxivity.varies * smooth(15.0)) * dia
     slow += put['brain'] * put['csf'] / T2['csf']
     parts = np.stack([para, -dia, slow, np.maximum(reversible, 0)], -1).astype(np.float32)
     data = volume.data.copy()
     inside = put['brain']
-    rate = t.channels(data)['r2star']
-    rate += inside * (parts[..., 2] + parts[..., 3] - rate)
-    return Sources(replace(head, tissue=replace(volume, data=data)), replace(volume, data=parts))
+    drawn = t.channels(data)
+    drawn['r2star'] += inside * (parts[..., 2] + parts[..., 3] - drawn['r2star'])
+    drawn['chi'] += para - dia - put['chi'] * solid
+    return Sources(
+        replace(head, tissue=replace(volume, data=data)),
+        replace(volume, data=parts),
+        fibres.volume(volume, white) if with_fibres else None,
+    )
+
+
+def _foreign(volume: Volume, lesions: Sequence[Lesion]):
+    """Susceptibility of blood and calcium in lesions (ppm), their share, and their R2 (1/s) times it."""
+    shape = volume.data.shape[:3]
+    chi, held, slow = (np.zeros(shape, np.float32) for _ in range(3))
+    for lesion in lesions:
+        if lesion.kind in FOREIGN:
+            box, points = near(volume, lesion.centre, 3 * [lesion.radius + 3])
+            share = lesion.filled(points, volume.spacing)
+            chi[box] += share * np.float32(lesion.chi)
+            held[box] = np.maximum(held[box], np.minimum(share, 1))
+            slow[box] = np.maximum(slow[box], np.minimum(share, 1) * np.float32(FOREIGN[lesion.kind]))
+    return chi, held, slow

@@ -146,6 +146,34 @@ def _maps(
     return tuple(m.reshape(mask.shape[::-1]).T for m in maps)
 
 
+def rate_error(rate: Array, start: Array, echo_times: Sequence[float], noise: float):
+    r"""Least standard deviation of the rate of an exponential decay (Cramer and Rao).
+
+    .. math:: \sigma_R = \frac{\sigma}{S_0} \Big(\sum_k T_k^2 e_k - \frac{(\sum_k T_k e_k)^2}{\sum_k e_k}
+        \Big)^{-1/2}, \quad e_k = e^{-2 R T_k}
+
+    Parameters
+    ----------
+    rate, start : ndarray of float32
+        Rate (1/s) and signal at TE = 0.
+    echo_times : sequence of float
+        (s).
+    noise : float
+        Standard deviation of one channel (units of ``start``).
+
+    Returns
+    -------
+    ndarray of float32
+        (1/s); 0 where there is no signal.
+    """
+    none = first = second = np.zeros(rate.shape, np.float32)
+    for time in echo_times:
+        power = np.exp(-2 * rate * np.float32(time))
+        none, first, second = none + power, first + time * power, second + time**2 * power
+    told = start**2 * (second - first**2 / none)
+    return np.where(told > 0, noise / np.sqrt(np.where(told > 0, told, 1)), 0).astype(np.float32)
+
+
 @njit(cache=True)
 def _rate_arlo(signal: Array, spacing: float, count: int):
     third = spacing / 3

@@ -34,6 +34,7 @@ from bids_qsm.reports.html import (
     render,
 )
 from bids_qsm.reports.pattern_section import patterns_section, published_section
+from bids_qsm.reports.stage_section import stages_section
 from bids_qsm.reports.trial_sections import repeatability_section, slopes_section
 
 RECORD = 'logs/group.json'
@@ -124,6 +125,7 @@ def _asked(asked: dict):
         'Correlations': ', '.join(asked['correlate']),
         'Classifier': asked.get('classify'),
         'Controls': asked.get('controls'),
+        'Stages': asked.get('stages'),
         'Norms': asked.get('norms') if asked.get('norms') != 'own' else None,
         'Patterns': asked.get('patterns'),
         'Value of a region': asked['statistic'],
@@ -208,6 +210,9 @@ def _sections(out: Path, record: dict, asked: dict, long: pd.DataFrame, group: s
                 **named('correlation', 'difference'),
             )
         )
+    if 'stages' in files:
+        both = read('stages'), read('stage_constants')
+        sections.append(stages_section(*both, asked['stages'], **named('stages', 'stage_constants')))
     whole, of = add_total(long), {'statistic': asked['statistic']}
     if 'repeatability' in files:
         sections.append(repeatability_section(read('repeatability'), whole, **of, **named('repeatability')))

@@ -33,8 +33,10 @@ def maps():
 
 
 def separated(maps, r2, **params):
+    """With R2' where ``r2`` is above zero; None stands for no results of the application r2prime."""
     data = dict.fromkeys(APPLICATION.arguments) | maps
-    data |= {'r2': r2, 'grid': Grid(SHAPE), 'field_strength': 3.0}
+    r2prime = None if r2 is None else np.where(r2 > 0, maps['r2star'] - r2, 0)
+    data |= {'r2prime_r2prime': r2prime, 'grid': Grid(SHAPE), 'field_strength': 3.0}
     return dict(zip(APPLICATION.gives, measure(*data.values(), **params), strict=True))
 
 
@@ -42,7 +44,7 @@ def test_a_chosen_method_says_what_it_assumes(maps):
     measured = separated(maps, np.full(SHAPE, 13.0, np.float32), method='closed', relaxivity=137.0)
     assumed = separated(maps, None, method='closed')
     for found, said in (
-        (measured, 'R2* - R2 (measured)'),
+        (measured, "R2' of the application r2prime"),
         (assumed, 'R2*, less an assumed R2 of each tissue'),
     ):
         assert found['paramagneticsd'] is None
@@ -77,7 +79,7 @@ def test_methods_take_what_they_need_and_wrong_ones_are_refused():
 
 @pytest.mark.parametrize('name', ['posterior', 'closed', 'medi'])
 def test_a_map_of_r2_beside_the_brain_is_refused(maps, name):
-    with pytest.raises(UserError, match='nowhere above zero within the mask'):
+    with pytest.raises(UserError, match='nowhere known together within the mask'):
         separated(maps, np.zeros(SHAPE, np.float32), method=name)
 
 

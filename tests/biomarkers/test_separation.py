@@ -76,7 +76,7 @@ def test_sources_are_found_without_being_told_relaxivities(tissue, relaxivity, r
 def test_another_relaxivity_changes_the_sources_as_said(tissue):
     """The change by a tenth more relaxivity is that of a second separation, where no bound holds."""
     maps = measured(tissue, (160, 130), with_r2=False)
-    one = separate(*maps, **NOISE, voxel_size=(1.5,) * 3, smoothness=0.0)
+    one = separate(*maps, **NOISE, voxel_size=(1.5,) * 3, smoothness=(0.0, 0.0))
     moved = type(one.calibration)(
         1.1 * one.calibration.para,
         1.1 * one.calibration.dia,
@@ -85,7 +85,7 @@ def test_another_relaxivity_changes_the_sources_as_said(tissue):
         one.calibration.spreads,
         one.calibration.covariance,
     )
-    other = separate(*maps, **NOISE, voxel_size=(1.5,) * 3, smoothness=0.0, calibration=moved)
+    other = separate(*maps, **NOISE, voxel_size=(1.5,) * 3, smoothness=(0.0, 0.0), calibration=moved)
     inside = one.fits & other.fits & (one.para > 0.02) & (one.dia < -0.01)
     for before, after, said in (
         (one.para, other.para, one.para_change),

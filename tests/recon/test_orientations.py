@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from bids_qsm.phantom.head import rigid
 from bids_qsm.recon.fourier import Box
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.orientations.conditioning import conditioning
 from bids_qsm.recon.orientations.cosmos import cosmos
-from bids_qsm.recon.orientations.operators import Scalar, Tensor
+from bids_qsm.recon.orientations.operators import Scalar, Tensor, apply_inverse
 from bids_qsm.recon.orientations.tensor import invariants, tensor, turned
 
 FIVE = [(0, 0, 0), (25, 0, 0), (-25, 0, 0), (0, 25, 0), (0, -25, 0)]
@@ -32,12 +33,11 @@ def test_conditioning_of_known_sets(turns, coverage, gain):
     assert found.coverage == pytest.approx(coverage, abs=0.002)
     assert found.noise_gain == pytest.approx(gain, abs=0.03)
     assert found.is_weak == (coverage < 0.1)
-    assert not found.is_refused
 
 
-def test_one_position_is_refused_and_determines_no_tensor():
+def test_one_position_is_weak_and_determines_no_tensor():
     found = conditioning([(0, 0, 1)])
-    assert found.is_refused
+    assert found.is_weak
     assert found.tensor == np.inf
 
 
@@ -53,26 +53,37 @@ def test_adjoint(kind, lead, shape):
     assert float((operator.adjoint(y) * x).sum()) == pytest.approx(there, rel=1e-4, abs=1e-3)
 
 
+def test_preconditioner_inverts_the_operator():
+    """Without a mask, and but for the mean, that has no field."""
+    shape = (12, 10, 9)
+    box = Box(shape, tuple(slice(0, n) for n in shape), shape)
+    operator = Tensor.of(box, Grid(shape, (1.0, 1.5, 2.0)), b0([*FIVE, (20, 20, 0), (-20, 20, 0)]))
+    x = np.random.default_rng(0).standard_normal((6, *shape), dtype=np.float32)
+    x -= x.mean((1, 2, 3), keepdims=True)
+    ridge = 0.01 * np.eye(6)
+    made = operator.adjoint(operator.forward(x)) + np.float32(0.01) * x
+    back = apply_inverse(operator.inverse(ridge), made)
+    np.testing.assert_allclose(back, x, atol=2e-3)
+
+
 def test_an_isotropic_tensor_has_the_field_of_a_scalar():
     shape = (12, 10, 9)
     box = Box(shape, tuple(slice(0, n) for n in shape), shape)
     grid, h = Grid(shape), b0(FIVE[1:2])
-    # smooth: the tensor leaves out the Nyquist planes
-    chi = np.zeros(shape, np.float32)
-    chi[3:9, 3:7, 3:6] = np.hanning(8)[1:-1, None, None] * np.hanning(6)[1:-1, None] * np.hanning(5)[1:-1]
+    chi = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
     components = np.zeros((6, *shape), np.float32)
     components[[0, 3, 5]] = chi
     whole = next(Tensor.of(box, grid, h).forward(components))
-    np.testing.assert_allclose(whole, next(Scalar.of(box, grid, h).forward(chi)), atol=0.02)
+    np.testing.assert_allclose(whole, next(Scalar.of(box, grid, h).forward(chi)), atol=1e-5)
 
 
 def ball(turns, noise, seed=0):
     """Fields of a ball with fibres along the diagonal of x and y in half of it, in a head of noise."""
-    shape = (32, 30, 28)
-    grid = Grid(shape, (2.0, 2.0, 2.0))
+    shape = (24, 23, 22)
+    grid = Grid(shape, (3.0, 3.0, 3.0))
     x, y, z = np.meshgrid(*(np.arange(n) - (n - 1) / 2 for n in shape), indexing='ij')
-    mask = x**2 + y**2 + z**2 < 12**2
-    white = (x**2 + y**2 + z**2 < 10**2) & (x > 0)
+    mask = x**2 + y**2 + z**2 < 10**2
+    white = (x**2 + y**2 + z**2 < 8**2) & (x > 0)
     v = np.array([1, 1, 0]) / np.sqrt(2)
     one = -0.03 * np.eye(3) + 0.02 * (np.outer(v, v) - np.eye(3) / 3)
     components = np.zeros((6, *shape), np.float32)
@@ -92,12 +103,31 @@ def ball(turns, noise, seed=0):
 
 def test_cosmos_finds_isotropic_sources_and_states_its_error():
     components, mask, white, data, grid = ball(FIVE, 0.002)
-    chi, sd = cosmos(*data, grid)
+    chi, _, _ = cosmos(*data, grid)
     truth = components[[0, 3, 5]].mean(0)
     plain = mask & ~white
     error = (chi - truth)[plain] - (chi - truth)[plain].mean()
     assert error.std() / truth[mask].std() < 0.2
-    assert 0.6 < error.std() / np.median(sd[mask]) < 1.6
+
+
+@pytest.mark.parametrize('turns', [FIVE, FIVE[:3]])
+def test_cosmos_states_the_error_that_noise_makes(turns):
+    _, mask, _, (fields, *others), grid = ball(turns, 0.002)
+    rng = np.random.default_rng(5)
+    noise = [mask * 0.002 * rng.standard_normal(mask.shape, dtype=np.float32) for _ in fields]
+    chi, sd, excess = cosmos(noise, *others, grid)
+    assert np.median(excess[mask]) == pytest.approx(1, abs=0.05)
+    rim = mask & ~ndimage.binary_erosion(mask, iterations=2)
+    for where in (rim, mask & ~rim):
+        assert np.sqrt(np.mean((chi[where] / sd[where]) ** 2)) == pytest.approx(1, abs=0.1)
+
+
+def test_cosmos_says_where_positions_do_not_agree():
+    *_, (fields, *others), grid = ball(FIVE, 0.002)
+    fields[1] = fields[1].copy()
+    fields[1][2:9] += 0.02
+    _, _, excess = cosmos(fields, *others, grid)
+    assert excess[5, 11, 11] > 2 > excess[20, 11, 11]
 
 
 def test_tensor_of_twelve_positions_finds_the_fibres():
@@ -112,7 +142,7 @@ def test_tensor_of_twelve_positions_finds_the_fibres():
         (0, -35, 0),
     ]
     _, _, white, data, grid = ball(turns, 0.0005)
-    _, anisotropy, direction = invariants(tensor(*data, white, grid))
+    _, anisotropy, direction = invariants(tensor(*data, white, grid, max_iterations=25))
     assert np.median(anisotropy[white]) == pytest.approx(0.02, rel=0.15)
     angle = np.degrees(np.arccos(np.clip(abs(direction[white] @ [0.5**0.5, 0.5**0.5, 0]), 0, 1)))
     assert np.median(angle) < 15

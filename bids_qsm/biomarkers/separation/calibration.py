@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize
 
-from bids_qsm.biomarkers.separation.tissues import FLUID, FLUID_CHI, ZONES, table
+from bids_qsm.biomarkers.separation.tissues import FA, FLUID, FLUID_CHI, TISSUES, ZONES, table
 from bids_qsm.errors import UserError
 
 RELAXIVITY = (190.0, 0.45)
@@ -20,11 +20,18 @@ VARIES = 0.12
 """Relative spread of relaxivity between places of a person; an assumption."""
 SPREADS = 0.5
 """Spread of the logarithm of a factor on the standard deviations within each tissue but fluid."""
+TURNED = (0.4, 0.2)
+"""Share of the relaxation by myelin that depends on the fibre's angle to B0: mean, spread; an assumption
+about what Oh et al. (2013), doi:10.1016/j.neuroimage.2013.01.051, saw of R2*."""
+ANISOTROPY = (0.015, 0.008)
+"""By how much (ppm) white matter has more susceptibility along fibres than across: mean, spread; Li et al.
+(2012), doi:10.1016/j.neuroimage.2011.08.077."""
 SAMPLE, WEIGHT = 1500, 5.0
 """Voxels drawn of each zone, and how many independent ones they count as: people differ from `TISSUES` in
 ways that the model does not know, so that more voxels do not tell more."""
 _BROAD = np.log(1 / 120.0)
 _FREE = 3
+WHITE = [*TISSUES].index('white matter')
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,11 @@ class Data:
     reversible : bool
     scale : float
         Field strength over 3 T.
+    angle : ndarray of float32, optional
+        Squared cosine of the fibre's angle to B0 less 1/3, times how much the fibres of a voxel have one
+        direction (0 to 1).
+    fa : ndarray of float32, optional
+        Fractional anisotropy, which goes with ``angle``.
     """
 
     chi: np.ndarray
@@ -50,6 +62,8 @@ class Data:
     rate_noise: float
     reversible: bool = True
     scale: float = 1.0
+    angle: np.ndarray | None = None
+    fa: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +82,10 @@ class Calibration:
         Standard deviations of these within tissues.
     covariance : ndarray, shape (3, 3)
         Of the logarithms of ``para`` and of ``dia`` over ``para``, and of ``shift``.
+    turned : float
+        Share of ``dia`` of white matter that depends on the fibre's angle to B0, as its squared sine.
+    anisotropy : float
+        Of susceptibility of white matter, along fibres less across (ppm).
     """
 
     para: float
@@ -76,29 +94,45 @@ class Calibration:
     means: np.ndarray
     spreads: np.ndarray
     covariance: np.ndarray
+    turned: float = 0.0
+    anisotropy: float = 0.0
+
+    def by_angle(self, angle: np.ndarray):
+        """Factor on ``dia`` of white matter at an angle (`Data.angle`), and what its mean has more (ppm)."""
+        return np.maximum(1 - 1.5 * self.turned * angle, 0.05), -self.anisotropy * angle
 
     def densities(self, data: Data, *, less_noise: float = 1.0):
         """Logarithm of the density of each voxel, shape (tissues + 1, voxels); the last is for none."""
-        para, dia, rate = self.spreads.T
-        mean = self.means
+        para, dia, rate = (one[:, None] for one in self.spreads.T)
+        iron, myelin, slow = (one[:, None] for one in self.means.T)
+        kernel: float | np.ndarray = self.dia
+        if data.angle is not None:
+            size = len(self.means), len(data.chi)
+            kernel, myelin = np.full(size, self.dia), np.broadcast_to(myelin, size).copy()
+            factor, added = self.by_angle(data.angle)
+            kernel[WHITE] *= factor
+            myelin[WHITE] += added
         noise = data.chi_noise / less_noise, data.rate_noise / less_noise
         v1 = para**2 + dia**2 + noise[0] ** 2
-        v2 = (self.para * para) ** 2 + (self.dia * dia) ** 2 + noise[1] ** 2
-        v2 = v2 + (VARIES * self.para * mean[:, 0]) ** 2 + (VARIES * self.dia * mean[:, 1]) ** 2
-        both = self.para * para**2 - self.dia * dia**2
+        v2 = (self.para * para) ** 2 + (kernel * dia) ** 2 + noise[1] ** 2
+        v2 = v2 + (VARIES * self.para * iron) ** 2 + (VARIES * kernel * myelin) ** 2
+        both = self.para * para**2 - kernel * dia**2
         v1[FLUID], both[FLUID] = FLUID_CHI**2 + noise[0] ** 2, 0.0
         v2[FLUID] = noise[1] ** 2 + 0.5**2
-        base = np.zeros(len(mean))
+        base: float | np.ndarray = 0.0
         if not data.reversible:
-            base, v2 = mean[:, 2], v2 + rate**2
-        a = data.chi - (mean[:, 0] - mean[:, 1] + self.shift)[:, None]
-        b = data.rate - (base + self.para * mean[:, 0] + self.dia * mean[:, 1])[:, None]
-        v1, v2, both = (np.asarray(v)[:, None] for v in (v1, v2, both))
+            base, v2 = slow, v2 + rate**2
+        a = data.chi - (iron - myelin + self.shift)
+        b = data.rate - (base + self.para * iron + kernel * myelin)
         det = v1 * v2 - both**2
-        found = np.empty((len(mean) + 1, len(data.chi)))
+        found = np.empty((len(self.means) + 1, len(data.chi)))
         found[:-1] = (-0.5 * v2 / det) * a * a + (both / det) * a * b - (0.5 * v1 / det) * b * b
         found[:-1] -= 0.5 * np.log(det) + np.log(2 * np.pi)
         found[-1] = _BROAD
+        if data.fa is not None:
+            mean, spread = (np.array(one)[:, None] for one in zip(*FA.values(), strict=True))
+            found[:-1] -= 0.5 * ((data.fa - mean) / spread) ** 2 + np.log(spread)
+            found[-1] -= np.log(spread.mean())
         return found
 
     def shares(self, data: Data, zone: np.ndarray, *, less_noise: float = 1.0):
@@ -154,14 +188,19 @@ def calibrate(data: Data, zone: np.ndarray):
     if data.reversible:
         free[:, 2] = False
 
+    end = _FREE + FLUID + int(free.sum())
+
     def unpack(x: np.ndarray, covariance: np.ndarray):
         means = first.copy()
-        means[free] += uncertain[free] * x[_FREE + FLUID :]
+        means[free] += uncertain[free] * x[_FREE + FLUID : end]
         wide = np.ones((len(means), 1))
         wide[:FLUID, 0] = np.exp(SPREADS * x[_FREE : _FREE + FLUID])
         para = np.exp(x[0]) * data.scale
         means = np.maximum(means, 1e-4)
-        return Calibration(para, para * np.exp(x[1]), x[2] * SHIFT, means, wide * spreads, covariance)
+        turns = (0.0, 0.0)
+        if sample.angle is not None:
+            turns = tuple(m + sd * one for (m, sd), one in zip((TURNED, ANISOTROPY), x[end:], strict=True))
+        return Calibration(para, para * np.exp(x[1]), x[2] * SHIFT, means, wide * spreads, covariance, *turns)
 
     nothing = np.zeros((3, 3))
 
@@ -182,7 +221,7 @@ def calibrate(data: Data, zone: np.ndarray):
             total += (np.log((likely * share).sum(0)) + top[part]).mean()
         return 0.5 * before - WEIGHT * total
 
-    begin = np.zeros(_FREE + FLUID + int(free.sum()))
+    begin = np.zeros(end if sample.angle is None else end + 2)
     begin[1] = np.log(RATIO[0])
     found = []
     for para in (130.0, 280.0):
@@ -197,7 +236,9 @@ def calibrate(data: Data, zone: np.ndarray):
 
 def _take(data: Data, at: np.ndarray):
     values = data.chi[at].astype(float), data.rate[at].astype(float)
-    return Data(*values, data.chi_noise, data.rate_noise, data.reversible, data.scale)
+    angle = None if data.angle is None else data.angle[at].astype(float)
+    fa = None if data.fa is None else data.fa[at].astype(float)
+    return Data(*values, data.chi_noise, data.rate_noise, data.reversible, data.scale, angle, fa)
 
 
 def _covariance(cost: Callable[[np.ndarray], float], x: np.ndarray, step: float = 0.05):

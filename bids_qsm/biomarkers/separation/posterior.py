@@ -7,13 +7,24 @@ import numpy as np
 from numba import njit, prange
 from scipy import ndimage
 
-from bids_qsm.biomarkers.separation.calibration import VARIES, Calibration, Data, calibrate
+from bids_qsm.biomarkers.separation.calibration import VARIES, WHITE, Calibration, Data, calibrate
 from bids_qsm.biomarkers.separation.sources import laid
 
 UNIT = 0.005
 """Susceptibility (ppm) that the solver counts in."""
-LIKE_MM = 1.0
+LIKE_MM = 0.5
 """Blur (mm, standard deviation) of the maps that tell a voxel's tissue."""
+SMOOTHNESS = 0.15, 0.45
+"""Weights of total variation of both sources: myelin has fewer fine details than iron and small vessels."""
+FOREIGN = 0.3
+"""Probability of no tissue from which on a voxel holds blood or calcium."""
+DISPLACES = 0.4
+"""Difference of susceptibility (ppm) to tissue of a voxel that is all blood or calcium; with less, tissue has
+the rest of the voxel."""
+AROUND_MM = 1.5
+"""Blur of the tissue around blood or calcium, which is taken for that of the voxel."""
+ALIGNED = 0.7
+"""Fractional anisotropy of fibres of one direction."""
 _STEP = np.float32(0.28)  # below 1 / sqrt(12), the norm of the gradient
 
 
@@ -58,7 +69,9 @@ def separate(
     scale: float = 1.0,
     smooth_error: float = 0.0,
     calibration: Calibration | None = None,
-    smoothness: float = 0.3,
+    cosine: np.ndarray | None = None,
+    fa: np.ndarray | None = None,
+    smoothness: tuple[float, float] = SMOOTHNESS,
     iterations: int = 60,
 ):
     r"""Separate susceptibility into sources: maximum a posteriori, with total variation of both.
@@ -71,11 +84,11 @@ def separate(
     summed over voxels. :math:`\gamma_t` is the probability of each tissue and :math:`P_t` its prior, see
     `calibrate`; :math:`\sigma_R` holds noise and 12 % of R2', which relaxivity varies by. The weights of
     total variation are ``smoothness`` over the standard deviation of the source without it. It is solved by
-    the primal-dual method [1]_.
+    the primal-dual method [1]_. Blood and calcium, which no tissue explains, are of one kind each and
+    displace the tissue of their voxel, for which that around them is taken.
 
     The standard deviations are those of the quadratic terms (Laplace), of relaxivities and zero, and of the
-    smooth error of susceptibility, which acts as another zero in each place. Where no
-    tissue explains a voxel (vessel, bleed, calcium), all of its susceptibility is one source of its sign.
+    smooth error of susceptibility, which acts as another zero in each place.
 
     Parameters
     ----------
@@ -95,6 +108,9 @@ def separate(
         inversion leaves it. Only standard deviations count it.
     calibration : Calibration, optional
         That of this person, if it is known.
+    cosine, fa : ndarray of float32, shape (x, y, z), optional
+        Squared cosine of the fibre's angle to B0, and fractional anisotropy: :math:`D_-` and the prior of
+        :math:`|\chi_-|` of white matter then depend on the angle, and anisotropy tells tissues too.
 
     Returns
     -------
@@ -104,33 +120,39 @@ def separate(
     ----------
     .. [1] Chambolle & Pock (2011), J Math Imaging Vis 40:120. doi:10.1007/s10851-010-0251-1
     """
-    data = Data(chi[mask], rate[mask], chi_noise, rate_noise, reversible, scale)
+    facts = chi_noise, rate_noise, reversible, scale
+    of_fibres: tuple[np.ndarray, ...] = ()
+    if cosine is not None and fa is not None:
+        of_fibres = np.minimum(fa / ALIGNED, 1)[mask] * (cosine[mask] - np.float32(1 / 3)), fa[mask]
+    data = Data(chi[mask], rate[mask], *facts, *of_fibres)
     if calibration is None:
         calibration = calibrate(data, zone[mask])
-    sigma = [LIKE_MM / v for v in voxel_size]
-    weight = ndimage.gaussian_filter(mask.astype(np.float32), sigma)[mask]
 
-    def blurred(image: np.ndarray):
-        return ndimage.gaussian_filter(np.where(mask, image, 0).astype(np.float32), sigma)[mask] / weight
+    def blurred(image: np.ndarray, mm: float, where: np.ndarray):
+        sigma = [mm / v for v in voxel_size]
+        weight = ndimage.gaussian_filter(where.astype(np.float32), sigma)[mask]
+        total = ndimage.gaussian_filter(np.where(where, image, 0).astype(np.float32), sigma)[mask]
+        return total / np.maximum(weight, 1e-6)
 
-    even = Data(blurred(chi), blurred(rate), chi_noise, rate_noise, reversible, scale)
+    even = Data(blurred(chi, LIKE_MM, mask), blurred(rate, LIKE_MM, mask), *facts, *of_fibres)
     share = calibration.shares(even, zone[mask], less_noise=2.0)
-    none = share[-1]
+    foreign = share[-1] > FOREIGN
     share = share[:-1] / np.maximum(share[:-1].sum(0), 1e-6)
-    system = _System(data, even.rate, share, calibration)
-    weights = smoothness / system.sd
+    if foreign.any():
+        tissue = laid(~foreign, mask) > 0
+        share[:, foreign] = [blurred(laid(one, mask), AROUND_MM, tissue)[foreign] for one in share]
+        share /= np.maximum(share.sum(0), 1e-6)
+    system = _System(data, even.rate, share, foreign, calibration)
+    weights = np.array(smoothness)[:, None] / system.sd
     fields = [laid(v, mask) for v in (*system.matrix, *system.right, *weights)]
     amounts = _solve(*fields, mask, iterations)
     para, dia = (np.where(mask, UNIT * a, 0).astype(np.float32) for a in amounts)
-    # no tissue: calcium and bleeds are of one kind, and dephase by more or less than tissue does
-    alone = none > 0.5
-    para[mask] = np.where(alone, np.maximum(system.chi, 0), para[mask])
-    dia[mask] = np.where(alone, np.maximum(-system.chi, 0), dia[mask])
     moves = system.moves(para[mask], dia[mask])
+    fits = np.zeros(mask.shape, bool)
+    fits[mask] = ~foreign & (system.misfit(para[mask], dia[mask]) < 3)
+    para[mask], dia[mask] = system.displaced(para[mask], dia[mask])
     sd = system.uncertainty(moves, smooth_error)
     tenth = np.log(1.1) * UNIT * moves[0]
-    fits = np.zeros(mask.shape, bool)
-    fits[mask] = ~alone & (system.misfit(para[mask], dia[mask]) < 3)
     para_sd, dia_sd, by_para, by_dia = (laid(one, mask) for one in (*sd, tenth[0], -tenth[1]))
     return Separated(para, -dia, para_sd, dia_sd, fits, by_para, by_dia, calibration)
 
@@ -138,9 +160,23 @@ def separate(
 class _System:
     """Quadratic terms of each voxel: matrix (a11, a12, a22) and right side, in units of `UNIT`."""
 
-    def __init__(self, data: Data, even_rate: np.ndarray, share: np.ndarray, calibration: Calibration):
+    def __init__(
+        self,
+        data: Data,
+        even_rate: np.ndarray,
+        share: np.ndarray,
+        foreign: np.ndarray,
+        calibration: Calibration,
+    ):
+        self.foreign = foreign
         self.data, self.calibration = data, calibration
-        para, dia = calibration.para, calibration.dia
+        para: float = calibration.para
+        dia: float | np.ndarray = calibration.dia
+        added: float | np.ndarray = 0.0
+        if data.angle is not None:
+            factor, added = calibration.by_angle(data.angle)
+            dia = (dia * (1 + share[WHITE] * (factor - 1))).astype(np.float32)
+        self.para, self.dia = para, dia
         self.chi = data.chi - np.float32(calibration.shift)
         self.rate = data.rate.astype(np.float32)
         variance = np.float32(data.rate_noise**2)
@@ -156,7 +192,12 @@ class _System:
         precision = [1 / calibration.spreads[:, k] ** 2 for k in (0, 1)]
         held = [p @ share for p in precision]
         drawn = [(p * calibration.means[:, k]) @ share for k, p in enumerate(precision)]
-        a, b = 1 / self.chi_variance, 1 / self.variance
+        drawn[1] = drawn[1] + precision[1][WHITE] * share[WHITE] * added
+        # what is foreign says nothing of the tissue in the same voxel
+        a, b = (
+            np.where(foreign, 0, 1 / one).astype(np.float32) for one in (self.chi_variance, self.variance)
+        )
+        self.weights = a, b
         square = UNIT**2
         self.matrix = (
             square * (a + para**2 * b + held[0]),
@@ -171,24 +212,30 @@ class _System:
         self.determinant = a11 * a22 - a12**2
         self.sd = np.sqrt(np.stack([a22, a11]) / self.determinant)
 
+    def displaced(self, para: np.ndarray, dia: np.ndarray):
+        """Both sources with blood and calcium, which displace tissue and are of one kind."""
+        excess = self.chi - (para - dia)
+        left = 1 - np.minimum(np.abs(excess) / DISPLACES, 1)
+        iron = np.where(excess > 0, np.maximum(self.chi + left * dia, 0), left * para)
+        myelin = np.where(excess > 0, left * dia, np.maximum(left * para - self.chi, 0))
+        return np.where(self.foreign, iron, para), np.where(self.foreign, myelin, dia)
+
     def misfit(self, para: np.ndarray, dia: np.ndarray):
         """Largest deviation of the two maps, in standard deviations."""
-        one = self.calibration
         first = (para - dia - self.chi) / np.sqrt(self.chi_variance)
-        second = (one.para * para + one.dia * dia - self.rate) / np.sqrt(self.variance)
+        second = (self.para * para + self.dia * dia - self.rate) / np.sqrt(self.variance)
         return np.maximum(np.abs(first), np.abs(second))
 
     def moves(self, para: np.ndarray, dia: np.ndarray):
         """Change of both sources (`UNIT`) by log D+, by log D-/D+ and by the zero, shape (3, 2, voxels)."""
-        one = self.calibration
-        b = UNIT / self.variance
-        strong, weak = one.para * para, one.dia * dia
+        a, b = (UNIT * one for one in self.weights)
+        strong, weak = self.para * para, self.dia * dia
         lead = self.rate - strong - weak
         # derivatives of the right side less the matrix times the sources
         rights = (
-            (b * one.para * (lead - strong - weak), b * one.dia * (lead - strong - weak)),
-            (-b * one.para * weak, b * one.dia * (lead - weak)),
-            (np.full_like(b, -UNIT / self.chi_variance), np.full_like(b, UNIT / self.chi_variance)),
+            (b * self.para * (lead - strong - weak), b * self.dia * (lead - strong - weak)),
+            (-b * self.para * weak, b * self.dia * (lead - weak)),
+            (-a, a),
         )
         a11, a12, a22 = self.matrix
         solved = [(a22 * first - a12 * second, a11 * second - a12 * first) for first, second in rights]

@@ -33,6 +33,15 @@ doi:10.1002/mrm.70468. Spreads are our assumptions, wide enough for methods and 
 FLUID = [*TISSUES].index('fluid')
 FLUID_CHI = 0.020
 """Spread of the susceptibility of fluid about that of tissue water (ppm): it has no sources."""
+FA = {
+    'white matter': (0.42, 0.25),
+    'cortex': (0.17, 0.15),
+    'deep grey matter': (0.22, 0.20),
+    'thalamus': (0.25, 0.20),
+    'fluid': (0.12, 0.12),
+}
+"""Mean and spread of fractional anisotropy by tissue: assumptions, and wide ones, as noise raises it and
+voxels of diffusion are large."""
 ZONES = {
     'elsewhere': (0.30, 0.48, 0.02, 0.02, 0.15, 0.03),
     'white matter': (0.90, 0.04, 0.01, 0.01, 0.01, 0.03),

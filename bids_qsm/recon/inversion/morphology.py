@@ -1,4 +1,8 @@
-"""Total variation without penalty at the edges of another image."""
+"""Total variation without penalty at the edges of another image.
+
+The kernels are compiled without ``fastmath``: with it, the run that compiles them differed in the last bit
+from later runs, which load them from Numba's cache. It made nothing faster here.
+"""
 
 from collections.abc import Sequence
 
@@ -31,7 +35,7 @@ def smooth_places(magnitude: Array, inside: Array, spacing: Sequence[float], edg
     return smooth
 
 
-@numba.njit(cache=True, fastmath=True, inline='always')
+@numba.njit(cache=True, inline='always')
 def _cut(vector: Array, smooth: Array, i: int, j: int, k: int, threshold: float):
     """Share of the smooth components of a vector that shrinking removes."""
     total = np.float32(0)
@@ -41,7 +45,7 @@ def _cut(vector: Array, smooth: Array, i: int, j: int, k: int, threshold: float)
     return threshold / np.sqrt(total) if total > threshold * threshold else np.float32(1)
 
 
-@numba.njit(cache=True, parallel=True, fastmath=True)
+@numba.njit(cache=True, parallel=True)
 def _step_smooth_compiled(
     x: Array, vector: Array, smooth: Array, inverse: Sequence[float], threshold: float, relax: float
 ):
@@ -88,14 +92,14 @@ def _cut_any(vector: Array, smooth: Array, threshold: float):
 step_smooth = either(_step_smooth_compiled, _step_smooth_any)
 
 
-@numba.njit(cache=True, fastmath=True, inline='always')
+@numba.njit(cache=True, inline='always')
 def _target(vector: Array, smooth: Array, axis: int, i: int, j: int, k: int, threshold: float):
     cut = _cut(vector, smooth, i, j, k, threshold)
     share = np.float32(1) - np.float32(2) * cut if smooth[axis, i, j, k] else np.float32(1)
     return share * vector[axis, i, j, k]
 
 
-@numba.njit(cache=True, parallel=True, fastmath=True)
+@numba.njit(cache=True, parallel=True)
 def _pull_smooth_compiled(
     vector: Array, smooth: Array, out: Array, inverse: Sequence[float], threshold: float
 ):

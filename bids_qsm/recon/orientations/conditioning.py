@@ -7,10 +7,11 @@ import numpy as np
 
 from bids_qsm.recon.orientations.operators import COMPONENTS, response
 
-LEAST, GOOD = 0.02, 0.10
-"""Coverage below which a set of positions is refused, and from which it needs no regularisation.
+GOOD = 0.10
+"""Coverage from which a set of positions needs no regularisation.
 
-Three positions at 0 and +-25 degrees about one axis have .03, at 0, 25 about x and 25 about y .12.
+Two positions have 0, as their cones of zeros meet; three at 0 and +-25 degrees about one axis have .03, at 0,
+25 about x and 25 about y .12.
 """
 
 
@@ -20,18 +21,13 @@ class Conditioning:
 
     ``coverage`` is the least root mean square over positions of the dipole kernel, over all directions of k;
     ``noise_gain`` the standard deviation of susceptibility over that of the field of one position;
-    ``tensor`` the ratio of the largest to the least singular value of the six components, over all
-    directions; infinite where some component is not determined.
+    ``tensor`` the ratio of the largest to the least singular value of the six components, the median over
+    directions of k; infinite where some component is not determined.
     """
 
     coverage: float
     noise_gain: float
     tensor: float
-
-    @property
-    def is_refused(self) -> bool:
-        """Whether some spatial frequencies are hardly measured in any position."""
-        return self.coverage < LEAST
 
     @property
     def is_weak(self) -> bool:
@@ -81,10 +77,14 @@ def conditioning(directions: Sequence[Sequence[float]] | np.ndarray, *, n_points
     k = sphere(n_points)
     rms = strength(h, k)
     gain = np.sqrt(np.mean(1 / np.maximum(len(h) * rms**2, 1e-12)))
-    rows = np.stack([np.stack([*response(k.T, one)]) for one in h])  # position, component, direction
-    normal = np.einsum('pcn,pdn->cd', rows, rows) / n_points
+    k = sphere(n_points // 10)
+    products = np.stack([k[:, a] * k[:, b] for a, b in COMPONENTS])
+    rows = np.stack(
+        [np.stack([*response(products, one)], -1) for one in h], 1
+    )  # direction, position, component
     # in the basis where the sum of squares of components is the norm of the tensor
     scale = np.array([1.0 if a == b else 0.5**0.5 for a, b in COMPONENTS])
-    values = np.linalg.eigvalsh(normal * np.outer(scale, scale))
-    tensor = np.sqrt(values[-1] / values[0]) if values[0] > 1e-9 * values[-1] else np.inf
+    values = np.linalg.svd(rows * scale, compute_uv=False)
+    is_known = values.shape[1] == len(COMPONENTS) and values[:, -1].min() > 1e-6 * values.max()
+    tensor = np.median(values[:, 0] / values[:, -1]) if is_known else np.inf
     return Conditioning(float(rms.min()), float(gain), float(tensor))

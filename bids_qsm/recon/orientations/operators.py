@@ -1,8 +1,9 @@
 """The fields of susceptibility, and of its tensor, in several head positions, and their adjoints."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 
 from bids_qsm.recon.fourier import Box, dipole_kernel, frequencies, irfft, rfft
@@ -12,8 +13,8 @@ COMPONENTS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
 """Rows and columns of the six components of a symmetric tensor, in their order: xx, xy, xz, yy, yz, zz."""
 
 
-def response(k: Sequence[np.ndarray], b0_dir: Sequence[float] | np.ndarray):
-    r"""Field of each component of the tensor per ppm, for unit vectors k [1]_.
+def response(products: np.ndarray, b0_dir: Sequence[float] | np.ndarray):
+    r"""Field of each component of the tensor per ppm [1]_.
 
     .. math:: F = \tfrac{1}{3} h^T X h - (k \cdot h)\, k^T X h
 
@@ -21,8 +22,8 @@ def response(k: Sequence[np.ndarray], b0_dir: Sequence[float] | np.ndarray):
 
     Parameters
     ----------
-    k : three arrays
-        Components of unit vectors.
+    products : (6, ...)
+        :math:`k_a k_b` of unit vectors k, in the order of COMPONENTS.
     b0_dir : (3,)
         h, unit vector.
 
@@ -35,13 +36,10 @@ def response(k: Sequence[np.ndarray], b0_dir: Sequence[float] | np.ndarray):
     ----------
     .. [1] Liu (2010), MRM 63:1471. doi:10.1002/mrm.22482
     """
-    h = np.asarray(b0_dir, np.float32)
-    along = sum(b * q for b, q in zip(h, k, strict=True))
+    h, full = np.asarray(b0_dir, np.float32), dict(zip(COMPONENTS, products, strict=True))
+    kernel = [h[a] / 3 - sum(full[min(a, c), max(a, c)] * h[c] for c in range(3)) for a in range(3)]
     for a, b in COMPONENTS:
-        one = h[a] * h[b] / np.float32(3) - along * k[a] * h[b]
-        if a != b:
-            one = one + h[a] * h[b] / np.float32(3) - along * k[b] * h[a]
-        yield one
+        yield kernel[a] * h[a] if a == b else kernel[a] * h[b] + kernel[b] * h[a]
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class Scalar:
         for kernel in self.kernels:
             yield irfft(spectrum * kernel, self.box.shape)
 
-    def adjoint(self, fields: Sequence[np.ndarray]):
+    def adjoint(self, fields: Iterable[np.ndarray]):
         """Sum over positions of the dipole kernel applied to ``fields``."""
         total = np.complex64(0)
         for kernel, one in zip(self.kernels, fields, strict=True):
@@ -72,44 +70,109 @@ class Scalar:
 
 @dataclass(frozen=True)
 class Tensor:
-    """Fields of a susceptibility tensor, given as six components, in several positions on a padded box.
+    r"""Fields of a susceptibility tensor, given as six components, in several positions on a padded box.
 
-    Kernels are made when they are used: those of 12 positions would fill the memory.
+    .. math:: F = \sum_a K_a m_a, \quad m = X h, \quad K_a = h_a / 3 - \sum_c P_{ac} h_c, \quad
+              P_{ac} = k_a k_c / |k|^2
+
+    ``products`` are the components of P. As in `dipole_kernel`, at the Nyquist plane of an even axis the mean
+    over both signs of that frequency is taken: there the product of it and another one vanishes.
     """
 
     box: Box
-    unit: tuple[np.ndarray, np.ndarray, np.ndarray]
-    known: np.ndarray
+    products: np.ndarray
     directions: np.ndarray
 
     @classmethod
     def of(cls, box: Box, grid: Grid, directions: np.ndarray):
         k = frequencies(box.shape, grid.voxel_size)
-        length = np.sqrt(k[0] ** 2 + k[1] ** 2 + k[2] ** 2)
-        length[0, 0, 0] = 1
-        unit = tuple((one / length).astype(np.float32) for one in k)
-        # on the planes where +k and -k share a sample, the kernel is not even: they are left out
-        ends = [(2 * np.arange(q.size) == n).reshape(q.shape) for q, n in zip(k, box.shape, strict=True)]
-        known = ~(ends[0] | ends[1] | ends[2])
-        known[0, 0, 0] = False
-        return cls(box, unit, known, np.asarray(directions, float))
-
-    def _kernels(self, b0_dir: np.ndarray):
-        for one in response(self.unit, b0_dir):
-            yield (one * self.known).astype(np.float32)
+        square = k[0] ** 2 + k[1] ** 2 + k[2] ** 2
+        square[0, 0, 0] = 1
+        inner = [
+            np.where(2 * np.arange(q.size) == n, 0, 1).reshape(q.shape)
+            for q, n in zip(k, box.shape, strict=True)
+        ]
+        products = np.empty((6, *square.shape), np.float32)
+        for product, (a, b) in zip(products, COMPONENTS, strict=True):
+            product[...] = k[a] * k[b] / square if a == b else k[a] * inner[a] * k[b] * inner[b] / square
+            product[0, 0, 0] = (a == b) / 3  # so that the mean has no field
+        return cls(box, products, np.asarray(directions, np.float32))
 
     def forward(self, components: np.ndarray):
         """Fields (ppm), one a position, of six ``components`` (6, x, y, z; ppm)."""
-        spectra = [rfft(one) for one in components]
+        spectra = np.stack([rfft(one) for one in components])
         for h in self.directions:
-            pairs = zip(self._kernels(h), spectra, strict=True)
-            yield irfft(sum(kernel * one for kernel, one in pairs), self.box.shape)
+            yield irfft(_project(spectra, self.products, h), self.box.shape)
 
-    def adjoint(self, fields: Sequence[np.ndarray]):
+    def adjoint(self, fields: Iterable[np.ndarray]):
         """Six components (6, x, y, z) of what the transpose makes of ``fields``."""
-        totals = [np.zeros(self.known.shape, np.complex64) for _ in COMPONENTS]
+        totals = np.zeros(self.products.shape, np.complex64)
         for h, one in zip(self.directions, fields, strict=True):
-            spectrum = rfft(one)
-            for total, kernel in zip(totals, self._kernels(h), strict=True):
-                total += kernel * spectrum
+            _spread(totals, rfft(one), self.products, h)
         return np.stack([irfft(total, self.box.shape) for total in totals])
+
+    def inverse(self, ridge: np.ndarray):
+        """Inverse (6, 6, ...) of ``adjoint`` after ``forward``, plus ``ridge`` (6, 6), at each frequency."""
+        found = np.empty((6, *self.products.shape), np.float32)
+        for i in range(self.products.shape[1]):
+            p = self.products[:, i]
+            normal = np.zeros((*p.shape[1:], 6, 6), np.float32) + ridge.astype(np.float32)
+            for h in self.directions:
+                c = np.stack([*response(p, h)], -1)
+                normal += c[..., :, None] * c[..., None, :]
+            found[:, :, i] = np.moveaxis(np.linalg.inv(normal), (-2, -1), (0, 1))
+        return found
+
+
+def apply_inverse(inverse: np.ndarray, components: np.ndarray):
+    """Six components of what `Tensor.inverse` makes of six."""
+    shape = components.shape[1:]
+    spectra = [rfft(one) for one in components]
+    found = []
+    for row in inverse:
+        total = row[0] * spectra[0]
+        for one, spectrum in zip(row[1:], spectra[1:], strict=True):
+            total += one * spectrum
+        found.append(irfft(total, shape))
+    return np.stack(found)
+
+
+@numba.njit(cache=True)
+def _kernel(p: np.ndarray, h: np.ndarray, i: int, j: int, k: int):
+    """The three K of `Tensor` at a frequency."""
+    x = h[0] / 3 - p[0, i, j, k] * h[0] - p[1, i, j, k] * h[1] - p[2, i, j, k] * h[2]
+    y = h[1] / 3 - p[1, i, j, k] * h[0] - p[3, i, j, k] * h[1] - p[4, i, j, k] * h[2]
+    z = h[2] / 3 - p[2, i, j, k] * h[0] - p[4, i, j, k] * h[1] - p[5, i, j, k] * h[2]
+    return np.float32(x), np.float32(y), np.float32(z)
+
+
+@numba.njit(cache=True, parallel=True)
+def _project(s: np.ndarray, p: np.ndarray, h: np.ndarray):
+    """Spectrum of the field of a position, of those of six components."""
+    out = np.empty(s.shape[1:], np.complex64)
+    for i in numba.prange(s.shape[1]):
+        for j in range(s.shape[2]):
+            for k in range(s.shape[3]):
+                x, y, z = _kernel(p, h, i, j, k)
+                out[i, j, k] = (
+                    x * (s[0, i, j, k] * h[0] + s[1, i, j, k] * h[1] + s[2, i, j, k] * h[2])
+                    + y * (s[1, i, j, k] * h[0] + s[3, i, j, k] * h[1] + s[4, i, j, k] * h[2])
+                    + z * (s[2, i, j, k] * h[0] + s[4, i, j, k] * h[1] + s[5, i, j, k] * h[2])
+                )
+    return out
+
+
+@numba.njit(cache=True, parallel=True)
+def _spread(totals: np.ndarray, spectrum: np.ndarray, p: np.ndarray, h: np.ndarray):
+    """Add the transpose of `_project` to the six components, in place."""
+    for i in numba.prange(spectrum.shape[0]):
+        for j in range(spectrum.shape[1]):
+            for k in range(spectrum.shape[2]):
+                x, y, z = _kernel(p, h, i, j, k)
+                f = spectrum[i, j, k]
+                totals[0, i, j, k] += x * h[0] * f
+                totals[1, i, j, k] += (x * h[1] + y * h[0]) * f
+                totals[2, i, j, k] += (x * h[2] + z * h[0]) * f
+                totals[3, i, j, k] += y * h[1] * f
+                totals[4, i, j, k] += (y * h[2] + z * h[1]) * f
+                totals[5, i, j, k] += z * h[2] * f

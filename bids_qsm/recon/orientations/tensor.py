@@ -7,13 +7,16 @@ import numpy as np
 from bids_qsm.recon.conjugate import conjugate_gradient
 from bids_qsm.recon.fourier import Box
 from bids_qsm.recon.grid import Grid
-from bids_qsm.recon.orientations.cosmos import PADDING, weight
-from bids_qsm.recon.orientations.operators import COMPONENTS, Tensor
+from bids_qsm.recon.orientations.cosmos import PADDING, supports, weight
+from bids_qsm.recon.orientations.operators import COMPONENTS, Tensor, apply_inverse
 
+SMOOTHNESS = 0.0
+"""Length (mm) over which anisotropic components of white matter change by about as much as they spread."""
 ANISOTROPY = 0.02
 """Standard deviation (ppm) of anisotropic components of white matter, before anything was measured."""
 _DIAGONAL = np.array([a == b for a, b in COMPONENTS])
-_TWICE = np.where(_DIAGONAL, 1, 2).astype(np.float32)[:, None, None, None]
+_FLOOR = 1e-3
+"""Added to the normal equations of a position by the preconditioner, as the mean has no field."""
 
 
 def tensor(
@@ -25,6 +28,7 @@ def tensor(
     grid: Grid,
     *,
     spread: float = ANISOTROPY,
+    smoothness: float = SMOOTHNESS,
     tolerance: float = 1e-3,
     max_iterations: int = 60,
 ):
@@ -32,8 +36,8 @@ def tensor(
 
     .. math:: X = \chi I + A, \quad \min \sum_i \|W_i (F_i X - f_i)\|^2 + (\sigma / s)^2 \|A\|_F^2
 
-    A is zero outside ``white``; :math:`\sigma` is the noise of the field and s the ``spread``. Conjugate
-    gradients of seven volumes, which are :math:`\chi` and the six components of A.
+    A has no trace, and is zero outside ``white``; :math:`\sigma` is the noise of the field and s the
+    ``spread``. Conjugate gradients of the six components of X, preconditioned by the solution without a mask.
 
     Parameters
     ----------
@@ -49,44 +53,70 @@ def tensor(
     -------
     ndarray of float32, (6, x, y, z)
         Components in the order of COMPONENTS (ppm), along the voxel axes; the mean of diagonal components
-        over the masks is 0.
+        is 0 where more than half of the positions have a field; elsewhere all are 0.
 
     References
     ----------
     .. [1] Liu (2010), MRM 63:1471. doi:10.1002/mrm.22482
     .. [2] Li & van Zijl (2014), MRM 72:610. doi:10.1002/mrm.25322
     """
-    union = np.any(masks, axis=0)
-    box = Box.around(union, grid, padding=PADDING)
+    shown, place = supports(masks, grid)
+    box = Box.around(place, grid, padding=PADDING)
     operator = Tensor.of(box, grid, np.asarray(directions, float))
     level = float(np.median(np.concatenate([n[m] for n, m in zip(noises, masks, strict=True)])))
     weights = [box.crop(weight(noise, mask, level)) ** 2 for noise, mask in zip(noises, masks, strict=True)]
-    inside, fibres = box.crop(union), box.crop(white & union)
-    strength = np.float32((level / spread) ** 2)
+    inside, fibres = box.crop(place), box.crop(white & place)
+    strength = (level / spread) ** 2
+    # of the sum of squares of the components of A, in those of X
+    penalty = np.diag(np.where(_DIAGONAL, 1.0, 2.0)) - np.outer(_DIAGONAL, _DIAGONAL) / 3
+    ridge = strength * penalty + _FLOOR * len(fields) * np.eye(6)
 
-    def expand(x: np.ndarray):
-        parts = x.reshape(7, *box.shape)
-        components = parts[1:] * fibres
-        components[_DIAGONAL] += parts[0] * inside
+    inverse = operator.inverse(ridge)
+
+    def project(components: np.ndarray):
+        """Nearest tensor that is isotropic outside white matter, in place."""
+        components *= inside
+        mean = components[_DIAGONAL].mean(0)
+        for one, diagonal in zip(components, _DIAGONAL, strict=True):
+            one[...] = np.where(fibres, one, mean if diagonal else 0)
         return components
 
-    def gather(components: np.ndarray):
-        mean = components[_DIAGONAL].sum(0) * inside
-        return np.concatenate([mean[None], components * fibres]).reshape(-1, *box.shape[1:])
+    def volumes(x: np.ndarray):
+        return x.reshape(6, *box.shape)
 
     def apply(x: np.ndarray):
-        pairs = zip(weights, operator.forward(expand(x)), strict=True)
-        out = gather(operator.adjoint(w * one for w, one in pairs)).reshape(7, *box.shape)
-        out[1:] += strength * _TWICE * fibres * x.reshape(7, *box.shape)[1:]
-        return out.reshape(-1, *box.shape[1:])
+        pairs = zip(weights, operator.forward(volumes(x)), strict=True)
+        out = operator.adjoint(w * one for w, one in pairs)
+        # outside white matter there is no A
+        anisotropic = np.tensordot(penalty.astype(np.float32), volumes(x), 1)
+        out += np.float32(strength) * (anisotropic + _roughness(anisotropic, fibres, grid, smoothness))
+        return project(out).reshape(x.shape)
+
+    def precondition(r: np.ndarray):
+        return project(apply_inverse(inverse, volumes(r))).reshape(r.shape)
 
     data = (w * box.crop(one.astype(np.float32)) for w, one in zip(weights, fields, strict=True))
-    right = gather(operator.adjoint(data))
-    x = conjugate_gradient(apply, right, tolerance=tolerance, max_iterations=max_iterations)
-    found = np.stack([box.uncrop(one) for one in expand(x)])
-    level_of_chi = found[_DIAGONAL][:, union].mean()
-    found[_DIAGONAL] -= level_of_chi * union
+    right = project(operator.adjoint(data)).reshape(-1, *box.shape[1:])
+    x = conjugate_gradient(
+        apply, right, tolerance=tolerance, max_iterations=max_iterations, precondition=precondition
+    )
+    found = np.stack([box.uncrop(one) for one in volumes(x)]) * shown
+    level_of_chi = found[_DIAGONAL][:, shown].mean()
+    found[_DIAGONAL] -= level_of_chi * shown
     return found
+
+
+def _roughness(components: np.ndarray, fibres: np.ndarray, grid: Grid, length: float):
+    """Squared ``length`` times the negative Laplacian within white matter, whose border counts for none."""
+    out = np.zeros_like(components)
+    for axis, step in enumerate(grid.voxel_size):
+        low = tuple(slice(None, -1) if a == axis else slice(None) for a in (-1, 0, 1, 2))
+        high = tuple(slice(1, None) if a == axis else slice(None) for a in (-1, 0, 1, 2))
+        both = fibres[low[1:]] & fibres[high[1:]]
+        change = (components[high] - components[low]) * (both * np.float32((length / step) ** 2))
+        out[high] += change
+        out[low] -= change
+    return out
 
 
 def turned(components: np.ndarray, rotation: np.ndarray):

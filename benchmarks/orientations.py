@@ -1,0 +1,307 @@
+"""Score COSMOS and the susceptibility tensor on simulated heads in several positions.
+
+python benchmarks/orientations.py [cosmos tensor conditioning cost] [--seeds 1011 1012 1013] [--voxel 2]
+
+Each position is simulated in its own pose on a finer grid, with a slab that follows half of the turn, or all.
+Fields are those of sources within the brain ('cosmos', 'tensor'), or those that the default reconstruction
+makes of noisy echoes ('chain'). They go onto the grid of the first position by the true transforms, by these
+with errors of .5 mm and .5 degrees ('misplaced'), or by registration ('registered').
+"""
+
+import argparse
+import resource
+import time
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+from chain import Chain
+from conditions import Condition, scan
+from metrics import nrmse
+from scipy import ndimage
+
+from bids_qsm.biomarkers.positions import Position, align, b0_in_world, on_first
+from bids_qsm.phantom.fibres import MIDDLE, Fibres
+from bids_qsm.phantom.forward import dipole_field, field_of_fibres
+from bids_qsm.phantom.gre import Protocol, crop_kspace, finer
+from bids_qsm.phantom.head import make_head, rigid
+from bids_qsm.phantom.positions import head_turns
+from bids_qsm.recon.grid import Grid
+from bids_qsm.recon.magnitude import combine
+from bids_qsm.recon.orientations.conditioning import conditioning
+from bids_qsm.recon.orientations.cosmos import cosmos
+from bids_qsm.recon.orientations.tensor import invariants, tensor
+
+FAMILIES = ('atlas', 'moved', 'bent')
+NOISE = 0.0008
+"""Noise (ppm) of the fields in white matter: that of five echoes at 3 T, 1 mm, and an SNR of 70."""
+FIVE = [(0, 0, 0), (25, 0, 0), (-25, 0, 0), (0, 25, 0), (0, -25, 0)]
+
+
+@lru_cache(maxsize=1)
+def head_of(seed, isotropic, microstructure=0.0):
+    """Head of a person; families take turns."""
+    head = make_head(seed, spacing=1.0, family=FAMILIES[seed % len(FAMILIES)])
+    return head if isotropic else replace(head, fibres=Fibres(seed, microstructure=microstructure))
+
+
+@lru_cache(maxsize=24)
+def simulated(seed, isotropic, turn, voxel, follows=0.5, microstructure=0.0):
+    """A position of a head, with the field of the sources within the brain, and its true susceptibility."""
+    protocol = Protocol((voxel,) * 3, fov=(180.0, 220.0, 180.0), rotation=tuple(follows * np.array(turn)))
+    here = head_of(seed, isotropic, microstructure).moved(turn, (0, 0, 0))
+    shape, affine = protocol.shape, protocol.affine
+    fine, place = finer(shape, affine, protocol.voxel_size)
+    grid = Grid.from_affine(fine, place)
+    part = here.sample(fine, place, ('chi', 'brain', 'density'))
+    chi = part['chi'] * part['brain']
+    field = dipole_field(chi, grid)
+    if here.fibres is not None:
+        field += field_of_fibres(here, fine, place)
+    inside = crop_kspace(part['brain'], shape)
+    mask = inside > 0.5
+    field = crop_kspace(field, shape)
+    chi = crop_kspace(chi, shape) * mask
+    magnitude = crop_kspace(part['density'], shape)
+    b0 = b0_in_world(Grid.from_affine(shape, affine), affine)
+    return Position(f'{turn}', field * mask, mask, magnitude, affine, b0), chi
+
+
+def session(seed, isotropic, turns, voxel, noise, rng, **more):
+    """Positions of a head with noise, and the true susceptibility in each."""
+    parts = [simulated(seed, isotropic, tuple(turn), voxel, **more) for turn in turns]
+    positions = []
+    for one, _ in parts:
+        error = noise * rng.standard_normal(one.field.shape, dtype=np.float32)
+        positions.append(replace(one, field=one.field + error * one.mask))
+    return positions, [chi for _, chi in parts]
+
+
+def reconstructed(head, seed, turn, voxel, snr=70.0):
+    """The same after the default reconstruction of five echoes; and the susceptibility that it gives."""
+    condition = Condition('positions', (voxel,) * 3, tilt=0.0, fov=(180.0, 220.0, 180.0), snr=snr)
+    protocol = replace(condition.protocol, rotation=tuple(0.5 * np.array(turn)))
+    one = scan(_Turned(condition, protocol), seed, head=head.moved(turn, (0, 0, 0)))
+    chain = Chain(one.data)
+    chain.run([step for step in chain.steps if step not in ('swi', 'reference')])
+    data, mask = chain.data, chain.chi_mask & chain.data['inner_mask']
+    b0 = b0_in_world(data['grid'], one.affine)
+    position = Position(f'{turn}', data['local'], mask, combine(data['magnitude']), one.affine, b0)
+    return position, data['chi'], one.truth
+
+
+class _Turned:
+    """A condition with a protocol of its own."""
+
+    def __init__(self, condition, protocol):
+        self.condition, self.protocol = condition, protocol
+
+    def __getattr__(self, name):
+        return getattr(self.condition, name)
+
+
+def transforms_of(turns, how, rng):
+    """Transforms of points of the first position to those of each."""
+    if how == 'registered':
+        return None
+    to_first = np.linalg.inv(rigid(turns[0]))
+    found = []
+    for n, turn in enumerate(turns):
+        matrix = rigid(turn) @ to_first
+        if how == 'misplaced' and n:
+            turned, shifted = (rng.standard_normal(3) for _ in range(2))
+            sizes = 0.5 / np.linalg.norm(turned), 0.5 / np.linalg.norm(shifted)
+            matrix = rigid(turned * sizes[0], shifted * sizes[1]) @ matrix
+        found.append(matrix)
+    return found
+
+
+def error(chi, truth, mask):
+    """NRMSE (%) after the means over the mask are taken off."""
+    found, true = chi - chi[mask].mean(), truth - truth[mask].mean()
+    return nrmse(found, true, mask)
+
+
+def rows_of_cosmos(seed, voxel):
+    """COSMOS of heads without and with fibres."""
+    for isotropic, noise, how, turns, follows in (
+        (True, 0.0, 'true', FIVE, 1.0),
+        (True, 0.0, 'true', FIVE, 0.5),
+        (True, 0.0, 'misplaced', FIVE, 0.5),
+        (True, 0.0, 'registered', FIVE, 0.5),
+        (True, NOISE, 'true', FIVE, 0.5),
+        (True, NOISE, 'true', head_turns(3), 0.5),
+        (True, NOISE, 'true', FIVE[:3], 0.5),
+        (False, NOISE, 'true', FIVE, 0.5),
+        (False, NOISE, 'misplaced', FIVE, 0.5),
+    ):
+        rng = np.random.default_rng([seed, 1])
+        positions, truths = session(seed, isotropic, turns, voxel, noise, rng, follows=follows)
+        truth = truths[0]
+        start = time.process_time()
+        aligned = align(positions, transforms_of(turns, how, rng))
+        grid = Grid.from_affine(truth.shape, positions[0].affine)
+        chi, sd, excess = cosmos(*aligned.data, grid)
+        mask = positions[0].mask
+        inner = ndimage.binary_erosion(mask, iterations=2)
+        # what the scans of all positions, each with the voxels of its own slab, have of the truth in common
+        alike = np.mean(on_first(truths, positions, aligned), 0)
+        z = (chi - truth - (chi - truth)[mask].mean()) / np.maximum(sd, 1e-9)
+        yield {
+            'seed': seed,
+            'head': 'isotropic' if isotropic else 'fibres',
+            'noise ppb': 1e3 * noise,
+            'transforms': how,
+            'slab follows': follows,
+            'N': len(turns),
+            'NRMSE %': error(chi, truth, mask),
+            'inner': error(chi, truth, inner),
+            'alike': error(chi, alike, inner),
+            'z': np.sqrt(np.mean(z[inner] ** 2)),
+            'excess': np.median(excess[mask]),
+            'CPU s': time.process_time() - start,
+        }
+
+
+def rows_of_chain(seed, voxel):
+    """Three positions through the default reconstruction, against susceptibility of each."""
+    for isotropic in (True, False):
+        rng = np.random.default_rng([seed, 2])
+        head, turns = head_of(seed, isotropic), head_turns(3)
+        parts = [reconstructed(head, seed + 7 * n, turn, voxel) for n, turn in enumerate(turns)]
+        positions, truth = [one for one, *_ in parts], parts[0][2]['chi']
+        singles = []
+        for position, chi, own in parts:
+            singles.append(error(chi, own['chi'], position.mask & own['mask']))
+        for how in ('true', 'registered'):
+            aligned = align(positions, transforms_of(turns, how, rng))
+            grid = Grid.from_affine(truth.shape, positions[0].affine)
+            chi, sd, excess = cosmos(*aligned.data, grid)
+            mask = positions[0].mask & parts[0][2]['mask']
+            z = (chi - truth - (chi - truth)[mask].mean()) / np.maximum(sd, 1e-9)
+            yield {
+                'seed': seed,
+                'head': 'isotropic' if isotropic else 'fibres',
+                'transforms': how,
+                'best single %': min(singles),
+                'worst single %': max(singles),
+                'COSMOS %': error(chi, truth, mask),
+                'z': np.sqrt(np.mean(z[mask] ** 2)),
+                'excess': np.median(excess[mask]),
+            }
+
+
+def rows_of_tensor(seed, voxel, *, noise=NOISE, microstructure=0.0):
+    """The tensor from 12 and from 6 positions."""
+    for n, how, noisy in (
+        (12, 'true', True),
+        (12, 'misplaced', True),
+        (6, 'true', True),
+        (12, 'true', False),
+    ):
+        rng = np.random.default_rng([seed, 3])
+        head, turns = head_of(seed, False, microstructure), head_turns(n)
+        positions, (truth, *_) = session(
+            seed, False, turns, voxel, noisy * noise, rng, microstructure=microstructure
+        )
+        affine = positions[0].affine
+        aligned = align(positions, transforms_of(turns, how, rng))
+        grid = Grid.from_affine(truth.shape, affine)
+        fractions, vectors = head.moved(turns[0], (0, 0, 0)).fibre_maps(truth.shape, affine)
+        white = fractions > 0.15
+        start = time.process_time()
+        components = tensor(*aligned.data, white, grid)
+        seconds = time.process_time() - start
+        mean, anisotropy, direction = invariants(components)
+        mask, sure = positions[0].mask, fractions > 0.3
+        cosine = np.abs((direction[sure] * vectors[sure]).sum(-1))
+        angle = np.degrees(np.arccos(np.minimum(cosine, 1)))
+        true = head.fibres.anisotropy * fractions / MIDDLE
+        yield {
+            'seed': seed,
+            'N': n,
+            'noise ppb': 1e3 * noise * noisy,
+            'transforms': how,
+            'condition': conditioning(aligned.directions).tensor,
+            'MSA bias %': 100 * (anisotropy[sure].mean() / true[sure].mean() - 1),
+            'angle': np.median(angle),
+            '< 15 deg %': 100 * np.mean(angle < 15),
+            'MMS NRMSE %': error(mean, truth, mask),
+            'CPU s': seconds,
+        }
+
+
+def rows_of_conditioning():
+    """Sets of positions: coverage, noise gain, condition of the tensor, and what is said."""
+    sets = {
+        '0, 60, 120 about x': [(0, 0, 0), (60, 0, 0), (120, 0, 0)],
+        '0, +-25 about x': FIVE[:3],
+        '0, 15x, 15y': head_turns(3, reach=15),
+        '0, 25x, 25y': head_turns(3),
+        '0, +-25x, +-25y': FIVE,
+        '6 positions, 25': head_turns(6),
+        '12 positions, 25': head_turns(12),
+        '12 positions, 40': head_turns(12, reach=40),
+    }
+    for name, turns in sets.items():
+        found = conditioning([rigid(one)[2, :3] for one in turns])
+        said = 'regularised' if found.is_weak else ''
+        yield {
+            'positions': name,
+            'coverage': found.coverage,
+            'gain': found.noise_gain,
+            'tensor': found.tensor,
+            'said': said,
+        }
+
+
+def rows_of_cost(seed, n):
+    """Time and memory of a brain at 1 mm."""
+    head, turns = head_of(seed, False), head_turns(n)
+    rng = np.random.default_rng(seed)
+    positions, _ = session(seed, False, turns, 1.0, NOISE, rng)
+    simulated.cache_clear()
+    aligned = align(positions, transforms_of(turns, 'true', rng))
+    grid = Grid.from_affine(positions[0].mask.shape, positions[0].affine)
+    fractions, _ = head.fibre_maps(grid.shape, positions[0].affine)
+    for name, call in (
+        ('cosmos', lambda: cosmos(*aligned.data, grid)),
+        ('tensor', lambda: tensor(*aligned.data, fractions > 0.15, grid)),
+    ):
+        start = time.perf_counter()
+        call()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        yield {'method': name, 'N': n, 'seconds': time.perf_counter() - start, 'peak GB of all': peak}
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('parts', nargs='*', default=['conditioning', 'cosmos', 'chain', 'tensor'])
+    parser.add_argument('--seeds', nargs='+', type=int, default=[1011, 1012, 1013])
+    parser.add_argument('--voxel', type=float, default=2.0)
+    parser.add_argument('--microstructure', type=float, default=0.0)
+    options = parser.parse_args()
+    for part in options.parts:
+        if part == 'conditioning':
+            rows = list(rows_of_conditioning())
+        elif part == 'cost':
+            rows = list(rows_of_cost(options.seeds[0], 12))
+        else:
+            rows = []
+            for seed in options.seeds:
+                if part == 'tensor':
+                    found = rows_of_tensor(seed, options.voxel, microstructure=options.microstructure)
+                else:
+                    found = {'cosmos': rows_of_cosmos, 'chain': rows_of_chain}[part](seed, options.voxel)
+                for row in found:
+                    print(row, flush=True)
+                    rows.append(row)
+        print(f'\n{part}')
+        print(pd.DataFrame(rows).round(3).to_string(index=False))
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,383 @@
+"""Iron and myelin of the stages of a disease against the first stage, with susceptibility and R2* beside
+them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from bids_qsm.biomarkers.iron_myelin import (
+    CONSTANTS,
+    IRON,
+    UNITS,
+    Constants,
+    calibrate,
+    constants_at,
+    contrast,
+)
+from bids_qsm.cohort.design import reference_level
+from bids_qsm.cohort.inference import adjust
+from bids_qsm.cohort.observations import (
+    QUANTITY,
+    Observations,
+    as_text,
+    average,
+    codes,
+    describe,
+    is_numeric,
+    numeric,
+    observe,
+    say_averaged,
+    some,
+)
+from bids_qsm.errors import UserError
+
+MAPS = ('chi', 'R2star')
+FEWEST = 5
+"""Participants that a stage must have."""
+FIFTH = 1.2
+"""Factor of the change of susceptibility by iron for the column change_per_fifth."""
+SITES = ('site', 'scanner', 'center', 'centre')
+"""Names of the column of the scanner."""
+_LEAST = 1e-8
+_DESCRIBED: dict[str, str | tuple[str, str]] = {
+    'atlas': QUANTITY['atlas'],
+    'region': QUANTITY['region'],
+    'stage': 'Stage that is compared with the reference.',
+    'reference': 'First stage, whose people are taken as healthy.',
+    'map': 'iron (wet tissue); mvf: share of the volume that is myelin; chi (susceptibility) and R2star, as '
+    'measured.',
+    'estimate': ('Stage less reference, age and the other covariates equal.', 'see column units'),
+    'se': ('Standard error; of iron and mvf with the errors of the constants.', 'see column units'),
+    'ci_low': ('Lower end of the 95 % interval.', 'see column units'),
+    'ci_high': ('Upper end of the 95 % interval.', 'see column units'),
+    'dof': 'Degrees of freedom after Bell and McCaffrey.',
+    'p': 'Two-sided p value, not adjusted.',
+    'p_fdr': 'False discovery rate (Benjamini and Hochberg) over the regions of the same atlas, stage and '
+    'map.',
+    'rho_iron_mvf': 'Correlation of the errors of iron and mvf.',
+    'change_per_fifth': (
+        'What the estimate would change by, were the susceptibility of iron higher by a fifth.',
+        'see column units',
+    ),
+    'n': 'Participants of the stage.',
+    'n_reference': 'Participants of the reference.',
+    'units': 'Unit of the estimate.',
+}
+COLUMNS = list(_DESCRIBED)
+_CONSTANTS: dict[str, str | tuple[str, str]] = {
+    'atlas': QUANTITY['atlas'],
+    'map': 'chi or R2star.',
+    'constant': 'zero: of tissue without iron and myelin; iron, myelin: change by a unit of these.',
+    'literature': ('Value before the study at its field strength.', 'see column units'),
+    'literature_sd': ('Its standard deviation.', 'see column units'),
+    'value': (
+        'Value that was used: given the reference people, whose tissue is that of healthy ones.',
+        'see units',
+    ),
+    'sd': ('Its standard deviation.', 'see column units'),
+    'units': 'Unit of the constant.',
+    'source': 'Where the value before the study comes from.',
+}
+CONSTANT_UNITS = ('', ' per mg/100 g', ' per unit of myelin fraction')
+
+
+@dataclass(frozen=True)
+class _People:
+    """Design of the participants: intercept (the reference at its mean covariates), stages, covariates."""
+
+    x: np.ndarray
+    levels: list[str]
+    stage: np.ndarray
+    age: np.ndarray
+
+
+def compare_stages(
+    long: pd.DataFrame, column: str, *, field_strength: float, statistic: str = 'mean', controls: str = ''
+) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    r"""Compare the stages of a disease with the first one, in each region.
+
+    Susceptibility and R2* of a region are fitted together by least squares on stage, age and, where they
+    differ, sex and site. The covariance of the estimates is that of White for small samples (HC2), and
+    degrees of freedom are those of Bell and McCaffrey [1]_. Means of the first stage and iron of healthy
+    people of that age calibrate the constants (`bids_qsm.biomarkers.iron_myelin.calibrate`), and these
+    turn a change of both into one of iron and myelin (`contrast`), so that the zero of susceptibility
+    cancels.
+
+    Parameters
+    ----------
+    long : DataFrame
+        Table of regions with the columns of the participants.
+    column : str
+        Stage of each participant: numbers, of which the lowest is the first, or text, of which
+        ``controls`` or what is called like them is the first.
+    field_strength : float
+        Of the maps (T).
+    statistic : str
+        Column that is the value of a region.
+
+    Returns
+    -------
+    table : DataFrame
+        Columns `COLUMNS`. Without R2* susceptibility alone.
+    constants : DataFrame
+        Of each atlas, before and after calibration.
+    notes : list of str
+
+    Raises
+    ------
+    UserError
+        There is no such column or no age, there are too few stages or people, or a stage is that of one site.
+
+    References
+    ----------
+    .. [1] Imbens & Kolesar (2016), Rev Econ Stat 98:701. doi:10.1162/REST_a_00552
+    """
+    there = [name for name in MAPS if name in set(long['map'])]
+    if 'chi' not in there:
+        raise UserError(
+            f'--stages {column}: the tables have no susceptibility; run the participant level again.'
+        )
+    data = observe(long, statistic=statistic, maps=there, hemispheres=['both'])
+    notes = [*data.notes]
+    _check_column(data.series, column)
+    notes += say_averaged(data.series)
+    data = average(data, ['participant_id'], factors=[column])
+    people, keep = _design(data.series, column, controls, notes)
+    rows, constants = [], []
+    for atlas, keys in data.keys.groupby('atlas', sort=False):
+        table, known = _of_atlas(data, keys, people, keep, field_strength, notes)
+        rows += [{'atlas': atlas, **row} for row in table]
+        if known is not None:
+            constants.append(_constants_table(known, field_strength).assign(atlas=atlas))
+    table = pd.DataFrame(rows).reindex(columns=COLUMNS)
+    table['p_fdr'] = adjust(table['p'], codes(table, ['atlas', 'map', 'stage']))
+    listed = pd.concat(constants, ignore_index=True) if constants else pd.DataFrame()
+    return table, listed.reindex(columns=list(_CONSTANTS)), list(dict.fromkeys(notes))
+
+
+def _check_column(series: pd.DataFrame, column: str):
+    for name, why in ((column, ''), ('age', ', as iron of healthy people depends on it')):
+        if name not in series or series[name].isna().all():
+            known = ', '.join(str(c) for c in series)
+            raise UserError(
+                f'--stages {column}: participants.tsv has no column {name!r} with values{why}; add it '
+                f'(there are '
+                f'{known}).'
+            )
+    several = series.groupby('participant_id')[column].nunique() > 1
+    if several.any():
+        raise UserError(
+            f'--stages {column}: {some(several.index[several])} has several stages; give each participant '
+            f'one, in '
+            'participants.tsv.'
+        )
+
+
+def _design(series: pd.DataFrame, column: str, controls: str, notes: list[str]) -> tuple[_People, np.ndarray]:
+    """Design of the participants that state all it needs, and which these are."""
+    stage = as_text(series[column])
+    age, _ = numeric(series['age'])
+    site = next((name for name in SITES if name in series), '')
+    texts = {name: as_text(series[name]) for name in ('sex', site) if name in series}
+    keep = (stage.notna() & age.notna()).to_numpy()
+    used = [column, 'age']
+    for name, values in texts.items():
+        if values[keep].nunique() > 1:
+            used.append(name)
+            keep = keep & values.notna().to_numpy()
+    if not keep.all():
+        notes.append(f'{(~keep).sum()} participants without {" or ".join(used)} left out.')
+    levels = _levels(stage[keep], controls)
+    counts = stage[keep].value_counts()
+    if len(levels) < 2:
+        raise UserError(
+            f'--stages {column}: there is one stage ({some(levels)}) among people with '
+            f'{", ".join(used[1:])}; two or more are needed, as stages are compared with the first.'
+        )
+    small = [f'{name} ({counts[name]})' for name in levels if counts[name] < FEWEST]
+    if small:
+        raise UserError(
+            f'--stages {column}: {some(small)} has fewer than {FEWEST} participants; join it with a stage '
+            'beside it, or leave it out.'
+        )
+    own = stage[keep].to_numpy()
+    dummies = np.column_stack([own == name for name in levels[1:]]).astype(float)
+    blocks = {name: _dummies(texts[name][keep]) for name in used[2:]}
+    if age[keep].nunique() > 1:
+        blocks['age'] = age[keep].to_numpy(float)[:, None]
+    _check_confounded(column, levels, dummies, blocks)
+    first = own == levels[0]
+    covariates = [block - block[first].mean(0) for block in blocks.values()]
+    x = np.column_stack([np.ones(len(own)), dummies, *covariates])
+    notes.append(f'Covariates: {", ".join(used[1:])}. First stage, taken as healthy: {levels[0]}.')
+    return _People(x, levels, own, age[keep].to_numpy(float)), keep
+
+
+def _check_confounded(column: str, levels: list[str], dummies: np.ndarray, blocks: dict[str, np.ndarray]):
+    """Raise UserError where covariates, one by one or together, determine a stage."""
+    for names in (*([name] for name in blocks), [*blocks]):
+        for k, level in enumerate(levels[1:]):
+            rest = [np.ones(len(dummies)), np.delete(dummies, k, 1), *(blocks[name] for name in names)]
+            others = np.column_stack(rest)
+            both = np.column_stack([others, dummies[:, k]])
+            if np.linalg.matrix_rank(both) <= np.linalg.matrix_rank(others):
+                raise UserError(
+                    f'--stages {column}: stage {level} cannot be told from {" and ".join(names)}, which '
+                    'differs with it in all its people; leave that stage or that column out.'
+                )
+
+
+def _levels(stage: pd.Series, controls: str) -> list[str]:
+    """Stages in their order."""
+    if is_numeric(stage):
+        return sorted(set(stage), key=float)
+    levels = sorted(set(stage))
+    first = reference_level(levels, controls)
+    return [first, *(name for name in levels if name != first)]
+
+
+def _dummies(values: pd.Series) -> np.ndarray:
+    return pd.get_dummies(values.astype(str), drop_first=True).to_numpy(float)
+
+
+def _of_atlas(
+    data: Observations,
+    keys: pd.DataFrame,
+    people: _People,
+    keep: np.ndarray,
+    field_strength: float,
+    notes: list[str],
+) -> tuple[list[dict], Constants | None]:
+    """Rows of the regions of an atlas, and its calibrated constants."""
+    fits, left_out = {}, []
+    for region, part in keys.groupby('region', sort=False):
+        if region in ('Brain', 'CSF'):
+            continue
+        place = dict(zip(part['map'], part.index, strict=True))
+        both = [name for name in MAPS if name in place]
+        y = data.values[keep][:, [place[name] for name in both]]
+        there = np.isfinite(y).all(1)
+        counts = [int((people.stage[there] == name).sum()) for name in people.levels]
+        if 'chi' not in both or min(counts) < FEWEST:
+            left_out.append(str(region))
+            continue
+        fits[region] = (both, _fit(people.x[there], y[there]), counts)
+    if left_out:
+        notes.append(f'{some(left_out)} left out: fewer than {FEWEST} participants of a stage have values.')
+    whole = {region: one for region, (both, one, _) in fits.items() if len(both) == 2}
+    constants = None
+    if whole:
+        values = np.stack([one.estimate[0] for one in whole.values()])
+        noise = np.stack([np.sqrt(np.diag(one.cov[0])) for one in whole.values()])
+        ages = people.age[people.stage == people.levels[0]]
+        constants, used = calibrate(values, noise, [*whole], ages, constants_at(field_strength, MAPS))
+        notes.append(
+            f'Constants are those of the literature given the first stage in {", ".join(used)}.'
+            if used
+            else 'Constants are those of the literature, as no region has a known iron.'
+        )
+    if len(whole) < len(fits):
+        notes.append(
+            'Regions without R2* have no iron and myelin: susceptibility alone does not tell them apart.'
+        )
+    rows = []
+    for region, (both, one, counts) in fits.items():
+        for number, stage in enumerate(people.levels[1:], 1):
+            common = {
+                'region': region, 'stage': stage, 'reference': people.levels[0], 'dof': one.dof[number],
+                'n': counts[number], 'n_reference': counts[0],
+            }  # fmt: skip
+            cov = one.cov[number]
+            if len(both) == 2 and constants is not None:
+                rows += [common | row for row in _tissue(one.estimate[number], cov, constants)]
+            for k, name in enumerate(both):
+                rows.append(
+                    common
+                    | {
+                        'map': name,
+                        'estimate': one.estimate[number, k],
+                        'se': np.sqrt(cov[k, k]),
+                        'units': UNITS[name],
+                    }
+                )
+    for row in rows:
+        half = stats.t.ppf(0.975, row['dof']) * row['se']
+        row['ci_low'], row['ci_high'] = row['estimate'] - half, row['estimate'] + half
+        row['p'] = 2 * stats.t.sf(abs(row['estimate']) / row['se'], row['dof'])
+    return rows, constants
+
+
+def _tissue(change: np.ndarray, cov: np.ndarray, constants: Constants) -> list[dict]:
+    """Change of iron and of myelin."""
+    x, of_x = contrast(change, cov, constants)
+    slopes = constants.slopes.copy()
+    slopes[0, IRON - 1] *= FIFTH
+    other = np.linalg.solve(slopes, change)
+    rho = of_x[0, 1] / np.sqrt(of_x[0, 0] * of_x[1, 1])
+    return [
+        {
+            'map': name, 'estimate': x[k], 'se': np.sqrt(of_x[k, k]), 'units': units, 'rho_iron_mvf': rho,
+            'change_per_fifth': other[k] - x[k],
+        }
+        for k, (name, units) in enumerate((('iron', 'mg/100 g'), ('mvf', 'fraction')))
+    ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Coefficients (P, K), covariance over K of each coefficient (P, K, K), degrees of freedom (P)."""
+
+    estimate: np.ndarray
+    cov: np.ndarray
+    dof: np.ndarray
+
+
+def _fit(x: np.ndarray, y: np.ndarray) -> _Fit:
+    r"""Least squares with the HC2 covariance of several responses and Bell-McCaffrey degrees of freedom.
+
+    .. math:: V_p = \sum_i \frac{l_{pi}^2}{1 - h_i} e_i e_i^T, \quad
+        \nu_p = \frac{(\mathrm{tr}\, M G_p)^2}{\mathrm{tr}\, (M G_p)^2}, \quad
+        G_p = \mathrm{diag} \frac{l_{pi}^2}{1 - h_i}
+
+    with the rows l of :math:`(X^T X)^{-1} X^T`, M the residual maker and h its leverages.
+    """
+    linear = np.linalg.pinv(x)
+    maker = np.eye(len(x)) - x @ linear
+    left = np.maximum(np.diag(maker), _LEAST)
+    residual = maker @ y
+    weight = np.square(linear) / left
+    cov = np.einsum('pi,ik,il->pkl', weight, residual, residual)
+    trace = weight @ np.diag(maker)
+    dof = trace**2 / np.einsum('pi,ij,pj->p', weight, np.square(maker), weight)
+    return _Fit(linear @ y, cov, dof)
+
+
+def _constants_table(constants: Constants, field_strength: float) -> pd.DataFrame:
+    before = constants_at(field_strength, constants.names)
+    rows = [
+        {
+            'map': name,
+            'constant': what,
+            'literature': before.mean[k, place],
+            'literature_sd': before.sd[k, place],
+            'value': constants.mean[k, place],
+            'sd': constants.sd[k, place],
+            'units': UNITS[name] + CONSTANT_UNITS[place],
+            'source': CONSTANTS[name][place].source,
+        }
+        for k, name in enumerate(constants.names)
+        for place, what in enumerate(('zero', 'iron', 'myelin'))
+    ]
+    return pd.DataFrame(rows).round(6)
+
+
+def dictionary() -> dict:
+    """Describe every column of the table of stages, as a BIDS data dictionary."""
+    return describe(_DESCRIBED)
+
+
+def constants_dictionary() -> dict:
+    """Describe every column of the table of constants."""
+    return describe(_CONSTANTS)

@@ -1,0 +1,163 @@
+"""Pictures of several head positions: what they measure in k-space, susceptibility of each, fibres."""
+
+import io
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from bids_qsm.plotting.mosaic import canonical
+from bids_qsm.plotting.region_charts import COLOURS, as_svg
+from bids_qsm.recon.orientations.conditioning import GOOD, conditioning, strength
+
+
+def plot_coverage(table: pd.DataFrame) -> str:
+    """Draw how strongly each direction of k-space is measured, with the directions of B0.
+
+    Half of the sphere is seen from B0 of the first position, on a map of equal areas. The colour is the root
+    mean square of the dipole kernel over positions.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns position, b0_x, b0_y, b0_z.
+
+    Returns
+    -------
+    SVG file.
+    """
+    h = table[['b0_x', 'b0_y', 'b0_z']].to_numpy(float)
+    found = conditioning(h)
+    axes = _frame(h[0])
+    x, y = np.meshgrid(*[np.linspace(-1, 1, 201)] * 2)
+    radius = x**2 + y**2
+    inside = radius <= 1
+    # Lambert's azimuthal projection of the half sphere onto a disc of radius 1
+    z = 1 - radius
+    scale = np.sqrt(np.maximum(2 - radius, 0))
+    k = np.stack([x * scale, y * scale, z], -1)[inside] @ axes
+    values = np.full(x.shape, np.nan)
+    values[inside] = strength(h, k)
+    figure = Figure(figsize=(6.2, 4.8), layout='constrained')
+    ax = figure.subplots()
+    drawn = ax.pcolormesh(x, y, values, vmin=0, vmax=0.5, cmap='viridis', rasterized=True)
+    if found.is_weak:
+        ax.contour(x, y, values, levels=[GOOD], colors='white', linewidths=1)
+    for n, direction in enumerate(h, 1):
+        place = direction @ axes.T
+        place = place * np.sign(place[2] or 1)
+        at = place[:2] / np.sqrt(1 + place[2])
+        ax.plot(*at, 'o', color='white', markeredgecolor='black', markersize=6)
+        ax.annotate(str(n), at, xytext=(4, 4), textcoords='offset points', fontsize=8, color='white')
+    bar = figure.colorbar(drawn, ax=ax, shrink=0.85)
+    bar.set_label('root mean square of the dipole kernel')
+    ax.set_title(
+        f'least {found.coverage:.3f}, noise gain {found.noise_gain:.2f}; circles: B0 of each position',
+        fontsize=9,
+    )
+    ax.set_aspect('equal')
+    ax.set_axis_off()
+    return as_svg(figure)
+
+
+def _frame(direction: np.ndarray):
+    """Orthonormal rows (3, 3), of which the last is a direction."""
+    other = np.eye(3)[int(np.argmin(np.abs(direction)))]
+    first = np.cross(other, direction)
+    first /= np.linalg.norm(first)
+    return np.stack([first, np.cross(direction, first), direction])
+
+
+def plot_singles(table: pd.DataFrame) -> str:
+    """Draw susceptibility of each region from all positions, and from each position alone.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns region, hemisphere, position, chi_single, chi_cosmos, cosmos_se (ppm).
+
+    Returns
+    -------
+    SVG file.
+    """
+    table = table[pd.to_numeric(table['chi_cosmos'], errors='coerce').notna()]
+    table = table[table['region'] != 'Brain']
+    names = [
+        f'{region} {side}' if side in ('L', 'R') else region
+        for region, side in zip(table['region'], table['hemisphere'], strict=True)
+    ]
+    table = table.assign(name=names)
+    order = table.groupby('name')['chi_cosmos'].first().sort_values().index
+    figure = Figure(figsize=(8, max(2.2, 0.9 + 0.24 * len(order))), layout='constrained')
+    if not len(order):
+        figure.text(0.5, 0.5, 'No region has a voxel inside the mask.', ha='center')
+        return as_svg(figure)
+    ax = figure.subplots()
+    place = {name: n for n, name in enumerate(order)}
+    own = table.drop_duplicates('name')
+    ax.errorbar(
+        own['chi_cosmos'],
+        own['name'].map(place),
+        xerr=own['cosmos_se'],
+        fmt='D',
+        color='#222222',
+        markersize=5,
+        lw=1.2,
+        label='all positions',
+    )
+    for n, (position, rows) in enumerate(table.groupby('position', sort=False)):
+        label = f'position {n + 1} alone' if n < 6 else None
+        del position
+        ax.plot(
+            rows['chi_single'], rows['name'].map(place), 'o', color=COLOURS[n % 7], markersize=4, label=label
+        )
+    ax.set_yticks(np.arange(len(order)), list(order), fontsize=8)
+    ax.set_xlabel('susceptibility (ppm)')
+    ax.grid(axis='x', color='#dddddd', linewidth=0.7)
+    ax.spines[['top', 'right']].set_visible(False)
+    ax.legend(fontsize=8, frameon=False)
+    return as_svg(figure)
+
+
+def plot_directions(vectors: np.ndarray, anisotropy: np.ndarray, affine: np.ndarray) -> bytes:
+    """Draw principal directions by colour in axial and coronal slices.
+
+    Red runs from left to right, green from front to back, blue up; the brightness is the anisotropy.
+
+    Parameters
+    ----------
+    vectors : ndarray, (x, y, z, 3)
+        Unit vectors along the axes of the scanner.
+    anisotropy : ndarray
+        Susceptibility along less across (ppm).
+    affine : ndarray, 4x4
+
+    Returns
+    -------
+    PNG file.
+    """
+    there = anisotropy != 0
+    top = float(np.percentile(anisotropy[there], 95)) if there.any() else 1.0
+    bright = np.clip(anisotropy / max(top, 1e-9), 0, 1)
+    colours = np.stack([canonical(np.abs(vectors[..., n]) * bright, affine)[0] for n in range(3)], -1)
+    shown = colours.max(-1) > 0
+    lines = [np.flatnonzero(shown.any(tuple(b for b in range(3) if b != a))) for a in range(3)]
+    box = [
+        (int(one[0]), int(one[-1]) + 1) if one.size else (0, n)
+        for one, n in zip(lines, shown.shape, strict=True)
+    ]
+    figure = Figure(figsize=(10, 5), layout='constrained', facecolor='black')
+    axes = figure.subplots(2, 5)
+    for row, axis in zip(axes, (2, 1), strict=True):
+        low, high = box[axis]
+        for ax, share in zip(row, (0.25, 0.4, 0.5, 0.6, 0.75), strict=True):
+            plane = np.take(colours, int(low + share * (high - low)), axis=axis)
+            kept = [slice(*box[a]) for a in range(3) if a != axis]
+            ax.imshow(np.swapaxes(plane[tuple(kept)], 0, 1), origin='lower', interpolation='nearest')
+            ax.set_axis_off()
+    buffer = io.BytesIO()
+    with mpl.rc_context({'savefig.facecolor': 'black'}):
+        FigureCanvasAgg(figure).print_png(buffer)
+    return buffer.getvalue()

@@ -1,0 +1,129 @@
+"""Contrasts of stages: known changes, exact small-sample formulas, refusals in one sentence."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bids_qsm.cohort import stages
+from bids_qsm.cohort.tables import gather, join_participants
+from bids_qsm.errors import UserError
+from bids_qsm.phantom.stages import Stages, draw_stages
+
+
+@pytest.fixture(scope='module')
+def drawn():
+    return draw_stages(Stages(number=12, sites=2), 4)
+
+
+@pytest.fixture(scope='module')
+def long(drawn):
+    return join_participants(gather(drawn.tables), drawn.people)[0]
+
+
+@pytest.fixture(scope='module')
+def compared(long):
+    return stages.compare_stages(long, 'stage', field_strength=3.0)
+
+
+def test_changes_are_found_with_their_intervals(drawn, compared):
+    table, constants, notes = compared
+    assert list(table) == stages.COLUMNS
+    truth = drawn.truth.assign(stage=drawn.truth['stage'].astype(str)).melt(
+        ['region', 'stage'], var_name='map'
+    )
+    both = table.merge(truth, on=['region', 'stage', 'map'])
+    assert len(both) == 2 * 8 * 3
+    holds = (both['ci_low'] <= both['value']) & (both['value'] <= both['ci_high'])
+    assert holds.mean() > 0.85
+    white = both[(both['region'] == 'White matter') & (both['stage'] == '3')].set_index('map')
+    assert white.loc['iron', 'estimate'] == pytest.approx(4, rel=0.3)
+    assert white.loc['mvf', 'estimate'] == pytest.approx(-0.10, rel=0.4)
+    assert (both['rho_iron_mvf'].abs() < 1).all()
+    known = constants.set_index(['map', 'constant'])
+    true = [drawn.constants['chi_iron'], drawn.constants['R2star_iron']]
+    for name, value in zip(('chi', 'R2star'), true, strict=True):
+        row = known.loc[(name, 'iron')]
+        assert abs(row['value'] - value) < 3 * row['sd']
+        assert row['sd'] < row['literature_sd'] / 2
+    assert any('age, sex, site' in note for note in notes)
+    assert any('literature given the first stage in' in note for note in notes)
+
+
+def test_raw_values_are_those_of_the_tables(long, compared):
+    """Means of two stages differ by the estimate where covariates are the same in both."""
+    same = long.assign(age=50.0, sex='F', site='a')
+    table = stages.compare_stages(same, 'stage', field_strength=3.0)[0]
+    means = same.groupby(['map', 'region', 'stage'])['mean'].mean()
+    for name in ('chi', 'R2star'):
+        row = table[(table['map'] == name) & (table['region'] == 'GP') & (table['stage'] == '2')].iloc[0]
+        assert row['estimate'] == pytest.approx(means[name, 'GP', 2] - means[name, 'GP', 0])
+    assert (compared[0]['estimate'] != table['estimate']).any()
+
+
+def test_two_groups_have_the_errors_and_degrees_of_freedom_of_the_formulas():
+    rng = np.random.default_rng(0)
+    n, m = 7, 15
+    x = np.column_stack([np.ones(n + m), np.r_[np.zeros(n), np.ones(m)]])
+    y = rng.standard_normal((n + m, 2)) * np.r_[np.ones(n), np.full(m, 3)][:, None]
+    fit = stages._fit(x, y)
+    np.testing.assert_allclose(fit.estimate[1], y[n:].mean(0) - y[:n].mean(0))
+    cov = np.cov(y[:n].T) / n + np.cov(y[n:].T) / m
+    np.testing.assert_allclose(fit.cov[1], cov)
+    # Imbens and Kolesar (2016), equation of two groups
+    dof = (1 / n + 1 / m) ** 2 / (1 / (n**2 * (n - 1)) + 1 / (m**2 * (m - 1)))
+    assert fit.dof[1] == pytest.approx(dof)
+
+
+def test_text_stages_begin_with_the_controls(long):
+    names = {0: 'healthy', 1: 'early', 2: 'late', 3: 'late'}
+    table = stages.compare_stages(long.assign(phase=long['stage'].map(names)), 'phase', field_strength=3.0)[0]
+    assert set(table['reference']) == {'healthy'}
+    assert list(dict.fromkeys(table['stage'])) == ['early', 'late']
+
+
+def test_without_r2star_there_is_susceptibility_alone(long):
+    table, constants, notes = stages.compare_stages(long[long['map'] == 'chi'], 'stage', field_strength=3.0)
+    assert set(table['map']) == {'chi'}
+    assert constants.empty
+    assert any('without R2*' in note.lower().replace('r2*', 'R2*') for note in notes)
+
+
+@pytest.mark.parametrize(
+    ('change', 'said'),
+    [
+        (lambda t: t.drop(columns='stage'), "no column 'stage'"),
+        (lambda t: t.drop(columns='age'), "no column 'age' with values, as iron"),
+        (lambda t: t[t['stage'] == 0], r'one stage \(0\)'),
+        (lambda t: t[(t['stage'] < 2) | (t['participant_id'] == 'sub-030')], r'2 \(1\) has fewer than 5'),
+        (lambda t: t.assign(site=np.where(t['stage'] == 3, 'b', 'a')), 'stage 3 cannot be told from site'),
+        (
+            lambda t: t[t['stage'] < 2].assign(sex=np.where(t[t['stage'] < 2]['stage'] == 1, 'F', 'M')),
+            'stage 1 cannot be told from sex',
+        ),
+        (
+            lambda t: pd.concat(
+                [t.assign(session_id='ses-1'), t.assign(session_id='ses-2', stage=t['stage'] + 1)]
+            ),
+            'sub-001, sub-002, .* has several stages',
+        ),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(long, change, said):
+    with pytest.raises(UserError, match=said):
+        stages.compare_stages(change(long), 'stage', field_strength=3.0)
+
+
+def test_regions_with_few_values_are_left_out(long):
+    few = long.copy()
+    few.loc[(few['region'] == 'RN') & (few['stage'] == 1) & (few['map'] == 'R2star'), 'mean'] = np.nan
+    table, _, notes = stages.compare_stages(few, 'stage', field_strength=3.0)
+    assert 'RN' not in set(table['region'])
+    assert any(note.startswith('RN left out') for note in notes)
+
+
+def test_people_without_age_are_left_out(long):
+    lacking = long.assign(age=long['age'].where(long['participant_id'] != 'sub-001'))
+    table, _, notes = stages.compare_stages(lacking, 'stage', field_strength=3.0)
+    assert set(table['n_reference']) == {11}
+    assert any(note.startswith('1 participants without') for note in notes)
+    assert isinstance(table, pd.DataFrame)
