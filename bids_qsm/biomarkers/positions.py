@@ -39,6 +39,11 @@ class Position:
     affine: np.ndarray
     b0: np.ndarray
 
+    @property
+    def noise(self) -> np.ndarray:
+        """Standard deviation (ppm) of the field."""
+        return noise_of(self.field, self.magnitude, self.mask)
+
 
 @dataclass(frozen=True)
 class Aligned:
@@ -104,12 +109,12 @@ def register(moving: Position, fixed: Position):
     return found
 
 
-def noise_of(one: Position):
+def noise_of(field: np.ndarray, magnitude: np.ndarray, mask: np.ndarray):
     """Standard deviation (ppm) of the noise of a local field, which goes with 1 / magnitude."""
-    level = noise_level(one.field[..., None], one.mask)
-    typical = float(np.median(one.magnitude[one.mask]))
-    noise = level * typical / np.maximum(one.magnitude, 1e-3 * typical)
-    return np.where(one.mask, noise, 0).astype(np.float32)
+    level = noise_level(field[..., None], mask)
+    typical = float(np.median(magnitude[mask]))
+    noise = level * typical / np.maximum(magnitude, 1e-3 * typical)
+    return np.where(mask, noise, 0).astype(np.float32)
 
 
 def align(positions: Sequence[Position], transforms: Sequence[np.ndarray] | None = None):
@@ -132,7 +137,12 @@ def align(positions: Sequence[Position], transforms: Sequence[np.ndarray] | None
     if transforms is None:
         transforms = [np.eye(4), *(register(one, first) for one in positions[1:])]
     axes = axes_of(first.affine)
-    fields, masks, noises, directions = [first.field * first.mask], [first.mask], [noise_of(first)], []
+    fields, masks, noises, directions = (
+        [first.field * first.mask],
+        [first.mask],
+        [first.noise],
+        [],
+    )
     for one, matrix in zip(positions, transforms, strict=True):
         directions.append(axes.T @ matrix[:3, :3].T @ one.b0)
         if one is first:
@@ -143,7 +153,9 @@ def align(positions: Sequence[Position], transforms: Sequence[np.ndarray] | None
         fields.append(
             resample(_widened(one.field, one.mask), one.affine, shape, affine, chain, order=3) * mask
         )
-        noises.append(resample(noise_of(one), one.affine, shape, affine, chain) * mask)
+        noises.append(
+            resample(one.noise, one.affine, shape, affine, chain) * mask
+        )
         masks.append(mask)
     return Aligned(fields, masks, noises, np.array(directions), list(transforms))
 

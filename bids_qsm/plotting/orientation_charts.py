@@ -121,6 +121,37 @@ def plot_singles(table: pd.DataFrame) -> str:
     return as_svg(figure)
 
 
+def plot_angles(table: pd.DataFrame) -> str:
+    """Draw susceptibility of white matter by the angle of its fibres to B0, before and after correction.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns angle_deg, share, and chi, chi_fibercorrected (ppm), each with ``_sd``.
+
+    Returns
+    -------
+    SVG file.
+    """
+    figure = Figure(figsize=(6.4, 3.8), layout='constrained')
+    ax = figure.subplots()
+    for name, label, colour in (
+        ('chi', 'with what fibres add', COLOURS[1]),
+        ('chi_fibercorrected', 'without', COLOURS[0]),
+    ):
+        mean, sd = table[name], table[f'{name}_sd']
+        ax.plot(table['angle_deg'], mean, 'o-', color=colour, label=label)
+        ax.fill_between(table['angle_deg'], mean - sd, mean + sd, color=colour, alpha=0.15, lw=0)
+    ax.set_xlim(0, 90)
+    ax.set_xticks(np.arange(0, 91, 15))
+    ax.set_xlabel('angle between fibres and B0 (degrees)')
+    ax.set_ylabel('susceptibility (ppm)')
+    ax.grid(color='#dddddd', linewidth=0.7)
+    ax.spines[['top', 'right']].set_visible(False)
+    ax.legend(fontsize=8, frameon=False)
+    return as_svg(figure)
+
+
 def plot_directions(vectors: np.ndarray, anisotropy: np.ndarray, affine: np.ndarray) -> bytes:
     """Draw principal directions by colour in axial and coronal slices.
 

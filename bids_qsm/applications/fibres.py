@@ -1,0 +1,209 @@
+"""Susceptibility of one head position without what the anisotropy of fibres adds to the field."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from bids_qsm.applications.contract import Application, Column, Figure, Given, Image, Table, Variant
+from bids_qsm.applications.dwi import FIBRES, b0_axis, check_stated, fibres_on
+from bids_qsm.biomarkers.columns import regions_of
+from bids_qsm.biomarkers.fibre_chi import WHITE_FA, better_axes, by_angle, tensor_on, without_fibres
+from bids_qsm.biomarkers.positions import noise_of
+from bids_qsm.errors import UserError
+from bids_qsm.plotting.orientation_charts import plot_angles
+from bids_qsm.recon.grid import Grid
+from bids_qsm.recon.inversion import INVERSION
+from bids_qsm.recon.orientations.fibres import FibreFit, FibreModel
+from bids_qsm.recon.registry import Need, call
+from bids_qsm.recon.units import effective_echo_time, ppm_per_radian
+
+UNSEEN = 5.0
+"""Evidence (logarithm of a Bayes factor) below which the field does not show fibres."""
+METHOD = (
+    'The field of fibres was predicted from their directions and fractional anisotropy as that of an '
+    'anisotropic susceptibility [@sti] and of the microstructure of myelin [@whartonbowtell2012], with one '
+    'factor each that generalised least squares found in the local field, and subtracted before inversion'
+)
+
+
+def measure(
+    chi: np.ndarray,
+    localfield: np.ndarray,
+    magnitude: np.ndarray,
+    r2star: np.ndarray | None,
+    mask: np.ndarray,
+    fa: Given,
+    directions: Given,
+    dseg: np.ndarray,
+    labels: pd.DataFrame,
+    grid: Grid,
+    affine: np.ndarray,
+    inversion: tuple[str, dict],
+    echo_times: list,
+    field_strength: float,
+    *,
+    frame: str | None = None,
+):
+    """Fit what fibres add to the field, take it off, and invert; see `without_fibres`."""
+    found = fibres_on(fa, directions, grid, affine, frame)
+    if found is None:
+        raise UserError('--fibres takes off what fibres add, so that --fibres:frame=none says nothing.')
+    carried, frame = found
+    tensor, fractions = tensor_on(carried, mask, affine)
+    if not (fractions > 0).any():
+        raise UserError(
+            f'{fa.source} shows no fibres within the brain of the series; check that it is of this '
+            'participant, and the figure of its alignment.'
+        )
+    noise = noise_of(localfield, magnitude, mask)
+    model = FibreModel(localfield, noise, mask, fractions, grid)
+    fit = model.fit(tensor)
+    axes = better_axes(model, tensor, fit)
+    if axes is not None:
+        raise UserError(
+            f'{directions.source}: read in the frame {frame}, the field of the fibres is not that which was '
+            f'measured, and with the axes ({_named(axes)}) it is; state another --fibres:frame=, or correct '
+            'the gradient table of the diffusion images.'
+        )
+    name, params = inversion
+    data = {
+        'mask': mask,
+        'noise': noise,
+        'magnitude': magnitude,
+        'r2star': r2star,
+        'grid': grid,
+        'radians_per_ppm': 1 / ppm_per_radian(field_strength, effective_echo_time(echo_times)),
+    }
+
+    def invert(field: np.ndarray):
+        return call(INVERSION[name], {**data, 'field': field.astype(np.float32)}, params)
+
+    corrected = without_fibres(chi, localfield, mask, tensor, fit, r2star, grid, invert=invert)
+    cosine = carried.squared_cosine(b0_axis(grid, affine))
+    white = mask & (fractions > WHITE_FA)
+    maps = {'chi': chi, 'chi_fibercorrected': corrected.chi}
+    angle = np.where(fractions > 0, np.degrees(np.arccos(np.sqrt(cosine))), 0).astype(np.float32)
+    return (
+        corrected.chi.astype(np.float32),
+        corrected.field,
+        angle,
+        _table(maps, mask, dseg, labels),
+        by_angle(maps, cosine, white),
+        _facts(fit, directions, frame),
+    )
+
+
+def _named(axes: np.ndarray):
+    """Order and signs of axes, as text."""
+    return ', '.join(('-' if row.min() < 0 else '') + 'xyz'[int(np.abs(row).argmax())] for row in axes)
+
+
+def _table(maps: Mapping[str, np.ndarray], mask: np.ndarray, dseg: np.ndarray, labels: pd.DataFrame):
+    """Tidy rows by region."""
+    rows = []
+    for region, hemisphere, within in regions_of(mask, dseg, labels):
+        n = int(within.sum())
+        before = maps['chi'][within]
+        after = maps['chi_fibercorrected'][within]
+        rows.append(
+            {
+                'region': region,
+                'hemisphere': hemisphere,
+                'n_voxels': n,
+                'map': 'chi_fibercorrected',
+                'mean': float(after.mean()) if n else np.nan,
+                'sd': float(after.std()) if n else np.nan,
+                'se': float(after.std() / np.sqrt(n)) if n else np.nan,
+                'units': 'ppm',
+                'change': float((after - before).mean()) if n else np.nan,
+            }
+        )
+    return pd.DataFrame(rows).round(6)
+
+
+def _facts(fit: FibreFit, directions: Given, frame: str):
+    """What was found, for the sidecars."""
+    seen = 'the field shows it' if fit.evidence >= UNSEEN else 'the field does not show fibres'
+    said = (
+        'along fibres less across, of a fractional anisotropy of 1',
+        'shift per squared sine of the angle to B0, of a fractional anisotropy of 1',
+    )
+    facts: dict[str, object] = {
+        name: {'value': float(value), 'sd': float(sd), 'units': 'ppm', 'source': f'{what}; {seen}'}
+        for name, value, sd, what in zip(
+            ('anisotropy', 'microstructure'), fit.values, fit.sd, said, strict=True
+        )
+    }
+    facts['evidence'] = {
+        'value': fit.evidence,
+        'source': 'logarithm of the Bayes factor of fibres against none',
+    }
+    facts['fibres'] = f'directions of {directions.source}, read in the frame {frame}'
+    return facts
+
+
+def variants(params: Mapping[str, object]) -> Variant:
+    """Check the frame that was stated."""
+    check_stated(params.get('frame'), '--fibres')
+    return Variant(f'{METHOD}.', MEMORY)
+
+
+MEMORY = Need(0.2, volume=60, padded=14)
+
+APPLICATION = Application(
+    name='fibres',
+    title='Susceptibility without the anisotropy of fibres',
+    measure=measure,
+    gives=('fibercorrected', 'fiberfield', 'fiberangle', 'table', 'fiberangles', 'facts'),
+    extra=tuple(replace(query, optional=False) for query in FIBRES),
+    images=(
+        Image('fibercorrected', 'Chimap', 'Susceptibility without what fibres add to the field', 'ppm'),
+        Image(
+            'fiberfield',
+            'localfieldmap',
+            'What fibres add to the local field, by anisotropic susceptibility and by microstructure',
+            'ppm',
+        ),
+        Image('fiberangle', 'anglemap', 'Angle between fibres and B0; 0 where there are none', 'deg'),
+    ),
+    tables=(
+        Table(
+            maps=(Column('chi_fibercorrected', 'susceptibility without what fibres add', 'ppm'),),
+            columns=(Column('change', 'Mean of it less that of the map with fibres.', 'ppm'),),
+            caption='Fibres change susceptibility beside white matter too, as their field reaches there.',
+            cohort='tidy',
+        ),
+        Table(
+            'fiberangles',
+            title='White matter by the angle of its fibres',
+            columns=(
+                Column('angle_deg', 'Middle of the class of angles between fibres and B0.', 'deg'),
+                Column('n_voxels', 'Voxels of white matter.', 'voxels'),
+                Column('share', 'Share of the voxels of white matter.'),
+                Column('chi', 'Mean susceptibility.', 'ppm'),
+                Column('chi_sd', 'Its standard deviation over voxels.', 'ppm'),
+                Column('chi_fibercorrected', 'Mean susceptibility without what fibres add.', 'ppm'),
+                Column('chi_fibercorrected_sd', 'Its standard deviation over voxels.', 'ppm'),
+            ),
+            caption=f'Voxels of a fractional anisotropy above {WHITE_FA}.',
+        ),
+    ),
+    figures=(
+        Figure(
+            'fiberangles',
+            'White matter by the angle of its fibres',
+            'Mean susceptibility of white matter before and after; bands are one standard deviation over '
+            'voxels. Isotropic susceptibility does not depend on the angle, but tracts that differ in it may '
+            'differ in myelin too.',
+            draw=plot_angles,
+            table='fiberangles',
+        ),
+        Figure('fibercorrected', 'Susceptibility without fibres', 'In ppm.'),
+        Figure('fiberfield', 'What fibres add to the field', 'Taken off the local field, in ppm.'),
+    ),
+    method=f'{METHOD}.',
+    memory=MEMORY,
+    variants=variants,
+)

@@ -1,0 +1,136 @@
+"""Susceptibility without what fibres add to the field, and how both depend on the angle of fibres to B0."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from bids_qsm.anatomy.fibres import PAIRS, Carried
+from bids_qsm.biomarkers.positions import axes_of, slow_error_of
+from bids_qsm.recon.grid import Grid
+from bids_qsm.recon.orientations.fibres import BETTER, FibreFit, FibreModel, fibre_fields
+from bids_qsm.recon.orientations.operators import COMPONENTS
+
+LEAST_FA = 0.2
+"""Fractional anisotropy below which a voxel is taken to have no fibres: noise alone makes some .1."""
+WHITE_FA = 0.3
+"""Fractional anisotropy of the voxels whose susceptibility is shown by angle."""
+CLEAR = 20.0
+"""Evidence (logarithm of a Bayes factor) from which on it counts which axes the vectors are in."""
+BINS = np.arange(0, 91, 10)
+"""Edges of the classes of angles (degrees)."""
+
+
+@dataclass(frozen=True)
+class WithoutFibres:
+    """Susceptibility without what fibres add.
+
+    Attributes
+    ----------
+    chi : ndarray of float32
+        Susceptibility (ppm), 0 outside the mask, with the mean of that which was given.
+    field : ndarray of float32
+        What was taken off the local field (ppm).
+    fit : FibreFit
+    """
+
+    chi: np.ndarray
+    field: np.ndarray
+    fit: FibreFit
+
+
+def tensor_on(fibres: Carried, mask: np.ndarray, affine: np.ndarray):
+    """Traceless tensor of fibres along the voxel axes (6, x, y, z), and its fractional anisotropy.
+
+    Both are 0 outside the mask, and where the anisotropy is below `LEAST_FA`.
+    """
+    whole = np.empty((*mask.shape, 3, 3), np.float32)
+    for one, (i, j) in zip(fibres.dyads, PAIRS, strict=True):
+        whole[..., i, j] = whole[..., j, i] = one
+    axes = axes_of(affine).astype(np.float32)
+    whole = axes.T @ whole @ axes
+    there = mask & (fibres.fa > LEAST_FA) & (fibres.dyads[:3].sum(0) > 0)
+    fractions = np.where(there, fibres.fa, 0).astype(np.float32)
+    parts = [fractions * (whole[..., a, b] - np.float32((a == b) / 3)) for a, b in COMPONENTS]
+    return np.stack(parts), fractions
+
+
+def better_axes(model: FibreModel, tensor: np.ndarray, fit: FibreFit):
+    """The turn (3, 3) of the axes of vectors that the field proves, where it is not as they are; or None."""
+    best, proven = None, max(fit.evidence, 0)
+    for matrix, other in model.frames(tensor):
+        if other.evidence > max(CLEAR, proven):
+            best, proven = matrix, other.evidence
+    return best if best is not None and fit.evidence < (1 - BETTER) * proven else None
+
+
+def without_fibres(
+    chi: np.ndarray,
+    field: np.ndarray,
+    mask: np.ndarray,
+    tensor: np.ndarray,
+    fit: FibreFit,
+    r2star: np.ndarray | None,
+    grid: Grid,
+    *,
+    invert: Callable[[np.ndarray], np.ndarray],
+):
+    """Take what fibres add off the local field, and invert it.
+
+    The change that ``invert`` shows is added to ``chi``, so that all that was done to that stays. Then what
+    varies slowly at equal R2* is taken off the change, as it is off each map.
+
+    Parameters
+    ----------
+    chi, field : ndarray
+        Susceptibility and local field (ppm).
+    mask : ndarray of bool
+    tensor : ndarray, (6, x, y, z)
+        See `tensor_on`.
+    fit : FibreFit
+    r2star : ndarray, optional
+        R2* (1/s).
+    grid : Grid
+    invert : callable
+        Local field to susceptibility (ppm).
+
+    Returns
+    -------
+    WithoutFibres
+    """
+    added = np.tensordot(fit.values.astype(np.float32), fibre_fields(tensor, grid), 1) * mask
+    change = (invert(field - added) - invert(field)) * mask
+    change -= slow_error_of(change, mask, r2star, grid)
+    return WithoutFibres(np.where(mask, chi + change - change[mask].mean(), 0), added, fit)
+
+
+def by_angle(maps: dict[str, np.ndarray], cosine: np.ndarray, white: np.ndarray):
+    """Mean susceptibility of white matter by the angle of its fibres to B0.
+
+    Parameters
+    ----------
+    maps : dict of str to ndarray
+        Column -> susceptibility (ppm).
+    cosine : ndarray
+        Squared cosine of the angle.
+    white : ndarray of bool
+
+    Returns
+    -------
+    DataFrame
+        One row for each class of `BINS`: angle_deg (its middle), n_voxels, share, and for each map its mean
+        and ``<map>_sd``.
+    """
+    angle = np.degrees(np.arccos(np.sqrt(np.clip(cosine[white], 0, 1))))
+    place = np.clip(np.digitize(angle, BINS) - 1, 0, len(BINS) - 2)
+    rows = []
+    for n, middle in enumerate((BINS[1:] + BINS[:-1]) / 2):
+        row = {'angle_deg': middle, 'n_voxels': int((place == n).sum())}
+        row['share'] = row['n_voxels'] / max(len(place), 1)
+        for name, data in maps.items():
+            values = data[white][place == n]
+            row[name] = float(values.mean()) if values.size else np.nan
+            row[f'{name}_sd'] = float(values.std()) if values.size else np.nan
+        rows.append(row)
+    return pd.DataFrame(rows).round(6)
