@@ -15,7 +15,7 @@ from bids_qsm.errors import UserError
 from bids_qsm.plotting.orientation_charts import plot_angles
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion import INVERSION
-from bids_qsm.recon.orientations.fibres import FibreFit, FibreModel
+from bids_qsm.recon.orientations.fibres import TERMS, TURN, FibreFit, FibreModel
 from bids_qsm.recon.registry import Need, call
 from bids_qsm.recon.units import effective_echo_time, ppm_per_radian
 
@@ -23,8 +23,8 @@ UNSEEN = 5.0
 """Evidence (logarithm of a Bayes factor) below which the field does not show fibres."""
 METHOD = (
     'The field of fibres was predicted from their directions and fractional anisotropy as that of an '
-    'anisotropic susceptibility [@sti] and of the microstructure of myelin [@whartonbowtell2012], with one '
-    'factor each that generalised least squares found in the local field, and subtracted before inversion'
+    'anisotropic susceptibility [@sti] and of the microstructure of myelin [@whartonbowtell2012], with '
+    'factors that generalised least squares found in the local field, and subtracted before inversion'
 )
 
 
@@ -51,21 +51,21 @@ def measure(
     if found is None:
         raise UserError('--fibres takes off what fibres add, so that --fibres:frame=none says nothing.')
     carried, frame = found
-    tensor, fractions = tensor_on(carried, mask, affine)
-    if not (fractions > 0).any():
+    tensor, anisotropy = tensor_on(carried, mask, affine)
+    if not (anisotropy > 0).any():
         raise UserError(
             f'{fa.source} shows no fibres within the brain of the series; check that it is of this '
             'participant, and the figure of its alignment.'
         )
     noise = noise_of(localfield, magnitude, mask)
-    model = FibreModel(localfield, noise, mask, fractions, grid)
+    model = FibreModel(localfield, noise, mask, anisotropy, grid)
     fit = model.fit(tensor)
     axes = better_axes(model, tensor, fit)
     if axes is not None:
         raise UserError(
             f'{directions.source}: read in the frame {frame}, the field of the fibres is not that which was '
-            f'measured, and with the axes ({_named(axes)}) it is; state another --fibres:frame=, or correct '
-            'the gradient table of the diffusion images.'
+            f'measured, and with the axes ({_named(axes)}) it is; state another --fibres:frame=, correct '
+            'the gradient table of the diffusion images, or turn the vectors as the images were turned.'
         )
     name, params = inversion
     data = {
@@ -80,9 +80,9 @@ def measure(
     def invert(field: np.ndarray):
         return call(INVERSION[name], {**data, 'field': field.astype(np.float32)}, params)
 
-    corrected = without_fibres(chi, localfield, mask, tensor, fit, r2star, grid, invert=invert)
+    corrected = without_fibres(chi, localfield, mask, tensor, anisotropy, fit, r2star, grid, invert=invert)
     cosine = carried.squared_cosine(b0_axis(grid, affine))
-    white = mask & (fractions > WHITE_FA)
+    white = (anisotropy > 0) & (carried.fa > WHITE_FA)
     maps = {'chi': chi, 'chi_fibercorrected': corrected.chi}
     angle = np.where(fractions > 0, np.degrees(np.arccos(np.sqrt(cosine))), 0).astype(np.float32)
     return (
@@ -95,9 +95,11 @@ def measure(
     )
 
 
-def _named(axes: np.ndarray):
-    """Order and signs of axes, as text."""
-    return ', '.join(('-' if row.min() < 0 else '') + 'xyz'[int(np.abs(row).argmax())] for row in axes)
+def _named(matrix: np.ndarray):
+    """What a matrix of `turns` does to axes, as text."""
+    if np.count_nonzero(matrix) > 3:
+        return f'turned by {TURN:g} degrees about {"xyz"[int(np.argmax(np.diag(matrix)))]}'
+    return ', '.join(('-' if row.min() < 0 else '') + 'xyz'[int(np.abs(row).argmax())] for row in matrix)
 
 
 def _table(maps: Mapping[str, np.ndarray], mask: np.ndarray, dseg: np.ndarray, labels: pd.DataFrame):
@@ -127,14 +129,13 @@ def _facts(fit: FibreFit, directions: Given, frame: str):
     """What was found, for the sidecars."""
     seen = 'the field shows it' if fit.evidence >= UNSEEN else 'the field does not show fibres'
     said = (
-        'along fibres less across, of a fractional anisotropy of 1',
-        'shift per squared sine of the angle to B0, of a fractional anisotropy of 1',
+        'along fibres less across, where all water diffuses along fibres',
+        'shift per squared sine of the angle to B0, where all water diffuses along fibres',
+        'shift at the magic angle, where all water diffuses along fibres',
     )
     facts: dict[str, object] = {
         name: {'value': float(value), 'sd': float(sd), 'units': 'ppm', 'source': f'{what}; {seen}'}
-        for name, value, sd, what in zip(
-            ('anisotropy', 'microstructure'), fit.values, fit.sd, said, strict=True
-        )
+        for name, value, sd, what in zip(TERMS, fit.values, fit.sd, said, strict=True)
     }
     facts['evidence'] = {
         'value': fit.evidence,

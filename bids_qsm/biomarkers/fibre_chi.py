@@ -41,9 +41,11 @@ class WithoutFibres:
 
 
 def tensor_on(fibres: Carried, mask: np.ndarray, affine: np.ndarray):
-    """Traceless tensor of fibres along the voxel axes (6, x, y, z), and its fractional anisotropy.
+    r"""Traceless tensor of fibres along the voxel axes (6, x, y, z), and its anisotropy (x, y, z).
 
-    Both are 0 outside the mask, and where the anisotropy is below `LEAST_FA`.
+    The anisotropy is :math:`\mathrm{FA} / \sqrt{3 - 2 \mathrm{FA}^2}`, that of the diffusion tensor over three
+    times its mean, if two eigenvalues are equal: bundles that share a voxel add up in it. Both are 0 outside
+    the mask, and where the fractional anisotropy is below `LEAST_FA`.
     """
     whole = np.empty((*mask.shape, 3, 3), np.float32)
     for one, (i, j) in zip(fibres.dyads, PAIRS, strict=True):
@@ -51,9 +53,10 @@ def tensor_on(fibres: Carried, mask: np.ndarray, affine: np.ndarray):
     axes = axes_of(affine).astype(np.float32)
     whole = axes.T @ whole @ axes
     there = mask & (fibres.fa > LEAST_FA) & (fibres.dyads[:3].sum(0) > 0)
-    fractions = np.where(there, fibres.fa, 0).astype(np.float32)
-    parts = [fractions * (whole[..., a, b] - np.float32((a == b) / 3)) for a, b in COMPONENTS]
-    return np.stack(parts), fractions
+    fa = np.clip(fibres.fa, 0, 1)
+    anisotropy = np.where(there, fa / np.sqrt(3 - 2 * fa**2), 0).astype(np.float32)
+    parts = [anisotropy * (whole[..., a, b] - np.float32((a == b) / 3)) for a, b in COMPONENTS]
+    return np.stack(parts), anisotropy
 
 
 def better_axes(model: FibreModel, tensor: np.ndarray, fit: FibreFit):
@@ -70,6 +73,7 @@ def without_fibres(
     field: np.ndarray,
     mask: np.ndarray,
     tensor: np.ndarray,
+    anisotropy: np.ndarray,
     fit: FibreFit,
     r2star: np.ndarray | None,
     grid: Grid,
@@ -86,7 +90,7 @@ def without_fibres(
     chi, field : ndarray
         Susceptibility and local field (ppm).
     mask : ndarray of bool
-    tensor : ndarray, (6, x, y, z)
+    tensor, anisotropy : ndarray, (6, x, y, z) and (x, y, z)
         See `tensor_on`.
     fit : FibreFit
     r2star : ndarray, optional
@@ -99,7 +103,7 @@ def without_fibres(
     -------
     WithoutFibres
     """
-    added = np.tensordot(fit.values.astype(np.float32), fibre_fields(tensor, grid), 1) * mask
+    added = np.tensordot(fit.values.astype(np.float32), fibre_fields(tensor, anisotropy, grid), 1) * mask
     change = (invert(field - added) - invert(field)) * mask
     change -= slow_error_of(change, mask, r2star, grid)
     return WithoutFibres(np.where(mask, chi + change - change[mask].mean(), 0), added, fit)

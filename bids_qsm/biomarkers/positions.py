@@ -153,9 +153,7 @@ def align(positions: Sequence[Position], transforms: Sequence[np.ndarray] | None
         fields.append(
             resample(_widened(one.field, one.mask), one.affine, shape, affine, chain, order=3) * mask
         )
-        noises.append(
-            resample(one.noise, one.affine, shape, affine, chain) * mask
-        )
+        noises.append(resample(one.noise, one.affine, shape, affine, chain) * mask)
         masks.append(mask)
     return Aligned(fields, masks, noises, np.array(directions), list(transforms))
 

@@ -85,8 +85,11 @@ class Sources:
     fibres: Volume | None = None
     """See `Bundles.volume`."""
 
-    def diffusion(self, shape: tuple[int, ...], affine: np.ndarray, *, noise: float = 0.02, seed: int = 0):
-        """FA, first eigenvector (in axes of the scanner) and tensor of a grid, see `fibres.diffusion`."""
+    def dyads(self, shape: tuple[int, ...], affine: np.ndarray):
+        """Mean of v v' over the bundles of a grid times the share of white matter (6, ...), and that share.
+
+        Components are `bundles.PAIRS`, along the axes of the scanner.
+        """
         if self.fibres is None:
             raise ValueError('these sources have no fibres')
         head = self.head
@@ -95,7 +98,11 @@ class Sources:
         )
         # the pose scales and shears too, which hardly turns
         left, _, right = np.linalg.svd(np.linalg.inv(head.pose[:3, :3]))
-        return diffusion(turn_dyads(np.stack(dyads), left @ right), white, noise=noise, seed=seed)
+        return turn_dyads(np.stack(dyads), left @ right), white
+
+    def diffusion(self, shape: tuple[int, ...], affine: np.ndarray, *, noise: float = 0.02, seed: int = 0):
+        """FA, first eigenvector (in axes of the scanner) and tensor of a grid, see `bundles.diffusion`."""
+        return diffusion(*self.dyads(shape, affine), noise=noise, seed=seed)
 
     def sample(self, shape: tuple[int, ...], affine: np.ndarray):
         """Maps of `PARTS` on a scanner grid, by name; veins count as paramagnetic."""

@@ -13,30 +13,53 @@ from bids_qsm.recon.orientations.cosmos import PADDING
 from bids_qsm.recon.orientations.operators import COMPONENTS, Tensor
 from bids_qsm.recon.orientations.tensor import turned
 
-TERMS = ('anisotropy', 'microstructure')
+TERMS = ('anisotropy', 'microstructure', 'offset')
 FIT_MM = 2.5
 """Voxel size (mm) that the terms are fitted at, about: they are of whole tracts."""
 ROUGHNESS = 0.01
 """Susceptibility gradient (ppm/mm) of tissue; beyond it an edge costs its height and not its square."""
 MODEL_ERROR = 0.002
 """Standard deviation (ppm) of the field that neither noise nor the dipole model explains."""
-_EXPECTED = np.array([0.03, 0.03, 0.1, 0.1, 0.1])
-"""Standard deviation (ppm) of both terms and of what goes with them, before anything was measured."""
+TURN = 15.0
+"""Degrees by which axes are turned to find vectors that a rotation of the images left behind."""
+_EXPECTED = np.array([0.03, 0.03, 0.03, 0.1, 0.1])
+"""Standard deviation (ppm) of the terms and of what goes with them, before anything was measured."""
 _BLOCKS = 3
 """Pieces along each axis that are left out in turn to find the errors."""
 BETTER = 0.1
 """Share of the evidence that other axes must have more than those of the vectors to prove these wrong."""
 
 
-def fibre_tensor(vectors: np.ndarray, fractions: np.ndarray):
-    r"""Traceless tensor of fibres: :math:`a (v v^T - I / 3)` of anisotropy a along v.
+def turns() -> Iterator[np.ndarray]:
+    """Matrices (3, 3) that swap and reverse axes, and that turn them a little, see `FibreModel.frames`.
+
+    >>> len(list(turns()))
+    29
+    """
+    for order in itertools.permutations(range(3)):
+        for signs in itertools.product((1, -1), repeat=2):
+            matrix = np.zeros((3, 3), np.float32)
+            matrix[range(3), order] = (1, *signs)
+            if not np.array_equal(matrix, np.eye(3)):
+                yield matrix
+    c, s = np.cos(np.radians(TURN)), np.sin(np.radians(TURN))
+    for axis in range(3):
+        for sign in (1, -1):
+            matrix = np.eye(3, dtype=np.float32)
+            a, b = [k for k in range(3) if k != axis]
+            matrix[a, a], matrix[b, b], matrix[a, b], matrix[b, a] = c, c, -sign * s, sign * s
+            yield matrix
+
+
+def fibre_tensor(vectors: np.ndarray, anisotropy: np.ndarray):
+    r"""Traceless tensor of fibres: :math:`a (v v^T - I / 3)` of diffusion with anisotropy a along v.
 
     Parameters
     ----------
     vectors : ndarray, (x, y, z, 3)
         Unit vectors along the voxel axes; their sign means nothing.
-    fractions : ndarray, (x, y, z)
-        Fractional anisotropy, 0 where there are no fibres.
+    anisotropy : ndarray, (x, y, z)
+        Anisotropy a, 0 where there are no fibres; 1 where all water diffuses along them.
 
     Returns
     -------
@@ -44,15 +67,16 @@ def fibre_tensor(vectors: np.ndarray, fractions: np.ndarray):
         Components in the order of COMPONENTS.
     """
     parts = [vectors[..., a] * vectors[..., b] - (a == b) / np.float32(3) for a, b in COMPONENTS]
-    return np.stack([(fractions * one).astype(np.float32) for one in parts])
+    return np.stack([(anisotropy * one).astype(np.float32) for one in parts])
 
 
-def fibre_fields(tensor: np.ndarray, grid: Grid):
-    r"""Field of each of TERMS per ppm at a fractional anisotropy of 1 (2, x, y, z).
+def fibre_fields(tensor: np.ndarray, anisotropy: np.ndarray, grid: Grid):
+    r"""Field of each of TERMS per ppm at an anisotropy of 1 (3, x, y, z).
 
-    The first is that of the susceptibility tensor [1]_. The second is the shift of the water in and around
-    the myelin of hollow cylinders, which is no field of a dipole: :math:`a (\sin^2\theta - 2/3)`, with the
-    angle to B0 [2]_. Its mean over all directions is 0.
+    The first is that of the susceptibility tensor [1]_. The others are the shift of the water in and around
+    the myelin of hollow cylinders, which is no field of a dipole [2]_: :math:`a (\sin^2\theta - 2/3)`, with
+    the angle to B0, whose mean over all directions is 0, and a shift in proportion to the ``anisotropy`` a
+    whatever the angle.
 
     References
     ----------
@@ -67,7 +91,7 @@ def fibre_fields(tensor: np.ndarray, grid: Grid):
     along = sum(
         np.float32(n) * h[a] * h[b] * one for n, (a, b), one in zip(twice, COMPONENTS, tensor, strict=True)
     )
-    return np.stack([box.uncrop(bulk), -along])
+    return np.stack([box.uncrop(bulk), -along, anisotropy.astype(np.float32)])
 
 
 @dataclass(frozen=True)
@@ -76,8 +100,8 @@ class FibreFit:
 
     Attributes
     ----------
-    values, sd : ndarray, (2,)
-        Of TERMS (ppm at a fractional anisotropy of 1), and standard errors that count what differs from place
+    values, sd : ndarray, (3,)
+        Of TERMS (ppm at an anisotropy of 1), and standard errors that count what differs from place
         to place.
     evidence : float
         Logarithm of the Bayes factor of fibres against none.
@@ -93,18 +117,18 @@ class FibreModel:
 
     Isotropic susceptibility has a prior like total variation, see ROUGHNESS; with it the field that it leaves
     unexplained has the covariance :math:`C = \sigma^2 + D (G^T V G)^{-1} D`, and the terms of fibres are
-    fitted by generalised least squares, :math:`R^T C^{-1} R\, a = R^T C^{-1} f`. Three fields go with them
-    that fibres share with white matter of any direction: of an isotropic susceptibility that is proportional
-    to the fractional anisotropy, of one that is constant in white matter, and a shift in proportion. Sources
-    may lie around the mask too, so that the rest of a background field does not count.
+    fitted by generalised least squares, :math:`R^T C^{-1} R\, a = R^T C^{-1} f`. Two fields go with them
+    that white matter of any direction has: those of an isotropic susceptibility that is proportional to the
+    anisotropy, and of one that is constant. Sources may lie around the mask too, so that the rest
+    of a background field does not count.
 
     Parameters
     ----------
     field, noise : ndarray of float
         Local field and its standard deviation (ppm).
     mask : ndarray of bool
-    fractions : ndarray
-        Fractional anisotropy, 0 where there are no fibres.
+    anisotropy : ndarray
+        Anisotropy a, 0 where there are no fibres; 1 where all water diffuses along them.
     grid : Grid
     """
 
@@ -113,7 +137,7 @@ class FibreModel:
         field: np.ndarray,
         noise: np.ndarray,
         mask: np.ndarray,
-        fractions: np.ndarray,
+        anisotropy: np.ndarray,
         grid: Grid,
         *,
         tolerance: float = 3e-3,
@@ -139,9 +163,10 @@ class FibreModel:
         self._loose = [*self._edges(self._isotropic(self._field))]
         self._left = self._unexplained(self._field)
         self._scale = float(np.vdot(self._field, self._left)) * self._level / int(inside.sum())
-        a = box.crop(self._averaged(fractions))
-        white = np.clip((a - 0.15) / 0.1, 0, 1)
-        self._others = [convolve(a, self._kernel), convolve(white, self._kernel), a]
+        self._anisotropy = self._averaged(anisotropy)
+        a = box.crop(self._anisotropy)
+        white = np.clip((a - 0.1) / 0.1, 0, 1)
+        self._others = [convolve(a, self._kernel), convolve(white, self._kernel)]
         self._others_left = [self._unexplained(one) for one in self._others]
 
     def fit(self, tensor: np.ndarray):
@@ -149,22 +174,20 @@ class FibreModel:
         return self._fit(self._tensor(tensor))
 
     def frames(self, tensor: np.ndarray) -> Iterator[tuple[np.ndarray, FibreFit]]:
-        """The fit with the axes of the vectors turned or swapped in each way: matrix (3, 3), `FibreFit`.
+        """The fit with the axes of the vectors turned as errors turn them: matrix (3, 3), `FibreFit`.
 
-        There are 24, as a vector and its opposite are the same; the first are the axes as they are.
+        First swapped and reversed in each of the 23 ways that change a vector that has no sign, then turned
+        by `TURN` degrees about each axis.
         """
         coarse = self._tensor(tensor)
-        for order in itertools.permutations(range(3)):
-            for signs in itertools.product((1, -1), repeat=2):
-                matrix = np.zeros((3, 3), np.float32)
-                matrix[range(3), order] = (1, *signs)
-                yield matrix, self._fit(turned(coarse, matrix))
+        for matrix in turns():
+            yield matrix, self._fit(turned(coarse, matrix))
 
     def _tensor(self, tensor: np.ndarray):
         return np.stack([self._averaged(one) for one in tensor])
 
     def _fit(self, tensor: np.ndarray):
-        terms = [self._box.crop(one) for one in fibre_fields(tensor, self.grid)]
+        terms = [self._box.crop(one) for one in fibre_fields(tensor, self._anisotropy, self.grid)]
         left = [*(self._unexplained(one) for one in terms), *self._others_left]
         terms = [*terms, *self._others]
         scale = self._level / self._scale
@@ -180,8 +203,9 @@ class FibreModel:
         used = np.flatnonzero(np.abs(right).sum(0))
         without = [solve(whole - normal[..., n], sums - right[:, n]) for n in used]
         spread = np.var(without, axis=0) * max(len(used) - 1, 0) if len(used) > 1 else np.diag(1 / prior)
-        evidence = _evidence(whole, sums, _EXPECTED) - _evidence(whole[2:, 2:], sums[2:], _EXPECTED[2:])
-        return FibreFit(values[:2], np.sqrt(spread[:2]), evidence)
+        n = len(TERMS)
+        evidence = _evidence(whole, sums, _EXPECTED) - _evidence(whole[n:, n:], sums[n:], _EXPECTED[n:])
+        return FibreFit(values[:n], np.sqrt(spread[:n]), evidence)
 
     def _by_block(self, a: np.ndarray, b: np.ndarray):
         """Inner product, in pieces of the head."""
