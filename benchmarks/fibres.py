@@ -112,7 +112,7 @@ def row_of(data, method):
     after = without_fibres(
         before, data['field'], mask, tensor, anisotropy, fit, None, grid, invert=invert
     ).chi
-    maps = {'before': level(before), 'after': level(after), 'no fibres': level(invert(data['plain']))}
+    maps = {'before': level(before), 'after': level(found.chi), 'no fibres': level(invert(data['plain']))}
     truth, white = level(data['chi']), data['white']
     row = {
         'anisotropy': fit.values[0],

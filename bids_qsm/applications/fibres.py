@@ -84,7 +84,7 @@ def measure(
     cosine = carried.squared_cosine(b0_axis(grid, affine))
     white = (anisotropy > 0) & (carried.fa > WHITE_FA)
     maps = {'chi': chi, 'chi_fibercorrected': corrected.chi}
-    angle = np.where(fractions > 0, np.degrees(np.arccos(np.sqrt(cosine))), 0).astype(np.float32)
+    angle = np.where(anisotropy > 0, np.degrees(np.arccos(np.sqrt(cosine))), 0).astype(np.float32)
     return (
         corrected.chi.astype(np.float32),
         corrected.field,
