@@ -109,9 +109,7 @@ def row_of(data, method):
     fit = FibreModel(data['field'], noise, mask, anisotropy, grid).fit(tensor)
     fitted = time.process_time() - start
     before = invert(data['field'])
-    after = without_fibres(
-        before, data['field'], mask, tensor, anisotropy, fit, None, grid, invert=invert
-    ).chi
+    found = without_fibres(before, data['field'], mask, tensor, anisotropy, fit, None, grid, invert=invert)
     maps = {'before': level(before), 'after': level(found.chi), 'no fibres': level(invert(data['plain']))}
     truth, white = level(data['chi']), data['white']
     row = {

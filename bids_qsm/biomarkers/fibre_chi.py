@@ -44,8 +44,8 @@ def tensor_on(fibres: Carried, mask: np.ndarray, affine: np.ndarray):
     r"""Traceless tensor of fibres along the voxel axes (6, x, y, z), and its anisotropy (x, y, z).
 
     The anisotropy is :math:`\mathrm{FA} / \sqrt{3 - 2 \mathrm{FA}^2}`, that of the diffusion tensor over
-    three times its mean, if two eigenvalues are equal: bundles that share a voxel add up in it. Both are 0 outside
-    the mask, and where the fractional anisotropy is below `LEAST_FA`.
+    three times its mean, if two eigenvalues are equal: bundles that share a voxel add up in it. Both are 0
+    outside the mask, and where the fractional anisotropy is below `LEAST_FA`.
     """
     whole = np.empty((*mask.shape, 3, 3), np.float32)
     for one, (i, j) in zip(fibres.dyads, PAIRS, strict=True):
