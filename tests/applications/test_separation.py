@@ -36,7 +36,8 @@ def separated(maps, r2, **params):
     """With R2' where ``r2`` is above zero; None stands for no results of the application r2prime."""
     data = dict.fromkeys(APPLICATION.arguments) | maps
     r2prime = None if r2 is None else np.where(r2 > 0, maps['r2star'] - r2, 0)
-    data |= {'r2prime_r2prime': r2prime, 'grid': Grid(SHAPE), 'field_strength': 3.0}
+    table = None if r2 is None else pd.DataFrame({'map': ['R2prime'], 'provenance': ['measured']})
+    data |= {'r2prime_r2prime': r2prime, 'r2prime_table': table, 'grid': Grid(SHAPE), 'field_strength': 3.0}
     return dict(zip(APPLICATION.gives, measure(*data.values(), **params), strict=True))
 
 
@@ -44,7 +45,7 @@ def test_a_chosen_method_says_what_it_assumes(maps):
     measured = separated(maps, np.full(SHAPE, 13.0, np.float32), method='closed', relaxivity=137.0)
     assumed = separated(maps, None, method='closed')
     for found, said in (
-        (measured, "R2' of the application r2prime"),
+        (measured, "R2' (measured; see the application r2prime)"),
         (assumed, 'R2*, less an assumed R2 of each tissue'),
     ):
         assert found['paramagneticsd'] is None
