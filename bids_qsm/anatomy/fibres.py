@@ -122,7 +122,8 @@ def directions(stored: np.ndarray, fa: np.ndarray, name: str, *, amplitudes: boo
 def _order(data: np.ndarray, white: np.ndarray) -> list[int]:
     """Which of six volumes are xx, yy, zz, xy, xz, yz: those of the diagonal have the largest means."""
     means: list[float] = np.abs(data[white].mean(0)).tolist()
-    return list(max(ORDERS.values(), key=lambda one: means[one[0]] + means[one[1]] + means[one[2]]))
+    best = max(ORDERS, key=lambda one: sum(means[n] for n in ORDERS[one][:3]))
+    return list(ORDERS[best])
 
 
 def to_scanner(vectors: np.ndarray, affine: np.ndarray, frame: str):
