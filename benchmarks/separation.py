@@ -9,8 +9,8 @@ SNR of 70. With --chain, all are those of a simulated scan of 5 echoes that went
 with the true R2. Structural similarity (XSIM) and error of both sources by method: all of the registry with
 their own relaxivities, the closed form told relaxivities and zero, and ours from R2* alone. With --fibres,
 white matter depends on the angle of its fibres, by amounts that differ between heads; methods get directions
-from a tensor of 2 mm, on a grid of its own and placed .5 mm and .5 degrees wrong; echoes then have the beat of
-water in the sheath of fibres, with another amount of it than `hollowcylinder` expects.
+from a tensor of 2 mm, on a grid of its own and placed .5 mm and .5 degrees wrong; echoes then have the beat
+of water in the sheath of fibres, with another amount of it than `hollowcylinder` expects.
 """
 
 import argparse
