@@ -4,6 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bids_qsm.applications.contract import Given
+from bids_qsm.applications.dwi import b0_axis, fibres_on
 from bids_qsm.applications.separation import APPLICATION, measure, variants
 from bids_qsm.errors import UserError
 from bids_qsm.recon.grid import Grid
@@ -73,9 +75,39 @@ def test_methods_take_what_they_need_and_wrong_ones_are_refused():
         ({'method': 'closed', 'relaxivity': -1.0}, 'must be from 10 to 2000'),
         ({'method': 'closed', 'relaxivity': float('inf')}, 'must be from 10 to 2000'),
         ({'method': 'closed', 'relaxivity': 'high'}, 'must be from 10 to 2000'),
+        ({'frame': 'world'}, 'frame is .world.; it must be one of: fsl, voxel, scanner, or none'),
     ):
         with pytest.raises(UserError, match=said):
             variants(params)
+
+
+def given(name, data, affine, sidecar=None):
+    on_grid = data if data.ndim == 3 else np.empty(0)
+    return Given(name, data, data, affine, on_grid, [], [], sidecar or {})
+
+
+def test_the_frame_of_directions_is_that_of_the_file_unless_stated():
+    """A vector (.6, 0, .8) of the file, in voxels of an affine that is turned by 90 degrees about y."""
+    affine = np.array([[0, 0, 2.0, 0], [0, 2, 0, 0], [-2, 0, 0, 0], [0, 0, 0, 1]])
+    fa = np.full(SHAPE, 0.5, np.float32)
+    stored = np.broadcast_to(np.float32([0.6, 0.0, 0.8]), (*SHAPE, 3))
+    grid = Grid.from_affine(SHAPE, affine)
+    for name, sidecar, stated, expected in (
+        ('sub-01_V1.nii.gz', None, None, ('fsl', 0.36)),
+        ('sub-01_param-tensor_dwimap.nii.gz', None, None, ('scanner', 0.64)),
+        ('sub-01_V1.nii.gz', {'OrientationEncoding': {'Reference': 'xyz'}}, None, ('scanner', 0.64)),
+        ('sub-01_V1.nii.gz', None, 'scanner', ('scanner', 0.64)),
+        ('sub-01_param-tensor_dwimap.nii.gz', None, 'voxel', ('voxel', 0.36)),
+    ):
+        pair = given('FA', fa, affine), given(name, stored, affine, sidecar)
+        found, frame = fibres_on(*pair, grid, affine, stated)
+        assert frame == expected[0]
+        cosine = found.squared_cosine(b0_axis(grid, affine))
+        assert cosine[1:-1, 1:-1, 1:-1] == pytest.approx(expected[1], abs=1e-4)
+    assert fibres_on(*pair, grid, affine, 'none') is None
+    odd = given('sub-01_V1.nii.gz', stored, affine, {'OrientationEncoding': {'Reference': 'qrs'}})
+    with pytest.raises(UserError, match=r"Reference 'qrs'.*must be one of xyz, ijk, bvec"):
+        fibres_on(pair[0], odd, grid, affine, None)
 
 
 @pytest.mark.parametrize('name', ['posterior', 'closed', 'medi'])
