@@ -122,8 +122,8 @@ def directions(stored: np.ndarray, fa: np.ndarray, name: str, *, amplitudes: boo
 def _order(data: np.ndarray, white: np.ndarray) -> list[int]:
     """Which of six volumes are xx, yy, zz, xy, xz, yz: those of the diagonal have the largest means."""
     means: list[float] = np.abs(data[white].mean(0)).tolist()
-    orders = [list(one) for one in ORDERS.values()]
-    return max(orders, key=lambda one: sum(means[i] for i in one[:3]))
+    best = max(ORDERS, key=lambda one: sum(means[n] for n in ORDERS[one][:3]))
+    return list(ORDERS[best])
 
 
 def to_scanner(vectors: np.ndarray, affine: np.ndarray, frame: str):
@@ -180,12 +180,13 @@ def across(vectors: np.ndarray, fa: np.ndarray, affine: np.ndarray):
     for axis in range(3):
         sigma = [LIKE_MM / step for step in size]
         slope[:, axis] = gaussian_filter(fa, sigma, [int(k == axis) for k in range(3)])[white] / size[axis]
+    total = max(float((slope.astype(float) ** 2).sum()), 1e-12)
     found = {}
     for order in permutations(range(3)):
         for signs in product((1, -1), repeat=2):  # the sign of a direction says nothing
             turned = own[:, order] * np.array((1, *signs), np.float32)
-            share = ((turned * slope).sum(1, dtype=float) ** 2).sum() / (slope.astype(float) ** 2).sum()
-            found[order, (1, *signs)] = float(share)
+            along = ((turned * slope).sum(1, dtype=float) ** 2).sum()
+            found[order, (1, *signs)] = float(along / total)
     return found
 
 
@@ -210,7 +211,7 @@ def check_frame(vectors: np.ndarray, fa: np.ndarray, affine: np.ndarray, frame: 
     other = min(frames, key=lambda one: frames[one])
     way = min(ways, key=lambda one: ways[one])
     least, given = min(frames[other], ways[way]), frames[frame]
-    if least > CLEAR * given:
+    if least >= CLEAR * given:
         return
     if frames[other] <= least / CLEAR:
         hint = f'read in the frame {other} they do; state frame={other}'

@@ -38,6 +38,7 @@ def measure(
     r2star: np.ndarray,
     mask: np.ndarray,
     r2prime_r2prime: np.ndarray | None,
+    r2prime_table: pd.DataFrame | None,
     localfield: np.ndarray | None,
     magnitude: np.ndarray | None,
     echoes: np.ndarray | None,
@@ -101,7 +102,7 @@ def measure(
         data |= {'cosine': fibres[0].squared_cosine(b0_axis(grid, affine)), 'fa': fibres[0].fa}
     found = call(function, data, {} if relaxivity is None else {'relaxivity': relaxivity})
     table = _table(found, there, dseg, labels)
-    stated = {'method': method, 'relaxation': _relaxation(function, is_measured)}
+    stated = {'method': method, 'relaxation': _relaxation(function, r2prime_table)}
     if directions is not None and fibres is not None:
         stated['fibres'] = f'directions of {directions.source}, read in the frame {fibres[1]}'
     total = found.para + found.dia
@@ -117,14 +118,17 @@ def measure(
     return *maps, table, stated
 
 
-def _relaxation(function: Callable, is_measured: bool):
+def _relaxation(function: Callable, r2prime: pd.DataFrame | None):
     """What was taken as relaxation by the sources, for the sidecars."""
     asked = needs(function)
     if 'echoes' in asked:
         return 'decay of the echoes'
     if 'r2star' in asked:
         return 'R2*'
-    return "R2' of the application r2prime" if is_measured else 'R2*, less an assumed R2 of each tissue'
+    if r2prime is None:
+        return 'R2*, less an assumed R2 of each tissue'
+    came = r2prime.loc[r2prime['map'] == 'R2prime', 'provenance'].iloc[0]
+    return f"R2' ({came}; see the application r2prime)"
 
 
 def _calibrated(found: Separated, field_strength: float):

@@ -4,6 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bids_qsm.applications.contract import Given
+from bids_qsm.applications.dwi import b0_axis, fibres_on
 from bids_qsm.applications.separation import APPLICATION, measure, variants
 from bids_qsm.errors import UserError
 from bids_qsm.recon.grid import Grid
@@ -36,7 +38,8 @@ def separated(maps, r2, **params):
     """With R2' where ``r2`` is above zero; None stands for no results of the application r2prime."""
     data = dict.fromkeys(APPLICATION.arguments) | maps
     r2prime = None if r2 is None else np.where(r2 > 0, maps['r2star'] - r2, 0)
-    data |= {'r2prime_r2prime': r2prime, 'grid': Grid(SHAPE), 'field_strength': 3.0}
+    table = None if r2 is None else pd.DataFrame({'map': ['R2prime'], 'provenance': ['measured']})
+    data |= {'r2prime_r2prime': r2prime, 'r2prime_table': table, 'grid': Grid(SHAPE), 'field_strength': 3.0}
     return dict(zip(APPLICATION.gives, measure(*data.values(), **params), strict=True))
 
 
@@ -44,7 +47,7 @@ def test_a_chosen_method_says_what_it_assumes(maps):
     measured = separated(maps, np.full(SHAPE, 13.0, np.float32), method='closed', relaxivity=137.0)
     assumed = separated(maps, None, method='closed')
     for found, said in (
-        (measured, "R2' of the application r2prime"),
+        (measured, "R2' (measured; see the application r2prime)"),
         (assumed, 'R2*, less an assumed R2 of each tissue'),
     ):
         assert found['paramagneticsd'] is None
@@ -72,9 +75,39 @@ def test_methods_take_what_they_need_and_wrong_ones_are_refused():
         ({'method': 'closed', 'relaxivity': -1.0}, 'must be from 10 to 2000'),
         ({'method': 'closed', 'relaxivity': float('inf')}, 'must be from 10 to 2000'),
         ({'method': 'closed', 'relaxivity': 'high'}, 'must be from 10 to 2000'),
+        ({'frame': 'world'}, 'frame is .world.; it must be one of: fsl, voxel, scanner, or none'),
     ):
         with pytest.raises(UserError, match=said):
             variants(params)
+
+
+def given(name, data, affine, sidecar=None):
+    on_grid = data if data.ndim == 3 else np.empty(0)
+    return Given(name, data, data, affine, on_grid, [], [], sidecar or {})
+
+
+def test_the_frame_of_directions_is_that_of_the_file_unless_stated():
+    """A vector (.6, 0, .8) of the file, in voxels of an affine that is turned by 90 degrees about y."""
+    affine = np.array([[0, 0, 2.0, 0], [0, 2, 0, 0], [-2, 0, 0, 0], [0, 0, 0, 1]])
+    fa = np.full(SHAPE, 0.5, np.float32)
+    stored = np.broadcast_to(np.float32([0.6, 0.0, 0.8]), (*SHAPE, 3))
+    grid = Grid.from_affine(SHAPE, affine)
+    for name, sidecar, stated, expected in (
+        ('sub-01_V1.nii.gz', None, None, ('fsl', 0.36)),
+        ('sub-01_param-tensor_dwimap.nii.gz', None, None, ('scanner', 0.64)),
+        ('sub-01_V1.nii.gz', {'OrientationEncoding': {'Reference': 'xyz'}}, None, ('scanner', 0.64)),
+        ('sub-01_V1.nii.gz', None, 'scanner', ('scanner', 0.64)),
+        ('sub-01_param-tensor_dwimap.nii.gz', None, 'voxel', ('voxel', 0.36)),
+    ):
+        pair = given('FA', fa, affine), given(name, stored, affine, sidecar)
+        found, frame = fibres_on(*pair, grid, affine, stated)
+        assert frame == expected[0]
+        cosine = found.squared_cosine(b0_axis(grid, affine))
+        assert cosine[1:-1, 1:-1, 1:-1] == pytest.approx(expected[1], abs=1e-4)
+    assert fibres_on(*pair, grid, affine, 'none') is None
+    odd = given('sub-01_V1.nii.gz', stored, affine, {'OrientationEncoding': {'Reference': 'qrs'}})
+    with pytest.raises(UserError, match=r"Reference 'qrs'.*must be one of xyz, ijk, bvec"):
+        fibres_on(pair[0], odd, grid, affine, None)
 
 
 @pytest.mark.parametrize('name', ['posterior', 'closed', 'medi'])

@@ -94,6 +94,44 @@ def test_another_relaxivity_changes_the_sources_as_said(tissue):
         assert (after - before)[inside].mean() == pytest.approx(said[inside].mean(), rel=0.25)
 
 
+def test_angles_of_fibres_take_out_what_they_do(tissue):
+    """White matter of two directions: with their angles, myelin of neither is taken for more."""
+    para, dia, _, mask, zone = tissue
+    cosine, fa = np.full(SHAPE, 1 / 3, np.float32), np.full(SHAPE, 0.12, np.float32)
+    white = zone == 1
+    fa[white] = 0.7
+    cosine[white] = 0.0
+    along = white.copy()
+    along[:12] = False
+    cosine[along] = 1.0
+    angle = np.where(white, cosine - 1 / 3, 0)
+    turned = dia - 0.012 * angle
+    rng = np.random.default_rng(6)
+    chi = para - turned + SHIFT + 0.005 * rng.standard_normal(SHAPE)
+    rate = 160 * para + 130 * turned * (1 - 0.75 * angle) + 1.0 * rng.standard_normal(SHAPE)
+    maps = chi.astype(np.float32), rate.astype(np.float32), mask, zone
+    off, fitted = {}, {}
+    for name, fibres in (('with', {'cosine': cosine, 'fa': fa}), ('without', {})):
+        found = separate(*maps, **NOISE, voxel_size=(1.5,) * 3, **fibres)
+        error, fitted[name] = -found.dia - turned, found.calibration
+        off[name] = error[along & found.fits].mean() - error[white & ~along & found.fits].mean()
+    assert abs(off['with']) < 0.0015
+    assert abs(off['with']) < 0.5 * abs(off['without'])
+    assert fitted['with'].turned == pytest.approx(0.5, abs=0.15)
+    assert fitted['with'].anisotropy == pytest.approx(0.012, abs=0.005)
+
+
+def test_a_voxel_of_tissue_and_blood_keeps_its_myelin(tissue):
+    para, dia, *_ = tissue
+    chi, rate, mask, zone = measured(tissue, (160, 130), with_r2=False)
+    vessel = (slice(4, 8), slice(3, 4), slice(4, 12))
+    chi[vessel] += 0.12  # a third of a voxel of blood
+    found = separate(chi, rate, mask, zone, **NOISE, voxel_size=(1.5,) * 3)
+    assert not found.fits[vessel].any()
+    assert found.para[vessel].mean() == pytest.approx(0.12 + 0.7 * para[vessel].mean(), abs=0.015)
+    assert -found.dia[vessel].mean() == pytest.approx(0.7 * dia[vessel].mean(), abs=0.006)
+
+
 def test_too_few_voxels_are_refused():
     few = np.zeros(50, np.float32)
     with pytest.raises(UserError, match='too few voxels'):

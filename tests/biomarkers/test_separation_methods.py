@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from bids_qsm.biomarkers.separation.closed import closed
+from bids_qsm.biomarkers.separation.hollowcylinder import PER_WATER, beat
 from bids_qsm.biomarkers.separation.ilsqr import NormalEquations
 from bids_qsm.biomarkers.separation.joint import equations
 from bids_qsm.biomarkers.separation.methods import SEPARATION, assumed_r2
 from bids_qsm.biomarkers.separation.wavelets import analyse, synthesise
+from bids_qsm.errors import UserError
 from bids_qsm.recon.fourier import convolve, dipole_kernel
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.registry import call, facts, needs, parameters
@@ -62,6 +64,8 @@ def data_of(truth, name, *, scale=1.0):
         'rate_noise': 0.7,
         'scale': scale,
         'grid': GRID,
+        'cosine': np.full(SHAPE, 1 / 3, np.float32),
+        'fa': np.zeros(SHAPE, np.float32),
     }
 
 
@@ -125,6 +129,40 @@ def test_closed_form_has_the_least_squares_where_one_source_is_left():
     slopes = np.stack([first + 137 * second, -first + 100 * second])
     assert np.abs(slopes[amounts > 0]).max() < 1e-6
     assert slopes[amounts == 0].min() > -1e-6
+
+
+def test_the_beat_of_fibres_tells_their_myelin():
+    """Two halves of white matter of other angles: their echoes and R2' follow the model."""
+    shape, times = (16, 16, 8), np.linspace(0.002, 0.040, 12)
+    rng = np.random.default_rng(3)
+    cosine = np.zeros(shape, np.float32)
+    cosine[:8] = 0.6
+    myelin = np.full(shape, 0.02)
+    myelin[:, 8:] = 0.05
+    share = (myelin / PER_WATER).ravel()
+    signal = np.abs(beat(share, times, 1 - cosine.ravel(), 3.0)).reshape(*shape, -1) * np.exp(-20 * times)
+    signal = signal + 0.001 * rng.standard_normal(signal.shape)
+    turned = 1 - 1.5 * (cosine - 1 / 3)
+    data = {
+        'chi': (0.01 - myelin + 0.004 * rng.standard_normal(shape)).astype(np.float32),
+        'r2prime': (137 * (0.01 + turned * myelin) + 0.5 * rng.standard_normal(shape)).astype(np.float32),
+        'echoes': signal.astype(np.float32),
+        'echo_times': list(times),
+        'cosine': cosine,
+        'fa': np.full(shape, 0.7, np.float32),
+        'mask': np.ones(shape, bool),
+        'chi_noise': 0.004,
+        'rate_noise': 0.7,
+        'scale': 1.0,
+    }
+    found = call(SEPARATION['hollowcylinder'], data, {})
+    without = closed(data['chi'], data['r2prime'], 137.0, 137.0, chi_noise=0.004, rate_noise=0.7)
+    for half in (slice(0, 8), slice(8, 16)):
+        for part in (slice(0, 8), slice(8, 16)):
+            assert -found.dia[half, part].mean() == pytest.approx(myelin[half, part].mean(), abs=0.003)
+    assert np.abs(found.dia + myelin).mean() < 0.7 * np.abs(without[1] + myelin).mean()
+    with pytest.raises(UserError, match='takes directions of fibres'):
+        call(SEPARATION['hollowcylinder'], data | {'fa': None}, {})
 
 
 def test_the_normal_equations_are_symmetric(truth):

@@ -495,3 +495,39 @@ def test_the_validator_does_not_stop_a_ct(data, find):
     write_json(data / 'sub-01' / 'ct' / 'sub-01_ct.json', {'Modality': 'CT'})
     (one,) = find(applications=(Method('candidates'),), skip_bids_validation=False).series
     assert ct_of(one) == [('sub-01_ct.nii.gz', 'own')]
+
+
+@pytest.mark.parametrize(
+    ('fa', 'vectors', 'volumes'),
+    [
+        ('sub-01_FA', 'sub-01_V1', 3),
+        (
+            'sub-01_space-ACPC_model-tensor_param-fa_dwimap',
+            'sub-01_space-ACPC_model-tensor_param-tensor_dwimap',
+            6,
+        ),
+        ('sub-01_space-T1w_model-csd_param-FA_dwimap', 'sub-01_space-T1w_model-csd_param-peaks_dwimap', 9),
+    ],
+)
+def test_fibre_directions_are_found_beside_their_anisotropy(data, find, fa, vectors, volumes):
+    write_series(data)
+    write_t1w(data)
+    folder = data / 'derivatives/dti/sub-01/dwi'
+    write_image(folder / f'{fa}.nii.gz')
+    write_image(folder / f'{vectors}.nii.gz', (*SHAPE, volumes))
+    # of another fit: no anisotropy lies beside it
+    write_image(data / 'derivatives/other/sub-01/dwi' / f'{vectors}.nii.gz', (*SHAPE, volumes))
+    (one,) = find(applications=(Method('separation', ()),)).series
+    assert names(one, 'own') == [f'{fa}.nii.gz']
+    (directions,) = [item for item in one.inputs if item.space == 'beside']
+    assert directions.path == folder / f'{vectors}.nii.gz'
+
+
+def test_fibre_directions_on_another_grid_are_left_out(data, find):
+    write_series(data)
+    folder = data / 'derivatives/dti/sub-01/dwi'
+    write_image(folder / 'sub-01_FA.nii.gz')
+    write_image(folder / 'sub-01_V1.nii.gz', (*SHAPE, 3), np.diag([3.0, 3.0, 3.0, 1.0]))
+    (one,) = find(applications=(Method('separation', ()),)).series
+    assert names(one, 'beside') == []
+    assert any('sub-01_V1.nii.gz and sub-01_FA.nii.gz differ in their affine' in note for note in one.notes)

@@ -15,6 +15,7 @@ import numpy as np
 from bids_qsm.biomarkers.separation.apart import apart
 from bids_qsm.biomarkers.separation.closed import closed
 from bids_qsm.biomarkers.separation.decompose import decompose
+from bids_qsm.biomarkers.separation.hollowcylinder import hollowcylinder
 from bids_qsm.biomarkers.separation.ilsqr import ilsqr
 from bids_qsm.biomarkers.separation.medi import medi
 from bids_qsm.biomarkers.separation.posterior import separate
@@ -110,4 +111,5 @@ SEPARATION = {
     'decompose': decompose,
     'apart': apart,
     'wavesep': wavesep,
+    'hollowcylinder': hollowcylinder,
 }

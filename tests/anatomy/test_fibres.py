@@ -1,0 +1,113 @@
+"""Directions of fibres: frames, orders of tensors, and what transforms do to them."""
+
+from itertools import permutations, product
+
+import numpy as np
+import pytest
+
+from bids_qsm.anatomy.fibres import FRAMES, ORDERS, carry, check_frame, directions, to_scanner
+from bids_qsm.errors import UserError
+from bids_qsm.phantom.head import rigid
+
+SHAPE = (28, 30, 26)
+
+
+def affine_of(*, left: bool):
+    """Voxels of 2 mm of an oblique slab, with the first axis to the left or to the right."""
+    turn = rigid((25, -10, 15))[:3, :3] * 2.0
+    if left:
+        turn[:, 0] *= -1
+    affine = np.eye(4)
+    affine[:3, :3] = turn
+    affine[:3, 3] = -turn @ ((np.array(SHAPE) - 1) / 2)
+    return affine
+
+
+def ring(affine):
+    """Tangents (axes of the scanner) and anisotropy of a ring of fibres in a tilted plane."""
+    index = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing='ij'), -1)
+    points = index @ affine[:3, :3].T + affine[:3, 3]
+    plane = rigid((35, 20, 0))[:3, :3]
+    x, y, z = np.moveaxis(points @ plane, -1, 0)
+    radius = np.hypot(x, y)
+    fa = 0.8 * np.exp(-((radius - 16) ** 2 + z**2) / 50)
+    tangent = np.stack([-y, x, 0 * z], -1) / np.maximum(radius, 1e-6)[..., None]
+    return (tangent @ plane.T).astype(np.float32), fa.astype(np.float32)
+
+
+def axes(affine, frame):
+    """Stored vectors @ this = vectors of the scanner."""
+    return to_scanner(np.eye(3, dtype=np.float32), affine, frame)
+
+
+@pytest.mark.parametrize('left', [True, False])
+def test_the_right_frame_is_told_from_wrong_ones(left):
+    affine = affine_of(left=left)
+    vectors, fa = ring(affine)
+    for true in FRAMES:
+        stored = vectors @ axes(affine, true).T
+        np.testing.assert_allclose(to_scanner(stored, affine, true), vectors, atol=1e-5)
+        check_frame(stored, fa, affine, true, 'V1.nii')
+        for read in FRAMES:
+            if not np.allclose(axes(affine, true), axes(affine, read)):
+                with pytest.raises(UserError, match=f'V1.nii: read in the frame {read}.*state frame='):
+                    check_frame(stored, fa, affine, read, 'V1.nii')
+
+
+def test_swapped_and_reversed_axes_are_refused():
+    affine = affine_of(left=True)
+    vectors, fa = ring(affine)
+    stored = vectors @ axes(affine, 'fsl').T
+    wrong = 0
+    for order in permutations(range(3)):
+        for signs in product((1, -1), repeat=2):
+            if (order, signs) != ((0, 1, 2), (1, 1)):
+                with pytest.raises(UserError, match=r'correct the gradient table|state frame='):
+                    check_frame(stored[..., order] * (1, *signs), fa, affine, 'fsl', 'V1.nii')
+                wrong += 1
+    assert wrong == 23
+
+
+def test_directions_turn_with_the_transform():
+    affine = affine_of(left=False)
+    vector = np.array([0.6, 0.0, 0.8], np.float32)
+    field, fa = np.broadcast_to(vector, (*SHAPE, 3)), np.full(SHAPE, 0.5, np.float32)
+    turn = rigid((40, 5, -30), (1, 2, 3))
+    # some scale and shear of an affine registration do not count
+    for to_image in (
+        [turn],
+        [rigid((0, 0, -30)), np.linalg.inv(rigid((0, 0, -30))), turn @ np.diag([1.1, 1, 0.9, 1])],
+    ):
+        found = carry(field * np.float32(-1), fa, affine, SHAPE, affine, to_image)
+        inside = found.fa > 0.49
+        assert inside.sum() > 1000
+        expected = turn[:3, :3].T @ vector
+        assert np.abs(found.principal()[inside] @ expected).min() > 0.9999
+        np.testing.assert_allclose(found.squared_cosine((0, 0, 1))[inside], expected[2] ** 2, atol=1e-3)
+    assert found.squared_cosine((0, 0, 1))[~(found.fa > 0)] == pytest.approx(1 / 3)
+
+
+def test_tensors_of_all_software_give_the_same_directions():
+    vectors, fa = ring(affine_of(left=False))
+    tensor = 1e-3 * (np.einsum('...i,...j->...ij', vectors, vectors) + 0.3 * np.eye(3))
+    unique = np.stack([tensor[..., i, j] for i, j in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))], -1)
+    for order in ORDERS.values():
+        stored = np.empty_like(unique)
+        stored[..., order] = unique
+        found = directions(stored, fa, 'tensor.nii')
+        assert np.abs((found * vectors).sum(-1))[fa > 0.3].min() > 0.999
+    peaks = np.concatenate([0.2 * vectors, np.full_like(vectors, np.nan)], -1)
+    found = directions(peaks, fa, 'peaks.nii', amplitudes=True)
+    np.testing.assert_allclose(found[fa > 0.3], vectors[fa > 0.3], atol=1e-5)
+
+
+def test_what_holds_no_directions_is_refused():
+    vectors, fa = ring(affine_of(left=False))
+    for stored, anisotropy, said in (
+        (vectors[..., :2], fa, 'V1.nii is 28 x 30 x 26 x 2'),
+        (vectors[1:], fa, 'on the same grid'),
+        (vectors * fa[..., None], fa, 'vectors of length'),
+        (vectors, 0.1 * fa, 'hardly anywhere above 0.3'),
+    ):
+        with pytest.raises(UserError, match=said):
+            directions(stored, anisotropy, 'V1.nii')
