@@ -38,8 +38,8 @@ def tensor(
               + (\sigma / s)^2 (\|A\|_F^2 + l^2 \|\nabla A\|_F^2)
 
     A has no trace, and is zero outside ``white``; :math:`\sigma` is the noise of the field, s the ``spread``
-    and l the ``smoothness``, which counts within white matter alone. Conjugate gradients of the six components
-    of X, preconditioned by the solution without a mask.
+    and l the ``smoothness``, which counts within white matter alone. Conjugate gradients of the six
+    components of X, preconditioned by the solution without a mask.
 
     Parameters
     ----------
