@@ -163,7 +163,7 @@ def rows_of_cosmos(seed, voxel):
         aligned = align(positions, transforms_of(turns, how, rng))
         grid = Grid.from_affine(truth.shape, positions[0].affine)
         chi, sd, excess = cosmos(*aligned.data, grid)
-        mask = positions[0].mask
+        mask = positions[0].mask & (sd > 0)
         inner = ndimage.binary_erosion(mask, iterations=2)
         # what the scans of all positions, each with the voxels of its own slab, have of the truth in common
         alike = np.mean(on_first(truths, positions, aligned), 0)
