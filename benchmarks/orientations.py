@@ -282,7 +282,8 @@ def rows_of_conditioning():
 def rows_of_cost(n=12, iterations=2):
     """CPU time and memory of ``n`` positions of a brain at 1 mm, whose fields are noise."""
     shape = (150, 190, 150)
-    place = np.stack(np.meshgrid(*(np.linspace(-1.05, 1.05, m, dtype=np.float32) for m in shape), indexing='ij'))
+    axes = [np.linspace(-1.05, 1.05, m, dtype=np.float32) for m in shape]
+    place = np.stack(np.meshgrid(*axes, indexing='ij'))
     mask = (place**2).sum(0) < 1
     white = (place**2).sum(0) < 0.5
     grid, rng = Grid(shape), np.random.default_rng(0)
