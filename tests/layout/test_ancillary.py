@@ -408,6 +408,14 @@ def test_oximetry_of_too_little_is_left_out(data, find, tmp_path):
     assert 'takes 4 echoes or more, and the series has 3' in ' '.join(one.notes)
 
 
+def test_head_positions_need_several_series_of_a_session(data, find):
+    write_t1w(data)
+    write_series(data)
+    (one,) = find(applications=(Method('cosmos'),)).series
+    assert 'cosmos' not in {use.name for use in one.applications}
+    assert 'takes 2 series or more of a session, and there is 1' in ' '.join(one.notes)
+
+
 AFFINE_OF_CT = np.diag([8.0, 8, 8, 1])
 
 
