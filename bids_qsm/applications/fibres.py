@@ -139,7 +139,7 @@ def _facts(fit: FibreFit, directions: Given, frame: str):
     }
     facts['evidence'] = {
         'value': fit.evidence,
-        'source': 'logarithm of the Bayes factor of fibres against none',
+        'source': 'logarithm of the Bayes factor of directions against none',
     }
     facts['fibres'] = f'directions of {directions.source}, read in the frame {frame}'
     return facts

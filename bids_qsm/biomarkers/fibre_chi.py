@@ -60,12 +60,14 @@ def tensor_on(fibres: Carried, mask: np.ndarray, affine: np.ndarray):
 
 
 def better_axes(model: FibreModel, tensor: np.ndarray, fit: FibreFit):
-    """The turn (3, 3) of the axes of vectors that the field proves, where it is not as they are; or None."""
-    best, proven = None, max(fit.evidence, 0)
+    """The first turn (3, 3) of the axes of vectors that the field proves better than none; None if none is.
+
+    Proof is an evidence of `CLEAR` or more that exceeds that of the axes as they are by `BETTER`.
+    """
     for matrix, other in model.frames(tensor):
-        if other.evidence > max(CLEAR, proven):
-            best, proven = matrix, other.evidence
-    return best if best is not None and fit.evidence < (1 - BETTER) * proven else None
+        if other.evidence > CLEAR and fit.evidence < (1 - BETTER) * other.evidence:
+            return matrix
+    return None
 
 
 def without_fibres(

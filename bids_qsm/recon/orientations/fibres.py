@@ -104,7 +104,7 @@ class FibreFit:
         Of TERMS (ppm at an anisotropy of 1), and standard errors that count what differs from place
         to place.
     evidence : float
-        Logarithm of the Bayes factor of fibres against none.
+        Logarithm of the Bayes factor of the two terms that depend on directions against none.
     """
 
     values: np.ndarray
@@ -166,7 +166,8 @@ class FibreModel:
         self._anisotropy = self._averaged(anisotropy)
         a = box.crop(self._anisotropy)
         white = np.clip((a - 0.1) / 0.1, 0, 1)
-        self._others = [convolve(a, self._kernel), convolve(white, self._kernel)]
+        # what does not depend on directions: the offset, and what goes with white matter
+        self._others = [a, convolve(a, self._kernel), convolve(white, self._kernel)]
         self._others_left = [self._unexplained(one) for one in self._others]
 
     def fit(self, tensor: np.ndarray):
@@ -187,7 +188,8 @@ class FibreModel:
         return np.stack([self._averaged(one) for one in tensor])
 
     def _fit(self, tensor: np.ndarray):
-        terms = [self._box.crop(one) for one in fibre_fields(tensor, self._anisotropy, self.grid)]
+        fields = fibre_fields(tensor, self._anisotropy, self.grid)
+        terms = [self._box.crop(one) for one in fields[:2]]
         left = [*(self._unexplained(one) for one in terms), *self._others_left]
         terms = [*terms, *self._others]
         scale = self._level / self._scale
@@ -204,7 +206,7 @@ class FibreModel:
         without = [solve(whole - normal[..., n], sums - right[:, n]) for n in used]
         spread = np.var(without, axis=0) * max(len(used) - 1, 0) if len(used) > 1 else np.diag(1 / prior)
         n = len(TERMS)
-        evidence = _evidence(whole, sums, _EXPECTED) - _evidence(whole[n:, n:], sums[n:], _EXPECTED[n:])
+        evidence = _evidence(whole, sums, _EXPECTED) - _evidence(whole[2:, 2:], sums[2:], _EXPECTED[2:])
         return FibreFit(values[:n], np.sqrt(spread[:n]), evidence)
 
     def _by_block(self, a: np.ndarray, b: np.ndarray):
