@@ -1,0 +1,120 @@
+"""Susceptibility without fibres as an application: what it gives, and what it refuses."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bids_qsm.applications import dwi
+from bids_qsm.applications.contract import Given
+from bids_qsm.applications.fibres import APPLICATION, measure, variants
+from bids_qsm.biomarkers.fibre_chi import by_angle
+from bids_qsm.errors import UserError
+from bids_qsm.plotting.orientation_charts import plot_angles
+from bids_qsm.recon.inversion.direct import tkd
+from bids_qsm.recon.orientations.fibres import fibre_fields, fibre_tensor
+from tests.recon.test_fibre_model import GRID, SHAPE, TRUE, head  # noqa: F401
+
+AFFINE = np.diag([-3.0, 3.0, 3.0, 1.0])
+LABELS = pd.DataFrame({'index': [1], 'region': ['Half'], 'hemisphere': ['L']})
+
+
+def given(data, name):
+    return Given(name, data, data, AFFINE, np.empty(0), [], [])
+
+
+@pytest.fixture(scope='module')
+def series(head):  # noqa: F811
+    """What `measure` gets, and the field without fibres; vectors are along voxel axes, as of FSL."""
+    mask, vectors, anisotropy, plain, _ = head
+    tensor = fibre_tensor(vectors, anisotropy)
+    field = plain + np.tensordot(TRUE.astype(np.float32), fibre_fields(tensor, anisotropy, GRID), 1)
+    # the fractional anisotropy whose linear one this is
+    fa = anisotropy * np.sqrt(3 / (1 + 2 * anisotropy**2))
+    chi = np.zeros(SHAPE, np.float32)
+    half = (np.arange(SHAPE[0]) < SHAPE[0] // 2)[:, None, None] * mask
+    return {
+        'chi': chi,
+        'localfield': (field * mask).astype(np.float32),
+        'magnitude': np.where(mask, np.float32(100), 1),
+        'r2star': None,
+        'mask': mask,
+        'fa': given(np.where(anisotropy > 0, fa, 0.05).astype(np.float32), 'sub-01_FA.nii.gz'),
+        'directions': given(vectors, 'sub-01_V1.nii.gz'),
+        'dseg': half.astype(np.int32),
+        'labels': LABELS,
+        'grid': GRID,
+        'affine': AFFINE,
+        'inversion': ('tkd', {}),
+        'echo_times': [0.01, 0.02],
+        'field_strength': 3.0,
+    }, (plain * mask).astype(np.float32)
+
+
+def run(data, **more):
+    """What `measure` gives; the vectors of this head do not run along surfaces, as `check_frame` expects."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dwi, 'check_frame', lambda *_: None)
+        return dict(zip(APPLICATION.gives, measure(**{**data, **more}), strict=True))
+
+
+@pytest.fixture(scope='module')
+def found(series):
+    return run(series[0])
+
+
+def test_what_fibres_add_is_taken_off_and_said(series, found):
+    data, plain = series
+    mask, wrong = data['mask'], data['localfield'] - plain
+    assert np.std((wrong - found['fiberfield'])[mask]) < 0.35 * np.std(wrong[mask])
+    facts = found['facts']
+    assert facts['evidence']['value'] > 100
+    values = [facts[name]['value'] for name in ('anisotropy', 'microstructure', 'offset')]
+    assert values == pytest.approx(TRUE, rel=0.25)
+    assert 'the field shows it' in facts['anisotropy']['source']
+    assert facts['fibres'] == 'directions of sub-01_V1.nii.gz, read in the frame fsl'
+
+
+def test_susceptibility_changes_by_what_inversion_makes_of_it(series, found):
+    data, plain = series
+    mask, change = data['mask'], found['fibercorrected']
+    assert change[mask].mean() == pytest.approx(0, abs=1e-6)
+    assert not change[~mask].any()
+    wrong = tkd(data['localfield'] - plain, mask, GRID) * mask
+    wrong -= wrong[mask].mean() * mask
+    assert np.std((wrong + change)[mask]) < 0.4 * np.std(wrong[mask])
+    row = found['table'].set_index(['region', 'hemisphere']).loc[('Half', 'L')]
+    assert row['mean'] == pytest.approx(change[data['dseg'] == 1].mean(), abs=1e-6)
+    assert row['change'] == pytest.approx(row['mean'], abs=1e-6)
+
+
+def test_vectors_with_other_axes_are_refused_by_the_field(series):
+    data = series[0]
+    wrong = given(data['directions'].stored[..., [1, 0, 2]], 'sub-01_V1.nii.gz')
+    with pytest.raises(UserError, match=r'sub-01_V1.nii.gz: read in the frame fsl, .* with the axes \('):
+        run(data, directions=wrong)
+
+
+def test_fibres_elsewhere_are_refused(series):
+    data = series[0]
+    far = np.diag([-3.0, 3, 3, 1])
+    far[:3, 3] = 500
+    moved = {name: replace(data[name], affine=far) for name in ('fa', 'directions')}
+    with pytest.raises(UserError, match='shows no fibres within the brain'):
+        run(data, **moved)
+
+
+def test_a_frame_that_is_none_is_refused_before_anything_runs():
+    with pytest.raises(UserError, match='--fibres:frame'):
+        variants({'frame': 'world'})
+
+
+def test_classes_of_angles_hold_their_voxels():
+    cosine = np.cos(np.radians(np.array([2.0, 12.0, 12.0, 89.0]))) ** 2
+    table = by_angle({'chi': np.array([1.0, 2, 4, 8])}, cosine, np.ones(4, bool))
+    assert table['n_voxels'].tolist() == [1, 2, 0, 0, 0, 0, 0, 0, 1]
+    assert table['chi'].tolist()[:2] == [1, 3]
+    assert table['chi'].isna().sum() == 6
+    drawn = plot_angles(table.assign(chi_fibercorrected=0.0, chi_fibercorrected_sd=0.1))
+    assert 'angle between fibres and B0' in drawn
