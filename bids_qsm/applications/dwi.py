@@ -59,18 +59,26 @@ def check_stated(frame: object, flag: str):
 
 
 def fibres_on(
-    fa: Given | None, given: Given | None, grid: Grid, affine: np.ndarray, frame: str | None
+    fa: Given | None,
+    given: Given | None,
+    grid: Grid,
+    affine: np.ndarray,
+    frame: str | None,
+    *,
+    is_checked: bool = True,
 ) -> tuple[Carried, str] | None:
     """Fibres on the grid of the maps and the frame that they were read in; None where there are none.
 
-    ``frame`` is what the user stated, 'none' to leave fibres out.
+    ``frame`` is what the user stated, 'none' to leave fibres out. Unless the caller does better, it is checked
+    by the surfaces of white matter (``is_checked``).
     """
     if fa is None or given is None or frame == 'none':
         return None
     frame = frame or frame_of(given)
     anisotropy = fa.data.astype(np.float32)
     found = directions(given.stored, anisotropy, given.source, amplitudes='_param-peaks_' in given.source)
-    check_frame(found, anisotropy, given.affine, frame, given.source)
+    if is_checked:
+        check_frame(found, anisotropy, given.affine, frame, given.source)
     vectors = to_scanner(found, given.affine, frame)
     return carry(vectors, anisotropy, given.affine, grid.shape, affine, given.from_maps), frame
 

@@ -47,7 +47,8 @@ def measure(
     frame: str | None = None,
 ):
     """Fit what fibres add to the field, take it off, and invert; see `without_fibres`."""
-    found = fibres_on(fa, directions, grid, affine, frame)
+    # the field itself proves the frame, see better_axes
+    found = fibres_on(fa, directions, grid, affine, frame, is_checked=False)
     if found is None:
         raise UserError('--fibres takes off what fibres add, so that --fibres:frame=none says nothing.')
     carried, frame = found
