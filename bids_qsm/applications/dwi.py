@@ -69,8 +69,8 @@ def fibres_on(
 ) -> tuple[Carried, str] | None:
     """Fibres on the grid of the maps and the frame that they were read in; None where there are none.
 
-    ``frame`` is what the user stated, 'none' to leave fibres out. Unless the caller does better, it is checked
-    by the surfaces of white matter (``is_checked``).
+    ``frame`` is what the user stated, 'none' to leave fibres out. Unless the caller does better, it is
+    checked by the surfaces of white matter (``is_checked``).
     """
     if fa is None or given is None or frame == 'none':
         return None
