@@ -284,7 +284,7 @@ def calibrate(
     values: np.ndarray,
     noise: np.ndarray,
     regions: Sequence[str],
-    ages: np.ndarray,
+    ages: Sequence[np.ndarray],
     constants: Constants,
     *,
     iterations: int = 50,
@@ -301,8 +301,8 @@ def calibrate(
     values, noise : ndarray, shape (R, K)
         Means of the controls and their standard errors.
     regions : sequence of str, length R
-    ages : ndarray
-        Of the controls (years).
+    ages : sequence of ndarray, length R
+        Of the controls (years) who have values of the region.
     constants : Constants
         What is known of them before.
 
@@ -313,7 +313,7 @@ def calibrate(
     used : list of str
         Regions with a reference; constants stay as they are where there is none.
     """
-    known = {i: reference_tissue(region, ages) for i, region in enumerate(regions)}
+    known = {i: reference_tissue(*pair) for i, pair in enumerate(zip(regions, ages, strict=True))}
     tissue = {i: one for i, one in known.items() if one is not None and np.isfinite(values[i]).any()}
     if not tissue:
         return constants, []

@@ -88,12 +88,12 @@ def test_controls_bring_constants_nearer_to_the_truth():
     before = im.constants_at(3.0, ('chi', 'R2star'))
     true = replace(before, mean=before.mean + np.array([0.8, 1.0, -0.7]) * before.sd)
     noise = np.tile([0.002, 0.3], (8, 1))
-    after, used = im.calibrate(made(true, tissue), noise, [*regions, 'Nowhere'][:8], ages, before)
+    after, used = im.calibrate(made(true, tissue), noise, regions, [ages] * 8, before)
     assert used == regions
     slopes = np.abs(after.slopes - true.slopes) / np.abs(before.slopes - true.slopes)
     assert (slopes[:, 0] < 0.3).all()
     assert (after.sd < before.sd).all()
-    same, used = im.calibrate(np.ones((1, 2)), noise[:1], ['Nowhere'], ages, before)
+    same, used = im.calibrate(np.ones((1, 2)), noise[:1], ['Nowhere'], [ages], before)
     assert used == []
     assert same is before
 

@@ -117,8 +117,57 @@ def test_regions_with_few_values_are_left_out(long):
     few = long.copy()
     few.loc[(few['region'] == 'RN') & (few['stage'] == 1) & (few['map'] == 'R2star'), 'mean'] = np.nan
     table, _, notes = stages.compare_stages(few, 'stage', field_strength=3.0)
+    assert set(table[table['region'] == 'RN']['map']) == {'chi'}
+    assert any(note.startswith('R2* of RN left out: fewer than 5') for note in notes)
+    few.loc[(few['region'] == 'RN') & (few['stage'] == 1), 'mean'] = np.nan
+    table, _, notes = stages.compare_stages(few, 'stage', field_strength=3.0)
     assert 'RN' not in set(table['region'])
     assert any(note.startswith('RN left out') for note in notes)
+
+
+def rows_of(table, *maps):
+    rows = table[table['map'].isin(maps)].drop(columns='p_fdr').set_index(['region', 'stage', 'map'])
+    return rows.select_dtypes('number').dropna(axis=1)
+
+
+@pytest.fixture(scope='module')
+def pair():
+    """Two stages at two scanners, and the same without R2* of the second scanner."""
+    drawn = draw_stages(Stages(iron=(0.0, 4.0), myelin=(0.0, -0.1), number=20, sites=2), 7)
+    whole = join_participants(gather(drawn.tables), drawn.people)[0].assign(scanner='the same', sex='F')
+    whole = whole[whole['region'].isin(['GP', 'White matter'])].reset_index(drop=True)
+    return whole, whole.assign(
+        mean=whole['mean'].mask((whole['map'] == 'R2star') & (whole['site'] == 'scanner2'))
+    )
+
+
+def test_a_site_without_r2star_counts_for_susceptibility_alone(pair):
+    whole, lacking = pair
+    table, constants, notes = stages.compare_stages(lacking, 'stage', field_strength=3.0)
+    first = stages.compare_stages(whole[whole['site'] == 'scanner1'], 'stage', field_strength=3.0)
+    same = 'iron', 'mvf', 'R2star'
+    pd.testing.assert_frame_equal(rows_of(table, *same), rows_of(first[0], *same))
+    pd.testing.assert_frame_equal(constants, first[1])
+    both = stages.compare_stages(whole, 'stage', field_strength=3.0)[0]
+    pd.testing.assert_frame_equal(rows_of(table, 'chi'), rows_of(both, 'chi'))
+    number = whole[whole['site'] == 'scanner2']['participant_id'].nunique()
+    assert any(note.startswith(f'{number} participants without R2* in GP') for note in notes)
+    # the first of the columns of sites is constant, so that the next one counts
+    renamed = whole.rename(columns={'site': 'scanner', 'scanner': 'site'})
+    pd.testing.assert_frame_equal(
+        rows_of(stages.compare_stages(renamed, 'stage', field_strength=3.0)[0], 'chi'), rows_of(both, 'chi')
+    )
+
+
+def test_a_stage_that_is_one_site_where_there_is_r2star_has_none(pair):
+    whole, _ = pair
+    apart = (whole['site'] == 'scanner2') != (whole['stage'] == 1)
+    only = whole.assign(mean=whole['mean'].mask(apart & (whole['map'] == 'R2star')))
+    table, constants, notes = stages.compare_stages(only, 'stage', field_strength=3.0)
+    assert set(table['map']) == {'chi'}
+    assert constants.empty
+    said = 'R2* of GP, R2* of White matter left out: stage 1 cannot be told from site'
+    assert any(note.startswith(said) for note in notes)
 
 
 def test_people_without_age_are_left_out(long):
