@@ -16,7 +16,7 @@ from bids_qsm.biomarkers.iron_myelin import (
     constants_at,
     contrast,
 )
-from bids_qsm.cohort.design import reference_level
+from bids_qsm.cohort.design import CONTROLS, reference_level
 from bids_qsm.cohort.inference import adjust
 from bids_qsm.cohort.observations import (
     QUANTITY,
@@ -25,12 +25,12 @@ from bids_qsm.cohort.observations import (
     average,
     codes,
     describe,
-    is_numeric,
     numeric,
     observe,
     say_averaged,
     some,
 )
+from bids_qsm.cohort.tables import group_column
 from bids_qsm.errors import UserError
 
 MAPS = ('chi', 'R2star')
@@ -118,7 +118,8 @@ def compare_stages(
         Table of regions with the columns of the participants.
     column : str
         Stage of each participant: numbers, of which the lowest is the first, or text, of which
-        ``controls`` or what is called like them is the first.
+        ``controls`` or what is called like them is the first. Controls by the column of groups are the first
+        stage where none of them has one.
     field_strength : float
         Of the maps (T).
     statistic : str
@@ -135,7 +136,8 @@ def compare_stages(
     Raises
     ------
     UserError
-        There is no such column or no age, there are too few stages or people, or a stage is that of one site.
+        There is no such column or no age, the first stage is not known, there are too few stages or people,
+        or a stage is that of one site.
 
     References
     ----------
@@ -184,31 +186,32 @@ def _check_column(series: pd.DataFrame, column: str):
 
 def _people(series: pd.DataFrame, column: str, controls: str, notes: list[str]) -> _People:
     """Participants that state all the design needs."""
-    stage = as_text(series[column])
-    age, _ = numeric(series['age'])
+    stage, levels = _staged(series, column, controls, notes)
+    age, texts = numeric(series['age'])
+    if texts:
+        if age.isna().all():
+            raise UserError(
+                f'--stages {column}: no age in participants.tsv is a number (there are {some(texts)}); give '
+                'years.'
+            )
+        notes.append(f'Ages that are no numbers are taken as missing: {some(texts)}.')
     there = (stage.notna() & age.notna()).to_numpy()
     covariates = {}
     for names in (('sex',), SITES):
-        texts = [as_text(series[name]) for name in names if name in series]
-        values = next((text for text in texts if text[there].nunique() > 1), None)
+        columns = [as_text(series[name]) for name in names if name in series]
+        values = next((one for one in columns if one[there].nunique() > 1), None)
         if values is not None:
             covariates[str(values.name)] = values
             there = there & values.notna().to_numpy()
     used = ['age', *covariates]
     if not there.all():
         notes.append(f'{(~there).sum()} participants without {" or ".join([column, *used])} left out.')
-    levels = _levels(stage[there], controls)
     counts = stage[there].value_counts()
-    if len(levels) < 2:
-        raise UserError(
-            f'--stages {column}: there is one stage ({some(levels)}) among people with '
-            f'{", ".join(used)}; two or more are needed, as stages are compared with the first.'
-        )
-    small = [f'{name} ({counts[name]})' for name in levels if counts[name] < FEWEST]
+    small = [f'{name} ({counts.get(name, 0)})' for name in levels if counts.get(name, 0) < FEWEST]
     if small:
         raise UserError(
-            f'--stages {column}: {some(small)} has fewer than {FEWEST} participants; join it with a stage '
-            'beside it, or leave it out.'
+            f'--stages {column}: {some(small)} has fewer than {FEWEST} participants with '
+            f'{", ".join(used)}; join it with a stage beside it, or leave it out.'
         )
     notes.append(f'Covariates: {", ".join(used)}. First stage, taken as healthy: {levels[0]}.')
     known = {name: values[there].reset_index(drop=True) for name, values in covariates.items()}
@@ -255,13 +258,60 @@ def _confounded(levels: list[str], dummies: np.ndarray, blocks: dict[str, np.nda
     return ''
 
 
-def _levels(stage: pd.Series, controls: str) -> list[str]:
-    """Stages in their order."""
-    if is_numeric(stage):
-        return sorted(set(stage), key=float)
-    levels = sorted(set(stage))
+def _staged(
+    series: pd.DataFrame, column: str, controls: str, notes: list[str]
+) -> tuple[pd.Series, list[str]]:
+    """Stage of each participant as text, and the stages in their order.
+
+    Controls by the column of groups, none of whom has a stage, are the first one.
+    """
+    stage, group = as_text(series[column]), group_column(series)
+    ours, name = pd.Series(False, index=series.index), controls
+    # an arm without treatment is one of patients
+    if group not in (None, 'arm', column):
+        groups = as_text(series[group])
+        found = reference_level(sorted(set(groups.dropna())), controls)
+        if found == controls or _is_control(found):
+            ours, name = groups == found, found
+    if ours.any() and stage[ours].isna().all():
+        notes.append(
+            f'{ours.sum()} participants of {group} {name} have no {column}; they are the first stage.'
+        )
+        stage = stage.mask(ours, name)
+    else:
+        name = controls
+    levels = _in_order(stage, column, name)
+    if len(levels) < 2:
+        raise UserError(
+            f'--stages {column}: there is one stage ({some(levels)}); two or more are needed, as stages are '
+            'compared with the first.'
+        )
+    if ours.any() and not (stage[ours] == levels[0]).any():
+        raise UserError(
+            f'--stages {column}: nobody of {group} {groups[ours].iloc[0]} is of the first stage '
+            f'({levels[0]}), whose people are taken as healthy; give controls a stage before it.'
+        )
+    return stage, levels
+
+
+def _in_order(stage: pd.Series, column: str, controls: str) -> list[str]:
+    """Stages in their order: numbers, or the controls, then numbers, then other text."""
+    levels = sorted(set(stage.dropna()))
+    numbers, texts = numeric(pd.Series(levels, index=levels))
+    if not texts:
+        return sorted(levels, key=float)
     first = reference_level(levels, controls)
-    return [first, *(name for name in levels if name != first)]
+    if first != controls and not _is_control(first):
+        raise UserError(
+            f'--stages {column}: none of {some(levels)} is called like controls, so that the first stage is '
+            'not known; name it by --controls, or number the stages.'
+        )
+    rest = sorted(levels, key=lambda name: (np.isnan(numbers[name]), numbers[name]))
+    return [first, *(name for name in rest if name != first)]
+
+
+def _is_control(name: str) -> bool:
+    return ''.join(filter(str.isalnum, name.lower())) in CONTROLS
 
 
 def _dummies(values: pd.Series) -> np.ndarray:

@@ -81,6 +81,30 @@ def test_text_stages_begin_with_the_controls(long):
     assert list(dict.fromkeys(table['stage'])) == ['early', 'late']
 
 
+def test_controls_come_before_numbers_and_need_no_stage(pair):
+    whole, _ = pair
+    plain = stages.compare_stages(whole, 'stage', field_strength=3.0)[0]
+    early = whole['stage'] == 0
+    for changed, name in (
+        (whole.assign(stage=np.where(early, 'HC', '10')), 'HC'),
+        (whole.assign(stage=whole['stage'].where(~early), group=np.where(early, 'hv', 'patient')), 'hv'),
+        (whole.assign(stage=whole['stage'].where(~early), group=np.where(early, 'us', 'them')), 'us'),
+    ):
+        table, _, notes = stages.compare_stages(
+            changed, 'stage', field_strength=3.0, controls='us' if name == 'us' else ''
+        )
+        assert set(table['reference']) == {name}
+        np.testing.assert_allclose(table['estimate'], plain['estimate'])
+        assert any('they are the first stage' in note for note in notes) == (name != 'HC')
+    assert stages._in_order(pd.Series(['b', '10', 'HC', '9', '1.5']), 'stage', '') == [
+        'HC',
+        '1.5',
+        '9',
+        '10',
+        'b',
+    ]
+
+
 def test_without_r2star_there_is_susceptibility_alone(long):
     table, constants, notes = stages.compare_stages(long[long['map'] == 'chi'], 'stage', field_strength=3.0)
     assert set(table['map']) == {'chi'}
@@ -105,6 +129,13 @@ def test_without_r2star_there_is_susceptibility_alone(long):
                 [t.assign(session_id='ses-1'), t.assign(session_id='ses-2', stage=t['stage'] + 1)]
             ),
             'sub-001, sub-002, .* has several stages',
+        ),
+        (lambda t: t.assign(stage=t['stage'].map(dict(enumerate('dabc')))), 'none of a, b, c, d is called'),
+        (lambda t: t.assign(age='50-60'), r'no age in participants.tsv is a number \(there are 50-60\)'),
+        (lambda t: t.assign(age=t['age'].where(t['stage'] > 0)), r'0 \(0\) has fewer than 5'),
+        (
+            lambda t: t.assign(group=np.where(t['stage'] == 1, 'control', 'patient')),
+            r'nobody of group control is of the first stage \(0\)',
         ),
     ],
 )
@@ -175,4 +206,9 @@ def test_people_without_age_are_left_out(long):
     table, _, notes = stages.compare_stages(lacking, 'stage', field_strength=3.0)
     assert set(table['n_reference']) == {11}
     assert any(note.startswith('1 participants without') for note in notes)
+    texts = long.assign(age=long['age'].astype(object).where(long['participant_id'] != 'sub-001', '89+'))
+    assert any(
+        'taken as missing: 89+' in note
+        for note in stages.compare_stages(texts, 'stage', field_strength=3.0)[2]
+    )
     assert isinstance(table, pd.DataFrame)
