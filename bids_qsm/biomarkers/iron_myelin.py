@@ -299,7 +299,7 @@ def calibrate(
     Parameters
     ----------
     values, noise : ndarray, shape (R, K)
-        Means of the controls and their standard errors.
+        Means of the controls and their standard errors, which are above zero.
     regions : sequence of str, length R
     ages : sequence of ndarray, length R
         Of the controls (years) who have values of the region.

@@ -40,6 +40,10 @@ FIFTH = 1.2
 """Factor of the change of susceptibility by iron for the column change_per_fifth."""
 SITES = ('site', 'scanner', 'center', 'centre')
 """Names of the column of the scanner."""
+ANY_ZERO = 0.2
+"""Standard deviation (ppm) of susceptibility without iron and myelin in a map relative to a region."""
+_OF_ANY_ZERO = 'not known: the map is relative to a region with iron and myelin'
+_FLUID = ('Brain', 'CSF')
 _LEAST = 1e-8
 _DESCRIBED: dict[str, str | tuple[str, str]] = {
     'atlas': QUANTITY['atlas'],
@@ -102,6 +106,7 @@ def compare_stages(
     field_strength: float,
     statistic: str = 'mean',
     controls: str = '',
+    relative_to: str = '',
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     r"""Compare the stages of a disease with the first one, in each region.
 
@@ -124,6 +129,8 @@ def compare_stages(
         Of the maps (T).
     statistic : str
         Column that is the value of a region.
+    relative_to : str
+        Region that susceptibility was referred to. Its own is zero by definition, so that there is R2* alone.
 
     Returns
     -------
@@ -137,7 +144,7 @@ def compare_stages(
     ------
     UserError
         There is no such column or no age, the first stage is not known, there are too few stages or people,
-        or a stage is that of one site.
+        a stage is that of one site, or no region has enough values.
 
     References
     ----------
@@ -154,12 +161,25 @@ def compare_stages(
     notes += say_averaged(data.series)
     data = average(data, ['participant_id'], factors=[column, 'sex', *SITES])
     people = _people(data.series, column, controls, notes)
+    before = constants_at(field_strength, MAPS)
+    measured = data.keys
+    if relative_to:
+        measured = measured[(measured['map'] != 'chi') | (measured['region'] != relative_to)]
+    if relative_to not in ('', *_FLUID):
+        before.cov[0, 0] = ANY_ZERO**2
+        notes.append(
+            f'Susceptibility is relative to {relative_to}, which has no contrast of its own, and the '
+            'zero is not known before.'
+        )
     rows, constants = [], []
-    for atlas, keys in data.keys.groupby('atlas', sort=False):
-        table, known = _of_atlas(data, keys, people, field_strength, notes)
+    for atlas, keys in measured.groupby('atlas', sort=False):
+        table, known = _of_atlas(data, keys, people, before, notes)
         rows += [{'atlas': atlas, **row} for row in table]
         if known is not None:
-            constants.append(_constants_table(known, field_strength).assign(atlas=atlas))
+            constants.append(_constants_table(known, before).assign(atlas=atlas))
+    if not rows:
+        said = next((note for note in notes if ' left out: ' in note), 'there is none besides fluid.')
+        raise UserError(f'--stages {column}: no region can be compared: {said}')
     table = pd.DataFrame(rows).reindex(columns=COLUMNS)
     table['p_fdr'] = adjust(table['p'], codes(table, ['atlas', 'map', 'stage']))
     listed = pd.concat(constants, ignore_index=True) if constants else pd.DataFrame()
@@ -319,11 +339,11 @@ def _dummies(values: pd.Series) -> np.ndarray:
 
 
 def _of_atlas(
-    data: Observations, keys: pd.DataFrame, people: _People, field_strength: float, notes: list[str]
+    data: Observations, keys: pd.DataFrame, people: _People, before: Constants, notes: list[str]
 ) -> tuple[list[dict], Constants | None]:
     """Rows of the regions of an atlas, and its calibrated constants."""
     regions = []
-    for name, part in keys[~keys['region'].isin(['Brain', 'CSF'])].groupby('region', sort=False):
+    for name, part in keys[~keys['region'].isin(_FLUID)].groupby('region', sort=False):
         places = zip(part['map'], part.index, strict=True)
         regions.append(
             _fit_region(str(name), {map_: data.values[people.there, k] for map_, k in places}, people)
@@ -337,7 +357,7 @@ def _of_atlas(
         noise = np.stack([np.sqrt(np.diag(fit.cov[0])) for fit, _ in reference])
         first = people.stage == people.levels[0]
         ages = [people.age[first & rows] for _, rows in reference]
-        constants, used = calibrate(values, noise, [*whole], ages, constants_at(field_strength, MAPS))
+        constants, used = calibrate(values, noise, [*whole], ages, before)
         notes.append(
             f'Constants are those of the literature given the first stage in {", ".join(used)}.'
             if used
@@ -392,6 +412,8 @@ def _fit_region(name: str, values: dict[str, np.ndarray], people: _People) -> _R
         y = np.column_stack([values[map_] for map_ in names])
         rows = np.isfinite(y).all(1)
         x, why = _design(people, rows)
+        if not why and (np.ptp(y[rows], 0) == 0).any():
+            why = 'all participants have the same value'
         if why:
             lacking[names] = why
         else:
@@ -474,8 +496,7 @@ def _fit(x: np.ndarray, y: np.ndarray) -> _Fit:
     return _Fit(linear @ y, cov, dof)
 
 
-def _constants_table(constants: Constants, field_strength: float) -> pd.DataFrame:
-    before = constants_at(field_strength, constants.names)
+def _constants_table(constants: Constants, before: Constants) -> pd.DataFrame:
     rows = [
         {
             'map': name,
@@ -485,7 +506,7 @@ def _constants_table(constants: Constants, field_strength: float) -> pd.DataFram
             'value': constants.mean[k, place],
             'sd': constants.sd[k, place],
             'units': UNITS[name] + CONSTANT_UNITS[place],
-            'source': CONSTANTS[name][place].source,
+            'source': _OF_ANY_ZERO if before.sd[k, place] == ANY_ZERO else CONSTANTS[name][place].source,
         }
         for k, name in enumerate(constants.names)
         for place, what in enumerate(('zero', 'iron', 'myelin'))

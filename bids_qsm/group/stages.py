@@ -47,6 +47,7 @@ def find_stages(
         field_strength=field_strength(output_dir, list(long['participant_id'].unique())),
         statistic=asked['statistic'],
         controls=asked['controls'] or '',
+        relative_to=asked['relative_to'] or '',
     )
     notes['stages'] += said
     return {

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from bids_qsm.cohort import stages
-from bids_qsm.cohort.tables import gather, join_participants
+from bids_qsm.cohort.tables import gather, join_participants, relative_to
 from bids_qsm.errors import UserError
 from bids_qsm.phantom.stages import Stages, draw_stages
 
@@ -199,6 +199,26 @@ def test_a_stage_that_is_one_site_where_there_is_r2star_has_none(pair):
     assert constants.empty
     said = 'R2* of GP, R2* of White matter left out: stage 1 cannot be told from site'
     assert any(note.startswith(said) for note in notes)
+
+
+@pytest.mark.parametrize('region', ['White matter', 'GP'])
+def test_the_region_of_reference_has_r2star_alone(long, compared, region):
+    """Its susceptibility is zero, and that of others has any zero: iron is the same."""
+    shifted, _ = relative_to(long, region)
+    table, constants, notes = stages.compare_stages(shifted, 'stage', field_strength=3.0, relative_to=region)
+    assert set(table[table['region'] == region]['map']) == {'R2star'}
+    assert table['p'].notna().all()
+    assert any('which has no contrast of its own' in note for note in notes)
+    assert 'not known' in constants.loc[0, 'source']
+    known, plain = (one.set_index(['map', 'constant']) for one in (constants, compared[1]))
+    for key in (('chi', 'iron'), ('chi', 'myelin')):
+        assert abs(known.loc[key, 'value'] - plain.loc[key, 'value']) < plain.loc[key, 'sd']
+
+
+def test_zero_everywhere_is_refused(long):
+    zero = long[(long['region'] == 'GP') & (long['map'] == 'chi')].assign(mean=0.0)
+    with pytest.raises(UserError, match='no region can be compared: GP left out: all participants have'):
+        stages.compare_stages(zero, 'stage', field_strength=3.0)
 
 
 def test_people_without_age_are_left_out(long):

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -10,6 +11,7 @@ from bids_qsm.errors import UserError
 from bids_qsm.group.analyse import FILES, run_group
 from bids_qsm.group.stages import field_strength
 from bids_qsm.phantom.stages import Stages, write_stages
+from bids_qsm.reports.stage_section import _answer
 from tests.pages import Page, assert_self_contained
 
 
@@ -32,6 +34,13 @@ def test_stages_from_tables_to_page(tmp_path, monkeypatch):
         'Constants',
     ):
         assert said in text, said
+
+
+def test_what_was_not_tested_is_not_said_to_be_the_same():
+    rows = pd.DataFrame({'region': ['GP', 'SN'], 'stage': '1', 'estimate': 1.0, 'p': [0.5, np.nan]})
+    rows = rows.assign(p_fdr=rows['p'])
+    assert _answer(rows, 'iron', 'mg', '0') == 'iron (mg) differs in no stage. It could not be tested in SN.'
+    assert _answer(rows[1:], 'iron', 'mg', '0') == 'iron (mg) could not be tested.'
 
 
 def test_field_strength_is_that_of_all_sidecars(tmp_path):
