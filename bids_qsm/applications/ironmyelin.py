@@ -29,6 +29,7 @@ COLUMNS = (
     Column('region', 'Region of the atlas, or White matter: deep white matter.'),
     Column('hemisphere', 'L, R, or both together.'),
     Column('n_voxels', 'Voxels of the region inside the mask.', 'voxels'),
+    Column('coverage', 'Share of the region inside the field of view and the mask.', 'fraction'),
     Column('chi', 'Mean susceptibility, as in the table of regions.', 'ppm'),
     Column('chi_se', 'Its standard error.', 'ppm'),
     Column('R2star', 'Mean R2*, as in the table of regions.', '1/s'),
@@ -121,9 +122,9 @@ def _table(regions: pd.DataFrame, names: list[str], field_strength: float) -> pd
     keys = regions[['region', 'hemisphere']].drop_duplicates().reset_index(drop=True)
     whole = regions.set_index(['map', 'region', 'hemisphere'])
     rows = pd.MultiIndex.from_frame(keys)
-    values, errors, counts = (
+    values, errors, counts, coverage = (
         np.stack([whole.loc[name].loc[rows, column].to_numpy(float) for name in names], 1)
-        for column in ('mean', 'se', 'n_voxels')
+        for column in ('mean', 'se', 'n_voxels', 'coverage')
     )
     noise = np.hypot(np.nan_to_num(errors), [REGION_ERROR[name] for name in names])
     constants = constants_at(field_strength, names)
@@ -159,6 +160,7 @@ def _table(regions: pd.DataFrame, names: list[str], field_strength: float) -> pd
     raw = {name: (column.get(name, missing), error.get(name, missing)) for name in ('chi', 'R2star')}
     table = keys.assign(
         n_voxels=counts[:, 0].astype(int),
+        coverage=coverage[:, 0],
         **{
             f'{name}{end}': one
             for name, pair in raw.items()
@@ -195,7 +197,7 @@ def rows(table: pd.DataFrame) -> pd.DataFrame:
         ('mvf', 'mvf', 'mvf_sd', 'fraction'),
     ):
         there = table[pd.to_numeric(table[value], errors='coerce').notna()]
-        part = there[['region', 'hemisphere', 'n_voxels', value, error]]
+        part = there[['region', 'hemisphere', 'n_voxels', 'coverage', value, error]]
         found.append(part.rename(columns={value: 'mean', error: 'se'}).assign(map=name, units=units))
     return pd.concat(found, ignore_index=True)
 

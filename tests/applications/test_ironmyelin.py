@@ -63,6 +63,10 @@ def test_regions_and_maps_hold_the_tissue(head):
     tidy = rows(result['table'])
     assert set(tidy['map']) == {'iron', 'mvf'}
     assert len(tidy) == 2 * len(table)
+    # the group level leaves regions out of which less than half was measured
+    half = head['mask'] & (np.arange(SHAPE[2]) < 7)
+    cut = rows(found(head, mask=half)['table']).set_index(['region', 'map'])
+    assert cut.loc[('Putamen', 'iron'), 'coverage'].to_numpy() == pytest.approx(0.4)
 
 
 def test_without_r2star_there_is_iron_of_grey_matter_alone(head):
