@@ -84,6 +84,9 @@ WHITE_IRON = (4.2, 1.0)
 matter of 1958, which was not checked against that paper."""
 REFERENCE_ERROR = (0.10, 0.5)
 """Error of the iron of 1958 as a mean of healthy people in vivo: share of it, and mg/100 g."""
+ADULT_SHARE = 0.9
+"""Least share of healthy people whose age has a known iron. The rest are in the mean of the map alone: were
+their iron lower by a fifth, this would be off by 2 %, and `REFERENCE_ERROR` is 10 %."""
 _LEAST_KNOWN = 0.5
 """Largest posterior over prior standard deviation, in the direction that is known least."""
 
@@ -261,9 +264,12 @@ def nonnegative(mean: np.ndarray, cov: np.ndarray) -> np.ndarray:
 def reference_tissue(region: str, ages: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """Iron and myelin of a region of healthy people, and their standard deviations; None where not known.
 
-    Iron is that of 1958 at the ages (years), its error `REFERENCE_ERROR`: other methods, other people, and
-    what inversion does to a region of this size.
+    It is not known of people under 30 years in regions without a curve over age (`ADULT_SHARE`). Iron is
+    that of 1958 at the ages (years), its error `REFERENCE_ERROR`: other methods, other people, and what
+    inversion does to a region of this size.
 
+    >>> reference_tissue('RN', np.array([50.0, 20.0])) is None
+    True
     >>> reference_tissue('RN', np.array([50.0]))
     (array([19.5 ,  0.07]), array([2.01308221, 0.03      ]))
     """
@@ -271,7 +277,7 @@ def reference_tissue(region: str, ages: np.ndarray) -> tuple[np.ndarray, np.ndar
         (iron, error), myelin = WHITE_IRON, WHITE_MYELIN
     elif region in (*CURVES, *ADULTS):
         known = expected_iron(region, ages)
-        if not np.isfinite(known).any():
+        if not known.size or np.isfinite(known).mean() < ADULT_SHARE:
             return None
         iron, myelin = float(np.nanmean(known)), GREY_MYELIN
         error = float(np.hypot(REFERENCE_ERROR[0] * iron, REFERENCE_ERROR[1]))

@@ -7,7 +7,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from bids_qsm.biomarkers.iron import ADULT_AGE, ADULTS
 from bids_qsm.biomarkers.iron_myelin import (
+    ADULT_SHARE,
     CONSTANTS,
     IRON,
     UNITS,
@@ -363,6 +365,12 @@ def _of_atlas(
             if used
             else 'Constants are those of the literature, as no region has a known iron.'
         )
+        young = [name for name in whole if name in ADULTS and name not in used]
+        if young:
+            notes.append(
+                f'{some(young)} not used for the constants: iron is known from {ADULT_AGE:g} years on, and '
+                f'more than {1 - ADULT_SHARE:.0%} of the first stage are younger.'
+            )
     found = []
     for region in regions:
         for number, stage in enumerate(people.levels[1:], 1):

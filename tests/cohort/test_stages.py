@@ -215,6 +215,14 @@ def test_the_region_of_reference_has_r2star_alone(long, compared, region):
         assert abs(known.loc[key, 'value'] - plain.loc[key, 'value']) < plain.loc[key, 'sd']
 
 
+def test_young_people_do_not_calibrate_where_iron_is_known_of_adults(long):
+    ages = long['age'].where(long['participant_id'] > 'sub-002', 25.0)
+    notes = stages.compare_stages(long.assign(age=ages), 'stage', field_strength=3.0)[2]
+    used = next(note for note in notes if 'given the first stage in' in note)
+    assert used.endswith('in GP, Putamen, Caudate, White matter.')
+    assert any(note.startswith('SN, RN, Thalamus, Dentate not used for the constants') for note in notes)
+
+
 def test_zero_everywhere_is_refused(long):
     zero = long[(long['region'] == 'GP') & (long['map'] == 'chi')].assign(mean=0.0)
     with pytest.raises(UserError, match='no region can be compared: GP left out: all participants have'):
