@@ -98,8 +98,10 @@ def measure(
     regions = region_table(
         there, dseg, labels, mask, grid, white_matter=white_matter, units=UNITS, reference=reference
     )
-    table = _table(regions, list(there), field_strength)
-    facts = _facts(list(there), field_strength)
+    # without R2* other maps do not enter, see `iron_alone`
+    used = list(there) if r2star is not None else ['chi']
+    table = _table(regions, used, field_strength)
+    facts = _facts(used, field_strength)
     if r2star is None:
         return None, None, None, None, None, table, facts
     maps = _maps(chi, r2star, mask & (r2star > 0), grid, field_strength)
@@ -156,7 +158,7 @@ def _table(regions: pd.DataFrame, names: list[str], field_strength: float) -> pd
         'mvf_change_per_fifth': other.mean[:, 1] - found.mean[:, 1] if both else missing,
     }
     numbers = {name: np.where(known, one, np.nan) for name, one in numbers.items()}
-    measured = [', '.join(np.array(names)[np.isfinite(row)]) or None for row in values]
+    used = [', '.join(np.array(names)[row]) or None for row in np.isfinite(values) & known[:, None]]
     raw = {name: (column.get(name, missing), error.get(name, missing)) for name in ('chi', 'R2star')}
     table = keys.assign(
         n_voxels=counts[:, 0].astype(int),
@@ -168,7 +170,7 @@ def _table(regions: pd.DataFrame, names: list[str], field_strength: float) -> pd
         },
         **numbers,
         identifiable=(found.identifiable & known).astype(int),
-        inputs=measured,
+        inputs=used,
     )
     return table[[one.name for one in COLUMNS]].round(6)
 

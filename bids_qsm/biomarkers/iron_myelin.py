@@ -230,7 +230,9 @@ def posterior(
     known = np.linalg.eigvalsh(cov / np.outer(prior_sd, prior_sd))[:, -1] <= _LEAST_KNOWN**2
     both = [list(constants.names).index(name) for name in ('chi', 'R2star') if name in constants.names]
     known &= len(both) == 2 and there[:, both].all(1)
-    return Posterior(nonnegative(x, cov), cov, residual, known)
+    x = nonnegative(x, cov)
+    left = np.where(there, values - constants.mean[:, ZERO] - x @ a.T, np.nan)
+    return Posterior(x, cov, left, known)
 
 
 def nonnegative(mean: np.ndarray, cov: np.ndarray) -> np.ndarray:

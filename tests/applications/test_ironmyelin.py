@@ -70,12 +70,15 @@ def test_regions_and_maps_hold_the_tissue(head):
 
 
 def test_without_r2star_there_is_iron_of_grey_matter_alone(head):
-    result = found(head, r2star=None, mwf=None)
+    result = found(head, r2star=None)
+    assert not [name for name in result['facts'] if name.startswith(('R2star', 'MWF'))]
     assert [name for name in APPLICATION.gives if result[name] is None] == [*APPLICATION.gives[:5]]
     table = result['table'].set_index('region')
     assert not table['identifiable'].any()
     assert table['mvf'].isna().all()
     assert table.loc['White matter', 'iron_mg100g'] != table.loc['White matter', 'iron_mg100g']
+    assert pd.isna(table.loc['White matter', 'inputs'])
+    assert set(table.loc['Putamen', 'inputs']) == {'chi'}
     row = table.loc['Putamen'].iloc[0]
     assert abs(row['iron_mg100g'] - 13) < row['iron_sd']
     assert row['iron_sd'] > 3

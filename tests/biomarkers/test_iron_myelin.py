@@ -66,6 +66,14 @@ def test_a_map_of_myelin_water_narrows_myelin():
     assert (sd[1] < 0.7 * sd[0]).all()
 
 
+def test_residuals_are_those_of_what_is_not_negative():
+    constants = im.constants_at(3.0, ('chi', 'R2star'))
+    values = made(constants, np.array([[6.0, -0.3], [20.0, 0.07]]))
+    found = im.posterior(values, np.full((2, 2), 1e-3), constants)
+    assert found.mean[0, 1] == 0
+    np.testing.assert_allclose(found.residual, values - made(constants, found.mean), atol=1e-12)
+
+
 def test_nothing_is_negative():
     rng = np.random.default_rng(1)
     mean, cov = rng.normal(0, 1, (300, 2)), np.array([[1.0, 0.6], [0.6, 0.5]])
