@@ -9,7 +9,7 @@ from bids_qsm.applications.contract import Application, Column, Figure, Image, Q
 from bids_qsm.applications.r2prime import rate_of
 from bids_qsm.applications.separation import CHI_ERROR, RATE_ERROR, SMOOTH_ERROR
 from bids_qsm.biomarkers.iron import REGIONS
-from bids_qsm.biomarkers.iron_myelin import CONSTANTS, IRON, UNITS, constants_at, iron_alone, posterior
+from bids_qsm.biomarkers.iron_myelin import CONSTANTS, FIELD, IRON, UNITS, constants_at, iron_alone, posterior
 from bids_qsm.biomarkers.iron_myelin_maps import ROUGHNESS, Maps, iron_myelin_maps
 from bids_qsm.biomarkers.regions import region_table
 from bids_qsm.recon.grid import Grid
@@ -18,7 +18,8 @@ from bids_qsm.recon.registry import Need
 
 REGION_ERROR = {'chi': 0.004, 'R2star': 0.5, 'R2': 0.5, 'R1': 0.03, 'MTsat': 0.1, 'MWF': 0.01}
 """Errors (standard deviation) of the mean of a region that its noise does not show, at 3 T. Assumed: those of
-inversion, of fits, and of tissue that differs from that of the constants."""
+inversion, of fits, and of tissue that differs from that of the constants. Those of R2* and R2 are proportional
+to the field strength, as their changes by iron and myelin are."""
 FIFTH = 1.2
 """Factor of the change of susceptibility by iron for the columns ``*_change_per_fifth``."""
 CAUTION = (
@@ -113,7 +114,7 @@ def _maps(chi: np.ndarray, r2star: np.ndarray, mask: np.ndarray, grid: Grid, fie
     constants = constants_at(field_strength, ('chi', 'R2star'))
     # the smooth error of susceptibility shifts the zero from place to place
     constants.cov[0, 0] += SMOOTH_ERROR**2
-    least = np.array([CHI_ERROR, RATE_ERROR])
+    least = np.array([CHI_ERROR, RATE_ERROR * field_strength / FIELD])
     noise = np.maximum([noise_level(data[..., None], mask) for data in (chi, r2star)], least)
     return iron_myelin_maps(np.stack([chi, r2star]), noise, constants, mask, grid)
 
@@ -128,7 +129,7 @@ def _table(regions: pd.DataFrame, names: list[str], field_strength: float) -> pd
         np.stack([whole.loc[name].loc[rows, column].to_numpy(float) for name in names], 1)
         for column in ('mean', 'se', 'n_voxels', 'coverage')
     )
-    noise = np.hypot(np.nan_to_num(errors), [REGION_ERROR[name] for name in names])
+    noise = np.hypot(np.nan_to_num(errors), [_region_error(name, field_strength) for name in names])
     constants = constants_at(field_strength, names)
     changed = constants_at(field_strength, names)
     changed.mean[0, IRON] *= FIFTH
@@ -173,6 +174,10 @@ def _table(regions: pd.DataFrame, names: list[str], field_strength: float) -> pd
         inputs=used,
     )
     return table[[one.name for one in COLUMNS]].round(6)
+
+
+def _region_error(name: str, field_strength: float) -> float:
+    return REGION_ERROR[name] * (field_strength / FIELD if name in ('R2star', 'R2') else 1.0)
 
 
 def _facts(names: list[str], field_strength: float) -> dict[str, object]:

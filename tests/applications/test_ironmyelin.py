@@ -4,7 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bids_qsm.applications.ironmyelin import APPLICATION, measure, rows, water_fraction
+from bids_qsm.applications.ironmyelin import (
+    APPLICATION,
+    REGION_ERROR,
+    _region_error,
+    measure,
+    rows,
+    water_fraction,
+)
 from bids_qsm.applications.r2prime import rate_of
 from bids_qsm.biomarkers.iron_myelin import constants_at
 from bids_qsm.recon.grid import Grid
@@ -83,6 +90,12 @@ def test_without_r2star_there_is_iron_of_grey_matter_alone(head):
     assert abs(row['iron_mg100g'] - 13) < row['iron_sd']
     assert row['iron_sd'] > 3
     assert set(rows(result['table'])['map']) == {'iron'}
+
+
+def test_errors_of_rates_grow_with_the_field():
+    assert [_region_error(name, 7.0) / REGION_ERROR[name] for name in REGION_ERROR] == pytest.approx(
+        [1, 7 / 3, 7 / 3, 1, 1, 1]
+    )
 
 
 def test_units_of_given_maps_are_those_of_the_model():
