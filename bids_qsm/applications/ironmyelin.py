@@ -18,8 +18,8 @@ from bids_qsm.recon.registry import Need
 
 REGION_ERROR = {'chi': 0.004, 'R2star': 0.5, 'R2': 0.5, 'R1': 0.03, 'MTsat': 0.1, 'MWF': 0.01}
 """Errors (standard deviation) of the mean of a region that its noise does not show, at 3 T. Assumed: those of
-inversion, of fits, and of tissue that differs from that of the constants. Those of R2* and R2 are proportional
-to the field strength, as their changes by iron and myelin are."""
+inversion, of fits, and of tissue that differs from that of the constants. Those of R2* and R2 are
+proportional to the field strength, as their changes by iron and myelin are."""
 FIFTH = 1.2
 """Factor of the change of susceptibility by iron for the columns ``*_change_per_fifth``."""
 CAUTION = (
