@@ -170,8 +170,8 @@ def compare_stages(
     if relative_to not in ('', *_FLUID):
         before.cov[0, 0] = ANY_ZERO**2
         notes.append(
-            f'Susceptibility is relative to {relative_to}, which has no contrast of its own, and the '
-            'zero is not known before.'
+            f'Susceptibility is relative to {relative_to}, which has no contrast of its own: changes of iron '
+            f'and myelin are right only where those of {relative_to} are the same in all stages.'
         )
     rows, constants = [], []
     for atlas, keys in measured.groupby('atlas', sort=False):
@@ -264,6 +264,8 @@ def _design(people: _People, rows: np.ndarray) -> tuple[np.ndarray, str]:
     first = own == people.levels[0]
     centred = [block - block[first].mean(0) for block in blocks.values()]
     x = np.column_stack([np.ones(len(own)), dummies, *centred])
+    if np.linalg.matrix_rank(x) == len(x):
+        return x, 'there are as many covariates (sites) as participants'
     return x, _confounded(people.levels, dummies, blocks)
 
 
