@@ -9,7 +9,7 @@ from bids_qsm.applications.contract import Application, Column, Figure, Image, Q
 from bids_qsm.applications.r2prime import rate_of
 from bids_qsm.applications.separation import CHI_ERROR, RATE_ERROR, SMOOTH_ERROR
 from bids_qsm.biomarkers.iron import REGIONS
-from bids_qsm.biomarkers.iron_myelin import CONSTANTS, IRON, UNITS, constants_at, iron_alone, posterior
+from bids_qsm.biomarkers.iron_myelin import CONSTANTS, FIELD, IRON, UNITS, constants_at, iron_alone, posterior
 from bids_qsm.biomarkers.iron_myelin_maps import ROUGHNESS, Maps, iron_myelin_maps
 from bids_qsm.biomarkers.regions import region_table
 from bids_qsm.recon.grid import Grid
@@ -18,7 +18,8 @@ from bids_qsm.recon.registry import Need
 
 REGION_ERROR = {'chi': 0.004, 'R2star': 0.5, 'R2': 0.5, 'R1': 0.03, 'MTsat': 0.1, 'MWF': 0.01}
 """Errors (standard deviation) of the mean of a region that its noise does not show, at 3 T. Assumed: those of
-inversion, of fits, and of tissue that differs from that of the constants."""
+inversion, of fits, and of tissue that differs from that of the constants. Those of R2* and R2 are
+proportional to the field strength, as their changes by iron and myelin are."""
 FIFTH = 1.2
 """Factor of the change of susceptibility by iron for the columns ``*_change_per_fifth``."""
 CAUTION = (
@@ -29,6 +30,7 @@ COLUMNS = (
     Column('region', 'Region of the atlas, or White matter: deep white matter.'),
     Column('hemisphere', 'L, R, or both together.'),
     Column('n_voxels', 'Voxels of the region inside the mask.', 'voxels'),
+    Column('coverage', 'Share of the region inside the field of view and the mask.', 'fraction'),
     Column('chi', 'Mean susceptibility, as in the table of regions.', 'ppm'),
     Column('chi_se', 'Its standard error.', 'ppm'),
     Column('R2star', 'Mean R2*, as in the table of regions.', '1/s'),
@@ -97,8 +99,10 @@ def measure(
     regions = region_table(
         there, dseg, labels, mask, grid, white_matter=white_matter, units=UNITS, reference=reference
     )
-    table = _table(regions, list(there), field_strength)
-    facts = _facts(list(there), field_strength)
+    # without R2* other maps do not enter, see `iron_alone`
+    used = list(there) if r2star is not None else ['chi']
+    table = _table(regions, used, field_strength)
+    facts = _facts(used, field_strength)
     if r2star is None:
         return None, None, None, None, None, table, facts
     maps = _maps(chi, r2star, mask & (r2star > 0), grid, field_strength)
@@ -110,7 +114,7 @@ def _maps(chi: np.ndarray, r2star: np.ndarray, mask: np.ndarray, grid: Grid, fie
     constants = constants_at(field_strength, ('chi', 'R2star'))
     # the smooth error of susceptibility shifts the zero from place to place
     constants.cov[0, 0] += SMOOTH_ERROR**2
-    least = np.array([CHI_ERROR, RATE_ERROR])
+    least = np.array([CHI_ERROR, RATE_ERROR * field_strength / FIELD])
     noise = np.maximum([noise_level(data[..., None], mask) for data in (chi, r2star)], least)
     return iron_myelin_maps(np.stack([chi, r2star]), noise, constants, mask, grid)
 
@@ -121,11 +125,11 @@ def _table(regions: pd.DataFrame, names: list[str], field_strength: float) -> pd
     keys = regions[['region', 'hemisphere']].drop_duplicates().reset_index(drop=True)
     whole = regions.set_index(['map', 'region', 'hemisphere'])
     rows = pd.MultiIndex.from_frame(keys)
-    values, errors, counts = (
+    values, errors, counts, coverage = (
         np.stack([whole.loc[name].loc[rows, column].to_numpy(float) for name in names], 1)
-        for column in ('mean', 'se', 'n_voxels')
+        for column in ('mean', 'se', 'n_voxels', 'coverage')
     )
-    noise = np.hypot(np.nan_to_num(errors), [REGION_ERROR[name] for name in names])
+    noise = np.hypot(np.nan_to_num(errors), [_region_error(name, field_strength) for name in names])
     constants = constants_at(field_strength, names)
     changed = constants_at(field_strength, names)
     changed.mean[0, IRON] *= FIFTH
@@ -155,10 +159,11 @@ def _table(regions: pd.DataFrame, names: list[str], field_strength: float) -> pd
         'mvf_change_per_fifth': other.mean[:, 1] - found.mean[:, 1] if both else missing,
     }
     numbers = {name: np.where(known, one, np.nan) for name, one in numbers.items()}
-    measured = [', '.join(np.array(names)[np.isfinite(row)]) or None for row in values]
+    used = [', '.join(np.array(names)[row]) or None for row in np.isfinite(values) & known[:, None]]
     raw = {name: (column.get(name, missing), error.get(name, missing)) for name in ('chi', 'R2star')}
     table = keys.assign(
         n_voxels=counts[:, 0].astype(int),
+        coverage=coverage[:, 0],
         **{
             f'{name}{end}': one
             for name, pair in raw.items()
@@ -166,9 +171,13 @@ def _table(regions: pd.DataFrame, names: list[str], field_strength: float) -> pd
         },
         **numbers,
         identifiable=(found.identifiable & known).astype(int),
-        inputs=measured,
+        inputs=used,
     )
     return table[[one.name for one in COLUMNS]].round(6)
+
+
+def _region_error(name: str, field_strength: float) -> float:
+    return REGION_ERROR[name] * (field_strength / FIELD if name in ('R2star', 'R2') else 1.0)
 
 
 def _facts(names: list[str], field_strength: float) -> dict[str, object]:
@@ -195,7 +204,7 @@ def rows(table: pd.DataFrame) -> pd.DataFrame:
         ('mvf', 'mvf', 'mvf_sd', 'fraction'),
     ):
         there = table[pd.to_numeric(table[value], errors='coerce').notna()]
-        part = there[['region', 'hemisphere', 'n_voxels', value, error]]
+        part = there[['region', 'hemisphere', 'n_voxels', 'coverage', value, error]]
         found.append(part.rename(columns={value: 'mean', error: 'se'}).assign(map=name, units=units))
     return pd.concat(found, ignore_index=True)
 

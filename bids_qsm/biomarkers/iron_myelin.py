@@ -84,6 +84,9 @@ WHITE_IRON = (4.2, 1.0)
 matter of 1958, which was not checked against that paper."""
 REFERENCE_ERROR = (0.10, 0.5)
 """Error of the iron of 1958 as a mean of healthy people in vivo: share of it, and mg/100 g."""
+ADULT_SHARE = 0.9
+"""Least share of healthy people whose age has a known iron. The rest are in the mean of the map alone: were
+their iron lower by a fifth, this would be off by 2 %, and `REFERENCE_ERROR` is 10 %."""
 _LEAST_KNOWN = 0.5
 """Largest posterior over prior standard deviation, in the direction that is known least."""
 
@@ -227,7 +230,9 @@ def posterior(
     known = np.linalg.eigvalsh(cov / np.outer(prior_sd, prior_sd))[:, -1] <= _LEAST_KNOWN**2
     both = [list(constants.names).index(name) for name in ('chi', 'R2star') if name in constants.names]
     known &= len(both) == 2 and there[:, both].all(1)
-    return Posterior(nonnegative(x, cov), cov, residual, known)
+    x = nonnegative(x, cov)
+    left = np.where(there, values - constants.mean[:, ZERO] - x @ a.T, np.nan)
+    return Posterior(x, cov, left, known)
 
 
 def nonnegative(mean: np.ndarray, cov: np.ndarray) -> np.ndarray:
@@ -261,9 +266,12 @@ def nonnegative(mean: np.ndarray, cov: np.ndarray) -> np.ndarray:
 def reference_tissue(region: str, ages: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """Iron and myelin of a region of healthy people, and their standard deviations; None where not known.
 
-    Iron is that of 1958 at the ages (years), its error `REFERENCE_ERROR`: other methods, other people, and
-    what inversion does to a region of this size.
+    It is not known of people under 30 years in regions without a curve over age (`ADULT_SHARE`). Iron is
+    that of 1958 at the ages (years), its error `REFERENCE_ERROR`: other methods, other people, and what
+    inversion does to a region of this size.
 
+    >>> reference_tissue('RN', np.array([50.0, 20.0])) is None
+    True
     >>> reference_tissue('RN', np.array([50.0]))
     (array([19.5 ,  0.07]), array([2.01308221, 0.03      ]))
     """
@@ -271,7 +279,7 @@ def reference_tissue(region: str, ages: np.ndarray) -> tuple[np.ndarray, np.ndar
         (iron, error), myelin = WHITE_IRON, WHITE_MYELIN
     elif region in (*CURVES, *ADULTS):
         known = expected_iron(region, ages)
-        if not np.isfinite(known).any():
+        if not known.size or np.isfinite(known).mean() < ADULT_SHARE:
             return None
         iron, myelin = float(np.nanmean(known)), GREY_MYELIN
         error = float(np.hypot(REFERENCE_ERROR[0] * iron, REFERENCE_ERROR[1]))
@@ -284,7 +292,7 @@ def calibrate(
     values: np.ndarray,
     noise: np.ndarray,
     regions: Sequence[str],
-    ages: np.ndarray,
+    ages: Sequence[np.ndarray],
     constants: Constants,
     *,
     iterations: int = 50,
@@ -299,10 +307,10 @@ def calibrate(
     Parameters
     ----------
     values, noise : ndarray, shape (R, K)
-        Means of the controls and their standard errors.
+        Means of the controls and their standard errors, which are above zero.
     regions : sequence of str, length R
-    ages : ndarray
-        Of the controls (years).
+    ages : sequence of ndarray, length R
+        Of the controls (years) who have values of the region.
     constants : Constants
         What is known of them before.
 
@@ -313,7 +321,7 @@ def calibrate(
     used : list of str
         Regions with a reference; constants stay as they are where there is none.
     """
-    known = {i: reference_tissue(region, ages) for i, region in enumerate(regions)}
+    known = {i: reference_tissue(*pair) for i, pair in enumerate(zip(regions, ages, strict=True))}
     tissue = {i: one for i, one in known.items() if one is not None and np.isfinite(values[i]).any()}
     if not tissue:
         return constants, []

@@ -7,7 +7,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from bids_qsm.biomarkers.iron import ADULT_AGE, ADULTS
 from bids_qsm.biomarkers.iron_myelin import (
+    ADULT_SHARE,
     CONSTANTS,
     IRON,
     UNITS,
@@ -16,7 +18,7 @@ from bids_qsm.biomarkers.iron_myelin import (
     constants_at,
     contrast,
 )
-from bids_qsm.cohort.design import reference_level
+from bids_qsm.cohort.design import CONTROLS, reference_level
 from bids_qsm.cohort.inference import adjust
 from bids_qsm.cohort.observations import (
     QUANTITY,
@@ -25,12 +27,12 @@ from bids_qsm.cohort.observations import (
     average,
     codes,
     describe,
-    is_numeric,
     numeric,
     observe,
     say_averaged,
     some,
 )
+from bids_qsm.cohort.tables import group_column
 from bids_qsm.errors import UserError
 
 MAPS = ('chi', 'R2star')
@@ -40,6 +42,10 @@ FIFTH = 1.2
 """Factor of the change of susceptibility by iron for the column change_per_fifth."""
 SITES = ('site', 'scanner', 'center', 'centre')
 """Names of the column of the scanner."""
+ANY_ZERO = 0.2
+"""Standard deviation (ppm) of susceptibility without iron and myelin in a map relative to a region."""
+_OF_ANY_ZERO = 'not known: the map is relative to a region with iron and myelin'
+_FLUID = ('Brain', 'CSF')
 _LEAST = 1e-8
 _DESCRIBED: dict[str, str | tuple[str, str]] = {
     'atlas': QUANTITY['atlas'],
@@ -85,25 +91,33 @@ CONSTANT_UNITS = ('', ' per mg/100 g', ' per unit of myelin fraction')
 
 @dataclass(frozen=True)
 class _People:
-    """Design of the participants: intercept (the reference at its mean covariates), stages, covariates."""
+    """Participants who state all that the design needs; ``there`` are their rows."""
 
-    x: np.ndarray
     levels: list[str]
     stage: np.ndarray
     age: np.ndarray
+    covariates: dict[str, pd.Series]
+    """Sex and site as text, where they differ."""
+    there: np.ndarray
 
 
 def compare_stages(
-    long: pd.DataFrame, column: str, *, field_strength: float, statistic: str = 'mean', controls: str = ''
+    long: pd.DataFrame,
+    column: str,
+    *,
+    field_strength: float,
+    statistic: str = 'mean',
+    controls: str = '',
+    relative_to: str = '',
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     r"""Compare the stages of a disease with the first one, in each region.
 
-    Susceptibility and R2* of a region are fitted together by least squares on stage, age and, where they
-    differ, sex and site. The covariance of the estimates is that of White for small samples (HC2), and
-    degrees of freedom are those of Bell and McCaffrey [1]_. Means of the first stage and iron of healthy
-    people of that age calibrate the constants (`bids_qsm.biomarkers.iron_myelin.calibrate`), and these
-    turn a change of both into one of iron and myelin (`contrast`), so that the zero of susceptibility
-    cancels.
+    Susceptibility and R2* of a region are fitted by least squares on stage, age and, where they differ, sex
+    and site: each over the people who have it, and together over those who have both. The covariance of the
+    estimates is that of White for small samples (HC2), and degrees of freedom are those of Bell and
+    McCaffrey [1]_. Means of the first stage and iron of healthy people of that age calibrate the constants
+    (`bids_qsm.biomarkers.iron_myelin.calibrate`), and these turn a change of both into one of iron and
+    myelin (`contrast`), so that the zero of susceptibility cancels.
 
     Parameters
     ----------
@@ -111,11 +125,14 @@ def compare_stages(
         Table of regions with the columns of the participants.
     column : str
         Stage of each participant: numbers, of which the lowest is the first, or text, of which
-        ``controls`` or what is called like them is the first.
+        ``controls`` or what is called like them is the first. Controls by the column of groups are the first
+        stage where none of them has one.
     field_strength : float
         Of the maps (T).
     statistic : str
         Column that is the value of a region.
+    relative_to : str
+        Region that susceptibility was referred to. Its own is zero by definition, so that there is R2* alone.
 
     Returns
     -------
@@ -128,7 +145,8 @@ def compare_stages(
     Raises
     ------
     UserError
-        There is no such column or no age, there are too few stages or people, or a stage is that of one site.
+        There is no such column or no age, the first stage is not known, there are too few stages or people,
+        a stage is that of one site, or no region has enough values.
 
     References
     ----------
@@ -143,14 +161,27 @@ def compare_stages(
     notes = [*data.notes]
     _check_column(data.series, column)
     notes += say_averaged(data.series)
-    data = average(data, ['participant_id'], factors=[column])
-    people, keep = _design(data.series, column, controls, notes)
+    data = average(data, ['participant_id'], factors=[column, 'sex', *SITES])
+    people = _people(data.series, column, controls, notes)
+    before = constants_at(field_strength, MAPS)
+    measured = data.keys
+    if relative_to:
+        measured = measured[(measured['map'] != 'chi') | (measured['region'] != relative_to)]
+    if relative_to not in ('', *_FLUID):
+        before.cov[0, 0] = ANY_ZERO**2
+        notes.append(
+            f'Susceptibility is relative to {relative_to}, which has no contrast of its own: changes of iron '
+            f'and myelin are right only where those of {relative_to} are the same in all stages.'
+        )
     rows, constants = [], []
-    for atlas, keys in data.keys.groupby('atlas', sort=False):
-        table, known = _of_atlas(data, keys, people, keep, field_strength, notes)
+    for atlas, keys in measured.groupby('atlas', sort=False):
+        table, known = _of_atlas(data, keys, people, before, notes)
         rows += [{'atlas': atlas, **row} for row in table]
         if known is not None:
-            constants.append(_constants_table(known, field_strength).assign(atlas=atlas))
+            constants.append(_constants_table(known, before).assign(atlas=atlas))
+    if not rows:
+        said = next((note for note in notes if ' left out: ' in note), 'there is none besides fluid.')
+        raise UserError(f'--stages {column}: no region can be compared: {said}')
     table = pd.DataFrame(rows).reindex(columns=COLUMNS)
     table['p_fdr'] = adjust(table['p'], codes(table, ['atlas', 'map', 'stage']))
     listed = pd.concat(constants, ignore_index=True) if constants else pd.DataFrame()
@@ -175,67 +206,136 @@ def _check_column(series: pd.DataFrame, column: str):
         )
 
 
-def _design(series: pd.DataFrame, column: str, controls: str, notes: list[str]) -> tuple[_People, np.ndarray]:
-    """Design of the participants that state all it needs, and which these are."""
-    stage = as_text(series[column])
-    age, _ = numeric(series['age'])
-    site = next((name for name in SITES if name in series), '')
-    texts = {name: as_text(series[name]) for name in ('sex', site) if name in series}
-    keep = (stage.notna() & age.notna()).to_numpy()
-    used = [column, 'age']
-    for name, values in texts.items():
-        if values[keep].nunique() > 1:
-            used.append(name)
-            keep = keep & values.notna().to_numpy()
-    if not keep.all():
-        notes.append(f'{(~keep).sum()} participants without {" or ".join(used)} left out.')
-    levels = _levels(stage[keep], controls)
-    counts = stage[keep].value_counts()
-    if len(levels) < 2:
-        raise UserError(
-            f'--stages {column}: there is one stage ({some(levels)}) among people with '
-            f'{", ".join(used[1:])}; two or more are needed, as stages are compared with the first.'
-        )
-    small = [f'{name} ({counts[name]})' for name in levels if counts[name] < FEWEST]
+def _people(series: pd.DataFrame, column: str, controls: str, notes: list[str]) -> _People:
+    """Participants that state all the design needs."""
+    stage, levels = _staged(series, column, controls, notes)
+    age, texts = numeric(series['age'])
+    if texts:
+        if age.isna().all():
+            raise UserError(
+                f'--stages {column}: no age in participants.tsv is a number (there are {some(texts)}); give '
+                'years.'
+            )
+        notes.append(f'Ages that are no numbers are taken as missing: {some(texts)}.')
+    there = (stage.notna() & age.notna()).to_numpy()
+    covariates = {}
+    for names in (('sex',), SITES):
+        columns = [as_text(series[name]) for name in names if name in series]
+        values = next((one for one in columns if one[there].nunique() > 1), None)
+        if values is not None:
+            covariates[str(values.name)] = values
+            there = there & values.notna().to_numpy()
+    used = ['age', *covariates]
+    if not there.all():
+        notes.append(f'{(~there).sum()} participants without {" or ".join([column, *used])} left out.')
+    counts = stage[there].value_counts()
+    small = [f'{name} ({counts.get(name, 0)})' for name in levels if counts.get(name, 0) < FEWEST]
     if small:
         raise UserError(
-            f'--stages {column}: {some(small)} has fewer than {FEWEST} participants; join it with a stage '
-            'beside it, or leave it out.'
+            f'--stages {column}: {some(small)} has fewer than {FEWEST} participants with '
+            f'{", ".join(used)}; join it with a stage beside it, or leave it out.'
         )
-    own = stage[keep].to_numpy()
-    dummies = np.column_stack([own == name for name in levels[1:]]).astype(float)
-    blocks = {name: _dummies(texts[name][keep]) for name in used[2:]}
-    if age[keep].nunique() > 1:
-        blocks['age'] = age[keep].to_numpy(float)[:, None]
-    _check_confounded(column, levels, dummies, blocks)
-    first = own == levels[0]
-    covariates = [block - block[first].mean(0) for block in blocks.values()]
-    x = np.column_stack([np.ones(len(own)), dummies, *covariates])
-    notes.append(f'Covariates: {", ".join(used[1:])}. First stage, taken as healthy: {levels[0]}.')
-    return _People(x, levels, own, age[keep].to_numpy(float)), keep
+    notes.append(f'Covariates: {", ".join(used)}. First stage, taken as healthy: {levels[0]}.')
+    known = {name: values[there].reset_index(drop=True) for name, values in covariates.items()}
+    people = _People(levels, stage[there].to_numpy(), age[there].to_numpy(float), known, there)
+    _, why = _design(people, np.ones(len(people.stage), bool))
+    if why:
+        raise UserError(f'--stages {column}: {why}; leave that stage or that column out.')
+    return people
 
 
-def _check_confounded(column: str, levels: list[str], dummies: np.ndarray, blocks: dict[str, np.ndarray]):
-    """Raise UserError where covariates, one by one or together, determine a stage."""
+def _design(people: _People, rows: np.ndarray) -> tuple[np.ndarray, str]:
+    """Design of some of the people, and why they cannot be compared; empty where they can.
+
+    Columns are the intercept (the first stage at its mean covariates), stages, covariates. All are made of
+    these rows: what is constant in them, such as a site without R2*, must not be mistaken for the intercept.
+    """
+    own = people.stage[rows]
+    if min((own == name).sum() for name in people.levels) < FEWEST:
+        return np.zeros((0, 0)), f'fewer than {FEWEST} participants of a stage have values'
+    dummies = np.column_stack([own == name for name in people.levels[1:]]).astype(float)
+    blocks = {
+        name: _dummies(values[rows])
+        for name, values in people.covariates.items()
+        if values[rows].nunique() > 1
+    }
+    if len(np.unique(people.age[rows])) > 1:
+        blocks['age'] = people.age[rows][:, None]
+    first = own == people.levels[0]
+    centred = [block - block[first].mean(0) for block in blocks.values()]
+    x = np.column_stack([np.ones(len(own)), dummies, *centred])
+    if np.linalg.matrix_rank(x) == len(x):
+        return x, 'there are as many covariates (sites) as participants'
+    return x, _confounded(people.levels, dummies, blocks)
+
+
+def _confounded(levels: list[str], dummies: np.ndarray, blocks: dict[str, np.ndarray]) -> str:
+    """Say where covariates, one by one or together, determine a stage; empty where none does."""
     for names in (*([name] for name in blocks), [*blocks]):
         for k, level in enumerate(levels[1:]):
             rest = [np.ones(len(dummies)), np.delete(dummies, k, 1), *(blocks[name] for name in names)]
             others = np.column_stack(rest)
             both = np.column_stack([others, dummies[:, k]])
             if np.linalg.matrix_rank(both) <= np.linalg.matrix_rank(others):
-                raise UserError(
-                    f'--stages {column}: stage {level} cannot be told from {" and ".join(names)}, which '
-                    'differs with it in all its people; leave that stage or that column out.'
-                )
+                what = ' and '.join(names)
+                return f'stage {level} cannot be told from {what}, which differs with it in all its people'
+    return ''
 
 
-def _levels(stage: pd.Series, controls: str) -> list[str]:
-    """Stages in their order."""
-    if is_numeric(stage):
-        return sorted(set(stage), key=float)
-    levels = sorted(set(stage))
+def _staged(
+    series: pd.DataFrame, column: str, controls: str, notes: list[str]
+) -> tuple[pd.Series, list[str]]:
+    """Stage of each participant as text, and the stages in their order.
+
+    Controls by the column of groups, none of whom has a stage, are the first one.
+    """
+    stage, group = as_text(series[column]), group_column(series)
+    ours, name = pd.Series(False, index=series.index), controls
+    # an arm without treatment is one of patients
+    if group not in (None, 'arm', column):
+        groups = as_text(series[group])
+        found = reference_level(sorted(set(groups.dropna())), controls)
+        if found == controls or _is_control(found):
+            ours, name = groups == found, found
+    if ours.any() and stage[ours].isna().all():
+        notes.append(
+            f'{ours.sum()} participants of {group} {name} have no {column}; they are the first stage.'
+        )
+        stage = stage.mask(ours, name)
+    else:
+        name = controls
+    levels = _in_order(stage, column, name)
+    if len(levels) < 2:
+        raise UserError(
+            f'--stages {column}: there is one stage ({some(levels)}); two or more are needed, as stages are '
+            'compared with the first.'
+        )
+    if ours.any() and not (stage[ours] == levels[0]).any():
+        raise UserError(
+            f'--stages {column}: nobody of {group} {groups[ours].iloc[0]} is of the first stage '
+            f'({levels[0]}), whose people are taken as healthy; give controls a stage before it.'
+        )
+    return stage, levels
+
+
+def _in_order(stage: pd.Series, column: str, controls: str) -> list[str]:
+    """Stages in their order: numbers, or the controls, then numbers, then other text."""
+    levels = sorted(set(stage.dropna()))
+    numbers, texts = numeric(pd.Series(levels, index=levels))
+    if not texts:
+        return sorted(levels, key=float)
     first = reference_level(levels, controls)
-    return [first, *(name for name in levels if name != first)]
+    if first != controls and not _is_control(first):
+        raise UserError(
+            f'--stages {column}: none of {some(levels)} is called like controls, so that the first stage is '
+            'not known; name it by --controls, or number the stages.'
+        )
+    rest = sorted(levels, key=lambda name: (np.isnan(numbers[name]), numbers[name]))
+    return [first, *(name for name in rest if name != first)]
+
+
+def _is_control(name: str) -> bool:
+    return ''.join(filter(str.isalnum, name.lower())) in CONTROLS
 
 
 def _dummies(values: pd.Series) -> np.ndarray:
@@ -243,70 +343,122 @@ def _dummies(values: pd.Series) -> np.ndarray:
 
 
 def _of_atlas(
-    data: Observations,
-    keys: pd.DataFrame,
-    people: _People,
-    keep: np.ndarray,
-    field_strength: float,
-    notes: list[str],
+    data: Observations, keys: pd.DataFrame, people: _People, before: Constants, notes: list[str]
 ) -> tuple[list[dict], Constants | None]:
     """Rows of the regions of an atlas, and its calibrated constants."""
-    fits, left_out = {}, []
-    for region, part in keys.groupby('region', sort=False):
-        if region in ('Brain', 'CSF'):
-            continue
-        place = dict(zip(part['map'], part.index, strict=True))
-        both = [name for name in MAPS if name in place]
-        y = data.values[keep][:, [place[name] for name in both]]
-        there = np.isfinite(y).all(1)
-        counts = [int((people.stage[there] == name).sum()) for name in people.levels]
-        if 'chi' not in both or min(counts) < FEWEST:
-            left_out.append(str(region))
-            continue
-        fits[region] = (both, _fit(people.x[there], y[there]), counts)
-    if left_out:
-        notes.append(f'{some(left_out)} left out: fewer than {FEWEST} participants of a stage have values.')
-    whole = {region: one for region, (both, one, _) in fits.items() if len(both) == 2}
+    regions = []
+    for name, part in keys[~keys['region'].isin(_FLUID)].groupby('region', sort=False):
+        places = zip(part['map'], part.index, strict=True)
+        regions.append(
+            _fit_region(str(name), {map_: data.values[people.there, k] for map_, k in places}, people)
+        )
+    _say_lacking(regions, notes)
+    whole = {one.name: one for one in regions if MAPS in one.fits}
     constants = None
     if whole:
-        values = np.stack([one.estimate[0] for one in whole.values()])
-        noise = np.stack([np.sqrt(np.diag(one.cov[0])) for one in whole.values()])
-        ages = people.age[people.stage == people.levels[0]]
-        constants, used = calibrate(values, noise, [*whole], ages, constants_at(field_strength, MAPS))
+        reference = [one.fits[MAPS] for one in whole.values()]
+        values = np.stack([fit.estimate[0] for fit, _ in reference])
+        noise = np.stack([np.sqrt(np.diag(fit.cov[0])) for fit, _ in reference])
+        first = people.stage == people.levels[0]
+        ages = [people.age[first & rows] for _, rows in reference]
+        constants, used = calibrate(values, noise, [*whole], ages, before)
         notes.append(
             f'Constants are those of the literature given the first stage in {", ".join(used)}.'
             if used
             else 'Constants are those of the literature, as no region has a known iron.'
         )
-    if len(whole) < len(fits):
-        notes.append(
-            'Regions without R2* have no iron and myelin: susceptibility alone does not tell them apart.'
-        )
-    rows = []
-    for region, (both, one, counts) in fits.items():
+        young = [name for name in whole if name in ADULTS and name not in used]
+        if young:
+            notes.append(
+                f'{some(young)} not used for the constants: iron is known from {ADULT_AGE:g} years on, and '
+                f'more than {1 - ADULT_SHARE:.0%} of the first stage are younger.'
+            )
+    found = []
+    for region in regions:
         for number, stage in enumerate(people.levels[1:], 1):
-            common = {
-                'region': region, 'stage': stage, 'reference': people.levels[0], 'dof': one.dof[number],
-                'n': counts[number], 'n_reference': counts[0],
-            }  # fmt: skip
-            cov = one.cov[number]
-            if len(both) == 2 and constants is not None:
-                rows += [common | row for row in _tissue(one.estimate[number], cov, constants)]
-            for k, name in enumerate(both):
-                rows.append(
-                    common
-                    | {
-                        'map': name,
-                        'estimate': one.estimate[number, k],
-                        'se': np.sqrt(cov[k, k]),
-                        'units': UNITS[name],
-                    }
-                )
-    for row in rows:
+            for names, (fit, rows) in region.fits.items():
+                counts = [int((people.stage[rows] == name).sum()) for name in (stage, people.levels[0])]
+                common = {
+                    'region': region.name, 'stage': stage, 'reference': people.levels[0],
+                    'dof': fit.dof[number], 'n': counts[0], 'n_reference': counts[1],
+                }  # fmt: skip
+                change, cov = fit.estimate[number], fit.cov[number]
+                if names == MAPS and constants is not None:
+                    found += [common | row for row in _tissue(change, cov, constants)]
+                elif names != MAPS:
+                    found.append(
+                        common
+                        | {
+                            'map': names[0],
+                            'estimate': change[0],
+                            'se': np.sqrt(cov[0, 0]),
+                            'units': UNITS[names[0]],
+                        }
+                    )
+    for row in found:
         half = stats.t.ppf(0.975, row['dof']) * row['se']
         row['ci_low'], row['ci_high'] = row['estimate'] - half, row['estimate'] + half
         row['p'] = 2 * stats.t.sf(abs(row['estimate']) / row['se'], row['dof'])
-    return rows, constants
+    return found, constants
+
+
+@dataclass(frozen=True)
+class _Region:
+    """A region: its values by map, and by maps the fit with the people in it, or why there is none."""
+
+    name: str
+    values: dict[str, np.ndarray]
+    fits: dict[tuple[str, ...], tuple['_Fit', np.ndarray]]
+    lacking: dict[tuple[str, ...], str]
+
+
+def _fit_region(name: str, values: dict[str, np.ndarray], people: _People) -> _Region:
+    """Fit both maps together and each by itself, each time over the people who have values."""
+    values = {map_: y for map_, y in values.items() if np.isfinite(y).any()}
+    fits, lacking = {}, {}
+    for names in (MAPS, *((map_,) for map_ in MAPS)):
+        if not set(names) <= set(values):
+            continue
+        y = np.column_stack([values[map_] for map_ in names])
+        rows = np.isfinite(y).all(1)
+        x, why = _design(people, rows)
+        if not why and (np.ptp(y[rows], 0) == 0).any():
+            why = 'all participants have the same value'
+        if why:
+            lacking[names] = why
+        else:
+            fits[names] = _fit(x, y[rows]), rows
+    return _Region(name, values, fits, lacking)
+
+
+def _say_lacking(regions: list[_Region], notes: list[str]):
+    """Note which regions, and whose values of them, are left out."""
+    titles = {('chi',): 'χ of ', ('R2star',): 'R2* of ', MAPS: 'iron and myelin of '}
+    left: dict[str, list[str]] = {}
+    for one in regions:
+        for why in dict.fromkeys(one.lacking.values()):
+            these = [names for names, reason in one.lacking.items() if reason == why]
+            singly = [names for names in these if names != MAPS]
+            parts = [titles[names] for names in singly or these] if one.fits else ['']
+            left.setdefault(why, []).extend(f'{part}{one.name}' for part in parts)
+    notes += [f'{some(names)} left out: {why}.' for why, names in left.items()]
+    if any('R2star' not in one.values for one in regions):
+        notes.append(
+            'Regions without R2* have no iron and myelin: susceptibility alone does not tell them apart.'
+        )
+    for alone, other in (MAPS, MAPS[::-1]):
+        gone = {
+            one.name: np.isfinite(one.values[alone]) & ~np.isfinite(one.values[other])
+            for one in regions
+            if set(MAPS) <= set(one.values)
+        }
+        gone = {name: rows for name, rows in gone.items() if rows.any()}
+        if gone:
+            n = int(np.logical_or.reduce([*gone.values()]).sum())
+            what = titles[other,].removesuffix(' of '), titles[alone,].removesuffix(' of ')
+            notes.append(
+                f'{n} participants without {what[0]} in {some(gone)} count there for {what[1]} alone.'
+            )
 
 
 def _tissue(change: np.ndarray, cov: np.ndarray, constants: Constants) -> list[dict]:
@@ -354,8 +506,7 @@ def _fit(x: np.ndarray, y: np.ndarray) -> _Fit:
     return _Fit(linear @ y, cov, dof)
 
 
-def _constants_table(constants: Constants, field_strength: float) -> pd.DataFrame:
-    before = constants_at(field_strength, constants.names)
+def _constants_table(constants: Constants, before: Constants) -> pd.DataFrame:
     rows = [
         {
             'map': name,
@@ -365,7 +516,7 @@ def _constants_table(constants: Constants, field_strength: float) -> pd.DataFram
             'value': constants.mean[k, place],
             'sd': constants.sd[k, place],
             'units': UNITS[name] + CONSTANT_UNITS[place],
-            'source': CONSTANTS[name][place].source,
+            'source': _OF_ANY_ZERO if before.sd[k, place] == ANY_ZERO else CONSTANTS[name][place].source,
         }
         for k, name in enumerate(constants.names)
         for place, what in enumerate(('zero', 'iron', 'myelin'))

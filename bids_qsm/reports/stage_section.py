@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from bids_qsm.cohort.observations import as_text
+from bids_qsm.cohort.observations import as_text, some
 from bids_qsm.plotting.stage_charts import plot_ellipses, plot_trajectories
 from bids_qsm.reports.blocks import (
     ALPHA,
@@ -73,6 +73,8 @@ def _answer(rows: pd.DataFrame, title: str, unit: str, reference: str) -> str:
         listed = [f'{row["region"]} {signed(row["estimate"])}' for row in part.to_dict('records')]
         found.append(f'stage {stage}: {", ".join(listed)}')
     what = f'{title} ({unit})' if unit != 'fraction' else title
-    return (
-        f'{what} differs from {reference} in {"; ".join(found)}.' if found else f'{what} differs in no stage.'
-    )
+    unknown = rows[rows['p'].isna()]['region'].unique()
+    rest = f' It could not be tested in {some(unknown)}.' if len(unknown) else ''
+    if found:
+        return f'{what} differs from {reference} in {"; ".join(found)}.{rest}'
+    return f'{what} could not be tested.' if rows['p'].isna().all() else f'{what} differs in no stage.{rest}'

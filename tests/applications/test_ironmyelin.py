@@ -4,7 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bids_qsm.applications.ironmyelin import APPLICATION, measure, rows, water_fraction
+from bids_qsm.applications.ironmyelin import (
+    APPLICATION,
+    REGION_ERROR,
+    _region_error,
+    measure,
+    rows,
+    water_fraction,
+)
 from bids_qsm.applications.r2prime import rate_of
 from bids_qsm.biomarkers.iron_myelin import constants_at
 from bids_qsm.recon.grid import Grid
@@ -63,19 +70,32 @@ def test_regions_and_maps_hold_the_tissue(head):
     tidy = rows(result['table'])
     assert set(tidy['map']) == {'iron', 'mvf'}
     assert len(tidy) == 2 * len(table)
+    # the group level leaves regions out of which less than half was measured
+    half = head['mask'] & (np.arange(SHAPE[2]) < 7)
+    cut = rows(found(head, mask=half)['table']).set_index(['region', 'map'])
+    assert cut.loc[('Putamen', 'iron'), 'coverage'].to_numpy() == pytest.approx(0.4)
 
 
 def test_without_r2star_there_is_iron_of_grey_matter_alone(head):
-    result = found(head, r2star=None, mwf=None)
+    result = found(head, r2star=None)
+    assert not [name for name in result['facts'] if name.startswith(('R2star', 'MWF'))]
     assert [name for name in APPLICATION.gives if result[name] is None] == [*APPLICATION.gives[:5]]
     table = result['table'].set_index('region')
     assert not table['identifiable'].any()
     assert table['mvf'].isna().all()
     assert table.loc['White matter', 'iron_mg100g'] != table.loc['White matter', 'iron_mg100g']
+    assert pd.isna(table.loc['White matter', 'inputs'])
+    assert set(table.loc['Putamen', 'inputs']) == {'chi'}
     row = table.loc['Putamen'].iloc[0]
     assert abs(row['iron_mg100g'] - 13) < row['iron_sd']
     assert row['iron_sd'] > 3
     assert set(rows(result['table'])['map']) == {'iron'}
+
+
+def test_errors_of_rates_grow_with_the_field():
+    assert [_region_error(name, 7.0) / REGION_ERROR[name] for name in REGION_ERROR] == pytest.approx(
+        [1, 7 / 3, 7 / 3, 1, 1, 1]
+    )
 
 
 def test_units_of_given_maps_are_those_of_the_model():

@@ -66,6 +66,14 @@ def test_a_map_of_myelin_water_narrows_myelin():
     assert (sd[1] < 0.7 * sd[0]).all()
 
 
+def test_residuals_are_those_of_what_is_not_negative():
+    constants = im.constants_at(3.0, ('chi', 'R2star'))
+    values = made(constants, np.array([[6.0, -0.3], [20.0, 0.07]]))
+    found = im.posterior(values, np.full((2, 2), 1e-3), constants)
+    assert found.mean[0, 1] == 0
+    np.testing.assert_allclose(found.residual, values - made(constants, found.mean), atol=1e-12)
+
+
 def test_nothing_is_negative():
     rng = np.random.default_rng(1)
     mean, cov = rng.normal(0, 1, (300, 2)), np.array([[1.0, 0.6], [0.6, 0.5]])
@@ -88,12 +96,12 @@ def test_controls_bring_constants_nearer_to_the_truth():
     before = im.constants_at(3.0, ('chi', 'R2star'))
     true = replace(before, mean=before.mean + np.array([0.8, 1.0, -0.7]) * before.sd)
     noise = np.tile([0.002, 0.3], (8, 1))
-    after, used = im.calibrate(made(true, tissue), noise, [*regions, 'Nowhere'][:8], ages, before)
+    after, used = im.calibrate(made(true, tissue), noise, regions, [ages] * 8, before)
     assert used == regions
     slopes = np.abs(after.slopes - true.slopes) / np.abs(before.slopes - true.slopes)
     assert (slopes[:, 0] < 0.3).all()
     assert (after.sd < before.sd).all()
-    same, used = im.calibrate(np.ones((1, 2)), noise[:1], ['Nowhere'], ages, before)
+    same, used = im.calibrate(np.ones((1, 2)), noise[:1], ['Nowhere'], [ages], before)
     assert used == []
     assert same is before
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from bids_qsm.cohort import stages
-from bids_qsm.cohort.tables import gather, join_participants
+from bids_qsm.cohort.tables import gather, join_participants, relative_to
 from bids_qsm.errors import UserError
 from bids_qsm.phantom.stages import Stages, draw_stages
 
@@ -81,6 +81,30 @@ def test_text_stages_begin_with_the_controls(long):
     assert list(dict.fromkeys(table['stage'])) == ['early', 'late']
 
 
+def test_controls_come_before_numbers_and_need_no_stage(pair):
+    whole, _ = pair
+    plain = stages.compare_stages(whole, 'stage', field_strength=3.0)[0]
+    early = whole['stage'] == 0
+    for changed, name in (
+        (whole.assign(stage=np.where(early, 'HC', '10')), 'HC'),
+        (whole.assign(stage=whole['stage'].where(~early), group=np.where(early, 'hv', 'patient')), 'hv'),
+        (whole.assign(stage=whole['stage'].where(~early), group=np.where(early, 'us', 'them')), 'us'),
+    ):
+        table, _, notes = stages.compare_stages(
+            changed, 'stage', field_strength=3.0, controls='us' if name == 'us' else ''
+        )
+        assert set(table['reference']) == {name}
+        np.testing.assert_allclose(table['estimate'], plain['estimate'])
+        assert any('they are the first stage' in note for note in notes) == (name != 'HC')
+    assert stages._in_order(pd.Series(['b', '10', 'HC', '9', '1.5']), 'stage', '') == [
+        'HC',
+        '1.5',
+        '9',
+        '10',
+        'b',
+    ]
+
+
 def test_without_r2star_there_is_susceptibility_alone(long):
     table, constants, notes = stages.compare_stages(long[long['map'] == 'chi'], 'stage', field_strength=3.0)
     assert set(table['map']) == {'chi'}
@@ -106,6 +130,13 @@ def test_without_r2star_there_is_susceptibility_alone(long):
             ),
             'sub-001, sub-002, .* has several stages',
         ),
+        (lambda t: t.assign(stage=t['stage'].map(dict(enumerate('dabc')))), 'none of a, b, c, d is called'),
+        (lambda t: t.assign(age='50-60'), r'no age in participants.tsv is a number \(there are 50-60\)'),
+        (lambda t: t.assign(age=t['age'].where(t['stage'] > 0)), r'0 \(0\) has fewer than 5'),
+        (
+            lambda t: t.assign(group=np.where(t['stage'] == 1, 'control', 'patient')),
+            r'nobody of group control is of the first stage \(0\)',
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_refused(long, change, said):
@@ -117,8 +148,85 @@ def test_regions_with_few_values_are_left_out(long):
     few = long.copy()
     few.loc[(few['region'] == 'RN') & (few['stage'] == 1) & (few['map'] == 'R2star'), 'mean'] = np.nan
     table, _, notes = stages.compare_stages(few, 'stage', field_strength=3.0)
+    assert set(table[table['region'] == 'RN']['map']) == {'chi'}
+    assert any(note.startswith('R2* of RN left out: fewer than 5') for note in notes)
+    few.loc[(few['region'] == 'RN') & (few['stage'] == 1), 'mean'] = np.nan
+    table, _, notes = stages.compare_stages(few, 'stage', field_strength=3.0)
     assert 'RN' not in set(table['region'])
     assert any(note.startswith('RN left out') for note in notes)
+
+
+def rows_of(table, *maps):
+    rows = table[table['map'].isin(maps)].drop(columns='p_fdr').set_index(['region', 'stage', 'map'])
+    return rows.select_dtypes('number').dropna(axis=1)
+
+
+@pytest.fixture(scope='module')
+def pair():
+    """Two stages at two scanners, and the same without R2* of the second scanner."""
+    drawn = draw_stages(Stages(iron=(0.0, 4.0), myelin=(0.0, -0.1), number=20, sites=2), 7)
+    whole = join_participants(gather(drawn.tables), drawn.people)[0].assign(scanner='the same', sex='F')
+    whole = whole[whole['region'].isin(['GP', 'White matter'])].reset_index(drop=True)
+    return whole, whole.assign(
+        mean=whole['mean'].mask((whole['map'] == 'R2star') & (whole['site'] == 'scanner2'))
+    )
+
+
+def test_a_site_without_r2star_counts_for_susceptibility_alone(pair):
+    whole, lacking = pair
+    table, constants, notes = stages.compare_stages(lacking, 'stage', field_strength=3.0)
+    first = stages.compare_stages(whole[whole['site'] == 'scanner1'], 'stage', field_strength=3.0)
+    same = 'iron', 'mvf', 'R2star'
+    pd.testing.assert_frame_equal(rows_of(table, *same), rows_of(first[0], *same))
+    pd.testing.assert_frame_equal(constants, first[1])
+    both = stages.compare_stages(whole, 'stage', field_strength=3.0)[0]
+    pd.testing.assert_frame_equal(rows_of(table, 'chi'), rows_of(both, 'chi'))
+    number = whole[whole['site'] == 'scanner2']['participant_id'].nunique()
+    assert any(note.startswith(f'{number} participants without R2* in GP') for note in notes)
+    # the first of the columns of sites is constant, so that the next one counts
+    renamed = whole.rename(columns={'site': 'scanner', 'scanner': 'site'})
+    pd.testing.assert_frame_equal(
+        rows_of(stages.compare_stages(renamed, 'stage', field_strength=3.0)[0], 'chi'), rows_of(both, 'chi')
+    )
+
+
+def test_a_stage_that_is_one_site_where_there_is_r2star_has_none(pair):
+    whole, _ = pair
+    apart = (whole['site'] == 'scanner2') != (whole['stage'] == 1)
+    only = whole.assign(mean=whole['mean'].mask(apart & (whole['map'] == 'R2star')))
+    table, constants, notes = stages.compare_stages(only, 'stage', field_strength=3.0)
+    assert set(table['map']) == {'chi'}
+    assert constants.empty
+    said = 'R2* of GP, R2* of White matter left out: stage 1 cannot be told from site'
+    assert any(note.startswith(said) for note in notes)
+
+
+@pytest.mark.parametrize('region', ['White matter', 'GP'])
+def test_the_region_of_reference_has_r2star_alone(long, compared, region):
+    """Its susceptibility is zero, and that of others has any zero: iron is the same."""
+    shifted, _ = relative_to(long, region)
+    table, constants, notes = stages.compare_stages(shifted, 'stage', field_strength=3.0, relative_to=region)
+    assert set(table[table['region'] == region]['map']) == {'R2star'}
+    assert table['p'].notna().all()
+    assert any('which has no contrast of its own' in note for note in notes)
+    assert 'not known' in constants.loc[0, 'source']
+    known, plain = (one.set_index(['map', 'constant']) for one in (constants, compared[1]))
+    for key in (('chi', 'iron'), ('chi', 'myelin')):
+        assert abs(known.loc[key, 'value'] - plain.loc[key, 'value']) < plain.loc[key, 'sd']
+
+
+def test_young_people_do_not_calibrate_where_iron_is_known_of_adults(long):
+    ages = long['age'].where(long['participant_id'] > 'sub-002', 25.0)
+    notes = stages.compare_stages(long.assign(age=ages), 'stage', field_strength=3.0)[2]
+    used = next(note for note in notes if 'given the first stage in' in note)
+    assert used.endswith('in GP, Putamen, Caudate, White matter.')
+    assert any(note.startswith('SN, RN, Thalamus, Dentate not used for the constants') for note in notes)
+
+
+def test_zero_everywhere_is_refused(long):
+    zero = long[(long['region'] == 'GP') & (long['map'] == 'chi')].assign(mean=0.0)
+    with pytest.raises(UserError, match='no region can be compared: GP left out: all participants have'):
+        stages.compare_stages(zero, 'stage', field_strength=3.0)
 
 
 def test_people_without_age_are_left_out(long):
@@ -126,4 +234,9 @@ def test_people_without_age_are_left_out(long):
     table, _, notes = stages.compare_stages(lacking, 'stage', field_strength=3.0)
     assert set(table['n_reference']) == {11}
     assert any(note.startswith('1 participants without') for note in notes)
+    texts = long.assign(age=long['age'].astype(object).where(long['participant_id'] != 'sub-001', '89+'))
+    assert any(
+        'taken as missing: 89+' in note
+        for note in stages.compare_stages(texts, 'stage', field_strength=3.0)[2]
+    )
     assert isinstance(table, pd.DataFrame)

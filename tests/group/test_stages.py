@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -10,6 +11,7 @@ from bids_qsm.errors import UserError
 from bids_qsm.group.analyse import FILES, run_group
 from bids_qsm.group.stages import field_strength
 from bids_qsm.phantom.stages import Stages, write_stages
+from bids_qsm.reports.stage_section import _answer
 from tests.pages import Page, assert_self_contained
 
 
@@ -34,22 +36,38 @@ def test_stages_from_tables_to_page(tmp_path, monkeypatch):
         assert said in text, said
 
 
-def test_field_strength_is_that_of_all_sidecars(tmp_path):
+def test_what_was_not_tested_is_not_said_to_be_the_same():
+    rows = pd.DataFrame({'region': ['GP', 'SN'], 'stage': '1', 'estimate': 1.0, 'p': [0.5, np.nan]})
+    rows = rows.assign(p_fdr=rows['p'])
+    assert _answer(rows, 'iron', 'mg', '0') == 'iron (mg) differs in no stage. It could not be tested in SN.'
+    assert _answer(rows[1:], 'iron', 'mg', '0') == 'iron (mg) could not be tested.'
+
+
+def test_field_strength_is_that_of_the_series_with_r2star(tmp_path):
     def write(name, end, **content):
-        path = tmp_path / name / 'anat' / f'{name}_{end}.json'
+        path = tmp_path / name.partition('_')[0] / 'anat' / f'{name}_{end}.json'
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content))
 
-    people = ['sub-01', 'sub-02']
+    def found(*names, maps=('chi', 'R2star')):
+        series = [
+            dict(zip(('participant_id', 'session_id'), name.split('_'), strict=False)) for name in names
+        ]
+        return field_strength(tmp_path, pd.DataFrame([one | {'map': m} for one in series for m in maps]))
+
+    people = ['sub-01_ses-1', 'sub-02']
     with pytest.raises(UserError, match='there are none'):
-        field_strength(tmp_path, people)
-    write('sub-01', 'Chimap', MagneticFieldStrength=3)
-    write('sub-01', 'desc-total_Chimap', Units='ppm')
-    write('sub-02', 'Chimap', MagneticFieldStrength=2.95)
-    write('sub-03', 'Chimap', MagneticFieldStrength=7)
+        found(*people)
+    assert found(*people, maps=['chi']) == 3
+    # 123.25 and 127.77 MHz are both called 3 T
+    write('sub-01_ses-1', 'Chimap', MagneticFieldStrength=2.8947)
+    write('sub-01_ses-2', 'Chimap', MagneticFieldStrength=7)
+    write('sub-01_ses-1', 'desc-total_Chimap', Units='ppm')
+    write('sub-02', 'Chimap', MagneticFieldStrength=3.0009)
+    write('sub-03', 'Chimap', MagneticFieldStrength=3)
     write('sub-04', 'Chimap', Units='ppm')
-    assert field_strength(tmp_path, people) == 2.95
-    with pytest.raises(UserError, match=r'2.95 to 7 T'):
-        field_strength(tmp_path, [*people, 'sub-03'])
+    assert found(*people, 'sub-03') == 3
+    with pytest.raises(UserError, match=r'2.8947 to 7 T'):
+        found(*people, 'sub-01_ses-2')
     with pytest.raises(UserError, match=r'sub-04_Chimap.json lacks it'):
-        field_strength(tmp_path, [*people, 'sub-04'])
+        found(*people, 'sub-04')
