@@ -86,7 +86,7 @@ class Sources:
     """See `Bundles.volume`."""
 
     def diffusion(self, shape: tuple[int, ...], affine: np.ndarray, *, noise: float = 0.02, seed: int = 0):
-        """FA, first eigenvector (in axes of the scanner) and tensor of a grid, see `fibres.diffusion`."""
+        """FA, first eigenvector (in axes of the scanner) and tensor of a grid, see `bundles.diffusion`."""
         if self.fibres is None:
             raise ValueError('these sources have no fibres')
         head = self.head
