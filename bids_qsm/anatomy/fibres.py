@@ -75,7 +75,7 @@ def directions(stored: np.ndarray, fa: np.ndarray, name: str, *, amplitudes: boo
 
     Parameters
     ----------
-    stored : ndarray, shape (x, y, z, 3), (x, y, z, 3 n) or (x, y, z, 6); or with an axis of 1 before the last
+    stored : ndarray, shape (x, y, z, 3), (x, y, z, 3 n) or (x, y, z, 6); or with axes of 1 more
         A vector; the peaks of a voxel, largest first; or a tensor, in any order of `ORDERS`: the diagonal is
         what is large everywhere.
     fa : ndarray, shape (x, y, z)
@@ -94,8 +94,8 @@ def directions(stored: np.ndarray, fa: np.ndarray, name: str, *, amplitudes: boo
     UserError
         The image is none of these, or lies on another grid than ``fa``.
     """
-    if stored.ndim == 5 and stored.shape[3] == 1:
-        stored = stored[:, :, :, 0]
+    if sum(n > 1 for n in stored.shape[3:]) == 1:
+        stored = stored.reshape(*stored.shape[:3], -1)
     count = stored.shape[3] if stored.ndim == 4 else 1
     if stored.shape[:3] != fa.shape or stored.ndim != 4 or count % 3:
         shapes = ' x '.join(map(str, stored.shape)), ' x '.join(map(str, fa.shape))

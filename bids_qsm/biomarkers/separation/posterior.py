@@ -142,9 +142,8 @@ def separate(
         return smooth[mask]
 
     inside = blurred(mask, LIKE_MM)
-    even = Data(
-        *(blurred(np.where(mask, one, 0), LIKE_MM) / inside for one in (chi, rate)), *facts, *of_fibres
-    )
+    even_chi, even_rate = (blurred(np.where(mask, one, 0), LIKE_MM) / inside for one in (chi, rate))
+    even = Data(even_chi, even_rate, *facts, *of_fibres)
     share = calibration.shares(even, zone[mask], less_noise=2.0)
     foreign = share[-1] > FOREIGN
     share = share[:-1]
@@ -153,7 +152,7 @@ def separate(
         around = [blurred(laid(np.where(foreign, 0, one), mask), AROUND_MM)[foreign] for one in share]
         share[:, foreign] = around + HARDLY * expected[:, foreign]
     share = share / share.sum(0)
-    system = _System(data, even.rate, share, foreign, calibration)
+    system = _System(data, even_rate, share, foreign, calibration)
     weights = np.array(smoothness)[:, None] / system.sd
     fields = [laid(v, mask) for v in (*system.matrix, *system.right, *weights)]
     amounts = _solve(*fields, mask, iterations)
