@@ -29,18 +29,16 @@ def fits(query: Query, path: Path) -> bool:
     False
     """
     labels, suffix = entities_of(path), suffix_of(path).lower()
-    suffixes = [one.lower() for one in query.suffix]
-    if suffix not in suffixes:
+    folders = query.datatype
+    if isinstance(folders, str):
+        folders = (folders,) * len(query.suffix)
+    pairs = zip(query.suffix, folders, strict=True)
+    if not any(suffix == one.lower() and folder in ('', path.parent.name) for one, folder in pairs):
         return False
     stem = path.name.partition('.')[0].lower()
     if query.names and not any(fnmatch(stem, pattern.lower()) for pattern in query.names):
         return False
-    folder = query.datatype
-    if not isinstance(folder, str):
-        folder = folder[suffixes.index(suffix)]
-    return folder in ('', path.parent.name) and all(
-        fnmatch(labels.get(key, '').lower(), pattern.lower()) for key, pattern in query.entities
-    )
+    return all(fnmatch(labels.get(key, '').lower(), pattern.lower()) for key, pattern in query.entities)
 
 
 def is_input(path: Path) -> bool:
