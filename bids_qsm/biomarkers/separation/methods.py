@@ -28,7 +28,7 @@ from bids_qsm.recon.registry import Need, method
 
 
 @method(
-    memory=Need(0.3, volume=40),
+    memory=Need(0.3, volume=50),  # 40 where a quarter of the volume is brain
     prose='the equations of susceptibility and relaxation [@shin2021], as the most probable pair of each '
     'voxel given the tissues of the brain, with total variation; relaxivities and the zero of susceptibility '
     'were estimated from the person',
