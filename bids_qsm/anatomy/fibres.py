@@ -19,6 +19,8 @@ PAIRS = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
 """Components of a symmetric matrix, as `carry` has them."""
 WHITE = 0.3
 """Fractional anisotropy of voxels whose directions are checked."""
+POSITIVE = 0.95
+"""Share of white matter where all of the diagonal of a tensor is above 0."""
 CLEAR = 0.9
 """Factor by which `across` must fall for another frame to be taken for the true one."""
 LIKE_MM = 2.0
@@ -35,7 +37,8 @@ class Carried:
         Mean of v v' over what was interpolated, components `PAIRS`, axes of the scanner of the maps; its
         trace is 1, or 0 where there is no direction.
     fa : ndarray of float32, shape (x, y, z)
-        Fractional anisotropy, 0 beyond the image.
+        Fractional anisotropy, NaN where it was not measured: beyond the image, and where that has no value
+        above 0.
     """
 
     dyads: np.ndarray
@@ -72,7 +75,7 @@ def directions(stored: np.ndarray, fa: np.ndarray, name: str, *, amplitudes: boo
 
     Parameters
     ----------
-    stored : ndarray, shape (x, y, z, 3), (x, y, z, 3 n) or (x, y, z, 6); or with an axis of 1 before the last
+    stored : ndarray, shape (x, y, z, 3), (x, y, z, 3 n) or (x, y, z, 6); or with axes of 1 more
         A vector; the peaks of a voxel, largest first; or a tensor, in any order of `ORDERS`: the diagonal is
         what is large everywhere.
     fa : ndarray, shape (x, y, z)
@@ -91,8 +94,8 @@ def directions(stored: np.ndarray, fa: np.ndarray, name: str, *, amplitudes: boo
     UserError
         The image is none of these, or lies on another grid than ``fa``.
     """
-    if stored.ndim == 5 and stored.shape[3] == 1:
-        stored = stored[:, :, :, 0]
+    if sum(n > 1 for n in stored.shape[3:]) == 1:
+        stored = stored.reshape(*stored.shape[:3], -1)
     count = stored.shape[3] if stored.ndim == 4 else 1
     if stored.shape[:3] != fa.shape or stored.ndim != 4 or count % 3:
         shapes = ' x '.join(map(str, stored.shape)), ' x '.join(map(str, fa.shape))
@@ -107,7 +110,9 @@ def directions(stored: np.ndarray, fa: np.ndarray, name: str, *, amplitudes: boo
             f'{name} cannot be used: fractional anisotropy is hardly anywhere above {WHITE}; check its map.'
         )
     if count == 6 and not amplitudes:
-        return np.where((data != 0).any(-1, keepdims=True), principal(data[..., _order(data, white)]), 0)
+        return np.where(
+            (data != 0).any(-1, keepdims=True), principal(data[..., _order(data, white, name)]), 0
+        )
     first = data[..., :3]
     size = np.linalg.norm(first, axis=-1, keepdims=True)
     found = np.median(size[white])
@@ -119,11 +124,18 @@ def directions(stored: np.ndarray, fa: np.ndarray, name: str, *, amplitudes: boo
     return first / np.maximum(size, 1e-6)
 
 
-def _order(data: np.ndarray, white: np.ndarray) -> list[int]:
+def _order(data: np.ndarray, white: np.ndarray, name: str) -> list[int]:
     """Which of six volumes are xx, yy, zz, xy, xz, yz: those of the diagonal have the largest means."""
     means: list[float] = np.abs(data[white].mean(0)).tolist()
     best = max(ORDERS, key=lambda one: sum(means[n] for n in ORDERS[one][:3]))
-    return list(ORDERS[best])
+    order = ORDERS[best]
+    positive = (data[white][:, order[:3]] > 0).all(1).mean()
+    if positive < POSITIVE:
+        raise UserError(
+            f'{name} has a tensor whose diagonal is above 0 in only {100 * positive:.0f} % of white matter; '
+            'give the six volumes of a diffusion tensor, in the order of FSL, MRtrix or DIPY.'
+        )
+    return list(order)
 
 
 def to_scanner(vectors: np.ndarray, affine: np.ndarray, frame: str):
@@ -152,42 +164,27 @@ def _rotation(matrix: np.ndarray):
     return left @ right
 
 
-def across(vectors: np.ndarray, fa: np.ndarray, affine: np.ndarray):
-    r"""How far the directions point across the surfaces of bundles, for each way to swap and reverse axes.
+def across(own: np.ndarray, slope: np.ndarray) -> float:
+    r"""How far directions point across the surfaces of bundles, where these have a slope of anisotropy.
 
     .. math:: \frac{\sum (v \cdot \nabla \mathrm{FA})^2}{\sum |\nabla \mathrm{FA}|^2}
 
-    over white matter: 1/3 for directions that have nothing to do with it, and less for those of its fibres,
-    which run along such surfaces.
+    It is 1/3 for directions that have nothing to do with white matter, and less for those of its fibres,
+    which run along such surfaces. Both arguments have shape (n, 3).
 
-    Parameters
-    ----------
-    vectors : ndarray, shape (x, y, z, 3)
-        Unit vectors in axes of the scanner.
-    fa : ndarray, shape (x, y, z)
-    affine : ndarray, shape (4, 4)
-
-    Returns
-    -------
-    dict of (order, signs) to float
-        24 ways to read axes of voxels; ((0, 1, 2), (1, 1, 1)) is as given.
+    >>> across(np.array([[0.6, 0.8, 0.0]]), np.array([[2.0, 0.0, 0.0]]))
+    0.36
     """
-    matrix = np.asarray(affine, float)[:3, :3]
-    size = np.sqrt((matrix**2).sum(0)).tolist()
-    white = fa > WHITE
-    own = vectors[white] @ _rotation(matrix).astype(np.float32)
-    slope = np.empty_like(own)
-    for axis in range(3):
-        sigma = [LIKE_MM / step for step in size]
-        slope[:, axis] = gaussian_filter(fa, sigma, [int(k == axis) for k in range(3)])[white] / size[axis]
     total = max(float((slope.astype(float) ** 2).sum()), 1e-12)
-    found = {}
-    for order in permutations(range(3)):
-        for signs in product((1, -1), repeat=2):  # the sign of a direction says nothing
-            turned = own[:, order] * np.array((1, *signs), np.float32)
-            along = ((turned * slope).sum(1, dtype=float) ** 2).sum()
-            found[order, (1, *signs)] = float(along / total)
-    return found
+    return float(((own * slope).sum(1, dtype=float) ** 2).sum() / total)
+
+
+def _slope(fa: np.ndarray, affine: np.ndarray, white: np.ndarray):
+    """Gradient (1/mm) of anisotropy along the axes of voxels, of those in ``white``, (n, 3)."""
+    size = np.sqrt((np.asarray(affine, float)[:3, :3] ** 2).sum(0)).tolist()
+    sigma = [LIKE_MM / step for step in size]
+    slopes = (gaussian_filter(fa, sigma, [int(k == axis) for k in range(3)])[white] for axis in range(3))
+    return np.stack([one / step for one, step in zip(slopes, size, strict=True)], 1)
 
 
 def check_frame(vectors: np.ndarray, fa: np.ndarray, affine: np.ndarray, frame: str, name: str):
@@ -200,14 +197,21 @@ def check_frame(vectors: np.ndarray, fa: np.ndarray, affine: np.ndarray, frame: 
     ----------
     vectors : ndarray, shape (x, y, z, 3)
         As the file has them, read in ``frame``.
-    fa, affine
-        See `across`.
+    fa : ndarray, shape (x, y, z)
+    affine : ndarray, shape (4, 4)
     name : str
         Of the file.
     """
-    same = (0, 1, 2), (1, 1, 1)
-    ways = across(to_scanner(vectors, affine, frame), fa, affine)
-    frames = {one: across(to_scanner(vectors, affine, one), fa, affine)[same] for one in FRAMES}
+    white = fa > WHITE
+    slope, own = _slope(fa, affine, white), vectors[white]
+    back = _rotation(np.asarray(affine, float)[:3, :3]).astype(np.float32)
+    frames = {one: across(to_scanner(own, affine, one) @ back, slope) for one in FRAMES}
+    own = to_scanner(own, affine, frame) @ back
+    ways = {
+        (order, (1, *signs)): across(own[:, order] * np.array((1, *signs), np.float32), slope)
+        for order in permutations(range(3))
+        for signs in product((1, -1), repeat=2)  # the sign of a direction says nothing
+    }
     other = min(frames, key=lambda one: frames[one])
     way = min(ways, key=lambda one: ways[one])
     least, given = min(frames[other], ways[way]), frames[frame]
@@ -239,6 +243,7 @@ def carry(
     vectors : ndarray, shape (x, y, z, 3)
         Unit vectors in axes of the scanner of the image; zero where there is none.
     fa : ndarray, shape (x, y, z)
+        NaN and 0 where it was not measured.
     affine : ndarray, shape (4, 4)
         Of the image.
     shape, target
@@ -270,4 +275,6 @@ def carry(
     )
     trace = dyads[:3].sum(0)
     dyads = np.where(trace > 1e-3, dyads / np.maximum(trace, 1e-3), 0)
-    return Carried(dyads, resample(np.nan_to_num(fa), affine, shape, target, chain))
+    fa = np.nan_to_num(fa).astype(np.float32)
+    value, known = (resample(one, affine, shape, target, chain) for one in (fa, (fa > 0).astype(np.float32)))
+    return Carried(dyads, np.where(known > 0.5, value / np.maximum(known, 0.5), np.float32(np.nan)))

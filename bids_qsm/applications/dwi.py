@@ -1,5 +1,7 @@
 """Fibres from diffusion derivatives: which files applications read, and how these become angles."""
 
+from pathlib import PurePath
+
 import numpy as np
 
 from bids_qsm.anatomy.fibres import FRAMES, Carried, carry, check_frame, directions, to_scanner
@@ -32,6 +34,10 @@ FIBRES = (
     ),
 )
 """Extra inputs of an application that takes fibres: names of QSIPrep, QSIRecon and FSL."""
+AUTO, IGNORE = 'auto', 'ignore'
+"""Frames that are none: that which the file tells, and no fibres at all."""
+LARGEST = 1.2
+"""99th percentile of fractional anisotropy; noise takes single voxels above 1."""
 _REFERENCES = {'xyz': 'scanner', 'ijk': 'voxel', 'bvec': 'fsl'}
 """Key Reference of OrientationEncoding in sidecars (BEP 16) -> frame."""
 
@@ -41,7 +47,7 @@ def frame_of(given: Given) -> str:
     encoding = given.sidecar.get('OrientationEncoding')
     reference = encoding.get('Reference') if isinstance(encoding, dict) else None
     if reference is None:
-        return 'fsl' if _stem(given).endswith('_V1') else 'scanner'
+        return 'fsl' if _stem(given).endswith('_v1') else 'scanner'
     if reference not in _REFERENCES:
         raise UserError(
             f'the sidecar of {given.source} has the Reference {reference!r} of OrientationEncoding; it must '
@@ -52,9 +58,10 @@ def frame_of(given: Given) -> str:
 
 def check_stated(frame: object, flag: str):
     """Raise UserError where a frame that the user stated is none."""
-    if frame not in (None, 'none', *FRAMES):
+    if frame not in (AUTO, IGNORE, *FRAMES):
         raise UserError(
-            f'{flag}:frame is {frame!r}; it must be one of: {", ".join(FRAMES)}, or none to leave fibres out.'
+            f'{flag}:frame is {frame!r}; it must be one of: {", ".join((AUTO, *FRAMES))}, or {IGNORE} to '
+            'leave fibres out.'
         )
 
 
@@ -63,24 +70,58 @@ def fibres_on(
     given: Given | None,
     grid: Grid,
     affine: np.ndarray,
-    frame: str | None,
+    frame: str,
     *,
-    is_checked: bool = True,
-) -> tuple[Carried, str] | None:
-    """Fibres on the grid of the maps and the frame that they were read in; None where there are none.
+    required: bool = False,
+) -> tuple[Carried | None, str]:
+    """Fibres on the grid of the maps, and what to say of them.
 
-    ``frame`` is what the user stated, 'none' to leave fibres out. Unless the caller does better, it is
-    checked by the surfaces of white matter (``is_checked``).
+    ``frame`` is one of `FRAMES`, `AUTO` for that which the file tells, or `IGNORE`. Files that cannot be used
+    were found and not asked for, so that only the sentence says so.
+
+    Raises
+    ------
+    UserError
+        They cannot be used, and the user stated a frame, or fibres are ``required``.
     """
-    if fa is None or given is None or frame == 'none':
-        return None
-    frame = frame or frame_of(given)
-    anisotropy = fa.data.astype(np.float32)
-    found = directions(given.stored, anisotropy, given.source, amplitudes='_param-peaks_' in given.source)
+    if fa is None or given is None or frame == IGNORE:
+        return None, ''
+    try:
+        return read_fibres(fa, given, grid, affine, frame)
+    except UserError as error:
+        if required or frame != AUTO:
+            raise
+        return None, f'there are directions of fibres, but they are not used: {error}'
+
+
+def read_fibres(
+    fa: Given, given: Given, grid: Grid, affine: np.ndarray, frame: str, *, is_checked: bool = True
+) -> tuple[Carried, str]:
+    """Fibres on the grid of the maps, and what to say of them; UserError where they cannot be used.
+
+    Unless the caller does better, the frame is checked by the surfaces of white matter (``is_checked``).
+    """
+    read_in = frame_of(given) if frame == AUTO else frame
+    anisotropy = fractions(fa)
+    is_peaks = '_param-peaks_' in _stem(given)
+    found = directions(given.stored, anisotropy, given.source, amplitudes=is_peaks)
     if is_checked:
-        check_frame(found, anisotropy, given.affine, frame, given.source)
-    vectors = to_scanner(found, given.affine, frame)
-    return carry(vectors, anisotropy, given.affine, grid.shape, affine, given.from_maps), frame
+        check_frame(found, anisotropy, given.affine, read_in, given.source)
+    vectors = to_scanner(found, given.affine, read_in)
+    carried = carry(vectors, anisotropy, given.affine, grid.shape, affine, given.from_maps)
+    return carried, f'directions of {given.source}, read in the frame {read_in}'
+
+
+def fractions(fa: Given) -> np.ndarray:
+    """Fractional anisotropy, 0 to 1; UserError where it has another scale."""
+    found = np.nan_to_num(fa.data.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    top = float(np.percentile(found[found > 0], 99)) if (found > 0).any() else 0.0
+    if top > LARGEST:
+        raise UserError(
+            f'{fa.source} has values up to {top:.3g}, and fractional anisotropy is 0 to 1; divide it by its '
+            'scale.'
+        )
+    return np.clip(found, 0, 1)
 
 
 def b0_axis(grid: Grid, affine: np.ndarray) -> np.ndarray:
@@ -90,4 +131,4 @@ def b0_axis(grid: Grid, affine: np.ndarray) -> np.ndarray:
 
 
 def _stem(given: Given) -> str:
-    return given.source.partition('.')[0]
+    return PurePath(given.source).name.partition('.')[0].lower()

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from bids_qsm.applications.contract import Application, Column, Figure, Given, Image, Table, Variant
-from bids_qsm.applications.dwi import FIBRES, b0_axis, check_stated, fibres_on
+from bids_qsm.applications.dwi import AUTO, FIBRES, IGNORE, b0_axis, check_stated, read_fibres
 from bids_qsm.biomarkers.columns import regions_of
 from bids_qsm.biomarkers.fibre_chi import WHITE_FA, better_axes, by_angle, tensor_on, without_fibres
 from bids_qsm.biomarkers.positions import noise_of
@@ -44,14 +44,11 @@ def measure(
     echo_times: list,
     field_strength: float,
     *,
-    frame: str | None = None,
+    frame: str = AUTO,
 ):
     """Fit what fibres add to the field, take it off, and invert; see `without_fibres`."""
     # the field itself proves the frame, see better_axes
-    found = fibres_on(fa, directions, grid, affine, frame, is_checked=False)
-    if found is None:
-        raise UserError('--fibres takes off what fibres add, so that --fibres:frame=none says nothing.')
-    carried, frame = found
+    carried, said = read_fibres(fa, directions, grid, affine, frame, is_checked=False)
     tensor, anisotropy = tensor_on(carried, mask, affine)
     if not (anisotropy > 0).any():
         raise UserError(
@@ -64,7 +61,7 @@ def measure(
     axes = better_axes(model, tensor, fit)
     if axes is not None:
         raise UserError(
-            f'{directions.source}: read in the frame {frame}, the field of the fibres is not that which was '
+            f'{said}: the field of these fibres is not that which was '
             f'measured, and with the axes ({_named(axes)}) it is; state another --fibres:frame=, correct '
             'the gradient table of the diffusion images, or turn the vectors as the images were turned.'
         )
@@ -92,7 +89,7 @@ def measure(
         angle,
         _table(maps, mask, dseg, labels),
         by_angle(maps, cosine, white),
-        _facts(fit, directions, frame),
+        _facts(fit, said),
     )
 
 
@@ -126,7 +123,7 @@ def _table(maps: Mapping[str, np.ndarray], mask: np.ndarray, dseg: np.ndarray, l
     return pd.DataFrame(rows).round(6)
 
 
-def _facts(fit: FibreFit, directions: Given, frame: str):
+def _facts(fit: FibreFit, fibres: str):
     """What was found, for the sidecars."""
     seen = 'the field shows it' if fit.evidence >= UNSEEN else 'the field does not show fibres'
     said = (
@@ -142,13 +139,16 @@ def _facts(fit: FibreFit, directions: Given, frame: str):
         'value': fit.evidence,
         'source': 'logarithm of the Bayes factor of directions against none',
     }
-    facts['fibres'] = f'directions of {directions.source}, read in the frame {frame}'
+    facts['fibres'] = fibres
     return facts
 
 
 def variants(params: Mapping[str, object]) -> Variant:
     """Check the frame that was stated."""
-    check_stated(params.get('frame'), '--fibres')
+    frame = params.get('frame', AUTO)
+    check_stated(frame, '--fibres')
+    if frame == IGNORE:
+        raise UserError(f'--fibres takes off what fibres add, so that frame={IGNORE} leaves nothing to do.')
     return Variant(f'{METHOD}.', MEMORY)
 
 

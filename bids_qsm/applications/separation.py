@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 
 from bids_qsm.applications.contract import Application, Column, Figure, Given, Image, Table, Variant
-from bids_qsm.applications.dwi import FIBRES, b0_axis, check_stated, fibres_on
+from bids_qsm.applications.dwi import AUTO, FIBRES, IGNORE, b0_axis, check_stated, fibres_on
 from bids_qsm.biomarkers.columns import regions_of
-from bids_qsm.biomarkers.separation.calibration import RELAXIVITY, Calibration
+from bids_qsm.biomarkers.separation.calibration import ANISOTROPY, RELAXIVITY, TURNED, Calibration
 from bids_qsm.biomarkers.separation.methods import SEPARATION, assumed_r2
 from bids_qsm.biomarkers.separation.posterior import Separated
 from bids_qsm.biomarkers.separation.sources import Sources
@@ -32,6 +32,8 @@ RELAXIVITIES = 10, 2000
 PORTS = {'field': 'localfield', 'magnitude': 'magnitude', 'echoes': 'echoes', 'echo_times': 'echo_times'}
 """Data of methods -> arguments of `measure` that only some of them take."""
 
+FIBRE_PORTS = tuple(query.name for query in FIBRES)
+
 
 def measure(
     chi: np.ndarray,
@@ -54,12 +56,12 @@ def measure(
     *,
     method: str = 'posterior',
     relaxivity: float | None = None,
-    frame: str | None = None,
+    frame: str = AUTO,
 ):
     """Separate sources by a method of `bids_qsm.biomarkers.separation.methods`.
 
     ``relaxivity`` (1/s/ppm, at 3 T) replaces that which the method assumes; ``frame`` is that of the
-    directions of fibres, where their file does not tell.
+    directions of fibres, 'auto' where their file tells it, 'ignore' to leave fibres out.
     """
     function = SEPARATION[method]
     asked = needs(function)
@@ -97,14 +99,17 @@ def measure(
         'cosine': None,
         'fa': None,
     }
-    fibres = fibres_on(fa, directions, grid, affine, frame) if 'cosine' in asked else None
+    fibres, said = None, ''
+    if 'cosine' in asked:
+        required = 'cosine' in needs(function, optional=False)
+        fibres, said = fibres_on(fa, directions, grid, affine, frame, required=required)
     if fibres is not None:
-        data |= {'cosine': fibres[0].squared_cosine(b0_axis(grid, affine)), 'fa': fibres[0].fa}
+        data |= {'cosine': fibres.squared_cosine(b0_axis(grid, affine)), 'fa': fibres.fa}
     found = call(function, data, {} if relaxivity is None else {'relaxivity': relaxivity})
     table = _table(found, there, dseg, labels)
     stated = {'method': method, 'relaxation': _relaxation(function, r2prime_table)}
-    if directions is not None and fibres is not None:
-        stated['fibres'] = f'directions of {directions.source}, read in the frame {fibres[1]}'
+    if said:
+        stated['fibres'] = said
     total = found.para + found.dia
     if isinstance(found, Sources):
         source = 'stated by the user' if relaxivity is not None else f'assumed by the method {method}'
@@ -150,13 +155,17 @@ def _by_angle(one: Calibration):
     """How white matter depends on the angle of its fibres, where that was estimated."""
     if not one.turned:
         return {}
-    facts = {
-        'relaxivity_share_of_angle': (one.turned, '1', 'squared sine of the angle to B0'),
-        'anisotropy_of_white_matter': (one.anisotropy, 'ppm', 'along fibres less across'),
-    }
+    share, anisotropy = (
+        f'expected {mean:g} +- {sd:g}, and little more is known of a person'
+        for mean, sd in (TURNED, ANISOTROPY)
+    )
     return {
-        name: {'value': float(f'{value:.3g}'), 'units': units, 'source': f'{what}, estimated'}
-        for name, (value, units, what) in facts.items()
+        'relaxivity_share_of_angle': _fact(
+            one.turned, one.angle_sd[0], '1', f'squared sine of the angle to B0; {share}'
+        ),
+        'anisotropy_of_white_matter': _fact(
+            one.anisotropy, one.angle_sd[1], 'ppm', f'along fibres less across; {anisotropy}'
+        ),
     }
 
 
@@ -172,7 +181,8 @@ def variants(params: Mapping[str, object]):
     if name not in SEPARATION:
         raise UserError(f'--separation:method is {name!r}; it must be one of: {", ".join(SEPARATION)}.')
     function = SEPARATION[name]
-    check_stated(params.get('frame'), '--separation')
+    frame = params.get('frame', AUTO)
+    check_stated(frame, '--separation')
     if stated is not None:
         if name == 'posterior':
             raise UserError(
@@ -186,6 +196,16 @@ def variants(params: Mapping[str, object]):
             )
     asked = needs(function)
     taken = tuple(port for one, port in PORTS.items() if one in asked)
+    spared = tuple(port for port in PORTS.values() if port not in taken)
+    if 'cosine' not in asked or frame == IGNORE:
+        spared += FIBRE_PORTS
+    if 'cosine' in needs(function, optional=False):
+        if frame == IGNORE:
+            raise UserError(
+                f'--separation:method={name} takes fibres, which frame={IGNORE} leaves out; '
+                'drop one of the two.'
+            )
+        taken += FIBRE_PORTS
     about = facts(function)
     text = f'Paramagnetic and diamagnetic sources were separated with {about.prose}'
     if name != 'posterior':
@@ -193,9 +213,8 @@ def variants(params: Mapping[str, object]):
         text += f', with a relaxivity of {assumed:g} 1/s/ppm at 3 T, proportional to the field strength'
     if 'r2prime' in asked:
         text += "; R2' is that of spin echoes or of a given map, or else R2* less a mean R2 of each tissue"
-    if 'cosine' in asked:
+    if 'cosine' in asked and frame != IGNORE:
         text += '; where diffusion was given, the directions of fibres too'
-    spared = tuple(port for port in PORTS.values() if port not in taken)
     return Variant(f'{text}.', about.memory, needs=taken, spares=spared)
 
 

@@ -31,10 +31,13 @@ def _load(path: Path, *state: int):
     return nib.load(path)
 
 
-def image_problem(path: Path, *, has_frames: bool = False, may_shear: bool = False) -> str | None:
+def image_problem(
+    path: Path, *, has_frames: bool = False, of_vectors: bool = False, may_shear: bool = False
+) -> str | None:
     """Why ``path`` cannot be one 3D volume of a scan with a known position in the scanner.
 
-    One that ``has_frames`` is 4D, a volume a frame; one that ``may_shear`` may have oblique voxel axes.
+    One that ``has_frames`` is 4D, a volume a frame; one ``of_vectors`` has three volumes or a multiple of
+    it; one that ``may_shear`` may have oblique voxel axes.
     """
     if not path.name.isprintable():
         return f'{path.name} has characters in its name that cannot be printed; rename it.'
@@ -49,6 +52,14 @@ def image_problem(path: Path, *, has_frames: bool = False, may_shear: bool = Fal
     if has_frames:
         if len(shape) != 4 or shape[3] < 2:
             return f'{path.name} has a single frame ({_times(shape)}), but a run of frames is 4D.'
+        shape = shape[:3]
+    if of_vectors:
+        more = [size for size in shape[3:] if size != 1]  # NIfTI has tensors as x, y, z, 1, 6
+        if len(more) != 1 or more[0] % 3:
+            return (
+                f'{path.name} is {_times(shape)}, but directions have 3 volumes of a vector, 6 of a tensor, '
+                'or 3 of each peak; give such a map.'
+            )
         shape = shape[:3]
     if len(shape) == 4 and shape[3] == 1:  # a volume, as some software stores it
         shape = shape[:3]

@@ -4,14 +4,13 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
 from bids_qsm.applications import application, applications
 from bids_qsm.applications.contract import Application, Query
 from bids_qsm.derivatives.products import PRODUCTS, products_of
 from bids_qsm.derivatives.tables import read_table
-from bids_qsm.entities import OF_SERIES, entities_of, session_of
+from bids_qsm.entities import OF_SERIES, entities_of, entity_set, session_of
 from bids_qsm.errors import UserError
 from bids_qsm.layout import checks
 from bids_qsm.layout.bold_run import BoldRun
@@ -118,6 +117,8 @@ def plan_applications(
         ]
         inputs, lacking = [], []
         for query in app.extra:
+            if query.name in variant.spares:
+                continue
             paths = found[app.name, query.name]
             own = {path: Path(path.name) for path in paths}
             if is_named(query, options):
@@ -129,13 +130,16 @@ def plan_applications(
             if query.beside:
                 placed, said = _place_beside(query, paths, inputs)
             else:
-                placed, said = _place_all(query, own, one, anatomy, flair, series, scanned)
+                with_it = [
+                    (other, found[app.name, other.name]) for other in app.extra if other.beside == query.name
+                ]
+                placed, said = _place_all(query, own, one, anatomy, flair, series, scanned, with_it)
             notes += said
             for item in placed:
                 inputs += read_train(query, item, trains[item.path], index) if query.echoes else [item]
             if not placed:
                 lacking.append(query)
-        required = [query for query in lacking if not query.optional]
+        required = [query for query in lacking if not query.optional or query.name in variant.needs]
         if app.one_of:
             others = [query for query in lacking if query.name in app.one_of]
             required += others if len(others) == len(app.one_of) else []
@@ -207,10 +211,12 @@ def _place_all(
     flair: Path | None,
     series: Sequence[Series],
     scanned: dict[str, set],
+    with_it: Sequence[tuple[Query, Sequence[Path]]] = (),
 ) -> tuple[list[Input], list[str]]:
     """The files of a query that concern a series, and what to say of the others.
 
-    ``paths`` are files -> the part of their path that tells whose they are, and that names them in notes.
+    ``paths`` are files -> the part of their path that tells whose they are, and that names them in notes;
+    ``with_it`` are queries of what is beside this one, and their files.
     What is aligned by itself and lies on the T1w image already is placed by the transform of that.
     """
     placed, notes = [], []
@@ -248,6 +254,7 @@ def _place_all(
     # of the maps of a pipeline, that without desc- is the plain one
     placed.sort(
         key=lambda item: (
+            not all(_fit_beside(other, others, item.path)[0] for other, others in with_it),
             sessions[item.path] not in (None, one.session),
             query.align == 'own' and 'desc' in entities_of(item.path),
             item.space,
@@ -271,26 +278,34 @@ def _place_beside(
 ) -> tuple[list[Input], list[str]]:
     """The file of a query that goes with one that was placed, and what to say of the others."""
     first = next((item.path for item in inputs if item.query == query.beside), None)
-    placed, notes = [], []
-    for path in paths:
-        if first is None or path.parent != first.parent or session_of(path) != session_of(first):
-            continue
-        problem = image_problem(query, path)
-        if not problem and not checks.same_affine(_affine(path), _affine(first)):
-            problem = f'{path.name} and {first.name} differ in their affine; give those of one fit.'
-        if problem:
-            notes.append(f'A {query.title} is not used: {problem}')
-        else:
-            placed.append(Input(query.name, path, 'beside'))
-    if len(placed) > 1:
+    if first is None:
+        return [], []
+    fitting, problems = _fit_beside(query, paths, first)
+    notes = [f'A {query.title} is not used: {problem}' for problem in problems]
+    if len(fitting) > 1:
         notes.append(
-            f'There are {len(placed)} files that could be the {query.title}; {placed[0].path.name} is used.'
+            f'There are {len(fitting)} files that could be the {query.title}; {fitting[0].name} is used.'
         )
-    return placed[:1], notes
+    return [Input(query.name, path, 'beside') for path in fitting[:1]], notes
 
 
-def _affine(path: Path) -> np.ndarray:
-    return checks.load_header(path).affine
+def _fit_beside(query: Query, paths: Sequence[Path], first: Path) -> tuple[list[Path], list[str]]:
+    """Files in the folder of another that go with it, most alike in name first, and why others do not."""
+    fitting, problems = [], []
+    labels = dict(entity_set(first))
+    for path in paths:
+        if path.parent != first.parent or session_of(path) != session_of(first):
+            continue
+        own = dict(entity_set(path))
+        # of another acquisition; a model or desc- of another name is of another fit of the same one
+        if any(own[key] != labels[key] for key in (*OF_SERIES, 'space') if key in own and key in labels):
+            continue
+        problem = image_problem(query, path) or checks.grid_problem(path, first)
+        if problem:
+            problems.append(problem)
+        else:
+            fitting.append((len(own.items() ^ labels.items()), path))
+    return [path for _, path in sorted(fitting)], problems
 
 
 def _table_problem(path: Path) -> str | None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def fits(query: Query, path: Path) -> bool:
-    """Whether a file is one that a query asks for.
+    """Whether a file is one that a query asks for; case does not matter.
 
     >>> lesions = Query('lesions', 'lesion mask', ('mask',), datatype='', entities=(('label', 'lesion*'),))
     >>> fits(lesions, Path('sub-01_label-Lesion_mask.nii.gz'))
@@ -28,18 +28,17 @@ def fits(query: Query, path: Path) -> bool:
     >>> fits(lesions, Path('sub-01_desc-brain_mask.nii.gz'))
     False
     """
-    labels, suffix = entities_of(path), suffix_of(path)
-    if suffix not in query.suffix:
+    labels, suffix = entities_of(path), suffix_of(path).lower()
+    folders = query.datatype
+    if isinstance(folders, str):
+        folders = (folders,) * len(query.suffix)
+    pairs = zip(query.suffix, folders, strict=True)
+    if not any(suffix == one.lower() and folder in ('', path.parent.name) for one, folder in pairs):
         return False
     stem = path.name.partition('.')[0].lower()
     if query.names and not any(fnmatch(stem, pattern.lower()) for pattern in query.names):
         return False
-    folder = query.datatype
-    if not isinstance(folder, str):
-        folder = folder[query.suffix.index(suffix)]
-    return folder in ('', path.parent.name) and all(
-        fnmatch(labels.get(key, '').lower(), pattern.lower()) for key, pattern in query.entities
-    )
+    return all(fnmatch(labels.get(key, '').lower(), pattern.lower()) for key, pattern in query.entities)
 
 
 def is_input(path: Path) -> bool:
@@ -112,7 +111,7 @@ def is_outside_bids(path: Path) -> bool:
 
 def image_problem(query: Query, path: Path) -> str | None:
     """Why an image cannot be used."""
-    problem = checks.image_problem(path, may_shear=query.sheared, has_frames=bool(query.beside))
+    problem = checks.image_problem(path, may_shear=query.sheared, of_vectors=bool(query.beside))
     if problem or query.problem is None:
         return problem
     state = path.stat()

@@ -87,6 +87,17 @@ def test_directions_turn_with_the_transform():
     assert found.squared_cosine((0, 0, 1))[~(found.fa > 0)] == pytest.approx(1 / 3)
 
 
+def test_anisotropy_that_was_not_measured_is_none():
+    """Beyond the slab, and where it is 0 or NaN; its edge is not less than the rest."""
+    affine = affine_of(left=False)
+    field, fa = np.broadcast_to(np.float32([1, 0, 0]), (*SHAPE, 3)), np.full(SHAPE, 0.5, np.float32)
+    fa[:4], fa[4:8] = 0, np.nan
+    found = carry(field, fa, affine, SHAPE, affine, [rigid((0, 0, 0), (0, 0, 9))])
+    known = np.isfinite(found.fa)
+    assert 0.3 < known.mean() < 0.75
+    assert found.fa[known] == pytest.approx(0.5, abs=1e-3)
+
+
 def test_tensors_of_all_software_give_the_same_directions():
     vectors, fa = ring(affine_of(left=False))
     tensor = 1e-3 * (np.einsum('...i,...j->...ij', vectors, vectors) + 0.3 * np.eye(3))
@@ -108,6 +119,7 @@ def test_what_holds_no_directions_is_refused():
         (vectors[1:], fa, 'on the same grid'),
         (vectors * fa[..., None], fa, 'vectors of length'),
         (vectors, 0.1 * fa, 'hardly anywhere above 0.3'),
+        (np.concatenate([vectors, -vectors], -1), fa, 'tensor whose diagonal is above 0 in only'),
     ):
         with pytest.raises(UserError, match=said):
             directions(stored, anisotropy, 'V1.nii')

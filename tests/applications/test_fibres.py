@@ -88,7 +88,7 @@ def test_susceptibility_changes_by_what_inversion_makes_of_it(series, found):
 def test_vectors_with_other_axes_are_refused_by_the_field(series):
     data = series[0]
     wrong = given(data['directions'].stored[..., [1, 0, 2]], 'sub-01_V1.nii.gz')
-    with pytest.raises(UserError, match=r'sub-01_V1.nii.gz: read in the frame fsl, .* with the axes \('):
+    with pytest.raises(UserError, match=r'sub-01_V1.nii.gz: read in the frame fsl: .* with the axes \('):
         run(data, directions=wrong)
 
 
@@ -104,6 +104,8 @@ def test_fibres_elsewhere_are_refused(series):
 def test_a_frame_that_is_none_is_refused_before_anything_runs():
     with pytest.raises(UserError, match='--fibres:frame'):
         variants({'frame': 'world'})
+    with pytest.raises(UserError, match='leaves nothing to do'):
+        variants({'frame': 'ignore'})
 
 
 def test_classes_of_angles_hold_their_voxels():

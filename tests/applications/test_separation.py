@@ -1,11 +1,14 @@
 """The choice of a method, and what is said of its assumptions."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from bids_qsm.app.methods import Method, applications
 from bids_qsm.applications.contract import Given
-from bids_qsm.applications.dwi import b0_axis, fibres_on
+from bids_qsm.applications.dwi import b0_axis, fibres_on, fractions
 from bids_qsm.applications.separation import APPLICATION, measure, variants
 from bids_qsm.errors import UserError
 from bids_qsm.recon.grid import Grid
@@ -67,7 +70,11 @@ def test_a_chosen_method_says_what_it_assumes(maps):
 def test_methods_take_what_they_need_and_wrong_ones_are_refused():
     assert variants({}).needs == ()
     assert variants({'method': 'medi'}).needs == ('localfield', 'magnitude')
-    assert set(variants({'method': 'decompose'}).spares) == {'localfield', 'magnitude'}
+    fibres = {'fa', 'directions'}
+    assert set(variants({'method': 'decompose'}).spares) == {'localfield', 'magnitude'} | fibres
+    assert set(variants({'method': 'hollowcylinder'}).needs) == {'echoes', 'echo_times'} | fibres
+    assert not fibres & {*variants({}).needs, *variants({}).spares}
+    assert fibres < {*variants({'frame': 'ignore'}).spares}
     assert '114 1/s/ppm' in variants({'method': 'closed', 'relaxivity': 114}).method
     for params, said in (
         ({'method': 'magic'}, 'must be one of: posterior, closed'),
@@ -75,7 +82,9 @@ def test_methods_take_what_they_need_and_wrong_ones_are_refused():
         ({'method': 'closed', 'relaxivity': -1.0}, 'must be from 10 to 2000'),
         ({'method': 'closed', 'relaxivity': float('inf')}, 'must be from 10 to 2000'),
         ({'method': 'closed', 'relaxivity': 'high'}, 'must be from 10 to 2000'),
-        ({'frame': 'world'}, 'frame is .world.; it must be one of: fsl, voxel, scanner, or none'),
+        ({'frame': 'world'}, 'frame is .world.; it must be one of: auto, fsl, voxel, scanner, or ignore'),
+        ({'frame': 'none'}, 'or ignore to leave fibres out'),
+        ({'method': 'hollowcylinder', 'frame': 'ignore'}, 'takes fibres, which frame=ignore leaves out'),
     ):
         with pytest.raises(UserError, match=said):
             variants(params)
@@ -83,7 +92,7 @@ def test_methods_take_what_they_need_and_wrong_ones_are_refused():
 
 def given(name, data, affine, sidecar=None):
     on_grid = data if data.ndim == 3 else np.empty(0)
-    return Given(name, data, data, affine, on_grid, [], [], sidecar or {})
+    return Given(name, data, data, affine, on_grid, [], [], sidecar=sidecar or {})
 
 
 def test_the_frame_of_directions_is_that_of_the_file_unless_stated():
@@ -93,21 +102,67 @@ def test_the_frame_of_directions_is_that_of_the_file_unless_stated():
     stored = np.broadcast_to(np.float32([0.6, 0.0, 0.8]), (*SHAPE, 3))
     grid = Grid.from_affine(SHAPE, affine)
     for name, sidecar, stated, expected in (
-        ('sub-01_V1.nii.gz', None, None, ('fsl', 0.36)),
-        ('sub-01_param-tensor_dwimap.nii.gz', None, None, ('scanner', 0.64)),
-        ('sub-01_V1.nii.gz', {'OrientationEncoding': {'Reference': 'xyz'}}, None, ('scanner', 0.64)),
+        ('sub-01_V1.nii.gz', None, 'auto', ('fsl', 0.36)),
+        ('v1.0/sub-01_v1.nii.gz', None, 'auto', ('fsl', 0.36)),
+        ('sub-01_param-tensor_dwimap.nii.gz', None, 'auto', ('scanner', 0.64)),
+        ('sub-01_V1.nii.gz', {'OrientationEncoding': {'Reference': 'xyz'}}, 'auto', ('scanner', 0.64)),
         ('sub-01_V1.nii.gz', None, 'scanner', ('scanner', 0.64)),
         ('sub-01_param-tensor_dwimap.nii.gz', None, 'voxel', ('voxel', 0.36)),
     ):
         pair = given('FA', fa, affine), given(name, stored, affine, sidecar)
-        found, frame = fibres_on(*pair, grid, affine, stated)
-        assert frame == expected[0]
+        found, said = fibres_on(*pair, grid, affine, stated)
+        assert said == f'directions of {name}, read in the frame {expected[0]}'
         cosine = found.squared_cosine(b0_axis(grid, affine))
         assert cosine[1:-1, 1:-1, 1:-1] == pytest.approx(expected[1], abs=1e-4)
-    assert fibres_on(*pair, grid, affine, 'none') is None
+    assert fibres_on(*pair, grid, affine, 'ignore') == (None, '')
+    peaks = given('sub-01_param-PEAKS_dwimap.nii.gz', 0.2 * stored, affine)
+    assert fibres_on(pair[0], peaks, grid, affine, 'auto')[0] is not None
+
+
+def test_fibres_that_cannot_be_used_stop_only_those_who_asked_for_them():
+    affine, grid = np.eye(4), Grid(SHAPE)
+    fa = np.full(SHAPE, 0.5, np.float32)
+    fa[0, 0, 0] = 1.1  # noise
+    stored = np.broadcast_to(np.float32([0.6, 0.0, 0.8]), (*SHAPE, 3))
+    vectors = given('sub-01_V1.nii.gz', stored, affine)
     odd = given('sub-01_V1.nii.gz', stored, affine, {'OrientationEncoding': {'Reference': 'qrs'}})
-    with pytest.raises(UserError, match=r"Reference 'qrs'.*must be one of xyz, ijk, bvec"):
-        fibres_on(pair[0], odd, grid, affine, None)
+    long = given('sub-01_V1.nii.gz', 2 * stored, affine)
+    for anisotropy, one, frame, said in (
+        (1000 * fa, vectors, 'scanner', 'fractional anisotropy is 0 to 1; divide it'),
+        (255 * fa, vectors, 'scanner', 'fractional anisotropy is 0 to 1; divide it'),
+        (fa, long, 'fsl', 'vectors of length 2'),
+        (fa, odd, 'auto', r"Reference 'qrs'.*must be one of xyz, ijk, bvec"),
+    ):
+        pair = given('sub-01_FA.nii.gz', anisotropy, affine), one
+        with pytest.raises(UserError, match=said):
+            fibres_on(*pair, grid, affine, frame, required=True)
+        if frame != 'auto':
+            with pytest.raises(UserError, match=said):
+                fibres_on(*pair, grid, affine, frame)
+        found, why = fibres_on(*pair, grid, affine, 'auto')
+        assert found is None
+        assert re.search(f'not used: .*{said}', why)
+    assert fractions(given('FA', fa, affine)).max() == 1.0
+
+
+def test_unusable_fibres_are_left_out_and_the_sidecars_say_so(maps):
+    fa = given('sub-01_FA.nii.gz', np.full(SHAPE, 500.0, np.float32), np.eye(4))
+    vectors = given('sub-01_V1.nii.gz', np.ones((*SHAPE, 3), np.float32), np.eye(4))
+    with_fibres = maps | {'fa': fa, 'directions': vectors}
+    found = separated(with_fibres, None)
+    assert 'not used: sub-01_FA.nii.gz has values up to 500' in found['facts']['fibres']
+    assert 'anisotropy_of_white_matter' not in found['facts']
+    assert np.isfinite(found['total']).all()
+    with pytest.raises(UserError, match='values up to 500'):
+        separated(with_fibres, None, frame='fsl')
+
+
+def test_the_command_line_can_leave_fibres_out():
+    parsed = Method.parse('separation:frame=ignore', applications())
+    assert parsed.as_dict == {'frame': 'ignore'}
+    assert 'fa' in APPLICATION.variant(parsed.as_dict).spares
+    with pytest.raises(UserError, match='or ignore to leave fibres out'):
+        APPLICATION.variant(Method.parse('separation:frame=none', applications()).as_dict)
 
 
 @pytest.mark.parametrize('name', ['posterior', 'closed', 'medi'])

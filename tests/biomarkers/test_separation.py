@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bids_qsm.biomarkers.separation.calibration import Data, calibrate
+from bids_qsm.biomarkers.separation.calibration import ANISOTROPY, TURNED, Data, calibrate
 from bids_qsm.biomarkers.separation.closed import closed
 from bids_qsm.biomarkers.separation.posterior import separate
 from bids_qsm.biomarkers.separation.tissues import zones
@@ -45,6 +45,13 @@ def measured(tissue, relaxivity, *, with_r2):
     rate = relaxivity[0] * para + relaxivity[1] * dia + rng.standard_normal(SHAPE) + r2 * with_r2
     chi[VEIN] += 0.4
     return chi.astype(np.float32), rate.astype(np.float32), mask, zone
+
+
+@pytest.fixture(scope='module')
+def plain(tissue):
+    """Maps of voxels of 2 mm, and their separation."""
+    maps = measured(tissue, (160, 130), with_r2=False)
+    return maps, separate(*maps, **NOISE, voxel_size=(2.0,) * 3)
 
 
 @pytest.mark.parametrize(('relaxivity', 'reversible'), [((300, 260), True), ((160, 130), False)])
@@ -119,17 +126,54 @@ def test_angles_of_fibres_take_out_what_they_do(tissue):
     assert abs(off['with']) < 0.5 * abs(off['without'])
     assert fitted['with'].turned == pytest.approx(0.5, abs=0.15)
     assert fitted['with'].anisotropy == pytest.approx(0.012, abs=0.005)
+    # they are hardly better known than before
+    for sd, before in zip(fitted['with'].angle_sd, (TURNED[1], ANISOTROPY[1]), strict=True):
+        assert 0.2 * before < sd <= before
+    assert fitted['without'].angle_sd == (0.0, 0.0)
 
 
-def test_a_voxel_of_tissue_and_blood_keeps_its_myelin(tissue):
+def test_a_voxel_of_tissue_and_blood_keeps_its_myelin(tissue, plain):
     para, dia, *_ = tissue
     chi, rate, mask, zone = measured(tissue, (160, 130), with_r2=False)
     vessel = (slice(4, 8), slice(3, 4), slice(4, 12))
     chi[vessel] += 0.12  # a third of a voxel of blood
-    found = separate(chi, rate, mask, zone, **NOISE, voxel_size=(1.5,) * 3)
+    known = plain[1].calibration
+    found = separate(chi, rate, mask, zone, **NOISE, voxel_size=(1.5,) * 3, calibration=known)
     assert not found.fits[vessel].any()
     assert found.para[vessel].mean() == pytest.approx(0.12 + 0.7 * para[vessel].mean(), abs=0.015)
     assert -found.dia[vessel].mean() == pytest.approx(0.7 * dia[vessel].mean(), abs=0.006)
+
+
+@pytest.mark.parametrize('size', [15.0, 99.0])
+def test_a_large_bleed_spoils_no_other_voxel(tissue, plain, size):
+    """A ball of 3 cm, whose middle has no tissue around it; and a head that is all blood."""
+    para, *_ = tissue
+    maps, plain = plain
+    chi, mask = maps[0].copy(), maps[2]
+    away = 2 * np.linalg.norm(np.indices(SHAPE).T - np.array(SHAPE) / 2, axis=-1).T
+    ball = mask & (away < size)
+    chi[ball] += 1.0
+    found = separate(
+        chi, *maps[1:], **NOISE, voxel_size=(2.0,) * 3, calibration=plain.calibration, smooth_error=0.006
+    )
+    for one in (found.para, found.dia, found.para_sd, found.dia_sd):
+        assert np.isfinite(one).all()
+    assert not found.fits[ball].any()
+    assert found.para[ball].mean() == pytest.approx(1.0 + (para - tissue[1])[ball].mean(), abs=0.02)
+    assert np.abs(found.dia[ball]).max() < 0.001
+    # noise, smooth error and zero; the tissue is gone
+    assert np.median(found.para_sd[ball]) == pytest.approx(np.hypot(0.005, 0.006), abs=0.006)
+    far = mask & (away > size + 6)
+    assert np.abs(found.para - plain.para)[far].max(initial=0) < 0.01
+
+
+def test_where_anisotropy_is_not_known_it_says_nothing(plain):
+    maps, plain = plain
+    cosine, fa = np.full(SHAPE, 1 / 3, np.float32), np.full(SHAPE, np.nan, np.float32)
+    fibres = {'cosine': cosine, 'fa': fa, 'calibration': plain.calibration}
+    blank = separate(*maps, **NOISE, voxel_size=(2.0,) * 3, **fibres)
+    np.testing.assert_allclose(blank.para, plain.para, atol=1e-5)
+    np.testing.assert_array_equal(blank.fits, plain.fits)
 
 
 def test_too_few_voxels_are_refused():

@@ -539,3 +539,61 @@ def test_fibre_directions_on_another_grid_are_left_out(data, find):
     (one,) = find(applications=(Method('separation', ()),)).series
     assert names(one, 'beside') == []
     assert any('sub-01_V1.nii.gz and sub-01_FA.nii.gz differ in their affine' in note for note in one.notes)
+
+
+def test_tensors_of_five_axes_are_directions_and_odd_shapes_are_not(data, find):
+    """NIfTI has tensors as x, y, z, 1, 6."""
+    write_series(data)
+    folder = data / 'derivatives/dti/sub-01/dwi'
+    write_image(folder / 'sub-01_param-fa_dwimap.nii.gz')
+    tensor = write_image(folder / 'sub-01_param-tensor_dwimap.nii.gz', (*SHAPE, 1, 6))
+    for shape, said in (
+        ((*SHAPE, 1, 6), None),
+        ((*SHAPE, 4), 'but directions have 3 volumes of a vector, 6 of a tensor'),
+        (SHAPE, 'but directions have 3 volumes of a vector, 6 of a tensor'),
+        ((SHAPE[0] + 1, *SHAPE[1:], 6), 'differ in size'),
+    ):
+        write_image(tensor, shape)
+        (one,) = find(applications=(Method('separation', ()),)).series
+        assert names(one, 'beside') == ([] if said else [tensor.name])
+        assert said is None or any(tensor.name in note and said in note for note in one.notes)
+
+
+def test_directions_of_the_same_acquisition_and_fit_are_taken(data, find):
+    write_series(data)
+    folder = data / 'derivatives/dti/sub-01/dwi'
+    write_image(folder / 'sub-01_run-2_model-tensor_param-fa_dwimap.nii.gz')
+    for name in ('run-1_model-tensor', 'run-02_model-csd'):
+        write_image(folder / f'sub-01_{name}_param-tensor_dwimap.nii.gz', (*SHAPE, 6))
+    (one,) = find(applications=(Method('separation', ()),)).series
+    assert names(one, 'beside') == ['sub-01_run-02_model-csd_param-tensor_dwimap.nii.gz']
+    write_image(folder / 'sub-01_run-2_model-tensor_param-tensor_dwimap.nii.gz', (*SHAPE, 6))
+    (one,) = find(applications=(Method('separation', ()),)).series
+    assert names(one, 'beside') == ['sub-01_run-2_model-tensor_param-tensor_dwimap.nii.gz']
+
+
+def test_anisotropy_with_directions_comes_before_that_without(data, find):
+    write_series(data)
+    write_image(data / 'derivatives/a/sub-01/dwi/sub-01_FA.nii.gz')
+    for name, shape in (('FA', SHAPE), ('V1', (*SHAPE, 3))):
+        write_image(data / f'derivatives/b/sub-01/dwi/sub-01_desc-x_{name.lower()}.nii.gz', shape)
+    (one,) = find(applications=(Method('separation', ()),)).series
+    assert names(one, 'own') == ['sub-01_desc-x_fa.nii.gz']
+    assert names(one, 'beside') == ['sub-01_desc-x_v1.nii.gz']
+
+
+def test_a_method_of_fibres_is_left_out_without_them(data, find):
+    write_series(data)
+    wanted = Method('separation', (('method', 'hollowcylinder'),))
+    (one,) = find(applications=(wanted,)).series
+    assert not any(use.name == 'separation' for use in one.applications)
+    assert any(
+        'left out, as there is no map of fractional anisotropy and no map' in note for note in one.notes
+    )
+    folder = data / 'derivatives/dti/sub-01/dwi'
+    for name, shape in (('FA', SHAPE), ('V1', (*SHAPE, 3))):
+        write_image(folder / f'sub-01_{name}.nii.gz', shape)
+    (one,) = find(applications=(wanted,)).series
+    assert names(one, 'beside') == ['sub-01_V1.nii.gz']
+    (one,) = find(applications=(Method('separation', (('frame', 'ignore'),)),)).series
+    assert [use.inputs for use in one.applications if use.name == 'separation'] == [()]

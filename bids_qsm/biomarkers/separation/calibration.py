@@ -1,7 +1,7 @@
 """Relaxivity of the sources, and the zero of susceptibility, from the maps of a person."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import optimize
@@ -52,7 +52,7 @@ class Data:
         Squared cosine of the fibre's angle to B0 less 1/3, times how much the fibres of a voxel have one
         direction (0 to 1).
     fa : ndarray of float32, optional
-        Fractional anisotropy, which goes with ``angle``.
+        Fractional anisotropy, which goes with ``angle``; NaN where it is not known.
     """
 
     chi: np.ndarray
@@ -85,6 +85,8 @@ class Calibration:
         Share of ``dia`` of white matter that depends on the fibre's angle to B0, as its squared sine.
     anisotropy : float
         Of susceptibility of white matter, along fibres less across (ppm).
+    angle_sd : tuple of float
+        Standard deviations of ``turned`` and ``anisotropy``.
     """
 
     para: float
@@ -95,6 +97,7 @@ class Calibration:
     covariance: np.ndarray
     turned: float = 0.0
     anisotropy: float = 0.0
+    angle_sd: tuple[float, float] = (0.0, 0.0)
 
     def by_angle(self, angle: np.ndarray):
         """Factor on ``dia`` of white matter at an angle (`Data.angle`), and what its mean has more (ppm)."""
@@ -130,8 +133,10 @@ class Calibration:
         found[-1] = _BROAD
         if data.fa is not None:
             mean, spread = (np.array(one)[:, None] for one in zip(*FA.values(), strict=True))
-            found[:-1] -= 0.5 * ((data.fa - mean) / spread) ** 2 + np.log(spread)
-            found[-1] -= np.log(spread.mean())
+            known = np.isfinite(data.fa)
+            of_fa = 0.5 * ((np.where(known, data.fa, 0) - mean) / spread) ** 2 + np.log(spread)
+            found[:-1] -= np.where(known, of_fa, 0)
+            found[-1] -= np.where(known, np.log(spread.mean()), 0)
         return found
 
     def shares(self, data: Data, zone: np.ndarray, *, less_noise: float = 1.0):
@@ -227,10 +232,15 @@ def calibrate(data: Data, zone: np.ndarray):
         begin[0] = np.log(para)
         found.append(optimize.minimize(cost, begin, method='L-BFGS-B', options={'maxiter': 80, 'eps': 1e-4}))
     best = min(found, key=lambda one: one.fun)
-    covariance = _covariance(cost, best.x)[:_FREE, :_FREE]
+    whole = _covariance(cost, best.x)
+    covariance = whole[:_FREE, :_FREE]
     covariance[2] *= SHIFT
     covariance[:, 2] *= SHIFT
-    return unpack(best.x, covariance)
+    one = unpack(best.x, covariance)
+    if sample.angle is None:
+        return one
+    sds = np.sqrt(np.diag(whole)[end:]) * (TURNED[1], ANISOTROPY[1])
+    return replace(one, angle_sd=tuple(sds.tolist()))
 
 
 def _take(data: Data, at: np.ndarray):

@@ -79,7 +79,7 @@ def hollowcylinder(
     if white.any():
         share, sd = _share(echoes[white], np.array(echo_times), 1 - cosine[white], 3 * scale, echoes, mask)
         amount[white], spread[white] = PER_WATER * share, PER_WATER * sd
-    turned = 1 - 1.5 * np.minimum(fa / ALIGNED, 1) * (cosine - 1 / 3)
+    turned = 1 - 1.5 * np.minimum(np.nan_to_num(fa) / ALIGNED, 1) * (cosine - 1 / 3)
     kernel = relaxivity * scale, relaxivity * scale * ratio
     noise = chi_noise, rate_noise
     para, dia = _least_squares(chi, r2prime, amount, spread, kernel[0], kernel[1] * turned, noise)

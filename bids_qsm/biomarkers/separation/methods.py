@@ -5,9 +5,9 @@ Data of the methods: ``chi``, susceptibility (ppm, zero where there are no sourc
 local field (ppm); ``magnitude`` (any units); ``echoes``, magnitude of all echoes, the last axis, and
 ``echo_times`` (s); ``mask`` (bool); ``zone``, see `tissues.zones`; ``chi_noise`` (ppm) and ``rate_noise``
 (1/s), standard deviations; ``smooth_error`` (ppm), see `posterior.separate`; ``scale``, field strength over
-3 T; ``cosine`` and ``fa``, squared cosine of the fibre's angle to B0 and fractional anisotropy, or None;
-``grid``. Each gives `sources.Sources`, but `posterior`, whose `posterior.Separated` has standard
-deviations too.
+3 T; ``cosine`` and ``fa``, squared cosine of the fibre's angle to B0 and fractional anisotropy (NaN where
+it is not known), or None; ``grid``. Each gives `sources.Sources`, but `posterior`, whose
+`posterior.Separated` has standard deviations too.
 """
 
 import numpy as np
@@ -28,7 +28,7 @@ from bids_qsm.recon.registry import Need, method
 
 
 @method(
-    memory=Need(0.3, volume=40),
+    memory=Need(0.3, volume=50),  # 40 where a quarter of the volume is brain
     prose='the equations of susceptibility and relaxation [@shin2021], as the most probable pair of each '
     'voxel given the tissues of the brain, with total variation; relaxivities and the zero of susceptibility '
     'were estimated from the person',
@@ -43,9 +43,9 @@ def posterior(
     reversible: bool,
     scale: float,
     smooth_error: float,
-    cosine: np.ndarray | None,
-    fa: np.ndarray | None,
     grid: Grid,
+    cosine: np.ndarray | None = None,
+    fa: np.ndarray | None = None,
 ):
     """Separate sources by the most probable pair of each voxel, see `posterior.separate`."""
     return separate(

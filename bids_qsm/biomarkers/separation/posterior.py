@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from bids_qsm.biomarkers.separation.calibration import VARIES, WHITE, Calibration, Data, calibrate
 from bids_qsm.biomarkers.separation.sources import laid
+from bids_qsm.biomarkers.separation.tissues import ZONES
 
 UNIT = 0.005
 """Susceptibility (ppm) that the solver counts in."""
@@ -23,6 +24,9 @@ DISPLACES = 0.4
 the rest of the voxel."""
 AROUND_MM = 1.5
 """Blur of the tissue around blood or calcium, which is taken for that of the voxel."""
+HARDLY = 1e-3
+"""Weight of what is expected of a place beside the blurred tissue around blood or calcium: it counts alone in
+the middle of a large bleed."""
 ALIGNED = 0.7
 """Fractional anisotropy of fibres of one direction."""
 _STEP = np.float32(0.28)  # below 1 / sqrt(12), the norm of the gradient
@@ -85,10 +89,13 @@ def separate(
     `calibrate`; :math:`\sigma_R` holds noise and 12 % of R2', which relaxivity varies by. The weights of
     total variation are ``smoothness`` over the standard deviation of the source without it. It is solved by
     the primal-dual method [1]_. Blood and calcium, which no tissue explains, are of one kind each and
-    displace the tissue of their voxel, for which that around them is taken.
+    displace the tissue of their voxel, for which that around them is taken, or in the middle of a large bleed
+    what is expected of the zone.
 
     The standard deviations are those of the quadratic terms (Laplace), of relaxivities and zero, and of the
-    smooth error of susceptibility, which acts as another zero in each place.
+    smooth error of susceptibility, which acts as another zero in each place. Blood and calcium come from
+    susceptibility alone: their variance is that of its noise, of the zero, of the smooth error and of the
+    tissue that is left, and no relaxivity changes them.
 
     Parameters
     ----------
@@ -109,8 +116,9 @@ def separate(
     calibration : Calibration, optional
         That of this person, if it is known.
     cosine, fa : ndarray of float32, shape (x, y, z), optional
-        Squared cosine of the fibre's angle to B0, and fractional anisotropy: :math:`D_-` and the prior of
-        :math:`|\chi_-|` of white matter then depend on the angle, and anisotropy tells tissues too.
+        Squared cosine of the fibre's angle to B0, and fractional anisotropy, NaN where it is not known:
+        :math:`D_-` and the prior of :math:`|\chi_-|` of white matter then depend on the angle, and anisotropy
+        tells tissues too.
 
     Returns
     -------
@@ -123,26 +131,28 @@ def separate(
     facts = chi_noise, rate_noise, reversible, scale
     of_fibres: tuple[np.ndarray, ...] = ()
     if cosine is not None and fa is not None:
-        of_fibres = np.minimum(fa / ALIGNED, 1)[mask] * (cosine[mask] - np.float32(1 / 3)), fa[mask]
+        aligned = np.minimum(np.nan_to_num(fa[mask]) / ALIGNED, 1)
+        of_fibres = aligned * (cosine[mask] - np.float32(1 / 3)), fa[mask]
     data = Data(chi[mask], rate[mask], *facts, *of_fibres)
     if calibration is None:
         calibration = calibrate(data, zone[mask])
 
-    def blurred(image: np.ndarray, mm: float, where: np.ndarray):
-        sigma = [mm / v for v in voxel_size]
-        weight = ndimage.gaussian_filter(where.astype(np.float32), sigma)[mask]
-        total = ndimage.gaussian_filter(np.where(where, image, 0).astype(np.float32), sigma)[mask]
-        return total / np.maximum(weight, 1e-6)
+    def blurred(image: np.ndarray, mm: float):
+        smooth = ndimage.gaussian_filter(image.astype(np.float32), [mm / v for v in voxel_size])
+        return smooth[mask]
 
-    even = Data(blurred(chi, LIKE_MM, mask), blurred(rate, LIKE_MM, mask), *facts, *of_fibres)
+    inside = blurred(mask, LIKE_MM)
+    even_chi, even_rate = (blurred(np.where(mask, one, 0), LIKE_MM) / inside for one in (chi, rate))
+    even = Data(even_chi, even_rate, *facts, *of_fibres)
     share = calibration.shares(even, zone[mask], less_noise=2.0)
     foreign = share[-1] > FOREIGN
-    share = share[:-1] / np.maximum(share[:-1].sum(0), 1e-6)
+    share = share[:-1]
     if foreign.any():
-        tissue = laid(~foreign, mask) > 0
-        share[:, foreign] = [blurred(laid(one, mask), AROUND_MM, tissue)[foreign] for one in share]
-        share /= np.maximum(share.sum(0), 1e-6)
-    system = _System(data, even.rate, share, foreign, calibration)
+        expected = np.array([*ZONES.values()])[zone[mask], :-1].T
+        around = [blurred(laid(np.where(foreign, 0, one), mask), AROUND_MM)[foreign] for one in share]
+        share[:, foreign] = around + HARDLY * expected[:, foreign]
+    share = share / share.sum(0)
+    system = _System(data, even_rate, share, foreign, calibration)
     weights = np.array(smoothness)[:, None] / system.sd
     fields = [laid(v, mask) for v in (*system.matrix, *system.right, *weights)]
     amounts = _solve(*fields, mask, iterations)
@@ -151,7 +161,7 @@ def separate(
     fits = np.zeros(mask.shape, bool)
     fits[mask] = ~foreign & (system.misfit(para[mask], dia[mask]) < 3)
     para[mask], dia[mask] = system.displaced(para[mask], dia[mask])
-    sd = system.uncertainty(moves, smooth_error)
+    sd = system.uncertainty(para[mask], dia[mask], moves, smooth_error)
     tenth = np.log(1.1) * UNIT * moves[0]
     para_sd, dia_sd, by_para, by_dia = (laid(one, mask) for one in (*sd, tenth[0], -tenth[1]))
     return Separated(para, -dia, para_sd, dia_sd, fits, by_para, by_dia, calibration)
@@ -241,11 +251,18 @@ class _System:
         solved = [(a22 * first - a12 * second, a11 * second - a12 * first) for first, second in rights]
         return np.array(solved) / self.determinant
 
-    def uncertainty(self, moves: np.ndarray, smooth_error: float):
+    def uncertainty(self, para: np.ndarray, dia: np.ndarray, moves: np.ndarray, smooth_error: float):
         """Standard deviations (ppm), shape (2, voxels), with those of relaxivities, zero and smooth error."""
         spread = np.einsum('ikv,ij,jkv->kv', moves, self.calibration.covariance, moves)
         spread += (smooth_error * moves[2]) ** 2
-        return (UNIT * np.sqrt(self.sd**2 + np.maximum(spread, 0))).astype(np.float32)
+        variance = UNIT**2 * (self.sd**2 + np.maximum(spread, 0))
+        lone = self.chi_variance + self.calibration.covariance[2, 2] + smooth_error**2
+        bleed = self.foreign & (para > dia)
+        calcium = self.foreign & ~bleed
+        # what is left of the tissue has the spread of tissues
+        variance[0, bleed] = lone + variance[1, bleed]
+        variance[1, calcium] = lone + variance[0, calcium]
+        return np.sqrt(variance).astype(np.float32)
 
 
 @njit(cache=True, parallel=True)
