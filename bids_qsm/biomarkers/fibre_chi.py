@@ -60,14 +60,13 @@ def tensor_on(fibres: Carried, mask: np.ndarray, affine: np.ndarray):
 
 
 def better_axes(model: FibreModel, tensor: np.ndarray, fit: FibreFit):
-    """The first turn (3, 3) of the axes of vectors that the field proves better than none; None if none is.
+    """The turn (3, 3) of the axes of vectors that the field proves better than none; None if none is.
 
     Proof is an evidence of `CLEAR` or more that exceeds that of the axes as they are by `BETTER`.
     """
-    for matrix, other in model.frames(tensor):
-        if other.evidence > CLEAR and fit.evidence < (1 - BETTER) * other.evidence:
-            return matrix
-    return None
+    matrix, best = max(model.frames(tensor), key=lambda pair: pair[1].evidence)
+    is_proven = best.evidence > CLEAR and fit.evidence < (1 - BETTER) * best.evidence
+    return matrix if is_proven else None
 
 
 def without_fibres(

@@ -88,7 +88,9 @@ def test_susceptibility_changes_by_what_inversion_makes_of_it(series, found):
 def test_vectors_with_other_axes_are_refused_by_the_field(series):
     data = series[0]
     wrong = given(data['directions'].stored[..., [1, 0, 2]], 'sub-01_V1.nii.gz')
-    with pytest.raises(UserError, match=r'sub-01_V1.nii.gz: read in the frame fsl: .* with the axes \('):
+    with pytest.raises(
+        UserError, match=r'sub-01_V1.nii.gz, read in the frame fsl: .* with the axes \(y, x, z\)'
+    ):
         run(data, directions=wrong)
 
 
