@@ -18,7 +18,7 @@ from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.noise import noise_level
 from bids_qsm.recon.registry import Need
 from bids_qsm.recon.relaxation import arlo, rate_error
-from bids_qsm.recon.spin_echo import T1, Train, find_profile, fit_r2
+from bids_qsm.recon.spin_echo import GIVEN_B1_RANGE, T1, Train, find_profile, fit_r2, train_noise
 
 CHI_ERROR = 0.004
 """Least error of susceptibility (ppm): that of inversion is smooth, and finest detail does not show it."""
@@ -27,7 +27,12 @@ WEAK_CHI = 0.01
 ANGLES = 60, 180
 """Limits of the nominal refocusing angle (degrees)."""
 PROFILES = ('none', 'fitted')
-"""Whether the angle of the pulses falls off across the slice, as in 2D."""
+"""Whether the angle of the pulses falls off across the slice, as in 2D. Where the user does not state it, it
+is fitted with a transmit field that is given, and none without."""
+COVERED = 0.8
+"""Least share of the brain that a map of the transmit field must show."""
+CLAMPED = 0.01
+"""Share of the brain whose given transmit field is out of range, from which on it is said."""
 FEWEST = 3
 """Echoes of a train: two would not tell R2 from the transmit field."""
 
@@ -69,7 +74,7 @@ def measure(
     field_strength: float | None,
     *,
     refocusing: float = 180.0,
-    profile: str = 'none',
+    profile: str | None = None,
 ):
     """Measure R2 or take it as given, subtract it from R2*, and tell large from small sources."""
     r2, b1, facts = _r2(mese, given_r2, tb1, mask, affine, refocusing, profile)
@@ -122,7 +127,7 @@ def _r2(
     mask: np.ndarray,
     affine: np.ndarray,
     refocusing: float,
-    profile: str,
+    profile: str | None,
 ) -> tuple[Placed | None, np.ndarray | None, dict[str, Any]]:
     """R2 on the grid of the maps, the transmit field (percent) where it was fitted, and where R2 is from."""
     b1, facts = None, dict[str, Any]()
@@ -130,14 +135,17 @@ def _r2(
         r2, source = _imported(given, mask, affine), given.source
         facts['R2'] = {'provenance': 'imported', 'source': source}
     elif mese is not None:
-        train = Train(mese.echo_times[0], len(mese.echo_times), refocusing)
-        (r2, b1, train), source = _measured(mese, tb1, mask, affine, train, profile == 'fitted'), mese.source
+        train, source = Train(mese.echo_times[0], len(mese.echo_times), refocusing), mese.source
+        is_sliced = tb1 is not None if profile is None else profile == 'fitted'
+        r2, b1, train, field = _measured(mese, tb1, mask, affine, train, is_sliced)
         facts['R2'] = {'provenance': 'measured', 'source': f'{mese.data.shape[-1]} echoes of {source}'}
         facts['refocusing_angle'] = {'value': refocusing, 'units': 'degrees', 'source': 'nominal, stated'}
-        if profile == 'fitted':
-            angle = {'value': round(train.profile[-1], 2), 'source': 'fitted to all voxels together'}
+        if is_sliced:
+            how = 'fitted to all voxels together'
+            how += '' if profile else ', as the transmit field was given and no profile was stated'
+            angle = {'value': round(train.profile[-1], 2), 'source': how}
             facts['angle_at_edge_of_slice'] = angle | {'units': 'of that in its middle'}
-        facts['transmit_field'] = 'fitted with R2' if tb1 is None else f'that of {tb1.source}'
+        facts['transmit_field'] = field
         facts['T1'] = {'value': T1, 'units': 's', 'source': 'assumed'}
     else:
         return None, None, facts
@@ -160,25 +168,53 @@ def _imported(given: Given, mask: np.ndarray, affine: np.ndarray) -> Placed:
 def _measured(
     mese: Given, tb1: Given | None, mask: np.ndarray, affine: np.ndarray, train: Train, is_sliced: bool
 ):
-    """R2 of a train, fitted on its own grid, the transmit field if it was fitted, and the profile's train."""
+    """R2 of a train, fitted on its own grid, the transmit field if it was fitted, the train with its profile,
+    and where the field is from.
+    """
     shape, voxel_size = mese.data.shape[:3], tuple(spacing_of(mese.affine).tolist())
+    brain = resample(mask, affine, shape, mese.affine, mese.to_maps)
     # a margin, so that splines have tissue on both sides of the edge
-    there = ndimage.binary_dilation(resample(mask, affine, shape, mese.affine, mese.to_maps) > 0.1)
+    there = ndimage.binary_dilation(brain > 0.1)
     data = np.nan_to_num(mese.data).astype(np.float32)
-    b1: np.ndarray | None = None
-    if tb1 is not None:
-        if not (tb1.data > 0).any():
-            raise UserError(f'{tb1.source}: the transmit field is zero everywhere; mend it or take it out.')
-        b1 = place_field(tb1.data, tb1.affine, shape, mese.affine, [*mese.to_maps, *tb1.from_maps])
-    noise = noise_level(data, there)
+    b1, said = (None, 'fitted with R2') if tb1 is None else _given_field(tb1, brain > 0.5, mese)
+    noise = train_noise(data, there, train, noise=noise_level(data, there), voxel_size=voxel_size)
     if is_sliced:
-        train = find_profile(data, there, train, noise=noise, voxel_size=voxel_size)
+        train = find_profile(data, there, train, noise=noise, voxel_size=voxel_size, b1=b1)
     rate, sd, _, found = fit_r2(data, there, train, noise=noise, voxel_size=voxel_size, b1=b1)
     r2 = place_rate(rate, sd**2, rate > 0, mese.affine, mask.shape, affine, mese.from_maps)
     if tb1 is not None:
-        return r2, None, train
+        return r2, None, train, said
     fitted = place_field(found, mese.affine, mask.shape, affine, mese.from_maps)
-    return r2, np.where(mask & r2.known, 100 * fitted, 0), train
+    return r2, np.where(mask & r2.known, 100 * fitted, 0), train, said
+
+
+def _given_field(tb1: Given, brain: np.ndarray, mese: Given) -> tuple[np.ndarray, str]:
+    """A given transmit field on the grid of a train, and where it is from; UserError where it is none of it.
+
+    ``brain`` is where the train shows it (bool).
+    """
+    known = (tb1.data > 0).astype(np.float32)
+    onto = tb1.affine, brain.shape, mese.affine, [*mese.to_maps, *tb1.from_maps]
+    share = float((resample(known, *onto)[brain] > 0.5).mean()) if brain.any() else 1.0
+    if not known.any() or share < COVERED:
+        raise UserError(
+            f'{tb1.source}: the map of the transmit field shows {share if known.any() else 0:.0%} of the '
+            'brain that the spin echoes show; check that it is of this participant and session, or take it '
+            'out.'
+        )
+    b1 = place_field(tb1.data, *onto)
+    low, high = GIVEN_B1_RANGE
+    middle = float(np.median(b1[brain])) if brain.any() else 1.0
+    if not low <= middle <= high:
+        raise UserError(
+            f'{tb1.source}: the transmit field in the brain is {middle:.3g} of the nominal one, and '
+            f'{low:g} to {high:g} is possible; give it in percent of the nominal angle, or take it out.'
+        )
+    said = f'that of {tb1.source}'
+    beyond = float(((b1 < low) | (b1 > high))[brain].mean()) if brain.any() else 0.0
+    if beyond > CLAMPED:
+        said += f', of which {beyond:.0%} of the brain lies beyond {low:g} to {high:g} and counts as these'
+    return b1, said
 
 
 def _effective(
@@ -260,7 +296,7 @@ def check(participant: Mapping, params: Mapping):
     angle, (low, high) = params.get('refocusing', 180.0), ANGLES
     if isinstance(angle, bool) or not (isinstance(angle, int | float) and low <= angle <= high):
         raise UserError(f'--r2prime:refocusing is {angle!r}; it must be from {low} to {high} degrees.')
-    if params.get('profile', 'none') not in PROFILES:
+    if params.get('profile') not in (None, *PROFILES):
         raise UserError(
             f'--r2prime:profile is {params["profile"]!r}; it must be one of: {", ".join(PROFILES)}.'
         )
