@@ -14,6 +14,7 @@ from bids_qsm.biomarkers.r2prime import Placed, place_field, place_rate, reversi
 from bids_qsm.biomarkers.source_scale import CLASSES, Scale, source_scale
 from bids_qsm.errors import UserError
 from bids_qsm.plotting.relaxation_charts import plot_source_scale
+from bids_qsm.recon.background_gradient import spread_function
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.noise import noise_level
 from bids_qsm.recon.registry import Need
@@ -103,6 +104,7 @@ def measure(
     if r2 is not None:
         there = mask & r2.known
         rates, errors = (np.where(there, one, 0) for one in (r2.rate, np.sqrt(r2.variance)))
+    if rates is not None and errors is not None and field_strength:
         scale = source_scale(
             chi,
             rates,
@@ -112,8 +114,10 @@ def measure(
             dseg,
             grid,
             chi_noise=max(noise_level(chi[..., None], there), CHI_ERROR),
-            scale=(field_strength or 3.0) / 3,
+            scale=field_strength / 3,
         )
+    elif rates is not None:
+        facts['classes'] = 'none, as the field strength is not known, which the slope of iron depends on'
     facts |= _line_facts(scale)
     table = _table(chi, rates, r2prime, scale, mask, dseg, labels, facts)
     of_scale = [None] * 4 if scale is None else [scale.dseg, scale.macroscopic, scale.microscopic, scale.z]
@@ -228,12 +232,15 @@ def _effective(
 ):
     """R2*, its variance, the signal that voxels have, and what was done; corrected where echoes are there."""
     if echoes is None or field is None or not field_strength or not echo_times or len(echo_times) < 2:
-        variance = np.full(mask.shape, noise_level(r2star[..., None], mask) ** 2, np.float32)
+        known = mask & np.isfinite(r2star) & (r2star > 0)
+        variance = np.full(mask.shape, noise_level(r2star[..., None], known) ** 2, np.float32)
         said = 'as it was given: not corrected for background gradients here'
         return r2star, variance, mask.astype(np.float32), said
     rate, _, start = arlo(echoes, mask, echo_times, field, field_strength, grid, spread=True)
-    error = rate_error(rate, start, echo_times, noise_level(echoes, mask))
-    return rate, error**2, start, 'fitted to the echoes, corrected for background gradients'
+    kept = spread_function(field, mask, grid, echo_times, field_strength)
+    error = rate_error(rate, start, echo_times, noise_level(echoes, mask), kept)
+    said = 'fitted to the echoes by ARLO, whatever --r2star is, corrected for background gradients'
+    return rate, error**2, start, said
 
 
 def _line_facts(scale: Scale | None) -> dict:
@@ -411,9 +418,9 @@ APPLICATION = Application(
     ),
     check=check,
     method='R2 was fitted to a train of spin echoes by extended phase graphs [@weigel2015] together with the '
-    'transmit field [@marty2016], or taken as given. It was aligned rigidly, and R2* was corrected for '
-    "background gradients [@spread]. R2' is R2* less R2, after both were given the point spread of the "
-    'coarser. Voxels were classified by R2 at given susceptibility: large sources dephase without R2, as '
-    'water does not diffuse past them [@yablonskiy1994].',
+    'transmit field [@marty2016], or taken as given. It was aligned rigidly, and R2* was fitted by ARLO '
+    "[@arlo] and corrected for background gradients [@spread], or taken as given. R2' is R2* less R2, after "
+    'both were given the point spread of the coarser. Voxels were classified by R2 at given susceptibility: '
+    'large sources dephase without R2, as water does not diffuse past them [@yablonskiy1994].',
     memory=Need(0.3, volume=40, echoes=4),
 )

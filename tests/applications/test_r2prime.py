@@ -142,6 +142,13 @@ def test_maps_that_are_given_win_and_are_never_called_measured(maps):
     assert 'no classes' in draw(maps, found)
 
 
+def test_without_a_field_strength_there_are_no_classes(maps):
+    found = measured(maps, given_r2=given(maps[1]), field_strength=None)
+    assert found['scale'] is None
+    assert 'field strength is not known' in found['facts']['classes']
+    assert 'No classes' in draw(maps, found)
+
+
 def test_what_shows_nothing_is_refused(maps):
     nothing = np.zeros(SHAPE, np.float32)
     with pytest.raises(UserError, match='shows nothing within the mask'):
