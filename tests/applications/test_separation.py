@@ -4,11 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bids_qsm.applications import separation
 from bids_qsm.applications.contract import Given
 from bids_qsm.applications.dwi import b0_axis, fibres_on
 from bids_qsm.applications.separation import APPLICATION, measure, variants
 from bids_qsm.errors import UserError
 from bids_qsm.recon.grid import Grid
+from bids_qsm.recon.registry import call
 
 SHAPE = (12, 12, 8)
 
@@ -83,7 +85,7 @@ def test_methods_take_what_they_need_and_wrong_ones_are_refused():
 
 def given(name, data, affine, sidecar=None):
     on_grid = data if data.ndim == 3 else np.empty(0)
-    return Given(name, data, data, affine, on_grid, [], [], sidecar or {})
+    return Given(name, data, data, affine, on_grid, [], [], sidecar=sidecar or {})
 
 
 def test_the_frame_of_directions_is_that_of_the_file_unless_stated():
@@ -108,6 +110,20 @@ def test_the_frame_of_directions_is_that_of_the_file_unless_stated():
     odd = given('sub-01_V1.nii.gz', stored, affine, {'OrientationEncoding': {'Reference': 'qrs'}})
     with pytest.raises(UserError, match=r"Reference 'qrs'.*must be one of xyz, ijk, bvec"):
         fibres_on(pair[0], odd, grid, affine, None)
+
+
+def test_the_stated_noise_of_r2prime_is_taken(maps, monkeypatch):
+    """R2' is smooth where R2 has larger voxels: its finest detail does not show its noise."""
+    seen = []
+    monkeypatch.setattr(
+        separation, 'call', lambda function, data, params: seen.append(data) or call(function, data, params)
+    )
+    sd = np.full(SHAPE, 2.5, np.float32)
+    sd[:2] = 0
+    for stated, noise in ((sd, 2.5), (None, 0.7)):
+        whole = maps | {'r2prime_r2primesd': stated}
+        separated(whole, np.full(SHAPE, 13.0, np.float32), method='closed')
+        assert seen.pop()['rate_noise'] == pytest.approx(noise)
 
 
 @pytest.mark.parametrize('name', ['posterior', 'closed', 'medi'])
