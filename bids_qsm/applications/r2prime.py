@@ -56,6 +56,12 @@ def relative_field(stored: np.ndarray, name: str) -> np.ndarray:
     return stored / 100 if inside.size and np.median(inside) > 5 else stored
 
 
+def fitted_here(stored: np.ndarray, name: str) -> str | None:
+    """Why a map of the transmit field is none that was measured: it was fitted with R2."""
+    del stored
+    return f'{name} was fitted with R2, not measured; take it out.' if '_desc-b1fit_' in name else None
+
+
 def measure(
     chi: np.ndarray,
     r2star: np.ndarray,
@@ -79,6 +85,8 @@ def measure(
 ):
     """Measure R2 or take it as given, subtract it from R2*, and tell large from small sources."""
     r2, b1, facts = _r2(mese, given_r2, tb1, mask, affine, refocusing, profile)
+    if 'refocusing_angle' not in facts and (refocusing != 180.0 or profile is not None):
+        facts['refocusing_and_profile'] = 'stated, and of no effect: no train of spin echoes was fitted'
     sd = scale = None
     if given_r2prime is not None:
         r2prime = np.where(mask, given_r2prime.on_grid, 0).astype(np.float32)
@@ -332,8 +340,17 @@ APPLICATION = Application(
     ),
     extra=(
         Query('mese', 'spin-echo train', ('MESE',), align='own', whole=True, echoes=FEWEST),
-        Query('given_r2', 'map of R2 or T2', ('R2map', 'T2map'), align='own', whole=True, prepare=rate_of),
-        Query('given_r2prime', "map of R2'", ('R2primemap',), whole=True),
+        Query(
+            'given_r2',
+            'map of R2 or T2',
+            ('R2map', 'T2map'),
+            align='own',
+            whole=True,
+            prepare=rate_of,
+            foreign=True,
+            instead_of='mese',
+        ),
+        Query('given_r2prime', "map of R2'", ('R2primemap',), whole=True, foreign=True),
         Query(
             'tb1',
             'map of the transmit field',
@@ -342,6 +359,8 @@ APPLICATION = Application(
             align='coordinates',
             whole=True,
             prepare=relative_field,
+            problem=fitted_here,
+            foreign=True,
         ),
     ),
     one_of=('mese', 'given_r2', 'given_r2prime'),
