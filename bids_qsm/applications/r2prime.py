@@ -187,7 +187,7 @@ def _measured(
     brain = resample(mask, affine, shape, mese.affine, mese.to_maps)
     # a margin, so that splines have tissue on both sides of the edge
     there = ndimage.binary_dilation(brain > 0.1)
-    data = np.nan_to_num(mese.data).astype(np.float32)
+    data = np.asarray(mese.data, np.float32)
     b1, said = (None, 'fitted with R2') if tb1 is None else _given_field(tb1, brain > 0.5, mese)
     noise = train_noise(data, there, train, noise=noise_level(data, there), voxel_size=voxel_size)
     if is_sliced:
@@ -441,5 +441,6 @@ APPLICATION = Application(
     "[@arlo] and corrected for background gradients [@spread], or taken as given. R2' is R2* less R2, after "
     'both were given the point spread of the coarser. Voxels were classified by R2 at given susceptibility: '
     'large sources dephase without R2, as water does not diffuse past them [@yablonskiy1994].',
-    memory=Need(0.3, volume=40, echoes=4),
+    # the size of a train is not known here: this holds 32 echoes of 384 x 384 x 60
+    memory=Need(1.8, volume=40, echoes=4),
 )
