@@ -8,7 +8,7 @@ import pandas as pd
 from scipy import ndimage
 
 from bids_qsm.anatomy.transform import resample, spacing_of
-from bids_qsm.applications.contract import Application, Column, Figure, Given, Image, Query, Table
+from bids_qsm.applications.contract import Application, Column, Figure, Given, Image, Query, Table, Variant
 from bids_qsm.biomarkers.columns import regions_of
 from bids_qsm.biomarkers.r2prime import Placed, place_field, place_rate, reversible_rate, widths
 from bids_qsm.biomarkers.source_scale import CLASSES, Scale, source_scale
@@ -305,9 +305,8 @@ def _table(
     return pd.DataFrame(rows).reindex(columns=[*columns, 'share_negative', 'provenance']).round(6)
 
 
-def check(participant: Mapping, params: Mapping):
-    """Raise UserError where a parameter cannot be used."""
-    del participant
+def variants(params: Mapping[str, object]):
+    """The application as it is; UserError where a parameter cannot be used, also where it is left out."""
     angle, (low, high) = params.get('refocusing', 180.0), ANGLES
     if isinstance(angle, bool) or not (isinstance(angle, int | float) and low <= angle <= high):
         raise UserError(f'--r2prime:refocusing is {angle!r}; it must be from {low} to {high} degrees.')
@@ -315,12 +314,22 @@ def check(participant: Mapping, params: Mapping):
         raise UserError(
             f'--r2prime:profile is {params["profile"]!r}; it must be one of: {", ".join(PROFILES)}.'
         )
+    return Variant(METHOD, MEMORY)
 
 
 CAUTION = (
     'A class is a score of the image: macroscopic-like voxels have high susceptibility and low R2 for it, as '
     'veins do, microscopic-like ones high R2 at low susceptibility, as fine iron does.'
 )
+METHOD = (
+    'R2 was fitted to a train of spin echoes by extended phase graphs [@weigel2015] together with the '
+    'transmit field [@marty2016], or taken as given. It was aligned rigidly, and R2* was fitted by ARLO '
+    "[@arlo] and corrected for background gradients [@spread], or taken as given. R2' is R2* less R2, after "
+    'both were given the point spread of the coarser. Voxels were classified by R2 at given susceptibility: '
+    'large sources dephase without R2, as water does not diffuse past them [@yablonskiy1994].'
+)
+MEMORY = Need(1.8, volume=40, echoes=4)
+"""The size of a train is not known beforehand: this holds 32 echoes of 384 x 384 x 60."""
 APPLICATION = Application(
     name='r2prime',
     title="R2, R2' and size of sources",
@@ -435,12 +444,7 @@ APPLICATION = Application(
             takes=('chi', 'r2', 'z', 'scale', 'dseg', 'white_matter', 'facts'),
         ),
     ),
-    check=check,
-    method='R2 was fitted to a train of spin echoes by extended phase graphs [@weigel2015] together with the '
-    'transmit field [@marty2016], or taken as given. It was aligned rigidly, and R2* was fitted by ARLO '
-    "[@arlo] and corrected for background gradients [@spread], or taken as given. R2' is R2* less R2, after "
-    'both were given the point spread of the coarser. Voxels were classified by R2 at given susceptibility: '
-    'large sources dephase without R2, as water does not diffuse past them [@yablonskiy1994].',
-    # the size of a train is not known here: this holds 32 echoes of 384 x 384 x 60
-    memory=Need(1.8, volume=40, echoes=4),
+    variants=variants,
+    method=METHOD,
+    memory=MEMORY,
 )

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from bids_qsm.applications.contract import Given
-from bids_qsm.applications.r2prime import APPLICATION, check, measure, rate_of, relative_field
+from bids_qsm.applications.r2prime import APPLICATION, measure, rate_of, relative_field, variants
 from bids_qsm.errors import UserError
 from bids_qsm.plotting.relaxation_charts import plot_source_scale
 from bids_qsm.recon.grid import Grid
@@ -160,11 +160,11 @@ def test_what_shows_nothing_is_refused(maps):
 @pytest.mark.parametrize('angle', [0, 30, 181, True, 'wide', float('nan')])
 def test_angles_that_no_train_has_are_refused(angle):
     with pytest.raises(UserError, match='from 60 to 180 degrees'):
-        check({}, {'refocusing': angle})
-    check({}, {'refocusing': 150, 'profile': 'fitted'})
+        variants({'refocusing': angle})
+    variants({'refocusing': 150, 'profile': 'fitted'})
     with pytest.raises(UserError, match='one of: none, fitted'):
-        check({}, {'profile': 'boxy'})
-    check({}, {})
+        variants({'profile': 'boxy'})
+    assert variants({}).method == APPLICATION.method
 
 
 def draw(maps, found):
