@@ -153,6 +153,10 @@ class Query:
     echoes: int = 0
     """Least number of echoes of a train: files that differ in the entity echo alone are one input, whose
     echo times are multiples of the first. 0 where each file is an input of its own."""
+    foreign: bool = False
+    """Whether it comes from elsewhere: what an earlier run of this software wrote is not read."""
+    instead_of: str = ''
+    """Name of another input, which is not read where this one is there."""
     names: tuple[str, ...] = ()
     """Patterns of the file name without extension, of which one must fit: ('*_param-fa_dwimap', '*_FA')."""
     spaces: tuple[str, ...] = ()
@@ -385,6 +389,8 @@ class Application:
             raise ValueError(f'{self.name}: a train of echoes is one input, given whole')
         if not set(self.one_of) <= {query.name for query in self.extra if query.optional}:
             raise ValueError(f'{self.name}: one_of names optional extra inputs')
+        if any(one.instead_of not in ('', *names) for one in self.extra):
+            raise ValueError(f'{self.name}: an input is there instead of one that it names')
         if any(one.beside and (one.beside not in names or not one.whole) for one in self.extra):
             raise ValueError(f'{self.name}: an input beside another names that, and is given whole')
         made = [*(one.name for one in self.images), *(one.name for one in self.tables)]

@@ -8,17 +8,18 @@ import pandas as pd
 from scipy import ndimage
 
 from bids_qsm.anatomy.transform import resample, spacing_of
-from bids_qsm.applications.contract import Application, Column, Figure, Given, Image, Query, Table
+from bids_qsm.applications.contract import Application, Column, Figure, Given, Image, Query, Table, Variant
 from bids_qsm.biomarkers.columns import regions_of
 from bids_qsm.biomarkers.r2prime import Placed, place_field, place_rate, reversible_rate, widths
 from bids_qsm.biomarkers.source_scale import CLASSES, Scale, source_scale
 from bids_qsm.errors import UserError
 from bids_qsm.plotting.relaxation_charts import plot_source_scale
+from bids_qsm.recon.background_gradient import spread_function
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.noise import noise_level
 from bids_qsm.recon.registry import Need
 from bids_qsm.recon.relaxation import arlo, rate_error
-from bids_qsm.recon.spin_echo import T1, Train, find_profile, fit_r2
+from bids_qsm.recon.spin_echo import GIVEN_B1_RANGE, T1, Train, find_profile, fit_r2, train_noise
 
 CHI_ERROR = 0.004
 """Least error of susceptibility (ppm): that of inversion is smooth, and finest detail does not show it."""
@@ -27,7 +28,12 @@ WEAK_CHI = 0.01
 ANGLES = 60, 180
 """Limits of the nominal refocusing angle (degrees)."""
 PROFILES = ('none', 'fitted')
-"""Whether the angle of the pulses falls off across the slice, as in 2D."""
+"""Whether the angle of the pulses falls off across the slice, as in 2D. Where the user does not state it, it
+is fitted with a transmit field that is given, and none without."""
+COVERED = 0.8
+"""Least share of the brain that a map of the transmit field must show."""
+CLAMPED = 0.01
+"""Share of the brain whose given transmit field is out of range, from which on it is said."""
 FEWEST = 3
 """Echoes of a train: two would not tell R2 from the transmit field."""
 
@@ -50,6 +56,12 @@ def relative_field(stored: np.ndarray, name: str) -> np.ndarray:
     return stored / 100 if inside.size and np.median(inside) > 5 else stored
 
 
+def fitted_here(stored: np.ndarray, name: str) -> str | None:
+    """Why a map of the transmit field is none that was measured: it was fitted with R2."""
+    del stored
+    return f'{name} was fitted with R2, not measured; take it out.' if '_desc-b1fit_' in name else None
+
+
 def measure(
     chi: np.ndarray,
     r2star: np.ndarray,
@@ -69,10 +81,12 @@ def measure(
     field_strength: float | None,
     *,
     refocusing: float = 180.0,
-    profile: str = 'none',
+    profile: str | None = None,
 ):
     """Measure R2 or take it as given, subtract it from R2*, and tell large from small sources."""
     r2, b1, facts = _r2(mese, given_r2, tb1, mask, affine, refocusing, profile)
+    if 'refocusing_angle' not in facts and (refocusing != 180.0 or profile is not None):
+        facts['refocusing_and_profile'] = 'stated, and of no effect: no train of spin echoes was fitted'
     sd = scale = None
     if given_r2prime is not None:
         r2prime = np.where(mask, given_r2prime.on_grid, 0).astype(np.float32)
@@ -98,6 +112,7 @@ def measure(
     if r2 is not None:
         there = mask & r2.known
         rates, errors = (np.where(there, one, 0) for one in (r2.rate, np.sqrt(r2.variance)))
+    if rates is not None and errors is not None and field_strength:
         scale = source_scale(
             chi,
             rates,
@@ -107,8 +122,10 @@ def measure(
             dseg,
             grid,
             chi_noise=max(noise_level(chi[..., None], there), CHI_ERROR),
-            scale=(field_strength or 3.0) / 3,
+            scale=field_strength / 3,
         )
+    elif rates is not None:
+        facts['classes'] = 'none, as the field strength is not known, which the slope of iron depends on'
     facts |= _line_facts(scale)
     table = _table(chi, rates, r2prime, scale, mask, dseg, labels, facts)
     of_scale = [None] * 4 if scale is None else [scale.dseg, scale.macroscopic, scale.microscopic, scale.z]
@@ -122,7 +139,7 @@ def _r2(
     mask: np.ndarray,
     affine: np.ndarray,
     refocusing: float,
-    profile: str,
+    profile: str | None,
 ) -> tuple[Placed | None, np.ndarray | None, dict[str, Any]]:
     """R2 on the grid of the maps, the transmit field (percent) where it was fitted, and where R2 is from."""
     b1, facts = None, dict[str, Any]()
@@ -130,14 +147,17 @@ def _r2(
         r2, source = _imported(given, mask, affine), given.source
         facts['R2'] = {'provenance': 'imported', 'source': source}
     elif mese is not None:
-        train = Train(mese.echo_times[0], len(mese.echo_times), refocusing)
-        (r2, b1, train), source = _measured(mese, tb1, mask, affine, train, profile == 'fitted'), mese.source
+        train, source = Train(mese.echo_times[0], len(mese.echo_times), refocusing), mese.source
+        is_sliced = tb1 is not None if profile is None else profile == 'fitted'
+        r2, b1, train, field = _measured(mese, tb1, mask, affine, train, is_sliced)
         facts['R2'] = {'provenance': 'measured', 'source': f'{mese.data.shape[-1]} echoes of {source}'}
         facts['refocusing_angle'] = {'value': refocusing, 'units': 'degrees', 'source': 'nominal, stated'}
-        if profile == 'fitted':
-            angle = {'value': round(train.profile[-1], 2), 'source': 'fitted to all voxels together'}
+        if is_sliced:
+            how = 'fitted to all voxels together'
+            how += '' if profile else ', as the transmit field was given and no profile was stated'
+            angle = {'value': round(train.profile[-1], 2), 'source': how}
             facts['angle_at_edge_of_slice'] = angle | {'units': 'of that in its middle'}
-        facts['transmit_field'] = 'fitted with R2' if tb1 is None else f'that of {tb1.source}'
+        facts['transmit_field'] = field
         facts['T1'] = {'value': T1, 'units': 's', 'source': 'assumed'}
     else:
         return None, None, facts
@@ -160,25 +180,53 @@ def _imported(given: Given, mask: np.ndarray, affine: np.ndarray) -> Placed:
 def _measured(
     mese: Given, tb1: Given | None, mask: np.ndarray, affine: np.ndarray, train: Train, is_sliced: bool
 ):
-    """R2 of a train, fitted on its own grid, the transmit field if it was fitted, and the profile's train."""
+    """R2 of a train, fitted on its own grid, the transmit field if it was fitted, the train with its profile,
+    and where the field is from.
+    """
     shape, voxel_size = mese.data.shape[:3], tuple(spacing_of(mese.affine).tolist())
+    brain = resample(mask, affine, shape, mese.affine, mese.to_maps)
     # a margin, so that splines have tissue on both sides of the edge
-    there = ndimage.binary_dilation(resample(mask, affine, shape, mese.affine, mese.to_maps) > 0.1)
-    data = np.nan_to_num(mese.data).astype(np.float32)
-    b1: np.ndarray | None = None
-    if tb1 is not None:
-        if not (tb1.data > 0).any():
-            raise UserError(f'{tb1.source}: the transmit field is zero everywhere; mend it or take it out.')
-        b1 = place_field(tb1.data, tb1.affine, shape, mese.affine, [*mese.to_maps, *tb1.from_maps])
-    noise = noise_level(data, there)
+    there = ndimage.binary_dilation(brain > 0.1)
+    data = np.asarray(mese.data, np.float32)
+    b1, said = (None, 'fitted with R2') if tb1 is None else _given_field(tb1, brain > 0.5, mese)
+    noise = train_noise(data, there, train, noise=noise_level(data, there), voxel_size=voxel_size)
     if is_sliced:
-        train = find_profile(data, there, train, noise=noise, voxel_size=voxel_size)
+        train = find_profile(data, there, train, noise=noise, voxel_size=voxel_size, b1=b1)
     rate, sd, _, found = fit_r2(data, there, train, noise=noise, voxel_size=voxel_size, b1=b1)
     r2 = place_rate(rate, sd**2, rate > 0, mese.affine, mask.shape, affine, mese.from_maps)
     if tb1 is not None:
-        return r2, None, train
+        return r2, None, train, said
     fitted = place_field(found, mese.affine, mask.shape, affine, mese.from_maps)
-    return r2, np.where(mask & r2.known, 100 * fitted, 0), train
+    return r2, np.where(mask & r2.known, 100 * fitted, 0), train, said
+
+
+def _given_field(tb1: Given, brain: np.ndarray, mese: Given) -> tuple[np.ndarray, str]:
+    """A given transmit field on the grid of a train, and where it is from; UserError where it is none of it.
+
+    ``brain`` is where the train shows it (bool).
+    """
+    known = (tb1.data > 0).astype(np.float32)
+    onto = tb1.affine, brain.shape, mese.affine, [*mese.to_maps, *tb1.from_maps]
+    share = float((resample(known, *onto)[brain] > 0.5).mean()) if brain.any() else 1.0
+    if not known.any() or share < COVERED:
+        raise UserError(
+            f'{tb1.source}: the map of the transmit field shows {share if known.any() else 0:.0%} of the '
+            'brain that the spin echoes show; check that it is of this participant and session, or take it '
+            'out.'
+        )
+    b1 = place_field(tb1.data, *onto)
+    low, high = GIVEN_B1_RANGE
+    middle = float(np.median(b1[brain])) if brain.any() else 1.0
+    if not low <= middle <= high:
+        raise UserError(
+            f'{tb1.source}: the transmit field in the brain is {middle:.3g} of the nominal one, and '
+            f'{low:g} to {high:g} is possible; give it in percent of the nominal angle, or take it out.'
+        )
+    said = f'that of {tb1.source}'
+    beyond = float(((b1 < low) | (b1 > high))[brain].mean()) if brain.any() else 0.0
+    if beyond > CLAMPED:
+        said += f', of which {beyond:.0%} of the brain lies beyond {low:g} to {high:g} and counts as these'
+    return b1, said
 
 
 def _effective(
@@ -192,12 +240,15 @@ def _effective(
 ):
     """R2*, its variance, the signal that voxels have, and what was done; corrected where echoes are there."""
     if echoes is None or field is None or not field_strength or not echo_times or len(echo_times) < 2:
-        variance = np.full(mask.shape, noise_level(r2star[..., None], mask) ** 2, np.float32)
+        known = mask & np.isfinite(r2star) & (r2star > 0)
+        variance = np.full(mask.shape, noise_level(r2star[..., None], known) ** 2, np.float32)
         said = 'as it was given: not corrected for background gradients here'
         return r2star, variance, mask.astype(np.float32), said
     rate, _, start = arlo(echoes, mask, echo_times, field, field_strength, grid, spread=True)
-    error = rate_error(rate, start, echo_times, noise_level(echoes, mask))
-    return rate, error**2, start, 'fitted to the echoes, corrected for background gradients'
+    kept = spread_function(field, mask, grid, echo_times, field_strength)
+    error = rate_error(rate, start, echo_times, noise_level(echoes, mask), kept)
+    said = 'fitted to the echoes by ARLO, whatever --r2star is, corrected for background gradients'
+    return rate, error**2, start, said
 
 
 def _line_facts(scale: Scale | None) -> dict:
@@ -254,22 +305,31 @@ def _table(
     return pd.DataFrame(rows).reindex(columns=[*columns, 'share_negative', 'provenance']).round(6)
 
 
-def check(participant: Mapping, params: Mapping):
-    """Raise UserError where a parameter cannot be used."""
-    del participant
+def variants(params: Mapping[str, object]):
+    """The application as it is; UserError where a parameter cannot be used, also where it is left out."""
     angle, (low, high) = params.get('refocusing', 180.0), ANGLES
     if isinstance(angle, bool) or not (isinstance(angle, int | float) and low <= angle <= high):
         raise UserError(f'--r2prime:refocusing is {angle!r}; it must be from {low} to {high} degrees.')
-    if params.get('profile', 'none') not in PROFILES:
+    if params.get('profile') not in (None, *PROFILES):
         raise UserError(
             f'--r2prime:profile is {params["profile"]!r}; it must be one of: {", ".join(PROFILES)}.'
         )
+    return Variant(METHOD, MEMORY)
 
 
 CAUTION = (
     'A class is a score of the image: macroscopic-like voxels have high susceptibility and low R2 for it, as '
     'veins do, microscopic-like ones high R2 at low susceptibility, as fine iron does.'
 )
+METHOD = (
+    'R2 was fitted to a train of spin echoes by extended phase graphs [@weigel2015] together with the '
+    'transmit field [@marty2016], or taken as given. It was aligned rigidly, and R2* was fitted by ARLO '
+    "[@arlo] and corrected for background gradients [@spread], or taken as given. R2' is R2* less R2, after "
+    'both were given the point spread of the coarser. Voxels were classified by R2 at given susceptibility: '
+    'large sources dephase without R2, as water does not diffuse past them [@yablonskiy1994].'
+)
+MEMORY = Need(1.8, volume=40, echoes=4)
+"""The size of a train is not known beforehand: this holds 32 echoes of 384 x 384 x 60."""
 APPLICATION = Application(
     name='r2prime',
     title="R2, R2' and size of sources",
@@ -289,8 +349,17 @@ APPLICATION = Application(
     ),
     extra=(
         Query('mese', 'spin-echo train', ('MESE',), align='own', whole=True, echoes=FEWEST),
-        Query('given_r2', 'map of R2 or T2', ('R2map', 'T2map'), align='own', whole=True, prepare=rate_of),
-        Query('given_r2prime', "map of R2'", ('R2primemap',), whole=True),
+        Query(
+            'given_r2',
+            'map of R2 or T2',
+            ('R2map', 'T2map'),
+            align='own',
+            whole=True,
+            prepare=rate_of,
+            foreign=True,
+            instead_of='mese',
+        ),
+        Query('given_r2prime', "map of R2'", ('R2primemap',), whole=True, foreign=True),
         Query(
             'tb1',
             'map of the transmit field',
@@ -299,6 +368,8 @@ APPLICATION = Application(
             align='coordinates',
             whole=True,
             prepare=relative_field,
+            problem=fitted_here,
+            foreign=True,
         ),
     ),
     one_of=('mese', 'given_r2', 'given_r2prime'),
@@ -373,11 +444,7 @@ APPLICATION = Application(
             takes=('chi', 'r2', 'z', 'scale', 'dseg', 'white_matter', 'facts'),
         ),
     ),
-    check=check,
-    method='R2 was fitted to a train of spin echoes by extended phase graphs [@weigel2015] together with the '
-    'transmit field [@marty2016], or taken as given. It was aligned rigidly, and R2* was corrected for '
-    "background gradients [@spread]. R2' is R2* less R2, after both were given the point spread of the "
-    'coarser. Voxels were classified by R2 at given susceptibility: large sources dephase without R2, as '
-    'water does not diffuse past them [@yablonskiy1994].',
-    memory=Need(0.3, volume=40, echoes=4),
+    variants=variants,
+    method=METHOD,
+    memory=MEMORY,
 )

@@ -40,6 +40,7 @@ def measure(
     r2star: np.ndarray,
     mask: np.ndarray,
     r2prime_r2prime: np.ndarray | None,
+    r2prime_r2primesd: np.ndarray | None,
     r2prime_table: pd.DataFrame | None,
     localfield: np.ndarray | None,
     magnitude: np.ndarray | None,
@@ -91,7 +92,9 @@ def measure(
         'mask': there,
         'zone': zone,
         'chi_noise': max(noise_level(chi[..., None], there), CHI_ERROR),
-        'rate_noise': max(noise_level(judged[..., None], there), RATE_ERROR),
+        'rate_noise': max(
+            _noise_of(judged, r2prime_r2primesd if judged is r2prime else None, there), RATE_ERROR
+        ),
         'reversible': is_measured,
         'smooth_error': SMOOTH_ERROR,
         'scale': field_strength / 3,
@@ -121,6 +124,12 @@ def measure(
     stated |= _calibrated(found, field_strength)
     maps = (found.para, found.dia, total, found.para_sd, found.dia_sd, found.fits)
     return *maps, table, stated
+
+
+def _noise_of(rate: np.ndarray, sd: np.ndarray | None, there: np.ndarray) -> float:
+    """Noise of a map of rates: that which is stated, as smoothing hides it, or that of its finest detail."""
+    stated = sd[there & (sd > 0)] if sd is not None else np.empty(0)
+    return float(np.median(stated)) if stated.size else noise_level(rate[..., None], there)
 
 
 def _relaxation(function: Callable, r2prime: pd.DataFrame | None):

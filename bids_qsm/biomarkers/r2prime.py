@@ -108,11 +108,12 @@ def reversible_rate(
     Parameters
     ----------
     r2star, variance : ndarray of float32, shape (x, y, z)
-        Effective relaxation (1/s), and the variance of its noise.
+        Effective relaxation (1/s), and the variance of its noise; not known where R2* is not above 0, as in
+        holes of maps.
     signal : ndarray of float32, shape (x, y, z)
         Of the gradient echo, any unit.
     mask : ndarray of bool, shape (x, y, z)
-        Where R2* is known.
+        Brain.
     r2 : Placed
     affine : ndarray (4, 4)
         Of the maps.
@@ -122,7 +123,9 @@ def reversible_rate(
     r2prime, sd : ndarray of float32, shape (x, y, z)
         (1/s); 0 where R2* or R2 is not known.
     """
-    weight = np.where(mask, np.maximum(signal, 0), 0).astype(np.float32)
+    known = mask & np.isfinite(r2star) & (r2star > 0) & np.isfinite(variance)
+    weight = np.where(known, np.maximum(signal, 0), 0).astype(np.float32)
+    r2star, variance = np.where(known, r2star, 0), np.where(known, variance, 0)
     alike, noise = smooth_rate(r2star, variance, weight, affine[:3, :3], r2.spread)
     there = r2.known & (weight > 0)
     sd = np.sqrt(noise + r2.variance)

@@ -269,16 +269,17 @@ class Measure(SimpleInterface):
             sidecar = Path(path).with_name(Path(path).name.partition('.')[0] + '.json')
             said = read_record(sidecar) if sidecar.is_file() else {}
             return Given(source, stored, stored, own, np.empty(0, np.float32), back, there, sidecar=said)
-        volumes = []
-        for name, *_ in files:
-            volume, own = read(name)
-            volumes.append(without_frames(volume))
-            if volumes[-1].ndim != 3:
-                raise UserError(
-                    f'the {query.title} {name} has shape {volumes[-1].shape}; give one 3D volume.'
-                )
-        stored = np.stack(volumes, -1) if query.echoes else volumes[0]
-        data = np.nan_to_num(stored) if query.prepare is None else query.prepare(stored, Path(path).name)
+        stored, own = self._volume(query, path)
+        data = stored
+        if query.echoes:  # one array, as a train may be large
+            data = np.empty((*stored.shape, len(files)), np.float32)
+            for k, (name, *_) in enumerate(files):
+                data[..., k] = np.nan_to_num(self._volume(query, name)[0])
+            stored = data
+        if query.prepare is not None:
+            data = query.prepare(stored, Path(path).name)
+        elif not query.echoes:
+            data = np.nan_to_num(stored)
         if query.interpolation == 'label':
             labels = np.rint(data).astype(np.int32)
             on_grid = resample_labels(labels, own, grid.shape, affine, there).astype(np.int32)
@@ -287,6 +288,14 @@ class Measure(SimpleInterface):
             on_grid = resample(seen.astype(np.float32), own, grid.shape, affine, there)
         times = tuple(time for *_, time in files) if query.echoes else ()
         return Given(source, stored, data, own, on_grid, back, there, times)
+
+    def _volume(self, query: Query, path: str) -> tuple[np.ndarray, np.ndarray]:
+        """One 3D image, and its affine."""
+        stored, own = read(path)
+        stored = without_frames(stored)
+        if stored.ndim != 3:
+            raise UserError(f'the {query.title} {path} has shape {stored.shape}; give one 3D volume.')
+        return stored, own
 
     def _transforms(self, query: Query, number: int, space: str) -> tuple[list, list]:
         """Transforms of points of the maps to an extra image, and back."""

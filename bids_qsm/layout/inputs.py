@@ -1,6 +1,7 @@
 """Files that applications read beside the maps: where they are, and which image each was drawn on."""
 
 from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from bids_qsm.layout.index import EXTENSIONS, Index
 from bids_qsm.layout.people import facts_of
 from bids_qsm.layout.query_files import below, fits, image_problem, is_named, label_in, named_files
 from bids_qsm.layout.series import Input, Series, Use
-from bids_qsm.layout.trains import read_train, trains_of
+from bids_qsm.layout.trains import read_trains
 
 if TYPE_CHECKING:
     from bids_qsm.app.options import Options
@@ -67,11 +68,23 @@ def find_inputs(subject: str, options: 'Options', index: Index) -> dict[tuple[st
             continue
         if root not in given and subject in index.files(root).problems:  # nobody asked for it
             continue
+        is_ours = _is_ours(root)
         for key, query in queries.items():
+            if query.foreign and is_ours:
+                continue
             endings = [*EXTENSIONS] if query.is_image else [query.extension]
             paths = index.files(root).of(subject, extension=endings, with_ignored=query.outside_bids)
             found[key] |= {path.resolve(): path for path in paths if fits(query, path)}
     return {key: list(paths.values()) for key, paths in found.items()}
+
+
+def _is_ours(root: Path) -> bool:
+    """Whether an earlier run of this software wrote a dataset."""
+    content, _ = checks.read_json(root / 'dataset_description.json')
+    makers = content.get('GeneratedBy')
+    return isinstance(makers, list) and any(
+        isinstance(one, dict) and one.get('Name') == 'bids_qsm' for one in makers
+    )
 
 
 def _roots(options: 'Options') -> list[Path]:
@@ -115,7 +128,7 @@ def plan_applications(
             for name, required in app.arguments.items()
             if (required or name in variant.needs) and _is_absent(name, made, one)
         ]
-        inputs, lacking = [], []
+        inputs, lacking, spoilt = [], [], []
         for query in app.extra:
             if query.name in variant.spares:
                 continue
@@ -124,9 +137,12 @@ def plan_applications(
             if is_named(query, options):
                 pattern, roots = getattr(options, query.option), _roots(options)
                 own = {path: below(path, pattern, roots) for path in paths}
-            trains = trains_of(paths) if query.echoes else {}
             if query.echoes:
+                here = [path for path in paths if label_in(own[path], 'ses') in (None, one.session)]
+                trains, problems = read_trains(query, here, index)
                 own = {path: own[path] for path in trains}
+                spoilt += [f'the {query.title} cannot be used: {problem}' for problem in problems]
+                notes += [f'A {query.title} is not used: {problem}' for problem in problems]
             if query.beside:
                 placed, said = _place_beside(query, paths, inputs)
             else:
@@ -136,9 +152,12 @@ def plan_applications(
                 placed, said = _place_all(query, own, one, anatomy, flair, series, scanned, with_it)
             notes += said
             for item in placed:
-                inputs += read_train(query, item, trains[item.path], index) if query.echoes else [item]
+                echoes = trains[item.path] if query.echoes else []
+                inputs += [replace(item, path=path, echo_time=time) for time, path in echoes] or [item]
             if not placed:
                 lacking.append(query)
+        inputs, said = _without_replaced(app, inputs)
+        notes += said
         required = [query for query in lacking if not query.optional or query.name in variant.needs]
         if app.one_of:
             others = [query for query in lacking if query.name in app.one_of]
@@ -172,6 +191,8 @@ def plan_applications(
         elif app.of_runs and not runs:
             notes.append(f'{app.title}: left out, as there is no BOLD run that goes with this series.')
         elif required:
+            if spoilt and app.name in params:
+                raise UserError(spoilt[0])
             if app.asked:
                 titles = ' and no '.join(query.title for query in required)
                 notes.append(f'{app.title}: left out, as there is no {titles} of this series.')
@@ -193,6 +214,22 @@ def plan_applications(
                 app.check(dict(stated), dict(params.get(app.name, ())))
             uses.append(Use(app.name, params.get(app.name, ()), tuple(inputs), stated, own))
     return tuple(uses), notes
+
+
+def _without_replaced(app: Application, inputs: list[Input]) -> tuple[list[Input], list[str]]:
+    """Inputs without those that another one stands for, and what to say of them."""
+    notes = []
+    for query in app.extra:
+        new = next((item.path.name for item in inputs if item.query == query.name), None)
+        old = next((item.path.name for item in inputs if item.query == query.instead_of), None)
+        if new and old:
+            title = next(other.title for other in app.extra if other.name == query.instead_of)
+            inputs = [item for item in inputs if item.query != query.instead_of]
+            notes.append(
+                f'{app.title}: the {title} {old} is not used, as the {query.title} {new} is given, and '
+                'parameters of its fit have no effect; take the map out to use it.'
+            )
+    return inputs, notes
 
 
 def _is_absent(name: str, made: Mapping[str, object], one: Series) -> bool:
@@ -225,8 +262,6 @@ def _place_all(
         if sessions[path] not in (None, one.session) and not query.outside_bids:
             continue
         problem = image_problem(query, path) if query.is_image else _table_problem(path)
-        if problem and query.echoes:
-            raise UserError(f'the {query.title} cannot be used: {problem}')
         if problem:
             which = '' if own.name == str(own) else f'{own}: '
             notes.append(f'A {query.title} is not used: {which}{problem}')
@@ -234,6 +269,8 @@ def _place_all(
         space = entities_of(path).get('space')
         if not query.is_image:
             where, note = 'table', None
+        elif query.align == 'own' and not query.echoes and _lies_here(query, path, space, one):
+            where, note = 'gre', None
         elif query.align in ('own', 'coordinates') and (
             space in query.spaces or not (space == 'T1w' and anatomy.images)
         ):
@@ -405,6 +442,19 @@ def _place(
     return None, (
         'lies neither on the grid of the series nor on that of the T1w or FLAIR image and is not used; if it '
         'was drawn on one of these, name it space-T1w or space-FLAIR.'
+    )
+
+
+def _lies_here(query: Query, path: Path, space: str | None, one: Series) -> bool:
+    """Whether a map that would be aligned by itself lies on the series: by its name, or by its grid.
+
+    Those of other folders than anat/ have another distortion.
+    """
+    named = space in OWN_SPACES and space not in (None, 'orig')
+    return (
+        query.datatype == 'anat'
+        and not is_of_other(path, one)
+        and (named or (space in (None, 'orig') and checks.lies_on(path, one.files[0])))
     )
 
 

@@ -11,7 +11,6 @@ from bids_qsm.entities import entities_of
 from bids_qsm.errors import UserError
 from bids_qsm.layout import checks
 from bids_qsm.layout.index import Index
-from bids_qsm.layout.series import Input
 
 SPACING = 0.02
 """Largest deviation of an echo time from a multiple of the first, as a share of the first."""
@@ -29,33 +28,46 @@ def trains_of(paths: Sequence[Path]) -> dict[Path, list[Path]]:
     return {files[0]: files for files in trains}
 
 
-def read_train(query: Query, first: Input, files: Sequence[Path], index: Index) -> list[Input]:
+def read_trains(
+    query: Query, paths: Sequence[Path], index: Index
+) -> tuple[dict[Path, list[tuple[float, Path]]], list[str]]:
+    """First file of each train -> its echoes by time (s), and what is wrong with those of no use."""
+    found, problems = {}, []
+    for first, files in trains_of(paths).items():
+        try:
+            found[first] = _read_train(query, files, index)
+        except UserError as error:
+            problems.append(str(error))
+    return found, problems
+
+
+def _read_train(query: Query, files: Sequence[Path], index: Index) -> list[tuple[float, Path]]:
     """The echoes of a train by echo time; UserError where they are none."""
+    first = files[0]
     if len(files) < query.echoes:
         raise UserError(
-            f'{first.path.name}: the {query.title} has {len(files)} '
-            f'echo{"es" if len(files) > 1 else ""}, and {query.echoes} are needed; add the other '
-            'echo-<n> files, or take it out.'
+            f'{first.name}: it has {len(files)} echo{"es" if len(files) > 1 else ""}, and {query.echoes} are '
+            'needed; add the other echo-<n> files, or take it out.'
         )
-    for path in files[1:]:
-        problem = checks.image_problem(path) or checks.grid_problem(files[0], path)
+    for path in files:
+        problem = checks.image_problem(path) or checks.grid_problem(first, path)
         if problem:
-            raise UserError(f'the {query.title} cannot be used: {problem}')
-    root = _root_of(first.path, index)
+            raise UserError(problem)
+    root = _root_of(first, index)
     given = [index.metadata(path, root).get('EchoTime') for path in files]
     problem = checks.echo_time_problem([path.name for path in files], given)
     if problem:
-        raise UserError(f'the {query.title} cannot be used: {problem}')
+        raise UserError(problem)
     times = sorted(zip(map(float, given), files, strict=True))
     spacing = times[0][0]
     expected = spacing * (1 + np.arange(len(times)))
     if np.abs(np.array([time for time, _ in times]) - expected).max() > SPACING * spacing:
         listed = ', '.join(f'{1000 * time:g}' for time, _ in times)
         raise UserError(
-            f'{first.path.name}: echo times of {listed} ms are not 1, 2, 3, ... times the first, as those of '
+            f'{first.name}: echo times of {listed} ms are not 1, 2, 3, ... times the first, as those of '
             'a train of spin echoes are; add the missing echoes, correct the sidecars, or take it out.'
         )
-    return [Input(first.query, path, first.space, time) for time, path in times]
+    return times
 
 
 def _root_of(path: Path, index: Index) -> Path:

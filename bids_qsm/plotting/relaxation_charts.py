@@ -64,7 +64,8 @@ def plot_source_scale(
             if name in NAMED:
                 left.annotate(str(name), (x, y), (4, 3), textcoords='offset points', fontsize=9)
     if scale is None or z is None:
-        right.text(0.5, 0.5, 'Too few regions for classes.', ha='center', transform=right.transAxes)
+        why = 'No classes: too few regions, or no field strength.'
+        right.text(0.5, 0.5, why, ha='center', transform=right.transAxes)
         return as_svg(figure)
     start, slope = (facts[name]['value'] for name in ('R2_at_zero', 'R2_by_chi'))
     left.plot(CHI, [start + slope * x for x in CHI], color=COLOURS[1], lw=1.2)

@@ -146,11 +146,16 @@ def _maps(
     return tuple(m.reshape(mask.shape[::-1]).T for m in maps)
 
 
-def rate_error(rate: Array, start: Array, echo_times: Sequence[float], noise: float):
+def rate_error(
+    rate: Array, start: Array, echo_times: Sequence[float], noise: float, kept: Array | None = None
+):
     r"""Least standard deviation of the rate of an exponential decay (Cramer and Rao).
 
     .. math:: \sigma_R = \frac{\sigma}{S_0} \Big(\sum_k T_k^2 e_k - \frac{(\sum_k T_k e_k)^2}{\sum_k e_k}
-        \Big)^{-1/2}, \quad e_k = e^{-2 R T_k}
+        \Big)^{-1/2}, \quad e_k = F_k^2 e^{-2 R T_k}
+
+    F is the share of the signal that is ``kept``, 1 where that is not given. As in the fits, echoes are left
+    out from the first on that is lost, but the first two.
 
     Parameters
     ----------
@@ -160,6 +165,8 @@ def rate_error(rate: Array, start: Array, echo_times: Sequence[float], noise: fl
         (s).
     noise : float
         Standard deviation of one channel (units of ``start``).
+    kept : ndarray of float32, shape (*rate.shape, echo), optional
+        See `spread_function`.
 
     Returns
     -------
@@ -167,8 +174,14 @@ def rate_error(rate: Array, start: Array, echo_times: Sequence[float], noise: fl
         (1/s); 0 where there is no signal.
     """
     none = first = second = np.zeros(rate.shape, np.float32)
-    for time in echo_times:
+    used = np.ones(rate.shape, bool)
+    for k, time in enumerate(echo_times):
         power = np.exp(-2 * rate * np.float32(time))
+        if kept is not None:
+            if k > 1:
+                used &= kept[..., k] >= LOST
+            # the fits divide by no less
+            power *= used * np.maximum(kept[..., k], LOST) ** 2
         none, first, second = none + power, first + time * power, second + time**2 * power
     told = start**2 * (second - first**2 / none)
     return np.where(told > 0, noise / np.sqrt(np.where(told > 0, told, 1)), 0).astype(np.float32)

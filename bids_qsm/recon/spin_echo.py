@@ -11,7 +11,10 @@ from bids_qsm.recon.noise import DEAD
 T1 = 1.0
 """T1 of all tissue (s): stimulated echoes decay with it between pulses."""
 R2_RANGE = (0.3, 100.0)
-B1_RANGE = (0.5, 1.3)
+B1_RANGE = (0.3, 1.3)
+"""Relative transmit fields among which one is fitted."""
+GIVEN_B1_RANGE = (0.3, 1.6)
+"""The same of one that is given; beyond it the nearest of these stands for it."""
 SMOOTH_MM = 10.0
 """Length over which the transmit field is taken to be the same."""
 WIDEST = 2.0
@@ -161,34 +164,77 @@ def fit_r2(
         R2 and its standard deviation (1/s) from noise alone, signal at echo time zero, relative transmit
         field; 0 outside the mask and where fewer than two echoes are above the noise floor.
     """
-    tables = _Tables(train, t1)
-    used = np.minimum.accumulate(echoes > DEAD * noise, axis=-1).sum(-1)
+    tables = _Tables(train, t1, B1_RANGE if b1 is None else GIVEN_B1_RANGE)
+    used = _above_floor(echoes, noise)
     inside = mask & (used >= 2)
     if b1 is None:
         b1 = _transmit(echoes, inside, used, _Tables(train, t1, every=4), voxel_size)
     out = np.zeros((3, *mask.shape), np.float32)
     at = np.flatnonzero(inside)
+    places = tables.places(np.asarray(b1).ravel()[at])
     flat = echoes.reshape(-1, train.n)
-    values = _fit_all(flat, at, used.ravel(), np.asarray(b1, np.float32).ravel(), *tables.parts, noise)
+    values = _fit_all(flat, at, used.ravel(), places, tables.table, np.log(tables.rates), noise)
     out.reshape(3, -1)[:, at] = values
     r2, sd, s0 = out
     return r2, sd, s0, np.where(mask, b1, 0).astype(np.float32)
 
 
-class _Tables:
-    """Trains by transmit field, in steps of ``every`` hundredth, and by R2."""
+def _above_floor(echoes: np.ndarray, noise: float):
+    """Number of echoes of each voxel before the first below the noise floor."""
+    return np.minimum.accumulate(echoes > DEAD * noise, axis=-1).sum(-1)
 
-    def __init__(self, train: Train, t1: float, *, every: int = 1):
+
+class _Tables:
+    """Trains by transmit field, in steps of ``every`` hundredth or so, and by R2.
+
+    ``folded`` tells that a field b stands for 2 - b too, and the table ends at 1.
+    """
+
+    def __init__(self, train: Train, t1: float, limits: tuple[float, float] = B1_RANGE, *, every: int = 1):
         self.rates = np.geomspace(*R2_RANGE, _STEPS)
-        is_folded = abs(train.refocusing - 180) <= 1 and train.profile == (1.0,)
-        low, high = (B1_RANGE[0], 1.0) if is_folded else B1_RANGE
-        self.fields = np.arange(low, high + _B1_STEP / 2, every * _B1_STEP)
-        self.folded = high == 1.0
+        self.folded = abs(train.refocusing - 180) <= 1 and train.profile == (1.0,)
+        low, high = (limits[0], 1.0) if self.folded else limits
+        self.fields = np.linspace(low, high, 1 + round((high - low) / (every * _B1_STEP)))
         self.table = train.signal(self.rates, self.fields[:, None], t1=t1)
 
     @property
-    def parts(self):
-        return self.table, self.fields[0], self.folded, np.log(self.rates)
+    def step(self):
+        return self.fields[1] - self.fields[0]
+
+    def places(self, b1: np.ndarray):
+        """Where fields lie in the table, in its steps (float32)."""
+        b1 = np.where(b1 > 1, 2 - b1, b1) if self.folded else b1
+        return np.clip((b1 - self.fields[0]) / self.step, 0, len(self.fields) - 1).astype(np.float32)
+
+
+def train_noise(
+    echoes: np.ndarray,
+    mask: np.ndarray,
+    train: Train,
+    *,
+    noise: float,
+    voxel_size: tuple[float, float, float],
+    t1: float = T1,
+):
+    """Standard deviation of the noise of a train from what its fits leave, where that is more than ``noise``.
+
+    Echoes have noise of their own also where the scanner interpolated each of them, which `noise_level` does
+    not see. What the model misses counts as noise. Parameters as in `fit_r2`.
+    """
+    # R2, signal and transmit field are fitted: a voxel needs more echoes than these
+    few = tuple(slice(None, None, 1 + int(SMOOTH_MM / 2 / v)) for v in voxel_size)
+    used = _above_floor(echoes[few], noise)
+    free = used - 3
+    there = mask[few] & (free > 0)
+    if not there.any():
+        return noise
+    at = np.flatnonzero(there)
+    part = np.ascontiguousarray(echoes[few]).reshape(-1, train.n)
+    left = _misfits(part, at, used.ravel(), _Tables(train, t1, every=4).table).min(0)
+    free = free[there]
+    # the median of a sum of squares is less than its mean (Wilson and Hilferty)
+    variance = np.median(left / (free * (1 - 2 / (9 * free)) ** 3))
+    return max(noise, float(np.sqrt(max(variance, 0))))
 
 
 def find_profile(
@@ -198,29 +244,37 @@ def find_profile(
     *,
     noise: float,
     voxel_size: tuple[float, float, float],
+    b1: np.ndarray | None = None,
     t1: float = T1,
 ):
     """Profile of selective pulses that leaves the least sum of squares over a volume.
 
     The angle falls off across the slice as a Gaussian, whose width is searched for; each voxel has its own R2
-    and each place its own transmit field. Parameters as in `fit_r2`.
+    and, where ``b1`` is not given, each place its own transmit field. Parameters as in `fit_r2`.
 
     Profiles of other shapes leave a part of the bias: simulated ones 0.1 to 2.3 of 3.6 to 5.6 %. Where pulses
-    are not selective, a slight profile fits as well as none, and takes 1 % off R2: ask for it in 2D alone.
+    are not selective and the field is fitted too, a slight profile fits as well as none, and takes 1 % off
+    R2: ask for it in 2D alone then.
 
     Returns
     -------
     Train
         ``train.sliced`` with the best width.
     """
-    used = np.minimum.accumulate(echoes > DEAD * noise, axis=-1).sum(-1)
     few = tuple(slice(None, None, 1 + int(SMOOTH_MM / 4 / v)) for v in voxel_size)
     sides = [v * (1 + int(SMOOTH_MM / 4 / v)) for v in voxel_size]
-    part, there, used = np.ascontiguousarray(echoes[few]), (mask & (used >= 2))[few], used[few]
+    part = np.ascontiguousarray(echoes[few])
+    used = _above_floor(part, noise)
+    there = mask[few] & (used >= 2)
     if not there.any():
         return train
+    at, flat = np.flatnonzero(there), part.reshape(-1, train.n)
 
     def left(width: float):
+        if b1 is not None:
+            tables = _Tables(train.sliced(width), t1, GIVEN_B1_RANGE, every=4)
+            places = tables.places(b1[few][there])
+            return float(_misfits_at(flat, at, used.ravel(), places, tables.table).mean(dtype=float))
         tables = _Tables(train.sliced(width), t1, every=4)
         totals, _ = _smooth_misfits(part, there, used, tables, sides)
         return float(totals.min(0)[there].mean(dtype=float))
@@ -259,11 +313,13 @@ def _transmit(
     sides = [v * s for v, s in zip(voxel_size, step, strict=True)]
     total, weight = _smooth_misfits(np.ascontiguousarray(echoes[few]), there, used[few], tables, sides)
     fields = tables.fields
-    best = np.clip(total.argmin(0), 1, len(fields) - 2)
+    if tables.folded:  # beyond 1 the same comes again
+        total = np.concatenate([total, total[-2:-1]])
+    best = np.clip(total[: len(fields)].argmin(0), 1, len(total) - 2)
     left, middle, right = (np.take_along_axis(total, best[None] + k, 0)[0] for k in (-1, 0, 1))
     bend = left - 2 * middle + right
     shift = np.where(bend > 0, 0.5 * (left - right) / np.where(bend > 0, bend, 1), 0)
-    found = fields[best] + np.clip(shift, -1, 1) * (fields[1] - fields[0])
+    found = fields[best] + np.clip(shift, -1, 1) * tables.step
     found = np.minimum(found, fields[-1])
     sigma = [SMOOTH_MM / 2.355 / side for side in sides]
     found = ndimage.gaussian_filter(found * weight, sigma) / np.maximum(
@@ -321,30 +377,36 @@ def _misfits(echoes: np.ndarray, at: np.ndarray, used: np.ndarray, table: np.nda
 
 
 @njit(cache=True, parallel=True)
+def _misfits_at(echoes: np.ndarray, at: np.ndarray, used: np.ndarray, places: np.ndarray, table: np.ndarray):
+    """Sum of squares of each voxel at its place in the table, at its best rate."""
+    out = np.empty(at.size, np.float32)
+    for i in prange(at.size):
+        lower = min(int(places[i]), table.shape[0] - 2)
+        share = places[i] - np.float32(lower)
+        trains = table[lower] + share * (table[lower + 1] - table[lower])
+        out[i] = _search(echoes[at[i]], used[at[i]], trains)[1]
+    return out
+
+
+@njit(cache=True, parallel=True)
 def _fit_all(
     echoes: np.ndarray,
     at: np.ndarray,
     used: np.ndarray,
-    b1: np.ndarray,
+    places: np.ndarray,
     table: np.ndarray,
-    first: float,
-    folded: bool,
     logs: np.ndarray,
     noise: float,
 ):
-    """Rate, its standard deviation and signal at echo time zero of each voxel at its transmit field."""
+    """Rate, its standard deviation and signal at echo time zero of each voxel at its place in the table."""
     out = np.zeros((3, at.size), np.float32)
     fields, rates, n_echoes = table.shape
     step = logs[1] - logs[0]
     for i in prange(at.size):
         v = at[i]
         signal, n = echoes[v], used[v]
-        field = b1[v]
-        if folded and field > 1:
-            field = 2 - field
-        place = min(max((field - first) / 0.01, 0.0), fields - 1.0)
-        lower = min(int(place), fields - 2)
-        share = place - lower
+        lower = min(int(places[i]), fields - 2)
+        share = places[i] - lower
         nearest = table[lower + (1 if share > 0.5 else 0)]
         best = min(max(_search(signal, n, nearest)[0], 1), rates - 2)
         power = 0.0

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from bids_qsm.applications.contract import Given
-from bids_qsm.applications.r2prime import APPLICATION, check, measure, rate_of, relative_field
+from bids_qsm.applications.r2prime import APPLICATION, measure, rate_of, relative_field, variants
 from bids_qsm.errors import UserError
 from bids_qsm.plotting.relaxation_charts import plot_source_scale
 from bids_qsm.recon.grid import Grid
@@ -53,8 +53,8 @@ def given(data, source='sub-01_R2map.nii.gz', times=()):
     return Given(source, data, data, AFFINE, seen, [], [], times)
 
 
-def measured(maps, **more):
-    found = measure(*(maps[0] | more).values())
+def measured(maps, *, profile=None, **more):
+    found = measure(*(maps[0] | more).values(), profile=profile)
     return dict(zip(APPLICATION.gives, found, strict=True))
 
 
@@ -95,8 +95,29 @@ def test_a_transmit_field_that_is_given_is_used(maps):
     assert found['b1'] is None
     assert found['facts']['transmit_field'] == 'that of sub-01_TB1map.nii.gz'
     assert (found['r2'] - maps[1]).mean() == pytest.approx(0, abs=0.15)
-    with pytest.raises(UserError, match='zero everywhere'):
-        measured(maps, mese=mese, tb1=given(0 * b1, 'TB1'))
+    # no profile was stated, and pulses were not selective
+    assert 'no profile was stated' in found['facts']['angle_at_edge_of_slice']['source']
+    assert found['facts']['angle_at_edge_of_slice']['value'] > 0.9
+    # tenths of degrees; a map of another place; a corner of it that no pulse gives
+    beside = np.where(np.arange(24)[:, None, None] < 12, b1, 0)
+    for wrong, said in ((0 * b1, 'shows 0%'), (10 * b1, 'is 8 of the nominal'), (beside, 'shows 50%')):
+        with pytest.raises(UserError, match=said):
+            measured(maps, mese=mese, tb1=given(relative_field(wrong, 'TB1map'), 'TB1map'))
+    b1[:1] = 10
+    found = measured(maps, mese=mese, tb1=given(relative_field(b1, 'TB1map'), 'TB1map'), profile='none')
+    assert '4% of the brain lies beyond 0.3 to 1.6' in found['facts']['transmit_field']
+
+
+def test_a_slice_profile_beside_a_given_field_does_not_bias_r2(maps):
+    """A Gaussian profile that nobody states: without it R2 would be too low by 9 %."""
+    r2 = maps[1]
+    sliced = 1000 * Train(0.01, 12).sliced(0.7).signal(r2, np.array(0.9))
+    sliced += 5 * np.random.default_rng(1).standard_normal(sliced.shape)
+    mese = given(sliced.astype(np.float32), 'MESE', tuple(0.01 * np.arange(1, 13)))
+    tb1 = given(np.full(SHAPE, 0.9), 'TB1map')
+    for profile, low, high in (('none', -0.2, -0.07), (None, -0.01, 0.01)):
+        found = measured(maps, mese=mese, tb1=tb1, profile=profile)
+        assert low < (found['r2'] / r2).mean() - 1 < high
 
 
 def test_maps_that_are_given_win_and_are_never_called_measured(maps):
@@ -121,6 +142,13 @@ def test_maps_that_are_given_win_and_are_never_called_measured(maps):
     assert 'no classes' in draw(maps, found)
 
 
+def test_without_a_field_strength_there_are_no_classes(maps):
+    found = measured(maps, given_r2=given(maps[1]), field_strength=None)
+    assert found['scale'] is None
+    assert 'field strength is not known' in found['facts']['classes']
+    assert 'No classes' in draw(maps, found)
+
+
 def test_what_shows_nothing_is_refused(maps):
     nothing = np.zeros(SHAPE, np.float32)
     with pytest.raises(UserError, match='shows nothing within the mask'):
@@ -132,11 +160,11 @@ def test_what_shows_nothing_is_refused(maps):
 @pytest.mark.parametrize('angle', [0, 30, 181, True, 'wide', float('nan')])
 def test_angles_that_no_train_has_are_refused(angle):
     with pytest.raises(UserError, match='from 60 to 180 degrees'):
-        check({}, {'refocusing': angle})
-    check({}, {'refocusing': 150, 'profile': 'fitted'})
+        variants({'refocusing': angle})
+    variants({'refocusing': 150, 'profile': 'fitted'})
     with pytest.raises(UserError, match='one of: none, fitted'):
-        check({}, {'profile': 'boxy'})
-    check({}, {})
+        variants({'profile': 'boxy'})
+    assert variants({}).method == APPLICATION.method
 
 
 def draw(maps, found):

@@ -7,11 +7,13 @@ import pandas as pd
 import pytest
 
 from bids_qsm.app.methods import Method, applications
+from bids_qsm.applications import separation
 from bids_qsm.applications.contract import Given
 from bids_qsm.applications.dwi import b0_axis, fibres_on, fractions
 from bids_qsm.applications.separation import APPLICATION, measure, variants
 from bids_qsm.errors import UserError
 from bids_qsm.recon.grid import Grid
+from bids_qsm.recon.registry import call
 
 SHAPE = (12, 12, 8)
 
@@ -163,6 +165,20 @@ def test_the_command_line_can_leave_fibres_out():
     assert 'fa' in APPLICATION.variant(parsed.as_dict).spares
     with pytest.raises(UserError, match='or ignore to leave fibres out'):
         APPLICATION.variant(Method.parse('separation:frame=none', applications()).as_dict)
+
+
+def test_the_stated_noise_of_r2prime_is_taken(maps, monkeypatch):
+    """R2' is smooth where R2 has larger voxels: its finest detail does not show its noise."""
+    seen = []
+    monkeypatch.setattr(
+        separation, 'call', lambda function, data, params: seen.append(data) or call(function, data, params)
+    )
+    sd = np.full(SHAPE, 2.5, np.float32)
+    sd[:2] = 0
+    for stated, noise in ((sd, 2.5), (None, 0.7)):
+        whole = maps | {'r2prime_r2primesd': stated}
+        separated(whole, np.full(SHAPE, 13.0, np.float32), method='closed')
+        assert seen.pop()['rate_noise'] == pytest.approx(noise)
 
 
 @pytest.mark.parametrize('name', ['posterior', 'closed', 'medi'])

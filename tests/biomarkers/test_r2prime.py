@@ -8,9 +8,10 @@ from bids_qsm.anatomy.transform import grid_points, transform_points
 from bids_qsm.biomarkers.r2prime import Placed, place_field, place_rate, reversible_rate, widths
 from bids_qsm.biomarkers.source_scale import source_scale
 from bids_qsm.phantom.head import rigid
+from bids_qsm.recon.background_gradient import spread_function
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.point_spread import WIDTH
-from bids_qsm.recon.relaxation import loglinear, rate_error
+from bids_qsm.recon.relaxation import arlo, loglinear, rate_error
 
 SHAPE, AFFINE = (16, 16, 32), np.diag([2.0, 2.0, 1.5, 1.0])
 OWN_SHAPE, OWN_AFFINE = (20, 20, 14), np.diag([1.6, 1.6, 4.0, 1.0])
@@ -75,6 +76,39 @@ def test_the_error_of_a_rate_is_that_of_fits():
     said = rate_error(found, start, list(times), 1.0)
     assert np.median(said) == pytest.approx(found.std(), rel=0.05)
     assert not rate_error(found, 0 * start, list(times), 1.0).any()
+
+
+def test_the_error_of_a_rate_counts_what_gradients_took():
+    """Two slopes of the field: in the steeper one the last echo is lost."""
+    rng, shape, times = np.random.default_rng(1), (24, 16, 16), [0.005, 0.012, 0.019, 0.026, 0.033]
+    mask, grid = np.ones(shape, bool), Grid(shape)
+    for slope in (0.10, 0.15):
+        field = np.float32(slope) * np.indices(shape)[0].astype(np.float32)
+        kept = spread_function(field, mask, grid, times, 3.0)
+        clean = 100 * np.exp(-20.0 * np.array(times)) * kept
+        echoes = (clean + rng.standard_normal(clean.shape)).astype(np.float32)
+        for fit, off in ((loglinear, 0.06), (arlo, 0.2)):
+            found, _, start = fit(echoes, mask, times, field, 3.0, grid, spread=True)
+            said = rate_error(found, start, times, 1.0, kept)
+            assert np.median(said) == pytest.approx(found.std(), rel=off)
+
+
+def test_holes_of_r2star_are_not_known(edges):
+    _, rate, moved = edges
+    r2 = place_rate(rate, 0.09 + 0 * rate, rate > 0, OWN_AFFINE, SHAPE, AFFINE, [moved])
+    whole, ones = np.full(SHAPE, 25, np.float32), np.ones(SHAPE, np.float32)
+    holes = whole.copy()
+    holes[6, 6, 8], holes[9, 9, 20] = 0, np.nan
+    (found, sd), (plain, _) = (
+        reversible_rate(one, ones, ones, ones > 0, r2, AFFINE) for one in (holes, whole)
+    )
+    there = r2.known & (holes > 0)
+    assert r2.known[6, 6, 8]
+    assert r2.known[9, 9, 20]
+    assert not found[~there].any()
+    assert not sd[~there].any()
+    assert np.allclose(found[there], plain[there], atol=1e-3)
+    assert (sd[there] > 0).all()
 
 
 @pytest.fixture(scope='module')

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bids_qsm.app.methods import Method
-from tests.skeletons import AFFINE, SHAPE, only_error, write_dataset, write_image, write_series
+from tests.skeletons import AFFINE, SHAPE, only_error, write_dataset, write_image, write_json, write_series
 
 ASKED = {'applications': (Method('r2prime'),)}
 
@@ -72,6 +72,46 @@ def test_a_train_needs_echo_times(data, find):
         error = only_error(find(**ASKED))
         assert 'the spin-echo train cannot be used' in error
         assert 'EchoTime' in error or 'echo time' in error
+
+
+def test_a_train_of_no_use_leaves_other_answers_alone(data, find):
+    write_series(data)
+    write_train(data, echoes=(1, 2))
+    (one,) = find(applications=(Method('separation'),)).series
+    assert [use.name for use in one.applications if use.name in ('separation', 'r2prime')] == ['separation']
+    said = 'A spin-echo train is not used: sub-01_echo-1_MESE.nii.gz: it has 2 echoes, and 3 are needed'
+    assert any(said in note for note in one.notes)
+    # a map that can be used, and a train that can, which it stands for
+    write_image(data / 'sub-01' / 'anat' / 'sub-01_R2map.nii.gz', affine=2 * AFFINE)
+    (one,) = find(**ASKED).series
+    assert inputs_of(one) == [('given_r2', 'sub-01_R2map.nii.gz', 'own', None)]
+    write_train(data)
+    (one,) = find(**ASKED).series
+    assert inputs_of(one) == [('given_r2', 'sub-01_R2map.nii.gz', 'own', None)]
+    assert any('MESE.nii.gz is not used, as the map of R2 or T2 sub-01_R2map' in note for note in one.notes)
+
+
+def test_what_an_earlier_run_wrote_is_not_given(data, find):
+    write_series(data)
+    write_train(data)
+    earlier = write_dataset(data / 'derivatives' / 'earlier')
+    for folder, name in (('anat', 'R2map'), ('anat', 'R2primemap'), ('fmap', 'desc-b1fit_TB1map')):
+        write_image(earlier / 'sub-01' / folder / f'sub-01_{name}.nii.gz')
+    makers = {'Name': 'x', 'BIDSVersion': '1.10.0', 'GeneratedBy': [{'Name': 'bids_qsm'}]}
+    for ours in (True, False):
+        write_json(earlier / 'dataset_description.json', makers if ours else {**makers, 'GeneratedBy': []})
+        (one,) = find(**ASKED).series
+        queries = {query for query, *_ in inputs_of(one)}
+        # a field that was fitted is none that was measured, wherever it lies
+        assert queries == ({'mese'} if ours else {'given_r2', 'given_r2prime'})
+
+
+@pytest.mark.parametrize(('space', 'scale'), [('_space-MEGRE', 2), ('', 1)])
+def test_a_map_on_the_series_is_not_aligned(data, find, space, scale):
+    write_series(data)
+    write_image(data / 'sub-01' / 'anat' / f'sub-01{space}_R2map.nii.gz', affine=scale * AFFINE)
+    (one,) = find(**ASKED).series
+    assert inputs_of(one) == [('given_r2', f'sub-01{space}_R2map.nii.gz', 'gre', None)]
 
 
 def test_without_any_source_of_r2_it_is_left_out(data, find, tmp_path):

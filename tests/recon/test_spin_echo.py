@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from bids_qsm.recon.spin_echo import Train, find_profile, fit_r2
+from bids_qsm.recon.noise import noise_level
+from bids_qsm.recon.spin_echo import Train, find_profile, fit_r2, train_noise
 
 
 def isochromats(r2, b1, train, *, t1=1.0, n=200):
@@ -89,3 +90,29 @@ def test_pulses_that_select_a_slice_bias_r2_less_once_their_profile_is_fitted(pr
     fitted = fit_r2(echoes, mask, found, **given)[0].mean() / 14 - 1
     assert -0.08 < plain < -0.025
     assert abs(fitted) < 0.7 * abs(plain)
+
+
+def test_the_noise_of_a_train_that_the_scanner_interpolated_is_seen():
+    """Twice the voxels in the slice by zeros in k-space: the finest detail is empty."""
+    train, rng = Train(0.010, 12), np.random.default_rng(4)
+    clean = 1000 * train.signal(np.full((16, 16, 8), 14.0), np.array(0.85))
+    coarse = clean + 20 * rng.standard_normal(clean.shape)
+    lines = np.fft.fftshift(np.fft.fftn(coarse, axes=(0, 1)), axes=(0, 1))
+    padded = np.fft.ifftshift(np.pad(lines, ((8, 8), (8, 8), (0, 0), (0, 0))), axes=(0, 1))
+    echoes = np.abs(4 * np.fft.ifftn(padded, axes=(0, 1))).astype(np.float32)
+    mask = np.ones(echoes.shape[:3], bool)
+    detail = noise_level(echoes, mask)
+    found = train_noise(echoes, mask, train, noise=detail, voxel_size=(1, 1, 2))
+    assert detail < 0.6 * 20
+    assert found == pytest.approx(20, rel=0.12)
+    assert train_noise(echoes, mask, train, noise=50.0, voxel_size=(1, 1, 2)) == 50
+
+
+def test_a_given_field_may_be_low():
+    """A transmit field of .4, as at 7 T, and one that folds onto it."""
+    train, r2 = Train(0.010, 12), np.full((4, 4, 4), 20.0)
+    for one in (0.4, 1.55):
+        b1 = np.full(r2.shape, one, np.float32)
+        echoes = 1000 * train.signal(r2, b1)
+        found, *_ = fit_r2(echoes, r2 > 0, train, noise=1.0, voxel_size=(2, 2, 2), b1=b1)
+        assert abs(found.mean() / 20 - 1) < 0.01
