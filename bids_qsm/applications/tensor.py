@@ -22,6 +22,7 @@ from bids_qsm.errors import UserError
 from bids_qsm.plotting.orientation_charts import plot_coverage, plot_directions
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.orientations.conditioning import conditioning
+from bids_qsm.recon.orientations.cosmos import supports
 from bids_qsm.recon.orientations.tensor import ANISOTROPY, invariants, tensor, turned
 from bids_qsm.recon.registry import Need
 
@@ -74,23 +75,25 @@ def measure(
             'more positions.'
         )
     white = white_matter[0] if tissue[0] is None else tissue[0] > WHITE
-    white = white & mask[0]
+    there, _ = supports(aligned.masks, grid[0])
+    where = mask[0] & there
+    fibres = white & mask[0]
+    white = white & where
     if not white.any():
         raise UserError(
             f'{names[0]} has no white matter in its mask, where the tensor could be anisotropic; check the '
             'mask and the alignment to the template.'
         )
     components = tensor(
-        aligned.fields, aligned.masks, aligned.noises, aligned.directions, white, grid[0], spread=spread
+        aligned.fields, aligned.masks, aligned.noises, aligned.directions, fibres, grid[0], spread=spread
     )
     mean, anisotropy, vectors = invariants(components)
-    there = components[0] != 0
     shift = -slow_error_of(mean, there, r2star[0], grid[0])
-    shift += float(chi[0][there & mask[0]].mean() - (mean + shift)[there & mask[0]].mean()) * there
+    shift += float(chi[0][where].mean() - (mean + shift)[where].mean()) * there
     mean += shift
     components[[0, 3, 5]] += shift
     axes = axes_of(affine[0])
-    anisotropy = np.where(white & there, anisotropy, 0).astype(np.float32)
+    anisotropy = np.where(white, anisotropy, 0).astype(np.float32)
     vectors = np.where(white[..., None], vectors @ axes.T, 0).astype(np.float32)
     single = on_first(chi, positions, aligned)
     listed = position_table(positions, aligned, single, mean, orientations[0])
@@ -109,7 +112,7 @@ def measure(
         },
         'expected_anisotropy': {'value': spread, 'units': 'ppm', 'source': 'assumed'},
     }
-    rows = _table(mean, anisotropy, white, mask[0], dseg[0], labels[0])
+    rows = _table(mean, anisotropy, white, where, dseg[0], labels[0])
     images = np.moveaxis(turned(components, axes), 0, -1), mean.astype(np.float32), anisotropy, vectors
     return *images, rows, listed, facts
 
@@ -118,26 +121,29 @@ def _table(
     mean: np.ndarray,
     anisotropy: np.ndarray,
     white: np.ndarray,
-    mask: np.ndarray,
+    where: np.ndarray,
     dseg: np.ndarray,
     labels: pd.DataFrame,
 ):
-    """Tidy rows by region: the mean susceptibility everywhere, the anisotropy in white matter."""
+    """Tidy rows by region: the mean susceptibility everywhere, the anisotropy in white matter.
+
+    Only voxels of ``where`` have a result, of which ``white`` is a part.
+    """
     rows = []
-    regions = [*regions_of(mask, dseg, labels), ('White matter', 'both', white)]
+    regions = [*regions_of(where, dseg, labels), ('White matter', 'both', white)]
     for name, side, region in regions:
-        for what, data, where in (('MMS', mean, region), ('MSA', anisotropy, region & white)):
-            if what == 'MSA' and not where.any():
+        for what, data, place in (('MMS', mean, region), ('MSA', anisotropy, region & white)):
+            if what == 'MSA' and not place.any():
                 continue
-            there = where.any()
+            there = place.any()
             rows.append(
                 {
                     'region': name,
                     'hemisphere': side,
-                    'n_voxels': int(where.sum()),
+                    'n_voxels': int(place.sum()),
                     'map': what,
-                    'mean': float(data[where].mean()) if there else np.nan,
-                    'sd': float(data[where].std()) if there else np.nan,
+                    'mean': float(data[place].mean()) if there else np.nan,
+                    'sd': float(data[place].std()) if there else np.nan,
                     'units': 'ppm',
                 }
             )
