@@ -13,9 +13,9 @@ from bids_qsm.biomarkers.positions import (
     position_table,
     positions_of,
     said_of_rotation,
-    series_name,
     slow_error_of,
 )
+from bids_qsm.entities import join_entities
 from bids_qsm.errors import UserError
 from bids_qsm.plotting.orientation_charts import plot_coverage, plot_singles
 from bids_qsm.recon.grid import Grid
@@ -74,7 +74,7 @@ def measure(
     limit : float
         Root mean square of the dipole kernel below which a spatial frequency is regularised.
     """
-    names = [series_name(one) for one in entities]
+    names = [join_entities(one.items()) for one in entities]
     stated = orientations[0]
     positions = positions_of(names, localfield, mask, magnitude, affine, grid, stated)
     aligned = align(positions)
@@ -90,7 +90,7 @@ def measure(
     where = mask[0] & there
     zero = chi[0][where].mean() - susceptibility[where].mean()
     susceptibility = np.where(there, susceptibility + zero, 0)
-    listed = position_table(positions, aligned, single, susceptibility, stated)
+    listed = position_table(positions, aligned, single, susceptibility)
     rows, own = _tables(names, single, aligned.masks, susceptibility, sd, where, dseg[0], labels[0])
     stated_facts = facts_of(found, listed, limit)
     stated_facts['excess'] = {

@@ -15,9 +15,9 @@ from bids_qsm.biomarkers.positions import (
     position_table,
     positions_of,
     said_of_rotation,
-    series_name,
     slow_error_of,
 )
+from bids_qsm.entities import join_entities
 from bids_qsm.errors import UserError
 from bids_qsm.plotting.orientation_charts import plot_coverage, plot_directions
 from bids_qsm.recon.grid import Grid
@@ -63,7 +63,7 @@ def measure(
     spread : float
         Standard deviation (ppm) of anisotropic components that is expected.
     """
-    names = [series_name(one) for one in entities]
+    names = [join_entities(one.items()) for one in entities]
     positions = positions_of(names, localfield, mask, magnitude, affine, grid, orientations[0])
     aligned = align(positions)
     n, found = distinct(aligned.directions), conditioning(aligned.directions)
@@ -96,7 +96,7 @@ def measure(
     anisotropy = np.where(white, anisotropy, 0).astype(np.float32)
     vectors = np.where(white[..., None], vectors @ axes.T, 0).astype(np.float32)
     single = on_first(chi, positions, aligned)
-    listed = position_table(positions, aligned, single, mean, orientations[0])
+    listed = position_table(positions, aligned, single, mean)
     facts = {
         'components': {'value': f'{ORDER}, along the axes of the scanner (RAS)'},
         'positions': {'value': len(names), 'source': ', '.join(names)},

@@ -1,6 +1,6 @@
 """Bring the local fields of one head in several positions onto one grid, and B0 into its frame."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ from scipy import ndimage
 from bids_qsm.anatomy.bias import correct_bias
 from bids_qsm.anatomy.register import rigid
 from bids_qsm.anatomy.transform import resample
+from bids_qsm.entities import OF_SERIES, entity_set
 from bids_qsm.errors import UserError
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.harmonic_susceptibility import harmonic_susceptibility
@@ -29,7 +30,7 @@ class Position:
 
     ``name`` is that of the series, ``field`` (ppm) the local field within ``mask``, ``magnitude`` combined
     over echoes, ``affine`` voxel to world (RAS, mm). ``b0`` is the unit vector of B0 along the axes of the
-    world.
+    world; with ``is_stated`` it is not that of the header, by which the field was made.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Position:
     magnitude: np.ndarray
     affine: np.ndarray
     b0: np.ndarray
+    is_stated: bool = False
 
 
 @dataclass(frozen=True)
@@ -169,38 +171,62 @@ def distinct(directions: np.ndarray):
     return len(kept)
 
 
-def stated_b0(table: pd.DataFrame | None, name: str):
-    """Unit vector of B0 (3,) that a table states for a series; None where it states none.
+def stated_b0(table: pd.DataFrame | None, names: Sequence[str]):
+    """Unit vectors of B0 (N, 3) that a table states for the series of a session; None where it states none.
+
+    Files and series are compared by the entities that tell series apart: run-1 is run-01, and sub-01 is not
+    sub-01_acq-tilt.
 
     Parameters
     ----------
     table : DataFrame, optional
-        Columns file, which begins with ``name``, and x, y, z: B0 along the axes of the world (RAS) of that
-        file.
-    name : str
+        Columns file, a name of a file of a series, and x, y, z: B0 along the axes of the world (RAS) of that
+        file. One whose files are all of other sessions does not count.
+    names : sequence of str
         Of the series.
 
     Raises
     ------
     UserError
-        A column is missing, or the vector is none.
+        A column or the row of a series is missing, a vector is none, or rows of a series differ.
     """
     if table is None:
         return None
     lost = [column for column in ('file', 'x', 'y', 'z') if column not in table]
     if lost:
         raise UserError(f'The table of orientations has no column {lost[0]}; it must have file, x, y and z.')
-    files = table['file'].astype(str).str.rpartition('/')[2]
-    rows = table[[file == name or file.startswith(f'{name}_') for file in files]]
-    if rows.empty:
+    files = [_series_of(str(file)) for file in table['file']]
+    sessions = {dict(one).get('ses') for one in files}
+    if files and None not in sessions and dict(_series_of(names[0])).get('ses') not in (None, *sessions):
         return None
-    vector = pd.to_numeric(rows.iloc[0][['x', 'y', 'z']], errors='coerce').to_numpy(float)
-    length = np.linalg.norm(vector)
-    if not np.isfinite(length) or length == 0:
+    rows = {name: [file == _series_of(name) for file in files] for name in names}
+    lost = [name for name, own in rows.items() if not any(own)]
+    if lost:
         raise UserError(
-            f'The table of orientations states no direction of B0 for {name}; mend x, y and z there.'
+            f'The table of orientations has no row for {", ".join(lost)}; add a row with a file of each of '
+            'these series, or remove the table.'
         )
-    return vector / length
+    values = table[['x', 'y', 'z']].apply(pd.to_numeric, errors='coerce').to_numpy(float)
+    found = []
+    for name, own in rows.items():
+        vectors = values[own]
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        if not (np.isfinite(lengths) & (lengths > 0)).all():
+            raise UserError(
+                f'The table of orientations states no direction of B0 for {name}; mend x, y and z there.'
+            )
+        vectors = vectors / lengths
+        if not np.allclose(vectors, vectors[0], atol=1e-3):
+            raise UserError(
+                f'The table of orientations has rows for {name} that differ in B0; leave one of them.'
+            )
+        found.append(vectors[0])
+    return np.array(found)
+
+
+def _series_of(name: str):
+    """Entities of the series that a file is of, or of its name."""
+    return {(key, value) for key, value in entity_set(name) if key in OF_SERIES}
 
 
 def positions_of(
@@ -213,14 +239,13 @@ def positions_of(
     table: pd.DataFrame | None = None,
 ):
     """Positions of the series of a session; B0 is that of the scanner, or that which a table states."""
-    parts = zip(names, fields, masks, magnitudes, affines, grids, strict=True)
-    found = []
-    for name, field, mask, magnitude, affine, grid in parts:
-        b0 = stated_b0(table, name)
-        found.append(
-            Position(name, field, mask, magnitude, affine, b0_in_world(grid, affine) if b0 is None else b0)
-        )
-    return found
+    stated = stated_b0(table, names)
+    if stated is None:
+        b0 = [b0_in_world(grid, affine) for grid, affine in zip(grids, affines, strict=True)]
+    else:
+        b0 = list(stated)
+    parts = zip(names, fields, masks, magnitudes, affines, b0, strict=True)
+    return [Position(*one, is_stated=stated is not None) for one in parts]
 
 
 def position_table(
@@ -228,7 +253,6 @@ def position_table(
     aligned: Aligned,
     single: Sequence[np.ndarray],
     chi: np.ndarray,
-    table: pd.DataFrame | None = None,
 ):
     """One row a position: where B0 points in the head, how the head moved, and how its maps compare.
 
@@ -237,11 +261,10 @@ def position_table(
     positions, aligned
         As `align` has them.
     single : sequence of ndarray
-        Susceptibility (ppm) from each position alone, on the grid of the first.
+        Susceptibility (ppm) from each position alone, on the grid of the first. Where B0 is stated it is not
+        compared, as it was made by that of the header.
     chi : ndarray
         Susceptibility (ppm) from all.
-    table : DataFrame, optional
-        Which stated B0, see `stated_b0`.
     """
     first = positions[0]
     rows = []
@@ -260,12 +283,12 @@ def position_table(
                 'b0_z': b0[2],
                 'angle_deg': np.degrees(np.arccos(np.clip(abs(b0 @ start), 0, 1))),
                 'shift_mm': np.linalg.norm(matrix[:3, :3] @ centre + matrix[:3, 3] - centre),
-                'b0_from': 'table' if stated_b0(table, one.name) is not None else 'scanner and registration',
+                'b0_from': 'table' if one.is_stated else 'scanner and registration',
                 'same_affine': bool(np.allclose(one.affine, first.affine, atol=1e-3)),
                 'overlap': both.sum() / aligned.masks[0].sum(),
                 'noise_ppb': 1e3 * np.median(aligned.noises[n][mask]),
-                'correlation': np.corrcoef(single[n][both], chi[both])[0, 1],
-                'difference_ppb': 1e3 * np.std((single[n] - chi)[both]),
+                'correlation': np.nan if one.is_stated else np.corrcoef(single[n][both], chi[both])[0, 1],
+                'difference_ppb': np.nan if one.is_stated else 1e3 * np.std((single[n] - chi)[both]),
             }
         )
     return pd.DataFrame(rows).round(4)
@@ -297,15 +320,6 @@ def said_of_rotation(table: pd.DataFrame) -> str:
     if table['same_affine'].all():
         return 'from registration of the images alone: all series have the same affine'
     return 'from the affines of the series and registration of the images'
-
-
-def series_name(entities: Mapping[str, str]) -> str:
-    """Name of a series.
-
-    >>> series_name({'sub': '01', 'acq': 'pos2'})
-    'sub-01_acq-pos2'
-    """
-    return '_'.join(f'{key}-{value}' for key, value in entities.items())
 
 
 def slow_error_of(chi: np.ndarray, mask: np.ndarray, r2star: np.ndarray | None, grid: Grid):
