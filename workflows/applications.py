@@ -10,7 +10,7 @@ from nipype.interfaces.utility import Merge
 
 from bids_qsm.applications import application, modules
 from bids_qsm.applications.contract import BACKGROUNDS, Application, Variant
-from bids_qsm.derivatives.products import PRODUCTS
+from bids_qsm.derivatives.products import PRODUCTS, products_of
 from bids_qsm.interfaces.measure import FILES, Measure, outputs_of
 from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.labels import is_refined, to_template_invert
@@ -211,6 +211,7 @@ def application_node(
                     'entities': dict(one.entities),
                     'echo_times': list(one.echo_times),
                     'field_strength': one.field_strength,
+                    'levelled': 'slow_sd' in _products_of(one, options),
                     'inversion': None
                     if 'chi' in one.given_ports
                     else (options.inversion.name, options.inversion.as_dict),
@@ -229,6 +230,10 @@ def application_node(
     if run.bold is not None:
         node.inputs.run = run.bold.paths
     return node
+
+
+def _products_of(series: 'Series', options: 'Options'):
+    return products_of(series, background=options.background.name, inversion=options.inversion.name)
 
 
 def _extra(use: 'Use') -> dict[str, list[tuple[str, str, str, float | None]]]:

@@ -13,6 +13,7 @@ from bids_qsm.biomarkers.positions import (
     position_table,
     positions_of,
     said_of_rotation,
+    said_of_slow,
     slow_error_of,
 )
 from bids_qsm.entities import join_entities
@@ -37,7 +38,11 @@ POSITIONS = (
     Column('same_affine', 'Whether the affine is that of the first series.'),
     Column('overlap', 'Share of the mask of the first series that this one covers.'),
     Column('noise_ppb', 'Noise of the local field.', 'ppb'),
-    Column('correlation', 'Correlation of susceptibility from this position alone with that from all.'),
+    Column(
+        'correlation',
+        'Correlation of susceptibility from this position alone with that from all; none where a table '
+        'states B0.',
+    ),
     Column('difference_ppb', 'Standard deviation of their difference.', 'ppb'),
 )
 """Columns of the table of positions."""
@@ -63,6 +68,7 @@ def measure(
     dseg: list[np.ndarray],
     labels: list[pd.DataFrame],
     r2star: list[np.ndarray | None],
+    levelled: list[bool],
     orientations: list[pd.DataFrame | None],
     *,
     limit: float = GOOD,
@@ -75,8 +81,7 @@ def measure(
         Root mean square of the dipole kernel below which a spatial frequency is regularised.
     """
     names = [join_entities(one.items()) for one in entities]
-    stated = orientations[0]
-    positions = positions_of(names, localfield, mask, magnitude, affine, grid, stated)
+    positions = positions_of(names, localfield, mask, magnitude, affine, grid, orientations[0])
     aligned = align(positions)
     refuse(names, aligned.directions)
     found = conditioning(aligned.directions)
@@ -84,25 +89,25 @@ def measure(
         aligned.fields, aligned.masks, aligned.noises, aligned.directions, grid[0], limit=limit
     )
     there = sd > 0
-    slow = slow_error_of(susceptibility, there, r2star[0], grid[0])
+    rates = r2star[0] if levelled[0] else None
+    slow = slow_error_of(susceptibility, there, rates, grid[0], aligned.directions[0])
     susceptibility -= slow
     single = on_first(chi, positions, aligned)
     where = mask[0] & there
     zero = chi[0][where].mean() - susceptibility[where].mean()
     susceptibility = np.where(there, susceptibility + zero, 0)
-    listed = position_table(positions, aligned, single, susceptibility)
+    listed = position_table(positions, aligned, single, susceptibility, there)
+    if positions[0].is_stated:
+        # made by B0 of the header, they say nothing of the positions
+        single = [np.full_like(one, np.nan) for one in single]
     rows, own = _tables(names, single, aligned.masks, susceptibility, sd, where, dseg[0], labels[0])
-    stated_facts = facts_of(found, listed, limit)
-    stated_facts['excess'] = {
+    facts = facts_of(found, listed, limit)
+    facts['excess'] = {
         'value': float(np.median(excess[where])),
         'source': 'median of residuals of the fields over their noise: 1 where positions agree but for noise',
     }
-    stated_facts['slow_variation_removed'] = {
-        'value': float(slow[there].std()),
-        'units': 'ppm',
-        'source': 'standard deviation of what varies slowly at equal R2* of the first series',
-    }
-    return susceptibility.astype(np.float32), sd, rows, listed, own, stated_facts
+    facts['slow_variation_removed'] = said_of_slow(slow, there, r2star[0], levelled[0])
+    return susceptibility.astype(np.float32), sd, rows, listed, own, facts
 
 
 def refuse(names: list[str], directions: np.ndarray):
@@ -146,6 +151,8 @@ def _tables(
 ):
     """Tidy rows by region, and rows by region and position."""
     rows, own = [], []
+    count = np.sum(masks, axis=0)
+    average = np.sum(single, axis=0) / np.maximum(count, 1)
     for name, side, region in regions_of(where, dseg, labels):
         there = region.any()
         place = {'region': name, 'hemisphere': side}
@@ -154,7 +161,7 @@ def _tables(
             for image, inside in zip(single, masks, strict=True)
         ]
         mean = float(chi[region].mean()) if there else np.nan
-        error = float(sd[region].mean()) if there else np.nan
+        of_voxel = float(sd[region].mean()) if there else np.nan
         known = [one for one in means if np.isfinite(one)]
         spread = float(np.std(known, ddof=1)) if len(known) > 1 else np.nan
         common = {**place, 'n_voxels': int(region.sum()), 'units': 'ppm', 'spread': spread}
@@ -164,23 +171,26 @@ def _tables(
                 'map': 'chi_cosmos',
                 'mean': mean,
                 'sd': float(chi[region].std()) if there else np.nan,
-                'se': error,
+                'se': np.nan,
+                'voxel_sd': of_voxel,
             }
         )
-        rows.append(
-            {
-                **common,
-                'map': 'chi_single',
-                'mean': float(np.mean(known)) if known else np.nan,
-                'sd': float(single[0][region].std()) if there else np.nan,
-                'se': spread / max(len(known), 1) ** 0.5,
-            }
-        )
+        if known:
+            rows.append(
+                {
+                    **common,
+                    'map': 'chi_single',
+                    'mean': float(np.mean(known)),
+                    'sd': float(average[region].std()),
+                    'se': spread / len(known) ** 0.5,
+                    'voxel_sd': np.nan,
+                }
+            )
         own += [
-            {**place, 'position': series, 'chi_single': one, 'chi_cosmos': mean, 'cosmos_se': error}
+            {**place, 'position': series, 'chi_single': one, 'chi_cosmos': mean, 'cosmos_sd': of_voxel}
             for series, one in zip(names, means, strict=True)
         ]
-    columns = ['region', 'hemisphere', 'n_voxels', 'map', 'mean', 'sd', 'se', 'units', 'spread']
+    columns = ['region', 'hemisphere', 'n_voxels', 'map', 'mean', 'sd', 'se', 'units', 'spread', 'voxel_sd']
     return pd.DataFrame(rows)[columns].round(6), pd.DataFrame(own).round(6)
 
 
@@ -197,14 +207,27 @@ APPLICATION = Application(
     tables=(
         Table(
             maps=(
+                Column('chi_cosmos', 'susceptibility from all head positions', 'ppm'),
                 Column(
-                    'chi_cosmos', 'susceptibility from all head positions; se is the error of a voxel', 'ppm'
+                    'chi_single',
+                    'mean over positions of susceptibility from each alone; not made where a table states B0',
+                    'ppm',
                 ),
-                Column('chi_single', 'mean over positions of susceptibility from each alone', 'ppm'),
             ),
             columns=(
                 Column(
+                    'se',
+                    'Standard error of the mean of chi_single over positions: spread over the root of their '
+                    'number. n/a for chi_cosmos, as errors of its voxels depend on each other, see voxel_sd.',
+                    'ppm',
+                ),
+                Column(
                     'spread', 'Standard deviation over positions of susceptibility from each alone.', 'ppm'
+                ),
+                Column(
+                    'voxel_sd',
+                    'Of chi_cosmos: standard deviation of the error of a voxel, its mean over the region.',
+                    'ppm',
                 ),
             ),
             caption='All have the mean of susceptibility of the first series over its mask. Where white '
@@ -235,9 +258,17 @@ APPLICATION = Application(
                 Column('region', 'Region of the atlas.'),
                 Column('hemisphere', 'L, R or both.'),
                 Column('position', 'Series.'),
-                Column('chi_single', 'Mean susceptibility from this position alone.', 'ppm'),
+                Column(
+                    'chi_single',
+                    'Mean susceptibility from this position alone; none where a table states B0.',
+                    'ppm',
+                ),
                 Column('chi_cosmos', 'The same from all positions.', 'ppm'),
-                Column('cosmos_se', 'Standard deviation of it in a voxel.', 'ppm'),
+                Column(
+                    'cosmos_sd',
+                    'Standard deviation of the error of a voxel, its mean over the region.',
+                    'ppm',
+                ),
             ),
         ),
     ),

@@ -15,6 +15,7 @@ from bids_qsm.biomarkers.positions import (
     position_table,
     positions_of,
     said_of_rotation,
+    said_of_slow,
     slow_error_of,
 )
 from bids_qsm.entities import join_entities
@@ -51,6 +52,7 @@ def measure(
     labels: list[pd.DataFrame],
     white_matter: list[np.ndarray],
     r2star: list[np.ndarray | None],
+    levelled: list[bool],
     orientations: list[pd.DataFrame | None],
     tissue: list[np.ndarray | None],
     *,
@@ -88,7 +90,9 @@ def measure(
         aligned.fields, aligned.masks, aligned.noises, aligned.directions, fibres, grid[0], spread=spread
     )
     mean, anisotropy, vectors = invariants(components)
-    shift = -slow_error_of(mean, there, r2star[0], grid[0])
+    rates = r2star[0] if levelled[0] else None
+    slow = slow_error_of(mean, there, rates, grid[0], aligned.directions[0])
+    shift = -slow
     shift += float(chi[0][where].mean() - (mean + shift)[where].mean()) * there
     mean += shift
     components[[0, 3, 5]] += shift
@@ -96,14 +100,15 @@ def measure(
     anisotropy = np.where(white, anisotropy, 0).astype(np.float32)
     vectors = np.where(white[..., None], vectors @ axes.T, 0).astype(np.float32)
     single = on_first(chi, positions, aligned)
-    listed = position_table(positions, aligned, single, mean)
+    listed = position_table(positions, aligned, single, mean, there)
     facts = {
         'components': {'value': f'{ORDER}, along the axes of the scanner (RAS)'},
         'positions': {'value': len(names), 'source': ', '.join(names)},
         'rotation': {'value': said_of_rotation(listed)},
         'condition_number': {
             'value': found.tensor,
-            'source': 'largest over least singular value of the six components, over all directions of k',
+            'source': 'largest over least singular value of the six components, the median over directions '
+            'of k',
         },
         'white_matter': {
             'value': int(white.sum()),
@@ -112,6 +117,7 @@ def measure(
         },
         'expected_anisotropy': {'value': spread, 'units': 'ppm', 'source': 'assumed'},
     }
+    facts['slow_variation_removed'] = said_of_slow(slow, there, r2star[0], levelled[0])
     rows = _table(mean, anisotropy, white, where, dseg[0], labels[0])
     images = np.moveaxis(turned(components, axes), 0, -1), mean.astype(np.float32), anisotropy, vectors
     return *images, rows, listed, facts

@@ -1,7 +1,7 @@
 """Bring the local fields of one head in several positions onto one grid, and B0 into its frame."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -245,7 +245,10 @@ def positions_of(
     else:
         b0 = list(stated)
     parts = zip(names, fields, masks, magnitudes, affines, b0, strict=True)
-    return [Position(*one, is_stated=stated is not None) for one in parts]
+    return [
+        Position(name, field, mask, magnitude, affine, vector, is_stated=stated is not None)
+        for name, field, mask, magnitude, affine, vector in parts
+    ]
 
 
 def position_table(
@@ -253,6 +256,7 @@ def position_table(
     aligned: Aligned,
     single: Sequence[np.ndarray],
     chi: np.ndarray,
+    there: np.ndarray,
 ):
     """One row a position: where B0 points in the head, how the head moved, and how its maps compare.
 
@@ -265,6 +269,8 @@ def position_table(
         compared, as it was made by that of the header.
     chi : ndarray
         Susceptibility (ppm) from all.
+    there : ndarray of bool
+        Where that is given.
     """
     first = positions[0]
     rows = []
@@ -274,7 +280,8 @@ def position_table(
         matrix, mask = aligned.transforms[n], aligned.masks[n]
         centre = first.affine[:3, :3] @ ((np.array(first.mask.shape) - 1) / 2) + first.affine[:3, 3]
         start = axes_of(first.affine) @ aligned.directions[0]
-        both = mask & aligned.masks[0]
+        shared = mask & aligned.masks[0]
+        both = shared & there
         rows.append(
             {
                 'position': one.name,
@@ -285,7 +292,7 @@ def position_table(
                 'shift_mm': np.linalg.norm(matrix[:3, :3] @ centre + matrix[:3, 3] - centre),
                 'b0_from': 'table' if one.is_stated else 'scanner and registration',
                 'same_affine': bool(np.allclose(one.affine, first.affine, atol=1e-3)),
-                'overlap': both.sum() / aligned.masks[0].sum(),
+                'overlap': shared.sum() / aligned.masks[0].sum(),
                 'noise_ppb': 1e3 * np.median(aligned.noises[n][mask]),
                 'correlation': np.nan if one.is_stated else np.corrcoef(single[n][both], chi[both])[0, 1],
                 'difference_ppb': np.nan if one.is_stated else 1e3 * np.std((single[n] - chi)[both]),
@@ -322,11 +329,28 @@ def said_of_rotation(table: pd.DataFrame) -> str:
     return 'from the affines of the series and registration of the images'
 
 
-def slow_error_of(chi: np.ndarray, mask: np.ndarray, r2star: np.ndarray | None, grid: Grid):
-    """Smooth part (ppm) of susceptibility that background removal left, 0 without R2* to find it by.
+def slow_error_of(
+    chi: np.ndarray, mask: np.ndarray, r2star: np.ndarray | None, grid: Grid, b0_dir: np.ndarray
+):
+    """Smooth part (ppm) of susceptibility that background removal left, found by R2*; 0 without that.
 
-    It is found as in the map of each series, see `harmonic_susceptibility`.
+    It is found as in the map of each series, see `harmonic_susceptibility`, for B0 of the first position,
+    ``b0_dir``: its field is harmonic there, and nearly so in positions that are turned by some degrees.
     """
     if r2star is None:
         return np.zeros_like(chi)
+    grid = replace(grid, b0_dir=tuple(float(one) for one in b0_dir))
     return np.where(mask, harmonic_susceptibility(chi, mask, r2star, grid, with_uncertainty=False)[0], 0)
+
+
+def said_of_slow(slow: np.ndarray, there: np.ndarray, r2star: np.ndarray | None, levelled: bool):
+    """What was taken off as varying slowly, for the sidecars; no value where nothing was looked for."""
+    if not levelled or r2star is None:
+        why = 'the first series has no R2*' if levelled else 'nor is it from the map of the first series'
+        return {'value': None, 'source': f'not taken off: {why}'}
+    return {
+        'value': float(slow[there].std()),
+        'units': 'ppm',
+        'source': 'standard deviation of what varies slowly at equal R2* of the first series, harmonic for '
+        'its B0',
+    }

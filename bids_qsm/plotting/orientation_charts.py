@@ -76,14 +76,15 @@ def plot_singles(table: pd.DataFrame) -> str:
     Parameters
     ----------
     table : DataFrame
-        Columns region, hemisphere, position, chi_single, chi_cosmos, cosmos_se (ppm).
+        Columns region, hemisphere, position, chi_single, chi_cosmos, cosmos_sd (ppm).
 
     Returns
     -------
     SVG file.
     """
     table = table[pd.to_numeric(table['chi_cosmos'], errors='coerce').notna()]
-    table = table[table['region'] != 'Brain']
+    table = table[table['region'] != 'Brain'].copy()
+    table['chi_single'] = pd.to_numeric(table['chi_single'], errors='coerce')
     names = [
         f'{region} {side}' if side in ('L', 'R') else region
         for region, side in zip(table['region'], table['hemisphere'], strict=True)
@@ -100,7 +101,7 @@ def plot_singles(table: pd.DataFrame) -> str:
     ax.errorbar(
         own['chi_cosmos'],
         own['name'].map(place),
-        xerr=own['cosmos_se'],
+        xerr=own['cosmos_sd'],
         fmt='D',
         color='#222222',
         markersize=5,
@@ -110,6 +111,8 @@ def plot_singles(table: pd.DataFrame) -> str:
     for n, (position, rows) in enumerate(table.groupby('position', sort=False)):
         label = f'position {n + 1} alone' if n < 6 else None
         del position
+        if rows['chi_single'].isna().all():
+            continue
         ax.plot(
             rows['chi_single'], rows['name'].map(place), 'o', color=COLOURS[n % 7], markersize=4, label=label
         )

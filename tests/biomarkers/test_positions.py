@@ -69,7 +69,7 @@ def test_b0_is_turned_into_the_frame_of_the_first(rotation, flip):
     assert inside.sum() > 0.8 * found.masks[0].sum()
     assert np.abs(found.fields[1] - found.fields[0])[inside].max() < 2e-3
     assert np.median(found.noises[1][inside]) == pytest.approx(1e-4, rel=0.4)
-    table = position_table([first, second], found, found.fields, found.fields[0])
+    table = position_table([first, second], found, found.fields, found.fields[0], inside)
     assert table['angle_deg'].tolist() == pytest.approx([0, 25], abs=0.01)
     assert table['same_affine'].tolist() == [True, False]
 
