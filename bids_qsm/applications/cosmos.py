@@ -1,5 +1,7 @@
 """Susceptibility from several head positions of a session (COSMOS)."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
@@ -9,6 +11,7 @@ from bids_qsm.biomarkers.positions import (
     SAME,
     align,
     distinct,
+    is_within,
     on_first,
     position_table,
     positions_of,
@@ -108,6 +111,14 @@ def measure(
     }
     facts['slow_variation_removed'] = said_of_slow(slow, there, r2star[0], levelled[0])
     return susceptibility.astype(np.float32), sd, rows, listed, own, facts
+
+
+def check(participant: Mapping, params: Mapping):
+    """Raise UserError where a parameter cannot be used."""
+    del participant
+    limit = params.get('limit', GOOD)
+    if not is_within(limit, 0, 0.5):
+        raise UserError(f'--cosmos:limit is {limit!r}; it must be a number from 0 to 0.5.')
 
 
 def refuse(names: list[str], directions: np.ndarray):
@@ -292,6 +303,7 @@ APPLICATION = Application(
     ),
     scope='subject',
     fewest_series=2,
+    check=check,
     method='Local fields of the head positions of a session were aligned rigidly by their magnitudes and '
     'inverted together by least squares (COSMOS) [@cosmos], with B0 turned into the frame of the first '
     'series.',

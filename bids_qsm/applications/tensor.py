@@ -1,5 +1,7 @@
 """Susceptibility tensor of white matter from six or more head positions of a session (STI)."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
@@ -11,6 +13,7 @@ from bids_qsm.biomarkers.positions import (
     align,
     axes_of,
     distinct,
+    is_within,
     on_first,
     position_table,
     positions_of,
@@ -121,6 +124,14 @@ def measure(
     rows = _table(mean, anisotropy, white, where, dseg[0], labels[0])
     images = np.moveaxis(turned(components, axes), 0, -1), mean.astype(np.float32), anisotropy, vectors
     return *images, rows, listed, facts
+
+
+def check(participant: Mapping, params: Mapping):
+    """Raise UserError where a parameter cannot be used."""
+    del participant
+    spread = params.get('spread', ANISOTROPY)
+    if not is_within(spread, 0.001, 1):
+        raise UserError(f'--tensor:spread is {spread!r}; it must be from 0.001 to 1 ppm.')
 
 
 def _table(
@@ -235,6 +246,7 @@ APPLICATION = Application(
     ),
     scope='subject',
     fewest_series=FEWEST,
+    check=check,
     method='The susceptibility tensor [@sti] was fitted to the local fields of the head positions of a '
     'session, with anisotropy in white matter alone [@mmsrsti].',
     memory=Need(0.3, volume=16, padded=12),

@@ -109,6 +109,11 @@ def register(moving: Position, fixed: Position):
 def noise_of(one: Position):
     """Standard deviation (ppm) of the noise of a local field, which goes with 1 / magnitude."""
     level = noise_level(one.field[..., None], one.mask)
+    if not level > 0:
+        raise UserError(
+            f'The local field of {one.name} has no noise, by which positions are weighted; check the maps of '
+            'this series, or leave it out.'
+        )
     typical = float(np.median(one.magnitude[one.mask]))
     noise = level * typical / np.maximum(one.magnitude, 1e-3 * typical)
     return np.where(one.mask, noise, 0).astype(np.float32)
@@ -169,6 +174,15 @@ def distinct(directions: np.ndarray):
         if all(abs(unit @ other) < np.cos(np.radians(SAME)) for other in kept):
             kept.append(unit)
     return len(kept)
+
+
+def is_within(value: object, low: float, high: float) -> bool:
+    """Whether a parameter is a number from ``low`` to ``high``.
+
+    >>> is_within(0, 0, 1), is_within(True, 0, 1), is_within(float('nan'), 0, 1)
+    (True, False, False)
+    """
+    return not isinstance(value, bool) and isinstance(value, int | float) and low <= value <= high
 
 
 def stated_b0(table: pd.DataFrame | None, names: Sequence[str]):

@@ -106,6 +106,19 @@ def test_one_axis_is_regularised_and_one_direction_refused(monkeypatch):
         run(tensor, data)
 
 
+@pytest.mark.parametrize(
+    ('app', 'params', 'said'),
+    [
+        (cosmos, {'limit': -0.1}, 'limit is -0.1'),
+        (tensor, {'spread': 0}, 'spread is 0; it must be from 0.001'),
+    ],
+)
+def test_parameters_that_cannot_be_used_are_refused(app, params, said):
+    app.APPLICATION.check({}, {})
+    with pytest.raises(UserError, match=said):
+        app.APPLICATION.check({}, params)
+
+
 def test_tensor_finds_fibres_along_the_axes_of_the_scanner(monkeypatch):
     # 12 iterations are enough to see where the fibres run
     monkeypatch.setattr(tensor, 'tensor', partial(tensor.tensor, max_iterations=12))
