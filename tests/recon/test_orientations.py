@@ -123,7 +123,7 @@ def test_cosmos_states_the_error_that_noise_makes(turns):
 
 
 def test_cosmos_without_regularisation_is_no_empty_map():
-    components, mask, white, data, grid = ball(FIVE[:1] + [(60, 0, 0), (120, 0, 0)], 0.0005)
+    components, mask, white, data, grid = ball([*FIVE[:1], (60, 0, 0), (120, 0, 0)], 0.0005)
     truth = components[[0, 3, 5]].mean(0)
     chi, _, _ = cosmos(*data, grid, limit=0)
     assert np.corrcoef(chi[mask & ~white], truth[mask & ~white])[0, 1] > 0.95
