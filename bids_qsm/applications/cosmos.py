@@ -38,6 +38,7 @@ POSITIONS = (
     Column('angle_deg', 'Angle between it and that of the first series.', 'deg'),
     Column('shift_mm', 'How far the middle of the image moved.', 'mm'),
     Column('b0_from', 'Where the direction of B0 comes from.'),
+    Column('voxel_mm', 'Voxel size along the axes of its own grid.', 'mm'),
     Column('same_affine', 'Whether the affine is that of the first series.'),
     Column('overlap', 'Share of the mask of the first series that this one covers.'),
     Column('noise_ppb', 'Noise of the local field.', 'ppb'),

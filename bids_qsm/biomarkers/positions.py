@@ -20,6 +20,8 @@ SAME = 3.0
 """Angle between directions of B0 (degrees) below which two positions are one."""
 OVERLAP = 0.7
 """Least share of the reference's brain that another position must cover after registration."""
+COARSER = 1.5
+"""Largest ratio of the mean voxel sizes of two positions: their point spreads differ too much beyond it."""
 WHOLE = 0.99
 """Share of mask from which a resampled voxel has a field."""
 
@@ -86,6 +88,27 @@ def b0_in_world(grid: Grid, affine: np.ndarray):
     return axes_of(affine) @ np.array(grid.b0_dir) + 0.0
 
 
+def voxel_of(affine: np.ndarray):
+    """Voxel size (mm) along each axis.
+
+    >>> voxel_of(np.diag([-2.0, 2, 3, 1])).tolist()
+    [2.0, 2.0, 3.0]
+    """
+    return np.sqrt((np.asarray(affine, float)[:3, :3] ** 2).sum(0))
+
+
+def refuse_other_voxels(positions: Sequence[Position]):
+    """Raise UserError where voxels of a position are much larger or smaller than those of the first."""
+    first, *others = positions
+    for one in others:
+        ratio = float(np.cbrt(voxel_of(one.affine).prod() / voxel_of(first.affine).prod()))
+        if max(ratio, 1 / ratio) > COARSER:
+            raise UserError(
+                f'{one.name} has voxels whose mean size is {ratio:.2g} times that of {first.name}, and up to '
+                f'{COARSER:g} times can be joined; leave one of them out by --bids-filter-file.'
+            )
+
+
 def register(moving: Position, fixed: Position):
     """Rigid transform (4, 4) that takes points of ``fixed`` to those of ``moving``, of their magnitudes.
 
@@ -136,6 +159,7 @@ def align(positions: Sequence[Position], transforms: Sequence[np.ndarray] | None
     Aligned
     """
     first = positions[0]
+    refuse_other_voxels(positions)
     if transforms is None:
         transforms = [np.eye(4), *(register(one, first) for one in positions[1:])]
     axes = axes_of(first.affine)
@@ -305,6 +329,7 @@ def position_table(
                 'angle_deg': np.degrees(np.arccos(np.clip(abs(b0 @ start), 0, 1))),
                 'shift_mm': np.linalg.norm(matrix[:3, :3] @ centre + matrix[:3, 3] - centre),
                 'b0_from': 'table' if one.is_stated else 'scanner and registration',
+                'voxel_mm': ' x '.join(f'{size:.3g}' for size in voxel_of(one.affine)),
                 'same_affine': bool(np.allclose(one.affine, first.affine, atol=1e-3)),
                 'overlap': shared.sum() / aligned.masks[0].sum(),
                 'noise_ppb': 1e3 * np.median(aligned.noises[n][mask]),

@@ -1,5 +1,7 @@
 """Positions of a head on one grid: B0 in its frame, oblique and left-handed affines, tables of B0."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +15,7 @@ from bids_qsm.biomarkers.positions import (
     distinct,
     position_table,
     positions_of,
+    refuse_other_voxels,
     register,
     stated_b0,
 )
@@ -82,6 +85,16 @@ def test_a_head_that_does_not_overlap_is_refused(monkeypatch):
     monkeypatch.setattr(module, 'rigid', lambda *_: rigid((0, 0, 0), (60, 0, 0)))
     with pytest.raises(UserError, match='second could not be aligned to first'):
         register(second, first)
+
+
+def test_positions_of_other_voxels_are_refused():
+    first = position('first', (0, 0, 0))
+    flat = replace(first, name='flat', affine=first.affine @ np.diag([1, 1, 2, 1]))
+    refuse_other_voxels([first, flat])
+    coarse = replace(first, name='coarse', affine=first.affine @ np.diag([2, 2, 1, 1]))
+    for pair in ([first, coarse], [coarse, first]):
+        with pytest.raises(UserError, match=f'{pair[1].name} has voxels'):
+            align(pair)
 
 
 def stating(*files):
