@@ -140,6 +140,10 @@ def facts_of(found: Conditioning, listed: pd.DataFrame, limit: float):
     return {
         'positions': {'value': len(listed), 'source': ', '.join(listed['position'])},
         'rotation': {'value': said_of_rotation(listed)},
+        'limit': {
+            'value': limit,
+            'source': 'root mean square of the dipole kernel below which spatial frequencies are regularised',
+        },
         'coverage': {
             'value': found.coverage,
             'source': f'least root mean square of the dipole kernel over positions; {said}',
@@ -292,6 +296,7 @@ APPLICATION = Application(
             'are hardly measured in any position. White line: below it frequencies are regularised.',
             draw=plot_coverage,
             table='cosmospositions',
+            takes=('facts',),
         ),
         Figure('cosmos', 'COSMOS', 'Susceptibility from all head positions, in ppm.'),
         Figure(

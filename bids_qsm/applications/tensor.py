@@ -200,6 +200,13 @@ APPLICATION = Application(
                 Column('MMS', 'mean magnetic susceptibility', 'ppm'),
                 Column('MSA', 'magnetic susceptibility anisotropy, of white matter alone', 'ppm'),
             ),
+            columns=(
+                Column(
+                    'region',
+                    'Region of the atlas. White matter: where the fit lets it be anisotropic, the '
+                    'deep white matter of the template or where the probability that was given is above .5.',
+                ),
+            ),
             caption='MMS has the mean of susceptibility of the first series over its mask. ' + CAUTION,
             cohort='tidy',
         ),
@@ -225,6 +232,7 @@ APPLICATION = Application(
             'Half of the sphere of spatial frequencies seen from B0 of the first position; circles are B0.',
             draw=plot_coverage,
             table='tensorpositions',
+            takes=('facts',),
         ),
         Figure(
             'mms', 'Mean magnetic susceptibility', 'Mean of the three susceptibilities of the tensor, in ppm.'

@@ -25,6 +25,7 @@ def session(turns, monkeypatch, noise=0.0005):
     truth = components[[0, 3, 5]].mean(0)
     # positions on one grid differ in B0 alone
     monkeypatch.setattr(module, 'register', lambda *_: np.eye(4))
+    monkeypatch.setattr(module, 'correct_bias', lambda image, _: (image, None))
     names = [f'pos{n}' for n, _ in enumerate(turns)]
     n = len(turns)
     rng = np.random.default_rng(1)
@@ -73,7 +74,8 @@ def test_cosmos_beats_each_position_and_says_how_it_was_done(monkeypatch):
         cosmos.APPLICATION.tables, ('table', 'cosmospositions', 'cosmosregions'), strict=True
     ):
         assert set(found[rows]) <= set(table.described())
-    assert '<svg' in plot_coverage(listed)
+    assert '<svg' in plot_coverage(listed, found['facts'])
+    assert found['facts']['limit']['value'] == 0.1
     assert 'Iron R' in plot_singles(found['cosmosregions'])
 
 
