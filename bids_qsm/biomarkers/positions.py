@@ -109,16 +109,18 @@ def refuse_other_voxels(positions: Sequence[Position]):
             )
 
 
-def register(moving: Position, fixed: Position):
+def register(moving: Position, fixed: Position, bright: np.ndarray):
     """Rigid transform (4, 4) that takes points of ``fixed`` to those of ``moving``, of their magnitudes.
+
+    ``bright`` is the magnitude of ``fixed`` after `correct_bias`.
 
     Raises
     ------
     UserError
         The brains do not overlap after it.
     """
-    images = [correct_bias(one.magnitude, one.affine)[0] for one in (moving, fixed)]
-    found = rigid(images[0], moving.affine, images[1], fixed.affine, fixed.mask)
+    image, _ = correct_bias(moving.magnitude, moving.affine)
+    found = rigid(image, moving.affine, bright, fixed.affine, fixed.mask)
     there = resample(moving.mask, moving.affine, fixed.mask.shape, fixed.affine, [found])
     share = float(there[fixed.mask].mean())
     if share < OVERLAP:
@@ -161,7 +163,8 @@ def align(positions: Sequence[Position], transforms: Sequence[np.ndarray] | None
     first = positions[0]
     refuse_other_voxels(positions)
     if transforms is None:
-        transforms = [np.eye(4), *(register(one, first) for one in positions[1:])]
+        bright, _ = correct_bias(first.magnitude, first.affine)
+        transforms = [np.eye(4), *(register(one, first, bright) for one in positions[1:])]
     axes = axes_of(first.affine)
     fields, masks, noises, directions = [first.field * first.mask], [first.mask], [noise_of(first)], []
     for one, matrix in zip(positions, transforms, strict=True):

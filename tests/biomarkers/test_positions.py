@@ -81,10 +81,10 @@ def test_a_head_that_does_not_overlap_is_refused(monkeypatch):
     first, second = position('first', (0, 0, 0)), position('second', (20, 0, 0))
     monkeypatch.setattr(module, 'correct_bias', lambda image, _: (image, None))
     monkeypatch.setattr(module, 'rigid', lambda *_: rigid((20, 0, 0)))
-    np.testing.assert_array_equal(register(second, first), rigid((20, 0, 0)))
+    np.testing.assert_array_equal(register(second, first, first.magnitude), rigid((20, 0, 0)))
     monkeypatch.setattr(module, 'rigid', lambda *_: rigid((0, 0, 0), (60, 0, 0)))
     with pytest.raises(UserError, match='second could not be aligned to first'):
-        register(second, first)
+        register(second, first, first.magnitude)
 
 
 def test_positions_of_other_voxels_are_refused():
