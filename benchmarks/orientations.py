@@ -195,7 +195,7 @@ def rows_of_chain(seed, voxel):
         aligned = align(positions)
         chi, sd, excess = cosmos(*aligned.data, data['grid'])
         raw = chi
-        chi = chi - slow_error_of(chi, sd > 0, data['r2star'], data['grid'])
+        chi = chi - slow_error_of(chi, sd > 0, data['r2star'], data['grid'], aligned.directions[0])
         row = {'seed': seed, 'head': 'isotropic' if isotropic else 'fibres'}
         for depth in (0, 2):
             scores = []

@@ -10,7 +10,7 @@ from nipype.interfaces.utility import Merge
 
 from bids_qsm.applications import application, modules
 from bids_qsm.applications.contract import BACKGROUNDS, Application, Variant
-from bids_qsm.derivatives.products import PRODUCTS
+from bids_qsm.derivatives.products import PRODUCTS, products_of
 from bids_qsm.interfaces.measure import FILES, Measure, outputs_of
 from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.labels import is_refined, to_template_invert
@@ -148,7 +148,6 @@ def init_applications_wf(
     options: 'Options',
     atlas: 'Atlas',
     ports: list[str],
-    sizes: Sizes,
     name: str = 'applications_wf',
 ):
     """Run the applications of a series.
@@ -165,9 +164,7 @@ def init_applications_wf(
     for port, of_atlas in atlas_files(options).items():
         if port in ports:
             setattr(inputnode.inputs, port, str(getattr(atlas, of_atlas)))
-    nodes = {
-        run.name: application_node([run], [series], options, run.labels or atlas.name, sizes) for run in runs
-    }
+    nodes = {run.name: application_node([run], [series], options, run.labels or atlas.name) for run in runs}
     for run in runs:
         node = nodes[run.name]
         for port in run.files:
@@ -197,7 +194,7 @@ def atlas_files(options: 'Options') -> dict[str, str]:
 
 
 def application_node(
-    runs: Sequence[Run], series_list: 'Sequence[Series]', options: 'Options', atlas: str, sizes: Sizes
+    runs: Sequence[Run], series_list: 'Sequence[Series]', options: 'Options', atlas: str
 ) -> pe.Node:
     """The node of an application on one series, or on several of a session, each with its run."""
     run, app = runs[0], runs[0].app
@@ -211,6 +208,7 @@ def application_node(
                     'entities': dict(one.entities),
                     'echo_times': list(one.echo_times),
                     'field_strength': one.field_strength,
+                    'levelled': 'slow_sd' in _products_of(one, options),
                     'inversion': None
                     if 'chi' in one.given_ports
                     else (options.inversion.name, options.inversion.as_dict),
@@ -224,11 +222,18 @@ def application_node(
             others={name: application(of).kind(output) for name, (of, output) in app.of_others.items()},
         ),
         name=run.name,
-        mem_gb=len(series_list) * need(memory, sizes if run.bold is None else sizes.with_run(run.bold)),
+        mem_gb=sum(
+            need(memory, sizes if run.bold is None else sizes.with_run(run.bold))
+            for sizes in map(Sizes.of, series_list)
+        ),
     )
     if run.bold is not None:
         node.inputs.run = run.bold.paths
     return node
+
+
+def _products_of(series: 'Series', options: 'Options'):
+    return products_of(series, background=options.background.name, inversion=options.inversion.name)
 
 
 def _extra(use: 'Use') -> dict[str, list[tuple[str, str, str, float | None]]]:

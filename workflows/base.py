@@ -28,6 +28,7 @@ from bids_qsm.workflows.outputs import (
     application_save,
     figure_path,
     init_standard_outputs_wf,
+    joint_clean,
 )
 from bids_qsm.workflows.series import (
     gathered_ports,
@@ -123,6 +124,7 @@ def init_subject_wf(
     """
     workflow = pe.Workflow(name=name)
     _add_maps(workflow, series_list, options, templates[0], atlas, omp_nthreads)
+    workflow.add_nodes([joint_clean(series_list, options)])
     series_list = [series for series in series_list if series.has_regions]
     if not series_list:
         return workflow
@@ -322,7 +324,7 @@ def _add_joint_applications(
     for (session, name), members in sessions.items():
         runs, series_list, graphs = zip(*members, strict=True)
         run = runs[0]
-        node = application_node(runs, series_list, options, atlas.name, Sizes.of(series_list[0]))
+        node = application_node(runs, series_list, options, atlas.name)
         node.name = re.sub(r'\W', '_', '_'.join(filter(None, (name, session and f'ses_{session}'))))
         gathered = set.intersection(
             *(set(gathered_ports(one, what_applies(one, options))) for one in series_list)

@@ -227,6 +227,24 @@ def application_save(run: Run, series_list: 'tuple[Series, ...]', options: 'Opti
     return pe.Node(SaveDerivatives(paths, sidecars, notes, sorted(others)), name=f'save_{run.name}')
 
 
+def joint_clean(series_list: 'list[Series]', options: 'Options'):
+    """The node that removes what applications of several series left of sessions where they run no more."""
+    sessions = {}
+    for one in series_list:
+        sessions.setdefault(one.session, []).append(one)
+    stale = []
+    for own in sessions.values():
+        running = {use.name for one in own for use in one.applications}
+        entities = {key: value for key, value in own[0].entities if key in ('sub', 'ses')}
+        stale += [
+            str(output_path(options.output_dir, entities, **place))
+            for app in applications()
+            if app.scope == 'subject' and app.name not in running
+            for place in application_names(app, '').values()
+        ]
+    return pe.Node(SaveDerivatives({}, remove=stale), name='clean_joint')
+
+
 def run_files(folder: Path, app: 'Application') -> list[Path]:
     """Images and tables in a folder of an application of runs, whatever run and space they are of."""
     keys = ('label', 'desc', 'suffix', 'extension')

@@ -210,9 +210,7 @@ def init_series_wf(
     of_atlas = atlas_files(options)
     ports = [port for port in asked if port in sources or port in of_atlas]
     if list(runs_of(series)):
-        applications_wf = init_applications_wf(
-            series=series, options=options, atlas=atlas, ports=ports, sizes=sizes
-        )
+        applications_wf = init_applications_wf(series=series, options=options, atlas=atlas, ports=ports)
         for port in (*(port for port in ports if port not in of_atlas), *of_labels):
             step, source = sources[port]
             workflow.link(step, applications_wf, **{port: source})

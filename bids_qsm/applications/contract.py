@@ -37,6 +37,7 @@ KNOWN = {
     'to_template': 'transforms that take points of the scanner to the template, first to last',
     'reference': 'region whose susceptibility is zero',
     'inversion': 'name and parameters of the dipole inversion; None where susceptibility was given',
+    'levelled': 'whether the slowly varying part of susceptibility was told from R2* (bool)',
     'echo_times': 'echo times (s)',
     'field_strength': 'field strength (T)',
     'entities': 'BIDS entities of the series',

@@ -1,5 +1,7 @@
 """Susceptibility from several head positions of a session (COSMOS)."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
@@ -9,13 +11,15 @@ from bids_qsm.biomarkers.positions import (
     SAME,
     align,
     distinct,
+    is_within,
     on_first,
     position_table,
     positions_of,
     said_of_rotation,
-    series_name,
+    said_of_slow,
     slow_error_of,
 )
+from bids_qsm.entities import join_entities
 from bids_qsm.errors import UserError
 from bids_qsm.plotting.orientation_charts import plot_coverage, plot_singles
 from bids_qsm.recon.grid import Grid
@@ -34,10 +38,15 @@ POSITIONS = (
     Column('angle_deg', 'Angle between it and that of the first series.', 'deg'),
     Column('shift_mm', 'How far the middle of the image moved.', 'mm'),
     Column('b0_from', 'Where the direction of B0 comes from.'),
+    Column('voxel_mm', 'Voxel size along the axes of its own grid.', 'mm'),
     Column('same_affine', 'Whether the affine is that of the first series.'),
     Column('overlap', 'Share of the mask of the first series that this one covers.'),
     Column('noise_ppb', 'Noise of the local field.', 'ppb'),
-    Column('correlation', 'Correlation of susceptibility from this position alone with that from all.'),
+    Column(
+        'correlation',
+        'Correlation of susceptibility from this position alone with that from all; none where a table '
+        'states B0.',
+    ),
     Column('difference_ppb', 'Standard deviation of their difference.', 'ppb'),
 )
 """Columns of the table of positions."""
@@ -63,6 +72,7 @@ def measure(
     dseg: list[np.ndarray],
     labels: list[pd.DataFrame],
     r2star: list[np.ndarray | None],
+    levelled: list[bool],
     orientations: list[pd.DataFrame | None],
     *,
     limit: float = GOOD,
@@ -74,9 +84,8 @@ def measure(
     limit : float
         Root mean square of the dipole kernel below which a spatial frequency is regularised.
     """
-    names = [series_name(one) for one in entities]
-    stated = orientations[0]
-    positions = positions_of(names, localfield, mask, magnitude, affine, grid, stated)
+    names = [join_entities(one.items()) for one in entities]
+    positions = positions_of(names, localfield, mask, magnitude, affine, grid, orientations[0])
     aligned = align(positions)
     refuse(names, aligned.directions)
     found = conditioning(aligned.directions)
@@ -84,25 +93,33 @@ def measure(
         aligned.fields, aligned.masks, aligned.noises, aligned.directions, grid[0], limit=limit
     )
     there = sd > 0
-    slow = slow_error_of(susceptibility, there, r2star[0], grid[0])
+    rates = r2star[0] if levelled[0] else None
+    slow = slow_error_of(susceptibility, there, rates, grid[0], aligned.directions[0])
     susceptibility -= slow
     single = on_first(chi, positions, aligned)
     where = mask[0] & there
     zero = chi[0][where].mean() - susceptibility[where].mean()
     susceptibility = np.where(there, susceptibility + zero, 0)
-    listed = position_table(positions, aligned, single, susceptibility, stated)
+    listed = position_table(positions, aligned, single, susceptibility, there)
+    if positions[0].is_stated:
+        # made by B0 of the header, they say nothing of the positions
+        single = [np.full_like(one, np.nan) for one in single]
     rows, own = _tables(names, single, aligned.masks, susceptibility, sd, where, dseg[0], labels[0])
-    stated_facts = facts_of(found, listed, limit)
-    stated_facts['excess'] = {
+    facts = facts_of(found, listed, limit)
+    facts['excess'] = {
         'value': float(np.median(excess[where])),
         'source': 'median of residuals of the fields over their noise: 1 where positions agree but for noise',
     }
-    stated_facts['slow_variation_removed'] = {
-        'value': float(slow[there].std()),
-        'units': 'ppm',
-        'source': 'standard deviation of what varies slowly at equal R2* of the first series',
-    }
-    return susceptibility.astype(np.float32), sd, rows, listed, own, stated_facts
+    facts['slow_variation_removed'] = said_of_slow(slow, there, r2star[0], levelled[0])
+    return susceptibility.astype(np.float32), sd, rows, listed, own, facts
+
+
+def check(participant: Mapping, params: Mapping):
+    """Raise UserError where a parameter cannot be used."""
+    del participant
+    limit = params.get('limit', GOOD)
+    if not is_within(limit, 0, 0.5):
+        raise UserError(f'--cosmos:limit is {limit!r}; it must be a number from 0 to 0.5.')
 
 
 def refuse(names: list[str], directions: np.ndarray):
@@ -123,6 +140,10 @@ def facts_of(found: Conditioning, listed: pd.DataFrame, limit: float):
     return {
         'positions': {'value': len(listed), 'source': ', '.join(listed['position'])},
         'rotation': {'value': said_of_rotation(listed)},
+        'limit': {
+            'value': limit,
+            'source': 'root mean square of the dipole kernel below which spatial frequencies are regularised',
+        },
         'coverage': {
             'value': found.coverage,
             'source': f'least root mean square of the dipole kernel over positions; {said}',
@@ -146,6 +167,8 @@ def _tables(
 ):
     """Tidy rows by region, and rows by region and position."""
     rows, own = [], []
+    count = np.sum(masks, axis=0)
+    average = np.sum(single, axis=0) / np.maximum(count, 1)
     for name, side, region in regions_of(where, dseg, labels):
         there = region.any()
         place = {'region': name, 'hemisphere': side}
@@ -154,7 +177,7 @@ def _tables(
             for image, inside in zip(single, masks, strict=True)
         ]
         mean = float(chi[region].mean()) if there else np.nan
-        error = float(sd[region].mean()) if there else np.nan
+        of_voxel = float(sd[region].mean()) if there else np.nan
         known = [one for one in means if np.isfinite(one)]
         spread = float(np.std(known, ddof=1)) if len(known) > 1 else np.nan
         common = {**place, 'n_voxels': int(region.sum()), 'units': 'ppm', 'spread': spread}
@@ -164,23 +187,26 @@ def _tables(
                 'map': 'chi_cosmos',
                 'mean': mean,
                 'sd': float(chi[region].std()) if there else np.nan,
-                'se': error,
+                'se': np.nan,
+                'voxel_sd': of_voxel,
             }
         )
-        rows.append(
-            {
-                **common,
-                'map': 'chi_single',
-                'mean': float(np.mean(known)) if known else np.nan,
-                'sd': float(single[0][region].std()) if there else np.nan,
-                'se': spread / max(len(known), 1) ** 0.5,
-            }
-        )
+        if known:
+            rows.append(
+                {
+                    **common,
+                    'map': 'chi_single',
+                    'mean': float(np.mean(known)),
+                    'sd': float(average[region].std()),
+                    'se': spread / len(known) ** 0.5,
+                    'voxel_sd': np.nan,
+                }
+            )
         own += [
-            {**place, 'position': series, 'chi_single': one, 'chi_cosmos': mean, 'cosmos_se': error}
+            {**place, 'position': series, 'chi_single': one, 'chi_cosmos': mean, 'cosmos_sd': of_voxel}
             for series, one in zip(names, means, strict=True)
         ]
-    columns = ['region', 'hemisphere', 'n_voxels', 'map', 'mean', 'sd', 'se', 'units', 'spread']
+    columns = ['region', 'hemisphere', 'n_voxels', 'map', 'mean', 'sd', 'se', 'units', 'spread', 'voxel_sd']
     return pd.DataFrame(rows)[columns].round(6), pd.DataFrame(own).round(6)
 
 
@@ -197,14 +223,27 @@ APPLICATION = Application(
     tables=(
         Table(
             maps=(
+                Column('chi_cosmos', 'susceptibility from all head positions', 'ppm'),
                 Column(
-                    'chi_cosmos', 'susceptibility from all head positions; se is the error of a voxel', 'ppm'
+                    'chi_single',
+                    'mean over positions of susceptibility from each alone; not made where a table states B0',
+                    'ppm',
                 ),
-                Column('chi_single', 'mean over positions of susceptibility from each alone', 'ppm'),
             ),
             columns=(
                 Column(
+                    'se',
+                    'Standard error of the mean of chi_single over positions: spread over the root of their '
+                    'number. n/a for chi_cosmos, as errors of its voxels depend on each other, see voxel_sd.',
+                    'ppm',
+                ),
+                Column(
                     'spread', 'Standard deviation over positions of susceptibility from each alone.', 'ppm'
+                ),
+                Column(
+                    'voxel_sd',
+                    'Of chi_cosmos: standard deviation of the error of a voxel, its mean over the region.',
+                    'ppm',
                 ),
             ),
             caption='All have the mean of susceptibility of the first series over its mask. Where white '
@@ -235,9 +274,17 @@ APPLICATION = Application(
                 Column('region', 'Region of the atlas.'),
                 Column('hemisphere', 'L, R or both.'),
                 Column('position', 'Series.'),
-                Column('chi_single', 'Mean susceptibility from this position alone.', 'ppm'),
+                Column(
+                    'chi_single',
+                    'Mean susceptibility from this position alone; none where a table states B0.',
+                    'ppm',
+                ),
                 Column('chi_cosmos', 'The same from all positions.', 'ppm'),
-                Column('cosmos_se', 'Standard deviation of it in a voxel.', 'ppm'),
+                Column(
+                    'cosmos_sd',
+                    'Standard deviation of the error of a voxel, its mean over the region.',
+                    'ppm',
+                ),
             ),
         ),
     ),
@@ -249,6 +296,7 @@ APPLICATION = Application(
             'are hardly measured in any position. White line: below it frequencies are regularised.',
             draw=plot_coverage,
             table='cosmospositions',
+            takes=('facts',),
         ),
         Figure('cosmos', 'COSMOS', 'Susceptibility from all head positions, in ppm.'),
         Figure(
@@ -261,6 +309,7 @@ APPLICATION = Application(
     ),
     scope='subject',
     fewest_series=2,
+    check=check,
     method='Local fields of the head positions of a session were aligned rigidly by their magnitudes and '
     'inverted together by least squares (COSMOS) [@cosmos], with B0 turned into the frame of the first '
     'series.',

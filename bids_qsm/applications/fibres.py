@@ -41,6 +41,7 @@ def measure(
     grid: Grid,
     affine: np.ndarray,
     inversion: tuple[str, dict],
+    levelled: bool,
     echo_times: list,
     field_strength: float,
     *,
@@ -78,7 +79,9 @@ def measure(
     def invert(field: np.ndarray):
         return call(INVERSION[name], {**data, 'field': field.astype(np.float32)}, params)
 
-    corrected = without_fibres(chi, localfield, mask, tensor, anisotropy, fit, r2star, grid, invert=invert)
+    # what was taken off the map as varying slowly is taken off its change too
+    rates = r2star if levelled else None
+    corrected = without_fibres(chi, localfield, mask, tensor, anisotropy, fit, rates, grid, invert=invert)
     cosine = carried.squared_cosine(b0_axis(grid, affine))
     white = (anisotropy > 0) & (carried.fa > WHITE_FA)
     maps = {'chi': chi, 'chi_fibercorrected': corrected.chi}

@@ -1,5 +1,7 @@
 """Susceptibility tensor of white matter from six or more head positions of a session (STI)."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
@@ -11,17 +13,20 @@ from bids_qsm.biomarkers.positions import (
     align,
     axes_of,
     distinct,
+    is_within,
     on_first,
     position_table,
     positions_of,
     said_of_rotation,
-    series_name,
+    said_of_slow,
     slow_error_of,
 )
+from bids_qsm.entities import join_entities
 from bids_qsm.errors import UserError
 from bids_qsm.plotting.orientation_charts import plot_coverage, plot_directions
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.orientations.conditioning import conditioning
+from bids_qsm.recon.orientations.cosmos import supports
 from bids_qsm.recon.orientations.tensor import ANISOTROPY, invariants, tensor, turned
 from bids_qsm.recon.registry import Need
 
@@ -50,6 +55,7 @@ def measure(
     labels: list[pd.DataFrame],
     white_matter: list[np.ndarray],
     r2star: list[np.ndarray | None],
+    levelled: list[bool],
     orientations: list[pd.DataFrame | None],
     tissue: list[np.ndarray | None],
     *,
@@ -62,7 +68,7 @@ def measure(
     spread : float
         Standard deviation (ppm) of anisotropic components that is expected.
     """
-    names = [series_name(one) for one in entities]
+    names = [join_entities(one.items()) for one in entities]
     positions = positions_of(names, localfield, mask, magnitude, affine, grid, orientations[0])
     aligned = align(positions)
     n, found = distinct(aligned.directions), conditioning(aligned.directions)
@@ -74,33 +80,38 @@ def measure(
             'more positions.'
         )
     white = white_matter[0] if tissue[0] is None else tissue[0] > WHITE
-    white = white & mask[0]
+    there, _ = supports(aligned.masks, grid[0])
+    where = mask[0] & there
+    fibres = white & mask[0]
+    white = white & where
     if not white.any():
         raise UserError(
             f'{names[0]} has no white matter in its mask, where the tensor could be anisotropic; check the '
             'mask and the alignment to the template.'
         )
     components = tensor(
-        aligned.fields, aligned.masks, aligned.noises, aligned.directions, white, grid[0], spread=spread
+        aligned.fields, aligned.masks, aligned.noises, aligned.directions, fibres, grid[0], spread=spread
     )
     mean, anisotropy, vectors = invariants(components)
-    there = components[0] != 0
-    shift = -slow_error_of(mean, there, r2star[0], grid[0])
-    shift += float(chi[0][there & mask[0]].mean() - (mean + shift)[there & mask[0]].mean()) * there
+    rates = r2star[0] if levelled[0] else None
+    slow = slow_error_of(mean, there, rates, grid[0], aligned.directions[0])
+    shift = -slow
+    shift += float(chi[0][where].mean() - (mean + shift)[where].mean()) * there
     mean += shift
     components[[0, 3, 5]] += shift
     axes = axes_of(affine[0])
-    anisotropy = np.where(white & there, anisotropy, 0).astype(np.float32)
+    anisotropy = np.where(white, anisotropy, 0).astype(np.float32)
     vectors = np.where(white[..., None], vectors @ axes.T, 0).astype(np.float32)
     single = on_first(chi, positions, aligned)
-    listed = position_table(positions, aligned, single, mean, orientations[0])
+    listed = position_table(positions, aligned, single, mean, there)
     facts = {
         'components': {'value': f'{ORDER}, along the axes of the scanner (RAS)'},
         'positions': {'value': len(names), 'source': ', '.join(names)},
         'rotation': {'value': said_of_rotation(listed)},
         'condition_number': {
             'value': found.tensor,
-            'source': 'largest over least singular value of the six components, over all directions of k',
+            'source': 'largest over least singular value of the six components, the median over directions '
+            'of k',
         },
         'white_matter': {
             'value': int(white.sum()),
@@ -109,35 +120,47 @@ def measure(
         },
         'expected_anisotropy': {'value': spread, 'units': 'ppm', 'source': 'assumed'},
     }
-    rows = _table(mean, anisotropy, white, mask[0], dseg[0], labels[0])
+    facts['slow_variation_removed'] = said_of_slow(slow, there, r2star[0], levelled[0])
+    rows = _table(mean, anisotropy, white, where, dseg[0], labels[0])
     images = np.moveaxis(turned(components, axes), 0, -1), mean.astype(np.float32), anisotropy, vectors
     return *images, rows, listed, facts
+
+
+def check(participant: Mapping, params: Mapping):
+    """Raise UserError where a parameter cannot be used."""
+    del participant
+    spread = params.get('spread', ANISOTROPY)
+    if not is_within(spread, 0.001, 1):
+        raise UserError(f'--tensor:spread is {spread!r}; it must be from 0.001 to 1 ppm.')
 
 
 def _table(
     mean: np.ndarray,
     anisotropy: np.ndarray,
     white: np.ndarray,
-    mask: np.ndarray,
+    where: np.ndarray,
     dseg: np.ndarray,
     labels: pd.DataFrame,
 ):
-    """Tidy rows by region: the mean susceptibility everywhere, the anisotropy in white matter."""
+    """Tidy rows by region: the mean susceptibility everywhere, the anisotropy in white matter.
+
+    Only voxels of ``where`` have a result, of which ``white`` is a part.
+    """
     rows = []
-    regions = [*regions_of(mask, dseg, labels), ('White matter', 'both', white)]
+    regions = [*regions_of(where, dseg, labels), ('White matter', 'both', white)]
     for name, side, region in regions:
-        for what, data, where in (('MMS', mean, region), ('MSA', anisotropy, region & white)):
-            if what == 'MSA' and not where.any():
+        for what, data, place in (('MMS', mean, region), ('MSA', anisotropy, region & white)):
+            if what == 'MSA' and not place.any():
                 continue
-            there = where.any()
+            there = place.any()
             rows.append(
                 {
                     'region': name,
                     'hemisphere': side,
-                    'n_voxels': int(where.sum()),
+                    'n_voxels': int(place.sum()),
                     'map': what,
-                    'mean': float(data[where].mean()) if there else np.nan,
-                    'sd': float(data[where].std()) if there else np.nan,
+                    'mean': float(data[place].mean()) if there else np.nan,
+                    'sd': float(data[place].std()) if there else np.nan,
                     'units': 'ppm',
                 }
             )
@@ -177,6 +200,13 @@ APPLICATION = Application(
                 Column('MMS', 'mean magnetic susceptibility', 'ppm'),
                 Column('MSA', 'magnetic susceptibility anisotropy, of white matter alone', 'ppm'),
             ),
+            columns=(
+                Column(
+                    'region',
+                    'Region of the atlas. White matter: where the fit lets it be anisotropic, the '
+                    'deep white matter of the template or where the probability that was given is above .5.',
+                ),
+            ),
             caption='MMS has the mean of susceptibility of the first series over its mask. ' + CAUTION,
             cohort='tidy',
         ),
@@ -202,6 +232,7 @@ APPLICATION = Application(
             'Half of the sphere of spatial frequencies seen from B0 of the first position; circles are B0.',
             draw=plot_coverage,
             table='tensorpositions',
+            takes=('facts',),
         ),
         Figure(
             'mms', 'Mean magnetic susceptibility', 'Mean of the three susceptibilities of the tensor, in ppm.'
@@ -223,6 +254,7 @@ APPLICATION = Application(
     ),
     scope='subject',
     fewest_series=FEWEST,
+    check=check,
     method='The susceptibility tensor [@sti] was fitted to the local fields of the head positions of a '
     'session, with anisotropy in white matter alone [@mmsrsti].',
     memory=Need(0.3, volume=16, padded=12),

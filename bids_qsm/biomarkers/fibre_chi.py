@@ -95,7 +95,7 @@ def without_fibres(
         See `tensor_on`.
     fit : FibreFit
     r2star : ndarray, optional
-        R2* (1/s).
+        R2* (1/s); without it nothing is taken off the change.
     grid : Grid
     invert : callable
         Local field to susceptibility (ppm).
@@ -106,7 +106,7 @@ def without_fibres(
     """
     added = np.tensordot(fit.values.astype(np.float32), fibre_fields(tensor, anisotropy, grid), 1) * mask
     change = (invert(field - added) - invert(field)) * mask
-    change -= slow_error_of(change, mask, r2star, grid)
+    change -= slow_error_of(change, mask, r2star, grid, np.array(grid.b0_dir))
     return WithoutFibres(np.where(mask, chi + change - change[mask].mean(), 0), added, fit)
 
 

@@ -1,7 +1,7 @@
 """Bring the local fields of one head in several positions onto one grid, and B0 into its frame."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,7 @@ from scipy import ndimage
 from bids_qsm.anatomy.bias import correct_bias
 from bids_qsm.anatomy.register import rigid
 from bids_qsm.anatomy.transform import resample
+from bids_qsm.entities import OF_SERIES, entity_set
 from bids_qsm.errors import UserError
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.harmonic_susceptibility import harmonic_susceptibility
@@ -19,6 +20,8 @@ SAME = 3.0
 """Angle between directions of B0 (degrees) below which two positions are one."""
 OVERLAP = 0.7
 """Least share of the reference's brain that another position must cover after registration."""
+COARSER = 1.5
+"""Largest ratio of the mean voxel sizes of two positions: their point spreads differ too much beyond it."""
 WHOLE = 0.99
 """Share of mask from which a resampled voxel has a field."""
 
@@ -29,7 +32,7 @@ class Position:
 
     ``name`` is that of the series, ``field`` (ppm) the local field within ``mask``, ``magnitude`` combined
     over echoes, ``affine`` voxel to world (RAS, mm). ``b0`` is the unit vector of B0 along the axes of the
-    world.
+    world; with ``is_stated`` it is not that of the header, by which the field was made.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Position:
     magnitude: np.ndarray
     affine: np.ndarray
     b0: np.ndarray
+    is_stated: bool = False
 
     @property
     def noise(self) -> np.ndarray:
@@ -89,16 +93,39 @@ def b0_in_world(grid: Grid, affine: np.ndarray):
     return axes_of(affine) @ np.array(grid.b0_dir) + 0.0
 
 
-def register(moving: Position, fixed: Position):
+def voxel_of(affine: np.ndarray):
+    """Voxel size (mm) along each axis.
+
+    >>> voxel_of(np.diag([-2.0, 2, 3, 1])).tolist()
+    [2.0, 2.0, 3.0]
+    """
+    return np.sqrt((np.asarray(affine, float)[:3, :3] ** 2).sum(0))
+
+
+def refuse_other_voxels(positions: Sequence[Position]):
+    """Raise UserError where voxels of a position are much larger or smaller than those of the first."""
+    first, *others = positions
+    for one in others:
+        ratio = float(np.cbrt(voxel_of(one.affine).prod() / voxel_of(first.affine).prod()))
+        if max(ratio, 1 / ratio) > COARSER:
+            raise UserError(
+                f'{one.name} has voxels whose mean size is {ratio:.2g} times that of {first.name}, and up to '
+                f'{COARSER:g} times can be joined; leave one of them out by --bids-filter-file.'
+            )
+
+
+def register(moving: Position, fixed: Position, bright: np.ndarray):
     """Rigid transform (4, 4) that takes points of ``fixed`` to those of ``moving``, of their magnitudes.
+
+    ``bright`` is the magnitude of ``fixed`` after `correct_bias`.
 
     Raises
     ------
     UserError
         The brains do not overlap after it.
     """
-    images = [correct_bias(one.magnitude, one.affine)[0] for one in (moving, fixed)]
-    found = rigid(images[0], moving.affine, images[1], fixed.affine, fixed.mask)
+    image, _ = correct_bias(moving.magnitude, moving.affine)
+    found = rigid(image, moving.affine, bright, fixed.affine, fixed.mask)
     there = resample(moving.mask, moving.affine, fixed.mask.shape, fixed.affine, [found])
     share = float(there[fixed.mask].mean())
     if share < OVERLAP:
@@ -112,6 +139,10 @@ def register(moving: Position, fixed: Position):
 def noise_of(field: np.ndarray, magnitude: np.ndarray, mask: np.ndarray):
     """Standard deviation (ppm) of the noise of a local field, which goes with 1 / magnitude."""
     level = noise_level(field[..., None], mask)
+    if not level > 0:
+        raise UserError(
+            'The local field has no noise, by which voxels are weighted; check the maps of this series.'
+        )
     typical = float(np.median(magnitude[mask]))
     noise = level * typical / np.maximum(magnitude, 1e-3 * typical)
     return np.where(mask, noise, 0).astype(np.float32)
@@ -134,8 +165,10 @@ def align(positions: Sequence[Position], transforms: Sequence[np.ndarray] | None
     Aligned
     """
     first = positions[0]
+    refuse_other_voxels(positions)
     if transforms is None:
-        transforms = [np.eye(4), *(register(one, first) for one in positions[1:])]
+        bright, _ = correct_bias(first.magnitude, first.affine)
+        transforms = [np.eye(4), *(register(one, first, bright) for one in positions[1:])]
     axes = axes_of(first.affine)
     fields, masks, noises, directions = (
         [first.field * first.mask],
@@ -179,38 +212,71 @@ def distinct(directions: np.ndarray):
     return len(kept)
 
 
-def stated_b0(table: pd.DataFrame | None, name: str):
-    """Unit vector of B0 (3,) that a table states for a series; None where it states none.
+def is_within(value: object, low: float, high: float) -> bool:
+    """Whether a parameter is a number from ``low`` to ``high``.
+
+    >>> is_within(0, 0, 1), is_within(True, 0, 1), is_within(float('nan'), 0, 1)
+    (True, False, False)
+    """
+    return not isinstance(value, bool) and isinstance(value, int | float) and low <= value <= high
+
+
+def stated_b0(table: pd.DataFrame | None, names: Sequence[str]):
+    """Unit vectors of B0 (N, 3) that a table states for the series of a session; None where it states none.
+
+    Files and series are compared by the entities that tell series apart: run-1 is run-01, and sub-01 is not
+    sub-01_acq-tilt.
 
     Parameters
     ----------
     table : DataFrame, optional
-        Columns file, which begins with ``name``, and x, y, z: B0 along the axes of the world (RAS) of that
-        file.
-    name : str
+        Columns file, a name of a file of a series, and x, y, z: B0 along the axes of the world (RAS) of that
+        file. One whose files are all of other sessions does not count.
+    names : sequence of str
         Of the series.
 
     Raises
     ------
     UserError
-        A column is missing, or the vector is none.
+        A column or the row of a series is missing, a vector is none, or rows of a series differ.
     """
     if table is None:
         return None
     lost = [column for column in ('file', 'x', 'y', 'z') if column not in table]
     if lost:
         raise UserError(f'The table of orientations has no column {lost[0]}; it must have file, x, y and z.')
-    files = table['file'].astype(str).str.rpartition('/')[2]
-    rows = table[[file == name or file.startswith(f'{name}_') for file in files]]
-    if rows.empty:
+    files = [_series_of(str(file)) for file in table['file']]
+    sessions = {dict(one).get('ses') for one in files}
+    if files and None not in sessions and dict(_series_of(names[0])).get('ses') not in (None, *sessions):
         return None
-    vector = pd.to_numeric(rows.iloc[0][['x', 'y', 'z']], errors='coerce').to_numpy(float)
-    length = np.linalg.norm(vector)
-    if not np.isfinite(length) or length == 0:
+    rows = {name: [file == _series_of(name) for file in files] for name in names}
+    lost = [name for name, own in rows.items() if not any(own)]
+    if lost:
         raise UserError(
-            f'The table of orientations states no direction of B0 for {name}; mend x, y and z there.'
+            f'The table of orientations has no row for {", ".join(lost)}; add a row with a file of each of '
+            'these series, or remove the table.'
         )
-    return vector / length
+    values = table[['x', 'y', 'z']].apply(pd.to_numeric, errors='coerce').to_numpy(float)
+    found = []
+    for name, own in rows.items():
+        vectors = values[own]
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        if not (np.isfinite(lengths) & (lengths > 0)).all():
+            raise UserError(
+                f'The table of orientations states no direction of B0 for {name}; mend x, y and z there.'
+            )
+        vectors = vectors / lengths
+        if not np.allclose(vectors, vectors[0], atol=1e-3):
+            raise UserError(
+                f'The table of orientations has rows for {name} that differ in B0; leave one of them.'
+            )
+        found.append(vectors[0])
+    return np.array(found)
+
+
+def _series_of(name: str):
+    """Entities of the series that a file is of, or of its name."""
+    return {(key, value) for key, value in entity_set(name) if key in OF_SERIES}
 
 
 def positions_of(
@@ -223,14 +289,16 @@ def positions_of(
     table: pd.DataFrame | None = None,
 ):
     """Positions of the series of a session; B0 is that of the scanner, or that which a table states."""
-    parts = zip(names, fields, masks, magnitudes, affines, grids, strict=True)
-    found = []
-    for name, field, mask, magnitude, affine, grid in parts:
-        b0 = stated_b0(table, name)
-        found.append(
-            Position(name, field, mask, magnitude, affine, b0_in_world(grid, affine) if b0 is None else b0)
-        )
-    return found
+    stated = stated_b0(table, names)
+    if stated is None:
+        b0 = [b0_in_world(grid, affine) for grid, affine in zip(grids, affines, strict=True)]
+    else:
+        b0 = list(stated)
+    parts = zip(names, fields, masks, magnitudes, affines, b0, strict=True)
+    return [
+        Position(name, field, mask, magnitude, affine, vector, is_stated=stated is not None)
+        for name, field, mask, magnitude, affine, vector in parts
+    ]
 
 
 def position_table(
@@ -238,7 +306,7 @@ def position_table(
     aligned: Aligned,
     single: Sequence[np.ndarray],
     chi: np.ndarray,
-    table: pd.DataFrame | None = None,
+    there: np.ndarray,
 ):
     """One row a position: where B0 points in the head, how the head moved, and how its maps compare.
 
@@ -247,11 +315,12 @@ def position_table(
     positions, aligned
         As `align` has them.
     single : sequence of ndarray
-        Susceptibility (ppm) from each position alone, on the grid of the first.
+        Susceptibility (ppm) from each position alone, on the grid of the first. Where B0 is stated it is not
+        compared, as it was made by that of the header.
     chi : ndarray
         Susceptibility (ppm) from all.
-    table : DataFrame, optional
-        Which stated B0, see `stated_b0`.
+    there : ndarray of bool
+        Where that is given.
     """
     first = positions[0]
     rows = []
@@ -261,7 +330,8 @@ def position_table(
         matrix, mask = aligned.transforms[n], aligned.masks[n]
         centre = first.affine[:3, :3] @ ((np.array(first.mask.shape) - 1) / 2) + first.affine[:3, 3]
         start = axes_of(first.affine) @ aligned.directions[0]
-        both = mask & aligned.masks[0]
+        shared = mask & aligned.masks[0]
+        both = shared & there
         rows.append(
             {
                 'position': one.name,
@@ -270,12 +340,13 @@ def position_table(
                 'b0_z': b0[2],
                 'angle_deg': np.degrees(np.arccos(np.clip(abs(b0 @ start), 0, 1))),
                 'shift_mm': np.linalg.norm(matrix[:3, :3] @ centre + matrix[:3, 3] - centre),
-                'b0_from': 'table' if stated_b0(table, one.name) is not None else 'scanner and registration',
+                'b0_from': 'table' if one.is_stated else 'scanner and registration',
+                'voxel_mm': ' x '.join(f'{size:.3g}' for size in voxel_of(one.affine)),
                 'same_affine': bool(np.allclose(one.affine, first.affine, atol=1e-3)),
-                'overlap': both.sum() / aligned.masks[0].sum(),
+                'overlap': shared.sum() / aligned.masks[0].sum(),
                 'noise_ppb': 1e3 * np.median(aligned.noises[n][mask]),
-                'correlation': np.corrcoef(single[n][both], chi[both])[0, 1],
-                'difference_ppb': 1e3 * np.std((single[n] - chi)[both]),
+                'correlation': np.nan if one.is_stated else np.corrcoef(single[n][both], chi[both])[0, 1],
+                'difference_ppb': np.nan if one.is_stated else 1e3 * np.std((single[n] - chi)[both]),
             }
         )
     return pd.DataFrame(rows).round(4)
@@ -309,20 +380,28 @@ def said_of_rotation(table: pd.DataFrame) -> str:
     return 'from the affines of the series and registration of the images'
 
 
-def series_name(entities: Mapping[str, str]) -> str:
-    """Name of a series.
+def slow_error_of(
+    chi: np.ndarray, mask: np.ndarray, r2star: np.ndarray | None, grid: Grid, b0_dir: np.ndarray
+):
+    """Smooth part (ppm) of susceptibility that background removal left, found by R2*; 0 without that.
 
-    >>> series_name({'sub': '01', 'acq': 'pos2'})
-    'sub-01_acq-pos2'
-    """
-    return '_'.join(f'{key}-{value}' for key, value in entities.items())
-
-
-def slow_error_of(chi: np.ndarray, mask: np.ndarray, r2star: np.ndarray | None, grid: Grid):
-    """Smooth part (ppm) of susceptibility that background removal left, 0 without R2* to find it by.
-
-    It is found as in the map of each series, see `harmonic_susceptibility`.
+    It is found as in the map of each series, see `harmonic_susceptibility`, for B0 of the first position,
+    ``b0_dir``: its field is harmonic there, and nearly so in positions that are turned by some degrees.
     """
     if r2star is None:
         return np.zeros_like(chi)
+    grid = replace(grid, b0_dir=tuple(float(one) for one in b0_dir))
     return np.where(mask, harmonic_susceptibility(chi, mask, r2star, grid, with_uncertainty=False)[0], 0)
+
+
+def said_of_slow(slow: np.ndarray, there: np.ndarray, r2star: np.ndarray | None, levelled: bool):
+    """What was taken off as varying slowly, for the sidecars; no value where nothing was looked for."""
+    if not levelled or r2star is None:
+        why = 'the first series has no R2*' if levelled else 'nor is it from the map of the first series'
+        return {'value': None, 'source': f'not taken off: {why}'}
+    return {
+        'value': float(slow[there].std()),
+        'units': 'ppm',
+        'source': 'standard deviation of what varies slowly at equal R2* of the first series, harmonic for '
+        'its B0',
+    }

@@ -21,6 +21,7 @@ from bids_qsm.layout.inputs import (
     drawn_images,
     find_inputs,
     plan_applications,
+    without_too_few,
 )
 from bids_qsm.layout.magnitude import coarse_magnitude
 from bids_qsm.layout.query_files import is_input
@@ -82,6 +83,15 @@ def find_ancillary(
     many = sum(not root.is_relative_to(options.output_dir) for _, root in options.derivatives) > 1
     no_heads = {one.name: _why_no_head(one, anatomy, options) for one in series}
     with_regions = [one for one in series if not (options.no_registration or no_heads[one.name])]
+    planned, flairs = [], {}
+    for one in with_regions:
+        flairs[one.name] = choose_flair(one, flair, drawn, anatomy)
+        own, is_first = runs_of_series(runs, one, with_regions), one is with_regions[0]
+        uses, said = plan_applications(
+            one, found, anatomy, flairs[one.name], series, scanned, people, own, options, index
+        )
+        planned.append((one, uses, [*said, *(of_runs if is_first else []), *notes_of_session(own, one)]))
+    plans = {one.name: (uses, said) for one, uses, said in without_too_few(planned)}
     for one in series:
         if one not in with_regions:
             reason = no_heads[one.name]
@@ -95,12 +105,7 @@ def find_ancillary(
                 },
             )
             continue
-        on_flair = choose_flair(one, flair, drawn, anatomy)
-        own, is_first = runs_of_series(runs, one, with_regions), one is with_regions[0]
-        uses, said = plan_applications(
-            one, found, anatomy, on_flair, series, scanned, people, own, options, index
-        )
-        said += [*(of_runs if is_first else []), *notes_of_session(own, one)]
+        uses, said = plans[one.name]
         segmentations, notes = place_segmentations(
             one, labelled, anatomy, series, scanned['T1w'], options.atlas, by_source=many
         )
@@ -113,10 +118,10 @@ def find_ancillary(
                 'brain_mask': anatomy.brain_mask,
                 'template_xfm': anatomy.template_xfm,
                 'mask': _find_mask(one, options.mask),
-                'flair': on_flair,
+                'flair': flairs[one.name],
                 'applications': uses,
                 'segmentations': segmentations,
-                'warnings': (*one.warnings, *(lost_runs if is_first else [])),
+                'warnings': (*one.warnings, *(lost_runs if one is with_regions[0] else [])),
                 'notes': (*one.notes, *anatomy.notes, *said, *notes),
             },
         )

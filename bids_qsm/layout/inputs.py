@@ -1,5 +1,6 @@
 """Files that applications read beside the maps: where they are, and which image each was drawn on."""
 
+from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -230,6 +231,33 @@ def _without_replaced(app: Application, inputs: list[Input]) -> tuple[list[Input
                 'parameters of its fit have no effect; take the map out to use it.'
             )
     return inputs, notes
+
+
+def without_too_few(
+    found: Sequence[tuple[Series, tuple[Use, ...], list[str]]],
+) -> list[tuple[Series, tuple[Use, ...], list[str]]]:
+    """Series, their applications and notes, less applications of several series that too few can take.
+
+    `plan_applications` sees one series at a time; others of the session may lack what the application needs.
+    """
+    counts = Counter((one.session, use.name) for one, uses, _ in found for use in uses)
+    kept = []
+    for one, uses, notes in found:
+        few = [
+            use
+            for use in uses
+            if application(use.name).scope == 'subject'
+            and counts[one.session, use.name] < application(use.name).fewest_series
+        ]
+        said = []
+        for use in few:
+            app, n = application(use.name), counts[one.session, use.name]
+            said.append(
+                f'{app.title}: left out, as it takes {app.fewest_series} series or more of a session, and '
+                f'only {n} of those there {"has" if n == 1 else "have"} what it needs.'
+            )
+        kept.append((one, tuple(use for use in uses if use not in few), [*notes, *said]))
+    return kept
 
 
 def _is_absent(name: str, made: Mapping[str, object], one: Series) -> bool:

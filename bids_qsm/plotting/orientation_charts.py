@@ -1,6 +1,7 @@
 """Pictures of several head positions: what they measure in k-space, susceptibility of each, fibres."""
 
 import io
+from collections.abc import Mapping
 
 import matplotlib as mpl
 import numpy as np
@@ -10,10 +11,10 @@ from matplotlib.figure import Figure
 
 from bids_qsm.plotting.mosaic import canonical
 from bids_qsm.plotting.region_charts import COLOURS, as_svg
-from bids_qsm.recon.orientations.conditioning import GOOD, conditioning, strength
+from bids_qsm.recon.orientations.conditioning import conditioning, strength
 
 
-def plot_coverage(table: pd.DataFrame) -> str:
+def plot_coverage(table: pd.DataFrame, facts: Mapping[str, Mapping[str, object]]) -> str:
     """Draw how strongly each direction of k-space is measured, with the directions of B0.
 
     Half of the sphere is seen from B0 of the first position, on a map of equal areas. The colour is the root
@@ -23,6 +24,9 @@ def plot_coverage(table: pd.DataFrame) -> str:
     ----------
     table : DataFrame
         Columns position, b0_x, b0_y, b0_z.
+    facts : dict
+        Its 'limit' has the root mean square below which frequencies are regularised, drawn as a line; there
+        is no line without.
 
     Returns
     -------
@@ -43,8 +47,9 @@ def plot_coverage(table: pd.DataFrame) -> str:
     figure = Figure(figsize=(6.2, 4.8), layout='constrained')
     ax = figure.subplots()
     drawn = ax.pcolormesh(x, y, values, vmin=0, vmax=0.5, cmap='viridis', rasterized=True)
-    if found.is_weak:
-        ax.contour(x, y, values, levels=[GOOD], colors='white', linewidths=1)
+    limit = facts.get('limit', {}).get('value', 0)
+    if found.coverage < limit:
+        ax.contour(x, y, values, levels=[limit], colors='white', linewidths=1)
     for n, direction in enumerate(h, 1):
         place = direction @ axes.T
         place = place * np.sign(place[2] or 1)
@@ -76,14 +81,15 @@ def plot_singles(table: pd.DataFrame) -> str:
     Parameters
     ----------
     table : DataFrame
-        Columns region, hemisphere, position, chi_single, chi_cosmos, cosmos_se (ppm).
+        Columns region, hemisphere, position, chi_single, chi_cosmos, cosmos_sd (ppm).
 
     Returns
     -------
     SVG file.
     """
     table = table[pd.to_numeric(table['chi_cosmos'], errors='coerce').notna()]
-    table = table[table['region'] != 'Brain']
+    table = table[table['region'] != 'Brain'].copy()
+    table['chi_single'] = pd.to_numeric(table['chi_single'], errors='coerce')
     names = [
         f'{region} {side}' if side in ('L', 'R') else region
         for region, side in zip(table['region'], table['hemisphere'], strict=True)
@@ -100,7 +106,7 @@ def plot_singles(table: pd.DataFrame) -> str:
     ax.errorbar(
         own['chi_cosmos'],
         own['name'].map(place),
-        xerr=own['cosmos_se'],
+        xerr=own['cosmos_sd'],
         fmt='D',
         color='#222222',
         markersize=5,
@@ -110,6 +116,8 @@ def plot_singles(table: pd.DataFrame) -> str:
     for n, (position, rows) in enumerate(table.groupby('position', sort=False)):
         label = f'position {n + 1} alone' if n < 6 else None
         del position
+        if rows['chi_single'].isna().all():
+            continue
         ax.plot(
             rows['chi_single'], rows['name'].map(place), 'o', color=COLOURS[n % 7], markersize=4, label=label
         )

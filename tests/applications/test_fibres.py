@@ -46,6 +46,7 @@ def series(head):  # noqa: F811
         'grid': GRID,
         'affine': AFFINE,
         'inversion': ('tkd', {}),
+        'levelled': False,
         'echo_times': [0.01, 0.02],
         'field_strength': 3.0,
     }, (plain * mask).astype(np.float32)

@@ -23,12 +23,10 @@ def session(turns, monkeypatch, noise=0.0005):
     components, mask, white, (fields, masks, _, h), grid = ball(turns, noise)
     affine = np.diag([3.0, 3, 3, 1])
     truth = components[[0, 3, 5]].mean(0)
-    # positions on one grid differ in B0 alone; a table states it
+    # positions on one grid differ in B0 alone
     monkeypatch.setattr(module, 'register', lambda *_: np.eye(4))
+    monkeypatch.setattr(module, 'correct_bias', lambda image, _: (image, None))
     names = [f'pos{n}' for n, _ in enumerate(turns)]
-    table = pd.DataFrame(
-        {'file': [f'sub-01_acq-{name}' for name in names], **dict(zip('xyz', h.T, strict=True))}
-    )
     n = len(turns)
     rng = np.random.default_rng(1)
     shape = mask.shape
@@ -38,12 +36,13 @@ def session(turns, monkeypatch, noise=0.0005):
         'magnitude': [mask * np.float32(100)] * n,
         'chi': [mask * (truth + 0.02 * rng.standard_normal(shape)).astype(np.float32) for _ in turns],
         'affine': [affine] * n,
-        'grid': [Grid(shape, grid.voxel_size)] * n,
+        'grid': [Grid(shape, grid.voxel_size, tuple(one)) for one in h],
         'entities': [{'sub': '01', 'acq': name} for name in names],
         'dseg': [white * 1 + (truth > 0.05) * 2] * n,
         'labels': [LABELS] * n,
         'white_matter': [white] * n,
-        'orientations': [table] * n,
+        'orientations': [None] * n,
+        'levelled': [True] * n,
         'tissue': [None] * n,
         'r2star': [None] * n,
     }, truth
@@ -67,7 +66,7 @@ def test_cosmos_beats_each_position_and_says_how_it_was_done(monkeypatch):
     assert rows.loc[('Iron', 'chi_single'), 'spread'] < 0.01
     listed = found['cosmospositions']
     assert listed['angle_deg'].tolist() == pytest.approx([0, 25, 25], abs=0.01)
-    assert set(listed['b0_from']) == {'table'}
+    assert set(listed['b0_from']) == {'scanner and registration'}
     assert found['facts']['coverage']['value'] == pytest.approx(0.116, abs=0.002)
     assert 'nothing is regularised' in found['facts']['coverage']['source']
     assert len(found['cosmosregions']) == 3 * 3
@@ -75,8 +74,28 @@ def test_cosmos_beats_each_position_and_says_how_it_was_done(monkeypatch):
         cosmos.APPLICATION.tables, ('table', 'cosmospositions', 'cosmosregions'), strict=True
     ):
         assert set(found[rows]) <= set(table.described())
-    assert '<svg' in plot_coverage(listed)
+    assert '<svg' in plot_coverage(listed, found['facts'])
+    assert found['facts']['limit']['value'] == 0.1
     assert 'Iron R' in plot_singles(found['cosmosregions'])
+
+
+def test_where_a_table_states_b0_maps_of_single_positions_are_not_compared(monkeypatch):
+    """They were made with B0 of the header, which is wrong then; COSMOS is not."""
+    data, truth = session(head_turns(2), monkeypatch)
+    vectors = np.array([one.b0_dir for one in data['grid']])
+    files = [f'sub-01_acq-{one["acq"]}_echo-1_MEGRE.nii.gz' for one in data['entities']]
+    table = pd.DataFrame({'file': files, **dict(zip('xyz', vectors.T, strict=True))})
+    header = [Grid(truth.shape, data['grid'][0].voxel_size)] * 2
+    found = run(cosmos, {**data, 'grid': header, 'orientations': [table] * 2})
+    mask = data['mask'][0] & ~data['white_matter'][0]
+    assert np.std((found['cosmos'] - truth)[mask]) < 0.01
+    assert set(found['cosmospositions']['b0_from']) == {'table'}
+    assert found['cosmospositions'][['correlation', 'difference_ppb']].isna().all(axis=None)
+    assert set(found['table']['map']) == {'chi_cosmos'}
+    assert found['table']['spread'].isna().all()
+    assert found['cosmosregions']['chi_single'].isna().all()
+    assert 'Iron R' in plot_singles(found['cosmosregions'])
+    assert found['facts']['slow_variation_removed']['value'] is None
 
 
 def test_one_axis_is_regularised_and_one_direction_refused(monkeypatch):
@@ -89,15 +108,25 @@ def test_one_axis_is_regularised_and_one_direction_refused(monkeypatch):
         run(tensor, data)
 
 
+@pytest.mark.parametrize(
+    ('app', 'params', 'said'),
+    [
+        (cosmos, {'limit': -0.1}, 'limit is -0.1'),
+        (tensor, {'spread': 0}, 'spread is 0; it must be from 0.001'),
+    ],
+)
+def test_parameters_that_cannot_be_used_are_refused(app, params, said):
+    app.APPLICATION.check({}, {})
+    with pytest.raises(UserError, match=said):
+        app.APPLICATION.check({}, params)
+
+
 def test_tensor_finds_fibres_along_the_axes_of_the_scanner(monkeypatch):
     # 12 iterations are enough to see where the fibres run
     monkeypatch.setattr(tensor, 'tensor', partial(tensor.tensor, max_iterations=12))
     data, _ = session(head_turns(8), monkeypatch)
     turn = rigid((0, 0, 90)) @ np.diag([3.0, 3, 3, 1])
     data['affine'] = [turn] * 8
-    table = data['orientations'][0]
-    world = table[['x', 'y', 'z']].to_numpy() @ rigid((0, 0, 90))[:3, :3].T
-    data['orientations'] = [table.assign(x=world[:, 0], y=world[:, 1], z=world[:, 2])] * 8
     found = run(tensor, data)
     white = data['white_matter'][0]
     # (1, 1, 0) along the voxel axes

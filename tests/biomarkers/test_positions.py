@@ -1,5 +1,7 @@
 """Positions of a head on one grid: B0 in its frame, oblique and left-handed affines, tables of B0."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +15,7 @@ from bids_qsm.biomarkers.positions import (
     distinct,
     position_table,
     positions_of,
+    refuse_other_voxels,
     register,
     stated_b0,
 )
@@ -69,7 +72,7 @@ def test_b0_is_turned_into_the_frame_of_the_first(rotation, flip):
     assert inside.sum() > 0.8 * found.masks[0].sum()
     assert np.abs(found.fields[1] - found.fields[0])[inside].max() < 2e-3
     assert np.median(found.noises[1][inside]) == pytest.approx(1e-4, rel=0.4)
-    table = position_table([first, second], found, found.fields, found.fields[0])
+    table = position_table([first, second], found, found.fields, found.fields[0], inside)
     assert table['angle_deg'].tolist() == pytest.approx([0, 25], abs=0.01)
     assert table['same_affine'].tolist() == [True, False]
 
@@ -78,25 +81,56 @@ def test_a_head_that_does_not_overlap_is_refused(monkeypatch):
     first, second = position('first', (0, 0, 0)), position('second', (20, 0, 0))
     monkeypatch.setattr(module, 'correct_bias', lambda image, _: (image, None))
     monkeypatch.setattr(module, 'rigid', lambda *_: rigid((20, 0, 0)))
-    np.testing.assert_array_equal(register(second, first), rigid((20, 0, 0)))
+    np.testing.assert_array_equal(register(second, first, first.magnitude), rigid((20, 0, 0)))
     monkeypatch.setattr(module, 'rigid', lambda *_: rigid((0, 0, 0), (60, 0, 0)))
     with pytest.raises(UserError, match='second could not be aligned to first'):
-        register(second, first)
+        register(second, first, first.magnitude)
+
+
+def test_positions_of_other_voxels_are_refused():
+    first = position('first', (0, 0, 0))
+    flat = replace(first, name='flat', affine=first.affine @ np.diag([1, 1, 2, 1]))
+    refuse_other_voxels([first, flat])
+    coarse = replace(first, name='coarse', affine=first.affine @ np.diag([2, 2, 1, 1]))
+    for pair in ([first, coarse], [coarse, first]):
+        with pytest.raises(UserError, match=f'{pair[1].name} has voxels'):
+            align(pair)
+
+
+def stating(*files):
+    return pd.DataFrame({'file': files, 'x': [0.0] * len(files), 'y': 3, 'z': [4, *range(1, len(files))]})
 
 
 def test_a_table_states_b0():
-    table = pd.DataFrame({'file': ['anat/sub-01_acq-a_echo-1.nii.gz'], 'x': [0], 'y': [3], 'z': [4]})
-    np.testing.assert_allclose(stated_b0(table, 'sub-01_acq-a'), (0, 0.6, 0.8))
-    assert stated_b0(table, 'sub-01_acq') is None
-    assert stated_b0(None, 'sub-01') is None
+    table = stating('anat/sub-01_acq-a_echo-1.nii.gz')
+    np.testing.assert_allclose(stated_b0(table, ['sub-01_acq-a']), [(0, 0.6, 0.8)])
+    assert stated_b0(None, ['sub-01']) is None
     with pytest.raises(UserError, match='no direction of B0 for sub-01_acq-a'):
-        stated_b0(table.assign(y=0, z='n/a'), 'sub-01_acq-a')
+        stated_b0(table.assign(y=0, z='n/a'), ['sub-01_acq-a'])
     with pytest.raises(UserError, match='no column z'):
-        stated_b0(table.drop(columns='z'), 'sub-01_acq-a')
+        stated_b0(table.drop(columns='z'), ['sub-01_acq-a'])
     one = position('x', (0, 0, 0))
     grid = Grid.from_affine(SHAPE, one.affine)
     parts = [['sub-01_acq-a'], [one.field], [one.mask], [one.magnitude], [one.affine], [grid]]
-    np.testing.assert_allclose(positions_of(*parts, table)[0].b0, (0, 0.6, 0.8))
+    (found,) = positions_of(*parts, table)
+    np.testing.assert_allclose(found.b0, (0, 0.6, 0.8))
+    assert found.is_stated
+
+
+def test_a_table_states_b0_of_each_series_by_its_entities():
+    table = stating('sub-01_acq-tilt_echo-1_MEGRE.nii.gz', 'sub-01_run-1_part-phase_MEGRE.nii.gz')
+    vectors = stated_b0(table, ['sub-01_run-01', 'sub-01_acq-tilt'])
+    np.testing.assert_allclose(vectors[:, 2] / vectors[:, 1], [1 / 3, 4 / 3])
+    with pytest.raises(UserError, match='no row for sub-01, sub-01_acq-b;'):
+        stated_b0(table, ['sub-01', 'sub-01_acq-tilt', 'sub-01_acq-b'])
+    with pytest.raises(UserError, match='no row for sub-01;'):
+        stated_b0(table.iloc[:0], ['sub-01'])
+    echoes = ('sub-01_ses-1_echo-1_MEGRE.nii.gz', 'sub-01_ses-1_echo-2_MEGRE.nii.gz')
+    with pytest.raises(UserError, match='rows for sub-01_ses-1 that differ'):
+        stated_b0(stating(*echoes), ['sub-01_ses-1'])
+    assert len(stated_b0(stating(*echoes).assign(z=4), ['sub-01_ses-1'])) == 1
+    # a table of another session says nothing of this one
+    assert stated_b0(stating(*echoes), ['sub-01_ses-2']) is None
 
 
 def test_opposite_and_near_directions_are_one():

@@ -3,6 +3,7 @@ import pytest
 
 from bids_qsm.app.methods import Method
 from bids_qsm.errors import UserError
+from bids_qsm.layout.inputs import without_too_few
 from tests.skeletons import (
     SHAPE,
     only_error,
@@ -414,6 +415,19 @@ def test_head_positions_need_several_series_of_a_session(data, find):
     (one,) = find(applications=(Method('cosmos'),)).series
     assert 'cosmos' not in {use.name for use in one.applications}
     assert 'takes 2 series or more of a session, and there is 1' in ' '.join(one.notes)
+
+
+def test_series_that_cannot_take_part_are_no_head_positions(data, find):
+    write_t1w(data)
+    for run in (1, 2):
+        write_series(data, entities=f'run-{run}')
+    first, second = find(applications=(Method('cosmos'),)).series
+    assert [use.name for use in second.applications if use.name == 'cosmos'] == ['cosmos']
+    others = tuple(use for use in second.applications if use.name != 'cosmos')
+    found = without_too_few([(first, first.applications, []), (second, others, ['no local field'])])
+    assert [uses for _, uses, _ in found] == [others, others]
+    assert 'only 1 of those there has what it needs' in found[0][2][0]
+    assert found[1][2] == ['no local field']
 
 
 AFFINE_OF_CT = np.diag([8.0, 8, 8, 1])

@@ -122,6 +122,19 @@ def test_cosmos_states_the_error_that_noise_makes(turns):
         assert np.sqrt(np.mean((chi[where] / sd[where]) ** 2)) == pytest.approx(1, abs=0.1)
 
 
+def test_cosmos_without_regularisation_is_no_empty_map():
+    components, mask, white, data, grid = ball([*FIVE[:1], (60, 0, 0), (120, 0, 0)], 0.0005)
+    truth = components[[0, 3, 5]].mean(0)
+    chi, _, _ = cosmos(*data, grid, limit=0)
+    assert np.corrcoef(chi[mask & ~white], truth[mask & ~white])[0, 1] > 0.95
+    # the zeros of both kernels meet on the grid where the directions of B0 are perpendicular
+    _, _, _, data, grid = ball([(0, 0, 0), (90, 0, 0)], 0.0005)
+    for one in cosmos(*data, grid, limit=0, max_iterations=2):
+        assert np.isfinite(one).all()
+    with pytest.raises(ValueError, match='noise of the fields is 0'):
+        cosmos(*data[:2], [0 * one for one in data[2]], data[3], grid)
+
+
 def test_cosmos_says_where_positions_do_not_agree():
     *_, (fields, *others), grid = ball(FIVE, 0.002)
     fields[1] = fields[1].copy()

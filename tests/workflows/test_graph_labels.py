@@ -12,6 +12,7 @@ from bids_qsm.applications import modules
 from bids_qsm.applications.contract import Application, Column, Table
 from bids_qsm.layout.series import Segmentation, Use
 from bids_qsm.templates.spaces import get_template
+from bids_qsm.workflows.outputs import joint_clean
 from tests.workflows.graphs import all_workflows, check_ports, graph, sources_of
 
 
@@ -141,6 +142,20 @@ def test_applications_of_several_series_get_the_labels_of_each(options, series, 
     assert ('both_ses_1_labels' in merged) == (name == 'segment')
     if name == 'none':
         assert [path.endswith('.tsv') for path in node.inputs.labels] == [True, True]
+
+
+def test_results_of_several_series_do_not_stay_where_they_are_not_made(options, series):
+    """Those of a session that takes part, whichever of its series does, stay."""
+    folder = options.output_dir / 'sub-01' / 'ses-1' / 'anat'
+    folder.mkdir(parents=True)
+    names = ('desc-cosmos_Chimap.nii.gz', 'desc-cosmos_stats.tsv', 'desc-sti_Chimap.nii.gz')
+    for name in names:
+        (folder / f'sub-01_ses-1_{name}').touch()
+    uses = (*series.applications, Use('cosmos', (), ()))
+    joint_clean([series, replace(series, applications=uses)], options).interface.run()
+    assert sorted(path.name for path in folder.iterdir()) == [f'sub-01_ses-1_{name}' for name in names[:2]]
+    joint_clean([series], options).interface.run()
+    assert not [*folder.iterdir()]
 
 
 def test_refinement_is_named_after_the_template_it_is_in(options, series, monkeypatch):

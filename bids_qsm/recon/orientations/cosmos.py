@@ -20,6 +20,8 @@ them the error of noise-free fields was 12 % in place of 1 %."""
 SURROUNDINGS = 5.0
 """Standard deviation (mm) of the weights of voxels around one, in which residuals are compared with noise."""
 
+FLOOR = 1e-3
+"""Least root mean square of the kernel that the preconditioner divides by, where nothing is regularised."""
 SHELLS = (0.0, 1.0, 2.0, 3.5, 6.0, np.inf)
 """Depths in the mask (voxels) between which the noise of simulated solutions is compared."""
 
@@ -74,7 +76,7 @@ def cosmos(
     Raises
     ------
     ValueError
-        The positions are not one for each field.
+        The positions are not one for each field, or the fields have no noise.
 
     References
     ----------
@@ -86,12 +88,14 @@ def cosmos(
     shown, place = supports(masks, grid)
     box = Box.around(place, grid, padding=PADDING)
     operator = Scalar.of(box, grid, h)
-    level = float(np.median(np.concatenate([n[m] for n, m in zip(noises, masks, strict=True)])))
+    level = noise_of_all(noises, masks)
     weights = [box.crop(weight(noise, mask, level) ** 2) for noise, mask in zip(noises, masks, strict=True)]
     inside = box.crop(place)
     energy = sum(kernel**2 for kernel in operator.kernels)
     penalty = np.maximum(np.float32(len(h) * limit**2) - energy, 0)
-    inverse = 1 / (energy + penalty)
+    # the mean has no field
+    penalty[0, 0, 0] = len(h) * GOOD**2
+    inverse = 1 / np.maximum(energy + penalty, np.float32(len(h) * FLOOR**2))
 
     def apply(x: np.ndarray):
         pairs = zip(weights, operator.forward(x), strict=True)
@@ -162,6 +166,14 @@ def _misfit(
     for w, one, found in zip(weights, data, operator.forward(x), strict=True):
         total += w * (one - found) ** 2
     return np.sqrt(np.maximum(ndimage.gaussian_filter(total, [SURROUNDINGS / v for v in grid.voxel_size]), 0))
+
+
+def noise_of_all(noises: Sequence[np.ndarray], masks: Sequence[np.ndarray]):
+    """Median noise (ppm) within the masks of all positions; ValueError where it is 0."""
+    level = float(np.median(np.concatenate([n[m] for n, m in zip(noises, masks, strict=True)])))
+    if not level > 0:
+        raise ValueError(f'the noise of the fields is {level:g}')
+    return level
 
 
 def supports(masks: Sequence[np.ndarray], grid: Grid):

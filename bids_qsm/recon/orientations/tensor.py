@@ -7,7 +7,7 @@ import numpy as np
 from bids_qsm.recon.conjugate import conjugate_gradient
 from bids_qsm.recon.fourier import Box
 from bids_qsm.recon.grid import Grid
-from bids_qsm.recon.orientations.cosmos import PADDING, supports, weight
+from bids_qsm.recon.orientations.cosmos import PADDING, noise_of_all, supports, weight
 from bids_qsm.recon.orientations.operators import COMPONENTS, Tensor, apply_inverse
 
 ANISOTROPY, SMOOTHNESS = 0.05, 8.0
@@ -67,7 +67,7 @@ def tensor(
     shown, place = supports(masks, grid)
     box = Box.around(place, grid, padding=PADDING)
     operator = Tensor.of(box, grid, np.asarray(directions, float))
-    level = float(np.median(np.concatenate([n[m] for n, m in zip(noises, masks, strict=True)])))
+    level = noise_of_all(noises, masks)
     weights = [box.crop(weight(noise, mask, level)) ** 2 for noise, mask in zip(noises, masks, strict=True)]
     inside, fibres = box.crop(place), box.crop(white & place)
     strength = (level / spread) ** 2
