@@ -76,7 +76,7 @@ def measure(
         )
     zone = zones(there, white_matter, dseg > 0)
     is_measured = r2prime_r2prime is not None
-    r2prime = r2star - assumed_r2(zone) if r2prime_r2prime is None else r2prime_r2prime
+    r2prime = r2star - assumed_r2(zone, field_strength / 3) if r2prime_r2prime is None else r2prime_r2prime
     r2prime = r2prime.astype(np.float32)
     rate = r2prime if is_measured else r2star
     judged = r2star if 'r2star' in asked else rate

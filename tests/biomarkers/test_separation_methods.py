@@ -116,6 +116,7 @@ def test_methods_say_what_they_are():
         assert cite([facts(function).prose])
         assert facts(function).memory.fixed > 0
     assert assumed_r2(np.array([0, 1, 2])) == pytest.approx([12.5, 13.9, 13.0], abs=0.1)
+    assert assumed_r2(np.array([0, 1, 2]), 7 / 3) == pytest.approx([17.2, 20.5, 18.4], abs=0.2)
 
 
 def test_closed_form_has_the_least_squares_where_one_source_is_left():

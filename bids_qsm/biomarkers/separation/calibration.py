@@ -187,7 +187,9 @@ def calibrate(data: Data, zone: np.ndarray):
     if not drawn:
         raise UserError('there are too few voxels with susceptibility and relaxation to separate sources.')
     sample = _take(data, np.concatenate(drawn))
-    first, uncertain, spreads = (np.stack([table(k)[:, n] for k in range(3)], 1) for n in range(3))
+    first, uncertain, spreads = (
+        np.stack([table(k, data.scale)[:, n] for k in range(3)], 1) for n in range(3)
+    )
     free = uncertain > 0
     if data.reversible:
         free[:, 2] = False

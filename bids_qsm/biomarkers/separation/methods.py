@@ -94,9 +94,9 @@ def closed_form(
     return consistent(para, dia, r2prime, mask, kernel, rate_noise, moved=moved)
 
 
-def assumed_r2(zone: np.ndarray):
-    """R2 (1/s) of 3 T where none was measured: the mean of the tissues that are expected in a zone."""
-    rates = table(2)[:, 0]
+def assumed_r2(zone: np.ndarray, scale: float = 1.0):
+    """R2 (1/s) at ``scale`` times 3 T where none was measured: the mean of the tissues expected in a zone."""
+    rates = table(2, scale)[:, 0]
     shares = np.array([*ZONES.values()])[:, : len(rates)]
     shares[:, FLUID] = 0
     return ((shares @ rates) / shares.sum(1)).astype(np.float32)[zone]

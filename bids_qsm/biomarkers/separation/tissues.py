@@ -51,9 +51,23 @@ ZONES = {
 is."""
 
 
-def table(column: int):
-    """Array (tissue, 3) of `TISSUES`: 0 paramagnetic, 1 diamagnetic, 2 R2."""
-    return np.array([one[column] for one in TISSUES.values()])
+BASE_R2 = 9.0
+"""Part of R2 of tissue (1/s) that does not depend on the field strength, as between 3 and 7 T; the rest is
+proportional to it ("Dependence of brain-tissue R2 on MRI field strength", GESSE at both)."""
+
+
+def table(column: int, scale: float = 1.0):
+    """Array (tissue, 3) of `TISSUES`: 0 paramagnetic, 1 diamagnetic, 2 R2 at ``scale`` times 3 T.
+
+    >>> table(2, 7 / 3)[0].round(1).tolist()
+    [20.7, 3.5, 3.5]
+    """
+    found = np.array([one[column] for one in TISSUES.values()])
+    if column == 2:
+        found[:FLUID, 0] -= BASE_R2
+        found[:FLUID] *= scale
+        found[:FLUID, 0] += BASE_R2
+    return found
 
 
 def zones(mask: np.ndarray, white: np.ndarray | None, nuclei: np.ndarray):
