@@ -143,8 +143,8 @@ def frames_of(data, rng, count=20):
     found = 0
     for way in ways:
         wrong = turned(tensor, np.asarray(way, np.float32))
-        found += better_axes(model, wrong, model.fit(wrong)) is not None
-    right = better_axes(model, tensor, model.fit(tensor))
+        found += better_axes(model, wrong, model.fit(wrong), np.eye(3)) is not None
+    right = better_axes(model, tensor, model.fit(tensor), np.eye(3))
     return {'wrong found': f'{found} of {len(ways)}', 'right refused': right is not None}
 
 

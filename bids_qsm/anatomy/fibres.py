@@ -228,6 +228,14 @@ def check_frame(vectors: np.ndarray, fa: np.ndarray, affine: np.ndarray, frame: 
     )
 
 
+def turn_of(transforms: Sequence[Array | Displacement]):
+    """Matrix (3, 3) that turns vectors of an image as affine transforms of points of the maps to it say."""
+    matrix = np.eye(3)
+    for one in transforms:
+        matrix = np.asarray(one)[:3, :3] @ matrix
+    return _rotation(matrix).T.astype(np.float32)
+
+
 def carry(
     vectors: np.ndarray,
     fa: np.ndarray,
@@ -262,11 +270,7 @@ def carry(
     """
     if any(isinstance(one, Displacement) for one in transforms):
         raise ValueError('directions are carried by affine transforms alone')
-    matrix = np.eye(3)
-    for one in transforms:
-        matrix = np.asarray(one)[:3, :3] @ matrix
-    back = _rotation(matrix).T.astype(np.float32)
-    turned = vectors @ back.T
+    turned = vectors @ turn_of(transforms).T
     # vectors have no sign, so that their products are interpolated; those of no fibre count less
     weight = np.nan_to_num(fa) * (np.abs(vectors).sum(-1) > 0)
     chain = list(transforms)

@@ -4,8 +4,9 @@ from pathlib import PurePath
 
 import numpy as np
 
-from bids_qsm.anatomy.fibres import FRAMES, Carried, carry, check_frame, directions, to_scanner
+from bids_qsm.anatomy.fibres import FRAMES, Carried, carry, check_frame, directions, to_scanner, turn_of
 from bids_qsm.applications.contract import Given, Query
+from bids_qsm.biomarkers.positions import axes_of
 from bids_qsm.errors import UserError
 from bids_qsm.recon.grid import Grid
 
@@ -56,13 +57,11 @@ def frame_of(given: Given) -> str:
     return _REFERENCES[reference]
 
 
-def check_stated(frame: object, flag: str):
+def check_stated(frame: object, flag: str, *, may_ignore: bool = True):
     """Raise UserError where a frame that the user stated is none."""
-    if frame not in (AUTO, IGNORE, *FRAMES):
-        raise UserError(
-            f'{flag}:frame is {frame!r}; it must be one of: {", ".join((AUTO, *FRAMES))}, or {IGNORE} to '
-            'leave fibres out.'
-        )
+    if frame not in (AUTO, *FRAMES, *([IGNORE] if may_ignore else [])):
+        more = f', or {IGNORE} to leave fibres out' if may_ignore else ''
+        raise UserError(f'{flag}:frame is {frame!r}; it must be one of: {", ".join((AUTO, *FRAMES))}{more}.')
 
 
 def fibres_on(
@@ -110,6 +109,13 @@ def read_fibres(
     vectors = to_scanner(found, given.affine, read_in)
     carried = carry(vectors, anisotropy, given.affine, grid.shape, affine, given.from_maps)
     return carried, f'directions of {given.source}, read in the frame {read_in}'
+
+
+def axes_of_file(given: Given, affine: np.ndarray, frame: str) -> np.ndarray:
+    """Matrix (3, 3) that takes vectors of a file to the voxel axes of the maps, whose ``affine`` it is."""
+    read_in = frame_of(given) if frame == AUTO else frame
+    stored = to_scanner(np.eye(3, dtype=np.float32), given.affine, read_in).T
+    return axes_of(affine).T.astype(np.float32) @ turn_of(given.from_maps) @ stored
 
 
 def fractions(fa: Given) -> np.ndarray:

@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 
 from bids_qsm.applications.contract import Application, Column, Figure, Given, Image, Table, Variant
-from bids_qsm.applications.dwi import AUTO, FIBRES, IGNORE, b0_axis, check_stated, read_fibres
+from bids_qsm.applications.dwi import AUTO, FIBRES, axes_of_file, b0_axis, check_stated, read_fibres
+from bids_qsm.applications.rims import ASSUMED
 from bids_qsm.biomarkers.columns import regions_of
-from bids_qsm.biomarkers.fibre_chi import WHITE_FA, better_axes, by_angle, tensor_on, without_fibres
+from bids_qsm.biomarkers.fibre_chi import CLEAR, WHITE_FA, better_axes, by_angle, tensor_on, without_fibres
 from bids_qsm.biomarkers.positions import noise_of
 from bids_qsm.errors import UserError
 from bids_qsm.plotting.orientation_charts import plot_angles
@@ -42,13 +43,12 @@ def measure(
     affine: np.ndarray,
     inversion: tuple[str, dict],
     levelled: bool,
-    echo_times: list,
-    field_strength: float,
+    echo_times: list | None,
+    field_strength: float | None,
     *,
     frame: str = AUTO,
 ):
     """Fit what fibres add to the field, take it off, and invert; see `without_fibres`."""
-    # the field itself proves the frame, see better_axes
     carried, said = read_fibres(fa, directions, grid, affine, frame, is_checked=False)
     tensor, anisotropy = tensor_on(carried, mask, affine)
     if not (anisotropy > 0).any():
@@ -59,13 +59,22 @@ def measure(
     noise = noise_of(localfield, magnitude, mask)
     model = FibreModel(localfield, noise, mask, anisotropy, grid)
     fit = model.fit(tensor)
-    axes = better_axes(model, tensor, fit)
-    if axes is not None:
+    turn = better_axes(model, tensor, fit, axes_of_file(directions, affine, frame))
+    if turn is not None:
         raise UserError(
-            f'{said}: the field of these fibres is not that which was '
-            f'measured, and with the axes ({_named(axes)}) it is; state another --fibres:frame=, correct '
-            'the gradient table of the diffusion images, or turn the vectors as the images were turned.'
+            f'{said}: the field of these fibres is not that which was measured, and with their axes '
+            f'{_named(turn)} it is; state another --fibres:frame=, correct the gradient table of the '
+            'diffusion images, or turn the vectors as the images were turned.'
         )
+    if fit.evidence < UNSEEN:
+        raise UserError(
+            f'{said}: the local field does not show these fibres, so that nothing is taken off; check that '
+            'they are of this participant, the figure of their alignment, and the noise of the series.'
+        )
+    said += ', as the field proves'
+    if fit.evidence < CLEAR:  # too weak to prove the axes
+        read_fibres(fa, directions, grid, affine, frame)
+        said = said.replace('as the field proves', 'as the surfaces of white matter say')
     name, params = inversion
     data = {
         'mask': mask,
@@ -73,7 +82,11 @@ def measure(
         'magnitude': magnitude,
         'r2star': r2star,
         'grid': grid,
-        'radians_per_ppm': 1 / ppm_per_radian(field_strength, effective_echo_time(echo_times)),
+        'radians_per_ppm': 1
+        / ppm_per_radian(
+            field_strength or ASSUMED['field_strength'],
+            effective_echo_time(echo_times) if echo_times else ASSUMED['echo_time'],
+        ),
     }
 
     def invert(field: np.ndarray):
@@ -99,8 +112,9 @@ def measure(
 def _named(matrix: np.ndarray):
     """What a matrix of `turns` does to axes, as text."""
     if np.count_nonzero(matrix) > 3:
-        return f'turned by {TURN:g} degrees about {"xyz"[int(np.argmax(np.diag(matrix)))]}'
-    return ', '.join(('-' if row.min() < 0 else '') + 'xyz'[int(np.abs(row).argmax())] for row in matrix)
+        return f'turned by some {TURN:g} degrees about {"xyz"[int(np.argmax(np.diag(matrix)))]}'
+    rows = [('-' if row.min() < 0 else '') + 'xyz'[int(np.abs(row).argmax())] for row in matrix]
+    return f'read as ({", ".join(rows)})'
 
 
 def _table(maps: Mapping[str, np.ndarray], mask: np.ndarray, dseg: np.ndarray, labels: pd.DataFrame):
@@ -118,7 +132,7 @@ def _table(maps: Mapping[str, np.ndarray], mask: np.ndarray, dseg: np.ndarray, l
                 'map': 'chi_fibercorrected',
                 'mean': float(after.mean()) if n else np.nan,
                 'sd': float(after.std()) if n else np.nan,
-                'se': float(after.std() / np.sqrt(n)) if n else np.nan,
+                'se': np.nan,
                 'units': 'ppm',
                 'change': float((after - before).mean()) if n else np.nan,
             }
@@ -128,14 +142,13 @@ def _table(maps: Mapping[str, np.ndarray], mask: np.ndarray, dseg: np.ndarray, l
 
 def _facts(fit: FibreFit, fibres: str):
     """What was found, for the sidecars."""
-    seen = 'the field shows it' if fit.evidence >= UNSEEN else 'the field does not show fibres'
     said = (
         'along fibres less across, where all water diffuses along fibres',
         'shift per squared sine of the angle to B0, where all water diffuses along fibres',
         'shift at the magic angle, where all water diffuses along fibres',
     )
     facts: dict[str, object] = {
-        name: {'value': float(value), 'sd': float(sd), 'units': 'ppm', 'source': f'{what}; {seen}'}
+        name: {'value': float(value), 'sd': float(sd), 'units': 'ppm', 'source': what}
         for name, value, sd, what in zip(TERMS, fit.values, fit.sd, said, strict=True)
     }
     facts['evidence'] = {
@@ -149,9 +162,7 @@ def _facts(fit: FibreFit, fibres: str):
 def variants(params: Mapping[str, object]) -> Variant:
     """Check the frame that was stated."""
     frame = params.get('frame', AUTO)
-    check_stated(frame, '--fibres')
-    if frame == IGNORE:
-        raise UserError(f'--fibres takes off what fibres add, so that frame={IGNORE} leaves nothing to do.')
+    check_stated(frame, '--fibres', may_ignore=False)
     return Variant(f'{METHOD}.', MEMORY)
 
 
@@ -168,7 +179,7 @@ APPLICATION = Application(
         Image(
             'fiberfield',
             'localfieldmap',
-            'What fibres add to the local field, by anisotropic susceptibility and by microstructure',
+            'What fibres add to the local field, by anisotropic susceptibility and shifts by microstructure',
             'ppm',
         ),
         Image('fiberangle', 'anglemap', 'Angle between fibres and B0; 0 where there are none', 'deg'),
@@ -177,7 +188,8 @@ APPLICATION = Application(
         Table(
             maps=(Column('chi_fibercorrected', 'susceptibility without what fibres add', 'ppm'),),
             columns=(Column('change', 'Mean of it less that of the map with fibres.', 'ppm'),),
-            caption='Fibres change susceptibility beside white matter too, as their field reaches there.',
+            caption='The brain has the same mean as in the map with fibres: changes are relative to that. '
+            'Fibres change susceptibility beside white matter too, as their field reaches there.',
             cohort='tidy',
         ),
         Table(

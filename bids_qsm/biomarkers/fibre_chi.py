@@ -17,7 +17,7 @@ LEAST_FA = 0.2
 WHITE_FA = 0.3
 """Fractional anisotropy of the voxels whose susceptibility is shown by angle."""
 CLEAR = 20.0
-"""Evidence (logarithm of a Bayes factor) from which on it counts which axes the vectors are in."""
+"""Evidence (logarithm of a Bayes factor) from which on the field tells which axes the vectors are in."""
 BINS = np.arange(0, 91, 10)
 """Edges of the classes of angles (degrees)."""
 
@@ -29,7 +29,8 @@ class WithoutFibres:
     Attributes
     ----------
     chi : ndarray of float32
-        Susceptibility (ppm), 0 outside the mask, with the mean of that which was given.
+        Susceptibility (ppm), 0 outside the mask, with the mean of that which was given: the zero of the map
+        changes with white matter.
     field : ndarray of float32
         What was taken off the local field (ppm).
     fit : FibreFit
@@ -59,14 +60,15 @@ def tensor_on(fibres: Carried, mask: np.ndarray, affine: np.ndarray):
     return np.stack(parts), anisotropy
 
 
-def better_axes(model: FibreModel, tensor: np.ndarray, fit: FibreFit):
-    """The turn (3, 3) of the axes of vectors that the field proves better than none; None if none is.
+def better_axes(model: FibreModel, tensor: np.ndarray, fit: FibreFit, axes: np.ndarray):
+    """The turn (3, 3) of the vectors of a file that the field proves better than none; None if none is.
 
-    Proof is an evidence of `CLEAR` or more that exceeds that of the axes as they are by `BETTER`.
+    Proof is an evidence that exceeds that of the vectors as they are by `BETTER`, and by `CLEAR` / 2 at
+    least. ``axes`` is that of `FibreModel.frames`.
     """
-    matrix, best = max(model.frames(tensor), key=lambda pair: pair[1].evidence)
-    is_proven = best.evidence > CLEAR and fit.evidence < (1 - BETTER) * best.evidence
-    return matrix if is_proven else None
+    matrix, best = max(model.frames(tensor, axes), key=lambda pair: pair[1].evidence)
+    more = best.evidence - fit.evidence
+    return matrix if more > max(CLEAR / 2, BETTER * best.evidence) else None
 
 
 def without_fibres(

@@ -7,9 +7,11 @@ import pandas as pd
 import pytest
 
 from bids_qsm.applications.contract import Given
+from bids_qsm.applications.dwi import axes_of_file
 from bids_qsm.applications.fibres import APPLICATION, measure, variants
 from bids_qsm.biomarkers.fibre_chi import by_angle
 from bids_qsm.errors import UserError
+from bids_qsm.phantom.head import rigid
 from bids_qsm.plotting.orientation_charts import plot_angles
 from bids_qsm.recon.inversion.direct import tkd
 from bids_qsm.recon.orientations.fibres import fibre_fields, fibre_tensor
@@ -69,8 +71,7 @@ def test_what_fibres_add_is_taken_off_and_said(series, found):
     assert facts['evidence']['value'] > 100
     values = [facts[name]['value'] for name in ('anisotropy', 'microstructure', 'offset')]
     assert values == pytest.approx(TRUE, rel=0.25)
-    assert 'the field shows it' in facts['anisotropy']['source']
-    assert facts['fibres'] == 'directions of sub-01_V1.nii.gz, read in the frame fsl'
+    assert facts['fibres'] == 'directions of sub-01_V1.nii.gz, read in the frame fsl, as the field proves'
 
 
 def test_susceptibility_changes_by_what_inversion_makes_of_it(series, found):
@@ -90,9 +91,24 @@ def test_vectors_with_other_axes_are_refused_by_the_field(series):
     data = series[0]
     wrong = given(data['directions'].stored[..., [1, 0, 2]], 'sub-01_V1.nii.gz')
     with pytest.raises(
-        UserError, match=r'sub-01_V1.nii.gz, read in the frame fsl: .* with the axes \(y, x, z\)'
+        UserError,
+        match=r'V1.nii.gz, read in the frame fsl: .* their axes read as \(y, x, z\) it is',
     ):
         run(data, directions=wrong)
+
+
+def test_axes_of_a_file_are_those_that_carrying_turns():
+    """A vector of a sagittal, oblique file in voxel axes of maps of another order."""
+    file = rigid((20, -10, 5), (1, 2, 3)) @ np.diag([-2.0, 2, 2, 1])[:, [1, 2, 0, 3]]
+    moved = rigid((4, 6, -8), (3, 2, 1))
+    one = replace(
+        given(np.zeros((2, 2, 2, 3), np.float32), 'sub-01_V1.nii.gz'), affine=file, from_maps=[moved]
+    )
+    vector = np.array([0.6, 0.0, 0.8], np.float32)
+    turn = axes_of_file(one, AFFINE, 'voxel')
+    np.testing.assert_allclose(turn @ turn.T, np.eye(3), atol=1e-5)
+    in_scanner = np.linalg.inv(moved[:3, :3]) @ (file[:3, :3] / 2) @ vector
+    np.testing.assert_allclose(turn @ vector, in_scanner * [-1, 1, 1], atol=1e-5)
 
 
 def test_fibres_elsewhere_are_refused(series):
@@ -104,10 +120,16 @@ def test_fibres_elsewhere_are_refused(series):
         run(data, **moved)
 
 
+def test_fibres_that_the_field_does_not_show_are_refused(series):
+    data, plain = series
+    with pytest.raises(UserError, match='does not show these fibres'):
+        run(data, localfield=plain)
+
+
 def test_a_frame_that_is_none_is_refused_before_anything_runs():
     with pytest.raises(UserError, match='--fibres:frame'):
         variants({'frame': 'world'})
-    with pytest.raises(UserError, match='leaves nothing to do'):
+    with pytest.raises(UserError, match='--fibres:frame'):
         variants({'frame': 'ignore'})
 
 

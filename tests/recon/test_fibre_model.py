@@ -95,6 +95,18 @@ def test_no_other_frame_is_better(model, tensor):
     right = model.fit(tensor)
     ways = list(turns())
     assert all(np.allclose(one @ one.T, np.eye(3), atol=1e-6) for one in ways)
-    found = list(islice(model.frames(tensor), 3))
+    found = list(islice(model.frames(tensor, np.eye(3)), 3))
     np.testing.assert_array_equal(found[0][0], ways[0])
     assert right.evidence > max(fit.evidence for _, fit in found)
+
+
+def test_blocks_of_voxels_have_the_noise_of_their_mean():
+    """Residuals of noise alone are those that were expected, whatever the number of voxels a block."""
+    rng = np.random.default_rng(5)
+    shape = (36, 36, 32)
+    mask = sum((p - n / 2) ** 2 for p, n in zip(np.indices(shape), shape, strict=True)) < 15**2
+    noise = np.full(shape, 0.02, np.float32)
+    field = (noise * rng.standard_normal(shape) * mask).astype(np.float32)
+    model = FibreModel(field, noise, mask, mask * np.float32(0.5), Grid(shape, (1.25, 1.25, 1.25)))
+    assert model.grid.voxel_size == (2.5, 2.5, 2.5)
+    assert model.scale == pytest.approx(0.85, abs=0.2)

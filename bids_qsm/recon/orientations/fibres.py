@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 
 from bids_qsm.recon.conjugate import conjugate_gradient
 from bids_qsm.recon.fourier import Box, convolve, dipole_kernel, gradient_energy
@@ -31,7 +32,10 @@ BETTER = 0.1
 
 
 def turns() -> Iterator[np.ndarray]:
-    """Matrices (3, 3) that swap and reverse axes, and that turn them a little, see `FibreModel.frames`.
+    """Matrices (3, 3) that turn vectors as errors do.
+
+    First they swap and reverse axes in each of the 23 ways that change a vector that has no sign, then they
+    turn by `TURN` degrees about each axis.
 
     >>> len(list(turns()))
     29
@@ -102,7 +106,7 @@ class FibreFit:
     ----------
     values, sd : ndarray, (3,)
         Of TERMS (ppm at an anisotropy of 1), and standard errors that count what differs from place
-        to place.
+        to place, and what the data do not tell.
     evidence : float
         Logarithm of the Bayes factor of the two terms that depend on directions against none.
     """
@@ -125,11 +129,16 @@ class FibreModel:
     Parameters
     ----------
     field, noise : ndarray of float
-        Local field and its standard deviation (ppm).
+        Local field and its standard deviation (ppm), independent between voxels.
     mask : ndarray of bool
     anisotropy : ndarray
         Anisotropy a, 0 where there are no fibres; 1 where all water diffuses along them.
     grid : Grid
+
+    Attributes
+    ----------
+    scale : float
+        What is left of the field over what noise and model leave, as variances.
     """
 
     def __init__(
@@ -150,9 +159,12 @@ class FibreModel:
         self._fine, self.grid = grid, Grid(inside.shape, sizes, grid.b0_dir)
         self._box = box = Box.around(inside, self.grid, padding=PADDING)
         self._mask, self._share = mask, np.maximum(share, np.float32(0.5))
-        known = 1 / (self._averaged(noise) ** 2 + MODEL_ERROR**2)
+        # variance of the mean of a block, whose voxels have independent noise
+        variance = self._averaged(noise**2) / (self._share * np.float32(np.prod(self._factors)))
+        known = 1 / (variance + MODEL_ERROR**2)
         self._level = float(np.median(known[inside]))
         self._weight = box.crop(np.where(inside, known / self._level, 0).astype(np.float32))
+        self._extent = ndimage.find_objects((self._weight > 0).astype(np.int8))[0]
         self._kernel = dipole_kernel(box.shape, sizes, grid.b0_dir)
         self._strength = np.float32(1 / (ROUGHNESS**2 * self._level))
         penalty = gradient_energy(box.shape, sizes) * self._strength
@@ -162,7 +174,7 @@ class FibreModel:
         self._field = box.crop(self._averaged(field))
         self._loose = [*self._edges(self._isotropic(self._field))]
         self._left = self._unexplained(self._field)
-        self._scale = float(np.vdot(self._field, self._left)) * self._level / int(inside.sum())
+        self.scale = float(np.vdot(self._field, self._left)) * self._level / int(inside.sum())
         self._anisotropy = self._averaged(anisotropy)
         a = box.crop(self._anisotropy)
         white = np.clip((a - 0.1) / 0.1, 0, 1)
@@ -174,15 +186,14 @@ class FibreModel:
         """Fit the terms of fibres, whose `fibre_tensor` on the fine grid is ``tensor``: `FibreFit`."""
         return self._fit(self._tensor(tensor))
 
-    def frames(self, tensor: np.ndarray) -> Iterator[tuple[np.ndarray, FibreFit]]:
-        """The fit with the axes of the vectors turned as errors turn them: matrix (3, 3), `FibreFit`.
+    def frames(self, tensor: np.ndarray, axes: np.ndarray) -> Iterator[tuple[np.ndarray, FibreFit]]:
+        """The fit with the vectors turned as errors turn them, see `turns`: matrix (3, 3), `FibreFit`.
 
-        First swapped and reversed in each of the 23 ways that change a vector that has no sign, then turned
-        by `TURN` degrees about each axis.
+        ``axes`` (3, 3) takes vectors in the axes of their file, in which errors turn them, to voxel axes.
         """
         coarse = self._tensor(tensor)
         for matrix in turns():
-            yield matrix, self._fit(turned(coarse, matrix))
+            yield matrix, self._fit(turned(coarse, axes @ matrix @ axes.T))
 
     def _tensor(self, tensor: np.ndarray):
         return np.stack([self._averaged(one) for one in tensor])
@@ -192,7 +203,7 @@ class FibreModel:
         terms = [self._box.crop(one) for one in fields[:2]]
         left = [*(self._unexplained(one) for one in terms), *self._others_left]
         terms = [*terms, *self._others]
-        scale = self._level / self._scale
+        scale = self._level / self.scale
         normal = np.stack([[self._by_block(a, b) for b in left] for a in terms]) * scale
         right = np.stack([self._by_block(a, self._left) for a in terms]) * scale
         prior = np.diag(1 / _EXPECTED**2)
@@ -204,14 +215,16 @@ class FibreModel:
         values = solve(whole, sums)
         used = np.flatnonzero(np.abs(right).sum(0))
         without = [solve(whole - normal[..., n], sums - right[:, n]) for n in used]
-        spread = np.var(without, axis=0) * max(len(used) - 1, 0) if len(used) > 1 else np.diag(1 / prior)
+        spread = np.linalg.inv((whole + whole.T) / 2 + prior).diagonal()
+        if len(used) > 1:
+            spread = np.maximum(spread, np.var(without, axis=0) * (len(used) - 1))
         n = len(TERMS)
         evidence = _evidence(whole, sums, _EXPECTED) - _evidence(whole[2:, 2:], sums[2:], _EXPECTED[2:])
         return FibreFit(values[:n], np.sqrt(spread[:n]), evidence)
 
     def _by_block(self, a: np.ndarray, b: np.ndarray):
         """Inner product, in pieces of the head."""
-        parts = a * b
+        parts = (a * b)[self._extent]
         for axis, size in enumerate(parts.shape):
             starts = np.linspace(0, size, _BLOCKS + 1).astype(int)[:-1]
             parts = np.add.reduceat(parts, starts, axis=axis, dtype=np.float64)
