@@ -242,7 +242,7 @@ def joint_clean(series_list: 'list[Series]', options: 'Options'):
             if app.scope == 'subject' and app.name not in running
             for place in application_names(app, '').values()
         ]
-    return pe.Node(SaveDerivatives({}, remove=stale), name='clean_joint')
+    return pe.Node(SaveDerivatives({}, remove=stale), name='save_no_joint')
 
 
 def run_files(folder: Path, app: 'Application') -> list[Path]:

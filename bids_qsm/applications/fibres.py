@@ -24,7 +24,7 @@ UNSEEN = 5.0
 """Evidence (logarithm of a Bayes factor) below which the field does not show fibres."""
 METHOD = (
     'The field of fibres was predicted from their directions and fractional anisotropy as that of an '
-    'anisotropic susceptibility [@sti] and of the microstructure of myelin [@whartonbowtell2012], with '
+    'anisotropic susceptibility [@sti] and of the microstructure of myelin [@wharton2012], with '
     'factors that generalised least squares found in the local field, and subtracted before inversion'
 )
 
