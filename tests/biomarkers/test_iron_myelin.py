@@ -158,3 +158,15 @@ def test_fluid_and_what_has_no_such_tissue_are_left_out():
     assert not maps.fits[:4].any()
     assert not maps.iron[:4].any()
     assert maps.fits[6:].all()
+
+
+def test_a_myelin_fraction_above_one_does_not_hold():
+    shape, noise = (10, 10, 8), np.array([0.005, 1.0])
+    constants = im.constants_at(3.0, ('chi', 'R2star'))
+    content = np.broadcast_to(np.array([5.0, 0.25]), (*shape, 2)).copy()
+    content[:4] = 5.0, 2.0
+    values = np.moveaxis(made(constants, content), -1, 0)
+    maps = iron_myelin_maps(values, noise, constants, np.ones(shape, bool), Grid(shape))
+    assert not maps.fits[:2].any()
+    assert maps.fits[7:].all()
+    assert maps.myelin.max() <= 1
