@@ -14,8 +14,8 @@ from bids_qsm.errors import UserError
 from bids_qsm.phantom.head import rigid
 from bids_qsm.plotting.orientation_charts import plot_angles
 from bids_qsm.recon.inversion.direct import tkd
-from bids_qsm.recon.orientations.fibres import fibre_fields, fibre_tensor
-from tests.recon.test_fibre_model import GRID, SHAPE, TRUE, head  # noqa: F401
+from bids_qsm.recon.orientations.fibres import fibre_fields
+from tests.recon.test_fibre_model import GRID, SHAPE, TRUE, fibre_tensor, head  # noqa: F401
 
 AFFINE = np.diag([-3.0, 3.0, 3.0, 1.0])
 LABELS = pd.DataFrame({'index': [1], 'region': ['Half'], 'hemisphere': ['L']})

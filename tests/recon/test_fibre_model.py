@@ -8,7 +8,8 @@ from scipy.ndimage import gaussian_filter
 
 from bids_qsm.phantom.forward import dipole_field
 from bids_qsm.recon.grid import Grid
-from bids_qsm.recon.orientations.fibres import FibreModel, fibre_fields, fibre_tensor, turns
+from bids_qsm.recon.orientations.fibres import FibreModel, fibre_fields, turns
+from bids_qsm.recon.orientations.operators import COMPONENTS
 from bids_qsm.recon.orientations.tensor import turned
 
 SHAPE = (26, 30, 26)
@@ -19,6 +20,12 @@ TRUE = np.array([0.033, -0.025, -0.012])
 def smooth(rng: np.random.Generator, mm: float):
     one = gaussian_filter(rng.standard_normal(SHAPE), mm / 3)
     return (one / one.std()).astype(np.float32)
+
+
+def fibre_tensor(vectors: np.ndarray, anisotropy: np.ndarray):
+    """Traceless tensor (6, x, y, z) of fibres along ``vectors``."""
+    parts = [vectors[..., a] * vectors[..., b] - (a == b) / np.float32(3) for a, b in COMPONENTS]
+    return np.stack([(anisotropy * one).astype(np.float32) for one in parts])
 
 
 @pytest.fixture(scope='module')

@@ -55,25 +55,6 @@ def turns() -> Iterator[np.ndarray]:
             yield matrix
 
 
-def fibre_tensor(vectors: np.ndarray, anisotropy: np.ndarray):
-    r"""Traceless tensor of fibres: :math:`a (v v^T - I / 3)` of diffusion with anisotropy a along v.
-
-    Parameters
-    ----------
-    vectors : ndarray, (x, y, z, 3)
-        Unit vectors along the voxel axes; their sign means nothing.
-    anisotropy : ndarray, (x, y, z)
-        Anisotropy a, 0 where there are no fibres; 1 where all water diffuses along them.
-
-    Returns
-    -------
-    ndarray of float32, (6, x, y, z)
-        Components in the order of COMPONENTS.
-    """
-    parts = [vectors[..., a] * vectors[..., b] - (a == b) / np.float32(3) for a, b in COMPONENTS]
-    return np.stack([(anisotropy * one).astype(np.float32) for one in parts])
-
-
 def fibre_fields(tensor: np.ndarray, anisotropy: np.ndarray, grid: Grid):
     r"""Field of each of TERMS per ppm at an anisotropy of 1 (3, x, y, z).
 
@@ -81,6 +62,15 @@ def fibre_fields(tensor: np.ndarray, anisotropy: np.ndarray, grid: Grid):
     the myelin of hollow cylinders, which is no field of a dipole [2]_: :math:`a (\sin^2\theta - 2/3)`, with
     the angle to B0, whose mean over all directions is 0, and a shift in proportion to the ``anisotropy`` a
     whatever the angle.
+
+    Parameters
+    ----------
+    tensor : ndarray, (6, x, y, z)
+        :math:`a (v v^T - I / 3)` of diffusion with anisotropy a along v, components in the order of
+        COMPONENTS, along the voxel axes.
+    anisotropy : ndarray, (x, y, z)
+        a: 0 where there are no fibres, 1 where all water diffuses along them.
+    grid : Grid
 
     References
     ----------
@@ -156,7 +146,7 @@ class FibreModel:
         share = self._coarse(mask)
         inside = share > 0.5
         sizes = tuple(step * n for step, n in zip(grid.voxel_size, self._factors, strict=True))
-        self._fine, self.grid = grid, Grid(inside.shape, sizes, grid.b0_dir)
+        self.grid = Grid(inside.shape, sizes, grid.b0_dir)
         self._box = box = Box.around(inside, self.grid, padding=PADDING)
         self._mask, self._share = mask, np.maximum(share, np.float32(0.5))
         # variance of the mean of a block, whose voxels have independent noise
@@ -183,7 +173,7 @@ class FibreModel:
         self._others_left = [self._unexplained(one) for one in self._others]
 
     def fit(self, tensor: np.ndarray):
-        """Fit the terms of fibres, whose `fibre_tensor` on the fine grid is ``tensor``: `FibreFit`."""
+        """Fit the terms of fibres, of a ``tensor`` on the grid of the field, see `fibre_fields`."""
         return self._fit(self._tensor(tensor))
 
     def frames(self, tensor: np.ndarray, axes: np.ndarray) -> Iterator[tuple[np.ndarray, FibreFit]]:
