@@ -130,11 +130,5 @@ def fractions(fa: Given) -> np.ndarray:
     return np.clip(found, 0, 1)
 
 
-def b0_axis(grid: Grid, affine: np.ndarray) -> np.ndarray:
-    """Direction of B0 in the coordinates of the affine."""
-    matrix = np.asarray(affine, float)[:3, :3]
-    return matrix / np.sqrt((matrix**2).sum(0)) @ np.array(grid.b0_dir)
-
-
 def _stem(given: Given) -> str:
     return PurePath(given.source).name.partition('.')[0].lower()

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 
 from bids_qsm.applications.contract import Application, Column, Figure, Given, Image, Table, Variant
-from bids_qsm.applications.dwi import AUTO, FIBRES, axes_of_file, b0_axis, check_stated, read_fibres
+from bids_qsm.applications.dwi import AUTO, FIBRES, axes_of_file, check_stated, read_fibres
 from bids_qsm.applications.rims import ASSUMED
 from bids_qsm.biomarkers.columns import regions_of
 from bids_qsm.biomarkers.fibre_chi import CLEAR, WHITE_FA, better_axes, by_angle, tensor_on, without_fibres
-from bids_qsm.biomarkers.positions import noise_of
+from bids_qsm.biomarkers.positions import b0_in_world, noise_of
 from bids_qsm.errors import UserError
 from bids_qsm.plotting.orientation_charts import plot_angles
 from bids_qsm.recon.grid import Grid
@@ -71,10 +71,11 @@ def measure(
             f'{said}: the local field does not show these fibres, so that nothing is taken off; check that '
             'they are of this participant, the figure of their alignment, and the noise of the series.'
         )
-    said += ', as the field proves'
-    if fit.evidence < CLEAR:  # too weak to prove the axes
+    if fit.evidence >= CLEAR:
+        said += ', as the field proves'
+    else:  # too weak to prove the axes
         read_fibres(fa, directions, grid, affine, frame)
-        said = said.replace('as the field proves', 'as the surfaces of white matter say')
+        said += ', as the surfaces of white matter say'
     name, params = inversion
     data = {
         'mask': mask,
@@ -95,7 +96,7 @@ def measure(
     # what was taken off the map as varying slowly is taken off its change too
     rates = r2star if levelled else None
     corrected = without_fibres(chi, localfield, mask, tensor, anisotropy, fit, rates, grid, invert=invert)
-    cosine = carried.squared_cosine(b0_axis(grid, affine))
+    cosine = carried.squared_cosine(b0_in_world(grid, affine))
     white = (anisotropy > 0) & (carried.fa > WHITE_FA)
     maps = {'chi': chi, 'chi_fibercorrected': corrected.chi}
     angle = np.where(anisotropy > 0, np.degrees(np.arccos(np.sqrt(cosine))), 0).astype(np.float32)

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 
 from bids_qsm.applications.contract import Application, Column, Figure, Given, Image, Table, Variant
-from bids_qsm.applications.dwi import AUTO, FIBRES, IGNORE, b0_axis, check_stated, fibres_on
+from bids_qsm.applications.dwi import AUTO, FIBRES, IGNORE, check_stated, fibres_on
 from bids_qsm.biomarkers.columns import regions_of
+from bids_qsm.biomarkers.positions import b0_in_world
 from bids_qsm.biomarkers.separation.calibration import ANISOTROPY, RELAXIVITY, TURNED, Calibration
 from bids_qsm.biomarkers.separation.methods import SEPARATION, assumed_r2
 from bids_qsm.biomarkers.separation.posterior import Separated
@@ -107,7 +108,7 @@ def measure(
         required = 'cosine' in needs(function, optional=False)
         fibres, said = fibres_on(fa, directions, grid, affine, frame, required=required)
     if fibres is not None:
-        data |= {'cosine': fibres.squared_cosine(b0_axis(grid, affine)), 'fa': fibres.fa}
+        data |= {'cosine': fibres.squared_cosine(b0_in_world(grid, affine)), 'fa': fibres.fa}
     found = call(function, data, {} if relaxivity is None else {'relaxivity': relaxivity})
     table = _table(found, there, dseg, labels)
     stated = {'method': method, 'relaxation': _relaxation(function, r2prime_table)}

@@ -11,6 +11,7 @@ from bids_qsm.biomarkers.positions import axes_of, slow_error_of
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.orientations.fibres import BETTER, FibreFit, FibreModel, fibre_fields
 from bids_qsm.recon.orientations.operators import COMPONENTS
+from bids_qsm.recon.orientations.tensor import turned
 
 LEAST_FA = 0.2
 """Fractional anisotropy below which a voxel is taken to have no fibres: noise alone makes some .1."""
@@ -48,16 +49,13 @@ def tensor_on(fibres: Carried, mask: np.ndarray, affine: np.ndarray):
     three times its mean, if two eigenvalues are equal: bundles that share a voxel add up in it. Both are 0
     outside the mask, and where the fractional anisotropy is below `LEAST_FA`.
     """
-    whole = np.empty((*mask.shape, 3, 3), np.float32)
-    for one, (i, j) in zip(fibres.dyads, PAIRS, strict=True):
-        whole[..., i, j] = whole[..., j, i] = one
-    axes = axes_of(affine).astype(np.float32)
-    whole = axes.T @ whole @ axes
+    dyads = np.stack([fibres.dyads[PAIRS.index(pair)] for pair in COMPONENTS])
+    dyads = turned(dyads, axes_of(affine).T.astype(np.float32))
     there = mask & (fibres.fa > LEAST_FA) & (fibres.dyads[:3].sum(0) > 0)
     fa = np.clip(fibres.fa, 0, 1)
     anisotropy = np.where(there, fa / np.sqrt(3 - 2 * fa**2), 0).astype(np.float32)
-    parts = [anisotropy * (whole[..., a, b] - np.float32((a == b) / 3)) for a, b in COMPONENTS]
-    return np.stack(parts), anisotropy
+    even = np.array([a == b for a, b in COMPONENTS], np.float32)[:, None, None, None] / 3
+    return anisotropy * (dyads - even), anisotropy
 
 
 def better_axes(model: FibreModel, tensor: np.ndarray, fit: FibreFit, axes: np.ndarray):

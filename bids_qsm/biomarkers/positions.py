@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from bids_qsm.anatomy.bias import correct_bias
 from bids_qsm.anatomy.register import rigid
-from bids_qsm.anatomy.transform import resample
+from bids_qsm.anatomy.transform import resample, spacing_of
 from bids_qsm.entities import OF_SERIES, entity_set
 from bids_qsm.errors import UserError
 from bids_qsm.recon.grid import Grid
@@ -93,20 +93,11 @@ def b0_in_world(grid: Grid, affine: np.ndarray):
     return axes_of(affine) @ np.array(grid.b0_dir) + 0.0
 
 
-def voxel_of(affine: np.ndarray):
-    """Voxel size (mm) along each axis.
-
-    >>> voxel_of(np.diag([-2.0, 2, 3, 1])).tolist()
-    [2.0, 2.0, 3.0]
-    """
-    return np.sqrt((np.asarray(affine, float)[:3, :3] ** 2).sum(0))
-
-
 def refuse_other_voxels(positions: Sequence[Position]):
     """Raise UserError where voxels of a position are much larger or smaller than those of the first."""
     first, *others = positions
     for one in others:
-        ratio = float(np.cbrt(voxel_of(one.affine).prod() / voxel_of(first.affine).prod()))
+        ratio = float(np.cbrt(spacing_of(one.affine).prod() / spacing_of(first.affine).prod()))
         if max(ratio, 1 / ratio) > COARSER:
             raise UserError(
                 f'{one.name} has voxels whose mean size is {ratio:.2g} times that of {first.name}, and up to '
@@ -341,7 +332,7 @@ def position_table(
                 'angle_deg': np.degrees(np.arccos(np.clip(abs(b0 @ start), 0, 1))),
                 'shift_mm': np.linalg.norm(matrix[:3, :3] @ centre + matrix[:3, 3] - centre),
                 'b0_from': 'table' if one.is_stated else 'scanner and registration',
-                'voxel_mm': ' x '.join(f'{size:.3g}' for size in voxel_of(one.affine)),
+                'voxel_mm': ' x '.join(f'{size:.3g}' for size in spacing_of(one.affine)),
                 'same_affine': bool(np.allclose(one.affine, first.affine, atol=1e-3)),
                 'overlap': shared.sum() / aligned.masks[0].sum(),
                 'noise_ppb': 1e3 * np.median(aligned.noises[n][mask]),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from bids_qsm.anatomy.fibres import PAIRS
 from bids_qsm.phantom.sampling import Volume
 
 ALONG, ACROSS = 1.6e-3, 0.35e-3
@@ -16,8 +17,6 @@ SURFACE, STEEP = 2.5, 0.06
 """Blur (mm) of white matter whose slope is its surface, and slope (1/mm) from which on fibres follow it."""
 LEAST = 0.05
 """Share of white matter from which on a point of the lattice has fibres."""
-PAIRS = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
-"""Components of a symmetric matrix in the order of MRtrix."""
 
 
 @dataclass(frozen=True)

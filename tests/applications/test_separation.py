@@ -9,8 +9,9 @@ import pytest
 from bids_qsm.app.methods import Method, applications
 from bids_qsm.applications import separation
 from bids_qsm.applications.contract import Given
-from bids_qsm.applications.dwi import b0_axis, fibres_on, fractions
+from bids_qsm.applications.dwi import fibres_on, fractions
 from bids_qsm.applications.separation import APPLICATION, measure, variants
+from bids_qsm.biomarkers.positions import b0_in_world
 from bids_qsm.errors import UserError
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.registry import call
@@ -114,7 +115,7 @@ def test_the_frame_of_directions_is_that_of_the_file_unless_stated():
         pair = given('FA', fa, affine), given(name, stored, affine, sidecar)
         found, said = fibres_on(*pair, grid, affine, stated)
         assert said == f'directions of {name}, read in the frame {expected[0]}'
-        cosine = found.squared_cosine(b0_axis(grid, affine))
+        cosine = found.squared_cosine(b0_in_world(grid, affine))
         assert cosine[1:-1, 1:-1, 1:-1] == pytest.approx(expected[1], abs=1e-4)
     assert fibres_on(*pair, grid, affine, 'ignore') == (None, '')
     peaks = given('sub-01_param-PEAKS_dwimap.nii.gz', 0.2 * stored, affine)
