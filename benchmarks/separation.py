@@ -23,7 +23,7 @@ from chain import Chain
 from conditions import Condition, scan
 from metrics import nrmse, xsim
 
-from bids_qsm.anatomy.fibres import carry
+from bids_qsm.anatomy import fibres as diffusion
 from bids_qsm.applications.separation import CHI_ERROR, RATE_ERROR, SMOOTH_ERROR
 from bids_qsm.biomarkers.separation.closed import closed
 from bids_qsm.biomarkers.separation.hollowcylinder import beat
@@ -130,7 +130,8 @@ def fibres_of(sources, seed, shape, affine):
     other = Protocol((2.0, 2.0, 2.0), fov=(192.0, 224.0, 176.0), rotation=(-6.0, 3.0, 8.0), radiological=True)
     fa, first, _ = sources.diffusion(other.shape, other.affine, noise=0.05, seed=seed)
     wrong = rigid((0.3, -0.3, 0.3), (0.3, -0.3, 0.3))
-    return carry(first, fa, other.affine, shape, affine, [wrong])
+    found = diffusion.fibres_of(first, fa, 'V1')
+    return diffusion.carry(found, fa, other.affine, shape, affine, [wrong])
 
 
 def field_of(chi, grid):

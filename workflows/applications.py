@@ -126,6 +126,21 @@ def mean_ports(series: 'Series') -> dict[str, Path]:
     return {mean_port(one): one.bold for use in series.applications for one in use.runs if one.is_raw}
 
 
+PARTS_OF_FIT = ('fa', 'tensor', 'facts')
+"""Outputs of `FitTensor` that applications get."""
+
+
+def fit_ports(series: 'Series') -> dict[str, tuple[Path, str]]:
+    """Port -> diffusion images that a tensor is fitted to, and which of `PARTS_OF_FIT` it is."""
+    return {
+        f'{part}_of_{one.query}_{use.name}': (one.path, part)
+        for use in series.applications
+        for one in use.inputs
+        if one.gradients is not None
+        for part in PARTS_OF_FIT
+    }
+
+
 def label_inputs_of(series: 'Series') -> list[str]:
     """Ports of the participant's segmentations that applications need."""
     runs = [run for run in runs_of(series) if run.labels]
@@ -139,7 +154,7 @@ def application_inputs(series: 'Series') -> list[str]:
     is_placed = any(one.space not in ('gre', 'table') for one in series.inputs)
     placed = {'gre_to_anat'} if is_placed or any(run.bold for run in runs_of(series)) else set()
     files = (port for port in (*FILES, 'gre_to_anat') if port in needed | placed)
-    return [*files, *alignment_ports(series), *mean_ports(series)]
+    return [*files, *alignment_ports(series), *mean_ports(series), *fit_ports(series)]
 
 
 def init_applications_wf(
@@ -160,7 +175,8 @@ def init_applications_wf(
     of_labels = label_inputs_of(series)
     inputnode = pe.inputnode(*ports, *of_labels)
     outputnode = pe.outputnode(*(port for run in runs for port in run.outputs.values()))
-    alignments = {port: (inputnode, port) for port in (*alignment_ports(series), *mean_ports(series))}
+    made = (*alignment_ports(series), *mean_ports(series), *fit_ports(series))
+    alignments = {port: (inputnode, port) for port in made}
     for port, of_atlas in atlas_files(options).items():
         if port in ports:
             setattr(inputnode.inputs, port, str(getattr(atlas, of_atlas)))
@@ -250,8 +266,8 @@ def link_alignments(
 ):
     """Link the transforms of extra images to the node of an application.
 
-    ``sources`` maps each port of `alignment_ports` and `mean_ports` to the node that has it, and its port
-    there.
+    ``sources`` maps each port of `alignment_ports`, `mean_ports` and `fit_ports` to the node that has it, and
+    its port there.
     """
     if any(one.space == 'flair' for one in run.use.inputs):
         step, port = sources['flair_to_anat']
@@ -268,6 +284,13 @@ def link_alignments(
             step, port = sources[own_port(run.use.name, query)]
             workflow.link(step, merge, **{f'in{i}': port})
         workflow.link(merge, node, own_to_anat='out')
+    fitted = [one.query for one in run.use.inputs if one.gradients is not None]
+    if fitted:
+        merge = pe.Node(Merge(len(PARTS_OF_FIT)), name=f'{node.name}_tensor')
+        for i, part in enumerate(PARTS_OF_FIT, start=1):
+            step, port = sources[f'{part}_of_{fitted[0]}_{run.use.name}']
+            workflow.link(step, merge, **{f'in{i}': port})
+        workflow.link(merge, node, fitted='out')
 
 
 def distinct_names(paths: list[str]) -> list[str]:

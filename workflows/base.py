@@ -10,6 +10,7 @@ from nipype.interfaces.utility import Merge
 from bids_qsm.applications import application
 from bids_qsm.interfaces.anatomy import MeanEcho, MeanFrame, RegisterRigid, Resample, Window
 from bids_qsm.interfaces.derivatives import SaveDerivatives
+from bids_qsm.interfaces.diffusion import FitTensor
 from bids_qsm.interfaces.report import PlotFlicker
 from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.anat import init_anat_wf, init_normalize_wf
@@ -18,6 +19,7 @@ from bids_qsm.workflows.applications import (
     ATLAS,
     alignment_ports,
     application_node,
+    fit_ports,
     link_alignments,
     mean_ports,
     runs_of,
@@ -151,7 +153,7 @@ def init_subject_wf(
         )
         for template in templates
     }
-    alignments, means = _add_alignments(workflow, anat_wf, series_list, options)
+    alignments, means, fits = _add_alignments(workflow, anat_wf, series_list, options)
     built, everyone = [], options
     for series in series_list:
         is_anatomy = image is None and series is first
@@ -182,6 +184,8 @@ def init_subject_wf(
             workflow.link(alignments[image], series_wf, **{port: 'xfm'})
         for port, image in mean_ports(series).items():
             workflow.link(means[image], series_wf, **{port: 'mean'})
+        for port, (image, part) in fit_ports(series).items():
+            workflow.link(fits[image], series_wf, **{port: part})
         for template in templates:
             with_refinement = is_refined(options) and template is templates[0]
             _add_standard(
@@ -228,9 +232,11 @@ def _add_alignments(
 ):
     """Align images that applications read with the anatomical image, and draw how they fit.
 
-    Returns the nodes of the alignments by image, and those of the means of raw BOLD runs by run.
+    Returns the nodes of the alignments by image, those of the means of raw BOLD runs by run, and those of the
+    tensors of diffusion images by image.
     """
-    nodes, means, sizes = {}, {}, Sizes.of(series_list[0])
+    nodes, means, fits, sizes = {}, {}, {}, Sizes.of(series_list[0])
+    gradients = {}
     trains: dict[Path, list[str]] = {}
     titles = {series.flair: ('flair', 'FLAIR', False, None) for series in series_list}
     for use in (use for series in series_list for use in series.applications):
@@ -241,6 +247,8 @@ def _add_alignments(
             query = queries[one.query]
             kind = f'{use.name}{one.query}'
             titles.setdefault(one.path, (kind, query.title, query.affine, query.window))
+            if one.gradients is not None:
+                gradients[one.path] = one.gradients
             if query.echoes:
                 echoes = [str(other.path) for other in use.inputs if other.query == one.query]
                 trains[Path(echoes[0])] = echoes
@@ -269,6 +277,14 @@ def _add_alignments(
                 mem_gb=need('register_rigid', sizes),
             )
             workflow.link(mean, align, moving='mean')
+        elif image in gradients:
+            tables = gradients[image]
+            fits[image] = fit = pe.Node(
+                FitTensor(images=str(image), bval=str(tables.bval), bvec=str(tables.bvec)),
+                name=f'fit_{kind}_{number}',
+                mem_gb=need('fit_tensor', sizes.with_frames(tables.shape)),
+            )
+            workflow.link(fit, align, moving='unweighted')
         elif window is not None:
             clip = pe.Node(
                 Window(image=str(image), low=window[0], high=window[1]),
@@ -287,6 +303,8 @@ def _add_alignments(
         )
         if kind == BOLD or image in trains:
             workflow.link(mean, place, image='mean')
+        elif image in fits:
+            workflow.link(fits[image], place, image='unweighted')
         elif window is not None:
             workflow.link(clip, place, 'image')
         else:
@@ -306,7 +324,7 @@ def _add_alignments(
         workflow.link(anat_wf, flicker, fixed='image', mask='mask')
         workflow.link(place, flicker, moving='image')
         workflow.link(flicker, save, 'figure')
-    return nodes, means
+    return nodes, means, fits
 
 
 def _add_joint_applications(

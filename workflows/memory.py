@@ -21,7 +21,7 @@ class Sizes:
     """Memory (GB) of a series' images as float32.
 
     One volume, one with margins, all echoes, all that is stored (of each coil), the anatomical image, and
-    all frames of a BOLD run.
+    all frames of a BOLD run or of diffusion images.
     """
 
     volume: float
@@ -46,7 +46,11 @@ class Sizes:
 
     def with_run(self, bold: 'BoldRun'):
         """The same beside a BOLD run."""
-        return replace(self, run=_gb(bold.shape))
+        return self.with_frames(bold.shape)
+
+    def with_frames(self, shape: tuple[int, ...]):
+        """The same beside images of a 4D ``shape``."""
+        return replace(self, run=_gb(shape))
 
 
 def _gb(shape: Iterable[int]) -> float:
@@ -74,6 +78,7 @@ NEEDS = {
     'hdbet': Need(4.0, anat=4),
     # one frame at a time
     'mean': Need(0.3),
+    'fit_tensor': Need(0.6, run=3),
     'register_rigid': Need(0.13, volume=5, anat=4),
     'resample_anat': Need(volume=4, anat=4),
     'place_atlas': Need(0.15, anat=9),

@@ -12,6 +12,7 @@ from bids_qsm.workflows.applications import (
     alignment_ports,
     application_inputs,
     atlas_files,
+    fit_ports,
     init_applications_wf,
     label_inputs_of,
     mean_ports,
@@ -119,7 +120,8 @@ def init_series_wf(
 
     Inputs: those of :func:`source_ports`, such as magnitude, phase (4D, rad), combined (magnitude, 3D),
     quality and notes (JSON); anat, anat_mask, brain_notes (JSON), template_to_image and, where they are
-    needed, image_to_template and those of :func:`alignment_ports` and :func:`mean_ports` of applications.
+    needed, image_to_template and those of :func:`alignment_ports`, :func:`mean_ports` and
+    :func:`fit_ports` of applications.
     Outputs: gre_to_anat, reference (JSON), maps that are resampled to template space, refine where the
     deep grey nuclei are segmented, and whatever applications of several series need.
     """
@@ -128,7 +130,7 @@ def init_series_wf(
     products = series_products(series, options)
     shown = [port for port, one in products.items() if one.look]
     placed_by = [port for port in label_inputs(options) if port != 'gre_to_anat']
-    alignments = [*alignment_ports(series), *mean_ports(series)]
+    alignments = [*alignment_ports(series), *mean_ports(series), *fit_ports(series)]
     inputnode = pe.inputnode(
         *source_ports(series), 'anat', 'anat_mask', 'brain_notes', *placed_by, *alignments
     )

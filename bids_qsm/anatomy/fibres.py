@@ -3,24 +3,36 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations, product
+from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from bids_qsm.anatomy.transform import Array, Displacement, resample
 from bids_qsm.errors import UserError
+from bids_qsm.recon.orientations.operators import COMPONENTS
+from bids_qsm.recon.orientations.tensor import matrices, turned
 
 FRAMES = ('fsl', 'voxel', 'scanner')
 """Axes that vectors may be in: those of the voxels, the first one reversed where the affine has a positive
 determinant (FSL); those of the voxels; those of the scanner (RAS)."""
-ORDERS = {'mrtrix': (0, 1, 2, 3, 4, 5), 'fsl': (0, 3, 5, 1, 2, 4), 'dipy': (0, 2, 5, 1, 3, 4)}
-"""Software -> where its six volumes of a tensor have xx, yy, zz, xy, xz, yz."""
-PAIRS = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
-"""Components of a symmetric matrix, as `carry` has them."""
+ORDERS = {'FSL': (0, 1, 2, 3, 4, 5), 'MRtrix': (0, 3, 4, 1, 5, 2), 'DIPY': (0, 1, 3, 2, 4, 5)}
+"""Software -> where its six volumes of a tensor have COMPONENTS. DIPY has the lower triangle, as AFNI and
+NIfTI have it."""
+SYMMETRIC = 1005
+"""Intent of NIfTI that says that volumes are the lower triangle of a symmetric matrix."""
+DIAGONAL = [a == b for a, b in COMPONENTS]
 WHITE = 0.3
 """Fractional anisotropy of voxels whose directions are checked."""
+LEAST_FA = 0.2
+"""Fractional anisotropy below which a direction says nothing of fibres: noise alone makes some .1."""
 POSITIVE = 0.95
 """Share of white matter where all of the diagonal of a tensor is above 0."""
+LARGER = 2.0
+"""Factor by which each mean of the diagonal of a tensor exceeds the others: diffusivities against what the
+two sides of a head nearly cancel."""
+SAME_FA = 0.1
+"""Median difference of a tensor's fractional anisotropy from that of the map beside it."""
 CLEAR = 0.9
 """Factor by which `across` must fall for another frame to be taken for the true one."""
 LIKE_MM = 2.0
@@ -34,60 +46,98 @@ class Carried:
     Attributes
     ----------
     dyads : ndarray of float32, shape (6, x, y, z)
-        Mean of v v' over what was interpolated, components `PAIRS`, axes of the scanner of the maps; its
-        trace is 1, or 0 where there is no direction.
+        Mean of v v' of the first direction over what was interpolated, in the order of COMPONENTS, axes of
+        the scanner of the maps; its trace is 1, or 0 where there is no direction.
+    tensor : ndarray of float32, shape (6, x, y, z)
+        See `Fibres`; in the same axes.
     fa : ndarray of float32, shape (x, y, z)
         Fractional anisotropy, NaN where it was not measured: beyond the image, and where that has no value
         above 0.
     """
 
     dyads: np.ndarray
+    tensor: np.ndarray
     fa: np.ndarray
 
     def squared_cosine(self, b0: Sequence[float] | np.ndarray):
         """Squared cosine of the angle to B0 (unit vector, axes of the scanner); 1/3 without direction."""
         h = np.asarray(b0, np.float32)
         found = sum(
-            (1 if i == j else 2) * h[i] * h[j] * d for d, (i, j) in zip(self.dyads, PAIRS, strict=True)
+            (1 if i == j else 2) * h[i] * h[j] * d for d, (i, j) in zip(self.dyads, COMPONENTS, strict=True)
         )
-        return np.where(self.dyads[:3].sum(0) > 0, np.clip(found, 0, 1), np.float32(1 / 3))
+        return np.where(self.dyads[DIAGONAL].sum(0) > 0, np.clip(found, 0, 1), np.float32(1 / 3))
 
     def principal(self):
         """Unit vectors (x, y, z, 3), of any sign; zero without direction."""
-        first = principal(np.moveaxis(self.dyads, 0, -1))
-        return first * (self.dyads[:3].sum(0) > 0)[..., None]
+        first = principal(self.dyads)
+        return first * (self.dyads[DIAGONAL].sum(0) > 0)[..., None]
+
+
+class Fibres(NamedTuple):
+    """What diffusion says of the fibres of each voxel, in the axes of its file.
+
+    Attributes
+    ----------
+    vectors : ndarray of float32, shape (x, y, z, 3)
+        First direction, of unit length; zero where there is none.
+    tensor : ndarray of float32, shape (6, x, y, z)
+        Diffusion tensor over its trace, less 1/3 I, in the order of COMPONENTS: bundles that share a voxel
+        add up in it, as their anisotropies of susceptibility do.
+    """
+
+    vectors: np.ndarray
+    tensor: np.ndarray
 
 
 def principal(symmetric: np.ndarray) -> np.ndarray:
-    """First eigenvector (..., 3) of symmetric matrices, given by their components `PAIRS` on the last axis.
+    """First eigenvector (..., 3) of symmetric matrices (6, ...) in the order of COMPONENTS.
 
-    >>> principal(np.array([0.1, 0.9, 0.2, 0.0, 0.0, 0.0])).round(3).tolist()
+    >>> principal(np.array([0.1, 0.0, 0.0, 0.9, 0.0, 0.2])).round(3).tolist()
     [0.0, 1.0, 0.0]
     """
-    matrix = np.empty((*symmetric.shape[:-1], 3, 3), np.float32)
-    for n, (i, j) in enumerate(PAIRS):
-        matrix[..., i, j] = matrix[..., j, i] = symmetric[..., n]
-    return np.linalg.eigh(matrix)[1][..., 2]
+    return np.linalg.eigh(matrices(symmetric))[1][..., 2]
 
 
-def directions(stored: np.ndarray, fa: np.ndarray, name: str, *, amplitudes: bool = False):
-    """Unit vectors of the fibres of an image of vectors, of peaks or of tensors.
+def anisotropy_of(fa: np.ndarray):
+    r"""Anisotropy :math:`\mathrm{FA} / \sqrt{3 - 2 \mathrm{FA}^2}`, 0 to 1.
+
+    It is what the diffusion tensor over its trace has along fibres more than across, where the other two
+    eigenvalues are equal.
+
+    >>> float(anisotropy_of(np.float64(1)))
+    1.0
+    """
+    return fa / np.sqrt(3 - 2 * fa**2)
+
+
+def size_of(tensor: np.ndarray) -> np.ndarray:
+    """Anisotropy (...) of tensors without trace (6, ...), see `anisotropy_of`."""
+    twice = np.where(DIAGONAL, 1, 2).astype(np.float32)
+    return np.sqrt(1.5 * np.tensordot(twice, tensor**2, 1))
+
+
+def fibres_of(stored: np.ndarray, fa: np.ndarray, name: str, *, amplitudes: bool = False, intent: int = 0):
+    """Fibres of an image of vectors, of peaks or of tensors.
+
+    A vector v stands for a tensor of two equal eigenvalues, :math:`a (v v^T - I / 3)`, with the anisotropy a
+    of ``fa``. Peaks of a voxel give its tensor the shape of the mean of :math:`v v^T` by their amplitudes,
+    and ``fa`` gives it the size. Where there are no fibres by a tensor, there is noise of no preferred sign.
 
     Parameters
     ----------
     stored : ndarray, shape (x, y, z, 3), (x, y, z, 3 n) or (x, y, z, 6); or with axes of 1 more
-        A vector; the peaks of a voxel, largest first; or a tensor, in any order of `ORDERS`: the diagonal is
-        what is large everywhere.
+        A vector; the peaks of a voxel, largest first; or a tensor in any unit, in an order of `ORDERS`.
     fa : ndarray, shape (x, y, z)
     name : str
         Of the file, for messages.
     amplitudes : bool
         Whether vectors have lengths (peaks); else they must be unit vectors in white matter.
+    intent : int
+        Code of NIfTI, which may state the order of a tensor, see `SYMMETRIC`; else the diagonal tells it.
 
     Returns
     -------
-    ndarray of float32, shape (x, y, z, 3)
-        In the axes of the file; zero where there is none.
+    Fibres
 
     Raises
     ------
@@ -110,32 +160,64 @@ def directions(stored: np.ndarray, fa: np.ndarray, name: str, *, amplitudes: boo
             f'{name} cannot be used: fractional anisotropy is hardly anywhere above {WHITE}; check its map.'
         )
     if count == 6 and not amplitudes:
-        return np.where(
-            (data != 0).any(-1, keepdims=True), principal(data[..., _order(data, white, name)]), 0
-        )
-    first = data[..., :3]
-    size = np.linalg.norm(first, axis=-1, keepdims=True)
-    found = np.median(size[white])
+        return _of_tensor(data, fa, white, name, intent)
+    peaks = data.reshape(*fa.shape, -1, 3)
+    sizes = np.linalg.norm(peaks, axis=-1)
+    found = np.median(sizes[..., 0][white])
     if not amplitudes and abs(found - 1) > 0.1:
         raise UserError(
             f'{name} has vectors of length {found:.2g} in white matter, where unit vectors are expected; '
             'give the first eigenvectors as they were written, not multiplied by anisotropy.'
         )
-    return first / np.maximum(size, 1e-6)
+    # of amplitude w, w v v' is the product of the peak with itself over w
+    share = 1 / np.maximum(sizes * sizes.sum(-1, keepdims=True), 1e-12)
+    shape = np.stack([(share * peaks[..., a] * peaks[..., b]).sum(-1) for a, b in COMPONENTS])
+    there = sizes[..., 0] > 1e-6
+    shape[DIAGONAL] -= there / np.float32(3)
+    # unlike a tensor, of which noise has no sign, noise adds to anisotropy
+    size = np.where(there & (fa > LEAST_FA), anisotropy_of(np.nan_to_num(fa)), 0)
+    tensor = shape * (size / np.maximum(size_of(shape), 1e-3))
+    first = peaks[..., 0, :] / np.maximum(sizes[..., :1], 1e-6)
+    return Fibres(first, tensor.astype(np.float32))
 
 
-def _order(data: np.ndarray, white: np.ndarray, name: str) -> list[int]:
-    """Which of six volumes are xx, yy, zz, xy, xz, yz: those of the diagonal have the largest means."""
-    means: list[float] = np.abs(data[white].mean(0)).tolist()
-    best = max(ORDERS, key=lambda one: sum(means[n] for n in ORDERS[one][:3]))
-    order = ORDERS[best]
-    positive = (data[white][:, order[:3]] > 0).all(1).mean()
-    if positive < POSITIVE:
+def _of_tensor(data: np.ndarray, fa: np.ndarray, white: np.ndarray, name: str, intent: int) -> Fibres:
+    """Fibres of six volumes of a tensor."""
+    data = np.moveaxis(data, -1, 0)[list(ORDERS[_order(data, white, name, intent)])]
+    trace = data[DIAGONAL].sum(0)
+    there = trace > 0
+    tensor = np.where(there, data / np.where(there, trace, 1), 0)
+    tensor[DIAGONAL] -= there / np.float32(3)
+    # no diffusion is negative: noise alone has more anisotropy than a line
+    tensor /= np.maximum(size_of(tensor), 1)
+    own = size_of(tensor[:, white])
+    apart = float(np.median(np.abs(own * np.sqrt(3 / (1 + 2 * own**2)) - fa[white])))
+    if apart > SAME_FA:
         raise UserError(
-            f'{name} has a tensor whose diagonal is above 0 in only {100 * positive:.0f} % of white matter; '
-            'give the six volumes of a diffusion tensor, in the order of FSL, MRtrix or DIPY.'
+            f'{name} has a fractional anisotropy that differs from that of the map beside it by {apart:.2f} '
+            'in white matter; give the tensor and the map of one fit.'
         )
-    return list(order)
+    return Fibres(np.where(there[..., None], principal(tensor), 0).astype(np.float32), tensor)
+
+
+def _order(data: np.ndarray, white: np.ndarray, name: str, intent: int) -> str:
+    """The order of six volumes, of `ORDERS`: those of the diagonal are above 0 and have the largest means."""
+    means = np.abs(data[white].mean(0))
+    on, off = ([n for n, is_on in enumerate(DIAGONAL) if is_on is wanted] for wanted in (True, False))
+    fitting = []
+    for software, order in ORDERS.items():
+        largest, least = means[[order[n] for n in off]].max(), means[[order[n] for n in on]].min()
+        positive = (data[white][:, [order[n] for n in on]] > 0).all(1).mean()
+        if least > LARGER * largest and positive > POSITIVE:
+            fitting.append(software)
+    stated = 'DIPY' if intent == SYMMETRIC else None
+    if not fitting or stated not in (None, *fitting):
+        which = 'of the lower triangle, which its header states' if stated else 'of FSL, MRtrix or DIPY'
+        raise UserError(
+            f'{name} is no diffusion tensor in the order {which}: its diagonal is not what is large and '
+            'above 0 in white matter; write the six volumes of a tensor again.'
+        )
+    return stated or fitting[0]
 
 
 def to_scanner(vectors: np.ndarray, affine: np.ndarray, frame: str):
@@ -144,10 +226,16 @@ def to_scanner(vectors: np.ndarray, affine: np.ndarray, frame: str):
     >>> to_scanner(np.array([1.0, 0.0, 0.0]), np.eye(4), 'fsl').tolist()
     [-1.0, 0.0, 0.0]
     """
-    return vectors @ _axes(affine, frame).T.astype(np.float32)
+    return vectors @ axes_of_frame(affine, frame).T.astype(np.float32)
 
 
-def _axes(affine: np.ndarray, frame: str):
+def fibres_in_scanner(fibres: Fibres, affine: np.ndarray, frame: str):
+    """Turn fibres from a frame of `FRAMES` to the axes of the scanner (RAS)."""
+    turn = axes_of_frame(affine, frame).astype(np.float32)
+    return Fibres(fibres.vectors @ turn.T, turned(fibres.tensor, turn))
+
+
+def axes_of_frame(affine: np.ndarray, frame: str):
     """Matrix that takes vectors of a frame to the axes of the scanner."""
     if frame == 'scanner':
         return np.eye(3)
@@ -237,19 +325,19 @@ def turn_of(transforms: Sequence[Array | Displacement]):
 
 
 def carry(
-    vectors: np.ndarray,
+    fibres: Fibres,
     fa: np.ndarray,
     affine: Array,
     shape: tuple[int, ...],
     target: Array,
     transforms: Sequence[Array | Displacement],
 ):
-    """Resample directions onto another grid, and turn them by the rotation of the transforms.
+    """Resample fibres onto another grid, and turn them by the rotation of the transforms.
 
     Parameters
     ----------
-    vectors : ndarray, shape (x, y, z, 3)
-        Unit vectors in axes of the scanner of the image; zero where there is none.
+    fibres : Fibres
+        In axes of the scanner of the image.
     fa : ndarray, shape (x, y, z)
         NaN and 0 where it was not measured.
     affine : ndarray, shape (4, 4)
@@ -270,15 +358,21 @@ def carry(
     """
     if any(isinstance(one, Displacement) for one in transforms):
         raise ValueError('directions are carried by affine transforms alone')
-    turned = vectors @ turn_of(transforms).T
+    turn = turn_of(transforms)
+    vectors = fibres.vectors @ turn.T
     # vectors have no sign, so that their products are interpolated; those of no fibre count less
     weight = np.nan_to_num(fa) * (np.abs(vectors).sum(-1) > 0)
-    chain = list(transforms)
-    dyads = np.stack(
-        [resample(weight * turned[..., i] * turned[..., j], affine, shape, target, chain) for i, j in PAIRS]
-    )
-    trace = dyads[:3].sum(0)
-    dyads = np.where(trace > 1e-3, dyads / np.maximum(trace, 1e-3), 0)
     fa = np.nan_to_num(fa).astype(np.float32)
-    value, known = (resample(one, affine, shape, target, chain) for one in (fa, (fa > 0).astype(np.float32)))
-    return Carried(dyads, np.where(known > 0.5, value / np.maximum(known, 0.5), np.float32(np.nan)))
+    known = (fa > 0).astype(np.float32)
+
+    def onto(image: np.ndarray):
+        return resample(image, affine, shape, target, list(transforms))
+
+    dyads = np.stack([onto(weight * vectors[..., a] * vectors[..., b]) for a, b in COMPONENTS])
+    trace = dyads[DIAGONAL].sum(0)
+    dyads = np.where(trace > 1e-3, dyads / np.maximum(trace, 1e-3), 0)
+    share = onto(known)
+    tensor = np.stack([onto(known * one) for one in turned(fibres.tensor, turn)])
+    tensor = np.where(share > 0.5, tensor / np.maximum(share, 0.5), 0)
+    value = np.where(share > 0.5, onto(fa) / np.maximum(share, 0.5), np.float32(np.nan))
+    return Carried(dyads, tensor, value)

@@ -79,7 +79,10 @@ class Given:
     """Of a train of echoes (s), which are the last axis of ``stored`` and ``data``; ``on_grid`` is their
     mean."""
     sidecar: Mapping[str, object] = field(default_factory=dict)
-    """Content of the file beside it, where `Query.beside` names another input."""
+    """Content of the file beside it, where `Query.beside` names another input; what was fitted, of a tensor
+    of `Query.gradients`."""
+    intent: int = 0
+    """Intent code of its NIfTI header, where `Query.beside` names another input."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,10 @@ class Query:
     echoes: int = 0
     """Least number of echoes of a train: files that differ in the entity echo alone are one input, whose
     echo times are multiples of the first. 0 where each file is an input of its own."""
+    gradients: bool = False
+    """Whether it is a series of diffusion images with .bval and .bvec: a tensor is fitted to one shell of it
+    before, and `measure` gets its fractional anisotropy and itself, a pair of Given. The mean of its images
+    without diffusion weighting is aligned."""
     foreign: bool = False
     """Whether it comes from elsewhere: what an earlier run of this software wrote is not read."""
     instead_of: str = ''
@@ -288,6 +295,8 @@ class Variant:
     """Arguments of `measure` that may be None, but not with these parameters."""
     spares: tuple[str, ...] = ()
     """Those that are not read with these parameters."""
+    one_of: tuple[str, ...] = ()
+    """As `Application.one_of`, with these parameters."""
 
 
 @dataclass(frozen=True)
@@ -390,6 +399,8 @@ class Application:
             raise ValueError(f'{self.name}: a train of echoes is one input, given whole')
         if not set(self.one_of) <= {query.name for query in self.extra if query.optional}:
             raise ValueError(f'{self.name}: one_of names optional extra inputs')
+        if any(one.gradients and one.align != 'own' for one in self.extra):
+            raise ValueError(f'{self.name}: diffusion images have an alignment of their own')
         if any(one.instead_of not in ('', *names) for one in self.extra):
             raise ValueError(f'{self.name}: an input is there instead of one that it names')
         if any(one.beside and (one.beside not in names or not one.whole) for one in self.extra):

@@ -4,7 +4,17 @@ from pathlib import PurePath
 
 import numpy as np
 
-from bids_qsm.anatomy.fibres import FRAMES, Carried, carry, check_frame, directions, to_scanner, turn_of
+from bids_qsm.anatomy.fibres import (
+    FRAMES,
+    Carried,
+    Fibres,
+    axes_of_frame,
+    carry,
+    check_frame,
+    fibres_in_scanner,
+    fibres_of,
+    turn_of,
+)
 from bids_qsm.applications.contract import Given, Query
 from bids_qsm.biomarkers.positions import axes_of
 from bids_qsm.errors import UserError
@@ -26,15 +36,34 @@ FIBRES = (
     Query(
         'directions',
         'map of fibre directions beside it',
-        ('dwimap', 'V1'),
+        ('dwimap', 'tensor', 'V1'),
         datatype='',
-        names=('*_V1', *(f'*_param-{one}_dwimap' for one in ('tensor', 'diffusivity', 'peaks', 'v1'))),
+        names=(
+            *(f'*_param-{one}_dwimap' for one in ('tensor', 'diffusivity')),
+            '*_tensor',
+            *(f'*_param-{one}_dwimap' for one in ('peaks', 'v1')),
+            '*_V1',
+        ),
         align='own',
         beside='fa',
         whole=True,
+        instead_of='dwi',
+    ),
+    Query(
+        'dwi',
+        'series of diffusion images',
+        ('dwi',),
+        datatype='dwi',
+        names=('*_dwi',),
+        align='own',
+        spaces=SPACES,
+        gradients=True,
     ),
 )
-"""Extra inputs of an application that takes fibres: names of QSIPrep, QSIRecon and FSL."""
+"""Extra inputs of an application that takes fibres: maps by names of QSIPrep, QSIRecon and FSL, or else the
+diffusion images, prepared or as they were scanned, which a tensor is fitted to."""
+ONE_OF = ('directions', 'dwi')
+"""Those of `FIBRES` of which any will do."""
 AUTO, IGNORE = 'auto', 'ignore'
 """Frames that are none: that which the file tells, and no fibres at all."""
 LARGEST = 1.2
@@ -44,11 +73,13 @@ _REFERENCES = {'xyz': 'scanner', 'ijk': 'voxel', 'bvec': 'fsl'}
 
 
 def frame_of(given: Given) -> str:
-    """Frame of the vectors of a file: by its sidecar, else FSL's for ``_V1``, else that of the scanner."""
+    """Frame of the vectors of a file: by its sidecar, else FSL's for ``_V1`` and
+    ``_tensor``, else that of the scanner.
+    """
     encoding = given.sidecar.get('OrientationEncoding')
     reference = encoding.get('Reference') if isinstance(encoding, dict) else None
     if reference is None:
-        return 'fsl' if _stem(given).endswith('_v1') else 'scanner'
+        return 'fsl' if _stem(given).endswith(('_v1', '_tensor')) else 'scanner'
     if reference not in _REFERENCES:
         raise UserError(
             f'the sidecar of {given.source} has the Reference {reference!r} of OrientationEncoding; it must '
@@ -67,6 +98,7 @@ def check_stated(frame: object, flag: str, *, may_ignore: bool = True):
 def fibres_on(
     fa: Given | None,
     given: Given | None,
+    dwi: tuple[Given, Given] | None,
     grid: Grid,
     affine: np.ndarray,
     frame: str,
@@ -83,14 +115,22 @@ def fibres_on(
     UserError
         They cannot be used, and the user stated a frame, or fibres are ``required``.
     """
-    if fa is None or given is None or frame == IGNORE:
+    pair = given_or_fitted(fa, given, dwi)
+    if pair is None or frame == IGNORE:
         return None, ''
     try:
-        return read_fibres(fa, given, grid, affine, frame)
+        return read_fibres(*pair, grid, affine, frame)
     except UserError as error:
         if required or frame != AUTO:
             raise
         return None, f'there are directions of fibres, but they are not used: {error}'
+
+
+def given_or_fitted(
+    fa: Given | None, given: Given | None, dwi: tuple[Given, Given] | None
+) -> tuple[Given, Given] | None:
+    """Fractional anisotropy and directions that were given, else those of diffusion images; None of none."""
+    return (fa, given) if fa is not None and given is not None else dwi
 
 
 def read_fibres(
@@ -100,21 +140,34 @@ def read_fibres(
 
     Unless the caller does better, the frame is checked by the surfaces of white matter (``is_checked``).
     """
-    read_in = frame_of(given) if frame == AUTO else frame
+    found, anisotropy, read_in = _stored(fa, given, frame)
+    if is_checked:
+        check_frame(found.vectors, anisotropy, given.affine, read_in, given.source)
+    turned = fibres_in_scanner(found, given.affine, read_in)
+    carried = carry(turned, anisotropy, given.affine, grid.shape, affine, given.from_maps)
+    said = f'directions of {given.source}, read in the frame {read_in}'
+    fitted = given.sidecar.get('FittedHere')
+    return carried, f'{said} ({fitted})' if fitted else said
+
+
+def check_surfaces(fa: Given, given: Given, frame: str):
+    """Raise UserError where the surfaces of white matter show that directions are in another frame."""
+    found, anisotropy, read_in = _stored(fa, given, frame)
+    check_frame(found.vectors, anisotropy, given.affine, read_in, given.source)
+
+
+def _stored(fa: Given, given: Given, frame: str) -> tuple[Fibres, np.ndarray, str]:
+    """Fibres in the axes of their file, fractional anisotropy, and the frame that these axes are."""
     anisotropy = fractions(fa)
     is_peaks = '_param-peaks_' in _stem(given)
-    found = directions(given.stored, anisotropy, given.source, amplitudes=is_peaks)
-    if is_checked:
-        check_frame(found, anisotropy, given.affine, read_in, given.source)
-    vectors = to_scanner(found, given.affine, read_in)
-    carried = carry(vectors, anisotropy, given.affine, grid.shape, affine, given.from_maps)
-    return carried, f'directions of {given.source}, read in the frame {read_in}'
+    found = fibres_of(given.stored, anisotropy, given.source, amplitudes=is_peaks, intent=given.intent)
+    return found, anisotropy, frame_of(given) if frame == AUTO else frame
 
 
 def axes_of_file(given: Given, affine: np.ndarray, frame: str) -> np.ndarray:
     """Matrix (3, 3) that takes vectors of a file to the voxel axes of the maps, whose ``affine`` it is."""
     read_in = frame_of(given) if frame == AUTO else frame
-    stored = to_scanner(np.eye(3, dtype=np.float32), given.affine, read_in).T
+    stored = axes_of_frame(given.affine, read_in).astype(np.float32)
     return axes_of(affine).T.astype(np.float32) @ turn_of(given.from_maps) @ stored
 
 

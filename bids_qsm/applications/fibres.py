@@ -1,13 +1,22 @@
 """Susceptibility of one head position without what the anisotropy of fibres adds to the field."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
+from bids_qsm.anatomy.fibres import LEAST_FA
 from bids_qsm.applications.contract import Application, Column, Figure, Given, Image, Table, Variant
-from bids_qsm.applications.dwi import AUTO, FIBRES, axes_of_file, check_stated, read_fibres
+from bids_qsm.applications.dwi import (
+    AUTO,
+    FIBRES,
+    ONE_OF,
+    axes_of_file,
+    check_stated,
+    check_surfaces,
+    given_or_fitted,
+    read_fibres,
+)
 from bids_qsm.applications.rims import ASSUMED
 from bids_qsm.biomarkers.columns import regions_of
 from bids_qsm.biomarkers.fibre_chi import CLEAR, WHITE_FA, better_axes, by_angle, tensor_on, without_fibres
@@ -35,8 +44,9 @@ def measure(
     magnitude: np.ndarray,
     r2star: np.ndarray | None,
     mask: np.ndarray,
-    fa: Given,
-    directions: Given,
+    fa: Given | None,
+    directions: Given | None,
+    dwi: tuple[Given, Given] | None,
     dseg: np.ndarray,
     labels: pd.DataFrame,
     grid: Grid,
@@ -49,15 +59,24 @@ def measure(
     frame: str = AUTO,
 ):
     """Fit what fibres add to the field, take it off, and invert; see `without_fibres`."""
+    pair = given_or_fitted(fa, directions, dwi)
+    if pair is None:
+        raise UserError(
+            f'{fa.source} has no directions of fibres beside it; give them, or the diffusion images.'
+            if fa is not None
+            else 'There are neither maps of fibres nor diffusion images; give one of them.'
+        )
+    fa, directions = pair
     carried, said = read_fibres(fa, directions, grid, affine, frame, is_checked=False)
-    tensor, anisotropy = tensor_on(carried, mask, affine)
-    if not (anisotropy > 0).any():
+    fibrous = mask & (carried.fa > LEAST_FA)
+    if not fibrous.any():
         raise UserError(
             f'{fa.source} shows no fibres within the brain of the series; check that it is of this '
             'participant, and the figure of its alignment.'
         )
+    tensor, share = tensor_on(carried, mask, affine, grid)
     noise = noise_of(localfield, magnitude, mask)
-    model = FibreModel(localfield, noise, mask, anisotropy, grid)
+    model = FibreModel(localfield, noise, mask, share, grid)
     fit = model.fit(tensor)
     turn = better_axes(model, tensor, fit, axes_of_file(directions, affine, frame))
     if turn is not None:
@@ -74,7 +93,7 @@ def measure(
     if fit.evidence >= CLEAR:
         said += ', as the field proves'
     else:  # too weak to prove the axes
-        read_fibres(fa, directions, grid, affine, frame)
+        check_surfaces(fa, directions, frame)
         said += ', as the surfaces of white matter say'
     name, params = inversion
     data = {
@@ -95,11 +114,11 @@ def measure(
 
     # what was taken off the map as varying slowly is taken off its change too
     rates = r2star if levelled else None
-    corrected = without_fibres(chi, localfield, mask, tensor, anisotropy, fit, rates, grid, invert=invert)
+    corrected = without_fibres(chi, localfield, mask, tensor, share, fit, rates, grid, invert=invert)
     cosine = carried.squared_cosine(b0_in_world(grid, affine))
-    white = (anisotropy > 0) & (carried.fa > WHITE_FA)
+    white = mask & (carried.fa > WHITE_FA)
     maps = {'chi': chi, 'chi_fibercorrected': corrected.chi}
-    angle = np.where(anisotropy > 0, np.degrees(np.arccos(np.sqrt(cosine))), 0).astype(np.float32)
+    angle = np.where(fibrous, np.degrees(np.arccos(np.sqrt(cosine))), 0).astype(np.float32)
     return (
         corrected.chi.astype(np.float32),
         corrected.field,
@@ -146,7 +165,7 @@ def _facts(fit: FibreFit, fibres: str):
     said = (
         'along fibres less across, where all water diffuses along fibres',
         'shift per squared sine of the angle to B0, where all water diffuses along fibres',
-        'shift at the magic angle, where all water diffuses along fibres',
+        'shift of white matter at the magic angle',
     )
     facts: dict[str, object] = {
         name: {'value': float(value), 'sd': float(sd), 'units': 'ppm', 'source': what}
@@ -174,7 +193,8 @@ APPLICATION = Application(
     title='Susceptibility without the anisotropy of fibres',
     measure=measure,
     gives=('fibercorrected', 'fiberfield', 'fiberangle', 'table', 'fiberangles', 'facts'),
-    extra=tuple(replace(query, optional=False) for query in FIBRES),
+    extra=FIBRES,
+    one_of=ONE_OF,
     images=(
         Image('fibercorrected', 'Chimap', 'Susceptibility without what fibres add to the field', 'ppm'),
         Image(

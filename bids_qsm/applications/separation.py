@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from bids_qsm.applications.contract import Application, Column, Figure, Given, Image, Table, Variant
-from bids_qsm.applications.dwi import AUTO, FIBRES, IGNORE, check_stated, fibres_on
+from bids_qsm.applications.dwi import AUTO, FIBRES, IGNORE, ONE_OF, check_stated, fibres_on
 from bids_qsm.biomarkers.columns import regions_of
 from bids_qsm.biomarkers.positions import b0_in_world
 from bids_qsm.biomarkers.separation.calibration import ANISOTROPY, RELAXIVITY, TURNED, Calibration
@@ -51,6 +51,7 @@ def measure(
     white_matter: np.ndarray | None,
     fa: Given | None,
     directions: Given | None,
+    dwi: tuple[Given, Given] | None,
     grid: Grid,
     affine: np.ndarray,
     echo_times: list | None,
@@ -106,7 +107,7 @@ def measure(
     fibres, said = None, ''
     if 'cosine' in asked:
         required = 'cosine' in needs(function, optional=False)
-        fibres, said = fibres_on(fa, directions, grid, affine, frame, required=required)
+        fibres, said = fibres_on(fa, directions, dwi, grid, affine, frame, required=required)
     if fibres is not None:
         data |= {'cosine': fibres.squared_cosine(b0_in_world(grid, affine)), 'fa': fibres.fa}
     found = call(function, data, {} if relaxivity is None else {'relaxivity': relaxivity})
@@ -209,13 +210,11 @@ def variants(params: Mapping[str, object]):
     spared = tuple(port for port in PORTS.values() if port not in taken)
     if 'cosine' not in asked or frame == IGNORE:
         spared += FIBRE_PORTS
-    if 'cosine' in needs(function, optional=False):
-        if frame == IGNORE:
-            raise UserError(
-                f'--separation:method={name} takes fibres, which frame={IGNORE} leaves out; '
-                'drop one of the two.'
-            )
-        taken += FIBRE_PORTS
+    is_required = 'cosine' in needs(function, optional=False)
+    if is_required and frame == IGNORE:
+        raise UserError(
+            f'--separation:method={name} takes fibres, which frame={IGNORE} leaves out; drop one of the two.'
+        )
     about = facts(function)
     text = f'Paramagnetic and diamagnetic sources were separated with {about.prose}'
     if name != 'posterior':
@@ -225,7 +224,7 @@ def variants(params: Mapping[str, object]):
         text += "; R2' is that of spin echoes or of a given map, or else R2* less a mean R2 of each tissue"
     if 'cosine' in asked and frame != IGNORE:
         text += '; where diffusion was given, the directions of fibres too'
-    return Variant(f'{text}.', about.memory, needs=taken, spares=spared)
+    return Variant(f'{text}.', about.memory, needs=taken, spares=spared, one_of=ONE_OF if is_required else ())
 
 
 def _fact(value: float, sd: float, units: str, source: str):

@@ -5,16 +5,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy import ndimage
 
-from bids_qsm.anatomy.fibres import PAIRS, Carried
+from bids_qsm.anatomy.fibres import Carried, size_of
 from bids_qsm.biomarkers.positions import axes_of, slow_error_of
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.orientations.fibres import BETTER, FibreFit, FibreModel, fibre_fields
-from bids_qsm.recon.orientations.operators import COMPONENTS
 from bids_qsm.recon.orientations.tensor import turned
 
-LEAST_FA = 0.2
-"""Fractional anisotropy below which a voxel is taken to have no fibres: noise alone makes some .1."""
+FULL = 0.3
+"""Anisotropy from which on a voxel is taken to be white matter alone: that of a fractional one of .47, which
+is some mean of white matter."""
+BLUR_MM = 1.0
+"""Blur (mm) of the anisotropy that tells the share of white matter, as noise makes some."""
 WHITE_FA = 0.3
 """Fractional anisotropy of the voxels whose susceptibility is shown by angle."""
 CLEAR = 20.0
@@ -42,20 +45,16 @@ class WithoutFibres:
     fit: FibreFit
 
 
-def tensor_on(fibres: Carried, mask: np.ndarray, affine: np.ndarray):
-    r"""Traceless tensor of fibres along the voxel axes (6, x, y, z), and its anisotropy (x, y, z).
+def tensor_on(fibres: Carried, mask: np.ndarray, affine: np.ndarray, grid: Grid):
+    """Tensor of fibres along the voxel axes (6, x, y, z), and the share of white matter (x, y, z).
 
-    The anisotropy is :math:`\mathrm{FA} / \sqrt{3 - 2 \mathrm{FA}^2}`, that of the diffusion tensor over
-    three times its mean, if two eigenvalues are equal: bundles that share a voxel add up in it. Both are 0
-    outside the mask, and where the fractional anisotropy is below `LEAST_FA`.
+    Both are 0 outside the mask. White matter where bundles cross has less anisotropy than elsewhere, and not
+    less myelin: its share grows with the anisotropy up to `FULL` alone.
     """
-    dyads = np.stack([fibres.dyads[PAIRS.index(pair)] for pair in COMPONENTS])
-    dyads = turned(dyads, axes_of(affine).T.astype(np.float32))
-    there = mask & (fibres.fa > LEAST_FA) & (fibres.dyads[:3].sum(0) > 0)
-    fa = np.clip(fibres.fa, 0, 1)
-    anisotropy = np.where(there, fa / np.sqrt(3 - 2 * fa**2), 0).astype(np.float32)
-    even = np.array([a == b for a, b in COMPONENTS], np.float32)[:, None, None, None] / 3
-    return anisotropy * (dyads - even), anisotropy
+    tensor = turned(fibres.tensor, axes_of(affine).T.astype(np.float32)) * mask
+    sigma = [BLUR_MM / step for step in grid.voxel_size]
+    share = np.minimum(ndimage.gaussian_filter(size_of(tensor), sigma) / np.float32(FULL), 1) * mask
+    return tensor, share.astype(np.float32)
 
 
 def better_axes(model: FibreModel, tensor: np.ndarray, fit: FibreFit, axes: np.ndarray):
@@ -74,7 +73,7 @@ def without_fibres(
     field: np.ndarray,
     mask: np.ndarray,
     tensor: np.ndarray,
-    anisotropy: np.ndarray,
+    share: np.ndarray,
     fit: FibreFit,
     r2star: np.ndarray | None,
     grid: Grid,
@@ -91,7 +90,7 @@ def without_fibres(
     chi, field : ndarray
         Susceptibility and local field (ppm).
     mask : ndarray of bool
-    tensor, anisotropy : ndarray, (6, x, y, z) and (x, y, z)
+    tensor, share : ndarray, (6, x, y, z) and (x, y, z)
         See `tensor_on`.
     fit : FibreFit
     r2star : ndarray, optional
@@ -104,7 +103,7 @@ def without_fibres(
     -------
     WithoutFibres
     """
-    added = np.tensordot(fit.values.astype(np.float32), fibre_fields(tensor, anisotropy, grid), 1) * mask
+    added = np.tensordot(fit.values.astype(np.float32), fibre_fields(tensor, share, grid), 1) * mask
     change = (invert(field - added) - invert(field)) * mask
     change -= slow_error_of(change, mask, r2star, grid, np.array(grid.b0_dir))
     return WithoutFibres(np.where(mask, chi + change - change[mask].mean(), 0), added, fit)

@@ -199,6 +199,15 @@ def load_shares(path: str | Path) -> np.ndarray:
     return np.asarray(nib.load(path).dataobj.get_unscaled())
 
 
+def read_numbers(path: str | Path) -> np.ndarray:
+    """Table of numbers in a text file, by rows; UserError where it is none."""
+    try:
+        rows = [line.split() for line in Path(path).read_text().splitlines() if line.strip()]
+        return np.array(rows, float)
+    except (OSError, ValueError):  # also of rows of different lengths
+        raise UserError(f'{Path(path).name} is no table of numbers; write it again.') from None
+
+
 def read_record(path: str | Path) -> dict:
     """Content of a JSON file."""
     return json.loads(Path(path).read_text())

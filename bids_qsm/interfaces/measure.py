@@ -94,6 +94,9 @@ class _MeasureInputSpec(DynamicTraitedSpec):
         File(exists=True),
         desc='the same for each query with an alignment of its own that has a file, in order',
     )
+    fitted = InputMultiObject(
+        File(exists=True), desc='of diffusion images: fractional anisotropy, tensor, and its sidecar'
+    )
 
 
 for _port in FILES:
@@ -253,6 +256,8 @@ class Measure(SimpleInterface):
             return tuple(tables) if query.many else next(iter(tables), None)
         if query.echoes:
             return self._given(query, number, files, grid, affine) if files else None
+        if query.gradients:
+            return self._fitted(query, number, files[0]) if files else None
         given = tuple(self._given(query, number, [one], grid, affine) for one in files)
         if query.many:
             return given
@@ -268,7 +273,9 @@ class Measure(SimpleInterface):
             stored, own = read(path)
             sidecar = Path(path).with_name(Path(path).name.partition('.')[0] + '.json')
             said = read_record(sidecar) if sidecar.is_file() else {}
-            return Given(source, stored, stored, own, np.empty(0, np.float32), back, there, sidecar=said)
+            intent = int(nib.load(path).header.get('intent_code', 0))
+            nothing = np.empty(0, np.float32)
+            return Given(source, stored, stored, own, nothing, back, there, sidecar=said, intent=intent)
         stored, own = self._volume(query, path)
         data = stored
         if query.echoes:  # one array, as a train may be large
@@ -288,6 +295,18 @@ class Measure(SimpleInterface):
             on_grid = resample(seen.astype(np.float32), own, grid.shape, affine, there)
         times = tuple(time for *_, time in files) if query.echoes else ()
         return Given(source, stored, data, own, on_grid, back, there, times)
+
+    def _fitted(self, query: Query, number: int, file: tuple) -> tuple[Given, Given]:
+        """Fractional anisotropy and tensor of diffusion images."""
+        *paths, facts = self.inputs.fitted
+        there, back = self._transforms(query, number, file[1])
+        fa, tensor = (
+            Given(
+                file[2], stored, stored, own, np.empty(0, np.float32), back, there, sidecar=read_record(facts)
+            )
+            for stored, own in map(read, paths)
+        )
+        return fa, tensor
 
     def _volume(self, query: Query, path: str) -> tuple[np.ndarray, np.ndarray]:
         """One 3D image, and its affine."""

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from bids_qsm.entities import OF_SERIES, entities_of, entity_set, session_of
 from bids_qsm.errors import UserError
 from bids_qsm.layout import checks
 from bids_qsm.layout.bold_run import BoldRun
+from bids_qsm.layout.gradients import read_gradients
 from bids_qsm.layout.index import EXTENSIONS, Index
 from bids_qsm.layout.people import facts_of
 from bids_qsm.layout.query_files import below, fits, image_problem, is_named, label_in, named_files
@@ -144,6 +146,12 @@ def plan_applications(
                 own = {path: own[path] for path in trains}
                 spoilt += [f'the {query.title} cannot be used: {problem}' for problem in problems]
                 notes += [f'A {query.title} is not used: {problem}' for problem in problems]
+            if query.gradients:
+                here = [path for path in paths if label_in(own[path], 'ses') in (None, one.session)]
+                tables, problems = read_gradients(here, index)
+                own = {path: own[path] for path in tables}
+                spoilt += problems
+                notes += [f'A {query.title} is not used: {problem}' for problem in problems]
             if query.beside:
                 placed, said = _place_beside(query, paths, inputs)
             else:
@@ -154,15 +162,18 @@ def plan_applications(
             notes += said
             for item in placed:
                 echoes = trains[item.path] if query.echoes else []
+                if query.gradients:
+                    item = replace(item, gradients=tables[item.path])
                 inputs += [replace(item, path=path, echo_time=time) for time, path in echoes] or [item]
             if not placed:
                 lacking.append(query)
         inputs, said = _without_replaced(app, inputs)
         notes += said
+        lacking = _missed(app, lacking, inputs)
         required = [query for query in lacking if not query.optional or query.name in variant.needs]
-        if app.one_of:
-            others = [query for query in lacking if query.name in app.one_of]
-            required += others if len(others) == len(app.one_of) else []
+        for one_of in filter(None, (app.one_of, variant.one_of)):
+            others = [query for query in lacking if query.name in one_of]
+            required += others if len(others) == len(one_of) else []
             lacking = [query for query in lacking if query not in others]
         running = [use.name for use in uses]
         lost = {name: other for name, (other, _) in app.of_others.items() if other not in running}
@@ -231,6 +242,15 @@ def _without_replaced(app: Application, inputs: list[Input]) -> tuple[list[Input
                 'parameters of its fit have no effect; take the map out to use it.'
             )
     return inputs, notes
+
+
+def _missed(app: Application, lacking: list[Query], inputs: list[Input]) -> list[Query]:
+    """Inputs that are lacking, without those that another one stands for."""
+    there = {item.query for item in inputs}
+    stood_for = {query.instead_of for query in app.extra if query.name in there}
+    instead = [query for query in app.extra if query.instead_of in there]
+    stood_for |= {name for query in instead for name in (query.name, query.beside)}
+    return [query for query in lacking if query.name not in stood_for]
 
 
 def without_too_few(
@@ -316,12 +336,12 @@ def _place_all(
     if problem:
         notes += [f'The {query.title} {item.path.name} is not used: {problem}' for item in drawn]
         placed = [item for item in placed if item not in drawn]
-    # of the maps of a pipeline, that without desc- is the plain one
+    # of the maps of a pipeline, that without desc- is the plain one; of diffusion images the prepared ones
     placed.sort(
         key=lambda item: (
             not all(_fit_beside(other, others, item.path)[0] for other, others in with_it),
             sessions[item.path] not in (None, one.session),
-            query.align == 'own' and 'desc' in entities_of(item.path),
+            query.align == 'own' and ('desc' in entities_of(item.path)) != query.gradients,
             item.space,
         )
     )
@@ -355,7 +375,10 @@ def _place_beside(
 
 
 def _fit_beside(query: Query, paths: Sequence[Path], first: Path) -> tuple[list[Path], list[str]]:
-    """Files in the folder of another that go with it, most alike in name first, and why others do not."""
+    """Files in the folder of another that go with it, and why others do not.
+
+    Those most alike in name come first, then as the names of the query come.
+    """
     fitting, problems = [], []
     labels = dict(entity_set(first))
     for path in paths:
@@ -369,8 +392,10 @@ def _fit_beside(query: Query, paths: Sequence[Path], first: Path) -> tuple[list[
         if problem:
             problems.append(problem)
         else:
-            fitting.append((len(own.items() ^ labels.items()), path))
-    return [path for _, path in sorted(fitting)], problems
+            stem = path.name.partition('.')[0].lower()
+            place = next(n for n, name in enumerate(query.names) if fnmatch(stem, name.lower()))
+            fitting.append((len(own.items() ^ labels.items()), place, path))
+    return [path for *_, path in sorted(fitting)], problems
 
 
 def _table_problem(path: Path) -> str | None:

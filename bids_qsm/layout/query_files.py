@@ -111,7 +111,9 @@ def is_outside_bids(path: Path) -> bool:
 
 def image_problem(query: Query, path: Path) -> str | None:
     """Why an image cannot be used."""
-    problem = checks.image_problem(path, may_shear=query.sheared, of_vectors=bool(query.beside))
+    problem = checks.image_problem(
+        path, may_shear=query.sheared, of_vectors=bool(query.beside), has_frames=query.gradients
+    )
     if problem or query.problem is None:
         return problem
     state = path.stat()

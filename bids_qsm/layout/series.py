@@ -33,6 +33,16 @@ class Segmentation:
 
 
 @dataclass(frozen=True)
+class Gradients:
+    """Tables of the gradients of diffusion images."""
+
+    bval: Path
+    bvec: Path
+    shape: tuple[int, ...]
+    """Of the images that are used: those of one shell, and those without diffusion weighting."""
+
+
+@dataclass(frozen=True)
 class Input:
     """A file that an application reads beside the maps."""
 
@@ -43,6 +53,8 @@ class Input:
     the input that it belongs to); or 'table'."""
     echo_time: float | None = None
     """Of an echo of a train (s)."""
+    gradients: Gradients | None = None
+    """Of diffusion images."""
 
 
 @dataclass(frozen=True)

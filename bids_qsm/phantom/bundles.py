@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from bids_qsm.anatomy.fibres import PAIRS
+from bids_qsm.anatomy.fibres import DIAGONAL
 from bids_qsm.phantom.sampling import Volume
+from bids_qsm.recon.orientations.operators import COMPONENTS
+from bids_qsm.recon.orientations.tensor import matrices
 
 ALONG, ACROSS = 1.6e-3, 0.35e-3
 """Diffusivity along and across one bundle (mm^2/s)."""
@@ -31,11 +33,14 @@ class Bundles:
         Unit vectors.
     weights : ndarray of float32, shape (bundles, n)
         Shares of the bundles, which add up to 1.
+    white : ndarray of float32, shape (n,)
+        Share of white matter.
     """
 
     where: np.ndarray
     directions: np.ndarray
     weights: np.ndarray
+    white: np.ndarray
 
     def cosines(self, pose: np.ndarray):
         """Squared cosine of each bundle's angle to B0 (bundles, n), for a head that lies as ``pose`` says.
@@ -45,17 +50,15 @@ class Bundles:
         turned = self.directions @ np.linalg.inv(np.asarray(pose)[:3, :3]).T.astype(np.float32)
         return turned[..., 2] ** 2 / (turned**2).sum(-1)
 
-    def dyads(self):
-        """Mean of v v' over the bundles, components `PAIRS`, shape (6, n)."""
-        v, w = self.directions, self.weights
-        return np.stack([(w * v[..., i] * v[..., j]).sum(0) for i, j in PAIRS])
+    def dyads(self, bundle: int):
+        """Product v v' of a bundle times its share (6, n), in the order of COMPONENTS."""
+        v, w = self.directions[bundle], self.weights[bundle]
+        return np.stack([w * v[..., i] * v[..., j] for i, j in COMPONENTS])
 
-    def volume(self, lattice: Volume, white: np.ndarray):
-        """Channels for `sampling.pull`: v v' times the share of white matter, and that share."""
-        data = np.zeros((*self.where.shape, 7), np.float32)
-        share = white[self.where]
-        data[self.where, :6] = (self.dyads() * share).T
-        data[self.where, 6] = share
+    def volume(self, lattice: Volume, bundle: int):
+        """Channels for `sampling.pull`: v v' of a bundle times its share of the tissue."""
+        data = np.zeros((*self.where.shape, 6), np.float32)
+        data[self.where] = (self.dyads(bundle) * self.white).T
         return Volume(data, lattice.origin, lattice.spacing)
 
 
@@ -106,7 +109,8 @@ def draw_bundles(lattice: Volume, white: np.ndarray, seed: int):
         directions.append(vector / np.maximum(np.linalg.norm(vector, axis=-1, keepdims=True), 1e-6))
     level = np.stack([1.7 * one + 1.2 * noise(14.0) for one in likely])
     weights = np.exp(level - level.max(0))
-    return Bundles(where, np.stack(directions), (weights / weights.sum(0)).astype(np.float32))
+    shares = (weights / weights.sum(0)).astype(np.float32)
+    return Bundles(where, np.stack(directions), shares, white[where])
 
 
 def diffusion(dyads: np.ndarray, white: np.ndarray, *, noise: float = 0.0, seed: int = 0):
@@ -115,7 +119,7 @@ def diffusion(dyads: np.ndarray, white: np.ndarray, *, noise: float = 0.0, seed:
     Parameters
     ----------
     dyads : ndarray, shape (6, ...)
-        Components `PAIRS` of the mean v v', times the share of white matter.
+        Mean v v' in the order of COMPONENTS, times the share of white matter.
     white : ndarray
         That share.
     noise : float
@@ -133,25 +137,13 @@ def diffusion(dyads: np.ndarray, white: np.ndarray, *, noise: float = 0.0, seed:
     rng = np.random.default_rng([seed, 13])
     even = WATER + white * (ACROSS - WATER)
     tensor = (ALONG - ACROSS) * dyads
-    tensor[:3] += even
+    tensor[DIAGONAL] += even
     tensor += noise * ALONG * rng.standard_normal(tensor.shape)
-    matrix = np.empty((*white.shape, 3, 3), np.float32)
-    for value, (i, j) in zip(tensor, PAIRS, strict=True):
-        matrix[..., i, j] = matrix[..., j, i] = value
-    values, vectors = np.linalg.eigh(matrix)
+    values, vectors = np.linalg.eigh(matrices(tensor))
     spread = ((values - values.mean(-1, keepdims=True)) ** 2).sum(-1)
     fa = np.sqrt(1.5 * spread / np.maximum((values**2).sum(-1), 1e-12))
     first = vectors[..., 2] * rng.choice(np.array([-1, 1], np.float32), (*white.shape, 1))
     return fa.astype(np.float32), first.astype(np.float32), tensor.astype(np.float32)
-
-
-def turn_dyads(dyads: np.ndarray, matrix: np.ndarray):
-    """Components of v v' (6, ...) after the directions were turned by the rotation ``matrix`` (3, 3)."""
-    whole = np.empty((3, 3, *dyads.shape[1:]), dyads.dtype)
-    for value, (i, j) in zip(dyads, PAIRS, strict=True):
-        whole[i, j] = whole[j, i] = value
-    whole = np.einsum('ai,ij...,bj->ab...', matrix, whole, matrix)
-    return np.stack([whole[i, j] for i, j in PAIRS]).astype(dyads.dtype)
 
 
 def _noise(index: np.ndarray, shape: tuple[int, ...], spacing: float, rng: np.random.Generator) -> Callable:

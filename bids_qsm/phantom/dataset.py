@@ -12,6 +12,7 @@ from bids_qsm.anatomy import atlas
 from bids_qsm.phantom.bold import BoldProtocol
 from bids_qsm.phantom.bold_dataset import write_bold
 from bids_qsm.phantom.ct import Tomogram, simulate_ct
+from bids_qsm.phantom.diffusion import DiffusionProtocol, simulate_diffusion
 from bids_qsm.phantom.families import Family
 from bids_qsm.phantom.fibres import MIDDLE, Fibres
 from bids_qsm.phantom.files import save_image, save_json
@@ -45,7 +46,8 @@ class Visit:
     for which BIDS has no name: ``ct/<stem>_ct.nii.gz``. ``spin_echoes`` adds a train of spin echoes on a grid
     and in a pose of its own, and makes R2* of the head that of sources with a ``relaxivity``; ``has_b1`` adds
     a map of its transmit field. ``acq`` tells several series of a session apart. ``fibres`` makes the
-    susceptibility of white matter a tensor.
+    susceptibility of white matter a tensor, which ``diffusion`` images show, on a grid and in a pose of
+    their own.
     """
 
     subject: str
@@ -63,6 +65,7 @@ class Visit:
     has_b1: bool = False
     acq: str | None = None
     fibres: Fibres | None = None
+    diffusion: DiffusionProtocol | None = None
 
     @property
     def stem(self):
@@ -232,6 +235,9 @@ def _write_visit(path: Path, visit: Visit, head: Head, seeds: np.ndarray, perfus
     _write_truth(path / 'derivatives', visit, simulation)
     if visit.fibres is not None:
         _write_fibres(path / 'derivatives', visit, head, simulation)
+        if visit.diffusion is not None:
+            lies = rng.normal(0, 1.5, 3), rng.normal(0, 1.5, 3)
+            _write_diffusion(path, visit, head.moved(*lies), int(seeds[1]))
     if visit.ct is not None:
         _write_ct(path, visit, visit.ct, head, seeds[0])
     if sources is not None:
@@ -407,6 +413,20 @@ def _write_fibres(derivatives: Path, visit: Visit, head: Head, simulation: Simul
     ):
         save_image(data.astype(np.float32), affine, f'{stem}_{suffix}')
         save_json(f'{stem}_{suffix}', sidecar)
+
+
+def _write_diffusion(path: Path, visit: Visit, head: Head, seed: int):
+    """Diffusion images with their tables of gradients."""
+    assert visit.diffusion is not None
+    scan = simulate_diffusion(head, visit.diffusion, seed)
+    folder = path / visit.folder.replace('anat', 'dwi')
+    folder.mkdir(parents=True, exist_ok=True)
+    name = folder / f'{visit.stem}_dwi'
+    save_image(np.round(1000 * scan.images).astype(np.int16), scan.affine, name)
+    more = {'EchoTime': 0.08, 'RepetitionTime': 8.0, 'FlipAngle': 90, 'PulseSequenceType': 'Spin echo EPI'}
+    save_json(name, {**_scanner(visit.protocol), **more, 'MRAcquisitionType': '2D', 'Units': 'arbitrary'})
+    np.savetxt(f'{name}.bval', scan.bvals[None], '%g')
+    np.savetxt(f'{name}.bvec', scan.bvecs.T, '%.6f')
 
 
 def _write_participants(path: Path, visits: Sequence[Visit], participants: Mapping[str, dict]):

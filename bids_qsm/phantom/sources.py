@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import ndimage
 
+from bids_qsm.anatomy.fibres import DIAGONAL
 from bids_qsm.phantom import tissue as t
-from bids_qsm.phantom.bundles import diffusion, draw_bundles, turn_dyads
+from bids_qsm.phantom.bundles import Bundles, diffusion, draw_bundles
 from bids_qsm.phantom.gre import Protocol, crop_kspace, finer
 from bids_qsm.phantom.head import Head
 from bids_qsm.phantom.lesions import Lesion
 from bids_qsm.phantom.sampling import Volume, near, pull
+from bids_qsm.recon.orientations.tensor import turned
 
 PARTS = ('para', 'dia', 'r2', 'r2prime')
 """Channels of `Sources`: susceptibility (ppm) of paramagnetic (positive) and diamagnetic sources (negative);
@@ -82,23 +84,29 @@ class Sources:
 
     head: Head
     volume: Volume
-    fibres: Volume | None = None
-    """See `Bundles.volume`."""
+    bundles: Bundles | None = None
 
-    def dyads(self, shape: tuple[int, ...], affine: np.ndarray):
-        """Mean of v v' over the bundles of a grid times the share of white matter (6, ...), and that share.
+    def dyads_of_each(self, shape: tuple[int, ...], affine: np.ndarray) -> list[np.ndarray]:
+        """v v' of each bundle of a grid times its share of the voxel (6, ...).
 
-        Components are `bundles.PAIRS`, along the axes of the scanner.
+        Components are in the order of COMPONENTS, along the axes of the scanner.
         """
-        if self.fibres is None:
+        if self.bundles is None:
             raise ValueError('these sources have no fibres')
         head = self.head
-        *dyads, white, _, _ = pull(
-            shape, head.pose @ affine, head.warp, self.fibres, range(7), [0] * 7, head.veins
-        )
         # the pose scales and shears too, which hardly turns
         left, _, right = np.linalg.svd(np.linalg.inv(head.pose[:3, :3]))
-        return turn_dyads(np.stack(dyads), left @ right), white
+        found = []
+        for n in range(len(self.bundles.weights)):
+            volume = self.bundles.volume(self.volume, n)
+            dyads = pull(shape, head.pose @ affine, head.warp, volume, range(6), [0] * 6, head.veins)[:6]
+            found.append(turned(np.stack(dyads), left @ right))
+        return found
+
+    def dyads(self, shape: tuple[int, ...], affine: np.ndarray):
+        """Their sum (6, ...), and the share of white matter."""
+        total = np.sum(self.dyads_of_each(shape, affine), 0)
+        return total, total[DIAGONAL].sum(0)
 
     def diffusion(self, shape: tuple[int, ...], affine: np.ndarray, *, noise: float = 0.02, seed: int = 0):
         """FA, first eigenvector (in axes of the scanner) and tensor of a grid, see `bundles.diffusion`."""
@@ -229,7 +237,7 @@ def add_sources(
     return Sources(
         replace(head, tissue=replace(volume, data=data)),
         replace(volume, data=parts),
-        fibres.volume(volume, white) if with_fibres else None,
+        fibres if with_fibres else None,
     )
 
 

@@ -30,7 +30,7 @@ def series(head):  # noqa: F811
     """What `measure` gets, and the field without fibres; vectors are along voxel axes, as of FSL."""
     mask, vectors, anisotropy, plain, _ = head
     tensor = fibre_tensor(vectors, anisotropy)
-    field = plain + np.tensordot(TRUE.astype(np.float32), fibre_fields(tensor, anisotropy, GRID), 1)
+    field = plain + np.tensordot(TRUE.astype(np.float32), fibre_fields(tensor, 1.0 * (anisotropy > 0), GRID), 1)
     # the fractional anisotropy whose linear one this is
     fa = anisotropy * np.sqrt(3 / (1 + 2 * anisotropy**2))
     chi = np.zeros(SHAPE, np.float32)
@@ -43,6 +43,7 @@ def series(head):  # noqa: F811
         'mask': mask,
         'fa': given(np.where(anisotropy > 0, fa, 0.05).astype(np.float32), 'sub-01_FA.nii.gz'),
         'directions': given(vectors, 'sub-01_V1.nii.gz'),
+        'dwi': None,
         'dseg': half.astype(np.int32),
         'labels': LABELS,
         'grid': GRID,

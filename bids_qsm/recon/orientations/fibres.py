@@ -55,21 +55,20 @@ def turns() -> Iterator[np.ndarray]:
             yield matrix
 
 
-def fibre_fields(tensor: np.ndarray, anisotropy: np.ndarray, grid: Grid):
-    r"""Field of each of TERMS per ppm at an anisotropy of 1 (3, x, y, z).
+def fibre_fields(tensor: np.ndarray, share: np.ndarray, grid: Grid):
+    r"""Field of each of TERMS per ppm (3, x, y, z), of the first two at an anisotropy of 1.
 
     The first is that of the susceptibility tensor [1]_. The others are the shift of the water in and around
     the myelin of hollow cylinders, which is no field of a dipole [2]_: :math:`a (\sin^2\theta - 2/3)`, with
-    the angle to B0, whose mean over all directions is 0, and a shift in proportion to the ``anisotropy`` a
-    whatever the angle.
+    the angle to B0, whose mean over all directions is 0, and a shift of all myelin whatever the angle.
 
     Parameters
     ----------
     tensor : ndarray, (6, x, y, z)
-        :math:`a (v v^T - I / 3)` of diffusion with anisotropy a along v, components in the order of
-        COMPONENTS, along the voxel axes.
-    anisotropy : ndarray, (x, y, z)
-        a: 0 where there are no fibres, 1 where all water diffuses along them.
+        Diffusion tensor over its trace, less 1/3 I: :math:`a (v v^T - I / 3)` of diffusion with anisotropy
+        a along v. Components in the order of COMPONENTS, along the voxel axes.
+    share : ndarray, (x, y, z)
+        Share of white matter.
     grid : Grid
 
     References
@@ -85,7 +84,7 @@ def fibre_fields(tensor: np.ndarray, anisotropy: np.ndarray, grid: Grid):
     along = sum(
         np.float32(n) * h[a] * h[b] * one for n, (a, b), one in zip(twice, COMPONENTS, tensor, strict=True)
     )
-    return np.stack([box.uncrop(bulk), -along, anisotropy.astype(np.float32)])
+    return np.stack([box.uncrop(bulk), -along, share.astype(np.float32)])
 
 
 @dataclass(frozen=True)
@@ -95,8 +94,8 @@ class FibreFit:
     Attributes
     ----------
     values, sd : ndarray, (3,)
-        Of TERMS (ppm at an anisotropy of 1), and standard errors that count what differs from place
-        to place, and what the data do not tell.
+        Of TERMS (ppm; of the first two at an anisotropy of 1), and standard errors that count what differs
+        from place to place, and what the data do not tell.
     evidence : float
         Logarithm of the Bayes factor of the two terms that depend on directions against none.
     """
@@ -112,8 +111,8 @@ class FibreModel:
     Isotropic susceptibility has a prior like total variation, see ROUGHNESS; with it the field that it leaves
     unexplained has the covariance :math:`C = \sigma^2 + D (G^T V G)^{-1} D`, and the terms of fibres are
     fitted by generalised least squares, :math:`R^T C^{-1} R\, a = R^T C^{-1} f`. Two fields go with them
-    that white matter of any direction has: those of an isotropic susceptibility that is proportional to the
-    anisotropy, and of one that is constant. Sources may lie around the mask too, so that the rest
+    that white matter of any direction has: those of an isotropic susceptibility that is proportional to its
+    share, and of one that is constant. Sources may lie around the mask too, so that the rest
     of a background field does not count.
 
     Parameters
@@ -121,8 +120,8 @@ class FibreModel:
     field, noise : ndarray of float
         Local field and its standard deviation (ppm), independent between voxels.
     mask : ndarray of bool
-    anisotropy : ndarray
-        Anisotropy a, 0 where there are no fibres; 1 where all water diffuses along them.
+    share : ndarray
+        Share of white matter.
     grid : Grid
 
     Attributes
@@ -136,21 +135,21 @@ class FibreModel:
         field: np.ndarray,
         noise: np.ndarray,
         mask: np.ndarray,
-        anisotropy: np.ndarray,
+        share: np.ndarray,
         grid: Grid,
         *,
         tolerance: float = 3e-3,
         max_iterations: int = 60,
     ):
         self._factors = [max(round(FIT_MM / step), 1) for step in grid.voxel_size]
-        share = self._coarse(mask)
-        inside = share > 0.5
+        covered = self._coarse(mask)
+        inside = covered > 0.5
         sizes = tuple(step * n for step, n in zip(grid.voxel_size, self._factors, strict=True))
         self.grid = Grid(inside.shape, sizes, grid.b0_dir)
         self._box = box = Box.around(inside, self.grid, padding=PADDING)
-        self._mask, self._share = mask, np.maximum(share, np.float32(0.5))
+        self._mask, self._covered = mask, np.maximum(covered, np.float32(0.5))
         # variance of the mean of a block, whose voxels have independent noise
-        variance = self._averaged(noise**2) / (self._share * np.float32(np.prod(self._factors)))
+        variance = self._averaged(noise**2) / (self._covered * np.float32(np.prod(self._factors)))
         known = 1 / (variance + MODEL_ERROR**2)
         self._level = float(np.median(known[inside]))
         self._weight = box.crop(np.where(inside, known / self._level, 0).astype(np.float32))
@@ -165,11 +164,11 @@ class FibreModel:
         self._loose = [*self._edges(self._isotropic(self._field))]
         self._left = self._unexplained(self._field)
         self.scale = float(np.vdot(self._field, self._left)) * self._level / int(inside.sum())
-        self._anisotropy = self._averaged(anisotropy)
-        a = box.crop(self._anisotropy)
-        white = np.clip((a - 0.1) / 0.1, 0, 1)
+        self._share = self._averaged(share)
+        myelin = box.crop(self._share)
+        white = np.clip((myelin - 0.1) / 0.1, 0, 1)
         # what does not depend on directions: the offset, and what goes with white matter
-        self._others = [a, convolve(a, self._kernel), convolve(white, self._kernel)]
+        self._others = [myelin, convolve(myelin, self._kernel), convolve(white, self._kernel)]
         self._others_left = [self._unexplained(one) for one in self._others]
 
     def fit(self, tensor: np.ndarray):
@@ -189,7 +188,7 @@ class FibreModel:
         return np.stack([self._averaged(one) for one in tensor])
 
     def _fit(self, tensor: np.ndarray):
-        fields = fibre_fields(tensor, self._anisotropy, self.grid)
+        fields = fibre_fields(tensor, self._share, self.grid)
         terms = [self._box.crop(one) for one in fields[:2]]
         left = [*(self._unexplained(one) for one in terms), *self._others_left]
         terms = [*terms, *self._others]
@@ -228,7 +227,7 @@ class FibreModel:
 
     def _averaged(self, volume: np.ndarray):
         """Means of blocks of voxels, over those inside the mask."""
-        return self._coarse(np.where(self._mask, volume, 0).astype(np.float32)) / self._share
+        return self._coarse(np.where(self._mask, volume, 0).astype(np.float32)) / self._covered
 
     def _smooth(self, x: np.ndarray):
         out = np.float32(1e-6) * x
