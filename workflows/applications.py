@@ -126,6 +126,10 @@ def mean_ports(series: 'Series') -> dict[str, Path]:
     return {mean_port(one): one.bold for use in series.applications for one in use.runs if one.is_raw}
 
 
+FITTED = (
+    'A diffusion tensor was fitted to one shell of the diffusion images by weighted least squares [@dipy]; '
+    'their motion, eddy currents and distortion were not corrected here.'
+)
 PARTS_OF_FIT = ('fa', 'tensor', 'facts')
 """Outputs of `FitTensor` that applications get."""
 
@@ -194,7 +198,9 @@ def init_applications_wf(
             if other in nodes:
                 workflow.link(nodes[other], node, **{argument: output})
         workflow.link(node, outputnode, **{outside: port for port, outside in run.outputs.items()})
-    workflow.__desc__ = ' '.join(dict.fromkeys(run.variant.method for run in runs if run.variant.method))
+    said = [FITTED] if fit_ports(series) else []
+    said += [run.variant.method for run in runs if run.variant.method]
+    workflow.__desc__ = ' '.join(dict.fromkeys(said))
     return workflow
 
 

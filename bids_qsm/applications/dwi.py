@@ -35,7 +35,7 @@ FIBRES = (
     ),
     Query(
         'directions',
-        'map of fibre directions beside it',
+        'map of fibre directions beside one of fractional anisotropy',
         ('dwimap', 'tensor', 'V1'),
         datatype='',
         names=(
@@ -98,11 +98,11 @@ def check_stated(frame: object, flag: str, *, may_ignore: bool = True):
 def fibres_on(
     fa: Given | None,
     given: Given | None,
-    dwi: tuple[Given, Given] | None,
     grid: Grid,
     affine: np.ndarray,
     frame: str,
     *,
+    dwi: tuple[Given, Given] | None = None,
     required: bool = False,
 ) -> tuple[Carried | None, str]:
     """Fibres on the grid of the maps, and what to say of them.

@@ -32,7 +32,7 @@ from bids_qsm.recon.units import effective_echo_time, ppm_per_radian
 UNSEEN = 5.0
 """Evidence (logarithm of a Bayes factor) below which the field does not show fibres."""
 METHOD = (
-    'The field of fibres was predicted from their directions and fractional anisotropy as that of an '
+    'The field of fibres was predicted from their diffusion tensor as that of an '
     'anisotropic susceptibility [@sti] and of the microstructure of myelin [@wharton2012], with '
     'factors that generalised least squares found in the local field, and subtracted before inversion'
 )

@@ -107,7 +107,7 @@ def measure(
     fibres, said = None, ''
     if 'cosine' in asked:
         required = 'cosine' in needs(function, optional=False)
-        fibres, said = fibres_on(fa, directions, dwi, grid, affine, frame, required=required)
+        fibres, said = fibres_on(fa, directions, grid, affine, frame, dwi=dwi, required=required)
     if fibres is not None:
         data |= {'cosine': fibres.squared_cosine(b0_in_world(grid, affine)), 'fa': fibres.fa}
     found = call(function, data, {} if relaxivity is None else {'relaxivity': relaxivity})

@@ -150,7 +150,7 @@ def plan_applications(
                 here = [path for path in paths if label_in(own[path], 'ses') in (None, one.session)]
                 tables, problems = read_gradients(here, index)
                 own = {path: own[path] for path in tables}
-                spoilt += problems
+                spoilt += [f'the {query.title} cannot be used: {problem}' for problem in problems]
                 notes += [f'A {query.title} is not used: {problem}' for problem in problems]
             if query.beside:
                 placed, said = _place_beside(query, paths, inputs)

@@ -10,11 +10,13 @@ from bids_qsm.applications.contract import Given
 from bids_qsm.applications.dwi import axes_of_file
 from bids_qsm.applications.fibres import APPLICATION, measure, variants
 from bids_qsm.biomarkers.fibre_chi import by_angle
+from bids_qsm.biomarkers.separation.hollowcylinder import beat
 from bids_qsm.errors import UserError
 from bids_qsm.phantom.head import rigid
 from bids_qsm.plotting.orientation_charts import plot_angles
 from bids_qsm.recon.inversion.direct import tkd
 from bids_qsm.recon.orientations.fibres import fibre_fields
+from bids_qsm.recon.units import ppm_per_radian
 from tests.recon.test_fibre_model import GRID, SHAPE, TRUE, fibre_tensor, head  # noqa: F401
 
 AFFINE = np.diag([-3.0, 3.0, 3.0, 1.0])
@@ -30,7 +32,9 @@ def series(head):  # noqa: F811
     """What `measure` gets, and the field without fibres; vectors are along voxel axes, as of FSL."""
     mask, vectors, anisotropy, plain, _ = head
     tensor = fibre_tensor(vectors, anisotropy)
-    field = plain + np.tensordot(TRUE.astype(np.float32), fibre_fields(tensor, 1.0 * (anisotropy > 0), GRID), 1)
+    field = plain + np.tensordot(
+        TRUE.astype(np.float32), fibre_fields(tensor, 1.0 * (anisotropy > 0), GRID), 1
+    )
     # the fractional anisotropy whose linear one this is
     fa = anisotropy * np.sqrt(3 / (1 + 2 * anisotropy**2))
     chi = np.zeros(SHAPE, np.float32)
@@ -127,11 +131,40 @@ def test_fibres_that_the_field_does_not_show_are_refused(series):
         run(data, localfield=plain)
 
 
+def test_a_fitted_tensor_stands_for_maps_and_is_described(series):
+    data = series[0]
+    stored = np.moveaxis(fibre_tensor(data['directions'].stored, np.ones(SHAPE)), 0, -1)
+    size = data['fa'].stored / np.sqrt(3 - 2 * data['fa'].stored ** 2)
+    tensor = size[..., None] * stored + np.array([1, 0, 0, 1, 0, 1]) / 3
+    facts = {'OrientationEncoding': {'Reference': 'bvec'}, 'FittedHere': 'fitted to 24 images'}
+    pair = data['fa'], replace(given(tensor.astype(np.float32), 'sub-01_dwi.nii.gz'), sidecar=facts)
+    facts = run(data, fa=None, directions=None, dwi=pair)['facts']
+    values = [facts[name]['value'] for name in ('anisotropy', 'microstructure', 'offset')]
+    assert values == pytest.approx(TRUE, rel=0.25)
+    said = 'directions of sub-01_dwi.nii.gz, read in the frame fsl (fitted to 24 images), as the field proves'
+    assert facts['fibres'] == said
+    with pytest.raises(UserError, match='has no directions of fibres beside it'):
+        run(data, directions=None)
+
+
 def test_a_frame_that_is_none_is_refused_before_anything_runs():
     with pytest.raises(UserError, match='--fibres:frame'):
         variants({'frame': 'world'})
     with pytest.raises(UserError, match='--fibres:frame'):
         variants({'frame': 'ignore'})
+
+
+@pytest.mark.parametrize('times', [(0.02,), (0.005, 0.01, 0.015, 0.02, 0.025), (0.004, 0.02, 0.044)])
+def test_a_line_in_the_squared_sine_covers_hollow_cylinders(times):
+    """Frequency (ppb) that is fitted over the echoes of fibres whose sheaths have 12 % of the water."""
+    sine, times = np.linspace(0, 1, 21), np.array(times)
+    signal = beat(np.full(21, 0.12), np.tile(times, (21, 1)), sine, 3.0) * np.exp(-22 * times)
+    weight = np.abs(signal) ** 2
+    shift = (weight * times * np.angle(signal)).sum(1) / (weight * times**2).sum(1)
+    shift *= 1e3 * ppm_per_radian(3.0)
+    line = np.polyfit(sine, shift, 1)
+    assert -18 < line[0] < -13
+    assert np.abs(shift - np.polyval(line, sine)).max() < 0.3
 
 
 def test_classes_of_angles_hold_their_voxels():

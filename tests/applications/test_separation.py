@@ -73,9 +73,11 @@ def test_a_chosen_method_says_what_it_assumes(maps):
 def test_methods_take_what_they_need_and_wrong_ones_are_refused():
     assert variants({}).needs == ()
     assert variants({'method': 'medi'}).needs == ('localfield', 'magnitude')
-    fibres = {'fa', 'directions'}
+    fibres = {'fa', 'directions', 'dwi'}
     assert set(variants({'method': 'decompose'}).spares) == {'localfield', 'magnitude'} | fibres
-    assert set(variants({'method': 'hollowcylinder'}).needs) == {'echoes', 'echo_times'} | fibres
+    assert set(variants({'method': 'hollowcylinder'}).needs) == {'echoes', 'echo_times'}
+    assert variants({'method': 'hollowcylinder'}).one_of == ('directions', 'dwi')
+    assert variants({}).one_of == ()
     assert not fibres & {*variants({}).needs, *variants({}).spares}
     assert fibres < {*variants({'frame': 'ignore'}).spares}
     assert '114 1/s/ppm' in variants({'method': 'closed', 'relaxivity': 114}).method

@@ -602,7 +602,8 @@ def test_a_method_of_fibres_is_left_out_without_them(data, find):
     (one,) = find(applications=(wanted,)).series
     assert not any(use.name == 'separation' for use in one.applications)
     assert any(
-        'left out, as there is no map of fractional anisotropy and no map' in note for note in one.notes
+        'left out, as there is no map of fibre directions beside one of fractional anisotropy and no' in note
+        for note in one.notes
     )
     folder = data / 'derivatives/dti/sub-01/dwi'
     for name, shape in (('FA', SHAPE), ('V1', (*SHAPE, 3))):

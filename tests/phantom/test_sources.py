@@ -54,4 +54,4 @@ def test_diffusion_shows_the_fibres_that_sources_depend_on(sources):
     later = turned.diffusion(GRID.shape, GRID.affine)[1]
     assert np.abs(np.linalg.norm(later, axis=-1) - 1).max() < 1e-4
     with pytest.raises(ValueError, match='no fibres'):
-        replace(sources, fibres=None).diffusion(GRID.shape, GRID.affine)
+        replace(sources, bundles=None).diffusion(GRID.shape, GRID.affine)

@@ -9,7 +9,7 @@ from nipype.interfaces.base import isdefined
 from bids_qsm.app.methods import Method, registries
 from bids_qsm.applications import application
 from bids_qsm.layout.bold_run import BoldRun
-from bids_qsm.layout.series import GivenMap, Input, Use
+from bids_qsm.layout.series import GivenMap, Gradients, Input, Use
 from bids_qsm.recon.inversion import INVERSION
 from bids_qsm.recon.registry import Need, method
 from bids_qsm.templates.spaces import get_template
@@ -274,6 +274,22 @@ def test_a_method_of_an_application_gets_the_files_that_it_takes(options, series
     ports = {port for pairs in edges for _, port in pairs}
     assert ports & {'localfield', 'magnitude', 'echoes'} == taken
     assert any('1/s/ppm' in text for text in methods) == (name != 'posterior')
+
+
+def test_applications_share_one_fit_and_one_alignment_of_diffusion_images(options, series, files):
+    tables = Gradients(files('dwi.bval'), files('dwi.bvec'), (64, 64, 40, 26))
+    images = Input('dwi', files('dwi.nii'), 'own', gradients=tables)
+    uses = tuple(Use(name, (), (images,)) for name in ('separation', 'fibres'))
+    workflow, methods, _ = graph(options, replace(series, applications=uses))
+    check_ports(workflow)
+    assert any('A diffusion tensor was fitted to one shell' in text for text in methods)
+    names = workflow.list_node_names()
+    (fit,) = [name for name in names if name.partition('.')[2].startswith('fit_')]
+    assert workflow.get_node(fit).inputs.bvec == str(tables.bvec)
+    assert workflow.get_node(fit).mem_gb > 3 * 4e-9 * 64 * 64 * 40 * 26
+    aligned = [name for name in names if name.partition('.')[2].startswith('align_') and 'dwi' in name]
+    assert len(aligned) == 1
+    assert len([name for name in names if name.endswith('_tensor')]) == 2
 
 
 def test_two_sessions_share_the_anatomy(options, series):
