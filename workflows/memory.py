@@ -78,7 +78,7 @@ NEEDS = {
     'hdbet': Need(4.0, anat=4),
     # one frame at a time
     'mean': Need(0.3),
-    'fit_tensor': Need(0.6, run=3),
+    'fit_tensor': Need(0.3, run=2.5),
     'register_rigid': Need(0.13, volume=5, anat=4),
     'resample_anat': Need(volume=4, anat=4),
     'place_atlas': Need(0.15, anat=9),

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from bids_qsm.anatomy.diffusion import FEWEST, UNIT, UNWEIGHTED, Gradients, vectors_of
-from bids_qsm.entities import entity_set, suffix_of
+from bids_qsm.entities import entities_of, entity_set, suffix_of
 from bids_qsm.errors import UserError
 from bids_qsm.interfaces.io import read_numbers
 from bids_qsm.layout import checks, series
@@ -17,7 +17,7 @@ from bids_qsm.layout.index import Index
 def read_gradients(paths: Sequence[Path], index: Index) -> tuple[dict[Path, series.Gradients], list[str]]:
     """Diffusion images -> their tables, and what is wrong with images of no use."""
     found, problems = {}, []
-    for path in paths:
+    for path in (path for path in paths if entities_of(path).get('part') in (None, 'mag')):
         try:
             found[path] = _read(path, index)
         except UserError as error:
@@ -35,6 +35,7 @@ def _read(path: Path, index: Index) -> series.Gradients:
     bvals, bvecs = read_numbers(bval).ravel(), vectors_of(read_numbers(bvec))
     if bvecs is None:
         raise UserError(f'{bvec.name} is no table of three rows (x, y, z); write it again.')
+    bvecs = np.nan_to_num(bvecs)  # some write NaN where there is no weighting
     for table, what, count in ((bval, 'b-values', len(bvals)), (bvec, 'directions', len(bvecs))):
         if count != shape[3]:
             raise UserError(
