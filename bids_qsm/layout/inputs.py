@@ -169,6 +169,12 @@ def plan_applications(
                 lacking.append(query)
         inputs, said = _without_replaced(app, inputs)
         notes += said
+        notes += [
+            f'{app.title}: a tensor is fitted to {item.path.name}; motion, eddy currents and distortion are '
+            'not corrected here.'
+            for item in inputs
+            if item.gradients
+        ]
         lacking = _missed(app, lacking, inputs)
         required = [query for query in lacking if not query.optional or query.name in variant.needs]
         for one_of in filter(None, (app.one_of, variant.one_of)):

@@ -38,6 +38,7 @@ def test_images_without_maps_are_taken_with_their_tables(data, find):
     assert (item.query, item.path, item.space) == ('dwi', image, 'own')
     assert item.gradients.bval.name == 'sub-01_dwi.bval'
     assert item.gradients.shape == (*SHAPE, 7)
+    assert any('a tensor is fitted to sub-01_dwi.nii.gz; motion, eddy' in note for note in one.notes)
     # nothing else is missed
     assert not any('done without' in note for note in one.notes)
 
