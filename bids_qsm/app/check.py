@@ -201,8 +201,8 @@ def describe(plan: Plan, verdicts: list[Verdict]) -> str:
     lines += [
         '',
         f'{len(verdicts) - refused - skipped} of {len(verdicts)} series can be run, {refused} would be '
-        f'refused, {skipped} have nothing to run. Of {len(CHECKS)} checks, {failing} series fail one, {severe} '
-        'one of high severity.',
+        f'refused, {skipped} have nothing to run. {failing} fail one of {len(CHECKS)} checks or more, '
+        f'{severe} one of high severity.',
     ]
     return '\n'.join(map(plain, lines))
 

@@ -409,7 +409,8 @@ class Application:
             raise ValueError(f'{self.name}: an input is there instead of one that it names')
         if any(one.beside and (one.beside not in names or not one.whole) for one in self.extra):
             raise ValueError(f'{self.name}: an input beside another names that, and is given whole')
-        made = [one.name for one in (*self.images, *self.tables, *self.documents)]
+        made = [*(one.name for one in self.images), *(one.name for one in self.tables)]
+        made += [one.name for one in self.documents]
         if sorted(self.gives) != sorted([*made, *([FACTS] if self.has_facts else [])]):
             raise ValueError(f'{self.name}: measure gives {self.gives}, but {made} are declared')
         tables = [table.name for table in self.tables]

@@ -165,8 +165,8 @@ def echo_misfit(phase: Array, magnitude: Array, echo_times: Sequence[float], mas
     The evolution from echo to echo is the same in all of them then, so that no unwrapping is needed. What
     is left is judged by `find_misfit`.
     """
-    steps = np.diff(echo_times)
-    if len(steps) < 2 or steps.max() - steps.min() > EVEN * steps.mean():
+    spacing = np.diff(echo_times)
+    if len(spacing) < 2 or spacing.max() - spacing.min() > EVEN * spacing.mean():
         return None
     n = len(echo_times)
     steps = [wrap(phase[..., k + 1] - phase[..., k]) for k in range(n - 1)]
@@ -189,7 +189,7 @@ def echo_misfit(phase: Array, magnitude: Array, echo_times: Sequence[float], mas
 
 
 def ghost_ratio(first: Array, voxel_size: Sequence[float]) -> float | None:
-    """Root of the median power of what repeats the object beside it along one axis, relative to the object.
+    """Root of the power of what repeats the object beside it along one axis, relative to the object.
 
     Signal beside the object along an axis is compared with that beside it along none; None where the image
     has too little air, or none was stored.
@@ -200,15 +200,16 @@ def ghost_ratio(first: Array, voxel_size: Sequence[float]) -> float | None:
     corner = ~near & ~(shadows[0] | shadows[1] | shadows[2])
     if not body.any():
         return None
-    power = first.astype(np.float64) ** 2  # medians, as tails of the object are bright and few
+    # quartiles, as tails of the object are bright and few, and a ghost need not fill what is beside it
+    power = first.astype(np.float64) ** 2
     if corner.sum() < 500 or np.count_nonzero(first[corner]) < 0.5 * corner.sum():
         return None
-    ground = float(np.median(power[corner]))
+    ground = float(np.percentile(power[corner], 75))
     found = []
     for axis, shadow in enumerate(shadows):
         alone = shadow & ~shadows[(axis + 1) % 3] & ~shadows[(axis + 2) % 3]
         if alone.sum() >= 500:
-            found.append(max(float(np.median(power[alone])) - ground, 0.0))
+            found.append(max(float(np.percentile(power[alone], 75)) - ground, 0.0))
     return float(np.sqrt(max(found) / np.median(power[body]))) if found else None
 
 
