@@ -405,7 +405,20 @@ def run(families: list[str], seeds: list[int], voxel: float) -> tuple[pd.DataFra
                         'found': row['state'] in ('warn', 'fail') or bool(refused),
                     }
                 )
-            print(f'{family}, seed {seed}, {scan.protocol.field_strength:g} T: done', flush=True)
+            own = [
+                f'{r["fault"]} ({r["value"]})'
+                for r in faults
+                if not r['found'] and about.items() <= r.items()
+            ]
+            false = [
+                f'{r["check"]} {r["state"]} ({r["value"]})'
+                for r in compliant
+                if r['state'] in ('warn', 'fail') and about.items() <= r.items()
+            ]
+            place = f'{family}, seed {seed}, {scan.protocol.field_strength:g} T'
+            print(
+                f'{place}: missed {", ".join(own) or "none"}; false {", ".join(false) or "none"}', flush=True
+            )
     return pd.DataFrame(faults), pd.DataFrame(compliant)
 
 

@@ -282,7 +282,7 @@ def test_singularities_are_seen_where_there_is_signal():
     wrong = signal[..., 0] * vortex
     combined = signal[..., 0] * vortex * np.hypot(x - 24.5, y - 20.5).clip(0, 4)[..., None] / 4
     lengths = [
-        longest_singularity(np.angle(s), np.abs(s), inside, 0.02, (2.0, 2.0, 2.0))
+        longest_singularity(np.angle(s), np.abs(s), inside, 0.02, (2.0, 2.0, 2.0), least=0.5)
         for s in (signal[..., 0], wrong, combined)
     ]
     assert lengths[0] == 0
@@ -383,3 +383,8 @@ def test_half_a_range_is_no_turn():
     assert state_of('phase_scale', facts) == 'warn'
     stated = replace(facts, sidecar={**facts.sidecar, 'Units': 'rad'})
     assert state_of('phase_scale', stated) == 'fail'
+
+
+def test_lines_where_the_signal_is_weak_are_doubtful():
+    assert state_of('singularities', measured(fringe_mm=5.0)) == 'pass'
+    assert state_of('singularities', measured(fringe_mm=15.0)) == 'warn'

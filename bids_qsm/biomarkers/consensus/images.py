@@ -22,6 +22,8 @@ LEVELS = (1000, 100)
 """Different values of phase in a full turn: enough, and too few (steps of .06 rad)."""
 SNR = (10.0, 5.0)
 SINGULARITY_MM = (0.0, 10.0)
+FRINGE_MM = 10.0
+"""Length of a line of singularities from which it is doubtful, even where the signal is weak; or 5 voxels."""
 MOVED = (0.25, 0.5)
 """Motion between echoes, in sides of a voxel."""
 MOVED_TEXT = 'a quarter of a voxel, or 0.4 mm; fails above half a voxel and 0.8 mm'
@@ -83,6 +85,14 @@ def _of(name: str, limits: tuple[float, float], *, least: bool = False):
     return judge
 
 
+def _singular(facts: Facts) -> State:
+    state, value = at_most(facts.numbers.get('singularity_mm'), *SINGULARITY_MM)
+    fringe = facts.numbers.get('fringe_mm', 0.0)
+    if state == 'pass' and fringe > max(FRINGE_MM, 5 * max(facts.voxel_size, default=0.0)):
+        return 'warn', f'{fringe:.3g} mm where the signal is weak'
+    return state, value if state == 'unknown' else f'{value:.3g} mm'
+
+
 def _moved(facts: Facts) -> State:
     moved = facts.numbers.get('moved_mm')
     if moved is None or not facts.voxel_size:
@@ -140,8 +150,9 @@ IMAGES = {
     ),
     'singularities': Check(
         'Coil combination without singularities',
-        _of('singularity_mm', SINGULARITY_MM),
-        f'no line about which phase turns where there is signal; fails above {SINGULARITY_MM[1]:g} mm',
+        _singular,
+        'no line about which phase turns where there is signal, and none of more than '
+        f'{FRINGE_MM:g} mm, or 5 voxels, where it is weak; fails above {SINGULARITY_MM[1]:g} mm of the first',
         'high',
         f'open-ended fringe lines: {OWN} (the paper discusses them; limit not verified)',
         'Combine the coils again (adaptive, or save them one by one: bids_qsm combines them); '

@@ -41,6 +41,9 @@ def sampled_shares(signal: Array):
             if other != axis:
                 at = places[other]
                 few = np.compress((at >= OTHERS[0]) & (at <= OTHERS[1]), few, other)
+        if not few.size:  # the other axes have few voxels
+            found.append((np.nan, np.nan))
+            continue
         profile = np.median(few, tuple(other for other in range(3) if other != axis))
         side = np.sign(fft.fftfreq(n))
         found.append(tuple(_share(profile[side == s], places[axis][side == s]) for s in (-1, 1)))
@@ -49,9 +52,11 @@ def sampled_shares(signal: Array):
 
 def _share(profile: Array, place: Array):
     """Frequency up to which a profile of power is not empty, 0 to 1."""
-    bands = np.minimum((place * BANDS).astype(int), BANDS - 1)
-    power = np.array([np.median(profile[bands == b]) if (bands == b).any() else np.nan for b in range(BANDS)])
-    for band in range(4, BANDS):
-        if np.nanmax(np.r_[power[band:], 0]) < STEP * np.nan_to_num(power[band - 2]):
-            return band / BANDS
+    count = min(BANDS, len(profile) // 2)
+    bands = np.minimum((place * count).astype(int), count - 1)
+    power = np.array([np.median(profile[bands == b]) if (bands == b).any() else np.inf for b in range(count)])
+    for band in range(4, count):
+        known = power[band:][np.isfinite(power[band:])]
+        if known.size and np.isfinite(power[band - 2]) and known.max() < STEP * power[band - 2]:
+            return band / count
     return 1.0

@@ -27,6 +27,8 @@ DEEP_MM = 20.0
 """Depth below the skin from which there is brain, away from its rim."""
 UPPER_MM = 85.0
 """Height from the top of the head that has no sinuses and no neck, though some of the top may be cut off."""
+SIGNAL = 0.5
+"""Magnitude, relative to that of the brain and to that around, from which phase should not be singular."""
 MARGIN_MM = 8.0
 """Rim of the object in which tails of its signal are no ghosts."""
 EVEN = 0.05
@@ -94,15 +96,16 @@ def measure_images(
     if mask is not None:
         # the lower end of a mask may leave the field of view in the neck alone, where it is narrow
         numbers['brain_cuts'] = float(len(cut_ends(mask, affine)))
-    inside = _inside(first, depth, coarse_affine, affine)
+    inside = _inside(first, depth * is_head, coarse_affine, affine)
     if not inside.any():
         return numbers
     sigma = noise_level(magnitude, inside)
     if sigma > 0:
         numbers['snr_first'] = float(np.median(first[inside])) / sigma
         numbers['snr_last'] = float(np.median(magnitude[..., last][inside])) / sigma
-        length = longest_singularity(phase[..., 0], first, inside, sigma, grid.voxel_size)
-        numbers['singularity_mm'] = length
+        of_first = phase[..., 0], first, inside, sigma, grid.voxel_size
+        numbers['singularity_mm'] = longest_singularity(*of_first, least=SIGNAL)
+        numbers['fringe_mm'] = longest_singularity(*of_first, least=0.0)
     quality = voxel_quality(phase, magnitude, echo_times)
     numbers['poor_phase'] = float((quality[inside] < POOR_QUALITY).mean())
     shares = sampled_shares((first * np.exp(1j * phase[..., 0])).astype(np.complex64))
@@ -124,15 +127,14 @@ def measure_images(
 
 
 def _inside(first: Array, depth: Array, coarse_affine: Array, affine: Array):
-    """What lies deep in the upper head: brain above the sinuses. Of a small object, all of it but its rim."""
+    """What lies deep in the upper head: brain above the sinuses. Of other objects, all."""
     core = depth > DEEP_MM
     if core.any():
         heights = np.indices(depth.shape)
         heights = np.tensordot(coarse_affine[2, :3], heights, 1)
         core &= heights > heights[depth > 0].max() - UPPER_MM
     deep = resample(core.astype(np.float32), coarse_affine, first.shape, affine, []) > 0.5
-    deep &= signal_mask(first)
-    return deep if deep.any() else ndimage.binary_erosion(largest(signal_mask(first)), iterations=2)
+    return deep if deep.any() else ndimage.binary_fill_holes(largest(signal_mask(first)))
 
 
 def _coverage(depth: Array, affine: Array) -> dict[str, float]:
@@ -216,8 +218,8 @@ def ghost_ratio(first: Array, voxel_size: Sequence[float]) -> float | None:
 def _moved(coarse: Array, coarse_affine: Array, head: Array, later: Array, affine: Array) -> float:
     """Root mean square (mm) over the head of the rigid motion from the first echo to a later one."""
     moving, moving_affine = coarsen(later, affine, COARSE_MM)
-    similarity = Similarity(*(coarse, coarse_affine, head, moving, moving_affine), n_points=8000, sigma=0.0)
+    similarity = Similarity(*(coarse, coarse_affine, head, moving, moving_affine), n_points=3000, sigma=0.0)
     points = similarity.points
     centre = points.mean(0)
-    matrix, _ = refine(similarity, np.eye(4), centre, n_parameters=6, step=1.0, tolerance=0.05)
+    matrix, _ = refine(similarity, np.eye(4), centre, n_parameters=6, step=1.0, tolerance=0.1)
     return float(np.sqrt(((apply_affine(matrix, points) - points) ** 2).sum(1).mean()))

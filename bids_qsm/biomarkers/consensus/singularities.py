@@ -4,20 +4,15 @@ import numpy as np
 from scipy import ndimage
 
 from bids_qsm.recon.arrays import Array
+from bids_qsm.recon.noise import DEAD
 from bids_qsm.recon.phase import wrap
 
-LEAST_SIGNAL = 0.5
-"""Magnitude, relative to that around and to that of the brain, that all corners of a square have where phase
-turns without reason.
-
-The signal of a voxel in which the field varies by a full turn vanishes, as in sinuses, and so does that of
-coils that cancel.
-"""
-LEAST_SNR = 5.0
 AROUND_MM = 6.0
 
 
-def longest_singularity(phase: Array, magnitude: Array, inside: Array, sigma: float, voxel_size: tuple):
+def longest_singularity(
+    phase: Array, magnitude: Array, inside: Array, sigma: float, voxel_size: tuple, *, least: float
+):
     r"""Length (mm) of the longest line about which phase turns by :math:`2\pi` in the presence of signal.
 
     The sum of wrapped differences around a square of four voxels is 0, or a full turn about a singularity
@@ -34,6 +29,8 @@ def longest_singularity(phase: Array, magnitude: Array, inside: Array, sigma: fl
         Noise of the magnitude.
     voxel_size : tuple of float
         mm.
+    least : float
+        Least magnitude of all corners of a square, relative to that around and to that of the brain.
 
     References
     ----------
@@ -42,8 +39,8 @@ def longest_singularity(phase: Array, magnitude: Array, inside: Array, sigma: fl
     around = ndimage.uniform_filter(
         magnitude, [max(3, 2 * round(AROUND_MM / side / 2) + 1) for side in voxel_size]
     )
-    usual = max(LEAST_SIGNAL * float(np.median(magnitude[inside])), LEAST_SNR * sigma)
-    good = inside & (magnitude > np.maximum(LEAST_SIGNAL * around, usual))
+    usual = max(least * float(np.median(magnitude[inside])), DEAD * sigma)
+    good = inside & (magnitude > np.maximum(least * around, usual))
     found = np.zeros(phase.shape, bool)
     for first, second in ((0, 1), (0, 2), (1, 2)):
         ahead = _ahead(good, first)
