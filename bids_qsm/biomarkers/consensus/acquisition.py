@@ -276,6 +276,7 @@ ACQUISITION = {
     'field_strength': Check(
         *('Field strength', _field, '1.4 to 7.1 T', 'low', f'required by the {PREPRINT}; limits: {OWN}'),
         'Thresholds are those of the nearest of 1.5 and 7 T; judge by yourself what depends on the field.',
+        unit='T',
     ),
     'three_dimensional': Check(
         *('3D acquisition', _three_dimensional, '3D', 'medium', CONSENSUS),
@@ -301,11 +302,13 @@ ACQUISITION = {
         *('First echo time', _first_echo, 'at most 5 ms; fails above 10 ms', 'low'),
         f'as short as possible: {CONSENSUS}; {SCHEMA}',
         _AGAIN + 'take the shortest first echo. Strong sources and veins lose signal early.',
+        unit='ms',
     ),
     'echo_spacing': Check(
         *('Uniform echo spacing', _spacing, 'equal to 0.1 ms; fails above 5 % of the spacing', 'low'),
         f'uniform: {CONSENSUS}; 0.01 ms in the dicompare schema (MIT licence), 0.1 ms for rounding: {OWN}',
         'A bipolar readout cannot be told from uneven echoes: state it by --bipolar if it is one.',
+        unit='ms',
     ),
     'last_echo': Check(
         *('Last echo time', _last_echo, _last_echo_text, 'medium'),
@@ -313,27 +316,32 @@ ACQUISITION = {
         f'fail at 0.6 x and 1.2 x of these: {OWN}',
         _NEXT
         + 'let the last echo come near T2* of deep grey matter. Phase of short echoes is small and noisy.',
+        unit='ms',
     ),
     'repetition_time': Check(
         *('Repetition time', _repetition, _repetition_text, 'low'),
         f'as short as possible, 0.5 x T1: {SCHEMA}; warning at 0.25 x T1: {OWN}',
         _AGAIN + 'shorten TR to just above the last echo, and use the time for smaller voxels or coverage.',
+        unit='ms',
     ),
     'flip_angle': Check(
         *('Flip angle', _flip, _flip_text, 'low'),
         f'Ernst angle for T1 of 900 to 1650 ms at 3 T: {SCHEMA}; 10 % and fail at 0.6 x and 1.6 x: {OWN}',
         _AGAIN + 'set the Ernst angle; other angles cost signal.',
+        unit='degrees',
     ),
     'isotropic': Check(
         *('Isotropic voxels', _isotropic, 'sides equal to 0.1 mm; fails above a ratio of 2', 'medium'),
         f'isotropic: {CONSENSUS}; 0.1 mm: {SCHEMA}; ratio: {OWN}',
         'Small structures and veins across the long side are underestimated; compare only scans of equal '
         'voxels.',
+        unit='mm',
     ),
     'voxel_volume': Check(
         *('Voxel volume', _voxel_volume, 'at most 1 mm^3; fails above 1.5 mm isotropic (3.4 mm^3)', 'medium'),
         f'at most 1 mm: {CONSENSUS}; volume: {SCHEMA}; fail: {OWN}',
         'Expect partial volume: small nuclei and veins are underestimated. ' + _AGAIN + 'use smaller voxels.',
+        unit='mm^3',
     ),
     'slice_gap': Check(
         *(
@@ -361,6 +369,7 @@ ACQUISITION = {
         f'scaled by B0, lower limit and fail at 3 x: {OWN}',
         _AGAIN
         + 'lower the bandwidth as far as distortion allows: signal-to-noise grows with its inverse root.',
+        unit='Hz/pixel',
     ),
     'coil_elements': Check(
         *(
@@ -391,6 +400,7 @@ ACQUISITION = {
         *('Field of view along B0', _slab, '120 mm or more; fails below 80 mm', 'medium'),
         f'whole brain: {CONSENSUS}; limits: {OWN}',
         'The field of sources outside the slab is taken for background; leave out regions at its ends.',
+        unit='mm',
     ),
     'pairs': Check(
         *('Magnitude and phase of each echo', _pairs, 'one pair an echo, on one grid', 'high', CONSENSUS),

@@ -61,6 +61,8 @@ class Check:
     severity: str
     source: str
     advice: str
+    unit: str = ''
+    """Of a value that is a number."""
 
     def row(self, name: str, facts: Facts) -> dict[str, str]:
         """The row of the table of checks."""
@@ -69,7 +71,7 @@ class Check:
         return {
             'check': name,
             'state': state,
-            'value': text_of(value),
+            'value': text_of(value) + (f' {self.unit}' if self.unit and not isinstance(value, str) else ''),
             'threshold': threshold,
             'severity': self.severity,
             'source': self.source,

@@ -26,8 +26,8 @@ FRINGE_MM = 10.0
 """Length of a line of singularities from which it is doubtful, even where the signal is weak; or 5 voxels."""
 MOVED = (0.25, 0.5)
 """Motion between echoes, in sides of a voxel."""
-MOVED_TEXT = 'a quarter of a voxel, or 0.4 mm; fails above half a voxel and 0.8 mm'
-GHOST = (0.03, 0.1)
+MOVED_TEXT = 'a quarter of a voxel, or 0.5 mm; fails above half a voxel and 1 mm'
+GHOST = (0.05, 0.12)
 SAMPLED = (0.9, 0.74)
 ONE_SIDED = (0.9, 0.7)
 POOR_PHASE = (0.05, 0.15)
@@ -99,7 +99,7 @@ def _moved(facts: Facts) -> State:
         return UNKNOWN
     side = min(facts.voxel_size)
     # what coarse copies of the echoes cannot tell is no motion
-    least = max(MOVED[0] * side, 0.4)
+    least = max(MOVED[0] * side, 0.5)
     return at_most(moved, least, max(MOVED[1] * side, 2 * least))
 
 
@@ -151,8 +151,8 @@ IMAGES = {
     'singularities': Check(
         'Coil combination without singularities',
         _singular,
-        'no line about which phase turns where there is signal, and none of more than '
-        f'{FRINGE_MM:g} mm, or 5 voxels, where it is weak; fails above {SINGULARITY_MM[1]:g} mm of the first',
+        f'no line about which phase turns where there is signal; fails above {SINGULARITY_MM[1]:g} mm; of '
+        f'crops also none of {FRINGE_MM:g} mm or 5 voxels where signal is weak',
         'high',
         f'open-ended fringe lines: {OWN} (the paper discusses them; limit not verified)',
         'Combine the coils again (adaptive, or save them one by one: bids_qsm combines them); '
@@ -186,6 +186,7 @@ IMAGES = {
     'moved': Check(
         *('No motion between echoes', _moved, MOVED_TEXT, 'high', OWN),
         'Echoes of one readout do not move: check that they are of one acquisition.',
+        unit='mm',
     ),
     'ghosts': Check(
         *('Ghosts', _of('ghost', GHOST), f'at most {GHOST[0]:.0%} of the signal; fails above {GHOST[1]:.0%}'),
@@ -215,6 +216,7 @@ IMAGES = {
         'medium',
         f'whole brain: {CONSENSUS}; limits: {OWN}',
         'What is cut off is missing, and its field is taken for background.',
+        unit='mm',
     ),
     'head_height': Check(
         'From the top of the head to the lower end',
@@ -223,6 +225,7 @@ IMAGES = {
         'medium',
         f'whole brain: {CONSENSUS}; limits: {OWN}',
         'Brain stem, cerebellum and dentate may be missing.',
+        unit='mm',
     ),
     'brain_coverage': Check(
         *('Brain mask inside the field of view', _cuts, 'no end at which the mask is cut straight', 'medium'),

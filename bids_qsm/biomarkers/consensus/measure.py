@@ -31,6 +31,8 @@ SIGNAL = 0.5
 """Magnitude, relative to that of the brain and to that around, from which phase should not be singular."""
 MARGIN_MM = 8.0
 """Rim of the object in which tails of its signal are no ghosts."""
+BODY = 0.25
+"""Brightness of the object, relative to its brightest parts; ghosts are darker."""
 EVEN = 0.05
 """Largest relative difference between spacings of echoes that are even."""
 
@@ -105,7 +107,8 @@ def measure_images(
         numbers['snr_last'] = float(np.median(magnitude[..., last][inside])) / sigma
         of_first = phase[..., 0], first, inside, sigma, grid.voxel_size
         numbers['singularity_mm'] = longest_singularity(*of_first, least=SIGNAL)
-        numbers['fringe_mm'] = longest_singularity(*of_first, least=0.0)
+        if not is_head:  # sinuses of a head have such lines
+            numbers['fringe_mm'] = longest_singularity(*of_first, least=0.0)
     quality = voxel_quality(phase, magnitude, echo_times)
     numbers['poor_phase'] = float((quality[inside] < POOR_QUALITY).mean())
     shares = sampled_shares((first * np.exp(1j * phase[..., 0])).astype(np.complex64))
@@ -121,20 +124,23 @@ def measure_images(
         numbers['ghost'] = ghost
     alive = [k for k in range(1, last + 1) if np.median(magnitude[..., k][inside]) > DEAD * sigma]
     if alive and is_head:  # a crop may be too small, and a phantom looks the same after a turn
-        of_head = coarse, coarse_affine, depth > 0
+        # where later echoes keep their signal
+        of_head = coarse, coarse_affine, (depth > 0) & _upper(depth, coarse_affine)
         numbers['moved_mm'] = max(_moved(*of_head, magnitude[..., k], affine) for k in alive)
     return numbers
 
 
 def _inside(first: Array, depth: Array, coarse_affine: Array, affine: Array):
     """What lies deep in the upper head: brain above the sinuses. Of other objects, all."""
-    core = depth > DEEP_MM
-    if core.any():
-        heights = np.indices(depth.shape)
-        heights = np.tensordot(coarse_affine[2, :3], heights, 1)
-        core &= heights > heights[depth > 0].max() - UPPER_MM
+    core = (depth > DEEP_MM) & _upper(depth, coarse_affine)
     deep = resample(core.astype(np.float32), coarse_affine, first.shape, affine, []) > 0.5
     return deep if deep.any() else ndimage.binary_fill_holes(largest(signal_mask(first)))
+
+
+def _upper(depth: Array, affine: Array):
+    """The part of the image that holds the upper head, without sinuses and neck."""
+    heights = np.tensordot(affine[2, :3], np.indices(depth.shape), 1)
+    return heights > heights[depth > 0].max(initial=-np.inf) - UPPER_MM
 
 
 def _coverage(depth: Array, affine: Array) -> dict[str, float]:
@@ -196,7 +202,7 @@ def ghost_ratio(first: Array, voxel_size: Sequence[float]) -> float | None:
     Signal beside the object along an axis is compared with that beside it along none; None where the image
     has too little air, or none was stored.
     """
-    body = largest(signal_mask(first))
+    body = largest(first > BODY * np.percentile(first, 99))
     near = ndimage.distance_transform_edt(~body, sampling=voxel_size) < MARGIN_MM
     shadows = [near.any(axis, keepdims=True) & ~near for axis in range(3)]
     corner = ~near & ~(shadows[0] | shadows[1] | shadows[2])

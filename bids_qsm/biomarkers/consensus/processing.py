@@ -21,6 +21,15 @@ def _one_of(step: str, good: Collection[str], otherwise: str):
     return judge
 
 
+def _reference(facts: Facts) -> State:
+    """The zero that was found counts before that asked for."""
+    asked, found = facts.methods.get('reference', ''), facts.methods.get('found_reference', '')
+    if not (asked or found):
+        return UNKNOWN
+    shown = f'{found} ({asked} was asked for)' if found and found != facts.method('reference') else asked
+    return ('fail' if 'none' in (found, facts.method('reference')) else 'pass'), shown
+
+
 def _combined_echoes(facts: Facts) -> State:
     if len(facts.echo_times) < 2:
         return UNKNOWN
@@ -63,7 +72,7 @@ PROCESSING = {
         *('medium', CONSENSUS, 'Use the default, or --inversion tv.'),
     ),
     'reference': Check(
-        *('Stated reference', _one_of('reference', REFERENCES, 'fail'), ' or '.join(REFERENCES)),
+        *('Stated reference', _reference, ' or '.join(REFERENCES)),
         *('high', CONSENSUS, 'Use --reference csf or brain: without one, values have no zero.'),
     ),
     'whole_brain': Check(

@@ -140,7 +140,7 @@ def _reference(facts: Facts) -> object:
     mean, sd = facts.numbers.get('brain_mean_ppm'), facts.numbers.get('brain_sd_ppm')
     if not name:
         return None
-    if mean is None or sd is None:
+    if mean is None or sd is None or 'brain' in name:
         return f'{name}, in ppm'
     away = f'{-1e3 * mean:+.1f} ppb from the mean of the brain mask'
     return f'{name}, in ppm; it lies {away} (standard deviation there {1e3 * sd:.1f} ppb)'
