@@ -449,7 +449,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('--seeds', nargs='+', type=int, default=[31, 32])
     parser.add_argument('--families', nargs='+', choices=FAMILIES, default=[*FAMILIES])
-    parser.add_argument('--voxel', type=float, default=2.4)
+    parser.add_argument('--voxel', type=float, default=3.0)
     parser.add_argument('--table', type=Path, help='write all rows of faults here (TSV)')
     args = parser.parse_args()
     faults, compliant = run(args.families, args.seeds, args.voxel)

@@ -134,7 +134,11 @@ def _inside(first: Array, depth: Array, coarse_affine: Array, affine: Array):
     """What lies deep in the upper head: brain above the sinuses. Of other objects, all."""
     core = (depth > DEEP_MM) & _upper(depth, coarse_affine)
     deep = resample(core.astype(np.float32), coarse_affine, first.shape, affine, []) > 0.5
-    return deep if deep.any() else ndimage.binary_fill_holes(largest(signal_mask(first)))
+    if deep.any():
+        return deep
+    solid = ndimage.binary_fill_holes(largest(signal_mask(first)))
+    # away from the air, but not from the ends of the image
+    return ndimage.binary_erosion(solid, iterations=2, border_value=1)
 
 
 def _upper(depth: Array, affine: Array):
