@@ -1,6 +1,7 @@
 """What checks must know of the images of a series, measured in seconds."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 from scipy import ndimage
@@ -122,11 +123,14 @@ def measure_images(
     ghost = ghost_ratio(first, grid.voxel_size)
     if ghost is not None:
         numbers['ghost'] = ghost
-    alive = [k for k in range(1, last + 1) if np.median(magnitude[..., k][inside]) > DEAD * sigma]
-    if alive and is_head:  # a crop may be too small, and a phantom looks the same after a turn
+    if is_head:  # a crop may be too small, and a phantom looks the same after a turn
         # where later echoes keep their signal
-        of_head = coarse, coarse_affine, (depth > 0) & _upper(depth, coarse_affine)
-        numbers['moved_mm'] = max(_moved(*of_head, magnitude[..., k], affine) for k in alive)
+        head = (depth > 0) & _upper(depth, coarse_affine)
+        alive = [k for k in range(1, last + 1) if np.median(magnitude[..., k][inside]) > DEAD * sigma]
+        echoes = [coarse, *(coarsen(magnitude[..., k], affine, COARSE_MM)[0] for k in alive)]
+        moved = [_moved(head, coarse_affine, *pair) for pair in pairwise(echoes)]
+        if moved:
+            numbers['moved_mm'] = max(moved)
     return numbers
 
 
@@ -225,11 +229,9 @@ def ghost_ratio(first: Array, voxel_size: Sequence[float]) -> float | None:
     return float(np.sqrt(max(found) / np.median(power[body]))) if found else None
 
 
-def _moved(coarse: Array, coarse_affine: Array, head: Array, later: Array, affine: Array) -> float:
-    """Root mean square (mm) over the head of the rigid motion from the first echo to a later one."""
-    moving, moving_affine = coarsen(later, affine, COARSE_MM)
-    similarity = Similarity(*(coarse, coarse_affine, head, moving, moving_affine), n_points=3000, sigma=0.0)
+def _moved(head: Array, affine: Array, fixed: Array, moving: Array) -> float:
+    """Root mean square (mm) over the head of the rigid motion from one echo to the next."""
+    similarity = Similarity(fixed, affine, head, moving, affine, n_points=3000, sigma=0.0)
     points = similarity.points
-    centre = points.mean(0)
-    matrix, _ = refine(similarity, np.eye(4), centre, n_parameters=6, step=1.0, tolerance=0.1)
+    matrix, _ = refine(similarity, np.eye(4), points.mean(0), n_parameters=6, step=1.0, tolerance=0.1)
     return float(np.sqrt(((apply_affine(matrix, points) - points) ** 2).sum(1).mean()))
