@@ -69,8 +69,8 @@ def run_check(settings: dict, *, as_json: bool, tsv: Path | None, headers: bool)
         verdicts.append(Verdict(one.name, **{'refused' if one.is_error else 'skipped': one.reason}))
     verdicts.sort(key=lambda one: one.name)
     if tsv is not None:
-        parts = [one.table.assign(series=one.name) for one in verdicts]
-        table = pd.concat(parts, ignore_index=True)[['series', *COLUMNS]]
+        rows = [{'series': one.name, **row} for one in verdicts for row in one.table.to_dict('records')]
+        table = pd.DataFrame(rows, columns=['series', *COLUMNS])
         atomic_write(tsv, lambda path: write_table(table, path))
     if as_json:
         print(json.dumps(_as_json(plan, verdicts), indent=2, ensure_ascii=False))

@@ -117,7 +117,7 @@ class Series:
     is_whole: bool = False
     """Whether the given maps are not masked to the brain."""
     sidecar: Mapping[str, object] = field(default_factory=dict, hash=False)
-    """Content of the sidecars of the first echo, that of the magnitude before that of the phase."""
+    """Content of the sidecars of the first echo: that of the magnitude before that of the phase, but Units."""
     filtered: str = ''
     """What the sidecar says of high-pass filtering, '' for nothing."""
     is_head: bool = True
@@ -302,7 +302,7 @@ def read_series(
         echo_times=tuple(float(times[i]) for i in order[::coils]),
         frames=frames,
         coils=coils,
-        sidecar=head,
+        sidecar={**head, 'Units': metadata[second[echoes[0]]].get('Units')},
         filtered=_filtering(metadata[second[echoes[0]]]),
         field_strength=strength,
         manufacturer=told['Manufacturer'],

@@ -82,11 +82,13 @@ def test_what_a_run_would_refuse(data, capsys):
     rng = np.random.default_rng(0)
     write_ball(data, '02', spoil=lambda s: np.abs(s) * np.exp(2j * np.pi * rng.random(s.shape)))
     write_ball(data, '03')
-    assert cli.main(['check', str(data)]) == 1
+    table = data.parent / 'checks.tsv'
+    assert cli.main(['check', str(data), '--tsv', str(table)]) == 1
     said = capsys.readouterr().out
     assert 'REFUSED  echo 2 is missing' in said
     assert 'REFUSED  The phase of neighbouring voxels is unrelated' in said
     assert '1 of 3 series can be run, 2 would be refused' in said
+    assert set(pd.read_csv(table, sep='\t')['series']) == {'sub-02', 'sub-03'}
 
 
 def test_a_map_to_start_from_is_no_error(data, capsys):
