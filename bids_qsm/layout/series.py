@@ -117,7 +117,7 @@ class Series:
     is_whole: bool = False
     """Whether the given maps are not masked to the brain."""
     sidecar: Mapping[str, object] = field(default_factory=dict, hash=False)
-    """Content of the sidecars of the first echo: that of the magnitude before that of the phase, but Units."""
+    """Content of the sidecars of the first echo: of the magnitude before the phase, but the unit of phase."""
     filtered: str = ''
     """What the sidecar says of high-pass filtering, '' for nothing."""
     is_head: bool = True
