@@ -96,7 +96,7 @@ class Scan:
 
 
 def acquire(family: str, seed: int, voxel: float, number: int) -> tuple[Scan, np.ndarray]:
-    """A compliant scan of a head, and the noise of another one."""
+    """A compliant scan of a head by one of `PROTOCOLS`, and the noise of another one."""
     protocol = Protocol((voxel,) * 3, FOV, **PROTOCOLS[number % len(PROTOCOLS)])
     times, repetition, flip = ECHOES[protocol.field_strength]
     protocol = replace(protocol, echo_times=times, repetition_time=repetition, flip_angle=flip)
@@ -370,11 +370,10 @@ COLLATERAL = ('voxel_volume',)
 
 def run(families: list[str], seeds: list[int], voxel: float) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rows of faults and of compliant sets."""
-    faults, compliant, number = [], [], 0
+    faults, compliant = [], []
     for seed in seeds:
-        for family in families:
+        for number, family in enumerate(families, seed):
             scan, noise = acquire(family, seed, voxel, number)
-            number += 1
             table, numbers, refused = check(scan)
             about = {'family': family, 'seed': seed, 'field': scan.protocol.field_strength}
             compliant += [

@@ -115,7 +115,7 @@ def _last_echo_text(facts: Facts) -> str:
     if not facts.field_strength:
         return '0.75 x shortest to 1.25 x longest T2* of grey matter'
     least, most = last_echo_range(facts.field_strength)
-    return f'{least:.0f} to {most:.0f} ms at {facts.field_strength:.3g} T; fails below {0.6 * least:.0f} ms'
+    return f'{least:.0f} to {most:.0f} ms at {facts.field_strength:.3g} T; fails below {0.6 * least:.1f} ms'
 
 
 def _repetition(facts: Facts) -> State:

@@ -55,7 +55,7 @@ def _sequence(facts: Facts) -> object:
     kind = facts.sidecar.get('MRAcquisitionType')
     names = words(facts, 'ScanningSequence', 'SequenceVariant')
     said = str(facts.sidecar.get('PulseSequenceType') or '')
-    kinds = 'gradient echo' if 'GR' in names else said
+    kinds = 'gradient echo' if 'GR' in names else said[:1].lower() + said[1:]
     spoiled = 'spoiled' if 'SP' in names and 'spoiled' not in said.lower() else ''
     return ' '.join(filter(None, (kind if isinstance(kind, str) else '', spoiled, kinds)))
 
