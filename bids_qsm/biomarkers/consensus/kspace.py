@@ -7,6 +7,8 @@ from bids_qsm.recon.arrays import Array
 
 BANDS = 20
 """Bands of frequency from the middle to the edge of k-space along an axis."""
+LEAST_VOXELS = 32
+"""Of an axis whose k-space can be told; crops have fewer."""
 OTHERS = (0.25, 0.45)
 """Frequencies of the two other axes, as shares of their largest: signal is small, and an elliptical k-space
 shutter does not reach there."""
@@ -27,13 +29,13 @@ def sampled_shares(signal: Array):
     Returns
     -------
     list of (float, float)
-        For each axis; NaN where it has less than 16 voxels.
+        For each axis; NaN where it has less than `LEAST_VOXELS`.
     """
     power = np.abs(fft.fftn(signal)) ** 2
     places = [np.abs(fft.fftfreq(n)) / 0.5 for n in signal.shape]
     found = []
     for axis, n in enumerate(signal.shape):
-        if n < 16:
+        if n < LEAST_VOXELS:
             found.append((np.nan, np.nan))
             continue
         few = power
