@@ -214,7 +214,7 @@ LEVELS = 200_000
 
 
 def _scale_numbers(stored: Array, ranges: Sequence[Range]):
-    """Whether all scales are usual and alike, the largest and least turn, and different values in a turn."""
+    """Whether all scales are usual, the least and largest turn, and the number of different values."""
     some = stored.ravel('K')[:: max(1, stored.size // LEVELS)]
     some = some[np.isfinite(some)]
     turns = [float(one.turn) for one in ranges]
