@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from nipype.interfaces.utility import Merge
 
+import bids_qsm
 from bids_qsm.applications import application, modules
 from bids_qsm.applications.contract import BACKGROUNDS, Application, Variant
-from bids_qsm.derivatives.products import PRODUCTS, products_of
+from bids_qsm.derivatives.products import PRODUCTS, is_one_step, products_of
 from bids_qsm.interfaces.measure import FILES, Measure, outputs_of
 from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.labels import is_refined, to_template_invert
@@ -227,6 +228,7 @@ def application_node(
             params=dict(run.use.params),
             series=[
                 {
+                    **_described(app, one, options, atlas),
                     'entities': dict(one.entities),
                     'echo_times': list(one.echo_times),
                     'field_strength': one.field_strength,
@@ -252,6 +254,22 @@ def application_node(
     if run.bold is not None:
         node.inputs.run = run.bold.paths
     return node
+
+
+def _described(app: Application, series: 'Series', options: 'Options', atlas: str) -> dict[str, dict]:
+    """Sidecar and methods of a series, for applications that take them."""
+    known = {'sidecar': dict(series.sidecar), 'methods': methods_of(series, options, atlas)}
+    return {name: value for name, value in known.items() if name in app.arguments}
+
+
+def methods_of(series: 'Series', options: 'Options', atlas: str) -> dict[str, str]:
+    """Step -> method and parameters, the software, and the regions, for applications."""
+    steps = ('mask', 'unwrap', 'field', 'background', 'inversion', 'reference', 'r2star')
+    skipped = ['background'] if is_one_step(options.inversion.name) else []
+    chosen = {step: getattr(options, step) for step in steps if step not in skipped}
+    texts = {step: one.name if one.name == 'file' else str(one) for step, one in chosen.items()}
+    regions = {'regions': f'the atlas {atlas}' if series.has_regions else ''}
+    return {**texts, **regions, 'software': f'bids_qsm {bids_qsm.__version__}'}
 
 
 def _products_of(series: 'Series', options: 'Options'):

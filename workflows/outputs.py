@@ -266,6 +266,8 @@ def application_names(app: 'Application', labels: str) -> dict[str, dict]:
     for image in app.images:
         if image.lookup:
             names[f'{image.name}_lookup'] = {**image.place, **seg, 'extension': '.tsv'}
+    for document in app.documents:
+        names[document.name] = {'suffix': document.suffix, 'desc': document.desc, 'extension': '.json', **seg}
     for table in app.tables:
         for port, extension in ((table.name, '.tsv'), (f'{table.name}_dictionary', '.json')):
             names[port] = {'suffix': table.suffix, 'extension': extension, **seg, **app.entities_of(table)}

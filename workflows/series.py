@@ -205,7 +205,9 @@ def init_series_wf(
         **{port: (labels_wf, port) for port in ('dseg', *segmented, *placed, *of_labels)},
         **{port: (inputnode, port) for port in alignments},
         'mask': (recon_wf, 'chi_mask'),
-        **({} if series.given else {'echoes': (inputnode, 'magnitude')}),
+        **(
+            {} if series.given else {'echoes': (inputnode, 'magnitude'), 'conditioning': (inputnode, 'notes')}
+        ),
         **{port: (recon_wf, port) for port in reference},
         'gre_to_anat': (align_wf, 'gre_to_anat'),
     }

@@ -263,5 +263,29 @@ def _fetch(argv: list[str]):
     return 0
 
 
-COMMANDS = {'demo': _demo, 'fetch': _fetch, 'slurm': _slurm, 'status': _status}
+def _check(argv: list[str]):
+    parser = argparse.ArgumentParser(
+        'bids_qsm check',
+        usage='bids_qsm check bids_dir [options of this command] [options of bids_qsm]',
+        description='Say of each series what is wrong with it, how it compares to the consensus on QSM, and '
+        'which applications it allows; 1 where the participant level would refuse one.',
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add('--json', dest='as_json', action='store_true', help='print JSON')
+    add('--tsv', type=Path, metavar='FILE', help='also write the checks of all series to a table')
+    add('--headers', action='store_true', help='read sidecars and headers alone')
+    own, others = parser.parse_known_args(
+        [a for a in argv if a != '--verbose' and not re.fullmatch('-v+', a)]
+    )
+    settings = parse(others)
+    if 'bids_dir' not in settings or 'output_dir' in settings:
+        raise UserError('give one dataset: bids_qsm check bids_dir [options].')
+    set_threads(_threads(settings))
+    from bids_qsm.app.check import run_check
+
+    return run_check(settings, **vars(own))
+
+
+COMMANDS = {'check': _check, 'demo': _demo, 'fetch': _fetch, 'slurm': _slurm, 'status': _status}
 """Other commands by their first word; if a level is given too, the word is the name of a folder."""

@@ -38,6 +38,9 @@ KNOWN = {
     'reference': 'region whose susceptibility is zero',
     'inversion': 'name and parameters of the dipole inversion; None where susceptibility was given',
     'levelled': 'whether the slowly varying part of susceptibility was told from R2* (bool)',
+    'sidecar': 'content of the sidecars of the first echo',
+    'methods': 'step of the run -> method and parameters, as text; also software and regions',
+    'conditioning': 'findings of the conditioning of the phase, with their numbers',
     'echo_times': 'echo times (s)',
     'field_strength': 'field strength (T)',
     'entities': 'BIDS entities of the series',
@@ -263,6 +266,17 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Document:
+    """A JSON file that an application writes."""
+
+    name: str
+    """Its place in ``gives``."""
+    desc: str
+    """Entity desc-."""
+    suffix: str = 'checklist'
+
+
+@dataclass(frozen=True)
 class Figure:
     """A picture of the report: an image of the application, outlined over a map or by itself; or a chart."""
 
@@ -311,7 +325,7 @@ class Application:
     <application>_<name> for an image or a table of one that it ``uses``; one that may be None is optional.
     Keyword-only arguments are parameters that the user may set."""
     gives: tuple[str, ...] = ('table',)
-    """What `measure` returns, in order: names of ``images`` and of ``tables``, and where it has them 'facts':
+    """What `measure` returns, in order: names of ``images``, ``tables`` and ``documents``, and 'facts':
     constants, their sources, what was assumed (name -> text, number, None, or a dict of these), which the
     sidecars of its images and of tables with 'stats' state as Constants. None stands for what cannot be made,
     and a table may come as a pair with a dict that says more of its columns."""
@@ -322,6 +336,7 @@ class Application:
     """Names of other applications whose answers `measure` takes; they run before it, and are written too."""
     images: tuple[Image, ...] = ()
     tables: tuple[Table, ...] = ()
+    documents: tuple[Document, ...] = ()
     figures: tuple[Figure, ...] = ()
     overview: Callable[[pd.DataFrame], dict] | None = None
     """Section of the cohort's page from the rows of all series in the first of `tables_of_events`: question,
@@ -406,6 +421,7 @@ class Application:
         if any(one.beside and (one.beside not in names or not one.whole) for one in self.extra):
             raise ValueError(f'{self.name}: an input beside another names that, and is given whole')
         made = [*(one.name for one in self.images), *(one.name for one in self.tables)]
+        made += [one.name for one in self.documents]
         if sorted(self.gives) != sorted([*made, *([FACTS] if self.has_facts else [])]):
             raise ValueError(f'{self.name}: measure gives {self.gives}, but {made} are declared')
         tables = [table.name for table in self.tables]

@@ -33,6 +33,7 @@ IGNORED = (
     'slurm',
     'work',
     '*_Chisdmap.*',
+    '*_checklist.*',
     '*_minIP.*',
     '*_profile.*',
     '*_stats.*',

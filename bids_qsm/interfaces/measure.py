@@ -56,7 +56,7 @@ from bids_qsm.plotting.maps import BOLD_REFERENCE, Look, plot_map, plot_outlines
 from bids_qsm.recon.grid import Grid
 
 FILES: tuple[str, ...] = (*MAPS, 'mask', 'dseg', 'labels', 'own_dseg', 'probseg', 'white_matter')
-FILES += ('to_template', 'reference', 'echoes')
+FILES += ('to_template', 'reference', 'echoes', 'conditioning')
 """Input ports that hold a file a series; 'to_template' holds several."""
 
 
@@ -106,9 +106,9 @@ for _port in FILES:
 class Measure(SimpleInterface):
     """Run an application on the maps of a series, or of all series of a session.
 
-    It has an input port for each of ``others``, and an output port for each image, '<name>_lookup' for the
-    labels of an image, '<name>' and '<name>_dictionary' for each table, 'figure_<name>' for each figure, and
-    'facts' where these go into the sidecars of images.
+    It has an input port for each of ``others``, and an output port for each image and document,
+    '<name>_lookup' for the labels of an image, '<name>' and '<name>_dictionary' for each table,
+    'figure_<name>' for each figure, and 'facts' where these go into the sidecars of images.
     """
 
     input_spec, output_spec = _MeasureInputSpec, DynamicTraitedSpec
@@ -148,6 +148,9 @@ class Measure(SimpleInterface):
             if found[table.name] is not None:
                 # what else has the name of fMRIPrep's table has one entry a column
                 self._write_table(table, found[table.name], facts if table.suffix == 'stats' else {}, cwd)
+        for document in one.documents:
+            path = write_record(_plain(found[document.name]), cwd / f'{document.name}.json')
+            self._results[document.name] = str(path)
         for figure in one.figures:
             if found[(figure.draw and figure.table) or figure.name] is None:
                 continue
@@ -395,6 +398,7 @@ def outputs_of(one: Application) -> list[str]:
         *(image.name for image in one.images),
         *(f'{image.name}_lookup' for image in one.images if image.lookup),
         *([FACTS] if one.has_facts and one.images else []),
+        *(document.name for document in one.documents),
         *(port for table in one.tables for port in (table.name, f'{table.name}_dictionary')),
         *(f'figure_{figure.name}' for figure in one.figures),
     ]
@@ -434,6 +438,7 @@ _LOAD = {
     'labels': lambda path, _: _load_table(path),
     'probseg': lambda path, _: load_shares(path),
     'reference': lambda path, _: read_record(path)['ReferenceRegion'],
+    'conditioning': lambda path, _: read_record(path)['findings'],
 }
 
 

@@ -2,8 +2,8 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
@@ -128,6 +128,8 @@ class Series:
     given: tuple[GivenMap, ...] = ()
     is_whole: bool = False
     """Whether the given maps are not masked to the brain."""
+    sidecar: Mapping[str, object] = field(default_factory=dict, hash=False)
+    """Content of the sidecars of the first echo: of the magnitude before the phase, but the unit of phase."""
     filtered: str = ''
     """What the sidecar says of high-pass filtering, '' for nothing."""
     is_head: bool = True
@@ -312,6 +314,7 @@ def read_series(
         echo_times=tuple(float(times[i]) for i in order[::coils]),
         frames=frames,
         coils=coils,
+        sidecar={**head, 'Units': metadata[second[echoes[0]]].get('Units')},
         filtered=_filtering(metadata[second[echoes[0]]]),
         field_strength=strength,
         manufacturer=told['Manufacturer'],

@@ -11,7 +11,7 @@ from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.highpass import SHAPED, Spread, find_spread
 from bids_qsm.recon.phase import wrap
 from bids_qsm.recon.polarity import block_mean, find_polarity
-from bids_qsm.recon.scaling import phase_to_radians
+from bids_qsm.recon.scaling import Range, read_phase
 from bids_qsm.recon.slices import (
     BENT,
     HOPELESS,
@@ -92,7 +92,8 @@ def condition(
     -------
     magnitude, phase : ndarray of float32, shape (x, y, z, echo)
     findings : list of dict
-        One for each test: what, found, action, evidence (sentences for log and report).
+        One for each test: what, found, action, evidence (sentences for log and report), and the numbers that
+        were measured.
 
     Raises
     ------
@@ -101,13 +102,15 @@ def condition(
         high-pass filtered, or a correction asked for is impossible.
     """
     magnitude, phase, bad, gaps = _mark_gaps(magnitude, phase)
-    phase, note = phase_to_radians(phase, scaling=scaling)
+    stored = phase
+    phase, note, ranges = read_phase(stored, scaling)
     how = (
         'set by the user'
         if scaling != 'auto'
         else 'read from the height of wraps and from the ends of the values'
     )
-    findings = [gaps, _finding('Phase scaling', note, 'Converted to radians.', f'The scaling was {how}.')]
+    scale = _finding('Phase scaling', note, 'Converted to radians.', f'The scaling was {how}.')
+    findings = [gaps, {**scale, 'numbers': _scale_numbers(stored, ranges)}]
     findings.append(_mend_slice_flip(phase, magnitude, slice_flip))
     findings.append(_mend_slices(phase, magnitude, echo_times, grid))
     findings.append(_mend_bipolar(phase, magnitude, echo_times, grid, bipolar))
@@ -201,8 +204,26 @@ def _fit_line(signal: Array, axis: int, factor: int):
     return Bipolar(axis, per_voxel, origin, abs(slope) * width * 3.5 / 4, share)
 
 
-def _finding(what: str, found: str, action: str, evidence: str, level: str = 'info'):
-    return {'what': what, 'found': found, 'action': action, 'evidence': evidence, 'level': level}
+def _finding(what: str, found: str, action: str, evidence: str, level: str = 'info', **numbers: float):
+    said = {'what': what, 'found': found, 'action': action, 'evidence': evidence, 'level': level}
+    return {**said, 'numbers': numbers} if numbers else said
+
+
+LEVELS = 200_000
+"""Values, at most, of which the different ones are counted."""
+
+
+def _scale_numbers(stored: Array, ranges: Sequence[Range]):
+    """Whether all scales are usual, the least and largest turn, and the number of different values."""
+    some = stored.ravel('K')[:: max(1, stored.size // LEVELS)]
+    some = some[np.isfinite(some)]
+    turns = [float(one.turn) for one in ranges]
+    return {
+        'usual': float(all(one.is_usual for one in ranges)),
+        'least_turn': min(turns),
+        'largest_turn': max(turns),
+        'levels': float(len(np.unique(some))),
+    }
 
 
 def _mark_gaps(magnitude: Array, phase: Array):
@@ -222,13 +243,17 @@ def _mark_gaps(magnitude: Array, phase: Array):
             'The magnitude image has negative values or only zeros; check that it is the magnitude part.'
         )
     if not count:
-        return magnitude, phase, None, _finding('Missing values', 'None.', 'None needed.', 'All are finite.')
+        found = _finding('Missing values', 'None.', 'None needed.', 'All are finite.', share=0.0)
+        return magnitude, phase, None, found
     share = f'{count / phase.size:.1%} of the values are not numbers, or negative magnitudes.'
     return (
         magnitude,
         phase,
         bad,
-        _finding('Missing values', share, 'Set to phase 0 and magnitude 0.', 'Counted.'),
+        _finding(
+            *('Missing values', share, 'Set to phase 0 and magnitude 0.', 'Counted.'),
+            share=count / phase.size,
+        ),
     )
 
 
@@ -294,9 +319,11 @@ def _mend_slices(phase: Array, magnitude: Array, echo_times: Sequence[float], gr
     axis = later[0] if axis is None and later else axis
     what, median = 'Slices', 'the phase bends from slice to slice by a median of'
     if axis is None:
-        evidence = f'Along no axis {median} more than {np.nanmax([*bends[0].bend, 0]):.2f} rad.'
-        return _finding(what, 'In order, without offsets of phase.', 'None needed.', evidence)
-    size = max(one.bend[axis] for one in bends)
+        largest = float(np.nanmax([*bends[0].bend, 0]))
+        evidence = f'Along no axis {median} more than {largest:.2f} rad.'
+        found = 'In order, without offsets of phase.'
+        return _finding(what, found, 'None needed.', evidence, bend=largest)
+    size = float(max(one.bend[axis] for one in bends))
     evidence = f'Along this axis {median} {size:.2f} rad; without offsets it is less than {BENT} rad.'
     evolutions = (
         (wrap(phase[..., k] - phase[..., k - 1]), magnitude[..., k]) for k in range(1, phase.shape[3])
@@ -304,7 +331,7 @@ def _mend_slices(phase: Array, magnitude: Array, echo_times: Sequence[float], gr
     if phase.shape[3] > 1 and all(broken_axis(find_bends(*one))[0] != axis for one in evolutions):
         remove_slice_offsets(phase, magnitude, echo_times, axis)
         found = f'Each slice along the {AXES[axis]} axis has an offset of phase, the same in all echoes.'
-        return _finding(what, found, 'The offsets were removed.', evidence)
+        return _finding(what, found, 'The offsets were removed.', evidence, bend=size)
     several = 'another in each echo' if phase.shape[3] > 1 else 'and there is one echo only'
     found = (
         f'Each slice along the {AXES[axis]} axis has an offset of phase, {several}, so that the field '
@@ -312,7 +339,8 @@ def _mend_slices(phase: Array, magnitude: Array, echo_times: Sequence[float], gr
     )
     if size > HOPELESS:
         raise UserError(f'{found}. {evidence} Susceptibility cannot be mapped from this series.')
-    return _finding(what, f'{found} well.', 'None is possible: expect stripes.', evidence, 'warning')
+    action = 'None is possible: expect stripes.'
+    return _finding(what, f'{found} well.', action, evidence, 'warning', bend=size)
 
 
 def _judge_filter(is_filtered: bool, spread: Spread | None, said: str, wanted: str):
@@ -324,8 +352,9 @@ def _judge_filter(is_filtered: bool, spread: Spread | None, said: str, wanted: s
             f'The slow field varies by {spread.slow:.3f} ppm (robust standard deviation), the fast one by '
             f'{spread.fast:.3f} ppm; the slow field of a head is larger than .05 ppm.{told}'
         )
+    numbers = {'slow': spread.slow, 'fast': spread.fast} if spread else {}
     if not is_filtered:
-        return _finding(what, 'The phase was not high-pass filtered.', 'None needed.', evidence)
+        return _finding(what, 'The phase was not high-pass filtered.', 'None needed.', evidence, **numbers)
     if wanted == 'stop':
         raise UserError(
             f'The phase was high-pass filtered, as for susceptibility-weighted images. {evidence} '
@@ -333,7 +362,7 @@ def _judge_filter(is_filtered: bool, spread: Spread | None, said: str, wanted: s
             '--filtered-phase accept.'
         )
     found = 'The phase was high-pass filtered: susceptibility of all but small structures is far too low.'
-    return _finding(what, found, 'Accepted (set by the user).', evidence, 'warning')
+    return _finding(what, found, 'Accepted (set by the user).', evidence, 'warning', **numbers)
 
 
 def _mend_bipolar(phase: Array, magnitude: Array, echo_times: Sequence[float], grid: Grid, wanted: str):
@@ -357,8 +386,10 @@ def _mend_bipolar(phase: Array, magnitude: Array, echo_times: Sequence[float], g
         f'{AXES[theta.axis]} axis, which explains {max(theta.share, 0):.0%} of the phase acceleration.'
     )
     by = '' if wanted == 'auto' else ' (set by the user)'
+    numbers = {'span': theta.span, 'share': theta.share}
     if not (theta.significant if wanted == 'auto' else wanted == 'yes'):
-        return _finding(what, f'No difference between odd and even echoes{by}.', 'None needed.', evidence)
+        found = f'No difference between odd and even echoes{by}.'
+        return _finding(what, found, 'None needed.', evidence, **numbers)
     place = np.arange(phase.shape[theta.axis]).reshape([-1 if a == theta.axis else 1 for a in range(3)])
     line = (theta.constant + theta.slope * place).astype(np.float32)
     for k in range(phase.shape[3]):
@@ -368,17 +399,19 @@ def _mend_bipolar(phase: Array, magnitude: Array, echo_times: Sequence[float], g
         f'Odd and even echoes differ by a linear phase along the {AXES[theta.axis]} axis{by}.',
         'The linear phase was removed.',
         evidence,
+        **numbers,
     )
 
 
 def _mend_sign(
     phase: Array, magnitude: Array, echo_times: Sequence[float], grid: Grid, wanted: str, manufacturer: str
 ):
-    what = 'Phase sign'
+    what, numbers = 'Phase sign', {}
     if wanted != 'auto':
         negative, evidence = wanted == 'negative', 'Set by the user.'
     else:
         polarity = find_polarity(phase, magnitude, echo_times, grid)
+        numbers = {'correlation': polarity.correlation, 'sure': float(polarity.sure)}
         if polarity.sure:
             negative = polarity.correlation < 0
             evidence = (
@@ -393,6 +426,7 @@ def _mend_sign(
                 f'the usual sign was taken ({maker}): check that veins and deep grey nuclei are positive.'
             )
     if not negative:
-        return _finding(what, 'The phase grows with the field.', 'None needed.', evidence)
+        return _finding(what, 'The phase grows with the field.', 'None needed.', evidence, **numbers)
     np.negative(phase, out=phase)
-    return _finding(what, 'The phase falls with the field.', 'The sign of the phase was inverted.', evidence)
+    action = 'The sign of the phase was inverted.'
+    return _finding(what, 'The phase falls with the field.', action, evidence, **numbers)

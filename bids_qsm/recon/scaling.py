@@ -32,12 +32,13 @@ _MOST_VALUE = 1e15
 _MOST = 64
 """Lines of voxels along an axis that are looked at, to either side."""
 NO_USUAL = 'no usual range'
+TOLD = 'as told'
 _UNIT = 1.05
 """Values within -1 to 1 may be in units of half a turn."""
 
 
 @dataclass(frozen=True)
-class _Range:
+class Range:
     """Values that mean -pi and pi; ``n`` is the number of wraps that say so; ``note`` where ends disagree."""
 
     name: str
@@ -51,6 +52,11 @@ class _Range:
         return self.high - self.low
 
     @property
+    def is_usual(self):
+        """Whether vendors store phase so, or the user said it."""
+        return self.name in (TOLD, *(name for name, *_ in FULL_TURNS))
+
+    @property
     def zero(self):
         # angles from 0 to a full turn start at phase 0, integers from 0 at phase -pi
         return 0.0 if self.name in ('radians from 0', 'degrees from 0') else (self.low + self.high) / 2
@@ -60,7 +66,7 @@ class _Range:
         slack = 0.01 * self.turn
         return float(((values < self.low - slack) | (values > self.high + slack)).mean())
 
-    def is_like(self, other: '_Range'):
+    def is_like(self, other: 'Range'):
         slack = 0.08 * self.turn
         return abs(self.low - other.low) < slack and abs(self.high - other.high) < slack
 
@@ -110,9 +116,14 @@ def phase_to_radians(raw: Array, *, scaling: str = 'auto'):
     >>> (rad[:3] / np.pi).tolist()
     [-1.0, -0.5, 0.0]
     """
+    return read_phase(raw, scaling)[:2]
+
+
+def read_phase(raw: Array, scaling: str):
+    """Radians and note as of `phase_to_radians`, and the `Range` of each volume."""
     if scaling != 'auto':
         found = _named_range(scaling)
-        return _convert(raw, found, np.empty_like(raw, np.float32)), f'The phase is {found}.'
+        return _convert(raw, found, np.empty_like(raw, np.float32)), f'The phase is {found}.', [found]
     volumes = [raw] if raw.ndim < 4 else [raw[..., i] for i in range(raw.shape[3])]
     ranges = _find_ranges(volumes)
     radians = np.empty(raw.shape, np.float32, order='F' if np.isfortran(raw) else 'C')
@@ -126,10 +137,10 @@ def phase_to_radians(raw: Array, *, scaling: str = 'auto'):
         numbers = [[str(i) for i, f in enumerate(ranges, 1) if str(f) == text] for text in different]
         told = '; '.join(f'volume {", ".join(n)} {t}' for n, t in zip(numbers, different, strict=True))
         note = f'Images differ in scale: {told}.'
-    return radians, ' '.join((note, *dict.fromkeys(found.note for found in ranges if found.note)))
+    return radians, ' '.join((note, *dict.fromkeys(found.note for found in ranges if found.note))), ranges
 
 
-def _convert(raw: Array, found: _Range, out: Array, most: float = np.inf):
+def _convert(raw: Array, found: Range, out: Array, most: float = np.inf):
     """Fill ``out`` with radians; values of more than ``most`` turns become 0."""
     out[...] = raw
     with np.errstate(over='ignore', invalid='ignore'):
@@ -144,9 +155,9 @@ def _convert(raw: Array, found: _Range, out: Array, most: float = np.inf):
 
 def _named_range(scaling: str):
     if scaling == 'radians':
-        return _Range('radians', -np.pi, np.pi)
+        return Range('radians', -np.pi, np.pi)
     if scaling == 'degrees':
-        return _Range('degrees', -180.0, 180.0)
+        return Range('degrees', -180.0, 180.0)
     try:
         low, high = (float(part) for part in scaling.split(','))
     except ValueError:
@@ -156,7 +167,7 @@ def _named_range(scaling: str):
             f"Phase scaling {scaling!r} is not known: give 'auto', 'radians', 'degrees', "
             "or the values of -pi and pi as 'LOW,HIGH', for example '0,4096'."
         )
-    return _Range('as told', low, high)
+    return Range(TOLD, low, high)
 
 
 def _find_ranges(volumes: list[Array]):
@@ -268,7 +279,7 @@ def _by_wraps(values: Array, turn: float, middle: float, n: int, step: float):
     if found is None:
         if n < MANY_WRAPS:
             return None
-        found = _Range(NO_USUAL, middle - turn / 2, middle + turn / 2)
+        found = Range(NO_USUAL, middle - turn / 2, middle + turn / 2)
     # edges of an object without texture jump as well, but no value lies between
     is_usual = any(found.name == name for name, *_ in FULL_TURNS)
     if not is_usual and np.mean(np.abs(values - middle) < turn / 4) < 0.01:
@@ -280,7 +291,7 @@ def _by_wraps(values: Array, turn: float, middle: float, n: int, step: float):
             f'The values reach from {least:.6g} to {most:.6g} ({beyond:.2g} of them beyond that turn), but '
             f'the phase wraps by {turn:.4g}, which was taken.'
         )
-    return _Range(found.name, found.low, found.high, n, note)
+    return Range(found.name, found.low, found.high, n, note)
 
 
 def _end(values: Array, near: float, turn: float, side: int, step: float):
@@ -307,14 +318,14 @@ def _name(ends: list[tuple[float, float]], step: float, turn: float):
         if abs(first - low) <= low_slack and abs(last - high) <= high_slack:
             if 'bits' in name and not step:
                 continue
-            return _Range(name, first, last)
+            return Range(name, first, last)
     size = max(-low, high)
     if abs(2 * size - turn) <= 0.05 * turn and abs(low + high) <= low_slack + high_slack:
-        return _Range('symmetric about 0', -size, size)
+        return Range('symmetric about 0', -size, size)
     if abs(low) <= low_slack and abs(high - turn) <= 0.05 * turn:
         # 0 to 996 in steps of 4 is a turn of 1000; 0 to 1000 is one as well
         last = min(high, high + step, key=lambda value: len(f'{value:.6g}'.rstrip('0')))
-        return _Range('from 0', 0.0, last)
+        return Range('from 0', 0.0, last)
     return None
 
 
@@ -338,7 +349,7 @@ def _unwrapped_radians(values: Array):
     """Radians where values within a turn, beyond 1 and no integers can be little else."""
     size = float(np.abs(values).max())
     if _UNIT < size <= np.pi * 1.002 and (values[:1000] % 1 != 0).any():
-        return _Range('radians', -np.pi, np.pi)
+        return Range('radians', -np.pi, np.pi)
     raise UserError(
         f'The phase image (values {values.min():.6g} to {values.max():.6g}) does not look like phase: it has '
         'no wraps of one height, and its two ends do not meet as -pi and pi do. Check that it is not a '

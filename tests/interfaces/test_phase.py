@@ -45,7 +45,7 @@ def test_condition_writes_radians_and_notes(folder):
     np.testing.assert_allclose(nib.load(out.magnitude).get_fdata(), s.magnitude, rtol=1e-5)
     np.testing.assert_allclose(np.exp(1j * phase.get_fdata()), np.exp(1j * s.phase), atol=3e-3)
     findings = json.loads(Path(out.notes).read_text())['findings']
-    assert {'what', 'found', 'action', 'evidence', 'level'} == set(findings[0])
+    assert {'what', 'found', 'action', 'evidence', 'level', 'numbers'} == set(findings[0])
     assert any('falls with the field' in f['found'] for f in findings)
 
 

@@ -39,6 +39,17 @@ def test_what_the_sidecar_says_of_filtering(data, find, types, said):
     assert series.filtered == said
 
 
+def test_the_sidecar_is_kept_with_the_unit_of_phase(data, find):
+    write_series(data)
+    for path in anat(data).glob('*mag*.json'):
+        edit(path, Units='arbitrary', PixelBandwidth=200)
+    for path in anat(data).glob('*phase*.json'):
+        edit(path, Units='rad', PixelBandwidth=300)
+    (series,) = find().series
+    assert series.sidecar['PixelBandwidth'] == 200
+    assert series.sidecar['Units'] == 'rad'
+
+
 def test_lone_magnitude_is_skipped_without_error(data, find):
     write_series(data)
     write_series(data, suffix='T2starw', echo_times=(0.02,), parts=('',), entities='acq-m')

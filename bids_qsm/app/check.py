@@ -1,0 +1,233 @@
+"""What can be told of a dataset before it is run: whether it can be, and how it compares to the consensus."""
+
+import json
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nibabel as nib
+import pandas as pd
+
+from bids_qsm.app.options import Options
+from bids_qsm.applications import application, modules
+from bids_qsm.biomarkers.consensus import CHECKS, COLUMNS, counts, judge
+from bids_qsm.biomarkers.consensus.check import STATES, Facts
+from bids_qsm.biomarkers.consensus.measure import found_numbers, measure_images
+from bids_qsm.derivatives.files import atomic_write
+from bids_qsm.derivatives.tables import write_table
+from bids_qsm.errors import UserError, plain
+from bids_qsm.interfaces.phase import ConditionPhase
+from bids_qsm.interfaces.step import Data
+from bids_qsm.layout import Plan, Series, find_series
+from bids_qsm.workflows.applications import methods_of
+
+SHOWN = ('fail', 'warn')
+"""States that are listed one by one."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found of a series; ``refused`` says why the participant level would not run it."""
+
+    name: str
+    about: str = ''
+    table: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=[*COLUMNS]))
+    refused: str = ''
+    skipped: str = ''
+    notes: tuple[str, ...] = ()
+    anatomy: str = ''
+    possible: tuple[str, ...] = ()
+    """Applications that the series has all inputs of."""
+    impossible: Mapping[str, str] = field(default_factory=dict)
+    """Application -> what it lacks."""
+
+
+def run_check(settings: dict, *, as_json: bool, tsv: Path | None, headers: bool) -> int:
+    """Check a dataset and print what was found; return 1 where a series would be refused, else 0.
+
+    Parameters
+    ----------
+    settings : dict
+        Settings of `Options`, without output folder and level.
+    as_json : bool
+        Print JSON.
+    tsv : Path, optional
+        File to which the checks of all series are written.
+    headers : bool
+        Whether only sidecars and headers are read.
+    """
+    with tempfile.TemporaryDirectory(prefix='bids_qsm-') as folder:
+        # nothing is written there
+        own = {'output_dir': f'{folder}/out', 'level': 'participant', 'skip_bids_validation': True}
+        options = Options.from_settings({**settings, **own})
+        plan = find_series(options)
+        usable = _usable(settings | own) if plan.series else {}
+        verdicts = [check_series(one, options, usable, headers=headers) for one in plan.series]
+    for one in plan.rejected:
+        verdicts.append(Verdict(one.name, **{'refused' if one.is_error else 'skipped': one.reason}))
+    verdicts.sort(key=lambda one: one.name)
+    if tsv is not None:
+        rows = [{'series': one.name, **row} for one in verdicts for row in one.table.to_dict('records')]
+        table = pd.DataFrame(rows, columns=['series', *COLUMNS])
+        atomic_write(tsv, lambda path: write_table(table, path))
+    if as_json:
+        print(json.dumps(_as_json(plan, verdicts), indent=2, ensure_ascii=False))
+    else:
+        print(describe(plan, verdicts))
+    return int(any(one.refused for one in verdicts))
+
+
+def check_series(one: Series, options: Options, usable: Mapping[str, Series], *, headers: bool) -> Verdict:
+    """Checks of a series; ``usable`` are series by name, planned with all applications."""
+    numbers, refused = {'pairs': float(len(one.echo_times))} if one.echo_times else {}, ''
+    if not (headers or one.given or one.frames > 1):
+        numbers, refused = _measured(one, options, numbers)
+    facts = Facts(
+        sidecar=one.sidecar,
+        echo_times=one.echo_times,
+        field_strength=one.field_strength,
+        shape=one.shape,
+        voxel_size=one.voxel_size,
+        b0_dir=one.b0_dir,
+        numbers=numbers,
+        methods=methods_of(one, options, options.atlas),
+    )
+    voxels = ' x '.join(f'{side:.3g}' for side in one.voxel_size)
+    tesla = f'{one.field_strength:.3g} T, ' if one.field_strength else ''
+    n = len(one.echo_times)
+    echoes = f'{n} {"echo" if n == 1 else "echoes"}, ' if n else f'starts from {", ".join(one.given_ports)}, '
+    planned = usable.get(one.name)
+    with_regions = planned is not None and planned.has_regions
+    possible, impossible = _applications(planned) if planned and with_regions else ((), {})
+    notes = () if one.has_regions else ('It gets maps alone: no regions, and no applications.',)
+    return Verdict(
+        one.name,
+        f'{tesla}{echoes}{voxels} mm',
+        judge(facts),
+        refused,
+        notes=(*notes, *one.warnings),
+        anatomy='T1w' if one.t1w or one.t1w_preproc else 'no T1w image: the magnitude stands in for it',
+        possible=possible,
+        impossible=impossible,
+    )
+
+
+def _measured(one: Series, options: Options, numbers: dict[str, float]) -> tuple[dict[str, float], str]:
+    """Numbers of the images, and why the participant level would refuse them."""
+    refused, found = '', None
+    for filtered in dict.fromkeys((options.filtered_phase, 'accept')):
+        step = ConditionPhase(
+            **{
+                part: [str(path) for path in getattr(one, part)]
+                for part in ('magnitude', 'phase', 'real', 'imag')
+                if getattr(one, part) and (part not in ('magnitude', 'phase') or one.phase)
+            },
+            echo_times=list(one.echo_times),
+            coils=one.coils,
+            said=one.filtered,
+            manufacturer=one.manufacturer or '',
+            scaling=options.phase_scaling,
+            sign=options.phase_sign,
+            slice_flip=options.slice_flip,
+            bipolar=options.bipolar,
+            filtered=filtered,
+        )
+        if one.field_strength:
+            step.inputs.field_strength = one.field_strength
+        try:
+            found = step.compute(Data(step.inputs))
+            break
+        except UserError as error:
+            refused = refused or str(error)
+    if found is None:
+        return numbers, refused
+    data, (magnitude, phase, notes) = Data(step.inputs), found
+    affine = nib.load(one.files[0]).affine
+    measured = measure_images(magnitude, phase, one.echo_times, data['grid'], affine)
+    return {**numbers, **found_numbers(notes['findings']), **measured}, refused
+
+
+def _usable(settings: dict) -> dict[str, Series]:
+    """Series by name, planned with all applications: what the data allow."""
+    try:
+        plan = find_series(Options.from_settings({**settings, 'applications': [*modules()]}))
+    except UserError:  # of an application alone, as the series themselves were found
+        return {}
+    return {one.name: one for one in plan.series}
+
+
+def _applications(one: Series) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Applications whose inputs a series has, and what others lack."""
+    named = (use.name for use in one.applications)
+    possible = tuple(name for name in named if name != 'checks' and application(name).asked)
+    lacking = {}
+    for name in modules():
+        app = application(name)
+        if name in possible or not app.asked or name == 'checks':
+            continue
+        said = (note for note in one.notes if note.startswith(f'{app.title}: left out, as '))
+        reason = next(said, '').partition('left out, as ')[2]
+        lacking[name] = re.sub('^(there is|the series has|it takes|it uses) ', '', reason).rstrip('.')
+    return possible, lacking
+
+
+def describe(plan: Plan, verdicts: list[Verdict]) -> str:
+    """What was found, as text: fails and warnings one by one, then a summary."""
+    lines = [f'{plan.dataset_name}: {len(verdicts)} series', *plan.notes]
+    for one in verdicts:
+        lines += ['', f'{one.name}: {one.about}' if one.about else one.name]
+        lines += [f'  REFUSED  {one.refused}'] * bool(one.refused)
+        lines += [f'  skipped  {one.skipped}'] * bool(one.skipped)
+        lines += [f'  note     {note}' for note in one.notes]
+        rows = one.table.to_dict('records')
+        lines += [_line(row) for row in rows if row['state'] in SHOWN]
+        if rows:
+            number = ', '.join(f'{n} {state}' for state, n in counts(one.table).items())
+            lines.append(f'  checks   {number}')
+            unknown = [row['check'] for row in rows if row['state'] == 'unknown']
+            lines += [f'  unknown  {", ".join(unknown)}'] * bool(unknown)
+        lines += [f'  anatomy  {one.anatomy}'] * bool(one.anatomy)
+        lines += [f'  can run  --{" --".join(one.possible)}'] * bool(one.possible)
+        lacking = [f'--{name} ({why})' if why else f'--{name}' for name, why in one.impossible.items()]
+        lines += [f'  cannot   {"; ".join(lacking)}'] * bool(lacking)
+    failing = sum((one.table['state'] == 'fail').any() for one in verdicts)
+    severe = sum(
+        ((one.table['state'] == 'fail') & (one.table['severity'] == 'high')).any() for one in verdicts
+    )
+    refused = sum(bool(one.refused) for one in verdicts)
+    skipped = sum(bool(one.skipped) for one in verdicts)
+    lines += [
+        '',
+        f'{len(verdicts) - refused - skipped} of {len(verdicts)} series can be run, {refused} would be '
+        f'refused, {skipped} have nothing to run. {failing} fail one of {len(CHECKS)} checks or more, '
+        f'{severe} one of high severity.',
+    ]
+    return '\n'.join(map(plain, lines))
+
+
+def _line(row: dict) -> str:
+    shown = 'FAIL' if row['state'] == 'fail' else row['state']
+    return (
+        f'  {shown:<5}{row["severity"]:<7} {row["check"]}: {row["value"]} (asked: {row["threshold"]}). '
+        f'{row["advice"]}'
+    )
+
+
+def _as_json(plan: Plan, verdicts: list[Verdict]) -> dict:
+    series = [
+        {
+            'series': one.name,
+            'about': one.about,
+            'refused': one.refused or None,
+            'skipped': one.skipped or None,
+            'notes': list(one.notes),
+            'states': counts(one.table),
+            'checks': one.table.to_dict('records'),
+            'can_run': list(one.possible),
+            'cannot_run': dict(one.impossible),
+        }
+        for one in verdicts
+    ]
+    return {'dataset': plan.dataset_name, 'states': list(STATES), 'notes': list(plan.notes), 'series': series}

@@ -1,0 +1,109 @@
+"""`bids_qsm check`: what it prints, what it writes, and its exit code."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from bids_qsm.app import cli
+from bids_qsm.biomarkers.consensus import CHECKS
+from tests.skeletons import write_json, write_series, write_t1w
+
+SHAPE, AFFINE = (32, 34, 30), np.diag([4.0, 4.0, 4.0, 1.0])
+TIMES = (0.004, 0.010, 0.016)
+
+
+@pytest.fixture(autouse=True)
+def _threads(monkeypatch):
+    monkeypatch.setattr(cli, 'set_threads', lambda _: None)
+
+
+def write_ball(root, sub='01', *, turn=4096.0, spoil=None):
+    """A ball of three echoes, stored as a vendor stores phase."""
+    files = write_series(root, sub=sub, shape=SHAPE, affine=AFFINE, echo_times=TIMES)
+    at = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in SHAPE), indexing='ij'))
+    inside = (at**2).sum(0) < 0.7
+    field = 150 * (at[0] ** 2 - at[1]) + 60 * at[2]
+    noise = np.random.default_rng(0).standard_normal((2, len(TIMES), *SHAPE)) * 0.02
+    for n, time in enumerate(TIMES):
+        signal = inside * (1 + 0.2 * np.sin(9 * at[0])) * np.exp((1j * field - 15) * time)
+        signal = signal + noise[0, n] + 1j * noise[1, n]
+        if spoil is not None:
+            signal = spoil(signal)
+        images = {'mag': 1000 * np.abs(signal), 'phase': (np.angle(signal) / np.pi + 1) * turn / 2}
+        for part in images:
+            path = next(f for f in files if f'echo-{n + 1}_part-{part}' in f.name)
+            nib.save(nib.Nifti1Image(np.round(images[part]).astype(np.int16), AFFINE), path)
+    return files
+
+
+def test_a_series_is_judged(data, tmp_path, capsys):
+    write_ball(data)
+    write_t1w(data)
+    table = tmp_path / 'checks.tsv'
+    assert cli.main(['check', str(data), '--tsv', str(table)]) == 0
+    said = capsys.readouterr().out
+    assert 'sub-01: 3 T, 3 echoes, 4 x 4 x 4 mm' in said
+    assert 'FAIL medium  voxel_volume: 64' in said
+    assert '1 of 1 series can be run, 0 would be refused' in said
+    assert 'anatomy  T1w' in said
+    assert '--candidates' in said.partition('can run')[2]
+    assert '--cosmos (2 series or more' in said
+    rows = pd.read_csv(table, sep='\t')
+    assert len(rows) == len(CHECKS)
+    assert set(rows['series']) == {'sub-01'}
+    states = rows.set_index('check')['state']
+    assert states[['pairs', 'phase_scale', 'singularities', 'monopolar']].tolist() == ['pass'] * 4
+    assert states[['three_dimensional', 'bandwidth']].tolist() == ['unknown'] * 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['checks.tsv', 'data']
+
+
+def test_options_of_a_run_are_judged_too(data, capsys):
+    write_ball(data)
+    flags = ['--json', '--headers', '--inversion', 'tkd', '--participant-label', '01']
+    assert cli.main(['check', str(data), *flags]) == 0
+    found = json.loads(capsys.readouterr().out)
+    (series,) = found['series']
+    states = {row['check']: (row['state'], row['value']) for row in series['checks']}
+    assert states['inversion'] == ('warn', 'tkd')
+    assert states['snr'] == ('unknown', 'n/a')  # headers alone
+    assert series['refused'] is None
+    assert sum(series['states'].values()) == len(CHECKS)
+
+
+def test_what_a_run_would_refuse(data, capsys):
+    """Input errors come as the layout and the conditioning of the phase give them."""
+    files = write_ball(data, '01')
+    for path in files:  # an echo is missing
+        if 'echo-2' in path.name:
+            path.unlink()
+    rng = np.random.default_rng(0)
+    write_ball(data, '02', spoil=lambda s: np.abs(s) * np.exp(2j * np.pi * rng.random(s.shape)))
+    write_ball(data, '03')
+    table = data.parent / 'checks.tsv'
+    assert cli.main(['check', str(data), '--tsv', str(table)]) == 1
+    said = capsys.readouterr().out
+    assert 'REFUSED  echo 2 is missing' in said
+    assert 'REFUSED  The phase of neighbouring voxels is unrelated' in said
+    assert '1 of 3 series can be run, 2 would be refused' in said
+    assert set(pd.read_csv(table, sep='\t')['series']) == {'sub-02', 'sub-03'}
+
+
+def test_a_map_to_start_from_is_no_error(data, capsys):
+    folder = data / 'sub-01' / 'anat'
+    folder.mkdir(parents=True)
+    chi = np.zeros(SHAPE, np.float32)
+    chi[8:20, 8:20, 8:20] = np.random.default_rng(0).normal(0, 0.05, (12, 12, 12))
+    nib.save(nib.Nifti1Image(chi, AFFINE), folder / 'sub-01_Chimap.nii.gz')
+    write_json(folder / 'sub-01_Chimap.json', {'Units': 'ppm'})
+    write_t1w(data)
+    assert cli.main(['check', str(data), '--headers']) == 0
+    assert 'starts from chi' in capsys.readouterr().out
+
+
+def test_wrong_use(tmp_path, data, capsys):
+    assert cli.main(['check', str(tmp_path / 'nothing')]) == 2
+    assert cli.main(['check', str(data), str(tmp_path / 'out')]) == 2
+    assert 'give one dataset' in capsys.readouterr().err
