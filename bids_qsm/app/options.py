@@ -315,6 +315,12 @@ class Options:
         'subtract the mean of this region from susceptibility first, as CSF, Brain, "White matter"',
         metavar='REGION',
     )
+    harmonise: str | None = _cohort(
+        None,
+        'take shift and scale of sites away (ComBat), a column of participants.tsv or sessions.tsv, such as '
+        'site; what --model has on its right side is kept, or group, age and sex',
+        metavar='COLUMN',
+    )
     voxelwise: str = _cohort(
         'no',
         'test the model in each voxel of the template, with this threshold',

@@ -34,6 +34,7 @@ from bids_qsm.reports.html import (
     render,
 )
 from bids_qsm.reports.pattern_section import patterns_section, published_section
+from bids_qsm.reports.site_section import sites_section
 from bids_qsm.reports.stage_section import stages_section
 from bids_qsm.reports.trial_sections import repeatability_section, slopes_section
 
@@ -126,6 +127,7 @@ def _asked(asked: dict):
         'Classifier': asked.get('classify'),
         'Controls': asked.get('controls'),
         'Stages': asked.get('stages'),
+        'Sites harmonised': asked.get('harmonise'),
         'Norms': asked.get('norms') if asked.get('norms') != 'own' else None,
         'Patterns': asked.get('patterns'),
         'Value of a region': asked['statistic'],
@@ -192,7 +194,11 @@ def _sections(out: Path, record: dict, asked: dict, long: pd.DataFrame, group: s
 
     people = long.drop_duplicates('participant_id').set_index('participant_id')
     groups = people[group].dropna().to_dict() if group else dict.fromkeys(people.index, 'all')
-    sections = []
+    sections, measured = [], long
+    if 'sites' in files:
+        long = read('harmonised')
+        of_sites = {'site': asked['harmonise'], 'statistic': asked['statistic']}
+        sections.append(sites_section(read('sites'), long, **of_sites, **named('sites', 'harmonised')))
     if 'model' in files:
         sections.append(
             model_section(read('model'), read('residuals'), asked['model'], **named('model', 'residuals'))
@@ -215,7 +221,8 @@ def _sections(out: Path, record: dict, asked: dict, long: pd.DataFrame, group: s
         sections.append(stages_section(*both, asked['stages'], **named('stages', 'stage_constants')))
     whole, of = add_total(long), {'statistic': asked['statistic']}
     if 'repeatability' in files:
-        sections.append(repeatability_section(read('repeatability'), whole, **of, **named('repeatability')))
+        repeated = add_total(measured)
+        sections.append(repeatability_section(read('repeatability'), repeated, **of, **named('repeatability')))
     if 'change' in files:
         tables = read('change'), read('change_summary')
         more = {**of, **named('change', 'change_summary'), 'with_total': 'slopes' not in files}
