@@ -41,8 +41,8 @@ class Units:
     base, qsm : tuple of str
         Columns of ``x``; qsm may be empty.
     site : ndarray of int, shape (n,), optional
-        Number of the site, whose shift and scale are taken away from the columns ``of_site`` of ``x``: what is
-        taken away is learned in the units that a model is fitted to.
+        Number of the site, whose shift and scale are taken away from the columns ``of_site`` of ``x``. They
+        are learned in the units that a model is fitted to.
     of_site : tuple of str
     """
 
@@ -250,7 +250,7 @@ def _without_site(units: Units, columns: Sequence[str], x: np.ndarray, y: np.nda
     from bids_qsm.cohort.combat import learn
 
     mine = np.array([c in units.of_site for c in columns])
-    if not mine.any() or not 0 < weight @ y < weight.sum():
+    if units.site is None or not mine.any() or not 0 < weight @ y < weight.sum():
         return x
     known = units.x[[c for c in units.base if c not in units.of_site]].to_numpy(float)
     there = np.isfinite(known) & (weight > 0)[:, None]
@@ -269,12 +269,18 @@ def _passed(units: Units, splits: list) -> list[str]:
         return []
     from bids_qsm.cohort.combat import LEARNED
 
-    trained = [np.bincount(units.site[fold >= 0], minlength=units.site.max() + 1) for _, inner in splits for fold in inner]
+    trained = [
+        np.bincount(units.site[fold >= 0], minlength=units.site.max() + 1)
+        for _, inner in splits
+        for fold in inner
+    ]
     few = sum(bool((one < LEARNED).any()) for one in trained)
+    if not few:
+        return []
     return [
-        f'In {few} of {len(trained)} folds a site had fewer than {LEARNED} units to learn its effect from; its '
-        'units passed without harmonisation.'
-    ] if few else []
+        f'In {few} of {len(trained)} folds a site had fewer than {LEARNED} units to learn its effect '
+        'from; its units passed without harmonisation.'
+    ]
 
 
 def _array(units: Units, columns: Sequence[str]):
@@ -358,8 +364,7 @@ def _coefficients(units: Units, columns: Sequence[str], models: np.ndarray, *, n
     The penalty is chosen in one more cross-validation and stays in the resamples.
     """
     x, y = _array(units, columns), units.y
-    if units.site is not None:
-        x = _without_site(units, columns, x, y, np.ones(len(y)))
+    x = _without_site(units, columns, x, y, np.ones(len(y)))
     folds = deal(y, units.person, np.random.default_rng([seed, 3]))
     # one outer fold that leaves nobody out
     _, _, (best,) = nested(x, y, np.ones(len(y)), folds[None], PENALTIES)

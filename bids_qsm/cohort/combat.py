@@ -128,17 +128,17 @@ def combat(
     alone = (people > 0).sum(0) == 1
     scale[(people < 2) | ~(scale > 0) | alone] = np.nan
     shift_star, scale_star, shift_se, scale_se = (np.full(shape, np.nan) for _ in range(4))
-    for columns in families:
+    for family in families:
         for i in range(sites):
-            good = columns[np.isfinite(scale[i, columns])]
+            good = family[np.isfinite(scale[i, family])]
             if not good.size:
                 continue
             here = site == i
-            found = _shrink(
+            star = _shrink(
                 gamma[i, good], scale[i, good] ** 2, se[i, good] / spread[good],
                 np.where(np.isfinite(z[here][:, good]), z[here][:, good], 0), weight[here][:, good],
             )  # fmt: skip
-            shift_star[i, good], scale_star[i, good], shift_se[i, good], scale_se[i, good] = found
+            shift_star[i, good], scale_star[i, good], shift_se[i, good], scale_se[i, good] = star
     harmonised = values - rest + spread * (z - shift_star[site]) / scale_star[site]
     harmonised[:, alone] = values[:, alone]
     return Combat(

@@ -8,7 +8,7 @@ import pandas as pd
 
 from bids_qsm.cohort import design as designs
 from bids_qsm.cohort.combat import Combat, combat
-from bids_qsm.cohort.formula import Factor, Formula, name, parse_model
+from bids_qsm.cohort.formula import Factor, Formula, parse_model
 from bids_qsm.cohort.observations import (
     KEYS,
     QUANTITY,
@@ -146,14 +146,12 @@ def harmonise(
     made[design.rows] = found.values
     scale = np.ones(data.values.shape)
     scale[design.rows] = found.scale[place[design.rows]]
-    kept = some([name(term) for term in formula.terms]) or 'nothing else'
+    kept = some(formula.columns) or 'nothing else'
     notes.append(
         f'ComBat removed shift and scale of {len(names)} values of {site} ({some(names)}); kept: {kept}.'
     )
     notes += _odd(found, data.keys)
-    return Harmonised(
-        _replaced(long, data, made, scale, statistic), _effects(found, data.keys, names), notes
-    )
+    return Harmonised(_replaced(long, data, made, scale, statistic), _effects(found, data.keys, names), notes)
 
 
 def _kept(data: Observations, site: str, model: str, keep: Sequence[str], notes: list[str]):
@@ -224,7 +222,8 @@ def check_sites(
         )
     for column in formula.columns:
         levels = as_text(table[column])[rows]
-        if is_numeric(table[column]) and levels.nunique() > 2:
+        # numbers that are two code two groups
+        if column == TIME or (is_numeric(table[column]) and levels.nunique() > 2):
             continue
         for level in sorted(levels.unique()):
             at = np.unique(place[rows][(levels == level).to_numpy()])
@@ -235,14 +234,16 @@ def check_sites(
                     f'{column} or {flag} out.'
                 )
     one_hot = (place[rows][:, None] == there).astype(float)
-    for i, column in enumerate(design.columns):
+    for i, one in enumerate(design.columns):
         rest = np.delete(design.x, i + 1, axis=1)
         own = design.x[:, i + 1]
         before, after = (_left(own, x) for x in (rest, np.column_stack([rest, one_hot])))
         if after < (1 - NEAR) * before:
+            # time is kept where visits repeat, whatever was asked for
+            either = flag if TIME in one.term else f'{one.term} or {flag}'
             raise UserError(
-                f'{flag}: {site} tells {100 * (1 - after / before):.0f} % of the variance of {column.term}, '
-                f'so that their effects cannot be told apart; leave {column.term} or {flag} out.'
+                f'{flag}: {site} tells {100 * (1 - after / before):.0f} % of the variance of {one.term}, '
+                f'so that their effects cannot be told apart; leave {either} out.'
             )
 
 
@@ -264,8 +265,8 @@ def _measured(data: Observations, rows: np.ndarray, place: np.ndarray, notes: li
             thin += list(data.keys.loc[few, 'region'])
     if thin:
         notes.append(
-            f'ComBat: fewer than {FEWEST} participants of a site have {some(dict.fromkeys(thin))}, whose values '
-            'are missing there.'
+            f'ComBat: fewer than {FEWEST} participants of a site have {some(dict.fromkeys(thin))}, whose '
+            'values are missing there.'
         )
     return values
 
@@ -282,7 +283,10 @@ def _odd(found: Combat, keys: pd.DataFrame) -> list[str]:
     alone = (found.people > 0).sum(0) == 1
     lost = ~np.isfinite(found.scale).any(0) & (found.people > 0).any(0)
     notes = []
-    for which, why in ((alone & ~lost, 'was measured at one site alone and stays as it is'), (lost, 'could not be harmonised')):
+    for which, why in (
+        (alone & ~lost, 'was measured at one site alone and stays as it is'),
+        (lost, 'could not be harmonised'),
+    ):
         if which.any():
             regions = keys.loc[which, 'map'] + ' of ' + keys.loc[which, 'region']
             notes.append(f'ComBat: {some(dict.fromkeys(regions))} {why}.')
@@ -297,9 +301,10 @@ def _effects(found: Combat, keys: pd.DataFrame, names: Sequence) -> pd.DataFrame
         parts.append(
             keys.assign(
                 site=str(one), n_participants=found.people[i], shift=found.shift[i],
-                shift_se=found.shift_se[i], spread=found.spread, effect=found.shift[i] / found.spread, scale=scale,
-                scale_se=found.scale_se[i], shift_raw=found.raw_shift[i], scale_raw=found.raw_scale[i],
-                shift_left=left, effect_left=left / found.spread, scale_left=found.raw_scale[i] / scale,
+                shift_se=found.shift_se[i], spread=found.spread, effect=found.shift[i] / found.spread,
+                scale=scale, scale_se=found.scale_se[i],
+                shift_raw=found.raw_shift[i], scale_raw=found.raw_scale[i], shift_left=left,
+                effect_left=left / found.spread, scale_left=found.raw_scale[i] / scale,
                 order=np.arange(len(keys)),
             )
         )  # fmt: skip

@@ -63,7 +63,7 @@ def by_participant(
     """One row a participant: the columns of participants.tsv, and regional values as chi_GP or chi_GP_L.
 
     Sessions, runs and acquisitions are averaged. Where several atlases have a region, the first one counts.
-    UserError where a participant has two values of the column ``label``, which is not averaged, or of ``site``.
+    UserError where a participant has two values of the column ``label`` or ``site``, which are not averaged.
     """
     data = observe(long, statistic=statistic)
     notes = [*data.notes, *say_averaged(data.series)]
@@ -79,8 +79,8 @@ def by_participant(
         differ = data.series.groupby('participant_id')[site].nunique() > 1
         if differ.any():
             raise UserError(
-                f'--classify with --harmonise {site}: {some(differ.index[differ])} were at several of them, but '
-                'a participant counts once; name sessions by --session-label.'
+                f'--classify with --harmonise {site}: {some(differ.index[differ])} were at several of them, '
+                'but a participant counts once; name sessions by --session-label.'
             )
     data = average(data, ['participant_id'], factors=[label, site])
     table = data.series.copy()
@@ -159,7 +159,9 @@ def make_units(
     y = (said == positive).to_numpy(float)
     person = pd.factorize(table['participant_id'])[0]
     person, leaking = leaks.same_people(x, person, table['participant_id'].astype(str).to_numpy())
-    units = Units(table[[c for c in NAMES if c in table]], y, person, x, positive, negative, *names)
+    units = Units(
+        table[[c for c in NAMES if c in table]], y, person, x, positive, negative, names[0], names[1]
+    )
     _check_size(units, label, leaking)
     mine = tuple(c for c in x if c in set(of_site)) if site else ()
     if mine:

@@ -194,7 +194,7 @@ def analyse(
             table, said = correlation.compare_correlations(long, against, **more)
             found['difference'] = table, correlation.dictionary()
             notes['correlation'] += said
-    table, said = repeatability.repeatability(measured, **common)
+    table, said = repeatability.repeatability(measured, site=site, **common)
     if len(table):
         found['repeatability'], notes['repeatability'] = (table, repeatability.dictionary()), said
     if 'session_id' in long and (long.groupby('participant_id')['session_id'].nunique() > 1).any():

@@ -227,9 +227,9 @@ def methods(
         f'Results. {found}.',
         *(
             [
-                f'Sites. Shift and scale of each site [@combat] were taken away from {", ".join(made.of_site)}, '
-                'without a prior. They were learned in the units that a model was fitted to, with their label in '
-                'the model, and applied to the units left out without it.'
+                'Sites. Shift and scale of each site [@combat] were taken away from '
+                f'{", ".join(made.of_site)}, without a prior. They were learned in the units that a model '
+                'was fitted to, with their label in the model, and applied to the units left out without it.'
             ]
             if made.site is not None
             else []

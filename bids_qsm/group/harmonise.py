@@ -53,7 +53,10 @@ def find_harmonised(
     what = described.get(asked['statistic'], {}).get('Description', '')
     own = {
         **described,
-        asked['statistic']: {'Description': f'{what} Harmonised by ComBat.'.strip(), 'Units': 'see column units'},
+        asked['statistic']: {
+            'Description': f'{what} Harmonised by ComBat.'.strip(),
+            'Units': 'see column units',
+        },
         harmonise.RAW: {'Description': f'{asked["statistic"]} as measured.', 'Units': 'see column units'},
     }
     unknown = {'Description': 'Column of the table of regions, not described there.'}

@@ -222,7 +222,9 @@ def _sections(out: Path, record: dict, asked: dict, long: pd.DataFrame, group: s
     whole, of = add_total(long), {'statistic': asked['statistic']}
     if 'repeatability' in files:
         repeated = add_total(measured)
-        sections.append(repeatability_section(read('repeatability'), repeated, **of, **named('repeatability')))
+        sections.append(
+            repeatability_section(read('repeatability'), repeated, **of, **named('repeatability'))
+        )
     if 'change' in files:
         tables = read('change'), read('change_summary')
         more = {**of, **named('change', 'change_summary'), 'with_total': 'slopes' not in files}

@@ -5,7 +5,18 @@ import pandas as pd
 
 from bids_qsm.cohort.observations import as_text
 from bids_qsm.plotting.site_charts import plot_site_effects, plot_site_values
-from bids_qsm.reports.blocks import FOLD, PANELS, by_region, charted, figure, grid, in_order, parts, section, words
+from bids_qsm.reports.blocks import (
+    FOLD,
+    PANELS,
+    by_region,
+    charted,
+    figure,
+    grid,
+    in_order,
+    parts,
+    section,
+    words,
+)
 
 _TABLE = {'region': 'region', 'site': 'site', 'n_participants': 'n', 'shift': 'shift', 'shift_se': 'SE'}
 _TABLE |= {'effect': 'shift (SD)', 'effect_left': 'left (SD)', 'scale': 'scale', 'scale_se': 'SE of scale'}
