@@ -81,3 +81,26 @@ def write_table(table: pd.DataFrame, path: Path) -> Path:
     """Write a table, with 'n/a' for what is missing; return its path."""
     table.to_csv(path, sep='\t', index=False, na_rep='n/a')
     return path
+
+
+def write_parquet(table: pd.DataFrame, path: Path):
+    """Write a table as Parquet, which needs pyarrow."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    columns = {}
+    for name in table:
+        column = table[name]
+        if not (pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column)):
+            # a column of Parquet has one type
+            column = column.astype(object).where(column.notna(), None)
+            column = pa.array(column.map(str, na_action='ignore'), pa.string(), from_pandas=True)
+        columns[str(name)] = column if isinstance(column, pa.Array) else pa.array(column, from_pandas=True)
+    parquet.write_table(pa.table(columns), path)
+
+
+def read_parquet(path: Path) -> pd.DataFrame:
+    """Read a table that `write_parquet` wrote, texts as such."""
+    from pyarrow import parquet
+
+    return parquet.read_table(path).to_pandas(ignore_metadata=True)

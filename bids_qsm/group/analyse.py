@@ -335,5 +335,6 @@ def _write(out: Path, found: dict[str, tuple[pd.DataFrame, dict]], names: dict[s
             files[kind] = name
         else:
             (out / name).unlink(missing_ok=True)
-            (out / name).with_suffix('.json').unlink(missing_ok=True)
+            for extension in ('.json', '.parquet'):
+                (out / name).with_suffix(extension).unlink(missing_ok=True)
     return files

@@ -1,6 +1,7 @@
 """Gather the tables of all subjects and join them with participants, sessions and scans."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from operator import itemgetter
 from pathlib import Path
 
@@ -12,11 +13,13 @@ from bids_qsm.cohort import tables as cohort
 from bids_qsm.cohort.observations import some
 from bids_qsm.cohort.spelling import spell
 from bids_qsm.derivatives.files import atomic_write, write_json
-from bids_qsm.derivatives.tables import read_input, read_many, write_table
+from bids_qsm.derivatives.tables import read_input, read_many, write_parquet, write_table
 from bids_qsm.entities import entities_of
 from bids_qsm.errors import UserError
 from bids_qsm.reports.html import read_json
 
+LONG = 10_000
+"""Rows from which a table is written as Parquet too."""
 Tables = list[tuple[Path, dict[str, str], pd.DataFrame]]
 """Path, entities of the series, and content of each table of an application."""
 
@@ -187,5 +190,10 @@ def _dictionary_of(path: Path):
 
 
 def save_table(path: Path, table: pd.DataFrame, described: dict):
+    """Write a table and its dictionary; a long one as Parquet too, where pyarrow is installed."""
     write_json(path.with_suffix('.json'), described)
     atomic_write(path, lambda p: write_table(table, p))
+    other = path.with_suffix('.parquet')
+    other.unlink(missing_ok=True)
+    if len(table) >= LONG and find_spec('pyarrow'):
+        atomic_write(other, lambda p: write_parquet(table, p))

@@ -1,6 +1,7 @@
 """The HTML report of a cohort, from the output of the runs and of the group level."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
@@ -8,9 +9,10 @@ import pandas as pd
 from bids_qsm.applications import applications
 from bids_qsm.cohort import describe
 from bids_qsm.cohort import tables as cohort
+from bids_qsm.cohort.observations import as_text
 from bids_qsm.cohort.total import add_total
 from bids_qsm.derivatives.products import SYMBOLS
-from bids_qsm.derivatives.tables import read_table
+from bids_qsm.derivatives.tables import read_parquet, read_table
 from bids_qsm.entities import entities_of
 from bids_qsm.errors import UserError
 from bids_qsm.plotting.region_charts import COHORT_REGIONS, only, plot_distributions
@@ -116,7 +118,11 @@ def build_cohort_report(output_dir: str | Path, *, pictures: Sequence[dict] = ()
 
 
 def _read(path: Path):
-    return read_table(path, dtype=dict.fromkeys(_TEXT, str))
+    if not path.with_suffix('.parquet').exists() or not find_spec('pyarrow'):
+        return read_table(path, dtype=dict.fromkeys(_TEXT, str))
+    table = read_parquet(path.with_suffix('.parquet'))
+    texts = [c for c in _TEXT if c in table and pd.api.types.is_numeric_dtype(table[c])]
+    return table.assign(**{c: as_text(table[c]) for c in texts})
 
 
 def _asked(asked: dict):
