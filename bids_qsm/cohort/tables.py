@@ -109,6 +109,7 @@ def gather(tables: Iterable[tuple[Mapping[str, str], pd.DataFrame]]) -> pd.DataF
     # tables of one kind are stacked as they are: thousands of them do not become Python objects
     parts = [pd.concat([frame for _, frame in kinds[kind]], ignore_index=True) for _, kind in first]
     at = np.concatenate([_repeated(kinds[kind]) for _, kind in first])
+    kinds.clear()
     own = list(dict.fromkeys(c for part in parts for c in part if c not in order))
     stated = {c: np.array([values.get(c, np.nan) for values in named_by], object) for c in order}
     long = pd.DataFrame({c: stated[c][at] for c in order} | {c: _stacked(parts, c) for c in own})
@@ -367,6 +368,13 @@ def relative_to(long: pd.DataFrame, region: str):
         told = ', '.join(sorted(set(lacking['participant_id'].astype(str)))[:8])
         notes.append(f'{len(lacking)} series lack {region}, so their susceptibility is left out ({told}).')
     return shifted, notes
+
+
+def of_statistic(long: pd.DataFrame, statistic: str) -> pd.DataFrame:
+    """The long table with one statistic of each region, which is all that analyses need."""
+    kept = {'region', 'hemisphere', 'map', 'volume_mm3', 'coverage', 'units', 'reference', 'border_mm'}
+    kept |= {BORDER, statistic}
+    return long[[c for c in long if c in kept or c not in MEASURES]]
 
 
 def _zero_of(

@@ -77,6 +77,7 @@ def run_group(options: 'Options') -> int:
     notes = defaultdict(list, said)
     events = {app.key(one): (app, one) for app in applications() for one in app.tables_of_events}
     found = {key: collect_application(*pair, tables[key], notes) for key, pair in events.items()}
+    del tables  # of thousands of participants, as large as what was gathered
     asked = {name: getattr(options, name) for name in _ASKED} | _named_columns(options, long)
     asked['controls'] = options.controls or find_controls(long)
     values = None
@@ -171,6 +172,7 @@ def analyse(
     if asked['relative_to']:
         long, said = cohort.relative_to(long, asked['relative_to'])
         notes['tables'] += said
+    long = cohort.of_statistic(long, asked['statistic'])
     common, found, measured = {'statistic': asked['statistic']}, {}, add_total(long)
     site = asked.get('harmonise') or ''
     whole, long = (measured, long) if values is None else (add_total(values), values)

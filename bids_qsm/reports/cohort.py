@@ -81,6 +81,7 @@ def build_cohort_report(output_dir: str | Path, *, pictures: Sequence[dict] = ()
     asked = {'statistic': 'mean', 'correlate': [], 'covariates': [], **record['asked']}
     if asked.get('relative_to'):
         long, _ = cohort.relative_to(long, asked['relative_to'])
+    long = cohort.of_statistic(long, asked['statistic'])
     run = {**read_runs(out), **record.get('run', {})}
     findings = sorted(
         (f for directory in out.glob('sub-*/figures') for f in read_findings(directory)),
