@@ -220,10 +220,12 @@ def check_sites(
             'know its effect; leave them out by --participant-label, or put them together with a site of the '
             'same scanner.'
         )
+    factors = designs.forced(formula) | {group_column(table)}
     for column in formula.columns:
         levels = as_text(table[column])[rows]
-        # numbers that are two code two groups
-        if column == TIME or (is_numeric(table[column]) and levels.nunique() > 2):
+        # of other columns, two numbers code two groups
+        is_number = column not in factors and is_numeric(table[column]) and levels.nunique() > 2
+        if column == TIME or is_number:
             continue
         for level in sorted(levels.unique()):
             at = np.unique(place[rows][(levels == level).to_numpy()])

@@ -85,6 +85,8 @@ def run_group(options: 'Options') -> int:
         described = read_json(out / 'group_regions.json', {})
         values, more = find_harmonised(long, asked, notes, described)
         found |= more
+        if options.voxelwise != 'no' or options.study_template:
+            notes['sites'].append('Images are as they are: ComBat is for the values of regions alone.')
     found |= analyse(long, asked, notes, values=values)
     if options.stages:
         found |= find_stages(long, asked, options.output_dir, notes, values=values)

@@ -115,6 +115,12 @@ def test_repeated_visits_count_once_and_keep_time():
             'all with group patient are of site B',
         ),
         (
+            lambda t: t.assign(
+                group=np.select([t['group'] == 'control', t['site'] == 'A', t['age'] > 45], [1, 2, 3], 1)
+            ),
+            'all with group 2 are of site A',
+        ),
+        (
             lambda t: t.assign(age=np.where(t['site'] == 'A', 30, 60) + t['age'] / 100),
             '% of the variance of age',
         ),
