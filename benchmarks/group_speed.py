@@ -79,18 +79,34 @@ def tables(subjects, sessions):
 
 def write(root, subjects, sessions):
     """Write a dataset's participants.tsv and the tables of all series; return both folders."""
+    import numpy as np
+
     from bids_qsm.biomarkers.region_columns import dictionary
 
     data, out = root / 'data', root / 'out'
     described = dictionary('nuclei')
-    series, people = tables(subjects, sessions)
-    for entities, table in series:
-        name = '_'.join(f'{key}-{value}' for key, value in entities.items() if key != 'seg')
-        folder = out / '/'.join(name.split('_')) / 'anat'
-        folder.mkdir(parents=True)
-        path = folder / f'{name}_seg-nuclei_stats.tsv'
-        table.reindex(columns=list(described)).round(6).to_csv(path, sep='\t', index=False, na_rep='n/a')
-        path.with_suffix('.json').write_text(json.dumps(described))
+    # the columns of one table as text, into which each series writes its means
+    (_, first), *_ = tables(1, 1)[0]
+    frame = first.reindex(columns=list(described)).round(6).astype(object)
+    means = ['mean', 'median', 'mean_positive', 'mean_weighted', 'core_mean', 'core_median', 'mean_pv']
+    frame[[c for c in (*means, 'against_csf') if c in frame]] = '{0:.6f}'
+    frame['p5'], frame['p95'] = '{1:.6f}', '{2:.6f}'
+    text = frame.to_csv(sep='\t', index=False, na_rep='n/a')
+    head, *lines = text.splitlines()
+    people = tables(subjects, 0)[1]
+    rng = np.random.default_rng(0)
+    centre, spread = (first['map'].map({m: v[i] for m, v in MAPS.items()}).to_numpy() for i in (1, 2))
+    for i in range(subjects):
+        own = rng.normal(size=len(first))
+        for session in range(sessions):
+            name = f'sub-{i:04d}' + (f'_ses-{session + 1}' if sessions > 1 else '')
+            mean = centre + spread * (own + 0.3 * rng.normal(size=len(first)))
+            folder = out / '/'.join(name.split('_')) / 'anat'
+            folder.mkdir(parents=True)
+            path = folder / f'{name}_seg-nuclei_stats.tsv'
+            rows = zip(lines, mean, mean - spread, mean + spread, strict=True)
+            path.write_text('\n'.join([head, *(line.format(*values) for line, *values in rows)]) + '\n')
+            path.with_suffix('.json').write_text(json.dumps(described))
     data.mkdir()
     people.to_csv(data / 'participants.tsv', sep='\t', index=False)
     (data / 'dataset_description.json').write_text('{"Name": "Made up", "BIDSVersion": "1.10.0"}')

@@ -22,7 +22,7 @@ DISTRIBUTIONS = {
     'yaml': 'pyyaml',
 }
 """Distributions of modules that are called otherwise; picsl-greedy brings SimpleITK with it."""
-EXTRAS = ('gpu', 'greedy', 'hdbet')
+EXTRAS = ('gpu', 'greedy', 'hdbet', 'parquet')
 
 
 def test_what_is_required_is_imported():

@@ -62,6 +62,7 @@ NEEDS = {
     'condition coils': Need(volume=12, echoes=4, stored=3.3),
     # one frame at a time, however many there are
     'average_frames': Need(volume=36, echoes=14),
+    'coarsen': Need(volume=8, echoes=4),
     'offset': Need(volume=2, echoes=4),
     'quality': Need(volume=2, echoes=3),
     'combine': Need(volume=1, echoes=2),

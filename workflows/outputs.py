@@ -53,7 +53,12 @@ def _map_sidecars(
 ) -> dict[str, dict]:
     """Sidecars of maps on the GRE or a template grid."""
     sources = sources_of(series, options)
-    field = {'MagneticFieldStrength': series.field_strength or None}
+    field: dict[str, object] = {'MagneticFieldStrength': series.field_strength or None}
+    if options.echo_window:
+        field['EchoWindow'] = [1e-3 * float(part) for part in options.echo_window.split(',')]
+        field['EchoTimes'] = list(series.echo_times) or None
+    if series.resampled:
+        field['AcquiredVoxelSize'] = list(series.voxel_size)
     found = {}
     for port in ports:
         one = PRODUCTS[port]
@@ -373,6 +378,11 @@ def _facts(series: 'Series', options: 'Options') -> dict[str, object]:
         'Flip angle (deg)': series.flip_angle or 'not given',
         'Matrix': ' x '.join(str(n) for n in series.shape),
         'Voxel size (mm)': ' x '.join(f'{v:.3g}' for v in series.voxel_size),
+        **(
+            {'Resampled to (mm)': ' x '.join(f'{v:.3g}' for v in series.resampled)}
+            if series.resampled
+            else {}
+        ),
         'B0 direction (voxel axes)': ', '.join(f'{b:.3f}' for b in series.b0_dir),
         'Anatomical image': image.name if image else "first echo of the subject's first series",
         **{step.capitalize(): str(getattr(options, step)) for step in _chain(series, options)},

@@ -2,7 +2,7 @@
 
 from bids_qsm.interfaces.frames import AverageFrames
 from bids_qsm.interfaces.magnitude import CombineMagnitude
-from bids_qsm.interfaces.phase import ConditionPhase, RemoveOffset
+from bids_qsm.interfaces.phase import Coarsen, ConditionPhase, RemoveOffset
 from bids_qsm.interfaces.unwrap import PhaseQuality
 from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.memory import Sizes, need
@@ -17,6 +17,7 @@ def init_phase_wf(
     filtered: str,
     coils: int,
     frames: int,
+    voxel_size: tuple[float, ...] | None,
     sizes: Sizes,
     omp_nthreads: int,
     name: str = 'phase_wf',
@@ -27,7 +28,7 @@ def init_phase_wf(
     echo_times (s), field_strength (T), manufacturer, filter_said (what the sidecar says of high-pass
     filtering).
     Outputs: magnitude, phase (4D, rad), combined and first_echo (3D magnitudes), quality (0..1), notes
-    (JSON).
+    (JSON). With ``voxel_size`` (mm) these are of larger voxels than those given.
     """
     workflow = pe.Workflow(name=name)
     workflow.__desc__ = (
@@ -42,6 +43,12 @@ def init_phase_wf(
         'several echoes, differences of odd and even echoes were checked against the data and corrected '
         'where needed. '
         + (f'The images of the {coils} receive coils were combined [@mcpc3ds]. ' if coils > 1 else '')
+        + (
+            f'The complex images were resampled to {_in_words(voxel_size)} mm by leaving out the outer part '
+            'of k-space. '
+            if voxel_size
+            else ''
+        )
         + 'From series of several echoes the phase offset of the receive coils was removed with '
         'MCPC-3D-S [@mcpc3ds].'
     )
@@ -62,6 +69,10 @@ def init_phase_wf(
         mem_gb=need('condition coils' if coils > 1 else 'condition', sizes),
         n_procs=omp_nthreads if coils > 1 else 1,  # all but the combination of coils has one thread
     )
+    source = condition
+    if voxel_size:
+        source = pe.Node(Coarsen(voxel_size=list(voxel_size)), name='coarsen', mem_gb=need('coarsen', sizes))
+        workflow.link(condition, source, 'magnitude', 'phase')
     offset = pe.Node(RemoveOffset(), name='offset', mem_gb=need('offset', sizes), n_procs=omp_nthreads)
     quality = pe.Node(PhaseQuality(), name='quality', mem_gb=need('quality', sizes), n_procs=omp_nthreads)
     combine = pe.Node(CombineMagnitude(), name='combine', mem_gb=need('combine', sizes))
@@ -69,13 +80,18 @@ def init_phase_wf(
     if frames > 1:
         workflow.link(average_frames, condition, 'magnitude', 'phase', earlier='findings')
     workflow.link(inputnode, offset, 'echo_times')
-    workflow.link(condition, offset, 'magnitude', 'phase')
+    workflow.link(source, offset, 'magnitude', 'phase')
     workflow.link(inputnode, quality, 'echo_times')
-    workflow.link(condition, quality, 'magnitude')
+    workflow.link(source, quality, 'magnitude')
     workflow.link(offset, quality, 'phase')
-    workflow.link(condition, combine, 'magnitude')
-    workflow.link(condition, outputnode, 'magnitude', 'notes')
+    workflow.link(source, combine, 'magnitude')
+    workflow.link(source, outputnode, 'magnitude')
+    workflow.link(condition, outputnode, 'notes')
     workflow.link(offset, outputnode, 'phase')
     workflow.link(quality, outputnode, 'quality')
     workflow.link(combine, outputnode, 'combined', 'first_echo')
     return workflow
+
+
+def _in_words(sizes: tuple[float, ...]) -> str:
+    return ' x '.join(f'{size:g}' for size in sizes)

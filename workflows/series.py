@@ -73,6 +73,7 @@ def init_series_phase_wf(*, series: 'Series', options: 'Options', omp_nthreads: 
         filtered=options.filtered_phase,
         coils=series.coils,
         frames=series.frames,
+        voxel_size=series.resampled,
         sizes=Sizes.of(series),
         omp_nthreads=omp_nthreads,
         name=name,

@@ -3,6 +3,7 @@
 # ruff: noqa: RUF009
 # option() is a dataclasses.field
 import json
+import math
 import re
 import shlex
 import tomllib
@@ -114,6 +115,22 @@ def _is_scaling(text: str) -> bool:
     except ValueError:
         return False
     return low < high
+
+
+def _are_rising(text: str) -> bool:
+    try:
+        low, high = (float(part) for part in text.split(','))
+    except ValueError:
+        return False
+    return 0 <= low < high < math.inf
+
+
+def _are_sizes(text: str) -> bool:
+    try:
+        sizes = [float(part) for part in text.split(',')]
+    except ValueError:
+        return False
+    return len(sizes) in (1, 3) and all(0.1 <= size <= 20 for size in sizes)
 
 
 def _check_pairs(pairs: tuple[str, ...]):
@@ -235,6 +252,20 @@ class Options:
     reference: Method = _step(Method('csf'), 'method, see below')
     r2star: Method = _step(Method('arlo'), 'method, see below')
     swi: Method = _step(Method('clearswi'), 'method, see below')
+    echo_window: str | None = _method(
+        None,
+        'use echoes at these times alone (ms), so that scanners agree, as 3,25',
+        metavar='LOW,HIGH',
+        level='participant',
+        check=_must(_are_rising, 'is {!r}; it must be two rising echo times in ms, as 3,25.'),
+    )
+    voxel_size: str | None = _method(
+        None,
+        'bring the complex images to larger voxels (mm) first, so that scanners agree, as 1 or 0.8,0.8,2',
+        metavar='MM|X,Y,Z',
+        level='participant',
+        check=_must(_are_sizes, 'is {!r}; it must be one size in mm or three, from 0.1 to 20.'),
+    )
     phase_scaling: str = _method(
         'auto',
         'unit of phase, or the values of -pi and pi as in --phase-scaling=-4096,4094',
@@ -314,6 +345,12 @@ class Options:
         None,
         'subtract the mean of this region from susceptibility first, as CSF, Brain, "White matter"',
         metavar='REGION',
+    )
+    harmonise: str | None = _cohort(
+        None,
+        'take shift and scale of sites away (ComBat), a column of participants.tsv or sessions.tsv, such as '
+        'site; what --model has on its right side is kept, or group, age and sex',
+        metavar='COLUMN',
     )
     voxelwise: str = _cohort(
         'no',

@@ -40,6 +40,10 @@ class Units:
         Features as numbers; NaN where missing.
     base, qsm : tuple of str
         Columns of ``x``; qsm may be empty.
+    site : ndarray of int, shape (n,), optional
+        Number of the site, whose shift and scale are taken away from the columns ``of_site`` of ``x``. They
+        are learned in the units that a model is fitted to.
+    of_site : tuple of str
     """
 
     table: pd.DataFrame
@@ -50,6 +54,8 @@ class Units:
     negative: str
     base: tuple[str, ...]
     qsm: tuple[str, ...] = ()
+    site: np.ndarray | None = None
+    of_site: tuple[str, ...] = ()
 
     @property
     def models(self) -> dict[str, list[str]]:
@@ -168,7 +174,7 @@ def classify(
         pd.concat(coefficients, ignore_index=True),
         drawn,
         {name: models for name, (_, models) in runs.items()},
-        notes,
+        notes + _passed(units, splits),
     )
 
 
@@ -215,8 +221,66 @@ def split(y: np.ndarray, person: np.ndarray, rng: np.random.Generator) -> tuple[
 def _crossed(units: Units, columns: Sequence[str], splits: list) -> tuple[np.ndarray, np.ndarray]:
     """Logits, shape (repeats, n), and the models of all folds."""
     x = _array(units, columns)
-    found = [nested(x, units.y, np.ones(len(x)), inner, PENALTIES) for _, inner in splits]
+    found = [_nested(units, columns, x, units.y, np.ones(len(x)), inner) for _, inner in splits]
     return np.array([logit for logit, *_ in found]), np.concatenate([models for _, models, _ in found])
+
+
+def _nested(
+    units: Units,
+    columns: Sequence[str],
+    x: np.ndarray,
+    y: np.ndarray,
+    weight: np.ndarray,
+    inner: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`ridge.nested`, with the effects of sites learned in the units outside of each outer fold."""
+    if units.site is None:
+        return nested(x, y, weight, inner, PENALTIES)
+    parts = []
+    for fold in inner:
+        made = _without_site(units, columns, x, y, weight * (fold >= 0))
+        parts.append(nested(made, y, weight, fold[None], PENALTIES))
+    logits, models, chosen = zip(*parts, strict=True)
+    # each has logits of its own fold, and zeros elsewhere
+    return np.sum(logits, axis=0), np.concatenate(models), np.concatenate(chosen)
+
+
+def _without_site(units: Units, columns: Sequence[str], x: np.ndarray, y: np.ndarray, weight: np.ndarray):
+    """Features less the effects of sites that the units with a weight show."""
+    from bids_qsm.cohort.combat import learn
+
+    mine = np.array([c in units.of_site for c in columns])
+    if units.site is None or not mine.any() or not 0 < weight @ y < weight.sum():
+        return x
+    known = units.x[[c for c in units.base if c not in units.of_site]].to_numpy(float)
+    there = np.isfinite(known) & (weight > 0)[:, None]
+    total = np.where(there, weight[:, None], 0).sum(0)
+    mean = np.where(there, known * weight[:, None], 0).sum(0) / np.maximum(total, 1e-300)
+    known = np.where(np.isfinite(known), known, mean)
+    made = x.copy()
+    effects = learn(x[:, mine], units.site, known, y, weight)
+    made[:, mine] = effects.apply(x[:, mine], units.site, known)
+    return made
+
+
+def _passed(units: Units, splits: list) -> list[str]:
+    """Note on folds in which a site had too few units to learn its effect from."""
+    if units.site is None:
+        return []
+    from bids_qsm.cohort.combat import LEARNED
+
+    trained = [
+        np.bincount(units.site[fold >= 0], minlength=units.site.max() + 1)
+        for _, inner in splits
+        for fold in inner
+    ]
+    few = sum(bool((one < LEARNED).any()) for one in trained)
+    if not few:
+        return []
+    return [
+        f'In {few} of {len(trained)} folds a site had fewer than {LEARNED} units to learn its effect '
+        'from; its units passed without harmonisation.'
+    ]
 
 
 def _array(units: Units, columns: Sequence[str]):
@@ -234,8 +298,9 @@ def _resampled(units: Units, splits: list, weights: np.ndarray, pool: Executor) 
     def one(drawn: np.ndarray) -> list[np.ndarray]:
         weight = drawn[units.person]
         found = []
-        for x in arrays.values():
-            logit = np.array([nested(x, units.y, weight, inner, PENALTIES)[0] for _, inner in splits])
+        for name, x in arrays.items():
+            columns = units.models[name]
+            logit = np.array([_nested(units, columns, x, units.y, weight, inner)[0] for _, inner in splits])
             found.append(Predictions(logit, outer, units.y, units.person).measure(weight))
         return found
 
@@ -252,7 +317,7 @@ def _permuted(units: Units, observed: dict[str, float], permutations: int, seed:
         rng = np.random.default_rng([seed, 2, number])
         y = shuffle(units.y, units.person, rng, by_participant=by_participant)
         outer, inner = split(y, units.person, rng)
-        logits = (nested(x, y, ones, inner, PENALTIES)[0] for x in arrays.values())
+        logits = (_nested(units, units.models[name], x, y, ones, inner)[0] for name, x in arrays.items())
         return [concordance(logit, outer, y, units.person, ones) for logit in logits]
 
     drawn = np.array(list(pool.map(one, range(permutations)))).reshape(-1, len(arrays))
@@ -299,6 +364,7 @@ def _coefficients(units: Units, columns: Sequence[str], models: np.ndarray, *, n
     The penalty is chosen in one more cross-validation and stays in the resamples.
     """
     x, y = _array(units, columns), units.y
+    x = _without_site(units, columns, x, y, np.ones(len(y)))
     folds = deal(y, units.person, np.random.default_rng([seed, 3]))
     # one outer fold that leaves nobody out
     _, _, (best,) = nested(x, y, np.ones(len(y)), folds[None], PENALTIES)

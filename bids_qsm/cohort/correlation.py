@@ -27,7 +27,6 @@ from bids_qsm.cohort.observations import (
 from bids_qsm.cohort.resampling import (
     bootstrap_weights,
     corrected_interval,
-    left_out_weights,
     partial_correlations,
 )
 from bids_qsm.cohort.tables import group_column
@@ -130,7 +129,7 @@ def correlate(
     table = data.keys[KEYS].assign(column=column, covariates=str(terms) if terms.terms else '')
     numbers = np.full((4, len(table)), np.nan)
     n, said = np.zeros(len(table), int), [''] * len(table)
-    weights = bootstrap_weights(len(data.series), n_boot, seed)
+    weights = bootstrap_weights(len(data.series), n_boot, seed, np.uint16)
     for rows, columns in patterns(data.values):
         sample = _sample(data, column, terms, rows)
         extra = [note for note in sample.notes if note not in whole.notes]
@@ -201,7 +200,7 @@ def compare_correlations(
         notes += say_averaged(data.series)
         data = _by_participant(data, covariates)
         terms, _ = _start(data, column, covariates, notes)
-        weights = bootstrap_weights(len(data.series), n_boot, seed)
+        weights = bootstrap_weights(len(data.series), n_boot, seed, np.uint16)
         for key, part in data.keys.groupby(['atlas', 'map', 'hemisphere'], sort=False):
             place = {region: j for j, region in zip(part.index, part['region'], strict=True)}
             if any(region not in place for region in regions):
@@ -273,12 +272,12 @@ def _varies(y: np.ndarray, z: np.ndarray):
 
 def _resampled(y: np.ndarray, sample: _Sample, weights: np.ndarray):
     """Correlations of the sample, of each resample of its participants, and with each left out."""
-    drawn = weights[:, sample.rows]
+    drawn = weights if sample.rows.all() else weights[:, sample.rows]
     estimate = partial_correlations(sample.x, y, sample.z, np.ones((1, sample.n)))[0]
     return (
         estimate,
         partial_correlations(sample.x, y, sample.z, drawn),
-        partial_correlations(sample.x, y, sample.z, left_out_weights(sample.n)),
+        partial_correlations(sample.x, y, sample.z, None),
     )
 
 

@@ -8,7 +8,7 @@ from scipy import stats
 
 from bids_qsm.cohort import design as designs
 from bids_qsm.cohort import mixed
-from bids_qsm.cohort.formula import Formula, parse_model
+from bids_qsm.cohort.formula import Factor, Formula, parse_model
 from bids_qsm.cohort.inference import adjust, correlation_interval, noncentrality, small_sample
 from bids_qsm.cohort.observations import (
     KEYS,
@@ -73,6 +73,7 @@ def fit_models(
     *,
     statistic: str = 'mean',
     controls: str = '',
+    nuisance: str = '',
     min_coverage: float = 0.5,
 ):
     r"""Fit one linear model to each region, hemisphere and map, and test each of its terms.
@@ -106,6 +107,9 @@ def fit_models(
         Column that is the response: mean, mean_weighted, median, core_mean...
     controls
         Reference level of factors that have it; otherwise one that is called like controls, or the first.
+    nuisance
+        Column, such as the site, whose effect was taken away from the values: it is a factor of the model,
+        so that its degrees of freedom count, and has no rows.
     min_coverage
         See :func:`bids_qsm.cohort.observations.observe`.
 
@@ -135,6 +139,8 @@ def fit_models(
         raise UserError(
             f'The left side of {formula!r} names no map of the tables; there are {", ".join(maps)}.'
         )
+    if nuisance and nuisance not in model.columns:
+        model = Formula(model.response, (*model.terms, (Factor(nuisance, (('C', ()),)),)))
     data = observe(long, statistic=statistic, maps=[model.response], min_coverage=min_coverage)
     designs.check_columns(model, data.series)
     notes = list(data.notes)
@@ -155,7 +161,9 @@ def fit_models(
             else:
                 fits.append((j, design, fit, method, gap))
     notes += [f'No model for {some(names)}: {reason}.' for reason, names in skipped.items()]
-    return _table(data, fits), _residuals(data, fits), list(dict.fromkeys(notes))
+    if nuisance:
+        notes.append(f'{nuisance} is in the model, so that the degrees of freedom of its effects count.')
+    return _table(data, fits, nuisance), _residuals(data, fits), list(dict.fromkeys(notes))
 
 
 def _observations(data: Observations, model: Formula, notes: list[str]):
@@ -203,9 +211,10 @@ def _fit(data: Observations, j: int, design: designs.Design):
     return fit.with_common(border), method
 
 
-def _table(data: Observations, fits: list[tuple]):
+def _table(data: Observations, fits: list[tuple], nuisance: str):
     """Rows of all tests, with effect sizes and false discovery rates."""
     rows, extra = [], []
+    alone = {str(Factor(nuisance)), str(Factor(nuisance, (('C', ()),)))}
     for j, design, fit, method, gap in fits:
         who = data.participants[0][design.rows]
         common = {
@@ -215,7 +224,8 @@ def _table(data: Observations, fits: list[tuple]):
         unit = data.keys.loc[j, 'units']
         of_term = defaultdict(list)
         for c, column in enumerate(design.columns):
-            of_term[column.term].append(c)
+            if column.term not in alone:
+                of_term[column.term].append(c)
         for term, members in of_term.items():
             kind = design.columns[members[0]].kind
             if kind != 'curve':

@@ -1,5 +1,6 @@
 """Repeatability of regional values, from scans of the same person that should not differ."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -7,6 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from bids_qsm.cohort.leaks import SITES
 from bids_qsm.cohort.observations import KEYS, QUANTITY, Observations, average, codes, describe, observe, some
 from bids_qsm.cohort.tables import PROTOCOL
 from bids_qsm.cohort.visits import order, visits
@@ -27,8 +29,9 @@ _SEE = 'see column units'
 _DESCRIBED: dict[str, str | tuple[str, str]] = {
     **QUANTITY,
     'repeats': (
-        'Scans that were compared. sessions: sessions of one visit, with the participant positioned anew; '
-        'runs: runs of one session, in most studies without that.'
+        'Scans that were compared. sites: one scan at each of several sites, in one visit; sessions: '
+        'sessions of one visit, with the participant positioned anew, at one site; runs: runs of one '
+        'session, in most studies without that.'
     ),
     'n_participants': 'Participants with repeated scans of the region.',
     'n_scans': 'Scans of these.',
@@ -37,12 +40,19 @@ _DESCRIBED: dict[str, str | tuple[str, str]] = {
     'sdw_low': ('Lower end of its 95 % confidence interval.', _SEE),
     'sdw_high': ('Upper end of its 95 % confidence interval.', _SEE),
     'dof': 'Degrees of freedom of sdw: scans beyond the first.',
+    'sd_between': (
+        'Of sites: standard deviation between sites, that is of sdw what repeated scans at one site do not '
+        'explain.',
+        _SEE,
+    ),
+    'sd_within': ('Of sites: standard deviation of repeated scans at one site.', _SEE),
+    'dof_within': 'Of sites: degrees of freedom of sd_within.',
     'detectable': (
         'Minimal detectable change, 1.96 x sqrt(2) x sdw: of 100 participants who do not change, 5 seem to '
         'change by more between two scans.',
         _SEE,
     ),
-    'n_pairs': 'Participants whose first two repeats enter the columns that follow.',
+    'n_pairs': 'Participants whose first two repeats, or scans at all sites, enter what follows.',
     'icc_2_1': 'Intraclass correlation ICC(2,1): two-way random effects, absolute agreement, one scan.',
     'icc_2_1_low': 'Lower end of its 95 % confidence interval.',
     'icc_2_1_high': 'Upper end of its 95 % confidence interval.',
@@ -66,9 +76,9 @@ class Repeats:
 
     Attributes
     ----------
-    kind : {'sessions', 'runs'}
+    kind : {'sites', 'sessions', 'runs'}
     data : Observations
-        One row a session (runs averaged), or a run.
+        One row a session (runs averaged), or a run; of sites, the first session at each.
     place : ndarray of int, shape (n,)
         Rows of equal number are repeats.
     """
@@ -90,8 +100,14 @@ class Repeats:
         return np.sqrt((rest**2).sum(0) / np.maximum(dof, 1)), dof
 
 
-def repeats(data: Observations) -> tuple[list[Repeats], Observations, list[str]]:
+def repeats(data: Observations, *, site: str = '') -> tuple[list[Repeats], Observations, list[str]]:
     """Repeated scans of each kind, and the visits that they belong to, with notes.
+
+    Parameters
+    ----------
+    data : Observations
+    site
+        Column of the site; sessions at different sites are no repeats, but those of the kind sites.
 
     Returns
     -------
@@ -108,11 +124,33 @@ def repeats(data: Observations) -> tuple[list[Repeats], Observations, list[str]]
     if 'session_id' in sessions.series:
         number, notes = visits(sessions.series)
     sessions = replace(sessions, series=sessions.series.assign(visit_number=number))
+    visit = ['participant_id', 'visit_number', *protocol]
+    at = [site] if site in sessions.series else []
     found = [
-        Repeats('sessions', sessions, codes(sessions.series, ['participant_id', 'visit_number', *protocol])),
+        Repeats('sessions', sessions, codes(sessions.series, [*visit, *at])),
         Repeats('runs', data, codes(data.series, by)),
     ]
+    if at:
+        rows = order(sessions.series)
+        first = ~sessions.series.iloc[rows].duplicated([*visit, site]).to_numpy()
+        kept = np.sort(rows[first & sessions.series[site].iloc[rows].notna().to_numpy()])
+        one = replace(
+            sessions,
+            series=sessions.series.iloc[kept].reset_index(drop=True),
+            values=sessions.values[kept],
+            border=sessions.border[kept],
+        )
+        found.insert(0, Repeats('sites', one, codes(one.series, visit)))
     return [one for one in found if len(set(one.place)) < len(one.place)], sessions, notes
+
+
+def site_column(long: pd.DataFrame) -> str:
+    """A column with a usual name of sites, which differs within participants; empty where there is none."""
+    for column in long:
+        name = re.sub('[^a-z]', '', str(column).lower().removeprefix('session_'))
+        if name in SITES and (long.groupby('participant_id')[column].nunique() > 1).any():
+            return str(column)
+    return ''
 
 
 def in_ppb(data: Observations) -> Observations:
@@ -123,7 +161,9 @@ def in_ppb(data: Observations) -> Observations:
     return replace(data, values=data.values * factor, border=data.border * factor, keys=keys)
 
 
-def repeatability(long: pd.DataFrame, *, statistic: str = 'mean', min_coverage: float = 0.5):
+def repeatability(
+    long: pd.DataFrame, *, site: str = '', statistic: str = 'mean', min_coverage: float = 0.5
+) -> tuple[pd.DataFrame, list[str]]:
     r"""Agreement of repeated scans of each region: standard deviation, detectable change, ICC and bias.
 
     The within-subject standard deviation pools the variance of the repeats of each visit about their mean,
@@ -132,10 +172,17 @@ def repeatability(long: pd.DataFrame, *, statistic: str = 'mean', min_coverage: 
     [2]_ with their intervals [3]_ are of the first two repeats of each participant: ICC(2,1) counts a shift
     between scans as disagreement, ICC(3,1) does not.
 
+    Participants who were scanned at several sites in one visit have rows of the kind sites: sdw is that of
+    one scan at any site, as [4]_ reports it, sd_within that of repeated scans at one site, and their
+    variances differ by that between sites. The intraclass correlations are of all sites, of participants who
+    were at all; there is no bias, as there is no first site.
+
     Parameters
     ----------
     long : DataFrame
         From :func:`bids_qsm.cohort.tables.gather` and the joins.
+    site
+        Column that names the site; where it is empty, that of `site_column`.
     statistic, min_coverage
         See :func:`bids_qsm.cohort.observations.observe`.
 
@@ -150,10 +197,13 @@ def repeatability(long: pd.DataFrame, *, statistic: str = 'mean', min_coverage: 
     .. [1] Bland & Altman (1986), Lancet 327:307. doi:10.1016/S0140-6736(86)90837-8
     .. [2] Shrout & Fleiss (1979), Psychol Bull 86:420. doi:10.1037/0033-2909.86.2.420
     .. [3] McGraw & Wong (1996), Psychol Methods 1:30. doi:10.1037/1082-989X.1.1.30
+    .. [4] Naji et al. (2022), NMR Biomed 35:e4788. doi:10.1002/nbm.4788
     """
     data = in_ppb(observe(long, statistic=statistic, min_coverage=min_coverage))
-    found, _, notes = repeats(data)
+    site = site or site_column(data.series)
+    found, _, notes = repeats(data, site=site)
     rows = []
+    inside = {one.kind: one.within() for one in found}.get('sessions')
     for one in found:
         sd, dof = one.within()
         who = one.data.series['participant_id'].to_numpy()
@@ -170,9 +220,14 @@ def repeatability(long: pd.DataFrame, *, statistic: str = 'mean', min_coverage: 
                 'sdw_high': sd[j] * np.sqrt(dof[j] / stats.chi2.ppf(0.025, dof[j])),
                 'detectable': DETECTABLE * sd[j], 'n_pairs': len(pairs), 'note': '',
             }  # fmt: skip
+            if one.kind == 'sites':
+                row |= _between(sd[j], inside, j) | _over_sites(one, j, site)
+                rows.append(row)
+                continue
             rows.append(row | _agreement(pairs))
     if found:
-        kinds = {'sessions': 'sessions of one visit', 'runs': 'runs of one session'}
+        kinds = {'sites': f'values of {site}', 'sessions': 'sessions of one visit'}
+        kinds['runs'] = 'runs of one session'
         notes.append(f'Repeated scans: {" and ".join(kinds[one.kind] for one in found)}.')
     return pd.DataFrame(rows).reindex(columns=COLUMNS), notes
 
@@ -182,7 +237,8 @@ def repeat_pairs(long: pd.DataFrame, *, kind: str, statistic: str = 'mean') -> p
 
     ``kind`` is sessions or runs; susceptibility is in ppb.
     """
-    found, _, _ = repeats(in_ppb(observe(long, statistic=statistic)))
+    data = in_ppb(observe(long, statistic=statistic))
+    found, _, _ = repeats(data, site=site_column(data.series))
     parts = [
         pd.DataFrame(pairs, columns=['first', 'second']).assign(**one.data.keys.loc[j].to_dict())
         for one in found
@@ -224,6 +280,31 @@ def _agreement(pairs: np.ndarray):
     if spread <= 1e-12 * np.abs(pairs).max():
         return row | {'note': 'the differences do not vary' if bias else 'the repeats are equal'}
     for name, found in icc(pairs).items():
+        row |= dict(zip((name, f'{name}_low', f'{name}_high'), found, strict=True))
+    return row
+
+
+def _between(sd: float, inside: tuple[np.ndarray, np.ndarray] | None, j: int) -> dict:
+    """Standard deviation between sites, where scans were also repeated at one site."""
+    if inside is None or not inside[1][j]:
+        return {'note': 'no scan was repeated at one site, so what is between sites is not known apart'}
+    within = inside[0][j]
+    return {
+        'sd_between': np.sqrt(max(sd**2 - within**2, 0.0)),
+        'sd_within': within,
+        'dof_within': inside[1][j],
+        'note': '',
+    }
+
+
+def _over_sites(one: Repeats, j: int, site: str) -> dict:
+    """Intraclass correlations over all sites, of participants who were at all of them in a visit."""
+    sites = one.data.series[site].astype(str)
+    wide = pd.Series(one.data.values[:, j]).groupby([one.place, sites.to_numpy()]).first().unstack().dropna()
+    if len(wide) < _LEAST_PAIRS or np.ptp(wide.to_numpy(), axis=1).max() <= 0:
+        return {'n_pairs': len(wide)}
+    row: dict[str, float] = {'n_pairs': len(wide)}
+    for name, found in icc(wide.to_numpy()).items():
         row |= dict(zip((name, f'{name}_low', f'{name}_high'), found, strict=True))
     return row
 

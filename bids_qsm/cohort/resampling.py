@@ -9,12 +9,12 @@ _BLOCK = 2**22
 """Largest size of an intermediate array."""
 
 
-def bootstrap_weights(n: int, n_boot: int, seed: int) -> np.ndarray:
+def bootstrap_weights(n: int, n_boot: int, seed: int, dtype: type = float) -> np.ndarray:
     """How often each of n participants is drawn in each resample, shape (n_boot, n)."""
     if not n:
         return np.zeros((n_boot, 0))
     rng = np.random.default_rng(seed)
-    return rng.multinomial(n, np.full(n, 1 / n), size=n_boot).astype(float)
+    return rng.multinomial(n, np.full(n, 1 / n), size=n_boot).astype(dtype)
 
 
 def left_out_weights(n: int) -> np.ndarray:
@@ -23,7 +23,7 @@ def left_out_weights(n: int) -> np.ndarray:
 
 
 def partial_correlations(
-    x: np.ndarray, y: np.ndarray, covariates: np.ndarray, weights: np.ndarray
+    x: np.ndarray, y: np.ndarray, covariates: np.ndarray, weights: np.ndarray | None
 ) -> np.ndarray:
     """Correlation of x with each y after a linear fit of the covariates to both, in each weighted sample.
 
@@ -34,6 +34,7 @@ def partial_correlations(
     covariates : ndarray, shape (n, q)
         The first column is constant.
     weights : ndarray, shape (b, n)
+        None: those of `left_out_weights`, which for thousands of participants are never made.
 
     Returns
     -------
@@ -46,28 +47,46 @@ def partial_correlations(
     x, y = (_unit(v - q @ (q.T @ v), v) for v in (x, y))
     size = z.shape[1]
     pairs = (z[:, :, None] * z[:, None, :]).reshape(len(z), -1)
-    found = np.empty((len(weights), y.shape[1]))
-    step = max(1, _BLOCK // (size * y.shape[1] + size * size + 1))
-    for start in range(0, len(weights), step):
-        w = weights[start : start + step]
+    if weights is None and len(z) ** 2 <= _BLOCK:
+        weights = left_out_weights(len(z))
+    rows = len(z) if weights is None else len(weights)
+    found = np.empty((rows, y.shape[1]))
+    step = max(1, min(_BLOCK // (size * y.shape[1] + size * size + 1), 4 * _BLOCK // max(len(z), 1)))
+    for start in range(0, rows, step):
+        w: np.ndarray | _LeftOut = _LeftOut(start, min(start + step, rows), len(z))
+        if weights is not None:
+            w = weights[start : start + step].astype(float, copy=False)
         gram = (w @ pairs).reshape(-1, size, size)
         # a resample may lack levels of a factor, or all participants with a region: keep the system
         # solvable
         trace = np.trace(gram, axis1=1, axis2=2)[:, None, None]
         gram += np.where(trace > 0, 1e-9 * trace, 1.0) * np.eye(size)
         zx = w @ (z * x[:, None])
-        zy = (w @ (z[:, :, None] * y[:, None, :]).reshape(len(z), -1)).reshape(len(w), size, -1)
+        zy = (w @ (z[:, :, None] * y[:, None, :]).reshape(len(z), -1)).reshape(len(gram), size, -1)
         solved = np.linalg.solve(gram, zx[:, :, None])
         sxx = w @ x**2 - np.sum(zx * solved[:, :, 0], 1)
         sxy = w @ (x[:, None] * y) - np.sum(solved * zy, 1)
         syy = w @ y**2 - np.sum(zy * np.linalg.solve(gram, zy), 1)
-        total = w.sum(1, keepdims=True)
+        if isinstance(w, _LeftOut):
+            total = distinct = np.full((len(gram), 1), len(z) - 1)
+        else:
+            total, distinct = w.sum(1, keepdims=True), (w > 0).sum(1, keepdims=True)
         # a resample of few distinct participants lies on a line whatever the data
-        free = (w > 0).sum(1, keepdims=True) - size - 1
+        free = distinct - size - 1
         there = (sxx[:, None] > 1e-8 * total) & (syy > 1e-8 * total) & (free >= _FREE)
         root = np.sqrt(np.where(there, sxx[:, None] * syy, 1.0))
         found[start : start + step] = np.where(there, np.clip(sxy / root, -1, 1), np.nan)
     return found
+
+
+class _LeftOut:
+    """Rows from ``start`` to ``stop`` of `left_out_weights`, as an operator: a sum less each participant."""
+
+    def __init__(self, start: int, stop: int, n: int):
+        self.start, self.stop, self.n = start, stop, n
+
+    def __matmul__(self, values: np.ndarray) -> np.ndarray:
+        return values.sum(0) - values[self.start : self.stop]
 
 
 def corrected_interval(

@@ -1,5 +1,6 @@
 """One long table of all subjects, sessions and runs, joined with participants, sessions and scans.tsv."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import takewhile
@@ -91,20 +92,45 @@ def gather(tables: Iterable[tuple[Mapping[str, str], pd.DataFrame]]) -> pd.DataF
     tables : iterable of (dict, DataFrame)
         BIDS entities of the series (``{'sub': '01', 'run': '2'}``) and its table.
     """
-    frames, keys = [], ['participant_id']
-    for entities, table in tables:
+    kinds, keys, named_by = defaultdict(list), ['participant_id'], []
+    for number, (entities, table) in enumerate(tables):
         values = named(entities)
         keys += [column for column in values if column not in keys]
         # entities of the file name take precedence over a column of the same name
-        frames.append(table.drop(columns=[c for c in values if c in table]).assign(**values))
-    if not frames:
+        twice = [c for c in values if c in table]
+        frame = table.drop(columns=twice) if twice else table
+        named_by.append(values)
+        kinds[(*frame.columns, *frame.dtypes)].append((number, frame))
+    if not named_by:
         return pd.DataFrame(columns=['participant_id'])
     order = [c for c in ENTITY_COLUMNS.values() if c in keys]
     order += [c for c in keys if c not in order]
-    own = list(dict.fromkeys(c for frame in frames for c in frame if c not in order))
-    frames = [frame.reindex(columns=[*order, *own]).astype(object) for frame in frames]
-    long = pd.concat(frames, ignore_index=True).infer_objects()
-    return long.sort_values(order, kind='stable', ignore_index=True, key=lambda c: c.astype(str))
+    first = sorted((members[0][0], kind) for kind, members in kinds.items())
+    # tables of one kind are stacked as they are: thousands of them do not become Python objects
+    parts = [pd.concat([frame for _, frame in kinds[kind]], ignore_index=True) for _, kind in first]
+    at = np.concatenate([_repeated(kinds[kind]) for _, kind in first])
+    kinds.clear()
+    own = list(dict.fromkeys(c for part in parts for c in part if c not in order))
+    stated = {c: np.array([values.get(c, np.nan) for values in named_by], object) for c in order}
+    long = pd.DataFrame({c: stated[c][at] for c in order} | {c: _stacked(parts, c) for c in own})
+    # rows in the order of the entities, a missing one last; of those alike, in the order of the tables
+    texts = [[(pd.isna(v), str(v)) for v in stated[c]] for c in order]
+    place = np.empty(len(named_by), int)
+    place[sorted(range(len(named_by)), key=lambda i: [column[i] for column in texts])] = range(len(named_by))
+    return long.iloc[np.argsort(place[at], kind='stable')].reset_index(drop=True).infer_objects()
+
+
+def _repeated(members: list[tuple[int, pd.DataFrame]]) -> np.ndarray:
+    """Number of the table of each row."""
+    return np.repeat([number for number, _ in members], [len(frame) for _, frame in members])
+
+
+def _stacked(parts: list[pd.DataFrame], column: str) -> pd.Series:
+    """One column of several tables; that of a table without it is missing."""
+    found = [part.get(column, pd.Series(np.nan, part.index, dtype=object)) for part in parts]
+    if len({one.dtype for one in found}) > 1:
+        found = [one.astype(object) for one in found]
+    return pd.concat(found, ignore_index=True)
 
 
 def join_participants(long: pd.DataFrame, participants: pd.DataFrame | None = None):
@@ -342,6 +368,13 @@ def relative_to(long: pd.DataFrame, region: str):
         told = ', '.join(sorted(set(lacking['participant_id'].astype(str)))[:8])
         notes.append(f'{len(lacking)} series lack {region}, so their susceptibility is left out ({told}).')
     return shifted, notes
+
+
+def of_statistic(long: pd.DataFrame, statistic: str) -> pd.DataFrame:
+    """The long table with one statistic of each region, which is all that analyses need."""
+    kept = {'region', 'hemisphere', 'map', 'volume_mm3', 'coverage', 'units', 'reference', 'border_mm'}
+    kept |= {BORDER, statistic}
+    return long[[c for c in long if c in kept or c not in MEASURES]]
 
 
 def _zero_of(

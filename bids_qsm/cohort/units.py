@@ -1,6 +1,7 @@
 """From tables to units with a label of two levels, and features as numbers."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ from bids_qsm.cohort import leaks
 from bids_qsm.cohort.classify import FEWEST, Units
 from bids_qsm.cohort.design import reference_level
 from bids_qsm.cohort.formula import Factor, parse
+from bids_qsm.cohort.harmonise import FEWEST as FEWEST_OF_SITE
 from bids_qsm.cohort.observations import as_text, average, is_numeric, numeric, observe, say_averaged, some
 from bids_qsm.cohort.tables import ENTITY_COLUMNS
 from bids_qsm.errors import UserError
@@ -56,12 +58,12 @@ def parse_classes(text: str) -> tuple[str, list[Factor], list[Factor]]:
 
 
 def by_participant(
-    long: pd.DataFrame, label: str = '', *, statistic: str = 'mean'
+    long: pd.DataFrame, label: str = '', *, statistic: str = 'mean', site: str = ''
 ) -> tuple[pd.DataFrame, list[str]]:
     """One row a participant: the columns of participants.tsv, and regional values as chi_GP or chi_GP_L.
 
     Sessions, runs and acquisitions are averaged. Where several atlases have a region, the first one counts.
-    UserError where a participant has two values of the column ``label``, which is not averaged.
+    UserError where a participant has two values of the column ``label`` or ``site``, which are not averaged.
     """
     data = observe(long, statistic=statistic)
     notes = [*data.notes, *say_averaged(data.series)]
@@ -73,7 +75,14 @@ def by_participant(
                 'participant has one label; make a column with one value for each, and n/a for those to '
                 'leave out.'
             )
-    data = average(data, ['participant_id'], factors=[label])
+    if site in data.series:
+        differ = data.series.groupby('participant_id')[site].nunique() > 1
+        if differ.any():
+            raise UserError(
+                f'--classify with --harmonise {site}: {some(differ.index[differ])} were at several of them, '
+                'but a participant counts once; name sessions by --session-label.'
+            )
+    data = average(data, ['participant_id'], factors=[label, site])
     table = data.series.copy()
     values = {}
     for j, key in enumerate(data.keys.to_dict('records')):
@@ -89,7 +98,7 @@ def by_participant(
 
 
 def make_units(
-    table: pd.DataFrame, text: str, *, controls: str = ''
+    table: pd.DataFrame, text: str, *, controls: str = '', site: str = '', of_site: Sequence[str] = ()
 ) -> tuple[Units, list[str], list[str], list[dict]]:
     """Units from a table and a formula, with what was left out and what looks like a leak.
 
@@ -101,6 +110,10 @@ def make_units(
         See `parse_classes`.
     controls : str
         Label that is negative; found by its name, or the first in the alphabet, where it is empty.
+    site : str
+        Column of the site, whose effect is taken away from those features that are among ``of_site``.
+    of_site : sequence of str
+        Columns of regional values.
 
     Returns
     -------
@@ -122,7 +135,11 @@ def make_units(
     if 'reason' in table:
         table = table[table['reason'].isna()]
         flow.append(_counted('measured', table))
-    table = table[table[label].notna()].reset_index(drop=True)
+    table = table[table[label].notna()]
+    if site and table[site].isna().any():
+        table = table[table[site].notna()]
+        flow.append(_counted(f'with a value of {site}', table))
+    table = table.reset_index(drop=True)
     flow.append(_counted(f'with a value of {label}', table))
     said = as_text(table[label])
     levels = sorted(said.unique())
@@ -142,8 +159,17 @@ def make_units(
     y = (said == positive).to_numpy(float)
     person = pd.factorize(table['participant_id'])[0]
     person, leaking = leaks.same_people(x, person, table['participant_id'].astype(str).to_numpy())
-    units = Units(table[[c for c in NAMES if c in table]], y, person, x, positive, negative, *names)
+    units = Units(
+        table[[c for c in NAMES if c in table]], y, person, x, positive, negative, names[0], names[1]
+    )
     _check_size(units, label, leaking)
+    mine = tuple(c for c in x if c in set(of_site)) if site else ()
+    if mine:
+        _check_sites(units, as_text(table[site]), label, site)
+        units = replace(units, site=pd.factorize(as_text(table[site]), sort=True)[0], of_site=mine)
+        notes.append(f'Shift and scale of {site} were taken away from {some(mine)}, learned in each fold.')
+    elif site:
+        notes.append(f'No feature is a regional value, so that none was harmonised by {site}.')
     features = [f.column for f in (*base, *qsm)]
     leaking += leaks.warnings(table, features, y, person)
     return units, notes + _doubts(units, label), leaking, flow
@@ -198,6 +224,23 @@ def _features(table: pd.DataFrame, factors: Sequence[Factor], notes: list[str]) 
     if still:
         notes.append(f'Without two values in the units with a label, so left out: {some(still)}.')
     return pd.DataFrame(found, index=table.index)
+
+
+def _check_sites(units: Units, sites: pd.Series, label: str, site: str):
+    """Raise UserError where the effect of the site cannot be told from the label."""
+    for one, person in pd.Series(units.person).groupby(sites.to_numpy()).unique().items():
+        if len(person) < FEWEST_OF_SITE:
+            raise UserError(
+                f'--harmonise {site}: {one} has {len(person)} participants with a label, fewer than '
+                f'{FEWEST_OF_SITE}, too few to know its effect; leave them out by --participant-label.'
+            )
+    for value, name in ((0, units.negative), (1, units.positive)):
+        at = sites[units.y == value].unique()
+        if len(at) == 1:
+            raise UserError(
+                f'--harmonise {site}: all with {label} {name} are of {site} {at[0]}, so that the effects of '
+                f'{site} and {label} cannot be told apart; leave --classify or --harmonise out.'
+            )
 
 
 def _check_size(units: Units, label: str, merged: list[str]):

@@ -16,10 +16,12 @@ from bids_qsm.cohort import tables as cohort
 from bids_qsm.derivatives.files import atomic_write, write_json
 from bids_qsm.errors import UserError
 from bids_qsm.group.collect import collect_application, collect_tables, read_tables, save_table
+from bids_qsm.group.harmonise import find_harmonised
 from bids_qsm.group.patterns import find_patterns
 from bids_qsm.group.stages import find_stages
 from bids_qsm.reports.citations import methods_text
 from bids_qsm.reports.cohort import RECORD, build_cohort_report
+from bids_qsm.reports.html import read_json
 
 if TYPE_CHECKING:
     from bids_qsm.app.options import Options
@@ -37,6 +39,8 @@ FILES = {
     'pattern_means': 'group/pattern_means.tsv',
     'stages': 'group/stages.tsv',
     'stage_constants': 'group/stage_constants.tsv',
+    'harmonised': 'group/regions_combat.tsv',
+    'sites': 'group/site_effects.tsv',
     'repeatability': 'group/repeatability.tsv',
     'slopes': 'group/slope.tsv',
     'samples': 'group/sample_size.tsv',
@@ -53,7 +57,7 @@ tables of its suffix in its folder and below.
 METHODS = 'group/classification_methods.txt'
 """Methods and results of the classification, in the order of TRIPOD+AI."""
 _ASKED: tuple[str, ...] = ('model', 'correlate', 'controls', 'statistic', 'relative_to', 'voxelwise')
-_ASKED += ('smoothing_mm', 'study_template', 'classify', 'units', 'norms', 'patterns', 'stages')
+_ASKED += ('smoothing_mm', 'study_template', 'classify', 'units', 'norms', 'patterns', 'stages', 'harmonise')
 
 
 def run_group(options: 'Options') -> int:
@@ -73,11 +77,19 @@ def run_group(options: 'Options') -> int:
     notes = defaultdict(list, said)
     events = {app.key(one): (app, one) for app in applications() for one in app.tables_of_events}
     found = {key: collect_application(*pair, tables[key], notes) for key, pair in events.items()}
+    del tables  # of thousands of participants, as large as what was gathered
     asked = {name: getattr(options, name) for name in _ASKED} | _named_columns(options, long)
     asked['controls'] = options.controls or find_controls(long)
-    found |= analyse(long, asked, notes)
+    values = None
+    if options.harmonise:
+        described = read_json(out / 'group_regions.json', {})
+        values, more = find_harmonised(long, asked, notes, described)
+        found |= more
+        if options.voxelwise != 'no' or options.study_template:
+            notes['sites'].append('Images are as they are: ComBat is for the values of regions alone.')
+    found |= analyse(long, asked, notes, values=values)
     if options.stages:
-        found |= find_stages(long, asked, options.output_dir, notes)
+        found |= find_stages(long, asked, options.output_dir, notes, values=values)
     methods = _classify(options, long, {key: found[key][0] for key in events}, asked, found, notes)
     pictures = _pictures(long, options, asked['controls'] or '')
     names = {**FILES, **{key: f'group_{key}.tsv' for key in events}}
@@ -116,6 +128,7 @@ def _classify(
         options.bids_dir,
         statistic=options.statistic,
         controls=asked['controls'] or '',
+        site=asked['harmonise'] or '',
         n_jobs=options.nprocs or 1,
     )
     found |= tables
@@ -135,8 +148,13 @@ def find_controls(long: pd.DataFrame) -> str | None:
     return found if ''.join(filter(str.isalnum, found.lower())) in CONTROLS else None
 
 
-def analyse(long: pd.DataFrame, asked: dict, notes: dict[str, list[str]]) -> dict:
-    """Tables of the analyses, each with its data dictionary; ``notes`` (by analysis) are extended."""
+def analyse(
+    long: pd.DataFrame, asked: dict, notes: dict[str, list[str]], *, values: pd.DataFrame | None = None
+) -> dict:
+    """Tables of the analyses, each with its data dictionary; ``notes`` (by analysis) are extended.
+
+    ``values`` are the harmonised ones, from `find_harmonised`; repeatability is of those measured.
+    """
     # imported here, as scipy is slow to import
     from bids_qsm.cohort import (
         change,
@@ -156,10 +174,13 @@ def analyse(long: pd.DataFrame, asked: dict, notes: dict[str, list[str]]) -> dic
     if asked['relative_to']:
         long, said = cohort.relative_to(long, asked['relative_to'])
         notes['tables'] += said
-    common, found, whole = {'statistic': asked['statistic']}, {}, add_total(long)
+    long = cohort.of_statistic(long, asked['statistic'])
+    common, found, measured = {'statistic': asked['statistic']}, {}, add_total(long)
+    site = asked.get('harmonise') or ''
+    whole, long = (measured, long) if values is None else (add_total(values), values)
     if asked['model']:
         table, rest, notes['model'] = model.fit_models(
-            whole, asked['model'], controls=asked['controls'] or '', **common
+            whole, asked['model'], controls=asked['controls'] or '', nuisance=site, **common
         )
         found['model'] = table, model.dictionary()
         found['residuals'] = rest, _residual_columns(model.dictionary())
@@ -177,7 +198,7 @@ def analyse(long: pd.DataFrame, asked: dict, notes: dict[str, list[str]]) -> dic
             table, said = correlation.compare_correlations(long, against, **more)
             found['difference'] = table, correlation.dictionary()
             notes['correlation'] += said
-    table, said = repeatability.repeatability(whole, **common)
+    table, said = repeatability.repeatability(measured, site=site, **common)
     if len(table):
         found['repeatability'], notes['repeatability'] = (table, repeatability.dictionary()), said
     if 'session_id' in long and (long.groupby('participant_id')['session_id'].nunique() > 1).any():
@@ -261,6 +282,9 @@ def _named_columns(options: 'Options', long: pd.DataFrame):
         formula = parse_model(options.model)
         columns = formula.columns
         covariates = [name(term) for term in formula.terms]
+    if options.harmonise and not {options.harmonise, f'C({options.harmonise})'} & {*covariates}:
+        # shifts of sites were estimated: their degrees of freedom count
+        covariates.append(f'C(Q({options.harmonise!r}))')
     columns += [pair.rpartition(':')[0] for pair in options.correlate]
     return {'covariates': covariates, 'columns': [c for c in dict.fromkeys(columns) if c in long]}
 
@@ -315,5 +339,6 @@ def _write(out: Path, found: dict[str, tuple[pd.DataFrame, dict]], names: dict[s
             files[kind] = name
         else:
             (out / name).unlink(missing_ok=True)
-            (out / name).with_suffix('.json').unlink(missing_ok=True)
+            for extension in ('.json', '.parquet'):
+                (out / name).with_suffix(extension).unlink(missing_ok=True)
     return files

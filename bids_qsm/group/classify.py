@@ -26,6 +26,7 @@ def run_classify(
     *,
     statistic: str,
     controls: str,
+    site: str,
     n_jobs: int,
 ) -> tuple[dict[str, tuple[pd.DataFrame, dict]], dict[str, list[str]], list[str]]:
     """Classify the units of a table.
@@ -40,6 +41,8 @@ def run_classify(
         Table of regions with the columns of the participants.
     events : dict
         Tables of events by name.
+    site : str
+        Column of the site whose effect is taken away from regional values; may be empty.
 
     Returns
     -------
@@ -55,8 +58,13 @@ def run_classify(
     UserError
         The table or a column is not there, or participants are too few.
     """
-    table, said = _table(units, parse_classes(formula)[0], long, events, bids_dir, statistic)
-    made, notes, leaks, flow = make_units(table, formula, controls=controls)
+    table, said = _table(units, parse_classes(formula)[0], long, events, bids_dir, statistic, site)
+    if site and units != 'participants':
+        said.append(f'The values of {units} are not harmonised: --harmonise is for those of regions.')
+        site = ''
+    # the columns that `by_participant` adds
+    regional = [c for c in table if c not in long]
+    made, notes, leaks, flow = make_units(table, formula, controls=controls, site=site, of_site=regional)
     result = classify(
         made, repeats=REPEATS, permutations=PERMUTATIONS, n_boot=RESAMPLES, seed=SEED, n_jobs=n_jobs
     )
@@ -90,10 +98,11 @@ def _table(
     events: dict[str, pd.DataFrame],
     bids_dir: Path,
     statistic: str,
+    site: str,
 ):
     """One row a unit, with the columns of the participants, and notes."""
     if units == 'participants':
-        return by_participant(long, label, statistic=statistic)
+        return by_participant(long, label, statistic=statistic, site=site)
     if units in events:
         if events[units].empty:
             raise UserError(
@@ -216,6 +225,15 @@ def methods(
         'Where each participant has one unit, the difference of the AUC has a standard error from the '
         'jackknife over participants, of the models that were fitted. There was no external validation.',
         f'Results. {found}.',
+        *(
+            [
+                'Sites. Shift and scale of each site [@combat] were taken away from '
+                f'{", ".join(made.of_site)}, without a prior. They were learned in the units that a model '
+                'was fitted to, with their label in the model, and applied to the units left out without it.'
+            ]
+            if made.site is not None
+            else []
+        ),
         *([f'Notes. {" ".join(notes)}'] if notes else []),
         f'Software. bids_qsm {__version__} ({libraries}); seed {SEED}. Results are equal, bit for bit, for '
         'any number of threads.',

@@ -1,6 +1,8 @@
 """Gather the tables of all subjects and join them with participants, sessions and scans."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
+from operator import itemgetter
 from pathlib import Path
 
 import pandas as pd
@@ -11,11 +13,13 @@ from bids_qsm.cohort import tables as cohort
 from bids_qsm.cohort.observations import some
 from bids_qsm.cohort.spelling import spell
 from bids_qsm.derivatives.files import atomic_write, write_json
-from bids_qsm.derivatives.tables import read_input, read_table, write_table
+from bids_qsm.derivatives.tables import read_input, read_many, write_parquet, write_table
 from bids_qsm.entities import entities_of
 from bids_qsm.errors import UserError
 from bids_qsm.reports.html import read_json
 
+LONG = 10_000
+"""Rows from which a table is written as Parquet too."""
 Tables = list[tuple[Path, dict[str, str], pd.DataFrame]]
 """Path, entities of the series, and content of each table of an application."""
 
@@ -25,6 +29,7 @@ def read_tables(
 ) -> dict[str, Tables]:
     """Key of each table of an application -> its files, of the subjects and sessions given or of all."""
     found: dict[str, Tables] = {app.key(table): [] for app in applications() for table in app.tables}
+    wanted = []
     # * alone would match temporary files of a killed run, whose names begin with a dot
     for path in sorted(Path(output_dir).glob('sub-*/**/sub-*_stats.tsv')):
         entities = entities_of(path)
@@ -36,7 +41,11 @@ def read_tables(
             table = app.wrote(entities)
             if table is not None:
                 of_series = {key: one for key, one in entities.items() if key not in ('desc', 'label')}
-                found[app.key(table)].append((path, of_series, read_table(path)))
+                wanted.append((app.key(table), path, of_series))
+    wanted.sort(key=itemgetter(0))
+    contents = read_many([path for _, path, _ in wanted])
+    for (key, path, of_series), content in zip(wanted, contents, strict=True):
+        found[key].append((path, of_series, content))
     return found
 
 
@@ -181,5 +190,10 @@ def _dictionary_of(path: Path):
 
 
 def save_table(path: Path, table: pd.DataFrame, described: dict):
+    """Write a table and its dictionary; a long one as Parquet too, where pyarrow is installed."""
     write_json(path.with_suffix('.json'), described)
     atomic_write(path, lambda p: write_table(table, p))
+    other = path.with_suffix('.parquet')
+    other.unlink(missing_ok=True)
+    if len(table) >= LONG and find_spec('pyarrow'):
+        atomic_write(other, lambda p: write_parquet(table, p))

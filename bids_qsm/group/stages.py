@@ -17,7 +17,12 @@ FIELD = 'MagneticFieldStrength'
 
 
 def find_stages(
-    long: pd.DataFrame, asked: dict, output_dir: Path, notes: dict[str, list[str]]
+    long: pd.DataFrame,
+    asked: dict,
+    output_dir: Path,
+    notes: dict[str, list[str]],
+    *,
+    values: pd.DataFrame | None = None,
 ) -> dict[str, tuple[pd.DataFrame, dict]]:
     """Tables of the contrasts of stages and of the constants, each with its data dictionary.
 
@@ -31,6 +36,8 @@ def find_stages(
         Output dataset.
     notes : dict of list of str
         Extended by what needs attention.
+    values : DataFrame, optional
+        Harmonised, already relative to the region that was asked for.
 
     Raises
     ------
@@ -40,7 +47,9 @@ def find_stages(
     # imported here, as scipy is slow to import
     from bids_qsm.cohort import stages
 
-    if asked['relative_to']:
+    if values is not None:
+        long = values
+    elif asked['relative_to']:
         long, _ = relative_to(long, asked['relative_to'])
     table, constants, said = stages.compare_stages(
         long,

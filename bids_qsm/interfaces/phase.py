@@ -1,14 +1,16 @@
 """Phase in one convention, without its offset."""
 
+import nibabel as nib
 import numpy as np
-from nipype.interfaces.base import File, InputMultiObject, traits
+from nipype.interfaces.base import Bunch, File, InputMultiObject, traits
 
 from bids_qsm.errors import UserError
-from bids_qsm.interfaces.io import load
+from bids_qsm.interfaces.io import load, save
 from bids_qsm.interfaces.step import ECHO_TIMES, Data, Step, image, inputs, mask, outputs, record
 from bids_qsm.recon.conditioning import condition, from_real_imaginary
 from bids_qsm.recon.phase import combine_coils, remove_offset
 from bids_qsm.recon.registry import call
+from bids_qsm.recon.resolution import coarsen
 from bids_qsm.recon.scaling import phase_to_radians
 
 _LARGEST = 1e15
@@ -125,6 +127,33 @@ class ConditionPhase(Step):
         known = {one['what'] for one in findings}
         findings += [one for one in found if one['what'] not in known]
         return magnitude, phase, {'findings': findings}
+
+
+class Coarsen(Step):
+    """Bring complex images to larger voxels."""
+
+    input_spec = inputs(
+        magnitude=image('magnitude, echoes last'),
+        phase=image('phase (rad), echoes last'),
+        voxel_size=traits.List(traits.Float, mandatory=True, desc='of the voxels to make (mm)'),
+    )
+    output_spec = outputs(magnitude=image('magnitude, echoes last'), phase=image('phase (rad), echoes last'))
+
+    def _run_interface(self, runtime: Bunch):
+        data = Data(self.inputs)
+        magnitude, phase, to_old = coarsen(
+            data['magnitude'], data['phase'], data['grid'], self.inputs.voxel_size
+        )
+        # both affines stay, as B0 is known from that of the scanner
+        header = nib.load(data.first).header.copy()
+        for read, write in ((header.get_sform, header.set_sform), (header.get_qform, header.set_qform)):
+            affine, code = read(coded=True)
+            if affine is not None:
+                write(affine @ to_old, code)
+        for name, values in (('magnitude', magnitude), ('phase', phase)):
+            affine = data['magnitude_affine'] @ to_old
+            self._results[name] = str(save(values, affine, runtime.cwd, f'{name}.nii', header=header))
+        return runtime
 
 
 class RemoveOffset(Step):

@@ -18,6 +18,7 @@ from bids_qsm.layout.inputs import chosen
 from bids_qsm.layout.lookalikes import named_otherwise, other_half
 from bids_qsm.layout.maps import with_maps
 from bids_qsm.layout.people import read_participants
+from bids_qsm.layout.protocol import common_protocol
 from bids_qsm.layout.query_files import is_outside_bids
 from bids_qsm.layout.series import BOLD, Rejected, Series, read_series, series_of
 from bids_qsm.recon.inversion import INVERSION
@@ -75,6 +76,9 @@ def find_series(options: 'Options', own: tuple[str, ...] | None = None) -> Plan:
     echoes_chosen = 'echo' in chosen
     for (entities, suffix), files in sorted(groups.items()):
         found = read_series(entities, suffix, files, index.sidecar_problem, echoes_chosen)
+        if isinstance(found, Series):
+            window, size = options.echo_window or '', options.voxel_size or ''
+            found = common_protocol(found, echo_window=window, voxel_size=size)
         if isinstance(found, Rejected) and found.is_error:
             found = _with_hint(found, [path for path, _ in files], groups)
         (series if isinstance(found, Series) else rejected).append(found)

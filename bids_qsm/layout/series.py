@@ -111,6 +111,8 @@ class Series:
     """Volumes of each file, which are averaged; several in BOLD runs."""
     coils: int = 1
     """Receive coils stored one by one; files are then sorted by echo time, each with its coils in turn."""
+    resampled: tuple[float, float, float] | None = None
+    """Voxel size (mm) that the complex images are brought to; None where they stay as acquired."""
     t1w: Path | None = None
     t1w_preproc: Path | None = None
     anat_shape: tuple[int, int, int] | None = None

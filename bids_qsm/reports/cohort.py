@@ -1,6 +1,7 @@
 """The HTML report of a cohort, from the output of the runs and of the group level."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
@@ -8,9 +9,10 @@ import pandas as pd
 from bids_qsm.applications import applications
 from bids_qsm.cohort import describe
 from bids_qsm.cohort import tables as cohort
+from bids_qsm.cohort.observations import as_text
 from bids_qsm.cohort.total import add_total
 from bids_qsm.derivatives.products import SYMBOLS
-from bids_qsm.derivatives.tables import read_table
+from bids_qsm.derivatives.tables import read_parquet, read_table
 from bids_qsm.entities import entities_of
 from bids_qsm.errors import UserError
 from bids_qsm.plotting.region_charts import COHORT_REGIONS, only, plot_distributions
@@ -34,6 +36,7 @@ from bids_qsm.reports.html import (
     render,
 )
 from bids_qsm.reports.pattern_section import patterns_section, published_section
+from bids_qsm.reports.site_section import sites_section
 from bids_qsm.reports.stage_section import stages_section
 from bids_qsm.reports.trial_sections import repeatability_section, slopes_section
 
@@ -78,6 +81,7 @@ def build_cohort_report(output_dir: str | Path, *, pictures: Sequence[dict] = ()
     asked = {'statistic': 'mean', 'correlate': [], 'covariates': [], **record['asked']}
     if asked.get('relative_to'):
         long, _ = cohort.relative_to(long, asked['relative_to'])
+    long = cohort.of_statistic(long, asked['statistic'])
     run = {**read_runs(out), **record.get('run', {})}
     findings = sorted(
         (f for directory in out.glob('sub-*/figures') for f in read_findings(directory)),
@@ -115,7 +119,11 @@ def build_cohort_report(output_dir: str | Path, *, pictures: Sequence[dict] = ()
 
 
 def _read(path: Path):
-    return read_table(path, dtype=dict.fromkeys(_TEXT, str))
+    if not path.with_suffix('.parquet').exists() or not find_spec('pyarrow'):
+        return read_table(path, dtype=dict.fromkeys(_TEXT, str))
+    table = read_parquet(path.with_suffix('.parquet'))
+    texts = [c for c in _TEXT if c in table and pd.api.types.is_numeric_dtype(table[c])]
+    return table.assign(**{c: as_text(table[c]) for c in texts})
 
 
 def _asked(asked: dict):
@@ -126,6 +134,7 @@ def _asked(asked: dict):
         'Classifier': asked.get('classify'),
         'Controls': asked.get('controls'),
         'Stages': asked.get('stages'),
+        'Sites harmonised': asked.get('harmonise'),
         'Norms': asked.get('norms') if asked.get('norms') != 'own' else None,
         'Patterns': asked.get('patterns'),
         'Value of a region': asked['statistic'],
@@ -192,7 +201,11 @@ def _sections(out: Path, record: dict, asked: dict, long: pd.DataFrame, group: s
 
     people = long.drop_duplicates('participant_id').set_index('participant_id')
     groups = people[group].dropna().to_dict() if group else dict.fromkeys(people.index, 'all')
-    sections = []
+    sections, measured = [], long
+    if 'sites' in files:
+        long = read('harmonised')
+        of_sites = {'site': asked['harmonise'], 'statistic': asked['statistic']}
+        sections.append(sites_section(read('sites'), long, **of_sites, **named('sites', 'harmonised')))
     if 'model' in files:
         sections.append(
             model_section(read('model'), read('residuals'), asked['model'], **named('model', 'residuals'))
@@ -215,7 +228,10 @@ def _sections(out: Path, record: dict, asked: dict, long: pd.DataFrame, group: s
         sections.append(stages_section(*both, asked['stages'], **named('stages', 'stage_constants')))
     whole, of = add_total(long), {'statistic': asked['statistic']}
     if 'repeatability' in files:
-        sections.append(repeatability_section(read('repeatability'), whole, **of, **named('repeatability')))
+        repeated = add_total(measured)
+        sections.append(
+            repeatability_section(read('repeatability'), repeated, **of, **named('repeatability'))
+        )
     if 'change' in files:
         tables = read('change'), read('change_summary')
         more = {**of, **named('change', 'change_summary'), 'with_total': 'slopes' not in files}

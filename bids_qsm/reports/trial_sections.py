@@ -23,7 +23,7 @@ from bids_qsm.reports.blocks import (
     words,
 )
 
-_KINDS = {'sessions': 'sessions of one visit', 'runs': 'runs of one session'}
+_KINDS = {'sites': 'several sites', 'sessions': 'sessions of one visit', 'runs': 'runs of one session'}
 _REPEATABILITY = {
     'region': 'region',
     'n_participants': 'n',
@@ -31,7 +31,8 @@ _REPEATABILITY = {
     'sdw': 'SDw',
     'sdw_low': '95 % low',
 }
-_REPEATABILITY |= {'sdw_high': '95 % high', 'detectable': 'detectable change', 'icc_2_1': 'ICC(2,1)'}
+_REPEATABILITY |= {'sdw_high': '95 % high', 'sd_between': 'between sites', 'sd_within': 'within a site'}
+_REPEATABILITY |= {'detectable': 'detectable change', 'icc_2_1': 'ICC(2,1)'}
 _REPEATABILITY |= {'icc_2_1_low': 'low', 'icc_2_1_high': 'high', 'icc_3_1': 'ICC(3,1)', 'bias': 'bias'}
 _REPEATABILITY |= {'bias_low': 'bias low', 'bias_high': 'bias high', 'note': 'note'}
 _TOTAL = {'region': 'region', 'arm': 'group', 'mean': 'mean χ', 'total': 'total χ', 'volume': 'volume'}
@@ -63,7 +64,8 @@ def repeatability_section(
             if len(own) and rows['map'].iloc[0] != total.VOLUME:
                 svg = plot_agreement(own, drawn, unit=unit)
                 blocks.append(figure(f'repeat-{kind}-{key}', heading, svg, said['agreement'] + cut))
-            caption = said['table'].format(unit=unit)
+            caption = said['table'].format(unit=unit) + (' ' + said['sites'] if kind == 'sites' else '')
+            rows = rows.dropna(axis=1, how='all')
             blocks.append(
                 grid(heading, rows, columns=_REPEATABILITY, caption=caption, folded=len(rows) > FOLD)
             )
@@ -83,6 +85,13 @@ def _repeats_in_words(title: str, unit: str, kind: str, rows: pd.DataFrame):
         f'person that two scans can tell from error is {best["detectable"]:.2g} to '
         f'{worst["detectable"]:.2g} {unit}.'
     ]
+    both = rows[rows['sd_between'].notna()] if 'sd_between' in rows else rows[:0]
+    if len(both):
+        answers.append(
+            f'{title}: the standard deviation (median over regions) is {both["sdw"].median():.3g} {unit} '
+            f'across sites and {both["sd_within"].median():.3g} {unit} within a site, so that '
+            f'{both["sd_between"].median():.3g} {unit} are between sites.'
+        )
     shifted = rows[(rows['bias_low'] > 0) | (rows['bias_high'] < 0)]
     if len(shifted):
         listed = ', '.join(f'{r["region"]} {signed(r["bias"])}' for r in shifted.to_dict('records'))

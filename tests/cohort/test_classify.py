@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score
 
-from bids_qsm.cohort.classify import FOLDS, classify, deal, shuffle, split
+from bids_qsm.cohort.classify import FOLDS, _nested, classify, deal, shuffle, split
 from bids_qsm.cohort.performance import MEASURES, Predictions, average_precision, curves
 from bids_qsm.cohort.units import make_units
 from bids_qsm.phantom.classes import Population
@@ -156,3 +156,21 @@ def test_right_probabilities_are_calibrated_and_their_curves_end_where_they_must
     benefit = drawn[drawn['curve'] == 'decision'].set_index('x')['y']
     assert benefit.iloc[0] == pytest.approx(y.mean(), abs=0.02)
     assert benefit.iloc[-1] < 0.02
+
+
+def test_sites_are_learned_in_the_training_units_alone():
+    """A shift of a site hides a feature, which shows again where it is taken away in folds."""
+    table = STRONG.draw(3, people=(30, 30)).assign(site=['A', 'B', 'C'] * 20)
+    table['qsm_0'] += 20.0 * (table['site'] == 'B')
+    hidden = rows(classify(units(table), repeats=2, permutations=1, n_boot=4))
+    made = make_units(table, FORMULA, site='site', of_site=['qsm_0'])[0]
+    shown = classify(made, repeats=2, permutations=1, n_boot=4)
+    assert hidden.loc['base + QSM', 'estimate'] < 0.85
+    assert rows(shown).loc['base + QSM', 'estimate'] > 0.88
+    # other labels of those who are left out change no model: nothing is learned from them
+    outer, inner = split(made.y, made.person, np.random.default_rng(0))
+    x, weight = made.x[['base_0', 'qsm_0']].to_numpy(), np.ones(60)
+    y = np.where(inner[0] < 0, 1 - made.y, made.y)
+    one, other = (_nested(made, ['base_0', 'qsm_0'], x, label, weight, inner[:1])[1] for label in (made.y, y))
+    np.testing.assert_array_equal(one, other)
+    assert (outer == 0).any()

@@ -82,3 +82,33 @@ def test_only_repeats_of_the_region_count():
     table = repeatability(long.assign(mean=shifted.mask(lost)))[0].set_index('region')
     assert table[['n_participants', 'n_scans', 'n_pairs']].to_numpy().tolist() == [[6, 12, 6], [4, 8, 4]]
     assert set(table['note']) == {'the differences do not vary'}
+
+
+def test_those_who_travel_tell_sites_from_scans():
+    rng = np.random.default_rng(7)
+    rows = []
+    for person in range(30):
+        own, at = rng.normal(0.1, 0.02), 0.0
+        for number, site in enumerate(('A', 'A', 'B', 'B', 'C', 'C')):
+            at = 0.003 * rng.normal() if number % 2 == 0 else at
+            rows.append(
+                {
+                    'participant_id': f'sub-{person:02d}', 'session_id': f'ses-{number + 1}', 'site': site,
+                    'visit': 1, 'region': 'GP', 'hemisphere': 'both', 'map': 'chi', 'units': 'ppm',
+                    'mean': own + at + 0.002 * rng.normal(),
+                }
+            )  # fmt: skip
+    table, notes = repeatability(pd.DataFrame(rows))
+    by = table.set_index('repeats')
+    assert list(table['repeats']) == ['sites', 'sessions']
+    assert by.loc['sites', 'sd_between'] == pytest.approx(3, rel=0.25)
+    assert by.loc['sites', 'sd_within'] == by.loc['sessions', 'sdw'] == pytest.approx(2, rel=0.2)
+    assert by.loc['sites', 'sdw'] == pytest.approx(np.hypot(3, 2), rel=0.2)
+    assert by.loc['sites', 'dof_within'] == by.loc['sessions', 'dof'] == 90
+    assert by.loc['sites', 'icc_2_1'] == pytest.approx(400 / 413, abs=0.02)
+    assert by.loc['sites', 'n_pairs'] == 30
+    assert any('values of site' in note for note in notes)
+    once, _ = repeatability(pd.DataFrame(rows[::2]))
+    assert list(once['repeats']) == ['sites']
+    assert once['sd_between'].isna().all()
+    assert 'no scan was repeated at one site' in once['note'].iloc[0]

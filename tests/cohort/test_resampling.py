@@ -89,3 +89,16 @@ def test_too_few_participants_are_no_sample():
     found = partial_correlations(x, y, z, weights)
     assert np.isnan(found[0]).all()
     assert np.isfinite(found[1]).all()
+
+
+def test_thousands_who_are_left_out_once_need_no_weights(monkeypatch):
+    rng = np.random.default_rng(4)
+    x, y, z = (
+        rng.normal(size=60),
+        rng.normal(size=(60, 3)),
+        np.column_stack([np.ones(60), rng.normal(size=60)]),
+    )
+    expected = partial_correlations(x, y, z, left_out_weights(60))
+    np.testing.assert_array_equal(partial_correlations(x, y, z, None), expected)
+    monkeypatch.setattr('bids_qsm.cohort.resampling._BLOCK', 1000)
+    np.testing.assert_allclose(partial_correlations(x, y, z, None), expected, atol=1e-12)

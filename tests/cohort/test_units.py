@@ -150,3 +150,25 @@ def test_regions_of_participants_become_columns():
         by_participant(long.assign(score=np.arange(len(long)) // 2 % 2), 'score')
     _, notes = by_participant(long.assign(acquisition=long['session_id']))
     assert 'Series differ in acquisition' in notes[0]
+
+
+def test_a_site_that_is_the_label_is_refused(table):
+    def asked(sites):
+        with pytest.raises(UserError) as caught:
+            make_units(table.assign(site=sites), FORMULA, site='site', of_site=['qsm_0'])
+        return str(caught.value)
+
+    same = np.where(table['label'] == 'patient', 'A', 'B')
+    assert 'all with label' in asked(same)
+    few = np.where(np.arange(40) % 20 < 2, 'A', 'B')
+    assert 'A has 4 participants with a label, fewer than 5' in asked(few)
+
+
+def test_features_that_are_no_regions_are_not_harmonised(table):
+    table = table.assign(site=['A', 'B'] * 20)
+    units, notes, *_ = make_units(table, FORMULA, site='site', of_site=['qsm_0'])
+    assert units.of_site == ('qsm_0',)
+    assert any('taken away from qsm_0, learned in each fold' in note for note in notes)
+    units, notes, *_ = make_units(table, FORMULA, site='site', of_site=['other'])
+    assert units.site is None
+    assert any('none was harmonised' in note for note in notes)

@@ -1,6 +1,13 @@
 import pandas as pd
 
-from bids_qsm.derivatives.tables import read_labels, read_table, write_table
+from bids_qsm.derivatives.tables import (
+    read_labels,
+    read_many,
+    read_parquet,
+    read_table,
+    write_parquet,
+    write_table,
+)
 
 
 def test_a_long_table_has_one_type_a_column(tmp_path):
@@ -27,3 +34,39 @@ def test_an_empty_hemisphere_of_a_label_stays_a_text(tmp_path):
     found = read_labels(write_table(table, tmp_path / 'labels.tsv'))
     pd.testing.assert_frame_equal(found, table, check_dtype=False)
     assert read_labels(tmp_path / 'labels.tsv', dtype=str)['index'].tolist() == ['1', '2']
+
+
+def test_many_tables_at_once_are_as_one_after_another(tmp_path):
+    texts = ['a\tb\n1\tx\n2\tn/a\n', 'a\tb\n3\ty\n', 'a\tc\n4\t5.5\n', 'a\tb\n', 'a\tb\nn/a\tz\n']
+    paths = [tmp_path / f'{i}.tsv' for i in range(len(texts))]
+    for path, text in zip(paths, texts, strict=True):
+        path.write_text(text)
+    found = list(read_many(paths))
+    assert [len(one) for one in found] == [2, 1, 1, 0, 1]
+    for path, one in zip(paths, found, strict=True):
+        pd.testing.assert_frame_equal(one, read_table(path), check_dtype=False)
+
+
+def test_a_line_in_quotes_does_not_shift_rows(tmp_path):
+    for i in range(2):
+        (tmp_path / f'{i}.tsv').write_text(f'a\tb\n{i}\t"two\nlines"\n')
+    found = list(read_many([tmp_path / '0.tsv', tmp_path / '1.tsv']))
+    assert [one['a'].tolist() for one in found] == [[0], [1]]
+
+
+def test_parquet_has_the_same_values(tmp_path):
+    table = pd.DataFrame(
+        {
+            'name': ['x', None, 'y'],
+            'n': pd.array([1, None, 2], 'Int64'),
+            'is_it': [True, False, True],
+            'mixed': [1, 'q', None],
+            'v': [1.5, None, 2],
+        }
+    )
+    write_parquet(table, tmp_path / 't.parquet')
+    found = read_parquet(tmp_path / 't.parquet')
+    assert found['mixed'].tolist()[:2] == ['1', 'q']
+    assert found['name'].isna().tolist() == [False, True, False]
+    for column in ('n', 'is_it', 'v'):
+        pd.testing.assert_series_equal(found[column], table[column], check_dtype=False)

@@ -23,7 +23,7 @@ from tests.pages import Page, assert_self_contained
 TABLES = {
     kind: name
     for kind, name in FILES.items()
-    if kind not in ('repeatability', 'published')
+    if kind not in ('repeatability', 'published', 'harmonised', 'sites')
     and not kind.startswith(('classification', 'pattern', 'stage'))
 }
 TABLES |= {'lesions': 'group_lesions.tsv', 'candidates': 'group_candidates.tsv'}

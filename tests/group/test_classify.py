@@ -66,7 +66,7 @@ def test_units_are_lesions_or_rows_of_a_table(classified, tmp_path):
         found, notes, _ = run_classify(
             formula, str(units), table(out / 'group_regions.tsv'),
             {'lesions': lesions, 'fmri_quality': lesions[:0]}, data,
-            statistic='mean', controls='', n_jobs=1,
+            statistic='mean', controls='', site='', n_jobs=1,
         )  # fmt: skip
         return found['classification_predictions'][0], notes['classification']
 

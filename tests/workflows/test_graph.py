@@ -34,8 +34,9 @@ def test_every_method_builds(options, series):
         {'session': None, 'entities': (('sub', '01'),)},
         {'echo_times': (0.02,)},
         {'manufacturer': None},
+        {'resampled': (3.0, 3.0, 3.0)},
     ],
-    ids=['plain', 'no T1w', 'one series', 'single echo', 'no manufacturer'],
+    ids=['plain', 'no T1w', 'one series', 'single echo', 'no manufacturer', 'larger voxels'],
 )
 def test_every_series_builds(options, series, changes):
     series = replace(series, **changes)
