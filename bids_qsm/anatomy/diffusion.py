@@ -52,9 +52,9 @@ class Gradients:
         """Volumes of the shell that a tensor is fitted to (bool): the nearest to `BEST` that determines one;
         none do where there is none.
 
-        >>> one = Gradients(np.array([0, *[700] * 6, *[1005, 995] * 4, *[3000] * 9]), np.eye(3)[[0] * 24])
+        >>> one = Gradients(np.array([0, *[700] * 6, *[1005, 995] * 3, *[3000] * 9]), np.eye(3)[[0] * 22])
         >>> np.flatnonzero(one.shell).tolist()
-        [1, 2, 3, 4, 5, 6]
+        [7, 8, 9, 10, 11, 12]
         """
         rising = np.sort(self.bvals[(self.bvals > UNWEIGHTED) & (self.bvals <= HIGHEST)])
         shells = [
