@@ -15,6 +15,7 @@ from bids_qsm.interfaces.io import grid_of
 from bids_qsm.layout import checks
 from bids_qsm.layout.index import EXTENSIONS, Index
 from bids_qsm.layout.series import GivenMap, Rejected, Series
+from bids_qsm.plugins.methods import find_method
 from bids_qsm.recon.inversion import INVERSION
 from bids_qsm.recon.registry import needs
 from bids_qsm.recon.units import ppm_per_radian
@@ -281,7 +282,7 @@ def _echo_times(magnitudes: list[_File], index: Index) -> tuple[float, ...]:
 def _require_inversion(start: str, has: dict[str, bool], name: str, options: 'Options') -> None:
     if start not in ('local_field', 'field'):
         return
-    asked = needs(INVERSION[options.inversion.name], optional=False)
+    asked = needs(find_method(INVERSION, options.inversion.name), optional=False)
     if start == 'local_field' and 'total' in asked:
         raise _Problem(
             f'--inversion {options.inversion.name} takes the total field, but {name} is a local field map; '
