@@ -101,7 +101,8 @@ def findings_of_regions(table: pd.DataFrame) -> list[dict]:
             f'Regional means of the plug-in have a slope of {_text(slope)} against the classical map'
             + (', so that they must not be mixed with classical ones.' if odd else '.'),
             f'Mean difference {difference.mean():+.4f} ppm, limits of agreement '
-            f'{difference.mean() - half:+.4f} to {difference.mean() + half:+.4f} ppm. Plug-in / classical (ppm): {listed}.',
+            f'{difference.mean() - half:+.4f} to {difference.mean() + half:+.4f} ppm. '
+            f'Plug-in / classical (ppm): {listed}.',
             odd,
         )
     ]

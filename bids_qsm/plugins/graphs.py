@@ -60,9 +60,8 @@ def check_model(content: bytes, inputs: dict[str, int | None], output: str) -> N
     try:
         onnx.checker.check_model(model)
     except Exception as error:  # it has several kinds
-        raise UserError(
-            f'the model is not valid ONNX: {plain(str(error).strip().splitlines()[0])[:200]}'
-        ) from None
+        why = plain(str(error).strip().splitlines()[0])[:200].rstrip(' .:')
+        raise UserError(f'the model is not valid ONNX ({why}); export it again.') from None
     _check_ports(model.graph, inputs, output)
 
 
@@ -186,8 +185,6 @@ def _check_ports(graph: onnx.GraphProto, inputs: dict[str, int | None], output: 
         name, kind = plain(port.name), port.type.tensor_type
         if not port.type.HasField('tensor_type') or kind.elem_type != FLOAT:
             raise UserError(f'{name!r} of the model is not a tensor of float32; export it as one.')
-        if not kind.HasField('shape'):
-            raise UserError(f'{name!r} of the model has no shape; export it with five axes.')
         sizes = [axis.dim_value if axis.HasField('dim_value') else None for axis in kind.shape.dim]
         wanted = [1, 3] if channels is None else [1, channels, None, None, None]
         if len(sizes) != len(wanted) or any(

@@ -427,10 +427,8 @@ def _disagreements(one: Manifest):
         c.data == 'field' and c.normalise == 'volume' for c in one.channels
     ):
         yield 'output.scale is "as field", but no "field" has "normalise": "volume"; give mean and sd.'
-    if 'dipole' in data and one.tile.size is None and one.tile.margin:
-        yield 'tile.margin must be 0 for a network that takes the dipole of the whole volume; correct it.'
     known = {name for name, _ in one.golden.data}
-    needed = {name for name in data if name not in ('mask', 'dipole')}
+    needed = {name for name in data if name not in ('mask', *OF_GRID)}
     missing = needed - known
     if missing:
         yield f'golden.data lacks {", ".join(sorted(missing))}, which the network takes; add a file for each.'

@@ -88,23 +88,7 @@ def run_network(
     UserError
         Where the model may not be run, or ended badly: one sentence, after the name of the plug-in.
     """
-    request = {
-        'model': len(model),
-        'inputs': {
-            one.name: None if one.channels[0].data == 'b0' else len(one.channels) for one in manifest.inputs
-        },
-        'output': manifest.output.name,
-        'axes': ['XYZ'.index(axis) for axis in manifest.axes],
-        'images': [
-            {'tensor': one.tensor, 'shape': list(one.values.shape), 'same': one.same} for one in images
-        ],
-        'plan': asdict(plan) if plan else None,
-        'tiles': list(tiles),
-        'threads': machine.threads,
-        'provider': machine.device,
-        'seconds': machine.seconds,
-        'bytes': _bytes(manifest, model, images, plan, machine),
-    }
+    request = request_of(manifest, model, images, plan, tiles, machine)
     parts = [json.dumps(request).encode(), b'\n', model]
     parts += [np.ascontiguousarray(one.values, np.float32).data for one in images]
     where = f'{manifest.folder / manifest.model.file}'
@@ -136,6 +120,34 @@ def run_network(
     if len(body) != 4 * prod(plan.shape):
         raise UserError(f'{where}: {_how_it_ended(ended)}')
     return np.frombuffer(bytearray(body), np.float32).reshape(plan.shape), reply
+
+
+def request_of(
+    manifest: Manifest,
+    model: bytes,
+    images: Sequence[Image],
+    plan: Plan | None,
+    tiles: Sequence[int],
+    machine: Machine,
+) -> dict:
+    """What the process is told before the model and the images follow."""
+    return {
+        'model': len(model),
+        'inputs': {
+            one.name: None if one.channels[0].data == 'b0' else len(one.channels) for one in manifest.inputs
+        },
+        'output': manifest.output.name,
+        'axes': ['XYZ'.index(axis) for axis in manifest.axes],
+        'images': [
+            {'tensor': one.tensor, 'shape': list(one.values.shape), 'same': one.same} for one in images
+        ],
+        'plan': asdict(plan) if plan else None,
+        'tiles': list(tiles),
+        'threads': machine.threads,
+        'provider': machine.device,
+        'seconds': machine.seconds,
+        'bytes': _bytes(manifest, model, images, plan, machine),
+    }
 
 
 def _bytes(

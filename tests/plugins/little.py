@@ -8,6 +8,9 @@ import numpy as np
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
+from bids_qsm.plugins.network import full_dipole
+from bids_qsm.recon.grid import Grid
+
 AXES = ('x', 'y', 'z')
 
 
@@ -82,7 +85,7 @@ def net(rng, *, channels=1, width=4, name='field', others=()):
 
 
 REACH = 6
-"""How far `net` sees: 1 + 2 (1 + 1/2 pooled) + 1, rounded up."""
+"""How far `net` sees at most: 1 + 1, pooling (1), and 2 in pooled voxels (2), and 1 at the end."""
 
 
 def manifest(**changes):
@@ -129,6 +132,9 @@ def _golden(folder, content, said, shape, rng):
             if channel['data'] == 'b0':
                 feed[tensor['tensor']] = np.float32([[0, 0, 1]])
                 continue
+            if channel['data'] == 'dipole':
+                parts.append(full_dipole(shape, Grid(shape)))
+                continue
             if channel['data'] == 'mask':
                 parts.append(np.ones(shape, np.float32))
                 continue
@@ -136,6 +142,8 @@ def _golden(folder, content, said, shape, rng):
             scale = channel.get('normalise', {})
             if scale == 'volume':
                 scale = {'mean': image.mean(), 'sd': image.std()}
+            elif scale == 'p99':
+                scale = {'sd': np.percentile(image, 99)}
             parts.append((image - scale.get('mean', 0)) / scale.get('sd', 1))
         if parts:
             feed[tensor['tensor']] = np.stack([part.transpose(order) for part in parts])[None].astype(
