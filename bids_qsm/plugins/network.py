@@ -100,8 +100,8 @@ def _images(manifest: Manifest, data: Mapping[str, Any]):
     """The mask of the network's domain, and the images that it takes, as methods have them."""
     names = [name for name in manifest.data if name not in ('mask', 'b0', 'dipole', 'x', 'gradient')]
     if manifest.step == 'mask':
-        images = {'magnitude': combine(data['magnitude']), 'quality': data['quality']}
-        return np.ones(data['grid'].shape, bool), {name: images[name] for name in names}
+        images = {name: combine(data[name]) if name == 'magnitude' else data[name] for name in names}
+        return np.ones(data['grid'].shape, bool), images
     if manifest.unrolled:
         names = list(dict.fromkeys([*names, 'field', 'noise']))
     total = data.get('total') if manifest.step == 'onestep' else None
