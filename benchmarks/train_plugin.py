@@ -24,9 +24,9 @@ from torch.nn import functional
 
 from bids_qsm.recon.fourier import convolve, dipole_kernel
 
-SIZE = 48
+SIZE = 40
 """Voxels (1 mm) along each axis of a sample, and of the part of it that is seen."""
-POOL = 100
+POOL = 40
 ITERATIONS, STEP = 5, 1.5
 FIELD_SD, CHI_SD = 0.02, 0.05
 
@@ -81,7 +81,7 @@ def sample(rng):
         chi += spread * rng.uniform(0.2, 1.5) * (texture / texture.std()).astype(np.float32)
     for _ in range(rng.integers(4, 14)):
         rotation = np.linalg.qr(rng.standard_normal((3, 3)))[0]
-        centre, radii = rng.uniform(-20, 20, 3), rng.uniform(1.2, 9, 3)
+        centre, radii = rng.uniform(-17, 17, 3), rng.uniform(1.2, 9, 3)
         if rng.random() < 0.3:  # a vessel
             radii = np.array([rng.uniform(0.6, 1.5), rng.uniform(0.6, 1.5), rng.uniform(8, 40)])
         u, v, w = (np.tensordot(row, [x - centre[0], y - centre[1], z - centre[2]], 1) for row in rotation)
@@ -147,9 +147,9 @@ def train(kind, seed, minutes):
     pool = [sample(rng) for _ in range(POOL)]
     net = UNet() if kind == 'unet' else Step()
     optimiser = torch.optim.Adam(net.parameters(), 2e-3)
-    began, losses, rate = time.monotonic(), [], 0.0
+    began, losses, rate = time.process_time(), [], 0.0
     while rate < 1:
-        rate = min((time.monotonic() - began) / (60 * minutes), 1.0)
+        rate = min((time.process_time() - began) / (60 * minutes), 1.0)
         pool[len(losses) % POOL] = sample(rng) if len(losses) % 3 == 0 else pool[len(losses) % POOL]
         optimiser.param_groups[0]['lr'] = 2e-3 * (1 - rate) + 1e-5
         chi, field, mask = batch(rng, pool, 1)
@@ -165,9 +165,9 @@ def train(kind, seed, minutes):
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimiser.step()
         losses.append(float(loss.detach()) ** 0.5)
-        if len(losses) % 100 == 0:
+        if len(losses) % 50 == 0:
             print(
-                f'{len(losses)} steps, NRMSE of the last hundred {100 * np.mean(losses[-100:]):.1f} %',
+                f'{len(losses)} steps, NRMSE of the last fifty {100 * np.mean(losses[-50:]):.1f} %',
                 flush=True,
             )
     count = sum(p.numel() for p in net.parameters())
@@ -257,7 +257,7 @@ def main():
     )
     parser.add_argument('kind', choices=('unet', 'unrolled'))
     parser.add_argument('out', type=Path)
-    parser.add_argument('--minutes', type=float, default=8.0, help='%(default)s')
+    parser.add_argument('--minutes', type=float, default=8.0, help='of the CPU (%(default)s)')
     parser.add_argument('--seed', type=int, default=0, help='%(default)s')
     args = parser.parse_args()
     torch.set_num_threads(1)

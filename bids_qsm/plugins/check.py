@@ -10,7 +10,7 @@ import numpy as np
 
 from bids_qsm.errors import UserError
 from bids_qsm.plugins.graphs import check_model, fixed_tile
-from bids_qsm.plugins.manifest import LARGEST_ARRAY, HashedFile, Manifest, examine
+from bids_qsm.plugins.manifest import LARGEST_ARRAY, HashedFile, Manifest, Triple, examine
 from bids_qsm.plugins.network import golden_network, in_own_units
 from bids_qsm.plugins.sandbox import Machine, run_network
 
@@ -145,7 +145,8 @@ class _Found:
 def _measure(manifest: Manifest, model: bytes, machine: Machine) -> _Found:
     """Compare tiles with the whole volume, and measure time and memory of a tile."""
     tile = manifest.tile
-    size = tile.size or tuple(max(-(-48 // tile.multiple) * tile.multiple, 2) for _ in range(3))
+    side = -(-48 // tile.multiple) * tile.multiple
+    size = tile.size or (side, side, side)
     one = golden_network(manifest, model, size, machine)
     began = time.monotonic()
     one(_noise(manifest, size))
@@ -190,7 +191,7 @@ def _measure(manifest: Manifest, model: bytes, machine: Machine) -> _Found:
     return _Found(faults, lines)
 
 
-def _noise(manifest: Manifest, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+def _noise(manifest: Manifest, shape: Triple) -> dict[str, np.ndarray]:
     """Noise of the amplitude of the training, for each image, in the unit of its channel."""
     rng = np.random.default_rng(0)
     found = {}

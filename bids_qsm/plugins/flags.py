@@ -59,7 +59,7 @@ def flags_of(
         if not low - 1 <= angle <= high + 1:
             flags.append(f'B0 is {angle:.0f}° off the third axis, in its training {_span(low, high)}°.')
     if known.field and 'field' in images:
-        flags += _amplitude(manifest, images['field'][mask], field_strength)
+        flags += _amplitude(manifest, known.field, images['field'][mask], field_strength)
     if manifest.step == 'inversion' and known.residual is not None:
         left = residual(values, images['field'], mask, grid)
         if left > known.residual:
@@ -100,8 +100,8 @@ def findings_of(record: dict) -> list[dict]:
     return [one, *flags]
 
 
-def _amplitude(manifest: Manifest, field: np.ndarray, field_strength: float):
-    low, high = manifest.training.field
+def _amplitude(manifest: Manifest, span: tuple[float, float], field: np.ndarray, field_strength: float):
+    low, high = span
     channel = next(one for one in manifest.channels if one.data == 'field')
     per_unit = float(channel.sign)
     if channel.unit in ('Hz', 'rad'):

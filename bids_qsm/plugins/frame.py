@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from bids_qsm.plugins.manifest import Manifest
+from bids_qsm.plugins.manifest import Manifest, Triple
 from bids_qsm.recon.grid import Grid
 
 NEAR_SIZE = 0.02
@@ -29,7 +29,7 @@ class Frame:
     """
 
     source: Grid
-    order: tuple[int, int, int]
+    order: Triple
     flips: tuple[bool, bool, bool]
     grid: Grid
     matrix: np.ndarray
@@ -110,10 +110,12 @@ def frame_of(manifest: Manifest, grid: Grid, mask: np.ndarray, margin: int) -> F
 
     It ends ``margin`` voxels outside the mask or later, and its sizes are multiples that the tiles ask for.
     """
-    order, flips, turn, b0 = (0, 1, 2), (False,) * 3, np.eye(3), np.array(grid.b0_dir)
+    order: Triple = (0, 1, 2)
+    flips, turn, b0 = (False, False, False), np.eye(3), np.array(grid.b0_dir)
     if manifest.b0 == 'axial':
         nearest = int(np.argmax(np.abs(b0)))
-        order = (*(axis for axis in range(3) if axis != nearest), nearest)
+        first, second = (axis for axis in range(3) if axis != nearest)
+        order = (first, second, nearest)
         flips = (False, False, bool(b0[nearest] < 0))
         b0 = b0[list(order)]
         b0[2] = abs(b0[2])

@@ -44,6 +44,9 @@ LARGEST_ARRAY = 2**27
 LARGEST_TILE = 1024
 
 
+Triple = tuple[int, int, int]
+
+
 @dataclass(frozen=True)
 class Scale:
     """Constants of a normalisation: (value - mean) / sd."""
@@ -199,7 +202,7 @@ class Manifest:
 def read_manifest(folder: str | Path) -> Manifest:
     """Read the manifest of a plug-in; UserError with its first fault where it has any."""
     manifest, faults = examine(folder)
-    if faults:
+    if manifest is None or faults:
         more = (
             f' ({len(faults) - 1} more faults; bids_qsm plugin check lists them)' if len(faults) > 1 else ''
         )
@@ -615,8 +618,13 @@ def _training(r: _Reader | None) -> Training:
         needed=False,
     )
     r.end()
+    pairs = {key: (float(v[0]), float(v[1])) if v else None for key, v in ranges.items()}
     return Training(
-        **{key: tuple(map(float, v)) if v else None for key, v in ranges.items()}, residual=residual
+        field_strength=pairs['field_strength'],
+        voxel_size=pairs['voxel_size'],
+        b0_angle=pairs['b0_angle'],
+        field=pairs['field'],
+        residual=residual,
     )
 
 

@@ -86,7 +86,7 @@ def check_step(option: str, name: str) -> None:
 def memory_of(manifest: Manifest) -> Need:
     """Memory of the step that runs a plug-in, its own process counted in."""
     # images of the network's grid: as they were, as they are sent, the result, and those of the physics
-    own = 4 + 3 * len(manifest.channels) + (6 if manifest.unrolled else 0)
+    own: float = 4 + 3 * len(manifest.channels) + (6 if manifest.unrolled else 0)
     fixed, tile = 0.1 + LIBRARIES_GB, manifest.tile.size
     if tile is None:
         own += manifest.memory / 4

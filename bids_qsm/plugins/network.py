@@ -10,7 +10,7 @@ import numpy as np
 from bids_qsm.errors import UserError
 from bids_qsm.plugins.flags import flags_of
 from bids_qsm.plugins.frame import Frame, frame_of
-from bids_qsm.plugins.manifest import Channel, Manifest
+from bids_qsm.plugins.manifest import Channel, Manifest, Scale, Triple
 from bids_qsm.plugins.sandbox import Image, Machine, run_network
 from bids_qsm.plugins.tiles import Plan
 from bids_qsm.recon.fourier import Box, convolve, dipole_kernel
@@ -19,14 +19,6 @@ from bids_qsm.recon.inversion.direct import tkd
 from bids_qsm.recon.inversion.noise_scale import PADDING, certainty, typical_noise
 from bids_qsm.recon.magnitude import combine
 from bids_qsm.recon.units import ppm_per_radian
-
-
-@dataclass(frozen=True)
-class Normalisation:
-    """(value - mean) / sd of the field of this volume, which the output may have to undo."""
-
-    mean: float = 0.0
-    sd: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -134,13 +126,13 @@ class Network:
         self.facts: dict = {}
         self.held = 0
         tile = manifest.tile
-        shape = tuple(int(n) for n in grid.shape)
+        shape: Triple = (int(grid.shape[0]), int(grid.shape[1]), int(grid.shape[2]))
         self.plan = Plan(shape, tile.size or shape, tile.margin, tile.blend, tile.multiple)
         self.numbers = self.plan.needed(mask)
 
     def __call__(self, images: Mapping[str, np.ndarray]) -> np.ndarray:
         """Output (ppm, or a probability) of shape ``grid.shape``."""
-        given, of_field = [], Normalisation()
+        given, of_field = [], Scale()
         for tensor in self.manifest.inputs:
             for channel in tensor.channels:
                 if channel.data == 'b0':
@@ -162,9 +154,9 @@ class Network:
             'TileSize': list(self.plan.size),
         }
         out = self.manifest.output
-        scale = of_field if out.scale == 'as field' else out.scale
+        scale = out.scale if isinstance(out.scale, Scale) else Scale(0.0, of_field.sd)
         result *= scale.sd * out.sign
-        result += scale.mean * out.sign * (out.scale != 'as field')
+        result += scale.mean * out.sign
         return result / np.float32(self._per_unit(out.unit, out.echo_time))
 
     def _normalised(self, channel: Channel, values: np.ndarray):
@@ -172,16 +164,17 @@ class Network:
         # what is not given outside the mask stays 0 there in the unit of the image
         values = values * np.float32(channel.sign * self._per_unit(channel.unit, channel.echo_time))
         if channel.data == 'mask':
-            return values, Normalisation()
+            return values, Scale()
         inside = values[self.mask]
         if channel.normalise == 'volume':
             mean, sd = float(inside.mean(dtype=float)), float(inside.std(dtype=float))
-            scale = Normalisation(mean, sd if sd > 0 else 1.0)
+            scale = Scale(mean, sd if sd > 0 else 1.0)
         elif channel.normalise == 'p99':
             top = float(np.percentile(inside, 99))
-            scale = Normalisation(0.0, top if top > 0 else 1.0)
+            scale = Scale(0.0, top if top > 0 else 1.0)
         else:
-            scale = Normalisation(channel.normalise.mean, channel.normalise.sd)
+            assert isinstance(channel.normalise, Scale)  # there are no other words
+            scale = channel.normalise
         values -= np.float32(scale.mean)
         values /= np.float32(scale.sd)
         if channel.data not in ('magnitude', 'quality'):
@@ -258,9 +251,7 @@ def full_dipole(shape: tuple[int, ...], grid: Grid) -> np.ndarray:
     return found
 
 
-def golden_network(
-    manifest: Manifest, model: bytes, shape: tuple[int, int, int], machine: Machine
-) -> Network:
+def golden_network(manifest: Manifest, model: bytes, shape: Triple, machine: Machine) -> Network:
     """The network on the grid of its golden data: the voxel size of the training, B0 along the third axis."""
     low, high = manifest.training.voxel_size or (1.0, 1.0)
     size = manifest.resample_mm or ((low + high) / 2,) * 3

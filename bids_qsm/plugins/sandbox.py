@@ -89,7 +89,7 @@ def run_network(
         Where the model may not be run, or ended badly: one sentence, after the name of the plug-in.
     """
     request = request_of(manifest, model, images, plan, tiles, machine)
-    parts = [json.dumps(request).encode(), b'\n', model]
+    parts: list = [json.dumps(request).encode(), b'\n', model]
     parts += [np.ascontiguousarray(one.values, np.float32).data for one in images]
     where = f'{manifest.folder / manifest.model.file}'
     try:

@@ -55,9 +55,9 @@ class Plan:
         for length, size in zip(self.shape, self.size, strict=True):
             first = starts(length, size, self.margin, self.blend, self.multiple)
             axes.append(list(zip(first, weights(first, length, size, self.margin, self.blend), strict=True)))
+        (a, b, c) = self.size
         for (x, wx), (y, wy), (z, wz) in itertools.product(*axes):
-            corner = zip((x, y, z), self.size, strict=True)
-            yield tuple(slice(a, a + n) for a, n in corner), (wx, wy, wz)
+            yield (slice(x, x + a), slice(y, y + b), slice(z, z + c)), (wx, wy, wz)
 
     def needed(self, mask: np.ndarray) -> list[int]:
         """Numbers of the tiles that give values in the mask."""

@@ -140,7 +140,7 @@ def _session(onnxruntime, model: bytes, request: dict):  # noqa: ANN001
     options.enable_cpu_mem_arena = options.enable_mem_pattern = False
     options.log_severity_level = 3
     options.add_session_config_entry('session.intra_op.allow_spinning', '0')
-    providers = ['CPUExecutionProvider']
+    providers: list = ['CPUExecutionProvider']
     if request['provider'] == 'cuda':
         about = {
             'gpu_mem_limit': str(request['bytes']),
