@@ -54,7 +54,9 @@ class PluginMethod:
         field = 'total' if one.step == 'onestep' else 'field'
         # noise weighs the fidelity of unrolled networks
         more = ['noise'] if one.unrolled else []
-        return list(dict.fromkeys([field, 'mask', *images, *more, 'grid', 'field_strength']))
+        units = {one.output.unit, *(channel.unit for channel in one.channels)}
+        more += ['field_strength'] if units & {'Hz', 'rad'} else []
+        return list(dict.fromkeys([field, 'mask', *images, 'grid', *more]))
 
     @cached_property
     def model(self) -> bytes:

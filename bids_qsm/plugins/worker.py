@@ -80,7 +80,7 @@ def _limit(request: dict):
     limits = {
         resource.RLIMIT_FSIZE: 0,
         resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_CPU: int(request['seconds'] * request['threads']),
+        resource.RLIMIT_CPU: 1 + int(request['seconds'] * request['threads']),
     }
     if request['provider'] == 'cpu':  # drivers of a GPU reserve addresses without bounds
         with open('/proc/self/statm') as stream:
