@@ -24,9 +24,9 @@ from torch.nn import functional
 
 from bids_qsm.recon.fourier import convolve, dipole_kernel
 
-SIZE = 40
+SIZE = 32
 """Voxels (1 mm) along each axis of a sample, and of the part of it that is seen."""
-POOL = 40
+POOL = 24
 ITERATIONS, STEP = 5, 1.5
 FIELD_SD, CHI_SD = 0.02, 0.05
 
@@ -81,7 +81,7 @@ def sample(rng):
         chi += spread * rng.uniform(0.2, 1.5) * (texture / texture.std()).astype(np.float32)
     for _ in range(rng.integers(4, 14)):
         rotation = np.linalg.qr(rng.standard_normal((3, 3)))[0]
-        centre, radii = rng.uniform(-17, 17, 3), rng.uniform(1.2, 9, 3)
+        centre, radii = rng.uniform(-14, 14, 3), rng.uniform(1.2, 8, 3)
         if rng.random() < 0.3:  # a vessel
             radii = np.array([rng.uniform(0.6, 1.5), rng.uniform(0.6, 1.5), rng.uniform(8, 40)])
         u, v, w = (np.tensordot(row, [x - centre[0], y - centre[1], z - centre[2]], 1) for row in rotation)
@@ -94,9 +94,9 @@ def sample(rng):
             [rng.normal(0, 0.06), rng.uniform(0, 0.2), rng.uniform(0, 0.4)]
         )
     # a brain larger than the sample, so that it sees rims of all directions
-    ball = np.sqrt(sum((p - c) ** 2 for p, c in zip((x, y, z), rng.uniform(-16, 16, 3), strict=True)))
+    ball = np.sqrt(sum((p - c) ** 2 for p, c in zip((x, y, z), rng.uniform(-12, 12, 3), strict=True)))
     rough = 3 * ndimage.gaussian_filter(rng.standard_normal(shape), 4).astype(np.float32) * 30
-    mask = ball + rough < rng.uniform(20, 40)
+    mask = ball + rough < rng.uniform(16, 34)
     chi = np.where(mask, chi - chi[mask].mean() if mask.any() else chi, 0)
     wide = np.pad(chi, SIZE // 2)
     kernel = dipole_kernel(wide.shape, (1, 1, 1), (0, 0, 1))
@@ -165,9 +165,9 @@ def train(kind, seed, minutes):
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimiser.step()
         losses.append(float(loss.detach()) ** 0.5)
-        if len(losses) % 50 == 0:
+        if len(losses) % 20 == 0:
             print(
-                f'{len(losses)} steps, NRMSE of the last fifty {100 * np.mean(losses[-50:]):.1f} %',
+                f'{len(losses)} steps, NRMSE of the last twenty {100 * np.mean(losses[-20:]):.1f} %',
                 flush=True,
             )
     count = sum(p.numel() for p in net.parameters())

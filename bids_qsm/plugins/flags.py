@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from bids_qsm.plugins.manifest import Manifest
+from bids_qsm.plugins.manifest import Channel, Manifest
 from bids_qsm.recon.fourier import Box, convolve, dipole_kernel
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion.noise_scale import PADDING
@@ -102,7 +102,9 @@ def findings_of(record: dict) -> list[dict]:
 
 def _amplitude(manifest: Manifest, span: tuple[float, float], field: np.ndarray, field_strength: float):
     low, high = span
-    channel = next(one for one in manifest.channels if one.data == 'field')
+    # a network inside of descent may not take the field itself, which is in ppm then
+    fields = (one for one in manifest.channels if one.data == 'field')
+    channel = next(fields, Channel('field', 'ppm'))
     per_unit = float(channel.sign)
     if channel.unit in ('Hz', 'rad'):
         time = 1 / (2 * math.pi) if channel.unit == 'Hz' else channel.echo_time

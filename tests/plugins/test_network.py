@@ -216,6 +216,7 @@ def test_unrolled_networks_equal_our_own_loop(tmp_path, scene, weights):
         shrinking(),
         inputs=[{'tensor': 'x', 'channels': [{'data': 'x', 'unit': 'ppm'}]}],
         unrolled={'iterations': 4, 'step_size': 1.5, 'weights': weights},
+        training={'field_strength': [3, 3], 'voxel_size': [1, 1], 'field': [-0.01, 0.01]},
     )
     found = run(folder, scene)
     mask, field = scene['mask'], scene['field']
@@ -229,6 +230,8 @@ def test_unrolled_networks_equal_our_own_loop(tmp_path, scene, weights):
         x = 0.8 * mask * (x - 1.5 * mask * box.uncrop(convolve(box.crop(misfit.astype(np.float32)), dipole)))
     np.testing.assert_allclose(found.values, x, atol=1e-6)
     assert np.abs(x).max() > 0.01
+    (flag,) = found.record['Flags']
+    assert 'have a field outside -0.01 to 0.01 ppm' in flag
 
 
 def test_unrolled_networks_may_take_the_gradient(tmp_path, scene):
