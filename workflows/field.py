@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from bids_qsm.interfaces.field import FitField
 from bids_qsm.interfaces.masking import MakeMask, RefineMask, StrictMask
 from bids_qsm.interfaces.unwrap import Unwrap
-from bids_qsm.plugins.methods import find_method, is_plugin
+from bids_qsm.plugins import is_plugin
+from bids_qsm.plugins.methods import find_method
 from bids_qsm.recon.field import FIELD
 from bids_qsm.recon.masking import MASK
 from bids_qsm.recon.registry import facts

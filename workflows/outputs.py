@@ -14,7 +14,7 @@ from bids_qsm.derivatives.tables import read_labels
 from bids_qsm.entities import acquired_entities, entities_of
 from bids_qsm.interfaces.derivatives import SaveDerivatives
 from bids_qsm.interfaces.findings import CollectFindings
-from bids_qsm.plugins.methods import is_plugin
+from bids_qsm.plugins import is_plugin
 from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.applications import Run, runs_of
 from bids_qsm.workflows.field import mask_of

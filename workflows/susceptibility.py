@@ -6,7 +6,8 @@ from bids_qsm.interfaces.inversion import Invert
 from bids_qsm.interfaces.masking import MergePasses
 from bids_qsm.interfaces.plugins import CompareMaps
 from bids_qsm.interfaces.reference import ReferenceChi
-from bids_qsm.plugins.methods import find_method, is_plugin
+from bids_qsm.plugins import is_plugin
+from bids_qsm.plugins.methods import find_method
 from bids_qsm.recon.background import BACKGROUND
 from bids_qsm.recon.inversion import INVERSION
 from bids_qsm.recon.reference import REFERENCE

@@ -7,9 +7,7 @@ from pathlib import Path
 
 from bids_qsm.applications import application, modules
 from bids_qsm.errors import UserError
-
-PLUGIN = 'onnx:'
-"""How the names of plug-ins begin, which the folder follows."""
+from bids_qsm.plugins import PREFIX, is_plugin
 
 
 @dataclass(frozen=True)
@@ -31,12 +29,12 @@ class Method:
 
     @property
     def is_plugin(self) -> bool:
-        return self.name.startswith(PLUGIN)
+        return is_plugin(self.name)
 
     @property
     def label(self) -> str:
         """As records name it: files and folders without where they lie."""
-        return f'{PLUGIN}{Path(self.name).name}' if self.is_plugin else str(self)
+        return f'{PREFIX}{Path(self.name).name}' if self.is_plugin else str(self)
 
     def __str__(self):
         if not self.params:
@@ -52,11 +50,11 @@ class Method:
         from bids_qsm.recon.registry import check_params, parameters
 
         name, _, rest = text.strip().partition(':')
-        if f'{name}:' == PLUGIN:
+        if f'{name}:' == PREFIX:
             if not rest:
-                raise UserError(f'{step} {text}: name the folder of the plug-in, as {PLUGIN}/plugins/mynet.')
+                raise UserError(f'{step} {text}: name the folder of the plug-in, as {PREFIX}/plugins/mynet.')
             # nodes run in folders of their own
-            return cls(f'{PLUGIN}{Path(rest).expanduser().resolve()}')
+            return cls(f'{PREFIX}{Path(rest).expanduser().resolve()}')
         if name not in registry:
             raise UserError(f'{step}: there is no method {name!r}; known are: {", ".join(registry)}.')
         words = {}

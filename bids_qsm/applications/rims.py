@@ -21,7 +21,7 @@ from bids_qsm.biomarkers.rim_table import (
 from bids_qsm.biomarkers.rims import CLASSES, Rim, measure_rims, surroundings
 from bids_qsm.cohort.describe import rim_counts
 from bids_qsm.plotting.rim_charts import plot_rims
-from bids_qsm.plugins.methods import is_plugin
+from bids_qsm.plugins import is_plugin
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion import INVERSION
 from bids_qsm.recon.registry import Need

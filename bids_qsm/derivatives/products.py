@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bids_qsm.plotting.maps import Look
-from bids_qsm.plugins.methods import find_method, is_plugin
+from bids_qsm.plugins import is_plugin
+from bids_qsm.plugins.methods import find_method
 from bids_qsm.recon.inversion import INVERSION
 from bids_qsm.recon.registry import needs
 

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import numpy as np
 
 from bids_qsm.errors import UserError
-from bids_qsm.plugins.methods import find_method, is_plugin
+from bids_qsm.plugins import is_plugin
+from bids_qsm.plugins.methods import find_method
 from bids_qsm.recon.arrays import to_numpy
 from bids_qsm.recon.registry import call, needs
 

@@ -33,7 +33,7 @@ from bids_qsm.interfaces.io import (
     write_record,
 )
 from bids_qsm.interfaces.xfm import load_xfm, save_xfm
-from bids_qsm.plugins.methods import PREFIX
+from bids_qsm.plugins import PREFIX
 
 ECHO_TIMES = traits.List(traits.Float, mandatory=True, desc='rising echo times (s)')
 FIELD_STRENGTH = traits.Float(mandatory=True, desc='B0 (T)')

@@ -10,21 +10,16 @@ from typing import Any
 import numba
 
 from bids_qsm.errors import UserError
+from bids_qsm.plugins import PREFIX, is_plugin
 from bids_qsm.plugins.manifest import Manifest, read_manifest
 from bids_qsm.plugins.network import Outcome, apply
 from bids_qsm.plugins.sandbox import Machine
 from bids_qsm.recon.registry import Facts, Need
 
-PREFIX = 'onnx:'
 STEPS_OF = {'inversion': ('inversion', 'onestep'), 'background': ('background',), 'mask': ('mask',)}
 """Option -> steps of manifests that it takes."""
 LIBRARIES_GB = 0.35
 """What the process of a network holds before it runs."""
-
-
-def is_plugin(name: str | None) -> bool:
-    """Whether the name of a method is that of a plug-in."""
-    return name is not None and name.startswith(PREFIX)
 
 
 def find_method(registry: Mapping[str, Callable], name: str) -> Callable:
