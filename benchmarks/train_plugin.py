@@ -119,8 +119,11 @@ def batch(rng, pool, count):
     ]
 
 
-def unroll(step, field, mask):
-    """The loop of bids_qsm/plugins/network.py, for training; ``field`` in ppm."""
+def states(step, field, mask):
+    """Susceptibility after each step of the loop of bids_qsm/plugins/network.py; ``field`` in ppm.
+
+    Each is made of the one before it without its gradient: every step is trained on what it is given.
+    """
     padded = (2 * SIZE,) * 3
     kernel = torch.from_numpy(dipole_kernel(padded, (1, 1, 1), (0, 0, 1)))
 
@@ -130,15 +133,19 @@ def unroll(step, field, mask):
 
     x = torch.zeros_like(field)
     for _ in range(ITERATIONS):
-        gradient = mask * through(mask * (through(x) - field))
-        x = mask * CHI_SD * step(torch.cat([(x - STEP * gradient) / CHI_SD, mask], 1))
-    return x
+        with torch.no_grad():
+            x = x - STEP * mask * through(mask * (through(x) - field))
+        x = mask * CHI_SD * step(torch.cat([x / CHI_SD, mask], 1))
+        yield x
+        x = x.detach()
 
 
-def predict(kind, net, field, mask):
+def found(kind, net, field, mask):
+    """What is compared with the truth: the result, or that of each step."""
     if kind == 'unrolled':
-        return unroll(net, field, mask)
-    return mask * CHI_SD * net(torch.cat([field / FIELD_SD, mask], 1))
+        yield from states(net, field, mask)
+    else:
+        yield mask * CHI_SD * net(torch.cat([field / FIELD_SD, mask], 1))
 
 
 def train(kind, seed, minutes):
@@ -146,22 +153,21 @@ def train(kind, seed, minutes):
     rng = np.random.default_rng([seed, 7])
     pool = [sample(rng) for _ in range(POOL)]
     net = UNet() if kind == 'unet' else Step()
-    optimiser = torch.optim.Adam(net.parameters(), 2e-3)
+    optimiser = torch.optim.Adam(net.parameters(), 4e-3)
     began, losses, rate = time.process_time(), [], 0.0
     while rate < 1:
         rate = min((time.process_time() - began) / (60 * minutes), 1.0)
         pool[len(losses) % POOL] = sample(rng) if len(losses) % 3 == 0 else pool[len(losses) % POOL]
-        optimiser.param_groups[0]['lr'] = 2e-3 * (1 - rate) + 1e-5
+        optimiser.param_groups[0]['lr'] = 4e-3 * (1 - rate) + 1e-5
         chi, field, mask = batch(rng, pool, 1)
-        # the mean of susceptibility has no field
-        error = (predict(kind, net, field, mask) - chi) * mask
-        error = error - mask * error.sum((2, 3, 4), keepdim=True) / mask.sum((2, 3, 4), keepdim=True).clamp(
-            min=1
-        )
-        scale = (chi**2).sum() + 1e-6
-        loss = (error**2).sum() / scale
         optimiser.zero_grad()
-        loss.backward()
+        for chi_found in found(kind, net, field, mask):
+            # the mean of susceptibility has no field
+            error = (chi_found - chi) * mask
+            count = mask.sum((2, 3, 4), keepdim=True).clamp(min=1)
+            error = error - mask * error.sum((2, 3, 4), keepdim=True) / count
+            loss = (error**2).sum() / ((chi**2).sum() + 1e-6)
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimiser.step()
         losses.append(float(loss.detach()) ** 0.5)
