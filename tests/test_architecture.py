@@ -13,7 +13,8 @@ PACKAGE = Path(bids_qsm.__file__).parent
 
 ROOMS = (
     *('__main__', 'app', 'execution', 'group', 'layout', 'templates', 'reports', 'workflows', 'interfaces'),
-    *('applications', 'derivatives', 'plotting', 'phantom', 'cohort', 'biomarkers', 'anatomy', 'recon'),
+    *('applications', 'derivatives', 'plotting', 'phantom', 'cohort', 'biomarkers', 'anatomy', 'plugins'),
+    'recon',
 )
 """From the roof to the cellar: a room may import itself and the rooms after it."""
 GROUND = ('errors', 'threads', 'entities', 'data', '')
@@ -22,7 +23,7 @@ RANK = {**{room: rank for rank, room in enumerate(ROOMS)}, **dict.fromkeys(GROUN
 NUMERICS = ('recon', 'anatomy', 'biomarkers')
 FILES = ('nibabel', 'nipype', 'pathlib', 'shutil', 'tempfile', 'os', 'glob', 'io')
 QUICK = {
-    *('app.cli', 'app.arguments', 'app.options', 'app.methods', 'applications'),
+    *('app.cli', 'app.arguments', 'app.options', 'app.methods', 'applications', 'plugins'),
     *(
         'execution.resources',
         'execution.numba_cache',

@@ -18,11 +18,12 @@ DISTRIBUTIONS = {
     'PIL': 'pillow',
     'SimpleITK': 'picsl-greedy',
     'bids': 'pybids',
+    'google': 'protobuf',
     'skimage': 'scikit-image',
     'yaml': 'pyyaml',
 }
 """Distributions of modules that are called otherwise; picsl-greedy brings SimpleITK with it."""
-EXTRAS = ('gpu', 'greedy', 'hdbet', 'parquet')
+EXTRAS = ('ai', 'gpu', 'greedy', 'hdbet', 'parquet')
 
 
 def test_what_is_required_is_imported():

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 from bids_qsm.interfaces.field import FitField
 from bids_qsm.interfaces.masking import MakeMask, RefineMask, StrictMask
 from bids_qsm.interfaces.unwrap import Unwrap
+from bids_qsm.plugins import is_plugin
+from bids_qsm.plugins.methods import find_method
 from bids_qsm.recon.field import FIELD
 from bids_qsm.recon.masking import MASK
 from bids_qsm.recon.registry import facts
@@ -55,9 +57,13 @@ def init_field_wf(
     strict, the mask of the first pass.
     """
     workflow = pe.Workflow(name=name)
-    masking, unwrapping, fitting = facts(MASK[mask]), facts(UNWRAP[unwrap]), facts(FIELD[field])
+    masking, unwrapping, fitting = facts(find_method(MASK, mask)), facts(UNWRAP[unwrap]), facts(FIELD[field])
     workflow.__desc__ = (
-        f'The mask ({mask}) was {masking.prose}. Phase was unwrapped '
+        f'The mask was made by {masking.prose}. '
+        if is_plugin(mask)
+        else f'The mask ({mask}) was {masking.prose}. '
+    ) + (
+        f'Phase was unwrapped '
         f'{unwrapping.prose} and a field map fitted over all echoes {fitting.prose}, weighted by '
         'signal-to-noise ratio, also up to 3 mm outside the mask where the phase is good to keep its rim. '
         + ('' if mask in AS_GIVEN else 'Voxels of the rim and end slices were dropped where the fit failed. ')
@@ -90,6 +96,9 @@ def init_field_wf(
     )
     refine = pe.Node(RefineMask(as_given=mask in AS_GIVEN), name='refine', mem_gb=need('refine', sizes))
     workflow.link(inputnode, make_mask, 'magnitude', 'quality', 'brain')
+    if is_plugin(mask):
+        make_mask.inputs.plugin_files = [str(path) for path in find_method(MASK, mask).manifest.files]
+        workflow.link(make_mask, refine, 'plugin')
     workflow.link(inputnode, unwrap_phase, 'phase', 'magnitude', 'echo_times')
     workflow.link(make_mask, unwrap_phase, mask='wide')
     workflow.link(inputnode, fit, 'magnitude', 'phase', 'echo_times', 'field_strength')

@@ -2,14 +2,14 @@
 
 from typing import TYPE_CHECKING
 
-from bids_qsm.derivatives.products import is_levelled, is_one_step
+from bids_qsm.derivatives.products import is_compared, is_levelled, is_one_step
 from bids_qsm.interfaces.maps import MaskMaps, ReadMaps
 from bids_qsm.interfaces.relaxation import FitRelaxation
 from bids_qsm.recon.registry import facts
 from bids_qsm.recon.relaxation import R2STAR
 from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.memory import Sizes, need
-from bids_qsm.workflows.susceptibility import init_susceptibility_wf
+from bids_qsm.workflows.susceptibility import COMPARED, init_susceptibility_wf
 
 if TYPE_CHECKING:
     from bids_qsm.app.options import Options
@@ -80,6 +80,8 @@ def init_given_recon_wf(
     outputs += ['slow_sd'] if settled else []
     if start == 'field' and not one_step:
         outputs.append('local_field')
+    compared = start is not None and is_compared(background, options.inversion.name)
+    outputs += COMPARED if compared else []
     outputs += ['t2star', 's0'] if series.echo_times else []
     outputnode = pe.outputnode(*outputs)
     keep = pe.Node(MaskMaps(), name='keep', mem_gb=need('read_maps', sizes))
@@ -118,6 +120,8 @@ def init_given_recon_wf(
     workflow.link(susceptibility_wf, outputnode, 'chi', 'reference', chi_mask='mask')
     if start == 'field' and not one_step:
         workflow.link(susceptibility_wf, outputnode, 'local_field')
+    if compared:
+        workflow.link(susceptibility_wf, outputnode, *COMPARED)
     if settled:
         workflow.link(susceptibility_wf, outputnode, 'slow_sd')
     if 'r2star' in maps:

@@ -20,8 +20,8 @@ MARGIN_MM = 30.0
 class Sizes:
     """Memory (GB) of a series' images as float32.
 
-    One volume, one with margins, all echoes, all that is stored (of each coil), the anatomical image, and
-    all frames of a BOLD run or of diffusion images.
+    One volume, one with margins, all echoes, all that is stored (of each coil), the anatomical image, all
+    frames of a BOLD run or of diffusion images, and a volume with margins in voxels of 1 mm.
     """
 
     volume: float
@@ -30,18 +30,21 @@ class Sizes:
     stored: float
     anat: float
     run: float = 0.0
+    cubes: float = 0.0
 
     @classmethod
     def of(cls, series: 'Series'):
         """Sizes of a Series."""
         volume = _gb(series.shape)
         margins = (math.ceil(MARGIN_MM / side) for side in series.voxel_size)
+        padded = _gb(n + m for n, m in zip(series.shape, margins, strict=True))
         return cls(
             volume=volume,
-            padded=_gb(n + m for n, m in zip(series.shape, margins, strict=True)),
+            padded=padded,
             echoes=volume * len(series.echo_times),
             stored=volume * len(series.echo_times) * series.coils,
             anat=_gb(series.anat_shape or series.shape),
+            cubes=padded * math.prod(series.voxel_size),
         )
 
     def with_run(self, bold: 'BoldRun'):
@@ -71,6 +74,8 @@ NEEDS = {
     'read_maps': Need(padded=17, echoes=2),
     'strict': Need(volume=4),
     'merge': Need(volume=8),
+    'compare': Need(volume=5, padded=6),
+    'compare_regions': Need(volume=8),
     'level': Need(0.2, volume=6),
     # the images of the template, of 1 mm, are in what does not depend on the sizes
     'bias': Need(0.07, anat=9),

@@ -14,12 +14,14 @@ from bids_qsm.derivatives.tables import read_labels
 from bids_qsm.entities import acquired_entities, entities_of
 from bids_qsm.interfaces.derivatives import SaveDerivatives
 from bids_qsm.interfaces.findings import CollectFindings
+from bids_qsm.plugins import is_plugin
 from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.applications import Run, runs_of
 from bids_qsm.workflows.field import mask_of
 from bids_qsm.workflows.labels import is_refined, label_files
 
 if TYPE_CHECKING:
+    from bids_qsm.app.methods import Method
     from bids_qsm.app.options import Options
     from bids_qsm.applications.contract import Application
     from bids_qsm.layout.series import Series
@@ -45,7 +47,7 @@ def _chain(series: 'Series', options: 'Options') -> dict[str, str]:
     if ports:
         skipped |= {'mask', 'unwrap', 'field'}
         skipped |= set() if {'local_field', 'field'} & set(ports) else set(steps)
-    return {step: str(getattr(options, step)) for step in steps if step not in skipped}
+    return {step: getattr(options, step).label for step in steps if step not in skipped}
 
 
 def _map_sidecars(
@@ -62,15 +64,26 @@ def _map_sidecars(
     found = {}
     for port in ports:
         one = PRODUCTS[port]
-        about, extra = one.about, {'method': str(getattr(options, one.step))}
+        about, extra = one.about, {'method': getattr(options, one.step).label}
         if port in series.given_ports:
             about, extra = f'{about}, as it was given', {}
         elif one.step == 'inversion':
-            extra = {'method': options.inversion.name, 'parameters': _chain(series, options)}
+            extra = {'method': _name_of(options.inversion), 'parameters': _chain(series, options)}
         found[port] = sidecar(
             about, sources=sources, units=one.units, skull_stripped=True, **field, **extra, **others
         )
     return found
+
+
+def _mask_name(series: 'Series', options: 'Options') -> str:
+    """Name of the method of the mask, as records have it."""
+    name = mask_of(series, options)[0]
+    return options.mask.label if is_plugin(name) else name
+
+
+def _name_of(method: 'Method') -> str:
+    """Name of a method without its parameters, as records have it."""
+    return method.label if method.is_plugin else method.name
 
 
 def _reference_asked(series: 'Series', options: 'Options') -> str:
@@ -115,6 +128,7 @@ def init_outputs_wf(
     reference = ['reference'] if 'chi' in maps else []
     fitted = [] if series.given else ['fit_notes']
     placed = ['gre_to_anat', 'labels', 'brain_notes'] if series.has_regions else []
+    placed += ['plugin_notes'] if series.has_regions and 'figure_departure' in drawn else []
     inputnode = pe.inputnode(
         *dict.fromkeys([*maps, 'mask', *reference, 'notes', *fitted, *placed, *found, *ports, *drawn])
     )
@@ -133,7 +147,7 @@ def init_outputs_wf(
                     'Where susceptibility is given',
                     sources=sources,
                     mask_type='Brain' if series.is_head else 'ROI',
-                    method='as given' if series.given else mask_of(series, options)[0],
+                    method='as given' if series.given else _mask_name(series, options),
                 ),
             },
             {'chi': 'reference'} if reference else {},
@@ -175,6 +189,8 @@ def init_outputs_wf(
         workflow.link(inputnode, collect, fit='fit_notes')
     if 'refinement' in found:
         workflow.link(inputnode, collect, 'refinement')
+    if 'plugin_notes' in placed:
+        workflow.link(inputnode, collect, regions='plugin_notes')
     for run in runs:
         save = application_save(run, (series,), options, atlas)
         workflow.link(inputnode, save, *run.outputs.values())
@@ -385,7 +401,7 @@ def _facts(series: 'Series', options: 'Options') -> dict[str, object]:
         ),
         'B0 direction (voxel axes)': ', '.join(f'{b:.3f}' for b in series.b0_dir),
         'Anatomical image': image.name if image else "first echo of the subject's first series",
-        **{step.capitalize(): str(getattr(options, step)) for step in _chain(series, options)},
+        **{step.capitalize(): getattr(options, step).label for step in _chain(series, options)},
     }
 
 

@@ -1,5 +1,6 @@
 """The reconstruction chain of one series: scanner phase to susceptibility, R2* and SWI."""
 
+from bids_qsm.derivatives.products import is_compared
 from bids_qsm.interfaces.relaxation import FitRelaxation
 from bids_qsm.interfaces.swi import ComputeSWI
 from bids_qsm.recon.registry import facts, needs
@@ -8,7 +9,7 @@ from bids_qsm.recon.swi import SWI
 from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.field import init_field_wf
 from bids_qsm.workflows.memory import Sizes, need
-from bids_qsm.workflows.susceptibility import init_susceptibility_wf
+from bids_qsm.workflows.susceptibility import COMPARED, init_susceptibility_wf
 
 OUTPUTS = ('mask', 'field', 'noise', 'residual', 'local_field', 'chi', 'chi_mask', 'slow_sd', 'reference')
 OUTPUTS += ('notes',)
@@ -38,12 +39,13 @@ def init_recon_wf(
     Inputs: magnitude, phase (4D, rad), combined (3D magnitude), quality, brain, echo_times (s),
     field_strength (T).
     Outputs: mask, field, noise, local_field, chi (ppm), chi_mask, residual (rad), reference and notes (JSON),
-    slow_sd (ppm), r2star (1/s), t2star (s), s0, swi, minip.
+    slow_sd (ppm), r2star (1/s), t2star (s), s0, swi, minip; with a plug-in classical and departure (ppm).
     """
     workflow = pe.Workflow(name=name)
     measured = ('magnitude', 'phase', 'quality', 'brain', 'echo_times', 'field_strength')
     inputnode = pe.inputnode(*measured, 'combined')
-    outputnode = pe.outputnode(*OUTPUTS, *RELAXATION, 'swi', 'minip')
+    compared = is_compared(inversion_params['background'], inversion_params['inversion'])
+    outputnode = pe.outputnode(*OUTPUTS, *RELAXATION, 'swi', 'minip', *(COMPARED if compared else []))
     field_wf = init_field_wf(**field_params, n_echoes=n_echoes, sizes=sizes, omp_nthreads=omp_nthreads)
     susceptibility_wf = init_susceptibility_wf(
         two_pass=field_params['mask'] == 'two_pass',
@@ -68,6 +70,8 @@ def init_recon_wf(
         susceptibility_wf, outputnode, 'local_field', 'chi', 'reference', 'slow_sd', chi_mask='mask'
     )
     workflow.link(weigh, outputnode, 'swi', 'minip')
+    if compared:
+        workflow.link(susceptibility_wf, outputnode, *COMPARED)
     if field_params['mask'] == 'two_pass':
         workflow.link(field_wf, susceptibility_wf, 'strict')
     if 'chi' in needs(SWI[swi]):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from bids_qsm.derivatives.products import Product, products_of
 from bids_qsm.interfaces.anatomy import Resample
 from bids_qsm.interfaces.measure import FILES
+from bids_qsm.interfaces.plugins import CompareRegions
 from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.align import init_align_wf
 from bids_qsm.workflows.applications import (
@@ -170,6 +171,8 @@ def init_series_wf(
     )
     if not is_refined(options):
         outputs_wf.inputs.inputnode.labels = str(atlas.labels)
+    if 'classical' in products:
+        _add_comparison(workflow, recon_wf, labels_wf, outputs_wf, str(atlas.labels), sizes)
 
     workflow.link(inputnode, align_wf, 'combined', 'anat', 'anat_mask')
     taken = given_inputs(series) if series.given else [port for port in CONDITIONED if port != 'notes']
@@ -230,6 +233,23 @@ def init_series_wf(
     elif not series.given or series.is_whole:
         workflow.link(align_wf, recon_wf, 'brain')
     return workflow
+
+
+def _add_comparison(
+    workflow: pe.Workflow,
+    recon_wf: pe.Workflow,
+    labels_wf: pe.Workflow,
+    outputs_wf: pe.Workflow,
+    labels: str,
+    sizes: Sizes,
+):
+    """Compare the regions of the map of a plug-in with those of the classical map."""
+    regions = pe.Node(
+        CompareRegions(labels=labels), name='compare_regions', mem_gb=need('compare_regions', sizes)
+    )
+    workflow.link(recon_wf, regions, 'chi', 'classical', mask='chi_mask')
+    workflow.link(labels_wf, regions, 'dseg')
+    workflow.link(regions, outputs_wf, plugin_notes='notes')
 
 
 def _add_given_mask(workflow: pe.Workflow, series: 'Series', sizes: Sizes):

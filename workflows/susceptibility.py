@@ -1,10 +1,13 @@
 """From the total field to referenced susceptibility."""
 
-from bids_qsm.derivatives.products import is_levelled, is_one_step
+from bids_qsm.derivatives.products import is_compared, is_levelled, is_one_step
 from bids_qsm.interfaces.background import RemoveBackground
 from bids_qsm.interfaces.inversion import Invert
 from bids_qsm.interfaces.masking import MergePasses
+from bids_qsm.interfaces.plugins import CompareMaps
 from bids_qsm.interfaces.reference import ReferenceChi
+from bids_qsm.plugins import is_plugin
+from bids_qsm.plugins.methods import find_method
 from bids_qsm.recon.background import BACKGROUND
 from bids_qsm.recon.inversion import INVERSION
 from bids_qsm.recon.reference import REFERENCE
@@ -12,6 +15,7 @@ from bids_qsm.recon.registry import facts
 from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.memory import Sizes, need
 
+COMPARED = ('classical', 'departure')
 FIELDS = ('field', 'noise', 'combined', 'r2star', 'echo_times', 'field_strength')
 
 
@@ -33,15 +37,19 @@ def init_susceptibility_wf(
     Inputs: field, noise (ppm), mask, support (where the field is measured), strict (mask of the first pass),
     combined (3D magnitude), r2star (1/s; not of a single echo), echo_times (s), field_strength (T).
     Outputs: local_field, chi (ppm), mask (where chi is given), reference (JSON), slow_sd (ppm, where R2*
-    settles the slowly varying part of susceptibility).
+    settles the slowly varying part of susceptibility); with a plug-in classical (ppm, by the default methods)
+    and departure (ppm, how much chi differs from it).
     """
     workflow = pe.Workflow(name=name)
     about = facts(REFERENCE[reference])
     workflow.__desc__ = about.prose
     inputnode = pe.inputnode(*FIELDS, 'mask', 'support', *(['strict'] if two_pass else []))
-    outputnode = pe.outputnode('local_field', 'chi', 'mask', 'reference', 'slow_sd')
-    filled_wf = init_inversion_wf(**inversion_params, sizes=sizes)
     background, inversion = inversion_params['background'], inversion_params['inversion']
+    compared = is_compared(background, inversion)
+    outputnode = pe.outputnode(
+        'local_field', 'chi', 'mask', 'reference', 'slow_sd', *(COMPARED if compared else [])
+    )
+    filled_wf = init_inversion_wf(**inversion_params, sizes=sizes)
     # the inversion of a levelled field may free its slowly varying part again
     levels = is_levelled(background, inversion)
     refer = pe.Node(
@@ -53,7 +61,14 @@ def init_susceptibility_wf(
     workflow.link(inputnode, refer, 'r2star')
     workflow.link(filled_wf, refer, 'mask')
     workflow.link(filled_wf, outputnode, 'mask')
-    workflow.link(refer, outputnode, 'chi', 'slow_sd', reference='note')
+    workflow.link(refer, outputnode, 'chi', 'slow_sd')
+    for port in plugin_ports(background, inversion):
+        workflow.link(filled_wf, refer, port)
+    if compared:
+        ports = ('mask', 'support', *(['strict'] if two_pass else []))
+        _add_classical(workflow, ports, two_pass, reference, reference_params, inversion_params, sizes)
+    else:
+        workflow.link(refer, outputnode, reference='note')
     if background and not is_one_step(inversion):
         workflow.link(filled_wf, outputnode, 'local_field')
     if not two_pass:
@@ -70,6 +85,56 @@ def init_susceptibility_wf(
         + workflow.__desc__
     )
     return workflow
+
+
+def _add_classical(
+    workflow: pe.Workflow,
+    ports: tuple[str, ...],
+    two_pass: bool,
+    reference: str,
+    reference_params: dict,
+    inversion_params: dict,
+    sizes: Sizes,
+):
+    """Find susceptibility by the default methods in place of plug-ins too, and compare the two."""
+    inputnode, outputnode = workflow.get_node('inputnode'), workflow.get_node('outputnode')
+    params, background = dict(inversion_params), inversion_params['background']
+    for step, registry in (('background', BACKGROUND), ('inversion', INVERSION)):
+        if is_plugin(params[step]):
+            params[step], params[f'{step}_params'] = next(iter(registry)), {}
+    classical_wf = init_susceptibility_wf(
+        two_pass=two_pass,
+        reference=reference,
+        reference_params=reference_params,
+        inversion_params=params,
+        sizes=sizes,
+        name='classical_wf',
+    )
+    classical_wf.__desc__ = (
+        'For comparison the same was done with the default methods in place of the plug-ins.'
+    )
+    compare = pe.Node(CompareMaps(), name='compare', mem_gb=need('compare', sizes))
+    workflow.link(inputnode, classical_wf, *FIELDS, *ports)
+    workflow.link(workflow.get_node('refer'), compare, 'chi', 'note')
+    workflow.link(workflow.get_node('inversion_wf'), compare, 'mask')
+    workflow.link(classical_wf, compare, classical='chi', classical_mask='mask')
+    if background is None:
+        workflow.link(inputnode, compare, 'field')
+    else:
+        workflow.link(classical_wf, compare, field='local_field')
+    workflow.link(classical_wf, outputnode, classical='chi')
+    workflow.link(compare, outputnode, 'departure', reference='note')
+
+
+def plugin_ports(background: str | None, inversion: str) -> list[str]:
+    """Outputs of :func:`init_inversion_wf` that are records of plug-ins."""
+    removed = is_plugin(background) and not is_one_step(inversion)
+    return [*(['removed'] if removed else []), *(['inverted'] if is_plugin(inversion) else [])]
+
+
+def plugin_files(name: str) -> list[str]:
+    """Files of a plug-in, on which the results of its step depend."""
+    return [str(path) for path in find_method({}, name).manifest.files]
 
 
 def init_inversion_wf(
@@ -91,12 +156,12 @@ def init_inversion_wf(
 
     Inputs: field, noise (ppm), mask, support (where the field is measured), combined (3D magnitude),
     r2star (1/s), echo_times (s), field_strength (T).
-    Outputs: local_field, chi (ppm), mask (where chi is given).
+    Outputs: local_field, chi (ppm), mask (where chi is given), and those of :func:`plugin_ports`.
     """
     workflow = pe.Workflow(name=name)
-    about = facts(INVERSION[inversion])
+    about = facts(find_method(INVERSION, inversion))
     inputnode = pe.inputnode(*FIELDS, 'mask', 'support')
-    outputnode = pe.outputnode('local_field', 'chi', 'mask')
+    outputnode = pe.outputnode('local_field', 'chi', 'mask', *plugin_ports(background, inversion))
     invert = pe.Node(
         Invert(method=inversion, params=inversion_params, device=device),
         name='invert',
@@ -111,12 +176,15 @@ def init_inversion_wf(
         brain='mask',
     )
     workflow.link(invert, outputnode, 'chi', 'mask')
+    if is_plugin(inversion):
+        invert.inputs.plugin_files = plugin_files(inversion)
+        workflow.link(invert, outputnode, inverted='plugin')
     if background is None or is_one_step(inversion):
         field = 'local field' if background is None else 'total field in one step'
         workflow.__desc__ = f'Susceptibility was found from the {field} with {about.prose}. '
         workflow.link(inputnode, invert, 'field', 'noise', mask='support')
         return workflow
-    removal = facts(BACKGROUND[background])
+    removal = facts(find_method(BACKGROUND, background))
     workflow.__desc__ = (
         f'The background field was removed with {removal.single_echo if n_echoes == 1 else removal.prose}, '
         f'the dipole model inverted with {about.prose}.'
@@ -130,4 +198,8 @@ def init_inversion_wf(
     workflow.link(inputnode, remove, 'field', 'noise', 'r2star', mask='support')
     workflow.link(remove, invert, 'mask', 'noise', field='local_field')
     workflow.link(remove, outputnode, 'local_field')
+    if is_plugin(background):
+        remove.inputs.plugin_files = plugin_files(background)
+        workflow.link(inputnode, remove, 'field_strength')
+        workflow.link(remove, outputnode, removed='plugin')
     return workflow

@@ -287,5 +287,32 @@ def _check(argv: list[str]):
     return run_check(settings, **vars(own))
 
 
-COMMANDS = {'check': _check, 'demo': _demo, 'fetch': _fetch, 'slurm': _slurm, 'status': _status}
+def _plugin(argv: list[str]):
+    parser = argparse.ArgumentParser(
+        'bids_qsm plugin',
+        usage='bids_qsm plugin check DIR',
+        description='Check a plug-in: manifest, files, model and golden output; say what is wrong, or how '
+        'exact its tiles are, its time and its memory. 1 where there is a fault. See docs/plugins.md.',
+    )
+    parser.add_argument('action', choices=('check',), help='what to do')
+    parser.add_argument('folder', metavar='DIR', type=Path, help='folder with manifest.json and the model')
+    folder = _parsed(parser, argv).folder
+    set_threads(min(available_cpus(), 8))
+    from bids_qsm.plugins.check import check_plugin
+    from bids_qsm.plugins.sandbox import require_onnx
+
+    require_onnx('bids_qsm plugin check')
+    report = check_plugin(folder.expanduser(), threads=min(available_cpus(), 8))
+    print(report)
+    return int(bool(report.faults))
+
+
+COMMANDS = {
+    'check': _check,
+    'demo': _demo,
+    'fetch': _fetch,
+    'plugin': _plugin,
+    'slurm': _slurm,
+    'status': _status,
+}
 """Other commands by their first word; if a level is given too, the word is the name of a folder."""

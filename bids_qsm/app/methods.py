@@ -3,9 +3,11 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from bids_qsm.applications import application, modules
 from bids_qsm.errors import UserError
+from bids_qsm.plugins import PREFIX, is_plugin
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,15 @@ class Method:
     def as_dict(self) -> dict:
         return dict(self.params)
 
+    @property
+    def is_plugin(self) -> bool:
+        return is_plugin(self.name)
+
+    @property
+    def label(self) -> str:
+        """As records name it: files and folders without where they lie."""
+        return f'{PREFIX}{Path(self.name).name}' if self.is_plugin else str(self)
+
     def __str__(self):
         if not self.params:
             return self.name
@@ -39,6 +50,11 @@ class Method:
         from bids_qsm.recon.registry import check_params, parameters
 
         name, _, rest = text.strip().partition(':')
+        if f'{name}:' == PREFIX:
+            if not rest:
+                raise UserError(f'{step} {text}: name the folder of the plug-in, as {PREFIX}/plugins/mynet.')
+            # nodes run in folders of their own
+            return cls(f'{PREFIX}{Path(rest).expanduser().resolve()}')
         if name not in registry:
             raise UserError(f'{step}: there is no method {name!r}; known are: {", ".join(registry)}.')
         words = {}

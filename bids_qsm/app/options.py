@@ -390,6 +390,10 @@ class Options:
         for f in fields(self):
             if getattr(self, f.name) is not None:
                 _check(f, getattr(self, f.name))
+        if self.level == 'participant':
+            for step in STEPS:
+                if getattr(self, step).is_plugin:
+                    _check_plugin(step, getattr(self, step))
         if self.no_registration and self.mask.name == 'hdbet':
             raise UserError(
                 '--mask hdbet finds the brain of the anatomical image, which --no-registration does without; '
@@ -562,6 +566,13 @@ def _check(f: Field, value: object):
         raise UserError(f'{flag} {error}') from None
 
 
+def _check_plugin(step: str, method: Method):
+    # imports the numerics, which plug-ins alone need here
+    from bids_qsm.plugins.methods import check_step
+
+    check_step(step, method.name)
+
+
 def _mask_file(text: str) -> Method:
     """Masks from files; {series} and other words in braces are filled in for each series."""
     path = Path(text.removeprefix('file:path=')).expanduser().resolve()
@@ -570,8 +581,8 @@ def _mask_file(text: str) -> Method:
 
 def _named(value: object) -> str:
     """A value as on the command line, files by their names."""
-    if isinstance(value, Method) and value.name == 'file':
-        value = Path(value.as_dict['path'])
+    if isinstance(value, Method):
+        value = Path(value.as_dict['path']) if value.name == 'file' else value.label
     is_file = isinstance(value, Path) or (isinstance(value, str) and value.startswith('/'))
     return Path(value).name if is_file else str(value)
 

@@ -18,7 +18,7 @@ from nipype.pipeline.engine import Workflow
 
 import bids_qsm
 from bids_qsm.anatomy.hdbet import require_hdbet
-from bids_qsm.app.options import Options
+from bids_qsm.app.options import STEPS, Options, flag_of
 from bids_qsm.applications import applications
 from bids_qsm.derivatives.files import (
     atomic_write,
@@ -38,6 +38,9 @@ from bids_qsm.interfaces.device import require_device
 from bids_qsm.layout import Plan, find_series, participants
 from bids_qsm.layout.dataset import require_dataset
 from bids_qsm.layout.inputs import chosen
+from bids_qsm.plugins.check import require_sound
+from bids_qsm.plugins.methods import find_method
+from bids_qsm.plugins.sandbox import Machine, require_onnx
 from bids_qsm.reports.html import LEVELS, read_findings
 from bids_qsm.reports.subject import build_subject_report, methods_text
 from bids_qsm.templates.atlases import Atlas, get_atlas
@@ -99,12 +102,23 @@ def run_participant(options: Options, plan: Plan) -> int:
         for subject in subjects:
             build_subject_report(out, subject)
     else:
+        _require_plugins(options)
         require_device(options.device)
         if options.mask.name == 'hdbet':
             require_hdbet()
         failures = _run(options, plan, subjects, rejected)
     _summarise(out, subjects, failures, {one.name for one in plan.series})
     return 1 if failures else 0
+
+
+def _require_plugins(options: Options):
+    """Raise UserError where a plug-in cannot be run here, or gives another than its golden output."""
+    machine = Machine(options.device)
+    for step in STEPS:
+        method = getattr(options, step)
+        if method.is_plugin:
+            require_onnx(f'{flag_of(step)} {method.label}', machine)
+            require_sound(find_method({}, method.name).manifest, machine)
 
 
 def _run(options: Options, plan: Plan, subjects: list[str], rejected: dict[str, list[dict]]):

@@ -23,6 +23,7 @@ from bids_qsm.biomarkers.fibre_chi import CLEAR, WHITE_FA, better_axes, by_angle
 from bids_qsm.biomarkers.positions import b0_in_world, noise_of
 from bids_qsm.errors import UserError
 from bids_qsm.plotting.orientation_charts import plot_angles
+from bids_qsm.plugins.methods import find_method
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion import INVERSION
 from bids_qsm.recon.orientations.fibres import TERMS, TURN, FibreFit, FibreModel
@@ -102,6 +103,7 @@ def measure(
         'magnitude': magnitude,
         'r2star': r2star,
         'grid': grid,
+        'field_strength': field_strength or ASSUMED['field_strength'],
         'radians_per_ppm': 1
         / ppm_per_radian(
             field_strength or ASSUMED['field_strength'],
@@ -110,7 +112,7 @@ def measure(
     }
 
     def invert(field: np.ndarray):
-        return call(INVERSION[name], {**data, 'field': field.astype(np.float32)}, params)
+        return call(find_method(INVERSION, name), {**data, 'field': field.astype(np.float32)}, params)
 
     # what was taken off the map as varying slowly is taken off its change too
     rates = r2star if levelled else None

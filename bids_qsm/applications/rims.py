@@ -21,6 +21,7 @@ from bids_qsm.biomarkers.rim_table import (
 from bids_qsm.biomarkers.rims import CLASSES, Rim, measure_rims, surroundings
 from bids_qsm.cohort.describe import rim_counts
 from bids_qsm.plotting.rim_charts import plot_rims
+from bids_qsm.plugins import is_plugin
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion import INVERSION
 from bids_qsm.recon.registry import Need
@@ -119,7 +120,7 @@ def _inversion(
     default = (next(iter(INVERSION)), {})
     name, params = inversion or default
     source = 'that of the series' if inversion else 'assumed: susceptibility was given'
-    if name in IN_A_HEAD:
+    if name in IN_A_HEAD or is_plugin(name):
         source = f'stands in for {name}, which cannot be measured on a rim alone'
         name, params = default
     noise = np.nan if localfield is None else field_noise(localfield, tissue)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bids_qsm.plotting.maps import Look
+from bids_qsm.plugins import is_plugin
+from bids_qsm.plugins.methods import find_method
 from bids_qsm.recon.inversion import INVERSION
 from bids_qsm.recon.registry import needs
 
@@ -38,6 +40,8 @@ class Product:
     """Echoes that it takes."""
     one_step: bool = True
     """Whether it is there where inversion takes the total field."""
+    compared: bool = False
+    """Whether it is there only where a plug-in has a part in susceptibility."""
     levelled: bool = False
     """Whether it is there only where the slowly varying part of susceptibility is told from R2*."""
 
@@ -90,6 +94,21 @@ PRODUCTS = {
         in_template=True,
         column='chi',
         symbol='χ',
+    ),
+    'classical': Product(
+        'Susceptibility of the classical methods',
+        'ppm',
+        Look('Susceptibility of the classical methods', 'ppm', window=(-0.1, 0.2)),
+        'Magnetic susceptibility by the default methods in place of the plug-ins, with the same reference.',
+        compared=True,
+    ),
+    'departure': Product(
+        'Susceptibility of the plug-in less that of the classical methods',
+        'ppm',
+        Look('Plug-in less classical', 'ppm', 'RdBu_r', (-0.1, 0.1)),
+        'Susceptibility of the plug-in less that of the classical methods. Structures that only one of them '
+        'shows need a look at the field.',
+        compared=True,
     ),
     'slow_sd': Product(
         'Standard deviation of the error of the slowly varying part of susceptibility, which the field does '
@@ -146,12 +165,17 @@ SYMBOLS = {one.column: one.symbol for one in PRODUCTS.values() if one.column}
 
 def is_one_step(inversion: str) -> bool:
     """Whether a method of inversion takes the total field, so that no local field is made."""
-    return 'total' in needs(INVERSION[inversion])
+    return 'total' in needs(find_method(INVERSION, inversion))
 
 
 def is_levelled(background: str | None, inversion: str) -> bool:
     """Whether R2* settles the slowly varying part of susceptibility, which inversion may have freed again."""
     return background == 'levelled' and not is_one_step(inversion)
+
+
+def is_compared(background: str | None, inversion: str) -> bool:
+    """Whether a plug-in has a part in susceptibility, so that a classical map goes beside it."""
+    return is_plugin(inversion) or (is_plugin(background) and not is_one_step(inversion))
 
 
 def products_of(series: 'Series', *, background: str, inversion: str) -> dict[str, Product]:
@@ -170,6 +194,12 @@ def products_of(series: 'Series', *, background: str, inversion: str) -> dict[st
         there |= {'localfield'} if given & {'field', 'local_field'} else set()
         settled = given & {'field', 'local_field'} == {'field'} and (n_echoes or 'r2star' in there)
         there |= {'slow_sd'} if settled else set()
+    of_field = not given or bool(given & {'field', 'local_field'})
+    removes = None if 'local_field' in given else background
+    if of_field and is_compared(removes, inversion):
+        there |= {port for port, one in PRODUCTS.items() if one.compared}
+    else:
+        there -= {port for port, one in PRODUCTS.items() if one.compared}
     if not is_levelled(background, inversion):
         there = {port for port in there if not PRODUCTS[port].levelled}
     if is_one_step(inversion) and 'local_field' not in given:

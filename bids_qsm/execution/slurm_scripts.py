@@ -20,6 +20,7 @@ from bids_qsm.errors import UserError
 from bids_qsm.execution.array_tasks import balanced_shares, subject_cost
 from bids_qsm.execution.resources import MAIN_GB, MARGIN, WORKER_GB
 from bids_qsm.layout import participants
+from bids_qsm.plugins.methods import find_method
 from bids_qsm.recon.inversion import INVERSION
 from bids_qsm.recon.registry import facts
 
@@ -207,7 +208,7 @@ def _seconds(options: 'Options', plan: 'Plan', shares: list[list[str]]):
             seconds[one.subject] = ANATOMY_SECONDS + ALIGN_SECONDS * len({*options.output_spaces} - given)
         voxels = 1e-6 * math.prod(one.shape)
         own = SERIES_SECONDS + voxels * (MEGAVOXEL_SECONDS + ECHO_SECONDS * len(one.echo_times))
-        seconds[one.subject] += own * facts(INVERSION[options.inversion.name]).slow
+        seconds[one.subject] += own * facts(find_method(INVERSION, options.inversion.name)).slow
     largest = max(sum(seconds.get(name, 0) for name in share) for share in shares)
     return largest / max(1, BUSY * options.nprocs)
 
@@ -246,6 +247,8 @@ def _binds(options: 'Options', plan: 'Plan'):
     for path in (Path(file) for file in (*files, *atlas) if file):
         fixed = [part for part in path.parents if '{' not in str(part)]
         folders.setdefault(fixed[0], 'ro')
+    chosen = (options.mask, options.background, options.inversion)
+    folders |= {find_method({}, one.name).manifest.folder: 'ro' for one in chosen if one.is_plugin}
     folders |= {options.output_dir: 'rw', options.work_dir: 'rw'}
     if options.bids_database_dir:
         folders[options.bids_database_dir] = 'rw'

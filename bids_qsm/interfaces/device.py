@@ -5,6 +5,8 @@ from collections.abc import Callable
 import numpy as np
 
 from bids_qsm.errors import UserError
+from bids_qsm.plugins import is_plugin
+from bids_qsm.plugins.methods import find_method
 from bids_qsm.recon.arrays import to_numpy
 from bids_qsm.recon.registry import call, needs
 
@@ -34,6 +36,27 @@ def call_on(device: str, function: Callable, data: dict, params: dict):
         return call(function, data, params)
     require_device(device)
     return _call_with_tensors(device, function, data, params)
+
+
+def call_method(
+    device: str,
+    registry: dict[str, Callable],
+    name: str,
+    data: dict,
+    params: dict,
+    *,
+    field_strength: float | None = None,
+):
+    """Call a method or plug-in by its name; return what it found, and the record of a plug-in or None.
+
+    A plug-in returns one array. ``field_strength`` (T) is for those that take fields in Hz or rad.
+    """
+    method = find_method(registry, name)
+    if not is_plugin(name):
+        return call_on(device, method, data, params), None
+    own = {one: data[one] for one in needs(method) if one != 'field_strength'}
+    outcome = method.apply({**own, 'field_strength': field_strength}, device)
+    return outcome.values, outcome.record
 
 
 def _call_with_tensors(device: str, function: Callable, data: dict, params: dict):

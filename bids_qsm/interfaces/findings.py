@@ -3,6 +3,8 @@
 from nipype.interfaces.base import traits
 
 from bids_qsm.interfaces.step import Data, Step, inputs, outputs, record
+from bids_qsm.plugins.compare import findings_of_maps
+from bids_qsm.plugins.flags import findings_of
 
 
 class CollectFindings(Step):
@@ -16,6 +18,7 @@ class CollectFindings(Step):
         conditioning=record('findings of the phase conditioning'),
         fit=record('findings of the fit of the field', optional=True),
         brain=record('findings of the brain mask', optional=True),
+        regions=record('findings of the regions of a plug-in and the classical map', optional=True),
         refinement=record('findings of the alignment of the deep grey matter', optional=True),
         reference=record('how susceptibility was referenced', optional=True),
         reference_asked=traits.Str(mandatory=True, desc='region asked for, as ReferenceRegion names it'),
@@ -34,8 +37,13 @@ class CollectFindings(Step):
             fell_back = note['ReferenceRegion'].lower() not in ('none', data['reference_asked'])
             level = 'warning' if fell_back else 'info'
             findings.append({'what': 'Reference', 'found': note['ReferenceDescription'], 'level': level})
+            for plugin in note.get('Plugins', ()):
+                findings += findings_of(plugin)
+            if 'ClassicalComparison' in note:
+                findings += findings_of_maps(note['ClassicalComparison'])
             if note.get('SlowVariationUncertainty', 0.0) is None:
                 findings.append({'what': 'Slow variation', 'found': _UNTOLD})
+        findings += data['regions']['findings'] if data['regions'] else []
         return {'series': data['series'], 'findings': findings, 'facts': data['facts']}
 
 

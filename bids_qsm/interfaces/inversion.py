@@ -2,7 +2,7 @@
 
 from nipype.interfaces.base import traits
 
-from bids_qsm.interfaces.device import DEVICES, call_on
+from bids_qsm.interfaces.device import DEVICES, call_method
 from bids_qsm.interfaces.step import (
     ECHO_TIMES,
     FIELD_STRENGTH,
@@ -11,8 +11,9 @@ from bids_qsm.interfaces.step import (
     image,
     inputs,
     mask,
-    methods,
+    methods_or_plugins,
     outputs,
+    record,
 )
 from bids_qsm.recon.inversion import INVERSION
 from bids_qsm.recon.masking.morphology import not_empty, without_specks
@@ -32,9 +33,13 @@ class Invert(Step):
         echo_times=ECHO_TIMES,
         field_strength=FIELD_STRENGTH,
         device=traits.Enum(*DEVICES, usedefault=True, desc='where to compute'),
-        **methods(INVERSION),
+        **methods_or_plugins(INVERSION),
     )
-    output_spec = outputs(chi=image('susceptibility (ppm)'), mask=mask('where it is given'))
+    output_spec = outputs(
+        chi=image('susceptibility (ppm)'),
+        mask=mask('where it is given'),
+        plugin=record('what the plug-in that made it says of itself', optional=True),
+    )
 
     def compute(self, data: Data):
         time = effective_echo_time(self.inputs.echo_times)
@@ -42,5 +47,7 @@ class Invert(Step):
         data['total'] = data['field']
         wanted = without_specks(data['mask'] & data['brain'], data['grid'])
         not_empty(wanted, 'the local field inside the brain')
-        chi = call_on(self.inputs.device, INVERSION[self.inputs.method], data, self.inputs.params)
-        return chi * wanted, wanted
+        found = (self.inputs.method, data, self.inputs.params)
+        strength = self.inputs.field_strength
+        chi, plugin = call_method(self.inputs.device, INVERSION, *found, field_strength=strength)
+        return chi * wanted, wanted, plugin

@@ -1,10 +1,14 @@
 """Masks of where the field can be trusted."""
 
 from nipype.interfaces.base import traits
+from scipy import ndimage
 
 from bids_qsm.errors import UserError
-from bids_qsm.interfaces.step import Data, Step, image, inputs, mask, methods, outputs, record
+from bids_qsm.interfaces.device import call_method
+from bids_qsm.interfaces.step import Data, Step, image, inputs, mask, methods_or_plugins, outputs, record
+from bids_qsm.plugins.flags import findings_of
 from bids_qsm.recon.masking import MASK, merge_two_pass, refine, strict, support, widen
+from bids_qsm.recon.masking.morphology import largest, not_empty
 from bids_qsm.recon.misfit import DOUBTFUL, HOPELESS, Misfit, find_misfit
 from bids_qsm.recon.registry import call
 
@@ -16,15 +20,23 @@ class MakeMask(Step):
         magnitude=image('magnitude of all echoes (4D)'),
         quality=image('reliability of the phase (0 to 1)'),
         brain=mask('brain mask on the same grid', optional=True),
-        **methods(MASK),
+        **methods_or_plugins(MASK),
     )
     output_spec = outputs(
-        mask=mask('where to reconstruct'), wide=mask('the mask and what lies round it with good phase')
+        mask=mask('where to reconstruct'),
+        wide=mask('the mask and what lies round it with good phase'),
+        plugin=record('what the plug-in that made it says of itself', optional=True),
     )
 
     def compute(self, data: Data):
-        made = call(MASK[self.inputs.method], data, self.inputs.params)
-        return made, widen(made, data['quality'], data['grid'])
+        made, plugin = call_method('cpu', MASK, self.inputs.method, data, self.inputs.params)
+        if plugin is not None:
+            made = ndimage.binary_fill_holes(largest(made))
+            not_empty(made, f'what the network {plugin["Name"]} finds')
+            usual = call(next(iter(MASK.values())), data, {})
+            shared = 2 * int((made & usual).sum()) / (int(made.sum()) + int(usual.sum()))
+            plugin = {**plugin, 'DiceWithDefault': round(shared, 4)}
+        return made, widen(made, data['quality'], data['grid']), plugin
 
 
 class RefineMask(Step):
@@ -37,6 +49,7 @@ class RefineMask(Step):
         noise=image('standard deviation of the field (ppm)'),
         magnitude=image('magnitude, echoes last'),
         earlier=record('what was found before', optional=True),
+        plugin=record('what the plug-in that made the mask says', optional=True),
         as_given=traits.Bool(False, usedefault=True, desc='leave the mask as it is'),
     )
     output_spec = outputs(
@@ -51,6 +64,7 @@ class RefineMask(Step):
         if not self.inputs.as_given:
             refined = refine(refined, *fit, data['grid'])
         earlier = data['earlier']['findings'] if data['earlier'] else []
+        earlier += findings_of(data['plugin']) if data['plugin'] else []
         notes = {'findings': [*earlier, *([finding] if finding else [])]}
         return refined, support(refined, data['wide'], *fit), notes
 

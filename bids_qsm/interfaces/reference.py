@@ -17,12 +17,15 @@ class ReferenceChi(Step):
         mask=mask('where it is given'),
         r2star=image('R2* (1/s)', optional=True),
         levels=traits.Bool(False, usedefault=True, desc='take off what varies slowly at equal R2*'),
+        inverted=record('what a plug-in that inverted says of itself', optional=True),
+        removed=record('what a plug-in that removed the background says of itself', optional=True),
         **methods(REFERENCE),
     )
     output_spec = outputs(
         chi=image('susceptibility (ppm) less the reference'),
         note=record(
-            'Reference- Region, Description, Offset (ppm), Voxels; SlowVariation- Removed, Uncertainty (ppm)'
+            'Reference- Region, Description, Offset (ppm), Voxels; SlowVariation- Removed, Uncertainty '
+            '(ppm); Plugins'
         ),
         region=mask('mask of the reference, where there is one'),
         slow_sd=image('standard deviation of the error of what was taken off (ppm), where levels'),
@@ -47,5 +50,7 @@ class ReferenceChi(Step):
             'ReferenceVoxels': 0 if region is None else int(region.sum()),
             **slow,
         }
+        if plugins := [data[port] for port in ('removed', 'inverted') if data[port]]:
+            note['Plugins'] = plugins
         chi = np.where(data['mask'], data['chi'] - np.float32(offset), 0)
         return chi, note, region, uncertainty

@@ -33,6 +33,7 @@ from bids_qsm.interfaces.io import (
     write_record,
 )
 from bids_qsm.interfaces.xfm import load_xfm, save_xfm
+from bids_qsm.plugins import PREFIX
 
 ECHO_TIMES = traits.List(traits.Float, mandatory=True, desc='rising echo times (s)')
 FIELD_STRENGTH = traits.Float(mandatory=True, desc='B0 (T)')
@@ -141,6 +142,13 @@ def methods(registry: dict[str, Callable]):
         'method': traits.Enum(*registry, usedefault=True, desc='method'),
         'params': traits.Dict({}, usedefault=True, desc='its parameters'),
     }
+
+
+def methods_or_plugins(registry: dict[str, Callable]):
+    """The same of a step that takes plug-ins too, with the files that the results of one depend on."""
+    name = traits.Union(traits.Enum(*registry), traits.String(regex=f'^{PREFIX}/'), usedefault=True)
+    files = traits.List(File(exists=True), desc='files of the plug-in')
+    return {**methods(registry), 'method': name, 'plugin_files': files}
 
 
 def image(desc: str, *, optional: bool = False):

@@ -21,6 +21,7 @@ from bids_qsm.layout.people import read_participants
 from bids_qsm.layout.protocol import common_protocol
 from bids_qsm.layout.query_files import is_outside_bids
 from bids_qsm.layout.series import BOLD, Rejected, Series, read_series, series_of
+from bids_qsm.plugins.methods import find_method
 from bids_qsm.recon.inversion import INVERSION
 from bids_qsm.recon.registry import needs
 
@@ -98,7 +99,7 @@ def find_series(options: 'Options', own: tuple[str, ...] | None = None) -> Plan:
             f'--mask {options.mask.as_dict["path"]} names one file for {len(series)} series; put {{series}} '
             'where their names stand.'
         )
-    if 'r2star' in needs(INVERSION[options.inversion.name], optional=False):
+    if 'r2star' in needs(find_method(INVERSION, options.inversion.name), optional=False):
         single = [one for one in series if len(one.echo_times) == 1]
         series = [one for one in series if len(one.echo_times) > 1]
         reason = f'--inversion {options.inversion.name} needs R2*, and so two echoes or more; choose another.'

@@ -15,6 +15,7 @@ from bids_qsm.interfaces.io import grid_of
 from bids_qsm.layout import checks
 from bids_qsm.layout.index import EXTENSIONS, Index
 from bids_qsm.layout.series import GivenMap, Rejected, Series
+from bids_qsm.plugins.methods import find_method
 from bids_qsm.recon.inversion import INVERSION
 from bids_qsm.recon.registry import needs
 from bids_qsm.recon.units import ppm_per_radian
@@ -42,6 +43,8 @@ NAMES = {
     'field': 'a total field map',
     'r2star': 'an R2* map',
 }
+ASKED = {**NAMES, 'field_strength': 'MagneticFieldStrength in its sidecar'}
+"""What methods of inversion may need of a map."""
 OWN_SPACES = ('', 'orig', 'native', 'gre', 'megre', 't2starw')
 """Spaces, in lower case, that are the scanner's own."""
 PARTIAL = ('paramagnetic', 'diamagnetic', 'para', 'dia', 'pos', 'neg', 'singlepass')
@@ -196,7 +199,11 @@ def _read(
         chosen = {port: _only(port, group) for port in (start, 'r2star') if port in {f.port for f in group}}
         main = chosen[start]
         times = _echo_times(magnitudes, index) if start == 'field' and 'r2star' not in chosen else ()
-        has = {'r2star': 'r2star' in chosen or bool(times), 'magnitude': bool(magnitudes)}
+        has = {
+            'r2star': 'r2star' in chosen or bool(times),
+            'magnitude': bool(magnitudes),
+            'field_strength': bool(checks.field_strength(main.path.name, _metadata(main, index))[0]),
+        }
         _require_inversion(start, has, main.path.name, options)
         notes, given, strength = [], [], None
         for port, one in chosen.items():
@@ -281,7 +288,7 @@ def _echo_times(magnitudes: list[_File], index: Index) -> tuple[float, ...]:
 def _require_inversion(start: str, has: dict[str, bool], name: str, options: 'Options') -> None:
     if start not in ('local_field', 'field'):
         return
-    asked = needs(INVERSION[options.inversion.name], optional=False)
+    asked = needs(find_method(INVERSION, options.inversion.name), optional=False)
     if start == 'local_field' and 'total' in asked:
         raise _Problem(
             f'--inversion {options.inversion.name} takes the total field, but {name} is a local field map; '
@@ -289,8 +296,13 @@ def _require_inversion(start: str, has: dict[str, bool], name: str, options: 'Op
         )
     for data, there in has.items():
         if data in asked and not there:
-            what = NAMES.get(data, f'a {data} on its grid')
+            what = ASKED.get(data, f'a {data} on its grid')
             raise _Problem(f'--inversion {options.inversion.name} needs {what}; add it to {name}.')
+    removal = options.background
+    asked = needs(find_method({}, removal.name)) if start == 'field' and removal.is_plugin else []
+    if 'field_strength' in asked and not has['field_strength']:
+        what = ASKED['field_strength']
+        raise _Problem(f'--background {removal.name} needs {what}; add it to {name}.')
 
 
 def _metadata(one: _File, index: Index) -> dict:

@@ -12,7 +12,8 @@ from bids_qsm.errors import UserError
 class Need:
     """Memory of a step: GB whatever the sizes, and how many images of each kind it holds at a time.
 
-    ``volume`` is one volume of the series, ``padded`` one with the margins of Fourier transforms, ``echoes``
+    ``volume`` is one volume of the series, ``padded`` one with the margins of Fourier transforms,
+    ``cubes`` that in voxels of 1 mm, ``echoes``
     all echoes, ``stored`` all echoes of all receive coils, ``anat`` the anatomical image, ``run`` all frames
     of a BOLD run; all as float32.
     Measure it with benchmarks/memory.py.
@@ -25,6 +26,7 @@ class Need:
     stored: float = 0
     anat: float = 0
     run: float = 0
+    cubes: float = 0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,208 @@
+"""``bids_qsm plugin check``: what is wrong with a plug-in, or what it needs and how exact its tiles are."""
+
+import io
+import math
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from bids_qsm.errors import UserError
+from bids_qsm.plugins.graphs import check_model, fixed_tile
+from bids_qsm.plugins.manifest import LARGEST_ARRAY, HashedFile, Manifest, Triple, examine
+from bids_qsm.plugins.network import golden_network, in_own_units
+from bids_qsm.plugins.sandbox import Machine, run_network
+
+SEAM = 1e-4
+"""Largest difference of tiles from the whole volume, relative to the largest value."""
+SECONDS = 300.0
+TILES = 2
+"""Tiles along each axis of the volume on which tiles are compared with the whole."""
+WHOLE_LIMIT = 160**3
+"""Voxels, at most, of that volume."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Faults, one sentence each, and lines on what was measured."""
+
+    faults: tuple[str, ...]
+    lines: tuple[str, ...] = ()
+
+    def __str__(self):
+        if self.faults:
+            return '\n'.join([f'{len(self.faults)} faults:', *(f'- {fault}' for fault in self.faults)])
+        return '\n'.join([*self.lines, 'No fault was found.'])
+
+
+def check_plugin(folder: str | Path, *, threads: int = 1) -> Report:
+    """Check manifest, files, model and golden data of a plug-in; measure its tiles, time and memory."""
+    manifest, faults = examine(folder)
+    if manifest is None or faults:
+        return Report(tuple(faults))
+    machine = Machine(threads=threads, seconds=SECONDS)
+    try:
+        model = manifest.read_model()
+        _check_here(manifest, model)
+        error = check_golden(manifest, model, machine)
+    except UserError as fault:
+        return Report((str(fault),))
+    lines = [
+        f'{manifest.title}: step {manifest.step}, licence {manifest.licence}',
+        f'Model: {len(model) / 1e6:.2f} MB, SHA-256 {manifest.model.sha256}',
+        f'Golden output: differs by {error:.1e} of its largest value (allowed: '
+        f'{manifest.golden.tolerance:.1e})',
+    ]
+    try:
+        found = _measure(manifest, model, machine)
+    except UserError as fault:
+        return Report((str(fault),), tuple(lines))
+    return Report(tuple(found.faults), (*lines, *found.lines))
+
+
+def require_sound(manifest: Manifest, machine: Machine) -> None:
+    """Raise UserError where the model may not be run, or does not give its golden output here."""
+    check_golden(manifest, manifest.read_model(), machine)
+
+
+def check_golden(manifest: Manifest, model: bytes, machine: Machine) -> float:
+    """Largest difference from the golden output, relative to its largest value; UserError beyond the "
+    "tolerance."""
+    wanted = _array(manifest, manifest.golden.output)
+    data = {name: _array(manifest, one) for name, one in manifest.golden.data}
+    for name, image in data.items():
+        if image.shape != wanted.shape:
+            raise UserError(
+                f'{manifest.folder}: the golden {name} has the shape {image.shape}, its output '
+                f'{wanted.shape}; '
+                'make them agree.'
+            )
+    if any(n % manifest.tile.multiple for n in wanted.shape):
+        raise UserError(
+            f'{manifest.folder}: the golden data have the shape {wanted.shape}; make it a multiple of '
+            f'{manifest.tile.multiple}.'
+        )
+    network = golden_network(manifest, model, wanted.shape, machine)
+    if 'mask' in data:
+        network.mask = data['mask'] > 0.5
+    images = {name: in_own_units(network, name, image) for name, image in data.items() if name != 'mask'}
+    found = network(images) * np.float32(network._per_unit(manifest.output.unit, manifest.output.echo_time))
+    if manifest.output.sign < 0:  # golden outputs have the sign of the network
+        found = -found
+    largest = float(np.abs(wanted).max()) or 1.0
+    error = float(np.abs(found - wanted).max()) / largest
+    if not error <= manifest.golden.tolerance:
+        raise UserError(
+            f'{manifest.folder}: on its golden data the network gives another output: it differs by '
+            f'{error:.2g} of the '
+            f'largest value, and {manifest.golden.tolerance:.2g} is allowed. Check units, normalisation, '
+            'axes and scale '
+            'of the manifest, or store the output again.'
+        )
+    return error
+
+
+def _array(manifest: Manifest, one: HashedFile) -> np.ndarray:
+    content = manifest.read(one, largest=LARGEST_ARRAY)
+    try:
+        found = np.load(io.BytesIO(content))
+    except (ValueError, EOFError, OSError, KeyError, SyntaxError) as error:
+        raise UserError(
+            f'{manifest.folder / one.file} is not an array of numbers '
+            f'({" ".join(str(error).split())[:100]}); save it '
+            'with numpy.save.'
+        ) from None
+    is_right = isinstance(found, np.ndarray) and found.ndim == 3 and found.dtype.kind in 'fbiu' and found.size
+    if not is_right or not np.isfinite(found).all():
+        raise UserError(f'{manifest.folder / one.file} is not a 3D array of finite numbers; save one.')
+    return found.astype(np.float32)
+
+
+def _check_here(manifest: Manifest, model: bytes):
+    """What the worker checks too, and sizes that the model fixes."""
+    ports = {one.name: None if one.channels[0].data == 'b0' else len(one.channels) for one in manifest.inputs}
+    run_network(manifest, model, (), None, (), Machine(seconds=SECONDS))
+    check_model(model, ports, manifest.output.name)
+    order = ['XYZ'.index(axis) for axis in manifest.axes]
+    for name, channels in ports.items():
+        fixed = fixed_tile(model, name) if channels is not None else (None,) * 3
+        size = [manifest.tile.size[axis] for axis in order] if manifest.tile.size else [None] * 3
+        if any(n is not None and n != m for n, m in zip(fixed, size, strict=True)):
+            shown = ', '.join('any' if n is None else str(n) for n in fixed)
+            raise UserError(
+                f'{manifest.folder}: the model fixes the sizes ({shown}) of {name!r}; state them as '
+                'tile.size.'
+            )
+
+
+@dataclass
+class _Found:
+    faults: list[str]
+    lines: list[str]
+
+
+def _measure(manifest: Manifest, model: bytes, machine: Machine) -> _Found:
+    """Compare tiles with the whole volume, and measure time and memory of a tile."""
+    tile = manifest.tile
+    side = -(-48 // tile.multiple) * tile.multiple
+    size = tile.size or (side, side, side)
+    one = golden_network(manifest, model, size, machine)
+    began = time.monotonic()
+    one(_noise(manifest, size))
+    seconds, voxels = time.monotonic() - began, math.prod(size)
+    # less what stays whole: the images as bytes, and the result
+    needed = max(one.held - 4 * voxels * (2 * len(manifest.channels) + 2), 0) / voxels
+    shown = ' x '.join(map(str, size))
+    lines = [
+        f'One tile of {shown} voxels: {seconds:.1f} s with its process',
+        f'Memory: {needed:.0f} bytes per voxel of a tile (declared: {manifest.memory:.0f})',
+    ]
+    if needed > manifest.memory:
+        fault = f'memory is {manifest.memory:.0f}, but a tile held {needed:.0f} bytes per voxel; raise it.'
+        return _Found([fault], lines)
+    if tile.size is None or 'dipole' in manifest.data:
+        return _Found([], [*lines, 'Tiles: none, the whole volume at a time'])
+    step = (size[0] - 2 * tile.margin - tile.blend) // tile.multiple * tile.multiple
+    shape = (size[0] + (TILES - 1) * max(step, tile.multiple), size[1], size[2])
+    if fixed_tile(model, manifest.inputs[0].name) != (None,) * 3:
+        return _Found(
+            [], [*lines, 'Tiles: the model fixes their size, so they cannot be compared with the whole']
+        )
+    if math.prod(shape) > WHOLE_LIMIT:
+        return _Found([], [*lines, 'Tiles: too large here to be compared with the whole volume'])
+    whole = golden_network(manifest, model, shape, machine)
+    parts = golden_network(manifest, model, shape, machine)
+    parts.plan = replace(parts.plan, size=size)
+    parts.numbers = parts.plan.needed(parts.mask)
+    noisy = _noise(manifest, shape)
+    expected, found = whole(noisy), parts(noisy)
+    seam = float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-30))
+    lines.append(
+        f'Tiles: differ from the whole volume by {seam:.1e} of its largest value (allowed: {SEAM:.1e})'
+    )
+    faults = []
+    if not seam <= SEAM:
+        faults.append(
+            f'tile.margin is {tile.margin}, but the network sees further: tiles differ from the whole '
+            'volume by '
+            f'{seam:.1e} of its largest value; raise the margin or multiple, and {SEAM:.0e} is allowed.'
+        )
+    return _Found(faults, lines)
+
+
+def _noise(manifest: Manifest, shape: Triple) -> dict[str, np.ndarray]:
+    """Noise of the amplitude of the training, for each image, in the unit of its channel."""
+    rng = np.random.default_rng(0)
+    found = {}
+    for channel in manifest.channels:
+        if channel.data in ('mask', 'b0', 'dipole'):
+            continue
+        spread = 0.05
+        if channel.data == 'field' and manifest.training.field:
+            spread = max(map(abs, manifest.training.field)) / 2
+        elif channel.data in ('magnitude', 'quality'):
+            spread = 0.5
+        values = spread * rng.standard_normal(shape, np.float32)
+        found[channel.data] = np.abs(values) if channel.data in ('magnitude', 'quality', 'noise') else values
+    return found

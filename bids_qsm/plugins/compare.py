@@ -1,0 +1,137 @@
+"""Susceptibility of a plug-in beside that of the classical methods."""
+
+import numpy as np
+import pandas as pd
+
+from bids_qsm.plugins.flags import residual
+from bids_qsm.recon.grid import Grid
+
+FEWEST = 3
+"""Regions from which a slope is told."""
+LEAST_VOXELS = 20
+FAR = 1.5
+"""How many times the residual of the classical map that of a plug-in may be without a warning."""
+LEAST_RESIDUAL = 0.05
+SLOPES = (0.8, 1.25)
+"""Slopes of regional means without a warning."""
+
+
+def compare(chi: np.ndarray, classical: np.ndarray, mask: np.ndarray, field: np.ndarray, grid: Grid) -> dict:
+    """How a map of a plug-in differs from the classical one, over the whole mask.
+
+    Parameters
+    ----------
+    chi, classical : ndarray of float32, shape ``grid.shape``
+        Susceptibility (ppm), both referenced.
+    mask : ndarray of bool
+        Where both are given.
+    field : ndarray of float32
+        The local field of the classical map (ppm).
+
+    Returns
+    -------
+    dict
+        MeanDifference (ppm), Slope (of the plug-in against the classical map), NRMSE (%, relative to the
+        classical map), Residual and ClassicalResidual (of D chi - f, relative to f).
+    """
+    a, b = chi[mask].astype(float), classical[mask].astype(float)
+    return {
+        'MeanDifference': round(float((a - b).mean()), 5),
+        'Slope': _rounded(_slope(b, a)),
+        'NRMSE': _rounded(100 * _ratio(a - b, b)),
+        'Residual': _rounded(residual(chi, field, mask, grid)),
+        'ClassicalResidual': _rounded(residual(classical, field, mask, grid)),
+    }
+
+
+def compare_regions(
+    chi: np.ndarray, classical: np.ndarray, mask: np.ndarray, dseg: np.ndarray, labels: pd.DataFrame
+) -> pd.DataFrame:
+    """Mean susceptibility (ppm) of each region in both maps; of few voxels none.
+
+    ``labels`` has index and name or region, with hemisphere; both sides are taken together.
+    """
+    name = 'region' if 'region' in labels else 'name'
+    index = np.where(mask, dseg, 0).astype(int).ravel()
+    size = max(int(index.max()), int(labels['index'].max())) + 1
+    count = np.bincount(index, minlength=size)
+    sums = [np.bincount(index, values.ravel(), size) for values in (chi, classical)]
+    rows = []
+    for region, part in labels.groupby(name, sort=False):
+        own = part['index'].to_numpy(int)
+        if count[own].sum() >= LEAST_VOXELS:
+            means = (values[own].sum() / count[own].sum() for values in sums)
+            rows.append((region, *means))
+    return pd.DataFrame(rows, columns=['region', 'plugin', 'classical'])
+
+
+def findings_of_maps(found: dict) -> list[dict]:
+    """Findings for the report on two maps, from what `compare` gives."""
+    evidence = (
+        f'Over the mask: mean difference {found["MeanDifference"]:+.4f} ppm, slope '
+        f'{_text(found["Slope"])}, NRMSE {_text(found["NRMSE"], "%")}. Residual of the field: '
+        f'{_text(found["Residual"])}, of the classical map '
+        f'{_text(found["ClassicalResidual"])}.'
+    )
+    far = found['Residual'] is not None and found['Residual'] > max(
+        FAR * (found['ClassicalResidual'] or 0), LEAST_RESIDUAL
+    )
+    return [
+        _finding(
+            'The map of the plug-in explains the local field much worse than the classical one.'
+            if far
+            else 'The map of the plug-in explains the local field about as well as the classical one.',
+            evidence,
+            far,
+        )
+    ]
+
+
+def findings_of_regions(table: pd.DataFrame) -> list[dict]:
+    """Findings for the report on the regional means of two maps."""
+    if len(table) < FEWEST:
+        return []
+    x, y = table['classical'].to_numpy(float), table['plugin'].to_numpy(float)
+    slope, difference = _slope(x, y), y - x
+    half = 1.96 * float(difference.std(ddof=1))
+    listed = ', '.join(f'{row.region} {row.plugin:.3f} / {row.classical:.3f}' for row in table.itertuples())
+    odd = slope is None or not SLOPES[0] <= slope <= SLOPES[1]
+    return [
+        _finding(
+            f'Regional means of the plug-in have a slope of {_text(slope)} against the classical map'
+            + (', so that they must not be mixed with classical ones.' if odd else '.'),
+            f'Mean difference {difference.mean():+.4f} ppm, limits of agreement '
+            f'{difference.mean() - half:+.4f} to {difference.mean() + half:+.4f} ppm. '
+            f'Plug-in / classical (ppm): {listed}.',
+            odd,
+        )
+    ]
+
+
+def _finding(found: str, evidence: str, is_warning: bool):
+    return {
+        'what': 'Plug-in and classical map',
+        'found': found,
+        'action': 'Look at both maps and their difference.',
+        'evidence': evidence,
+        'level': 'warning' if is_warning else 'info',
+    }
+
+
+def _slope(x: np.ndarray, y: np.ndarray) -> float | None:
+    x = x - x.mean()
+    square = float(x @ x)
+    return float(x @ (y - y.mean())) / square if square > 0 else None
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> float:
+    scale = float(np.linalg.norm(whole - whole.mean()))
+    return float(np.linalg.norm(part - part.mean())) / scale if scale > 0 else np.nan
+
+
+def _rounded(value: float | None):
+    return None if value is None or not np.isfinite(value) else round(float(value), 4)
+
+
+def _text(value: float | None, unit: str = ''):
+    return 'unknown' if value is None else f'{value:.2f}{unit and f" {unit}"}'

@@ -1,0 +1,109 @@
+"""Graphs with plug-ins: each in its step, with a classical map beside what it has a part in."""
+
+from dataclasses import replace
+
+import pytest
+
+from bids_qsm.app.methods import Method
+from bids_qsm.errors import UserError
+from bids_qsm.layout.series import GivenMap
+from tests.plugins.little import write_plugin
+from tests.workflows.graphs import check_ports, graph
+
+OF_STEP = {
+    'inversion': {},
+    'onestep': {'step': 'onestep'},
+    'background': {'step': 'background', 'output': {'tensor': 'chi', 'unit': 'ppm'}},
+    'mask': {
+        'step': 'mask',
+        'inputs': [{'tensor': 'field', 'channels': [{'data': 'magnitude', 'normalise': 'p99'}]}],
+        'output': {'tensor': 'chi', 'unit': 'probability'},
+    },
+}
+
+
+@pytest.fixture
+def plugin(tmp_path):
+    """A function that writes the plug-in of a step and returns it as a method."""
+    return lambda step, **more: Method(f'onnx:{write_plugin(tmp_path / step, **OF_STEP[step], **more)}')
+
+
+def nodes(workflow):
+    return {name: workflow.get_node(name) for name in workflow.list_node_names()}
+
+
+@pytest.mark.parametrize(
+    ('option', 'step', 'has_regions'),
+    [
+        ('inversion', 'inversion', True),
+        ('inversion', 'onestep', False),
+        ('background', 'background', False),
+        ('mask', 'mask', False),
+    ],
+)
+def test_plugins_build(options, series, plugin, option, step, has_regions):
+    if not has_regions:
+        series = replace(series, applications=(), t1w=None, has_regions=False)
+    method = plugin(step, tile={'size': [128, 128, 128], 'margin': 4}, memory=500)
+    workflow, texts, _ = graph(replace(options, **{option: method}), series)
+    check_ports(workflow)
+    found = nodes(workflow)
+    is_compared = step != 'mask'
+    classical = [name for name in found if '.classical_wf.' in name]
+    assert bool(classical) == is_compared
+    assert bool([name for name in found if name.endswith('.compare_regions')]) == (
+        is_compared and has_regions
+    )
+    own = {'inversion': '.invert', 'background': '.remove', 'mask': '.make_mask'}[option]
+    (node,) = [one for name, one in found.items() if name.endswith(own) and '.classical_wf.' not in name]
+    assert node.inputs.method == method.name
+    assert [path.rpartition('/')[2] for path in node.inputs.plugin_files] == ['manifest.json', 'model.onnx']
+    assert node.mem_gb > 500e-9 * 128**3
+    for name in classical:
+        if name.endswith(('.invert', '.remove')):
+            assert not found[name].inputs.method.startswith('onnx:')
+    (save,) = [one for name, one in found.items() if name.endswith('outputs_wf.save_figures')]
+    assert ('figure_departure' in save.inputs.paths) == is_compared
+    assert any('the network little 1.0 (plug-in; Nobody (2026), no paper)' in text for text in texts)
+    # records do not tell where the folder lies
+    (save,) = [one for name, one in found.items() if name.endswith('outputs_wf.save_maps')]
+    assert method.name not in str(save.inputs.sidecars)
+    assert f'onnx:{step}' in str(save.inputs.sidecars)
+
+
+@pytest.mark.parametrize('start', ['local_field', 'field'])
+def test_plugins_invert_maps_of_other_tools(options, series, files, plugin, start):
+    given = replace(
+        series,
+        given=(GivenMap(start, files('map.nii')),),
+        magnitude=(),
+        phase=(),
+        echo_times=(),
+        field_strength=None,
+    )
+    workflow, *_ = graph(replace(options, inversion=plugin('inversion')), given)
+    check_ports(workflow)
+    assert any(name.endswith('.classical_wf.inversion_wf.invert') for name in nodes(workflow))
+
+
+def test_a_plugin_of_another_step_is_refused(options, plugin):
+    with pytest.raises(UserError, match=r'this plug-in is for the step mask; give it as --mask'):
+        replace(options, inversion=plugin('mask'))
+    with pytest.raises(UserError, match=r'this plug-in is for the step inversion; give it as --inversion'):
+        replace(options, unwrap=plugin('inversion'))
+
+
+def test_names_of_plugins_are_folders(options, plugin, tmp_path, monkeypatch):
+    method = plugin('inversion')
+    monkeypatch.chdir(tmp_path)
+    assert Method.parse('onnx:inversion', {}, step='--inversion') == method
+    assert Method.parse(str(method), {}) == method
+    with pytest.raises(UserError, match='name the folder of the plug-in'):
+        Method.parse('onnx:', {}, step='--inversion')
+    chosen = replace(options, inversion=method)
+    assert '--inversion=onnx:inversion' in chosen.to_command(participants=())
+    assert type(chosen).from_toml(chosen.to_toml()).inversion == method
+    with pytest.raises(UserError, match='there is no folder'):
+        replace(options, inversion=Method('onnx:/nowhere'))
+    # a file of settings may be used by the group level where the folder is not
+    assert replace(options, level='group', inversion=Method('onnx:/nowhere')).inversion.is_plugin
