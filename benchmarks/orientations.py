@@ -21,7 +21,7 @@ from conditions import Condition, scan
 from metrics import nrmse
 from scipy import ndimage
 
-from bids_qsm.biomarkers.positions import Position, align, b0_in_world, noise_of, on_first, slow_error_of
+from bids_qsm.biomarkers.positions import Position, align, b0_in_world, on_first, slow_error_of
 from bids_qsm.phantom.fibres import MIDDLE, Fibres
 from bids_qsm.phantom.forward import dipole_field, field_of_fibres
 from bids_qsm.phantom.gre import Protocol, crop_kspace, finer
@@ -133,7 +133,7 @@ def singles(positions, truths):
         data = {
             'field': one.field,
             'mask': one.mask,
-            'noise': noise_of(one),
+            'noise': one.noise,
             'grid': Grid.from_affine(truth.shape, one.affine),
             'magnitude': one.magnitude,
             'radians_per_ppm': 1 / ppm_per_radian(3.0, 0.0166),

@@ -10,6 +10,7 @@ from bids_qsm.biomarkers.columns import regions_of
 from bids_qsm.biomarkers.positions import (
     SAME,
     align,
+    check_session,
     distinct,
     is_within,
     on_first,
@@ -310,6 +311,7 @@ APPLICATION = Application(
     scope='subject',
     fewest_series=2,
     check=check,
+    check_session=check_session,
     method='Local fields of the head positions of a session were aligned rigidly by their magnitudes and '
     'inverted together by least squares (COSMOS) [@cosmos], with B0 turned into the frame of the first '
     'series.',

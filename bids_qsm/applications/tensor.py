@@ -12,6 +12,7 @@ from bids_qsm.biomarkers.positions import (
     SAME,
     align,
     axes_of,
+    check_session,
     distinct,
     is_within,
     on_first,
@@ -255,6 +256,7 @@ APPLICATION = Application(
     scope='subject',
     fewest_series=FEWEST,
     check=check,
+    check_session=check_session,
     method='The susceptibility tensor [@sti] was fitted to the local fields of the head positions of a '
     'session, with anisotropy in white matter alone [@mmsrsti].',
     memory=Need(0.3, volume=16, padded=12),

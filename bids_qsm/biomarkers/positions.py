@@ -1,6 +1,6 @@
 """Bring the local fields of one head in several positions onto one grid, and B0 into its frame."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -93,16 +93,41 @@ def b0_in_world(grid: Grid, affine: np.ndarray):
     return axes_of(affine) @ np.array(grid.b0_dir) + 0.0
 
 
-def refuse_other_voxels(positions: Sequence[Position]):
-    """Raise UserError where voxels of a position are much larger or smaller than those of the first."""
-    first, *others = positions
-    for one in others:
-        ratio = float(np.cbrt(spacing_of(one.affine).prod() / spacing_of(first.affine).prod()))
+def refuse_other_voxels(names: Sequence[str], sizes: Sequence[Sequence[float]]):
+    """Raise UserError where voxels (mm) of a series are much larger or smaller than those of the first.
+
+    >>> refuse_other_voxels(['first', 'flat'], [(1, 1, 1), (1, 1, 2)])
+    """
+    for name, size in zip(names[1:], sizes[1:], strict=True):
+        ratio = float(np.cbrt(np.prod(size) / np.prod(sizes[0])))
         if max(ratio, 1 / ratio) > COARSER:
             raise UserError(
-                f'{one.name} has voxels whose mean size is {ratio:.2g} times that of {first.name}, and up to '
-                f'{COARSER:g} times can be joined; leave one of them out by --bids-filter-file.'
+                f'{name} has voxels whose mean size is {ratio:.2g} times that of {names[0]}, and up to '
+                f'{COARSER:g} times can be joined as head positions; leave one of them out by '
+                '--bids-filter-file.'
             )
+
+
+def check_session(
+    names: Sequence[str],
+    sizes: Sequence[Sequence[float]],
+    tables: Mapping[str, tuple[str, pd.DataFrame]],
+):
+    """Raise UserError where series of a session cannot be joined, or a table of orientations is wrong.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Of the series.
+    sizes : sequence of (3,)
+        Their voxel sizes (mm).
+    tables : dict of str to (str, DataFrame)
+        Name of the file and content of that of orientations, where there is one, under 'orientations'.
+    """
+    refuse_other_voxels(names, sizes)
+    if 'orientations' in tables:
+        file, table = tables['orientations']
+        stated_b0(table, names, source=file)
 
 
 def register(moving: Position, fixed: Position, bright: np.ndarray):
@@ -156,7 +181,6 @@ def align(positions: Sequence[Position], transforms: Sequence[np.ndarray] | None
     Aligned
     """
     first = positions[0]
-    refuse_other_voxels(positions)
     if transforms is None:
         bright, _ = correct_bias(first.magnitude, first.affine)
         transforms = [np.eye(4), *(register(one, first, bright) for one in positions[1:])]
@@ -212,7 +236,7 @@ def is_within(value: object, low: float, high: float) -> bool:
     return not isinstance(value, bool) and isinstance(value, int | float) and low <= value <= high
 
 
-def stated_b0(table: pd.DataFrame | None, names: Sequence[str]):
+def stated_b0(table: pd.DataFrame | None, names: Sequence[str], *, source: str = 'The table of orientations'):
     """Unit vectors of B0 (N, 3) that a table states for the series of a session; None where it states none.
 
     Files and series are compared by the entities that tell series apart: run-1 is run-01, and sub-01 is not
@@ -225,6 +249,8 @@ def stated_b0(table: pd.DataFrame | None, names: Sequence[str]):
         file. One whose files are all of other sessions does not count.
     names : sequence of str
         Of the series.
+    source : str
+        What messages call the table.
 
     Raises
     ------
@@ -235,7 +261,7 @@ def stated_b0(table: pd.DataFrame | None, names: Sequence[str]):
         return None
     lost = [column for column in ('file', 'x', 'y', 'z') if column not in table]
     if lost:
-        raise UserError(f'The table of orientations has no column {lost[0]}; it must have file, x, y and z.')
+        raise UserError(f'{source} has no column {lost[0]}; it must have file, x, y and z.')
     files = [_series_of(str(file)) for file in table['file']]
     sessions = {dict(one).get('ses') for one in files}
     if files and None not in sessions and dict(_series_of(names[0])).get('ses') not in (None, *sessions):
@@ -244,7 +270,7 @@ def stated_b0(table: pd.DataFrame | None, names: Sequence[str]):
     lost = [name for name, own in rows.items() if not any(own)]
     if lost:
         raise UserError(
-            f'The table of orientations has no row for {", ".join(lost)}; add a row with a file of each of '
+            f'{source} has no row for {", ".join(lost)}; add a row with a file of each of '
             'these series, or remove the table.'
         )
     values = table[['x', 'y', 'z']].apply(pd.to_numeric, errors='coerce').to_numpy(float)
@@ -254,12 +280,12 @@ def stated_b0(table: pd.DataFrame | None, names: Sequence[str]):
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         if not (np.isfinite(lengths) & (lengths > 0)).all():
             raise UserError(
-                f'The table of orientations states no direction of B0 for {name}; mend x, y and z there.'
+                f'{source} states no direction of B0 for {name}; mend x, y and z there.'
             )
         vectors = vectors / lengths
         if not np.allclose(vectors, vectors[0], atol=1e-3):
             raise UserError(
-                f'The table of orientations has rows for {name} that differ in B0; leave one of them.'
+                f'{source} has rows for {name} that differ in B0; leave one of them.'
             )
         found.append(vectors[0])
     return np.array(found)
