@@ -274,7 +274,9 @@ def check_sessions(found: Sequence[tuple[Series, tuple[Use, ...], list[str]]]):
         files = {item.query: item.path for item in parts[0][1].inputs if item.space == 'table'}
         tables = {query: (path.name, read_table(path)) for query, path in files.items()}
         series = [one for one, _ in parts]
-        application(name).check_session([one.name for one in series], [one.voxel_size for one in series], tables)
+        application(name).check_session(
+            [one.name for one in series], [one.voxel_size for one in series], tables
+        )
 
 
 def _is_absent(name: str, made: Mapping[str, object], one: Series) -> bool:
