@@ -4,8 +4,8 @@ python benchmarks/orientations.py [cosmos chain tensor conditioning cost] [--see
 
 Each position is simulated in its own pose on a grid four times as fine, with a slab that follows half of the
 turn, or all. Fields are those of sources within the brain ('cosmos', 'tensor'), or those that the default
-reconstruction makes of noisy echoes ('chain', on the coarser grid of the phantom). They go onto the grid of the
-first position by the true transforms, by these with errors of .5 mm and .5 degrees ('misplaced'), or by
+reconstruction makes of noisy echoes ('chain', on the coarser grid of the phantom). They go onto the grid of
+the first position by the true transforms, by these with errors of .5 mm and .5 degrees ('misplaced'), or by
 registration ('registered').
 """
 

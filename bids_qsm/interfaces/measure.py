@@ -146,7 +146,9 @@ class Measure(SimpleInterface):
                 # what else has the name of fMRIPrep's table has one entry a column
                 self._write_table(table, found[table.name], facts if table.suffix == 'stats' else {}, cwd)
         for figure in one.figures:
-            if found[(figure.draw and figure.table) or figure.name] is None:
+            # a chart may be drawn from images alone
+            shown = figure.table if figure.draw else figure.name
+            if shown and found[shown] is None:
                 continue
             if figure.draw is not None:
                 drawn = figure.draw(*self._taken(one, figure, {**given[0], **found}, cwd))
