@@ -231,7 +231,7 @@ def _finer(one: Position, slab: np.ndarray):
     pads = [(AROUND, size - n - AROUND) for n, size in zip(field.shape, sizes, strict=True)]
     field = np.pad(field, pads, mode='symmetric').astype(np.float32)
     spacing = spacing_of(one.affine)
-    spectrum = rfft(field) * passband(field.shape, tuple(spacing), [np.diag(spacing), slab])
+    spectrum = rfft(field) * passband(field.shape, tuple(spacing), slab, np.diag(spacing))
     fine = refined(spectrum, field.shape)
     affine = one.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ (np.array(low, float) - AROUND)
