@@ -255,11 +255,11 @@ def row_of_tensor(seed, voxel, n, how, noise, microstructure=0.0):
     head, turns = head_of(seed, False, microstructure), head_turns(n)
     positions, (truth, *_) = session(seed, False, turns, voxel, noise, rng, microstructure=microstructure)
     affine = positions[0].affine
-    aligned = align(positions, transforms_of(turns, how, rng))
+    aligned = align(positions, transforms_of(turns, how, rng), is_filtered=False)
     grid = Grid.from_affine(truth.shape, affine)
     fractions, vectors = head.moved(turns[0], (0, 0, 0)).fibre_maps(truth.shape, affine)
     start = time.process_time()
-    components = tensor(*aligned.data, fractions > 0.15, grid, slabs=aligned.slabs)
+    components = tensor(*aligned.data, fractions > 0.15, grid)
     seconds = time.process_time() - start
     mean, anisotropy, direction = invariants(components)
     mask, sure = positions[0].mask & (mean != 0), fractions > 0.3

@@ -71,7 +71,8 @@ def measure(
     """
     names = [join_entities(one.items()) for one in entities]
     positions = positions_of(names, localfield, mask, magnitude, affine, grid, orientations[0])
-    aligned = align(positions)
+    # finer detail is not determined by the first position alone, as a filter would ask of the tensor
+    aligned = align(positions, is_filtered=False)
     n, found = distinct(aligned.directions), conditioning(aligned.directions)
     if n < FEWEST or not found.tensor <= WORST:
         raise UserError(
@@ -90,7 +91,7 @@ def measure(
             f'{names[0]} has no white matter in its mask, where the tensor could be anisotropic; check the '
             'mask and the alignment to the template.'
         )
-    components = tensor(*aligned.data, fibres, grid[0], slabs=aligned.slabs, spread=spread)
+    components = tensor(*aligned.data, fibres, grid[0], spread=spread)
     mean, anisotropy, vectors = invariants(components)
     rates = r2star[0] if levelled[0] else None
     slow = slow_error_of(mean, there, rates, grid[0], aligned.directions[0])
@@ -227,7 +228,7 @@ APPLICATION = Application(
     figures=(
         Figure(
             'tensorcoverage',
-            'What the head positions measure',
+            'What the head positions of the tensor measure',
             'Half of the sphere of spatial frequencies seen from B0 of the first position; circles are B0.',
             draw=plot_coverage,
             table='tensorpositions',

@@ -59,8 +59,8 @@ class Aligned:
 
     ``directions`` (N, 3) are unit vectors of B0 along the voxel axes of that grid, ``noises`` standard
     deviations (ppm) of the fields, ``transforms`` (N, 4, 4) take points of the first to those of each. The
-    columns of ``slabs`` (3, 3) are the edges (mm) of a voxel of each position along those axes; fields of
-    other positions than the first have the frequencies that it and the first resolve, see `passband`.
+    columns of ``slabs`` (3, 3) are the edges (mm) of a voxel of each position along those axes; filtered
+    fields of other positions than the first have what it and the first resolve, see `passband`.
     """
 
     fields: list[np.ndarray]
@@ -171,17 +171,24 @@ def noise_of(field: np.ndarray, magnitude: np.ndarray, mask: np.ndarray):
     return np.where(mask, noise, 0).astype(np.float32)
 
 
-def align(positions: Sequence[Position], transforms: Sequence[np.ndarray] | None = None):
+def align(
+    positions: Sequence[Position],
+    transforms: Sequence[np.ndarray] | None = None,
+    *,
+    is_filtered: bool = True,
+):
     """Resample positions onto the grid of the first, and turn their B0 into its frame.
 
-    Each local field was made in its own frame. Frequencies that its slab or that of the first hardly resolve
-    are taken off, it is resampled, and kept where the resampled mask is whole.
+    Each local field was made in its own frame. It is resampled, and kept where the resampled mask is whole.
 
     Parameters
     ----------
     positions : sequence of Position
     transforms : sequence of (4, 4), optional
         Take points of the first to those of each; by default from registration.
+    is_filtered : bool
+        Take off frequencies that the slab of a position or that of the first hardly resolve, for a model that
+        counts with it (`cosmos`), and interpolate the rest by sinc. Otherwise by cubic splines.
 
     Returns
     -------
@@ -208,9 +215,11 @@ def align(positions: Sequence[Position], transforms: Sequence[np.ndarray] | None
         shape, affine = first.mask.shape, first.affine
         chain: list = [matrix]
         mask = resample(one.mask, one.affine, shape, affine, chain) > WHOLE
-        # the slab of the first along the voxel axes of this one
-        there = (turn @ axes_of(one.affine)).T @ slabs[0]
-        fine, place = _finer(one, there)
+        if is_filtered:
+            # with the slab of the first along the voxel axes of this one
+            fine, place = _finer(one, (turn @ axes_of(one.affine)).T @ slabs[0])
+        else:
+            fine, place = _widened(one.field, one.mask), one.affine
         fields.append(resample(fine, place, shape, affine, chain, order=3) * mask)
         noises.append(resample(one.noise, one.affine, shape, affine, chain) * mask)
         masks.append(mask)

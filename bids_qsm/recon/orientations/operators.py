@@ -131,18 +131,16 @@ class Tensor:
     .. math:: F = \sum_a K_a m_a, \quad m = X h, \quad K_a = h_a / 3 - \sum_c P_{ac} h_c, \quad
               P_{ac} = k_a k_c / |k|^2
 
-    ``products`` are the components of P, ``bands`` what the slabs resolve, by which K is multiplied. As in
-    `dipole_kernel`, at the Nyquist plane of an even axis the mean over both signs of that frequency is taken:
-    there the product of it and another one vanishes.
+    ``products`` are the components of P. As in `dipole_kernel`, at the Nyquist plane of an even axis the mean
+    over both signs of that frequency is taken: there the product of it and another one vanishes.
     """
 
     box: Box
     products: np.ndarray
     directions: np.ndarray
-    bands: tuple[np.ndarray, ...]
 
     @classmethod
-    def of(cls, box: Box, grid: Grid, directions: np.ndarray, slabs: Sequence[np.ndarray] | None = None):
+    def of(cls, box: Box, grid: Grid, directions: np.ndarray):
         k = frequencies(box.shape, grid.voxel_size)
         square = k[0] ** 2 + k[1] ** 2 + k[2] ** 2
         square[0, 0, 0] = 1
@@ -154,20 +152,19 @@ class Tensor:
         for product, (a, b) in zip(products, COMPONENTS, strict=True):
             product[...] = k[a] * k[b] / square if a == b else k[a] * inner[a] * k[b] * inner[b] / square
             product[0, 0, 0] = (a == b) / 3  # so that the mean has no field
-        bands = bands_of(box, grid, slabs, len(directions))
-        return cls(box, products, np.asarray(directions, np.float32), bands)
+        return cls(box, products, np.asarray(directions, np.float32))
 
     def forward(self, components: np.ndarray):
         """Fields (ppm), one a position, of six ``components`` (6, x, y, z; ppm)."""
         spectra = np.stack([rfft(one) for one in components])
-        for band, h in zip(self.bands, self.directions, strict=True):
-            yield irfft(band * _project(spectra, self.products, h), self.box.shape)
+        for h in self.directions:
+            yield irfft(_project(spectra, self.products, h), self.box.shape)
 
     def adjoint(self, fields: Iterable[np.ndarray]):
         """Six components (6, x, y, z) of what the transpose makes of ``fields``."""
         totals = np.zeros(self.products.shape, np.complex64)
-        for band, h, one in zip(self.bands, self.directions, fields, strict=True):
-            _spread(totals, band * rfft(one), self.products, h)
+        for h, one in zip(self.directions, fields, strict=True):
+            _spread(totals, rfft(one), self.products, h)
         return np.stack([irfft(total, self.box.shape) for total in totals])
 
     def inverse(self, ridge: np.ndarray):
@@ -176,8 +173,8 @@ class Tensor:
         for i in range(self.products.shape[1]):
             p = self.products[:, i]
             normal = np.zeros((*p.shape[1:], 6, 6), np.float32) + ridge.astype(np.float32)
-            for band, h in zip(self.bands, self.directions, strict=True):
-                c = np.stack([*response(p, h)], -1) * (band[i, ..., None] if band.ndim else 1)
+            for h in self.directions:
+                c = np.stack([*response(p, h)], -1)
                 normal += c[..., :, None] * c[..., None, :]
             found[:, :, i] = np.moveaxis(np.linalg.inv(normal), (-2, -1), (0, 1))
         return found

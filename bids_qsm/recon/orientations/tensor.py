@@ -27,7 +27,6 @@ def tensor(
     white: np.ndarray,
     grid: Grid,
     *,
-    slabs: Sequence[np.ndarray] | None = None,
     spread: float = ANISOTROPY,
     smoothness: float = SMOOTHNESS,
     tolerance: float = 1e-3,
@@ -35,12 +34,12 @@ def tensor(
 ):
     r"""Find the susceptibility tensor, isotropic outside white matter [1]_ [2]_.
 
-    .. math:: X = \chi I + A, \quad \min \sum_i \|W_i (B_i F_i X - f_i)\|^2
+    .. math:: X = \chi I + A, \quad \min \sum_i \|W_i (F_i X - f_i)\|^2
               + (\sigma / s)^2 (\|A\|_F^2 + l^2 \|\nabla A\|_F^2)
 
     A has no trace, and is zero outside ``white``; :math:`\sigma` is the noise of the field, s the ``spread``
-    and l the ``smoothness``; W and B are as of `cosmos`. The smoothness counts within white matter alone.
-    Conjugate gradients of the six components of X, preconditioned by the solution without a mask.
+    and l the ``smoothness``, which counts within white matter alone. Conjugate gradients of the six
+    components of X, preconditioned by the solution without a mask.
 
     Parameters
     ----------
@@ -49,8 +48,6 @@ def tensor(
     white : ndarray of bool
         Where susceptibility may be anisotropic.
     grid : Grid
-    slabs : sequence of (3, 3), optional
-        As of `cosmos`.
     spread : float
         Standard deviation (ppm) of anisotropic components that is expected.
     smoothness : float
@@ -69,7 +66,7 @@ def tensor(
     """
     shown, place = supports(masks, grid)
     box = Box.around(place, grid, padding=PADDING)
-    operator = Tensor.of(box, grid, np.asarray(directions, float), slabs)
+    operator = Tensor.of(box, grid, np.asarray(directions, float))
     level = noise_of_all(noises, masks)
     weights = [box.crop(weight(noise, mask, level)) ** 2 for noise, mask in zip(noises, masks, strict=True)]
     inside, fibres = box.crop(place), box.crop(white & place)
