@@ -90,7 +90,15 @@ def measure(
     aligned = align(positions)
     refuse(names, aligned.directions)
     found = conditioning(aligned.directions)
-    susceptibility, sd, excess = cosmos(*aligned.data, grid=grid[0], slabs=aligned.slabs, limit=limit)
+    susceptibility, sd, excess = cosmos(
+        aligned.fields,
+        aligned.masks,
+        aligned.noises,
+        aligned.directions,
+        grid[0],
+        slabs=aligned.slabs,
+        limit=limit,
+    )
     there = sd > 0
     rates = r2star[0] if levelled[0] else None
     slow = slow_error_of(susceptibility, there, rates, grid[0], aligned.directions[0])

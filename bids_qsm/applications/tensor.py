@@ -91,7 +91,9 @@ def measure(
             f'{names[0]} has no white matter in its mask, where the tensor could be anisotropic; check the '
             'mask and the alignment to the template.'
         )
-    components = tensor(*aligned.data, white=fibres, grid=grid[0], spread=spread)
+    components = tensor(
+        aligned.fields, aligned.masks, aligned.noises, aligned.directions, fibres, grid[0], spread=spread
+    )
     mean, anisotropy, vectors = invariants(components)
     rates = r2star[0] if levelled[0] else None
     slow = slow_error_of(mean, there, rates, grid[0], aligned.directions[0])
