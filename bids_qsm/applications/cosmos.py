@@ -10,6 +10,7 @@ from bids_qsm.biomarkers.columns import regions_of
 from bids_qsm.biomarkers.positions import (
     SAME,
     align,
+    check_session,
     distinct,
     is_within,
     on_first,
@@ -90,7 +91,13 @@ def measure(
     refuse(names, aligned.directions)
     found = conditioning(aligned.directions)
     susceptibility, sd, excess = cosmos(
-        aligned.fields, aligned.masks, aligned.noises, aligned.directions, grid[0], limit=limit
+        aligned.fields,
+        aligned.masks,
+        aligned.noises,
+        aligned.directions,
+        grid[0],
+        slabs=aligned.slabs,
+        limit=limit,
     )
     there = sd > 0
     rates = r2star[0] if levelled[0] else None
@@ -310,6 +317,7 @@ APPLICATION = Application(
     scope='subject',
     fewest_series=2,
     check=check,
+    check_session=check_session,
     method='Local fields of the head positions of a session were aligned rigidly by their magnitudes and '
     'inverted together by least squares (COSMOS) [@cosmos], with B0 turned into the frame of the first '
     'series.',

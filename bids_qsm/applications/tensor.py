@@ -12,6 +12,7 @@ from bids_qsm.biomarkers.positions import (
     SAME,
     align,
     axes_of,
+    check_session,
     distinct,
     is_within,
     on_first,
@@ -70,7 +71,8 @@ def measure(
     """
     names = [join_entities(one.items()) for one in entities]
     positions = positions_of(names, localfield, mask, magnitude, affine, grid, orientations[0])
-    aligned = align(positions)
+    # finer detail is not determined by the first position alone, as a filter would ask of the tensor
+    aligned = align(positions, is_filtered=False)
     n, found = distinct(aligned.directions), conditioning(aligned.directions)
     if n < FEWEST or not found.tensor <= WORST:
         raise UserError(
@@ -228,7 +230,7 @@ APPLICATION = Application(
     figures=(
         Figure(
             'tensorcoverage',
-            'What the head positions measure',
+            'What the head positions of the tensor measure',
             'Half of the sphere of spatial frequencies seen from B0 of the first position; circles are B0.',
             draw=plot_coverage,
             table='tensorpositions',
@@ -255,6 +257,7 @@ APPLICATION = Application(
     scope='subject',
     fewest_series=FEWEST,
     check=check,
+    check_session=check_session,
     method='The susceptibility tensor [@sti] was fitted to the local fields of the head positions of a '
     'session, with anisotropy in white matter alone [@mmsrsti].',
     memory=Need(0.3, volume=16, padded=12),

@@ -152,7 +152,9 @@ class Measure(SimpleInterface):
             path = write_record(_plain(found[document.name]), cwd / f'{document.name}.json')
             self._results[document.name] = str(path)
         for figure in one.figures:
-            if found[(figure.draw and figure.table) or figure.name] is None:
+            # a chart may be drawn from images alone
+            shown = figure.table if figure.draw else figure.name
+            if shown and found[shown] is None:
                 continue
             if figure.draw is not None:
                 drawn = figure.draw(*self._taken(one, figure, {**given[0], **found}, cwd))

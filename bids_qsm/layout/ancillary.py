@@ -16,6 +16,7 @@ from bids_qsm.layout import checks
 from bids_qsm.layout.bold_runs import find_runs, notes_of_session, runs_of_series
 from bids_qsm.layout.index import EXTENSIONS, Index
 from bids_qsm.layout.inputs import (
+    check_sessions,
     choose_flair,
     chosen,
     drawn_images,
@@ -91,7 +92,9 @@ def find_ancillary(
             one, found, anatomy, flairs[one.name], series, scanned, people, own, options, index
         )
         planned.append((one, uses, [*said, *(of_runs if is_first else []), *notes_of_session(own, one)]))
-    plans = {one.name: (uses, said) for one, uses, said in without_too_few(planned)}
+    planned = without_too_few(planned)
+    check_sessions(planned)
+    plans = {one.name: (uses, said) for one, uses, said in planned}
     for one in series:
         if one not in with_regions:
             reason = no_heads[one.name]

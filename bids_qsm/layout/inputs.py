@@ -1,6 +1,6 @@
 """Files that applications read beside the maps: where they are, and which image each was drawn on."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
@@ -284,6 +284,25 @@ def without_too_few(
             )
         kept.append((one, tuple(use for use in uses if use not in few), [*notes, *said]))
     return kept
+
+
+def check_sessions(found: Sequence[tuple[Series, tuple[Use, ...], list[str]]]):
+    """Raise UserError where series of a session that an application takes together do not go together.
+
+    ``found`` is what `without_too_few` returns.
+    """
+    sessions = defaultdict(list)
+    for one, uses, _ in found:
+        for use in uses:
+            if application(use.name).check_session is not None:
+                sessions[use.name, one.session].append((one, use))
+    for (name, _), parts in sessions.items():
+        files = {item.query: item.path for item in parts[0][1].inputs if item.space == 'table'}
+        tables = {query: (path.name, read_table(path)) for query, path in files.items()}
+        series = [one for one, _ in parts]
+        application(name).check_session(
+            [one.name for one in series], [one.voxel_size for one in series], tables
+        )
 
 
 def _is_absent(name: str, made: Mapping[str, object], one: Series) -> bool:

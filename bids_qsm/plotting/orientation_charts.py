@@ -75,6 +75,10 @@ def _frame(direction: np.ndarray):
     return np.stack([first, np.cross(direction, first), direction])
 
 
+MOST_COLOURS = 6
+"""Positions that have a colour each in the chart of regions."""
+
+
 def plot_singles(table: pd.DataFrame) -> str:
     """Draw susceptibility of each region from all positions, and from each position alone.
 
@@ -113,13 +117,19 @@ def plot_singles(table: pd.DataFrame) -> str:
         lw=1.2,
         label='all positions',
     )
-    for n, (position, rows) in enumerate(table.groupby('position', sort=False)):
-        label = f'position {n + 1} alone' if n < 6 else None
-        del position
-        if rows['chi_single'].isna().all():
-            continue
+    shown = table[table['chi_single'].notna()]
+    groups = [rows for _, rows in shown.groupby('position', sort=False)]
+    # more colours than these cannot be told apart
+    is_few = len(groups) <= MOST_COLOURS
+    for n, rows in enumerate(groups):
+        label = f'position {n + 1} alone' if is_few else 'each position alone' if n == 0 else None
         ax.plot(
-            rows['chi_single'], rows['name'].map(place), 'o', color=COLOURS[n % 7], markersize=4, label=label
+            rows['chi_single'],
+            rows['name'].map(place),
+            'o',
+            color=COLOURS[n] if is_few else '#888888',
+            markersize=4,
+            label=label,
         )
     ax.set_yticks(np.arange(len(order)), list(order), fontsize=8)
     ax.set_xlabel('susceptibility (ppm)')

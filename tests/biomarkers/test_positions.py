@@ -1,7 +1,5 @@
 """Positions of a head on one grid: B0 in its frame, oblique and left-handed affines, tables of B0."""
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,10 +10,10 @@ from bids_qsm.biomarkers.positions import (
     align,
     axes_of,
     b0_in_world,
+    check_session,
     distinct,
     position_table,
     positions_of,
-    refuse_other_voxels,
     register,
     stated_b0,
 )
@@ -88,13 +86,11 @@ def test_a_head_that_does_not_overlap_is_refused(monkeypatch):
 
 
 def test_positions_of_other_voxels_are_refused():
-    first = position('first', (0, 0, 0))
-    flat = replace(first, name='flat', affine=first.affine @ np.diag([1, 1, 2, 1]))
-    refuse_other_voxels([first, flat])
-    coarse = replace(first, name='coarse', affine=first.affine @ np.diag([2, 2, 1, 1]))
-    for pair in ([first, coarse], [coarse, first]):
-        with pytest.raises(UserError, match=f'{pair[1].name} has voxels'):
-            align(pair)
+    flat, coarse = (2.0, 2.0, 4.0), (4.0, 4.0, 2.0)
+    check_session(['first', 'flat'], [(2.0, 2.0, 2.0), flat], {})
+    for sizes in ([(2.0, 2.0, 2.0), coarse], [coarse, (2.0, 2.0, 2.0)]):
+        with pytest.raises(UserError, match='second has voxels'):
+            check_session(['first', 'second'], sizes, {})
 
 
 def stating(*files):

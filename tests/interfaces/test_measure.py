@@ -1,4 +1,6 @@
 import json
+from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 
 import nibabel as nib
@@ -6,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bids_qsm.applications import modules
+from bids_qsm.applications import modules, tensor
 from bids_qsm.errors import UserError
 from bids_qsm.interfaces.io import save_shares
 from bids_qsm.interfaces.measure import Measure
@@ -274,6 +276,26 @@ def test_a_figure_is_drawn_over_what_is_there(files, tmp_path):
         application='tests.applications.tubes', series=SERIES, extra=[{}], swi=files['r2star'], **used
     )
     assert Path(node.run(cwd=str(tmp_path)).outputs.figure_veinlabels).read_bytes() != over_chi
+
+
+def test_a_figure_may_be_drawn_from_images_alone(files, tmp_path, monkeypatch):
+    """As that of the directions of a susceptibility tensor."""
+    image = np.full(SHAPE, 0.02, np.float32)
+    v1 = np.zeros((*SHAPE, 3), np.float32)
+    v1[..., 0] = 1
+    rows = pd.DataFrame({'region': ['Lobe'], 'hemisphere': ['L'], 'map': ['MMS'], 'mean': [0.02]})
+    listed = pd.DataFrame({'position': ['a', 'b'], 'b0_x': [0, 0.5], 'b0_y': [0, 0], 'b0_z': [1, 0.87]})
+    found = np.zeros((*SHAPE, 6), np.float32), image, image, v1, rows, listed, {}
+    fake = replace(tensor.APPLICATION, measure=wraps(tensor.measure)(lambda *_: found))
+    monkeypatch.setattr(tensor, 'APPLICATION', fake)
+    names = ('chi', 'mask', 'dseg', 'labels')
+    maps = {name: [files[name]] * 2 for name in names} | dict.fromkeys(
+        ('localfield', 'magnitude', 'white_matter'), [files['chi']] * 2
+    )
+    node = Measure(application=modules()['tensor'], series=2 * SERIES, extra=[{}, {}], **maps)
+    outputs = node.run(cwd=str(tmp_path)).outputs
+    assert Path(outputs.figure_directions).read_bytes()[:4] == b'\x89PNG'
+    assert '<svg' in Path(outputs.figure_tensorcoverage).read_text()
 
 
 def test_an_image_on_the_t1w_leaves_transforms_to_those_that_have_one(files, write, tmp_path):

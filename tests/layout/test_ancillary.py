@@ -430,6 +430,25 @@ def test_series_that_cannot_take_part_are_no_head_positions(data, find):
     assert found[1][2] == ['no local field']
 
 
+def test_head_positions_that_do_not_go_together_are_refused_before_anything_runs(data, find):
+    asked = {'applications': (Method('cosmos'),)}
+    write_t1w(data)
+    for acq in ('pos1', 'pos2'):
+        write_series(data, entities=f'acq-{acq}')
+    table = data / 'sub-01' / 'sub-01_orientations.tsv'
+    table.write_text('file\tx\ty\tz\nsub-01_acq-pos1_echo-1_part-mag_MEGRE.nii.gz\t0\t0\t1\n')
+    for one in find(**asked).rejected:
+        assert one.is_error
+        assert one.reason.startswith('sub-01_orientations.tsv has no row for sub-01_acq-pos2;')
+    with table.open('a') as file:
+        file.write('sub-01_acq-pos2_echo-1_part-mag_MEGRE.nii.gz\t0\t.3\t1\n')
+    assert all('cosmos' in {use.name for use in one.applications} for one in find(**asked).series)
+    write_series(data, entities='acq-pos2', affine=np.diag([4.0, 4, 4, 1]))
+    said = find(**asked).rejected
+    assert [one.is_error for one in said] == [True, True]
+    assert 'sub-01_acq-pos2 has voxels whose mean size is 1.9 times that of sub-01_acq-pos1' in said[0].reason
+
+
 AFFINE_OF_CT = np.diag([8.0, 8, 8, 1])
 
 

@@ -33,20 +33,22 @@ def cosmos(
     directions: Sequence[Sequence[float]] | np.ndarray,
     grid: Grid,
     *,
+    slabs: Sequence[np.ndarray] | None = None,
     limit: float = GOOD,
     tolerance: float = 1e-3,
     max_iterations: int = 60,
 ):
     r"""Invert the dipole model of several head positions together (COSMOS) [1]_.
 
-    .. math:: \min_\chi \sum_i \|W_i (D_i \chi - f_i)\|^2
-              + N \|\sqrt{\max(l^2 - \bar{D}^2, 0)}\, \hat\chi\|^2
+    .. math:: \min_\chi \sum_i \|W_i (B_i D_i \chi - f_i)\|^2
+              + \|\sqrt{N \max(l^2 - \bar{D}^2, 0)}\, \hat\chi\|^2
 
-    W is the median noise over the noise of a voxel, at most 1, and 0 outside the mask of the position.
-    :math:`\bar{D}^2(k)` is the mean over the N positions of the squared dipole kernel. Only spatial
-    frequencies whose root mean square lies below the ``limit`` l are drawn to zero; there are none where the
-    conditioning is good, but for the mean. Sources lie where any position has a field, and up to `MARGIN`
-    around it.
+    W is the median noise over the noise of a voxel, at most 1, and 0 outside the mask of the position. B is 1
+    for the first position and what the slabs of that and of the first resolve for others, see `passband`;
+    :math:`N(k) = \sum_i B_i^2` positions measure a frequency, and :math:`\bar{D}^2(k)` is the mean over them
+    of the squared dipole kernel. Only spatial frequencies whose root mean square lies below the ``limit`` l
+    are drawn to zero. Among those that all positions measure there are none if the conditioning is good, but
+    for the mean. Sources lie where any position has a field, and up to `MARGIN` around it.
 
     Parameters
     ----------
@@ -57,6 +59,9 @@ def cosmos(
         Unit vectors of B0 along the voxel axes of the grid.
     grid : Grid
         Of the reference position.
+    slabs : sequence of (3, 3), optional
+        In their columns the edges (mm) of a voxel of each position, along the axes of the grid: of those that
+        the fields were resampled from, where these hold what is left by `passband` alone.
     limit : float
         Root mean square of the kernel below which a spatial frequency is regularised.
     tolerance : float
@@ -87,12 +92,13 @@ def cosmos(
         raise ValueError(f'{len(h)} directions for {len(fields)} fields')
     shown, place = supports(masks, grid)
     box = Box.around(place, grid, padding=PADDING)
-    operator = Scalar.of(box, grid, h)
+    operator = Scalar.of(box, grid, h, slabs)
     level = noise_of_all(noises, masks)
     weights = [box.crop(weight(noise, mask, level) ** 2) for noise, mask in zip(noises, masks, strict=True)]
     inside = box.crop(place)
     energy = sum(kernel**2 for kernel in operator.kernels)
-    penalty = np.maximum(np.float32(len(h) * limit**2) - energy, 0)
+    n = sum(band**2 for band in operator.bands)
+    penalty = np.maximum(n * np.float32(limit**2) - energy, 0)
     # the mean has no field
     penalty[0, 0, 0] = len(h) * GOOD**2
     inverse = 1 / np.maximum(energy + penalty, np.float32(len(h) * FLOOR**2))
@@ -127,8 +133,8 @@ def cosmos(
     rng = np.random.default_rng(0)
     noise = [
         np.where(w > 0, level / np.sqrt(np.maximum(w, 1e-12)), 0).astype(np.float32)
-        * rng.standard_normal(box.shape, dtype=np.float32)
-        for w in weights
+        * convolve(rng.standard_normal(box.shape, dtype=np.float32), band)
+        for w, band in zip(weights, operator.bands, strict=True)
     ]
     of_noise = solve(noise)
     sd *= _edge(box.uncrop(of_noise), sd, shown, grid)
