@@ -37,7 +37,7 @@ BEYOND = 3.0
 
 
 @method(
-    memory=Need(padded=26), prose='weak-harmonic nonlinear TV [@whnltv] with learned weights [@parametermaps]'
+    memory=Need(padded=24), prose='weak-harmonic nonlinear TV [@whnltv] with learned weights [@parametermaps]'
 )
 def learned(
     field: Array,
@@ -130,8 +130,8 @@ def learned_factor(rows: Array, problem: Problem):
     network = Network.stored()
     found = np.ones(problem.inside.shape, np.float32)
     values = np.empty(len(rows), np.float32)
-    for start in range(0, len(rows), 1 << 18):
-        part = slice(start, start + (1 << 18))
+    for start in range(0, len(rows), 1 << 15):
+        part = slice(start, start + (1 << 15))
         values[part] = network(rows[part])
     found[to_numpy(problem.inside)] = values
     return like(found, problem.field)
