@@ -16,6 +16,7 @@ from bids_qsm.threads import set_threads
 QUICK = {
     'background pdf': {'max_iterations': 20},
     'background resharp': {'max_iterations': 50},
+    'inversion learned': {'max_iterations': 30},
     'inversion medi': {'max_iterations': 30},
     'inversion medi0': {'max_iterations': 30},
     'inversion tgv': {'max_iterations': 30},

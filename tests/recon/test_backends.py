@@ -52,7 +52,11 @@ def data(head, measured):
     }
 
 
-QUICK = {'tgv': {'max_iterations': 40}, 'whnltv': {'max_iterations': 40}}
+QUICK = {
+    'learned': {'max_iterations': 40},
+    'tgv': {'max_iterations': 40},
+    'whnltv': {'max_iterations': 40},
+}
 """Parameters of methods that take long; the others stop where they stop."""
 
 

@@ -167,7 +167,7 @@ def test_weight_falls_with_the_first_gradient(height, noise, steep):
     # two thirds of a voxel's weight are lost to noise
     at = tuple(n // 2 for n in chi.shape)
     problem.weight[at] = 1 / 3
-    factor = harmonic._lighter_at_edges(chi, problem)
+    factor = harmonic.lighter_at_edges(chi, problem)
     assert factor.dtype == np.float32
     expected = 3 / (1 + step[1:-1] / 2 / steep)
     np.testing.assert_allclose(factor[3, :-2, 3], expected, rtol=1e-3)
@@ -178,7 +178,7 @@ def test_lighter_edges_keep_contrast(head, measured, monkeypatch):
     """A fourth of the contrast that total variation of one weight takes is kept, and error falls."""
     data = (measured, head.brain, head.noise, head.grid, RADIANS)
     lighter = whnltv(*data)
-    monkeypatch.setattr(harmonic, '_lighter_at_edges', lambda *_: 1.0)
+    monkeypatch.setattr(harmonic, 'lighter_at_edges', lambda *_: 1.0)
     plain = whnltv(*data)
     kept, less = (np.polyfit(head.chi[head.brain], m[head.brain], 1)[0] for m in (lighter, plain))
     assert 1 - kept < 0.75 * (1 - less)

@@ -10,6 +10,7 @@ from bids_qsm.recon.inversion.direct import l2, tkd, tsvd
 from bids_qsm.recon.inversion.fansi import nltv
 from bids_qsm.recon.inversion.harmonic import whnltv
 from bids_qsm.recon.inversion.ilsqr import ilsqr
+from bids_qsm.recon.inversion.learned import learned
 from bids_qsm.recon.inversion.medi import medi, medi0
 from bids_qsm.recon.inversion.ndi import ndi
 from bids_qsm.recon.inversion.robust import hdqsm, l1qsm
@@ -20,6 +21,7 @@ from bids_qsm.recon.inversion.tv import tv
 
 INVERSION = {
     'whnltv': whnltv,
+    'learned': learned,
     'tv': tv,
     'tkd': tkd,
     'nltv': nltv,

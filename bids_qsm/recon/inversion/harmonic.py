@@ -62,9 +62,9 @@ def whnltv(
     .. [1] Milovic et al. (2019), MRM 81:1399. doi:10.1002/mrm.27483
     .. [2] Candes, Wakin & Boyd (2008), J Fourier Anal Appl 14:877. doi:10.1007/s00041-008-9045-x
     """
-    problem, step, regulariser = _problem(field, mask, noise, grid, strength, harmonic, max_iterations)
+    problem, step, regulariser = beside(field, mask, noise, grid, strength, harmonic, max_iterations)
     first = total_variation(step, problem.field, grid.voxel_size, tolerance=FIRST, **regulariser)
-    regulariser['weight'] *= _lighter_at_edges(first, problem)
+    regulariser['weight'] *= lighter_at_edges(first, problem)
     del first
     step.match = sines(DATA_PENALTY, radians_per_ppm)
     return problem.give(
@@ -78,24 +78,35 @@ STRONGER = 3.0
 """Factor on the weight of total variation where the first map is flat."""
 
 
-def _lighter_at_edges(chi: Array, problem: Problem):
+def lighter_at_edges(chi: Array, problem: Problem):
     """Factor on the weight of total variation at each voxel, by the gradient of a first map."""
     xp = namespace(chi)
-    slopes = like(np.zeros((3, *chi.shape), np.float32), chi)
-    gradient(chi, slopes, tuple(1 / h for h in problem.grid.voxel_size))
-    slopes *= slopes
-    size = xp.sqrt(xp.sum(slopes, axis=0))
-    median = float(np.median(to_numpy(size)[to_numpy(problem.inside)]))
-    steep = max(median, problem.typical / float(problem.size))
+    size = steepness(chi, problem.grid.voxel_size)
+    steep = usual_steepness(size, problem)
     factor = STRONGER * steep / (steep + size)
     # edges at the rim, where there are no data, are not known
     weight = xp.where(problem.inside, problem.weight, xp.ones_like(problem.weight))
     return 1 + weight * (factor - 1)
 
 
+def steepness(chi: Array, voxel_size: Sequence[float]):
+    """Size of the gradient at each voxel (per mm), by periodic forward differences."""
+    xp = namespace(chi)
+    slopes = like(np.zeros((3, *chi.shape), np.float32), chi)
+    gradient(chi, slopes, tuple(1 / h for h in voxel_size))
+    slopes *= slopes
+    return xp.sqrt(xp.sum(slopes, axis=0))
+
+
+def usual_steepness(size: Array, problem: Problem):
+    """Median of the gradient in the mask, or the typical noise over the voxel size where this is more."""
+    median = float(np.median(to_numpy(size)[to_numpy(problem.inside)]))
+    return max(median, problem.typical / float(problem.size))
+
+
 def whtv(field: Array, mask: Array, noise: Array, grid: Grid):
     """The first pass of `whnltv`, as a rough step of background removal."""
-    problem, step, regulariser = _problem(field, mask, noise, grid, STRENGTH, HARMONIC, MAX_ITERATIONS)
+    problem, step, regulariser = beside(field, mask, noise, grid, STRENGTH, HARMONIC, MAX_ITERATIONS)
     return problem.give(total_variation(step, problem.field, grid.voxel_size, tolerance=ROUGH, **regulariser))
 
 
@@ -103,7 +114,7 @@ ROUGH = 0.01
 """Relative change at which `whtv` stops."""
 
 
-def _problem(
+def beside(
     field: Array,
     mask: Array,
     noise: Array,
@@ -112,6 +123,7 @@ def _problem(
     harmonic: float,
     max_iterations: int,
 ):
+    """The problem, its least-squares step with a harmonic partner, and what `total_variation` takes of it."""
     problem = Problem.of(field, mask, noise, grid)
     regulariser = {
         'weight': float(strength * problem.typical * problem.size),
