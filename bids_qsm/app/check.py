@@ -58,13 +58,15 @@ def run_check(settings: dict, *, as_json: bool, tsv: Path | None, headers: bool)
     headers : bool
         Whether only sidecars and headers are read.
     """
+    if tsv is not None:
+        _require_place(tsv)
     with tempfile.TemporaryDirectory(prefix='bids_qsm-') as folder:
         # nothing is written there
         own = {'output_dir': f'{folder}/out', 'level': 'participant', 'skip_bids_validation': True}
         options = Options.from_settings({**settings, **own})
         plan = find_series(options)
-        usable = _usable(settings | own) if plan.series else {}
-        verdicts = [check_series(one, options, usable, headers=headers) for one in plan.series]
+        usable, lacking = _usable(settings | own) if plan.series else ({}, {})
+        verdicts = [check_series(one, options, usable, lacking, headers=headers) for one in plan.series]
     for one in plan.rejected:
         verdicts.append(Verdict(one.name, **{'refused' if one.is_error else 'skipped': one.reason}))
     verdicts.sort(key=lambda one: one.name)
@@ -79,11 +81,31 @@ def run_check(settings: dict, *, as_json: bool, tsv: Path | None, headers: bool)
     return int(any(one.refused for one in verdicts))
 
 
-def check_series(one: Series, options: Options, usable: Mapping[str, Series], *, headers: bool) -> Verdict:
-    """Checks of a series; ``usable`` are series by name, planned with all applications."""
-    numbers, refused = {'pairs': float(len(one.echo_times))} if one.echo_times else {}, ''
+def _require_place(tsv: Path):
+    """Raise UserError where a table cannot be written, before hours of reading."""
+    if tsv.is_dir():
+        raise UserError(f'--tsv {tsv} is a folder; give the name of a file.')
+    there = next(folder for folder in tsv.absolute().parents if folder.exists())
+    if not there.is_dir():
+        raise UserError(f'--tsv {tsv} cannot be written, as {there} is a file; choose another folder.')
+
+
+def check_series(
+    one: Series,
+    options: Options,
+    usable: Mapping[str, Series],
+    lacking: Mapping[str, str],
+    *,
+    headers: bool,
+) -> Verdict:
+    """Checks of a series.
+
+    ``usable`` are series by name, planned with all applications but those ``lacking`` something in the
+    dataset as a whole, with what that is.
+    """
+    numbers, refused = {}, ''
     if not (headers or one.given or one.frames > 1):
-        numbers, refused = _measured(one, options, numbers)
+        numbers, refused = _measured(one, options)
     facts = Facts(
         sidecar=one.sidecar,
         echo_times=one.echo_times,
@@ -100,7 +122,7 @@ def check_series(one: Series, options: Options, usable: Mapping[str, Series], *,
     echoes = f'{n} {"echo" if n == 1 else "echoes"}, ' if n else f'starts from {", ".join(one.given_ports)}, '
     planned = usable.get(one.name)
     with_regions = planned is not None and planned.has_regions
-    possible, impossible = _applications(planned) if planned and with_regions else ((), {})
+    possible, impossible = _applications(planned, lacking) if planned and with_regions else ((), {})
     notes = () if one.has_regions else ('It gets maps alone: no regions, and no applications.',)
     return Verdict(
         one.name,
@@ -114,7 +136,7 @@ def check_series(one: Series, options: Options, usable: Mapping[str, Series], *,
     )
 
 
-def _measured(one: Series, options: Options, numbers: dict[str, float]) -> tuple[dict[str, float], str]:
+def _measured(one: Series, options: Options) -> tuple[dict[str, float], str]:
     """Numbers of the images, and why the participant level would refuse them."""
     refused, found = '', None
     for filtered in dict.fromkeys((options.filtered_phase, 'accept')):
@@ -142,23 +164,33 @@ def _measured(one: Series, options: Options, numbers: dict[str, float]) -> tuple
         except UserError as error:
             refused = refused or str(error)
     if found is None:
-        return numbers, refused
+        return {}, refused
     data, (magnitude, phase, notes) = Data(step.inputs), found
     affine = nib.load(one.files[0]).affine
     measured = measure_images(magnitude, phase, one.echo_times, data['grid'], affine)
-    return {**numbers, **found_numbers(notes['findings']), **measured}, refused
+    return {**found_numbers(notes['findings']), **measured}, refused
 
 
-def _usable(settings: dict) -> dict[str, Series]:
-    """Series by name, planned with all applications: what the data allow."""
+def _usable(settings: dict) -> tuple[dict[str, Series], dict[str, str]]:
+    """Series by name, planned with all applications, and why some of these cannot be planned at all."""
+
+    def planned(names: list[str]) -> dict[str, Series]:
+        plan = find_series(Options.from_settings({**settings, 'applications': names}))
+        return {one.name: one for one in plan.series}
+
+    names, lacking = [*modules()], {}
     try:
-        plan = find_series(Options.from_settings({**settings, 'applications': [*modules()]}))
-    except UserError:  # of an application alone, as the series themselves were found
-        return {}
-    return {one.name: one for one in plan.series}
+        return planned(names), lacking
+    except UserError:  # of an input of one application, as the series themselves were found
+        for name in names:
+            try:
+                planned([name])
+            except UserError as error:
+                lacking[name] = str(error)
+    return planned([name for name in names if name not in lacking]), lacking
 
 
-def _applications(one: Series) -> tuple[tuple[str, ...], dict[str, str]]:
+def _applications(one: Series, refused: Mapping[str, str]) -> tuple[tuple[str, ...], dict[str, str]]:
     """Applications whose inputs a series has, and what others lack."""
     named = (use.name for use in one.applications)
     possible = tuple(name for name in named if name != 'checks' and application(name).asked)
@@ -166,6 +198,9 @@ def _applications(one: Series) -> tuple[tuple[str, ...], dict[str, str]]:
     for name in modules():
         app = application(name)
         if name in possible or not app.asked or name == 'checks':
+            continue
+        if name in refused:
+            lacking[name] = refused[name].rstrip('.')
             continue
         said = (note for note in one.notes if note.startswith(f'{app.title}: left out, as '))
         reason = next(said, '').partition('left out, as ')[2]

@@ -55,7 +55,7 @@ def test_a_series_is_judged(data, tmp_path, capsys):
     assert len(rows) == len(CHECKS)
     assert set(rows['series']) == {'sub-01'}
     states = rows.set_index('check')['state']
-    assert states[['pairs', 'phase_scale', 'singularities', 'monopolar']].tolist() == ['pass'] * 4
+    assert states[['moved', 'phase_scale', 'singularities', 'monopolar']].tolist() == ['pass'] * 4
     assert states[['three_dimensional', 'bandwidth']].tolist() == ['unknown'] * 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ['checks.tsv', 'data']
 

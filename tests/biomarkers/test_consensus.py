@@ -55,7 +55,6 @@ GOOD = Facts(
     voxel_size=(1.0, 1.0, 1.0),
     b0_dir=(0.0, 0.0, 1.0),
     numbers={
-        'pairs': 5.0,
         'missing': 0.0,
         'usual_scale': 1.0,
         'least_turn': 8192.0,
@@ -128,7 +127,6 @@ BROKEN = {
     'partial_fourier': (said(PartialFourier=0.75), 'warn'),
     'acceleration': (said(ParallelReductionFactorOutOfPlane=4), 'fail'),
     'slab': (replace(GOOD, shape=(192, 224, 60)), 'fail'),
-    'pairs': (measured(pairs=4.0), 'fail'),
     'monopolar': (measured(bipolar_span=0.9, bipolar_share=0.8), 'warn'),
     'phase_scale': (measured(largest_turn=4096.0, least_turn=2048.0), 'fail'),
     'phase_levels': (measured(levels=64.0), 'fail'),
@@ -138,7 +136,7 @@ BROKEN = {
     'snr': (measured(snr_last=4.0), 'fail'),
     'phase_quality': (measured(poor_phase=0.3), 'fail'),
     'phase_linearity': (measured(misfit=0.8), 'fail'),
-    'moved': (measured(moved_mm=2.0), 'fail'),
+    'moved': (measured(moved_mm=4.0), 'fail'),
     'ghosts': (measured(ghost=0.15), 'fail'),
     'zero_filled': (measured(sampled=0.6), 'fail'),
     'symmetric_kspace': (measured(one_sided=0.4), 'fail'),
@@ -221,7 +219,6 @@ def test_uk_biobank_breaks_rules_and_none_of_high_severity():
         echo_times=(0.0094, 0.020),
         voxel_size=(0.8, 0.8, 3.0),
         shape=(256, 288, 48),
-        numbers={**GOOD.numbers, 'pairs': 2.0},
     )
     table = judge(scan)
     broken = table[table['state'].isin(['fail', 'warn'])]
@@ -352,7 +349,6 @@ def test_a_phantom_has_no_coverage_and_does_not_move():
     numbers = measure_images(magnitude, phase, TIMES, grid, affine, np.ones(SHAPE, bool))
     assert {'height_mm', 'cut_mm', 'moved_mm'}.isdisjoint(numbers)
     assert numbers['brain_cuts'] == 6
-    assert numbers['pairs'] == 3
     assert numbers['singularity_mm'] == 0
     assert numbers['snr_first'] == pytest.approx(50, rel=0.3)
 
