@@ -273,7 +273,7 @@ def methods_of(series: 'Series', options: 'Options', atlas: str) -> dict[str, st
     if 'r2star' in series.maps and 'r2star' not in series.given_ports:
         steps += ('r2star',)
     chosen = {step: getattr(options, step) for step in steps}
-    texts = {step: one.name if one.name == 'file' else str(one) for step, one in chosen.items()}
+    texts = {step: one.name if one.name == 'file' else one.label for step, one in chosen.items()}
     of_given = [one.reference for one in series.given if one.port == 'chi' and one.reference]
     if of_given:
         texts['reference'] = of_given[0]

@@ -3,7 +3,7 @@
 import json
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,8 +65,11 @@ def run_check(settings: dict, *, as_json: bool, tsv: Path | None, headers: bool)
         own = {'output_dir': f'{folder}/out', 'level': 'participant', 'skip_bids_validation': True}
         options = Options.from_settings({**settings, **own})
         plan = find_series(options)
-        usable, lacking = _usable(settings | own) if plan.series else ({}, {})
-        verdicts = [check_series(one, options, usable, lacking, headers=headers) for one in plan.series]
+        usable, faults = _usable(settings | own, [one.name for one in plan.series])
+        verdicts = [
+            check_series(one, options, usable.get(one.name), faults.get(one.name, {}), headers=headers)
+            for one in plan.series
+        ]
     for one in plan.rejected:
         verdicts.append(Verdict(one.name, **{'refused' if one.is_error else 'skipped': one.reason}))
     verdicts.sort(key=lambda one: one.name)
@@ -91,17 +94,12 @@ def _require_place(tsv: Path):
 
 
 def check_series(
-    one: Series,
-    options: Options,
-    usable: Mapping[str, Series],
-    lacking: Mapping[str, str],
-    *,
-    headers: bool,
+    one: Series, options: Options, planned: Series | None, faults: Mapping[str, str], *, headers: bool
 ) -> Verdict:
     """Checks of a series.
 
-    ``usable`` are series by name, planned with all applications but those ``lacking`` something in the
-    dataset as a whole, with what that is.
+    ``planned`` is the same one planned with all applications, but those whose input cannot be used:
+    ``faults`` says why.
     """
     numbers, refused = {}, ''
     if not (headers or one.given or one.frames > 1):
@@ -120,9 +118,8 @@ def check_series(
     tesla = f'{one.field_strength:.3g} T, ' if one.field_strength else ''
     n = len(one.echo_times)
     echoes = f'{n} {"echo" if n == 1 else "echoes"}, ' if n else f'starts from {", ".join(one.given_ports)}, '
-    planned = usable.get(one.name)
     with_regions = planned is not None and planned.has_regions
-    possible, impossible = _applications(planned, lacking) if planned and with_regions else ((), {})
+    possible, impossible = _applications(planned, faults) if planned and with_regions else ((), faults)
     notes = () if one.has_regions else ('It gets maps alone: no regions, and no applications.',)
     return Verdict(
         one.name,
@@ -171,26 +168,33 @@ def _measured(one: Series, options: Options) -> tuple[dict[str, float], str]:
     return {**found_numbers(notes['findings']), **measured}, refused
 
 
-def _usable(settings: dict) -> tuple[dict[str, Series], dict[str, str]]:
-    """Series by name, planned with all applications, and why some of these cannot be planned at all."""
+def _usable(settings: dict, known: Collection[str]) -> tuple[dict[str, Series], dict[str, dict[str, str]]]:
+    """The series ``known`` by name, planned with all applications, and what some of these cannot run for.
 
-    def planned(names: list[str]) -> dict[str, Series]:
-        plan = find_series(Options.from_settings({**settings, 'applications': names}))
-        return {one.name: one for one in plan.series}
+    Where the input of one application cannot be used, the series is planned with all others.
+    """
 
-    names, lacking = [*modules()], {}
-    try:
-        return planned(names), lacking
-    except UserError:  # of an input of one application, as the series themselves were found
-        for name in names:
-            try:
-                planned([name])
-            except UserError as error:
-                lacking[name] = str(error)
-    return planned([name for name in names if name not in lacking]), lacking
+    def planned(names: Collection[str]) -> tuple[dict[str, Series], dict[str, str]]:
+        try:
+            plan = find_series(Options.from_settings({**settings, 'applications': [*names]}))
+        except UserError as error:
+            return {}, dict.fromkeys(known, str(error))
+        return {one.name: one for one in plan.series}, {one.name: one.reason for one in plan.rejected}
+
+    usable, _ = planned(modules())
+    faults: dict[str, dict[str, str]] = {name: {} for name in known if name not in usable}
+    for app in modules() if faults else ():
+        found, why = planned([app])
+        for name, of_series in faults.items():
+            if name not in found:
+                of_series[app] = why.get(name, '')
+    for left_out in {frozenset(of_series) for of_series in faults.values()}:
+        found, _ = planned([app for app in modules() if app not in left_out])
+        usable |= {name: found[name] for name, of in faults.items() if left_out == {*of} and name in found}
+    return usable, faults
 
 
-def _applications(one: Series, refused: Mapping[str, str]) -> tuple[tuple[str, ...], dict[str, str]]:
+def _applications(one: Series, faults: Mapping[str, str]) -> tuple[tuple[str, ...], dict[str, str]]:
     """Applications whose inputs a series has, and what others lack."""
     named = (use.name for use in one.applications)
     possible = tuple(name for name in named if name != 'checks' and application(name).asked)
@@ -199,8 +203,8 @@ def _applications(one: Series, refused: Mapping[str, str]) -> tuple[tuple[str, .
         app = application(name)
         if name in possible or not app.asked or name == 'checks':
             continue
-        if name in refused:
-            lacking[name] = refused[name].rstrip('.')
+        if name in faults:
+            lacking[name] = faults[name].rstrip('.')
             continue
         said = (note for note in one.notes if note.startswith(f'{app.title}: left out, as '))
         reason = next(said, '').partition('left out, as ')[2]

@@ -239,6 +239,66 @@ def test_elements_of_a_coil(sidecar, n):
     assert coil_elements(Facts(sidecar=sidecar)) == n
 
 
+@pytest.mark.parametrize('odd', [10**400, math.inf, math.nan, -3, '3', True])
+def test_odd_numbers_are_unknown(odd):
+    fields = ('FlipAngle', 'RepetitionTime', 'PixelBandwidth', 'PartialFourier', 'SliceThickness')
+    facts = said(**dict.fromkeys((*fields, 'NumberReceiveCoilActiveElements'), odd), ReceiveCoilName='x')
+    names = ('flip_angle', 'repetition_time', 'bandwidth', 'partial_fourier', 'slice_gap', 'coil_elements')
+    assert set(judge(facts, names)['state']) == {'unknown'}
+    assert set(judge(facts)['check']) == set(CHECKS)
+
+
+@pytest.mark.parametrize(
+    ('sidecar', 'state'),
+    [
+        ({'PulseSequenceType': 'RF-spoiled GRE'}, 'pass'),
+        ({'PulseSequenceType': 'Spoiled gradient echo'}, 'pass'),
+        ({'PulseSequenceType': 'unspoiled GRE'}, 'fail'),
+        ({'PulseSequenceType': 'Non-spoiled'}, 'fail'),
+        ({'PulseSequenceType': 'without RF spoiling'}, 'fail'),
+        ({'ScanningSequence': 'SE', 'SequenceVariant': 'SP'}, 'fail'),
+        ({'ScanningSequence': ['SE', 'EP']}, 'fail'),
+        ({'ScanningSequence': 'RM', 'SequenceVariant': 'SP'}, 'pass'),
+        ({'ScanningSequence': 'EP'}, 'warn'),
+        ({'ScanningSequence': 'GR'}, 'unknown'),
+    ],
+)
+def test_spoiling_is_read_in_whole_words(sidecar, state):
+    assert state_of('spoiled', Facts(sidecar=sidecar)) == state
+
+
+@pytest.mark.parametrize(
+    ('methods', 'state', 'value'),
+    [
+        ({'reference': 'csf', 'found_reference': 'CSF'}, 'pass', 'csf'),
+        (
+            {'reference': 'brain', 'reference_name': 'whole brain', 'found_reference': 'whole brain'},
+            'pass',
+            'brain',
+        ),
+        ({'reference': 'csf', 'found_reference': 'whole brain'}, 'pass', 'whole brain (csf was asked for)'),
+        ({'reference': 'csf', 'found_reference': 'none'}, 'fail', 'none (csf was asked for)'),
+        ({'reference_name': 'as given', 'found_reference': 'as given'}, 'unknown', 'n/a'),
+    ],
+)
+def test_the_reference_that_was_found(methods, state, value):
+    (row,) = judge(Facts(methods=methods), ['reference']).to_dict('records')
+    assert (row['state'], row['value']) == (state, value)
+
+
+def test_motion_is_judged_by_mm_and_voxels():
+    """What a head that lies still looks like is no alarm; 2 mm are found whatever the voxel."""
+    coarse = replace(measured(moved_mm=2.2), voxel_size=(3.0, 3.0, 3.0))
+    assert state_of('moved', measured(moved_mm=0.6)) == 'pass'
+    assert (state_of('moved', measured(moved_mm=2.2)), state_of('moved', coarse)) == ('fail', 'warn')
+
+
+def test_the_last_echo_says_both_limits():
+    (row,) = judge(replace(GOOD, echo_times=(0.004, 0.05, 0.12)), ['last_echo']).to_dict('records')
+    assert row['state'] == 'fail'
+    assert 'or above 99.0 ms' in row['threshold']
+
+
 def test_every_method_is_classed():
     """A new method is judged on purpose, not by default."""
     others = {
