@@ -315,8 +315,8 @@ def clipped(scan: Scan) -> Scan:
 
 
 def thin_slab(scan: Scan) -> Scan:
-    """Without the lower 110 mm."""
-    return cropped(scan, round(110 / scan.protocol.voxel_size[2]), 0)
+    """The upper 100 mm alone."""
+    return cropped(scan, scan.magnitude.shape[2] - round(100 / scan.protocol.voxel_size[2]), 0)
 
 
 def noisy(scan: Scan, noise: np.ndarray) -> Scan:
