@@ -25,7 +25,7 @@ SINGULARITY_MM = (0.0, 10.0)
 FRINGE_MM = 10.0
 """Length of a line of singularities from which it is doubtful, even where the signal is weak; or 5 voxels."""
 MOVED_MM = (1.0, 2.0)
-"""Motion between echoes: what changes from echo to echo in heads that lie still looks like up to 0.5 mm."""
+"""Motion between echoes: what changes from echo to echo in heads that lie still looks like up to 0.6 mm."""
 MOVED = (0.5, 1.0)
 """The same, in sides of a voxel."""
 MOVED_TEXT = (
