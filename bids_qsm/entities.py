@@ -1,8 +1,12 @@
-"""BIDS entities: their order, their names, and how file names are taken apart and put together."""
+"""BIDS entities: their order, their names, how file names are taken apart and put together; and values of
+sidecars.
+"""
 
+import math
 import re
 from collections.abc import Iterable
 from pathlib import PurePath
+from typing import Any
 
 ENTITIES = {
     'tpl': 'template',
@@ -132,3 +136,20 @@ def is_number(text: str) -> bool:
     (True, False)
     """
     return re.fullmatch('[0-9]{1,9}', text) is not None
+
+
+def value_of(value: Any, kind: type) -> Any:
+    """A value of a sidecar as a text, or as a number above 0; None where it is neither.
+
+    >>> value_of(3, float), value_of('3', float), value_of(-1, float), value_of(['GE'], str)
+    (3.0, None, None, None)
+    """
+    if kind is str:
+        return value if isinstance(value, str) and value.isprintable() else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if 0 < number < math.inf else None

@@ -11,6 +11,7 @@ from nipype.interfaces.utility import Merge
 import bids_qsm
 from bids_qsm.applications import application, modules
 from bids_qsm.applications.contract import BACKGROUNDS, Application, Variant
+from bids_qsm.biomarkers.consensus.processing import AS_GIVEN
 from bids_qsm.derivatives.products import PRODUCTS, is_one_step, products_of
 from bids_qsm.interfaces.measure import FILES, Measure, outputs_of
 from bids_qsm.workflows import engine as pe
@@ -263,13 +264,47 @@ def _described(app: Application, series: 'Series', options: 'Options', atlas: st
 
 
 def methods_of(series: 'Series', options: 'Options', atlas: str) -> dict[str, str]:
-    """Step -> method and parameters, the software, and the regions, for applications."""
-    steps = ('mask', 'unwrap', 'field', 'background', 'inversion', 'reference', 'r2star')
-    skipped = ['background'] if is_one_step(options.inversion.name) else []
-    chosen = {step: getattr(options, step) for step in steps if step not in skipped}
-    texts = {step: one.name if one.name == 'file' else str(one) for step, one in chosen.items()}
-    regions = {'regions': f'the atlas {atlas}' if series.has_regions else ''}
-    return {**texts, **regions, 'software': f'bids_qsm {bids_qsm.__version__}'}
+    """Step -> method and parameters, the software, and the regions, for applications.
+
+    Steps that a map was given instead of are left out; of given susceptibility, the reference is that which
+    its sidecar states.
+    """
+    steps = steps_of(series, options)
+    if 'r2star' in series.maps and 'r2star' not in series.given_ports:
+        steps += ('r2star',)
+    chosen = {step: getattr(options, step) for step in steps}
+    texts = {step: one.name if one.name == 'file' else one.label for step, one in chosen.items()}
+    of_given = [one.reference for one in series.given if one.port == 'chi' and one.reference]
+    if of_given:
+        texts['reference'] = of_given[0]
+    others = {
+        'reference_name': reference_asked(series, options),
+        'regions': f'the atlas {atlas}' if series.has_regions else '',
+        'software': f'bids_qsm {bids_qsm.__version__}',
+    }
+    return {**texts, **others}
+
+
+# how the region of a reference is named where it was found
+REFERENCE_NAMES = {'brain': 'whole brain'}
+
+
+def reference_asked(series: 'Series', options: 'Options') -> str:
+    """Region that susceptibility should be relative to: of a map that was given, whatever it says."""
+    for one in series.given:
+        if one.port == 'chi':
+            return one.reference.lower() or AS_GIVEN
+    return REFERENCE_NAMES.get(options.reference.name, options.reference.name)
+
+
+def steps_of(series: 'Series', options: 'Options') -> tuple[str, ...]:
+    """Steps that lead to susceptibility here; where a series starts from maps, those left to do."""
+    steps, ports = ('mask', 'unwrap', 'field', 'background', 'inversion', 'reference'), series.given_ports
+    skipped = {'background'} if is_one_step(options.inversion.name) or 'local_field' in ports else set()
+    if ports:
+        skipped |= {'mask', 'unwrap', 'field'}
+        skipped |= set() if {'local_field', 'field'} & set(ports) else set(steps)
+    return tuple(step for step in steps if step not in skipped)
 
 
 def _products_of(series: 'Series', options: 'Options'):

@@ -9,14 +9,14 @@ from bids_qsm.applications.contract import FACTS
 from bids_qsm.biomarkers.region_columns import dictionary
 from bids_qsm.biomarkers.regions import QUALITY
 from bids_qsm.derivatives.files import bids_uri, output_path, sidecar
-from bids_qsm.derivatives.products import PRODUCTS, is_one_step
+from bids_qsm.derivatives.products import PRODUCTS
 from bids_qsm.derivatives.tables import read_labels
 from bids_qsm.entities import acquired_entities, entities_of
 from bids_qsm.interfaces.derivatives import SaveDerivatives
 from bids_qsm.interfaces.findings import CollectFindings
 from bids_qsm.plugins import is_plugin
 from bids_qsm.workflows import engine as pe
-from bids_qsm.workflows.applications import Run, runs_of
+from bids_qsm.workflows.applications import Run, reference_asked, runs_of, steps_of
 from bids_qsm.workflows.field import mask_of
 from bids_qsm.workflows.labels import is_refined, label_files
 
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from bids_qsm.templates.atlases import Atlas
     from bids_qsm.templates.spaces import Template
 
-# how the region of a reference is named where it was found
-REFERENCE_NAMES = {'brain': 'whole brain'}
 SVG = ('gre2t1w', 't1w2template')
 """Figures that are animated; charts of applications are SVG too, all others are PNG."""
 
@@ -42,12 +40,7 @@ def sources_of(series: 'Series', options: 'Options') -> tuple[str, ...]:
 
 def _chain(series: 'Series', options: 'Options') -> dict[str, str]:
     """The methods that led to susceptibility, by step; where a series starts from maps, those left to do."""
-    steps, ports = ('mask', 'unwrap', 'field', 'background', 'inversion', 'reference'), series.given_ports
-    skipped = {'background'} if is_one_step(options.inversion.name) or 'local_field' in ports else set()
-    if ports:
-        skipped |= {'mask', 'unwrap', 'field'}
-        skipped |= set() if {'local_field', 'field'} & set(ports) else set(steps)
-    return {step: getattr(options, step).label for step in steps if step not in skipped}
+    return {step: getattr(options, step).label for step in steps_of(series, options)}
 
 
 def _map_sidecars(
@@ -84,14 +77,6 @@ def _mask_name(series: 'Series', options: 'Options') -> str:
 def _name_of(method: 'Method') -> str:
     """Name of a method without its parameters, as records have it."""
     return method.label if method.is_plugin else method.name
-
-
-def _reference_asked(series: 'Series', options: 'Options') -> str:
-    """Region that susceptibility should be relative to: of a map that was given, whatever it says."""
-    for one in series.given:
-        if one.port == 'chi':
-            return one.reference.lower() or 'as given'
-    return REFERENCE_NAMES.get(options.reference.name, options.reference.name)
 
 
 def figure_path(options: 'Options', prefix: str, kind: str) -> Path:
@@ -169,7 +154,7 @@ def init_outputs_wf(
             facts=_facts(series, options),
             layout_notes=_notes(series, atlas),
             warnings=list(series.warnings),
-            reference_asked=_reference_asked(series, options),
+            reference_asked=reference_asked(series, options),
         ),
         name='collect',
     )

@@ -1,7 +1,7 @@
 """The arguments of the command line, and the settings that they and a configuration file make."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import MISSING, Field
 from pathlib import Path
 
@@ -17,8 +17,11 @@ DESCRIPTION = (
 )
 
 
-def parse(argv: list[str]) -> dict:
-    """Settings of the command line and of the file of --config; the command line wins."""
+def parse(argv: list[str], not_from_file: Collection[str] = ()) -> dict:
+    """Settings of the command line and of the file of --config; the command line wins.
+
+    Settings ``not_from_file`` are left out of the file.
+    """
     parser = build_parser()
     if {'-h', '--help'} & set(argv):  # only the help needs the registries, which import the numerics
         parser.epilog = 'Methods, and the parameters of each with their defaults:\n\n' + '\n\n'.join(
@@ -35,7 +38,8 @@ def parse(argv: list[str]) -> dict:
             text = Path(path).read_text()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f'the configuration {path} cannot be read: {error}.') from None
-        settings = {**read_toml(text, source=path), **given}
+        of_file = read_toml(text, source=path)
+        settings = {name: value for name, value in of_file.items() if name not in not_from_file} | given
     _require_own(given, settings.get('level'))
     return settings
 

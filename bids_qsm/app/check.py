@@ -3,7 +3,7 @@
 import json
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -58,13 +58,18 @@ def run_check(settings: dict, *, as_json: bool, tsv: Path | None, headers: bool)
     headers : bool
         Whether only sidecars and headers are read.
     """
+    if tsv is not None:
+        _require_place(tsv)
     with tempfile.TemporaryDirectory(prefix='bids_qsm-') as folder:
         # nothing is written there
         own = {'output_dir': f'{folder}/out', 'level': 'participant', 'skip_bids_validation': True}
         options = Options.from_settings({**settings, **own})
         plan = find_series(options)
-        usable = _usable(settings | own) if plan.series else {}
-        verdicts = [check_series(one, options, usable, headers=headers) for one in plan.series]
+        usable, faults = _usable(settings | own, [one.name for one in plan.series])
+        verdicts = [
+            check_series(one, options, usable.get(one.name), faults.get(one.name, {}), headers=headers)
+            for one in plan.series
+        ]
     for one in plan.rejected:
         verdicts.append(Verdict(one.name, **{'refused' if one.is_error else 'skipped': one.reason}))
     verdicts.sort(key=lambda one: one.name)
@@ -79,11 +84,26 @@ def run_check(settings: dict, *, as_json: bool, tsv: Path | None, headers: bool)
     return int(any(one.refused for one in verdicts))
 
 
-def check_series(one: Series, options: Options, usable: Mapping[str, Series], *, headers: bool) -> Verdict:
-    """Checks of a series; ``usable`` are series by name, planned with all applications."""
-    numbers, refused = {'pairs': float(len(one.echo_times))} if one.echo_times else {}, ''
+def _require_place(tsv: Path):
+    """Raise UserError where a table cannot be written, before hours of reading."""
+    if tsv.is_dir():
+        raise UserError(f'--tsv {tsv} is a folder; give the name of a file.')
+    there = next(folder for folder in tsv.absolute().parents if folder.exists())
+    if not there.is_dir():
+        raise UserError(f'--tsv {tsv} cannot be written, as {there} is a file; choose another folder.')
+
+
+def check_series(
+    one: Series, options: Options, planned: Series | None, faults: Mapping[str, str], *, headers: bool
+) -> Verdict:
+    """Checks of a series.
+
+    ``planned`` is the same one planned with all applications, but those whose input cannot be used:
+    ``faults`` says why.
+    """
+    numbers, refused = {}, ''
     if not (headers or one.given or one.frames > 1):
-        numbers, refused = _measured(one, options, numbers)
+        numbers, refused = _measured(one, options)
     facts = Facts(
         sidecar=one.sidecar,
         echo_times=one.echo_times,
@@ -98,9 +118,8 @@ def check_series(one: Series, options: Options, usable: Mapping[str, Series], *,
     tesla = f'{one.field_strength:.3g} T, ' if one.field_strength else ''
     n = len(one.echo_times)
     echoes = f'{n} {"echo" if n == 1 else "echoes"}, ' if n else f'starts from {", ".join(one.given_ports)}, '
-    planned = usable.get(one.name)
     with_regions = planned is not None and planned.has_regions
-    possible, impossible = _applications(planned) if planned and with_regions else ((), {})
+    possible, impossible = _applications(planned, faults) if planned and with_regions else ((), faults)
     notes = () if one.has_regions else ('It gets maps alone: no regions, and no applications.',)
     return Verdict(
         one.name,
@@ -114,7 +133,7 @@ def check_series(one: Series, options: Options, usable: Mapping[str, Series], *,
     )
 
 
-def _measured(one: Series, options: Options, numbers: dict[str, float]) -> tuple[dict[str, float], str]:
+def _measured(one: Series, options: Options) -> tuple[dict[str, float], str]:
     """Numbers of the images, and why the participant level would refuse them."""
     refused, found = '', None
     for filtered in dict.fromkeys((options.filtered_phase, 'accept')):
@@ -142,23 +161,40 @@ def _measured(one: Series, options: Options, numbers: dict[str, float]) -> tuple
         except UserError as error:
             refused = refused or str(error)
     if found is None:
-        return numbers, refused
+        return {}, refused
     data, (magnitude, phase, notes) = Data(step.inputs), found
     affine = nib.load(one.files[0]).affine
     measured = measure_images(magnitude, phase, one.echo_times, data['grid'], affine)
-    return {**numbers, **found_numbers(notes['findings']), **measured}, refused
+    return {**found_numbers(notes['findings']), **measured}, refused
 
 
-def _usable(settings: dict) -> dict[str, Series]:
-    """Series by name, planned with all applications: what the data allow."""
-    try:
-        plan = find_series(Options.from_settings({**settings, 'applications': [*modules()]}))
-    except UserError:  # of an application alone, as the series themselves were found
-        return {}
-    return {one.name: one for one in plan.series}
+def _usable(settings: dict, known: Collection[str]) -> tuple[dict[str, Series], dict[str, dict[str, str]]]:
+    """The series ``known`` by name, planned with all applications, and what some of these cannot run for.
+
+    Where the input of one application cannot be used, the series is planned with all others.
+    """
+
+    def planned(names: Collection[str]) -> tuple[dict[str, Series], dict[str, str]]:
+        try:
+            plan = find_series(Options.from_settings({**settings, 'applications': [*names]}))
+        except UserError as error:
+            return {}, dict.fromkeys(known, str(error))
+        return {one.name: one for one in plan.series}, {one.name: one.reason for one in plan.rejected}
+
+    usable, _ = planned(modules())
+    faults: dict[str, dict[str, str]] = {name: {} for name in known if name not in usable}
+    for app in modules() if faults else ():
+        found, why = planned([app])
+        for name, of_series in faults.items():
+            if name not in found:
+                of_series[app] = why.get(name, '')
+    for left_out in {frozenset(of_series) for of_series in faults.values()}:
+        found, _ = planned([app for app in modules() if app not in left_out])
+        usable |= {name: found[name] for name, of in faults.items() if left_out == {*of} and name in found}
+    return usable, faults
 
 
-def _applications(one: Series) -> tuple[tuple[str, ...], dict[str, str]]:
+def _applications(one: Series, faults: Mapping[str, str]) -> tuple[tuple[str, ...], dict[str, str]]:
     """Applications whose inputs a series has, and what others lack."""
     named = (use.name for use in one.applications)
     possible = tuple(name for name in named if name != 'checks' and application(name).asked)
@@ -166,6 +202,9 @@ def _applications(one: Series) -> tuple[tuple[str, ...], dict[str, str]]:
     for name in modules():
         app = application(name)
         if name in possible or not app.asked or name == 'checks':
+            continue
+        if name in faults:
+            lacking[name] = faults[name].rstrip('.')
             continue
         said = (note for note in one.notes if note.startswith(f'{app.title}: left out, as '))
         reason = next(said, '').partition('left out, as ')[2]

@@ -278,7 +278,8 @@ def _check(argv: list[str]):
     own, others = parser.parse_known_args(
         [a for a in argv if a != '--verbose' and not re.fullmatch('-v+', a)]
     )
-    settings = parse(others)
+    # the configuration of a run names its level and its output folder
+    settings = parse(others, not_from_file=('output_dir', 'level'))
     if 'bids_dir' not in settings or 'output_dir' in settings:
         raise UserError('give one dataset: bids_qsm check bids_dir [options].')
     set_threads(_threads(settings))

@@ -149,6 +149,8 @@ class Measure(SimpleInterface):
                 # what else has the name of fMRIPrep's table has one entry a column
                 self._write_table(table, found[table.name], facts if table.suffix == 'stats' else {}, cwd)
         for document in one.documents:
+            if found[document.name] is None:
+                continue
             path = write_record(_plain(found[document.name]), cwd / f'{document.name}.json')
             self._results[document.name] = str(path)
         for figure in one.figures:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bids_qsm.entities import acquired_entities, entities_of, in_order, join_entities, session_of
+from bids_qsm.entities import acquired_entities, entities_of, in_order, join_entities, session_of, value_of
 from bids_qsm.errors import UserError
 from bids_qsm.layout import checks
 from bids_qsm.layout.bold_run import BoldRun
@@ -244,7 +244,7 @@ def _prepared(
         white=tissue['WM'],
         confounds=confounds,
         events=_events(_own(path), options),
-        start_time=checks.value_of(said.get('StartTime'), float) or 0.0,
+        start_time=value_of(said.get('StartTime'), float) or 0.0,
         # before 23.1 fMRIPrep wrote no transform to the field map, whether or not it used one
         has_fieldmap=any(to not in ('T1w', 'T2w', 'anat') for to in others) if others else None,
     )
@@ -275,7 +275,7 @@ def _require_rows(confounds: Path, frames: int, bold: Path):
 
 def _repetition_time(path: Path, said: dict) -> float:
     """Repetition time (s) by the sidecar, else by the header; UserError where neither has it."""
-    time = checks.value_of(said.get('RepetitionTime'), float)
+    time = value_of(said.get('RepetitionTime'), float)
     if time is None:
         header = checks.load_header(path).header
         units = {'sec': 1.0, 'msec': 1e-3, 'usec': 1e-6}.get(header.get_xyzt_units()[1], 0.0)

@@ -9,12 +9,11 @@ from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
 
-from bids_qsm.entities import entities_of, in_order, suffix_of
+from bids_qsm.entities import entities_of, in_order, suffix_of, value_of
 from bids_qsm.interfaces.io import qform_of, scanner_affine
 from bids_qsm.recon.units import tesla_from_mhz
 
@@ -336,23 +335,6 @@ def is_inversion_recovery(metadata: dict) -> bool:
     words = sequence if isinstance(sequence, list) else re.split('[^A-Z]+', str(sequence))
     names = (metadata.get(key) for key in ('SeriesDescription', 'ProtocolName', 'PulseSequenceType'))
     return 'IR' in words or any(re.search('mp2?rage', str(name), re.IGNORECASE) for name in names)
-
-
-def value_of(value: Any, kind: type) -> Any:
-    """A value of a sidecar as a text, or as a number above 0; None where it is neither.
-
-    >>> value_of(3, float), value_of('3', float), value_of(-1, float), value_of(['GE'], str)
-    (3.0, None, None, None)
-    """
-    if kind is str:
-        return value if isinstance(value, str) and value.isprintable() else None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if 0 < number < math.inf else None
 
 
 def _short(value: object) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bids_qsm.entities import ENTITIES, OF_SERIES, in_order, is_label, join_entities
+from bids_qsm.entities import ENTITIES, OF_SERIES, in_order, is_label, join_entities, value_of
 from bids_qsm.errors import UserError, plain
 from bids_qsm.interfaces.io import grid_of
 from bids_qsm.layout import checks
@@ -218,7 +218,7 @@ def _read(
             share, ml = _check_values(port, one.path, factor, metadata.get('Units'))
             if port == start:
                 is_whole = share > WHOLE_SHARE or ml > WHOLE_ML
-            reference = checks.value_of(metadata.get('ReferenceRegion'), str) or ''
+            reference = value_of(metadata.get('ReferenceRegion'), str) or ''
             given.append(GivenMap(port, one.path, factor, reference))
             notes += [text for text in note if text not in notes]
     except _Problem as problem:
@@ -279,7 +279,7 @@ def _only(port: str, group: list[_File]) -> _File:
 
 def _echo_times(magnitudes: list[_File], index: Index) -> tuple[float, ...]:
     """Echo times (s) by which R2* can be fitted to the magnitudes; none where sidecars lack them."""
-    times = [checks.value_of(_metadata(one, index).get('EchoTime'), float) for one in magnitudes]
+    times = [value_of(_metadata(one, index).get('EchoTime'), float) for one in magnitudes]
     if len(times) < 2 or None in times or checks.echo_time_problem([''] * len(times), times):
         return ()
     return tuple(times) if times == sorted(times) else ()

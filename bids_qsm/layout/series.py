@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bids_qsm.entities import OF_SERIES, entities_of, in_order, join_entities
+from bids_qsm.entities import OF_SERIES, entities_of, in_order, join_entities, value_of
 from bids_qsm.errors import plain
 from bids_qsm.interfaces.io import grid_of
 from bids_qsm.layout import checks
@@ -290,7 +290,7 @@ def read_series(
     notes += filter(None, [checks.orientation_note(everything[0])])
     told, odd = {}, []
     for key, kind in (('Manufacturer', str), ('RepetitionTime', float), ('FlipAngle', float)):
-        told[key] = checks.value_of(head.get(key), kind)
+        told[key] = value_of(head.get(key), kind)
         if told[key] is None and head.get(key) is not None:
             odd.append(f'The {key} {str(head[key])[:60]!r} is left out: it is none.')
     notes += odd

@@ -9,7 +9,7 @@ import pytest
 
 from bids_qsm.app import cli
 from bids_qsm.biomarkers.consensus import CHECKS
-from tests.skeletons import write_json, write_series, write_t1w
+from tests.skeletons import write_image, write_json, write_series, write_t1w
 
 SHAPE, AFFINE = (32, 34, 30), np.diag([4.0, 4.0, 4.0, 1.0])
 TIMES = (0.004, 0.010, 0.016)
@@ -55,7 +55,7 @@ def test_a_series_is_judged(data, tmp_path, capsys):
     assert len(rows) == len(CHECKS)
     assert set(rows['series']) == {'sub-01'}
     states = rows.set_index('check')['state']
-    assert states[['pairs', 'phase_scale', 'singularities', 'monopolar']].tolist() == ['pass'] * 4
+    assert states[['moved', 'phase_scale', 'singularities', 'monopolar']].tolist() == ['pass'] * 4
     assert states[['three_dimensional', 'bandwidth']].tolist() == ['unknown'] * 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ['checks.tsv', 'data']
 
@@ -99,11 +99,40 @@ def test_a_map_to_start_from_is_no_error(data, capsys):
     nib.save(nib.Nifti1Image(chi, AFFINE), folder / 'sub-01_Chimap.nii.gz')
     write_json(folder / 'sub-01_Chimap.json', {'Units': 'ppm'})
     write_t1w(data)
-    assert cli.main(['check', str(data), '--headers']) == 0
-    assert 'starts from chi' in capsys.readouterr().out
+    assert cli.main(['check', str(data), '--headers', '--json']) == 0
+    (series,) = json.loads(capsys.readouterr().out)['series']
+    assert 'starts from chi' in series['about']
+    # nothing tells how the map was made
+    steps = ('unwrapping', 'echo_combination', 'phase_mask', 'background_removal', 'inversion', 'reference')
+    states = {row['check']: row['state'] for row in series['checks']}
+    assert {states[step] for step in steps} == {'unknown'}
 
 
 def test_wrong_use(tmp_path, data, capsys):
     assert cli.main(['check', str(tmp_path / 'nothing')]) == 2
     assert cli.main(['check', str(data), str(tmp_path / 'out')]) == 2
     assert 'give one dataset' in capsys.readouterr().err
+    assert cli.main(['check', str(data), '--tsv', str(tmp_path)]) == 2
+    assert 'is a folder' in capsys.readouterr().err
+    (tmp_path / 'file').touch()
+    assert cli.main(['check', str(data), '--tsv', str(tmp_path / 'file' / 'checks.tsv')]) == 2
+    assert 'file is a file' in capsys.readouterr().err
+
+
+def test_the_configuration_of_a_run_is_taken(data, tmp_path, capsys):
+    write_series(data, sub='01')
+    config = tmp_path / 'config.toml'
+    config.write_text(f'output_dir = "{tmp_path / "out"}"\nlevel = "participant"\ninversion = "tkd"\n')
+    assert cli.main(['check', str(data), '--headers', '--json', '--config', str(config)]) == 0
+    (series,) = json.loads(capsys.readouterr().out)['series']
+    assert {row['check']: row['value'] for row in series['checks']}['inversion'] == 'tkd'
+
+
+def test_a_fault_of_one_application_leaves_the_others(data, capsys):
+    write_series(data, sub='01')
+    write_t1w(data)
+    write_image(data / 'sub-01' / 'dwi' / 'sub-01_dwi.nii.gz', (8, 9, 7, 7))
+    assert cli.main(['check', str(data), '--headers', '--json']) == 0
+    (series,) = json.loads(capsys.readouterr().out)['series']
+    assert 'candidates' in series['can_run']
+    assert 'has no .bval; add sub-01_dwi.bval' in series['cannot_run']['fibres']

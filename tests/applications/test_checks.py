@@ -40,12 +40,12 @@ def test_the_cohort_sees_which_fail():
     rows = [
         {'participant_id': f'sub-{n}', 'session_id': '1', 'check': check, 'state': state, 'severity': 'high'}
         for n, states in ((1, ('pass', 'fail')), (2, ('fail', 'fail')), (3, ('unknown', 'warn')))
-        for check, state in zip(('pairs', 'snr'), states, strict=True)
+        for check, state in zip(('slab', 'snr'), states, strict=True)
     ]
     table = compliance(pd.DataFrame(rows))
-    assert table['check'].tolist() == ['snr', 'pairs']
+    assert table['check'].tolist() == ['snr', 'slab']
     assert table[['fail', 'warn', 'unknown', 'pass']].to_numpy().tolist() == [[2, 1, 0, 0], [1, 0, 1, 1]]
     assert table['fails in'].tolist() == ['sub-1_1, sub-2_1', 'sub-2_1']
     said = overview(pd.DataFrame(rows))
     assert '2 checks of 3 series' in said['answers'][0]
-    assert 'snr, pairs' in said['answers'][1]
+    assert 'snr, slab' in said['answers'][1]

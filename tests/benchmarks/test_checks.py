@@ -58,7 +58,7 @@ def test_every_check_of_images_has_a_fault(bench):
     meant = {check for check, _ in (*bench.STATED.values(), *bench.IMAGED.values())}
     assert meant < set(CHECKS)
     # these follow from others, or need a mask or a head
-    never = {'field_strength', 'pairs', 'phase_sign', 'brain_coverage', 'echo_combination'}
+    never = {'field_strength', 'phase_sign', 'brain_coverage', 'echo_combination'}
     assert set(CHECKS) - meant == never
 
 

@@ -1,3 +1,4 @@
+import importlib
 import json
 from dataclasses import replace
 from functools import wraps
@@ -7,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from nipype.interfaces.base import isdefined
 
 from bids_qsm.applications import modules, tensor
 from bids_qsm.errors import UserError
@@ -106,6 +108,19 @@ def test_lesions_of_every_space_are_tabulated(files, write, tmp_path):
     assert set(table['reference']) == {'CSF'}
     header = Path(outputs.table).read_text().splitlines()[0].split('\t')
     assert list(json.loads(Path(outputs.table_dictionary).read_text())) == header
+
+
+def test_a_document_of_nothing_is_not_written(files, tmp_path, monkeypatch):
+    def nothing(chi):
+        return pd.DataFrame({'check': ['slab']}), None, None
+
+    module = modules()['checks']
+    plain = replace(importlib.import_module(module).APPLICATION, measure=nothing)
+    monkeypatch.setattr(f'{module}.APPLICATION', plain)
+    outputs = measure('checks', files, tmp_path)
+    assert list(read(outputs.table)['check']) == ['slab']
+    assert not isdefined(outputs.checklist)
+    assert not (tmp_path / 'checklist.json').exists()
 
 
 def test_a_lesion_below_a_voxel_is_lost(files, write, tmp_path):

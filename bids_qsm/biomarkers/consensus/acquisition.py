@@ -9,6 +9,7 @@ from bids_qsm.biomarkers.consensus.check import (
     CONSENSUS,
     OWN,
     PREPRINT,
+    REPORTED,
     SCHEMA,
     UNKNOWN,
     Check,
@@ -62,16 +63,26 @@ def _three_dimensional(facts: Facts) -> State:
     return UNKNOWN if kind not in ('2D', '3D') else ('pass' if kind == '3D' else 'fail', kind)
 
 
+_SPOILED = re.compile(r'(?<![a-z])(?:rf)?spoil(?:ed|ing|t)?(?![a-z])', re.IGNORECASE)
+_UNSPOILED = re.compile(
+    r'(?<![a-z])(?:un|(?:non|not|no|without)(?![a-z])[\s_-]*(?:rf[\s_-]*)?)spoil', re.IGNORECASE
+)
+
+
 def _spoiled(facts: Facts) -> State:
     """Gradient echo, spoiled, not echo-planar."""
     said = str(facts.sidecar.get('PulseSequenceType', ''))
     sequence, variant = words(facts, 'ScanningSequence'), words(facts, 'SequenceVariant')
     shown = '/'.join(sorted(sequence | variant)) or said
+    if sequence & {'SE', 'IR'} and 'GR' not in sequence:
+        return 'fail', shown
     if 'EP' in sequence or 'EPI' in said.upper():
         return 'warn', shown
+    if _UNSPOILED.search(said):
+        return 'fail', said
     if facts.sidecar.get('SpoilingState') is False:
         return 'fail', 'not spoiled'
-    if 'SP' in variant or 'spoil' in said.lower() or facts.sidecar.get('SpoilingState') is True:
+    if 'SP' in variant or _SPOILED.search(said) or facts.sidecar.get('SpoilingState') is True:
         return 'pass', shown
     if 'SS' in variant:
         return 'warn', shown
@@ -115,7 +126,8 @@ def _last_echo_text(facts: Facts) -> str:
     if not facts.field_strength:
         return '0.75 x shortest to 1.25 x longest T2* of grey matter'
     least, most = last_echo_range(facts.field_strength)
-    return f'{least:.0f} to {most:.0f} ms at {facts.field_strength:.3g} T; fails below {0.6 * least:.1f} ms'
+    at = f'at {facts.field_strength:.3g} T'
+    return f'{least:.0f} to {most:.0f} ms {at}; fails below {0.6 * least:.1f} or above {1.2 * most:.1f} ms'
 
 
 def _repetition(facts: Facts) -> State:
@@ -262,20 +274,13 @@ def _slab(facts: Facts) -> State:
     return at_least(round(facts.shape[axis] * facts.voxel_size[axis], 1), 120.0, 80.0)
 
 
-def _pairs(facts: Facts) -> State:
-    """The layout lets through only series with both parts of each echo on one grid."""
-    n = facts.numbers.get('pairs')
-    if n is None or not facts.echo_times:
-        return UNKNOWN
-    return ('pass' if n == len(facts.echo_times) else 'fail'), int(n)
-
-
 _AGAIN = 'For the next scans: '
 _NEXT = 'It cannot be mended afterwards. ' + _AGAIN
 ACQUISITION = {
     'field_strength': Check(
         *('Field strength', _field, '1.4 to 7.1 T', 'low', f'required by the {PREPRINT}; limits: {OWN}'),
-        'Thresholds are those of the nearest of 1.5 and 7 T; judge by yourself what depends on the field.',
+        'T1 and T2* are taken to be those at the nearest of 1.5 and 7 T, while limits of the bandwidth still '
+        'grow with B0; judge by yourself what depends on the field.',
         unit='T',
     ),
     'three_dimensional': Check(
@@ -288,7 +293,7 @@ ACQUISITION = {
             _spoiled,
             'gradient echo, spoiled, not echo-planar',
             'medium',
-            f'gradient echo: {CONSENSUS}; {OWN}',
+            f'gradient echo: {CONSENSUS}; RF spoiling: {REPORTED}; warning and fail: {OWN}',
         ),
         _AGAIN
         + 'use an RF-spoiled gradient echo; steady states and echo-planar readouts change phase or place.',
@@ -360,7 +365,7 @@ ACQUISITION = {
         _interpolation,
         'image matrix at most 1.05 x acquired; fails above 1.35 x',
         'low',
-        f'no interpolation: {OWN}; voxel size may differ from that acquired: {PREPRINT}',
+        f'no interpolation: {REPORTED}; voxel size may differ from that acquired: {PREPRINT}; limits: {OWN}',
         'Export without interpolation; the voxels look smaller than what was measured.',
     ),
     'bandwidth': Check(
@@ -377,7 +382,7 @@ ACQUISITION = {
             _elements,
             '12 or more; fails below 8',
             'low',
-            f'{OWN} (not verified in the paper)',
+            f'head array of 12 or more: {REPORTED}; fail: {OWN}',
         ),
         _AGAIN + 'use a head array.',
     ),
@@ -401,10 +406,6 @@ ACQUISITION = {
         f'whole brain: {CONSENSUS}; limits: {OWN}',
         'The field of sources outside the slab is taken for background; leave out regions at its ends.',
         unit='mm',
-    ),
-    'pairs': Check(
-        *('Magnitude and phase of each echo', _pairs, 'one pair an echo, on one grid', 'high', CONSENSUS),
-        'Export the missing images.',
     ),
 }
 """Name of the check -> check."""

@@ -3,13 +3,15 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from bids_qsm.entities import value_of
+
 STATES = ('fail', 'warn', 'unknown', 'pass')
 """What a check may say, that which matters most first."""
 SEVERITIES = ('high', 'medium', 'low')
 """Susceptibility may be wrong; it is less accurate; it is harder to compare or to report."""
 CONSENSUS = 'consensus, doi:10.1002/mrm.30006'
 PREPRINT = f'{CONSENSUS} (tables of the preprint, arXiv:2307.02306)'
-EXAMPLE_CODE = f'example code of the {CONSENSUS}'
+REPORTED = f'{CONSENSUS}, as the dicompare schema reports it (the paper itself not verified)'
 SCHEMA = 'threshold of the dicompare schema (MIT licence)'
 OWN = 'own threshold'
 
@@ -39,11 +41,11 @@ class Facts:
     """Method and parameters of each step of the run: 'inversion' -> 'tv:alpha=0.0002'."""
 
     def stated(self, *keys: str) -> float | None:
-        """The first of the numbers above 0 that the sidecar has under ``keys``."""
+        """The first of the finite numbers above 0 that the sidecar has under ``keys``."""
         for key in keys:
-            value = self.sidecar.get(key)
-            if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
-                return float(value)
+            value = value_of(self.sidecar.get(key), float)
+            if value is not None:
+                return value
         return None
 
     def method(self, step: str) -> str:

@@ -4,8 +4,8 @@ import math
 
 from bids_qsm.biomarkers.consensus.check import (
     CONSENSUS,
-    EXAMPLE_CODE,
     OWN,
+    REPORTED,
     UNKNOWN,
     Check,
     Facts,
@@ -24,9 +24,13 @@ SNR = (10.0, 5.0)
 SINGULARITY_MM = (0.0, 10.0)
 FRINGE_MM = 10.0
 """Length of a line of singularities from which it is doubtful, even where the signal is weak; or 5 voxels."""
-MOVED = (0.25, 0.5)
-"""Motion between echoes, in sides of a voxel."""
-MOVED_TEXT = 'a quarter of a voxel, or 0.5 mm; fails above half a voxel and 1 mm'
+MOVED_MM = (1.0, 2.0)
+"""Motion between echoes: what changes from echo to echo in heads that lie still looks like up to 0.6 mm."""
+MOVED = (0.5, 1.0)
+"""The same, in sides of a voxel."""
+MOVED_TEXT = (
+    f'at most {MOVED_MM[0]:g} mm or half a voxel; fails above {MOVED_MM[1]:g} mm and the side of a voxel'
+)
 GHOST = (0.05, 0.12)
 SAMPLED = (0.9, 0.74)
 ONE_SIDED = (0.9, 0.7)
@@ -97,10 +101,8 @@ def _moved(facts: Facts) -> State:
     moved = facts.numbers.get('moved_mm')
     if moved is None or not facts.voxel_size:
         return UNKNOWN
-    side = min(facts.voxel_size)
-    # what coarse copies of the echoes cannot tell is no motion
-    least = max(MOVED[0] * side, 0.5)
-    return at_most(moved, least, max(MOVED[1] * side, 2 * least))
+    passes, warns = (max(mm, of * min(facts.voxel_size)) for mm, of in zip(MOVED_MM, MOVED, strict=True))
+    return at_most(moved, passes, warns)
 
 
 def _cuts(facts: Facts) -> State:
@@ -172,7 +174,7 @@ IMAGES = {
         _of('poor_phase', POOR_PHASE),
         f'less than {POOR_PHASE[0]:.0%} of the brain below a quality of 0.3; fails above {POOR_PHASE[1]:.0%}',
         'medium',
-        f'quality of 0.3: {EXAMPLE_CODE}; shares: {OWN}',
+        OWN,
         'Look at the phase for motion, dropouts and noise.',
     ),
     'phase_linearity': Check(
@@ -197,7 +199,7 @@ IMAGES = {
         _of('sampled', SAMPLED, least=True),
         f'{SAMPLED[0]:.0%} of k-space along each axis; fails below {SAMPLED[1]:.0%}',
         'low',
-        f'no interpolation: {OWN}',
+        f'no interpolation: {REPORTED}; limits: {OWN}',
         'The image was interpolated or smoothed: its voxels are finer than what was measured, and noise is '
         'underestimated. Export without interpolation.',
     ),

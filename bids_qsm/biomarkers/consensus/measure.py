@@ -23,7 +23,7 @@ from bids_qsm.recon.unwrap import voxel_quality
 
 COARSE_MM = 4.0
 POOR_QUALITY = 0.3
-"""Quality of the phase below which the example code of the consensus excludes voxels."""
+"""Quality of the phase below which it is poor."""
 DEEP_MM = 20.0
 """Depth below the skin from which there is brain, away from its rim."""
 UPPER_MM = 85.0
@@ -32,6 +32,10 @@ SIGNAL = 0.5
 """Magnitude, relative to that of the brain and to that around, from which phase should not be singular."""
 MARGIN_MM = 8.0
 """Rim of the object in which tails of its signal are no ghosts."""
+KEPT, KEPT_MM = 0.9, 8.0
+"""Share of signal that stays to the next echo, relative to that deep in the head, where motion is measured;
+and how far (mm) signal is averaged for it.
+"""
 BODY = 0.25
 """Brightness of the object, relative to its brightest parts; ghosts are darker."""
 EVEN = 0.05
@@ -93,7 +97,7 @@ def measure_images(
     coarse, coarse_affine = coarsen(first, affine, COARSE_MM)
     depth = depth_in_head(coarse, coarse_affine)
     is_head = why_no_head(coarse, coarse_affine) is None
-    numbers = {'pairs': float(magnitude.shape[3])}
+    numbers: dict[str, float] = {}
     if is_head:
         numbers |= _coverage(depth, coarse_affine)
     if mask is not None:
@@ -128,7 +132,9 @@ def measure_images(
         head = (depth > 0) & _upper(depth, coarse_affine)
         alive = [k for k in range(1, last + 1) if np.median(magnitude[..., k][inside]) > DEAD * sigma]
         echoes = [coarse, *(coarsen(magnitude[..., k], affine, COARSE_MM)[0] for k in alive)]
-        moved = [_moved(head, coarse_affine, *pair) for pair in pairwise(echoes)]
+        core = head & (depth > DEEP_MM)
+        pairs = pairwise(echoes) if core.any() else ()
+        moved = [_moved(_kept(head, core, *pair), coarse_affine, *pair) for pair in pairs]
         if moved:
             numbers['moved_mm'] = max(moved)
     return numbers
@@ -227,6 +233,17 @@ def ghost_ratio(first: Array, voxel_size: Sequence[float]) -> float | None:
         if alone.sum() >= 500:
             found.append(max(float(np.percentile(power[alone], 75)) - ground, 0.0))
     return float(np.sqrt(max(found) / np.median(power[body]))) if found else None
+
+
+def _kept(head: Array, core: Array, fixed: Array, moving: Array):
+    """Where the head keeps as much signal from one echo to the next as its core does.
+
+    Signal is lost near sinuses and ears; that changes the outline of the head, as motion does.
+    """
+    sigma = KEPT_MM / COARSE_MM
+    before, after = (ndimage.gaussian_filter(image * head, sigma) for image in (fixed, moving))
+    share = after / np.maximum(before, 1e-6 * before.max())
+    return head & (share > KEPT * np.median(share[core]))
 
 
 def _moved(head: Array, affine: Array, fixed: Array, moving: Array) -> float:

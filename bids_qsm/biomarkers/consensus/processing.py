@@ -11,6 +11,8 @@ SHARP_OR_PDF = ('sharp', 'vsharp', 'resharp', 'pdf')
 SPARSE = ('whnltv', 'tv', 'nltv', 'l1qsm', 'hdqsm', 'rts', 'medi', 'medi0', 'tgv')
 """Inversions that are regularised by total (generalised) variation or another l1 norm."""
 REFERENCES = ('csf', 'brain')
+AS_GIVEN = 'as given'
+"""Zero of a map that was given, where its sidecar does not say it."""
 
 
 def _one_of(step: str, good: Collection[str], otherwise: str):
@@ -24,10 +26,14 @@ def _one_of(step: str, good: Collection[str], otherwise: str):
 def _reference(facts: Facts) -> State:
     """The zero that was found counts before that asked for."""
     asked, found = facts.methods.get('reference', ''), facts.methods.get('found_reference', '')
+    if found.lower() == AS_GIVEN:
+        found = ''
     if not (asked or found):
         return UNKNOWN
-    shown = f'{found} ({asked} was asked for)' if found and found != facts.method('reference') else asked
-    return ('fail' if 'none' in (found, facts.method('reference')) else 'pass'), shown
+    named = facts.methods.get('reference_name') or facts.method('reference')
+    is_other = found and asked and found.lower() != named.lower()
+    shown = f'{found} ({asked} was asked for)' if is_other else asked or found
+    return ('fail' if 'none' in (found.lower(), named.lower()) else 'pass'), shown
 
 
 def _combined_echoes(facts: Facts) -> State:

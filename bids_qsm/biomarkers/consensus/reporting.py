@@ -12,6 +12,7 @@ import pandas as pd
 
 from bids_qsm.biomarkers.consensus.acquisition import coil_elements, words
 from bids_qsm.biomarkers.consensus.check import Facts, text_of
+from bids_qsm.biomarkers.consensus.processing import AS_GIVEN
 
 COLUMNS = {
     'item': ('What the consensus asks to report.', None),
@@ -138,7 +139,7 @@ def _reference(facts: Facts) -> object:
     """The zero, and where it lies relative to the whole brain."""
     name = facts.methods.get('found_reference') or facts.method('reference')
     mean, sd = facts.numbers.get('brain_mean_ppm'), facts.numbers.get('brain_sd_ppm')
-    if not name:
+    if name in ('', AS_GIVEN):
         return None
     if mean is None or sd is None or 'brain' in name:
         return f'{name}, in ppm'
