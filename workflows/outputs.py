@@ -49,8 +49,8 @@ def _map_sidecars(
     """Sidecars of maps on the GRE or a template grid."""
     sources = sources_of(series, options)
     field: dict[str, object] = {'MagneticFieldStrength': series.field_strength or None}
-    if options.echo_window:
-        field['EchoWindow'] = [1e-3 * float(part) for part in options.echo_window.split(',')]
+    if series.echo_window:
+        field['EchoWindow'] = list(series.echo_window)
         field['EchoTimes'] = list(series.echo_times) or None
     if series.resampled:
         field['AcquiredVoxelSize'] = list(series.voxel_size)

@@ -157,7 +157,8 @@ def describe_plan(plan: 'Plan') -> str:
             one.name,
             f'  starts from  {", ".join(one.given_ports)}' if one.given else f'  echo times   {echoes} ms',
             f'  field        {_tesla(one)} along ({_numbers(one.b0_dir, ", ")}) of the voxel axes',
-            f'  grid         {_numbers(one.shape, " x ")} voxels of {_numbers(one.voxel_size, " x ")} mm',
+            f'  grid         {_voxels(one.shape, one.voxel_size)}',
+            *([f'  resampled to {_voxels(one.resampled_shape, one.resampled)}'] if one.resampled else []),
             f'  anatomy      {one.t1w_preproc or one.t1w or "the magnitude of the series (no T1w image)"}',
         ]
         if one.brain_mask:
@@ -173,6 +174,10 @@ def describe_plan(plan: 'Plan') -> str:
 
 def _tesla(one: 'Series'):
     return f'{one.field_strength:g} T' if one.field_strength else 'strength not given,'
+
+
+def _voxels(shape: Iterable[int], size: Iterable[float]):
+    return f'{_numbers(shape, " x ")} voxels of {_numbers(size, " x ")} mm'
 
 
 def _numbers(values: Iterable[float], between: str):

@@ -36,6 +36,7 @@ def changes(
     long: pd.DataFrame,
     *,
     repeatability: float | dict | None = None,
+    site: str = '',
     statistic: str = 'mean',
     min_coverage: float = 0.5,
 ):
@@ -63,6 +64,8 @@ def changes(
         map and region as `bids_qsm.cohort.repeatability.REPEATABILITY`. By default, it is estimated from
         repeated sessions, else from repeated runs of the study where there are enough of them, and taken
         from the literature otherwise.
+    site
+        Column of the site; sessions of a visit at different sites are no repeats. Empty where there is none.
     statistic, min_coverage
         See :func:`bids_qsm.cohort.observations.observe`.
 
@@ -85,7 +88,7 @@ def changes(
     protocol = [c for c in PROTOCOL if c in data.series and data.series[c].nunique() > 0]
     by = ['participant_id', 'visit_number', *protocol]
     group = group_column(data.series)
-    again, sessions, said = repeats(data)
+    again, sessions, said = repeats(data, site=site)
     notes += said
     visits = average(sessions, by)
     sd, dof, source = within_sd(again, data.keys, repeatability, notes)

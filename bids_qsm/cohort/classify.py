@@ -68,6 +68,10 @@ class Units:
         positive = np.bincount(self.person, self.y)
         return bool(np.all((positive == 0) | (positive == np.bincount(self.person))))
 
+    def strata(self, fold: np.ndarray) -> np.ndarray:
+        """Number of the fold and site of each unit: only units of one fold and site are compared."""
+        return fold if self.site is None else fold * (self.site.max() + 1) + self.site
+
 
 @dataclass(frozen=True)
 class Classified:
@@ -119,6 +123,11 @@ def classify(
     the same within each participant, participants are permuted, each with the number of units that it has;
     else units within each participant [1]_.
 
+    Where the effects of sites are taken away, the error of a shift is shared by all units of the site, those
+    left out as well. Where labels are not spread alike over sites, a model could read the site from it, and
+    so the label. So the AUC compares units of one site alone, and labels are permuted within sites; other
+    measures, of all units together, count what sites tell.
+
     Parameters
     ----------
     units : Units
@@ -141,9 +150,9 @@ def classify(
     n_people = units.person.max() + 1
     splits = [split(units.y, units.person, np.random.default_rng([seed, 1, r])) for r in range(repeats)]
     runs = {name: _crossed(units, columns, splits) for name, columns in units.models.items()}
+    compared = units.strata(np.array([outer for outer, _ in splits]))
     predictions = {
-        name: Predictions(logit, np.array([outer for outer, _ in splits]), units.y, units.person)
-        for name, (logit, _) in runs.items()
+        name: Predictions(logit, compared, units.y, units.person) for name, (logit, _) in runs.items()
     }
     values = {name: one.measure(np.ones(len(units.y))) for name, one in predictions.items()}
     with ThreadPoolExecutor(n_jobs) as pool:
@@ -264,23 +273,29 @@ def _without_site(units: Units, columns: Sequence[str], x: np.ndarray, y: np.nda
 
 
 def _passed(units: Units, splits: list) -> list[str]:
-    """Note on folds in which a site had too few units to learn its effect from."""
+    """Notes on folds in which a site had too few units to learn its effect from."""
     if units.site is None:
         return []
-    from bids_qsm.cohort.combat import LEARNED
+    from bids_qsm.cohort.combat import LEARNED, SCALED
 
     trained = [
         np.bincount(units.site[fold >= 0], minlength=units.site.max() + 1)
         for _, inner in splits
         for fold in inner
     ]
-    few = sum(bool((one < LEARNED).any()) for one in trained)
-    if not few:
-        return []
-    return [
-        f'In {few} of {len(trained)} folds a site had fewer than {LEARNED} units to learn its effect '
-        'from; its units passed without harmonisation.'
-    ]
+    few, some = (sum(bool((one < least).any()) for one in trained) for least in (LEARNED, SCALED))
+    notes = []
+    if few:
+        notes.append(
+            f'In {few} of {len(trained)} folds a site had fewer than {LEARNED} units to learn its effect '
+            'from; its units passed without harmonisation.'
+        )
+    if some:
+        notes.append(
+            f'In {some} of {len(trained)} folds a site had fewer than {SCALED} units to learn its scale '
+            'from; only its shift was taken away.'
+        )
+    return notes
 
 
 def _array(units: Units, columns: Sequence[str]):
@@ -293,7 +308,7 @@ def _resampled(units: Units, splits: list, weights: np.ndarray, pool: Executor) 
     A participant that is drawn twice stays in one fold.
     """
     arrays = {name: _array(units, columns) for name, columns in units.models.items()}
-    outer = np.array([fold for fold, _ in splits])
+    outer = units.strata(np.array([fold for fold, _ in splits]))
 
     def one(drawn: np.ndarray) -> list[np.ndarray]:
         weight = drawn[units.person]
@@ -315,8 +330,9 @@ def _permuted(units: Units, observed: dict[str, float], permutations: int, seed:
 
     def one(number: int) -> list[float]:
         rng = np.random.default_rng([seed, 2, number])
-        y = shuffle(units.y, units.person, rng, by_participant=by_participant)
+        y = shuffle(units.y, units.person, rng, by_participant=by_participant, site=units.site)
         outer, inner = split(y, units.person, rng)
+        outer = units.strata(outer)
         logits = (_nested(units, units.models[name], x, y, ones, inner)[0] for name, x in arrays.items())
         return [concordance(logit, outer, y, units.person, ones) for logit in logits]
 
@@ -325,9 +341,15 @@ def _permuted(units: Units, observed: dict[str, float], permutations: int, seed:
     chance = 1e-9 * np.random.default_rng([seed, 4]).random((permutations + 1, len(arrays)))
     beyond = (drawn + chance[1:] > np.array(list(observed.values())) + chance[0]).sum(0)
     p = dict(zip(observed, (1 + beyond) / (1 + permutations), strict=True))
+    notes = []
+    if units.site is not None:
+        notes.append(
+            'AUC compares units of one site, and its p permutes labels within sites; other measures are of '
+            'all sites together and count what the site tells of the label.'
+        )
     if by_participant:
-        return p, ['All units of a participant have one label, so p of an AUC permutes participants.']
-    notes = [
+        return p, ['All units of a participant have one label, so p of an AUC permutes participants.', *notes]
+    notes += [
         'Labels differ within participants, so p of an AUC permutes the labels of units within each '
         'participant: it tests what tells units of the same person apart.'
     ]
@@ -337,15 +359,27 @@ def _permuted(units: Units, observed: dict[str, float], permutations: int, seed:
 
 
 def shuffle(
-    y: np.ndarray, person: np.ndarray, rng: np.random.Generator, *, by_participant: bool
+    y: np.ndarray,
+    person: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    by_participant: bool,
+    site: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Permute labels between participants, or between the units of each participant."""
+    """Permute labels between participants, or between the units of each participant; within sites."""
     if by_participant:
-        label = np.zeros(person.max() + 1)
+        label, place = np.zeros(person.max() + 1), np.zeros(person.max() + 1, int)
         label[person] = y
-        return rng.permutation(label)[person]
-    # within a participant the positive labels go to the units with the smallest random numbers
-    by_chance, by_label = np.lexsort((rng.random(len(y)), person)), np.lexsort((-y, person))
+        if site is not None:
+            place[person] = site
+        return _within(label, place, rng)[person]
+    return _within(y, person if site is None else person * (site.max() + 1) + site, rng)
+
+
+def _within(y: np.ndarray, group: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Permute labels within each group."""
+    # the positive labels go to those with the smallest random numbers
+    by_chance, by_label = np.lexsort((rng.random(len(y)), group)), np.lexsort((-y, group))
     found = np.empty_like(y)
     found[by_chance] = y[by_label]
     return found

@@ -1,6 +1,6 @@
 """ComBat: shift and scale of each site, by empirical Bayes over the regions of a map."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,10 @@ from bids_qsm.cohort.observations import patterns
 FEWEST_FEATURES = 3
 """Fewest regions that a prior is found over; of fewer, each region has its own estimates."""
 LEARNED = 3
-"""Fewest units of a site that its shift and scale are learned from."""
+"""Fewest units of a site that its shift is learned from."""
+SCALED = 10
+"""Fewest for its scale too: without a prior, that of fewer units may be far too small, and the units that are
+held out would be stretched by as much."""
 _REPEATS = 3
 """Fewest observations beyond the first of each participant for a random intercept."""
 _STEPS, _CLOSE = 200, 1e-7
@@ -32,10 +35,14 @@ class Combat:
         Their standard errors, with the prior.
     raw_shift, raw_scale : ndarray, shape (s, k)
         Before empirical Bayes.
+    raw_shift_se : ndarray, shape (s, k)
+        Standard error of ``raw_shift``.
     spread : ndarray, shape (k,)
         Standard deviation about the model, over all sites.
     people : ndarray of int, shape (s, k)
         Participants of the site with a value.
+    faults : tuple of str
+        Why a quantity has no site effects; empty where it has.
     """
 
     values: np.ndarray
@@ -45,8 +52,15 @@ class Combat:
     scale_se: np.ndarray
     raw_shift: np.ndarray
     raw_scale: np.ndarray
+    raw_shift_se: np.ndarray
     spread: np.ndarray
     people: np.ndarray
+    faults: tuple[str, ...]
+
+    @property
+    def alone(self) -> np.ndarray:
+        """Whether one site alone has values, shape (k,)."""
+        return _of_one_site(self.people)
 
 
 @dataclass
@@ -89,7 +103,8 @@ def combat(
         What is kept, without an intercept; of full rank with the sites (see
         `bids_qsm.cohort.harmonise.check_sites`).
     families : sequence of ndarray of int
-        Columns of ``values`` that share a prior.
+        Columns of ``values`` that share a prior, where the same sites have them: shifts are relative to the
+        mean over the sites.
 
     References
     ----------
@@ -100,7 +115,7 @@ def combat(
     sites = int(site.max(initial=-1)) + 1
     shape = (sites, k)
     shift, se, scale = (np.full(shape, np.nan) for _ in range(3))
-    spread, people = np.full(k, np.nan), np.zeros(shape, int)
+    spread, people, faults = np.full(k, np.nan), np.zeros(shape, int), [''] * k
     rest, weight = np.full((n, k), np.nan), np.zeros((n, k))
     for rows, columns in patterns(values):
         if not rows.any():
@@ -108,16 +123,20 @@ def combat(
         own, who = site[rows], participant[rows]
         share = _shares(own, who)
         count = np.bincount(own, share, sites)
+        people[:, columns] = count.round().astype(int)[:, None]
         x = _design(own, covariates[rows])
-        if np.linalg.matrix_rank(x) < x.shape[1] or len(set(who)) <= x.shape[1]:
-            continue
+        fault = ''
+        if len(set(who)) <= x.shape[1]:
+            fault = f'{len(set(who))} participants are too few'
+        elif np.linalg.matrix_rank(x) < x.shape[1]:
+            fault = 'of those who have it, sites and what is kept cannot be told apart'
         for j in columns:
-            found = _locate(values[rows, j], own, who, x, share, sites)
+            found = None if fault else _locate(values[rows, j], own, who, x, share, sites)
             if found is None:
+                faults[j] = fault or 'the values do not vary about the model'
                 continue
             weight[rows, j], rest[rows, j] = share, found.rest
             shift[:, j], se[:, j], spread[j] = found.shift, found.se, found.spread
-            people[:, j] = count.round()
     z, gamma = rest / spread, shift / spread
     for i in range(sites):
         here = site == i
@@ -125,10 +144,10 @@ def combat(
         # in a balanced model without repeats this is the variance about the mean of the site
         moved = away - _mean(away, weight[here])
         scale[i] = np.sqrt((weight[here] * moved**2).sum(0) / np.maximum(people[i] - 1, 1))
-    alone = (people > 0).sum(0) == 1
+    alone = _of_one_site(people)
     scale[(people < 2) | ~(scale > 0) | alone] = np.nan
     shift_star, scale_star, shift_se, scale_se = (np.full(shape, np.nan) for _ in range(4))
-    for family in families:
+    for family in _of_equal_sites(families, people):
         for i in range(sites):
             good = family[np.isfinite(scale[i, family])]
             if not good.size:
@@ -142,8 +161,21 @@ def combat(
     harmonised = values - rest + spread * (z - shift_star[site]) / scale_star[site]
     harmonised[:, alone] = values[:, alone]
     return Combat(
-        harmonised, shift_star * spread, scale_star, shift_se * spread, scale_se, shift, scale, spread, people
-    )
+        harmonised, shift_star * spread, scale_star, shift_se * spread, scale_se, shift, scale, se, spread,
+        people, tuple(faults),
+    )  # fmt: skip
+
+
+def _of_one_site(people: np.ndarray):
+    return (people > 0).sum(0) == 1
+
+
+def _of_equal_sites(families: Sequence[np.ndarray], people: np.ndarray) -> Iterator[np.ndarray]:
+    """The families, parted by the sites that have their quantities."""
+    for family in families:
+        _, of = np.unique(people[:, family] > 0, axis=1, return_inverse=True)
+        for number in range(of.max(initial=-1) + 1):
+            yield family[of.ravel() == number]
 
 
 def _shares(site: np.ndarray, participant: np.ndarray):
@@ -255,7 +287,8 @@ def learn(
     """Learn shift and scale of each site from weighted units, for units whose label is not known.
 
     The label of those that are learned from is in the model, so that a site with more of one label is not
-    taken for shifted; it is not needed to apply what was learned. There is no prior, as features are few.
+    taken for shifted; it is not needed to apply what was learned. There is no prior, as features are few: of
+    a site with fewer than `SCALED` units the scale stays 1.
 
     Parameters
     ----------
@@ -295,6 +328,7 @@ def learn(
             here = site[good] == i
             if here.sum() >= LEARNED and spread > 0:
                 shift[i, j] = effect - total
+            if here.sum() >= SCALED and spread > 0:
                 ratio = np.sqrt(w[here] @ rest[here] ** 2 / max(size - 1, 1)) / spread
                 scale[i, j] = ratio if ratio > 0 else 1.0
     return ShiftAndScale(centre, slopes, shift, scale, seen & (len(there) > 1))

@@ -86,19 +86,14 @@ class AgeCurve:
         random = z.shape[1] - fixed
         middle = y.mean(0)
         y = y - middle
-        # the last fit includes all
-        keep = np.concatenate([1 - np.eye(len(y)), np.ones((1, len(y)))])
+        # the last fit includes all; sums of others are those of all less one, as one a pair would be n x n
         needed = np.unique(np.where(left_out < 0, len(y), left_out))
         fit_of = np.searchsorted(needed, np.where(left_out < 0, len(y), left_out))
-        keep = keep[needed]
-        gram = (keep @ (z[:, :, None] * z[:, None, :]).reshape(len(z), -1)).reshape(
-            len(keep), *[z.shape[1]] * 2
-        )
-        moment = (keep @ (z[:, :, None] * y[:, None, :]).reshape(len(z), -1)).reshape(
-            len(keep), z.shape[1], -1
-        )
-        square = keep @ y**2
-        dof = keep.sum(1)[:, None] - fixed
+        of_z, of_y = (np.append(part, np.zeros((1, part.shape[1])), axis=0)[needed] for part in (z, y))
+        gram = z.T @ z - of_z[:, :, None] * of_z[:, None, :]
+        moment = z.T @ y - of_z[:, :, None] * of_y[:, None, :]
+        square = (y**2).sum(0) - of_y**2
+        dof = len(y) - (needed < len(y))[:, None] - fixed
         # with few participants the ratio is uncertain, and a single best ratio gives too small errors
         top, total = np.full(square.shape, -np.inf), np.zeros(square.shape)
         first, second = np.zeros((2, len(new), y.shape[1]))

@@ -133,6 +133,27 @@ def parse_model(text: str) -> Formula:
     return formula
 
 
+def with_factor(formula: Formula, column: str) -> Formula:
+    """The formula with a column as a factor wherever it stands, and with its main term.
+
+    >>> print(with_factor(parse('chi ~ age + group:site'), 'site'))
+    chi ~ age + C(site) + group:C(site)
+    """
+
+    def coded(factor: Factor):
+        is_coded = factor.column != column or any(call == 'C' for call, _ in factor.calls)
+        return factor if is_coded else Factor(column, (('C', ()),))
+
+    terms = {}
+    for term in formula.terms:
+        made = tuple(dict.fromkeys(coded(factor) for factor in term))
+        terms.setdefault(frozenset(made), made)
+    if not any(len(term) == 1 and term[0].column == column for term in terms.values()):
+        alone = (Factor(column, (('C', ()),)),)
+        terms[frozenset(alone)] = alone
+    return Formula(formula.response, tuple(sorted(terms.values(), key=len)))
+
+
 def parse_columns(columns: 'Iterable[str]', known: 'Collection[str]') -> Formula:
     """Terms from names of columns; any other text is read as the right side of a formula."""
     terms = []

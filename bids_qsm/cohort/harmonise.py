@@ -1,5 +1,6 @@
 """Harmonise regional values of several sites by ComBat, with group, age and sex kept, or say why not."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -54,6 +55,7 @@ _DESCRIBED: dict[str, str | tuple[str, str]] = {
     'scale': 'Standard deviation of the site about the model over that of all sites, after empirical Bayes.',
     'scale_se': 'Standard error of the scale.',
     'shift_raw': ('Shift before empirical Bayes.', _SEE),
+    'shift_raw_se': ('Standard error of the shift before empirical Bayes.', _SEE),
     'scale_raw': 'Scale before empirical Bayes.',
     'shift_left': ('Shift of the site that is left in the harmonised values.', _SEE),
     'effect_left': 'Shift that is left, over the standard deviation about the model.',
@@ -118,13 +120,19 @@ def harmonise(
     Raises
     ------
     UserError
-        There is no such column, or sites cannot be told from what is kept (see `check_sites`).
+        There is no such column, it is that of the groups or arms, or sites cannot be told from what is kept
+        (see `check_sites`).
     """
     data = observe(long, statistic=statistic, min_coverage=min_coverage)
     if site not in data.series:
         raise UserError(
             f'--harmonise {site}: participants.tsv and sessions.tsv have no such column; there are '
             f'{some(data.series.columns, most=30)}.'
+        )
+    if site in (group_column(data.series), 'arm'):
+        raise UserError(
+            f'--harmonise {site}: it parts the participants, and its own effect would be taken away; '
+            'name the column of the site or the scanner.'
         )
     notes = list(data.notes)
     table, formula = _kept(data, site, model, keep, notes)
@@ -145,7 +153,8 @@ def harmonise(
     made = np.full(data.values.shape, np.nan)
     made[design.rows] = found.values
     scale = np.ones(data.values.shape)
-    scale[design.rows] = found.scale[place[design.rows]]
+    # what was measured at one site alone stays as it is
+    scale[design.rows] = np.where(found.alone, 1.0, found.scale)[place[design.rows]]
     kept = some(formula.columns) or 'nothing else'
     notes.append(
         f'ComBat removed shift and scale of {len(names)} values of {site} ({some(names)}); kept: {kept}.'
@@ -281,18 +290,15 @@ def _families(keys: pd.DataFrame) -> list[np.ndarray]:
 
 
 def _odd(found: Combat, keys: pd.DataFrame) -> list[str]:
-    """What was measured and has no harmonised value at any site, or at one site alone."""
-    alone = (found.people > 0).sum(0) == 1
-    lost = ~np.isfinite(found.scale).any(0) & (found.people > 0).any(0)
-    notes = []
-    for which, why in (
-        (alone & ~lost, 'was measured at one site alone and stays as it is'),
-        (lost, 'could not be harmonised'),
-    ):
-        if which.any():
-            regions = keys.loc[which, 'map'] + ' of ' + keys.loc[which, 'region']
-            notes.append(f'ComBat: {some(dict.fromkeys(regions))} {why}.')
-    return notes
+    """What was measured and has no harmonised value at any site, and why, or at one site alone."""
+    lost = ~np.isfinite(found.scale).any(0) & (found.people > 0).any(0) & ~found.alone
+    said = defaultdict(dict)
+    for j in np.flatnonzero(found.alone | lost):
+        why = 'was measured at one site alone and stays as it is'
+        if lost[j]:
+            why = f'has no harmonised value: {found.faults[j] or "no site has two participants with it"}'
+        said[why][f'{keys.loc[j, "map"]} of {keys.loc[j, "region"]}'] = None
+    return [f'ComBat: {some(regions)} {why}.' for why, regions in said.items()]
 
 
 def _effects(found: Combat, keys: pd.DataFrame, names: Sequence) -> pd.DataFrame:
@@ -305,7 +311,8 @@ def _effects(found: Combat, keys: pd.DataFrame, names: Sequence) -> pd.DataFrame
                 site=str(one), n_participants=found.people[i], shift=found.shift[i],
                 shift_se=found.shift_se[i], spread=found.spread, effect=found.shift[i] / found.spread,
                 scale=scale, scale_se=found.scale_se[i],
-                shift_raw=found.raw_shift[i], scale_raw=found.raw_scale[i], shift_left=left,
+                shift_raw=found.raw_shift[i], shift_raw_se=found.raw_shift_se[i],
+                scale_raw=found.raw_scale[i], shift_left=left,
                 effect_left=left / found.spread, scale_left=found.raw_scale[i] / scale,
                 order=np.arange(len(keys)),
             )

@@ -8,7 +8,7 @@ from scipy import stats
 
 from bids_qsm.cohort import design as designs
 from bids_qsm.cohort import mixed
-from bids_qsm.cohort.formula import Factor, Formula, parse_model
+from bids_qsm.cohort.formula import Formula, name, parse_model, with_factor
 from bids_qsm.cohort.inference import adjust, correlation_interval, noncentrality, small_sample
 from bids_qsm.cohort.observations import (
     KEYS,
@@ -109,7 +109,7 @@ def fit_models(
         Reference level of factors that have it; otherwise one that is called like controls, or the first.
     nuisance
         Column, such as the site, whose effect was taken away from the values: it is a factor of the model,
-        so that its degrees of freedom count, and has no rows.
+        so that its degrees of freedom count, also where its values are numbers, and has no rows.
     min_coverage
         See :func:`bids_qsm.cohort.observations.observe`.
 
@@ -139,8 +139,8 @@ def fit_models(
         raise UserError(
             f'The left side of {formula!r} names no map of the tables; there are {", ".join(maps)}.'
         )
-    if nuisance and nuisance not in model.columns:
-        model = Formula(model.response, (*model.terms, (Factor(nuisance, (('C', ()),)),)))
+    if nuisance:
+        model = with_factor(model, nuisance)
     data = observe(long, statistic=statistic, maps=[model.response], min_coverage=min_coverage)
     designs.check_columns(model, data.series)
     notes = list(data.notes)
@@ -163,7 +163,8 @@ def fit_models(
     notes += [f'No model for {some(names)}: {reason}.' for reason, names in skipped.items()]
     if nuisance:
         notes.append(f'{nuisance} is in the model, so that the degrees of freedom of its effects count.')
-    return _table(data, fits, nuisance), _residuals(data, fits), list(dict.fromkeys(notes))
+    hidden = {name(term) for term in model.terms if [factor.column for factor in term] == [nuisance]}
+    return _table(data, fits, hidden), _residuals(data, fits), list(dict.fromkeys(notes))
 
 
 def _observations(data: Observations, model: Formula, notes: list[str]):
@@ -211,10 +212,9 @@ def _fit(data: Observations, j: int, design: designs.Design):
     return fit.with_common(border), method
 
 
-def _table(data: Observations, fits: list[tuple], nuisance: str):
-    """Rows of all tests, with effect sizes and false discovery rates."""
+def _table(data: Observations, fits: list[tuple], hidden: set[str]):
+    """Rows of all tests but those of the terms ``hidden``, with effect sizes and false discovery rates."""
     rows, extra = [], []
-    alone = {str(Factor(nuisance)), str(Factor(nuisance, (('C', ()),)))}
     for j, design, fit, method, gap in fits:
         who = data.participants[0][design.rows]
         common = {
@@ -224,7 +224,7 @@ def _table(data: Observations, fits: list[tuple], nuisance: str):
         unit = data.keys.loc[j, 'units']
         of_term = defaultdict(list)
         for c, column in enumerate(design.columns):
-            if column.term not in alone:
+            if column.term not in hidden:
                 of_term[column.term].append(c)
         for term, members in of_term.items():
             kind = design.columns[members[0]].kind

@@ -257,10 +257,16 @@ def is_numeric(column: pd.Series) -> bool:
 
 
 def as_text(values: pd.Series) -> pd.Series:
-    """Levels as text, n/a as it is; they may be coded as numbers."""
-    return values.astype(object).map(
-        lambda v: f'{v:g}' if isinstance(v, float) else str(v), na_action='ignore'
-    )
+    """Levels as text, n/a as it is; of numbers, those of a column with gaps are whole numbers too.
+
+    >>> as_text(pd.Series([40123451, None, 1.5])).tolist()
+    ['40123451', nan, '1.5']
+    """
+
+    def text(value: object):
+        return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+    return values.astype(object).map(text, na_action='ignore')
 
 
 def some(names: Iterable, *, most: int = 6) -> str:

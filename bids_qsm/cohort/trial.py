@@ -93,7 +93,12 @@ class _Model:
 
 
 def slopes(
-    long: pd.DataFrame, *, controls: str = '', statistic: str = 'mean', min_coverage: float = 0.5
+    long: pd.DataFrame,
+    *,
+    controls: str = '',
+    site: str = '',
+    statistic: str = 'mean',
+    min_coverage: float = 0.5,
 ) -> tuple[pd.DataFrame, list[str]]:
     r"""Change a year of each region in each arm, and its difference from that of the reference arm.
 
@@ -112,6 +117,8 @@ def slopes(
     controls
         Reference arm, where there is one of that name; otherwise one with a usual name of controls or
         placebo, or the first.
+    site
+        See :func:`bids_qsm.cohort.change.changes`.
     statistic, min_coverage
         See :func:`bids_qsm.cohort.observations.observe`.
 
@@ -131,7 +138,7 @@ def slopes(
     if 'session_id' not in data.series:
         return nothing, []
     notes = [*data.notes, *say_averaged(data.series)]
-    found, sessions, _ = repeats(data)
+    found, sessions, _ = repeats(data, site=site)
     sdw, _, source = within_sd(found, data.keys, None, [])
     sdw = sdw * np.where(data.keys['units'] == 'ppm', 1e3, 1.0)
     visit = ['participant_id', 'visit_number']

@@ -11,6 +11,7 @@ from bids_qsm.cohort.classify import FEWEST, Units
 from bids_qsm.cohort.design import reference_level
 from bids_qsm.cohort.formula import Factor, parse
 from bids_qsm.cohort.harmonise import FEWEST as FEWEST_OF_SITE
+from bids_qsm.cohort.harmonise import NEAR
 from bids_qsm.cohort.observations import as_text, average, is_numeric, numeric, observe, say_averaged, some
 from bids_qsm.cohort.tables import ENTITY_COLUMNS
 from bids_qsm.errors import UserError
@@ -241,6 +242,21 @@ def _check_sites(units: Units, sites: pd.Series, label: str, site: str):
                 f'--harmonise {site}: all with {label} {name} are of {site} {at[0]}, so that the effects of '
                 f'{site} and {label} cannot be told apart; leave --classify or --harmonise out.'
             )
+    place = pd.factorize(sites)[0]
+    share = np.bincount(place, units.y) / np.bincount(place)
+    told = share[place].var() / units.y.var()
+    people = pd.DataFrame({'site': place, 'y': units.y, 'person': units.person}).drop_duplicates()
+    fewer = int(pd.crosstab(people['site'], people['y']).min(axis=1).sum())
+    why = ''
+    if told > NEAR:
+        why = f'{site} tells {100 * told:.0f} % of the variance of {label}'
+    elif fewer < FEWEST:
+        why = f'only {fewer} participants have the rarer {label} of their {site}, fewer than {FEWEST}'
+    if why:
+        raise UserError(
+            f'--harmonise {site}: {why}, so that the effects of {site} and {label} cannot be told apart; '
+            'leave --classify or --harmonise out.'
+        )
 
 
 def _check_size(units: Units, label: str, merged: list[str]):

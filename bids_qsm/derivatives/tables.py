@@ -84,7 +84,10 @@ def write_table(table: pd.DataFrame, path: Path) -> Path:
 
 
 def write_parquet(table: pd.DataFrame, path: Path):
-    """Write a table as Parquet, which needs pyarrow."""
+    """Write a table as Parquet, which needs pyarrow.
+
+    What `read_table` takes for missing is missing here too, and numbers and truth values with gaps stay such.
+    """
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -93,8 +96,14 @@ def write_parquet(table: pd.DataFrame, path: Path):
         column = table[name]
         if not (pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column)):
             # a column of Parquet has one type
-            column = column.astype(object).where(column.notna(), None)
-            column = pa.array(column.map(str, na_action='ignore'), pa.string(), from_pandas=True)
+            column = column.astype(object).where(column.notna() & ~column.isin(MISSING), None)
+            kind = pd.api.types.infer_dtype(column, skipna=True)
+            if kind == 'boolean':
+                column = pa.array(column, pa.bool_(), from_pandas=True)
+            elif kind in ('integer', 'floating', 'mixed-integer-float'):
+                column = pa.array(pd.to_numeric(column), from_pandas=True)
+            else:
+                column = pa.array(column.map(str, na_action='ignore'), pa.string(), from_pandas=True)
         columns[str(name)] = column if isinstance(column, pa.Array) else pa.array(column, from_pandas=True)
     parquet.write_table(pa.table(columns), path)
 

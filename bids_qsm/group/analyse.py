@@ -80,6 +80,7 @@ def run_group(options: 'Options') -> int:
     del tables  # of thousands of participants, as large as what was gathered
     asked = {name: getattr(options, name) for name in _ASKED} | _named_columns(options, long)
     asked['controls'] = options.controls or find_controls(long)
+    asked['site'] = options.harmonise or _site_column(long)
     values = None
     if options.harmonise:
         described = read_json(out / 'group_regions.json', {})
@@ -94,6 +95,9 @@ def run_group(options: 'Options') -> int:
     pictures = _pictures(long, options, asked['controls'] or '')
     names = {**FILES, **{key: f'group_{key}.tsv' for key in events}}
     files = _write(out, found, names)
+    # the page reads the tables that it needs, and those of thousands of participants are large
+    found.clear()
+    del long, values
     run = {
         'version': bids_qsm.__version__,
         'command': options.to_command(participants=options.participant_label),
@@ -148,6 +152,14 @@ def find_controls(long: pd.DataFrame) -> str | None:
     return found if ''.join(filter(str.isalnum, found.lower())) in CONTROLS else None
 
 
+def _site_column(long: pd.DataFrame) -> str:
+    """The column that tells repeats at one site from those at several, see `repeatability.site_column`."""
+    # imported here, as scipy is slow to import
+    from bids_qsm.cohort.repeatability import site_column
+
+    return site_column(long)
+
+
 def analyse(
     long: pd.DataFrame, asked: dict, notes: dict[str, list[str]], *, values: pd.DataFrame | None = None
 ) -> dict:
@@ -176,7 +188,7 @@ def analyse(
         notes['tables'] += said
     long = cohort.of_statistic(long, asked['statistic'])
     common, found, measured = {'statistic': asked['statistic']}, {}, add_total(long)
-    site = asked.get('harmonise') or ''
+    site, place = asked.get('harmonise') or '', asked.get('site') or ''
     whole, long = (measured, long) if values is None else (add_total(values), values)
     if asked['model']:
         table, rest, notes['model'] = model.fit_models(
@@ -198,15 +210,15 @@ def analyse(
             table, said = correlation.compare_correlations(long, against, **more)
             found['difference'] = table, correlation.dictionary()
             notes['correlation'] += said
-    table, said = repeatability.repeatability(measured, site=site, **common)
+    table, said = repeatability.repeatability(measured, site=place, **common)
     if len(table):
         found['repeatability'], notes['repeatability'] = (table, repeatability.dictionary()), said
     if 'session_id' in long and (long.groupby('participant_id')['session_id'].nunique() > 1).any():
-        table, notes['change'] = change.changes(whole, **common)
+        table, notes['change'] = change.changes(whole, site=place, **common)
         means, said = change.change_summary(table)
         notes['change'] += said
         found['change'], found['change_summary'] = (table, change.dictionary()), (means, change.dictionary())
-        table, said = trial.slopes(whole, controls=asked['controls'] or '', **common)
+        table, said = trial.slopes(whole, controls=asked['controls'] or '', site=place, **common)
         if len(table):
             sizes, more = power.sample_sizes(table)
             found['slopes'], notes['slopes'] = (table, trial.dictionary()), said + more
@@ -275,16 +287,16 @@ def _check_pairs(long: pd.DataFrame, pairs: Sequence[tuple[str, str]]):
 
 def _named_columns(options: 'Options', long: pd.DataFrame):
     """Covariates of the correlations, and the columns of model and correlations."""
-    columns, covariates = [], []
-    if options.model:
-        from bids_qsm.cohort.formula import name, parse_model
+    from bids_qsm.cohort.formula import Formula, name, parse_model, with_factor
 
+    columns, formula = [], Formula('', ())
+    if options.model:
         formula = parse_model(options.model)
         columns = formula.columns
-        covariates = [name(term) for term in formula.terms]
-    if options.harmonise and not {options.harmonise, f'C({options.harmonise})'} & {*covariates}:
+    if options.harmonise:
         # shifts of sites were estimated: their degrees of freedom count
-        covariates.append(f'C(Q({options.harmonise!r}))')
+        formula = with_factor(formula, options.harmonise)
+    covariates = [name(term) for term in formula.terms]
     columns += [pair.rpartition(':')[0] for pair in options.correlate]
     return {'covariates': covariates, 'columns': [c for c in dict.fromkeys(columns) if c in long]}
 

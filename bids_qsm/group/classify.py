@@ -229,7 +229,8 @@ def methods(
             [
                 'Sites. Shift and scale of each site [@combat] were taken away from '
                 f'{", ".join(made.of_site)}, without a prior. They were learned in the units that a model '
-                'was fitted to, with their label in the model, and applied to the units left out without it.'
+                'was fitted to, with their label in the model, and applied to the units left out without it. '
+                'AUC compares units of one site, and its p permutes labels within sites.'
             ]
             if made.site is not None
             else []

@@ -191,9 +191,10 @@ def _dictionary_of(path: Path):
 
 def save_table(path: Path, table: pd.DataFrame, described: dict):
     """Write a table and its dictionary; a long one as Parquet too, where pyarrow is installed."""
+    other = path.with_suffix('.parquet')
+    # first, as it would be read instead of a newer table if the run ended in between
+    other.unlink(missing_ok=True)
     write_json(path.with_suffix('.json'), described)
     atomic_write(path, lambda p: write_table(table, p))
-    other = path.with_suffix('.parquet')
-    other.unlink(missing_ok=True)
     if len(table) >= LONG and find_spec('pyarrow'):
         atomic_write(other, lambda p: write_parquet(table, p))

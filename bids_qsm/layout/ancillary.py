@@ -25,6 +25,7 @@ from bids_qsm.layout.inputs import (
     without_too_few,
 )
 from bids_qsm.layout.magnitude import coarse_magnitude
+from bids_qsm.layout.protocol import lies_on_series
 from bids_qsm.layout.query_files import is_input
 from bids_qsm.layout.segmentations import find_segmentations, place_segmentations
 from bids_qsm.layout.series import Series
@@ -230,7 +231,7 @@ def _find_anatomy(
                 notes.append(f'The derivatives {name} hold nothing for sub-{series[0].subject}.')
             continue
         base = preproc or t1w
-        if base is None and mask and checks.lies_on(mask, series[0].files[0]):
+        if base is None and mask and lies_on_series(mask, series[0]):
             # of the magnitude that is the anatomical image, such as another tool or an earlier run made
             used = f'The brain mask {mask.name} of the derivatives {name} is used.'
             return Anatomy(None, None, mask, (), (*notes, _no_t1w(images), used))

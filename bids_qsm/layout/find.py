@@ -18,7 +18,7 @@ from bids_qsm.layout.inputs import chosen
 from bids_qsm.layout.lookalikes import named_otherwise, other_half
 from bids_qsm.layout.maps import with_maps
 from bids_qsm.layout.people import read_participants
-from bids_qsm.layout.protocol import common_protocol
+from bids_qsm.layout.protocol import common_protocol, without_protocol
 from bids_qsm.layout.query_files import is_outside_bids
 from bids_qsm.layout.series import BOLD, Rejected, Series, read_series, series_of
 from bids_qsm.plugins.methods import find_method
@@ -75,11 +75,11 @@ def find_series(options: 'Options', own: tuple[str, ...] | None = None) -> Plan:
 
     series, rejected = [], _odd_names(index, suffixes, options)
     echoes_chosen = 'echo' in chosen
+    protocol = {'echo_window': options.echo_window or '', 'voxel_size': options.voxel_size or ''}
     for (entities, suffix), files in sorted(groups.items()):
         found = read_series(entities, suffix, files, index.sidecar_problem, echoes_chosen)
         if isinstance(found, Series):
-            window, size = options.echo_window or '', options.voxel_size or ''
-            found = common_protocol(found, echo_window=window, voxel_size=size)
+            found = common_protocol(found, **protocol)
         if isinstance(found, Rejected) and found.is_error:
             found = _with_hint(found, [path for path, _ in files], groups)
         (series if isinstance(found, Series) else rejected).append(found)
@@ -110,6 +110,7 @@ def find_series(options: 'Options', own: tuple[str, ...] | None = None) -> Plan:
         rejected += [Rejected(f'sub-{one}', reason, True) for one in subjects if one not in known]
     else:
         series, rejected = with_maps(series, rejected, subjects, options, index)
+        series = [without_protocol(one, **protocol) if one.given else one for one in series]
     series, failed = _with_ancillary(series, images, options, index)
     rejected += failed
     if not series and not rejected and not is_part:

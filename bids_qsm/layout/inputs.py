@@ -20,6 +20,7 @@ from bids_qsm.layout.bold_run import BoldRun
 from bids_qsm.layout.gradients import read_gradients
 from bids_qsm.layout.index import EXTENSIONS, Index
 from bids_qsm.layout.people import facts_of
+from bids_qsm.layout.protocol import lies_on_series
 from bids_qsm.layout.query_files import below, fits, image_problem, is_named, label_in, named_files
 from bids_qsm.layout.series import Input, Series, Use
 from bids_qsm.layout.trains import read_trains
@@ -500,7 +501,7 @@ def _place(
     if space not in OWN_SPACES:
         return None, f'is in the space {space} and is not used.'
     of_other = is_of_other(path, one)
-    if checks.lies_on(path, one.files[0]):
+    if lies_on_series(path, one):
         return (None if of_other else 'gre'), None
     note = None
     for kind, (where, images, in_use) in named.items():
@@ -515,7 +516,7 @@ def _place(
             )
     if note:
         return None, note
-    if of_other and any(checks.lies_on(path, other.files[0]) for other in series):
+    if of_other and any(lies_on_series(path, other) for other in series):
         return None, None
     return None, (
         'lies neither on the grid of the series nor on that of the T1w or FLAIR image and is not used; if it '
@@ -532,7 +533,7 @@ def _lies_here(query: Query, path: Path, space: str | None, one: Series) -> bool
     return (
         query.datatype == 'anat'
         and not is_of_other(path, one)
-        and (named or (space in (None, 'orig') and checks.lies_on(path, one.files[0])))
+        and (named or (space in (None, 'orig') and lies_on_series(path, one)))
     )
 
 

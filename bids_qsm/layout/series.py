@@ -14,6 +14,8 @@ from bids_qsm.errors import plain
 from bids_qsm.interfaces.io import grid_of
 from bids_qsm.layout import checks
 from bids_qsm.layout.bold_run import BoldRun
+from bids_qsm.recon.grid import Grid
+from bids_qsm.recon.resolution import coarser_shape
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,8 @@ class Series:
     """Receive coils stored one by one; files are then sorted by echo time, each with its coils in turn."""
     resampled: tuple[float, float, float] | None = None
     """Voxel size (mm) that the complex images are brought to; None where they stay as acquired."""
+    echo_window: tuple[float, float] | None = None
+    """First and last time (s) of the window that the echoes were chosen by."""
     t1w: Path | None = None
     t1w_preproc: Path | None = None
     anat_shape: tuple[int, int, int] | None = None
@@ -148,6 +152,11 @@ class Series:
     @property
     def files(self) -> tuple[Path, ...]:
         return self.magnitude + self.phase + self.real + self.imag + tuple(one.path for one in self.given)
+
+    @property
+    def resampled_shape(self) -> tuple[int, ...]:
+        """Shape of the maps."""
+        return coarser_shape(Grid(self.shape, self.voxel_size), self.resampled or self.voxel_size)
 
     @property
     def given_ports(self) -> tuple[str, ...]:

@@ -18,6 +18,16 @@ def coarser_shape(grid: Grid, voxel_size: Sequence[float]) -> tuple[int, ...]:
     )
 
 
+def to_finer(grid: Grid, voxel_size: Sequence[float]) -> np.ndarray:
+    """Matrix (4, 4) from indices of voxels of a size to those of ``grid``, about the centre of the view."""
+    made, shape = np.eye(4), coarser_shape(grid, voxel_size)
+    for axis, (n, m, old, new) in enumerate(zip(grid.shape, shape, grid.voxel_size, voxel_size, strict=True)):
+        if not is_same(old, new):
+            made[axis, axis] = new / old
+            made[axis, 3] = (n - 1) / 2 - (m - 1) / 2 * new / old
+    return made
+
+
 def is_same(old: float, new: float) -> bool:
     """Whether two voxel sizes (mm) are one."""
     return abs(new - old) <= SAME * old
@@ -66,19 +76,16 @@ def coarsen(
     small = [new for old, new in zip(grid.voxel_size, voxel_size, strict=True) if new < (1 - SAME) * old]
     if small:
         raise ValueError(f'{small[0]:g} mm is smaller than the voxels of {grid.voxel_size}')
-    shape, echoes = coarser_shape(grid, voxel_size), magnitude.shape[3]
-    to_old, kernels = np.eye(4), {}
+    shape, echoes, kernels = coarser_shape(grid, voxel_size), magnitude.shape[3], {}
     for axis, (n, m, old, new) in enumerate(zip(grid.shape, shape, grid.voxel_size, voxel_size, strict=True)):
         if not is_same(old, new):
             kernels[axis] = band_limited(n, new / old, m).astype(np.float32)
-            to_old[axis, axis] = new / old
-            to_old[axis, 3] = (n - 1) / 2 - (m - 1) / 2 * new / old
     made = np.empty((2, *shape, echoes), np.float32)
     for echo, image in enumerate(_complex(magnitude, phase)):
         for axis, kernel in kernels.items():
             image = np.moveaxis(np.tensordot(kernel, image, (1, axis)), 0, axis)
         made[0, ..., echo], made[1, ..., echo] = np.abs(image), np.angle(image)
-    return made[0], made[1], to_old
+    return made[0], made[1], to_finer(grid, voxel_size)
 
 
 def _complex(magnitude: np.ndarray, phase: np.ndarray) -> Iterator[np.ndarray]:

@@ -230,7 +230,13 @@ def _sections(out: Path, record: dict, asked: dict, long: pd.DataFrame, group: s
     if 'repeatability' in files:
         repeated = add_total(measured)
         sections.append(
-            repeatability_section(read('repeatability'), repeated, **of, **named('repeatability'))
+            repeatability_section(
+                read('repeatability'),
+                repeated,
+                site=asked.get('site') or '',
+                **of,
+                **named('repeatability'),
+            )
         )
     if 'change' in files:
         tables = read('change'), read('change_summary')

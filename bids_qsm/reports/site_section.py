@@ -37,7 +37,7 @@ def sites_section(
     """Shift and scale of each site, before and after ComBat."""
     said, blocks, answers = words('sites'), [], []
     effects = effects.assign(
-        effect_raw=effects['shift_raw'] / effects['spread'], error=effects['shift_se'] / effects['spread']
+        effect_raw=effects['shift_raw'] / effects['spread'], error=effects['shift_raw_se'] / effects['spread']
     )
     values = values.assign(site=as_text(values[site]), value=values[statistic])
     whole = values[values['hemisphere'].fillna('both').isin(['both', '']) & values['value'].notna()]
@@ -61,7 +61,7 @@ def sites_section(
 
 
 def _answer(title: str, unit: str, rows: pd.DataFrame) -> str:
-    clear = rows[rows['shift_raw'].abs() > _CLEAR * rows['shift_se']]
+    clear = rows[rows['shift_raw'].abs() > _CLEAR * rows['shift_raw_se']]
     before, after = (float(np.sqrt((rows[c] ** 2).mean())) for c in ('effect_raw', 'effect_left'))
     low, high = rows['scale_raw'].min(), rows['scale_raw'].max()
     return (

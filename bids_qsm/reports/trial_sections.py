@@ -48,12 +48,12 @@ _SIZES |= {'note': 'note'}
 
 
 def repeatability_section(
-    table: pd.DataFrame, long: pd.DataFrame, *, statistic: str, notes: list[str], files: list[str]
+    table: pd.DataFrame, long: pd.DataFrame, *, site: str, statistic: str, notes: list[str], files: list[str]
 ) -> dict:
     """Agreement of repeated scans. ``long`` has the totals."""
     said, blocks, answers = words('repeatability'), [], []
     for kind, of_kind in table.groupby('repeats', sort=False):
-        pairs = repeat_pairs(long, kind=kind, statistic=statistic)
+        pairs = repeat_pairs(long, kind=kind, site=site, statistic=statistic)
         for key, title, unit, rows in parts(of_kind):
             answers += _repeats_in_words(title, unit, _KINDS[kind], rows)
             drawn, cut = charted(rows.dropna(subset=['bias']), rows['region'], PANELS)

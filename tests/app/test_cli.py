@@ -288,7 +288,8 @@ def test_dry_run(arguments, ran, data, capsys, tmp_path):
         assert line in text
     assert ran.calls == []
     assert not (tmp_path / 'out').exists()
-    assert cli.main([*arguments, '--dry-run', '--participant-label', '01']) == 0
+    assert cli.main([*arguments, '--dry-run', '--participant-label', '01', '--voxel-size', '4']) == 0
+    assert 'resampled to 4 x 4 x 4 voxels of 4 x 4 x 4 mm' in capsys.readouterr().out
 
 
 def test_help_lists_methods(capsys):

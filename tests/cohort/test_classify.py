@@ -174,3 +174,23 @@ def test_sites_are_learned_in_the_training_units_alone():
     one, other = (_nested(made, ['base_0', 'qsm_0'], x, label, weight, inner[:1])[1] for label in (made.y, y))
     np.testing.assert_array_equal(one, other)
     assert (outer == 0).any()
+
+
+def test_a_site_does_not_stand_in_for_the_label():
+    """Labels are permuted within sites, and only units of one site are compared."""
+    rng = np.random.default_rng(0)
+    site, y = np.repeat([0, 1], 30), (np.arange(60) % 10 < np.repeat([1, 9], 30)).astype(float)
+    person = np.arange(60)
+    moved = [shuffle(y, person, rng, by_participant=True, site=site) for _ in range(10)]
+    assert all(one[:30].sum() == y[:30].sum() for one in moved)
+    assert len({tuple(one) for one in moved}) == 10
+    table = STRONG.draw(3, people=(30, 30))
+    patient = (table['label'] == 'patient').to_numpy()
+    table['site'] = np.where(patient == (np.arange(60) % 30 < 24), 'A', 'B')
+    table['base_0'] = table['qsm_0'] = rng.normal(size=60)
+    table['base_0'] += 50.0 * (table['site'] == 'A')
+    made = make_units(table, FORMULA, site='site', of_site=['qsm_0'])[0]
+    plain = rows(classify(units(table), repeats=2, permutations=1, n_boot=3))
+    within = rows(classify(made, repeats=2, permutations=1, n_boot=3))
+    assert plain.loc['base', 'estimate'] > 0.7
+    assert within.loc['base', 'estimate'] < 0.65

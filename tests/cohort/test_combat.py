@@ -69,6 +69,8 @@ def test_a_region_of_one_site_or_without_spread(study):
     np.testing.assert_array_equal(found.values[:, 2], y[:, 2])
     assert np.isnan(found.values[:, 5]).all()
     assert np.isfinite(np.delete(found.values, [2, 5], axis=1)).all()
+    assert found.alone.nonzero()[0].tolist() == [2]
+    assert found.faults[5] == 'the values do not vary about the model'
 
 
 def test_few_regions_have_no_prior(study):
@@ -78,6 +80,25 @@ def test_few_regions_have_no_prior(study):
     # with its own estimates each site has the common mean and spread, covariates equal
     again = combat(found.values, site, np.arange(90), x, together(2))
     np.testing.assert_allclose(again.raw_scale, 1, atol=0.05)
+
+
+def test_a_region_whose_sites_cannot_be_told_apart_is_named(study):
+    y, site, x = study
+    # only patients of one site and controls of the others have it
+    y[(x[:, 0] > 0) != (site == 1), 4] = np.nan
+    found = combat(y, site, np.arange(90), x, together(12))
+    assert 'cannot be told apart' in found.faults[4]
+    assert (found.people[:, 4] > 0).all()
+    assert np.isnan(found.values[:, 4]).all()
+
+
+def test_regions_of_other_sites_have_their_own_prior(study):
+    """Their shifts are relative to the mean of other sites."""
+    y, site, x = study
+    y[site == 2, :6] = np.nan
+    found = combat(y, site, np.arange(90), x, together(12))
+    alone = combat(y[:, :6], site, np.arange(90), x, together(6))
+    np.testing.assert_allclose(found.shift[:, :6], alone.shift)
 
 
 def test_those_who_travel_tell_the_shift():
@@ -106,6 +127,8 @@ def test_what_is_learned_holds_for_others_and_not_for_unseen_sites():
     moved = made[held] - clean[held]
     assert abs(moved[site[held] == 1].mean() - moved[site[held] == 0].mean()) < 0.01
     np.testing.assert_array_equal(made[site == 2], y[site == 2])
+    few = np.where((site == 1) & (weight.cumsum() < weight[site < 1].sum() + 6) | (site == 0), weight, 0.0)
+    assert learn(y, site, age, label, few).scale[1].tolist() == [1, 1]
     # the label of those who are held out is not looked at
     other = np.where(weight > 0, label, 1 - label)
     np.testing.assert_array_equal(learn(y, site, age, other, weight).apply(y, site, age), made)

@@ -166,3 +166,35 @@ def test_codes_of_sites_may_be_numbers_and_gaps_are_said(long):
     assert found.long.loc[long['participant_id'] == 'sub-003', 'mean'].isna().all()
     assert any('1 participants without site' in note for note in found.notes)
     assert isinstance(found.effects, pd.DataFrame)
+
+
+def test_two_scanners_stay_two_where_their_numbers_are_long(long):
+    long['site'] = long['site'].map({'A': 40123451, 'B': 40123452}).astype(float)
+    long.loc[long['participant_id'] == 'sub-003', 'site'] = np.nan
+    assert set(harmonise(long, 'site').effects['site']) == {'40123451', '40123452'}
+
+
+def test_a_region_of_one_site_keeps_its_errors(long):
+    long = long.assign(se=0.001, border_effect=0.002)
+    found = harmonise(long[(long['region'] != 'RN') | (long['site'] == 'A')], 'site')
+    rn = found.long[found.long['region'] == 'RN']
+    assert (rn[['se', 'border_effect']] == [0.001, 0.002]).all(axis=None)
+    said = ' '.join(found.notes)
+    assert 'chi of RN was measured at one site alone and stays as it is' in said
+    assert 'has no harmonised value' not in said
+
+
+def test_the_column_of_the_groups_is_refused(long):
+    with pytest.raises(UserError, match='its own effect would be taken away'):
+        harmonise(long, 'group')
+
+
+def test_sites_that_are_numbers_are_factors_of_the_model(long):
+    who = long['participant_id'].str.removeprefix('sub-').astype(int)
+    long = long.assign(site=1 + who // 2 % 3)
+    for formula in ('chi ~ group', 'chi ~ group + site', 'chi ~ group + C(site)'):
+        table = fit_models(long, formula, nuisance='site')[0]
+        assert set(table['term']) == {'group'}
+        assert (table['dof'] == 40 - 4).all()
+    table = fit_models(long, 'chi ~ group:site', nuisance='site')[0]
+    assert (table['dof'] == 40 - 6).all()

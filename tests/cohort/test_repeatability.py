@@ -98,7 +98,7 @@ def test_those_who_travel_tell_sites_from_scans():
                     'mean': own + at + 0.002 * rng.normal(),
                 }
             )  # fmt: skip
-    table, notes = repeatability(pd.DataFrame(rows))
+    table, notes = repeatability(pd.DataFrame(rows), site='site')
     by = table.set_index('repeats')
     assert list(table['repeats']) == ['sites', 'sessions']
     assert by.loc['sites', 'sd_between'] == pytest.approx(3, rel=0.25)
@@ -107,8 +107,13 @@ def test_those_who_travel_tell_sites_from_scans():
     assert by.loc['sites', 'dof_within'] == by.loc['sessions', 'dof'] == 90
     assert by.loc['sites', 'icc_2_1'] == pytest.approx(400 / 413, abs=0.02)
     assert by.loc['sites', 'n_pairs'] == 30
+    # three sites say little of all sites: the interval has few degrees of freedom
+    assert 2 < by.loc['sites', 'dof'] < 60
+    assert by.loc['sites', 'sdw_low'] < np.hypot(3, 2) < by.loc['sites', 'sdw_high']
     assert any('values of site' in note for note in notes)
-    once, _ = repeatability(pd.DataFrame(rows[::2]))
+    pairs = repeat_pairs(pd.DataFrame(rows), kind='sessions', site='site')
+    assert np.std(pairs['first'] - pairs['second']) == pytest.approx(2 * np.sqrt(2), rel=0.3)
+    once, _ = repeatability(pd.DataFrame(rows[::2]), site='site')
     assert list(once['repeats']) == ['sites']
     assert once['sd_between'].isna().all()
     assert 'no scan was repeated at one site' in once['note'].iloc[0]

@@ -172,3 +172,13 @@ def test_features_that_are_no_regions_are_not_harmonised(table):
     units, notes, *_ = make_units(table, FORMULA, site='site', of_site=['other'])
     assert units.site is None
     assert any('none was harmonised' in note for note in notes)
+
+
+def test_a_site_of_nearly_one_label_is_refused():
+    table = Population(qsm=(0.6, 0.0)).draw(0, people=(40, 40))
+    patient = (table['label'] == 'patient').to_numpy()
+    site = np.where(patient, 'A', 'B')
+    other = np.concatenate([np.flatnonzero(patient)[:2], np.flatnonzero(~patient)[:2]])
+    site[other] = np.where(site[other] == 'A', 'B', 'A')
+    with pytest.raises(UserError, match='only 4 participants have the rarer label of their site'):
+        make_units(table.assign(site=site), FORMULA, site='site', of_site=['qsm_0'])

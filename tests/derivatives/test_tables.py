@@ -70,3 +70,23 @@ def test_parquet_has_the_same_values(tmp_path):
     assert found['name'].isna().tolist() == [False, True, False]
     for column in ('n', 'is_it', 'v'):
         pd.testing.assert_series_equal(found[column], table[column], check_dtype=False)
+
+
+def test_parquet_and_text_say_the_same_of_gaps(tmp_path):
+    table = pd.DataFrame(
+        {
+            'moved': [True, None, False],
+            'scanner': [40123451, None, 40123452],
+            'note': ['n/a', '', 'moved'],
+            'score': ['nan', 1.5, 2],
+        },
+        dtype=object,
+    )
+    write_table(table, tmp_path / 't.tsv')
+    write_parquet(table, tmp_path / 't.parquet')
+    text, found = read_table(tmp_path / 't.tsv'), read_parquet(tmp_path / 't.parquet')
+    pd.testing.assert_frame_equal(
+        found.astype(object).where(found.notna(), None), text.astype(object).where(text.notna(), None)
+    )
+    assert found['scanner'].dtype == found['score'].dtype == float
+    assert set(found['moved'].dropna()) == {True, False}

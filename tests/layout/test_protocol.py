@@ -1,18 +1,18 @@
 """One protocol for series of several scanners."""
 
+import numpy as np
 import pytest
 
 from bids_qsm.app.options import Options
 from bids_qsm.errors import UserError
 from bids_qsm.layout.find import find_series
-from tests.skeletons import write_dataset, write_series
+from tests.skeletons import SHAPE, write_image, write_series, write_t1w
 
 
 @pytest.fixture
-def data(tmp_path):
-    root = write_dataset(tmp_path / 'data')
-    write_series(root)
-    return root
+def data(data):
+    write_series(data)
+    return data
 
 
 def found(data, **asked):
@@ -50,3 +50,27 @@ def test_voxels_may_only_grow(data):
 def test_values_that_are_none(data, asked):
     with pytest.raises(UserError, match='it must be'):
         found(data, **asked)
+
+
+def test_masks_may_lie_on_the_larger_voxels(data, find):
+    """Those that were drawn on the maps of an earlier run."""
+    # the centre of the view stays: 8 x 9 x 7 voxels of 2 x 2 x 2.5 mm
+    affine = np.diag([4.0, 4.0, 4.0, 1.0])
+    affine[:3, 3] = 1.0, 2.0, 1.5
+    drawn = data / 'derivatives/manual/sub-01/anat/sub-01_label-lesion_mask.nii.gz'
+    write_image(drawn, (4, 4, 4), affine)
+    (one,) = find(voxel_size='4').series
+    assert [item.path.name for item in one.inputs if item.space == 'gre'] == [drawn.name]
+    (one,) = find().series
+    assert 'lies neither on the grid' in ' '.join(one.notes)
+
+
+def test_maps_that_were_made_before_stay_as_they_are(data, tmp_path):
+    write_image(tmp_path / 'tool/sub-02/anat/sub-02_Chimap.nii.gz', data=np.full(SHAPE, 0.01, np.float32))
+    write_t1w(data, sub='02')
+    asked = {'echo_window': '3,9', 'voxel_size': '4', 'derivatives': (('tool', tmp_path / 'tool'),)}
+    phase, given = found(data, **asked).series
+    assert phase.echo_window == (0.003, 0.009)
+    assert phase.resampled_shape == (4, 4, 4)
+    assert given.echo_window is given.resampled is None
+    assert '--echo-window and --voxel-size leave as they are' in ' '.join(given.notes)
