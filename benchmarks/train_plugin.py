@@ -192,7 +192,8 @@ def train(kind, seed, minutes):
     began, losses, rate = time.process_time(), [], 0.0
     while rate < 1:
         rate = min((time.process_time() - began) / (60 * minutes), 1.0)
-        pool[len(losses) % POOL] = with_start(kind, sample(rng))
+        if len(losses) % 3 == 0:
+            pool[len(losses) // 3 % POOL] = with_start(kind, sample(rng))
         optimiser.param_groups[0]['lr'] = RATE * (1 - rate) + 1e-5
         chi, *given = batch(rng, pool, BATCH)
         optimiser.zero_grad()
