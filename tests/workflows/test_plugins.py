@@ -112,6 +112,11 @@ def test_names_of_plugins_are_folders(options, plugin, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert Method.parse('onnx:inversion', {}, step='--inversion') == method
     assert Method.parse(str(method), {}) == method
+    for text in ('onnx:~nosuchuser/net', 'onnx:a\0b'):
+        with pytest.raises(UserError, match='cannot be found; give its whole path'):
+            Method.parse(text, {}, step='--inversion')
+    with pytest.raises(UserError, match=r'--work-dir: ~nosuchuser/w cannot be found'):
+        replace(options, work_dir='~nosuchuser/w')
     with pytest.raises(UserError, match='name the folder of the plug-in'):
         Method.parse('onnx:', {}, step='--inversion')
     chosen = replace(options, inversion=method)
