@@ -72,6 +72,26 @@ def run_time(tree):
         yield from run_time(node)
 
 
+def test_what_an_extra_brings_is_not_needed_to_start():
+    """Only the process of a plug-in imports what reads models, and within a function."""
+    extra = ('onnx', 'onnxruntime', 'bids_qsm.plugins.graphs', 'bids_qsm.plugins.worker', 'torch')
+    found = [
+        (str(path), name)
+        for path, tree in TREES.items()
+        for name in imported(at_start(tree))
+        if name.startswith(extra) and str(path) != 'plugins/graphs.py'
+    ]
+    assert found == []
+
+
+def at_start(tree):
+    """The nodes of a file that run when it is imported: none of a function."""
+    for node in ast.iter_child_nodes(tree):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield node
+            yield from at_start(node)
+
+
 @pytest.mark.parametrize('path', TREES, ids=str)
 def test_rooms_import_only_rooms_below(path):
     room = room_of(module_of(path))

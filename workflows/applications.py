@@ -14,6 +14,9 @@ from bids_qsm.applications.contract import BACKGROUNDS, Application, Variant
 from bids_qsm.biomarkers.consensus.processing import AS_GIVEN
 from bids_qsm.derivatives.products import PRODUCTS, is_one_step, products_of
 from bids_qsm.interfaces.measure import FILES, Measure, outputs_of
+from bids_qsm.plugins.methods import find_method
+from bids_qsm.recon.inversion import INVERSION
+from bids_qsm.recon.registry import facts
 from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.labels import is_refined, to_template_invert
 from bids_qsm.workflows.memory import Sizes, need
@@ -223,6 +226,9 @@ def application_node(
     """The node of an application on one series, or on several of a session, each with its run."""
     run, app = runs[0], runs[0].app
     memory = app.memory_of_many if run.labels and app.memory_of_many else run.variant.memory
+    memories = [memory]
+    if 'inversion' in app.arguments:  # it runs that of the series again
+        memories.append(facts(find_method(INVERSION, options.inversion.name)).memory)
     node = pe.Node(
         Measure(
             application=modules()[run.use.name],
@@ -248,7 +254,7 @@ def application_node(
         ),
         name=run.name,
         mem_gb=sum(
-            need(memory, sizes if run.bold is None else sizes.with_run(run.bold))
+            max(need(one, sizes if run.bold is None else sizes.with_run(run.bold)) for one in memories)
             for sizes in map(Sizes.of, series_list)
         ),
     )

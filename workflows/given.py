@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from bids_qsm.derivatives.products import is_compared, is_levelled, is_one_step
+from bids_qsm.interfaces.inversion import USUAL_FIELD
 from bids_qsm.interfaces.maps import MaskMaps, ReadMaps
 from bids_qsm.interfaces.relaxation import FitRelaxation
 from bids_qsm.recon.registry import facts
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from bids_qsm.layout.series import Series
 
 FIELDS = ('local_field', 'field')
-USUAL_ECHO, USUAL_FIELD = 0.02, 3.0
-"""Echo time (s) and field strength (T) at which nonlinear methods compare phases, where these are unknown."""
+USUAL_ECHO = 0.02
+"""Echo time (s) at which nonlinear methods compare phases, where it is unknown."""
 
 
 def given_maps(series: 'Series') -> list[str]:
@@ -113,7 +114,8 @@ def init_given_recon_wf(
         sizes=sizes,
     )
     susceptibility_wf.inputs.inputnode.echo_times = [USUAL_ECHO]
-    susceptibility_wf.inputs.inputnode.field_strength = series.field_strength or USUAL_FIELD
+    if series.field_strength:
+        susceptibility_wf.inputs.inputnode.field_strength = series.field_strength
     workflow.link(inputnode, outputnode, start)
     workflow.link(inputnode, susceptibility_wf, 'combined', 'noise', field=start)
     workflow.link(keep, susceptibility_wf, 'mask', support='mask')

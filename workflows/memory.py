@@ -74,7 +74,7 @@ NEEDS = {
     'read_maps': Need(padded=17, echoes=2),
     'strict': Need(volume=4),
     'merge': Need(volume=8),
-    'compare': Need(volume=5, padded=6),
+    'compare': Need(volume=9, padded=6),
     'compare_regions': Need(volume=8),
     'level': Need(0.2, volume=6),
     # the images of the template, of 1 mm, are in what does not depend on the sizes

@@ -47,7 +47,8 @@ def init_susceptibility_wf(
     background, inversion = inversion_params['background'], inversion_params['inversion']
     compared = is_compared(background, inversion)
     outputnode = pe.outputnode(
-        'local_field', 'chi', 'mask', 'reference', 'slow_sd', *(COMPARED if compared else [])
+        *('local_field', 'chi', 'mask', 'reference', 'slow_sd'),
+        *(COMPARED if compared else []),
     )
     filled_wf = init_inversion_wf(**inversion_params, sizes=sizes)
     # the inversion of a levelled field may free its slowly varying part again
@@ -116,12 +117,17 @@ def _add_classical(
     compare = pe.Node(CompareMaps(), name='compare', mem_gb=need('compare', sizes))
     workflow.link(inputnode, classical_wf, *FIELDS, *ports)
     workflow.link(workflow.get_node('refer'), compare, 'chi', 'note')
-    workflow.link(workflow.get_node('inversion_wf'), compare, 'mask')
+    own_wf = workflow.get_node('inversion_wf')
+    workflow.link(own_wf, compare, 'mask', own='chi')
     workflow.link(classical_wf, compare, classical='chi', classical_mask='mask')
+    workflow.connect(classical_wf, 'inversion_wf.outputnode.chi', compare, 'classical_own')
+    # a map has to explain the local field that it was made of; one made in one step, the classical one
     if background is None:
-        workflow.link(inputnode, compare, 'field')
+        workflow.link(inputnode, compare, 'field', classical_field='field')
     else:
-        workflow.link(classical_wf, compare, field='local_field')
+        source = classical_wf if is_one_step(inversion_params['inversion']) else own_wf
+        workflow.link(source, compare, field='local_field')
+        workflow.link(classical_wf, compare, classical_field='local_field')
     workflow.link(classical_wf, outputnode, classical='chi')
     workflow.link(compare, outputnode, 'departure', reference='note')
 

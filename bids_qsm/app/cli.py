@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bids_qsm.app.arguments import parse
+from bids_qsm.app.methods import expanded
 from bids_qsm.app.options import Options
 from bids_qsm.errors import UserError, plain
 from bids_qsm.execution.array_tasks import scheduled_task
 from bids_qsm.execution.numba_cache import use_kernels
-from bids_qsm.execution.resources import available_cpus
+from bids_qsm.execution.resources import available_cpus, available_memory_gb
 from bids_qsm.threads import set_threads
 
 if TYPE_CHECKING:
@@ -308,7 +309,9 @@ def _plugin(argv: list[str]):
     from bids_qsm.plugins.sandbox import require_onnx
 
     require_onnx('bids_qsm plugin check')
-    report = check_plugin(folder.expanduser(), threads=min(available_cpus(), 8))
+    report = check_plugin(
+        expanded(folder, 'DIR'), threads=min(available_cpus(), 8), most_gb=available_memory_gb()
+    )
     print(report)
     return int(bool(report.faults))
 

@@ -6,8 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bids_qsm.applications import application, modules
-from bids_qsm.errors import UserError
+from bids_qsm.errors import UserError, plain
 from bids_qsm.plugins import PREFIX, is_plugin
+
+
+def expanded(path: str | Path, what: str) -> Path:
+    """The whole path of a file or folder; UserError naming ``what`` where ~name is nobody here."""
+    try:
+        return Path(path).expanduser().resolve()
+    except (RuntimeError, ValueError, OSError):  # a null byte, a loop of links
+        raise UserError(f'{what}: {plain(path)} cannot be found; give its whole path.') from None
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,7 @@ class Method:
             if not rest:
                 raise UserError(f'{step} {text}: name the folder of the plug-in, as {PREFIX}/plugins/mynet.')
             # nodes run in folders of their own
-            return cls(f'{PREFIX}{Path(rest).expanduser().resolve()}')
+            return cls(f'{PREFIX}{expanded(rest, step)}')
         if name not in registry:
             raise UserError(f'{step}: there is no method {name!r}; known are: {", ".join(registry)}.')
         words = {}

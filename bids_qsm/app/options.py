@@ -15,7 +15,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args
 
-from bids_qsm.app.methods import Method, applications, registries
+from bids_qsm.app.methods import Method, applications, expanded, registries
 from bids_qsm.errors import UserError
 from bids_qsm.execution.array_tasks import parse_task
 from bids_qsm.execution.resources import available_cpus, available_memory_gb, total_memory_gb
@@ -544,13 +544,16 @@ def _normal(f: Field, value: Any) -> Any:
     """A value as Options hold it."""
     kind, normal = kind_of(f), f.metadata['about'].normal
     if kind is Path:
-        return Path(value).expanduser().resolve()
+        return expanded(value, flag_of(f.name))
     if kind == NAMED_PATHS:
         pairs = value.items() if isinstance(value, dict) else value
-        return tuple((name, Path(path).expanduser().resolve()) for name, path in pairs)
+        return tuple((name, expanded(path, flag_of(f.name))) for name, path in pairs)
     if kind == METHODS:
         return tuple({method.name: method for method in value}.values())
-    return normal(value) if normal else tuple(value) if kind == TEXTS else value
+    try:
+        return normal(value) if normal else tuple(value) if kind == TEXTS else value
+    except RuntimeError:  # ~name is nobody here
+        raise UserError(f'{flag_of(f.name)}: {value} cannot be found; give its whole path.') from None
 
 
 def _check(f: Field, value: object):
@@ -575,7 +578,7 @@ def _check_plugin(step: str, method: Method):
 
 def _mask_file(text: str) -> Method:
     """Masks from files; {series} and other words in braces are filled in for each series."""
-    path = Path(text.removeprefix('file:path=')).expanduser().resolve()
+    path = expanded(text.removeprefix('file:path='), '--mask')
     return Method('file', (('path', str(path)),))
 
 

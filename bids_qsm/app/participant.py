@@ -113,7 +113,7 @@ def run_participant(options: Options, plan: Plan) -> int:
 
 def _require_plugins(options: Options):
     """Raise UserError where a plug-in cannot be run here, or gives another than its golden output."""
-    machine = Machine(options.device)
+    machine = Machine(options.device, most_gb=options.mem_gb)
     for step in STEPS:
         method = getattr(options, step)
         if method.is_plugin:

@@ -1,7 +1,7 @@
 """Maps of plug-ins beside those of classical methods."""
 
 from bids_qsm.interfaces.step import Data, Step, image, inputs, mask, outputs, record, table
-from bids_qsm.plugins.compare import compare, compare_regions, findings_of_regions
+from bids_qsm.plugins.compare import compare, compare_regions, compare_residuals, findings_of_regions
 
 
 class CompareMaps(Step):
@@ -12,7 +12,10 @@ class CompareMaps(Step):
         classical=image('susceptibility of the classical methods (ppm)'),
         mask=mask('where the plug-in gives it'),
         classical_mask=mask('where the classical methods give it'),
-        field=image('local field (ppm)'),
+        own=image('susceptibility of the plug-in as it was found, without a reference (ppm)'),
+        classical_own=image('that of the classical methods'),
+        field=image('local field that the plug-in, or for it the classical method, found (ppm)'),
+        classical_field=image('local field of the classical methods (ppm)'),
         note=record('how susceptibility was referenced'),
     )
     output_spec = outputs(
@@ -21,7 +24,14 @@ class CompareMaps(Step):
 
     def compute(self, data: Data):
         both = data['mask'] & data['classical_mask']
-        found = compare(data['chi'], data['classical'], both, data['field'], data['grid'])
+        found = {
+            **compare(data['chi'], data['classical'], both),
+            **compare_residuals(
+                (data['own'], data['field'], data['mask']),
+                (data['classical_own'], data['classical_field'], data['classical_mask']),
+                data['grid'],
+            ),
+        }
         return (data['chi'] - data['classical']) * both, {**data['note'], 'ClassicalComparison': found}
 
 

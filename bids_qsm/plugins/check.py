@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bids_qsm.errors import UserError
-from bids_qsm.plugins.graphs import check_model, fixed_tile
+from bids_qsm.errors import UserError, plain
 from bids_qsm.plugins.manifest import LARGEST_ARRAY, HashedFile, Manifest, Triple, examine
 from bids_qsm.plugins.network import golden_network, in_own_units
 from bids_qsm.plugins.sandbox import Machine, run_network
@@ -17,6 +16,7 @@ from bids_qsm.plugins.sandbox import Machine, run_network
 SEAM = 1e-4
 """Largest difference of tiles from the whole volume, relative to the largest value."""
 SECONDS = 300.0
+"""Longest time of a tile, when a plug-in is checked."""
 TILES = 2
 """Tiles along each axis of the volume on which tiles are compared with the whole."""
 WHOLE_LIMIT = 160**3
@@ -36,15 +36,18 @@ class Report:
         return '\n'.join([*self.lines, 'No fault was found.'])
 
 
-def check_plugin(folder: str | Path, *, threads: int = 1) -> Report:
-    """Check manifest, files, model and golden data of a plug-in; measure its tiles, time and memory."""
+def check_plugin(folder: str | Path, *, threads: int = 1, most_gb: float | None = None) -> Report:
+    """Check manifest, files, model and golden data of a plug-in; measure its tiles, time and memory.
+
+    ``most_gb`` is what its process may hold, whatever its manifest says; None: what the machine has.
+    """
     manifest, faults = examine(folder)
     if manifest is None or faults:
         return Report(tuple(faults))
-    machine = Machine(threads=threads, seconds=SECONDS)
+    machine = Machine(threads=threads, seconds=SECONDS, most_gb=most_gb)
     try:
         model = manifest.read_model()
-        _check_here(manifest, model)
+        fixed = _check_model(manifest, model)
         error = check_golden(manifest, model, machine)
     except UserError as fault:
         return Report((str(fault),))
@@ -55,7 +58,7 @@ def check_plugin(folder: str | Path, *, threads: int = 1) -> Report:
         f'{manifest.golden.tolerance:.1e})',
     ]
     try:
-        found = _measure(manifest, model, machine)
+        found = _measure(manifest, model, fixed, machine)
     except UserError as fault:
         return Report((str(fault),), tuple(lines))
     return Report(tuple(found.faults), (*lines, *found.lines))
@@ -67,8 +70,10 @@ def require_sound(manifest: Manifest, machine: Machine) -> None:
 
 
 def check_golden(manifest: Manifest, model: bytes, machine: Machine) -> float:
-    """Largest difference from the golden output, relative to its largest value; UserError beyond the "
-    "tolerance."""
+    """Largest difference from the golden output, relative to its largest value.
+
+    UserError beyond the tolerance.
+    """
     wanted = _array(manifest, manifest.golden.output)
     data = {name: _array(manifest, one) for name, one in manifest.golden.data}
     for name, image in data.items():
@@ -106,34 +111,49 @@ def check_golden(manifest: Manifest, model: bytes, machine: Machine) -> float:
 def _array(manifest: Manifest, one: HashedFile) -> np.ndarray:
     content = manifest.read(one, largest=LARGEST_ARRAY)
     try:
-        found = np.load(io.BytesIO(content))
-    except (ValueError, EOFError, OSError, KeyError, SyntaxError) as error:
+        found = _npy(content)
+    # a header is a text of Python, and what is wrong with it comes in a dozen kinds
+    except (Exception, RecursionError) as error:
         raise UserError(
             f'{manifest.folder / one.file} is not an array of numbers '
-            f'({" ".join(str(error).split())[:100]}); save it '
-            'with numpy.save.'
+            f'({plain(" ".join(str(error).split()))[:100]}); save it with numpy.save.'
         ) from None
-    is_right = isinstance(found, np.ndarray) and found.ndim == 3 and found.dtype.kind in 'fbiu' and found.size
-    if not is_right or not np.isfinite(found).all():
+    if not np.isfinite(found).all():
         raise UserError(f'{manifest.folder / one.file} is not a 3D array of finite numbers; save one.')
-    return found.astype(np.float32)
+    return found
 
 
-def _check_here(manifest: Manifest, model: bytes):
-    """What the worker checks too, and sizes that the model fixes."""
-    ports = {one.name: None if one.channels[0].data == 'b0' else len(one.channels) for one in manifest.inputs}
-    run_network(manifest, model, (), None, (), Machine(seconds=SECONDS))
-    check_model(model, ports, manifest.output.name)
+def _npy(content: bytes) -> np.ndarray:
+    """The 3D array (float32) of a .npy file; ValueError where its header claims other than what follows."""
+    stream = io.BytesIO(content)
+    version = np.lib.format.read_magic(stream)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in readers:
+        raise ValueError(f'it has the version {version} of the format')
+    shape, is_fortran, dtype = readers[version](stream)
+    if len(shape) != 3 or dtype.kind not in 'fbiu' or min(shape) < 1:
+        raise ValueError(f'it has the shape {str(shape)[:40]} and the type {str(dtype)[:40]}, not 3D numbers')
+    rest = memoryview(content)[stream.tell() :]
+    if math.prod(shape) * dtype.itemsize != len(rest):
+        raise ValueError(f'its shape {shape} needs another number of bytes than it has')
+    values = np.frombuffer(rest, dtype).reshape(shape, order='F' if is_fortran else 'C')
+    with np.errstate(over='ignore'):  # what is too large for a float32 is found to be infinite
+        return values.astype(np.float32)
+
+
+def _check_model(manifest: Manifest, model: bytes) -> dict[str, list[int | None]]:
+    """Let the process of networks check a model; sizes that it fixes must be those of the tiles."""
+    _, facts = run_network(manifest, model, (), None, (), Machine(seconds=SECONDS))
     order = ['XYZ'.index(axis) for axis in manifest.axes]
-    for name, channels in ports.items():
-        fixed = fixed_tile(model, name) if channels is not None else (None,) * 3
-        size = [manifest.tile.size[axis] for axis in order] if manifest.tile.size else [None] * 3
+    size = [manifest.tile.size[axis] for axis in order] if manifest.tile.size else [None] * 3
+    for name, fixed in facts['fixed'].items():
         if any(n is not None and n != m for n, m in zip(fixed, size, strict=True)):
             shown = ', '.join('any' if n is None else str(n) for n in fixed)
             raise UserError(
                 f'{manifest.folder}: the model fixes the sizes ({shown}) of {name!r}; state them as '
                 'tile.size.'
             )
+    return facts['fixed']
 
 
 @dataclass
@@ -142,7 +162,9 @@ class _Found:
     lines: list[str]
 
 
-def _measure(manifest: Manifest, model: bytes, machine: Machine) -> _Found:
+def _measure(
+    manifest: Manifest, model: bytes, fixed: dict[str, list[int | None]], machine: Machine
+) -> _Found:
     """Compare tiles with the whole volume, and measure time and memory of a tile."""
     tile = manifest.tile
     side = -(-48 // tile.multiple) * tile.multiple
@@ -165,7 +187,7 @@ def _measure(manifest: Manifest, model: bytes, machine: Machine) -> _Found:
         return _Found([], [*lines, 'Tiles: none, the whole volume at a time'])
     step = (size[0] - 2 * tile.margin - tile.blend) // tile.multiple * tile.multiple
     shape = (size[0] + (TILES - 1) * max(step, tile.multiple), size[1], size[2])
-    if fixed_tile(model, manifest.inputs[0].name) != (None,) * 3:
+    if any(sizes != [None] * 3 for sizes in fixed.values()):
         return _Found(
             [], [*lines, 'Tiles: the model fixes their size, so they cannot be compared with the whole']
         )

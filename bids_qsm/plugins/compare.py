@@ -16,7 +16,10 @@ SLOPES = (0.8, 1.25)
 """Slopes of regional means without a warning."""
 
 
-def compare(chi: np.ndarray, classical: np.ndarray, mask: np.ndarray, field: np.ndarray, grid: Grid) -> dict:
+Explained = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def compare(chi: np.ndarray, classical: np.ndarray, mask: np.ndarray) -> dict:
     """How a map of a plug-in differs from the classical one, over the whole mask.
 
     Parameters
@@ -25,23 +28,39 @@ def compare(chi: np.ndarray, classical: np.ndarray, mask: np.ndarray, field: np.
         Susceptibility (ppm), both referenced.
     mask : ndarray of bool
         Where both are given.
-    field : ndarray of float32
-        The local field of the classical map (ppm).
 
     Returns
     -------
     dict
-        MeanDifference (ppm), Slope (of the plug-in against the classical map), NRMSE (%, relative to the
-        classical map), Residual and ClassicalResidual (of D chi - f, relative to f).
+        MeanDifference (ppm), Slope (of the plug-in against the classical map) and NRMSE (%, relative to the
+        classical map).
     """
     a, b = chi[mask].astype(float), classical[mask].astype(float)
     return {
         'MeanDifference': round(float((a - b).mean()), 5),
         'Slope': _rounded(_slope(b, a)),
         'NRMSE': _rounded(100 * _ratio(a - b, b)),
-        'Residual': _rounded(residual(chi, field, mask, grid)),
-        'ClassicalResidual': _rounded(residual(classical, field, mask, grid)),
     }
+
+
+def compare_residuals(plugin: Explained, classical: Explained, grid: Grid) -> dict:
+    """How much of its local field each map does not explain.
+
+    A constant within a mask has a field, and so has what a reference takes off, so that susceptibility must
+    be as the inversion gave it.
+
+    Parameters
+    ----------
+    plugin, classical : tuple of ndarray, each of shape ``grid.shape``
+        Susceptibility without a reference (ppm), the local field that it was made of (ppm), and the mask.
+
+    Returns
+    -------
+    dict
+        Residual and ClassicalResidual: norm of D chi - f relative to f.
+    """
+    found = {'Residual': plugin, 'ClassicalResidual': classical}
+    return {name: _rounded(residual(chi, field, mask, grid)) for name, (chi, field, mask) in found.items()}
 
 
 def compare_regions(

@@ -47,9 +47,11 @@ def flags_of(
             flags.append(
                 f'The voxels are {_numbers(grid.voxel_size)} mm, those of its training {_span(low, high)} mm.'
             )
-    if known.field_strength and math.isfinite(field_strength):
+    if known.field_strength:
         low, high = known.field_strength
-        if not low - 0.1 <= field_strength <= high + 0.1:
+        if not math.isfinite(field_strength):
+            flags.append(f'The field strength is not known, that of its training is {_span(low, high)} T.')
+        elif not low - 0.1 <= field_strength <= high + 0.1:
             flags.append(
                 f'The field strength is {field_strength:.3g} T, that of its training {_span(low, high)} T.'
             )

@@ -32,7 +32,9 @@ TEXTS = {
 }
 
 
-def check_model(content: bytes, inputs: dict[str, int | None], output: str) -> None:
+def check_model(
+    content: bytes, inputs: dict[str, int | None], output: str
+) -> tuple[bytes, dict[str, list[int | None]]]:
     """Raise UserError where a model may not be run, in one sentence.
 
     Parameters
@@ -43,6 +45,13 @@ def check_model(content: bytes, inputs: dict[str, int | None], output: str) -> N
         Name of each input -> channels of an image, None for the vector of B0 (1, 3).
     output : str
         Name of the output, an image of one channel.
+
+    Returns
+    -------
+    model : bytes
+        The model written anew, with nothing in it but what was looked through.
+    fixed : dict
+        Name of each image that goes in -> sizes of its axes that the model fixes, None where any goes.
     """
     model = onnx.ModelProto()
     try:
@@ -63,6 +72,9 @@ def check_model(content: bytes, inputs: dict[str, int | None], output: str) -> N
         why = plain(str(error).strip().splitlines()[0])[:200].rstrip(' .:')
         raise UserError(f'the model is not valid ONNX ({why}); export it again.') from None
     _check_ports(model.graph, inputs, output)
+    model.DiscardUnknownFields()
+    fixed = {name: _fixed(model.graph, name) for name, channels in inputs.items() if channels is not None}
+    return model.SerializeToString(), fixed
 
 
 def _check_domains(model: onnx.ModelProto):
@@ -203,10 +215,6 @@ def _names(names: Iterable[str]):
     return plain(', '.join(sorted(names)))[:200] or 'none'
 
 
-def fixed_tile(content: bytes, name: str) -> tuple[int | None, ...]:
-    """Sizes of the last three axes of an input that the model fixes, None where any size goes."""
-    model = onnx.ModelProto()
-    model.ParseFromString(content)
-    port = next(port for port in model.graph.input if port.name == name)
-    axes = port.type.tensor_type.shape.dim[-3:]
-    return tuple(axis.dim_value if axis.HasField('dim_value') else None for axis in axes)
+def _fixed(graph: onnx.GraphProto, name: str) -> list[int | None]:
+    axes = next(port for port in graph.input if port.name == name).type.tensor_type.shape.dim[-3:]
+    return [axis.dim_value if axis.HasField('dim_value') else None for axis in axes]

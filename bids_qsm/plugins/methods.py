@@ -14,7 +14,8 @@ from bids_qsm.plugins import PREFIX, is_plugin
 from bids_qsm.plugins.manifest import Manifest, read_manifest
 from bids_qsm.plugins.network import Outcome, apply
 from bids_qsm.plugins.sandbox import Machine
-from bids_qsm.recon.registry import Facts, Need
+from bids_qsm.recon.masking import MASK
+from bids_qsm.recon.registry import Facts, Need, facts
 
 STEPS_OF = {'inversion': ('inversion', 'onestep'), 'background': ('background',), 'mask': ('mask',)}
 """Option -> steps of manifests that it takes."""
@@ -84,15 +85,19 @@ def memory_of(manifest: Manifest) -> Need:
     """Memory of the step that runs a plug-in, its own process counted in."""
     # images of the network's grid: as they were, as they are sent, the result, and those of the physics
     own: float = 4 + 3 * len(manifest.channels) + (6 if manifest.unrolled else 0)
-    fixed, tile = 0.1 + LIBRARIES_GB, manifest.tile.size
+    # beside a mask the default one is made of all echoes, to compare the two
+    usual = facts(next(iter(MASK.values()))).memory if manifest.step == 'mask' else Need(0.0)
+    fixed, tile = 0.1 + LIBRARIES_GB + usual.fixed, manifest.tile.size
+    volume, echoes = 8 + usual.volume, usual.echoes
     if tile is None:
         own += manifest.memory / 4
     else:
         fixed += 1e-9 * manifest.memory * math.prod(tile)
     if manifest.resample_mm:
         # those that say where the nearest voxel lies too
-        return Need(fixed, volume=8, cubes=own / math.prod(manifest.resample_mm))
-    return Need(fixed, volume=8, padded=own)
+        own /= math.prod(manifest.resample_mm)
+        return Need(fixed, volume, padded=usual.padded, echoes=echoes, cubes=own)
+    return Need(fixed, volume, padded=usual.padded + own, echoes=echoes)
 
 
 def prose(manifest: Manifest) -> str:

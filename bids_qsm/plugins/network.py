@@ -177,8 +177,8 @@ class Network:
             scale = channel.normalise
         values -= np.float32(scale.mean)
         values /= np.float32(scale.sd)
-        if channel.data not in ('magnitude', 'quality'):
-            values *= self.mask
+        # of the step mask it is the whole volume
+        values *= self.mask
         return values, scale
 
     def _per_unit(self, unit: str, echo_time: float) -> float:

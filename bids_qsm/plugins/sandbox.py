@@ -20,7 +20,7 @@ from bids_qsm.plugins.tiles import Plan
 
 WORDS = (sys.executable, '-m', 'bids_qsm.plugins.worker')
 SECONDS = 3600.0
-"""Longest time of one pass over a volume."""
+"""Longest time of one tile, and that of the start."""
 SPARE_GB = 0.3
 """Memory that a network may take beyond what its manifest says: its session, and rounding."""
 SLACK = 1.5
@@ -40,16 +40,20 @@ class Image:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a network runs: 'cpu' or 'cuda', with so many threads."""
+    """Where a network runs: 'cpu' or 'cuda', with so many threads, so long at most for a tile.
+
+    Its process holds at most ``most_gb`` beyond its libraries, whatever its manifest says; None is what the
+    machine has.
+    """
 
     device: str = 'cpu'
     threads: int = 1
     seconds: float = SECONDS
+    most_gb: float | None = None
 
 
 def require_onnx(flag: str, machine: Machine | None = None) -> None:
-    """Raise UserError where the packages of the extra are missing, or have no CUDA where that is asked "
-    "for."""
+    """Raise UserError where the packages of the extra are missing, or lack the CUDA that is asked for."""
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
@@ -97,16 +101,15 @@ def run_network(
             WORDS,
             input=b''.join(parts),
             capture_output=True,
-            timeout=machine.seconds,
+            timeout=request['seconds'],
             env=_environment(machine),
             cwd='/',
             check=False,
         )
     except subprocess.TimeoutExpired:
         raise UserError(
-            f'{where}: the network took longer than {machine.seconds:.0f} s and was ended; make it or its '
-            'tiles '
-            'smaller.'
+            f'{where}: the network took longer than {request["seconds"]:.0f} s ({len(tiles)} tiles) and was '
+            'ended; give it more threads, or make it smaller.'
         ) from None
     head, _, body = ended.stdout.partition(b'\n')
     try:
@@ -145,8 +148,8 @@ def request_of(
         'tiles': list(tiles),
         'threads': machine.threads,
         'provider': machine.device,
-        'seconds': machine.seconds,
-        'bytes': _bytes(manifest, model, images, plan, machine),
+        'seconds': machine.seconds * max(len(tiles), 1),
+        'bytes': min(_bytes(manifest, model, images, plan, machine), _most(machine)),
     }
 
 
@@ -162,6 +165,12 @@ def _bytes(
     return fixed + 2 * volumes + 8 * prod(plan.shape) + SLACK * manifest.memory * prod(plan.size)
 
 
+def _most(machine: Machine) -> float:
+    """What a process may hold whatever a manifest says, which is a stranger's."""
+    there = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+    return there if machine.most_gb is None else min(1e9 * machine.most_gb, there)
+
+
 def _environment(machine: Machine) -> dict[str, str]:
     """As little as a process needs: it has no home, no path and no credentials."""
     kept = {name: os.environ[name] for name in KEPT if name in os.environ}
@@ -174,7 +183,8 @@ def _how_it_ended(ended: subprocess.CompletedProcess):
     last = plain((ended.stderr.decode(errors='replace').strip().splitlines() or [''])[-1])[:200]
     if ended.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
         return (
-            'the process of the network was ended: it took too much time or memory; make its tiles smaller.'
+            'the process of the network was ended: it took too much time or memory; give more threads or '
+            'memory, or make its tiles smaller.'
         )
     if ended.returncode < 0:
         name = signal.Signals(-ended.returncode).name

@@ -38,12 +38,13 @@ def main():
     _limit(request)
     try:
         model = _read(request['model'])
-        graphs.check_model(model, request['inputs'], request['output'])
+        model, fixed = graphs.check_model(model, request['inputs'], request['output'])
         images = [
             np.frombuffer(_read(4 * prod(one['shape'])), np.float32).reshape(one['shape'])
             for one in request['images']
         ]
         reply, result = _run(onnxruntime, model, images, request)
+        reply['fixed'] = fixed
     except UserError as error:
         reply, result = {'error': str(error)}, None
     except Exception as error:  # those of onnxruntime have no common base
@@ -93,7 +94,10 @@ def _limit(request: dict):
 def _sentence(error: Exception):
     text = f'{type(error).__name__}: {error}'
     if isinstance(error, MemoryError) or any(sign in text for sign in IN_MEMORY):
-        return 'the network needs more memory than its manifest says; raise "memory", or make tiles smaller.'
+        return (
+            'the network needs more memory than its manifest says or there is; raise "memory" or --mem, '
+            'or make tiles smaller.'
+        )
     return f'onnxruntime cannot run the model ({" ".join(text.split())[:200]}).'
 
 
@@ -113,7 +117,8 @@ def _run(onnxruntime, model: bytes, images: list[np.ndarray], request: dict):  #
         for one, image in zip(request['images'], images, strict=True):
             # a vector, or a kernel of the tile's size, is the same for all tiles
             part = image if one['same'] else image[place]
-            feed[one['tensor']].append(part.transpose(axes) if part.ndim == 3 else part)
+            # the vector has its components in the order of the axes
+            feed[one['tensor']].append(part.transpose(axes) if part.ndim == 3 else part[axes])
         feed = {
             name: np.ascontiguousarray(parts[0][None] if parts[0].ndim == 1 else np.stack(parts)[None])
             for name, parts in feed.items()
@@ -140,6 +145,8 @@ def _session(onnxruntime, model: bytes, request: dict):  # noqa: ANN001
     options.enable_cpu_mem_arena = options.enable_mem_pattern = False
     options.log_severity_level = 3
     options.add_session_config_entry('session.intra_op.allow_spinning', '0')
+    # else some bytes in a text of the model would make it one of another format, which nobody looked through
+    options.add_session_config_entry('session.load_model_format', 'ONNX')
     providers: list = ['CPUExecutionProvider']
     if request['provider'] == 'cuda':
         about = {

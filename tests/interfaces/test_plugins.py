@@ -70,9 +70,16 @@ def test_a_plugin_inverts_and_its_record_reaches_the_findings(tmp_path, images):
     (said,) = read_record(note)['Plugins']
     assert (said['Name'], said['Licence'], said['Tiles']) == ('little', 'CC0-1.0', 1)
     assert said['Flags'] == ['The field strength is 3 T, that of its training 7 T.']
+    # a reference that is taken off has a field itself, which the residuals must not see
+    shifted = tmp_path / 'shifted.nii'
+    values, affine = load(images['chi'])[0], np.eye(4)
+    nib.Nifti1Image((values + 0.5) * load_mask(images['mask']), affine).to_filename(shifted)
     maps = CompareMaps(
         chi=made.chi,
-        classical=images['chi'],
+        classical=str(shifted),
+        own=made.chi,
+        classical_own=images['chi'],
+        classical_field=images['field'],
         mask=made.mask,
         classical_mask=images['mask'],
         field=images['field'],
@@ -83,7 +90,7 @@ def test_a_plugin_inverts_and_its_record_reaches_the_findings(tmp_path, images):
     # the field is no susceptibility: it explains the field much worse than the truth does
     assert found['ClassicalResidual'] < 0.05 < found['Residual']
     difference = load(compared.departure)[0]
-    np.testing.assert_allclose(difference, load(images['field'])[0] - load(images['chi'])[0], atol=1e-6)
+    np.testing.assert_allclose(difference, load(images['field'])[0] - load(shifted)[0], atol=1e-6)
     (tmp_path / 'conditioning.json').write_text('{"findings": []}')
     collect = CollectFindings(
         series='sub-01', facts={}, conditioning=str(tmp_path / 'conditioning.json'), reference=compared.note,

@@ -10,9 +10,9 @@ def here(monkeypatch):
 
     def run_here(manifest, model, images, plan, tiles, machine):
         request = sandbox.request_of(manifest, model, images, plan, tiles, machine)
-        graphs.check_model(model, request['inputs'], request['output'])
+        model, fixed = graphs.check_model(model, request['inputs'], request['output'])
         reply, result = worker._run(onnxruntime, model, [one.values for one in images], request)
-        return result, {**reply, 'held': 0}
+        return result, {**reply, 'fixed': fixed, 'held': 0}
 
     for module in (network, check):
         monkeypatch.setattr(module, 'run_network', run_here)

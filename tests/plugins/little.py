@@ -130,7 +130,7 @@ def _golden(folder, content, said, shape, rng):
         parts = []
         for channel in tensor['channels']:
             if channel['data'] == 'b0':
-                feed[tensor['tensor']] = np.float32([[0, 0, 1]])
+                feed[tensor['tensor']] = np.float32([[0, 0, 1]])[:, order]
                 continue
             if channel['data'] == 'dipole':
                 parts.append(full_dipole(shape, Grid(shape)))

@@ -2,11 +2,12 @@
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from bids_qsm.errors import UserError
-from bids_qsm.plugins import graphs
+from bids_qsm.plugins import graphs, worker
 from tests.plugins.little import identity, linear, model_of
 
 ONE = np.ones((1, 1, 1, 1, 1), np.float32)
@@ -254,10 +255,26 @@ def test_what_is_no_model_is_refused(content):
 
 def test_sound_models_pass():
     inner = branch(helper.make_node('Identity', ['field'], ['inner']))
-    for model in (identity(), linear(np.ones((3, 3, 3))), inner, identity(sizes=(8, 8, 8))):
-        graphs.check_model(model.SerializeToString(), {'field': 1}, 'chi')
-    assert graphs.fixed_tile(identity(sizes=(8, 6, 4)).SerializeToString(), 'field') == (8, 6, 4)
-    assert graphs.fixed_tile(identity().SerializeToString(), 'field') == (None, None, None)
+    for model in (identity(), linear(np.ones((3, 3, 3))), inner):
+        again, fixed = graphs.check_model(model.SerializeToString(), {'field': 1}, 'chi')
+        assert again == model.SerializeToString()
+        assert fixed == {'field': [None, None, None]}
+    fixed = graphs.check_model(identity(sizes=(8, 6, 4)).SerializeToString(), {'field': 1}, 'chi')[1]
+    assert fixed == {'field': [8, 6, 4]}
+
+
+def test_nothing_is_run_that_was_not_looked_through():
+    """Bytes of another format of onnxruntime: in a field that is not of ONNX, and in a text that is."""
+    model = identity(producer_name='ORTM')  # these stand at byte 4, where onnxruntime looks for them
+    content = model.SerializeToString()
+    assert content[4:8] == b'ORTM'
+    hidden = b'\xfa\x7f\x08' + b'hORTMide'[:8]  # field 2047 of 8 bytes
+    checked, _ = graphs.check_model(hidden + content, {'field': 1}, 'chi')
+    assert checked == content
+    request = {'threads': 1, 'provider': 'cpu', 'bytes': 1e9}
+    session = worker._session(onnxruntime, checked, request)
+    image = np.ones((1, 1, 4, 4, 4), np.float32)
+    np.testing.assert_array_equal(session.run(None, {'field': image})[0], image)
 
 
 def test_weights_as_numbers_pass():

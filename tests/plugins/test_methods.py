@@ -6,6 +6,7 @@ import pytest
 from bids_qsm.plugins.methods import find_method
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion import INVERSION
+from bids_qsm.recon.masking import MASK
 from bids_qsm.recon.registry import call, facts, needs, parameters
 from tests.plugins.little import write_plugin
 
@@ -40,3 +41,8 @@ def test_memory_is_that_of_tiles_or_grows_with_the_volume(tmp_path):
     half = {'policy': 'resample', 'mm': [0.5, 0.5, 0.5]}
     fine = facts(find_method({}, f'onnx:{write_plugin(tmp_path / "c", memory=800, voxel_size=half)}')).memory
     assert fine.cubes == pytest.approx(8 * whole.padded)
+    inputs = [{'tensor': 'field', 'channels': [{'data': 'magnitude', 'normalise': 'p99'}]}]
+    said = {'step': 'mask', 'inputs': inputs, 'output': {'tensor': 'chi', 'unit': 'probability'}}
+    mask = facts(find_method({}, f'onnx:{write_plugin(tmp_path / "d", memory=800, **said)}')).memory
+    usual = facts(next(iter(MASK.values()))).memory  # which is made beside it
+    assert (mask.volume, mask.echoes) == (whole.volume + usual.volume, usual.echoes)

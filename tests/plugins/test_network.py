@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from onnx import helper
+from scipy import ndimage
 
 from bids_qsm.errors import UserError
 from bids_qsm.plugins.check import check_golden, check_plugin
@@ -252,6 +253,43 @@ def test_unrolled_networks_may_take_the_gradient(tmp_path, scene):
     np.testing.assert_allclose(own.values, plain.values, atol=1e-6)
 
 
+def test_images_are_0_outside_the_mask_whatever_their_constants(tmp_path, scene):
+    """A network that gives the mean of what it gets."""
+    inputs = [*channel(), {'tensor': 'm', 'channels': [{'data': 'magnitude', 'normalise': {'mean': 2, 'sd': 1}}]}]
+    nodes = [
+        helper.make_node('Pad', ['m', 'pads'], ['wide']),
+        helper.make_node('AveragePool', ['wide'], ['mean'], kernel_shape=[3] * 3, count_include_pad=1),
+        helper.make_node('Mul', ['field', 'zero'], ['none']),
+        helper.make_node('Add', ['none', 'mean'], ['chi']),
+    ]
+    tensors = {'pads': np.int64([0, 0, 1, 1, 1] * 2), 'zero': np.zeros((1,) * 5, np.float32)}
+    model = model_of(nodes, tensors, inputs={'field': 1, 'm': 1})
+    found = run(
+        write_plugin(tmp_path / 'a', model, inputs=inputs), {**scene, 'magnitude': 3.0 * scene['mask']}
+    )
+    expected = ndimage.uniform_filter(scene['mask'].astype(float), 3, mode='constant')
+    np.testing.assert_allclose(found.values, expected * scene['mask'], atol=1e-6)
+
+
+def test_the_vector_of_b0_has_the_order_of_the_axes(tmp_path, scene):
+    """A network that gives the component of B0 along its first axis."""
+    nodes = [
+        helper.make_node('Gather', ['b', 'first'], ['one'], axis=1),
+        helper.make_node('Reshape', ['one', 'shape'], ['part']),
+        helper.make_node('Mul', ['field', 'zero'], ['none']),
+        helper.make_node('Add', ['none', 'part'], ['chi']),
+    ]
+    tensors = {
+        'first': np.int64([0]), 'shape': np.int64([1] * 5), 'zero': np.zeros((1,) * 5, np.float32)
+    }  # fmt: skip
+    model = model_of(nodes, tensors, inputs={'field': 1, 'b': None})
+    inputs = [*channel(), {'tensor': 'b', 'channels': [{'data': 'b0'}]}]
+    data = {**scene, 'grid': Grid(SHAPE, (1, 1, 1), (0.0, 0.6, 0.8))}
+    for axes, part in (('XYZ', 0.0), ('YXZ', 0.6), ('ZYX', 0.8)):
+        found = run(write_plugin(tmp_path / axes, model, b0='vector', inputs=inputs, axes=axes), data)
+        np.testing.assert_allclose(found.values[scene['mask']], part, atol=1e-6)
+
+
 def test_masks_are_above_the_threshold(tmp_path):
     mask, _ = ball()
     magnitude = np.where(mask, 4, 0.5).astype(np.float32)[..., None] * np.float32([1, 0.5])
@@ -283,6 +321,8 @@ def test_what_is_far_from_the_training_is_flagged(tmp_path, scene):
         'have a field outside',
         'differs from the',
     )
+    (unknown,) = run(tmp_path / 'near', {**scene, 'field_strength': None}).record['Flags']
+    assert unknown == 'The field strength is not known, that of its training is 3 T.'
     assert len(flags) == len(said)
     assert all(part in flag for part, flag in zip(said, flags, strict=True))
 
@@ -325,14 +365,32 @@ def test_golden_arrays_hold_numbers_alone(tmp_path):
     folder = write_plugin(tmp_path / 'a')
     manifest = read_manifest(folder)
     path = folder / 'manifest.json'
-    for content, says in ((b'\x80\x04cposix\nsystem\n', 'is not an array'), (_objects(), 'is not an array')):
+    for content in (b'\x80\x04cposix\nsystem\n', _objects(), *HEADERS):
         (folder / 'golden_output.npy').write_bytes(content)
         said = json.loads(path.read_text())
         said['golden']['output']['sha256'] = hashlib.sha256(content).hexdigest()
         path.write_text(json.dumps(said))
         manifest = read_manifest(folder)
-        with pytest.raises(UserError, match=says):
+        with pytest.raises(UserError, match=r'golden_output\.npy is not an array of numbers'):
             check_golden(manifest, manifest.read_model(), Machine())
+
+
+def _header(text):
+    line = text.encode() + b' ' * 60 + b'\n'
+    return b'\x93NUMPY\x01\x00' + len(line).to_bytes(2, 'little') + line + bytes(64)
+
+
+HEADERS = [
+    _header("{'descr': '<f4', 'fortran_order': False, 'shape': (100000, 100000, 100000)}"),
+    _header("{'descr': '<f4', 'fortran_order': False, 'shape': (" + '9' * 400 + ', 1, 1)}'),
+    _header("{'descr': '<f4', 'fortran_order': False, 'shape': (4, 4, -1)}"),
+    _header("{'descr': '<f4', 'fortran_order': False, 'shape': (4, 4, 2)}"),
+    _header("{'descr': 'O', 'fortran_order': False, 'shape': (2, 2, 2)}"),
+    _header("{'descr': '<f4', 'fortran_order': False, 'shape': (4, 4, 1)"),
+    _header('(' * 3000 + ')' * 3000),
+    _header('"'),
+]
+"""Of arrays of other sizes than the 64 bytes that follow, and what no header is."""
 
 
 def _objects():

@@ -1,6 +1,7 @@
 """What the limits of the process of a network do."""
 
 import importlib.util
+import os
 import sys
 
 import numpy as np
@@ -58,8 +59,18 @@ def test_memory_is_bounded(tmp_path):
         run(tmp_path / 'a', exploding())
 
 
+def test_a_manifest_does_not_set_its_own_limits(tmp_path):
+    tile = {'size': [512, 512, 512], 'margin': 4}
+    manifest = read_manifest(write_plugin(tmp_path / 'a', memory=1e6, tile=tile))
+    plan = Plan((512,) * 3, (512,) * 3, 4, 0, 1)
+    asked = [sandbox.request_of(manifest, b'', [], plan, [0, 1], Machine(most_gb=gb)) for gb in (None, 2.0)]
+    there = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+    assert [one['bytes'] for one in asked] == [there, 2e9]
+    assert asked[0]['seconds'] == 2 * sandbox.SECONDS  # of a tile
+
+
 def test_time_is_bounded(tmp_path):
-    with pytest.raises(UserError, match='took longer than 0 s and was ended'):
+    with pytest.raises(UserError, match=r'took longer than 0 s \(1 tiles\) and was ended'):
         run(tmp_path / 'a', machine=Machine(seconds=0.05))
 
 

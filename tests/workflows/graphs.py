@@ -15,6 +15,7 @@ OPTIONAL = {
     *('real', 'imag', 'magnitude', 'phase', 'manufacturer', 'mask'),
     *('r2star', 't2star', 's0', 'figure_r2star', 'figure_residual', 'first_echo'),
     *('local_field', 'figure_localfield', 'residual'),
+    'field_strength',  # not known of the maps of every tool
     'brain',  # of a series that is not laid onto a template
 }
 

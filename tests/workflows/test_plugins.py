@@ -32,6 +32,12 @@ def nodes(workflow):
     return {name: workflow.get_node(name) for name in workflow.list_node_names()}
 
 
+def sources_of(workflow):
+    """Port of the node that compares -> where it comes from."""
+    edges = workflow._graph.in_edges(workflow.get_node('compare'), data=True)
+    return {port: f'{node.name}.{source}' for node, _, data in edges for source, port in data['connect']}
+
+
 @pytest.mark.parametrize(
     ('option', 'step', 'has_regions'),
     [
@@ -59,6 +65,14 @@ def test_plugins_build(options, series, plugin, option, step, has_regions):
     assert node.inputs.method == method.name
     assert [path.rpartition('/')[2] for path in node.inputs.plugin_files] == ['manifest.json', 'model.onnx']
     assert node.mem_gb > 500e-9 * 128**3
+    if is_compared:  # each map has to explain the local field that it was made of
+        (compare,) = [name for name in found if name.endswith('susceptibility_wf.compare')]
+        sources = sources_of(workflow.get_node(compare.removesuffix('.compare')))
+        own = 'classical_wf' if step == 'onestep' else 'inversion_wf'
+        assert sources['own'] == 'inversion_wf.outputnode.chi'
+        assert sources['field'] == f'{own}.outputnode.local_field'
+        assert sources['classical_own'] == 'classical_wf.inversion_wf.outputnode.chi'
+        assert sources['classical_field'] == 'classical_wf.outputnode.local_field'
     for name in classical:
         if name.endswith(('.invert', '.remove')):
             assert not found[name].inputs.method.startswith('onnx:')
@@ -98,6 +112,11 @@ def test_names_of_plugins_are_folders(options, plugin, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert Method.parse('onnx:inversion', {}, step='--inversion') == method
     assert Method.parse(str(method), {}) == method
+    for text in ('onnx:~nosuchuser/net', 'onnx:a\0b'):
+        with pytest.raises(UserError, match='cannot be found; give its whole path'):
+            Method.parse(text, {}, step='--inversion')
+    with pytest.raises(UserError, match=r'--work-dir: ~nosuchuser/w cannot be found'):
+        replace(options, work_dir='~nosuchuser/w')
     with pytest.raises(UserError, match='name the folder of the plug-in'):
         Method.parse('onnx:', {}, step='--inversion')
     chosen = replace(options, inversion=method)
