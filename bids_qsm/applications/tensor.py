@@ -265,5 +265,6 @@ APPLICATION = Application(
     check_session=check_session,
     method='The susceptibility tensor [@sti] was fitted to the local fields of the head positions of a '
     'session, with anisotropy in white matter alone [@mmsrsti].',
-    memory=Need(0.3, volume=16, padded=12),
+    # for six positions; twelve take less each
+    memory=Need(0.1, volume=8, padded=13),
 )
