@@ -1,6 +1,6 @@
 """Score COSMOS and the susceptibility tensor on simulated heads in several positions.
 
-python benchmarks/orientations.py [cosmos chain tensor conditioning cost] [--seeds 1011 1012 1013] [--voxel 2]
+python benchmarks/orientations.py [cosmos chain tensor conditioning cost] [--seeds 1011 1012 1013] [--voxel 3]
 
 Each position is simulated in its own pose on a grid four times as fine, with a slab that follows half of the
 turn, or all. Fields are those of sources within the brain ('cosmos', 'tensor'), or those that the default
@@ -10,20 +10,31 @@ registration ('registered').
 """
 
 import argparse
-import resource
 import time
 from dataclasses import replace
 from functools import lru_cache, partial
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
 from chain import Chain
 from conditions import Condition, scan
+from memory import Measurement
 from metrics import nrmse
 from scipy import ndimage
 from scipy.fft import next_fast_len
 
-from bids_qsm.biomarkers.positions import Position, align, b0_in_world, on_first, slow_error_of
+from bids_qsm.applications import cosmos as joint
+from bids_qsm.applications import tensor as sti
+from bids_qsm.biomarkers import positions as positions_module
+from bids_qsm.biomarkers.positions import (
+    Position,
+    align,
+    b0_in_world,
+    on_first,
+    positions_of,
+    slow_error_of,
+)
 from bids_qsm.phantom.fibres import MIDDLE, Fibres
 from bids_qsm.phantom.forward import dipole_field, field_of_fibres
 from bids_qsm.phantom.gre import Protocol, crop_kspace
@@ -37,6 +48,7 @@ from bids_qsm.recon.orientations.cosmos import cosmos
 from bids_qsm.recon.orientations.tensor import invariants, tensor
 from bids_qsm.recon.registry import call
 from bids_qsm.recon.units import ppm_per_radian
+from bids_qsm.workflows.memory import MARGIN_MM, Sizes, need
 
 FAMILIES = ('atlas', 'moved', 'bent')
 NOISE = 0.0008
@@ -53,8 +65,15 @@ OF_COSMOS = (
     (False, NOISE, 'misplaced', FIVE, 0.5),
 )
 """Whether the head is isotropic, noise (ppm), transforms, turns and the share of them that slabs follow."""
-OF_TENSOR = ((12, 'true', NOISE), (12, 'misplaced', NOISE), (6, 'true', NOISE), (12, 'true', 0.0))
-"""Number of positions, transforms and noise (ppm)."""
+OF_TENSOR = (
+    (12, 'true', NOISE, 0.0),
+    (12, 'true', 0.0, 0.0),
+    (12, 'misplaced', NOISE, 0.0),
+    (6, 'true', NOISE, 0.0),
+    (6, 'misplaced', NOISE, 0.0),
+    (6, 'true', NOISE, -0.02),
+)
+"""Number of positions, transforms, noise (ppm) and what microstructure adds, see `Fibres`."""
 FINER = 4
 """Of the grid of the simulation."""
 SPACING = 1.0
@@ -306,27 +325,96 @@ def rows_of_conditioning():
         }
 
 
-def rows_of_cost(n=12, iterations=2):
-    """CPU time and memory of ``n`` positions of a brain at 1 mm, whose fields are noise."""
-    shape = (150, 190, 150)
-    axes = [np.linspace(-1.05, 1.05, m, dtype=np.float32) for m in shape]
-    place = np.stack(np.meshgrid(*axes, indexing='ij'))
-    mask = (place**2).sum(0) < 1
-    white = (place**2).sum(0) < 0.5
-    grid, rng = Grid(shape), np.random.default_rng(0)
-    h = np.array([rigid(one)[2, :3] for one in head_turns(n)])
-    fields = [mask * NOISE * rng.standard_normal(shape, dtype=np.float32) for _ in h]
-    same = [mask] * n, [mask * np.float32(NOISE)] * n
-    for name, solve in (('cosmos', cosmos), ('tensor', partial(tensor, white=white))):
-        seconds = []
+def whole_session(n, voxel=1.0, extent=(176, 224, 176), brain=(150, 190, 150)):
+    """Arguments of the applications: ``n`` positions of a brain (mm) whose fields are noise.
+
+    The transforms of points of the first position to those of each come with them.
+    """
+    rng, turns = np.random.default_rng(0), head_turns(n)
+    shape = tuple(round(m / voxel) for m in extent)
+    axes = [
+        (2 * voxel / inner * (np.arange(m) - (m - 1) / 2)).astype(np.float32)
+        for m, inner in zip(shape, brain, strict=True)
+    ]
+    x, y, z = np.meshgrid(*axes, indexing='ij', sparse=True)
+    radius = x**2 + y**2 + z**2
+    mask, white = radius < 1, radius < 0.5
+    affines = []
+    for turn in turns:
+        affine = rigid(0.5 * np.array(turn))
+        affine[:3, :3] *= voxel
+        affine[:3, 3] = -affine[:3, :3] @ (np.array(shape) - 1) / 2
+        affines.append(affine)
+
+    def noise(level):
+        return mask * np.float32(level) * rng.standard_normal(shape, dtype=np.float32)
+
+    return {
+        'localfield': [noise(NOISE) for _ in turns],
+        'mask': [mask.copy() for _ in turns],
+        'magnitude': [mask * np.float32(100) for _ in turns],
+        'chi': [noise(0.02) for _ in turns],
+        'affine': affines,
+        'grid': [Grid.from_affine(shape, affine) for affine in affines],
+        'entities': [{'sub': '01', 'acq': f'pos{k}'} for k in range(n)],
+        'dseg': [white.astype(np.int16) for _ in turns],
+        'labels': [pd.DataFrame({'index': [1], 'region': ['White'], 'hemisphere': ['both']})] * n,
+        'white_matter': [white.copy() for _ in turns],
+        'r2star': [20 + noise(5) for _ in turns],
+        'levelled': [True] * n,
+        'orientations': [None] * n,
+        'tissue': [None] * n,
+    }, [rigid(turn) for turn in turns]
+
+
+def rows_of_cost(voxel, n=6, iterations=2):
+    """CPU time and memory of both applications on ``n`` positions, but for registration."""
+    data, transforms = whole_session(n, voxel)
+    images = 1e-9 * sum(one.nbytes for many in data.values() for one in many if isinstance(one, np.ndarray))
+    for app, name in ((joint, 'cosmos'), (sti, 'tensor')):
+        seconds, peaks = [], []
         for times in (1, 1 + iterations):
+            solve = partial(getattr(app, name), tolerance=0, max_iterations=times)
+            found, held = iter(transforms[1:]), Measurement()
             start = time.process_time()
-            solve(fields, *same, h, grid=grid, tolerance=0, max_iterations=times)
+            with (
+                patch.object(app, name, solve),
+                patch.object(positions_module, 'register', lambda *_, found=found: next(found)),
+            ):
+                app.measure(*[data[argument] for argument in app.APPLICATION.arguments])
             seconds.append(time.process_time() - start)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+            peaks.append(held.end().peak_gb)
         each = (seconds[1] - seconds[0]) / iterations
-        row = {'method': name, 'N': n, 'CPU s of one iteration': each, 'of the rest': seconds[0] - each}
-        yield row | {'peak GB of both': peak}
+        yield {
+            'application': name,
+            'N': n,
+            'CPU s of one iteration': each,
+            'of the rest': seconds[0] - each,
+            'peak GB, with the images': max(peaks) + images,
+            'GB that its node declares': n * need(app.APPLICATION.memory, sizes_of(data['grid'][0])),
+        }
+    parts = positions_of(
+        [str(k) for k in range(2)],
+        *(data[key][:2] for key in ('localfield', 'mask', 'magnitude', 'affine', 'grid')),
+    )
+    for is_filtered in (True, False):
+        start, held = time.process_time(), Measurement()
+        align(parts, transforms[:2], is_filtered=is_filtered)
+        yield {
+            'application': f'resampling of a position, {"by sinc" if is_filtered else "by splines"}',
+            'N': 1,
+            'of the rest': time.process_time() - start,
+            'peak GB, with the images': held.end().peak_gb,
+        }
+
+
+def sizes_of(grid):
+    """Sizes of the images of a series of one echo on a grid."""
+    volume = 4e-9 * np.prod(grid.shape)
+    padded = 4e-9 * np.prod(
+        [n + np.ceil(MARGIN_MM / v) for n, v in zip(grid.shape, grid.voxel_size, strict=True)]
+    )
+    return Sizes(volume=volume, padded=padded, echoes=volume, stored=volume, anat=volume)
 
 
 def main():
@@ -335,20 +423,18 @@ def main():
     )
     parser.add_argument('parts', nargs='*', default=['conditioning', 'cosmos', 'chain', 'tensor'])
     parser.add_argument('--seeds', nargs='+', type=int, default=[1011, 1012, 1013])
-    parser.add_argument('--voxel', type=float, default=2.0)
-    parser.add_argument('--microstructure', type=float, default=0.0)
+    parser.add_argument('--voxel', type=float, default=3.0)
     options = parser.parse_args()
     for part in options.parts:
         if part == 'conditioning':
             rows = list(rows_of_conditioning())
         elif part == 'cost':
-            rows = list(rows_of_cost())
+            rows = list(rows_of_cost(options.voxel))
         else:
             rows = []
             for seed in options.seeds:
                 if part == 'tensor':
-                    micro = options.microstructure
-                    found = (row_of_tensor(seed, options.voxel, *one, micro) for one in OF_TENSOR)
+                    found = (row_of_tensor(seed, options.voxel, *one) for one in OF_TENSOR)
                 elif part == 'cosmos':
                     found = (row_of_cosmos(seed, options.voxel, *one) for one in OF_COSMOS)
                 else:

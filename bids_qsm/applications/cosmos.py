@@ -321,5 +321,6 @@ APPLICATION = Application(
     method='Local fields of the head positions of a session were aligned rigidly by their magnitudes and '
     'inverted together by least squares (COSMOS) [@cosmos], with B0 turned into the frame of the first '
     'series.',
-    memory=Need(0.3, volume=14, padded=6),
+    # for two positions, of which the resampling of one takes most; of twelve it is twice what they take
+    memory=Need(0.1, volume=18, padded=10),
 )

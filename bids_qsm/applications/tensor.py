@@ -24,7 +24,7 @@ from bids_qsm.biomarkers.positions import (
 )
 from bids_qsm.entities import join_entities
 from bids_qsm.errors import UserError
-from bids_qsm.plotting.orientation_charts import plot_coverage, plot_directions
+from bids_qsm.plotting.orientation_charts import plot_anisotropy, plot_coverage, plot_directions
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.orientations.conditioning import conditioning
 from bids_qsm.recon.orientations.cosmos import supports
@@ -242,16 +242,21 @@ APPLICATION = Application(
         Figure(
             'msa',
             'Magnetic susceptibility anisotropy',
-            'Of white matter; elsewhere it is taken as zero. ' + CAUTION,
+            'Of white matter, over the mean susceptibility; elsewhere it is taken as zero. ' + CAUTION,
+            draw=plot_anisotropy,
+            picture=True,
+            table='',
+            takes=('msa', 'mms', 'affine'),
         ),
         Figure(
             'directions',
             'Principal directions of the tensor',
-            'Red: left to right; green: back to front; blue: up. The brightness is the anisotropy.',
+            'Red: left to right; green: back to front; blue: up. The brightness is the anisotropy. '
+            'Behind it is the mean susceptibility.',
             draw=plot_directions,
             picture=True,
             table='',
-            takes=('v1', 'msa', 'affine'),
+            takes=('v1', 'msa', 'mms', 'affine'),
         ),
     ),
     scope='subject',
@@ -260,5 +265,6 @@ APPLICATION = Application(
     check_session=check_session,
     method='The susceptibility tensor [@sti] was fitted to the local fields of the head positions of a '
     'session, with anisotropy in white matter alone [@mmsrsti].',
-    memory=Need(0.3, volume=16, padded=12),
+    # for six positions; twelve take less each
+    memory=Need(0.1, volume=8, padded=13),
 )

@@ -7,8 +7,11 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from bids_qsm.anatomy.transform import spacing_of
 from bids_qsm.plotting.mosaic import canonical
 from bids_qsm.plotting.region_charts import COLOURS, as_svg
 from bids_qsm.recon.orientations.conditioning import conditioning, strength
@@ -170,8 +173,36 @@ def plot_angles(table: pd.DataFrame) -> str:
     return as_svg(figure)
 
 
-def plot_directions(vectors: np.ndarray, anisotropy: np.ndarray, affine: np.ndarray) -> bytes:
-    """Draw principal directions by colour in axial and coronal slices.
+def plot_anisotropy(anisotropy: np.ndarray, mean: np.ndarray, affine: np.ndarray) -> bytes:
+    """Draw the anisotropy in colours over the mean susceptibility, in axial and coronal slices.
+
+    Parameters
+    ----------
+    anisotropy : ndarray
+        Susceptibility along less across (ppm); 0 where it is not given.
+    mean : ndarray
+        Mean susceptibility (ppm); 0 where it is not given.
+    affine : ndarray, 4x4
+
+    Returns
+    -------
+    PNG file.
+    """
+    top = _top(anisotropy)
+    scale = ScalarMappable(Normalize(0, top), 'plasma')
+    # to_rgba takes a volume for a picture
+    colours = scale.cmap(scale.norm(canonical(anisotropy, affine)[0]))[..., :3]
+    figure, axes = _drawn(colours, anisotropy, mean, affine)
+    bar = figure.colorbar(scale, ax=axes, shrink=0.8)
+    bar.set_label('ppm', color='white')
+    bar.ax.tick_params(colors='white')
+    return _as_png(figure)
+
+
+def plot_directions(
+    vectors: np.ndarray, anisotropy: np.ndarray, mean: np.ndarray, affine: np.ndarray
+) -> bytes:
+    """Draw principal directions by colour over the mean susceptibility, in axial and coronal slices.
 
     Red runs from left to right, green from front to back, blue up; the brightness is the anisotropy.
 
@@ -179,33 +210,69 @@ def plot_directions(vectors: np.ndarray, anisotropy: np.ndarray, affine: np.ndar
     ----------
     vectors : ndarray, (x, y, z, 3)
         Unit vectors along the axes of the scanner.
-    anisotropy : ndarray
-        Susceptibility along less across (ppm).
-    affine : ndarray, 4x4
+    anisotropy, mean, affine
+        As of `plot_anisotropy`.
 
     Returns
     -------
     PNG file.
     """
-    there = anisotropy != 0
-    top = float(np.percentile(anisotropy[there], 95)) if there.any() else 1.0
-    bright = np.clip(anisotropy / max(top, 1e-9), 0, 1)
+    bright = DARKEST + (1 - DARKEST) * np.clip(anisotropy / _top(anisotropy), 0, 1)
     colours = np.stack([canonical(np.abs(vectors[..., n]) * bright, affine)[0] for n in range(3)], -1)
-    shown = colours.max(-1) > 0
-    lines = [np.flatnonzero(shown.any(tuple(b for b in range(3) if b != a))) for a in range(3)]
-    box = [
-        (int(one[0]), int(one[-1]) + 1) if one.size else (0, n)
-        for one, n in zip(lines, shown.shape, strict=True)
-    ]
-    figure = Figure(figsize=(10, 5), layout='constrained', facecolor='black')
+    return _as_png(_drawn(colours, anisotropy, mean, affine)[0])
+
+
+DARKEST = 0.4
+"""Brightness of directions where there is no anisotropy, so that they can be told from what lies behind."""
+BEHIND = 0.45
+"""Brightness of the mean susceptibility behind them."""
+
+
+def _top(anisotropy: np.ndarray):
+    """Anisotropy (ppm) that few voxels exceed."""
+    there = anisotropy != 0
+    return max(float(np.percentile(anisotropy[there], 95)), 1e-9) if there.any() else 1.0
+
+
+def _drawn(colours: np.ndarray, anisotropy: np.ndarray, mean: np.ndarray, affine: np.ndarray):
+    """Slices through where there is anisotropy, in ``colours`` over the mean; the figure and its axes."""
+    shown, back = (canonical(one, affine)[0] for one in (anisotropy != 0, mean))
+    brain = back != 0
+    low, high = np.percentile(back[brain], [2, 98]) if brain.any() else (0.0, 1.0)
+    grey = BEHIND * brain * np.clip((back - low) / max(high - low, 1e-9), 0, 1)
+    colours = np.where(shown[..., None], colours, grey[..., None])
+    kept, box = (
+        [
+            (int(one[0]), int(one[-1]) + 1) if one.size else (0, n)
+            for one, n in zip(_lines(there), shown.shape, strict=True)
+        ]
+        for there in (brain | shown, shown)
+    )
+    figure = Figure(figsize=(12, 6), layout='constrained', facecolor='black')
     axes = figure.subplots(2, 5)
+    aspects = spacing_of(canonical(mean, affine)[1])
     for row, axis in zip(axes, (2, 1), strict=True):
         low, high = box[axis]
+        across, along = (a for a in range(3) if a != axis)
         for ax, share in zip(row, (0.25, 0.4, 0.5, 0.6, 0.75), strict=True):
             plane = np.take(colours, int(low + share * (high - low)), axis=axis)
-            kept = [slice(*box[a]) for a in range(3) if a != axis]
-            ax.imshow(np.swapaxes(plane[tuple(kept)], 0, 1), origin='lower', interpolation='nearest')
+            plane = plane[slice(*kept[across]), slice(*kept[along])]
+            ax.imshow(
+                np.swapaxes(plane, 0, 1),
+                origin='lower',
+                interpolation='nearest',
+                aspect=aspects[along] / aspects[across],
+            )
             ax.set_axis_off()
+    return figure, axes
+
+
+def _lines(there: np.ndarray):
+    """Indices along each axis at which something is."""
+    return [np.flatnonzero(there.any(tuple(b for b in range(3) if b != a))) for a in range(3)]
+
+
+def _as_png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     with mpl.rc_context({'savefig.facecolor': 'black'}):
         FigureCanvasAgg(figure).print_png(buffer)

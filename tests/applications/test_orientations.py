@@ -1,17 +1,24 @@
 """COSMOS and the tensor as applications: answers, what they refuse, and pictures."""
 
+import io
 from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from bids_qsm.applications import cosmos, tensor
 from bids_qsm.biomarkers import positions as module
 from bids_qsm.errors import UserError
 from bids_qsm.phantom.head import rigid
 from bids_qsm.phantom.positions import head_turns
-from bids_qsm.plotting.orientation_charts import plot_coverage, plot_directions, plot_singles
+from bids_qsm.plotting.orientation_charts import (
+    plot_anisotropy,
+    plot_coverage,
+    plot_directions,
+    plot_singles,
+)
 from bids_qsm.recon.grid import Grid
 from tests.recon.test_orientations import ball
 
@@ -137,7 +144,11 @@ def test_tensor_finds_fibres_along_the_axes_of_the_scanner(monkeypatch):
     rows = found['table'].set_index(['region', 'map'])['mean']
     assert rows['White matter', 'MSA'] == pytest.approx(0.02, rel=0.4)
     assert ('Iron', 'MSA') not in rows
-    assert plot_directions(found['v1'], found['msa'], turn)[:4] == b'\x89PNG'
+    for drawn in (
+        plot_directions(found['v1'], found['msa'], found['mms'], turn),
+        plot_anisotropy(found['msa'], found['mms'], turn),
+    ):
+        assert np.asarray(Image.open(io.BytesIO(drawn)))[..., :3].max() > 100
     dark = [np.zeros_like(white)] * 8
     with pytest.raises(UserError, match='no white matter'):
         run(tensor, {**data, 'white_matter': dark})

@@ -50,3 +50,15 @@ def test_the_table_of_conditioning_says_which_sets_are_regularised(bench):
     said = {row['positions']: row['said'] for row in bench.rows_of_conditioning()}
     assert said['0, +-25 about x'] == 'regularised'
     assert not said['0, 25x, 25y']
+
+
+def test_cost_of_a_coarse_head_is_within_what_its_nodes_declare(bench):
+    rows = {row['application']: row for row in bench.rows_of_cost(10.0, iterations=1)}
+    assert set(rows) == {
+        'cosmos',
+        'tensor',
+        'resampling of a position, by sinc',
+        'resampling of a position, by splines',
+    }
+    for name in ('cosmos', 'tensor'):
+        assert 0 < rows[name]['peak GB, with the images'] < rows[name]['GB that its node declares']
