@@ -227,10 +227,15 @@ def must(results):
 
 
 def families(results, measured='families'):
-    """Families one after the other, each with its chains, best first; then the means over families."""
+    """Families one after the other, each with its chains, best first; then the means over families.
+
+    Chains that were measured on fewer heads than another are left out: means of unlike heads do not compare.
+    """
     frame = results.table(measured)
     if not len(frame):
         return '*Not measured.*'
+    heads = frame['chain'].map(frame['chain'].value_counts())
+    frame = frame[heads == heads.max()]
     columns = {'nrmse': 'NRMSE %', 'slow_ppb': 'slow ppb', 'hfen': 'HFEN %', 'nuclei_ppb': 'nuclei ppb'}
     columns |= {'slope': 'slope', 'kept': 'gradient kept %'}
     digits = {'slope': 2, 'kept': 0}

@@ -17,7 +17,7 @@ import numpy as np
 from chain import Chain
 from conditions import Condition, Scan, scan
 from metrics import centred, regional_means, score_chi, slow_error
-from results import FOLDER, Table
+from results import FOLDER, Table, defaults
 from scipy import fft, ndimage
 
 from bids_qsm.phantom import tissue
@@ -186,15 +186,17 @@ def score(chi, mask, truth, voxel_size):
 
 
 def measure(case, names):
-    """Rows of scores of the chains ``names``, which share the steps before background removal."""
+    """Rows of scores of the chains ``names``, which share the steps that they have in common."""
     first = Chain(case.data)
     steps = [step for step in first.steps if step not in ('reference', 'swi')]
     first.run(steps[: steps.index('background')])
+    usual = tuple(defaults()[step] for step in ('background', 'inversion'))
+    known = {}
     for name in names:
-        choices = (
-            {} if name == 'default' else zip(('background', 'inversion'), name.split(' + '), strict=True)
-        )
-        chain = first.branch(dict(choices))
+        background, inversion = usual if name == 'default' else name.split(' + ')
+        if background not in known:
+            known[background] = first.branch({'background': background}).run(['background'])
+        chain = known[background].branch({'inversion': inversion})
         chain.run([step for step in steps if step not in chain.seconds])
         yield {'chain': name, **score(chain.data['chi'], chain.chi_mask, case.truth, case.grid.voxel_size)}
 

@@ -56,3 +56,14 @@ def test_the_plain_scan_measures_the_true_field(bench):
     error = np.angle(np.exp(1j * error))[truth['mask']]
     assert np.abs(error.mean()) < 1e-3
     assert error.std() < 0.05
+
+
+def test_means_of_unlike_heads_are_not_compared(bench, tmp_path):
+    _, document = bench
+    scores = dict.fromkeys(('nrmse', 'slow_ppb', 'hfen', 'nuclei_ppb', 'slope', 'kept'), 1.0)
+    measured = [('default', 1), ('default', 2), ('levelled + tv', 1)]
+    rows = [{'family': 'own', 'voxel': 1.5, 'seed': seed, 'chain': c, **scores} for c, seed in measured]
+    pd.DataFrame(rows).to_csv(tmp_path / 'families.tsv', sep='\t', index=False)
+    shown = document.families(document.Results(tmp_path, 1.0))
+    assert '| **default** | 2 |' in shown
+    assert 'tv' not in shown

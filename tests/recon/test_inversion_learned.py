@@ -139,3 +139,31 @@ def test_direction_of_the_field_and_voxel_shape():
     assert error(learned(*data), truth, data[1]) < 0.3
     data[3] = replace(data[3], b0_dir=(0.0, -0.6, 0.8))
     assert error(learned(*data), truth, data[1]) > 0.3
+
+
+@pytest.mark.parametrize('size', [(1, 1, 1), (14, 14, 1), (2, 3, 20)])
+def test_masks_of_few_voxels(size):
+    """A voxel, a slice and a column, with NaN outside the mask, in voxels of 1 x 1 x 3 mm."""
+    shape = (18, 18, 24)
+    mask = np.zeros(shape, bool)
+    mask[tuple(slice(2, 2 + n) for n in size)] = True
+    values = 0.02 * np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    field, noise = (np.where(mask, a, np.float32(np.nan)) for a in (values, np.float32(1e-3)))
+    grid = Grid(shape, (1.0, 1.0, 3.0), (0.6, 0.0, 0.8))
+    found = learned(field, mask, noise, grid, RADIANS, max_iterations=20)
+    assert np.isfinite(found).all()
+    assert (found[~mask] == 0).all()
+    assert np.abs(found).max() < 1
+
+
+def test_a_field_of_zero_gives_nothing():
+    data = list(scene(np.zeros(SHAPE)))
+    data[0] = 0 * data[0]
+    assert np.abs(learned(*data, max_iterations=20)).max() < 1e-6
+
+
+def test_without_the_network_it_is_the_formula(monkeypatch):
+    """All else is shared with `whnltv`: a factor of 1 gives its map bit by bit."""
+    monkeypatch.setattr(Network, '__call__', lambda _, rows: np.ones(len(rows), np.float32))
+    data = scene(ball(5, 0.1))
+    np.testing.assert_array_equal(learned(*data, max_iterations=20), whnltv(*data, max_iterations=20))

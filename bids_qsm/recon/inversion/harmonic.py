@@ -14,7 +14,7 @@ from bids_qsm.recon.inversion.splitting import DATA_PENALTY, Problem
 from bids_qsm.recon.registry import Need, method
 from bids_qsm.recon.solvers import total_variation
 
-STRENGTH, HARMONIC, MAX_ITERATIONS = 0.06, 3000.0, 200
+STRENGTH, HARMONIC, TOLERANCE, MAX_ITERATIONS = 0.06, 3000.0, 0.005, 200
 HARMONIC_PENALTY = 1.0
 """Penalty of the splitting of the Laplacian (times the fourth power of voxel size): sets the speed only."""
 
@@ -29,7 +29,7 @@ def whnltv(
     *,
     strength: float = STRENGTH,
     harmonic: float = HARMONIC,
-    tolerance: float = 0.005,
+    tolerance: float = TOLERANCE,
     max_iterations: int = MAX_ITERATIONS,
 ):
     r"""Invert the dipole as `nltv`, together with a remaining, harmonic background field [1]_.
@@ -63,17 +63,42 @@ def whnltv(
     .. [2] Candes, Wakin & Boyd (2008), J Fourier Anal Appl 14:877. doi:10.1007/s00041-008-9045-x
     """
     problem, step, regulariser = beside(field, mask, noise, grid, strength, harmonic, max_iterations)
-    first = total_variation(step, problem.field, grid.voxel_size, tolerance=FIRST, **regulariser)
-    regulariser['weight'] *= lighter_at_edges(first, problem)
-    del first
-    step.match = sines(DATA_PENALTY, radians_per_ppm)
-    return problem.give(
-        total_variation(step, problem.field, grid.voxel_size, tolerance=tolerance, **regulariser)
+    return in_two_passes(
+        problem,
+        step,
+        lambda first: lighter_at_edges(first, problem),
+        sines(DATA_PENALTY, radians_per_ppm),
+        tolerance,
+        regulariser,
     )
 
 
 FIRST = 0.05
-"""Relative change at which the first pass of `whnltv` stops."""
+"""Relative change at which the first of two passes stops."""
+
+
+def in_two_passes(
+    problem: Problem,
+    step: Callable,
+    factor: Callable,
+    match: Callable,
+    tolerance: float,
+    regulariser: dict,
+):
+    """Susceptibility with a weight of total variation at each voxel that depends on a first map.
+
+    ``step`` and ``regulariser`` are those of `beside`; ``factor`` takes the map of the first pass and returns
+    what the second multiplies the weight by, and ``match`` is the data term of the second (see `fidelity`).
+    """
+    size = problem.grid.voxel_size
+    first = total_variation(step, problem.field, size, tolerance=FIRST, **regulariser)
+    weight = regulariser['weight'] * factor(first)
+    del first
+    step.match = match
+    again = regulariser | {'weight': weight}
+    return problem.give(total_variation(step, problem.field, size, tolerance=tolerance, **again))
+
+
 STRONGER = 3.0
 """Factor on the weight of total variation where the first map is flat."""
 
