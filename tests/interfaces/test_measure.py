@@ -112,6 +112,7 @@ def test_lesions_of_every_space_are_tabulated(files, write, tmp_path):
 
 def test_a_document_of_nothing_is_not_written(files, tmp_path, monkeypatch):
     def nothing(chi):
+        assert chi.shape == SHAPE
         return pd.DataFrame({'check': ['slab']}), None, None
 
     module = modules()['checks']
