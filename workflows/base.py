@@ -284,7 +284,7 @@ def _add_alignments(
                 name=f'fit_{kind}_{number}',
                 mem_gb=need('fit_tensor', sizes.with_frames(tables.shape)),
             )
-            workflow.link(fit, align, moving='unweighted')
+            workflow.link(fit, align, moving='unweighted', facts='facts')
         elif window is not None:
             clip = pe.Node(
                 Window(image=str(image), low=window[0], high=window[1]),

@@ -13,11 +13,12 @@ from bids_qsm.anatomy.fibres import ORDERS
 UNWEIGHTED = 50.0
 """Largest b-value (s/mm^2) of an image that counts as one without diffusion weighting."""
 HIGHEST = 1500.0
-"""Largest b-value (s/mm^2) of a shell: beyond it signals do not decay as those of a tensor."""
+"""B-value (s/mm^2) of the highest shell: beyond it signals do not decay as those of a tensor. Those of its
+images may exceed it by `WIDTH`."""
 BEST = 1000.0
 """B-value (s/mm^2) of the shell that is taken, where several have enough directions."""
 WIDTH = 100.0
-"""Difference (s/mm^2) from which on two b-values are of two shells."""
+"""Difference (s/mm^2) above which neighbouring b-values are of two shells."""
 FEWEST = 6
 """Directions that determine a tensor."""
 UNIT = 0.05
@@ -42,10 +43,39 @@ class Gradients:
     bvals: np.ndarray
     bvecs: np.ndarray
 
+    @classmethod
+    def of(cls, bvals: np.ndarray, bvecs: np.ndarray) -> 'Gradients':
+        """Those of two tables as files have them: some write NaN where there is no weighting."""
+        vectors = vectors_of(bvecs)
+        if vectors is None:
+            raise ValueError('directions are a table of three rows or columns')
+        return cls(bvals.ravel(), np.nan_to_num(vectors))
+
     @cached_property
     def unweighted(self) -> np.ndarray:
         """Volumes without diffusion weighting (bool)."""
         return self.bvals <= UNWEIGHTED
+
+    @cached_property
+    def undirected(self) -> np.ndarray:
+        """Volumes with diffusion weighting and no direction (bool), such as means that a scanner adds."""
+        return ~self.unweighted & ~self.bvecs.any(1)
+
+    @cached_property
+    def shells(self) -> list[np.ndarray]:
+        """Volumes of each shell that is low enough for a tensor (bool), lowest first.
+
+        >>> high = Gradients(np.array([0, *[1490, 1510] * 3, *[2990, 3010] * 3]), np.eye(3)[[0] * 13])
+        >>> [np.flatnonzero(one).tolist() for one in high.shells]
+        [[1, 2, 3, 4, 5, 6]]
+        """
+        weighted = ~self.unweighted & ~self.undirected
+        rising = np.sort(self.bvals[weighted])
+        return [
+            weighted & (self.bvals >= part[0]) & (self.bvals <= part[-1])
+            for part in np.split(rising, np.flatnonzero(np.diff(rising) > WIDTH) + 1)
+            if part.size and part[-1] <= HIGHEST + WIDTH
+        ]
 
     @cached_property
     def shell(self) -> np.ndarray:
@@ -56,17 +86,11 @@ class Gradients:
         >>> np.flatnonzero(one.shell).tolist()
         [7, 8, 9, 10, 11, 12]
         """
-        rising = np.sort(self.bvals[(self.bvals > UNWEIGHTED) & (self.bvals <= HIGHEST)])
-        shells = [
-            (self.bvals >= part[0]) & (self.bvals <= part[-1])
-            for part in np.split(rising, np.flatnonzero(np.diff(rising) > WIDTH) + 1)
-            if part.size
-        ]
 
         def rank(shell: np.ndarray):
             return -min(self._directions(shell), FEWEST), abs(self.bvals[shell].mean() - BEST)
 
-        return min(shells, key=rank, default=np.zeros(self.bvals.shape, bool))
+        return min(self.shells, key=rank, default=np.zeros(self.bvals.shape, bool))
 
     @property
     def used(self) -> np.ndarray:
@@ -113,7 +137,7 @@ def fit_tensor(signal: np.ndarray, gradients: Gradients) -> tuple[np.ndarray, np
     """
     shell = gradients.shell[gradients.used]
     bvals = np.where(shell, gradients.bvals[gradients.used], 0)
-    bvecs = np.where(shell[:, None], np.nan_to_num(gradients.bvecs[gradients.used]), 0)
+    bvecs = np.where(shell[:, None], gradients.bvecs[gradients.used], 0)
     bvecs /= np.maximum(np.linalg.norm(bvecs, axis=1, keepdims=True), 1e-6)
     table = gradient_table(bvals, bvecs=bvecs, b0_threshold=0)
     fit = TensorModel(table, fit_method='WLS').fit(signal)

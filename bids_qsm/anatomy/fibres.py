@@ -35,6 +35,14 @@ SAME_FA = 0.1
 """Median difference of a tensor's fractional anisotropy from that of the map beside it."""
 CLEAR = 0.9
 """Factor by which `across` must fall for another frame to be taken for the true one."""
+TOLD = 0.25
+"""Value of `across` below which directions follow surfaces; those of nothing have 1/3."""
+SURE = 4.0
+"""Standard errors by which another frame must be better, of the 26 that are tried."""
+_BLOCKS = 3
+"""Pieces along each axis that are left out in turn to find the errors."""
+UNUSABLE = 'Unusable'
+"""Key of what is said of a tensor that was fitted here: why there is none."""
 LIKE_MM = 2.0
 """Blur (mm) of the anisotropy whose gradient tells the surfaces of bundles."""
 
@@ -59,18 +67,23 @@ class Carried:
     tensor: np.ndarray
     fa: np.ndarray
 
+    @property
+    def directed(self) -> np.ndarray:
+        """Where there is a direction (bool)."""
+        return self.dyads[DIAGONAL].sum(0) > 0
+
     def squared_cosine(self, b0: Sequence[float] | np.ndarray):
         """Squared cosine of the angle to B0 (unit vector, axes of the scanner); 1/3 without direction."""
         h = np.asarray(b0, np.float32)
         found = sum(
             (1 if i == j else 2) * h[i] * h[j] * d for d, (i, j) in zip(self.dyads, COMPONENTS, strict=True)
         )
-        return np.where(self.dyads[DIAGONAL].sum(0) > 0, np.clip(found, 0, 1), np.float32(1 / 3))
+        return np.where(self.directed, np.clip(found, 0, 1), np.float32(1 / 3))
 
     def principal(self):
         """Unit vectors (x, y, z, 3), of any sign; zero without direction."""
         first = principal(self.dyads)
-        return first * (self.dyads[DIAGONAL].sum(0) > 0)[..., None]
+        return first * self.directed[..., None]
 
 
 class Fibres(NamedTuple):
@@ -275,11 +288,23 @@ def _slope(fa: np.ndarray, affine: np.ndarray, white: np.ndarray):
     return np.stack([one / step for one, step in zip(slopes, size, strict=True)], 1)
 
 
-def check_frame(vectors: np.ndarray, fa: np.ndarray, affine: np.ndarray, frame: str, name: str):
-    """Raise UserError where another frame, or axes swapped or reversed, suit white matter better.
+def _error_of_difference(one: np.ndarray, other: np.ndarray, slope: np.ndarray, white: np.ndarray) -> float:
+    """Standard error of what `across` of two readings differs by, pieces of ``white`` left out in turn."""
+    place = np.stack(np.nonzero(white), 1)
+    size = np.maximum(np.ptp(place, axis=0) + 1, 1)
+    piece = np.ravel_multi_index(tuple(((place - place.min(0)) * _BLOCKS // size).T), (_BLOCKS,) * 3)
+    squares = ((one * slope).sum(1) ** 2 - (other * slope).sum(1) ** 2, (slope**2).sum(1))
+    difference, total = (np.bincount(piece, one.astype(float), _BLOCKS**3) for one in squares)
+    used = total > 0
+    left = (difference.sum() - difference[used]) / np.maximum(total.sum() - total[used], 1e-12)
+    return float(np.sqrt(max(used.sum() - 1, 1) * left.var())) if used.sum() > 1 else np.inf
+
+
+def check_frame(vectors: np.ndarray, fa: np.ndarray, affine: np.ndarray, frame: str, name: str) -> bool:
+    """Whether the surfaces of white matter tell that directions are in a frame.
 
     It finds wrong signs and orders of axes, and a frame that was taken for another; not a rotation of less
-    than some 15 degrees.
+    than some 15 degrees. Where bundles do not follow surfaces, or are few, nothing is told (False).
 
     Parameters
     ----------
@@ -289,14 +314,24 @@ def check_frame(vectors: np.ndarray, fa: np.ndarray, affine: np.ndarray, frame: 
     affine : ndarray, shape (4, 4)
     name : str
         Of the file.
+
+    Raises
+    ------
+    UserError
+        Another frame, or axes swapped or reversed, are proved to suit white matter better.
     """
     white = fa > WHITE
     slope, own = _slope(fa, affine, white), vectors[white]
     back = _rotation(np.asarray(affine, float)[:3, :3]).astype(np.float32)
-    frames = {one: across(to_scanner(own, affine, one) @ back, slope) for one in FRAMES}
-    own = to_scanner(own, affine, frame) @ back
+    in_frames = {one: to_scanner(own, affine, one) @ back for one in FRAMES}
+    frames = {one: across(turned, slope) for one, turned in in_frames.items()}
+    own = in_frames[frame]
+
+    def swapped(order: Sequence[int], signs: Sequence[int]):
+        return own[:, order] * np.array(signs, np.float32)
+
     ways = {
-        (order, (1, *signs)): across(own[:, order] * np.array((1, *signs), np.float32), slope)
+        (order, (1, *signs)): across(swapped(order, (1, *signs)), slope)
         for order in permutations(range(3))
         for signs in product((1, -1), repeat=2)  # the sign of a direction says nothing
     }
@@ -304,7 +339,10 @@ def check_frame(vectors: np.ndarray, fa: np.ndarray, affine: np.ndarray, frame: 
     way = min(ways, key=lambda one: ways[one])
     least, given = min(frames[other], ways[way]), frames[frame]
     if least >= CLEAR * given:
-        return
+        return given < TOLD
+    best = in_frames[other] if frames[other] <= ways[way] else swapped(*way)
+    if least >= TOLD or given - least < SURE * _error_of_difference(own, best, slope, white):
+        return False
     if frames[other] <= least / CLEAR:
         hint = f'read in the frame {other} they do; state frame={other}'
     else:

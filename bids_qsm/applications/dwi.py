@@ -6,6 +6,7 @@ import numpy as np
 
 from bids_qsm.anatomy.fibres import (
     FRAMES,
+    UNUSABLE,
     Carried,
     Fibres,
     axes_of_frame,
@@ -141,23 +142,25 @@ def read_fibres(
     Unless the caller does better, the frame is checked by the surfaces of white matter (``is_checked``).
     """
     found, anisotropy, read_in = _stored(fa, given, frame)
-    if is_checked:
-        check_frame(found.vectors, anisotropy, given.affine, read_in, given.source)
+    is_told = not is_checked or check_frame(found.vectors, anisotropy, given.affine, read_in, given.source)
     turned = fibres_in_scanner(found, given.affine, read_in)
     carried = carry(turned, anisotropy, given.affine, grid.shape, affine, given.from_maps)
     said = f'directions of {given.source}, read in the frame {read_in}'
     fitted = given.sidecar.get('FittedHere')
-    return carried, f'{said} ({fitted})' if fitted else said
+    said = f'{said} ({fitted})' if fitted else said
+    return carried, said if is_told else f'{said}, which the surfaces of white matter do not tell'
 
 
-def check_surfaces(fa: Given, given: Given, frame: str):
-    """Raise UserError where the surfaces of white matter show that directions are in another frame."""
+def check_surfaces(fa: Given, given: Given, frame: str) -> bool:
+    """Whether the surfaces of white matter tell the frame; UserError where they show that it is another."""
     found, anisotropy, read_in = _stored(fa, given, frame)
-    check_frame(found.vectors, anisotropy, given.affine, read_in, given.source)
+    return check_frame(found.vectors, anisotropy, given.affine, read_in, given.source)
 
 
 def _stored(fa: Given, given: Given, frame: str) -> tuple[Fibres, np.ndarray, str]:
     """Fibres in the axes of their file, fractional anisotropy, and the frame that these axes are."""
+    if UNUSABLE in given.sidecar:
+        raise UserError(str(given.sidecar[UNUSABLE]))
     anisotropy = fractions(fa)
     is_peaks = '_param-peaks_' in _stem(given)
     found = fibres_of(given.stored, anisotropy, given.source, amplitudes=is_peaks, intent=given.intent)

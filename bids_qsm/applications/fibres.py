@@ -69,7 +69,7 @@ def measure(
         )
     fa, directions = pair
     carried, said = read_fibres(fa, directions, grid, affine, frame, is_checked=False)
-    fibrous = mask & (carried.fa > LEAST_FA)
+    fibrous = mask & carried.directed & (carried.fa > LEAST_FA)
     if not fibrous.any():
         raise UserError(
             f'{fa.source} shows no fibres within the brain of the series; check that it is of this '
@@ -94,8 +94,8 @@ def measure(
     if fit.evidence >= CLEAR:
         said += ', as the field proves'
     else:  # too weak to prove the axes
-        check_surfaces(fa, directions, frame)
-        said += ', as the surfaces of white matter say'
+        is_told = check_surfaces(fa, directions, frame)
+        said += ', as the surfaces of white matter say' if is_told else ', which the data do not tell'
     name, params = inversion
     data = {
         'mask': mask,
@@ -118,7 +118,7 @@ def measure(
     rates = r2star if levelled else None
     corrected = without_fibres(chi, localfield, mask, tensor, share, fit, rates, grid, invert=invert)
     cosine = carried.squared_cosine(b0_in_world(grid, affine))
-    white = mask & (carried.fa > WHITE_FA)
+    white = fibrous & (carried.fa > WHITE_FA)
     maps = {'chi': chi, 'chi_fibercorrected': corrected.chi}
     angle = np.where(fibrous, np.degrees(np.arccos(np.sqrt(cosine))), 0).astype(np.float32)
     return (

@@ -6,6 +6,7 @@ from nipype.interfaces.base import File, InputMultiObject, traits
 
 from bids_qsm.anatomy.bias import correct_bias
 from bids_qsm.anatomy.brainmask import cut_ends, extract_brain, odd_volume
+from bids_qsm.anatomy.fibres import UNUSABLE
 from bids_qsm.anatomy.hdbet import hdbet
 from bids_qsm.anatomy.head import SCALP_MM
 from bids_qsm.anatomy.register import REGISTER, rigid
@@ -141,6 +142,9 @@ class RegisterRigid(Step):
         fixed_mask=mask('where to compare: brain of the fixed image', of='fixed', optional=True),
         affine=traits.Bool(False, usedefault=True, desc='whether it may also scale and shear'),
         has_bias=traits.Bool(True, usedefault=True, desc='whether the moving image has a bias to take out'),
+        facts=record(
+            'what is said of the moving image; one that cannot be used stays in place', optional=True
+        ),
     )
     output_spec = outputs(
         xfm=transform('rigid, resamples moving onto fixed'),
@@ -148,6 +152,8 @@ class RegisterRigid(Step):
     )
 
     def compute(self, data: Data):
+        if UNUSABLE in (data['facts'] or {}):
+            return np.eye(4), np.eye(4)
         fixed = (data['fixed'], data['fixed_affine'], data['fixed_mask'])
         if self.inputs.has_bias:
             data['moving'] = correct_bias(data['moving'], data['moving_affine'])[0]

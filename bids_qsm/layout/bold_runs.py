@@ -104,7 +104,7 @@ def _find_prepared(
             )
             continue
         try:
-            found.runs[run] = _prepared(chosen, root, name, anatomy, options, index)
+            found.runs[run] = _prepared(chosen, root, name, anatomy, index)
         except UserError as error:
             found.warnings.append(_unusable(run, error))
             continue
@@ -192,9 +192,7 @@ def _native_xfm(path: Path) -> Path | None:
     return None
 
 
-def _prepared(
-    path: Path, root: Path, name: str, anatomy: 'Anatomy', options: 'Options', index: Index
-) -> BoldRun:
+def _prepared(path: Path, root: Path, name: str, anatomy: 'Anatomy', index: Index) -> BoldRun:
     """A run of fMRIPrep; UserError where a file of it cannot be used."""
     labels, folder = entities_of(path), path.parent
     run, space = join_entities(_own(path)), labels.get('space', '')
@@ -243,7 +241,7 @@ def _prepared(
         grey=tissue['GM'],
         white=tissue['WM'],
         confounds=confounds,
-        events=_events(_own(path), options),
+        events=_events(_own(path), index),
         start_time=value_of(said.get('StartTime'), float) or 0.0,
         # before 23.1 fMRIPrep wrote no transform to the field map, whether or not it used one
         has_fieldmap=any(to not in ('T1w', 'T2w', 'anat') for to in others) if others else None,
@@ -285,24 +283,15 @@ def _repetition_time(path: Path, said: dict) -> float:
     return time
 
 
-def _events(entities: tuple[tuple[str, str], ...], options: 'Options') -> Path | None:
+def _events(entities: tuple[tuple[str, str], ...], index: Index) -> Path | None:
     """Table of the events of a run by the inheritance principle, the nearest one."""
-    own = set(entities)
     labels = dict(entities)
-    folders = [options.bids_dir, options.bids_dir / f'sub-{labels["sub"]}']
-    folders += [folders[-1] / f'ses-{labels["ses"]}'] if 'ses' in labels else []
-    folders.append(folders[-1] / 'func')
-    for folder in reversed(folders):
-        fitting = [
-            path
-            for path in folder.glob('*_events.tsv')
-            if set(entities_of(path).items()) <= own and 'task' in entities_of(path)
-        ]
-        if fitting:
-            path = max(fitting, key=lambda path: (len(entities_of(path)), path.name))
-            _require_events(path)
-            return path
-    return None
+    folder = index.root / f'sub-{labels["sub"]}' / (f'ses-{labels["ses"]}' if 'ses' in labels else '')
+    tables = index.inherited(folder / 'func' / f'{join_entities(entities)}_events.tsv', '.tsv')
+    table = next((path for path in reversed(tables) if 'task' in entities_of(path)), None)
+    if table is not None:
+        _require_events(table)
+    return table
 
 
 def _require_events(path: Path):

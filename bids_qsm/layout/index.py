@@ -18,6 +18,9 @@ EXTENSIONS = ('.nii', '.nii.gz')
 DATABASE = 'layout_index.sqlite'
 """Name that pybids gives the file of an index."""
 
+INHERITED = ('.json', '.bval', '.bvec', '.tsv')
+"""Extensions of the files that apply to all images below their folder that have their entities."""
+
 WANTED = {'func': ('bold',)}
 """Suffixes of the images that other folders than anat/ are searched for."""
 
@@ -147,7 +150,7 @@ class Index:
 
     def __init__(self, bids_dir: Path, subjects: Sequence[str], database: Path | None = None):
         self.root, self.subjects, self.bad_sidecars = bids_dir, tuple(subjects), {}
-        self._sidecars, self._content = {}, {}
+        self._beside, self._content = {}, {}
         self._images, self._odd = {}, []
         self.ignores, self.left_out = BidsIgnore(bids_dir), []
         self.sessions = set()
@@ -171,7 +174,7 @@ class Index:
         if session is not None and os.path.isdir(folder):
             self.sessions.add(session)
         try:
-            self._sidecars_of(folder)  # without these, images would be read with half of their metadata
+            self._beside_in(folder)  # without these, images would be read with half of their metadata
             names = [(kind, name) for kind in ('anat', *WANTED) for name in _names(folder / kind)]
         except UserError as error:
             self._odd.append((folder, subject, session, None, str(error)))
@@ -297,30 +300,44 @@ class Index:
         )
 
     def sidecars(self, path: Path, root: Path | None = None) -> list[Path]:
-        """Sidecars of an image by the inheritance principle, the nearest last; ``root`` is its dataset, where
-        it is another one.
+        """Sidecars of an image, the nearest last; ``root`` is its dataset, where it is another one."""
+        return self.inherited(path, '.json', root)
+
+    def inherited(self, path: Path, extension: str, root: Path | None = None) -> list[Path]:
+        """Files of ``extension`` that belong to a file by the inheritance principle, the nearest last.
+
+        ``extension`` is one of `INHERITED`, and ``root`` the dataset of the file, where it is another one,
+        of which .bidsignore leaves nothing out.
         """
+        is_own = root in (None, self.root)
         own, suffix = entity_set(path), suffix_of(path)
         folders = reversed(path.parents[: len(path.relative_to(root or self.root).parts)])
         return [
-            sidecar
+            found
             for folder in folders
-            for sidecar, entities in self._sidecars_of(folder)[suffix]
-            if entities <= own
+            for found, entities in self._beside_in(folder)[suffix, extension]
+            if entities <= own and not (is_own and self.ignores(found))
         ]
 
-    def _sidecars_of(self, folder: Path) -> dict:
-        """Sidecars of a folder by suffix, those of fewer entities first: (path, entities)."""
-        if folder not in self._sidecars:
+    def root_of(self, path: Path) -> Path:
+        """Dataset that a file was found in; of one that was named elsewhere, its folder."""
+        holding = [root for root in self._files if path.is_relative_to(root)]
+        return max(holding, key=lambda root: len(root.parts), default=path.parent)
+
+    def _beside_in(self, folder: Path) -> dict:
+        """Files of `INHERITED` in a folder by suffix and extension, those of fewer entities first: (path,
+        entities).
+        """
+        if folder not in self._beside:
             found = defaultdict(list)
             for name in _names(folder):
-                path = folder / name
-                if name.endswith('.json') and name[0] != '.' and not self.ignores(path):
-                    found[suffix_of(path)].append((path, entity_set(path)))
-            for sidecars in found.values():
-                sidecars.sort(key=lambda item: (len(item[1]), item[0].name))
-            self._sidecars[folder] = found
-        return self._sidecars[folder]
+                path, extension = folder / name, Path(name).suffix
+                if extension in INHERITED and name[0] != '.':
+                    found[suffix_of(path), extension].append((path, entity_set(path)))
+            for paths in found.values():
+                paths.sort(key=lambda item: (len(item[1]), item[0].name))
+            self._beside[folder] = found
+        return self._beside[folder]
 
     def _read(self, sidecar: Path) -> dict:
         if sidecar not in self._content:

@@ -151,8 +151,10 @@ def plan_applications(
                 here = [path for path in paths if label_in(own[path], 'ses') in (None, one.session)]
                 tables, problems = read_gradients(here, index)
                 own = {path: own[path] for path in tables}
-                spoilt += [f'the {query.title} cannot be used: {problem}' for problem in problems]
-                notes += [f'A {query.title} is not used: {problem}' for problem in problems]
+                # others do as well
+                if not tables and not any(_stands_for(query, item, app) for item in inputs):
+                    spoilt += [f'the {query.title} cannot be used: {problem}' for problem in problems]
+                    notes += [f'A {query.title} is not used: {problem}' for problem in problems]
             if query.beside:
                 placed, said = _place_beside(query, paths, inputs)
             else:
@@ -235,18 +237,33 @@ def plan_applications(
     return tuple(uses), notes
 
 
+def _stands_for(query: Query, item: Input, app: Application) -> bool:
+    """Whether an input is one that stands for that of a query."""
+    return any(other.instead_of == query.name and other.name == item.query for other in app.extra)
+
+
 def _without_replaced(app: Application, inputs: list[Input]) -> tuple[list[Input], list[str]]:
-    """Inputs without those that another one stands for, and what to say of them."""
+    """Inputs without those that another one stands for, or that lack what belongs to them where another one
+    does without it; and what to say of them.
+    """
     notes = []
     for query in app.extra:
         new = next((item.path.name for item in inputs if item.query == query.name), None)
         old = next((item.path.name for item in inputs if item.query == query.instead_of), None)
         if new and old:
-            title = next(other.title for other in app.extra if other.name == query.instead_of)
+            replaced = next(other for other in app.extra if other.name == query.instead_of)
             inputs = [item for item in inputs if item.query != query.instead_of]
+            of_fit = ', and parameters of its fit have no effect' if replaced.echoes else ''
             notes.append(
-                f'{app.title}: the {title} {old} is not used, as the {query.title} {new} is given, and '
-                'parameters of its fit have no effect; take the map out to use it.'
+                f'{app.title}: the {replaced.title} {old} is not used, as the {query.title} {new} is '
+                f'given{of_fit}; take the map out to use it.'
+            )
+        first = next((item.path.name for item in inputs if item.query == query.beside), None)
+        if old and first and not new:
+            title = next(other.title for other in app.extra if other.name == query.beside)
+            inputs = [item for item in inputs if item.query != query.beside]
+            notes.append(
+                f'{app.title}: the {title} {first} is not used, as there is no {query.title}; {old} is used.'
             )
     return inputs, notes
 

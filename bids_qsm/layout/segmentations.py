@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import nibabel as nib
 import numpy as np
 
-from bids_qsm.entities import entities_of, session_of, suffix_of
+from bids_qsm.entities import entities_of, session_of
 from bids_qsm.layout import checks
 from bids_qsm.layout.index import Index
 from bids_qsm.layout.inputs import OWN_SPACES, is_of_other, is_of_other_scan
@@ -65,7 +65,8 @@ def find_segmentations(subject: str, options: 'Options', index: Index) -> list[F
                 continue
             name = next((labels[k] for k in ('seg', 'atlas', 'desc') if k in labels), 'dseg')
             names = 'freesurfer' if labels.get('desc') in _DERIVED else 'bids'
-            found.append(Found(source, _plain(name), path, _table_of(path, root), names))
+            tables = index.inherited(path, '.tsv', root)
+            found.append(Found(source, _plain(name), path, next(reversed(tables), None), names))
         folders = [root / f'sub-{subject}', *sorted(root.glob(f'sub-{subject}_ses-*'))]
         for folder in folders:
             if '.long.' in folder.name:  # in the space of the subject's own template
@@ -83,21 +84,6 @@ def find_segmentations(subject: str, options: 'Options', index: Index) -> list[F
 
 def _plain(name: str):
     return re.sub('[^0-9A-Za-z]', '', name) or 'dseg'
-
-
-def _table_of(path: Path, root: Path):
-    """The label table that goes with a label image by the inheritance principle, the nearest first."""
-    own = entities_of(path).items()
-    folder = path.parent
-    while True:
-        tables = [
-            t for t in folder.glob('*dseg.tsv') if suffix_of(t) == 'dseg' and entities_of(t).items() <= own
-        ]
-        if tables:
-            return max(tables, key=lambda t: (len(entities_of(t)), t.name))
-        if folder == root:
-            return None
-        folder = folder.parent
 
 
 def place_segmentations(

@@ -35,13 +35,15 @@ class Segmentation:
 
 
 @dataclass(frozen=True)
-class Gradients:
+class Tables:
     """Tables of the gradients of diffusion images."""
 
     bval: Path
     bvec: Path
     shape: tuple[int, ...]
     """Of the images that are used: those of one shell, and those without diffusion weighting."""
+    directions: int
+    """Of the shell."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Input:
     the input that it belongs to); or 'table'."""
     echo_time: float | None = None
     """Of an echo of a train (s)."""
-    gradients: Gradients | None = None
+    gradients: Tables | None = None
     """Of diffusion images."""
 
 

@@ -53,7 +53,7 @@ def _read_train(query: Query, files: Sequence[Path], index: Index) -> list[tuple
         problem = checks.image_problem(path) or checks.grid_problem(first, path)
         if problem:
             raise UserError(problem)
-    root = _root_of(first, index)
+    root = index.root_of(first)
     given = [index.metadata(path, root).get('EchoTime') for path in files]
     problem = checks.echo_time_problem([path.name for path in files], given)
     if problem:
@@ -68,8 +68,3 @@ def _read_train(query: Query, files: Sequence[Path], index: Index) -> list[tuple
             'a train of spin echoes are; add the missing echoes, correct the sidecars, or take it out.'
         )
     return times
-
-
-def _root_of(path: Path, index: Index) -> Path:
-    """Dataset that a file is in: that of the nearest dataset_description.json."""
-    return next((one for one in path.parents if (one / 'dataset_description.json').is_file()), index.root)

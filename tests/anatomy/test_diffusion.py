@@ -15,6 +15,13 @@ def test_one_shell_is_fitted():
     assert np.flatnonzero(one.unweighted).tolist() == [0, 37]
     assert np.flatnonzero(one.shell).tolist() == [1, 2, 3, 4, 5, 6]
     assert one.directions == 6
+    # about the highest b-value, with a mean without a direction
+    bvals, bvecs = np.array([0, *[1490, 1510] * 4]), np.concatenate([np.zeros((2, 3)), spread(7)])
+    high = Gradients.of(bvals[None], bvecs)
+    assert np.flatnonzero(high.undirected).tolist() == [1]
+    assert np.flatnonzero(high.used).tolist() == [0, *range(2, 9)]
+    # a chain beyond the highest is no shell
+    assert not Gradients.of(np.arange(0, 3000, 90.0), spread(34)).shells
     # in one plane they determine no tensor
     flat = np.stack([np.cos(np.arange(6)), np.sin(np.arange(6)), np.zeros(6)], 1)
     assert Gradients(np.full(6, 1000.0), flat).directions < 6

@@ -87,6 +87,21 @@ def test_swapped_and_reversed_axes_are_refused():
     assert wrong == 23
 
 
+def test_what_few_or_odd_fibres_say_of_frames_is_no_proof():
+    """Directions of nothing, and a crop that another reading suits a little better by chance."""
+    rng = np.random.default_rng(4)
+    affine = affine_of(left=False)
+    vectors, fa = ring(affine)
+    odd = rng.standard_normal(vectors.shape).astype(np.float32)
+    odd /= np.linalg.norm(odd, axis=-1, keepdims=True)
+    assert check_frame(vectors @ axes(affine, 'fsl').T, fa, affine, 'fsl', 'V1.nii')
+    for frame in FRAMES:
+        assert not check_frame(odd, fa, affine, frame, 'V1.nii')
+    # two pieces agree, of which each could be all that is white by chance
+    few = np.where(np.indices(SHAPE)[0] < 8, fa, 0)
+    check_frame((vectors + 0.5 * odd) @ axes(affine, 'fsl').T, few, affine, 'fsl', 'V1.nii')
+
+
 def test_directions_turn_with_the_transform():
     affine = affine_of(left=False)
     vector = np.array([0.6, 0.0, 0.8], np.float32)

@@ -116,6 +116,17 @@ def test_axes_of_a_file_are_those_that_carrying_turns():
     np.testing.assert_allclose(turn @ vector, in_scanner * [-1, 1, 1], atol=1e-5)
 
 
+def test_voxels_without_a_direction_have_no_angle(series):
+    data = series[0]
+    vectors = data['directions'].stored.copy()
+    vectors[: SHAPE[0] // 2] = 0
+    found = run(data, directions=given(vectors, 'sub-01_V1.nii.gz'))
+    before = SHAPE[0] // 2 - 1
+    assert not found['fiberangle'][:before].any()
+    assert found['fiberangle'].any()
+    assert found['fiberangles']['n_voxels'].sum() == (found['fiberangle'][data['fa'].stored > 0.3] > 0).sum()
+
+
 def test_fibres_elsewhere_are_refused(series):
     data = series[0]
     far = np.diag([-3.0, 3, 3, 1])

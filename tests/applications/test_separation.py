@@ -137,6 +137,7 @@ def test_fibres_that_cannot_be_used_stop_only_those_who_asked_for_them():
         (255 * fa, vectors, 'scanner', 'fractional anisotropy is 0 to 1; divide it'),
         (fa, long, 'fsl', 'vectors of length 2'),
         (fa, odd, 'auto', r"Reference 'qrs'.*must be one of xyz, ijk, bvec"),
+        (fa, given('sub-01_dwi.nii.gz', 0 * stored, affine, {'Unusable': 'no brain'}), 'auto', 'no brain'),
     ):
         pair = given('sub-01_FA.nii.gz', anisotropy, affine), one
         with pytest.raises(UserError, match=said):

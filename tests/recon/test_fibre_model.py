@@ -114,6 +114,6 @@ def test_blocks_of_voxels_have_the_noise_of_their_mean():
     mask = sum((p - n / 2) ** 2 for p, n in zip(np.indices(shape), shape, strict=True)) < 15**2
     noise = np.full(shape, 0.02, np.float32)
     field = (noise * rng.standard_normal(shape) * mask).astype(np.float32)
-    model = FibreModel(field, noise, mask, mask * np.float32(0.5), Grid(shape, (1.25, 1.25, 1.25)))
-    assert model.grid.voxel_size == (2.5, 2.5, 2.5)
+    model = FibreModel(field, noise, mask, mask * np.float32(0.5), Grid(shape, (2.0, 2.0, 2.0)))
+    assert model.grid.voxel_size == (4.0, 4.0, 4.0)
     assert model.scale == pytest.approx(0.85, abs=0.2)

@@ -9,7 +9,7 @@ from nipype.interfaces.base import isdefined
 from bids_qsm.app.methods import Method, registries
 from bids_qsm.applications import application
 from bids_qsm.layout.bold_run import BoldRun
-from bids_qsm.layout.series import GivenMap, Gradients, Input, Use
+from bids_qsm.layout.series import GivenMap, Input, Tables, Use
 from bids_qsm.recon.inversion import INVERSION
 from bids_qsm.recon.registry import Need, method
 from bids_qsm.templates.spaces import get_template
@@ -278,7 +278,7 @@ def test_a_method_of_an_application_gets_the_files_that_it_takes(options, series
 
 
 def test_applications_share_one_fit_and_one_alignment_of_diffusion_images(options, series, files):
-    tables = Gradients(files('dwi.bval'), files('dwi.bvec'), (64, 64, 40, 26))
+    tables = Tables(files('dwi.bval'), files('dwi.bvec'), (64, 64, 40, 26), 6)
     images = Input('dwi', files('dwi.nii'), 'own', gradients=tables)
     uses = tuple(Use(name, (), (images,)) for name in ('separation', 'fibres'))
     workflow, methods, _ = graph(options, replace(series, applications=uses))

@@ -15,8 +15,11 @@ from bids_qsm.recon.orientations.operators import COMPONENTS, Tensor
 from bids_qsm.recon.orientations.tensor import turned
 
 TERMS = ('anisotropy', 'microstructure', 'offset')
-FIT_MM = 2.5
+FIT_MM = 4.0
 """Voxel size (mm) that the terms are fitted at, about: they are of whole tracts."""
+WHITE = 0.2, 0.4
+"""Shares from which on a voxel is white matter in part and whole, for what is the same in all of it: noise
+leaves less."""
 ROUGHNESS = 0.01
 """Susceptibility gradient (ppm/mm) of tissue; beyond it an edge costs its height and not its square."""
 MODEL_ERROR = 0.002
@@ -166,7 +169,7 @@ class FibreModel:
         self.scale = float(np.vdot(self._field, self._left)) * self._level / int(inside.sum())
         self._share = self._averaged(share)
         myelin = box.crop(self._share)
-        white = np.clip((myelin - 0.1) / 0.1, 0, 1)
+        white = np.clip((myelin - WHITE[0]) / (WHITE[1] - WHITE[0]), 0, 1)
         # what does not depend on directions: the offset, and what goes with white matter
         self._others = [myelin, convolve(myelin, self._kernel), convolve(white, self._kernel)]
         self._others_left = [self._unexplained(one) for one in self._others]
