@@ -350,8 +350,8 @@ class Application:
     the user set; raises UserError where these cannot be used."""
     check_session: Callable[[Sequence[str], Sequence[Sequence[float]], Mapping], object] | None = None
     """In the scope subject, called before anything runs with the names of the series of a session that take
-    part, their voxel sizes (mm) and the tables among extra inputs (name -> name of the file, DataFrame);
-    raises UserError where these do not go together."""
+    part, the voxel sizes (mm) at which they are reconstructed, and the tables among extra inputs (name ->
+    name of the file, DataFrame); raises UserError where these do not go together."""
     fewest_echoes: int = 2
     """Echoes that a series must have where `measure` takes ``echoes``; it is left out with fewer."""
     fewest_series: int = 1

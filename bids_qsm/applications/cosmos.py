@@ -25,7 +25,7 @@ from bids_qsm.errors import UserError
 from bids_qsm.plotting.orientation_charts import plot_coverage, plot_singles
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.orientations.conditioning import GOOD, Conditioning, conditioning
-from bids_qsm.recon.orientations.cosmos import cosmos
+from bids_qsm.recon.orientations.cosmos import Determined, cosmos, determined
 from bids_qsm.recon.registry import Need
 
 POSITIONS = (
@@ -41,6 +41,11 @@ POSITIONS = (
     Column('b0_from', 'Where the direction of B0 comes from.'),
     Column('voxel_mm', 'Voxel size along the axes of its own grid.', 'mm'),
     Column('same_affine', 'Whether the affine is that of the first series.'),
+    Column(
+        'filtered',
+        'Whether frequencies near the highest were taken off, as its voxels are not those of the first '
+        'series (turned by 3 degrees or more, or of another size by more than 5 %).',
+    ),
     Column('overlap', 'Share of the mask of the first series that this one covers.'),
     Column('noise_ppb', 'Noise of the local field.', 'ppb'),
     Column(
@@ -83,13 +88,16 @@ def measure(
     Parameters
     ----------
     limit : float
-        Root mean square of the dipole kernel below which a spatial frequency is regularised.
+        Root mean square of the dipole kernel below which a spatial frequency is regularised. Where slabs
+        differ and not all positions measure a frequency, it is no less than .1 times the share of the others
+        that do not.
     """
     names = [join_entities(one.items()) for one in entities]
     positions = positions_of(names, localfield, mask, magnitude, affine, grid, orientations[0])
     aligned = align(positions)
     refuse(names, aligned.directions)
     found = conditioning(aligned.directions)
+    of_slabs = determined(aligned.directions, grid[0], slabs=aligned.slabs, limit=limit)
     susceptibility, sd, excess = cosmos(
         aligned.fields,
         aligned.masks,
@@ -112,7 +120,7 @@ def measure(
         # made by B0 of the header, they say nothing of the positions
         single = [np.full_like(one, np.nan) for one in single]
     rows, own = _tables(names, single, aligned.masks, susceptibility, sd, where, dseg[0], labels[0])
-    facts = facts_of(found, listed, limit)
+    facts = facts_of(found, of_slabs, listed, limit)
     facts['excess'] = {
         'value': float(np.median(excess[where])),
         'source': 'median of residuals of the fields over their noise: 1 where positions agree but for noise',
@@ -139,10 +147,13 @@ def refuse(names: list[str], directions: np.ndarray):
         )
 
 
-def facts_of(found: Conditioning, listed: pd.DataFrame, limit: float):
-    """How well positions are conditioned, for the sidecars."""
-    said = f'below {limit:g} spatial frequencies are drawn to zero'
-    if found.coverage >= limit:
+def facts_of(found: Conditioning, of_slabs: Determined, listed: pd.DataFrame, limit: float):
+    """How well positions and their slabs are conditioned, for the sidecars."""
+    if found.coverage < limit:
+        said = f'below {limit:g} spatial frequencies are drawn to zero'
+    elif of_slabs.regularised:
+        said = f'at or above {limit:g}; frequencies that are filtered in some positions are drawn to zero'
+    else:
         said = f'at or above {limit:g}, so that nothing is regularised but the mean'
     return {
         'positions': {'value': len(listed), 'source': ', '.join(listed['position'])},
@@ -155,9 +166,19 @@ def facts_of(found: Conditioning, listed: pd.DataFrame, limit: float):
             'value': found.coverage,
             'source': f'least root mean square of the dipole kernel over positions; {said}',
         },
+        'regularised': {
+            'value': of_slabs.regularised,
+            'source': 'share of spatial frequencies that are drawn to zero, of all but the mean',
+        },
+        'first_alone': {
+            'value': of_slabs.alone,
+            'source': 'share of spatial frequencies that come from the first series alone, as others are '
+            'filtered there',
+        },
         'noise_gain': {
-            'value': found.noise_gain,
-            'source': 'standard deviation of susceptibility over that of the field of one position',
+            'value': of_slabs.noise_gain,
+            'source': 'standard deviation of susceptibility over that of the field of one position, with '
+            'what is filtered and regularised',
         },
     }
 
@@ -320,7 +341,8 @@ APPLICATION = Application(
     check_session=check_session,
     method='Local fields of the head positions of a session were aligned rigidly by their magnitudes and '
     'inverted together by least squares (COSMOS) [@cosmos], with B0 turned into the frame of the first '
-    'series.',
+    'series. Where voxels of a series were not those of the first, spatial frequencies near the highest of '
+    'either were filtered from its field, and from its model alike.',
     # for two positions, of which the resampling of one takes most; of twelve it is twice what they take
     memory=Need(0.1, volume=18, padded=10),
 )

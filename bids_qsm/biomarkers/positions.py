@@ -16,7 +16,7 @@ from bids_qsm.recon.fourier import next_even_size, refined, rfft
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.harmonic_susceptibility import harmonic_susceptibility
 from bids_qsm.recon.noise import noise_level
-from bids_qsm.recon.orientations.operators import passband
+from bids_qsm.recon.orientations.operators import is_alike, passband
 
 SAME = 3.0
 """Angle between directions of B0 (degrees) below which two positions are one."""
@@ -59,8 +59,8 @@ class Aligned:
 
     ``directions`` (N, 3) are unit vectors of B0 along the voxel axes of that grid, ``noises`` standard
     deviations (ppm) of the fields, ``transforms`` (N, 4, 4) take points of the first to those of each. The
-    columns of ``slabs`` (3, 3) are the edges (mm) of a voxel of each position along those axes; filtered
-    fields of other positions than the first have what it and the first resolve, see `passband`.
+    columns of ``slabs`` (3, 3) are the edges (mm) of a voxel of each position along those axes. Fields that
+    are ``filtered`` have what their slab and that of the first resolve, see `passband`.
     """
 
     fields: list[np.ndarray]
@@ -69,6 +69,7 @@ class Aligned:
     directions: np.ndarray
     transforms: list[np.ndarray]
     slabs: list[np.ndarray]
+    filtered: list[bool]
 
     @property
     def data(self) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray], np.ndarray]:
@@ -107,9 +108,12 @@ def refuse_other_voxels(names: Sequence[str], sizes: Sequence[Sequence[float]]):
     """
     for name, size in zip(names[1:], sizes[1:], strict=True):
         ratio = float(np.cbrt(np.prod(size) / np.prod(sizes[0])))
-        if max(ratio, 1 / ratio) > COARSER:
+        larger = max(ratio, 1 / ratio)
+        # headers round
+        if larger > 1.001 * COARSER:
             raise UserError(
-                f'{name} has voxels whose mean size is {ratio:.2g} times that of {names[0]}, and up to '
+                f'{name} has voxels that are {np.ceil(100 * larger) / 100:.3g} times '
+                f'{"larger" if ratio > 1 else "smaller"} in mean size than those of {names[0]}, and up to '
                 f'{COARSER:g} times can be joined as head positions; leave one of them out by '
                 '--bids-filter-file.'
             )
@@ -127,7 +131,7 @@ def check_session(
     names : sequence of str
         Of the series.
     sizes : sequence of (3,)
-        Their voxel sizes (mm).
+        Voxel sizes (mm) at which they are reconstructed.
     tables : dict of str to (str, DataFrame)
         Name of the file and content of that of orientations, where there is one, under 'orientations'.
     """
@@ -199,17 +203,13 @@ def align(
         bright, _ = correct_bias(first.magnitude, first.affine)
         transforms = [np.eye(4), *(register(one, first, bright) for one in positions[1:])]
     axes = axes_of(first.affine)
-    fields, masks, noises, directions, slabs = (
-        [first.field * first.mask],
-        [first.mask],
-        [first.noise],
-        [],
-        [],
-    )
+    fields, masks, noises = [first.field * first.mask], [first.mask], [first.noise]
+    directions, slabs, filtered = [], [], []
     for one, matrix in zip(positions, transforms, strict=True):
         turn = axes.T @ matrix[:3, :3].T
         directions.append(turn @ one.b0)
         slabs.append(turn @ axes_of(one.affine) * spacing_of(one.affine))
+        filtered.append(is_filtered and not is_alike(slabs[0], slabs[-1]))
         if one is first:
             continue
         shape, affine = first.mask.shape, first.affine
@@ -223,7 +223,7 @@ def align(
         fields.append(resample(fine, place, shape, affine, chain, order=3) * mask)
         noises.append(resample(one.noise, one.affine, shape, affine, chain) * mask)
         masks.append(mask)
-    return Aligned(fields, masks, noises, np.array(directions), list(transforms), slabs)
+    return Aligned(fields, masks, noises, np.array(directions), list(transforms), slabs, filtered)
 
 
 def _finer(one: Position, slab: np.ndarray):
@@ -398,6 +398,7 @@ def position_table(
                 'b0_from': 'table' if one.is_stated else 'scanner and registration',
                 'voxel_mm': ' x '.join(f'{size:.3g}' for size in spacing_of(one.affine)),
                 'same_affine': bool(np.allclose(one.affine, first.affine, atol=1e-3)),
+                'filtered': aligned.filtered[n],
                 'overlap': shared.sum() / aligned.masks[0].sum(),
                 'noise_ppb': 1e3 * np.median(aligned.noises[n][mask]),
                 'correlation': np.nan if one.is_stated else np.corrcoef(single[n][both], chi[both])[0, 1],

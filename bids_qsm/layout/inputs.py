@@ -161,7 +161,17 @@ def plan_applications(
                 with_it = [
                     (other, found[app.name, other.name]) for other in app.extra if other.beside == query.name
                 ]
-                placed, said = _place_all(query, own, one, anatomy, flair, series, scanned, with_it)
+                placed, said = _place_all(
+                    query,
+                    own,
+                    one,
+                    anatomy,
+                    flair,
+                    series,
+                    scanned,
+                    with_it,
+                    is_checked=app.check_session is not None,
+                )
             notes += said
             for item in placed:
                 echoes = trains[item.path] if query.echoes else []
@@ -307,6 +317,7 @@ def without_too_few(
 def check_sessions(found: Sequence[tuple[Series, tuple[Use, ...], list[str]]]):
     """Raise UserError where series of a session that an application takes together do not go together.
 
+    So do tables of theirs that cannot be read: without them the answer would be another one.
     ``found`` is what `without_too_few` returns.
     """
     sessions = defaultdict(list)
@@ -316,11 +327,12 @@ def check_sessions(found: Sequence[tuple[Series, tuple[Use, ...], list[str]]]):
                 sessions[use.name, one.session].append((one, use))
     for (name, _), parts in sessions.items():
         files = {item.query: item.path for item in parts[0][1].inputs if item.space == 'table'}
+        for problem in filter(None, map(_table_problem, files.values())):
+            raise UserError(problem)
         tables = {query: (path.name, read_table(path)) for query, path in files.items()}
         series = [one for one, _ in parts]
-        application(name).check_session(
-            [one.name for one in series], [one.voxel_size for one in series], tables
-        )
+        sizes = [one.resampled or one.voxel_size for one in series]
+        application(name).check_session([one.name for one in series], sizes, tables)
 
 
 def _is_absent(name: str, made: Mapping[str, object], one: Series) -> bool:
@@ -340,11 +352,14 @@ def _place_all(
     series: Sequence[Series],
     scanned: dict[str, set],
     with_it: Sequence[tuple[Query, Sequence[Path]]] = (),
+    *,
+    is_checked: bool = False,
 ) -> tuple[list[Input], list[str]]:
     """The files of a query that concern a series, and what to say of the others.
 
     ``paths`` are files -> the part of their path that tells whose they are, and that names them in notes;
-    ``with_it`` are queries of what is beside this one, and their files.
+    ``with_it`` are queries of what is beside this one, and their files. With ``is_checked`` a table that
+    cannot be read is no reason to leave it out: `check_sessions` refuses it.
     What is aligned by itself and lies on the T1w image already is placed by the transform of that.
     """
     placed, notes = [], []
@@ -352,7 +367,10 @@ def _place_all(
     for path, own in paths.items():
         if sessions[path] not in (None, one.session) and not query.outside_bids:
             continue
-        problem = image_problem(query, path) if query.is_image else _table_problem(path)
+        if query.is_image:
+            problem = image_problem(query, path)
+        else:
+            problem = None if is_checked else _table_problem(path)
         if problem:
             which = '' if own.name == str(own) else f'{own}: '
             notes.append(f'A {query.title} is not used: {which}{problem}')

@@ -29,7 +29,7 @@ def plot_coverage(table: pd.DataFrame, facts: Mapping[str, Mapping[str, object]]
         Columns position, b0_x, b0_y, b0_z.
     facts : dict
         Its 'limit' has the root mean square below which frequencies are regularised, drawn as a line; there
-        is no line without.
+        is no line without. Its 'noise_gain' is named, or without it that of the directions.
 
     Returns
     -------
@@ -53,6 +53,7 @@ def plot_coverage(table: pd.DataFrame, facts: Mapping[str, Mapping[str, object]]
     limit = facts.get('limit', {}).get('value', 0)
     if found.coverage < limit:
         ax.contour(x, y, values, levels=[limit], colors='white', linewidths=1)
+    gain = facts.get('noise_gain', {}).get('value', found.noise_gain)
     for n, direction in enumerate(h, 1):
         place = direction @ axes.T
         place = place * np.sign(place[2] or 1)
@@ -62,7 +63,7 @@ def plot_coverage(table: pd.DataFrame, facts: Mapping[str, Mapping[str, object]]
     bar = figure.colorbar(drawn, ax=ax, shrink=0.85)
     bar.set_label('root mean square of the dipole kernel')
     ax.set_title(
-        f'least {found.coverage:.3f}, noise gain {found.noise_gain:.2f}; circles: B0 of each position',
+        f'least {found.coverage:.3f}, noise gain {gain:.2f}; circles: B0 of each position',
         fontsize=9,
     )
     ax.set_aspect('equal')

@@ -76,6 +76,8 @@ def test_cosmos_beats_each_position_and_says_how_it_was_done(monkeypatch):
     assert set(listed['b0_from']) == {'scanner and registration'}
     assert found['facts']['coverage']['value'] == pytest.approx(0.116, abs=0.002)
     assert 'nothing is regularised' in found['facts']['coverage']['source']
+    assert found['facts']['regularised']['value'] == found['facts']['first_alone']['value'] == 0
+    assert not found['cosmospositions']['filtered'].any()
     assert len(found['cosmosregions']) == 3 * 3
     for table, rows in zip(
         cosmos.APPLICATION.tables, ('table', 'cosmospositions', 'cosmosregions'), strict=True
@@ -113,6 +115,17 @@ def test_one_axis_is_regularised_and_one_direction_refused(monkeypatch):
         run(cosmos, alike)
     with pytest.raises(UserError, match='the tensor needs 6'):
         run(tensor, data)
+
+
+def test_the_sidecar_counts_what_is_filtered():
+    h = np.array([rigid(turn)[2, :3] for turn in head_turns(3)])
+    slabs = [3 * rigid(tuple(-0.5 * np.array(turn)))[:3, :3] for turn in head_turns(3)]
+    listed = pd.DataFrame({'position': ['a', 'b', 'c'], 'same_affine': False, 'b0_from': 'scanner'})
+    of_slabs = cosmos.determined(h, Grid((8, 8, 8), (3.0, 3.0, 3.0)), slabs=slabs)
+    facts = cosmos.facts_of(cosmos.conditioning(h), of_slabs, listed, 0.1)
+    assert 'nothing is regularised' not in facts['coverage']['source']
+    assert facts['noise_gain']['value'] == of_slabs.noise_gain > cosmos.conditioning(h).noise_gain
+    assert 0 < facts['regularised']['value'] < facts['first_alone']['value'] < 1
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Positions of a head on one grid: B0 in its frame, oblique and left-handed affines, tables of B0."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -73,6 +75,24 @@ def test_b0_is_turned_into_the_frame_of_the_first(rotation, flip):
     table = position_table([first, second], found, found.fields, found.fields[0], inside)
     assert table['angle_deg'].tolist() == pytest.approx([0, 25], abs=0.01)
     assert table['same_affine'].tolist() == [True, False]
+    assert table['filtered'].tolist() == [False, True]
+
+
+def test_the_field_of_a_slab_of_the_same_voxels_is_kept_as_it_was_measured():
+    """Rough fields too, whose highest frequencies are not empty, in a slab of odd sides."""
+    rng = np.random.default_rng(0)
+    one = position('oblique', (0, 0, 0), (20, -10, 5), -1)
+    cut = (slice(None), slice(1, None), slice(1, None))
+    one = replace(one, field=one.field[cut], mask=one.mask[cut], magnitude=one.magnitude[cut])
+    affine = one.affine.copy()
+    affine[:3, 3] += affine[:3, 1] + affine[:3, 2]
+    rough = (0.05 * rng.standard_normal(one.mask.shape) * one.mask).astype(np.float32)
+    one = replace(one, affine=affine, field=rough)
+    found = align([replace(one, name='first'), one], [np.eye(4), np.eye(4)])
+    assert found.filtered == [False, False]
+    inside = found.masks[1]
+    np.testing.assert_array_equal(inside, one.mask)
+    np.testing.assert_allclose(found.fields[1][inside], rough[inside], atol=1e-4 * rough.std())
 
 
 def test_a_head_that_does_not_overlap_is_refused(monkeypatch):
@@ -89,8 +109,12 @@ def test_positions_of_other_voxels_are_refused():
     flat, coarse = (2.0, 2.0, 4.0), (4.0, 4.0, 2.0)
     check_session(['first', 'flat'], [(2.0, 2.0, 2.0), flat], {})
     for sizes in ([(2.0, 2.0, 2.0), coarse], [coarse, (2.0, 2.0, 2.0)]):
-        with pytest.raises(UserError, match='second has voxels'):
+        larger = 'larger' if sizes[1] is coarse else 'smaller'
+        with pytest.raises(UserError, match=f'second has voxels that are 1.59 times {larger} in mean size'):
             check_session(['first', 'second'], sizes, {})
+    check_session(['first', 'second'], [(0.8,) * 3, (1.2000001,) * 3], {})
+    with pytest.raises(UserError, match=r'are 1\.51 times larger .* up to 1\.5 times'):
+        check_session(['first', 'second'], [(1.0,) * 3, (1.503,) * 3], {})
 
 
 def stating(*files):

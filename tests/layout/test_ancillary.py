@@ -446,7 +446,16 @@ def test_head_positions_that_do_not_go_together_are_refused_before_anything_runs
     write_series(data, entities='acq-pos2', affine=np.diag([4.0, 4, 4, 1]))
     said = find(**asked).rejected
     assert [one.is_error for one in said] == [True, True]
-    assert 'sub-01_acq-pos2 has voxels whose mean size is 1.9 times that of sub-01_acq-pos1' in said[0].reason
+    assert 'acq-pos2 has voxels that are 1.86 times larger in mean size than those of sub-01_acq-pos1' in (
+        said[0].reason
+    )
+    # they are joined at the voxels that all are resampled to
+    found = find(**asked, voxel_size='4').series
+    assert all('cosmos' in {use.name for use in one.applications} for one in found)
+    table.write_text('file\tx\ty\tz\n"sub-01_acq-pos1_echo-1_part-mag_MEGRE.nii.gz\t0\t0\t1\n')
+    for one in find(**asked, voxel_size='4').rejected:
+        assert one.is_error
+        assert one.reason.startswith('sub-01_orientations.tsv is no table of tab-separated values')
 
 
 AFFINE_OF_CT = np.diag([8.0, 8, 8, 1])

@@ -1,6 +1,7 @@
 """Susceptibility from several head positions by least squares (COSMOS)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -22,6 +23,10 @@ SURROUNDINGS = 5.0
 
 FLOOR = 1e-3
 """Least root mean square of the kernel that the preconditioner divides by, where nothing is regularised."""
+FREQUENCIES = 65
+"""Along each axis, of `determined`."""
+ALONE = 0.01
+"""Sum of squared bands of other positions below which the first measures a frequency alone."""
 SHELLS = (0.0, 1.0, 2.0, 3.5, 6.0, np.inf)
 """Depths in the mask (voxels) between which the noise of simulated solutions is compared."""
 
@@ -48,7 +53,9 @@ def cosmos(
     :math:`N(k) = \sum_i B_i^2` positions measure a frequency, and :math:`\bar{D}^2(k)` is the mean over them
     of the squared dipole kernel. Only spatial frequencies whose root mean square lies below the ``limit`` l
     are drawn to zero. Among those that all positions measure there are none if the conditioning is good, but
-    for the mean. Sources lie where any position has a field, and up to `MARGIN` around it.
+    for the mean. Where fewer measure one, l is no less than `GOOD` times the share of positions other than
+    the first that do not, whatever the ``limit``: the first alone would leave its cone open. Sources lie
+    where any position has a field, and up to `MARGIN` around it.
 
     Parameters
     ----------
@@ -63,7 +70,8 @@ def cosmos(
         In their columns the edges (mm) of a voxel of each position, along the axes of the grid: of those that
         the fields were resampled from, where these hold what is left by `passband` alone.
     limit : float
-        Root mean square of the kernel below which a spatial frequency is regularised.
+        Root mean square of the kernel below which a spatial frequency is regularised; with 0 none is that
+        all positions measure.
     tolerance : float
         Of conjugate gradients, see `conjugate_gradient`.
 
@@ -96,12 +104,7 @@ def cosmos(
     level = noise_of_all(noises, masks)
     weights = [box.crop(weight(noise, mask, level) ** 2) for noise, mask in zip(noises, masks, strict=True)]
     inside = box.crop(place)
-    energy = sum(kernel**2 for kernel in operator.kernels)
-    n = sum(band**2 for band in operator.bands)
-    penalty = np.maximum(n * np.float32(limit**2) - energy, 0)
-    # the mean has no field
-    penalty[0, 0, 0] = len(h) * GOOD**2
-    inverse = 1 / np.maximum(energy + penalty, np.float32(len(h) * FLOOR**2))
+    energy, penalty, inverse = _normal(operator, limit)
 
     def apply(x: np.ndarray):
         pairs = zip(weights, operator.forward(x), strict=True)
@@ -145,6 +148,60 @@ def cosmos(
     excess[shown] = misfits[0][shown] / np.maximum(misfits[1][shown], 1e-9)
     sd *= np.maximum(excess, 1)
     return chi, sd, excess
+
+
+def _normal(operator: Scalar, limit: float):
+    """Sum of squared kernels over positions, what is added to it, and one over both, at each frequency."""
+    all_of_them = len(operator.kernels)
+    energy = sum(kernel**2 for kernel in operator.kernels)
+    n = sum(band**2 for band in operator.bands)
+    lacking = (all_of_them - n) / np.float32(max(all_of_them - 1, 1))
+    least = np.maximum(np.float32(limit), np.float32(GOOD) * lacking)
+    penalty = np.maximum(n * least**2 - energy, 0)
+    # the mean has no field
+    penalty[0, 0, 0] = all_of_them * GOOD**2
+    return energy, penalty, 1 / np.maximum(energy + penalty, np.float32(all_of_them * FLOOR**2))
+
+
+@dataclass(frozen=True)
+class Determined:
+    """What positions and their slabs determine of all spatial frequencies of the grid, but for the mean.
+
+    ``regularised`` is the share of those that `cosmos` draws to zero, ``alone`` of those that the first
+    position measures alone; ``noise_gain`` is the standard deviation of susceptibility over that of the field
+    of one position.
+    """
+
+    regularised: float
+    alone: float
+    noise_gain: float
+
+
+def determined(
+    directions: Sequence[Sequence[float]] | np.ndarray,
+    grid: Grid,
+    *,
+    slabs: Sequence[np.ndarray] | None = None,
+    limit: float = GOOD,
+):
+    """`Determined` of arguments of `cosmos`, without the edge of the mask."""
+    # all frequencies of the voxels, on a coarse grid of k-space without a plane of highest ones
+    shape = (FREQUENCIES,) * 3
+    box = Box(shape, tuple(slice(0, n) for n in shape), shape)
+    operator = Scalar.of(box, Grid(shape, grid.voxel_size), np.asarray(directions, float), slabs)
+    _, penalty, inverse = _normal(operator, limit)
+    pairs = zip(operator.bands, operator.kernels, strict=True)
+    power = sum((band * kernel) ** 2 for band, kernel in pairs)
+    # the half of the spectrum that is left out counts too
+    counts = np.full(penalty.shape, 2.0)
+    counts[..., 0] = 1
+    counts[0, 0, 0] = 0
+    others = np.broadcast_to(sum(band**2 for band in operator.bands[1:]), penalty.shape)
+    return Determined(
+        float(np.average(penalty > 0, weights=counts)),
+        float(np.average(others < ALONE, weights=counts)),
+        float(np.sqrt(np.average(power * inverse**2, weights=counts))),
+    )
 
 
 def _edge(noise: np.ndarray, sd: np.ndarray, shown: np.ndarray, grid: Grid):
