@@ -39,7 +39,12 @@ def test_constraints_cover_what_is_required():
     config.read(ROOT / 'setup.cfg')
     pinned = {canonical(name): version for name, version in pins().items()}
     extra = config['options.extras_require']['ai'].split()
-    for line in [*config['options']['install_requires'].split(), *extra, 'bids-validator-deno', 'setuptools>=69']:
+    for line in [
+        *config['options']['install_requires'].split(),
+        *extra,
+        'bids-validator-deno',
+        'setuptools>=69',
+    ]:
         name, _, least = line.partition('>=')
         assert canonical(name) in pinned, f'{name} is not in constraints.txt'
         assert version_tuple(pinned[canonical(name)]) >= version_tuple(least)

@@ -255,7 +255,10 @@ def test_unrolled_networks_may_take_the_gradient(tmp_path, scene):
 
 def test_images_are_0_outside_the_mask_whatever_their_constants(tmp_path, scene):
     """A network that gives the mean of what it gets."""
-    inputs = [*channel(), {'tensor': 'm', 'channels': [{'data': 'magnitude', 'normalise': {'mean': 2, 'sd': 1}}]}]
+    inputs = [
+        *channel(),
+        {'tensor': 'm', 'channels': [{'data': 'magnitude', 'normalise': {'mean': 2, 'sd': 1}}]},
+    ]
     nodes = [
         helper.make_node('Pad', ['m', 'pads'], ['wide']),
         helper.make_node('AveragePool', ['wide'], ['mean'], kernel_shape=[3] * 3, count_include_pad=1),
