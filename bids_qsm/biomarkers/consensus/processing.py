@@ -8,7 +8,7 @@ EXACT_UNWRAPPING = ('romeo',)
 FIELD_FITS = ('linear', 'nonlinear')
 PHASE_MASKS = ('combined', 'two_pass', 'quality')
 SHARP_OR_PDF = ('sharp', 'vsharp', 'resharp', 'pdf')
-SPARSE = ('whnltv', 'tv', 'nltv', 'l1qsm', 'hdqsm', 'rts', 'medi', 'medi0', 'tgv')
+SPARSE = ('whnltv', 'learned', 'tv', 'nltv', 'l1qsm', 'hdqsm', 'rts', 'medi', 'medi0', 'tgv')
 """Inversions that are regularised by total (generalised) variation or another l1 norm."""
 REFERENCES = ('csf', 'brain')
 AS_GIVEN = 'as given'

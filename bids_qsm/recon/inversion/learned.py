@@ -39,7 +39,7 @@ BEYOND = 3.0
 @method(
     memory=Need(padded=24),
     prose='weak-harmonic nonlinear TV [@whnltv], lighter at edges [@reweighted], with learned weights '
-    '[@parametermaps]',
+    '[@learned]',
 )
 def learned(
     field: Array,
