@@ -29,7 +29,7 @@ from bids_qsm.recon.inversion.direct import tkd
 SIZE = 32
 """Voxels (1 mm) along each axis of a sample."""
 POOL, BATCH = 24, 2
-"""Samples that are kept, and those of a step of training: PyTorch convolves one alone several times slower."""
+"""Samples that are kept, and those of a step: PyTorch convolves one alone several times slower."""
 ITERATIONS, FIRST_LENGTH = 4, 2.0
 FIELD_SD, CHI_SD = 0.02, 0.05
 RATE, EARLIER, FAINT = 3e-3, 0.2, 0.005
