@@ -15,6 +15,7 @@ from bids_qsm.errors import UserError
 from bids_qsm.recon.fourier import next_even_size, refined, rfft
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.harmonic_susceptibility import harmonic_susceptibility
+from bids_qsm.recon.masking.morphology import spread_out
 from bids_qsm.recon.noise import noise_level
 from bids_qsm.recon.orientations.operators import is_alike, passband
 
@@ -219,7 +220,8 @@ def align(
             # with the slab of the first along the voxel axes of this one
             fine, place = _finer(one, (turn @ axes_of(one.affine)).T @ slabs[0])
         else:
-            fine, place = _widened(one.field, one.mask), one.affine
+            # splines ring at steps
+            fine, place = spread_out(one.field, one.mask), one.affine
         fields.append(resample(fine, place, shape, affine, chain, order=3) * mask)
         noises.append(resample(one.noise, one.affine, shape, affine, chain) * mask)
         masks.append(mask)
@@ -232,9 +234,10 @@ def _finer(one: Position, slab: np.ndarray):
     Cubic splines of the field as it was measured lose what is near the highest frequency, and fold back what
     is beyond that of the other slab: the error of noise-free COSMOS was half as large again.
     """
-    low = [max(part.start - AROUND, 0) for part in ndimage.find_objects(one.mask.astype(np.uint8))[0]]
-    high = [part.stop + AROUND for part in ndimage.find_objects(one.mask.astype(np.uint8))[0]]
-    field = _widened(one.field, one.mask)[tuple(map(slice, low, high))]
+    (extent,) = ndimage.find_objects(one.mask.astype(np.uint8))
+    low = [max(part.start - AROUND, 0) for part in extent]
+    high = [part.stop + AROUND for part in extent]
+    field = spread_out(one.field, one.mask)[tuple(map(slice, low, high))]
     # reflected beyond the edges, where the ends of the periodic field would meet
     sizes = [next_even_size(n + 2 * AROUND) for n in field.shape]
     pads = [(AROUND, size - n - AROUND) for n, size in zip(field.shape, sizes, strict=True)]
@@ -246,12 +249,6 @@ def _finer(one: Position, slab: np.ndarray):
     affine[:3, 3] += affine[:3, :3] @ (np.array(low, float) - AROUND)
     affine[:3, :3] /= 2
     return fine, affine
-
-
-def _widened(field: np.ndarray, mask: np.ndarray):
-    """A field that keeps, outside the mask, its nearest value inside: splines ring at steps."""
-    nearest = ndimage.distance_transform_edt(~mask, return_distances=False, return_indices=True)
-    return field[tuple(nearest)]
 
 
 def distinct(directions: np.ndarray):
@@ -413,7 +410,7 @@ def on_first(images: Sequence[np.ndarray], positions: Sequence[Position], aligne
     first = positions[0]
     found = [images[0]]
     for image, one, matrix in zip(images[1:], positions[1:], aligned.transforms[1:], strict=True):
-        wide = _widened(image, one.mask)
+        wide = spread_out(image, one.mask)
         found.append(resample(wide, one.affine, first.mask.shape, first.affine, [matrix], order=3))
     zero = float(images[0][first.mask].mean())
     shifted = []

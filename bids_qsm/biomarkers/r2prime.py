@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
 
 from bids_qsm.anatomy.transform import resample, transform_points
 from bids_qsm.recon.arrays import Array
+from bids_qsm.recon.masking.morphology import spread_out
 from bids_qsm.recon.point_spread import WIDTH, excess_spread, smooth_rate
 
 
@@ -57,7 +57,7 @@ def place_rate(
     weight = known.astype(np.float32)
     rate, variance = smooth_rate(rate, variance, weight, own_axes, excess_spread(own_axes, turn @ axes))
     # beyond what is known lies more of the same, so that splines do not ring there
-    rate, variance = _spread_out(rate, known), _spread_out(variance, known)
+    rate, variance = spread_out(rate, known), spread_out(variance, known)
     onto = own_affine, shape, affine, from_maps
     there = resample(weight, *onto) > 0.99
     placed = resample(rate, *onto, order=3)
@@ -82,16 +82,8 @@ def place_field(
     transforms : list
         From points of the other grid to those of the field, first to last.
     """
-    placed = resample(_spread_out(b1, b1 > 0), own_affine, shape, affine, transforms)
-    return _spread_out(placed, placed > 0)
-
-
-def _spread_out(data: Array, known: Array):
-    """Give what is not known the value of the nearest voxel that is."""
-    if known.all() or not known.any():
-        return data
-    nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
-    return data[tuple(nearest)]
+    placed = resample(spread_out(b1, b1 > 0), own_affine, shape, affine, transforms)
+    return spread_out(placed, placed > 0)
 
 
 def reversible_rate(

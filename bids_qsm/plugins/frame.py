@@ -7,6 +7,7 @@ from scipy import ndimage
 
 from bids_qsm.plugins.manifest import Manifest, Triple
 from bids_qsm.recon.grid import Grid
+from bids_qsm.recon.masking.morphology import spread_out
 
 NEAR_SIZE = 0.02
 """Relative difference of voxel sizes up to which nothing is resampled."""
@@ -48,7 +49,8 @@ class Frame:
         ratio = np.array(self.grid.voxel_size) / np.array(_ordered_sizes(self.source, self.order))
         # a voxel averages over its size: what becomes coarser is smoothed by as much
         sigma = np.sqrt(np.maximum(ratio**2 - 1, 0) / 12)
-        filled = _filled(values, inside)
+        # the edge of the mask is no step for interpolation
+        filled = spread_out(values.astype(np.float32), inside)
         if sigma.any():
             filled = ndimage.gaussian_filter(filled, sigma)
         return np.where(box_mask, self._sample(filled, self.matrix, self.offset, self.grid.shape), 0)
@@ -70,7 +72,9 @@ class Frame:
         shape = tuple(self.source.shape[axis] for axis in self.order)
         if self.is_resampled:
             back = np.linalg.inv(self.matrix)
-            found = self._sample(_filled(values, box_mask), back, -back @ self.offset, shape)
+            found = self._sample(
+                spread_out(values.astype(np.float32), box_mask), back, -back @ self.offset, shape
+            )
         else:
             found = np.zeros(shape, np.float32)
             inner, outer = self._overlap(shape)
@@ -162,9 +166,3 @@ def _corners(mask: np.ndarray) -> np.ndarray:
     first, last = mask.argmax(0)[columns], mask.shape[0] - 1 - mask[::-1].argmax(0)[columns]
     others = np.argwhere(columns)
     return np.concatenate([np.column_stack([ends, others]) for ends in (first, last)]).astype(float)
-
-
-def _filled(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """``values``, outside of the mask those of its nearest voxel: its edge is no step for interpolation."""
-    nearest = ndimage.distance_transform_edt(~mask, return_distances=False, return_indices=True)
-    return values.astype(np.float32)[tuple(nearest)]
