@@ -7,7 +7,7 @@ from scipy import ndimage
 
 from bids_qsm.anatomy.align import Similarity, refine
 from bids_qsm.anatomy.bias import foreground
-from bids_qsm.anatomy.transform import apply_affine, resample, spacing_of
+from bids_qsm.anatomy.transform import apply_affine, resample, rms_motion, spacing_of
 from bids_qsm.errors import UserError
 from bids_qsm.recon.arrays import Array
 from bids_qsm.recon.scaling import phase_to_radians
@@ -183,7 +183,7 @@ class _Reference:
 
     def distance(self, matrix: Array):
         """Root mean square of the displacement (mm) over the head."""
-        return float(np.sqrt(((apply_affine(matrix, self.points) - self.points) ** 2).sum(1).mean()))
+        return rms_motion(matrix, self.points)
 
     def bring(self, magnitude: Array, phase: Array, matrix: Array):
         """A frame, or its first echoes (complex64), in the pose and phase of the reference, slice by slice.

@@ -129,6 +129,15 @@ def apply_affine(matrix: Array, points: Array):
     return points
 
 
+def rms_motion(matrix: Array, points: Array) -> float:
+    """Root mean square (mm) of how far a matrix (4, 4) moves points (n, 3).
+
+    >>> rms_motion(np.array([[1, 0, 0, 3], [0, 1, 0, 4], [0, 0, 1, 0], [0, 0, 0, 1.0]]), np.zeros((2, 3)))
+    5.0
+    """
+    return float(np.sqrt(((apply_affine(matrix, points) - points) ** 2).sum(1).mean()))
+
+
 def transform_points(points: Array, transforms: Sequence[Array | Displacement]):
     """Apply ``transforms`` to world points (n, 3), first to last.
 

@@ -10,7 +10,7 @@ from bids_qsm.anatomy.align import Similarity, coarsen, refine
 from bids_qsm.anatomy.brainmask import cut_ends
 from bids_qsm.anatomy.head import depth_in_head
 from bids_qsm.anatomy.no_head import why_no_head
-from bids_qsm.anatomy.transform import apply_affine, resample, spacing_of
+from bids_qsm.anatomy.transform import resample, rms_motion, spacing_of
 from bids_qsm.biomarkers.consensus.kspace import sampled_shares
 from bids_qsm.biomarkers.consensus.singularities import longest_singularity
 from bids_qsm.recon.arrays import Array
@@ -251,4 +251,4 @@ def _moved(head: Array, affine: Array, fixed: Array, moving: Array) -> float:
     similarity = Similarity(fixed, affine, head, moving, affine, n_points=3000, sigma=0.0)
     points = similarity.points
     matrix, _ = refine(similarity, np.eye(4), points.mean(0), n_parameters=6, step=1.0, tolerance=0.1)
-    return float(np.sqrt(((apply_affine(matrix, points) - points) ** 2).sum(1).mean()))
+    return rms_motion(matrix, points)
