@@ -6,7 +6,7 @@ from bids_qsm.interfaces.field import FitField
 from bids_qsm.interfaces.masking import MakeMask, RefineMask, StrictMask
 from bids_qsm.interfaces.unwrap import Unwrap
 from bids_qsm.plugins import is_plugin
-from bids_qsm.plugins.methods import find_method
+from bids_qsm.plugins.methods import find_method, plugin_files
 from bids_qsm.recon.field import FIELD
 from bids_qsm.recon.masking import MASK
 from bids_qsm.recon.registry import facts
@@ -97,7 +97,7 @@ def init_field_wf(
     refine = pe.Node(RefineMask(as_given=mask in AS_GIVEN), name='refine', mem_gb=need('refine', sizes))
     workflow.link(inputnode, make_mask, 'magnitude', 'quality', 'brain')
     if is_plugin(mask):
-        make_mask.inputs.plugin_files = [str(path) for path in find_method(MASK, mask).manifest.files]
+        make_mask.inputs.plugin_files = plugin_files(mask)
         workflow.link(make_mask, refine, 'plugin')
     workflow.link(inputnode, unwrap_phase, 'phase', 'magnitude', 'echo_times')
     workflow.link(make_mask, unwrap_phase, mask='wide')

@@ -7,7 +7,7 @@ from bids_qsm.interfaces.masking import MergePasses
 from bids_qsm.interfaces.plugins import CompareMaps
 from bids_qsm.interfaces.reference import ReferenceChi
 from bids_qsm.plugins import is_plugin
-from bids_qsm.plugins.methods import find_method
+from bids_qsm.plugins.methods import find_method, plugin_files
 from bids_qsm.recon.background import BACKGROUND
 from bids_qsm.recon.inversion import INVERSION
 from bids_qsm.recon.reference import REFERENCE
@@ -136,11 +136,6 @@ def plugin_ports(background: str | None, inversion: str) -> list[str]:
     """Outputs of :func:`init_inversion_wf` that are records of plug-ins."""
     removed = is_plugin(background) and not is_one_step(inversion)
     return [*(['removed'] if removed else []), *(['inverted'] if is_plugin(inversion) else [])]
-
-
-def plugin_files(name: str) -> list[str]:
-    """Files of a plug-in, on which the results of its step depend."""
-    return [str(path) for path in find_method({}, name).manifest.files]
 
 
 def init_inversion_wf(

@@ -36,7 +36,7 @@ class PluginMethod:
 
     def __init__(self, name: str):
         self.__name__ = name
-        self.manifest: Manifest = read_manifest(Path(name.removeprefix(PREFIX)))
+        self.manifest: Manifest = read_manifest(folder_of(name))
         self.__doc__ = f'{self.manifest.title}, a plug-in.'
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
         self.__signature__ = inspect.Signature([inspect.Parameter(name, kind) for name in self._needs()])
@@ -69,9 +69,19 @@ class PluginMethod:
         return (values, named['mask']) if self.manifest.step == 'background' else values
 
 
+def plugin_files(name: str) -> list[str]:
+    """Files of a plug-in, on which the results of its step depend."""
+    return [str(path) for path in read_manifest(folder_of(name)).files]
+
+
+def folder_of(name: str) -> Path:
+    """Folder of the plug-in that ``name`` is."""
+    return Path(name.removeprefix(PREFIX))
+
+
 def check_step(option: str, name: str) -> None:
     """Raise UserError where a plug-in is not one of the option that names it, or its manifest has a fault."""
-    step = read_manifest(Path(name.removeprefix(PREFIX))).step
+    step = read_manifest(folder_of(name)).step
     if step in STEPS_OF.get(option, ()):
         return
     fitting = next((own for own, steps in STEPS_OF.items() if step in steps), None)
