@@ -108,29 +108,26 @@ def _table_path(units: str) -> str:
 
 
 def _is_scaling(text: str) -> bool:
-    if text in ('auto', 'radians', 'degrees'):
-        return True
-    try:
-        low, high = (float(part) for part in text.split(','))
-    except ValueError:
-        return False
-    return low < high
+    numbers = _numbers(text)
+    return text in ('auto', 'radians', 'degrees') or (len(numbers) == 2 and numbers[0] < numbers[1])
 
 
 def _are_rising(text: str) -> bool:
-    try:
-        low, high = (float(part) for part in text.split(','))
-    except ValueError:
-        return False
-    return 0 <= low < high < math.inf
+    numbers = _numbers(text)
+    return len(numbers) == 2 and 0 <= numbers[0] < numbers[1] < math.inf
 
 
 def _are_sizes(text: str) -> bool:
-    try:
-        sizes = [float(part) for part in text.split(',')]
-    except ValueError:
-        return False
+    sizes = _numbers(text)
     return len(sizes) in (1, 3) and all(0.1 <= size <= 20 for size in sizes)
+
+
+def _numbers(text: str) -> list[float]:
+    """Numbers between commas, none where a part is none."""
+    try:
+        return [float(part) for part in text.split(',')]
+    except ValueError:
+        return []
 
 
 def _check_pairs(pairs: tuple[str, ...]):

@@ -68,21 +68,16 @@ def by_participant(
     """
     data = observe(long, statistic=statistic)
     notes = [*data.notes, *say_averaged(data.series)]
-    if label in data.series:
-        differ = data.series.groupby('participant_id')[label].nunique() > 1
-        if differ.any():
-            raise UserError(
-                f'--classify: {label} differs between sessions of {some(differ.index[differ])}, but a '
-                'participant has one label; make a column with one value for each, and n/a for those to '
-                'leave out.'
-            )
-    if site in data.series:
-        differ = data.series.groupby('participant_id')[site].nunique() > 1
-        if differ.any():
-            raise UserError(
-                f'--classify with --harmonise {site}: {some(differ.index[differ])} were at several of them, '
-                'but a participant counts once; name sessions by --session-label.'
-            )
+    if several := _with_several(data.series, label):
+        raise UserError(
+            f'--classify: {label} differs between sessions of {several}, but a participant has one label; '
+            'make a column with one value for each, and n/a for those to leave out.'
+        )
+    if several := _with_several(data.series, site):
+        raise UserError(
+            f'--classify with --harmonise {site}: {several} were at several of them, but a participant '
+            'counts once; name sessions by --session-label.'
+        )
     data = average(data, ['participant_id'], factors=[label, site])
     table = data.series.copy()
     values = {}
@@ -96,6 +91,14 @@ def by_participant(
             f'Columns of participants.tsv that are called as a region gave way to it: {some(clash)}.'
         )
     return table.drop(columns=clash).join(wide), notes
+
+
+def _with_several(series: pd.DataFrame, column: str) -> str:
+    """Participants with more than one value of a column, '' where there are none or no such column."""
+    if column not in series:
+        return ''
+    differ = series.groupby('participant_id')[column].nunique() > 1
+    return some(differ.index[differ]) if differ.any() else ''
 
 
 def make_units(
