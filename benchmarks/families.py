@@ -45,9 +45,12 @@ SLOPE = 1e-4
 def random_field(shape, spacing, rng, *, power, longest=60.0):
     """Random field of unit variance, whose amplitude falls with the ``power`` of frequency.
 
-    Wavelengths beyond ``longest`` mm are no stronger.
+    Wavelengths beyond ``longest`` mm are no stronger. ``spacing`` (mm) is one number, or that of each axis.
     """
-    axes = np.meshgrid(*(fft.fftfreq(n, spacing) for n in shape), indexing='ij', sparse=True)
+    steps = np.broadcast_to(spacing, len(shape))
+    axes = np.meshgrid(
+        *(fft.fftfreq(n, h) for n, h in zip(shape, steps, strict=True)), indexing='ij', sparse=True
+    )
     amplitude = np.maximum(np.sqrt(sum(k**2 for k in axes)), 1 / longest) ** -power
     amplitude[0, 0, 0] = 0
     found = fft.ifftn(fft.fftn(rng.standard_normal(shape)) * amplitude).real

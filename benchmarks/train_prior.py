@@ -16,8 +16,8 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-import scipy.fft
 import torch
+from families import random_field
 from scipy import ndimage
 from torch import fft, nn
 
@@ -34,17 +34,6 @@ FINE = 2
 HELD = 10
 HIDDEN = 24
 ITERATIONS = 14
-
-
-def random_field(shape, spacing, rng, *, power, longest):
-    """Random field of unit variance whose amplitude falls with the ``power`` of frequency; any voxels."""
-    frequencies = np.meshgrid(
-        *(np.fft.fftfreq(n, h) for n, h in zip(shape, spacing, strict=True)), indexing='ij', sparse=True
-    )
-    amplitude = np.maximum(np.sqrt(sum(k**2 for k in frequencies)), 1 / longest) ** -power
-    amplitude[0, 0, 0] = 0
-    found = scipy.fft.ifftn(scipy.fft.fftn(rng.standard_normal(shape)) * amplitude).real
-    return (found / found.std()).astype(np.float32)
 
 
 def draw_chi(shape, voxel_size, rng):
