@@ -208,7 +208,8 @@ def fit_piece(
     def model(theta: np.ndarray):
         shift = tuple(theta[2:4])
         if shift not in state:
-            state.clear()
+            if len(state) == 3:  # a point and its steps along both axes, for derivatives
+                state.clear()
             moved = tube.moved(theta[2] * across[0] + theta[3] * across[1])
             state[shift] = tube_geometry(box.parts.places, moved, grid.b0_dir)
         halves, spread = tube_signal(
