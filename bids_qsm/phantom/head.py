@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from nilearn import datasets
@@ -234,7 +234,7 @@ def make_head(
     person = np.random.default_rng([seed, 6])
     origin = np.array(BOX[0], float)
     shape = tuple(int((b - a) / spacing) + 1 for a, b in zip(*BOX, strict=True))
-    t1w, grey, white, mask = (_template(load, shape, origin, spacing) for load in _TEMPLATES)
+    t1w, grey, white, mask = (_template(load, shape, spacing) for load in _TEMPLATES)
     volume = Volume(np.zeros((*shape, len(CHANNELS)), np.float32), origin, spacing)
     draw_surroundings(volume, mask, _textures(shape, spacing, streams[0]), streams[1])
     box = ndimage.find_objects(mask.astype(np.uint8))[0]
@@ -271,10 +271,11 @@ _TEMPLATES = (
 )
 
 
-def _template(load: Callable, shape: tuple[int, ...], origin: np.ndarray, spacing: float):
-    """One of nilearn's bundled ICBM152 2009a maps on the head's lattice."""
+@lru_cache(maxsize=len(_TEMPLATES))
+def _template(load: Callable, shape: tuple[int, ...], spacing: float):
+    """One of nilearn's bundled ICBM152 2009a maps on the head's lattice; the next head is given it too."""
     image = load(resolution=1)
-    start = (origin - image.affine[:3, 3]).astype(int)
+    start = (np.array(BOX[0], float) - image.affine[:3, 3]).astype(int)
     step = round(spacing)
     result = np.zeros(shape, np.float32)
     data = np.asarray(image.dataobj, dtype=np.float32)
@@ -287,6 +288,7 @@ def _template(load: Callable, shape: tuple[int, ...], origin: np.ndarray, spacin
         source.append(slice(at[inside[0]], at[inside[-1]] + 1, step))
         target.append(slice(inside[0], inside[-1] + 1))
     result[tuple(target)] = data[tuple(source)]
+    result.setflags(write=False)
     return result
 
 
