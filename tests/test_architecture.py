@@ -3,6 +3,7 @@
 import ast
 import configparser
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -37,13 +38,16 @@ QUICK = {
 """Modules that the command line imports before it knows what to do."""
 
 
-def sources():
-    """(path relative to the package, tree) of every source file; workflows/ is reached through its link."""
-    for path in sorted(PACKAGE.rglob('*.py')) + sorted((PACKAGE / 'workflows').glob('*.py')):
-        yield path.relative_to(PACKAGE), ast.parse(path.read_text(), str(path))
+PATHS = [
+    path.relative_to(PACKAGE)
+    for path in sorted(PACKAGE.rglob('*.py')) + sorted((PACKAGE / 'workflows').glob('*.py'))
+]
+"""Every source file, relative to the package; workflows/ is reached through its link."""
 
 
-TREES = dict(sources())
+@cache
+def tree_of(path):
+    return ast.parse((PACKAGE / path).read_text(), str(path))
 
 
 def module_of(path):
@@ -77,8 +81,8 @@ def test_what_an_extra_brings_is_not_needed_to_start():
     extra = ('onnx', 'onnxruntime', 'bids_qsm.plugins.graphs', 'bids_qsm.plugins.worker', 'torch')
     found = [
         (str(path), name)
-        for path, tree in TREES.items()
-        for name in imported(at_start(tree))
+        for path in PATHS
+        for name in imported(at_start(tree_of(path)))
         if name.startswith(extra) and str(path) != 'plugins/graphs.py'
     ]
     assert found == []
@@ -92,11 +96,11 @@ def at_start(tree):
             yield from at_start(node)
 
 
-@pytest.mark.parametrize('path', TREES, ids=str)
+@pytest.mark.parametrize('path', PATHS, ids=str)
 def test_rooms_import_only_rooms_below(path):
     room = room_of(module_of(path))
     assert room in RANK, f'{path}: only app/ and __main__ lie loose; move it into a room'
-    for name in imported(run_time(TREES[path])):
+    for name in imported(run_time(tree_of(path))):
         assert not name.startswith('.'), f'{path} has a relative import'
         if name.partition('.')[0] == 'bids_qsm':
             target = room_of(name.removeprefix('bids_qsm').removeprefix('.'))
@@ -104,18 +108,18 @@ def test_rooms_import_only_rooms_below(path):
             assert RANK[target] >= RANK[room], f'{path} imports {name}, which is above it'
 
 
-@pytest.mark.parametrize('path', [p for p in TREES if room_of(module_of(p)) in NUMERICS], ids=str)
+@pytest.mark.parametrize('path', [p for p in PATHS if room_of(module_of(p)) in NUMERICS], ids=str)
 def test_numerics_see_no_files(path):
-    tree = TREES[path]
+    tree = tree_of(path)
     roots = {name.partition('.')[0] for name in imported(ast.walk(tree))}
     assert not roots & set(FILES)
     calls = {n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
     assert 'open' not in calls
 
 
-@pytest.mark.parametrize('path', [p for p in TREES if module_of(p) in QUICK], ids=str)
+@pytest.mark.parametrize('path', [p for p in PATHS if module_of(p) in QUICK], ids=str)
 def test_command_line_imports_only_what_is_light(path):
-    for name in imported(TREES[path].body):
+    for name in imported(tree_of(path).body):
         root, _, rest = name.partition('.')
         if root == 'bids_qsm':
             assert rest in {*QUICK, ''}, f'{path} imports {name} at once'
@@ -125,8 +129,9 @@ def test_command_line_imports_only_what_is_light(path):
 
 def test_templateflow_is_imported_lazily():
     """Importing it fails where HOME cannot be written and the cache is empty."""
-    for path, tree in TREES.items():
-        assert not any(name.startswith('templateflow') for name in imported(tree.body)), path
+    for path in PATHS:
+        names = imported(tree_of(path).body)
+        assert not any(name.startswith('templateflow') for name in names), path
 
 
 def test_every_room_is_installed():
@@ -136,5 +141,5 @@ def test_every_room_is_installed():
     config = configparser.ConfigParser()
     config.read(setup)
     listed = set(config['options']['packages'].split())
-    rooms = {'.'.join(('bids_qsm', *path.parent.parts)) for path in TREES if path.name == '__init__.py'}
+    rooms = {'.'.join(('bids_qsm', *path.parent.parts)) for path in PATHS if path.name == '__init__.py'}
     assert rooms == listed
