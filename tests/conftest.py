@@ -1,10 +1,16 @@
 """Fixtures for all rooms."""
 
+import gc
+import os
 from pathlib import Path
 
 import pytest
 
-from tests.skeletons import write_dataset
+for name in ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS'):
+    # as in the steps of a run; each worker of the tests has a CPU, where threads of BLAS wait for one another
+    os.environ.setdefault(name, '1')
+
+from tests.skeletons import write_dataset  # noqa: E402 - it imports NumPy
 
 LONG = ('test_threads.py', 'test_faults.py', 'test_fuzz.py')
 """Files that take longest, of those that may run before all kernels are compiled."""
@@ -13,6 +19,11 @@ LONG = ('test_threads.py', 'test_faults.py', 'test_fuzz.py')
 def pytest_collection_modifyitems(items):
     """Start the longest files first, so that none of them runs alone at the end."""
     items.sort(key=lambda item: item.path.name not in LONG)
+
+
+def pytest_collection_finish():
+    """What is imported stays, so that the garbage collector need not look through it time and again."""
+    gc.freeze()
 
 
 @pytest.fixture(scope='session')
