@@ -18,13 +18,19 @@ RUN pip install --no-cache-dir --no-compile --no-deps --no-build-isolation /src 
 RUN python3 -m bids_qsm.execution.numba_cache
 ARG TEMPLATES=
 RUN mkdir -p $TEMPLATEFLOW_HOME $NILEARN_DATA && { [ -z "$TEMPLATES" ] || bids_qsm fetch $TEMPLATES; } \
-    && pip uninstall --yes setuptools pip && chmod -R a+rX,go-w /opt/bids_qsm
+    && pip uninstall --yes setuptools pip
+# an SBOM of the Python packages, by a tool that does not go into the image
+RUN python3 -m venv /opt/sbom \
+    && /opt/sbom/bin/pip install --no-cache-dir cyclonedx-bom==7.5.0 \
+    && /opt/sbom/bin/cyclonedx-py environment /opt/bids_qsm/bin/python --output-reproducible -o /opt/bids_qsm/share/bids_qsm/sbom.json \
+    && chmod -R a+rX,go-w /opt/bids_qsm
 
 FROM ${BASE}
+ARG BASE
 # Numba's threads; without it they may not be used from two places at once
 RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/bids_qsm /opt/bids_qsm
-ARG VERSION=0.1.0
+ARG VERSION=1.0.0
 ARG REVISION=unknown
 ARG CREATED=unknown
 LABEL org.opencontainers.image.title="bids_qsm" \
@@ -32,7 +38,8 @@ LABEL org.opencontainers.image.title="bids_qsm" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
-      org.opencontainers.image.created="${CREATED}"
+      org.opencontainers.image.created="${CREATED}" \
+      org.opencontainers.image.base.name="${BASE}"
 ENV PATH=/opt/bids_qsm/bin:$PATH TEMPLATEFLOW_HOME=/opt/bids_qsm/share/bids_qsm/templateflow \
     NILEARN_DATA=/opt/bids_qsm/share/bids_qsm/nilearn BIDS_QSM_IMAGE=bids_qsm:${VERSION}
 # no name and no home are needed: -u "$(id -u):$(id -g)" makes the output yours

@@ -15,6 +15,7 @@ from bids_qsm.applications import applications
 from bids_qsm.cohort import tables as cohort
 from bids_qsm.derivatives.files import atomic_write, write_json
 from bids_qsm.errors import UserError
+from bids_qsm.execution.run_log import made_by
 from bids_qsm.group.collect import collect_application, collect_tables, read_tables, save_table
 from bids_qsm.group.harmonise import find_harmonised
 from bids_qsm.group.patterns import find_patterns
@@ -78,6 +79,7 @@ def run_group(options: 'Options') -> int:
     events = {app.key(one): (app, one) for app in applications() for one in app.tables_of_events}
     found = {key: collect_application(*pair, tables[key], notes) for key, pair in events.items()}
     del tables  # of thousands of participants, as large as what was gathered
+    notes['tables'] += mixed_versions(out)
     asked = {name: getattr(options, name) for name in _ASKED} | _named_columns(options, long)
     asked['controls'] = options.controls or find_controls(long)
     asked['site'] = options.harmonise or _site_column(long)
@@ -139,6 +141,19 @@ def _classify(
     notes |= said
     atomic_write(file, lambda path: path.write_text(methods_text(text), encoding='utf-8'))
     return text
+
+
+def mixed_versions(out: Path) -> list[str]:
+    """A warning where series were made by different versions, whose numbers may differ."""
+    found = made_by(out / 'logs')
+    if len(found) < 2:
+        return []
+    of_each = ', '.join(
+        f'{len(names)} series by {one} (as {names[0]})' for one, names in sorted(found.items())
+    )
+    return [
+        f'Versions of bids_qsm differ, and so may numbers: {of_each}. Run all participants with one version.'
+    ]
 
 
 def find_controls(long: pd.DataFrame) -> str | None:

@@ -14,7 +14,7 @@ from bids_qsm.app.options import read_toml
 from bids_qsm.applications import application
 from bids_qsm.errors import UserError
 from bids_qsm.group import analyse as group
-from bids_qsm.group.analyse import FILES, find_controls, run_group
+from bids_qsm.group.analyse import FILES, find_controls, mixed_versions, run_group
 from bids_qsm.group.collect import collect_application, collect_tables, read_tables
 from bids_qsm.group.map_stack import find_maps
 from tests.cohorts import options, table, write_cohort
@@ -131,6 +131,16 @@ def test_what_an_earlier_run_left_is_removed(ran):
 @pytest.fixture
 def small(tmp_path):
     return write_cohort(tmp_path, n=6, repeated=1, lesions=False, candidates=False)
+
+
+def test_results_of_several_versions_are_warned_of(tmp_path):
+    assert mixed_versions(tmp_path) == []
+    runs = [{'id': 'a', 'version': '1.0.0'}, {'id': 'b', 'version': '1.1.0'}]
+    series = {f'sub-{i}': {'state': 'done', 'run': run} for i, run in enumerate('aab')}
+    (tmp_path / 'logs').mkdir()
+    (tmp_path / 'logs' / 'run.json').write_text(json.dumps({'runs': runs, 'series': series, 'subjects': {}}))
+    (said,) = mixed_versions(tmp_path)
+    assert '2 series by 1.0.0 (as sub-0), 1 series by 1.1.0 (as sub-2)' in said
 
 
 def test_sessions_and_scans_are_joined(small):
