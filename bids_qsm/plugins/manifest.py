@@ -28,8 +28,15 @@ STEPS = {
     'onestep': ('field', 'mask', 'noise', 'magnitude', 'r2star'),
     'background': ('field', 'mask', 'noise', 'r2star'),
     'mask': ('magnitude', 'quality'),
+    'separation': ('chi', 'field', 'mask', 'r2prime', 'r2star', 'magnitude'),
 }
-"""Step -> images that its network may take: the local field for 'inversion', else the total one."""
+"""Step -> images that its network may take: the local field for 'inversion' and 'separation', else the total
+one."""
+SOURCES = ('paramagnetic', 'diamagnetic')
+"""Channels that a network of the step 'separation' gives, in this order."""
+RELAXATION = ('r2prime', 'r2star')
+RANGED = ('field', 'chi', *RELAXATION)
+"""Images whose values in the training a manifest may state."""
 OF_LOOP = ('x', 'gradient')
 """What unrolled networks may take beside these: susceptibility, and the gradient of the fidelity."""
 OF_GRID = ('b0', 'dipole')
@@ -37,6 +44,8 @@ FIELD_UNITS = ('ppm', 'Hz', 'rad')
 UNITS = {
     'field': FIELD_UNITS,
     'noise': FIELD_UNITS,
+    'chi': ('ppm', 'ppb'),
+    'r2prime': ('1/s',),
     'r2star': ('1/s',),
     'x': ('ppm', 'ppb'),
     'gradient': ('ppm',),
@@ -46,6 +55,7 @@ OUTPUT_UNITS = {
     'onestep': ('ppm', 'ppb'),
     'background': FIELD_UNITS,
     'mask': ('probability',),
+    'separation': ('ppm', 'ppb'),
 }
 LARGEST_MANIFEST = 2**18
 LARGEST_MODEL = 2**29
@@ -69,7 +79,8 @@ class Channel:
     """One channel of an input: which image, in which unit, how normalised.
 
     ``normalise`` is a `Scale`, 'volume' (mean and standard deviation within the mask of this image) or 'p99'
-    (divided by its 99th percentile). ``echo_time`` (s) is that of a field in rad.
+    (divided by its 99th percentile). ``echo_time`` (s) is that of a field in rad, which may be ``wrapped`` to
+    one turn.
     """
 
     data: str
@@ -77,25 +88,33 @@ class Channel:
     sign: int = 1
     echo_time: float = math.nan
     normalise: Scale | str = Scale()
+    wrapped: bool = False
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """An input of the network, or its output."""
+    """An input of the network."""
 
     name: str
     channels: tuple[Channel, ...] = ()
 
 
 @dataclass(frozen=True)
-class Output:
-    """The output of the network: scale * value + mean, in ``unit``; of masks, above ``threshold``."""
+class Result:
+    """One channel of the output: scale * value + mean, in ``unit``, with ``sign``."""
 
-    name: str
     unit: str
     sign: int = 1
     echo_time: float = math.nan
     scale: Scale | str = Scale()
+
+
+@dataclass(frozen=True)
+class Output:
+    """The output of the network: one channel, or those of `SOURCES`; of masks, above ``threshold``."""
+
+    name: str
+    channels: tuple[Result, ...] = ()
     threshold: float = 0.5
 
 
@@ -130,8 +149,9 @@ class Training:
     field_strength: tuple[float, float] | None = None
     voxel_size: tuple[float, float] | None = None
     b0_angle: tuple[float, float] | None = None
-    field: tuple[float, float] | None = None
     residual: float | None = None
+    values: tuple[tuple[str, tuple[float, float]], ...] = ()
+    """Name of an image (`RANGED`), and the range of its values in the unit of its channel."""
 
 
 @dataclass(frozen=True)
@@ -285,6 +305,11 @@ def _manifest(folder: Path, r: Reader) -> Manifest:
     unrolled = _unrolled(r.inner('unrolled', needed=False), step)
     inputs = _inputs(r, step, unrolled is not None)
     output = _output(r.inner('output'), step)
+    for one in output.channels:
+        if one.scale == 'as field' and not any(
+            c.data == 'field' and c.normalise == 'volume' for tensor in inputs for c in tensor.channels
+        ):
+            r.fault('output.scale is "as field", but no "field" has "normalise": "volume"; give mean and sd.')
     axes = r.take(
         'axes',
         'XYZ',
@@ -300,7 +325,7 @@ def _manifest(folder: Path, r: Reader) -> Manifest:
         lambda v: is_within(v, 4, 1e6),
         'bytes that the network holds per voxel of a tile',
     )
-    training = _training(r.inner('training'))
+    training = _training(r.inner('training'), step)
     golden = _golden(r.inner('golden'))
     r.end()
     found = Manifest(
@@ -332,14 +357,15 @@ def _disagreements(one: Manifest):
         if (one.b0 == policy) != (name in data):
             there = '' if name in data else 'not '
             yield f'b0 is {one.b0!r}, but {name!r} is {there}an input; "{policy}" goes with it.'
-    if one.step != 'mask' and 'field' not in data and one.unrolled is None:
+    if one.step == 'separation':
+        if not {'chi', 'field'} & {*data}:
+            yield 'inputs have no channel with "data": "chi" or "field", which is taken apart; add one.'
+        if not {*RELAXATION} & {*data}:
+            yield f'inputs have no channel with "data": {" or ".join(RELAXATION)}, which tells sources apart.'
+    elif one.step != 'mask' and 'field' not in data and one.unrolled is None:
         yield f'inputs have no channel with "data": "field", from which the step {one.step} starts; add it.'
     if one.unrolled is not None and 'x' not in data:
         yield 'inputs have no channel with "data": "x", which an unrolled network improves; add it.'
-    if one.output.scale == 'as field' and not any(
-        c.data == 'field' and c.normalise == 'volume' for c in one.channels
-    ):
-        yield 'output.scale is "as field", but no "field" has "normalise": "volume"; give mean and sd.'
     known = {name for name, _ in one.golden.data}
     needed = {name for name in data if name not in ('mask', *OF_GRID)}
     missing = needed - known
@@ -401,8 +427,16 @@ def _channel(r: Reader, step: str, is_unrolled: bool) -> Channel:
     sign, echo_time = _sign_and_time(r, unit)
     constant = data in (*OF_LOOP, *OF_GRID, 'mask')
     normalise = _scale(r, 'normalise', () if constant else ('volume', 'p99'))
+    may_wrap = data == 'field' and unit == 'rad' and step in ('onestep', 'background')
+    wrapped = r.take(
+        'wrapped',
+        False,
+        lambda v: isinstance(v, bool) and (may_wrap or not v),
+        'true or false, and true only of a total field in rad',
+        needed=False,
+    )
     r.end()
-    return Channel(data, unit, sign, echo_time, normalise)
+    return Channel(data, unit, sign, echo_time, normalise, wrapped)
 
 
 def _sign_and_time(r: Reader, unit: str):
@@ -432,11 +466,9 @@ def _scale(r: Reader, key: str, words: tuple[str, ...]) -> Scale | str:
 
 def _output(r: Reader | None, step: str) -> Output:
     if r is None:
-        return Output('', '')
+        return Output('')
     name = r.take('tensor', '', is_text(100), 'the name of the output of the model')
-    unit = r.take('unit', OUTPUT_UNITS[step][0], is_one_of(OUTPUT_UNITS[step]), listed(OUTPUT_UNITS[step]))
-    sign, echo_time = _sign_and_time(r, unit)
-    scale = _scale(r, 'scale', () if step == 'mask' else ('as field',))
+    channels = _sources(r) if step == 'separation' else (_result(r, step),)
     threshold = r.take(
         'threshold',
         0.5,
@@ -445,7 +477,31 @@ def _output(r: Reader | None, step: str) -> Output:
         needed=False,
     )
     r.end()
-    return Output(name, unit, sign, echo_time, scale, float(threshold))
+    return Output(name, channels, float(threshold))
+
+
+def _result(r: Reader, step: str) -> Result:
+    units = OUTPUT_UNITS[step]
+    unit = r.take('unit', units[0], is_one_of(units), listed(units))
+    sign, echo_time = _sign_and_time(r, unit)
+    return Result(unit, sign, echo_time, _scale(r, 'scale', () if step == 'mask' else ('as field',)))
+
+
+def _sources(r: Reader) -> tuple[Result, ...]:
+    """Channels of a separation, each an object that names its source."""
+    count, channels = len(SOURCES), []
+    entries = r.take(
+        'channels',
+        [],
+        lambda v: isinstance(v, list) and len(v) == count,
+        f'a list of {count} channels, {" and ".join(SOURCES)}',
+    )
+    for source, content in zip(SOURCES, entries, strict=False):
+        one = r.within(content, f'channels[{len(channels)}]')
+        one.take('data', source, is_one_of([source]), f'"{source}", as sources stand in this order')
+        channels.append(_result(one, 'separation'))
+        one.end()
+    return tuple(channels) or (Result(''),) * count
 
 
 def _voxel_size(r: Reader | None):
@@ -501,15 +557,16 @@ def _unrolled(r: Reader | None, step: str) -> Unrolled | None:
     return found
 
 
-def _training(r: Reader | None) -> Training:
+def _training(r: Reader | None, step: str) -> Training:
     if r is None:
         return Training()
     keys = {
         'field_strength': 'field strengths (T)',
         'voxel_size': 'voxel sizes (mm)',
         'b0_angle': 'angles (degrees) of B0 to the third axis',
-        'field': 'values of the field in the unit of its channel',
     }
+    named = [name for name in RANGED if name in STEPS[step]]
+    keys |= {name: f'values of {name} in the unit of its channel' for name in named}
     ranges = {
         key: r.take(
             key,
@@ -533,8 +590,8 @@ def _training(r: Reader | None) -> Training:
         field_strength=pairs['field_strength'],
         voxel_size=pairs['voxel_size'],
         b0_angle=pairs['b0_angle'],
-        field=pairs['field'],
         residual=residual,
+        values=tuple((name, pair) for name in named if (pair := pairs[name]) is not None),
     )
 
 

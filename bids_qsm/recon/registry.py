@@ -3,7 +3,7 @@
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from bids_qsm.errors import UserError
@@ -30,6 +30,10 @@ class Need:
     anat: float = 0
     run: float = 0
     cubes: float = 0
+
+    def __add__(self, other: 'Need') -> 'Need':
+        """What both hold at a time."""
+        return Need(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
 @dataclass(frozen=True)
