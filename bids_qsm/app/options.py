@@ -473,7 +473,7 @@ class Options:
             if kind_of(f) == NAMED_PATHS:
                 words += [flag, *(f'{name}={path.name}' for name, path in value)]
             elif kind_of(f) == METHODS:
-                words += [f'--{method}' for method in value]
+                words += [f'--{method.label}' for method in value]
             elif isinstance(value, tuple):
                 words += [flag, *value]
             else:

@@ -149,7 +149,8 @@ def _by_plugin(
 ) -> tuple:
     """What `measure` gives where a network separates: its sources, and classical ones beside them."""
     mask = data['mask']
-    outcome = plugin.apply({name: data[name] for name in needs(plugin)}, 'cpu')
+    taken = {name: data[name] for name in (*needs(plugin), 'field_strength')}
+    outcome = plugin.apply(taken, 'cpu')
     (para, dia), flags = of_right_sign(outcome.values, mask)
     flags = [*outcome.record['Flags'], *flags]
     if 'r2prime' in needs(plugin) and not data['reversible']:
