@@ -15,7 +15,7 @@ from bids_qsm.applications import applications
 from bids_qsm.cohort import tables as cohort
 from bids_qsm.derivatives.files import atomic_write, write_json
 from bids_qsm.errors import UserError
-from bids_qsm.group.collect import collect_application, collect_tables, read_tables, save_table
+from bids_qsm.group.collect import collect_application, collect_tables, find_tables, save_table
 from bids_qsm.group.harmonise import find_harmonised
 from bids_qsm.group.patterns import find_patterns
 from bids_qsm.group.stages import find_stages
@@ -71,13 +71,12 @@ def run_group(options: 'Options') -> int:
         raise UserError(
             '--voxelwise tests a model in each voxel; give it by --model, as "chi ~ group + age".'
         )
-    tables = read_tables(out, subjects=options.participant_label, sessions=options.session_label)
+    tables = find_tables(out, subjects=options.participant_label, sessions=options.session_label)
     long, said = collect_tables(tables, out, options.bids_dir)
     _check_statistic(long, options.statistic)
     notes = defaultdict(list, said)
     events = {app.key(one): (app, one) for app in applications() for one in app.tables_of_events}
     found = {key: collect_application(*pair, tables[key], notes) for key, pair in events.items()}
-    del tables  # of thousands of participants, as large as what was gathered
     asked = {name: getattr(options, name) for name in _ASKED} | _named_columns(options, long)
     asked['controls'] = options.controls or find_controls(long)
     asked['site'] = options.harmonise or _site_column(long)
