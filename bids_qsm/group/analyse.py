@@ -1,5 +1,7 @@
 """The group level: statistics, images of the cohort, and the report."""
 
+import contextlib
+import ctypes
 import shlex
 import sys
 from collections import defaultdict
@@ -56,6 +58,8 @@ tables of its suffix in its folder and below.
 """
 METHODS = 'group/classification_methods.txt'
 """Methods and results of the classification, in the order of TRIPOD+AI."""
+M_MMAP_THRESHOLD, LARGE = -3, 2**18
+"""Parameter of mallopt(3), and bytes from which an array has pages of its own."""
 _ASKED: tuple[str, ...] = ('model', 'correlate', 'controls', 'statistic', 'relative_to', 'voxelwise')
 _ASKED += ('smoothing_mm', 'study_template', 'classify', 'units', 'norms', 'patterns', 'stages', 'harmonise')
 
@@ -71,6 +75,7 @@ def run_group(options: 'Options') -> int:
         raise UserError(
             '--voxelwise tests a model in each voxel; give it by --model, as "chi ~ group + age".'
         )
+    _return_memory()
     tables = find_tables(out, subjects=options.participant_label, sessions=options.session_label)
     long, said = collect_tables(tables, out, options.bids_dir)
     _check_statistic(long, options.statistic)
@@ -110,6 +115,12 @@ def run_group(options: 'Options') -> int:
         print(f'Cohort table:  {out / path}')
     print(f'Cohort report: {page}')
     return 0
+
+
+def _return_memory():
+    """Let the allocator give back what large arrays held, which it keeps by default; of glibc alone."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)
 
 
 def _classify(
