@@ -18,7 +18,8 @@ SLOPES = (0.8, 1.25)
 WRONG_SIGN = 0.005
 """How far (ppm) a source may lie on the wrong side of zero without counting."""
 LARGEST_MISFIT = 40.0
-"""Part of susceptibility (%) that the sum of both sources may miss without a warning."""
+"""Part of susceptibility (%) that the sum of both sources may miss without a warning: twice as much as the
+worst of our own methods misses on blocks."""
 WHOLE = 'whole mask'
 
 

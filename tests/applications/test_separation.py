@@ -95,6 +95,10 @@ def test_a_plugin_separates_beside_the_default_method(maps, tmp_path, here):  # 
     table = found['table'].set_index(['region', 'map'])
     assert table.loc[('Putamen', 'chi_para'), 'mean'] == pytest.approx(0.1, abs=0.005)
     assert posterior['comparison'] is None
+    (figure,) = [one for one in APPLICATION.figures if one.name == 'diamagneticdeparture']
+    assert figure.table == 'comparison'
+    taken = (found['comparison'], *(found[name] for name in figure.takes[:2]), maps['mask'], np.eye(4))
+    assert figure.draw(*taken).startswith(b'\x89PNG')
 
 
 def test_a_plugin_whose_sources_cannot_be_is_flagged(maps, tmp_path, here):  # noqa: ARG001, F811
