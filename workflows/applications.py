@@ -14,7 +14,8 @@ from bids_qsm.applications.contract import BACKGROUNDS, Application, Variant
 from bids_qsm.biomarkers.consensus.processing import AS_GIVEN
 from bids_qsm.derivatives.products import PRODUCTS, is_one_step, products_of
 from bids_qsm.interfaces.measure import FILES, Measure, outputs_of
-from bids_qsm.plugins.methods import find_method
+from bids_qsm.plugins import is_plugin
+from bids_qsm.plugins.methods import find_method, plugin_files
 from bids_qsm.recon.inversion import INVERSION
 from bids_qsm.recon.registry import facts
 from bids_qsm.workflows import engine as pe
@@ -260,6 +261,9 @@ def application_node(
     )
     if run.bold is not None:
         node.inputs.run = run.bold.paths
+    named = [value for _, value in run.use.params if isinstance(value, str) and is_plugin(value)]
+    if named:
+        node.inputs.plugin_files = [path for name in named for path in plugin_files(name)]
     return node
 
 

@@ -42,7 +42,15 @@ class Method:
     @property
     def label(self) -> str:
         """As records name it: files and folders without where they lie."""
-        return f'{PREFIX}{Path(self.name).name}' if self.is_plugin else str(self)
+        if self.is_plugin:
+            return f'{PREFIX}{Path(self.name).name}'
+        short = {key: f'{PREFIX}{Path(str(self.as_dict[key])).name}' for key in self.plugins}
+        return str(Method(self.name, tuple({**self.as_dict, **short}.items())))
+
+    @property
+    def plugins(self) -> dict[str, str]:
+        """Parameter -> plug-in that it names."""
+        return {key: value for key, value in self.params if isinstance(value, str) and is_plugin(value)}
 
     def __str__(self):
         if not self.params:
@@ -59,10 +67,7 @@ class Method:
 
         name, _, rest = text.strip().partition(':')
         if f'{name}:' == PREFIX:
-            if not rest:
-                raise UserError(f'{step} {text}: name the folder of the plug-in, as {PREFIX}/plugins/mynet.')
-            # nodes run in folders of their own
-            return cls(f'{PREFIX}{expanded(rest, step)}')
+            return cls(_plugin(text.strip(), step))
         if name not in registry:
             raise UserError(f'{step}: there is no method {name!r}; known are: {", ".join(registry)}.')
         words = {}
@@ -109,6 +114,14 @@ def applications() -> dict[str, Callable]:
     return {name: application(name).measure for name in modules()}
 
 
+def _plugin(text: str, where: str) -> str:
+    """The name of a plug-in with its whole path, as nodes run in folders of their own."""
+    folder = text.removeprefix(PREFIX)
+    if not folder:
+        raise UserError(f'{where} {text}: name the folder of the plug-in, as {PREFIX}/plugins/mynet.')
+    return f'{PREFIX}{expanded(folder, where)}'
+
+
 def _unrefined():
     """Leave the regions where registration of the whole head put them."""
 
@@ -151,7 +164,7 @@ def _read(text: str, default: object, where: str):
                 return kind(text)
             except ValueError:
                 continue
-    return text
+    return _plugin(text, where) if is_plugin(text) else text
 
 
 def _format(value: object):

@@ -388,9 +388,8 @@ class Options:
             if getattr(self, f.name) is not None:
                 _check(f, getattr(self, f.name))
         if self.level == 'participant':
-            for step in STEPS:
-                if getattr(self, step).is_plugin:
-                    _check_plugin(step, getattr(self, step))
+            for option, name in self.plugins.items():
+                _check_plugin(option, name)
         if self.no_registration and self.mask.name == 'hdbet':
             raise UserError(
                 '--mask hdbet finds the brain of the anatomical image, which --no-registration does without; '
@@ -400,6 +399,14 @@ class Options:
             raise UserError(
                 f'--omp-nthreads is {self.omp_nthreads}, more than --nprocs ({self.nprocs}); lower it.'
             )
+
+    @property
+    def plugins(self) -> dict[str, str]:
+        """Option, such as 'inversion' or 'separation:method' -> plug-in that it names."""
+        steps = {step: getattr(self, step) for step in STEPS}
+        found = {step: method.name for step, method in steps.items() if method.is_plugin}
+        of_applications = ((one.name, *pair) for one in self.applications for pair in one.plugins.items())
+        return found | {f'{name}:{key}': value for name, key, value in of_applications}
 
     def _set(self, name: str, value: object):
         object.__setattr__(self, name, value)
@@ -466,7 +473,7 @@ class Options:
             if kind_of(f) == NAMED_PATHS:
                 words += [flag, *(f'{name}={path.name}' for name, path in value)]
             elif kind_of(f) == METHODS:
-                words += [f'--{method}' for method in value]
+                words += [f'--{method.label}' for method in value]
             elif isinstance(value, tuple):
                 words += [flag, *value]
             else:
@@ -566,11 +573,11 @@ def _check(f: Field, value: object):
         raise UserError(f'{flag} {error}') from None
 
 
-def _check_plugin(step: str, method: Method):
+def _check_plugin(option: str, name: str):
     # imports the numerics, which plug-ins alone need here
     from bids_qsm.plugins.methods import check_step
 
-    check_step(step, method.name)
+    check_step(option, name)
 
 
 def _mask_file(text: str) -> Method:

@@ -18,7 +18,8 @@ from nipype.pipeline.engine import Workflow
 
 import bids_qsm
 from bids_qsm.anatomy.hdbet import require_hdbet
-from bids_qsm.app.options import STEPS, Options, flag_of
+from bids_qsm.app.methods import Method
+from bids_qsm.app.options import Options
 from bids_qsm.applications import applications
 from bids_qsm.derivatives.files import (
     atomic_write,
@@ -114,11 +115,11 @@ def run_participant(options: Options, plan: Plan) -> int:
 def _require_plugins(options: Options):
     """Raise UserError where a plug-in cannot be run here, or gives another than its golden output."""
     machine = Machine(options.device, most_gb=options.mem_gb)
-    for step in STEPS:
-        method = getattr(options, step)
-        if method.is_plugin:
-            require_onnx(f'{flag_of(step)} {method.label}', machine)
-            require_sound(find_method({}, method.name).manifest, machine)
+    for option, name in options.plugins.items():
+        # applications compute on the CPU
+        own = replace(machine, device='cpu') if ':' in option else machine
+        require_onnx(f'--{option} {Method(name).label}', own)
+        require_sound(find_method({}, name).manifest, own)
 
 
 def _run(options: Options, plan: Plan, subjects: list[str], rejected: dict[str, list[dict]]):

@@ -12,7 +12,6 @@ from bids_qsm.biomarkers.positions import (
     align,
     check_session,
     distinct,
-    is_within,
     on_first,
     position_table,
     positions_of,
@@ -26,7 +25,7 @@ from bids_qsm.plotting.orientation_charts import plot_coverage, plot_singles
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.orientations.conditioning import GOOD, Conditioning, conditioning
 from bids_qsm.recon.orientations.cosmos import Determined, cosmos, determined
-from bids_qsm.recon.registry import Need
+from bids_qsm.recon.registry import Need, is_within
 
 POSITIONS = (
     Column('position', 'Series.'),

@@ -15,9 +15,14 @@ from bids_qsm.biomarkers.separation.posterior import Separated
 from bids_qsm.biomarkers.separation.sources import Sources
 from bids_qsm.biomarkers.separation.tissues import zones
 from bids_qsm.errors import UserError
+from bids_qsm.plotting.maps import Look, plot_map
+from bids_qsm.plugins import is_plugin
+from bids_qsm.plugins.compare import compare_sources, of_right_sign
+from bids_qsm.plugins.manifest import SOURCES
+from bids_qsm.plugins.methods import PluginMethod, find_method
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.noise import noise_level
-from bids_qsm.recon.registry import call, facts, needs, parameters
+from bids_qsm.recon.registry import call, facts, is_within, needs, parameters
 
 CHI_ERROR, RATE_ERROR = 0.004, 0.7
 """Least errors of susceptibility (ppm) and of rates (1/s): those of inversion and fit are smooth, so that the
@@ -33,6 +38,8 @@ RELAXIVITIES = 10, 2000
 PORTS = {'field': 'localfield', 'magnitude': 'magnitude', 'echoes': 'echoes', 'echo_times': 'echo_times'}
 """Data of methods -> arguments of `measure` that only some of them take."""
 
+CLASSICAL = 'posterior'
+"""Method whose sources are shown beside those of a plug-in: the default."""
 FIBRE_PORTS = tuple(query.name for query in FIBRES)
 
 
@@ -57,17 +64,17 @@ def measure(
     echo_times: list | None,
     field_strength: float,
     *,
-    method: str = 'posterior',
+    method: str = CLASSICAL,
     relaxivity: float | None = None,
     frame: str = AUTO,
 ):
-    """Separate sources by a method of `bids_qsm.biomarkers.separation.methods`.
+    """Separate sources by a method of `bids_qsm.biomarkers.separation.methods`, or by a plug-in.
 
     ``relaxivity`` (1/s/ppm, at 3 T) replaces that which the method assumes; ``frame`` is that of the
     directions of fibres, 'auto' where their file tells it, 'ignore' to leave fibres out.
     """
-    function = SEPARATION[method]
-    asked = needs(function)
+    function = find_method(SEPARATION, method)
+    asked = _asked(function)
     there = mask & (r2star > 0)
     if r2prime_r2prime is not None and ('rate' in asked or 'r2prime' in asked):
         there &= r2prime_r2prime != 0
@@ -100,6 +107,7 @@ def measure(
         'reversible': is_measured,
         'smooth_error': SMOOTH_ERROR,
         'scale': field_strength / 3,
+        'field_strength': field_strength,
         'grid': grid,
         'cosine': None,
         'fa': None,
@@ -110,11 +118,13 @@ def measure(
         fibres, said = fibres_on(fa, directions, grid, affine, frame, dwi=dwi, required=required)
     if fibres is not None:
         data |= {'cosine': fibres.squared_cosine(b0_in_world(grid, affine)), 'fa': fibres.fa}
-    found = call(function, data, {} if relaxivity is None else {'relaxivity': relaxivity})
-    table = _table(found, there, dseg, labels)
     stated = {'method': method, 'relaxation': _relaxation(function, r2prime_table)}
     if said:
         stated['fibres'] = said
+    if isinstance(function, PluginMethod):
+        return _by_plugin(function, data, dseg, labels, stated)
+    found = call(function, data, {} if relaxivity is None else {'relaxivity': relaxivity})
+    table = _table(found, there, dseg, labels)
     total = found.para + found.dia
     if isinstance(found, Sources):
         source = 'stated by the user' if relaxivity is not None else f'assumed by the method {method}'
@@ -122,10 +132,49 @@ def measure(
             constant = {'value': float(f'{value:.4g}'), 'units': '1/s/ppm', 'source': source}
             stated[f'relaxivity_{name}'] = constant
         stated['zero_of_susceptibility'] = {'value': 0.0, 'units': 'ppm', 'source': 'that of the map'}
-        return found.para, found.dia, total, None, None, found.fits, table, stated
+        return found.para, found.dia, total, None, None, found.fits, None, None, table, None, stated
     stated |= _calibrated(found, field_strength)
     maps = (found.para, found.dia, total, found.para_sd, found.dia_sd, found.fits)
-    return *maps, table, stated
+    return *maps, None, None, table, None, stated
+
+
+def _asked(function: Callable) -> list[str]:
+    """Data that a method takes; with a plug-in, those of the classical one beside it too."""
+    beside = needs(SEPARATION[CLASSICAL]) if isinstance(function, PluginMethod) else []
+    return list(dict.fromkeys([*needs(function), *beside]))
+
+
+def _by_plugin(
+    plugin: PluginMethod, data: Mapping, dseg: np.ndarray, labels: pd.DataFrame, stated: Mapping
+) -> tuple:
+    """What `measure` gives where a network separates: its sources, and classical ones beside them."""
+    mask = data['mask']
+    taken = {name: data[name] for name in (*needs(plugin), 'field_strength')}
+    outcome = plugin.apply(taken, 'cpu')
+    (para, dia), flags = of_right_sign(outcome.values, mask)
+    flags = [*outcome.record['Flags'], *flags]
+    if 'r2prime' in needs(plugin) and not data['reversible']:
+        flags.append("It takes R2', which was not measured: it got R2* less an assumed R2.")
+    usual = call(SEPARATION[CLASSICAL], data, {})
+    table, more = compare_sources(
+        np.stack([para, dia]), np.stack([usual.para, usual.dia]), data['chi'], mask, dseg, labels
+    )
+    flags += more
+    table['warning'] = pd.Series([' '.join(flags) or None], dtype=object).reindex(table.index)
+    unknown = np.full(mask.shape, np.nan, np.float32)
+    found = Sources(para, dia, mask, unknown, unknown, (np.nan, np.nan))
+    record = {f'Plugin{key}': value for key, value in {**outcome.record, 'Flags': flags}.items()}
+    stated = {**stated, 'method': plugin.manifest.title, **record}
+    maps = (para, dia, para + dia, None, None, mask, usual.para, usual.dia)
+    return *maps, _table(found, mask, dseg, labels), table, stated
+
+
+def plot_departure(
+    _: pd.DataFrame, own: np.ndarray, classical: np.ndarray, mask: np.ndarray, affine: np.ndarray
+) -> bytes:
+    """Sources of a plug-in less classical ones (PNG)."""
+    look = Look('Plug-in less classical', 'ppm', 'RdBu_r', (-0.1, 0.1))
+    return plot_map(own - classical, affine, look=look, mask=mask, title='Plug-in less classical')
 
 
 def _noise_of(rate: np.ndarray, sd: np.ndarray | None, there: np.ndarray) -> float:
@@ -188,24 +237,28 @@ def variants(params: Mapping[str, object]):
     UserError
         There is no such method, or the relaxivity cannot be used.
     """
-    name, stated = str(params.get('method', 'posterior')), params.get('relaxivity')
-    if name not in SEPARATION:
-        raise UserError(f'--separation:method is {name!r}; it must be one of: {", ".join(SEPARATION)}.')
-    function = SEPARATION[name]
+    name, stated = str(params.get('method', CLASSICAL)), params.get('relaxivity')
+    if name not in SEPARATION and not is_plugin(name):
+        raise UserError(
+            f'--separation:method is {name!r}; it must be one of: {", ".join(SEPARATION)}, or a plug-in '
+            '(onnx:/plugins/mynet).'
+        )
+    function = find_method(SEPARATION, name)
     frame = params.get('frame', AUTO)
     check_stated(frame, '--separation')
     if stated is not None:
-        if name == 'posterior':
+        if name == CLASSICAL or is_plugin(name):
+            which = 'posterior, which estimates it' if name == CLASSICAL else 'onnx, as a network has none'
             raise UserError(
-                '--separation:relaxivity cannot be stated for the method posterior, which estimates it; '
+                f'--separation:relaxivity cannot be stated for the method {which}; '
                 'leave it out, or choose another method, such as method=closed.'
             )
         low, high = RELAXIVITIES
-        if isinstance(stated, bool) or not (isinstance(stated, int | float) and low <= stated <= high):
+        if not is_within(stated, low, high):
             raise UserError(
                 f'--separation:relaxivity is {stated!r}; it must be from {low} to {high} (1/s/ppm at 3 T).'
             )
-    asked = needs(function)
+    asked = _asked(function)
     taken = tuple(port for one, port in PORTS.items() if one in asked)
     spared = tuple(port for port in PORTS.values() if port not in taken)
     if 'cosine' not in asked or frame == IGNORE:
@@ -217,14 +270,18 @@ def variants(params: Mapping[str, object]):
         )
     about = facts(function)
     text = f'Paramagnetic and diamagnetic sources were separated with {about.prose}'
-    if name != 'posterior':
+    if name != CLASSICAL and not is_plugin(name):
         assumed = parameters(function)['relaxivity'] if stated is None else stated
         text += f', with a relaxivity of {assumed:g} 1/s/ppm at 3 T, proportional to the field strength'
     if 'r2prime' in asked:
         text += "; R2' is that of spin echoes or of a given map, or else R2* less a mean R2 of each tissue"
     if 'cosine' in asked and frame != IGNORE:
         text += '; where diffusion was given, the directions of fibres too'
-    return Variant(f'{text}.', about.memory, needs=taken, spares=spared, one_of=ONE_OF if is_required else ())
+    memory, usual = about.memory, facts(SEPARATION[CLASSICAL])
+    if is_plugin(name):
+        text += f'. For comparison the same was done with {usual.prose}'
+        memory = memory + usual.memory
+    return Variant(f'{text}.', memory, needs=taken, spares=spared, one_of=ONE_OF if is_required else ())
 
 
 def _fact(value: float, sd: float, units: str, source: str):
@@ -273,7 +330,10 @@ APPLICATION = Application(
         'paramagneticsd',
         'diamagneticsd',
         'fits',
+        'paramagneticclassical',
+        'diamagneticclassical',
         'table',
+        'comparison',
         'facts',
     ),
     uses=('r2prime',),
@@ -297,6 +357,8 @@ APPLICATION = Application(
             desc='diamagnetic',
         ),
         Image('fits', 'mask', 'Where two sources of a tissue describe the voxel', desc='separation'),
+        Image('paramagneticclassical', 'Chimap', 'Paramagnetic susceptibility by the default method', 'ppm'),
+        Image('diamagneticclassical', 'Chimap', 'Diamagnetic susceptibility by the default method', 'ppm'),
     ),
     tables=(
         Table(
@@ -316,10 +378,45 @@ APPLICATION = Application(
             caption=CAUTION,
             cohort='tidy',
         ),
+        Table(
+            'comparison',
+            title='Sources of the plug-in and of the default method',
+            columns=(
+                Column('source', 'paramagnetic, diamagnetic, or total: the sum, against susceptibility.'),
+                Column('region', 'Region of both sides, or the whole mask.'),
+                Column('plugin', 'Mean of the plug-in.', 'ppm'),
+                Column('classical', 'Mean of the default method; of the total, of susceptibility.', 'ppm'),
+                Column('difference', 'Plug-in less classical.', 'ppm'),
+                Column('slope', 'Of the plug-in against the other, over the voxels of the whole mask.'),
+                Column('nrmse', 'Difference relative to the other, without means.', '%'),
+                Column('warning', 'What speaks against the plug-in; of the participant, not of the row.'),
+            ),
+            caption='A network is not a measurement: look at both maps and their difference.',
+        ),
     ),
     figures=(
         Figure('paramagnetic', 'Paramagnetic sources', 'Iron and deoxygenated blood. ' + CAUTION),
         Figure('diamagnetic', 'Diamagnetic sources', 'Myelin and calcium: dark where there are many.'),
+        *(
+            figure
+            for source in SOURCES
+            for figure in (
+                Figure(
+                    f'{source}classical',
+                    f'{source.capitalize()} sources by the default method',
+                    'For comparison with those of the plug-in.',
+                ),
+                Figure(
+                    f'{source}departure',
+                    f'{source.capitalize()} sources: plug-in less default method',
+                    'Structures that only one of them shows need a look at susceptibility and relaxation.',
+                    draw=plot_departure,
+                    picture=True,
+                    table='comparison',
+                    takes=(source, f'{source}classical', 'mask', 'affine'),
+                ),
+            )
+        ),
     ),
     fewest_echoes=3,  # of methods that fit the echoes
     variants=variants,

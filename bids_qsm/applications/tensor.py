@@ -14,7 +14,6 @@ from bids_qsm.biomarkers.positions import (
     axes_of,
     check_session,
     distinct,
-    is_within,
     on_first,
     position_table,
     positions_of,
@@ -29,7 +28,7 @@ from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.orientations.conditioning import conditioning
 from bids_qsm.recon.orientations.cosmos import supports
 from bids_qsm.recon.orientations.tensor import ANISOTROPY, invariants, tensor, turned
-from bids_qsm.recon.registry import Need
+from bids_qsm.recon.registry import Need, is_within
 
 FEWEST = 6
 """Positions for the six components of the tensor."""

@@ -266,15 +266,6 @@ def distinct(directions: np.ndarray):
     return len(kept)
 
 
-def is_within(value: object, low: float, high: float) -> bool:
-    """Whether a parameter is a number from ``low`` to ``high``.
-
-    >>> is_within(0, 0, 1), is_within(True, 0, 1), is_within(float('nan'), 0, 1)
-    (True, False, False)
-    """
-    return not isinstance(value, bool) and isinstance(value, int | float) and low <= value <= high
-
-
 def stated_b0(table: pd.DataFrame | None, names: Sequence[str], *, source: str = 'The table of orientations'):
     """Unit vectors of B0 (N, 3) that a table states for the series of a session; None where it states none.
 

@@ -23,7 +23,7 @@ def spell(long: pd.DataFrame):
         ``long``, with other words in its columns.
     notes : list of str
     """
-    spelt, notes = long.copy(), []
+    spelt, notes = long.copy(deep=False), []
     people = long.drop_duplicates(series_columns(long))
     skipped = {*ENTITY_COLUMNS.values(), *MEASURES, 'acq_time', 'filename'}
     for column in (c for c in long if c not in skipped and not pd.api.types.is_numeric_dtype(long[c])):

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import takewhile
 
@@ -65,6 +66,8 @@ DESCRIPTIONS = {
     'atlas': 'Atlas that the regions come from.',
 }
 """Descriptions of the columns of `ENTITY_COLUMNS`."""
+_TOGETHER = 500
+"""Tables that are stacked at a time."""
 _LEAST_COVERAGE = 0.5
 """Least measured share of a region of reference."""
 
@@ -93,6 +96,7 @@ def gather(tables: Iterable[tuple[Mapping[str, str], pd.DataFrame]]) -> pd.DataF
         BIDS entities of the series (``{'sub': '01', 'run': '2'}``) and its table.
     """
     kinds, keys, named_by = defaultdict(list), ['participant_id'], []
+    parts: list[_Part] = []
     for number, (entities, table) in enumerate(tables):
         values = named(entities)
         keys += [column for column in values if column not in keys]
@@ -100,37 +104,60 @@ def gather(tables: Iterable[tuple[Mapping[str, str], pd.DataFrame]]) -> pd.DataF
         twice = [c for c in values if c in table]
         frame = table.drop(columns=twice) if twice else table
         named_by.append(values)
-        kinds[(*frame.columns, *frame.dtypes)].append((number, frame))
+        # tables of one kind are stacked as they are: thousands of them do not become Python objects
+        members = kinds[(*frame.columns, *frame.dtypes)]
+        members.append((number, frame))
+        if len(members) == _TOGETHER:
+            parts.append(_Part.of(members))
+            members.clear()
     if not named_by:
         return pd.DataFrame(columns=['participant_id'])
     order = [c for c in ENTITY_COLUMNS.values() if c in keys]
     order += [c for c in keys if c not in order]
-    first = sorted((members[0][0], kind) for kind, members in kinds.items())
-    # tables of one kind are stacked as they are: thousands of them do not become Python objects
-    parts = [pd.concat([frame for _, frame in kinds[kind]], ignore_index=True) for _, kind in first]
-    at = np.concatenate([_repeated(kinds[kind]) for _, kind in first])
+    parts += [_Part.of(members) for members in kinds.values() if members]
     kinds.clear()
-    own = list(dict.fromkeys(c for part in parts for c in part if c not in order))
+    parts.sort(key=lambda part: part.first)
+    own = list(dict.fromkeys(c for part in parts for c in part.columns if c not in order))
     stated = {c: np.array([values.get(c, np.nan) for values in named_by], object) for c in order}
-    long = pd.DataFrame({c: stated[c][at] for c in order} | {c: _stacked(parts, c) for c in own})
     # rows in the order of the entities, a missing one last; of those alike, in the order of the tables
     texts = [[(pd.isna(v), str(v)) for v in stated[c]] for c in order]
     place = np.empty(len(named_by), int)
     place[sorted(range(len(named_by)), key=lambda i: [column[i] for column in texts])] = range(len(named_by))
-    return long.iloc[np.argsort(place[at], kind='stable')].reset_index(drop=True).infer_objects()
+    at = np.concatenate([part.numbers for part in parts])
+    rows = np.argsort(place[at], kind='stable')
+    at = at[rows]
+    columns = {c: pd.Series(stated[c][at]).infer_objects() for c in order}
+    columns |= {c: _stacked(parts, c, rows) for c in own}
+    return pd.DataFrame(columns, copy=False)
 
 
-def _repeated(members: list[tuple[int, pd.DataFrame]]) -> np.ndarray:
-    """Number of the table of each row."""
-    return np.repeat([number for number, _ in members], [len(frame) for _, frame in members])
+@dataclass
+class _Part:
+    """Tables of one kind, stacked: their columns, the number of the table of each row, and the first one."""
+
+    columns: dict[str, pd.Series]
+    numbers: np.ndarray
+    first: int
+
+    @classmethod
+    def of(cls, members: list[tuple[int, pd.DataFrame]]):
+        numbers = np.repeat([number for number, _ in members], [len(frame) for _, frame in members])
+        whole = pd.concat([frame for _, frame in members], ignore_index=True)
+        # each column by itself, so that it can be let go of
+        return cls({c: whole[c].copy() for c in whole}, numbers, members[0][0])
 
 
-def _stacked(parts: list[pd.DataFrame], column: str) -> pd.Series:
-    """One column of several tables; that of a table without it is missing."""
-    found = [part.get(column, pd.Series(np.nan, part.index, dtype=object)) for part in parts]
+def _stacked(parts: list[_Part], column: str, rows: np.ndarray) -> pd.Series:
+    """Take one column out of all parts, in the order of ``rows``; that of a part without it is missing."""
+    found = [
+        part.columns.pop(column)
+        if column in part.columns
+        else pd.Series(np.nan, range(len(part.numbers)), dtype=object)
+        for part in parts
+    ]
     if len({one.dtype for one in found}) > 1:
         found = [one.astype(object) for one in found]
-    return pd.concat(found, ignore_index=True)
+    return pd.concat(found, ignore_index=True).iloc[rows].reset_index(drop=True).infer_objects()
 
 
 def join_participants(long: pd.DataFrame, participants: pd.DataFrame | None = None):
@@ -170,7 +197,11 @@ def join_participants(long: pd.DataFrame, participants: pd.DataFrame | None = No
     unknown = sorted(set(long['participant_id']) - set(known['participant_id']))
     if unknown:
         notes.append(f'Not in participants.tsv: {", ".join(unknown)}.')
-    joined = long.merge(known, on='participant_id', how='left', validate='many_to_one')
+    place = pd.Index(known['participant_id']).get_indexer(long['participant_id'])
+    joined = long.copy(deep=False)
+    for column in (c for c in known if c != 'participant_id'):
+        values = known[column].reset_index(drop=True)
+        joined[column] = values.reindex(place).set_axis(long.index)
     group = group_column(joined)
     if group and pd.api.types.is_float_dtype(joined[group]):
         # with missing groups whole numbers become floats: write 1.0 as 1, as in the file

@@ -4,18 +4,23 @@ import io
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from bids_qsm.errors import UserError
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 MISSING = ['n/a', '', 'nan', 'NaN']
 LABELS = ('participant_id', 'session_id', 'group', 'arm', 'acq_time', 'filename')
 """Columns of the tables of a dataset that are text, also where they look like numbers."""
 _TOGETHER = 500
 """Tables that are read at once."""
+_ROWS = 100_000
+"""Rows of a table that are turned into Parquet at once."""
 
 
 def read_table(path: str | Path | IO[str], dtype: dict | None = None) -> pd.DataFrame:
@@ -91,21 +96,50 @@ def write_parquet(table: pd.DataFrame, path: Path):
     import pyarrow as pa
     from pyarrow import parquet
 
-    columns = {}
-    for name in table:
-        column = table[name]
-        if not (pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column)):
-            # a column of Parquet has one type
-            column = column.astype(object).where(column.notna() & ~column.isin(MISSING), None)
-            kind = pd.api.types.infer_dtype(column, skipna=True)
-            if kind == 'boolean':
-                column = pa.array(column, pa.bool_(), from_pandas=True)
-            elif kind in ('integer', 'floating', 'mixed-integer-float'):
-                column = pa.array(pd.to_numeric(column), from_pandas=True)
-            else:
-                column = pa.array(column.map(str, na_action='ignore'), pa.string(), from_pandas=True)
-        columns[str(name)] = column if isinstance(column, pa.Array) else pa.array(column, from_pandas=True)
-    parquet.write_table(pa.table(columns), path)
+    # a column of Parquet has one type, which all of its values tell
+    schema = pa.schema([(str(name), _type_of(table[name])) for name in table])
+    with parquet.ParquetWriter(path, schema) as writer:
+        for start in range(0, max(len(table), 1), _ROWS):
+            some = table.iloc[start : start + _ROWS]
+            arrays = [_array_of(some[name], kind) for name, kind in zip(table, schema.types, strict=True)]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+
+
+def _is_plain(column: pd.Series):
+    return pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column)
+
+
+def _stated(column: pd.Series):
+    """Values as objects, None where one is missing."""
+    return column.astype(object).where(column.notna() & ~column.isin(MISSING), None)
+
+
+def _type_of(column: pd.Series) -> 'pa.DataType':
+    """Type of a column in Parquet."""
+    import pyarrow as pa
+
+    if _is_plain(column):
+        return pa.array(column.iloc[:0], from_pandas=True).type
+    if isinstance(column.dtype, pd.StringDtype):
+        return pa.string()
+    stated = _stated(column)
+    kind = pd.api.types.infer_dtype(stated, skipna=True)
+    if kind in ('integer', 'floating', 'mixed-integer-float'):
+        return pa.array(pd.to_numeric(stated), from_pandas=True).type
+    return pa.bool_() if kind == 'boolean' else pa.string()
+
+
+def _array_of(column: pd.Series, kind: 'pa.DataType') -> 'pa.Array':
+    import pyarrow as pa
+
+    if _is_plain(column):
+        return pa.array(column, kind, from_pandas=True)
+    stated = _stated(column)
+    if pa.types.is_string(kind):
+        stated = stated.map(str, na_action='ignore')
+    elif not pa.types.is_boolean(kind):
+        stated = pd.to_numeric(stated)
+    return pa.array(stated, kind, from_pandas=True)
 
 
 def read_parquet(path: Path) -> pd.DataFrame:

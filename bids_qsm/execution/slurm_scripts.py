@@ -247,8 +247,7 @@ def _binds(options: 'Options', plan: 'Plan'):
     for path in (Path(file) for file in (*files, *atlas) if file):
         fixed = [part for part in path.parents if '{' not in str(part)]
         folders.setdefault(fixed[0], 'ro')
-    chosen = (options.mask, options.background, options.inversion)
-    folders |= {find_method({}, one.name).manifest.folder: 'ro' for one in chosen if one.is_plugin}
+    folders |= {find_method({}, name).manifest.folder: 'ro' for name in options.plugins.values()}
     folders |= {options.output_dir: 'rw', options.work_dir: 'rw'}
     if options.bids_database_dir:
         folders[options.bids_database_dir] = 'rw'

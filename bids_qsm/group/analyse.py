@@ -1,5 +1,7 @@
 """The group level: statistics, images of the cohort, and the report."""
 
+import contextlib
+import ctypes
 import shlex
 import sys
 from collections import defaultdict
@@ -16,7 +18,7 @@ from bids_qsm.cohort import tables as cohort
 from bids_qsm.derivatives.files import atomic_write, write_json
 from bids_qsm.errors import UserError
 from bids_qsm.execution.run_log import made_by
-from bids_qsm.group.collect import collect_application, collect_tables, read_tables, save_table
+from bids_qsm.group.collect import collect_application, collect_tables, find_tables, save_table
 from bids_qsm.group.harmonise import find_harmonised
 from bids_qsm.group.patterns import find_patterns
 from bids_qsm.group.stages import find_stages
@@ -57,6 +59,8 @@ tables of its suffix in its folder and below.
 """
 METHODS = 'group/classification_methods.txt'
 """Methods and results of the classification, in the order of TRIPOD+AI."""
+M_MMAP_THRESHOLD, LARGE = -3, 2**18
+"""Parameter of mallopt(3), and bytes from which an array has pages of its own."""
 _ASKED: tuple[str, ...] = ('model', 'correlate', 'controls', 'statistic', 'relative_to', 'voxelwise')
 _ASKED += ('smoothing_mm', 'study_template', 'classify', 'units', 'norms', 'patterns', 'stages', 'harmonise')
 
@@ -72,13 +76,13 @@ def run_group(options: 'Options') -> int:
         raise UserError(
             '--voxelwise tests a model in each voxel; give it by --model, as "chi ~ group + age".'
         )
-    tables = read_tables(out, subjects=options.participant_label, sessions=options.session_label)
+    _return_memory()
+    tables = find_tables(out, subjects=options.participant_label, sessions=options.session_label)
     long, said = collect_tables(tables, out, options.bids_dir)
     _check_statistic(long, options.statistic)
     notes = defaultdict(list, said)
     events = {app.key(one): (app, one) for app in applications() for one in app.tables_of_events}
     found = {key: collect_application(*pair, tables[key], notes) for key, pair in events.items()}
-    del tables  # of thousands of participants, as large as what was gathered
     notes['tables'] += mixed_versions(out)
     asked = {name: getattr(options, name) for name in _ASKED} | _named_columns(options, long)
     asked['controls'] = options.controls or find_controls(long)
@@ -113,6 +117,12 @@ def run_group(options: 'Options') -> int:
         print(f'Cohort table:  {out / path}')
     print(f'Cohort report: {page}')
     return 0
+
+
+def _return_memory():
+    """Let the allocator give back what large arrays held, which it keeps by default; of glibc alone."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)
 
 
 def _classify(

@@ -1,8 +1,8 @@
 """Gather the tables of all subjects and join them with participants, sessions and scans."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from importlib.util import find_spec
-from operator import itemgetter
 from pathlib import Path
 
 import pandas as pd
@@ -20,16 +20,28 @@ from bids_qsm.reports.html import read_json
 
 LONG = 10_000
 """Rows from which a table is written as Parquet too."""
-Tables = list[tuple[Path, dict[str, str], pd.DataFrame]]
-"""Path, entities of the series, and content of each table of an application."""
 
 
-def read_tables(
+@dataclass
+class Tables:
+    """Tables of one kind; each pass reads them anew, so that not all of thousands are held at a time."""
+
+    paths: list[Path] = field(default_factory=list)
+    entities: list[dict[str, str]] = field(default_factory=list)
+    """Of the series."""
+
+    def __iter__(self) -> Iterator[tuple[Path, dict[str, str], pd.DataFrame]]:
+        return zip(self.paths, self.entities, read_many(self.paths), strict=True)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+def find_tables(
     output_dir: str | Path, *, subjects: Sequence[str] = (), sessions: Sequence[str] = ()
 ) -> dict[str, Tables]:
     """Key of each table of an application -> its files, of the subjects and sessions given or of all."""
-    found: dict[str, Tables] = {app.key(table): [] for app in applications() for table in app.tables}
-    wanted = []
+    found = {app.key(table): Tables() for app in applications() for table in app.tables}
     # * alone would match temporary files of a killed run, whose names begin with a dot
     for path in sorted(Path(output_dir).glob('sub-*/**/sub-*_stats.tsv')):
         entities = entities_of(path)
@@ -40,12 +52,9 @@ def read_tables(
         for app in applications():
             table = app.wrote(entities)
             if table is not None:
-                of_series = {key: one for key, one in entities.items() if key not in ('desc', 'label')}
-                wanted.append((app.key(table), path, of_series))
-    wanted.sort(key=itemgetter(0))
-    contents = read_many([path for _, path, _ in wanted])
-    for (key, path, of_series), content in zip(wanted, contents, strict=True):
-        found[key].append((path, of_series, content))
+                one = found[app.key(table)]
+                one.paths.append(path)
+                one.entities.append({key: v for key, v in entities.items() if key not in ('desc', 'label')})
     return found
 
 
@@ -55,7 +64,7 @@ def collect_tables(tables: dict[str, Tables], output_dir: str | Path, bids_dir: 
     Parameters
     ----------
     tables
-        Those of regions and of other applications, see `read_tables`.
+        Those of regions and of other applications, see `find_tables`.
     output_dir
         Output dataset, where the long table is written.
     bids_dir
@@ -74,32 +83,43 @@ def collect_tables(tables: dict[str, Tables], output_dir: str | Path, bids_dir: 
         No table was found, one is of an older version, or a table of ``bids_dir`` cannot be read.
     """
     out, bids_dir = Path(output_dir), Path(bids_dir)
-    parts, columns, about_maps = [], {}, []
+    columns, about_maps = {}, []
     # the tables of regions first: their dictionary describes the columns that all tables share
-    for app in sorted(applications(), key=lambda one: one.scope != 'labels'):
-        for one in app.tables:
-            for path, entities, table in tables[app.key(one)] if one.cohort else ():
-                _check_version(path, table)
-                parts.append((entities, table if one.cohort == 'tidy' else one.cohort(table)))
-                columns = columns or _dictionary_of(path)
-            if one.cohort == 'tidy' and tables[app.key(one)]:  # what it has beside the columns of regions
-                own = _dictionary_of(tables[app.key(one)][0][0])
+    for app, one in _joining():
+        if found := tables[app.key(one)]:
+            own = _dictionary_of(found.paths[0])
+            columns = columns or next(filter(None, map(_dictionary_of, found.paths)), {})
+            if one.cohort == 'tidy':  # what it has beside the columns of regions
                 about_maps.append(own.get('map', {}).get('Description'))
                 columns = {**own, **columns}
-    if not parts:
+    if not any(tables[app.key(one)] for app, one in _joining()):
         raise UserError(
             f'{out} has no tables of regions (sub-*/**/*_seg-*_stats.tsv) of what was asked for; run the '
             'participant level first.'
         )
+    long = cohort.gather(_rows(tables))
     if any(about_maps):  # each application has maps of its own
         columns['map'] = {**columns['map'], 'Description': ' '.join(dict.fromkeys(filter(None, about_maps)))}
-    long = cohort.gather(parts)
     long, notes, more = join_people(long, bids_dir)
     columns = cohort.dictionary(long.columns, columns, more)
     if 'n_voxels' in long:  # rows of events have none
         long['n_voxels'] = long['n_voxels'].astype('Int64')
     save_table(out / 'group_regions.tsv', long, columns)
     return long, notes
+
+
+def _joining() -> list[tuple[Application, Table]]:
+    """Tables whose rows join the statistics, those of regions first."""
+    ordered = sorted(applications(), key=lambda one: one.scope != 'labels')
+    return [(app, one) for app in ordered for one in app.tables if one.cohort]
+
+
+def _rows(tables: dict[str, Tables]) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
+    """Entities and tidy rows of each table."""
+    for app, one in _joining():
+        for path, entities, table in tables[app.key(one)]:
+            _check_version(path, table)
+            yield entities, table if one.cohort == 'tidy' else one.cohort(table)
 
 
 def join_people(long: pd.DataFrame, bids_dir: Path) -> tuple[pd.DataFrame, dict[str, list[str]], dict]:
@@ -169,15 +189,22 @@ def collect_application(
     """Rows of the tables ``found`` of one kind over all series, and their data dictionary."""
     if not found:
         return pd.DataFrame(), {}
-    long = cohort.gather((entities, table) for _, entities, table in found)
+    counts = []
+
+    def rows():
+        for _, entities, table in found:
+            counts.append(len(table) > 0)
+            yield entities, table
+
+    long = cohort.gather(rows())
     if 'reason' in long:
         reasons = long['reason'].dropna().astype(str).value_counts()
         notes[app.key(one)] += [f'Rows without a measurement: {n}, as {r}.' for r, n in reasons.items()]
-    full = sum(len(table) > 0 for *_, table in found)
+    full = sum(counts)
     notes[app.key(one)].append(
         f'{one.title or app.title}: {len(found)} series have a table, {full} of them with rows.'
     )
-    return long, cohort.dictionary(long.columns, _dictionary_of(found[0][0]), {})
+    return long, cohort.dictionary(long.columns, _dictionary_of(found.paths[0]), {})
 
 
 def _scans_of(folder: Path):

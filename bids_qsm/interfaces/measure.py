@@ -94,6 +94,7 @@ class _MeasureInputSpec(DynamicTraitedSpec):
         File(exists=True),
         desc='the same for each query with an alignment of its own that has a file, in order',
     )
+    plugin_files = traits.List(File(exists=True), desc='files of the plug-ins that parameters name')
     fitted = InputMultiObject(
         File(exists=True), desc='of diffusion images: fractional anisotropy, tensor, and its sidecar'
     )

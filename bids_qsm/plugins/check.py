@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from bids_qsm.errors import UserError, plain
-from bids_qsm.plugins.manifest import LARGEST_ARRAY, HashedFile, Manifest, Triple, examine
+from bids_qsm.plugins.manifest import LARGEST_ARRAY, RELAXATION, HashedFile, Manifest, Triple, examine
 from bids_qsm.plugins.network import golden_network, in_own_units
-from bids_qsm.plugins.sandbox import Machine, run_network
+from bids_qsm.plugins.sandbox import Job, Machine, run_network
 
 SEAM = 1e-4
 """Largest difference of tiles from the whole volume, relative to the largest value."""
@@ -74,27 +74,35 @@ def check_golden(manifest: Manifest, model: bytes, machine: Machine) -> float:
 
     UserError beyond the tolerance.
     """
-    wanted = _array(manifest, manifest.golden.output)
+    channels = len(manifest.output.channels)
+    wanted = _array(manifest, manifest.golden.output, 3 if channels == 1 else 4)
+    wanted = wanted.reshape(-1, *wanted.shape[-3:])
+    shape = wanted.shape[1:]
+    if len(wanted) != channels:
+        raise UserError(
+            f'{manifest.folder}: the golden output has {len(wanted)} channels along its first axis, and the '
+            f'manifest names {channels}; make them agree.'
+        )
     data = {name: _array(manifest, one) for name, one in manifest.golden.data}
     for name, image in data.items():
-        if image.shape != wanted.shape:
+        if image.shape != shape:
             raise UserError(
-                f'{manifest.folder}: the golden {name} has the shape {image.shape}, its output '
-                f'{wanted.shape}; '
+                f'{manifest.folder}: the golden {name} has the shape {image.shape}, its output {shape}; '
                 'make them agree.'
             )
-    if any(n % manifest.tile.multiple for n in wanted.shape):
+    if any(n % manifest.tile.multiple for n in shape):
         raise UserError(
-            f'{manifest.folder}: the golden data have the shape {wanted.shape}; make it a multiple of '
+            f'{manifest.folder}: the golden data have the shape {shape}; make it a multiple of '
             f'{manifest.tile.multiple}.'
         )
-    network = golden_network(manifest, model, wanted.shape, machine)
+    network = golden_network(manifest, model, shape, machine)
     if 'mask' in data:
         network.mask = data['mask'] > 0.5
     images = {name: in_own_units(network, name, image) for name, image in data.items() if name != 'mask'}
-    found = network(images) * np.float32(network._per_unit(manifest.output.unit, manifest.output.echo_time))
-    if manifest.output.sign < 0:  # golden outputs have the sign of the network
-        found = -found
+    found = network(images)
+    for image, channel in zip(found, manifest.output.channels, strict=True):
+        # golden outputs have the sign of the network
+        image *= np.float32(channel.sign * network.per_unit(channel.unit, channel.echo_time))
     largest = float(np.abs(wanted).max()) or 1.0
     error = float(np.abs(found - wanted).max()) / largest
     if not error <= manifest.golden.tolerance:
@@ -108,10 +116,10 @@ def check_golden(manifest: Manifest, model: bytes, machine: Machine) -> float:
     return error
 
 
-def _array(manifest: Manifest, one: HashedFile) -> np.ndarray:
+def _array(manifest: Manifest, one: HashedFile, ndim: int = 3) -> np.ndarray:
     content = manifest.read(one, largest=LARGEST_ARRAY)
     try:
-        found = _npy(content)
+        found = _npy(content, ndim)
     # a header is a text of Python, and what is wrong with it comes in a dozen kinds
     except (Exception, RecursionError) as error:
         raise UserError(
@@ -119,20 +127,22 @@ def _array(manifest: Manifest, one: HashedFile) -> np.ndarray:
             f'({plain(" ".join(str(error).split()))[:100]}); save it with numpy.save.'
         ) from None
     if not np.isfinite(found).all():
-        raise UserError(f'{manifest.folder / one.file} is not a 3D array of finite numbers; save one.')
+        raise UserError(f'{manifest.folder / one.file} is not a {ndim}D array of finite numbers; save one.')
     return found
 
 
-def _npy(content: bytes) -> np.ndarray:
-    """The 3D array (float32) of a .npy file; ValueError where its header claims other than what follows."""
+def _npy(content: bytes, ndim: int) -> np.ndarray:
+    """The array (float32) of a .npy file; ValueError where its header claims other than what follows."""
     stream = io.BytesIO(content)
     version = np.lib.format.read_magic(stream)
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     if version not in readers:
         raise ValueError(f'it has the version {version} of the format')
     shape, is_fortran, dtype = readers[version](stream)
-    if len(shape) != 3 or dtype.kind not in 'fbiu' or min(shape) < 1:
-        raise ValueError(f'it has the shape {str(shape)[:40]} and the type {str(dtype)[:40]}, not 3D numbers')
+    if len(shape) != ndim or dtype.kind not in 'fbiu' or min(shape) < 1:
+        raise ValueError(
+            f'it has the shape {str(shape)[:40]} and the type {str(dtype)[:40]}, not {ndim}D numbers'
+        )
     rest = memoryview(content)[stream.tell() :]
     if math.prod(shape) * dtype.itemsize != len(rest):
         raise ValueError(f'its shape {shape} needs another number of bytes than it has')
@@ -143,7 +153,7 @@ def _npy(content: bytes) -> np.ndarray:
 
 def _check_model(manifest: Manifest, model: bytes) -> dict[str, list[int | None]]:
     """Let the process of networks check a model; sizes that it fixes must be those of the tiles."""
-    _, facts = run_network(manifest, model, (), None, (), Machine(seconds=SECONDS))
+    _, facts = run_network(Job(manifest, model, Machine(seconds=SECONDS)))
     order = ['XYZ'.index(axis) for axis in manifest.axes]
     size = [manifest.tile.size[axis] for axis in order] if manifest.tile.size else [None] * 3
     for name, fixed in facts['fixed'].items():
@@ -174,7 +184,8 @@ def _measure(
     one(_noise(manifest, size))
     seconds, voxels = time.monotonic() - began, math.prod(size)
     # less what stays whole: the images as bytes, and the result
-    needed = max(one.held - 4 * voxels * (2 * len(manifest.channels) + 2), 0) / voxels
+    images = 2 * (len(manifest.channels) + len(manifest.output.channels))
+    needed = max(one.held - 4 * voxels * images, 0) / voxels
     shown = ' x '.join(map(str, size))
     lines = [
         f'One tile of {shown} voxels: {seconds:.1f} s with its process',
@@ -220,11 +231,14 @@ def _noise(manifest: Manifest, shape: Triple) -> dict[str, np.ndarray]:
     for channel in manifest.channels:
         if channel.data in ('mask', 'b0', 'dipole'):
             continue
-        spread = 0.05
-        if channel.data == 'field' and manifest.training.field:
-            spread = max(map(abs, manifest.training.field)) / 2
+        spread, known = 0.05, dict(manifest.training.values).get(channel.data)
+        if known:
+            spread = max(map(abs, known)) / 2
+        elif channel.data in RELAXATION:
+            spread = 20.0
         elif channel.data in ('magnitude', 'quality'):
             spread = 0.5
         values = spread * rng.standard_normal(shape, np.float32)
-        found[channel.data] = np.abs(values) if channel.data in ('magnitude', 'quality', 'noise') else values
+        positive = channel.data in ('magnitude', 'quality', 'noise', *RELAXATION)
+        found[channel.data] = np.abs(values) if positive else values
     return found

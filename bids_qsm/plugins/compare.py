@@ -3,7 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from bids_qsm.plugins.flags import residual
+from bids_qsm.plugins.flags import SHARE, residual
+from bids_qsm.plugins.manifest import SOURCES
 from bids_qsm.recon.grid import Grid
 
 FEWEST = 3
@@ -14,6 +15,12 @@ FAR = 1.5
 LEAST_RESIDUAL = 0.05
 SLOPES = (0.8, 1.25)
 """Slopes of regional means without a warning."""
+WRONG_SIGN = 0.005
+"""How far (ppm) a source may lie on the wrong side of zero without counting."""
+LARGEST_MISFIT = 40.0
+"""Part of susceptibility (%) that the sum of both sources may miss without a warning: twice as much as the
+worst of our own methods misses on blocks."""
+WHOLE = 'whole mask'
 
 
 Explained = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -82,6 +89,76 @@ def compare_regions(
             means = (values[own].sum() / count[own].sum() for values in sums)
             rows.append((region, *means))
     return pd.DataFrame(rows, columns=['region', 'plugin', 'classical'])
+
+
+def of_right_sign(sources: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Both sources without values of the wrong sign, and what is to say of those.
+
+    ``sources`` (ppm) has the shape (2, *``mask.shape``): paramagnetic ones, 0 or more, and diamagnetic ones,
+    0 or less.
+    """
+    flags = []
+    for name, image, sign in zip(SOURCES, sources, (1, -1), strict=True):
+        share = float(np.mean(sign * image[mask] < -WRONG_SIGN))
+        if share > SHARE:
+            what = 'negative' if sign > 0 else 'positive'
+            flags.append(f'{share:.0%} of the voxels had {what} {name} sources, which were set to 0.')
+    return np.stack([np.maximum(sources[0], 0), np.minimum(sources[1], 0)]), flags
+
+
+def compare_sources(
+    sources: np.ndarray,
+    classical: np.ndarray,
+    chi: np.ndarray,
+    mask: np.ndarray,
+    dseg: np.ndarray,
+    labels: pd.DataFrame,
+) -> tuple[pd.DataFrame, list[str]]:
+    """How the sources of a plug-in differ from classical ones, and their sum from susceptibility.
+
+    Parameters
+    ----------
+    sources, classical : ndarray of float32, shape (2, *``mask.shape``)
+        Paramagnetic and diamagnetic susceptibility (ppm).
+    chi : ndarray of float32
+        Susceptibility (ppm) that was taken apart.
+    mask, dseg, labels
+        Where all are given, and regions as of `compare_regions`.
+
+    Returns
+    -------
+    table : DataFrame
+        source ('total': the sum, against chi), region, means (ppm) plugin, classical, difference; over the
+        whole mask slope and nrmse (%) too.
+    flags : list of str
+        What speaks against the plug-in.
+    """
+    names = (*SOURCES, 'total')
+    pairs = [*zip(sources, classical, strict=True), (sources.sum(0), chi)]
+    rows, flags = [], []
+    for name, (own, other) in zip(names, pairs, strict=True):
+        found = compare(own, other, mask)
+        row = {'source': name, 'region': WHOLE, 'plugin': own[mask].mean(), 'classical': other[mask].mean()}
+        rows.append(pd.DataFrame([{**row, 'slope': found['Slope'], 'nrmse': found['NRMSE']}]))
+        regions = compare_regions(own, other, mask, dseg, labels)
+        rows.append(regions.assign(source=name))
+        if name == 'total':
+            flags += _of_sum(found)
+        else:
+            said = findings_of_regions(regions)
+            flags += [f'{name.capitalize()}: {one["found"]}' for one in said if one['level'] == 'warning']
+    table = pd.concat(rows, ignore_index=True)
+    return table.assign(difference=table['plugin'] - table['classical']).round(6), flags
+
+
+def _of_sum(found: dict):
+    slope, misfit = found['Slope'], found['NRMSE']
+    is_near = slope is not None and SLOPES[0] <= slope <= SLOPES[1]
+    if not is_near or misfit is None or misfit > LARGEST_MISFIT:
+        yield (
+            f'The sum of both sources is not the susceptibility that was taken apart: slope {_text(slope)}, '
+            f'and it misses {_text(misfit, "%")}.'
+        )
 
 
 def findings_of_maps(found: dict) -> list[dict]:

@@ -9,11 +9,13 @@ from bids_qsm.plugins.manifest import Channel, Manifest
 from bids_qsm.recon.fourier import Box, convolve, dipole_kernel
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion.noise_scale import PADDING
+from bids_qsm.recon.phase import wrap
 from bids_qsm.recon.units import ppm_per_radian
 
 SHARE = 0.01
 """Share of the mask that may have values beyond the training without a flag."""
 ROUNDING = 0.005
+WORDS = {'field': 'a field', 'chi': 'a susceptibility', 'r2prime': "an R2'", 'r2star': 'an R2*'}
 
 
 def flags_of(
@@ -37,7 +39,7 @@ def flags_of(
     field_strength : float
         B0 (T), NaN where it is not known.
     values : ndarray
-        The result, of inversions susceptibility (ppm).
+        The result, of inversions susceptibility (ppm); read of these alone.
     """
     known, flags = manifest.training, []
     if known.voxel_size:
@@ -60,8 +62,9 @@ def flags_of(
         angle = math.degrees(math.acos(min(abs(grid.b0_dir[2]), 1.0)))
         if not low - 1 <= angle <= high + 1:
             flags.append(f'B0 is {angle:.0f}° off the third axis, in its training {_span(low, high)}°.')
-    if known.field and 'field' in images:
-        flags += _amplitude(manifest, known.field, images['field'][mask], field_strength)
+    for name, span in known.values:
+        if name in images:
+            flags += _amplitude(manifest, name, span, images[name][mask], field_strength)
     if manifest.step == 'inversion' and known.residual is not None:
         left = residual(values, images['field'], mask, grid)
         if left > known.residual:
@@ -102,21 +105,27 @@ def findings_of(record: dict) -> list[dict]:
     return [one, *flags]
 
 
-def _amplitude(manifest: Manifest, span: tuple[float, float], field: np.ndarray, field_strength: float):
+def _amplitude(
+    manifest: Manifest, name: str, span: tuple[float, float], image: np.ndarray, field_strength: float
+):
     low, high = span
     # a network inside of descent may not take the field itself, which is in ppm then
-    fields = (one for one in manifest.channels if one.data == 'field')
-    channel = next(fields, Channel('field', 'ppm'))
+    fitting = (one for one in manifest.channels if one.data == name)
+    channel = next(fitting, Channel(name, 'ppm'))
     per_unit = float(channel.sign)
     if channel.unit in ('Hz', 'rad'):
         time = 1 / (2 * math.pi) if channel.unit == 'Hz' else channel.echo_time
         per_unit /= ppm_per_radian(field_strength, time)
-    beyond = float(np.mean((field * per_unit < low) | (field * per_unit > high)))
+    elif channel.unit == 'ppb':
+        per_unit *= 1e3
+    values = image * np.float32(per_unit)
+    if channel.wrapped:
+        values = wrap(values)
+    beyond = float(np.mean((values < low) | (values > high)))
     if beyond > SHARE:
         yield (
-            f'{beyond:.0%} of the voxels have a field outside {_span(low, high)} {channel.unit}, the range '
-            'of its '
-            'training.'
+            f'{beyond:.0%} of the voxels have {WORDS[name]} outside {_span(low, high)} {channel.unit}, the '
+            'range of its training.'
         )
 
 

@@ -33,7 +33,7 @@ TEXTS = {
 
 
 def check_model(
-    content: bytes, inputs: dict[str, int | None], output: str
+    content: bytes, inputs: dict[str, int | None], output: str, channels: int = 1
 ) -> tuple[bytes, dict[str, list[int | None]]]:
     """Raise UserError where a model may not be run, in one sentence.
 
@@ -44,7 +44,9 @@ def check_model(
     inputs : dict
         Name of each input -> channels of an image, None for the vector of B0 (1, 3).
     output : str
-        Name of the output, an image of one channel.
+        Name of the output, an image.
+    channels : int
+        Of the output.
 
     Returns
     -------
@@ -71,7 +73,7 @@ def check_model(
     except Exception as error:  # it has several kinds
         why = plain(str(error).strip().splitlines()[0])[:200].rstrip(' .:')
         raise UserError(f'the model is not valid ONNX ({why}); export it again.') from None
-    _check_ports(model.graph, inputs, output)
+    _check_ports(model.graph, inputs, output, channels)
     model.DiscardUnknownFields()
     fixed = {name: _fixed(model.graph, name) for name, channels in inputs.items() if channels is not None}
     return model.SerializeToString(), fixed
@@ -179,7 +181,7 @@ def _values(tensor: onnx.TensorProto) -> Iterator:
     )
 
 
-def _check_ports(graph: onnx.GraphProto, inputs: dict[str, int | None], output: str):
+def _check_ports(graph: onnx.GraphProto, inputs: dict[str, int | None], output: str, channels_out: int):
     weights = {tensor.name for tensor in graph.initializer}
     ports = {port.name: port for port in graph.input if port.name not in weights}
     if set(ports) != set(inputs):
@@ -193,7 +195,7 @@ def _check_ports(graph: onnx.GraphProto, inputs: dict[str, int | None], output: 
             f'{_names(port.name for port in graph.output)}; make them agree.'
         )
     found = next(port for port in graph.output if port.name == output)
-    for port, channels in [*((ports[name], inputs[name]) for name in inputs), (found, 1)]:
+    for port, channels in [*((ports[name], inputs[name]) for name in inputs), (found, channels_out)]:
         name, kind = plain(port.name), port.type.tensor_type
         if not port.type.HasField('tensor_type') or kind.elem_type != FLOAT:
             raise UserError(f'{name!r} of the model is not a tensor of float32; export it as one.')

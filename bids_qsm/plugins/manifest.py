@@ -6,12 +6,21 @@ import math
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from bids_qsm.errors import UserError, plain
+from bids_qsm.plugins.entries import (
+    Reader,
+    are_numbers,
+    is_name,
+    is_one_of,
+    is_range,
+    is_text,
+    is_whole,
+    listed,
+)
+from bids_qsm.recon.registry import is_within
 
 FILE = 'manifest.json'
 STEPS = {
@@ -19,8 +28,15 @@ STEPS = {
     'onestep': ('field', 'mask', 'noise', 'magnitude', 'r2star'),
     'background': ('field', 'mask', 'noise', 'r2star'),
     'mask': ('magnitude', 'quality'),
+    'separation': ('chi', 'field', 'mask', 'r2prime', 'r2star', 'magnitude'),
 }
-"""Step -> images that its network may take: the local field for 'inversion', else the total one."""
+"""Step -> images that its network may take: the local field for 'inversion' and 'separation', else the total
+one."""
+SOURCES = ('paramagnetic', 'diamagnetic')
+"""Channels that a network of the step 'separation' gives, in this order."""
+RELAXATION = ('r2prime', 'r2star')
+RANGED = ('field', 'chi', *RELAXATION)
+"""Images whose values in the training a manifest may state."""
 OF_LOOP = ('x', 'gradient')
 """What unrolled networks may take beside these: susceptibility, and the gradient of the fidelity."""
 OF_GRID = ('b0', 'dipole')
@@ -28,6 +44,8 @@ FIELD_UNITS = ('ppm', 'Hz', 'rad')
 UNITS = {
     'field': FIELD_UNITS,
     'noise': FIELD_UNITS,
+    'chi': ('ppm', 'ppb'),
+    'r2prime': ('1/s',),
     'r2star': ('1/s',),
     'x': ('ppm', 'ppb'),
     'gradient': ('ppm',),
@@ -37,6 +55,7 @@ OUTPUT_UNITS = {
     'onestep': ('ppm', 'ppb'),
     'background': FIELD_UNITS,
     'mask': ('probability',),
+    'separation': ('ppm', 'ppb'),
 }
 LARGEST_MANIFEST = 2**18
 LARGEST_MODEL = 2**29
@@ -60,7 +79,8 @@ class Channel:
     """One channel of an input: which image, in which unit, how normalised.
 
     ``normalise`` is a `Scale`, 'volume' (mean and standard deviation within the mask of this image) or 'p99'
-    (divided by its 99th percentile). ``echo_time`` (s) is that of a field in rad.
+    (divided by its 99th percentile). ``echo_time`` (s) is that of a field in rad, which may be ``wrapped`` to
+    one turn.
     """
 
     data: str
@@ -68,25 +88,33 @@ class Channel:
     sign: int = 1
     echo_time: float = math.nan
     normalise: Scale | str = Scale()
+    wrapped: bool = False
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """An input of the network, or its output."""
+    """An input of the network."""
 
     name: str
     channels: tuple[Channel, ...] = ()
 
 
 @dataclass(frozen=True)
-class Output:
-    """The output of the network: scale * value + mean, in ``unit``; of masks, above ``threshold``."""
+class Result:
+    """One channel of the output: scale * value + mean, in ``unit``, with ``sign``."""
 
-    name: str
     unit: str
     sign: int = 1
     echo_time: float = math.nan
     scale: Scale | str = Scale()
+
+
+@dataclass(frozen=True)
+class Output:
+    """The output of the network: one channel, or those of `SOURCES`; of masks, above ``threshold``."""
+
+    name: str
+    channels: tuple[Result, ...] = ()
     threshold: float = 0.5
 
 
@@ -121,8 +149,9 @@ class Training:
     field_strength: tuple[float, float] | None = None
     voxel_size: tuple[float, float] | None = None
     b0_angle: tuple[float, float] | None = None
-    field: tuple[float, float] | None = None
     residual: float | None = None
+    values: tuple[tuple[str, tuple[float, float]], ...] = ()
+    """Name of an image (`RANGED`), and the range of its values in the unit of its channel."""
 
 
 @dataclass(frozen=True)
@@ -224,7 +253,7 @@ def examine(folder: str | Path) -> tuple[Manifest | None, list[str]]:
         return None, [f'it is not valid JSON ({plain(error)[:200]}); correct it.']
     if not isinstance(content, dict):
         return None, ['it is not a JSON object; begin it with { and "format": 1.']
-    reader = _Reader(content, '')
+    reader = Reader(content, 'a manifest')
     return _manifest(folder, reader), reader.faults
 
 
@@ -263,118 +292,24 @@ def _no_constant(name: str):
     raise ValueError(f'{name} is not a number')
 
 
-class _Reader:
-    """An object of the manifest: its entries are taken one by one; what is wrong is noted."""
-
-    def __init__(self, content: Any, where: str, faults: list[str] | None = None):
-        self.faults = [] if faults is None else faults
-        self.where = where
-        if not isinstance(content, dict):
-            self.fault(f'{where} must be an object {{...}}, not {_shown(content)}.')
-            content = {}
-        self.content = dict(content)
-
-    def fault(self, sentence: str):
-        self.faults.append(sentence)
-
-    def name_of(self, key: str):
-        return f'{self.where}.{key}' if self.where else key
-
-    def take(
-        self, key: str, default: Any, is_right: Callable[[Any], bool], what: str, *, needed: bool = True
-    ):
-        """The entry ``key`` where ``is_right``, else a fault and ``default``."""
-        if key not in self.content:
-            if needed:
-                self.fault(f'{self.name_of(key)} is missing; give {what}.')
-            return default
-        value = self.content.pop(key)
-        try:
-            right = is_right(value)
-        except (TypeError, ValueError, OverflowError):
-            right = False
-        if not right:
-            self.fault(f'{self.name_of(key)} is {_shown(value)}; it must be {what}.')
-            return default
-        return value
-
-    def inner(self, key: str, *, needed: bool = True) -> '_Reader | None':
-        """The object under ``key``."""
-        if key not in self.content:
-            if needed:
-                self.fault(f'{self.name_of(key)} is missing; give an object {{...}}.')
-            return None
-        return _Reader(self.content.pop(key), self.name_of(key), self.faults)
-
-    def end(self):
-        """Note what is left over."""
-        for key in self.content:
-            self.fault(
-                f'{plain(self.name_of(key))} is not a field of a manifest; remove it or correct its name.'
-            )
-
-
-def _shown(value: Any):
-    text = plain(json.dumps(value, ensure_ascii=False))
-    return text if len(text) <= 60 else f'{text[:60]}...'
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_whole(low: int, high: int):
-    return lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-
-def _is_one_of(names: Iterable[str]):
-    names = tuple(names)
-    return lambda value: isinstance(value, str) and value in names
-
-
-def _is_text(longest: int):
-    # it stands in sidecars, reports and methods texts, where [@ would be taken for a citation of ours
-    return lambda text: (
-        isinstance(text, str) and 0 < len(text.strip()) <= longest and text.isprintable() and '[@' not in text
-    )
-
-
-def _is_numbers(count: int, low: float, high: float):
-    return lambda value: (
-        isinstance(value, list)
-        and len(value) == count
-        and all(is_number(v) and low <= v <= high for v in value)
-    )
-
-
-def _is_range(value: Any):
-    return isinstance(value, list) and len(value) == 2 and all(map(is_number, value)) and value[0] <= value[1]
-
-
-def _is_name(longest: int):
-    return lambda text: (
-        isinstance(text, str) and re.fullmatch(rf'[0-9A-Za-z][\w.+-]{{0,{longest}}}', text, re.A)
-    )
-
-
-def _listed(names: Iterable[str]):
-    return f'one of: {", ".join(names)}'
-
-
-def _manifest(folder: Path, r: _Reader) -> Manifest:
-    r.take('format', 1, lambda v: v == 1 and _is_whole(1, 1)(v), '1, the format that this version reads')
-    name = r.take('name', '', _is_name(40), 'a name of at most 40 letters, digits, - and _')
-    version = r.take('version', '', _is_name(20), 'a version such as "1.0", as a text')
-    licence = r.take('licence', '', _is_text(100), 'the licence of the network, as "CC-BY-4.0"')
+def _manifest(folder: Path, r: Reader) -> Manifest:
+    r.take('format', 1, lambda v: v == 1 and is_whole(1, 1)(v), '1, the format that this version reads')
+    name = r.take('name', '', is_name(40), 'a name of at most 40 letters, digits, - and _')
+    version = r.take('version', '', is_name(20), 'a version such as "1.0", as a text')
+    licence = r.take('licence', '', is_text(100), 'the licence of the network, as "CC-BY-4.0"')
     citation = r.take(
-        'citation', '', _is_text(400), 'the paper with its DOI, in one line of at most 400 signs'
+        'citation', '', is_text(400), 'the paper with its DOI, in one line of at most 400 signs'
     )
-    step = r.take('step', 'inversion', _is_one_of(STEPS), _listed(STEPS))
+    step = r.take('step', 'inversion', is_one_of(STEPS), listed(STEPS))
     model = _hashed(r.inner('model'))
     unrolled = _unrolled(r.inner('unrolled', needed=False), step)
     inputs = _inputs(r, step, unrolled is not None)
     output = _output(r.inner('output'), step)
+    for one in output.channels:
+        if one.scale == 'as field' and not any(
+            c.data == 'field' and c.normalise == 'volume' for tensor in inputs for c in tensor.channels
+        ):
+            r.fault('output.scale is "as field", but no "field" has "normalise": "volume"; give mean and sd.')
     axes = r.take(
         'axes',
         'XYZ',
@@ -382,15 +317,15 @@ def _manifest(folder: Path, r: _Reader) -> Manifest:
         'the order of the axes after batch and channel, "XYZ"',
     )
     resample = _voxel_size(r.inner('voxel_size'))
-    b0 = r.take('b0', 'any', _is_one_of(('any', 'axial', 'vector', 'kernel')), 'any, axial, vector or kernel')
+    b0 = r.take('b0', 'any', is_one_of(('any', 'axial', 'vector', 'kernel')), 'any, axial, vector or kernel')
     tile = _tile(r.inner('tile'))
     memory = r.take(
         'memory',
         1e3,
-        lambda v: is_number(v) and 4 <= v <= 1e6,
+        lambda v: is_within(v, 4, 1e6),
         'bytes that the network holds per voxel of a tile',
     )
-    training = _training(r.inner('training'))
+    training = _training(r.inner('training'), step)
     golden = _golden(r.inner('golden'))
     r.end()
     found = Manifest(
@@ -422,14 +357,15 @@ def _disagreements(one: Manifest):
         if (one.b0 == policy) != (name in data):
             there = '' if name in data else 'not '
             yield f'b0 is {one.b0!r}, but {name!r} is {there}an input; "{policy}" goes with it.'
-    if one.step != 'mask' and 'field' not in data and one.unrolled is None:
+    if one.step == 'separation':
+        if not {'chi', 'field'} & {*data}:
+            yield 'inputs have no channel with "data": "chi" or "field", which is taken apart; add one.'
+        if not {*RELAXATION} & {*data}:
+            yield f'inputs have no channel with "data": {" or ".join(RELAXATION)}, which tells sources apart.'
+    elif one.step != 'mask' and 'field' not in data and one.unrolled is None:
         yield f'inputs have no channel with "data": "field", from which the step {one.step} starts; add it.'
     if one.unrolled is not None and 'x' not in data:
         yield 'inputs have no channel with "data": "x", which an unrolled network improves; add it.'
-    if one.output.scale == 'as field' and not any(
-        c.data == 'field' and c.normalise == 'volume' for c in one.channels
-    ):
-        yield 'output.scale is "as field", but no "field" has "normalise": "volume"; give mean and sd.'
     known = {name for name, _ in one.golden.data}
     needed = {name for name in data if name not in ('mask', *OF_GRID)}
     missing = needed - known
@@ -440,7 +376,7 @@ def _disagreements(one: Manifest):
         yield f'golden.data has {plain(", ".join(sorted(odd)))}, which the network does not take; remove it.'
 
 
-def _hashed(r: _Reader | None) -> HashedFile:
+def _hashed(r: Reader | None) -> HashedFile:
     if r is None:
         return HashedFile('', '')
     found = HashedFile(
@@ -456,19 +392,19 @@ def _hashed(r: _Reader | None) -> HashedFile:
     return found
 
 
-def _inputs(r: _Reader, step: str, is_unrolled: bool) -> tuple[Tensor, ...]:
-    listed = r.take(
+def _inputs(r: Reader, step: str, is_unrolled: bool) -> tuple[Tensor, ...]:
+    entries = r.take(
         'inputs', [], lambda v: isinstance(v, list) and 0 < len(v) <= 16, 'a list of 1 to 16 inputs'
     )
     tensors = []
-    for number, content in enumerate(listed):
-        one = _Reader(content, f'inputs[{number}]', r.faults)
-        name = one.take('tensor', '', _is_text(100), 'the name of an input of the model')
+    for number, content in enumerate(entries):
+        one = r.within(content, f'inputs[{number}]')
+        name = one.take('tensor', '', is_text(100), 'the name of an input of the model')
         channels = one.take(
             'channels', [], lambda v: isinstance(v, list) and 0 < len(v) <= 16, 'a list of 1 to 16 channels'
         )
         read = [
-            _channel(_Reader(channel, f'inputs[{number}].channels[{i}]', r.faults), step, is_unrolled)
+            _channel(one.within(channel, f'channels[{i}]'), step, is_unrolled)
             for i, channel in enumerate(channels)
         ]
         if len(read) > 1 and any(channel.data == 'b0' for channel in read):
@@ -483,86 +419,116 @@ def _inputs(r: _Reader, step: str, is_unrolled: bool) -> tuple[Tensor, ...]:
     return tuple(tensors)
 
 
-def _channel(r: _Reader, step: str, is_unrolled: bool) -> Channel:
+def _channel(r: Reader, step: str, is_unrolled: bool) -> Channel:
     known = [*STEPS[step], *(OF_LOOP if is_unrolled else ()), *(() if step == 'mask' else OF_GRID)]
-    data = r.take('data', known[0], _is_one_of(known), f'what the step {step} has: {", ".join(known)}')
+    data = r.take('data', known[0], is_one_of(known), f'what the step {step} has: {", ".join(known)}')
     units = UNITS.get(data)
-    unit = r.take('unit', '', _is_one_of(units), _listed(units)) if units else ''
+    unit = r.take('unit', '', is_one_of(units), listed(units)) if units else ''
     sign, echo_time = _sign_and_time(r, unit)
     constant = data in (*OF_LOOP, *OF_GRID, 'mask')
     normalise = _scale(r, 'normalise', () if constant else ('volume', 'p99'))
+    may_wrap = data == 'field' and unit == 'rad' and step in ('onestep', 'background')
+    wrapped = r.take(
+        'wrapped',
+        False,
+        lambda v: isinstance(v, bool) and (may_wrap or not v),
+        'true or false, and true only of a total field in rad',
+        needed=False,
+    )
     r.end()
-    return Channel(data, unit, sign, echo_time, normalise)
+    return Channel(data, unit, sign, echo_time, normalise, wrapped)
 
 
-def _sign_and_time(r: _Reader, unit: str):
+def _sign_and_time(r: Reader, unit: str):
     sign = r.take('sign', 1, lambda v: v in (1, -1), '1 (positive: paramagnetic) or -1', needed=False)
     time = r.take(
         'echo_time',
         math.nan,
-        lambda v: is_number(v) and 0 < v < 1 and unit == 'rad',
+        lambda v: is_within(v) and 0 < v < 1 and unit == 'rad',
         'the echo time (s) of a field in rad, and only of that',
         needed=unit == 'rad',
     )
     return sign, time
 
 
-def _scale(r: _Reader, key: str, words: tuple[str, ...]) -> Scale | str:
+def _scale(r: Reader, key: str, words: tuple[str, ...]) -> Scale | str:
     if isinstance(r.content.get(key), str):
         what = ' or '.join(['an object with mean and sd', *words])
-        return r.take(key, Scale(), _is_one_of(words), what)
+        return r.take(key, Scale(), is_one_of(words), what)
     one = r.inner(key, needed=False)
     if one is None:
         return Scale()
-    mean = one.take('mean', 0.0, is_number, 'a number')
-    sd = one.take('sd', 1.0, lambda v: is_number(v) and v > 0, 'a positive number')
+    mean = one.take('mean', 0.0, is_within, 'a number')
+    sd = one.take('sd', 1.0, lambda v: is_within(v) and v > 0, 'a positive number')
     one.end()
     return Scale(float(mean), float(sd))
 
 
-def _output(r: _Reader | None, step: str) -> Output:
+def _output(r: Reader | None, step: str) -> Output:
     if r is None:
-        return Output('', '')
-    name = r.take('tensor', '', _is_text(100), 'the name of the output of the model')
-    unit = r.take('unit', OUTPUT_UNITS[step][0], _is_one_of(OUTPUT_UNITS[step]), _listed(OUTPUT_UNITS[step]))
-    sign, echo_time = _sign_and_time(r, unit)
-    scale = _scale(r, 'scale', () if step == 'mask' else ('as field',))
+        return Output('')
+    name = r.take('tensor', '', is_text(100), 'the name of the output of the model')
+    channels = _sources(r) if step == 'separation' else (_result(r, step),)
     threshold = r.take(
         'threshold',
         0.5,
-        lambda v: is_number(v) and 0 < v < 1 and step == 'mask',
+        lambda v: is_within(v) and 0 < v < 1 and step == 'mask',
         'a probability above which a voxel is in the mask, and only of the step mask',
         needed=False,
     )
     r.end()
-    return Output(name, unit, sign, echo_time, scale, float(threshold))
+    return Output(name, channels, float(threshold))
 
 
-def _voxel_size(r: _Reader | None):
+def _result(r: Reader, step: str) -> Result:
+    units = OUTPUT_UNITS[step]
+    unit = r.take('unit', units[0], is_one_of(units), listed(units))
+    sign, echo_time = _sign_and_time(r, unit)
+    return Result(unit, sign, echo_time, _scale(r, 'scale', () if step == 'mask' else ('as field',)))
+
+
+def _sources(r: Reader) -> tuple[Result, ...]:
+    """Channels of a separation, each an object that names its source."""
+    count, channels = len(SOURCES), []
+    entries = r.take(
+        'channels',
+        [],
+        lambda v: isinstance(v, list) and len(v) == count,
+        f'a list of {count} channels, {" and ".join(SOURCES)}',
+    )
+    for source, content in zip(SOURCES, entries, strict=False):
+        one = r.within(content, f'channels[{len(channels)}]')
+        one.take('data', source, is_one_of([source]), f'"{source}", as sources stand in this order')
+        channels.append(_result(one, 'separation'))
+        one.end()
+    return tuple(channels) or (Result(''),) * count
+
+
+def _voxel_size(r: Reader | None):
     if r is None:
         return None
-    policy = r.take('policy', 'any', _is_one_of(('any', 'resample')), 'any or resample')
+    policy = r.take('policy', 'any', is_one_of(('any', 'resample')), 'any or resample')
     is_needed = policy == 'resample'
-    size = r.take('mm', None, _is_numbers(3, 0.1, 10), 'three voxel sizes (mm)', needed=is_needed)
+    size = r.take('mm', None, are_numbers(3, 0.1, 10), 'three voxel sizes (mm)', needed=is_needed)
     if size is not None and not is_needed:
         r.fault('voxel_size.mm goes with "policy": "resample" alone; remove it, or state the policy.')
     r.end()
     return tuple(map(float, size)) if size is not None and is_needed else None
 
 
-def _tile(r: _Reader | None) -> Tiling:
+def _tile(r: Reader | None) -> Tiling:
     if r is None:
         return Tiling(None, 0)
-    sizes = _is_numbers(3, 1, LARGEST_TILE)
+    sizes = are_numbers(3, 1, LARGEST_TILE)
     size = r.take(
         'size',
         None,
         lambda v: v is None or (sizes(v) and all(isinstance(n, int) for n in v)),
         'three whole numbers of voxels, or null for the whole volume',
     )
-    margin = r.take('margin', 0, _is_whole(0, 500), 'how many voxels away the network sees (0 to 500)')
-    blend = r.take('blend', 0, _is_whole(0, 500), 'a number of voxels (0 to 500)', needed=False)
-    multiple = r.take('multiple', 1, _is_whole(1, 256), 'a whole number (1 to 256)', needed=False)
+    margin = r.take('margin', 0, is_whole(0, 500), 'how many voxels away the network sees (0 to 500)')
+    blend = r.take('blend', 0, is_whole(0, 500), 'a number of voxels (0 to 500)', needed=False)
+    multiple = r.take('multiple', 1, is_whole(1, 256), 'a whole number (1 to 256)', needed=False)
     r.end()
     if size is not None:
         wrong = [n for n in size if n % multiple or n < 2 * margin + blend + multiple]
@@ -576,35 +542,36 @@ def _tile(r: _Reader | None) -> Tiling:
     return Tiling(tuple(size) if size else None, margin, blend, multiple)
 
 
-def _unrolled(r: _Reader | None, step: str) -> Unrolled | None:
+def _unrolled(r: Reader | None, step: str) -> Unrolled | None:
     if r is None:
         return None
     if step != 'inversion':
         r.fault(f'unrolled goes with the step inversion, not with {step}; remove it.')
     found = Unrolled(
-        r.take('iterations', 1, _is_whole(1, 100), 'a whole number (1 to 100)'),
-        float(r.take('step_size', 1.0, lambda v: is_number(v) and 0 < v < 4.5, 'a number between 0 and 4.5')),
-        r.take('start', 'zero', _is_one_of(('zero', 'tkd')), 'zero or tkd', needed=False),
-        r.take('weights', 'mask', _is_one_of(('mask', 'noise')), 'mask or noise', needed=False),
+        r.take('iterations', 1, is_whole(1, 100), 'a whole number (1 to 100)'),
+        float(r.take('step_size', 1.0, lambda v: is_within(v) and 0 < v < 4.5, 'a number between 0 and 4.5')),
+        r.take('start', 'zero', is_one_of(('zero', 'tkd')), 'zero or tkd', needed=False),
+        r.take('weights', 'mask', is_one_of(('mask', 'noise')), 'mask or noise', needed=False),
     )
     r.end()
     return found
 
 
-def _training(r: _Reader | None) -> Training:
+def _training(r: Reader | None, step: str) -> Training:
     if r is None:
         return Training()
     keys = {
         'field_strength': 'field strengths (T)',
         'voxel_size': 'voxel sizes (mm)',
         'b0_angle': 'angles (degrees) of B0 to the third axis',
-        'field': 'values of the field in the unit of its channel',
     }
+    named = [name for name in RANGED if name in STEPS[step]]
+    keys |= {name: f'values of {name} in the unit of its channel' for name in named}
     ranges = {
         key: r.take(
             key,
             None,
-            _is_range,
+            is_range,
             f'[lowest, highest] of the {what}',
             needed=key in ('field_strength', 'voxel_size'),
         )
@@ -613,7 +580,7 @@ def _training(r: _Reader | None) -> Training:
     residual = r.take(
         'residual',
         None,
-        lambda v: is_number(v) and 0 < v <= 10,
+        lambda v: is_within(v) and 0 < v <= 10,
         'the largest residual seen, relative to the field',
         needed=False,
     )
@@ -623,12 +590,12 @@ def _training(r: _Reader | None) -> Training:
         field_strength=pairs['field_strength'],
         voxel_size=pairs['voxel_size'],
         b0_angle=pairs['b0_angle'],
-        field=pairs['field'],
         residual=residual,
+        values=tuple((name, pair) for name in named if (pair := pairs[name]) is not None),
     )
 
 
-def _golden(r: _Reader | None) -> Golden:
+def _golden(r: Reader | None) -> Golden:
     if r is None:
         return Golden((), HashedFile('', ''))
     data = r.take(
@@ -637,12 +604,10 @@ def _golden(r: _Reader | None) -> Golden:
         lambda v: isinstance(v, dict) and 0 < len(v) <= 16,
         'an object: name of the image -> its file',
     )
-    files = tuple(
-        (name, _hashed(_Reader(one, f'golden.data.{plain(name)}', r.faults))) for name, one in data.items()
-    )
+    files = tuple((name, _hashed(r.within(one, f'data.{plain(name)}'))) for name, one in data.items())
     output = _hashed(r.inner('output'))
     tolerance = r.take(
-        'tolerance', 1e-4, lambda v: is_number(v) and 0 < v <= 0.01, 'a number, at most 0.01', needed=False
+        'tolerance', 1e-4, lambda v: is_within(v) and 0 < v <= 0.01, 'a number, at most 0.01', needed=False
     )
     r.end()
     return Golden(files, output, float(tolerance))

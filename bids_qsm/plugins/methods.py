@@ -17,7 +17,12 @@ from bids_qsm.plugins.sandbox import Machine
 from bids_qsm.recon.masking import MASK
 from bids_qsm.recon.registry import Facts, Need, facts
 
-STEPS_OF = {'inversion': ('inversion', 'onestep'), 'background': ('background',), 'mask': ('mask',)}
+STEPS_OF = {
+    'inversion': ('inversion', 'onestep'),
+    'background': ('background',),
+    'mask': ('mask',),
+    'separation:method': ('separation',),
+}
 """Option -> steps of manifests that it takes."""
 LIBRARIES_GB = 0.35
 """What the process of a network holds before it runs."""
@@ -48,11 +53,14 @@ class PluginMethod:
         if one.step == 'mask':
             return list(dict.fromkeys([*images, 'grid']))
         field = 'total' if one.step == 'onestep' else 'field'
+        first = [field, 'mask']
+        if one.step == 'separation':
+            first = [*(name for name in ('chi', 'field', 'r2prime') if name in one.data), 'mask']
         # noise weighs the fidelity of unrolled networks
         more = ['noise'] if one.unrolled else []
-        units = {one.output.unit, *(channel.unit for channel in one.channels)}
+        units = {*(channel.unit for channel in one.channels), *(out.unit for out in one.output.channels)}
         more += ['field_strength'] if units & {'Hz', 'rad'} else []
-        return list(dict.fromkeys([field, 'mask', *images, 'grid', *more]))
+        return list(dict.fromkeys([*first, *images, 'grid', *more]))
 
     @cached_property
     def model(self) -> bytes:
@@ -94,7 +102,8 @@ def check_step(option: str, name: str) -> None:
 def memory_of(manifest: Manifest) -> Need:
     """Memory of the step that runs a plug-in, its own process counted in."""
     # images of the network's grid: as they were, as they are sent, the result, and those of the physics
-    own: float = 4 + 3 * len(manifest.channels) + (6 if manifest.unrolled else 0)
+    own: float = 2 + 2 * len(manifest.output.channels) + 3 * len(manifest.channels)
+    own += 6 if manifest.unrolled else 0
     # beside a mask the default one is made of all echoes, to compare the two
     usual = facts(next(iter(MASK.values()))).memory if manifest.step == 'mask' else Need(0.0)
     fixed, tile = 0.1 + LIBRARIES_GB + usual.fixed, manifest.tile.size

@@ -11,13 +11,14 @@ from bids_qsm.errors import UserError
 from bids_qsm.plugins.flags import flags_of
 from bids_qsm.plugins.frame import Frame, frame_of
 from bids_qsm.plugins.manifest import Channel, Manifest, Scale, Triple
-from bids_qsm.plugins.sandbox import Image, Machine, run_network
+from bids_qsm.plugins.sandbox import Image, Job, Machine, run_network
 from bids_qsm.plugins.tiles import Plan
 from bids_qsm.recon.fourier import Box, convolve, dipole_kernel
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.inversion.direct import tkd
 from bids_qsm.recon.inversion.noise_scale import PADDING, certainty, typical_noise
 from bids_qsm.recon.magnitude import combine
+from bids_qsm.recon.phase import wrap
 from bids_qsm.recon.units import ppm_per_radian
 
 
@@ -40,12 +41,13 @@ def apply(manifest: Manifest, model: bytes, data: Mapping[str, Any], machine: Ma
     data : mapping
         What `bids_qsm.recon` gives to methods of the step: images of shape ``grid.shape`` (field and noise in
         ppm, r2star in 1/s), 'mask' (bool), 'grid', and 'field_strength' (T). Of the step 'mask' magnitude
-        (4D) and quality.
+        (4D) and quality; of the step 'separation' chi (ppm), r2prime (1/s) and magnitude (3D) too.
 
     Returns
     -------
     Outcome
-        Susceptibility or local field (ppm, float32, 0 outside the mask), or a mask (bool).
+        Susceptibility or local field (ppm, float32, 0 outside the mask), a mask (bool), or of the step
+        'separation' both sources (ppm), the first axis.
 
     Raises
     ------
@@ -62,8 +64,10 @@ def apply(manifest: Manifest, model: bytes, data: Mapping[str, Any], machine: Ma
     strength = data.get('field_strength') or math.nan
     taken = {name: frame.into(image, mask) for name, image in images.items()}
     network = Network(manifest, model, frame.grid, inside, strength, machine)
-    found = unrolled(network, taken) if manifest.unrolled else network(taken)
-    values = frame.out(found * inside, inside, mask)
+    found = unrolled(network, taken)[None] if manifest.unrolled else network(taken)
+    values = np.stack([frame.out(one * inside, inside, mask) for one in found])
+    if manifest.step != 'separation':
+        values = values[0]
     if manifest.step == 'mask':
         values = values > manifest.output.threshold
     flags = flags_of(manifest, images, mask, data['grid'], strength, values)
@@ -96,10 +100,10 @@ def _images(manifest: Manifest, data: Mapping[str, Any]):
         return np.ones(data['grid'].shape, bool), images
     if manifest.unrolled:
         names = list(dict.fromkeys([*names, 'field', 'noise']))
-    total = data.get('total') if manifest.step == 'onestep' else None
-    known = {**{name: data[name] for name in names if name != 'field'}, 'field': total}
-    if total is None:
-        known['field'] = data['field']
+    known = {name: data[name] for name in names if name != 'field'}
+    if 'field' in names:
+        total = data.get('total') if manifest.step == 'onestep' else None
+        known['field'] = data['field'] if total is None else total
     missing = [name for name in names if known[name] is None]
     if missing:
         raise UserError(f'{manifest.title} needs {missing[0]}, which this series lacks; use another method.')
@@ -131,7 +135,7 @@ class Network:
         self.numbers = self.plan.needed(mask)
 
     def __call__(self, images: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Output (ppm, or a probability) of shape ``grid.shape``."""
+        """Output (ppm, or a probability) of shape (channels, *``grid.shape``)."""
         given, of_field = [], Scale()
         for tensor in self.manifest.inputs:
             for channel in tensor.channels:
@@ -144,7 +148,9 @@ class Network:
                     values, scale = self._normalised(channel, np.asarray(values, np.float32))
                     of_field = scale if channel.data == 'field' else of_field
                     given.append(Image(tensor.name, values))
-        result, facts = run_network(self.manifest, self.model, given, self.plan, self.numbers, self.machine)
+        result, facts = run_network(
+            Job(self.manifest, self.model, self.machine, given, self.plan, self.numbers)
+        )
         assert result is not None  # there is a plan
         self.held = max(self.held, facts['held'])
         self.facts = {
@@ -153,16 +159,19 @@ class Network:
             'Tiles': len(self.numbers),
             'TileSize': list(self.plan.size),
         }
-        out = self.manifest.output
-        scale = out.scale if isinstance(out.scale, Scale) else Scale(0.0, of_field.sd)
-        result *= scale.sd * out.sign
-        result += scale.mean * out.sign
-        return result / np.float32(self._per_unit(out.unit, out.echo_time))
+        for image, out in zip(result, self.manifest.output.channels, strict=True):
+            scale = out.scale if isinstance(out.scale, Scale) else Scale(0.0, of_field.sd)
+            image *= scale.sd * out.sign
+            image += scale.mean * out.sign
+            image /= np.float32(self.per_unit(out.unit, out.echo_time))
+        return result
 
     def _normalised(self, channel: Channel, values: np.ndarray):
         """A channel as the network takes it, and the mean and standard deviation that were taken off."""
         # what is not given outside the mask stays 0 there in the unit of the image
-        values = values * np.float32(channel.sign * self._per_unit(channel.unit, channel.echo_time))
+        values = values * np.float32(channel.sign * self.per_unit(channel.unit, channel.echo_time))
+        if channel.wrapped:
+            values = wrap(values)
         if channel.data == 'mask':
             return values, Scale()
         inside = values[self.mask]
@@ -181,7 +190,7 @@ class Network:
         values *= self.mask
         return values, scale
 
-    def _per_unit(self, unit: str, echo_time: float) -> float:
+    def per_unit(self, unit: str, echo_time: float) -> float:
         """How many ``unit`` are 1 ppm."""
         if unit in ('Hz', 'rad'):
             if not self.field_strength > 0:
@@ -233,7 +242,7 @@ def unrolled(network: Network, images: Mapping[str, np.ndarray]) -> np.ndarray:
         gradient = mask * through(weight * (through(x) - field))
         if not takes_gradient:
             x = x - np.float32(how.step_size) * gradient
-        x = mask * network({**images, 'x': x, 'gradient': gradient})
+        x = mask * network({**images, 'x': x, 'gradient': gradient})[0]
     return x
 
 
@@ -263,4 +272,4 @@ def golden_network(manifest: Manifest, model: bytes, shape: Triple, machine: Mac
 def in_own_units(network: Network, name: str, values: np.ndarray) -> np.ndarray:
     """Golden data (in the unit of its channel, with its sign) in the unit of methods."""
     channel = next(one for one in network.manifest.channels if one.data == name)
-    return values / np.float32(channel.sign * network._per_unit(channel.unit, channel.echo_time))
+    return values / np.float32(channel.sign * network.per_unit(channel.unit, channel.echo_time))

@@ -52,6 +52,18 @@ class Machine:
     most_gb: float | None = None
 
 
+@dataclass(frozen=True)
+class Job:
+    """What a process is asked: to check a model and, with a ``plan``, to run it on ``tiles`` of a volume."""
+
+    manifest: Manifest
+    model: bytes
+    machine: Machine
+    images: Sequence[Image] = ()
+    plan: Plan | None = None
+    tiles: Sequence[int] = ()
+
+
 def require_onnx(flag: str, machine: Machine | None = None) -> None:
     """Raise UserError where the packages of the extra are missing, or lack the CUDA that is asked for."""
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
@@ -71,19 +83,12 @@ def require_onnx(flag: str, machine: Machine | None = None) -> None:
             )
 
 
-def run_network(
-    manifest: Manifest,
-    model: bytes,
-    images: Sequence[Image],
-    plan: Plan | None,
-    tiles: Sequence[int],
-    machine: Machine,
-) -> tuple[np.ndarray | None, dict]:
-    """Check a model and run it on the ``tiles`` of a volume; without a ``plan`` it is only checked.
+def run_network(job: Job) -> tuple[np.ndarray | None, dict]:
+    """Do a job in a process of its own.
 
     Returns
     -------
-    result : ndarray of float32, shape ``plan.shape``, or None
+    result : ndarray of float32, shape (channels of the output, *``plan.shape``), or None
     facts : dict
         'provider', the version of 'onnxruntime', and most bytes 'held' beyond the libraries.
 
@@ -92,24 +97,24 @@ def run_network(
     UserError
         Where the model may not be run, or ended badly: one sentence, after the name of the plug-in.
     """
-    request = request_of(manifest, model, images, plan, tiles, machine)
-    parts: list = [json.dumps(request).encode(), b'\n', model]
-    parts += [np.ascontiguousarray(one.values, np.float32).data for one in images]
-    where = f'{manifest.folder / manifest.model.file}'
+    request = request_of(job)
+    parts: list = [json.dumps(request).encode(), b'\n', job.model]
+    parts += [np.ascontiguousarray(one.values, np.float32).data for one in job.images]
+    where = f'{job.manifest.folder / job.manifest.model.file}'
     try:
         ended = subprocess.run(
             WORDS,
             input=b''.join(parts),
             capture_output=True,
             timeout=request['seconds'],
-            env=_environment(machine),
+            env=_environment(job.machine),
             cwd='/',
             check=False,
         )
     except subprocess.TimeoutExpired:
         raise UserError(
-            f'{where}: the network took longer than {request["seconds"]:.0f} s ({len(tiles)} tiles) and was '
-            'ended; give it more threads, or make it smaller.'
+            f'{where}: the network took longer than {request["seconds"]:.0f} s ({len(job.tiles)} tiles) and '
+            'was ended; give it more threads, or make it smaller.'
         ) from None
     head, _, body = ended.stdout.partition(b'\n')
     try:
@@ -118,51 +123,46 @@ def run_network(
         raise UserError(f'{where}: {_how_it_ended(ended)}') from None
     if 'error' in reply:
         raise UserError(f'{where}: {reply["error"]}')
-    if plan is None:
+    if job.plan is None:
         return None, reply
-    if len(body) != 4 * prod(plan.shape):
+    shape = (request['channels'], *job.plan.shape)
+    if len(body) != 4 * prod(shape):
         raise UserError(f'{where}: {_how_it_ended(ended)}')
-    return np.frombuffer(bytearray(body), np.float32).reshape(plan.shape), reply
+    return np.frombuffer(bytearray(body), np.float32).reshape(shape), reply
 
 
-def request_of(
-    manifest: Manifest,
-    model: bytes,
-    images: Sequence[Image],
-    plan: Plan | None,
-    tiles: Sequence[int],
-    machine: Machine,
-) -> dict:
+def request_of(job: Job) -> dict:
     """What the process is told before the model and the images follow."""
+    manifest, machine = job.manifest, job.machine
     return {
-        'model': len(model),
+        'model': len(job.model),
         'inputs': {
             one.name: None if one.channels[0].data == 'b0' else len(one.channels) for one in manifest.inputs
         },
         'output': manifest.output.name,
+        'channels': len(manifest.output.channels),
         'axes': ['XYZ'.index(axis) for axis in manifest.axes],
         'images': [
-            {'tensor': one.tensor, 'shape': list(one.values.shape), 'same': one.same} for one in images
+            {'tensor': one.tensor, 'shape': list(one.values.shape), 'same': one.same} for one in job.images
         ],
-        'plan': asdict(plan) if plan else None,
-        'tiles': list(tiles),
+        'plan': asdict(job.plan) if job.plan else None,
+        'tiles': list(job.tiles),
         'threads': machine.threads,
         'provider': machine.device,
-        'seconds': machine.seconds * max(len(tiles), 1),
-        'bytes': min(_bytes(manifest, model, images, plan, machine), _most(machine)),
+        'seconds': machine.seconds * max(len(job.tiles), 1),
+        'bytes': min(_bytes(job), _most(machine)),
     }
 
 
-def _bytes(
-    manifest: Manifest, model: bytes, images: Sequence[Image], plan: Plan | None, machine: Machine
-) -> float:
+def _bytes(job: Job) -> float:
     """Most that the process may hold beyond what its libraries do."""
-    volumes = sum(4 * one.values.size for one in images)
+    volumes, channels = sum(4 * one.values.size for one in job.images), len(job.manifest.output.channels)
     # each thread may have a heap of its own; weights are held as message, checked copy and tensors
-    fixed = SPARE_GB * 1e9 + machine.threads * 2**27 + 8 * len(model)
-    if plan is None:
+    fixed = SPARE_GB * 1e9 + job.machine.threads * 2**27 + 8 * len(job.model)
+    if job.plan is None:
         return fixed
-    return fixed + 2 * volumes + 8 * prod(plan.shape) + SLACK * manifest.memory * prod(plan.size)
+    result, tile = 8 * channels * prod(job.plan.shape), SLACK * job.manifest.memory * prod(job.plan.size)
+    return fixed + 2 * volumes + result + tile
 
 
 def _most(machine: Machine) -> float:

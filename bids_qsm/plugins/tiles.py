@@ -68,13 +68,15 @@ class Plan:
         ]
 
 
-def run_tiled(function: Callable[[Place], np.ndarray], plan: Plan, numbers: list[int]) -> np.ndarray:
-    """Join what ``function`` gives for the tiles of these ``numbers``; 0 where there is none."""
-    joined, wanted = np.zeros(plan.shape, np.float32), set(numbers)
+def run_tiled(
+    function: Callable[[Place], np.ndarray], plan: Plan, numbers: list[int], channels: int
+) -> np.ndarray:
+    """Join what ``function`` gives for the tiles of these ``numbers``, channels first; 0 where none is."""
+    joined, wanted = np.zeros((channels, *plan.shape), np.float32), set(numbers)
     for number, (place, (wx, wy, wz)) in enumerate(plan.places()):
         if number in wanted:
             found = function(place)
             found *= wx[:, None, None] * wy[:, None]
             found *= wz
-            joined[place] += found
+            joined[(slice(None), *place)] += found
     return joined

@@ -38,7 +38,7 @@ def main():
     _limit(request)
     try:
         model = _read(request['model'])
-        model, fixed = graphs.check_model(model, request['inputs'], request['output'])
+        model, fixed = graphs.check_model(model, request['inputs'], request['output'], request['channels'])
         images = [
             np.frombuffer(_read(4 * prod(one['shape'])), np.float32).reshape(one['shape'])
             for one in request['images']
@@ -110,7 +110,7 @@ def _run(onnxruntime, model: bytes, images: list[np.ndarray], request: dict):  #
     if not request['plan']:
         return reply, None
     plan, axes = Plan(**request['plan']), request['axes']
-    back, wanted = np.argsort(axes), (1, 1, *(plan.size[axis] for axis in axes))
+    back, wanted = np.argsort(axes), (1, request['channels'], *(plan.size[axis] for axis in axes))
 
     def network(place: tuple[slice, slice, slice]):
         feed: dict = {name: [] for name in request['inputs']}
@@ -126,15 +126,15 @@ def _run(onnxruntime, model: bytes, images: list[np.ndarray], request: dict):  #
         (found,) = session.run([request['output']], feed)
         if found.shape != wanted or found.dtype != np.float32:
             raise UserError(
-                f'the network gives an image of shape {found.shape}, but {wanted} went in; mend the model.'
+                f'the network gives an image of shape {found.shape}, where {wanted} is due; mend the model.'
             )
         if not np.isfinite(found).all():
             raise UserError(
                 'the network gives values that are not finite; its input may be far from its training.'
             )
-        return found[0, 0].transpose(back).copy()
+        return found[0].transpose(0, *(1 + back)).copy()
 
-    return reply, run_tiled(network, plan, request['tiles'])
+    return reply, run_tiled(network, plan, request['tiles'], request['channels'])
 
 
 def _session(onnxruntime, model: bytes, request: dict):  # noqa: ANN001

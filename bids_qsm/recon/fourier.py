@@ -76,8 +76,11 @@ class Box:
         """Box of ``mask`` widened by ``margin`` mm, padded with at least ``padding`` mm of zeros.
 
         The margin is of real voxels and ends at the edge of the volume; the padding keeps the two ends of a
-        circular convolution apart. Shapes grow to the next size that has a fast transform.
+        circular convolution apart. Shapes grow to the next size that has a fast transform. ValueError where
+        the mask is empty.
         """
+        if not mask.any():
+            raise ValueError('The mask is empty; give one with at least one voxel.')
         region, shape = [], []
         for axis, step in enumerate(grid.voxel_size):
             line = mask.any(axis=tuple(a for a in range(3) if a != axis))

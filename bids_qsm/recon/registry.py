@@ -1,11 +1,14 @@
 """Methods of a registry (a plain dict, name -> function): their facts, and how they are called."""
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from bids_qsm.errors import UserError
+
+LARGEST = sys.float_info.max
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,10 @@ class Need:
     anat: float = 0
     run: float = 0
     cubes: float = 0
+
+    def __add__(self, other: 'Need') -> 'Need':
+        """What both hold at a time."""
+        return Need(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,15 @@ def needs(function: Callable, *, optional: bool = True) -> list[str]:
     """
     data = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.KEYWORD_ONLY]
     return [p.name for p in data if optional or p.default is p.empty]
+
+
+def is_within(value: object, low: float = -LARGEST, high: float = LARGEST) -> bool:
+    """Whether a value that was read is a finite number from ``low`` to ``high``.
+
+    >>> is_within(0, 0, 1), is_within(True, 0, 1), is_within(float('nan')), is_within(float('inf'))
+    (True, False, False, False)
+    """
+    return not isinstance(value, bool) and isinstance(value, int | float) and low <= value <= high
 
 
 def check_params(name: str, function: Callable, params: Mapping[str, Any]) -> None:

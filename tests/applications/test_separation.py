@@ -15,6 +15,8 @@ from bids_qsm.biomarkers.positions import b0_in_world
 from bids_qsm.errors import UserError
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.registry import call
+from tests.plugins.conftest import here  # noqa: F401
+from tests.plugins.little import OF_SOURCES, separator, write_plugin
 
 SHAPE = (12, 12, 8)
 
@@ -68,6 +70,69 @@ def test_a_chosen_method_says_what_it_assumes(maps):
         assert row['change_per_tenth'] == pytest.approx(-0.12 / 22, rel=0.1)
         assert np.isnan(row['se'])
     assert measured['facts']['relaxivity_diamagnetic']['source'] == 'stated by the user'
+
+
+def test_a_plugin_separates_beside_the_default_method(maps, tmp_path, here):  # noqa: ARG001, F811
+    folder = write_plugin(tmp_path / 'sep', separator(), **OF_SOURCES)
+    name, r2 = f'onnx:{folder}', np.full(SHAPE, 13.0, np.float32)
+    found = separated(maps, r2, method=name)
+    closed = separated(maps, r2, method='closed')
+    posterior = separated(maps, r2)
+    for source in ('paramagnetic', 'diamagnetic'):
+        # where both equations give sources of the right sign
+        inside = maps['dseg'] > 0
+        np.testing.assert_allclose(found[source][inside], closed[source][inside], atol=2e-3)
+        np.testing.assert_array_equal(found[f'{source}classical'], posterior[source])
+        assert posterior[f'{source}classical'] is None
+    assert found['paramagnetic'].min() >= 0 >= found['diamagnetic'].max()
+    np.testing.assert_allclose(found['total'], found['paramagnetic'] + found['diamagnetic'])
+    rows = found['comparison'].set_index(['source', 'region'])
+    assert rows.loc[('total', 'whole mask'), 'slope'] == pytest.approx(1, abs=0.02)
+    assert rows.loc[('total', 'Putamen'), 'difference'] == pytest.approx(0, abs=1e-3)
+    assert found['comparison']['warning'].isna().all()
+    assert found['facts']['method'] == 'little 1.0'
+    assert found['facts']['PluginFlags'] == []
+    table = found['table'].set_index(['region', 'map'])
+    assert table.loc[('Putamen', 'chi_para'), 'mean'] == pytest.approx(0.1, abs=0.005)
+    assert posterior['comparison'] is None
+    (figure,) = [one for one in APPLICATION.figures if one.name == 'diamagneticdeparture']
+    assert figure.table == 'comparison'
+    taken = (found['comparison'], *(found[name] for name in figure.takes[:2]), maps['mask'], np.eye(4))
+    assert figure.draw(*taken).startswith(b'\x89PNG')
+
+
+def test_a_plugin_whose_sources_cannot_be_is_flagged(maps, tmp_path, here):  # noqa: ARG001, F811
+    r2 = np.full(SHAPE, 13.0, np.float32)
+    half = write_plugin(tmp_path / 'half', separator(0.5), **OF_SOURCES)
+    found = separated(maps, r2, method=f'onnx:{half}')
+    (said,) = found['comparison']['warning'].dropna()
+    assert 'The sum of both sources is not the susceptibility that was taken apart: slope 0.50' in said
+    channels = [{**one, 'sign': 1} for one in OF_SOURCES['output']['channels']]
+    output = {**OF_SOURCES['output'], 'channels': channels}
+    odd = write_plugin(tmp_path / 'odd', separator(), **{**OF_SOURCES, 'output': output})
+    found = separated(maps, None, method=f'onnx:{odd}')
+    said = ' '.join(found['facts']['PluginFlags'])
+    assert '100% of the voxels had positive diamagnetic sources, which were set to 0.' in said
+    assert "It takes R2', which was not measured" in said
+    assert not found['diamagnetic'].any()
+
+
+def test_what_a_plugin_takes_is_needed(tmp_path):
+    inputs = [
+        {'tensor': 'maps', 'channels': [{'data': 'field', 'unit': 'Hz'}, {'data': 'r2star', 'unit': '1/s'}]}
+    ]
+    folder = write_plugin(tmp_path / 'sep', separator(), **{**OF_SOURCES, 'inputs': inputs})
+    method = Method.parse(f'separation:method=onnx:{folder}', applications())
+    assert str(method) == f'separation:method=onnx:{folder}'
+    assert method.label == 'separation:method=onnx:sep'
+    variant = variants(method.as_dict)
+    assert variant.needs == ('localfield',)
+    assert set(variant.spares) == {'magnitude', 'echoes', 'echo_times'}
+    assert 'the network little 1.0 (plug-in; Nobody (2026), no paper)' in variant.method
+    assert 'For comparison the same was done with' in variant.method
+    assert variant.memory.volume > variants({}).memory.volume
+    with pytest.raises(UserError, match='as a network has none'):
+        variants({**method.as_dict, 'relaxivity': 114.0})
 
 
 def test_methods_take_what_they_need_and_wrong_ones_are_refused():

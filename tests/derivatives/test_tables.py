@@ -1,5 +1,7 @@
 import pandas as pd
+import pytest
 
+from bids_qsm.derivatives import tables
 from bids_qsm.derivatives.tables import (
     read_labels,
     read_many,
@@ -54,6 +56,13 @@ def test_a_line_in_quotes_does_not_shift_rows(tmp_path):
     assert [one['a'].tolist() for one in found] == [[0], [1]]
 
 
+@pytest.fixture(params=[100, 2], ids=['whole', 'in pieces'])
+def rows(request, monkeypatch):
+    """Rows that are turned into Parquet at once."""
+    monkeypatch.setattr(tables, '_ROWS', request.param)
+
+
+@pytest.mark.usefixtures('rows')
 def test_parquet_has_the_same_values(tmp_path):
     table = pd.DataFrame(
         {
@@ -72,6 +81,7 @@ def test_parquet_has_the_same_values(tmp_path):
         pd.testing.assert_series_equal(found[column], table[column], check_dtype=False)
 
 
+@pytest.mark.usefixtures('rows')
 def test_parquet_and_text_say_the_same_of_gaps(tmp_path):
     table = pd.DataFrame(
         {

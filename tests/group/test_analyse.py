@@ -15,7 +15,7 @@ from bids_qsm.applications import application
 from bids_qsm.errors import UserError
 from bids_qsm.group import analyse as group
 from bids_qsm.group.analyse import FILES, find_controls, mixed_versions, run_group
-from bids_qsm.group.collect import collect_application, collect_tables, read_tables
+from bids_qsm.group.collect import collect_application, collect_tables, find_tables
 from bids_qsm.group.map_stack import find_maps
 from tests.cohorts import options, table, write_cohort
 from tests.pages import Page, assert_self_contained
@@ -150,7 +150,7 @@ def test_sessions_and_scans_are_joined(small):
     scans.write_text(
         'filename\tacq_time\nanat/sub-001_ses-1_echo-1_part-mag_MEGRE.nii.gz\t2019-05-05T09:00:00\n'
     )
-    long, notes = collect_tables(read_tables(out), out, data)
+    long, notes = collect_tables(find_tables(out), out, data)
     assert 'Not in sessions.tsv' not in ' '.join(notes['sessions'])
     times = long.dropna(subset=['acq_time']).groupby('participant_id')['acq_time'].unique()
     assert times['sub-001'].tolist() == ['2019-05-05T09:00:00']
@@ -185,18 +185,18 @@ def test_the_maps_of_all_tables_are_described(small):
     rows.to_csv(own, sep='\t', index=False, na_rep='n/a')
     own.with_suffix('.json').write_text('{"map": {"Description": "What the row is about. Yv: oxygen."}}')
     path.with_suffix('.json').write_text('{"map": {"Description": "chi or R2star."}}')
-    collect_tables(read_tables(out), out, data)
+    collect_tables(find_tables(out), out, data)
     described = json.loads((out / 'group_regions.json').read_text())
     assert described['map']['Description'] == 'chi or R2star. What the row is about. Yv: oxygen.'
 
 
 def test_half_written_files_are_passed_over(small):
     data, out = small
-    whole, _ = collect_tables(read_tables(out), out, data)
+    whole, _ = collect_tables(find_tables(out), out, data)
     table = next(out.rglob('*_stats.tsv'))
     table.with_name(f'.1a2b3c4d-{table.name}').write_text('region\tmean\nGP\t')
     table.with_name(f'.1a2b3c4d-{table.name[:6]}_space-x_Chimap.nii.gz').touch()
-    partial, _ = collect_tables(read_tables(out), out, data)
+    partial, _ = collect_tables(find_tables(out), out, data)
     assert partial.equals(whole)
     assert find_maps(out, 'Chimap', None, '', []) == ('', {})
 
@@ -205,7 +205,7 @@ def test_lesions_of_nobody(small):
     _, out = small
     notes = {'lesions': []}
     lesions = application('lesions')
-    assert collect_application(lesions, lesions.tables[0], read_tables(out)['lesions'], notes)[0].empty
+    assert collect_application(lesions, lesions.tables[0], find_tables(out)['lesions'], notes)[0].empty
     assert notes == {'lesions': []}
 
 
@@ -291,7 +291,7 @@ def test_a_broken_table_is_named(small, text):
     data, out = small
     (data / 'participants.tsv').write_text(text)
     with pytest.raises(UserError, match=r'participants\.tsv is no table'):
-        collect_tables(read_tables(out), out, data)
+        collect_tables(find_tables(out), out, data)
 
 
 def test_a_table_of_an_older_version_is_named(small):
@@ -444,7 +444,7 @@ def test_words_of_one_meaning_are_one_level(tmp_path):
     people['group'] = ['control ', ' patient', 'control', 'patient', 'Control', 'n/a ']
     people['sex'] = ['M', 'm', 'male ', 'F', 'female', 'M']
     people.rename(columns={'sex': 'sex '}).to_csv(path, sep='\t', index=False)
-    long, notes = collect_tables(read_tables(out), out, data)
+    long, notes = collect_tables(find_tables(out), out, data)
     found = long.drop_duplicates('participant_id')
     assert found['sex'].tolist() == ['M', 'M', 'M', *[found['sex'].iloc[3]] * 2, 'M']
     assert found['group'].tolist()[:5] == ['control', 'patient', 'control', 'patient', 'Control']

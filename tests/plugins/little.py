@@ -84,6 +84,36 @@ def net(rng, *, channels=1, width=4, name='field', others=()):
     return model_of(nodes, tensors, inputs=ports)
 
 
+RELAXIVITY = 137.0
+"""Of both sources in `separator` (1/s/ppm)."""
+
+
+def separator(scale=1.0):
+    """Two equations a voxel, as a convolution of chi (ppm) and R2' (1/s); both sources are positive."""
+    matrix = scale / 2 * np.float32([[1, 1 / RELAXIVITY], [-1, 1 / RELAXIVITY]])
+    node = helper.make_node('Conv', ['maps', 'w'], ['sources'])
+    return model_of([node], {'w': matrix[..., None, None, None]}, inputs={'maps': 2}, output=('sources', 2))
+
+
+OF_SOURCES = {
+    'step': 'separation',
+    'inputs': [
+        {
+            'tensor': 'maps',
+            'channels': [{'data': 'chi', 'unit': 'ppm'}, {'data': 'r2prime', 'unit': '1/s'}],
+        }
+    ],
+    'output': {
+        'tensor': 'sources',
+        'channels': [
+            {'data': 'paramagnetic', 'unit': 'ppm'},
+            {'data': 'diamagnetic', 'unit': 'ppm', 'sign': -1},
+        ],
+    },
+}
+"""What the manifest of `separator` says."""
+
+
 REACH = 6
 """How far `net` sees at most: 1 + 1, pooling (1), and 2 in pooled voxels (2), and 1 at the end."""
 
@@ -150,10 +180,13 @@ def _golden(folder, content, said, shape, rng):
                 np.float32
             )
     (out,) = onnxruntime.InferenceSession(content, providers=['CPUExecutionProvider']).run(None, feed)
-    scale = said['output'].get('scale', {})
-    if scale == 'as field':
-        scale = {'sd': data['field'].std()}
-    out = out[0, 0].transpose(np.argsort(order)) * scale.get('sd', 1) + scale.get('mean', 0)
+    made = []
+    for image, channel in zip(out[0], said['output'].get('channels', [said['output']]), strict=True):
+        scale = channel.get('scale', {})
+        if scale == 'as field':
+            scale = {'sd': data['field'].std()}
+        made.append(image.transpose(np.argsort(order)) * scale.get('sd', 1) + scale.get('mean', 0))
+    out = np.stack(made) if len(made) > 1 else made[0]
     return {
         'data': {name: save(folder, f'golden_{name}.npy', image) for name, image in data.items()},
         'output': save(folder, 'golden_output.npy', out),

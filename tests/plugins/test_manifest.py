@@ -6,7 +6,7 @@ import pytest
 
 from bids_qsm.errors import UserError
 from bids_qsm.plugins.manifest import LARGEST_MANIFEST, examine, read_bytes, read_manifest
-from tests.plugins.little import write_plugin
+from tests.plugins.little import OF_SOURCES, separator, write_plugin
 
 
 @pytest.fixture
@@ -96,6 +96,8 @@ TILE = {'size': [32, 32, 32], 'margin': 4, 'multiple': 8}
         (put('golden', 'tolerance', value=1), 'golden.tolerance is 1'),
         (put('golden', 'data', 'r2star', value={'file': 'a', 'sha256': 64 * '0'}), 'golden.data has r2star'),
         (drop('golden'), 'golden is missing'),
+        (CHANNEL('wrapped', value=True), 'true only of a total field in rad'),
+        (put('step', value='separation'), r'output.channels is missing; give a list of 2 channels'),
     ],
 )
 def test_each_fault_is_one_sentence(plugin, change, says):
@@ -105,6 +107,23 @@ def test_each_fault_is_one_sentence(plugin, change, says):
     assert str(plugin / 'manifest.json') in str(error.value)
     _, faults = examine(plugin)
     assert all(fault.endswith('.') and '\n' not in fault for fault in faults)
+
+
+@pytest.mark.parametrize(
+    ('change', 'says'),
+    [
+        (put('inputs', 0, 'channels', 1, value={'data': 'mask'}), '"data": r2prime or r2star, which tells'),
+        (put('inputs', 0, 'channels', 0, value={'data': 'mask'}), '"data": "chi" or "field", which is taken'),
+        (put('output', 'channels', 0, 'data', value='diamagnetic'), 'as sources stand in this order'),
+        (put('output', 'channels', 1, 'unit', value='Hz'), r'output.channels\[1\].unit is "Hz"'),
+    ],
+)
+def test_a_separation_names_both_sources_and_what_tells_them_apart(tmp_path, change, says):
+    folder = write_plugin(tmp_path / 'little', separator(), **OF_SOURCES)
+    assert examine(folder)[1] == []
+    changed(folder, change)
+    with pytest.raises(UserError, match=says):
+        read_manifest(folder)
 
 
 def test_all_faults_are_listed(plugin):

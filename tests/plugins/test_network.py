@@ -15,7 +15,18 @@ from bids_qsm.plugins.network import apply, full_dipole
 from bids_qsm.plugins.sandbox import Machine
 from bids_qsm.recon.fourier import Box, convolve, dipole_kernel
 from bids_qsm.recon.grid import Grid
-from tests.plugins.little import REACH, identity, linear, model_of, net, write_plugin
+from tests.plugins.little import (
+    OF_SOURCES,
+    REACH,
+    RELAXIVITY,
+    identity,
+    linear,
+    model_of,
+    net,
+    save,
+    separator,
+    write_plugin,
+)
 
 pytestmark = pytest.mark.usefixtures('here')
 SHAPE = (22, 26, 18)
@@ -84,6 +95,55 @@ def test_units_signs_and_constants_are_those_of_the_manifest(tmp_path, scene, ab
     if 'Hz' in about.values():
         with pytest.raises(UserError, match='add MagneticFieldStrength'):
             run(folder, {**scene, 'field_strength': None})
+
+
+def test_phase_is_wrapped_where_the_manifest_says_so(tmp_path, scene):
+    inputs = channel(unit='rad', echo_time=0.02, wrapped=True)
+    folder = write_plugin(tmp_path / 'a', inputs=inputs, step='onestep')
+    total = 4 * scene['field']
+    phase = 2 * np.pi * 127.7321 * 0.02 * total
+    assert np.abs(phase).max() > np.pi
+    found = run(folder, {**scene, 'total': total}).values
+    np.testing.assert_allclose(found, np.angle(np.exp(1j * phase)), atol=1e-4)
+
+
+def test_both_sources_have_their_units_and_signs(tmp_path, scene):
+    rng = np.random.default_rng(2)
+    rate = (8 * rng.random(SHAPE) * scene['mask']).astype(np.float32)
+    data = {'chi': scene['field'], 'r2prime': rate, 'mask': scene['mask'], 'grid': scene['grid']}
+    para = (data['chi'] + rate / RELAXIVITY) / 2
+    channels = [dict(one) for one in OF_SOURCES['output']['channels']]
+    channels[1] |= {'unit': 'ppb', 'scale': {'mean': 0, 'sd': 1e3}}
+    said = {**OF_SOURCES, 'output': {**OF_SOURCES['output'], 'channels': channels}}
+    tile = {'size': [12, 12, 12], 'margin': 0, 'blend': 2}
+    folder = write_plugin(tmp_path / 'a', separator(), **said, tile=tile, axes='ZXY', b0='axial')
+    found = run(folder, {**data, 'grid': Grid(SHAPE, b0_dir=(0, 1, 0))})
+    assert found.record['Tiles'] > 1
+    np.testing.assert_allclose(found.values, [para, data['chi'] - para], atol=1e-6)
+    check_golden(*_read(folder), Machine())
+    report = check_plugin(folder)
+    assert 'No fault was found.' in str(report)
+    # another order of sources is another golden output
+    said = json.loads((folder / 'manifest.json').read_text())
+    said['golden']['output'] = save(folder, 'other.npy', np.zeros((3, 8, 8, 8)))
+    (folder / 'manifest.json').write_text(json.dumps(said))
+    with pytest.raises(UserError, match='the golden output has 3 channels along its first axis'):
+        check_golden(*_read(folder), Machine())
+
+
+def test_relaxation_beyond_the_training_is_flagged(tmp_path, scene):
+    training = {'field_strength': [3, 3], 'voxel_size': [1, 1], 'r2prime': [0, 20], 'chi': [-1, 1]}
+    folder = write_plugin(tmp_path / 'a', separator(), **OF_SOURCES, training=training)
+    rate = np.full(SHAPE, 30, np.float32)
+    found = run(folder, {**scene, 'chi': scene['field'], 'r2prime': rate})
+    assert found.record['Flags'] == [
+        "100% of the voxels have an R2' outside 0 to 20 1/s, the range of its training."
+    ]
+
+
+def _read(folder):
+    manifest = read_manifest(folder)
+    return manifest, manifest.read_model()
 
 
 def test_each_volume_is_normalised_and_scaled_back(tmp_path, scene):

@@ -11,7 +11,7 @@ from onnx import helper
 from bids_qsm.errors import UserError
 from bids_qsm.plugins import sandbox
 from bids_qsm.plugins.manifest import read_manifest
-from bids_qsm.plugins.sandbox import Image, Machine, require_onnx, run_network
+from bids_qsm.plugins.sandbox import Image, Job, Machine, require_onnx, run_network
 from bids_qsm.plugins.tiles import Plan
 from tests.plugins.little import identity, model_of, net, write_plugin
 
@@ -25,8 +25,8 @@ def run(folder, model=None, machine=None, **changes):
     plan = Plan(SHAPE, SHAPE, 0, 0, 1)
     images = [Image('field', image)]
     machine = machine or Machine(seconds=60)
-    found, facts = run_network(manifest, model.SerializeToString(), images, plan, [0], machine)
-    return image, found, facts
+    found, facts = run_network(Job(manifest, model.SerializeToString(), machine, images, plan, [0]))
+    return image, found[0], facts
 
 
 def test_it_gives_what_the_network_gives(tmp_path):
@@ -63,7 +63,9 @@ def test_a_manifest_does_not_set_its_own_limits(tmp_path):
     tile = {'size': [512, 512, 512], 'margin': 4}
     manifest = read_manifest(write_plugin(tmp_path / 'a', memory=1e6, tile=tile))
     plan = Plan((512,) * 3, (512,) * 3, 4, 0, 1)
-    asked = [sandbox.request_of(manifest, b'', [], plan, [0, 1], Machine(most_gb=gb)) for gb in (None, 2.0)]
+    asked = [
+        sandbox.request_of(Job(manifest, b'', Machine(most_gb=gb), [], plan, [0, 1])) for gb in (None, 2.0)
+    ]
     there = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
     assert [one['bytes'] for one in asked] == [there, 2e9]
     assert asked[0]['seconds'] == 2 * sandbox.SECONDS  # of a tile

@@ -24,7 +24,7 @@ def test_joined_tiles_are_the_volume():
     values = np.random.default_rng(0).standard_normal((20, 12, 31)).astype(np.float32)
     plan = Plan(values.shape, (12, 12, 10), 2, 2, 1)
     places = list(plan.places())
-    joined = run_tiled(lambda place: values[place].copy(), plan, range(len(places)))
+    (joined,) = run_tiled(lambda place: values[place][None].copy(), plan, range(len(places)), 1)
     np.testing.assert_allclose(joined, values, atol=1e-6)
 
 

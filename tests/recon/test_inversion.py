@@ -20,6 +20,15 @@ def invert(method, field, head, mask=None):
     return INVERSION[method](*(data[n] for n in code.co_varnames[: code.co_argcount]))
 
 
+@pytest.mark.parametrize('method', INVERSION.values(), ids=INVERSION)
+def test_an_empty_mask_is_a_clear_error(method):
+    grid = Grid((8, 8, 8))
+    image, data = np.full(grid.shape, 0.01, np.float32), {'grid': grid, 'radians_per_ppm': 20.0}
+    data |= dict.fromkeys(('field', 'total', 'noise', 'magnitude', 'r2star'), image)
+    with pytest.raises(ValueError, match='The mask is empty; give one'):
+        call(method, {**data, 'mask': np.zeros(grid.shape, bool)}, {})
+
+
 def error(found, truth, mask):
     found, truth = found[mask] - found[mask].mean(), truth[mask] - truth[mask].mean()
     return np.linalg.norm(found - truth) / np.linalg.norm(truth)

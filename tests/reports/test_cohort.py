@@ -11,7 +11,7 @@ from PIL import Image
 
 from bids_qsm.derivatives.files import write_json
 from bids_qsm.errors import UserError
-from bids_qsm.group.collect import collect_tables, read_tables
+from bids_qsm.group.collect import collect_tables, find_tables
 from bids_qsm.reports.blocks import cell, charted_whole, grid, in_order, parts
 from bids_qsm.reports.cohort import RECORD, build_cohort_report
 from tests.pages import Page, assert_self_contained
@@ -42,7 +42,7 @@ def add_series(out, name, *, shift=0.0, atlas='nuclei', reference='csf', facts=N
 
 
 def collect(out, data=None, **record):
-    long, notes = collect_tables(read_tables(out), out, data or out)
+    long, notes = collect_tables(find_tables(out), out, data or out)
     write_json(out / RECORD, {'notes': notes, **record})
     return long
 

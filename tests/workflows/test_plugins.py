@@ -6,8 +6,8 @@ import pytest
 
 from bids_qsm.app.methods import Method
 from bids_qsm.errors import UserError
-from bids_qsm.layout.series import GivenMap
-from tests.plugins.little import write_plugin
+from bids_qsm.layout.series import GivenMap, Use
+from tests.plugins.little import OF_SOURCES, separator, write_plugin
 from tests.workflows.graphs import check_ports, graph
 
 OF_STEP = {
@@ -83,6 +83,21 @@ def test_plugins_build(options, series, plugin, option, step, has_regions):
     (save,) = [one for name, one in found.items() if name.endswith('outputs_wf.save_maps')]
     assert method.name not in str(save.inputs.sidecars)
     assert f'onnx:{step}' in str(save.inputs.sidecars)
+
+
+def test_a_separation_depends_on_the_files_of_its_plugin(options, series, tmp_path):
+    folder = write_plugin(tmp_path / 'sep', separator(), **OF_SOURCES)
+    params = (('method', f'onnx:{folder}'),)
+    asked = replace(options, applications=(Method('separation', params),))
+    assert asked.plugins == {'separation:method': f'onnx:{folder}'}
+    assert '--separation:method=onnx:sep' in asked.to_command(participants=())
+    workflow, texts, _ = graph(asked, replace(series, applications=(Use('separation', params, ()),)))
+    check_ports(workflow)
+    (node,) = [one for name, one in nodes(workflow).items() if name.endswith('applications_wf.separation')]
+    assert [path.rpartition('/')[2] for path in node.inputs.plugin_files] == ['manifest.json', 'model.onnx']
+    assert any('separated with the network little 1.0' in text for text in texts)
+    with pytest.raises(UserError, match='for the step separation; give it as --separation:method'):
+        replace(options, inversion=Method(f'onnx:{folder}'))
 
 
 @pytest.mark.parametrize('start', ['local_field', 'field'])

@@ -95,10 +95,10 @@ def medi0(
     """
     if r2star is None:
         raise UserError('medi0 needs R2* to find the CSF, which takes more than one echo; choose medi.')
+    problem = Problem.of(field, mask, noise, grid)
     csf, found = ventricles(to_numpy(mask), to_numpy(r2star), grid, ratio=r2star_ratio, min_ml=min_ml)
     if not csf.any():
         raise UserError(f'medi0 needs the CSF of the ventricles, but found {found} (low R2*); choose medi.')
-    problem = Problem.of(field, mask, noise, grid)
     even = _Even(problem.box.crop(like(csf, field)), evenness)
     chi = _solve(
         problem, magnitude, radians_per_ppm, strength, edges, outlier, tolerance, max_iterations, even
