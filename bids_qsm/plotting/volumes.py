@@ -19,6 +19,7 @@ _MARGIN = 4.0  # mm around the brain
 _MOST = 32767
 _GZIP = 31  # with the head of gzip, without time and name
 _SAMPLE = 8  # every eighth slice tells how large a volume is when compressed
+_SMALL = 500_000  # voxels of a volume that is compressed to know its size
 
 
 @dataclass(frozen=True)
@@ -106,10 +107,12 @@ def packed(values: np.ndarray) -> bytes:
 
 
 def sample_size(values: np.ndarray) -> int:
-    """About how many bytes `packed` gives, from every eighth slice of the longest axis."""
+    """Bytes that `packed` gives, for large volumes estimated from every eighth slice of the longest axis."""
+    if values.size < _SMALL:
+        return len(packed(values))
     axis = int(np.argmax(values.shape))
     some = values.take(range(_SAMPLE // 2, values.shape[axis], _SAMPLE), axis)
-    return round(len(packed(some)) * values.size / max(some.size, 1))
+    return round(len(packed(some)) * values.size / some.size)
 
 
 def precisions() -> Iterator[tuple[int, int]]:

@@ -34,10 +34,10 @@ def distribution_points(
     Returns
     -------
     dict
-        ``symbol``, ``unit``, ``regions``, ``groups`` (name, colour, count), ``boxes`` (numbers of region and
-        group; whisker, quartile, median, quartile, whisker), ``names`` and ``pages`` of series, and columns of
-        ``points``: numbers of region, group and series, and value. ``cut`` says whether points within the
-        whiskers are left out.
+        ``symbol``, ``unit``, ``regions``, ``groups`` (name, colour, count); ``boxes`` (numbers of region and
+        group, then whisker, quartile, median, quartile, whisker); ``names`` and ``pages`` of series;
+        ``points``, columns of one length: numbers of region, group and series, and value; ``cut``, whether
+        points within the whiskers are left out.
     """
     kept = (table['map'] == map_name) & (table['hemisphere'] == 'both') & table[statistic].notna()
     table = table[kept & table['region'].isin(regions)]
