@@ -17,34 +17,43 @@ const bidsQsmViewer = (() => {
     return new Uint8Array(await new Response(stream).arrayBuffer())
   }
 
-  /* Low bytes, then high bytes, of differences whose sign is the lowest bit: see bids_qsm/plotting/volumes.py. */
+  /* Low bytes, then high bytes, of differences from the median of three neighbours, with the sign in the lowest
+     bit: see `packed` in bids_qsm/plotting/volumes.py. */
   async function values(layer) {
     if (!cache.has(layer.data)) {
       const planes = await unpack(layer.data)
       const n = planes.length / 2
       const found = new Int16Array(n)
-      for (let i = 0, last = 0; i < n; i++) {
-        const z = planes[i] | (planes[n + i] << 8)
-        last = (last + ((z >>> 1) ^ -(z & 1))) << 16 >> 16
-        found[i] = last
+      const [nx, ny] = layer.shape
+      for (let i = 0, x = 0, y = 0, z = 0; i < n; i++) {
+        const a = x ? found[i - 1] : 0
+        const b = y ? found[i - nx] : 0
+        const c = z ? found[i - nx * ny] : 0
+        const median = Math.max(Math.min(a, b), Math.min(Math.max(a, b), c))
+        const zigzag = planes[i] | (planes[n + i] << 8)
+        found[i] = median + ((zigzag >>> 1) ^ -(zigzag & 1)) // modulo 2**16
+        if (++x === nx) {
+          x = 0
+          if (++y === ny) [y, z] = [0, z + 1]
+        }
       }
       cache.set(layer.data, found)
     }
     return cache.get(layer.data)
   }
 
-  function nifti(data, series, step) {
+  function nifti(data, layer) {
     const buffer = new ArrayBuffer(352 + data.byteLength)
     const head = new DataView(buffer)
-    const affine = series.affine
+    const { affine } = layer
     head.setInt32(0, 348, true)
-    ;[3, ...series.shape, 1, 1, 1, 1].forEach((n, i) => head.setInt16(40 + 2 * i, n, true))
+    ;[3, ...layer.shape, 1, 1, 1, 1].forEach((n, i) => head.setInt16(40 + 2 * i, n, true))
     head.setInt16(70, 4, true) // int16
     head.setInt16(72, 16, true)
     const size = [0, 1, 2].map((j) => Math.hypot(affine[0][j], affine[1][j], affine[2][j]))
     ;[1, ...size].forEach((v, i) => head.setFloat32(76 + 4 * i, v, true))
     head.setFloat32(108, 352, true)
-    head.setFloat32(112, step || 1, true)
+    head.setFloat32(112, layer.step || 1, true)
     head.setUint8(123, 2) // mm
     head.setInt16(254, 1, true)
     affine.slice(0, 3).flat().forEach((v, i) => head.setFloat32(280 + 4 * i, v, true))
@@ -53,8 +62,8 @@ const bidsQsmViewer = (() => {
     return buffer
   }
 
-  async function image(layer, series, opacity) {
-    const buffer = nifti(await values(layer), series, layer.step)
+  async function image(layer, opacity) {
+    const buffer = nifti(await values(layer), layer)
     const [low, high] = layer.step ? [layer.low, layer.high] : [0, layer.names.length]
     const one = await niivue.NVImage.new(buffer, `${layer.data}.nii`, layer.colours && layer.step ? layer.colours : 'gray', opacity, null, low, high)
     if (!layer.step) {
@@ -68,20 +77,24 @@ const bidsQsmViewer = (() => {
   const round = (value, layer) =>
     layer.unit ? value.toFixed(Math.max(0, Math.ceil(-Math.log10(layer.step) - 0.01))) : value.toPrecision(3)
 
-  /* What all images of the series hold in the voxel nearest to a place (mm). */
+  /* Whole number of a layer in the voxel nearest to a place (mm). */
+  async function nearest(layer, mm) {
+    const { inverse, shape } = layer
+    const [x, y, z] = [0, 1, 2].map((i) => Math.round(inverse[i][0] * mm[0] + inverse[i][1] * mm[1] + inverse[i][2] * mm[2] + inverse[i][3]))
+    const outside = [x, y, z].some((v, i) => v < 0 || v >= shape[i])
+    return outside ? NOTHING : (await values(layer))[x + shape[0] * (y + shape[1] * z)]
+  }
+
+  /* What all images of the series hold there. */
   async function read(mm) {
-    const series = here.series
-    const voxel = [0, 1, 2].map((i) => Math.round([0, 1, 2].reduce((sum, j) => sum + series.inverse[i][j] * mm[j], series.inverse[i][3])))
-    if (voxel.some((v, i) => v < 0 || v >= series.shape[i])) return { voxel, values: {}, labels: {} }
-    const index = voxel[0] + series.shape[0] * (voxel[1] + series.shape[1] * voxel[2])
-    const found = { voxel, values: {}, labels: {} }
-    for (const layer of series.maps) {
-      const value = (await values(layer))[index]
+    const found = { values: {}, labels: {} }
+    for (const layer of here.series.maps) {
+      const value = await nearest(layer, mm)
       if (value !== NOTHING) found.values[layer.key] = value * layer.step
     }
-    for (const layer of series.labels) {
-      const label = (await values(layer))[index]
-      if (label) found.labels[layer.title] = layer.names[label - 1]
+    for (const layer of here.series.labels) {
+      const label = await nearest(layer, mm)
+      if (label > 0) found.labels[layer.title] = layer.names[label - 1]
     }
     return found
   }
@@ -103,8 +116,8 @@ const bidsQsmViewer = (() => {
   async function show() {
     const layers = here.series.labels.filter((layer) => here.shown.has(layer.title))
     const opacity = Number(find('[name=opacity]').value)
-    const images = [await image(here.map, here.series, 1)]
-    for (const layer of layers) images.push(await image(layer, here.series, opacity))
+    const images = [await image(here.map, 1)]
+    for (const layer of layers) images.push(await image(layer, opacity))
     const at = here.at
     while (nv.volumes.length) nv.removeVolumeByIndex(0)
     for (const one of images) nv.addVolume(one)

@@ -4,12 +4,13 @@ import base64
 import re
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.ndimage import binary_dilation
 
 from bids_qsm.anatomy.transform import spacing_of
 from bids_qsm.applications import applications
@@ -38,6 +39,8 @@ STEPS = {'chi': 0.001, 'r2star': 0.25}
 """Step of the values of a map in its unit; other maps have no unit, and 250 grey values."""
 MAPS = ('chi', 'r2star', 'swi', 'magnitude')
 """Maps that the viewer shows, in their order."""
+_AROUND = 4.0
+"""Distance from the brain (mm) up to which the magnitude is shown."""
 _ADDED = ('seg', 'label', 'desc')
 """Entities that tell images of one series apart."""
 
@@ -45,24 +48,27 @@ _ADDED = ('seg', 'label', 'desc')
 @dataclass(frozen=True)
 class _Layer:
     volume: Volume
+    affine: np.ndarray
     about: dict
     """What the page needs beside the values."""
+    is_first: bool = False
+    """Whether it is the first map of the series, or labels: its voxels are joined last."""
+
+    def joined(self, times: int) -> '_Layer':
+        """The same with pairs of voxels joined."""
+        volume, affine = self.volume, self.affine
+        for _ in range(times):
+            volume, affine = thin(volume, affine)
+        return replace(self, volume=volume, affine=affine)
 
 
 @dataclass(frozen=True)
 class _Series:
     name: str
-    affine: np.ndarray
     voxels: tuple[float, ...]
     """Size as measured (mm)."""
     layers: list[_Layer]
-    places: dict[str, dict[tuple[str, str], str]] = field(default_factory=dict)
-
-    def joined(self) -> '_Series':
-        """The same with pairs of voxels joined."""
-        volumes, affine = thin([one.volume for one in self.layers], self.affine)
-        layers = [replace(one, volume=v) for one, v in zip(self.layers, volumes, strict=True)]
-        return replace(self, affine=affine, layers=layers)
+    places: dict[str, dict[tuple[str, str], str]]
 
 
 def build_viewer(folder: Path, names: Iterable[str]) -> dict | None:
@@ -98,13 +104,12 @@ def build_viewer(folder: Path, names: Iterable[str]) -> dict | None:
         for i, (layer, pack) in enumerate(zip(one.layers, packs, strict=True)):
             blocks[f'volume-{number}-{i}'] = pack
             step = layer.volume.step * coarseness
-            layers.append({**layer.about, 'step': step, 'data': f'volume-{number}-{i}'})
+            grid = {'affine': layer.affine.tolist(), 'inverse': np.linalg.inv(layer.affine).tolist()}
+            shown = {**layer.about, 'step': step, 'data': f'volume-{number}-{i}'}
+            layers.append({**shown, 'shape': layer.volume.data.shape, **grid})
         content.append(
             {
                 'name': one.name,
-                'shape': one.layers[0].volume.data.shape,
-                'affine': one.affine.tolist(),
-                'inverse': np.linalg.inv(one.affine).tolist(),
                 'maps': [layer for layer in layers if layer['step']],
                 'labels': [layer for layer in layers if not layer['step']],
             }
@@ -126,17 +131,17 @@ def _library() -> bytes:
 
 def _fit(series: list[_Series], room: int) -> tuple[int, list[_Series], list[list[str]]]:
     """Take the finest precision that fits into ``room`` bytes of base64."""
-    done = 0
-    for coarseness, joined in precisions():
-        for _ in range(joined - done):
-            series = [one.joined() for one in series]
-        done = joined
-        whole = [[whole_numbers(layer.volume, coarseness) for layer in one.layers] for one in series]
-        if sum(sample_size(values) for part in whole for values in part) * 4 / 3 > 1.05 * room:
+    for coarseness, of_first, of_others in precisions():
+        tried = [
+            replace(one, layers=[x.joined(of_first if x.is_first else of_others) for x in one.layers])
+            for one in series
+        ]
+        whole = [[whole_numbers(layer.volume, coarseness) for layer in one.layers] for one in tried]
+        if sum(sample_size(values) for part in whole for values in part) * 4 / 3 > room:
             continue
         data = [[base64.b64encode(packed(values)).decode() for values in part] for part in whole]
         if sum(len(text) for part in data for text in part) <= room:
-            return coarseness, series, data
+            return coarseness, tried, data
     raise AssertionError('precisions never end')
 
 
@@ -156,10 +161,12 @@ def _read(folder: Path, name: str) -> _Series | None:
     if mask is None or mask.shape != shape:
         mask = np.isfinite(first[0]) & (first[0] != 0)
     part, moved = crop(mask, affine)
+    around = binary_dilation(mask, iterations=round(_AROUND / min(spacing_of(affine))))
     layers, places = [], {}
     for port, (data, grid) in found.items():
         if data.shape == shape and np.allclose(grid, affine, atol=1e-3):
-            layers.append(_map_layer(port, data.astype(np.float32), mask, part))
+            layer = _map_layer(port, data.astype(np.float32), affine, mask, around)
+            layers.append(replace(layer, is_first=not layers))
     for (suffix, extra), path in images.items():
         title = _title(suffix, dict(extra))
         if not title:
@@ -170,9 +177,12 @@ def _read(folder: Path, name: str) -> _Series | None:
         stem = path.name.removesuffix('.nii.gz')
         table = path.with_name(f'{stem}.tsv')
         labels = read_labels(table) if table.exists() else None
-        layer, places[stem] = _label_layer(title, np.rint(data).astype(np.int32), affine, labels, part)
+        layer, places[stem] = _label_layer(title, np.rint(data).astype(np.int32), affine, labels)
         layers.append(layer)
-    return _Series(name, moved, tuple(spacing_of(affine)), layers, places)
+    layers = [
+        replace(one, volume=replace(one.volume, data=one.volume.data[part]), affine=moved) for one in layers
+    ]
+    return _Series(name, tuple(spacing_of(affine)), layers, places)
 
 
 def _images(folder: Path, name: str) -> dict[tuple, Path]:
@@ -192,11 +202,11 @@ def _volume(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return without_frames(data), affine
 
 
-def _map_layer(port: str, data: np.ndarray, mask: np.ndarray, part: tuple[slice, ...]) -> _Layer:
+def _map_layer(port: str, data: np.ndarray, affine: np.ndarray, mask: np.ndarray, around: np.ndarray):
     look = PRODUCTS[port].look
     step = STEPS.get(port) or grey_step(data, mask)
     low, high = window_of([data], look, mask)
-    shown = np.where(mask, data, np.nan) if look.masked else data
+    shown = np.where(mask if look.masked else around, data, np.nan)
     about = {
         'key': port,
         'title': look.title,
@@ -206,7 +216,7 @@ def _map_layer(port: str, data: np.ndarray, mask: np.ndarray, part: tuple[slice,
         'high': float(high),
         'colours': look.cmap,
     }
-    return _Layer(Volume(shown[part], step), about)
+    return _Layer(Volume(shown, step), affine, about)
 
 
 def _title(suffix: str, extra: Mapping[str, str]) -> str:
@@ -221,7 +231,7 @@ def _title(suffix: str, extra: Mapping[str, str]) -> str:
 
 
 def _label_layer(
-    title: str, dseg: np.ndarray, affine: np.ndarray, labels: pd.DataFrame | None, part: tuple[slice, ...]
+    title: str, dseg: np.ndarray, affine: np.ndarray, labels: pd.DataFrame | None
 ) -> tuple[_Layer, dict[tuple[str, str], str]]:
     """Labels numbered from 1 without gaps, with names and colours; and the place of each region."""
     present = np.unique(dseg[dseg > 0])
@@ -241,7 +251,7 @@ def _label_layer(
         'colours': [colours.get(index, '#ffd21f') for index in present.tolist()],
     }
     places = {key: _place(dseg, own, affine) for key, own in regions.items()} if labels is not None else {}
-    return _Layer(Volume(numbers[np.maximum(dseg[part], 0)], 0.0), about), places
+    return _Layer(Volume(numbers[np.maximum(dseg, 0)], 0.0), affine, about, is_first=True), places
 
 
 def _place(dseg: np.ndarray, indices: list[int], affine: np.ndarray) -> str:
@@ -264,14 +274,18 @@ def _notes(series: list[_Series], coarseness: int) -> list[str]:
     steps += [f'other images in {250 // coarseness} grey values'] * (len(steps) < len(shown))
     notes = [f'The viewer holds {", ".join(steps)}.']
     for one in series:
-        now = tuple(spacing_of(one.affine))
-        if not np.allclose(now, one.voxels, rtol=1e-3):
-            notes.append(
-                f'To keep the page small, voxels of {one.name} were joined from {_size(one.voxels)} to '
-                f'{_size(now)}; the files have all of them.'
-            )
+        joined = {}
+        for layer in one.layers:
+            now = _size(spacing_of(layer.affine))
+            if now != _size(one.voxels) and layer.about.get('key'):
+                joined.setdefault(now, []).append(layer.about['symbol'])
+        notes += [
+            f'To keep the page small, voxels of {one.name} ({_size(one.voxels)}) were joined to {now} in '
+            f'{", ".join(symbols)}; the files have all of them.'
+            for now, symbols in joined.items()
+        ]
     return notes
 
 
-def _size(voxels: tuple[float, ...]) -> str:
+def _size(voxels: Iterable[float]) -> str:
     return ' x '.join(f'{v:.3g}' for v in voxels) + ' mm'

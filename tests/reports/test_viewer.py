@@ -25,7 +25,7 @@ BOTH = pytest.mark.parametrize('name', AFFINES)
 
 
 def head(name):
-    """Affine, coordinates, mask, susceptibility and labels (1 in the left, 2 in the right half) of a series."""
+    """Affine, coordinates, mask, susceptibility and labels (11 left, 12 right) of a series."""
     affine = nib.affines.from_matvec(AFFINES[name])
     affine[:3, 3] = -affine[:3, :3] @ ((np.array(SHAPE) - 1) / 2) + [3, -6, 10]
     places = np.moveaxis(np.indices(SHAPE), 0, -1) @ affine[:3, :3].T + affine[:3, 3]
@@ -94,10 +94,11 @@ def test_volumes_of_the_page_are_those_of_the_files(built, name):
     _, places, mask, chi, labels = head(name)
     assert [layer['key'] for layer in series['maps']] == ['chi', 'r2star', 'magnitude']
     assert [layer['title'] for layer in series['labels']] == ['Veins', 'Regions (nuclei)']
-    shape, affine = series['shape'], np.array(series['affine'])
+    first = series['maps'][0]
+    shape, affine = first['shape'], np.array(first['affine'])
     assert np.prod(shape) < 0.8 * np.prod(SHAPE)
     voxels = np.argwhere(mask)[::97]
-    at = np.rint(nib.affines.apply_affine(np.array(series['inverse']), places[tuple(voxels.T)])).astype(int)
+    at = np.rint(nib.affines.apply_affine(np.array(first['inverse']), places[tuple(voxels.T)])).astype(int)
     np.testing.assert_allclose(nib.affines.apply_affine(affine, at), places[tuple(voxels.T)], atol=1e-4)
     chosen, own = tuple(at.T), tuple(voxels.T)
     for layer, values in zip(series['maps'], (chi, 30 + 100 * chi, 1000 + 5000 * chi), strict=True):
@@ -121,9 +122,8 @@ def test_the_page_stays_within_the_limit(out, built, monkeypatch):
         monkeypatch.setattr(viewer, 'LIMIT', len(built['library']) + viewer._REST + int(room))
         small = build_viewer(out / 'sub-01', AFFINES)
         assert sum(map(len, small['blocks'].values())) <= room
-        assert ('voxels of sub-01_ses-1 were joined from 4 x 4 x 4.5 mm to' in ' '.join(small['notes'])) == (
-            share < 0.5
-        )
+        said = 'voxels of sub-01_ses-1 (4 x 4 x 4.5 mm) were joined to'
+        assert (said in ' '.join(small['notes'])) == (share < 0.5)
     assert 'χ in steps of 0.001' not in small['notes'][0]
 
 
