@@ -75,7 +75,7 @@ const bidsQsmViewer = (() => {
   }
 
   const round = (value, layer) =>
-    layer.unit ? value.toFixed(Math.max(0, Math.ceil(-Math.log10(layer.step) - 0.01))) : value.toPrecision(3)
+    layer.unit ? value.toFixed(Math.max(0, Math.ceil(-Math.log10(layer.step) - 0.01))) : String(Number(value.toPrecision(3)))
 
   /* Whole number of a layer in the voxel nearest to a place (mm). */
   async function nearest(layer, mm) {
@@ -187,7 +187,7 @@ const bidsQsmViewer = (() => {
     find('.room').hidden = false
     nv = new niivue.Niivue({
       backColor: [0, 0, 0, 1], crosshairColor: [1, 0.82, 0.12, 0.8], crosshairWidth: 0.6, crosshairWidthUnit: 'mm', crosshairGap: 6, fontColor: [1, 1, 1, 1], fontMinPx: 15, isColorbar: true,
-      multiplanarForceRender: true, dragAndDropEnabled: false, scrollRequiresFocus: true, logLevel: 'error', loadingText: '',
+      multiplanarForceRender: true, multiplanarLayout: 2, dragAndDropEnabled: false, scrollRequiresFocus: true, logLevel: 'error', loadingText: '',
     })
     const canvas = find('canvas')
     canvas.addEventListener('keydown', steer, true)

@@ -14,6 +14,7 @@ from scipy.ndimage import binary_dilation
 
 from bids_qsm.anatomy.transform import spacing_of
 from bids_qsm.applications import applications
+from bids_qsm.biomarkers.regions import COMPOSITES
 from bids_qsm.derivatives.products import PRODUCTS
 from bids_qsm.derivatives.tables import read_labels
 from bids_qsm.entities import entities_of
@@ -250,6 +251,11 @@ def _label_layer(
         'names': names,
         'colours': [colours.get(index, '#ffd21f') for index in present.tolist()],
     }
+    for whole, parts in COMPOSITES.items():
+        for side in ('L', 'R', ''):
+            own = [index for part in parts for index in regions.get((part, side), [])]
+            if own:
+                regions.setdefault((whole, side), own)
     places = {key: _place(dseg, own, affine) for key, own in regions.items()} if labels is not None else {}
     return _Layer(Volume(numbers[np.maximum(dseg, 0)], 0.0), affine, about, is_first=True), places
 

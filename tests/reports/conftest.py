@@ -31,6 +31,7 @@ def visit(browser):
         context = browser.new_context(viewport={'width': 1000, 'height': 800}, **settings)
         contexts.append(context)
         page = context.new_page()
+        page.set_default_timeout(300_000)  # machines that are busy
         page.on('pageerror', lambda error: troubles.append(str(error)))
         page.on('console', lambda told: troubles.append(told.text) if told.type == 'error' else None)
         page.on('request', lambda asked: troubles.append(asked.url) if is_outside(asked.url) else None)
