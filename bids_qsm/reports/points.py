@@ -8,7 +8,7 @@ import pandas as pd
 from bids_qsm.cohort.tables import series_columns
 from bids_qsm.plotting.region_charts import group_colours, only
 
-MOST_POINTS = 3000
+MOST_POINTS = 15_000
 """Points of a chart; beyond, only those outside the whiskers are drawn, so that it stays quick."""
 
 

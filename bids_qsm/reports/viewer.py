@@ -181,7 +181,8 @@ def _read(folder: Path, name: str) -> _Series | None:
         layer, places[stem] = _label_layer(title, np.rint(data).astype(np.int32), affine, labels)
         layers.append(layer)
     layers = [
-        replace(one, volume=replace(one.volume, data=one.volume.data[part]), affine=moved) for one in layers
+        replace(one, volume=replace(one.volume, data=one.volume.data[part].copy()), affine=moved)
+        for one in layers
     ]
     return _Series(name, tuple(spacing_of(affine)), layers, places)
 

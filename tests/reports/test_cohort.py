@@ -246,7 +246,7 @@ def test_points_tell_who_they_are_and_open_the_page(six, visit):
 
 
 def test_charts_of_many_participants_show_what_is_outside():
-    n = 2500
+    n = 8000
     rng = np.random.default_rng(0)
     rows = [
         {'participant_id': f'sub-{i}', 'region': region, 'mean': rng.normal()}
@@ -257,7 +257,7 @@ def test_charts_of_many_participants_show_what_is_outside():
     asked = {'map_name': 'chi', 'symbol': 'χ', 'group': None, 'regions': ['GP', 'SN'], 'statistic': 'mean'}
     many = distribution_points(table, pages=set(), **asked)
     assert many['cut']
-    assert 10 < len(many['points']['value']) < 100
+    assert 50 < len(many['points']['value']) < 300
     assert len(many['names']) == n
     for region, _, *five in many['boxes']:
         own = table.loc[table['region'] == ('GP', 'SN')[region], 'mean']
