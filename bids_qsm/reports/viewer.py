@@ -257,13 +257,13 @@ def _label_layer(
             own = [index for part in parts for index in regions.get((part, side), [])]
             if own:
                 regions.setdefault((whole, side), own)
-    places = {key: _place(dseg, own, affine) for key, own in regions.items()} if labels is not None else {}
+    voxels, found = np.argwhere(dseg > 0), dseg[dseg > 0]
+    places = {key: _place(voxels[np.isin(found, own)], affine) for key, own in regions.items()}
     return _Layer(Volume(numbers[np.maximum(dseg, 0)], 0.0), affine, about, is_first=True), places
 
 
-def _place(dseg: np.ndarray, indices: list[int], affine: np.ndarray) -> str:
+def _place(voxels: np.ndarray, affine: np.ndarray) -> str:
     """The voxel of a region that is nearest to its centre, as 'x y z' in mm."""
-    voxels = np.argwhere(np.isin(dseg, indices))
     middle = voxels[np.argmin(((voxels - voxels.mean(axis=0)) ** 2).sum(axis=1))]
     return ' '.join(f'{value:.2f}' for value in (affine @ [*middle, 1.0])[:3])
 

@@ -138,6 +138,22 @@ def test_places_of_regions_lie_in_them(built, name):
         assert labels[tuple(voxel)] == index
 
 
+def test_regions_of_two_labels_have_a_place():
+    dseg = np.zeros((5, 4, 3), np.int32)
+    dseg[1, 1, 1], dseg[2:5, 1, 1], dseg[0, 3, 2] = 3, 9, 4
+    rows = {'index': [3, 9, 4], 'name': list('abc'), 'hemisphere': ['L', 'L', '']}
+    labels = pd.DataFrame({**rows, 'region': ['SNc', 'SNr', 'other']})
+    layer, places = viewer._label_layer('Regions', dseg, np.diag([2.0, 2, 2, 1]), labels)
+    assert layer.about['names'] == ['SNc L', 'other', 'SNr L']
+    assert np.array_equal(np.unique(layer.volume.data), [0, 1, 2, 3])
+    assert places == {
+        ('SNc', 'L'): '2.00 2.00 2.00',
+        ('SNr', 'L'): '6.00 2.00 2.00',
+        ('SN', 'L'): '4.00 2.00 2.00',
+        ('other', ''): '0.00 6.00 4.00',
+    }
+
+
 def test_page_escapes_names(out):
     page = Page(out / 'sub-01.html')
     assert_self_contained(page)
