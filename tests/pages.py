@@ -1,18 +1,34 @@
 """Reading of the pages that are written, as a browser would."""
 
+import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
+from bids_qsm.reports.html import packaged
+
+SCRIPTS = ('viewer.js', 'cohort.js')
+"""Files of data/ that pages run."""
+
+
+def without_own_scripts(text):
+    """The page without its own scripts, as they are in the package, and without data that they read."""
+    for name in SCRIPTS:
+        text = text.replace(f'<script>{packaged(name)}</script>', '')
+    return re.sub(r'<script type="application/(json|octet-stream)"[^<>]*>[^<]*</script>', '', text)
+
 
 class Page(HTMLParser):
-    """Collects what a browser would load, the text, and the ids."""
+    """Collects what a browser would load, the text, and the ids; other scripts than our own are tags."""
 
     def __init__(self, path):
         super().__init__()
         self.loads, self.ids, self.anchors, self.images, self.tags = [], [], [], [], set()
         self._text = []
-        self.feed(Path(path).read_text(encoding='utf-8'))
+        self.feed(without_own_scripts(Path(path).read_text(encoding='utf-8')))
         self.text = re.sub(r'\s+', ' ', ''.join(self._text))
 
     def handle_starttag(self, tag, attributes):
@@ -42,3 +58,9 @@ def assert_self_contained(page):
     assert '@import' not in page.text
     assert len(page.ids) == len(set(page.ids))
     assert {a[1:] for a in page.anchors if a.startswith('#')} <= set(page.ids)
+
+
+def picture(page):
+    """The whole page in a browser, as grey values."""
+    with Image.open(io.BytesIO(page.screenshot(full_page=True))) as image:
+        return np.asarray(image.convert('L')).astype(int)

@@ -19,6 +19,7 @@ from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.applications import Run, reference_asked, runs_of, steps_of
 from bids_qsm.workflows.field import mask_of
 from bids_qsm.workflows.labels import is_refined, label_files
+from bids_qsm.workflows.reportlets import VOLUME
 
 if TYPE_CHECKING:
     from bids_qsm.app.methods import Method
@@ -82,6 +83,8 @@ def _name_of(method: 'Method') -> str:
 def figure_path(options: 'Options', prefix: str, kind: str) -> Path:
     """Path of the figure ``kind`` of a series or, with the subject's name as ``prefix``, of its anatomy."""
     subject = prefix.partition('_')[0]
+    if kind == VOLUME:
+        return options.output_dir / subject / 'figures' / f'{prefix}_desc-magnitude_volume.nii.gz'
     drawn = [figure for app in applications() for figure in app.figures if figure.draw]
     charts = {figure.name for figure in drawn if not figure.picture}
     extension = 'svg' if kind in SVG or kind in charts or kind.endswith('2anat') else 'png'

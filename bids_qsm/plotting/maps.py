@@ -64,7 +64,7 @@ def plot_map(
     mosaic = Mosaic(rows, box, affine, title=title or look.title)
     if len(volumes) > 1:
         mosaic.name_rows([f'echo {row[0][0] + 1}' for row in rows])
-    mosaic.show(volumes, look, *_window(volumes, look, mask))
+    mosaic.show(volumes, look, *window_of(volumes, look, mask))
     return mosaic.png()
 
 
@@ -113,7 +113,7 @@ def plot_outlines(
         rows = rows_of(box, axial=(6, 6), coronal=3, sagittal=2, regions=regions)
     mosaic = Mosaic(rows, box, affine, title=title or f'{look.title} with outlines')
     # a blanked background would hide a mask that is too small
-    mosaic.show(volumes[:1], replace(look, masked=False), *_window(volumes[:1], look, mask))
+    mosaic.show(volumes[:1], replace(look, masked=False), *window_of(volumes[:1], look, mask))
     legend = []
     if mask is not None:
         mosaic.outline(mask, MASK_COLOUR)
@@ -149,7 +149,7 @@ def plot_flicker(
         box = box_of(inside if inside is not None else _foreground(volumes[0]), grid)
         rows = rows_of(box, axial=(6,), coronal=3, sagittal=3)
         mosaic = Mosaic(rows, box, grid, title=f'{title}: {label}' if title else label)
-        mosaic.show(volumes[:1], ANATOMY, *_window(volumes[:1], ANATOMY, inside), bar=False)
+        mosaic.show(volumes[:1], ANATOMY, *window_of(volumes[:1], ANATOMY, inside), bar=False)
         if inside is not None:
             mosaic.outline(inside, MASK_COLOUR)
         frames.append(mosaic.png())
@@ -188,7 +188,8 @@ def _foreground(volume: np.ndarray) -> np.ndarray:
     return finite > 0.1 * np.percentile(finite, 99)
 
 
-def _window(volumes: list[np.ndarray], look: Look, mask: np.ndarray | None) -> tuple[float, float]:
+def window_of(volumes: list[np.ndarray], look: Look, mask: np.ndarray | None) -> tuple[float, float]:
+    """Least and largest value that a picture tells apart: of the look, or of the first volume in the mask."""
     if look.window is not None:
         return look.window
     inside = volumes[0][mask] if mask is not None else volumes[0][_foreground(np.abs(volumes[0]))]

@@ -36,6 +36,7 @@ from bids_qsm.reports.html import (
     render,
 )
 from bids_qsm.reports.pattern_section import patterns_section, published_section
+from bids_qsm.reports.points import distribution_points
 from bids_qsm.reports.site_section import sites_section
 from bids_qsm.reports.stage_section import stages_section
 from bids_qsm.reports.trial_sections import repeatability_section, slopes_section
@@ -94,7 +95,8 @@ def build_cohort_report(output_dir: str | Path, *, pictures: Sequence[dict] = ()
     alerts += [alert('info', 'Sessions', note) for note in record['notes'].get('sessions', [])]
     pressing = sum(one['level'] in LEVELS for one in alerts)
     group = cohort.group_column(long)
-    distributions = _distributions(long, group, asked['statistic'])
+    pages = {path.stem for path in out.glob('sub-*.html')}
+    distributions = _distributions(long, group, asked['statistic'], pages)
     sections = _sections(out, record, asked, long, group) + _picture_sections(pictures)
     quality, same = _quality(long, findings)
     contents = [
@@ -115,6 +117,7 @@ def build_cohort_report(output_dir: str | Path, *, pictures: Sequence[dict] = ()
         title='Cohort', run=run, alerts=alerts, contents=contents, asked=_asked(asked), sections=sections,
         counts=grid('', cohort.counts(long))['table'], characteristics=_characteristics(long, asked),
         distributions=distributions, quality=quality, same=same, most_answers=_MOST_ANSWERS,
+        scripts=['cohort.js'],
     )  # fmt: skip
 
 
@@ -165,7 +168,7 @@ def _characteristics(long: pd.DataFrame, asked: dict):
     return [grid('Who they are', pd.DataFrame(rows), caption=caption)]
 
 
-def _distributions(long: pd.DataFrame, group: str | None, statistic: str):
+def _distributions(long: pd.DataFrame, group: str | None, statistic: str, pages: set[str]):
     blocks = []
     for atlas, all_maps in cohort.by_atlas(long):
         there = dict.fromkeys([*SYMBOLS, *sorted(set(all_maps['map']))])
@@ -177,12 +180,12 @@ def _distributions(long: pd.DataFrame, group: str | None, statistic: str):
             shown = in_order(drawn['region'])
             symbol = SYMBOLS.get(name, name)
             title = f'{symbol} by region' + (' and group' if group else '') + _of_atlas(atlas)
-            svg = plot_distributions(
-                rows, map_name=name, symbol=symbol, group=group, regions=shown, statistic=statistic
-            )
+            drawn_as = {'map_name': name, 'symbol': symbol, 'group': group, 'statistic': statistic}
+            svg = plot_distributions(rows, regions=shown, **drawn_as)
             key = '-'.join(filter(None, ('map', name, atlas)))
             caption = _DISTRIBUTION.format(statistic=f'the {statistic}') + cut
-            blocks.append(figure(key, title, svg, caption))
+            points = distribution_points(rows, regions=shown, pages=pages, **drawn_as)
+            blocks.append({**figure(key, title, svg, caption), 'points': points})
             table = cohort.summary(rows.assign(mean=rows[statistic]), regions, map_name=name)
             frame = _summary(table, 3 if only(rows, 'units') == 'ppm' else 1)
             blocks.append(grid('', frame, folded=len(frame) > _FOLD))

@@ -1,10 +1,11 @@
 """Read the records of a run, and render self-contained pages."""
 
 import base64
+import hashlib
 import json
 import mimetypes
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -21,10 +22,24 @@ LEVELS = ('error', 'warning')
 _UNSETTLED = 'The data do not settle it'
 
 
-def render(template: str, path: str | Path, **values: object) -> Path:
-    """Fill a template of data/ and write it to ``path``; all values are escaped."""
+def render(template: str, path: str | Path, *, scripts: Sequence[str] = (), **values: object) -> Path:
+    """Fill a template of data/ and write it to ``path``; all values are escaped.
+
+    ``scripts`` are files of data/. The page lets no other script run and loads nothing from elsewhere.
+    """
+    texts = [packaged(name) for name in scripts]
+    values |= {'scripts': texts, 'policy': _policy(texts)}
     html = _environment().get_template(template).render(**values)
     return atomic_write(path, lambda temporary: temporary.write_text(html, encoding='utf-8'))
+
+
+def _policy(scripts: Iterable[str]) -> str:
+    """Content security policy of a page: what is in it, and of scripts those given and what they unpack."""
+    digests = (hashlib.sha256(text.encode()).digest() for text in scripts)
+    allowed = [f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests]
+    sources = ' '.join([*allowed, 'blob:']) if allowed else "'none'"
+    rest = "style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
+    return f"default-src 'none'; script-src {sources}; {rest}"
 
 
 def packaged(name: str) -> str:

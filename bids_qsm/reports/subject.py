@@ -27,6 +27,7 @@ from bids_qsm.reports.html import (
     read_json,
     render,
 )
+from bids_qsm.reports.viewer import build_viewer
 
 __all__ = ['build_subject_report', 'methods_text']
 
@@ -66,7 +67,10 @@ def build_subject_report(output_dir: str | Path, subject: str) -> Path:
         own = {key[1]: path for key, path in figures.items() if key[0] == name and key not in of_anatomy}
         found = {key: findings[name][key] for key in ('facts', 'findings') if name in findings}
         series.append(_part(name, figures=_reportlets(own, layout['series'], name), **found))
+    viewer = build_viewer(out / label, [part['name'] for part in series])
     _attach_tables(series, sorted((out / label).rglob('sub-*_stats.tsv')))
+    if viewer is not None:
+        _attach_places(series, viewer['places'])
     anatomy = [
         figure
         for kind in dict.fromkeys([*(e['kind'] for e in layout['subject']), *(k for _, k in of_anatomy)])
@@ -79,6 +83,7 @@ def build_subject_report(output_dir: str | Path, subject: str) -> Path:
     contents = [
         {'id': 'attention', 'title': f'Needs attention ({len(alerts)})' if alerts else 'Needs attention'},
         {'id': 'summary', 'title': 'What was found and corrected'},
+        *([{'id': 'viewer', 'title': 'Look at the images'}] if viewer else []),
         *([{'id': 'anatomy', 'title': 'Anatomy', 'children': anatomy}] if anatomy else []),
         *(
             {
@@ -98,7 +103,7 @@ def build_subject_report(output_dir: str | Path, subject: str) -> Path:
     return render(
         'report.html', out / f'{label}.html',
         title=label, run=run, alerts=alerts, series=series, anatomy=anatomy, contents=contents,
-        methods=methods, references=references,
+        methods=methods, references=references, viewer=viewer, scripts=['viewer.js'] if viewer else [],
     )  # fmt: skip
 
 
@@ -209,6 +214,28 @@ def _attach_tables(series: list[dict], paths: Iterable[Path]):
             part['tables'].append(_region_table(read_table(path), path.name, check_coverage=not own))
 
 
+def _attach_places(series: list[dict], places: dict[str, dict[str, dict]]):
+    """Say where in the image the rows of tables are: regions by their labels, and what has coordinates."""
+    for part in series:
+        if part['name'] not in places:
+            continue
+        for table in part['tables']:
+            known = places[part['name']].get(table['file'].replace('_stats.tsv', '_dseg'), {})
+            for row in table['rows']:
+                row['places'] = {side: at for (region, side), at in known.items() if region == row['region']}
+        for one in part['lists']:
+            if one['at'] is not None:
+                one['table']['places'] = [{'': at} if at else {} for at in one['at']]
+
+
+def _coordinates(table: pd.DataFrame):
+    """Place of each row as 'x y z', empty where it has none; None without such columns."""
+    if not {'x', 'y', 'z'} <= set(table):
+        return None
+    found = table[['x', 'y', 'z']].apply(pd.to_numeric, errors='coerce')
+    return ['' if any(map(pd.isna, at)) else '{:.2f} {:.2f} {:.2f}'.format(*at) for at in found.to_numpy()]
+
+
 def _owner(path: Path):
     """The application that wrote a table, and its kind; None for the tables of regions."""
     wrote = ((app, app.wrote(entities_of(path))) for app in applications())
@@ -230,7 +257,11 @@ def _list(path: Path, app: Application, one: Table):
     columns = {c: f'{c} ({unit})' if unit else c for c, unit in units.items()}
     caption = f'{one.caption} All columns, with descriptions: {path.name}' if len(table) else 'None.'
     title = one.title or app.title
-    return {**grid(title, table, columns=columns, caption=caption), 'id': f'list-{path.name}'}
+    return {
+        **grid(title, table, columns=columns, caption=caption),
+        'id': f'list-{path.name}',
+        'at': _coordinates(table),
+    }
 
 
 def _constants(path: Path, app: Application, series: str):
@@ -240,7 +271,7 @@ def _constants(path: Path, app: Application, series: str):
         return None
     rows = [{'constant': name, **(v if isinstance(v, dict) else {'value': v})} for name, v in stated.items()]
     table = grid(f'{app.title}: constants and assumptions', pd.DataFrame(rows, dtype=object))
-    return {**table, 'id': f'constants-{series}-{app.name}'}
+    return {**table, 'id': f'constants-{series}-{app.name}', 'at': None}
 
 
 def _region_table(table: pd.DataFrame, name: str, *, check_coverage: bool = True):
@@ -274,6 +305,7 @@ def _region_table(table: pd.DataFrame, name: str, *, check_coverage: bool = True
                 'volume': '–' if pd.isna(volume) else f'{volume:.0f}',
                 'coverage': '–' if pd.isna(coverage) else f'{100 * coverage:.0f} %',
                 'low': check_coverage and bool(coverage < _LOW_COVERAGE),
+                'places': {},
                 **_outline(first),
             }
         )

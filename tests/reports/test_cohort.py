@@ -1,20 +1,18 @@
 """The cohort's page from what is on the disk."""
 
 import json
-import shutil
-import subprocess
 
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 from bids_qsm.derivatives.files import write_json
 from bids_qsm.errors import UserError
 from bids_qsm.group.collect import collect_tables, find_tables
 from bids_qsm.reports.blocks import cell, charted_whole, grid, in_order, parts
 from bids_qsm.reports.cohort import RECORD, build_cohort_report
-from tests.pages import Page, assert_self_contained
+from bids_qsm.reports.points import distribution_points
+from tests.pages import Page, assert_self_contained, picture
 
 NASTY = '<script>alert("x")</script>'
 CHI = {'SN': 0.11, 'GP': 0.13, 'Dentate': 0.15}
@@ -188,24 +186,86 @@ def test_a_table_of_the_distribution_has_all_regions(tmp_path):
     assert '3 of 33 regions are drawn' in text
 
 
-@pytest.mark.skipif(shutil.which('chromium') is None, reason='needs chromium')
-def test_page_in_a_browser(tmp_path):
+@pytest.fixture(scope='module')
+def six(tmp_path_factory):
+    """Page of six participants in two groups, of whom the last has no page."""
+    out, data = tmp_path_factory.mktemp('six'), tmp_path_factory.mktemp('data')
+    rows = ['participant_id\tgroup']
     for i in range(6):
-        add_series(tmp_path, f'sub-{i}', shift=0.01 * i)
-    collect(tmp_path)
-    shot = tmp_path / 'shot.png'
-    subprocess.run(
-        [
-            'chromium', '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
-            '--disable-background-networking', '--disable-component-update', '--disable-sync',
-            f'--user-data-dir={tmp_path / "profile"}', '--hide-scrollbars', '--window-size=1300,2000',
-            f'--screenshot={shot}', build_cohort_report(tmp_path).as_uri(),
-        ],
-        check=True, capture_output=True, timeout=120,
-    )  # fmt: skip
-    with Image.open(shot) as image:
-        pixels = np.asarray(image.convert('L')).astype(int)
+        add_series(out, f'sub-{i}', shift=0.01 * i)
+        rows.append(f'sub-{i}\t{"patient" if i % 2 else NASTY}')
+    (data / 'participants.tsv').write_text('\n'.join(rows))
+    for i in range(5):
+        (out / f'sub-{i}.html').write_text(f'<title>Page of {i}</title>')
+    collect(out, data)
+    return build_cohort_report(out)
+
+
+def test_page_in_a_browser(six, visit):
+    page = visit(six)
+    pixels = picture(page)
     # text in the head, pictures further down, and contents at the side
-    for part in (pixels[:300, 300:], pixels[800:, 300:], pixels[:400, :260]):
+    for part in (pixels[:300, 300:], pixels[800:2000, 300:], pixels[:400, :260]):
         assert part.std() > 5
         assert len(np.unique(part)) > 20
+    chart = page.locator('figure', has_text='χ by region')
+    assert chart.locator('img').is_hidden()
+    assert chart.locator('circle').count() > 6 * 3
+    page.emulate_media(media='print')
+    assert chart.locator('img').is_visible()
+    assert chart.locator('svg').is_hidden()
+    assert visit(six, java_script_enabled=False).locator('figure img').first.is_visible()
+
+
+def test_points_tell_who_they_are_and_open_the_page(six, visit):
+    page = visit(six)
+    chart = page.locator('figure', has_text='χ by region')
+    said, svg = chart.locator('output'), chart.locator('svg')
+    svg.focus()
+    told = []
+    for key in ('ArrowRight', 'ArrowUp', 'ArrowUp', 'ArrowUp', 'ArrowRight', 'ArrowRight', 'ArrowLeft'):
+        page.keyboard.press(key)
+        told.append(said.inner_text())
+    # the lowest of the first group, the two others, no further; the nearest of the next groups, and back
+    group = f'SN, {NASTY}: χ'
+    assert told[:4] == [
+        f'sub-0: {group} 0.11 ppm', f'sub-2: {group} 0.13 ppm', *[f'sub-4: {group} 0.15 ppm'] * 2
+    ]  # fmt: skip
+    assert told[4] == 'sub-3: SN, patient: χ 0.14 ppm'
+    assert told[5].startswith(('sub-0: GP', 'sub-2: GP'))
+    assert told[6] == 'sub-3: SN, patient: χ 0.14 ppm'
+    page.keyboard.press('Enter')
+    page.wait_for_url('**/sub-3.html')
+    page.go_back()
+    chart.locator('a').nth(3).hover()
+    assert 'patient' in said.inner_text()
+    chart.locator('a').nth(3).click()
+    page.wait_for_url('**/sub-1.html')
+    # the last participant has no page: a point, but no link
+    assert visit(six).locator('figure', has_text='χ by region').locator('a').count() == 5 * 3
+
+
+def test_charts_of_many_participants_show_what_is_outside():
+    n = 8000
+    rng = np.random.default_rng(0)
+    rows = [
+        {'participant_id': f'sub-{i}', 'region': region, 'mean': rng.normal()}
+        for i in range(n)
+        for region in ('SN', 'GP')
+    ]
+    table = pd.DataFrame(rows).assign(hemisphere='both', map='chi', units='ppm')
+    asked = {'map_name': 'chi', 'symbol': 'χ', 'group': None, 'regions': ['GP', 'SN'], 'statistic': 'mean'}
+    many = distribution_points(table, pages=set(), **asked)
+    assert many['cut']
+    assert 50 < len(many['points']['value']) < 300
+    assert len(many['names']) == n
+    for region, _, *five in many['boxes']:
+        own = table.loc[table['region'] == ('GP', 'SN')[region], 'mean']
+        assert five[1:4] == pytest.approx(np.percentile(own, [25, 50, 75]), rel=1e-3)
+        drawn = [
+            v for r, v in zip(many['points']['region'], many['points']['value'], strict=True) if r == region
+        ]
+        assert len(drawn) == ((own < five[0] - 1e-3) | (own > five[4] + 1e-3)).sum()
+        assert all(not five[0] <= value <= five[4] for value in drawn)
+    few = distribution_points(table.head(100), pages=set(), **asked)
+    assert (few['cut'], len(few['points']['value'])) == (False, 100)

@@ -1,14 +1,11 @@
 import json
 import re
-import shutil
-import subprocess
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 from bids_qsm.derivatives.products import PRODUCTS
 from bids_qsm.plotting.maps import plot_flicker, plot_map
@@ -16,7 +13,7 @@ from bids_qsm.plotting.region_charts import plot_regions
 from bids_qsm.reports.citations import bibliography, cite, methods_text
 from bids_qsm.reports.html import read_runs
 from bids_qsm.reports.subject import build_subject_report, page_layout
-from tests.pages import Page, assert_self_contained
+from tests.pages import Page, assert_self_contained, picture
 
 SERIES = 'sub-01_ses-1_acq-qsm_run-1'
 NASTY = '<script>alert("x")</script>'
@@ -346,23 +343,9 @@ def test_everything_cited_is_in_the_bibliography():
     assert cited <= set(bibliography())
 
 
-@pytest.mark.skipif(shutil.which('chromium') is None, reason='needs chromium')
-def test_page_in_a_browser(dataset, tmp_path):
-    page = build_subject_report(dataset, '01')
-    shot = tmp_path / 'shot.png'
-    subprocess.run(
-        [
-            'chromium', '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
-            '--disable-background-networking', '--disable-component-update', '--disable-sync',
-            f'--user-data-dir={tmp_path / "profile"}', '--hide-scrollbars', '--window-size=1300,2400',
-            f'--screenshot={shot}', page.as_uri(),
-        ],
-        check=True, capture_output=True, timeout=120,
-    )  # fmt: skip
-    with Image.open(shot) as image:
-        pixels = np.asarray(image.convert('L')).astype(int)
-    assert pixels.shape == (2400, 1300)
+def test_page_in_a_browser(dataset, visit):
+    pixels = picture(visit(build_subject_report(dataset, '01')))
     # text in the head, pictures further down, and contents at the side
-    for part in (pixels[:300, 300:], pixels[1000:, 300:], pixels[:400, :260]):
+    for part in (pixels[:300, 300:], pixels[1000:2400, 300:], pixels[:400, :260]):
         assert part.std() > 5
         assert len(np.unique(part)) > 20

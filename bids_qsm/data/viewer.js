@@ -1,0 +1,254 @@
+'use strict'
+/* The viewer of a participant's page: unpacks volumes and library from the page when it is opened.
+   No network: the policy of the page forbids it. bidsQsmViewer is for tests and the console. */
+const bidsQsmViewer = (() => {
+  const home = document.getElementById('viewer')
+  const find = (selector) => home.querySelector(selector)
+  const content = JSON.parse(document.getElementById('viewer-content').textContent)
+  const NOTHING = -32768 // outside the mask
+  const cache = new Map()
+  const here = { series: null, map: null, shown: new Set(), at: null }
+  let nv = null
+  let opening = null
+
+  async function unpack(id) {
+    const bytes = Uint8Array.from(atob(document.getElementById(id).textContent.trim()), (c) => c.charCodeAt(0))
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream('gzip'))
+    return new Uint8Array(await new Response(stream).arrayBuffer())
+  }
+
+  /* Low bytes, then high bytes, of differences from the median of three neighbours, with the sign in the lowest
+     bit: see `packed` in bids_qsm/plotting/volumes.py. */
+  async function values(layer) {
+    if (!cache.has(layer.data)) {
+      const planes = await unpack(layer.data)
+      const n = planes.length / 2
+      const found = new Int16Array(n)
+      const [nx, ny] = layer.shape
+      for (let i = 0, x = 0, y = 0, z = 0; i < n; i++) {
+        const a = x ? found[i - 1] : 0
+        const b = y ? found[i - nx] : 0
+        const c = z ? found[i - nx * ny] : 0
+        const median = Math.max(Math.min(a, b), Math.min(Math.max(a, b), c))
+        const zigzag = planes[i] | (planes[n + i] << 8)
+        found[i] = median + ((zigzag >>> 1) ^ -(zigzag & 1)) // modulo 2**16
+        if (++x === nx) {
+          x = 0
+          if (++y === ny) [y, z] = [0, z + 1]
+        }
+      }
+      cache.set(layer.data, found)
+    }
+    return cache.get(layer.data)
+  }
+
+  function nifti(data, layer) {
+    const buffer = new ArrayBuffer(352 + data.byteLength)
+    const head = new DataView(buffer)
+    const { affine } = layer
+    head.setInt32(0, 348, true)
+    ;[3, ...layer.shape, 1, 1, 1, 1].forEach((n, i) => head.setInt16(40 + 2 * i, n, true))
+    head.setInt16(70, 4, true) // int16
+    head.setInt16(72, 16, true)
+    const size = [0, 1, 2].map((j) => Math.hypot(affine[0][j], affine[1][j], affine[2][j]))
+    ;[1, ...size].forEach((v, i) => head.setFloat32(76 + 4 * i, v, true))
+    head.setFloat32(108, 352, true)
+    head.setFloat32(112, layer.step || 1, true)
+    head.setUint8(123, 2) // mm
+    head.setInt16(254, 1, true)
+    affine.slice(0, 3).flat().forEach((v, i) => head.setFloat32(280 + 4 * i, v, true))
+    ;[0x6e, 0x2b, 0x31, 0].forEach((c, i) => head.setUint8(344 + i, c))
+    new Int16Array(buffer, 352).set(data)
+    return buffer
+  }
+
+  async function image(layer, opacity) {
+    const buffer = nifti(await values(layer), layer)
+    const [low, high] = layer.step ? [layer.low, layer.high] : [0, layer.names.length]
+    const one = await niivue.NVImage.new(buffer, `${layer.data}.nii`, layer.colours && layer.step ? layer.colours : 'gray', opacity, null, low, high)
+    if (!layer.step) {
+      const part = (from) => [0, ...layer.colours.map((c) => parseInt(c.slice(from, from + 2), 16))]
+      one.setColormapLabel({ R: part(1), G: part(3), B: part(5), I: [0, ...layer.names.keys()].map((_, i) => i), labels: ['', ...layer.names] })
+      one.colorbarVisible = false
+    }
+    return one
+  }
+
+  const round = (value, layer) =>
+    layer.unit ? value.toFixed(Math.max(0, Math.ceil(-Math.log10(layer.step) - 0.01))) : String(Number(value.toPrecision(3)))
+
+  /* Whole number of a layer in the voxel nearest to a place (mm). */
+  async function nearest(layer, mm) {
+    const { inverse, shape } = layer
+    const [x, y, z] = [0, 1, 2].map((i) => Math.round(inverse[i][0] * mm[0] + inverse[i][1] * mm[1] + inverse[i][2] * mm[2] + inverse[i][3]))
+    const outside = [x, y, z].some((v, i) => v < 0 || v >= shape[i])
+    return outside ? NOTHING : (await values(layer))[x + shape[0] * (y + shape[1] * z)]
+  }
+
+  /* What all images of the series hold there. */
+  async function read(mm) {
+    const found = { values: {}, labels: {} }
+    for (const layer of here.series.maps) {
+      const value = await nearest(layer, mm)
+      if (value !== NOTHING) found.values[layer.key] = value * layer.step
+    }
+    for (const layer of here.series.labels) {
+      const label = await nearest(layer, mm)
+      if (label > 0) found.labels[layer.title] = layer.names[label - 1]
+    }
+    return found
+  }
+
+  async function tell(mm) {
+    here.at = mm
+    const found = await read(mm)
+    if (here.at !== mm) return
+    const place = ['x', 'y', 'z'].map((axis, i) => `${axis} ${mm[i].toFixed(1)}`).join(', ')
+    const measured = here.series.maps.filter((m) => m.key in found.values).map((m) => `${m.symbol} ${round(found.values[m.key], m)} ${m.unit}`.trim())
+    const named = Object.entries(found.labels).map(([title, name]) => `${title}: ${name}`)
+    find('output').textContent = [`${place} mm`, ...measured, ...named].join('; ')
+  }
+
+  function options(select, entries) {
+    select.replaceChildren(...entries.map(([value, text]) => new Option(text, value)))
+  }
+
+  async function show() {
+    const layers = here.series.labels.filter((layer) => here.shown.has(layer.title))
+    const opacity = Number(find('[name=opacity]').value)
+    const images = [await image(here.map, 1)]
+    for (const layer of layers) images.push(await image(layer, opacity))
+    const at = here.at
+    while (nv.volumes.length) nv.removeVolumeByIndex(0)
+    for (const one of images) nv.addVolume(one)
+    jump(at || [0, 1, 2].map((i) => nv.frac2mm([0.5, 0.5, 0.5], 0, true)[i]))
+    window_()
+  }
+
+  function window_() {
+    const base = nv.volumes[0]
+    find('[name=low]').value = Number(base.cal_min.toPrecision(4))
+    find('[name=high]').value = Number(base.cal_max.toPrecision(4))
+    find('.unit').textContent = here.map.unit
+  }
+
+  function jump(mm) {
+    nv.scene.crosshairPos = nv.mm2frac(mm, 0, true)
+    nv.createOnLocationChange()
+    nv.drawScene()
+  }
+
+  async function choose(series) {
+    here.series = series
+    here.map = series.maps.find((m) => here.map && m.key === here.map.key) || series.maps[0]
+    here.shown = new Set(series.labels.filter((l) => here.shown.has(l.title)).map((l) => l.title))
+    here.at = null
+    find('[name=series]').value = content.indexOf(series)
+    options(find('[name=map]'), series.maps.map((m) => [m.key, m.title]))
+    find('[name=map]').value = here.map.key
+    find('.labels').replaceChildren(
+      ...series.labels.map((layer) => {
+        const label = document.createElement('label')
+        const box = document.createElement('input')
+        box.type = 'checkbox'
+        box.checked = here.shown.has(layer.title)
+        box.addEventListener('change', () => {
+          here.shown[box.checked ? 'add' : 'delete'](layer.title)
+          show()
+        })
+        label.append(box, ` ${layer.title}`)
+        return label
+      })
+    )
+    find('fieldset').hidden = !series.labels.length
+    await show()
+  }
+
+  function steer(event) {
+    const side = find('[name=turned]').checked ? -1 : 1
+    const moves = { ArrowLeft: [-side, 0, 0], ArrowRight: [side, 0, 0], ArrowUp: [0, 1, 0], ArrowDown: [0, -1, 0], PageUp: [0, 0, 1], PageDown: [0, 0, -1] }
+    const move = moves[event.key]
+    if (!move || event.ctrlKey || event.altKey || event.metaKey) return
+    event.preventDefault()
+    event.stopImmediatePropagation()
+    nv.moveCrosshairInVox(...move)
+  }
+
+  async function start() {
+    const library = new Blob([await unpack('viewer-library')], { type: 'text/javascript' })
+    const script = document.createElement('script')
+    script.src = URL.createObjectURL(library)
+    await new Promise((done, failed) => {
+      script.onload = done
+      script.onerror = failed
+      document.head.append(script)
+    })
+    URL.revokeObjectURL(script.src)
+    find('.room').hidden = false
+    nv = new niivue.Niivue({
+      backColor: [0, 0, 0, 1], crosshairColor: [1, 0.82, 0.12, 0.8], crosshairWidth: 0.6, crosshairWidthUnit: 'mm', crosshairGap: 6, fontColor: [1, 1, 1, 1], fontMinPx: 15, isColorbar: true,
+      multiplanarForceRender: true, multiplanarLayout: 2, dragAndDropEnabled: false, scrollRequiresFocus: true, logLevel: 'error', loadingText: '',
+    })
+    const canvas = find('canvas')
+    canvas.addEventListener('keydown', steer, true)
+    await nv.attachToCanvas(canvas, false)
+    nv.onLocationChange = (location) => tell(Array.from(location.mm).slice(0, 3))
+    nv.onIntensityChange = () => window_()
+    options(find('[name=series]'), content.map((one, i) => [i, one.name]))
+    const on = (name, act) => find(`[name=${name}]`).addEventListener('change', (event) => act(event.target))
+    on('series', (box) => choose(content[box.value]))
+    on('map', (box) => {
+      here.map = here.series.maps.find((m) => m.key === box.value)
+      show()
+    })
+    on('view', (box) => nv.setSliceType(Number(box.value)))
+    on('turned', (box) => nv.setRadiologicalConvention(box.checked))
+    on('opacity', (box) => nv.volumes.slice(1).forEach((_, i) => nv.setOpacity(i + 1, Number(box.value))))
+    const set = (low, high) => {
+      if (!(low < high)) return window_()
+      Object.assign(nv.volumes[0], { cal_min: low, cal_max: high })
+      nv.updateGLVolume()
+    }
+    const typed = () => set(Number(find('[name=low]').value), Number(find('[name=high]').value))
+    on('low', typed)
+    on('high', typed)
+    find('[name=reset]').addEventListener('click', () => {
+      set(here.map.low, here.map.high)
+      window_()
+    })
+    nv.setSliceType(3)
+    await choose(content[0])
+    find('.open').hidden = true
+  }
+
+  function open() {
+    opening ??= start().catch((error) => {
+      find('.room').hidden = true
+      find('p').textContent = `The viewer cannot start here (${error.message || error.type}). The pictures below show the same maps.`
+      throw error
+    })
+    return opening
+  }
+
+  async function go(mm, name = here.series && here.series.name) {
+    await open()
+    const series = content.find((one) => one.name === name)
+    if (series !== here.series) await choose(series)
+    jump(mm)
+  }
+
+  const able = 'DecompressionStream' in window && document.createElement('canvas').getContext('webgl2')
+  if (able) {
+    find('.open').hidden = false
+    find('.open').addEventListener('click', open)
+    for (const button of document.querySelectorAll('.jump')) {
+      button.hidden = false
+      button.addEventListener('click', async () => {
+        await go(button.dataset.at.split(' ').map(Number), button.dataset.series)
+        find('.stage').scrollIntoView({ block: 'center' })
+        find('canvas').focus({ preventScroll: true })
+      })
+    }
+  }
+  return { open, go, read, get nv() { return nv }, get here() { return here } }
+})()

@@ -1,0 +1,139 @@
+"""Volumes of the viewer: few bytes, whole numbers, a stated step. Arrays in, bytes out."""
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import count
+
+import nibabel as nib
+import numpy as np
+
+from bids_qsm.plotting.mosaic import Box, box_of, spacing_of
+
+COARSEST = 4
+"""Factor on the step beyond which voxels are joined instead."""
+NOTHING = -32768
+"""Where there is no value."""
+_LEVELS = 250  # of grey values, which have no unit, up to their 99.9th percentile
+_MARGIN = 4.0  # mm around the brain
+_MOST = 32767
+_GZIP = 31  # with the head of gzip, without time and name
+_SAMPLE = 8  # every eighth slice tells how large a volume is when compressed
+_SMALL = 500_000  # voxels of a volume that is compressed to know its size
+
+
+@dataclass(frozen=True)
+class Volume:
+    """An image (3D) of the viewer: values, NaN where there is none; or labels where ``step`` is 0."""
+
+    data: np.ndarray
+    step: float
+    """Distance of the values that are told apart."""
+
+    @property
+    def is_labels(self) -> bool:
+        return self.step == 0
+
+
+def grey_step(data: np.ndarray, mask: np.ndarray) -> float:
+    """Step of an image without unit: a 250th of what nearly all of the brain stays below; 1 where it is 0."""
+    inside = np.abs(data[mask & np.isfinite(data)])
+    top = float(np.percentile(inside, 99.9)) if inside.size else 0.0
+    return top / _LEVELS if top > 0 else 1.0
+
+
+def crop(mask: np.ndarray, affine: np.ndarray) -> tuple[tuple[slice, ...], np.ndarray]:
+    """The part of an image that shows the brain and 4 mm around it, and the affine of that part."""
+    box: Box = box_of(mask, affine, _MARGIN)
+    part = tuple(slice(first, last + 1) for first, last in box)
+    moved = np.array(affine, float)
+    moved[:3, 3] = (affine @ [*(first for first, _ in box), 1.0])[:3]
+    return part, moved
+
+
+def small_image(data: np.ndarray, affine: np.ndarray, *, mask: np.ndarray) -> bytes:
+    """Compress an image (3D) without unit as .nii.gz, in steps of `grey_step`, the same bytes each time."""
+    step = grey_step(data, mask)
+    values = whole_numbers(Volume(np.nan_to_num(data), step))
+    image = nib.Nifti1Image(values, affine)
+    image.header.set_slope_inter(step, 0)
+    compress = zlib.compressobj(6, zlib.DEFLATED, _GZIP)
+    return compress.compress(image.to_bytes()) + compress.flush()
+
+
+def thin(volume: Volume, affine: np.ndarray) -> tuple[Volume, np.ndarray]:
+    """Join pairs of voxels along the axis on which voxels are shortest, and give the affine of the result.
+
+    Values are averaged, and of labels the larger is kept. A last voxel without a partner is left out.
+    """
+    axis = int(np.argmin(spacing_of(affine)))
+    even = volume.data.shape[axis] // 2 * 2
+    first, second = (volume.data.take(range(start, even, 2), axis) for start in (0, 1))
+    joined = np.maximum(first, second) if volume.is_labels else _mean(first, second)
+    wider = np.array(affine, float)
+    wider[:3, 3] += affine[:3, axis] / 2
+    wider[:3, axis] *= 2
+    return replace(volume, data=joined), wider
+
+
+def _mean(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Mean of two values, or the one that is there."""
+    return np.where(np.isnan(first), second, np.where(np.isnan(second), first, (first + second) / 2))
+
+
+def whole_numbers(one: Volume, coarseness: int = 1) -> np.ndarray:
+    """Labels, or values in steps (times ``coarseness``) cut to the range of int16; `NOTHING` for NaN."""
+    if one.is_labels:
+        return one.data.astype(np.int16)
+    steps = np.clip(one.data / np.float32(one.step * coarseness), -_MOST, _MOST)
+    return np.nan_to_num(np.rint(steps), nan=NOTHING).astype(np.int16)
+
+
+def packed(values: np.ndarray) -> bytes:
+    """Compress int16 values (3D) by gzip, the same bytes each time; viewer.js undoes it.
+
+    Stored are differences from the median of the three neighbours before, one on each axis (0 where there is
+    none), with the sign in the lowest bit: all low bytes, first axis fastest, and then all high bytes.
+    """
+    return _compressed(_differences(values))
+
+
+def sample_size(values: np.ndarray) -> int:
+    """Bytes that `packed` gives, for large volumes estimated from every eighth slice."""
+    if values.size < _SMALL:
+        return len(packed(values))
+    some = _differences(values)[..., _SAMPLE // 2 :: _SAMPLE]
+    return round(len(_compressed(some)) * values.size / some.size)
+
+
+def _differences(values: np.ndarray) -> np.ndarray:
+    a, b, c = (_before(values, axis) for axis in range(3))
+    median = np.maximum(np.minimum(a, b), np.minimum(np.maximum(a, b), c))
+    steps = values - median  # modulo 2**16
+    return ((steps << 1) ^ (steps >> 15)).view(np.uint16)
+
+
+def _before(values: np.ndarray, axis: int) -> np.ndarray:
+    """The neighbour with the lower index on an axis, 0 beyond the edge."""
+    moved = np.roll(values, 1, axis)
+    moved[(slice(None),) * axis + (0,)] = 0
+    return moved
+
+
+def _compressed(zigzag: np.ndarray) -> bytes:
+    flat = np.ravel(zigzag, order='F')
+    planes = (flat & 255).astype(np.uint8).tobytes() + (flat >> 8).astype(np.uint8).tobytes()
+    compress = zlib.compressobj(6, zlib.DEFLATED, _GZIP, strategy=zlib.Z_FILTERED)
+    return compress.compress(planes) + compress.flush()
+
+
+def precisions() -> Iterator[tuple[int, int, int]]:
+    """How coarse to try: factor on the step, and how often voxels join, of the first map and of others.
+
+    >>> [next(tried) for tried in [precisions()] for _ in range(6)]
+    [(1, 0, 0), (2, 0, 0), (4, 0, 0), (2, 0, 1), (4, 0, 1), (2, 1, 1)]
+    """
+    yield 1, 0, 0
+    for n in count():
+        yield 2, n // 2, (n + 1) // 2
+        yield COARSEST, n // 2, (n + 1) // 2

@@ -1,0 +1,275 @@
+import base64
+import json
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from bids_qsm.errors import UserError
+from bids_qsm.plotting.volumes import small_image
+from bids_qsm.reports import viewer
+from bids_qsm.reports.subject import build_subject_report
+from bids_qsm.reports.viewer import build_viewer
+from tests.pages import Page, assert_self_contained
+from tests.plotting.test_volumes import unpacked
+
+NASTY = '</script><script>alert(1)</script>'
+SHAPE = (36, 44, 30)
+AFFINES = {
+    # oblique, first axis from right to left; axes in another order
+    'sub-01_ses-1': nib.eulerangles.euler2mat(0.05, 0.15, 0.2) @ np.diag([-4.0, 4, 4.5]),
+    'sub-01_ses-2': np.array([[0, 0, 4.0], [4, 0, 0], [0, -4, 0.3]]),
+}
+BOTH = pytest.mark.parametrize('name', AFFINES)
+
+
+def head(name):
+    """Affine, coordinates, mask, susceptibility and labels (11 left, 12 right) of a series."""
+    affine = nib.affines.from_matvec(AFFINES[name])
+    affine[:3, 3] = -affine[:3, :3] @ ((np.array(SHAPE) - 1) / 2) + [3, -6, 10]
+    places = np.moveaxis(np.indices(SHAPE), 0, -1) @ affine[:3, :3].T + affine[:3, 3]
+    x, y, z = np.moveaxis(places, -1, 0)
+    mask = (x / 55) ** 2 + ((y + 6) / 70) ** 2 + ((z - 10) / 48) ** 2 < 1
+    noise = np.random.default_rng(len(name)).normal(0, 0.02, SHAPE)
+    chi = np.where(mask, 0.0004 * x - 0.0003 * y + 0.0005 * z + noise, 0).astype(np.float32)
+    labels = np.zeros(SHAPE, np.int16)
+    for index, side in ((11, -1), (12, 1)):
+        labels[(np.abs(x - side * 25) < 9) & (np.abs(y) < 12) & (np.abs(z - 10) < 10)] = index
+    # a bright block on the left of the subject, high up
+    chi[(np.abs(x + 30) < 12) & (np.abs(y) < 12) & (np.abs(z - 10) < 9)] = 0.5
+    return affine, places, mask, chi, labels
+
+
+def write_head(out, name):
+    affine, _, mask, chi, labels = head(name)
+    anat = out / 'sub-01' / name.rpartition('_')[2] / 'anat'
+    anat.mkdir(parents=True)
+
+    def save(data, rest):
+        nib.save(nib.Nifti1Image(data, affine), anat / f'{name}_{rest}.nii.gz')
+
+    save(chi, 'Chimap')
+    save(np.where(mask, 30 + 100 * chi, 0).astype(np.float32), 'R2starmap')
+    save(mask.astype(np.uint8), 'desc-brain_mask')
+    save(labels, 'seg-nuclei_dseg')
+    save((chi > 0.4).astype(np.uint8), 'label-vein_mask')
+    rows = {'index': [11, 12], 'name': ['L', 'R'], 'hemisphere': ['L', 'R'], 'region': [f'GP{NASTY}'] * 2}
+    pd.DataFrame(rows).to_csv(anat / f'{name}_seg-nuclei_dseg.tsv', sep='\t', index=False)
+    known = {'map': 'chi', 'volume_mm3': 9.0, 'coverage': 1.0, 'mean': 0.1, 'sd': 0.02}
+    known |= {'units': 'ppm', 'reference': 'CSF'}
+    table = pd.DataFrame(
+        [{'region': f'GP{NASTY}', 'hemisphere': side, **known} for side in ('L', 'R', 'both')]
+    )
+    table.to_csv(anat / f'{name}_seg-nuclei_stats.tsv', sep='\t', index=False)
+    lesions = pd.DataFrame({'lesion': [1, 2], 'x': [-30.0, None], 'y': [0.0, None], 'z': [10.0, None]})
+    lesions.to_csv(anat / f'{name}_label-lesion_stats.tsv', sep='\t', index=False, na_rep='n/a')
+    figures = out / 'sub-01' / 'figures'
+    figures.mkdir(exist_ok=True)
+    (figures / f'{name}_desc-findings.json').write_text(json.dumps({'facts': {'Echoes': '5'}}))
+    grey = small_image(1000 + 5000 * chi, affine, mask=mask)
+    (figures / f'{name}_desc-magnitude_volume.nii.gz').write_bytes(grey)
+    dot = nib.Nifti1Image(chi[:1, :1], affine)  # on another grid, and so not of the viewer
+    nib.save(dot, anat / f'{name}_seg-other_dseg.nii.gz')
+
+
+@pytest.fixture(scope='module')
+def out(tmp_path_factory):
+    """Output of a subject with two sessions."""
+    out = tmp_path_factory.mktemp('out')
+    for name in AFFINES:
+        write_head(out, name)
+    build_subject_report(out, '01')
+    return out
+
+
+@pytest.fixture(scope='module')
+def built(out):
+    return build_viewer(out / 'sub-01', AFFINES)
+
+
+@BOTH
+def test_volumes_of_the_page_are_those_of_the_files(built, name):
+    series = next(one for one in built['content'] if one['name'] == name)
+    _, places, mask, chi, labels = head(name)
+    assert [layer['key'] for layer in series['maps']] == ['chi', 'r2star', 'magnitude']
+    assert [layer['title'] for layer in series['labels']] == ['Veins', 'Regions (nuclei)']
+    first = series['maps'][0]
+    shape, affine = first['shape'], np.array(first['affine'])
+    assert np.prod(shape) < 0.8 * np.prod(SHAPE)
+    voxels = np.argwhere(mask)[::97]
+    at = np.rint(nib.affines.apply_affine(np.array(first['inverse']), places[tuple(voxels.T)])).astype(int)
+    np.testing.assert_allclose(nib.affines.apply_affine(affine, at), places[tuple(voxels.T)], atol=1e-4)
+    chosen, own = tuple(at.T), tuple(voxels.T)
+    for layer, values in zip(series['maps'], (chi, 30 + 100 * chi, 1000 + 5000 * chi), strict=True):
+        shown = unpacked(base64.b64decode(built['blocks'][layer['data']]), shape)[chosen] * layer['step']
+        assert np.abs(shown - values[own]).max() <= 0.51 * layer['step'] * (1 + (layer['key'] == 'magnitude'))
+    numbered = unpacked(base64.b64decode(built['blocks'][series['labels'][1]['data']]), shape)
+    assert np.array_equal(numbered[chosen], np.where(labels[own] > 0, labels[own] - 10, 0))
+
+
+def test_precision_is_stated_and_the_library_fits(built):
+    assert built['notes'] == [
+        'The viewer holds χ in steps of 0.001 ppm, R2* in steps of 0.25 1/s, other images in 250 grey values.'
+    ]
+    assert len(built['library']) < 450_000
+
+
+def test_the_page_stays_within_the_limit(out, built, monkeypatch):
+    size = sum(map(len, built['blocks'].values()))
+    for share in (0.95, 0.4, 0.05):
+        room = share * size
+        monkeypatch.setattr(viewer, 'LIMIT', len(built['library']) + viewer._REST + int(room))
+        small = build_viewer(out / 'sub-01', AFFINES)
+        assert sum(map(len, small['blocks'].values())) <= room
+        said = 'voxels of sub-01_ses-1 (4 x 4 x 4.5 mm) were joined to'
+        assert (said in ' '.join(small['notes'])) == (share < 0.5)
+    assert 'χ in steps of 0.001' not in small['notes'][0]
+
+
+@BOTH
+def test_places_of_regions_lie_in_them(built, name):
+    affine, _, _, _, labels = head(name)
+    places = built['places'][name][f'{name}_seg-nuclei_dseg']
+    for side, index in (('L', 11), ('R', 12)):
+        x, y, z = map(float, places[f'GP{NASTY}', side].split())
+        assert (x < 0) == (side == 'L')
+        voxel = np.rint(np.linalg.inv(affine) @ [x, y, z, 1])[:3].astype(int)
+        assert labels[tuple(voxel)] == index
+
+
+def test_regions_of_two_labels_have_a_place():
+    dseg = np.zeros((5, 4, 3), np.int32)
+    dseg[1, 1, 1], dseg[2:5, 1, 1], dseg[0, 3, 2] = 3, 9, 4
+    rows = {'index': [3, 9, 4], 'name': list('abc'), 'hemisphere': ['L', 'L', '']}
+    labels = pd.DataFrame({**rows, 'region': ['SNc', 'SNr', 'other']})
+    layer, places = viewer._label_layer('Regions', dseg, np.diag([2.0, 2, 2, 1]), labels)
+    assert layer.about['names'] == ['SNc L', 'other', 'SNr L']
+    assert np.array_equal(np.unique(layer.volume.data), [0, 1, 2, 3])
+    assert places == {
+        ('SNc', 'L'): '2.00 2.00 2.00',
+        ('SNr', 'L'): '6.00 2.00 2.00',
+        ('SN', 'L'): '4.00 2.00 2.00',
+        ('other', ''): '0.00 6.00 4.00',
+    }
+
+
+def test_page_escapes_names(out):
+    page = Page(out / 'sub-01.html')
+    assert_self_contained(page)
+    assert 'script' not in page.tags
+    assert f'GP{NASTY}' in page.text
+
+
+def test_a_subject_without_maps_has_no_viewer(tmp_path):
+    (tmp_path / 'sub-01' / 'anat').mkdir(parents=True)
+    text = build_subject_report(tmp_path, '01').read_text()
+    assert 'id="viewer"' not in text
+    assert "script-src 'none'" in text.replace('&#39;', "'")
+
+
+def test_an_image_that_is_cut_short_is_named(tmp_path):
+    write_head(tmp_path, 'sub-01_ses-1')
+    path = tmp_path / 'sub-01' / 'ses-1' / 'anat' / 'sub-01_ses-1_Chimap.nii.gz'
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(UserError, match='Chimap'):
+        build_subject_report(tmp_path, '01')
+
+
+LOCATE = """async ([mm, name]) => {
+  const told = bidsQsmViewer.nv.onLocationChange
+  let location
+  bidsQsmViewer.nv.onLocationChange = (found) => { location = found; told(found) }
+  await bidsQsmViewer.go(mm, name)
+  return [location.mm, location.values[0].value, await bidsQsmViewer.read(mm)]
+}"""
+
+
+def test_viewer_in_a_browser(out, visit):
+    page = visit(out / 'sub-01.html')
+    assert page.locator('.room').is_hidden()
+    page.locator('.open').press('Enter')
+    page.evaluate('bidsQsmViewer.open()')
+    # what is under the crosshair is what nibabel finds there, in both orientations
+    for name in AFFINES:
+        _, places, mask, _, labels = head(name)
+        inside = np.argwhere(mask & (labels > 0))
+        for voxel in inside[:: len(inside) // 5]:
+            mm = places[tuple(voxel)] + 0.2
+            at, value, found = page.evaluate(LOCATE, [mm.tolist(), name])
+            stored = nib.load(out / 'sub-01' / name[7:] / 'anat' / f'{name}_Chimap.nii.gz')
+            nearest = np.rint(nib.affines.apply_affine(np.linalg.inv(stored.affine), mm)).astype(int)
+            assert nearest.tolist() == voxel.tolist()
+            expected = float(stored.dataobj[tuple(nearest)])
+            assert at[:3] == pytest.approx(mm, abs=0.01)
+            assert value == pytest.approx(expected, abs=0.00051)
+            assert found['values']['chi'] == pytest.approx(expected, abs=0.00051)
+            assert found['labels']['Regions (nuclei)'] == f'GP{NASTY} {"L" if mm[0] < 0 else "R"}'
+    assert page.locator('[name=series]').input_value() == '1'
+    # a jump from a row of regions, and one from a row with coordinates
+    page.locator('.jump', has_text='L').first.click()
+    told = page.locator('#place')
+    page.wait_for_selector('#place:has-text("GP")')
+    assert page.locator('[name=series]').input_value() == '0'
+    assert told.inner_text().startswith('x -2')
+    assert 'ppm' in told.inner_text()
+    page.locator('.jump', has_text='show').first.click()
+    page.wait_for_selector('#place:has-text("x -30.0, y 0.0, z 10.0 mm; χ 0.500 ppm; R2* 80.0 1/s")')
+    # the keys move by a voxel
+    page.locator('canvas').press('PageUp')
+    page.wait_for_selector('#place:not(:has-text("z 10.0"))')
+    # the bright block is on the left of the subject: left of the picture, and right of it when turned
+    page.locator('[name=view]').select_option('0')
+    sides = [brightness(page)]
+    page.locator('[name=turned]').check()
+    sides.append(brightness(page))
+    assert sides[0][0] > 1.5 * sides[0][1]
+    assert sides[1][1] > 1.5 * sides[1][0]
+    # labels in colour, another map, another window
+    grey = colourful(page)
+    page.get_by_label('Regions (nuclei)').check()
+    page.wait_for_timeout(300)
+    assert colourful(page) > grey + 100
+    page.locator('[name=map]').select_option('r2star')
+    page.wait_for_timeout(300)
+    assert page.evaluate('bidsQsmViewer.nv.volumes[0].cal_max') == 60
+    page.locator('[name=high]').fill('40')
+    page.locator('[name=high]').press('Enter')
+    assert page.evaluate('bidsQsmViewer.nv.volumes[0].cal_max') == 40
+    page.locator('[name=reset]').click()
+    assert page.locator('[name=high]').input_value() == '60'
+    page.emulate_media(media='print')
+    assert page.locator('#viewer').is_hidden()
+    assert page.locator('.jump').first.is_hidden()
+
+
+def picture(page):
+    """The canvas as RGB."""
+    from io import BytesIO
+
+    from PIL import Image
+
+    page.wait_for_timeout(200)
+    shot = Image.open(BytesIO(page.locator('canvas').screenshot())).convert('RGB')
+    return np.asarray(shot).astype(int)
+
+
+def brightness(page):
+    """How many pixels of the left and of the right half are white, below letters and above the colour bar."""
+    white = (picture(page).min(axis=2) > 230)[60:-80]
+    return white[:, : white.shape[1] // 2 - 20].sum(), white[:, white.shape[1] // 2 + 20 :].sum()
+
+
+def colourful(page):
+    return (np.ptp(picture(page), axis=2) > 60).sum()
+
+
+@pytest.mark.parametrize(
+    'settings',
+    [{'java_script_enabled': False}, {'before': 'HTMLCanvasElement.prototype.getContext = () => null'}],
+)
+def test_without_scripts_or_webgl_the_pictures_remain(out, visit, settings):
+    page = visit(out / 'sub-01.html', **settings)
+    assert page.locator('.open').is_hidden()
+    assert page.locator('.jump').first.is_hidden()
+    assert page.get_by_text('without them, the pictures below show the same maps').is_visible()
