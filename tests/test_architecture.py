@@ -13,7 +13,17 @@ PACKAGE = Path(bids_qsm.__file__).parent
 
 ROOMS = (
     *('__main__', 'app', 'execution', 'group', 'layout', 'templates', 'reports', 'workflows', 'interfaces'),
-    *('applications', 'derivatives', 'plotting', 'phantom', 'cohort', 'biomarkers', 'anatomy', 'plugins'),
+    *(
+        'applications',
+        'dicom',
+        'derivatives',
+        'plotting',
+        'phantom',
+        'cohort',
+        'biomarkers',
+        'anatomy',
+        'plugins',
+    ),
     'recon',
 )
 """From the roof to the cellar: a room may import itself and the rooms after it."""
@@ -75,6 +85,7 @@ def run_time(tree):
 def test_what_an_extra_brings_is_not_needed_to_start():
     """Only the process of a plug-in imports what reads models, and within a function."""
     extra = ('onnx', 'onnxruntime', 'bids_qsm.plugins.graphs', 'bids_qsm.plugins.worker', 'torch')
+    extra += ('dcm2niix', 'pydicom', 'highdicom')
     found = [
         (str(path), name)
         for path, tree in TREES.items()

@@ -36,7 +36,7 @@ _TEXTS = (
 _FIELD_MAP = r'field.?map|(?<![a-z])fmap|b0.?map|phase.?diff|(?<![a-z])b1.?map'
 _T1 = r'(?<![a-z0-9])t1(?![0-9])|mp-?rage|bravo|fspgr|(?<![a-z])tfl(?![a-z])|t1tfe'
 _ANGIO = r'(?<![a-z])tof|angio|(?<![a-z])(mra|mrv|pca|pc3d)(?![a-z])|venog'
-_GRE = r'qsm|swi|swan|swip|fsbb|susc|megre|(?<![a-z])gre(?![a-z])|t2\*|t2.?star|t2s|medic|esp_?gre|merge|ffe|aspire'
+_GRE = r'qsm|swi|swan|fsbb|susc|megre|(?<![a-z])gre(?![a-z])|t2\*|t2.?star|t2s|medic|merge|ffe|aspire'
 _BOLD = r'bold|fmri|rest|task|func'
 _DIFFUSION = r'(?<![a-z])(dwi|dti|hardi|noddi|dki)|diff'
 

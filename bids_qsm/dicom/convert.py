@@ -46,7 +46,7 @@ def find_dcm2niix() -> str:
         program = shutil.which('dcm2niix')
     if not program:
         raise UserError(
-            "bids_qsm import needs dcm2niix: run `pip install 'bids_qsm[dicom]'` or `apt-get install dcm2niix`."
+            "bids_qsm import needs dcm2niix: run `pip install 'bids_qsm[dicom]'`, or install dcm2niix."
         )
     return str(program)
 
@@ -67,7 +67,9 @@ def convert(group: Group, echo_time: float, program: str) -> Converted:
         _gather(group, frames, source)
         # settings of the user's ~/.dcm2nii.ini would change what is made
         words = ['-g', 'i', '-b', 'y', '-ba', 'y', '-z', 'n', '-f', 'image', '-o', str(target), str(source)]
-        done = subprocess.run([program, *words], capture_output=True, text=True, errors='replace', check=False)
+        done = subprocess.run(
+            [program, *words], capture_output=True, text=True, errors='replace', check=False
+        )
         images = sorted(target.glob('*.nii'))
         if len(images) != 1:
             said = [line for line in done.stdout.splitlines() if line.startswith('Error')]
@@ -76,7 +78,9 @@ def convert(group: Group, echo_time: float, program: str) -> Converted:
         path = images[0]
         sidecar = json.loads(path.with_suffix('.json').read_text(encoding='utf-8', errors='replace'))
         gradients = {
-            one.suffix: one.read_text() for one in sorted(target.iterdir()) if one.suffix in ('.bval', '.bvec')
+            one.suffix: one.read_text()
+            for one in sorted(target.iterdir())
+            if one.suffix in ('.bval', '.bvec')
         }
         raw = path.read_bytes()
         _check(path, group, echo_time, sidecar)
@@ -126,7 +130,9 @@ def _check(path: Path, group: Group, echo_time: float, sidecar: dict[str, Any]):
         raise CannotConvert(f'dcm2niix takes {group.label} for the {named.pop()} part')
     told = sidecar.get('EchoTime')
     if echo_time and (told is None or abs(1000 * told - echo_time) > 0.005):
-        raise CannotConvert(f'dcm2niix finds an echo time of {told} s in {group.label}, not of {echo_time} ms')
+        raise CannotConvert(
+            f'dcm2niix finds an echo time of {told} s in {group.label}, not of {echo_time} ms'
+        )
     if 'MOSAIC' in group.words:
         return
     if image.shape[:3] != group.size or (image.shape[3:] or (1,)) != (group.volumes,):
@@ -135,11 +141,11 @@ def _check(path: Path, group: Group, echo_time: float, sidecar: dict[str, Any]):
             f'dcm2niix makes {shape} voxels of {group.label}, but its headers tell of '
             f'{" x ".join(map(str, (*group.size, group.volumes)))}'
         )
-    if _distance(image, group, echo_time) > 0.1:
+    if distance(image, group, echo_time) > 0.1:
         raise CannotConvert(f'dcm2niix places {group.label} elsewhere than its headers do')
 
 
-def _distance(image: nib.Nifti1Image, group: Group, echo_time: float) -> float:
+def distance(image: nib.Nifti1Image, group: Group, echo_time: float) -> float:
     """Largest distance (mm) between the corners of an image and of the stack of slices, in any order."""
     frames = sorted(group.echoes[echo_time], key=lambda one: float(np.dot(one.position, group.normal)))
     row, column = np.reshape(group.facts['ImageOrientationPatient'], (2, 3)).astype(float)

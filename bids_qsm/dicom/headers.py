@@ -1,6 +1,8 @@
 """What the headers of DICOM files say: series, their parts (magnitude, phase, ...), echoes and places."""
 
 import contextlib
+import hashlib
+import importlib.util
 import os
 import re
 from collections import Counter, defaultdict
@@ -89,8 +91,13 @@ class Group:
 
         Without any of them each study is that of a person.
         """
-        told = tuple(self.text(f'Patient{key}') for key in ('ID', 'Name', 'BirthDate'))
+        told = self.text('PatientID'), self.text('PatientName'), self.text('PatientBirthDate')
         return told if any(told) else ('', '', self.study)
+
+    @property
+    def code(self) -> str:
+        """Stands for the person in tables, which so need no names."""
+        return hashlib.sha256('\0'.join(self.person).encode()).hexdigest()[:12]
 
     @property
     def study(self) -> str:
@@ -115,7 +122,13 @@ class Group:
     @property
     def order(self) -> tuple:
         """In which series are counted."""
-        return (self.text('StudyDate'), self.text('StudyTime'), self.study, self.series_number, str(self.part))
+        return (
+            self.text('StudyDate'),
+            self.text('StudyTime'),
+            self.study,
+            self.series_number,
+            str(self.part),
+        )
 
     @cached_property
     def normal(self) -> np.ndarray:
@@ -172,6 +185,13 @@ class Found:
     n_files: int
     n_others: int
     """Files that are no DICOM, or no images."""
+
+
+def require_packages(command: str, *names: str) -> None:
+    """Raise UserError where packages of the extra are missing."""
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"{command} needs {' and '.join(missing)}: run `pip install 'bids_qsm[dicom]'`.")
 
 
 def read_folder(folder: Path) -> Found:
@@ -324,13 +344,14 @@ def part_of(facts: Mapping[str, Any], words: Sequence[str]) -> str | None:
     ('phase', 'real')
     >>> part_of({'ComplexImageComponent': 'PHASE'}, ('ORIGINAL', 'PRIMARY', 'M_FFE', 'M'))
     """
-    told = set()
+    told: set[str] = set()
     if 'GEPart' in facts:
         with contextlib.suppress(TypeError, ValueError, IndexError):
             told.add(GE_PARTS[int(facts['GEPart'])])
     for word in (str(facts.get('ComplexImageComponent') or ''), *words[2:]):
         name = re.sub('_(FFE|SE|IR|TFE)$', '', word)
-        told |= {PARTS.get(name) or LETTERS.get(name)} - {None}
+        if name in PARTS or name in LETTERS:
+            told.add(PARTS.get(name) or LETTERS[name])
     if len(told) > 1:
         return None
     return told.pop() if told else 'mag'

@@ -39,7 +39,8 @@ SIDECAR = (
     'ConversionSoftwareVersion',
 )
 """Keys of sidecars that are kept: how images were acquired, not when, where and of whom."""
-README = """The images of this dataset were converted from DICOM by bids_qsm {version} with dcm2niix {converter}.
+README = """The images of this dataset were converted from DICOM by bids_qsm {version} with dcm2niix
+{converter}.
 
 Names, IDs, dates and comments of the DICOM files are not in it. The table that links the participants to
 patients lies outside this folder and must not be shared with it. The images show faces: deface what you
@@ -90,7 +91,7 @@ def run_import(
     UserError
         Where nothing can be imported.
     """
-    for flag, label in (('--subject', subject), ('--session', session)):
+    for flag, label in (('--participant-label', subject), ('--session-label', session)):
         if label is not None and not is_label(label):
             raise UserError(f'{flag} {label} is no label; use letters and digits only.')
     table = table or bids_dir.absolute().with_name(f'{bids_dir.absolute().name}_import.tsv')
@@ -104,14 +105,14 @@ def run_import(
     write_rows(table, rows)
     print(describe(rows, found))
     problems = list(found.problems)
-    problems += [_unclear(row) for row in rows if row.group is not None and row.name == UNCLEAR]
+    problems += [_unclear(row) for row in rows if row.found is not None and row.name == UNCLEAR]
     done = Done(0, 0, ())
     if not dry_run:
         done = write_dataset(rows, bids_dir, program)
     problems += done.problems
     for problem in problems:
         print(f'bids_qsm: {plain(problem)}')
-    if any(row.group is not None and row.name == UNCLEAR for row in rows):
+    if any(row.found is not None and row.name == UNCLEAR for row in rows):
         print(
             f'bids_qsm: decide in {plain(table)}: in place of {UNCLEAR} write a name, such as MEGRE or '
             f'run-2_MEGRE, or {SKIP}; then run the same command again.'
@@ -153,7 +154,7 @@ def _ask_all(
     answers: dict[tuple[str, str], str] = {}
     later: set[tuple[str, str]] = set()
     while True:
-        open_rows = [row for row in rows if row.group is not None and row.name == UNCLEAR]
+        open_rows = [row for row in rows if row.found is not None and row.name == UNCLEAR]
         open_rows = [row for row in open_rows if row.key not in later]
         if not open_rows:
             return rows
@@ -166,7 +167,7 @@ def _ask_all(
             later.add(row.key)
         else:
             answers[row.key] = answer
-            decided = [replace(one, name=answers.get(one.key, one.name), group=None) for one in rows]
+            decided = [replace(one, name=answers.get(one.key, one.name), found=None) for one in rows]
             fixed = {one.key for one in known if one.name != UNCLEAR} | set(answers)
             rows = make_rows(
                 found,
@@ -189,7 +190,7 @@ def describe(rows: Sequence[Row], found: Found) -> str:
     ]
     by_session = defaultdict(list)
     for row in rows:
-        if row.group is not None:
+        if row.found is not None:
             by_session[row.subject, row.session].append(row)
     for (subject, session), own in sorted(by_session.items()):
         lines += ['', f'sub-{subject}' + (f' ses-{session}' if session else '')]
@@ -214,7 +215,7 @@ def write_dataset(rows: Sequence[Row], bids_dir: Path, program: str) -> Done:
     """Convert the rows that have a name, and write what is not there yet."""
     acquisitions = defaultdict(list)
     for row in rows:
-        if row.is_used and row.group is not None:
+        if row.is_used and row.found is not None:
             acquisitions[row.stem].append(row)
     written, kept, problems, subjects = 0, 0, [], set()
     version = ''
@@ -228,12 +229,17 @@ def write_dataset(rows: Sequence[Row], bids_dir: Path, program: str) -> Done:
             continue
         for path, content in files.items():
             if path not in there:
-                atomic_write(bids_dir / path, lambda p, content=content: p.write_bytes(content))
+                _write(bids_dir / path, content)
         written, kept = written + len(files) - len(there), kept + len(there)
+        print(f'{name}_{own[0].suffix}: {len(files)} files', flush=True)
         subjects.add(own[0].subject)
     if subjects:
         _describe_dataset(bids_dir, subjects, version, {row.suffix for row in rows if row.is_used})
     return Done(written, kept, tuple(problems))
+
+
+def _write(path: Path, content: bytes):
+    atomic_write(path, lambda temporary: temporary.write_bytes(content))
 
 
 def _files_of(rows: Sequence[Row], program: str) -> tuple[dict[Path, bytes], str]:
@@ -252,7 +258,9 @@ def _files_of(rows: Sequence[Row], program: str) -> tuple[dict[Path, bytes], str
             if has_parts:
                 labels['part'] = row.group.part or 'mag'
             stem = f'{join_entities(in_order(labels))}_{row.suffix}'
-            folder = Path(f'sub-{row.subject}', *([f'ses-{row.session}'] if row.session else []), FOLDERS[row.suffix])
+            folder = Path(
+                f'sub-{row.subject}', *([f'ses-{row.session}'] if row.session else []), FOLDERS[row.suffix]
+            )
             # without name and time, so that equal data give equal files
             files[folder / f'{stem}.nii.gz'] = gzip.compress(made.nifti, 6, mtime=0)
             text = json.dumps(_sidecar(made, row, labels), indent=2, ensure_ascii=False) + '\n'
@@ -263,7 +271,7 @@ def _files_of(rows: Sequence[Row], program: str) -> tuple[dict[Path, bytes], str
 
 
 def _require_fit(rows: Sequence[Row]):
-    """Raise CannotConvert where rows of one name are no parts of one acquisition, also where a person says so."""
+    """Raise CannotConvert where rows of one name are no parts of one acquisition, whoever named them."""
     parts: dict[str, list[Group]] = defaultdict(list)
     for row in rows:
         if row.group.part is None:
@@ -315,7 +323,7 @@ def _already(bids_dir: Path, files: dict[Path, bytes]) -> set[Path]:
     there = set()
     for path, content in files.items():
         if (bids_dir / path).exists():
-            if (bids_dir / path).read_bytes() != content:
+            if _content(path, (bids_dir / path).read_bytes()) != _content(path, content):
                 raise CannotConvert(
                     f'{path} is there with another content, and nothing is overwritten; remove it, or '
                     'change the name or the subject in the table'
@@ -325,6 +333,18 @@ def _already(bids_dir: Path, files: dict[Path, bytes]) -> set[Path]:
         if path.suffix == '.gz' and twin.exists():
             raise CannotConvert(f'{twin.name} is there already; remove it or change the name in the table')
     return there
+
+
+def _content(path: Path, raw: bytes) -> Any:
+    """What a file says, however it is compressed and whichever version converted it."""
+    try:
+        if path.suffix == '.gz':
+            return gzip.decompress(raw)
+        if path.suffix == '.json':
+            return {**json.loads(raw), 'ConversionSoftwareVersion': ''}
+    except (OSError, EOFError, ValueError, TypeError):  # of a file that somebody else wrote
+        return None
+    return raw
 
 
 def _describe_dataset(bids_dir: Path, subjects: Iterable[str], version: str, suffixes: set[str]):
@@ -360,9 +380,7 @@ def _list_participants(path: Path, subjects: Sequence[str]):
     column = header.index('participant_id')
     listed = {line.split('\t')[column] for line in lines[1:] if line.count('\t') >= column}
     new = [f'sub-{label}' for label in subjects if f'sub-{label}' not in listed]
-    more = [
-        '\t'.join(name if i == column else 'n/a' for i in range(len(header))) for name in new
-    ]
+    more = ['\t'.join(name if i == column else 'n/a' for i in range(len(header))) for name in new]
     if new or not path.exists():
         whole = '\n'.join([*lines, *more]) + '\n'
         atomic_write(path, lambda temporary: temporary.write_text(whole, encoding='utf-8'))

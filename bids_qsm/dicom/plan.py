@@ -37,17 +37,17 @@ def make_rows(found: Found, known: Sequence[Row], subject: str | None, session: 
         Where one label was given for several patients or studies, or the table contradicts itself.
     """
     groups = {(group.series_uid, group.part or 'unknown'): group for group in found.groups}
-    rows = [replace(row, group=groups.get(row.key)) for row in known]
+    rows = [replace(row, found=groups.get(row.key)) for row in known]
     labels = _labels(found.groups, rows, subject, session)
     there = {row.key for row in rows}
     for key, group in groups.items():
         if key not in there:
-            rows.append(Row(*key, *labels[group.person, group.study], group=group))
+            rows.append(Row(*key, *labels[group.code, group.study], found=group))
     for row in rows:
-        if row.group is not None:
+        if row.found is not None:
             row.others = _about(row.group)
     _require_one_subject(rows)
-    undecided = [row for row in rows if row.name == UNCLEAR and row.group is not None]
+    undecided = [row for row in rows if row.name == UNCLEAR and row.found is not None]
     taken = {row.stem for row in rows if row.is_used}
     _decide(undecided, taken)
     return rows
@@ -62,65 +62,67 @@ def _about(group: Group) -> dict[str, str]:
         'protocol': group.text('ProtocolName'),
         'date': group.text('StudyDate'),
         'patient_id': group.text('PatientID'),
+        'person': group.code,
+        'study_uid': group.study,
     }
 
 
 def _labels(
     groups: Sequence[Group], rows: Sequence[Row], subject: str | None, session: str | None
-) -> dict[tuple, tuple[str, str]]:
-    """Subject and session of each study of each person."""
-    studies = defaultdict(dict)
-    for group in sorted(groups, key=lambda one: one.order):
-        studies[group.person][group.study] = group
+) -> dict[tuple[str, str], tuple[str, str]]:
+    """Subject and session of each study of each person: those of the table, else the next free number."""
+    studies: dict[str, list[str]] = defaultdict(list)
+    for group in sorted(groups, key=lambda one: (one.person, one.order)):
+        if group.study not in studies[group.code]:
+            studies[group.code].append(group.study)
     if subject is not None and len(studies) > 1:
         raise UserError(
-            f'--subject {subject} was given, but the folder holds {len(studies)} patients; leave it out, or '
-            'give the folder of one of them.'
+            f'--participant-label {subject} was given, but the folder holds {len(studies)} patients; leave '
+            'it out, or give the folder of one of them.'
         )
     if session is not None and any(len(own) > 1 for own in studies.values()):
         raise UserError(
-            f'--session {session} was given, but the folder holds several studies of a patient; leave it '
-            'out, or give the folder of one of them.'
+            f'--session-label {session} was given, but the folder holds several studies of a patient; leave '
+            'it out, or give the folder of one of them.'
         )
-    has_sessions = any(len(own) > 1 for own in studies.values()) or any(row.session for row in rows)
-    of_person, of_study = {}, {}
-    for row in rows:
-        if row.group is not None:
-            of_person.setdefault(row.group.person, row.subject)
-            of_study.setdefault((row.group.person, row.group.study), (row.subject, row.session))
-        elif row.others.get('patient_id'):  # their files may lie elsewhere now
-            of_person.setdefault(row.others['patient_id'], row.subject)
+    told = [replace(row, others=row.others if row.found is None else _about(row.group)) for row in rows]
+    known = {(row.others.get('person', ''), row.others.get('study_uid', '')): row for row in told}
+    pairs = {*known, *((code, study) for code, own in studies.items() for study in own)}
+    has_sessions = len({code for code, _ in pairs}) < len(pairs) or any(row.session for row in rows)
+    subjects = {code: row.subject for (code, _), row in known.items() if code}
     used = {row.subject for row in rows}
     labels = {}
-    for person in sorted(studies):
-        label = of_person.get(person) or of_person.get(person[0]) or subject
+    for code, own in studies.items():
+        label = subjects.get(code, subject)
         if label is None:
             width = max(2, len(str(len(studies))))
             label = next(name for n in count(1) if (name := f'{n:0{width}d}') not in used)
         used.add(label)
         sessions = {row.session for row in rows if row.subject == label}
-        for study, group in studies[person].items():
-            own = session or ''
-            if session is None and has_sessions:
-                own = next(name for n in count(1) if (name := str(n)) not in sessions)
-            found = of_study.get((group.person, study), (label, own))
-            sessions.add(found[1])
-            labels[group.person, study] = found
+        for study in own:
+            row = known.get((code, study))
+            name = row.session if row else session or ''
+            if not name and row is None and has_sessions:
+                name = next(number for n in count(1) if (number := str(n)) not in sessions)
+            sessions.add(name)
+            labels[code, study] = row.subject if row else label, name
     return labels
 
 
 def _require_one_subject(rows: Sequence[Row]):
-    subjects, sessions = {}, {}
+    persons: dict[str, Row] = {}
+    subjects: dict[str, Row] = {}
     for row in rows:
-        if row.group is None or row.name == SKIP:
+        if row.name == SKIP:
             continue
-        other = subjects.setdefault(row.group.person, row)
+        other = persons.setdefault(row.others.get('person') or row.series_uid, row)
         if other.subject != row.subject:
+            numbers = f'{other.others.get("series_number")} and {row.others.get("series_number")}'
             raise UserError(
                 f'the table gives the images of one patient to sub-{other.subject} and to sub-{row.subject} '
-                f'(series {other.group.series_number} and {row.group.series_number}); give them one subject.'
+                f'(series {numbers}); give them one subject.'
             )
-        other = sessions.setdefault(row.subject, row)
+        other = subjects.setdefault(row.subject, row)
         if bool(other.session) != bool(row.session):
             raise UserError(
                 f'sub-{row.subject} has series with a session and series without one in the table; give '
@@ -194,7 +196,9 @@ def difference(one: Group, other: Group) -> str:
         return 'they are of two studies'
     if set(one.geometry_words) != set(other.geometry_words):
         return f'only one is corrected for distortion ({" or ".join(CORRECTED[:2])})'
-    if one.size != other.size or one.facts.get('FrameOfReferenceUID') != other.facts.get('FrameOfReferenceUID'):
+    if one.size != other.size or one.facts.get('FrameOfReferenceUID') != other.facts.get(
+        'FrameOfReferenceUID'
+    ):
         return 'they differ in size or in their frame of reference'
     places = zip(
         (one.facts['ImageOrientationPatient'], one.facts['PixelSpacing']),
@@ -221,7 +225,18 @@ def _is_together(one: Group, other: Group) -> bool:
         return True
     if one.text('ProtocolName') != other.text('ProtocolName'):
         return False
-    return None in (one.time, other.time) or abs(one.time - other.time) <= TOGETHER
+    apart = _seconds_apart(one, other)
+    return apart is None or apart <= TOGETHER
+
+
+def _seconds_apart(one: Group, other: Group) -> float | None:
+    """Between the starts of two acquisitions; None where one is not known."""
+    times = one.time, other.time
+    return None if times[0] is None or times[1] is None else abs(times[0] - times[1])
+
+
+def _may_pair(one: Group, other: Group) -> bool:
+    return not difference(one, other) and _is_together(one, other)
 
 
 _ALONE = 'alone'
@@ -238,7 +253,9 @@ def _units(groups: Sequence[Group], *, needs_phase: bool) -> tuple[list[Unit], l
     # the same acquisition may be there in both ways
     units, doubles = [list(pair) for pair in pairs], []
     for pair in complex_pairs:
-        partners = [unit for unit in units if not difference(unit[0], pair[0]) and _is_together(unit[0], pair[0])]
+        partners = [
+            unit for unit in units if not difference(unit[0], pair[0]) and _is_together(unit[0], pair[0])
+        ]
         if partners:
             doubles += [(one, (SKIP, 'the same acquisition is there as magnitude and phase')) for one in pair]
         else:
@@ -248,13 +265,14 @@ def _units(groups: Sequence[Group], *, needs_phase: bool) -> tuple[list[Unit], l
     used = {group for unit in units for group in unit} | {group for group, _ in doubles}
     torn = [group for group in (*torn, *torn_complex) if group not in used]
     for group in torn:
-        others = [one for one in groups if one is not group and not difference(one, group)]
-        fit = [one for one in others if _is_together(one, group)]
-        listed = ', '.join(one.label for one in fit)
+        listed = ', '.join(one.label for one in groups if one is not group and _may_pair(one, group))
         notes.append(
-            (group, (UNCLEAR, f'{group.label} fits {listed}: keep one pair by skip, or name runs (run-1_...)'))
+            (
+                group,
+                (UNCLEAR, f'{group.label} fits {listed}: keep one pair by skip, or name runs (run-1_...)'),
+            )
         )
-    used |= {group for group in torn}
+    used |= set(torn)
     for group in groups:
         if group in used:
             continue
@@ -270,7 +288,7 @@ def _units(groups: Sequence[Group], *, needs_phase: bool) -> tuple[list[Unit], l
 
 def _pairs(first: Sequence[Group], second: Sequence[Group]) -> tuple[list[tuple[Group, Group]], list[Group]]:
     """Pairs of two parts of one acquisition that are beyond doubt, and the groups that are in doubt."""
-    edges = [(a, b) for a in first for b in second if not difference(a, b) and _is_together(a, b)]
+    edges = [(a, b) for a in first for b in second if _may_pair(a, b)]
     same = [(a, b) for a, b in edges if a.series_uid == b.series_uid]
     settled = {one for pair in same for one in pair}
     edges = same + [(a, b) for a, b in edges if not {a, b} & settled]
@@ -286,20 +304,26 @@ def _pairs(first: Sequence[Group], second: Sequence[Group]) -> tuple[list[tuple[
 
 def _lonely(group: Group, groups: Iterable[Group]) -> tuple[str, str]:
     """Name and note of a phase, a real or an imaginary part without its other half."""
-    other = {'phase': 'mag', 'real': 'imag', 'imag': 'real'}[group.part]
+    other = {'phase': 'mag', 'real': 'imag', 'imag': 'real'}[group.part or 'phase']
     near = [one for one in groups if one.part == other and one.study == group.study]
     same = [one for one in near if one.text('ProtocolName') == group.text('ProtocolName')]
     for one in same:
         if group.part == 'phase' and set(group.echoes) < set(one.echoes) and len(group.echoes) == 1:
             return SKIP, f'a phase difference of a field map, with {one.label}: it is not used'
     if not near:
-        return UNCLEAR, f'there is no {"magnitude" if other == "mag" else other} beside it; write skip to leave it out'
+        return (
+            UNCLEAR,
+            f'there is no {"magnitude" if other == "mag" else other} beside it; write skip to leave it out',
+        )
     one = min(same or near, key=lambda one: abs(one.series_number - group.series_number))
     why = difference(one, group)
     if not why and one.text('ProtocolName') != group.text('ProtocolName'):
         why = 'they are of two protocols'
-    why = why or f'they were acquired {abs((one.time or 0) - (group.time or 0)):.0f} s apart'
-    return UNCLEAR, f'the nearest is {one.label}, but {why}; give both one name if they belong together, or skip'
+    why = why or f'they were acquired {_seconds_apart(one, group):.0f} s apart'
+    return (
+        UNCLEAR,
+        f'the nearest is {one.label}, but {why}; give both one name if they belong together, or skip',
+    )
 
 
 def _joined(units: list[Unit]) -> list[Unit]:
@@ -330,10 +354,11 @@ def _difference_but_echoes(one: Group, other: Group) -> str:
 
 
 def _without_copies(groups: list[Group], by_group: dict[Group, Row]) -> list[Group]:
-    """Without those that are the same acquisition as another: of these, the normalised or the first is kept."""
+    """Without further images of the same acquisition: the normalised, or the first, is kept."""
     kept: list[Group] = []
     for group in sorted(groups, key=lambda one: ('NORM' not in one.words, one.order)):
-        same = [one for one in kept if None not in (one.time, group.time) and abs(one.time - group.time) < TOGETHER]
+        apart = [(_seconds_apart(one, group), one) for one in kept]
+        same = [one for seconds, one in apart if seconds is not None and seconds < TOGETHER]
         if same:
             row = by_group[group]
             row.name, row.note = SKIP, f'the same acquisition as {same[0].label}'
@@ -403,8 +428,9 @@ def _task(group: Group) -> str:
 def names_person(text: str, person: Sequence[str]) -> bool:
     """Whether a text holds a name, the ID or the date of birth of a patient.
 
-    >>> names_person('QSM for Mustermann', ('77', 'Mustermann^Erika', '')), names_person('QSM 77', ('77', '', ''))
+    >>> person = ('77', 'Mustermann^Erika', '19640812')
+    >>> names_person('QSM for Mustermann', person), names_person('QSM 77', person)
     (True, False)
     """
-    words = re.split(r'[\^=\s,]+', str(person[1])) + [str(person[0]), str(person[2])]
+    words = [*re.split(r'[\^=\s,]+', person[1]), person[0], person[2]]
     return any(len(word) > 2 and word.lower() in text.lower() for word in words)

@@ -28,13 +28,13 @@ _EDITED = ('subject', 'session', 'name')
 _COLUMNS = (
     *_EDITED,
     *('note', 'series_number', 'part', 'echo_times_ms', 'size', 'description', 'protocol'),
-    *('date', 'patient_id', 'series_uid'),
+    *('date', 'patient_id', 'person', 'study_uid', 'series_uid'),
 )
 
 
 @dataclass
 class Row:
-    """A line of the table; ``group`` is None where the folder has no such series."""
+    """A line of the table; ``found`` is None where the folder has no such series."""
 
     series_uid: str
     part: str
@@ -44,7 +44,13 @@ class Row:
     note: str = ''
     others: dict[str, str] = field(default_factory=dict)
     """Columns that only inform."""
-    group: Group | None = None
+    found: Group | None = None
+
+    @property
+    def group(self) -> Group:
+        """Images of the series, where they are there."""
+        assert self.found is not None
+        return self.found
 
     @property
     def key(self) -> tuple[str, str]:
@@ -113,11 +119,7 @@ def read_rows(path: Path) -> list[Row]:
     rows, seen = [], {}
     for line in reader:
         cells = {key: (value or '').strip() for key, value in line.items() if key}
-        row = Row(
-            **{key: cells.pop(key) for key in ('series_uid', 'part', *_EDITED)},
-            note=cells.pop('note', ''),
-            others=cells,
-        )
+        row = Row(*(cells.pop(key) for key in ('series_uid', 'part', *_EDITED)), cells.pop('note', ''), cells)
         # spreadsheets turn 01 into 1, which is another label
         where = f'line {reader.line_num} of {path}'
         row.subject, row.session = row.subject.removeprefix('sub-'), row.session.removeprefix('ses-')

@@ -113,7 +113,7 @@ def write_classic(folder: Path, scan: Scan) -> list[Path]:
     return written
 
 
-def write_enhanced(folder: Path, scan: Scan, echoes_apart: bool = False) -> list[Path]:
+def write_enhanced(folder: Path, scan: Scan) -> list[Path]:
     """All frames of the series in a file; interleaved as of Philips."""
     one = _common(scan, ENHANCED, ())
     parts, frames, pixels = scan.parts, [], []
@@ -211,12 +211,13 @@ def _common(scan: Scan, kind: str, words: tuple) -> FileDataset:
 
 def _describe(one: FileDataset, scan: Scan, part: str, echo: int, time: float):
     letter, word = LETTERS[part], WORDS[part]
+    philips = 'PHASE MAP' if part == 'phase' else f'{letter}_FFE'
     one.ImageType = (
         scan.image_type
         or {
             'Siemens': f'ORIGINAL\\PRIMARY\\{letter}\\ND',
             'GE': 'ORIGINAL\\PRIMARY\\OTHER',
-            'Philips': f'ORIGINAL\\PRIMARY\\{"PHASE MAP" if part == "phase" else f"{letter}_FFE"}\\{letter}\\FFE',
+            'Philips': f'ORIGINAL\\PRIMARY\\{philips}\\{letter}\\FFE',
             'UIH': f'ORIGINAL\\PRIMARY\\{word}\\NONE',
             'Canon': f'ORIGINAL\\PRIMARY\\{word}',
         }[scan.vendor]
