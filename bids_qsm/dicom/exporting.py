@@ -162,7 +162,8 @@ def _require_one(maps: Sequence[Path], persons: set, has_table: bool):
     if len(persons) > 1 or len(subjects) > 1 or has_table:
         raise UserError(
             f'{len(subjects)} participants and {len(persons)} patients cannot be matched by images alone: '
-            'give --table, which `bids_qsm import` wrote, or --participant-label and the folder of one patient.'
+            'give --table, which `bids_qsm import` wrote, or --participant-label and the folder of one '
+            'patient.'
         )
 
 
@@ -415,16 +416,17 @@ def write_parametric_map(volume: Volume, path: Path) -> Path:
         plane_orientation=PlaneOrientationSequence('PATIENT', volume.orientation),
         plane_positions=[PlanePositionSequence('PATIENT', volume.position(k)) for k in slices],
     )
-    one.SeriesDescription = 'QSM [ppm] bids_qsm, RESEARCH'
+    one.Modality, one.SeriesDescription = 'MR', 'QSM [ppm] bids_qsm, RESEARCH'
     one.ImageComments = f'Quantitative susceptibility map. {RESEARCH}'
     one.BodyPartExamined = volume.source.get('BodyPartExamined') or 'HEAD'
     for key in ('SeriesDate', 'SeriesTime'):
         setattr(one, key, volume.source.get(key) or '')
     one.ContentDate = volume.source.get('SeriesDate') or volume.source.get('StudyDate') or one.ContentDate
     one.ContentTime = volume.source.get('SeriesTime') or volume.source.get('StudyTime') or one.ContentTime
-    for key in ('InstanceCreationDate', 'InstanceCreationTime'):
-        if key in one:
-            del one[key]
+    # when it was written would make equal maps differ
+    for item in (one, *one.ContributingEquipmentSequence):
+        for key in ('InstanceCreationDate', 'InstanceCreationTime', 'ContributionDateTime'):
+            item.pop(key, None)
     return atomic_write(path, lambda temporary: one.save_as(temporary))
 
 

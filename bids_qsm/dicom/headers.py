@@ -5,6 +5,7 @@ import hashlib
 import importlib.util
 import os
 import re
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -201,33 +202,34 @@ def read_folder(folder: Path) -> Found:
     """
     if not folder.is_dir():
         raise UserError(f'{folder} is not a folder; give the folder that holds the DICOM files.')
+    import pydicom.config
+
     groups: dict[tuple[str, str | None], Group] = {}
     problems, n_files, n_others = [], 0, 0
     seen: set[str] = set()
-    for path in _files(folder):
-        try:
-            one = _read(path)
-        except _Unusable as error:
-            problems.append(f'{path}: {error}')
-            continue
-        if one is None or 'Rows' not in one or not one.get('SeriesInstanceUID'):
-            n_others += 1
-            continue
-        n_files += 1
-        if str(one.get('SOPInstanceUID')) in seen:  # a copy
-            continue
-        seen.add(str(one.get('SOPInstanceUID')))
-        for number, facts, words in _frames(one):
+    # values that break the standard are common
+    with warnings.catch_warnings(), pydicom.config.disable_value_validation():
+        warnings.simplefilter('ignore')
+        for path in _files(folder):
             try:
-                frame, part, echo = _frame(path, number, facts, words)
-            except (KeyError, ValueError, TypeError):
-                problems.append(f'{path}: it has no position or orientation of its slices, and is left out.')
-                break
-            key = (str(one.SeriesInstanceUID), part)
-            group = groups.setdefault(key, Group(*key, facts, words))
-            group.echoes[echo].append(frame)
-            if number is not None:
-                group.frames_in_file[path] = int(one.NumberOfFrames)
+                one, frames = _read_file(path)
+            except _Unusable as error:
+                problems.append(f'{path}: {error}')
+                continue
+            if not frames:
+                n_others += 1
+                continue
+            n_files += 1
+            uid = str(one.get('SOPInstanceUID'))
+            if uid in seen:  # a copy
+                continue
+            seen.add(uid)
+            for frame, part, echo, facts, words in frames:
+                key = (str(one.SeriesInstanceUID), part)
+                if key not in groups:
+                    groups[key] = Group(*key, facts, words)
+                groups[key].echoes[echo].append(frame)
+                groups[key].frames_in_file[path] = len(frames)
     if not n_files and not problems:
         raise UserError(f'{folder} holds no DICOM images; give the folder that holds them.')
     ordered = sorted(groups.values(), key=lambda one: (one.person, one.order, one.series_uid))
@@ -244,6 +246,21 @@ def _files(folder: Path) -> Iterator[Path]:
         for name in sorted(names):
             if not name.startswith('.') and name != 'DICOMDIR':
                 yield Path(root) / name
+
+
+def _read_file(path: Path) -> tuple[Any, list[tuple]]:
+    """Header of a file and its frames: Frame, part, echo time, elements, image type; none of no image."""
+    one = _read(path)
+    if one is None or 'Rows' not in one or not one.get('SeriesInstanceUID'):
+        return one, []
+    try:
+        return one, [
+            (*_frame(path, number, facts, words), facts, words) for number, facts, words in _frames(one)
+        ]
+    except KeyError:  # of images without a place, such as reports and screenshots
+        return one, []
+    except Exception as error:  # pydicom raises many kinds for damaged values
+        raise _Unusable(f'its header is damaged ({plain(error)[:80]}); copy it again.') from None
 
 
 def _read(path: Path) -> 'Dataset | None':
@@ -273,7 +290,8 @@ def _read(path: Path) -> 'Dataset | None':
     elif str(syntax) == '1.2.840.10008.1.2.1.99':  # deflated as a whole
         needed = 0
     else:
-        needed = pixels * bits // 8
+        # with the tag of the pixels, their kind and their length
+        needed = pixels * bits // 8 + (8 if syntax is not None and syntax.is_implicit_VR else 12)
     if left < needed:
         raise _Unusable('it is truncated; copy it again from the scanner or the archive.')
     return one

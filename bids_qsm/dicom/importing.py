@@ -39,6 +39,8 @@ SIDECAR = (
     'ConversionSoftwareVersion',
 )
 """Keys of sidecars that are kept: how images were acquired, not when, where and of whom."""
+MOST_PROBLEMS = 30
+"""Problems that are printed."""
 README = """The images of this dataset were converted from DICOM by bids_qsm {version} with dcm2niix
 {converter}.
 
@@ -110,8 +112,10 @@ def run_import(
     if not dry_run:
         done = write_dataset(rows, bids_dir, program)
     problems += done.problems
-    for problem in problems:
+    for problem in problems[:MOST_PROBLEMS]:
         print(f'bids_qsm: {plain(problem)}')
+    if len(problems) > MOST_PROBLEMS:
+        print(f'bids_qsm: and {len(problems) - MOST_PROBLEMS} more problems.')
     if any(row.found is not None and row.name == UNCLEAR for row in rows):
         print(
             f'bids_qsm: decide in {plain(table)}: in place of {UNCLEAR} write a name, such as MEGRE or '

@@ -213,8 +213,8 @@ def difference(one: Group, other: Group) -> str:
         said = ' and '.join(', '.join(f'{time:g}' for time in some) for some in times)
         return f'their echo times differ ({said} ms)'
     for key in ('RepetitionTime', 'FlipAngle', 'MagneticFieldStrength'):
-        values = one.number(key), other.number(key)
-        if None not in values and abs(values[0] - values[1]) > 1e-3 * abs(values[0]):
+        ours, theirs = one.number(key), other.number(key)
+        if ours is not None and theirs is not None and abs(ours - theirs) > 1e-3 * abs(ours):
             return f'they differ in {key}'
     return ''
 

@@ -25,6 +25,7 @@ COMPLEX = ('MEGRE', 'T2starw')
 """Suffixes whose images come as magnitude and phase, or real and imaginary."""
 _ENTITIES = ('task', 'acq', 'ce', 'rec', 'dir', 'run', 'flip', 'inv', 'mt')
 _EDITED = ('subject', 'session', 'name')
+_READ = ('series_uid', 'part', *_EDITED, 'note')
 _COLUMNS = (
     *_EDITED,
     *('note', 'series_number', 'part', 'echo_times_ms', 'size', 'description', 'protocol'),
@@ -119,7 +120,8 @@ def read_rows(path: Path) -> list[Row]:
     rows, seen = [], {}
     for line in reader:
         cells = {key: (value or '').strip() for key, value in line.items() if key}
-        row = Row(*(cells.pop(key) for key in ('series_uid', 'part', *_EDITED)), cells.pop('note', ''), cells)
+        uid, part, subject, session, name, note = (cells.pop(key, '') for key in _READ)
+        row = Row(uid, part, subject, session, name, note, cells)
         # spreadsheets turn 01 into 1, which is another label
         where = f'line {reader.line_num} of {path}'
         row.subject, row.session = row.subject.removeprefix('sub-'), row.session.removeprefix('ses-')

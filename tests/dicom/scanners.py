@@ -11,7 +11,7 @@ from pydicom.sequence import Sequence as Items
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 CLASSIC, ENHANCED = '1.2.840.10008.5.1.4.1.1.4', '1.2.840.10008.5.1.4.1.1.4.1'
-SHAPE = (12, 10, 8)
+SHAPE = (8, 7, 4)
 """Columns, rows and slices."""
 SPACING = (1.5, 1.5, 2.0)
 WORDS = {'mag': 'MAGNITUDE', 'phase': 'PHASE', 'real': 'REAL', 'imag': 'IMAGINARY'}
@@ -92,22 +92,22 @@ def stored(vendor: str, part: str, values: np.ndarray) -> tuple[np.ndarray, floa
 def write_classic(folder: Path, scan: Scan) -> list[Path]:
     """One file for each slice; all parts and echoes in one series."""
     written = []
-    orders = range(SHAPE[2])
+    one = _common(scan, CLASSIC, ())
+    one.ImageOrientationPatient = _numbers(_orientation(scan))
+    one.PixelSpacing = [SPACING[1], SPACING[0]]
+    one.SliceThickness = one.SpacingBetweenSlices = SPACING[2]
+    one.ContentTime = _clock(scan.time + 300)
     for part in scan.parts:
         for echo, time in enumerate(scan.echo_times, 1):
             values, slope, intercept = stored(scan.vendor, part, scan.truth(part, time))
+            _describe(one, scan, part, echo, time)
+            # the two parts of a slice come from the same data
+            one.AcquisitionTime = _clock(scan.time + 0.4 * echo)
             # slices are not written in the order of their places
-            for k in sorted(orders, key=lambda k: (k % 2, k)):
-                one = _common(scan, CLASSIC, (part, echo, k))
-                _describe(one, scan, part, echo, time)
+            for k in sorted(range(SHAPE[2]), key=lambda k: (k % 2, k)):
+                one.SOPInstanceUID = one.file_meta.MediaStorageSOPInstanceUID = scan.uid(part, echo, k)
                 one.InstanceNumber = len(written) + 1
-                # the two parts of a slice come from the same data
-                one.AcquisitionTime = _clock(scan.time + 0.4 * echo)
-                one.ContentTime = _clock(scan.time + 300)
                 one.ImagePositionPatient = _numbers(scan.affine[:3] @ (0, 0, k, 1))
-                one.ImageOrientationPatient = _numbers(_orientation(scan))
-                one.PixelSpacing = [SPACING[1], SPACING[0]]
-                one.SliceThickness = one.SpacingBetweenSlices = SPACING[2]
                 _pixels(one, values[:, :, k].T, slope, intercept)
                 written.append(_save(one, folder / f'{scan.number:04d}_{one.InstanceNumber:05d}.dcm'))
     return written
@@ -252,6 +252,8 @@ def _pixels(one: FileDataset, values: np.ndarray, slope: float | None, intercept
     one.Rows, one.Columns = values.shape[-2:]
     one.BitsAllocated = one.BitsStored = 16
     one.HighBit, one.PixelRepresentation = 15, int(values.dtype.kind == 'i')
+    for key in ('RescaleIntercept', 'RescaleSlope', 'RescaleType'):
+        one.pop(key, None)
     if slope is not None and (slope, intercept) != (1.0, 0.0):
         one.RescaleIntercept, one.RescaleSlope, one.RescaleType = intercept, round(slope, 8), 'US'
     one.PixelData = values.tobytes()
