@@ -96,8 +96,10 @@ def test_what_an_extra_brings_is_not_needed_to_start():
 
 
 def at_start(tree):
-    """The nodes of a file that run when it is imported: none of a function."""
+    """The nodes of a file that run when it is imported: none of a function, or for type checkers alone."""
     for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == 'TYPE_CHECKING':
+            continue
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             yield node
             yield from at_start(node)

@@ -423,7 +423,9 @@ def write_parametric_map(volume: Volume, path: Path) -> Path:
         setattr(one, key, volume.source.get(key) or '')
     one.ContentDate = volume.source.get('SeriesDate') or volume.source.get('StudyDate') or one.ContentDate
     one.ContentTime = volume.source.get('SeriesTime') or volume.source.get('StudyTime') or one.ContentTime
-    # when it was written would make equal maps differ
+    # highdicom draws one at random, and notes when it wrote: equal maps would differ
+    for item in (*one.DimensionOrganizationSequence, *one.DimensionIndexSequence):
+        item.DimensionOrganizationUID = volume.uid('dimensions')
     for item in (one, *one.ContributingEquipmentSequence):
         for key in ('InstanceCreationDate', 'InstanceCreationTime', 'ContributionDateTime'):
             item.pop(key, None)

@@ -66,7 +66,7 @@ class Group:
 
     series_uid: str
     part: str | None
-    """None where the header contradicts itself."""
+    """None where the header does not tell it for sure."""
     facts: Mapping[str, Any]
     words: tuple[str, ...]
     """All values of ImageType and of its equivalents."""
@@ -353,10 +353,10 @@ def _words(facts: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def part_of(facts: Mapping[str, Any], words: Sequence[str]) -> str | None:
-    """Part of the complex signal that an image shows; None where the header contradicts itself.
+    """Part of the complex signal that an image shows; None where the header is not sure.
 
     Siemens, Philips, UIH and Canon say it in ImageType or ComplexImageComponent, GE in (0043,102F). Without
-    any of them an image is a magnitude.
+    any of them an image is a magnitude, unless its description calls it phase, which is not believed either.
 
     >>> part_of({}, ('ORIGINAL', 'PRIMARY', 'P', 'ND')), part_of({'GEPart': 2}, ('ORIGINAL', 'PRIMARY'))
     ('phase', 'real')
@@ -371,6 +371,8 @@ def part_of(facts: Mapping[str, Any], words: Sequence[str]) -> str | None:
         if name in PARTS or name in LETTERS:
             told.add(PARTS.get(name) or LETTERS[name])
     if len(told) > 1:
+        return None
+    if not told and re.search('(?<![a-z])(pha?|phase)(?![a-z])', str(facts.get('SeriesDescription')).lower()):
         return None
     return told.pop() if told else 'mag'
 

@@ -163,7 +163,8 @@ def _ask_all(
         if not open_rows:
             return rows
         row = open_rows[0]
-        answer = ask(f'{_unclear(row)}\nName ({SKIP}: leave out, Enter: later)? ').strip()
+        about = plain(row.others['description'])
+        answer = ask(f'{_unclear(row)}\n{about}: name ({SKIP}: leave out, Enter: later)? ').strip()
         problem = name_problem(answer) if answer else None
         if problem:
             print(f'{plain(answer)!r} cannot be used: {problem}.')

@@ -177,7 +177,10 @@ def _kind(row: Row) -> Kind:
 def _defect(group: Group, kind: Kind) -> str:
     """Why images cannot be one volume for each echo, '' where they can."""
     if group.part is None:
-        return 'its header says of one image that it is several of magnitude, phase, real and imaginary'
+        return (
+            'its header does not tell for sure whether it is magnitude or phase; write part-mag_MEGRE or '
+            'part-phase_MEGRE'
+        )
     if 'MOSAIC' in group.words:
         return '' if kind.suffix == 'bold' else 'it holds mosaics'
     if len(group.places) < 2:
@@ -196,9 +199,8 @@ def difference(one: Group, other: Group) -> str:
         return 'they are of two studies'
     if set(one.geometry_words) != set(other.geometry_words):
         return f'only one is corrected for distortion ({" or ".join(CORRECTED[:2])})'
-    if one.size != other.size or one.facts.get('FrameOfReferenceUID') != other.facts.get(
-        'FrameOfReferenceUID'
-    ):
+    frames = one.text('FrameOfReferenceUID'), other.text('FrameOfReferenceUID')
+    if one.size != other.size or frames[0] != frames[1]:
         return 'they differ in size or in their frame of reference'
     places = zip(
         (one.facts['ImageOrientationPatient'], one.facts['PixelSpacing']),
@@ -253,10 +255,7 @@ def _units(groups: Sequence[Group], *, needs_phase: bool) -> tuple[list[Unit], l
     # the same acquisition may be there in both ways
     units, doubles = [list(pair) for pair in pairs], []
     for pair in complex_pairs:
-        partners = [
-            unit for unit in units if not difference(unit[0], pair[0]) and _is_together(unit[0], pair[0])
-        ]
-        if partners:
+        if any(_may_pair(unit[0], pair[0]) for unit in units):
             doubles += [(one, (SKIP, 'the same acquisition is there as magnitude and phase')) for one in pair]
         else:
             own, _ = _pairs(parts['mag'], pair[:1])
@@ -266,12 +265,8 @@ def _units(groups: Sequence[Group], *, needs_phase: bool) -> tuple[list[Unit], l
     torn = [group for group in (*torn, *torn_complex) if group not in used]
     for group in torn:
         listed = ', '.join(one.label for one in groups if one is not group and _may_pair(one, group))
-        notes.append(
-            (
-                group,
-                (UNCLEAR, f'{group.label} fits {listed}: keep one pair by skip, or name runs (run-1_...)'),
-            )
-        )
+        note = f'it fits {listed}; write skip for all but one pair, or name runs (run-1_MEGRE)'
+        notes.append((group, (UNCLEAR, note)))
     used |= set(torn)
     for group in groups:
         if group in used:
@@ -311,19 +306,18 @@ def _lonely(group: Group, groups: Iterable[Group]) -> tuple[str, str]:
         if group.part == 'phase' and set(group.echoes) < set(one.echoes) and len(group.echoes) == 1:
             return SKIP, f'a phase difference of a field map, with {one.label}: it is not used'
     if not near:
-        return (
-            UNCLEAR,
-            f'there is no {"magnitude" if other == "mag" else other} beside it; write skip to leave it out',
-        )
+        what = 'magnitude' if other == 'mag' else f'{other} part'
+        return UNCLEAR, f'there is no {what} beside it; write skip to leave it out'
     one = min(same or near, key=lambda one: abs(one.series_number - group.series_number))
     why = difference(one, group)
     if not why and one.text('ProtocolName') != group.text('ProtocolName'):
         why = 'they are of two protocols'
-    why = why or f'they were acquired {_seconds_apart(one, group):.0f} s apart'
-    return (
-        UNCLEAR,
-        f'the nearest is {one.label}, but {why}; give both one name if they belong together, or skip',
-    )
+    apart = _seconds_apart(one, group)
+    if not why and (apart is None or apart <= TOGETHER):
+        why = 'that has its other half already'
+    why = why or f'they were acquired {apart:.0f} s apart'
+    mend = 'give both one name if they belong together, or write skip'
+    return UNCLEAR, f'the nearest is {one.label}, but {why}; {mend}'
 
 
 def _joined(units: list[Unit]) -> list[Unit]:

@@ -5,7 +5,7 @@ import io
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bids_qsm.derivatives.files import atomic_write
@@ -23,7 +23,7 @@ FOLDERS = {
 """Suffixes that series can get, and their folders."""
 COMPLEX = ('MEGRE', 'T2starw')
 """Suffixes whose images come as magnitude and phase, or real and imaginary."""
-_ENTITIES = ('task', 'acq', 'ce', 'rec', 'dir', 'run', 'flip', 'inv', 'mt')
+_ENTITIES = ('task', 'acq', 'ce', 'rec', 'dir', 'run', 'flip', 'inv', 'mt', 'part')
 _EDITED = ('subject', 'session', 'name')
 _READ = ('series_uid', 'part', *_EDITED, 'note')
 _COLUMNS = (
@@ -49,9 +49,10 @@ class Row:
 
     @property
     def group(self) -> Group:
-        """Images of the series, where they are there."""
+        """Images of the series, where they are there; of the part that the name states, if it does."""
         assert self.found is not None
-        return self.found
+        stated = re.search('part-([a-z]+)', self.name)
+        return replace(self.found, part=stated[1]) if stated else self.found
 
     @property
     def key(self) -> tuple[str, str]:
@@ -69,7 +70,7 @@ class Row:
     def entities(self) -> dict[str, str]:
         """Those of the name, and the participant and session."""
         own = {'sub': self.subject, 'ses': self.session} if self.session else {'sub': self.subject}
-        words = self.name.split('_')[:-1]
+        words = [word for word in self.name.split('_')[:-1] if not word.startswith('part-')]
         return dict(in_order({**own, **dict(word.split('-', 1) for word in words)}))
 
     @property
@@ -95,6 +96,8 @@ def name_problem(name: str) -> str | None:
         if key not in _ENTITIES or not (is_number(value) if key in NUMBERED else is_label(value)):
             return f'{word!r} is none of {", ".join(f"{key}-" for key in _ENTITIES)} with a label'
         keys.append(key)
+        if key == 'part' and value not in ('mag', 'phase', 'real', 'imag'):
+            return 'a part is mag, phase, real or imag'
     if len(set(keys)) < len(keys):
         return 'an entity stands there twice'
     if suffix == 'bold' and 'task' not in keys:

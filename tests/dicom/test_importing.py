@@ -238,3 +238,21 @@ def test_wrong_use_is_one_sentence(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv('PATH', '')
     with pytest.raises(Exception, match='needs dcm2niix'):
         find_dcm2niix()
+
+
+def test_a_phase_that_no_header_marks_is_asked_for_and_stated_in_the_table(tmp_path, bring_in, capsys):
+    magnitude = Scan('UIH', 5, parts=('mag',), echo_times=(5, 9), image_type='ORIGINAL\\PRIMARY\\NONE')
+    phase = replace(magnitude, number=6, parts=('phase',), description='QSM_gre_Pha')
+    write_classic(tmp_path / 'dicom', magnitude)
+    write_classic(tmp_path / 'dicom', phase)
+    assert bring_in() == 1
+    assert 'does not tell for sure whether it is magnitude or phase' in capsys.readouterr().out
+    rows = read_rows(tmp_path / 'bids_import.tsv')
+    for row in rows:
+        row.name = 'part-phase_MEGRE' if row.part == 'unknown' else 'MEGRE'
+    write_rows(tmp_path / 'bids_import.tsv', rows)
+    assert bring_in() == 0
+    (image,) = (tmp_path / 'bids').rglob('*echo-2_part-phase*.nii.gz')
+    image = nib.load(image)
+    truth = phase.truth('phase', 9)[places(phase, image)]
+    assert np.abs(np.angle(np.exp(1j * (image.get_fdata() * np.pi / 4096 - truth)))).max() < 0.003
