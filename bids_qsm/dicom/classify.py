@@ -29,7 +29,7 @@ _DERIVED = {
 }
 """Words of ImageType, and what such an image is."""
 _TEXTS = (
-    (r'locali[sz]er|scout|survey|plan_?scan|(?<![a-z])loc(?![a-z])', 'a localizer'),
+    (r'locali[sz]er|scout|survey|pilot|plan_?scan|(?<![a-z])loc(?![a-z])', 'a localizer'),
     (r'calib|asset|coil.?surv|sens(e|itivity)?.?ref|ref(erence)?.?scan|shim', 'a calibration'),
     (r'm?.?minip|(?<![a-z])mip(?![a-z])', 'a projection'),
 )

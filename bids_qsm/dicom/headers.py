@@ -283,15 +283,18 @@ def _read(path: Path) -> 'Dataset | None':
         return one
     syntax = getattr(one.file_meta, 'TransferSyntaxUID', None)
     left = path.stat().st_size - start
-    bits = one.get('BitsAllocated') or 16
-    pixels = one.Rows * one.Columns * int(one.get('NumberOfFrames') or 1) * (one.get('SamplesPerPixel') or 1)
+    try:
+        frames, samples = int(one.get('NumberOfFrames') or 1), int(one.get('SamplesPerPixel') or 1)
+        size = int(one.Rows) * int(one.Columns) * frames * samples * int(one.get('BitsAllocated') or 16) // 8
+    except (AttributeError, TypeError, ValueError):
+        raise _Unusable('its header is damaged (size of the image); copy it again.') from None
     if syntax is not None and syntax.is_compressed:
         needed = 9
     elif str(syntax) == '1.2.840.10008.1.2.1.99':  # deflated as a whole
         needed = 0
     else:
         # with the tag of the pixels, their kind and their length
-        needed = pixels * bits // 8 + (8 if syntax is not None and syntax.is_implicit_VR else 12)
+        needed = size + (8 if syntax is not None and syntax.is_implicit_VR else 12)
     if left < needed:
         raise _Unusable('it is truncated; copy it again from the scanner or the archive.')
     return one

@@ -145,7 +145,8 @@ def _decide(rows: list[Row], taken: set[tuple]):
             row.name, row.note = (SKIP, kind.reason) if not kind.suffix else (UNCLEAR, '')
             problem = _defect(group, kind) if kind.suffix else ''
             if problem:
-                row.name, row.note = UNCLEAR if kind.suffix == 'GRE' else SKIP, problem
+                is_wanted = kind.suffix == 'GRE' and any(_is_half(one, group) for one in groups)
+                row.name, row.note = UNCLEAR if is_wanted else SKIP, problem
             elif kind.suffix:
                 whole.append(group)
         for suffix in ('GRE', 'bold'):
@@ -191,6 +192,11 @@ def _defect(group: Group, kind: Kind) -> str:
         what = 'repetitions, receive coils, or echoes whose times the header does not tell'
         return f'it holds {group.volumes} images of each slice ({what})'
     return ''
+
+
+def _is_half(one: Group, other: Group) -> bool:
+    """Whether an image of a protocol shows more than magnitudes, so that a map could be made."""
+    return one.part != 'mag' and one.text('ProtocolName') == other.text('ProtocolName')
 
 
 def difference(one: Group, other: Group) -> str:
