@@ -4,6 +4,7 @@ import hashlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import NAMESPACE_OID, uuid5
@@ -56,6 +57,11 @@ class Volume:
     source: 'Dataset'
     """Header of the first file of the series."""
 
+    @cached_property
+    def digest(self) -> str:
+        """Of the file of the map."""
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+
     @property
     def stem(self) -> str:
         return self.path.name.partition('.')[0]
@@ -87,8 +93,9 @@ class Volume:
 
     def uid(self, *words: object) -> str:
         """The same for the same map, source and version."""
-        digest = hashlib.sha256(self.path.read_bytes()).hexdigest()
-        text = ' '.join(map(str, (self.group.series_uid, digest, bids_qsm.__version__, self.kind, *words)))
+        text = ' '.join(
+            map(str, (self.group.series_uid, self.digest, bids_qsm.__version__, self.kind, *words))
+        )
         return f'2.25.{uuid5(NAMESPACE_OID, text).int}'
 
 

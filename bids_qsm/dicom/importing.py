@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import bids_qsm
 from bids_qsm.derivatives.files import BIDS_VERSION, atomic_write, write_json
 from bids_qsm.dicom.convert import CannotConvert, Converted, convert, find_dcm2niix
 from bids_qsm.dicom.headers import Found, Group, read_folder
-from bids_qsm.dicom.plan import difference, make_rows, names_person
+from bids_qsm.dicom.plan import SAME_ECHO, difference, make_rows, names_person
 from bids_qsm.dicom.table import COMPLEX, FOLDERS, SKIP, UNCLEAR, Row, name_problem, read_rows, write_rows
 from bids_qsm.entities import in_order, is_label, join_entities
 from bids_qsm.errors import UserError, plain
@@ -250,16 +252,21 @@ def _write(path: Path, content: bytes):
 def _files_of(rows: Sequence[Row], program: str) -> tuple[dict[Path, bytes], str]:
     """Files of one acquisition by their place in the dataset, and the version of dcm2niix."""
     _require_fit(rows)
-    times = sorted({time for row in rows for time in row.group.echoes})
+    times: list[float] = []
+    for time in sorted({time for row in rows for time in row.group.echoes}):
+        if not times or time - times[-1] > SAME_ECHO:
+            times.append(time)
     has_parts = rows[0].suffix in COMPLEX or any(row.group.part != 'mag' for row in rows)
     files, version = {}, ''
     for row in rows:
         for time in sorted(row.group.echoes):
             made = convert(row.group, time, program)
             version = str(made.sidecar.get('ConversionSoftwareVersion', ''))
-            labels = row.entities
+            labels, echo = row.entities, int(np.argmin(np.abs(np.array(times) - time)))
             if len(times) > 1 or row.suffix in ('MEGRE', 'MESE'):
-                labels['echo'] = str(times.index(time) + 1)
+                labels['echo'] = str(echo + 1)
+            if time:  # of both parts
+                made.sidecar['EchoTime'] = round(times[echo] / 1000, 8)
             if has_parts:
                 labels['part'] = row.group.part or 'mag'
             stem = f'{join_entities(in_order(labels))}_{row.suffix}'

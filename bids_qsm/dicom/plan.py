@@ -16,6 +16,9 @@ from bids_qsm.errors import UserError
 TOGETHER = 1.0
 """Parts of one acquisition start within so many seconds."""
 
+SAME_ECHO = 0.0015
+"""Echo times that differ by less (ms) are the same: headers round them."""
+
 Unit = list[Group]
 """Groups of one acquisition."""
 
@@ -217,7 +220,7 @@ def difference(one: Group, other: Group) -> str:
     if not near or np.abs(one.corners - other.corners).max() > 2 * NEAR:
         return 'they differ in place'
     times = sorted(one.echoes), sorted(other.echoes)
-    if len(times[0]) != len(times[1]) or not np.allclose(*times, rtol=0, atol=0.005):
+    if len(times[0]) != len(times[1]) or not np.allclose(*times, rtol=0, atol=SAME_ECHO):
         said = ' and '.join(', '.join(f'{time:g}' for time in some) for some in times)
         return f'their echo times differ ({said} ms)'
     for key in ('RepetitionTime', 'FlipAngle', 'MagneticFieldStrength'):

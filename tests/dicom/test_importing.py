@@ -1,10 +1,12 @@
 import gzip
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pydicom
+import pydicom.data
 import pytest
 
 from bids_qsm.app.cli import main
@@ -256,3 +258,56 @@ def test_a_phase_that_no_header_marks_is_asked_for_and_stated_in_the_table(tmp_p
     image = nib.load(image)
     truth = phase.truth('phase', 9)[places(phase, image)]
     assert np.abs(np.angle(np.exp(1j * (image.get_fdata() * np.pi / 4096 - truth)))).max() < 0.003
+
+
+def test_echo_times_that_headers_round_are_one_echo(tmp_path, bring_in):
+    magnitude = Scan('Siemens', 5, parts=('mag',), echo_times=(5, 9))
+    write_classic(tmp_path / 'dicom', magnitude)
+    write_classic(tmp_path / 'dicom', replace(magnitude, number=6, parts=('phase',), echo_times=(5.001, 9)))
+    assert bring_in() == 0
+    sidecars = sorted((tmp_path / 'bids').rglob('*_MEGRE.json'))
+    assert [json.loads(path.read_text())['EchoTime'] for path in sidecars] == [0.005, 0.005, 0.009, 0.009]
+
+
+def test_ct_and_diffusion_are_imported_where_the_table_names_them(tmp_path, bring_in, capsys):
+    ct = Scan('Siemens', 5, 'head', parts=('mag',), echo_times=(0,), image_type='ORIGINAL\\PRIMARY\\AXIAL')
+    for n, path in enumerate(write_classic(tmp_path / 'dicom' / 'ct', ct)):
+        one = pydicom.dcmread(path)
+        one.Modality, one.InstanceNumber = 'CT', (1, 3, 2, 4)[n]
+        one.SOPClassUID = one.file_meta.MediaStorageSOPClassUID = '1.2.840.10008.5.1.4.1.1.2'
+        one.save_as(path)
+    for n, (b, x, y) in enumerate(((0, 0, 0), (1000, 1, 0), (1000, 0, 1))):
+        scan = Scan('Philips', 7, 'DTI', parts=('mag',), echo_times=(90,), tags={'ScanningSequence': 'EP'})
+        for k, path in enumerate(write_classic(tmp_path / 'dicom' / f'dwi{n}', scan)):
+            one = pydicom.dcmread(path)
+            one.InstanceNumber, one.AcquisitionNumber = 4 * n + (1, 3, 2, 4)[k], n + 1
+            one.SOPInstanceUID = scan.uid('frame', n, k)
+            one.DiffusionBValue, one.DiffusionGradientOrientation = float(b), [float(x), float(y), 0.0]
+            one.DiffusionDirectionality = 'DIRECTIONAL' if b else 'NONE'
+            one.private_block(0x2001, 'Philips Imaging DD 001', create=True).add_new(3, 'FL', float(b))
+            one.save_as(path)
+    assert bring_in() == 0
+    said = capsys.readouterr().out
+    assert 'write CT as its name' in said
+    assert 'write dwi as its name' in said
+    rows = read_rows(tmp_path / 'bids_import.tsv')
+    for row in rows:
+        row.name = {'5': 'CT', '7': 'dwi'}[row.others['series_number']]
+    write_rows(tmp_path / 'bids_import.tsv', rows)
+    assert bring_in() == 0
+    bids = tmp_path / 'bids'
+    assert nib.load(bids / 'sub-01' / 'anat' / 'sub-01_CT.nii.gz').shape == SHAPE
+    assert nib.load(bids / 'sub-01' / 'dwi' / 'sub-01_dwi.nii.gz').shape == (*SHAPE, 3)
+    assert (bids / 'sub-01' / 'dwi' / 'sub-01_dwi.bval').read_text().split() == ['0', '1000', '1000']
+    assert (bids / '.bidsignore').read_text() == '*_CT.*\n'
+
+
+def test_odd_files_of_real_scanners_are_read(tmp_path, capsys):
+    """Those that pydicom tests itself on: damaged, compressed, of all kinds; no phase among them."""
+    folder = Path(pydicom.data.__file__).parent / 'test_files'
+    run_import(folder, tmp_path / 'bids', dry_run=True)
+    said = capsys.readouterr().out
+    assert 'MR_truncated.dcm: it is truncated' in said
+    assert 'badVR.dcm: its header is damaged' in said
+    assert 'a localizer' in said
+    assert 'MEGRE ' not in said
