@@ -104,6 +104,13 @@ def run_import(
     found = read_folder(dicom_dir)
     known = read_rows(table)
     rows = make_rows(found, known, subject, session)
+    strangers = {row.subject for row in rows} - {row.subject for row in known} - {subject}
+    there = sorted(label for label in strangers if (bids_dir / f'sub-{label}').exists())
+    if there:
+        raise UserError(
+            f'{bids_dir} has sub-{there[0]} already, but {table} does not say who that is; give the table of '
+            'its import, or --participant-label.'
+        )
     if ask is not None:
         rows = _ask_all(rows, found, known, subject, session, ask)
     write_rows(table, rows)
@@ -166,7 +173,10 @@ def _ask_all(
             return rows
         row = open_rows[0]
         about = plain(row.others['description'])
-        answer = ask(f'{_unclear(row)}\n{about}: name ({SKIP}: leave out, Enter: later)? ').strip()
+        try:
+            answer = ask(f'{_unclear(row)}\n{about}: name ({SKIP}: leave out, Enter: later)? ').strip()
+        except EOFError:
+            return rows
         problem = name_problem(answer) if answer else None
         if problem:
             print(f'{plain(answer)!r} cannot be used: {problem}.')
@@ -295,17 +305,15 @@ def _require_fit(rows: Sequence[Row]):
                     'run-1_... and run-2_..., or skip one'
                 )
         parts[row.group.part].append(row.group)
-    if rows[0].suffix not in COMPLEX:
-        return
-    for first, second in (('mag', 'phase'), ('real', 'imag')):
+    for first, second in (('mag', 'phase'), ('real', 'imag'), ('mag', 'real')):
         if parts[first] and parts[second]:
             problem = difference(_whole(parts[first]), _whole(parts[second]))
             if problem:
                 labels = ' and '.join(one.label for one in (*parts[first], *parts[second]))
                 raise CannotConvert(f'{labels} do not belong together: {problem}')
-        elif parts[second] or (first == 'real' and parts[first]):
-            alone = (parts[first] or parts[second])[0]
-            raise CannotConvert(f'{alone.label} lacks its other half')
+    for part, half in (('phase', 'mag'), ('real', 'imag'), ('imag', 'real')):
+        if parts[part] and not parts[half]:
+            raise CannotConvert(f'{parts[part][0].label} lacks its other half')
 
 
 def _whole(groups: Sequence[Group]) -> Group:
@@ -317,9 +325,8 @@ def _sidecar(made: Converted, row: Row, labels: dict[str, str]) -> dict[str, Any
     kept = {}
     for key in SIDECAR:
         value = made.sidecar.get(key)
-        if isinstance(value, list):
-            value = [one for one in value if not names_person(str(one), row.group.person)] or None
-        if value is not None and not (isinstance(value, str) and names_person(value, row.group.person)):
+        texts = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)]
+        if value is not None and not any(names_person(text, row.group.person) for text in texts):
             kept[key] = value
     if labels.get('part') == 'phase':
         # dcm2niix scales the phase of Philips to radians

@@ -172,10 +172,9 @@ def _decide(rows: list[Row], taken: set[tuple]):
 
 
 def _kind(row: Row) -> Kind:
-    group = row.group
-    if group.part is None:
-        return Kind('GRE')  # which part it is, is asked for
-    return kind_of(group, group.volumes)
+    kind = kind_of(row.group, row.group.volumes)
+    # which part it is, is asked for
+    return Kind('GRE') if row.group.part is None and kind.suffix else kind
 
 
 def _defect(group: Group, kind: Kind) -> str:

@@ -224,13 +224,15 @@ def test_a_bold_run_is_a_4d_image_with_its_task(tmp_path, bring_in):
 
 def test_wrong_use_is_one_sentence(tmp_path, capsys, monkeypatch):
     write_classic(tmp_path / 'dicom', Scan('Siemens', 5, echo_times=(5,), parts=('mag',)))
-    dicom, bids = str(tmp_path / 'dicom'), str(tmp_path / 'bids')
+    dicom, bids, stranger = (str(tmp_path / name) for name in ('dicom', 'bids', 'stranger'))
+    (tmp_path / 'stranger' / 'sub-01').mkdir(parents=True)
     for words, message in (
         ([dicom, bids, '--table', f'{bids}/table.tsv'], 'lies in the dataset, but it names patients'),
         ([dicom, f'{dicom}/bids'], 'lies in the folder of the DICOM files'),
         ([f'{dicom}0', bids], 'is not a folder'),
         ([dicom, bids, '--participant-label', 'a b'], 'is no label'),
         ([dicom, f'{dicom}/0005_00001.dcm'], 'is a file'),
+        ([dicom, stranger], 'has sub-01 already, but'),
     ):
         assert main(['import', *words]) == 2
         said = capsys.readouterr().err
