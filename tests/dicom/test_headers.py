@@ -1,4 +1,5 @@
 import numpy as np
+import pydicom
 import pytest
 
 from bids_qsm.dicom.headers import part_of, read_folder
@@ -72,3 +73,12 @@ def test_a_folder_without_images_is_an_error(tmp_path):
     (tmp_path / 'a.txt').write_text('x')
     with pytest.raises(UserError, match='holds no DICOM images'):
         read_folder(tmp_path)
+
+
+def test_the_private_image_type_of_siemens_xa_tells_the_part(tmp_path):
+    scan = Scan('Siemens', 1, echo_times=(5,), parts=('phase',), image_type='ORIGINAL\\PRIMARY\\OTHER')
+    for path in write_classic(tmp_path, scan):
+        one = pydicom.dcmread(path)
+        one.private_block(0x0021, 'SIEMENS MR SDI 02', create=True).add_new(0x75, 'CS', ['P', 'ND'])
+        one.save_as(path)
+    assert [group.part for group in read_folder(tmp_path).groups] == ['phase']
