@@ -15,6 +15,7 @@ import numpy as np
 import bids_qsm
 from bids_qsm.derivatives.files import atomic_write
 from bids_qsm.derivatives.products import PRODUCTS
+from bids_qsm.dicom.classify import kind_of
 from bids_qsm.dicom.convert import distance
 from bids_qsm.dicom.headers import Frame, Group, read_folder
 from bids_qsm.dicom.table import Row, read_rows
@@ -49,13 +50,19 @@ class Volume:
     path: Path
     kind: str
     """Port of the map: 'chi' or 'swi'."""
-    values: np.ndarray
-    """(x, y, z); susceptibility in ppm."""
     affine: np.ndarray
     """To scanner coordinates (LPS, mm)."""
     group: Group
     source: 'Dataset'
     """Header of the first file of the series."""
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """(x, y, z); susceptibility in ppm."""
+        try:
+            return np.asarray(nib.load(self.path).dataobj, np.float32)
+        except Exception as error:  # nibabel and zlib raise many kinds for damaged files
+            raise _unreadable(self.path, error) from None
 
     @cached_property
     def digest(self) -> str:
@@ -140,7 +147,8 @@ def run_export(
             if target.exists():
                 raise UserError(f'{target} is there already; remove it or choose another folder.')
     dest.mkdir(parents=True, exist_ok=True)
-    for volume in volumes:
+    while volumes:  # whose values are read one by one
+        volume = volumes.pop(0)
         folder = write_series(volume, dest / f'{volume.stem}_series')
         print(f'{plain(folder)}: {volume.values.shape[2]} images')
         if volume.kind == 'chi':
@@ -181,9 +189,8 @@ def _match(path: Path, groups: Sequence[Group], rows: Sequence[Row]) -> Volume:
     kind = next(port for port in ('chi', 'swi') if PRODUCTS[port].suffix == suffix_of(path))
     try:
         image = nib.load(path)
-        values = np.asarray(image.dataobj, np.float32)
     except Exception as error:  # nibabel and zlib raise many kinds for damaged files
-        raise UserError(f'{path} cannot be read ({plain(error)}); run its participant again.') from None
+        raise _unreadable(path, error) from None
     candidates = [group for group in groups if group.part in ('mag', 'real') and group.volumes == 1]
     if rows:
         entities = entities_of(path)
@@ -194,6 +201,8 @@ def _match(path: Path, groups: Sequence[Group], rows: Sequence[Row]) -> Volume:
                 f'{path.name}: the table and the DICOM folder have no series of '
                 f'{join_entities(entities.items())}; give those that it was imported from.'
             )
+    else:  # SWI of the scanner, and what was exported before, lie on the same grid
+        candidates = [group for group in candidates if kind_of(group, 1).suffix == 'GRE']
     own = [group for group in candidates if image.shape == group.size and _is_at(image, group)]
     if not own:
         raise UserError(
@@ -207,7 +216,11 @@ def _match(path: Path, groups: Sequence[Group], rows: Sequence[Row]) -> Volume:
         raise UserError(f'{path.name} may come from {listed}; give --table, which `bids_qsm import` wrote.')
     frames = own[0].echoes[min(own[0].echoes)]
     source = pydicom.dcmread(frames[0].path, stop_before_pixels=True)
-    return Volume(path, kind, values, np.diag([-1.0, -1, 1, 1]) @ image.affine, own[0], source)
+    return Volume(path, kind, np.diag([-1.0, -1, 1, 1]) @ image.affine, own[0], source)
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(f'{path} cannot be read ({plain(error)}); run its participant again.')
 
 
 def _is_at(image: nib.Nifti1Image, group: Group) -> bool:

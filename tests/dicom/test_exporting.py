@@ -168,6 +168,10 @@ def test_a_map_of_another_grid_or_none_is_refused(tmp_path, capsys):
     assert main(words) == 2
     assert 'lies on another grid' in capsys.readouterr().err
     write_classic(tmp_path / 'dicom', scan)
+    swi = replace(scan, number=8, parts=('mag',), image_type='DERIVED\\PRIMARY\\M\\SWI')
+    write_classic(tmp_path / 'dicom', swi)
+    assert main(words) == 0
+    shutil.rmtree(tmp_path / 'dest')
     write_classic(tmp_path / 'dicom', replace(scan, number=9))
     assert main(words) == 2
     assert 'may come from series 5 (magnitude), series 9 (magnitude)' in capsys.readouterr().err
