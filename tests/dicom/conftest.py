@@ -2,8 +2,6 @@
 
 import pytest
 
-pytest.importorskip('pydicom')
-
 from bids_qsm.dicom.headers import read_folder
 from bids_qsm.dicom.importing import run_import
 from bids_qsm.dicom.plan import make_rows
