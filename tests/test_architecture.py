@@ -13,18 +13,8 @@ PACKAGE = Path(bids_qsm.__file__).parent
 
 ROOMS = (
     *('__main__', 'app', 'execution', 'group', 'layout', 'templates', 'reports', 'workflows', 'interfaces'),
-    *(
-        'applications',
-        'dicom',
-        'derivatives',
-        'plotting',
-        'phantom',
-        'cohort',
-        'biomarkers',
-        'anatomy',
-        'plugins',
-    ),
-    'recon',
+    *('applications', 'dicom', 'derivatives', 'plotting', 'phantom', 'cohort', 'biomarkers', 'anatomy'),
+    *('plugins', 'recon'),
 )
 """From the roof to the cellar: a room may import itself and the rooms after it."""
 GROUND = ('errors', 'threads', 'entities', 'data', '')
