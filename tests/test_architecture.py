@@ -14,8 +14,8 @@ PACKAGE = Path(bids_qsm.__file__).parent
 
 ROOMS = (
     *('__main__', 'app', 'execution', 'group', 'layout', 'templates', 'reports', 'workflows', 'interfaces'),
-    *('applications', 'derivatives', 'plotting', 'phantom', 'cohort', 'biomarkers', 'anatomy', 'plugins'),
-    'recon',
+    *('applications', 'dicom', 'derivatives', 'plotting', 'phantom', 'cohort', 'biomarkers', 'anatomy'),
+    *('plugins', 'recon'),
 )
 """From the roof to the cellar: a room may import itself and the rooms after it."""
 GROUND = ('errors', 'threads', 'entities', 'data', '')
@@ -79,6 +79,7 @@ def run_time(tree):
 def test_what_an_extra_brings_is_not_needed_to_start():
     """Only the process of a plug-in imports what reads models, and within a function."""
     extra = ('onnx', 'onnxruntime', 'bids_qsm.plugins.graphs', 'bids_qsm.plugins.worker', 'torch')
+    extra += ('dcm2niix', 'pydicom', 'highdicom')
     found = [
         (str(path), name)
         for path in PATHS
@@ -89,8 +90,10 @@ def test_what_an_extra_brings_is_not_needed_to_start():
 
 
 def at_start(tree):
-    """The nodes of a file that run when it is imported: none of a function."""
+    """The nodes of a file that run when it is imported: none of a function, or for type checkers alone."""
     for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == 'TYPE_CHECKING':
+            continue
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             yield node
             yield from at_start(node)

@@ -23,7 +23,7 @@ DISTRIBUTIONS = {
     'yaml': 'pyyaml',
 }
 """Distributions of modules that are called otherwise; picsl-greedy brings SimpleITK with it."""
-EXTRAS = ('ai', 'gpu', 'greedy', 'hdbet', 'parquet')
+EXTRAS = ('ai', 'dicom', 'gpu', 'greedy', 'hdbet', 'parquet')
 
 
 def test_what_is_required_is_imported():

@@ -58,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         'bids_qsm',
         usage='bids_qsm bids_dir output_dir {participant,group} [options]\n'
-        '       bids_qsm {check,demo,fetch,plugin,slurm,status} --help',
+        '       bids_qsm {check,demo,export,fetch,import,plugin,slurm,status} --help',
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,

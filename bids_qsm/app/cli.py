@@ -316,10 +316,82 @@ def _plugin(argv: list[str]):
     return int(bool(report.faults))
 
 
+def _import(argv: list[str]):
+    parser = argparse.ArgumentParser(
+        'bids_qsm import',
+        usage='bids_qsm import dicom_dir bids_dir [options]',
+        description='Convert the gradient echoes, T1w, FLAIR and BOLD runs of a folder of DICOM files to '
+        'BIDS. A table beside bids_dir says who and what each series is: edit it and run the same command '
+        'again. 1 where a series is unclear or cannot be imported. See docs/dicom.md.',
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add('dicom_dir', type=Path, help='folder with the DICOM files, of one or many patients')
+    add('bids_dir', type=Path, help='dataset to write or to add to; nothing in it is overwritten')
+    add('--participant-label', metavar='LABEL', help='label of the participant (the next free number)')
+    add('--session-label', metavar='LABEL', help='label of the session (numbers, of several studies)')
+    add('--table', type=Path, metavar='FILE', help='table of the names (BIDS_DIR_import.tsv beside bids_dir)')
+    add('--dry-run', action='store_true', help='write the table and show the plan; convert nothing')
+    given = _parsed(parser, argv)
+    from bids_qsm.dicom.headers import require_packages
+    from bids_qsm.dicom.importing import run_import
+
+    require_packages('bids_qsm import', 'pydicom')
+    is_seen = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
+    return run_import(
+        expanded(given.dicom_dir, 'dicom_dir'),
+        expanded(given.bids_dir, 'bids_dir'),
+        table=given.table and expanded(given.table, '--table'),
+        subject=_label(given.participant_label, 'sub-'),
+        session=_label(given.session_label, 'ses-'),
+        dry_run=given.dry_run,
+        ask=input if is_seen else None,
+    )
+
+
+def _export(argv: list[str]):
+    parser = argparse.ArgumentParser(
+        'bids_qsm export',
+        usage='bids_qsm export output_dir dicom_dir dest [options]',
+        description='Write susceptibility maps and SWI as DICOM, into the study of the DICOM files that they '
+        'come from: classic images for any viewer, and a parametric map in ppm. See docs/dicom.md.',
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add('output_dir', type=Path, help='output of the participant level')
+    add('dicom_dir', type=Path, help='folder with the DICOM files that were imported')
+    add('dest', type=Path, help='folder to write to')
+    add(
+        '--table',
+        type=Path,
+        metavar='FILE',
+        help='table that bids_qsm import wrote; needed for several patients',
+    )
+    add('--participant-label', metavar='LABEL', nargs='+', default=[], help='participants (all)')
+    given = _parsed(parser, argv)
+    from bids_qsm.dicom.exporting import run_export
+    from bids_qsm.dicom.headers import require_packages
+
+    require_packages('bids_qsm export', 'pydicom', 'highdicom')
+    return run_export(
+        expanded(given.output_dir, 'output_dir'),
+        expanded(given.dicom_dir, 'dicom_dir'),
+        expanded(given.dest, 'dest'),
+        table=given.table and expanded(given.table, '--table'),
+        participants=[_label(label, 'sub-') for label in given.participant_label],
+    )
+
+
+def _label(label: str | None, key: str):
+    return label and label.removeprefix(key)
+
+
 COMMANDS = {
     'check': _check,
     'demo': _demo,
+    'export': _export,
     'fetch': _fetch,
+    'import': _import,
     'plugin': _plugin,
     'slurm': _slurm,
     'status': _status,

@@ -1,0 +1,403 @@
+"""What the headers of DICOM files say: series, their parts (magnitude, phase, ...), echoes and places."""
+
+import contextlib
+import hashlib
+import importlib.util
+import os
+import re
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bids_qsm.errors import UserError, plain
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+PARTS = {'MAGNITUDE': 'mag', 'PHASE': 'phase', 'REAL': 'real', 'IMAGINARY': 'imag'}
+"""Values of ComplexImageComponent, and the part that BIDS names."""
+LETTERS = {'M': 'mag', 'P': 'phase', 'R': 'real', 'I': 'imag', 'MAG': 'mag', 'PHASE MAP': 'phase'}
+"""Further words of ImageType: those of Siemens and Philips; Philips adds its kind of sequence (M_FFE)."""
+GE_PARTS = ('mag', 'phase', 'real', 'imag')
+"""By the number in the private element (0043,102F) of GE, whose ImageType is the same for all."""
+KEPT = (
+    *('SOPClassUID', 'SOPInstanceUID', 'StudyInstanceUID', 'SeriesInstanceUID', 'FrameOfReferenceUID'),
+    *('PatientID', 'PatientName', 'PatientBirthDate', 'StudyDate', 'StudyTime', 'Modality', 'Manufacturer'),
+    *('SeriesNumber', 'SeriesDescription', 'ProtocolName', 'SequenceName', 'PulseSequenceName'),
+    *('ImageType', 'FrameType', 'ComplexImageComponent', 'Rows', 'Columns', 'NumberOfFrames'),
+    *('ImagePositionPatient', 'ImageOrientationPatient', 'PixelSpacing', 'MagneticFieldStrength'),
+    *('ScanningSequence', 'SequenceVariant', 'EchoPulseSequence', 'EchoPlanarPulseSequence'),
+    *('InversionRecovery', 'InversionTime', 'InversionTimes', 'MRAcquisitionType', 'RepetitionTime'),
+    *('FlipAngle', 'EchoTime', 'EffectiveEchoTime', 'DiffusionBValue', 'DiffusionDirectionality'),
+    *('AcquisitionTime', 'AcquisitionDateTime', 'FrameAcquisitionDateTime', 'VolumetricProperties'),
+)
+"""Elements that are read."""
+CORRECTED = ('DIS2D', 'DIS3D', 'DIS2DFM')
+"""Words of ImageType for images whose geometry was corrected."""
+NEAR = 0.02
+"""Places that differ by less (mm) are the same."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One slice: a file, or a frame of one."""
+
+    path: Path
+    number: int | None
+    """Of the frame in its file, from 0; None where the file holds a single one."""
+    position: tuple[float, ...]
+    """Centre of the first voxel (LPS, mm)."""
+    time: float | None
+    """Of the acquisition (s after midnight)."""
+
+
+@dataclass(eq=False)
+class Group:
+    """The images of one part of one series, by echo time (ms).
+
+    ``facts`` are elements of its first image by keyword: those of the frame before those of the file.
+    """
+
+    series_uid: str
+    part: str | None
+    """None where the header does not tell it for sure."""
+    facts: Mapping[str, Any]
+    words: tuple[str, ...]
+    """All values of ImageType and of its equivalents."""
+    echoes: dict[float, list[Frame]] = field(default_factory=lambda: defaultdict(list))
+    frames_in_file: dict[Path, int] = field(default_factory=dict)
+
+    def text(self, *keywords: str) -> str:
+        """Values of the elements, as one text."""
+        return ' '.join(str(self.facts[key]) for key in keywords if self.facts.get(key) not in (None, ''))
+
+    def number(self, keyword: str) -> float | None:
+        """Value of an element as a number; None where it is none."""
+        value = self.facts.get(keyword)
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            value = value[0] if value else None
+        with contextlib.suppress(TypeError, ValueError):
+            return float(value)  # type: ignore[arg-type]
+        return None
+
+    @property
+    def person(self) -> tuple[str, str, str]:
+        """ID, name and date of birth: who differs in one of them may be somebody else.
+
+        Without any of them each study is that of a person.
+        """
+        told = self.text('PatientID'), self.text('PatientName'), self.text('PatientBirthDate')
+        return told if any(told) else ('', '', self.study)
+
+    @property
+    def code(self) -> str:
+        """Stands for the person in tables, which so need no names."""
+        return hashlib.sha256('\0'.join(self.person).encode()).hexdigest()[:12]
+
+    @property
+    def study(self) -> str:
+        return self.text('StudyInstanceUID')
+
+    @property
+    def series_number(self) -> int:
+        return int(self.number('SeriesNumber') or 0)
+
+    @property
+    def label(self) -> str:
+        """For messages; without free text, which may name the patient."""
+        words = {'mag': 'magnitude', 'imag': 'imaginary'}
+        return f'series {self.series_number} ({words.get(self.part or "", self.part or "unknown part")})'
+
+    @cached_property
+    def time(self) -> float | None:
+        """Start of the acquisition (s after midnight); None where the headers do not say it."""
+        times = [one.time for frames in self.echoes.values() for one in frames if one.time is not None]
+        return min(times) if times else None
+
+    @property
+    def order(self) -> tuple:
+        """In which series are counted."""
+        return (
+            self.text('StudyDate'),
+            self.text('StudyTime'),
+            self.study,
+            self.series_number,
+            str(self.part),
+        )
+
+    @cached_property
+    def normal(self) -> np.ndarray:
+        row, column = np.reshape(self.facts['ImageOrientationPatient'], (2, 3)).astype(float)
+        return np.cross(row, column)
+
+    @cached_property
+    def places(self) -> np.ndarray:
+        """Of the slices along their normal (mm), sorted; of the first echo."""
+        first = self.echoes[min(self.echoes)]
+        return np.unique(np.round([np.dot(one.position, self.normal) / NEAR for one in first])) * NEAR
+
+    @cached_property
+    def volumes(self) -> int:
+        """Images at each place; 0 where the echoes or the places differ in their number."""
+        counts = set()
+        for frames in self.echoes.values():
+            keys = [int(np.round(np.dot(one.position, self.normal) / NEAR)) for one in frames]
+            found = Counter(keys)
+            counts |= set(found.values())
+            if len(found) != len(self.places):
+                return 0
+        return counts.pop() if len(counts) == 1 else 0
+
+    @property
+    def is_even(self) -> bool:
+        """Whether no slice is missing between others."""
+        steps = np.diff(self.places)
+        return len(steps) < 1 or bool(steps.max() - steps.min() <= max(2.5 * NEAR, 0.02 * steps.max()))
+
+    @cached_property
+    def corners(self) -> np.ndarray:
+        """The first voxel of the first and of the last slice (LPS, mm)."""
+        first = self.echoes[min(self.echoes)]
+        ordered = sorted(first, key=lambda one: float(np.dot(one.position, self.normal)))
+        return np.array([ordered[0].position, ordered[-1].position])
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Columns, rows and slices."""
+        return (int(self.facts['Columns']), int(self.facts['Rows']), len(self.places))
+
+    @property
+    def geometry_words(self) -> tuple[str, ...]:
+        return tuple(word for word in self.words if word in CORRECTED)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a folder holds; ``problems`` are sentences on files that cannot be used."""
+
+    groups: tuple[Group, ...]
+    problems: tuple[str, ...]
+    n_files: int
+    n_others: int
+    """Files that are no DICOM, or no images."""
+
+
+def require_packages(command: str, *names: str) -> None:
+    """Raise UserError where packages of the extra are missing."""
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"{command} needs {' and '.join(missing)}: run `pip install 'bids_qsm[dicom]'`.")
+
+
+def read_folder(folder: Path) -> Found:
+    """Read the headers of all DICOM files below ``folder``.
+
+    Raises UserError where the folder is not there or holds none.
+    """
+    if not folder.is_dir():
+        raise UserError(f'{folder} is not a folder; give the folder that holds the DICOM files.')
+    import pydicom.config
+
+    groups: dict[tuple[str, str | None], Group] = {}
+    problems, n_files, n_others = [], 0, 0
+    seen: set[str] = set()
+    # values that break the standard are common
+    with warnings.catch_warnings(), pydicom.config.disable_value_validation():
+        warnings.simplefilter('ignore')
+        for path in _files(folder):
+            try:
+                one, frames = _read_file(path)
+            except _Unusable as error:
+                problems.append(f'{path}: {error}')
+                continue
+            if not frames:
+                n_others += 1
+                continue
+            n_files += 1
+            uid = str(one.get('SOPInstanceUID'))
+            if uid in seen:  # a copy
+                continue
+            seen.add(uid)
+            for frame, part, echo, facts, words in frames:
+                key = (str(one.SeriesInstanceUID), part)
+                if key not in groups:
+                    groups[key] = Group(*key, facts, words)
+                groups[key].echoes[echo].append(frame)
+                groups[key].frames_in_file[path] = len(frames)
+    if not n_files and not problems:
+        raise UserError(f'{folder} holds no DICOM images; give the folder that holds them.')
+    ordered = sorted(groups.values(), key=lambda one: (one.person, one.order, one.series_uid))
+    return Found(tuple(ordered), tuple(problems), n_files, n_others)
+
+
+class _Unusable(Exception):
+    """Why a file cannot be used, in a few words."""
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith('.'))
+        for name in sorted(names):
+            if not name.startswith('.') and name != 'DICOMDIR':
+                yield Path(root) / name
+
+
+def _read_file(path: Path) -> tuple[Any, list[tuple]]:
+    """Header of a file and its frames: Frame, part, echo time, elements, image type; none of no image."""
+    one = _read(path)
+    if one is None or 'Rows' not in one or not one.get('SeriesInstanceUID'):
+        return one, []
+    try:
+        return one, [
+            (*_frame(path, number, facts, words), facts, words) for number, facts, words in _frames(one)
+        ]
+    except KeyError:  # of images without a place, such as reports and screenshots
+        return one, []
+    except Exception as error:  # pydicom raises many kinds for damaged values
+        raise _Unusable(f'its header is damaged ({plain(error)[:80]}); copy it again.') from None
+
+
+def _read(path: Path) -> 'Dataset | None':
+    """The header of a file; None where it is no DICOM."""
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
+    try:
+        with path.open('rb') as stream:
+            one = pydicom.dcmread(stream, stop_before_pixels=True)
+            start = stream.tell()
+    except InvalidDicomError:
+        return None
+    except OSError as error:
+        raise _Unusable(f'it cannot be read ({error.strerror}).') from None
+    except Exception as error:  # pydicom raises many kinds for damaged files
+        first = plain(str(error)).partition('.')[0][:80]
+        raise _Unusable(f'its header is damaged ({first}); copy it again.') from None
+    if 'Rows' not in one:
+        return one
+    syntax = getattr(one.file_meta, 'TransferSyntaxUID', None)
+    left = path.stat().st_size - start
+    try:
+        frames, samples = int(one.get('NumberOfFrames') or 1), int(one.get('SamplesPerPixel') or 1)
+        size = int(one.Rows) * int(one.Columns) * frames * samples * int(one.get('BitsAllocated') or 16) // 8
+    except (AttributeError, TypeError, ValueError):
+        raise _Unusable('its header is damaged (size of the image); copy it again.') from None
+    if syntax is not None and syntax.is_compressed:
+        needed = 9
+    elif str(syntax) == '1.2.840.10008.1.2.1.99':  # deflated as a whole
+        needed = 0
+    else:
+        # with the tag of the pixels, their kind and their length
+        needed = size + (8 if syntax is not None and syntax.is_implicit_VR else 12)
+    if left < needed:
+        raise _Unusable('it is truncated; copy it again from the scanner or the archive.')
+    return one
+
+
+def _frames(one: 'Dataset') -> Iterator[tuple[int | None, dict[str, Any], tuple[str, ...]]]:
+    """Number, elements and image type of each frame of a file."""
+    top = {key: one[key].value for key in KEPT if key in one}
+    frames = one.get('PerFrameFunctionalGroupsSequence')
+    if not frames:
+        top |= _private(one)
+        yield None, top, _words(top)
+        return
+    shared = one.get('SharedFunctionalGroupsSequence')
+    common = {**top, **_private(one), **(_flat(shared[0]) if shared else {})}
+    # of the file they are a summary of all frames
+    for key in ('ImageType', 'ComplexImageComponent'):
+        if len(frames) > 1 and any('MRImageFrameTypeSequence' in frame for frame in frames[:1]):
+            common.pop(key, None)
+    for number, frame in enumerate(frames):
+        facts = {**common, **_flat(frame)}
+        yield number, facts, _words(facts)
+
+
+def _flat(groups: 'Dataset') -> dict[str, Any]:
+    """Elements of functional groups by keyword; Philips and Siemens keep private ones among them."""
+    found = {}
+    for item in groups:
+        if item.VR != 'SQ' or not item.value:
+            continue
+        if item.tag.is_private and item.tag.element & 0xFF not in (0x0F, 0xFE):
+            continue
+        inner = {key: item.value[0][key].value for key in KEPT if key in item.value[0]}
+        # what the standard defines counts before what is private
+        found = {**found, **inner} if not item.tag.is_private else {**inner, **found}
+        found |= _private(item.value[0])
+    return found
+
+
+def _private(one: 'Dataset') -> dict[str, Any]:
+    """Private elements that tell parts, under names of our own."""
+    found = {}
+    for name, group, creator, element in (
+        ('GEPart', 0x0043, 'GEMS_PARM_01', 0x2F),
+        ('SiemensImageType', 0x0021, 'SIEMENS MR SDI 02', 0x75),
+        ('SiemensBValue', 0x0019, 'SIEMENS MR HEADER', 0x0C),
+    ):
+        with contextlib.suppress(KeyError, AttributeError):
+            found[name] = one.private_block(group, creator)[element].value
+    return found
+
+
+def _words(facts: Mapping[str, Any]) -> tuple[str, ...]:
+    words = []
+    for key in ('ImageType', 'FrameType', 'SiemensImageType'):
+        value = facts.get(key) or ()
+        words += [value] if isinstance(value, str) else list(value)
+    return tuple(dict.fromkeys(str(word).strip().upper() for word in words))
+
+
+def part_of(facts: Mapping[str, Any], words: Sequence[str]) -> str | None:
+    """Part of the complex signal that an image shows; None where the header is not sure.
+
+    Siemens, Philips, UIH and Canon say it in ImageType or ComplexImageComponent, GE in (0043,102F). Without
+    any of them an image is a magnitude, unless its description calls it phase, which is not believed either.
+
+    >>> part_of({}, ('ORIGINAL', 'PRIMARY', 'P', 'ND')), part_of({'GEPart': 2}, ('ORIGINAL', 'PRIMARY'))
+    ('phase', 'real')
+    >>> part_of({'ComplexImageComponent': 'PHASE'}, ('ORIGINAL', 'PRIMARY', 'M_FFE', 'M'))
+    """
+    told: set[str] = set()
+    if 'GEPart' in facts:
+        with contextlib.suppress(TypeError, ValueError, IndexError):
+            told.add(GE_PARTS[int(facts['GEPart'])])
+    for word in (str(facts.get('ComplexImageComponent') or ''), *words[2:]):
+        name = re.sub('_(FFE|SE|IR|TFE)$', '', word)
+        if name in PARTS or name in LETTERS:
+            told.add(PARTS.get(name) or LETTERS[name])
+    if len(told) > 1:
+        return None
+    if not told and re.search('(?<![a-z])(pha?|phase)(?![a-z])', str(facts.get('SeriesDescription')).lower()):
+        return None
+    return told.pop() if told else 'mag'
+
+
+def _frame(
+    path: Path, number: int | None, facts: dict[str, Any], words: tuple[str, ...]
+) -> tuple[Frame, str | None, float]:
+    position = tuple(float(value) for value in facts['ImagePositionPatient'])
+    if len(position) != 3 or len(facts['ImageOrientationPatient']) != 6 or len(facts['PixelSpacing']) != 2:
+        raise ValueError
+    echo = facts.get('EffectiveEchoTime')
+    echo = facts.get('EchoTime') if echo is None else echo
+    stamp = str(facts.get('FrameAcquisitionDateTime') or facts.get('AcquisitionDateTime') or '')[8:]
+    clock = str(facts.get('AcquisitionTime') or stamp)
+    return Frame(path, number, position, _seconds(clock)), part_of(facts, words), round(float(echo or 0), 3)
+
+
+def _seconds(clock: str) -> float | None:
+    """A time of day in seconds.
+
+    >>> _seconds('101530.25'), _seconds('')
+    (36930.25, None)
+    """
+    found = re.match(r'(\d\d)(\d\d)(\d\d(?:\.\d*)?)', clock)
+    return 3600 * int(found[1]) + 60 * int(found[2]) + float(found[3]) if found else None

@@ -1,0 +1,166 @@
+"""The table that says which participant, session and name each series gets: written, edited by hand, read."""
+
+import csv
+import io
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from bids_qsm.derivatives.files import atomic_write
+from bids_qsm.dicom.headers import Group
+from bids_qsm.entities import NUMBERED, in_order, is_label, is_number
+from bids_qsm.errors import UserError, plain
+
+SKIP, UNCLEAR = 'skip', '?'
+"""Names of series that are left out, and of those that a person has to decide on."""
+FOLDERS = {
+    **dict.fromkeys(('MEGRE', 'T2starw', 'T1w', 'T2w', 'FLAIR', 'MESE', 'CT'), 'anat'),
+    'bold': 'func',
+    'dwi': 'dwi',
+}
+"""Suffixes that series can get, and their folders."""
+COMPLEX = ('MEGRE', 'T2starw')
+"""Suffixes whose images come as magnitude and phase, or real and imaginary."""
+_ENTITIES = ('task', 'acq', 'ce', 'rec', 'dir', 'run', 'flip', 'inv', 'mt', 'part')
+_EDITED = ('subject', 'session', 'name')
+_READ = ('series_uid', 'part', *_EDITED, 'note')
+_COLUMNS = (
+    *_EDITED,
+    *('note', 'series_number', 'part', 'echo_times_ms', 'size', 'description', 'protocol'),
+    *('date', 'patient_id', 'person', 'study_uid', 'series_uid'),
+)
+
+
+@dataclass
+class Row:
+    """A line of the table; ``found`` is None where the folder has no such series."""
+
+    series_uid: str
+    part: str
+    subject: str
+    session: str = ''
+    name: str = UNCLEAR
+    note: str = ''
+    others: dict[str, str] = field(default_factory=dict)
+    """Columns that only inform."""
+    found: Group | None = None
+
+    @property
+    def group(self) -> Group:
+        """Images of the series, where they are there; of the part that the name states, if it does."""
+        assert self.found is not None
+        stated = re.search('part-([a-z]+)', self.name)
+        return replace(self.found, part=stated[1]) if stated else self.found
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.series_uid, self.part
+
+    @property
+    def is_used(self) -> bool:
+        return self.name not in (SKIP, UNCLEAR)
+
+    @property
+    def suffix(self) -> str:
+        return self.name.rpartition('_')[2]
+
+    @property
+    def entities(self) -> dict[str, str]:
+        """Those of the name, and the participant and session."""
+        own = {'sub': self.subject, 'ses': self.session} if self.session else {'sub': self.subject}
+        words = [word for word in self.name.split('_')[:-1] if not word.startswith('part-')]
+        return dict(in_order({**own, **dict(word.split('-', 1) for word in words)}))
+
+    @property
+    def stem(self) -> tuple[tuple[tuple[str, str], ...], str]:
+        """What rows have in common that make one acquisition."""
+        return tuple(self.entities.items()), self.suffix
+
+
+def name_problem(name: str) -> str | None:
+    """Why a series cannot have a name, in a few words.
+
+    >>> name_problem('acq-x_run-1_MEGRE'), name_problem('skip'), name_problem('bold')
+    (None, None, 'a bold needs a task-')
+    """
+    if name in (SKIP, UNCLEAR):
+        return None
+    *words, suffix = name.split('_')
+    if suffix not in FOLDERS:
+        return f'the last word of a name must be one of {", ".join(FOLDERS)}'
+    keys = []
+    for word in words:
+        key, _, value = word.partition('-')
+        if key not in _ENTITIES or not (is_number(value) if key in NUMBERED else is_label(value)):
+            return f'{word!r} is none of {", ".join(f"{key}-" for key in _ENTITIES)} with a label'
+        keys.append(key)
+        if key == 'part' and value not in ('mag', 'phase', 'real', 'imag'):
+            return 'a part is mag, phase, real or imag'
+    if len(set(keys)) < len(keys):
+        return 'an entity stands there twice'
+    if suffix == 'bold' and 'task' not in keys:
+        return 'a bold needs a task-'
+    return None
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Rows of the table; none where it is not there. UserError where it cannot be used."""
+    if not path.exists():
+        return []
+    try:
+        text = path.read_text(encoding='utf-8-sig')
+    except (OSError, UnicodeError) as error:
+        raise UserError(f'the table {path} cannot be read ({error}); mend it or move it away.') from None
+    # a spreadsheet may have written commas
+    lines = text.splitlines()
+    delimiter = '\t' if lines and '\t' in lines[0] else ','
+    reader = csv.DictReader(io.StringIO(text), delimiter=delimiter, restval='')
+    missing = [name for name in (*_EDITED, 'part', 'series_uid') if name not in (reader.fieldnames or ())]
+    if missing:
+        raise UserError(f'the table {path} has no column {missing[0]!r}; mend it, or move it away.')
+    rows, seen = [], {}
+    for line in reader:
+        cells = {key: (value or '').strip() for key, value in line.items() if key}
+        uid, part, subject, session, name, note = (cells.pop(key, '') for key in _READ)
+        row = Row(uid, part, subject, session, name, note, cells)
+        # spreadsheets turn 01 into 1, which is another label
+        where = f'line {reader.line_num} of {path}'
+        row.subject, row.session = row.subject.removeprefix('sub-'), row.session.removeprefix('ses-')
+        row.name = row.name or UNCLEAR
+        if not is_label(row.subject):
+            raise UserError(f'{where}: the subject {row.subject!r} is no label of letters and digits.')
+        if row.session and not is_label(row.session):
+            raise UserError(f'{where}: the session {row.session!r} is no label of letters and digits.')
+        problem = name_problem(row.name)
+        if problem:
+            raise UserError(f'{where}: the name {row.name!r} cannot be used: {problem}.')
+        if row.key in seen:
+            raise UserError(f'{where}: its series is also in line {seen[row.key]}; remove one of them.')
+        seen[row.key] = reader.line_num
+        rows.append(row)
+    return rows
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Write the table, for its owner alone to read, unless it is so already."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(
+        stream, _COLUMNS, delimiter='\t', lineterminator='\n', quoting=csv.QUOTE_NONE, quotechar=None
+    )
+    writer.writeheader()
+    for row in rows:
+        own = {key: getattr(row, key) for key in (*_EDITED, 'note', 'part', 'series_uid')}
+        cells = {key: row.others.get(key, '') for key in _COLUMNS} | own
+        # tabs and ends of lines within a value would break the table
+        writer.writerow({key: re.sub(r'\\[trn]', ' ', plain(value)) for key, value in cells.items()})
+    text = stream.getvalue()
+    if path.exists() and path.read_text(encoding='utf-8-sig') == text:
+        return
+
+    def write(temporary: Path):
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT, 0o600), 'w', encoding='utf-8') as file:
+            file.write(text)
+
+    atomic_write(path, write)

@@ -1,0 +1,177 @@
+import shutil
+import subprocess
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+
+from bids_qsm.app.cli import main
+from bids_qsm.dicom.convert import find_dcm2niix
+from bids_qsm.dicom.importing import run_import
+from tests.dicom.scanners import Scan, write_classic, write_enhanced
+
+SCANS = {
+    'classic': (write_classic, Scan('Siemens', 5, degrees=14, echo_times=(5, 9))),
+    'enhanced': (write_enhanced, Scan('Philips', 6, degrees=-33, echo_times=(5, 9))),
+}
+
+
+def make_maps(folder, subject='01', seed=0, name=''):
+    """Maps on the grid of the first magnitude of a participant."""
+    start = f'sub-{subject}{name}'
+    (magnitude,) = (folder / 'bids').rglob(f'{start}_echo-1_part-mag_MEGRE.nii.gz')
+    image = nib.load(magnitude)
+    values = np.random.default_rng(seed).normal(0, 0.1, image.shape).astype('f4')
+    out = folder / 'out' / f'sub-{subject}' / 'anat'
+    out.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(values, image.affine), out / f'{start}_Chimap.nii.gz')
+    nib.save(nib.Nifti1Image(np.abs(values) * 900, image.affine), out / f'{start}_swi.nii.gz')
+    nib.save(nib.Nifti1Image(values, image.affine), out / f'{start}_space-T1w_Chimap.nii.gz')
+    return values, image.affine
+
+
+@pytest.fixture(scope='module', params=SCANS)
+def exported(request, tmp_path_factory):
+    """A folder with DICOM files, maps and what they became; the true susceptibility, its affine, the scan."""
+    folder = tmp_path_factory.mktemp(request.param)
+    write, scan = SCANS[request.param]
+    write(folder / 'dicom', scan)
+    run_import(folder / 'dicom', folder / 'bids')
+    values, affine = make_maps(folder)
+    assert main(['export', *(str(folder / name) for name in ('out', 'dicom', 'dest'))]) == 0
+    return folder, values, affine, scan
+
+
+def back(folder):
+    """A series as dcm2niix reads it."""
+    target = folder.parent / f'nifti-{folder.name}'
+    target.mkdir()
+    subprocess.run(
+        [find_dcm2niix(), '-g', 'i', '-f', 'x', '-o', target, folder], check=True, capture_output=True
+    )
+    (path,) = target.glob('*.nii')
+    return nib.load(path)
+
+
+def test_series_come_back_through_dcm2niix(exported):
+    folder, values, affine, _ = exported
+    image = back(folder / 'dest' / 'sub-01_Chimap_series')
+    np.testing.assert_allclose(image.affine, affine, atol=1e-5)
+    np.testing.assert_allclose(image.get_fdata() / 1000, values, atol=0.51e-4)  # steps of 0.1 ppb
+    image = back(folder / 'dest' / 'sub-01_swi_series')
+    np.testing.assert_allclose(image.affine, affine, atol=1e-5)
+    factor = 32767 / (900 * np.abs(values).max())
+    np.testing.assert_allclose(image.get_fdata() / factor, np.abs(values) * 900, atol=0.51 / factor)
+
+
+def test_the_parametric_map_has_ppm_at_the_same_places(exported):
+    folder, values, affine, scan = exported
+    one = pydicom.dcmread(folder / 'dest' / 'sub-01_Chimap_map.dcm')
+    pixels = np.frombuffer(one.FloatPixelData, '<f4').reshape(one.NumberOfFrames, one.Rows, one.Columns)
+    shared, turn = one.SharedFunctionalGroupsSequence[0], np.diag([-1.0, -1, 1, 1])
+    row, column = np.reshape(shared.PlaneOrientationSequence[0].ImageOrientationPatient, (2, 3)).astype(float)
+    spacing = [float(value) for value in shared.PixelMeasuresSequence[0].PixelSpacing]
+    to_voxel = np.linalg.inv(turn @ affine)
+    for frame, pixel in zip(one.PerFrameFunctionalGroupsSequence, pixels, strict=True):
+        start = np.array(frame.PlanePositionSequence[0].ImagePositionPatient, float)
+        for i, j in ((0, 0), (one.Columns - 1, 2), (3, one.Rows - 1)):
+            place = start + i * spacing[1] * row + j * spacing[0] * column
+            voxel = nib.affines.apply_affine(to_voxel, place)
+            np.testing.assert_allclose(voxel, voxel.round(), atol=1e-3)
+            assert pixel[j, i] == values[tuple(voxel.round().astype(int))]
+    mapping = shared.RealWorldValueMappingSequence[0]
+    assert mapping.MeasurementUnitsCodeSequence[0].CodeValue == '[ppm]'
+    quantity = mapping.QuantityDefinitionSequence[0].ConceptCodeSequence[0]
+    assert (quantity.CodeValue, quantity.CodingSchemeDesignator) == ('126396', 'DCM')
+    assert one.ContentQualification == 'RESEARCH'
+    assert one.StudyInstanceUID == _source(folder).StudyInstanceUID
+    assert scan.patient == one.PatientID
+
+
+def _source(folder):
+    return pydicom.dcmread(next((folder / 'dicom').rglob('*.dcm')))
+
+
+def test_maps_join_the_study_and_say_what_they_are(exported):
+    folder, _, _, scan = exported
+    files = sorted((folder / 'dest' / 'sub-01_Chimap_series').iterdir())
+    slices, source = [pydicom.dcmread(path) for path in files], _source(folder)
+    for one in slices:
+        for key in (
+            'PatientName',
+            'PatientID',
+            'PatientBirthDate',
+            'StudyInstanceUID',
+            'FrameOfReferenceUID',
+        ):
+            assert one[key].value == source[key].value
+        assert list(one.ImageType) == ['DERIVED', 'SECONDARY', 'QSM']
+        assert 'not for diagnosis' in one.ImageComments
+        assert 'RESEARCH' in one.SeriesDescription
+        assert one.RescaleType == 'ppb'
+        assert one.WindowWidth >= 1
+        assert one.SeriesInstanceUID != source.SeriesInstanceUID
+        assert one.SoftwareVersions
+        assert len(one.SourceImageSequence) == len(scan.parts) // 2
+    assert len({one.SOPInstanceUID for one in slices}) == len(slices)
+    assert len({one.SeriesInstanceUID for one in slices}) == 1
+
+
+def test_the_same_map_gives_the_same_files_and_none_is_overwritten(exported, capsys):
+    folder, *_ = exported
+    words = [str(folder / name) for name in ('out', 'dicom')]
+    assert main(['export', *words, str(folder / 'dest')]) == 2
+    assert 'is there already' in capsys.readouterr().err
+    assert main(['export', *words, str(folder / 'again')]) == 0
+    for path in (folder / 'dest').rglob('*.dcm'):
+        assert path.read_bytes() == (folder / 'again' / path.relative_to(folder / 'dest')).read_bytes()
+
+
+def test_patients_are_matched_by_the_table_alone(tmp_path, capsys):
+    for patient, number in (('A', 5), ('B', 6)):
+        scan = Scan('Siemens', number, patient=patient, name=f'{patient}^X', echo_times=(5, 9))
+        write_classic(tmp_path / 'dicom' / patient, scan)
+    write_classic(tmp_path / 'dicom' / 'B2', replace(scan, number=7, time=37000))
+    run_import(tmp_path / 'dicom', tmp_path / 'bids')
+    make_maps(tmp_path, '01')
+    make_maps(tmp_path, '02', 1, '_run-2')
+    words = ['export', *(str(tmp_path / name) for name in ('out', 'dicom', 'dest'))]
+    assert main(words) == 2
+    assert 'give --table' in capsys.readouterr().err
+    assert main([*words, '--participant-label', '02']) == 2
+    assert 'give --table' in capsys.readouterr().err
+    assert not (tmp_path / 'dest').exists()
+    assert main([*words, '--table', str(tmp_path / 'bids_import.tsv')]) == 0
+    found = {path.parent.name: pydicom.dcmread(path) for path in (tmp_path / 'dest').rglob('00001.dcm')}
+    assert {name: str(one.PatientID) for name, one in found.items() if 'Chi' in name} == {
+        'sub-01_Chimap_series': 'A',
+        'sub-02_run-2_Chimap_series': 'B',
+    }
+    assert found['sub-02_run-2_Chimap_series'].SeriesNumber == 7001
+
+
+def test_a_map_of_another_grid_or_none_is_refused(tmp_path, capsys):
+    scan = Scan('Siemens', 5, echo_times=(5, 9))
+    write_classic(tmp_path / 'dicom', scan)
+    run_import(tmp_path / 'dicom', tmp_path / 'bids')
+    words = ['export', *(str(tmp_path / name) for name in ('out', 'dicom', 'dest'))]
+    (tmp_path / 'out').mkdir()
+    assert main(words) == 2
+    assert 'has no susceptibility maps' in capsys.readouterr().err
+    make_maps(tmp_path)
+    assert main([*words, '--participant-label', '09']) == 2
+    assert 'no susceptibility map of sub-09' in capsys.readouterr().err
+    shutil.rmtree(tmp_path / 'dicom')
+    write_classic(tmp_path / 'dicom', replace(scan, degrees=10))
+    assert main(words) == 2
+    assert 'lies on another grid' in capsys.readouterr().err
+    write_classic(tmp_path / 'dicom', scan)
+    swi = replace(scan, number=8, parts=('mag',), image_type='DERIVED\\PRIMARY\\M\\SWI')
+    write_classic(tmp_path / 'dicom', swi)
+    assert main(words) == 0
+    shutil.rmtree(tmp_path / 'dest')
+    write_classic(tmp_path / 'dicom', replace(scan, number=9))
+    assert main(words) == 2
+    assert 'may come from series 5 (magnitude), series 9 (magnitude)' in capsys.readouterr().err

@@ -1,0 +1,274 @@
+import shutil
+from dataclasses import replace
+
+import pydicom
+import pytest
+
+from bids_qsm.dicom.headers import read_folder
+from bids_qsm.dicom.importing import run_import
+from bids_qsm.dicom.plan import make_rows
+from bids_qsm.dicom.table import SKIP, UNCLEAR, name_problem, read_rows, write_rows
+from bids_qsm.errors import UserError
+from tests.dicom.scanners import Scan, write_classic
+
+ONE = {'echo_times': (5, 12)}
+
+
+def names(rows):
+    return {key: row.name for key, row in rows.items()}
+
+
+@pytest.fixture
+def write(tmp_path):
+    """A function that writes scans, each part as a series of its own where ``apart``."""
+
+    def write(*scans):
+        for scan in scans:
+            write_classic(tmp_path / 'dicom' / f'{scan.patient}{scan.study}{scan.number}', scan)
+
+    return write
+
+
+def pair(number, **settings):
+    """Magnitude and phase as Siemens stores them: two series of one time."""
+    settings = {**ONE, **settings}
+    first = Scan('Siemens', number, parts=('mag',), **settings)
+    return first, replace(first, number=number + 1, parts=('phase',))
+
+
+def test_runs_of_one_protocol_are_told_apart_by_their_times(write, planned):
+    write(*pair(4, time=36000), *pair(8, time=36600))
+    assert names(planned()) == {
+        (4, 'mag'): 'run-1_MEGRE',
+        (5, 'phase'): 'run-1_MEGRE',
+        (8, 'mag'): 'run-2_MEGRE',
+        (9, 'phase'): 'run-2_MEGRE',
+    }
+
+
+def test_protocols_of_one_kind_get_acq_and_a_single_echo_t2starw(write, planned):
+    write(*pair(4), *pair(8, protocol='QSM_fine', time=37000), *pair(12, echo_times=(20,), time=38000))
+    found = names(planned())
+    assert found[4, 'mag'] == found[5, 'phase'] == 'acq-QSMgre_MEGRE'
+    assert found[8, 'mag'] == found[9, 'phase'] == 'acq-QSMfine_MEGRE'
+    assert found[12, 'mag'] == found[13, 'phase'] == 'T2starw'
+
+
+def test_two_magnitudes_for_one_phase_are_asked_for_until_one_is_left_out(write, planned):
+    magnitude, phase = pair(4)
+    write(magnitude, phase, replace(magnitude, number=6, image_type='ORIGINAL\\PRIMARY\\M\\ND\\NORM'))
+    rows = planned()
+    assert set(names(rows).values()) == {UNCLEAR}
+    assert 'series 4 (magnitude), series 6 (magnitude)' in rows[5, 'phase'].note
+    rows[6, 'mag'].name = SKIP
+    again = planned(list(rows.values()))
+    assert names(again) == {(4, 'mag'): 'MEGRE', (5, 'phase'): 'MEGRE', (6, 'mag'): SKIP}
+
+
+def test_runs_whose_times_were_removed_are_not_guessed(write, planned, tmp_path):
+    write(*pair(4), *pair(8, time=36600))
+    for path in (tmp_path / 'dicom').rglob('*.dcm'):
+        one = pydicom.dcmread(path)
+        del one.AcquisitionTime
+        one.save_as(path)
+    rows = planned()
+    assert set(names(rows).values()) == {UNCLEAR}
+    assert 'fits' in rows[4, 'mag'].note
+
+
+@pytest.mark.parametrize(
+    ('settings', 'why'),
+    [
+        ({'echo_times': (5, 13)}, 'their echo times differ (5, 12 and 5, 13 ms)'),
+        ({'degrees': 15.0}, 'they differ in place'),
+        ({'seed': 1}, 'they differ in place'),
+        ({'time': 36300}, 'they were acquired 300 s apart'),
+        ({'protocol': 'QSM_fine'}, 'they are of two protocols'),
+        ({'tags': {'FlipAngle': 20}}, 'they differ in FlipAngle'),
+        ({'image_type': 'ORIGINAL\\PRIMARY\\P\\DIS3D'}, 'only one is corrected for distortion'),
+    ],
+)
+def test_a_phase_of_another_acquisition_is_no_half(settings, why, write, planned):
+    magnitude, phase = pair(4)
+    write(magnitude, replace(phase, **settings))
+    rows = planned()
+    assert names(rows) == {(4, 'mag'): SKIP, (5, 'phase'): UNCLEAR}
+    assert f'series 4 (magnitude), but {why}' in rows[5, 'phase'].note
+
+
+def test_a_phase_difference_is_left_out(write, planned):
+    magnitude, phase = pair(4, protocol='gre_2echo')
+    write(magnitude, replace(phase, echo_times=(12,)))
+    rows = planned()
+    assert names(rows) == {(4, 'mag'): SKIP, (5, 'phase'): SKIP}
+    assert rows[5, 'phase'].note.startswith('a phase difference of a field map')
+
+
+def test_echoes_stored_as_series_are_one(write, planned):
+    first, phase = pair(4, echo_times=(5,))
+    write(first, phase, *(replace(one, number=one.number + 2, echo_times=(12,)) for one in (first, phase)))
+    assert set(names(planned()).values()) == {'MEGRE'}
+
+
+def test_what_a_scanner_also_stores(write, planned):
+    magnitude, phase = pair(4)
+    t1w = {'parts': ('mag',), 'echo_times': (3,)}
+    prepared = {**t1w, 'tags': {'InversionTime': 900, 'SequenceVariant': 'MP'}, 'protocol': 't1_mprage'}
+    inverted = {'ScanningSequence': 'SE', 'InversionTime': 2500}
+    write(
+        magnitude,
+        phase,
+        Scan('Siemens', 1, protocol='localizer', **t1w),
+        Scan('Siemens', 6, image_type='DERIVED\\PRIMARY\\M\\MNIP', protocol='QSM_gre', **t1w),
+        Scan('Siemens', 7, image_type='ORIGINAL\\PRIMARY\\M\\SWI', protocol='QSM_gre', **t1w),
+        Scan('Siemens', 10, time=39000, **prepared),
+        Scan('Siemens', 11, time=39000, image_type='ORIGINAL\\PRIMARY\\M\\ND\\NORM', **prepared),
+        Scan('Siemens', 12, protocol='ax_flair', tags=inverted, **t1w),
+        *pair(14, protocol='gre_field_mapping'),
+        Scan('Siemens', 16, protocol='tof_3d', **t1w),
+        Scan('Siemens', 17, protocol='dti_64', tags={'ScanningSequence': 'EP'}, **t1w),
+        Scan('Siemens', 18, protocol='ct', tags={'Modality': 'CT'}, **t1w),
+    )
+    rows = planned()
+    used = {key: name for key, name in names(rows).items() if name != SKIP}
+    assert used == {
+        (4, 'mag'): 'MEGRE',
+        (5, 'phase'): 'MEGRE',
+        (11, 'mag'): 'T1w',
+        (12, 'mag'): 'FLAIR',
+    }
+    notes = {number: row.note for (number, _), row in rows.items() if row.name == SKIP}
+    for number, word in {
+        1: 'localizer',
+        6: 'projection',
+        7: 'SWI',
+        10: 'same acquisition as series 11',
+        14: 'field map',
+        15: 'field map',
+        16: 'angiography',
+        17: 'write dwi',
+        18: 'write CT',
+    }.items():
+        assert word in notes[number]
+
+
+def test_missing_slices_and_repetitions_are_said(write, planned, tmp_path):
+    write(*pair(4), *pair(8, time=37000))
+    for path in (tmp_path / 'dicom' / 'HOSP-773114').glob('*_00003.dcm'):
+        path.unlink()
+    folder = tmp_path / 'dicom' / 'HOSP-773118'
+    for path in sorted(folder.glob('*.dcm')):
+        one = pydicom.dcmread(path)
+        one.SOPInstanceUID = pydicom.uid.generate_uid(entropy_srcs=[f'again {one.SOPInstanceUID}'])
+        one.save_as(path.with_name(f'again-{path.name}'))
+    rows = planned()
+    assert 'slices are missing' in rows[4, 'mag'].note
+    assert 'holds 2 images of each slice' in rows[8, 'mag'].note
+    assert {rows[number, part].name for number, part in ((4, 'mag'), (5, 'phase'), (8, 'mag'))} == {UNCLEAR}
+
+
+def test_patients_and_studies_get_numbers_and_keep_them(write, tmp_path):
+    second = {'patient': 'B', 'name': 'Other^One'}
+    write(*pair(4, **second), *pair(4, **second, study=2, date='20240401'), *pair(4, patient='C'))
+    table = tmp_path / 'table.tsv'
+    write_rows(table, _all_rows(tmp_path))
+    known = read_rows(table)
+    assert {(r.others['patient_id'], r.others['date'], r.subject, r.session) for r in known} == {
+        ('B', '20240301', '01', '1'),
+        ('B', '20240401', '01', '2'),
+        ('C', '20240301', '02', '1'),
+    }
+    # a new patient that sorts first gets a new number, also where the files of others lie elsewhere now
+    shutil.rmtree(tmp_path / 'dicom' / 'B14')
+    write(*pair(4, patient='A', name='Third^One'), *pair(4, **second, study=3, date='20240501'))
+    later = _all_rows(tmp_path, known)
+    assert {(r.others['patient_id'], r.others['date'], r.subject, r.session) for r in later[6:]} == {
+        ('A', '20240301', '03', '1'),
+        ('B', '20240501', '01', '3'),
+    }
+
+
+def _all_rows(tmp_path, known=()):
+    return make_rows(read_folder(tmp_path / 'dicom'), known, None, None)
+
+
+def test_one_id_of_two_people_gives_two_participants(write, planned, tmp_path):
+    write(*pair(4, patient='ANON', name='A^A'), *pair(6, patient='ANON', name='B^B', study=2))
+    assert {row.others['series_number']: row.subject for row in _all_rows(tmp_path)} == {
+        '4': '01',
+        '5': '01',
+        '6': '02',
+        '7': '02',
+    }
+    with pytest.raises(UserError, match='the folder holds 2 patients'):
+        planned(subject='07')
+
+
+def test_a_table_that_contradicts_itself_is_refused(write, planned):
+    write(*pair(4))
+    rows = list(planned().values())
+    rows[0].subject = '09'
+    with pytest.raises(UserError, match='one patient to sub-09 and to sub-01'):
+        planned(rows)
+    rows[0].subject, rows[0].session = rows[1].subject, '1'
+    with pytest.raises(UserError, match='with a session and series without'):
+        planned(rows)
+
+
+@pytest.mark.parametrize(
+    ('column', 'value', 'message'),
+    [
+        ('subject', 'Ann Lee', 'no label of letters and digits'),
+        ('session', 'a/b', 'no label of letters and digits'),
+        ('name', '../x_MEGRE', 'is none of'),
+        ('name', 'magnitude', 'last word of a name'),
+        ('name', 'run-x_MEGRE', 'is none of'),
+        ('name', 'bold', 'needs a task-'),
+        ('name', 'run-1_run-2_MEGRE', 'stands there twice'),
+    ],
+)
+def test_wrong_cells_of_the_table_are_named(column, value, message, write, planned, tmp_path):
+    write(*pair(4))
+    rows = list(planned().values())
+    setattr(rows[1], column, value)
+    write_rows(tmp_path / 'table.tsv', rows)
+    with pytest.raises(UserError, match=rf'line 3 of .*{message}'):
+        read_rows(tmp_path / 'table.tsv')
+
+
+def test_a_table_from_a_spreadsheet_is_read(write, planned, tmp_path):
+    write(*pair(4))
+    rows = list(planned().values())
+    table = tmp_path / 'table.tsv'
+    write_rows(table, rows)
+    assert table.stat().st_mode & 0o077 == 0
+    lines = [line.split('\t') for line in table.read_text().splitlines()]
+    quoted = [','.join(f'"{cell}"' for cell in line) for line in lines]
+    table.write_text('\ufeff' + '\r\n'.join(quoted) + '\r\n', encoding='utf-8')
+    assert [row.stem for row in read_rows(table)] == [row.stem for row in rows]
+    table.write_text('subject\tname\n')
+    with pytest.raises(UserError, match="no column 'session'"):
+        read_rows(table)
+
+
+def test_a_person_is_asked_and_the_answers_are_kept(write, tmp_path, capsys):
+    magnitude, phase = pair(4)
+    write(magnitude, phase, replace(magnitude, number=6))
+    questions, answers = [], iter(['magnitude', 'skip', 'no more'])
+
+    def ask(question):
+        questions.append(question)
+        return next(answers)
+
+    code = run_import(tmp_path / 'dicom', tmp_path / 'bids', ask=ask, dry_run=True)
+    rows = read_rows(tmp_path / 'bids_import.tsv')
+    assert code == 0
+    assert len(questions) == 2
+    assert "'magnitude' cannot be used" in capsys.readouterr().out
+    assert sorted(row.name for row in rows) == ['MEGRE', 'MEGRE', SKIP]
+    assert not (tmp_path / 'bids').exists()
+
+
+def test_names_of_all_kinds_are_allowed():
+    for name in ('MEGRE', 'acq-a_run-2_T2starw', 'task-rest_dir-AP_bold', 'dwi', 'CT', 'rec-norm_T1w', SKIP):
+        assert name_problem(name) is None
