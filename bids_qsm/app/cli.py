@@ -16,10 +16,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bids_qsm.app.arguments import parse
+from bids_qsm.app.arguments import Parser, parse
 from bids_qsm.app.methods import expanded
 from bids_qsm.app.options import Options
-from bids_qsm.errors import UserError, plain
+from bids_qsm.app.pages import address, explained
+from bids_qsm.errors import UserError, nearest, plain
 from bids_qsm.execution.array_tasks import scheduled_task
 from bids_qsm.execution.numba_cache import use_kernels
 from bids_qsm.execution.resources import available_cpus, available_memory_gb
@@ -27,6 +28,20 @@ from bids_qsm.threads import set_threads
 
 if TYPE_CHECKING:
     from bids_qsm.layout import Plan, Series
+
+FIRST_STEPS = f"""\
+bids_qsm makes maps of susceptibility (QSM), R2* and SWI, tables and reports from gradient-echo MRI.
+
+  bids_qsm demo DATA                       simulate a small dataset, to try the rest
+  bids_qsm check DATA                      what is wrong with your data, and what they allow
+  bids_qsm DATA OUT participant --dry-run  what would be run, and about how long it takes
+  bids_qsm DATA OUT participant            run it; the same command resumes it
+  bids_qsm status OUT --watch              follow it from any terminal; q leaves, the run goes on
+  bids_qsm DATA OUT group                  tables and statistics of all participants
+
+bids_qsm --help lists all options, bids_qsm COMMAND --help those of a command.
+DATA is a folder in BIDS, OUT a new folder. {address('running.md')}"""
+"""What is said to who gives no argument."""
 
 OF_DISK = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), 'free space'),
@@ -49,11 +64,14 @@ def main(argv: list[str] | None = None) -> int:
             stream.reconfigure(errors='backslashreplace')
     try:
         use_kernels()
-        if argv and argv[0] in COMMANDS and not {'participant', 'group'} & set(argv):
+        if not argv:
+            print(FIRST_STEPS, file=sys.stderr)
+            return 2
+        if argv[0] in COMMANDS and not {'participant', 'group'} & set(argv):
             return COMMANDS[argv[0]](argv[1:])
         return _run(argv)
     except UserError as error:
-        _report(str(error), verbose)
+        _report(explained(error), verbose)
         return 2
     except KeyboardInterrupt:
         print('bids_qsm: interrupted; the same command resumes the run.', file=sys.stderr)
@@ -86,6 +104,7 @@ def _report(message: str, verbose: int):
 
 def _run(argv: list[str]):
     settings = parse(argv)
+    _require_level(settings)
     set_threads(_threads(settings))
     options = Options.from_settings(settings | _own_task(settings))
     if options.level == 'group':
@@ -114,6 +133,21 @@ def _run(argv: list[str]):
     for note in (*plan.notes, *skipped):
         print(f'bids_qsm: {note}', file=sys.stderr)
     return max(participant.run_participant(options, plan), _status_of(plan))
+
+
+def _require_level(settings: dict):
+    """Raise UserError where there is a dataset but no level, as for a slip in the name of a command."""
+    given = settings.get('bids_dir')
+    if given is None or 'level' in settings:
+        return
+    slip = '' if Path(given).is_dir() else nearest(str(given), COMMANDS)
+    if slip:
+        raise UserError(f'there is no folder and no command {given!r}.{slip}')
+    if 'output_dir' not in settings:
+        raise UserError(
+            f'what is to be done with {given}? Give: bids_qsm check {given}, or bids_qsm {given} OUT '
+            'participant.'
+        )
 
 
 def _own_task(settings: dict):
@@ -190,10 +224,14 @@ def _parsed(parser: argparse.ArgumentParser, argv: list[str]):
     return parser.parse_args([a for a in argv if a != '--verbose' and not re.fullmatch('-v+', a)])
 
 
-def _demo(argv: list[str]):
-    parser = argparse.ArgumentParser('bids_qsm demo', description='Simulate the demo dataset.')
+def _demo_parser():
+    parser = Parser('bids_qsm demo', description='Simulate the demo dataset.')
     parser.add_argument('out', metavar='OUT', type=Path, help='folder to write it to')
-    out = _parsed(parser, argv).out
+    return parser
+
+
+def _demo(argv: list[str]):
+    out = _parsed(_demo_parser(), argv).out
     if out.exists():
         raise UserError(f'{out} is there already; delete it or choose another folder.')
     set_threads(min(available_cpus(), 4))
@@ -208,8 +246,8 @@ def _demo(argv: list[str]):
     return 0
 
 
-def _slurm(argv: list[str]):
-    parser = argparse.ArgumentParser(
+def _slurm_parser():
+    parser = Parser(
         'bids_qsm slurm',
         usage='bids_qsm slurm bids_dir output_dir [options of this command] [options of bids_qsm]',
         description='Write the scripts of a SLURM array of the participant level, and of the group level '
@@ -227,9 +265,13 @@ def _slurm(argv: list[str]):
         metavar='OPTIONS',
         help='more options of sbatch, "--partition=long --time=2-0"',
     )
+    return parser
+
+
+def _slurm(argv: list[str]):
     # argparse takes a value that begins with a dash for an option
     argv = re.sub('\0--sbatch\0', '\0--sbatch=', '\0'.join(['', *argv])).split('\0')[1:]
-    own, others = parser.parse_known_args(argv)
+    own, others = _slurm_parser().parse_known_args(argv)
     settings = parse(others)
     set_threads(1)
     from bids_qsm.app.slurm import write_array
@@ -238,8 +280,8 @@ def _slurm(argv: list[str]):
     return 0
 
 
-def _status(argv: list[str]):
-    parser = argparse.ArgumentParser(
+def _status_parser():
+    parser = Parser(
         'bids_qsm status',
         description='Say what is done, failed, running, stopped or not started; 1 where something failed, '
         'was stopped or left no log.',
@@ -248,20 +290,28 @@ def _status(argv: list[str]):
     add = parser.add_argument
     add('out', metavar='OUT', help='output folder')
     add('--json', dest='as_json', action='store_true', help='print JSON')
-    add('--watch', action='store_true', help='show it until no run goes on')
-    given = _parsed(parser, argv)
+    add('--watch', action='store_true', help='show it until no run goes on; q leaves, the run goes on')
+    return parser
+
+
+def _status(argv: list[str]):
+    given = _parsed(_status_parser(), argv)
     from bids_qsm.execution.status import show_status
 
     return show_status(**vars(given))
 
 
-def _fetch(argv: list[str]):
-    parser = argparse.ArgumentParser(
+def _fetch_parser():
+    parser = Parser(
         'bids_qsm fetch',
         description='Download templates and atlases to their caches, for runs without network.',
     )
     parser.add_argument('names', metavar='SPACE|ATLAS', nargs='+', help='as MNI152NLin2009cAsym CIT168')
-    names = _parsed(parser, argv).names
+    return parser
+
+
+def _fetch(argv: list[str]):
+    names = _parsed(_fetch_parser(), argv).names
     from bids_qsm.app.fetch import fetch
 
     for name in names:
@@ -269,8 +319,8 @@ def _fetch(argv: list[str]):
     return 0
 
 
-def _check(argv: list[str]):
-    parser = argparse.ArgumentParser(
+def _check_parser():
+    parser = Parser(
         'bids_qsm check',
         usage='bids_qsm check bids_dir [options of this command] [options of bids_qsm]',
         description='Say of each series what is wrong with it, how it compares to the consensus on QSM, and '
@@ -281,7 +331,11 @@ def _check(argv: list[str]):
     add('--json', dest='as_json', action='store_true', help='print JSON')
     add('--tsv', type=Path, metavar='FILE', help='also write the checks of all series to a table')
     add('--headers', action='store_true', help='read sidecars and headers alone')
-    own, others = parser.parse_known_args(
+    return parser
+
+
+def _check(argv: list[str]):
+    own, others = _check_parser().parse_known_args(
         [a for a in argv if a != '--verbose' and not re.fullmatch('-v+', a)]
     )
     # the configuration of a run names its level and its output folder
@@ -294,8 +348,8 @@ def _check(argv: list[str]):
     return run_check(settings, **vars(own))
 
 
-def _plugin(argv: list[str]):
-    parser = argparse.ArgumentParser(
+def _plugin_parser():
+    parser = Parser(
         'bids_qsm plugin',
         usage='bids_qsm plugin check DIR',
         description='Check a plug-in: manifest, files, model and golden output; say what is wrong, or how '
@@ -303,7 +357,11 @@ def _plugin(argv: list[str]):
     )
     parser.add_argument('action', choices=('check',), help='what to do')
     parser.add_argument('folder', metavar='DIR', type=Path, help='folder with manifest.json and the model')
-    folder = _parsed(parser, argv).folder
+    return parser
+
+
+def _plugin(argv: list[str]):
+    folder = _parsed(_plugin_parser(), argv).folder
     set_threads(min(available_cpus(), 8))
     from bids_qsm.plugins.check import check_plugin
     from bids_qsm.plugins.sandbox import require_onnx
@@ -316,8 +374,27 @@ def _plugin(argv: list[str]):
     return int(bool(report.faults))
 
 
+def _completion_parser():
+    parser = Parser(
+        'bids_qsm completion',
+        description='Print the script that lets a shell complete commands and options: for bash, add '
+        '"source <(bids_qsm completion bash)" to .bashrc. See docs/running.md.',
+    )
+    parser.add_argument('shell', choices=('bash', 'zsh', 'fish'), help='the shell')
+    return parser
+
+
+def _completion(argv: list[str]):
+    shell = _parsed(_completion_parser(), argv).shell
+    from bids_qsm.app.completion import script
+
+    print(script(shell, {name: make() for name, make in PARSERS.items()}))
+    return 0
+
+
 COMMANDS = {
     'check': _check,
+    'completion': _completion,
     'demo': _demo,
     'fetch': _fetch,
     'plugin': _plugin,
@@ -325,3 +402,14 @@ COMMANDS = {
     'status': _status,
 }
 """Other commands by their first word; if a level is given too, the word is the name of a folder."""
+
+PARSERS = {
+    'check': _check_parser,
+    'completion': _completion_parser,
+    'demo': _demo_parser,
+    'fetch': _fetch_parser,
+    'plugin': _plugin_parser,
+    'slurm': _slurm_parser,
+    'status': _status_parser,
+}
+"""Their parsers, for completion."""

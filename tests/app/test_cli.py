@@ -248,6 +248,43 @@ def test_wrong_arguments(arguments, capsys, more, says):
     assert says in capsys.readouterr().err
 
 
+def test_no_argument_says_what_to_do(capsys):
+    assert cli.main([]) == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) <= 15
+    for words in ('check DATA', 'DATA OUT participant --dry-run', 'DATA OUT participant ', 'status OUT'):
+        assert f'bids_qsm {words}' in said
+
+
+@pytest.mark.parametrize(
+    ('words', 'says'),
+    [
+        (['statsu', 'out'], "there is no folder and no command 'statsu'. Did you mean status?"),
+        (['{data}'], 'Give: bids_qsm check {data}, or bids_qsm {data} OUT participant.'),
+        (['{data}', 'out'], 'the level is missing'),
+        (['{data}', 'out', 'particpant'], 'Did you mean participant?'),
+        (['{data}', 'out', 'participant', '--inversion', 'whnlvt'], 'Did you mean whnltv?'),
+    ],
+)
+def test_slips_are_answered_by_what_is_near(ran, data, capsys, words, says):
+    assert cli.main([word.format(data=data) for word in words]) == 2
+    assert says.format(data=data) in capsys.readouterr().err
+    assert ran.calls == []
+
+
+@pytest.mark.parametrize(
+    ('words', 'says'),
+    [
+        (['--invertion=tv', '--no-such-thing-x'], 'Did you mean --inversion?'),
+        (['--bipolar', 'atuo'], 'Did you mean auto?'),
+    ],
+)
+def test_slips_in_options(arguments, capsys, words, says):
+    with pytest.raises(SystemExit):
+        cli.main([*arguments, *words])
+    assert capsys.readouterr().err.endswith(f' {says}\n')
+
+
 def test_config_reruns_and_the_command_line_wins(arguments, ran, tmp_path):
     assert cli.main([*arguments, '--inversion', 'tv:alpha=1e-3', '--nprocs', '1', '--mem', '1']) == 0
     config = tmp_path / 'config.toml'
