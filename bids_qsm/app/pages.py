@@ -11,6 +11,7 @@ PAGES = {
     'app.check': 'checks.md#before-a-run',
     'app.methods': 'methods.md',
     'app.participant': 'inputs.md#problems-in-a-dataset',
+    'app.refusals': 'inputs.md#gradient-echo-images',
     'app.slurm': 'running.md#clusters',
     'applications.cosmos': 'orientations.md#what-is-refused-and-what-is-warned-of',
     'applications.dwi': 'inputs.md#diffusion',
