@@ -11,7 +11,6 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +26,7 @@ from bids_qsm.execution.resources import available_cpus, available_memory_gb
 from bids_qsm.threads import set_threads
 
 if TYPE_CHECKING:
-    from bids_qsm.layout import Plan, Series
+    from bids_qsm.layout import Plan
 
 FIRST_STEPS = f"""\
 bids_qsm makes maps of susceptibility (QSM), R2* and SWI, tables and reports from gradient-echo MRI.
@@ -117,7 +116,9 @@ def _run(argv: list[str]):
 
     plan = participant.make_plan(options)
     if options.dry_run:
-        print(describe_plan(plan))
+        from bids_qsm.app.plan_tree import show_plan
+
+        show_plan(options, plan)
         return _status_of(plan)
     if options.array_task and not plan.series and not _status_of(plan):
         print(f'bids_qsm: {plan.notes[0]} There is nothing to run.', file=sys.stderr)
@@ -180,43 +181,6 @@ def _threads(settings: dict):
 
 def _is_count(n: object):
     return isinstance(n, int) and n > 0
-
-
-def describe_plan(plan: 'Plan') -> str:
-    """What would be run for each series and why others are skipped, for --dry-run."""
-    lines = [f'{plan.dataset_name}: {len(plan.series)} series to run, {len(plan.rejected)} not', *plan.notes]
-    for one in plan.series:
-        echoes = ', '.join(f'{1000 * time:.4g}' for time in one.echo_times)
-        lines += [
-            '',
-            one.name,
-            f'  starts from  {", ".join(one.given_ports)}' if one.given else f'  echo times   {echoes} ms',
-            f'  field        {_tesla(one)} along ({_numbers(one.b0_dir, ", ")}) of the voxel axes',
-            f'  grid         {_voxels(one.shape, one.voxel_size)}',
-            *([f'  resampled to {_voxels(one.resampled_shape, one.resampled)}'] if one.resampled else []),
-            f'  anatomy      {one.t1w_preproc or one.t1w or "the magnitude of the series (no T1w image)"}',
-        ]
-        if one.brain_mask:
-            lines.append(f'  brain mask   {one.brain_mask}')
-        lines += [f'  transforms   {space}: {path}' for space, path, _ in one.template_xfm]
-        lines += [f'  {item.query:<12} {plain(item.path)}' for item in one.inputs]
-        lines += [f'  file         {plain(path)}' for path in one.files]
-        lines += [f'  note         {note}' for note in one.notes]
-    for one in plan.rejected:
-        lines += ['', f'{one.name}: {"error" if one.is_error else "skipped"}', f'  {one.reason}']
-    return '\n'.join(lines)
-
-
-def _tesla(one: 'Series'):
-    return f'{one.field_strength:g} T' if one.field_strength else 'strength not given,'
-
-
-def _voxels(shape: Iterable[int], size: Iterable[float]):
-    return f'{_numbers(shape, " x ")} voxels of {_numbers(size, " x ")} mm'
-
-
-def _numbers(values: Iterable[float], between: str):
-    return between.join(f'{value:.3g}' for value in values)
 
 
 def _parsed(parser: argparse.ArgumentParser, argv: list[str]):
