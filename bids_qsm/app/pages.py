@@ -68,9 +68,9 @@ def address(page: str) -> str:
     """A sentence that names a page.
 
     >>> address('running.md#clusters')
-    'See docs/running.md#clusters'
+    'See docs/running.md#clusters.'
     """
-    return f'See {DOCS}{page}'
+    return f'See {DOCS}{page}.'
 
 
 def explained(error: Exception) -> str:

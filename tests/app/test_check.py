@@ -150,7 +150,7 @@ def test_a_run_that_would_fail_on_every_series_says_so_before_its_graph(data, tm
     assert cli.main(words) == 2
     said = capsys.readouterr().err
     assert 'the phase of every series would be refused, so nothing is run. sub-01: The phase of neigh' in said
-    assert said.endswith(f'See docs/{PAGES["app.refusals"]}\n')
+    assert said.endswith(f'See docs/{PAGES["app.refusals"]}.\n')
     assert not ran
     assert not (tmp_path / 'out').exists()
     for sub in ('02', '03', '04', '05'):

@@ -42,10 +42,10 @@ def test_the_module_comes_before_its_room_and_the_last_one_counts(tmp_path):
     from bids_qsm.execution.status import show_status
     from bids_qsm.layout.dataset import require_dataset
 
-    assert pages.explained(raised(parse_task, 'x')).endswith('such as 3/12. See docs/running.md#clusters')
-    assert pages.explained(raised(show_status, tmp_path)).endswith('See docs/running.md#progress-and-status')
+    assert pages.explained(raised(parse_task, 'x')).endswith('such as 3/12. See docs/running.md#clusters.')
+    assert pages.explained(raised(show_status, tmp_path)).endswith('See docs/running.md#progress-and-status.')
     error = raised(require_dataset, tmp_path / 'x')
-    assert pages.explained(error) == f'{error} See docs/inputs.md#problems-in-a-dataset'
+    assert pages.explained(error) == f'{error} See docs/inputs.md#problems-in-a-dataset.'
 
 
 def test_errors_of_elsewhere_name_no_page():
@@ -57,4 +57,4 @@ def test_errors_of_elsewhere_name_no_page():
 
 def test_the_command_line_names_the_page(tmp_path, capsys):
     assert cli.main(['status', str(tmp_path)]) == 2
-    assert capsys.readouterr().err.endswith(' See docs/running.md#progress-and-status\n')
+    assert capsys.readouterr().err.endswith(' See docs/running.md#progress-and-status.\n')
