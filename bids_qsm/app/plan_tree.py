@@ -32,7 +32,7 @@ def describe_plan(options: 'Options', plan: 'Plan') -> str:
     for one in plan.series:
         stages = estimates.of_stages(one, options)
         lines += ['', one.name, *(f'  {key:<12} {value}' for key, value in _facts(one))]
-        lines.append(f'  estimate     {", ".join(f"{name} {_said(cost)}" for name, cost in stages.items())}')
+        lines.append(f'  estimate     {"; ".join(f"{name} {_said(cost)}" for name, cost in stages.items())}')
         lines += [f'  file         {plain(path)}' for path in one.files]
         lines += [f'  note         {note}' for note in one.notes]
     for one in plan.rejected:
@@ -106,7 +106,7 @@ def _line(name: str, cost: Cost, style: str = ''):
 
 
 def _said(cost: Cost):
-    return f'{duration(max(1.0, cost.seconds))} {cost.gb:.2g} GB'
+    return f'{duration(max(1.0, cost.seconds))}, {max(0.1, cost.gb):.1f} GB'
 
 
 def _facts(one: 'Series') -> Iterable[tuple[str, object]]:

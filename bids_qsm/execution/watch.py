@@ -81,14 +81,22 @@ def _keys() -> Iterator[Callable[[float], bool]]:
 
 
 def summary(state: dict) -> str:
-    """Counts of series, the time that the runs have taken, and that they are estimated to take still."""
+    """Counts of series, and times, in one line."""
+    return ', '.join(filter(None, (_counts(state), _times(state))))
+
+
+def _counts(state: dict) -> str:
     counts, n = state['counts'], len(state['series'])
     named = {'failed': 'failed', 'stopped': 'stopped', 'running': 'running', 'waiting': 'not started'}
     parts = [f'{counts["done"]} of {n} series done']
     parts += [f'{counts[name]} {words}' for name, words in named.items() if counts[name]]
+    return ', '.join(parts)
+
+
+def _times(state: dict) -> str:
+    """The time that the live runs have taken, and that they are estimated to take still."""
     live = [run['started'] for run in state['runs'] if run['state'] == 'running']
-    if live:
-        parts.append(f'for {duration(time.time() - min(live))}')
+    parts = [f'running for {duration(time.time() - min(live))}'] if live else []
     rest = seconds_left(state, time.time())
     return ', '.join(parts + ([f'about {duration(rest)} left'] if rest is not None else []))
 
@@ -139,7 +147,8 @@ def _lines(out: Path, state: dict, console: Console) -> list[Text]:
 
     done, n = state['counts']['done'], len(state['series'])
     lines = [Text(f'{out}', style='bold'), Text.assemble((bar(done, n)[0], 'green'), bar(done, n)[1])]
-    lines += [lines.pop().append(f' {summary(state)}'), Text()]
+    lines[1].append(f' {_counts(state)}')
+    lines += [Text(_times(state)), Text()]
     rows, now = [], time.time()
     for name, one in state['series'].items():
         if one['state'] != 'running':

@@ -316,7 +316,7 @@ def test_dry_run(arguments, ran, data, capsys, tmp_path):
     for line in (
         'Skeleton: 1 series to run, 1 not',
         'sub-01\n  echo times   4, 8, 12 ms',
-        'estimate     phase 1 s 0.05',
+        'estimate     phase 1 s, 0.1 GB; field',
         'CPUs and at least 1.',
         'B0           3 T along (0, 0, 1) of the voxel axes',
         'grid         8 x 9 x 7 voxels of 2 x 2 x 2.5 mm',

@@ -157,7 +157,7 @@ def test_watch_looks_again_until_nothing_runs(begin, tmp_path, monkeypatch, caps
     assert show_status(tmp_path, watch=True) == 0
     said = capsys.readouterr()
     assert said.out.startswith(f'{tmp_path}: 1 series: 1 done\n')
-    assert re.fullmatch(r'\d\d:\d\d:\d\d 0 of 1 series done, 1 not started, for 0 s\n', said.err)
+    assert re.fullmatch(r'\d\d:\d\d:\d\d 0 of 1 series done, 1 not started, running for 0 s\n', said.err)
 
 
 def begun(log, out):
@@ -179,7 +179,7 @@ def test_the_screen_tells_what_counts(begin, tmp_path):
     console = Console(width=90, height=24, file=io.StringIO())
     lines = [line.plain for line in watch._lines(tmp_path, read_status(tmp_path), console)]
     text = '\n'.join(lines)
-    assert '1 of 4 series done, 1 failed, 1 running, 1 not started, for 0 s' in text
+    assert '1 of 4 series done, 1 failed, 1 running, 1 not started\nrunning for 0 s' in text
     assert re.search(r'sub-3 +[░.]{20} 0 of 10 steps  fit 0 s', text)
     assert 'sub-2: input: no?[31m phase' in text
     assert 'sub-1, Slices: Out of order.' in text
