@@ -1,8 +1,14 @@
 """What users of other tools ask for: each is planned, or refused with what to do."""
 
+import csv
+import runpy
+from pathlib import Path
+
 import numpy as np
 import pytest
+import yaml
 
+from bids_qsm.recon.scaling import phase_to_radians
 from tests.skeletons import (
     AFFINE,
     SHAPE,
@@ -61,6 +67,8 @@ def test_each_contrast_of_mpm_is_a_series(data, find):
         write_series(data, suffix='MPM', entities=entities)
     names = [one.name for one in find().series]
     assert names == ['sub-01_flip-1_mt-off', 'sub-01_flip-1_mt-on', 'sub-01_flip-2_mt-off']
+    chosen = write_json(data.parent / 'filter.json', {'megre': {'flip': 2}})
+    assert [one.name for one in find(bids_filter_file=chosen).series] == ['sub-01_flip-2_mt-off']
 
 
 def test_two_dimensional_and_echo_planar_images(data, find):
@@ -116,3 +124,33 @@ def test_labels_elsewhere_in_the_scanner_are_not_taken(data, find, tool):
     far[:3, 3] = 100
     derivatives = tool('sub-01_space-MEGRE_desc-aseg_dseg.nii.gz', (16, 18, 18), far, labels=True)
     assert not find(derivatives=derivatives).series[0].segmentations
+
+
+def test_unwrapped_phase_is_read_where_its_unit_is_said():
+    ramp = np.linspace(-20, 20, 30, dtype=np.float32)[:, None, None, None] * np.ones(
+        (30, 20, 20, 2), np.float32
+    )
+    phase = ramp + np.random.default_rng(0).normal(0, 0.1, ramp.shape).astype(np.float32)
+    found, _ = phase_to_radians(phase.copy(), scaling='radians')
+    assert np.abs(np.angle(np.exp(1j * (found - phase)))).max() < 1e-4
+
+
+def test_the_example_for_radiomics_lists_regions_and_settings(tmp_path):
+    """Bins of the default width would hold a whole map in ppm."""
+    anat = tmp_path / 'out' / 'sub-01' / 'anat'
+    for name in ('Chimap', 'seg-nuclei_dseg', 'space-X_Chimap', 'space-X_seg-nuclei_dseg'):
+        write_image(anat / f'sub-01_{name}.nii.gz')
+        (anat / f'sub-01_{name}.tsv').write_text('index\tname\n1\tL_Pu\n4\tR_Ca\n')
+    example = runpy.run_path(str(Path(__file__).parents[2] / 'examples' / 'radiomics.py'))
+    example['main'](str(tmp_path / 'out'), str(tmp_path / 'radiomics'))
+    with (tmp_path / 'radiomics' / 'cases.csv').open(newline='') as table:
+        rows = list(csv.DictReader(table))
+    assert [(row['ID'], row['Region'], row['Label']) for row in rows] == [
+        ('sub-01', 'L_Pu', '1'),
+        ('sub-01', 'R_Ca', '4'),
+    ]
+    assert all(Path(rows[0][key]).is_file() for key in ('Image', 'Mask'))
+    settings = yaml.safe_load((tmp_path / 'radiomics' / 'params.yaml').read_text())
+    assert settings['setting']['binWidth'] == 0.01
+    with pytest.raises(SystemExit, match='run bids_qsm first'):
+        example['main'](str(tmp_path), str(tmp_path / 'radiomics'), 'other')
