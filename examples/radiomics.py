@@ -3,8 +3,8 @@
 python examples/radiomics.py /out /radiomics [nuclei]
 pyradiomics /radiomics/cases.csv --param /radiomics/params.yaml -o /radiomics/features.csv -f csv --jobs 4
 
-Maps and labels of a series are on one grid, so nothing is resampled. The last argument is the name of an atlas or
-of a segmentation (seg- in the names of the outputs).
+Maps and labels of a series are on one grid, so nothing is resampled. The last argument is the name of an
+atlas or of a segmentation (seg- in the names of the outputs).
 """
 
 import csv

@@ -344,7 +344,7 @@ def _completion_parser():
         description='Print the script that lets a shell complete commands and options: for bash, add '
         '"source <(bids_qsm completion bash)" to .bashrc. See docs/running.md.',
     )
-    parser.add_argument('shell', choices=('bash', 'zsh', 'fish'), help='the shell')
+    parser.add_argument('shell', choices=('bash', 'fish'), help='the shell')
     return parser
 
 

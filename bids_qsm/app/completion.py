@@ -14,7 +14,7 @@ WITH_SETTINGS = {'check': ('output_dir', 'level'), 'slurm': ('level',)}
 
 
 def script(shell: str, commands: Mapping[str, argparse.ArgumentParser]) -> str:
-    """The script for bash, zsh or fish; ``commands`` are the parsers of the other commands by name.
+    """The script for bash or fish; ``commands`` are the parsers of the other commands by name.
 
     Made by shtab, so that a completion starts no Python.
     """

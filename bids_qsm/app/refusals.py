@@ -40,16 +40,19 @@ def require_some_phase(options: Options, plan: Plan):
 
     It reads as many series as are refused in a row, at most `TRIED`.
     """
-    if any(one.given or one.frames > 1 for one in plan.series):
+    if not plan.series or any(one.given or one.frames > 1 for one in plan.series):
         return
     refused = []
     for one in plan.series[:TRIED]:
         step = condition_step(one, options, filtered=options.filtered_phase)
         try:
             step.compute(Data(step.inputs))
-            return
         except UserError as error:
             refused.append(f'{one.name}: {error}')
+        except Exception:  # that of the step, when it is its turn
+            return
+        else:
+            return
     said, n = ' '.join(refused), len(plan.series)
     if len(refused) == n:
         raise UserError(f'the phase of every series would be refused, so nothing is run. {said}')

@@ -65,13 +65,13 @@ def test_bash_completes(script, tmp_path):
     ]
 
 
-@pytest.mark.parametrize('shell', ['zsh', 'fish'])
-def test_other_shells_read_their_script(script, shell):
-    text = script(shell).read_text()
-    assert '--inversion' in text or "'inversion'" in text or '-l inversion' in text
-    assert all(name in text for name in cli.COMMANDS)
-    if shutil.which(shell):
-        assert subprocess.run([shell, '-n', script(shell)], check=False).returncode == 0
+def test_fish_reads_its_script(script):
+    path = script('fish')
+    assert all(f'-a {name} ' in path.read_text() for name in cli.COMMANDS)
+    if shutil.which('fish'):
+        said = f'source {path}; complete -C "bids_qsm data out participant --inversion t"'
+        ran = subprocess.run(['fish', '-c', said], capture_output=True, text=True, check=True)
+        assert [line.partition('\t')[0] for line in ran.stdout.splitlines()] == ['tv', 'tkd']
 
 
 def test_every_command_can_be_completed():
