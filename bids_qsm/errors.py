@@ -1,3 +1,7 @@
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
 def plain(text: object) -> str:
     r"""Escape characters that cannot be printed, so that a text has one line and cannot control a terminal.
 
@@ -13,3 +17,15 @@ class UserError(Exception):
     def __init__(self, message: object):
         # file names may contain control characters
         super().__init__(plain(message))
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A question that names what ``word`` may be a slip of, empty where nothing is near.
+
+    >>> nearest('statsu', ['status', 'slurm'])
+    ' Did you mean status?'
+    >>> nearest('x', ['status'])
+    ''
+    """
+    found = get_close_matches(word, list(known), n=1, cutoff=0.7)
+    return f' Did you mean {found[0]}?' if found else ''

@@ -16,7 +16,7 @@ from unittest import mock
 import nibabel as nib
 import numpy as np
 
-from bids_qsm.app import cli
+from bids_qsm.app import cli, plan_tree
 from bids_qsm.app.options import Options
 from bids_qsm.app.participant import build_graph
 from bids_qsm.errors import UserError
@@ -154,17 +154,17 @@ def put_through(root, writes, *options, templates, all_of_dataset=False, must_ru
     """
     data, plans = root / 'data', []
     arguments = [data, root / 'out', 'participant', '--skip-bids-validation', '--dry-run', *options]
-    describe, before = cli.describe_plan, _state(root)
+    describe, before = plan_tree.describe_plan, _state(root)
 
-    def keep(plan):
+    def keep(options, plan):
         plans.append(plan)
-        return describe(plan)
+        return describe(options, plan)
 
     with (
         time_limit(SECONDS),
         memory_limit(4),
         writes.only_in(),
-        mock.patch.object(cli, 'describe_plan', keep),
+        mock.patch.object(plan_tree, 'describe_plan', keep),
     ):
         status, out, err = said_by(arguments)
     _require(not writes.found, f'it wrote {writes.found}')

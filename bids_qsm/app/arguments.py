@@ -1,20 +1,34 @@
 """The arguments of the command line, and the settings that they and a configuration file make."""
 
 import argparse
+import re
 from collections.abc import Callable, Collection
 from dataclasses import MISSING, Field
 from pathlib import Path
+from typing import NoReturn
 
 import bids_qsm
 from bids_qsm.app.methods import describe, registries
 from bids_qsm.app.options import METHODS, NAMED_PATHS, SETTINGS, TEXTS, flag_of, kind_of, read_toml
 from bids_qsm.applications import about, modules
-from bids_qsm.errors import UserError
+from bids_qsm.errors import UserError, nearest
 
 DESCRIPTION = (
     'Susceptibility maps, R2* maps, susceptibility-weighted images and tables of regional susceptibility '
     'from gradient-echo MRI in BIDS.'
 )
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors name the option or the value that may have been meant."""
+
+    def error(self, message: str) -> NoReturn:
+        if unknown := re.search('unrecognized arguments: (.*)', message):
+            words = (word.partition('=')[0] for word in unknown[1].split())
+            message += ''.join(nearest(word, self._option_string_actions) for word in words)
+        elif choice := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
+            message += nearest(choice[1], re.findall(r"[^', ]+", choice[2]))
+        super().error(message)
 
 
 def parse(argv: list[str], not_from_file: Collection[str] = ()) -> dict:
@@ -55,17 +69,25 @@ def _require_own(given: dict, level: str | None):
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser; settings not given are absent, so that their defaults stand in Options alone."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         'bids_qsm',
         usage='bids_qsm bids_dir output_dir {participant,group} [options]\n'
-        '       bids_qsm {check,demo,export,fetch,import,plugin,slurm,status} --help',
+        '       bids_qsm {check,completion,demo,export,fetch,import,plugin,slurm,status} --help',
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
+    add_settings(parser)
+    return parser
+
+
+def add_settings(parser: argparse.ArgumentParser, *, without: Collection[str] = ()):
+    """Give a parser the arguments of all settings but some, and --config and --version."""
     groups = {'': parser}
     for f in SETTINGS.values():
+        if f.name in without:
+            continue
         title = f.metadata['about'].group
         if title not in groups:
             groups[title] = parser.add_argument_group(title)
@@ -76,7 +98,6 @@ def build_parser() -> argparse.ArgumentParser:
     groups['how to run it'].add_argument(
         '--version', action='version', version=f'bids_qsm {bids_qsm.__version__}'
     )
-    return parser
 
 
 def _add(add: Callable, f: Field):

@@ -11,6 +11,7 @@ import nibabel as nib
 import pandas as pd
 
 from bids_qsm.app.options import Options
+from bids_qsm.app.refusals import condition_step
 from bids_qsm.applications import application, modules
 from bids_qsm.biomarkers.consensus import CHECKS, COLUMNS, counts, judge
 from bids_qsm.biomarkers.consensus.check import STATES, Facts
@@ -18,7 +19,6 @@ from bids_qsm.biomarkers.consensus.measure import found_numbers, measure_images
 from bids_qsm.derivatives.files import atomic_write
 from bids_qsm.derivatives.tables import write_table
 from bids_qsm.errors import UserError, plain
-from bids_qsm.interfaces.phase import ConditionPhase
 from bids_qsm.interfaces.step import Data
 from bids_qsm.layout import Plan, Series, find_series
 from bids_qsm.workflows.applications import methods_of
@@ -137,24 +137,7 @@ def _measured(one: Series, options: Options) -> tuple[dict[str, float], str]:
     """Numbers of the images, and why the participant level would refuse them."""
     refused, found = '', None
     for filtered in dict.fromkeys((options.filtered_phase, 'accept')):
-        step = ConditionPhase(
-            **{
-                part: [str(path) for path in getattr(one, part)]
-                for part in ('magnitude', 'phase', 'real', 'imag')
-                if getattr(one, part) and (part not in ('magnitude', 'phase') or one.phase)
-            },
-            echo_times=list(one.echo_times),
-            coils=one.coils,
-            said=one.filtered,
-            manufacturer=one.manufacturer or '',
-            scaling=options.phase_scaling,
-            sign=options.phase_sign,
-            slice_flip=options.slice_flip,
-            bipolar=options.bipolar,
-            filtered=filtered,
-        )
-        if one.field_strength:
-            step.inputs.field_strength = one.field_strength
+        step = condition_step(one, options, filtered=filtered)
         try:
             found = step.compute(Data(step.inputs))
             break

@@ -11,22 +11,36 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bids_qsm.app.arguments import parse
+from bids_qsm.app.arguments import Parser, parse
 from bids_qsm.app.methods import expanded
 from bids_qsm.app.options import Options
-from bids_qsm.errors import UserError, plain
+from bids_qsm.app.pages import address, explained
+from bids_qsm.errors import UserError, nearest, plain
 from bids_qsm.execution.array_tasks import scheduled_task
 from bids_qsm.execution.numba_cache import use_kernels
 from bids_qsm.execution.resources import available_cpus, available_memory_gb
 from bids_qsm.threads import set_threads
 
 if TYPE_CHECKING:
-    from bids_qsm.layout import Plan, Series
+    from bids_qsm.layout import Plan
+
+FIRST_STEPS = f"""\
+bids_qsm makes maps of susceptibility (QSM), R2* and SWI, tables and reports from gradient-echo MRI.
+
+  bids_qsm demo DATA                       simulate a small dataset, to try the rest
+  bids_qsm check DATA                      what is wrong with your data, and what they allow
+  bids_qsm DATA OUT participant --dry-run  what would be run, and about how long it takes
+  bids_qsm DATA OUT participant            run it; the same command resumes it
+  bids_qsm status OUT --watch              follow it from any terminal; q leaves, the run goes on
+  bids_qsm DATA OUT group                  tables and statistics of all participants
+
+bids_qsm --help lists all options, bids_qsm COMMAND --help those of a command.
+DATA is a folder in BIDS, OUT a new folder. {address('running.md')}"""
+"""What is said to who gives no argument."""
 
 OF_DISK = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), 'free space'),
@@ -49,11 +63,14 @@ def main(argv: list[str] | None = None) -> int:
             stream.reconfigure(errors='backslashreplace')
     try:
         use_kernels()
-        if argv and argv[0] in COMMANDS and not {'participant', 'group'} & set(argv):
+        if not argv:
+            print(FIRST_STEPS, file=sys.stderr)
+            return 2
+        if argv[0] in COMMANDS and not {'participant', 'group'} & set(argv):
             return COMMANDS[argv[0]](argv[1:])
         return _run(argv)
     except UserError as error:
-        _report(str(error), verbose)
+        _report(explained(error), verbose)
         return 2
     except KeyboardInterrupt:
         print('bids_qsm: interrupted; the same command resumes the run.', file=sys.stderr)
@@ -86,6 +103,7 @@ def _report(message: str, verbose: int):
 
 def _run(argv: list[str]):
     settings = parse(argv)
+    _require_level(settings)
     set_threads(_threads(settings))
     options = Options.from_settings(settings | _own_task(settings))
     if options.level == 'group':
@@ -98,7 +116,9 @@ def _run(argv: list[str]):
 
     plan = participant.make_plan(options)
     if options.dry_run:
-        print(describe_plan(plan))
+        from bids_qsm.app.plan_tree import show_plan
+
+        show_plan(options, plan)
         return _status_of(plan)
     if options.array_task and not plan.series and not _status_of(plan):
         print(f'bids_qsm: {plan.notes[0]} There is nothing to run.', file=sys.stderr)
@@ -114,6 +134,21 @@ def _run(argv: list[str]):
     for note in (*plan.notes, *skipped):
         print(f'bids_qsm: {note}', file=sys.stderr)
     return max(participant.run_participant(options, plan), _status_of(plan))
+
+
+def _require_level(settings: dict):
+    """Raise UserError where there is a dataset but no level, as for a slip in the name of a command."""
+    given = settings.get('bids_dir')
+    if given is None or 'level' in settings:
+        return
+    slip = '' if Path(given).is_dir() else nearest(str(given), COMMANDS)
+    if slip:
+        raise UserError(f'there is no folder and no command {given!r}.{slip}')
+    if 'output_dir' not in settings:
+        raise UserError(
+            f'what is to be done with {given}? Give: bids_qsm check {given}, or bids_qsm {given} OUT '
+            'participant.'
+        )
 
 
 def _own_task(settings: dict):
@@ -148,52 +183,19 @@ def _is_count(n: object):
     return isinstance(n, int) and n > 0
 
 
-def describe_plan(plan: 'Plan') -> str:
-    """What would be run for each series and why others are skipped, for --dry-run."""
-    lines = [f'{plan.dataset_name}: {len(plan.series)} series to run, {len(plan.rejected)} not', *plan.notes]
-    for one in plan.series:
-        echoes = ', '.join(f'{1000 * time:.4g}' for time in one.echo_times)
-        lines += [
-            '',
-            one.name,
-            f'  starts from  {", ".join(one.given_ports)}' if one.given else f'  echo times   {echoes} ms',
-            f'  field        {_tesla(one)} along ({_numbers(one.b0_dir, ", ")}) of the voxel axes',
-            f'  grid         {_voxels(one.shape, one.voxel_size)}',
-            *([f'  resampled to {_voxels(one.resampled_shape, one.resampled)}'] if one.resampled else []),
-            f'  anatomy      {one.t1w_preproc or one.t1w or "the magnitude of the series (no T1w image)"}',
-        ]
-        if one.brain_mask:
-            lines.append(f'  brain mask   {one.brain_mask}')
-        lines += [f'  transforms   {space}: {path}' for space, path, _ in one.template_xfm]
-        lines += [f'  {item.query:<12} {plain(item.path)}' for item in one.inputs]
-        lines += [f'  file         {plain(path)}' for path in one.files]
-        lines += [f'  note         {note}' for note in one.notes]
-    for one in plan.rejected:
-        lines += ['', f'{one.name}: {"error" if one.is_error else "skipped"}', f'  {one.reason}']
-    return '\n'.join(lines)
-
-
-def _tesla(one: 'Series'):
-    return f'{one.field_strength:g} T' if one.field_strength else 'strength not given,'
-
-
-def _voxels(shape: Iterable[int], size: Iterable[float]):
-    return f'{_numbers(shape, " x ")} voxels of {_numbers(size, " x ")} mm'
-
-
-def _numbers(values: Iterable[float], between: str):
-    return between.join(f'{value:.3g}' for value in values)
-
-
 def _parsed(parser: argparse.ArgumentParser, argv: list[str]):
     """Arguments of another command; -v, which `main` has read, may stand anywhere."""
     return parser.parse_args([a for a in argv if a != '--verbose' and not re.fullmatch('-v+', a)])
 
 
-def _demo(argv: list[str]):
-    parser = argparse.ArgumentParser('bids_qsm demo', description='Simulate the demo dataset.')
+def _demo_parser():
+    parser = Parser('bids_qsm demo', description='Simulate the demo dataset.')
     parser.add_argument('out', metavar='OUT', type=Path, help='folder to write it to')
-    out = _parsed(parser, argv).out
+    return parser
+
+
+def _demo(argv: list[str]):
+    out = _parsed(_demo_parser(), argv).out
     if out.exists():
         raise UserError(f'{out} is there already; delete it or choose another folder.')
     set_threads(min(available_cpus(), 4))
@@ -208,8 +210,8 @@ def _demo(argv: list[str]):
     return 0
 
 
-def _slurm(argv: list[str]):
-    parser = argparse.ArgumentParser(
+def _slurm_parser():
+    parser = Parser(
         'bids_qsm slurm',
         usage='bids_qsm slurm bids_dir output_dir [options of this command] [options of bids_qsm]',
         description='Write the scripts of a SLURM array of the participant level, and of the group level '
@@ -227,9 +229,13 @@ def _slurm(argv: list[str]):
         metavar='OPTIONS',
         help='more options of sbatch, "--partition=long --time=2-0"',
     )
+    return parser
+
+
+def _slurm(argv: list[str]):
     # argparse takes a value that begins with a dash for an option
     argv = re.sub('\0--sbatch\0', '\0--sbatch=', '\0'.join(['', *argv])).split('\0')[1:]
-    own, others = parser.parse_known_args(argv)
+    own, others = _slurm_parser().parse_known_args(argv)
     settings = parse(others)
     set_threads(1)
     from bids_qsm.app.slurm import write_array
@@ -238,8 +244,8 @@ def _slurm(argv: list[str]):
     return 0
 
 
-def _status(argv: list[str]):
-    parser = argparse.ArgumentParser(
+def _status_parser():
+    parser = Parser(
         'bids_qsm status',
         description='Say what is done, failed, running, stopped or not started; 1 where something failed, '
         'was stopped or left no log.',
@@ -248,20 +254,28 @@ def _status(argv: list[str]):
     add = parser.add_argument
     add('out', metavar='OUT', help='output folder')
     add('--json', dest='as_json', action='store_true', help='print JSON')
-    add('--watch', action='store_true', help='show it until no run goes on')
-    given = _parsed(parser, argv)
+    add('--watch', action='store_true', help='show it until no run goes on; q leaves, the run goes on')
+    return parser
+
+
+def _status(argv: list[str]):
+    given = _parsed(_status_parser(), argv)
     from bids_qsm.execution.status import show_status
 
     return show_status(**vars(given))
 
 
-def _fetch(argv: list[str]):
-    parser = argparse.ArgumentParser(
+def _fetch_parser():
+    parser = Parser(
         'bids_qsm fetch',
         description='Download templates and atlases to their caches, for runs without network.',
     )
     parser.add_argument('names', metavar='SPACE|ATLAS', nargs='+', help='as MNI152NLin2009cAsym CIT168')
-    names = _parsed(parser, argv).names
+    return parser
+
+
+def _fetch(argv: list[str]):
+    names = _parsed(_fetch_parser(), argv).names
     from bids_qsm.app.fetch import fetch
 
     for name in names:
@@ -269,8 +283,8 @@ def _fetch(argv: list[str]):
     return 0
 
 
-def _check(argv: list[str]):
-    parser = argparse.ArgumentParser(
+def _check_parser():
+    parser = Parser(
         'bids_qsm check',
         usage='bids_qsm check bids_dir [options of this command] [options of bids_qsm]',
         description='Say of each series what is wrong with it, how it compares to the consensus on QSM, and '
@@ -281,7 +295,11 @@ def _check(argv: list[str]):
     add('--json', dest='as_json', action='store_true', help='print JSON')
     add('--tsv', type=Path, metavar='FILE', help='also write the checks of all series to a table')
     add('--headers', action='store_true', help='read sidecars and headers alone')
-    own, others = parser.parse_known_args(
+    return parser
+
+
+def _check(argv: list[str]):
+    own, others = _check_parser().parse_known_args(
         [a for a in argv if a != '--verbose' and not re.fullmatch('-v+', a)]
     )
     # the configuration of a run names its level and its output folder
@@ -294,8 +312,8 @@ def _check(argv: list[str]):
     return run_check(settings, **vars(own))
 
 
-def _plugin(argv: list[str]):
-    parser = argparse.ArgumentParser(
+def _plugin_parser():
+    parser = Parser(
         'bids_qsm plugin',
         usage='bids_qsm plugin check DIR',
         description='Check a plug-in: manifest, files, model and golden output; say what is wrong, or how '
@@ -303,7 +321,11 @@ def _plugin(argv: list[str]):
     )
     parser.add_argument('action', choices=('check',), help='what to do')
     parser.add_argument('folder', metavar='DIR', type=Path, help='folder with manifest.json and the model')
-    folder = _parsed(parser, argv).folder
+    return parser
+
+
+def _plugin(argv: list[str]):
+    folder = _parsed(_plugin_parser(), argv).folder
     set_threads(min(available_cpus(), 8))
     from bids_qsm.plugins.check import check_plugin
     from bids_qsm.plugins.sandbox import require_onnx
@@ -316,8 +338,8 @@ def _plugin(argv: list[str]):
     return int(bool(report.faults))
 
 
-def _import(argv: list[str]):
-    parser = argparse.ArgumentParser(
+def _import_parser():
+    parser = Parser(
         'bids_qsm import',
         usage='bids_qsm import dicom_dir bids_dir [options]',
         description='Convert the gradient echoes, T1w, FLAIR and BOLD runs of a folder of DICOM files to '
@@ -332,7 +354,11 @@ def _import(argv: list[str]):
     add('--session-label', metavar='LABEL', help='label of the session (numbers, of several studies)')
     add('--table', type=Path, metavar='FILE', help='table of the names (BIDS_DIR_import.tsv beside bids_dir)')
     add('--dry-run', action='store_true', help='write the table and show the plan; convert nothing')
-    given = _parsed(parser, argv)
+    return parser
+
+
+def _import(argv: list[str]):
+    given = _parsed(_import_parser(), argv)
     from bids_qsm.dicom.headers import require_packages
     from bids_qsm.dicom.importing import run_import
 
@@ -349,8 +375,8 @@ def _import(argv: list[str]):
     )
 
 
-def _export(argv: list[str]):
-    parser = argparse.ArgumentParser(
+def _export_parser():
+    parser = Parser(
         'bids_qsm export',
         usage='bids_qsm export output_dir dicom_dir dest [options]',
         description='Write susceptibility maps and SWI as DICOM, into the study of the DICOM files that they '
@@ -368,7 +394,11 @@ def _export(argv: list[str]):
         help='table that bids_qsm import wrote; needed for several patients',
     )
     add('--participant-label', metavar='LABEL', nargs='+', default=[], help='participants (all)')
-    given = _parsed(parser, argv)
+    return parser
+
+
+def _export(argv: list[str]):
+    given = _parsed(_export_parser(), argv)
     from bids_qsm.dicom.exporting import run_export
     from bids_qsm.dicom.headers import require_packages
 
@@ -386,8 +416,27 @@ def _label(label: str | None, key: str):
     return label and label.removeprefix(key)
 
 
+def _completion_parser():
+    parser = Parser(
+        'bids_qsm completion',
+        description='Print the script that lets a shell complete commands and options: for bash, add '
+        '"source <(bids_qsm completion bash)" to .bashrc. See docs/running.md.',
+    )
+    parser.add_argument('shell', choices=('bash', 'fish'), help='the shell')
+    return parser
+
+
+def _completion(argv: list[str]):
+    shell = _parsed(_completion_parser(), argv).shell
+    from bids_qsm.app.completion import script
+
+    print(script(shell, {name: make() for name, make in PARSERS.items()}))
+    return 0
+
+
 COMMANDS = {
     'check': _check,
+    'completion': _completion,
     'demo': _demo,
     'export': _export,
     'fetch': _fetch,
@@ -397,3 +446,16 @@ COMMANDS = {
     'status': _status,
 }
 """Other commands by their first word; if a level is given too, the word is the name of a folder."""
+
+PARSERS = {
+    'check': _check_parser,
+    'completion': _completion_parser,
+    'demo': _demo_parser,
+    'export': _export_parser,
+    'fetch': _fetch_parser,
+    'import': _import_parser,
+    'plugin': _plugin_parser,
+    'slurm': _slurm_parser,
+    'status': _status_parser,
+}
+"""Their parsers, for completion."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bids_qsm.applications import application, modules
-from bids_qsm.errors import UserError, plain
+from bids_qsm.errors import UserError, nearest, plain
 from bids_qsm.plugins import PREFIX, is_plugin
 
 
@@ -69,7 +69,10 @@ class Method:
         if f'{name}:' == PREFIX:
             return cls(_plugin(text.strip(), step))
         if name not in registry:
-            raise UserError(f'{step}: there is no method {name!r}; known are: {", ".join(registry)}.')
+            raise UserError(
+                f'{step}: there is no method {name!r}; known are: {", ".join(registry)}.'
+                f'{nearest(name, registry)}'
+            )
         words = {}
         for item in filter(None, rest.split(',')):
             key, equals, value = item.partition('=')

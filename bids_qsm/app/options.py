@@ -16,7 +16,7 @@ from types import UnionType
 from typing import Any, get_args
 
 from bids_qsm.app.methods import Method, applications, expanded, registries
-from bids_qsm.errors import UserError
+from bids_qsm.errors import UserError, nearest
 from bids_qsm.execution.array_tasks import parse_task
 from bids_qsm.execution.resources import available_cpus, available_memory_gb, total_memory_gb
 
@@ -518,7 +518,10 @@ def read_toml(text: str, *, source: str) -> dict:
         raise UserError(f'{source} is not valid TOML: {error}.') from None
     unknown = [key for key in settings if key not in SETTINGS]
     if unknown:
-        raise UserError(f'{source} names {unknown[0]!r}; known settings are: {", ".join(SETTINGS)}.')
+        raise UserError(
+            f'{source} names {unknown[0]!r}; known settings are: {", ".join(SETTINGS)}.'
+            f'{nearest(unknown[0], SETTINGS)}'
+        )
     return settings
 
 
@@ -565,7 +568,10 @@ def _check(f: Field, value: object):
     if any(0xD800 <= ord(sign) <= 0xDFFF for sign in text):  # no record or report could name it
         raise UserError(f'{flag} is {text}, which is not UTF-8; rename it.')
     if about.choices and value not in about.choices:
-        raise UserError(f'{flag} is {value!r}; it must be one of: {", ".join(about.choices)}.')
+        raise UserError(
+            f'{flag} is {value!r}; it must be one of: {", ".join(about.choices)}.'
+            f'{nearest(str(value), about.choices)}'
+        )
     try:
         if about.check:
             about.check(value)

@@ -20,6 +20,8 @@ import bids_qsm
 from bids_qsm.anatomy.hdbet import require_hdbet
 from bids_qsm.app.methods import Method
 from bids_qsm.app.options import Options
+from bids_qsm.app.pages import OF_SERIES, OF_STEP, address
+from bids_qsm.app.refusals import require_some_phase
 from bids_qsm.applications import applications
 from bids_qsm.derivatives.files import (
     atomic_write,
@@ -107,6 +109,8 @@ def run_participant(options: Options, plan: Plan) -> int:
         require_device(options.device)
         if options.mask.name == 'hdbet':
             require_hdbet()
+        if not options.array_task:  # a task records what is wrong with its participants
+            require_some_phase(options, plan)
         failures = _run(options, plan, subjects, rejected)
     _summarise(out, subjects, failures, {one.name for one in plan.series})
     return 1 if failures else 0
@@ -297,6 +301,8 @@ def _summarise(out: Path, subjects: list[str], failures: list[dict], series: set
         print(f'{len(failures)} failed:', file=sys.stderr)
         for failure in failures:
             print(f'  {failure["series"]} ({failure["node"]}): {failure["message"]}', file=sys.stderr)
+        pages = {OF_SERIES if one['node'] == 'input' else OF_STEP for one in failures}
+        print(f'  {" ".join(map(address, sorted(pages)))}', file=sys.stderr)
         free = shutil.disk_usage(out).free
         if free < 1e8:
             print(f'  The disk of {out} is full ({free / 1e6:.0f} MB left).', file=sys.stderr)

@@ -123,7 +123,11 @@ def subject_cost(bids_dir: Path, subject: str, sessions: tuple[str, ...]) -> flo
     if sessions:
         folders = [folder for folder in folders if folder.name.removeprefix('ses-') in sessions]
     sizes = [
-        _size(path) for folder in folders for path in _entries(folder, 'anat') if _SERIES.search(path.name)
+        _size(path)
+        for folder in folders
+        for kind in ('anat', 'swi')
+        for path in _entries(folder, kind)
+        if _SERIES.search(path.name)
     ]
     return sum(sizes) + ANATOMY_BYTES if sizes else 0.0
 

@@ -351,7 +351,8 @@ def duration(seconds: float) -> str:
 
 
 def _console():
-    return Console(stderr=True, highlight=False)
+    # the log of a job stays free of control characters, also where FORCE_COLOR is set
+    return Console(stderr=True, highlight=False, force_terminal=sys.stderr.isatty())
 
 
 def _subject(title: str):

@@ -17,12 +17,11 @@ from nipype.pipeline.engine import Workflow
 
 from bids_qsm.derivatives.files import atomic_write
 from bids_qsm.errors import UserError
+from bids_qsm.execution import estimates
 from bids_qsm.execution.array_tasks import balanced_shares, subject_cost
 from bids_qsm.execution.resources import MAIN_GB, MARGIN, WORKER_GB
 from bids_qsm.layout import participants
 from bids_qsm.plugins.methods import find_method
-from bids_qsm.recon.inversion import INVERSION
-from bids_qsm.recon.registry import facts
 
 if TYPE_CHECKING:
     from bids_qsm.app.options import Options
@@ -30,14 +29,8 @@ if TYPE_CHECKING:
     from bids_qsm.layout.series import Series
 
 MOST_TASKS = 100
-ANATOMY_SECONDS, ALIGN_SECONDS, SERIES_SECONDS = 60, 180, 60
-"""CPU seconds of a participant's anatomy, of aligning it with a template, of a series' tables and figures."""
-MEGAVOXEL_SECONDS, ECHO_SECONDS = 12, 4
-"""CPU seconds of a million voxels, and of each of their echoes, with the default methods."""
-BUSY = 0.6
-"""Part of its CPUs that a task keeps busy."""
-CAUTION = 3
-"""Times the estimate that a task asks for: nodes differ, file systems are busy, and a limit kills."""
+CAUTION = 6
+"""Times the estimate that a task asks for: applications are not in it, nodes differ, and a limit kills."""
 
 
 def write_scripts(
@@ -201,16 +194,9 @@ def _memory(options: 'Options', plan: 'Plan', graph_of: Callable):
 
 def _seconds(options: 'Options', plan: 'Plan', shares: list[list[str]]):
     """Time that the largest share is estimated to take (s)."""
-    seconds = {}
-    for one in plan.series:
-        if one.subject not in seconds:
-            given = {space for space, *_ in one.template_xfm}
-            seconds[one.subject] = ANATOMY_SECONDS + ALIGN_SECONDS * len({*options.output_spaces} - given)
-        voxels = 1e-6 * math.prod(one.shape)
-        own = SERIES_SECONDS + voxels * (MEGAVOXEL_SECONDS + ECHO_SECONDS * len(one.echo_times))
-        seconds[one.subject] += own * facts(find_method(INVERSION, options.inversion.name)).slow
-    largest = max(sum(seconds.get(name, 0) for name in share) for share in shares)
-    return largest / max(1, BUSY * options.nprocs)
+    shared = [{*share} for share in shares]
+    parts = ([one for one in plan.series if one.subject in share] for share in shared)
+    return max(estimates.of_run(part, options).seconds for part in parts)
 
 
 def _group(options: 'Options', n_series: int):

@@ -2,12 +2,7 @@
 
 import json
 import time
-from contextlib import suppress
 from pathlib import Path
-
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
 
 from bids_qsm.errors import UserError
 from bids_qsm.execution.progress import duration
@@ -20,38 +15,23 @@ STATES = {
     'waiting': 'not started',
     'done': 'done',
 }
-EVERY = 5.0
-"""Seconds between updates of --watch."""
 LISTED = 10
 """At most so many series that have not started are named."""
 
 
 def show_status(out: str | Path, *, as_json: bool = False, watch: bool = False) -> int:
-    """Print the state of ``out``; with ``watch`` show it until all runs have ended, then print it.
+    """Print the state of ``out``; with ``watch`` after showing it until all runs have ended, or until q.
 
     Returns 1 where something failed, was stopped or left no log, else 0; UserError where nothing was run.
     """
     state = read_status(out)
     if watch:
-        state = _watch(out, state)
+        from bids_qsm.execution.watch import watch as show  # it reads reports, which takes time to import
+
+        state = show(out, state, lambda: read_status(out))
     print(json.dumps(state, indent=2, ensure_ascii=False) if as_json else describe(state))
     failed, stopped = state['counts']['failed'], state['counts']['stopped'] or _stopped_runs(state)
     return int(bool(failed or stopped or state['missing_tasks']))
-
-
-def _watch(out: str | Path, state: dict):
-    """Show the state on the terminal until all runs have ended; return the last state."""
-    pause = EVERY
-    display = Live(console=Console(highlight=False), auto_refresh=False, transient=True)
-    with display, suppress(KeyboardInterrupt):
-        while any(run['state'] == 'running' for run in state['runs']):
-            display.update(Text(describe(state)), refresh=True)
-            time.sleep(pause)
-            began = time.monotonic()
-            state = read_status(out)
-            # thousands of series take seconds to read
-            pause = max(EVERY, 10 * (time.monotonic() - began))
-    return state
 
 
 def read_status(out: str | Path) -> dict:

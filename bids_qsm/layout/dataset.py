@@ -64,6 +64,9 @@ def existing_parent(path: Path) -> Path:
 _FORGIVEN = ('ENTITY_NOT_IN_RULE', 'FILENAME_MISMATCH', 'SIDECAR_KEY_REQUIRED')
 """Errors of names and sidecars that do not matter in images of single coils, and in _MPM images."""
 
+_SWI = '/swi/'
+"""Folder that BIDS proposal 4 has, and the standard not."""
+
 
 def validate(
     bids_dir: Path, series: list[Series], rejected: list[Rejected], subjects: Sequence[str]
@@ -99,6 +102,9 @@ def validate(
         name, owner = Path(location).name, _owner(location)
         if issue.get('code') == 'NOT_INCLUDED' and is_outside_bids(bids_dir / location.lstrip('/')):
             continue
+        if issue.get('code') in ('NOT_INCLUDED', *_FORGIVEN) and _SWI in location:
+            forgiven.add(name.partition('.')[0])
+            continue
         if issue.get('code') in _FORGIVEN and ('coil' in entities_of(name) or suffix_of(name) == 'MPM'):
             forgiven.add(name.partition('.')[0])
             continue
@@ -117,7 +123,7 @@ def validate(
     if not forgiven:
         return ()
     return (
-        f'{len(forgiven)} images of single receive coils, or of MPM, are not valid BIDS by their names or '
+        f'{len(forgiven)} images of single receive coils, of MPM, or in swi/ are not valid BIDS by names or '
         f'sidecars, such as {min(forgiven)}; they are used as far as they can be.',
     )
 

@@ -21,8 +21,8 @@ DATABASE = 'layout_index.sqlite'
 INHERITED = ('.json', '.bval', '.bvec', '.tsv')
 """Extensions of the files that apply to all images below their folder that have their entities."""
 
-WANTED = {'func': ('bold',)}
-"""Suffixes of the images that other folders than anat/ are searched for."""
+WANTED = {'func': ('bold',), 'swi': ('GRE', 'MEGRE', 'T2starw')}
+"""Suffixes of the images that other folders than anat/ are searched for; swi/ is that of BIDS proposal 4."""
 
 _CONFIG = 'bids_qsm'
 _LABEL = '[0-9A-Za-z+]{1,100}'
@@ -179,7 +179,10 @@ class Index:
         except UserError as error:
             self._odd.append((folder, subject, session, None, str(error)))
             return
+        in_anat = {name for kind, name in names if kind == 'anat'}
         for kind, name in names:
+            if kind == 'swi' and name in in_anat:  # an image is not read twice
+                continue
             suffix = _stem(name).rpartition('_')[2]
             if suffix and '.' not in suffix and name[0] != '.' and suffix in WANTED.get(kind, (suffix,)):
                 path, problem = folder / kind / name, name_problem(name, subject, session)

@@ -54,7 +54,7 @@ def other_half(files: Iterable[Path], others: Iterable[Path], wanted: tuple[str,
             own = entities_of(first)
             differ = [k for k in {**own, **dict(labels)} if k not in ('echo', 'part')]
             differ = [f'{k}-' for k in differ if own.get(k) != dict(labels).get(k)]
-            what = ' and '.join(differ) or f'the suffix ({suffix_of(first)} and {suffix})'
+            what = ' and '.join(differ) or f'suffix ({suffix_of(first)} and {suffix})'
             return f'{paths[0].name} may be it: if they are of one acquisition, give both the same {what}.'
     return ''
 

@@ -47,6 +47,8 @@ ASKED = {**NAMES, 'field_strength': 'MagneticFieldStrength in its sidecar'}
 """What methods of inversion may need of a map."""
 OWN_SPACES = ('', 'orig', 'native', 'gre', 'megre', 't2starw')
 """Spaces, in lower case, that are the scanner's own."""
+OF_T1W, CARRIED = 't1w', ('chi', 'r2star')
+"""The space of the T1w image, and what keeps its meaning there; a field would turn with the image."""
 PARTIAL = ('paramagnetic', 'diamagnetic', 'para', 'dia', 'pos', 'neg', 'singlepass')
 """Labels desc- of susceptibility maps that do not hold all of susceptibility."""
 ELSEWHERE = {'fmap', 'func', 'dwi', 'perf', 'figures'}
@@ -84,9 +86,10 @@ class _File:
 
     @property
     def is_own(self) -> bool:
-        """Whether the image is on the scanner's grid, and of no single echo or region."""
-        known = {*OF_SERIES, 'desc', 'space'}
-        return {key for key, _ in self.entities} <= known and self.get('space').lower() in OWN_SPACES
+        """Whether the image is in the scanner's space, and of no single echo or region."""
+        known, space = {*OF_SERIES, 'desc', 'space'}, self.get('space').lower()
+        is_carried = space == OF_T1W and SUFFIXES.get(self.kind) in CARRIED
+        return {key for key, _ in self.entities} <= known and (space in OWN_SPACES or is_carried)
 
 
 class _Problem(Exception):
@@ -112,6 +115,8 @@ def with_maps(
             if one.port and (not options.session_label or one.get('ses') in options.session_label):
                 groups[one.key].append(one)
         for key, group in sorted(groups.items()):
+            # a tool that leaves maps on both grids means the same map
+            group = [f for f in group if f.get('space').lower() != OF_T1W] or group
             with_phase = [one for one in series if one.phase + one.imag and _fits(key, one.entities)]
             if is_auto and with_phase:
                 note = f'{plain(group[0].path.name)} is not used, as there is phase (see --start-from).'

@@ -171,6 +171,12 @@ def _place(found: Found, one: Series, anatomy: 'Anatomy', series: Sequence[Serie
     alike = any(checks.same_grid(path, other) for other in anatomy.images)
     if own and space is not None:
         return 'gre', None
+    if (
+        space in OWN_SPACES[1:]
+        and _is_of_this_alone(path, one, series)
+        and _overlap(path, one.files[0]) > 0.5
+    ):
+        return 'gre', None  # on a grid of its own, as of a tool that resamples to 1 mm
     if alike and not is_of_other_scan(path, anatomy.session, sessions):
         return 'anat', None
     if own:
@@ -187,6 +193,12 @@ def _place(found: Found, one: Series, anatomy: 'Anatomy', series: Sequence[Serie
         'lies neither on the grid of the series nor on that of the T1w image and is not used; if it is in '
         'the space of the T1w image, name it space-T1w.'
     )
+
+
+def _is_of_this_alone(path: Path, one: Series, series: Sequence[Series]):
+    """Whether a file can only mean a series: the head may have moved between those of a session."""
+    same = [other for other in series if other.session == one.session and not is_of_other(path, other)]
+    return same == [one] and session_of(path) in (None, one.session)
 
 
 def _elsewhere(session: str | None, image: Path):

@@ -1,13 +1,15 @@
 """`bids_qsm check`: what it prints, what it writes, and its exit code."""
 
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 
-from bids_qsm.app import cli
+from bids_qsm.app import cli, participant
+from bids_qsm.app.pages import PAGES
 from bids_qsm.biomarkers.consensus import CHECKS
 from tests.skeletons import write_image, write_json, write_series, write_t1w
 
@@ -136,3 +138,30 @@ def test_a_fault_of_one_application_leaves_the_others(data, capsys):
     (series,) = json.loads(capsys.readouterr().out)['series']
     assert 'candidates' in series['can_run']
     assert 'has no .bval; add sub-01_dwi.bval' in series['cannot_run']['fibres']
+
+
+def test_a_run_that_would_fail_on_every_series_says_so_before_its_graph(data, tmp_path, capsys, monkeypatch):
+    """A series that is refused beside a right one is no reason to stop."""
+    ran = []
+    monkeypatch.setattr(participant, '_run', lambda *given: ran.append(given) or [])
+    rng = np.random.default_rng(0)
+    files = write_ball(data, '01', spoil=lambda s: np.abs(s) * np.exp(2j * np.pi * rng.random(s.shape)))
+    words = [str(data), str(tmp_path / 'out'), 'participant', '--skip-bids-validation']
+    assert cli.main(words) == 2
+    said = capsys.readouterr().err
+    assert 'the phase of every series would be refused, so nothing is run. sub-01: The phase of neigh' in said
+    assert said.endswith(f'See docs/{PAGES["app.refusals"]}.\n')
+    assert not ran
+    assert not (tmp_path / 'out').exists()
+    for sub in ('02', '03', '04', '05'):
+        for path in files:
+            for one in (path, path.with_name(path.name.replace('.nii.gz', '.json'))):
+                copy = data / f'sub-{sub}' / 'anat' / one.name.replace('sub-01', f'sub-{sub}')
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(one, copy)
+    assert cli.main(words) == 0
+    assert 'the phase of the first 3 of 5 series will be refused' in capsys.readouterr().err
+    write_ball(data, '02')
+    assert cli.main(words) == 0
+    assert 'refused' not in capsys.readouterr().err
+    assert len(ran) == 2

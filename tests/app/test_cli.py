@@ -248,6 +248,43 @@ def test_wrong_arguments(arguments, capsys, more, says):
     assert says in capsys.readouterr().err
 
 
+def test_no_argument_says_what_to_do(capsys):
+    assert cli.main([]) == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) <= 15
+    for words in ('check DATA', 'DATA OUT participant --dry-run', 'DATA OUT participant ', 'status OUT'):
+        assert f'bids_qsm {words}' in said
+
+
+@pytest.mark.parametrize(
+    ('words', 'says'),
+    [
+        (['statsu', 'out'], "there is no folder and no command 'statsu'. Did you mean status?"),
+        (['{data}'], 'Give: bids_qsm check {data}, or bids_qsm {data} OUT participant.'),
+        (['{data}', 'out'], 'the level is missing'),
+        (['{data}', 'out', 'particpant'], 'Did you mean participant?'),
+        (['{data}', 'out', 'participant', '--inversion', 'whnlvt'], 'Did you mean whnltv?'),
+    ],
+)
+def test_slips_are_answered_by_what_is_near(ran, data, capsys, words, says):
+    assert cli.main([word.format(data=data) for word in words]) == 2
+    assert says.format(data=data) in capsys.readouterr().err
+    assert ran.calls == []
+
+
+@pytest.mark.parametrize(
+    ('words', 'says'),
+    [
+        (['--invertion=tv', '--no-such-thing-x'], 'Did you mean --inversion?'),
+        (['--bipolar', 'atuo'], 'Did you mean auto?'),
+    ],
+)
+def test_slips_in_options(arguments, capsys, words, says):
+    with pytest.raises(SystemExit):
+        cli.main([*arguments, *words])
+    assert capsys.readouterr().err.endswith(f' {says}\n')
+
+
 def test_config_reruns_and_the_command_line_wins(arguments, ran, tmp_path):
     assert cli.main([*arguments, '--inversion', 'tv:alpha=1e-3', '--nprocs', '1', '--mem', '1']) == 0
     config = tmp_path / 'config.toml'
@@ -279,7 +316,9 @@ def test_dry_run(arguments, ran, data, capsys, tmp_path):
     for line in (
         'Skeleton: 1 series to run, 1 not',
         'sub-01\n  echo times   4, 8, 12 ms',
-        'field        3 T along (0, 0, 1) of the voxel axes',
+        'estimate     phase 1 s, 0.1 GB; field',
+        'CPUs and at least 1.',
+        'B0           3 T along (0, 0, 1) of the voxel axes',
         'grid         8 x 9 x 7 voxels of 2 x 2 x 2.5 mm',
         f'anatomy      {data}/sub-01/anat/sub-01_T1w.nii.gz',
         f'file         {data}/sub-01/anat/sub-01_echo-3_part-phase_MEGRE.nii.gz',

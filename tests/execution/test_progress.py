@@ -73,6 +73,22 @@ def test_lines_tell_series_step_seconds_and_memory(shown, log, capsys):
     assert {key: first[key] for key in (*MEASURED, 'n_done')} == {**MEASURED, 'n_done': 1}
 
 
+def test_the_log_of_a_job_has_no_control_characters(log, capsys, monkeypatch):
+    """Also where the environment asks for colours, which a job inherits."""
+    for name in ('FORCE_COLOR', 'TTY_COMPATIBLE', 'TTY_INTERACTIVE', 'SLURM_JOB_ID'):
+        monkeypatch.setenv(name, '1')
+    with RunProgress(['sub-1', 'sub-2'], log, mem_gb=4, nprocs=2) as shown:
+        shown.add(*graph(1))
+        run(shown, 'wf.sub_1_wf.anat_wf.bias')
+        run(shown, 'wf.sub_1_wf.series_wf.recon_wf.field_wf.fit', 'exception')
+    said = capsys.readouterr()
+    assert said.out == ''
+    lines = said.err.splitlines()
+    assert len(lines) == 3, 'a line for each step, and one for the run'
+    assert all(line.isprintable() for line in lines)
+    assert '0 of 2 series done, 1 failed' in lines[-1]
+
+
 def test_series_is_done_with_its_anatomy(shown, log, capsys):
     for name in graph(1)[1][:-1]:
         run(shown, name)

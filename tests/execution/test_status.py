@@ -1,15 +1,22 @@
 """The state of an output folder is told from the logs of its runs alone."""
 
+import fcntl
+import io
 import json
 import os
+import pty
+import re
+import select
 import subprocess
 import sys
+import termios
 
 import pytest
+from rich.console import Console
 
 from bids_qsm.app import cli
 from bids_qsm.errors import UserError
-from bids_qsm.execution import status
+from bids_qsm.execution import watch
 from bids_qsm.execution.run_log import EVENTS, RunLog
 from bids_qsm.execution.status import describe, read_status, show_status
 
@@ -142,13 +149,96 @@ def test_watch_looks_again_until_nothing_runs(begin, tmp_path, monkeypatch, caps
     log.event('plan', series=['sub-1'])
 
     def sleep(seconds):
-        assert seconds >= status.EVERY
+        assert seconds >= watch.EVERY
         finish(log, tmp_path, 'sub-1')
         log.close(0)
 
-    monkeypatch.setattr(status.time, 'sleep', sleep)
+    monkeypatch.setattr(watch.time, 'sleep', sleep)
     assert show_status(tmp_path, watch=True) == 0
-    assert capsys.readouterr().out.startswith(f'{tmp_path}: 1 series: 1 done\n')
+    said = capsys.readouterr()
+    assert said.out.startswith(f'{tmp_path}: 1 series: 1 done\n')
+    assert re.fullmatch(r'\d\d:\d\d:\d\d 0 of 1 series done, 1 not started, running for 0 s\n', said.err)
+
+
+def begun(log, out):
+    """A run of four series: one is done with a warning, one has failed, one runs, one waits."""
+    log.event('plan', series=[f'sub-{i}' for i in range(1, 5)], mem_gb=4, nprocs=2)
+    finish(log, out, 'sub-1')
+    figures = out / 'sub-1' / 'figures'
+    figures.mkdir(parents=True)
+    finding = {'what': 'Slices', 'found': 'Out of order.', 'level': 'warning'}
+    (figures / 'sub-1_desc-findings.json').write_text(json.dumps({'findings': [finding], 'facts': {}}))
+    log.event('failed', series='sub-2', step='input', reason='no\x1b[31m phase')
+    log.event('add', subject='sub-3', n_steps=3)
+    log.event('add', series='sub-3', n_steps=7)
+    log.event('start', series='sub-3', step='recon_wf.fit')
+
+
+def test_the_screen_tells_what_counts(begin, tmp_path):
+    begun(begin('run'), tmp_path)
+    console = Console(width=90, height=24, file=io.StringIO())
+    lines = [line.plain for line in watch._lines(tmp_path, read_status(tmp_path), console)]
+    text = '\n'.join(lines)
+    assert '1 of 4 series done, 1 failed, 1 running, 1 not started\nrunning for 0 s' in text
+    assert re.search(r'sub-3 +[░.]{20} 0 of 10 steps  fit 0 s', text)
+    assert 'sub-2: input: no?[31m phase' in text
+    assert 'sub-1, Slices: Out of order.' in text
+    assert lines[-1] == '1 run; q leaves, the work goes on'
+    low = Console(width=30, height=6, file=io.StringIO())
+    short = watch._lines(tmp_path, read_status(tmp_path), low)
+    assert len(short) < 6
+    assert max(len(line.plain) for line in short) < 30
+
+
+def test_time_left_is_that_of_series_like_those_done():
+    ended = {'state': 'done', 'started': 0.0, 'ended': 100.0, 'run': 'r'}
+    runs = [{'id': 'r', 'state': 'running'}]
+    now = {'sub-2': {'state': 'running', 'started': 100.0, 'n_done': 5, 'n_steps': 10, 'run': 'r'}}
+    waiting = {f'sub-{i}': {'state': 'waiting', 'run': 'r'} for i in range(3, 6)}
+
+    def left(**series):
+        return watch.seconds_left({'runs': runs, 'series': series, 'subjects': {}}, 150.0)
+
+    assert left(**now) == 50, 'half of its steps took 50 s'
+    assert left(**now, **waiting) == 50 + 3 * 100
+    assert left(**{'sub-1': ended}, **waiting) == 300
+    assert left(**waiting) is None
+    assert left(**{'sub-1': ended}) is None
+
+
+def test_the_view_is_left_and_entered_again_while_the_run_goes_on(begin, tmp_path):
+    """On a terminal of its own: by q the first time, by Ctrl-C the second."""
+    begun(begin('run'), tmp_path)
+    for key in (b'q', b'\x03'):
+        ours, theirs = pty.openpty()
+        child = subprocess.Popen(
+            [sys.executable, '-m', 'bids_qsm', 'status', str(tmp_path), '--watch'],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env={**os.environ, 'TERM': 'xterm', 'PYTHONUTF8': '1'},
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        before = termios.tcgetattr(theirs)
+        seen = read_until(ours, 'the work goes on')
+        assert '1 of 4 series done' in seen
+        assert not termios.tcgetattr(theirs)[3] & termios.ICANON, 'keys come at once'
+        os.write(ours, key)
+        assert child.wait(60) == 1, 'a series has failed'
+        assert termios.tcgetattr(theirs) == before
+        assert 'Failed' in read_until(ours, 'Not started')
+        os.close(theirs)
+        os.close(ours)
+        assert read_status(tmp_path)['runs'][0]['state'] == 'running'
+
+
+def read_until(terminal, words):
+    seen = b''
+    while words.encode() not in seen:
+        assert select.select([terminal], [], [], 60)[0], seen
+        seen += os.read(terminal, 65536)
+    return seen.decode(errors='replace')
 
 
 def test_command_prints_json(begin, tmp_path, capsys):

@@ -21,8 +21,8 @@ ONE_ECHO = {'echo_times': (0.02,), 'echoes': (1,)}
             'rename it to sub-01_echo-1_part-phase_MEGRE.nii.',
         ),
         (
-            'swi/sub-01_echo-1_part-phase_GRE.nii.gz',
-            'swi/sub-01_echo-1_part-phase_GRE.nii.gz is not read there; move it to anat/ as '
+            'swi/sub-01_echo-1_part-phase_swi.nii.gz',
+            'swi/sub-01_echo-1_part-phase_swi.nii.gz is not read there; move it to anat/ as '
             'sub-01_echo-1_part-phase_MEGRE.nii.gz',
         ),
         (
@@ -55,7 +55,7 @@ def test_what_may_be_the_magnitude(data, find):
 
 def test_a_participant_without_a_series(data, find):
     write_t1w(data)
-    write_image(data / 'sub-01/ses-1/swi/sub-01_ses-1_part-phase_GRE.nii.gz')
+    write_image(data / 'sub-01/ses-1/swi/sub-01_ses-1_part-phase_swi.nii.gz')
     says = r'sub-01 has no series: swi/.* move it to anat/ as sub-01_ses-1_part-phase_T2starw.nii.gz'
     with pytest.raises(UserError, match=says):
         find()

@@ -1,0 +1,138 @@
+"""What would be run, as a tree on a terminal and as plain text elsewhere, for --dry-run."""
+
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+from rich.tree import Tree
+
+from bids_qsm.errors import plain
+from bids_qsm.execution import estimates
+from bids_qsm.execution.estimates import Cost
+from bids_qsm.execution.progress import duration
+
+if TYPE_CHECKING:
+    from bids_qsm.app.options import Options
+    from bids_qsm.layout import Plan, Series
+
+
+def show_plan(options: 'Options', plan: 'Plan'):
+    """Print what would be run for each series, with estimates, and why others are skipped."""
+    if sys.stdout.isatty():
+        Console(highlight=False).print(tree_of(options, plan))
+    else:
+        print(describe_plan(options, plan))
+
+
+def describe_plan(options: 'Options', plan: 'Plan') -> str:
+    """The plan as plain text, each series under its whole name."""
+    lines = [_title(plan), *_total(options, plan), *plan.notes]
+    for one in plan.series:
+        stages = estimates.of_stages(one, options)
+        lines += ['', one.name, *(f'  {key:<12} {value}' for key, value in _facts(one))]
+        lines.append(f'  estimate     {"; ".join(f"{name} {_said(cost)}" for name, cost in stages.items())}')
+        lines += [f'  file         {plain(path)}' for path in one.files]
+        lines += [f'  note         {note}' for note in one.notes]
+    for one in plan.rejected:
+        lines += ['', f'{one.name}: {"error" if one.is_error else "skipped"}', f'  {one.reason}']
+    return '\n'.join(lines)
+
+
+def tree_of(options: 'Options', plan: 'Plan') -> Tree:
+    """The plan as a tree: participants, sessions, series, steps."""
+    tree = Tree(Text(_title(plan), style='bold'))
+    for line in (*_total(options, plan), *plan.notes):
+        tree.add(Text(line))
+    by_subject: dict[str, list[Series]] = {}
+    for one in plan.series:
+        by_subject.setdefault(one.subject, []).append(one)
+    for subject, series in by_subject.items():
+        cost, _ = estimates.of_subject(series, options)
+        branch = tree.add(_line(f'sub-{subject}', cost, style='bold'))
+        anatomy = estimates.of_anatomy(series[0], options)
+        if anatomy.seconds:
+            branch.add(_line('anatomy', anatomy))
+        sessions: dict[str | None, Tree] = {None: branch}
+        for one in series:
+            if one.session not in sessions:
+                sessions[one.session] = branch.add(Text(f'ses-{one.session}'))
+            _add_series(sessions[one.session], one, options)
+    if plan.rejected:
+        left = tree.add(Text('not run', style='bold'))
+        for one in plan.rejected:
+            style = 'red' if one.is_error else 'yellow'
+            found = left.add(Text(f'{one.name}: {"error" if one.is_error else "skipped"}', style=style))
+            found.add(Text(one.reason))
+    return tree
+
+
+def _add_series(parent: Tree, one: 'Series', options: 'Options'):
+    own = one.name.removeprefix(f'sub-{one.subject}').removeprefix(f'_ses-{one.session}').lstrip('_')
+    stages = estimates.of_stages(one, options)
+    whole = Cost(sum(cost.seconds for cost in stages.values()), max(cost.gb for cost in stages.values()))
+    branch = parent.add(_line(own or 'series', whole, style='cyan'))
+    for key, value in _facts(one):
+        branch.add(Text(f'{key:<12} {value}', style='dim'))
+    for name, cost in stages.items():
+        branch.add(_line(name, cost))
+    for note in one.notes:
+        branch.add(Text(f'note: {note}', style='yellow'))
+    first = plain(one.files[0].name)
+    branch.add(Text(f'{len(one.files)} files, such as {first}', style='dim'))
+
+
+def _title(plan: 'Plan'):
+    return f'{plan.dataset_name}: {len(plan.series)} series to run, {len(plan.rejected)} not'
+
+
+def _total(options: 'Options', plan: 'Plan'):
+    """Sentences on time and memory of the whole run."""
+    if not plan.series:
+        return
+    cost = estimates.of_run(plan.series, options)
+    yield (
+        f'About {duration(cost.seconds)} with {options.nprocs} CPUs and at least {cost.gb:.1f} GB of memory '
+        f'(--mem is {options.mem_gb:.1f} GB): estimates for an idle machine, from runs of other sizes.'
+    )
+    asked = sorted({use.name for one in plan.series for use in one.applications if use.name != 'regions'})
+    if asked:
+        yield f'Not in the estimates: {", ".join(asked)}.'
+
+
+def _line(name: str, cost: Cost, style: str = ''):
+    return Text.assemble((name, style), f'  {_said(cost)}')
+
+
+def _said(cost: Cost):
+    return f'{duration(max(1.0, cost.seconds))}, {max(0.1, cost.gb):.1f} GB'
+
+
+def _facts(one: 'Series') -> Iterable[tuple[str, object]]:
+    """What the files of a series say: (what, value)."""
+    echoes = ', '.join(f'{1000 * time:.4g}' for time in one.echo_times)
+    yield ('starts from', ', '.join(one.given_ports)) if one.given else ('echo times', f'{echoes} ms')
+    yield 'B0', f'{_tesla(one)} along ({_numbers(one.b0_dir, ", ")}) of the voxel axes'
+    yield 'grid', _voxels(one.shape, one.voxel_size)
+    if one.resampled:
+        yield 'resampled to', _voxels(one.resampled_shape, one.resampled)
+    yield 'anatomy', one.t1w_preproc or one.t1w or 'the magnitude of the series (no T1w image)'
+    if one.brain_mask:
+        yield 'brain mask', one.brain_mask
+    for space, path, _ in one.template_xfm:
+        yield 'transforms', f'{space}: {path}'
+    for item in one.inputs:
+        yield item.query, plain(item.path)
+
+
+def _tesla(one: 'Series'):
+    return f'{one.field_strength:g} T' if one.field_strength else 'strength not given,'
+
+
+def _voxels(shape: Iterable[int], size: Iterable[float]):
+    return f'{_numbers(shape, " x ")} voxels of {_numbers(size, " x ")} mm'
+
+
+def _numbers(values: Iterable[float], between: str):
+    return between.join(f'{value:.3g}' for value in values)

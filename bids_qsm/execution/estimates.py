@@ -1,0 +1,140 @@
+"""Time and memory that a run will take, estimated from the sizes of its images."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bids_qsm.anatomy.nuclei import REFINEMENT
+from bids_qsm.anatomy.register import REGISTER
+from bids_qsm.execution.resources import MAIN_GB, WORKER_GB
+from bids_qsm.plugins.methods import find_method
+from bids_qsm.recon.background import BACKGROUND
+from bids_qsm.recon.field import FIELD
+from bids_qsm.recon.inversion import INVERSION
+from bids_qsm.recon.masking import MASK
+from bids_qsm.recon.reference import REFERENCE
+from bids_qsm.recon.registry import Need, facts
+from bids_qsm.recon.relaxation import R2STAR
+from bids_qsm.recon.swi import SWI
+from bids_qsm.recon.unwrap import UNWRAP
+from bids_qsm.workflows.base import brain_by
+from bids_qsm.workflows.memory import Sizes, need
+
+if TYPE_CHECKING:
+    from bids_qsm.app.options import Options
+    from bids_qsm.layout.series import Series
+
+SECONDS = {
+    # fixed, of a million voxels, of each of their echoes
+    'phase': (0.9, 0.0, 0.25),
+    'field': (0.3, 0.0, 0.2),
+    'chi': (2.4, 5.3, 0.0),
+    'labels': (9.0, 2.3, 0.0),
+    'report': (14.0, 1.8, 0.0),
+}
+"""Processor seconds of a series by stage with the default methods.
+
+Fitted by eye to whole runs of 0.27, 0.34, 2.3 and 7.6 million voxels with 2 to 5 echoes."""
+BRAIN_SECONDS, REGISTER_SECONDS = 25, 45
+"""Of a participant's brain and alignment, and of the registration with each template."""
+START_SECONDS = 20
+"""Of reading the dataset and starting the workers."""
+BUSY = 0.6
+"""Part of its CPUs that a run of several series keeps busy."""
+REGISTRIES = {
+    'field': {'mask': MASK, 'unwrap': UNWRAP, 'field': FIELD, 'r2star': R2STAR},
+    'chi': {'background': BACKGROUND, 'inversion': INVERSION, 'reference': REFERENCE, 'swi': SWI},
+    'labels': {'refinement': REFINEMENT},
+}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Processor time (s) of a part of a run, and the memory (GB) of its largest step."""
+
+    seconds: float
+    gb: float
+
+
+def of_anatomy(one: 'Series', options: 'Options') -> Cost:
+    """What the anatomy of a participant costs, whose first series is ``one``; nothing without regions."""
+    if not one.has_regions:
+        return Cost(0.0, 0.0)
+    by, given = brain_by(one, options), {space for space, *_ in one.template_xfm}
+    missing = len({*options.output_spaces} - given)
+    needs: list[str | Need] = [
+        'register_rigid',
+        'carry_mask',
+        'resample_anat',
+        'resample_template',
+        'flicker',
+    ]
+    needs += ['plot_anat', 'place_atlas', 'bias']
+    needs += {'given': [], 'hdbet': ['hdbet']}.get(by, ['brain_extraction'])
+    needs += [facts(find_method(REGISTER, options.registration.name)).memory] if missing else []
+    seconds = BRAIN_SECONDS * (0.4 if by == 'given' else 1) + REGISTER_SECONDS * missing
+    return Cost(seconds, _gb(needs, one))
+
+
+def of_stages(one: 'Series', options: 'Options') -> dict[str, Cost]:
+    """What a series costs by stage, applications left out; a stage that it does without is absent."""
+    megavoxels = 1e-6 * math.prod(one.shape)
+    needs = _needs(one, options)
+    costs = {}
+    for stage, (fixed, voxel, echo) in SECONDS.items():
+        if not needs.get(stage):
+            continue
+        seconds = fixed + megavoxels * (voxel + echo * max(1, len(one.echo_times)) * one.coils * one.frames)
+        if stage == 'chi':
+            seconds *= facts(find_method(INVERSION, options.inversion.name)).slow
+        costs[stage] = Cost(seconds, _gb(needs[stage], one))
+    return costs
+
+
+def _needs(one: 'Series', options: 'Options') -> dict[str, list[str | Need]]:
+    """What steps of each stage need, as `workflows.memory.need` takes it."""
+    ports = set(one.given_ports)
+    methods: dict[str, list[str | Need]] = {
+        stage: [facts(find_method(own, getattr(options, step).name)).memory for step, own in steps.items()]
+        for stage, steps in REGISTRIES.items()
+        if stage != 'labels' or options.refinement.name != 'none'
+    }
+    phase = ['condition coils' if one.coils > 1 else 'condition', 'offset', 'quality', 'combine']
+    phase += ['average_frames'] * (one.frames > 1) + ['coarsen'] * bool(one.resampled)
+    two_pass, is_single = options.mask.name == 'two_pass', len(one.echo_times) == 1
+    field = ['refine', *['strict'] * two_pass, *['curvature'] * is_single]
+    labels = ['resample_gre', 'carry_mask', *['read_segmentation'] * bool(one.segmentations)]
+    return {
+        'phase': ['read_maps'] if ports else [*phase],
+        'field': [] if ports else [*methods['field'], *field],
+        'chi': [] if ports and not ports & {'field', 'local_field'} else [*methods['chi'], 'level'],
+        'labels': [*methods.get('labels', []), *labels] if one.has_regions else [],
+        'report': ['plot', 'plot_phase', 'compare_regions'],
+    }
+
+
+def _gb(needs: Iterable[str | Need], one: 'Series') -> float:
+    sizes = Sizes.of(one)
+    return max(need(step, sizes) for step in needs)
+
+
+def of_subject(series: 'list[Series]', options: 'Options') -> tuple[Cost, float]:
+    """What a participant costs, and the time (s) that it takes with any number of CPUs."""
+    anatomy = of_anatomy(series[0], options)
+    own = [of_stages(one, options).values() for one in series]
+    times = [sum(cost.seconds for cost in costs) for costs in own]
+    gb = max([anatomy.gb, *(cost.gb for costs in own for cost in costs)])
+    return Cost(anatomy.seconds + sum(times), gb), anatomy.seconds + max(times)
+
+
+def of_run(series: 'Iterable[Series]', options: 'Options') -> Cost:
+    """Time on the wall (s), and the least memory (GB) that the program needs with its largest step."""
+    by_subject: dict[str, list[Series]] = {}
+    for one in series:
+        by_subject.setdefault(one.subject, []).append(one)
+    found = [of_subject(own, options) for own in by_subject.values()]
+    seconds = sum(cost.seconds for cost, _ in found) / max(1.0, BUSY * options.nprocs)
+    longest = max((least for _, least in found), default=0.0)
+    gb = max((cost.gb for cost, _ in found), default=0.0)
+    return Cost(START_SECONDS + max(seconds, longest), MAIN_GB + WORKER_GB + gb)

@@ -1,0 +1,81 @@
+"""Estimates of time and memory follow the sizes of the images, and agree with what was measured."""
+
+import re
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from bids_qsm.app.options import Options
+from bids_qsm.app.participant import build_graph
+from bids_qsm.execution import estimates
+from bids_qsm.execution.progress import STAGES
+from bids_qsm.execution.subjects import expanded
+from tests.skeletons import write_series, write_t1w
+
+MEASURED = [
+    # shape, echoes, processor seconds by stage of whole runs with the default options
+    ((80, 80, 53), 2, {'phase': 1.6, 'field': 0.9, 'chi': 3.3, 'labels': 11.3, 'anatomy': 75.1}),
+    ((128, 150, 118), 4, {'phase': 4.6, 'field': 1.9, 'chi': 13.3, 'labels': 17.5, 'anatomy': 60.0}),
+    ((192, 224, 176), 5, {'phase': 10, 'labels': 26, 'anatomy': 63}),
+]
+
+
+@pytest.fixture
+def planned(data, find, templates, templates_once):  # noqa: ARG001
+    write_series(data, shape=(40, 44, 36))
+    write_t1w(data)
+    plan = find(work_dir=templates)
+    options = Options(
+        bids_dir=data, output_dir=data.parent / 'out', level='participant', work_dir=templates, nprocs=2
+    )
+    return options, plan
+
+
+def test_memory_of_a_stage_is_that_of_its_largest_step(planned):
+    options, plan = planned
+    flat = expanded(build_graph(options, plan)[0])
+    largest = {}
+    for node in flat:
+        step = re.sub(r'.*sub_01_wf\.(series_(phase_)?wf\.)?', '', node.fullname)
+        step = f'phase_wf.{step}' if '.series_phase_wf.' in node.fullname else step
+        stage = next((name for name, pattern in STAGES.items() if re.match(pattern, step)), 'report')
+        largest[stage] = max(largest.get(stage, 0), node.mem_gb)
+    (one,) = plan.series
+    found = {'anatomy': estimates.of_anatomy(one, options), **estimates.of_stages(one, options)}
+    assert set(found) == set(largest)
+    for stage in ('phase', 'field', 'chi', 'labels', 'anatomy'):
+        assert found[stage].gb == pytest.approx(largest[stage], rel=0.01), stage
+
+
+@pytest.mark.parametrize(('shape', 'echoes', 'seconds'), MEASURED)
+def test_time_agrees_with_what_was_measured(planned, shape, echoes, seconds):
+    options, plan = planned
+    one = replace(plan.series[0], shape=shape, echo_times=tuple(0.004 * (n + 1) for n in range(echoes)))
+    found = {'anatomy': estimates.of_anatomy(one, options), **estimates.of_stages(one, options)}
+    for stage, measured in seconds.items():
+        assert found[stage].seconds == pytest.approx(measured, rel=0.35, abs=1), stage
+
+
+def test_what_is_given_costs_nothing_and_slow_methods_more(planned):
+    options, plan = planned
+    (one,) = plan.series
+    mapped = replace(one, template_xfm=((options.output_spaces[0], None, None),))
+    saved = estimates.of_anatomy(one, options).seconds - estimates.of_anatomy(mapped, options).seconds
+    assert saved == estimates.REGISTER_SECONDS
+    given = replace(one, given=(SimpleNamespace(port='chi'),))
+    assert set(estimates.of_stages(given, options)) == {'phase', 'labels', 'report'}
+    slow = Options.from_settings(
+        {'bids_dir': options.bids_dir, 'output_dir': options.output_dir, 'level': 'participant'}
+        | {'inversion': 'tgv'}
+    )
+    usual = estimates.of_stages(one, options)['chi'].seconds
+    assert estimates.of_stages(one, slow)['chi'].seconds > usual
+
+
+def test_more_cpus_help_until_the_longest_participant(planned):
+    options, plan = planned
+    many = [replace(plan.series[0], subject=str(n)) for n in range(12)]
+    times = [estimates.of_run(many, replace(options, nprocs=n, work_dir=None)).seconds for n in (1, 4, 400)]
+    longest = estimates.of_subject(many[:1], options)[1]
+    assert times[0] > times[1] > times[2] == pytest.approx(estimates.START_SECONDS + longest)

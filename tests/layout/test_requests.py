@@ -1,0 +1,156 @@
+"""What users of other tools ask for: each is planned, or refused with what to do."""
+
+import csv
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from bids_qsm.recon.scaling import phase_to_radians
+from tests.skeletons import (
+    AFFINE,
+    SHAPE,
+    only_error,
+    write_dataset,
+    write_image,
+    write_json,
+    write_series,
+    write_t1w,
+)
+
+
+@pytest.fixture
+def tool(tmp_path):
+    """A function that writes an image of another tool, and gives what -d is told."""
+    root = write_dataset(tmp_path / 'tool')
+
+    def write(name, shape=SHAPE, affine=AFFINE, *, labels=False, sidecar=None):
+        rng = np.random.default_rng(0)
+        data = rng.integers(0, 4, shape).astype(np.int16) if labels else rng.normal(0, 0.05, shape)
+        path = root / 'sub-01' / 'anat' / name
+        write_image(path, shape, affine, data.astype(data.dtype if labels else np.float32))
+        if sidecar:
+            write_json(path.with_name(name.replace('.nii.gz', '.json')), sidecar)
+        return (('tool', root),)
+
+    return write
+
+
+def moved_to(folder, data, sub='01'):
+    (data / f'sub-{sub}' / 'anat').rename(data / f'sub-{sub}' / folder)
+
+
+def test_a_swi_folder_of_old_converters_is_read(data, find):
+    write_series(data, suffix='GRE', sub='01', ses='1')
+    (data / 'sub-01' / 'ses-1' / 'anat').rename(data / 'sub-01' / 'ses-1' / 'swi')
+    write_image(data / 'sub-01' / 'ses-1' / 'swi' / 'sub-01_ses-1_swi.nii.gz')
+    write_t1w(data, ses='1')
+    (one,) = find().series
+    assert (one.name, one.suffix, len(one.echo_times)) == ('sub-01_ses-1', 'GRE', 3)
+    assert {path.parent.name for path in one.files} == {'swi'}
+    assert one.t1w
+
+
+def test_an_image_in_anat_and_swi_is_read_once(data, find):
+    write_series(data, suffix='GRE', sub='02')
+    moved_to('swi', data, '02')
+    write_series(data, suffix='GRE', sub='02')
+    (one,) = find().series
+    assert len(one.files) == 6
+    assert {path.parent.name for path in one.files} == {'anat'}
+
+
+def test_each_contrast_of_mpm_is_a_series(data, find):
+    for entities in ('flip-1_mt-off', 'flip-1_mt-on', 'flip-2_mt-off'):
+        write_series(data, suffix='MPM', entities=entities)
+    names = [one.name for one in find().series]
+    assert names == ['sub-01_flip-1_mt-off', 'sub-01_flip-1_mt-on', 'sub-01_flip-2_mt-off']
+    chosen = write_json(data.parent / 'filter.json', {'megre': {'flip': 2}})
+    assert [one.name for one in find(bids_filter_file=chosen).series] == ['sub-01_flip-2_mt-off']
+
+
+def test_two_dimensional_and_echo_planar_images(data, find):
+    sidecar = {'MagneticFieldStrength': 3.0, 'MRAcquisitionType': '2D', 'SequenceName': 'epfid2d1_64'}
+    write_series(data, suffix='T2starw', echo_times=(0.03,), sidecar=sidecar)
+    (one,) = find().series
+    assert 'The acquisition is 2D; phase may jump between slices.' in one.notes
+
+
+def test_repetitions_in_one_file_say_how_to_split_them(data, find):
+    write_series(data, suffix='T2starw', echo_times=(0.03,), shape=(*SHAPE, 5))
+    assert 'split echoes or repetitions into files of their own' in only_error(find())
+
+
+def test_a_map_in_the_space_of_the_t1w_is_taken(data, find, tool):
+    write_t1w(data, shape=SHAPE, affine=AFFINE)
+    derivatives = tool('sub-01_space-T1w_Chimap.nii.gz', sidecar={'Units': 'ppm'})
+    tool('sub-01_space-T1w_seg-mine_dseg.nii.gz', labels=True)
+    (one,) = find(derivatives=derivatives).series
+    assert one.given_ports == ('chi',)
+    assert [(found.name, found.on) for found in one.segmentations] == [('mine', 'anat')]
+    tool('sub-01_Chimap.nii.gz', (9, 9, 9), sidecar={'Units': 'ppm'})
+    (one,) = find(derivatives=derivatives).series
+    assert one.given[0].path.name == 'sub-01_Chimap.nii.gz', 'the grid of the scanner comes first'
+
+
+def test_a_field_in_the_space_of_the_t1w_is_not(data, find, tool):
+    write_t1w(data, shape=SHAPE, affine=AFFINE)
+    derivatives = tool('sub-01_space-T1w_localfield.nii.gz', sidecar={'Units': 'ppm'})
+    tool('sub-01_Chimap.nii.gz', sidecar={'Units': 'ppm'})
+    (one,) = find(derivatives=derivatives).series
+    assert one.given_ports == ('chi',)
+
+
+def test_labels_of_the_magnitude_need_neither_its_grid_nor_a_t1w(data, find, tool):
+    """SynthSeg labels any contrast, and writes voxels of 1 mm."""
+    write_series(data)
+    fine = np.diag([1.0, 1.0, 1.0, 1.0])
+    derivatives = tool('sub-01_space-MEGRE_desc-aseg_dseg.nii.gz', (16, 18, 18), fine, labels=True)
+    tool('sub-01_desc-other_dseg.nii.gz', (16, 18, 18), fine, labels=True)
+    (one,) = find(derivatives=derivatives).series
+    assert [(found.name, found.on, found.names) for found in one.segmentations] == [
+        ('aseg', 'gre', 'freesurfer')
+    ]
+    assert any('name it space-T1w' in note for note in one.notes), 'nobody knows where the other lies'
+    write_series(data, entities='run-2')
+    assert not any(one.segmentations for one in find(derivatives=derivatives).series), 'it may be of either'
+
+
+def test_labels_elsewhere_in_the_scanner_are_not_taken(data, find, tool):
+    write_series(data)
+    far = np.diag([1.0, 1.0, 1.0, 1.0])
+    far[:3, 3] = 100
+    derivatives = tool('sub-01_space-MEGRE_desc-aseg_dseg.nii.gz', (16, 18, 18), far, labels=True)
+    assert not find(derivatives=derivatives).series[0].segmentations
+
+
+def test_unwrapped_phase_is_read_where_its_unit_is_said():
+    ramp = np.linspace(-20, 20, 30, dtype=np.float32)[:, None, None, None] * np.ones(
+        (30, 20, 20, 2), np.float32
+    )
+    phase = ramp + np.random.default_rng(0).normal(0, 0.1, ramp.shape).astype(np.float32)
+    found, _ = phase_to_radians(phase.copy(), scaling='radians')
+    assert np.abs(np.angle(np.exp(1j * (found - phase)))).max() < 1e-4
+
+
+def test_the_example_for_radiomics_lists_regions_and_settings(tmp_path):
+    """Bins of the default width would hold a whole map in ppm."""
+    anat = tmp_path / 'out' / 'sub-01' / 'anat'
+    for name in ('Chimap', 'seg-nuclei_dseg', 'space-X_Chimap', 'space-X_seg-nuclei_dseg'):
+        write_image(anat / f'sub-01_{name}.nii.gz')
+        (anat / f'sub-01_{name}.tsv').write_text('index\tname\n1\tL_Pu\n4\tR_Ca\n')
+    example = runpy.run_path(str(Path(__file__).parents[2] / 'examples' / 'radiomics.py'))
+    example['main'](str(tmp_path / 'out'), str(tmp_path / 'radiomics'))
+    with (tmp_path / 'radiomics' / 'cases.csv').open(newline='') as table:
+        rows = list(csv.DictReader(table))
+    assert [(row['ID'], row['Region'], row['Label']) for row in rows] == [
+        ('sub-01', 'L_Pu', '1'),
+        ('sub-01', 'R_Ca', '4'),
+    ]
+    assert all(Path(rows[0][key]).is_file() for key in ('Image', 'Mask'))
+    settings = yaml.safe_load((tmp_path / 'radiomics' / 'params.yaml').read_text())
+    assert settings['setting']['binWidth'] == 0.01
+    with pytest.raises(SystemExit, match='run bids_qsm first'):
+        example['main'](str(tmp_path), str(tmp_path / 'radiomics'), 'other')
