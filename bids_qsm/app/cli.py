@@ -32,6 +32,7 @@ FIRST_STEPS = f"""\
 bids_qsm makes maps of susceptibility (QSM), R2* and SWI, tables and reports from gradient-echo MRI.
 
   bids_qsm demo DATA                       simulate a small dataset, to try the rest
+  bids_qsm import DICOM DATA               make a dataset from the files of a scanner
   bids_qsm check DATA                      what is wrong with your data, and what they allow
   bids_qsm DATA OUT participant --dry-run  what would be run, and about how long it takes
   bids_qsm DATA OUT participant            run it; the same command resumes it

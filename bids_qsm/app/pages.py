@@ -30,6 +30,7 @@ PAGES = {
     'cohort.patterns': 'nbia.md#patterns',
     'cohort.stages': 'iron-myelin.md#a-disease-group---stages-column',
     'cohort.units': 'classify.md#what-it-needs',
+    'dicom': 'dicom.md',
     'execution': 'running.md#resuming-failures-exit-status',
     'execution.array_tasks': 'running.md#clusters',
     'execution.disk_space': 'running.md#limits-of-cpus-and-memory',
