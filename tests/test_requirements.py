@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_architecture import PACKAGE, TREES, imported
+from tests.test_architecture import PACKAGE, PATHS, imported, tree_of
 
 SETUP = Path(__file__).parents[1] / 'setup.cfg'
 if not SETUP.exists():
@@ -32,7 +32,7 @@ def test_what_is_required_is_imported():
     required = config['options']['install_requires'].split()
     for extra in EXTRAS:
         required += config['options.extras_require'][extra].split()
-    modules = {name.partition('.')[0] for tree in TREES.values() for name in imported(ast.walk(tree))}
+    modules = {name.partition('.')[0] for path in PATHS for name in imported(ast.walk(tree_of(path)))}
     foreign = modules - set(sys.stdlib_module_names) - {PACKAGE.name}
     distributions = {DISTRIBUTIONS.get(name, name.replace('_', '-')) for name in foreign}
     assert distributions == {re.match('[^<>=]+', line)[0] for line in required}

@@ -23,7 +23,7 @@ from tests import malformed
 from tests.cohorts import write_cohort
 from tests.nasty import WORDS
 from tests.pages import without_own_scripts
-from tests.test_architecture import TREES
+from tests.test_architecture import PATHS, tree_of
 from tests.test_fuzz import fuzz
 
 RUNS = {'eval', 'exec', 'compile', '__import__', 'system', 'popen', 'Popen', 'getoutput', 'getstatusoutput'}
@@ -58,9 +58,9 @@ def dangers(tree):
             yield node.lineno, f'subprocess.{name} with a text'
 
 
-@pytest.mark.parametrize('path', TREES, ids=str)
+@pytest.mark.parametrize('path', PATHS, ids=str)
 def test_nothing_is_run_or_unpickled(path):
-    found = [what for _, what in dangers(TREES[path])]
+    found = [what for _, what in dangers(tree_of(path))]
     assert found == OWN.get(str(path), [])
 
 

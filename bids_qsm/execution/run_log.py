@@ -383,20 +383,6 @@ def write_merged(logs: Path):
         _complain(Path(logs) / SUMMARY, error)
 
 
-def made_by(logs: Path) -> dict[str, list[str]]:
-    """Version of bids_qsm -> the series whose last results are of it, by what `write_merged` wrote."""
-    try:
-        merged = json.loads((Path(logs) / SUMMARY).read_text(encoding='utf-8'))
-    except (OSError, ValueError):
-        return {}
-    versions = {run['id']: run.get('version', 'unknown') for run in merged['runs']}
-    found: dict[str, list[str]] = {}
-    for name, one in merged['series'].items():
-        if one['state'] == 'done':
-            found.setdefault(versions[one['run']], []).append(name)
-    return found
-
-
 def _write(path: Path, content: dict):
     """Write a JSON file with one line per series, as there may be thousands."""
     return atomic_write(path, lambda temporary: _write_lines(temporary, content))

@@ -17,7 +17,6 @@ from bids_qsm.applications import applications
 from bids_qsm.cohort import tables as cohort
 from bids_qsm.derivatives.files import atomic_write, write_json
 from bids_qsm.errors import UserError
-from bids_qsm.execution.run_log import made_by
 from bids_qsm.group.collect import collect_application, collect_tables, find_tables, save_table
 from bids_qsm.group.harmonise import find_harmonised
 from bids_qsm.group.patterns import find_patterns
@@ -154,8 +153,13 @@ def _classify(
 
 
 def mixed_versions(out: Path) -> list[str]:
-    """A warning where series were made by different versions, whose numbers may differ."""
-    found = made_by(out / 'logs')
+    """A warning where series were made by different versions, whose numbers may differ, by the merged logs."""
+    merged = read_json(out / 'logs' / 'run.json', {})
+    versions = {run['id']: run.get('version', 'unknown') for run in merged.get('runs', ())}
+    found = defaultdict(list)
+    for name, one in merged.get('series', {}).items():
+        if one['state'] == 'done':
+            found[versions[one['run']]].append(name)
     if len(found) < 2:
         return []
     of_each = ', '.join(

@@ -318,21 +318,3 @@ def test_memory_counts_children():
     during = used_memory_gb()
     child.communicate('\n')
     assert 0.19 < during - before < 0.3
-
-
-def test_series_of_each_version(folder, monkeypatch):
-    logs = folder.parent
-    assert runlog.made_by(logs) == {}
-    for number, (version, names) in enumerate(
-        {'1.0.0': ['sub-1', 'sub-2'], '1.1.0': ['sub-2', 'sub-3']}.items()
-    ):
-        monkeypatch.setattr(runlog.bids_qsm, '__version__', version)
-        run = logs / f'run{number}'
-        run.mkdir()
-        log = RunLog(run)
-        log.event('plan', series=[*names, 'sub-9'])
-        for name in names:
-            log.event('done', series=name)
-        log.close(0)
-    runlog.write_merged(logs)
-    assert runlog.made_by(logs) == {'1.0.0': ['sub-1'], '1.1.0': ['sub-2', 'sub-3']}
