@@ -153,7 +153,7 @@ def _classify(
 
 
 def mixed_versions(out: Path) -> list[str]:
-    """A warning where series were made by different versions, whose numbers may differ, by the merged logs."""
+    """A warning where series were made by different versions, by the merged logs of runs."""
     merged = read_json(out / 'logs' / 'run.json', {})
     versions = {run['id']: run.get('version', 'unknown') for run in merged.get('runs', ())}
     found = defaultdict(list)
