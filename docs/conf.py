@@ -20,6 +20,7 @@ myst_enable_extensions = ['dollarmath', 'deflist', 'colon_fence']
 myst_heading_anchors = 4
 
 default_role = 'code'
+smartquotes = False  # flags begin with two dashes
 
 toc_object_entries = False
 html_theme = 'furo'

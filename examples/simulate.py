@@ -1,10 +1,11 @@
 """Make the data of the tutorials: nobody was scanned.
 
-python examples/simulate.py fmri FOLDER             a head with a BOLD run, raw and as fMRIPrep leaves it: FOLDER/data
-python examples/simulate.py parkinson|nbia FOLDER   tables of regions of a cohort, as the participant level leaves
-                                                    them: FOLDER/data, FOLDER/out, for the group level
+python examples/simulate.py KIND FOLDER, where KIND is
 
-Tables are drawn and not measured in images, so that a cohort takes a moment.
+head: a head with lesions and a calcification, in FOLDER/data.
+fmri: a head with a BOLD run, raw and as fMRIPrep leaves it, in FOLDER/data.
+parkinson, nbia: tables of regions of a cohort, as the participant level leaves them, in FOLDER/out, and what
+  is known of the people in FOLDER/data. Values are drawn, not measured, so that a cohort takes a moment.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from bids_qsm.phantom.bold import BoldProtocol
 from bids_qsm.phantom.cohort import REGIONS, SCORES, Effects, Person, draw_people
 from bids_qsm.phantom.dataset import Visit, write_dataset
 from bids_qsm.phantom.gre import Protocol
+from bids_qsm.phantom.head import Lesion
 
 SEED = 7
 VOLUMES = {'SN': 1.1, 'GP': 3.6, 'RN': 0.6, 'STN': 0.25, 'Putamen': 9.0, 'Caudate': 7.5, 'Thalamus': 13.0}
@@ -32,12 +34,25 @@ SHAPES = {
 """In Parkinson's disease the nigra holds more iron; in NBIA pallidum and nigra, each with its own score."""
 
 
+def head(folder: Path):
+    """Write a head of 2 mm with two lesions, which a mask shows, and a calcification to ``folder/data``."""
+    scan = Protocol((2.0, 2.0, 2.0), echo_times=(0.005, 0.012, 0.019, 0.026), rotation=(-12, 0, 4), snr=90)
+    lesions = (
+        Lesion((-24, -22, 30), 6.0, 0.06, rim=0.06),
+        Lesion((27, -44, 22), 5.0, 0.06),
+        Lesion((-23, 28, 14), 4.0, -0.5, kind='calcification'),
+    )
+    visit = Visit('01', None, SEED, scan, 1.5, lesions=lesions)
+    people = {'01': {'age': 41, 'sex': 'M', 'group': 'patient'}}
+    write_dataset(folder / 'data', [visit], participants=people, seed=SEED, spacing=2.0)
+
+
 def fmri(folder: Path):
     """Write a coarse head with a BOLD run to ``folder/data``."""
     scan = Protocol((2.5, 2.5, 2.5), echo_times=(0.006, 0.013, 0.020, 0.027), rotation=(8, 0, 0))
     run = BoldProtocol((4.0, 4.0, 4.0), frames=80)
     visit = Visit('01', None, SEED, scan, 1.5, bold=run)
-    write_dataset(folder / 'data', [visit], seed=SEED, spacing=1.5)
+    write_dataset(folder / 'data', [visit], seed=SEED, spacing=2.0)
 
 
 def cohort(folder: Path, people: Sequence[Person], name: str):
@@ -53,7 +68,9 @@ def cohort(folder: Path, people: Sequence[Person], name: str):
     for one in people:
         for session in one.sessions:
             stem = f'sub-{one.subject}_ses-{session.label}'
-            table = out / f'sub-{one.subject}' / f'ses-{session.label}' / 'anat' / f'{stem}_seg-nuclei_stats.tsv'
+            table = (
+                out / f'sub-{one.subject}' / f'ses-{session.label}' / 'anat' / f'{stem}_seg-nuclei_stats.tsv'
+            )
             table.parent.mkdir(parents=True)
             rows = _rows({region: session.chi(region) for region in REGIONS}, rng)
             rows.to_csv(table, sep='\t', index=False)
@@ -81,13 +98,16 @@ def _save(path: Path, content: dict):
     path.write_text(json.dumps(content, indent=2) + '\n')
 
 
+IMAGES = {'head': head, 'fmri': fmri}
+
+
 def main(argv: Sequence[str] | None = None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument('kind', choices=('fmri', *SHAPES))
+    parser.add_argument('kind', choices=(*IMAGES, *SHAPES))
     parser.add_argument('folder', type=Path)
     given = parser.parse_args(argv)
-    if given.kind == 'fmri':
-        fmri(given.folder)
+    if given.kind in IMAGES:
+        IMAGES[given.kind](given.folder)
     else:
         again = 8 if given.kind == 'nbia' else 0
         people = draw_people(SEED, controls=20, patients=20, repeated=again, effects=SHAPES[given.kind])

@@ -7,6 +7,7 @@ import ast
 import inspect
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from docutils import nodes
@@ -35,26 +36,17 @@ def module_of(path: Path) -> str:
     return '.'.join(parts).removesuffix('.__init__')
 
 
-class Labels:
-    """Numbers for the references of docstrings, whose own numbers would clash on a page."""
+def rendered(docstring: str) -> str:
+    """reStructuredText of a docstring; sections as numpydoc lays them out.
 
-    def __init__(self):
-        self.used = 0
-
-    def renumber(self, text: str) -> str:
-        own = dict.fromkeys(re.findall(r'^\s*\.\. \[(\d+)\]', text, re.MULTILINE))
-        new = {label: f'{self.used + n}' for n, label in enumerate(own, 1)}
-        self.used += len(own)
-        return re.sub(r'\[(\d+)\](_| )', lambda m: f'[{new.get(m[1], m[1])}]{m[2]}', text) if own else text
-
-
-def rendered(docstring: str, labels: Labels) -> str:
-    """reStructuredText of a docstring; sections as numpydoc lays them out."""
+    References become a list: footnotes of several docstrings would clash on a page.
+    """
     text = inspect.cleandoc(docstring)
     if re.search(r'^-{4,}$', text, re.MULTILINE):
         settings = {'use_plots': False, 'show_class_members': False, 'class_members_toctree': False}
         text = str(SphinxDocString(text, config=settings)).strip()
-    return labels.renumber(text)
+    text = re.sub(r'^( *)\.\. (\[\d+\]) ', r'\1*  \2 ', text, flags=re.MULTILINE)
+    return re.sub(r'(\[\d+\])_', r'\1', text)
 
 
 def indented(text: str, by: int) -> list[str]:
@@ -63,7 +55,7 @@ def indented(text: str, by: int) -> list[str]:
 
 def described(body: list[ast.stmt]) -> Iterator[tuple[str, str, str]]:
     """Name, value and docstring of each constant or field that has one; the string stands below it."""
-    for node, after in zip(body, body[1:], strict=False):
+    for node, after in pairwise(body):
         targets = [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, 'targets', [])
         is_text = isinstance(after, ast.Expr) and isinstance(getattr(after.value, 'value', None), str)
         if is_text and len(targets) == 1 and isinstance(targets[0], ast.Name):
@@ -89,7 +81,7 @@ def is_property(node: ast.FunctionDef) -> bool:
     return any(ast.unparse(one) in ('property', 'cached_property') for one in node.decorator_list)
 
 
-def function(node: ast.FunctionDef, labels: Labels, *, of_class: bool, by: int) -> list[str]:
+def function(node: ast.FunctionDef, *, of_class: bool, by: int) -> list[str]:
     docstring = ast.get_docstring(node, clean=False)
     if not docstring or not public(node.name):
         return []
@@ -99,49 +91,48 @@ def function(node: ast.FunctionDef, labels: Labels, *, of_class: bool, by: int) 
     else:
         kind = 'method' if of_class else 'function'
         head = [f'.. py:{kind}:: {node.name}{arguments(node, bound=of_class and not static)}']
-    return [*indented('\n'.join([*head, '', *indented(rendered(docstring, labels), 3), '']), by), '']
+    return [*indented('\n'.join([*head, '', *indented(rendered(docstring), 3), '']), by), '']
 
 
-def class_(node: ast.ClassDef, labels: Labels) -> list[str]:
+def class_(node: ast.ClassDef) -> list[str]:
     docstring = ast.get_docstring(node, clean=False)
     if not docstring or not public(node.name):
         return []
-    lines = [f'.. py:class:: {node.name}', '', *indented(rendered(docstring, labels), 3), '']
+    lines = [f'.. py:class:: {node.name}', '', *indented(rendered(docstring), 3), '']
     for name, kind, text in described(node.body):
         if public(name):
             lines += [f'   .. py:attribute:: {name}', *([f'      :type: {kind}'] if kind else []), '']
-            lines += [*indented(rendered(text, labels), 6), '']
+            lines += [*indented(rendered(text), 6), '']
     for one in node.body:
         if isinstance(one, ast.FunctionDef):
-            lines += function(one, labels, of_class=True, by=3)
+            lines += function(one, of_class=True, by=3)
     return lines
 
 
-def module(path: Path, labels: Labels) -> list[str]:
+def module(path: Path) -> list[str]:
     """A section for a module; nothing where it says nothing."""
     tree, name = ast.parse(path.read_text(encoding='utf-8')), module_of(path)
     lines = []
     for constant, kind, text in described(tree.body):
         if public(constant):
             lines += [f'.. py:data:: {constant}', *([f'   :type: {kind}'] if kind else []), '']
-            lines += [*indented(rendered(text, labels), 3), '']
+            lines += [*indented(rendered(text), 3), '']
     for node in tree.body:
         if isinstance(node, ast.FunctionDef):
-            lines += function(node, labels, of_class=False, by=0)
+            lines += function(node, of_class=False, by=0)
         elif isinstance(node, ast.ClassDef):
-            lines += class_(node, labels)
+            lines += class_(node)
     docstring = ast.get_docstring(tree, clean=False)
     if not lines and not docstring:
         return []
     title = name.removeprefix('bids_qsm.')
-    about = [rendered(docstring, labels), ''] if docstring else []
+    about = [rendered(docstring), ''] if docstring else []
     return [title, '-' * len(title), '', f'.. py:module:: {name}', '', *about, *lines]
 
 
 def page(room: str, paths: list[Path]) -> str:
     """reStructuredText of a room."""
-    labels = Labels()
-    sections = [line for path in paths for line in module(path, labels)]
+    sections = [line for path in paths for line in module(path)]
     return '\n'.join([room, '=' * len(room), '', *sections]) + '\n'
 
 

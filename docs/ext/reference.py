@@ -11,12 +11,12 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field
 
-from api import Labels, rendered
+from api import rendered
 from sphinx.application import Sphinx
 
 from bids_qsm.app.arguments import build_parser
 from bids_qsm.app.cli import COMMANDS
-from bids_qsm.app.methods import describe, registries
+from bids_qsm.app.methods import registries
 from bids_qsm.app.options import METHODS, NAMED_PATHS, SETTINGS, STEPS, TEXTS, flag_of, kind_of
 from bids_qsm.applications import about, applications
 from bids_qsm.applications.contract import Application, Query, Table
@@ -100,7 +100,9 @@ def _option(field: Field) -> str:
         value = field.name.upper()
     if kind in (TEXTS, NAMED_PATHS):
         value = f'{value} [{value} ...]'
-    forms = ', '.join(f'`{one} {value}`' if value else f'`{one}`' for one in filter(None, (setting.short, flag)))
+    forms = ', '.join(
+        f'`{one} {value}`' if value else f'`{one}`' for one in filter(None, (setting.short, flag))
+    )
     facts = []
     if not is_word and field.default not in (None, (), '', 0, False):
         default = ' '.join(map(str, field.default)) if kind == TEXTS else str(field.default)
@@ -112,8 +114,11 @@ def _option(field: Field) -> str:
     if not is_word:
         facts.append(f'Key in a configuration file: `{field.name}`.')
     if field.name in STEPS:
-        facts.append(f'Methods and their parameters: [{field.name}](algorithms.md#{field.name}).')
-    help = setting.help.replace('%%', '%').removesuffix(', see below').replace(', see below,', '')
+        known = ', '.join(f'[{name}](#{field.name}-{name})' for name in registries()[field.name])
+        facts.append(f'Methods: {known}.')
+    help = setting.help.replace('%%', '%')
+    if field.name in STEPS:
+        help = help.replace('method, see below', 'method of this step', 1)
     return f'### {flag}\n\n{forms}: {_plain(help)}.\n\n{" ".join(facts)}'
 
 
@@ -151,23 +156,25 @@ def commands() -> str:
 
 def algorithms() -> str:
     """Every method of every step: what it does, its equations, parameters, data and citations."""
-    labels, parts = Labels(), []
+    parts = []
     for step, registry in registries().items():
         field = SETTINGS[step]
         plugged = ', or `onnx:DIR` ([plug-ins](plugins.md))' if step in STEPS_OF else ''
         intro = f'`{flag_of(step)} NAME[:param=value,...]`, by default `{field.default}`{plugged}.'
         parts.append(f'## {step}\n\n{intro}')
         for name, function in registry.items():
-            parts.append(_algorithm(step, name, function, labels))
+            parts.append(_algorithm(step, name, function))
     return '\n\n'.join(parts)
 
 
-def _algorithm(step: str, name: str, function: Callable, labels: Labels) -> str:
-    lines = [f'({step}-{name})=', f'### {name}', '', '```{eval-rst}', rendered(function.__doc__ or '', labels)]
+def _algorithm(step: str, name: str, function: Callable) -> str:
+    lines = [f'({step}-{name})=', f'### {name}', '', '```{eval-rst}', rendered(function.__doc__ or '')]
     lines += ['```', '', f'Data: {", ".join(f"`{one}`" for one in needs(function)) or "none"}.']
     defaults = parameters(function)
     if defaults:
-        lines.append('Parameters: ' + ', '.join(f'`{key}={_value(value)}`' for key, value in defaults.items()) + '.')
+        lines.append(
+            'Parameters: ' + ', '.join(f'`{key}={_value(value)}`' for key, value in defaults.items()) + '.'
+        )
     facts = getattr(function, 'facts', None)
     if facts is not None:
         lines += ['', _cited(f'Methods text: {facts.prose}.')]
@@ -204,9 +211,14 @@ def _application(one: Application) -> str:
     }
     lines += [f'Runs once for {scopes[one.scope]}.', '']
     if one.uses:
-        lines += ['Uses ' + ', '.join(f'[{name}](#app-{name})' for name in one.uses) + ', which then runs too.', '']
+        lines += [
+            'Uses ' + ', '.join(f'[{name}](#app-{name})' for name in one.uses) + ', which then runs too.',
+            '',
+        ]
     if one.extra:
-        rows = [(query.title, _pattern(query), 'optional' if query.optional else 'needed') for query in one.extra]
+        rows = [
+            (query.title, _pattern(query), 'optional' if query.optional else 'needed') for query in one.extra
+        ]
         lines += [table(('further input', 'last part of the name', ''), rows), '']
     if one.method:
         lines += [_cited(one.method), '']
@@ -227,7 +239,12 @@ def _files_of(one: Application) -> str:
         lines += [f'Document: `*_desc-{document.desc}_{document.suffix}.json`.', '']
     for each in one.tables:
         name = _name({'suffix': each.suffix, **_entities(one, each)})
-        lines += [f'Table `{name}.tsv`, described by the `.json` beside it:', '', _columns(each.described()), '']
+        lines += [
+            f'Table `{name}.tsv`, described by the `.json` beside it:',
+            '',
+            _columns(each.described()),
+            '',
+        ]
     return '\n'.join(lines)
 
 
@@ -254,11 +271,22 @@ def _columns(described: Mapping[str, Mapping]) -> str:
 def maps() -> str:
     """Every map of a series."""
     rows = []
-    for port, one in PRODUCTS.items():
+    for one in PRODUCTS.values():
         if one.suffix:
-            spaces = f'`*_{one.suffix}.nii.gz`' + (f', `*_space-<template>_{one.suffix}.nii.gz`' if one.in_template else '')
-            rows.append((spaces, _plain(one.about), one.units, f'[{one.step}](algorithms.md#{one.step})' if one.step else ''))
-    shown = [(one.look.title, _plain(one.caption)) for one in PRODUCTS.values() if one.look and not one.suffix]
+            spaces = f'`*_{one.suffix}.nii.gz`' + (
+                f', `*_space-<template>_{one.suffix}.nii.gz`' if one.in_template else ''
+            )
+            rows.append(
+                (
+                    spaces,
+                    _plain(one.about),
+                    one.units,
+                    f'[{one.step}](algorithms.md#{one.step})' if one.step else '',
+                )
+            )
+    shown = [
+        (one.look.title, _plain(one.caption)) for one in PRODUCTS.values() if one.look and not one.suffix
+    ]
     return '\n\n'.join((
         table(('file', 'content', 'unit', 'step'), rows),
         'Only in the report:',
@@ -280,7 +308,9 @@ def group_tables() -> str:
 def bibliography_list() -> str:
     """All papers that methods texts cite."""
     _, references = cite([f'[@{key}]' for key in bibliography()])
-    return '\n'.join(f'- {_reference(one)}' for one in sorted(references, key=lambda one: one['text'].casefold()))
+    return '\n'.join(
+        f'- {_reference(one)}' for one in sorted(references, key=lambda one: one['text'].casefold())
+    )
 
 
 PARTS = {
@@ -295,7 +325,11 @@ PARTS = {
     'group_tables': group_tables,
     'bibliography': bibliography_list,
 }
-MOVED = {'](../CONTRIBUTING.md': '](contributing.md', '](../hpc/README.md': '](clusters.md', '](../CHANGES.md': '](changes.md'}
+MOVED = {
+    '](../CONTRIBUTING.md': '](contributing.md',
+    '](../hpc/README.md': '](clusters.md',
+    '](../CHANGES.md': '](changes.md',
+}
 """Files beside docs/ that are pages of the site."""
 
 
