@@ -14,9 +14,8 @@ from dataclasses import MISSING, Field
 from api import rendered
 from sphinx.application import Sphinx
 
-from bids_qsm.app.arguments import build_parser
 from bids_qsm.app.cli import COMMANDS
-from bids_qsm.app.methods import registries
+from bids_qsm.app.methods import Method, registries
 from bids_qsm.app.options import METHODS, NAMED_PATHS, SETTINGS, STEPS, TEXTS, flag_of, kind_of
 from bids_qsm.applications import about, applications
 from bids_qsm.applications.contract import Application, Query, Table
@@ -73,10 +72,9 @@ def _plain(text: str) -> str:
     return re.sub(r'([*_<>$\[\]])', r'\\\1', text)
 
 
-def _value(value: object) -> str:
-    if isinstance(value, tuple | list):
-        return '/'.join(_value(item) for item in value)
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _parameters(function: Callable) -> list[str]:
+    """Parameters of a method or an application with their defaults, as the command line takes them."""
+    return [f'`{str(Method("", (pair,)))[1:]}`' for pair in parameters(function).items()]
 
 
 def options() -> str:
@@ -94,7 +92,7 @@ def _option(field: Field) -> str:
     is_word = field.default is MISSING
     flag = field.name if is_word else flag_of(field.name)
     value = f'{{{",".join(setting.choices)}}}' if setting.choices else setting.metavar
-    if kind is bool or setting.action == 'count' or is_word:
+    if kind is bool or setting.action == 'count' or (is_word and not setting.choices):
         value = None
     elif not value:
         value = field.name.upper()
@@ -127,19 +125,9 @@ def flags() -> str:
     rows = []
     for one in applications():
         if one.asked or parameters(one.measure):
-            params = ', '.join(f'`{k}={_value(v)}`' for k, v in parameters(one.measure).items())
+            params = ', '.join(_parameters(one.measure))
             rows.append((f'[`--{one.name}`](#app-{one.name})', _plain(about(one.name)), params))
     return table(('flag', 'what it does', 'parameters and defaults'), rows)
-
-
-def help_text() -> str:
-    """What ``bids_qsm --help`` prints, methods aside."""
-    return _block(build_parser().format_help)
-
-
-def _block(say: Callable[[], str]) -> str:
-    os.environ['COLUMNS'] = '100'
-    return f'```text\n{say().rstrip()}\n```'
 
 
 def commands() -> str:
@@ -170,11 +158,9 @@ def algorithms() -> str:
 def _algorithm(step: str, name: str, function: Callable) -> str:
     lines = [f'({step}-{name})=', f'### {name}', '', '```{eval-rst}', rendered(function.__doc__ or '')]
     lines += ['```', '', f'Data: {", ".join(f"`{one}`" for one in needs(function)) or "none"}.']
-    defaults = parameters(function)
+    defaults = _parameters(function)
     if defaults:
-        lines.append(
-            'Parameters: ' + ', '.join(f'`{key}={_value(value)}`' for key, value in defaults.items()) + '.'
-        )
+        lines.append(f'Parameters: {", ".join(defaults)}.')
     facts = getattr(function, 'facts', None)
     if facts is not None:
         lines += ['', _cited(f'Methods text: {facts.prose}.')]
@@ -198,11 +184,11 @@ def apps() -> str:
 
 
 def _application(one: Application) -> str:
-    params = ', '.join(f'`{key}={_value(value)}`' for key, value in parameters(one.measure).items())
+    params = _parameters(one.measure)
     how = f'`--{one.name}`' if one.asked else 'Always runs where its inputs are there'
     lines = [f'(app-{one.name})=', f'## {one.title}', '', f'{_plain(about(one.name))} {how}.', '']
     if params:
-        lines += [f'Parameters: {params}, as `--{one.name}:{next(iter(parameters(one.measure)))}=...`.', '']
+        lines += [f'Parameters: {", ".join(params)}; as `--{one.name}:{params[0][1:]}.', '']
     scopes = {
         'series': 'each series',
         'labels': 'the atlas and each segmentation of the participant',
@@ -316,7 +302,6 @@ def bibliography_list() -> str:
 PARTS = {
     'options': options,
     'flags': flags,
-    'help': help_text,
     'commands': commands,
     'algorithms': algorithms,
     'applications': apps,
