@@ -257,6 +257,15 @@ def test_cohort_of_a_tutorial_gives_what_its_page_says(helpers, tmp_path, capsys
     assert float(of_group[1][-1]) < 0.05 < float(of_group[2][-1])
 
 
+def test_gallery_runs(helpers, tmp_path, capsys):
+    helpers.prepare(tmp_path)
+    helpers.run('gallery', tmp_path)
+    shown = re.findall(r'\]\((figures/[^)]+)\)', (DOCS / 'gallery.md').read_text())
+    assert len(shown) == 4
+    assert all((tmp_path / name).stat().st_size > 1000 for name in shown)
+    assert float(re.search(r'largest error of the field: (\S+) ppb\n', capsys.readouterr().out)[1]) < 0.1
+
+
 def test_examples_of_the_extension_page_run(helpers):
     """The method inverts a field, and the application measures a known share."""
     import numpy as np

@@ -213,7 +213,8 @@ def _application(one: Application) -> str:
 
 def _pattern(query: Query) -> str:
     ends = query.names or tuple(f'*_{suffix}' for suffix in query.suffix)
-    return ', '.join(f'`{end}{query.extension}`' for end in ends)
+    extension = '.nii[.gz]' if query.is_image else query.extension
+    return ', '.join(f'`{end}{extension}`' for end in ends)
 
 
 def _files_of(one: Application) -> str:
