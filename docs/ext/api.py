@@ -139,6 +139,8 @@ def page(room: str, paths: list[Path]) -> str:
 def write(app: Sphinx):
     folder = Path(app.srcdir, 'api')
     folder.mkdir(exist_ok=True)
+    for left in {path.stem for path in folder.glob('*.rst')} - rooms().keys():
+        (folder / f'{left}.rst').unlink()
     for room, paths in rooms().items():
         target, text = folder / f'{room}.rst', page(room, paths)
         if not target.exists() or target.read_text() != text:

@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 DOCS = Path(__file__).parents[1]
@@ -43,11 +43,11 @@ def prepare(folder: Path):
         (folder / 'examples').symlink_to(ROOT / 'examples')
 
 
-def run(page: str, folder: Path, languages: Sequence[str] = ('sh', 'python')):
+def run(page: str, folder: Path):
     """Run the blocks of a page; raises CalledProcessError, or what its Python raises."""
     names: dict = {'__name__': page}
     for language, text in blocks((DOCS / f'{page}.md').read_text(encoding='utf-8')):
-        if language not in languages:
+        if language not in ('sh', 'python'):
             continue
         print(f'--- {page}\n{text}', flush=True)
         if language == 'sh':
