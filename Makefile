@@ -3,7 +3,7 @@ VENV ?= .venv
 DEMO ?= demo
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint benchmark clean
+.PHONY: demo test lint benchmark docs tutorials clean
 
 # a stamp, so that the second call installs nothing
 $(VENV)/stamp: setup.cfg pyproject.toml
@@ -30,6 +30,15 @@ lint: $(VENV)/stamp-test
 test: lint
 	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
+# the site: docs/_build/index.html
+docs: $(VENV)/stamp
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docs]'
+	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build
+
+# runs all commands and all Python of the tutorials
+tutorials: $(VENV)/stamp
+	$(BIN)/python docs/ext/blocks.py $(DEMO)/tutorials
+
 benchmark: $(VENV)/stamp
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/families.py
@@ -37,4 +46,4 @@ benchmark: $(VENV)/stamp
 	$(BIN)/python benchmarks/document.py
 
 clean:
-	rm -rf $(VENV) $(DEMO) build *.egg-info
+	rm -rf $(VENV) $(DEMO) build docs/api docs/_build *.egg-info

@@ -169,7 +169,7 @@ class Query:
     instead_of: str = ''
     """Name of another input, which is not read where this one is there."""
     names: tuple[str, ...] = ()
-    """Patterns of the file name without extension, of which one must fit: ('*_param-fa_dwimap', '*_FA')."""
+    """Patterns of the file name without extension, of which one must fit: ``('*_dwimap', '*_FA')``."""
     spaces: tuple[str, ...] = ()
     """Values of the entity space- of an image that is aligned by itself, beside those of every one; T1w among
     them is aligned too, where software calls its own T1w image so."""

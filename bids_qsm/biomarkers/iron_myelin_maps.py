@@ -49,7 +49,7 @@ def iron_myelin_maps(
 
     Parameters
     ----------
-    values : ndarray, shape (K, *grid.shape)
+    values : ndarray, shape ``(K, *grid.shape)``
         Susceptibility (ppm) and R2* (1/s).
     noise : ndarray, shape (K,)
         Standard deviations of a voxel that neighbours do not share.

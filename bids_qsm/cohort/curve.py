@@ -19,7 +19,7 @@ class AgeCurve:
     natural spline with few knots that is a mixed model,
 
     .. math:: y = \beta_0 + \beta_1 a + Z u + e, \quad u \sim N(0, \lambda \sigma^2), \; e \sim N(0,
-    \sigma^2),
+              \sigma^2),
 
     Predictions are averaged over the variance ratio :math:`\lambda`, weighted by its restricted likelihood.
     With one age there is only the mean, with few ages a line.

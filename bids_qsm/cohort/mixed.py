@@ -137,7 +137,7 @@ def random_intercept(x: np.ndarray, y: np.ndarray, participant: np.ndarray) -> F
     r"""Fit a linear model with a random intercept a participant, by restricted maximum likelihood.
 
     .. math:: y_{ij} = x_{ij}^T \beta + u_i + e_{ij}, \quad u_i \sim N(0, \tau^2), \; e_{ij} \sim N(0,
-    \sigma^2)
+              \sigma^2)
 
     Covariance and degrees of freedom of the coefficients are those of Kenward and Roger [1]_, which hold the
     significance level in small cohorts.

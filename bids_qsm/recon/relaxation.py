@@ -165,7 +165,7 @@ def rate_error(
         (s).
     noise : float
         Standard deviation of one channel (units of ``start``).
-    kept : ndarray of float32, shape (*rate.shape, echo), optional
+    kept : ndarray of float32, shape ``(*rate.shape, echo)``, optional
         See `spread_function`.
 
     Returns

@@ -62,7 +62,7 @@ class Train:
 
         Returns
         -------
-        ndarray of float32, shape (*s, n)
+        ndarray of float32, shape ``(*s, n)``
 
         References
         ----------
