@@ -106,12 +106,13 @@ class Tiling:
 
 @dataclass(frozen=True)
 class Unrolled:
-    """Steps of gradient descent on the fidelity, each followed by the network."""
+    """Steps of descent on the fidelity, each followed by the network; see `network.unrolled`."""
 
     iterations: int
     step_size: float
     start: str = 'zero'
     weights: str = 'mask'
+    damping: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -586,6 +587,9 @@ def _unrolled(r: _Reader | None, step: str) -> Unrolled | None:
         float(r.take('step_size', 1.0, lambda v: is_number(v) and 0 < v < 4.5, 'a number between 0 and 4.5')),
         r.take('start', 'zero', _is_one_of(('zero', 'tkd')), 'zero or tkd', needed=False),
         r.take('weights', 'mask', _is_one_of(('mask', 'noise')), 'mask or noise', needed=False),
+        float(
+            r.take('damping', 0, lambda v: is_number(v) and 0 <= v <= 1, 'a number, at most 1', needed=False)
+        ),
     )
     r.end()
     return found
