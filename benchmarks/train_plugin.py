@@ -24,26 +24,28 @@ from torch import nn
 from torch.nn import functional
 from train_prior import draw_in
 
+from bids_qsm.plugins.network import STARTS
 from bids_qsm.recon.fourier import dipole_kernel
 from bids_qsm.recon.grid import Grid
-from bids_qsm.recon.inversion import INVERSION
+from bids_qsm.recon.inversion import tv
 from bids_qsm.recon.inversion.noise_scale import PADDING, certainty, typical_noise
-from bids_qsm.recon.registry import call
 
 SIZES = {32: 4, 48: 2, 64: 1}
 """Voxels along each axis of a sample, and samples of a step."""
 POOL = 48
-"""Samples of each size that are kept; each second step draws a new one."""
+"""Samples of each size that are kept; each third step draws a new one."""
 VOXEL = (0.8, 2.3)
 """Voxel size (mm) of samples; of each the axes are alike."""
-UNTOLD, OUTSIDE = 0.3, 0.3
+NOISES = (0.0004, 0.004)
+UNTOLD, OUTSIDE = 0.2, 0.2
 """Share of samples whose field has errors that its noise does not tell, and fields from outside."""
-ITERATIONS, DAMPING = 8, 0.05
+ITERATIONS, DAMPING = 4, 0.05
+GROWTH = {1: 0.0, 2: 0.4, ITERATIONS: 0.7}
+"""Steps of descent, and the share of training after which there are so many."""
 CHI_SD, FIELD_SD, NOISE_SD = 0.05, 0.02, 0.005
 """By which the images are divided (ppm)."""
-RATE, EARLIER, FAINT = 2e-3, 0.1, 0.002
-"""Rate of learning, weight of the steps before the last, and susceptibility (ppm) below which errors count
-less."""
+RATE, EARLIER, FAINT = 2e-3, 0.1, 5e-4
+"""Rate of learning, weight of the steps before the last, and errors (ppm) below which little is gained."""
 HELD = 12
 """Samples on which it is measured."""
 
@@ -101,7 +103,7 @@ class Step(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.length = nn.Parameter(torch.tensor(1.0))
+        self.length = nn.Parameter(torch.tensor(0.0))
         self.layers = Pyramid(len(self.channels), self.widths)
 
     def forward(self, images):
@@ -114,13 +116,16 @@ SD = {'x': CHI_SD, 'gradient': CHI_SD, 'field': FIELD_SD, 'noise': NOISE_SD}
 
 
 def sample(rng, size):
-    """Susceptibility (ppm), its local field with noise, the mask, the noise and the weight of the fidelity."""
+    """Susceptibility (ppm), what TV makes of it, local field, mask, noise and the weight of the fidelity."""
     step = float(np.exp(rng.uniform(*np.log(VOXEL))))
     while True:
-        chi, mask, field, noise = draw_in(Grid((size,) * 3, (step,) * 3), rng, untold=UNTOLD, outside=OUTSIDE)
+        chi, mask, field, noise = draw_in(
+            Grid((size,) * 3, (step,) * 3), rng, untold=UNTOLD, outside=OUTSIDE, noises=NOISES
+        )
         if mask.any():
             weight = certainty(noise, mask, typical_noise(noise, field, mask))
-            return [image.astype(np.float32) for image in (chi, field, mask, noise, weight)]
+            start = tv(field, mask, noise, Grid(field.shape), **STARTS['tv'])
+            return [image.astype(np.float32) for image in (chi, start, field, mask, noise, weight)]
 
 
 def batch(rng, pool, count):
@@ -133,7 +138,7 @@ def batch(rng, pool, count):
     return [torch.from_numpy(np.stack(arrays)[:, None]) for arrays in zip(*parts, strict=True)]
 
 
-def states(step, field, mask, noise, weight):
+def states(step, start, field, mask, noise, weight, *, iterations=ITERATIONS):
     """Susceptibility (ppm) after each step of the loop of bids_qsm/plugins/network.py.
 
     The gradient of a loss goes through the physics of all steps, so that each serves the last.
@@ -147,8 +152,8 @@ def states(step, field, mask, noise, weight):
         spectrum = kernel * torch.fft.rfftn(values, s=padded, dim=(2, 3, 4))
         return torch.fft.irfftn(spectrum, s=padded, dim=(2, 3, 4))[inner]
 
-    x = torch.zeros_like(field)
-    for _ in range(ITERATIONS):
+    x = start
+    for _ in range(iterations):
         gradient = mask * through(weight * (through(x, dipole) - field), back)
         with torch.autocast('cpu', torch.bfloat16):
             images = torch.cat([x / CHI_SD, gradient / CHI_SD, noise / NOISE_SD], 1)
@@ -156,24 +161,28 @@ def states(step, field, mask, noise, weight):
         yield x
 
 
-def found(net, field, mask, noise, weight):
+def found(net, start, field, mask, noise, weight, *, iterations=ITERATIONS):
     """What is compared with the truth: the result of each step, the last one last."""
     if isinstance(net, Step):
-        return list(states(net, field, mask, noise, weight))
+        return list(states(net, start, field, mask, noise, weight, iterations=iterations))
     with torch.autocast('cpu', torch.bfloat16):
         return [mask * CHI_SD * net(torch.cat([field / FIELD_SD, noise / NOISE_SD], 1)).float()]
 
 
 def error(chi_found, chi, mask):
-    """Error relative to the truth, of each sample; the mean of susceptibility is left out."""
+    """Root mean square (ppm) of the error of each sample; the mean of susceptibility is left out."""
     axes = (1, 2, 3, 4)
     count = mask.sum(axes, keepdim=True)
+    misfit = (chi_found - chi) * mask
+    misfit = misfit - mask * misfit.sum(axes, keepdim=True) / count
+    return torch.sqrt((misfit**2).sum(axes) / count.flatten() + FAINT**2)
 
-    def spread(values):
-        values = values * mask
-        return ((values - mask * values.sum(axes, keepdim=True) / count) ** 2).sum(axes) / count.flatten()
 
-    return torch.sqrt((spread(chi_found - chi) + 1e-9) / (spread(chi) + FAINT**2))
+def ratio(net, chi, *given, **how):
+    """Logarithm of the error over that of TV, after each step, of each sample."""
+    start, _, mask, *_ = given
+    usual = error(start, chi, mask)
+    return [torch.log(error(one, chi, mask) / usual) for one in found(net, *given, **how)]
 
 
 def tensors(one):
@@ -181,31 +190,16 @@ def tensors(one):
     return [torch.from_numpy(image)[None, None] for image in one]
 
 
-def measured(net, held):
-    """Mean NRMSE (%) of samples."""
+def measured(net, held, count):
+    """Errors of samples over those of TV: their geometric mean."""
     with torch.no_grad():
-        return 100 * np.mean(
-            [float(error(found(net, *given)[-1], chi, given[1])) for chi, *given in map(tensors, held)]
-        )
-
-
-def classical(name, held):
-    """The same of a method."""
-    errors = []
-    for one in held:
-        chi, field, mask, noise, _ = one
-        data = {'field': field, 'mask': mask > 0, 'noise': noise, 'grid': Grid(field.shape)}
-        image = torch.from_numpy(call(INVERSION[name], data, {}))[None, None]
-        errors.append(float(error(image, *(tensors(one)[n] for n in (0, 2)))))
-    return 100 * np.mean(errors)
+        return np.exp(np.mean([float(ratio(net, *tensors(one), iterations=count)[-1]) for one in held]))
 
 
 def train(net, seed, minutes, folder):
     torch.manual_seed(seed)
     rng = np.random.default_rng([seed, 7])
     held = [sample(np.random.default_rng([seed, 8, n]), 48) for n in range(HELD)]
-    usual = ', '.join(f'{name} {classical(name, held):.1f} %' for name in ('tkd', 'tv'))
-    print(f'NRMSE of samples held out: {usual}', flush=True)
     pool = {size: [sample(rng, size) for _ in range(2)] for size in SIZES}
     net.to(memory_format=torch.channels_last_3d)
     optimiser = torch.optim.Adam(net.parameters(), RATE, betas=(0.9, 0.98))
@@ -213,22 +207,24 @@ def train(net, seed, minutes, folder):
     while done < 1:
         done = min((time.process_time() - began) / (60 * minutes), 1.0)
         size = int(rng.choice(list(SIZES)))
-        if len(losses) % 2 == 0:
+        count = max(n for n, since in GROWTH.items() if done >= since)
+        if len(losses) % 3 == 0:
             pool[size] = [*pool[size][-POOL + 1 :], sample(rng, size)]
         warm = min(1, len(losses) / 20 + 0.05)
         optimiser.param_groups[0]['lr'] = RATE * warm * (0.51 + 0.49 * np.cos(np.pi * done))
-        chi, *given = batch(rng, pool[size], SIZES[size])
         optimiser.zero_grad()
-        *others, last = [error(one, chi, given[1]).mean() for one in found(net, *given)]
+        *others, last = [
+            one.mean() for one in ratio(net, *batch(rng, pool[size], SIZES[size]), iterations=count)
+        ]
         loss = last + EARLIER * sum(others) / max(len(others), 1)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimiser.step()
         losses.append(float(last.detach()))
-        if len(losses) % 50 == 0 or done == 1:
+        if len(losses) % 100 == 0 or done == 1:
             print(
-                f'{len(losses)} steps, {time.process_time() - began:.0f} s, NRMSE of the last 50 '
-                f'{100 * np.mean(losses[-50:]):.1f} %, held {measured(net, held):.1f} %',
+                f'{len(losses)} steps, {time.process_time() - began:.0f} s, error over that of TV '
+                f'{np.exp(np.mean(losses[-100:])):.3f}, held out {measured(net, held, count):.3f}',
                 flush=True,
             )
             torch.save(net.state_dict(), folder / 'state.pt')
@@ -266,7 +262,7 @@ def write(net, folder):
         np.save(stream, values)
         return hashed(name, stream.getvalue())
 
-    chi, field, mask, noise, _ = sample(np.random.default_rng(99), 32)
+    chi, _, field, mask, noise, _ = sample(np.random.default_rng(99), 32)
     # any images will do: the network of the unrolled one sees no physics
     known = {'field': field, 'noise': noise, 'x': chi, 'gradient': field}
     with torch.no_grad():
@@ -310,6 +306,7 @@ def write(net, folder):
             'iterations': ITERATIONS,
             'step_size': 1.0,
             'damping': DAMPING,
+            'start': 'tv',
             'weights': 'noise',
         }
     (folder / 'manifest.json').write_text(json.dumps(manifest, indent=2) + '\n')

@@ -119,7 +119,7 @@ def draw(seed):
     return *draw_in(grid, rng, untold=0.7, outside=0.6), grid
 
 
-def draw_in(grid, rng, *, untold, outside):
+def draw_in(grid, rng, *, untold, outside, noises=(0.0004, 0.006)):
     """Susceptibility, mask, field and noise (ppm) in a box, as the inversion gets them.
 
     The field has errors that the noise does not tell, and what sources outside of the mask leave, with the
@@ -144,7 +144,7 @@ def draw_in(grid, rng, *, untold, outside):
         padded[inside] = sources
         return convolve(padded, kernel)[inside]
 
-    sigma = np.exp(rng.uniform(np.log(0.0004), np.log(0.006)))
+    sigma = np.exp(rng.uniform(*np.log(noises)))
     noise = sigma * np.exp(rng.uniform(0, 0.6) * varied(3.0, 40.0))
     if rng.random() < 0.5:
         noise *= np.where(varied(2.5, 15.0) > rng.uniform(1.5, 3), rng.uniform(2, 20), 1)

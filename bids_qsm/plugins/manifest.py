@@ -585,7 +585,7 @@ def _unrolled(r: _Reader | None, step: str) -> Unrolled | None:
     found = Unrolled(
         r.take('iterations', 1, _is_whole(1, 100), 'a whole number (1 to 100)'),
         float(r.take('step_size', 1.0, lambda v: is_number(v) and 0 < v < 4.5, 'a number between 0 and 4.5')),
-        r.take('start', 'zero', _is_one_of(('zero', 'tkd')), 'zero or tkd', needed=False),
+        r.take('start', 'zero', _is_one_of(('zero', 'tkd', 'tv')), 'zero, tkd or tv', needed=False),
         r.take('weights', 'mask', _is_one_of(('mask', 'noise')), 'mask or noise', needed=False),
         float(
             r.take('damping', 0, lambda v: is_number(v) and 0 <= v <= 1, 'a number, at most 1', needed=False)

@@ -15,10 +15,14 @@ from bids_qsm.plugins.sandbox import Image, Machine, run_network
 from bids_qsm.plugins.tiles import Plan
 from bids_qsm.recon.fourier import Box, convolve, dipole_kernel
 from bids_qsm.recon.grid import Grid
-from bids_qsm.recon.inversion.direct import tkd
+from bids_qsm.recon.inversion import INVERSION
 from bids_qsm.recon.inversion.noise_scale import PADDING, certainty, typical_noise
 from bids_qsm.recon.magnitude import combine
+from bids_qsm.recon.registry import call
 from bids_qsm.recon.units import ppm_per_radian
+
+STARTS: dict[str, dict[str, Any]] = {'tkd': {}, 'tv': {'tolerance': 0.002, 'max_iterations': 200}}
+"""Methods that unrolled networks may start from, and their parameters: TV, for one, nearly converged."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +207,8 @@ def unrolled(network: Network, images: Mapping[str, np.ndarray]) -> np.ndarray:
 
     M is the mask, W the weights (at most 1), D the dipole on the padded box. Damping makes gradient descent
     into that of Levenberg and Marquardt (without W), which needs fewer steps near the cone of the dipole. A
-    network with the input 'gradient' gets :math:`x_n` and what t multiplies instead, and makes the step itself.
+    network with the input 'gradient' gets :math:`x_n` and what t multiplies instead, and makes the step
+    itself.
 
     Parameters
     ----------
@@ -231,7 +236,10 @@ def unrolled(network: Network, images: Mapping[str, np.ndarray]) -> np.ndarray:
     def through(kernel: np.ndarray, values: np.ndarray) -> np.ndarray:
         return box.uncrop(convolve(box.crop(values), kernel))
 
-    x = tkd(field, mask, grid) if how.start == 'tkd' else np.zeros_like(field)
+    x = np.zeros_like(field)
+    if how.start in STARTS:
+        data = {'field': field, 'mask': mask, 'noise': noise, 'grid': grid}
+        x = call(INVERSION[how.start], data, STARTS[how.start])
     takes_gradient = 'gradient' in network.manifest.data
     for _ in range(how.iterations):
         gradient = mask * through(back, weight * (through(dipole, x) - field))

@@ -11,10 +11,12 @@ from bids_qsm.errors import UserError
 from bids_qsm.plugins.check import check_golden, check_plugin
 from bids_qsm.plugins.frame import frame_of
 from bids_qsm.plugins.manifest import read_manifest
-from bids_qsm.plugins.network import apply, full_dipole
+from bids_qsm.plugins.network import STARTS, apply, full_dipole
 from bids_qsm.plugins.sandbox import Machine
 from bids_qsm.recon.fourier import Box, convolve, dipole_kernel
 from bids_qsm.recon.grid import Grid
+from bids_qsm.recon.inversion import INVERSION
+from bids_qsm.recon.registry import call
 from tests.plugins.little import REACH, identity, linear, model_of, net, write_plugin
 
 pytestmark = pytest.mark.usefixtures('here')
@@ -209,14 +211,20 @@ def shrinking(name='x'):
     return model_of([node], {'w': np.float32([0.8]).reshape(1, 1, 1, 1, 1)}, inputs={name: 1})
 
 
-@pytest.mark.parametrize(('weights', 'damping'), [('mask', 0), ('noise', 0.05)])
-def test_unrolled_networks_equal_our_own_loop(tmp_path, scene, weights, damping):
+@pytest.mark.parametrize(('weights', 'damping', 'start'), [('mask', 0, 'zero'), ('noise', 0.05, 'tv')])
+def test_unrolled_networks_equal_our_own_loop(tmp_path, scene, weights, damping, start):
     scene['noise'] = scene['noise'] * np.linspace(1, 3, SHAPE[0], dtype=np.float32)[:, None, None]
     folder = write_plugin(
         tmp_path / 'a',
         shrinking(),
         inputs=[{'tensor': 'x', 'channels': [{'data': 'x', 'unit': 'ppm'}]}],
-        unrolled={'iterations': 4, 'step_size': 1.5, 'weights': weights, 'damping': damping},
+        unrolled={
+            'iterations': 4,
+            'step_size': 1.5,
+            'weights': weights,
+            'damping': damping,
+            'start': start,
+        },
         training={'field_strength': [3, 3], 'voxel_size': [1, 1], 'field': [-0.01, 0.01]},
     )
     found = run(folder, scene)
@@ -226,7 +234,7 @@ def test_unrolled_networks_equal_our_own_loop(tmp_path, scene, weights, damping)
     box = Box.around(mask, scene['grid'], padding=16)
     dipole = dipole_kernel(box.shape, (1, 1, 1), (0, 0, 1))
     back = dipole / (dipole**2 + damping) if damping else dipole
-    x = np.zeros(SHAPE, np.float32)
+    x = call(INVERSION['tv'], scene, STARTS['tv']) if start == 'tv' else np.zeros(SHAPE, np.float32)
     for _ in range(4):
         misfit = weight * (box.uncrop(convolve(box.crop(x), dipole)) - field)
         x = 0.8 * mask * (x - 1.5 * mask * box.uncrop(convolve(box.crop(misfit.astype(np.float32)), back)))
