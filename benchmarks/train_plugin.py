@@ -1,18 +1,21 @@
 """Train two networks on random sources, and write them as plug-ins.
 
-python benchmarks/train_plugin.py unrolled OUT_DIR [--minutes 30] [--seed 0]
-python benchmarks/train_plugin.py unet OUT_DIR [--minutes 20] [--seed 0]
+python benchmarks/train_plugin.py unrolled OUT_DIR [--minutes 21] [--seed 0]
+python benchmarks/train_plugin.py unet OUT_DIR [--minutes 21] [--seed 0]
 
-'unrolled' is the network inside damped descent on the fidelity, 'unet' maps the local field to
-susceptibility in one step. No head is used: susceptibility is drawn as `train_prior.draw_in` draws it (sheets,
-ellipsoids, tubes, textures), in cubes of 32 to 64 voxels, B0 along the third axis. Networks have no biases and
-get the noise of the field: twice the field with twice the noise gives twice the susceptibility. It needs PyTorch;
-minutes are those of one core that computes in bfloat16 (others are slower, and need more).
+'unrolled' is the network inside damped descent on the fidelity, which starts from TV; 'unet' maps the local
+field to susceptibility in one step. No head is used: susceptibility is drawn as `train_prior.draw_in` draws
+it (sheets, ellipsoids, tubes, textures), in cubes of 32 to 64 voxels, with B0 along the third axis. The loss
+is the logarithm of the error over that of TV, so that samples count alike whatever their noise. Networks have
+no biases and get the noise of the field: of twice the field with twice the noise they make twice the
+susceptibility. It needs PyTorch. Minutes are of one core that multiplies in bfloat16; OUT_DIR.pt has the
+weights while it runs.
 """
 
 import argparse
 import hashlib
 import io
+import itertools
 import json
 import time
 import warnings
@@ -59,7 +62,7 @@ class Pyramid(nn.Module):
     def __init__(self, channels, widths):
         super().__init__()
         self.enter = nn.Conv3d(channels, widths[0], 4, stride=2, padding=1, bias=False)
-        pairs = list(zip(widths[:-1], widths[1:], strict=True))
+        pairs = list(itertools.pairwise(widths))
         self.down = nn.ModuleList([convolution(a, b) for a, b in pairs])
         self.up = nn.ModuleList([convolution(b, a) for a, b in pairs])
         self.mix = nn.ModuleList(
@@ -86,7 +89,7 @@ def convolution(n_in, n_out):
 class UNet(nn.Module):
     """Susceptibility of field and noise."""
 
-    channels, widths, reach = ('field', 'noise'), (32, 32, 32, 32), 76
+    channels, widths, reach, tile = ('field', 'noise'), (32, 32, 32), 40, 192
 
     def __init__(self):
         super().__init__()
@@ -99,7 +102,7 @@ class UNet(nn.Module):
 class Step(nn.Module):
     """A step of descent of a length that is learned, and a correction."""
 
-    channels, widths, reach = ('x', 'gradient', 'noise'), (32, 16), 20
+    channels, widths, reach, tile = ('x', 'gradient', 'noise'), (32, 16), 18, 144
 
     def __init__(self):
         super().__init__()
@@ -227,7 +230,7 @@ def train(net, seed, minutes, folder):
                 f'{np.exp(np.mean(losses[-100:])):.3f}, held out {measured(net, held, count):.3f}',
                 flush=True,
             )
-            torch.save(net.state_dict(), folder / 'state.pt')
+            torch.save(net.state_dict(), folder.with_suffix('.pt'))
     print(f'{sum(p.numel() for p in net.parameters())} weights')
     return net.eval()
 
@@ -262,7 +265,7 @@ def write(net, folder):
         np.save(stream, values)
         return hashed(name, stream.getvalue())
 
-    chi, _, field, mask, noise, _ = sample(np.random.default_rng(99), 32)
+    chi, _, field, _, noise, _ = sample(np.random.default_rng(99), 32)
     # any images will do: the network of the unrolled one sees no physics
     known = {'field': field, 'noise': noise, 'x': chi, 'gradient': field}
     with torch.no_grad():
@@ -291,8 +294,8 @@ def write(net, folder):
         'axes': 'XYZ',
         'voxel_size': {'policy': 'any'},
         'b0': 'axial',
-        'tile': {'size': [160] * 3, 'margin': net.reach, 'blend': 4, 'multiple': 2 ** len(net.widths)},
-        'memory': 600,
+        'tile': {'size': [net.tile] * 3, 'margin': net.reach, 'blend': 4, 'multiple': 2 ** len(net.widths)},
+        'memory': 250,
         'training': {
             'field_strength': [1.5, 7],
             'voxel_size': list(VOXEL),
@@ -318,7 +321,7 @@ def main():
     )
     parser.add_argument('kind', choices=('unrolled', 'unet'))
     parser.add_argument('out', type=Path)
-    parser.add_argument('--minutes', type=float, default=30.0, help='of the CPU (%(default)s)')
+    parser.add_argument('--minutes', type=float, default=21.0, help='of the CPU (%(default)s)')
     parser.add_argument('--seed', type=int, default=0, help='%(default)s')
     args = parser.parse_args()
     torch.set_num_threads(1)
