@@ -1,7 +1,7 @@
 """Train two networks on random sources, and write them as plug-ins.
 
-python benchmarks/train_plugin.py unrolled OUT_DIR [--minutes 21] [--seed 0]
-python benchmarks/train_plugin.py unet OUT_DIR [--minutes 21] [--seed 0]
+python benchmarks/train_plugin.py unrolled OUT_DIR [--minutes 17] [--seed 0]
+python benchmarks/train_plugin.py unet OUT_DIR [--minutes 17] [--seed 0]
 
 'unrolled' is the network inside damped descent on the fidelity, which starts from TV; 'unet' maps the local
 field to susceptibility in one step. No head is used: susceptibility is drawn as `train_prior.draw_in` draws
@@ -42,8 +42,8 @@ VOXEL = (0.8, 2.3)
 NOISES = (0.0004, 0.004)
 UNTOLD, OUTSIDE = 0.2, 0.2
 """Share of samples whose field has errors that its noise does not tell, and fields from outside."""
-ITERATIONS, DAMPING = 4, 0.05
-GROWTH = {1: 0.0, 2: 0.4, ITERATIONS: 0.7}
+ITERATIONS, DAMPING = 2, 0.05
+GROWTH = {1: 0.0, ITERATIONS: 0.4}
 """Steps of descent, and the share of training after which there are so many."""
 CHI_SD, FIELD_SD, NOISE_SD = 0.05, 0.02, 0.005
 """By which the images are divided (ppm)."""
@@ -321,7 +321,7 @@ def main():
     )
     parser.add_argument('kind', choices=('unrolled', 'unet'))
     parser.add_argument('out', type=Path)
-    parser.add_argument('--minutes', type=float, default=21.0, help='of the CPU (%(default)s)')
+    parser.add_argument('--minutes', type=float, default=17.0, help='of the CPU (%(default)s)')
     parser.add_argument('--seed', type=int, default=0, help='%(default)s')
     args = parser.parse_args()
     torch.set_num_threads(1)
