@@ -45,7 +45,9 @@ class Chain:
         known = registries()
         chosen = {step: next(iter(methods)) for step, methods in known.items()} | (choices or {})
         self.methods = {step: Method.parse(text, known[step], step=step) for step, text in chosen.items()}
-        self.functions = {step: find_method(known[step], method.name) for step, method in self.methods.items()}
+        self.functions = {
+            step: find_method(known[step], method.name) for step, method in self.methods.items()
+        }
 
     @property
     def is_one_step(self):
