@@ -1,7 +1,7 @@
 """Train two networks on random sources, and write them as plug-ins.
 
-python benchmarks/train_plugin.py unrolled OUT_DIR [--minutes 17] [--seed 0]
-python benchmarks/train_plugin.py unet OUT_DIR [--minutes 17] [--seed 0]
+python benchmarks/train_plugin.py unrolled OUT_DIR [--minutes 15] [--seed 0]
+python benchmarks/train_plugin.py unet OUT_DIR [--minutes 15] [--seed 0]
 
 'unrolled' is the network inside damped descent on the fidelity, which starts from TV; 'unet' maps the local
 field to susceptibility in one step. No head is used: susceptibility is drawn as `train_prior.draw_in` draws
@@ -110,9 +110,9 @@ class Step(nn.Module):
         self.layers = Pyramid(len(self.channels), self.widths)
 
     def forward(self, images):
-        step = self.length * images[:, 1:2]
-        x = images[:, :1] - step
-        return x + self.layers(torch.cat([x, 3 * step, images[:, 2:]], 1))
+        x, gradient, noise = images.split(1, 1)
+        x = x - self.length * gradient
+        return x + self.layers(torch.cat([x, 3 * gradient, noise], 1))
 
 
 SD = {'x': CHI_SD, 'gradient': CHI_SD, 'field': FIELD_SD, 'noise': NOISE_SD}
@@ -321,7 +321,7 @@ def main():
     )
     parser.add_argument('kind', choices=('unrolled', 'unet'))
     parser.add_argument('out', type=Path)
-    parser.add_argument('--minutes', type=float, default=17.0, help='of the CPU (%(default)s)')
+    parser.add_argument('--minutes', type=float, default=15.0, help='of the CPU (%(default)s)')
     parser.add_argument('--seed', type=int, default=0, help='%(default)s')
     args = parser.parse_args()
     torch.set_num_threads(1)
