@@ -64,7 +64,9 @@ def apply(manifest: Manifest, model: bytes, data: Mapping[str, Any], machine: Ma
             f'{manifest.title}: the mask is smaller than a voxel of the network; use another method.'
         )
     strength = data.get('field_strength') or math.nan
-    taken = {name: frame.into(image, mask) for name, image in images.items()}
+    taken = {
+        name: frame.into(image, mask, order=1 if name == 'noise' else 3) for name, image in images.items()
+    }
     network = Network(manifest, model, frame.grid, inside, strength, machine)
     found = unrolled(network, taken) if manifest.unrolled else network(taken)
     values = frame.out(found * inside, inside, mask)

@@ -420,3 +420,19 @@ def test_check_finds_margins_that_are_too_small(tmp_path):
     assert 'tile.margin is 2, but the network sees further' in report.faults[0]
     fixed = check_plugin(write_plugin(tmp_path / 'c', identity(sizes=(8, 8, 8))))
     assert "the model fixes the sizes (8, 8, 8) of 'field'; state them as tile.size" in fixed.faults[0]
+
+
+def test_noise_of_voxels_without_signal_does_not_ring_where_it_is_turned(tmp_path):
+    mask = np.zeros(SHAPE, bool)
+    mask[4:-4, 4:-4, 4:-4] = True
+    noise = np.full(SHAPE, 0.001, np.float32)
+    noise[tuple(n // 2 for n in SHAPE)] = 1000
+    grid = Grid(SHAPE, b0_dir=(0.0, 0.6, 0.8))
+    both = [{'tensor': 'x', 'channels': [{'data': name, 'unit': 'ppm'} for name in ('x', 'noise')]}]
+    # the smaller of susceptibility, which is 0, and of the noise
+    nodes = [helper.make_node('ReduceMin', ['x', 'axes'], ['chi'], keepdims=1)]
+    model = model_of(nodes, {'axes': np.array([1])}, inputs={'x': 2})
+    how = {'iterations': 1, 'step_size': 1}
+    folder = write_plugin(tmp_path / 'a', model, inputs=both, b0='axial', unrolled=how)
+    data = {'field': np.zeros(SHAPE, np.float32), 'mask': mask, 'noise': noise, 'grid': grid}
+    np.testing.assert_array_equal(run(folder, data).values, 0)
