@@ -5,6 +5,7 @@ import time
 import numpy as np
 
 from bids_qsm.app.methods import Method, registries
+from bids_qsm.plugins.methods import find_method
 from bids_qsm.recon.curvature import remove_curvature
 from bids_qsm.recon.harmonic_susceptibility import harmonic_susceptibility
 from bids_qsm.recon.magnitude import combine
@@ -44,7 +45,9 @@ class Chain:
         known = registries()
         chosen = {step: next(iter(methods)) for step, methods in known.items()} | (choices or {})
         self.methods = {step: Method.parse(text, known[step], step=step) for step, text in chosen.items()}
-        self.functions = {step: known[step][method.name] for step, method in self.methods.items()}
+        self.functions = {
+            step: find_method(known[step], method.name) for step, method in self.methods.items()
+        }
 
     @property
     def is_one_step(self):

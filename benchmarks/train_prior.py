@@ -103,7 +103,7 @@ def draw_tubes(shape, voxel_size, rng):
 
 
 def draw(seed):
-    """One box: susceptibility, and its field with noise and errors, as the inversion gets them."""
+    """One box of random voxels and direction of B0: `draw_in` of it."""
     rng = np.random.default_rng(seed)
     step = np.exp(rng.uniform(np.log(0.8), np.log(2.3)))
     voxel_size = np.full(3, step)
@@ -116,6 +116,16 @@ def draw(seed):
         else np.eye(3)[rng.integers(3)] + 0.2 * rng.standard_normal(3)
     )
     grid = Grid(shape, tuple(map(float, voxel_size)), tuple(map(float, b0 / np.linalg.norm(b0))))
+    return *draw_in(grid, rng, untold=0.7, outside=0.6), grid
+
+
+def draw_in(grid, rng, *, untold, outside, noises=(0.0004, 0.006)):
+    """Susceptibility, mask, field and noise (ppm) in a box, as the inversion gets them.
+
+    The field has errors that the noise does not tell, and what sources outside of the mask leave, with the
+    probabilities ``untold`` and ``outside``.
+    """
+    shape, voxel_size = grid.shape, grid.voxel_size
 
     def varied(power, longest):
         return random_field(shape, voxel_size, rng, power=power, longest=longest)
@@ -134,27 +144,26 @@ def draw(seed):
         padded[inside] = sources
         return convolve(padded, kernel)[inside]
 
-    sigma = np.exp(rng.uniform(np.log(0.0004), np.log(0.006)))
+    sigma = np.exp(rng.uniform(*np.log(noises)))
     noise = sigma * np.exp(rng.uniform(0, 0.6) * varied(3.0, 40.0))
     if rng.random() < 0.5:
         noise *= np.where(varied(2.5, 15.0) > rng.uniform(1.5, 3), rng.uniform(2, 20), 1)
     found = field(chi) + noise * rng.standard_normal(shape)
-    if rng.random() < 0.7:
+    if rng.random() < untold:
         found += (
             noise
             * np.exp(rng.uniform(np.log(0.3), np.log(6)))
             * varied(rng.uniform(0, 1.5), rng.uniform(6, 30))
         )
-    if rng.random() < 0.6:
+    if rng.random() < outside:
         shell = ndimage.binary_dilation(mask, iterations=4) & ~ndimage.binary_dilation(mask)
-        outside = field(shell * varied(1.5, 30.0))
-        found += outside * rng.uniform(0, 4) * sigma / outside[mask].std()
+        far = field(shell * varied(1.5, 30.0))
+        found += far * rng.uniform(0, 4) * sigma / far[mask].std()
     return (
         chi.astype(np.float32),
         mask,
         (found * mask).astype(np.float32),
         (noise * mask).astype(np.float32),
-        grid,
     )
 
 

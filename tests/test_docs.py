@@ -112,7 +112,20 @@ PAGES = (
     'hpc/README.md',
     *(f'docs/{path.name}' for path in sorted(DOCS.glob('*.md'))),
 )
-OTHERS = ('.', 'apptainer', 'bash', 'docker', 'pip', 'pre-commit', 'python3.11', 'sbatch')
+OTHERS = (
+    '.',
+    'apptainer',
+    'bash',
+    'docker',
+    'echo',
+    'git',
+    'npm',
+    'pip',
+    'pre-commit',
+    'python3.11',
+    'sbatch',
+    'source',
+)
 """Commands of pages that are not ours, whose arguments are not looked at."""
 
 

@@ -94,7 +94,7 @@ def compare_regions(
 def of_right_sign(sources: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """Both sources without values of the wrong sign, and what is to say of those.
 
-    ``sources`` (ppm) has the shape (2, *``mask.shape``): paramagnetic ones, 0 or more, and diamagnetic ones,
+    ``sources`` (ppm) has the shape ``(2, *mask.shape)``: paramagnetic ones, 0 or more, and diamagnetic ones,
     0 or less.
     """
     flags = []
@@ -118,7 +118,7 @@ def compare_sources(
 
     Parameters
     ----------
-    sources, classical : ndarray of float32, shape (2, *``mask.shape``)
+    sources, classical : ndarray of float32, shape ``(2, *mask.shape)``
         Paramagnetic and diamagnetic susceptibility (ppm).
     chi : ndarray of float32
         Susceptibility (ppm) that was taken apart.

@@ -40,8 +40,11 @@ class Frame:
     def is_resampled(self) -> bool:
         return not np.array_equal(self.matrix, np.eye(3))
 
-    def into(self, values: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """An image (float32) on the grid of the box, 0 outside the mask."""
+    def into(self, values: np.ndarray, mask: np.ndarray, *, order: int = 3) -> np.ndarray:
+        """An image (float32) on the grid of the box, 0 outside the mask; ``order`` is that of the splines.
+
+        Order 1 stays within the values of neighbours, as noise must, which is very large in some voxels.
+        """
         inside, box_mask = self._ordered(mask), self.mask_into(mask)
         values = self._ordered(values)
         if not self.is_resampled:
@@ -53,7 +56,7 @@ class Frame:
         filled = spread_out(values.astype(np.float32), inside)
         if sigma.any():
             filled = ndimage.gaussian_filter(filled, sigma)
-        return np.where(box_mask, self._sample(filled, self.matrix, self.offset, self.grid.shape), 0)
+        return np.where(box_mask, self._sample(filled, self.matrix, self.offset, self.grid.shape, order), 0)
 
     def mask_into(self, mask: np.ndarray) -> np.ndarray:
         """A mask (bool) on the grid of the box."""
@@ -73,7 +76,7 @@ class Frame:
         if self.is_resampled:
             back = np.linalg.inv(self.matrix)
             found = self._sample(
-                spread_out(values.astype(np.float32), box_mask), back, -back @ self.offset, shape
+                spread_out(values.astype(np.float32), box_mask), back, -back @ self.offset, shape, 3
             )
         else:
             found = np.zeros(shape, np.float32)
@@ -102,10 +105,17 @@ class Frame:
             outer.append(slice(first, last))
         return tuple(inner), tuple(outer)
 
-    def _sample(self, values: np.ndarray, matrix: np.ndarray, offset: np.ndarray, shape: tuple[int, ...]):
-        spline = ndimage.spline_filter(values, 3, np.float32, mode='nearest')
+    def _sample(
+        self,
+        values: np.ndarray,
+        matrix: np.ndarray,
+        offset: np.ndarray,
+        shape: tuple[int, ...],
+        order: int,
+    ):
+        spline = ndimage.spline_filter(values, order, np.float32, mode='nearest') if order > 1 else values
         return ndimage.affine_transform(
-            spline, matrix, offset, shape, np.float32, order=3, mode='nearest', prefilter=False
+            spline, matrix, offset, shape, np.float32, order=order, mode='nearest', prefilter=False
         )
 
 

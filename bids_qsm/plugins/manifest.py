@@ -134,12 +134,13 @@ class Tiling:
 
 @dataclass(frozen=True)
 class Unrolled:
-    """Steps of gradient descent on the fidelity, each followed by the network."""
+    """Steps of descent on the fidelity, each followed by the network; see `network.unrolled`."""
 
     iterations: int
     step_size: float
     start: str = 'zero'
     weights: str = 'mask'
+    damping: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -550,8 +551,11 @@ def _unrolled(r: Reader | None, step: str) -> Unrolled | None:
     found = Unrolled(
         r.take('iterations', 1, is_whole(1, 100), 'a whole number (1 to 100)'),
         float(r.take('step_size', 1.0, lambda v: is_within(v) and 0 < v < 4.5, 'a number between 0 and 4.5')),
-        r.take('start', 'zero', is_one_of(('zero', 'tkd')), 'zero or tkd', needed=False),
+        r.take('start', 'zero', is_one_of(('zero', 'tkd', 'tv')), 'zero, tkd or tv', needed=False),
         r.take('weights', 'mask', is_one_of(('mask', 'noise')), 'mask or noise', needed=False),
+        float(
+            r.take('damping', 0, lambda v: is_within(v) and 0 <= v <= 1, 'a number, at most 1', needed=False)
+        ),
     )
     r.end()
     return found

@@ -14,6 +14,7 @@ from bids_qsm.plugins import PREFIX, is_plugin
 from bids_qsm.plugins.manifest import Manifest, read_manifest
 from bids_qsm.plugins.network import Outcome, apply
 from bids_qsm.plugins.sandbox import Machine
+from bids_qsm.recon.inversion import INVERSION
 from bids_qsm.recon.masking import MASK
 from bids_qsm.recon.registry import Facts, Need, facts
 
@@ -103,7 +104,9 @@ def memory_of(manifest: Manifest) -> Need:
     """Memory of the step that runs a plug-in, its own process counted in."""
     # images of the network's grid: as they were, as they are sent, the result, and those of the physics
     own: float = 2 + 2 * len(manifest.output.channels) + 3 * len(manifest.channels)
-    own += 6 if manifest.unrolled else 0
+    if manifest.unrolled:
+        start = INVERSION.get(manifest.unrolled.start)
+        own += max(6, facts(start).memory.padded if start else 0)
     # beside a mask the default one is made of all echoes, to compare the two
     usual = facts(next(iter(MASK.values()))).memory if manifest.step == 'mask' else Need(0.0)
     fixed, tile = 0.1 + LIBRARIES_GB + usual.fixed, manifest.tile.size
@@ -121,5 +124,9 @@ def memory_of(manifest: Manifest) -> Need:
 
 def prose(manifest: Manifest) -> str:
     """The plug-in in the methods text."""
-    how = f', unrolled over {manifest.unrolled.iterations} steps' if manifest.unrolled else ''
+    how = ''
+    if manifest.unrolled:
+        how = f', unrolled over {manifest.unrolled.iterations} steps'
+        start = INVERSION.get(manifest.unrolled.start)
+        how += f' from {facts(start).prose}' if start else ''
     return f'the network {manifest.title}{how} (plug-in; {manifest.citation.rstrip(".")})'

@@ -15,11 +15,15 @@ from bids_qsm.plugins.sandbox import Image, Job, Machine, run_network
 from bids_qsm.plugins.tiles import Plan
 from bids_qsm.recon.fourier import Box, convolve, dipole_kernel
 from bids_qsm.recon.grid import Grid
-from bids_qsm.recon.inversion.direct import tkd
+from bids_qsm.recon.inversion import INVERSION
 from bids_qsm.recon.inversion.noise_scale import PADDING, certainty, typical_noise
 from bids_qsm.recon.magnitude import combine
 from bids_qsm.recon.phase import wrap
+from bids_qsm.recon.registry import call
 from bids_qsm.recon.units import ppm_per_radian
+
+STARTS: dict[str, dict[str, Any]] = {'tkd': {}, 'tv': {'tolerance': 0.002, 'max_iterations': 200}}
+"""Methods that unrolled networks may start from, and their parameters: TV, for one, nearly converged."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,9 @@ def apply(manifest: Manifest, model: bytes, data: Mapping[str, Any], machine: Ma
             f'{manifest.title}: the mask is smaller than a voxel of the network; use another method.'
         )
     strength = data.get('field_strength') or math.nan
-    taken = {name: frame.into(image, mask) for name, image in images.items()}
+    taken = {
+        name: frame.into(image, mask, order=1 if name == 'noise' else 3) for name, image in images.items()
+    }
     network = Network(manifest, model, frame.grid, inside, strength, machine)
     found = unrolled(network, taken)[None] if manifest.unrolled else network(taken)
     values = np.stack([frame.out(one * inside, inside, mask) for one in found])
@@ -205,12 +211,15 @@ class Network:
 
 
 def unrolled(network: Network, images: Mapping[str, np.ndarray]) -> np.ndarray:
-    r"""Gradient descent on the fidelity, with a network after each step; the physics is of the full grid.
+    r"""Descent on the fidelity, with a network after each step; the physics is of the full grid.
 
-    .. math:: x_{n+1} = \mathrm{net}(x_n - t \, M D^T W (D x_n - f))
+    .. math:: x_{n+1} = \mathrm{net}(x_n - t \, M B W (D x_n - f)), \quad
+              B = D^T \text{ or } D^T / (D^T D + \mathrm{damping})
 
-    M is the mask, W the weights (at most 1), D the dipole on the padded box. A network with the input
-    'gradient' gets :math:`x_n` and the gradient instead, and makes the step itself.
+    M is the mask, W the weights (at most 1), D the dipole on the padded box. Damping makes gradient descent
+    into that of Levenberg and Marquardt (without W), which needs fewer steps near the cone of the dipole. A
+    network with the input 'gradient' gets :math:`x_n` and what t multiplies instead, and makes the step
+    itself.
 
     Parameters
     ----------
@@ -232,14 +241,19 @@ def unrolled(network: Network, images: Mapping[str, np.ndarray]) -> np.ndarray:
     box = Box.around(mask, grid, padding=PADDING)
     dipole = dipole_kernel(box.shape, grid.voxel_size, grid.b0_dir)
 
-    def through(values: np.ndarray) -> np.ndarray:
-        return box.uncrop(convolve(box.crop(values), dipole))
+    # the dipole is real and even: it is its own adjoint
+    back = dipole / (dipole**2 + np.float32(how.damping)) if how.damping else dipole
 
-    x = tkd(field, mask, grid) if how.start == 'tkd' else np.zeros_like(field)
+    def through(kernel: np.ndarray, values: np.ndarray) -> np.ndarray:
+        return box.uncrop(convolve(box.crop(values), kernel))
+
+    x = np.zeros_like(field)
+    if how.start in STARTS:
+        data = {'field': field, 'mask': mask, 'noise': noise, 'grid': grid}
+        x = call(INVERSION[how.start], data, STARTS[how.start])
     takes_gradient = 'gradient' in network.manifest.data
     for _ in range(how.iterations):
-        # the dipole is real and even: it is its own adjoint
-        gradient = mask * through(weight * (through(x) - field))
+        gradient = mask * through(back, weight * (through(dipole, x) - field))
         if not takes_gradient:
             x = x - np.float32(how.step_size) * gradient
         x = mask * network({**images, 'x': x, 'gradient': gradient})[0]

@@ -88,7 +88,7 @@ def run_network(job: Job) -> tuple[np.ndarray | None, dict]:
 
     Returns
     -------
-    result : ndarray of float32, shape (channels of the output, *``plan.shape``), or None
+    result : ndarray of float32, shape ``(channels of the output, *plan.shape)``, or None
     facts : dict
         'provider', the version of 'onnxruntime', and most bytes 'held' beyond the libraries.
 

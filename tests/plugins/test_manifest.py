@@ -92,6 +92,10 @@ TILE = {'size': [32, 32, 32], 'margin': 4, 'multiple': 8}
             '"data": "x", which an unrolled network improves',
         ),
         (put('unrolled', value={'iterations': 0, 'step_size': 9}), 'unrolled.iterations is 0'),
+        (
+            put('unrolled', value={'iterations': 1, 'step_size': 1, 'damping': -1}),
+            'unrolled.damping is -1; it must be a number, at most 1',
+        ),
         (put('golden', 'data', value={}), r'golden.data is \{\}'),
         (put('golden', 'tolerance', value=1), 'golden.tolerance is 1'),
         (put('golden', 'data', 'r2star', value={'file': 'a', 'sha256': 64 * '0'}), 'golden.data has r2star'),

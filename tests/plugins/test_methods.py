@@ -32,6 +32,17 @@ def test_a_plugin_is_called_as_a_method(tmp_path):
     np.testing.assert_allclose(call(method, data, {}), 127.7321 * field, rtol=1e-4)
 
 
+def test_the_start_of_an_unrolled_network_is_told_and_has_its_memory(tmp_path):
+    x = [{'tensor': 'field', 'channels': [{'data': 'x', 'unit': 'ppm'}]}]
+    how = {'iterations': 2, 'step_size': 1, 'start': 'tv'}
+    found, plain = (
+        facts(find_method({}, f'onnx:{write_plugin(tmp_path / name, inputs=x, unrolled=said)}'))
+        for name, said in (('a', how), ('b', {**how, 'start': 'zero'}))
+    )
+    assert 'unrolled over 2 steps from TV [@tv]' in found.prose
+    assert found.memory.padded - plain.memory.padded == facts(INVERSION['tv']).memory.padded - 6
+
+
 def test_memory_is_that_of_tiles_or_grows_with_the_volume(tmp_path):
     whole = facts(find_method({}, f'onnx:{write_plugin(tmp_path / "a", memory=800)}')).memory
     tile = {'size': [100, 100, 100], 'margin': 4}

@@ -11,10 +11,12 @@ from bids_qsm.errors import UserError
 from bids_qsm.plugins.check import check_golden, check_plugin
 from bids_qsm.plugins.frame import frame_of
 from bids_qsm.plugins.manifest import read_manifest
-from bids_qsm.plugins.network import apply, full_dipole
+from bids_qsm.plugins.network import STARTS, apply, full_dipole
 from bids_qsm.plugins.sandbox import Machine
 from bids_qsm.recon.fourier import Box, convolve, dipole_kernel
 from bids_qsm.recon.grid import Grid
+from bids_qsm.recon.inversion import INVERSION
+from bids_qsm.recon.registry import call
 from tests.plugins.little import (
     OF_SOURCES,
     REACH,
@@ -269,14 +271,20 @@ def shrinking(name='x'):
     return model_of([node], {'w': np.float32([0.8]).reshape(1, 1, 1, 1, 1)}, inputs={name: 1})
 
 
-@pytest.mark.parametrize('weights', ['mask', 'noise'])
-def test_unrolled_networks_equal_our_own_loop(tmp_path, scene, weights):
+@pytest.mark.parametrize(('weights', 'damping', 'start'), [('mask', 0, 'zero'), ('noise', 0.05, 'tv')])
+def test_unrolled_networks_equal_our_own_loop(tmp_path, scene, weights, damping, start):
     scene['noise'] = scene['noise'] * np.linspace(1, 3, SHAPE[0], dtype=np.float32)[:, None, None]
     folder = write_plugin(
         tmp_path / 'a',
         shrinking(),
         inputs=[{'tensor': 'x', 'channels': [{'data': 'x', 'unit': 'ppm'}]}],
-        unrolled={'iterations': 4, 'step_size': 1.5, 'weights': weights},
+        unrolled={
+            'iterations': 4,
+            'step_size': 1.5,
+            'weights': weights,
+            'damping': damping,
+            'start': start,
+        },
         training={'field_strength': [3, 3], 'voxel_size': [1, 1], 'field': [-0.01, 0.01]},
     )
     found = run(folder, scene)
@@ -285,10 +293,11 @@ def test_unrolled_networks_equal_our_own_loop(tmp_path, scene, weights):
     weight = mask * (share**2 if weights == 'noise' else 1)
     box = Box.around(mask, scene['grid'], padding=16)
     dipole = dipole_kernel(box.shape, (1, 1, 1), (0, 0, 1))
-    x = np.zeros(SHAPE, np.float32)
+    back = dipole / (dipole**2 + damping) if damping else dipole
+    x = call(INVERSION['tv'], scene, STARTS['tv']) if start == 'tv' else np.zeros(SHAPE, np.float32)
     for _ in range(4):
         misfit = weight * (box.uncrop(convolve(box.crop(x), dipole)) - field)
-        x = 0.8 * mask * (x - 1.5 * mask * box.uncrop(convolve(box.crop(misfit.astype(np.float32)), dipole)))
+        x = 0.8 * mask * (x - 1.5 * mask * box.uncrop(convolve(box.crop(misfit.astype(np.float32)), back)))
     np.testing.assert_allclose(found.values, x, atol=1e-6)
     assert np.abs(x).max() > 0.01
     (flag,) = found.record['Flags']
@@ -471,3 +480,19 @@ def test_check_finds_margins_that_are_too_small(tmp_path):
     assert 'tile.margin is 2, but the network sees further' in report.faults[0]
     fixed = check_plugin(write_plugin(tmp_path / 'c', identity(sizes=(8, 8, 8))))
     assert "the model fixes the sizes (8, 8, 8) of 'field'; state them as tile.size" in fixed.faults[0]
+
+
+def test_noise_of_voxels_without_signal_does_not_ring_where_it_is_turned(tmp_path):
+    mask = np.zeros(SHAPE, bool)
+    mask[4:-4, 4:-4, 4:-4] = True
+    noise = np.full(SHAPE, 0.001, np.float32)
+    noise[tuple(n // 2 for n in SHAPE)] = 1000
+    grid = Grid(SHAPE, b0_dir=(0.0, 0.6, 0.8))
+    both = [{'tensor': 'x', 'channels': [{'data': name, 'unit': 'ppm'} for name in ('x', 'noise')]}]
+    # the smaller of susceptibility, which is 0, and of the noise
+    nodes = [helper.make_node('ReduceMin', ['x', 'axes'], ['chi'], keepdims=1)]
+    model = model_of(nodes, {'axes': np.array([1])}, inputs={'x': 2})
+    how = {'iterations': 1, 'step_size': 1}
+    folder = write_plugin(tmp_path / 'a', model, inputs=both, b0='axial', unrolled=how)
+    data = {'field': np.zeros(SHAPE, np.float32), 'mask': mask, 'noise': noise, 'grid': grid}
+    np.testing.assert_array_equal(run(folder, data).values, 0)
