@@ -125,6 +125,7 @@ OTHERS = (
     'python3.11',
     'sbatch',
     'source',
+    'touch',
 )
 """Commands of pages that are not ours, whose arguments are not looked at."""
 
@@ -158,6 +159,8 @@ def _simple(line):
     """Commands of a line, each as words; what stands for further options is left out."""
     line = re.sub(r'\[[a-z ]*options[a-z ]*\]', '', re.sub(r'\$\([^)]*\)', '1000', line))
     words = shlex.split(line, comments=True)
+    if '>' in words:
+        words = words[: words.index('>')]
     while '&&' in words:
         yield words[: words.index('&&')]
         words = words[words.index('&&') + 1 :]
@@ -166,7 +169,7 @@ def _simple(line):
 
 
 def _check(words, monkeypatch):
-    if words[0] in ('docker', 'apptainer') and words[1] == 'run':
+    if words[0] in ('docker', 'apptainer') and words[1] == 'run' and '--entrypoint' not in words:
         first = next(n for n, word in enumerate(words) if word in ('bids_qsm', 'bids_qsm.sif'))
         words = ['bids_qsm', *words[first + 1 :]]
     name, given = words[0], words[1:]
