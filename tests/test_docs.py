@@ -116,6 +116,7 @@ OTHERS = (
     '.',
     'apptainer',
     'bash',
+    'cat',
     'docker',
     'echo',
     'git',
@@ -159,13 +160,11 @@ def _simple(line):
     """Commands of a line, each as words; what stands for further options is left out."""
     line = re.sub(r'\[[a-z ]*options[a-z ]*\]', '', re.sub(r'\$\([^)]*\)', '1000', line))
     words = shlex.split(line, comments=True)
-    if '>' in words:
-        words = words[: words.index('>')]
-    while '&&' in words:
-        yield words[: words.index('&&')]
-        words = words[words.index('&&') + 1 :]
-    if words:
-        yield words
+    while words:
+        end = words.index('&&') if '&&' in words else len(words)
+        command, words = words[:end], words[end + 1 :]
+        # what goes to a file
+        yield next((command[:n] for n, word in enumerate(command) if word in ('>', '>>')), command)
 
 
 def _check(words, monkeypatch):
