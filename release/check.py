@@ -48,6 +48,8 @@ def main():
     parser.add_argument('--demo', action='store_true', help='run the demo with the wheel')
     given = parser.parse_args()
     folder = given.folder.resolve()
+    if folder.exists():
+        sys.exit(f'{folder} is there already: what an earlier check left would be installed.')
     source = folder / 'source'
     # only what git knows, so that nothing of an earlier build gets in
     listed = subprocess.run(['git', 'ls-files', '-z'], cwd=ROOT, capture_output=True, text=True, check=True)
