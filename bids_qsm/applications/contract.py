@@ -293,7 +293,8 @@ class Figure:
     """Name of the table that ``draw`` gets first; none where it is empty."""
     takes: tuple[str, ...] = ()
     """What ``draw`` gets after it: names of other tables, of images, of arguments of `measure` and of `MAPS`
-    (None where the series lacks one), 'facts', and 'affine' of the maps."""
+    (None where the series lacks one), 'facts', and 'affine' of the maps. There is no figure where an image of
+    the application that it takes was not made."""
     after: str = ''
     """Figure that this one follows on the page; the last where it is empty."""
 

@@ -157,7 +157,8 @@ class Measure(SimpleInterface):
         for figure in one.figures:
             # a chart may be drawn from images alone
             shown = figure.table if figure.draw else figure.name
-            if shown and found[shown] is None:
+            drawn_of = [image.name for image in one.images if image.name in figure.takes]
+            if any(found[name] is None for name in (*filter(None, [shown]), *drawn_of)):
                 continue
             if figure.draw is not None:
                 drawn = figure.draw(*self._taken(one, figure, {**given[0], **found}, cwd))

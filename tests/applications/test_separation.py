@@ -97,7 +97,7 @@ def test_a_plugin_separates_beside_the_default_method(maps, tmp_path, here):  # 
     assert posterior['comparison'] is None
     (figure,) = [one for one in APPLICATION.figures if one.name == 'diamagneticdeparture']
     assert figure.table == 'comparison'
-    taken = (found['comparison'], *(found[name] for name in figure.takes[:2]), maps['mask'], np.eye(4))
+    taken = (found['comparison'], *(found[name] for name in figure.takes[:3]), maps['mask'], np.eye(4))
     assert figure.draw(*taken).startswith(b'\x89PNG')
 
 
@@ -115,6 +115,48 @@ def test_a_plugin_whose_sources_cannot_be_is_flagged(maps, tmp_path, here):  # n
     assert '100% of the voxels had positive diamagnetic sources, which were set to 0.' in said
     assert "It takes R2', which was not measured" in said
     assert not found['diamagnetic'].any()
+
+
+@pytest.fixture
+def of_r2star(tmp_path, here):  # noqa: ARG001, F811
+    """A plug-in that takes R2*."""
+    channels = [{'data': 'chi', 'unit': 'ppm'}, {'data': 'r2star', 'unit': '1/s'}]
+    said = {**OF_SOURCES, 'inputs': [{'tensor': 'maps', 'channels': channels}]}
+    return f'onnx:{write_plugin(tmp_path / "sep", separator(), **said)}'
+
+
+def test_classical_sources_beside_a_plugin_are_those_of_the_default_method(maps, of_r2star):
+    """With a network of R2* too, whose noise is another and whose domain is larger than that of R2'."""
+    rng = np.random.default_rng(1)
+    r2 = np.full(SHAPE, 13.0, np.float32)
+    noise = (5 * rng.standard_normal(SHAPE)).astype(np.float32)
+    whole = maps | {'r2star': maps['r2star'] + noise}
+    r2[6:], noise[6:] = 0, 0
+    found, usual = separated(whole, r2 + noise, method=of_r2star), separated(whole, r2 + noise)
+    for source in ('paramagnetic', 'diamagnetic'):
+        np.testing.assert_array_equal(found[f'{source}classical'], usual[source])
+        assert found[source][6:].any()
+        assert not usual[source][6:].any()
+    rows = found['comparison'].set_index(['source', 'region'])
+    for name in ('paramagnetic', 'total'):
+        there = (whole['r2star'] > 0) & ((r2 + noise > 0) | (name == 'total'))
+        mean = found[name][there].mean()
+        assert rows.loc[(name, 'whole mask'), 'plugin'] == pytest.approx(mean, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ('r2', 'said'), [(0, 'nowhere known together within the mask'), (13, 'too few voxels with')]
+)
+def test_a_plugin_keeps_its_sources_where_the_default_method_fails(maps, of_r2star, r2, said):
+    few = np.zeros(SHAPE, np.float32)
+    few[:2, :2, :2] = r2
+    found = separated(maps, few, method=of_r2star)
+    assert found['paramagnetic'].any()
+    assert found['paramagneticclassical'] is found['diamagneticclassical'] is None
+    assert set(found['comparison']['source']) == {'total'}
+    (warning,) = found['comparison']['warning'].dropna()
+    assert re.search(f'The default method, which is for comparison alone, failed: .*{said}', warning)
+    assert any(said in flag for flag in found['facts']['PluginFlags'])
 
 
 def test_what_a_plugin_takes_is_needed(tmp_path):
