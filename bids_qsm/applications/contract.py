@@ -213,6 +213,8 @@ class Image:
     """Entity label- of the file: (('label', 'vein'),)."""
     lookup: tuple[tuple[int, str], ...] = ()
     """Index and name of each label of a dseg, for the table beside it."""
+    facts: str = ''
+    """Entry of the facts, a dict, that its sidecar states in place of all; nothing else states it."""
 
     @property
     def place(self) -> dict[str, str]:
@@ -413,6 +415,8 @@ class Application:
         if idle:
             raise ValueError(f'{self.name}: measure takes nothing of {min(idle)}')
         self._check_images()
+        if self.facts_of_images and not self.has_facts:
+            raise ValueError(f'{self.name}: an image has facts, which measure does not give')
         if any(query.many for query in self.own):
             raise ValueError(f'{self.name}: an input with an alignment of its own is one file')
         if any(query.echoes and (query.many or not query.whole) for query in self.extra):
@@ -460,6 +464,11 @@ class Application:
     def has_facts(self) -> bool:
         """Whether `measure` gives constants for the sidecars."""
         return FACTS in self.gives
+
+    @property
+    def facts_of_images(self) -> list[str]:
+        """Entries of the facts that some images state, each once."""
+        return list(dict.fromkeys(image.facts for image in self.images if image.facts))
 
     @property
     def of_runs(self) -> bool:

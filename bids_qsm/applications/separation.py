@@ -102,7 +102,7 @@ def measure(
         """What a method may take, on its own domain and with the noise of what it takes."""
         there = _domain(one, mask, r2star, r2prime_r2prime)
         zone = zones(there, white_matter, dseg > 0)
-        rates = r2prime_r2prime if is_measured else r2star - assumed_r2(zone, field_strength / 3)
+        rates = r2star - assumed_r2(zone, field_strength / 3) if r2prime_r2prime is None else r2prime_r2prime
         r2prime = rates.astype(np.float32)
         rate = r2prime if is_measured else r2star
         judged = r2star if 'r2star' in needs(one) else rate
@@ -119,10 +119,12 @@ def measure(
 
     data = data_of(function)
     stated = {'method': method, 'relaxation': _relaxation(function, r2prime_table)}
+    if isinstance(function, PluginMethod):
+        beside = {'method': CLASSICAL, 'relaxation': _relaxation(usual, r2prime_table)}
+        stated['classical'] = {**beside, 'fibres': said} if said else beside
+        return _by_plugin(function, data, data_of, dseg, labels, stated)
     if said:
         stated['fibres'] = said
-    if isinstance(function, PluginMethod):
-        return _by_plugin(function, data, data_of, dseg, labels, stated)
     found = call(function, data, {} if relaxivity is None else {'relaxivity': relaxivity})
     table = _table(found, data['mask'], dseg, labels)
     total = found.para + found.dia
@@ -177,7 +179,7 @@ def _by_plugin(
     flags = [*outcome.record['Flags'], *flags]
     if 'r2prime' in needs(plugin) and not data['reversible']:
         flags.append("It takes R2', which was not measured: it got R2* less an assumed R2.")
-    usual, pair, both = None, None, mask
+    usual, pair, both, estimated = None, None, mask, {}
     try:
         beside = data_of(SEPARATION[CLASSICAL])
         usual = call(SEPARATION[CLASSICAL], beside, {})
@@ -185,6 +187,7 @@ def _by_plugin(
         flags.append(f'The default method, which is for comparison alone, failed: {error}')
     if usual is not None:
         pair, both = np.stack([usual.para, usual.dia]), beside['mask']
+        estimated = _calibrated(usual, data['field_strength'])
     table, more = compare_sources(np.stack([para, dia]), pair, both, data['chi'], mask, dseg, labels)
     flags += more
     table['warning'] = pd.Series([' '.join(flags) or None], dtype=object).reindex(table.index)
@@ -192,9 +195,12 @@ def _by_plugin(
     found = Sources(para, dia, mask, unknown, unknown, (np.nan, np.nan))
     record = {f'Plugin{key}': value for key, value in {**outcome.record, 'Flags': flags}.items()}
     stated = {**stated, 'method': plugin.manifest.title, **record}
+    stated['classical'] = {**stated['classical'], **estimated}
     classical = (None, None) if usual is None else (usual.para, usual.dia)
     maps = (para, dia, para + dia, None, None, mask, *classical)
-    return *maps, _table(found, mask, dseg, labels), table, stated
+    # it has no model that could fail to hold
+    rows = _table(found, mask, dseg, labels).assign(share_fits=np.nan)
+    return *maps, rows, table, stated
 
 
 def plot_departure(
@@ -219,15 +225,18 @@ def _noise_of(rate: np.ndarray, sd: np.ndarray | None, there: np.ndarray) -> flo
 
 def _relaxation(function: Callable, r2prime: pd.DataFrame | None):
     """What was taken as relaxation by the sources, for the sidecars."""
-    asked = needs(function)
+    asked, said = needs(function), []
     if 'echoes' in asked:
-        return 'decay of the echoes'
+        said.append('decay of the echoes')
     if 'r2star' in asked:
-        return 'R2*'
-    if r2prime is None:
-        return 'R2*, less an assumed R2 of each tissue'
-    came = r2prime.loc[r2prime['map'] == 'R2prime', 'provenance'].iloc[0]
-    return f"R2' ({came}; see the application r2prime)"
+        said.append('R2*')
+    if {'rate', 'r2prime'} & {*asked}:
+        if r2prime is None:
+            said.append('R2*, less an assumed R2 of each tissue')
+        else:
+            came = r2prime.loc[r2prime['map'] == 'R2prime', 'provenance'].iloc[0]
+            said.append(f"R2' ({came}; see the application r2prime)")
+    return ' and '.join(said)
 
 
 def _calibrated(found: Separated, field_strength: float):
@@ -390,9 +399,22 @@ APPLICATION = Application(
             'ppm',
             desc='diamagnetic',
         ),
-        Image('fits', 'mask', 'Where two sources of a tissue describe the voxel', desc='separation'),
-        Image('paramagneticclassical', 'Chimap', 'Paramagnetic susceptibility by the default method', 'ppm'),
-        Image('diamagneticclassical', 'Chimap', 'Diamagnetic susceptibility by the default method', 'ppm'),
+        Image(
+            'fits',
+            'mask',
+            'Where two sources of a tissue describe the voxel; of a plug-in, where it was applied',
+            desc='separation',
+        ),
+        *(
+            Image(
+                f'{source}classical',
+                'Chimap',
+                f'{source.capitalize()} susceptibility by the default method',
+                'ppm',
+                facts='classical',
+            )
+            for source in SOURCES
+        ),
     ),
     tables=(
         Table(
@@ -401,7 +423,10 @@ APPLICATION = Application(
                 Column('chi_dia', 'diamagnetic susceptibility, 0 or less', 'ppm'),
             ),
             columns=(
-                Column('share_fits', 'Share of the region where the model holds; the rest is left out.'),
+                Column(
+                    'share_fits',
+                    'Share of the region where the model holds; the rest is left out. Of a plug-in: n/a.',
+                ),
                 Column('share_none', 'Share of those voxels that have none of this source.'),
                 Column(
                     'change_per_tenth',
@@ -419,7 +444,11 @@ APPLICATION = Application(
                 Column('source', 'paramagnetic, diamagnetic, or total: the sum, against susceptibility.'),
                 Column('region', 'Region of both sides, or the whole mask.'),
                 Column('plugin', 'Mean of the plug-in.', 'ppm'),
-                Column('classical', 'Mean of the default method; of the total, of susceptibility.', 'ppm'),
+                Column(
+                    'classical',
+                    'Mean of the default method, where it has sources too; of the total, of susceptibility.',
+                    'ppm',
+                ),
                 Column('difference', 'Plug-in less classical.', 'ppm'),
                 Column('slope', 'Of the plug-in against the other, over the voxels of the whole mask.'),
                 Column('nrmse', 'Difference relative to the other, without means.', '%'),

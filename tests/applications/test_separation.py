@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from onnx import TensorProto, helper
 
 from bids_qsm.app.methods import Method, applications
 from bids_qsm.applications import separation
@@ -94,6 +95,7 @@ def test_a_plugin_separates_beside_the_default_method(maps, tmp_path, here):  # 
     assert found['facts']['PluginFlags'] == []
     table = found['table'].set_index(['region', 'map'])
     assert table.loc[('Putamen', 'chi_para'), 'mean'] == pytest.approx(0.1, abs=0.005)
+    assert table['share_fits'].isna().all()
     assert posterior['comparison'] is None
     (figure,) = [one for one in APPLICATION.figures if one.name == 'diamagneticdeparture']
     assert figure.table == 'comparison'
@@ -133,8 +135,12 @@ def test_classical_sources_beside_a_plugin_are_those_of_the_default_method(maps,
     whole = maps | {'r2star': maps['r2star'] + noise}
     r2[6:], noise[6:] = 0, 0
     found, usual = separated(whole, r2 + noise, method=of_r2star), separated(whole, r2 + noise)
+    assert found['facts']['relaxation'] == 'R2*'
+    assert found['facts']['classical']['relaxation'] == "R2' (measured; see the application r2prime)"
     for source in ('paramagnetic', 'diamagnetic'):
         np.testing.assert_array_equal(found[f'{source}classical'], usual[source])
+        fact = f'relaxivity_{source}'
+        assert found['facts']['classical'][fact] == usual['facts'][fact]
         assert found[source][6:].any()
         assert not usual[source][6:].any()
     rows = found['comparison'].set_index(['source', 'region'])
@@ -258,7 +264,23 @@ def test_fibres_that_cannot_be_used_stop_only_those_who_asked_for_them():
     assert fractions(given('FA', fa, affine)).max() == 1.0
 
 
-def test_unusable_fibres_are_left_out_and_the_sidecars_say_so(maps):
+def test_all_relaxation_that_a_network_takes_is_named(maps, tmp_path, here):  # noqa: ARG001, F811
+    inputs = [
+        {'tensor': 'maps', 'channels': [{'data': 'chi', 'unit': 'ppm'}, {'data': 'r2prime', 'unit': '1/s'}]},
+        {'tensor': 'more', 'channels': [{'data': 'r2star', 'unit': '1/s'}]},
+    ]
+    model = separator()
+    model.graph.input.append(helper.make_tensor_value_info('more', TensorProto.FLOAT, [1, 1, *'xyz']))
+    folder = write_plugin(tmp_path / 'both', model, **{**OF_SOURCES, 'inputs': inputs})
+    for r2, said in (
+        (np.full(SHAPE, 13.0, np.float32), "R2* and R2' (measured; see the application r2prime)"),
+        (None, 'R2* and R2*, less an assumed R2 of each tissue'),
+    ):
+        found = separated(maps, r2, method=f'onnx:{folder}')
+        assert found['facts']['relaxation'] == said
+
+
+def test_unusable_fibres_are_left_out_and_the_sidecars_say_so(maps, of_r2star):
     fa = given('sub-01_FA.nii.gz', np.full(SHAPE, 500.0, np.float32), np.eye(4))
     vectors = given('sub-01_V1.nii.gz', np.ones((*SHAPE, 3), np.float32), np.eye(4))
     with_fibres = maps | {'fa': fa, 'directions': vectors}
@@ -268,6 +290,9 @@ def test_unusable_fibres_are_left_out_and_the_sidecars_say_so(maps):
     assert np.isfinite(found['total']).all()
     with pytest.raises(UserError, match='values up to 500'):
         separated(with_fibres, None, frame='fsl')
+    beside = separated(with_fibres, None, method=of_r2star)['facts']
+    assert beside['classical']['fibres'] == found['facts']['fibres']
+    assert 'fibres' not in beside
 
 
 def test_the_command_line_can_leave_fibres_out():
