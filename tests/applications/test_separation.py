@@ -173,6 +173,10 @@ def test_what_a_plugin_takes_is_needed(tmp_path):
     method = Method.parse(f'separation:method=onnx:{folder}', applications())
     assert str(method) == f'separation:method=onnx:{folder}'
     assert method.label == 'separation:method=onnx:sep'
+    with pytest.raises(UserError, match=r"the folder of a plug-in, in '.*a,b', has a comma"):
+        Method.parse('separation:method=onnx:/data/a,b', applications())
+    with pytest.raises(UserError, match=r"inversion: the folder of a plug-in, in '/data/a,b', has a comma"):
+        Method.parse('onnx:/data/a,b', {}, step='inversion')
     variant = variants(method.as_dict)
     assert variant.needs == ('localfield',)
     assert set(variant.spares) == {'magnitude', 'echoes', 'echo_times'}
