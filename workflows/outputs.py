@@ -206,9 +206,9 @@ def application_save(run: Run, series_list: 'tuple[Series, ...]', options: 'Opti
         on = bids_uri(run.bold.reference or run.bold.bold, roots)
         sources = (*sources, bids_uri(run.bold.bold, roots))
         said = {'Alignment': ALIGNED_HERE} if run.bold.is_raw else {}
-    paths, sidecars, facts = {}, {}, run.outputs.get(FACTS)
+    paths, sidecars, notes = {}, {}, {}
     for port, outside in run.outputs.items():
-        if port == FACTS:  # goes into the sidecars
+        if port in (FACTS, *(f'{FACTS}_{name}' for name in app.facts_of_images)):  # go into the sidecars
             continue
         if port.startswith('figure_'):
             paths[outside] = figure_path(
@@ -227,7 +227,9 @@ def application_save(run: Run, series_list: 'tuple[Series, ...]', options: 'Opti
             spatial_reference=None if is_map and run.bold is None and not whole else on,
             **said,
         )
-    notes = dict.fromkeys(sidecars, facts) if facts else {}
+        if app.has_facts:
+            stated = f'{FACTS}_{image.facts}' if image.facts else FACTS
+            notes[run.outputs[image.name]] = run.outputs[stated]
     others = []
     if run.bold is not None:  # what an earlier run wrote of it in another space
         own, now = dict(run.bold.entities), {str(path) for path in paths.values()}

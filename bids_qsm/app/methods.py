@@ -76,6 +76,8 @@ class Method:
         words = {}
         for item in filter(None, rest.split(',')):
             key, equals, value = item.partition('=')
+            if not equals and any(map(is_plugin, words.values())):
+                raise UserError(_no_comma(step, text))
             if not equals:
                 raise UserError(f'{step}: {item!r} in {text!r} is not of the form param=value.')
             words[key.strip()] = value.strip()
@@ -122,7 +124,14 @@ def _plugin(text: str, where: str) -> str:
     folder = text.removeprefix(PREFIX)
     if not folder:
         raise UserError(f'{where} {text}: name the folder of the plug-in, as {PREFIX}/plugins/mynet.')
-    return f'{PREFIX}{expanded(folder, where)}'
+    found = expanded(folder, where)
+    if ',' in str(found):
+        raise UserError(_no_comma(where, str(found)))
+    return f'{PREFIX}{found}'
+
+
+def _no_comma(where: str, text: str):
+    return f'{where}: the folder of a plug-in, in {text!r}, has a comma, which parts parameters; rename it.'
 
 
 def _unrefined():

@@ -213,6 +213,8 @@ class Image:
     """Entity label- of the file: (('label', 'vein'),)."""
     lookup: tuple[tuple[int, str], ...] = ()
     """Index and name of each label of a dseg, for the table beside it."""
+    facts: str = ''
+    """Entry of the facts, a dict, that its sidecar states in place of all; nothing else states it."""
 
     @property
     def place(self) -> dict[str, str]:
@@ -293,7 +295,8 @@ class Figure:
     """Name of the table that ``draw`` gets first; none where it is empty."""
     takes: tuple[str, ...] = ()
     """What ``draw`` gets after it: names of other tables, of images, of arguments of `measure` and of `MAPS`
-    (None where the series lacks one), 'facts', and 'affine' of the maps."""
+    (None where the series lacks one), 'facts', and 'affine' of the maps. There is no figure where an image of
+    the application that it takes was not made."""
     after: str = ''
     """Figure that this one follows on the page; the last where it is empty."""
 
@@ -412,6 +415,8 @@ class Application:
         if idle:
             raise ValueError(f'{self.name}: measure takes nothing of {min(idle)}')
         self._check_images()
+        if self.facts_of_images and not self.has_facts:
+            raise ValueError(f'{self.name}: an image has facts, which measure does not give')
         if any(query.many for query in self.own):
             raise ValueError(f'{self.name}: an input with an alignment of its own is one file')
         if any(query.echoes and (query.many or not query.whole) for query in self.extra):
@@ -459,6 +464,11 @@ class Application:
     def has_facts(self) -> bool:
         """Whether `measure` gives constants for the sidecars."""
         return FACTS in self.gives
+
+    @property
+    def facts_of_images(self) -> list[str]:
+        """Entries of the facts that some images state, each once."""
+        return list(dict.fromkeys(image.facts for image in self.images if image.facts))
 
     @property
     def of_runs(self) -> bool:

@@ -74,36 +74,15 @@ def measure(
     directions of fibres, 'auto' where their file tells it, 'ignore' to leave fibres out.
     """
     function = find_method(SEPARATION, method)
-    asked = _asked(function)
-    there = mask & (r2star > 0)
-    if r2prime_r2prime is not None and ('rate' in asked or 'r2prime' in asked):
-        there &= r2prime_r2prime != 0
-    if not there.any():
-        raise UserError(
-            "Sources cannot be separated: R2* and R2' are nowhere known together within the mask; check that "
-            'the spin echoes, or the map that was given, show the brain of this participant.'
-        )
-    zone = zones(there, white_matter, dseg > 0)
+    usual = SEPARATION[CLASSICAL] if isinstance(function, PluginMethod) else function
     is_measured = r2prime_r2prime is not None
-    r2prime = r2star - assumed_r2(zone, field_strength / 3) if r2prime_r2prime is None else r2prime_r2prime
-    r2prime = r2prime.astype(np.float32)
-    rate = r2prime if is_measured else r2star
-    judged = r2star if 'r2star' in asked else rate
-    data = {
+    common = {
         'chi': chi,
-        'rate': rate,
-        'r2prime': r2prime,
         'r2star': r2star,
         'field': localfield,
         'magnitude': magnitude,
         'echoes': echoes,
         'echo_times': echo_times,
-        'mask': there,
-        'zone': zone,
-        'chi_noise': max(noise_level(chi[..., None], there), CHI_ERROR),
-        'rate_noise': max(
-            _noise_of(judged, r2prime_r2primesd if judged is r2prime else None, there), RATE_ERROR
-        ),
         'reversible': is_measured,
         'smooth_error': SMOOTH_ERROR,
         'scale': field_strength / 3,
@@ -113,18 +92,41 @@ def measure(
         'fa': None,
     }
     fibres, said = None, ''
-    if 'cosine' in asked:
-        required = 'cosine' in needs(function, optional=False)
+    if 'cosine' in needs(usual):
+        required = 'cosine' in needs(usual, optional=False)
         fibres, said = fibres_on(fa, directions, grid, affine, frame, dwi=dwi, required=required)
     if fibres is not None:
-        data |= {'cosine': fibres.squared_cosine(b0_in_world(grid, affine)), 'fa': fibres.fa}
+        common |= {'cosine': fibres.squared_cosine(b0_in_world(grid, affine)), 'fa': fibres.fa}
+
+    def data_of(one: Callable) -> dict:
+        """What a method may take, on its own domain and with the noise of what it takes."""
+        there = _domain(one, mask, r2star, r2prime_r2prime)
+        zone = zones(there, white_matter, dseg > 0)
+        rates = r2star - assumed_r2(zone, field_strength / 3) if r2prime_r2prime is None else r2prime_r2prime
+        r2prime = rates.astype(np.float32)
+        rate = r2prime if is_measured else r2star
+        judged = r2star if 'r2star' in needs(one) else rate
+        sd = r2prime_r2primesd if judged is r2prime else None
+        return {
+            **common,
+            'rate': rate,
+            'r2prime': r2prime,
+            'mask': there,
+            'zone': zone,
+            'chi_noise': max(noise_level(chi[..., None], there), CHI_ERROR),
+            'rate_noise': max(_noise_of(judged, sd, there), RATE_ERROR),
+        }
+
+    data = data_of(function)
     stated = {'method': method, 'relaxation': _relaxation(function, r2prime_table)}
+    if isinstance(function, PluginMethod):
+        beside = {'method': CLASSICAL, 'relaxation': _relaxation(usual, r2prime_table)}
+        stated['classical'] = {**beside, 'fibres': said} if said else beside
+        return _by_plugin(function, data, data_of, dseg, labels, stated)
     if said:
         stated['fibres'] = said
-    if isinstance(function, PluginMethod):
-        return _by_plugin(function, data, dseg, labels, stated)
     found = call(function, data, {} if relaxivity is None else {'relaxivity': relaxivity})
-    table = _table(found, there, dseg, labels)
+    table = _table(found, data['mask'], dseg, labels)
     total = found.para + found.dia
     if isinstance(found, Sources):
         source = 'stated by the user' if relaxivity is not None else f'assumed by the method {method}'
@@ -144,10 +146,32 @@ def _asked(function: Callable) -> list[str]:
     return list(dict.fromkeys([*needs(function), *beside]))
 
 
+def _domain(function: Callable, mask: np.ndarray, r2star: np.ndarray, r2prime: np.ndarray | None):
+    """Where all that a method takes is known; UserError where that is nowhere."""
+    there = mask & (r2star > 0)
+    if r2prime is not None and {'rate', 'r2prime'} & {*needs(function)}:
+        there &= r2prime != 0
+    if not there.any():
+        raise UserError(
+            "Sources cannot be separated: R2* and R2' are nowhere known together within the mask; check that "
+            'the spin echoes, or the map that was given, show the brain of this participant.'
+        )
+    return there
+
+
 def _by_plugin(
-    plugin: PluginMethod, data: Mapping, dseg: np.ndarray, labels: pd.DataFrame, stated: Mapping
+    plugin: PluginMethod,
+    data: Mapping,
+    data_of: Callable[[Callable], dict],
+    dseg: np.ndarray,
+    labels: pd.DataFrame,
+    stated: Mapping,
 ) -> tuple:
-    """What `measure` gives where a network separates: its sources, and classical ones beside them."""
+    """What `measure` gives where a network separates: its sources, and classical ones beside them.
+
+    These have data of their own, as ``data_of`` gives. They may fail where the network does not: then there
+    are none, and the flags say why.
+    """
     mask = data['mask']
     taken = {name: data[name] for name in (*needs(plugin), 'field_strength')}
     outcome = plugin.apply(taken, 'cpu')
@@ -155,26 +179,42 @@ def _by_plugin(
     flags = [*outcome.record['Flags'], *flags]
     if 'r2prime' in needs(plugin) and not data['reversible']:
         flags.append("It takes R2', which was not measured: it got R2* less an assumed R2.")
-    usual = call(SEPARATION[CLASSICAL], data, {})
-    table, more = compare_sources(
-        np.stack([para, dia]), np.stack([usual.para, usual.dia]), data['chi'], mask, dseg, labels
-    )
+    usual, pair, both, estimated = None, None, mask, {}
+    try:
+        beside = data_of(SEPARATION[CLASSICAL])
+        usual = call(SEPARATION[CLASSICAL], beside, {})
+    except UserError as error:
+        flags.append(f'The default method, which is for comparison alone, failed: {error}')
+    if usual is not None:
+        pair, both = np.stack([usual.para, usual.dia]), beside['mask']
+        estimated = _calibrated(usual, data['field_strength'])
+    table, more = compare_sources(np.stack([para, dia]), pair, both, data['chi'], mask, dseg, labels)
     flags += more
     table['warning'] = pd.Series([' '.join(flags) or None], dtype=object).reindex(table.index)
     unknown = np.full(mask.shape, np.nan, np.float32)
     found = Sources(para, dia, mask, unknown, unknown, (np.nan, np.nan))
     record = {f'Plugin{key}': value for key, value in {**outcome.record, 'Flags': flags}.items()}
     stated = {**stated, 'method': plugin.manifest.title, **record}
-    maps = (para, dia, para + dia, None, None, mask, usual.para, usual.dia)
-    return *maps, _table(found, mask, dseg, labels), table, stated
+    stated['classical'] = {**stated['classical'], **estimated}
+    classical = (None, None) if usual is None else (usual.para, usual.dia)
+    maps = (para, dia, para + dia, None, None, mask, *classical)
+    # it has no model that could fail to hold
+    rows = _table(found, mask, dseg, labels).assign(share_fits=np.nan)
+    return *maps, rows, table, stated
 
 
 def plot_departure(
-    _: pd.DataFrame, own: np.ndarray, classical: np.ndarray, mask: np.ndarray, affine: np.ndarray
+    _: pd.DataFrame,
+    own: np.ndarray,
+    classical: np.ndarray,
+    other: np.ndarray,
+    mask: np.ndarray,
+    affine: np.ndarray,
 ) -> bytes:
-    """Sources of a plug-in less classical ones (PNG)."""
+    """Sources of a plug-in less classical ones (PNG), where there is any of these two."""
     look = Look('Plug-in less classical', 'ppm', 'RdBu_r', (-0.1, 0.1))
-    return plot_map(own - classical, affine, look=look, mask=mask, title='Plug-in less classical')
+    difference = np.where((classical != 0) | (other != 0), own - classical, 0)
+    return plot_map(difference, affine, look=look, mask=mask, title='Plug-in less classical')
 
 
 def _noise_of(rate: np.ndarray, sd: np.ndarray | None, there: np.ndarray) -> float:
@@ -185,15 +225,18 @@ def _noise_of(rate: np.ndarray, sd: np.ndarray | None, there: np.ndarray) -> flo
 
 def _relaxation(function: Callable, r2prime: pd.DataFrame | None):
     """What was taken as relaxation by the sources, for the sidecars."""
-    asked = needs(function)
+    asked, said = needs(function), []
     if 'echoes' in asked:
-        return 'decay of the echoes'
+        said.append('decay of the echoes')
     if 'r2star' in asked:
-        return 'R2*'
-    if r2prime is None:
-        return 'R2*, less an assumed R2 of each tissue'
-    came = r2prime.loc[r2prime['map'] == 'R2prime', 'provenance'].iloc[0]
-    return f"R2' ({came}; see the application r2prime)"
+        said.append('R2*')
+    if {'rate', 'r2prime'} & {*asked}:
+        if r2prime is None:
+            said.append('R2*, less an assumed R2 of each tissue')
+        else:
+            came = r2prime.loc[r2prime['map'] == 'R2prime', 'provenance'].iloc[0]
+            said.append(f"R2' ({came}; see the application r2prime)")
+    return ' and '.join(said)
 
 
 def _calibrated(found: Separated, field_strength: float):
@@ -356,9 +399,22 @@ APPLICATION = Application(
             'ppm',
             desc='diamagnetic',
         ),
-        Image('fits', 'mask', 'Where two sources of a tissue describe the voxel', desc='separation'),
-        Image('paramagneticclassical', 'Chimap', 'Paramagnetic susceptibility by the default method', 'ppm'),
-        Image('diamagneticclassical', 'Chimap', 'Diamagnetic susceptibility by the default method', 'ppm'),
+        Image(
+            'fits',
+            'mask',
+            'Where two sources of a tissue describe the voxel; of a plug-in, where it was applied',
+            desc='separation',
+        ),
+        *(
+            Image(
+                f'{source}classical',
+                'Chimap',
+                f'{source.capitalize()} susceptibility by the default method',
+                'ppm',
+                facts='classical',
+            )
+            for source in SOURCES
+        ),
     ),
     tables=(
         Table(
@@ -367,7 +423,10 @@ APPLICATION = Application(
                 Column('chi_dia', 'diamagnetic susceptibility, 0 or less', 'ppm'),
             ),
             columns=(
-                Column('share_fits', 'Share of the region where the model holds; the rest is left out.'),
+                Column(
+                    'share_fits',
+                    'Share of the region where the model holds; the rest is left out. Of a plug-in: n/a.',
+                ),
                 Column('share_none', 'Share of those voxels that have none of this source.'),
                 Column(
                     'change_per_tenth',
@@ -385,7 +444,11 @@ APPLICATION = Application(
                 Column('source', 'paramagnetic, diamagnetic, or total: the sum, against susceptibility.'),
                 Column('region', 'Region of both sides, or the whole mask.'),
                 Column('plugin', 'Mean of the plug-in.', 'ppm'),
-                Column('classical', 'Mean of the default method; of the total, of susceptibility.', 'ppm'),
+                Column(
+                    'classical',
+                    'Mean of the default method, where it has sources too; of the total, of susceptibility.',
+                    'ppm',
+                ),
                 Column('difference', 'Plug-in less classical.', 'ppm'),
                 Column('slope', 'Of the plug-in against the other, over the voxels of the whole mask.'),
                 Column('nrmse', 'Difference relative to the other, without means.', '%'),
@@ -399,7 +462,7 @@ APPLICATION = Application(
         Figure('diamagnetic', 'Diamagnetic sources', 'Myelin and calcium: dark where there are many.'),
         *(
             figure
-            for source in SOURCES
+            for source, other in zip(SOURCES, SOURCES[::-1], strict=True)
             for figure in (
                 Figure(
                     f'{source}classical',
@@ -413,7 +476,7 @@ APPLICATION = Application(
                     draw=plot_departure,
                     picture=True,
                     table='comparison',
-                    takes=(source, f'{source}classical', 'mask', 'affine'),
+                    takes=(source, f'{source}classical', f'{other}classical', 'mask', 'affine'),
                 ),
             )
         ),

@@ -198,10 +198,10 @@ def join_participants(long: pd.DataFrame, participants: pd.DataFrame | None = No
     if unknown:
         notes.append(f'Not in participants.tsv: {", ".join(unknown)}.')
     place = pd.Index(known['participant_id']).get_indexer(long['participant_id'])
-    joined = long.copy(deep=False)
-    for column in (c for c in known if c != 'participant_id'):
-        values = known[column].reset_index(drop=True)
-        joined[column] = values.reindex(place).set_axis(long.index)
+    # at once, as columns that are added one by one lie in pieces
+    own = known.drop(columns='participant_id').reset_index(drop=True)
+    more = {column: own[column].reindex(place).set_axis(long.index) for column in own}
+    joined = pd.concat([long, pd.DataFrame(more, index=long.index)], axis=1)
     group = group_column(joined)
     if group and pd.api.types.is_float_dtype(joined[group]):
         # with missing groups whole numbers become floats: write 1.0 as 1, as in the file
@@ -329,14 +329,14 @@ def _overlay(
     # compare as text: a run that is missing in all rows of one table is a float there
     here, there = ([frame[c].astype(object).fillna('').astype(str) for c in keys] for frame in (long, known))
     place = pd.MultiIndex.from_arrays(there).get_indexer(pd.MultiIndex.from_arrays(here))
-    joined = long.copy()
+    columns = dict(long)
     for column in more:
         new = known[column].astype(object).reset_index(drop=True).reindex(place)
         new.index = long.index
         if column in both:
             new = new.where(new.notna(), long[column].astype(object))
-        joined[column] = new.infer_objects()
-    return joined, notes
+        columns[column] = new.infer_objects()
+    return pd.DataFrame(columns, index=long.index), notes
 
 
 def relative_to(long: pd.DataFrame, region: str):

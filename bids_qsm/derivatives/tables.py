@@ -139,6 +139,9 @@ def _array_of(column: pd.Series, kind: 'pa.DataType') -> 'pa.Array':
         stated = stated.map(str, na_action='ignore')
     elif not pa.types.is_boolean(kind):
         stated = pd.to_numeric(stated)
+        if pa.types.is_floating(kind):
+            # a piece without gaps has whole numbers, and of large ones there is no safe way to the type
+            stated = stated.astype(float)
     return pa.array(stated, kind, from_pandas=True)
 
 

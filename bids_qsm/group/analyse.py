@@ -1,6 +1,5 @@
 """The group level: statistics, images of the cohort, and the report."""
 
-import contextlib
 import ctypes
 import shlex
 import sys
@@ -58,8 +57,6 @@ tables of its suffix in its folder and below.
 """
 METHODS = 'group/classification_methods.txt'
 """Methods and results of the classification, in the order of TRIPOD+AI."""
-M_MMAP_THRESHOLD, LARGE = -3, 2**18
-"""Parameter of mallopt(3), and bytes from which an array has pages of its own."""
 _ASKED: tuple[str, ...] = ('model', 'correlate', 'controls', 'statistic', 'relative_to', 'voxelwise')
 _ASKED += ('smoothing_mm', 'study_template', 'classify', 'units', 'norms', 'patterns', 'stages', 'harmonise')
 
@@ -75,9 +72,9 @@ def run_group(options: 'Options') -> int:
         raise UserError(
             '--voxelwise tests a model in each voxel; give it by --model, as "chi ~ group + age".'
         )
-    _return_memory()
     tables = find_tables(out, subjects=options.participant_label, sessions=options.session_label)
     long, said = collect_tables(tables, out, options.bids_dir)
+    _return_memory()
     _check_statistic(long, options.statistic)
     notes = defaultdict(list, said)
     events = {app.key(one): (app, one) for app in applications() for one in app.tables_of_events}
@@ -103,6 +100,7 @@ def run_group(options: 'Options') -> int:
     # the page reads the tables that it needs, and those of thousands of participants are large
     found.clear()
     del long, values
+    _return_memory()
     run = {
         'version': bids_qsm.__version__,
         'command': options.to_command(participants=options.participant_label),
@@ -119,9 +117,10 @@ def run_group(options: 'Options') -> int:
 
 
 def _return_memory():
-    """Let the allocator give back what large arrays held, which it keeps by default; of glibc alone."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)
+    """Give back what large tables held, which the allocator keeps; of glibc alone."""
+    library = ctypes.CDLL(None) if sys.platform == 'linux' else None
+    if hasattr(library, 'malloc_trim'):
+        library.malloc_trim(0)
 
 
 def _classify(

@@ -109,7 +109,8 @@ class Measure(SimpleInterface):
 
     It has an input port for each of ``others``, and an output port for each image and document,
     '<name>_lookup' for the labels of an image, '<name>' and '<name>_dictionary' for each table,
-    'figure_<name>' for each figure, and 'facts' where these go into the sidecars of images.
+    'figure_<name>' for each figure, 'facts' where these go into the sidecars of images, and 'facts_<name>'
+    for those of some images alone.
     """
 
     input_spec, output_spec = _MeasureInputSpec, DynamicTraitedSpec
@@ -142,7 +143,14 @@ class Measure(SimpleInterface):
                 lookup = pd.DataFrame(image.lookup, columns=['index', 'name'])
                 path = write_table(lookup, cwd / f'{image.name}_lookup.tsv')
                 self._results[f'{image.name}_lookup'] = str(path)
-        facts = {'Constants': _plain(found[FACTS])} if one.has_facts else {}
+        facts = {}
+        if one.has_facts:
+            stated = dict(found[FACTS])
+            for name in one.facts_of_images:
+                if name in stated:
+                    own = {'Constants': _plain(stated.pop(name))}
+                    self._results[f'{FACTS}_{name}'] = str(write_record(own, cwd / f'facts_{name}.json'))
+            facts = {'Constants': _plain(stated)}
         if facts and one.images:
             self._results[FACTS] = str(write_record(facts, cwd / 'facts.json'))
         for table in one.tables:
@@ -157,7 +165,8 @@ class Measure(SimpleInterface):
         for figure in one.figures:
             # a chart may be drawn from images alone
             shown = figure.table if figure.draw else figure.name
-            if shown and found[shown] is None:
+            drawn_of = [image.name for image in one.images if image.name in figure.takes]
+            if any(found[name] is None for name in (*filter(None, [shown]), *drawn_of)):
                 continue
             if figure.draw is not None:
                 drawn = figure.draw(*self._taken(one, figure, {**given[0], **found}, cwd))
@@ -403,6 +412,7 @@ def outputs_of(one: Application) -> list[str]:
         *(image.name for image in one.images),
         *(f'{image.name}_lookup' for image in one.images if image.lookup),
         *([FACTS] if one.has_facts and one.images else []),
+        *(f'{FACTS}_{name}' for name in one.facts_of_images),
         *(document.name for document in one.documents),
         *(port for table in one.tables for port in (table.name, f'{table.name}_dictionary')),
         *(f'figure_{figure.name}' for figure in one.figures),

@@ -10,7 +10,7 @@ import numpy as np
 
 from bids_qsm.errors import UserError, plain
 from bids_qsm.plugins.manifest import LARGEST_ARRAY, RELAXATION, HashedFile, Manifest, Triple, examine
-from bids_qsm.plugins.network import golden_network, in_own_units
+from bids_qsm.plugins.network import as_stored, golden_network, in_own_units
 from bids_qsm.plugins.sandbox import Job, Machine, run_network
 
 SEAM = 1e-4
@@ -95,7 +95,13 @@ def check_golden(manifest: Manifest, model: bytes, machine: Machine) -> float:
             f'{manifest.folder}: the golden data have the shape {shape}; make it a multiple of '
             f'{manifest.tile.multiple}.'
         )
-    network = golden_network(manifest, model, shape, machine)
+    for one in manifest.channels:
+        if one.wrapped and np.abs(data[one.data]).max() > np.float32(np.pi):
+            raise UserError(
+                f'{manifest.folder}: the golden {one.data} has values beyond -pi to pi, though the '
+                'manifest says that it is wrapped; wrap it.'
+            )
+    network = golden_network(as_stored(manifest), model, shape, machine)
     if 'mask' in data:
         network.mask = data['mask'] > 0.5
     images = {name: in_own_units(network, name, image) for name, image in data.items() if name != 'mask'}

@@ -108,7 +108,8 @@ def of_right_sign(sources: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, li
 
 def compare_sources(
     sources: np.ndarray,
-    classical: np.ndarray,
+    classical: np.ndarray | None,
+    both: np.ndarray,
     chi: np.ndarray,
     mask: np.ndarray,
     dseg: np.ndarray,
@@ -119,11 +120,13 @@ def compare_sources(
     Parameters
     ----------
     sources, classical : ndarray of float32, shape ``(2, *mask.shape)``
-        Paramagnetic and diamagnetic susceptibility (ppm).
+        Paramagnetic and diamagnetic susceptibility (ppm). Without classical ones the sum alone is compared.
+    both : ndarray of bool
+        Where both are given.
     chi : ndarray of float32
         Susceptibility (ppm) that was taken apart.
     mask, dseg, labels
-        Where all are given, and regions as of `compare_regions`.
+        Where the plug-in gives sources, and regions as of `compare_regions`.
 
     Returns
     -------
@@ -133,14 +136,13 @@ def compare_sources(
     flags : list of str
         What speaks against the plug-in.
     """
-    names = (*SOURCES, 'total')
-    pairs = [*zip(sources, classical, strict=True), (sources.sum(0), chi)]
+    parts = [] if classical is None else zip(SOURCES, sources, classical, [both] * 2, strict=True)
     rows, flags = [], []
-    for name, (own, other) in zip(names, pairs, strict=True):
-        found = compare(own, other, mask)
-        row = {'source': name, 'region': WHOLE, 'plugin': own[mask].mean(), 'classical': other[mask].mean()}
+    for name, own, other, where in (*parts, ('total', sources.sum(0), chi, mask)):
+        found = compare(own, other, where)
+        row = {'source': name, 'region': WHOLE, 'plugin': own[where].mean(), 'classical': other[where].mean()}
         rows.append(pd.DataFrame([{**row, 'slope': found['Slope'], 'nrmse': found['NRMSE']}]))
-        regions = compare_regions(own, other, mask, dseg, labels)
+        regions = compare_regions(own, other, where, dseg, labels)
         rows.append(regions.assign(source=name))
         if name == 'total':
             flags += _of_sum(found)

@@ -80,7 +80,7 @@ class Channel:
 
     ``normalise`` is a `Scale`, 'volume' (mean and standard deviation within the mask of this image) or 'p99'
     (divided by its 99th percentile). ``echo_time`` (s) is that of a field in rad, which may be ``wrapped`` to
-    one turn.
+    one turn: -pi or more, and less than pi.
     """
 
     data: str
@@ -584,8 +584,8 @@ def _training(r: Reader | None, step: str) -> Training:
     residual = r.take(
         'residual',
         None,
-        lambda v: is_within(v) and 0 < v <= 10,
-        'the largest residual seen, relative to the field',
+        lambda v: is_within(v) and 0 < v <= 10 and step == 'inversion',
+        'the largest residual seen, relative to the field, and only of the step inversion',
         needed=False,
     )
     r.end()

@@ -283,6 +283,21 @@ def golden_network(manifest: Manifest, model: bytes, shape: Triple, machine: Mac
     return Network(whole, model, Grid(shape, size), np.ones(shape, bool), sum(strengths) / 2, machine)
 
 
+def as_stored(manifest: Manifest) -> Manifest:
+    """The manifest without the wrapping of channels that golden data hold wrapped.
+
+    To wrap them again would turn what is +pi into -pi, which an author may well have stored.
+    """
+    first = {one.data: one for one in reversed(manifest.channels)}
+
+    def stored(one: Channel):
+        is_it = one == replace(first[one.data], normalise=one.normalise)
+        return replace(one, wrapped=False) if is_it else one
+
+    inputs = [replace(one, channels=tuple(map(stored, one.channels))) for one in manifest.inputs]
+    return replace(manifest, inputs=tuple(inputs))
+
+
 def in_own_units(network: Network, name: str, values: np.ndarray) -> np.ndarray:
     """Golden data (in the unit of its channel, with its sign) in the unit of methods."""
     channel = next(one for one in network.manifest.channels if one.data == name)

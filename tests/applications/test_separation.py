@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from onnx import TensorProto, helper
 
 from bids_qsm.app.methods import Method, applications
 from bids_qsm.applications import separation
@@ -94,10 +95,11 @@ def test_a_plugin_separates_beside_the_default_method(maps, tmp_path, here):  # 
     assert found['facts']['PluginFlags'] == []
     table = found['table'].set_index(['region', 'map'])
     assert table.loc[('Putamen', 'chi_para'), 'mean'] == pytest.approx(0.1, abs=0.005)
+    assert table['share_fits'].isna().all()
     assert posterior['comparison'] is None
     (figure,) = [one for one in APPLICATION.figures if one.name == 'diamagneticdeparture']
     assert figure.table == 'comparison'
-    taken = (found['comparison'], *(found[name] for name in figure.takes[:2]), maps['mask'], np.eye(4))
+    taken = (found['comparison'], *(found[name] for name in figure.takes[:3]), maps['mask'], np.eye(4))
     assert figure.draw(*taken).startswith(b'\x89PNG')
 
 
@@ -117,6 +119,52 @@ def test_a_plugin_whose_sources_cannot_be_is_flagged(maps, tmp_path, here):  # n
     assert not found['diamagnetic'].any()
 
 
+@pytest.fixture
+def of_r2star(tmp_path, here):  # noqa: ARG001, F811
+    """A plug-in that takes R2*."""
+    channels = [{'data': 'chi', 'unit': 'ppm'}, {'data': 'r2star', 'unit': '1/s'}]
+    said = {**OF_SOURCES, 'inputs': [{'tensor': 'maps', 'channels': channels}]}
+    return f'onnx:{write_plugin(tmp_path / "sep", separator(), **said)}'
+
+
+def test_classical_sources_beside_a_plugin_are_those_of_the_default_method(maps, of_r2star):
+    """With a network of R2* too, whose noise is another and whose domain is larger than that of R2'."""
+    rng = np.random.default_rng(1)
+    r2 = np.full(SHAPE, 13.0, np.float32)
+    noise = (5 * rng.standard_normal(SHAPE)).astype(np.float32)
+    whole = maps | {'r2star': maps['r2star'] + noise}
+    r2[6:], noise[6:] = 0, 0
+    found, usual = separated(whole, r2 + noise, method=of_r2star), separated(whole, r2 + noise)
+    assert found['facts']['relaxation'] == 'R2*'
+    assert found['facts']['classical']['relaxation'] == "R2' (measured; see the application r2prime)"
+    for source in ('paramagnetic', 'diamagnetic'):
+        np.testing.assert_array_equal(found[f'{source}classical'], usual[source])
+        fact = f'relaxivity_{source}'
+        assert found['facts']['classical'][fact] == usual['facts'][fact]
+        assert found[source][6:].any()
+        assert not usual[source][6:].any()
+    rows = found['comparison'].set_index(['source', 'region'])
+    for name in ('paramagnetic', 'total'):
+        there = (whole['r2star'] > 0) & ((r2 + noise > 0) | (name == 'total'))
+        mean = found[name][there].mean()
+        assert rows.loc[(name, 'whole mask'), 'plugin'] == pytest.approx(mean, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ('r2', 'said'), [(0, 'nowhere known together within the mask'), (13, 'too few voxels with')]
+)
+def test_a_plugin_keeps_its_sources_where_the_default_method_fails(maps, of_r2star, r2, said):
+    few = np.zeros(SHAPE, np.float32)
+    few[:2, :2, :2] = r2
+    found = separated(maps, few, method=of_r2star)
+    assert found['paramagnetic'].any()
+    assert found['paramagneticclassical'] is found['diamagneticclassical'] is None
+    assert set(found['comparison']['source']) == {'total'}
+    (warning,) = found['comparison']['warning'].dropna()
+    assert re.search(f'The default method, which is for comparison alone, failed: .*{said}', warning)
+    assert any(said in flag for flag in found['facts']['PluginFlags'])
+
+
 def test_what_a_plugin_takes_is_needed(tmp_path):
     inputs = [
         {'tensor': 'maps', 'channels': [{'data': 'field', 'unit': 'Hz'}, {'data': 'r2star', 'unit': '1/s'}]}
@@ -125,6 +173,10 @@ def test_what_a_plugin_takes_is_needed(tmp_path):
     method = Method.parse(f'separation:method=onnx:{folder}', applications())
     assert str(method) == f'separation:method=onnx:{folder}'
     assert method.label == 'separation:method=onnx:sep'
+    with pytest.raises(UserError, match=r"the folder of a plug-in, in '.*a,b', has a comma"):
+        Method.parse('separation:method=onnx:/data/a,b', applications())
+    with pytest.raises(UserError, match=r"inversion: the folder of a plug-in, in '/data/a,b', has a comma"):
+        Method.parse('onnx:/data/a,b', {}, step='inversion')
     variant = variants(method.as_dict)
     assert variant.needs == ('localfield',)
     assert set(variant.spares) == {'magnitude', 'echoes', 'echo_times'}
@@ -216,7 +268,23 @@ def test_fibres_that_cannot_be_used_stop_only_those_who_asked_for_them():
     assert fractions(given('FA', fa, affine)).max() == 1.0
 
 
-def test_unusable_fibres_are_left_out_and_the_sidecars_say_so(maps):
+def test_all_relaxation_that_a_network_takes_is_named(maps, tmp_path, here):  # noqa: ARG001, F811
+    inputs = [
+        {'tensor': 'maps', 'channels': [{'data': 'chi', 'unit': 'ppm'}, {'data': 'r2prime', 'unit': '1/s'}]},
+        {'tensor': 'more', 'channels': [{'data': 'r2star', 'unit': '1/s'}]},
+    ]
+    model = separator()
+    model.graph.input.append(helper.make_tensor_value_info('more', TensorProto.FLOAT, [1, 1, *'xyz']))
+    folder = write_plugin(tmp_path / 'both', model, **{**OF_SOURCES, 'inputs': inputs})
+    for r2, said in (
+        (np.full(SHAPE, 13.0, np.float32), "R2* and R2' (measured; see the application r2prime)"),
+        (None, 'R2* and R2*, less an assumed R2 of each tissue'),
+    ):
+        found = separated(maps, r2, method=f'onnx:{folder}')
+        assert found['facts']['relaxation'] == said
+
+
+def test_unusable_fibres_are_left_out_and_the_sidecars_say_so(maps, of_r2star):
     fa = given('sub-01_FA.nii.gz', np.full(SHAPE, 500.0, np.float32), np.eye(4))
     vectors = given('sub-01_V1.nii.gz', np.ones((*SHAPE, 3), np.float32), np.eye(4))
     with_fibres = maps | {'fa': fa, 'directions': vectors}
@@ -226,6 +294,9 @@ def test_unusable_fibres_are_left_out_and_the_sidecars_say_so(maps):
     assert np.isfinite(found['total']).all()
     with pytest.raises(UserError, match='values up to 500'):
         separated(with_fibres, None, frame='fsl')
+    beside = separated(with_fibres, None, method=of_r2star)['facts']
+    assert beside['classical']['fibres'] == found['facts']['fibres']
+    assert 'fibres' not in beside
 
 
 def test_the_command_line_can_leave_fibres_out():

@@ -44,6 +44,22 @@ def test_sessions_add_their_columns_and_win_over_participants(long):
         assert any(said in note for note in notes), said
 
 
+def test_tables_with_many_columns_are_joined_at_once(long):
+    """Columns that are added one by one are slow from 100 on, which pandas says."""
+    names = {'participant_id': ['sub-001', 'sub-000']}
+    people = pd.DataFrame({**names, **{f'item_{i}': [i, f'text {i}'] for i in range(150)}})
+    visits = pd.DataFrame({**names, 'session_id': 'ses-2', **{f'score_{i}': [i, i + 1] for i in range(150)}})
+    joined, _ = join_participants(long, people)
+    joined, _ = join_sessions(joined, visits)
+    joined['more'] = 1
+    assert joined.index.equals(long.index)
+    assert [*joined][: len(long.columns)] == [*long]
+    assert by_session(joined, 'item_149')['sub-000', 'ses-1'] == 'text 149'
+    found = by_session(joined, 'score_149')
+    assert (found['sub-000', 'ses-2'], found['sub-001', 'ses-2']) == (150, 149)
+    assert pd.isna(found['sub-000', 'ses-1'])
+
+
 @pytest.mark.parametrize(
     ('sessions', 'said'),
     [

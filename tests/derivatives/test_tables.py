@@ -87,6 +87,7 @@ def test_parquet_and_text_say_the_same_of_gaps(tmp_path):
         {
             'moved': [True, None, False],
             'scanner': [40123451, None, 40123452],
+            'series': [2**53 + 2, 2**60 + 1, None],
             'note': ['n/a', '', 'moved'],
             'score': ['nan', 1.5, 2],
         },
@@ -98,5 +99,5 @@ def test_parquet_and_text_say_the_same_of_gaps(tmp_path):
     pd.testing.assert_frame_equal(
         found.astype(object).where(found.notna(), None), text.astype(object).where(text.notna(), None)
     )
-    assert found['scanner'].dtype == found['score'].dtype == float
+    assert found['scanner'].dtype == found['score'].dtype == found['series'].dtype == float
     assert set(found['moved'].dropna()) == {True, False}

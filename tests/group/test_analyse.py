@@ -40,6 +40,21 @@ def ran(tmp_path_factory):
     return data, out
 
 
+@pytest.mark.parametrize(
+    ('platform', 'functions', 'expected'),
+    [('linux', ['malloc_trim'], [0]), ('linux', [], []), ('darwin', ['malloc_trim'], [])],
+)
+def test_memory_of_tables_is_given_back_where_there_is_a_call_for_it(
+    monkeypatch, platform, functions, expected
+):
+    asked = []
+    library = SimpleNamespace(**dict.fromkeys(functions, asked.append))
+    monkeypatch.setattr(group.sys, 'platform', platform)
+    monkeypatch.setattr(group.ctypes, 'CDLL', lambda _: library)
+    group._return_memory()
+    assert asked == expected
+
+
 def test_no_table_has_entities():
     assert not [name for name in FILES.values() if '-' in name]
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from nipype.interfaces.base import isdefined
 
-from bids_qsm.applications import modules, tensor
+from bids_qsm.applications import modules, separation, tensor
 from bids_qsm.errors import UserError
 from bids_qsm.interfaces.io import save_shares
 from bids_qsm.interfaces.measure import Measure
@@ -312,6 +312,29 @@ def test_a_figure_may_be_drawn_from_images_alone(files, tmp_path, monkeypatch):
     outputs = node.run(cwd=str(tmp_path)).outputs
     assert Path(outputs.figure_directions).read_bytes()[:4] == b'\x89PNG'
     assert '<svg' in Path(outputs.figure_tensorcoverage).read_text()
+
+
+@pytest.mark.parametrize('has_classical', [True, False])
+def test_images_state_facts_of_their_own_and_figures_need_their_images(
+    files, tmp_path, monkeypatch, has_classical
+):
+    """As sources of a plug-in, and classical ones beside them, which may fail."""
+    image = np.full(SHAPE, 0.02, np.float32)
+    rows = pd.DataFrame({'region': ['Lobe'], 'hemisphere': ['L'], 'map': ['chi_para'], 'mean': [0.02]})
+    beside = (image, -image) if has_classical else (None, None)
+    facts = {'method': 'little', 'classical': {'method': 'posterior'}}
+    found = image, -image, 0 * image, None, None, image > 0, *beside, rows, rows, facts
+    fake = replace(separation.APPLICATION, measure=wraps(separation.measure)(lambda *_: found))
+    monkeypatch.setattr(separation, 'APPLICATION', fake)
+    maps = {name: [files[name]] for name in ('chi', 'r2star', 'mask', 'dseg', 'labels')}
+    node = Measure(application=modules()['separation'], series=SERIES, extra=[{}], **maps)
+    outputs = node.run(cwd=str(tmp_path)).outputs
+    for port, method in (('facts', 'little'), ('facts_classical', 'posterior')):
+        content = json.loads(Path(getattr(outputs, port)).read_text())
+        assert content == {'Constants': {'method': method}}
+    assert isdefined(outputs.figure_paramagnetic)
+    for name in ('paramagneticclassical', 'paramagneticdeparture', 'diamagneticdeparture'):
+        assert isdefined(getattr(outputs, f'figure_{name}')) == has_classical
 
 
 def test_an_image_on_the_t1w_leaves_transforms_to_those_that_have_one(files, write, tmp_path):

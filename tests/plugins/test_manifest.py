@@ -101,6 +101,7 @@ TILE = {'size': [32, 32, 32], 'margin': 4, 'multiple': 8}
         (put('golden', 'data', 'r2star', value={'file': 'a', 'sha256': 64 * '0'}), 'golden.data has r2star'),
         (drop('golden'), 'golden is missing'),
         (CHANNEL('wrapped', value=True), 'true only of a total field in rad'),
+        (put('training', 'residual', value=11), r'training.residual is 11; it must be the largest residual'),
         (put('step', value='separation'), r'output.channels is missing; give a list of 2 channels'),
     ],
 )
@@ -120,6 +121,7 @@ def test_each_fault_is_one_sentence(plugin, change, says):
         (put('inputs', 0, 'channels', 0, value={'data': 'mask'}), '"data": "chi" or "field", which is taken'),
         (put('output', 'channels', 0, 'data', value='diamagnetic'), 'as sources stand in this order'),
         (put('output', 'channels', 1, 'unit', value='Hz'), r'output.channels\[1\].unit is "Hz"'),
+        (put('training', 'residual', value=0.2), 'relative to the field, and only of the step inversion'),
     ],
 )
 def test_a_separation_names_both_sources_and_what_tells_them_apart(tmp_path, change, says):

@@ -109,6 +109,23 @@ def test_phase_is_wrapped_where_the_manifest_says_so(tmp_path, scene):
     np.testing.assert_allclose(found, np.angle(np.exp(1j * phase)), atol=1e-4)
 
 
+def test_golden_phase_is_taken_as_it_is_stored(tmp_path):
+    """The identity gives +pi back, which wrapping would turn into -pi."""
+    inputs = channel(unit='rad', echo_time=0.02, wrapped=True)
+    folder = write_plugin(tmp_path / 'a', inputs=inputs, step='onestep')
+    said = json.loads((folder / 'manifest.json').read_text())
+    phase = np.full((8, 8, 8), np.pi)
+    for values, fault in ((phase, ''), (1.01 * phase, 'the golden field has values beyond -pi to pi')):
+        for name, entry in (('field', said['golden']['data']), ('output', said['golden'])):
+            entry[name] = save(folder, f'{name}.npy', values)
+        (folder / 'manifest.json').write_text(json.dumps(said))
+        if fault:
+            with pytest.raises(UserError, match=fault):
+                check_golden(*_read(folder), Machine())
+        else:
+            assert check_golden(*_read(folder), Machine()) < 1e-6
+
+
 def test_both_sources_have_their_units_and_signs(tmp_path, scene):
     rng = np.random.default_rng(2)
     rate = (8 * rng.random(SHAPE) * scene['mask']).astype(np.float32)

@@ -95,6 +95,10 @@ def test_a_separation_depends_on_the_files_of_its_plugin(options, series, tmp_pa
     check_ports(workflow)
     (node,) = [one for name, one in nodes(workflow).items() if name.endswith('applications_wf.separation')]
     assert [path.rpartition('/')[2] for path in node.inputs.plugin_files] == ['manifest.json', 'model.onnx']
+    (save,) = [one for name, one in nodes(workflow).items() if name.endswith('save_separation')]
+    notes = save.inputs.notes
+    assert notes['separation_diamagnetic'] == 'separation_facts'
+    assert notes['separation_diamagneticclassical'] == 'separation_facts_classical'
     assert any('separated with the network little 1.0' in text for text in texts)
     with pytest.raises(UserError, match='for the step separation; give it as --separation:method'):
         replace(options, inversion=Method(f'onnx:{folder}'))
