@@ -14,6 +14,12 @@ CLASSIC, ENHANCED = '1.2.840.10008.5.1.4.1.1.4', '1.2.840.10008.5.1.4.1.1.4.1'
 SHAPE = (8, 7, 4)
 """Columns, rows and slices."""
 SPACING = (1.5, 1.5, 2.0)
+PLANES = {
+    'axial': np.eye(3),
+    'sagittal': np.array([[0, 0, -1], [1, 0, 0], [0, -1, 0]]),
+    'coronal': np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]]),
+}
+"""Directions of columns, rows and slices (LPS)."""
 WORDS = {'mag': 'MAGNITUDE', 'phase': 'PHASE', 'real': 'REAL', 'imag': 'IMAGINARY'}
 LETTERS = {'mag': 'M', 'phase': 'P', 'real': 'R', 'imag': 'I'}
 
@@ -35,6 +41,8 @@ class Scan:
     """Of the acquisition (s after midnight)."""
     echo_times: Sequence[float] = (5.0, 12.0, 19.0)
     parts: Sequence[str] = ('mag', 'phase')
+    plane: str = 'axial'
+    """Or sagittal, coronal."""
     degrees: float = 14.0
     """Turn about x."""
     tags: dict = field(default_factory=dict)
@@ -47,9 +55,8 @@ class Scan:
     def affine(self) -> np.ndarray:
         """From column, row and slice to scanner coordinates (LPS, mm)."""
         turn = np.deg2rad(self.degrees)
-        axes = np.array(
-            [[1, 0, 0], [0, np.cos(turn), -np.sin(turn)], [0, np.sin(turn), np.cos(turn)]]
-        ) @ np.diag(SPACING)
+        axes = np.array([[1, 0, 0], [0, np.cos(turn), -np.sin(turn)], [0, np.sin(turn), np.cos(turn)]])
+        axes = axes @ PLANES[self.plane] @ np.diag(SPACING)
         affine = np.eye(4)
         affine[:3, :3] = axes
         affine[:3, 3] = (-9.0, -12.5 + self.seed, 4.0)

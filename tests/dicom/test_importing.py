@@ -19,10 +19,19 @@ SCANS = {
     'siemens': (write_classic, Scan('Siemens', 5, patient='A-siemens', name='Aa^Erika')),
     'xa': (write_enhanced, Scan('Siemens', 6, patient='B-xa', name='Bb^Erika', degrees=-31)),
     'ge': (write_classic, Scan('GE', 7, patient='C-ge', name='Cc^Erika', parts=('mag', 'real', 'imag'))),
-    'philips': (write_classic, Scan('Philips', 8, patient='D-philips', name='Dd^Erika', degrees=0)),
+    'philips': (
+        write_classic,
+        Scan('Philips', 8, patient='D-philips', name='Dd^Erika', degrees=0, plane='sagittal'),
+    ),
     'enhanced': (write_enhanced, Scan('Philips', 9, patient='E-enhanced', name='Ee^Erika')),
-    'uih': (write_classic, Scan('UIH', 10, patient='F-uih', name='Ff^Erika', echo_times=(20,))),
-    'canon': (write_classic, Scan('Canon', 11, patient='G-canon', name='Gg^Erika', echo_times=(6, 14))),
+    'uih': (
+        write_classic,
+        Scan('UIH', 10, patient='F-uih', name='Ff^Erika', echo_times=(20,), plane='sagittal'),
+    ),
+    'canon': (
+        write_classic,
+        Scan('Canon', 11, patient='G-canon', name='Gg^Erika', echo_times=(6, 14), plane='coronal'),
+    ),
 }
 SUBJECTS = {name: f'{n:02d}' for n, name in enumerate(SCANS, 1)}
 PERSONAL = (
