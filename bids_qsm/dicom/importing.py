@@ -100,6 +100,7 @@ def run_import(
             raise UserError(f'{flag} {label} is no label; use letters and digits only.')
     table = table or bids_dir.absolute().with_name(f'{bids_dir.absolute().name}_import.tsv')
     _require_places(dicom_dir, bids_dir, table)
+    _participants(bids_dir / 'participants.tsv')  # before anything is written
     program = find_dcm2niix()
     found = read_folder(dicom_dir)
     known = read_rows(table)
@@ -389,10 +390,18 @@ def _describe_dataset(bids_dir: Path, subjects: Iterable[str], version: str, suf
     _list_participants(bids_dir / 'participants.tsv', sorted(subjects))
 
 
+def _participants(path: Path) -> list[str]:
+    """Lines of a participants.tsv; UserError where it cannot be read."""
+    try:
+        text = path.read_text(encoding='utf-8') if path.exists() else 'participant_id\n'
+    except (OSError, UnicodeError) as error:
+        raise UserError(f'{path} cannot be read ({error}); save it as a text in UTF-8.') from None
+    return text.splitlines()
+
+
 def _list_participants(path: Path, subjects: Sequence[str]):
     """Add a line for each participant that the table lacks; the others stay as they are."""
-    text = path.read_text(encoding='utf-8') if path.exists() else 'participant_id\n'
-    lines = text.splitlines()
+    lines = _participants(path)
     header = lines[0].lstrip('\ufeff').split('\t') if lines else []
     if 'participant_id' not in header:
         return

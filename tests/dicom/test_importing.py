@@ -193,7 +193,7 @@ def test_a_truncated_file_is_named_and_its_series_left_out(tmp_path, bring_in, c
     assert 'Traceback' not in said
 
 
-def test_compressed_frames_of_a_mixed_file_are_taken_apart(tmp_path, bring_in):
+def test_compressed_frames_of_a_mixed_file_are_taken_apart(tmp_path, bring_in, capsys):
     scan = Scan('Siemens', 5, echo_times=(5, 9))
     (path,) = write_enhanced(tmp_path / 'dicom', scan)
     one = pydicom.dcmread(path)
@@ -204,6 +204,9 @@ def test_compressed_frames_of_a_mixed_file_are_taken_apart(tmp_path, bring_in):
     image = nib.load(image)
     truth = scan.truth('mag', 9)[places(scan, image)]
     np.testing.assert_allclose(image.get_fdata(), truth, atol=0.51)
+    path.write_bytes(path.read_bytes()[:-2000])
+    assert run_import(tmp_path / 'dicom', tmp_path / 'others') == 1
+    assert 'the frames of series 5 (magnitude) cannot be taken apart' in capsys.readouterr().out
 
 
 def test_a_bold_run_is_a_4d_image_with_its_task(tmp_path, bring_in):
@@ -247,6 +250,13 @@ def test_wrong_use_is_one_sentence(tmp_path, capsys, monkeypatch):
         said = capsys.readouterr().err
         assert message in said
         assert said.count('\n') == 1
+    (tmp_path / 'bids').mkdir()
+    (tmp_path / 'bids' / 'participants.tsv').write_bytes(
+        'participant_id\tsite\nsub-x\tZürich\n'.encode('latin-1')
+    )
+    assert main(['import', dicom, bids]) == 2
+    assert 'participants.tsv cannot be read' in capsys.readouterr().err
+    assert not [*(tmp_path / 'bids').glob('sub-*')]
     monkeypatch.setitem(__import__('sys').modules, 'dcm2niix', None)
     monkeypatch.setenv('PATH', '')
     with pytest.raises(Exception, match='needs dcm2niix'):
