@@ -99,7 +99,8 @@ class Group:
     @property
     def code(self) -> str:
         """Stands for the person in tables, which so need no names."""
-        return hashlib.sha256('\0'.join(self.person).encode()).hexdigest()[:12]
+        # a letter first: spreadsheets take digits for numbers
+        return f'p{hashlib.sha256(chr(0).join(self.person).encode()).hexdigest()[:12]}'
 
     @property
     def study(self) -> str:

@@ -1,6 +1,7 @@
 """DICOM to BIDS: plan, ask where needed, convert, write what is not there yet."""
 
 import gzip
+import itertools
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -14,8 +15,18 @@ import bids_qsm
 from bids_qsm.derivatives.files import BIDS_VERSION, atomic_write, write_json
 from bids_qsm.dicom.convert import CannotConvert, Converted, convert, find_dcm2niix
 from bids_qsm.dicom.headers import Found, Group, read_folder
-from bids_qsm.dicom.plan import SAME_ECHO, difference, make_rows, names_person
-from bids_qsm.dicom.table import COMPLEX, FOLDERS, SKIP, UNCLEAR, Row, name_problem, read_rows, write_rows
+from bids_qsm.dicom.plan import difference, distinct_echoes, make_rows, names_person, warnings_of
+from bids_qsm.dicom.table import (
+    COMPLEX,
+    FOLDERS,
+    SKIP,
+    UNCLEAR,
+    Row,
+    is_same_number,
+    name_problem,
+    read_rows,
+    write_rows,
+)
 from bids_qsm.entities import in_order, is_label, join_entities
 from bids_qsm.errors import UserError, plain
 
@@ -105,17 +116,13 @@ def run_import(
     found = read_folder(dicom_dir)
     known = read_rows(table)
     rows = make_rows(found, known, subject, session)
-    strangers = {row.subject for row in rows} - {row.subject for row in known} - {subject}
-    there = sorted(label for label in strangers if (bids_dir / f'sub-{label}').exists())
-    if there:
-        raise UserError(
-            f'{bids_dir} has sub-{there[0]} already, but {table} does not say who that is; give the table of '
-            'its import, or --participant-label.'
-        )
+    _require_no_strangers(rows, known, bids_dir, table)
     if ask is not None:
         rows = _ask_all(rows, found, known, subject, session, ask)
     write_rows(table, rows)
     print(describe(rows, found))
+    for warning in warnings_of(rows, known):
+        print(f'bids_qsm: {warning}')
     problems = list(found.problems)
     problems += [_unclear(row) for row in rows if row.found is not None and row.name == UNCLEAR]
     done = Done(0, 0, ())
@@ -154,6 +161,23 @@ def _require_places(dicom_dir: Path, bids_dir: Path, table: Path):
         raise UserError(f'{bids_dir} lies in the folder of the DICOM files; choose a place outside of it.')
     if table.is_dir():
         raise UserError(f'--table {table} is a folder; give the name of a file.')
+
+
+def _require_no_strangers(rows: Sequence[Row], known: Sequence[Row], bids_dir: Path, table: Path):
+    """Raise UserError where a participant of the dataset may be somebody else than that of the table."""
+    there = sorted(path.name.removeprefix('sub-') for path in bids_dir.glob('sub-*'))
+    told = {row.subject for row in known}
+    for label, folder in itertools.product(sorted({row.subject for row in rows}), there):
+        if label not in told and (label == folder or is_same_number(label, folder)):
+            raise UserError(
+                f'{bids_dir} has sub-{folder} already, but {table} does not say who that is; give the table '
+                'of its import, or another --participant-label.'
+            )
+        if is_same_number(label, folder):
+            raise UserError(
+                f'{bids_dir} has sub-{folder}, but {table} has the participant {label}; spreadsheets drop '
+                f'zeros at the start: write {folder} there.'
+            )
 
 
 def _ask_all(
@@ -263,10 +287,7 @@ def _write(path: Path, content: bytes):
 def _files_of(rows: Sequence[Row], program: str) -> tuple[dict[Path, bytes], str]:
     """Files of one acquisition by their place in the dataset, and the version of dcm2niix."""
     _require_fit(rows)
-    times: list[float] = []
-    for time in sorted({time for row in rows for time in row.group.echoes}):
-        if not times or time - times[-1] > SAME_ECHO:
-            times.append(time)
+    times = distinct_echoes([row.group for row in rows])
     has_parts = rows[0].suffix in COMPLEX or any(row.group.part != 'mag' for row in rows)
     files, version = {}, ''
     for row in rows:

@@ -39,6 +39,8 @@ class Scan:
     date: str = '20240301'
     time: float = 36000.0
     """Of the acquisition (s after midnight)."""
+    has_times: bool = True
+    """Whether headers say when an acquisition started."""
     echo_times: Sequence[float] = (5.0, 12.0, 19.0)
     parts: Sequence[str] = ('mag', 'phase')
     plane: str = 'axial'
@@ -109,7 +111,8 @@ def write_classic(folder: Path, scan: Scan) -> list[Path]:
             values, slope, intercept = stored(scan.vendor, part, scan.truth(part, time))
             _describe(one, scan, part, echo, time)
             # the two parts of a slice come from the same data
-            one.AcquisitionTime = _clock(scan.time + 0.4 * echo)
+            if scan.has_times:
+                one.AcquisitionTime = _clock(scan.time + 0.4 * echo)
             # slices are not written in the order of their places
             for k in sorted(range(SHAPE[2]), key=lambda k: (k % 2, k)):
                 one.SOPInstanceUID = one.file_meta.MediaStorageSOPInstanceUID = scan.uid(part, echo, k)
