@@ -17,11 +17,25 @@ from tests.dicom.scanners import SHAPE, Scan, write_classic, write_enhanced
 
 SCANS = {
     'siemens': (write_classic, Scan('Siemens', 5, patient='A-siemens', name='Aa^Erika')),
-    'xa': (write_enhanced, Scan('Siemens', 6, patient='B-xa', name='Bb^Erika', degrees=-31)),
-    'ge': (write_classic, Scan('GE', 7, patient='C-ge', name='Cc^Erika', parts=('mag', 'real', 'imag'))),
+    'xa': (
+        write_enhanced,
+        Scan('Siemens', 6, patient='B-xa', name='Bb^Erika', degrees=-31, echo_times=(5, 12)),
+    ),
+    'ge': (
+        write_classic,
+        Scan('GE', 7, patient='C-ge', name='Cc^Erika', echo_times=(5, 12), parts=('mag', 'real', 'imag')),
+    ),
     'philips': (
         write_classic,
-        Scan('Philips', 8, patient='D-philips', name='Dd^Erika', degrees=0, plane='sagittal'),
+        Scan(
+            'Philips',
+            8,
+            patient='D-philips',
+            name='Dd^Erika',
+            echo_times=(5, 12),
+            degrees=0,
+            plane='sagittal',
+        ),
     ),
     'enhanced': (write_enhanced, Scan('Philips', 9, patient='E-enhanced', name='Ee^Erika')),
     'uih': (

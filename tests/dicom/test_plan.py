@@ -66,7 +66,7 @@ def test_two_magnitudes_for_one_phase_are_asked_for_until_one_is_left_out(write,
 
 
 def test_runs_whose_times_were_removed_are_not_guessed(write, planned, tmp_path):
-    runs = pair(4, has_times=False), pair(8, has_times=False)
+    runs = pair(4, echo_times=(9,), has_times=False), pair(8, echo_times=(9,), has_times=False)
     write(*runs[0], *runs[1])
     rows = planned()
     assert set(names(rows).values()) == {UNCLEAR}
@@ -80,31 +80,41 @@ def test_runs_whose_times_were_removed_are_not_guessed(write, planned, tmp_path)
     # series that follow each other are one
     write(runs[1][0])
     rows[4, 'mag'].name = SKIP
-    assert names(planned([rows[4, 'mag']])) == {(4, 'mag'): SKIP, (8, 'mag'): 'MEGRE', (9, 'phase'): 'MEGRE'}
+    assert names(planned([rows[4, 'mag']])) == {
+        (4, 'mag'): SKIP,
+        (8, 'mag'): 'T2starw',
+        (9, 'phase'): 'T2starw',
+    }
 
 
 def test_an_acquisition_saved_with_and_without_correction_is_one(write, planned):
-    corrected = pair(4)
+    corrected = pair(4, echo_times=(9,))
     write(
         *(
             replace(one, image_type=f'ORIGINAL\\PRIMARY\\{one.parts[0][0].upper()}\\DIS2D')
             for one in corrected
         )
     )
-    write(*pair(6))
+    write(*pair(6, echo_times=(9,)))
     rows = planned()
-    assert names(rows) == {(4, 'mag'): SKIP, (5, 'phase'): SKIP, (6, 'mag'): 'MEGRE', (7, 'phase'): 'MEGRE'}
+    assert names(rows) == {
+        (4, 'mag'): SKIP,
+        (5, 'phase'): SKIP,
+        (6, 'mag'): 'T2starw',
+        (7, 'phase'): 'T2starw',
+    }
     assert rows[4, 'mag'].note == 'the same acquisition as series 6 (magnitude), corrected for distortion'
 
 
 def test_words_of_protocols_do_not_drop_gradient_echoes(write, planned):
-    write(*pair(4, protocol='QSM_pilot'), *pair(6, protocol='Ax QSM ASSET'), *pair(8, protocol='scout'))
+    for number, protocol in ((4, 'QSM_pilot'), (6, 'Ax QSM ASSET'), (8, 'scout')):
+        write(*pair(number, protocol=protocol, echo_times=(9,)))
     rows = planned()
     assert {number: row.name for (number, _), row in rows.items()} == {
-        4: 'acq-QSMpilot_MEGRE',
-        5: 'acq-QSMpilot_MEGRE',
-        6: 'acq-AxQSMASSET_MEGRE',
-        7: 'acq-AxQSMASSET_MEGRE',
+        4: 'acq-QSMpilot_T2starw',
+        5: 'acq-QSMpilot_T2starw',
+        6: 'acq-AxQSMASSET_T2starw',
+        7: 'acq-AxQSMASSET_T2starw',
         8: UNCLEAR,
         9: UNCLEAR,
     }
@@ -218,7 +228,11 @@ def test_missing_slices_and_repetitions_are_said(write, planned, tmp_path):
 
 def test_patients_and_studies_get_numbers_and_keep_them(write, tmp_path):
     second = {'patient': 'B', 'name': 'Other^One'}
-    write(*pair(4, **second), *pair(4, **second, study=2, date='20240401'), *pair(4, patient='C'))
+    write(
+        *pair(4, echo_times=(9,), **second),
+        *pair(4, echo_times=(9,), **second, study=2, date='20240401'),
+        *pair(4, echo_times=(9,), patient='C'),
+    )
     table = tmp_path / 'table.tsv'
     write_rows(table, _all_rows(tmp_path))
     known = read_rows(table)
@@ -229,7 +243,10 @@ def test_patients_and_studies_get_numbers_and_keep_them(write, tmp_path):
     }
     # a new patient that sorts first gets a new number, also where the files of others lie elsewhere now
     shutil.rmtree(tmp_path / 'dicom' / 'B14')
-    write(*pair(4, patient='A', name='Third^One'), *pair(4, **second, study=3, date='20240501'))
+    write(
+        *pair(4, echo_times=(9,), patient='A', name='Third^One'),
+        *pair(4, echo_times=(9,), **second, study=3, date='20240501'),
+    )
     later = _all_rows(tmp_path, known)
     assert {(r.others['patient_id'], r.others['date'], r.subject, r.session) for r in later[6:]} == {
         ('A', '20240301', '03', '1'),
@@ -242,7 +259,10 @@ def _all_rows(tmp_path, known=()):
 
 
 def test_one_id_of_two_people_gives_two_participants(write, planned, tmp_path):
-    write(*pair(4, patient='ANON', name='A^A'), *pair(6, patient='ANON', name='B^B', study=2))
+    write(
+        *pair(4, echo_times=(9,), patient='ANON', name='A^A'),
+        *pair(6, echo_times=(9,), patient='ANON', name='B^B', study=2),
+    )
     assert {row.others['series_number']: row.subject for row in _all_rows(tmp_path)} == {
         '4': '01',
         '5': '01',
@@ -254,10 +274,10 @@ def test_one_id_of_two_people_gives_two_participants(write, planned, tmp_path):
 
 
 def test_a_label_of_another_patient_is_refused(write, planned, tmp_path):
-    write(*pair(4))
+    write(*pair(4, echo_times=(9,)))
     known = list(planned(subject='01').values())
     shutil.rmtree(tmp_path / 'dicom')
-    write(*pair(6, patient='B', name='Other^One'))
+    write(*pair(6, echo_times=(9,), patient='B', name='Other^One'))
     with pytest.raises(UserError, match='in the table sub-01 is another patient; choose another label'):
         planned(known, subject='01')
     assert {row.subject for row in planned(known).values()} == {'02'}
@@ -267,7 +287,7 @@ def test_a_label_of_another_patient_is_refused(write, planned, tmp_path):
 
 
 def test_a_label_of_the_dataset_needs_its_table(write, tmp_path):
-    write(*pair(4))
+    write(*pair(4, echo_times=(9,)))
     (tmp_path / 'bids' / 'sub-7').mkdir(parents=True)
     for label in ('7', '07'):
         with pytest.raises(UserError, match='has sub-7 already, but'):
@@ -275,7 +295,7 @@ def test_a_label_of_the_dataset_needs_its_table(write, tmp_path):
 
 
 def test_studies_that_may_be_of_several_people_are_said(write, tmp_path, capsys):
-    nobody = {'patient': 'ANON', 'name': 'ANON', 'born': ''}
+    nobody = {'patient': 'ANON', 'name': 'ANON', 'born': '', 'echo_times': (9,)}
     write(*pair(4, **nobody), *pair(4, **nobody, study=2))
     for warned in (True, False):  # once
         run_import(tmp_path / 'dicom', tmp_path / 'bids', dry_run=True)
@@ -283,7 +303,7 @@ def test_studies_that_may_be_of_several_people_are_said(write, tmp_path, capsys)
 
 
 def test_numbers_follow_the_date_and_not_the_id(write, tmp_path):
-    write(*pair(4, patient='A'), *pair(4, patient='B', date='20231224'))
+    write(*pair(4, echo_times=(9,), patient='A'), *pair(4, echo_times=(9,), patient='B', date='20231224'))
     assert {row.others['patient_id']: row.subject for row in _all_rows(tmp_path)} == {'B': '01', 'A': '02'}
 
 
@@ -336,7 +356,7 @@ def test_a_table_that_contradicts_itself_is_refused(write, planned):
     ],
 )
 def test_wrong_cells_of_the_table_are_named(column, value, message, write, planned, tmp_path):
-    write(*pair(4))
+    write(*pair(4, echo_times=(9,)))
     rows = list(planned().values())
     setattr(rows[1], column, value)
     write_rows(tmp_path / 'table.tsv', rows)
@@ -345,7 +365,7 @@ def test_wrong_cells_of_the_table_are_named(column, value, message, write, plann
 
 
 def test_a_table_from_a_spreadsheet_is_read(write, planned, tmp_path):
-    write(*pair(4))
+    write(*pair(4, echo_times=(9,)))
     rows = list(planned().values())
     table = tmp_path / 'table.tsv'
     write_rows(table, rows)
@@ -360,7 +380,7 @@ def test_a_table_from_a_spreadsheet_is_read(write, planned, tmp_path):
 
 
 def test_texts_that_spreadsheets_change_keep_the_table(write, planned, tmp_path):
-    write(*pair(4, description='"quoted', protocol='=1+1'))
+    write(*pair(4, echo_times=(9,), description='"quoted', protocol='=1+1'))
     rows, table = list(planned().values()), tmp_path / 'table.tsv'
     write_rows(table, rows)
     assert "'=1+1" in table.read_text()
@@ -383,7 +403,7 @@ def test_texts_that_spreadsheets_change_keep_the_table(write, planned, tmp_path)
 
 
 def test_a_person_is_asked_and_the_answers_are_kept(write, tmp_path, capsys):
-    magnitude, phase = pair(4)
+    magnitude, phase = pair(4, echo_times=(9,))
     write(magnitude, phase, replace(magnitude, number=6))
     questions, answers = [], iter(['magnitude', 'skip', 'no more'])
 
@@ -396,7 +416,7 @@ def test_a_person_is_asked_and_the_answers_are_kept(write, tmp_path, capsys):
     assert code == 0
     assert len(questions) == 2
     assert "'magnitude' cannot be used" in capsys.readouterr().out
-    assert sorted(row.name for row in rows) == ['MEGRE', 'MEGRE', SKIP]
+    assert sorted(row.name for row in rows) == ['T2starw', 'T2starw', SKIP]
     assert not (tmp_path / 'bids').exists()
 
 
