@@ -139,8 +139,6 @@ def run_export(
     UserError
         Where a map cannot be matched with one series beyond doubt, or a file is there already.
     """
-    if dest.exists() and not dest.is_dir():
-        raise UserError(f'{dest} is a file; give a folder to write to.')
     maps = _maps(output_dir, participants)
     if table is not None and not table.is_file():
         raise UserError(f'--table {table} is no file; give the table that `bids_qsm import` wrote.')
@@ -149,11 +147,16 @@ def run_export(
     if not rows:
         _require_one(maps, {group.person for group in found.groups}, bool(table))
     volumes = [_match(path, found.groups, rows) for path in maps]  # all, before the first is written
+    try:
+        dest.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f'{dest} cannot be made ({error.strerror}); give another folder to write to.'
+        ) from None
     for volume in volumes:
         for target in (dest / f'{volume.stem}_series', dest / f'{volume.stem}_map.dcm'):
             if target.exists():
                 raise UserError(f'{target} is there already; remove it or choose another folder.')
-    dest.mkdir(parents=True, exist_ok=True)
     while volumes:  # whose values are read one by one
         volume = volumes.pop(0)
         folder = write_series(volume, dest / f'{volume.stem}_series')

@@ -148,10 +148,11 @@ def _require_one_subject(rows: Sequence[Row]):
 def warnings_of(rows: Sequence[Row], known: Sequence[Row]) -> list[str]:
     """Sentences on new series whose studies might be of several people."""
     old = {row.key for row in known}
+    unsure = {row.others['person'] for row in rows if row.found is not None and not row.found.person[2]}
     studies = defaultdict(set)
-    for row in rows:
-        if row.found is not None and not row.group.person[2]:
-            studies[row.subject].add(row.group.study)
+    for row in rows:  # those of earlier imports too
+        if row.others.get('person') in unsure:
+            studies[row.subject].add(row.others.get('study_uid'))
     new = {row.subject for row in rows if row.key not in old}
     return [
         f'sub-{subject} has {len(own)} studies without a date of birth. Their ID and name are the same; if '
@@ -563,7 +564,7 @@ def names_person(text: str, person: Sequence[str]) -> bool:
     return _has_date(text, person[2])
 
 
-def _without_accents(text: str) -> tuple[str, str]:
+def _without_accents(text: str) -> tuple[str, ...]:
     """A text in lower case, without accents; with umlauts as one letter, and as two."""
     lower = unicodedata.normalize('NFC', text).casefold().translate(_LETTERS)
     return tuple(

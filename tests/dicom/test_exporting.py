@@ -174,11 +174,12 @@ def test_a_map_of_another_grid_or_none_is_refused(tmp_path, capsys):
     run_import(tmp_path / 'dicom', tmp_path / 'bids')
     words = ['export', *(str(tmp_path / name) for name in ('out', 'dicom', 'dest'))]
     (tmp_path / 'out').mkdir()
-    assert main([*words[:3], f'{tmp_path}/bids_import.tsv']) == 2
-    assert 'is a file; give a folder' in capsys.readouterr().err
     assert main(words) == 2
     assert 'has no susceptibility maps' in capsys.readouterr().err
     make_maps(tmp_path)
+    for place in ('bids_import.tsv', 'bids_import.tsv/dest'):
+        assert main([*words[:3], str(tmp_path / place)]) == 2
+        assert 'give another folder to write to' in capsys.readouterr().err
     assert main([*words, '--participant-label', '09']) == 2
     assert 'no susceptibility map of sub-09' in capsys.readouterr().err
     shutil.rmtree(tmp_path / 'dicom')

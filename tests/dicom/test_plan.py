@@ -297,9 +297,14 @@ def test_a_label_of_the_dataset_needs_its_table(write, tmp_path):
 def test_studies_that_may_be_of_several_people_are_said(write, tmp_path, capsys):
     nobody = {'patient': 'ANON', 'name': 'ANON', 'born': '', 'echo_times': (9,)}
     write(*pair(4, **nobody), *pair(4, **nobody, study=2))
-    for warned in (True, False):  # once
+    for studies in (2, 0, 3):  # said where one is new
+        if studies == 3:
+            shutil.rmtree(tmp_path / 'dicom')
+            write(*pair(4, **nobody, study=3))
         run_import(tmp_path / 'dicom', tmp_path / 'bids', dry_run=True)
-        assert ('sub-01 has 2 studies without a date of birth' in capsys.readouterr().out) == warned
+        said = capsys.readouterr().out
+        assert (f'sub-01 has {studies} studies without a date of birth' in said) == bool(studies)
+        assert ('date of birth' in said) == bool(studies)
 
 
 def test_numbers_follow_the_date_and_not_the_id(write, tmp_path):
