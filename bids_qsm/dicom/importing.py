@@ -152,6 +152,10 @@ def run_import(
 def _require_places(dicom_dir: Path, bids_dir: Path, table: Path):
     if bids_dir.exists() and not bids_dir.is_dir():
         raise UserError(f'{bids_dir} is a file; give a folder for the dataset.')
+    for place in (bids_dir, table):
+        files = [folder for folder in place.absolute().parents if folder.is_file()]
+        if files:
+            raise UserError(f'{place} cannot be made, as {files[0]} is a file; choose another place.')
     inside = table.resolve()
     if inside.is_relative_to(bids_dir.resolve()):
         raise UserError(

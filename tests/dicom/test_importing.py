@@ -258,6 +258,7 @@ def test_wrong_use_is_one_sentence(tmp_path, capsys, monkeypatch):
         ([f'{dicom}0', bids], 'is not a folder'),
         ([dicom, bids, '--participant-label', 'a b'], 'is no label'),
         ([dicom, f'{dicom}/0005_00001.dcm'], 'is a file'),
+        ([dicom, bids, '--table', f'{dicom}/0005_00001.dcm/t.tsv'], 'cannot be made, as'),
         ([dicom, stranger], 'has sub-01 already, but'),
     ):
         assert main(['import', *words]) == 2
