@@ -15,6 +15,8 @@ class Kind:
 
     suffix: str
     reason: str = ''
+    is_by_text: bool = False
+    """Whether a free text alone tells that it is a localizer or a calibration."""
 
 
 _DERIVED = {
@@ -29,8 +31,8 @@ _DERIVED = {
 }
 """Words of ImageType, and what such an image is."""
 _TEXTS = (
-    (r'locali[sz]er|scout|survey|pilot|plan_?scan|(?<![a-z])loc(?![a-z])', 'a localizer'),
-    (r'calib|asset|coil.?surv|sens(e|itivity)?.?ref|ref(erence)?.?scan|shim', 'a calibration'),
+    (r'locali[sz]er|scout|survey|plan_?scan|(?<![a-z])loc(?![a-z])', 'a localizer'),
+    (r'calib|asset.?cal|coil.?surv|sens(e|itivity)?.?ref|ref(erence)?.?scan|shim', 'a calibration'),
     (r'm?.?minip|(?<![a-z])mip(?![a-z])', 'a projection'),
 )
 _FIELD_MAP = r'field.?map|(?<![a-z])fmap|b0.?map|phase.?diff|(?<![a-z])b1.?map'
@@ -56,7 +58,8 @@ def kind_of(group: Group, frames: int) -> Kind:
         return Kind('', 'a susceptibility-weighted image of the scanner (ImageType SWI)')
     for pattern, what in _TEXTS:
         if re.search(pattern, texts):
-            return Kind('', f'{what}, as its description says')
+            # projections have the protocol of their phase
+            return Kind('', f'{what}, as its description says', is_by_text=what != 'a projection')
     traits = _traits(group, sequence)
     if 'epi' in traits:
         return _echo_planar(group, traits, texts, frames)

@@ -8,13 +8,16 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
 
 from bids_qsm.dicom.headers import PARTS, Frame, Group
 from bids_qsm.errors import UserError, plain
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
 
 SUFFIXES = {'ph': 'phase', 'real': 'real', 'imaginary': 'imag'}
 """Words that dcm2niix appends to names, and the part that they stand for."""
@@ -65,8 +68,9 @@ def convert(group: Group, echo_time: float, program: str) -> Converted:
         source.mkdir(mode=0o700)
         target.mkdir()
         _gather(group, frames, source)
-        # settings of the user's ~/.dcm2nii.ini would change what is made
-        words = ['-g', 'i', '-b', 'y', '-ba', 'y', '-z', 'n', '-f', 'image', '-o', str(target), str(source)]
+        # settings of the user's ~/.dcm2nii.ini would change what is made; 3D acquisitions would be turned
+        words = ['-g', 'i', '-b', 'y', '-ba', 'y', '-z', 'n', '-x', 'i', '-f', 'image']
+        words += ['-o', str(target), str(source)]
         done = subprocess.run(
             [program, *words], capture_output=True, text=True, errors='replace', check=False
         )
@@ -107,9 +111,21 @@ def _take_frames(path: Path, numbers: Sequence[int], group: Group, target: Path)
     dcm2niix stacks magnitude and phase, or echoes, that an enhanced file of Siemens holds together.
     """
     import pydicom
+
+    try:
+        one = pydicom.dcmread(path)
+        _keep_frames(one, numbers)
+        one.ComplexImageComponent = {part: word for word, part in PARTS.items()}[group.part or 'mag']
+        one.save_as(target)
+    except Exception as error:  # pydicom raises many kinds for damaged files
+        raise CannotConvert(
+            f'the frames of {group.label} cannot be taken apart ({plain(error)[:80]}); copy its file again'
+        ) from None
+
+
+def _keep_frames(one: 'Dataset', numbers: Sequence[int]):
     from pydicom.encaps import encapsulate, generate_frames
 
-    one = pydicom.dcmread(path)
     total = int(one.NumberOfFrames)
     one.PerFrameFunctionalGroupsSequence = [one.PerFrameFunctionalGroupsSequence[k] for k in numbers]
     if one.file_meta.TransferSyntaxUID.is_compressed:
@@ -119,8 +135,6 @@ def _take_frames(path: Path, numbers: Sequence[int], group: Group, target: Path)
         size = one.Rows * one.Columns * one.BitsAllocated // 8 * one.SamplesPerPixel
         one.PixelData = b''.join(one.PixelData[k * size : (k + 1) * size] for k in numbers)
     one.NumberOfFrames = len(numbers)
-    one.ComplexImageComponent = {part: word for word, part in PARTS.items()}[group.part or 'mag']
-    one.save_as(target)
 
 
 def _check(path: Path, group: Group, echo_time: float, sidecar: dict[str, Any]):

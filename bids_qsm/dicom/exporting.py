@@ -18,7 +18,7 @@ from bids_qsm.derivatives.products import PRODUCTS
 from bids_qsm.dicom.classify import kind_of
 from bids_qsm.dicom.convert import distance
 from bids_qsm.dicom.headers import Frame, Group, read_folder
-from bids_qsm.dicom.table import Row, read_rows
+from bids_qsm.dicom.table import COMPLEX, Row, read_rows
 from bids_qsm.entities import OF_SERIES, entities_of, join_entities, suffix_of
 from bids_qsm.errors import UserError, plain
 
@@ -83,6 +83,11 @@ class Volume:
     def spacing(self) -> np.ndarray:
         return np.linalg.norm(self.affine[:3, :3], axis=0)
 
+    @property
+    def thickness(self) -> float:
+        """Of the slices of the source (mm), which may overlap or leave gaps; else the distance of slices."""
+        return self.group.number('SliceThickness') or round(float(self.spacing[2]), 8)
+
     def position(self, k: int) -> list[float]:
         """Centre of the first voxel of a slice."""
         corner = self.affine[:3] @ (0, self.values.shape[1] - 1, k, 1)
@@ -142,11 +147,16 @@ def run_export(
     if not rows:
         _require_one(maps, {group.person for group in found.groups}, bool(table))
     volumes = [_match(path, found.groups, rows) for path in maps]  # all, before the first is written
+    try:
+        dest.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f'{dest} cannot be made ({error.strerror}); give another folder to write to.'
+        ) from None
     for volume in volumes:
         for target in (dest / f'{volume.stem}_series', dest / f'{volume.stem}_map.dcm'):
             if target.exists():
                 raise UserError(f'{target} is there already; remove it or choose another folder.')
-    dest.mkdir(parents=True, exist_ok=True)
     while volumes:  # whose values are read one by one
         volume = volumes.pop(0)
         folder = write_series(volume, dest / f'{volume.stem}_series')
@@ -194,7 +204,7 @@ def _match(path: Path, groups: Sequence[Group], rows: Sequence[Row]) -> Volume:
     candidates = [group for group in groups if group.part in ('mag', 'real') and group.volumes == 1]
     if rows:
         entities = entities_of(path)
-        keys = {row.key for row in rows if row.is_used and row.entities == entities}
+        keys = {row.key for row in rows if row.suffix in COMPLEX and row.entities == entities}
         candidates = [group for group in candidates if (group.series_uid, group.part) in keys]
         if not candidates:
             raise UserError(
@@ -211,9 +221,10 @@ def _match(path: Path, groups: Sequence[Group], rows: Sequence[Row]) -> Volume:
         )
     # echoes may be series of their own
     own = sorted(own, key=lambda group: (group.part != 'mag', min(group.echoes)))
-    if not rows and len({(group.part, min(group.echoes)) for group in own}) < len(own):
+    if len({(group.part, min(group.echoes)) for group in own}) < len(own):
         listed = ', '.join(group.label for group in own)
-        raise UserError(f'{path.name} may come from {listed}; give --table, which `bids_qsm import` wrote.')
+        mend = 'name one otherwise in the table' if rows else 'give --table, which `bids_qsm import` wrote'
+        raise UserError(f'{path.name} may come from {listed}; {mend}.')
     frames = own[0].echoes[min(own[0].echoes)]
     source = pydicom.dcmread(frames[0].path, stop_before_pixels=True)
     return Volume(path, kind, np.diag([-1.0, -1, 1, 1]) @ image.affine, own[0], source)
@@ -293,7 +304,7 @@ def _slice(volume: Volume, k: int, scale: Scale) -> 'Dataset':
         _decimal(volume.orientation),
     )
     one.PixelSpacing = _decimal([volume.spacing[1], volume.spacing[0]])
-    one.SliceThickness = one.SpacingBetweenSlices = _decimal([volume.spacing[2]])[0]
+    one.SliceThickness, one.SpacingBetweenSlices = _decimal([volume.thickness, volume.spacing[2]])
     normal = np.cross(volume.orientation[:3], volume.orientation[3:])
     one.SliceLocation = _decimal([np.dot(volume.position(k), normal)])[0]
     frames = [_reference(frame) for frame in volume.sources(k)]
@@ -430,7 +441,7 @@ def write_parametric_map(volume: Volume, path: Path) -> Path:
         content_label='QSM',
         pixel_measures=PixelMeasuresSequence(
             _rounded([volume.spacing[1], volume.spacing[0]]),
-            float(volume.spacing[2]),
+            volume.thickness,
             float(volume.spacing[2]),
         ),
         plane_orientation=PlaneOrientationSequence('PATIENT', volume.orientation),

@@ -31,7 +31,8 @@ KEPT = (
     *('PatientID', 'PatientName', 'PatientBirthDate', 'StudyDate', 'StudyTime', 'Modality', 'Manufacturer'),
     *('SeriesNumber', 'SeriesDescription', 'ProtocolName', 'SequenceName', 'PulseSequenceName'),
     *('ImageType', 'FrameType', 'ComplexImageComponent', 'Rows', 'Columns', 'NumberOfFrames'),
-    *('ImagePositionPatient', 'ImageOrientationPatient', 'PixelSpacing', 'MagneticFieldStrength'),
+    *('ImagePositionPatient', 'ImageOrientationPatient', 'PixelSpacing', 'SliceThickness'),
+    'MagneticFieldStrength',
     *('ScanningSequence', 'SequenceVariant', 'EchoPulseSequence', 'EchoPlanarPulseSequence'),
     *('InversionRecovery', 'InversionTime', 'InversionTimes', 'MRAcquisitionType', 'RepetitionTime'),
     *('FlipAngle', 'EchoTime', 'EffectiveEchoTime', 'DiffusionBValue', 'DiffusionDirectionality'),
@@ -98,7 +99,8 @@ class Group:
     @property
     def code(self) -> str:
         """Stands for the person in tables, which so need no names."""
-        return hashlib.sha256('\0'.join(self.person).encode()).hexdigest()[:12]
+        # a letter first: spreadsheets take digits for numbers
+        return f'p{hashlib.sha256(chr(0).join(self.person).encode()).hexdigest()[:12]}'
 
     @property
     def study(self) -> str:
@@ -220,7 +222,7 @@ def read_folder(folder: Path) -> Found:
                 n_others += 1
                 continue
             n_files += 1
-            uid = str(one.get('SOPInstanceUID'))
+            uid = str(one.get('SOPInstanceUID') or path)
             if uid in seen:  # a copy
                 continue
             seen.add(uid)
@@ -244,7 +246,8 @@ def _files(folder: Path) -> Iterator[Path]:
     for root, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith('.'))
         for name in sorted(names):
-            if not name.startswith('.') and name != 'DICOMDIR':
+            # pipes and devices would never end
+            if not name.startswith('.') and name != 'DICOMDIR' and Path(root, name).is_file():
                 yield Path(root) / name
 
 

@@ -1,6 +1,7 @@
 """DICOM to BIDS: plan, ask where needed, convert, write what is not there yet."""
 
 import gzip
+import itertools
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -14,8 +15,18 @@ import bids_qsm
 from bids_qsm.derivatives.files import BIDS_VERSION, atomic_write, write_json
 from bids_qsm.dicom.convert import CannotConvert, Converted, convert, find_dcm2niix
 from bids_qsm.dicom.headers import Found, Group, read_folder
-from bids_qsm.dicom.plan import SAME_ECHO, difference, make_rows, names_person
-from bids_qsm.dicom.table import COMPLEX, FOLDERS, SKIP, UNCLEAR, Row, name_problem, read_rows, write_rows
+from bids_qsm.dicom.plan import difference, distinct_echoes, make_rows, names_person, warnings_of
+from bids_qsm.dicom.table import (
+    COMPLEX,
+    FOLDERS,
+    SKIP,
+    UNCLEAR,
+    Row,
+    is_same_number,
+    name_problem,
+    read_rows,
+    write_rows,
+)
 from bids_qsm.entities import in_order, is_label, join_entities
 from bids_qsm.errors import UserError, plain
 
@@ -100,21 +111,18 @@ def run_import(
             raise UserError(f'{flag} {label} is no label; use letters and digits only.')
     table = table or bids_dir.absolute().with_name(f'{bids_dir.absolute().name}_import.tsv')
     _require_places(dicom_dir, bids_dir, table)
+    _participants(bids_dir / 'participants.tsv')  # before anything is written
     program = find_dcm2niix()
     found = read_folder(dicom_dir)
     known = read_rows(table)
     rows = make_rows(found, known, subject, session)
-    strangers = {row.subject for row in rows} - {row.subject for row in known} - {subject}
-    there = sorted(label for label in strangers if (bids_dir / f'sub-{label}').exists())
-    if there:
-        raise UserError(
-            f'{bids_dir} has sub-{there[0]} already, but {table} does not say who that is; give the table of '
-            'its import, or --participant-label.'
-        )
+    _require_no_strangers(rows, known, bids_dir, table)
     if ask is not None:
         rows = _ask_all(rows, found, known, subject, session, ask)
     write_rows(table, rows)
     print(describe(rows, found))
+    for warning in warnings_of(rows, known):
+        print(f'bids_qsm: {warning}')
     problems = list(found.problems)
     problems += [_unclear(row) for row in rows if row.found is not None and row.name == UNCLEAR]
     done = Done(0, 0, ())
@@ -144,6 +152,10 @@ def run_import(
 def _require_places(dicom_dir: Path, bids_dir: Path, table: Path):
     if bids_dir.exists() and not bids_dir.is_dir():
         raise UserError(f'{bids_dir} is a file; give a folder for the dataset.')
+    for place in (bids_dir, table):
+        files = [folder for folder in place.absolute().parents if folder.is_file()]
+        if files:
+            raise UserError(f'{place} cannot be made, as {files[0]} is a file; choose another place.')
     inside = table.resolve()
     if inside.is_relative_to(bids_dir.resolve()):
         raise UserError(
@@ -153,6 +165,23 @@ def _require_places(dicom_dir: Path, bids_dir: Path, table: Path):
         raise UserError(f'{bids_dir} lies in the folder of the DICOM files; choose a place outside of it.')
     if table.is_dir():
         raise UserError(f'--table {table} is a folder; give the name of a file.')
+
+
+def _require_no_strangers(rows: Sequence[Row], known: Sequence[Row], bids_dir: Path, table: Path):
+    """Raise UserError where a participant of the dataset may be somebody else than that of the table."""
+    there = sorted(path.name.removeprefix('sub-') for path in bids_dir.glob('sub-*'))
+    told = {row.subject for row in known}
+    for label, folder in itertools.product(sorted({row.subject for row in rows}), there):
+        if label not in told and (label == folder or is_same_number(label, folder)):
+            raise UserError(
+                f'{bids_dir} has sub-{folder} already, but {table} does not say who that is; give the table '
+                'of its import, or another --participant-label.'
+            )
+        if is_same_number(label, folder):
+            raise UserError(
+                f'{bids_dir} has sub-{folder}, but {table} has the participant {label}; spreadsheets drop '
+                f'zeros at the start: write {folder} there.'
+            )
 
 
 def _ask_all(
@@ -262,10 +291,7 @@ def _write(path: Path, content: bytes):
 def _files_of(rows: Sequence[Row], program: str) -> tuple[dict[Path, bytes], str]:
     """Files of one acquisition by their place in the dataset, and the version of dcm2niix."""
     _require_fit(rows)
-    times: list[float] = []
-    for time in sorted({time for row in rows for time in row.group.echoes}):
-        if not times or time - times[-1] > SAME_ECHO:
-            times.append(time)
+    times = distinct_echoes([row.group for row in rows])
     has_parts = rows[0].suffix in COMPLEX or any(row.group.part != 'mag' for row in rows)
     files, version = {}, ''
     for row in rows:
@@ -389,10 +415,18 @@ def _describe_dataset(bids_dir: Path, subjects: Iterable[str], version: str, suf
     _list_participants(bids_dir / 'participants.tsv', sorted(subjects))
 
 
+def _participants(path: Path) -> list[str]:
+    """Lines of a participants.tsv; UserError where it cannot be read."""
+    try:
+        text = path.read_text(encoding='utf-8') if path.exists() else 'participant_id\n'
+    except (OSError, UnicodeError) as error:
+        raise UserError(f'{path} cannot be read ({error}); save it as a text in UTF-8.') from None
+    return text.splitlines()
+
+
 def _list_participants(path: Path, subjects: Sequence[str]):
     """Add a line for each participant that the table lacks; the others stay as they are."""
-    text = path.read_text(encoding='utf-8') if path.exists() else 'participant_id\n'
-    lines = text.splitlines()
+    lines = _participants(path)
     header = lines[0].lstrip('\ufeff').split('\t') if lines else []
     if 'participant_id' not in header:
         return

@@ -1,6 +1,8 @@
 """Which series belong together, and what they are called."""
 
+import itertools
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -75,7 +77,8 @@ def _labels(
 ) -> dict[tuple[str, str], tuple[str, str]]:
     """Subject and session of each study of each person: those of the table, else the next free number."""
     studies: dict[str, list[str]] = defaultdict(list)
-    for group in sorted(groups, key=lambda one: (one.person, one.order)):
+    # numbers in the order of IDs or names would tell something of these
+    for group in sorted(groups, key=lambda one: (one.order[:2], one.person, one.order)):
         if group.study not in studies[group.code]:
             studies[group.code].append(group.study)
     if subject is not None and len(studies) > 1:
@@ -94,12 +97,20 @@ def _labels(
     has_sessions = len({code for code, _ in pairs}) < len(pairs) or any(row.session for row in rows)
     subjects = {code: row.subject for (code, _), row in known.items() if code}
     used = {row.subject for row in rows}
+    others = sorted(used & {subject} - {label for code, label in subjects.items() if code in studies})
+    if others:
+        raise UserError(
+            f'--participant-label {subject} was given, but in the table sub-{subject} is another patient; '
+            'choose another label. If it is the same person, do that with --dry-run, and write '
+            f'{subject} in its place in the table.'
+        )
     labels = {}
     for code, own in studies.items():
         label = subjects.get(code, subject)
         if label is None:
             width = max(2, len(str(len(studies))))
-            label = next(name for n in count(1) if (name := f'{n:0{width}d}') not in used)
+            numbers = {int(one) for one in used if one.isdecimal()}
+            label = next(f'{n:0{width}d}' for n in count(1) if n not in numbers)
         used.add(label)
         sessions = {row.session for row in rows if row.subject == label}
         for study in own:
@@ -128,9 +139,37 @@ def _require_one_subject(rows: Sequence[Row]):
         other = subjects.setdefault(row.subject, row)
         if bool(other.session) != bool(row.session):
             raise UserError(
-                f'sub-{row.subject} has series with a session and series without one in the table; give '
-                'each a session.'
+                f'sub-{row.subject} has series with a session and series without one in the table. A new '
+                f'study gets a session, so those before need one: write it, such as 1, in all lines of '
+                f'sub-{row.subject}, in the column session; remove its files without ses-; then run again.'
             )
+
+
+def warnings_of(rows: Sequence[Row], known: Sequence[Row]) -> list[str]:
+    """Sentences on new series whose studies might be of several people."""
+    old = {row.key for row in known}
+    unsure = {row.others['person'] for row in rows if row.found is not None and not row.found.person[2]}
+    studies = defaultdict(set)
+    for row in rows:  # those of earlier imports too
+        if row.others.get('person') in unsure:
+            studies[row.subject].add(row.others.get('study_uid'))
+    new = {row.subject for row in rows if row.key not in old}
+    return [
+        f'sub-{subject} has {len(own)} studies without a date of birth. Their ID and name are the same; if '
+        'these are not of one person (such as ANON), write a subject for each in the table, remove what was '
+        'written, and run again.'
+        for subject, own in sorted(studies.items())
+        if subject in new and len(own) > 1
+    ]
+
+
+def distinct_echoes(groups: Iterable[Group]) -> list[float]:
+    """Echo times (ms) of groups, sorted; those that headers round are one."""
+    times: list[float] = []
+    for time in sorted({time for group in groups for time in group.echoes}):
+        if not times or time - times[-1] > SAME_ECHO:
+            times.append(time)
+    return times
 
 
 def _decide(rows: list[Row], taken: set[tuple]):
@@ -146,6 +185,13 @@ def _decide(rows: list[Row], taken: set[tuple]):
         for group in groups:
             row, kind = by_group[group], kinds[group]
             row.name, row.note = (SKIP, kind.reason) if not kind.suffix else (UNCLEAR, '')
+            if kind.is_by_text and any(
+                {one.part, group.part} & {'phase', 'imag'} and kinds[one].is_by_text and _may_pair(one, group)
+                for one in groups
+                if one.part != group.part
+            ):
+                note = f'{kind.reason}, but it has phase; write MEGRE or T2starw if it is to be used, or skip'
+                row.name, row.note = UNCLEAR, note
             problem = _defect(group, kind) if kind.suffix else ''
             if problem:
                 is_wanted = kind.suffix == 'GRE' and any(_is_half(one, group) for one in groups)
@@ -239,6 +285,12 @@ def _is_together(one: Group, other: Group) -> bool:
     return apart is None or apart <= TOGETHER
 
 
+def _is_sure(one: Group, other: Group) -> bool:
+    """Whether times or numbers of series tell that two groups, which may be together, are."""
+    near = abs(one.series_number - other.series_number) == 1
+    return one.series_uid == other.series_uid or _seconds_apart(one, other) is not None or near
+
+
 def _seconds_apart(one: Group, other: Group) -> float | None:
     """Between the starts of two acquisitions; None where one is not known."""
     times = one.time, other.time
@@ -263,7 +315,10 @@ def _units(groups: Sequence[Group], *, needs_phase: bool) -> tuple[list[Unit], l
     # the same acquisition may be there in both ways
     units, doubles = [list(pair) for pair in pairs], []
     for pair in complex_pairs:
-        if any(_may_pair(unit[0], pair[0]) for unit in units):
+        same = [unit[0] for unit in units if _may_pair(unit[0], pair[0])]
+        if same and not any(_is_sure(one, pair[0]) for one in same):
+            torn_complex += pair
+        elif same:
             doubles += [(one, (SKIP, 'the same acquisition is there as magnitude and phase')) for one in pair]
         else:
             own, _ = _pairs(parts['mag'], pair[:1])
@@ -272,8 +327,11 @@ def _units(groups: Sequence[Group], *, needs_phase: bool) -> tuple[list[Unit], l
     used = {group for unit in units for group in unit} | {group for group, _ in doubles}
     torn = [group for group in (*torn, *torn_complex) if group not in used]
     for group in torn:
-        listed = ', '.join(one.label for one in groups if one is not group and _may_pair(one, group))
-        note = f'it fits {listed}; write skip for all but one pair, or name runs (run-1_MEGRE)'
+        fits = [one for one in groups if one is not group and _may_pair(one, group)]
+        note = f'it fits {", ".join(one.label for one in fits)}'
+        if all(_seconds_apart(one, group) is None for one in fits):
+            note += ', but no times tell whether they were acquired together'
+        note += '; write skip for all but one pair, or name runs (run-1_MEGRE)'
         notes.append((group, (UNCLEAR, note)))
     used |= set(torn)
     for group in groups:
@@ -286,7 +344,48 @@ def _units(groups: Sequence[Group], *, needs_phase: bool) -> tuple[list[Unit], l
                 units.append([group])
         else:
             notes.append((group, _lonely(group, groups)))
-    return (_joined(units) if needs_phase else units), notes
+    if needs_phase:
+        units, more = _without_corrected(units)
+        notes += more
+        units, more = _joined(units)
+        notes += more
+    return units, notes
+
+
+def _without_corrected(units: list[Unit]) -> tuple[list[Unit], list[tuple[Group, tuple]]]:
+    """One unit of each acquisition that was saved with and without correction of distortion.
+
+    The uncorrected one is kept: the correction interpolates over the jumps of the phase.
+    """
+    kept: list[Unit] = []
+    doubtful: list[Unit] = []
+    notes: list[tuple[Group, tuple]] = []
+    for unit in sorted(units, key=lambda own: (len(own[0].geometry_words), own[0].order)):
+        same = [
+            other
+            for other in kept
+            if set(other[0].geometry_words) != set(unit[0].geometry_words)
+            and {one.part for one in other} == {one.part for one in unit}
+            and _may_pair(_uncorrected(other[0]), _uncorrected(unit[0]))
+        ]
+        if not same:
+            kept.append(unit)
+        elif _seconds_apart(same[0][0], unit[0]) is None:
+            doubtful += [unit, *same]
+            note = f'it may be {same[0][0].label}, corrected for distortion; write skip, or name runs'
+            notes += [(group, (UNCLEAR, note)) for group in unit]
+        else:
+            note = f'the same acquisition as {same[0][0].label}, corrected for distortion'
+            notes += [(group, (SKIP, note)) for group in unit]
+    for unit in kept:
+        if any(unit is other for other in doubtful):
+            note = 'a series corrected for distortion may be the same; write a name (MEGRE) to use this one'
+            notes += [(group, (UNCLEAR, note)) for group in unit]
+    return [unit for unit in kept if not any(unit is other for other in doubtful)], notes
+
+
+def _uncorrected(group: Group) -> Group:
+    return replace(group, words=tuple(word for word in group.words if word not in CORRECTED))
 
 
 def _pairs(first: Sequence[Group], second: Sequence[Group]) -> tuple[list[tuple[Group, Group]], list[Group]]:
@@ -299,7 +398,7 @@ def _pairs(first: Sequence[Group], second: Sequence[Group]) -> tuple[list[tuple[
     for pair in edges:
         for one in pair:
             degree[one] += 1
-    pairs = [(a, b) for a, b in edges if degree[a] == degree[b] == 1]
+    pairs = [(a, b) for a, b in edges if degree[a] == degree[b] == 1 and _is_sure(a, b)]
     sure = {one for pair in pairs for one in pair}
     doubtful = {one: one for pair in edges for one in pair if one not in sure}
     return pairs, list(doubtful.values())
@@ -328,9 +427,13 @@ def _lonely(group: Group, groups: Iterable[Group]) -> tuple[str, str]:
     return UNCLEAR, f'the nearest is {one.label}, but {why}; {mend}'
 
 
-def _joined(units: list[Unit]) -> list[Unit]:
-    """Units of one echo each that were acquired together, as one: echoes may be series of their own."""
+def _joined(units: list[Unit]) -> tuple[list[Unit], list[tuple[Group, tuple]]]:
+    """Units of one echo each that were acquired together, as one: echoes may be series of their own.
+
+    Where no times tell whether they were, they are unclear.
+    """
     joined: list[Unit] = []
+    doubtful: list[Unit] = []
     for unit in units:
         for other in joined:
             echoes = {time for one in other if one.part == unit[0].part for time in one.echoes}
@@ -338,16 +441,24 @@ def _joined(units: list[Unit]) -> list[Unit]:
                 len(unit[0].echoes) == 1
                 and not set(unit[0].echoes) & echoes
                 and {one.part for one in unit} == {one.part for one in other}
-                and None not in (unit[0].time, other[0].time)
                 and _is_together(unit[0], other[0])
                 and len(other[0].echoes) == 1
                 and not _difference_but_echoes(unit[0], other[0])
             ):
+                if _seconds_apart(unit[0], other[0]) is None and unit[0].series_uid != other[0].series_uid:
+                    doubtful += [unit, other]
+                    continue
                 other += unit
                 break
         else:
             joined.append(list(unit))
-    return joined
+    doubted = {group for unit in doubtful for group in unit}
+    note = (
+        'other series differ from it in echo time alone, and no times tell whether they are echoes of one '
+        'acquisition; give all one name (MEGRE) if they are, else a name each (run-1_T2starw)'
+    )
+    notes = [(group, (UNCLEAR, note)) for unit in joined for group in unit if group in doubted]
+    return [unit for unit in joined if not doubted & set(unit)], notes
 
 
 def _difference_but_echoes(one: Group, other: Group) -> str:
@@ -383,8 +494,7 @@ def _name(units: list[tuple[Unit, str]], by_group: dict[Group, Row], taken: set[
     named = []
     for unit, kind in units:
         row = by_group[unit[0]]
-        times = {time for group in unit for time in group.echoes}
-        suffix = ('MEGRE' if len(times) > 1 else 'T2starw') if kind == 'GRE' else kind
+        suffix = ('MEGRE' if len(distinct_echoes(unit)) > 1 else 'T2starw') if kind == 'GRE' else kind
         task = f'task-{_task(unit[0])}_' if kind == 'bold' else ''
         named.append((unit, row, task, suffix, _protocol(unit[0])))
     several = defaultdict(set)
@@ -428,11 +538,59 @@ def _task(group: Group) -> str:
 
 
 def names_person(text: str, person: Sequence[str]) -> bool:
-    """Whether a text holds a name, the ID or the date of birth of a patient.
+    """Whether a text holds a name, the ID or the date of birth of a patient, however it is written.
 
-    >>> person = ('77', 'Mustermann^Erika', '19640812')
-    >>> names_person('QSM for Mustermann', person), names_person('QSM 77', person)
+    >>> person = ('77', 'Müller-Mustermann^Erika', '19640812')
+    >>> names_person('QSM for MUSTERMANN', person), names_person('QSM 77', person)
     (True, False)
+    >>> names_person('QSM Mueller', person), names_person('QSM 12.8.64', person)
+    (True, True)
     """
-    words = [*re.split(r'[\^=\s,]+', person[1]), person[0], person[2]]
-    return any(len(word) > 2 and word.lower() in text.lower() for word in words)
+    forms = _without_accents(text)
+    names = re.split(r'[\^=\s,]+', person[1])
+    # a name with digits is a number of somebody
+    for word in re.findall(r'[^\W\d_]+', ' '.join(name for name in names if not re.search(r'\d', name))):
+        for name, form in itertools.product(_without_accents(word), forms):
+            # short names are parts of many words
+            if len(name) > 2 and name in form:
+                return True
+            if len(name) == 2 and re.search(rf'(?<![^\W\d_]){name}(?![^\W\d_])', form):
+                return True
+    bare = re.sub('[^0-9a-z]', '', text.casefold())
+    for number in (person[0].casefold(), *(name.casefold() for name in names if re.search(r'\d', name))):
+        own = re.sub('[^0-9a-z]', '', number)
+        if (len(number) > 2 and number in text.casefold()) or (len(own) > 4 and own in bare):
+            return True
+    return _has_date(text, person[2])
+
+
+def _without_accents(text: str) -> tuple[str, ...]:
+    """A text in lower case, without accents; with umlauts as one letter, and as two."""
+    lower = unicodedata.normalize('NFC', text).casefold().translate(_LETTERS)
+    return tuple(
+        ''.join(c for c in unicodedata.normalize('NFD', form) if not unicodedata.combining(c))
+        for form in (lower, lower.translate(_UMLAUTS))
+    )
+
+
+_LETTERS = str.maketrans({'ø': 'o', 'æ': 'ae', 'ł': 'l', 'đ': 'd', 'ı': 'i', 'œ': 'oe'})
+_UMLAUTS = str.maketrans({'ä': 'ae', 'ö': 'oe', 'ü': 'ue', 'å': 'aa'})
+_MONTHS = ('jan', 'feb', 'mar|mär', 'apr', 'may|mai', 'jun', 'jul', 'aug', 'sep', 'oct|okt', 'nov', 'dec|dez')
+
+
+def _has_date(text: str, day: str) -> bool:
+    """Whether a text holds a date (YYYYMMDD), in any order, with two or four digits of the year."""
+    if not re.fullmatch(r'\d{8}', day) or not 1 <= int(day[4:6]) <= 12:
+        return bool(day) and day in text
+    y, m, d = f'(?:{day[:2]})?{day[2:4]}', day[4:6], day[6:]
+    short, between = (f'0?{int(m)}', f'0?{int(d)}'), '[^0-9a-z]+'
+    month = f'(?:{_MONTHS[int(m) - 1]})[a-zä]*'
+    orders = [
+        *(''.join(parts) for parts in ((y, m, d), (d, m, y), (m, d, y))),
+        *(between.join(parts) for parts in ((y, *short), (short[1], short[0], y), (*short, y))),
+        *(
+            '[^0-9a-z]*'.join(parts)
+            for parts in ((short[1], month, y), (month, short[1], y), (y, month, short[1]))
+        ),
+    ]
+    return any(re.search(rf'(?<!\d){order}(?!\d)', text.lower()) for order in orders)

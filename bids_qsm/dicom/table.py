@@ -120,12 +120,11 @@ def read_rows(path: Path) -> list[Row]:
     missing = [name for name in (*_EDITED, 'part', 'series_uid') if name not in (reader.fieldnames or ())]
     if missing:
         raise UserError(f'the table {path} has no column {missing[0]!r}; mend it, or move it away.')
-    rows, seen = [], {}
+    rows, seen, spellings = [], {}, {}
     for line in reader:
-        cells = {key: (value or '').strip() for key, value in line.items() if key}
+        cells = {key: re.sub("^'(?=[=+@-])", '', (value or '').strip()) for key, value in line.items() if key}
         uid, part, subject, session, name, note = (cells.pop(key, '') for key in _READ)
         row = Row(uid, part, subject, session, name, note, cells)
-        # spreadsheets turn 01 into 1, which is another label
         where = f'line {reader.line_num} of {path}'
         row.subject, row.session = row.subject.removeprefix('sub-'), row.session.removeprefix('ses-')
         row.name = row.name or UNCLEAR
@@ -139,22 +138,43 @@ def read_rows(path: Path) -> list[Row]:
         if row.key in seen:
             raise UserError(f'{where}: its series is also in line {seen[row.key]}; remove one of them.')
         seen[row.key] = reader.line_num
+        for what, label, owner in (('subject', row.subject, ''), ('session', row.session, row.subject)):
+            other = spellings.setdefault((what, label.lstrip('0'), owner), label)
+            if is_same_number(label, other):
+                raise UserError(
+                    f'{where}: the {what} {label!r} is {other!r} in another line; spreadsheets drop '
+                    'zeros at the start: write one of them everywhere, and keep that column as text.'
+                )
         rows.append(row)
     return rows
+
+
+def is_same_number(one: str, other: str) -> bool:
+    """Whether two labels differ by zeros at their start alone, as 01 and 1 do.
+
+    >>> is_same_number('01', '1'), is_same_number('01', '01')
+    (True, False)
+    """
+    return one != other and one.isdecimal() and other.isdecimal() and int(one) == int(other)
+
+
+def _harmless(cell: str) -> str:
+    """A cell that a spreadsheet does not take for a formula."""
+    return f"'{cell}" if cell.startswith(('=', '+', '-', '@')) else cell
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
     """Write the table, for its owner alone to read, unless it is so already."""
     stream = io.StringIO()
-    writer = csv.DictWriter(
-        stream, _COLUMNS, delimiter='\t', lineterminator='\n', quoting=csv.QUOTE_NONE, quotechar=None
-    )
+    writer = csv.DictWriter(stream, _COLUMNS, delimiter='\t', lineterminator='\n')
     writer.writeheader()
     for row in rows:
         own = {key: getattr(row, key) for key in (*_EDITED, 'note', 'part', 'series_uid')}
         cells = {key: row.others.get(key, '') for key in _COLUMNS} | own
         # tabs and ends of lines within a value would break the table
-        writer.writerow({key: re.sub(r'\\[trn]', ' ', plain(value)) for key, value in cells.items()})
+        writer.writerow(
+            {key: _harmless(re.sub(r'\\[trn]', ' ', plain(value))) for key, value in cells.items()}
+        )
     text = stream.getvalue()
     if path.exists() and path.read_text(encoding='utf-8-sig') == text:
         return

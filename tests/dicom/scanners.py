@@ -14,6 +14,12 @@ CLASSIC, ENHANCED = '1.2.840.10008.5.1.4.1.1.4', '1.2.840.10008.5.1.4.1.1.4.1'
 SHAPE = (8, 7, 4)
 """Columns, rows and slices."""
 SPACING = (1.5, 1.5, 2.0)
+PLANES = {
+    'axial': np.eye(3),
+    'sagittal': np.array([[0, 0, -1], [1, 0, 0], [0, -1, 0]]),
+    'coronal': np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]]),
+}
+"""Directions of columns, rows and slices (LPS)."""
 WORDS = {'mag': 'MAGNITUDE', 'phase': 'PHASE', 'real': 'REAL', 'imag': 'IMAGINARY'}
 LETTERS = {'mag': 'M', 'phase': 'P', 'real': 'R', 'imag': 'I'}
 
@@ -33,8 +39,12 @@ class Scan:
     date: str = '20240301'
     time: float = 36000.0
     """Of the acquisition (s after midnight)."""
+    has_times: bool = True
+    """Whether headers say when an acquisition started."""
     echo_times: Sequence[float] = (5.0, 12.0, 19.0)
     parts: Sequence[str] = ('mag', 'phase')
+    plane: str = 'axial'
+    """Or sagittal, coronal."""
     degrees: float = 14.0
     """Turn about x."""
     tags: dict = field(default_factory=dict)
@@ -47,9 +57,8 @@ class Scan:
     def affine(self) -> np.ndarray:
         """From column, row and slice to scanner coordinates (LPS, mm)."""
         turn = np.deg2rad(self.degrees)
-        axes = np.array(
-            [[1, 0, 0], [0, np.cos(turn), -np.sin(turn)], [0, np.sin(turn), np.cos(turn)]]
-        ) @ np.diag(SPACING)
+        axes = np.array([[1, 0, 0], [0, np.cos(turn), -np.sin(turn)], [0, np.sin(turn), np.cos(turn)]])
+        axes = axes @ PLANES[self.plane] @ np.diag(SPACING)
         affine = np.eye(4)
         affine[:3, :3] = axes
         affine[:3, 3] = (-9.0, -12.5 + self.seed, 4.0)
@@ -102,7 +111,8 @@ def write_classic(folder: Path, scan: Scan) -> list[Path]:
             values, slope, intercept = stored(scan.vendor, part, scan.truth(part, time))
             _describe(one, scan, part, echo, time)
             # the two parts of a slice come from the same data
-            one.AcquisitionTime = _clock(scan.time + 0.4 * echo)
+            if scan.has_times:
+                one.AcquisitionTime = _clock(scan.time + 0.4 * echo)
             # slices are not written in the order of their places
             for k in sorted(range(SHAPE[2]), key=lambda k: (k % 2, k)):
                 one.SOPInstanceUID = one.file_meta.MediaStorageSOPInstanceUID = scan.uid(part, echo, k)

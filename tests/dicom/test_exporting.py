@@ -10,11 +10,12 @@ import pytest
 from bids_qsm.app.cli import main
 from bids_qsm.dicom.convert import find_dcm2niix
 from bids_qsm.dicom.importing import run_import
+from bids_qsm.dicom.table import read_rows, write_rows
 from tests.dicom.scanners import Scan, write_classic, write_enhanced
 
 SCANS = {
     'classic': (write_classic, Scan('Siemens', 5, degrees=14, echo_times=(5, 9))),
-    'enhanced': (write_enhanced, Scan('Philips', 6, degrees=-33, echo_times=(5, 9))),
+    'enhanced': (write_enhanced, Scan('Philips', 6, plane='sagittal', degrees=-33, echo_times=(5, 9))),
 }
 
 
@@ -48,9 +49,8 @@ def back(folder):
     """A series as dcm2niix reads it."""
     target = folder.parent / f'nifti-{folder.name}'
     target.mkdir()
-    subprocess.run(
-        [find_dcm2niix(), '-g', 'i', '-f', 'x', '-o', target, folder], check=True, capture_output=True
-    )
+    words = ['-g', 'i', '-x', 'i', '-f', 'x', '-o', target, folder]
+    subprocess.run([find_dcm2niix(), *words], check=True, capture_output=True)
     (path,) = target.glob('*.nii')
     return nib.load(path)
 
@@ -131,7 +131,14 @@ def test_the_same_map_gives_the_same_files_and_none_is_overwritten(exported, cap
 
 def test_patients_are_matched_by_the_table_alone(tmp_path, capsys):
     for patient, number in (('A', 5), ('B', 6)):
-        scan = Scan('Siemens', number, patient=patient, name=f'{patient}^X', echo_times=(5, 9))
+        scan = Scan(
+            'Siemens',
+            number,
+            patient=patient,
+            name=f'{patient}^X',
+            echo_times=(5, 9),
+            tags={'SliceThickness': 1.6},
+        )
         write_classic(tmp_path / 'dicom' / patient, scan)
     write_classic(tmp_path / 'dicom' / 'B2', replace(scan, number=7, time=37000))
     run_import(tmp_path / 'dicom', tmp_path / 'bids')
@@ -143,13 +150,22 @@ def test_patients_are_matched_by_the_table_alone(tmp_path, capsys):
     assert main([*words, '--participant-label', '02']) == 2
     assert 'give --table' in capsys.readouterr().err
     assert not (tmp_path / 'dest').exists()
-    assert main([*words, '--table', str(tmp_path / 'bids_import.tsv')]) == 0
+    # a T1w on the grid of the gradient echoes is not their source
+    table = tmp_path / 'bids_import.tsv'
+    rows = read_rows(table)
+    t1w = replace(scan, number=3, protocol='t1_mprage', parts=('mag',), echo_times=(2,))
+    write_classic(tmp_path / 'dicom' / 'B3', replace(t1w, tags={'SequenceVariant': 'MP'}))
+    rows.append(replace(rows[-1], series_uid=t1w.series_uid, part='mag', name='run-2_T1w'))
+    write_rows(table, rows)
+    assert main([*words, '--table', str(table)]) == 0
     found = {path.parent.name: pydicom.dcmread(path) for path in (tmp_path / 'dest').rglob('00001.dcm')}
     assert {name: str(one.PatientID) for name, one in found.items() if 'Chi' in name} == {
         'sub-01_Chimap_series': 'A',
         'sub-02_run-2_Chimap_series': 'B',
     }
     assert found['sub-02_run-2_Chimap_series'].SeriesNumber == 7001
+    assert found['sub-01_Chimap_series'].SliceThickness == 1.6
+    assert found['sub-01_Chimap_series'].SpacingBetweenSlices == pytest.approx(2)
 
 
 def test_a_map_of_another_grid_or_none_is_refused(tmp_path, capsys):
@@ -161,6 +177,9 @@ def test_a_map_of_another_grid_or_none_is_refused(tmp_path, capsys):
     assert main(words) == 2
     assert 'has no susceptibility maps' in capsys.readouterr().err
     make_maps(tmp_path)
+    for place in ('bids_import.tsv', 'bids_import.tsv/dest'):
+        assert main([*words[:3], str(tmp_path / place)]) == 2
+        assert 'give another folder to write to' in capsys.readouterr().err
     assert main([*words, '--participant-label', '09']) == 2
     assert 'no susceptibility map of sub-09' in capsys.readouterr().err
     shutil.rmtree(tmp_path / 'dicom')

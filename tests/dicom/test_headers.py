@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pydicom
 import pytest
@@ -54,6 +56,7 @@ def test_files_that_cannot_be_used_are_named(tmp_path):
     files[1].write_bytes(files[1].read_bytes()[:700])
     (tmp_path / 'd' / 'notes.txt').write_text('hello')
     (tmp_path / 'd' / 'empty').touch()
+    os.mkfifo(tmp_path / 'd' / 'pipe')  # would never end
     found = read_folder(tmp_path / 'd')
     assert found.problems[0] == f'{files[0]}: it is truncated; copy it again from the scanner or the archive.'
     assert len(found.problems) + found.n_others == 4
@@ -65,6 +68,14 @@ def test_copies_of_a_file_count_once(tmp_path):
     for path in write_classic(tmp_path, Scan('Siemens', 1, echo_times=(5,), parts=('mag',))):
         path.with_name(f'copy-{path.name}').write_bytes(path.read_bytes())
     assert read_folder(tmp_path).groups[0].volumes == 1
+
+
+def test_files_without_an_identity_are_no_copies(tmp_path):
+    for path in write_classic(tmp_path, Scan('Siemens', 1, echo_times=(5,), parts=('mag',))):
+        one = pydicom.dcmread(path)
+        del one.SOPInstanceUID
+        one.save_as(path)
+    assert read_folder(tmp_path).groups[0].size == (8, 7, 4)
 
 
 def test_a_folder_without_images_is_an_error(tmp_path):

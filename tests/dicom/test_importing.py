@@ -17,12 +17,35 @@ from tests.dicom.scanners import SHAPE, Scan, write_classic, write_enhanced
 
 SCANS = {
     'siemens': (write_classic, Scan('Siemens', 5, patient='A-siemens', name='Aa^Erika')),
-    'xa': (write_enhanced, Scan('Siemens', 6, patient='B-xa', name='Bb^Erika', degrees=-31)),
-    'ge': (write_classic, Scan('GE', 7, patient='C-ge', name='Cc^Erika', parts=('mag', 'real', 'imag'))),
-    'philips': (write_classic, Scan('Philips', 8, patient='D-philips', name='Dd^Erika', degrees=0)),
+    'xa': (
+        write_enhanced,
+        Scan('Siemens', 6, patient='B-xa', name='Bb^Erika', degrees=-31, echo_times=(5, 12)),
+    ),
+    'ge': (
+        write_classic,
+        Scan('GE', 7, patient='C-ge', name='Cc^Erika', echo_times=(5, 12), parts=('mag', 'real', 'imag')),
+    ),
+    'philips': (
+        write_classic,
+        Scan(
+            'Philips',
+            8,
+            patient='D-philips',
+            name='Dd^Erika',
+            echo_times=(5, 12),
+            degrees=0,
+            plane='sagittal',
+        ),
+    ),
     'enhanced': (write_enhanced, Scan('Philips', 9, patient='E-enhanced', name='Ee^Erika')),
-    'uih': (write_classic, Scan('UIH', 10, patient='F-uih', name='Ff^Erika', echo_times=(20,))),
-    'canon': (write_classic, Scan('Canon', 11, patient='G-canon', name='Gg^Erika', echo_times=(6, 14))),
+    'uih': (
+        write_classic,
+        Scan('UIH', 10, patient='F-uih', name='Ff^Erika', echo_times=(20,), plane='sagittal'),
+    ),
+    'canon': (
+        write_classic,
+        Scan('Canon', 11, patient='G-canon', name='Gg^Erika', echo_times=(6, 14), plane='coronal'),
+    ),
 }
 SUBJECTS = {name: f'{n:02d}' for n, name in enumerate(SCANS, 1)}
 PERSONAL = (
@@ -184,7 +207,7 @@ def test_a_truncated_file_is_named_and_its_series_left_out(tmp_path, bring_in, c
     assert 'Traceback' not in said
 
 
-def test_compressed_frames_of_a_mixed_file_are_taken_apart(tmp_path, bring_in):
+def test_compressed_frames_of_a_mixed_file_are_taken_apart(tmp_path, bring_in, capsys):
     scan = Scan('Siemens', 5, echo_times=(5, 9))
     (path,) = write_enhanced(tmp_path / 'dicom', scan)
     one = pydicom.dcmread(path)
@@ -195,6 +218,9 @@ def test_compressed_frames_of_a_mixed_file_are_taken_apart(tmp_path, bring_in):
     image = nib.load(image)
     truth = scan.truth('mag', 9)[places(scan, image)]
     np.testing.assert_allclose(image.get_fdata(), truth, atol=0.51)
+    path.write_bytes(path.read_bytes()[:-2000])
+    assert run_import(tmp_path / 'dicom', tmp_path / 'others') == 1
+    assert 'the frames of series 5 (magnitude) cannot be taken apart' in capsys.readouterr().out
 
 
 def test_a_bold_run_is_a_4d_image_with_its_task(tmp_path, bring_in):
@@ -232,12 +258,20 @@ def test_wrong_use_is_one_sentence(tmp_path, capsys, monkeypatch):
         ([f'{dicom}0', bids], 'is not a folder'),
         ([dicom, bids, '--participant-label', 'a b'], 'is no label'),
         ([dicom, f'{dicom}/0005_00001.dcm'], 'is a file'),
+        ([dicom, bids, '--table', f'{dicom}/0005_00001.dcm/t.tsv'], 'cannot be made, as'),
         ([dicom, stranger], 'has sub-01 already, but'),
     ):
         assert main(['import', *words]) == 2
         said = capsys.readouterr().err
         assert message in said
         assert said.count('\n') == 1
+    (tmp_path / 'bids').mkdir()
+    (tmp_path / 'bids' / 'participants.tsv').write_bytes(
+        'participant_id\tsite\nsub-x\tZürich\n'.encode('latin-1')
+    )
+    assert main(['import', dicom, bids]) == 2
+    assert 'participants.tsv cannot be read' in capsys.readouterr().err
+    assert not [*(tmp_path / 'bids').glob('sub-*')]
     monkeypatch.setitem(__import__('sys').modules, 'dcm2niix', None)
     monkeypatch.setenv('PATH', '')
     with pytest.raises(Exception, match='needs dcm2niix'):

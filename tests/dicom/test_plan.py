@@ -6,7 +6,7 @@ import pytest
 
 from bids_qsm.dicom.headers import read_folder
 from bids_qsm.dicom.importing import run_import
-from bids_qsm.dicom.plan import make_rows
+from bids_qsm.dicom.plan import make_rows, names_person
 from bids_qsm.dicom.table import SKIP, UNCLEAR, name_problem, read_rows, write_rows
 from bids_qsm.errors import UserError
 from tests.dicom.scanners import Scan, write_classic
@@ -66,14 +66,59 @@ def test_two_magnitudes_for_one_phase_are_asked_for_until_one_is_left_out(write,
 
 
 def test_runs_whose_times_were_removed_are_not_guessed(write, planned, tmp_path):
-    write(*pair(4), *pair(8, time=36600))
-    for path in (tmp_path / 'dicom').rglob('*.dcm'):
-        one = pydicom.dcmread(path)
-        del one.AcquisitionTime
-        one.save_as(path)
+    runs = pair(4, echo_times=(9,), has_times=False), pair(8, echo_times=(9,), has_times=False)
+    write(*runs[0], *runs[1])
     rows = planned()
     assert set(names(rows).values()) == {UNCLEAR}
     assert 'fits' in rows[4, 'mag'].note
+    # halves of two runs
+    for path in ('HOSP-773115', 'HOSP-773118'):
+        shutil.rmtree(tmp_path / 'dicom' / path)
+    rows = planned()
+    assert set(names(rows).values()) == {UNCLEAR}
+    assert 'it fits series 9 (phase), but no times tell' in rows[4, 'mag'].note
+    # series that follow each other are one
+    write(runs[1][0])
+    rows[4, 'mag'].name = SKIP
+    assert names(planned([rows[4, 'mag']])) == {
+        (4, 'mag'): SKIP,
+        (8, 'mag'): 'T2starw',
+        (9, 'phase'): 'T2starw',
+    }
+
+
+def test_an_acquisition_saved_with_and_without_correction_is_one(write, planned):
+    corrected = pair(4, echo_times=(9,))
+    write(
+        *(
+            replace(one, image_type=f'ORIGINAL\\PRIMARY\\{one.parts[0][0].upper()}\\DIS2D')
+            for one in corrected
+        )
+    )
+    write(*pair(6, echo_times=(9,)))
+    rows = planned()
+    assert names(rows) == {
+        (4, 'mag'): SKIP,
+        (5, 'phase'): SKIP,
+        (6, 'mag'): 'T2starw',
+        (7, 'phase'): 'T2starw',
+    }
+    assert rows[4, 'mag'].note == 'the same acquisition as series 6 (magnitude), corrected for distortion'
+
+
+def test_words_of_protocols_do_not_drop_gradient_echoes(write, planned):
+    for number, protocol in ((4, 'QSM_pilot'), (6, 'Ax QSM ASSET'), (8, 'scout')):
+        write(*pair(number, protocol=protocol, echo_times=(9,)))
+    rows = planned()
+    assert {number: row.name for (number, _), row in rows.items()} == {
+        4: 'acq-QSMpilot_T2starw',
+        5: 'acq-QSMpilot_T2starw',
+        6: 'acq-AxQSMASSET_T2starw',
+        7: 'acq-AxQSMASSET_T2starw',
+        8: UNCLEAR,
+        9: UNCLEAR,
+    }
+    assert 'a localizer, as its description says, but it has phase' in rows[8, 'mag'].note
 
 
 @pytest.mark.parametrize(
@@ -108,6 +153,20 @@ def test_echoes_stored_as_series_are_one(write, planned):
     first, phase = pair(4, echo_times=(5,))
     write(first, phase, *(replace(one, number=one.number + 2, echo_times=(12,)) for one in (first, phase)))
     assert set(names(planned()).values()) == {'MEGRE'}
+
+
+def test_echoes_stored_as_series_without_times_are_asked_for(write, planned):
+    first = pair(4, echo_times=(5,), has_times=False)
+    write(*first, *(replace(one, number=one.number + 2, echo_times=(12,)) for one in first))
+    rows = planned()
+    assert set(names(rows).values()) == {UNCLEAR}
+    assert all('differ from it in echo time alone' in row.note for row in rows.values())
+
+
+def test_one_echo_whose_time_is_rounded_is_one(write, planned):
+    magnitude, phase = pair(4, echo_times=(20,))
+    write(magnitude, replace(phase, echo_times=(20.001,)))
+    assert set(names(planned()).values()) == {'T2starw'}
 
 
 def test_what_a_scanner_also_stores(write, planned):
@@ -169,7 +228,11 @@ def test_missing_slices_and_repetitions_are_said(write, planned, tmp_path):
 
 def test_patients_and_studies_get_numbers_and_keep_them(write, tmp_path):
     second = {'patient': 'B', 'name': 'Other^One'}
-    write(*pair(4, **second), *pair(4, **second, study=2, date='20240401'), *pair(4, patient='C'))
+    write(
+        *pair(4, echo_times=(9,), **second),
+        *pair(4, echo_times=(9,), **second, study=2, date='20240401'),
+        *pair(4, echo_times=(9,), patient='C'),
+    )
     table = tmp_path / 'table.tsv'
     write_rows(table, _all_rows(tmp_path))
     known = read_rows(table)
@@ -180,7 +243,10 @@ def test_patients_and_studies_get_numbers_and_keep_them(write, tmp_path):
     }
     # a new patient that sorts first gets a new number, also where the files of others lie elsewhere now
     shutil.rmtree(tmp_path / 'dicom' / 'B14')
-    write(*pair(4, patient='A', name='Third^One'), *pair(4, **second, study=3, date='20240501'))
+    write(
+        *pair(4, echo_times=(9,), patient='A', name='Third^One'),
+        *pair(4, echo_times=(9,), **second, study=3, date='20240501'),
+    )
     later = _all_rows(tmp_path, known)
     assert {(r.others['patient_id'], r.others['date'], r.subject, r.session) for r in later[6:]} == {
         ('A', '20240301', '03', '1'),
@@ -193,7 +259,10 @@ def _all_rows(tmp_path, known=()):
 
 
 def test_one_id_of_two_people_gives_two_participants(write, planned, tmp_path):
-    write(*pair(4, patient='ANON', name='A^A'), *pair(6, patient='ANON', name='B^B', study=2))
+    write(
+        *pair(4, echo_times=(9,), patient='ANON', name='A^A'),
+        *pair(6, echo_times=(9,), patient='ANON', name='B^B', study=2),
+    )
     assert {row.others['series_number']: row.subject for row in _all_rows(tmp_path)} == {
         '4': '01',
         '5': '01',
@@ -204,6 +273,70 @@ def test_one_id_of_two_people_gives_two_participants(write, planned, tmp_path):
         planned(subject='07')
 
 
+def test_a_label_of_another_patient_is_refused(write, planned, tmp_path):
+    write(*pair(4, echo_times=(9,)))
+    known = list(planned(subject='01').values())
+    shutil.rmtree(tmp_path / 'dicom')
+    write(*pair(6, echo_times=(9,), patient='B', name='Other^One'))
+    with pytest.raises(UserError, match='in the table sub-01 is another patient; choose another label'):
+        planned(known, subject='01')
+    assert {row.subject for row in planned(known).values()} == {'02'}
+    # unless the table says so
+    own = [replace(row, subject='01') for row in planned(known).values()]
+    assert {row.subject for row in planned([*known, *own], subject='01').values()} == {'01'}
+
+
+def test_a_label_of_the_dataset_needs_its_table(write, tmp_path):
+    write(*pair(4, echo_times=(9,)))
+    (tmp_path / 'bids' / 'sub-7').mkdir(parents=True)
+    for label in ('7', '07'):
+        with pytest.raises(UserError, match='has sub-7 already, but'):
+            run_import(tmp_path / 'dicom', tmp_path / 'bids', subject=label, dry_run=True)
+
+
+def test_studies_that_may_be_of_several_people_are_said(write, tmp_path, capsys):
+    nobody = {'patient': 'ANON', 'name': 'ANON', 'born': '', 'echo_times': (9,)}
+    write(*pair(4, **nobody), *pair(4, **nobody, study=2))
+    for studies in (2, 0, 3):  # said where one is new
+        if studies == 3:
+            shutil.rmtree(tmp_path / 'dicom')
+            write(*pair(4, **nobody, study=3))
+        run_import(tmp_path / 'dicom', tmp_path / 'bids', dry_run=True)
+        said = capsys.readouterr().out
+        assert (f'sub-01 has {studies} studies without a date of birth' in said) == bool(studies)
+        assert ('date of birth' in said) == bool(studies)
+
+
+def test_numbers_follow_the_date_and_not_the_id(write, tmp_path):
+    write(*pair(4, echo_times=(9,), patient='A'), *pair(4, echo_times=(9,), patient='B', date='20231224'))
+    assert {row.others['patient_id']: row.subject for row in _all_rows(tmp_path)} == {'B': '01', 'A': '02'}
+
+
+@pytest.mark.parametrize(
+    ('text', 'is_named'),
+    [
+        ('QSM Schmidt', True),
+        ('qsm_lena_1mm', True),
+        ('QSM Rene', True),
+        ('QSM Mueller', True),
+        ('QSM Muller', True),
+        ('QSM hosp7731', True),
+        ('12.08.1964', True),
+        ('born 12.8.64', True),
+        ('08/12/1964', True),
+        ('1964-08-12', True),
+        ('640812', True),
+        ('12 Aug 1964', True),
+        ('Li_QSM', True),
+        ('t2_swi_tra_p2_1.5mm Slim', False),
+        ('qsm 1964 81 x 64 x 12', False),
+    ],
+)
+def test_names_and_dates_are_found_however_written(text, is_named):
+    person = 'HOSP-7731', 'Müller-Schmidt^Anna-Lena René Li', '19640812'
+    assert names_person(text, person) == is_named
+
+
 def test_a_table_that_contradicts_itself_is_refused(write, planned):
     write(*pair(4))
     rows = list(planned().values())
@@ -211,7 +344,7 @@ def test_a_table_that_contradicts_itself_is_refused(write, planned):
     with pytest.raises(UserError, match='one patient to sub-09 and to sub-01'):
         planned(rows)
     rows[0].subject, rows[0].session = rows[1].subject, '1'
-    with pytest.raises(UserError, match='with a session and series without'):
+    with pytest.raises(UserError, match='in all lines of sub-01, in the column session'):
         planned(rows)
 
 
@@ -228,7 +361,7 @@ def test_a_table_that_contradicts_itself_is_refused(write, planned):
     ],
 )
 def test_wrong_cells_of_the_table_are_named(column, value, message, write, planned, tmp_path):
-    write(*pair(4))
+    write(*pair(4, echo_times=(9,)))
     rows = list(planned().values())
     setattr(rows[1], column, value)
     write_rows(tmp_path / 'table.tsv', rows)
@@ -237,7 +370,7 @@ def test_wrong_cells_of_the_table_are_named(column, value, message, write, plann
 
 
 def test_a_table_from_a_spreadsheet_is_read(write, planned, tmp_path):
-    write(*pair(4))
+    write(*pair(4, echo_times=(9,)))
     rows = list(planned().values())
     table = tmp_path / 'table.tsv'
     write_rows(table, rows)
@@ -251,8 +384,31 @@ def test_a_table_from_a_spreadsheet_is_read(write, planned, tmp_path):
         read_rows(table)
 
 
+def test_texts_that_spreadsheets_change_keep_the_table(write, planned, tmp_path):
+    write(*pair(4, echo_times=(9,), description='"quoted', protocol='=1+1'))
+    rows, table = list(planned().values()), tmp_path / 'table.tsv'
+    write_rows(table, rows)
+    assert "'=1+1" in table.read_text()
+    again = read_rows(table)
+    assert [row.others['description'] for row in again] == ['"quoted', '"quoted']
+    assert [row.others['protocol'] for row in again] == ['=1+1', '=1+1']
+    before = table.read_text()
+    write_rows(table, again)
+    assert table.read_text() == before
+    # 01 as a number
+    rows[0].subject = '1'
+    write_rows(table, rows)
+    with pytest.raises(UserError, match="subject '01' is '1' in another line; spreadsheets drop zeros"):
+        read_rows(table)
+    rows[1].subject = '1'
+    write_rows(table, rows)
+    (tmp_path / 'bids' / 'sub-01').mkdir(parents=True)
+    with pytest.raises(UserError, match=r'has sub-01, but .* has the participant 1'):
+        run_import(tmp_path / 'dicom', tmp_path / 'bids', table=table)
+
+
 def test_a_person_is_asked_and_the_answers_are_kept(write, tmp_path, capsys):
-    magnitude, phase = pair(4)
+    magnitude, phase = pair(4, echo_times=(9,))
     write(magnitude, phase, replace(magnitude, number=6))
     questions, answers = [], iter(['magnitude', 'skip', 'no more'])
 
@@ -265,7 +421,7 @@ def test_a_person_is_asked_and_the_answers_are_kept(write, tmp_path, capsys):
     assert code == 0
     assert len(questions) == 2
     assert "'magnitude' cannot be used" in capsys.readouterr().out
-    assert sorted(row.name for row in rows) == ['MEGRE', 'MEGRE', SKIP]
+    assert sorted(row.name for row in rows) == ['T2starw', 'T2starw', SKIP]
     assert not (tmp_path / 'bids').exists()
 
 
