@@ -185,6 +185,32 @@ LOCATE = """async ([mm, name]) => {
 }"""
 
 
+# chooses maps at a time, of which the first takes longest, and waits for all
+CHOOSE = """async (keys) => {
+  const select = document.querySelector('[name=map]')
+  const make = niivue.NVImage.new
+  const made = []
+  niivue.NVImage.new = (...about) => {
+    const late = made.length ? 0 : 150
+    const one = new Promise((done) => setTimeout(done, late)).then(() => make.apply(niivue.NVImage, about))
+    made.push(one)
+    return one
+  }
+  for (const key of keys) {
+    select.value = key
+    select.dispatchEvent(new Event('change'))
+  }
+  for (let n = -1; n < made.length || n < keys.length;) {
+    n = made.length
+    await Promise.all(made)
+    await new Promise((done) => setTimeout(done, 20))
+  }
+  niivue.NVImage.new = make
+  const unit = document.querySelector('.viewer .unit').textContent
+  return [bidsQsmViewer.here.map.key, bidsQsmViewer.nv.volumes[0].cal_max, unit]
+}"""
+
+
 def test_viewer_in_a_browser(out, visit):
     page = visit(out / 'sub-01.html')
     assert page.locator('.room').is_hidden()
@@ -236,6 +262,15 @@ def test_viewer_in_a_browser(out, visit):
     page.locator('[name=high]').fill('40')
     page.locator('[name=high]').press('Enter')
     assert page.evaluate('bidsQsmViewer.nv.volumes[0].cal_max') == 40
+    # a window stays with its map, whatever else is chosen
+    page.get_by_label('Veins').check()
+    page.evaluate(CHOOSE, ['chi'])
+    assert page.evaluate('bidsQsmViewer.nv.volumes[0].cal_max') == pytest.approx(0.2)
+    page.evaluate(CHOOSE, ['r2star'])
+    assert page.evaluate('bidsQsmViewer.nv.volumes[0].cal_max') == 40
+    # of two choices at a time the last counts, though it is ready first
+    assert page.evaluate(CHOOSE, ['magnitude', 'chi']) == ['chi', pytest.approx(0.2), 'ppm']
+    assert page.evaluate(CHOOSE, ['chi', 'r2star']) == ['r2star', 40, '1/s']
     page.locator('[name=reset]').click()
     assert page.locator('[name=high]').input_value() == '60'
     page.emulate_media(media='print')
