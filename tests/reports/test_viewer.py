@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bids_qsm.errors import UserError
 from bids_qsm.plotting.volumes import small_image
 from bids_qsm.reports import viewer
 from bids_qsm.reports.subject import build_subject_report
@@ -85,7 +84,9 @@ def out(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def built(out):
-    return build_viewer(out / 'sub-01', AFFINES)
+    viewer, troubles = build_viewer(out / 'sub-01', AFFINES)
+    assert troubles == []
+    return viewer
 
 
 @BOTH
@@ -120,7 +121,7 @@ def test_the_page_stays_within_the_limit(out, built, monkeypatch):
     for share in (0.95, 0.4, 0.05):
         room = share * size
         monkeypatch.setattr(viewer, 'LIMIT', len(built['library']) + viewer._REST + int(room))
-        small = build_viewer(out / 'sub-01', AFFINES)
+        small, _ = build_viewer(out / 'sub-01', AFFINES)
         assert sum(map(len, small['blocks'].values())) <= room
         said = 'voxels of sub-01_ses-1 (4 x 4 x 4.5 mm) were joined to'
         assert (said in ' '.join(small['notes'])) == (share < 0.5)
@@ -168,12 +169,27 @@ def test_a_subject_without_maps_has_no_viewer(tmp_path):
     assert "script-src 'none'" in text.replace('&#39;', "'")
 
 
-def test_an_image_that_is_cut_short_is_named(tmp_path):
+def test_what_cannot_be_read_is_left_out_and_named(tmp_path):
     write_head(tmp_path, 'sub-01_ses-1')
-    path = tmp_path / 'sub-01' / 'ses-1' / 'anat' / 'sub-01_ses-1_Chimap.nii.gz'
-    path.write_bytes(path.read_bytes()[:3000])
-    with pytest.raises(UserError, match='Chimap'):
-        build_subject_report(tmp_path, '01')
+    anat = tmp_path / 'sub-01' / 'ses-1' / 'anat'
+    names = [f'sub-01_ses-1_{rest}.nii.gz' for rest in ('Chimap', 'desc-brain_mask', 'label-vein_mask')]
+    for path in (anat / name for name in names):
+        path.write_bytes(path.read_bytes()[:-9])
+    viewer, troubles = build_viewer(tmp_path / 'sub-01', ['sub-01_ses-1'])
+    assert [(name, text.partition(' cannot be read')[0]) for name, text in troubles] == [
+        ('sub-01_ses-1', name) for name in names
+    ]
+    (series,) = viewer['content']
+    assert [layer['key'] for layer in series['maps']] == ['r2star', 'magnitude']
+    assert [layer['title'] for layer in series['labels']] == ['Regions (nuclei)']
+    text = Page(build_subject_report(tmp_path, '01')).text
+    assert 'sub-01_ses-1, viewer: sub-01_ses-1_Chimap.nii.gz cannot be read' in text
+    for path in anat.glob('*map.nii.gz'):
+        path.write_bytes(b'')
+    (tmp_path / 'sub-01' / 'figures' / 'sub-01_ses-1_desc-magnitude_volume.nii.gz').unlink()
+    page = build_subject_report(tmp_path, '01')
+    assert 'id="viewer"' not in page.read_text()
+    assert 'R2starmap.nii.gz cannot be read' in Page(page).text
 
 
 LOCATE = """async ([mm, name]) => {
