@@ -85,7 +85,7 @@ def build_subject_report(output_dir: str | Path, subject: str) -> Path:
     contents = [
         {'id': 'attention', 'title': f'Needs attention ({len(alerts)})' if alerts else 'Needs attention'},
         {'id': 'summary', 'title': 'What was found and corrected'},
-        *([{'id': 'viewer', 'title': 'Look at the images'}] if viewer else []),
+        *([{'id': 'viewer', 'title': 'Viewer of the images'}] if viewer else []),
         *([{'id': 'anatomy', 'title': 'Anatomy', 'children': anatomy}] if anatomy else []),
         *(
             {

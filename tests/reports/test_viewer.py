@@ -1,5 +1,8 @@
 import base64
 import json
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import nibabel as nib
 import numpy as np
@@ -292,6 +295,23 @@ def test_viewer_in_a_browser(out, visit):
     page.emulate_media(media='print')
     assert page.locator('#viewer').is_hidden()
     assert page.locator('.jump').first.is_hidden()
+
+
+def test_viewer_from_a_server(out, visit):
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *about):
+            pass
+
+    with ThreadingHTTPServer(('127.0.0.1', 0), partial(Quiet, directory=out)) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        page = visit(out / 'sub-01.html', at=f'http://127.0.0.1:{server.server_port}/')
+        page.locator('nav a', has_text='Viewer of the images').click()
+        assert page.url.endswith('/sub-01.html#viewer')
+        page.locator('.open').click()
+        page.evaluate('bidsQsmViewer.open()')
+        page.locator('.jump', has_text='L').first.click()
+        page.wait_for_selector('#place:has-text("ppm")')
+        server.shutdown()
 
 
 def picture(page):
