@@ -26,7 +26,8 @@ def browser():
 def visit(browser):
     """A function that opens a page, which may not load anything from elsewhere nor tell of an error.
 
-    ``at`` is the address of a server that has the folder of the page."""
+    ``at`` is the address of a server that has the folder of the page.
+    """
     contexts, troubles = [], []
 
     def visit(path, *, at='', before='', **settings):
