@@ -8,6 +8,9 @@ const bidsQsmViewer = (() => {
   const NOTHING = -32768 // outside the mask
   const cache = new Map()
   const here = { series: null, map: null, shown: new Set(), at: null }
+  const windows = new Map() // what the user set, by map
+  let drawn = null // map under the controls; here.map may still be unpacking
+  let calls = 0
   let nv = null
   let opening = null
 
@@ -64,7 +67,7 @@ const bidsQsmViewer = (() => {
 
   async function image(layer, opacity) {
     const buffer = nifti(await values(layer), layer)
-    const [low, high] = layer.step ? [layer.low, layer.high] : [0, layer.names.length]
+    const [low, high] = layer.step ? windows.get(layer) || [layer.low, layer.high] : [0, layer.names.length]
     const one = await niivue.NVImage.new(buffer, `${layer.data}.nii`, layer.colours && layer.step ? layer.colours : 'gray', opacity, null, low, high)
     if (!layer.step) {
       const part = (from) => [0, ...layer.colours.map((c) => parseInt(c.slice(from, from + 2), 16))]
@@ -113,12 +116,19 @@ const bidsQsmViewer = (() => {
     select.replaceChildren(...entries.map(([value, text]) => new Option(text, value)))
   }
 
+  /* Draw what was chosen; of several calls at a time the last one counts. */
   async function show() {
+    const call = ++calls
+    const { map } = here
     const layers = here.series.labels.filter((layer) => here.shown.has(layer.title))
     const opacity = Number(find('[name=opacity]').value)
-    const images = [await image(here.map, 1)]
-    for (const layer of layers) images.push(await image(layer, opacity))
+    const images = []
+    for (const layer of [map, ...layers]) {
+      images.push(await image(layer, layer === map ? 1 : opacity))
+      if (call !== calls) return
+    }
     const at = here.at
+    drawn = map
     while (nv.volumes.length) nv.removeVolumeByIndex(0)
     for (const one of images) nv.addVolume(one)
     jump(at || [0, 1, 2].map((i) => nv.frac2mm([0.5, 0.5, 0.5], 0, true)[i]))
@@ -129,7 +139,12 @@ const bidsQsmViewer = (() => {
     const base = nv.volumes[0]
     find('[name=low]').value = Number(base.cal_min.toPrecision(4))
     find('[name=high]').value = Number(base.cal_max.toPrecision(4))
-    find('.unit').textContent = here.map.unit
+    find('.unit').textContent = drawn.unit
+  }
+
+  function keep() {
+    windows.set(drawn, [nv.volumes[0].cal_min, nv.volumes[0].cal_max])
+    window_()
   }
 
   function jump(mm) {
@@ -193,7 +208,7 @@ const bidsQsmViewer = (() => {
     canvas.addEventListener('keydown', steer, true)
     await nv.attachToCanvas(canvas, false)
     nv.onLocationChange = (location) => tell(Array.from(location.mm).slice(0, 3))
-    nv.onIntensityChange = () => window_()
+    nv.onIntensityChange = keep
     options(find('[name=series]'), content.map((one, i) => [i, one.name]))
     const on = (name, act) => find(`[name=${name}]`).addEventListener('change', (event) => act(event.target))
     on('series', (box) => choose(content[box.value]))
@@ -208,13 +223,14 @@ const bidsQsmViewer = (() => {
       if (!(low < high)) return window_()
       Object.assign(nv.volumes[0], { cal_min: low, cal_max: high })
       nv.updateGLVolume()
+      keep()
     }
     const typed = () => set(Number(find('[name=low]').value), Number(find('[name=high]').value))
     on('low', typed)
     on('high', typed)
     find('[name=reset]').addEventListener('click', () => {
-      set(here.map.low, here.map.high)
-      window_()
+      set(drawn.low, drawn.high)
+      windows.delete(drawn)
     })
     nv.setSliceType(3)
     await choose(content[0])

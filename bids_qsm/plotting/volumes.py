@@ -7,6 +7,7 @@ from itertools import count
 
 import nibabel as nib
 import numpy as np
+from scipy.ndimage import maximum_filter1d
 
 from bids_qsm.plotting.mosaic import Box, box_of, spacing_of
 
@@ -51,10 +52,24 @@ def crop(mask: np.ndarray, affine: np.ndarray) -> tuple[tuple[slice, ...], np.nd
     return part, moved
 
 
+def around(mask: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """The brain and up to 4 mm around it along each axis of the voxels: without the face."""
+    part, _ = crop(mask, affine)
+    near = mask[part].astype(np.uint8)
+    for axis, side in enumerate(spacing_of(affine)):
+        near = maximum_filter1d(near, 2 * round(_MARGIN / side) + 1, axis, mode='constant')
+    found = np.zeros_like(mask, bool)
+    found[part] = near > 0
+    return found
+
+
 def small_image(data: np.ndarray, affine: np.ndarray, *, mask: np.ndarray) -> bytes:
-    """Compress an image (3D) without unit as .nii.gz, in steps of `grey_step`, the same bytes each time."""
+    """Compress an image (3D) without unit as .nii.gz, in steps of `grey_step`, the same bytes each time.
+
+    It is 0 beyond `around`, so that no face is in it.
+    """
     step = grey_step(data, mask)
-    values = whole_numbers(Volume(np.nan_to_num(data), step))
+    values = whole_numbers(Volume(np.where(around(mask, affine), np.nan_to_num(data), 0), step))
     image = nib.Nifti1Image(values, affine)
     image.header.set_slope_inter(step, 0)
     compress = zlib.compressobj(6, zlib.DEFLATED, _GZIP)
@@ -85,8 +100,11 @@ def whole_numbers(one: Volume, coarseness: int = 1) -> np.ndarray:
     """Labels, or values in steps (times ``coarseness``) cut to the range of int16; `NOTHING` for NaN."""
     if one.is_labels:
         return one.data.astype(np.int16)
-    steps = np.clip(one.data / np.float32(one.step * coarseness), -_MOST, _MOST)
-    return np.nan_to_num(np.rint(steps), nan=NOTHING).astype(np.int16)
+    steps = one.data / np.float32(one.step * coarseness)
+    np.clip(steps, -_MOST, _MOST, out=steps)
+    np.rint(steps, out=steps)
+    steps[np.isnan(steps)] = NOTHING
+    return steps.astype(np.int16)
 
 
 def packed(values: np.ndarray) -> bytes:
@@ -98,16 +116,20 @@ def packed(values: np.ndarray) -> bytes:
     return _compressed(_differences(values))
 
 
-def sample_size(values: np.ndarray) -> int:
-    """Bytes that `packed` gives, for large volumes estimated from every eighth slice."""
-    if values.size < _SMALL:
-        return len(packed(values))
-    some = _differences(values)[..., _SAMPLE // 2 :: _SAMPLE]
-    return round(len(_compressed(some)) * values.size / some.size)
+def sample_size(volume: Volume, coarseness: int = 1) -> int:
+    """Bytes that `packed` gives; of large volumes only every eighth slice is looked at."""
+    if volume.data.size < _SMALL or volume.data.shape[2] < _SAMPLE:
+        return len(packed(whole_numbers(volume, coarseness)))
+    first = _SAMPLE // 2
+    places = (slice(first, None, _SAMPLE), slice(first - 1, -1, _SAMPLE))
+    some, below = (whole_numbers(replace(volume, data=volume.data[..., at]), coarseness) for at in places)
+    return round(len(_compressed(_differences(some, below))) * volume.data.size / some.size)
 
 
-def _differences(values: np.ndarray) -> np.ndarray:
-    a, b, c = (_before(values, axis) for axis in range(3))
+def _differences(values: np.ndarray, below: np.ndarray | None = None) -> np.ndarray:
+    """Differences from the median of neighbours, of which those on the last axis may be given."""
+    a, b = _before(values, 0), _before(values, 1)
+    c = _before(values, 2) if below is None else below
     median = np.maximum(np.minimum(a, b), np.minimum(np.maximum(a, b), c))
     steps = values - median  # modulo 2**16
     return ((steps << 1) ^ (steps >> 15)).view(np.uint16)
@@ -115,8 +137,8 @@ def _differences(values: np.ndarray) -> np.ndarray:
 
 def _before(values: np.ndarray, axis: int) -> np.ndarray:
     """The neighbour with the lower index on an axis, 0 beyond the edge."""
-    moved = np.roll(values, 1, axis)
-    moved[(slice(None),) * axis + (0,)] = 0
+    moved = np.zeros_like(values)
+    np.moveaxis(moved, axis, 0)[1:] = np.moveaxis(values, axis, 0)[:-1]
     return moved
 
 

@@ -32,6 +32,7 @@ from bids_qsm.reports.viewer import build_viewer
 __all__ = ['build_subject_report', 'methods_text']
 
 _LOW_COVERAGE = 0.9
+_LEFT_OUT = 'The viewer leaves it out. All else on this page stands.'
 
 
 def build_subject_report(output_dir: str | Path, subject: str) -> Path:
@@ -67,7 +68,7 @@ def build_subject_report(output_dir: str | Path, subject: str) -> Path:
         own = {key[1]: path for key, path in figures.items() if key[0] == name and key not in of_anatomy}
         found = {key: findings[name][key] for key in ('facts', 'findings') if name in findings}
         series.append(_part(name, figures=_reportlets(own, layout['series'], name), **found))
-    viewer = build_viewer(out / label, [part['name'] for part in series])
+    viewer, troubles = build_viewer(out / label, [part['name'] for part in series])
     _attach_tables(series, sorted((out / label).rglob('sub-*_stats.tsv')))
     if viewer is not None:
         _attach_places(series, viewer['places'])
@@ -78,12 +79,13 @@ def build_subject_report(output_dir: str | Path, subject: str) -> Path:
         for figure in _reportlets({kind: of_anatomy[name, kind]}, layout['subject'], name)
     ]
     alerts = failure_alerts(run.get('failures', [])) + _finding_alerts(series)
+    alerts += [alert('warning', f'{name}, viewer', text, _LEFT_OUT) for name, text in troubles]
     methods, references = cite(run.get('methods', []))
     shown = [part for part in series if part['figures'] or part['tables'] or part['lists']]
     contents = [
         {'id': 'attention', 'title': f'Needs attention ({len(alerts)})' if alerts else 'Needs attention'},
         {'id': 'summary', 'title': 'What was found and corrected'},
-        *([{'id': 'viewer', 'title': 'Look at the images'}] if viewer else []),
+        *([{'id': 'viewer', 'title': 'Viewer of the images'}] if viewer else []),
         *([{'id': 'anatomy', 'title': 'Anatomy', 'children': anatomy}] if anatomy else []),
         *(
             {

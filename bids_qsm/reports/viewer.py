@@ -3,14 +3,13 @@
 import base64
 import re
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.ndimage import binary_dilation
 
 from bids_qsm.anatomy.transform import spacing_of
 from bids_qsm.applications import applications
@@ -18,10 +17,12 @@ from bids_qsm.biomarkers.regions import COMPOSITES
 from bids_qsm.derivatives.products import PRODUCTS
 from bids_qsm.derivatives.tables import read_labels
 from bids_qsm.entities import entities_of
+from bids_qsm.errors import UserError
 from bids_qsm.interfaces.io import read, without_frames
 from bids_qsm.plotting.maps import colours_of, window_of
 from bids_qsm.plotting.volumes import (
     Volume,
+    around,
     crop,
     grey_step,
     packed,
@@ -40,8 +41,6 @@ STEPS = {'chi': 0.001, 'r2star': 0.25}
 """Step of the values of a map in its unit; other maps have no unit, and 250 grey values."""
 MAPS = ('chi', 'r2star', 'swi', 'magnitude')
 """Maps that the viewer shows, in their order."""
-_AROUND = 4.0
-"""Distance from the brain (mm) up to which the magnitude is shown."""
 _ADDED = ('seg', 'label', 'desc')
 """Entities that tell images of one series apart."""
 
@@ -65,15 +64,16 @@ class _Layer:
 
 @dataclass(frozen=True)
 class _Series:
-    name: str
     voxels: tuple[float, ...]
     """Size as measured (mm)."""
     layers: list[_Layer]
     places: dict[str, dict[tuple[str, str], str]]
 
 
-def build_viewer(folder: Path, names: Iterable[str]) -> dict | None:
+def build_viewer(folder: Path, names: Iterable[str]) -> tuple[dict | None, list[tuple[str, str]]]:
     """Pack the maps and labels of series so that library and volumes stay within `LIMIT`.
+
+    Every series has an equal share, and only one is in memory at a time.
 
     Parameters
     ----------
@@ -84,44 +84,73 @@ def build_viewer(folder: Path, names: Iterable[str]) -> dict | None:
 
     Returns
     -------
-    dict or None
+    viewer : dict or None
         ``library`` and ``blocks`` (id -> base64 of gzip), ``content`` (JSON for the script), ``notes``
         (sentences on precision), ``places`` (series -> stem of the labels' file -> (region, hemisphere) ->
         'x y z' in mm of the scanner). None where no series has a map.
-
-    Raises
-    ------
-    UserError
-        An image cannot be read.
+    troubles : list
+        Series, and a sentence on what of it cannot be read and is left out.
     """
-    series = [found for name in names if (found := _read(folder, name)) is not None]
-    if not series:
-        return None
+    own = {name: _maps(folder, name) for name in names}
+    own = {name: maps for name, maps in own.items() if maps}
+    troubles: list[tuple[str, str]] = []
+    if not own:
+        return None, troubles
     library = base64.b64encode(_library()).decode()
-    coarseness, series, data = _fit(series, LIMIT - _REST - len(library))
-    blocks, content = {}, []
-    for number, (one, packs) in enumerate(zip(series, data, strict=True)):
-        layers = []
-        for i, (layer, pack) in enumerate(zip(one.layers, packs, strict=True)):
-            blocks[f'volume-{number}-{i}'] = pack
-            step = layer.volume.step * coarseness
-            grid = {'affine': layer.affine.tolist(), 'inverse': np.linalg.inv(layer.affine).tolist()}
-            shown = {**layer.about, 'step': step, 'data': f'volume-{number}-{i}'}
-            layers.append({**shown, 'shape': layer.volume.data.shape, **grid})
+    room = (LIMIT - _REST - len(library)) // len(own)
+    blocks, content, places, steps, joins = {}, [], {}, {}, []
+    for name, maps in own.items():
+        found = _pack(folder, name, maps, room, troubles)
+        if found is None:
+            continue
+        layers, packs, places[name], how, joined = found
+        for i, (layer, pack) in enumerate(zip(layers, packs, strict=True)):
+            layer['data'] = f'volume-{len(content)}-{i}'
+            blocks[layer['data']] = pack
         content.append(
             {
-                'name': one.name,
+                'name': name,
                 'maps': [layer for layer in layers if layer['step']],
                 'labels': [layer for layer in layers if not layer['step']],
             }
         )
-    return {
+        steps.setdefault(how, []).append(name)
+        joins += joined
+    if not content:
+        return None, troubles
+    notes = [
+        f'The viewer holds {text}.' if len(steps) == 1 else f'The viewer holds of {", ".join(whose)}: {text}.'
+        for text, whose in steps.items()
+    ]
+    viewer = {
         'library': library,
         'blocks': blocks,
         'content': content,
-        'notes': _notes(series, coarseness),
-        'places': {one.name: one.places for one in series},
+        'notes': notes + joins,
+        'places': places,
     }
+    return viewer, troubles
+
+
+def _pack(
+    folder: Path, name: str, maps: Mapping[str, Path], room: int, troubles: list[tuple[str, str]]
+) -> tuple[list[dict], list[str], dict, str, list[str]] | None:
+    """Of a series what the page needs of each layer, the packed layers, places, and how precise they are."""
+    series = _read(folder, name, maps, troubles)
+    if series is None:
+        return None
+    coarseness, layers, packs = _fit(series.layers, room)
+    described = [
+        {
+            **layer.about,
+            'step': layer.volume.step * coarseness,
+            'shape': layer.volume.data.shape,
+            'affine': layer.affine.tolist(),
+            'inverse': np.linalg.inv(layer.affine).tolist(),
+        }
+        for layer in layers
+    ]
+    return described, packs, series.places, _steps(layers, coarseness), _joins(name, series.voxels, layers)
 
 
 @cache
@@ -130,61 +159,81 @@ def _library() -> bytes:
     return compress.compress(packaged('niivue.min.js').encode()) + compress.flush()
 
 
-def _fit(series: list[_Series], room: int) -> tuple[int, list[_Series], list[list[str]]]:
+def _fit(layers: list[_Layer], room: int) -> tuple[int, list[_Layer], list[str]]:
     """Take the finest precision that fits into ``room`` bytes of base64."""
+    done = {True: 0, False: 0}
     for coarseness, of_first, of_others in precisions():
-        tried = [
-            replace(one, layers=[x.joined(of_first if x.is_first else of_others) for x in one.layers])
-            for one in series
-        ]
-        whole = [[whole_numbers(layer.volume, coarseness) for layer in one.layers] for one in tried]
-        if sum(sample_size(values) for part in whole for values in part) * 4 / 3 > room:
+        times = {True: of_first, False: of_others}
+        layers = [one.joined(times[one.is_first] - done[one.is_first]) for one in layers]
+        done = times
+        if sum(sample_size(one.volume, coarseness) for one in layers) * 4 / 3 > room:
             continue
-        data = [[base64.b64encode(packed(values)).decode() for values in part] for part in whole]
-        if sum(len(text) for part in data for text in part) <= room:
-            return coarseness, tried, data
+        packs = [base64.b64encode(packed(whole_numbers(one.volume, coarseness))).decode() for one in layers]
+        if sum(map(len, packs)) <= room:
+            return coarseness, layers, packs
     raise AssertionError('precisions never end')
 
 
-def _read(folder: Path, name: str) -> _Series | None:
-    """Maps and labels of a series on its grid; None where it has no map."""
+def _maps(folder: Path, name: str) -> dict[str, Path]:
+    """Files of the maps of a series."""
     images = _images(folder, name)
     maps = {port: images[key] for port in MAPS if (key := (PRODUCTS[port].suffix, ())) in images}
     kept = folder / 'figures' / f'{name}_desc-magnitude_volume.nii.gz'
-    if kept.exists():
-        maps['magnitude'] = kept
-    if not maps:
+    return {**maps, 'magnitude': kept} if kept.exists() else maps
+
+
+def _read(
+    folder: Path, name: str, maps: Mapping[str, Path], troubles: list[tuple[str, str]]
+) -> _Series | None:
+    """The part with the brain of maps and labels of a series; None where no map can be read."""
+
+    def load(path: Path, reader: Callable = _volume):
+        try:
+            return reader(path)
+        except UserError as error:
+            troubles.append((name, str(error).replace(str(path), path.name)))
+            return None
+
+    images = _images(folder, name)
+    shape, affine, layers, places = None, np.eye(4), [], {}
+
+    def on_grid(image: tuple[np.ndarray, np.ndarray] | None):
+        return image is not None and image[0].shape == shape and np.allclose(image[1], affine, atol=1e-3)
+
+    for port, path in maps.items():
+        image = load(path)
+        if image is None:
+            continue
+        if shape is None:
+            shape, affine = image[0].shape, image[1]
+            paths = (images.get(('mask', (('desc', what),))) for what in ('brain', 'object'))
+            of_mask = next((load(one) for one in paths if one is not None), None)
+            if of_mask is not None and of_mask[0].shape == shape:
+                mask = of_mask[0] > 0
+            else:
+                mask = np.isfinite(image[0]) & (image[0] != 0)
+            part, moved = crop(mask, affine)
+            mask = mask[part]
+            near = around(mask, moved)
+        if on_grid(image):
+            data = np.asfortranarray(image[0][part], np.float32)
+            layers.append(replace(_map_layer(port, data, moved, mask, near), is_first=not layers))
+    if shape is None:
         return None
-    found = {port: _volume(path) for port, path in maps.items()}
-    shape, affine = (first := next(iter(found.values())))[0].shape, first[1]
-    masks = (images.get(('mask', (('desc', what),))) for what in ('brain', 'object'))
-    mask = next((_volume(path)[0] > 0 for path in masks if path is not None), None)
-    if mask is None or mask.shape != shape:
-        mask = np.isfinite(first[0]) & (first[0] != 0)
-    part, moved = crop(mask, affine)
-    around = binary_dilation(mask, iterations=round(_AROUND / min(spacing_of(affine))))
-    layers, places = [], {}
-    for port, (data, grid) in found.items():
-        if data.shape == shape and np.allclose(grid, affine, atol=1e-3):
-            layer = _map_layer(port, data.astype(np.float32), affine, mask, around)
-            layers.append(replace(layer, is_first=not layers))
     for (suffix, extra), path in images.items():
         title = _title(suffix, dict(extra))
-        if not title:
+        image = load(path) if title else None
+        if not on_grid(image):
             continue
-        data, grid = _volume(path)
-        if data.shape != shape or not np.allclose(grid, affine, atol=1e-3) or not (data > 0).any():
+        dseg = np.asfortranarray(np.rint(image[0][part]), np.int32)
+        if not (dseg > 0).any():
             continue
         stem = path.name.removesuffix('.nii.gz')
         table = path.with_name(f'{stem}.tsv')
-        labels = read_labels(table) if table.exists() else None
-        layer, places[stem] = _label_layer(title, np.rint(data).astype(np.int32), affine, labels)
+        labels = load(table, read_labels) if table.exists() else None
+        layer, places[stem] = _label_layer(title, dseg, moved, labels)
         layers.append(layer)
-    layers = [
-        replace(one, volume=replace(one.volume, data=one.volume.data[part].copy()), affine=moved)
-        for one in layers
-    ]
-    return _Series(name, tuple(spacing_of(affine)), layers, places)
+    return _Series(tuple(spacing_of(affine)), layers, places)
 
 
 def _images(folder: Path, name: str) -> dict[tuple, Path]:
@@ -204,11 +253,11 @@ def _volume(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return without_frames(data), affine
 
 
-def _map_layer(port: str, data: np.ndarray, affine: np.ndarray, mask: np.ndarray, around: np.ndarray):
+def _map_layer(port: str, data: np.ndarray, affine: np.ndarray, mask: np.ndarray, near: np.ndarray):
     look = PRODUCTS[port].look
     step = STEPS.get(port) or grey_step(data, mask)
     low, high = window_of([data], look, mask)
-    shown = np.where(mask if look.masked else around, data, np.nan)
+    shown = np.where(mask if look.masked else near, data, np.float32(np.nan))
     about = {
         'key': port,
         'title': look.title,
@@ -268,30 +317,29 @@ def _place(voxels: np.ndarray, affine: np.ndarray) -> str:
     return ' '.join(f'{value:.2f}' for value in (affine @ [*middle, 1.0])[:3])
 
 
-def _notes(series: list[_Series], coarseness: int) -> list[str]:
-    """How precise the values of the viewer are."""
-    shown = {
-        layer.about['key']: layer for one in series for layer in one.layers if not layer.volume.is_labels
-    }
+def _steps(layers: list[_Layer], coarseness: int) -> str:
+    """How precise the values of maps are."""
+    maps = [layer for layer in layers if not layer.volume.is_labels]
     steps = [
         f'{layer.about["symbol"]} in steps of {layer.volume.step * coarseness:g} {layer.about["unit"]}'
-        for layer in shown.values()
+        for layer in maps
         if layer.about['unit']
     ]
-    steps += [f'other images in {250 // coarseness} grey values'] * (len(steps) < len(shown))
-    notes = [f'The viewer holds {", ".join(steps)}.']
-    for one in series:
-        joined = {}
-        for layer in one.layers:
-            now = _size(spacing_of(layer.affine))
-            if now != _size(one.voxels) and layer.about.get('key'):
-                joined.setdefault(now, []).append(layer.about['symbol'])
-        notes += [
-            f'To keep the page small, voxels of {one.name} ({_size(one.voxels)}) were joined to {now} in '
-            f'{", ".join(symbols)}; the files have all of them.'
-            for now, symbols in joined.items()
-        ]
-    return notes
+    return ', '.join(steps + [f'other images in {250 // coarseness} grey values'] * (len(steps) < len(maps)))
+
+
+def _joins(name: str, voxels: tuple[float, ...], layers: list[_Layer]) -> list[str]:
+    """Which voxels of a series were joined."""
+    joined = {}
+    for layer in layers:
+        now = _size(spacing_of(layer.affine))
+        if now != _size(voxels) and not layer.volume.is_labels:
+            joined.setdefault(now, []).append(layer.about['symbol'])
+    return [
+        f'To keep the page small, voxels of {name} ({_size(voxels)}) were joined to {now} in '
+        f'{", ".join(symbols)}; the files have all of them.'
+        for now, symbols in joined.items()
+    ]
 
 
 def _size(voxels: Iterable[float]) -> str:

@@ -59,7 +59,9 @@ def test_values_are_exact_to_half_a_step():
 
 def test_sizes_are_estimated():
     values = np.random.default_rng(0).integers(0, 60, (90, 100, 80)).astype(np.int16)
-    assert sample_size(values) == pytest.approx(len(packed(values)), rel=0.05)
+    assert sample_size(Volume(values, 1.0)) == pytest.approx(len(packed(values)), rel=0.05)
+    thick = np.asfortranarray(values.reshape(300, 800, 3))  # of few slices nothing is left to guess
+    assert sample_size(Volume(thick, 1.0)) == len(packed(thick))
 
 
 def test_the_part_with_the_brain_keeps_its_place():
@@ -104,3 +106,16 @@ def test_small_image(tmp_path):
     assert image.get_data_dtype() == np.int16
     assert np.abs(image.get_fdata() - data).max() <= 0.51 * grey_step(data, mask)
     assert grey_step(np.zeros_like(data), mask) == 1
+
+
+def test_small_image_has_no_face():
+    data = np.full((40, 16, 12), 100, np.float32)
+    mask = np.zeros(data.shape, bool)
+    mask[20:30, 4:8, 4:8] = True
+    affine = np.diag([1.0, 1.5, 2.5, 1])
+    stored = gzip.decompress(small_image(data, affine, mask=mask))
+    shown = np.frombuffer(stored[352:], np.int16).reshape(data.shape, order='F') > 0
+    assert shown[mask].all()
+    assert not shown[:15].any()
+    assert not shown[35:].any()
+    assert shown[16:34, 6, 6].all()

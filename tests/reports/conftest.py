@@ -24,20 +24,23 @@ def browser():
 
 @pytest.fixture
 def visit(browser):
-    """A function that opens a page, which may not load anything from elsewhere nor tell of an error."""
+    """A function that opens a page, which may not load anything from elsewhere nor tell of an error.
+
+    ``at`` is the address of a server that has the folder of the page.
+    """
     contexts, troubles = [], []
 
-    def visit(path, *, before='', **settings):
+    def visit(path, *, at='', before='', **settings):
         context = browser.new_context(viewport={'width': 1000, 'height': 800}, **settings)
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(300_000)  # machines that are busy
         page.on('pageerror', lambda error: troubles.append(str(error)))
         page.on('console', lambda told: troubles.append(told.text) if told.type == 'error' else None)
-        page.on('request', lambda asked: troubles.append(asked.url) if is_outside(asked.url) else None)
+        page.on('request', lambda asked: troubles.append(asked.url) if is_outside(asked.url, at) else None)
         if before:
             page.add_init_script(before)
-        page.goto(path.as_uri())
+        page.goto(at + path.name if at else path.as_uri())
         return page
 
     yield visit
@@ -46,5 +49,5 @@ def visit(browser):
     assert troubles == []
 
 
-def is_outside(url):
-    return not url.startswith(('file:', 'blob:', 'data:'))
+def is_outside(url, at):
+    return not url.startswith((at or 'file:', 'blob:', 'data:'))

@@ -1,12 +1,14 @@
 import base64
 import json
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 
-from bids_qsm.errors import UserError
 from bids_qsm.plotting.volumes import small_image
 from bids_qsm.reports import viewer
 from bids_qsm.reports.subject import build_subject_report
@@ -85,7 +87,9 @@ def out(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def built(out):
-    return build_viewer(out / 'sub-01', AFFINES)
+    viewer, troubles = build_viewer(out / 'sub-01', AFFINES)
+    assert troubles == []
+    return viewer
 
 
 @BOTH
@@ -120,7 +124,7 @@ def test_the_page_stays_within_the_limit(out, built, monkeypatch):
     for share in (0.95, 0.4, 0.05):
         room = share * size
         monkeypatch.setattr(viewer, 'LIMIT', len(built['library']) + viewer._REST + int(room))
-        small = build_viewer(out / 'sub-01', AFFINES)
+        small, _ = build_viewer(out / 'sub-01', AFFINES)
         assert sum(map(len, small['blocks'].values())) <= room
         said = 'voxels of sub-01_ses-1 (4 x 4 x 4.5 mm) were joined to'
         assert (said in ' '.join(small['notes'])) == (share < 0.5)
@@ -168,12 +172,27 @@ def test_a_subject_without_maps_has_no_viewer(tmp_path):
     assert "script-src 'none'" in text.replace('&#39;', "'")
 
 
-def test_an_image_that_is_cut_short_is_named(tmp_path):
+def test_what_cannot_be_read_is_left_out_and_named(tmp_path):
     write_head(tmp_path, 'sub-01_ses-1')
-    path = tmp_path / 'sub-01' / 'ses-1' / 'anat' / 'sub-01_ses-1_Chimap.nii.gz'
-    path.write_bytes(path.read_bytes()[:3000])
-    with pytest.raises(UserError, match='Chimap'):
-        build_subject_report(tmp_path, '01')
+    anat = tmp_path / 'sub-01' / 'ses-1' / 'anat'
+    names = [f'sub-01_ses-1_{rest}.nii.gz' for rest in ('Chimap', 'desc-brain_mask', 'label-vein_mask')]
+    for path in (anat / name for name in names):
+        path.write_bytes(path.read_bytes()[:-9])
+    viewer, troubles = build_viewer(tmp_path / 'sub-01', ['sub-01_ses-1'])
+    assert [(name, text.partition(' cannot be read')[0]) for name, text in troubles] == [
+        ('sub-01_ses-1', name) for name in names
+    ]
+    (series,) = viewer['content']
+    assert [layer['key'] for layer in series['maps']] == ['r2star', 'magnitude']
+    assert [layer['title'] for layer in series['labels']] == ['Regions (nuclei)']
+    text = Page(build_subject_report(tmp_path, '01')).text
+    assert 'sub-01_ses-1, viewer: sub-01_ses-1_Chimap.nii.gz cannot be read' in text
+    for path in anat.glob('*map.nii.gz'):
+        path.write_bytes(b'')
+    (tmp_path / 'sub-01' / 'figures' / 'sub-01_ses-1_desc-magnitude_volume.nii.gz').unlink()
+    page = build_subject_report(tmp_path, '01')
+    assert 'id="viewer"' not in page.read_text()
+    assert 'R2starmap.nii.gz cannot be read' in Page(page).text
 
 
 LOCATE = """async ([mm, name]) => {
@@ -182,6 +201,32 @@ LOCATE = """async ([mm, name]) => {
   bidsQsmViewer.nv.onLocationChange = (found) => { location = found; told(found) }
   await bidsQsmViewer.go(mm, name)
   return [location.mm, location.values[0].value, await bidsQsmViewer.read(mm)]
+}"""
+
+
+# chooses maps at a time, of which the first takes longest, and waits for all
+CHOOSE = """async (keys) => {
+  const select = document.querySelector('[name=map]')
+  const make = niivue.NVImage.new
+  const made = []
+  niivue.NVImage.new = (...about) => {
+    const late = made.length ? 0 : 150
+    const one = new Promise((done) => setTimeout(done, late)).then(() => make.apply(niivue.NVImage, about))
+    made.push(one)
+    return one
+  }
+  for (const key of keys) {
+    select.value = key
+    select.dispatchEvent(new Event('change'))
+  }
+  for (let n = -1; n < made.length || n < keys.length;) {
+    n = made.length
+    await Promise.all(made)
+    await new Promise((done) => setTimeout(done, 20))
+  }
+  niivue.NVImage.new = make
+  const unit = document.querySelector('.viewer .unit').textContent
+  return [bidsQsmViewer.here.map.key, bidsQsmViewer.nv.volumes[0].cal_max, unit]
 }"""
 
 
@@ -236,11 +281,37 @@ def test_viewer_in_a_browser(out, visit):
     page.locator('[name=high]').fill('40')
     page.locator('[name=high]').press('Enter')
     assert page.evaluate('bidsQsmViewer.nv.volumes[0].cal_max') == 40
+    # a window stays with its map, whatever else is chosen
+    page.get_by_label('Veins').check()
+    page.evaluate(CHOOSE, ['chi'])
+    assert page.evaluate('bidsQsmViewer.nv.volumes[0].cal_max') == pytest.approx(0.2)
+    page.evaluate(CHOOSE, ['r2star'])
+    assert page.evaluate('bidsQsmViewer.nv.volumes[0].cal_max') == 40
+    # of two choices at a time the last counts, though it is ready first
+    assert page.evaluate(CHOOSE, ['magnitude', 'chi']) == ['chi', pytest.approx(0.2), 'ppm']
+    assert page.evaluate(CHOOSE, ['chi', 'r2star']) == ['r2star', 40, '1/s']
     page.locator('[name=reset]').click()
     assert page.locator('[name=high]').input_value() == '60'
     page.emulate_media(media='print')
     assert page.locator('#viewer').is_hidden()
     assert page.locator('.jump').first.is_hidden()
+
+
+def test_viewer_from_a_server(out, visit):
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *about):
+            pass
+
+    with ThreadingHTTPServer(('127.0.0.1', 0), partial(Quiet, directory=out)) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        page = visit(out / 'sub-01.html', at=f'http://127.0.0.1:{server.server_port}/')
+        page.locator('nav a', has_text='Viewer of the images').click()
+        assert page.url.endswith('/sub-01.html#viewer')
+        page.locator('.open').click()
+        page.evaluate('bidsQsmViewer.open()')
+        page.locator('.jump', has_text='L').first.click()
+        page.wait_for_selector('#place:has-text("ppm")')
+        server.shutdown()
 
 
 def picture(page):
