@@ -122,7 +122,7 @@ def test_what_is_asked_for_but_not_counted_is_named(planned):
 
 @pytest.mark.parametrize('inversion', ['tv', 'tgv'])
 def test_time_limits_leave_room_and_count_applications(planned, inversion):
-    """Limits of 3 times 240 s a participant, 60 s a series and 12 + 4 s a million voxels and echo sufficed."""
+    """Limits of 3 times 240 s a participant, 60 s a series and 12 + 4 s a million voxels were enough."""
     options, plan = planned
     one, options = plan.series[0], replace(options, work_dir=None, nprocs=4, inversion=Method(inversion))
     slow = 4 if inversion == 'tgv' else 1
