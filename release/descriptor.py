@@ -13,6 +13,11 @@ PLACES = ('bids_dir', 'output_dir', 'level')
 FILES = ('FILE', 'PATH', 'DIR')
 """Placeholders of values that are a file or a folder."""
 NUMBERS = (int, float)
+APPLICATIONS = (
+    'Applications with parameters of theirs, NAME:parameter=value, as oximetry:hematocrit=.40; without '
+    'parameters their flags do'
+)
+"""Flags that end in parameters, as --oximetry:hematocrit=.40, are nothing that a descriptor can say."""
 
 
 def descriptor() -> dict:
@@ -38,7 +43,7 @@ def descriptor() -> dict:
                 'name': 'Output folder',
                 'description': 'Maps, tables and reports as a BIDS derivative dataset',
                 'path-template': '[OUTPUT_DIR]',
-                'optional': False,
+                'optional': True,  # --dry-run and --boilerplate-only write nothing
             }
         ],
         'error-codes': [
@@ -51,7 +56,7 @@ def descriptor() -> dict:
 
 
 def _is_input(action: Action) -> bool:
-    return not {'-h', '--version', '--applications'} & set(action.option_strings)
+    return not {'-h', '--version'} & set(action.option_strings)
 
 
 def _input(action: Action) -> dict:
@@ -64,7 +69,7 @@ def _input(action: Action) -> dict:
     one = {
         'id': identity,
         'name': name.replace('_', ' '),
-        'description': action.help or name,
+        'description': APPLICATIONS if name == 'applications' else action.help or name,
         'type': 'Flag' if is_flag else _type(action),
         'value-key': f'[{identity.upper()}]',
         'optional': action.dest not in PLACES,

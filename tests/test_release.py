@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 import bids_qsm
+from bids_qsm.app.arguments import parse
 
 ROOT = Path(bids_qsm.__file__).parents[1]
 if not (ROOT / 'release').exists():
@@ -47,6 +49,26 @@ def test_the_descriptor_is_that_of_the_command_line():
     assert flags['--participant-label'] == 'String'
     assert flags['--regions'] == flags['--dry-run'] == 'Flag'
     assert flags['--nprocs'] == 'Number'
+    assert not any(one['description'] == '==SUPPRESS==' for one in inputs)
+    assert json.loads(written)['output-files'][0]['optional'], '--dry-run writes nothing'
+
+
+def test_the_descriptor_can_say_parameters_of_applications(tmp_path):
+    bosh = Path(sys.executable).with_name('bosh')
+    said = {'bids_dir': str(tmp_path), 'output_dir': str(tmp_path / 'out'), 'level': 'participant'}
+    said['applications'] = ['oximetry:hematocrit=.40', 'separation']
+    invocation = tmp_path / 'invocation.json'
+    invocation.write_text(json.dumps(said))
+    run = subprocess.run(
+        [bosh, 'exec', 'simulate', ROOT / 'boutiques.json', '-i', invocation],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (line,) = (one for one in run.stdout.splitlines() if one.startswith('bids_qsm '))
+    settings = parse(shlex.split(line)[1:])
+    assert settings['applications'] == said['applications']
+    assert parse([*shlex.split(line)[1:], '--oximetry'])['applications'][-1] == 'oximetry'
 
 
 def test_boutiques_accepts_the_descriptor():

@@ -95,6 +95,11 @@ def outputnode(*ports: str):
     return Node(IdentityInterface(list(ports)), name='outputnode')
 
 
+def has_ended(folder: Path) -> bool:
+    """Whether the step of a working folder has ended well, with these or other inputs."""
+    return (folder / _SEAL).exists()
+
+
 _load = IndexDataCacheFile.load
 
 

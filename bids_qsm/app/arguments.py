@@ -104,7 +104,7 @@ def _add(add: Callable, f: Field):
     """Add the flag of an option, its positional argument, or the flags of all applications."""
     setting, kind = f.metadata['about'], kind_of(f)
     if kind == METHODS:
-        add('--applications', action='append', help=argparse.SUPPRESS)
+        add('--applications', action='extend', nargs='+', help=argparse.SUPPRESS)
         for name in modules():
             add(f'--{name}', dest=f.name, action='append_const', const=name, help=about(name))
     elif f.default is MISSING:

@@ -318,7 +318,7 @@ def _plugin_parser():
         'bids_qsm plugin',
         usage='bids_qsm plugin check DIR',
         description='Check a plug-in: manifest, files, model and golden output; say what is wrong, or how '
-        'exact its tiles are, its time and its memory. 1 where there is a fault. See docs/plugins.md.',
+        'exact its tiles are, its time and its memory. 1 where there is a fault. ' + address('plugins.md'),
     )
     parser.add_argument('action', choices=('check',), help='what to do')
     parser.add_argument('folder', metavar='DIR', type=Path, help='folder with manifest.json and the model')
@@ -345,7 +345,7 @@ def _import_parser():
         usage='bids_qsm import dicom_dir bids_dir [options]',
         description='Convert the gradient echoes, T1w, FLAIR and BOLD runs of a folder of DICOM files to '
         'BIDS. A table beside bids_dir says who and what each series is: edit it and run the same command '
-        'again. 1 where a series is unclear or cannot be imported. See docs/dicom.md.',
+        'again. 1 where a series is unclear or cannot be imported. ' + address('dicom.md'),
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -381,7 +381,7 @@ def _export_parser():
         'bids_qsm export',
         usage='bids_qsm export output_dir dicom_dir dest [options]',
         description='Write susceptibility maps and SWI as DICOM, into the study of the DICOM files that they '
-        'come from: classic images for any viewer, and a parametric map in ppm. See docs/dicom.md.',
+        'come from: classic images for any viewer, and a parametric map in ppm. ' + address('dicom.md'),
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -421,7 +421,7 @@ def _completion_parser():
     parser = Parser(
         'bids_qsm completion',
         description='Print the script that lets a shell complete commands and options: for bash, add '
-        '"source <(bids_qsm completion bash)" to .bashrc. See docs/running.md.',
+        '"source <(bids_qsm completion bash)" to .bashrc. ' + address('running.md'),
     )
     parser.add_argument('shell', choices=('bash', 'fish'), help='the shell')
     return parser

@@ -1,9 +1,10 @@
 """Which page of the documentation explains an error, by where it comes from."""
 
+from pathlib import Path
 from types import TracebackType
 
-DOCS = 'docs/'
-"""Where the pages lie: a folder of the project, or the address of a site."""
+HAS_DOCS = (Path(__file__).parents[2] / 'docs' / 'running.md').is_file()
+"""Whether the pages lie beside the package, as in a checkout: not in a wheel or an image."""
 
 PAGES = {
     'anatomy.fibres': 'fibres.md#diffusion-images',
@@ -66,12 +67,12 @@ OF_SERIES, OF_STEP = PAGES['layout'], PAGES['execution']
 
 
 def address(page: str) -> str:
-    """A sentence that names a page.
-
-    >>> address('running.md#clusters')
-    'See docs/running.md#clusters.'
-    """
-    return f'See {DOCS}{page}.'
+    """A sentence that names a page: as a file where there is one, else by its name and heading."""
+    if HAS_DOCS:
+        return f'See docs/{page}.'
+    name, _, heading = page.partition('#')
+    at = f', at "{" ".join(filter(None, heading.split("-")))}"' if heading else ''
+    return f'See the page "{name.removesuffix(".md")}" of the documentation{at}.'
 
 
 def explained(error: Exception) -> str:

@@ -21,7 +21,7 @@ from bids_qsm.anatomy.hdbet import require_hdbet
 from bids_qsm.app.methods import Method
 from bids_qsm.app.options import Options
 from bids_qsm.app.pages import OF_SERIES, OF_STEP, address
-from bids_qsm.app.refusals import require_some_phase
+from bids_qsm.app.refusals import without_refused
 from bids_qsm.applications import applications
 from bids_qsm.derivatives.files import (
     atomic_write,
@@ -92,6 +92,12 @@ def require_series(options: Options, plan: Plan):
 
 def run_participant(options: Options, plan: Plan) -> int:
     """Process every series of ``plan``; return the exit status (1 where something failed)."""
+    if not options.reports_only:
+        _require_plugins(options)
+        require_device(options.device)
+        if options.mask.name == 'hdbet':
+            require_hdbet()
+        plan = without_refused(options, plan)
     rejected = {}
     for one in plan.rejected:
         if one.is_error:
@@ -105,12 +111,6 @@ def run_participant(options: Options, plan: Plan) -> int:
         for subject in subjects:
             build_subject_report(out, subject)
     else:
-        _require_plugins(options)
-        require_device(options.device)
-        if options.mask.name == 'hdbet':
-            require_hdbet()
-        if not options.array_task:  # a task records what is wrong with its participants
-            require_some_phase(options, plan)
         failures = _run(options, plan, subjects, rejected)
     _summarise(out, subjects, failures, {one.name for one in plan.series})
     return 1 if failures else 0

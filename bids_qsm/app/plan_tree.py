@@ -93,11 +93,11 @@ def _total(options: 'Options', plan: 'Plan'):
         return
     cost = estimates.of_run(plan.series, options)
     yield (
-        f'About {duration(cost.seconds)} with {options.nprocs} CPUs and at least {cost.gb:.1f} GB of memory '
-        f'(--mem is {options.mem_gb:.1f} GB): estimates for an idle machine, from runs of other sizes.'
+        f'About {duration(cost.seconds)} from nothing with {options.nprocs} CPUs and at least '
+        f'{cost.gb:.1f} GB of memory (--mem is {options.mem_gb:.1f} GB): estimates for an idle machine, from '
+        'runs of other sizes.'
     )
-    asked = sorted({use.name for one in plan.series for use in one.applications if use.name != 'regions'})
-    if asked:
+    if asked := estimates.not_counted(plan.series, options):
         yield f'Not in the estimates: {", ".join(asked)}.'
 
 

@@ -19,6 +19,7 @@ from bids_qsm.recon.relaxation import R2STAR
 from bids_qsm.recon.swi import SWI
 from bids_qsm.recon.unwrap import UNWRAP
 from bids_qsm.workflows.base import brain_by
+from bids_qsm.workflows.field import mask_of
 from bids_qsm.workflows.memory import Sizes, need
 
 if TYPE_CHECKING:
@@ -37,13 +38,17 @@ SECONDS = {
 
 Fitted by eye to whole runs of 0.27, 0.34, 2.3 and 7.6 million voxels with 2 to 5 echoes."""
 BRAIN_SECONDS, REGISTER_SECONDS = 25, 45
-"""Of a participant's brain and alignment, and of the registration with each template."""
+"""Of a participant's brain and alignment, and of the registration with each template, as with `COUNTED`."""
+COUNTED = ('template', 'dipy')
+"""Brain and registration that the times above are of, where they are not given."""
+APPLICATION_SECONDS = 60
+"""A coarse guess at an application of a series, for time limits; it is not in what is said of a run."""
 START_SECONDS = 20
 """Of reading the dataset and starting the workers."""
 BUSY = 0.6
 """Part of its CPUs that a run of several series keeps busy."""
 REGISTRIES = {
-    'field': {'mask': MASK, 'unwrap': UNWRAP, 'field': FIELD, 'r2star': R2STAR},
+    'field': {'unwrap': UNWRAP, 'field': FIELD, 'r2star': R2STAR},
     'chi': {'background': BACKGROUND, 'inversion': INVERSION, 'reference': REFERENCE, 'swi': SWI},
     'labels': {'refinement': REFINEMENT},
 }
@@ -81,15 +86,31 @@ def of_stages(one: 'Series', options: 'Options') -> dict[str, Cost]:
     """What a series costs by stage, applications left out; a stage that it does without is absent."""
     megavoxels = 1e-6 * math.prod(one.shape)
     needs = _needs(one, options)
-    costs = {}
+    times = {}
     for stage, (fixed, voxel, echo) in SECONDS.items():
         if not needs.get(stage):
             continue
-        seconds = fixed + megavoxels * (voxel + echo * max(1, len(one.echo_times)) * one.coils * one.frames)
-        if stage == 'chi':
-            seconds *= facts(find_method(INVERSION, options.inversion.name)).slow
-        costs[stage] = Cost(seconds, _gb(needs[stage], one))
-    return costs
+        volumes = max(1, len(one.echo_times)) * one.coils * one.frames
+        times[stage] = fixed + megavoxels * (voxel + echo * volumes)
+    if 'chi' in times:  # how slow a method is, is known of the whole series
+        slow = facts(find_method(INVERSION, options.inversion.name)).slow
+        times['chi'] += (slow - 1) * sum(times.values())
+    return {stage: Cost(seconds, _gb(needs[stage], one)) for stage, seconds in times.items()}
+
+
+def not_counted(series: 'Iterable[Series]', options: 'Options') -> list[str]:
+    """What these series ask for whose time is not in the estimates."""
+    names, brain, engine = set(), '', ''
+    for one in series:
+        names |= {use.name for use in one.applications if use.name != 'regions'}
+        if one.has_regions:
+            brain = brain or ('HD-BET' if brain_by(one, options) == 'hdbet' else '')
+            is_mapped = {*options.output_spaces} <= {space for space, *_ in one.template_xfm}
+            if options.registration.name not in COUNTED and not is_mapped:
+                engine = f'registration by {options.registration.name} (counted as by {COUNTED[1]})'
+    if brain:
+        brain += ' (counted as the brain by the template)'
+    return [*filter(None, (brain, engine)), *sorted(names)]
 
 
 def _needs(one: 'Series', options: 'Options') -> dict[str, list[str | Need]]:
@@ -102,8 +123,10 @@ def _needs(one: 'Series', options: 'Options') -> dict[str, list[str | Need]]:
     }
     phase = ['condition coils' if one.coils > 1 else 'condition', 'offset', 'quality', 'combine']
     phase += ['average_frames'] * (one.frames > 1) + ['coarsen'] * bool(one.resampled)
-    two_pass, is_single = options.mask.name == 'two_pass', len(one.echo_times) == 1
-    field = ['refine', *['strict'] * two_pass, *['curvature'] * is_single]
+    mask, is_single = mask_of(one, options)[0], len(one.echo_times) == 1
+    field: list[str | Need] = ['refine', *['strict'] * (mask == 'two_pass'), *['curvature'] * is_single]
+    if mask != 'file':  # a series without its file makes no mask
+        field.append(facts(find_method(MASK, mask)).memory)
     labels = ['resample_gre', 'carry_mask', *['read_segmentation'] * bool(one.segmentations)]
     return {
         'phase': ['read_maps'] if ports else [*phase],

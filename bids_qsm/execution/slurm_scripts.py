@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from bids_qsm.layout.series import Series
 
 MOST_TASKS = 100
-CAUTION = 6
-"""Times the estimate that a task asks for: applications are not in it, nodes differ, and a limit kills."""
+CAUTION = 12
+"""Times the estimate that a task asks for: nodes differ, file systems are busy, and a limit kills."""
 
 
 def write_scripts(
@@ -193,10 +193,15 @@ def _memory(options: 'Options', plan: 'Plan', graph_of: Callable):
 
 
 def _seconds(options: 'Options', plan: 'Plan', shares: list[list[str]]):
-    """Time that the largest share is estimated to take (s)."""
+    """Time that the largest share is estimated to take (s), with a guess at its applications."""
     shared = [{*share} for share in shares]
     parts = ([one for one in plan.series if one.subject in share] for share in shared)
-    return max(estimates.of_run(part, options).seconds for part in parts)
+    return max(estimates.of_run(part, options).seconds + _of_applications(part) for part in parts)
+
+
+def _of_applications(series: 'Iterable[Series]'):
+    uses = sum(use.name != 'regions' for one in series for use in one.applications)
+    return estimates.APPLICATION_SECONDS * uses
 
 
 def _group(options: 'Options', n_series: int):

@@ -1,6 +1,8 @@
 """A view of a run from any terminal: it reads the logs alone, so that it can be left and entered again."""
 
+import os
 import select
+import signal
 import sys
 import termios
 import time
@@ -31,53 +33,128 @@ def watch(out: str | Path, state: dict, read: Callable[[], dict]) -> dict:
     On a terminal it fills the screen; elsewhere a line goes to stderr where something has changed. Returns
     the last state.
     """
-    console, pause, said = Console(highlight=False), EVERY, ''
+    # whatever FORCE_COLOR says: a file takes no screen
+    console, pause, said = Console(highlight=False, force_terminal=sys.stdout.isatty()), EVERY, ''
     display = Live(console=console, auto_refresh=False, screen=True) if console.is_terminal else None
-    with suppress(KeyboardInterrupt), _keys() as left:
-        if display:
-            display.start()
-        try:
-            while any(run['state'] == 'running' for run in state['runs']):
-                if display:
-                    display.update(Group(*_lines(Path(out), state, console)), refresh=True)
-                elif (line := summary(state)) != said:
-                    said = line
-                    print(f'{time.strftime("%H:%M:%S")} {line}', file=sys.stderr, flush=True)
-                if left(pause):
-                    break
-                began = time.monotonic()
-                state = read()
-                # thousands of series take seconds to read
-                pause = max(EVERY, 10 * (time.monotonic() - began))
-        finally:
+    with suppress(KeyboardInterrupt), _Terminal(display) as terminal:
+        while any(run['state'] == 'running' for run in state['runs']):
             if display:
-                display.stop()
+                terminal.show(Group(*_lines(Path(out), state, console)))
+            elif (line := summary(state)) != said:
+                said = line
+                print(f'{time.strftime("%H:%M:%S")} {line}', file=sys.stderr, flush=True)
+            if terminal.left(pause):
+                break
+            began = time.monotonic()
+            state = read()
+            # thousands of series take seconds to read
+            pause = max(EVERY, 10 * (time.monotonic() - began))
     return state
 
 
-@contextmanager
-def _keys() -> Iterator[Callable[[float], bool]]:
-    """A function that waits so many seconds, and tells whether q was pressed, where there is a keyboard."""
-    if not sys.stdin.isatty():
-        yield lambda seconds: bool(time.sleep(seconds))
-        return
-    keyboard = sys.stdin.fileno()
-    before = termios.tcgetattr(keyboard)
+class _Terminal:
+    """The screen and the keys, taken while this process is in front, and given back whenever it is not.
 
-    def left(seconds: float) -> bool:
-        end = time.monotonic() + seconds
-        while (rest := end - time.monotonic()) > 0:
-            if select.select([keyboard], [], [], rest)[0]:
-                key = sys.stdin.read(1)
-                if key in ('q', 'Q', ''):  # '' where the terminal is gone
-                    return True
+    That is at the end, before Ctrl-Z stops it, and where the terminal is closed, which ends the view.
+    """
+
+    def __init__(self, display: Live | None):
+        self._display, self._screen = display, sys.stdout.fileno() if display else -1
+        self._keyboard = sys.stdin.fileno() if sys.stdin and sys.stdin.isatty() else -1
+        self._modes: list | None = None  # of the keyboard before it was taken
+        self._handlers: dict = {}
+
+    def __enter__(self) -> '_Terminal':
+        own = {
+            signal.SIGTSTP: self._stop,
+            signal.SIGCONT: lambda *_: self._take(),
+            signal.SIGHUP: signal.default_int_handler,
+        }
+        for number, handler in own.items():
+            if signal.getsignal(number) == signal.SIG_DFL:  # nohup has SIGHUP ignored
+                self._handlers[number] = signal.signal(number, handler)
+        with _undisturbed():
+            self._take()
+        return self
+
+    def __exit__(self, *_: object):
+        with _undisturbed():
+            self._give_back()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def show(self, content: Group):
+        """Draw the screen; nothing while others are in front."""
+        with _undisturbed():
+            self._take()
+            if self._display and self._display.is_started and _is_ours(self._screen):
+                self._display.update(content, refresh=True)
+
+    def left(self, seconds: float) -> bool:
+        """Wait so many seconds; tell whether q was pressed, where there is a keyboard."""
+        rest, end = seconds, time.monotonic() + seconds
+        while rest > 0:
+            if self._modes is None:
+                time.sleep(rest)
+                break
+            if select.select([self._keyboard], [], [], rest)[0]:
+                if not _is_ours(self._keyboard):  # the key is for who is in front
+                    self._modes = None
+                else:
+                    try:
+                        keys = os.read(self._keyboard, 64)
+                    except OSError:
+                        return True
+                    if not keys or b'q' in keys.lower():  # none where the terminal is gone
+                        return True
+            rest = end - time.monotonic()
         return False
 
+    def _take(self):
+        if self._display and _is_ours(self._screen):
+            if self._display.is_started:
+                self._display.refresh()
+            else:
+                self._display.start(refresh=True)
+        if _is_ours(self._keyboard):
+            if self._modes is None:
+                self._modes = termios.tcgetattr(self._keyboard)
+            tty.setcbreak(self._keyboard)
+
+    def _give_back(self):
+        modes, self._modes = self._modes, None
+        with suppress(termios.error):  # it is gone
+            if modes and _is_ours(self._keyboard):
+                termios.tcsetattr(self._keyboard, termios.TCSADRAIN, modes)
+        with suppress(OSError):
+            if self._display:
+                self._display.stop()
+
+    def _stop(self, *_: object):
+        """Stop as Ctrl-Z does; SIGCONT takes the terminal again."""
+        self._give_back()
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTSTP)
+        signal.signal(signal.SIGTSTP, self._stop)
+
+
+def _is_ours(terminal: int) -> bool:
+    """Whether a file is a terminal that this process may use: who uses its own from behind is stopped."""
     try:
-        tty.setcbreak(keyboard)
-        yield left
+        return os.isatty(terminal) and os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:  # one of others, where nobody is stopped
+        return True
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ctrl-Z and the like wait until what is drawn is whole."""
+    waiting = {signal.SIGTSTP, signal.SIGCONT, signal.SIGHUP}
+    signal.pthread_sigmask(signal.SIG_BLOCK, waiting)
+    try:
+        yield
     finally:
-        termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, waiting)
 
 
 def summary(state: dict) -> str:

@@ -4,7 +4,7 @@ import ctypes
 import shlex
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ import bids_qsm
 from bids_qsm.applications import applications
 from bids_qsm.cohort import tables as cohort
 from bids_qsm.derivatives.files import atomic_write, write_json
+from bids_qsm.entities import entities_of
 from bids_qsm.errors import UserError
 from bids_qsm.group.collect import collect_application, collect_tables, find_tables, save_table
 from bids_qsm.group.harmonise import find_harmonised
@@ -79,7 +80,7 @@ def run_group(options: 'Options') -> int:
     notes = defaultdict(list, said)
     events = {app.key(one): (app, one) for app in applications() for one in app.tables_of_events}
     found = {key: collect_application(*pair, tables[key], notes) for key, pair in events.items()}
-    notes['tables'] += mixed_versions(out)
+    notes['tables'] += mixed_versions(out, [one for kind in tables.values() for one in kind.entities])
     asked = {name: getattr(options, name) for name in _ASKED} | _named_columns(options, long)
     asked['controls'] = options.controls or find_controls(long)
     asked['site'] = options.harmonise or _site_column(long)
@@ -151,13 +152,20 @@ def _classify(
     return text
 
 
-def mixed_versions(out: Path) -> list[str]:
-    """A warning where series were made by different versions, by the merged logs of runs."""
+def mixed_versions(out: Path, entities: Iterable[Mapping[str, str]]) -> list[str]:
+    """A warning where series were made by different versions, by the merged logs of runs.
+
+    Those count that have a table: ``entities`` of the tables that are read.
+    """
+    read = defaultdict(list)
+    for one in entities:
+        read[one['sub']].append(one.items())
     merged = read_json(out / 'logs' / 'run.json', {})
     versions = {run['id']: run.get('version', 'unknown') for run in merged.get('runs', ())}
     found = defaultdict(list)
     for name, one in merged.get('series', {}).items():
-        if one['state'] == 'done':
+        own = entities_of(name)
+        if one['state'] == 'done' and any(own.items() <= table for table in read[own['sub']]):
             found[versions[one['run']]].append(name)
     if len(found) < 2:
         return []

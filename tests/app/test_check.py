@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -9,8 +11,13 @@ import pandas as pd
 import pytest
 
 from bids_qsm.app import cli, participant
-from bids_qsm.app.pages import PAGES
+from bids_qsm.app.options import Options
+from bids_qsm.app.pages import PAGES, address
+from bids_qsm.app.participant import build_graph
+from bids_qsm.app.refusals import without_refused
 from bids_qsm.biomarkers.consensus import CHECKS
+from bids_qsm.execution.status import read_status
+from bids_qsm.execution.subjects import expanded
 from tests.skeletons import write_image, write_json, write_series, write_t1w
 
 SHAPE, AFFINE = (32, 34, 30), np.diag([4.0, 4.0, 4.0, 1.0])
@@ -140,19 +147,42 @@ def test_a_fault_of_one_application_leaves_the_others(data, capsys):
     assert 'has no .bval; add sub-01_dwi.bval' in series['cannot_run']['fibres']
 
 
-def test_a_run_that_would_fail_on_every_series_says_so_before_its_graph(data, tmp_path, capsys, monkeypatch):
-    """A series that is refused beside a right one is no reason to stop."""
-    ran = []
-    monkeypatch.setattr(participant, '_run', lambda *given: ran.append(given) or [])
-    rng = np.random.default_rng(0)
-    files = write_ball(data, '01', spoil=lambda s: np.abs(s) * np.exp(2j * np.pi * rng.random(s.shape)))
-    words = [str(data), str(tmp_path / 'out'), 'participant', '--skip-bids-validation']
-    assert cli.main(words) == 2
+def spoiled(signal):
+    return np.abs(signal) * np.exp(2j * np.pi * np.random.default_rng(0).random(signal.shape))
+
+
+def test_a_run_that_would_fail_on_every_series_says_so_at_once_and_in_its_records(
+    data,
+    tmp_path,
+    capsys,
+    templates,
+    templates_once,  # noqa: ARG001
+):
+    write_ball(data, '01', spoil=spoiled)
+    write_series(data, sub='02', parts=('mag',))
+    out = tmp_path / 'out'
+    words = [str(data), str(out), 'participant', '--skip-bids-validation', '-w', str(templates)]
+    assert cli.main(words) == 1
     said = capsys.readouterr().err
-    assert 'the phase of every series would be refused, so nothing is run. sub-01: The phase of neigh' in said
-    assert said.endswith(f'See docs/{PAGES["app.refusals"]}.\n')
-    assert not ran
-    assert not (tmp_path / 'out').exists()
+    first = said.splitlines()[0]
+    assert 'the phase of every series is refused, so nothing is computed. sub-01: The phase of neigh' in first
+    assert first.endswith(f'Not run for other reasons: sub-02. {address(PAGES["app.refusals"])}')
+    assert 'sub-02 (input): ' in said
+    (failure,) = json.loads((out / 'logs' / 'sub-01.json').read_text())['failures']
+    assert failure['message'].startswith('The phase of neigh')
+    assert 'The phase of neigh' in (out / 'sub-01.html').read_text()
+    state = read_status(out)
+    assert state['counts']['failed'] == 2
+    assert state['series']['sub-01']['failures'][0]['reason'] == failure['message']
+
+
+def test_a_series_that_is_refused_beside_a_right_one_is_no_reason_to_stop(
+    data, tmp_path, capsys, monkeypatch
+):
+    ran = []
+    monkeypatch.setattr(participant, '_run', lambda *given: ran.append(given[1].series) or [])
+    files = write_ball(data, '01', spoil=spoiled)
+    words = [str(data), str(tmp_path / 'out'), 'participant', '--skip-bids-validation']
     for sub in ('02', '03', '04', '05'):
         for path in files:
             for one in (path, path.with_name(path.name.replace('.nii.gz', '.json'))):
@@ -164,4 +194,28 @@ def test_a_run_that_would_fail_on_every_series_says_so_before_its_graph(data, tm
     write_ball(data, '02')
     assert cli.main(words) == 0
     assert 'refused' not in capsys.readouterr().err
-    assert len(ran) == 2
+    assert [len(series) for series in ran] == [5, 5]
+
+
+def test_no_series_is_tried_that_passed_or_is_too_large(data, find, templates, templates_once, tmp_path):  # noqa: ARG001
+    write_ball(data, '01', spoil=spoiled)
+    plan = find()
+    options = Options(bids_dir=data, output_dir=tmp_path / 'out', level='participant', mem_gb=4)
+    assert without_refused(options, plan).series == ()
+    (one,) = plan.series
+    assert without_refused(replace(options, mem_gb=0.61), plan) is plan
+    coils = replace(plan, series=(replace(one, coils=2),))
+    assert without_refused(options, coils) is coils
+    # the step as it is in the working folder of the graph
+    graph = expanded(build_graph(replace(options, work_dir=templates), plan)[0])
+    (step,) = (node for node in graph if node.name == 'condition')
+    folder = options.work_dir / Path(step.output_dir()).relative_to(templates)
+    folder.mkdir(parents=True)
+    assert without_refused(options, plan).series == ()
+    (folder / '_seal.json').touch()
+    assert without_refused(options, plan) is plan
+    (folder / '_seal.json').unlink()
+    made = options.output_dir / 'sub-01' / 'anat' / 'sub-01_Chimap.nii.gz'
+    made.parent.mkdir(parents=True)
+    made.touch()
+    assert without_refused(options, plan) is plan

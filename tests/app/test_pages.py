@@ -31,6 +31,14 @@ def test_rooms_and_modules_exist():
         assert find_spec(f'bids_qsm.{name}'), name
 
 
+def test_a_page_is_named_by_words_where_it_is_no_file(monkeypatch):
+    assert pages.address('running.md#clusters') == 'See docs/running.md#clusters.'
+    monkeypatch.setattr(pages, 'HAS_DOCS', False)
+    assert pages.address('dicom.md') == 'See the page "dicom" of the documentation.'
+    said = pages.address('running.md#progress-and-status')
+    assert said == 'See the page "running" of the documentation, at "progress and status".'
+
+
 def raised(function, *arguments):
     with pytest.raises(UserError) as found:
         function(*arguments)

@@ -30,7 +30,7 @@ def test_tree_has_participants_sessions_series_and_steps(data, find):
     Console(file=out, width=300, highlight=False).print(plan_tree.tree_of(options_of(data), find()))
     lines = out.getvalue().splitlines()
     assert lines[0] == 'Skeleton: 2 series to run, 1 not'
-    assert 'with 2 CPUs and at least 1.' in lines[1]
+    assert 'from nothing with 2 CPUs and at least 1.' in lines[1]
     start = next(i for i, line in enumerate(lines) if line.startswith('├── sub-01'))
     drawn = [line.replace('│', ' ').rstrip() for line in lines[start:]]
     steps = [line.split()[1] for line in drawn if line.startswith('            ')]

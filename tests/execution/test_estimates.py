@@ -6,11 +6,15 @@ from types import SimpleNamespace
 
 import pytest
 
+from bids_qsm.app.methods import Method, registries
 from bids_qsm.app.options import Options
 from bids_qsm.app.participant import build_graph
 from bids_qsm.execution import estimates
 from bids_qsm.execution.progress import STAGES
+from bids_qsm.execution.slurm_scripts import CAUTION, _seconds
 from bids_qsm.execution.subjects import expanded
+from bids_qsm.layout.series import Use
+from tests.plugins.little import write_plugin
 from tests.skeletons import write_series, write_t1w
 
 MEASURED = [
@@ -79,3 +83,57 @@ def test_more_cpus_help_until_the_longest_participant(planned):
     times = [estimates.of_run(many, replace(options, nprocs=n, work_dir=None)).seconds for n in (1, 4, 400)]
     longest = estimates.of_subject(many[:1], options)[1]
     assert times[0] > times[1] > times[2] == pytest.approx(estimates.START_SECONDS + longest)
+
+
+def test_every_method_mask_and_plugin_has_an_estimate(planned, tmp_path):
+    options, plan = planned
+    (one,) = plan.series
+    mask = {
+        'inputs': [{'tensor': 'field', 'channels': [{'data': 'magnitude'}]}],
+        'output': {'tensor': 'chi', 'unit': 'probability'},
+    }
+    plugins = {
+        step: write_plugin(tmp_path / step, step=step, **(mask if step == 'mask' else {}))
+        for step in ('inversion', 'background', 'mask')
+    }
+    choices = [(step, name) for step, own in registries().items() for name in own]
+    choices += [('mask', 'file'), *((step, f'onnx:{folder}') for step, folder in plugins.items())]
+    drawn = replace(one, mask=one.files[0])
+    maps = replace(one, given=(SimpleNamespace(port='chi'),))
+    for step, name in choices:
+        own = replace(options, work_dir=None, **{step: Method(name)})
+        for series in (one, drawn, maps, replace(one, echo_times=(0.004,))):
+            assert estimates.of_run([series], own).gb > 0, (step, name)
+            assert ('field' in estimates.of_stages(series, own)) == (series is not maps)
+
+
+def test_what_is_asked_for_but_not_counted_is_named(planned):
+    options, plan = planned
+    (one,) = plan.series
+    assert estimates.not_counted(plan.series, options) == []
+    own = replace(options, work_dir=None, mask=Method('hdbet'), registration=Method('greedy'))
+    brain, engine, name = estimates.not_counted([replace(one, applications=(Use('veins', (), ()),))], own)
+    assert brain == 'HD-BET (counted as the brain by the template)'
+    assert engine == 'registration by greedy (counted as by dipy)'
+    assert name == 'veins'
+    given = replace(one, brain_mask=one.files[0], template_xfm=((options.output_spaces[0], None, None),))
+    assert estimates.not_counted([given], own) == []
+
+
+@pytest.mark.parametrize('inversion', ['tv', 'tgv'])
+def test_time_limits_leave_room_and_count_applications(planned, inversion):
+    """Limits of 3 times 240 s a participant, 60 s a series and 12 + 4 s a million voxels were enough."""
+    options, plan = planned
+    one, options = plan.series[0], replace(options, work_dir=None, nprocs=4, inversion=Method(inversion))
+    slow = 4 if inversion == 'tgv' else 1
+    for side in (10, 60, 200, 300):
+        for n_echoes in (1, 5, 10):
+            times = tuple(0.004 * (n + 1) for n in range(n_echoes))
+            sized = replace(one, shape=(side,) * 3, echo_times=times)
+            many = replace(plan, series=tuple(replace(sized, subject=str(n)) for n in range(20)))
+            seconds = _seconds(options, many, [[one.subject for one in many.series]])
+            old = 240 + slow * (60 + 1e-6 * side**3 * (12 + 4 * n_echoes))
+            assert CAUTION * seconds >= 3 * 20 * old / (0.6 * 4), (side, n_echoes)
+    asked = replace(plan, series=(replace(one, applications=(Use('veins', (), ()),)),))
+    more = _seconds(options, asked, [[one.subject]]) - _seconds(options, plan, [[one.subject]])
+    assert more == pytest.approx(estimates.APPLICATION_SECONDS)

@@ -7,9 +7,12 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import termios
+import time
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -206,13 +209,16 @@ def test_time_left_is_that_of_series_like_those_done():
     assert left(**{'sub-1': ended}) is None
 
 
-def test_the_view_is_left_and_entered_again_while_the_run_goes_on(begin, tmp_path):
-    """On a terminal of its own: by q the first time, by Ctrl-C the second."""
-    begun(begin('run'), tmp_path)
-    for key in (b'q', b'\x03'):
+@pytest.fixture
+def view(tmp_path):
+    """A function that starts the view on a terminal of its own: the process and both ends."""
+    ends, children = [], []
+
+    def start(*words):
         ours, theirs = pty.openpty()
+        ends.extend((ours, theirs))
         child = subprocess.Popen(
-            [sys.executable, '-m', 'bids_qsm', 'status', str(tmp_path), '--watch'],
+            words or [sys.executable, '-m', 'bids_qsm', 'status', str(tmp_path), '--watch'],
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
@@ -220,17 +226,103 @@ def test_the_view_is_left_and_entered_again_while_the_run_goes_on(begin, tmp_pat
             start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
+        children.append(child)
+        return child, ours, theirs
+
+    yield start
+    for end in ends:
+        os.close(end)
+    for child in children:
+        child.kill()
+        child.wait()
+
+
+def is_stopped(pid):
+    return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] == 'T'
+
+
+def wait_until(condition):
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError('it did not happen')
+
+
+def test_the_view_is_left_and_entered_again_while_the_run_goes_on(begin, tmp_path, view):
+    """By keys that come together, by Ctrl-C, and as the terminal is closed."""
+    begun(begin('run'), tmp_path)
+    for leave in (b'xq', b'\x03', signal.SIGHUP):
+        child, ours, theirs = view()
         before = termios.tcgetattr(theirs)
         seen = read_until(ours, 'the work goes on')
         assert '1 of 4 series done' in seen
         assert not termios.tcgetattr(theirs)[3] & termios.ICANON, 'keys come at once'
-        os.write(ours, key)
+        if isinstance(leave, bytes):
+            os.write(ours, leave)
+        else:
+            os.kill(child.pid, leave)
+        assert 'Failed' in read_until(ours, 'Not started')
         assert child.wait(60) == 1, 'a series has failed'
         assert termios.tcgetattr(theirs) == before
-        assert 'Failed' in read_until(ours, 'Not started')
-        os.close(theirs)
-        os.close(ours)
         assert read_status(tmp_path)['runs'][0]['state'] == 'running'
+
+
+def test_a_view_that_is_stopped_gives_the_terminal_back(begin, tmp_path, view):
+    """Under a parent in its session, as the system stops no process whose group has none."""
+    begun(begin('run'), tmp_path)
+    command = [sys.executable, '-m', 'bids_qsm', 'status', str(tmp_path), '--watch']
+    parent = (
+        'import os, signal, subprocess, sys\n'
+        'signal.signal(signal.SIGTTOU, signal.SIG_IGN)\n'
+        f'child = subprocess.Popen({command!r}, process_group=0, preexec_fn=lambda: '
+        '(os.tcsetpgrp(0, os.getpid()), signal.signal(signal.SIGTTOU, signal.SIG_DFL)))\n'
+        'print("child", child.pid, flush=True)\n'
+        'sys.exit(child.wait())\n'
+    )
+    shell, ours, theirs = view(sys.executable, '-c', parent)
+    before = termios.tcgetattr(theirs)
+    seen = read_until(ours, 'the work goes on')
+    child = int(re.search(r'child (\d+)', seen)[1])
+    assert '\x1b[?1049h' in seen
+    os.write(ours, b'\x1a')
+    wait_until(lambda: is_stopped(child))
+    assert termios.tcgetattr(theirs) == before
+    assert read_until(ours, '\x1b[?25h')
+    os.kill(child, signal.SIGCONT)
+    assert '\x1b[?1049h' in read_until(ours, 'the work goes on')
+    wait_until(lambda: not termios.tcgetattr(theirs)[3] & termios.ICANON)
+    os.write(ours, b'q')
+    assert read_until(ours, 'Not started')
+    assert shell.wait(60) == 1
+    assert termios.tcgetattr(theirs) == before
+
+
+def test_a_view_in_the_background_leaves_the_keys_alone(begin, tmp_path, view):
+    """Into a file, which gets no control characters even if colours are asked for."""
+    begun(begin('run'), tmp_path)
+    log = tmp_path / 'log'
+    command = [sys.executable, '-m', 'bids_qsm', 'status', str(tmp_path), '--watch']
+    parent = (
+        'import os, subprocess, sys\n'
+        f'child = subprocess.Popen({command!r}, process_group=0, stdout=open({str(log)!r}, "w"),\n'
+        '    env={**os.environ, "FORCE_COLOR": "1"})\n'
+        'print("child", child.pid, flush=True)\n'
+        'sys.exit(child.wait())\n'
+    )
+    shell, ours, theirs = view(sys.executable, '-c', parent)
+    before = termios.tcgetattr(theirs)
+    seen = read_until(ours, 'series done')
+    child = int(re.search(r'child (\d+)', seen)[1])
+    os.write(ours, b'q\n')
+    time.sleep(0.3)
+    assert not is_stopped(child)
+    assert shell.poll() is None, 'keys are for who is in front'
+    assert termios.tcgetattr(theirs) == before
+    os.kill(child, signal.SIGINT)
+    assert shell.wait(60) == 1
+    assert 'Failed' in log.read_text()
+    assert '\x1b' not in log.read_text()
 
 
 def read_until(terminal, words):

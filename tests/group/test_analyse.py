@@ -149,13 +149,16 @@ def small(tmp_path):
 
 
 def test_results_of_several_versions_are_warned_of(tmp_path):
-    assert mixed_versions(tmp_path) == []
+    every = [{'sub': str(i), 'seg': 'nuclei'} for i in range(3)]
+    assert mixed_versions(tmp_path, every) == []
     runs = [{'id': 'a', 'version': '1.0.0'}, {'id': 'b', 'version': '1.1.0'}]
     series = {f'sub-{i}': {'state': 'done', 'run': run} for i, run in enumerate('aab')}
     (tmp_path / 'logs').mkdir()
     (tmp_path / 'logs' / 'run.json').write_text(json.dumps({'runs': runs, 'series': series, 'subjects': {}}))
-    (said,) = mixed_versions(tmp_path)
+    (said,) = mixed_versions(tmp_path, every)
     assert '2 series by 1.0.0 (as sub-0), 1 series by 1.1.0 (as sub-2)' in said
+    # participants whom --participant-label leaves out
+    assert mixed_versions(tmp_path, every[:2]) == []
 
 
 def test_sessions_and_scans_are_joined(small):

@@ -138,7 +138,7 @@ IMAGES = {
         _filtered,
         f'slow field of more than {LEAST_SLOW:g} ppm, or {LEAST_RATIO:g} x the fast one',
         'high',
-        f'{OWN}, see docs/methods.md',
+        f'{OWN}, see the page "methods" of the documentation',
         'Give the unfiltered phase; susceptibility of filtered phase is far too low.',
     ),
     'slices': Check(

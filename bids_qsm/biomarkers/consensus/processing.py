@@ -70,8 +70,8 @@ PROCESSING = {
         _one_of('background', SHARP_OR_PDF, 'warn'),
         ', '.join(SHARP_OR_PDF),
         *('low', CONSENSUS),
-        'State the method and why it was chosen (docs/benchmarks.md compares them), or use '
-        '--background vsharp to follow the paper to the letter.',
+        'State the method and why it was chosen (the page "benchmarks" of the documentation compares them), '
+        'or use --background vsharp to follow the paper to the letter.',
     ),
     'inversion': Check(
         *('Sparsity-regularised inversion', _one_of('inversion', SPARSE, 'warn'), ', '.join(SPARSE)),
