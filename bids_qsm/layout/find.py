@@ -309,7 +309,11 @@ def _with_ancillary(
         t1w, flair = by_subject['T1w'][subject], by_subject['FLAIR'][subject]
         try:
             for one, extra in find_ancillary(own, t1w, flair, people, options, index):
-                done.append(replace(one, **{**extra, 'notes': tuple(map(plain, extra['notes']))}))
+                if isinstance(extra, Rejected):
+                    failed.append(extra)
+                else:
+                    done.append(replace(one, **{**extra, 'notes': tuple(map(plain, extra['notes']))}))
         except UserError as error:  # concerns the subject as a whole
-            failed += [Rejected(one.name, str(error), True) for one in own]
+            known = {one.name for one in failed}
+            failed += [Rejected(one.name, str(error), True) for one in own if one.name not in known]
     return done, failed

@@ -30,7 +30,8 @@ FREESURFER = {
 
 _DERIVED = ('aseg', 'aparcaseg', 'aparcDKTaseg')
 _INPUTS = ('rawavg.mgz', 'orig/001.mgz')
-_OVERLAP = 0.95
+OVERLAP = 0.95
+"""Least `overlap` of images that are in one place."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ def _place(found: Found, one: Series, anatomy: 'Anatomy', series: Sequence[Serie
             return None, 'is that of a T1w image, and there is none; it is not used.'
         if session not in (None, anatomy.session):
             return None, _elsewhere(session, image)
-        if found.scanned is not None and _overlap(found.scanned, image) < _OVERLAP:
+        if found.scanned is not None and overlap(found.scanned, image) < OVERLAP:
             return None, (
                 f'was made from an image elsewhere in the scanner than {image.name}; it is not used.'
             )
@@ -171,11 +172,7 @@ def _place(found: Found, one: Series, anatomy: 'Anatomy', series: Sequence[Serie
     alike = any(checks.same_grid(path, other) for other in anatomy.images)
     if own and space is not None:
         return 'gre', None
-    if (
-        space in OWN_SPACES[1:]
-        and _is_of_this_alone(path, one, series)
-        and _overlap(path, one.files[0]) > 0.5
-    ):
+    if space in OWN_SPACES[1:] and _is_of_this_alone(path, one, series) and overlap(path, one.files[0]) > 0.5:
         return 'gre', None  # on a grid of its own, as of a tool that resamples to 1 mm
     if alike and not is_of_other_scan(path, anatomy.session, sessions):
         return 'anat', None
@@ -205,7 +202,7 @@ def _elsewhere(session: str | None, image: Path):
     return f'is of session {session}, but {image.name} is the T1w image in use; it is not used.'
 
 
-def _overlap(first: Path, second: Path):
+def overlap(first: Path, second: Path) -> float:
     """Share of the smaller of two images that lies in the other, by their boxes in the scanner.
 
     It is 1 where one was cut out of the other, whatever the distance between their centres.

@@ -136,6 +136,8 @@ class Series:
     given: tuple[GivenMap, ...] = ()
     is_whole: bool = False
     """Whether the given maps are not masked to the brain."""
+    in_t1w: bool = False
+    """Whether the given maps are in the space of the T1w image already."""
     sidecar: Mapping[str, object] = field(default_factory=dict, hash=False)
     """Content of the sidecars of the first echo: of the magnitude before the phase, but the unit of phase."""
     filtered: str = ''

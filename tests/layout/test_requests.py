@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 import yaml
 
+from bids_qsm.interfaces.anatomy import IdentityTransform
 from bids_qsm.recon.scaling import phase_to_radians
+from bids_qsm.workflows.align import init_align_wf
+from bids_qsm.workflows.memory import Sizes
 from tests.skeletons import (
     AFFINE,
     SHAPE,
@@ -93,6 +96,67 @@ def test_a_map_in_the_space_of_the_t1w_is_taken(data, find, tool):
     tool('sub-01_Chimap.nii.gz', (9, 9, 9), sidecar={'Units': 'ppm'})
     (one,) = find(derivatives=derivatives).series
     assert one.given[0].path.name == 'sub-01_Chimap.nii.gz', 'the grid of the scanner comes first'
+    assert not one.in_t1w
+    assert any('sub-01_space-T1w_Chimap.nii.gz is not used' in note for note in one.notes)
+
+
+def test_a_map_in_the_space_of_the_t1w_is_not_aligned_again(data, find, tool):
+    write_t1w(data, shape=SHAPE, affine=AFFINE)
+    derivatives = tool('sub-01_space-T1w_Chimap.nii.gz', sidecar={'Units': 'ppm'})
+    (one,) = find(derivatives=derivatives).series
+    assert one.in_t1w
+    for in_t1w in (False, True):
+        align = init_align_wf(is_anatomy=False, sizes=Sizes.of(one), in_t1w=in_t1w)
+        assert isinstance(align.get_node('rigid').interface, IdentityTransform) == in_t1w
+        assert ('not aligned again' in align.__desc__) == in_t1w
+
+
+def test_a_map_in_the_space_of_another_t1w_is_refused(data, find, tool):
+    write_series(data, ses='1')  # which runs all the same
+    write_t1w(data, ses='1', shape=SHAPE, affine=AFFINE)
+    write_t1w(data, ses='2', shape=SHAPE, affine=AFFINE)
+    derivatives = tool('sub-01_ses-2_space-T1w_Chimap.nii.gz', sidecar={'Units': 'ppm'})
+    plan = find(derivatives=derivatives)
+    assert [one.name for one in plan.series] == ['sub-01_ses-1']
+    (refused,) = plan.rejected
+    assert refused.is_error
+    assert 'and the map is of session 2; choose its T1w image' in refused.reason
+
+
+def test_a_map_that_is_not_where_the_t1w_is_is_refused(data, find, tool):
+    far = AFFINE.copy()
+    far[:3, 3] = 100
+    derivatives = tool('sub-01_space-T1w_Chimap.nii.gz', affine=far, sidecar={'Units': 'ppm'})
+    write_image(data / 'sub-01' / 'anat' / 'sub-01_part-mag_GRE.nii.gz')
+    tool('sub-01_space-T1w_magnitude.nii.gz', affine=far)
+    assert 'and there is none to use; add it' in only_error(find(derivatives=derivatives))
+    write_t1w(data)
+    assert 'and the map does not lie in it' in only_error(find(derivatives=derivatives))
+
+
+def test_all_files_of_a_map_are_in_its_space(data, find, tool):
+    """The mask in T1w space counts, the magnitude and the mask of the scanner that share its grid do not."""
+    write_t1w(data, shape=SHAPE, affine=AFFINE)
+    derivatives = tool('sub-01_space-T1w_Chimap.nii.gz', sidecar={'Units': 'ppm'})
+    tool('sub-01_magnitude.nii.gz')
+    tool('sub-01_desc-brain_mask.nii.gz')
+    (one,) = find(derivatives=derivatives).series
+    assert (one.magnitude, one.given_ports) == ((), ('chi',))
+    tool('sub-01_space-T1w_mask.nii.gz')
+    (one,) = find(derivatives=derivatives).series
+    assert one.given_ports == ('chi', 'mask')
+    assert 'The map is given where it is not 0, inside the mask that lies beside it.' in one.notes
+
+
+def test_susceptibility_comes_before_relaxation_in_whatever_space(data, find, tool):
+    write_t1w(data, shape=SHAPE, affine=AFFINE)
+    derivatives = tool('sub-01_space-T1w_Chimap.nii.gz', sidecar={'Units': 'ppm'})
+    tool('sub-01_R2starmap.nii.gz', (9, 9, 9), sidecar={'Units': '1/s'})
+    (one,) = find(derivatives=derivatives).series
+    assert one.given_ports == ('chi',)
+    assert any(
+        'sub-01_R2starmap.nii.gz is not used, as it is in the space of the scanner' in n for n in one.notes
+    )
 
 
 def test_a_field_in_the_space_of_the_t1w_is_not(data, find, tool):
