@@ -179,7 +179,48 @@ def test_labels_of_the_magnitude_need_neither_its_grid_nor_a_t1w(data, find, too
     ]
     assert any('name it space-T1w' in note for note in one.notes), 'nobody knows where the other lies'
     write_series(data, entities='run-2')
-    assert not any(one.segmentations for one in find(derivatives=derivatives).series), 'it may be of either'
+    plan = find(derivatives=derivatives)
+    assert not any(one.segmentations for one in plan.series), 'it may be of either'
+    assert 'may be of sub-01_echo-1_part-mag_MEGRE.nii.gz or' in ' '.join(plan.series[0].notes)
+
+
+@pytest.mark.parametrize('is_fine', [False, True])
+def test_labels_are_of_no_other_image_than_their_own(data, find, tool, is_fine):
+    """Equal grids say nothing either, as a protocol gives them to all images."""
+    grid = ((16, 18, 18), np.diag([1.0, 1.0, 1.0, 1.0])) if is_fine else (SHAPE, AFFINE)
+    for ses in ('1', '2'):
+        write_series(data, ses=ses)
+        write_series(data, ses=ses, entities='acq-x', suffix='T2starw', echo_times=(0.02,))
+    derivatives = tool('sub-01_space-MEGRE_desc-aseg_dseg.nii.gz', *grid, labels=True)
+
+    def used(**options):
+        return [one.name for one in find(derivatives=derivatives, **options).series if one.segmentations]
+
+    assert used() == [], 'it may be of either session'
+    assert used(session_label=('2',)) == []
+    chosen = write_json(data.parent / 'filter.json', {'megre': {'session': '2'}})
+    assert used(bids_filter_file=chosen) == []
+    (data / 'sub-01/ses-1/anat/sub-01_ses-1_echo-1_part-phase_MEGRE.nii.gz').unlink()
+    assert used() == [], 'it may be of the one that is rejected'
+    derivatives = tool('sub-01_ses-2_space-MEGRE_desc-aseg_dseg.nii.gz', *grid, labels=True)
+    assert used() == ['sub-01_ses-2'], 'and not of the T2starw'
+
+
+def test_labels_of_the_magnitude_are_not_of_a_map_in_t1w_space(data, find, tool):
+    write_t1w(data)
+    derivatives = tool('sub-01_space-T1w_Chimap.nii.gz', sidecar={'Units': 'ppm'})
+    tool('sub-01_space-MEGRE_desc-aseg_dseg.nii.gz', labels=True)
+    (one,) = find(derivatives=derivatives).series
+    assert one.in_t1w
+    assert not one.segmentations
+
+
+def test_orig_is_the_space_of_freesurfer(data, find, tool):
+    write_series(data)
+    write_t1w(data, shape=(16, 18, 18), affine=np.eye(4))
+    derivatives = tool('sub-01_space-orig_desc-aseg_dseg.nii.gz', (16, 18, 18), np.eye(4), labels=True)
+    (one,) = find(derivatives=derivatives).series
+    assert [found.on for found in one.segmentations] == ['anat']
 
 
 def test_labels_elsewhere_in_the_scanner_are_not_taken(data, find, tool):
