@@ -56,13 +56,48 @@ def test_a_swi_folder_of_old_converters_is_read(data, find):
     assert one.t1w
 
 
-def test_an_image_in_anat_and_swi_is_read_once(data, find):
-    write_series(data, suffix='GRE', sub='02')
-    moved_to('swi', data, '02')
-    write_series(data, suffix='GRE', sub='02')
-    (one,) = find().series
-    assert len(one.files) == 6
+def test_a_series_has_the_echoes_of_one_folder(data, find):
+    write_series(data, echo_times=(0.005, 0.01, 0.015, 0.02, 0.025))
+    moved_to('swi', data)
+    write_series(data)
+    plan = find()
+    (one,) = plan.series
+    assert one.echo_times == (0.004, 0.008, 0.012)
     assert {path.parent.name for path in one.files} == {'anat'}
+    assert 'swi/sub-01_echo-1_part-mag_MEGRE.nii.gz and 9 more: not used' in ' '.join(plan.notes)
+
+
+@pytest.mark.parametrize(('suffix', 'other'), [('MEGRE', 'GRE'), ('T2starw', 'MEGRE')])
+def test_anat_comes_before_swi_whatever_the_suffix(data, find, suffix, other):
+    write_series(data, suffix=other)
+    moved_to('swi', data)
+    write_series(data, suffix=suffix, entities='acq-x')
+    assert sorted(one.suffix for one in find().series) == sorted((suffix, other)), 'other labels'
+    for path in (data / 'sub-01' / 'anat').iterdir():
+        path.rename(path.with_name(path.name.replace('_acq-x', '')))
+    plan = find()
+    assert [one.suffix for one in plan.series] == [suffix]
+    assert not plan.rejected
+    assert f'part-mag_{other}.nii.gz and 5 more: not used' in ' '.join(plan.notes)
+
+
+def test_a_whole_series_in_swi_comes_before_a_magnitude_in_anat(data, find):
+    write_series(data)
+    moved_to('swi', data)
+    write_series(data, parts=('mag',))
+    (one,) = find().series
+    assert {path.parent.name for path in one.files} == {'swi'}
+
+
+def test_halves_in_two_folders_are_not_mixed(data, find):
+    write_series(data, parts=('phase',))
+    moved_to('swi', data)
+    write_series(data, parts=('mag',))
+    says = 'swi/sub-01_echo-1_part-phase_MEGRE.nii.gz may be it: a series lies in one folder; move it to'
+    assert says in only_error(find())
+    (data / '.bidsignore').write_text('swi/\n')
+    says = 'sub-01_echo-1_part-phase_MEGRE.nii.gz is left out by .bidsignore; take it and its fellows out'
+    assert says in only_error(find())
 
 
 def test_each_contrast_of_mpm_is_a_series(data, find):
