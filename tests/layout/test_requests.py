@@ -54,6 +54,7 @@ def test_a_swi_folder_of_old_converters_is_read(data, find):
     assert (one.name, one.suffix, len(one.echo_times)) == ('sub-01_ses-1', 'GRE', 3)
     assert {path.parent.name for path in one.files} == {'swi'}
     assert one.t1w
+    assert one.filtered == 'the folder swi/'
 
 
 def test_a_series_has_the_echoes_of_one_folder(data, find):
