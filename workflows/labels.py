@@ -165,7 +165,7 @@ def _add_segmentation(workflow: pe.Workflow, one: 'Segmentation', wanted: list[s
     said = (
         "Segmentations of the subject's own anatomy were carried to the GRE by the rigid alignment."
         if on_anat
-        else 'Segmentations of the GRE itself were taken without alignment; other grids were resampled to its.'
+        else 'Segmentations of the GRE itself were taken without alignment, but resampled to its grid.'
     )
     if said not in workflow.__desc__:
         workflow.__desc__ += f' {said}'
