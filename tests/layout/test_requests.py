@@ -8,10 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from bids_qsm.interfaces.anatomy import IdentityTransform
 from bids_qsm.recon.scaling import phase_to_radians
-from bids_qsm.workflows.align import init_align_wf
-from bids_qsm.workflows.memory import Sizes
 from tests.skeletons import (
     AFFINE,
     SHAPE,
@@ -127,24 +124,13 @@ def test_a_map_in_the_space_of_the_t1w_is_taken(data, find, tool):
     derivatives = tool('sub-01_space-T1w_Chimap.nii.gz', sidecar={'Units': 'ppm'})
     tool('sub-01_space-T1w_seg-mine_dseg.nii.gz', labels=True)
     (one,) = find(derivatives=derivatives).series
-    assert one.given_ports == ('chi',)
+    assert (one.given_ports, one.in_t1w) == (('chi',), True)
     assert [(found.name, found.on) for found in one.segmentations] == [('mine', 'anat')]
     tool('sub-01_Chimap.nii.gz', (9, 9, 9), sidecar={'Units': 'ppm'})
     (one,) = find(derivatives=derivatives).series
     assert one.given[0].path.name == 'sub-01_Chimap.nii.gz', 'the grid of the scanner comes first'
     assert not one.in_t1w
     assert any('sub-01_space-T1w_Chimap.nii.gz is not used' in note for note in one.notes)
-
-
-def test_a_map_in_the_space_of_the_t1w_is_not_aligned_again(data, find, tool):
-    write_t1w(data, shape=SHAPE, affine=AFFINE)
-    derivatives = tool('sub-01_space-T1w_Chimap.nii.gz', sidecar={'Units': 'ppm'})
-    (one,) = find(derivatives=derivatives).series
-    assert one.in_t1w
-    for in_t1w in (False, True):
-        align = init_align_wf(is_anatomy=False, sizes=Sizes.of(one), in_t1w=in_t1w)
-        assert isinstance(align.get_node('rigid').interface, IdentityTransform) == in_t1w
-        assert ('not aligned again' in align.__desc__) == in_t1w
 
 
 def test_a_map_in_the_space_of_another_t1w_is_refused(data, find, tool):
