@@ -145,10 +145,13 @@ def _why_elsewhere(one: Series, anatomy: Anatomy, sessions: set[str]) -> str | N
     if image is None:
         return f'{path.name} is in the space of a T1w image, and there is none to use; add it.'
     # a T1w image without session is that of all sessions that have none of their own
-    is_own = one.session in (None, session) or (session is None and one.session not in sessions)
+    is_own = one.session == session or (session is None and one.session not in sessions)
+    of_all = anatomy.t1w_preproc is not None and session_of(anatomy.t1w_preproc) is None
+    is_own |= one.session is None and (of_all or len(sessions) < 2)
     if is_own and overlap(path, image) >= OVERLAP:
         return None
-    why = 'does not lie in it' if is_own else f'is of session {one.session}'
+    which = f'is of session {one.session}' if one.session else 'names no session, of several with a T1w image'
+    why = 'does not lie in it' if is_own else which
     return (
         f'{path.name} is named space-T1w, but {image.name} is the T1w image in use, and the map {why}; '
         'choose its T1w image by a BIDS filter file, or give the map in the space of the scanner.'

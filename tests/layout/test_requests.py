@@ -143,6 +143,9 @@ def test_a_map_in_the_space_of_another_t1w_is_refused(data, find, tool):
     (refused,) = plan.rejected
     assert refused.is_error
     assert 'and the map is of session 2; choose its T1w image' in refused.reason
+    tool('sub-01_space-T1w_Chimap.nii.gz', sidecar={'Units': 'ppm'})
+    reasons = [one.reason for one in find(derivatives=derivatives).rejected]
+    assert any('the map names no session' in reason for reason in reasons)
 
 
 def test_a_map_that_is_not_where_the_t1w_is_is_refused(data, find, tool):
