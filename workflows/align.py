@@ -6,12 +6,18 @@ from bids_qsm.workflows.memory import Sizes, need
 
 
 def init_align_wf(
-    *, is_anatomy: bool, sizes: Sizes, moving: str = 'combined GRE magnitude', name: str = 'align_wf'
+    *,
+    is_anatomy: bool,
+    sizes: Sizes,
+    moving: str = 'combined GRE magnitude',
+    in_t1w: bool = False,
+    name: str = 'align_wf',
 ):
     """Align the series rigidly to the anatomical image and carry its brain mask over.
 
     With ``is_anatomy`` the series itself is the anatomical image (the subject has no T1w), and the
-    alignment is the identity. ``moving`` says in the methods text what is aligned.
+    alignment is the identity, and so it is where the series is ``in_t1w`` (in the space of the anatomical
+    image) already. ``moving`` says in the methods text what is aligned.
 
     Inputs: combined (GRE magnitude, 3D), anat (image), anat_mask.
     Outputs: gre_to_anat (resamples the GRE onto the anatomical image), brain (mask on the
@@ -23,6 +29,9 @@ def init_align_wf(
     if is_anatomy:
         rigid = pe.Node(IdentityTransform(), name='rigid')
         workflow.__desc__ = "The anatomical image is the magnitude of the series' own first echo."
+    elif in_t1w:
+        rigid = pe.Node(IdentityTransform(), name='rigid')
+        workflow.__desc__ = 'The given maps were in the space of the T1w image and were not aligned again.'
     else:
         rigid = pe.Node(RegisterRigid(), name='rigid', mem_gb=need('register_rigid', sizes))
         workflow.link(inputnode, rigid, moving='combined', fixed='anat', fixed_mask='anat_mask')

@@ -161,7 +161,12 @@ def _has_nuclei(one: 'Segmentation'):
 
 def _add_segmentation(workflow: pe.Workflow, one: 'Segmentation', wanted: list[str], sizes: Sizes):
     """Add the labels of a segmentation of the participant's own anatomy."""
-    said = "Segmentations of the subject's own anatomy were carried to the GRE by the rigid alignment."
+    on_anat = one.on == 'anat'
+    said = (
+        "Segmentations of the subject's own anatomy were carried to the GRE by the rigid alignment."
+        if on_anat
+        else 'Segmentations of the GRE itself were taken without alignment, but resampled to its grid.'
+    )
     if said not in workflow.__desc__:
         workflow.__desc__ += f' {said}'
     inputnode, outputnode = workflow.get_node('inputnode'), workflow.get_node('outputnode')
@@ -172,7 +177,6 @@ def _add_segmentation(workflow: pe.Workflow, one: 'Segmentation', wanted: list[s
     )
     if one.table is not None:
         read.inputs.table = str(one.table)
-    on_anat = one.on == 'anat'
     place = pe.Node(
         Resample(interpolation='label', invert=[True] if on_anat else []),
         name=f'place_{one.name}',

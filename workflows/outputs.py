@@ -320,7 +320,8 @@ def _label_files(
     names = {'': (atlas.name, f'Labels of the atlas {atlas.name} on the GRE', sources)}
     roots = {'raw': options.bids_dir, **dict(options.derivatives)}
     for one in series.segmentations:
-        text = f'Labels of {one.dseg.name}, given with the anatomy, on the GRE'
+        whose = 'anatomy' if one.on == 'anat' else 'GRE'
+        text = f'Labels of {one.dseg.name}, given with the {whose}, on the GRE'
         names[f'_{one.name}'] = (one.name, text, (*sources, bids_uri(one.dseg, roots)))
     for end, (seg, text, of) in names.items():
         paths[f'dseg{end}'] = path('dseg', seg=seg)

@@ -144,7 +144,7 @@ def init_series_wf(
     )
 
     moving = 'combined GRE magnitude' if series.magnitude or series.real else 'given map itself'
-    align_wf = init_align_wf(is_anatomy=is_anatomy, sizes=sizes, moving=moving)
+    align_wf = init_align_wf(is_anatomy=is_anatomy, sizes=sizes, moving=moving, in_t1w=series.in_t1w)
     recon_wf = init_series_recon_wf(series, options, omp_nthreads)
     asked = application_inputs(series)
     of_labels = label_inputs_of(series)

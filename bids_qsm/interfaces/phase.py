@@ -53,7 +53,7 @@ class ConditionPhase(Step):
             1, usedefault=True, desc='receive coils stored one by one, in turn at each echo time'
         ),
         field_strength=traits.Float(desc='B0 (T)'),
-        said=traits.Str('', usedefault=True, desc='what the sidecar says of high-pass filtering'),
+        said=traits.Str('', usedefault=True, desc='what speaks for high-pass filtering'),
         manufacturer=traits.Str('', usedefault=True, desc='decides the sign where the data cannot'),
         scaling=traits.Str('auto', usedefault=True, desc="'auto', 'radians', 'degrees' or 'LOW,HIGH'"),
         sign=traits.Enum(

@@ -27,8 +27,8 @@ from bids_qsm.layout.inputs import (
 from bids_qsm.layout.magnitude import coarse_magnitude
 from bids_qsm.layout.protocol import lies_on_series
 from bids_qsm.layout.query_files import is_input
-from bids_qsm.layout.segmentations import find_segmentations, place_segmentations
-from bids_qsm.layout.series import Series
+from bids_qsm.layout.segmentations import OVERLAP, find_segmentations, overlap, place_segmentations
+from bids_qsm.layout.series import Rejected, Series
 
 if TYPE_CHECKING:
     from bids_qsm.app.methods import Method
@@ -68,7 +68,8 @@ def find_ancillary(
 ):
     """For each of ``series`` (all of one subject) what to set in it; UserError where a file is unusable.
 
-    ``people`` is the content of participants.tsv, where an application asks for it.
+    For a series whose maps are not where the T1w image is, that is a Rejected. ``people`` is the content of
+    participants.tsv, where an application asks for it.
     """
     subject = series[0].subject
     labelled = find_segmentations(subject, options, index)
@@ -76,12 +77,17 @@ def find_ancillary(
     maps = [one.path for found in series for one in found.given]
     used |= {name for name, root in options.derivatives if any(path.is_relative_to(root) for path in maps)}
     anatomy = _find_anatomy(series, t1w, options.derivatives, index, used)
+    scanned = _scanned(subject, index)
+    elsewhere = {one.name: _why_elsewhere(one, anatomy, scanned['T1w']) for one in series}
+    yield from ((one, Rejected(one.name, elsewhere[one.name], True)) for one in series if elsewhere[one.name])
+    series = [one for one in series if not elsewhere[one.name]]
+    if not series:
+        return
     runs, of_runs, lost_runs = [], [], []
     if not options.no_registration and any(app.of_runs for app in chosen(options)):
         runs, of_runs, lost_runs = find_runs(subject, anatomy, options, index)
     found = find_inputs(subject, options, index)
     drawn = drawn_images(found)
-    scanned = _scanned(subject, index)
     many = sum(not root.is_relative_to(options.output_dir) for _, root in options.derivatives) > 1
     no_heads = {one.name: _why_no_head(one, anatomy, options) for one in series}
     with_regions = [one for one in series if not (options.no_registration or no_heads[one.name])]
@@ -129,6 +135,27 @@ def find_ancillary(
                 'notes': (*one.notes, *anatomy.notes, *said, *notes),
             },
         )
+
+
+def _why_elsewhere(one: Series, anatomy: Anatomy, sessions: set[str]) -> str | None:
+    """Why maps in the space of a T1w image (by their names) are not in that of the one in use."""
+    if not one.in_t1w:
+        return None
+    path, image, session = one.given[0].path, anatomy.image, anatomy.session
+    if image is None:
+        return f'{path.name} is in the space of a T1w image, and there is none to use; add it.'
+    # a T1w image without session is that of all sessions that have none of their own
+    is_own = one.session == session or (session is None and one.session not in sessions)
+    of_all = anatomy.t1w_preproc is not None and session_of(anatomy.t1w_preproc) is None
+    is_own |= one.session is None and (of_all or len(sessions) < 2)
+    if is_own and overlap(path, image) >= OVERLAP:
+        return None
+    which = f'is of session {one.session}' if one.session else 'names no session, of several with a T1w image'
+    why = 'does not lie in it' if is_own else which
+    return (
+        f'{path.name} is named space-T1w, but {image.name} is the T1w image in use, and the map {why}; '
+        'choose its T1w image by a BIDS filter file, or give the map in the space of the scanner.'
+    )
 
 
 def _why_no_head(one: Series, anatomy: Anatomy, options: 'Options') -> str | None:

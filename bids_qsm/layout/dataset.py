@@ -123,8 +123,8 @@ def validate(
     if not forgiven:
         return ()
     return (
-        f'{len(forgiven)} images of single receive coils, of MPM, or in swi/ are not valid BIDS by names or '
-        f'sidecars, such as {min(forgiven)}; they are used as far as they can be.',
+        f'{len(forgiven)} images of single receive coils, of MPM, or in swi/ are not valid BIDS by '
+        f'their names or sidecars, such as {min(forgiven)}; they are used as far as they can be.',
     )
 
 

@@ -65,7 +65,8 @@ def find_series(options: 'Options', own: tuple[str, ...] | None = None) -> Plan:
 
     is_bold = options.start_from == 'bold'
     suffixes, chosen = ((BOLD,), filters['bold']) if is_bold else (SUFFIXES, filters['megre'])
-    groups = _groups(suffixes, chosen, index, options, is_part)
+    groups, said = _of_one_folder(_groups(suffixes, chosen, index, options, is_part))
+    notes += said
     runs = [] if is_bold else [*_groups((BOLD,), filters['bold'], index, options, is_part)]
     if runs:
         first, more = join_entities(runs[0][0]), f' and {len(runs) - 1} more' if len(runs) > 1 else ''
@@ -81,7 +82,7 @@ def find_series(options: 'Options', own: tuple[str, ...] | None = None) -> Plan:
         if isinstance(found, Series):
             found = common_protocol(found, **protocol)
         if isinstance(found, Rejected) and found.is_error:
-            found = _with_hint(found, [path for path, _ in files], groups)
+            found = _with_hint(found, [path for path, _ in files], groups, index)
         (series if isinstance(found, Series) else rejected).append(found)
     series, doubles = _without_doubles(series)
     rejected += doubles
@@ -179,6 +180,42 @@ def _groups(
     return {key: files for key, files in groups.items() if _is_series(key[1], files)}
 
 
+def _of_one_folder(groups: dict[tuple, list]) -> tuple[dict[tuple, list], tuple[str, ...]]:
+    """The same, where each series has the files of one folder, and notes on what is left out for it.
+
+    Images in swi/ are used where anat/ has none of their entities, of whatever suffix, or none with phase
+    while these are whole.
+    """
+    kept, places, notes = {}, defaultdict(lambda: defaultdict(dict)), []
+    for (entities, suffix), files in groups.items():
+        for item in files:
+            folder = item[0].parent.name
+            places[entities][folder].setdefault(suffix, []).append(item)
+    for entities, folders in places.items():
+        swi = folders.pop('swi', {})
+        anat = {suffix: files for own in folders.values() for suffix, files in own.items()}
+        if not swi or not anat:
+            kept |= {(entities, suffix): files for suffix, files in (swi or anat).items()}
+            continue
+        is_swi = any(map(_is_whole, swi.values())) and not any(map(_has_phase, anat.values()))
+        used, other = (swi, anat) if is_swi else (anat, swi)
+        kept |= {(entities, suffix): files for suffix, files in used.items()}
+        first, lost = (next(iter(own.values()))[0][0] for own in (used, other))
+        count = sum(map(len, other.values()))
+        more = f' and {count - 1} more' if count > 1 else ''
+        notes.append(
+            plain(
+                f'{lost.parent.name}/{lost.name}{more}: not used, as the images of these labels in '
+                f'{first.parent.name}/ are, such as {first.name}; to use both, tell them apart by acq-.'
+            )
+        )
+    return kept, tuple(notes)
+
+
+def _is_whole(files: list[tuple[Path, dict]]) -> bool:
+    return _has_phase(files) and bool({checks.part_of(*item) for item in files} & {'mag', 'real'})
+
+
 def _is_series(suffix: str, files: list[tuple[Path, dict]]) -> bool:
     if suffix not in ('T1w', BOLD):
         return True
@@ -237,7 +274,7 @@ def _is_prepared(files: list[tuple[Path, dict]]) -> bool:
     return any(checks.is_inversion_recovery(metadata) for _, metadata in files)
 
 
-def _with_hint(one: Rejected, files: list[Path], groups: dict[tuple, list]) -> Rejected:
+def _with_hint(one: Rejected, files: list[Path], groups: dict[tuple, list], index: Index) -> Rejected:
     """The same, with a word on images that may be the part that is missing."""
     parts = {entities_of(path).get('part', 'mag') for path in files}
     lacking = [part for part in ('mag', 'phase') if part not in parts]
@@ -253,7 +290,7 @@ def _with_hint(one: Rejected, files: list[Path], groups: dict[tuple, list]) -> R
     ]
     hint = other_half(files, others, tuple(lacking))
     if not hint and lacking == ['phase']:
-        hint = named_otherwise(first.parent.parent, first)
+        hint = named_otherwise(first.parent.parent, index.ignores, first)
     return replace(one, reason=f'{one.reason} {hint}') if hint else one
 
 
@@ -272,7 +309,7 @@ def _elsewhere(index: Index, subjects: Iterable[str]) -> tuple[str, ...]:
             folders = [top, *sorted(path for path in top.glob('ses-*') if path.is_dir())]
         except OSError:
             continue
-        hint = next(filter(None, map(named_otherwise, folders)), '')
+        hint = next(filter(None, (named_otherwise(folder, index.ignores) for folder in folders)), '')
         if hint:
             notes.append(plain(f'sub-{subject} has no series: {hint}'))
     return tuple(notes)
@@ -309,7 +346,11 @@ def _with_ancillary(
         t1w, flair = by_subject['T1w'][subject], by_subject['FLAIR'][subject]
         try:
             for one, extra in find_ancillary(own, t1w, flair, people, options, index):
-                done.append(replace(one, **{**extra, 'notes': tuple(map(plain, extra['notes']))}))
+                if isinstance(extra, Rejected):
+                    failed.append(extra)
+                else:
+                    done.append(replace(one, **{**extra, 'notes': tuple(map(plain, extra['notes']))}))
         except UserError as error:  # concerns the subject as a whole
-            failed += [Rejected(one.name, str(error), True) for one in own]
+            known = {one.name for one in failed}
+            failed += [Rejected(one.name, str(error), True) for one in own if one.name not in known]
     return done, failed

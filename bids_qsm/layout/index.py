@@ -179,10 +179,7 @@ class Index:
         except UserError as error:
             self._odd.append((folder, subject, session, None, str(error)))
             return
-        in_anat = {name for kind, name in names if kind == 'anat'}
         for kind, name in names:
-            if kind == 'swi' and name in in_anat:  # an image is not read twice
-                continue
             suffix = _stem(name).rpartition('_')[2]
             if suffix and '.' not in suffix and name[0] != '.' and suffix in WANTED.get(kind, (suffix,)):
                 path, problem = folder / kind / name, name_problem(name, subject, session)

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from bids_qsm.app.options import Options
     from bids_qsm.layout.ancillary import Anatomy
 
-OWN_SPACES = (None, 'orig', 'MEGRE', 'GRE', 'T2starw', 'MPM')
+GRADIENT_ECHOES = ('MEGRE', 'GRE', 'T2starw', 'MPM')
+"""Suffixes that the entity space- may name."""
+OWN_SPACES = (None, 'orig', *GRADIENT_ECHOES)
 """Values of the entity space- that may mean the series itself."""
 NATIVE = (None, 'orig', 'native', 'individual', 'ASL', 'asl', 'aslref', 'BOLD', 'boldref', 'PET', 'CT')
 """Values of the entity space- of an image that is aligned by itself; others are templates, but for T1w."""
@@ -564,7 +566,7 @@ def _lies_here(query: Query, path: Path, space: str | None, one: Series) -> bool
 
     Those of other folders than anat/ have another distortion.
     """
-    named = space in OWN_SPACES and space not in (None, 'orig')
+    named = space in GRADIENT_ECHOES and not one.in_t1w
     return (
         query.datatype == 'anat'
         and not is_of_other(path, one)

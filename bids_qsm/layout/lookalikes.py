@@ -1,19 +1,20 @@
 """What lies where a part of a series is missing, and how to name it so that it is found."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from bids_qsm.entities import entities_of, in_order, join_entities, suffix_of
+from bids_qsm.layout.index import WANTED
 
 _PHASE = re.compile(r'_(ph|pha|phase)\.nii(\.gz)?$', re.IGNORECASE)
 _FIELDMAPS = {'phase1': ('1', 'phase'), 'phase2': ('2', 'phase')}
 
 
-def named_otherwise(folder: Path, magnitude: Path | None = None) -> str:
+def named_otherwise(folder: Path, ignores: Callable[[Path], bool], magnitude: Path | None = None) -> str:
     """A sentence on images in a subject's or session's ``folder`` that may be the phase, empty where none is.
 
-    ``magnitude`` is that of the series that lacks it.
+    ``ignores`` says which images .bidsignore leaves out, ``magnitude`` is that of the series that lacks it.
     """
     known = entities_of(magnitude) if magnitude else {}
     suffix = suffix_of(magnitude) if magnitude else ''
@@ -25,7 +26,11 @@ def named_otherwise(folder: Path, magnitude: Path | None = None) -> str:
         if entities_of(path).get('part') in ('phase', 'imag') or _PHASE.search(path.name):
             labels = {**known, **entities_of(path)}
             name = _name(path, labels, suffix or ('MEGRE' if 'echo' in labels else 'T2starw'))
-            return f'swi/{path.name} is not read there; move it to anat/ as {name}, and its fellows too.'
+            if suffix_of(path) not in WANTED['swi']:
+                return f'swi/{path.name} is not read there; move it to anat/ as {name}, and its fellows too.'
+            if ignores(path):
+                return f'swi/{path.name} is left out by .bidsignore; take it and its fellows out of it.'
+            return f'swi/{path.name} may be it: a series lies in one folder; move it to anat/ as {name}.'
     for path in _images(folder / 'fmap'):
         kind = suffix_of(path)
         if kind in _FIELDMAPS:

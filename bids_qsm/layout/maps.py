@@ -80,16 +80,19 @@ class _File:
     def port(self) -> str | None:
         """What the image shows of `SUFFIXES`; None where it shows something else, or not all of it."""
         port, desc = SUFFIXES.get(self.kind), self.get('desc').lower()
-        if not self.is_own or desc in PARTIAL:
+        if not self.is_own or desc in PARTIAL or (self.in_t1w and port not in CARRIED):
             return None
         return 'local_field' if port == 'field' and desc.startswith('local') else port
 
     @property
     def is_own(self) -> bool:
-        """Whether the image is in the scanner's space, and of no single echo or region."""
+        """Whether the image is in the space of the scanner or of the T1w, and of no single echo or region."""
         known, space = {*OF_SERIES, 'desc', 'space'}, self.get('space').lower()
-        is_carried = space == OF_T1W and SUFFIXES.get(self.kind) in CARRIED
-        return {key for key, _ in self.entities} <= known and (space in OWN_SPACES or is_carried)
+        return {key for key, _ in self.entities} <= known and space in (*OWN_SPACES, OF_T1W)
+
+    @property
+    def in_t1w(self) -> bool:
+        return self.get('space').lower() == OF_T1W
 
 
 class _Problem(Exception):
@@ -115,8 +118,6 @@ def with_maps(
             if one.port and (not options.session_label or one.get('ses') in options.session_label):
                 groups[one.key].append(one)
         for key, group in sorted(groups.items()):
-            # a tool that leaves maps on both grids means the same map
-            group = [f for f in group if f.get('space').lower() != OF_T1W] or group
             with_phase = [one for one in series if one.phase + one.imag and _fits(key, one.entities)]
             if is_auto and with_phase:
                 note = f'{plain(group[0].path.name)} is not used, as there is phase (see --start-from).'
@@ -130,8 +131,14 @@ def with_maps(
             start = start if is_auto else options.start_from
             if not any(f.port == start for f in group):
                 continue
+            # of a map on both grids that of the scanner is taken; maps of one series are in one space
+            in_t1w = all(f.in_t1w for f in group if f.port == start)
+            others = [f for f in group if f.in_t1w != in_t1w]
+            group = [f for f in group if f.in_t1w == in_t1w]
             magnitudes = _magnitudes(key, group, files)
             found = _read(start, key, group, magnitudes, files, options, index)
+            if isinstance(found, Series):
+                found = replace(found, notes=(*found.notes, *_said_of_space(in_t1w, others)))
             replaced = {found.name, *(join_entities(f.key) for f in magnitudes)}
             replaced |= {one.name for one in with_phase}
             series = [one for one in series if one.name not in replaced]
@@ -181,10 +188,11 @@ def _fits(key: tuple[tuple[str, str], ...], other: tuple[tuple[str, str], ...]) 
 
 def _magnitudes(key: tuple[tuple[str, str], ...], group: list[_File], files: list[_File]) -> list[_File]:
     """Magnitudes of all echoes on the grid of the maps, of the acquisition that is most like theirs."""
-    groups = defaultdict(list)
+    groups, place = defaultdict(list), group[0]
     for one in files:
         is_magnitude = one.kind in MAGNITUDES and one.get('part') in ('', 'mag') and not one.get('desc')
-        if is_magnitude and _fits(key, one.key) and checks.lies_on(one.path, group[0].path):
+        is_magnitude &= one.in_t1w == place.in_t1w  # a protocol may give both images one grid
+        if is_magnitude and _fits(key, one.key) and checks.lies_on(one.path, place.path):
             groups[len({*key} ^ {*one.key}), one.key, one.kind, one.root].append(one)
     return sorted(groups[min(groups)], key=lambda one: one.get('echo').zfill(9)) if groups else []
 
@@ -230,7 +238,12 @@ def _read(
         return Rejected(name, str(problem), True)
     masks = [f for f in files if f.kind in MASKS and f.is_own and f.get('desc') in ('', 'brain')]
     masks = [
-        f for f in masks if f.root == main.root and _fits(key, f.key) and checks.lies_on(f.path, main.path)
+        f
+        for f in masks
+        if f.root == main.root
+        and f.in_t1w == main.in_t1w
+        and _fits(key, f.key)
+        and checks.lies_on(f.path, main.path)
     ]
     if masks:
         mask = min(masks, key=lambda f: MASKS.index(f.kind))
@@ -263,10 +276,11 @@ def _read(
         b0_dir=grid.b0_dir,
         given=tuple(given),
         is_whole=is_whole,
+        in_t1w=main.in_t1w,
         notes=(
             f'The series starts from {NAMES[start]} of another tool: {plain(main.path.name)}.',
             *notes,
-            *_said(start, has, bool(masks), is_whole),
+            *_said(start, has, bool(masks), is_whole, main.in_t1w),
             *(f'{plain(f.path.name)} is not used, as the series starts from {NAMES[start]}.' for f in others),
         ),
     )
@@ -387,7 +401,19 @@ def _has_t1w(files: list[_File], options: 'Options') -> bool:
     )
 
 
-def _said(start: str, has: dict[str, bool], has_mask: bool, is_whole: bool) -> Iterator[str]:
+def _said_of_space(in_t1w: bool, others: list[_File]) -> Iterator[str]:
+    """Notes on maps in the space of the T1w image, and on ``others`` in another space than the series."""
+    if in_t1w:
+        yield 'By their names its maps are in the space of the T1w image; they are not aligned again.'
+    for one in others:
+        where = 'scanner' if in_t1w else 'T1w image'
+        yield (
+            f'{plain(one.path.name)} is not used, as it is in the space of the {where}, unlike the map that '
+            'the series starts from.'
+        )
+
+
+def _said(start: str, has: dict[str, bool], has_mask: bool, is_whole: bool, in_t1w: bool) -> Iterator[str]:
     """Notes on what is left out, and how the steps go without phase."""
     lacking = ['the field fit', 'susceptibility-weighted images']
     lacking += [] if has['r2star'] else ['R2*']
@@ -395,7 +421,9 @@ def _said(start: str, has: dict[str, bool], has_mask: bool, is_whole: bool) -> I
         lacking += ['susceptibility', 'the refinement of the nuclei']
     yield f'Without phase, these are left out: {", ".join(lacking)}.'
     if not has['magnitude']:
-        yield 'There is no magnitude on its grid; the map itself is aligned with the T1w image.'
+        yield 'There is no magnitude on its grid' + (
+            '.' if in_t1w else '; the map itself is aligned with the T1w image.'
+        )
     if has_mask:
         yield 'The map is given where it is not 0, inside the mask that lies beside it.'
     elif is_whole:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import nibabel as nib
 import numpy as np
 
-from bids_qsm.entities import entities_of, session_of
+from bids_qsm.entities import OF_SERIES, entities_of, session_of, suffix_of
 from bids_qsm.layout import checks
-from bids_qsm.layout.index import Index
-from bids_qsm.layout.inputs import OWN_SPACES, is_of_other, is_of_other_scan
+from bids_qsm.layout.index import EXTENSIONS, Index
+from bids_qsm.layout.inputs import GRADIENT_ECHOES, OWN_SPACES, is_of_other, is_of_other_scan
 from bids_qsm.layout.query_files import is_input
-from bids_qsm.layout.series import Segmentation, Series
+from bids_qsm.layout.series import Segmentation, Series, series_of
 
 if TYPE_CHECKING:
     from bids_qsm.app.options import Options
@@ -30,7 +30,8 @@ FREESURFER = {
 
 _DERIVED = ('aseg', 'aparcaseg', 'aparcDKTaseg')
 _INPUTS = ('rawavg.mgz', 'orig/001.mgz')
-_OVERLAP = 0.95
+OVERLAP = 0.95
+"""Least `overlap` of images that are in one place."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Found:
     names: str
     scanned: Path | None = None
     """The image that FreeSurfer was given, where its folder holds one that can be read."""
+    meant: tuple[Path, ...] = ()
+    """Images of the dataset that space- may mean, whether or not they are asked for, one of each series."""
 
     @property
     def is_freesurfer(self):
@@ -66,7 +69,8 @@ def find_segmentations(subject: str, options: 'Options', index: Index) -> list[F
             name = next((labels[k] for k in ('seg', 'atlas', 'desc') if k in labels), 'dseg')
             names = 'freesurfer' if labels.get('desc') in _DERIVED else 'bids'
             tables = index.inherited(path, '.tsv', root)
-            found.append(Found(source, _plain(name), path, next(reversed(tables), None), names))
+            table, meant = next(reversed(tables), None), _meant(path, subject, index)
+            found.append(Found(source, _plain(name), path, table, names, meant=meant))
         folders = [root / f'sub-{subject}', *sorted(root.glob(f'sub-{subject}_ses-*'))]
         for folder in folders:
             if '.long.' in folder.name:  # in the space of the subject's own template
@@ -80,6 +84,24 @@ def find_segmentations(subject: str, options: 'Options', index: Index) -> list[F
                 if (mri / file).is_file()
             ]
     return found
+
+
+def _meant(path: Path, subject: str, index: Index) -> tuple[Path, ...]:
+    """Gradient echoes, one file of each, that labels in the space of one may be of: no entity differs."""
+    labels = entities_of(path)
+    if labels.get('space') not in GRADIENT_ECHOES:
+        return ()
+    files = index.files(index.root)
+    images = {}
+    for image in files.of(subject, with_ignored=True, suffix=labels['space'], extension=[*EXTENSIONS]):
+        own = dict(series_of(image))
+        if all(labels[k] == own.get(k) for k in OF_SERIES if k in labels):
+            images.setdefault(_scan_of(image), image)
+    return tuple(images.values())
+
+
+def _scan_of(image: Path) -> tuple:
+    return image.parent, suffix_of(image), series_of(image)
 
 
 def _plain(name: str):
@@ -161,26 +183,31 @@ def _place(found: Found, one: Series, anatomy: 'Anatomy', series: Sequence[Serie
             return None, 'is that of a T1w image, and there is none; it is not used.'
         if session not in (None, anatomy.session):
             return None, _elsewhere(session, image)
-        if found.scanned is not None and _overlap(found.scanned, image) < _OVERLAP:
+        if found.scanned is not None and overlap(found.scanned, image) < OVERLAP:
             return None, (
                 f'was made from an image elsewhere in the scanner than {image.name}; it is not used.'
             )
         return 'anat', None
     space = entities_of(path).get('space')
     own = space in OWN_SPACES and not is_of_other(path, one) and checks.same_grid(path, one.files[0])
+    scan = _scan_of(one.files[0])
+    if space in GRADIENT_ECHOES:
+        # a protocol gives many images one grid, but the head moves between them
+        others = [image for image in found.meant if _scan_of(image) != scan]
+        own = own and not one.in_t1w and not any(_has_grid(image, path) for image in others)
     alike = any(checks.same_grid(path, other) for other in anatomy.images)
     if own and space is not None:
         return 'gre', None
-    if (
-        space in OWN_SPACES[1:]
-        and _is_of_this_alone(path, one, series)
-        and _overlap(path, one.files[0]) > 0.5
-    ):
-        return 'gre', None  # on a grid of its own, as of a tool that resamples to 1 mm
     if alike and not is_of_other_scan(path, anatomy.session, sessions):
         return 'anat', None
     if own:
         return 'gre', None
+    is_of_this = not one.in_t1w and scan in map(_scan_of, found.meant)
+    if is_of_this and len(found.meant) > 1:
+        names = ' or '.join(sorted(image.name for image in found.meant)[:2])
+        return None, f'may be of {names} and is not used; give it the ses-, acq- or run- of its image.'
+    if is_of_this and overlap(path, one.files[0]) > 0.5:
+        return 'gre', None  # on a grid of its own, as of a tool that resamples to 1 mm
     if alike:
         return None, _elsewhere(session, image)
     if space == 'T1w' and image is not None:
@@ -195,17 +222,15 @@ def _place(found: Found, one: Series, anatomy: 'Anatomy', series: Sequence[Serie
     )
 
 
-def _is_of_this_alone(path: Path, one: Series, series: Sequence[Series]):
-    """Whether a file can only mean a series: the head may have moved between those of a session."""
-    same = [other for other in series if other.session == one.session and not is_of_other(path, other)]
-    return same == [one] and session_of(path) in (None, one.session)
+def _has_grid(image: Path, path: Path) -> bool:
+    return checks.image_problem(image) is None and checks.same_grid(image, path)
 
 
 def _elsewhere(session: str | None, image: Path):
     return f'is of session {session}, but {image.name} is the T1w image in use; it is not used.'
 
 
-def _overlap(first: Path, second: Path):
+def overlap(first: Path, second: Path) -> float:
     """Share of the smaller of two images that lies in the other, by their boxes in the scanner.
 
     It is 1 where one was cut out of the other, whatever the distance between their centres.

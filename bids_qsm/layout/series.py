@@ -136,10 +136,12 @@ class Series:
     given: tuple[GivenMap, ...] = ()
     is_whole: bool = False
     """Whether the given maps are not masked to the brain."""
+    in_t1w: bool = False
+    """Whether the given maps are in the space of the T1w image already."""
     sidecar: Mapping[str, object] = field(default_factory=dict, hash=False)
     """Content of the sidecars of the first echo: of the magnitude before the phase, but the unit of phase."""
     filtered: str = ''
-    """What the sidecar says of high-pass filtering, '' for nothing."""
+    """What the sidecar or the folder says of high-pass filtering, '' for nothing."""
     is_head: bool = True
     """False for a crop or a phantom."""
     has_regions: bool = True
@@ -328,7 +330,7 @@ def read_series(
         frames=frames,
         coils=coils,
         sidecar={**head, 'Units': metadata[second[echoes[0]]].get('Units')},
-        filtered=_filtering(metadata[second[echoes[0]]]),
+        filtered=_filtering(second[echoes[0]], metadata[second[echoes[0]]]),
         field_strength=strength,
         manufacturer=told['Manufacturer'],
         repetition_time=told['RepetitionTime'],
@@ -344,14 +346,18 @@ BOLD = 'bold'
 """Suffix of runs of frames."""
 
 
-def _filtering(metadata: dict) -> str:
-    """What a sidecar of phase says of high-pass filtering, '' for nothing.
+def _filtering(path: Path, metadata: dict) -> str:
+    """What says of a phase image that it is high-pass filtered, '' for nothing.
 
-    >>> _filtering({'ImageType': ['ORIGINAL', 'PRIMARY', 'P', 'SWI']})
-    'ImageType SWI'
+    >>> _filtering(Path('anat/sub-01_phase.nii'), {'ImageType': ['ORIGINAL', 'PRIMARY', 'P', 'SWI']})
+    'ImageType SWI in the sidecar'
+    >>> _filtering(Path('swi/sub-01_phase.nii'), {})
+    'the folder swi/'
     """
     said = [word for word in checks.image_types(metadata) if word in _FILTERED]
-    return f'ImageType {said[0]}' if said else ''
+    if said:
+        return f'ImageType {said[0]} in the sidecar'
+    return 'the folder swi/' if path.parent.name == 'swi' else ''
 
 
 _FILTERED = ('SWI', 'FILTERED', 'HOMODYNE', 'HPF', 'HIGHPASS')

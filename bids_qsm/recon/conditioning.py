@@ -78,7 +78,7 @@ def condition(
     manufacturer : str
         Decides the sign where the data cannot.
     said : str
-        What the sidecar says of high-pass filtering, '' for nothing; it decides where the data cannot.
+        What speaks for high-pass filtering, '' for nothing; it decides where the data cannot.
     scaling : str
         See ``phase_to_radians``.
     sign : {'auto', 'positive', 'negative'}
@@ -344,7 +344,7 @@ def _mend_slices(phase: Array, magnitude: Array, echo_times: Sequence[float], gr
 
 
 def _judge_filter(is_filtered: bool, spread: Spread | None, said: str, wanted: str):
-    what, told = 'High-pass filter', f' The sidecar says {said}.' if said else ''
+    what, told = 'High-pass filter', f' What speaks for a filter: {said}.' if said else ''
     if spread is None:
         evidence = f'The object is too small to tell from the data.{told}'
     else:
@@ -353,15 +353,20 @@ def _judge_filter(is_filtered: bool, spread: Spread | None, said: str, wanted: s
             f'{spread.fast:.3f} ppm; the slow field of a head is larger than .05 ppm.{told}'
         )
     numbers = {'slow': spread.slow, 'fast': spread.fast} if spread else {}
+    if spread is None and not said:
+        unknown = 'Whether the phase was high-pass filtered could not be judged.'
+        return _finding(what, unknown, 'None.', evidence)
     if not is_filtered:
         return _finding(what, 'The phase was not high-pass filtered.', 'None needed.', evidence, **numbers)
+    was = 'was' if spread else 'may have been'
     if wanted == 'stop':
         raise UserError(
-            f'The phase was high-pass filtered, as for susceptibility-weighted images. {evidence} '
+            f'The phase {was} high-pass filtered, as for susceptibility-weighted images. {evidence} '
             'Susceptibility would be far too low. Give the unfiltered phase; to go on with this one, use '
             '--filtered-phase accept.'
         )
-    found = 'The phase was high-pass filtered: susceptibility of all but small structures is far too low.'
+    small = 'susceptibility of all but small structures'
+    found = f'The phase {was} high-pass filtered: {small} {"is" if spread else "would then be"} far too low.'
     return _finding(what, found, 'Accepted (set by the user).', evidence, 'warning', **numbers)
 
 

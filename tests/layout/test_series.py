@@ -29,7 +29,13 @@ def test_no_phase(data, find):
 
 
 @pytest.mark.parametrize(
-    ('types', 'said'), [(['P', 'SWI'], 'ImageType SWI'), (['P', 'ND'], ''), ('swi', 'ImageType SWI'), (3, '')]
+    ('types', 'said'),
+    [
+        (['P', 'SWI'], 'ImageType SWI in the sidecar'),
+        (['P', 'ND'], ''),
+        ('swi', 'ImageType SWI in the sidecar'),
+        (3, ''),
+    ],
 )
 def test_what_the_sidecar_says_of_filtering(data, find, types, said):
     write_series(data)

@@ -73,8 +73,10 @@ def test_crops_are_not_judged_unless_the_sidecar_says_so():
     data = s.magnitude[crop], s.phase[crop], s.echo_times, s.grid
     given = {'field_strength': FIELD_STRENGTH, 'scaling': 'radians'}
     assert find_spread(data[1], data[0], *data[2:], FIELD_STRENGTH) is None
-    condition(*data, **given)
-    with pytest.raises(UserError, match='The sidecar says ImageType SWI'):
+    *_, findings = condition(*data, **given)
+    (finding,) = (f for f in findings if f['what'] == 'High-pass filter')
+    assert 'could not be judged' in finding['found']
+    with pytest.raises(UserError, match=r'may have been high-pass filtered.* for a filter: ImageType SWI'):
         condition(*data, **given, said='ImageType SWI')
     # a whole head decides by itself
     condition(s.magnitude, s.phase, s.echo_times, s.grid, **given, said='ImageType SWI')

@@ -8,6 +8,7 @@ from nipype.interfaces.base import isdefined
 
 from bids_qsm.app.methods import Method, registries
 from bids_qsm.applications import application
+from bids_qsm.interfaces.anatomy import IdentityTransform
 from bids_qsm.layout.bold_run import BoldRun
 from bids_qsm.layout.series import GivenMap, Input, Tables, Use
 from bids_qsm.recon.inversion import INVERSION
@@ -88,6 +89,16 @@ def test_maps_of_other_tools_build(options, series, files, ports, has_magnitude,
     assert {'refine_labels', 'candidates', 'lesions'} <= names or 'chi' not in given.maps
     assert ('plot_mask' in names) == has_magnitude
     assert any('another tool' in text for text in methods)
+
+
+def test_maps_in_the_space_of_the_t1w_are_not_aligned_again(options, series, files):
+    given = replace(
+        series, given=(GivenMap('chi', files('chi.nii')),), magnitude=(), phase=(), echo_times=(), in_t1w=True
+    )
+    workflow, methods, _ = graph(options, given)
+    (rigid,) = [name for name in workflow.list_node_names() if name.endswith('.rigid')]
+    assert isinstance(workflow.get_node(rigid).interface, IdentityTransform)
+    assert 'were not aligned again' in ' '.join(methods)
 
 
 def test_derivatives_replace_our_own(options, series, files):

@@ -24,7 +24,7 @@ def test_segmentations_are_further_atlases(options, series, files):
             Segmentation('manual', files('dseg.nii'), files('dseg.tsv'), 'gre'),
         ),
     )
-    workflow, _, _ = graph(options, given)
+    workflow, methods, _ = graph(options, given)
     check_ports(workflow)
     (save,) = [n for n in workflow.list_node_names() if n.endswith('.save_labels')]
     paths = workflow.get_node(save).inputs.paths
@@ -40,6 +40,11 @@ def test_segmentations_are_further_atlases(options, series, files):
     # the report tells the atlas from segmentations of the subject by this
     sidecars = workflow.get_node(save).inputs.sidecars
     assert [port for port, content in sidecars.items() if 'Atlas' in content] == ['dseg']
+    assert 'given with the anatomy' in sidecars['dseg_aseg']['Description']
+    assert 'given with the GRE' in sidecars['dseg_manual']['Description']
+    told = ' '.join(methods)
+    assert "the subject's own anatomy were carried to the GRE by the rigid alignment." in told
+    assert 'Segmentations of the GRE itself were taken without alignment' in told
 
 
 def test_the_deep_grey_is_refined_unless_told_not_to(options, series):
