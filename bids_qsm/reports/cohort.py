@@ -170,7 +170,8 @@ def _characteristics(long: pd.DataFrame, asked: dict):
 
 def _distributions(long: pd.DataFrame, group: str | None, statistic: str, pages: set[str]):
     blocks = []
-    for atlas, all_maps in cohort.by_atlas(long):
+    # maps of regions before counts of lesions, which have no atlas
+    for atlas, all_maps in sorted(cohort.by_atlas(long), key=lambda one: not one[0]):
         there = dict.fromkeys([*SYMBOLS, *sorted(set(all_maps['map']))])
         for name in (m for m in there if m in set(all_maps['map'])):
             rows = all_maps[all_maps['map'] == name]
