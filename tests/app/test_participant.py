@@ -33,7 +33,7 @@ def command(*given):
 def finished_nodes(out):
     """Result files and when they were written; what failed, and what checks the output, runs each time.
 
-    A step that compiled kernels writes a result and is run again: only those count that a log says have ended.
+    A step that compiled kernels writes a result and is run again: only those count that a log calls ended.
     """
     logs = ''.join(log.read_text() for log in out.glob('logs/*/events.jsonl'))
     ended = re.findall(r'"event":"end".*"step":"(?:[^"]*\.)?([^".]+)"', logs)
