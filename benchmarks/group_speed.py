@@ -5,7 +5,8 @@ python benchmarks/group_speed.py [--subjects 500] [--sessions 2] [--parts model 
 Each part runs in a process of its own on one core, so that its peak memory is its own; seconds are of the
 processor, wall is what the clock says. The tables have 17 regions, 3 hemispheres and 2 maps; half of the
 participants are controls, and some regions are missing. The part "command" is the group level as it is
-called: it reads the tables of all series from a folder and writes tables and page.
+called: it reads the tables of all series from a folder and writes tables and page; "harmonised" is the same
+with three sites.
 """
 
 import argparse
@@ -32,6 +33,7 @@ PARTS = (
     'normative',
     'all',
     'command',
+    'harmonised',
 )
 MODEL = 'chi ~ group + age + sex'
 
@@ -55,6 +57,7 @@ def tables(subjects, sessions):
             'group': np.where(np.arange(subjects) % 2, 'patient', 'control'),
             'age': rng.uniform(8, 75, subjects).round(1),
             'sex': rng.choice(['F', 'M'], subjects),
+            'site': np.arange(subjects) // 2 % 3 + 1,
             'dystonia': rng.gamma(2, 5, subjects).round(),
             'parkinsonism': rng.gamma(2, 5, subjects).round(),
         }
@@ -113,12 +116,13 @@ def write(root, subjects, sessions):
     return data, out
 
 
-def called(subjects, sessions):
-    """Rows, seconds and peak memory of the group level by the command line."""
+def called(part, subjects, sessions):
+    """Rows, seconds and peak memory of the group level by the command line; of three sites if harmonised."""
     with tempfile.TemporaryDirectory() as folder:
         data, out = write(Path(folder), subjects, sessions)
         words = [sys.executable, '-m', 'bids_qsm', str(data), str(out), 'group', '--model', MODEL]
         words += ['--correlate', 'dystonia:GP', 'parkinsonism:SN']
+        words += ['--harmonise', 'site'] if part == 'harmonised' else []
         start = time.perf_counter()
         subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
         wall = time.perf_counter() - start
@@ -127,7 +131,7 @@ def called(subjects, sessions):
         with open(out / 'group_regions.tsv') as lines:
             rows = sum(1 for _ in lines) - 1
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return _figures('command', rows, wall, used.ru_utime + used.ru_stime, used)
+    return _figures(part, rows, wall, used.ru_utime + used.ru_stime, used)
 
 
 def _figures(part, rows, wall, seconds, used):
@@ -186,7 +190,7 @@ def main(words=None):
     options = parser.parse_args(words)
     if options.child:
         (part,), size = options.parts, (options.subjects, options.sessions)
-        print(json.dumps(called(*size) if part == 'command' else measure(part, *size)))
+        print(json.dumps(called(part, *size) if part in ('command', 'harmonised') else measure(part, *size)))
         return
     one_core = {f'{library}_NUM_THREADS': '1' for library in ('OMP', 'OPENBLAS', 'MKL', 'NUMBA')}
     print('part\trows\twall\tseconds\tpeak_mb', flush=True)
