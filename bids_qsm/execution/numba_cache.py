@@ -123,14 +123,19 @@ def _classify():
     classify(units, repeats=2, permutations=1, n_boot=2)
 
 
+def choices(interface: type) -> tuple[str, ...]:
+    """Methods of the registry of a step; none of one without a choice."""
+    trait = interface.input_spec().trait('method')
+    return (trait and trait.choices) or ()
+
+
 def _run_methods(work: Path, scratch: Path):
     """Run each step with its other methods, on its inputs in the finished run."""
     from nipype.utils.filemanip import loadpkl
 
     for path in sorted(work.rglob('result_*.pklz')):
         result = loadpkl(path)
-        trait = result.interface.input_spec().trait('method')
-        for method in trait.handler.values if trait and hasattr(trait.handler, 'values') else ():
+        for method in choices(result.interface):
             if method in ('greedy', result.inputs.get('method')):  # greedy needs a package of its own
                 continue
             folder = tempfile.mkdtemp(dir=scratch)

@@ -137,16 +137,17 @@ def _spec(base: type[TraitedSpec], ports: dict[str, traits.TraitType]):
 
 
 def methods(registry: dict[str, Callable]):
-    """Ports ``method`` and ``params`` of a step that has a choice of methods."""
+    """Ports ``method`` and ``params`` of a step that has a choice of methods, named by its ``choices``."""
     return {
-        'method': traits.Enum(*registry, usedefault=True, desc='method'),
+        'method': traits.Enum(*registry, usedefault=True, choices=tuple(registry), desc='method'),
         'params': traits.Dict({}, usedefault=True, desc='its parameters'),
     }
 
 
 def methods_or_plugins(registry: dict[str, Callable]):
     """The same of a step that takes plug-ins too, with the files that the results of one depend on."""
-    name = traits.Union(traits.Enum(*registry), traits.String(regex=f'^{PREFIX}/'), usedefault=True)
+    plugin = traits.String(regex=f'^{PREFIX}/')
+    name = traits.Union(traits.Enum(*registry), plugin, usedefault=True, choices=tuple(registry))
     files = traits.List(File(exists=True), desc='files of the plug-in')
     return {**methods(registry), 'method': name, 'plugin_files': files}
 

@@ -11,6 +11,11 @@ from nipype.pipeline import engine as pe
 from bids_qsm.app import cli
 from bids_qsm.errors import UserError
 from bids_qsm.execution import numba_cache as kernels
+from bids_qsm.interfaces.anatomy import RegisterRigid
+from bids_qsm.interfaces.background import RemoveBackground
+from bids_qsm.interfaces.inversion import Invert
+from bids_qsm.recon.background import BACKGROUND
+from bids_qsm.recon.inversion import INVERSION
 
 VARIABLES = ('NUMBA_CACHE_DIR', 'MPLCONFIGDIR', 'DENO_DIR', 'NUMBA_CPU_NAME', 'NUMBA_CPU_FEATURES')
 WRAP = """
@@ -51,6 +56,14 @@ def caches(tmp_path):
 
 def listing(folder):
     return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.rglob('*') if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    ('step', 'registry'), [(Invert, INVERSION), (RemoveBackground, BACKGROUND), (RegisterRigid, {})]
+)
+def test_the_methods_of_each_step_are_known(step, registry):
+    """As an image compiles the kernels of all; steps that take plug-ins have their registry too."""
+    assert kernels.choices(step) == tuple(registry)
 
 
 def test_kernels_of_an_image_are_used_and_nothing_is_compiled(tmp_path):
