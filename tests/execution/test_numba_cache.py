@@ -14,6 +14,7 @@ from bids_qsm.execution import numba_cache as kernels
 from bids_qsm.interfaces.anatomy import RegisterRigid
 from bids_qsm.interfaces.background import RemoveBackground
 from bids_qsm.interfaces.inversion import Invert
+from bids_qsm.interfaces.step import methods
 from bids_qsm.recon.background import BACKGROUND
 from bids_qsm.recon.inversion import INVERSION
 
@@ -147,8 +148,7 @@ def test_no_temporary_folder(caches, tmp_path, monkeypatch):
 
 class _ChooseInputSpec(BaseInterfaceInputSpec):
     record = traits.Str(mandatory=True)
-    method = traits.Enum('first', 'second', 'greedy', 'picky', 'third')
-    params = traits.Dict({}, usedefault=True)
+    method, params = methods(dict.fromkeys(('first', 'second', 'greedy', 'picky', 'third'))).values()
 
 
 class _ChooseOutputSpec(TraitedSpec):
