@@ -186,7 +186,11 @@ def _is_count(n: object):
 
 def _parsed(parser: argparse.ArgumentParser, argv: list[str]):
     """Arguments of another command; -v, which `main` has read, may stand anywhere."""
-    return parser.parse_args([a for a in argv if a != '--verbose' and not re.fullmatch('-v+', a)])
+    return parser.parse_args(_without_verbose(argv))
+
+
+def _without_verbose(argv: list[str]):
+    return [a for a in argv if a != '--verbose' and not re.fullmatch('-v+', a)]
 
 
 def _demo_parser():
@@ -300,9 +304,7 @@ def _check_parser():
 
 
 def _check(argv: list[str]):
-    own, others = _check_parser().parse_known_args(
-        [a for a in argv if a != '--verbose' and not re.fullmatch('-v+', a)]
-    )
+    own, others = _check_parser().parse_known_args(_without_verbose(argv))
     # the configuration of a run names its level and its output folder
     settings = parse(others, not_from_file=('output_dir', 'level'))
     if 'bids_dir' not in settings or 'output_dir' in settings:
