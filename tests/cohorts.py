@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 
 from bids_qsm.app.options import Options
+from bids_qsm.group.analyse import FILES
+from bids_qsm.group.dictionaries import dictionaries
 from bids_qsm.phantom.cohort import REGIONS
 
 CHI = {'SN': 0.11, 'GP': 0.13, 'RN': 0.10, 'Putamen': 0.04, 'Caudate': 0.045, 'Thalamus': 0.02, 'CSF': 0.01}
@@ -169,3 +171,19 @@ def options(data, out, **settings):
 def table(path):
     """A table that was written."""
     return pd.read_csv(path, sep='\t', na_values=['n/a'])
+
+
+def assert_described(out, key):
+    """Beside a table of ``group/`` each column is described, as the documentation does.
+
+    Two tables also have columns of the study: harmonised values those of the table of regions, predictions
+    those that name the unit.
+    """
+    path = out / FILES[key]
+    described, known = json.loads(path.with_suffix('.json').read_text()), dictionaries()[key]
+    assert list(described) == list(table(path).columns), key
+    assert all(len(one['Description']) > 3 for one in described.values()), key
+    if key in ('harmonised', 'classification_predictions'):
+        assert set(known) <= set(described), key
+    else:
+        assert set(described) <= set(known), key

@@ -6,6 +6,7 @@ import runpy
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -17,9 +18,15 @@ if not DOCS.exists():
     pytest.skip('not a checkout', allow_module_level=True)
 
 from bids_qsm.app import cli, options  # noqa: E402
-from bids_qsm.app.arguments import parse  # noqa: E402
+from bids_qsm.app.arguments import build_parser, parse  # noqa: E402
 from bids_qsm.app.options import SETTINGS, Options, flag_of  # noqa: E402
-from bids_qsm.applications import modules  # noqa: E402
+from bids_qsm.applications import applications, modules  # noqa: E402
+from bids_qsm.derivatives.files import output_path  # noqa: E402
+from bids_qsm.derivatives.products import PRODUCTS  # noqa: E402
+from bids_qsm.group.analyse import FILES  # noqa: E402
+from bids_qsm.group.dictionaries import dictionaries  # noqa: E402
+from bids_qsm.workflows.outputs import application_names  # noqa: E402
+from tests.documented import undocumented  # noqa: E402
 
 
 @pytest.fixture(scope='module')
@@ -78,9 +85,8 @@ def test_nothing_is_loaded_from_the_network(site):
 
 def test_reference_is_complete(site):
     from bids_qsm.app.methods import registries
-    from bids_qsm.applications import applications
-    from bids_qsm.derivatives.products import PRODUCTS
 
+    assert dictionaries().keys() == FILES.keys()
     for name, field in SETTINGS.items():
         if field.metadata['about'].help:
             assert flag_of(name).removeprefix('--') in site['options.html']
@@ -91,12 +97,60 @@ def test_reference_is_complete(site):
             assert f'id="{step}-{method}"'.replace('_', '-') in site['algorithms.html'], (step, method)
     for product in PRODUCTS.values():
         assert not product.suffix or f'*_{product.suffix}.nii.gz' in site['files.html']
+    for key, described in dictionaries().items():
+        section = site['files.html'].split(f'<h3>{Path(FILES[key]).name}<')[1].split('<h3>')[0]
+        for column in described:
+            assert f'<span class="pre">{column}</span>' in section, (key, column)
     for one in applications():
         assert f'id="app-{one.name}"' in site['applications.html']
         for column in (column for table in one.tables for column in table.described()):
             assert f'<span class="pre">{column}</span>' in site['applications.html'], (one.name, column)
     assert '<math' in site['algorithms.html']
     assert 'bids_qsm.recon.inversion.tv.tv' in site['api/recon.html']
+
+
+def test_every_option_has_its_default_and_when_to_use_it(site):
+    """Those of the parser, each in a section of its own."""
+    options = {
+        name for name, field in SETTINGS.items() if field.metadata['about'].help and name != 'applications'
+    }
+    advice = tomllib.loads((DOCS / 'ext' / 'advice.toml').read_text())
+    assert advice['when'].keys() == options
+    assert advice['default'].keys() <= options
+    flags = {flag_of(name) for name in options}
+    page = site['options.html']
+    sections = {
+        re.sub('<[^>]+>', '', part.split('<a class="headerlink"')[0]): part for part in page.split('<h3>')[1:]
+    }
+    for action in build_parser()._actions:
+        long = [flag for flag in action.option_strings if flag in flags]
+        if long:
+            section = sections[long[0]]
+            assert 'Default: ' in section, long
+            assert 'When:' in section, long
+            for choice in action.choices or ():
+                assert str(choice) in section, (long, choice)
+
+
+def test_outputs_page_lists_every_file():
+    names = [
+        output_path('', {'sub': '01'}, **name).as_posix()
+        for one in applications()
+        for name in application_names(one, 'nuclei').values()
+    ]
+    names += [f'sub-01/anat/sub-01_{one.suffix}.nii.gz' for one in PRODUCTS.values() if one.suffix]
+    assert undocumented([*names, *FILES.values()]) == []
+    assert undocumented(['sub-01/anat/sub-01_nonsense.nii.gz']) != []
+
+
+def test_questions_are_many_and_answers_short():
+    text = (DOCS / 'faq.md').read_text()
+    asked = re.findall(r'^### (.+)\n\n(.+)$', text, re.MULTILINE)
+    assert len(asked) == len({question for question, _ in asked}) == text.count('\n### ') >= 75
+    for question, answer in asked:
+        assert question.endswith(('?', '`sub-`?')), question
+        assert '](' in answer, question
+        assert len(answer) < 600, question
 
 
 @pytest.mark.parametrize('page', ['README.md', 'CONTRIBUTING.md', 'hpc/README.md'])

@@ -170,7 +170,7 @@ class Options:
     )
     shares: tuple[str, ...] = option((), effect=False)
     bids_filter_file: Path | None = _what(
-        None, 'JSON that maps "megre", "bold" and "t1w" to BIDS entities to select', metavar='FILE'
+        None, 'JSON that maps "megre", "bold", "t1w" and "flair" to BIDS entities to select', metavar='FILE'
     )
     bids_database_dir: Path | None = _what(
         None,

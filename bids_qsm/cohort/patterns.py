@@ -46,6 +46,7 @@ _DESCRIBED: dict[str, str | tuple[str, str]] = {
     'are told apart better than by chance.',
 }
 COLUMNS = list(_DESCRIBED)
+MEANS = ['pattern', 'region', 'z', 'se']
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,7 @@ def compare(
             for name, row in zip(names, shape, strict=True)
             for r, v in zip(data.regions, row, strict=True)
         ],
-        columns=['pattern', 'region', 'z', 'se'],
+        columns=MEANS,
     )
     return table, means, notes
 
@@ -344,7 +345,7 @@ def _means(data: _Vectors, groups: Sequence[str], member: np.ndarray):
             {'pattern': name, 'region': r, 'z': m, 'se': e}
             for r, m, e in zip(data.regions, own.mean(0), error, strict=True)
         ]
-    return pd.DataFrame(rows, columns=['pattern', 'region', 'z', 'se'])
+    return pd.DataFrame(rows, columns=MEANS)
 
 
 def dictionary() -> Mapping[str, dict]:

@@ -18,6 +18,7 @@ from bids_qsm.derivatives.files import atomic_write, write_json
 from bids_qsm.entities import entities_of
 from bids_qsm.errors import UserError
 from bids_qsm.group.collect import collect_application, collect_tables, find_tables, save_table
+from bids_qsm.group.dictionaries import dictionaries
 from bids_qsm.group.harmonise import find_harmonised
 from bids_qsm.group.patterns import find_patterns
 from bids_qsm.group.stages import find_stages
@@ -217,6 +218,7 @@ def analyse(
     from bids_qsm.cohort.asymmetry import add_asymmetry
     from bids_qsm.cohort.total import add_total
 
+    described = dictionaries()
     pairs = [tuple(pair.rpartition(':')[::2]) for pair in asked['correlate']]
     _check_pairs(long, pairs)
     if asked['relative_to']:
@@ -230,8 +232,8 @@ def analyse(
         table, rest, notes['model'] = model.fit_models(
             whole, asked['model'], controls=asked['controls'] or '', nuisance=site, **common
         )
-        found['model'] = table, model.dictionary()
-        found['residuals'] = rest, _residual_columns(model.dictionary())
+        found['model'] = table, described['model']
+        found['residuals'] = rest, described['residuals']
     if asked['correlate']:
         more = {**common, 'covariates': asked['covariates']}
         tables = []
@@ -239,26 +241,27 @@ def analyse(
             table, said = correlation.correlate(long, column, **more)
             tables.append(table)
             notes['correlation'] += said
-        found['correlation'] = pd.concat(tables, ignore_index=True), correlation.dictionary()
+        found['correlation'] = pd.concat(tables, ignore_index=True), described['correlation']
         regions = list(dict.fromkeys(region for _, region in pairs))
         against = [(c, region, other) for c, region in pairs for other in regions if (c, other) not in pairs]
         if against:
             table, said = correlation.compare_correlations(long, against, **more)
-            found['difference'] = table, correlation.dictionary()
+            found['difference'] = table, described['difference']
             notes['correlation'] += said
     table, said = repeatability.repeatability(measured, site=place, **common)
     if len(table):
-        found['repeatability'], notes['repeatability'] = (table, repeatability.dictionary()), said
+        found['repeatability'], notes['repeatability'] = (table, described['repeatability']), said
     if 'session_id' in long and (long.groupby('participant_id')['session_id'].nunique() > 1).any():
         table, notes['change'] = change.changes(whole, site=place, **common)
         means, said = change.change_summary(table)
         notes['change'] += said
-        found['change'], found['change_summary'] = (table, change.dictionary()), (means, change.dictionary())
+        found['change'] = table, described['change']
+        found['change_summary'] = means, described['change_summary']
         table, said = trial.slopes(whole, controls=asked['controls'] or '', site=place, **common)
         if len(table):
             sizes, more = power.sample_sizes(table)
-            found['slopes'], notes['slopes'] = (table, trial.dictionary()), said + more
-            found['samples'] = sizes, power.dictionary()
+            found['slopes'], notes['slopes'] = (table, described['slopes']), said + more
+            found['samples'] = sizes, described['samples']
         elif 'arm' in long:
             notes['slopes'] = said
     known = '' if _is_arm(long, asked['controls'] or '') else asked['controls'] or ''
@@ -270,7 +273,7 @@ def analyse(
     elif known:
         both = add_asymmetry(long)
         table, notes['normative'] = normative.normative(both, controls=known, **common)
-        found['normative'] = table, normative.dictionary()
+        found['normative'] = table, described['normative']
     elif cohort.group_column(long) not in (None, 'arm'):
         notes['normative'] = [
             'No group is called like controls; --controls names the one that z-scores refer to.'
@@ -278,7 +281,7 @@ def analyse(
     if asked.get('norms') == 'iron1958':
         table, notes['published'] = published_norms.published_norms(long, controls=known, **common)
         if len(table):
-            found['published'] = table, published_norms.dictionary()
+            found['published'] = table, described['published']
     if asked.get('patterns'):
         found |= find_patterns(long, asked['patterns'], found, known, notes)
     return found
@@ -364,17 +367,6 @@ def _pictures(long: pd.DataFrame, options: 'Options', controls: str):
             template['notes'].append('The maps were averaged as they are; --relative-to does not shift them.')
         pictures.append(template)
     return pictures
-
-
-def _residual_columns(described: dict):
-    own = {
-        'participant_id': 'Label of the participant.',
-        'session_id': 'Label of the session.',
-        'fitted': "Value that the fixed effects of the model predict, without the participant's intercept.",
-        'residual': "Measured value less fitted; in a mixed model it includes the participant's intercept.",
-        'units': 'Unit of the values.',
-    }
-    return {**described, **{key: {'Description': text} for key, text in own.items()}}
 
 
 def _write(out: Path, found: dict[str, tuple[pd.DataFrame, dict]], names: dict[str, str]):

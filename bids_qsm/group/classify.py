@@ -7,11 +7,11 @@ import pandas as pd
 
 from bids_qsm import __version__
 from bids_qsm.cohort.classify import FOLDS, Classified, Units, classify
-from bids_qsm.cohort.observations import describe
 from bids_qsm.cohort.units import by_participant, make_units, parse_classes
 from bids_qsm.derivatives.tables import read_input
 from bids_qsm.errors import UserError
 from bids_qsm.group.collect import join_people
+from bids_qsm.group.dictionaries import CLASSIFICATION, of_classification
 from bids_qsm.plotting.cohort_charts import p_text
 
 SEED, REPEATS, PERMUTATIONS, RESAMPLES = 0, 10, 999, 400
@@ -77,12 +77,12 @@ def run_classify(
     found = {
         'classification': result.performance.assign(**sizes),
         'classification_predictions': result.predictions,
-        'classification_coefficients': result.coefficients[
-            ['model', 'feature', 'coefficient', 'ci_low', 'ci_high', 'same_sign', 'penalty']
-        ],
-        'classification_curves': result.curves[['model', 'curve', 'x', 'y', 'low', 'high', 'n']],
+        'classification_coefficients': result.coefficients,
+        'classification_curves': result.curves,
     }
-    described = _dictionary(made)
+    for key in ('classification_coefficients', 'classification_curves'):
+        found[key] = found[key][list(CLASSIFICATION[key])]
+    described = of_classification(made.table, positive=f'the label {made.positive}')
     text = methods(formula, units, made, result, flow, [*notes, *leaks])
     return (
         {key: (one, {c: described[c] for c in one}) for key, one in found.items()},
@@ -130,53 +130,6 @@ def _table(
 def _with_people(table: pd.DataFrame, bids_dir: Path):
     table, said, _ = join_people(table, bids_dir)
     return table, [note for notes in said.values() for note in notes]
-
-
-def _dictionary(units: Units) -> dict:
-    """Describe every column of the tables of the classification."""
-    named = {c: f'Column {c} of the table of units.' for c in units.table}
-    probability = f'Predicted probability of {units.positive}, mean over the repeats in which the unit was '
-    probability += 'left out, of the model with the {} features.'
-    return describe(
-        {
-            **named,
-            'participant_id': 'Label of the participant.',
-            'label': 'Label of the unit.',
-            'p_base': probability.format('base'),
-            'p_base_qsm': probability.format('base and QSM'),
-            'model': 'base: the base features; base + QSM: all features; difference: that of the two.',
-            'measure': 'auc: area under the ROC curve; pr_auc: average precision; sensitivity: true positive '
-            'rate at a specificity of 0.9; brier: mean squared '
-            'error of the probability; calibration_slope: 1 is right, less is too extreme; '
-            'calibration_intercept: logit of the observed less that of the predicted share, 0 is right.',
-            'estimate': 'Mean over the repeats of cross-validation.',
-            'ci_low': 'Lower end of the 95 % interval, by bootstrap over participants; of the difference of '
-            'the AUC by jackknife where each participant has one unit.',
-            'ci_high': 'Upper end of the interval.',
-            'p': 'Of the AUC of the first repeat alone: by permutation of the labels, one-sided; of a '
-            'difference: two-sided, t of the standard error of its interval.',
-            'n_participants': 'Participants.',
-            'n_units': 'Units.',
-            'n_positive': f'Units with the label {units.positive}.',
-            'positive': 'The positive label.',
-            'feature': 'Feature of the model of all units.',
-            'coefficient': (
-                'Penalised coefficient, so smaller than without a penalty: change of the logit by one '
-                'standard deviation of the feature.',
-                '1/SD',
-            ),
-            'same_sign': 'Share of the cross-validated models whose coefficient has this sign.',
-            'penalty': 'Ridge penalty (1/C of scikit-learn).',
-            'curve': 'roc: true positive over false positive rate; pr: precision over recall; decision: '
-            'net benefit over the threshold of the probability; calibration: share of positive units over '
-            'mean predicted probability.',
-            'x': 'Horizontal axis.',
-            'y': 'Vertical axis.',
-            'low': 'Lower end of the 95 % interval, of calibration.',
-            'high': 'Upper end of the 95 % interval, of calibration.',
-            'n': 'Units of a point of calibration.',
-        }
-    )
 
 
 def methods(

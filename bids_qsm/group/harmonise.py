@@ -3,6 +3,7 @@
 import pandas as pd
 
 from bids_qsm.cohort.tables import relative_to
+from bids_qsm.group.dictionaries import raw
 
 Found = dict[str, tuple[pd.DataFrame, dict]]
 """Tables of the group level, each with its data dictionary."""
@@ -57,7 +58,7 @@ def find_harmonised(
             'Description': f'{what} Harmonised by ComBat.'.strip(),
             'Units': 'see column units',
         },
-        harmonise.RAW: {'Description': f'{asked["statistic"]} as measured.', 'Units': 'see column units'},
+        harmonise.RAW: raw(asked['statistic']),
     }
     unknown = {'Description': 'Column of the table of regions, not described there.'}
     values = found.long

@@ -8,53 +8,57 @@ import contextlib
 import io
 import os
 import re
+import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field
+from pathlib import Path
 
 from api import rendered
 from sphinx.application import Sphinx
 
+from bids_qsm.anatomy.segmentation import COLUMNS as LABELS
 from bids_qsm.app.cli import COMMANDS
 from bids_qsm.app.methods import Method, registries
 from bids_qsm.app.options import METHODS, NAMED_PATHS, SETTINGS, STEPS, TEXTS, flag_of, kind_of
 from bids_qsm.applications import about, applications
 from bids_qsm.applications.contract import Application, Query, Table
 from bids_qsm.biomarkers.region_columns import dictionary as region_dictionary
-from bids_qsm.cohort import (
-    change,
-    correlation,
-    harmonise,
-    model,
-    normative,
-    patterns,
-    power,
-    published_norms,
-    repeatability,
-    stages,
-    trial,
-)
+from bids_qsm.biomarkers.regions import QUALITY
+from bids_qsm.cohort.tables import DESCRIPTIONS
+from bids_qsm.cohort.voxelwise import COLUMNS as CLUSTERS
 from bids_qsm.derivatives.products import PRODUCTS
 from bids_qsm.group.analyse import FILES
+from bids_qsm.group.dictionaries import dictionaries
 from bids_qsm.plugins.methods import STEPS_OF
 from bids_qsm.recon.registry import needs, parameters
 from bids_qsm.reports.citations import bibliography, cite
 
+ADVICE = tomllib.loads(Path(__file__).with_name('advice.toml').read_text(encoding='utf-8'))
 MARK = re.compile(r'^<!-- reference: (\w+) -->$', re.MULTILINE)
 GROUP_TABLES = {
-    'model': model.dictionary,
-    'correlation': correlation.dictionary,
-    'repeatability': repeatability.dictionary,
-    'sites': harmonise.dictionary,
-    'change': change.dictionary,
-    'slopes': trial.dictionary,
-    'samples': power.dictionary,
-    'normative': normative.dictionary,
-    'published': published_norms.dictionary,
-    'patterns': patterns.dictionary,
-    'stages': stages.dictionary,
-    'stage_constants': stages.constants_dictionary,
+    'model': ('--model', 'a region and term of the model'),
+    'residuals': ('--model', 'a region and series, or session where runs were averaged'),
+    'correlation': ('--correlate', 'a region and score'),
+    'difference': ('--correlate', 'a score and two regions; with pairs of two regions or more'),
+    'change': ('two sessions of a participant', 'a participant, region and pair of sessions'),
+    'change_summary': ('two sessions of a participant', 'a region and group'),
+    'normative': ('controls, found or by --controls', 'a session and region'),
+    'published': ('--norms iron1958', 'a session and region'),
+    'patterns': ('--patterns', 'a participant and pattern'),
+    'pattern_means': ('--patterns', 'a pattern and region'),
+    'stages': ('--stages', 'a region, quantity and stage'),
+    'stage_constants': ('--stages', 'a constant'),
+    'harmonised': ('--harmonise', 'as in group_regions.tsv, whose columns it has, with the statistic'),
+    'sites': ('--harmonise', 'a region, map and site'),
+    'repeatability': ('scans of one visit that repeat', 'a region and kind of repeat'),
+    'slopes': ('sessions of known time', 'a region and arm'),
+    'samples': ('slopes', 'a region, design, effect and power'),
+    'classification': ('--classify', 'a model and measure'),
+    'classification_predictions': ('--classify', 'a unit, with the columns that name it, such as lesion'),
+    'classification_coefficients': ('--classify', 'a feature of a model'),
+    'classification_curves': ('--classify', 'a point of a curve'),
 }
-"""Key of a table of the group level -> its data dictionary."""
+"""Key of a table of the group level -> what asks for it, and what a row is."""
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
@@ -102,9 +106,8 @@ def _option(field: Field) -> str:
         f'`{one} {value}`' if value else f'`{one}`' for one in filter(None, (setting.short, flag))
     )
     facts = []
-    if not is_word and field.default not in (None, (), '', 0, False):
-        default = ' '.join(map(str, field.default)) if kind == TEXTS else str(field.default)
-        facts.append(f'Default: `{default.removesuffix(".0")}`.')
+    if not is_word:
+        facts.append(f'Default: {_default(field)}.')
     if setting.unit:
         facts.append(f'Unit: {setting.unit}.')
     if setting.level:
@@ -117,7 +120,19 @@ def _option(field: Field) -> str:
     help = setting.help.replace('%%', '%')
     if field.name in STEPS:
         help = help.replace('method, see below', 'method of this step', 1)
-    return f'### {flag}\n\n{forms}: {_plain(help)}.\n\n{" ".join(facts)}'
+    return '\n\n'.join(
+        (f'### {flag}', f'{forms}: {_plain(help)}.', f'*When:* {ADVICE["when"][field.name]}', ' '.join(facts))
+    )
+
+
+def _default(field: Field) -> str:
+    """What happens without an option; KeyError where nothing says it."""
+    if kind_of(field) is bool:
+        return 'off'
+    if field.default in (None, ()):
+        return ADVICE['default'][field.name]
+    default = ' '.join(map(str, field.default)) if kind_of(field) == TEXTS else str(field.default)
+    return f'`{default.removesuffix(".0")}`'
 
 
 def flags() -> str:
@@ -286,10 +301,43 @@ def regions() -> str:
     return _columns(region_dictionary())
 
 
+def labels() -> str:
+    """Columns of the table beside an image of labels."""
+    described = region_dictionary()
+    own = {'index': 'Value of the label in the image.', 'name': 'Name of the label, with its side.'}
+    known = {column: {'Description': text} for column, text in own.items()}
+    return _columns({column: (described | known)[column] for column in (*LABELS, *QUALITY)})
+
+
+def group_regions() -> str:
+    """Columns that the table of regions of all participants has before those of each."""
+    return _columns({name: {'Description': text} for name, text in DESCRIPTIONS.items()})
+
+
 def group_tables() -> str:
-    """Columns of the tables of the group level."""
-    named = ((FILES[key].rpartition('/')[2], described) for key, described in GROUP_TABLES.items())
-    return '\n\n'.join(f'### {name}\n\n{_columns(described())}' for name, described in named)
+    """Every table of the group level: what asks for it, and its columns."""
+    parts = []
+    for key, described in dictionaries().items():
+        asked, row = GROUP_TABLES[key]
+        code = f'`{asked}`' if asked.startswith('--') else asked
+        name = FILES[key].rpartition('/')[2]
+        parts.append(f'### {name}\n\nAsked for by {code}. One row: {row}.\n\n{_columns(described)}')
+    return '\n\n'.join(parts)
+
+
+def group_events() -> str:
+    """Tables of all participants that applications make, with a link to their columns."""
+    rows = [
+        (f'`group_{one.key(each)}.tsv`', f'[{one.title}](#app-{one.name})')
+        for one in applications()
+        for each in one.tables_of_events
+    ]
+    return table(('table', 'columns of'), rows)
+
+
+def clusters() -> str:
+    """Columns of the clusters of a test in each voxel."""
+    return _columns(CLUSTERS)
 
 
 def bibliography_list() -> str:
@@ -308,7 +356,11 @@ PARTS = {
     'applications': apps,
     'maps': maps,
     'regions': regions,
+    'labels': labels,
+    'group_regions': group_regions,
     'group_tables': group_tables,
+    'group_events': group_events,
+    'clusters': clusters,
     'bibliography': bibliography_list,
 }
 MOVED = {

@@ -17,7 +17,7 @@ from bids_qsm.group import analyse as group
 from bids_qsm.group.analyse import FILES, find_controls, mixed_versions, run_group
 from bids_qsm.group.collect import collect_application, collect_tables, find_tables
 from bids_qsm.group.map_stack import find_maps
-from tests.cohorts import options, table, write_cohort
+from tests.cohorts import assert_described, options, table, write_cohort
 from tests.pages import Page, assert_self_contained
 
 TABLES = {
@@ -61,7 +61,9 @@ def test_no_table_has_entities():
 
 def test_every_table_has_a_dictionary_of_all_its_columns(ran):
     _, out = ran
-    for name in (*TABLES.values(), 'group_regions.tsv'):
+    for key in TABLES.keys() & FILES.keys():
+        assert_described(out, key)
+    for name in ('group_lesions.tsv', 'group_candidates.tsv', 'group_regions.tsv'):
         described = json.loads((out / name).with_suffix('.json').read_text())
         assert list(described) == list(table(out / name).columns)
         assert all(len(entry['Description']) > 3 for entry in described.values()), name

@@ -1,6 +1,5 @@
 """The group level tells two labels apart: tables, text, page, and what is refused."""
 
-import json
 
 import numpy as np
 import pandas as pd
@@ -9,7 +8,7 @@ import pytest
 from bids_qsm.errors import UserError
 from bids_qsm.group.analyse import FILES, METHODS, run_group
 from bids_qsm.group.classify import run_classify
-from tests.cohorts import options, table, write_cohort
+from tests.cohorts import assert_described, options, table, write_cohort
 from tests.pages import Page, assert_self_contained
 
 ASKED_ALONE = {kind for kind in FILES if kind.startswith('classification')}
@@ -36,8 +35,7 @@ def test_participants_are_classified_with_and_without_qsm(classified):
     assert predicted['participant_id'].nunique() == len(predicted) == 24
     assert predicted['p_base_qsm'].between(0, 1).all()
     for key in ASKED_ALONE:
-        described = json.loads((out / FILES[key]).with_suffix('.json').read_text())
-        assert list(described) == list(table(out / FILES[key]).columns)
+        assert_described(out, key)
     text = (out / METHODS).read_text()
     for said in (
         '24 units of 24 participants in the table',

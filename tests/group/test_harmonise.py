@@ -1,13 +1,12 @@
 """The group level on two sites: tables, page, and what is refused."""
 
-import json
 
 import pandas as pd
 import pytest
 
 from bids_qsm.errors import UserError
 from bids_qsm.group.analyse import FILES, run_group
-from tests.cohorts import options, table, write_cohort
+from tests.cohorts import assert_described, options, table, write_cohort
 from tests.pages import Page, assert_self_contained
 
 
@@ -39,9 +38,8 @@ def test_models_are_of_harmonised_values_and_the_raw_table_stays(two_sites):
     assert moved['Rome'] - moved['Oslo'] == pytest.approx(0.03, abs=0.004)
     own = effects[(effects['map'] == 'chi') & (effects['site'] == 'Rome')]
     assert (own['shift'] > 2 * own['shift_se']).mean() > 0.5
-    for name in (FILES['harmonised'], FILES['sites']):
-        described = json.loads((out / name).with_suffix('.json').read_text())
-        assert list(described) == list(table(out / name).columns)
+    for key in ('harmonised', 'sites'):
+        assert_described(out, key)
     model = table(out / FILES['model'])
     assert set(model['term']) == {'group', 'age'}
     assert (model['dof'] == 24 - 4).all()

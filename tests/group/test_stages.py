@@ -8,10 +8,11 @@ import pytest
 
 from bids_qsm.app.options import Options
 from bids_qsm.errors import UserError
-from bids_qsm.group.analyse import FILES, run_group
+from bids_qsm.group.analyse import run_group
 from bids_qsm.group.stages import field_strength
 from bids_qsm.phantom.stages import Stages, write_stages
 from bids_qsm.reports.stage_section import _answer
+from tests.cohorts import assert_described
 from tests.pages import Page, assert_self_contained
 
 
@@ -21,9 +22,7 @@ def test_stages_from_tables_to_page(tmp_path, monkeypatch):
     asked = {'bids_dir': data, 'output_dir': out, 'level': 'group', 'stages': 'stage'}
     assert run_group(Options.from_settings(asked)) == 0
     for kind in ('stages', 'stage_constants'):
-        described = json.loads((out / FILES[kind]).with_suffix('.json').read_text())
-        table = pd.read_csv(out / FILES[kind], sep='\t')
-        assert list(described) == list(table)
+        assert_described(out, kind)
     page = Page(out / 'group.html')
     assert_self_contained(page)
     text = page.text

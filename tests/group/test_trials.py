@@ -1,6 +1,5 @@
 """The worked examples of trials: from tables of visits to the page."""
 
-import json
 from collections import defaultdict
 from dataclasses import replace
 
@@ -11,6 +10,7 @@ from bids_qsm.app.options import Options
 from bids_qsm.cohort.tables import gather, join_participants, join_sessions
 from bids_qsm.group.analyse import FILES, analyse, run_group
 from bids_qsm.phantom.trial import DEFERIPRONE, WILSON, draw_trial, write_trial
+from tests.cohorts import assert_described
 from tests.pages import Page, assert_self_contained
 
 
@@ -54,8 +54,7 @@ def test_chelation_in_wilson_disease(wilson):
 
 def test_every_table_of_a_trial_is_described(wilson):
     for kind in ('change', 'change_summary', 'repeatability', 'slopes', 'samples'):
-        described = json.loads((wilson / FILES[kind]).with_suffix('.json').read_text())
-        assert list(described) == list(table(wilson, kind).columns)
+        assert_described(wilson, kind)
 
 
 def test_deferiprone_in_nbia():
