@@ -1,6 +1,5 @@
 """The group level tells two labels apart: tables, text, page, and what is refused."""
 
-
 import numpy as np
 import pandas as pd
 import pytest

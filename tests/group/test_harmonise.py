@@ -1,6 +1,5 @@
 """The group level on two sites: tables, page, and what is refused."""
 
-
 import pandas as pd
 import pytest
 
