@@ -319,9 +319,9 @@ def group_tables() -> str:
     parts = []
     for key, described in dictionaries().items():
         asked, row = GROUP_TABLES[key]
-        code = f'`{asked}`' if asked.startswith('--') else asked
+        made = f'Asked for by `{asked}`' if asked.startswith('--') else f'Made where there are {asked}'
         name = FILES[key].rpartition('/')[2]
-        parts.append(f'### {name}\n\nAsked for by {code}. One row: {row}.\n\n{_columns(described)}')
+        parts.append(f'### {name}\n\n{made}. One row: {row}.\n\n{_columns(described)}')
     return '\n\n'.join(parts)
 
 
