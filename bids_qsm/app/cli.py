@@ -203,13 +203,14 @@ def _demo(argv: list[str]):
     out = _parsed(_demo_parser(), argv).out
     if out.exists():
         raise UserError(f'{out} is there already; delete it or choose another folder.')
-    set_threads(min(available_cpus(), 4))
+    threads = min(available_cpus(), 4)
+    set_threads(threads)
     from bids_qsm.phantom.dataset import demo
 
     # renamed at the end, so that OUT is never incomplete
     partial = out.with_name(f'.{out.name}-partial')
     shutil.rmtree(partial, ignore_errors=True)
-    demo(partial)
+    demo(partial, nprocs=min(threads, 2))
     partial.replace(out)
     print(f'Demo dataset: {out}')
     return 0

@@ -79,6 +79,14 @@ def use_kernels(caches: Path = CACHES):
             link.symlink_to(path)
 
 
+def lacks_kernels() -> bool:
+    """Whether the kernels of a reconstruction have not been compiled and stored here yet."""
+    from bids_qsm.recon import fused_kernels
+
+    folder = fused_kernels.add_up.stats.cache_path
+    return folder is not None and not any(Path(folder).glob(f'{Path(fused_kernels.__file__).stem}.*.nbi'))
+
+
 def compile_kernels(caches: Path = CACHES):
     """Fill ``caches`` by running a small dataset, then every method on the inputs of its steps.
 

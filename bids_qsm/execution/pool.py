@@ -49,7 +49,8 @@ class PoolPlugin(PluginBase):
 
     A worker starts when it is first needed, from a fork server: forking a process with threads is unsafe, and
     workers share the memory of what the server has imported. Each has ``n_threads`` for its numerics. A node
-    that fails, or whose worker is killed, stops only what depends on it.
+    that fails, or whose worker is killed, stops only what depends on it. With ``is_cold`` the first node of a
+    kind runs without others of its kind beside it, which would compile the same kernels.
 
     Before ``status_callback`` tells of a node's end, ``node.measured`` says what it took: seconds,
     cpu_seconds, peak_gb (above what the worker held before) and resident_gb (in all), the last two None where
@@ -62,6 +63,7 @@ class PoolPlugin(PluginBase):
         self.memory_gb = plugin_args['memory_gb']
         self.n_workers = plugin_args.get('n_workers', self.processors)
         n_threads = plugin_args.get('n_threads', 1)
+        self._is_cold, self._compiled = plugin_args.get('is_cold', False), set()
         self._setup = (os.getcwd(), n_threads, plugin_args.get('log_level', 'WARNING'))
         set_threads(n_threads)  # the fork server inherits them, and the workers from it
         _use_short_folder()
@@ -144,9 +146,13 @@ class PoolPlugin(PluginBase):
         return not running or (
             len(running) < self.n_workers
             and not (_is_on_gpu(node) and any(map(_is_on_gpu, running)))
+            and (self._has_kernels(node) or _kind(node) not in map(_kind, running))
             and sum(one.n_procs for one in running) + node.n_procs <= self.processors
             and sum(one.mem_gb for one in running) + node.mem_gb <= self.memory_gb
         )
+
+    def _has_kernels(self, node: Node):
+        return not self._is_cold or _kind(node) in self._compiled
 
     def _start(self, step: 'Step', is_again: bool = False):
         """Give ``step`` to an idle worker or a new one, which it is if the step is run again."""
@@ -182,6 +188,7 @@ class PoolPlugin(PluginBase):
 
     def _finish(self, step: 'Step', *, traceback: list[str] | None, measured: dict | None):
         live, node = step.live, step.node
+        self._compiled.add(_kind(node))
         node.measured = measured
         live.n_open -= 1
         if traceback is None:
@@ -238,6 +245,11 @@ class Live:
 
 def _is_on_gpu(node: Node):
     return getattr(node.inputs, 'device', 'cpu') != 'cpu'
+
+
+def _kind(node: Node):
+    """What the kernels of a step depend on."""
+    return type(node.interface), getattr(node.inputs, 'method', None)
 
 
 def _is_done(node: Node):

@@ -15,6 +15,7 @@ from nipype.pipeline.engine import Node, Workflow
 from nipype.pipeline.plugins.base import PluginBase
 
 from bids_qsm.errors import UserError
+from bids_qsm.execution.numba_cache import lacks_kernels
 from bids_qsm.execution.pool import PoolPlugin
 from bids_qsm.execution.progress import RunProgress
 from bids_qsm.execution.resources import plan_capacity
@@ -103,6 +104,7 @@ def _run_in_pool(
         'n_threads': step_threads(options, plan),
         'log_level': _log_level(options),
         'stop_on_first_crash': options.stop_on_first_crash,
+        'is_cold': lacks_kernels(),
     }
     with PoolPlugin(args) as pool:
         for live in pool.run_all(graphs()):

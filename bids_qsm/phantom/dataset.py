@@ -1,9 +1,14 @@
 """Simulated BIDS datasets with known truth."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import groupby
+from multiprocessing import get_context
 from pathlib import Path
 
+import numba
 import numpy as np
 import pandas as pd
 
@@ -24,6 +29,7 @@ from bids_qsm.phantom.spin_echo import SpinEchoes, simulate_spin_echoes
 from bids_qsm.phantom.t1w import simulate_t1w
 from bids_qsm.phantom.vessels import CLASSES
 from bids_qsm.recon.units import mhz_from_tesla
+from bids_qsm.threads import set_threads
 
 README = """Simulated data, made by bids_qsm {version}
 ==========================================
@@ -94,6 +100,7 @@ def write_dataset(
     family: str | Family = 'atlas',
     blood: bool = False,
     perfusion: bool = False,
+    nprocs: int = 1,
 ):
     """Simulate visits and write them as a BIDS dataset, the truth beside them in ``derivatives/truth``.
 
@@ -113,6 +120,8 @@ def write_dataset(
     perfusion : bool
         Write maps of cerebral blood flow in the space of the T1-weighted image, for visits that have one,
         into ``derivatives/perfusion``, and those of oxygen extraction and use beside the other truth.
+    nprocs : int
+        People simulated at a time, each in a process of its own where there are several.
 
     Returns
     -------
@@ -141,24 +150,25 @@ def write_dataset(
         (truth / '.bidsignore').write_text('\n'.join(ignored) + '\n')
     if any(v.ct for v in visits):
         (path / '.bidsignore').write_text('ct/\n')
-    for n, visit in enumerate(visits):
-        if n == 0 or visit.person != visits[n - 1].person:
-            head = make_head(visit.person, spacing=spacing, variation=variation, family=family)
-        seeds = np.random.SeedSequence([seed, visit.person, n]).generate_state(3)
-        here = replace(head.changed(visit.effects, visit.lesions), fibres=visit.fibres)
-        _write_visit(path, visit, here, seeds, perfusion)
-        if blood:
-            traits = {
-                'hematocrit': round(head.blood.hematocrit, 4),
-                'sao2': round(100 * head.blood.arterial, 2),
-            }
-            people.setdefault(visit.subject, {}).update(traits)
+    heads = partial(make_head, spacing=spacing, variation=variation, family=family)
+    write = partial(_write_person, path, seed=seed, heads=heads, perfusion=perfusion)
+    parts = [list(part) for _, part in groupby(enumerate(visits), lambda one: one[1].person)]
+    if nprocs > 1 and len(parts) > 1:
+        threads = max(numba.get_num_threads() // nprocs, 1)
+        with ProcessPoolExecutor(nprocs, get_context('spawn'), set_threads, (threads,)) as pool:
+            made = list(pool.map(write, parts))
+    else:
+        made = list(map(write, parts))
+    if blood:
+        for part, traits in zip(parts, made, strict=True):
+            for _, visit in part:
+                people.setdefault(visit.subject, {}).update(traits)
     _write_participants(path, visits, people)
     return path
 
 
-def demo(path: str | Path, *, seed: int = 0):
-    """Write the demo dataset: a control seen twice and a patient with iron in the basal ganglia and lesions.
+def demo(path: str | Path, *, seed: int = 0, nprocs: int = 1):
+    """Write the demo dataset: a patient with iron in the basal ganglia and lesions, and a control seen twice.
 
     Acquired at 3 T, 1.5 mm, four echoes, oblique; the vendors' phase conventions differ. The control's nuclei
     change a little between the sessions, and only the first has a T1-weighted image.
@@ -181,21 +191,42 @@ def demo(path: str | Path, *, seed: int = 0):
         Lesion((0, -27, 1), 2.5, -0.4, kind='calcification'),
     )
     visits = [
-        Visit('01', '1', 1 + 10 * seed, siemens),
-        Visit('01', '2', 1 + 10 * seed, siemens, None, {'GP': 1.06, 'SN': 1.10, 'Putamen': 1.15}),
-        Visit('02', '1', 2 + 10 * seed, philips, 1.0, {'GP': 1.9, 'SN': 1.6}, lesions),
+        Visit('01', '1', 2 + 10 * seed, philips, 1.0, {'GP': 1.9, 'SN': 1.6}, lesions),
+        Visit('02', '1', 1 + 10 * seed, siemens),
+        Visit('02', '2', 1 + 10 * seed, siemens, None, {'GP': 1.06, 'SN': 1.10, 'Putamen': 1.15}),
     ]
     people = {
-        '01': {'age': 34, 'sex': 'F', 'group': 'control'},
-        '02': {'age': 41, 'sex': 'M', 'group': 'patient'},
+        '01': {'age': 41, 'sex': 'M', 'group': 'patient'},
+        '02': {'age': 34, 'sex': 'F', 'group': 'control'},
     }
-    return write_dataset(path, visits, participants=people, seed=seed)
+    return write_dataset(path, visits, participants=people, seed=seed, nprocs=nprocs)
 
 
 def tiny(path: str | Path, *, seed: int = 0, protocol: Protocol | None = None):
     """Write a dataset of one subject at 4 mm with three echoes, for tests: coarse, but complete."""
     protocol = protocol or Protocol((4.0, 4.0, 4.0), echo_times=(0.004, 0.009, 0.014), rotation=(12, 0, 0))
     return write_dataset(path, [Visit('01', None, seed, protocol, 2.0)], seed=seed, spacing=2.0)
+
+
+def _write_person(
+    path: Path,
+    visits: Sequence[tuple[int, Visit]],
+    *,
+    seed: int,
+    heads: Callable[[int], Head],
+    perfusion: bool,
+) -> dict:
+    """Write the visits of a person, each with its number; return what is known of the person's blood."""
+    person = visits[0][1].person
+    head = heads(person)
+    for n, visit in visits:
+        seeds = np.random.SeedSequence([seed, person, n]).generate_state(3)
+        here = replace(head.changed(visit.effects, visit.lesions), fibres=visit.fibres)
+        _write_visit(path, visit, here, seeds, perfusion)
+    return {
+        'hematocrit': round(head.blood.hematocrit, 4),
+        'sao2': round(100 * head.blood.arterial, 2),
+    }
 
 
 def _write_visit(path: Path, visit: Visit, head: Head, seeds: np.ndarray, perfusion: bool):

@@ -164,13 +164,15 @@ def _relax(points: np.ndarray, downstream: np.ndarray, fixed: int, times: int):
     for m in range(fixed, len(points)):
         number[downstream[m]] += 1
     for _ in range(times):
-        above[:] = 0
+        above.fill(0)
         for m in range(fixed, len(points)):
-            above[downstream[m]] += points[m]
+            for d in range(3):
+                above[downstream[m], d] += points[m, d]
         for m in range(fixed, len(points)):
             if number[m] > 0:
-                middle = (above[m] / number[m] + points[downstream[m]]) / 2
-                points[m] = (points[m] + middle) / 2
+                for d in range(3):
+                    middle = (above[m, d] / number[m] + points[downstream[m], d]) / 2
+                    points[m, d] = (points[m, d] + middle) / 2
 
 
 def flows(nodes: Nodes, sources: np.ndarray, contents: np.ndarray):
@@ -226,23 +228,27 @@ def _trace(heads: np.ndarray, points: np.ndarray, downstream: np.ndarray, stop: 
         last[n] = m
         for k in range(len(way) - 1):
             b, c = points[way[k]], points[way[k + 1]]
-            a = points[way[k - 1]] if k > 0 else 2 * b - c
-            d = points[way[k + 2]] if k + 2 < len(way) else 2 * c - b
-            parts = max(int(np.ceil(np.sqrt(np.sum((c - b) ** 2)) / step)), 1)
+            square = 0.0
+            for i in range(3):
+                square += (c[i] - b[i]) ** 2
+            parts = max(int(np.ceil(np.sqrt(square) / step)), 1)
             for p in range(parts):
                 t = p / parts
-                found.append(
-                    0.5
-                    * (
-                        2 * b
-                        + (c - a) * t
-                        + (2 * a - 5 * b + 4 * c - d) * t**2
-                        + (3 * b - a - 3 * c + d) * t**3
+                point = np.empty(3)
+                for i in range(3):
+                    before = points[way[k - 1], i] if k > 0 else 2 * b[i] - c[i]
+                    after = points[way[k + 2], i] if k + 2 < len(way) else 2 * c[i] - b[i]
+                    point[i] = 0.5 * (
+                        2 * b[i]
+                        + (c[i] - before) * t
+                        + (2 * before - 5 * b[i] + 4 * c[i] - after) * t**2
+                        + (3 * b[i] - before - 3 * c[i] + after) * t**3
                     )
-                )
+                found.append(point)
         found.append(points[way[-1]].copy())
     starts[len(heads)] = len(found)
     out = np.empty((len(found), 3))
-    for n in range(len(found)):
-        out[n] = found[n]
+    for n, point in enumerate(found):
+        for i in range(3):
+            out[n, i] = point[i]
     return out, starts, last

@@ -107,7 +107,7 @@ def _interpolate(
         return False
     a, b, c = int(u), int(v), int(w)
     fu, fv, fw = np.float32(u - a), np.float32(v - b), np.float32(w - c)
-    total[:] = 0
+    total.fill(0)
     one = np.float32(1)
     for da in range(2):
         wa = fu if da else one - fu
@@ -144,7 +144,8 @@ def _pull(
             for k in range(shape[2]):
                 _warped(i, j, k, matrix, nodes, origin, spacing, point)
                 if not _interpolate(point, data, place, step, channels, total):
-                    total[:] = outside
+                    for n in range(count):
+                        total[n] = outside[n]
                 for n in range(count):
                     result[n, i, j, k] = total[n]
                 inside = _interpolate(point, more, more_place, more_step, both, extra)
@@ -162,7 +163,8 @@ def _undo(
         at = found[m]
         for _ in range(times):
             _warped(at[0], at[1], at[2], still, nodes, origin, spacing, reached)
-            at += points[m] - reached
+            for d in range(3):
+                at[d] += points[m, d] - reached[d]
     return found
 
 
@@ -216,7 +218,7 @@ def _expand(volume: np.ndarray, starts: tuple, weights: tuple):
                     plane[j, k] += w0[i, m] * volume[s0[i] + m, j, k]
         row = np.empty(volume.shape[2], np.float32)
         for j in range(len(s1)):
-            row[:] = 0
+            row.fill(0)
             for m in range(w1.shape[1]):
                 for k in range(len(row)):
                     row[k] += w1[j, m] * plane[s1[j] + m, k]

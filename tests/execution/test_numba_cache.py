@@ -3,6 +3,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from nipype.interfaces.base import BaseInterfaceInputSpec, SimpleInterface, TraitedSpec, traits
@@ -15,6 +16,7 @@ from bids_qsm.interfaces.anatomy import RegisterRigid
 from bids_qsm.interfaces.background import RemoveBackground
 from bids_qsm.interfaces.inversion import Invert
 from bids_qsm.interfaces.step import methods
+from bids_qsm.recon import fused_kernels
 from bids_qsm.recon.background import BACKGROUND
 from bids_qsm.recon.inversion import INVERSION
 
@@ -53,6 +55,15 @@ def caches(tmp_path):
         path.parent.mkdir(parents=True)
         path.write_text(name)
     return tmp_path / 'caches'
+
+
+def test_kernels_are_missing_until_they_are_stored(tmp_path, monkeypatch):
+    stored = tmp_path / 'stored'
+    stored.mkdir()
+    monkeypatch.setattr(fused_kernels, 'add_up', SimpleNamespace(stats=SimpleNamespace(cache_path=stored)))
+    assert kernels.lacks_kernels()
+    (stored / 'fused_kernels.add_up-14.py311.nbi').touch()
+    assert not kernels.lacks_kernels()
 
 
 def listing(folder):

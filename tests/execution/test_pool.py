@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from nipype.interfaces.utility import Function
+from nipype.interfaces.utility import Function, Select
 
 from bids_qsm.execution.pool import AHEAD, PoolPlugin
 from bids_qsm.execution.subjects import expanded
@@ -206,6 +206,19 @@ def test_one_step_at_a_time_has_the_gpu(tmp_path):
     events, _ = run(workflow, tmp_path / 'logs', n_procs=4)
     assert len(ended(events)) == 5
     assert most_at_once([event for event in events if 'gpu' in event[0]]) == 1
+    assert most_at_once(events) > 1
+
+
+def test_steps_of_a_kind_wait_for_the_first_where_kernels_are_missing(tmp_path):
+    workflow = beside(tmp_path, 3)
+    for i in range(2):
+        one = Node(Select(inlist=[1, 2], index=[i]), f'other{i}')
+        workflow.add_nodes([one])
+    events, _ = run(workflow, tmp_path / 'logs', n_procs=4, is_cold=True)
+    assert len(ended(events)) == 5
+    for kind in ('step', 'other'):
+        first, after, *_ = [event for event in events if kind in event[0]]
+        assert (first[1], after) == ('start', (first[0], 'end'))
     assert most_at_once(events) > 1
 
 
