@@ -15,7 +15,10 @@ import bids_qsm
 from bids_qsm.derivatives.files import BIDS_VERSION, atomic_write, write_json
 from bids_qsm.dicom.convert import CannotConvert, Converted, convert, find_dcm2niix
 from bids_qsm.dicom.headers import Found, Group, read_folder
-from bids_qsm.dicom.plan import difference, distinct_echoes, make_rows, names_person, warnings_of
+from bids_qsm.dicom.pairs import difference, distinct_echoes
+from bids_qsm.dicom.people import warnings_of
+from bids_qsm.dicom.plan import make_rows
+from bids_qsm.dicom.privacy import names_person
 from bids_qsm.dicom.table import (
     COMPLEX,
     FOLDERS,

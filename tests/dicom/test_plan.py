@@ -6,7 +6,8 @@ import pytest
 
 from bids_qsm.dicom.headers import read_folder
 from bids_qsm.dicom.importing import run_import
-from bids_qsm.dicom.plan import make_rows, names_person
+from bids_qsm.dicom.plan import make_rows
+from bids_qsm.dicom.privacy import names_person
 from bids_qsm.dicom.table import SKIP, UNCLEAR, name_problem, read_rows, write_rows
 from bids_qsm.errors import UserError
 from tests.dicom.scanners import Scan, write_classic
