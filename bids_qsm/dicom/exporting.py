@@ -145,7 +145,7 @@ def run_export(
     found = read_folder(dicom_dir)
     rows = read_rows(table) if table else []
     if not rows:
-        _require_one(maps, {group.person for group in found.groups}, bool(table))
+        _require_one(maps, {group.code for group in found.groups}, bool(table))
     volumes = [_match(path, found.groups, rows) for path in maps]  # all, before the first is written
     try:
         dest.mkdir(parents=True, exist_ok=True)

@@ -19,12 +19,12 @@ def labels_of(
     for group in sorted(groups, key=lambda one: (one.order[:2], one.person, one.order)):
         if group.study not in studies[group.code]:
             studies[group.code].append(group.study)
-    if subject is not None and len(studies) > 1:
-        raise UserError(
-            f'--participant-label {subject} was given, but the folder holds {len(studies)} patients; leave '
-            'it out, or give the folder of one of them.'
-        )
-    if session is not None and any(len(own) > 1 for own in studies.values()):
+    if subject is not None:
+        _require_one_person(groups, subject)
+    persons = (
+        list(studies.values()) if subject is None else [[one for own in studies.values() for one in own]]
+    )
+    if session is not None and any(len(own) > 1 for own in persons):
         raise UserError(
             f'--session-label {session} was given, but the folder holds several studies of a patient; leave '
             'it out, or give the folder of one of them.'
@@ -33,6 +33,7 @@ def labels_of(
     known = {(row.others.get('person', ''), row.others.get('study_uid', '')): row for row in told}
     pairs = {*known, *((code, study) for code, own in studies.items() for study in own)}
     has_sessions = len({code for code, _ in pairs}) < len(pairs) or any(row.session for row in rows)
+    has_sessions |= any(len(own) > 1 for own in persons)
     subjects = {code: row.subject for (code, _), row in known.items() if code}
     used = {row.subject for row in rows}
     others = sorted(used & {subject} - {label for code, label in subjects.items() if code in studies})
@@ -42,7 +43,7 @@ def labels_of(
             'choose another label. If it is the same person, do that with --dry-run, and write '
             f'{subject} in its place in the table.'
         )
-    labels = {}
+    labels: dict[tuple[str, str], tuple[str, str]] = {}
     for code, own in studies.items():
         label = subjects.get(code, subject)
         if label is None:
@@ -51,6 +52,7 @@ def labels_of(
             label = next(f'{n:0{width}d}' for n in count(1) if n not in numbers)
         used.add(label)
         sessions = {row.session for row in rows if row.subject == label}
+        sessions |= {name for given, name in labels.values() if given == label}
         for study in own:
             row = known.get((code, study))
             name = row.session if row else session or ''
@@ -61,9 +63,27 @@ def labels_of(
     return labels
 
 
+def _require_one_person(groups: Sequence[Group], subject: str):
+    """Raise UserError where a label was given for what may not be one person."""
+    people = {group.code if group.is_known else str(group.person) for group in groups}
+    if len(people) > 1:
+        raise UserError(
+            f'--participant-label {subject} was given, but the folder holds {len(people)} patients; leave '
+            'it out, or give the folder of one of them.'
+        )
+    sexes = {group.text('PatientSex') for group in groups} - {'', 'O'}
+    if len(sexes) > 1:
+        raise UserError(
+            f'--participant-label {subject} was given, but the folder holds studies of a man and of a woman '
+            'with one patient ID; leave it out, or give the folder of one of them.'
+        )
+
+
 def require_one_subject(rows: Sequence[Row]):
+    """Raise UserError where the table gives a person two subjects, or studies of a subject one name."""
     persons: dict[str, Row] = {}
     subjects: dict[str, Row] = {}
+    names: dict[tuple, Row] = {}
     for row in rows:
         if row.name == SKIP:
             continue
@@ -81,21 +101,29 @@ def require_one_subject(rows: Sequence[Row]):
                 f'study gets a session, so those before need one: write it, such as 1, in all lines of '
                 f'sub-{row.subject}, in the column session; remove its files without ses-; then run again.'
             )
+        other = names.setdefault(row.stem, row)
+        if row.is_used and other.others.get('study_uid') != row.others.get('study_uid'):
+            numbers = f'{other.others.get("series_number")} and {row.others.get("series_number")}'
+            raise UserError(
+                f'series {numbers} of sub-{row.subject} are of two studies, but have one name in the table; '
+                'write a session for each study, such as 1 and 2.'
+            )
 
 
 def warnings_of(rows: Sequence[Row], known: Sequence[Row]) -> list[str]:
-    """Sentences on new series whose studies might be of several people."""
+    """Sentences on new participants who may be one person, which their headers do not tell."""
     old = {row.key for row in known}
-    unsure = {row.others['person'] for row in rows if row.found is not None and not row.found.person[2]}
-    studies = defaultdict(set)
+    unsure = {row.others['patient_id'] for row in rows if row.found is not None and not row.found.is_known}
+    subjects: dict[str, set[str]] = defaultdict(set)
     for row in rows:  # those of earlier imports too
-        if row.others.get('person') in unsure:
-            studies[row.subject].add(row.others.get('study_uid'))
+        if row.others.get('patient_id') in unsure and (row.found is None or not row.found.is_known):
+            subjects[row.others['patient_id']].add(row.subject)
     new = {row.subject for row in rows if row.key not in old}
     return [
-        f'sub-{subject} has {len(own)} studies without a date of birth. Their ID and name are the same; if '
-        'these are not of one person (such as ANON), write a subject for each in the table, remove what was '
-        'written, and run again.'
-        for subject, own in sorted(studies.items())
-        if subject in new and len(own) > 1
+        f'{" and ".join(f"sub-{one}" for one in sorted(own))} may be one person: '
+        + ('they have one patient ID, but no date of birth. ' if number else 'they have no patient ID. ')
+        + 'They are kept apart. If they are one, write one subject and a session for each study in the '
+        'table, remove what was written of them, and run again.'
+        for number, own in sorted(subjects.items())
+        if own & new and len(own) > 1
     ]

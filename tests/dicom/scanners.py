@@ -1,6 +1,6 @@
-"""DICOM files as scanners write them, a few voxels large, of volumes whose content and place are known."""
+"""DICOM files as scanners write them, of volumes whose content and place are known."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 
 CLASSIC, ENHANCED = '1.2.840.10008.5.1.4.1.1.4', '1.2.840.10008.5.1.4.1.1.4.1'
 SHAPE = (8, 7, 4)
-"""Columns, rows and slices."""
+"""Columns, rows and slices of small scans."""
 SPACING = (1.5, 1.5, 2.0)
 PLANES = {
     'axial': np.eye(3),
@@ -54,6 +54,16 @@ class Scan:
     seed: int = 0
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Columns, rows and slices."""
+        return SHAPE
+
+    @property
+    def spacing(self) -> np.ndarray:
+        """Between columns, rows and slices (mm)."""
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+    @property
     def affine(self) -> np.ndarray:
         """From column, row and slice to scanner coordinates (LPS, mm)."""
         turn = np.deg2rad(self.degrees)
@@ -72,7 +82,7 @@ class Scan:
         signal = size * np.exp(1j * phase)
         if self.vendor == 'GE':  # as its product leaves them
             signal[..., 1::2] *= -1
-        return {'mag': np.abs, 'phase': np.angle, 'real': np.real, 'imag': np.imag}[part](signal)
+        return _part(part, signal)
 
     def uid(self, *words: object) -> UID:
         return pydicom.uid.generate_uid(entropy_srcs=[str((self.patient, self.study, self.number, *words))])
@@ -80,6 +90,31 @@ class Scan:
     @property
     def series_uid(self) -> str:
         return self.uid('series')
+
+
+@dataclass(frozen=True)
+class Measured(Scan):
+    """An acquisition of given volumes."""
+
+    signals: Mapping[float, np.ndarray] = field(default_factory=dict)
+    """Complex signal by echo time; columns, rows and slices."""
+    place: np.ndarray = field(default_factory=lambda: np.eye(4))
+    """From column, row and slice to scanner coordinates (LPS, mm)."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return next(iter(self.signals.values())).shape
+
+    @property
+    def affine(self) -> np.ndarray:
+        return self.place
+
+    def truth(self, part: str, echo_time: float) -> np.ndarray:
+        return _part(part, self.signals[echo_time])
+
+
+def _part(part: str, signal: np.ndarray) -> np.ndarray:
+    return {'mag': np.abs, 'phase': np.angle, 'real': np.real, 'imag': np.imag}[part](signal)
 
 
 def stored(vendor: str, part: str, values: np.ndarray) -> tuple[np.ndarray, float, float]:
@@ -103,8 +138,9 @@ def write_classic(folder: Path, scan: Scan) -> list[Path]:
     written = []
     one = _common(scan, CLASSIC, ())
     one.ImageOrientationPatient = _numbers(_orientation(scan))
-    one.PixelSpacing = [SPACING[1], SPACING[0]]
-    one.SliceThickness = one.SpacingBetweenSlices = SPACING[2]
+    columns, rows, slices = _numbers(scan.spacing)
+    one.PixelSpacing = [rows, columns]
+    one.SliceThickness = one.SpacingBetweenSlices = slices
     one.ContentTime = _clock(scan.time + 300)
     for part in scan.parts:
         for echo, time in enumerate(scan.echo_times, 1):
@@ -114,7 +150,7 @@ def write_classic(folder: Path, scan: Scan) -> list[Path]:
             if scan.has_times:
                 one.AcquisitionTime = _clock(scan.time + 0.4 * echo)
             # slices are not written in the order of their places
-            for k in sorted(range(SHAPE[2]), key=lambda k: (k % 2, k)):
+            for k in sorted(range(scan.shape[2]), key=lambda k: (k % 2, k)):
                 one.SOPInstanceUID = one.file_meta.MediaStorageSOPInstanceUID = scan.uid(part, echo, k)
                 one.InstanceNumber = len(written) + 1
                 one.ImagePositionPatient = _numbers(scan.affine[:3] @ (0, 0, k, 1))
@@ -136,17 +172,23 @@ def write_enhanced(folder: Path, scan: Scan) -> list[Path]:
     _sequence(one, scan, enhanced=True)
     dimensions = [
         [(k + 1, echo, p + 1), part, time, k]
-        for k in range(SHAPE[2])
+        for k in range(scan.shape[2])
         for echo, time in enumerate(scan.echo_times, 1)
         for p, part in enumerate(parts)
     ]
+    images = {
+        (part, time): stored(scan.vendor, part, scan.truth(part, time))
+        for part in parts
+        for time in scan.echo_times
+    }
     for index, part, time, k in dimensions:
-        values, slope, intercept = stored(scan.vendor, part, scan.truth(part, time))
+        values, slope, intercept = images[part, time]
         frames.append(_frame(scan, (1, *index), part, time, k, slope, intercept))
         pixels.append(values[:, :, k].T)
     shared = Dataset()
+    columns, rows, slices = _numbers(scan.spacing)
     shared.PixelMeasuresSequence = _one(
-        PixelSpacing=[SPACING[1], SPACING[0]], SliceThickness=SPACING[2], SpacingBetweenSlices=SPACING[2]
+        PixelSpacing=[rows, columns], SliceThickness=slices, SpacingBetweenSlices=slices
     )
     shared.PlaneOrientationSequence = _one(ImageOrientationPatient=_numbers(_orientation(scan)))
     shared.MRTimingAndRelatedParametersSequence = _one(RepetitionTime=28.0, FlipAngle=15.0)
@@ -228,8 +270,9 @@ def _describe(one: FileDataset, scan: Scan, part: str, echo: int, time: float):
             'Siemens': f'ORIGINAL\\PRIMARY\\{letter}\\ND',
             'GE': 'ORIGINAL\\PRIMARY\\OTHER',
             'Philips': f'ORIGINAL\\PRIMARY\\{philips}\\{letter}\\FFE',
-            'UIH': f'ORIGINAL\\PRIMARY\\{word}\\NONE',
-            'Canon': f'ORIGINAL\\PRIMARY\\{word}',
+            'UIH': f'ORIGINAL\\PRIMARY\\{letter}\\UCA\\IF',
+            # of magnitudes nothing is said
+            'Canon': 'ORIGINAL\\PRIMARY' + ('' if part == 'mag' else f'\\{word}') + '\\GDC',
         }[scan.vendor]
     ).split('\\')
     _sequence(one, scan)
@@ -283,7 +326,7 @@ def _one(**elements: object) -> Items:
 
 
 def _orientation(scan: Scan) -> np.ndarray:
-    return (scan.affine[:3, :2] / SPACING[:2]).T.ravel()
+    return (scan.affine[:3, :2] / scan.spacing[:2]).T.ravel()
 
 
 def _numbers(values: np.ndarray) -> list[float]:
