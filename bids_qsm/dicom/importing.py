@@ -121,7 +121,7 @@ def run_import(
     rows = make_rows(found, known, subject, session)
     _require_no_strangers(rows, known, bids_dir, table)
     if ask is not None:
-        rows = _ask_all(rows, found, known, subject, session, ask)
+        rows = _ask_all(rows, found, known, subject, session, ask, table)
     write_rows(table, rows)
     print(describe(rows, found))
     for warning in warnings_of(rows, known):
@@ -194,8 +194,9 @@ def _ask_all(
     subject: str | None,
     session: str | None,
     ask: Callable[[str], str],
+    table: Path,
 ) -> list[Row]:
-    """Ask for the name of each unclear series; an answer may settle others."""
+    """Ask for the name of each unclear series; an answer may settle others. Each is kept at once."""
     answers: dict[tuple[str, str], str] = {}
     later: set[tuple[str, str]] = set()
     while True:
@@ -208,6 +209,7 @@ def _ask_all(
         try:
             answer = ask(f'{_unclear(row)}\n{about}: name ({SKIP}: leave out, Enter: later)? ').strip()
         except EOFError:
+            print()
             return rows
         problem = name_problem(answer) if answer else None
         if problem:
@@ -224,6 +226,7 @@ def _ask_all(
                 subject,
                 session,
             )
+            write_rows(table, rows)
 
 
 def _unclear(row: Row) -> str:
