@@ -23,6 +23,41 @@ PLANES = {
 WORDS = {'mag': 'MAGNITUDE', 'phase': 'PHASE', 'real': 'REAL', 'imag': 'IMAGINARY'}
 LETTERS = {'mag': 'M', 'phase': 'P', 'real': 'R', 'imag': 'I'}
 
+IDENTIFYING = {
+    'OtherPatientIDs': 'OTHER-4242',
+    'OtherPatientNames': 'Maidenname^Erika',
+    'PatientBirthName': 'Birthname^Erika',
+    'PatientMotherBirthName': 'Mothername^Berta',
+    'PatientAddress': '12 Elm Street, Smallville',
+    'PatientTelephoneNumbers': '+49 711 5550199',
+    'PatientComments': 'twin of Karla',
+    'AdditionalPatientHistory': 'fell from a horse',
+    'EthnicGroup': 'Martian',
+    'Occupation': 'lamplighter',
+    'MedicalRecordLocator': 'SHELF-0099',
+    'InstitutionName': 'General Hospital',
+    'InstitutionAddress': '1 Hospital Road',
+    'InstitutionalDepartmentName': 'Neuroradiology West',
+    'StationName': 'STATION-77',
+    'DeviceSerialNumber': 'SERIAL-4711',
+    'OperatorsName': 'Operator^Olga',
+    'PerformingPhysicianName': 'Performer^Paul',
+    'PhysiciansOfRecord': 'Recorder^Rita',
+    'RequestingPhysician': 'Requester^Rosa',
+    'ReferringPhysicianName': 'Who^Doctor',
+    'AccessionNumber': 'ACC0815',
+    'StudyID': 'STUDY-0001',
+    'AdmissionID': 'ADMIT-0007',
+    'IssuerOfPatientID': 'ISSUER-HOSPITAL',
+    'StudyDescription': 'Head for Mustermann',
+    'ImageComments': 'patient Erika moved',
+    'RequestedProcedureDescription': 'tremor for years',
+    'PerformedProcedureStepDescription': 'brain of Erika',
+    'PerformedProcedureStepID': 'STEP-0123',
+    'PerformedProcedureStepStartDate': '20240229',
+}
+"""What else tells who a patient is, where and by whom; in all files."""
+
 
 @dataclass(frozen=True)
 class Scan:
@@ -241,20 +276,28 @@ def _common(scan: Scan, kind: str, words: tuple) -> FileDataset:
         'Canon': 'CANON_MEC',
     }[scan.vendor]
     one.ManufacturerModelName, one.SoftwareVersions = 'Tomograph', 'v1'
-    one.InstitutionName, one.DeviceSerialNumber = 'General Hospital', '4711'
     one.PatientName, one.PatientID, one.PatientBirthDate = scan.name, scan.patient, scan.born
     one.PatientSex, one.PatientAge, one.PatientWeight = 'F', '059Y', '61'
-    one.ReferringPhysicianName = 'Who^Doctor'
-    one.AccessionNumber, one.StudyID = 'ACC0815', 'S1'
+    for key, value in IDENTIFYING.items():
+        setattr(one, key, value)
+    one.RequestAttributesSequence = _one(
+        RequestedProcedureID='REQUEST-55', ScheduledProcedureStepDescription='asked by Requester'
+    )
+    # where Siemens, GE, Philips and UIH keep texts of their own
+    for group, creator in (
+        (0x0029, 'SIEMENS MEDCOM HEADER'),
+        (0x0009, 'GEMS_IDEN_01'),
+        (0x2001, 'Philips Imaging DD 001'),
+        (0x0065, 'Image Private Header'),
+    ):
+        one.private_block(group, creator, create=True).add_new(0x60, 'LO', 'Privatetext Erika')
     one.StudyInstanceUID = pydicom.uid.generate_uid(entropy_srcs=[f'{scan.patient} study {scan.study}'])
     one.SeriesInstanceUID = scan.series_uid
     one.FrameOfReferenceUID = pydicom.uid.generate_uid(entropy_srcs=[f'{scan.patient} frame {scan.study}'])
     one.StudyDate = one.SeriesDate = one.AcquisitionDate = one.ContentDate = scan.date
     one.StudyTime, one.SeriesTime = _clock(scan.time - 600), _clock(scan.time)
-    one.StudyDescription = 'Head for Mustermann'
     one.SeriesNumber, one.SeriesDescription = scan.number, scan.description or scan.protocol
     one.ProtocolName, one.PatientPosition, one.BodyPartExamined = scan.protocol, 'HFS', 'BRAIN'
-    one.ImageComments = 'patient Erika moved'
     one.MagneticFieldStrength, one.ImagingFrequency = 3, 123.2
     one.MRAcquisitionType = '3D'
     one.AcquisitionNumber = 1
