@@ -9,6 +9,8 @@ checks, where it is installed. The exit status is 1 where something differs by m
 """
 
 import argparse
+import contextlib
+import io
 import json
 import shutil
 import subprocess
@@ -25,6 +27,7 @@ from scipy import ndimage
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from bids_qsm.app.cli import main
 from bids_qsm.dicom.convert import find_dcm2niix
 from bids_qsm.phantom.gre import Protocol, simulate
 from bids_qsm.phantom.head import make_head
@@ -140,13 +143,12 @@ class Heads:
 
 
 def run(*words):
-    """Run bids_qsm; its output where it fails is what went wrong."""
-    done = subprocess.run(
-        [sys.executable, '-m', 'bids_qsm', *map(str, words)], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise SystemExit(f'bids_qsm {words[0]} failed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}')
-    return done.stdout
+    """Run bids_qsm; where it fails, what it said is the error."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        code = main([str(word) for word in words])
+    if code:
+        raise SystemExit(f'bids_qsm {words[0]} failed:\n{said.getvalue()[-5000:]}')
 
 
 def compare_import(scan: Scan, bids: Path, subject: str) -> Counter:
@@ -182,7 +184,8 @@ def compare_import(scan: Scan, bids: Path, subject: str) -> Counter:
             faults['phase'] += away.max() > 0.0016 + 1e-4  # half a step of 4096 levels is .0008
         else:  # magnitudes have a scale of the scanner
             scale = (values * truth).sum() / (truth**2).sum()
-            faults['values'] += np.abs(values / scale - truth).max() > 0.51
+            # stored in whole numbers; the fit of the scale adds a little
+            faults['values'] += np.abs(values / scale - truth).max() > 0.6
     return +faults
 
 
@@ -311,7 +314,7 @@ def told(faults):
     return ', '.join(f'{name} {n}' for name, n in faults.items()) or 'right'
 
 
-def main():
+def survey():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -345,4 +348,4 @@ def main():
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(survey())

@@ -131,6 +131,14 @@ def test_the_same_map_gives_the_same_files_and_none_is_overwritten(exported, cap
         assert path.read_bytes() == (folder / 'again' / path.relative_to(folder / 'dest')).read_bytes()
 
 
+def test_exported_series_are_not_imported_again(exported, capsys):
+    folder, *_ = exported
+    assert run_import(folder / 'dest', folder / 'bids2', dry_run=True) == 0
+    said = capsys.readouterr().out
+    assert said.count('derived (ImageType SECONDARY)') == 2
+    assert 'series 5002 (magnitude): a parametric map' in said or 'series 6002 (magnitude): a para' in said
+
+
 def test_patients_are_matched_by_the_table_alone(tmp_path, capsys):
     for patient, number in (('A', 5), ('B', 6)):
         scan = Scan(
