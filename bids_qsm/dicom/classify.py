@@ -115,7 +115,7 @@ def _echo_planar(group: Group, traits: set[str], texts: str, frames: int) -> Kin
         return Kind('', 'an echo-planar spin echo')
     if re.search('sbref|moco', texts) or 'MOCO' in group.words:
         return Kind('', 'made of a BOLD run, or a reference of one')
-    if frames == 1 and 'MOSAIC' not in group.words:
+    if frames == 1 and not group.is_mosaic:
         return Kind('', 'an echo-planar image of one frame')
     return Kind('bold')
 

@@ -148,7 +148,7 @@ def _check(path: Path, group: Group, echo_time: float, sidecar: dict[str, Any]):
         raise CannotConvert(
             f'dcm2niix finds an echo time of {told} s in {group.label}, not of {echo_time} ms'
         )
-    if 'MOSAIC' in group.words:
+    if group.is_mosaic:
         return
     if image.shape[:3] != group.size or (image.shape[3:] or (1,)) != (group.volumes,):
         shape = ' x '.join(map(str, image.shape))

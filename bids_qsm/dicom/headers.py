@@ -48,8 +48,10 @@ KEPT = (
     *('AcquisitionTime', 'AcquisitionDateTime', 'FrameAcquisitionDateTime', 'VolumetricProperties'),
 )
 """Elements that are read."""
-CORRECTED = ('DIS2D', 'DIS3D', 'DIS2DFM')
-"""Words of ImageType for images whose geometry was corrected."""
+CORRECTED = ('DIS2D', 'DIS3D', 'DIS2DFM', 'GDC')
+"""Words of ImageType for images whose geometry was corrected; the last is that of Canon."""
+MOSAICS = ('MOSAIC', 'VFRAME')
+"""Words of ImageType for files that hold all slices side by side, of Siemens and UIH."""
 NEAR = 0.02
 """Places that differ by less (mm) are the same."""
 
@@ -192,6 +194,10 @@ class Group:
     def size(self) -> tuple[int, int, int]:
         """Columns, rows and slices."""
         return (int(self.facts['Columns']), int(self.facts['Rows']), len(self.places))
+
+    @property
+    def is_mosaic(self) -> bool:
+        return any(word in MOSAICS for word in self.words)
 
     @property
     def geometry_words(self) -> tuple[str, ...]:

@@ -32,8 +32,9 @@ def difference(one: Group, other: Group) -> str:
     """What tells that two groups are not parts of one acquisition, in words; '' for nothing."""
     if one.study != other.study:
         return 'they are of two studies'
-    if set(one.geometry_words) != set(other.geometry_words):
-        return f'only one is corrected for distortion ({" or ".join(CORRECTED[:2])})'
+    words = set(one.geometry_words) ^ set(other.geometry_words)
+    if words:
+        return f'they are not corrected for distortion alike ({" or ".join(sorted(words))})'
     frames = one.text('FrameOfReferenceUID'), other.text('FrameOfReferenceUID')
     if one.size != other.size or frames[0] != frames[1]:
         return 'they differ in size or in their frame of reference'

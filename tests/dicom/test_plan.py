@@ -131,7 +131,11 @@ def test_words_of_protocols_do_not_drop_gradient_echoes(write, planned):
         ({'time': 36300}, 'they were acquired 300 s apart'),
         ({'protocol': 'QSM_fine'}, 'they are of two protocols'),
         ({'tags': {'FlipAngle': 20}}, 'they differ in FlipAngle'),
-        ({'image_type': 'ORIGINAL\\PRIMARY\\P\\DIS3D'}, 'only one is corrected for distortion'),
+        (
+            {'image_type': 'ORIGINAL\\PRIMARY\\P\\DIS3D'},
+            'they are not corrected for distortion alike (DIS3D)',
+        ),
+        ({'image_type': 'ORIGINAL\\PRIMARY\\P\\GDC'}, 'they are not corrected for distortion alike (GDC)'),
     ],
 )
 def test_a_phase_of_another_acquisition_is_no_half(settings, why, write, planned):
