@@ -279,6 +279,7 @@ def put_through(scan: Scan, write, root: Path, maps, is_whole: bool = False, bes
     else:
         image = nib.load(next((bids / 'sub-01' / 'anat').glob('*part-mag*.nii.gz')))
         make_maps(out, '01', *on_grid(*maps, image))
+    shutil.rmtree(dest, ignore_errors=True)
     run('export', out, dicom, dest, '--table', root / 'bids_import.tsv')
     source = pydicom.dcmread(sorted(dicom.glob(f'{scan.number:04d}*'))[0], stop_before_pixels=True)
     back, worst = compare_export(dest, out, '01', source)
@@ -292,22 +293,20 @@ def on_grid(chi, magnitude, affine, image):
     return turned[0].dataobj, turned[1].dataobj, image.affine
 
 
-def agreement(one: Path, other: Path):
-    """How the susceptibility of two outputs agrees where both have a brain: slope, r, difference (ppb)."""
-    maps, masks = [], []
-    for out in (one, other):
-        folder = out / 'sub-01' / 'anat'
-        maps.append(nib.load(folder / 'sub-01_Chimap.nii.gz'))
-        masks.append(nib.load(folder / 'sub-01_desc-brain_mask.nii.gz'))
-    to_other = np.linalg.inv(maps[1].affine) @ maps[0].affine
-    index = nib.affines.apply_affine(to_other, np.stack(np.indices(maps[0].shape), -1))
-    index = np.moveaxis(index, -1, 0)
-    there = ndimage.map_coordinates(np.asarray(masks[1].dataobj, float), index, order=1) > 0.99
-    inside = (np.asarray(masks[0].dataobj) > 0) & there
-    first = maps[0].get_fdata()[inside]
-    second = ndimage.map_coordinates(maps[1].get_fdata(), index, order=3)[inside]
-    slope = np.polyfit(first, second, 1)[0]
-    return slope, np.corrcoef(first, second)[0, 1], 1000 * (second - first).std()
+def agreement(out: Path, other: nib.Nifti1Image, other_mask: nib.Nifti1Image):
+    """How a susceptibility agrees with another where both have a brain: slope, r, spread of the difference.
+
+    The other may have another grid; the spread is in ppb.
+    """
+    folder = out / 'sub-01' / 'anat'
+    chi, mask = (nib.load(folder / f'sub-01_{name}.nii.gz') for name in ('Chimap', 'desc-brain_mask'))
+    to_other = np.linalg.inv(other.affine) @ chi.affine
+    index = np.moveaxis(nib.affines.apply_affine(to_other, np.stack(np.indices(chi.shape), -1)), -1, 0)
+    there = ndimage.map_coordinates(np.asarray(other_mask.dataobj, float), index, order=1) > 0.99
+    inside = (np.asarray(mask.dataobj) > 0) & there
+    second = chi.get_fdata()[inside]
+    first = ndimage.map_coordinates(other.get_fdata(), index, order=3)[inside]
+    return np.polyfit(first, second, 1)[0], np.corrcoef(first, second)[0, 1], 1000 * (second - first).std()
 
 
 def told(faults):
@@ -338,10 +337,17 @@ def survey():
         print(f'| {name} | {told(faults)} | {told(back)} | {worst} |', flush=True)
         if is_whole:
             outs[name] = folder / 'out'
-    first = next(iter(outs.values()), None)
-    for name, out in list(outs.items())[1:]:
-        slope, r, away = agreement(first, out)
-        print(f'{name} against {next(iter(outs))}: slope {slope:.3f}, r {r:.4f}, {away:.1f} ppb')
+    for name, out in outs.items():
+        simulation = heads.simulation(KINDS[name].slab)
+        true = [
+            nib.Nifti1Image(np.asarray(simulation.truth[key], np.float32), simulation.affine)
+            for key in ('chi', 'mask')
+        ]
+        anat = next(iter(outs.values())) / 'sub-01' / 'anat'
+        first = [nib.load(anat / f'sub-01_{key}.nii.gz') for key in ('Chimap', 'desc-brain_mask')]
+        for what, others in (('the truth', true), (f'{next(iter(outs))!r}', first)):
+            slope, r, away = agreement(out, *others)
+            print(f'{name} against {what}: slope {slope:.3f}, r {r:.4f}, {away:.1f} ppb')
     if given.keep is None:
         shutil.rmtree(root)
     return int(is_wrong)

@@ -120,10 +120,16 @@ def warnings_of(rows: Sequence[Row], known: Sequence[Row]) -> list[str]:
             subjects[row.others['patient_id']].add(row.subject)
     new = {row.subject for row in rows if row.key not in old}
     return [
-        f'{" and ".join(f"sub-{one}" for one in sorted(own))} may be one person: '
+        f'{_listed(sorted(own))} may be one person: '
         + ('they have one patient ID, but no date of birth. ' if number else 'they have no patient ID. ')
         + 'They are kept apart. If they are one, write one subject and a session for each study in the '
         'table, remove what was written of them, and run again.'
         for number, own in sorted(subjects.items())
         if own & new and len(own) > 1
     ]
+
+
+def _listed(labels: Sequence[str], most: int = 4) -> str:
+    names = [f'sub-{label}' for label in labels]
+    last = names[-1] if len(names) <= most else f'{len(names) - most} more'
+    return f'{", ".join(names[: min(most, len(names) - 1)])} and {last}'
