@@ -102,9 +102,9 @@ class Heads:
             self.simulations[slab] = simulate(self.head, protocol, seed=1)
         return self.simulations[slab]
 
-    def scan(self, name, number):
+    def scan(self, name):
         """The scan of a kind and, in its study, a T1w image."""
-        kind = KINDS[name]
+        kind, number = KINDS[name], 1 + list(KINDS).index(name)
         simulation = self.simulation(kind.slab)
         signal = simulation.magnitude * np.exp(1j * simulation.phase)
         placed = [
@@ -279,7 +279,6 @@ def put_through(scan: Scan, write, root: Path, maps, is_whole: bool = False, bes
     else:
         image = nib.load(next((bids / 'sub-01' / 'anat').glob('*part-mag*.nii.gz')))
         make_maps(out, '01', *on_grid(*maps, image))
-    shutil.rmtree(dest, ignore_errors=True)
     run('export', out, dicom, dest, '--table', root / 'bids_import.tsv')
     source = pydicom.dcmread(sorted(dicom.glob(f'{scan.number:04d}*'))[0], stop_before_pixels=True)
     back, worst = compare_export(dest, out, '01', source)
@@ -321,14 +320,17 @@ def survey():
     whole = ['Siemens', 'Siemens, sagittal', 'Siemens, oblique']
     parser.add_argument('--whole', nargs='*', choices=KINDS, default=whole)
     parser.add_argument('--voxel', type=float, default=3.0, help='mm (%(default)s)')
-    parser.add_argument('--keep', type=Path, help='folder in which all files stay')
+    parser.add_argument(
+        '--keep', type=Path, help='folder in which all files stay; those of an earlier run are removed'
+    )
     given = parser.parse_args()
     root = given.keep or Path(tempfile.mkdtemp(prefix='dicom-'))
     heads, is_wrong, outs = Heads(given.voxel), False, {}
     print('| scan | imported | exported | largest difference after export (steps) |\n|---|---|---|---|')
-    for number, name in enumerate(given.scans, 1):
-        scan, beside = heads.scan(name, number)
+    for name in given.scans:
+        scan, beside = heads.scan(name)
         folder = root / name.replace(', ', '-').replace(' ', '')
+        shutil.rmtree(folder, ignore_errors=True)
         is_whole = name in given.whole
         faults, back, worst = put_through(
             scan, KINDS[name].write, folder, heads.truth(name), is_whole, beside if is_whole else None
