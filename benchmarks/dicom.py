@@ -347,7 +347,8 @@ def survey():
         ]
         anat = next(iter(outs.values())) / 'sub-01' / 'anat'
         first = [nib.load(anat / f'sub-01_{key}.nii.gz') for key in ('Chimap', 'desc-brain_mask')]
-        for what, others in (('the truth', true), (f'{next(iter(outs))!r}', first)):
+        compared = {'the truth': true} | ({} if out in anat.parents else {next(iter(outs)): first})
+        for what, others in compared.items():
             slope, r, away = agreement(out, *others)
             print(f'{name} against {what}: slope {slope:.3f}, r {r:.4f}, {away:.1f} ppb')
     if given.keep is None:
