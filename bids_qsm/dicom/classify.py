@@ -30,6 +30,7 @@ _DERIVED = {
     'LOCALIZER': 'a localizer',
 }
 """Words of ImageType, and what such an image is."""
+_PARAMETRIC_MAP = '1.2.840.10008.5.1.4.1.1.30'
 _TEXTS = (
     (r'locali[sz]er|scout|survey|plan_?scan|(?<![a-z])loc(?![a-z])', 'a localizer'),
     (r'calib|asset.?cal|coil.?surv|sens(e|itivity)?.?ref|ref(erence)?.?scan|shim', 'a calibration'),
@@ -50,6 +51,8 @@ def kind_of(group: Group, frames: int) -> Kind:
     if group.text('Modality') != 'MR':
         hint = '; write CT as its name if it is to be used' if group.text('Modality') == 'CT' else ''
         return Kind('', f'no MR image{hint}')
+    if group.text('SOPClassUID') == _PARAMETRIC_MAP:
+        return Kind('', 'a parametric map')
     for word in group.words:
         if word in _DERIVED:
             return Kind('', f'{_DERIVED[word]} (ImageType {word})')
@@ -112,7 +115,7 @@ def _echo_planar(group: Group, traits: set[str], texts: str, frames: int) -> Kin
         return Kind('', 'an echo-planar spin echo')
     if re.search('sbref|moco', texts) or 'MOCO' in group.words:
         return Kind('', 'made of a BOLD run, or a reference of one')
-    if frames == 1 and 'MOSAIC' not in group.words:
+    if frames == 1 and not group.is_mosaic:
         return Kind('', 'an echo-planar image of one frame')
     return Kind('bold')
 

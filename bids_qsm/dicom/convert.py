@@ -1,5 +1,6 @@
 """From DICOM files to one NIfTI image: dcm2niix gets the files of one volume, and its answer is checked."""
 
+import itertools
 import json
 import os
 import shutil
@@ -147,7 +148,7 @@ def _check(path: Path, group: Group, echo_time: float, sidecar: dict[str, Any]):
         raise CannotConvert(
             f'dcm2niix finds an echo time of {told} s in {group.label}, not of {echo_time} ms'
         )
-    if 'MOSAIC' in group.words:
+    if group.is_mosaic:
         return
     if image.shape[:3] != group.size or (image.shape[3:] or (1,)) != (group.volumes,):
         shape = ' x '.join(map(str, image.shape))
@@ -159,21 +160,32 @@ def _check(path: Path, group: Group, echo_time: float, sidecar: dict[str, Any]):
         raise CannotConvert(f'dcm2niix places {group.label} elsewhere than its headers do')
 
 
-def distance(image: nib.Nifti1Image, group: Group, echo_time: float) -> float:
-    """Largest distance (mm) between the corners of an image and of the stack of slices, in any order."""
+def distance(image: nib.Nifti1Image, group: Group, echo_time: float, *, is_outer: bool = False) -> float:
+    """Largest distance (mm) between the corners of an image and of the stack of slices, in any order.
+
+    Corners are the centres of voxels, or the outer edges of these.
+    """
     frames = sorted(group.echoes[echo_time], key=lambda one: float(np.dot(one.position, group.normal)))
     row, column = np.reshape(group.facts['ImageOrientationPatient'], (2, 3)).astype(float)
     between_rows, between_columns = (float(value) for value in group.facts['PixelSpacing'])
-    across = row * between_columns * (group.size[0] - 1)
-    down = column * between_rows * (group.size[1] - 1)
-    ends = [np.array(frames[0].position), np.array(frames[-1].position)]
-    ours = np.array([end + a * across + b * down for end in ends for a in (0, 1) for b in (0, 1)])
+    first, last = (np.array(frames[n].position) for n in (0, -1))
+    sides = [
+        row * between_columns * (group.size[0] - 1),
+        column * between_rows * (group.size[1] - 1),
+        last - first,
+    ]
+    ours = first + _corners(group.size, is_outer) @ sides
     ours[:, :2] *= -1  # from LPS to RAS
-    last = np.array(image.shape[:3]) - 1
-    steps = np.array([(a, b, c) for a in (0, 1) for b in (0, 1) for c in (0, 1)])
-    theirs = nib.affines.apply_affine(image.affine, steps * last)
+    shape = image.shape[:3]
+    theirs = nib.affines.apply_affine(image.affine, _corners(shape, is_outer) * (np.array(shape) - 1))
     apart = np.linalg.norm(ours[:, None] - theirs[None], axis=2)
     return float(max(apart.min(0).max(), apart.min(1).max()))
+
+
+def _corners(shape: Sequence[int], is_outer: bool) -> np.ndarray:
+    """Corners of a grid, (8, 3), in shares of the way from the first to the last voxel of each axis."""
+    beyond = [0.5 / max(n - 1, 1) if is_outer else 0.0 for n in shape]
+    return np.array(list(itertools.product(*((-more, 1 + more) for more in beyond))))
 
 
 def _without_texts(raw: bytes) -> bytes:

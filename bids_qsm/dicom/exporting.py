@@ -1,4 +1,4 @@
-"""Maps to DICOM for radiologists: in the study that they were computed from, on the grid of its series."""
+"""Maps to DICOM for radiologists: in the study that they were computed from, in the place of its series."""
 
 import hashlib
 import shutil
@@ -86,7 +86,9 @@ class Volume:
     @property
     def thickness(self) -> float:
         """Of the slices of the source (mm), which may overlap or leave gaps; else the distance of slices."""
-        return self.group.number('SliceThickness') or round(float(self.spacing[2]), 8)
+        own = round(float(self.spacing[2]), 8)
+        is_same = self.values.shape == self.group.size
+        return (self.group.number('SliceThickness') or own) if is_same else own
 
     def position(self, k: int) -> list[float]:
         """Centre of the first voxel of a slice."""
@@ -98,10 +100,10 @@ class Volume:
         return self.values[:, ::-1, k].T
 
     def sources(self, k: int) -> list[Frame]:
-        """Images of the series at the place of a slice, of the first echo."""
-        frames = self.group.echoes[min(self.group.echoes)]
-        place = np.dot(self.position(k), self.group.normal)
-        return [one for one in frames if abs(np.dot(one.position, self.group.normal) - place) < 0.1]
+        """Images of the series within a slice, of the first echo."""
+        frames, normal = self.group.echoes[min(self.group.echoes)], self.group.normal
+        place, half = np.dot(self.position(k), normal), 0.49 * self.spacing[2]
+        return [one for one in frames if abs(np.dot(one.position, normal) - place) <= half]
 
     def uid(self, *words: object) -> str:
         """The same for the same map, source and version."""
@@ -145,7 +147,7 @@ def run_export(
     found = read_folder(dicom_dir)
     rows = read_rows(table) if table else []
     if not rows:
-        _require_one(maps, {group.person for group in found.groups}, bool(table))
+        _require_one(maps, {group.code for group in found.groups}, bool(table))
     volumes = [_match(path, found.groups, rows) for path in maps]  # all, before the first is written
     try:
         dest.mkdir(parents=True, exist_ok=True)
@@ -214,10 +216,11 @@ def _match(path: Path, groups: Sequence[Group], rows: Sequence[Row]) -> Volume:
     else:  # SWI of the scanner, and what was exported before, lie on the same grid
         candidates = [group for group in candidates if kind_of(group, 1).suffix == 'GRE']
     own = [group for group in candidates if image.shape == group.size and _is_at(image, group)]
+    own = own or [group for group in candidates if image.shape != group.size and _covers(image, group)]
     if not own:
         raise UserError(
-            f'{path.name} lies on another grid than the DICOM series, so that it cannot be laid over them; '
-            'give the series that it was computed from.'
+            f'{path.name} does not lie where the DICOM series do, so that it cannot be laid over them; give '
+            'the DICOM files that it was computed from (maps that were moved to another space stay out).'
         )
     # echoes may be series of their own
     own = sorted(own, key=lambda group: (group.part != 'mag', min(group.echoes)))
@@ -236,6 +239,21 @@ def _unreadable(path: Path, error: Exception) -> UserError:
 
 def _is_at(image: nib.Nifti1Image, group: Group) -> bool:
     return distance(image, group, min(group.echoes)) < 0.1
+
+
+def _covers(image: nib.Nifti1Image, group: Group) -> bool:
+    """Whether a map of other voxels (--voxel-size) has the slices and the field of view of a series.
+
+    It then has a grid of its own in the same frame of reference.
+    """
+    if image.ndim != 3:
+        return False
+    spacing = np.linalg.norm(image.affine[:3, :3], axis=0)
+    axes = np.diag([-1.0, -1, 1]) @ (image.affine[:3, :3] / spacing)
+    row, column = np.reshape(group.facts['ImageOrientationPatient'], (2, 3)).astype(float)
+    turn = np.abs(axes.T @ np.stack([row, column, group.normal], 1))
+    is_parallel = np.allclose(turn, np.eye(3), atol=2e-3)
+    return is_parallel and distance(image, group, min(group.echoes), is_outer=True) < spacing.max()
 
 
 def write_series(volume: Volume, folder: Path) -> Path:

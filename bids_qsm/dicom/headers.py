@@ -28,7 +28,16 @@ GE_PARTS = ('mag', 'phase', 'real', 'imag')
 """By the number in the private element (0043,102F) of GE, whose ImageType is the same for all."""
 KEPT = (
     *('SOPClassUID', 'SOPInstanceUID', 'StudyInstanceUID', 'SeriesInstanceUID', 'FrameOfReferenceUID'),
-    *('PatientID', 'PatientName', 'PatientBirthDate', 'StudyDate', 'StudyTime', 'Modality', 'Manufacturer'),
+    *(
+        'PatientID',
+        'PatientName',
+        'PatientBirthDate',
+        'PatientSex',
+        'StudyDate',
+        'StudyTime',
+        'Modality',
+        'Manufacturer',
+    ),
     *('SeriesNumber', 'SeriesDescription', 'ProtocolName', 'SequenceName', 'PulseSequenceName'),
     *('ImageType', 'FrameType', 'ComplexImageComponent', 'Rows', 'Columns', 'NumberOfFrames'),
     *('ImagePositionPatient', 'ImageOrientationPatient', 'PixelSpacing', 'SliceThickness'),
@@ -39,8 +48,10 @@ KEPT = (
     *('AcquisitionTime', 'AcquisitionDateTime', 'FrameAcquisitionDateTime', 'VolumetricProperties'),
 )
 """Elements that are read."""
-CORRECTED = ('DIS2D', 'DIS3D', 'DIS2DFM')
-"""Words of ImageType for images whose geometry was corrected."""
+CORRECTED = ('DIS2D', 'DIS3D', 'DIS2DFM', 'GDC')
+"""Words of ImageType for images whose geometry was corrected; the last is that of Canon."""
+MOSAICS = ('MOSAIC', 'VFRAME')
+"""Words of ImageType for files that hold all slices side by side, of Siemens and UIH."""
 NEAR = 0.02
 """Places that differ by less (mm) are the same."""
 
@@ -89,18 +100,28 @@ class Group:
 
     @property
     def person(self) -> tuple[str, str, str]:
-        """ID, name and date of birth: who differs in one of them may be somebody else.
+        """ID, name and date of birth."""
+        return self.text('PatientID'), self.text('PatientName'), self.text('PatientBirthDate')
 
-        Without any of them each study is that of a person.
+    @property
+    def is_known(self) -> bool:
+        """Whether the header tells one person from others.
+
+        IDs and names alone may be those of everybody (ANON), and so may dates of birth like 19000101.
         """
-        told = self.text('PatientID'), self.text('PatientName'), self.text('PatientBirthDate')
-        return told if any(told) else ('', '', self.study)
+        number, name, born = self.person
+        return bool(number or name) and bool(re.fullmatch(r'\d{8}', born)) and born > '19050101'
 
     @property
     def code(self) -> str:
-        """Stands for the person in tables, which so need no names."""
+        """Stands for the person in tables, which so need no names.
+
+        Who differs in ID, name or date of birth may be somebody else, and so may the patient of another
+        study where these do not tell.
+        """
+        told = self.person if self.is_known else (*self.person, self.study)
         # a letter first: spreadsheets take digits for numbers
-        return f'p{hashlib.sha256(chr(0).join(self.person).encode()).hexdigest()[:12]}'
+        return f'p{hashlib.sha256(chr(0).join(told).encode()).hexdigest()[:12]}'
 
     @property
     def study(self) -> str:
@@ -173,6 +194,10 @@ class Group:
     def size(self) -> tuple[int, int, int]:
         """Columns, rows and slices."""
         return (int(self.facts['Columns']), int(self.facts['Rows']), len(self.places))
+
+    @property
+    def is_mosaic(self) -> bool:
+        return any(word in MOSAICS for word in self.words)
 
     @property
     def geometry_words(self) -> tuple[str, ...]:

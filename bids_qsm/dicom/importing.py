@@ -15,7 +15,10 @@ import bids_qsm
 from bids_qsm.derivatives.files import BIDS_VERSION, atomic_write, write_json
 from bids_qsm.dicom.convert import CannotConvert, Converted, convert, find_dcm2niix
 from bids_qsm.dicom.headers import Found, Group, read_folder
-from bids_qsm.dicom.plan import difference, distinct_echoes, make_rows, names_person, warnings_of
+from bids_qsm.dicom.pairs import difference, distinct_echoes
+from bids_qsm.dicom.people import warnings_of
+from bids_qsm.dicom.plan import make_rows
+from bids_qsm.dicom.privacy import names_person
 from bids_qsm.dicom.table import (
     COMPLEX,
     FOLDERS,
@@ -118,7 +121,7 @@ def run_import(
     rows = make_rows(found, known, subject, session)
     _require_no_strangers(rows, known, bids_dir, table)
     if ask is not None:
-        rows = _ask_all(rows, found, known, subject, session, ask)
+        rows = _ask_all(rows, found, known, subject, session, ask, table)
     write_rows(table, rows)
     print(describe(rows, found))
     for warning in warnings_of(rows, known):
@@ -191,8 +194,9 @@ def _ask_all(
     subject: str | None,
     session: str | None,
     ask: Callable[[str], str],
+    table: Path,
 ) -> list[Row]:
-    """Ask for the name of each unclear series; an answer may settle others."""
+    """Ask for the name of each unclear series; an answer may settle others. Each is kept at once."""
     answers: dict[tuple[str, str], str] = {}
     later: set[tuple[str, str]] = set()
     while True:
@@ -205,6 +209,7 @@ def _ask_all(
         try:
             answer = ask(f'{_unclear(row)}\n{about}: name ({SKIP}: leave out, Enter: later)? ').strip()
         except EOFError:
+            print()
             return rows
         problem = name_problem(answer) if answer else None
         if problem:
@@ -221,6 +226,7 @@ def _ask_all(
                 subject,
                 session,
             )
+            write_rows(table, rows)
 
 
 def _unclear(row: Row) -> str:

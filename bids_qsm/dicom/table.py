@@ -79,6 +79,21 @@ class Row:
         return tuple(self.entities.items()), self.suffix
 
 
+def about(group: Group) -> dict[str, str]:
+    """Cells of a group that only inform, by column."""
+    return {
+        'series_number': str(group.series_number),
+        'echo_times_ms': ', '.join(f'{time:g}' for time in sorted(group.echoes)),
+        'size': ' x '.join(map(str, group.size)),
+        'description': group.text('SeriesDescription'),
+        'protocol': group.text('ProtocolName'),
+        'date': group.text('StudyDate'),
+        'patient_id': group.text('PatientID'),
+        'person': group.code,
+        'study_uid': group.study,
+    }
+
+
 def name_problem(name: str) -> str | None:
     """Why a series cannot have a name, in a few words.
 

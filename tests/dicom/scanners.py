@@ -1,6 +1,6 @@
-"""DICOM files as scanners write them, a few voxels large, of volumes whose content and place are known."""
+"""DICOM files as scanners write them, of volumes whose content and place are known."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 
 CLASSIC, ENHANCED = '1.2.840.10008.5.1.4.1.1.4', '1.2.840.10008.5.1.4.1.1.4.1'
 SHAPE = (8, 7, 4)
-"""Columns, rows and slices."""
+"""Columns, rows and slices of small scans."""
 SPACING = (1.5, 1.5, 2.0)
 PLANES = {
     'axial': np.eye(3),
@@ -22,6 +22,41 @@ PLANES = {
 """Directions of columns, rows and slices (LPS)."""
 WORDS = {'mag': 'MAGNITUDE', 'phase': 'PHASE', 'real': 'REAL', 'imag': 'IMAGINARY'}
 LETTERS = {'mag': 'M', 'phase': 'P', 'real': 'R', 'imag': 'I'}
+
+IDENTIFYING = {
+    'OtherPatientIDs': 'OTHER-4242',
+    'OtherPatientNames': 'Maidenname^Erika',
+    'PatientBirthName': 'Birthname^Erika',
+    'PatientMotherBirthName': 'Mothername^Berta',
+    'PatientAddress': '12 Elm Street, Smallville',
+    'PatientTelephoneNumbers': '+49 711 5550199',
+    'PatientComments': 'twin of Karla',
+    'AdditionalPatientHistory': 'fell from a horse',
+    'EthnicGroup': 'Martian',
+    'Occupation': 'lamplighter',
+    'MedicalRecordLocator': 'SHELF-0099',
+    'InstitutionName': 'General Hospital',
+    'InstitutionAddress': '1 Hospital Road',
+    'InstitutionalDepartmentName': 'Neuroradiology West',
+    'StationName': 'STATION-77',
+    'DeviceSerialNumber': 'SERIAL-4711',
+    'OperatorsName': 'Operator^Olga',
+    'PerformingPhysicianName': 'Performer^Paul',
+    'PhysiciansOfRecord': 'Recorder^Rita',
+    'RequestingPhysician': 'Requester^Rosa',
+    'ReferringPhysicianName': 'Who^Doctor',
+    'AccessionNumber': 'ACC0815',
+    'StudyID': 'STUDY-0001',
+    'AdmissionID': 'ADMIT-0007',
+    'IssuerOfPatientID': 'ISSUER-HOSPITAL',
+    'StudyDescription': 'Head for Mustermann',
+    'ImageComments': 'patient Erika moved',
+    'RequestedProcedureDescription': 'tremor for years',
+    'PerformedProcedureStepDescription': 'brain of Erika',
+    'PerformedProcedureStepID': 'STEP-0123',
+    'PerformedProcedureStepStartDate': '20240229',
+}
+"""What else tells who a patient is, where and by whom; in all files."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +89,16 @@ class Scan:
     seed: int = 0
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Columns, rows and slices."""
+        return SHAPE
+
+    @property
+    def spacing(self) -> np.ndarray:
+        """Between columns, rows and slices (mm)."""
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+    @property
     def affine(self) -> np.ndarray:
         """From column, row and slice to scanner coordinates (LPS, mm)."""
         turn = np.deg2rad(self.degrees)
@@ -72,7 +117,7 @@ class Scan:
         signal = size * np.exp(1j * phase)
         if self.vendor == 'GE':  # as its product leaves them
             signal[..., 1::2] *= -1
-        return {'mag': np.abs, 'phase': np.angle, 'real': np.real, 'imag': np.imag}[part](signal)
+        return _part(part, signal)
 
     def uid(self, *words: object) -> UID:
         return pydicom.uid.generate_uid(entropy_srcs=[str((self.patient, self.study, self.number, *words))])
@@ -80,6 +125,31 @@ class Scan:
     @property
     def series_uid(self) -> str:
         return self.uid('series')
+
+
+@dataclass(frozen=True)
+class Measured(Scan):
+    """An acquisition of given volumes."""
+
+    signals: Mapping[float, np.ndarray] = field(default_factory=dict)
+    """Complex signal by echo time; columns, rows and slices."""
+    place: np.ndarray = field(default_factory=lambda: np.eye(4))
+    """From column, row and slice to scanner coordinates (LPS, mm)."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return next(iter(self.signals.values())).shape
+
+    @property
+    def affine(self) -> np.ndarray:
+        return self.place
+
+    def truth(self, part: str, echo_time: float) -> np.ndarray:
+        return _part(part, self.signals[echo_time])
+
+
+def _part(part: str, signal: np.ndarray) -> np.ndarray:
+    return {'mag': np.abs, 'phase': np.angle, 'real': np.real, 'imag': np.imag}[part](signal)
 
 
 def stored(vendor: str, part: str, values: np.ndarray) -> tuple[np.ndarray, float, float]:
@@ -103,8 +173,9 @@ def write_classic(folder: Path, scan: Scan) -> list[Path]:
     written = []
     one = _common(scan, CLASSIC, ())
     one.ImageOrientationPatient = _numbers(_orientation(scan))
-    one.PixelSpacing = [SPACING[1], SPACING[0]]
-    one.SliceThickness = one.SpacingBetweenSlices = SPACING[2]
+    columns, rows, slices = _numbers(scan.spacing)
+    one.PixelSpacing = [rows, columns]
+    one.SliceThickness = one.SpacingBetweenSlices = slices
     one.ContentTime = _clock(scan.time + 300)
     for part in scan.parts:
         for echo, time in enumerate(scan.echo_times, 1):
@@ -114,7 +185,7 @@ def write_classic(folder: Path, scan: Scan) -> list[Path]:
             if scan.has_times:
                 one.AcquisitionTime = _clock(scan.time + 0.4 * echo)
             # slices are not written in the order of their places
-            for k in sorted(range(SHAPE[2]), key=lambda k: (k % 2, k)):
+            for k in sorted(range(scan.shape[2]), key=lambda k: (k % 2, k)):
                 one.SOPInstanceUID = one.file_meta.MediaStorageSOPInstanceUID = scan.uid(part, echo, k)
                 one.InstanceNumber = len(written) + 1
                 one.ImagePositionPatient = _numbers(scan.affine[:3] @ (0, 0, k, 1))
@@ -136,17 +207,23 @@ def write_enhanced(folder: Path, scan: Scan) -> list[Path]:
     _sequence(one, scan, enhanced=True)
     dimensions = [
         [(k + 1, echo, p + 1), part, time, k]
-        for k in range(SHAPE[2])
+        for k in range(scan.shape[2])
         for echo, time in enumerate(scan.echo_times, 1)
         for p, part in enumerate(parts)
     ]
+    images = {
+        (part, time): stored(scan.vendor, part, scan.truth(part, time))
+        for part in parts
+        for time in scan.echo_times
+    }
     for index, part, time, k in dimensions:
-        values, slope, intercept = stored(scan.vendor, part, scan.truth(part, time))
+        values, slope, intercept = images[part, time]
         frames.append(_frame(scan, (1, *index), part, time, k, slope, intercept))
         pixels.append(values[:, :, k].T)
     shared = Dataset()
+    columns, rows, slices = _numbers(scan.spacing)
     shared.PixelMeasuresSequence = _one(
-        PixelSpacing=[SPACING[1], SPACING[0]], SliceThickness=SPACING[2], SpacingBetweenSlices=SPACING[2]
+        PixelSpacing=[rows, columns], SliceThickness=slices, SpacingBetweenSlices=slices
     )
     shared.PlaneOrientationSequence = _one(ImageOrientationPatient=_numbers(_orientation(scan)))
     shared.MRTimingAndRelatedParametersSequence = _one(RepetitionTime=28.0, FlipAngle=15.0)
@@ -199,20 +276,28 @@ def _common(scan: Scan, kind: str, words: tuple) -> FileDataset:
         'Canon': 'CANON_MEC',
     }[scan.vendor]
     one.ManufacturerModelName, one.SoftwareVersions = 'Tomograph', 'v1'
-    one.InstitutionName, one.DeviceSerialNumber = 'General Hospital', '4711'
     one.PatientName, one.PatientID, one.PatientBirthDate = scan.name, scan.patient, scan.born
     one.PatientSex, one.PatientAge, one.PatientWeight = 'F', '059Y', '61'
-    one.ReferringPhysicianName = 'Who^Doctor'
-    one.AccessionNumber, one.StudyID = 'ACC0815', 'S1'
+    for key, value in IDENTIFYING.items():
+        setattr(one, key, value)
+    one.RequestAttributesSequence = _one(
+        RequestedProcedureID='REQUEST-55', ScheduledProcedureStepDescription='asked by Requester'
+    )
+    # where Siemens, GE, Philips and UIH keep texts of their own
+    for group, creator in (
+        (0x0029, 'SIEMENS MEDCOM HEADER'),
+        (0x0009, 'GEMS_IDEN_01'),
+        (0x2001, 'Philips Imaging DD 001'),
+        (0x0065, 'Image Private Header'),
+    ):
+        one.private_block(group, creator, create=True).add_new(0x60, 'LO', 'Privatetext Erika')
     one.StudyInstanceUID = pydicom.uid.generate_uid(entropy_srcs=[f'{scan.patient} study {scan.study}'])
     one.SeriesInstanceUID = scan.series_uid
     one.FrameOfReferenceUID = pydicom.uid.generate_uid(entropy_srcs=[f'{scan.patient} frame {scan.study}'])
     one.StudyDate = one.SeriesDate = one.AcquisitionDate = one.ContentDate = scan.date
     one.StudyTime, one.SeriesTime = _clock(scan.time - 600), _clock(scan.time)
-    one.StudyDescription = 'Head for Mustermann'
     one.SeriesNumber, one.SeriesDescription = scan.number, scan.description or scan.protocol
     one.ProtocolName, one.PatientPosition, one.BodyPartExamined = scan.protocol, 'HFS', 'BRAIN'
-    one.ImageComments = 'patient Erika moved'
     one.MagneticFieldStrength, one.ImagingFrequency = 3, 123.2
     one.MRAcquisitionType = '3D'
     one.AcquisitionNumber = 1
@@ -228,8 +313,9 @@ def _describe(one: FileDataset, scan: Scan, part: str, echo: int, time: float):
             'Siemens': f'ORIGINAL\\PRIMARY\\{letter}\\ND',
             'GE': 'ORIGINAL\\PRIMARY\\OTHER',
             'Philips': f'ORIGINAL\\PRIMARY\\{philips}\\{letter}\\FFE',
-            'UIH': f'ORIGINAL\\PRIMARY\\{word}\\NONE',
-            'Canon': f'ORIGINAL\\PRIMARY\\{word}',
+            'UIH': f'ORIGINAL\\PRIMARY\\{letter}\\UCA\\IF',
+            # of magnitudes nothing is said
+            'Canon': 'ORIGINAL\\PRIMARY' + ('' if part == 'mag' else f'\\{word}') + '\\GDC',
         }[scan.vendor]
     ).split('\\')
     _sequence(one, scan)
@@ -283,7 +369,7 @@ def _one(**elements: object) -> Items:
 
 
 def _orientation(scan: Scan) -> np.ndarray:
-    return (scan.affine[:3, :2] / SPACING[:2]).T.ravel()
+    return (scan.affine[:3, :2] / scan.spacing[:2]).T.ravel()
 
 
 def _numbers(values: np.ndarray) -> list[float]:

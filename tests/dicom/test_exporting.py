@@ -11,6 +11,8 @@ from bids_qsm.app.cli import main
 from bids_qsm.dicom.convert import find_dcm2niix
 from bids_qsm.dicom.importing import run_import
 from bids_qsm.dicom.table import read_rows, write_rows
+from bids_qsm.recon.grid import Grid
+from bids_qsm.recon.resolution import coarsen
 from tests.dicom.scanners import Scan, write_classic, write_enhanced
 
 SCANS = {
@@ -129,6 +131,14 @@ def test_the_same_map_gives_the_same_files_and_none_is_overwritten(exported, cap
         assert path.read_bytes() == (folder / 'again' / path.relative_to(folder / 'dest')).read_bytes()
 
 
+def test_exported_series_are_not_imported_again(exported, capsys):
+    folder, *_ = exported
+    assert run_import(folder / 'dest', folder / 'bids2', dry_run=True) == 0
+    said = capsys.readouterr().out
+    assert said.count('derived (ImageType SECONDARY)') == 2
+    assert 'series 5002 (magnitude): a parametric map' in said or 'series 6002 (magnitude): a para' in said
+
+
 def test_patients_are_matched_by_the_table_alone(tmp_path, capsys):
     for patient, number in (('A', 5), ('B', 6)):
         scan = Scan(
@@ -185,7 +195,7 @@ def test_a_map_of_another_grid_or_none_is_refused(tmp_path, capsys):
     shutil.rmtree(tmp_path / 'dicom')
     write_classic(tmp_path / 'dicom', replace(scan, degrees=10))
     assert main(words) == 2
-    assert 'lies on another grid' in capsys.readouterr().err
+    assert 'does not lie where the DICOM series do' in capsys.readouterr().err
     write_classic(tmp_path / 'dicom', scan)
     swi = replace(scan, number=8, parts=('mag',), image_type='DERIVED\\PRIMARY\\M\\SWI')
     write_classic(tmp_path / 'dicom', swi)
@@ -194,3 +204,40 @@ def test_a_map_of_another_grid_or_none_is_refused(tmp_path, capsys):
     write_classic(tmp_path / 'dicom', replace(scan, number=9))
     assert main(words) == 2
     assert 'may come from series 5 (magnitude), series 9 (magnitude)' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('plane', 'degrees'), [('axial', 14), ('sagittal', -33)])
+def test_a_map_of_larger_voxels_gets_a_grid_of_its_own(plane, degrees, tmp_path, capsys):
+    scan = Scan('Siemens', 5, echo_times=(5, 9), plane=plane, degrees=degrees, tags={'SliceThickness': 1.6})
+    write_classic(tmp_path / 'dicom', scan)
+    run_import(tmp_path / 'dicom', tmp_path / 'bids')
+    _, affine = make_maps(tmp_path)
+    (path,) = (tmp_path / 'out').rglob('sub-01_Chimap.nii.gz')
+    (tmp_path / 'out' / 'sub-01' / 'anat' / 'sub-01_swi.nii.gz').unlink()
+    echoes = np.ones((*nib.load(path).shape, 1), np.float32)
+    grid = Grid.from_affine(echoes.shape[:3], affine)
+    coarse, _, to_old = coarsen(echoes, 0 * echoes, grid, (3.0, 2.6, 4.0))
+    shape = coarse.shape[:3]
+    values = np.random.default_rng(1).normal(0, 0.1, shape).astype('f4')
+    nib.save(nib.Nifti1Image(values, affine @ to_old), path)
+    words = ['export', *(str(tmp_path / name) for name in ('out', 'dicom', 'dest'))]
+    assert main(words) == 0
+    series = tmp_path / 'dest' / 'sub-01_Chimap_series'
+    image = back(series)
+    assert image.shape == shape != scan.shape
+    np.testing.assert_allclose(image.affine, affine @ to_old, atol=1e-5)
+    np.testing.assert_allclose(image.get_fdata() / 1000, values, atol=0.51e-4)
+    slices, source = [pydicom.dcmread(one) for one in sorted(series.iterdir())], _source(tmp_path)
+    assert {one.FrameOfReferenceUID for one in slices} == {source.FrameOfReferenceUID}
+    assert {round(float(one.SliceThickness), 6) for one in slices} == {4.0}
+    # each source image is in one slice
+    named = [item.ReferencedSOPInstanceUID for one in slices for item in one.SourceImageSequence]
+    assert len(named) == len(set(named)) == scan.shape[2]
+    one = pydicom.dcmread(tmp_path / 'dest' / 'sub-01_Chimap_map.dcm')
+    assert (one.NumberOfFrames, one.Rows, one.Columns) == shape[::-1]
+    shutil.rmtree(tmp_path / 'dest')
+    shift = np.eye(4)
+    shift[0, 3] = 1.5
+    nib.save(nib.Nifti1Image(values, affine @ to_old @ shift), path)
+    assert main(words) == 2
+    assert 'does not lie where the DICOM series do' in capsys.readouterr().err

@@ -1,5 +1,7 @@
+import contextlib
 import gzip
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from bids_qsm.app.cli import main
 from bids_qsm.dicom.convert import find_dcm2niix
 from bids_qsm.dicom.importing import run_import
 from bids_qsm.dicom.table import read_rows, write_rows
-from tests.dicom.scanners import SHAPE, Scan, write_classic, write_enhanced
+from tests.dicom.scanners import IDENTIFYING, SHAPE, Scan, write_classic, write_enhanced
 
 SCANS = {
     'siemens': (write_classic, Scan('Siemens', 5, patient='A-siemens', name='Aa^Erika')),
@@ -48,17 +50,6 @@ SCANS = {
     ),
 }
 SUBJECTS = {name: f'{n:02d}' for n, name in enumerate(SCANS, 1)}
-PERSONAL = (
-    'Erika',
-    'Mustermann',
-    '19640812',
-    'A-siemens',
-    'G-canon',
-    'Hospital',
-    '4711',
-    '20240301',
-    'Doctor',
-)
 SIZES = {'mag': 1000.0, 'real': 1000.0, 'imag': 1000.0}
 
 
@@ -69,7 +60,8 @@ def tree(tmp_path_factory):
     for name, (write, scan) in SCANS.items():
         write(folder / 'dicom' / name, scan)
     (folder / 'dicom' / 'readme.txt').write_text('exported')
-    assert main(['import', str(folder / 'dicom'), str(folder / 'bids')]) == 0
+    with (folder / 'said.txt').open('w') as file, contextlib.redirect_stdout(file):
+        assert main(['import', str(folder / 'dicom'), str(folder / 'bids')]) == 0
     return folder
 
 
@@ -123,19 +115,45 @@ def test_the_app_takes_every_series(tree, tmp_path, monkeypatch):
     assert plan.series[0].echo_times == (0.005, 0.012, 0.019)
 
 
+def identifying(folder):
+    """Values of DICOM files that tell who was scanned, when, where and by whom; UIDs and private texts."""
+    found = set()
+    for path in folder.rglob('*.dcm'):
+        for element in pydicom.dcmread(path, stop_before_pixels=True).iterall():
+            is_text = element.tag.is_private and not element.tag.is_private_creator and element.VR == 'LO'
+            if element.VR in ('PN', 'UI', 'DA', 'TM', 'DT') or is_text or element.keyword in IDENTIFYING:
+                values = [element.value] if isinstance(element.value, str) else element.value or ()
+                found |= set(map(str, values if element.VM > 1 else [element.value]))
+    words = {word for text in found for word in re.split(r'[\^, ]', text) if not word.islower()}
+    times = {f'{text[:2]}:{text[2:4]}:{text[4:6]}' for text in found if re.fullmatch(r'\d{6}(\.\d+)?', text)}
+    days = {f'{text[:4]}-{text[4:6]}-{text[6:8]}' for text in found if re.match(r'20\d{6}', text)}
+    classes = '1.2.840.10008.5.1.4.1.1'
+    return {text for text in found | words | times | days if len(text) > 5 and not text.startswith(classes)}
+
+
 def test_nothing_personal_is_in_the_dataset(tree):
+    words = identifying(tree / 'dicom')
+    assert {'Mustermann', '12 Elm Street, Smallville', 'Privatetext', '2024-03-01', '19640812'} < words
+    assert len(words) > 150
+    words |= {scan.patient for _, scan in SCANS.values()} | {'Erika'}
+    text = re.compile(b'|'.join(sorted(re.escape(word.encode()) for word in words)))
     files = [path for path in (tree / 'bids').rglob('*') if path.is_file()]
     assert len(files) > 60
-    for path in files:
+    for path in (*files, tree / 'said.txt'):
         raw = gzip.decompress(path.read_bytes()) if path.suffix == '.gz' else path.read_bytes()
-        for word in PERSONAL:
-            assert word.encode() not in raw, (path, word)
-        assert b'10:00' not in raw
-        assert b'100000' not in raw[:348]
+        found = text.search(raw)
+        assert not found, (path, found)
+        assert not text.search(str(path.relative_to(tree)).encode())
+        if path.suffix == '.gz':
+            header = nib.Nifti1Header(raw[:348])
+            assert not any(header[key].item() for key in ('descrip', 'aux_file', 'intent_name', 'db_name'))
+            assert header['vox_offset'] == 352  # without extensions
+    # the table says who is who by the IDs, studies and days that it needs
     table = (tree / 'bids_import.tsv').read_text()
-    assert 'A-siemens' in table
-    assert 'Erika' not in table
-    assert '19640812' not in table
+    told = {word for word in words | {'Erika'} if word in table}
+    uids = {word for word in told if word.startswith(('1.2.', '2.25.'))}
+    assert told - uids == {scan.patient for _, scan in SCANS.values()} | {'20240301'}
+    assert len(uids) == 2 * len(SCANS)
 
 
 def test_the_dataset_is_described(tree):

@@ -6,7 +6,8 @@ import pytest
 
 from bids_qsm.dicom.headers import read_folder
 from bids_qsm.dicom.importing import run_import
-from bids_qsm.dicom.plan import make_rows, names_person
+from bids_qsm.dicom.plan import make_rows
+from bids_qsm.dicom.privacy import names_person
 from bids_qsm.dicom.table import SKIP, UNCLEAR, name_problem, read_rows, write_rows
 from bids_qsm.errors import UserError
 from tests.dicom.scanners import Scan, write_classic
@@ -130,7 +131,11 @@ def test_words_of_protocols_do_not_drop_gradient_echoes(write, planned):
         ({'time': 36300}, 'they were acquired 300 s apart'),
         ({'protocol': 'QSM_fine'}, 'they are of two protocols'),
         ({'tags': {'FlipAngle': 20}}, 'they differ in FlipAngle'),
-        ({'image_type': 'ORIGINAL\\PRIMARY\\P\\DIS3D'}, 'only one is corrected for distortion'),
+        (
+            {'image_type': 'ORIGINAL\\PRIMARY\\P\\DIS3D'},
+            'they are not corrected for distortion alike (DIS3D)',
+        ),
+        ({'image_type': 'ORIGINAL\\PRIMARY\\P\\GDC'}, 'they are not corrected for distortion alike (GDC)'),
     ],
 )
 def test_a_phase_of_another_acquisition_is_no_half(settings, why, write, planned):
@@ -283,6 +288,10 @@ def test_a_label_of_another_patient_is_refused(write, planned, tmp_path):
     assert {row.subject for row in planned(known).values()} == {'02'}
     # unless the table says so
     own = [replace(row, subject='01') for row in planned(known).values()]
+    with pytest.raises(UserError, match='series 4 and 6 of sub-01 are of two studies, but have one name'):
+        planned([*known, *own], subject='01')
+    for n, row in enumerate((*known, *own)):
+        row.session = str(n // 2 + 1)
     assert {row.subject for row in planned([*known, *own], subject='01').values()} == {'01'}
 
 
@@ -294,17 +303,51 @@ def test_a_label_of_the_dataset_needs_its_table(write, tmp_path):
             run_import(tmp_path / 'dicom', tmp_path / 'bids', subject=label, dry_run=True)
 
 
-def test_studies_that_may_be_of_several_people_are_said(write, tmp_path, capsys):
-    nobody = {'patient': 'ANON', 'name': 'ANON', 'born': '', 'echo_times': (9,)}
+@pytest.mark.parametrize('who', [('ANON', ''), ('ANON', '19000101'), ('', '')])
+def test_studies_that_may_be_of_several_people_are_kept_apart(who, write, tmp_path, capsys):
+    patient, born = who
+    nobody = {'patient': patient, 'name': patient, 'born': born, 'echo_times': (9,)}
     write(*pair(4, **nobody), *pair(4, **nobody, study=2))
-    for studies in (2, 0, 3):  # said where one is new
-        if studies == 3:
-            shutil.rmtree(tmp_path / 'dicom')
-            write(*pair(4, **nobody, study=3))
+    table = tmp_path / 'bids_import.tsv'
+    together = 'sub-01 and sub-02 may be one person'
+    for is_first in (True, False):  # said where one is new
         run_import(tmp_path / 'dicom', tmp_path / 'bids', dry_run=True)
-        said = capsys.readouterr().out
-        assert (f'sub-01 has {studies} studies without a date of birth' in said) == bool(studies)
-        assert ('date of birth' in said) == bool(studies)
+        assert (together in capsys.readouterr().out) == is_first
+        rows = read_rows(table)
+        assert {(row.subject, row.session, row.name) for row in rows} == {
+            ('01', '', 'T2starw'),
+            ('02', '', 'T2starw'),
+        }
+    # a person may write that they are one
+    studies = list(dict.fromkeys(row.others['study_uid'] for row in rows))
+    for row in rows:
+        row.subject, row.session = '01', str(1 + studies.index(row.others['study_uid']))
+    write_rows(table, rows)
+    assert run_import(tmp_path / 'dicom', tmp_path / 'bids', dry_run=True) == 0
+    assert 'may be one person' not in capsys.readouterr().out
+    shutil.rmtree(tmp_path / 'dicom')
+    write(*pair(4, **nobody, study=3))
+    run_import(tmp_path / 'dicom', tmp_path / 'bids', dry_run=True)
+    assert together in capsys.readouterr().out
+    assert {row.subject for row in read_rows(table)[4:]} == {'02'}
+
+
+def test_a_label_for_all_makes_studies_without_a_date_of_birth_one_person(write, planned):
+    nobody = {'patient': 'P7', 'name': 'P7', 'born': '', 'echo_times': (9,)}
+    write(*pair(4, **nobody), *pair(6, **nobody, study=2, date='20240401'))
+    with pytest.raises(UserError, match='--session-label a was given'):
+        planned(subject='07', session='a')
+    found = planned(subject='07')
+    assert {(row.subject, row.session, key[0]) for key, row in found.items()} == {
+        *(('07', '1', number) for number in (4, 5)),
+        *(('07', '2', number) for number in (6, 7)),
+    }
+    write(*pair(8, **nobody, study=3, tags={'PatientSex': 'M'}))
+    with pytest.raises(UserError, match='of a man and of a woman'):
+        planned(subject='07')
+    write(*pair(10, **{**nobody, 'name': 'P8'}, study=4))
+    with pytest.raises(UserError, match='the folder holds 2 patients'):
+        planned(subject='07')
 
 
 def test_numbers_follow_the_date_and_not_the_id(write, tmp_path):
