@@ -76,15 +76,22 @@ const bidsQsmViewer = (() => {
     return found
   }
 
+  /* Colours from the last to the first, with the end transparent that is not drawn. */
+  function turn(name) {
+    const { R, G, B, I } = nv.colormapFromKey(name.replace('_r', ''))
+    const back = (values) => [...values].reverse()
+    nv.addColormap(name, { R: back(R), G: back(G), B: back(B), A: back(I).map((i) => (i ? 255 : 0)), I: back(I).map((i) => 255 - i) })
+  }
+
   async function image(layer, opacity, isOver = false) {
     const data = await values(layer)
     const kept = isOver ? overWindows : windows
     const [low, high] = layer.step ? kept.get(layer) || [layer.low, layer.high] : [0, layer.names.length]
     const turned = layer.step && layer.colours.endsWith('_r')
-    const colours = !layer.step ? 'gray' : isOver && layer.colours === 'gray' ? 'viridis' : layer.colours.replace('_r', '')
+    const colours = !layer.step ? 'gray' : isOver && layer.colours === 'gray' ? 'viridis' : layer.colours
+    if (turned) turn(colours)
     const buffer = nifti(isOver ? clear(data, layer, turned ? high : low) : data, layer)
     const one = await niivue.NVImage.new(buffer, `${layer.data}.nii`, colours, opacity, null, low, high)
-    if (turned) one.colormapInvert = true
     if (!layer.step) {
       const part = (from) => [0, ...layer.colours.map((c) => parseInt(c.slice(from, from + 2), 16))]
       one.setColormapLabel({ R: part(1), G: part(3), B: part(5), I: [0, ...layer.names.keys()].map((_, i) => i), labels: ['', ...layer.names] })
@@ -124,7 +131,8 @@ const bidsQsmViewer = (() => {
     if (here.at !== mm) return
     const place = ['x', 'y', 'z'].map((axis, i) => `${axis} ${mm[i].toFixed(1)}`).join(', ')
     const measured = here.series.maps.filter((m) => m.key in found.values).map((m) => `${m.symbol} ${round(found.values[m.key], m)} ${m.unit}`.trim())
-    const named = Object.entries(found.labels).map(([title, name]) => `${title}: ${name}`)
+    const masks = new Set(here.series.labels.filter((layer) => layer.names.length === 1).map((layer) => layer.title))
+    const named = Object.entries(found.labels).map(([title, name]) => (masks.has(title) && name === '1' ? title : `${title}: ${name}`))
     find('output').textContent = [`${place} mm`, ...measured, ...named].join('; ')
   }
 
@@ -292,7 +300,10 @@ const bidsQsmViewer = (() => {
   const able = 'DecompressionStream' in window && document.createElement('canvas').getContext('webgl2')
   if (able) {
     find('.open').hidden = false
-    find('.open').addEventListener('click', open)
+    find('.open').addEventListener('click', async () => {
+      await open()
+      find('[name=map]').focus() // the button is gone
+    })
     for (const button of document.querySelectorAll('.jump')) {
       button.hidden = false
       button.addEventListener('click', async () => {

@@ -183,11 +183,20 @@ def _reportlets(figures: dict[str, Path], entries: list[dict], name: str):
             'title': entry['title'] + of_space,
             'caption': entry['caption'],
             'alt': f'{entry["title"]} of {name}. {entry["caption"]}',
-            'src': data_uri(figures[entry['kind']].read_bytes(), figures[entry['kind']].suffix),
+            **_source(figures[entry['kind']]),
             'chart': figures[entry['kind']].suffix == '.svg',
         }
         for entry in known + others
     ]
+
+
+def _source(path: Path):
+    """A figure as a data URI; of two images that take turns each, as the page must be able to stop them."""
+    content = path.read_bytes()
+    turns = re.findall(r'href="(data:image/png;base64,[A-Za-z0-9+/=]+)"', content.decode('latin-1'))
+    if path.suffix == '.svg' and len(turns) == 2 and b'class="moving"' in content:
+        return {'src': turns[0], 'second': turns[1]}
+    return {'src': data_uri(content, path.suffix), 'second': ''}
 
 
 def _unlisted(kind: str):
@@ -316,7 +325,8 @@ def _region_table(table: pd.DataFrame, name: str, *, check_coverage: bool = True
     # a lookup, as a selection of the table for each cell takes seconds with a segmentation of the whole brain
     for *place, mean, sd in table[['region', 'map', 'hemisphere', 'mean', 'sd']].itertuples(index=False):
         digits = 3 if place[1] == 'chi' else 1
-        text = '–' if pd.isna(mean) else f'{mean:.{digits}f} ± {sd:.{digits}f}'
+        spread = '' if pd.isna(sd) else f' ± {sd:.{digits}f}'
+        text = '–' if pd.isna(mean) else f'{mean:.{digits}f}{spread}'
         found.setdefault(tuple(place), text)
     for region, part in table.groupby('region', sort=False):
         cells = [found.get((region, m, side), '–') for m in maps for side in sides]

@@ -15,6 +15,7 @@ from bids_qsm.reports.citations import bibliography, cite, methods_text
 from bids_qsm.reports.html import read_runs
 from bids_qsm.reports.subject import build_subject_report, page_layout
 from tests.pages import Page, assert_self_contained, picture
+from tests.reports.access import unnamed, weak_texts
 
 SERIES = 'sub-01_ses-1_acq-qsm_run-1'
 NASTY = '<script>alert("x")</script>'
@@ -115,7 +116,7 @@ def page(dataset):
 
 def test_subject_page_is_self_contained_and_accessible(page):
     assert_self_contained(page)
-    assert len(page.images) == 6
+    assert len(page.images) == 8  # of two figures both images that alternate
     assert all(len(image['alt']) > 10 for image in page.images)
 
 
@@ -345,11 +346,28 @@ def test_everything_cited_is_in_the_bibliography():
 
 
 def test_page_in_a_browser(dataset, visit):
-    pixels = picture(visit(build_subject_report(dataset, '01')))
+    page = visit(build_subject_report(dataset, '01'), reduced_motion='no-preference')
+    pixels = picture(page)
     # text in the head, pictures further down, and contents at the side
     for part in (pixels[:300, 300:], pixels[1000:2400, 300:], pixels[:400, :260]):
         assert part.std() > 5
         assert len(np.unique(part)) > 20
+    assert (weak_texts(page), unnamed(page)) == ([], [])
+    # two images take turns, and stop under the pointer, with less motion and on paper
+    second = page.locator('.second').first
+    moving = 'one => getComputedStyle(one).animationName + " " + getComputedStyle(one).animationPlayState'
+    assert second.evaluate(moving) == 'turn running'
+    second.hover()
+    assert second.evaluate(moving) == 'turn paused'
+    page.emulate_media(reduced_motion='reduce')
+    assert second.evaluate(moving).startswith('none')
+    assert page.evaluate('getComputedStyle(document.documentElement).scrollBehavior') == 'auto'
+    page.emulate_media(media='print')
+    assert second.evaluate(moving).startswith('none')
+    assert page.locator('nav').is_hidden()
+    assert page.locator('table').first.is_visible()
+    paper = page.pdf(format='A4')
+    assert paper.count(b'/Subtype /Image') == 3  # equal ones are stored once
 
 
 LESIONS = 'anat/sub-01_label-lesion_stats.tsv'

@@ -21,6 +21,7 @@ from bids_qsm.reports.subject import build_subject_report
 from bids_qsm.reports.viewer import build_viewer
 from tests.pages import Page, assert_self_contained
 from tests.plotting.test_volumes import unpacked
+from tests.reports.access import unnamed, weak_texts
 
 NASTY = '</script><script>alert(1)</script>'
 SHAPE = (36, 44, 30)
@@ -263,6 +264,7 @@ def test_an_output_without_volumes_has_a_page_without_viewer(tmp_path):
     assert 'Table of regions' in Page(page).text
 
 
+FOCUSED = 'document.activeElement.textContent.trim() || document.activeElement.tagName'
 LOCATE = """async ([mm, name]) => {
   const told = bidsQsmViewer.nv.onLocationChange
   let location
@@ -301,8 +303,26 @@ CHOOSE = """async (keys) => {
 def test_viewer_in_a_browser(out, visit):
     page = visit(out / 'sub-01.html')
     assert page.locator('.room').is_hidden()
+    page.keyboard.press('Tab')
+    assert page.evaluate(FOCUSED) == 'Skip to the report'
     page.locator('.open').press('Enter')
     page.evaluate('bidsQsmViewer.open()')
+    # with the keys alone: from the controls to the picture, a step in it, and back
+    page.wait_for_function("document.activeElement.name === 'map'")
+    for _ in range(15):
+        page.keyboard.press('Tab')
+        if page.evaluate(FOCUSED) == 'CANVAS':
+            break
+    was = page.locator('#place').inner_text()
+    page.keyboard.press('ArrowUp')
+    page.wait_for_function('was => document.getElementById("place").textContent !== was', arg=was)
+    page.keyboard.press('Escape')
+    assert page.evaluate('document.activeElement.name') == 'map'
+    page.locator('.jump', has_text='R').first.press('Enter')
+    page.wait_for_function("document.activeElement.tagName === 'CANVAS'")
+    page.keyboard.press('Escape')
+    assert page.evaluate(FOCUSED) == 'R'
+    assert (weak_texts(page), unnamed(page)) == ([], [])
     # what is under the crosshair is what nibabel finds there, in both orientations
     for name in AFFINES:
         _, places, mask, _, labels = head(name)
@@ -331,7 +351,7 @@ def test_viewer_in_a_browser(out, visit):
     page.locator('.jump', has_text='show').first.click()
     page.wait_for_selector('#place:has-text("x -30.0, y 0.0, z 10.0 mm; χ 0.500 ppm; R2* 80.0 1/s")')
     assert 'Iron 28.00 mg/100 g; Regions' in told.inner_text()
-    assert told.inner_text().endswith('; Veins: 1; Lesions: 3')
+    assert told.inner_text().endswith('; Veins; Lesions: 3')
     # the keys move by a voxel
     page.locator('canvas').press('PageUp')
     page.wait_for_selector('#place:not(:has-text("z 10.0"))')
@@ -353,6 +373,16 @@ def test_viewer_in_a_browser(out, visit):
     page.locator('[name=high]').fill('40')
     page.locator('[name=high]').press('Enter')
     assert page.evaluate('bidsQsmViewer.nv.volumes[0].cal_max') == 40
+    # iron in colours over it, with a window of its own
+    page.locator('[name=over]').select_option('iron')
+    page.wait_for_selector('.overwindow:has-text("mg/100 g")')
+    assert colourful(page) > grey + 1000
+    assert [page.locator(f'[name={end}]').input_value() for end in ('overlow', 'overhigh')] == ['0', '20']
+    page.locator('[name=overhigh]').fill('50')
+    page.locator('[name=overhigh]').press('Enter')
+    page.wait_for_function('bidsQsmViewer.nv.volumes[1].cal_max === 50')
+    page.locator('[name=over]').select_option('')
+    page.wait_for_selector('.overwindow', state='hidden')
     # a window stays with its map, whatever else is chosen
     page.get_by_label('Veins').check()
     page.evaluate(CHOOSE, ['chi'])
