@@ -279,3 +279,24 @@ def test_charts_of_many_participants_show_what_is_outside():
         assert all(not five[0] <= value <= five[4] for value in drawn)
     few = distribution_points(table.head(100), pages=set(), **asked)
     assert (few['cut'], len(few['points']['value'])) == (False, 100)
+
+
+def test_damaged_files_are_left_out_and_named(tmp_path):
+    for i in range(4):
+        add_series(tmp_path, f'sub-{i}', facts={'Matrix': '64'})
+    table = next((tmp_path / 'sub-1').rglob('*_stats.tsv'))
+    table.write_bytes(table.read_bytes()[:-5])
+    findings = next((tmp_path / 'sub-2').rglob('*findings.json'))
+    findings.write_text('{"facts": ')
+    (tmp_path / 'logs').mkdir(exist_ok=True)
+    (tmp_path / 'logs' / 'sub-3.json').write_text('[]')
+    long = collect(tmp_path)
+    assert sorted(long['participant_id'].unique()) == ['sub-0', 'sub-2', 'sub-3']
+    text = Page(build_cohort_report(tmp_path)).text
+    assert f'Left out: {table} is cut short; run the participant level again' in text
+    for path in (findings, tmp_path / 'logs' / 'sub-3.json'):
+        assert f'Damaged file: {path.relative_to(tmp_path)} ' in text
+    for path in tmp_path.rglob('*_stats.tsv'):
+        path.write_bytes(b'')
+    with pytest.raises(UserError, match=r'No table of regions can be read: .* is no table'):
+        collect(tmp_path)
