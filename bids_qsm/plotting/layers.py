@@ -28,7 +28,7 @@ LIMIT = 4_000_000
 """Bytes that the viewer adds to a page at most: library, volumes, names."""
 ROOM = LIMIT - 600_000
 """Of these, bytes of volumes in base64."""
-_OF_MAP, _OF_LABELS, _OF_ALL = 0.06, 0.015, 0.4
+_OF_MAP, _OF_LABELS, _OF_ALL = 0.04, 0.01, 0.3
 """Share of the room that a map and an image of labels of an application get, and all of them at most."""
 _MOST_JOINS = 3
 """How often voxels of an application's map are joined, before it is left out."""
@@ -82,7 +82,7 @@ def rooms(n_series: int, applications: Mapping[str, tuple[int, int]]) -> tuple[i
     ``n_series`` of the participant share the page; ``applications`` have numbers of maps and of labels.
 
     >>> rooms(2, {'iron': (2, 1), 'lesions': (0, 1)})
-    (1445000, {'iron': 229500, 'lesions': 25500})
+    (1530000, {'iron': 153000, 'lesions': 17000})
     """
     room = ROOM / max(n_series, 1)
     shares = {name: _OF_MAP * maps + _OF_LABELS * labels for name, (maps, labels) in applications.items()}
