@@ -15,6 +15,7 @@ import jinja2
 
 from bids_qsm.derivatives.files import atomic_write
 from bids_qsm.errors import UserError
+from bids_qsm.reports.citations import cite
 
 LEVELS = ('error', 'warning')
 """Levels of findings that need attention, the worst first."""
@@ -78,6 +79,7 @@ def read_run(path: Path, troubles: list[str]) -> dict:
         texts += [one.get(key) or '' for one in failures for key in ('series', 'node')]
         if not all(isinstance(text, str) for text in texts):
             raise TypeError
+        cite(run.get('methods', []))  # KeyError of what the bibliography lacks
     except UserError as error:
         troubles.append(str(error))
         return {}

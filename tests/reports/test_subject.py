@@ -397,6 +397,7 @@ DAMAGED = {
     ),
     'record': ('logs/sub-01.json', lambda _: b'\xff\xfe\x00', 'is not a JSON file'),
     'other record': ('logs/sub-01.json', lambda _: b'{"methods": 3}', 'is no record of a run'),
+    'cited': ('logs/sub-01.json', lambda _: b'{"methods": ["A [@nowhere]."]}', 'is no record of a run'),
     'failures': ('logs/sub-01.json', lambda _: b'{"failures": [{}]}', 'is no record of a run'),
 }
 
