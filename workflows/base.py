@@ -127,6 +127,7 @@ def init_subject_wf(
     workflow = pe.Workflow(name=name)
     _add_maps(workflow, series_list, options, templates[0], atlas, omp_nthreads)
     workflow.add_nodes([joint_clean(series_list, options)])
+    n_series = len(series_list)
     series_list = [series for series in series_list if series.has_regions]
     if not series_list:
         return workflow
@@ -168,6 +169,7 @@ def init_subject_wf(
             template=templates[0],
             atlas=atlas,
             is_anatomy=is_anatomy,
+            n_series=n_series,
             omp_nthreads=omp_nthreads,
             name=node_name(label),
         )
@@ -221,6 +223,7 @@ def _add_maps(
             options=options,
             template=template,
             atlas=atlas,
+            n_series=len(series_list),
             omp_nthreads=omp_nthreads,
             name=node_name(label),
         )

@@ -19,7 +19,7 @@ from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.applications import Run, reference_asked, runs_of, steps_of
 from bids_qsm.workflows.field import mask_of
 from bids_qsm.workflows.labels import is_refined, label_files
-from bids_qsm.workflows.reportlets import VOLUME
+from bids_qsm.workflows.viewer import add_viewer
 
 if TYPE_CHECKING:
     from bids_qsm.app.methods import Method
@@ -83,8 +83,6 @@ def _name_of(method: 'Method') -> str:
 def figure_path(options: 'Options', prefix: str, kind: str) -> Path:
     """Path of the figure ``kind`` of a series or, with the subject's name as ``prefix``, of its anatomy."""
     subject = prefix.partition('_')[0]
-    if kind == VOLUME:
-        return options.output_dir / subject / 'figures' / f'{prefix}_desc-magnitude_volume.nii.gz'
     drawn = [figure for app in applications() for figure in app.figures if figure.draw]
     charts = {figure.name for figure in drawn if not figure.picture}
     extension = 'svg' if kind in SVG or kind in charts or kind.endswith('2anat') else 'png'
@@ -99,12 +97,14 @@ def init_outputs_wf(
     atlas: 'Atlas',
     maps: list[str],
     figures: tuple[str, ...],
+    n_series: int,
     name: str = 'outputs_wf',
 ):
     """Save the maps, mask, labels, transforms, findings, figures, and what applications gave of a series.
 
-    Inputs: ``maps``, mask, reference (JSON), gre_to_anat, labels, notes, fit_notes and brain_notes (JSON),
-    the ports of :func:`bids_qsm.workflows.labels.label_files` and the outputs of
+    ``n_series`` of the participant share the viewer. Inputs: ``maps``, magnitude if it is a figure, mask,
+    reference (JSON), gre_to_anat, labels, notes, fit_notes and brain_notes (JSON), the ports of
+    :func:`bids_qsm.workflows.labels.label_files` and the outputs of
     :func:`bids_qsm.workflows.applications.init_applications_wf`, figure_<kind> for each of ``figures``.
     """
     workflow = pe.Workflow(name=name)
@@ -117,8 +117,9 @@ def init_outputs_wf(
     fitted = [] if series.given else ['fit_notes']
     placed = ['gre_to_anat', 'labels', 'brain_notes'] if series.has_regions else []
     placed += ['plugin_notes'] if series.has_regions and 'figure_departure' in drawn else []
+    viewed = [*maps, *(['magnitude'] if 'magnitude' in figures else [])]
     inputnode = pe.inputnode(
-        *dict.fromkeys([*maps, 'mask', *reference, 'notes', *fitted, *placed, *found, *ports, *drawn])
+        *dict.fromkeys([*viewed, 'mask', *reference, 'notes', *fitted, *placed, *found, *ports, *drawn])
     )
     sources = sources_of(series, options)
     files = {
@@ -182,6 +183,10 @@ def init_outputs_wf(
     for run in runs:
         save = application_save(run, (series,), options, atlas)
         workflow.link(inputnode, save, *run.outputs.values())
+    dsegs = {port: path for port, path in paths.items() if port.startswith('dseg')}
+    add_viewer(
+        workflow, series=series, options=options, maps=viewed, dsegs=dsegs, runs=runs, n_series=n_series
+    )
     return workflow
 
 

@@ -1,17 +1,14 @@
 """Figures of a series for the report."""
 
-from bids_qsm.interfaces.report import PlotFlicker, PlotMap, PlotOutlines, StoreVolume
+from bids_qsm.interfaces.report import PlotFlicker, PlotMap, PlotOutlines
 from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.memory import Sizes, need
-
-VOLUME = 'volume'
-"""Magnitude for the viewer of the report."""
 
 
 def others_of(maps: list[str], *, has_regions: bool = True) -> list[str]:
     """Figures of a series with these ``maps`` that are not a map by itself."""
     return [
-        *(['mask', VOLUME] if 'magnitude' in maps else []),
+        *(['mask'] if 'magnitude' in maps else []),
         *(['atlas', 'gre2t1w'] if has_regions else []),
     ]
 
@@ -40,9 +37,6 @@ def init_reportlets_wf(
         plot_mask = pe.Node(PlotOutlines(kind='magnitude'), name='plot_mask', mem_gb=need('plot', sizes))
         workflow.link(inputnode, plot_mask, 'mask', image='magnitude')
         workflow.link(plot_mask, outputnode, mask='figure')
-        store = pe.Node(StoreVolume(), name='store', mem_gb=need('plot', sizes))
-        workflow.link(inputnode, store, 'mask', image='magnitude')
-        workflow.link(store, outputnode, **{VOLUME: 'figure'})
     if has_regions:
         _add_placed(workflow, maps, sizes)
     return workflow

@@ -112,13 +112,14 @@ def init_series_wf(
     template: 'Template',
     atlas: 'Atlas',
     is_anatomy: bool,
+    n_series: int,
     omp_nthreads: int,
     name: str,
 ):
     """Reconstruct a series, label it, run its applications and draw it.
 
     ``series``, ``options``, ``template`` and its ``atlas`` are the frozen descriptions made before the graph.
-    With ``is_anatomy`` the series stands in for the missing T1w.
+    With ``is_anatomy`` the series stands in for the missing T1w; ``n_series`` of a participant share a page.
 
     Inputs: those of :func:`source_ports`, such as magnitude, phase (4D, rad), combined (magnitude, 3D),
     quality and notes (JSON); anat, anat_mask, brain_notes (JSON), template_to_image and, where they are
@@ -168,6 +169,7 @@ def init_series_wf(
         atlas=atlas,
         maps=saved_maps(products),
         figures=figures,
+        n_series=n_series,
     )
     if not is_refined(options):
         outputs_wf.inputs.inputnode.labels = str(atlas.labels)
@@ -200,6 +202,8 @@ def init_series_wf(
     workflow.link(recon_wf, outputs_wf, *reference, *saved_maps(products), mask='chi_mask')
     workflow.link(labels_wf, outputs_wf, *label_files(series, options))
     workflow.link(reportlets_wf, outputs_wf, **{f'figure_{kind}': kind for kind in figures})
+    if 'magnitude' in images:
+        workflow.link(inputnode, outputs_wf, magnitude='combined')
     if is_refined(options):
         workflow.link(labels_wf, outputnode, 'refine')
     segmented = SEGMENTED if is_refined(options) else ()
@@ -269,10 +273,13 @@ def init_maps_wf(
     options: 'Options',
     template: 'Template',
     atlas: 'Atlas',
+    n_series: int,
     omp_nthreads: int,
     name: str,
 ):
     """Reconstruct and draw a series that is not laid onto a template: its maps alone, without regions.
+
+    ``n_series`` of the participant share a page.
 
     Inputs: those of :func:`source_ports`.
     """
@@ -290,6 +297,7 @@ def init_maps_wf(
         atlas=atlas,
         maps=saved_maps(products),
         figures=figures,
+        n_series=n_series,
     )
     taken = given_inputs(series) if series.given else [port for port in CONDITIONED if port != 'notes']
     workflow.link(inputnode, recon_wf, *taken)
@@ -305,6 +313,8 @@ def init_maps_wf(
         workflow.link(recon_wf, outputs_wf, fit_notes='notes')
     workflow.link(recon_wf, outputs_wf, *reference, *saved_maps(products), mask='chi_mask')
     workflow.link(reportlets_wf, outputs_wf, **{f'figure_{kind}': kind for kind in figures})
+    if 'magnitude' in images:
+        workflow.link(inputnode, outputs_wf, magnitude='combined')
     if series.mask:
         _add_given_mask(workflow, series, sizes)
     return workflow

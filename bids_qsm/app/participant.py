@@ -1,6 +1,5 @@
 """From options and plan to a finished output dataset: the run, its records, the reports."""
 
-import json
 import os
 import secrets
 import shlex
@@ -44,7 +43,7 @@ from bids_qsm.layout.inputs import chosen
 from bids_qsm.plugins.check import require_sound
 from bids_qsm.plugins.methods import find_method
 from bids_qsm.plugins.sandbox import Machine, require_onnx
-from bids_qsm.reports.html import LEVELS, read_findings
+from bids_qsm.reports.html import LEVELS, read_findings, read_run
 from bids_qsm.reports.subject import build_subject_report, methods_text
 from bids_qsm.templates.atlases import Atlas, get_atlas
 from bids_qsm.templates.spaces import Template, get_template, get_white_matter
@@ -106,13 +105,14 @@ def run_participant(options: Options, plan: Plan) -> int:
             rejected.setdefault(subject, []).append(failure)
     subjects = sorted({one.subject for one in plan.series} | set(rejected))
     out = options.output_dir
+    damage: list[str] = []
     if options.reports_only:
         failures = [failure for subject in subjects for failure in _read_failures(out, subject)]
         for subject in subjects:
-            build_subject_report(out, subject)
+            build_subject_report(out, subject, damage)
     else:
-        failures = _run(options, plan, subjects, rejected)
-    _summarise(out, subjects, failures, {one.name for one in plan.series})
+        failures = _run(options, plan, subjects, rejected, damage)
+    _summarise(out, subjects, failures, {one.name for one in plan.series}, damage)
     return 1 if failures else 0
 
 
@@ -126,8 +126,13 @@ def _require_plugins(options: Options):
         require_sound(find_method({}, name).manifest, own)
 
 
-def _run(options: Options, plan: Plan, subjects: list[str], rejected: dict[str, list[dict]]):
-    """Run everything; write the record and the report of each subject as it ends. Return the failures."""
+def _run(
+    options: Options, plan: Plan, subjects: list[str], rejected: dict[str, list[dict]], damage: list[str]
+):
+    """Run everything; write the record and the report of each subject as it ends. Return the failures.
+
+    A sentence on each damaged file that a report leaves out is added to ``damage``.
+    """
     _prepare_output(options)
     out, started = options.output_dir, datetime.now(UTC)
     log = _begin_log(options, plan, started)
@@ -146,7 +151,7 @@ def _run(options: Options, plan: Plan, subjects: list[str], rejected: dict[str, 
                     remove_partial(out, subject)
                     kept = _failures_of_others(options, plan, subject)
                     _write_provenance(options, subject, started, methods, kept + own)
-                    build_subject_report(out, subject)
+                    build_subject_report(out, subject, damage)
                     failures += own
         status = 1 if failures else 0
     finally:
@@ -263,20 +268,20 @@ def _failures_of_others(options: Options, plan: Plan, subject: str):
         return []
     # failures of the anatomy have the name of the subject and concern all series
     named = {f'sub-{subject}', *(one.name for one in (*plan.series, *plan.rejected))}
-    try:
-        return [one for one in _read_failures(options.output_dir, subject) if one['series'] not in named]
-    except (UserError, ValueError, KeyError, TypeError):  # no record, or a broken one
-        return []
+    run = read_run(options.output_dir / 'logs' / f'sub-{subject}.json', [])
+    return [one for one in run.get('failures', []) if one.get('series') not in named]
 
 
 def _read_failures(out: Path, subject: str):
     path = out / 'logs' / f'sub-{subject}.json'
     if not path.exists():
         raise UserError(f'{path} is missing: sub-{subject} has not been run into {out} yet; run it first.')
-    return json.loads(path.read_text())['failures']
+    # the report names a damaged one
+    failures = read_run(path, []).get('failures', [])
+    return [{'series': f'sub-{subject}', 'node': '', **one} for one in failures]
 
 
-def _summarise(out: Path, subjects: list[str], failures: list[dict], series: set[str]):
+def _summarise(out: Path, subjects: list[str], failures: list[dict], series: set[str], damage: list[str]):
     pages = [out / f'sub-{subject}.html' for subject in subjects]
     if len(pages) > LISTED:
         print(f'Reports: {out}/sub-*.html ({len(pages)})')
@@ -284,10 +289,10 @@ def _summarise(out: Path, subjects: list[str], failures: list[dict], series: set
         for page in pages:
             print(f'Report: {page}')
     print(f'Tables: {out}/sub-*/**/*_stats.tsv')
-    warnings = [
+    warnings = damage + [
         f'{found["series"]}, {one["what"]}: {one["found"]} {one["evidence"]}'
         for subject in subjects
-        for found in read_findings(out / f'sub-{subject}' / 'figures')
+        for found in read_findings(out / f'sub-{subject}' / 'figures', [])
         if found['series'] in series
         for one in found['findings']
         if one['level'] in LEVELS

@@ -32,6 +32,7 @@ from bids_qsm.biomarkers.ct_foci import (
     measure_foci,
 )
 from bids_qsm.biomarkers.localisation import Places
+from bids_qsm.plotting.maps import Look
 from bids_qsm.recon.registry import Need
 
 QUESTION = 'What does CT say of the candidates?'
@@ -170,7 +171,14 @@ APPLICATION = Application(
     uses=('candidates',),
     joins=True,
     images=(
-        Image('density', 'HUmap', 'CT on the grid of the maps', 'HU', desc='CT'),
+        Image(
+            'density',
+            'HUmap',
+            'CT on the grid of the maps',
+            'HU',
+            desc='CT',
+            look=Look('CT', 'HU', window=(0.0, 100.0)),
+        ),
         Image('calcium', 'dseg', 'Calcium in CT, numbered as in its table', desc='calcium'),
     ),
     tables=(

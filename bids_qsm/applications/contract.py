@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from bids_qsm.derivatives.products import PRODUCTS
+from bids_qsm.plotting.maps import Look
 from bids_qsm.recon.registry import Need
 
 MAPS = tuple(PRODUCTS)
@@ -215,6 +216,13 @@ class Image:
     """Index and name of each label of a dseg, for the table beside it."""
     facts: str = ''
     """Entry of the facts, a dict, that its sidecar states in place of all; nothing else states it."""
+    look: Look | None = None
+    """How the viewer of the page shows a map (3D): it shows maps with a look, and all labels and masks."""
+
+    @property
+    def title(self) -> str:
+        """What the viewer calls labels or a mask."""
+        return re.split('[,:;]', self.about)[0]
 
     @property
     def place(self) -> dict[str, str]:
@@ -456,6 +464,9 @@ class Application:
             if odd or (one.lookup and one.suffix != 'dseg'):
                 what = f'the entity {odd[0]}' if odd else 'a table of labels'
                 raise ValueError(f'{self.name}: the image {one.name} cannot have {what}')
+            units = [one.units] if one.units else ['1', 'arbitrary']
+            if one.look is not None and one.look.unit not in units:
+                raise ValueError(f'{self.name}: the look of the image {one.name} has another unit')
             if one.place in places:
                 raise ValueError(f'{self.name}: the image {one.name} would get the name of another')
             places.append(one.place)

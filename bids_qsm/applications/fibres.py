@@ -22,6 +22,7 @@ from bids_qsm.biomarkers.columns import regions_of
 from bids_qsm.biomarkers.fibre_chi import CLEAR, WHITE_FA, better_axes, by_angle, tensor_on, without_fibres
 from bids_qsm.biomarkers.positions import b0_in_world, noise_of
 from bids_qsm.errors import UserError
+from bids_qsm.plotting.maps import Look
 from bids_qsm.plotting.orientation_charts import plot_angles
 from bids_qsm.plugins.methods import find_method
 from bids_qsm.recon.grid import Grid
@@ -198,14 +199,27 @@ APPLICATION = Application(
     extra=FIBRES,
     one_of=ONE_OF,
     images=(
-        Image('fibercorrected', 'Chimap', 'Susceptibility without what fibres add to the field', 'ppm'),
+        Image(
+            'fibercorrected',
+            'Chimap',
+            'Susceptibility without what fibres add to the field',
+            'ppm',
+            look=Look('Susceptibility without fibres', 'ppm', window=(-0.1, 0.2)),
+        ),
         Image(
             'fiberfield',
             'localfieldmap',
             'What fibres add to the local field, by anisotropic susceptibility and shifts by microstructure',
             'ppm',
+            look=Look('Field of fibres', 'ppm', symmetric=True),
         ),
-        Image('fiberangle', 'anglemap', 'Angle between fibres and B0; 0 where there are none', 'deg'),
+        Image(
+            'fiberangle',
+            'anglemap',
+            'Angle between fibres and B0; 0 where there are none',
+            'deg',
+            look=Look('Angle of fibres to B0', 'deg', 'viridis', (0.0, 90.0)),
+        ),
     ),
     tables=(
         Table(

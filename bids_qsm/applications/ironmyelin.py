@@ -12,6 +12,7 @@ from bids_qsm.biomarkers.iron import REGIONS
 from bids_qsm.biomarkers.iron_myelin import CONSTANTS, FIELD, IRON, UNITS, constants_at, iron_alone, posterior
 from bids_qsm.biomarkers.iron_myelin_maps import ROUGHNESS, Maps, iron_myelin_maps
 from bids_qsm.biomarkers.regions import region_table
+from bids_qsm.plotting.maps import Look
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.noise import noise_level
 from bids_qsm.recon.registry import Need
@@ -221,9 +222,19 @@ APPLICATION = Application(
         Query('mwf', 'map of the myelin water fraction', ('MWFmap',), align='own', prepare=water_fraction),
     ),
     images=(
-        Image('iron', 'concmap', 'Iron of wet tissue; zero where the model does not hold', 'mg/100 g'),
         Image(
-            'myelin', 'fracmap', 'Share of the volume that is myelin; zero where the model does not hold', '1'
+            'iron',
+            'concmap',
+            'Iron of wet tissue; zero where the model does not hold',
+            'mg/100 g',
+            look=Look('Iron', 'mg/100 g', 'inferno', (0.0, 20.0)),
+        ),
+        Image(
+            'myelin',
+            'fracmap',
+            'Share of the volume that is myelin; zero where the model does not hold',
+            '1',
+            look=Look('Share of myelin', '1', 'viridis', (0.0, 0.3)),
         ),
         Image('ironsd', 'concsdmap', 'Standard deviation of iron', 'mg/100 g', desc='iron'),
         Image('myelinsd', 'fracsdmap', 'Standard deviation of the myelin fraction', '1', desc='myelin'),

@@ -1,9 +1,11 @@
 """Measure each lesion of the masks given, one row a lesion."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
-from bids_qsm.applications.contract import Application, Given, Query, Table
+from bids_qsm.applications.contract import Application, Given, Image, Query, Table
 from bids_qsm.biomarkers.lesions import EMPTY, FAINT, Drawn, dictionary, label_lesions, lesion_table
 from bids_qsm.biomarkers.localisation import PLACE
 from bids_qsm.cohort.describe import lesion_counts, lesion_sums
@@ -26,8 +28,8 @@ def measure(
     affine: np.ndarray,
     to_template: list,
     reference: str,
-) -> pd.DataFrame:
-    """Tabulate the lesions of all masks, see `bids_qsm.biomarkers.lesions.lesion_table`."""
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Tabulate the lesions of all masks, see `bids_qsm.biomarkers.lesions.lesion_table`, and number them."""
     drawn = [
         Drawn(
             one.source,
@@ -39,7 +41,17 @@ def measure(
         )
         for one in lesions
     ]
-    return lesion_table(chi, r2star, mask, drawn, dseg, labels, affine, to_template, reference)
+    table = lesion_table(chi, r2star, mask, drawn, dseg, labels, affine, to_template, reference)
+    return table, placed(drawn, mask.shape)
+
+
+def placed(drawn: Sequence[Drawn], shape: tuple[int, ...]) -> np.ndarray:
+    """Lesions of all masks on the grid of the maps; numbers go on from those of the mask before."""
+    found, count = np.zeros(shape, np.int32), 0
+    for one in drawn:
+        found = np.where((found == 0) & (one.placed > 0), one.placed + count, found)
+        count += int(one.labels.max(initial=0))
+    return found
 
 
 def burden(table: pd.DataFrame) -> pd.DataFrame:
@@ -80,6 +92,7 @@ APPLICATION = Application(
     name='lesions',
     title='Lesions',
     measure=measure,
+    gives=('table', 'drawn'),
     extra=(
         Query(
             'lesions',
@@ -91,6 +104,15 @@ APPLICATION = Application(
             prepare=number,
             many=True,
             optional=False,
+        ),
+    ),
+    images=(
+        # a name that is not one of lesion masks: those of an earlier run must not be measured again
+        Image(
+            'drawn',
+            'dseg',
+            'Lesions, numbered as in their table; in a further mask, numbers go on from the one before',
+            desc='lesions',
         ),
     ),
     tables=(

@@ -23,6 +23,7 @@ from bids_qsm.biomarkers.oximetry_summary import (
 from bids_qsm.biomarkers.oximetry_veins import veins_of_tables
 from bids_qsm.biomarkers.oxygen import CGS, MEASURED_OXY, Constants, blood_of, constants_table, facts_of
 from bids_qsm.biomarkers.reference import reference_regions, slow_error
+from bids_qsm.plotting.maps import Look
 from bids_qsm.plotting.oximetry_charts import plot_saturation
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.registry import Need
@@ -180,7 +181,12 @@ APPLICATION = Application(
     extra=(Query('perfusion', 'map of cerebral blood flow', ('cbf',), datatype='perf', align='own'),),
     images=(
         Image(
-            'saturation', 'SvO2map', 'Oxygen saturation of the blood in veins that were used', '1', desc=''
+            'saturation',
+            'SvO2map',
+            'Oxygen saturation of the blood in veins that were used',
+            '1',
+            desc='',
+            look=Look('Oxygen saturation of veins', '1', 'viridis', (0.3, 0.9)),
         ),
         Image(
             'saturationlevels',

@@ -9,6 +9,7 @@ from bids_qsm.biomarkers import qbold
 from bids_qsm.biomarkers.columns import regions_of
 from bids_qsm.biomarkers.oximetry_summary import water_error
 from bids_qsm.biomarkers.oxygen import of_constants_table
+from bids_qsm.plotting.maps import Look
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.registry import Need
 
@@ -108,7 +109,16 @@ APPLICATION = Application(
     gives=('extraction', 'table', 'facts'),
     uses=('veins', 'oximetry'),
     fewest_echoes=4,  # the decay must show how it bends
-    images=(Image('extraction', 'OEFmap', 'Oxygen extraction fraction of tissue', '1', desc=''),),
+    images=(
+        Image(
+            'extraction',
+            'OEFmap',
+            'Oxygen extraction fraction of tissue',
+            '1',
+            desc='',
+            look=Look('Oxygen extraction', '1', 'viridis', (0.1, 0.7)),
+        ),
+    ),
     tables=(
         Table(
             maps=(

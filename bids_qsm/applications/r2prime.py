@@ -13,6 +13,7 @@ from bids_qsm.biomarkers.columns import regions_of
 from bids_qsm.biomarkers.r2prime import Placed, place_field, place_rate, reversible_rate, widths
 from bids_qsm.biomarkers.source_scale import CLASSES, Scale, source_scale
 from bids_qsm.errors import UserError
+from bids_qsm.plotting.maps import Look
 from bids_qsm.plotting.relaxation_charts import plot_source_scale
 from bids_qsm.recon.background_gradient import spread_function
 from bids_qsm.recon.grid import Grid
@@ -375,10 +376,24 @@ APPLICATION = Application(
     one_of=('mese', 'given_r2', 'given_r2prime'),
     fewest_echoes=0,  # R2* may be given
     images=(
-        Image('r2', 'R2map', 'Transverse relaxation rate', '1/s', desc=''),
+        Image(
+            'r2',
+            'R2map',
+            'Transverse relaxation rate',
+            '1/s',
+            desc='',
+            look=Look('R2', '1/s', 'inferno', (0.0, 30.0)),
+        ),
         Image('r2sd', 'R2sdmap', 'Standard deviation of the noise of R2', '1/s', desc=''),
         Image('b1', 'TB1map', 'Transmit field over the nominal one, fitted with R2', 'percent', desc='b1fit'),
-        Image('r2prime', 'R2primemap', 'Reversible relaxation rate R2* - R2, signed', '1/s', desc=''),
+        Image(
+            'r2prime',
+            'R2primemap',
+            'Reversible relaxation rate R2* - R2, signed',
+            '1/s',
+            desc='',
+            look=Look("R2'", '1/s', 'inferno', (0.0, 30.0)),
+        ),
         Image('r2primesd', 'R2primesdmap', "Standard deviation of the noise of R2'", '1/s', desc=''),
         Image(
             'scale',
@@ -393,6 +408,7 @@ APPLICATION = Application(
             'Probability of large sources, as vessels',
             desc='scale',
             entities=(('label', 'macroscopic'),),
+            look=Look('Probability of large sources', '1', 'inferno', (0.0, 1.0)),
         ),
         Image(
             'microscopic',
@@ -400,8 +416,16 @@ APPLICATION = Application(
             'Probability of small sources, as iron stores',
             desc='scale',
             entities=(('label', 'microscopic'),),
+            look=Look('Probability of small sources', '1', 'inferno', (0.0, 1.0)),
         ),
-        Image('z', 'zmap', 'Deviation of R2 from that of its region at its susceptibility', '1', desc='R2'),
+        Image(
+            'z',
+            'zmap',
+            'Deviation of R2 from that of its region at its susceptibility',
+            '1',
+            desc='R2',
+            look=Look('Deviation of R2', '1', window=(-4.0, 4.0)),
+        ),
     ),
     tables=(
         Table(

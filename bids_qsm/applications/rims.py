@@ -20,6 +20,7 @@ from bids_qsm.biomarkers.rim_table import (
 )
 from bids_qsm.biomarkers.rims import CLASSES, Rim, measure_rims, surroundings
 from bids_qsm.cohort.describe import rim_counts
+from bids_qsm.plotting.maps import Look
 from bids_qsm.plotting.rim_charts import plot_rims
 from bids_qsm.plugins import is_plugin
 from bids_qsm.recon.grid import Grid
@@ -213,6 +214,7 @@ APPLICATION = Application(
             'How far each voxel is up to the rim, in directions that show one',
             desc='',
             entities=LABEL,
+            look=Look('Rim', '1', 'inferno', (0.0, 1.0)),
         ),
     ),
     tables=(

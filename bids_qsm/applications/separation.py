@@ -382,8 +382,20 @@ APPLICATION = Application(
     uses=('r2prime',),
     extra=FIBRES,
     images=(
-        Image('paramagnetic', 'Chimap', 'Paramagnetic susceptibility (0 or more)', 'ppm'),
-        Image('diamagnetic', 'Chimap', 'Diamagnetic susceptibility (0 or less)', 'ppm'),
+        Image(
+            'paramagnetic',
+            'Chimap',
+            'Paramagnetic susceptibility (0 or more)',
+            'ppm',
+            look=Look('Paramagnetic susceptibility', 'ppm', 'inferno', (0.0, 0.2)),
+        ),
+        Image(
+            'diamagnetic',
+            'Chimap',
+            'Diamagnetic susceptibility (0 or less)',
+            'ppm',
+            look=Look('Diamagnetic susceptibility', 'ppm', 'viridis_r', (-0.1, 0.0)),
+        ),
         Image('total', 'Chimap', 'Sum of both; zero where tissue has no sources', 'ppm'),
         Image(
             'paramagneticsd',

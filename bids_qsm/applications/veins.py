@@ -17,6 +17,7 @@ from bids_qsm.biomarkers.veins_table import (
     line_table,
     segment_table,
 )
+from bids_qsm.plotting.maps import Look
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.registry import Need
 from bids_qsm.recon.swi import minip
@@ -119,7 +120,14 @@ APPLICATION = Application(
         *('table', 'veinlines', 'veindensity', 'facts'),
     ),
     images=(
-        Image('share', 'probseg', 'Share of each voxel that is vein', desc='', entities=VEIN),
+        Image(
+            'share',
+            'probseg',
+            'Share of each voxel that is vein',
+            desc='',
+            entities=VEIN,
+            look=Look('Share of vein', '1', 'inferno', (0.0, 1.0)),
+        ),
         Image(
             'mask',
             'mask',
@@ -131,7 +139,13 @@ APPLICATION = Application(
         Image('segments', 'dseg', 'Segments of veins, numbered as in their table', desc='veinsegments'),
         Image('skeleton', 'mask', 'Centrelines of veins', entities=VEIN),
         Image(
-            'diameter', 'diametermap', 'Diameter of veins on their centrelines', 'mm', desc='', entities=VEIN
+            'diameter',
+            'diametermap',
+            'Diameter of veins on their centrelines',
+            'mm',
+            desc='',
+            entities=VEIN,
+            look=Look('Diameter of veins', 'mm', 'viridis', (0.0, 4.0)),
         ),
         Image(
             'veinmip',

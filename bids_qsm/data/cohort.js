@@ -78,7 +78,14 @@ for (const source of document.querySelectorAll('script.points')) {
     series.forEach((one, j) => {
       if (one === series[i]) rings.append(make('circle', { cx: x[j], cy: y(value[j]), r: j === i ? 8 : 5.5 }))
     })
-    said.textContent = `${data.names[series[i]]}: ${data.regions[region[i]]}, ${data.groups[group[i]][0]}: ${data.symbol} ${String(value[i]).replace('-', '−')}${unit}`
+    const measured = `${data.symbol} ${String(value[i]).replace('-', '−')}${unit}`
+    said.textContent = `${data.names[series[i]]}: ${data.regions[region[i]]}, ${data.groups[group[i]][0]}: ${measured}`
+    const tip = `${data.names[series[i]]}: ${measured}`
+    const long = 7 * tip.length + 14
+    const from = Math.max(frame.left, Math.min(width - frame.right - long, x[i] - long / 2))
+    const over = y(value[i]) - (y(value[i]) > frame.top + 40 ? 36 : -14)
+    rings.append(make('rect', { x: from, y: over, width: long, height: 22, rx: 4, fill: '#fff', stroke: '#222', 'stroke-width': 1 }))
+    rings.append(make('text', { class: 'tip', x: from + long / 2, y: over + 15, 'text-anchor': 'middle', fill: '#1d2329', stroke: 'none' }, tip))
   }
   const nearest = (event) => {
     const box = svg.getBoundingClientRect()

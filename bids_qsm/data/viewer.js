@@ -7,9 +7,12 @@ const bidsQsmViewer = (() => {
   const content = JSON.parse(document.getElementById('viewer-content').textContent)
   const NOTHING = -32768 // outside the mask
   const cache = new Map()
-  const here = { series: null, map: null, shown: new Set(), at: null }
+  const here = { series: null, map: null, over: null, shown: new Set(), at: null }
   const windows = new Map() // what the user set, by map
+  const overWindows = new Map() // the same of maps over another
   let drawn = null // map under the controls; here.map may still be unpacking
+  let laid = null // the same of the map over it
+  let back = null // button that jumped here
   let calls = 0
   let nv = null
   let opening = null
@@ -65,10 +68,30 @@ const bidsQsmViewer = (() => {
     return buffer
   }
 
-  async function image(layer, opacity) {
-    const buffer = nifti(await values(layer), layer)
-    const [low, high] = layer.step ? windows.get(layer) || [layer.low, layer.high] : [0, layer.names.length]
-    const one = await niivue.NVImage.new(buffer, `${layer.data}.nii`, layer.colours && layer.step ? layer.colours : 'gray', opacity, null, low, high)
+  /* In colours over another map, what has no value must be as the end of the window that is not drawn. */
+  function clear(data, layer, end) {
+    const found = Int16Array.from(data)
+    const none = Math.max(-32767, Math.min(32767, Math.round(end / layer.step)))
+    for (let i = 0; i < found.length; i++) if (found[i] === NOTHING) found[i] = none
+    return found
+  }
+
+  /* Colours from the last to the first, with the end transparent that is not drawn. */
+  function turn(name) {
+    const { R, G, B, I } = nv.colormapFromKey(name.replace('_r', ''))
+    const back = (values) => [...values].reverse()
+    nv.addColormap(name, { R: back(R), G: back(G), B: back(B), A: back(I).map((i) => (i ? 255 : 0)), I: back(I).map((i) => 255 - i) })
+  }
+
+  async function image(layer, opacity, isOver = false) {
+    const data = await values(layer)
+    const kept = isOver ? overWindows : windows
+    const [low, high] = layer.step ? kept.get(layer) || [layer.low, layer.high] : [0, layer.names.length]
+    const turned = layer.step && layer.colours.endsWith('_r')
+    const colours = !layer.step ? 'gray' : isOver && layer.colours === 'gray' ? 'viridis' : layer.colours
+    if (turned) turn(colours)
+    const buffer = nifti(isOver ? clear(data, layer, turned ? high : low) : data, layer)
+    const one = await niivue.NVImage.new(buffer, `${layer.data}.nii`, colours, opacity, null, low, high)
     if (!layer.step) {
       const part = (from) => [0, ...layer.colours.map((c) => parseInt(c.slice(from, from + 2), 16))]
       one.setColormapLabel({ R: part(1), G: part(3), B: part(5), I: [0, ...layer.names.keys()].map((_, i) => i), labels: ['', ...layer.names] })
@@ -108,7 +131,8 @@ const bidsQsmViewer = (() => {
     if (here.at !== mm) return
     const place = ['x', 'y', 'z'].map((axis, i) => `${axis} ${mm[i].toFixed(1)}`).join(', ')
     const measured = here.series.maps.filter((m) => m.key in found.values).map((m) => `${m.symbol} ${round(found.values[m.key], m)} ${m.unit}`.trim())
-    const named = Object.entries(found.labels).map(([title, name]) => `${title}: ${name}`)
+    const masks = new Set(here.series.labels.filter((layer) => layer.names.length === 1).map((layer) => layer.title))
+    const named = Object.entries(found.labels).map(([title, name]) => (masks.has(title) && name === '1' ? title : `${title}: ${name}`))
     find('output').textContent = [`${place} mm`, ...measured, ...named].join('; ')
   }
 
@@ -119,16 +143,17 @@ const bidsQsmViewer = (() => {
   /* Draw what was chosen; of several calls at a time the last one counts. */
   async function show() {
     const call = ++calls
-    const { map } = here
-    const layers = here.series.labels.filter((layer) => here.shown.has(layer.title))
+    const { map, over } = here
+    const labels = here.series.labels.filter((layer) => here.shown.has(layer.title))
     const opacity = Number(find('[name=opacity]').value)
     const images = []
-    for (const layer of [map, ...layers]) {
-      images.push(await image(layer, layer === map ? 1 : opacity))
+    for (const [layer, isOver] of [[map], ...(over ? [[over, true]] : []), ...labels.map((layer) => [layer])]) {
+      images.push(await image(layer, images.length ? opacity : 1, isOver))
       if (call !== calls) return
     }
     const at = here.at
     drawn = map
+    laid = over
     while (nv.volumes.length) nv.removeVolumeByIndex(0)
     for (const one of images) nv.addVolume(one)
     jump(at || [0, 1, 2].map((i) => nv.frac2mm([0.5, 0.5, 0.5], 0, true)[i]))
@@ -136,10 +161,12 @@ const bidsQsmViewer = (() => {
   }
 
   function window_() {
-    const base = nv.volumes[0]
-    find('[name=low]').value = Number(base.cal_min.toPrecision(4))
-    find('[name=high]').value = Number(base.cal_max.toPrecision(4))
+    const [base, over] = nv.volumes
+    const ends = [['low', base.cal_min], ['high', base.cal_max], ...(laid ? [['overlow', over.cal_min], ['overhigh', over.cal_max]] : [])]
+    for (const [name, value] of ends) find(`[name=${name}]`).value = Number(value.toPrecision(4))
     find('.unit').textContent = drawn.unit
+    find('.overwindow').hidden = !laid
+    find('.overunit').textContent = laid ? laid.unit : ''
   }
 
   function keep() {
@@ -156,11 +183,14 @@ const bidsQsmViewer = (() => {
   async function choose(series) {
     here.series = series
     here.map = series.maps.find((m) => here.map && m.key === here.map.key) || series.maps[0]
+    here.over = series.maps.find((m) => here.over && m.key === here.over.key) || null
     here.shown = new Set(series.labels.filter((l) => here.shown.has(l.title)).map((l) => l.title))
     here.at = null
     find('[name=series]').value = content.indexOf(series)
     options(find('[name=map]'), series.maps.map((m) => [m.key, m.title]))
     find('[name=map]').value = here.map.key
+    options(find('[name=over]'), [['', 'none'], ...series.maps.map((m) => [m.key, m.title])])
+    find('[name=over]').value = here.over ? here.over.key : ''
     find('.labels').replaceChildren(
       ...series.labels.map((layer) => {
         const label = document.createElement('label')
@@ -175,11 +205,11 @@ const bidsQsmViewer = (() => {
         return label
       })
     )
-    find('fieldset').hidden = !series.labels.length
     await show()
   }
 
   function steer(event) {
+    if (event.key === 'Escape') return (back || find('[name=map]')).focus()
     const side = find('[name=turned]').checked ? -1 : 1
     const moves = { ArrowLeft: [-side, 0, 0], ArrowRight: [side, 0, 0], ArrowUp: [0, 1, 0], ArrowDown: [0, -1, 0], PageUp: [0, 0, 1], PageDown: [0, 0, -1] }
     const move = moves[event.key]
@@ -216,6 +246,10 @@ const bidsQsmViewer = (() => {
       here.map = here.series.maps.find((m) => m.key === box.value)
       show()
     })
+    on('over', (box) => {
+      here.over = here.series.maps.find((m) => m.key === box.value) || null
+      show()
+    })
     on('view', (box) => nv.setSliceType(Number(box.value)))
     on('turned', (box) => nv.setRadiologicalConvention(box.checked))
     on('opacity', (box) => nv.volumes.slice(1).forEach((_, i) => nv.setOpacity(i + 1, Number(box.value))))
@@ -228,9 +262,19 @@ const bidsQsmViewer = (() => {
     const typed = () => set(Number(find('[name=low]').value), Number(find('[name=high]').value))
     on('low', typed)
     on('high', typed)
+    // drawn anew, as what has no value is put at the end of the window that is not drawn
+    const typedOver = () => {
+      const [low, high] = ['overlow', 'overhigh'].map((name) => Number(find(`[name=${name}]`).value))
+      if (!(low < high)) return window_()
+      overWindows.set(laid, [low, high])
+      return show()
+    }
+    on('overlow', typedOver)
+    on('overhigh', typedOver)
     find('[name=reset]').addEventListener('click', () => {
       set(drawn.low, drawn.high)
       windows.delete(drawn)
+      if (overWindows.delete(laid)) show()
     })
     nv.setSliceType(3)
     await choose(content[0])
@@ -256,10 +300,14 @@ const bidsQsmViewer = (() => {
   const able = 'DecompressionStream' in window && document.createElement('canvas').getContext('webgl2')
   if (able) {
     find('.open').hidden = false
-    find('.open').addEventListener('click', open)
+    find('.open').addEventListener('click', async () => {
+      await open()
+      find('[name=map]').focus() // the button is gone
+    })
     for (const button of document.querySelectorAll('.jump')) {
       button.hidden = false
       button.addEventListener('click', async () => {
+        back = button
         await go(button.dataset.at.split(' ').map(Number), button.dataset.series)
         find('.stage').scrollIntoView({ block: 'center' })
         find('canvas').focus({ preventScroll: true })

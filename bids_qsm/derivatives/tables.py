@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -31,30 +32,96 @@ def read_table(path: str | Path | IO[str], dtype: dict | None = None) -> pd.Data
     )
 
 
-def read_many(paths: Sequence[Path]) -> Iterator[pd.DataFrame]:
-    """Read many BIDS tables, those with equal columns together, which takes a tenth of the time."""
+@dataclass(frozen=True)
+class Expected:
+    """Columns that a table of the output has."""
+
+    all_of: tuple[str, ...] = ()
+    any_of: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
+    """Those that hold numbers, if they are there."""
+
+
+def read_output(path: str | Path, expected: Expected) -> pd.DataFrame:
+    """Read a table of the output dataset; UserError where it is cut short, or not as ``expected``."""
+    (table,) = read_many([Path(path)], expected)
+    if isinstance(table, UserError):
+        raise table
+    return table
+
+
+def read_many(paths: Sequence[Path], expected: Expected) -> Iterator[pd.DataFrame | UserError]:
+    """Read many tables of the output dataset, those with equal columns together: a tenth of the time.
+
+    In place of a table that is damaged comes the error that `read_output` raises.
+    """
     for start in range(0, len(paths), _TOGETHER):
         some = paths[start : start + _TOGETHER]
-        texts = [path.read_text(encoding='utf-8') for path in some]
+        texts = [_text(path) for path in some]
         heads = [text.partition('\n')[0] for text in texts]
         bounds = [0, *(i for i in range(1, len(some)) if heads[i] != heads[i - 1]), len(some)]
         for a, b in pairwise(bounds):
-            yield from _read_alike(some[a:b], texts[a:b])
+            tables = _read_alike(texts[a:b], expected.numbers)
+            for path, text, table in zip(some[a:b], texts[a:b], tables, strict=True):
+                fault = _fault(text, table, expected)
+                again = 'run the participant level again for this participant.'
+                yield UserError(f'{path} {fault}; {again}') if fault else table
 
 
-def _read_alike(paths: Sequence[Path], texts: Sequence[str]) -> list[pd.DataFrame]:
-    """Tables with one header; one after another where lines are not rows, or one cannot be read."""
+def _text(path: Path) -> str:
+    """Content of a file; empty where it is no text."""
+    try:
+        return path.read_text(encoding='utf-8')
+    except (OSError, UnicodeDecodeError):
+        return ''
+
+
+def _fault(text: str, table: pd.DataFrame | None, expected: Expected) -> str:
+    """What is wrong with a table of the output; empty where nothing is."""
+    if table is None or not isinstance(table.index, pd.RangeIndex) or '\0' in text:
+        return 'is no table of tab-separated values'
+    if not text.endswith('\n'):
+        return 'is cut short'
+    lacking = [name for name in expected.all_of if name not in table]
+    if not {*expected.any_of} & {*table}:
+        lacking += expected.any_of[:1]
+    if lacking:
+        return f'has no column {lacking[0]}'
+    odd = [name for name in expected.numbers if name in table and not _is_numbers(table[name])]
+    return f'has text in its column {odd[0]}, which holds numbers' if odd else ''
+
+
+def _is_numbers(column: pd.Series) -> bool:
+    return column.isna().all() or (
+        pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+    )
+
+
+def _read_alike(texts: Sequence[str], numbers: Sequence[str]) -> list[pd.DataFrame | None]:
+    """Tables with one header; one after another where lines are not rows, or one cannot be read.
+
+    None stands for one that cannot be read.
+    """
     bodies = [text.partition('\n')[2].rstrip('\n') for text in texts]
     lengths = [body.count('\n') + bool(body) for body in bodies]
     whole = '\n'.join([texts[0].partition('\n')[0], *filter(None, bodies)])
-    try:
-        table = read_table(io.StringIO(whole)) if len(paths) > 1 else None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError):
-        table = None
-    if table is None or len(table) != sum(lengths) or not isinstance(table.index, pd.RangeIndex):
-        return [read_table(path) for path in paths]
+    table = _parsed(whole) if len(texts) > 1 else None
+    if (
+        table is None
+        or len(table) != sum(lengths)
+        or not isinstance(table.index, pd.RangeIndex)
+        or not all(_is_numbers(table[name]) for name in numbers if name in table)
+    ):
+        return [_parsed(text) for text in texts]
     ends = np.cumsum(lengths)
     return [table.iloc[end - n : end].reset_index(drop=True) for end, n in zip(ends, lengths, strict=True)]
+
+
+def _parsed(text: str) -> pd.DataFrame | None:
+    try:
+        return read_table(io.StringIO(text))
+    except (pd.errors.ParserError, pd.errors.EmptyDataError):
+        return None
 
 
 def read_labels(path: str | Path, dtype: type | None = None) -> pd.DataFrame:

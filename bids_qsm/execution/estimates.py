@@ -21,6 +21,7 @@ from bids_qsm.recon.unwrap import UNWRAP
 from bids_qsm.workflows.base import brain_by
 from bids_qsm.workflows.field import mask_of
 from bids_qsm.workflows.memory import Sizes, need
+from bids_qsm.workflows.viewer import VIEWED, pack_need
 
 if TYPE_CHECKING:
     from bids_qsm.app.options import Options
@@ -133,7 +134,7 @@ def _needs(one: 'Series', options: 'Options') -> dict[str, list[str | Need]]:
         'field': [] if ports else [*methods['field'], *field],
         'chi': [] if ports and not ports & {'field', 'local_field'} else [*methods['chi'], 'level'],
         'labels': [*methods.get('labels', []), *labels] if one.has_regions else [],
-        'report': ['plot', 'plot_phase', 'compare_regions'],
+        'report': ['plot', 'plot_phase', 'compare_regions', pack_need(len(VIEWED), 1)],
     }
 
 

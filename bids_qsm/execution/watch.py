@@ -269,7 +269,7 @@ def _warnings(out: Path, state: dict) -> list[str]:
     done = [(one.get('ended', 0), name) for name, one in state['series'].items() if one['state'] == 'done']
     found = []
     for _, name in sorted(done, reverse=True)[:LISTED]:
-        for series in read_findings(out / name.partition('_')[0] / 'figures'):
+        for series in read_findings(out / name.partition('_')[0] / 'figures', []):
             if series['series'] == name:
                 found += [
                     f'{name}, {one["what"]}: {one["found"]}'

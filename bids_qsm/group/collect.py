@@ -13,11 +13,12 @@ from bids_qsm.cohort import tables as cohort
 from bids_qsm.cohort.observations import some
 from bids_qsm.cohort.spelling import spell
 from bids_qsm.derivatives.files import atomic_write, write_json
-from bids_qsm.derivatives.tables import read_input, read_many, write_parquet, write_table
+from bids_qsm.derivatives.tables import Expected, read_input, read_many, write_parquet, write_table
 from bids_qsm.entities import entities_of
 from bids_qsm.errors import UserError
 from bids_qsm.reports.html import read_json
 
+_TIDY = Expected(('region', 'hemisphere', 'map', 'mean'), numbers=('mean',))
 LONG = 10_000
 """Rows from which a table is written as Parquet too."""
 
@@ -29,9 +30,18 @@ class Tables:
     paths: list[Path] = field(default_factory=list)
     entities: list[dict[str, str]] = field(default_factory=list)
     """Of the series."""
+    expected: Expected = field(default_factory=Expected)
+    damage: list[str] = field(default_factory=list)
+    """A sentence on each table that is damaged, and is left out, as of the last pass."""
 
     def __iter__(self) -> Iterator[tuple[Path, dict[str, str], pd.DataFrame]]:
-        return zip(self.paths, self.entities, read_many(self.paths), strict=True)
+        self.damage.clear()
+        tables = read_many(self.paths, self.expected)
+        for path, entities, table in zip(self.paths, self.entities, tables, strict=True):
+            if isinstance(table, UserError):
+                self.damage.append(str(table))
+            else:
+                yield path, entities, table
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -41,7 +51,11 @@ def find_tables(
     output_dir: str | Path, *, subjects: Sequence[str] = (), sessions: Sequence[str] = ()
 ) -> dict[str, Tables]:
     """Key of each table of an application -> its files, of the subjects and sessions given or of all."""
-    found = {app.key(table): Tables() for app in applications() for table in app.tables}
+    found = {
+        app.key(table): Tables(expected=_TIDY if table.cohort == 'tidy' else Expected(any_of=table.shown))
+        for app in applications()
+        for table in app.tables
+    }
     # * alone would match temporary files of a killed run, whose names begin with a dot
     for path in sorted(Path(output_dir).glob('sub-*/**/sub-*_stats.tsv')):
         entities = entities_of(path)
@@ -87,8 +101,8 @@ def collect_tables(tables: dict[str, Tables], output_dir: str | Path, bids_dir: 
     # the tables of regions first: their dictionary describes the columns that all tables share
     for app, one in _joining():
         if found := tables[app.key(one)]:
-            own = _dictionary_of(found.paths[0])
-            columns = columns or next(filter(None, map(_dictionary_of, found.paths)), {})
+            own = _dictionary_of(found)
+            columns = columns or own
             if one.cohort == 'tidy':  # what it has beside the columns of regions
                 about_maps.append(own.get('map', {}).get('Description'))
                 columns = {**own, **columns}
@@ -98,12 +112,19 @@ def collect_tables(tables: dict[str, Tables], output_dir: str | Path, bids_dir: 
             'participant level first.'
         )
     long = cohort.gather(_rows(tables))
+    damage = [text for one in tables.values() for text in one.damage]
+    if long.empty and damage:
+        raise UserError(f'No table of regions can be read: {damage[0]}')
     if any(about_maps):  # each application has maps of its own
-        columns['map'] = {**columns['map'], 'Description': ' '.join(dict.fromkeys(filter(None, about_maps)))}
+        columns['map'] = {
+            **columns.get('map', {}),
+            'Description': ' '.join(dict.fromkeys(filter(None, about_maps))),
+        }
     long, notes, more = join_people(long, bids_dir)
     columns = cohort.dictionary(long.columns, columns, more)
     if 'n_voxels' in long:  # rows of events have none
         long['n_voxels'] = long['n_voxels'].astype('Int64')
+    notes['tables'] += [f'Left out: {text}' for text in damage]
     save_table(out / 'group_regions.tsv', long, columns)
     return long, notes
 
@@ -201,19 +222,28 @@ def collect_application(
         reasons = long['reason'].dropna().astype(str).value_counts()
         notes[app.key(one)] += [f'Rows without a measurement: {n}, as {r}.' for r, n in reasons.items()]
     full = sum(counts)
+    said = [f'Left out: {text}' for text in found.damage]
+    notes['tables'] += [text for text in said if text not in notes['tables']]
     notes[app.key(one)].append(
         f'{one.title or app.title}: {len(found)} series have a table, {full} of them with rows.'
     )
-    return long, cohort.dictionary(long.columns, _dictionary_of(found.paths[0]), {})
+    return long, cohort.dictionary(long.columns, _dictionary_of(found), {})
 
 
 def _scans_of(folder: Path):
     return sorted([*folder.glob('sub-*_scans.tsv'), *folder.glob('ses-*/sub-*_scans.tsv')])
 
 
-def _dictionary_of(path: Path):
-    described = read_json(path.with_suffix('.json'), {})
-    return {key: value for key, value in described.items() if isinstance(value, dict)}
+def _dictionary_of(found: Tables) -> dict:
+    """Data dictionary of the first table that has one; a damaged one says nothing."""
+    for path in found.paths:
+        try:
+            described = read_json(path.with_suffix('.json'), {})
+        except UserError:
+            continue
+        if own := {key: value for key, value in described.items() if isinstance(value, dict)}:
+            return own
+    return {}
 
 
 def save_table(path: Path, table: pd.DataFrame, described: dict):

@@ -8,7 +8,6 @@ from nipype.interfaces.base import File, traits
 from bids_qsm.derivatives.products import LOOKS
 from bids_qsm.interfaces.step import Data, Step, image, inputs, mask, outputs, table
 from bids_qsm.plotting.maps import ANATOMY, plot_flicker, plot_map, plot_outlines
-from bids_qsm.plotting.volumes import small_image
 
 
 def _figure(extension: str):
@@ -62,16 +61,6 @@ class PlotOutlines(Step):
             labels=data['labels'],
             title=data['title'],
         )
-
-
-class StoreVolume(Step):
-    """Store an image for the viewer of the report, in whole numbers and compressed."""
-
-    input_spec = inputs(image=image('image without unit'), mask=mask('brain'))
-    output_spec = _figure('.nii.gz')
-
-    def compute(self, data: Data):
-        return small_image(data['image'], data['image_affine'], mask=data['mask'])
 
 
 class PlotFlicker(Step):

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import count
 
-import nibabel as nib
 import numpy as np
 from scipy.ndimage import maximum_filter1d
 
@@ -15,7 +14,8 @@ COARSEST = 4
 """Factor on the step beyond which voxels are joined instead."""
 NOTHING = -32768
 """Where there is no value."""
-_LEVELS = 250  # of grey values, which have no unit, up to their 99.9th percentile
+LEVELS = 250
+"""Of the window of a map; of grey values, which have no unit, up to their 99.9th percentile."""
 _MARGIN = 4.0  # mm around the brain
 _MOST = 32767
 _GZIP = 31  # with the head of gzip, without time and name
@@ -40,7 +40,7 @@ def grey_step(data: np.ndarray, mask: np.ndarray) -> float:
     """Step of an image without unit: a 250th of what nearly all of the brain stays below; 1 where it is 0."""
     inside = np.abs(data[mask & np.isfinite(data)])
     top = float(np.percentile(inside, 99.9)) if inside.size else 0.0
-    return top / _LEVELS if top > 0 else 1.0
+    return top / LEVELS if top > 0 else 1.0
 
 
 def crop(mask: np.ndarray, affine: np.ndarray) -> tuple[tuple[slice, ...], np.ndarray]:
@@ -61,19 +61,6 @@ def around(mask: np.ndarray, affine: np.ndarray) -> np.ndarray:
     found = np.zeros_like(mask, bool)
     found[part] = near > 0
     return found
-
-
-def small_image(data: np.ndarray, affine: np.ndarray, *, mask: np.ndarray) -> bytes:
-    """Compress an image (3D) without unit as .nii.gz, in steps of `grey_step`, the same bytes each time.
-
-    It is 0 beyond `around`, so that no face is in it.
-    """
-    step = grey_step(data, mask)
-    values = whole_numbers(Volume(np.where(around(mask, affine), np.nan_to_num(data), 0), step))
-    image = nib.Nifti1Image(values, affine)
-    image.header.set_slope_inter(step, 0)
-    compress = zlib.compressobj(6, zlib.DEFLATED, _GZIP)
-    return compress.compress(image.to_bytes()) + compress.flush()
 
 
 def thin(volume: Volume, affine: np.ndarray) -> tuple[Volume, np.ndarray]:

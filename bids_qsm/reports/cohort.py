@@ -28,6 +28,7 @@ from bids_qsm.reports.cohort_sections import (
 from bids_qsm.reports.html import (
     LEVELS,
     alert,
+    damage_alerts,
     failure_alerts,
     natural,
     read_findings,
@@ -83,12 +84,13 @@ def build_cohort_report(output_dir: str | Path, *, pictures: Sequence[dict] = ()
     if asked.get('relative_to'):
         long, _ = cohort.relative_to(long, asked['relative_to'])
     long = cohort.of_statistic(long, asked['statistic'])
-    run = {**read_runs(out), **record.get('run', {})}
+    damage: list[str] = []
+    run = {**read_runs(out, damage), **record.get('run', {})}
     findings = sorted(
-        (f for directory in out.glob('sub-*/figures') for f in read_findings(directory)),
+        (f for directory in out.glob('sub-*/figures') for f in read_findings(directory, damage)),
         key=lambda f: natural(f['series']),
     )
-    alerts = failure_alerts(run.get('failures', []))
+    alerts = failure_alerts(run.get('failures', [])) + damage_alerts(out, damage)
     alerts += [alert('warning', 'Table', note) for note in record['notes'].get('tables', [])]
     alerts += [alert('warning', 'Classifier', note) for note in record['notes'].get('leaks', [])]
     alerts += _reference_alerts(long) + _common_alerts(findings)

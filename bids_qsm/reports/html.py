@@ -15,6 +15,7 @@ import jinja2
 
 from bids_qsm.derivatives.files import atomic_write
 from bids_qsm.errors import UserError
+from bids_qsm.reports.citations import cite
 
 LEVELS = ('error', 'warning')
 """Levels of findings that need attention, the worst first."""
@@ -65,13 +66,37 @@ def read_json(path: str | Path, missing: dict) -> dict:
     return found
 
 
-def read_runs(output_dir: str | Path) -> dict:
+def read_run(path: Path, troubles: list[str]) -> dict:
+    """The record of a run of a subject; empty where there is none, or where it is damaged.
+
+    A sentence on damage is added to ``troubles``.
+    """
+    try:
+        run = read_json(path, {})
+        failures = run.get('failures', [])
+        texts = [*run.get('methods', []), *run.get('packages', {}).values(), run.get('started', '')]
+        texts += [one[key] for one in failures for key in ('subject', 'message')]
+        texts += [one.get(key) or '' for one in failures for key in ('series', 'node')]
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError
+        cite(run.get('methods', []))  # KeyError of what the bibliography lacks
+    except UserError as error:
+        troubles.append(str(error))
+        return {}
+    except (AttributeError, KeyError, TypeError):
+        troubles.append(f'{path} is no record of a run; run the participant level again.')
+        return {}
+    return run
+
+
+def read_runs(output_dir: str | Path, troubles: list[str]) -> dict:
     """Merge the records of all subjects, ``logs/sub-<label>.json``.
 
-    Failures are collected over subjects, methods without duplicates; the rest is that of the newest run.
+    Failures are collected over subjects, methods without duplicates; the rest is that of the newest run. Of
+    damaged records, sentences are added to ``troubles``.
     """
     paths = sorted((Path(output_dir) / 'logs').glob('sub-*.json'), key=lambda path: natural(path.name))
-    runs: list[dict[str, Any]] = [read_json(path, {}) for path in paths]
+    runs: list[dict[str, Any]] = [*filter(None, (read_run(path, troubles) for path in paths))]
     if not runs:
         return {}
     newest = max(runs, key=lambda run: run.get('started', ''))
@@ -82,25 +107,47 @@ def read_runs(output_dir: str | Path) -> dict:
     }
 
 
-def read_findings(directory: Path) -> list[dict]:
-    """Facts and findings of each series. Missing fields are empty; an undecided finding is a warning."""
+def read_findings(directory: Path, troubles: list[str]) -> list[dict]:
+    """Facts and findings of each series. Missing fields are empty; an undecided finding is a warning.
+
+    Files that are damaged are left out, and sentences on them are added to ``troubles``.
+    """
     found = []
     for path in sorted(directory.glob('sub-*_desc-findings.json')):
-        content = read_json(path, {})
         blank = {'what': '', 'found': '', 'action': '', 'evidence': '', 'level': 'info'}
-        found.append(
-            {
-                'series': path.name.removesuffix('_desc-findings.json'),
-                'facts': content.get('facts', {}),
-                'findings': [_weighed({**blank, **finding}) for finding in content.get('findings', [])],
-            }
-        )
+        try:
+            content = read_json(path, {})
+            findings = [
+                blank | {key: text for key, text in finding.items() if text is not None}
+                for finding in content.get('findings', [])
+            ]
+            facts = content.get('facts', {})
+            texts = [one[key] for one in findings for key in blank]
+            if not (isinstance(facts, dict) and all(isinstance(text, str) for text in texts)):
+                raise TypeError
+        except UserError as error:
+            troubles.append(str(error))
+            continue
+        except (AttributeError, TypeError):
+            troubles.append(f'{path} holds no findings; run the participant level again.')
+            continue
+        series = path.name.removesuffix('_desc-findings.json')
+        found.append({'series': series, 'facts': facts, 'findings': [*map(_weighed, findings)]})
     return found
 
 
 def _weighed(finding: dict):
     unsettled = any(finding[key].startswith(_UNSETTLED) for key in ('found', 'evidence'))
     return {**finding, 'level': 'warning'} if unsettled and finding['level'] not in LEVELS else finding
+
+
+def damage_alerts(output_dir: Path, troubles: Iterable[str]) -> list[dict]:
+    """An alert for each damaged file of the output."""
+    more = 'This page leaves it out; all else on it stands.'
+    return [
+        alert('warning', 'Damaged file', text.replace(f'{output_dir}/', ''), more)
+        for text in dict.fromkeys(troubles)
+    ]
 
 
 def alert(level: str, where: str, what: str, more: str = '') -> dict:

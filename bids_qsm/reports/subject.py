@@ -12,19 +12,22 @@ from bids_qsm.applications import applications
 from bids_qsm.applications.contract import Application, Table
 from bids_qsm.biomarkers.reference import REFERENCES
 from bids_qsm.derivatives.products import PRODUCTS, SYMBOLS
-from bids_qsm.derivatives.tables import read_table
+from bids_qsm.derivatives.tables import Expected, read_output
 from bids_qsm.entities import entities_of
+from bids_qsm.errors import UserError
 from bids_qsm.reports.blocks import grid
 from bids_qsm.reports.citations import cite, methods_text
 from bids_qsm.reports.html import (
     LEVELS,
     alert,
+    damage_alerts,
     data_uri,
     failure_alerts,
     natural,
     packaged,
     read_findings,
     read_json,
+    read_run,
     render,
 )
 from bids_qsm.reports.viewer import build_viewer
@@ -32,13 +35,18 @@ from bids_qsm.reports.viewer import build_viewer
 __all__ = ['build_subject_report', 'methods_text']
 
 _LOW_COVERAGE = 0.9
+_NUMBERS = ('volume_mm3', 'coverage', 'mean', 'sd')
+_REGIONS = Expected(
+    ('region', 'hemisphere', 'map', 'units', 'reference', *_NUMBERS), numbers=(*_NUMBERS, 'confidence')
+)
 _LEFT_OUT = 'The viewer leaves it out. All else on this page stands.'
 
 
-def build_subject_report(output_dir: str | Path, subject: str) -> Path:
+def build_subject_report(output_dir: str | Path, subject: str, troubles: list[str] | None = None) -> Path:
     """Write the report of a subject from its figures, findings and tables, and the record of the run.
 
-    The page is self-contained. A subject that failed gets a page too, with its failures first.
+    The page is self-contained. A subject that failed gets a page too, with its failures first. Damaged files
+    are left out, and named on the page.
 
     Parameters
     ----------
@@ -47,16 +55,19 @@ def build_subject_report(output_dir: str | Path, subject: str) -> Path:
         ``figures/<series>_desc-findings.json`` and ``**/*_stats.tsv``, and ``logs/sub-<label>.json``.
     subject
         Label, with or without ``sub-``.
+    troubles
+        A sentence on each damaged file is added to it.
 
     Returns
     -------
     ``output_dir/sub-<label>.html``
     """
     out, label = Path(output_dir), 'sub-' + str(subject).removeprefix('sub-')
-    run = read_json(out / 'logs' / f'{label}.json', {})
+    damage: list[str] = []
+    run = read_run(out / 'logs' / f'{label}.json', damage)
     layout = page_layout()
     figures = _figures(out / label / 'figures')
-    findings = {f['series']: f for f in read_findings(out / label / 'figures')}
+    findings = {f['series']: f for f in read_findings(out / label / 'figures', damage)}
     of_anatomy = {
         (name, kind): path
         for (name, kind), path in figures.items()
@@ -68,8 +79,8 @@ def build_subject_report(output_dir: str | Path, subject: str) -> Path:
         own = {key[1]: path for key, path in figures.items() if key[0] == name and key not in of_anatomy}
         found = {key: findings[name][key] for key in ('facts', 'findings') if name in findings}
         series.append(_part(name, figures=_reportlets(own, layout['series'], name), **found))
-    viewer, troubles = build_viewer(out / label, [part['name'] for part in series])
-    _attach_tables(series, sorted((out / label).rglob('sub-*_stats.tsv')))
+    viewer, spoilt = build_viewer(out / label, [part['name'] for part in series])
+    _attach_tables(series, sorted((out / label).rglob('sub-*_stats.tsv')), damage)
     if viewer is not None:
         _attach_places(series, viewer['places'])
     anatomy = [
@@ -79,7 +90,10 @@ def build_subject_report(output_dir: str | Path, subject: str) -> Path:
         for figure in _reportlets({kind: of_anatomy[name, kind]}, layout['subject'], name)
     ]
     alerts = failure_alerts(run.get('failures', [])) + _finding_alerts(series)
-    alerts += [alert('warning', f'{name}, viewer', text, _LEFT_OUT) for name, text in troubles]
+    alerts += [alert('warning', f'{name}, viewer', text, _LEFT_OUT) for name, text in spoilt]
+    alerts += damage_alerts(out, damage)
+    if troubles is not None:
+        troubles += [*damage, *(f'{name}: {text}' for name, text in spoilt)]
     methods, references = cite(run.get('methods', []))
     shown = [part for part in series if part['figures'] or part['tables'] or part['lists']]
     contents = [
@@ -169,11 +183,20 @@ def _reportlets(figures: dict[str, Path], entries: list[dict], name: str):
             'title': entry['title'] + of_space,
             'caption': entry['caption'],
             'alt': f'{entry["title"]} of {name}. {entry["caption"]}',
-            'src': data_uri(figures[entry['kind']].read_bytes(), figures[entry['kind']].suffix),
+            **_source(figures[entry['kind']]),
             'chart': figures[entry['kind']].suffix == '.svg',
         }
         for entry in known + others
     ]
+
+
+def _source(path: Path):
+    """A figure as a data URI; of two images that take turns each, as the page must be able to stop them."""
+    content = path.read_bytes()
+    turns = re.findall(r'href="(data:image/png;base64,[A-Za-z0-9+/=]+)"', content.decode('latin-1'))
+    if path.suffix == '.svg' and len(turns) == 2 and b'class="moving"' in content:
+        return {'src': turns[0], 'second': turns[1]}
+    return {'src': data_uri(content, path.suffix), 'second': ''}
 
 
 def _unlisted(kind: str):
@@ -191,9 +214,16 @@ def _unlisted(kind: str):
     }
 
 
-def _attach_tables(series: list[dict], paths: Iterable[Path]):
-    """Add each table to the series that shares most of its entities."""
+def _attach_tables(series: list[dict], paths: Iterable[Path], damage: list[str]):
+    """Add each table to the series that shares most of its entities, and what is damaged to ``damage``."""
     for path in paths:
+        owner = _owner(path)
+        try:
+            table = read_output(path, _REGIONS if owner is None else Expected(any_of=owner[1].shown))
+        except UserError as error:
+            damage.append(str(error))
+            continue
+        described = _described(path.with_suffix('.json'), damage)
         entities = entities_of(path).items()
         fitting = [part for part in series if entities_of(part['name']).items() <= entities]
         if fitting:
@@ -202,18 +232,26 @@ def _attach_tables(series: list[dict], paths: Iterable[Path]):
             name = re.sub(r'(_(label|desc)-\w+?)?_stats\.tsv$', '', path.name)
             part = _part(name)
             series.append(part)
-        owner = _owner(path)
         if owner is not None:
-            part['lists'].append(_list(path, *owner))
-            part['warnings'] += _warnings(path, owner[0])
-            constants = _constants(path, owner[0], part['name'])
+            part['lists'].append(_list(path.name, table, described, *owner))
+            part['warnings'] += _warnings(path.name, table, owner[0])
+            constants = _constants(described, owner[0], part['name'])
             if constants and constants['id'] not in [one['id'] for one in part['lists']]:
                 part['lists'].append(constants)
         else:
-            labels = read_json(path.with_name(path.name.replace('_stats.tsv', '_dseg.json')), {})
+            labels = _described(path.with_name(path.name.replace('_stats.tsv', '_dseg.json')), damage)
             # cortical labels of the subject extend beyond the mask
             own = bool(labels) and 'Atlas' not in labels
-            part['tables'].append(_region_table(read_table(path), path.name, check_coverage=not own))
+            part['tables'].append(_region_table(table, path.name, check_coverage=not own))
+
+
+def _described(path: Path, damage: list[str]) -> dict:
+    """What a JSON file says; nothing where it is damaged, of which a sentence is added to ``damage``."""
+    try:
+        return read_json(path, {})
+    except UserError as error:
+        damage.append(str(error))
+        return {}
 
 
 def _attach_places(series: list[dict], places: dict[str, dict[str, dict]]):
@@ -244,31 +282,30 @@ def _owner(path: Path):
     return next(((app, one) for app, one in wrote if one is not None and app.entities_of(one)), None)
 
 
-def _warnings(path: Path, app: Application):
+def _warnings(file: str, table: pd.DataFrame, app: Application):
     """Alerts of a table of an application: what its column ``warning`` holds."""
-    table = read_table(path)
     told = table['warning'].dropna().unique() if 'warning' in table else []
-    name = re.sub(r'(_(label|desc)-\w+?)?_stats\.tsv$', '', path.name)
+    name = re.sub(r'(_(label|desc)-\w+?)?_stats\.tsv$', '', file)
     return [alert('warning', f'{name}, {app.title}', str(text), '') for text in told]
 
 
-def _list(path: Path, app: Application, one: Table):
+def _list(file: str, table: pd.DataFrame, described: dict, app: Application, one: Table):
     """The table of an application, with the columns for readers of the images, and their units."""
-    table, described = read_table(path), read_json(path.with_suffix('.json'), {})
-    units = {c: described.get(c, {}).get('Units') for c in one.shown or table}
+    about = {c: text for c, text in described.items() if isinstance(text, dict)}
+    units = {c: about.get(c, {}).get('Units') for c in one.shown or table}
     columns = {c: f'{c} ({unit})' if unit else c for c, unit in units.items()}
-    caption = f'{one.caption} All columns, with descriptions: {path.name}' if len(table) else 'None.'
+    caption = f'{one.caption} All columns, with descriptions: {file}' if len(table) else 'None.'
     title = one.title or app.title
     return {
         **grid(title, table, columns=columns, caption=caption),
-        'id': f'list-{path.name}',
+        'id': f'list-{file}',
         'at': _coordinates(table),
     }
 
 
-def _constants(path: Path, app: Application, series: str):
+def _constants(described: dict, app: Application, series: str):
     """Table of the constants that an application says it used; None where it states none."""
-    stated = read_json(path.with_suffix('.json'), {}).get('Constants')
+    stated = described.get('Constants')
     if not stated or not isinstance(stated, dict):
         return None
     rows = [{'constant': name, **(v if isinstance(v, dict) else {'value': v})} for name, v in stated.items()]
@@ -288,7 +325,8 @@ def _region_table(table: pd.DataFrame, name: str, *, check_coverage: bool = True
     # a lookup, as a selection of the table for each cell takes seconds with a segmentation of the whole brain
     for *place, mean, sd in table[['region', 'map', 'hemisphere', 'mean', 'sd']].itertuples(index=False):
         digits = 3 if place[1] == 'chi' else 1
-        text = '–' if pd.isna(mean) else f'{mean:.{digits}f} ± {sd:.{digits}f}'
+        spread = '' if pd.isna(sd) else f' ± {sd:.{digits}f}'
+        text = '–' if pd.isna(mean) else f'{mean:.{digits}f}{spread}'
         found.setdefault(tuple(place), text)
     for region, part in table.groupby('region', sort=False):
         cells = [found.get((region, m, side), '–') for m in maps for side in sides]
@@ -299,7 +337,7 @@ def _region_table(table: pd.DataFrame, name: str, *, check_coverage: bool = True
         # a reference region that was not found has no coverage; its note says why
         if region in REFERENCES and 'core' in first and (first['core'] == 'none').all():
             coverage = float('nan')
-            notes += [f'{region}: {note}.' for note in first['note'].dropna().unique()]
+            notes += [f'{region}: {note}.' for note in first.get('note', pd.Series()).dropna().unique()]
         rows.append(
             {
                 'region': region,
@@ -336,8 +374,10 @@ def _outline(rows: pd.DataFrame):
     if len(sides) > 1:
         sides = sides.drop('both', errors='ignore')
     said = {'own': 'own', 'prior': 'atlas', 'mixed': 'own and atlas'}
+    sides = sides[~sides.index.duplicated()]
     texts = [
-        f'{side} {said[row["source"]]}' + (f' {row["confidence"]:.2f}' if row['source'] == 'own' else '')
+        f'{side} {said.get(row["source"], row["source"])}'
+        + (f' {row["confidence"]:.2f}' if row['source'] == 'own' and 'confidence' in row else '')
         for side, row in sides.to_dict('index').items()
     ]
     return {'outline': ', '.join(texts), 'prior': bool((sources != 'own').any())}

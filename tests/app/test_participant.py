@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from bids_qsm.app import cli
-from bids_qsm.app.participant import _failures_of_others, _summarise
+from bids_qsm.app.participant import _failures_of_others, _summarise, run_participant
 from bids_qsm.phantom.dataset import tiny
 
 KILL_AFTER = 'anat_wf.bias done'
@@ -213,12 +213,13 @@ def test_run_of_one_session_keeps_the_failures_of_others(tmp_path):
     plan = SimpleNamespace(
         series=[SimpleNamespace(name='sub-01_ses-B')], rejected=[SimpleNamespace(name='sub-01_ses-C')]
     )
-    failures = [{'series': f'sub-01{part}'} for part in ('', '_ses-A', '_ses-B', '_ses-C')]
+    known = {'subject': '01', 'node': 'fit', 'message': 'm'}
+    failures = [{'series': f'sub-01{part}', **known} for part in ('', '_ses-A', '_ses-B', '_ses-C')]
     some = SimpleNamespace(output_dir=tmp_path, session_label=('B', 'C'), bids_filter_file=None)
     assert _failures_of_others(some, plan, '01') == [], 'it has not been run yet'
     (tmp_path / 'logs').mkdir()
     (tmp_path / 'logs' / 'sub-01.json').write_text(json.dumps({'failures': failures}))
-    assert _failures_of_others(some, plan, '01') == [{'series': 'sub-01_ses-A'}]
+    assert _failures_of_others(some, plan, '01') == [{'series': 'sub-01_ses-A', **known}]
     every = SimpleNamespace(output_dir=tmp_path, session_label=(), bids_filter_file=None)
     assert _failures_of_others(every, plan, '01') == []
 
@@ -234,10 +235,34 @@ def test_warnings_stand_at_the_end_of_the_run(tmp_path, capsys):
     for series in ('sub-01_run-1', 'sub-01_run-2'):
         path = figures / f'{series}_desc-findings.json'
         path.write_text(json.dumps({'series': series, 'findings': found, 'facts': {}}))
-    _summarise(tmp_path, ['01'], [], {'sub-01_run-1'})  # the other is of an earlier run
+    # the other is of an earlier run
+    _summarise(tmp_path, ['01'], [], {'sub-01_run-1'}, [])
     assert capsys.readouterr().err.splitlines() == [
         '1 warnings:',
         '  sub-01_run-1, Field fit: Doubtful. In 9 %.',
+    ]
+
+
+def test_damaged_files_of_a_participant_do_not_keep_the_others_from_their_pages(tmp_path, capsys):
+    (tmp_path / 'logs').mkdir()
+    for label in ('01', '02', '03'):
+        record = {'version': '1', 'failures': []}
+        (tmp_path / 'logs' / f'sub-{label}.json').write_text(json.dumps(record))
+        anat = tmp_path / f'sub-{label}' / 'anat'
+        anat.mkdir(parents=True)
+        (anat / f'sub-{label}_seg-nuclei_stats.tsv').write_text('region\tmean\nSN\t0.1')
+    (tmp_path / 'logs' / 'sub-02.json').write_text('{"failures": [')
+    series = [SimpleNamespace(subject=label, name=f'sub-{label}') for label in ('01', '02', '03')]
+    plan = SimpleNamespace(series=series, rejected=[])
+    assert run_participant(SimpleNamespace(reports_only=True, output_dir=tmp_path), plan) == 0
+    assert [(tmp_path / f'sub-{one.subject}.html').exists() for one in series] == [True] * 3
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == '4 warnings:'
+    assert [Path(line.strip().partition(' ')[0]).name for line in said[1:]] == [
+        'sub-01_seg-nuclei_stats.tsv',
+        'sub-02.json',
+        'sub-02_seg-nuclei_stats.tsv',
+        'sub-03_seg-nuclei_stats.tsv',
     ]
 
 

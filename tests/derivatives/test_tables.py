@@ -3,13 +3,16 @@ import pytest
 
 from bids_qsm.derivatives import tables
 from bids_qsm.derivatives.tables import (
+    Expected,
     read_labels,
     read_many,
+    read_output,
     read_parquet,
     read_table,
     write_parquet,
     write_table,
 )
+from bids_qsm.errors import UserError
 
 
 def test_a_long_table_has_one_type_a_column(tmp_path):
@@ -43,16 +46,39 @@ def test_many_tables_at_once_are_as_one_after_another(tmp_path):
     paths = [tmp_path / f'{i}.tsv' for i in range(len(texts))]
     for path, text in zip(paths, texts, strict=True):
         path.write_text(text)
-    found = list(read_many(paths))
+    found = list(read_many(paths, Expected()))
     assert [len(one) for one in found] == [2, 1, 1, 0, 1]
     for path, one in zip(paths, found, strict=True):
         pd.testing.assert_frame_equal(one, read_table(path), check_dtype=False)
 
 
+def test_damage_of_one_of_many_tables_is_said_of_it_alone(tmp_path):
+    texts = {
+        'good': b'a\tb\n1\tx\n',
+        'cut': b'a\tb\n2\ty\n3',
+        'odd': b'a\tb\nmuch\tx\n',
+        'wide': b'a\tb\n1\tx\tz\n',
+        'other': b'c\n1\n',
+        'binary': b'a\tb\n\xff\n',
+        'last': b'a\tb\nn/a\tx\n',
+    }
+    for name, text in texts.items():
+        (tmp_path / f'{name}.tsv').write_bytes(text)
+    paths = [tmp_path / f'{name}.tsv' for name in texts]
+    found = [*read_many(paths, Expected(('a',), any_of=('b', 'd'), numbers=('a',)))]
+    assert [*map(len, (found[0], found[-1]))] == [1, 1]
+    said = ['is cut short', 'has text in its column a', 'is no table', 'has no column a', 'is no table']
+    for path, one, fault in zip(paths[1:-1], found[1:-1], said, strict=True):
+        assert isinstance(one, UserError)
+        assert str(one).startswith(f'{path} {fault}')
+    with pytest.raises(UserError, match='has no column b'):
+        read_output(tmp_path / 'other.tsv', Expected(any_of=('b', 'd')))
+
+
 def test_a_line_in_quotes_does_not_shift_rows(tmp_path):
     for i in range(2):
         (tmp_path / f'{i}.tsv').write_text(f'a\tb\n{i}\t"two\nlines"\n')
-    found = list(read_many([tmp_path / '0.tsv', tmp_path / '1.tsv']))
+    found = list(read_many([tmp_path / '0.tsv', tmp_path / '1.tsv'], Expected()))
     assert [one['a'].tolist() for one in found] == [[0], [1]]
 
 

@@ -8,7 +8,7 @@ from traits.api import TraitError
 
 from bids_qsm.derivatives.products import LOOKS
 from bids_qsm.interfaces.io import save
-from bids_qsm.interfaces.report import PlotFlicker, PlotMap, PlotOutlines, StoreVolume
+from bids_qsm.interfaces.report import PlotFlicker, PlotMap, PlotOutlines
 
 SHAPE = (24, 28, 20)
 AFFINE = nib.affines.from_matvec(
@@ -63,12 +63,3 @@ def test_plot_flicker(images):
     figure = Path(plot.run().outputs.figure)
     assert figure.suffix == '.svg'
     assert figure.read_text().count('data:image/png') == 2
-
-
-def test_store_volume(images):
-    stored = Path(StoreVolume(image=images['chi'], mask=images['mask']).run().outputs.figure)
-    assert stored.name == 'figure.nii.gz'
-    chi, small = nib.load(images['chi']), nib.load(stored)
-    np.testing.assert_allclose(small.affine, chi.affine, atol=1e-5)
-    assert np.abs(small.get_fdata() - chi.get_fdata())[3:-3, 3:-3, 3:-3].max() < 0.001
-    assert small.get_fdata()[0, 0, 0] == 0

@@ -7,11 +7,11 @@ import pytest
 from bids_qsm.plotting.volumes import (
     NOTHING,
     Volume,
+    around,
     crop,
     grey_step,
     packed,
     sample_size,
-    small_image,
     thin,
     whole_numbers,
 )
@@ -95,26 +95,17 @@ def test_joined_voxels_keep_their_place_and_small_labels():
     assert np.isfinite(values.data[1]).all()
 
 
-def test_small_image(tmp_path):
+def test_grey_values_follow_what_nearly_all_of_the_brain_stays_below():
     data = np.random.default_rng(0).uniform(0, 4000, (10, 11, 12)).astype(np.float32)
     mask = np.ones(data.shape, bool)
-    content = small_image(data, AFFINE, mask=mask)
-    assert content == small_image(data, AFFINE, mask=mask)
-    (tmp_path / 'x.nii.gz').write_bytes(content)
-    image = nib.load(tmp_path / 'x.nii.gz')
-    np.testing.assert_allclose(image.affine, AFFINE, atol=1e-5)
-    assert image.get_data_dtype() == np.int16
-    assert np.abs(image.get_fdata() - data).max() <= 0.51 * grey_step(data, mask)
+    assert grey_step(data, mask) == pytest.approx(16, rel=0.01)
     assert grey_step(np.zeros_like(data), mask) == 1
 
 
-def test_small_image_has_no_face():
-    data = np.full((40, 16, 12), 100, np.float32)
-    mask = np.zeros(data.shape, bool)
+def test_there_is_no_face_around_the_brain():
+    mask = np.zeros((40, 16, 12), bool)
     mask[20:30, 4:8, 4:8] = True
-    affine = np.diag([1.0, 1.5, 2.5, 1])
-    stored = gzip.decompress(small_image(data, affine, mask=mask))
-    shown = np.frombuffer(stored[352:], np.int16).reshape(data.shape, order='F') > 0
+    shown = around(mask, np.diag([1.0, 1.5, 2.5, 1]))
     assert shown[mask].all()
     assert not shown[:15].any()
     assert not shown[35:].any()

@@ -13,6 +13,7 @@ from bids_qsm.reports.blocks import cell, charted_whole, grid, in_order, parts
 from bids_qsm.reports.cohort import RECORD, build_cohort_report
 from bids_qsm.reports.points import distribution_points
 from tests.pages import Page, assert_self_contained, picture
+from tests.reports.access import unnamed, weak_texts
 
 NASTY = '<script>alert("x")</script>'
 CHI = {'SN': 0.11, 'GP': 0.13, 'Dentate': 0.15}
@@ -214,6 +215,8 @@ def test_page_in_a_browser(six, visit):
     page.emulate_media(media='print')
     assert chart.locator('img').is_visible()
     assert chart.locator('svg').is_hidden()
+    page.emulate_media(media='screen')
+    assert (weak_texts(page), unnamed(page)) == ([], [])
     assert visit(six, java_script_enabled=False).locator('figure img').first.is_visible()
 
 
@@ -234,6 +237,13 @@ def test_points_tell_who_they_are_and_open_the_page(six, visit):
     assert told[4] == 'sub-3: SN, patient: χ 0.14 ppm'
     assert told[5].startswith(('sub-0: GP', 'sub-2: GP'))
     assert told[6] == 'sub-3: SN, patient: χ 0.14 ppm'
+    assert chart.locator('.tip').text_content() == 'sub-3: χ 0.14 ppm'
+    page.keyboard.press('Escape')
+    assert chart.locator('.tip').count() == 0
+    page.keyboard.press('ArrowRight')
+    for _ in range(2):
+        page.keyboard.press('ArrowUp')
+    page.keyboard.press('ArrowRight')
     page.keyboard.press('Enter')
     page.wait_for_url('**/sub-3.html')
     page.go_back()
@@ -269,3 +279,24 @@ def test_charts_of_many_participants_show_what_is_outside():
         assert all(not five[0] <= value <= five[4] for value in drawn)
     few = distribution_points(table.head(100), pages=set(), **asked)
     assert (few['cut'], len(few['points']['value'])) == (False, 100)
+
+
+def test_damaged_files_are_left_out_and_named(tmp_path):
+    for i in range(4):
+        add_series(tmp_path, f'sub-{i}', facts={'Matrix': '64'})
+    table = next((tmp_path / 'sub-1').rglob('*_stats.tsv'))
+    table.write_bytes(table.read_bytes()[:-5])
+    findings = next((tmp_path / 'sub-2').rglob('*findings.json'))
+    findings.write_text('{"facts": ')
+    (tmp_path / 'logs').mkdir(exist_ok=True)
+    (tmp_path / 'logs' / 'sub-3.json').write_text('[]')
+    long = collect(tmp_path)
+    assert sorted(long['participant_id'].unique()) == ['sub-0', 'sub-2', 'sub-3']
+    text = Page(build_cohort_report(tmp_path)).text
+    assert f'Left out: {table} is cut short; run the participant level again' in text
+    for path in (findings, tmp_path / 'logs' / 'sub-3.json'):
+        assert f'Damaged file: {path.relative_to(tmp_path)} ' in text
+    for path in tmp_path.rglob('*_stats.tsv'):
+        path.write_bytes(b'')
+    with pytest.raises(UserError, match=r'No table of regions can be read: .* is no table'):
+        collect(tmp_path)

@@ -32,6 +32,6 @@ def test_data_uri_tells_the_kind():
 )
 def test_what_the_data_do_not_settle_is_a_warning(tmp_path, finding, level):
     (tmp_path / 'sub-01_desc-findings.json').write_text(json.dumps({'findings': [finding]}))
-    (found,) = read_findings(tmp_path)
+    (found,) = read_findings(tmp_path, [])
     assert (found['series'], found['facts']) == ('sub-01', {})
     assert found['findings'][0]['level'] == level

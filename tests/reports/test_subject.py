@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bids_qsm.applications import application
 from bids_qsm.derivatives.products import PRODUCTS
 from bids_qsm.plotting.maps import plot_flicker, plot_map
 from bids_qsm.plotting.region_charts import plot_regions
@@ -14,6 +15,7 @@ from bids_qsm.reports.citations import bibliography, cite, methods_text
 from bids_qsm.reports.html import read_runs
 from bids_qsm.reports.subject import build_subject_report, page_layout
 from tests.pages import Page, assert_self_contained, picture
+from tests.reports.access import unnamed, weak_texts
 
 SERIES = 'sub-01_ses-1_acq-qsm_run-1'
 NASTY = '<script>alert("x")</script>'
@@ -114,7 +116,7 @@ def page(dataset):
 
 def test_subject_page_is_self_contained_and_accessible(page):
     assert_self_contained(page)
-    assert len(page.images) == 6
+    assert len(page.images) == 8  # of two figures both images that alternate
     assert all(len(image['alt']) > 10 for image in page.images)
 
 
@@ -159,7 +161,7 @@ def test_a_failed_subject_gets_a_page(dataset):
 
 
 def test_runs_of_single_subjects_are_gathered(tmp_path):
-    assert read_runs(tmp_path) == {}
+    assert read_runs(tmp_path, []) == {}
     (tmp_path / 'logs').mkdir()
     for label, started, version, methods in (
         ('2', '2026-01-02T00:00:00+00:00', '2', ['A.', 'B.']),
@@ -169,10 +171,10 @@ def test_runs_of_single_subjects_are_gathered(tmp_path):
             'started': started,
             'version': version,
             'methods': methods,
-            'failures': [{'subject': label}],
+            'failures': [{'subject': label, 'message': 'm'}],
         }
         (tmp_path / 'logs' / f'sub-{label}.json').write_text(json.dumps(record))
-    run = read_runs(tmp_path)
+    run = read_runs(tmp_path, [])
     assert (run['version'], run['methods']) == ('2', ['A.', 'B.', 'C.'])
     assert [f['subject'] for f in run['failures']] == ['2', '10']
 
@@ -344,8 +346,79 @@ def test_everything_cited_is_in_the_bibliography():
 
 
 def test_page_in_a_browser(dataset, visit):
-    pixels = picture(visit(build_subject_report(dataset, '01')))
+    page = visit(build_subject_report(dataset, '01'), reduced_motion='no-preference')
+    pixels = picture(page)
     # text in the head, pictures further down, and contents at the side
     for part in (pixels[:300, 300:], pixels[1000:2400, 300:], pixels[:400, :260]):
         assert part.std() > 5
         assert len(np.unique(part)) > 20
+    assert (weak_texts(page), unnamed(page)) == ([], [])
+    # two images take turns, and stop under the pointer, with less motion and on paper
+    second = page.locator('.second').first
+    moving = 'one => getComputedStyle(one).animationName + " " + getComputedStyle(one).animationPlayState'
+    assert second.evaluate(moving) == 'turn running'
+    second.hover()
+    assert second.evaluate(moving) == 'turn paused'
+    page.emulate_media(reduced_motion='reduce')
+    assert second.evaluate(moving).startswith('none')
+    assert page.evaluate('getComputedStyle(document.documentElement).scrollBehavior') == 'auto'
+    page.emulate_media(media='print')
+    assert second.evaluate(moving).startswith('none')
+    assert page.locator('nav').is_hidden()
+    assert page.locator('table').first.is_visible()
+    paper = page.pdf(format='A4')
+    assert paper.count(b'/Subtype /Image') == 3  # equal ones are stored once
+
+
+LESIONS = 'anat/sub-01_label-lesion_stats.tsv'
+DAMAGED = {
+    'cut short': ('anat/sub-01_seg-nuclei_stats.tsv', lambda data: data[:-9], 'is cut short'),
+    'empty': ('anat/sub-01_seg-nuclei_stats.tsv', lambda _: b'', 'is no table'),
+    'binary': ('anat/sub-01_seg-nuclei_stats.tsv', lambda _: bytes(range(256)) * 9, 'is no table'),
+    'zeros': ('anat/sub-01_seg-nuclei_stats.tsv', lambda data: bytes(len(data)), 'is no table'),
+    'other columns': (
+        'anat/sub-01_seg-nuclei_stats.tsv',
+        lambda data: data.replace(b'coverage', b'covered', 1),
+        'has no column coverage',
+    ),
+    'text': (
+        'anat/sub-01_seg-nuclei_stats.tsv',
+        lambda data: data.replace(b'\t400.0\t', b'\tmuch\t', 1),
+        'has text in its column volume_mm3',
+    ),
+    'lesions': (LESIONS, lambda _: b'odd\n1\n', 'has no column source'),
+    'dictionary': (LESIONS.replace('.tsv', '.json'), lambda _: b'{"x": ', 'is not a JSON file'),
+    'odd dictionary': (LESIONS.replace('.tsv', '.json'), lambda _: b'{"source": 3, "Constants": 4}', ''),
+    'findings': ('figures/sub-01_desc-findings.json', lambda data: data[:40], 'is not a JSON file'),
+    'other findings': (
+        'figures/sub-01_desc-findings.json',
+        lambda _: b'{"findings": ["x"]}',
+        'holds no findings',
+    ),
+    'record': ('logs/sub-01.json', lambda _: b'\xff\xfe\x00', 'is not a JSON file'),
+    'other record': ('logs/sub-01.json', lambda _: b'{"methods": 3}', 'is no record of a run'),
+    'cited': ('logs/sub-01.json', lambda _: b'{"methods": ["A [@nowhere]."]}', 'is no record of a run'),
+    'failures': ('logs/sub-01.json', lambda _: b'{"failures": [{}]}', 'is no record of a run'),
+}
+
+
+@pytest.mark.parametrize(('name', 'damage', 'said'), DAMAGED.values(), ids=DAMAGED)
+def test_damaged_files_are_named_and_left_out(tmp_path, name, damage, said):
+    add_series(tmp_path, 'sub-01')
+    (tmp_path / 'logs').mkdir()
+    (tmp_path / 'logs' / 'sub-01.json').write_text(json.dumps({'version': '1', 'methods': ['Done.']}))
+    shown = application('lesions').tables[0].shown
+    lesions = pd.DataFrame({column: ['n/a'] for column in shown}).assign(source='hand drawn')
+    lesions.to_csv(tmp_path / 'sub-01' / LESIONS, sep='\t', index=False)
+    path = tmp_path / name if 'logs' in name else tmp_path / 'sub-01' / name
+    path.write_bytes(damage(path.read_bytes() if path.exists() else b''))
+    troubles = []
+    page = Page(build_subject_report(tmp_path, '01', troubles))
+    assert [text.startswith(f'{path} {said}') for text in troubles] == [True] * bool(said)
+    assert page.text.count('Damaged file') == bool(said)
+    assert (f'Damaged file: {path.relative_to(tmp_path)} {said}' in page.text) == bool(said)
+    # the rest stands
+    assert ('Coverage is the share' in page.text) == (name != 'anat/sub-01_seg-nuclei_stats.tsv')
+    assert ('hand drawn' in page.text) == (said != 'has no column source')
+    assert ('Voxel size' in page.text) == ('findings' not in name)
+    assert ('Done.' in page.text) == ('logs' not in name)

@@ -1,7 +1,10 @@
 import base64
 import json
+from dataclasses import asdict
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Thread
 
 import nibabel as nib
@@ -9,15 +12,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bids_qsm.plotting.volumes import small_image
+from bids_qsm.applications import application
+from bids_qsm.derivatives.products import PRODUCTS
+from bids_qsm.interfaces.viewer import PackVolumes
+from bids_qsm.plotting.layers import label_layer, rooms
 from bids_qsm.reports import viewer
 from bids_qsm.reports.subject import build_subject_report
 from bids_qsm.reports.viewer import build_viewer
 from tests.pages import Page, assert_self_contained
 from tests.plotting.test_volumes import unpacked
+from tests.reports.access import unnamed, weak_texts
 
 NASTY = '</script><script>alert(1)</script>'
 SHAPE = (36, 44, 30)
+SYMBOLS = {'chi': 'χ', 'r2star': 'R2*'}
 AFFINES = {
     # oblique, first axis from right to left; axes in another order
     'sub-01_ses-1': nib.eulerangles.euler2mat(0.05, 0.15, 0.2) @ np.diag([-4.0, 4, 4.5]),
@@ -47,15 +55,25 @@ def write_head(out, name):
     affine, _, mask, chi, labels = head(name)
     anat = out / 'sub-01' / name.rpartition('_')[2] / 'anat'
     anat.mkdir(parents=True)
+    figures = out / 'sub-01' / 'figures'
+    figures.mkdir(exist_ok=True)
 
     def save(data, rest):
-        nib.save(nib.Nifti1Image(data, affine), anat / f'{name}_{rest}.nii.gz')
+        path = anat / f'{name}_{rest}.nii.gz'
+        nib.save(nib.Nifti1Image(data, affine), path)
+        return str(path)
 
-    save(chi, 'Chimap')
-    save(np.where(mask, 30 + 100 * chi, 0).astype(np.float32), 'R2starmap')
-    save(mask.astype(np.uint8), 'desc-brain_mask')
-    save(labels, 'seg-nuclei_dseg')
-    save((chi > 0.4).astype(np.uint8), 'label-vein_mask')
+    files = {
+        'chi': save(chi, 'Chimap'),
+        'r2star': save(np.where(mask, 30 + 100 * chi, 0).astype(np.float32), 'R2starmap'),
+        'magnitude': save((1000 + 5000 * chi).astype(np.float32), 'magnitude'),
+        'mask': save(mask.astype(np.uint8), 'desc-brain_mask'),
+        'dseg': save(labels, 'seg-nuclei_dseg'),
+        'labels': str(anat / f'{name}_seg-nuclei_dseg.tsv'),
+        'iron': save(np.where(mask, 8 + 40 * chi, 0).astype(np.float32), 'desc-iron_concmap'),
+        'veins': save((chi > 0.4).astype(np.uint8), 'label-vein_mask'),
+        'lesions': save((chi > 0.4).astype(np.int16) * 3, 'desc-lesions_dseg'),
+    }
     rows = {'index': [11, 12], 'name': ['L', 'R'], 'hemisphere': ['L', 'R'], 'region': [f'GP{NASTY}'] * 2}
     pd.DataFrame(rows).to_csv(anat / f'{name}_seg-nuclei_dseg.tsv', sep='\t', index=False)
     known = {'map': 'chi', 'volume_mm3': 9.0, 'coverage': 1.0, 'mean': 0.1, 'sd': 0.02}
@@ -65,14 +83,41 @@ def write_head(out, name):
     )
     table.to_csv(anat / f'{name}_seg-nuclei_stats.tsv', sep='\t', index=False)
     lesions = pd.DataFrame({'lesion': [1, 2], 'x': [-30.0, None], 'y': [0.0, None], 'z': [10.0, None]})
+    lesions = lesions.reindex(columns=[*lesions, *application('lesions').tables[0].shown[:1]])
     lesions.to_csv(anat / f'{name}_label-lesion_stats.tsv', sep='\t', index=False, na_rep='n/a')
-    figures = out / 'sub-01' / 'figures'
-    figures.mkdir(exist_ok=True)
     (figures / f'{name}_desc-findings.json').write_text(json.dumps({'facts': {'Echoes': '5'}}))
-    grey = small_image(1000 + 5000 * chi, affine, mask=mask)
-    (figures / f'{name}_desc-magnitude_volume.nii.gz').write_bytes(grey)
-    dot = nib.Nifti1Image(chi[:1, :1], affine)  # on another grid, and so not of the viewer
-    nib.save(dot, anat / f'{name}_seg-other_dseg.nii.gz')
+    room, own = rooms(len(AFFINES), {'ironmyelin': (1, 0), 'lesions': (0, 2)})
+    pack_volumes(
+        files,
+        figures / f'{name}_desc-viewer_volumes.json',
+        {port: PRODUCTS[port].look for port in ('chi', 'r2star', 'magnitude')},
+        {'dseg': 'Regions (nuclei)'},
+        room=room,
+    )
+    of_iron = {'iron': application('ironmyelin').images[0].look}
+    path = figures / f'{name}_desc-viewerironmyelin_volumes.json'
+    pack_volumes(files, path, of_iron, {}, room=own['ironmyelin'], may_leave_out=True)
+    drawn = {'veins': 'Veins', 'lesions': application('lesions').images[0].title}
+    path = figures / f'{name}_desc-viewerlesions_volumes.json'
+    pack_volumes(files, path, {}, drawn, room=own['lesions'], may_leave_out=True)
+
+
+def pack_volumes(files, path, looks, titles, **settings):
+    """Pack maps and labels as a run does."""
+    maps = [
+        {'port': port, 'look': asdict(look), 'symbol': SYMBOLS.get(port, '')} for port, look in looks.items()
+    ]
+    labels = [
+        {'port': port, 'title': title, 'table': '', 'stem': Path(files[port]).name.removesuffix('.nii.gz')}
+        for port, title in titles.items()
+    ]
+    for one in labels:
+        one['table'] = 'labels' if one['port'] == 'dseg' else ''
+    step = PackVolumes(maps, labels, **settings, mask=files['mask'])
+    ports = [*looks, *titles, *(one['table'] for one in labels if one['table'])]
+    step.inputs.trait_set(**{port: files[port] for port in ports})
+    with TemporaryDirectory() as folder:
+        path.write_text(Path(step.run(cwd=folder).outputs.volumes).read_text())
 
 
 @pytest.fixture(scope='module')
@@ -96,8 +141,8 @@ def built(out):
 def test_volumes_of_the_page_are_those_of_the_files(built, name):
     series = next(one for one in built['content'] if one['name'] == name)
     _, places, mask, chi, labels = head(name)
-    assert [layer['key'] for layer in series['maps']] == ['chi', 'r2star', 'magnitude']
-    assert [layer['title'] for layer in series['labels']] == ['Veins', 'Regions (nuclei)']
+    assert [layer['key'] for layer in series['maps']] == ['chi', 'r2star', 'magnitude', 'iron']
+    assert [layer['title'] for layer in series['labels']] == ['Regions (nuclei)', 'Veins', 'Lesions']
     first = series['maps'][0]
     shape, affine = first['shape'], np.array(first['affine'])
     assert np.prod(shape) < 0.8 * np.prod(SHAPE)
@@ -105,30 +150,38 @@ def test_volumes_of_the_page_are_those_of_the_files(built, name):
     at = np.rint(nib.affines.apply_affine(np.array(first['inverse']), places[tuple(voxels.T)])).astype(int)
     np.testing.assert_allclose(nib.affines.apply_affine(affine, at), places[tuple(voxels.T)], atol=1e-4)
     chosen, own = tuple(at.T), tuple(voxels.T)
-    for layer, values in zip(series['maps'], (chi, 30 + 100 * chi, 1000 + 5000 * chi), strict=True):
+    stored = (chi, 30 + 100 * chi, 1000 + 5000 * chi, 8 + 40 * chi)
+    for layer, values in zip(series['maps'], stored, strict=True):
         shown = unpacked(base64.b64decode(built['blocks'][layer['data']]), shape)[chosen] * layer['step']
-        assert np.abs(shown - values[own]).max() <= 0.51 * layer['step'] * (1 + (layer['key'] == 'magnitude'))
-    numbered = unpacked(base64.b64decode(built['blocks'][series['labels'][1]['data']]), shape)
+        # rounded once
+        assert np.abs(shown - values[own]).max() <= 0.501 * layer['step']
+    numbered = unpacked(base64.b64decode(built['blocks'][series['labels'][0]['data']]), shape)
     assert np.array_equal(numbered[chosen], np.where(labels[own] > 0, labels[own] - 10, 0))
 
 
 def test_precision_is_stated_and_the_library_fits(built):
     assert built['notes'] == [
-        'The viewer holds χ in steps of 0.001 ppm, R2* in steps of 0.25 1/s, other images in 250 grey values.'
+        'The viewer holds χ in steps of 0.001 ppm, R2* in steps of 0.2 1/s, other images in 250 grey values, '
+        'Iron in steps of 0.05 mg/100 g.'
     ]
     assert len(built['library']) < 450_000
 
 
-def test_the_page_stays_within_the_limit(out, built, monkeypatch):
+def test_what_more_series_than_planned_need_is_left_out(out, built, monkeypatch):
     size = sum(map(len, built['blocks'].values()))
-    for share in (0.95, 0.4, 0.05):
-        room = share * size
-        monkeypatch.setattr(viewer, 'LIMIT', len(built['library']) + viewer._REST + int(room))
-        small, _ = build_viewer(out / 'sub-01', AFFINES)
-        assert sum(map(len, small['blocks'].values())) <= room
-        said = 'voxels of sub-01_ses-1 (4 x 4 x 4.5 mm) were joined to'
-        assert (said in ' '.join(small['notes'])) == (share < 0.5)
-    assert 'χ in steps of 0.001' not in small['notes'][0]
+    monkeypatch.setattr(viewer, 'ROOM', int(0.8 * size))
+    small, troubles = build_viewer(out / 'sub-01', AFFINES)
+    assert sum(map(len, small['blocks'].values())) <= 0.8 * size
+    assert troubles == []
+    assert [one['maps'][0]['key'] for one in small['content']] == ['chi', 'chi']
+    (note,) = [note for note in small['notes'] if note.startswith('Left out of the viewer of sub-01_ses-1')]
+    assert note.endswith(': Iron.')
+    monkeypatch.setattr(viewer, 'ROOM', int(0.15 * size))
+    small, troubles = build_viewer(out / 'sub-01', AFFINES)
+    assert [one['name'] for one in small['content']] == ['sub-01_ses-1']
+    assert troubles == [('sub-01_ses-2', 'With the volumes of this series the page would be too large.')]
+    monkeypatch.setattr(viewer, 'ROOM', 0)
+    assert build_viewer(out / 'sub-01', AFFINES)[0] is None
 
 
 @BOTH
@@ -147,7 +200,7 @@ def test_regions_of_two_labels_have_a_place():
     dseg[1, 1, 1], dseg[2:5, 1, 1], dseg[0, 3, 2] = 3, 9, 4
     rows = {'index': [3, 9, 4], 'name': list('abc'), 'hemisphere': ['L', 'L', '']}
     labels = pd.DataFrame({**rows, 'region': ['SNc', 'SNr', 'other']})
-    layer, places = viewer._label_layer('Regions', dseg, np.diag([2.0, 2, 2, 1]), labels)
+    layer, places = label_layer('Regions', dseg, np.diag([2.0, 2, 2, 1]), labels)
     assert layer.about['names'] == ['SNc L', 'other', 'SNr L']
     assert np.array_equal(np.unique(layer.volume.data), [0, 1, 2, 3])
     assert places == {
@@ -172,29 +225,46 @@ def test_a_subject_without_maps_has_no_viewer(tmp_path):
     assert "script-src 'none'" in text.replace('&#39;', "'")
 
 
-def test_what_cannot_be_read_is_left_out_and_named(tmp_path):
+@pytest.mark.parametrize(
+    'damaged',
+    [
+        lambda text: text[:-9],
+        lambda _: '',
+        lambda _: '[]',
+        lambda _: '{}',
+        lambda text: text.replace('"step"', '"stop"', 1),
+        lambda text: text.replace('"places": {', '"places": {"x": 3, ', 1),
+    ],
+)
+def test_what_cannot_be_read_is_left_out_and_named(tmp_path, damaged):
     write_head(tmp_path, 'sub-01_ses-1')
-    anat = tmp_path / 'sub-01' / 'ses-1' / 'anat'
-    names = [f'sub-01_ses-1_{rest}.nii.gz' for rest in ('Chimap', 'desc-brain_mask', 'label-vein_mask')]
-    for path in (anat / name for name in names):
-        path.write_bytes(path.read_bytes()[:-9])
+    figures = tmp_path / 'sub-01' / 'figures'
+    name = 'sub-01_ses-1_desc-viewer_volumes.json'
+    text = (figures / name).read_text()
+    (figures / name).write_text(damaged(text))
     viewer, troubles = build_viewer(tmp_path / 'sub-01', ['sub-01_ses-1'])
-    assert [(name, text.partition(' cannot be read')[0]) for name, text in troubles] == [
-        ('sub-01_ses-1', name) for name in names
-    ]
+    assert [(one, text.partition(' ')[0]) for one, text in troubles] == [('sub-01_ses-1', name)]
     (series,) = viewer['content']
-    assert [layer['key'] for layer in series['maps']] == ['r2star', 'magnitude']
-    assert [layer['title'] for layer in series['labels']] == ['Regions (nuclei)']
-    text = Page(build_subject_report(tmp_path, '01')).text
-    assert 'sub-01_ses-1, viewer: sub-01_ses-1_Chimap.nii.gz cannot be read' in text
-    for path in anat.glob('*map.nii.gz'):
-        path.write_bytes(b'')
-    (tmp_path / 'sub-01' / 'figures' / 'sub-01_ses-1_desc-magnitude_volume.nii.gz').unlink()
-    page = build_subject_report(tmp_path, '01')
+    assert [layer['key'] for layer in series['maps']] == ['iron']
+    assert [layer['title'] for layer in series['labels']] == ['Veins', 'Lesions']
+    said = []
+    page = Page(build_subject_report(tmp_path, '01', said))
+    assert f'sub-01_ses-1, viewer: {name} ' in page.text
+    assert [text.startswith(f'sub-01_ses-1: {name} ') for text in said] == [True]
+
+
+def test_an_output_without_volumes_has_a_page_without_viewer(tmp_path):
+    write_head(tmp_path, 'sub-01_ses-1')
+    for path in (tmp_path / 'sub-01' / 'figures').glob('*_volumes.json'):
+        path.unlink()
+    said = []
+    page = build_subject_report(tmp_path, '01', said)
+    assert said == []
     assert 'id="viewer"' not in page.read_text()
-    assert 'R2starmap.nii.gz cannot be read' in Page(page).text
+    assert 'Table of regions' in Page(page).text
 
 
+FOCUSED = 'document.activeElement.textContent.trim() || document.activeElement.tagName'
 LOCATE = """async ([mm, name]) => {
   const told = bidsQsmViewer.nv.onLocationChange
   let location
@@ -233,8 +303,26 @@ CHOOSE = """async (keys) => {
 def test_viewer_in_a_browser(out, visit):
     page = visit(out / 'sub-01.html')
     assert page.locator('.room').is_hidden()
+    page.keyboard.press('Tab')
+    assert page.evaluate(FOCUSED) == 'Skip to the report'
     page.locator('.open').press('Enter')
     page.evaluate('bidsQsmViewer.open()')
+    # with the keys alone: from the controls to the picture, a step in it, and back
+    page.wait_for_function("document.activeElement.name === 'map'")
+    for _ in range(15):
+        page.keyboard.press('Tab')
+        if page.evaluate(FOCUSED) == 'CANVAS':
+            break
+    was = page.locator('#place').inner_text()
+    page.keyboard.press('ArrowUp')
+    page.wait_for_function('was => document.getElementById("place").textContent !== was', arg=was)
+    page.keyboard.press('Escape')
+    assert page.evaluate('document.activeElement.name') == 'map'
+    page.locator('.jump', has_text='R').first.press('Enter')
+    page.wait_for_function("document.activeElement.tagName === 'CANVAS'")
+    page.keyboard.press('Escape')
+    assert page.evaluate(FOCUSED) == 'R'
+    assert (weak_texts(page), unnamed(page)) == ([], [])
     # what is under the crosshair is what nibabel finds there, in both orientations
     for name in AFFINES:
         _, places, mask, _, labels = head(name)
@@ -249,6 +337,8 @@ def test_viewer_in_a_browser(out, visit):
             assert at[:3] == pytest.approx(mm, abs=0.01)
             assert value == pytest.approx(expected, abs=0.00051)
             assert found['values']['chi'] == pytest.approx(expected, abs=0.00051)
+            iron = nib.load(out / 'sub-01' / name[7:] / 'anat' / f'{name}_desc-iron_concmap.nii.gz')
+            assert found['values']['iron'] == pytest.approx(float(iron.dataobj[tuple(nearest)]), abs=0.026)
             assert found['labels']['Regions (nuclei)'] == f'GP{NASTY} {"L" if mm[0] < 0 else "R"}'
     assert page.locator('[name=series]').input_value() == '1'
     # a jump from a row of regions, and one from a row with coordinates
@@ -260,6 +350,8 @@ def test_viewer_in_a_browser(out, visit):
     assert 'ppm' in told.inner_text()
     page.locator('.jump', has_text='show').first.click()
     page.wait_for_selector('#place:has-text("x -30.0, y 0.0, z 10.0 mm; χ 0.500 ppm; R2* 80.0 1/s")')
+    assert 'Iron 28.00 mg/100 g; Regions' in told.inner_text()
+    assert told.inner_text().endswith('; Veins; Lesions: 3')
     # the keys move by a voxel
     page.locator('canvas').press('PageUp')
     page.wait_for_selector('#place:not(:has-text("z 10.0"))')
@@ -281,6 +373,16 @@ def test_viewer_in_a_browser(out, visit):
     page.locator('[name=high]').fill('40')
     page.locator('[name=high]').press('Enter')
     assert page.evaluate('bidsQsmViewer.nv.volumes[0].cal_max') == 40
+    # iron in colours over it, with a window of its own
+    page.locator('[name=over]').select_option('iron')
+    page.wait_for_selector('.overwindow:has-text("mg/100 g")')
+    assert colourful(page) > grey + 1000
+    assert [page.locator(f'[name={end}]').input_value() for end in ('overlow', 'overhigh')] == ['0', '20']
+    page.locator('[name=overhigh]').fill('50')
+    page.locator('[name=overhigh]').press('Enter')
+    page.wait_for_function('bidsQsmViewer.nv.volumes[1].cal_max === 50')
+    page.locator('[name=over]').select_option('')
+    page.wait_for_selector('.overwindow', state='hidden')
     # a window stays with its map, whatever else is chosen
     page.get_by_label('Veins').check()
     page.evaluate(CHOOSE, ['chi'])

@@ -11,6 +11,7 @@ from bids_qsm.applications import application
 from bids_qsm.interfaces.anatomy import IdentityTransform
 from bids_qsm.layout.bold_run import BoldRun
 from bids_qsm.layout.series import GivenMap, Input, Tables, Use
+from bids_qsm.plotting.layers import ROOM
 from bids_qsm.recon.inversion import INVERSION
 from bids_qsm.recon.registry import Need, method
 from bids_qsm.templates.spaces import get_template
@@ -260,6 +261,32 @@ def test_names_of_masks_are_told_apart_by_their_folders():
     ]
     assert distinct_names(paths) == ['ann/sub-01/anat/m.nii', 'ben/sub-01/anat/m.nii', 'n.nii']
     assert distinct_names(['/a/m.nii', '/m.nii']) == ['a/m.nii', 'm.nii']
+
+
+def test_volumes_of_the_viewer_are_packed_by_application(options, series, files):
+    mask = Input('lesions', files('lesion.nii'), 'gre')
+    uses = (Use('ironmyelin', (), ()), Use('lesions', (), (mask,)), *series.applications)
+    own = replace(series, applications=uses)
+    other = replace(series, session='2', entities=(('sub', '01'), ('ses', '2')))
+    workflow, _, _ = graph(options, own, other)
+    check_ports(workflow)
+    found = {name.rpartition('outputs_wf.')[2]: workflow.get_node(name) for name in workflow.list_node_names()
+             if '.pack' in name and 'ses_1' in name}  # fmt: skip
+    assert set(found) == {'pack', 'pack_ironmyelin', 'pack_lesions'}
+    assert [one['port'] for one in found['pack'].inputs.shown_maps] == ['chi', 'r2star', 'swi', 'magnitude']
+    assert [one['title'] for one in found['pack'].inputs.shown_labels] == ['Regions (nuclei)']
+    assert [one['port'] for one in found['pack_ironmyelin'].inputs.shown_maps] == [
+        'ironmyelin_iron', 'ironmyelin_myelin'
+    ]  # fmt: skip
+    assert [one['title'] for one in found['pack_lesions'].inputs.shown_labels] == ['Lesions']
+    rooms = {name: node.inputs.room for name, node in found.items()}
+    assert 2 * sum(rooms.values()) == pytest.approx(ROOM, abs=9)
+    assert all(node.mem_gb > 0 for node in found.values())
+    # what an earlier run packed of applications that do not run is removed
+    saves = [n for n in workflow.list_node_names() if n.endswith('outputs_wf.save_viewer')]
+    removed = [{path.rpartition('_desc-')[2] for path in workflow.get_node(n).inputs.remove} for n in saves]
+    assert ['viewerironmyelin_volumes.json' in one for one in removed] == [False, True]
+    assert all('viewerveins_volumes.json' in one for one in removed)
 
 
 def test_candidates_are_found_on_request(options, series):

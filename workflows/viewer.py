@@ -1,0 +1,121 @@
+"""Volumes of a series for the viewer of the report."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bids_qsm.applications import applications
+from bids_qsm.derivatives.products import PRODUCTS
+from bids_qsm.entities import entities_of
+from bids_qsm.interfaces.derivatives import SaveDerivatives
+from bids_qsm.interfaces.viewer import PackVolumes
+from bids_qsm.plotting.layers import rooms
+from bids_qsm.recon.registry import Need
+from bids_qsm.workflows import engine as pe
+from bids_qsm.workflows.applications import Run
+from bids_qsm.workflows.memory import Sizes, need
+
+if TYPE_CHECKING:
+    from bids_qsm.app.options import Options
+    from bids_qsm.applications.contract import Application
+    from bids_qsm.layout.series import Series
+
+VIEWED = ('chi', 'r2star', 'swi', 'magnitude')
+"""Maps of a series that the viewer shows, in their order."""
+
+
+def viewer_path(options: 'Options', series: str, application: str = '') -> Path:
+    """File of the volumes of a series, or of one of its applications."""
+    folder = options.output_dir / series.partition('_')[0] / 'figures'
+    return folder / f'{series}_desc-viewer{application}_volumes.json'
+
+
+def add_viewer(
+    workflow: pe.Workflow,
+    *,
+    series: 'Series',
+    options: 'Options',
+    maps: Sequence[str],
+    dsegs: dict[str, str],
+    runs: Sequence[Run],
+    n_series: int,
+):
+    """Add to the outputs of a series the packing of its volumes, and of those of each application.
+
+    Applications have nodes of their own, as one that fails must not take the maps along. ``workflow`` has an
+    inputnode with ``maps``, mask, ``dsegs`` (port -> its file in the output) with the tables beside them, and
+    what ``runs`` give; ``n_series`` of the participant share the page.
+    """
+    sizes = Sizes.of(series)
+    shown = {run: _images(run.app) for run in runs if run.app.scope == 'series'}
+    shown = {run: images for run, images in shown.items() if any(images)}
+    room, own_rooms = rooms(
+        n_series, {run.name: (len(found), len(labels)) for run, (found, labels) in shown.items()}
+    )
+    looks = [
+        {'port': port, 'look': asdict(PRODUCTS[port].look), 'symbol': PRODUCTS[port].symbol}
+        for port in VIEWED
+        if port in maps
+    ]
+    labels = [
+        {
+            'port': port,
+            'table': port.replace('dseg', 'labels'),
+            'title': f'Regions ({entities_of(path)["seg"]})',
+            'stem': Path(path).name.removesuffix('.nii.gz'),
+        }
+        for port, path in dsegs.items()
+    ]
+    running = {run.app.name for run in shown}
+    stale = [viewer_path(options, series.name, one.name) for one in applications() if one.name not in running]
+    _add(workflow, '', looks, labels, viewer_path(options, series.name), room, sizes, stale)
+    for run, (found, drawn) in shown.items():
+        looks = [{'port': run.outputs[one.name], 'look': asdict(one.look), 'symbol': ''} for one in found]
+        labels = [
+            {
+                'port': run.outputs[one.name],
+                'table': run.outputs[f'{one.name}_lookup'] if one.lookup else '',
+                'title': one.title,
+                'stem': '',
+            }
+            for one in drawn
+        ]
+        path = viewer_path(options, series.name, run.app.name)
+        _add(workflow, run.name, looks, labels, path, own_rooms[run.name], sizes)
+
+
+def _images(app: 'Application'):
+    """Maps, and labels or masks, of an application that the viewer shows."""
+    return (
+        [one for one in app.images if one.look is not None],
+        [one for one in app.images if one.suffix in ('dseg', 'mask')],
+    )
+
+
+def _add(
+    workflow: pe.Workflow,
+    name: str,
+    maps: list[dict],
+    labels: list[dict],
+    path: Path,
+    room: int,
+    sizes: Sizes,
+    stale: Sequence[Path] = (),
+):
+    """Add the packing of one file."""
+    end = f'_{name}' if name else ''
+    pack = pe.Node(
+        PackVolumes(maps, labels, room=room, may_leave_out=bool(name)),
+        name=f'pack{end}',
+        mem_gb=need(pack_need(len(maps), len(labels)), sizes),
+    )
+    save = pe.Node(SaveDerivatives({'volumes': path}, remove=map(str, stale)), name=f'save_viewer{end}')
+    ports = [one['port'] for one in (*maps, *labels)] + [one['table'] for one in labels if one['table']]
+    workflow.link(workflow.get_node('inputnode'), pack, 'mask', *ports)
+    workflow.link(pack, save, 'volumes')
+
+
+def pack_need(maps: int, labels: int) -> Need:
+    """Memory of packing: all layers stay until they fit, and are text in the end. Measured."""
+    return Need(volume=6 + 2 * maps + labels)
