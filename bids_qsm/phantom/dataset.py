@@ -170,10 +170,10 @@ def write_dataset(
 def demo(path: str | Path, *, seed: int = 0, nprocs: int = 1):
     """Write the demo dataset: a patient with iron in the basal ganglia and lesions, and a control seen twice.
 
-    Acquired at 3 T, 1.5 mm, four echoes, oblique; the vendors' phase conventions differ. The control's nuclei
+    Acquired at 3 T, 1.8 mm, four echoes, oblique; the vendors' phase conventions differ. The control's nuclei
     change a little between the sessions, and only the first has a T1-weighted image.
     """
-    voxel, times = (1.5, 1.5, 1.5), (0.005, 0.012, 0.019, 0.026)
+    voxel, times = (1.8, 1.8, 1.8), (0.005, 0.012, 0.019, 0.026)
     siemens = Protocol(voxel, echo_times=times, rotation=(15, 2, 0), snr=90, phase_format='siemens')
     philips = Protocol(
         voxel,
@@ -191,8 +191,8 @@ def demo(path: str | Path, *, seed: int = 0, nprocs: int = 1):
         Lesion((0, -27, 1), 2.5, -0.4, kind='calcification'),
     )
     visits = [
-        Visit('01', '1', 2 + 10 * seed, philips, 1.0, {'GP': 1.9, 'SN': 1.6}, lesions),
-        Visit('02', '1', 1 + 10 * seed, siemens),
+        Visit('01', '1', 2 + 10 * seed, philips, 1.2, {'GP': 1.9, 'SN': 1.6}, lesions),
+        Visit('02', '1', 1 + 10 * seed, siemens, 1.2),
         Visit('02', '2', 1 + 10 * seed, siemens, None, {'GP': 1.06, 'SN': 1.10, 'Putamen': 1.15}),
     ]
     people = {
