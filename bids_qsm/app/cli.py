@@ -422,10 +422,10 @@ def _label(label: str | None, key: str):
 def _completion_parser():
     parser = Parser(
         'bids_qsm completion',
-        description='Print the script that lets a shell complete commands and options: for bash, add '
-        '"source <(bids_qsm completion bash)" to .bashrc. ' + address('running.md'),
+        description='Print the script that lets a shell complete commands and options. '
+        + address('running.md#completion-in-the-shell'),
     )
-    parser.add_argument('shell', choices=('bash', 'fish'), help='the shell')
+    parser.add_argument('shell', choices=('bash', 'zsh', 'fish'), help='the shell')
     return parser
 
 
