@@ -11,7 +11,7 @@ import nibabel as nib
 import pandas as pd
 
 from bids_qsm.app.options import Options
-from bids_qsm.app.participant import find_share, require_methods, require_space_of
+from bids_qsm.app.participant import find_share, require_methods
 from bids_qsm.app.refusals import condition_step
 from bids_qsm.applications import application, modules
 from bids_qsm.biomarkers.consensus import CHECKS, COLUMNS, counts, judge
@@ -28,7 +28,6 @@ from bids_qsm.layout import Plan, Series, find_series
 from bids_qsm.layout.dataset import validate
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.resolution import coarsen
-from bids_qsm.templates.atlases import BY_NAME, get_atlas
 from bids_qsm.workflows.applications import methods_of
 
 SHOWN = ('fail', 'warn')
@@ -70,12 +69,11 @@ def run_check(settings: dict, *, as_json: bool, tsv: Path | None, headers: bool)
         _require_place(tsv)
     with tempfile.TemporaryDirectory(prefix='bids_qsm-') as folder:
         # nothing is written there
-        own = {'output_dir': f'{folder}/out', 'level': 'participant', 'skip_bids_validation': True}
+        own = {'output_dir': f'{folder}/out', 'work_dir': f'{folder}/work', 'level': 'participant'}
+        own['skip_bids_validation'] = True
         options = Options.from_settings({**settings, **own})
         plan = find_share(options)
-        whole = _refused_whole(
-            options, plan, Path(folder), is_valid=settings.get('skip_bids_validation', False)
-        )
+        whole = _refused_whole(options, plan, is_valid=settings.get('skip_bids_validation', False))
         usable, faults = _usable(settings | own, [one.name for one in plan.series])
         verdicts = [
             check_series(one, options, usable.get(one.name), faults.get(one.name, {}), headers=headers)
@@ -95,11 +93,8 @@ def run_check(settings: dict, *, as_json: bool, tsv: Path | None, headers: bool)
     return int(bool(whole) or any(one.refused for one in verdicts))
 
 
-def _refused_whole(options: Options, plan: Plan, folder: Path, *, is_valid: bool) -> list[str]:
-    """Why the participant level would run nothing at all, found without network.
-
-    ``folder`` is for temporary files; with ``is_valid`` the BIDS validator is not asked.
-    """
+def _refused_whole(options: Options, plan: Plan, *, is_valid: bool) -> list[str]:
+    """Why the participant level would run nothing at all; with ``is_valid`` the validator is not asked."""
 
     def validated():
         subjects = {one.subject for one in plan.series} | {
@@ -107,12 +102,8 @@ def _refused_whole(options: Options, plan: Plan, folder: Path, *, is_valid: bool
         }
         validate(options.bids_dir, [*plan.series], [*plan.rejected], sorted(subjects))
 
-    def atlas():
-        if options.atlas not in BY_NAME:  # those are downloaded
-            require_space_of(get_atlas(options.atlas, folder), options)
-
     found = []
-    for require in (*([] if is_valid else [validated]), lambda: require_methods(options), atlas):
+    for require in (*([] if is_valid else [validated]), lambda: require_methods(options)):
         try:
             require()
         except UserError as error:

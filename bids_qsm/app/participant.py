@@ -46,7 +46,7 @@ from bids_qsm.plugins.methods import find_method
 from bids_qsm.plugins.sandbox import Machine, require_onnx
 from bids_qsm.reports.html import LEVELS, read_findings
 from bids_qsm.reports.subject import build_subject_report, methods_text
-from bids_qsm.templates.atlases import Atlas, get_atlas
+from bids_qsm.templates.atlases import BY_NAME, Atlas, get_atlas
 from bids_qsm.templates.spaces import Template, get_template, get_white_matter
 from bids_qsm.workflows.base import init_bids_qsm_wf
 
@@ -120,10 +120,12 @@ def run_participant(options: Options, plan: Plan) -> int:
 
 
 def require_methods(options: Options):
-    """Raise UserError where a device, a program or a plug-in that is asked for cannot be used here.
+    """Raise UserError where a device, a program, a plug-in or an atlas that is asked for cannot be used here.
 
-    A plug-in cannot that gives another than its golden output.
+    A plug-in cannot that gives another than its golden output. Nothing is downloaded.
     """
+    if options.atlas not in BY_NAME:
+        require_space_of(get_atlas(options.atlas, options.work_dir / 'templates'), options)
     require_device(options.device)
     if options.mask.name == 'hdbet':
         require_hdbet()

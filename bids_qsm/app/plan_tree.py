@@ -1,5 +1,6 @@
 """What would be run, as a tree on a terminal and as plain text elsewhere, for --dry-run."""
 
+import math
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -97,6 +98,8 @@ def _total(options: 'Options', plan: 'Plan'):
         f'{cost.gb:.1f} GB of memory (--mem is {options.mem_gb:.1f} GB): estimates for an idle machine, from '
         'runs of other sizes.'
     )
+    if cost.gb > options.mem_gb:
+        yield f'It would be refused, as --mem is too little: give {math.ceil(10 * cost.gb) / 10:g}G or more.'
     if asked := estimates.not_counted(plan.series, options):
         yield f'Not in the estimates: {", ".join(asked)}.'
 
