@@ -7,7 +7,6 @@ of the processor, so that other work on the machine counts little.
 """
 
 import argparse
-import re
 from pathlib import Path
 
 import numpy as np
@@ -16,24 +15,20 @@ from scipy.optimize import nnls
 
 from bids_qsm.app.options import Options, read_toml
 from bids_qsm.execution import estimates
-from bids_qsm.execution.progress import STAGES
+from bids_qsm.execution.progress import stage_of
 from bids_qsm.execution.run_log import merge, read_runs
 from bids_qsm.layout import find_series
 
 
 def measured(steps: dict[str, dict]) -> pd.DataFrame:
     """Processor seconds, and the most memory (GB) of a step, by stage."""
-    rows = []
-    for name, one in steps.items():
-        stage = next((stage for stage, pattern in STAGES.items() if re.match(pattern, name)), 'report')
-        is_application = name.startswith('applications_wf') and 'regions' not in name
-        if not is_application:
-            rows.append((stage, one.get('cpu_seconds', one['seconds']), one.get('peak_gb') or 0.0))
-    return (
-        pd.DataFrame(rows, columns=['stage', 'cpu_s', 'gb'])
-        .groupby('stage')
-        .agg({'cpu_s': 'sum', 'gb': 'max'})
-    )
+    rows = [
+        (stage_of(name), one.get('cpu_seconds', one['seconds']), one.get('peak_gb') or 0.0)
+        for name, one in steps.items()
+        if not estimates.is_application(name)
+    ]
+    found = pd.DataFrame(rows, columns=['stage', 'cpu_s', 'gb']).groupby('stage')
+    return found.agg({'cpu_s': 'sum', 'gb': 'max'})
 
 
 def compare(out: Path) -> list[dict]:
@@ -82,7 +77,7 @@ def fit(table: pd.DataFrame) -> dict[str, tuple[float, ...]]:
         voxels = rows['megavoxels'].to_numpy()
         design = np.stack([np.ones(len(rows)), voxels, voxels * rows['echoes']], 1)
         took = rows['measured_s'].to_numpy()
-        found[stage] = tuple(nnls(design / took[:, None], np.ones(len(rows)))[0].round(2))
+        found[stage] = tuple(nnls(design / took[:, None], np.ones(len(rows)))[0].round(2).tolist())
     return found
 
 
