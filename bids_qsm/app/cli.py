@@ -150,7 +150,8 @@ def _require_level(settings: dict):
     if given is None:
         return
     if 'level' in settings:
-        _require_order([str(settings.get(name, '')) for name in ('bids_dir', 'output_dir', 'level')])
+        if 'output_dir' in settings:
+            _require_order([str(settings[name]) for name in ('bids_dir', 'output_dir', 'level')])
         return
     slip = INSTEAD.get(str(given)) or nearest(str(given), COMMANDS)
     if not Path(given).is_dir():

@@ -32,8 +32,8 @@ MOST_TASKS = 100
 CAUTION, START = 4, 600
 """A task asks for so many times its estimate, and for so many seconds to start in, as a limit kills.
 
-Runs took 0.9 to 1.2 times their estimates (benchmarks/estimates.py). Nodes may be half as fast, and others
-use their disks and memory; the first steps compile kernels and unpack an image."""
+Runs took .95 to 1.03 times their estimates in processor time, stages .7 to 1.7 (benchmarks/estimates.py).
+Nodes may be half as fast, and others use their disks and memory; the first steps compile kernels."""
 
 
 def write_scripts(
