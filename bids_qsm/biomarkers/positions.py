@@ -115,7 +115,7 @@ def other_voxels(names: Sequence[str], sizes: Sequence[Sequence[float]]) -> dict
     apart = np.maximum(ratios, 1 / ratios) > 1.001 * COARSER  # headers round
     kept = int(np.argmin(apart.sum(0)))
     found = {}
-    for one in np.flatnonzero(apart[:, kept]):
+    for one in np.flatnonzero(apart[:, kept]).tolist():
         ratio = ratios[one, kept]
         found[names[one]] = (
             f'{names[one]} has voxels that are {np.ceil(100 * max(ratio, 1 / ratio)) / 100:.3g} times '
