@@ -37,6 +37,11 @@ _LARGEST_VOXEL = 40.0
 """Volume (mm^3) of voxels beyond which the atlas is as good."""
 _LEAST_CONTRAST = 0.012
 """Difference (ppm) to the surroundings below which a nucleus is not made out."""
+_FAINT = ('Thalamus',)
+"""Nuclei that differ by less from their surroundings in most heads: by 4 to 10 ppb in those of the demo.
+
+The outline of the atlas, moved with its neighbours, overlaps the true one there by .95 to .97 (Dice)."""
+_LOW = 'its contrast is too low'
 _VOLUMES = (0.4, 2.5)
 """Plausible volume over that of the atlas."""
 _HIDDEN = ('SN', 'RN', 'STN', 'Dentate')
@@ -339,7 +344,7 @@ def _judge(scene: Scene, outlines: list[Outline], expected: dict[int, float], co
         ratio = float(share[seen].sum() * np.prod(scene.size) / expected[id(o.nucleus)])
         reasons = []
         if contrast < _LEAST_CONTRAST:
-            reasons.append('its contrast is too low')
+            reasons.append(_LOW)
         if not _VOLUMES[0] <= ratio <= _VOLUMES[1]:
             reasons.append(f'its volume would be {ratio:.2f} of that of the atlas')
         if apart > _ALONE_MM:
@@ -465,15 +470,17 @@ def _report(known: list[Nucleus], quality: dict[int, dict]):
                 "Their outlines are the subject's own.",
             )
         )
-    kept = [f'{n.name} {n.hemisphere} ({quality[id(n)]["reason"]})' for n in known if n not in own]
-    if kept:
-        found.append(
-            _finding(
-                f'Not made out in the maps: {"; ".join(kept)}.',
-                'They have the outline of the atlas, moved with their neighbours.',
-                level='warning',
-            )
-        )
+    kept = {'info': [], 'warning': []}
+    for n in [n for n in known if n not in own]:
+        reason = quality[id(n)]['reason']
+        level = 'info' if n.name in _FAINT and reason == _LOW else 'warning'
+        kept[level].append(f'{n.name} {n.hemisphere} ({reason})')
+    usual = {'info': 'That is usual, as they differ little from what is around them.'}
+    for level, names in kept.items():
+        if names:
+            said = f'Not made out in the maps: {"; ".join(names)}.'
+            action = 'They have the outline of the atlas, moved with their neighbours.'
+            found.append(_finding(said, action, usual.get(level, ''), level))
     return found
 
 

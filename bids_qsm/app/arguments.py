@@ -23,12 +23,16 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors name the option or the value that may have been meant."""
 
     def error(self, message: str) -> NoReturn:
+        meant = ''
         if unknown := re.search('unrecognized arguments: (.*)', message):
             words = (word.partition('=')[0] for word in unknown[1].split())
-            message += ''.join(nearest(word, self._option_string_actions) for word in words)
+            meant = ''.join(nearest(word, self._option_string_actions) for word in words)
         elif choice := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
-            message += nearest(choice[1], re.findall(r"[^', ]+", choice[2]))
-        super().error(message)
+            meant = nearest(choice[1], re.findall(r"[^', ]+", choice[2]))
+        if 'are required' in message:
+            super().error(message)
+        more = meant or f' {self.prog} --help tells more.'
+        self.exit(2, f'{self.prog}: error: {message.removesuffix(".")}.{more}\n')
 
 
 def parse(argv: list[str], not_from_file: Collection[str] = ()) -> dict:
@@ -51,7 +55,8 @@ def parse(argv: list[str], not_from_file: Collection[str] = ()) -> dict:
         try:
             text = Path(path).read_text()
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f'the configuration {path} cannot be read: {error}.') from None
+            reason = getattr(error, 'strerror', None) or error
+            raise UserError(f'the configuration {path} cannot be read: {reason}.') from None
         of_file = read_toml(text, source=path)
         settings = {name: value for name, value in of_file.items() if name not in not_from_file} | given
     _require_own(given, settings.get('level'))

@@ -4,13 +4,14 @@ import json
 import re
 import tempfile
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import nibabel as nib
 import pandas as pd
 
 from bids_qsm.app.options import Options
+from bids_qsm.app.participant import find_share, require_methods
 from bids_qsm.app.refusals import condition_step
 from bids_qsm.applications import application, modules
 from bids_qsm.biomarkers.consensus import CHECKS, COLUMNS, counts, judge
@@ -18,9 +19,15 @@ from bids_qsm.biomarkers.consensus.check import STATES, Facts
 from bids_qsm.biomarkers.consensus.measure import found_numbers, measure_images
 from bids_qsm.derivatives.files import atomic_write
 from bids_qsm.derivatives.tables import write_table
+from bids_qsm.entities import entities_of
 from bids_qsm.errors import UserError, plain
+from bids_qsm.execution import estimates
+from bids_qsm.execution.resources import plan_capacity
 from bids_qsm.interfaces.step import Data
 from bids_qsm.layout import Plan, Series, find_series
+from bids_qsm.layout.dataset import validate
+from bids_qsm.recon.grid import Grid
+from bids_qsm.recon.resolution import coarsen
 from bids_qsm.workflows.applications import methods_of
 
 SHOWN = ('fail', 'warn')
@@ -62,9 +69,11 @@ def run_check(settings: dict, *, as_json: bool, tsv: Path | None, headers: bool)
         _require_place(tsv)
     with tempfile.TemporaryDirectory(prefix='bids_qsm-') as folder:
         # nothing is written there
-        own = {'output_dir': f'{folder}/out', 'level': 'participant', 'skip_bids_validation': True}
+        own = {'output_dir': f'{folder}/out', 'work_dir': f'{folder}/work', 'level': 'participant'}
+        own['skip_bids_validation'] = True
         options = Options.from_settings({**settings, **own})
-        plan = find_series(options)
+        plan = find_share(options)
+        whole = _refused_whole(options, plan, is_valid=settings.get('skip_bids_validation', False))
         usable, faults = _usable(settings | own, [one.name for one in plan.series])
         verdicts = [
             check_series(one, options, usable.get(one.name), faults.get(one.name, {}), headers=headers)
@@ -78,10 +87,28 @@ def run_check(settings: dict, *, as_json: bool, tsv: Path | None, headers: bool)
         table = pd.DataFrame(rows, columns=['series', *COLUMNS])
         atomic_write(tsv, lambda path: write_table(table, path))
     if as_json:
-        print(json.dumps(_as_json(plan, verdicts), indent=2, ensure_ascii=False))
+        print(json.dumps(_as_json(plan, verdicts, whole), indent=2, ensure_ascii=False))
     else:
-        print(describe(plan, verdicts))
-    return int(any(one.refused for one in verdicts))
+        print(describe(plan, verdicts, whole))
+    return int(bool(whole) or any(one.refused for one in verdicts))
+
+
+def _refused_whole(options: Options, plan: Plan, *, is_valid: bool) -> list[str]:
+    """Why the participant level would run nothing at all; with ``is_valid`` the validator is not asked."""
+
+    def validated():
+        subjects = {one.subject for one in plan.series} | {
+            entities_of(one.name)['sub'] for one in plan.rejected
+        }
+        validate(options.bids_dir, [*plan.series], [*plan.rejected], sorted(subjects))
+
+    found = []
+    for require in (*([] if is_valid else [validated]), lambda: require_methods(options)):
+        try:
+            require()
+        except UserError as error:
+            found.append(str(error))
+    return found
 
 
 def _require_place(tsv: Path):
@@ -101,20 +128,24 @@ def check_series(
     ``planned`` is the same one planned with all applications, but those whose input cannot be used:
     ``faults`` says why.
     """
-    numbers, refused = {}, ''
+    numbers, refused = {}, _memory(one, options)
     if not (headers or one.given or one.frames > 1):
-        numbers, refused = _measured(one, options)
+        numbers, reason = _measured(one, options)
+        refused = ' '.join(filter(None, (reason, refused)))
     facts = Facts(
         sidecar=one.sidecar,
         echo_times=one.echo_times,
         field_strength=one.field_strength,
-        shape=one.shape,
-        voxel_size=one.voxel_size,
+        shape=one.resampled_shape,
+        voxel_size=one.resampled or one.voxel_size,
         b0_dir=one.b0_dir,
         numbers=numbers,
         methods=methods_of(one, options, options.atlas),
     )
     voxels = ' x '.join(f'{side:.3g}' for side in one.voxel_size)
+    brought = (
+        f', brought to {" x ".join(f"{side:.3g}" for side in one.resampled)} mm' if one.resampled else ''
+    )
     tesla = f'{one.field_strength:.3g} T, ' if one.field_strength else ''
     n = len(one.echo_times)
     echoes = f'{n} {"echo" if n == 1 else "echoes"}, ' if n else f'starts from {", ".join(one.given_ports)}, '
@@ -123,7 +154,7 @@ def check_series(
     notes = () if one.has_regions else ('It gets maps alone: no regions, and no applications.',)
     return Verdict(
         one.name,
-        f'{tesla}{echoes}{voxels} mm',
+        f'{tesla}{echoes}{voxels} mm{brought}',
         judge(facts),
         refused,
         notes=(*notes, *one.warnings),
@@ -137,7 +168,7 @@ def _measured(one: Series, options: Options) -> tuple[dict[str, float], str]:
     """Numbers of the images, and why the participant level would refuse them."""
     refused, found = '', None
     for filtered in dict.fromkeys((options.filtered_phase, 'accept')):
-        step = condition_step(one, options, filtered=filtered)
+        step = condition_step(one, replace(options, filtered_phase=filtered))
         try:
             found = step.compute(Data(step.inputs))
             break
@@ -145,10 +176,24 @@ def _measured(one: Series, options: Options) -> tuple[dict[str, float], str]:
             refused = refused or str(error)
     if found is None:
         return {}, refused
-    data, (magnitude, phase, notes) = Data(step.inputs), found
+    grid, (magnitude, phase, notes) = Data(step.inputs)['grid'], found
     affine = nib.load(one.files[0]).affine
-    measured = measure_images(magnitude, phase, one.echo_times, data['grid'], affine)
+    if one.resampled:
+        magnitude, phase, to_old = coarsen(magnitude, phase, grid, one.resampled)
+        affine, grid = affine @ to_old, Grid(one.resampled_shape, one.resampled, grid.b0_dir)
+    measured = measure_images(magnitude, phase, one.echo_times, grid, affine)
     return {**found_numbers(notes['findings']), **measured}, refused
+
+
+def _memory(one: Series, options: Options) -> str:
+    """Why the participant level would not begin, where a series needs more memory than there is; else ''."""
+    parts = {'the anatomy': estimates.of_anatomy(one, options), **estimates.of_stages(one, options)}
+    try:
+        steps = [(name, cost.gb) for name, cost in parts.items()]
+        plan_capacity(steps, nprocs=options.nprocs, mem_gb=options.mem_gb)
+    except UserError as error:
+        return str(error)
+    return ''
 
 
 def _usable(settings: dict, known: Collection[str]) -> tuple[dict[str, Series], dict[str, dict[str, str]]]:
@@ -195,9 +240,13 @@ def _applications(one: Series, faults: Mapping[str, str]) -> tuple[tuple[str, ..
     return possible, lacking
 
 
-def describe(plan: Plan, verdicts: list[Verdict]) -> str:
-    """What was found, as text: fails and warnings one by one, then a summary."""
+def describe(plan: Plan, verdicts: list[Verdict], whole: Collection[str] = ()) -> str:
+    """What was found, as text: fails and warnings one by one, then a summary.
+
+    ``whole`` says why nothing would be run.
+    """
     lines = [f'{plan.dataset_name}: {len(verdicts)} series', *plan.notes]
+    lines += [f'REFUSED  {reason}' for reason in whole]
     for one in verdicts:
         lines += ['', f'{one.name}: {one.about}' if one.about else one.name]
         lines += [f'  REFUSED  {one.refused}'] * bool(one.refused)
@@ -225,6 +274,7 @@ def describe(plan: Plan, verdicts: list[Verdict]) -> str:
         f'{len(verdicts) - refused - skipped} of {len(verdicts)} series can be run, {refused} would be '
         f'refused, {skipped} have nothing to run. {failing} fail one of {len(CHECKS)} checks or more, '
         f'{severe} one of high severity.',
+        *(['Nothing would be run, for what stands at the top.'] if whole else []),
     ]
     return '\n'.join(map(plain, lines))
 
@@ -237,7 +287,7 @@ def _line(row: dict) -> str:
     )
 
 
-def _as_json(plan: Plan, verdicts: list[Verdict]) -> dict:
+def _as_json(plan: Plan, verdicts: list[Verdict], whole: list[str]) -> dict:
     series = [
         {
             'series': one.name,
@@ -252,4 +302,10 @@ def _as_json(plan: Plan, verdicts: list[Verdict]) -> dict:
         }
         for one in verdicts
     ]
-    return {'dataset': plan.dataset_name, 'states': list(STATES), 'notes': list(plan.notes), 'series': series}
+    return {
+        'dataset': plan.dataset_name,
+        'refused': whole,
+        'states': list(STATES),
+        'notes': list(plan.notes),
+        'series': series,
+    }

@@ -6,6 +6,7 @@ import errno
 import locale
 import os
 import re
+import shlex
 import shutil
 import signal
 import sys
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from bids_qsm.app.arguments import Parser, parse
 from bids_qsm.app.methods import expanded
-from bids_qsm.app.options import Options
+from bids_qsm.app.options import SETTINGS, Options
 from bids_qsm.app.pages import address, explained
 from bids_qsm.errors import UserError, nearest, plain
 from bids_qsm.execution.array_tasks import scheduled_task
@@ -42,6 +43,12 @@ bids_qsm makes maps of susceptibility (QSM), R2* and SWI, tables and reports fro
 bids_qsm --help lists all options, bids_qsm COMMAND --help those of a command.
 DATA is a folder in BIDS, OUT a new folder. {address('running.md')}"""
 """What is said to who gives no argument."""
+
+INSTEAD = {
+    word: f' Did you mean bids_qsm {instead}?'
+    for word, instead in (('help', '--help'), ('version', '--version'), ('watch', 'status OUT --watch'))
+}
+"""What may be meant by words that are no commands and resemble none."""
 
 OF_DISK = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), 'free space'),
@@ -140,16 +147,39 @@ def _run(argv: list[str]):
 def _require_level(settings: dict):
     """Raise UserError where there is a dataset but no level, as for a slip in the name of a command."""
     given = settings.get('bids_dir')
-    if given is None or 'level' in settings:
+    if given is None:
         return
-    slip = '' if Path(given).is_dir() else nearest(str(given), COMMANDS)
-    if slip:
-        raise UserError(f'there is no folder and no command {given!r}.{slip}')
+    if 'level' in settings:
+        if 'output_dir' in settings:
+            _require_order([str(settings[name]) for name in ('bids_dir', 'output_dir', 'level')])
+        return
+    slip = INSTEAD.get(str(given)) or nearest(str(given), COMMANDS)
+    if not Path(given).is_dir():
+        commands = f' The commands are: {", ".join(COMMANDS)}.'
+        raise UserError(f'there is no folder and no command {given!r}.{slip or commands}')
     if 'output_dir' not in settings:
         raise UserError(
             f'what is to be done with {given}? Give: bids_qsm check {given}, or bids_qsm {given} OUT '
             'participant.'
         )
+
+
+def _require_order(words: list[str]):
+    """Raise UserError where dataset, output folder and level stand in another order, or the level is none."""
+    levels = SETTINGS['level'].metadata['about'].choices
+    if words[2] not in levels:
+        at = next((word for word in words if word in levels and not Path(word).exists()), None)
+        if at is None:
+            near = nearest(words[2], levels)
+            raise UserError(f'the level is {words[2]!r}; it must be {" or ".join(levels)}.{near}')
+        words.remove(at)
+        words.append(at)
+        raise UserError(f'the level comes last: bids_qsm {shlex.join(words)}.')
+    data, out = map(Path, words[:2])
+    described = [(folder / 'dataset_description.json').is_file() for folder in (data, out)]
+    if described == [False, True] and not (out / 'logs').exists():
+        right = shlex.join([words[1], words[0], words[2]])
+        raise UserError(f'{data} is no dataset, but {out} is, which comes first: bids_qsm {right}.')
 
 
 def _own_task(settings: dict):
@@ -423,10 +453,10 @@ def _label(label: str | None, key: str):
 def _completion_parser():
     parser = Parser(
         'bids_qsm completion',
-        description='Print the script that lets a shell complete commands and options: for bash, add '
-        '"source <(bids_qsm completion bash)" to .bashrc. ' + address('running.md'),
+        description='Print the script that lets a shell complete commands and options. '
+        + address('running.md#completion-in-the-shell'),
     )
-    parser.add_argument('shell', choices=('bash', 'fish'), help='the shell')
+    parser.add_argument('shell', choices=('bash', 'zsh', 'fish'), help='the shell')
     return parser
 
 

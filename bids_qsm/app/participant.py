@@ -45,7 +45,7 @@ from bids_qsm.plugins.methods import find_method
 from bids_qsm.plugins.sandbox import Machine, require_onnx
 from bids_qsm.reports.html import LEVELS, read_findings, read_run
 from bids_qsm.reports.subject import build_subject_report, methods_text
-from bids_qsm.templates.atlases import Atlas, get_atlas
+from bids_qsm.templates.atlases import BY_NAME, Atlas, get_atlas
 from bids_qsm.templates.spaces import Template, get_template, get_white_matter
 from bids_qsm.workflows.base import init_bids_qsm_wf
 
@@ -69,17 +69,23 @@ def make_plan(options: Options) -> Plan:
 
     UserError where the input is wrong or the disks have too little space for the outputs.
     """
-    own, notes = None, ()
-    if options.array_task:
-        require_dataset(options.bids_dir)
-        everyone = participants(options)
-        own = own_share(options.bids_dir, everyone, options.session_label, options.array_task, options.shares)
-        task, count = parse_task(options.array_task)
-        notes = (f'task {task} of {count}: {len(own)} of {len(everyone)} participants.',)
-    plan = find_series(options, own)
+    plan = find_share(options)
     if not options.reports_only:
         require_space(plan.series, options)
-    return replace(plan, notes=(*notes, *plan.notes))
+    return plan
+
+
+def find_share(options: Options) -> Plan:
+    """The series of the dataset, or of an array task's share of it; UserError where the input is wrong."""
+    if not options.array_task:
+        return find_series(options)
+    require_dataset(options.bids_dir)
+    everyone = participants(options)
+    own = own_share(options.bids_dir, everyone, options.session_label, options.array_task, options.shares)
+    task, count = parse_task(options.array_task)
+    plan = find_series(options, own)
+    note = f'task {task} of {count}: {len(own)} of {len(everyone)} participants.'
+    return replace(plan, notes=(note, *plan.notes))
 
 
 def require_series(options: Options, plan: Plan):
@@ -92,10 +98,7 @@ def require_series(options: Options, plan: Plan):
 def run_participant(options: Options, plan: Plan) -> int:
     """Process every series of ``plan``; return the exit status (1 where something failed)."""
     if not options.reports_only:
-        _require_plugins(options)
-        require_device(options.device)
-        if options.mask.name == 'hdbet':
-            require_hdbet()
+        require_methods(options)
         plan = without_refused(options, plan)
     rejected = {}
     for one in plan.rejected:
@@ -116,8 +119,16 @@ def run_participant(options: Options, plan: Plan) -> int:
     return 1 if failures else 0
 
 
-def _require_plugins(options: Options):
-    """Raise UserError where a plug-in cannot be run here, or gives another than its golden output."""
+def require_methods(options: Options):
+    """Raise UserError where a device, a program, a plug-in or an atlas that is asked for cannot be used here.
+
+    A plug-in cannot that gives another than its golden output. Nothing is downloaded.
+    """
+    if options.atlas not in BY_NAME:
+        require_space_of(get_atlas(options.atlas, options.work_dir / 'templates'), options)
+    require_device(options.device)
+    if options.mask.name == 'hdbet':
+        require_hdbet()
     machine = Machine(options.device, most_gb=options.mem_gb)
     for option, name in options.plugins.items():
         # applications compute on the CPU
@@ -209,13 +220,18 @@ def find_resources(options: Options):
     atlas = get_atlas(options.atlas, cache)
     # the template of the atlas comes first; the built-in atlas is approximate in any space
     templates.sort(key=lambda template: template.name != atlas.space)
-    if atlas.space != templates[0].name and not atlas.approximate:
+    require_space_of(atlas, options)
+    templates[0] = replace(templates[0], white_matter=get_white_matter(templates[0], cache))
+    return templates, atlas
+
+
+def require_space_of(atlas: Atlas, options: Options):
+    """Raise UserError where the regions of an atlas are in a space that is not asked for."""
+    if atlas.space not in options.output_spaces and not atlas.approximate:
         raise UserError(
             f'The atlas {options.atlas} is in the space {atlas.space}, but --output-spaces asks for '
             f'{", ".join(options.output_spaces)}; ask for {atlas.space} or choose another atlas.'
         )
-    templates[0] = replace(templates[0], white_matter=get_white_matter(templates[0], cache))
-    return templates, atlas
 
 
 def _methods(workflow: Workflow):

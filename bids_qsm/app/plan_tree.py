@@ -1,5 +1,6 @@
 """What would be run, as a tree on a terminal and as plain text elsewhere, for --dry-run."""
 
+import math
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -28,9 +29,10 @@ def show_plan(options: 'Options', plan: 'Plan'):
 
 def describe_plan(options: 'Options', plan: 'Plan') -> str:
     """The plan as plain text, each series under its whole name."""
-    lines = [_title(plan), *_total(options, plan), *plan.notes]
+    pace, n_measured = estimates.pace_of_log(plan.series, options)
+    lines = [_title(plan), *_total(options, plan, pace, n_measured), *plan.notes]
     for one in plan.series:
-        stages = estimates.of_stages(one, options)
+        stages = _stages(one, options, pace)
         lines += ['', one.name, *(f'  {key:<12} {value}' for key, value in _facts(one))]
         lines.append(f'  estimate     {"; ".join(f"{name} {_said(cost)}" for name, cost in stages.items())}')
         lines += [f'  file         {plain(path)}' for path in one.files]
@@ -43,22 +45,23 @@ def describe_plan(options: 'Options', plan: 'Plan') -> str:
 def tree_of(options: 'Options', plan: 'Plan') -> Tree:
     """The plan as a tree: participants, sessions, series, steps."""
     tree = Tree(Text(_title(plan), style='bold'))
-    for line in (*_total(options, plan), *plan.notes):
+    pace, n_measured = estimates.pace_of_log(plan.series, options)
+    for line in (*_total(options, plan, pace, n_measured), *plan.notes):
         tree.add(Text(line))
     by_subject: dict[str, list[Series]] = {}
     for one in plan.series:
         by_subject.setdefault(one.subject, []).append(one)
     for subject, series in by_subject.items():
         cost, _ = estimates.of_subject(series, options)
-        branch = tree.add(_line(f'sub-{subject}', cost, style='bold'))
-        anatomy = estimates.of_anatomy(series[0], options)
+        branch = tree.add(_line(f'sub-{subject}', cost.slowed(pace), style='bold'))
+        anatomy = estimates.of_anatomy(series[0], options).slowed(pace)
         if anatomy.seconds:
             branch.add(_line('anatomy', anatomy))
         sessions: dict[str | None, Tree] = {None: branch}
         for one in series:
             if one.session not in sessions:
                 sessions[one.session] = branch.add(Text(f'ses-{one.session}'))
-            _add_series(sessions[one.session], one, options)
+            _add_series(sessions[one.session], one, options, pace)
     if plan.rejected:
         left = tree.add(Text('not run', style='bold'))
         for one in plan.rejected:
@@ -68,9 +71,13 @@ def tree_of(options: 'Options', plan: 'Plan') -> Tree:
     return tree
 
 
-def _add_series(parent: Tree, one: 'Series', options: 'Options'):
+def _stages(one: 'Series', options: 'Options', pace: float) -> dict[str, Cost]:
+    return {name: cost.slowed(pace) for name, cost in estimates.of_stages(one, options).items()}
+
+
+def _add_series(parent: Tree, one: 'Series', options: 'Options', pace: float):
     own = one.name.removeprefix(f'sub-{one.subject}').removeprefix(f'_ses-{one.session}').lstrip('_')
-    stages = estimates.of_stages(one, options)
+    stages = _stages(one, options, pace)
     whole = Cost(sum(cost.seconds for cost in stages.values()), max(cost.gb for cost in stages.values()))
     branch = parent.add(_line(own or 'series', whole, style='cyan'))
     for key, value in _facts(one):
@@ -87,16 +94,20 @@ def _title(plan: 'Plan'):
     return f'{plan.dataset_name}: {len(plan.series)} series to run, {len(plan.rejected)} not'
 
 
-def _total(options: 'Options', plan: 'Plan'):
+def _total(options: 'Options', plan: 'Plan', pace: float, n_measured: int):
     """Sentences on time and memory of the whole run."""
     if not plan.series:
         return
-    cost = estimates.of_run(plan.series, options)
+    cost = estimates.of_run(plan.series, options).slowed(pace)
+    basis = 'estimates for an idle machine like those that they were measured on'
+    if n_measured:
+        basis = f'estimates, by the time that {n_measured} series took in earlier runs into this folder'
     yield (
         f'About {duration(cost.seconds)} from nothing with {options.nprocs} CPUs and at least '
-        f'{cost.gb:.1f} GB of memory (--mem is {options.mem_gb:.1f} GB): estimates for an idle machine, from '
-        'runs of other sizes.'
+        f'{cost.gb:.1f} GB of memory (--mem is {options.mem_gb:.1f} GB): {basis}.'
     )
+    if cost.gb > options.mem_gb:
+        yield f'It would be refused, as --mem is too little: give {math.ceil(10 * cost.gb) / 10:g}G or more.'
     if asked := estimates.not_counted(plan.series, options):
         yield f'Not in the estimates: {", ".join(asked)}.'
 

@@ -4,6 +4,8 @@ import sys
 from dataclasses import replace
 from inspect import signature
 
+from nipype.pipeline.engine.utils import generate_expanded_graph
+
 from bids_qsm.app.options import Options
 from bids_qsm.app.pages import PAGES, address
 from bids_qsm.errors import UserError
@@ -15,6 +17,7 @@ from bids_qsm.layout.series import Rejected
 from bids_qsm.workflows.base import init_bids_qsm_wf, node_name, series_label
 from bids_qsm.workflows.engine import has_ended
 from bids_qsm.workflows.memory import Sizes, need
+from bids_qsm.workflows.series import init_series_phase_wf
 
 GRAPH = signature(init_bids_qsm_wf).parameters['name'].default
 """Folder of a graph in the working folder."""
@@ -22,27 +25,12 @@ TRIED = 3
 """Series, at most, whose images are read before a run; to read hundreds would take as long as the run."""
 
 
-def condition_step(one: Series, options: Options, *, filtered: str) -> ConditionPhase:
-    """The first step of a series with phase, which refuses images that give no right map."""
-    step = ConditionPhase(
-        **{
-            part: [str(path) for path in getattr(one, part)]
-            for part in ('magnitude', 'phase', 'real', 'imag')
-            if getattr(one, part) and (part not in ('magnitude', 'phase') or one.phase)
-        },
-        echo_times=list(one.echo_times),
-        coils=one.coils,
-        said=one.filtered,
-        manufacturer=one.manufacturer or '',
-        scaling=options.phase_scaling,
-        sign=options.phase_sign,
-        slice_flip=options.slice_flip,
-        bipolar=options.bipolar,
-        filtered=filtered,
-    )
-    if one.field_strength:
-        step.inputs.field_strength = one.field_strength
-    return step
+def condition_step(one: Series, options: Options) -> ConditionPhase:
+    """The step of the graph of a series with phase that refuses images that give no right map."""
+    name = node_name(f'{series_label(one)}_phase')
+    workflow = init_series_phase_wf(series=one, options=options, omp_nthreads=1, name=name)
+    graph = generate_expanded_graph(workflow._create_flat_graph())  # where it has its inputs
+    return next(node.interface for node in graph if node.name == 'condition')
 
 
 def without_refused(options: Options, plan: Plan) -> Plan:
@@ -56,7 +44,7 @@ def without_refused(options: Options, plan: Plan) -> Plan:
     for one in plan.series[:TRIED]:
         if not _is_to_try(one, options):
             return plan
-        step = condition_step(one, options, filtered=options.filtered_phase)
+        step = condition_step(one, options)
         try:
             step.compute(Data(step.inputs))
         except UserError as error:

@@ -359,10 +359,11 @@ class Application:
     check: Callable[[Mapping[str, object], Mapping[str, object]], object] | None = None
     """Called before anything runs with what the tables say of the participant and with the parameters that
     the user set; raises UserError where these cannot be used."""
-    check_session: Callable[[Sequence[str], Sequence[Sequence[float]], Mapping], object] | None = None
+    check_session: Callable[[Sequence[str], Sequence[Sequence[float]], Mapping], dict[str, str]] | None = None
     """In the scope subject, called before anything runs with the names of the series of a session that take
     part, the voxel sizes (mm) at which they are reconstructed, and the tables among extra inputs (name ->
-    name of the file, DataFrame); raises UserError where these do not go together."""
+    name of the file, DataFrame); returns those that do not go with the others and why, and raises UserError
+    where a table is wrong."""
     fewest_echoes: int = 2
     """Echoes that a series must have where `measure` takes ``echoes``; it is left out with fewer."""
     fewest_series: int = 1

@@ -102,30 +102,35 @@ def b0_in_world(grid: Grid, affine: np.ndarray):
     return axes_of(affine) @ np.array(grid.b0_dir) + 0.0
 
 
-def refuse_other_voxels(names: Sequence[str], sizes: Sequence[Sequence[float]]):
-    """Raise UserError where voxels (mm) of a series are much larger or smaller than those of the first.
+def other_voxels(names: Sequence[str], sizes: Sequence[Sequence[float]]) -> dict[str, str]:
+    """Series whose voxels (mm) are much larger or smaller than those of most, and why they cannot be joined.
 
-    >>> refuse_other_voxels(['first', 'flat'], [(1, 1, 1), (1, 1, 2)])
+    >>> other_voxels(['first', 'flat'], [(1, 1, 1), (1, 1, 2)])
+    {}
+    >>> [*other_voxels(['coarse', 'first', 'second'], [(2, 2, 2), (1, 1, 1), (1, 1, 1)])]
+    ['coarse']
     """
-    for name, size in zip(names[1:], sizes[1:], strict=True):
-        ratio = float(np.cbrt(np.prod(size) / np.prod(sizes[0])))
-        larger = max(ratio, 1 / ratio)
-        # headers round
-        if larger > 1.001 * COARSER:
-            raise UserError(
-                f'{name} has voxels that are {np.ceil(100 * larger) / 100:.3g} times '
-                f'{"larger" if ratio > 1 else "smaller"} in mean size than those of {names[0]}, and up to '
-                f'{COARSER:g} times can be joined as head positions; leave one of them out by '
-                '--bids-filter-file.'
-            )
+    mean = np.cbrt(np.prod(np.asarray(sizes, float), axis=1))
+    ratios = mean[:, None] / mean
+    apart = np.maximum(ratios, 1 / ratios) > 1.001 * COARSER  # headers round
+    kept = int(np.argmin(apart.sum(0)))
+    found = {}
+    for one in np.flatnonzero(apart[:, kept]).tolist():
+        ratio = ratios[one, kept]
+        found[names[one]] = (
+            f'{names[one]} has voxels that are {np.ceil(100 * max(ratio, 1 / ratio)) / 100:.3g} times '
+            f'{"larger" if ratio > 1 else "smaller"} in mean size than those of {names[kept]}, and up to '
+            f'{COARSER:g} times can be joined as head positions; leave it out by --bids-filter-file.'
+        )
+    return found
 
 
 def check_session(
     names: Sequence[str],
     sizes: Sequence[Sequence[float]],
     tables: Mapping[str, tuple[str, pd.DataFrame]],
-):
-    """Raise UserError where series of a session cannot be joined, or a table of orientations is wrong.
+) -> dict[str, str]:
+    """Series of a session that cannot be joined with the others, and why.
 
     Parameters
     ----------
@@ -135,11 +140,17 @@ def check_session(
         Voxel sizes (mm) at which they are reconstructed.
     tables : dict of str to (str, DataFrame)
         Name of the file and content of that of orientations, where there is one, under 'orientations'.
+
+    Raises
+    ------
+    UserError
+        The table of orientations is wrong.
     """
-    refuse_other_voxels(names, sizes)
+    refused = other_voxels(names, sizes)
     if 'orientations' in tables:
         file, table = tables['orientations']
-        stated_b0(table, names, source=file)
+        stated_b0(table, [name for name in names if name not in refused], source=file)
+    return refused
 
 
 def register(moving: Position, fixed: Position, bright: np.ndarray):

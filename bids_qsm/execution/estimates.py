@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import median
 from typing import TYPE_CHECKING
 
 from bids_qsm.anatomy.nuclei import REFINEMENT
 from bids_qsm.anatomy.register import REGISTER
+from bids_qsm.execution.progress import stage_of
 from bids_qsm.execution.resources import MAIN_GB, WORKER_GB
+from bids_qsm.execution.run_log import merge, read_runs
 from bids_qsm.plugins.methods import find_method
 from bids_qsm.recon.background import BACKGROUND
 from bids_qsm.recon.field import FIELD
@@ -29,17 +32,19 @@ if TYPE_CHECKING:
 
 SECONDS = {
     # fixed, of a million voxels, of each of their echoes
-    'phase': (0.9, 0.0, 0.25),
-    'field': (0.3, 0.0, 0.2),
-    'chi': (2.4, 5.3, 0.0),
-    'labels': (9.0, 2.3, 0.0),
-    'report': (14.0, 1.8, 0.0),
+    'phase': (0.7, 0.3, 0.25),
+    'field': (0.1, 0.0, 0.25),
+    'chi': (1.1, 3.7, 0.3),
+    'labels': (9.8, 2.4, 0.1),
+    'report': (8.0, 2.4, 0.0),
 }
 """Processor seconds of a series by stage with the default methods.
 
-Fitted by eye to whole runs of 0.27, 0.34, 2.3 and 7.6 million voxels with 2 to 5 echoes."""
-BRAIN_SECONDS, REGISTER_SECONDS = 25, 45
-"""Of a participant's brain and alignment, and of the registration with each template, as with `COUNTED`."""
+Fitted to whole runs of 0.27 to 7.6 million voxels with 2 to 5 echoes, see benchmarks/estimates.py."""
+BRAIN_SECONDS = (15.0, 0.8)
+"""Of a participant's brain and alignment: fixed, and of a million voxels of the anatomical image."""
+REGISTER_SECONDS = {'T1w': 38.0, 'magnitude': 5.0}
+"""Of the registration of either with a template, as with `COUNTED`; a magnitude gets no finer step."""
 COUNTED = ('template', 'dipy')
 """Brain and registration that the times above are of, where they are not given."""
 APPLICATION_SECONDS = 60
@@ -62,6 +67,10 @@ class Cost:
     seconds: float
     gb: float
 
+    def slowed(self, pace: float) -> 'Cost':
+        """The same where all takes ``pace`` times as long."""
+        return replace(self, seconds=pace * self.seconds)
+
 
 def of_anatomy(one: 'Series', options: 'Options') -> Cost:
     """What the anatomy of a participant costs, whose first series is ``one``; nothing without regions."""
@@ -79,8 +88,10 @@ def of_anatomy(one: 'Series', options: 'Options') -> Cost:
     needs += ['plot_anat', 'place_atlas', 'bias']
     needs += {'given': [], 'hdbet': ['hdbet']}.get(by, ['brain_extraction'])
     needs += [facts(find_method(REGISTER, options.registration.name)).memory] if missing else []
-    seconds = BRAIN_SECONDS * (0.4 if by == 'given' else 1) + REGISTER_SECONDS * missing
-    return Cost(seconds, _gb(needs, one))
+    fixed, voxel = BRAIN_SECONDS
+    brain = fixed + voxel * 1e-6 * math.prod(one.anat_shape or one.shape)
+    register = REGISTER_SECONDS['T1w' if one.anat_shape else 'magnitude']
+    return Cost(brain * (0.4 if by == 'given' else 1) + register * missing, _gb(needs, one))
 
 
 def of_stages(one: 'Series', options: 'Options') -> dict[str, Cost]:
@@ -162,3 +173,27 @@ def of_run(series: 'Iterable[Series]', options: 'Options') -> Cost:
     longest = max((least for _, least in found), default=0.0)
     gb = max((cost.gb for cost, _ in found), default=0.0)
     return Cost(START_SECONDS + max(seconds, longest), MAIN_GB + WORKER_GB + gb)
+
+
+def pace_of_log(series: 'Iterable[Series]', options: 'Options') -> tuple[float, int]:
+    """How many times the estimate steps took in earlier runs into the output folder, and of how many series.
+
+    The median over series that are done; (1, 0) where there are none.
+    """
+    done, ratios = merge(read_runs(options.output_dir / 'logs'))['series'], []
+    for one in series:
+        entry = done.get(one.name, {})
+        if entry.get('state') != 'done' or 2 * len(entry.get('steps', ())) < entry.get('n_steps', 0):
+            continue
+        costs = of_stages(one, options)
+        took = dict.fromkeys(costs, 0.0)
+        for step, measured in entry['steps'].items():
+            if (stage := stage_of(step)) in took and not is_application(step):
+                took[stage] += measured['seconds']
+        ratios.append(sum(took.values()) / sum(cost.seconds for cost in costs.values()))
+    return (median(ratios), len(ratios)) if ratios else (1.0, 0)
+
+
+def is_application(step: str) -> bool:
+    """Whether a step belongs to an application, whose time is not estimated; regions always are."""
+    return step.startswith('applications_wf.') and not step.endswith('.regions')

@@ -32,6 +32,15 @@ CACHED = 0.05
 """A step without measurement that took less time (s) counts as cached."""
 
 
+def stage_of(step: str) -> str:
+    """The stage that a step belongs to, by its name without the prefix of its series.
+
+    >>> stage_of('recon_wf.field_wf.fit'), stage_of('outputs_wf.save_maps')
+    ('field', 'report')
+    """
+    return next((stage for stage, pattern in STAGES.items() if re.match(pattern, step)), 'report')
+
+
 @dataclass
 class _Work:
     """The steps of a series, or of the anatomy of a subject."""
@@ -109,7 +118,7 @@ class RunProgress:
                 step = name.removeprefix(common[title]).removeprefix('.').removeprefix('wf.')
                 owner = {'subject': _subject(title)} if _is_anatomy(title) else {'series': title}
                 work = self._works.setdefault(title, _Work(owner))
-                stage = next((s for s, pattern in STAGES.items() if re.match(pattern, step)), 'report')
+                stage = stage_of(step)
                 work.left[step] = stage
                 work.totals[stage] += 1
                 self._nodes[name] = title, step

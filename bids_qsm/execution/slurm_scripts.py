@@ -29,8 +29,11 @@ if TYPE_CHECKING:
     from bids_qsm.layout.series import Series
 
 MOST_TASKS = 100
-CAUTION = 12
-"""Times the estimate that a task asks for: nodes differ, file systems are busy, and a limit kills."""
+CAUTION, START = 4, 600
+"""A task asks for so many times its estimate, and for so many seconds to start in, as a limit kills.
+
+Runs took .95 to 1.03 times their estimates in processor time, stages .7 to 1.7 (benchmarks/estimates.py).
+Nodes may be half as fast, and others use their disks and memory; the first steps compile kernels."""
 
 
 def write_scripts(
@@ -63,7 +66,7 @@ def write_scripts(
     shares = balanced_shares(costs, tasks)
     gb, needs = _memory(options, plan, graph_of)
     seconds = _seconds(options, plan, shares)
-    task = Request(options.nprocs, asked_gb or gb, CAUTION * seconds, [f'--array=1-{tasks}'])
+    task = Request(options.nprocs, asked_gb or gb, START + CAUTION * seconds, [f'--array=1-{tasks}'])
     if options.device == 'cuda':
         task.more.append('--gpus=1')
     group = _group(options, len(plan.series))
@@ -77,7 +80,8 @@ def write_scripts(
             f'{n_subjects} participants with {len(plan.series)} series in {tasks} tasks; the largest is '
             f'{first.name}: {" x ".join(map(str, first.shape))} voxels, {len(first.echo_times)} echoes.',
             f'Each task asks for {task.said}: {"as --mem says" if asked_gb else needs}; the largest share '
-            f'takes about {seconds / 60:.0f} minutes, of which the time is {CAUTION} times.',
+            f'takes about {seconds / 60:.0f} minutes, of which the time is {CAUTION} times and {START // 60} '
+            'minutes.',
             f'The group level asks for {group.said}.',
             f'Templates are in {options.work_dir / "templates"}; the tasks need no network.',
             *([GPU_IMAGE] if image and options.device == 'cuda' else []),
@@ -196,7 +200,10 @@ def _seconds(options: 'Options', plan: 'Plan', shares: list[list[str]]):
     """Time that the largest share is estimated to take (s), with a guess at its applications."""
     shared = [{*share} for share in shares]
     parts = ([one for one in plan.series if one.subject in share] for share in shared)
-    return max(estimates.of_run(part, options).seconds + _of_applications(part) for part in parts)
+    pace, _ = estimates.pace_of_log(plan.series, options)
+    return max(1.0, pace) * max(
+        estimates.of_run(part, options).seconds + _of_applications(part) for part in parts
+    )
 
 
 def _of_applications(series: 'Iterable[Series]'):
@@ -209,7 +216,7 @@ def _group(options: 'Options', n_series: int):
     is_voxelwise, is_averaged = options.voxelwise != 'no', options.study_template > 0
     gb = 4 + 0.02 * n_series * is_voxelwise + 8 * is_averaged
     seconds = 600 + n_series * (2 + 60 * is_voxelwise + 300 * options.study_template)
-    return Request(options.nprocs, gb, CAUTION * seconds)
+    return Request(options.nprocs, gb, START + CAUTION * seconds)
 
 
 def _program(options: 'Options', image: str | None, venv: str | None):

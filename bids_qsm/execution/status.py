@@ -41,6 +41,10 @@ def read_status(out: str | Path) -> dict:
     has processed everything since.
     """
     runs = read_runs(Path(out) / 'logs', with_steps=False)
+    if not Path(out).is_dir():
+        raise UserError(f'there is no folder {out}; name the output folder of a run.')
+    if not runs and Path(out, 'slurm', 'participant.sh').is_file():
+        raise UserError(f'no task of {out}/slurm has begun; submit it, or ask squeue whether it waits.')
     if not runs:
         raise UserError(f'{out} has no log of a run (logs/*/events.jsonl); name the output folder of a run.')
     state = merge(runs)

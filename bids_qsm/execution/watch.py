@@ -24,7 +24,8 @@ LISTED = 4
 """Failures, and warnings, at most that are shown."""
 BEGUN = 0.2
 """Part of its steps that a series has done before its time says anything of its rest."""
-BAR = 20
+BAR, SHORT, WIDE = 20, 8, 80
+"""Lengths of a bar, from a width of the terminal on and below it."""
 
 
 def watch(out: str | Path, state: dict, read: Callable[[], dict]) -> dict:
@@ -217,10 +218,15 @@ def _lines(out: Path, state: dict, console: Console) -> list[Text]:
     """The screen, cut to the height and width of the terminal."""
     width, height = console.size
     full, empty = ('█', '░') if 'utf' in console.encoding.lower() else ('#', '.')
+    whole = BAR if width >= WIDE else SHORT
+    longest = max(
+        (len(name) for name, one in state['series'].items() if one['state'] == 'running'), default=0
+    )
+    named = min(longest, 24 if width >= WIDE else 16)
 
     def bar(done: int, total: int) -> tuple[str, str]:
-        filled = BAR * done // total if total else 0
-        return full * filled, empty * (BAR - filled)
+        filled = whole * done // total if total else 0
+        return full * filled, empty * (whole - filled)
 
     done, n = state['counts']['done'], len(state['series'])
     lines = [Text(f'{out}', style='bold'), Text.assemble((bar(done, n)[0], 'green'), bar(done, n)[1])]
@@ -236,7 +242,7 @@ def _lines(out: Path, state: dict, console: Console) -> list[Text]:
         at = ', '.join(f'{step.rpartition(".")[2]} {duration(now - since)}' for step, since in steps.items())
         filled, left = bar(begun, total)
         said = f' {begun} of {total} steps  {at}'
-        rows.append(Text.assemble(f'{shorten(name, 24):<25}', (filled, 'cyan'), left, said))
+        rows.append(Text.assemble(f'{shorten(name, named):<{named + 1}}', (filled, 'cyan'), left, said))
     failed = [
         Text(f'{name}: {failure.get("step")}: {failure.get("reason")}', style='red')
         for name, one in state['series'].items()

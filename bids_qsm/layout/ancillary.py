@@ -100,7 +100,12 @@ def find_ancillary(
         )
         planned.append((one, uses, [*said, *(of_runs if is_first else []), *notes_of_session(own, one)]))
     planned = without_too_few(planned)
-    check_sessions(planned)
+    if refused := check_sessions(planned):
+        yield from (
+            (one, Rejected(one.name, refused[one.name], True)) for one in series if one.name in refused
+        )
+        series = [one for one in series if one.name not in refused]
+        planned = without_too_few([found for found in planned if found[0].name not in refused])
     plans = {one.name: (uses, said) for one, uses, said in planned}
     for one in series:
         if one not in with_regions:

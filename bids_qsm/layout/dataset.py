@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from bids_qsm.entities import entities_of, suffix_of
@@ -25,11 +26,36 @@ def require_dataset(bids_dir: Path) -> dict:
     if not os.access(bids_dir, os.R_OK | os.X_OK):
         raise UserError(f'{bids_dir} cannot be read; change its permissions.')
     if not description.is_file():
-        raise UserError(f'{bids_dir} is not a BIDS dataset: it has no dataset_description.json.')
+        raise UserError(
+            f'{bids_dir} is not a BIDS dataset: it has no dataset_description.json. {_instead(bids_dir)}'
+        )
     content, problem = read_json(description)
     if problem:
         raise UserError(f'{bids_dir}: {problem}')
     return content
+
+
+def _instead(folder: Path) -> str:
+    """What to do with a folder that is no dataset, by what it holds."""
+    if any(path.is_dir() for path in folder.glob('sub-*')):
+        return 'Its folders look like one: write {"Name": "...", "BIDSVersion": "1.10.0"} into that file.'
+    for other in (folder.parent, folder.parent.parent, *sorted(folder.iterdir())):
+        if (other / 'dataset_description.json').is_file():
+            return f'{other} has one: give that.'
+    for path in islice((path for path in folder.rglob('*') if path.is_file()), LOOKED_AT):
+        if _is_dicom(path):
+            return f'It holds DICOM files: "bids_qsm import {folder} NEW_FOLDER" makes a dataset of them.'
+        if path.name.endswith(('.nii', '.nii.gz')):
+            return f'It holds NIfTI images, such as {path.name}: put them into folders and names of BIDS.'
+    return 'Give the folder that holds sub-*, or make one from DICOM files by bids_qsm import.'
+
+
+def _is_dicom(path: Path) -> bool:
+    try:
+        with path.open('rb') as file:
+            return file.read(132)[128:] == b'DICM'
+    except OSError:
+        return False
 
 
 def require_places(bids_dir: Path, output_dir: Path, work_dir: Path):
@@ -61,6 +87,8 @@ def existing_parent(path: Path) -> Path:
     return next(p for p in (path, *path.parents) if p.exists())
 
 
+LOOKED_AT = 200
+"""Files, at most, of a folder that is no dataset that are looked at."""
 _FORGIVEN = ('ENTITY_NOT_IN_RULE', 'FILENAME_MISMATCH', 'SIDECAR_KEY_REQUIRED')
 """Errors of names and sidecars that do not matter in images of single coils, and in _MPM images."""
 

@@ -316,12 +316,13 @@ def without_too_few(
     return kept
 
 
-def check_sessions(found: Sequence[tuple[Series, tuple[Use, ...], list[str]]]):
-    """Raise UserError where series of a session that an application takes together do not go together.
+def check_sessions(found: Sequence[tuple[Series, tuple[Use, ...], list[str]]]) -> dict[str, str]:
+    """Series that do not go with the others of their session, which an application takes together, and why.
 
-    So do tables of theirs that cannot be read: without them the answer would be another one.
-    ``found`` is what `without_too_few` returns.
+    ``found`` is what `without_too_few` returns. UserError where a table of theirs cannot be read: without it
+    the answer would be another one.
     """
+    refused: dict[str, str] = {}
     sessions = defaultdict(list)
     for one, uses, _ in found:
         for use in uses:
@@ -334,7 +335,8 @@ def check_sessions(found: Sequence[tuple[Series, tuple[Use, ...], list[str]]]):
         tables = {query: (path.name, read_table(path)) for query, path in files.items()}
         series = [one for one, _ in parts]
         sizes = [one.resampled or one.voxel_size for one in series]
-        application(name).check_session([one.name for one in series], sizes, tables)
+        refused |= application(name).check_session([one.name for one in series], sizes, tables)
+    return refused
 
 
 def _is_absent(name: str, made: Mapping[str, object], one: Series) -> bool:

@@ -42,6 +42,11 @@ def named_otherwise(folder: Path, ignores: Callable[[Path], bool], magnitude: Pa
             )
         if kind == 'phasediff':
             return f'fmap/{path.name} is the difference of two phases, of which no series can be made.'
+    for path in _images(folder):
+        if suffix_of(path) in WANTED['swi']:
+            return (
+                f'{folder.name}/{path.name} is not read there; move it and its fellows to {folder.name}/anat.'
+            )
     return ''
 
 

@@ -53,7 +53,8 @@ class Visit:
     and in a pose of its own, and makes R2* of the head that of sources with a ``relaxivity``; ``has_b1`` adds
     a map of its transmit field. ``acq`` tells several series of a session apart. ``fibres`` makes the
     susceptibility of white matter a tensor, which ``diffusion`` images show, on a grid and in a pose of
-    their own.
+    their own. ``size`` is the length of the head over that of one made of the template, whose brain with the
+    fluid around it has 1.9 l, more than most people's.
     """
 
     subject: str
@@ -72,6 +73,7 @@ class Visit:
     acq: str | None = None
     fibres: Fibres | None = None
     diffusion: DiffusionProtocol | None = None
+    size: float = 1.0
 
     @property
     def stem(self):
@@ -171,7 +173,8 @@ def demo(path: str | Path, *, seed: int = 0, nprocs: int = 1):
     """Write the demo dataset: a patient with iron in the basal ganglia and lesions, and a control seen twice.
 
     Acquired at 3 T, 1.8 mm, four echoes, oblique; the vendors' phase conventions differ. The control's nuclei
-    change a little between the sessions, and only the first has a T1-weighted image.
+    change a little between the sessions, and only the first has a T1-weighted image. The heads are of common
+    size: brains of 1.5 and 1.6 l with the fluid around them.
     """
     voxel, times = (1.8, 1.8, 1.8), (0.005, 0.012, 0.019, 0.026)
     siemens = Protocol(voxel, echo_times=times, rotation=(15, 2, 0), snr=90, phase_format='siemens')
@@ -191,9 +194,9 @@ def demo(path: str | Path, *, seed: int = 0, nprocs: int = 1):
         Lesion((0, -27, 1), 2.5, -0.4, kind='calcification'),
     )
     visits = [
-        Visit('01', '1', 2 + 10 * seed, philips, 1.2, {'GP': 1.9, 'SN': 1.6}, lesions),
-        Visit('02', '1', 1 + 10 * seed, siemens, 1.2),
-        Visit('02', '2', 1 + 10 * seed, siemens, None, {'GP': 1.06, 'SN': 1.10, 'Putamen': 1.15}),
+        Visit('01', '1', 2 + 10 * seed, philips, 1.2, {'GP': 1.9, 'SN': 1.6}, lesions, size=0.92),
+        Visit('02', '1', 1 + 10 * seed, siemens, 1.2, size=0.92),
+        Visit('02', '2', 1 + 10 * seed, siemens, None, {'GP': 1.06, 'SN': 1.10, 'Putamen': 1.15}, size=0.92),
     ]
     people = {
         '01': {'age': 41, 'sex': 'M', 'group': 'patient'},
@@ -233,7 +236,7 @@ def _write_visit(path: Path, visit: Visit, head: Head, seeds: np.ndarray, perfus
     rng = np.random.default_rng(seeds[0])
     # the pose differs between visits and between the scans of a visit
     lies = rng.normal(0, 2, 3), rng.normal(0, 2, 3)
-    head = head.moved(*lies if visit.turned is None else (visit.turned, np.zeros(3)))
+    head = head.scaled(visit.size).moved(*lies if visit.turned is None else (visit.turned, np.zeros(3)))
     sources = None
     if visit.spin_echoes is not None:
         sources = add_sources(head, visit.relaxivity, visit.person)

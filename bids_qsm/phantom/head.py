@@ -149,6 +149,10 @@ class Head:
         """Return the same head turned by ``rotation`` (degrees about x, y, z), then shifted (mm)."""
         return replace(self, pose=self.pose @ np.linalg.inv(rigid(rotation, translation)))
 
+    def scaled(self, size: float):
+        """Return the same head ``size`` times as large along each axis, about the origin of scanner space."""
+        return replace(self, pose=self.pose @ np.diag([1 / size, 1 / size, 1 / size, 1.0]))
+
     def changed(self, effects: Mapping[str, float], lesions: Sequence[Lesion] = ()):
         """Return the same person at another time.
 

@@ -23,6 +23,8 @@ from bids_qsm.interfaces.io import read
 from bids_qsm.templates.caches import copy_whole, first_file, homes, is_whole, reason_of, writable, write_once
 from bids_qsm.templates.spaces import EMBEDDED, embedded_template
 
+BY_NAME = ('nuclei', 'CIT168')
+
 
 @dataclass(frozen=True)
 class Atlas:

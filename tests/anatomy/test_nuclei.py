@@ -1,7 +1,9 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from bids_qsm.anatomy.nuclei import REFINEMENT, _fluid, _unwarp
+from bids_qsm.anatomy.nuclei import REFINEMENT, _fluid, _report, _unwarp
 from bids_qsm.anatomy.nucleus_names import body_of
 from bids_qsm.anatomy.nucleus_shapes import nuclei_of
 from bids_qsm.anatomy.transform import Displacement, resample, resample_labels, transform_points
@@ -317,3 +319,17 @@ def test_an_atlas_beside_the_midline_finds_nuclei_near_it(shift):
     found, true = found_in(susceptibility(close, noise=0.01), atlas=atlas).dseg, dseg(close)
     for row in LABELS.itertuples():
         assert dice(found == row.index, true == row.index) > 0.75, row.name
+
+
+def test_a_thalamus_like_its_surroundings_is_no_reason_to_warn():
+    def levels(**reasons):
+        known = [SimpleNamespace(name=name, hemisphere='L') for name in reasons]
+        quality = {
+            id(n): {'source': 'prior', 'reason': reason}
+            for n, reason in zip(known, reasons.values(), strict=True)
+        }
+        return [one['level'] for one in _report(known, quality)]
+
+    assert levels(Thalamus='its contrast is too low') == ['info']
+    assert levels(Thalamus='its contrast is too low', GP='its contrast is too low') == ['info', 'warning']
+    assert levels(Thalamus='it would move by 11.0 mm by itself') == ['warning']

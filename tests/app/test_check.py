@@ -22,6 +22,7 @@ from tests.skeletons import write_image, write_json, write_series, write_t1w
 
 SHAPE, AFFINE = (32, 34, 30), np.diag([4.0, 4.0, 4.0, 1.0])
 TIMES = (0.004, 0.010, 0.016)
+UNVALIDATED = ('--skip-bids-validation', '--headers')
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +72,15 @@ def test_a_series_is_judged(data, tmp_path, capsys):
 
 def test_options_of_a_run_are_judged_too(data, capsys):
     write_ball(data)
-    flags = ['--json', '--headers', '--inversion', 'tkd', '--participant-label', '01']
+    flags = [
+        '--json',
+        '--skip-bids-validation',
+        '--headers',
+        '--inversion',
+        'tkd',
+        '--participant-label',
+        '01',
+    ]
     assert cli.main(['check', str(data), *flags]) == 0
     found = json.loads(capsys.readouterr().out)
     (series,) = found['series']
@@ -92,7 +101,7 @@ def test_what_a_run_would_refuse(data, capsys):
     write_ball(data, '02', spoil=lambda s: np.abs(s) * np.exp(2j * np.pi * rng.random(s.shape)))
     write_ball(data, '03')
     table = data.parent / 'checks.tsv'
-    assert cli.main(['check', str(data), '--tsv', str(table)]) == 1
+    assert cli.main(['check', str(data), '--skip-bids-validation', '--tsv', str(table)]) == 1
     said = capsys.readouterr().out
     assert 'REFUSED  echo 2 is missing' in said
     assert 'REFUSED  The phase of neighbouring voxels is unrelated' in said
@@ -108,7 +117,7 @@ def test_a_map_to_start_from_is_no_error(data, capsys):
     nib.save(nib.Nifti1Image(chi, AFFINE), folder / 'sub-01_Chimap.nii.gz')
     write_json(folder / 'sub-01_Chimap.json', {'Units': 'ppm'})
     write_t1w(data)
-    assert cli.main(['check', str(data), '--headers', '--json']) == 0
+    assert cli.main(['check', str(data), *UNVALIDATED, '--json']) == 0
     (series,) = json.loads(capsys.readouterr().out)['series']
     assert 'starts from chi' in series['about']
     # nothing tells how the map was made
@@ -132,7 +141,7 @@ def test_the_configuration_of_a_run_is_taken(data, tmp_path, capsys):
     write_series(data, sub='01')
     config = tmp_path / 'config.toml'
     config.write_text(f'output_dir = "{tmp_path / "out"}"\nlevel = "participant"\ninversion = "tkd"\n')
-    assert cli.main(['check', str(data), '--headers', '--json', '--config', str(config)]) == 0
+    assert cli.main(['check', str(data), *UNVALIDATED, '--json', '--config', str(config)]) == 0
     (series,) = json.loads(capsys.readouterr().out)['series']
     assert {row['check']: row['value'] for row in series['checks']}['inversion'] == 'tkd'
 
@@ -141,10 +150,43 @@ def test_a_fault_of_one_application_leaves_the_others(data, capsys):
     write_series(data, sub='01')
     write_t1w(data)
     write_image(data / 'sub-01' / 'dwi' / 'sub-01_dwi.nii.gz', (8, 9, 7, 7))
-    assert cli.main(['check', str(data), '--headers', '--json']) == 0
+    assert cli.main(['check', str(data), *UNVALIDATED, '--json']) == 0
     (series,) = json.loads(capsys.readouterr().out)['series']
     assert 'candidates' in series['can_run']
     assert 'has no .bval; add sub-01_dwi.bval' in series['cannot_run']['fibres']
+
+
+def test_what_a_run_with_these_options_would_refuse_is_refused(data, tmp_path, capsys):
+    write_ball(data, '01')
+    write_image(data / 'sub-01' / 'dwi' / 'sub-01_dwi.nii.gz', (8, 9, 7, 7))
+    atlas = tmp_path / 'atlas-own_dseg.nii.gz'
+    write_image(atlas, (4, 4, 4))
+    words = ['check', str(data), '--headers']
+    assert cli.main([*words, '--atlas', str(atlas), '--mem', '1.05G']) == 1
+    said = capsys.readouterr().out
+    assert 'REFUSED  ' + str(data) + ' is not valid BIDS: ' in said
+    assert f'REFUSED  The template space of the atlas {atlas} is not stated' in said
+    assert 'but --mem is 1.05 GB; give --mem' in said
+    assert 'Nothing would be run' in said
+    words += ['--skip-bids-validation', '--array-task', '1/2']
+    write_ball(data, '02')
+    assert cli.main([*words, '--json']) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found['refused'], len(found['series'])) == ([], 1)
+
+
+def test_larger_voxels_are_judged_as_in_a_run(data, capsys):
+    write_ball(data, '01')
+    words = ['check', str(data), '--skip-bids-validation', '--json']
+    values = []
+    for more in ([], ['--voxel-size', '5']):
+        assert cli.main([*words, *more]) == 0
+        (series,) = json.loads(capsys.readouterr().out)['series']
+        values.append({row['check']: row['value'] for row in series['checks']})
+    assert (values[0]['voxel_volume'], values[1]['voxel_volume']) == ('64 mm^3', '125 mm^3')
+    assert 'brought to 5 x 5 x 5 mm' in series['about']
+    assert cli.main([*words, '--voxel-size', '2']) == 1
+    assert 'larger than those of --voxel-size 2' in capsys.readouterr().out
 
 
 def spoiled(signal):

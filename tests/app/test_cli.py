@@ -221,7 +221,7 @@ def test_errors_of_the_disk_say_what_to_do(arguments, ran, capsys):
         (lambda a: a[:2], 'the level is missing'),
         (lambda a: [a[0], a[0], *a[2:]], 'lies in the input dataset'),
         (lambda a: [a[0] + 'x', *a[1:]], 'is not a folder'),
-        (lambda a: [*a[:2], 'session'], "--level is 'session'; it must be one of: participant, group"),
+        (lambda a: [*a[:2], 'session'], "the level is 'session'; it must be participant or group"),
         (lambda a: [*a, '--inversion', 'medi'], "--inversion: there is no method 'medi'; known are: tv"),
         (lambda a: [*a, '--config', '/nowhere.toml'], 'the configuration /nowhere.toml cannot be read'),
     ],

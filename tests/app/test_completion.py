@@ -1,7 +1,11 @@
 """A shell completes commands, options and their values with the script that is printed."""
 
+import os
+import pty
+import select
 import shutil
 import subprocess
+from contextlib import suppress
 
 import pytest
 
@@ -63,6 +67,62 @@ def test_bash_completes(script, tmp_path):
         'many',
         'tv tkd',
     ]
+
+
+TYPED = {
+    '': [*cli.COMMANDS, 'many/'],
+    's': ['slurm', 'status'],
+    'data out p': ['participant'],
+    'data out participant --inver': ['--inversion'],
+    'data out participant --inversion t': ['tkd', 'tv'],
+    'data out participant --config ma': ['made.toml', 'many/'],
+    '--bipolar ': ['auto', 'no', 'yes'],
+    'status --w': ['--watch'],
+    'check ma': ['many/'],
+    'check many --inversion t': ['tkd', 'tv'],
+}
+KEYS = """
+all() { _main_complete; compstate[insert]=all; compstate[list]= }
+zle -C all complete-word all
+bindkey '^I' all
+report() { print -r -- "$BUFFER" >> ../said; BUFFER= }
+zle -N report
+bindkey '^G' report
+PS1='ready> '
+"""
+
+
+@pytest.mark.skipif(not shutil.which('zsh'), reason='zsh is not installed')
+@pytest.mark.parametrize('way', ['function', 'sourced'])
+def test_zsh_completes(script, tmp_path, way):
+    """In a zsh at a terminal of its own, where Tab puts in all that fits, and Ctrl-G writes the line down."""
+    place = tmp_path / 'place'
+    (place / 'many').mkdir(parents=True)
+    (place / 'made.toml').touch()
+    (tmp_path / 'functions').mkdir()
+    path = script('zsh').rename(tmp_path / 'functions' / ('_bids_qsm' if way == 'function' else 'script'))
+    after = f'source {path}' if way == 'sourced' else ''
+    start = f'fpath=({path.parent} $fpath); autoload -Uz compinit; compinit -u -D; {after}'
+    (tmp_path / '.zshrc').write_text(start + KEYS)
+    ours, its = pty.openpty()
+    own = {**os.environ, 'ZDOTDIR': str(tmp_path), 'TERM': 'dumb'}
+    run = subprocess.Popen(
+        ['zsh', '-d', '-i'], stdin=its, stdout=its, stderr=its, env=own, cwd=place, start_new_session=True
+    )
+    os.close(its)
+    seen = b''
+    with suppress(OSError):  # that is how the terminal of a process that has ended is read
+        while select.select([ours], [], [], 30)[0]:
+            had, seen = b'ready>' in seen, seen + os.read(ours, 4096)
+            if not had and b'ready>' in seen:
+                os.write(ours, b''.join(b'bids_qsm %s\t\x07' % words.encode() for words in TYPED) + b'\x04')
+    os.close(ours)
+    assert run.wait(10) == 0
+    assert b'command not found' not in seen
+    said = (tmp_path / 'said').read_text().splitlines()
+    for (words, found), line in zip(TYPED.items(), said, strict=True):
+        before = words.rpartition(' ')[0]
+        assert line.removeprefix(f'bids_qsm {before}').split() == found, words
 
 
 def test_fish_reads_its_script(script):

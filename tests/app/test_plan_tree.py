@@ -34,8 +34,8 @@ def test_tree_has_participants_sessions_series_and_steps(data, find):
     start = next(i for i, line in enumerate(lines) if line.startswith('├── sub-01'))
     drawn = [line.replace('│', ' ').rstrip() for line in lines[start:]]
     steps = [line.split()[1] for line in drawn if line.startswith('            ')]
-    assert drawn[0].startswith('├── sub-01  2 min, 0.')
-    assert drawn[1].startswith('    ├── anatomy  70 s')
+    assert drawn[0].startswith('├── sub-01  92 s, 0.')
+    assert drawn[1].startswith('    ├── anatomy  53 s')
     assert drawn[2] == '    ├── ses-a'
     assert drawn[3].startswith('        └── acq-x  ')
     for name in ('phase', 'field', 'chi', 'labels', 'report'):

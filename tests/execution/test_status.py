@@ -346,7 +346,11 @@ def test_command_prints_json(begin, tmp_path, capsys):
 
 def test_folder_without_a_run_is_said(tmp_path, capsys):
     assert cli.main(['status', str(tmp_path / 'nowhere')]) == 2
-    assert 'has no log of a run' in capsys.readouterr().err
+    assert 'there is no folder' in capsys.readouterr().err
+    (tmp_path / 'slurm').mkdir()
+    (tmp_path / 'slurm' / 'participant.sh').touch()
+    assert cli.main(['status', str(tmp_path)]) == 2
+    assert 'no task of ' in capsys.readouterr().err
 
 
 def test_reader_that_has_read_enough_is_no_error(begin, tmp_path):

@@ -444,11 +444,14 @@ def test_head_positions_that_do_not_go_together_are_refused_before_anything_runs
         file.write('sub-01_acq-pos2_echo-1_part-mag_MEGRE.nii.gz\t0\t.3\t1\n')
     assert all('cosmos' in {use.name for use in one.applications} for one in find(**asked).series)
     write_series(data, entities='acq-pos2', affine=np.diag([4.0, 4, 4, 1]))
-    said = find(**asked).rejected
-    assert [one.is_error for one in said] == [True, True]
+    plan = find(**asked)
+    (one,) = plan.rejected
+    assert one.is_error
     assert 'acq-pos2 has voxels that are 1.86 times larger in mean size than those of sub-01_acq-pos1' in (
-        said[0].reason
+        one.reason
     )
+    (other,) = plan.series  # is run, and has no other to be joined with
+    assert 'takes 2 series or more of a session' in ' '.join(other.notes)
     # they are joined at the voxels that all are resampled to
     found = find(**asked, voxel_size='4').series
     assert all('cosmos' in {use.name for use in one.applications} for one in found)

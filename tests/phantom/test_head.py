@@ -106,3 +106,10 @@ def test_moving_a_head_turns_its_points(head):
     np.testing.assert_allclose(
         moved.to_template((9, 9, 9), matrix @ AFFINE), head.to_template((9, 9, 9), AFFINE), atol=1e-3
     )
+
+
+def test_a_smaller_head_is_the_same_head(head):
+    small, matrix = head.scaled(0.92), np.diag([0.92, 0.92, 0.92, 1])
+    np.testing.assert_allclose(
+        small.to_template((9, 9, 9), matrix @ AFFINE), head.to_template((9, 9, 9), AFFINE), atol=1e-3
+    )
