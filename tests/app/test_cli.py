@@ -349,8 +349,12 @@ def test_version(capsys):
 
 
 def test_demo(monkeypatch, tmp_path, capsys):
+    def write(path, nprocs):
+        assert nprocs >= 1
+        (path / 'sub-01').mkdir(parents=True)
+
     module = ModuleType('bids_qsm.phantom.dataset')
-    module.demo = lambda path: (path / 'sub-01').mkdir(parents=True)
+    module.demo = write
     monkeypatch.setitem(sys.modules, 'bids_qsm.phantom.dataset', module)
     out = tmp_path / 'new' / 'demo'
     assert cli.main(['demo', str(out)]) == 0

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -129,7 +130,10 @@ def test_oxygen_use_is_flow_times_extraction_times_content(dataset, blood):
 
 
 def test_the_same_seed_gives_the_same_bytes(dataset, tmp_path):
-    again = write_dataset(tmp_path, VISITS[:1], participants=PEOPLE, spacing=2.0, perfusion=True)
+    """Also where people are simulated side by side."""
+    visits = [VISITS[0], Visit('03', None, 5, replace(PROTOCOL, voxel_size=(8.0, 8.0, 8.0)), None)]
+    again = write_dataset(tmp_path, visits, participants=PEOPLE, spacing=2.0, perfusion=True, nprocs=2)
+    assert len(list(again.glob('sub-03/anat/*.nii.gz'))) == 4
     files = sorted(p.relative_to(again) for p in again.rglob('*_ses-1_*') if p.is_file())
     assert len(files) > 20
     for file in files:
