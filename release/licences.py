@@ -24,6 +24,8 @@ used as they are, as libraries. Versions of the images stand in `constraints.txt
 """
 TOOLS = ('setuptools', 'pip')
 """Packages that build an image and are not in it."""
+READ = {'dcm2niix': 'BSD-2-Clause, with parts under BSD, MIT, zlib and JasPer licences'}
+"""Licences of packages whose metadata hold the text of a licence, and not its name."""
 
 
 def packages() -> list[str]:
@@ -50,7 +52,7 @@ def text(own: str) -> str:
     rows, missing = [], []
     for name in packages():
         try:
-            stated = licence(metadata(name))
+            stated = READ.get(name) or licence(metadata(name))
         except PackageNotFoundError:
             missing.append(name)
             continue

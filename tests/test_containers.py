@@ -38,7 +38,7 @@ def test_constraints_cover_what_is_required():
     config = configparser.ConfigParser()
     config.read(ROOT / 'setup.cfg')
     pinned = {canonical(name): version for name, version in pins().items()}
-    extra = config['options.extras_require']['ai'].split()
+    extra = ' '.join(config['options.extras_require'][name] for name in ('ai', 'dicom')).split()
     for line in [
         *config['options']['install_requires'].split(),
         *extra,
