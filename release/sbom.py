@@ -2,9 +2,9 @@
 
 /opt/sbom/bin/python release/sbom.py SBOM BASE FOLDER
 
-SBOM is a file of cyclonedx-py and is written again, BASE names the base image, by its digest where that is known,
-and FOLDER holds the image's /etc/os-release, /var/lib/dpkg and /usr/share/doc. Added are the packages of the
-operating system, Python itself and what lies beside it, and what is built into the viewer of reports.
+SBOM is a file of cyclonedx-py and is written again, BASE names the base image, by its digest where that is
+known, and FOLDER holds the image's /etc/os-release, /var/lib/dpkg and /usr/share/doc. Added are the packages
+of the operating system, Python itself and what lies beside it, and what is built into the viewer of reports.
 """
 
 import json
