@@ -16,7 +16,7 @@ from tests.cohorts import write_cohort
 from tests.skeletons import write_dataset
 
 WATCH = """\
-import os, sys
+import os, socket, sys
 
 NAMES = ('getaddrinfo', 'gethostbyname', 'gethostbyaddr')
 SENDS = ('connect', 'sendto', 'sendmsg')
@@ -27,8 +27,7 @@ def note(*words):
 
 def watch(event, given):
     kind = event.removeprefix('socket.')
-    # where a local socket is meant, its address is a path
-    if kind in NAMES or (kind in SENDS and not isinstance(given[1], (str, bytes))):
+    if kind in NAMES or (kind in SENDS and given[0].family != socket.AF_UNIX):
         note(event, given)
 
 note('process')
