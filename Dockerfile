@@ -4,6 +4,10 @@
 # The steps are those of bids_qsm.def.
 ARG BASE=python:3.11-slim-bookworm
 
+FROM ${BASE} AS system
+# Numba's threads; without it they may not be used from two places at once
+RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
+
 FROM ${BASE} AS build
 RUN python3 -m venv /opt/bids_qsm
 ENV PATH=/opt/bids_qsm/bin:$PATH TEMPLATEFLOW_HOME=/opt/bids_qsm/share/bids_qsm/templateflow \
@@ -19,16 +23,20 @@ RUN python3 -m bids_qsm.execution.numba_cache
 ARG TEMPLATES=
 RUN mkdir -p $TEMPLATEFLOW_HOME $NILEARN_DATA && { [ -z "$TEMPLATES" ] || bids_qsm fetch $TEMPLATES; } \
     && pip uninstall --yes setuptools pip
-# an SBOM of the Python packages, by a tool that does not go into the image
-RUN python3 -m venv /opt/sbom \
+# an SBOM, by a tool that does not go into the image
+ARG BASE
+COPY --from=system /usr/lib/os-release /system/etc/os-release
+COPY --from=system /var/lib/dpkg/status /system/var/lib/dpkg/
+COPY --from=system /usr/share/doc /system/usr/share/doc
+RUN SYSTEM=/system \
+    && python3 -m venv /opt/sbom \
     && /opt/sbom/bin/pip install --no-cache-dir cyclonedx-bom==7.5.0 \
     && /opt/sbom/bin/cyclonedx-py environment /opt/bids_qsm/bin/python --output-reproducible -o /opt/bids_qsm/share/bids_qsm/sbom.json \
+    && /opt/sbom/bin/python /src/release/sbom.py /opt/bids_qsm/share/bids_qsm/sbom.json $BASE $SYSTEM \
     && chmod -R a+rX,go-w /opt/bids_qsm
 
-FROM ${BASE}
+FROM system
 ARG BASE
-# Numba's threads; without it they may not be used from two places at once
-RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/bids_qsm /opt/bids_qsm
 ARG VERSION=1.0.0
 ARG REVISION=unknown

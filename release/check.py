@@ -1,9 +1,10 @@
-"""Build sdist and wheel, install each into an empty environment, and run them; print what was found.
+"""Check all before a release: what it states of itself, then sdist and wheel, each in an empty environment.
 
 python release/check.py FOLDER [--data DATASET] [--demo]
 
-FOLDER must not exist. The sdist is only asked for its version; the wheel runs the demo (--demo) and
-DATASET. It needs a package index.
+FOLDER must not exist. Versions, metadata, licences and the container files are held against each other by the
+tests of this Python, which needs the extra test. The wheel is built from the sdist. The sdist is only asked
+for its version; the wheel runs the demo (--demo) and DATASET. It needs a package index.
 """
 
 import argparse
@@ -12,11 +13,18 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
 import venv
+import zipfile
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+TESTS = ('tests/test_release.py', 'tests/test_containers.py')
+LICENCES = ('LICENSE', 'THIRD_PARTY.md', 'bids_qsm/data/niivue.LICENSE')
+MADE = ('__pycache__', '.pyc', '.nbi', '.nbc', 'docs/_build/', 'docs/api/')
+"""Parts of the names of files that are made, and belong into no archive."""
 
 
 def run(title: str, *command: str | Path, log: Path) -> float:
@@ -40,6 +48,24 @@ def run(title: str, *command: str | Path, log: Path) -> float:
     return seconds
 
 
+def check_archive(path: Path) -> None:
+    """Print the size of an sdist or wheel, and end where it lacks a licence or holds what it should not."""
+    if path.suffix == '.whl':
+        with zipfile.ZipFile(path) as wheel:
+            held = {one.filename: wheel.read(one) for one in wheel.infolist()}
+    else:
+        with tarfile.open(path) as sdist:
+            held = {one.name: sdist.extractfile(one).read() for one in sdist if one.isfile()}
+    size, digest = path.stat().st_size / 1e6, hashlib.sha256(path.read_bytes()).hexdigest()
+    print(f'{path.name}: {size:.2f} MB, {len(held)} files, sha256 {digest}')
+    pictures = Counter(text for name, text in held.items() if name.endswith('.png'))
+    wrong = [f'no {one}' for one in LICENCES if not any(name.endswith(f'/{one}') for name in held)]
+    wrong += [name for name in held if any(part in name for part in MADE)]
+    wrong += [name for name, text in held.items() if pictures[text] > 1]
+    if wrong:
+        sys.exit(f'{path.name}: {", ".join(wrong)}')
+
+
 def main():
     """Do it."""
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
@@ -50,6 +76,9 @@ def main():
     folder = given.folder.resolve()
     if folder.exists():
         sys.exit(f'{folder} is there already: what an earlier check left would be installed.')
+    folder.mkdir(parents=True)
+    tests = (sys.executable, '-m', 'pytest', '-q', *(ROOT / name for name in TESTS))
+    run('versions, metadata, licences', *tests, log=folder / 'tests.log')
     source = folder / 'source'
     # only what git knows, so that nothing of an earlier build gets in
     listed = subprocess.run(['git', 'ls-files', '-z'], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -61,8 +90,7 @@ def main():
     run('install the builder', tools, '-m', 'pip', 'install', 'build', log=folder / 'tools.log')
     run('build', tools, '-m', 'build', '-o', folder / 'dist', source, log=folder / 'build.log')
     for path in sorted((folder / 'dist').iterdir()):
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        print(f'{path.name}: {path.stat().st_size / 1e6:.2f} MB, sha256 {digest}')
+        check_archive(path)
         kind = 'wheel' if path.suffix == '.whl' else 'sdist'
         venv.create(folder / kind, with_pip=True)
         bin_ = folder / kind / 'bin'

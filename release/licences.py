@@ -13,10 +13,10 @@ LISTED = ROOT / 'THIRD_PARTY.md'
 ABOUT = """\
 # Licences of other software
 
-bids_qsm is under the [Apache License 2.0](LICENSE). It contains no code of others but what the last section
-names. It uses the Python packages below, which pip installs beside it and which the container images hold.
-Each is under the licence that its own metadata state. None is under the GPL; those under the LGPL or MPL are
-used as they are, as libraries. Versions of the images stand in `constraints.txt`, and their SBOM in
+bids_qsm is under the [Apache License 2.0](LICENSE). It contains nothing of others but what the section
+after the table names. It uses the Python packages below, which pip installs beside it and which the images
+hold. Each is under the licence that its own metadata state. None is under the GPL; those under the LGPL or
+MPL are used as they are, as libraries. Versions of the images stand in `constraints.txt`, and their SBOM in
 `/opt/bids_qsm/share/bids_qsm/sbom.json`.
 
 | package | licence |

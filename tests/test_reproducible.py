@@ -1,6 +1,7 @@
 """Equal input gives equal files, byte for byte, and the files say how to make them again."""
 
 import json
+import os
 import shlex
 import sys
 
@@ -14,9 +15,37 @@ from bids_qsm.derivatives.files import write_dataset_description
 from tests.cohorts import write_cohort
 from tests.skeletons import write_dataset
 
+WATCH = """\
+import os, socket, sys
+
+NAMES = ('getaddrinfo', 'gethostbyname', 'gethostbyaddr')
+SENDS = ('connect', 'sendto', 'sendmsg')
+
+def note(*words):
+    with open(os.environ['WATCHED'], 'a') as stream:
+        print(*words, file=stream)
+
+def watch(event, given):
+    kind = event.removeprefix('socket.')
+    if kind in NAMES or (kind in SENDS and given[0].family != socket.AF_UNIX):
+        note(event, given)
+
+note('process')
+sys.addaudithook(watch)
+"""
+"""A sitecustomize that notes each Python process, and what it asks of a network."""
+
 
 @pytest.fixture(scope='module')
-def job(reproducible, tmp_path_factory):
+def watched(tmp_path_factory):
+    """Where the processes of the job note what they ask of a network."""
+    folder = tmp_path_factory.mktemp('watch')
+    (folder / 'sitecustomize.py').write_text(WATCH)
+    return folder / 'watched'
+
+
+@pytest.fixture(scope='module')
+def job(reproducible, tmp_path_factory, watched):
     """A small job, and its outputs after two runs in two ways."""
     job = reproducible.disturb.make_job(tmp_path_factory.mktemp('job'))
 
@@ -27,6 +56,8 @@ def job(reproducible, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('TEMPLATEFLOW_HOME', str(job.root / 'templateflow'))
+        patch.setenv('PYTHONPATH', str(watched.parent), prepend=os.pathsep)
+        patch.setenv('WATCHED', str(watched))
         return job, reproducible.run_twice(job.root, command)
 
 
@@ -41,6 +72,13 @@ def test_two_runs_give_the_same_files(reproducible, job):
     number, different = reproducible.compare(job[1])
     assert number > 40
     assert different == []
+
+
+@pytest.mark.usefixtures('job')
+def test_a_run_asks_nothing_of_a_network(watched):
+    noted = watched.read_text().splitlines()
+    assert noted.count('process') > 4, 'the workers were not watched'
+    assert set(noted) == {'process'}
 
 
 def test_configuration_of_a_run_repeats_it(reproducible, job, monkeypatch):
