@@ -350,7 +350,7 @@ def test_version(capsys):
 
 def test_demo(monkeypatch, tmp_path, capsys):
     module = ModuleType('bids_qsm.phantom.dataset')
-    module.demo = lambda path, nprocs: (path / 'sub-01').mkdir(parents=True)
+    module.demo = lambda path, **_: (path / 'sub-01').mkdir(parents=True)
     monkeypatch.setitem(sys.modules, 'bids_qsm.phantom.dataset', module)
     out = tmp_path / 'new' / 'demo'
     assert cli.main(['demo', str(out)]) == 0
