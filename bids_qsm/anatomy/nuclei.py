@@ -171,11 +171,16 @@ def segment(
     covered = {id(n): _coverage(n, mask, chi_affine, chi_chain) for n in nuclei}
     nuclei = [n for n in nuclei if covered[id(n)] > 0.5]
     known = [n for n in nuclei if n.is_known]
-    if not known or np.prod(spacing_of(chi_affine)) > _LARGEST_VOXEL:
-        why = (
-            'No nucleus of the atlas lies in the field of view.' if not known else 'The voxels are too large.'
-        )
+    size = np.prod(spacing_of(chi_affine))
+    if not known or size > _LARGEST_VOXEL:
+        why = 'No nucleus of the atlas lies in the field of view.'
         action = 'Nuclei have the outlines of the atlas.'
+        if known:
+            why = f'Voxels of {size:.0f} mm^3 are too large for the nuclei, {_LARGEST_VOXEL:g} mm^3 at most.'
+            action = (
+                'Nuclei have the outlines of the atlas: do not compare them with those of smaller voxels, or '
+                'give a segmentation of the person by --derivatives.'
+            )
         table = _with_quality(labels, {})
         return Refined(*_still(box), [_finding(why, action, level='warning')], placed * mask, table)
     scale = _unwarp(nuclei, mask, chi_affine, chi_chain, to_template)

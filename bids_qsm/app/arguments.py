@@ -25,8 +25,11 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         meant = ''
         if unknown := re.search('unrecognized arguments: (.*)', message):
-            words = (word.partition('=')[0] for word in unknown[1].split())
+            words = [word.partition('=')[0] for word in unknown[1].split() if word.startswith('-')]
             meant = ''.join(nearest(word, self._option_string_actions) for word in words)
+            if any(not a.option_strings and flag_of(a.dest) in words for a in self._actions):
+                usage = self.format_usage().splitlines()[0].removeprefix('usage: ')
+                meant = f' Give it without a flag: {usage}.'
         elif choice := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
             meant = nearest(choice[1], re.findall(r"[^', ]+", choice[2]))
         if 'are required' in message:

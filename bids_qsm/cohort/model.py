@@ -43,7 +43,7 @@ _DESCRIBED: dict[str, str | tuple[str, str]] = {
     'statistic_name': 't, or F for a joint test.',
     'dof': 'Degrees of freedom of the residual; Kenward and Roger for mixed effects.',
     'dof_term': 'Degrees of freedom of the term.',
-    'p': 'Two-sided p value, not adjusted.',
+    'p': 'p value, not adjusted: two-sided for t; of the F test for joint.',
     'p_fdr': (
         'False discovery rate (Benjamini and Hochberg) over the regions of the same atlas, map, '
         'hemisphere, term and level.'

@@ -32,8 +32,8 @@ _DESCRIBED: dict[str, str | tuple[str, str]] = {
     'age': ('Age at the session.', 'year'),
     'value': ('Measured value (mean of the runs of the session).', _UNIT),
     'expected': (
-        f'Mean of controls of that age, and of that sex where {_LEAST} controls of each are known; without '
-        'the participant where it is a control.',
+        f'Mean of controls of that age, and of that sex where the sex of all controls is known and there are '
+        f'{_LEAST} of each; without the participant where it is a control.',
         _UNIT,
     ),
     'sd': (

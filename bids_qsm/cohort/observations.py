@@ -24,7 +24,8 @@ KEYS = ['atlas', 'map', 'region', 'hemisphere']
 
 QUANTITY = {
     'atlas': 'Atlas that the regions come from.',
-    'map': 'Map: chi (susceptibility) or R2star (transverse relaxation rate).',
+    'map': 'Quantity: chi (susceptibility), R2star (transverse relaxation rate), chi_total (chi times '
+    'volume), volume, or one of an application.',
     'region': 'Region of the atlas.',
     'hemisphere': 'L, R, or both together; L - R: left less right.',
 }

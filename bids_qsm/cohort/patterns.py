@@ -30,20 +30,22 @@ _LIKE = 0.6
 _DESCRIBED: dict[str, str | tuple[str, str]] = {
     'participant_id': 'Label of the participant.',
     'session_id': 'Label of the session.',
-    'label': 'Label of the participant; n/a where there is none.',
+    'label': 'Label of the participant; n/a where there is none, and with a table of patterns.',
     'pattern': 'Group, or column of the table of patterns, that the participant is compared with.',
-    'n': 'Participants of the group, without the participant.',
+    'n': 'Participants of the group, without the participant; n/a for patterns of a table.',
     'cosine': 'Cosine between the z-scores of the participant and the mean ones of the group: 1 is the same '
-    'pattern, whatever its strength.',
+    'pattern, whatever its strength; n/a for controls, whose mean is zero but for chance.',
     'distance': 'Mahalanobis distance to the group, of asinh z, with the shrunk covariance within groups; '
     'n/a for patterns of a table.',
     'p': 'Share of the participants of that group who lie as far from it, or farther: estimated by chi^2, '
-    'scaled to the distances of that group, each participant left out.',
-    'support': 'Share of bootstrap resamples in which this pattern is nearest.',
+    'scaled to the distances of that group, each participant left out; n/a for patterns of a table.',
+    'support': 'Share of resamples in which this pattern is nearest: of the participants, by bootstrap; for '
+    'patterns of a table, of the z-scores, with noise of standard deviation 1.',
     'rank': 'Rank of the pattern for the participant, 1 the nearest.',
-    'choice': f'The nearest pattern, or {NONE} where it is too far for that group.',
+    'choice': f'The nearest pattern, or {NONE} where it is too far for that group; for patterns of a table, '
+    f'where the cosine is below {_LIKE:g}, or the z-scores are within what chance makes.',
     'clear': f'Whether the nearest pattern is so in {_CLEAR:.0%} of the resamples or more, and the groups '
-    'are told apart better than by chance.',
+    '(not the patterns of a table) are told apart better than by chance.',
 }
 COLUMNS = list(_DESCRIBED)
 MEANS = ['pattern', 'region', 'z', 'se']

@@ -16,7 +16,7 @@ _DESCRIBED: dict[str, str | tuple[str, str]] = {
         'spaced visits.'
     ),
     'visits': 'Visits of each participant.',
-    'years': ('From first to last visit: the median of the study.', 'year'),
+    'years': ('From first to last visit: the median of the study, over all arms.', 'year'),
     'effect': 'Relative effect.',
     'effect_of': (
         'level: share of the mean at the first visit that treatment takes away by the last; change: share of '
@@ -25,8 +25,8 @@ _DESCRIBED: dict[str, str | tuple[str, str]] = {
     'delta': ('Difference between arms at the last visit.', 'see column units'),
     'sd': ('Standard deviation, in an arm, of what is compared (of slopes times years).', 'see column units'),
     'sd_true': (
-        'Part of it by true differences of change between participants; n/a where two visits of a study '
-        'without enough repeated scans do not tell.',
+        'Part of it by true differences of change between participants; n/a for ancova, and where two visits '
+        'of a study without enough repeated scans do not tell.',
         'see column units',
     ),
     'sd_error': (
@@ -149,7 +149,7 @@ def sample_sizes(slopes: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 def _of_region(row: dict, people: int, dof: int):
     """Rows of one region."""
-    years, unit = row['years'], row['units'].removesuffix(' per year')
+    years, unit = row['years_study'], row['units'].removesuffix(' per year')
     visits = max(3, round(row['n_visits'] / max(row['n_participants'], 1)))
     fitted = row['method'] == 'random slope'
     # where visits are two, only repeated scans of the same study part error and change

@@ -37,6 +37,7 @@ _DESCRIBED: dict[str, str | tuple[str, str]] = {
     'n_participants': 'Participants of the arm with two visits or more.',
     'n_visits': 'Visits of these.',
     'years': ('Median time from first to last visit.', 'year'),
+    'years_study': ('The same over all arms.', 'year'),
     'baseline': ('Mean at the first visit, by the model.', _LEVEL),
     'slope': ('Change a year in the arm.', _YEAR),
     'slope_low': ('Lower end of its 95 % confidence interval.', _YEAR),
@@ -283,7 +284,7 @@ def _rows(
         row = common | {
             'arm': name, 'reference': '' if name == reference else reference,
             'n_participants': int((of == a).sum()), 'n_visits': int((place == a).sum()),
-            'years': float(span[of == a].median()),
+            'years': float(span[of == a].median()), 'years_study': float(span.median()),
             'baseline': level[0], 'slope': slope, 'slope_low': slope - reach * se,
             'slope_high': slope + reach * se, 'sd_slope': model.slope, 'sd_within': model.within,
             'method': model.method, 'converged': model.converged, 'note': model.note,

@@ -42,7 +42,7 @@ def dictionaries() -> dict[str, dict]:
         'pattern_means': _only(compared, patterns.MEANS),
         'stages': stages.dictionary(),
         'stage_constants': stages.constants_dictionary(),
-        'harmonised': {harmonise.RAW: raw('the statistic')},
+        'harmonised': {'mean': _HARMONISED, harmonise.RAW: raw('the statistic')},
         'sites': harmonise.dictionary(),
         'repeatability': repeatability.dictionary(),
         'slopes': trial.dictionary(),
@@ -59,11 +59,23 @@ _RESIDUALS = describe(
     {
         'participant_id': DESCRIPTIONS['participant_id'],
         'session_id': DESCRIPTIONS['session_id'],
-        'fitted': "Value that the fixed effects of the model predict, without the participant's intercept.",
-        'residual': "Measured value less fitted; in a mixed model it includes the participant's intercept.",
+        'fitted': (
+            "Value that the fixed effects of the model predict, without the participant's intercept.",
+            'see column units',
+        ),
+        'residual': (
+            "Measured value less fitted; in a mixed model it includes the participant's intercept.",
+            'see column units',
+        ),
         'units': 'Unit of the values.',
     }
 )
+
+
+_HARMONISED = {
+    'Description': 'Harmonised value; the column has the name of the statistic, such as median.',
+    'Units': 'see column units',
+}
 
 
 def raw(statistic: str) -> dict:
@@ -96,7 +108,7 @@ def of_classification(named: Iterable[str] = (), *, positive: str = 'the positiv
             'label': 'Label of the unit.',
             'p_base': probability.format('base'),
             'p_base_qsm': probability.format('base and QSM'),
-            'model': 'base: the base features; base + QSM: all features; difference: that of the two.',
+            'model': 'base: the base features; base + QSM: all features; difference: base + QSM less base.',
             'measure': 'auc: area under the ROC curve; pr_auc: average precision; sensitivity: true positive '
             'rate at a specificity of 0.9; brier: mean squared '
             'error of the probability; calibration_slope: 1 is right, less is too extreme; '

@@ -40,7 +40,11 @@ GROUP_TABLES = {
     'residuals': ('--model', 'a region and series, or session where runs were averaged'),
     'correlation': ('--correlate', 'a region and score'),
     'difference': ('--correlate', 'a score and two regions; with pairs of two regions or more'),
-    'change': ('two sessions of a participant', 'a participant, region and pair of sessions'),
+    'change': (
+        'two sessions of a participant',
+        'a participant, region and acquisition: the last visit at which the region was measured, less the '
+        'first',
+    ),
     'change_summary': ('two sessions of a participant', 'a region and group'),
     'normative': ('controls, found or by --controls', 'a session and region'),
     'published': ('--norms iron1958', 'a session and region'),
@@ -48,11 +52,16 @@ GROUP_TABLES = {
     'pattern_means': ('--patterns', 'a pattern and region'),
     'stages': ('--stages', 'a region, quantity and stage'),
     'stage_constants': ('--stages', 'a constant'),
-    'harmonised': ('--harmonise', 'as in group_regions.tsv, whose columns it has, with the statistic'),
+    'harmonised': (
+        '--harmonise',
+        'as in group_regions.tsv, without lesions. Of the statistics of a region only the harmonised one is '
+        'kept, with its standard error where it has one, and its value before; all other columns of the '
+        'series and the participant are kept',
+    ),
     'sites': ('--harmonise', 'a region, map and site'),
     'repeatability': ('scans of one visit that repeat', 'a region and kind of repeat'),
     'slopes': ('sessions of known time', 'a region and arm'),
-    'samples': ('slopes', 'a region, design, effect and power'),
+    'samples': ('slopes', 'a map, region (both sides together), design, effect_of, effect and power'),
     'classification': ('--classify', 'a model and measure'),
     'classification_predictions': ('--classify', 'a unit, with the columns that name it, such as lesion'),
     'classification_coefficients': ('--classify', 'a feature of a model'),

@@ -47,6 +47,7 @@ MISTAKES = {
     'data out participant --config no.toml': 'no.toml cannot be read: No such file or directory.',
     'data out participant --bids-filter-file afile': 'the BIDS filter file ',
     # options and their values
+    'data out --level participant': 'Give it without a flag: bids_qsm bids_dir output_dir {part',
     'data out participant --invertion tv': 'Did you mean --inversion?',
     'data out participant --inversion tvv': 'Did you mean tv?',
     'data out participant --inversion tv:lambda=3': "tv has no parameter 'lambda'; its parameters are: ",

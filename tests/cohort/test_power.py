@@ -18,10 +18,11 @@ def test_numbers_that_are_too_large_are_none():
 
 
 def study(**more):
-    """Slopes of one region: true slopes vary by 4 and a visit by 3 ppb, over 2 years."""
+    """Slopes of one region: true slopes vary by 4 and a visit by 3 ppb, over 2 years, fewer in this arm."""
     row = {
         'atlas': 'a', 'map': 'chi', 'region': 'GP', 'hemisphere': 'both', 'arm': 'placebo', 'reference': '',
-        'n_participants': 20, 'n_visits': 60, 'years': 2.0, 'baseline': 200.0, 'slope': 10.0,
+        'n_participants': 20, 'n_visits': 60, 'years': 1.0, 'years_study': 2.0,
+        'baseline': 200.0, 'slope': 10.0,
         'slope_low': 7.0, 'slope_high': 13.0, 'sd_slope': 4.0, 'sd_within': 3.0, 'sd_change': 9.0,
         'sd_last': 30.0, 'correlation': 0.9, 'sdw': 3.0,
         'sdw_source': 'own sessions', 'scans': 1.0, 'method': 'random slope',
@@ -43,6 +44,7 @@ def test_table_of_sizes():
         assert row['n_low'] < row['n_per_arm'] < row['n_high']
         assert at.loc[(design, 'level', 0.25, 0.8), 'delta'] == 50.0
     assert (table['n_study'] == 40).all()
+    assert (table['years'] == 2).all()
     assert 'zero of susceptibility' in notes[-1]
 
 

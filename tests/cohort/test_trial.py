@@ -103,6 +103,9 @@ def test_arms_are_read_with_care():
     assert few[['arm', 'reference']].to_numpy().tolist() == [['deferiprone', 'placebo']]
     assert 'The reference arm placebo was left out of chi GP' in ' '.join(said)
     assert (few['sdw_source'].iloc[0], few['scans'].iloc[0]) == ('literature', 1)
+    short = slopes(long[(long['arm'] != 'placebo') | (long['session_id'] != 'ses-18m')])[0]
+    np.testing.assert_allclose(short['years'], (0.75, 1.5), atol=0.1)
+    np.testing.assert_allclose(short['years_study'], short['years'].mean(), atol=0.01)
     coded = slopes(long.assign(arm=long['arm'].map({'placebo': 0.0, 'deferiprone': 1.0})))[0]
     assert (coded['arm'].tolist(), coded['n_participants'].tolist()) == (['0', '1'], [4, 4])
 
