@@ -35,6 +35,10 @@ _FEWEST = 50
 _MARGIN = 2
 
 
+TOO_SMALL = 'no voxel lies in it by half'
+"""Note of a region inside the field of view that has no voxel."""
+
+
 @dataclass(frozen=True)
 class _Region:
     """A region inside a box of the grid: all of it, its sides, and its core."""
@@ -180,7 +184,8 @@ def _atlas_regions(
         share = np.average([visible[i][0] for i in wanted], weights=[visible[i][1] for i in wanted])
         note = ''
         if not here.any():
-            how, note = 'none', 'outside the field of view'
+            is_there = probseg is not None and probseg[box][..., list(part.index)].any()
+            how, note = 'none', TOO_SMALL if is_there else 'outside the field of view'
         elif not in_mask:
             note = 'outside the mask'
         elif not (core & inside).any():

@@ -172,15 +172,14 @@ def write_dataset(
 def demo(path: str | Path, *, seed: int = 0, nprocs: int = 1):
     """Write the demo dataset: a patient with iron in the basal ganglia and lesions, and a control seen twice.
 
-    Acquired at 3 T, 1.8 mm, four echoes, oblique; the vendors' phase conventions differ. The control's nuclei
+    Acquired at 3 T, 1.5 mm, four echoes, oblique; the vendors' phase conventions differ. The control's nuclei
     change a little between the sessions, and only the first has a T1-weighted image. The heads are of common
     size: brains of 1.5 and 1.6 l with the fluid around them.
     """
-    voxel, times = (1.8, 1.8, 1.8), (0.005, 0.012, 0.019, 0.026)
-    siemens = Protocol(voxel, echo_times=times, rotation=(15, 2, 0), snr=90, phase_format='siemens')
+    scan = {'voxel_size': (1.5, 1.5, 1.5), 'fov': (177, 207, 162), 'echo_times': (0.005, 0.012, 0.019, 0.026)}
+    siemens = Protocol(**scan, rotation=(15, 2, 0), snr=90, phase_format='siemens')
     philips = Protocol(
-        voxel,
-        echo_times=times,
+        **scan,
         rotation=(-12, 0, 4),
         snr=90,
         manufacturer='Philips',

@@ -11,6 +11,7 @@ import yaml
 from bids_qsm.applications import applications
 from bids_qsm.applications.contract import Application, Table
 from bids_qsm.biomarkers.reference import REFERENCES
+from bids_qsm.biomarkers.regions import TOO_SMALL
 from bids_qsm.derivatives.products import PRODUCTS, SYMBOLS
 from bids_qsm.derivatives.tables import Expected, read_output
 from bids_qsm.entities import entities_of
@@ -338,6 +339,10 @@ def _region_table(table: pd.DataFrame, name: str, *, check_coverage: bool = True
         if region in REFERENCES and 'core' in first and (first['core'] == 'none').all():
             coverage = float('nan')
             notes += [f'{region}: {note}.' for note in first.get('note', pd.Series()).dropna().unique()]
+        elif 'note' in first and (small := first['note'] == TOO_SMALL).any():
+            sides_there = first[~small & (first['hemisphere'] != 'both')]
+            coverage = pd.to_numeric(sides_there['coverage'], errors='coerce').min()
+            notes.append(f'{region}: {TOO_SMALL} on a side.')
         rows.append(
             {
                 'region': region,

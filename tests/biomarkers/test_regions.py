@@ -5,7 +5,7 @@ from scipy import ndimage, special
 
 from bids_qsm.biomarkers.reference import slow_error
 from bids_qsm.biomarkers.region_columns import BORDER_MM, dictionary
-from bids_qsm.biomarkers.regions import membership, region_table
+from bids_qsm.biomarkers.regions import TOO_SMALL, membership, region_table
 from bids_qsm.recon.grid import Grid
 
 GRID = Grid((24, 24, 24), (1.0, 1.0, 1.2))
@@ -213,6 +213,18 @@ def test_weighted_mean_of_a_ball_that_shares_its_rim():
     assert found['mean_weighted'] == pytest.approx(found['mean'], rel=0.06)
     assert 0 < found['se_weighted'] < found['mean']
     assert np.isnan(row(table, 'Brain', 'both')['mean_weighted'])
+
+
+def test_a_region_smaller_than_a_voxel_is_not_outside_the_field_of_view():
+    labels = pd.DataFrame(
+        {'index': [4, 5], 'name': ['L_RN', 'L_GP'], 'hemisphere': ['L', 'L'], 'region': ['RN', 'GP']}
+    )
+    probseg = np.zeros((*GRID.shape, 2), np.uint8)
+    probseg[5, 5, 5, 0] = 90
+    empty = np.zeros(GRID.shape, int)
+    table = region_table({'chi': np.ones(GRID.shape)}, empty, labels, everywhere(), GRID, probseg=probseg)
+    assert row(table, 'RN', 'L')['note'] == TOO_SMALL
+    assert row(table, 'GP', 'L')['note'] == 'outside the field of view'
 
 
 def test_parts_without_shares_have_no_weighted_mean(chi, dseg, labels):

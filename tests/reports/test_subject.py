@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from bids_qsm.applications import application
+from bids_qsm.biomarkers.regions import TOO_SMALL
 from bids_qsm.derivatives.products import PRODUCTS
 from bids_qsm.plotting.maps import plot_flicker, plot_map
 from bids_qsm.plotting.region_charts import plot_regions
@@ -274,6 +275,14 @@ def test_a_reference_that_was_not_found_is_noted_and_no_alert(tmp_path):
     text = Page(build_subject_report(tmp_path, '01')).text
     assert 'less than 90 % inside' not in text
     assert f'CSF: {why}.' in text
+
+
+def test_a_region_smaller_than_a_voxel_is_noted_and_no_alert(tmp_path):
+    known = {'region': 'VTA', 'core': 'none', 'coverage': 0.0, 'mean': None, 'note': TOO_SMALL}
+    table_of(tmp_path, [{**known, 'hemisphere': side} for side in ('L', 'R', 'both')])
+    text = Page(build_subject_report(tmp_path, '01')).text
+    assert 'less than 90 % inside' not in text
+    assert f'VTA: {TOO_SMALL} on a side.' in text
 
 
 def test_nuclei_with_the_outline_of_the_atlas_are_flagged(tmp_path):
