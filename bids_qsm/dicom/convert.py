@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -81,7 +82,7 @@ def convert(group: Group, echo_time: float, program: str) -> Converted:
             why = f' ({plain(said[0])})' if said and str(source) not in said[0] else ''
             raise CannotConvert(f'dcm2niix made {len(images)} images of one volume of {group.label}{why}')
         path = images[0]
-        sidecar = json.loads(path.with_suffix('.json').read_text(encoding='utf-8', errors='replace'))
+        sidecar = _sidecar(path.with_suffix('.json'), group)
         gradients = {
             one.suffix: one.read_text()
             for one in sorted(target.iterdir())
@@ -91,6 +92,24 @@ def convert(group: Group, echo_time: float, program: str) -> Converted:
         _check(path, group, echo_time, sidecar)
         largest = float(np.abs(np.asanyarray(nib.load(path).dataobj)).max())
     return Converted(_without_texts(raw), sidecar, gradients, largest)
+
+
+def _sidecar(path: Path, group: Group) -> dict[str, Any]:
+    """What dcm2niix says of an image; without texts that it copied in another alphabet and that break it."""
+    try:
+        text = path.read_text(encoding='utf-8', errors='replace')
+        lines = [line for line in text.split('\n') if not _is_broken(line)]
+        return dict(json.loads('\n'.join(lines), strict=False))
+    except (OSError, ValueError, TypeError) as error:
+        raise CannotConvert(f'what dcm2niix says of {group.label} cannot be read ({plain(error)})') from None
+
+
+def _is_broken(line: str) -> bool:
+    found = re.fullmatch(r'\s*"\w+": (".*"),', line)
+    try:
+        return found is not None and not isinstance(json.loads(found[1], strict=False), str)
+    except ValueError:
+        return True
 
 
 def _gather(group: Group, frames: Sequence[Frame], folder: Path):

@@ -18,7 +18,7 @@ from bids_qsm.dicom.headers import Found, Group, read_folder
 from bids_qsm.dicom.pairs import difference, distinct_echoes
 from bids_qsm.dicom.people import warnings_of
 from bids_qsm.dicom.plan import make_rows
-from bids_qsm.dicom.privacy import names_person
+from bids_qsm.dicom.privacy import DECODED, FREE_TEXTS, names_person
 from bids_qsm.dicom.table import (
     COMPLEX,
     FOLDERS,
@@ -356,9 +356,11 @@ def _whole(groups: Sequence[Group]) -> Group:
 def _sidecar(made: Converted, row: Row, labels: dict[str, str]) -> dict[str, Any]:
     kept = {}
     for key in SIDECAR:
-        value = made.sidecar.get(key)
+        value = row.group.text(key) or None if key in DECODED else made.sidecar.get(key)
         texts = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)]
-        if value is not None and not any(names_person(text, row.group.person) for text in texts):
+        is_safe = key not in FREE_TEXTS or not any(names_person(text, row.group.person) for text in texts)
+        # what dcm2niix reads in another alphabet is garbled, so that no name would be found in it
+        if value is not None and is_safe and (key in DECODED or all(text.isascii() for text in texts)):
             kept[key] = value
     if labels.get('part') == 'phase':
         # dcm2niix scales the phase of Philips to radians
