@@ -3,7 +3,6 @@
 import itertools
 import json
 import os
-import re
 import shutil
 import subprocess
 import tempfile
@@ -95,21 +94,11 @@ def convert(group: Group, echo_time: float, program: str) -> Converted:
 
 
 def _sidecar(path: Path, group: Group) -> dict[str, Any]:
-    """What dcm2niix says of an image; without texts that it copied in another alphabet and that break it."""
     try:
-        text = path.read_text(encoding='utf-8', errors='replace')
-        lines = [line for line in text.split('\n') if not _is_broken(line)]
-        return dict(json.loads('\n'.join(lines), strict=False))
+        # texts may hold control characters
+        return dict(json.loads(path.read_text(encoding='utf-8', errors='replace'), strict=False))
     except (OSError, ValueError, TypeError) as error:
         raise CannotConvert(f'what dcm2niix says of {group.label} cannot be read ({plain(error)})') from None
-
-
-def _is_broken(line: str) -> bool:
-    found = re.fullmatch(r'\s*"\w+": (".*"),', line)
-    try:
-        return found is not None and not isinstance(json.loads(found[1], strict=False), str)
-    except ValueError:
-        return True
 
 
 def _gather(group: Group, frames: Sequence[Frame], folder: Path):

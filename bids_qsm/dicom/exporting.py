@@ -207,7 +207,7 @@ def _match(path: Path, groups: Sequence[Group], rows: Sequence[Row]) -> Volume:
     if rows:
         entities = entities_of(path)
         keys = {row.key for row in rows if row.suffix in COMPLEX and row.entities == entities}
-        candidates = [group for group in candidates if (group.series_uid, group.part) in keys]
+        candidates = [group for group in candidates if group.key in keys]
         if not candidates:
             raise UserError(
                 f'{path.name}: the table and the DICOM folder have no series of '

@@ -1,7 +1,6 @@
 """What the headers of DICOM files say: series, their parts (magnitude, phase, ...), echoes and places."""
 
 import contextlib
-import hashlib
 import importlib.util
 import os
 import re
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bids_qsm.dicom.identity import Person
 from bids_qsm.errors import UserError, plain
 
 if TYPE_CHECKING:
@@ -99,29 +99,23 @@ class Group:
         return None
 
     @property
-    def person(self) -> tuple[str, str, str]:
-        """ID, name and date of birth."""
-        return self.text('PatientID'), self.text('PatientName'), self.text('PatientBirthDate')
+    def person(self) -> Person:
+        return Person.of(self.facts)
 
     @property
     def is_known(self) -> bool:
-        """Whether the header tells one person from others.
+        """Whether the header tells one person from others."""
+        return self.person.is_known(self.text('StudyDate'))
 
-        IDs and names alone may be those of everybody (ANON), and so may dates of birth like 19000101.
-        """
-        number, name, born = self.person
-        return bool(number or name) and bool(re.fullmatch(r'\d{8}', born)) and born > '19050101'
+    @cached_property
+    def code(self) -> str:
+        """Stands for the person."""
+        return self.person.code(self.study, self.text('StudyDate'))
 
     @property
-    def code(self) -> str:
-        """Stands for the person in tables, which so need no names.
-
-        Who differs in ID, name or date of birth may be somebody else, and so may the patient of another
-        study where these do not tell.
-        """
-        told = self.person if self.is_known else (*self.person, self.study)
-        # a letter first: spreadsheets take digits for numbers
-        return f'p{hashlib.sha256(chr(0).join(told).encode()).hexdigest()[:12]}'
+    def key(self) -> tuple[str, ...]:
+        """Tells groups apart; UIDs alone do not, as some anonymisers give all patients the same."""
+        return self.series_uid, self.part or 'unknown', self.code, self.study
 
     @property
     def study(self) -> str:
@@ -231,9 +225,9 @@ def read_folder(folder: Path) -> Found:
         raise UserError(f'{folder} is not a folder; give the folder that holds the DICOM files.')
     import pydicom.config
 
-    groups: dict[tuple[str, str | None], Group] = {}
+    groups: dict[tuple, Group] = {}
     problems, n_files, n_others = [], 0, 0
-    seen: set[str] = set()
+    seen: set[tuple] = set()
     # values that break the standard are common
     with warnings.catch_warnings(), pydicom.config.disable_value_validation():
         warnings.simplefilter('ignore')
@@ -247,16 +241,19 @@ def read_folder(folder: Path) -> Found:
                 n_others += 1
                 continue
             n_files += 1
-            uid = str(one.get('SOPInstanceUID') or path)
-            if uid in seen:  # a copy
+            study, day = (str(one.get(key) or '') for key in ('StudyInstanceUID', 'StudyDate'))
+            # UIDs alone do not tell: some anonymisers give all patients the same
+            owner = str(one.SeriesInstanceUID), study, Person.of(one).code(study, day)
+            places = tuple((frame.position, frame.time, part, echo) for frame, part, echo, *_ in frames)
+            image = str(one.get('SOPInstanceUID') or path), str(one.get('InstanceNumber')), owner, places
+            if image in seen:  # a copy
                 continue
-            seen.add(uid)
+            seen.add(image)
             for frame, part, echo, facts, words in frames:
-                key = (str(one.SeriesInstanceUID), part)
-                if key not in groups:
-                    groups[key] = Group(*key, facts, words)
-                groups[key].echoes[echo].append(frame)
-                groups[key].frames_in_file[path] = len(frames)
+                if (owner, part) not in groups:
+                    groups[owner, part] = Group(owner[0], part, facts, words)
+                groups[owner, part].echoes[echo].append(frame)
+                groups[owner, part].frames_in_file[path] = len(frames)
     if not n_files and not problems:
         raise UserError(f'{folder} holds no DICOM images; give the folder that holds them.')
     ordered = sorted(groups.values(), key=lambda one: (one.person, one.order, one.series_uid))

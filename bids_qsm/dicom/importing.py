@@ -197,8 +197,8 @@ def _ask_all(
     table: Path,
 ) -> list[Row]:
     """Ask for the name of each unclear series; an answer may settle others. Each is kept at once."""
-    answers: dict[tuple[str, str], str] = {}
-    later: set[tuple[str, str]] = set()
+    answers: dict[tuple[str, ...], str] = {}
+    later: set[tuple[str, ...]] = set()
     while True:
         open_rows = [row for row in rows if row.found is not None and row.name == UNCLEAR]
         open_rows = [row for row in open_rows if row.key not in later]

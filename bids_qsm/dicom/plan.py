@@ -8,7 +8,7 @@ from bids_qsm.dicom.classify import Kind, kind_of, kind_without_phase
 from bids_qsm.dicom.headers import Found, Group
 from bids_qsm.dicom.names import name_units
 from bids_qsm.dicom.pairs import ALONE, Unit, find_units, may_pair, without_copies
-from bids_qsm.dicom.people import labels_of, require_one_subject
+from bids_qsm.dicom.people import labels_of, require_alike, require_one_subject
 from bids_qsm.dicom.table import SKIP, UNCLEAR, Row, about
 
 
@@ -28,17 +28,19 @@ def make_rows(found: Found, known: Sequence[Row], subject: str | None, session: 
     UserError
         Where one label was given for several patients or studies, or the table contradicts itself.
     """
-    groups = {(group.series_uid, group.part or 'unknown'): group for group in found.groups}
+    groups = {group.key: group for group in found.groups}
     rows = [replace(row, found=groups.get(row.key)) for row in known]
     labels = labels_of(found.groups, rows, subject, session)
     there = {row.key for row in rows}
     for key, group in groups.items():
         if key not in there:
-            rows.append(Row(*key, *labels[group.code, group.study], found=group))
+            own = labels[group.code, group.study]
+            rows.append(Row(key[0], key[1], *own, others=about(group), found=group))
     for row in rows:
-        if row.found is not None:
-            row.others = about(row.group)
+        if row.found is not None:  # columns of the user's own stay
+            row.others = {**row.others, **about(row.group)}
     require_one_subject(rows)
+    require_alike(rows)
     undecided = [row for row in rows if row.name == UNCLEAR and row.found is not None]
     taken = {row.stem for row in rows if row.is_used}
     _decide(undecided, taken)

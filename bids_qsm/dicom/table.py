@@ -26,6 +26,7 @@ COMPLEX = ('MEGRE', 'T2starw')
 _ENTITIES = ('task', 'acq', 'ce', 'rec', 'dir', 'run', 'flip', 'inv', 'mt', 'part')
 _EDITED = ('subject', 'session', 'name')
 _READ = ('series_uid', 'part', *_EDITED, 'note')
+_NEEDED = (*_EDITED, 'part', 'series_uid', 'person', 'study_uid')
 _COLUMNS = (
     *_EDITED,
     *('note', 'series_number', 'part', 'echo_times_ms', 'size', 'description', 'protocol'),
@@ -44,7 +45,7 @@ class Row:
     name: str = UNCLEAR
     note: str = ''
     others: dict[str, str] = field(default_factory=dict)
-    """Columns that only inform."""
+    """Further columns: who it is, and what only informs."""
     found: Group | None = None
 
     @property
@@ -55,8 +56,9 @@ class Row:
         return replace(self.found, part=stated[1]) if stated else self.found
 
     @property
-    def key(self) -> tuple[str, str]:
-        return self.series_uid, self.part
+    def key(self) -> tuple[str, ...]:
+        """That of the group, whether it is found or not."""
+        return self.series_uid, self.part, self.others['person'], self.others['study_uid']
 
     @property
     def is_used(self) -> bool:
@@ -132,7 +134,7 @@ def read_rows(path: Path) -> list[Row]:
     lines = text.splitlines()
     delimiter = '\t' if lines and '\t' in lines[0] else ','
     reader = csv.DictReader(io.StringIO(text), delimiter=delimiter, restval='')
-    missing = [name for name in (*_EDITED, 'part', 'series_uid') if name not in (reader.fieldnames or ())]
+    missing = [name for name in _NEEDED if name not in (reader.fieldnames or ())]
     if missing:
         raise UserError(f'the table {path} has no column {missing[0]!r}; mend it, or move it away.')
     rows, seen, spellings = [], {}, {}

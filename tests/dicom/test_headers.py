@@ -47,7 +47,7 @@ def test_groups_have_parts_echoes_and_places(write, tmp_path):
         assert sorted(group.echoes) == [4, 9]
         assert (group.volumes, group.is_even, group.size) == (1, True, (8, 7, 4))
         np.testing.assert_allclose(np.diff(group.places), 2, atol=0.03)
-        assert group.person == ('HOSP-7731', 'Mustermann^Erika', '19640812')
+        assert group.person == ('HOSP-7731', 'Mustermann^Erika', '19640812', 'F')
 
 
 def test_files_that_cannot_be_used_are_named(tmp_path):
