@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import math
 import os
 import re
 import warnings
@@ -52,6 +53,8 @@ CORRECTED = ('DIS2D', 'DIS3D', 'DIS2DFM', 'GDC')
 """Words of ImageType for images whose geometry was corrected; the last is that of Canon."""
 MOSAICS = ('MOSAIC', 'VFRAME')
 """Words of ImageType for files that hold all slices side by side, of Siemens and UIH."""
+MOST_PROBLEMS = 30
+"""Problems that are printed."""
 NEAR = 0.02
 """Places that differ by less (mm) are the same."""
 
@@ -95,7 +98,8 @@ class Group:
         if isinstance(value, Sequence) and not isinstance(value, str):
             value = value[0] if value else None
         with contextlib.suppress(TypeError, ValueError):
-            return float(value)  # type: ignore[arg-type]
+            number = float(value)  # type: ignore[arg-type]
+            return number if math.isfinite(number) else None
         return None
 
     @property
@@ -313,7 +317,13 @@ def _read(path: Path) -> 'Dataset | None':
         size = int(one.Rows) * int(one.Columns) * frames * samples * int(one.get('BitsAllocated') or 16) // 8
     except (AttributeError, TypeError, ValueError):
         raise _Unusable('its header is damaged (size of the image); copy it again.') from None
-    if syntax is not None and syntax.is_compressed:
+    try:
+        is_compressed = syntax is not None and syntax.is_compressed
+    except ValueError:  # of UIDs that somebody made up
+        raise _Unusable(
+            f'its transfer syntax {plain(syntax)[:80]} is none of the standard; export it again in one.'
+        ) from None
+    if is_compressed:
         needed = 9
     elif str(syntax) == '1.2.840.10008.1.2.1.99':  # deflated as a whole
         needed = 0
@@ -408,14 +418,24 @@ def part_of(facts: Mapping[str, Any], words: Sequence[str]) -> str | None:
 def _frame(
     path: Path, number: int | None, facts: dict[str, Any], words: tuple[str, ...]
 ) -> tuple[Frame, str | None, float]:
-    position = tuple(float(value) for value in facts['ImagePositionPatient'])
-    if len(position) != 3 or len(facts['ImageOrientationPatient']) != 6 or len(facts['PixelSpacing']) != 2:
-        raise ValueError
+    position, orientation, spacing = (
+        tuple(float(value) for value in facts[key])
+        for key in ('ImagePositionPatient', 'ImageOrientationPatient', 'PixelSpacing')
+    )
+    if [len(position), len(orientation), len(spacing)] != [3, 6, 2]:
+        raise ValueError('the place of the image is incomplete')
+    # far beyond any scanner; also of what is no number
+    if not all(abs(value) < 1e5 for value in (*position, *orientation)) or not all(
+        0 < value < 1e3 for value in spacing
+    ):
+        raise ValueError('the place of the image cannot be')
     echo = facts.get('EffectiveEchoTime')
-    echo = facts.get('EchoTime') if echo is None else echo
+    echo = float((facts.get('EchoTime') if echo is None else echo) or 0)
+    if not 0 <= echo < 1e5:
+        raise ValueError('the echo time cannot be')
     stamp = str(facts.get('FrameAcquisitionDateTime') or facts.get('AcquisitionDateTime') or '')[8:]
     clock = str(facts.get('AcquisitionTime') or stamp)
-    return Frame(path, number, position, _seconds(clock)), part_of(facts, words), round(float(echo or 0), 3)
+    return Frame(path, number, position, _seconds(clock)), part_of(facts, words), round(echo, 3)
 
 
 def _seconds(clock: str) -> float | None:

@@ -14,7 +14,7 @@ import numpy as np
 import bids_qsm
 from bids_qsm.derivatives.files import BIDS_VERSION, atomic_write, write_json
 from bids_qsm.dicom.convert import CannotConvert, Converted, convert, find_dcm2niix
-from bids_qsm.dicom.headers import Found, Group, read_folder
+from bids_qsm.dicom.headers import MOST_PROBLEMS, Found, Group, read_folder
 from bids_qsm.dicom.pairs import difference, distinct_echoes
 from bids_qsm.dicom.people import warnings_of
 from bids_qsm.dicom.plan import make_rows
@@ -55,8 +55,6 @@ SIDECAR = (
     'ConversionSoftwareVersion',
 )
 """Keys of sidecars that are kept: how images were acquired, not when, where and of whom."""
-MOST_PROBLEMS = 30
-"""Problems that are printed."""
 README = """The images of this dataset were converted from DICOM by bids_qsm {version} with dcm2niix
 {converter}.
 
