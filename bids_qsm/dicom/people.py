@@ -130,7 +130,7 @@ def require_alike(rows: Sequence[Row]):
             if {one.person.sex, other.person.sex} == {'M', 'F'}:
                 why = 'a man and of a woman'
             elif one.is_known and other.is_known and len(common) < 2:
-                why = f'two patients, who have {common[0] if common else "nothing"} in common'
+                why = f'two patients, who have {f"only the {common[0]}" if common else "nothing"} in common'
             else:
                 continue
             first, second = sorted((one.series_number, other.series_number))
