@@ -133,8 +133,8 @@ class Table:
 
     def __init__(self, path: Path):
         self.path = path
-        self._raw = path.read_bytes() if path.is_file() else None
         self.rows = read_rows(path)
+        self._raw = path.read_bytes() if path.is_file() else None
 
     def write(self, rows: Sequence[Row]) -> None:
         """Write rows; UserError where the file was changed since."""

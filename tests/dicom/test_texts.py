@@ -20,6 +20,14 @@ ALPHABETS = {
 }
 
 
+T1W = {
+    'parts': ('mag',),
+    'echo_times': (3,),
+    'tags': {'InversionTime': 900, 'SequenceVariant': 'MP'},
+}
+"""One image, as a series becomes that is imported without phase."""
+
+
 def write(folder, scan, alphabet='ISO_IR 100'):
     for path in write_classic(folder / scan.patient, replace(scan, name='', description='x')):
         one = pydicom.dcmread(path)
@@ -29,14 +37,14 @@ def write(folder, scan, alphabet='ISO_IR 100'):
 
 
 def sidecars(tmp_path):
-    """Of the magnitudes of each patient."""
+    """Of the image of each patient."""
     by_subject = {row.subject: row.others['patient_id'] for row in read_rows(tmp_path / 'bids_import.tsv')}
-    paths = (tmp_path / 'bids').rglob('*part-mag*.json')
+    paths = (tmp_path / 'bids').rglob('*_T1w.json')
     return {by_subject[path.name[4:6]]: json.loads(path.read_text(encoding='utf-8')) for path in paths}
 
 
 def test_no_name_of_any_alphabet_is_told_and_none_stops_the_import(tmp_path, bring_in):
-    scan = Scan('Siemens', 5, echo_times=(5,), protocol='QSM')
+    scan = Scan('Siemens', 5, **T1W)
     for alphabet, (name, text) in ALPHABETS.items():
         patient = f'P{len(alphabet)}{alphabet[-1]}'
         write(
@@ -55,7 +63,7 @@ def test_no_name_of_any_alphabet_is_told_and_none_stops_the_import(tmp_path, bri
 
 
 def test_names_do_not_take_words_of_the_standard_away(tmp_path, bring_in):
-    scan = Scan('Siemens', 5, echo_times=(5,), parts=('mag', 'phase'), description='primary GE')
+    scan = Scan('Siemens', 5, description='primary GE', **T1W)
     for vendor, name in (('GE', 'Ge^Li'), ('Philips', 'Philips^Mary'), ('Siemens', 'Smith^Gina^^Mr')):
         write(tmp_path / 'dicom', replace(scan, vendor=vendor, patient=vendor, name=name))
     assert bring_in() == 0
