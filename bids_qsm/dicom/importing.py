@@ -196,7 +196,6 @@ def _require_no_strangers(rows: Sequence[Row], known: Sequence[Row], bids_dir: P
                 f'{bids_dir} has sub-{folder}, but {table} has the participant {label}; spreadsheets drop '
                 f'zeros at the start: write {folder} there.'
             )
-
     for label in sorted({row.subject for row in rows if row.session}):
         left = [bids_dir / f'sub-{label}' / name for name in dict.fromkeys(FOLDERS.values())]
         left = [folder for folder in left if folder.is_dir() and any(folder.iterdir())]

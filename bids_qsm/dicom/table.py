@@ -28,14 +28,12 @@ COMPLEX = ('MEGRE', 'T2starw')
 _ENTITIES = ('task', 'acq', 'ce', 'rec', 'dir', 'run', 'flip', 'inv', 'mt', 'part')
 _EDITED = ('subject', 'session', 'name')
 _READ = ('series_uid', 'part', *_EDITED, 'note')
-_NEEDED = (*_EDITED, 'part', 'series_uid', 'person', 'study_uid')
+_NEEDED = (*_EDITED, 'part', 'series_uid', 'person', 'study_uid', 'patient_id', 'series_number')
 _COLUMNS = (
     *_EDITED,
     *('note', 'series_number', 'part', 'echo_times_ms', 'size', 'description', 'protocol'),
     *('date', 'patient_id', 'person', 'study_uid', 'series_uid'),
 )
-
-
 _LONGEST = 200
 """Letters of free texts that are kept."""
 
@@ -152,7 +150,7 @@ def alone_at(*paths: Path) -> Iterator[None]:
     """
     with ExitStack() as stack:
         for path in paths:
-            lock = path.absolute().with_name(f'.{path.absolute().name}.lock')
+            lock = path.resolve().with_name(f'.{path.resolve().name}.lock')
             try:
                 lock.parent.mkdir(parents=True, exist_ok=True)
                 stream = stack.enter_context(lock.open('ab'))

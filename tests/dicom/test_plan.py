@@ -456,6 +456,7 @@ def test_a_table_from_a_spreadsheet_is_read(write, planned, tmp_path):
     [
         (lambda text: text.encode('utf-16'), 'save it as a text in UTF-8'),
         (lambda text: text.replace('QSM_gre', 'Zürich').encode('cp1252'), 'save it as a text in UTF-8'),
+        (lambda text: text.replace('patient_id', '').encode(), "no column 'patient_id'"),
         (lambda text: text.replace('\t', ';').encode(), "no column 'subject'; save it as a text in UTF-8"),
         (lambda text: text.replace('T2starw\t', 'T2starw\t"', 1).encode(), 'after line 1 .*quotation marks'),
         (lambda text: text.replace('T2starw\t', 'T2starw\t"').encode(), 'after line 1 .*quotation marks'),
