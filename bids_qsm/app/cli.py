@@ -425,7 +425,7 @@ def _export_parser():
         '--table',
         type=Path,
         metavar='FILE',
-        help='table that bids_qsm import wrote; needed for several patients',
+        help='table that bids_qsm import wrote; needed for several patients, and maps of other voxels',
     )
     add('--participant-label', metavar='LABEL', nargs='+', default=[], help='participants (all)')
     return parser

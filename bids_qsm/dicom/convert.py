@@ -81,7 +81,7 @@ def convert(group: Group, echo_time: float, program: str) -> Converted:
             why = f' ({plain(said[0])})' if said and str(source) not in said[0] else ''
             raise CannotConvert(f'dcm2niix made {len(images)} images of one volume of {group.label}{why}')
         path = images[0]
-        sidecar = json.loads(path.with_suffix('.json').read_text(encoding='utf-8', errors='replace'))
+        sidecar = _sidecar(path.with_suffix('.json'), group)
         gradients = {
             one.suffix: one.read_text()
             for one in sorted(target.iterdir())
@@ -91,6 +91,14 @@ def convert(group: Group, echo_time: float, program: str) -> Converted:
         _check(path, group, echo_time, sidecar)
         largest = float(np.abs(np.asanyarray(nib.load(path).dataobj)).max())
     return Converted(_without_texts(raw), sidecar, gradients, largest)
+
+
+def _sidecar(path: Path, group: Group) -> dict[str, Any]:
+    try:
+        # texts may hold control characters
+        return dict(json.loads(path.read_text(encoding='utf-8', errors='replace'), strict=False))
+    except (OSError, ValueError, TypeError) as error:
+        raise CannotConvert(f'what dcm2niix says of {group.label} cannot be read ({plain(error)})') from None
 
 
 def _gather(group: Group, frames: Sequence[Frame], folder: Path):
@@ -160,11 +168,21 @@ def _check(path: Path, group: Group, echo_time: float, sidecar: dict[str, Any]):
         raise CannotConvert(f'dcm2niix places {group.label} elsewhere than its headers do')
 
 
-def distance(image: nib.Nifti1Image, group: Group, echo_time: float, *, is_outer: bool = False) -> float:
-    """Largest distance (mm) between the corners of an image and of the stack of slices, in any order.
+def distance(image: nib.Nifti1Image, group: Group, echo_time: float) -> float:
+    """Largest distance (mm) between corners (centres of voxels) of an image and the slices, in any order."""
+    ours, theirs = _corners(image, group, echo_time)
+    apart = np.linalg.norm(ours[:, None] - theirs[None], axis=2)
+    return float(max(apart.min(0).max(), apart.min(1).max()))
 
-    Corners are the centres of voxels, or the outer edges of these.
-    """
+
+def centres_apart(image: nib.Nifti1Image, group: Group, echo_time: float) -> float:
+    """Distance (mm) between the centres of an image and of the slices."""
+    ours, theirs = _corners(image, group, echo_time)
+    return float(np.linalg.norm(ours.mean(0) - theirs.mean(0)))
+
+
+def _corners(image: nib.Nifti1Image, group: Group, echo_time: float) -> tuple[np.ndarray, np.ndarray]:
+    """Corners (8, 3) of the slices and of an image (RAS, mm)."""
     frames = sorted(group.echoes[echo_time], key=lambda one: float(np.dot(one.position, group.normal)))
     row, column = np.reshape(group.facts['ImageOrientationPatient'], (2, 3)).astype(float)
     between_rows, between_columns = (float(value) for value in group.facts['PixelSpacing'])
@@ -174,18 +192,10 @@ def distance(image: nib.Nifti1Image, group: Group, echo_time: float, *, is_outer
         column * between_rows * (group.size[1] - 1),
         last - first,
     ]
-    ours = first + _corners(group.size, is_outer) @ sides
+    ends = np.array(list(itertools.product((0, 1), repeat=3)))
+    ours = first + ends @ sides
     ours[:, :2] *= -1  # from LPS to RAS
-    shape = image.shape[:3]
-    theirs = nib.affines.apply_affine(image.affine, _corners(shape, is_outer) * (np.array(shape) - 1))
-    apart = np.linalg.norm(ours[:, None] - theirs[None], axis=2)
-    return float(max(apart.min(0).max(), apart.min(1).max()))
-
-
-def _corners(shape: Sequence[int], is_outer: bool) -> np.ndarray:
-    """Corners of a grid, (8, 3), in shares of the way from the first to the last voxel of each axis."""
-    beyond = [0.5 / max(n - 1, 1) if is_outer else 0.0 for n in shape]
-    return np.array(list(itertools.product(*((-more, 1 + more) for more in beyond))))
+    return ours, nib.affines.apply_affine(image.affine, ends * (np.array(image.shape[:3]) - 1))
 
 
 def _without_texts(raw: bytes) -> bytes:

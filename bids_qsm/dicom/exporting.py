@@ -16,11 +16,12 @@ import bids_qsm
 from bids_qsm.derivatives.files import atomic_write
 from bids_qsm.derivatives.products import PRODUCTS
 from bids_qsm.dicom.classify import kind_of
-from bids_qsm.dicom.convert import distance
-from bids_qsm.dicom.headers import Frame, Group, read_folder
+from bids_qsm.dicom.convert import centres_apart, distance
+from bids_qsm.dicom.headers import MOST_PROBLEMS, Frame, Group, read_folder
 from bids_qsm.dicom.table import COMPLEX, Row, read_rows
 from bids_qsm.entities import OF_SERIES, entities_of, join_entities, suffix_of
 from bids_qsm.errors import UserError, plain
+from bids_qsm.recon.resolution import SAME
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -144,7 +145,10 @@ def run_export(
     maps = _maps(output_dir, participants)
     if table is not None and not table.is_file():
         raise UserError(f'--table {table} is no file; give the table that `bids_qsm import` wrote.')
+    _require_place(dest, output_dir, dicom_dir)
     found = read_folder(dicom_dir)
+    for problem in found.problems[:MOST_PROBLEMS]:
+        print(f'bids_qsm: {plain(problem)}')
     rows = read_rows(table) if table else []
     if not rows:
         _require_one(maps, {group.code for group in found.groups}, bool(table))
@@ -167,6 +171,18 @@ def run_export(
             print(f'{plain(write_parametric_map(volume, dest / f"{volume.stem}_map.dcm"))}: parametric map')
     print(f'bids_qsm: {plain(dest)} holds the identity of patients, as the DICOM files do. {RESEARCH}')
     return 0
+
+
+def _require_place(dest: Path, output_dir: Path, dicom_dir: Path):
+    """Raise UserError where files that name patients would lie among others."""
+    place = dest.resolve()
+    datasets = [one for one in (place, *place.parents) if (one / 'dataset_description.json').exists()]
+    for folder in (output_dir.resolve(), dicom_dir.resolve(), *datasets):
+        if place.is_relative_to(folder):
+            raise UserError(
+                f'{dest} lies in {folder}, but what is written names the patients and is no part of it; '
+                'give another folder to write to.'
+            )
 
 
 def _maps(output_dir: Path, participants: Sequence[str]) -> list[Path]:
@@ -203,24 +219,28 @@ def _match(path: Path, groups: Sequence[Group], rows: Sequence[Row]) -> Volume:
         image = nib.load(path)
     except Exception as error:  # nibabel and zlib raise many kinds for damaged files
         raise _unreadable(path, error) from None
-    candidates = [group for group in groups if group.part in ('mag', 'real') and group.volumes == 1]
+    candidates = [
+        group for group in groups if group.part in ('mag', 'real') and group.volumes == 1 and group.is_even
+    ]
     if rows:
         entities = entities_of(path)
         keys = {row.key for row in rows if row.suffix in COMPLEX and row.entities == entities}
-        candidates = [group for group in candidates if (group.series_uid, group.part) in keys]
+        candidates = [group for group in candidates if group.key in keys]
         if not candidates:
             raise UserError(
-                f'{path.name}: the table and the DICOM folder have no series of '
+                f'{path.name}: the table and the DICOM folder have no whole series of '
                 f'{join_entities(entities.items())}; give those that it was imported from.'
             )
     else:  # SWI of the scanner, and what was exported before, lie on the same grid
         candidates = [group for group in candidates if kind_of(group, 1).suffix == 'GRE']
     own = [group for group in candidates if image.shape == group.size and _is_at(image, group)]
-    own = own or [group for group in candidates if image.shape != group.size and _covers(image, group)]
+    if rows:  # by its field of view alone a map may be that of another study
+        own = own or [group for group in candidates if image.shape != group.size and _covers(image, group)]
     if not own:
         raise UserError(
             f'{path.name} does not lie where the DICOM series do, so that it cannot be laid over them; give '
-            'the DICOM files that it was computed from (maps that were moved to another space stay out).'
+            'all DICOM files that it was computed from, and --table for a map of other voxels (maps that '
+            'were moved to another space stay out).'
         )
     # echoes may be series of their own
     own = sorted(own, key=lambda group: (group.part != 'mag', min(group.echoes)))
@@ -242,18 +262,25 @@ def _is_at(image: nib.Nifti1Image, group: Group) -> bool:
 
 
 def _covers(image: nib.Nifti1Image, group: Group) -> bool:
-    """Whether a map of other voxels (--voxel-size) has the slices and the field of view of a series.
+    """Whether a map of larger voxels (--voxel-size) fills the field of view of a series, about its centre.
 
     It then has a grid of its own in the same frame of reference.
     """
-    if image.ndim != 3:
+    if image.ndim != 3 or len(group.places) < 2:
         return False
     spacing = np.linalg.norm(image.affine[:3, :3], axis=0)
     axes = np.diag([-1.0, -1, 1]) @ (image.affine[:3, :3] / spacing)
     row, column = np.reshape(group.facts['ImageOrientationPatient'], (2, 3)).astype(float)
     turn = np.abs(axes.T @ np.stack([row, column, group.normal], 1))
+    between_rows, between_columns = (float(value) for value in group.facts['PixelSpacing'])
+    own = np.array([between_columns, between_rows, np.diff(group.places).mean()])
+    # as many voxels as fit; axes whose voxels stay must have them all, or slices of the series are missing
+    fit = np.array(group.size) * own / spacing
+    is_same = np.abs(spacing - own) <= SAME * own
+    allowed = np.where(is_same, group.size, np.floor([fit - 0.01, fit + 0.01]))
+    is_filled = (allowed == image.shape).any(0).all()
     is_parallel = np.allclose(turn, np.eye(3), atol=2e-3)
-    return is_parallel and distance(image, group, min(group.echoes), is_outer=True) < spacing.max()
+    return bool(is_parallel and is_filled and centres_apart(image, group, min(group.echoes)) < 0.1)
 
 
 def write_series(volume: Volume, folder: Path) -> Path:

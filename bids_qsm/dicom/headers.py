@@ -1,8 +1,8 @@
 """What the headers of DICOM files say: series, their parts (magnitude, phase, ...), echoes and places."""
 
 import contextlib
-import hashlib
 import importlib.util
+import math
 import os
 import re
 import warnings
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bids_qsm.dicom.identity import Person
 from bids_qsm.errors import UserError, plain
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ CORRECTED = ('DIS2D', 'DIS3D', 'DIS2DFM', 'GDC')
 """Words of ImageType for images whose geometry was corrected; the last is that of Canon."""
 MOSAICS = ('MOSAIC', 'VFRAME')
 """Words of ImageType for files that hold all slices side by side, of Siemens and UIH."""
+MOST_PROBLEMS = 30
+"""Problems that are printed."""
 NEAR = 0.02
 """Places that differ by less (mm) are the same."""
 
@@ -95,33 +98,28 @@ class Group:
         if isinstance(value, Sequence) and not isinstance(value, str):
             value = value[0] if value else None
         with contextlib.suppress(TypeError, ValueError):
-            return float(value)  # type: ignore[arg-type]
+            number = float(value)  # type: ignore[arg-type]
+            return number if math.isfinite(number) else None
         return None
 
     @property
-    def person(self) -> tuple[str, str, str]:
-        """ID, name and date of birth."""
-        return self.text('PatientID'), self.text('PatientName'), self.text('PatientBirthDate')
+    def person(self) -> Person:
+        return Person.of(self.facts)
 
     @property
     def is_known(self) -> bool:
-        """Whether the header tells one person from others.
+        """Whether the header tells one person from others."""
+        return self.person.is_known(self.text('StudyDate'))
 
-        IDs and names alone may be those of everybody (ANON), and so may dates of birth like 19000101.
-        """
-        number, name, born = self.person
-        return bool(number or name) and bool(re.fullmatch(r'\d{8}', born)) and born > '19050101'
+    @cached_property
+    def code(self) -> str:
+        """Stands for the person."""
+        return self.person.code(self.study, self.text('StudyDate'))
 
     @property
-    def code(self) -> str:
-        """Stands for the person in tables, which so need no names.
-
-        Who differs in ID, name or date of birth may be somebody else, and so may the patient of another
-        study where these do not tell.
-        """
-        told = self.person if self.is_known else (*self.person, self.study)
-        # a letter first: spreadsheets take digits for numbers
-        return f'p{hashlib.sha256(chr(0).join(told).encode()).hexdigest()[:12]}'
+    def key(self) -> tuple[str, ...]:
+        """Tells groups apart; UIDs alone do not, as some anonymisers give all patients the same."""
+        return self.series_uid, self.part or 'unknown', self.code, self.study
 
     @property
     def study(self) -> str:
@@ -231,9 +229,9 @@ def read_folder(folder: Path) -> Found:
         raise UserError(f'{folder} is not a folder; give the folder that holds the DICOM files.')
     import pydicom.config
 
-    groups: dict[tuple[str, str | None], Group] = {}
+    groups: dict[tuple, Group] = {}
     problems, n_files, n_others = [], 0, 0
-    seen: set[str] = set()
+    seen: set[tuple] = set()
     # values that break the standard are common
     with warnings.catch_warnings(), pydicom.config.disable_value_validation():
         warnings.simplefilter('ignore')
@@ -247,16 +245,19 @@ def read_folder(folder: Path) -> Found:
                 n_others += 1
                 continue
             n_files += 1
-            uid = str(one.get('SOPInstanceUID') or path)
-            if uid in seen:  # a copy
+            study, day = (str(one.get(key) or '') for key in ('StudyInstanceUID', 'StudyDate'))
+            # UIDs alone do not tell: some anonymisers give all patients the same
+            owner = str(one.SeriesInstanceUID), study, Person.of(one).code(study, day)
+            places = tuple((frame.position, frame.time, part, echo) for frame, part, echo, *_ in frames)
+            image = str(one.get('SOPInstanceUID') or path), str(one.get('InstanceNumber')), owner, places
+            if image in seen:  # a copy
                 continue
-            seen.add(uid)
+            seen.add(image)
             for frame, part, echo, facts, words in frames:
-                key = (str(one.SeriesInstanceUID), part)
-                if key not in groups:
-                    groups[key] = Group(*key, facts, words)
-                groups[key].echoes[echo].append(frame)
-                groups[key].frames_in_file[path] = len(frames)
+                if (owner, part) not in groups:
+                    groups[owner, part] = Group(owner[0], part, facts, words)
+                groups[owner, part].echoes[echo].append(frame)
+                groups[owner, part].frames_in_file[path] = len(frames)
     if not n_files and not problems:
         raise UserError(f'{folder} holds no DICOM images; give the folder that holds them.')
     ordered = sorted(groups.values(), key=lambda one: (one.person, one.order, one.series_uid))
@@ -316,7 +317,13 @@ def _read(path: Path) -> 'Dataset | None':
         size = int(one.Rows) * int(one.Columns) * frames * samples * int(one.get('BitsAllocated') or 16) // 8
     except (AttributeError, TypeError, ValueError):
         raise _Unusable('its header is damaged (size of the image); copy it again.') from None
-    if syntax is not None and syntax.is_compressed:
+    try:
+        is_compressed = syntax is not None and syntax.is_compressed
+    except ValueError:  # of UIDs that somebody made up
+        raise _Unusable(
+            f'its transfer syntax {plain(syntax)[:80]} is none of the standard; export it again in one.'
+        ) from None
+    if is_compressed:
         needed = 9
     elif str(syntax) == '1.2.840.10008.1.2.1.99':  # deflated as a whole
         needed = 0
@@ -411,14 +418,24 @@ def part_of(facts: Mapping[str, Any], words: Sequence[str]) -> str | None:
 def _frame(
     path: Path, number: int | None, facts: dict[str, Any], words: tuple[str, ...]
 ) -> tuple[Frame, str | None, float]:
-    position = tuple(float(value) for value in facts['ImagePositionPatient'])
-    if len(position) != 3 or len(facts['ImageOrientationPatient']) != 6 or len(facts['PixelSpacing']) != 2:
-        raise ValueError
+    position, orientation, spacing = (
+        tuple(float(value) for value in facts[key])
+        for key in ('ImagePositionPatient', 'ImageOrientationPatient', 'PixelSpacing')
+    )
+    if [len(position), len(orientation), len(spacing)] != [3, 6, 2]:
+        raise ValueError('the place of the image is incomplete')
+    # far beyond any scanner; also of what is no number
+    if not all(abs(value) < 1e5 for value in (*position, *orientation)) or not all(
+        0 < value < 1e3 for value in spacing
+    ):
+        raise ValueError('the place of the image cannot be')
     echo = facts.get('EffectiveEchoTime')
-    echo = facts.get('EchoTime') if echo is None else echo
+    echo = float((facts.get('EchoTime') if echo is None else echo) or 0)
+    if not 0 <= echo < 1e5:
+        raise ValueError('the echo time cannot be')
     stamp = str(facts.get('FrameAcquisitionDateTime') or facts.get('AcquisitionDateTime') or '')[8:]
     clock = str(facts.get('AcquisitionTime') or stamp)
-    return Frame(path, number, position, _seconds(clock)), part_of(facts, words), round(float(echo or 0), 3)
+    return Frame(path, number, position, _seconds(clock)), part_of(facts, words), round(echo, 3)
 
 
 def _seconds(clock: str) -> float | None:

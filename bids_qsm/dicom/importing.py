@@ -14,21 +14,21 @@ import numpy as np
 import bids_qsm
 from bids_qsm.derivatives.files import BIDS_VERSION, atomic_write, write_json
 from bids_qsm.dicom.convert import CannotConvert, Converted, convert, find_dcm2niix
-from bids_qsm.dicom.headers import Found, Group, read_folder
-from bids_qsm.dicom.pairs import difference, distinct_echoes
+from bids_qsm.dicom.headers import MOST_PROBLEMS, Found, Group, read_folder
+from bids_qsm.dicom.pairs import difference, distinct_echoes, may_pair
 from bids_qsm.dicom.people import warnings_of
 from bids_qsm.dicom.plan import make_rows
-from bids_qsm.dicom.privacy import names_person
+from bids_qsm.dicom.privacy import DECODED, FREE_TEXTS, names_person
 from bids_qsm.dicom.table import (
     COMPLEX,
     FOLDERS,
     SKIP,
     UNCLEAR,
     Row,
+    Table,
+    alone_at,
     is_same_number,
     name_problem,
-    read_rows,
-    write_rows,
 )
 from bids_qsm.entities import in_order, is_label, join_entities
 from bids_qsm.errors import UserError, plain
@@ -55,8 +55,6 @@ SIDECAR = (
     'ConversionSoftwareVersion',
 )
 """Keys of sidecars that are kept: how images were acquired, not when, where and of whom."""
-MOST_PROBLEMS = 30
-"""Problems that are printed."""
 README = """The images of this dataset were converted from DICOM by bids_qsm {version} with dcm2niix
 {converter}.
 
@@ -114,15 +112,28 @@ def run_import(
             raise UserError(f'{flag} {label} is no label; use letters and digits only.')
     table = table or bids_dir.absolute().with_name(f'{bids_dir.absolute().name}_import.tsv')
     _require_places(dicom_dir, bids_dir, table)
-    _participants(bids_dir / 'participants.tsv')  # before anything is written
     program = find_dcm2niix()
+    with alone_at(table, bids_dir):
+        return _import(dicom_dir, bids_dir, Table(table), (subject, session), program, dry_run, ask)
+
+
+def _import(
+    dicom_dir: Path,
+    bids_dir: Path,
+    table: Table,
+    labels: tuple[str | None, str | None],
+    program: str,
+    dry_run: bool,
+    ask: Callable[[str], str] | None,
+) -> int:
+    _participants(bids_dir / 'participants.tsv')  # before anything is written
     found = read_folder(dicom_dir)
-    known = read_rows(table)
-    rows = make_rows(found, known, subject, session)
-    _require_no_strangers(rows, known, bids_dir, table)
+    known = table.rows
+    rows = make_rows(found, known, *labels)
+    _require_no_strangers(rows, known, bids_dir, table.path)
     if ask is not None:
-        rows = _ask_all(rows, found, known, subject, session, ask, table)
-    write_rows(table, rows)
+        rows = _ask_all(rows, found, labels, ask, table)
+    table.write(rows)
     print(describe(rows, found))
     for warning in warnings_of(rows, known):
         print(f'bids_qsm: {warning}')
@@ -138,16 +149,16 @@ def run_import(
         print(f'bids_qsm: and {len(problems) - MOST_PROBLEMS} more problems.')
     if any(row.found is not None and row.name == UNCLEAR for row in rows):
         print(
-            f'bids_qsm: decide in {plain(table)}: in place of {UNCLEAR} write a name, such as MEGRE or '
+            f'bids_qsm: decide in {plain(table.path)}: in place of {UNCLEAR} write a name, such as MEGRE or '
             f'run-2_MEGRE, or {SKIP}; then run the same command again.'
         )
     if dry_run:
-        print(f'bids_qsm: nothing was converted; the names are in {plain(table)}, edit them there.')
+        print(f'bids_qsm: nothing was converted; the names are in {plain(table.path)}, edit them there.')
     else:
         again = f', {done.kept} were there already' if done.kept else ''
         print(
-            f'bids_qsm: {done.written} files written{again}. {plain(table)} links participants to patients: '
-            'keep it out of what you share.'
+            f'bids_qsm: {done.written} files written{again}. {plain(table.path)} links participants to '
+            'patients: keep it out of what you share.'
         )
     return int(bool(problems))
 
@@ -171,7 +182,7 @@ def _require_places(dicom_dir: Path, bids_dir: Path, table: Path):
 
 
 def _require_no_strangers(rows: Sequence[Row], known: Sequence[Row], bids_dir: Path, table: Path):
-    """Raise UserError where a participant of the dataset may be somebody else than that of the table."""
+    """Raise UserError where a participant of the dataset may not be that of the table, or lacks a session."""
     there = sorted(path.name.removeprefix('sub-') for path in bids_dir.glob('sub-*'))
     told = {row.subject for row in known}
     for label, folder in itertools.product(sorted({row.subject for row in rows}), there):
@@ -185,20 +196,26 @@ def _require_no_strangers(rows: Sequence[Row], known: Sequence[Row], bids_dir: P
                 f'{bids_dir} has sub-{folder}, but {table} has the participant {label}; spreadsheets drop '
                 f'zeros at the start: write {folder} there.'
             )
+    for label in sorted({row.subject for row in rows if row.session}):
+        left = [bids_dir / f'sub-{label}' / name for name in dict.fromkeys(FOLDERS.values())]
+        left = [folder for folder in left if folder.is_dir() and any(folder.iterdir())]
+        if left:
+            raise UserError(
+                f'sub-{label} has sessions in {table}, but {left[0]} holds files without ses-, which would '
+                'be there twice; remove them, or move them away.'
+            )
 
 
 def _ask_all(
     rows: list[Row],
     found: Found,
-    known: Sequence[Row],
-    subject: str | None,
-    session: str | None,
+    labels: tuple[str | None, str | None],
     ask: Callable[[str], str],
-    table: Path,
+    table: Table,
 ) -> list[Row]:
     """Ask for the name of each unclear series; an answer may settle others. Each is kept at once."""
-    answers: dict[tuple[str, str], str] = {}
-    later: set[tuple[str, str]] = set()
+    answers: dict[tuple[str, ...], str] = {}
+    later: set[tuple[str, ...]] = set()
     while True:
         open_rows = [row for row in rows if row.found is not None and row.name == UNCLEAR]
         open_rows = [row for row in open_rows if row.key not in later]
@@ -219,14 +236,13 @@ def _ask_all(
         else:
             answers[row.key] = answer
             decided = [replace(one, name=answers.get(one.key, one.name), found=None) for one in rows]
-            fixed = {one.key for one in known if one.name != UNCLEAR} | set(answers)
+            fixed = {one.key for one in table.rows if one.name != UNCLEAR} | set(answers)
             rows = make_rows(
                 found,
                 [one if one.key in fixed else replace(one, name=UNCLEAR) for one in decided],
-                subject,
-                session,
+                *labels,
             )
-            write_rows(table, rows)
+            table.write(rows)
 
 
 def _unclear(row: Row) -> str:
@@ -274,6 +290,7 @@ def write_dataset(rows: Sequence[Row], bids_dir: Path, program: str) -> Done:
     for own in acquisitions.values():
         name = join_entities(own[0].entities.items())
         try:
+            _require_whole(own, rows)
             files, version = _files_of(own, program)
             there = _already(bids_dir, files)
         except CannotConvert as error:
@@ -328,6 +345,11 @@ def _require_fit(rows: Sequence[Row]):
     """Raise CannotConvert where rows of one name are no parts of one acquisition, whoever named them."""
     parts: dict[str, list[Group]] = defaultdict(list)
     for row in rows:
+        problem = difference(rows[0].group, row.group, but_echoes=True)
+        if problem:
+            raise CannotConvert(
+                f'{rows[0].group.label} and {row.group.label} do not belong together: {problem}'
+            )
         if row.group.part is None:
             raise CannotConvert(f'the header of {row.group.label} does not tell which part it is')
         for other in parts[row.group.part]:
@@ -348,6 +370,19 @@ def _require_fit(rows: Sequence[Row]):
             raise CannotConvert(f'{parts[part][0].label} lacks its other half')
 
 
+def _require_whole(own: Sequence[Row], rows: Sequence[Row]):
+    """Raise CannotConvert where a series that may be the other half of named ones is not decided on."""
+    parts = {row.group.part for row in own}
+    open_rows = [row for row in rows if row.found is not None and row.name == UNCLEAR]
+    if own[0].suffix in COMPLEX and len(parts) == 1:
+        for one, other in itertools.product(own, open_rows):
+            if other.group.part not in parts and may_pair(one.group, other.group):
+                raise CannotConvert(
+                    f'{other.group.label}, which may belong to {one.group.label}, is unclear; give it the '
+                    'same name if it does, or write skip'
+                )
+
+
 def _whole(groups: Sequence[Group]) -> Group:
     """Groups of one part, whose echoes are series of their own, as one."""
     return replace(groups[0], echoes={time: own for one in groups for time, own in one.echoes.items()})
@@ -356,9 +391,11 @@ def _whole(groups: Sequence[Group]) -> Group:
 def _sidecar(made: Converted, row: Row, labels: dict[str, str]) -> dict[str, Any]:
     kept = {}
     for key in SIDECAR:
-        value = made.sidecar.get(key)
+        value = row.group.text(key) or None if key in DECODED else made.sidecar.get(key)
         texts = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)]
-        if value is not None and not any(names_person(text, row.group.person) for text in texts):
+        is_safe = key not in FREE_TEXTS or not any(names_person(text, row.group.person) for text in texts)
+        # what dcm2niix reads in another alphabet is garbled, so that no name would be found in it
+        if value is not None and is_safe and (key in DECODED or all(text.isascii() for text in texts)):
             kept[key] = value
     if labels.get('part') == 'phase':
         # dcm2niix scales the phase of Philips to radians

@@ -64,5 +64,5 @@ def _task(group: Group) -> str:
     if names_person(text, group.person):
         return f'series{group.series_number}'
     if found:
-        return found[1]
+        return label_of(found[1])
     return 'rest' if re.search('rest', text, re.IGNORECASE) else label_of(text) or 'unknown'

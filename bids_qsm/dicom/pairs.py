@@ -28,8 +28,11 @@ def distinct_echoes(groups: Iterable[Group]) -> list[float]:
     return times
 
 
-def difference(one: Group, other: Group) -> str:
-    """What tells that two groups are not parts of one acquisition, in words; '' for nothing."""
+def difference(one: Group, other: Group, *, but_echoes: bool = False) -> str:
+    """What tells that two groups are not parts of one acquisition, in words; '' for nothing.
+
+    ``but_echoes`` allows other echo times.
+    """
     if one.study != other.study:
         return 'they are of two studies'
     words = set(one.geometry_words) ^ set(other.geometry_words)
@@ -47,7 +50,8 @@ def difference(one: Group, other: Group) -> str:
     if not near or np.abs(one.corners - other.corners).max() > 2 * NEAR:
         return 'they differ in place'
     times = sorted(one.echoes), sorted(other.echoes)
-    if len(times[0]) != len(times[1]) or not np.allclose(*times, rtol=0, atol=SAME_ECHO):
+    is_other = len(times[0]) != len(times[1]) or not np.allclose(*times, rtol=0, atol=SAME_ECHO)
+    if is_other and not but_echoes:
         said = ' and '.join(', '.join(f'{time:g}' for time in some) for some in times)
         return f'their echo times differ ({said} ms)'
     for key in ('RepetitionTime', 'FlipAngle', 'MagneticFieldStrength'):
@@ -225,7 +229,7 @@ def _joined(units: list[Unit]) -> tuple[list[Unit], list[tuple[Group, tuple]]]:
                 and {one.part for one in unit} == {one.part for one in other}
                 and _is_together(unit[0], other[0])
                 and len(other[0].echoes) == 1
-                and not _difference_but_echoes(unit[0], other[0])
+                and not difference(unit[0], other[0], but_echoes=True)
             ):
                 if seconds_apart(unit[0], other[0]) is None and unit[0].series_uid != other[0].series_uid:
                     doubtful += [unit, other]
@@ -241,11 +245,6 @@ def _joined(units: list[Unit]) -> tuple[list[Unit], list[tuple[Group, tuple]]]:
     )
     notes = [(group, (UNCLEAR, note)) for unit in joined for group in unit if group in doubted]
     return [unit for unit in joined if not doubted & set(unit)], notes
-
-
-def _difference_but_echoes(one: Group, other: Group) -> str:
-    alike = replace(other, echoes={next(iter(one.echoes)): next(iter(other.echoes.values()))})
-    return difference(one, alike)
 
 
 def without_copies(groups: list[Group], by_group: dict[Group, Row]) -> list[Group]:

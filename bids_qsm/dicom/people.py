@@ -1,12 +1,12 @@
 """Which participant and session each study of each person is."""
 
+import itertools
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import count
 
 from bids_qsm.dicom.headers import Group
-from bids_qsm.dicom.table import SKIP, Row, about
+from bids_qsm.dicom.table import SKIP, Row
 from bids_qsm.errors import UserError
 
 
@@ -29,8 +29,7 @@ def labels_of(
             f'--session-label {session} was given, but the folder holds several studies of a patient; leave '
             'it out, or give the folder of one of them.'
         )
-    told = [replace(row, others=row.others if row.found is None else about(row.group)) for row in rows]
-    known = {(row.others.get('person', ''), row.others.get('study_uid', '')): row for row in told}
+    known = {row.key[2:]: row for row in rows}
     pairs = {*known, *((code, study) for code, own in studies.items() for study in own)}
     has_sessions = len({code for code, _ in pairs}) < len(pairs) or any(row.session for row in rows)
     has_sessions |= any(len(own) > 1 for own in persons)
@@ -43,6 +42,10 @@ def labels_of(
             'choose another label. If it is the same person, do that with --dry-run, and write '
             f'{subject} in its place in the table.'
         )
+    for code, study in ((code, study) for code, own in studies.items() for study in own):
+        _require_same('--participant-label', subject, subjects.get(code))
+        row = known.get((code, study))
+        _require_same('--session-label', session, row.session if row else None)
     labels: dict[tuple[str, str], tuple[str, str]] = {}
     for code, own in studies.items():
         label = subjects.get(code, subject)
@@ -63,9 +66,17 @@ def labels_of(
     return labels
 
 
+def _require_same(flag: str, given: str | None, there: str | None):
+    if given is not None and there is not None and given != there:
+        raise UserError(
+            f'{flag} {given} was given, but the table has {there or "none"} for these files already; leave '
+            'it out, or write the label in all their lines of the table.'
+        )
+
+
 def _require_one_person(groups: Sequence[Group], subject: str):
     """Raise UserError where a label was given for what may not be one person."""
-    people = {group.code if group.is_known else str(group.person) for group in groups}
+    people = {group.person._replace(sex='').code('', '') for group in groups}
     if len(people) > 1:
         raise UserError(
             f'--participant-label {subject} was given, but the folder holds {len(people)} patients; leave '
@@ -87,7 +98,7 @@ def require_one_subject(rows: Sequence[Row]):
     for row in rows:
         if row.name == SKIP:
             continue
-        other = persons.setdefault(row.others.get('person') or row.series_uid, row)
+        other = persons.setdefault(row.others['person'], row)
         if other.subject != row.subject:
             numbers = f'{other.others.get("series_number")} and {row.others.get("series_number")}'
             raise UserError(
@@ -102,7 +113,7 @@ def require_one_subject(rows: Sequence[Row]):
                 f'sub-{row.subject}, in the column session; remove its files without ses-; then run again.'
             )
         other = names.setdefault(row.stem, row)
-        if row.is_used and other.others.get('study_uid') != row.others.get('study_uid'):
+        if row.is_used and other.others['study_uid'] != row.others['study_uid']:
             numbers = f'{other.others.get("series_number")} and {row.others.get("series_number")}'
             raise UserError(
                 f'series {numbers} of sub-{row.subject} are of two studies, but have one name in the table; '
@@ -110,18 +121,63 @@ def require_one_subject(rows: Sequence[Row]):
             )
 
 
+def require_alike(rows: Sequence[Row]):
+    """Raise UserError where rows of one subject are, by their headers, of two people beyond doubt."""
+    for subject, own in _people(rows).items():
+        found = [row.group for row in own if row.found is not None]
+        for one, other in itertools.combinations(found, 2):
+            common = one.person.agreeing(other.person)
+            if {one.person.sex, other.person.sex} == {'M', 'F'}:
+                why = 'a man and of a woman'
+            elif one.is_known and other.is_known and len(common) < 2:
+                why = f'two patients, who have {f"only the {common[0]}" if common else "nothing"} in common'
+            else:
+                continue
+            first, second = sorted((one.series_number, other.series_number))
+            raise UserError(
+                f'series {first} and {second} are both sub-{subject} in the table, '
+                f'but their headers are those of {why}; give each a subject of its own.'
+            )
+
+
+def _people(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """A row of each person that a subject is, by the headers."""
+    people: dict[str, dict[str, Row]] = defaultdict(dict)
+    for row in rows:
+        if row.name != SKIP:
+            there = people[row.subject].setdefault(row.others['person'], row)
+            if there.found is None:
+                people[row.subject][row.others['person']] = row
+    return {subject: list(own.values()) for subject, own in people.items()}
+
+
 def warnings_of(rows: Sequence[Row], known: Sequence[Row]) -> list[str]:
-    """Sentences on new participants who may be one person, which their headers do not tell."""
+    """Sentences on who was taken for one person, and on new participants who may be one."""
     old = {row.key for row in known}
+    new = {row.subject for row in rows if row.key not in old}
+    sentences = []
+    for subject, own in sorted(_people(rows).items()):
+        studies = {row.others['study_uid'] for row in rows if row.subject == subject and row.name != SKIP}
+        if len(own) > 1:
+            numbers = ', '.join(sorted({row.others['series_number'] for row in own}))
+            sentences.append(
+                f'sub-{subject} is {len(own)} patients by the headers (series {numbers}), whom the table or '
+                '--participant-label takes for one.'
+            )
+        elif len(studies) > 1 and subject in new:
+            sentences.append(
+                f'sub-{subject} has {len(studies)} studies, whose ID, name, date of birth and sex agree.'
+            )
     unsure = {row.others['patient_id'] for row in rows if row.found is not None and not row.found.is_known}
     subjects: dict[str, set[str]] = defaultdict(set)
     for row in rows:  # those of earlier imports too
-        if row.others.get('patient_id') in unsure and (row.found is None or not row.found.is_known):
-            subjects[row.others['patient_id']].add(row.subject)
-    new = {row.subject for row in rows if row.key not in old}
-    return [
+        number, is_known = row.others['patient_id'], row.found is not None and row.found.is_known
+        if number or ('' in unsure and not is_known):
+            subjects[number].add(row.subject)
+    return sentences + [
         f'{_listed(sorted(own))} may be one person: '
-        + ('they have one patient ID, but no date of birth. ' if number else 'they have no patient ID. ')
+        + ('they have one patient ID, but their headers do not tell for sure. ' if number else '')
+        + ('' if number else 'they have no patient ID. ')
         + 'They are kept apart. If they are one, write one subject and a session for each study in the '
         'table, remove what was written of them, and run again.'
         for number, own in sorted(subjects.items())

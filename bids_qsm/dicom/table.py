@@ -1,10 +1,12 @@
 """The table that says which participant, session and name each series gets: written, edited by hand, read."""
 
 import csv
+import fcntl
 import io
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -26,11 +28,14 @@ COMPLEX = ('MEGRE', 'T2starw')
 _ENTITIES = ('task', 'acq', 'ce', 'rec', 'dir', 'run', 'flip', 'inv', 'mt', 'part')
 _EDITED = ('subject', 'session', 'name')
 _READ = ('series_uid', 'part', *_EDITED, 'note')
+_NEEDED = (*_EDITED, 'part', 'series_uid', 'person', 'study_uid', 'patient_id', 'series_number')
 _COLUMNS = (
     *_EDITED,
     *('note', 'series_number', 'part', 'echo_times_ms', 'size', 'description', 'protocol'),
     *('date', 'patient_id', 'person', 'study_uid', 'series_uid'),
 )
+_LONGEST = 200
+"""Letters of free texts that are kept."""
 
 
 @dataclass
@@ -44,7 +49,7 @@ class Row:
     name: str = UNCLEAR
     note: str = ''
     others: dict[str, str] = field(default_factory=dict)
-    """Columns that only inform."""
+    """Further columns: who it is, and what only informs."""
     found: Group | None = None
 
     @property
@@ -55,8 +60,9 @@ class Row:
         return replace(self.found, part=stated[1]) if stated else self.found
 
     @property
-    def key(self) -> tuple[str, str]:
-        return self.series_uid, self.part
+    def key(self) -> tuple[str, ...]:
+        """That of the group, whether it is found or not."""
+        return self.series_uid, self.part, self.others['person'], self.others['study_uid']
 
     @property
     def is_used(self) -> bool:
@@ -85,10 +91,10 @@ def about(group: Group) -> dict[str, str]:
         'series_number': str(group.series_number),
         'echo_times_ms': ', '.join(f'{time:g}' for time in sorted(group.echoes)),
         'size': ' x '.join(map(str, group.size)),
-        'description': group.text('SeriesDescription'),
-        'protocol': group.text('ProtocolName'),
+        'description': group.text('SeriesDescription')[:_LONGEST],
+        'protocol': group.text('ProtocolName')[:_LONGEST],
         'date': group.text('StudyDate'),
-        'patient_id': group.text('PatientID'),
+        'patient_id': group.text('PatientID')[:_LONGEST],
         'person': group.code,
         'study_uid': group.study,
     }
@@ -120,27 +126,62 @@ def name_problem(name: str) -> str | None:
     return None
 
 
+class Table:
+    """The table of an import: read once, and written only where nobody else wrote it meanwhile."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.rows = read_rows(path)
+        self._raw = path.read_bytes() if path.is_file() else None
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Write rows; UserError where the file was changed since."""
+        if (self.path.read_bytes() if self.path.is_file() else None) != self._raw:
+            raise UserError(f'{self.path} was changed while the import ran; run the same command again.')
+        write_rows(self.path, rows)
+        self._raw = self.path.read_bytes()
+
+
+@contextmanager
+def alone_at(*paths: Path) -> Iterator[None]:
+    """Keep other imports from files or folders; UserError where one is at work.
+
+    The locks, files beside them, end with the process.
+    """
+    with ExitStack() as stack:
+        for path in paths:
+            lock = path.resolve().with_name(f'.{path.resolve().name}.lock')
+            try:
+                lock.parent.mkdir(parents=True, exist_ok=True)
+                stream = stack.enter_context(lock.open('ab'))
+            except OSError as error:
+                raise UserError(
+                    f'{lock} cannot be written ({error.strerror}); choose another place.'
+                ) from None
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f'another import writes {path} and holds {lock}; wait for it to end.'
+                ) from None
+            except OSError as error:  # of filesystems without locks, as on some clusters
+                print(
+                    f'bids_qsm: {plain(lock.parent)} has no locks ({error.strerror}), so nothing keeps two '
+                    'imports apart; start only one at a time.'
+                )
+        yield
+
+
 def read_rows(path: Path) -> list[Row]:
     """Rows of the table; none where it is not there. UserError where it cannot be used."""
     if not path.exists():
         return []
-    try:
-        text = path.read_text(encoding='utf-8-sig')
-    except (OSError, UnicodeError) as error:
-        raise UserError(f'the table {path} cannot be read ({error}); mend it or move it away.') from None
-    # a spreadsheet may have written commas
-    lines = text.splitlines()
-    delimiter = '\t' if lines and '\t' in lines[0] else ','
-    reader = csv.DictReader(io.StringIO(text), delimiter=delimiter, restval='')
-    missing = [name for name in (*_EDITED, 'part', 'series_uid') if name not in (reader.fieldnames or ())]
-    if missing:
-        raise UserError(f'the table {path} has no column {missing[0]!r}; mend it, or move it away.')
     rows, seen, spellings = [], {}, {}
-    for line in reader:
-        cells = {key: re.sub("^'(?=[=+@-])", '', (value or '').strip()) for key, value in line.items() if key}
+    for n, line in _lines(path):
+        cells = {key: re.sub("^'(?=[=+@-])", '', value.strip()) for key, value in line.items()}
         uid, part, subject, session, name, note = (cells.pop(key, '') for key in _READ)
         row = Row(uid, part, subject, session, name, note, cells)
-        where = f'line {reader.line_num} of {path}'
+        where = f'line {n} of {path}'
         row.subject, row.session = row.subject.removeprefix('sub-'), row.session.removeprefix('ses-')
         row.name = row.name or UNCLEAR
         if not is_label(row.subject):
@@ -152,7 +193,7 @@ def read_rows(path: Path) -> list[Row]:
             raise UserError(f'{where}: the name {row.name!r} cannot be used: {problem}.')
         if row.key in seen:
             raise UserError(f'{where}: its series is also in line {seen[row.key]}; remove one of them.')
-        seen[row.key] = reader.line_num
+        seen[row.key] = n
         for what, label, owner in (('subject', row.subject, ''), ('session', row.session, row.subject)):
             other = spellings.setdefault((what, label.lstrip('0'), owner), label)
             if is_same_number(label, other):
@@ -162,6 +203,34 @@ def read_rows(path: Path) -> list[Row]:
                 )
         rows.append(row)
     return rows
+
+
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Lines of the table with their numbers, cells by column; UserError where they are none."""
+    save = 'save it as a text in UTF-8 with tabs between its cells, or move it away'
+    try:
+        text = path.read_text(encoding='utf-8-sig')
+    except (OSError, UnicodeError) as error:
+        raise UserError(f'the table {path} cannot be read ({error}); {save}.') from None
+    # a spreadsheet may have written commas
+    delimiter = '\t' if '\t' in text.partition('\n')[0] else ','
+    reader = csv.DictReader(io.StringIO(text), delimiter=delimiter, restval='', strict=True)
+    last = 1
+    try:
+        missing = [name for name in _NEEDED if name not in (reader.fieldnames or ())]
+        if missing:
+            raise UserError(f'the table {path} has no column {missing[0]!r}; {save}.')
+        for line in reader:
+            # a quotation mark at the start of a cell takes all up to the next
+            if None in line or any('\n' in value for value in line.values()):
+                raise csv.Error('cells beyond the last column, or of several lines')
+            last = reader.line_num
+            yield last, line
+    except csv.Error as error:
+        raise UserError(
+            f'the table {path} cannot be read after line {last} ({error}); remove quotation marks and tabs '
+            'that were written into its cells.'
+        ) from None
 
 
 def is_same_number(one: str, other: str) -> bool:
@@ -179,19 +248,22 @@ def _harmless(cell: str) -> str:
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Write the table, for its owner alone to read, unless it is so already."""
+    """Write the table, with columns of the user's own, for its owner alone to read, unless it is so."""
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, _COLUMNS, delimiter='\t', lineterminator='\n')
+    more = dict.fromkeys(key for row in rows for key in row.others if key and key not in _COLUMNS)
+    columns = (*_COLUMNS, *more)
+    writer = csv.DictWriter(stream, columns, delimiter='\t', lineterminator='\n')
     writer.writeheader()
     for row in rows:
         own = {key: getattr(row, key) for key in (*_EDITED, 'note', 'part', 'series_uid')}
-        cells = {key: row.others.get(key, '') for key in _COLUMNS} | own
+        cells = {key: row.others.get(key, '') for key in columns} | own
         # tabs and ends of lines within a value would break the table
         writer.writerow(
             {key: _harmless(re.sub(r'\\[trn]', ' ', plain(value))) for key, value in cells.items()}
         )
     text = stream.getvalue()
-    if path.exists() and path.read_text(encoding='utf-8-sig') == text:
+    is_private = path.exists() and not path.stat().st_mode & 0o077
+    if is_private and path.read_text(encoding='utf-8-sig') == text:
         return
 
     def write(temporary: Path):

@@ -139,6 +139,25 @@ def test_exported_series_are_not_imported_again(exported, capsys):
     assert 'series 5002 (magnitude): a parametric map' in said or 'series 6002 (magnitude): a para' in said
 
 
+@pytest.mark.parametrize('missing', [2, 3])  # within, at the end
+def test_a_map_is_not_laid_over_a_part_of_its_series(missing, tmp_path, capsys):
+    scan = Scan('Siemens', 5, echo_times=(5, 9))
+    files = write_classic(tmp_path / 'dicom', scan)
+    run_import(tmp_path / 'dicom', tmp_path / 'bids')
+    make_maps(tmp_path)
+    for path in files:
+        if pydicom.dcmread(path).SOPInstanceUID in {scan.uid('mag', n, missing) for n in (1, 2)}:
+            path.write_bytes(path.read_bytes()[:-9])
+    capsys.readouterr()
+    words = ['export', *(str(tmp_path / name) for name in ('out', 'dicom', 'dest'))]
+    for more in ([], ['--table', str(tmp_path / 'bids_import.tsv')]):
+        assert main([*words, *more]) == 2
+        said = capsys.readouterr()
+        assert said.out.count('it is truncated') == 2
+        assert 'does not lie where' in said.err or 'no whole series' in said.err
+    assert not (tmp_path / 'dest').exists()
+
+
 def test_patients_are_matched_by_the_table_alone(tmp_path, capsys):
     for patient, number in (('A', 5), ('B', 6)):
         scan = Scan(
@@ -190,6 +209,9 @@ def test_a_map_of_another_grid_or_none_is_refused(tmp_path, capsys):
     for place in ('bids_import.tsv', 'bids_import.tsv/dest'):
         assert main([*words[:3], str(tmp_path / place)]) == 2
         assert 'give another folder to write to' in capsys.readouterr().err
+    for place in ('out', 'dicom/x', 'bids/sub-01'):
+        assert main([*words[:3], str(tmp_path / place)]) == 2
+        assert 'names the patients and is no part of it' in capsys.readouterr().err
     assert main([*words, '--participant-label', '09']) == 2
     assert 'no susceptibility map of sub-09' in capsys.readouterr().err
     shutil.rmtree(tmp_path / 'dicom')
@@ -221,6 +243,9 @@ def test_a_map_of_larger_voxels_gets_a_grid_of_its_own(plane, degrees, tmp_path,
     values = np.random.default_rng(1).normal(0, 0.1, shape).astype('f4')
     nib.save(nib.Nifti1Image(values, affine @ to_old), path)
     words = ['export', *(str(tmp_path / name) for name in ('out', 'dicom', 'dest'))]
+    assert main(words) == 2  # another study may have the same field of view
+    assert '--table for a map of other voxels' in capsys.readouterr().err
+    words += ['--table', str(tmp_path / 'bids_import.tsv')]
     assert main(words) == 0
     series = tmp_path / 'dest' / 'sub-01_Chimap_series'
     image = back(series)
@@ -237,7 +262,7 @@ def test_a_map_of_larger_voxels_gets_a_grid_of_its_own(plane, degrees, tmp_path,
     assert (one.NumberOfFrames, one.Rows, one.Columns) == shape[::-1]
     shutil.rmtree(tmp_path / 'dest')
     shift = np.eye(4)
-    shift[0, 3] = 1.5
+    shift[0, 3] = 0.2
     nib.save(nib.Nifti1Image(values, affine @ to_old @ shift), path)
     assert main(words) == 2
     assert 'does not lie where the DICOM series do' in capsys.readouterr().err

@@ -47,7 +47,7 @@ def test_groups_have_parts_echoes_and_places(write, tmp_path):
         assert sorted(group.echoes) == [4, 9]
         assert (group.volumes, group.is_even, group.size) == (1, True, (8, 7, 4))
         np.testing.assert_allclose(np.diff(group.places), 2, atol=0.03)
-        assert group.person == ('HOSP-7731', 'Mustermann^Erika', '19640812')
+        assert group.person == ('HOSP-7731', 'Mustermann^Erika', '19640812', 'F')
 
 
 def test_files_that_cannot_be_used_are_named(tmp_path):
@@ -62,6 +62,31 @@ def test_files_that_cannot_be_used_are_named(tmp_path):
     assert len(found.problems) + found.n_others == 4
     assert found.n_files == 6
     assert found.groups[0].volumes == 1
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'why'),
+    [
+        ('ImagePositionPatient', ['0', 'nan', '0'], 'the place of the image cannot be'),
+        ('PixelSpacing', ['0', '1'], 'the place of the image cannot be'),
+        ('EchoTime', '1e30', 'the echo time cannot be'),
+        ('TransferSyntaxUID', '1.2.3', 'its transfer syntax 1.2.3 is none of the standard'),
+    ],
+)
+def test_values_that_cannot_be_leave_one_file_out(key, value, why, tmp_path):
+    path, *others = write_classic(tmp_path, Scan('Siemens', 1, echo_times=(5,), parts=('mag',)))
+    with pydicom.config.disable_value_validation():
+        one = pydicom.dcmread(path)
+        if key == 'TransferSyntaxUID':
+            one.file_meta.TransferSyntaxUID = value
+            one.save_as(path, implicit_vr=False, little_endian=True)
+        else:
+            setattr(one, key, value)
+            one.save_as(path)
+    found = read_folder(tmp_path)
+    assert found.n_files == len(others)
+    assert str(path) in found.problems[0]
+    assert why in found.problems[0]
 
 
 def test_copies_of_a_file_count_once(tmp_path):

@@ -15,6 +15,7 @@ from bids_qsm.app.cli import main
 from bids_qsm.dicom.convert import find_dcm2niix
 from bids_qsm.dicom.importing import run_import
 from bids_qsm.dicom.table import read_rows, write_rows
+from bids_qsm.errors import UserError
 from tests.dicom.scanners import IDENTIFYING, SHAPE, Scan, write_classic, write_enhanced
 
 SCANS = {
@@ -213,6 +214,66 @@ def test_a_person_cannot_name_a_wrong_pair(tmp_path, bring_in, capsys):
         in (capsys.readouterr().out)
     )
     assert not [*(tmp_path / 'bids').rglob('*.nii.gz')]
+
+
+def rename(tmp_path, **names):
+    """Write names by the number of the series (``_5``) into the table."""
+    rows = read_rows(tmp_path / 'bids_import.tsv')
+    for row in rows:
+        row.name = names.get(f'_{row.others["series_number"]}', row.name)
+    write_rows(tmp_path / 'bids_import.tsv', rows)
+
+
+def test_echoes_of_one_name_lie_in_one_place(tmp_path, bring_in, capsys):
+    first = Scan('Siemens', 5, echo_times=(5,))
+    write_classic(tmp_path / 'dicom', first)
+    write_classic(tmp_path / 'dicom', replace(first, number=6, echo_times=(9,), degrees=3, time=37000))
+    bring_in(dry_run=True)
+    rename(tmp_path, _5='MEGRE', _6='MEGRE')
+    assert bring_in() == 1
+    assert 'series 5 (magnitude) and series 6 (magnitude) do not belong together: they differ in place' in (
+        capsys.readouterr().out
+    )
+
+
+def test_a_magnitude_is_not_written_while_its_phase_is_unclear(tmp_path, bring_in, capsys):
+    magnitude = Scan('Siemens', 5, parts=('mag',), echo_times=(5,))
+    for number, part in ((5, 'mag'), (6, 'phase'), (7, 'mag')):
+        write_classic(tmp_path / 'dicom', replace(magnitude, number=number, parts=(part,)))
+    bring_in(dry_run=True)
+    rename(tmp_path, _5='T2starw')
+    assert bring_in() == 1
+    assert 'series 6 (phase), which may belong to series 5 (magnitude), is unclear' in capsys.readouterr().out
+    assert not [*(tmp_path / 'bids').rglob('*.nii.gz')]
+
+
+def test_files_without_a_session_are_not_there_twice(tmp_path, bring_in):
+    write_classic(tmp_path / 'dicom', Scan('Siemens', 5, echo_times=(5,)))
+    assert bring_in() == 0
+    rows = read_rows(tmp_path / 'bids_import.tsv')
+    for row in rows:
+        row.session = '1'
+    write_rows(tmp_path / 'bids_import.tsv', rows)
+    with pytest.raises(UserError, match='holds files without ses-, which would be there twice'):
+        bring_in()
+
+
+def test_two_imports_do_not_write_one_table(tmp_path, bring_in):
+    for number, part in ((5, 'mag'), (6, 'phase'), (7, 'mag')):
+        write_classic(tmp_path / 'dicom', Scan('Siemens', number, parts=(part,), echo_times=(5,)))
+    table = tmp_path / 'bids_import.tsv'
+
+    def ask(_):
+        with pytest.raises(UserError, match='another import writes'):
+            bring_in()
+        table.write_text('edited')
+        return 'skip'
+
+    with pytest.raises(UserError, match='was changed while the import ran'):
+        bring_in(ask=ask)
+    assert table.read_text() == 'edited'
+    table.unlink()
+    assert bring_in() == 1  # the lock is gone
 
 
 def test_a_truncated_file_is_named_and_its_series_left_out(tmp_path, bring_in, capsys):

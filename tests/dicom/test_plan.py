@@ -66,6 +66,21 @@ def test_two_magnitudes_for_one_phase_are_asked_for_until_one_is_left_out(write,
     assert names(again) == {(4, 'mag'): 'MEGRE', (5, 'phase'): 'MEGRE', (6, 'mag'): SKIP}
 
 
+def test_a_magnitude_that_a_person_named_takes_its_phase(write, planned):
+    magnitude, phase = pair(4)
+    write(magnitude, phase, replace(magnitude, number=6))
+    rows = planned()
+    rows[4, 'mag'].name = 'acq-x_MEGRE'
+    rows = planned(list(rows.values()))
+    assert 'it fits series 4 (magnitude), series 6 (magnitude)' in rows[5, 'phase'].note
+    rows[6, 'mag'].name = SKIP
+    assert names(planned(list(rows.values()))) == {
+        (4, 'mag'): 'acq-x_MEGRE',
+        (5, 'phase'): 'acq-x_MEGRE',
+        (6, 'mag'): SKIP,
+    }
+
+
 def test_runs_whose_times_were_removed_are_not_guessed(write, planned, tmp_path):
     runs = pair(4, echo_times=(9,), has_times=False), pair(8, echo_times=(9,), has_times=False)
     write(*runs[0], *runs[1])
@@ -229,6 +244,15 @@ def test_missing_slices_and_repetitions_are_said(write, planned, tmp_path):
     assert 'slices are missing' in rows[4, 'mag'].note
     assert 'holds 2 images of each slice' in rows[8, 'mag'].note
     assert {rows[number, part].name for number, part in ((4, 'mag'), (5, 'phase'), (8, 'mag'))} == {UNCLEAR}
+
+
+def test_a_t1w_that_is_not_whole_is_no_success(write, planned, tmp_path):
+    t1w = {'parts': ('mag',), 'echo_times': (3,), 'protocol': 't1_mprage', 'tags': {'SequenceVariant': 'MP'}}
+    write(Scan('Siemens', 4, **t1w))
+    next((tmp_path / 'dicom').rglob('*_00003.dcm')).unlink()
+    (row,) = planned().values()
+    assert row.name == UNCLEAR
+    assert 'slices are missing' in row.note
 
 
 def test_patients_and_studies_get_numbers_and_keep_them(write, tmp_path):
@@ -425,6 +449,58 @@ def test_a_table_from_a_spreadsheet_is_read(write, planned, tmp_path):
     table.write_text('subject\tname\n')
     with pytest.raises(UserError, match="no column 'session'"):
         read_rows(table)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda text: text.encode('utf-16'), 'save it as a text in UTF-8'),
+        (lambda text: text.replace('QSM_gre', 'Zürich').encode('cp1252'), 'save it as a text in UTF-8'),
+        (lambda text: text.replace('patient_id', '').encode(), "no column 'patient_id'"),
+        (lambda text: text.replace('\t', ';').encode(), "no column 'subject'; save it as a text in UTF-8"),
+        (lambda text: text.replace('T2starw\t', 'T2starw\t"', 1).encode(), 'after line 1 .*quotation marks'),
+        (lambda text: text.replace('T2starw\t', 'T2starw\t"').encode(), 'after line 1 .*quotation marks'),
+        (lambda text: text.replace('T2starw\t', 'T2starw\t\t').encode(), 'after line 1 .*tabs'),
+    ],
+)
+def test_a_table_saved_otherwise_is_refused_with_advice(change, message, write, planned, tmp_path):
+    write(*pair(4, echo_times=(9,)))
+    table = tmp_path / 'table.tsv'
+    write_rows(table, list(planned().values()))
+    table.write_bytes(change(table.read_text()))
+    with pytest.raises(UserError, match=message):
+        read_rows(table)
+
+
+def test_columns_of_the_user_stay_and_only_the_user_may_read_them(write, planned, tmp_path):
+    write(*pair(4, echo_times=(9,)))
+    table = tmp_path / 'table.tsv'
+    write_rows(table, list(planned().values()))
+    lines = zip(table.read_text().splitlines(), ('seen', 'yes', ''), strict=True)
+    table.write_text('\n'.join(map('\t'.join, lines)))
+    for _ in range(2):
+        table.chmod(0o644)  # also where the text stays
+        write_rows(table, list(planned(read_rows(table)).values()))
+        assert [row.others['seen'] for row in read_rows(table)] == ['yes', '']
+        assert table.stat().st_mode & 0o077 == 0
+
+
+def test_long_texts_of_headers_are_cut(write, planned, tmp_path):
+    times = {'EchoPlanarPulseSequence': 'YES', 'ScanningSequence': 'EP'}
+    for n in (1, 2):  # volumes of one run
+        write(Scan('GE', 8, f'{n}', parts=('mag',), echo_times=(9,), time=36000 + n, tags=times))
+        folder = tmp_path / 'dicom' / 'HOSP-773118'
+        folder.rename(folder.with_name(f'{n}'))
+    with pydicom.config.disable_value_validation():
+        for path in (tmp_path / 'dicom').rglob('*.dcm'):
+            one = pydicom.dcmread(path)
+            one.SeriesDescription, one.ProtocolName = 'd' * 60_000, f'task-{"x" * 300}'
+            one.SOPInstanceUID = f'1.2.{path.parent.name}.{one.InstanceNumber}'
+            one.save_as(path)
+        (row,) = planned().values()
+    assert row.name == f'task-{"x" * 30}_bold'
+    write_rows(tmp_path / 'table.tsv', [row])
+    assert read_rows(tmp_path / 'table.tsv')[0].others['description'] == 'd' * 200
 
 
 def test_texts_that_spreadsheets_change_keep_the_table(write, planned, tmp_path):
