@@ -1,7 +1,9 @@
-"""How many threads the numerics may use."""
+"""How many threads the numerics may use, and processes that do not outlive the main one."""
 
+import multiprocessing
 import os
 import sys
+import threading
 
 
 def set_threads(n: int):
@@ -17,3 +19,15 @@ def set_threads(n: int):
         numba.set_num_threads(min(n, numba.config.NUMBA_NUM_THREADS))
     else:
         os.environ['NUMBA_NUM_THREADS'] = str(n)
+
+
+def end_with_main():
+    """Have this worker end when the main process is gone, so that a killed run does not write on."""
+
+    def wait():
+        main = multiprocessing.parent_process()
+        assert main is not None
+        main.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

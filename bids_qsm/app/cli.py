@@ -240,8 +240,14 @@ def _demo(argv: list[str]):
     # renamed at the end, so that OUT is never incomplete
     partial = out.with_name(f'.{out.name}-partial')
     shutil.rmtree(partial, ignore_errors=True)
-    demo(partial, nprocs=min(threads, 2))
-    partial.replace(out)
+    try:
+        demo(partial, nprocs=min(threads, 2))
+        partial.replace(out)
+    except KeyboardInterrupt:
+        print('bids_qsm: interrupted; nothing was written.', file=sys.stderr)
+        return 130
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     print(f'Demo dataset: {out}')
     return 0
 

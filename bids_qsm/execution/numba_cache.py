@@ -84,7 +84,8 @@ def lacks_kernels() -> bool:
     from bids_qsm.recon import fused_kernels
 
     folder = fused_kernels.add_up.stats.cache_path
-    return folder is not None and not any(Path(folder).glob(f'{Path(fused_kernels.__file__).stem}.*.nbi'))
+    name = f'{Path(fused_kernels.__file__).stem}.*.py{sys.version_info.major}{sys.version_info.minor}.nbi'
+    return folder is not None and not any(Path(folder).glob(name))
 
 
 def compile_kernels(caches: Path = CACHES):

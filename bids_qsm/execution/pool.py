@@ -13,7 +13,6 @@ import pickle
 import signal
 import sys
 import tempfile
-import threading
 import time
 from bisect import insort
 from collections.abc import Iterable, Iterator
@@ -35,7 +34,7 @@ from numba.core.event import install_recorder
 from pebble import ProcessExpired, ProcessPool
 
 from bids_qsm.errors import UserError
-from bids_qsm.threads import set_threads
+from bids_qsm.threads import end_with_main, set_threads
 
 AHEAD = 2
 """Graphs in work beyond one a worker, at most: their steps fill gaps, and memory stays flat."""
@@ -188,10 +187,11 @@ class PoolPlugin(PluginBase):
 
     def _finish(self, step: 'Step', *, traceback: list[str] | None, measured: dict | None):
         live, node = step.live, step.node
-        self._compiled.add(_kind(node))
         node.measured = measured
         live.n_open -= 1
         if traceback is None:
+            if measured:  # it was run
+                self._compiled.add(_kind(node))
             self._tell(node, 'end')
             for after in live.ready(step):
                 insort(self._ready, after)
@@ -306,19 +306,13 @@ def _use_short_folder():
 def _begin(directory: str, threads: int, level: str | int):
     """Set up a worker; pebble has it ignore SIGINT, which goes to all processes of a terminal."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # an idle worker ends in order when its pipe is closed
-    threading.Thread(target=_end_with_main, daemon=True).start()
+    end_with_main()
     os.chdir(directory)
     set_threads(threads)
     # Nipype's loggers have handlers of their own; a worker's messages would break the progress display
     for name in _LOGGERS:
         logging.getLogger(name).setLevel(level)
     gc.freeze()  # looking through all that is imported after each step would take longer than many steps
-
-
-def _end_with_main():
-    """End this worker when the main process is gone, so that a killed run does not write on."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
 
 
 def _work(pickled: bytes, is_again: bool):

@@ -1,7 +1,7 @@
 """Simulated BIDS datasets with known truth."""
 
+import signal
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
@@ -11,6 +11,7 @@ from pathlib import Path
 import numba
 import numpy as np
 import pandas as pd
+from pebble import ProcessPool
 
 from bids_qsm import __version__
 from bids_qsm.anatomy import atlas
@@ -29,7 +30,7 @@ from bids_qsm.phantom.spin_echo import SpinEchoes, simulate_spin_echoes
 from bids_qsm.phantom.t1w import simulate_t1w
 from bids_qsm.phantom.vessels import CLASSES
 from bids_qsm.recon.units import mhz_from_tesla
-from bids_qsm.threads import set_threads
+from bids_qsm.threads import end_with_main, set_threads
 
 README = """Simulated data, made by bids_qsm {version}
 ==========================================
@@ -155,18 +156,31 @@ def write_dataset(
     heads = partial(make_head, spacing=spacing, variation=variation, family=family)
     write = partial(_write_person, path, seed=seed, heads=heads, perfusion=perfusion)
     parts = [list(part) for _, part in groupby(enumerate(visits), lambda one: one[1].person)]
-    if nprocs > 1 and len(parts) > 1:
-        threads = max(numba.get_num_threads() // nprocs, 1)
-        with ProcessPoolExecutor(nprocs, get_context('spawn'), set_threads, (threads,)) as pool:
-            made = list(pool.map(write, parts))
-    else:
-        made = list(map(write, parts))
+    has_several = nprocs > 1 and len(parts) > 1
+    made = _side_by_side(write, parts, nprocs) if has_several else list(map(write, parts))
     if blood:
         for part, traits in zip(parts, made, strict=True):
             for _, visit in part:
                 people.setdefault(visit.subject, {}).update(traits)
     _write_participants(path, visits, people)
     return path
+
+
+def _side_by_side(work: Callable, parts: Sequence, nprocs: int) -> list:
+    """What ``work`` returns of each part, each in one of ``nprocs`` processes that share the threads."""
+    threads = max(numba.get_num_threads() // nprocs, 1)
+    with ProcessPool(nprocs, 0, _begin_worker, (threads,), get_context('spawn')) as pool:
+        try:
+            return [one.result() for one in [pool.schedule(work, args=[part]) for part in parts]]
+        except BaseException:
+            pool.stop()  # at once, and not after what they do
+            raise
+
+
+def _begin_worker(threads: int):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it goes to all processes of a terminal
+    end_with_main()
+    set_threads(threads)
 
 
 def demo(path: str | Path, *, seed: int = 0, nprocs: int = 1):
@@ -176,16 +190,15 @@ def demo(path: str | Path, *, seed: int = 0, nprocs: int = 1):
     change a little between the sessions, and only the first has a T1-weighted image. The heads are of common
     size: brains of 1.5 and 1.6 l with the fluid around them.
     """
-    scan = {'voxel_size': (1.5, 1.5, 1.5), 'fov': (177, 207, 162), 'echo_times': (0.005, 0.012, 0.019, 0.026)}
-    siemens = Protocol(**scan, rotation=(15, 2, 0), snr=90, phase_format='siemens')
-    philips = Protocol(
-        **scan,
-        rotation=(-12, 0, 4),
+    siemens = Protocol(
+        (1.5, 1.5, 1.5),
+        fov=(177.0, 207.0, 162.0),
+        echo_times=(0.005, 0.012, 0.019, 0.026),
+        rotation=(15, 2, 0),
         snr=90,
-        manufacturer='Philips',
-        phase_format='philips',
-        sign=-1,
+        phase_format='siemens',
     )
+    philips = replace(siemens, rotation=(-12, 0, 4), manufacturer='Philips', phase_format='philips', sign=-1)
     lesions = (
         Lesion((-24, -22, 30), 5.0, 0.05, rim=0.06),
         Lesion((27, -44, 22), 4.0, 0.06),

@@ -352,6 +352,8 @@ def test_demo(monkeypatch, tmp_path, capsys):
     def write(path, nprocs):
         assert nprocs >= 1
         (path / 'sub-01').mkdir(parents=True)
+        if path.parent.name == 'stopped':
+            raise KeyboardInterrupt
 
     module = ModuleType('bids_qsm.phantom.dataset')
     module.demo = write
@@ -362,6 +364,9 @@ def test_demo(monkeypatch, tmp_path, capsys):
     assert (out / 'sub-01').is_dir()
     assert cli.main(['demo', str(out)]) == 2
     assert 'is there already' in capsys.readouterr().err
+    assert cli.main(['demo', str(tmp_path / 'stopped' / 'demo')]) == 130
+    assert not [*(tmp_path / 'stopped').iterdir()]
+    assert 'nothing was written' in capsys.readouterr().err
 
 
 def test_a_dataset_named_demo(tmp_path, ran, monkeypatch):
