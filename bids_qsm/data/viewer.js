@@ -137,9 +137,13 @@ const bidsQsmViewer = (() => {
   /* The other layers are shown without one that cannot be unpacked. */
   function leaveOut(layer) {
     broken.add(layer)
+    tellBroken()
+  }
+
+  function tellBroken() {
     const named = here.series.maps.concat(here.series.labels).filter((one) => broken.has(one))
     find('.broken').textContent = `Left out, as the page is damaged there: ${named.map((one) => one.title).join(', ')}.`
-    find('.broken').hidden = false
+    find('.broken').hidden = !named.length
   }
 
   /* What all images of the series hold there. */
@@ -230,7 +234,7 @@ const bidsQsmViewer = (() => {
 
   async function choose(series) {
     here.series = series
-    find('.broken').hidden = true
+    tellBroken()
     here.map = series.maps.find((m) => here.map && m.key === here.map.key) || series.maps[0]
     here.over = series.maps.find((m) => here.over && m.key === here.over.key) || null
     here.shown = new Set(series.labels.filter((l) => here.shown.has(l.key)).map((l) => l.key))
