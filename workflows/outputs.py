@@ -280,7 +280,7 @@ def application_names(app: 'Application', labels: str) -> dict[str, dict]:
     seg |= {'datatype': 'func'} if app.of_runs else {}
     names = {image.name: {**image.place, **seg} for image in app.images}
     for image in app.images:
-        if image.lookup:
+        if image.has_lookup:
             names[f'{image.name}_lookup'] = {**image.place, **seg, 'extension': '.tsv'}
     for document in app.documents:
         names[document.name] = {'suffix': document.suffix, 'desc': document.desc, 'extension': '.json', **seg}

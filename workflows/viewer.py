@@ -75,7 +75,7 @@ def add_viewer(
         labels = [
             {
                 'port': run.outputs[one.name],
-                'table': run.outputs[f'{one.name}_lookup'] if one.lookup else '',
+                'table': run.outputs[f'{one.name}_lookup'] if one.has_lookup else '',
                 'title': one.title,
                 'stem': '',
             }

@@ -160,7 +160,7 @@ def _run(
                     own = sorted(own, key=lambda one: (one['series'], one['node']))
                     own = rejected.get(subject, []) + own
                     remove_partial(out, subject)
-                    kept = _failures_of_others(options, plan, subject)
+                    kept = _failures_of_others(options, plan, subject, damage)
                     _write_provenance(options, subject, started, methods, kept + own)
                     build_subject_report(out, subject, damage)
                     failures += own
@@ -278,13 +278,16 @@ def _write_provenance(
     write_json(options.output_dir / 'logs' / f'sub-{subject}.json', record)
 
 
-def _failures_of_others(options: Options, plan: Plan, subject: str):
-    """Recorded failures of series that this run, of some sessions or some files, does not process."""
+def _failures_of_others(options: Options, plan: Plan, subject: str, damage: list[str]):
+    """Recorded failures of series that this run, of some sessions or some files, does not process.
+
+    A sentence on a damaged record is added to ``damage``.
+    """
     if not (options.session_label or options.bids_filter_file):
         return []
     # failures of the anatomy have the name of the subject and concern all series
     named = {f'sub-{subject}', *(one.name for one in (*plan.series, *plan.rejected))}
-    run = read_run(options.output_dir / 'logs' / f'sub-{subject}.json', [])
+    run = read_run(options.output_dir / 'logs' / f'sub-{subject}.json', damage)
     return [one for one in run.get('failures', []) if one.get('series') not in named]
 
 

@@ -126,7 +126,9 @@ APPLICATION = Application(
     extra=LESIONS.extra,
     uses=('veins',),
     images=(
-        Image('centralveinlesions', 'dseg', 'Lesions, numbered as in their table'),
+        Image(
+            'centralveinlesions', 'dseg', 'Lesions examined for a central vein, numbered as in their table'
+        ),
         Image('centralvein', 'dseg', 'Lesions by their central vein', lookup=tuple(CLASSES.items())),
         Image(
             'courses',

@@ -214,14 +214,21 @@ class Image:
     """Entity label- of the file: (('label', 'vein'),)."""
     lookup: tuple[tuple[int, str], ...] = ()
     """Index and name of each label of a dseg, for the table beside it."""
+    named: bool = False
+    """Whether `measure` gives a dseg as a pair with a dict of these, index -> name."""
     facts: str = ''
     """Entry of the facts, a dict, that its sidecar states in place of all; nothing else states it."""
     look: Look | None = None
     """How the viewer of the page shows a map (3D): it shows maps with a look, and all labels and masks."""
 
     @property
+    def has_lookup(self) -> bool:
+        """Whether a table of its labels is beside it."""
+        return self.named or bool(self.lookup)
+
+    @property
     def title(self) -> str:
-        """What the viewer calls labels or a mask."""
+        """What the viewer calls labels or a mask: no other image of labels of a series is called so."""
         return re.split('[,:;]', self.about)[0]
 
     @property
@@ -462,7 +469,7 @@ class Application:
                 rule = f'the suffix {one.suffix} of an image must end in map, or be mask, dseg, probseg'
                 raise ValueError(f'{self.name}: {rule}')
             odd = [key for key, _ in one.entities if key != 'label']
-            if odd or (one.lookup and one.suffix != 'dseg'):
+            if odd or (one.has_lookup and one.suffix != 'dseg'):
                 what = f'the entity {odd[0]}' if odd else 'a table of labels'
                 raise ValueError(f'{self.name}: the image {one.name} cannot have {what}')
             units = [one.units] if one.units else ['1', 'arbitrary']

@@ -28,7 +28,7 @@ def measure(
     affine: np.ndarray,
     to_template: list,
     reference: str,
-) -> tuple[pd.DataFrame, np.ndarray]:
+) -> tuple[pd.DataFrame, tuple[np.ndarray, dict[int, str]]]:
     """Tabulate the lesions of all masks, see `bids_qsm.biomarkers.lesions.lesion_table`, and number them."""
     drawn = [
         Drawn(
@@ -45,13 +45,20 @@ def measure(
     return table, placed(drawn, mask.shape)
 
 
-def placed(drawn: Sequence[Drawn], shape: tuple[int, ...]) -> np.ndarray:
-    """Lesions of all masks on the grid of the maps; numbers go on from those of the mask before."""
-    found, count = np.zeros(shape, np.int32), 0
+def placed(drawn: Sequence[Drawn], shape: tuple[int, ...]) -> tuple[np.ndarray, dict[int, str]]:
+    """Lesions of all masks on the grid of the maps, and names of their numbers as the table has them.
+
+    Numbers go on from those of the mask before, and with several masks the name is that of the mask and the
+    number in it. Where lesions of two masks overlap, the image shows that of the first.
+    """
+    found, count, names = np.zeros(shape, np.int32), 0, {}
     for one in drawn:
         found = np.where((found == 0) & (one.placed > 0), one.placed + count, found)
-        count += int(one.labels.max(initial=0))
-    return found
+        mask = f'{one.source}: ' if len(drawn) > 1 else ''
+        numbers = np.unique(one.labels[one.labels > 0]).tolist()
+        names |= {number + count: f'{mask}{number}' for number in numbers}
+        count += max(numbers, default=0)
+    return found, names
 
 
 def burden(table: pd.DataFrame) -> pd.DataFrame:
@@ -113,6 +120,7 @@ APPLICATION = Application(
             'dseg',
             'Lesions, numbered as in their table; in a further mask, numbers go on from the one before',
             desc='lesions',
+            named=True,
         ),
     ),
     tables=(

@@ -204,7 +204,7 @@ APPLICATION = Application(
         Image(
             'split',
             'dseg',
-            'Lesions, confluent ones taken apart, numbered as in their table',
+            'Lesions examined for a rim, confluent ones taken apart, numbered as in their table',
             desc='split',
             entities=(('label', 'lesion'),),
         ),

@@ -90,7 +90,7 @@ APPLICATION = Application(
         Image(
             'siderosis',
             'mask',
-            'Sheets of iron on the cortex, definite and possible',
+            'Definite and possible sheets of iron on the cortex',
             desc='',
             entities=(('label', 'siderosis'),),
         ),

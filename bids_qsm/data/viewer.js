@@ -13,7 +13,9 @@ const bidsQsmViewer = (() => {
   let drawn = null // map under the controls; here.map may still be unpacking
   let laid = null // the same of the map over it
   let back = null // button that jumped here
+  const broken = new Set() // layers that cannot be unpacked
   let calls = 0
+  let jumps = 0
   let nv = null
   let opening = null
 
@@ -68,33 +70,48 @@ const bidsQsmViewer = (() => {
     return buffer
   }
 
-  /* In colours over another map, what has no value must be as the end of the window that is not drawn. */
-  function clear(data, layer, end) {
+  /* What has no value must be as the end of the window that is not drawn, or beyond it: in colours over
+     another map, and where the lowest value has the strongest colour. */
+  function clear(data, layer, low, high, turned) {
     const found = Int16Array.from(data)
-    const none = Math.max(-32767, Math.min(32767, Math.round(end / layer.step)))
+    const end = turned ? Math.ceil(high / layer.step) : Math.floor(low / layer.step)
+    const none = Math.max(-32767, Math.min(32767, end))
     for (let i = 0; i < found.length; i++) if (found[i] === NOTHING) found[i] = none
     return found
   }
 
-  /* Colours from the last to the first, with the end transparent that is not drawn. */
-  function turn(name) {
-    const { R, G, B, I } = nv.colormapFromKey(name.replace('_r', ''))
-    const back = (values) => [...values].reverse()
-    nv.addColormap(name, { R: back(R), G: back(G), B: back(B), A: back(I).map((i) => (i ? 255 : 0)), I: back(I).map((i) => 255 - i) })
+  const isTurned = (layer) => layer.step > 0 && layer.colours.endsWith('_r')
+
+  /* Add colours with a clear one at the end that is not drawn, and from the last to the first where the name ends
+     in _r; give their name. The clear one is black, as the first image has no transparency. */
+  function framed(name) {
+    const found = nv.colormapFromKey(name.replace('_r', ''))
+    const A = found.I.map(() => 255)
+    let table = { ...found, A, I: found.I.map((i) => 1 + Math.round((254 * i) / 255)) }
+    table = Object.fromEntries(['R', 'G', 'B', 'A', 'I'].map((key) => [key, [0, ...table[key]]]))
+    if (name.endsWith('_r')) {
+      for (const key of ['R', 'G', 'B', 'A']) table[key].reverse()
+      table.I = table.I.reverse().map((i) => 255 - i)
+    }
+    nv.addColormap(`framed ${name}`, table)
+    return `framed ${name}`
   }
 
   async function image(layer, opacity, isOver = false) {
     const data = await values(layer)
     const kept = isOver ? overWindows : windows
     const [low, high] = layer.step ? kept.get(layer) || [layer.low, layer.high] : [0, layer.names.length]
-    const turned = layer.step && layer.colours.endsWith('_r')
+    const turned = isTurned(layer)
     const colours = !layer.step ? 'gray' : isOver && layer.colours === 'gray' ? 'viridis' : layer.colours
-    if (turned) turn(colours)
-    const buffer = nifti(isOver ? clear(data, layer, turned ? high : low) : data, layer)
-    const one = await niivue.NVImage.new(buffer, `${layer.data}.nii`, colours, opacity, null, low, high)
+    const buffer = nifti(isOver || turned ? clear(data, layer, low, high, turned) : data, layer)
+    const one = await niivue.NVImage.new(buffer, `${layer.data}.nii`, layer.step && colours !== 'gray' ? framed(colours) : colours, opacity, null, low, high)
     if (!layer.step) {
-      const part = (from) => [0, ...layer.colours.map((c) => parseInt(c.slice(from, from + 2), 16))]
-      one.setColormapLabel({ R: part(1), G: part(3), B: part(5), I: [0, ...layer.names.keys()].map((_, i) => i), labels: ['', ...layer.names] })
+      // NiiVue draws no voxel with the first two of 256 parts of a table, so that of the background begins below 0
+      const below = Math.ceil((layer.names.length + 1) / 127)
+      const none = Array(below + 1).fill(0)
+      const part = (from) => [...none, ...layer.colours.map((c) => parseInt(c.slice(from, from + 2), 16))]
+      const table = { R: part(1), G: part(3), B: part(5), A: [...none, ...layer.names.map(() => 255)] }
+      one.setColormapLabel({ ...table, I: table.A.map((_, i) => i - below), labels: [...none.map(() => ''), ...layer.names] })
       one.colorbarVisible = false
     }
     return one
@@ -108,7 +125,25 @@ const bidsQsmViewer = (() => {
     const { inverse, shape } = layer
     const [x, y, z] = [0, 1, 2].map((i) => Math.round(inverse[i][0] * mm[0] + inverse[i][1] * mm[1] + inverse[i][2] * mm[2] + inverse[i][3]))
     const outside = [x, y, z].some((v, i) => v < 0 || v >= shape[i])
-    return outside ? NOTHING : (await values(layer))[x + shape[0] * (y + shape[1] * z)]
+    if (outside || broken.has(layer)) return NOTHING
+    try {
+      return (await values(layer))[x + shape[0] * (y + shape[1] * z)]
+    } catch {
+      leaveOut(layer)
+      return NOTHING
+    }
+  }
+
+  /* The other layers are shown without one that cannot be unpacked. */
+  function leaveOut(layer) {
+    broken.add(layer)
+    tellBroken()
+  }
+
+  function tellBroken() {
+    const named = here.series.maps.concat(here.series.labels).filter((one) => broken.has(one))
+    find('.broken').textContent = `Left out, as the page is damaged there: ${named.map((one) => one.title).join(', ')}.`
+    find('.broken').hidden = !named.length
   }
 
   /* What all images of the series hold there. */
@@ -120,7 +155,7 @@ const bidsQsmViewer = (() => {
     }
     for (const layer of here.series.labels) {
       const label = await nearest(layer, mm)
-      if (label > 0) found.labels[layer.title] = layer.names[label - 1]
+      if (label > 0) found.labels[layer.key] = layer.names[label - 1]
     }
     return found
   }
@@ -131,8 +166,8 @@ const bidsQsmViewer = (() => {
     if (here.at !== mm) return
     const place = ['x', 'y', 'z'].map((axis, i) => `${axis} ${mm[i].toFixed(1)}`).join(', ')
     const measured = here.series.maps.filter((m) => m.key in found.values).map((m) => `${m.symbol} ${round(found.values[m.key], m)} ${m.unit}`.trim())
-    const masks = new Set(here.series.labels.filter((layer) => layer.names.length === 1).map((layer) => layer.title))
-    const named = Object.entries(found.labels).map(([title, name]) => (masks.has(title) && name === '1' ? title : `${title}: ${name}`))
+    const under = here.series.labels.filter((layer) => layer.key in found.labels)
+    const named = under.map(({ key, title, names }) => (names.length === 1 && names[0] === '1' ? title : `${title}: ${found.labels[key]}`))
     find('output').textContent = [`${place} mm`, ...measured, ...named].join('; ')
   }
 
@@ -144,20 +179,36 @@ const bidsQsmViewer = (() => {
   async function show() {
     const call = ++calls
     const { map, over } = here
-    const labels = here.series.labels.filter((layer) => here.shown.has(layer.title))
+    const labels = here.series.labels.filter((layer) => here.shown.has(layer.key))
     const opacity = Number(find('[name=opacity]').value)
     const images = []
+    let overIs = null
     for (const [layer, isOver] of [[map], ...(over ? [[over, true]] : []), ...labels.map((layer) => [layer])]) {
-      images.push(await image(layer, images.length ? opacity : 1, isOver))
+      try {
+        images.push(await image(layer, images.length ? opacity : 1, isOver))
+        if (isOver) overIs = layer
+      } catch {
+        if (call === calls) leaveOut(layer)
+      }
       if (call !== calls) return
+      if (!images.length) return instead()
     }
     const at = here.at
     drawn = map
-    laid = over
+    laid = overIs
     while (nv.volumes.length) nv.removeVolumeByIndex(0)
     for (const one of images) nv.addVolume(one)
     jump(at || [0, 1, 2].map((i) => nv.frac2mm([0.5, 0.5, 0.5], 0, true)[i]))
     window_()
+  }
+
+  /* Another map as the first, where that which was chosen is damaged. */
+  function instead() {
+    const other = here.series.maps.find((one) => !broken.has(one))
+    if (!other) throw new Error(`the images of ${here.series.name} are damaged`)
+    here.map = other
+    find('[name=map]').value = other.key
+    return show()
   }
 
   function window_() {
@@ -172,6 +223,7 @@ const bidsQsmViewer = (() => {
   function keep() {
     windows.set(drawn, [nv.volumes[0].cal_min, nv.volumes[0].cal_max])
     window_()
+    if (isTurned(drawn)) return show() // as in colours over another map
   }
 
   function jump(mm) {
@@ -182,9 +234,10 @@ const bidsQsmViewer = (() => {
 
   async function choose(series) {
     here.series = series
+    tellBroken()
     here.map = series.maps.find((m) => here.map && m.key === here.map.key) || series.maps[0]
     here.over = series.maps.find((m) => here.over && m.key === here.over.key) || null
-    here.shown = new Set(series.labels.filter((l) => here.shown.has(l.title)).map((l) => l.title))
+    here.shown = new Set(series.labels.filter((l) => here.shown.has(l.key)).map((l) => l.key))
     here.at = null
     find('[name=series]').value = content.indexOf(series)
     options(find('[name=map]'), series.maps.map((m) => [m.key, m.title]))
@@ -196,9 +249,9 @@ const bidsQsmViewer = (() => {
         const label = document.createElement('label')
         const box = document.createElement('input')
         box.type = 'checkbox'
-        box.checked = here.shown.has(layer.title)
+        box.checked = here.shown.has(layer.key)
         box.addEventListener('change', () => {
-          here.shown[box.checked ? 'add' : 'delete'](layer.title)
+          here.shown[box.checked ? 'add' : 'delete'](layer.key)
           show()
         })
         label.append(box, ` ${layer.title}`)
@@ -291,9 +344,11 @@ const bidsQsmViewer = (() => {
   }
 
   async function go(mm, name = here.series && here.series.name) {
+    const call = ++jumps
     await open()
     const series = content.find((one) => one.name === name)
-    if (series !== here.series) await choose(series)
+    if (call === jumps && series !== here.series) await choose(series)
+    if (call !== jumps) return // of several at a time the last one counts
     jump(mm)
   }
 
@@ -304,14 +359,21 @@ const bidsQsmViewer = (() => {
       await open()
       find('[name=map]').focus() // the button is gone
     })
-    for (const button of document.querySelectorAll('.jump')) {
-      button.hidden = false
-      button.addEventListener('click', async () => {
-        back = button
-        await go(button.dataset.at.split(' ').map(Number), button.dataset.series)
-        find('.stage').scrollIntoView({ block: 'center' })
-        find('canvas').focus({ preventScroll: true })
-      })
+    for (const cell of document.querySelectorAll('[data-at]')) {
+      const what = cell.textContent
+      for (const [x, y, z, ...side] of cell.dataset.at.split('|').map((at) => at.split(' '))) {
+        const button = document.createElement('button')
+        button.className = 'jump screen'
+        button.textContent = side.join(' ') || 'show'
+        button.ariaLabel = `Show ${[what, ...side].join(' ')} in the viewer`
+        button.addEventListener('click', async () => {
+          back = button
+          await go([x, y, z].map(Number), cell.closest('[data-series]').dataset.series)
+          find('.stage').scrollIntoView({ block: 'center' })
+          find('canvas').focus({ preventScroll: true })
+        })
+        cell.append(button)
+      }
     }
   }
   return { open, go, read, get nv() { return nv }, get here() { return here } }

@@ -1,7 +1,7 @@
 """Gather the tables of all subjects and join them with participants, sessions and scans."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -31,15 +31,34 @@ class Tables:
     entities: list[dict[str, str]] = field(default_factory=list)
     """Of the series."""
     expected: Expected = field(default_factory=Expected)
+    output_dir: Path = Path()
+    """Output dataset, which the names of files in ``damage`` begin at."""
     damage: list[str] = field(default_factory=list)
-    """A sentence on each table that is damaged, and is left out, as of the last pass."""
+    """A sentence on each table or dictionary that is damaged, and is left out."""
+
+    def leave_out(self, reason: object):
+        """Add a sentence to ``damage``, once."""
+        text = str(reason).replace(f'{self.output_dir}/', '')
+        if text not in self.damage:
+            self.damage.append(text)
+
+    def dictionary(self) -> dict:
+        """Data dictionary of the first table that has one."""
+        for path in self.paths:
+            try:
+                described = read_json(path.with_suffix('.json'), {})
+            except UserError as error:
+                self.leave_out(error)
+                continue
+            if own := {key: value for key, value in described.items() if isinstance(value, dict)}:
+                return own
+        return {}
 
     def __iter__(self) -> Iterator[tuple[Path, dict[str, str], pd.DataFrame]]:
-        self.damage.clear()
         tables = read_many(self.paths, self.expected)
         for path, entities, table in zip(self.paths, self.entities, tables, strict=True):
             if isinstance(table, UserError):
-                self.damage.append(str(table))
+                self.leave_out(table)
             else:
                 yield path, entities, table
 
@@ -52,7 +71,7 @@ def find_tables(
 ) -> dict[str, Tables]:
     """Key of each table of an application -> its files, of the subjects and sessions given or of all."""
     found = {
-        app.key(table): Tables(expected=_TIDY if table.cohort == 'tidy' else Expected(any_of=table.shown))
+        app.key(table): Tables(expected=_expected(table), output_dir=Path(output_dir))
         for app in applications()
         for table in app.tables
     }
@@ -70,6 +89,16 @@ def find_tables(
                 one.paths.append(path)
                 one.entities.append({key: v for key, v in entities.items() if key not in ('desc', 'label')})
     return found
+
+
+def _expected(table: Table) -> Expected:
+    """What a file of a table must hold: numbers where a column has a unit."""
+    if table.suffix != 'stats':
+        return Expected()
+    numbers = tuple(name for name, about in table.described().items() if about.get('Units'))
+    if table.cohort == 'tidy':
+        return replace(_TIDY, numbers=numbers)
+    return Expected(any_of=table.shown, numbers=numbers)
 
 
 def collect_tables(tables: dict[str, Tables], output_dir: str | Path, bids_dir: str | Path):
@@ -101,7 +130,7 @@ def collect_tables(tables: dict[str, Tables], output_dir: str | Path, bids_dir: 
     # the tables of regions first: their dictionary describes the columns that all tables share
     for app, one in _joining():
         if found := tables[app.key(one)]:
-            own = _dictionary_of(found)
+            own = found.dictionary()
             columns = columns or own
             if one.cohort == 'tidy':  # what it has beside the columns of regions
                 about_maps.append(own.get('map', {}).get('Description'))
@@ -114,7 +143,7 @@ def collect_tables(tables: dict[str, Tables], output_dir: str | Path, bids_dir: 
     long = cohort.gather(_rows(tables))
     damage = [text for one in tables.values() for text in one.damage]
     if long.empty and damage:
-        raise UserError(f'No table of regions can be read: {damage[0]}')
+        raise UserError(f'No table of regions in {out} can be read: {damage[-1]}')
     if any(about_maps):  # each application has maps of its own
         columns['map'] = {
             **columns.get('map', {}),
@@ -140,7 +169,16 @@ def _rows(tables: dict[str, Tables]) -> Iterator[tuple[dict[str, str], pd.DataFr
     for app, one in _joining():
         for path, entities, table in tables[app.key(one)]:
             _check_version(path, table)
-            yield entities, table if one.cohort == 'tidy' else one.cohort(table)
+            if one.cohort == 'tidy':
+                yield entities, table
+                continue
+            try:
+                rows = one.cohort(table)
+            except (TypeError, ValueError) as error:  # of text in a column of numbers without a unit
+                again = 'run the participant level again for this participant.'
+                tables[app.key(one)].leave_out(f'{path} cannot be summed up ({error}); {again}')
+                continue
+            yield entities, rows
 
 
 def join_people(long: pd.DataFrame, bids_dir: Path) -> tuple[pd.DataFrame, dict[str, list[str]], dict]:
@@ -227,23 +265,11 @@ def collect_application(
     notes[app.key(one)].append(
         f'{one.title or app.title}: {len(found)} series have a table, {full} of them with rows.'
     )
-    return long, cohort.dictionary(long.columns, _dictionary_of(found), {})
+    return long, cohort.dictionary(long.columns, found.dictionary(), {})
 
 
 def _scans_of(folder: Path):
     return sorted([*folder.glob('sub-*_scans.tsv'), *folder.glob('ses-*/sub-*_scans.tsv')])
-
-
-def _dictionary_of(found: Tables) -> dict:
-    """Data dictionary of the first table that has one; a damaged one says nothing."""
-    for path in found.paths:
-        try:
-            described = read_json(path.with_suffix('.json'), {})
-        except UserError:
-            continue
-        if own := {key: value for key, value in described.items() if isinstance(value, dict)}:
-            return own
-    return {}
 
 
 def save_table(path: Path, table: pd.DataFrame, described: dict):

@@ -137,10 +137,13 @@ class Measure(SimpleInterface):
         for image in one.images:
             if found[image.name] is None:
                 continue
+            names = dict(image.lookup)
+            if image.named:
+                found[image.name], names = found[image.name]
             saved = save_like(found[image.name], self._grid(), cwd, f'{image.name}.nii.gz')
             self._results[image.name] = saved
-            if image.lookup:
-                lookup = pd.DataFrame(image.lookup, columns=['index', 'name'])
+            if image.has_lookup:
+                lookup = pd.DataFrame(names.items(), columns=['index', 'name'])
                 path = write_table(lookup, cwd / f'{image.name}_lookup.tsv')
                 self._results[f'{image.name}_lookup'] = str(path)
         facts = {}
@@ -410,7 +413,7 @@ def outputs_of(one: Application) -> list[str]:
     """Output ports of the node of an application."""
     return [
         *(image.name for image in one.images),
-        *(f'{image.name}_lookup' for image in one.images if image.lookup),
+        *(f'{image.name}_lookup' for image in one.images if image.has_lookup),
         *([FACTS] if one.has_facts and one.images else []),
         *(f'{FACTS}_{name}' for name in one.facts_of_images),
         *(document.name for document in one.documents),

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 from nipype.interfaces.base import (
     DynamicTraitedSpec,
     File,
@@ -15,9 +16,11 @@ from nipype.interfaces.base.support import Bunch
 from nipype.interfaces.io import add_traits
 
 from bids_qsm.derivatives.tables import read_labels
+from bids_qsm.errors import UserError
 from bids_qsm.interfaces.io import read, read_mask, without_frames
 from bids_qsm.plotting.layers import ShownLabels, ShownMap, pack_layers
 from bids_qsm.plotting.maps import Look
+from bids_qsm.plotting.mosaic import spacing_of
 
 
 class _PackVolumesInputSpec(DynamicTraitedSpec):
@@ -58,8 +61,16 @@ class PackVolumes(SimpleInterface):
         if not mask.any() or not (maps or labels):
             return runtime
         pack = pack_layers(
-            (ShownMap(one['port'], self._volume(one), Look(**one['look']), one['symbol']) for one in maps),
-            (ShownLabels(one['title'], self._volume(one), self._table(one), one['stem']) for one in labels),
+            (
+                ShownMap(one['port'], self._volume(one, mask, affine), Look(**one['look']), one['symbol'])
+                for one in maps
+            ),
+            (
+                ShownLabels(
+                    one['port'], one['title'], self._volume(one, mask, affine), self._table(one), one['stem']
+                )
+                for one in labels
+            ),
             mask,
             affine,
             room=self.inputs.room,
@@ -70,8 +81,17 @@ class PackVolumes(SimpleInterface):
         self._results['volumes'] = str(path)
         return runtime
 
-    def _volume(self, one: dict):
-        return without_frames(read(getattr(self.inputs, one['port']))[0])
+    def _volume(self, one: dict, mask: np.ndarray, affine: np.ndarray):
+        path = getattr(self.inputs, one['port'])
+        data, own = read(path)
+        data = without_frames(data)
+        near = np.allclose(own, affine, rtol=1e-4, atol=0.01 * spacing_of(affine).min())
+        if data.shape != mask.shape or not near:
+            raise UserError(
+                f'{path} is not on the grid of the mask ({self.inputs.mask}), so the viewer cannot show it; '
+                'run again with an empty --work-dir.'
+            )
+        return data
 
     def _table(self, one: dict):
         table = getattr(self.inputs, one['table'], None) if one['table'] else None

@@ -13,6 +13,7 @@ from bids_qsm.plotting.maps import Look, colours_of, window_of
 from bids_qsm.plotting.mosaic import spacing_of
 from bids_qsm.plotting.volumes import (
     LEVELS,
+    NOTHING,
     Volume,
     around,
     crop,
@@ -21,6 +22,7 @@ from bids_qsm.plotting.volumes import (
     precisions,
     sample_size,
     thin,
+    unpacked,
     whole_numbers,
 )
 
@@ -49,6 +51,7 @@ class ShownMap:
 class ShownLabels:
     """Labels or a mask of the viewer."""
 
+    key: str
     title: str
     data: np.ndarray
     table: pd.DataFrame | None = None
@@ -119,9 +122,9 @@ def pack_layers(
     Returns
     -------
     dict
-        ``maps`` and ``labels`` (what the page needs of each, with its values), ``places`` (stem -> list of
-        region, hemisphere, 'x y z' in mm), ``steps`` and ``joined`` (sentences on precision) and ``left_out``
-        (titles).
+        ``maps`` and ``labels`` (what the page needs of each, with its values; ``precision``, and the size of
+        ``voxels`` (mm) before any were joined, say how coarse it is), ``places`` (stem -> list of region,
+        hemisphere, 'x y z' in mm) and ``left_out`` (titles).
     """
     part, moved = crop(mask, affine)
     inside = mask[part]
@@ -131,10 +134,10 @@ def pack_layers(
         data = np.asfortranarray(shown.data[part], np.float32)
         layers.append(_map_layer(shown, data, moved, inside, near, is_first=not layers and not may_leave_out))
     for one in labels:
-        dseg = np.asfortranarray(np.rint(one.data[part]), np.int32)
+        dseg = _whole(one.data[part])
         if not (dseg > 0).any():
             continue
-        layer, found = label_layer(one.title, dseg, moved, one.table)
+        layer, found = label_layer(one.key, one.title, dseg, moved, one.table)
         layers.append(layer)
         if one.stem:
             places[one.stem] = [[*key, at] for key, at in found.items()]
@@ -144,10 +147,10 @@ def pack_layers(
     described = [
         {
             **layer.about,
+            'precision': _precision(layer, coarseness),
+            'voxels': spacing_of(affine).tolist(),
             'step': layer.volume.step * coarseness,
-            'shape': list(layer.volume.data.shape),
-            'affine': layer.affine.tolist(),
-            'inverse': np.linalg.inv(layer.affine).tolist(),
+            **_placed(layer.volume, layer.affine),
             'data': pack,
         }
         for layer, pack in zip(kept, packs, strict=True)
@@ -156,8 +159,6 @@ def pack_layers(
         'maps': [layer for layer in described if layer['step']],
         'labels': [layer for layer in described if not layer['step']],
         'places': places,
-        'steps': _steps(kept, coarseness),
-        'joined': _joined(tuple(spacing_of(affine)), kept),
         'left_out': [one.about['title'] for one in layers if id(one.about) not in there],
     }
 
@@ -210,7 +211,7 @@ def _packs(layers: list[_Layer], coarseness: int, room: int) -> list[str] | None
 
 def _with_packs(layers: list[_Layer], coarseness: int) -> Iterator[str]:
     for one in layers:
-        yield base64.b64encode(packed(whole_numbers(one.volume, coarseness))).decode()
+        yield _text(whole_numbers(one.volume, coarseness))
 
 
 def step_of(window: tuple[float, float]) -> float:
@@ -250,12 +251,10 @@ def _map_layer(
 
 
 def label_layer(
-    title: str, dseg: np.ndarray, affine: np.ndarray, labels: pd.DataFrame | None
+    key: str, title: str, dseg: np.ndarray, affine: np.ndarray, labels: pd.DataFrame | None
 ) -> tuple[_Layer, dict[tuple[str, str], str]]:
     """Labels numbered from 1 without gaps, with names and colours; and the place of each region."""
     present = np.unique(dseg[dseg > 0])
-    numbers = np.zeros(int(present[-1]) + 1, np.int16)
-    numbers[present] = np.arange(1, present.size + 1)
     rows = {} if labels is None else {int(row['index']): row for row in labels.to_dict('records')}
     names, regions = [], {}
     for index in present.tolist():
@@ -265,6 +264,7 @@ def label_layer(
         regions.setdefault((region, side), []).append(index)
     colours = {i: colour for _, own, colour in colours_of(dseg, labels) for i in own}
     about = {
+        'key': key,
         'title': title,
         'names': names,
         'colours': [colours.get(index, '#ffd21f') for index in present.tolist()],
@@ -276,7 +276,8 @@ def label_layer(
                 regions.setdefault((whole, side), own)
     voxels, found = np.argwhere(dseg > 0), dseg[dseg > 0]
     places = {key: _place(voxels[np.isin(found, own)], affine) for key, own in regions.items()}
-    return _Layer(Volume(numbers[np.maximum(dseg, 0)], 0.0), affine, about, is_first=True), places
+    numbered = np.where(dseg > 0, np.searchsorted(present, dseg) + 1, 0).astype(np.int16)
+    return _Layer(Volume(numbered, 0.0), affine, about, is_first=True), places
 
 
 def _place(voxels: np.ndarray, affine: np.ndarray) -> str:
@@ -285,26 +286,51 @@ def _place(voxels: np.ndarray, affine: np.ndarray) -> str:
     return ' '.join(f'{value:.2f}' for value in (affine @ [*middle, 1.0])[:3])
 
 
-def _steps(layers: list[_Layer], coarseness: int) -> list[str]:
-    """How precise the values of maps are."""
-    maps = [layer for layer in layers if not layer.volume.is_labels]
-    steps = [
-        f'{one.about["symbol"]} in steps of {one.volume.step * coarseness:g} {one.about["unit"]}'.strip()
-        for one in maps
-        if not one.is_grey
-    ]
-    return steps + [f'other images in {LEVELS // coarseness} grey values'] * (len(steps) < len(maps))
+def _precision(layer: _Layer, coarseness: int) -> str:
+    """How precise the values of a map are; nothing of labels."""
+    if layer.volume.is_labels:
+        return ''
+    if layer.is_grey:
+        return f'other images in {LEVELS // coarseness} grey values'
+    step = f'{layer.volume.step * coarseness:g}'
+    return f'{layer.about["symbol"]} in steps of {step} {layer.about["unit"]}'.strip()
 
 
-def _joined(voxels: tuple[float, ...], layers: list[_Layer]) -> list[str]:
-    """Which voxels of a series were joined."""
-    joined = {}
-    for layer in layers:
-        now = _size(spacing_of(layer.affine))
-        if now != _size(voxels) and not layer.volume.is_labels:
-            joined.setdefault(now, []).append(layer.about['symbol'])
-    was = _size(voxels)
-    return [f'({was}) were joined to {now} in {", ".join(symbols)}' for now, symbols in joined.items()]
+def joined(layers: Iterable[Mapping]) -> list[str]:
+    """Which voxels of packed maps of a series were joined, as parts of sentences."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for one in layers:
+        was, now = _size(one['voxels']), _size(spacing_of(np.array(one['affine'])))
+        if now != was:
+            found.setdefault((was, now), []).append(one['symbol'])
+    return [f'({was}) were joined to {now} in {", ".join(names)}' for (was, now), names in found.items()]
+
+
+def coarser(layer: Mapping) -> dict:
+    """A packed layer with pairs of voxels joined, as `thin` does it: its data are about half as large."""
+    values = unpacked(base64.b64decode(layer['data']), tuple(layer['shape']))
+    if layer['step']:
+        volume = Volume(np.where(values == NOTHING, np.float32(np.nan), values.astype(np.float32)), 1.0)
+    else:
+        volume = Volume(values, 0.0)
+    volume, affine = thin(volume, np.array(layer['affine']))
+    return {**layer, **_placed(volume, affine), 'data': _text(whole_numbers(volume))}
+
+
+def _placed(volume: Volume, affine: np.ndarray) -> dict:
+    """Where the voxels of a layer are."""
+    inverse = np.linalg.inv(affine)
+    return {'shape': list(volume.data.shape), 'affine': affine.tolist(), 'inverse': inverse.tolist()}
+
+
+def _text(values: np.ndarray) -> str:
+    return base64.b64encode(packed(values)).decode()
+
+
+def _whole(data: np.ndarray) -> np.ndarray:
+    """Labels as whole numbers; 0 where a value is not finite, or beyond what an integer holds."""
+    sound = np.abs(data) < 2.0**53  # not so of NaN
+    return np.asfortranarray(np.rint(np.where(sound, data, 0)), np.int64)
 
 
 def _size(voxels: Iterable[float]) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 
 import numpy as np
+from numba import njit
 from scipy.ndimage import maximum_filter1d
 
 from bids_qsm.plotting.mosaic import Box, box_of, spacing_of
@@ -101,6 +102,30 @@ def packed(values: np.ndarray) -> bytes:
     none), with the sign in the lowest bit: all low bytes, first axis fastest, and then all high bytes.
     """
     return _compressed(_differences(values))
+
+
+def unpacked(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    """What `packed` compressed; ValueError where the bytes are damaged, or of another shape."""
+    try:
+        planes = np.frombuffer(zlib.decompress(data, _GZIP), np.uint8).reshape(2, -1)
+        zigzag = planes[0] | planes[1].astype(np.uint16) << 8
+        steps = (zigzag >> 1).view(np.int16) ^ -(zigzag & 1).view(np.int16)
+        return _undone(steps.reshape(shape, order='F'))
+    except zlib.error as error:
+        raise ValueError(str(error)) from None
+
+
+@njit(cache=True)
+def _undone(steps: np.ndarray):
+    found = np.zeros_like(steps)
+    for z in range(steps.shape[2]):
+        for y in range(steps.shape[1]):
+            for x in range(steps.shape[0]):
+                a = found[x - 1, y, z] if x else 0
+                b = found[x, y - 1, z] if y else 0
+                c = found[x, y, z - 1] if z else 0
+                found[x, y, z] = steps[x, y, z] + max(min(a, b), min(max(a, b), c))  # modulo 2**16
+    return found
 
 
 def sample_size(volume: Volume, coarseness: int = 1) -> int:

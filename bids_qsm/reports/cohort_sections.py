@@ -428,7 +428,12 @@ def application_section(
 ) -> dict:
     """Overview of an application over all series; for a table without one, all its rows."""
     key, has_own = app.key(table), app.overview is not None and table == app.tables_of_events[0]
-    said = app.overview(rows) if has_own else {'tables': [('All series', rows, '')]}
+    said = {'tables': [('All series', rows, '')]}
+    if has_own:
+        try:
+            said = app.overview(rows)
+        except (TypeError, ValueError) as error:  # of a damaged table, in a column of numbers without a unit
+            notes = [*notes, f'These rows cannot be summed up: a table has text for a number ({error}).']
     blocks = [
         figure(f'{key}-{i}', title, content, caption)
         for i, (title, content, caption) in enumerate(said.get('figures', []))

@@ -5,7 +5,7 @@ import hashlib
 import json
 import mimetypes
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -67,26 +67,61 @@ def read_json(path: str | Path, missing: dict) -> dict:
 
 
 def read_run(path: Path, troubles: list[str]) -> dict:
-    """The record of a run of a subject; empty where there is none, or where it is damaged.
+    """The record of a run of a subject; empty where there is none.
 
-    A sentence on damage is added to ``troubles``.
+    Of a damaged record, what is sound is kept, and a sentence on the damage is added to ``troubles``. Where
+    its failures cannot be read, that is a failure too: a run that failed must not be taken for a sound one.
     """
+    subject = path.stem.removeprefix('sub-')
+    lost = 'the record of the run is damaged, so its failures are not known; run the participant level again'
+    # the name of the subject would stand for its anatomy, which a run of one session does again
+    unknown = {'subject': subject, 'series': f'The run of {path.stem}', 'node': 'record', 'message': lost}
     try:
         run = read_json(path, {})
-        failures = run.get('failures', [])
-        texts = [*run.get('methods', []), *run.get('packages', {}).values(), run.get('started', '')]
-        texts += [one[key] for one in failures for key in ('subject', 'message')]
-        texts += [one.get(key) or '' for one in failures for key in ('series', 'node')]
-        if not all(isinstance(text, str) for text in texts):
-            raise TypeError
-        cite(run.get('methods', []))  # KeyError of what the bibliography lacks
     except UserError as error:
         troubles.append(str(error))
-        return {}
-    except (AttributeError, KeyError, TypeError):
-        troubles.append(f'{path} is no record of a run; run the participant level again.')
-        return {}
-    return run
+        return {'failures': [unknown]}
+    odd = [key for key, is_sound in _OF_RUN.items() if key in run and not is_sound(run[key])]
+    failures = run.get('failures', [])
+    if 'failures' in odd:
+        failures = [*filter(_is_failure, failures if isinstance(failures, list) else []), unknown]
+    if odd:
+        troubles.append(f'{path} is damaged ({", ".join(odd)}); run the participant level again.')
+    sound = {key: value for key, value in run.items() if key not in odd}
+    return {**sound, 'failures': failures} if run else {}
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_failure(one: object) -> bool:
+    """Whether this is a failure as a record holds it."""
+    return (
+        isinstance(one, dict)
+        and all(_is_text(one.get(key)) for key in ('subject', 'message'))
+        and all(_is_text(one.get(key) or '') for key in ('series', 'node'))
+    )
+
+
+def _is_methods(texts: object) -> bool:
+    """Whether these are paragraphs that cite what the bibliography has."""
+    if not (isinstance(texts, list) and all(map(_is_text, texts))):
+        return False
+    try:
+        cite(texts)
+    except KeyError:
+        return False
+    return True
+
+
+_OF_RUN: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(('version', 'command', 'called', 'started', 'python'), _is_text),
+    'packages': lambda found: isinstance(found, dict) and all(map(_is_text, found.values())),
+    'methods': _is_methods,
+    'failures': lambda found: isinstance(found, list) and all(map(_is_failure, found)),
+}
+"""What a record may hold -> whether that is sound."""
 
 
 def read_runs(output_dir: str | Path, troubles: list[str]) -> dict:

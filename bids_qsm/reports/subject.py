@@ -40,6 +40,8 @@ _NUMBERS = ('volume_mm3', 'coverage', 'mean', 'sd')
 _REGIONS = Expected(
     ('region', 'hemisphere', 'map', 'units', 'reference', *_NUMBERS), numbers=(*_NUMBERS, 'confidence')
 )
+_ENDS = {'png': b'IEND\xaeB`\x82', 'svg': b'</svg>'}
+"""How a whole figure ends."""
 _LEFT_OUT = 'The viewer leaves it out. All else on this page stands.'
 
 
@@ -67,7 +69,7 @@ def build_subject_report(output_dir: str | Path, subject: str, troubles: list[st
     damage: list[str] = []
     run = read_run(out / 'logs' / f'{label}.json', damage)
     layout = page_layout()
-    figures = _figures(out / label / 'figures')
+    figures = _figures(out / label / 'figures', damage)
     findings = {f['series']: f for f in read_findings(out / label / 'figures', damage)}
     of_anatomy = {
         (name, kind): path
@@ -80,8 +82,10 @@ def build_subject_report(output_dir: str | Path, subject: str, troubles: list[st
         own = {key[1]: path for key, path in figures.items() if key[0] == name and key not in of_anatomy}
         found = {key: findings[name][key] for key in ('facts', 'findings') if name in findings}
         series.append(_part(name, figures=_reportlets(own, layout['series'], name), **found))
-    viewer, spoilt = build_viewer(out / label, [part['name'] for part in series])
+    packed = [part['name'] for part in series]
     _attach_tables(series, sorted((out / label).rglob('sub-*_stats.tsv')), damage)
+    placed = sum(bool(at) for part in series for one in part['lists'] for at in one['at'] or ())
+    viewer, spoilt = build_viewer(out / label, packed, placed)
     if viewer is not None:
         _attach_places(series, viewer['places'])
     anatomy = [
@@ -153,13 +157,17 @@ def page_layout() -> dict[str, list[dict]]:
     return {'subject': others['subject'], 'series': series}
 
 
-def _figures(directory: Path):
-    """(series, kind) -> path of a figure, SVG or PNG."""
+def _figures(directory: Path, damage: list[str]):
+    """(series, kind) -> path of a figure, SVG or PNG. Those that are cut short are named in ``damage``."""
     found = {}
     for path in sorted(directory.glob('sub-*_desc-*')):
         match = re.fullmatch(r'(.+)_desc-([a-zA-Z0-9]+)(?:_\w+)?\.(png|svg)', path.name)
-        if match:
+        if not match:
+            continue
+        if path.read_bytes().rstrip().endswith(_ENDS[match.group(3)]):
             found[match.group(1), match.group(2)] = path
+        else:
+            damage.append(f'{path} is cut short; run the participant level again.')
     return found
 
 

@@ -2,24 +2,42 @@
 
 import base64
 import glob
+import gzip
+import html
+import math
+import re
 import zlib
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
+from jinja2.utils import htmlsafe_json_dumps
+
 from bids_qsm.errors import UserError
-from bids_qsm.plotting.layers import ROOM
+from bids_qsm.plotting.layers import LIMIT, coarser, joined
 from bids_qsm.reports.html import packaged, read_json
 
-_PARTS = {'maps': list, 'labels': list, 'places': dict, 'steps': list, 'joined': list, 'left_out': list}
+_PARTS = {'maps': list, 'labels': list, 'places': dict, 'left_out': list}
 """What a file of volumes holds, see `bids_qsm.plotting.layers.pack_layers`."""
-_SHOWN = ('title', 'step', 'shape', 'affine', 'inverse', 'data', 'colours')
-_OF_MAP = (*_SHOWN, 'key', 'symbol', 'unit', 'low', 'high')
-_OF_LABELS = (*_SHOWN, 'names')
+_TEXTS = ('key', 'title', 'data', 'precision')
+_OF_MAP = ('symbol', 'unit', 'colours')
+_SMALLEST = 8
+"""Fewest voxels along an axis of a layer whose voxels are joined further."""
+_TAGS = 6_000
+"""Bytes of the page that the viewer adds beside its data: controls, and the tags of each volume."""
+_AT = 60
+"""Bytes of the place of a row with coordinates, at most."""
+_ONCE_MORE = (
+    'The series were packed in several runs, so voxels were joined once more to fit on one page. A run of '
+    'all sessions of the participant together packs them as finely as they fit.'
+)
+_AGAIN = 'To show it, run the sessions of the participant together: they share the page equally then.'
 
 
-def build_viewer(folder: Path, names: Iterable[str]) -> tuple[dict | None, list[tuple[str, str]]]:
-    """Put the packed maps and labels of series together, so that they stay within `ROOM`.
+def build_viewer(
+    folder: Path, names: Iterable[str], in_tables: int = 0
+) -> tuple[dict | None, list[tuple[str, str]]]:
+    """Put the packed maps and labels of series together, so that they add at most `LIMIT` bytes to a page.
 
     Parameters
     ----------
@@ -27,6 +45,8 @@ def build_viewer(folder: Path, names: Iterable[str]) -> tuple[dict | None, list[
         Output of the subject, with ``figures/<series>_desc-viewer[<application>]_volumes.json``.
     names
         Names of the series.
+    in_tables
+        Rows of tables of applications that have a place.
 
     Returns
     -------
@@ -43,27 +63,51 @@ def build_viewer(folder: Path, names: Iterable[str]) -> tuple[dict | None, list[
         pack = _packs(folder / 'figures', name, troubles)
         if pack['maps']:
             packs[name] = pack
-    _shrink(packs, troubles)
+    library = base64.b64encode(_library()).decode()
+    blocks, content = _described(packs)
+    places = {name: pack['places'] for name, pack in packs.items()}
+    fixed = (
+        len(library) + len(packaged('viewer.js')) + _TAGS + _names_size(blocks, content, places, in_tables)
+    )
+    said = _shrink(packs, LIMIT - fixed, troubles)
     if not packs:
         return None, troubles
+    blocks, content = _described(packs)
+    viewer = {
+        'library': library,
+        'blocks': blocks,
+        'content': content,
+        'notes': _notes(packs) + said,
+        'places': {name: pack['places'] for name, pack in packs.items()},
+    }
+    return viewer, troubles
+
+
+def _described(packs: dict[str, dict]) -> tuple[dict[str, str], list[dict]]:
+    """Data of all layers by their id in the page, and what its script needs of each."""
     blocks, content = {}, []
     for name, pack in packs.items():
         described = {'name': name, 'maps': [], 'labels': []}
         for kind in ('maps', 'labels'):
             for layer in pack[kind]:
-                number = len(described['maps']) + len(described['labels'])
-                identity = f'volume-{len(content)}-{number}'
+                identity = f'volume-{len(content)}-{len(described["maps"]) + len(described["labels"])}'
                 blocks[identity] = layer['data']
-                described[kind].append({**layer, 'data': identity})
+                kept = {key: value for key, value in layer.items() if key not in ('precision', 'voxels')}
+                described[kind].append({**kept, 'data': identity})
         content.append(described)
-    viewer = {
-        'library': base64.b64encode(_library()).decode(),
-        'blocks': blocks,
-        'content': content,
-        'notes': _notes(packs),
-        'places': {name: pack['places'] for name, pack in packs.items()},
-    }
-    return viewer, troubles
+    return blocks, content
+
+
+def _names_size(blocks: dict, content: list[dict], places: dict, in_tables: int) -> int:
+    """Bytes that names and places take in the page."""
+    ats = [
+        f'{at} {side}|'
+        for stems in places.values()
+        for own in stems.values()
+        for (_, side), at in own.items()
+    ]
+    tables = sum(len(html.escape(at).encode()) for at in ats) + _AT * in_tables
+    return tables + len(htmlsafe_json_dumps(content)) + 90 * len(blocks)
 
 
 @cache
@@ -90,45 +134,118 @@ def _read(path: Path) -> dict:
     """A file of volumes; UserError where it is not what `pack_layers` gives."""
     content = read_json(path, {})
     try:
-        pack = {part: kind(content[part]) for part, kind in _PARTS.items()}
-        for kind, keys in (('maps', _OF_MAP), ('labels', _OF_LABELS)):
-            pack[kind] = [{key: layer[key] for key in keys} for layer in pack[kind]]
-            if not all(isinstance(layer['data'], str) for layer in pack[kind]):
-                raise TypeError
+        pack = {part: _of(kind, content[part]) for part, kind in _PARTS.items()}
+        pack['maps'] = [_map(layer) for layer in pack['maps']]
+        pack['labels'] = [_labels(layer) for layer in pack['labels']]
+        for title in pack['left_out']:
+            _of(str, title)
         pack['places'] = {
-            str(stem): {(str(region), str(side)): str(at) for region, side, at in rows}
+            stem: {(_of(str, region), _of(str, side)): _of(str, at) for region, side, at in rows}
             for stem, rows in pack['places'].items()
         }
-    except (KeyError, TypeError, ValueError):
+        if any(len(_numbers(at.split(), 3)) != 3 for own in pack['places'].values() for at in own.values()):
+            raise ValueError
+    except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError(f'{path} holds no volumes; run the participant level again.') from None
     return pack
 
 
-def _shrink(packs: dict[str, dict], troubles: list[tuple[str, str]]):
-    """Leave out maps until the rest fits: the largest that is not the first of its series, then series.
+def _of(kind: type, value: object):
+    """A value of JSON that is of a kind. TypeError where it is not."""
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+def _numbers(values: Iterable, n: int) -> list[float]:
+    """So many finite numbers. ValueError where they are not."""
+    found = [*map(float, values)]
+    if len(found) != n or not all(map(math.isfinite, found)):
+        raise ValueError
+    return found
+
+
+def _layer(layer: dict, texts: tuple[str, ...]) -> dict:
+    """What maps and labels have in common; KeyError, TypeError or ValueError where it is damaged."""
+    found = {key: _of(str, layer[key]) for key in texts}
+    found['shape'] = [_of(int, n) for n in layer['shape']]
+    (found['step'],) = _numbers([_of(int | float, layer['step'])], 1)
+    found['voxels'] = _numbers(layer['voxels'], 3)
+    for key in ('affine', 'inverse'):
+        found[key] = [_numbers(row, 4) for row in _of(list, layer[key])]
+    if (
+        len(found['shape']) != 3
+        or min(found['shape']) < 1
+        or {len(found[k]) for k in ('affine', 'inverse')} != {4}
+    ):
+        raise ValueError
+    # the sum at the end of the data is checked here too
+    try:
+        size = len(gzip.decompress(base64.b64decode(found['data'], validate=True)))
+    except (zlib.error, EOFError, gzip.BadGzipFile):
+        raise ValueError from None
+    if size != 2 * math.prod(found['shape']):
+        raise ValueError
+    return found
+
+
+def _map(layer: dict) -> dict:
+    found = _layer(layer, (*_TEXTS, *_OF_MAP))
+    found['low'], found['high'] = _numbers((_of(int | float, layer[end]) for end in ('low', 'high')), 2)
+    if not (found['step'] > 0 and found['low'] <= found['high']):
+        raise ValueError
+    return found
+
+
+def _labels(layer: dict) -> dict:
+    found = _layer(layer, _TEXTS)
+    found['names'] = [_of(str, name) for name in layer['names']]
+    found['colours'] = [_of(str, colour) for colour in layer['colours']]
+    odd = [colour for colour in found['colours'] if not re.fullmatch('#[0-9a-fA-F]{6}', colour)]
+    if found['step'] or odd or len(found['names']) != len(found['colours']):
+        raise ValueError
+    return found
+
+
+def _shrink(packs: dict[str, dict], room: int, troubles: list[tuple[str, str]]) -> list[str]:
+    """Join voxels of the largest layer until all fit; say so, in a sentence.
 
     Steps pack each series as if those of their run were all, which they are not after runs of sessions.
     """
 
-    def size() -> int:
-        return sum(len(one['data']) for pack in packs.values() for one in (*pack['maps'], *pack['labels']))
+    def weight(at: tuple[str, str, int]) -> float:
+        name, kind, i = at
+        one = packs[name][kind][i]
+        is_first = kind == 'labels' or i == 0
+        return 0.0 if min(one['shape']) < _SMALLEST else len(one['data']) * (0.5 if is_first else 1.0)
 
-    while size() > ROOM:
-        others = [(len(one['data']), pack, one) for pack in packs.values() for one in pack['maps'][1:]]
-        if others:
-            _, pack, largest = max(others, key=lambda other: other[0])
-            pack['maps'].remove(largest)
-            pack['left_out'].append(largest['title'])
+    done = False
+    while packs:
+        layers = [
+            (name, kind, i)
+            for name, pack in packs.items()
+            for kind in ('maps', 'labels')
+            for i in range(len(pack[kind]))
+        ]
+        if sum(len(packs[name][kind][i]['data']) for name, kind, i in layers) <= room:
+            break
+        name, kind, i = max(layers, key=weight)
+        if weight((name, kind, i)):
+            packs[name][kind][i] = coarser(packs[name][kind][i])
+            done = True
         else:
-            name, _ = packs.popitem()
-            troubles.append((name, 'With the volumes of this series the page would be too large.'))
+            name = next(iter(packs))
+            del packs[name]
+            troubles.append((name, f'With the volumes of this series the page would be too large. {_AGAIN}'))
+    return [_ONCE_MORE] if done else []
 
 
 def _notes(packs: dict[str, dict]) -> list[str]:
     """What the page says of precision, and of what is left out."""
     steps: dict[str, list[str]] = {}
     for name, pack in packs.items():
-        steps.setdefault(', '.join(dict.fromkeys(pack['steps'])), []).append(name)
+        text = ', '.join(dict.fromkeys(one['precision'] for one in pack['maps']))
+        steps.setdefault(text, []).append(name)
     notes = [
         f'The viewer holds {text}.' if len(steps) == 1 else f'The viewer holds of {", ".join(whose)}: {text}.'
         for text, whose in steps.items()
@@ -136,7 +253,7 @@ def _notes(packs: dict[str, dict]) -> list[str]:
     for name, pack in packs.items():
         notes += [
             f'To keep the page small, voxels of {name} {text}; the files have all of them.'
-            for text in pack['joined']
+            for text in joined(pack['maps'])
         ]
         if pack['left_out']:
             titles = ', '.join(dict.fromkeys(pack['left_out']))

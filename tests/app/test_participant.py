@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from bids_qsm.app import cli
-from bids_qsm.app.participant import _failures_of_others, _summarise, run_participant
+from bids_qsm.app.participant import _failures_of_others, _read_failures, _summarise, run_participant
 from bids_qsm.phantom.dataset import tiny
 
 KILL_AFTER = 'anat_wf.bias done'
@@ -216,12 +216,26 @@ def test_run_of_one_session_keeps_the_failures_of_others(tmp_path):
     known = {'subject': '01', 'node': 'fit', 'message': 'm'}
     failures = [{'series': f'sub-01{part}', **known} for part in ('', '_ses-A', '_ses-B', '_ses-C')]
     some = SimpleNamespace(output_dir=tmp_path, session_label=('B', 'C'), bids_filter_file=None)
-    assert _failures_of_others(some, plan, '01') == [], 'it has not been run yet'
+    assert _failures_of_others(some, plan, '01', []) == [], 'it has not been run yet'
     (tmp_path / 'logs').mkdir()
     (tmp_path / 'logs' / 'sub-01.json').write_text(json.dumps({'failures': failures}))
-    assert _failures_of_others(some, plan, '01') == [{'series': 'sub-01_ses-A', **known}]
+    assert _failures_of_others(some, plan, '01', []) == [{'series': 'sub-01_ses-A', **known}]
+    # a record that cites what the bibliography lacks keeps its failures; one that cannot be read is a failure
+    said = []
+    record = {'failures': failures, 'methods': ['A [@nowhere].'], 'packages': 3}
+    (tmp_path / 'logs' / 'sub-01.json').write_text(json.dumps(record))
+    assert _failures_of_others(some, plan, '01', said) == [{'series': 'sub-01_ses-A', **known}]
+    assert len(_read_failures(tmp_path, '01')) == 4
+    assert [text.partition(' is ')[2][:27] for text in said] == ['damaged (packages, methods)']
+    for damaged in ('{"fail', json.dumps({'failures': [failures[1], {'message': 3}]})):
+        (tmp_path / 'logs' / 'sub-01.json').write_text(damaged)
+        *kept, lost = _failures_of_others(some, plan, '01', said)
+        assert kept == [{'series': 'sub-01_ses-A', **known}] * damaged.endswith('}')
+        assert (lost['series'], lost['node']) == ('The run of sub-01', 'record')
+        assert len(_read_failures(tmp_path, '01')) == 1 + len(kept)
+    assert len(said) == 3
     every = SimpleNamespace(output_dir=tmp_path, session_label=(), bids_filter_file=None)
-    assert _failures_of_others(every, plan, '01') == []
+    assert _failures_of_others(every, plan, '01', []) == []
 
 
 def test_warnings_stand_at_the_end_of_the_run(tmp_path, capsys):
@@ -254,16 +268,18 @@ def test_damaged_files_of_a_participant_do_not_keep_the_others_from_their_pages(
     (tmp_path / 'logs' / 'sub-02.json').write_text('{"failures": [')
     series = [SimpleNamespace(subject=label, name=f'sub-{label}') for label in ('01', '02', '03')]
     plan = SimpleNamespace(series=series, rejected=[])
-    assert run_participant(SimpleNamespace(reports_only=True, output_dir=tmp_path), plan) == 0
+    # a record that cannot be read may have held a failure
+    assert run_participant(SimpleNamespace(reports_only=True, output_dir=tmp_path), plan) == 1
     assert [(tmp_path / f'sub-{one.subject}.html').exists() for one in series] == [True] * 3
     said = capsys.readouterr().err.splitlines()
     assert said[0] == '4 warnings:'
-    assert [Path(line.strip().partition(' ')[0]).name for line in said[1:]] == [
+    assert [Path(line.strip().partition(' ')[0]).name for line in said[1:5]] == [
         'sub-01_seg-nuclei_stats.tsv',
         'sub-02.json',
         'sub-02_seg-nuclei_stats.tsv',
         'sub-03_seg-nuclei_stats.tsv',
     ]
+    assert said[6].startswith('  The run of sub-02 (record): ')
 
 
 def test_group_without_a_run_is_one_sentence(tmp_path, data, capsys):

@@ -13,6 +13,7 @@ from bids_qsm.plotting.volumes import (
     packed,
     sample_size,
     thin,
+    unpacked,
     whole_numbers,
 )
 
@@ -21,7 +22,7 @@ AFFINE = nib.affines.from_matvec(
 )
 
 
-def unpacked(data, shape):
+def slowly_unpacked(data, shape):
     """What the page reads from packed values, as `values` of viewer.js does."""
     planes = np.frombuffer(gzip.decompress(data), np.uint8).astype(int)
     zigzag = (planes[: planes.size // 2] | (planes[planes.size // 2 :] << 8)).reshape(shape, order='F')
@@ -42,7 +43,15 @@ def test_packed_values_come_back():
     rng = np.random.default_rng(0)
     values = rng.integers(-32768, 32768, (7, 5, 9), dtype=np.int16)
     values[0, 0, :2] = -32768, 32767
-    assert np.array_equal(unpacked(packed(values), values.shape), values)
+    for undo in (unpacked, slowly_unpacked):
+        assert np.array_equal(undo(packed(values), values.shape), values)
+    for data, shape in (
+        (packed(values)[:-5], values.shape),
+        (b'', values.shape),
+        (packed(values), (7, 5, 8)),
+    ):
+        with pytest.raises(ValueError, match=r'incomplete|reshape'):
+            unpacked(data, shape)
     assert packed(values) == packed(values.copy())
 
 

@@ -290,13 +290,17 @@ def test_damaged_files_are_left_out_and_named(tmp_path):
     findings.write_text('{"facts": ')
     (tmp_path / 'logs').mkdir(exist_ok=True)
     (tmp_path / 'logs' / 'sub-3.json').write_text('[]')
+    dictionary = next((tmp_path / 'sub-0').rglob('*_stats.tsv')).with_suffix('.json')
+    dictionary.write_text('{')
     long = collect(tmp_path)
     assert sorted(long['participant_id'].unique()) == ['sub-0', 'sub-2', 'sub-3']
     text = Page(build_cohort_report(tmp_path)).text
-    assert f'Left out: {table} is cut short; run the participant level again' in text
+    assert f'Left out: {table.relative_to(tmp_path)} is cut short; run the participant level again' in text
+    assert f'Left out: {dictionary.relative_to(tmp_path)} is not a JSON file' in text
+    assert f'{tmp_path}/' not in text
     for path in (findings, tmp_path / 'logs' / 'sub-3.json'):
         assert f'Damaged file: {path.relative_to(tmp_path)} ' in text
     for path in tmp_path.rglob('*_stats.tsv'):
         path.write_bytes(b'')
-    with pytest.raises(UserError, match=r'No table of regions can be read: .* is no table'):
+    with pytest.raises(UserError, match=r'No table of regions in .* can be read: sub-3/.* is no table'):
         collect(tmp_path)

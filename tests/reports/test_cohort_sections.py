@@ -4,8 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bids_qsm.applications import application
 from bids_qsm.reports import cohort_sections
 from bids_qsm.reports.cohort_sections import (
+    application_section,
     change_section,
     correlation_section,
     model_section,
@@ -143,3 +145,19 @@ def test_who_is_far_from_controls_in_the_last_region_is_named(drawn):
         shown = drawn[name][0][0][0]['region'].unique().tolist()
         assert (len(shown), shown[-1]) == (n, 'r39')
     assert all('of 40 regions are drawn' in text for text in captions(found).values())
+
+
+def test_rows_that_cannot_be_summed_up_are_shown_with_a_note():
+    app = application('lesions')
+    about = {
+        'participant_id': 'sub-1',
+        'session_id': 'n/a',
+        'reason': None,
+        'source': 'mask',
+        'reference': 'CSF',
+    }
+    rows = pd.DataFrame([dict.fromkeys(app.tables[0].described(), 1.0) | about])
+    found = application_section(app, app.tables[0], rows.assign(chi_mean='odd'), notes=['First.'], files=[])
+    assert found['question'] == ''
+    assert [note.partition(':')[0] for note in found['notes']] == ['First.', 'These rows cannot be summed up']
+    assert len(found['blocks']) == 1

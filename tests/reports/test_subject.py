@@ -185,10 +185,10 @@ def test_figures_of_the_anatomy(tmp_path):
         tmp_path,
         SERIES,
         figures=[
-            ('sub-01_desc-atlast1w_figure.png', b''),
-            ('sub-01_space-MNI_desc-t1w2template_figure.svg', b''),
-            ('sub-01_space-Other_desc-t1w2template_figure.svg', b''),
-            ('sub-01_space-Other_desc-novel_figure.png', b''),
+            ('sub-01_desc-atlast1w_figure.png', b'IEND\xaeB`\x82'),
+            ('sub-01_space-MNI_desc-t1w2template_figure.svg', b'</svg>'),
+            ('sub-01_space-Other_desc-t1w2template_figure.svg', b'</svg>\n'),
+            ('sub-01_space-Other_desc-novel_figure.png', b'IEND\xaeB`\x82'),
         ],
     )
     page = Page(build_subject_report(tmp_path, '01'))
@@ -405,9 +405,10 @@ DAMAGED = {
         'holds no findings',
     ),
     'record': ('logs/sub-01.json', lambda _: b'\xff\xfe\x00', 'is not a JSON file'),
-    'other record': ('logs/sub-01.json', lambda _: b'{"methods": 3}', 'is no record of a run'),
-    'cited': ('logs/sub-01.json', lambda _: b'{"methods": ["A [@nowhere]."]}', 'is no record of a run'),
-    'failures': ('logs/sub-01.json', lambda _: b'{"failures": [{}]}', 'is no record of a run'),
+    'other record': ('logs/sub-01.json', lambda _: b'{"methods": 3}', 'is damaged (methods)'),
+    'cited': ('logs/sub-01.json', lambda _: b'{"methods": ["A [@nowhere]."]}', 'is damaged (methods)'),
+    'failures': ('logs/sub-01.json', lambda _: b'{"failures": [{}]}', 'is damaged (failures)'),
+    'figure': ('figures/sub-01_desc-chi_map.png', lambda _: b'\x89PNG', 'is cut short'),
 }
 
 

@@ -1,5 +1,7 @@
 import base64
 import json
+import re
+import shutil
 from dataclasses import asdict
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -12,15 +14,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bids_qsm.applications import application
+from bids_qsm.applications import application, applications
 from bids_qsm.derivatives.products import PRODUCTS
+from bids_qsm.errors import UserError
 from bids_qsm.interfaces.viewer import PackVolumes
 from bids_qsm.plotting.layers import label_layer, rooms
-from bids_qsm.reports import viewer
+from bids_qsm.plotting.volumes import unpacked
+from bids_qsm.reports import subject, viewer
 from bids_qsm.reports.subject import build_subject_report
 from bids_qsm.reports.viewer import build_viewer
 from tests.pages import Page, assert_self_contained
-from tests.plotting.test_volumes import unpacked
 from tests.reports.access import unnamed, weak_texts
 
 NASTY = '</script><script>alert(1)</script>'
@@ -167,21 +170,73 @@ def test_precision_is_stated_and_the_library_fits(built):
     assert len(built['library']) < 450_000
 
 
-def test_what_more_series_than_planned_need_is_left_out(out, built, monkeypatch):
+def test_a_page_of_several_runs_keeps_all_series_and_its_size(out, built, tmp_path, monkeypatch):
+    copy = shutil.copytree(out, tmp_path / 'out')
+    of_many_regions(copy, 'sub-01_ses-1')
+    monkeypatch.setattr(subject, 'build_viewer', lambda *_: (None, []))
+    without = build_subject_report(copy, '01').stat().st_size
+    monkeypatch.undo()
     size = sum(map(len, built['blocks'].values()))
-    monkeypatch.setattr(viewer, 'ROOM', int(0.8 * size))
-    small, troubles = build_viewer(out / 'sub-01', AFFINES)
-    assert sum(map(len, small['blocks'].values())) <= 0.8 * size
-    assert troubles == []
-    assert [one['maps'][0]['key'] for one in small['content']] == ['chi', 'chi']
-    (note,) = [note for note in small['notes'] if note.startswith('Left out of the viewer of sub-01_ses-1')]
-    assert note.endswith(': Iron.')
-    monkeypatch.setattr(viewer, 'ROOM', int(0.15 * size))
-    small, troubles = build_viewer(out / 'sub-01', AFFINES)
-    assert [one['name'] for one in small['content']] == ['sub-01_ses-1']
-    assert troubles == [('sub-01_ses-2', 'With the volumes of this series the page would be too large.')]
-    monkeypatch.setattr(viewer, 'ROOM', 0)
-    assert build_viewer(out / 'sub-01', AFFINES)[0] is None
+    for share in (0.8, 0.2):
+        limit = len(built['library']) + 50_000 + int(share * size)
+        monkeypatch.setattr(viewer, 'LIMIT', limit)
+        said = []
+        page = build_subject_report(copy, '01', said)
+        assert said == []
+        assert 0.85 * limit < page.stat().st_size - without <= limit
+        small, troubles = build_viewer(copy / 'sub-01', AFFINES)
+        assert troubles == []
+        assert [[one['key'] for one in series['maps']] for series in small['content']] == [
+            ['chi', 'r2star', 'magnitude', 'iron']
+        ] * 2
+        assert 'The series were packed in several runs' in small['notes'][-1]
+        said = [note for note in small['notes'] if 'were joined to' in note]
+        for name, series in zip(AFFINES, small['content'], strict=True):
+            for one in series['maps']:
+                spacing = nib.affines.voxel_sizes(np.array(one['affine']))
+                to = ' x '.join(f'{v:.3g}' for v in spacing)
+                coarse = spacing.max() > 5
+                assert any(name in note and f'joined to {to} mm' in note for note in said) == coarse
+    monkeypatch.setattr(viewer, 'LIMIT', 0)
+    nothing, troubles = build_viewer(out / 'sub-01', AFFINES)
+    assert nothing is None
+    assert [name for name, _ in troubles] == [*AFFINES]
+    assert 'run the sessions of the participant together' in troubles[0][1]
+
+
+def of_many_regions(out, name):
+    """Give a series 100 regions on two sides, in its table and its volumes."""
+    sides = [(f'region <{i}>', side) for i in range(100) for side in ('L', 'R')]
+    (path,) = out.rglob(f'{name}_seg-nuclei_stats.tsv')
+    row = pd.read_csv(path, sep='\t').iloc[:1]
+    rows = [row.assign(region=region, hemisphere=side) for region, side in sides]
+    pd.concat(rows).to_csv(path, sep='\t', index=False)
+    path = out / 'sub-01' / 'figures' / f'{name}_desc-viewer_volumes.json'
+    pack = json.loads(path.read_text())
+    names = [f'{region} {side}' for region, side in sides]
+    pack['labels'][0] |= {'names': names, 'colours': ['#00ff00'] * 200}
+    pack['places'] = {f'{name}_seg-nuclei_dseg': [[*key, '-12.34 -10.00 12.34'] for key in sides]}
+    path.write_text(json.dumps(pack))
+
+
+@pytest.mark.parametrize(
+    'spoil', [lambda data, affine: (data, affine + 0.5), lambda data, affine: (data[1:], affine)]
+)
+def test_an_image_on_another_grid_is_named(tmp_path, spoil):
+    write_head(tmp_path, 'sub-01_ses-1')
+    anat = tmp_path / 'sub-01' / 'ses-1' / 'anat'
+    files = {'chi': anat / 'sub-01_ses-1_Chimap.nii.gz', 'mask': anat / 'sub-01_ses-1_desc-brain_mask.nii.gz'}
+    image = nib.load(files['chi'])
+    nib.save(nib.Nifti1Image(*spoil(np.asarray(image.dataobj), image.affine)), files['chi'])
+    with pytest.raises(UserError, match=r'Chimap\.nii\.gz is not on the grid of the mask'):
+        pack_volumes(files, tmp_path / 'x', {'chi': PRODUCTS['chi'].look}, {}, room=10**6)
+
+
+def test_labels_of_a_series_have_titles_of_their_own():
+    apps = [app for app in applications() if app.scope == 'series']
+    titles = [one.title for app in apps for one in app.images if one.suffix in ('dseg', 'mask')]
+    assert len(titles) > 10
+    assert sorted(titles) == sorted(set(titles))
 
 
 @BOTH
@@ -200,7 +255,7 @@ def test_regions_of_two_labels_have_a_place():
     dseg[1, 1, 1], dseg[2:5, 1, 1], dseg[0, 3, 2] = 3, 9, 4
     rows = {'index': [3, 9, 4], 'name': list('abc'), 'hemisphere': ['L', 'L', '']}
     labels = pd.DataFrame({**rows, 'region': ['SNc', 'SNr', 'other']})
-    layer, places = label_layer('Regions', dseg, np.diag([2.0, 2, 2, 1]), labels)
+    layer, places = label_layer('dseg', 'Regions', dseg, np.diag([2.0, 2, 2, 1]), labels)
     assert layer.about['names'] == ['SNc L', 'other', 'SNr L']
     assert np.array_equal(np.unique(layer.volume.data), [0, 1, 2, 3])
     assert places == {
@@ -234,6 +289,11 @@ def test_a_subject_without_maps_has_no_viewer(tmp_path):
         lambda _: '{}',
         lambda text: text.replace('"step"', '"stop"', 1),
         lambda text: text.replace('"places": {', '"places": {"x": 3, ', 1),
+        lambda text: text.replace('"left_out": []', '"left_out": [{}]'),
+        lambda text: text.replace('"low": -0.1', '"low": NaN'),
+        lambda text: text.replace('"step": 0.2', '"step": null'),
+        lambda text: text.replace('"data": "H4sI', '"data": "H4s!', 1),
+        lambda text: re.sub('("data": "[^"]{400})....', r'\1AAAA', text, count=1),
     ],
 )
 def test_what_cannot_be_read_is_left_out_and_named(tmp_path, damaged):
@@ -241,6 +301,7 @@ def test_what_cannot_be_read_is_left_out_and_named(tmp_path, damaged):
     figures = tmp_path / 'sub-01' / 'figures'
     name = 'sub-01_ses-1_desc-viewer_volumes.json'
     text = (figures / name).read_text()
+    assert damaged(text) != text
     (figures / name).write_text(damaged(text))
     viewer, troubles = build_viewer(tmp_path / 'sub-01', ['sub-01_ses-1'])
     assert [(one, text.partition(' ')[0]) for one, text in troubles] == [('sub-01_ses-1', name)]
@@ -300,6 +361,25 @@ CHOOSE = """async (keys) => {
 }"""
 
 
+# jumps to two rows at a time, of which the first must wait for another series
+JUMP = """async () => {
+  const { go } = bidsQsmViewer
+  await Promise.all([go([20, 0, 10], 'sub-01_ses-1'), go([-20, 0, 10], 'sub-01_ses-2')])
+  return [bidsQsmViewer.here.series.name, bidsQsmViewer.here.at[0]]
+}"""
+
+
+# gives the labels that are shown 300 names, of which those that are there are the last
+MANY = """() => {
+  const layer = bidsQsmViewer.here.series.labels.find((one) => one.key === 'dseg')
+  layer.names = Array.from({ length: 300 }, (_, i) => `${i}`)
+  layer.colours = layer.names.map((_, i) => (i < 2 ? '#ff0000' : '#00ff00'))
+}"""
+SPOIL = """(keys) => {
+  for (const one of bidsQsmViewer.here.series.maps) if (keys.includes(one.key)) one.data = 'nowhere'
+}"""
+
+
 def test_viewer_in_a_browser(out, visit):
     page = visit(out / 'sub-01.html')
     assert page.locator('.room').is_hidden()
@@ -324,10 +404,11 @@ def test_viewer_in_a_browser(out, visit):
     assert page.evaluate(FOCUSED) == 'R'
     assert (weak_texts(page), unnamed(page)) == ([], [])
     # what is under the crosshair is what nibabel finds there, in both orientations
+    page.locator('[name=view]').select_option('0')
     for name in AFFINES:
         _, places, mask, _, labels = head(name)
         inside = np.argwhere(mask & (labels > 0))
-        for voxel in inside[:: len(inside) // 5]:
+        for voxel in inside[:: len(inside) // 3]:
             mm = places[tuple(voxel)] + 0.2
             at, value, found = page.evaluate(LOCATE, [mm.tolist(), name])
             stored = nib.load(out / 'sub-01' / name[7:] / 'anat' / f'{name}_Chimap.nii.gz')
@@ -339,8 +420,10 @@ def test_viewer_in_a_browser(out, visit):
             assert found['values']['chi'] == pytest.approx(expected, abs=0.00051)
             iron = nib.load(out / 'sub-01' / name[7:] / 'anat' / f'{name}_desc-iron_concmap.nii.gz')
             assert found['values']['iron'] == pytest.approx(float(iron.dataobj[tuple(nearest)]), abs=0.026)
-            assert found['labels']['Regions (nuclei)'] == f'GP{NASTY} {"L" if mm[0] < 0 else "R"}'
+            assert found['labels']['dseg'] == f'GP{NASTY} {"L" if mm[0] < 0 else "R"}'
     assert page.locator('[name=series]').input_value() == '1'
+    # of two jumps at a time the last counts, though the first must wait for another series
+    assert page.evaluate(JUMP) == ['sub-01_ses-2', pytest.approx(-20, abs=0.01)]
     # a jump from a row of regions, and one from a row with coordinates
     page.locator('.jump', has_text='L').first.click()
     told = page.locator('#place')
@@ -356,7 +439,6 @@ def test_viewer_in_a_browser(out, visit):
     page.locator('canvas').press('PageUp')
     page.wait_for_selector('#place:not(:has-text("z 10.0"))')
     # the bright block is on the left of the subject: left of the picture, and right of it when turned
-    page.locator('[name=view]').select_option('0')
     sides = [brightness(page)]
     page.locator('[name=turned]').check()
     sides.append(brightness(page))
@@ -373,10 +455,19 @@ def test_viewer_in_a_browser(out, visit):
     page.locator('[name=high]').fill('40')
     page.locator('[name=high]').press('Enter')
     assert page.evaluate('bidsQsmViewer.nv.volumes[0].cal_max') == 40
+    black = dark(page)
     # iron in colours over it, with a window of its own
     page.locator('[name=over]').select_option('iron')
     page.wait_for_selector('.overwindow:has-text("mg/100 g")')
     assert colourful(page) > grey + 1000
+    # what is outside the mask stays as it was, though 4.04 is between two steps
+    page.locator('[name=overlow]').fill('4.04')
+    page.locator('[name=overlow]').press('Enter')
+    page.wait_for_function('bidsQsmViewer.nv.volumes[1].cal_min === 4.04')
+    assert dark(page) > 0.95 * black
+    page.locator('[name=overlow]').fill('0')
+    page.locator('[name=overlow]').press('Enter')
+    page.wait_for_function('bidsQsmViewer.nv.volumes[1].cal_min === 0')
     assert [page.locator(f'[name={end}]').input_value() for end in ('overlow', 'overhigh')] == ['0', '20']
     page.locator('[name=overhigh]').fill('50')
     page.locator('[name=overhigh]').press('Enter')
@@ -394,6 +485,33 @@ def test_viewer_in_a_browser(out, visit):
     assert page.evaluate(CHOOSE, ['chi', 'r2star']) == ['r2star', 40, '1/s']
     page.locator('[name=reset]').click()
     assert page.locator('[name=high]').input_value() == '60'
+    # a map in colours ends at the mask, also where its lowest values have the strongest, whatever its window
+    for colours in ('viridis', 'viridis_r'):
+        layer = "bidsQsmViewer.here.series.maps.find((one) => one.key === 'iron')"
+        page.evaluate(f"{layer}.colours = '{colours}'")
+        page.evaluate(CHOOSE, ['iron'])
+        assert dark(page) > 0.95 * black
+    page.locator('[name=high]').fill('50')
+    page.locator('[name=high]').press('Enter')
+    page.wait_for_function('bidsQsmViewer.nv.volumes[0].cal_max === 50')
+    assert dark(page) > 0.95 * black
+    # many labels do not tint the background
+    page.evaluate(MANY)
+    page.get_by_label('Regions (nuclei)').uncheck()
+    page.get_by_label('Regions (nuclei)').check()
+    page.wait_for_timeout(300)
+    assert dark(page) > 0.95 * black
+    red = picture(page) @ [1, -0.5, -0.5] > 60
+    assert 100 < red.sum() < 0.2 * red.size
+    # what cannot be unpacked is named, and the rest is shown
+    page.evaluate(SPOIL, ['iron', 'magnitude'])
+    found = page.evaluate('bidsQsmViewer.read([-30, 0, 10])')
+    assert found['values'] == {'chi': pytest.approx(0.5), 'r2star': pytest.approx(80)}
+    page.locator('[name=map]').select_option('magnitude')
+    page.wait_for_function("bidsQsmViewer.here.map.key === 'chi'")
+    said = page.locator('.broken').inner_text()
+    assert said.startswith('Left out, as the page is damaged there: ')
+    assert said.endswith(', Iron.')
     page.emulate_media(media='print')
     assert page.locator('#viewer').is_hidden()
     assert page.locator('.jump').first.is_hidden()
@@ -431,6 +549,10 @@ def brightness(page):
     """How many pixels of the left and of the right half are white, below letters and above the colour bar."""
     white = (picture(page).min(axis=2) > 230)[60:-80]
     return white[:, : white.shape[1] // 2 - 20].sum(), white[:, white.shape[1] // 2 + 20 :].sum()
+
+
+def dark(page):
+    return (picture(page).max(axis=2) < 25).sum()
 
 
 def colourful(page):
