@@ -176,10 +176,27 @@ def _require_order(words: list[str]):
         words.append(at)
         raise UserError(f'the level comes last: bids_qsm {shlex.join(words)}.')
     data, out = map(Path, words[:2])
-    described = [(folder / 'dataset_description.json').is_file() for folder in (data, out)]
-    if described == [False, True] and not (out / 'logs').exists():
+    if said := _exchanged(data, out):
         right = shlex.join([words[1], words[0], words[2]])
-        raise UserError(f'{data} is no dataset, but {out} is, which comes first: bids_qsm {right}.')
+        raise UserError(f'{said}, which comes first: bids_qsm {right}.')
+
+
+def _exchanged(data: Path, out: Path) -> str:
+    """What the two folders are, where dataset and output stand in each other's place; else ''."""
+    try:
+        is_empty = not data.exists() or (data.is_dir() and not any(data.iterdir()))
+        is_ours = (data / 'logs').is_dir() and (data / 'dataset_description.json').is_file()
+        if not (is_empty or is_ours) or not (out / 'dataset_description.json').is_file():
+            return ''
+    except OSError:
+        return ''
+    from bids_qsm.layout.dataset import is_raw
+
+    if not is_raw(out) or is_raw(data):
+        return ''
+    return (
+        f'{data} is an output, but {out} is a dataset' if is_ours else f'{data} is no dataset, but {out} is'
+    )
 
 
 def _own_task(settings: dict):
