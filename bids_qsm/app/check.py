@@ -119,7 +119,7 @@ def _refused_whole(options: Options, plan: Plan, *, is_valid: bool) -> tuple[Pla
         except UserError as error:
             found.append(str(error))
     if asked := sorted({use.name for one in plan.series for use in one.applications} - {'regions'}):
-        notes.append(f'The memory that {", ".join(asked)} need is not compared with --mem.')
+        notes.append(f'Memory is not compared with --mem for: {", ".join(asked)}.')
     return replace(plan, notes=(*plan.notes, *notes)), found
 
 

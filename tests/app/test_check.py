@@ -223,7 +223,7 @@ def test_what_stops_everyone_stands_at_the_top(data, capsys, monkeypatch):
     (refused,) = found['refused']
     assert refused.startswith('sub-01, labels, needs ')
     assert [one['refused'] for one in found['series']] == [None, None]
-    assert 'The memory that veins need is not compared with --mem.' in found['notes']
+    assert 'Memory is not compared with --mem for: veins.' in found['notes']
 
 
 def test_larger_voxels_are_judged_as_in_a_run(data, capsys):
