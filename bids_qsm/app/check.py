@@ -11,7 +11,7 @@ import nibabel as nib
 import pandas as pd
 
 from bids_qsm.app.options import Options
-from bids_qsm.app.participant import find_share, require_methods
+from bids_qsm.app.participant import find_share, own_participants, require_methods, require_series
 from bids_qsm.app.refusals import condition_step
 from bids_qsm.applications import application, modules
 from bids_qsm.biomarkers.consensus import CHECKS, COLUMNS, counts, judge
@@ -19,7 +19,6 @@ from bids_qsm.biomarkers.consensus.check import STATES, Facts
 from bids_qsm.biomarkers.consensus.measure import found_numbers, measure_images
 from bids_qsm.derivatives.files import atomic_write
 from bids_qsm.derivatives.tables import write_table
-from bids_qsm.entities import entities_of
 from bids_qsm.errors import UserError, plain
 from bids_qsm.execution import estimates
 from bids_qsm.execution.resources import plan_capacity
@@ -73,7 +72,7 @@ def run_check(settings: dict, *, as_json: bool, tsv: Path | None, headers: bool)
         own['skip_bids_validation'] = True
         options = Options.from_settings({**settings, **own})
         plan = find_share(options)
-        whole = _refused_whole(options, plan, is_valid=settings.get('skip_bids_validation', False))
+        plan, whole = _refused_whole(options, plan, is_valid=settings.get('skip_bids_validation', False))
         usable, faults = _usable(settings | own, [one.name for one in plan.series])
         verdicts = [
             check_series(one, options, usable.get(one.name), faults.get(one.name, {}), headers=headers)
@@ -93,22 +92,35 @@ def run_check(settings: dict, *, as_json: bool, tsv: Path | None, headers: bool)
     return int(bool(whole) or any(one.refused for one in verdicts))
 
 
-def _refused_whole(options: Options, plan: Plan, *, is_valid: bool) -> list[str]:
-    """Why the participant level would run nothing at all; with ``is_valid`` the validator is not asked."""
+def _refused_whole(options: Options, plan: Plan, *, is_valid: bool) -> tuple[Plan, list[str]]:
+    """The plan with more notes, and why the participant level would run nothing at all.
+
+    With ``is_valid`` the validator is not asked.
+    """
+    notes: list[str] = []
 
     def validated():
-        subjects = {one.subject for one in plan.series} | {
-            entities_of(one.name)['sub'] for one in plan.rejected
-        }
-        validate(options.bids_dir, [*plan.series], [*plan.rejected], sorted(subjects))
+        subjects = own_participants(options)
+        notes.extend(validate(options.bids_dir, [*plan.series], [*plan.rejected], subjects))
+
+    def require_some():
+        if not options.array_task:  # a task that has nothing to run is done
+            require_series(options, plan)
 
     found = []
-    for require in (*([] if is_valid else [validated]), lambda: require_methods(options)):
+    for require in (
+        *([] if is_valid else [validated]),
+        require_some,
+        lambda: require_methods(options),
+        lambda: _require_memory(options, plan),
+    ):
         try:
             require()
         except UserError as error:
             found.append(str(error))
-    return found
+    if asked := sorted({use.name for one in plan.series for use in one.applications} - {'regions'}):
+        notes.append(f'Memory is not compared with --mem for: {", ".join(asked)}.')
+    return replace(plan, notes=(*plan.notes, *notes)), found
 
 
 def _require_place(tsv: Path):
@@ -128,10 +140,9 @@ def check_series(
     ``planned`` is the same one planned with all applications, but those whose input cannot be used:
     ``faults`` says why.
     """
-    numbers, refused = {}, _memory(one, options)
+    numbers, refused = {}, ''
     if not (headers or one.given or one.frames > 1):
-        numbers, reason = _measured(one, options)
-        refused = ' '.join(filter(None, (reason, refused)))
+        numbers, refused = _measured(one, options)
     facts = Facts(
         sidecar=one.sidecar,
         echo_times=one.echo_times,
@@ -185,15 +196,19 @@ def _measured(one: Series, options: Options) -> tuple[dict[str, float], str]:
     return {**found_numbers(notes['findings']), **measured}, refused
 
 
-def _memory(one: Series, options: Options) -> str:
-    """Why the participant level would not begin, where a series needs more memory than there is; else ''."""
-    parts = {'the anatomy': estimates.of_anatomy(one, options), **estimates.of_stages(one, options)}
-    try:
-        steps = [(name, cost.gb) for name, cost in parts.items()]
-        plan_capacity(steps, nprocs=options.nprocs, mem_gb=options.mem_gb)
-    except UserError as error:
-        return str(error)
-    return ''
+def _require_memory(options: Options, plan: Plan):
+    """Raise UserError where a series needs more memory than there is: the run does not even begin then."""
+    if options.use_plugin:  # it has its own limits
+        return
+    steps = [
+        (f'{one.name}, {name},', cost.gb)
+        for one in plan.series
+        for name, cost in {
+            'anatomy': estimates.of_anatomy(one, options),
+            **estimates.of_stages(one, options),
+        }.items()
+    ]
+    plan_capacity(steps, nprocs=options.nprocs, mem_gb=options.mem_gb)
 
 
 def _usable(settings: dict, known: Collection[str]) -> tuple[dict[str, Series], dict[str, dict[str, str]]]:

@@ -13,12 +13,13 @@ import sys
 import threading
 import traceback
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bids_qsm.app.arguments import Parser, parse
 from bids_qsm.app.methods import expanded
-from bids_qsm.app.options import SETTINGS, Options
+from bids_qsm.app.options import SETTINGS, Options, flag_of
 from bids_qsm.app.pages import address, explained
 from bids_qsm.errors import UserError, nearest, plain
 from bids_qsm.execution.array_tasks import scheduled_task
@@ -50,6 +51,8 @@ INSTEAD = {
 }
 """What may be meant by words that are no commands and resemble none."""
 
+LEVELS = SETTINGS['level'].metadata['about'].choices
+
 OF_DISK = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), 'free space'),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), 'get the right to it'),
@@ -74,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
         if not argv:
             print(FIRST_STEPS, file=sys.stderr)
             return 2
-        if argv[0] in COMMANDS and not {'participant', 'group'} & set(argv):
+        if _is_command(argv):
             return COMMANDS[argv[0]](argv[1:])
         return _run(argv)
     except UserError as error:
@@ -144,8 +147,46 @@ def _run(argv: list[str]):
     return max(participant.run_participant(options, plan), _status_of(plan))
 
 
+def _is_command(argv: list[str]) -> bool:
+    """Whether the first word is a command and no dataset of that name; UserError where a level follows it."""
+    name, *others = argv
+    if name not in COMMANDS or ({*LEVELS} & {*others} and Path(name).is_dir()):
+        return False
+    words = list(takewhile(lambda word: not word.startswith('-'), others))
+    # a level may end the folders, or the line, but there it may be a value of the option before it
+    ends = [*words[1:][-1:], *([others[-1]] if len(others) > 1 and not others[-2].startswith('-') else [])]
+    for word in ends:
+        if word in LEVELS and not Path(word).exists():
+            raise _no_level(name, word)
+    return True
+
+
+def _no_level(command: str, word: str) -> UserError:
+    return UserError(
+        f'bids_qsm {command} takes no level; leave {word!r} out. bids_qsm {command} --help tells more.'
+    )
+
+
+def _require_first(settings: dict):
+    """Raise UserError where an option that takes several words took the folders or the level too."""
+    for name, values in settings.items():
+        if not isinstance(values, list):
+            continue
+        words = [str(value if isinstance(value, str) else value[-1]) for value in values]
+        at = next((n for n, word in enumerate(words) if word in LEVELS), None)
+        if at is None and ('output_dir' in settings or not any('/' in word for word in words[1:])):
+            continue
+        level = 'participant' if at is None else words[at]
+        raise UserError(
+            f'{flag_of(name)} takes all words that follow it; put the folders and the level before the '
+            f'options: bids_qsm bids_dir output_dir {level} {flag_of(name)} {words[0]}.'
+        )
+
+
 def _require_level(settings: dict):
     """Raise UserError where there is a dataset but no level, as for a slip in the name of a command."""
+    if 'level' not in settings:
+        _require_first(settings)
     given = settings.get('bids_dir')
     if given is None:
         return
@@ -153,6 +194,9 @@ def _require_level(settings: dict):
         if 'output_dir' in settings:
             _require_order([str(settings[name]) for name in ('bids_dir', 'output_dir', 'level')])
         return
+    out = str(settings.get('output_dir'))
+    if out in LEVELS and not Path(out).exists():
+        raise UserError(f'the output folder is missing; give: bids_qsm {shlex.quote(str(given))} OUT {out}.')
     slip = INSTEAD.get(str(given)) or nearest(str(given), COMMANDS)
     if not Path(given).is_dir():
         commands = f' The commands are: {", ".join(COMMANDS)}.'
@@ -166,20 +210,36 @@ def _require_level(settings: dict):
 
 def _require_order(words: list[str]):
     """Raise UserError where dataset, output folder and level stand in another order, or the level is none."""
-    levels = SETTINGS['level'].metadata['about'].choices
-    if words[2] not in levels:
-        at = next((word for word in words if word in levels and not Path(word).exists()), None)
+    if words[2] not in LEVELS:
+        at = next((word for word in words if word in LEVELS and not Path(word).exists()), None)
         if at is None:
-            near = nearest(words[2], levels)
-            raise UserError(f'the level is {words[2]!r}; it must be {" or ".join(levels)}.{near}')
+            near = nearest(words[2], LEVELS)
+            raise UserError(f'the level is {words[2]!r}; it must be {" or ".join(LEVELS)}.{near}')
         words.remove(at)
         words.append(at)
         raise UserError(f'the level comes last: bids_qsm {shlex.join(words)}.')
     data, out = map(Path, words[:2])
-    described = [(folder / 'dataset_description.json').is_file() for folder in (data, out)]
-    if described == [False, True] and not (out / 'logs').exists():
+    if said := _exchanged(data, out):
         right = shlex.join([words[1], words[0], words[2]])
-        raise UserError(f'{data} is no dataset, but {out} is, which comes first: bids_qsm {right}.')
+        raise UserError(f'{said}, which comes first: bids_qsm {right}.')
+
+
+def _exchanged(data: Path, out: Path) -> str:
+    """What the two folders are, where dataset and output stand in each other's place; else ''."""
+    try:
+        is_empty = not data.exists() or (data.is_dir() and not any(data.iterdir()))
+        is_ours = (data / 'logs').is_dir() and (data / 'dataset_description.json').is_file()
+        if not (is_empty or is_ours) or not (out / 'dataset_description.json').is_file():
+            return ''
+    except OSError:
+        return ''
+    from bids_qsm.layout.dataset import is_raw
+
+    if not is_raw(out) or is_raw(data):
+        return ''
+    return (
+        f'{data} is an output, but {out} is a dataset' if is_ours else f'{data} is no dataset, but {out} is'
+    )
 
 
 def _own_task(settings: dict):
@@ -278,7 +338,9 @@ def _slurm(argv: list[str]):
     # argparse takes a value that begins with a dash for an option
     argv = re.sub('\0--sbatch\0', '\0--sbatch=', '\0'.join(['', *argv])).split('\0')[1:]
     own, others = _slurm_parser().parse_known_args(argv)
-    settings = parse(others)
+    settings = parse(others, not_from_file=('level',))
+    if 'level' in settings:
+        raise _no_level('slurm', settings['level'])
     set_threads(1)
     from bids_qsm.app.slurm import write_array
 
@@ -485,7 +547,7 @@ COMMANDS = {
     'slurm': _slurm,
     'status': _status,
 }
-"""Other commands by their first word; if a level is given too, the word is the name of a folder."""
+"""Other commands by their first word; with a level, it is the name of a folder where there is one."""
 
 PARSERS = {
     'check': _check_parser,

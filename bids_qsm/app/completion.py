@@ -32,6 +32,8 @@ _bids_qsm_first() {
 # as a file of fpath it is the function itself, else it is read once
 if [[ "${zsh_eval_context[-1]}" == loadautofunc ]]; then
   _bids_qsm "$@"
+elif (( ! ${+functions[compdef]} )); then
+  print -u2 'bids_qsm: completion starts with "autoload -Uz compinit; compinit"; put that before this script.'
 else
   compdef _bids_qsm bids_qsm
 fi"""

@@ -46,7 +46,7 @@ from bids_qsm.plugins.sandbox import Machine, require_onnx
 from bids_qsm.reports.html import LEVELS, read_findings, read_run
 from bids_qsm.reports.subject import build_subject_report, methods_text
 from bids_qsm.templates.atlases import BY_NAME, Atlas, get_atlas
-from bids_qsm.templates.spaces import Template, get_template, get_white_matter
+from bids_qsm.templates.spaces import Template, get_template, get_white_matter, require_known
 from bids_qsm.workflows.base import init_bids_qsm_wf
 
 PACKAGES = (
@@ -80,12 +80,19 @@ def find_share(options: Options) -> Plan:
     if not options.array_task:
         return find_series(options)
     require_dataset(options.bids_dir)
-    everyone = participants(options)
-    own = own_share(options.bids_dir, everyone, options.session_label, options.array_task, options.shares)
+    own = own_participants(options)
     task, count = parse_task(options.array_task)
     plan = find_series(options, own)
-    note = f'task {task} of {count}: {len(own)} of {len(everyone)} participants.'
+    note = f'task {task} of {count}: {len(own)} of {len(participants(options))} participants.'
     return replace(plan, notes=(note, *plan.notes))
+
+
+def own_participants(options: Options) -> tuple[str, ...]:
+    """Labels of the participants that the options name, or of an array task's share of them."""
+    everyone = participants(options)
+    if not options.array_task:
+        return everyone
+    return own_share(options.bids_dir, everyone, options.session_label, options.array_task, options.shares)
 
 
 def require_series(options: Options, plan: Plan):
@@ -120,12 +127,18 @@ def run_participant(options: Options, plan: Plan) -> int:
 
 
 def require_methods(options: Options):
-    """Raise UserError where a device, a program, a plug-in or an atlas that is asked for cannot be used here.
+    """Raise UserError where a device, program, plug-in, template or atlas asked for cannot be used here.
 
-    A plug-in cannot that gives another than its golden output. Nothing is downloaded.
+    A plug-in cannot that gives another than its golden output. Nothing is downloaded: whether what is in no
+    cache can be had is not known.
     """
+    cache = options.work_dir / 'templates'
+    for name in options.output_spaces:
+        require_known(name, cache)
     if options.atlas not in BY_NAME:
-        require_space_of(get_atlas(options.atlas, options.work_dir / 'templates'), options)
+        require_space_of(get_atlas(options.atlas, cache), options)
+    elif options.atlas != 'nuclei':  # which is approximate in any space
+        _require_space(BY_NAME[options.atlas], options)
     require_device(options.device)
     if options.mask.name == 'hdbet':
         require_hdbet()
@@ -227,10 +240,15 @@ def find_resources(options: Options):
 
 def require_space_of(atlas: Atlas, options: Options):
     """Raise UserError where the regions of an atlas are in a space that is not asked for."""
-    if atlas.space not in options.output_spaces and not atlas.approximate:
+    if not atlas.approximate:
+        _require_space(atlas.space, options)
+
+
+def _require_space(space: str, options: Options):
+    if space not in options.output_spaces:
         raise UserError(
-            f'The atlas {options.atlas} is in the space {atlas.space}, but --output-spaces asks for '
-            f'{", ".join(options.output_spaces)}; ask for {atlas.space} or choose another atlas.'
+            f'The atlas {options.atlas} is in the space {space}, but --output-spaces asks for '
+            f'{", ".join(options.output_spaces)}; ask for {space} or choose another atlas.'
         )
 
 

@@ -29,8 +29,9 @@ def show_plan(options: 'Options', plan: 'Plan'):
 
 def describe_plan(options: 'Options', plan: 'Plan') -> str:
     """The plan as plain text, each series under its whole name."""
-    pace, n_measured = estimates.pace_of_log(plan.series, options)
-    lines = [_title(plan), *_total(options, plan, pace, n_measured), *plan.notes]
+    found = estimates.pace_of_log(plan.series, options)
+    pace = found.times
+    lines = [_title(plan), *_total(options, plan, found), *plan.notes]
     for one in plan.series:
         stages = _stages(one, options, pace)
         lines += ['', one.name, *(f'  {key:<12} {value}' for key, value in _facts(one))]
@@ -45,8 +46,9 @@ def describe_plan(options: 'Options', plan: 'Plan') -> str:
 def tree_of(options: 'Options', plan: 'Plan') -> Tree:
     """The plan as a tree: participants, sessions, series, steps."""
     tree = Tree(Text(_title(plan), style='bold'))
-    pace, n_measured = estimates.pace_of_log(plan.series, options)
-    for line in (*_total(options, plan, pace, n_measured), *plan.notes):
+    found = estimates.pace_of_log(plan.series, options)
+    pace = found.times
+    for line in (*_total(options, plan, found), *plan.notes):
         tree.add(Text(line))
     by_subject: dict[str, list[Series]] = {}
     for one in plan.series:
@@ -94,18 +96,20 @@ def _title(plan: 'Plan'):
     return f'{plan.dataset_name}: {len(plan.series)} series to run, {len(plan.rejected)} not'
 
 
-def _total(options: 'Options', plan: 'Plan', pace: float, n_measured: int):
+def _total(options: 'Options', plan: 'Plan', pace: estimates.Pace):
     """Sentences on time and memory of the whole run."""
     if not plan.series:
         return
-    cost = estimates.of_run(plan.series, options).slowed(pace)
+    cost = estimates.of_run(plan.series, options).slowed(pace.times)
     basis = 'estimates for an idle machine like those that they were measured on'
-    if n_measured:
-        basis = f'estimates, by the time that {n_measured} series took in earlier runs into this folder'
+    if pace.basis:
+        basis = f'estimates, {pace.basis}'
     yield (
         f'About {duration(cost.seconds)} from nothing with {options.nprocs} CPUs and at least '
         f'{cost.gb:.1f} GB of memory (--mem is {options.mem_gb:.1f} GB): {basis}.'
     )
+    if pace.note:
+        yield pace.note
     if cost.gb > options.mem_gb:
         yield f'It would be refused, as --mem is too little: give {math.ceil(10 * cost.gb) / 10:g}G or more.'
     if asked := estimates.not_counted(plan.series, options):

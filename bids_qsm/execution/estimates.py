@@ -1,6 +1,7 @@
 """Time and memory that a run will take, estimated from the sizes of its images."""
 
 import math
+import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from statistics import median
@@ -8,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from bids_qsm.anatomy.nuclei import REFINEMENT
 from bids_qsm.anatomy.register import REGISTER
+from bids_qsm.errors import plain
 from bids_qsm.execution.progress import stage_of
 from bids_qsm.execution.resources import MAIN_GB, WORKER_GB
-from bids_qsm.execution.run_log import merge, read_runs
+from bids_qsm.execution.run_log import merge, read_run
 from bids_qsm.plugins.methods import find_method
 from bids_qsm.recon.background import BACKGROUND
 from bids_qsm.recon.field import FIELD
@@ -58,6 +60,15 @@ REGISTRIES = {
     'chi': {'background': BACKGROUND, 'inversion': INVERSION, 'reference': REFERENCE, 'swi': SWI},
     'labels': {'refinement': REFINEMENT},
 }
+TIMED = (
+    *(step for steps in REGISTRIES.values() for step in steps),
+    *('mask', 'start_from', 'echo_window', 'voxel_size', 'device', 'no_registration'),
+)
+"""Settings that earlier runs must share for their times to count."""
+WHOLE = 0.95
+"""Part of its steps that must have been measured for a series to count."""
+MOST_PACE = 50
+"""A series that was so many times faster or slower than estimated has a damaged log."""
 
 
 @dataclass(frozen=True)
@@ -175,23 +186,95 @@ def of_run(series: 'Iterable[Series]', options: 'Options') -> Cost:
     return Cost(START_SECONDS + max(seconds, longest), MAIN_GB + WORKER_GB + gb)
 
 
-def pace_of_log(series: 'Iterable[Series]', options: 'Options') -> tuple[float, int]:
-    """How many times the estimate steps took in earlier runs into the output folder, and of how many series.
+@dataclass(frozen=True)
+class Pace:
+    """How many ``times`` the estimate the steps of ``n_series`` series took in earlier runs on ``hosts``.
 
-    The median over series that are done; (1, 0) where there are none.
+    ``note`` tells of logs that cannot be read.
     """
-    done, ratios = merge(read_runs(options.output_dir / 'logs'))['series'], []
+
+    times: float = 1.0
+    n_series: int = 0
+    hosts: tuple[str, ...] = ()
+    note: str = ''
+
+    @property
+    def basis(self) -> str:
+        """What was counted, in words; '' where nothing was."""
+        if not self.n_series:
+            return ''
+        where = ' and '.join(self.hosts) if len(self.hosts) <= 2 else f'{len(self.hosts)} machines'
+        return (
+            f'by the processor time that {self.n_series} series took in earlier runs into this folder with '
+            f'these methods{f" on {where}" if where else ""}'
+        )
+
+
+def pace_of_log(series: 'Iterable[Series]', options: 'Options') -> Pace:
+    """The pace of earlier runs into the output folder with the same methods and voxels.
+
+    The median over series that are done and of which these runs measured all steps.
+    """
+    runs, n_broken = _earlier(options)
+    done = merge(runs)['series']
+    host_of = {run['id']: run.get('host') for run in runs}
+    ratios, hosts = [], set()
     for one in series:
-        entry = done.get(one.name, {})
-        if entry.get('state') != 'done' or 2 * len(entry.get('steps', ())) < entry.get('n_steps', 0):
-            continue
-        costs = of_stages(one, options)
-        took = dict.fromkeys(costs, 0.0)
-        for step, measured in entry['steps'].items():
-            if (stage := stage_of(step)) in took and not is_application(step):
-                took[stage] += measured['seconds']
-        ratios.append(sum(took.values()) / sum(cost.seconds for cost in costs.values()))
-    return (median(ratios), len(ratios)) if ratios else (1.0, 0)
+        ratio = _ratio(done.get(one.name, {}), of_stages(one, options))
+        if ratio is not None:
+            ratios.append(ratio)
+            hosts.add(host_of[done[one.name]['run']])
+    note = ''
+    if n_broken:
+        logs = f'{n_broken} {"log" if n_broken == 1 else "logs"} of earlier runs'
+        note = f'{logs} in {options.output_dir / "logs"} cannot be read, and did not count for the times.'
+    named = tuple(sorted(plain(host) for host in hosts if isinstance(host, str)))
+    return Pace(median(ratios), len(ratios), named, note) if ratios else Pace(note=note)
+
+
+def _earlier(options: 'Options') -> tuple[list[dict], int]:
+    """Runs whose times are those of these options, the oldest first, and the number of unreadable ones."""
+    own, runs, n_broken = _timed(options.to_toml()), [], 0
+    for events in sorted((options.output_dir / 'logs').glob('*/events.jsonl')):
+        config = events.with_name('config.toml')
+        try:
+            run = read_run(events.parent)
+            merge([run] if run else [])
+            if run and config.is_file() and _timed(config.read_text()) == own:
+                runs.append((float(run['started']), run))
+        except Exception:  # damaged, or of another program: it may hold anything
+            n_broken += 1
+    return [run for _, run in sorted(runs, key=lambda found: found[0])], n_broken
+
+
+def _timed(text: str) -> list:
+    """The values of a configuration that the time of a series depends on."""
+    settings = tomllib.loads(text)
+    return [settings.get(name) for name in TIMED]
+
+
+def _ratio(entry: dict, costs: dict[str, Cost]) -> float | None:
+    """What the steps of a series took, by what they were estimated to; None where that is not known."""
+    steps, n_steps = entry.get('steps'), entry.get('n_steps')
+    if entry.get('state') != 'done' or not isinstance(steps, dict) or not isinstance(n_steps, int):
+        return None
+    seconds = {step: _seconds(measured) for step, measured in steps.items()}
+    known = {step: took for step, took in seconds.items() if took is not None}
+    # a run that continued another one's work measured only what was left
+    if len(known) < WHOLE * n_steps:
+        return None
+    took = sum(own for step, own in known.items() if stage_of(step) in costs and not is_application(step))
+    ratio = took / sum(cost.seconds for cost in costs.values())
+    return ratio if 1 / MOST_PACE < ratio < MOST_PACE else None
+
+
+def _seconds(measured: object) -> float | None:
+    """Processor seconds of a step, those on the wall where a system does not tell; None where neither is."""
+    for name in ('cpu_seconds', 'seconds'):
+        value = measured.get(name) if isinstance(measured, dict) else None
+        if isinstance(value, int | float) and 0 <= value < math.inf:
+            return value
+    return None
 
 
 def is_application(step: str) -> bool:

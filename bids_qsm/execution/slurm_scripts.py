@@ -65,23 +65,26 @@ def write_scripts(
     costs = {label: subject_cost(options.bids_dir, label, options.session_label) for label in labels}
     shares = balanced_shares(costs, tasks)
     gb, needs = _memory(options, plan, graph_of)
-    seconds = _seconds(options, plan, shares)
+    pace = estimates.pace_of_log(plan.series, options)
+    seconds = _seconds(options, plan, shares, pace.times)
     task = Request(options.nprocs, asked_gb or gb, START + CAUTION * seconds, [f'--array=1-{tasks}'])
     if options.device == 'cuda':
         task.more.append('--gpus=1')
     group = _group(options, len(plan.series))
     _write_all(options, folder, program, task, group, shares, sbatch)
     first = max(plan.series, key=_size)
+    basis = f' {pace.basis}' if pace.times > 1 else ''
     again = shlex.quote(str(folder / 'participant.sh'))
     return '\n'.join(
         [
             *plan.notes,
+            *filter(None, [pace.note]),
             *(f'{one.name} is left out: {one.reason}' for one in plan.rejected),
             f'{n_subjects} participants with {len(plan.series)} series in {tasks} tasks; the largest is '
             f'{first.name}: {" x ".join(map(str, first.shape))} voxels, {len(first.echo_times)} echoes.',
             f'Each task asks for {task.said}: {"as --mem says" if asked_gb else needs}; the largest share '
-            f'takes about {seconds / 60:.0f} minutes, of which the time is {CAUTION} times and {START // 60} '
-            'minutes.',
+            f'takes about {seconds / 60:.0f} minutes{basis}, of which the time is {CAUTION} times and '
+            f'{START // 60} minutes.',
             f'The group level asks for {group.said}.',
             f'Templates are in {options.work_dir / "templates"}; the tasks need no network.',
             *([GPU_IMAGE] if image and options.device == 'cuda' else []),
@@ -196,11 +199,13 @@ def _memory(options: 'Options', plan: 'Plan', graph_of: Callable):
     return (MAIN_GB + options.nprocs * WORKER_GB + most[-1]) / MARGIN, needs
 
 
-def _seconds(options: 'Options', plan: 'Plan', shares: list[list[str]]):
-    """Time that the largest share is estimated to take (s), with a guess at its applications."""
+def _seconds(options: 'Options', plan: 'Plan', shares: list[list[str]], pace: float = 1.0):
+    """Time that the largest share is estimated to take (s), with a guess at its applications.
+
+    A ``pace`` below 1 does not count, as a limit kills.
+    """
     shared = [{*share} for share in shares]
     parts = ([one for one in plan.series if one.subject in share] for share in shared)
-    pace, _ = estimates.pace_of_log(plan.series, options)
     return max(1.0, pace) * max(
         estimates.of_run(part, options).seconds + _of_applications(part) for part in parts
     )

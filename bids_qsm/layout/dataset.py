@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -39,10 +39,14 @@ def _instead(folder: Path) -> str:
     """What to do with a folder that is no dataset, by what it holds."""
     if any(path.is_dir() for path in folder.glob('sub-*')):
         return 'Its folders look like one: write {"Name": "...", "BIDSVersion": "1.10.0"} into that file.'
-    for other in (folder.parent, folder.parent.parent, *sorted(folder.iterdir())):
-        if (other / 'dataset_description.json').is_file():
-            return f'{other} has one: give that.'
-    for path in islice((path for path in folder.rglob('*') if path.is_file()), LOOKED_AT):
+    above = [other for other in (folder.parent, folder.parent.parent) if is_raw(other)]
+    found = above[:1] or [other for other in _entries(folder) if is_raw(other)]
+    if len(found) == 1:
+        return f'{found[0]} has one: give that.'
+    if found:
+        names = ', '.join(str(other) for other in found[:NAMED]) + ', ...' * (len(found) > NAMED)
+        return f'{len(found)} folders have one: give one of {names}.'
+    for path in _files(folder):
         if _is_dicom(path):
             return f'It holds DICOM files: "bids_qsm import {folder} NEW_FOLDER" makes a dataset of them.'
         if path.name.endswith(('.nii', '.nii.gz')):
@@ -50,8 +54,33 @@ def _instead(folder: Path) -> str:
     return 'Give the folder that holds sub-*, or make one from DICOM files by bids_qsm import.'
 
 
+def is_raw(folder: Path) -> bool:
+    """Whether a folder is a dataset with participants, and no derivative; False where it cannot be read."""
+    try:
+        description = folder / 'dataset_description.json'
+        if not description.is_file():
+            return False
+        content, problem = read_json(description)
+        is_made = not problem and content.get('DatasetType') == 'derivative'
+        return not (problem or is_made) and any(path.is_dir() for path in folder.glob('sub-*'))
+    except OSError:  # of another user
+        return False
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(islice(folder.iterdir(), LOOKED_AT))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """The first files in and below a folder; what cannot be read is passed over."""
+    places = islice(os.walk(folder), LOOKED_AT)
+    return islice((Path(place, name) for place, _, names in places for name in sorted(names)), LOOKED_AT)
+
+
 def _is_dicom(path: Path) -> bool:
     try:
+        if not path.is_file():  # to open a pipe would wait
+            return False
         with path.open('rb') as file:
             return file.read(132)[128:] == b'DICM'
     except OSError:
@@ -88,7 +117,9 @@ def existing_parent(path: Path) -> Path:
 
 
 LOOKED_AT = 200
-"""Files, at most, of a folder that is no dataset that are looked at."""
+"""Files, and folders, at most, of a folder that is no dataset that are looked at."""
+NAMED = 4
+"""Datasets in it, at most, that are named."""
 _FORGIVEN = ('ENTITY_NOT_IN_RULE', 'FILENAME_MISMATCH', 'SIDECAR_KEY_REQUIRED')
 """Errors of names and sidecars that do not matter in images of single coils, and in _MPM images."""
 

@@ -23,7 +23,8 @@ from bids_qsm.interfaces.io import read
 from bids_qsm.templates.caches import copy_whole, first_file, homes, is_whole, reason_of, writable, write_once
 from bids_qsm.templates.spaces import EMBEDDED, embedded_template
 
-BY_NAME = ('nuclei', 'CIT168')
+BY_NAME = {'nuclei': EMBEDDED, 'CIT168': 'MNI152NLin2009cAsym'}
+"""Atlas -> the space that it is in."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def _nuclei(cache: Path) -> Atlas:
 
 
 def _cit168(cache: Path) -> Atlas:
-    space = 'MNI152NLin2009cAsym'
+    space = BY_NAME['CIT168']
     stem = cache / 'atlas-CIT168' / f'tpl-{space}_res-01_atlas-CIT168_dseg'
     dseg, table = Path(f'{stem}.nii.gz'), Path(f'{stem}.tsv')
     if not (is_whole(dseg) and is_whole(table)):

@@ -2,15 +2,17 @@
 
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
 from bids_qsm.anatomy.segmentation import white_matter
-from bids_qsm.errors import UserError
+from bids_qsm.errors import UserError, nearest
 from bids_qsm.interfaces.io import read
 from bids_qsm.templates.caches import (
     copy_whole,
@@ -23,6 +25,8 @@ from bids_qsm.templates.caches import (
 )
 
 EMBEDDED = 'MNI152NLin2009aSym'
+CACHE = ('TEMPLATEFLOW_HOME', '.cache/templateflow')
+IMAGES = ('T1w', 'desc-brain_mask')
 
 
 @dataclass(frozen=True)
@@ -55,12 +59,10 @@ def get_template(name: str, cache: Path) -> Template:
     """
     if name == EMBEDDED:
         return embedded_template(cache)
-    places = homes('TEMPLATEFLOW_HOME', '.cache/templateflow', cache)
-    stem = f'tpl-{name}/tpl-{name}_res-'
+    places = homes(*CACHE, cache)
     damage = None
     for home in places:
-        t1w = first_file(home, [f'{stem}{r}_T1w.nii.gz' for r in ('01', '1')])
-        mask = first_file(home, [f'{stem}{r}_desc-brain_mask.nii.gz' for r in ('01', '1')])
+        t1w, mask = (first_file(home, _names(name, image)) for image in IMAGES)
         if t1w and mask:
             try:
                 for path in (t1w, mask):
@@ -76,6 +78,45 @@ def get_template(name: str, cache: Path) -> Template:
     return Template(
         name, t1w, mask, False, f'TemplateFlow, {name} (Ciric et al. 2022, doi:10.1038/s41592-022-01681-2)'
     )
+
+
+def require_known(name: str, cache: Path):
+    """Raise UserError where a template is neither in a cache nor one that TemplateFlow has images of.
+
+    Nothing is downloaded: TemplateFlow's client brings the list of its files.
+    """
+    places = homes(*CACHE, cache)
+    if name == EMBEDDED or any(
+        all(first_file(home, _names(name, image)) for image in IMAGES) for home in places
+    ):
+        return
+    known = _known_files()
+    usable = [
+        one
+        for one in sorted({path.partition('/')[0].removeprefix('tpl-') for path in known})
+        if all(known.intersection(_names(one, image)) for image in IMAGES)
+    ]
+    if known and name not in usable:
+        raise UserError(
+            f'--output-spaces {name}: TemplateFlow has no such template with a T1w image and a brain mask at '
+            f'1 mm; give one of {", ".join(usable)}, or run `bids_qsm fetch {name}` first where it is newer '
+            f'than bids_qsm.{nearest(name, usable)}'
+        )
+
+
+def _known_files() -> set[str]:
+    """Files of the templates that the installed client of TemplateFlow lists; none where it has no list."""
+    spec = find_spec('templateflow')  # its import wants to write to the cache
+    for place in (spec.submodule_search_locations or ()) if spec else ():
+        listed = Path(place) / 'conf' / 'templateflow-skel.zip'
+        if listed.is_file():
+            with zipfile.ZipFile(listed) as archive:
+                return {*archive.namelist()}
+    return set()
+
+
+def _names(name: str, image: str) -> list[str]:
+    return [f'tpl-{name}/tpl-{name}_res-{number}_{image}.nii.gz' for number in ('01', '1')]
 
 
 def keep_template(template: Template, cache: Path) -> Template:

@@ -175,6 +175,57 @@ def test_what_a_run_with_these_options_would_refuse_is_refused(data, tmp_path, c
     assert (found['refused'], len(found['series'])) == ([], 1)
 
 
+@pytest.mark.parametrize(
+    ('words', 'refused'),
+    [
+        (
+            '--atlas CIT168 --output-spaces MNI152NLin6Asym',
+            'The atlas CIT168 is in the space MNI152NLin2009cAsym',
+        ),
+        ('--output-spaces MNI152NLin6Asmy', ' newer than bids_qsm. Did you mean MNI152NLin6Asym?'),
+        (
+            '--output-spaces fsLR',
+            'TemplateFlow has no such template with a T1w image and a brain mask at 1 mm',
+        ),
+        ('--atlas CIT168 --output-spaces MNI152NLin2009cAsym', ''),
+    ],
+)
+def test_spaces_are_compared_by_name(data, words, refused, capsys):
+    write_series(data, sub='01')
+    assert cli.main(['check', str(data), *UNVALIDATED, '--json', *words.split()]) == bool(refused)
+    assert refused in ''.join(json.loads(capsys.readouterr().out)['refused'])
+    if refused:  # and the run says so before it writes
+        out = data.parent / 'out'
+        assert cli.main([str(data), str(out), 'participant', UNVALIDATED[0], *words.split()]) == 2
+        assert not out.exists()
+
+
+def test_what_stops_everyone_stands_at_the_top(data, capsys, monkeypatch):
+    """As in the run: faults of any participant, too little memory, nothing but skipped input."""
+    asked = []
+
+    def validate(*given):
+        asked.append(given[3])
+        return ('The validator is not here.',)
+
+    monkeypatch.setattr('bids_qsm.app.check.validate', validate)
+    write_t1w(data, sub='02')
+    write_series(data, sub='01', parts=('mag',))
+    assert cli.main(['check', str(data), '--headers']) == 1
+    said = capsys.readouterr().out
+    assert asked == [('01', '02')]
+    assert 'REFUSED  ' + str(data) + ' has no series that can be run. sub-01: ' in said
+    assert 'The validator is not here.' in said
+    write_series(data, sub='01')
+    write_series(data, sub='03')
+    assert cli.main(['check', str(data), *UNVALIDATED, '--json', '--mem', '1.05', '--veins']) == 1
+    found = json.loads(capsys.readouterr().out)
+    (refused,) = found['refused']
+    assert refused.startswith('sub-01, labels, needs ')
+    assert [one['refused'] for one in found['series']] == [None, None]
+    assert 'Memory is not compared with --mem for: veins.' in found['notes']
+
+
 def test_larger_voxels_are_judged_as_in_a_run(data, capsys):
     write_ball(data, '01')
     words = ['check', str(data), '--skip-bids-validation', '--json']

@@ -125,6 +125,15 @@ def test_zsh_completes(script, tmp_path, way):
         assert line.removeprefix(f'bids_qsm {before}').split() == found, words
 
 
+@pytest.mark.skipif(not shutil.which('zsh'), reason='zsh is not installed')
+def test_zsh_without_completion_is_told_what_it_lacks(script):
+    ran = subprocess.run(
+        ['zsh', '-f', '-c', f'source {script("zsh")}'], capture_output=True, text=True, check=False
+    )
+    assert ran.stderr.startswith('bids_qsm: completion starts with "autoload -Uz compinit; compinit"')
+    assert len(ran.stderr.splitlines()) == 1
+
+
 def test_fish_reads_its_script(script):
     path = script('fish')
     assert all(f'-a {name} ' in path.read_text() for name in cli.COMMANDS)

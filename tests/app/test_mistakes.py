@@ -1,5 +1,6 @@
 """What users type wrong, or give for a dataset: one sentence says what to do."""
 
+import json
 import shlex
 import shutil
 
@@ -15,6 +16,8 @@ MISTAKES = {
     'participant data out': 'the level comes last: bids_qsm data out participant.',
     'data participant out': 'the level comes last: bids_qsm data out participant.',
     'out data participant': 'out is no dataset, but data is, which comes first: bids_qsm data out',
+    'made data participant': 'made is an output, but data is a dataset, which comes first: bids_qsm ',
+    'nowhere made participant': 'nowhere is not a folder; give the root of a BIDS dataset. See ',
     'nowhere out participant': 'nowhere is not a folder; give the root of a BIDS dataset. See ',
     'afile out participant': 'afile is not a folder; give the root of a BIDS dataset. See ',
     'data': 'Give: bids_qsm check data, or bids_qsm data OUT participant.',
@@ -22,6 +25,14 @@ MISTAKES = {
     'watch out': 'Did you mean bids_qsm status OUT --watch?',
     'help': 'Did you mean bids_qsm --help?',
     'process data': 'The commands are: check, completion, demo,',
+    'check data participant': "bids_qsm check takes no level; leave 'participant' out. bids_qsm check --help",
+    'slurm data out group --cpus 2': "bids_qsm slurm takes no level; leave 'group' out.",
+    'slurm data out --mem 8G participant': "bids_qsm slurm takes no level; leave 'participant' out.",
+    'check data --participant-label group': "has no participant 'group'; it has: 01.",
+    'data participant': 'the output folder is missing; give: bids_qsm data OUT participant.',
+    'data --participant-label 01 out participant': '--participant-label takes all words that follow it; put',
+    '--session-label 01 data out group': 'bids_qsm bids_dir output_dir group --session-label 01.',
+    '-d ./fmriprep ./data ./out': 'bids_dir output_dir participant --derivatives ./fmriprep.',
     # what is no dataset
     'empty out participant': 'Give the folder that holds sub-*, or make one from DICOM files by bids_qsm',
     'dicom out participant': 'It holds DICOM files: "bids_qsm import ',
@@ -29,7 +40,9 @@ MISTAKES = {
     'images out participant': 'It holds NIfTI images, such as gre.nii.gz: put them into folders',
     'bare out participant': 'Its folders look like one: write {"Name": "...", "BIDSVersion": "1.10.0"}',
     'data/sub-01 out participant': 'data has one: give that.',
-    '. out participant': 'has one: give that.',
+    '. out participant': '4 folders have one: give one of ',
+    'inside out participant': 'inside/raw has one: give that.',
+    'made/sub-01 out participant': 'It holds NIfTI images, such as sub-01_',
     'nobody out participant': 'nobody holds no participant: no folder is named sub-<label>.',
     'flat out participant': 'is not read there; move it and its fellows to sub-01/anat.',
     'silent out participant': 'has no phase: no part-phase (or part-imag) file goes with it.',
@@ -75,8 +88,13 @@ def place(tmp_path_factory):
         (root / name).mkdir()
         if name != 'bare':
             (root / name / 'dataset_description.json').write_text('{"Name": "one", "BIDSVersion": "1.9.0"}')
-    for name in ('data', 'bare', 'flat'):
+    for name in ('data', 'bare', 'flat', 'inside/raw', 'inside/a', 'made'):
         write_series(root / name)
+    for name, kind in (('inside/raw', 'raw'), ('inside/a', 'derivative'), ('made', 'derivative')):
+        text = json.dumps({'Name': 'one', 'BIDSVersion': '1.9.0', 'DatasetType': kind})
+        (root / name / 'dataset_description.json').write_text(text)
+    (root / 'made/logs').mkdir()
+    (root / 'inside/0').symlink_to('0')  # what nobody can read
     for path in [*(root / 'flat/sub-01/anat').iterdir()]:
         path.rename(root / 'flat/sub-01' / path.name)
     write_series(root / 'silent', parts=('mag',))

@@ -145,26 +145,69 @@ def test_time_limits_leave_room_and_count_applications(planned):
     assert more == pytest.approx(estimates.APPLICATION_SECONDS)
 
 
-def test_earlier_runs_say_how_fast_this_machine_is(planned):
-    options, plan = planned
-    assert estimates.pace_of_log(plan.series, options) == (1.0, 0)
-    (one,) = plan.series
-    log = options.output_dir / 'logs' / 'run'
+HOST = 'node-1'
+
+
+def write_log(
+    options, one, *, name='run', host=HOST, measured=lambda seconds: {'cpu_seconds': 3 * seconds}, **own
+):
+    """The log of a run whose steps took three times their estimates, on a machine where much else ran."""
+    log = options.output_dir / 'logs' / name
     log.mkdir(parents=True)
     costs = estimates.of_stages(one, options)
     steps = {'phase_wf.offset': 'phase', 'recon_wf.field_wf.fit': 'field', 'outputs_wf.save': 'report'}
     steps |= {'recon_wf.refer': 'chi', 'labels_wf.refine_labels': 'labels'}
-    events = [{'event': 'run', 'pid': 0}, {'event': 'plan', 'series': [one.name]}]
-    events += [{'event': 'add', 'series': one.name, 'n_steps': 6}]
+    events = [{'event': 'run', 'pid': 0, 'host': host}, {'event': 'plan', 'series': [one.name]}]
+    events += [{'event': 'add', 'series': one.name, 'n_steps': 6} | own.pop('add', {})]
     events += [
-        {'event': 'end', 'series': one.name, 'step': step, 'seconds': 3 * costs[stage].seconds}
+        {'event': 'end', 'series': one.name, 'step': step, 'seconds': 1e3} | measured(costs[stage].seconds)
         for step, stage in steps.items()
     ]
     events += [{'event': 'end', 'series': one.name, 'step': 'applications_wf.veins', 'seconds': 1e4}]
     events += [{'event': 'done', 'series': one.name}, {'event': 'close', 'status': 0}]
     text = ''.join(json.dumps({'time': n, **event}) + '\n' for n, event in enumerate(events))
-    (log / 'events.jsonl').write_text(text)
-    assert estimates.pace_of_log(plan.series, options) == (pytest.approx(3), 1)
+    (log / 'events.jsonl').write_text(own.get('text', text))
+    (log / 'config.toml').write_text(replace(options, work_dir=None, **own.get('settings', {})).to_toml())
+
+
+def test_earlier_runs_say_how_fast_this_machine_is(planned):
+    options, plan = planned
+    assert estimates.pace_of_log(plan.series, options) == estimates.Pace()
+    (one,) = plan.series
+    write_log(options, one)
+    write_log(options, one, name='slow', settings={'inversion': Method('tgv')})
+    write_log(options, one, name='coarse', settings={'voxel_size': '3'})
+    assert estimates.pace_of_log(plan.series, options) == estimates.Pace(pytest.approx(3), 1, (HOST,))
     plain = estimates.of_run(plan.series, options).seconds
     assert f'About {duration(3 * plain)} from nothing' in describe_plan(options, plan)
-    assert 'by the time that 1 series took in earlier runs' in describe_plan(options, plan)
+    said = (
+        'by the processor time that 1 series took in earlier runs into this folder with these methods on node'
+    )
+    assert said in describe_plan(options, plan)
+
+
+@pytest.mark.parametrize(
+    ('broken', 'is_told'),
+    [
+        ({'measured': lambda _: {'seconds': float('nan')}}, False),
+        ({'measured': lambda _: {'seconds': -500}}, False),
+        ({'measured': lambda _: {'seconds': 'long'}}, False),
+        ({'measured': lambda _: {'seconds': 1e9}}, False),
+        ({'measured': lambda _: {'seconds': 0}}, False),
+        ({'add': {'n_steps': 'six'}}, False),
+        ({'add': {'n_steps': 60}}, False),  # most of its steps were done before
+        ({'add': {'steps': [1]}}, True),
+        ({'text': '{"event": "run", "time": 0, "place": "a", "born": 1}\n'}, True),
+        ({'text': '[]\n\0\n'}, False),
+    ],
+)
+def test_damaged_and_foreign_logs_do_not_count(planned, broken, is_told):
+    options, plan = planned
+    write_log(options, plan.series[0], name='broken', **broken)
+    found = estimates.pace_of_log(plan.series, options)
+    assert (found.times, found.n_series) == (1.0, 0)
+    assert ('1 log of earlier runs in ' in found.note) == is_told
+    assert (found.note in describe_plan(options, plan)) if is_told else not found.note
+    write_log(options, plan.series[0], measured=lambda seconds: {'seconds': 2 * seconds})
+    if 'add' not in broken and 'measured' not in broken:  # the series of a newer run
+        assert estimates.pace_of_log(plan.series, options).times == pytest.approx(2)
