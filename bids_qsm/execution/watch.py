@@ -120,7 +120,7 @@ class _Terminal:
         if _is_ours(self._keyboard):
             if self._modes is None:
                 self._modes = termios.tcgetattr(self._keyboard)
-            tty.setcbreak(self._keyboard)
+            tty.setcbreak(self._keyboard, termios.TCSANOW)  # by default keys that were pressed are dropped
 
     def _give_back(self):
         modes, self._modes = self._modes, None
