@@ -326,8 +326,9 @@ def test_a_view_in_the_background_leaves_the_keys_alone(begin, tmp_path, view):
 
 
 def read_until(terminal, words):
-    seen = b''
+    seen, end = b'', time.monotonic() + 120
     while words.encode() not in seen:
+        assert time.monotonic() < end, seen[-2000:]
         assert select.select([terminal], [], [], 60)[0], seen
         seen += os.read(terminal, 65536)
     return seen.decode(errors='replace')
