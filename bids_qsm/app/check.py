@@ -23,7 +23,7 @@ from bids_qsm.errors import UserError, plain
 from bids_qsm.execution import estimates
 from bids_qsm.execution.resources import plan_capacity
 from bids_qsm.interfaces.step import Data
-from bids_qsm.layout import Plan, Series, find_series
+from bids_qsm.layout import Plan, Series, find_series, participants
 from bids_qsm.layout.dataset import validate
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.resolution import coarsen
@@ -100,7 +100,7 @@ def _refused_whole(options: Options, plan: Plan, *, is_valid: bool) -> tuple[Pla
     notes: list[str] = []
 
     def validated():
-        subjects = own_participants(options)
+        subjects = own_participants(options, participants(options))
         notes.extend(validate(options.bids_dir, [*plan.series], [*plan.rejected], subjects))
 
     def require_some():
@@ -153,10 +153,10 @@ def check_series(
         numbers=numbers,
         methods=methods_of(one, options, options.atlas),
     )
-    voxels = ' x '.join(f'{side:.3g}' for side in one.voxel_size)
-    brought = (
-        f', brought to {" x ".join(f"{side:.3g}" for side in one.resampled)} mm' if one.resampled else ''
+    given, resampled = (
+        ' x '.join(f'{side:.3g}' for side in voxel) for voxel in (one.voxel_size, one.resampled or ())
     )
+    brought = f', brought to {resampled} mm' if resampled else ''
     tesla = f'{one.field_strength:.3g} T, ' if one.field_strength else ''
     n = len(one.echo_times)
     echoes = f'{n} {"echo" if n == 1 else "echoes"}, ' if n else f'starts from {", ".join(one.given_ports)}, '
@@ -165,7 +165,7 @@ def check_series(
     notes = () if one.has_regions else ('It gets maps alone: no regions, and no applications.',)
     return Verdict(
         one.name,
-        f'{tesla}{echoes}{voxels} mm{brought}',
+        f'{tesla}{echoes}{given} mm{brought}',
         judge(facts),
         refused,
         notes=(*notes, *one.warnings),

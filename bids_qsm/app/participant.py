@@ -80,16 +80,16 @@ def find_share(options: Options) -> Plan:
     if not options.array_task:
         return find_series(options)
     require_dataset(options.bids_dir)
-    own = own_participants(options)
+    everyone = participants(options)
+    own = own_participants(options, everyone)
     task, count = parse_task(options.array_task)
     plan = find_series(options, own)
-    note = f'task {task} of {count}: {len(own)} of {len(participants(options))} participants.'
+    note = f'task {task} of {count}: {len(own)} of {len(everyone)} participants.'
     return replace(plan, notes=(note, *plan.notes))
 
 
-def own_participants(options: Options) -> tuple[str, ...]:
-    """Labels of the participants that the options name, or of an array task's share of them."""
-    everyone = participants(options)
+def own_participants(options: Options, everyone: tuple[str, ...]) -> tuple[str, ...]:
+    """Labels of ``everyone`` that the options name, or of an array task's share of them."""
     if not options.array_task:
         return everyone
     return own_share(options.bids_dir, everyone, options.session_label, options.array_task, options.shares)
