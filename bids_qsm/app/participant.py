@@ -33,13 +33,13 @@ from bids_qsm.derivatives.files import (
 from bids_qsm.errors import UserError
 from bids_qsm.execution.array_tasks import own_share, parse_task
 from bids_qsm.execution.disk_space import require_space
-from bids_qsm.execution.locks import locked
 from bids_qsm.execution.run_log import RunLog, printable, write_merged
 from bids_qsm.execution.subjects import run_subjects, step_threads, subject_plans
 from bids_qsm.interfaces.device import require_device
 from bids_qsm.layout import Plan, find_series, participants
 from bids_qsm.layout.dataset import require_dataset
 from bids_qsm.layout.inputs import chosen
+from bids_qsm.locks import locked
 from bids_qsm.plugins.check import require_sound
 from bids_qsm.plugins.methods import find_method
 from bids_qsm.plugins.sandbox import Machine, require_onnx

@@ -26,12 +26,12 @@ from bids_qsm.dicom.table import (
     UNCLEAR,
     Row,
     Table,
-    alone_at,
     is_same_number,
     name_problem,
 )
 from bids_qsm.entities import in_order, is_label, join_entities
 from bids_qsm.errors import UserError, plain
+from bids_qsm.locks import alone_at
 
 SIDECAR = (
     *('Modality', 'MagneticFieldStrength', 'ImagingFrequency', 'Manufacturer', 'ManufacturersModelName'),

@@ -1,12 +1,10 @@
 """The table that says which participant, session and name each series gets: written, edited by hand, read."""
 
 import csv
-import fcntl
 import io
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -140,36 +138,6 @@ class Table:
             raise UserError(f'{self.path} was changed while the import ran; run the same command again.')
         write_rows(self.path, rows)
         self._raw = self.path.read_bytes()
-
-
-@contextmanager
-def alone_at(*paths: Path) -> Iterator[None]:
-    """Keep other imports from files or folders; UserError where one is at work.
-
-    The locks, files beside them, end with the process.
-    """
-    with ExitStack() as stack:
-        for path in paths:
-            lock = path.resolve().with_name(f'.{path.resolve().name}.lock')
-            try:
-                lock.parent.mkdir(parents=True, exist_ok=True)
-                stream = stack.enter_context(lock.open('ab'))
-            except OSError as error:
-                raise UserError(
-                    f'{lock} cannot be written ({error.strerror}); choose another place.'
-                ) from None
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(
-                    f'another import writes {path} and holds {lock}; wait for it to end.'
-                ) from None
-            except OSError as error:  # of filesystems without locks, as on some clusters
-                print(
-                    f'bids_qsm: {plain(lock.parent)} has no locks ({error.strerror}), so nothing keeps two '
-                    'imports apart; start only one at a time.'
-                )
-        yield
 
 
 def read_rows(path: Path) -> list[Row]:

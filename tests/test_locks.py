@@ -1,4 +1,4 @@
-"""Two runs never share a participant's part of the working folder, and a killed one leaves no lock."""
+"""Two runs never share a participant's part of a folder, nor imports a table; a killed one leaves no lock."""
 
 import errno
 import fcntl
@@ -8,12 +8,12 @@ import sys
 import pytest
 
 from bids_qsm.errors import UserError
-from bids_qsm.execution.locks import locked
+from bids_qsm.locks import alone_at, locked
 
 HOLD = """
 import sys
 from pathlib import Path
-from bids_qsm.execution.locks import locked
+from bids_qsm.locks import locked
 with locked([Path(sys.argv[1], 'lock')], sys.argv[2:]):
     print('held', flush=True)
     sys.stdin.read()
@@ -55,5 +55,34 @@ def test_filesystem_without_locks(tmp_path, monkeypatch, capsys):
         raise OSError(errno.ENOLCK, 'No locks available')
 
     monkeypatch.setattr(fcntl, 'lockf', refuse)
+    monkeypatch.setattr(fcntl, 'flock', refuse)
     with locked([tmp_path / 'lock'], ['01', '02']):
         assert capsys.readouterr().err.count('has no locks') == 1
+    with alone_at(tmp_path / 'table.tsv'):
+        assert 'has no locks (No locks available), so nothing keeps two imports' in capsys.readouterr().out
+
+
+def test_one_import_a_table(tmp_path):
+    table = tmp_path / 'table.tsv'
+    with (
+        alone_at(table, tmp_path / 'bids'),
+        pytest.raises(
+            UserError, match=r'another import writes .*table.tsv and holds .*\.table.tsv.lock; wait'
+        ),
+        alone_at(table),
+    ):
+        pass
+    with alone_at(table):
+        pass
+
+
+def test_a_disk_that_fails_is_not_one_without_locks(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.EIO, 'Input/output error')
+
+    monkeypatch.setattr(fcntl, 'lockf', fail)
+    monkeypatch.setattr(fcntl, 'flock', fail)
+    with pytest.raises(UserError, match=r'table.tsv.lock cannot be written \(Input/output error\)'):
+        alone_at(tmp_path / 'table.tsv').__enter__()
+    with pytest.raises(OSError, match='Input/output'):
+        locked([tmp_path / 'lock'], ['01']).__enter__()
