@@ -1,7 +1,9 @@
 """What the headers of DICOM files say: series, their parts (magnitude, phase, ...), echoes and places."""
 
 import contextlib
+import filecmp
 import importlib.util
+import itertools
 import math
 import os
 import re
@@ -87,6 +89,8 @@ class Group:
     """All values of ImageType and of its equivalents."""
     echoes: dict[float, list[Frame]] = field(default_factory=lambda: defaultdict(list))
     frames_in_file: dict[Path, int] = field(default_factory=dict)
+    repeated: int = 0
+    """Files whose SOP Instance UID other images have too."""
 
     def text(self, *keywords: str) -> str:
         """Values of the elements, as one text."""
@@ -231,7 +235,8 @@ def read_folder(folder: Path) -> Found:
 
     groups: dict[tuple, Group] = {}
     problems, n_files, n_others = [], 0, 0
-    seen: set[tuple] = set()
+    seen: dict[tuple, Path] = {}
+    uids: dict[str, list[set[tuple]]] = defaultdict(list)
     # values that break the standard are common
     with warnings.catch_warnings(), pydicom.config.disable_value_validation():
         warnings.simplefilter('ignore')
@@ -251,8 +256,14 @@ def read_folder(folder: Path) -> Found:
             places = tuple((frame.position, frame.time, part, echo) for frame, part, echo, *_ in frames)
             image = str(one.get('SOPInstanceUID') or path), str(one.get('InstanceNumber')), owner, places
             if image in seen:  # a copy
+                if not _has_same_pixels(path, seen[image]):
+                    problems.append(
+                        f'{path}: it has the identity of {seen[image]} but other pixels, so it is not used; '
+                        'remove the file that is wrong.'
+                    )
                 continue
-            seen.add(image)
+            seen[image] = path
+            uids[image[0]].append({(owner, part) for _, part, *_ in frames})
             for frame, part, echo, facts, words in frames:
                 if (owner, part) not in groups:
                     groups[owner, part] = Group(owner[0], part, facts, words)
@@ -260,6 +271,9 @@ def read_folder(folder: Path) -> Found:
                 groups[owner, part].frames_in_file[path] = len(frames)
     if not n_files and not problems:
         raise UserError(f'{folder} holds no DICOM images; give the folder that holds them.')
+    for keys in uids.values():
+        for key in itertools.chain(*keys) if len(keys) > 1 else ():
+            groups[key].repeated += 1
     ordered = sorted(groups.values(), key=lambda one: (one.person, one.order, one.series_uid))
     return Found(tuple(ordered), tuple(problems), n_files, n_others)
 
@@ -290,6 +304,28 @@ def _read_file(path: Path) -> tuple[Any, list[tuple]]:
         return one, []
     except Exception as error:  # pydicom raises many kinds for damaged values
         raise _Unusable(f'its header is damaged ({plain(error)[:80]}); copy it again.') from None
+
+
+def _has_same_pixels(path: Path, other: Path) -> bool:
+    """Whether two images are one; also where they are stored otherwise, as one that was compressed."""
+    import pydicom
+
+    kinds = ['PixelData', 'FloatPixelData', 'DoubleFloatPixelData']
+    sizes = ['Rows', 'Columns', 'NumberOfFrames', 'SamplesPerPixel', 'BitsAllocated']
+    try:
+        if filecmp.cmp(path, other, shallow=False):
+            return True
+        one, two = (pydicom.dcmread(file, specific_tags=kinds + sizes) for file in (path, other))
+        if one.file_meta.TransferSyntaxUID != two.file_meta.TransferSyntaxUID:
+            return True
+        if any(one.get(key) != two.get(key) for key in sizes):
+            return False
+        # what follows the pixels is padding
+        length = math.prod(int(one.get(key) or 1) for key in sizes[:-1]) * int(one.BitsAllocated) // 8
+        end = None if one.file_meta.TransferSyntaxUID.is_compressed else length
+        return all((one.get(key) or b'')[:end] == (two.get(key) or b'')[:end] for key in kinds)
+    except Exception:  # pydicom raises many kinds for damaged files
+        return False
 
 
 def _read(path: Path) -> 'Dataset | None':

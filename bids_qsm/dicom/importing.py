@@ -135,7 +135,7 @@ def _import(
         rows = _ask_all(rows, found, labels, ask, table)
     table.write(rows)
     print(describe(rows, found))
-    for warning in warnings_of(rows, known):
+    for warning in (*warnings_of(rows, known), *_repeated(rows)):
         print(f'bids_qsm: {warning}')
     problems = list(found.problems)
     problems += [_unclear(row) for row in rows if row.found is not None and row.name == UNCLEAR]
@@ -247,6 +247,22 @@ def _ask_all(
 
 def _unclear(row: Row) -> str:
     return f'sub-{row.subject}: {row.group.label} is unclear: {row.note}.'
+
+
+def _repeated(rows: Sequence[Row]) -> list[str]:
+    """Sentences on participants whose images share their SOP Instance UID with others."""
+    sentences = []
+    for subject in sorted({row.subject for row in rows}):
+        own = [row.group for row in rows if row.subject == subject and row.found and row.name != SKIP]
+        own = [group for group in own if group.repeated]
+        if own:
+            more = f' and {len(own) - 1} more series' if len(own) > 1 else ''
+            sentences.append(
+                f'sub-{subject}: {own[0].repeated} files of {own[0].label}{more} have SOP Instance UIDs that '
+                'other images have too. They count as images of their own, as place, time, part, echo, '
+                'number or patient differ; but archives keep one image of each UID: see that none is missing.'
+            )
+    return sentences
 
 
 def describe(rows: Sequence[Row], found: Found) -> str:

@@ -58,12 +58,18 @@ def test_two_studies_are_of_one_person_where_nothing_speaks_against_it(first, se
     assert said in words
 
 
-def test_patients_of_equal_uids_stay_two(tmp_path, bring_in):
+def test_patients_of_equal_uids_stay_two(tmp_path, bring_in, capsys):
     people = ONE, replace(ONE, name='Other^One', born='19700303', seed=3)
     for scan in people:  # with the UIDs of one ID
         write_classic(tmp_path / 'dicom' / scan.name, scan)
         write_classic(tmp_path / 'dicom' / f'copy of {scan.name}', scan)
     assert bring_in() == 0
+    said = capsys.readouterr().out
+    for subject in ('01', '02'):  # the copies of each count for nothing
+        about = (
+            f'sub-{subject}: 4 files of series 5 (magnitude) and 1 more series have SOP Instance UIDs that'
+        )
+        assert about in said
     rows = read_rows(tmp_path / 'bids_import.tsv')
     assert len({row.series_uid for row in rows}) == 1
     sizes = []
@@ -80,7 +86,8 @@ def test_images_of_one_uid_at_several_places_are_all_used(tmp_path):
         one = pydicom.dcmread(path)
         one.SOPInstanceUID = '1.2.3'
         one.save_as(path)
-    assert read_folder(tmp_path).groups[0].size == (8, 7, 4)
+    (group,) = read_folder(tmp_path).groups
+    assert (group.size, group.repeated) == ((8, 7, 4), 4)
 
 
 def test_a_table_does_not_make_two_known_people_one(tmp_path):
