@@ -1,5 +1,6 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
+from numbers import Integral
 
 
 def plain(text: object) -> str:
@@ -9,6 +10,15 @@ def plain(text: object) -> str:
     'a\\x1b[2J\\n'
     """
     return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in str(text))
+
+
+def size_text(sides: Iterable[float]) -> str:
+    """Shape or voxel size as a text: whole numbers in full, others with four digits.
+
+    >>> size_text((1024, 9, 7)), size_text((0.9375, 0.85938, 2.0))
+    ('1024 x 9 x 7', '0.9375 x 0.8594 x 2')
+    """
+    return ' x '.join(str(side) if isinstance(side, Integral) else f'{side:.4g}' for side in sides)
 
 
 class UserError(Exception):

@@ -12,6 +12,7 @@ from bids_qsm.derivatives.files import bids_uri, output_path, sidecar
 from bids_qsm.derivatives.products import PRODUCTS
 from bids_qsm.derivatives.tables import read_labels
 from bids_qsm.entities import acquired_entities, entities_of
+from bids_qsm.errors import size_text
 from bids_qsm.interfaces.derivatives import SaveDerivatives
 from bids_qsm.interfaces.findings import CollectFindings
 from bids_qsm.plugins import is_plugin
@@ -388,13 +389,9 @@ def _facts(series: 'Series', options: 'Options') -> dict[str, object]:
         'Manufacturer': series.manufacturer or 'not given',
         'Repetition time (s)': series.repetition_time or 'not given',
         'Flip angle (deg)': series.flip_angle or 'not given',
-        'Matrix': ' x '.join(str(n) for n in series.shape),
-        'Voxel size (mm)': ' x '.join(f'{v:.3g}' for v in series.voxel_size),
-        **(
-            {'Resampled to (mm)': ' x '.join(f'{v:.3g}' for v in series.resampled)}
-            if series.resampled
-            else {}
-        ),
+        'Matrix': size_text(series.shape),
+        'Voxel size (mm)': size_text(series.voxel_size),
+        **({'Resampled to (mm)': size_text(series.resampled)} if series.resampled else {}),
         'B0 direction (voxel axes)': ', '.join(f'{b:.3f}' for b in series.b0_dir),
         'Anatomical image': image.name if image else "first echo of the subject's first series",
         **{step.capitalize(): getattr(options, step).label for step in _chain(series, options)},

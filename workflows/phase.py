@@ -1,5 +1,6 @@
 """Phase conditioning: from the scanner's files to radians in one convention."""
 
+from bids_qsm.errors import size_text
 from bids_qsm.interfaces.frames import AverageFrames
 from bids_qsm.interfaces.magnitude import CombineMagnitude
 from bids_qsm.interfaces.phase import Coarsen, ConditionPhase, RemoveOffset
@@ -44,7 +45,7 @@ def init_phase_wf(
         'where needed. '
         + (f'The images of the {coils} receive coils were combined [@mcpc3ds]. ' if coils > 1 else '')
         + (
-            f'The complex images were resampled to {_in_words(voxel_size)} mm by leaving out the outer part '
+            f'The complex images were resampled to {size_text(voxel_size)} mm by leaving out the outer part '
             'of k-space. '
             if voxel_size
             else ''
@@ -91,7 +92,3 @@ def init_phase_wf(
     workflow.link(quality, outputnode, 'quality')
     workflow.link(combine, outputnode, 'combined', 'first_echo')
     return workflow
-
-
-def _in_words(sizes: tuple[float, ...]) -> str:
-    return ' x '.join(f'{size:g}' for size in sizes)

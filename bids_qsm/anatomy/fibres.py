@@ -9,7 +9,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from bids_qsm.anatomy.transform import Array, Displacement, resample
-from bids_qsm.errors import UserError
+from bids_qsm.errors import UserError, size_text
 from bids_qsm.recon.orientations.operators import COMPONENTS
 from bids_qsm.recon.orientations.tensor import matrices, turned
 
@@ -161,10 +161,9 @@ def fibres_of(stored: np.ndarray, fa: np.ndarray, name: str, *, amplitudes: bool
         stored = stored.reshape(*stored.shape[:3], -1)
     count = stored.shape[3] if stored.ndim == 4 else 1
     if stored.shape[:3] != fa.shape or stored.ndim != 4 or count % 3:
-        shapes = ' x '.join(map(str, stored.shape)), ' x '.join(map(str, fa.shape))
         raise UserError(
-            f'{name} is {shapes[0]}, and the fractional anisotropy is {shapes[1]}; give 3 volumes of a '
-            'vector, 6 of a tensor, or 3 of each peak, on the same grid.'
+            f'{name} is {size_text(stored.shape)}, and the fractional anisotropy is {size_text(fa.shape)}; '
+            'give 3 volumes of a vector, 6 of a tensor, or 3 of each peak, on the same grid.'
         )
     data = np.nan_to_num(stored.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
     white = fa > WHITE

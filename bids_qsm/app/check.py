@@ -19,7 +19,7 @@ from bids_qsm.biomarkers.consensus.check import STATES, Facts
 from bids_qsm.biomarkers.consensus.measure import found_numbers, measure_images
 from bids_qsm.derivatives.files import atomic_write
 from bids_qsm.derivatives.tables import write_table
-from bids_qsm.errors import UserError, plain
+from bids_qsm.errors import UserError, plain, size_text
 from bids_qsm.execution import estimates
 from bids_qsm.execution.resources import plan_capacity
 from bids_qsm.interfaces.step import Data
@@ -153,10 +153,7 @@ def check_series(
         numbers=numbers,
         methods=methods_of(one, options, options.atlas),
     )
-    given, resampled = (
-        ' x '.join(f'{side:.3g}' for side in voxel) for voxel in (one.voxel_size, one.resampled or ())
-    )
-    brought = f', brought to {resampled} mm' if resampled else ''
+    brought = f', brought to {size_text(one.resampled)} mm' if one.resampled else ''
     tesla = f'{one.field_strength:.3g} T, ' if one.field_strength else ''
     n = len(one.echo_times)
     echoes = f'{n} {"echo" if n == 1 else "echoes"}, ' if n else f'starts from {", ".join(one.given_ports)}, '
@@ -165,7 +162,7 @@ def check_series(
     notes = () if one.has_regions else ('It gets maps alone: no regions, and no applications.',)
     return Verdict(
         one.name,
-        f'{tesla}{echoes}{given} mm{brought}',
+        f'{tesla}{echoes}{size_text(one.voxel_size)} mm{brought}',
         judge(facts),
         refused,
         notes=(*notes, *one.warnings),

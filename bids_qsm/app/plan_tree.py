@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
-from bids_qsm.errors import plain
+from bids_qsm.errors import plain, size_text
 from bids_qsm.execution import estimates
 from bids_qsm.execution.estimates import Cost
 from bids_qsm.execution.progress import duration
@@ -128,7 +128,7 @@ def _facts(one: 'Series') -> Iterable[tuple[str, object]]:
     """What the files of a series say: (what, value)."""
     echoes = ', '.join(f'{1000 * time:.4g}' for time in one.echo_times)
     yield ('starts from', ', '.join(one.given_ports)) if one.given else ('echo times', f'{echoes} ms')
-    yield 'B0', f'{_tesla(one)} along ({_numbers(one.b0_dir, ", ")}) of the voxel axes'
+    yield 'B0', f'{_tesla(one)} along ({", ".join(f"{part:.3g}" for part in one.b0_dir)}) of the voxel axes'
     yield 'grid', _voxels(one.shape, one.voxel_size)
     if one.resampled:
         yield 'resampled to', _voxels(one.resampled_shape, one.resampled)
@@ -146,8 +146,4 @@ def _tesla(one: 'Series'):
 
 
 def _voxels(shape: Iterable[int], size: Iterable[float]):
-    return f'{_numbers(shape, " x ")} voxels of {_numbers(size, " x ")} mm'
-
-
-def _numbers(values: Iterable[float], between: str):
-    return between.join(f'{value:.3g}' for value in values)
+    return f'{size_text(shape)} voxels of {size_text(size)} mm'

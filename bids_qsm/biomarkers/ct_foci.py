@@ -13,6 +13,7 @@ from bids_qsm.biomarkers.ct import BLOOD, CALCIFIED, Tomogram
 from bids_qsm.biomarkers.localisation import Places, described
 from bids_qsm.biomarkers.mars import CALCIUM as PLACES_OF_CALCIUM
 from bids_qsm.biomarkers.mars import physiological
+from bids_qsm.errors import size_text
 
 REACH_MM = 2.0
 """Margin (mm) around a focus: alignment and outline are off by as much."""
@@ -175,13 +176,10 @@ def _measure(
     if top >= limit:
         return found | {'ct_class': 'unclear'}
     if diluted < limit:
-        reason = f'calcium of this size would not stand out from the noise in voxels of {_sides(ct)} mm'
+        voxels = f'voxels of {size_text(ct.voxel_size)} mm'
+        reason = f'calcium of this size would not stand out from the noise in {voxels}'
         return found | {'ct_class': 'unclear', 'reason': reason}
     return found | {'ct_class': 'none'}
-
-
-def _sides(ct: Tomogram) -> str:
-    return ' x '.join(f'{side:.2g}' for side in ct.voxel_size)
 
 
 def _repeat(part: np.ndarray, times: int) -> np.ndarray:

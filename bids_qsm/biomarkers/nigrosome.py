@@ -8,6 +8,7 @@ from scipy import signal
 from scipy.spatial import cKDTree
 
 from bids_qsm.biomarkers.nigra_frame import Nigra
+from bids_qsm.errors import size_text
 from bids_qsm.recon.grid import Grid
 
 LENS_MM = (6.0, 1.0, 2.0)
@@ -89,9 +90,8 @@ def find_nigrosomes(chi: np.ndarray, found: dict[str, Nigra], grid: Grid, affine
     """
     size = np.sort(grid.voxel_size)
     if size[1] > LARGEST_MM[0] or size[2] > LARGEST_MM[1]:
-        shown = ' x '.join(f'{v:g}' for v in grid.voxel_size)
-        why = f'voxels of {shown} mm are too coarse for a lens of 1 mm ({LARGEST_MM[0]:g} mm in plane, '
-        why += f'slices of {LARGEST_MM[1]:g} mm at most)'
+        why = f'voxels of {size_text(grid.voxel_size)} mm are too coarse for a lens of 1 mm '
+        why += f'({LARGEST_MM[0]:g} mm in plane, slices of {LARGEST_MM[1]:g} mm at most)'
         return {side: Nigrosome(side, reason=why) for side in found}
     searched = {side: _search(chi, one, grid, affine) for side, one in found.items()}
     away = np.concatenate([b[np.isfinite(b) & ~near] for b, near, *_ in searched.values()])

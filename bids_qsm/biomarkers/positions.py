@@ -11,7 +11,7 @@ from bids_qsm.anatomy.bias import correct_bias
 from bids_qsm.anatomy.register import rigid
 from bids_qsm.anatomy.transform import resample, spacing_of
 from bids_qsm.entities import OF_SERIES, entity_set
-from bids_qsm.errors import UserError
+from bids_qsm.errors import UserError, size_text
 from bids_qsm.recon.fourier import next_even_size, refined, rfft
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.harmonic_susceptibility import harmonic_susceptibility
@@ -395,7 +395,7 @@ def position_table(
                 'angle_deg': np.degrees(np.arccos(np.clip(abs(b0 @ start), 0, 1))),
                 'shift_mm': np.linalg.norm(matrix[:3, :3] @ centre + matrix[:3, 3] - centre),
                 'b0_from': 'table' if one.is_stated else 'scanner and registration',
-                'voxel_mm': ' x '.join(f'{size:.3g}' for size in spacing_of(one.affine)),
+                'voxel_mm': size_text(spacing_of(one.affine)),
                 'same_affine': bool(np.allclose(one.affine, first.affine, atol=1e-3)),
                 'filtered': aligned.filtered[n],
                 'overlap': shared.sum() / aligned.masks[0].sum(),

@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 
 from bids_qsm.dicom.headers import PARTS, Frame, Group
-from bids_qsm.errors import UserError, plain
+from bids_qsm.errors import UserError, plain, size_text
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -159,10 +159,9 @@ def _check(path: Path, group: Group, echo_time: float, sidecar: dict[str, Any]):
     if group.is_mosaic:
         return
     if image.shape[:3] != group.size or (image.shape[3:] or (1,)) != (group.volumes,):
-        shape = ' x '.join(map(str, image.shape))
         raise CannotConvert(
-            f'dcm2niix makes {shape} voxels of {group.label}, but its headers tell of '
-            f'{" x ".join(map(str, (*group.size, group.volumes)))}'
+            f'dcm2niix makes {size_text(image.shape)} voxels of {group.label}, but its headers tell of '
+            f'{size_text((*group.size, group.volumes))}'
         )
     if distance(image, group, echo_time) > 0.1:
         raise CannotConvert(f'dcm2niix places {group.label} elsewhere than its headers do')

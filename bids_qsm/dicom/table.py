@@ -11,7 +11,7 @@ from pathlib import Path
 from bids_qsm.derivatives.files import atomic_write
 from bids_qsm.dicom.headers import Group
 from bids_qsm.entities import NUMBERED, in_order, is_label, is_number
-from bids_qsm.errors import UserError, plain
+from bids_qsm.errors import UserError, plain, size_text
 
 SKIP, UNCLEAR = 'skip', '?'
 """Names of series that are left out, and of those that a person has to decide on."""
@@ -88,7 +88,7 @@ def about(group: Group) -> dict[str, str]:
     return {
         'series_number': str(group.series_number),
         'echo_times_ms': ', '.join(f'{time:g}' for time in sorted(group.echoes)),
-        'size': ' x '.join(map(str, group.size)),
+        'size': size_text(group.size),
         'description': group.text('SeriesDescription')[:_LONGEST],
         'protocol': group.text('ProtocolName')[:_LONGEST],
         'date': group.text('StudyDate'),

@@ -16,7 +16,7 @@ from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Workflow
 
 from bids_qsm.derivatives.files import atomic_write
-from bids_qsm.errors import UserError
+from bids_qsm.errors import UserError, size_text
 from bids_qsm.execution import estimates
 from bids_qsm.execution.array_tasks import balanced_shares, subject_cost
 from bids_qsm.execution.resources import MAIN_GB, MARGIN, WORKER_GB
@@ -81,7 +81,7 @@ def write_scripts(
             *filter(None, [pace.note]),
             *(f'{one.name} is left out: {one.reason}' for one in plan.rejected),
             f'{n_subjects} participants with {len(plan.series)} series in {tasks} tasks; the largest is '
-            f'{first.name}: {" x ".join(map(str, first.shape))} voxels, {len(first.echo_times)} echoes.',
+            f'{first.name}: {size_text(first.shape)} voxels, {len(first.echo_times)} echoes.',
             f'Each task asks for {task.said}: {"as --mem says" if asked_gb else needs}; the largest share '
             f'takes about {seconds / 60:.0f} minutes{basis}, of which the time is {CAUTION} times and '
             f'{START // 60} minutes.',

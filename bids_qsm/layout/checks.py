@@ -6,7 +6,6 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import nibabel as nib
 import numpy as np
 
 from bids_qsm.entities import entities_of, in_order, suffix_of, value_of
+from bids_qsm.errors import size_text
 from bids_qsm.interfaces.io import qform_of, scanner_affine
 from bids_qsm.recon.units import tesla_from_mhz
 
@@ -50,14 +50,14 @@ def image_problem(
     shape = image.shape
     if has_frames:
         if len(shape) != 4 or shape[3] < 2:
-            return f'{path.name} has a single frame ({_times(shape)}), but a run of frames is 4D.'
+            return f'{path.name} has a single frame ({size_text(shape)}), but a run of frames is 4D.'
         shape = shape[:3]
     if of_vectors:
         more = [size for size in shape[3:] if size != 1]  # NIfTI has tensors as x, y, z, 1, 6
         if len(more) != 1 or more[0] % 3:
             return (
-                f'{path.name} is {_times(shape)}, but directions have 3 volumes of a vector, 6 of a tensor, '
-                'or 3 of each peak; give such a map.'
+                f'{path.name} is {size_text(shape)}, but directions have 3 volumes of a vector, 6 of a '
+                'tensor, or 3 of each peak; give such a map.'
             )
         shape = shape[:3]
     if len(shape) == 4 and shape[3] == 1:  # a volume, as some software stores it
@@ -65,12 +65,12 @@ def image_problem(
     if len(shape) == 4:
         first = '_'.join(f'{key}-{value}' for key, value in in_order({**entities_of(path), 'echo': '1'}))
         return (
-            f'{path.name} is 4D ({_times(shape)}), but each echo must be one 3D file: combine receive coils, '
-            'and split echoes or repetitions into files of their own, the first '
+            f'{path.name} is 4D ({size_text(shape)}), but each echo must be one 3D file: combine receive '
+            'coils, and split echoes or repetitions into files of their own, the first '
             f'{first}_{suffix_of(path)}.nii.gz, each with its EchoTime in a sidecar.'
         )
     if len(shape) != 3 or min(shape) < 2:
-        return f'{path.name} is not a volume ({_times(shape)}); susceptibility needs a 3D image.'
+        return f'{path.name} is not a volume ({size_text(shape)}); susceptibility needs a 3D image.'
     kind = image.get_data_dtype().kind
     if kind not in 'iufb':
         what = 'complex numbers: split them into real and imaginary part' if kind == 'c' else 'no numbers'
@@ -93,7 +93,7 @@ def _affine_problem(path: Path, affine: np.ndarray, may_shear: bool) -> str | No
         return f'{path.name} has NaN in its affine; {mend}'
     size = np.sqrt((matrix**2).sum(0))
     if not ((size > 0.02) & (size < 30)).all():
-        return f'{path.name} has voxels of {_times(size)} mm; {mend}'
+        return f'{path.name} has voxels of {size_text(size)} mm; {mend}'
     cosines = (matrix / size).T @ (matrix / size) - np.eye(3)
     # beyond 45 degrees it is no tilt of a gantry
     if abs(cosines).max() > (0.7 if may_shear else 0.01):
@@ -130,8 +130,8 @@ def grid_problem(path: Path, other: Path) -> str | None:
     frames = {first.shape[3:], second.shape[3:]} - {(), (1,)}
     if first.shape[:3] != second.shape[:3] or len(frames) > 1:
         return (
-            f'{path.name} ({_times(first.shape)}) and {other.name} ({_times(second.shape)}) differ in size; '
-            'convert them from the same acquisition.'
+            f'{path.name} ({size_text(first.shape)}) and {other.name} ({size_text(second.shape)}) differ in '
+            'size; convert them from the same acquisition.'
         )
     if not same_affine(first.affine, second.affine):
         return f'{path.name} and {other.name} differ in their affine; convert them from the same acquisition.'
@@ -362,7 +362,3 @@ def read_json(path: Path) -> tuple[dict, str | None]:
 
 def _first_line(error: Exception) -> str:
     return str(error).partition('\n')[0].rstrip('.') or type(error).__name__
-
-
-def _times(numbers: Iterable[float]) -> str:
-    return ' x '.join(f'{number:g}' for number in numbers)

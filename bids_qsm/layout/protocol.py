@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from bids_qsm.errors import size_text
 from bids_qsm.interfaces.io import grid_of
 from bids_qsm.layout import checks
 from bids_qsm.layout.series import Rejected, Series
@@ -39,10 +40,9 @@ def common_protocol(series: Series, *, echo_window: str = '', voxel_size: str = 
         wanted = sizes(voxel_size)
         for old, new in zip(series.voxel_size, wanted, strict=True):
             if new < (1 - SAME) * old:
-                own = ' x '.join(f'{v:.3g}' for v in series.voxel_size)
                 reason = (
-                    f'{name} has voxels of {own} mm, larger than those of --voxel-size {voxel_size}; '
-                    'interpolation adds no resolution, so choose larger ones.'
+                    f'{name} has voxels of {size_text(series.voxel_size)} mm, larger than those of '
+                    f'--voxel-size {voxel_size}; interpolation adds no resolution, so choose larger ones.'
                 )
                 return Rejected(series.name, reason, True)
         if not all(is_same(old, new) for old, new in zip(series.voxel_size, wanted, strict=True)):

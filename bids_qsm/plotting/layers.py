@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bids_qsm.biomarkers.regions import COMPOSITES
+from bids_qsm.errors import size_text
 from bids_qsm.plotting.maps import Look, colours_of, window_of
 from bids_qsm.plotting.mosaic import spacing_of
 from bids_qsm.plotting.volumes import (
@@ -300,10 +301,12 @@ def joined(layers: Iterable[Mapping]) -> list[str]:
     """Which voxels of packed maps of a series were joined, as parts of sentences."""
     found: dict[tuple[str, str], list[str]] = {}
     for one in layers:
-        was, now = _size(one['voxels']), _size(spacing_of(np.array(one['affine'])))
+        was, now = (size_text(size) for size in (one['voxels'], spacing_of(np.array(one['affine']))))
         if now != was:
             found.setdefault((was, now), []).append(one['symbol'])
-    return [f'({was}) were joined to {now} in {", ".join(names)}' for (was, now), names in found.items()]
+    return [
+        f'({was} mm) were joined to {now} mm in {", ".join(names)}' for (was, now), names in found.items()
+    ]
 
 
 def coarser(layer: Mapping) -> dict:
@@ -331,7 +334,3 @@ def _whole(data: np.ndarray) -> np.ndarray:
     """Labels as whole numbers; 0 where a value is not finite, or beyond what an integer holds."""
     sound = np.abs(data) < 2.0**53  # not so of NaN
     return np.asfortranarray(np.rint(np.where(sound, data, 0)), np.int64)
-
-
-def _size(voxels: Iterable[float]) -> str:
-    return ' x '.join(f'{v:.3g}' for v in voxels) + ' mm'

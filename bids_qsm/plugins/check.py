@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bids_qsm.errors import UserError, plain
+from bids_qsm.errors import UserError, plain, size_text
 from bids_qsm.plugins.manifest import LARGEST_ARRAY, RELAXATION, HashedFile, Manifest, Triple, examine
 from bids_qsm.plugins.network import as_stored, golden_network, in_own_units
 from bids_qsm.plugins.sandbox import Job, Machine, run_network
@@ -192,9 +192,8 @@ def _measure(
     # less what stays whole: the images as bytes, and the result
     images = 2 * (len(manifest.channels) + len(manifest.output.channels))
     needed = max(one.held - 4 * voxels * images, 0) / voxels
-    shown = ' x '.join(map(str, size))
     lines = [
-        f'One tile of {shown} voxels: {seconds:.1f} s with its process',
+        f'One tile of {size_text(size)} voxels: {seconds:.1f} s with its process',
         f'Memory: {needed:.0f} bytes per voxel of a tile (declared: {manifest.memory:.0f})',
     ]
     if needed > manifest.memory:

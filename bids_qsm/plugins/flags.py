@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from bids_qsm.errors import size_text
 from bids_qsm.plugins.manifest import Channel, Manifest
 from bids_qsm.recon.fourier import Box, convolve, dipole_kernel
 from bids_qsm.recon.grid import Grid
@@ -47,7 +48,8 @@ def flags_of(
         odd = [v for v in grid.voxel_size if not low * (1 - ROUNDING) <= v <= high * (1 + ROUNDING)]
         if odd:
             flags.append(
-                f'The voxels are {_numbers(grid.voxel_size)} mm, those of its training {_span(low, high)} mm.'
+                f'The voxels are {size_text(grid.voxel_size)} mm, those of its training '
+                f'{_span(low, high)} mm.'
             )
     if known.field_strength:
         low, high = known.field_strength
@@ -88,7 +90,7 @@ def findings_of(record: dict) -> list[dict]:
         'action': 'Compare it with the classical map; cite it as its author asks.',
         'evidence': (
             f'{record["Citation"]}. SHA-256 {record["SHA256"]}, {record["Provider"]}, '
-            f'{tiles} {"tile" if tiles == 1 else "tiles"} of {_numbers(record["TileSize"])} voxels.'
+            f'{tiles} {"tile" if tiles == 1 else "tiles"} of {size_text(record["TileSize"])} voxels.'
         ),
         'level': 'info',
     }
@@ -138,10 +140,6 @@ def residual(chi: np.ndarray, field: np.ndarray, mask: np.ndarray, grid: Grid) -
     misfit = (made - made.mean()) - (wanted - wanted.mean())
     scale = float(np.linalg.norm(wanted - wanted.mean()))
     return float(np.linalg.norm(misfit)) / scale if scale > 0 else 0.0
-
-
-def _numbers(values: tuple[float, ...]):
-    return ' x '.join(f'{value:.3g}' for value in values)
 
 
 def _span(low: float, high: float):

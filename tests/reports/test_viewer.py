@@ -16,7 +16,7 @@ import pytest
 
 from bids_qsm.applications import application, applications
 from bids_qsm.derivatives.products import PRODUCTS
-from bids_qsm.errors import UserError
+from bids_qsm.errors import UserError, size_text
 from bids_qsm.interfaces.viewer import PackVolumes
 from bids_qsm.plotting.layers import label_layer, rooms
 from bids_qsm.plotting.volumes import unpacked
@@ -194,7 +194,7 @@ def test_a_page_of_several_runs_keeps_all_series_and_its_size(out, built, tmp_pa
         for name, series in zip(AFFINES, small['content'], strict=True):
             for one in series['maps']:
                 spacing = nib.affines.voxel_sizes(np.array(one['affine']))
-                to = ' x '.join(f'{v:.3g}' for v in spacing)
+                to = size_text(spacing)
                 coarse = spacing.max() > 5
                 assert any(name in note and f'joined to {to} mm' in note for note in said) == coarse
     monkeypatch.setattr(viewer, 'LIMIT', 0)

@@ -13,6 +13,7 @@ import pandas as pd
 from bids_qsm.biomarkers.consensus.acquisition import coil_elements, words
 from bids_qsm.biomarkers.consensus.check import Facts, text_of
 from bids_qsm.biomarkers.consensus.processing import AS_GIVEN
+from bids_qsm.errors import size_text
 
 COLUMNS = {
     'item': ('What the consensus asks to report.', None),
@@ -76,12 +77,12 @@ def _echoes(facts: Facts) -> object:
 def _extent(facts: Facts) -> object:
     if not facts.shape:
         return None
-    field = ' x '.join(f'{n * v:.4g}' for n, v in zip(facts.shape, facts.voxel_size, strict=True))
-    return f'{field} mm, matrix {text_of(tuple(facts.shape))}'
+    field = size_text(n * float(v) for n, v in zip(facts.shape, facts.voxel_size, strict=True))
+    return f'{field} mm, matrix {size_text(facts.shape)}'
 
 
 def _voxel(facts: Facts) -> object:
-    return f'{text_of(tuple(float(v) for v in facts.voxel_size))} mm' if facts.voxel_size else None
+    return f'{size_text(map(float, facts.voxel_size))} mm' if facts.voxel_size else None
 
 
 def _orientation(facts: Facts) -> object:
