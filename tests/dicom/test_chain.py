@@ -37,3 +37,16 @@ def test_what_comes_back_is_what_went_in_and_faults_are_found(name, chain, tmp_p
     nib.save(nib.Nifti1Image(np.asanyarray(image.dataobj)[::-1], image.affine, image.header), path)
     faults = chain.compare_import(scan, tmp_path / 'bids', '01')
     assert sum(faults.values()) == 1
+
+
+@pytest.mark.parametrize(('sign', 'is_wrong'), [(1, False), (-1, True)])
+def test_a_susceptibility_of_the_wrong_sign_is_found(sign, is_wrong, chain, tmp_path):
+    rng = np.random.default_rng(0)
+    chi, affine = rng.normal(0, 0.05, (20, 20, 20)), np.diag([3.0, 3, 3, 1])
+    chain.make_maps(tmp_path, '01', sign * 0.7 * chi + rng.normal(0, 0.01, chi.shape), chi, affine)
+    brain = nib.Nifti1Image(np.ones(chi.shape, np.uint8), affine)
+    nib.save(brain, tmp_path / 'sub-01' / 'anat' / 'sub-01_desc-brain_mask.nii.gz')
+    slope, r, spread = chain.agreement(tmp_path, nib.Nifti1Image(chi, affine), brain)
+    assert slope == pytest.approx(sign * 0.7, abs=0.02)
+    assert (spread < 25) != is_wrong
+    assert chain.is_wrong_map(slope, r) == is_wrong
