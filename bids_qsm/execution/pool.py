@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from bisect import insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from contextlib import suppress
 from dataclasses import dataclass
@@ -65,10 +65,7 @@ class PoolPlugin(PluginBase):
         n_threads = plugin_args.get('n_threads', 1)
         self._is_cold, self._compiled = plugin_args.get('is_cold', False), set()
         self._setup = (os.getcwd(), n_threads, plugin_args.get('log_level', 'WARNING'))
-        set_threads(n_threads)  # the fork server inherits them, and the workers from it
-        _use_short_folder()
-        self._context = multiprocessing.get_context('forkserver')
-        self._context.set_forkserver_preload(['bids_qsm.workflows.base', __name__])
+        self._context = _forking(n_threads)
         self._ready, self._running, self._idle = [], {}, []
         self._n_live, self._is_stopped = 0, False
 
@@ -239,6 +236,22 @@ class Live:
         steps = [self._steps[node] for node in self._sorter.get_ready()]
         self.n_open += len(steps)
         return steps
+
+
+def in_worker(function: Callable, *args: object, n_threads: int):
+    """What a function returns in a worker; what the workers of a pool need is imported meanwhile, too."""
+    setup = (os.getcwd(), n_threads, 'WARNING')
+    with ProcessPool(1, context=_forking(n_threads), initializer=_begin, initargs=setup) as worker:
+        return worker.schedule(function, args=args).result()
+
+
+def _forking(n_threads: int):
+    """Where workers are forked from a process that starts with the first of them and inherits the threads."""
+    set_threads(n_threads)
+    _use_short_folder()
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(['bids_qsm.workflows.base', __name__])
+    return context
 
 
 def _is_on_gpu(node: Node):
