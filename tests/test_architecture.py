@@ -18,7 +18,7 @@ ROOMS = (
     *('plugins', 'recon'),
 )
 """From the roof to the cellar: a room may import itself and the rooms after it."""
-GROUND = ('errors', 'threads', 'locks', 'entities', 'data', '')
+GROUND = ('errors', 'threads', 'locks', 'kernel_cache', 'entities', 'data', '')
 """What everyone stands on."""
 RANK = {**{room: rank for rank, room in enumerate(ROOMS)}, **dict.fromkeys(GROUND, len(ROOMS))}
 NUMERICS = ('recon', 'anatomy', 'biomarkers')

@@ -10,9 +10,9 @@ from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline import engine as pe
 from nipype.pipeline.engine.base import EngineBase
 from nipype.pipeline.engine.nodes import NodeExecutionError
-from numba.core.caching import IndexDataCacheFile
 
 from bids_qsm.derivatives.files import software_versions
+from bids_qsm.kernel_cache import use_stored_kernels
 
 _SEAL = '_seal.json'
 _VERSIONS = f'{software_versions()}, nipype {nipype.__version__}'
@@ -55,7 +55,7 @@ class Node(pe.Node):
         return False, False
 
     def run(self, updatehash: bool = False):
-        mend_caches()  # here, as a plugin may run steps in any process
+        use_stored_kernels()  # here, as a plugin may run steps in any process
         try:
             result = super().run(updatehash)
         except NodeExecutionError as error:
@@ -98,22 +98,6 @@ def outputnode(*ports: str):
 def has_ended(folder: Path) -> bool:
     """Whether the step of a working folder has ended well, with these or other inputs."""
     return (folder / _SEAL).exists()
-
-
-_load = IndexDataCacheFile.load
-
-
-def mend_caches():
-    """Let Numba compile kernels again whose cache is damaged, as after a power failure."""
-    IndexDataCacheFile.load = _load_or_flush
-
-
-def _load_or_flush(cache: IndexDataCacheFile, key: tuple):
-    try:
-        return _load(cache, key)
-    except Exception:  # pickle raises many kinds for damaged files
-        cache.flush()
-        return None
 
 
 def _source(path: Path, work: Path):

@@ -86,43 +86,6 @@ def rigid(
     return best
 
 
-def syn(
-    static: Array,
-    moving: Array,
-    affine: Array,
-    *,
-    iterations: Sequence[int],
-    radius: int = 3,
-    sigma: float = 1.7,
-):
-    """Symmetric diffeomorphic alignment of two images on one grid by local correlation [1]_.
-
-    Returns (forward, backward): forward maps static to moving points, backward the other way.
-
-    References
-    ----------
-    .. [1] Avants et al. (2008), Med Image Anal 12:26. doi:10.1016/j.media.2007.06.004
-    """
-    from dipy.align import VerbosityLevels
-    from dipy.align.imwarp import SymmetricDiffeomorphicRegistration
-    from dipy.align.metrics import CCMetric
-
-    metric = CCMetric(3, sigma_diff=sigma, radius=radius)
-    engine = SymmetricDiffeomorphicRegistration(metric, level_iters=list(iterations), step_length=0.25)
-    engine.verbosity = VerbosityLevels.NONE
-    mapping = engine.optimize(
-        static.astype(np.float32),
-        moving.astype(np.float32),
-        static_grid2world=affine,
-        moving_grid2world=affine,
-    )
-    # DIPY returns the map of static to moving as the inverse of the optimised one
-    fields = (
-        (mapping.backward, mapping.forward) if mapping.is_inverse else (mapping.forward, mapping.backward)
-    )
-    return tuple(Displacement(np.asarray(f, np.float32), affine) for f in fields)
-
-
 def _affine(
     image: Array,
     image_affine: Array,
@@ -208,6 +171,8 @@ def dipy(
     ----------
     Garyfallidis et al. (2014), Front Neuroinform 8:8. doi:10.3389/fninf.2014.00008
     """
+    from bids_qsm.anatomy.syn import syn
+
     if init is None:
         init = _affine(image, image_affine, mask, template, template_affine, template_mask)
     brain = np.asarray(image * mask, np.float32)

@@ -6,6 +6,8 @@ import shlex
 import shutil
 import socket
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -33,6 +35,7 @@ from bids_qsm.derivatives.files import (
 from bids_qsm.errors import UserError
 from bids_qsm.execution.array_tasks import own_share, parse_task
 from bids_qsm.execution.disk_space import require_space
+from bids_qsm.execution.pool import in_worker
 from bids_qsm.execution.run_log import RunLog, printable, write_merged
 from bids_qsm.execution.subjects import run_subjects, step_threads, subject_plans
 from bids_qsm.interfaces.device import require_device
@@ -60,6 +63,7 @@ PACKAGES = (
     'nilearn',
     'pandas',
 )
+Resources = tuple[list[Template], Atlas]
 LISTED = 20
 """Reports and warnings, at most, that are listed one by one."""
 
@@ -106,7 +110,10 @@ def run_participant(options: Options, plan: Plan) -> int:
     """Process every series of ``plan``; return the exit status (1 where something failed)."""
     if not options.reports_only:
         require_methods(options)
-        plan = without_refused(options, plan)
+        # both take some seconds in a first run, which computes the atlas and compiles what reads phase
+        with ThreadPoolExecutor(1) as thread:
+            found = thread.submit(in_worker, find_resources, options, n_threads=step_threads(options, plan))
+            plan = without_refused(options, plan)
     rejected = {}
     for one in plan.rejected:
         if one.is_error:
@@ -121,7 +128,7 @@ def run_participant(options: Options, plan: Plan) -> int:
         for subject in subjects:
             build_subject_report(out, subject, damage)
     else:
-        failures = _run(options, plan, subjects, rejected, damage)
+        failures = _run(options, plan, found.result, subjects, rejected, damage)
     _summarise(out, subjects, failures, {one.name for one in plan.series}, damage)
     return 1 if failures else 0
 
@@ -151,11 +158,17 @@ def require_methods(options: Options):
 
 
 def _run(
-    options: Options, plan: Plan, subjects: list[str], rejected: dict[str, list[dict]], damage: list[str]
+    options: Options,
+    plan: Plan,
+    find: Callable[[], Resources],
+    subjects: list[str],
+    rejected: dict[str, list[dict]],
+    damage: list[str],
 ):
     """Run everything; write the record and the report of each subject as it ends. Return the failures.
 
-    A sentence on each damaged file that a report leaves out is added to ``damage``.
+    ``find`` returns the templates and the atlas. A sentence on each damaged file that a report leaves out is
+    added to ``damage``.
     """
     _prepare_output(options)
     out, started = options.output_dir, datetime.now(UTC)
@@ -165,7 +178,7 @@ def _run(
         log.event('failed', series=failure['series'], step='input', reason=failure['message'])
     try:
         with locked([out / 'logs' / 'lock', options.work_dir / '.lock'], subjects):
-            resources, threads = find_resources(options), step_threads(options, plan)
+            resources, threads = find(), step_threads(options, plan)
             running = run_subjects(options, plan, lambda part: _build(options, part, resources, threads), log)
             not_run = ((subject, [], []) for subject in sorted(set(rejected) - set(subject_plans(plan))))
             with closing(running):
@@ -212,12 +225,12 @@ def boilerplate(options: Options, plan: Plan) -> str:
     return methods_text(list(dict.fromkeys(chain.from_iterable(built))))
 
 
-def build_graph(options: Options, plan: Plan, resources: tuple[list[Template], Atlas] | None = None):
+def build_graph(options: Options, plan: Plan, resources: Resources | None = None):
     """Build the workflow; return it with its methods paragraphs. ``resources`` are found unless given."""
     return _build(options, plan, resources or find_resources(options), step_threads(options, plan))
 
 
-def _build(options: Options, plan: Plan, resources: tuple[list[Template], Atlas], threads: int):
+def _build(options: Options, plan: Plan, resources: Resources, threads: int):
     templates, atlas = resources
     workflow = init_bids_qsm_wf(
         options=options, plan=plan, templates=templates, atlas=atlas, omp_nthreads=threads

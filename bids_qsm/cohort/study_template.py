@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from bids_qsm.anatomy.register import syn
 from bids_qsm.anatomy.transform import Displacement, compose, invert, regrid, resample, spacing_of
 
 _CHI_WEIGHT = 400.0
@@ -332,6 +331,8 @@ def _align(i: int, heads: Heads, target: _Target, levels: tuple[int, ...]):
         t1w, brain = down(_scaled(t1w, own)), down(own) > 0.5
     static = hybrid(target.chi, fixed_t1w, target.brain)
     moving = hybrid(chi, t1w, brain)
+    from bids_qsm.anatomy.syn import syn
+
     return syn(static, moving, target.affine, iterations=levels)[0].field
 
 

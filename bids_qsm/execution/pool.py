@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from bisect import insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,11 +29,11 @@ from nipype.pipeline.engine import Node
 from nipype.pipeline.engine.utils import topological_sort
 from nipype.pipeline.plugins.base import PluginBase
 from nipype.pipeline.plugins.tools import report_crash
-from numba.core.caching import NullCache
-from numba.core.event import install_recorder
+from numba.core.event import install_listener
 from pebble import ProcessExpired, ProcessPool
 
 from bids_qsm.errors import UserError
+from bids_qsm.kernel_cache import Compiling
 from bids_qsm.threads import end_with_main, set_threads
 
 AHEAD = 2
@@ -51,9 +51,10 @@ class PoolPlugin(PluginBase):
     that fails, or whose worker is killed, stops only what depends on it. With ``is_cold`` the first node of a
     kind runs without others of its kind beside it, which would compile the same kernels.
 
-    Before ``status_callback`` tells of a node's end, ``node.measured`` says what it took: seconds,
-    cpu_seconds, peak_gb (above what the worker held before) and resident_gb (in all), the last two None where
-    the system does not tell; None for nodes whose earlier results are used, or whose worker was killed.
+    Before ``status_callback`` tells of a node's end, ``node.measured`` says what it took: seconds and
+    cpu_seconds, without those of compiling kernels, peak_gb (above what the worker held before) and
+    resident_gb (in all), the last two None where the system does not tell; None for nodes whose earlier
+    results are used, or whose worker was killed.
     """
 
     def __init__(self, plugin_args: dict):
@@ -64,10 +65,7 @@ class PoolPlugin(PluginBase):
         n_threads = plugin_args.get('n_threads', 1)
         self._is_cold, self._compiled = plugin_args.get('is_cold', False), set()
         self._setup = (os.getcwd(), n_threads, plugin_args.get('log_level', 'WARNING'))
-        set_threads(n_threads)  # the fork server inherits them, and the workers from it
-        _use_short_folder()
-        self._context = multiprocessing.get_context('forkserver')
-        self._context.set_forkserver_preload(['bids_qsm.workflows.base', __name__])
+        self._context = _forking(n_threads)
         self._ready, self._running, self._idle = [], {}, []
         self._n_live, self._is_stopped = 0, False
 
@@ -154,8 +152,8 @@ class PoolPlugin(PluginBase):
         return not self._is_cold or _kind(node) in self._compiled
 
     def _start(self, step: 'Step', is_again: bool = False):
-        """Give ``step`` to an idle worker or a new one, which it is if the step is run again."""
-        work = [pickle.dumps(step.node), is_again]
+        """Give ``step`` to an idle worker or a new one, which it is if the last was killed."""
+        work = [pickle.dumps(step.node)]
         future = None
         while future is None and self._idle and not is_again:
             worker = self._idle.pop()
@@ -167,19 +165,16 @@ class PoolPlugin(PluginBase):
         self._running[future] = step, worker, is_again
 
     def _receive(self, future: futures.Future):
-        """Take what a worker says of its step, or run the step again in a new one."""
+        """Take what a worker says of its step; a new one takes it where that was killed before it began."""
         step, worker, is_again = self._running.pop(future)
-        reply, error = None, future.exception()
-        if error is None:
-            reply = future.result()
-        elif is_again or not isinstance(error, futures.BrokenExecutor):
-            reply = {'traceback': format_exception(_explained(error)), 'measured': None}
-        if reply is None:  # it compiled kernels, or its worker was killed before it took the step
+        error = future.exception()
+        if isinstance(error, futures.BrokenExecutor) and not is_again:
             _end(worker)
             self._start(step, is_again=True)
-        else:
-            self._idle.append(worker)
-            yield from self._finish(step, **reply)
+            return
+        self._idle.append(worker)
+        failed = error and {'traceback': format_exception(_explained(error)), 'measured': None}
+        yield from self._finish(step, **(failed or future.result()))
 
     def _trim(self):
         while self._idle and len(self._idle) + len(self._running) > self.n_workers:
@@ -241,6 +236,22 @@ class Live:
         steps = [self._steps[node] for node in self._sorter.get_ready()]
         self.n_open += len(steps)
         return steps
+
+
+def in_worker(function: Callable, *args: object, n_threads: int):
+    """What a function returns in a worker; what the workers of a pool need is imported meanwhile, too."""
+    setup = (os.getcwd(), n_threads, 'WARNING')
+    with ProcessPool(1, context=_forking(n_threads), initializer=_begin, initargs=setup) as worker:
+        return worker.schedule(function, args=args).result()
+
+
+def _forking(n_threads: int):
+    """Where workers are forked from a process that starts with the first of them and inherits the threads."""
+    set_threads(n_threads)
+    _use_short_folder()
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(['bids_qsm.workflows.base', __name__])
+    return context
 
 
 def _is_on_gpu(node: Node):
@@ -315,17 +326,11 @@ def _begin(directory: str, threads: int, level: str | int):
     gc.freeze()  # looking through all that is imported after each step would take longer than many steps
 
 
-def _work(pickled: bytes, is_again: bool):
-    """Run a node; what it took, or None where it has to run again in a new process."""
+def _work(pickled: bytes):
+    """Run a node; its traceback, if it failed, and what it took."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # ends a step at once, even in compiled code
     node = pickle.loads(pickled)
-    node.overwrite = True if is_again else node.overwrite
-    with install_recorder('numba:compile') as compiled:
-        reply = _run(node)
-    if not is_again and reply['traceback'] is None and any(map(_is_kept, compiled.buffer)):
-        # what Numba has just compiled is not optimised quite like what it stores for all later runs, and
-        # may round otherwise: the step is run again by a process that loads it
-        reply = None
+    reply = _run(node)
     del node
     gc.collect()
     _give_back()
@@ -333,26 +338,21 @@ def _work(pickled: bytes, is_again: bool):
     return reply
 
 
-def _is_kept(record: tuple):
-    """Whether a kernel that was compiled is stored for later runs."""
-    dispatcher = (record[1].data or {}).get('dispatcher')
-    return not isinstance(getattr(dispatcher, '_cache', None), NullCache | None)
-
-
 def _run(node: Node):
     set_threads(node.n_procs)  # of the worker's, which are those of the step that can use the most
     traceback, can_reset = None, _reset_peak()
     resident, started, cpu = _memory_gb('VmRSS'), time.monotonic(), sum(os.times()[:4])
     try:
-        node.run()
+        with install_listener('numba:compile', compiling := Compiling()):
+            node.run()
     except Exception:
         traceback = format_exception(*sys.exc_info())
     peak = _memory_gb('VmHWM') if can_reset else None
     return {
         'traceback': traceback,
         'measured': {
-            'seconds': time.monotonic() - started,
-            'cpu_seconds': sum(os.times()[:4]) - cpu,
+            'seconds': time.monotonic() - started - compiling.seconds,
+            'cpu_seconds': sum(os.times()[:4]) - cpu - compiling.cpu_seconds,
             'peak_gb': max(0.0, peak - resident) if can_reset else None,
             'resident_gb': peak,
         },

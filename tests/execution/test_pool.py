@@ -321,29 +321,3 @@ def is_alive(folder):
         return (folder / 'stat').read_text().rpartition(')')[2].split()[0] not in 'ZX'
     except OSError:
         return False
-
-
-def call_kernel(x):
-    import sys
-    from pathlib import Path
-
-    sys.path.insert(0, x)
-    import kernel_of_a_test
-
-    with Path(x, 'calls').open('a') as stream:
-        stream.write(f'{kernel_of_a_test.twice(3)}\n')
-    return x
-
-
-def test_a_step_that_compiled_is_run_again_with_what_was_stored(tmp_path):
-    """Numba's fresh code may round otherwise than the same code stored."""
-    (tmp_path / 'kernel_of_a_test.py').write_text(
-        'import numba\n\n\n@numba.njit(cache=True)\ndef twice(x):\n    return 2 * x\n'
-    )
-    for calls in (2, 3):
-        workflow = Workflow(name=f'wf{calls}', base_dir=str(tmp_path))
-        step = Node(Function(function=call_kernel, input_names=['x'], output_names=['y']), name='step')
-        step.inputs.x = str(tmp_path)
-        workflow.add_nodes([step])
-        run(workflow, tmp_path / 'logs')
-        assert (tmp_path / 'calls').read_text() == '6\n' * calls

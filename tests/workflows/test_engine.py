@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from nipype import config as nipype_config
 from nipype.pipeline.engine.nodes import NodeExecutionError
-from numba.core.caching import IndexDataCacheFile
 
 from bids_qsm.execution.run_log import last_error
 from bids_qsm.interfaces.anatomy import CorrectBias, IdentityTransform, RegisterRigid
@@ -109,20 +108,6 @@ def test_steps_that_always_run_have_no_seal(tmp_path):
     sink.run()
     assert (tmp_path / 'work' / 'source' / '_seal.json').exists()
     assert not (tmp_path / 'work' / 'sink' / '_seal.json').exists()
-
-
-@pytest.mark.parametrize('suffix', ['nbi', 'nbc'])
-@pytest.mark.parametrize('keep', [0, 20])
-def test_damaged_kernels_are_compiled_again(tmp_path, suffix, keep):
-    engine.mend_caches()
-    cache = IndexDataCacheFile(str(tmp_path), 'kernel', ('source', 1))
-    cache.save('key', 'code' * 20)
-    assert cache.load('key') == 'code' * 20
-    (path,) = tmp_path.glob(f'*.{suffix}')
-    path.write_bytes(path.read_bytes()[:keep])
-    assert cache.load('key') is None
-    cache.save('key', 'compiled')
-    assert cache.load('key') == 'compiled'
 
 
 def test_ports_are_linked_by_name():
