@@ -90,4 +90,4 @@ def templates_once(monkeypatch, _resources):
         return _resources[options.work_dir]
 
     monkeypatch.setattr(participant, 'find_resources', find_once)
-    monkeypatch.setattr(participant, 'in_worker', lambda function, *args, **_: function(*args))
+    monkeypatch.setattr(participant, 'has_to_try', lambda *_: False)

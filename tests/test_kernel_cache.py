@@ -1,13 +1,18 @@
 """Kernels are run as they are stored, also by the process that meets them first."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 
+import numba
 import pytest
 from numba.core.caching import IndexDataCacheFile
+from numba.core.dispatcher import Dispatcher
 
 from bids_qsm import kernel_cache
+from bids_qsm.errors import UserError
 
 KERNELS = """
 import json, sys, time
@@ -63,6 +68,21 @@ def test_a_kernel_that_may_round_otherwise_is_loaded_by_the_process_that_meets_i
     assert min(seconds, cpu_seconds) > 0
     assert first == [[7, 2], [0, 1, 0], [0, 0, 1], seconds, cpu_seconds, True]
     assert second == [[7, 2], [0, 1, 1], [0, 0, 0], 0.0, 0.0, True]
+
+
+def test_a_process_that_is_killed_while_it_compiles_is_told_of(monkeypatch, tmp_path):
+    """Its parent does not go on with code of its own, which may round otherwise than what is stored later."""
+    kernel = numba.njit(fastmath=True)(add_one)
+    monkeypatch.setenv('NUMBA_CACHE_DIR', str(tmp_path))
+    kernel.enable_caching()
+    monkeypatch.setattr(Dispatcher, 'compile', kernel_cache._store_and_compile)
+    monkeypatch.setattr(kernel_cache, '_compile', lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(UserError, match='that compiled add_one ended with SIGKILL'):
+        kernel(1)
+
+
+def add_one(x):
+    return x + 1
 
 
 @pytest.mark.parametrize('suffix', ['nbi', 'nbc'])

@@ -35,7 +35,8 @@ def syn(
     affine : ndarray (4, 4)
         Voxel to world of both.
     iterations : sequence of int
-        From coarse to fine; each level has half the voxel size of the one before.
+        From coarse to fine; the last level has the voxels of the images, those before it cubes of twice the
+        smallest side, of four times, and so on.
     radius, sigma : int, float
         Of the window of the correlation, and of the Gaussian that smooths each step (voxels).
 
@@ -81,13 +82,14 @@ class Engine(SymmetricDiffeomorphicRegistration):
         for side, compute in zip(sides, (metric.compute_forward, metric.compute_backward), strict=True):
             side.forward = _moved(side.forward, compute(), to_voxel, spacing, self.step_length)
             energy += metric.get_energy()
+        is_early = len(self.energy_list) < self.energy_window
+        slope = np.inf if is_early else self._get_energy_derivative()  # without this iteration, as in DIPY
         self.energy_list.append(energy)
         for side in sides:
             side.backward = self._inverse(side.forward, side.backward, to_voxel, spacing)
             side.forward = self._inverse(side.backward, side.forward, to_voxel, spacing)
         metric.free_iteration()
-        is_early = len(self.energy_list) < self.energy_window
-        return np.inf if is_early else self._get_energy_derivative()
+        return slope
 
     def _inverse(self, field: Array, start: Array, to_voxel: Array, spacing: Array):
         """Inverse of a displacement by damped fixed points, from a first guess [1]_.
@@ -100,7 +102,7 @@ class Engine(SymmetricDiffeomorphicRegistration):
         for n in range(self.inv_iter):
             _compose(found, field, to_voxel, ONE, error)
             longest, mean = _lengths(error, spacing)
-            share = np.float32(0.5 if n else 0.75)
+            share, longest = np.float32(0.5 if n else 0.75), np.float32(longest)
             _step_back(found, error, spacing, share, share * longest)
             if longest <= 0.1 or mean <= self.inv_tol:
                 break
@@ -131,7 +133,10 @@ def _moved(field: Array, step: Array, to_voxel: Array, spacing: Array, length: f
 
 @njit(cache=True)
 def _corner(x: float, y: float, z: float, shape: tuple[int, ...]):
-    """Lower corner of the cell of a point (voxels) on the grid or on its faces, and the place in the cell."""
+    """Lower corner of the cell of a point (voxels), and the place in it; the nearest on the faces for others.
+
+    DIPY lets values fade to zero beyond the faces, where there is no brain and nothing moves.
+    """
     i = min(max(int(x), 0), shape[0] - 2)
     j = min(max(int(y), 0), shape[1] - 2)
     k = min(max(int(z), 0), shape[2] - 2)

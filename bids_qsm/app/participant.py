@@ -7,10 +7,10 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
@@ -22,7 +22,7 @@ from bids_qsm.anatomy.hdbet import require_hdbet
 from bids_qsm.app.methods import Method
 from bids_qsm.app.options import Options
 from bids_qsm.app.pages import OF_SERIES, OF_STEP, address
-from bids_qsm.app.refusals import without_refused
+from bids_qsm.app.refusals import has_to_try, without_refused
 from bids_qsm.applications import applications
 from bids_qsm.derivatives.files import (
     atomic_write,
@@ -110,10 +110,11 @@ def run_participant(options: Options, plan: Plan) -> int:
     """Process every series of ``plan``; return the exit status (1 where something failed)."""
     if not options.reports_only:
         require_methods(options)
-        # both take some seconds in a first run, which computes the atlas and compiles what reads phase
-        with ThreadPoolExecutor(1) as thread:
-            found = thread.submit(in_worker, find_resources, options, n_threads=step_threads(options, plan))
-            plan = without_refused(options, plan)
+        find = partial(find_resources, options)
+        if has_to_try(options, plan) and not options.use_plugin:
+            # both take some seconds in a first run, which computes the atlas and compiles what reads phase
+            find = in_worker(find_resources, options, n_threads=step_threads(options, plan)).result
+        plan = without_refused(options, plan)
     rejected = {}
     for one in plan.rejected:
         if one.is_error:
@@ -128,7 +129,7 @@ def run_participant(options: Options, plan: Plan) -> int:
         for subject in subjects:
             build_subject_report(out, subject, damage)
     else:
-        failures = _run(options, plan, found.result, subjects, rejected, damage)
+        failures = _run(options, plan, find, subjects, rejected, damage)
     _summarise(out, subjects, failures, {one.name for one in plan.series}, damage)
     return 1 if failures else 0
 

@@ -23,6 +23,8 @@ GRAPH = signature(init_bids_qsm_wf).parameters['name'].default
 """Folder of a graph in the working folder."""
 TRIED = 3
 """Series, at most, whose images are read before a run; to read hundreds would take as long as the run."""
+BESIDE_GB = 0.9
+"""Memory of the worker that finds templates and atlas meanwhile, as measured."""
 
 
 def condition_step(one: Series, options: Options) -> ConditionPhase:
@@ -69,11 +71,16 @@ def without_refused(options: Options, plan: Plan) -> Plan:
     return replace(plan, series=(), rejected=(*plan.rejected, *refused))
 
 
+def has_to_try(options: Options, plan: Plan) -> bool:
+    """Whether `without_refused` will read images."""
+    return bool(plan.series) and _is_to_try(plan.series[0], options)
+
+
 def _is_to_try(one: Series, options: Options) -> bool:
     """Whether reading a series now is worth its time: a run repeats it where it has not done so yet."""
     if one.given or one.frames > 1 or one.coils > 1:
         return False
-    if MAIN_GB + need('condition', Sizes.of(one)) > options.mem_gb:
+    if MAIN_GB + BESIDE_GB + need('condition', Sizes.of(one)) > options.mem_gb:
         return False
     folder = options.output_dir / f'sub-{one.subject}'
     if any(folder.rglob(f'{one.name}_*Chimap.nii.gz')):

@@ -316,6 +316,8 @@ def _down(image: np.ndarray, affine: np.ndarray, shape: tuple[int, ...], coarse:
 
 def _align(i: int, heads: Heads, target: _Target, levels: tuple[int, ...]):
     """Displacement vectors from the average to subject ``i``, on the grid of the target."""
+    from bids_qsm.anatomy.syn import syn  # DIPY takes a second to import
+
     affine = heads.affine
     size = float(np.sqrt((target.affine[:3, 0] ** 2).sum()))
     down = partial(_down, affine=affine, shape=target.shape, coarse=target.affine, spacing=size)
@@ -331,8 +333,6 @@ def _align(i: int, heads: Heads, target: _Target, levels: tuple[int, ...]):
         t1w, brain = down(_scaled(t1w, own)), down(own) > 0.5
     static = hybrid(target.chi, fixed_t1w, target.brain)
     moving = hybrid(chi, t1w, brain)
-    from bids_qsm.anatomy.syn import syn
-
     return syn(static, moving, target.affine, iterations=levels)[0].field
 
 

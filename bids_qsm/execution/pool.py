@@ -13,6 +13,7 @@ import pickle
 import signal
 import sys
 import tempfile
+import threading
 import time
 from bisect import insort
 from collections.abc import Callable, Iterable, Iterator
@@ -52,9 +53,9 @@ class PoolPlugin(PluginBase):
     kind runs without others of its kind beside it, which would compile the same kernels.
 
     Before ``status_callback`` tells of a node's end, ``node.measured`` says what it took: seconds and
-    cpu_seconds, without those of compiling kernels, peak_gb (above what the worker held before) and
-    resident_gb (in all), the last two None where the system does not tell; None for nodes whose earlier
-    results are used, or whose worker was killed.
+    cpu_seconds, without those of compiling kernels, peak_gb (above what the worker held before, compiling
+    included) and resident_gb (in all), the last two None where the system does not tell; None for nodes whose
+    earlier results are used, or whose worker was killed.
     """
 
     def __init__(self, plugin_args: dict):
@@ -173,8 +174,11 @@ class PoolPlugin(PluginBase):
             self._start(step, is_again=True)
             return
         self._idle.append(worker)
-        failed = error and {'traceback': format_exception(_explained(error)), 'measured': None}
-        yield from self._finish(step, **(failed or future.result()))
+        if error is None:
+            yield from self._finish(step, **future.result())
+        else:
+            told = format_exception(_explained(error, 'the process of this step'))
+            yield from self._finish(step, traceback=told, measured=None)
 
     def _trim(self):
         while self._idle and len(self._idle) + len(self._running) > self.n_workers:
@@ -238,11 +242,23 @@ class Live:
         return steps
 
 
-def in_worker(function: Callable, *args: object, n_threads: int):
-    """What a function returns in a worker; what the workers of a pool need is imported meanwhile, too."""
-    setup = (os.getcwd(), n_threads, 'WARNING')
-    with ProcessPool(1, context=_forking(n_threads), initializer=_begin, initargs=setup) as worker:
-        return worker.schedule(function, args=args).result()
+def in_worker(function: Callable, *args: object, n_threads: int) -> futures.Future:
+    """Future of what a function returns in a worker; what others of a pool need is imported meanwhile, too.
+
+    Nothing waits for it but who asks for its result. UserError where the worker was killed.
+    """
+    context, setup = _forking(n_threads), (os.getcwd(), n_threads, 'WARNING')
+    future = futures.Future()
+
+    def work():
+        try:
+            with ProcessPool(1, context=context, initializer=_begin, initargs=setup) as worker:
+                future.set_result(worker.schedule(function, args=args).result())
+        except Exception as error:
+            future.set_exception(_explained(error, 'a process beside the main one'))
+
+    threading.Thread(target=work, daemon=True).start()  # a first worker takes seconds to start
+    return future
 
 
 def _forking(n_threads: int):
@@ -281,8 +297,8 @@ def _end(*workers: ProcessPool):
         worker.join()
 
 
-def _explained(error: Exception):
-    """What to tell of a step that its worker could not say."""
+def _explained(error: Exception, who: str):
+    """What to tell of ``who`` was killed and could not say it."""
     if isinstance(error, futures.BrokenExecutor):
         how = 'before it began'
     elif isinstance(error, ProcessExpired):
@@ -291,7 +307,7 @@ def _explained(error: Exception):
     else:
         return error
     return UserError(
-        f'the process of this step ended {how}, as when memory runs out or someone ends it; run again '
+        f'{who} ended {how}, as when memory runs out or someone ends it; run again '
         'to go on from here, with a lower --nprocs if it was memory.'
     )
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from nipype.interfaces.utility import Function, Select
 
-from bids_qsm.execution.pool import AHEAD, PoolPlugin
+from bids_qsm.errors import UserError
+from bids_qsm.execution.pool import AHEAD, PoolPlugin, in_worker
 from bids_qsm.execution.subjects import expanded
 from bids_qsm.workflows.engine import Node, Workflow
 
@@ -321,3 +322,19 @@ def is_alive(folder):
         return (folder / 'stat').read_text().rpartition(')')[2].split()[0] not in 'ZX'
     except OSError:
         return False
+
+
+def halve(x):
+    if x < 0:
+        raise UserError('x is negative.')
+    if x > 99:
+        os.abort()
+    return x / 2
+
+
+def test_a_function_runs_in_a_worker():
+    assert in_worker(halve, 4, n_threads=1).result() == 2
+    with pytest.raises(UserError, match='x is negative'):
+        in_worker(halve, -1, n_threads=1).result()
+    with pytest.raises(UserError, match='a process beside the main one ended with signal 6'):
+        in_worker(halve, 100, n_threads=1).result()
