@@ -42,6 +42,7 @@ from bids_qsm.workflows.series import (
     what_applies,
 )
 from bids_qsm.workflows.standard import init_standard_wf
+from bids_qsm.workflows.viewer import add_joint_viewer, shares_of
 
 if TYPE_CHECKING:
     from bids_qsm.app.options import Options
@@ -127,7 +128,7 @@ def init_subject_wf(
     workflow = pe.Workflow(name=name)
     _add_maps(workflow, series_list, options, templates[0], atlas, omp_nthreads)
     workflow.add_nodes([joint_clean(series_list, options)])
-    n_series = len(series_list)
+    n_series = shares_of(series_list)
     series_list = [series for series in series_list if series.has_regions]
     if not series_list:
         return workflow
@@ -193,7 +194,7 @@ def init_subject_wf(
             _add_standard(
                 workflow, series_wf, normalize[template.name], series, template, options, with_refinement
             )
-    _add_joint_applications(workflow, built, alignments, everyone, atlas)
+    _add_joint_applications(workflow, built, alignments, everyone, atlas, n_series)
     return workflow
 
 
@@ -223,7 +224,7 @@ def _add_maps(
             options=options,
             template=template,
             atlas=atlas,
-            n_series=len(series_list),
+            n_series=shares_of(series_list),
             omp_nthreads=omp_nthreads,
             name=node_name(label),
         )
@@ -336,8 +337,12 @@ def _add_joint_applications(
     alignments: dict[Path, pe.Node],
     options: 'Options',
     atlas: 'Atlas',
+    n_series: int,
 ):
-    """Add the applications that take all series of a session, one node a session."""
+    """Add the applications that take all series of a session, one node a session.
+
+    ``n_series`` share the viewer, see `shares_of`.
+    """
     sessions: dict[tuple, list] = {}
     for series, series_wf in built:
         for run in runs_of(series, ('subject',)):
@@ -364,6 +369,15 @@ def _add_joint_applications(
         save = application_save(run, series_list, options, atlas)
         save.name = f'save_{node.name}'
         workflow.link(node, save, **{outside: port for port, outside in run.outputs.items()})
+        add_joint_viewer(
+            workflow,
+            node,
+            run,
+            series_list=series_list,
+            options=options,
+            mask=graphs[0],
+            n_series=n_series,
+        )
 
 
 def _add_normalization(

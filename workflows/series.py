@@ -34,6 +34,7 @@ from bids_qsm.workflows.outputs import init_outputs_wf
 from bids_qsm.workflows.phase import init_phase_wf
 from bids_qsm.workflows.recon import init_recon_wf
 from bids_qsm.workflows.reportlets import init_reportlets_wf, others_of
+from bids_qsm.workflows.viewer import shown_images
 
 if TYPE_CHECKING:
     from bids_qsm.app.options import Options
@@ -322,7 +323,9 @@ def init_maps_wf(
 
 def gathered_ports(series: 'Series', options: 'Options') -> list[str]:
     """Ports of a series that applications of several series need."""
-    needed = {port for run in runs_of(series, ('subject',)) for port in run.files}
+    runs = [*runs_of(series, ('subject',))]
+    needed = {port for run in runs for port in run.files}
+    needed |= {'mask'} if any(any(shown_images(run.app)) for run in runs) else set()
     there = {*series_products(series, options), *_PLACED, 'mask', 'reference'}
     there |= {'labels'} if is_refined(options) else set()
     there -= set() if 'chi' in series.maps else {'reference'}

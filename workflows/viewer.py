@@ -10,15 +10,15 @@ from bids_qsm.derivatives.products import PRODUCTS
 from bids_qsm.entities import entities_of
 from bids_qsm.interfaces.derivatives import SaveDerivatives
 from bids_qsm.interfaces.viewer import PackVolumes
-from bids_qsm.plotting.layers import rooms
+from bids_qsm.plotting.layers import ROOM, rooms
 from bids_qsm.recon.registry import Need
 from bids_qsm.workflows import engine as pe
-from bids_qsm.workflows.applications import Run
+from bids_qsm.workflows.applications import Run, runs_of
 from bids_qsm.workflows.memory import Sizes, need
 
 if TYPE_CHECKING:
     from bids_qsm.app.options import Options
-    from bids_qsm.applications.contract import Application
+    from bids_qsm.applications.contract import Application, Image
     from bids_qsm.layout.series import Series
 
 VIEWED = ('chi', 'r2star', 'swi', 'magnitude')
@@ -45,10 +45,10 @@ def add_viewer(
 
     Applications have nodes of their own, as one that fails must not take the maps along. ``workflow`` has an
     inputnode with ``maps``, mask, ``dsegs`` (port -> its file in the output) with the tables beside them, and
-    what ``runs`` give; ``n_series`` of the participant share the page.
+    what ``runs`` give; ``n_series`` of the participant share the page, see `shares_of`.
     """
     sizes = Sizes.of(series)
-    shown = {run: _images(run.app) for run in runs if run.app.scope == 'series'}
+    shown = {run: shown_images(run.app) for run in runs if run.app.scope == 'series'}
     shown = {run: images for run, images in shown.items() if any(images)}
     room, own_rooms = rooms(
         n_series, {run.name: (len(found), len(labels)) for run, (found, labels) in shown.items()}
@@ -67,25 +67,81 @@ def add_viewer(
         }
         for port, path in dsegs.items()
     ]
-    running = {run.app.name for run in shown}
+    running = {run.app.name for run in (*shown, *runs_of(series, ('subject',)))}
     stale = [viewer_path(options, series.name, one.name) for one in applications() if one.name not in running]
     _add(workflow, '', looks, labels, viewer_path(options, series.name), room, sizes, stale)
     for run, (found, drawn) in shown.items():
-        looks = [{'port': run.outputs[one.name], 'look': asdict(one.look), 'symbol': ''} for one in found]
-        labels = [
-            {
-                'port': run.outputs[one.name],
-                'table': run.outputs[f'{one.name}_lookup'] if one.has_lookup else '',
-                'title': one.title,
-                'stem': '',
-            }
-            for one in drawn
-        ]
+        looks, labels = _described(run, found, drawn)
         path = viewer_path(options, series.name, run.app.name)
         _add(workflow, run.name, looks, labels, path, own_rooms[run.name], sizes)
 
 
-def _images(app: 'Application'):
+def shares_of(series_list: 'Sequence[Series]') -> int:
+    """How many share the viewer of a participant: the series, and sessions with applications of them all."""
+    joint = {
+        series.session
+        for series in series_list
+        for run in runs_of(series, ('subject',))
+        if any(shown_images(run.app))
+    }
+    return len(series_list) + len(joint)
+
+
+def add_joint_viewer(
+    workflow: pe.Workflow,
+    node: pe.Node,
+    run: Run,
+    *,
+    series_list: 'Sequence[Series]',
+    options: 'Options',
+    mask: pe.Workflow,
+    n_series: int,
+):
+    """Add the packing of what an application gave of all series of a session, as layers of the first.
+
+    Its images have the grid of that series, whose mask is a port of the graph ``mask``. All applications of a
+    session have one of ``n_series`` shares of the page, see `shares_of`.
+    """
+    found, drawn = shown_images(run.app)
+    if not (found or drawn):
+        return
+    joint = [one for one in runs_of(series_list[0], ('subject',)) if any(shown_images(one.app))]
+    counts = {one.name: tuple(map(len, shown_images(one.app))) for one in joint}
+    whole = sum(maps + labels for maps, labels in counts.values())
+    looks, labels = _described(run, found, drawn)
+    # an earlier run may have had another series first
+    stale = [viewer_path(options, one.name, run.app.name) for one in series_list[1:]]
+    pack, save = _nodes(
+        node.name,
+        looks,
+        labels,
+        viewer_path(options, series_list[0].name, run.app.name),
+        round(ROOM / n_series * sum(counts[run.name]) / whole),
+        Sizes.of(series_list[0]),
+        stale,
+    )
+    workflow.link(mask, pack, 'mask')
+    inner = {outside: port for port, outside in run.outputs.items()}
+    workflow.link(node, pack, **{port: inner[port] for port in _ports(looks, labels)})
+    workflow.link(pack, save, 'volumes')
+
+
+def _described(run: Run, found: 'Sequence[Image]', drawn: 'Sequence[Image]') -> tuple[list[dict], list[dict]]:
+    """Maps and labels of an application, as `PackVolumes` takes them."""
+    looks = [{'port': run.outputs[one.name], 'look': asdict(one.look), 'symbol': ''} for one in found]
+    labels = [
+        {
+            'port': run.outputs[one.name],
+            'table': run.outputs[f'{one.name}_lookup'] if one.has_lookup else '',
+            'title': one.title,
+            'stem': '',
+        }
+        for one in drawn
+    ]
+    return looks, labels
+
+
+def shown_images(app: 'Application'):
     """Maps, and labels or masks, of an application that the viewer shows."""
     return (
         [one for one in app.images if one.look is not None],
@@ -104,6 +160,21 @@ def _add(
     stale: Sequence[Path] = (),
 ):
     """Add the packing of one file."""
+    pack, save = _nodes(name, maps, labels, path, room, sizes, stale)
+    workflow.link(workflow.get_node('inputnode'), pack, 'mask', *_ports(maps, labels))
+    workflow.link(pack, save, 'volumes')
+
+
+def _nodes(
+    name: str,
+    maps: list[dict],
+    labels: list[dict],
+    path: Path,
+    room: int,
+    sizes: Sizes,
+    stale: Sequence[Path],
+) -> tuple[pe.Node, pe.Node]:
+    """The nodes that pack and save one file."""
     end = f'_{name}' if name else ''
     pack = pe.Node(
         PackVolumes(maps, labels, room=room, may_leave_out=bool(name)),
@@ -111,9 +182,11 @@ def _add(
         mem_gb=need(pack_need(len(maps), len(labels)), sizes),
     )
     save = pe.Node(SaveDerivatives({'volumes': path}, remove=map(str, stale)), name=f'save_viewer{end}')
-    ports = [one['port'] for one in (*maps, *labels)] + [one['table'] for one in labels if one['table']]
-    workflow.link(workflow.get_node('inputnode'), pack, 'mask', *ports)
-    workflow.link(pack, save, 'volumes')
+    return pack, save
+
+
+def _ports(maps: list[dict], labels: list[dict]) -> list[str]:
+    return [one['port'] for one in (*maps, *labels)] + [one['table'] for one in labels if one['table']]
 
 
 def pack_need(maps: int, labels: int) -> Need:

@@ -219,7 +219,8 @@ class Image:
     facts: str = ''
     """Entry of the facts, a dict, that its sidecar states in place of all; nothing else states it."""
     look: Look | None = None
-    """How the viewer of the page shows a map (3D): it shows maps with a look, and all labels and masks."""
+    """How the viewer of the page shows a map (3D): it shows maps with a look, and all labels and masks, in
+    the scopes 'series' and 'subject'. A figure of a map has its window, in grey."""
 
     @property
     def has_lookup(self) -> bool:

@@ -21,6 +21,7 @@ from bids_qsm.biomarkers.positions import (
 )
 from bids_qsm.entities import join_entities
 from bids_qsm.errors import UserError
+from bids_qsm.plotting.maps import Look
 from bids_qsm.plotting.orientation_charts import plot_coverage, plot_singles
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.orientations.conditioning import GOOD, Conditioning, conditioning
@@ -244,8 +245,21 @@ APPLICATION = Application(
     gives=('cosmos', 'cosmossd', 'table', 'cosmospositions', 'cosmosregions', 'facts'),
     extra=(ORIENTATIONS,),
     images=(
-        Image('cosmos', 'Chimap', 'Susceptibility from all head positions of the session', 'ppm'),
-        Image('cosmossd', 'Chisdmap', 'Its standard deviation', 'ppm', desc='cosmos'),
+        Image(
+            'cosmos',
+            'Chimap',
+            'Susceptibility from all head positions of the session',
+            'ppm',
+            look=Look('Susceptibility (COSMOS)', 'ppm', window=(-0.1, 0.2)),
+        ),
+        Image(
+            'cosmossd',
+            'Chisdmap',
+            'Its standard deviation',
+            'ppm',
+            desc='cosmos',
+            look=Look('Standard deviation (COSMOS)', 'ppm', 'viridis', (0.0, 0.02)),
+        ),
     ),
     tables=(
         Table(

@@ -23,6 +23,7 @@ from bids_qsm.biomarkers.positions import (
 )
 from bids_qsm.entities import join_entities
 from bids_qsm.errors import UserError
+from bids_qsm.plotting.maps import Look
 from bids_qsm.plotting.orientation_charts import plot_anisotropy, plot_coverage, plot_directions
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.orientations.conditioning import conditioning
@@ -179,12 +180,19 @@ APPLICATION = Application(
     ),
     images=(
         Image('sti', 'Chimap', f'Six components of the susceptibility tensor: {ORDER}', 'ppm'),
-        Image('mms', 'Chimap', 'Mean magnetic susceptibility: the mean of the three of the tensor', 'ppm'),
+        Image(
+            'mms',
+            'Chimap',
+            'Mean magnetic susceptibility: the mean of the three of the tensor',
+            'ppm',
+            look=Look('Mean susceptibility (tensor)', 'ppm', window=(-0.1, 0.2)),
+        ),
         Image(
             'msa',
             'Chimap',
             'Magnetic susceptibility anisotropy: the largest less the mean of the other two',
             'ppm',
+            look=Look('Anisotropy (tensor)', 'ppm', 'plasma', (0.0, 0.04)),
         ),
         Image(
             'v1',

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -395,7 +396,8 @@ class Measure(SimpleInterface):
         image = next(image for image in one.images if image.name == figure.name)
         data = np.asarray(found[figure.name])
         if not figure.over:
-            look = Look(figure.title, image.units or 'arbitrary')
+            look = image.look or Look(figure.title, image.units or 'arbitrary')
+            look = replace(look, cmap='gray')  # as captions say what is bright
             return plot_map(data, affine, look=look, mask=mask, title=figure.title)
         if run is not None:
             outlined = {'mask': data > 0 if data.any() else mask}

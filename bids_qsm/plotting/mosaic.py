@@ -200,10 +200,13 @@ class Mosaic:
                 (1 - 64 / width, (foot + 8) / height, 12 / width, (self._pixels[1] - 24) / height)
             )
             bar = figure.colorbar(mappable, cax=cax)
-            bar.ax.set_title(spec.unit, color=_INK, fontsize=9, pad=5)
-            bar.ax.tick_params(colors=_INK, labelsize=8)
+            unit = '' if spec.unit == '1' else spec.unit  # a fraction has none
+            bar.ax.set_title(unit, color=_INK, fontsize=9, pad=5)
+            # four digits after the point do not fit otherwise
+            is_fine = max(map(abs, (mappable.norm.vmin, mappable.norm.vmax))) < 0.005
+            bar.ax.tick_params(colors=_INK, labelsize=6.5 if is_fine else 8)
             bar.outline.set_edgecolor(_FAINT)
-            note += f'; window {mappable.norm.vmin:.3g} to {mappable.norm.vmax:.3g} {spec.unit}'
+            note += f'; window {mappable.norm.vmin:.3g} to {mappable.norm.vmax:.3g} {unit}'.rstrip()
         figure.text(0.006, 6 / height, note, color=_FAINT, fontsize=7.5, va='bottom')
         if legend:
             figure.legend(

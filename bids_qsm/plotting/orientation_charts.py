@@ -10,9 +10,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from bids_qsm.anatomy.transform import spacing_of
-from bids_qsm.plotting.mosaic import canonical
+from bids_qsm.plotting.mosaic import CONVENTION, canonical
 from bids_qsm.plotting.region_charts import COLOURS, as_svg
 from bids_qsm.recon.orientations.conditioning import conditioning, strength
 
@@ -59,7 +60,8 @@ def plot_coverage(table: pd.DataFrame, facts: Mapping[str, Mapping[str, object]]
         place = place * np.sign(place[2] or 1)
         at = place[:2] / np.sqrt(1 + place[2])
         ax.plot(*at, 'o', color='white', markeredgecolor='black', markersize=6)
-        ax.annotate(str(n), at, xytext=(4, 4), textcoords='offset points', fontsize=8, color='white')
+        label = ax.annotate(str(n), at, (4, 4), textcoords='offset points', fontsize=8, color='white')
+        label.set_path_effects([withStroke(linewidth=2, foreground='black')])  # it may lie on yellow
     bar = figure.colorbar(drawn, ax=ax, shrink=0.85)
     bar.set_label('root mean square of the dipole kernel')
     ax.set_title(
@@ -265,6 +267,7 @@ def _drawn(colours: np.ndarray, anisotropy: np.ndarray, mean: np.ndarray, affine
                 aspect=aspects[along] / aspects[across],
             )
             ax.set_axis_off()
+    figure.supxlabel(CONVENTION, x=0.01, ha='left', fontsize=9, color='#bbbbbb')
     return figure, axes
 
 

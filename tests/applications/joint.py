@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from bids_qsm.applications.contract import Application, Column, Image, Query, Table
+from bids_qsm.plotting.maps import Look
 
 
 def measure(chi: list[np.ndarray], mask: list[np.ndarray], entities: list[dict], flow: list[np.ndarray]):
@@ -21,7 +22,15 @@ APPLICATION = Application(
     measure=measure,
     gives=('mean', 'table'),
     extra=(Query('flow', 'flow map', ('cbf',), datatype='perf', align='own'),),
-    images=(Image('mean', 'Chimap', 'Mean susceptibility of the series of a session', 'ppm'),),
+    images=(
+        Image(
+            'mean',
+            'Chimap',
+            'Mean susceptibility of the series of a session',
+            'ppm',
+            look=Look('Mean of the series', 'ppm', window=(-0.1, 0.2)),
+        ),
+    ),
     tables=(
         Table(
             columns=(

@@ -1,5 +1,6 @@
 """Applications declare themselves: each is sound, and a toy of one file goes through the whole job."""
 
+import base64
 import json
 import re
 import shutil
@@ -22,7 +23,9 @@ from bids_qsm.applications.contract import Application, Figure, Image, Query, Ta
 from bids_qsm.derivatives.files import output_path
 from bids_qsm.entities import entities_of
 from bids_qsm.interfaces.xfm import load_xfm
+from bids_qsm.plotting.volumes import NOTHING, unpacked
 from bids_qsm.reports.citations import cite
+from bids_qsm.reports.viewer import build_viewer
 from bids_qsm.workflows.outputs import application_names
 from tests.applications import prepared
 
@@ -241,6 +244,22 @@ def test_series_of_a_session_are_taken_together(job):
     # the flow map is the T1w, brought onto either grid
     assert table['flow'].between(0.3, 1).all()
     assert (job.out / 'sub-01' / 'anat' / 'sub-01_desc-mean_Chimap.nii.gz').exists()
+    # the viewer shows it as a layer of the first series, whose grid it has
+    (volumes,) = (job.out / 'sub-01' / 'figures').glob('*_desc-viewerjoint_volumes.json')
+    assert volumes.name.startswith('sub-01_acq-again_')
+    viewer, troubles = build_viewer(job.out / 'sub-01', ['sub-01_acq-again', 'sub-01_acq-first'])
+    assert troubles == []
+    first, other = viewer['content']
+    (shown,) = (one for one in first['maps'] if one['title'] == 'Mean of the series')
+    image = nib.load(job.out / 'sub-01' / 'anat' / 'sub-01_desc-mean_Chimap.nii.gz')
+    packed = unpacked(base64.b64decode(viewer['blocks'][shown['data']]), tuple(shown['shape']))
+    inside = np.argwhere(packed != NOTHING)[::97]
+    at = nib.affines.apply_affine(np.linalg.inv(image.affine) @ shown['affine'], inside)
+    near = np.rint(at).astype(int)
+    np.testing.assert_allclose(at, near, atol=1e-3)
+    values = packed[tuple(inside.T)] * shown['step']
+    np.testing.assert_allclose(values, image.get_fdata()[tuple(near.T)], atol=0.51 * shown['step'])
+    assert 'Mean of the series' not in [one['title'] for one in other['maps']]
 
 
 def run_file(job, end, own=True):

@@ -6,7 +6,9 @@ import pytest
 
 from bids_qsm.applications.contract import Given
 from bids_qsm.applications.r2prime import APPLICATION, measure, rate_of, relative_field, variants
+from bids_qsm.biomarkers.source_scale import CLASSES
 from bids_qsm.errors import UserError
+from bids_qsm.plotting.maps import colours_of
 from bids_qsm.plotting.relaxation_charts import plot_source_scale
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.spin_echo import Train
@@ -176,5 +178,12 @@ def draw(maps, found):
 def test_the_chart_shows_regions_and_classes(maps, fitted):
     drawn = draw(maps, fitted)
     assert drawn.count('<image') >= 2
+    # classes have the colours of their outlines
+    scale = np.zeros(SHAPE, np.int32)
+    scale[3:5, 4:6, 3:5], scale[10:12, 4:6, 3:5] = 1, 3
+    drawn = draw(maps, {**fitted, 'scale': scale})
+    outlines = colours_of(scale, pd.DataFrame(CLASSES, columns=['index', 'name']))
+    assert [name for name, *_ in outlines] == ['macroscopic', 'mixed']
+    assert all(f'fill: {colour}' in drawn for *_, colour in outlines)
     none = {**fitted, 'scale': None, 'z': None}
     assert '<svg' in draw(maps, none)

@@ -12,6 +12,7 @@ from nipype.interfaces.base import isdefined
 
 from bids_qsm.applications import modules, separation, tensor
 from bids_qsm.errors import UserError
+from bids_qsm.interfaces import measure as measure_module
 from bids_qsm.interfaces.io import save_shares
 from bids_qsm.interfaces.measure import Measure
 from bids_qsm.interfaces.xfm import save_xfm
@@ -326,6 +327,9 @@ def test_images_state_facts_of_their_own_and_figures_need_their_images(
     found = image, -image, 0 * image, None, None, image > 0, *beside, rows, rows, facts
     fake = replace(separation.APPLICATION, measure=wraps(separation.measure)(lambda *_: found))
     monkeypatch.setattr(separation, 'APPLICATION', fake)
+    looks = []
+    draw = measure_module.plot_map
+    monkeypatch.setattr(measure_module, 'plot_map', lambda *a, **k: looks.append(k['look']) or draw(*a, **k))
     maps = {name: [files[name]] for name in ('chi', 'r2star', 'mask', 'dseg', 'labels')}
     node = Measure(application=modules()['separation'], series=SERIES, extra=[{}], **maps)
     outputs = node.run(cwd=str(tmp_path)).outputs
@@ -333,6 +337,8 @@ def test_images_state_facts_of_their_own_and_figures_need_their_images(
         content = json.loads(Path(getattr(outputs, port)).read_text())
         assert content == {'Constants': {'method': method}}
     assert isdefined(outputs.figure_paramagnetic)
+    # the window of its look, so that pages can be compared
+    assert [(one.window, one.cmap) for one in looks[:2]] == [((0.0, 0.2), 'gray'), ((-0.1, 0.0), 'gray')]
     for name in ('paramagneticclassical', 'paramagneticdeparture', 'diamagneticdeparture'):
         assert isdefined(getattr(outputs, f'figure_{name}')) == has_classical
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from bids_qsm.derivatives.products import PRODUCTS
-from bids_qsm.plotting.maps import plot_flicker, plot_map, plot_outlines
+from bids_qsm.plotting.maps import Look, plot_flicker, plot_map, plot_outlines
 from bids_qsm.plotting.mosaic import _WIDTH, MASK_COLOUR, canonical, few, slices_of
 
 SHAPE = (40, 48, 36)
@@ -62,6 +62,14 @@ def test_right_of_the_subject_is_right_in_the_picture(head, codes):
     tile = reference[90:180, 480:630, 0]
     left, right = tile[:, :70].mean(), tile[:, 80:].mean()
     assert right > 1.5 * left
+
+
+def test_a_fraction_has_no_unit(head):
+    image, mask = head
+    share, plain = (
+        plot_map(image, AFFINE, look=Look('Share', unit, window=(0.0, 1.0)), mask=mask) for unit in ('1', '')
+    )
+    assert share == plain
 
 
 def test_pictures_are_the_same_each_time(head):

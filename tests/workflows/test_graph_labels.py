@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
 
 import pandas as pd
@@ -11,6 +12,7 @@ from bids_qsm.app.methods import Method
 from bids_qsm.applications import modules
 from bids_qsm.applications.contract import Application, Column, Table
 from bids_qsm.layout.series import Segmentation, Use
+from bids_qsm.plotting.layers import ROOM
 from bids_qsm.templates.spaces import get_template
 from bids_qsm.workflows.outputs import joint_clean
 from tests.workflows.graphs import all_workflows, check_ports, graph, sources_of
@@ -161,6 +163,39 @@ def test_results_of_several_series_do_not_stay_where_they_are_not_made(options, 
     assert sorted(path.name for path in folder.iterdir()) == [f'sub-01_ses-1_{name}' for name in names[:2]]
     joint_clean([series], options).interface.run()
     assert not [*folder.iterdir()]
+
+
+def test_results_of_several_series_share_the_viewer_of_the_first(options, series, files):
+    """They have a part of its room, as one more series, and leave where another series is the first."""
+    uses = (*series.applications, *(Use(name, (), ()) for name in ('cosmos', 'tensor')))
+    many = [
+        replace(
+            series,
+            entities=(('sub', '01'), ('ses', '1'), ('acq', name)),
+            magnitude=tuple(files(f'{name}mag{i}.nii') for i in range(3)),
+            phase=tuple(files(f'{name}phase{i}.nii') for i in range(3)),
+            applications=uses,
+        )
+        for name in 'abcdef'
+    ]
+    workflow, _, _ = graph(options, *many)
+    check_ports(workflow)
+    nodes = [
+        node for node in workflow._create_flat_graph().nodes() if 'viewer' in node.name or 'pack' in node.name
+    ]
+    named = {node.name: node.inputs for node in nodes}
+    shown = {
+        name: [one['look']['title'] for one in named[f'pack_{name}_ses_1'].shown_maps]
+        for name in ('cosmos', 'tensor')
+    }
+    assert shown['cosmos'] == ['Susceptibility (COSMOS)', 'Standard deviation (COSMOS)']
+    assert shown['tensor'] == ['Mean susceptibility (tensor)', 'Anisotropy (tensor)']
+    rooms = [node.inputs.room for node in nodes if node.name.startswith('pack')]
+    assert len(rooms) == 6 + 2
+    assert 0.99 * ROOM < sum(rooms) < 1.001 * ROOM
+    save = named['save_viewer_cosmos_ses_1']
+    assert Path(save.paths['volumes']).name == 'sub-01_ses-1_acq-a_desc-viewercosmos_volumes.json'
+    assert [Path(path).name.split('_')[2] for path in save.remove] == [f'acq-{name}' for name in 'bcdef']
 
 
 def test_refinement_is_named_after_the_template_it_is_in(options, series, monkeypatch):
