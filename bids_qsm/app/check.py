@@ -24,7 +24,7 @@ from bids_qsm.execution import estimates
 from bids_qsm.execution.resources import plan_capacity
 from bids_qsm.interfaces.step import Data
 from bids_qsm.layout import Plan, Series, find_series, participants
-from bids_qsm.layout.dataset import validate
+from bids_qsm.layout.validator import validate
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.resolution import coarsen
 from bids_qsm.workflows.applications import methods_of
