@@ -237,6 +237,31 @@ def view(tmp_path):
         child.wait()
 
 
+@pytest.fixture
+def view_below(tmp_path, view):
+    """A function that starts the view as the child of a process on its terminal, by more arguments of Popen.
+
+    Returns the process, both ends of the terminal, the number of the child, the settings that the terminal
+    had, and what was shown.
+    """
+
+    def start(more, before='', until='the work goes on'):
+        command = [sys.executable, '-m', 'bids_qsm', 'status', str(tmp_path), '--watch']
+        parent = (
+            'import os, signal, subprocess, sys\n'
+            f'{before}\n'
+            f'child = subprocess.Popen({command!r}, process_group=0, {more})\n'
+            'print("child", child.pid, flush=True)\n'
+            'sys.exit(child.wait())\n'
+        )
+        shell, ours, theirs = view(sys.executable, '-c', parent)
+        settings = termios.tcgetattr(theirs)
+        seen = read_until(ours, until)
+        return shell, ours, theirs, int(re.search(r'child (\d+)', seen)[1]), settings, seen
+
+    return start
+
+
 def is_stopped(pid):
     return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] == 'T'
 
@@ -268,22 +293,13 @@ def test_the_view_is_left_and_entered_again_while_the_run_goes_on(begin, tmp_pat
         assert read_status(tmp_path)['runs'][0]['state'] == 'running'
 
 
-def test_a_view_that_is_stopped_gives_the_terminal_back(begin, tmp_path, view):
+def test_a_view_that_is_stopped_gives_the_terminal_back(begin, tmp_path, view_below):
     """Under a parent in its session, as the system stops no process whose group has none."""
     begun(begin('run'), tmp_path)
-    command = [sys.executable, '-m', 'bids_qsm', 'status', str(tmp_path), '--watch']
-    parent = (
-        'import os, signal, subprocess, sys\n'
-        'signal.signal(signal.SIGTTOU, signal.SIG_IGN)\n'
-        f'child = subprocess.Popen({command!r}, process_group=0, preexec_fn=lambda: '
-        '(os.tcsetpgrp(0, os.getpid()), signal.signal(signal.SIGTTOU, signal.SIG_DFL)))\n'
-        'print("child", child.pid, flush=True)\n'
-        'sys.exit(child.wait())\n'
+    shell, ours, theirs, child, before, seen = view_below(
+        'preexec_fn=lambda: (os.tcsetpgrp(0, os.getpid()), signal.signal(signal.SIGTTOU, signal.SIG_DFL))',
+        before='signal.signal(signal.SIGTTOU, signal.SIG_IGN)',
     )
-    shell, ours, theirs = view(sys.executable, '-c', parent)
-    before = termios.tcgetattr(theirs)
-    seen = read_until(ours, 'the work goes on')
-    child = int(re.search(r'child (\d+)', seen)[1])
     assert '\x1b[?1049h' in seen
     os.write(ours, b'\x1a')
     wait_until(lambda: is_stopped(child))
@@ -298,22 +314,13 @@ def test_a_view_that_is_stopped_gives_the_terminal_back(begin, tmp_path, view):
     assert termios.tcgetattr(theirs) == before
 
 
-def test_a_view_in_the_background_leaves_the_keys_alone(begin, tmp_path, view):
+def test_a_view_in_the_background_leaves_the_keys_alone(begin, tmp_path, view_below):
     """Into a file, which gets no control characters even if colours are asked for."""
     begun(begin('run'), tmp_path)
     log = tmp_path / 'log'
-    command = [sys.executable, '-m', 'bids_qsm', 'status', str(tmp_path), '--watch']
-    parent = (
-        'import os, subprocess, sys\n'
-        f'child = subprocess.Popen({command!r}, process_group=0, stdout=open({str(log)!r}, "w"),\n'
-        '    env={**os.environ, "FORCE_COLOR": "1"})\n'
-        'print("child", child.pid, flush=True)\n'
-        'sys.exit(child.wait())\n'
+    shell, ours, theirs, child, before, _ = view_below(
+        f'stdout=open({str(log)!r}, "w"), env={{**os.environ, "FORCE_COLOR": "1"}}', until='series done'
     )
-    shell, ours, theirs = view(sys.executable, '-c', parent)
-    before = termios.tcgetattr(theirs)
-    seen = read_until(ours, 'series done')
-    child = int(re.search(r'child (\d+)', seen)[1])
     os.write(ours, b'q\n')
     time.sleep(0.3)
     assert not is_stopped(child)
