@@ -189,16 +189,17 @@ def test_earlier_runs_say_how_fast_this_machine_is(planned):
 @pytest.mark.parametrize(
     ('broken', 'is_told'),
     [
-        ({'measured': lambda _: {'seconds': float('nan')}}, False),
-        ({'measured': lambda _: {'seconds': -500}}, False),
-        ({'measured': lambda _: {'seconds': 'long'}}, False),
+        ({'measured': lambda _: {'seconds': float('nan')}}, True),
+        ({'measured': lambda _: {'seconds': -500}}, True),
+        ({'measured': lambda _: {'seconds': 'long'}}, True),
         ({'measured': lambda _: {'seconds': 1e9}}, False),
         ({'measured': lambda _: {'seconds': 0}}, False),
-        ({'add': {'n_steps': 'six'}}, False),
+        ({'add': {'n_steps': 'six'}}, True),
         ({'add': {'n_steps': 60}}, False),  # most of its steps were done before
         ({'add': {'steps': [1]}}, True),
         ({'text': '{"event": "run", "time": 0, "place": "a", "born": 1}\n'}, True),
-        ({'text': '[]\n\0\n'}, False),
+        ({'text': '[]\n\0\n'}, True),
+        ({'text': ''}, True),
     ],
 )
 def test_damaged_and_foreign_logs_do_not_count(planned, broken, is_told):
@@ -211,3 +212,27 @@ def test_damaged_and_foreign_logs_do_not_count(planned, broken, is_told):
     write_log(options, plan.series[0], measured=lambda seconds: {'seconds': 2 * seconds})
     if 'add' not in broken and 'measured' not in broken:  # the series of a newer run
         assert estimates.pace_of_log(plan.series, options).times == pytest.approx(2)
+
+
+def test_the_newest_logs_that_suffice_are_read(planned, monkeypatch):
+    """Of thousands, as of an array, those of other series and older ones are not."""
+    options, plan = planned
+    (one,) = plan.series
+    for n in range(6):
+        write_log(options, one, name=f'run{n}', measured=lambda seconds, n=n: {'seconds': (n + 1) * seconds})
+    write_log(options, replace(one, subject='9', entities=(('sub', '9'),)), name='run9')
+    read, read_run = [], estimates.read_run
+
+    def counted(folder, **more):
+        read.append(folder.name)
+        return read_run(folder, **more)
+
+    monkeypatch.setattr(estimates, 'read_run', counted)
+    monkeypatch.setattr(estimates, 'ENOUGH', 1)
+    assert estimates.pace_of_log(plan.series, options).times == pytest.approx(6)
+    assert read == ['run5']
+    monkeypatch.setattr(estimates, 'ENOUGH', 2)
+    monkeypatch.setattr(estimates, 'MOST_LOGS', 4)
+    read.clear()
+    assert estimates.pace_of_log(plan.series, options).n_series == 1
+    assert read == ['run5', 'run4', 'run3', 'run2']

@@ -381,3 +381,86 @@ def test_group_level_merges_the_logs_of_tasks(begin, tmp_path):
     (tmp_path / 'data').mkdir()
     assert cli.main([str(tmp_path / 'data'), str(tmp_path), 'group']) == 2  # there is no table
     assert list(json.loads((tmp_path / 'logs' / 'run.json').read_text())['series']) == ['sub-1']
+
+
+WHOLE = [
+    {'event': 'run', 'host': 'node', 'pid': 4194305, 'task': '1/2'},
+    {'event': 'plan', 'series': ['sub-1', 'sub-2', 'sub-3'], 'mem_gb': 4.0, 'nprocs': 2},
+    {'event': 'add', 'subject': 'sub-1', 'n_steps': 1},
+    {'event': 'add', 'series': 'sub-1', 'n_steps': 2},
+    {'event': 'end', 'subject': 'sub-1', 'step': 'bias', 'n_done': 1, 'seconds': 1.0},
+    {'event': 'start', 'series': 'sub-1', 'step': 'fit'},
+    {'event': 'end', 'series': 'sub-1', 'step': 'fit', 'n_done': 2, 'seconds': 1.0},
+    {'event': 'done', 'series': 'sub-1'},
+    {'event': 'failed', 'series': 'sub-2', 'step': 'input', 'reason': 'no phase'},
+    {'event': 'alive', 'memory_gb': 1.0},
+    {'event': 'start', 'series': 'sub-3', 'step': 'fit'},
+]
+
+
+def write_events(folder, lines):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / EVENTS).write_text('\n'.join(lines) + '\n')
+
+
+def damaged_logs():
+    """Lines of logs, each damaged in one place, and how many are not whole."""
+    now = time.time()
+    whole = [json.dumps({'time': now + n, **event}) for n, event in enumerate(WHOLE)]
+    for n, line in enumerate(whole):
+        event = json.loads(line)
+        spoilt = [line[: len(line) // 2], '\0' * 64, '[' * 100_000, '7', '{}']
+        for key in event:
+            spoilt += [
+                json.dumps({**event, key: value}) for value in ([{}], {'a': 1}, '\0', -1e300, 10**400, None)
+            ]
+        for other in spoilt:
+            yield [*whole[:n], other, *whole[n + 1 :]]
+        for key in event:
+            yield [*whole[:n], json.dumps({k: v for k, v in event.items() if k != key}), *whole[n + 1 :]]
+
+
+def test_of_a_damaged_log_is_told_what_can_be_read(tmp_path):
+    """In words, as JSON and on the screen, whatever one of its lines holds."""
+    console, said = Console(width=80, height=24, file=io.StringIO()), set()
+    for lines in damaged_logs():
+        write_events(tmp_path / 'logs' / 'run', lines)
+        state = read_status(tmp_path)
+        assert watch._lines(tmp_path, state, console)
+        json.dumps(state)
+        text = describe(state)
+        assert text.startswith(f'{tmp_path}: ')
+        assert 'sub-1' in state['series']
+        said |= {line.rpartition(EVENTS)[2] for line in state['damage']}
+        assert ('Damaged logs' in text) == bool(state['damage'])
+    assert said == {' is damaged: 1 line of it is not known.'}
+
+
+def test_logs_that_cannot_be_read_are_named_beside_the_others(begin, tmp_path, monkeypatch, capsys):
+    begin('run1').event('plan', series=['sub-1'])
+    logs = tmp_path / 'logs'
+    write_events(logs / 'run2', [])
+    (logs / 'run2' / EVENTS).write_text('')
+    (logs / 'run3').mkdir()
+    (logs / 'run3' / 'config.toml').touch()
+    (logs / 'run4' / EVENTS).mkdir(parents=True)
+    write_events(logs / 'run5', ['{}'])
+    opened = Path.open
+
+    def refuse(path, *given, **more):
+        if path.parent.name == 'run5':
+            raise PermissionError(13, 'Permission denied')
+        return opened(path, *given, **more)
+
+    monkeypatch.setattr(Path, 'open', refuse)
+    assert [run['id'] for run in read_status(tmp_path)['runs']] == ['run1']
+    assert cli.main(['status', str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert 'run2/events.jsonl is empty, so nothing is known of that run.' in text
+    assert 'run3 has no events.jsonl' in text
+    assert 'run4/events.jsonl cannot be read (Is a directory)' in text
+    assert 'run5/events.jsonl cannot be read (Permission denied)' in text
+    for other in (logs / 'run1').iterdir():
+        other.unlink()
+    assert cli.main(['status', str(tmp_path)]) == 2
+    assert 'There is no other log; run the same command again.' in capsys.readouterr().err
