@@ -27,6 +27,7 @@ from bids_qsm.recon.registry import Need, facts
 from bids_qsm.recon.relaxation import R2STAR
 from bids_qsm.recon.swi import SWI
 from bids_qsm.recon.unwrap import UNWRAP
+from bids_qsm.workflows.applications import memories_of
 from bids_qsm.workflows.base import brain_by
 from bids_qsm.workflows.field import mask_of
 from bids_qsm.workflows.memory import Sizes, need
@@ -114,7 +115,10 @@ def of_anatomy(one: 'Series', options: 'Options') -> Cost:
 
 
 def of_stages(one: 'Series', options: 'Options') -> dict[str, Cost]:
-    """What a series costs by stage, applications left out; a stage that it does without is absent."""
+    """What a series costs by stage, applications left out; a stage that it does without is absent.
+
+    The memory of applications is known, see :func:`bids_qsm.workflows.applications.memories_of`.
+    """
     megavoxels = 1e-6 * math.prod(one.shape)
     needs = _needs(one, options)
     times = {}
@@ -174,11 +178,13 @@ def _gb(needs: Iterable[str | Need], one: 'Series') -> float:
 
 
 def of_subject(series: 'list[Series]', options: 'Options') -> tuple[Cost, float]:
-    """What a participant costs, and the time (s) that it takes with any number of CPUs."""
+    """What a participant costs, without times of applications, and its time (s) with any number of CPUs."""
     anatomy = of_anatomy(series[0], options)
     own = [of_stages(one, options).values() for one in series]
     times = [sum(cost.seconds for cost in costs) for costs in own]
-    gb = max([anatomy.gb, *(cost.gb for costs in own for cost in costs)])
+    gb = max(
+        [anatomy.gb, *(cost.gb for costs in own for cost in costs), *memories_of(series, options).values()]
+    )
     return Cost(anatomy.seconds + sum(times), gb), anatomy.seconds + max(times)
 
 

@@ -15,7 +15,9 @@ from bids_qsm.execution import estimates
 from bids_qsm.execution.progress import duration, stage_of
 from bids_qsm.execution.slurm_scripts import CAUTION, START, _seconds
 from bids_qsm.execution.subjects import expanded
+from bids_qsm.interfaces.measure import Measure
 from bids_qsm.layout.series import Use
+from bids_qsm.workflows.applications import memories_of
 from tests.plugins.little import write_plugin
 from tests.skeletons import write_series, write_t1w
 
@@ -59,6 +61,29 @@ def test_memory_of_a_stage_is_that_of_its_largest_step(planned):
     assert set(found) == set(largest)
     for stage in ('phase', 'field', 'chi', 'labels', 'anatomy'):
         assert found[stage].gb == pytest.approx(largest[stage], rel=0.01), stage
+
+
+def test_memory_of_applications_is_that_of_the_graph(data, find, templates, templates_once):  # noqa: ARG001
+    """Of one series, of a segmentation, and of all series of a session."""
+    for acquisition in ('a', 'b'):
+        write_series(data, entities=f'acq-{acquisition}', shape=(40, 44, 36))
+    write_t1w(data)
+    asked = tuple(Method(name) for name in ('veins', 'oximetry', 'candidates', 'cosmos', 'separation'))
+    plan = find(work_dir=templates, applications=asked)
+    options = Options(
+        bids_dir=data,
+        output_dir=data.parent / 'out',
+        level='participant',
+        work_dir=templates,
+        applications=asked,
+    )
+    flat = expanded(build_graph(options, plan)[0])
+    of_graph = [node.mem_gb for node in flat if isinstance(node.interface, Measure)]
+    found = memories_of(plan.series, options)
+    assert sorted(found.values()) == pytest.approx(sorted(of_graph))
+    assert {'sub-01_acq-a, regions', 'sub-01_acq-b, veins', 'sub-01, cosmos'} < {*found}
+    cost, _ = estimates.of_subject([*plan.series], options)
+    assert cost.gb >= max(found.values())
 
 
 @pytest.mark.parametrize(('shape', 'echoes', 't1w', 'seconds'), MEASURED)
