@@ -184,15 +184,14 @@ def _measured(one: Series, options: Options) -> tuple[dict[str, float], str]:
             return {}, str(error)
         for filtered in dict.fromkeys((options.filtered_phase, 'accept')):
             step.inputs.filtered = filtered
-            data = Data(step.inputs)
             try:
-                found = step.compute(data)
+                found = step.compute(Data(step.inputs))
                 break
             except UserError as error:
                 refused = refused or str(error)
         if found is None:
             return {}, refused
-        grid, (magnitude, phase, notes) = data['grid'], found
+        grid, (magnitude, phase, notes) = Data(step.inputs)['grid'], found
     affine = nib.load(one.files[0]).affine
     if one.resampled:
         magnitude, phase, to_old = coarsen(magnitude, phase, grid, one.resampled)
