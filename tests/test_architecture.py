@@ -24,7 +24,7 @@ RANK = {**{room: rank for rank, room in enumerate(ROOMS)}, **dict.fromkeys(GROUN
 NUMERICS = ('recon', 'anatomy', 'biomarkers')
 FILES = ('nibabel', 'nipype', 'pathlib', 'shutil', 'tempfile', 'os', 'glob', 'io')
 QUICK = {
-    *('app.cli', 'app.arguments', 'app.options', 'app.methods', 'app.pages', 'applications', 'plugins'),
+    *('app.cli', 'app.arguments', 'app.options', 'app.methods', 'app.mistakes', 'app.pages', 'plugins'),
     *(
         'execution.resources',
         'execution.numba_cache',

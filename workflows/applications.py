@@ -226,10 +226,6 @@ def application_node(
 ) -> pe.Node:
     """The node of an application on one series, or on several of a session, each with its run."""
     run, app = runs[0], runs[0].app
-    memory = app.memory_of_many if run.labels and app.memory_of_many else run.variant.memory
-    memories = [memory]
-    if 'inversion' in app.arguments:  # it runs that of the series again
-        memories.append(facts(find_method(INVERSION, options.inversion.name)).memory)
     node = pe.Node(
         Measure(
             application=modules()[run.use.name],
@@ -254,10 +250,7 @@ def application_node(
             others={name: application(of).kind(output) for name, (of, output) in app.of_others.items()},
         ),
         name=run.name,
-        mem_gb=sum(
-            max(need(one, sizes if run.bold is None else sizes.with_run(run.bold)) for one in memories)
-            for sizes in map(Sizes.of, series_list)
-        ),
+        mem_gb=memory_of(run, series_list, options),
     )
     if run.bold is not None:
         node.inputs.run = run.bold.paths
@@ -265,6 +258,50 @@ def application_node(
     if named:
         node.inputs.plugin_files = [path for name in named for path in plugin_files(name)]
     return node
+
+
+def memory_of(run: Run, series_list: 'Sequence[Series]', options: 'Options') -> float:
+    """Memory (GB) of an application on one series, or on several of a session."""
+    of_many = run.app.memory_of_many if run.labels else None
+    memories = [of_many or run.variant.memory]
+    if 'inversion' in run.app.arguments:  # it runs that of the series again
+        memories.append(facts(find_method(INVERSION, options.inversion.name)).memory)
+    return sum(
+        max(need(one, sizes if run.bold is None else sizes.with_run(run.bold)) for one in memories)
+        for sizes in map(Sizes.of, series_list)
+    )
+
+
+def joint_runs(series_list: 'Sequence[Series]') -> 'dict[tuple, list[tuple[Run, Series]]]':
+    """The applications that take all series of a session: (session, name) -> those of each series."""
+    sessions: dict[tuple, list] = {}
+    for series in series_list:
+        for run in runs_of(series, ('subject',)):
+            sessions.setdefault((series.session, run.name), []).append((run, series))
+    return sessions
+
+
+def memories_of(series_list: 'Sequence[Series]', options: 'Options') -> dict[str, float]:
+    """Memory (GB) of the applications of a participant's series, and of tensors that are fitted for them.
+
+    By what runs on what: the series, or the participant, and the application.
+    """
+    found = {}
+    for one in series_list:
+        sizes = Sizes.of(one)
+        for run in runs_of(one):
+            found[f'{one.name}, {run.name}'] = memory_of(run, [one], options)
+        for given in one.inputs:
+            if given.gradients is not None:
+                step = f'{one.name}, the tensor of {given.path.name}'
+                found[step] = need('fit_tensor', sizes.with_frames(given.gradients.shape))
+        if any(bold.is_raw for use in one.applications for bold in use.runs):
+            found[f'{one.name}, the mean of its BOLD runs'] = need('mean', sizes)
+    for (session, name), members in joint_runs(series_list).items():
+        runs, own = zip(*members, strict=True)
+        owner = '_'.join(filter(None, (f'sub-{own[0].subject}', session and f'ses-{session}')))
+        found[f'{owner}, {name}'] = memory_of(runs[0], own, options)
+    return found
 
 
 def _described(app: Application, series: 'Series', options: 'Options', atlas: str) -> dict[str, dict]:

@@ -20,9 +20,9 @@ from bids_qsm.workflows.applications import (
     alignment_ports,
     application_node,
     fit_ports,
+    joint_runs,
     link_alignments,
     mean_ports,
-    runs_of,
 )
 from bids_qsm.workflows.labels import is_refined, label_inputs
 from bids_qsm.workflows.memory import Sizes, need
@@ -343,13 +343,10 @@ def _add_joint_applications(
 
     ``n_series`` share the viewer, see `shares_of`.
     """
-    sessions: dict[tuple, list] = {}
-    for series, series_wf in built:
-        for run in runs_of(series, ('subject',)):
-            sessions.setdefault((series.session, run.name), []).append((run, series, series_wf))
-    for (session, name), members in sessions.items():
-        runs, series_list, graphs = zip(*members, strict=True)
-        run = runs[0]
+    of_series = {series.name: series_wf for series, series_wf in built}
+    for (session, name), members in joint_runs([series for series, _ in built]).items():
+        runs, series_list = zip(*members, strict=True)
+        run, graphs = runs[0], [of_series[one.name] for one in series_list]
         node = application_node(runs, series_list, options, atlas.name)
         node.name = re.sub(r'\W', '_', '_'.join(filter(None, (name, session and f'ses_{session}'))))
         gathered = set.intersection(

@@ -3,6 +3,7 @@
 import json
 import re
 import tempfile
+from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,10 +25,10 @@ from bids_qsm.execution import estimates
 from bids_qsm.execution.resources import plan_capacity
 from bids_qsm.interfaces.step import Data
 from bids_qsm.layout import Plan, Series, find_series, participants
-from bids_qsm.layout.dataset import validate
+from bids_qsm.layout.validator import validate
 from bids_qsm.recon.grid import Grid
 from bids_qsm.recon.resolution import coarsen
-from bids_qsm.workflows.applications import methods_of
+from bids_qsm.workflows.applications import memories_of, methods_of
 
 SHOWN = ('fail', 'warn')
 """States that are listed one by one."""
@@ -118,8 +119,6 @@ def _refused_whole(options: Options, plan: Plan, *, is_valid: bool) -> tuple[Pla
             require()
         except UserError as error:
             found.append(str(error))
-    if asked := sorted({use.name for one in plan.series for use in one.applications} - {'regions'}):
-        notes.append(f'Memory is not compared with --mem for: {", ".join(asked)}.')
     return replace(plan, notes=(*plan.notes, *notes)), found
 
 
@@ -141,7 +140,7 @@ def check_series(
     ``faults`` says why.
     """
     numbers, refused = {}, ''
-    if not (headers or one.given or one.frames > 1):
+    if not (headers or one.given):
         numbers, refused = _measured(one, options)
     facts = Facts(
         sidecar=one.sidecar,
@@ -175,16 +174,21 @@ def check_series(
 def _measured(one: Series, options: Options) -> tuple[dict[str, float], str]:
     """Numbers of the images, and why the participant level would refuse them."""
     refused, found = '', None
-    for filtered in dict.fromkeys((options.filtered_phase, 'accept')):
-        step = condition_step(one, replace(options, filtered_phase=filtered))
+    with tempfile.TemporaryDirectory(prefix='bids_qsm-') as folder:
         try:
-            found = step.compute(Data(step.inputs))
-            break
+            step = condition_step(one, options, Path(folder))
         except UserError as error:
-            refused = refused or str(error)
-    if found is None:
-        return {}, refused
-    grid, (magnitude, phase, notes) = Data(step.inputs)['grid'], found
+            return {}, str(error)
+        for filtered in dict.fromkeys((options.filtered_phase, 'accept')):
+            step.inputs.filtered = filtered
+            try:
+                found = step.compute(Data(step.inputs))
+                break
+            except UserError as error:
+                refused = refused or str(error)
+        if found is None:
+            return {}, refused
+        grid, (magnitude, phase, notes) = Data(step.inputs)['grid'], found
     affine = nib.load(one.files[0]).affine
     if one.resampled:
         magnitude, phase, to_old = coarsen(magnitude, phase, grid, one.resampled)
@@ -197,14 +201,13 @@ def _require_memory(options: Options, plan: Plan):
     """Raise UserError where a series needs more memory than there is: the run does not even begin then."""
     if options.use_plugin:  # it has its own limits
         return
-    steps = [
-        (f'{one.name}, {name},', cost.gb)
-        for one in plan.series
-        for name, cost in {
-            'anatomy': estimates.of_anatomy(one, options),
-            **estimates.of_stages(one, options),
-        }.items()
-    ]
+    steps, by_subject = [], defaultdict(list)
+    for one in plan.series:
+        by_subject[one.subject].append(one)
+        costs = {'anatomy': estimates.of_anatomy(one, options), **estimates.of_stages(one, options)}
+        steps += [(f'{one.name}, {name},', cost.gb) for name, cost in costs.items()]
+    for own in by_subject.values():
+        steps += [(f'{name},', gb) for name, gb in memories_of(own, options).items()]
     plan_capacity(steps, nprocs=options.nprocs, mem_gb=options.mem_gb)
 
 

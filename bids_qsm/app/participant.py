@@ -48,7 +48,7 @@ from bids_qsm.plugins.methods import find_method
 from bids_qsm.plugins.sandbox import Machine, require_onnx
 from bids_qsm.reports.html import LEVELS, read_findings, read_run
 from bids_qsm.reports.subject import build_subject_report, methods_text
-from bids_qsm.templates.atlases import BY_NAME, Atlas, get_atlas
+from bids_qsm.templates.atlases import Atlas, get_atlas, space_needed
 from bids_qsm.templates.spaces import Template, get_template, get_white_matter, require_known
 from bids_qsm.workflows.base import init_bids_qsm_wf
 
@@ -143,10 +143,7 @@ def require_methods(options: Options):
     cache = options.work_dir / 'templates'
     for name in options.output_spaces:
         require_known(name, cache)
-    if options.atlas not in BY_NAME:
-        require_space_of(get_atlas(options.atlas, cache), options)
-    elif options.atlas != 'nuclei':  # which is approximate in any space
-        _require_space(BY_NAME[options.atlas], options)
+    _require_space(space_needed(options.atlas, cache), options)
     require_device(options.device)
     if options.mask.name == 'hdbet':
         require_hdbet()
@@ -245,21 +242,16 @@ def find_resources(options: Options):
     cache.mkdir(parents=True, exist_ok=True)
     templates = [get_template(name, cache) for name in options.output_spaces]
     atlas = get_atlas(options.atlas, cache)
-    # the template of the atlas comes first; the built-in atlas is approximate in any space
+    # the template of the atlas comes first
     templates.sort(key=lambda template: template.name != atlas.space)
-    require_space_of(atlas, options)
+    _require_space(atlas.needed, options)
     templates[0] = replace(templates[0], white_matter=get_white_matter(templates[0], cache))
     return templates, atlas
 
 
-def require_space_of(atlas: Atlas, options: Options):
-    """Raise UserError where the regions of an atlas are in a space that is not asked for."""
-    if not atlas.approximate:
-        _require_space(atlas.space, options)
-
-
 def _require_space(space: str, options: Options):
-    if space not in options.output_spaces:
+    """Raise UserError where the regions of the atlas are in a ``space`` that is not asked for; '' is any."""
+    if space and space not in options.output_spaces:
         raise UserError(
             f'The atlas {options.atlas} is in the space {space}, but --output-spaces asks for '
             f'{", ".join(options.output_spaces)}; ask for {space} or choose another atlas.'

@@ -113,7 +113,7 @@ def _total(options: 'Options', plan: 'Plan', pace: estimates.Pace):
     if cost.gb > options.mem_gb:
         yield f'It would be refused, as --mem is too little: give {math.ceil(10 * cost.gb) / 10:g}G or more.'
     if asked := estimates.not_counted(plan.series, options):
-        yield f'Not in the estimates: {", ".join(asked)}.'
+        yield f'Not in the time: {", ".join(asked)}.'
 
 
 def _line(name: str, cost: Cost, style: str = ''):

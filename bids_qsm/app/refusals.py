@@ -3,6 +3,7 @@
 import sys
 from dataclasses import replace
 from inspect import signature
+from pathlib import Path
 
 from nipype.pipeline.engine.utils import generate_expanded_graph
 
@@ -27,12 +28,21 @@ BESIDE_GB = 0.9
 """Memory of the worker that finds templates and atlas meanwhile, as measured."""
 
 
-def condition_step(one: Series, options: Options) -> ConditionPhase:
-    """The step of the graph of a series with phase that refuses images that give no right map."""
+def condition_step(one: Series, options: Options, folder: Path) -> ConditionPhase:
+    """The step of the graph of a series with phase that refuses images that give no right map.
+
+    The frames of a run are averaged first, as in the graph, into ``folder``; UserError where this refuses
+    them.
+    """
     name = node_name(f'{series_label(one)}_phase')
     workflow = init_series_phase_wf(series=one, options=options, omp_nthreads=1, name=name)
     graph = generate_expanded_graph(workflow._create_flat_graph())  # where it has its inputs
-    return next(node.interface for node in graph if node.name == 'condition')
+    steps = {node.name: node.interface for node in graph}
+    step = steps['condition']
+    if 'average_frames' in steps:
+        mean = steps['average_frames'].run(cwd=str(folder)).outputs
+        step.inputs.trait_set(magnitude=[mean.magnitude], phase=[mean.phase], earlier=mean.findings)
+    return step
 
 
 def without_refused(options: Options, plan: Plan) -> Plan:
@@ -46,7 +56,7 @@ def without_refused(options: Options, plan: Plan) -> Plan:
     for one in plan.series[:TRIED]:
         if not _is_to_try(one, options):
             return plan
-        step = condition_step(one, options)
+        step = condition_step(one, options, options.work_dir)  # a run of frames is not tried
         try:
             step.compute(Data(step.inputs))
         except UserError as error:

@@ -2,17 +2,21 @@
 
 import math
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
 from bids_qsm.anatomy.nuclei import REFINEMENT
 from bids_qsm.anatomy.register import REGISTER
 from bids_qsm.errors import plain
+from bids_qsm.execution.events import read_event
 from bids_qsm.execution.progress import stage_of
 from bids_qsm.execution.resources import MAIN_GB, WORKER_GB
-from bids_qsm.execution.run_log import merge, read_run
+from bids_qsm.execution.run_log import CONFIG, EVENTS, merge, read_run, run_folders
 from bids_qsm.plugins.methods import find_method
 from bids_qsm.recon.background import BACKGROUND
 from bids_qsm.recon.field import FIELD
@@ -23,6 +27,7 @@ from bids_qsm.recon.registry import Need, facts
 from bids_qsm.recon.relaxation import R2STAR
 from bids_qsm.recon.swi import SWI
 from bids_qsm.recon.unwrap import UNWRAP
+from bids_qsm.workflows.applications import memories_of
 from bids_qsm.workflows.base import brain_by
 from bids_qsm.workflows.field import mask_of
 from bids_qsm.workflows.memory import Sizes, need
@@ -67,6 +72,10 @@ TIMED = (
 """Settings that earlier runs must share for their times to count."""
 WHOLE = 0.95
 """Part of its steps that must have been measured for a series to count."""
+ENOUGH = 50
+"""Series that tell the pace: older runs are not read then."""
+MOST_LOGS = 500
+"""Logs of such series, at most, that are read."""
 MOST_PACE = 50
 """A series that was so many times faster or slower than estimated has a damaged log."""
 
@@ -106,7 +115,10 @@ def of_anatomy(one: 'Series', options: 'Options') -> Cost:
 
 
 def of_stages(one: 'Series', options: 'Options') -> dict[str, Cost]:
-    """What a series costs by stage, applications left out; a stage that it does without is absent."""
+    """What a series costs by stage, applications left out; a stage that it does without is absent.
+
+    The memory of applications is known, see :func:`bids_qsm.workflows.applications.memories_of`.
+    """
     megavoxels = 1e-6 * math.prod(one.shape)
     needs = _needs(one, options)
     times = {}
@@ -166,11 +178,13 @@ def _gb(needs: Iterable[str | Need], one: 'Series') -> float:
 
 
 def of_subject(series: 'list[Series]', options: 'Options') -> tuple[Cost, float]:
-    """What a participant costs, and the time (s) that it takes with any number of CPUs."""
+    """What a participant costs, without times of applications, and its time (s) with any number of CPUs."""
     anatomy = of_anatomy(series[0], options)
     own = [of_stages(one, options).values() for one in series]
     times = [sum(cost.seconds for cost in costs) for costs in own]
-    gb = max([anatomy.gb, *(cost.gb for costs in own for cost in costs)])
+    gb = max(
+        [anatomy.gb, *(cost.gb for costs in own for cost in costs), *memories_of(series, options).values()]
+    )
     return Cost(anatomy.seconds + sum(times), gb), anatomy.seconds + max(times)
 
 
@@ -190,7 +204,7 @@ def of_run(series: 'Iterable[Series]', options: 'Options') -> Cost:
 class Pace:
     """How many ``times`` the estimate the steps of ``n_series`` series took in earlier runs on ``hosts``.
 
-    ``note`` tells of logs that cannot be read.
+    ``note`` tells of logs that are damaged.
     """
 
     times: float = 1.0
@@ -210,41 +224,62 @@ class Pace:
         )
 
 
-def pace_of_log(series: 'Iterable[Series]', options: 'Options') -> Pace:
+def pace_of_log(series: 'Sequence[Series]', options: 'Options') -> Pace:
     """The pace of earlier runs into the output folder with the same methods and voxels.
 
-    The median over series that are done and of which these runs measured all steps.
+    The median over series that are done and of which these runs measured all steps; the newest that suffice.
     """
-    runs, n_broken = _earlier(options)
-    done = merge(runs)['series']
-    host_of = {run['id']: run.get('host') for run in runs}
-    ratios, hosts = [], set()
-    for one in series:
-        ratio = _ratio(done.get(one.name, {}), of_stages(one, options))
-        if ratio is not None:
-            ratios.append(ratio)
-            hosts.add(host_of[done[one.name]['run']])
+    names, damage = frozenset(one.name for one in series), []
+    earlier = islice(_earlier(names, options, damage), MOST_LOGS)
+    runs, ratios, hosts = [], [], set()
+    while len(ratios) < ENOUGH and (more := list(islice(earlier, ENOUGH))):
+        runs += more
+        done = merge(sorted(runs, key=lambda run: run['started']))['series']
+        host_of = {run['id']: run.get('host') for run in runs}
+        ended = [one for one in series if done.get(one.name, {}).get('state') == 'done']
+        found = {one.name: _ratio(done[one.name], of_stages(one, options)) for one in ended}
+        ratios = [ratio for ratio in found.values() if ratio is not None]
+        hosts = {host_of[done[name]['run']] for name, ratio in found.items() if ratio is not None}
     note = ''
-    if n_broken:
-        logs = f'{n_broken} {"log" if n_broken == 1 else "logs"} of earlier runs'
-        note = f'{logs} in {options.output_dir / "logs"} cannot be read, and did not count for the times.'
-    named = tuple(sorted(plain(host) for host in hosts if isinstance(host, str)))
+    if damage:
+        logs = f'{len(damage)} {"log" if len(damage) == 1 else "logs"} of earlier runs'
+        note = (
+            f'{logs} in {options.output_dir / "logs"} {"is" if len(damage) == 1 else "are"} damaged; what '
+            'cannot be read did not count for the times.'
+        )
+    named = tuple(sorted(plain(host) for host in hosts if host))
     return Pace(median(ratios), len(ratios), named, note) if ratios else Pace(note=note)
 
 
-def _earlier(options: 'Options') -> tuple[list[dict], int]:
-    """Runs whose times are those of these options, the oldest first, and the number of unreadable ones."""
-    own, runs, n_broken = _timed(options.to_toml()), [], 0
-    for events in sorted((options.output_dir / 'logs').glob('*/events.jsonl')):
-        config = events.with_name('config.toml')
+def _earlier(names: frozenset[str], options: 'Options', damage: list[str]) -> Iterator[dict]:
+    """Runs of series of these ``names`` whose times are those of these options, the newest first.
+
+    ``damage`` gets a sentence on each log that is damaged.
+    """
+    own = _timed(options.to_toml())
+    for folder in reversed(run_folders(options.output_dir / 'logs', damage)):
+        config = folder / CONFIG
         try:
-            run = read_run(events.parent)
-            merge([run] if run else [])
-            if run and config.is_file() and _timed(config.read_text()) == own:
-                runs.append((float(run['started']), run))
-        except Exception:  # damaged, or of another program: it may hold anything
-            n_broken += 1
-    return [run for _, run in sorted(runs, key=lambda found: found[0])], n_broken
+            is_like = (
+                config.is_file() and _plans(folder / EVENTS, names) and _timed(config.read_text()) == own
+            )
+        except (OSError, ValueError) as error:  # damaged, or of another program
+            damage.append(f'{folder} cannot be read ({error}).')
+            continue
+        if is_like and (run := read_run(folder, damage=damage)):
+            yield run
+
+
+def _plans(events: Path, names: frozenset[str]) -> bool:
+    """Whether a run is one of series of these ``names``, or does not say of which."""
+    with events.open(encoding='utf-8', errors='replace') as stream:
+        for line in stream:
+            if '"plan"' in line:
+                with suppress(ValueError):
+                    kind, _, about, _ = read_event(line)
+                    if kind == 'plan':
+                        return not names.isdisjoint(about['series'])
+    return True
 
 
 def _timed(text: str) -> list:

@@ -1,7 +1,8 @@
 """The log of a run, which other processes can read while the run goes on.
 
 Each run has its own folder ``logs/<run>/``. ``events.jsonl`` holds one line of JSON per event, added by a
-single write, so that in a killed run at most the last line is incomplete; ``log.txt`` holds the events in
+single write, so that in a killed run at most the last line is incomplete (:mod:`bids_qsm.execution.events`
+says what a line holds); ``log.txt`` holds the events in
 words, and ``run.json`` is the summary at the end.
 """
 
@@ -19,12 +20,13 @@ from pathlib import Path
 
 import bids_qsm
 from bids_qsm.derivatives.files import atomic_write
+from bids_qsm.execution.events import read_event
 
 BEAT = 60.0
 """Seconds between signs of life."""
 SILENCE = 5 * BEAT
 """A run on another machine that is silent for so long (s) counts as stopped."""
-EVENTS, LINES, SUMMARY = 'events.jsonl', 'log.txt', 'run.json'
+EVENTS, LINES, SUMMARY, CONFIG = 'events.jsonl', 'log.txt', 'run.json', 'config.toml'
 
 
 class RunLog:
@@ -135,35 +137,73 @@ def used_memory_gb() -> float | None:
     return round((own + shared) * page / 1e9, 3)
 
 
-def read_runs(logs: Path, *, with_steps: bool = True) -> list[dict]:
-    """All runs that have a folder in ``logs``, the oldest first, as :func:`read_run` reads them."""
-    found = (read_run(path.parent, with_steps=with_steps) for path in Path(logs).glob(f'*/{EVENTS}'))
+def read_runs(logs: Path, *, with_steps: bool = True, damage: list[str] | None = None) -> list[dict]:
+    """All runs that have a folder in ``logs``, the oldest first, as :func:`read_run` reads them.
+
+    Those whose log cannot be read are left out; ``damage`` gets a sentence on each damaged log.
+    """
+    damage = [] if damage is None else damage
+    found = [read_run(folder, with_steps=with_steps, damage=damage) for folder in run_folders(logs, damage)]
     return sorted((run for run in found if run), key=lambda run: (run['started'], run['id']))
 
 
-def read_run(folder: Path, *, with_steps: bool = True) -> dict:
+def run_folders(logs: Path, damage: list[str]) -> list[Path]:
+    """Folders of runs in ``logs``, the oldest first by their names; ``damage`` as of :func:`read_runs`."""
+    try:
+        with os.scandir(logs) as entries:
+            folders = sorted(Path(entry.path) for entry in entries if entry.is_dir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        damage.append(f'{logs} cannot be read ({error.strerror}).')
+        return []
+    found = []
+    for folder in folders:
+        if os.path.lexists(folder / EVENTS):
+            found.append(folder)
+        elif (folder / CONFIG).exists():
+            damage.append(f'{folder} has no {EVENTS}, so nothing is known of that run.')
+    return found
+
+
+def read_run(folder: Path, *, with_steps: bool = True, damage: list[str] | None = None) -> dict:
     """The run whose events are in ``folder``; {} if there are none yet.
 
     ``state`` of the run is running, stopped (killed; ``reason`` says how that is known), done or failed; that
     of one of its ``series`` or ``subjects`` (their anatomy) may be waiting as well. ``steps`` have seconds,
     cpu_seconds and peak_gb where these were measured. Times are seconds since 1970.
+
+    Lines that cannot be read are left out, and ``damage`` gets a sentence on them; without it, OSError where
+    the file cannot be read.
     """
-    run = {}
-    with (Path(folder) / EVENTS).open(encoding='utf-8', errors='replace') as stream:
-        for line in stream:
-            try:
-                event = json.loads(line)
-                kind = event.pop('event')
-                moment = event.pop('time')
-                if kind == 'run':
-                    run = {'id': Path(folder).name, 'started': moment, **event, 'series': {}, 'subjects': {}}
-                if run:
-                    run['seen'] = moment
-                    if kind == 'end' and not with_steps:
-                        event = {name: event[name] for name in _COUNTED if name in event}
-                    _FOLD.get(kind, _ignore)(run, moment, event)
-            except (ValueError, KeyError, TypeError, AttributeError):
-                continue  # an incomplete line of a killed run or full disk
+    path, run, n_damaged, line = Path(folder) / EVENTS, {}, 0, ''
+    try:
+        with path.open(encoding='utf-8', errors='replace') as stream:
+            for line in stream:
+                try:
+                    kind, moment, event, is_sound = read_event(line)
+                except ValueError:
+                    # the last line of a killed run, or of one that is writing it, is incomplete
+                    n_damaged += line.endswith('\n')
+                    continue
+                n_damaged += not is_sound
+                if kind == 'run' or not run:
+                    about = event if kind == 'run' else {}
+                    run = {'id': Path(folder).name, 'started': moment, **about, 'series': {}, 'subjects': {}}
+                run['seen'] = moment
+                if kind == 'end' and not with_steps:
+                    event = {name: event[name] for name in _COUNTED if name in event}
+                _FOLD.get(kind, _ignore)(run, moment, event)
+    except OSError as error:
+        if damage is None:
+            raise
+        damage.append(f'{path} cannot be read ({error.strerror}), so nothing is known of that run.')
+        return {}
+    if damage is not None and n_damaged:
+        lines = '1 line of it is' if n_damaged == 1 else f'{n_damaged} lines of it are'
+        damage.append(f'{path} is damaged: {lines} not known.')
+    elif damage is not None and not line:
+        damage.append(f'{path} is empty, so nothing is known of that run.')
     if run:
         _judge(run, Path(folder))
     return run
@@ -257,7 +297,10 @@ def _judge(run: dict, folder: Path):
         f for part in ('series', 'subjects') for one in run[part].values() for f in one.get('failures', ())
     ]
     if any('reason' not in failure for failure in missing):
-        reasons = dict(read_crash(path) for path in sorted(folder.glob('crash-*.txt')))
+        reasons = {}
+        for path in sorted(folder.glob('crash-*.txt')):
+            with suppress(OSError):
+                reasons |= [read_crash(path)]
         for failure in missing:
             failure.setdefault('reason', reasons.get(failure.get('node'), 'unknown; it left no crash file'))
     death = None if 'ended' in run else _death(run)
@@ -287,12 +330,13 @@ def _judge_series(series: dict, anatomy: dict, is_over: bool):
 def _death(run: dict):
     """Why a run that has not written its end counts as stopped; None while it runs."""
     if run.get('place') and run['place'] == _place():
-        if _born(run['pid']) == run['born']:
+        if _born(run['pid']) == run.get('born'):
             return None
         return f'process {run["pid"]} is gone'
     if abs(time.time() - run['seen']) < SILENCE:
         return None
-    return f'no sign of life from {run["host"]} since {datetime.fromtimestamp(run["seen"]):%Y-%m-%d %H:%M}'
+    seen = datetime.fromtimestamp(run['seen'])
+    return f'no sign of life from {run.get("host", "it")} since {seen:%Y-%m-%d %H:%M}'
 
 
 def _place():

@@ -16,7 +16,7 @@ STATES = {
     'done': 'done',
 }
 LISTED = 10
-"""At most so many series that have not started are named."""
+"""At most so many series that have not started, and damaged logs, are named."""
 
 
 def show_status(out: str | Path, *, as_json: bool = False, watch: bool = False) -> int:
@@ -38,11 +38,14 @@ def read_status(out: str | Path) -> dict:
     """The state of ``out``: ``counts`` of series by state, ``series``, ``subjects``, ``runs``.
 
     ``missing_tasks`` are the tasks (I/N) of the last array job without a log; none if a run without tasks
-    has processed everything since.
+    has processed everything since. ``damage`` has a sentence on each damaged log.
     """
-    runs = read_runs(Path(out) / 'logs', with_steps=False)
+    damage: list[str] = []
+    runs = read_runs(Path(out) / 'logs', with_steps=False, damage=damage)
     if not Path(out).is_dir():
         raise UserError(f'there is no folder {out}; name the output folder of a run.')
+    if not runs and damage:
+        raise UserError(f'{" ".join(damage[:LISTED])} There is no other log; run the same command again.')
     if not runs and Path(out, 'slurm', 'participant.sh').is_file():
         raise UserError(f'no task of {out}/slurm has begun; submit it, or ask squeue whether it waits.')
     if not runs:
@@ -56,7 +59,8 @@ def read_status(out: str | Path) -> dict:
     counts = dict.fromkeys(STATES, 0)
     for one in state['series'].values():
         counts[one['state']] += 1
-    return {'output': str(out), 'counts': counts, 'missing_tasks': _missing_tasks(runs), **state}
+    about = {'output': str(out), 'counts': counts, 'missing_tasks': _missing_tasks(runs), 'damage': damage}
+    return {**about, **state}
 
 
 def _missing_tasks(runs: list[dict]):
@@ -89,6 +93,9 @@ def describe(state: dict) -> str:
     lines += ['', 'Runs', *_tell_runs(state)]
     if state['missing_tasks']:
         lines.append(f'  no log yet of tasks {", ".join(state["missing_tasks"])}')
+    if state['damage']:
+        more = [f'and {len(state["damage"]) - LISTED} more'] if len(state['damage']) > LISTED else []
+        lines += ['', 'Damaged logs', *(f'  {said}' for said in (*state['damage'][:LISTED], *more))]
     return '\n'.join(map(_plain, lines))
 
 

@@ -1,21 +1,13 @@
 """The dataset as a whole, and the folders and disks that a run writes to."""
 
-import json
 import os
-import re
-import shutil
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from bids_qsm.entities import entities_of, suffix_of
 from bids_qsm.errors import UserError
 from bids_qsm.layout.checks import read_json
-from bids_qsm.layout.query_files import is_outside_bids
-from bids_qsm.layout.series import Rejected, Series
 
 
 def require_dataset(bids_dir: Path) -> dict:
@@ -120,74 +112,3 @@ LOOKED_AT = 200
 """Files, and folders, at most, of a folder that is no dataset that are looked at."""
 NAMED = 4
 """Datasets in it, at most, that are named."""
-_FORGIVEN = ('ENTITY_NOT_IN_RULE', 'FILENAME_MISMATCH', 'SIDECAR_KEY_REQUIRED')
-"""Errors of names and sidecars that do not matter in images of single coils, and in _MPM images."""
-
-_SWI = '/swi/'
-"""Folder that BIDS proposal 4 has, and the standard not."""
-
-
-def validate(
-    bids_dir: Path, series: list[Series], rejected: list[Rejected], subjects: Sequence[str]
-) -> tuple[str, ...]:
-    """Run the BIDS validator and return notes; UserError for errors of the dataset or ``subjects``.
-
-    Those of the ``rejected`` do not count. Errors of images that ``series`` use always do, even where another
-    series of such a name is rejected.
-    """
-    tool = 'bids-validator-deno'
-    command = shutil.which(tool, path=str(Path(sys.executable).parent)) or shutil.which(tool)
-    if command is None:
-        return (
-            'bids-validator-deno is not installed, so the dataset was checked only as far as it is used.',
-        )
-    arguments = [str(bids_dir), '--format', 'json', '--ignoreWarnings']
-    ran = subprocess.run([command, *arguments], capture_output=True, text=True, check=False)
-    try:
-        issues = json.loads(ran.stdout)['issues']['issues']
-    except (ValueError, KeyError):
-        raise UserError(
-            f'bids-validator-deno failed on {bids_dir} ({ran.stderr.strip()[-200:] or "no output"}); '
-            '--skip-bids-validation runs without it.'
-        ) from None
-    names = {one.name for one in rejected}
-    known = tuple(f'{name}{end}' for name in names for end in '_.')
-    used = {
-        path.name.partition('.')[0] for one in series for path in (*one.files, one.t1w, one.flair) if path
-    }
-    errors, forgiven = [], set()
-    for issue in issues:
-        location = issue.get('location', '')
-        name, owner = Path(location).name, _owner(location)
-        if issue.get('code') == 'NOT_INCLUDED' and is_outside_bids(bids_dir / location.lstrip('/')):
-            continue
-        if issue.get('code') in ('NOT_INCLUDED', *_FORGIVEN) and _SWI in location:
-            forgiven.add(name.partition('.')[0])
-            continue
-        if issue.get('code') in _FORGIVEN and ('coil' in entities_of(name) or suffix_of(name) == 'MPM'):
-            forgiven.add(name.partition('.')[0])
-            continue
-        is_known = name.startswith(known) or f'sub-{owner}' in names
-        is_counted = not is_known or name.partition('.')[0] in used
-        if issue.get('severity') == 'error' and is_counted and owner in (None, *subjects):
-            errors.append(issue)
-    if errors:
-        first = errors[0]
-        what = ' '.join(str(first[key]) for key in ('code', 'subCode', 'issueMessage') if first.get(key))
-        raise UserError(
-            f'{bids_dir} is not valid BIDS: {len(errors)} errors, the first {what} in '
-            f'{first.get("location")}; mend them (bids-validator-deno lists all) or give '
-            '--skip-bids-validation.'
-        )
-    if not forgiven:
-        return ()
-    return (
-        f'{len(forgiven)} images of single receive coils, of MPM, or in swi/ are not valid BIDS by '
-        f'their names or sidecars, such as {min(forgiven)}; they are used as far as they can be.',
-    )
-
-
-def _owner(location: str) -> str | None:
-    """Subject in whose folder a file lies, None for files of the whole dataset."""
-    found = re.match(r'/?sub-([^/]+)/', location)
-    return found and found[1]

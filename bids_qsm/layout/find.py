@@ -12,7 +12,7 @@ from bids_qsm.errors import UserError, plain
 from bids_qsm.layout import checks
 from bids_qsm.layout.ancillary import find_ancillary
 from bids_qsm.layout.bidsignore import BidsIgnore
-from bids_qsm.layout.dataset import require_dataset, require_places, validate
+from bids_qsm.layout.dataset import require_dataset, require_places
 from bids_qsm.layout.index import Index
 from bids_qsm.layout.inputs import chosen
 from bids_qsm.layout.lookalikes import named_otherwise, other_half
@@ -21,6 +21,7 @@ from bids_qsm.layout.people import read_participants
 from bids_qsm.layout.protocol import common_protocol, without_protocol
 from bids_qsm.layout.query_files import is_outside_bids
 from bids_qsm.layout.series import BOLD, Rejected, Series, read_series, series_of
+from bids_qsm.layout.validator import validate
 from bids_qsm.plugins.methods import find_method
 from bids_qsm.recon.inversion import INVERSION
 from bids_qsm.recon.registry import needs

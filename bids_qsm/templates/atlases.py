@@ -23,8 +23,8 @@ from bids_qsm.interfaces.io import read
 from bids_qsm.templates.caches import copy_whole, first_file, homes, is_whole, reason_of, writable, write_once
 from bids_qsm.templates.spaces import EMBEDDED, embedded_template
 
-BY_NAME = {'nuclei': EMBEDDED, 'CIT168': 'MNI152NLin2009cAsym'}
-"""Atlas -> the space that it is in."""
+BY_NAME = {'nuclei': '', 'CIT168': 'MNI152NLin2009cAsym'}
+"""Atlas -> the template space that it asks for, '' where it is approximate in any."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,20 @@ class Atlas:
     labels: Path
     approximate: bool
     citation: str
+
+    @property
+    def needed(self) -> str:
+        """The template space that it asks for, '' where it is approximate in any."""
+        return '' if self.approximate else self.space
+
+
+def space_needed(name_or_path: str | Path, cache: Path) -> str:
+    """The template space that an atlas asks for, '' where it is approximate in any; nothing is downloaded.
+
+    UserError as of `get_atlas` for an atlas that is a file.
+    """
+    name = str(name_or_path)
+    return BY_NAME[name] if name in BY_NAME else get_atlas(name, cache).needed
 
 
 def get_atlas(name_or_path: str | Path, cache: Path) -> Atlas:

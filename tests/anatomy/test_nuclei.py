@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from bids_qsm.anatomy.nuclei import REFINEMENT, _fluid, _report, _unwarp
+from bids_qsm.anatomy.nuclei import REFINEMENT, _apart, _fluid, _report, _unwarp
 from bids_qsm.anatomy.nucleus_names import body_of
 from bids_qsm.anatomy.nucleus_shapes import nuclei_of
 from bids_qsm.anatomy.transform import Displacement, resample, resample_labels, transform_points
@@ -322,14 +322,44 @@ def test_an_atlas_beside_the_midline_finds_nuclei_near_it(shift):
 
 
 def test_a_thalamus_like_its_surroundings_is_no_reason_to_warn():
-    def levels(**reasons):
-        known = [SimpleNamespace(name=name, hemisphere='L') for name in reasons]
+    """Unless the other side was made out by much more, or the nuclei do not lie as in the atlas."""
+    low = 'its contrast is too low'
+
+    def said(apart=1.0, placed=None, other=None, **reasons):
+        known = [SimpleNamespace(name=name, hemisphere='L', placed=placed) for name in reasons]
         quality = {
-            id(n): {'source': 'prior', 'reason': reason}
+            id(n): {'source': 'prior', 'reason': reason, 'contrast': 0.004}
             for n, reason in zip(known, reasons.values(), strict=True)
         }
-        return [one['level'] for one in _report(known, quality)]
+        if other is not None:
+            known.append(SimpleNamespace(name='Thalamus', hemisphere='R'))
+            quality[id(known[-1])] = {'source': 'own', 'contrast': other, 'moved_mm': 1.0}
+        return [one for one in _report(known, quality, apart) if 'Not made out' in one['found']]
 
-    assert levels(Thalamus='its contrast is too low') == ['info']
-    assert levels(Thalamus='its contrast is too low', GP='its contrast is too low') == ['info', 'warning']
+    def levels(**more):
+        return [one['level'] for one in said(**more)]
+
+    assert levels(Thalamus=low) == ['info']
+    assert levels(Thalamus=low, GP=low) == ['info', 'warning']
     assert levels(Thalamus='it would move by 11.0 mm by itself') == ['warning']
+    assert levels(Thalamus=low, other=0.013) == ['info']
+    (one,) = said(Thalamus=low, other=0.030)
+    assert (one['level'], 'with 26 ppb more' in one['evidence']) == ('warning', True)
+    (one,) = said(Thalamus=low, apart=3.3)
+    assert (one['level'], 'lie 3.3 mm from where' in one['evidence']) == ('warning', True)
+    assert 'Too few nuclei' in said(Thalamus=low, apart=np.inf)[0]['evidence']
+    assert levels(Thalamus=low, apart=3.3, placed=np.zeros(3)) == ['info']
+
+
+def test_nuclei_that_lie_as_the_atlas_has_them_are_not_apart():
+    known = [SimpleNamespace(name=name) for name in 'abcd']
+    covariance = 9.0 + 1.44 * np.eye(4)  # together by 3 mm, each by 1.2 mm
+    quality = {id(n): {'source': 'own', 'shift': np.array([3.0, 0, 0])} for n in known}
+    assert _apart(known, quality, covariance) < 0.25
+    quality[id(known[0])]['shift'] = np.array([3.0, 4, 0])
+    assert _apart(known, quality, covariance) == pytest.approx(2.3, abs=0.2)
+    quality[id(known[0])]['source'] = 'prior'  # where it was put says nothing
+    assert _apart(known, quality, covariance) < 0.25
+    for n in known[1:3]:
+        quality[id(n)]['source'] = 'prior'
+    assert _apart(known, quality, covariance) == np.inf

@@ -16,8 +16,10 @@ from bids_qsm.app.pages import PAGES, address
 from bids_qsm.app.participant import build_graph
 from bids_qsm.app.refusals import without_refused
 from bids_qsm.biomarkers.consensus import CHECKS
+from bids_qsm.execution.resources import MAIN_GB, WORKER_GB
 from bids_qsm.execution.status import read_status
 from bids_qsm.execution.subjects import expanded
+from tests.bold_runs import ECHO_TIME, FRAMES, frame, head
 from tests.skeletons import write_image, write_json, write_series, write_t1w
 
 SHAPE, AFFINE = (32, 34, 30), np.diag([4.0, 4.0, 4.0, 1.0])
@@ -107,6 +109,48 @@ def test_what_a_run_would_refuse(data, capsys):
     assert 'REFUSED  The phase of neighbouring voxels is unrelated' in said
     assert '1 of 3 series can be run, 2 would be refused' in said
     assert set(pd.read_csv(table, sep='\t')['series']) == {'sub-02', 'sub-03'}
+
+
+def write_run(root, sub, change=None):
+    """An echo-planar run of eight frames of a small head, as a vendor stores phase."""
+    frames = [np.stack(part, -1) for part in zip(*map(frame, range(FRAMES)), strict=True)]
+    magnitude, phase = frames if change is None else change(*frames)
+    images = {'mag': 4000 * magnitude, 'phase': phase * 4096 / np.pi}
+    for part, image in images.items():
+        stem = root / f'sub-{sub}' / 'func' / f'sub-{sub}_task-rest_part-{part}_bold'
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(np.rint(image).astype(np.int16), head().affine), f'{stem}.nii.gz')
+        about = {'EchoTime': ECHO_TIME, 'MagneticFieldStrength': 3.0, 'RepetitionTime': 2.0}
+        write_json(stem.with_suffix('.json'), {**about, 'TaskName': 'rest'})
+
+
+def test_the_images_of_runs_are_read_as_the_run_reads_them(data, capsys):
+    """Refused by the mean of the frames, or by the conditioning of that mean."""
+    write_run(data, '01')
+    write_run(data, '02', lambda magnitude, phase: (0 * magnitude, phase))
+    rng = np.random.default_rng(0)
+    write_run(data, '03', lambda magnitude, phase: (magnitude, rng.uniform(-np.pi, np.pi, phase.shape)))
+    words = ['check', str(data), '--skip-bids-validation', '--json', '--start-from', 'bold']
+    assert cli.main(words) == 1
+    sound, empty, noise = json.loads(capsys.readouterr().out)['series']
+    assert sound['refused'] is None
+    states = {row['check']: row['state'] for row in sound['checks']}
+    assert states['snr'] != 'unknown'
+    assert empty['refused'].startswith('The magnitude of the run is 0 everywhere')
+    assert noise['refused']
+    assert cli.main([*words, '--headers']) == 0
+
+
+def test_memory_of_applications_counts(data, capsys):
+    """As in the run: of those that the options ask for."""
+    write_series(data, shape=(96, 96, 96))
+    enough = f'{MAIN_GB + WORKER_GB + 0.45:.2f}'
+    words = ['check', str(data), *UNVALIDATED, '--json', '--refinement', 'none', '--mem', enough]
+    assert cli.main(words) == 0
+    capsys.readouterr()
+    assert cli.main([*words, '--separation']) == 1
+    (refused,) = json.loads(capsys.readouterr().out)['refused']
+    assert refused.startswith('sub-01, separation, needs ')
 
 
 def test_a_map_to_start_from_is_no_error(data, capsys):
@@ -223,7 +267,7 @@ def test_what_stops_everyone_stands_at_the_top(data, capsys, monkeypatch):
     (refused,) = found['refused']
     assert refused.startswith('sub-01, labels, needs ')
     assert [one['refused'] for one in found['series']] == [None, None]
-    assert 'Memory is not compared with --mem for: veins.' in found['notes']
+    assert found['notes'] == []
 
 
 def test_larger_voxels_are_judged_as_in_a_run(data, capsys):

@@ -47,10 +47,10 @@ def test_tree_has_participants_sessions_series_and_steps(data, find):
 def test_applications_are_said_not_to_be_counted(data, find):
     write_series(data)
     plan = find()
-    assert 'Not in the estimates' not in plan_tree.describe_plan(options_of(data), plan)
+    assert 'Not in the time' not in plan_tree.describe_plan(options_of(data), plan)
     (one,) = plan.series
     plan = replace(plan, series=(replace(one, applications=(*one.applications, Use('veins', (), ()))),))
-    assert 'Not in the estimates: veins.' in plan_tree.describe_plan(options_of(data), plan)
+    assert 'Not in the time: veins.' in plan_tree.describe_plan(options_of(data), plan)
 
 
 def test_a_terminal_gets_the_tree(data):

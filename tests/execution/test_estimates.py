@@ -15,7 +15,9 @@ from bids_qsm.execution import estimates
 from bids_qsm.execution.progress import duration, stage_of
 from bids_qsm.execution.slurm_scripts import CAUTION, START, _seconds
 from bids_qsm.execution.subjects import expanded
+from bids_qsm.interfaces.measure import Measure
 from bids_qsm.layout.series import Use
+from bids_qsm.workflows.applications import memories_of
 from tests.plugins.little import write_plugin
 from tests.skeletons import write_series, write_t1w
 
@@ -59,6 +61,29 @@ def test_memory_of_a_stage_is_that_of_its_largest_step(planned):
     assert set(found) == set(largest)
     for stage in ('phase', 'field', 'chi', 'labels', 'anatomy'):
         assert found[stage].gb == pytest.approx(largest[stage], rel=0.01), stage
+
+
+def test_memory_of_applications_is_that_of_the_graph(data, find, templates, templates_once):  # noqa: ARG001
+    """Of one series, of a segmentation, and of all series of a session."""
+    for acquisition in ('a', 'b'):
+        write_series(data, entities=f'acq-{acquisition}', shape=(40, 44, 36))
+    write_t1w(data)
+    asked = tuple(Method(name) for name in ('veins', 'oximetry', 'candidates', 'cosmos', 'separation'))
+    plan = find(work_dir=templates, applications=asked)
+    options = Options(
+        bids_dir=data,
+        output_dir=data.parent / 'out',
+        level='participant',
+        work_dir=templates,
+        applications=asked,
+    )
+    flat = expanded(build_graph(options, plan)[0])
+    of_graph = [node.mem_gb for node in flat if isinstance(node.interface, Measure)]
+    found = memories_of(plan.series, options)
+    assert sorted(found.values()) == pytest.approx(sorted(of_graph))
+    assert {'sub-01_acq-a, regions', 'sub-01_acq-b, veins', 'sub-01, cosmos'} < {*found}
+    cost, _ = estimates.of_subject([*plan.series], options)
+    assert cost.gb >= max(found.values())
 
 
 @pytest.mark.parametrize(('shape', 'echoes', 't1w', 'seconds'), MEASURED)
@@ -189,16 +214,17 @@ def test_earlier_runs_say_how_fast_this_machine_is(planned):
 @pytest.mark.parametrize(
     ('broken', 'is_told'),
     [
-        ({'measured': lambda _: {'seconds': float('nan')}}, False),
-        ({'measured': lambda _: {'seconds': -500}}, False),
-        ({'measured': lambda _: {'seconds': 'long'}}, False),
+        ({'measured': lambda _: {'seconds': float('nan')}}, True),
+        ({'measured': lambda _: {'seconds': -500}}, True),
+        ({'measured': lambda _: {'seconds': 'long'}}, True),
         ({'measured': lambda _: {'seconds': 1e9}}, False),
         ({'measured': lambda _: {'seconds': 0}}, False),
-        ({'add': {'n_steps': 'six'}}, False),
+        ({'add': {'n_steps': 'six'}}, True),
         ({'add': {'n_steps': 60}}, False),  # most of its steps were done before
         ({'add': {'steps': [1]}}, True),
         ({'text': '{"event": "run", "time": 0, "place": "a", "born": 1}\n'}, True),
-        ({'text': '[]\n\0\n'}, False),
+        ({'text': '[]\n\0\n'}, True),
+        ({'text': ''}, True),
     ],
 )
 def test_damaged_and_foreign_logs_do_not_count(planned, broken, is_told):
@@ -211,3 +237,27 @@ def test_damaged_and_foreign_logs_do_not_count(planned, broken, is_told):
     write_log(options, plan.series[0], measured=lambda seconds: {'seconds': 2 * seconds})
     if 'add' not in broken and 'measured' not in broken:  # the series of a newer run
         assert estimates.pace_of_log(plan.series, options).times == pytest.approx(2)
+
+
+def test_the_newest_logs_that_suffice_are_read(planned, monkeypatch):
+    """Of thousands, as of an array, those of other series and older ones are not."""
+    options, plan = planned
+    (one,) = plan.series
+    for n in range(6):
+        write_log(options, one, name=f'run{n}', measured=lambda seconds, n=n: {'seconds': (n + 1) * seconds})
+    write_log(options, replace(one, subject='9', entities=(('sub', '9'),)), name='run9')
+    read, read_run = [], estimates.read_run
+
+    def counted(folder, **more):
+        read.append(folder.name)
+        return read_run(folder, **more)
+
+    monkeypatch.setattr(estimates, 'read_run', counted)
+    monkeypatch.setattr(estimates, 'ENOUGH', 1)
+    assert estimates.pace_of_log(plan.series, options).times == pytest.approx(6)
+    assert read == ['run5']
+    monkeypatch.setattr(estimates, 'ENOUGH', 2)
+    monkeypatch.setattr(estimates, 'MOST_LOGS', 4)
+    read.clear()
+    assert estimates.pace_of_log(plan.series, options).n_series == 1
+    assert read == ['run5', 'run4', 'run3', 'run2']

@@ -237,6 +237,31 @@ def view(tmp_path):
         child.wait()
 
 
+@pytest.fixture
+def view_below(tmp_path, view):
+    """A function that starts the view as the child of a process on its terminal, by more arguments of Popen.
+
+    Returns the process, both ends of the terminal, the number of the child, the settings that the terminal
+    had, and what was shown.
+    """
+
+    def start(more, before='', until='the work goes on'):
+        command = [sys.executable, '-m', 'bids_qsm', 'status', str(tmp_path), '--watch']
+        parent = (
+            'import os, signal, subprocess, sys\n'
+            f'{before}\n'
+            f'child = subprocess.Popen({command!r}, process_group=0, {more})\n'
+            'print("child", child.pid, flush=True)\n'
+            'sys.exit(child.wait())\n'
+        )
+        shell, ours, theirs = view(sys.executable, '-c', parent)
+        settings = termios.tcgetattr(theirs)
+        seen = read_until(ours, until)
+        return shell, ours, theirs, int(re.search(r'child (\d+)', seen)[1]), settings, seen
+
+    return start
+
+
 def is_stopped(pid):
     return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] == 'T'
 
@@ -268,22 +293,13 @@ def test_the_view_is_left_and_entered_again_while_the_run_goes_on(begin, tmp_pat
         assert read_status(tmp_path)['runs'][0]['state'] == 'running'
 
 
-def test_a_view_that_is_stopped_gives_the_terminal_back(begin, tmp_path, view):
+def test_a_view_that_is_stopped_gives_the_terminal_back(begin, tmp_path, view_below):
     """Under a parent in its session, as the system stops no process whose group has none."""
     begun(begin('run'), tmp_path)
-    command = [sys.executable, '-m', 'bids_qsm', 'status', str(tmp_path), '--watch']
-    parent = (
-        'import os, signal, subprocess, sys\n'
-        'signal.signal(signal.SIGTTOU, signal.SIG_IGN)\n'
-        f'child = subprocess.Popen({command!r}, process_group=0, preexec_fn=lambda: '
-        '(os.tcsetpgrp(0, os.getpid()), signal.signal(signal.SIGTTOU, signal.SIG_DFL)))\n'
-        'print("child", child.pid, flush=True)\n'
-        'sys.exit(child.wait())\n'
+    shell, ours, theirs, child, before, seen = view_below(
+        'preexec_fn=lambda: (os.tcsetpgrp(0, os.getpid()), signal.signal(signal.SIGTTOU, signal.SIG_DFL))',
+        before='signal.signal(signal.SIGTTOU, signal.SIG_IGN)',
     )
-    shell, ours, theirs = view(sys.executable, '-c', parent)
-    before = termios.tcgetattr(theirs)
-    seen = read_until(ours, 'the work goes on')
-    child = int(re.search(r'child (\d+)', seen)[1])
     assert '\x1b[?1049h' in seen
     os.write(ours, b'\x1a')
     wait_until(lambda: is_stopped(child))
@@ -298,22 +314,13 @@ def test_a_view_that_is_stopped_gives_the_terminal_back(begin, tmp_path, view):
     assert termios.tcgetattr(theirs) == before
 
 
-def test_a_view_in_the_background_leaves_the_keys_alone(begin, tmp_path, view):
+def test_a_view_in_the_background_leaves_the_keys_alone(begin, tmp_path, view_below):
     """Into a file, which gets no control characters even if colours are asked for."""
     begun(begin('run'), tmp_path)
     log = tmp_path / 'log'
-    command = [sys.executable, '-m', 'bids_qsm', 'status', str(tmp_path), '--watch']
-    parent = (
-        'import os, subprocess, sys\n'
-        f'child = subprocess.Popen({command!r}, process_group=0, stdout=open({str(log)!r}, "w"),\n'
-        '    env={**os.environ, "FORCE_COLOR": "1"})\n'
-        'print("child", child.pid, flush=True)\n'
-        'sys.exit(child.wait())\n'
+    shell, ours, theirs, child, before, _ = view_below(
+        f'stdout=open({str(log)!r}, "w"), env={{**os.environ, "FORCE_COLOR": "1"}}', until='series done'
     )
-    shell, ours, theirs = view(sys.executable, '-c', parent)
-    before = termios.tcgetattr(theirs)
-    seen = read_until(ours, 'series done')
-    child = int(re.search(r'child (\d+)', seen)[1])
     os.write(ours, b'q\n')
     time.sleep(0.3)
     assert not is_stopped(child)
@@ -374,3 +381,86 @@ def test_group_level_merges_the_logs_of_tasks(begin, tmp_path):
     (tmp_path / 'data').mkdir()
     assert cli.main([str(tmp_path / 'data'), str(tmp_path), 'group']) == 2  # there is no table
     assert list(json.loads((tmp_path / 'logs' / 'run.json').read_text())['series']) == ['sub-1']
+
+
+WHOLE = [
+    {'event': 'run', 'host': 'node', 'pid': 4194305, 'task': '1/2'},
+    {'event': 'plan', 'series': ['sub-1', 'sub-2', 'sub-3'], 'mem_gb': 4.0, 'nprocs': 2},
+    {'event': 'add', 'subject': 'sub-1', 'n_steps': 1},
+    {'event': 'add', 'series': 'sub-1', 'n_steps': 2},
+    {'event': 'end', 'subject': 'sub-1', 'step': 'bias', 'n_done': 1, 'seconds': 1.0},
+    {'event': 'start', 'series': 'sub-1', 'step': 'fit'},
+    {'event': 'end', 'series': 'sub-1', 'step': 'fit', 'n_done': 2, 'seconds': 1.0},
+    {'event': 'done', 'series': 'sub-1'},
+    {'event': 'failed', 'series': 'sub-2', 'step': 'input', 'reason': 'no phase'},
+    {'event': 'alive', 'memory_gb': 1.0},
+    {'event': 'start', 'series': 'sub-3', 'step': 'fit'},
+]
+
+
+def write_events(folder, lines):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / EVENTS).write_text('\n'.join(lines) + '\n')
+
+
+def damaged_logs():
+    """Lines of logs, each damaged in one place, and how many are not whole."""
+    now = time.time()
+    whole = [json.dumps({'time': now + n, **event}) for n, event in enumerate(WHOLE)]
+    for n, line in enumerate(whole):
+        event = json.loads(line)
+        spoilt = [line[: len(line) // 2], '\0' * 64, '[' * 100_000, '7', '{}']
+        for key in event:
+            spoilt += [
+                json.dumps({**event, key: value}) for value in ([{}], {'a': 1}, '\0', -1e300, 10**400, None)
+            ]
+        for other in spoilt:
+            yield [*whole[:n], other, *whole[n + 1 :]]
+        for key in event:
+            yield [*whole[:n], json.dumps({k: v for k, v in event.items() if k != key}), *whole[n + 1 :]]
+
+
+def test_of_a_damaged_log_is_told_what_can_be_read(tmp_path):
+    """In words, as JSON and on the screen, whatever one of its lines holds."""
+    console, said = Console(width=80, height=24, file=io.StringIO()), set()
+    for lines in damaged_logs():
+        write_events(tmp_path / 'logs' / 'run', lines)
+        state = read_status(tmp_path)
+        assert watch._lines(tmp_path, state, console)
+        json.dumps(state)
+        text = describe(state)
+        assert text.startswith(f'{tmp_path}: ')
+        assert 'sub-1' in state['series']
+        said |= {line.rpartition(EVENTS)[2] for line in state['damage']}
+        assert ('Damaged logs' in text) == bool(state['damage'])
+    assert said == {' is damaged: 1 line of it is not known.'}
+
+
+def test_logs_that_cannot_be_read_are_named_beside_the_others(begin, tmp_path, monkeypatch, capsys):
+    begin('run1').event('plan', series=['sub-1'])
+    logs = tmp_path / 'logs'
+    write_events(logs / 'run2', [])
+    (logs / 'run2' / EVENTS).write_text('')
+    (logs / 'run3').mkdir()
+    (logs / 'run3' / 'config.toml').touch()
+    (logs / 'run4' / EVENTS).mkdir(parents=True)
+    write_events(logs / 'run5', ['{}'])
+    opened = Path.open
+
+    def refuse(path, *given, **more):
+        if path.parent.name == 'run5':
+            raise PermissionError(13, 'Permission denied')
+        return opened(path, *given, **more)
+
+    monkeypatch.setattr(Path, 'open', refuse)
+    assert [run['id'] for run in read_status(tmp_path)['runs']] == ['run1']
+    assert cli.main(['status', str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert 'run2/events.jsonl is empty, so nothing is known of that run.' in text
+    assert 'run3 has no events.jsonl' in text
+    assert 'run4/events.jsonl cannot be read (Is a directory)' in text
+    assert 'run5/events.jsonl cannot be read (Permission denied)' in text
+    for other in (logs / 'run1').iterdir():
+        other.unlink()
+    assert cli.main(['status', str(tmp_path)]) == 2
+    assert 'There is no other log; run the same command again.' in capsys.readouterr().err

@@ -10,7 +10,7 @@ from bids_qsm.app.methods import Method
 from bids_qsm.app.options import Options
 from bids_qsm.errors import UserError
 from bids_qsm.layout import dataset as dataset_module
-from bids_qsm.layout import find_series
+from bids_qsm.layout import find_series, validator
 from tests.skeletons import SHAPE, oblique, only_error, write_image, write_json, write_series, write_t1w
 
 
@@ -292,7 +292,7 @@ def test_read_only_output(find, monkeypatch):
 def test_full_disk(data, find, monkeypatch):
     write_series(data)
     usage = namedtuple('usage', 'total used free')
-    monkeypatch.setattr(dataset_module.shutil, 'disk_usage', lambda _: usage(10, 9, 10**6))
+    monkeypatch.setattr(shutil, 'disk_usage', lambda _: usage(10, 9, 10**6))
     with pytest.raises(UserError, match=r'has 0.0 GB free, but about 0.7 GB are needed'):
         find()
     assert find(reports_only=True).series
@@ -340,9 +340,49 @@ def test_validator_counts_errors_of_what_is_run_beside_odd_names(data, find):
         find(skip_bids_validation=False)
 
 
+def test_validator_does_not_stop_for_what_cannot_make_maps_wrong(data, find):
+    """As of older converters: no Units beside the phase, other words in it; odd files that are not read."""
+    pytest.importorskip('bids_validator_deno')
+    *_, phase = write_series(data)
+    sidecar = phase.with_name(phase.name.replace('nii.gz', 'json'))
+    content = json.loads(sidecar.read_text())
+    for units in ({'Units': 'radians'}, {}):
+        write_json(sidecar, {**{key: content[key] for key in content if key != 'Units'}, **units})
+        plan = find(skip_bids_validation=False)
+        assert plan.series
+        (note,) = plan.notes
+        assert 'is not valid BIDS: 1 error' in note
+        assert 'part-phase_MEGRE' in note
+        assert 'run all the same, as the unit of phase is found from its values' in note
+    (data / 'README').write_text('')
+    (data / 'participants.tsv').write_text('participant_id\tage\nsub-01\t95\nsub-09\t50\n')
+    (data / 'sub-01' / 'sub-01_scans.tsv').write_text('filename\tacq_time\nanat/gone.nii.gz\tn/a\n')
+    (data / 'sub-01' / 'eeg').mkdir()
+    (data / 'sub-01' / 'eeg' / 'notes.txt').write_text('x')
+    write_json(data / 'dataset_description.json', {'Name': 'Skeleton'})
+    assert len(find(skip_bids_validation=False).notes) == 5
+
+
+@pytest.mark.parametrize(
+    'break_it',
+    [
+        lambda anat: (anat / 'sub-01_echo-4_part-mag.nii.gz').write_bytes(b'1'),  # an echo without suffix
+        lambda anat: (anat / 'sub-01_T2w.json').write_text('{'),
+        lambda anat: (anat.parent.parent / 'participants.tsv').write_text('id;age\nsub-01;50\n'),
+        lambda anat: write_json(anat / 'sub-01_echo-9_part-mag_MEGRE.json', {'EchoTime': 0.04}),
+    ],
+)
+def test_validator_stops_for_what_may(data, find, break_it):
+    pytest.importorskip('bids_validator_deno')
+    write_series(data)
+    break_it(data / 'sub-01' / 'anat')
+    with pytest.raises(UserError, match='is not valid BIDS'):
+        find(skip_bids_validation=False)
+
+
 def test_validator_is_optional(data, find, monkeypatch):
     write_series(data)
-    monkeypatch.setattr(dataset_module.shutil, 'which', lambda *_, **__: None)
+    monkeypatch.setattr(validator.shutil, 'which', lambda *_, **__: None)
     assert 'is not installed' in find(skip_bids_validation=False).notes[0]
 
 

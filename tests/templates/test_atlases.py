@@ -8,7 +8,7 @@ import pytest
 
 from bids_qsm.errors import UserError
 from bids_qsm.templates import atlases
-from bids_qsm.templates.atlases import get_atlas
+from bids_qsm.templates.atlases import BY_NAME, get_atlas, space_needed
 from bids_qsm.templates.spaces import get_template
 from tests.templates.images import write
 
@@ -89,6 +89,19 @@ def test_cit168_neither_cached_nor_to_be_had(homes):
     with pytest.raises(UserError, match=r'CIT168 .* NILEARN_DATA') as caught:
         get_atlas('CIT168', homes / 'cache')
     assert '\n' not in str(caught.value)
+
+
+def test_the_space_that_an_atlas_asks_for_is_known_without_it(homes, tmp_path):
+    """The caches are empty; what is said of an atlas is what holds once it is there."""
+    cache = homes / 'cache'
+    assert {name: space_needed(name, cache) for name in BY_NAME} == {
+        'nuclei': '',
+        'CIT168': 'MNI152NLin2009cAsym',
+    }
+    assert space_needed(atlas_file(tmp_path), cache) == 'MNI152NLin6Asym'
+    fill_pauli(homes / 'NILEARN_DATA')
+    for name in BY_NAME:
+        assert get_atlas(name, cache).needed == space_needed(name, cache)
 
 
 def test_atlas_by_path(tmp_path):
