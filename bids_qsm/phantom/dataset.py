@@ -168,7 +168,7 @@ def write_dataset(
 
 def _side_by_side(work: Callable, parts: Sequence, nprocs: int) -> list:
     """What ``work`` returns of each part, each in one of ``nprocs`` processes that share the threads."""
-    threads = max(numba.get_num_threads() // nprocs, 1)
+    threads = numba.get_num_threads()
     with ProcessPool(nprocs, 0, _begin_worker, (threads,), get_context('spawn')) as pool:
         try:
             return [one.result() for one in [pool.schedule(work, args=[part]) for part in parts]]
@@ -206,8 +206,8 @@ def demo(path: str | Path, *, seed: int = 0, nprocs: int = 1):
         Lesion((0, -27, 1), 2.5, -0.4, kind='calcification'),
     )
     visits = [
-        Visit('01', '1', 2 + 10 * seed, philips, 1.2, {'GP': 1.9, 'SN': 1.6}, lesions, size=0.92),
-        Visit('02', '1', 1 + 10 * seed, siemens, 1.2, size=0.92),
+        Visit('01', '1', 2 + 10 * seed, philips, 1.5, {'GP': 1.9, 'SN': 1.6}, lesions, size=0.92),
+        Visit('02', '1', 1 + 10 * seed, siemens, 1.5, size=0.92),
         Visit('02', '2', 1 + 10 * seed, siemens, None, {'GP': 1.06, 'SN': 1.10, 'Putamen': 1.15}, size=0.92),
     ]
     people = {

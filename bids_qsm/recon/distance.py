@@ -32,10 +32,10 @@ def depth(mask: Array, voxel_size: Sequence[float], limit: float):
     steps = tuple(np.float32(v) for v in voxel_size)
     _along_lines(np.ascontiguousarray(mask), square, steps[2], np.float32(limit))
     _across(square, square.copy(), steps[1])
-    # the same pass along the first axis, by a view with axes swapped
-    swapped = square.swapaxes(0, 1)
-    _across(swapped, swapped.copy(order='K'), steps[0])
-    return np.sqrt(square, out=square)
+    # the same pass along the first axis, in the same memory layout, for which the kernel is compiled
+    swapped = np.ascontiguousarray(square.swapaxes(0, 1))
+    _across(swapped, swapped.copy(), steps[0])
+    return np.sqrt(swapped.swapaxes(0, 1), out=square)
 
 
 @numba.njit(cache=True, parallel=True)
