@@ -13,7 +13,7 @@ def plain(text: object) -> str:
 
 
 def size_text(sides: Iterable[float]) -> str:
-    """Shape or voxel size as a text: whole numbers in full, others with four digits.
+    """Shape or voxel size as a text: integers in full, other numbers with four digits.
 
     >>> size_text((1024, 9, 7)), size_text((0.9375, 0.85938, 2.0))
     ('1024 x 9 x 7', '0.9375 x 0.8594 x 2')

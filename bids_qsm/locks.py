@@ -35,11 +35,7 @@ def locked(paths: Iterable[Path], subjects: Iterable[str]) -> Iterator[None]:
                         'end.'
                     ) from None
                 if lacking:
-                    print(
-                        f'bids_qsm: the filesystem of {path.parent} has no locks, so nothing keeps two runs '
-                        'of the same participants apart; start only one at a time.',
-                        file=sys.stderr,
-                    )
+                    _warn(path, lacking, 'runs of the same participants')
                     break
         yield
 
@@ -60,6 +56,11 @@ def alone_at(*paths: Path) -> Iterator[None]:
             try:
                 lock.parent.mkdir(parents=True, exist_ok=True)
                 stream = stack.enter_context(lock.open('ab'))
+            except OSError as error:
+                raise UserError(
+                    f'{lock} cannot be written ({error.strerror}); choose another place.'
+                ) from None
+            try:
                 lacking = _take(fcntl.flock, stream)
             except BlockingIOError:
                 raise UserError(
@@ -67,14 +68,19 @@ def alone_at(*paths: Path) -> Iterator[None]:
                 ) from None
             except OSError as error:
                 raise UserError(
-                    f'{lock} cannot be written ({error.strerror}); choose another place.'
+                    f'{lock} cannot be locked ({error.strerror}); choose another place.'
                 ) from None
             if lacking:
-                print(
-                    f'bids_qsm: {plain(lock.parent)} has no locks ({lacking}), so nothing keeps two '
-                    'imports apart; start only one at a time.'
-                )
+                _warn(lock, lacking, 'imports')
         yield
+
+
+def _warn(path: Path, lacking: str, what: str):
+    print(
+        f'bids_qsm: the filesystem of {plain(path.parent)} has no locks ({lacking}), so nothing keeps two '
+        f'{what} apart; start only one at a time.',
+        file=sys.stderr,
+    )
 
 
 def _take(lock: Callable[..., None], stream: object, *place: int) -> str:
@@ -84,9 +90,9 @@ def _take(lock: Callable[..., None], stream: object, *place: int) -> str:
     """
     try:
         lock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB, *place)
-    except PermissionError as error:  # POSIX allows it for a lock that is held
-        raise BlockingIOError(error.errno, error.strerror) from None
     except OSError as error:
+        if lock is fcntl.lockf and error.errno == errno.EACCES:  # POSIX allows it for a lock that is held
+            raise BlockingIOError(error.errno, error.strerror) from None
         if error.errno not in _HAS_NONE:
             raise
         return error.strerror or 'without a reason'

@@ -59,7 +59,7 @@ def test_filesystem_without_locks(tmp_path, monkeypatch, capsys):
     with locked([tmp_path / 'lock'], ['01', '02']):
         assert capsys.readouterr().err.count('has no locks') == 1
     with alone_at(tmp_path / 'table.tsv'):
-        assert 'has no locks (No locks available), so nothing keeps two imports' in capsys.readouterr().out
+        assert 'has no locks (No locks available), so nothing keeps two imports' in capsys.readouterr().err
 
 
 def test_one_import_a_table(tmp_path):
@@ -82,7 +82,36 @@ def test_a_disk_that_fails_is_not_one_without_locks(tmp_path, monkeypatch):
 
     monkeypatch.setattr(fcntl, 'lockf', fail)
     monkeypatch.setattr(fcntl, 'flock', fail)
-    with pytest.raises(UserError, match=r'table.tsv.lock cannot be written \(Input/output error\)'):
+    with pytest.raises(UserError, match=r'table.tsv.lock cannot be locked \(Input/output error\)'):
         alone_at(tmp_path / 'table.tsv').__enter__()
     with pytest.raises(OSError, match='Input/output'):
         locked([tmp_path / 'lock'], ['01']).__enter__()
+
+
+@pytest.mark.parametrize('code', [errno.EPERM, errno.EACCES, errno.ESTALE])
+def test_a_lock_that_is_refused_is_not_one_that_another_import_holds(code, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(code, 'refused')
+
+    monkeypatch.setattr(fcntl, 'flock', refuse)
+    with pytest.raises(UserError, match=r'table.tsv.lock cannot be locked \(refused\); choose another place'):
+        alone_at(tmp_path / 'table.tsv').__enter__()
+
+
+@pytest.mark.parametrize(
+    ('code', 'error', 'words'),
+    [(errno.EACCES, UserError, 'is being run by another process'), (errno.EPERM, PermissionError, 'refused')],
+)
+def test_of_posix_one_error_means_that_a_lock_is_held(code, error, words, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(code, 'refused')
+
+    monkeypatch.setattr(fcntl, 'lockf', refuse)
+    with pytest.raises(error, match=words):
+        locked([tmp_path / 'lock'], ['01']).__enter__()
+
+
+def test_a_lock_that_cannot_be_written_is_said_so(tmp_path):
+    (tmp_path / '.table.tsv.lock').mkdir()
+    with pytest.raises(UserError, match=r'table.tsv.lock cannot be written \(Is a directory\)'):
+        alone_at(tmp_path / 'table.tsv').__enter__()

@@ -61,8 +61,11 @@ def convert(group: Group, echo_time: float, program: str) -> Converted:
     Raises
     ------
     CannotConvert
-        Where dcm2niix does not make one image of the size, place, echo time and part that the headers tell.
+        Where files of one identity differ, or dcm2niix does not make one image of the size, place, echo time
+        and part that the headers tell.
     """
+    if group.clash:
+        raise CannotConvert(f'{group.label}: {group.clash}')
     frames = group.echoes[echo_time]
     with tempfile.TemporaryDirectory(prefix='bids_qsm-') as folder:
         source, target = Path(folder, 'in'), Path(folder, 'out')

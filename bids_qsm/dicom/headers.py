@@ -7,6 +7,7 @@ import itertools
 import math
 import os
 import re
+import struct
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,15 +49,24 @@ KEPT = (
     *('ScanningSequence', 'SequenceVariant', 'EchoPulseSequence', 'EchoPlanarPulseSequence'),
     *('InversionRecovery', 'InversionTime', 'InversionTimes', 'MRAcquisitionType', 'RepetitionTime'),
     *('FlipAngle', 'EchoTime', 'EffectiveEchoTime', 'DiffusionBValue', 'DiffusionDirectionality'),
+    *('SamplesPerPixel', 'PixelRepresentation', 'RescaleSlope', 'RescaleIntercept'),
     *('AcquisitionTime', 'AcquisitionDateTime', 'FrameAcquisitionDateTime', 'VolumetricProperties'),
 )
 """Elements that are read."""
+SHOWN: Mapping[str, float | None] = {
+    **{'Rows': None, 'Columns': None, 'NumberOfFrames': 1, 'SamplesPerPixel': 1, 'PixelRepresentation': 0},
+    **{'RescaleSlope': 1, 'RescaleIntercept': 0, 'PhilipsScaleSlope': None},
+    **{'PixelSpacing': None, 'ImageOrientationPatient': None},
+}
+"""Elements in which copies of an image agree, and their values where they lack."""
 CORRECTED = ('DIS2D', 'DIS3D', 'DIS2DFM', 'GDC')
 """Words of ImageType for images whose geometry was corrected; the last is that of Canon."""
 MOSAICS = ('MOSAIC', 'VFRAME')
 """Words of ImageType for files that hold all slices side by side, of Siemens and UIH."""
 MOST_PROBLEMS = 30
 """Problems that are printed."""
+OTHER_PIXELS = 'other pixels'
+REPETITIONS = 'repetitions that the headers do not tell apart'
 NEAR = 0.02
 """Places that differ by less (mm) are the same."""
 
@@ -91,6 +101,8 @@ class Group:
     frames_in_file: dict[Path, int] = field(default_factory=dict)
     repeated: int = 0
     """Files whose SOP Instance UID other images have too."""
+    clashes: list[tuple[Path, Path, str]] = field(default_factory=list)
+    """Files of one identity that differ: the second, the first, and in what."""
 
     def text(self, *keywords: str) -> str:
         """Values of the elements, as one text."""
@@ -198,6 +210,25 @@ class Group:
         return (int(self.facts['Columns']), int(self.facts['Rows']), len(self.places))
 
     @property
+    def n_clashes(self) -> int:
+        """Files that others of the same identity contradict."""
+        return len({first for _, first, _ in self.clashes})
+
+    @property
+    def has_repetitions(self) -> bool:
+        """Whether most images are there several times with other pixels."""
+        is_most = 1 < self.n_clashes > len(self.frames_in_file) / 2
+        return is_most and all(why == OTHER_PIXELS for *_, why in self.clashes)
+
+    @property
+    def clash(self) -> str:
+        """What is wrong with files of one identity, and what to do; '' where nothing is."""
+        if self.has_repetitions:
+            return f'it holds {REPETITIONS}; keep one of them'
+        n, m = self.n_clashes, len(self.frames_in_file)
+        return f'files of one identity differ ({n} of {m}); keep only the right ones' if n else ''
+
+    @property
     def is_mosaic(self) -> bool:
         return any(word in MOSAICS for word in self.words)
 
@@ -212,6 +243,8 @@ class Found:
 
     groups: tuple[Group, ...]
     problems: tuple[str, ...]
+    n_unused: int
+    """Files that problems are about."""
     n_files: int
     n_others: int
     """Files that are no DICOM, or no images."""
@@ -256,11 +289,9 @@ def read_folder(folder: Path) -> Found:
             places = tuple((frame.position, frame.time, part, echo) for frame, part, echo, *_ in frames)
             image = str(one.get('SOPInstanceUID') or path), str(one.get('InstanceNumber')), owner, places
             if image in seen:  # a copy
-                if not _has_same_pixels(path, seen[image]):
-                    problems.append(
-                        f'{path}: it has the identity of {seen[image]} but other pixels, so it is not used; '
-                        'remove the file that is wrong.'
-                    )
+                why = _difference(path, seen[image])
+                for part in dict.fromkeys(part for _, part, *_ in frames) if why else ():
+                    groups[owner, part].clashes.append((path, seen[image], why))
                 continue
             seen[image] = path
             uids[image[0]].append({(owner, part) for _, part, *_ in frames})
@@ -275,7 +306,25 @@ def read_folder(folder: Path) -> Found:
         for key in itertools.chain(*keys) if len(keys) > 1 else ():
             groups[key].repeated += 1
     ordered = sorted(groups.values(), key=lambda one: (one.person, one.order, one.series_uid))
-    return Found(tuple(ordered), tuple(problems), n_files, n_others)
+    clashing = {path for group in ordered for *pair, _ in group.clashes for path in pair}
+    n_unused = len(problems) + len(clashing)
+    problems += dict.fromkeys(itertools.chain(*map(_clashes, ordered)))
+    return Found(tuple(ordered), tuple(problems), n_unused, n_files, n_others)
+
+
+def _clashes(group: Group) -> list[str]:
+    """Sentences on files of one identity that differ."""
+    said = [
+        f'{path}: it has the identity of {first} but {why}, and nothing tells which is right; keep only one.'
+        for path, first, why in group.clashes
+    ]
+    if not group.has_repetitions:
+        return said
+    path, first, why = group.clashes[0]
+    return [
+        f'{path}: it has the identity of {first} but {why}, as {len(said) - 1} more files of {group.label} '
+        f'have those of others: {REPETITIONS}; keep one of them, or export them with their own UIDs.'
+    ]
 
 
 class _Unusable(Exception):
@@ -306,26 +355,59 @@ def _read_file(path: Path) -> tuple[Any, list[tuple]]:
         raise _Unusable(f'its header is damaged ({plain(error)[:80]}); copy it again.') from None
 
 
-def _has_same_pixels(path: Path, other: Path) -> bool:
-    """Whether two images are one; also where they are stored otherwise, as one that was compressed."""
+def _difference(path: Path, other: Path) -> str:
+    """In what two files of one identity differ; '' where they show the same, also if stored otherwise."""
     import pydicom
+    from pydicom.errors import InvalidDicomError
 
-    kinds = ['PixelData', 'FloatPixelData', 'DoubleFloatPixelData']
-    sizes = ['Rows', 'Columns', 'NumberOfFrames', 'SamplesPerPixel', 'BitsAllocated']
     try:
         if filecmp.cmp(path, other, shallow=False):
-            return True
-        one, two = (pydicom.dcmread(file, specific_tags=kinds + sizes) for file in (path, other))
-        if one.file_meta.TransferSyntaxUID != two.file_meta.TransferSyntaxUID:
-            return True
-        if any(one.get(key) != two.get(key) for key in sizes):
-            return False
-        # what follows the pixels is padding
-        length = math.prod(int(one.get(key) or 1) for key in sizes[:-1]) * int(one.BitsAllocated) // 8
-        end = None if one.file_meta.TransferSyntaxUID.is_compressed else length
-        return all((one.get(key) or b'')[:end] == (two.get(key) or b'')[:end] for key in kinds)
-    except Exception:  # pydicom raises many kinds for damaged files
-        return False
+            return ''
+        one, two = (pydicom.dcmread(file) for file in (path, other))
+        if 'Rows' not in one or 'Rows' not in two:  # pydicom returns nothing where packed pixels end early
+            return 'was not compared with it (one of them is damaged)'
+        for facts, others in zip(_frames(one), _frames(two), strict=True):
+            for key, default in SHOWN.items():
+                if _values(facts[1].get(key), default) != _values(others[1].get(key), default):
+                    return f'another {key}'
+        is_same = _stored(one) == _stored(two) or np.array_equal(_pixels(one), _pixels(two))
+        return '' if is_same else OTHER_PIXELS
+    # of pydicom, for what it cannot decode: no decoder is there, elements lack, or values are damaged
+    except (
+        *(OSError, EOFError, InvalidDicomError, RuntimeError, AttributeError, ValueError),
+        struct.error,
+    ) as error:
+        reason = str(getattr(error, 'strerror', None) or error).partition('\n')[0].rstrip(':')
+        return f'was not compared with it ({plain(reason)[:150]})'
+
+
+def _stored(one: 'Dataset') -> tuple:
+    """Pixels as they are in the file, and how they are stored there."""
+    keys = ('PixelData', 'FloatPixelData', 'DoubleFloatPixelData', 'BitsAllocated')
+    return one.file_meta.get('TransferSyntaxUID'), one.original_encoding, *(one.get(key) for key in keys)
+
+
+def _values(value: Any, default: float | None) -> tuple[float, ...] | None:
+    """An element of SHOWN as numbers, which texts of DICOM spell in several ways."""
+    if value is None or value == '':
+        return None if default is None else (default,)
+    return tuple(map(float, value if isinstance(value, Sequence) and not isinstance(value, str) else [value]))
+
+
+def _pixels(one: 'Dataset') -> np.ndarray:
+    """Decoded; what the header lacks is what it is taken for elsewhere."""
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    if 'TransferSyntaxUID' not in one.file_meta:
+        is_implicit, is_little = one.original_encoding
+        explicit = ExplicitVRLittleEndian if is_little else ExplicitVRBigEndian
+        one.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if is_implicit else explicit
+    usual = {'SamplesPerPixel': 1, 'BitsAllocated': 16, 'PixelRepresentation': 0, 'NumberOfFrames': 1}
+    for key, value in usual.items():
+        setattr(one, key, one.get(key) or value)
+    one.PhotometricInterpretation = one.get('PhotometricInterpretation') or 'MONOCHROME2'
+    one.BitsStored = one.get('BitsStored') or one.BitsAllocated
+    return one.pixel_array
 
 
 def _read(path: Path) -> 'Dataset | None':
@@ -406,12 +488,13 @@ def _flat(groups: 'Dataset') -> dict[str, Any]:
 
 
 def _private(one: 'Dataset') -> dict[str, Any]:
-    """Private elements that tell parts, under names of our own."""
+    """Private elements that tell parts, weighting and scale, under names of our own."""
     found = {}
     for name, group, creator, element in (
         ('GEPart', 0x0043, 'GEMS_PARM_01', 0x2F),
         ('SiemensImageType', 0x0021, 'SIEMENS MR SDI 02', 0x75),
         ('SiemensBValue', 0x0019, 'SIEMENS MR HEADER', 0x0C),
+        ('PhilipsScaleSlope', 0x2005, 'Philips MR Imaging DD 001', 0x0E),
     ):
         with contextlib.suppress(KeyError, AttributeError):
             found[name] = one.private_block(group, creator)[element].value

@@ -214,7 +214,7 @@ def describe(rows: Sequence[Row], found: Found) -> str:
     lines = [
         f'{found.n_files} DICOM images'
         + (f', {found.n_others} other files' if found.n_others else '')
-        + (f', {len(found.problems)} that cannot be used' if found.problems else '')
+        + (f', {found.n_unused} that cannot be used' if found.n_unused else '')
     ]
     by_session = defaultdict(list)
     for row in rows:

@@ -1,7 +1,7 @@
 """Which DICOM series a map was computed from: beyond doubt, or an error."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -40,7 +40,7 @@ class Volume:
 
     @cached_property
     def values(self) -> np.ndarray:
-        """(x, y, z); susceptibility in ppm."""
+        """(x, y, z); susceptibility in ppm. UserError where the file is damaged."""
         try:
             return np.asarray(nib.load(self.path).dataobj, np.float32)
         except Exception as error:  # nibabel and zlib raise many kinds for damaged files
@@ -96,7 +96,20 @@ class Volume:
 
 
 def find_maps(output_dir: Path, participants: Sequence[str]) -> list[Path]:
-    """Susceptibility maps and SWI of series, on their own grid."""
+    """Susceptibility maps and SWI of series, on their own grid.
+
+    Parameters
+    ----------
+    output_dir : Path
+        Output of the participant level.
+    participants : sequence of str
+        Labels; all where there is none.
+
+    Raises
+    ------
+    UserError
+        Where there is no map, or none of one of the participants.
+    """
     suffixes = {PRODUCTS[port].suffix for port in ('chi', 'swi')}
     paths = sorted(output_dir.glob('sub-*/**/anat/*.nii.gz'))
     paths = [
@@ -110,7 +123,17 @@ def find_maps(output_dir: Path, participants: Sequence[str]) -> list[Path]:
     return [path for path in paths if not participants or entities_of(path)['sub'] in participants]
 
 
-def require_one(maps: Sequence[Path], persons: set, has_table: bool):
+def require_one(maps: Sequence[Path], persons: Collection[str], has_table: bool) -> None:
+    """Raise UserError where images alone do not tell whose maps these are.
+
+    Parameters
+    ----------
+    maps : sequence of Path
+    persons : collection of str
+        Codes of the people in the DICOM folder, each once.
+    has_table : bool
+        Whether a table was given, which then has no rows.
+    """
     subjects = {entities_of(path)['sub'] for path in maps}
     if len(persons) > 1 or len(subjects) > 1 or has_table:
         raise UserError(
@@ -121,7 +144,23 @@ def require_one(maps: Sequence[Path], persons: set, has_table: bool):
 
 
 def match(path: Path, groups: Sequence[Group], rows: Sequence[Row]) -> Volume:
-    """A map with the series that it comes from."""
+    """A map with the series that it comes from.
+
+    Parameters
+    ----------
+    path : Path
+        Susceptibility map or SWI.
+    groups : sequence of Group
+        What the DICOM folder holds.
+    rows : sequence of Row
+        Rows of the table of the import; none where there is no table.
+
+    Raises
+    ------
+    UserError
+        Where the map cannot be read, lies where no series does, may come from several, or has a name that no
+        whole series of the table has.
+    """
     import pydicom
 
     kind = next(port for port in ('chi', 'swi') if PRODUCTS[port].suffix == suffix_of(path))

@@ -147,6 +147,8 @@ def _defect(group: Group, kind: Kind) -> str:
             'its header does not tell for sure whether it is magnitude or phase; write part-mag_MEGRE or '
             'part-phase_MEGRE'
         )
+    if group.clash:
+        return group.clash
     if group.is_mosaic:
         return '' if kind.suffix == 'bold' else 'it holds mosaics'
     if len(group.places) < 2:

@@ -96,28 +96,6 @@ def test_copies_of_a_file_count_once(tmp_path):
     assert (found.groups[0].volumes, found.groups[0].repeated, found.problems) == (1, 0, ())
 
 
-def test_only_what_shows_the_same_is_a_copy(tmp_path):
-    first, second, *_ = write_classic(tmp_path, Scan('Siemens', 1, echo_times=(5,), parts=('mag',)))
-    one = pydicom.dcmread(first)
-    one.PatientComments = 'an archive wrote this'
-    one.PixelData += bytes(8)
-    one.save_as(first.with_name(f'same-{first.name}'))
-    one = pydicom.dcmread(second)
-    one.compress(pydicom.uid.RLELossless, generate_instance_uid=False)
-    one.save_as(second.with_name(f'packed-{second.name}'))
-    assert not read_folder(tmp_path).problems
-    one = pydicom.dcmread(first)
-    one.PixelData = one.PixelData[::-1]
-    other = first.with_name(f'other-{first.name}')
-    one.save_as(other)
-    found = read_folder(tmp_path)
-    assert found.groups[0].volumes == 1
-    assert found.problems == (
-        f'{other}: it has the identity of {first} but other pixels, so it is not used; '
-        'remove the file that is wrong.',
-    )
-
-
 def test_files_without_an_identity_are_no_copies(tmp_path):
     for path in write_classic(tmp_path, Scan('Siemens', 1, echo_times=(5,), parts=('mag',))):
         one = pydicom.dcmread(path)

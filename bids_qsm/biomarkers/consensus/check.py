@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from bids_qsm.entities import value_of
+from bids_qsm.errors import size_text
 
 STATES = ('fail', 'warn', 'unknown', 'pass')
 """What a check may say, that which matters most first."""
@@ -83,16 +84,14 @@ class Check:
 
 
 def text_of(value: object) -> str:
-    """A value as a cell: numbers with four digits, 'n/a' for nothing.
+    """A value, or several numbers, as a cell: see `size_text`; 'n/a' for nothing.
 
     >>> text_of(0.123456), text_of((1.0, 2)), text_of(''), text_of('3D')
     ('0.1235', '1 x 2', 'n/a', '3D')
     """
     if isinstance(value, tuple | list):
-        return ' x '.join(map(text_of, value)) or 'n/a'
-    if isinstance(value, float):
-        return f'{value:.4g}'
-    return str(value) or 'n/a'
+        return size_text(value) or 'n/a'
+    return size_text([value]) if isinstance(value, float) else str(value) or 'n/a'
 
 
 def at_most(value: float | None, passes: float, warns: float) -> State:
