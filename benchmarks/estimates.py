@@ -7,6 +7,7 @@ of the processor, so that other work on the machine counts little.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,10 @@ def compare(out: Path) -> list[dict]:
     configs = sorted(out.glob('logs/*/config.toml'))
     settings = read_toml(configs[-1].read_text(), source=configs[-1])
     options = Options.from_settings({**settings, 'skip_bids_validation': True})
-    log, rows, seen = merge(read_runs(out / 'logs')), [], set()
+    damage: list[str] = []
+    log, rows, seen = merge(read_runs(out / 'logs', damage)), [], set()
+    for said in damage:
+        print(said, file=sys.stderr)
     for one in find_series(options).series:
         parts = [(one.name, log['series'].get(one.name, {}), estimates.of_stages(one, options))]
         if one.subject not in seen and one.has_regions:

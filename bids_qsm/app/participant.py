@@ -208,9 +208,10 @@ def _begin_log(options: Options, plan: Plan, started: datetime):
     name = f'{started:%Y%m%dT%H%M%SZ}-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}'
     logs = options.output_dir / 'logs' / name
     logs.mkdir(parents=True)
-    atomic_write(logs / 'config.toml', lambda p: p.write_text(options.to_toml()))
     part = {'sessions': list(options.session_label), 'participants': list(options.participant_label)}
     log = RunLog(logs, task=options.array_task, **{key: labels or None for key, labels in part.items()})
+    # after the first event: a folder with a configuration and no events is that of a lost log
+    atomic_write(logs / 'config.toml', lambda p: p.write_text(options.to_toml()))
     titles = [one.name for one in plan.series]
     log.event('plan', series=titles, mem_gb=round(options.mem_gb, 3), nprocs=options.nprocs)
     return log

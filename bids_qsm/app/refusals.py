@@ -28,11 +28,11 @@ BESIDE_GB = 0.9
 """Memory of the worker that finds templates and atlas meanwhile, as measured."""
 
 
-def condition_step(one: Series, options: Options, folder: Path) -> ConditionPhase:
+def condition_step(one: Series, options: Options, folder: Path | None = None) -> ConditionPhase:
     """The step of the graph of a series with phase that refuses images that give no right map.
 
-    The frames of a run are averaged first, as in the graph, into ``folder``; UserError where this refuses
-    them.
+    The frames of a run are averaged first, as in the graph, into ``folder``, which no others need; UserError
+    where this refuses them.
     """
     name = node_name(f'{series_label(one)}_phase')
     workflow = init_series_phase_wf(series=one, options=options, omp_nthreads=1, name=name)
@@ -56,7 +56,7 @@ def without_refused(options: Options, plan: Plan) -> Plan:
     for one in plan.series[:TRIED]:
         if not _is_to_try(one, options):
             return plan
-        step = condition_step(one, options, options.work_dir)  # a run of frames is not tried
+        step = condition_step(one, options)  # a run of frames is not tried
         try:
             step.compute(Data(step.inputs))
         except UserError as error:

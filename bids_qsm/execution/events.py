@@ -53,11 +53,14 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     'start': ('step',),
     'end': ('step',),
     'failed': ('step',),
+    'close': ('status',),
 }
 """Fields without which an event says nothing, beside the time."""
 OF_WORK = frozenset(kind for kind, fields in FIELDS.items() if 'subject' in fields)
 """Events of a series, or of a participant's anatomy."""
-KEPT = frozenset(('id', 'started', 'seen', 'ended', 'state', 'steps', 'running', 'failures', 'subjects'))
+KEPT = frozenset(
+    ('id', 'is_partial', 'started', 'seen', 'ended', 'state', 'steps', 'running', 'failures', 'subjects')
+)
 """What is known of a run or a series from several events; no event says it itself."""
 
 _DECODE = json.JSONDecoder().raw_decode

@@ -27,6 +27,8 @@ BEAT = 60.0
 SILENCE = 5 * BEAT
 """A run on another machine that is silent for so long (s) counts as stopped."""
 EVENTS, LINES, SUMMARY, CONFIG = 'events.jsonl', 'log.txt', 'run.json', 'config.toml'
+LOST = ', so nothing is known of that run.'
+"""How a sentence on a log ends that says nothing of its run."""
 
 
 class RunLog:
@@ -109,8 +111,12 @@ class RunLog:
 
 
 def _complain(path: Path, error: Exception):
+    _say(f'{path} cannot be written ({error}).')
+
+
+def _say(text: str):
     with suppress(OSError):  # stderr may be a file on the full disk
-        print(f'bids_qsm: {path} cannot be written ({error}).', file=sys.stderr)
+        print(f'bids_qsm: {text}', file=sys.stderr)
 
 
 def printable(text: str) -> str:
@@ -137,12 +143,11 @@ def used_memory_gb() -> float | None:
     return round((own + shared) * page / 1e9, 3)
 
 
-def read_runs(logs: Path, *, with_steps: bool = True, damage: list[str] | None = None) -> list[dict]:
+def read_runs(logs: Path, damage: list[str], *, with_steps: bool = True) -> list[dict]:
     """All runs that have a folder in ``logs``, the oldest first, as :func:`read_run` reads them.
 
     Those whose log cannot be read are left out; ``damage`` gets a sentence on each damaged log.
     """
-    damage = [] if damage is None else damage
     found = [read_run(folder, with_steps=with_steps, damage=damage) for folder in run_folders(logs, damage)]
     return sorted((run for run in found if run), key=lambda run: (run['started'], run['id']))
 
@@ -162,7 +167,7 @@ def run_folders(logs: Path, damage: list[str]) -> list[Path]:
         if os.path.lexists(folder / EVENTS):
             found.append(folder)
         elif (folder / CONFIG).exists():
-            damage.append(f'{folder} has no {EVENTS}, so nothing is known of that run.')
+            damage.append(f'{folder} has no {EVENTS}{LOST}')
     return found
 
 
@@ -171,7 +176,8 @@ def read_run(folder: Path, *, with_steps: bool = True, damage: list[str] | None 
 
     ``state`` of the run is running, stopped (killed; ``reason`` says how that is known), done or failed; that
     of one of its ``series`` or ``subjects`` (their anatomy) may be waiting as well. ``steps`` have seconds,
-    cpu_seconds and peak_gb where these were measured. Times are seconds since 1970.
+    cpu_seconds and peak_gb where these were measured. Times are seconds since 1970. ``is_partial`` is there,
+    and True, where the line on the run as a whole is damaged: what the run is restricted to is not known.
 
     Lines that cannot be read are left out, and ``damage`` gets a sentence on them; without it, OSError where
     the file cannot be read.
@@ -189,6 +195,8 @@ def read_run(folder: Path, *, with_steps: bool = True, damage: list[str] | None 
                 n_damaged += not is_sound
                 if kind == 'run' or not run:
                     about = event if kind == 'run' else {}
+                    if kind != 'run' or not is_sound:
+                        about['is_partial'] = True
                     run = {'id': Path(folder).name, 'started': moment, **about, 'series': {}, 'subjects': {}}
                 run['seen'] = moment
                 if kind == 'end' and not with_steps:
@@ -197,13 +205,13 @@ def read_run(folder: Path, *, with_steps: bool = True, damage: list[str] | None 
     except OSError as error:
         if damage is None:
             raise
-        damage.append(f'{path} cannot be read ({error.strerror}), so nothing is known of that run.')
+        damage.append(f'{path} cannot be read ({error.strerror}){LOST}')
         return {}
-    if damage is not None and n_damaged:
+    if damage is not None and not run:
+        damage.append(f'{path} {"has no line that can be read" if line else "is empty"}{LOST}')
+    elif damage is not None and n_damaged:
         lines = '1 line of it is' if n_damaged == 1 else f'{n_damaged} lines of it are'
         damage.append(f'{path} is damaged: {lines} not known.')
-    elif damage is not None and not line:
-        damage.append(f'{path} is empty, so nothing is known of that run.')
     if run:
         _judge(run, Path(folder))
     return run
@@ -329,8 +337,8 @@ def _judge_series(series: dict, anatomy: dict, is_over: bool):
 
 def _death(run: dict):
     """Why a run that has not written its end counts as stopped; None while it runs."""
-    if run.get('place') and run['place'] == _place():
-        if _born(run['pid']) == run.get('born'):
+    if 'born' in run and run.get('place') and run['place'] == _place():
+        if _born(run['pid']) == run['born']:
             return None
         return f'process {run["pid"]} is gone'
     if abs(time.time() - run['seen']) < SILENCE:
@@ -383,11 +391,13 @@ def merge(runs: list[dict]) -> dict:
 
     A series that the newest run has not begun keeps its state from earlier runs, unless it failed or was
     stopped and that run will repeat it. Refused input is dropped when a newer run of all sessions of the
-    subject does not name it. Steps are those of all runs.
+    subject does not name it; where the sessions of a run are not known, it may be one of some. Steps are
+    those of all runs.
     """
     series, subjects, refused = {}, {}, set()
     for run in runs:
-        seen = set() if run.get('sessions') else {name.partition('_')[0] for name in run['series']}
+        is_of_all = not (run.get('sessions') or run.get('is_partial'))
+        seen = {name.partition('_')[0] for name in run['series']} if is_of_all else set()
         for name in [one for one in refused if one not in run['series'] and one.partition('_')[0] in seen]:
             del series[name]
             refused.discard(name)
@@ -418,13 +428,16 @@ def _is_refused(series: dict):
 def write_merged(logs: Path):
     """Write the state of all series over all runs in ``logs`` to ``logs/run.json``, if there are runs.
 
-    A failure gives a warning only, as the results are complete without it.
+    A failure gives a warning only, as the results are complete without it, and so does each damaged log.
     """
+    damage: list[str] = []
     try:
-        if runs := read_runs(logs):
+        if runs := read_runs(logs, damage):
             _write(Path(logs) / SUMMARY, merge(runs))
     except Exception as error:
         _complain(Path(logs) / SUMMARY, error)
+    for said in damage:
+        _say(said)
 
 
 def _write(path: Path, content: dict):

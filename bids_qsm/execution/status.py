@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bids_qsm.errors import UserError
 from bids_qsm.execution.progress import duration
-from bids_qsm.execution.run_log import merge, printable, read_runs
+from bids_qsm.execution.run_log import LOST, merge, printable, read_runs
 
 STATES = {
     'failed': 'failed',
@@ -22,7 +22,8 @@ LISTED = 10
 def show_status(out: str | Path, *, as_json: bool = False, watch: bool = False) -> int:
     """Print the state of ``out``; with ``watch`` after showing it until all runs have ended, or until q.
 
-    Returns 1 where something failed, was stopped or left no log, else 0; UserError where nothing was run.
+    Returns 1 where something failed, was stopped or left no log, or where nothing is known of a run, as its
+    log is lost; else 0. UserError where nothing was run.
     """
     state = read_status(out)
     if watch:
@@ -31,17 +32,19 @@ def show_status(out: str | Path, *, as_json: bool = False, watch: bool = False) 
         state = show(out, state, lambda: read_status(out))
     print(json.dumps(state, indent=2, ensure_ascii=False) if as_json else describe(state))
     failed, stopped = state['counts']['failed'], state['counts']['stopped'] or _stopped_runs(state)
-    return int(bool(failed or stopped or state['missing_tasks']))
+    is_lost = any(said.endswith(LOST) for said in state['damage'])
+    return int(bool(failed or stopped or state['missing_tasks'] or is_lost))
 
 
 def read_status(out: str | Path) -> dict:
     """The state of ``out``: ``counts`` of series by state, ``series``, ``subjects``, ``runs``.
 
     ``missing_tasks`` are the tasks (I/N) of the last array job without a log; none if a run without tasks
-    has processed everything since. ``damage`` has a sentence on each damaged log.
+    has processed everything since; one whose log does not say whether it had tasks may not have.
+    ``damage`` has a sentence on each damaged log.
     """
     damage: list[str] = []
-    runs = read_runs(Path(out) / 'logs', with_steps=False, damage=damage)
+    runs = read_runs(Path(out) / 'logs', damage, with_steps=False)
     if not Path(out).is_dir():
         raise UserError(f'there is no folder {out}; name the output folder of a run.')
     if not runs and damage:
@@ -69,7 +72,8 @@ def _missing_tasks(runs: list[dict]):
         return []
     count = tasks[-1].partition('/')[2]
     first = next(i for i, run in enumerate(runs) if (run.get('task') or '').endswith(f'/{count}'))
-    if any(run['series'] and not run.keys() & {'task', 'sessions', 'participants'} for run in runs[first:]):
+    of_part = {'task', 'sessions', 'participants', 'is_partial'}
+    if any(run['series'] and not run.keys() & of_part for run in runs[first:]):
         return []
     return [task for task in (f'{i}/{count}' for i in range(1, int(count) + 1)) if task not in tasks]
 

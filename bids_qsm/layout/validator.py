@@ -5,7 +5,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 from bids_qsm.entities import entities_of, suffix_of
@@ -20,14 +21,16 @@ HARMLESS = {
     'values',
     r'SIDECAR_KEY_REQUIRED .*': 'what the maps need of a sidecar, such as EchoTime, is asked for by itself',
     r'JSON_KEY_REQUIRED (Name|BIDSVersion) /dataset_description\.json': 'it describes the dataset alone',
-    r'.* /(README|CHANGES|LICENSE|CITATION)\S*': 'it describes the dataset alone',
-    r'(PARTICIPANT_ID_MISMATCH|TSV_VALUE_INCORRECT_TYPE) .*/participants\.tsv': 'each value that is used is '
-    'checked where it is read',
-    r'.*_scans\.tsv': 'maps do not use it',
-    r'.* /sub-[^/]+/(ses-[^/]+/)?(beh|eeg|emg|ieeg|meg|micr|motion|mrs|nirs|pet)/.*': 'nothing is read from '
-    'that folder',
+    r'\S+( \S+)? /(README|CHANGES|LICENSE|CITATION)(\.\w+)?': 'it describes the dataset alone',
+    r'TSV_VALUE_INCORRECT_TYPE .*/participants\.tsv': 'each value that is used is checked where it is read',
+    r'PARTICIPANT_ID_MISMATCH .*/participants\.tsv': 'who is missing there has no age or group there',
+    r'\S+( \S+)? /(sub-[^/]+)(/(ses-[^/]+))?/\2(?(4)_\4)_scans\.tsv': 'maps do not use it, and the group '
+    'level leaves out times that it cannot read',
 }
 """Errors that cannot make results wrong, as patterns of code and place, and why."""
+
+UNUSED = r'/sub-[^/]+/(ses-[^/]+/)?(beh|eeg|emg|ieeg|meg|micr|motion|mrs|nirs|pet)/.*'
+"""Where errors of files that no series uses cannot make results wrong; the rest may be a series' own."""
 
 _FORGIVEN = ('ENTITY_NOT_IN_RULE', 'FILENAME_MISMATCH', 'SIDECAR_KEY_REQUIRED')
 """Errors of names and sidecars that do not matter in images of single coils, and in _MPM images."""
@@ -49,9 +52,7 @@ def validate(
         return (f'{TOOL} is not installed, so the dataset was checked only as far as it is used.',)
     names = {one.name for one in rejected}
     known = tuple(f'{name}{end}' for name in names for end in '_.')
-    used = {
-        path.name.partition('.')[0] for one in series for path in (*one.files, one.t1w, one.flair) if path
-    }
+    used = {path.name.partition('.')[0] for one in series for path in _paths(one)}
     errors, forgiven, harmless = [], set(), {}
     for issue in issues:
         location = issue.get('location', '')
@@ -65,10 +66,11 @@ def validate(
             forgiven.add(name.partition('.')[0])
             continue
         is_known = name.startswith(known) or f'sub-{owner}' in names
-        is_counted = not is_known or name.partition('.')[0] in used
+        is_used = name.partition('.')[0] in used
+        is_counted = not is_known or is_used
         if issue.get('severity') != 'error' or not is_counted or owner not in (None, *subjects):
             continue
-        if why := _why_harmless(issue):
+        if why := _why_harmless(issue, is_used=is_used):
             harmless.setdefault(why, []).append(issue)
         else:
             errors.append(issue)
@@ -108,8 +110,22 @@ def _run(bids_dir: Path) -> list[dict] | None:
         ) from None
 
 
-def _why_harmless(issue: dict) -> str:
+def _paths(part: object) -> Iterator[Path]:
+    """All files that a series, or a part of one, names: images, masks, tables, inputs of applications."""
+    if isinstance(part, Path):
+        yield part
+    elif isinstance(part, tuple):
+        for one in part:
+            yield from _paths(one)
+    elif is_dataclass(part):
+        for field in fields(part):
+            yield from _paths(getattr(part, field.name))
+
+
+def _why_harmless(issue: dict, *, is_used: bool) -> str:
     """Why an error does not refuse the dataset, '' where it does."""
+    if not is_used and re.fullmatch(UNUSED, issue.get('location', '')):
+        return 'no series uses it'
     told = f'{_what(issue)} {issue.get("location", "")}'
     return next((why for pattern, why in HARMLESS.items() if re.fullmatch(pattern, told)), '')
 

@@ -15,8 +15,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bids_qsm.app import cli
+from bids_qsm.app import cli, participant
+from bids_qsm.app.options import Options
 from bids_qsm.app.participant import _failures_of_others, _read_failures, _summarise, run_participant
+from bids_qsm.execution.run_log import read_runs
+from bids_qsm.layout import Plan
 from bids_qsm.phantom.dataset import tiny
 
 KILL_AFTER = 'anat_wf.bias done'
@@ -286,3 +289,20 @@ def test_group_without_a_run_is_one_sentence(tmp_path, data, capsys):
     assert cli.main(words(data, tmp_path / 'none', 'group')) == 2
     said = capsys.readouterr().err
     assert len(said.strip().splitlines()) == 1, said
+
+
+def test_run_that_begins_is_no_lost_log(tmp_path, monkeypatch):
+    """Whoever looks while it writes its configuration finds a run."""
+    write, found = participant.atomic_write, []
+
+    def look(path, writer):
+        found.append(([run['state'] for run in read_runs(tmp_path / 'logs', damage)], damage))
+        return write(path, writer)
+
+    damage = []
+    monkeypatch.setattr(participant, 'atomic_write', look)
+    options = Options(bids_dir=tmp_path / 'data', output_dir=tmp_path, level='participant')
+    log = participant._begin_log(options, Plan((), (), 'Skeleton'), participant.datetime.now(participant.UTC))
+    assert found == [(['running'], [])]
+    assert (log.folder / 'config.toml').is_file()
+    log.close(0)

@@ -156,7 +156,7 @@ def test_torn_lines_are_passed_over(folder):
 def test_log_without_a_beginning_is_no_run(folder):
     (folder / runlog.EVENTS).write_text('')
     assert read_run(folder) == {}
-    assert read_runs(folder.parent) == []
+    assert read_runs(folder.parent, []) == []
     runlog.write_merged(folder.parent)
     assert not (folder.parent / 'run.json').exists()
 
@@ -257,7 +257,7 @@ def test_newest_state_wins(folder):
     second.event('plan', series=['sub-1', 'sub-2', 'sub-3', 'sub-4'])
     second.event('end', series='sub-3', step='fit', seconds=7.0)
     second.event('start', series='sub-3', step='save')
-    merged = merge(read_runs(logs))
+    merged = merge(read_runs(logs, []))
     # the second run lives, and is to repeat what failed
     assert {name: (one['state'], one['run']) for name, one in merged['series'].items()} == {
         'sub-1': ('done', 'run'),
@@ -268,7 +268,7 @@ def test_newest_state_wins(folder):
     assert merged['series']['sub-2']['steps'] == {'fit': {'seconds': 2.0, 'peak_gb': 0.5}}
     assert merged['series']['sub-3']['steps'] == {'fit': {'seconds': 7.0}}
     second.close(1)
-    merged = merge(read_runs(logs))
+    merged = merge(read_runs(logs, []))
     assert [one['state'] for one in merged['series'].values()] == ['done', 'failed', 'stopped', 'waiting']
     runlog.write_merged(logs)
     assert json.loads((logs / 'run.json').read_text()) == merged
@@ -287,14 +287,70 @@ def test_refused_input_is_forgotten_once_it_is_mended(folder):
         first.event('failed', series=name, step='input', reason='odd names')
     second = begin('run2', sessions=['2'])
     second.event('plan', series=['sub-1_ses-2'])
-    assert {'sub-1', 'sub-3_ses-1'} < set(merge(read_runs(folder.parent))['series'])
+    assert {'sub-1', 'sub-3_ses-1'} < set(merge(read_runs(folder.parent, []))['series'])
     third = begin('run3')
     third.event('plan', series=['sub-1_ses-2', 'sub-1_ses-1'])
-    assert set(merge(read_runs(folder.parent))['series']) == {
+    assert set(merge(read_runs(folder.parent, []))['series']) == {
         *('sub-1_ses-1', 'sub-1_ses-2', 'sub-2', 'sub-3_ses-1')
     }
     for log in (first, second, third):
         log.close(0)
+
+
+@pytest.mark.parametrize('damage', ['field', 'line'])
+def test_run_of_unknown_sessions_forgets_no_refused_input(folder, damage):
+    log = RunLog(folder)
+    log.event('failed', series='sub-1_ses-1', step='input', reason='odd names')
+    log.close(1)
+    again = folder.with_name('run2')
+    again.mkdir()
+    log = RunLog(again, sessions=['2'])
+    log.event('plan', series=['sub-1_ses-2'])
+    log.close(0)
+    path = again / runlog.EVENTS
+    text = path.read_text()
+    path.write_text(text.replace('["2"]', '7') if damage == 'field' else text[20:])
+    _, run = read_runs(folder.parent, [])
+    assert run['is_partial']
+    assert 'sub-1_ses-1' in merge(read_runs(folder.parent, []))['series']
+
+
+def test_run_whose_damaged_end_has_no_status_is_not_done(folder):
+    log = RunLog(folder)
+    fill(log)
+    log.close(1)
+    assert read_run(folder)['state'] == 'stopped'
+    path = folder / runlog.EVENTS
+    path.write_text(path.read_text().replace('"status":1', '"status":"x"'))
+    end_events(folder)
+    assert read_run(folder)['state'] == 'stopped'
+
+
+def test_dead_run_whose_birth_is_damaged_stops_after_the_silence(folder):
+    RunLog(folder).event('plan', series=['sub-1'])
+    path = folder / runlog.EVENTS
+    events = [json.loads(line) for line in path.read_text().splitlines()]
+    events[0] |= {'pid': 4194305, 'born': None}
+    for back, state in ((0, 'running'), (2 * runlog.SILENCE, 'stopped')):
+        lines = (json.dumps({**event, 'time': event['time'] - back}) for event in events)
+        path.write_text(''.join(f'{line}\n' for line in lines))
+        assert read_run(folder)['state'] == state
+
+
+def test_logs_left_out_of_the_common_one_are_said(folder, capsys):
+    RunLog(folder).close(0)
+    lost, torn = folder.with_name('run2'), folder.with_name('run3')
+    for path, text in ((lost, ''), (torn, (folder / runlog.EVENTS).read_text() + '{\n')):
+        path.mkdir()
+        (path / runlog.EVENTS).write_text(text)
+    runlog.write_merged(folder.parent)
+    assert [one['id'] for one in json.loads((folder.parent / 'run.json').read_text())['runs']] == [
+        'run',
+        'run3',
+    ]
+    said = capsys.readouterr().err
+    assert f'bids_qsm: {lost}/events.jsonl is empty, so nothing is known of that run.\n' in said
+    assert f'bids_qsm: {torn}/events.jsonl is damaged: 1 line of it is not known.\n' in said
 
 
 def test_crash_file_of_any_content_gives_a_message(tmp_path):

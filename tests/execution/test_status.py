@@ -19,8 +19,8 @@ from rich.console import Console
 
 from bids_qsm.app import cli
 from bids_qsm.errors import UserError
-from bids_qsm.execution import watch
-from bids_qsm.execution.run_log import EVENTS, RunLog
+from bids_qsm.execution import run_log, watch
+from bids_qsm.execution.run_log import EVENTS, SILENCE, RunLog
 from bids_qsm.execution.status import describe, read_status, show_status
 
 
@@ -384,7 +384,7 @@ def test_group_level_merges_the_logs_of_tasks(begin, tmp_path):
 
 
 WHOLE = [
-    {'event': 'run', 'host': 'node', 'pid': 4194305, 'task': '1/2'},
+    {'event': 'run', 'task': '2/3', 'sessions': ['1'], 'participants': ['1']},
     {'event': 'plan', 'series': ['sub-1', 'sub-2', 'sub-3'], 'mem_gb': 4.0, 'nprocs': 2},
     {'event': 'add', 'subject': 'sub-1', 'n_steps': 1},
     {'event': 'add', 'series': 'sub-1', 'n_steps': 2},
@@ -396,6 +396,7 @@ WHOLE = [
     {'event': 'alive', 'memory_gb': 1.0},
     {'event': 'start', 'series': 'sub-3', 'step': 'fit'},
 ]
+"""A run that has not ended, less the process and when."""
 
 
 def write_events(folder, lines):
@@ -403,10 +404,11 @@ def write_events(folder, lines):
     (folder / EVENTS).write_text('\n'.join(lines) + '\n')
 
 
-def damaged_logs():
-    """Lines of logs, each damaged in one place, and how many are not whole."""
-    now = time.time()
-    whole = [json.dumps({'time': now + n, **event}) for n, event in enumerate(WHOLE)]
+def damaged_logs(began, pid):
+    """Lines of logs of a process of this machine, each of one log damaged in one place."""
+    process = {'host': 'node', 'pid': pid, 'place': run_log._place(), 'born': run_log._born(os.getpid())}
+    events = [WHOLE[0] | process, *WHOLE[1:]]
+    whole = [json.dumps({'time': began + n, **event}) for n, event in enumerate(events)]
     for n, line in enumerate(whole):
         event = json.loads(line)
         spoilt = [line[: len(line) // 2], '\0' * 64, '[' * 100_000, '7', '{}']
@@ -421,11 +423,22 @@ def damaged_logs():
 
 
 def test_of_a_damaged_log_is_told_what_can_be_read(tmp_path):
-    """In words, as JSON and on the screen, whatever one of its lines holds."""
+    """In words, as JSON and on the screen, whatever a line holds, while the run goes on and once it is dead.
+
+    Nothing that is damaged lets it run for ever, or hides a task that never ran.
+    """
     console, said = Console(width=80, height=24, file=io.StringIO()), set()
-    for lines in damaged_logs():
+    now = time.time()
+    first = {'time': now - 4 * SILENCE, 'event': 'run', 'host': 'node', 'pid': 4194305, 'task': '1/3'}
+    write_events(tmp_path / 'logs' / 'before', [json.dumps(first)])
+    logs = [('running', lines) for lines in damaged_logs(now, os.getpid())]
+    logs += [('stopped', lines) for lines in damaged_logs(now - 2 * SILENCE, 4194305)]
+    for wanted, lines in logs:
         write_events(tmp_path / 'logs' / 'run', lines)
         state = read_status(tmp_path)
+        (run,) = (run for run in state['runs'] if run['id'] == 'run')
+        assert run['state'] == wanted, lines
+        assert '3/3' in state['missing_tasks'], lines
         assert watch._lines(tmp_path, state, console)
         json.dumps(state)
         text = describe(state)
@@ -434,6 +447,20 @@ def test_of_a_damaged_log_is_told_what_can_be_read(tmp_path):
         said |= {line.rpartition(EVENTS)[2] for line in state['damage']}
         assert ('Damaged logs' in text) == bool(state['damage'])
     assert said == {' is damaged: 1 line of it is not known.'}
+
+
+@pytest.mark.parametrize('damage', ['field', 'line'])
+def test_damaged_log_of_a_task_is_not_one_of_everything(begin, tmp_path, capsys, damage):
+    for name, series in (('run1', 'sub-1'), ('run2', 'sub-2')):
+        log = begin(name, task=f'{series[-1]}/3')
+        log.event('plan', series=[series])
+        finish(log, tmp_path, series)
+        log.close(0)
+    path = log.folder / EVENTS
+    text = path.read_text()
+    path.write_text(text.replace('"2/3"', '"?/3"') if damage == 'field' else text[20:])
+    assert cli.main(['status', str(tmp_path)]) == 1
+    assert 'no log yet of tasks 2/3, 3/3' in capsys.readouterr().out
 
 
 def test_logs_that_cannot_be_read_are_named_beside_the_others(begin, tmp_path, monkeypatch, capsys):
@@ -445,6 +472,7 @@ def test_logs_that_cannot_be_read_are_named_beside_the_others(begin, tmp_path, m
     (logs / 'run3' / 'config.toml').touch()
     (logs / 'run4' / EVENTS).mkdir(parents=True)
     write_events(logs / 'run5', ['{}'])
+    write_events(logs / 'run6', ['{'])
     opened = Path.open
 
     def refuse(path, *given, **more):
@@ -454,12 +482,13 @@ def test_logs_that_cannot_be_read_are_named_beside_the_others(begin, tmp_path, m
 
     monkeypatch.setattr(Path, 'open', refuse)
     assert [run['id'] for run in read_status(tmp_path)['runs']] == ['run1']
-    assert cli.main(['status', str(tmp_path)]) == 0
+    assert cli.main(['status', str(tmp_path)]) == 1, 'nothing is known of some'
     text = capsys.readouterr().out
     assert 'run2/events.jsonl is empty, so nothing is known of that run.' in text
     assert 'run3 has no events.jsonl' in text
     assert 'run4/events.jsonl cannot be read (Is a directory)' in text
     assert 'run5/events.jsonl cannot be read (Permission denied)' in text
+    assert 'run6/events.jsonl has no line that can be read' in text
     for other in (logs / 'run1').iterdir():
         other.unlink()
     assert cli.main(['status', str(tmp_path)]) == 2

@@ -360,7 +360,20 @@ def test_validator_does_not_stop_for_what_cannot_make_maps_wrong(data, find):
     (data / 'sub-01' / 'eeg').mkdir()
     (data / 'sub-01' / 'eeg' / 'notes.txt').write_text('x')
     write_json(data / 'dataset_description.json', {'Name': 'Skeleton'})
-    assert len(find(skip_bids_validation=False).notes) == 5
+    notes = ' '.join(found := find(skip_bids_validation=False).notes)
+    assert len(found) == 5
+    assert 'PARTICIPANT_ID_MISMATCH' not in notes
+    assert 'as no series uses it' in notes
+    (data / 'participants.tsv').write_text('participant_id\tage\nsub-09\t50\n')
+    notes = ' '.join(find(skip_bids_validation=False).notes)
+    assert 'PARTICIPANT_ID_MISMATCH in /participants.tsv' in notes
+    assert 'as who is missing there has no age or group there' in notes
+
+
+def beside(folder, name):
+    other = folder.with_name(name)
+    other.mkdir()
+    return other
 
 
 @pytest.mark.parametrize(
@@ -370,6 +383,9 @@ def test_validator_does_not_stop_for_what_cannot_make_maps_wrong(data, find):
         lambda anat: (anat / 'sub-01_T2w.json').write_text('{'),
         lambda anat: (anat.parent.parent / 'participants.tsv').write_text('id;age\nsub-01;50\n'),
         lambda anat: write_json(anat / 'sub-01_echo-9_part-mag_MEGRE.json', {'EchoTime': 0.04}),
+        lambda anat: write_image(beside(anat, 'pet') / 'sub-01_label-lesion_mask.nii.gz'),  # it is measured
+        lambda anat: (beside(anat.parent, 'README_old') / 'notes.txt').write_text('x'),
+        lambda anat: (anat / 'sub-01_scans.tsv').write_text('filename\tacq_time\nanat/gone.nii.gz\tn/a\n'),
     ],
 )
 def test_validator_stops_for_what_may(data, find, break_it):
@@ -378,6 +394,35 @@ def test_validator_stops_for_what_may(data, find, break_it):
     break_it(data / 'sub-01' / 'anat')
     with pytest.raises(UserError, match='is not valid BIDS'):
         find(skip_bids_validation=False)
+
+
+def test_validator_leaves_alone_what_no_series_uses(data, find):
+    pytest.importorskip('bids_validator_deno')
+    first, *_ = write_series(data)
+    write_image(beside(first.parent, 'pet') / 'sub-01_label-lesion_mask.nii.gz', (*SHAPE, 2))
+    (one,) = find(skip_bids_validation=False).series
+    assert not one.inputs
+    write_image(data / 'sub-01' / 'pet' / 'sub-01_label-lesion_mask.nii.gz')
+    (one,) = find().series
+    assert [item.path.parent.name for item in one.inputs] == ['pet']
+
+
+def test_tables_of_scans_are_known_by_their_place():
+    codes = 'TSV_VALUE_INCORRECT_TYPE', 'acq_time'
+    told = {
+        place: validator._why_harmless(
+            {**dict(zip(('code', 'subCode'), codes, strict=True)), 'location': place}, is_used=False
+        )
+        for place in (
+            '/sub-01/sub-01_scans.tsv',
+            '/sub-01/ses-a/sub-01_ses-a_scans.tsv',
+            '/sub-01/ses-a/sub-01_ses-b_scans.tsv',
+            '/sub-01/ses-a/sub-01_scans.tsv',
+            '/sub-01/sub-02_scans.tsv',
+            '/sub-01/anat/sub-01_scans.tsv',
+        )
+    }
+    assert [bool(why) for why in told.values()] == [True, True, False, False, False, False]
 
 
 def test_validator_is_optional(data, find, monkeypatch):
