@@ -167,7 +167,7 @@ def write_dataset(
 
 
 def _side_by_side(work: Callable, parts: Sequence, nprocs: int) -> list:
-    """What ``work`` returns of each part, each in one of ``nprocs`` processes that share the threads."""
+    """What ``work`` returns of each part, each in one of ``nprocs`` processes; the last may have all CPUs."""
     threads = numba.get_num_threads()
     with ProcessPool(nprocs, 0, _begin_worker, (threads,), get_context('spawn')) as pool:
         try:
