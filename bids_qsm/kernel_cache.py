@@ -80,7 +80,7 @@ def _store(kernel: Dispatcher, signature: Any):
         try:
             _end_with(parent)
             Dispatcher.compile = _compile  # for what it calls, too
-            kernel.compile(signature)
+            _compile(kernel, signature)
         finally:
             os._exit(0)
     _, status = os.waitpid(child, 0)
