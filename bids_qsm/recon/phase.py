@@ -163,16 +163,16 @@ def _wrapped(angle: float):
     return angle - TURN * np.floor(angle / TURN + HALF)
 
 
-@njit(cache=True, parallel=True)
+@njit(cache=True)
 def _wrap_flat(angle: Array, out: Array):
-    for i in prange(angle.size):
+    for i in range(angle.size):
         out[i] = _wrapped(angle[i])
 
 
-@njit(cache=True, parallel=True)
+@njit(cache=True)
 def _subtract(phase: Array, offset: Array, out: Array):
     """Difference of two volumes, wrapped, into ``out``."""
-    for z in prange(phase.shape[0]):
+    for z in range(phase.shape[0]):
         for y in range(phase.shape[1]):
             for x in range(phase.shape[2]):
                 out[z, y, x] = _wrapped(phase[z, y, x] - offset[z, y, x])
@@ -228,13 +228,13 @@ def _smooth(signal: Array, sigmas: Sequence[float]):
     return parts.reshape(-1).view(np.complex64).reshape(signal.shape)
 
 
-@njit(cache=True, parallel=True)
+@njit(cache=True)
 def _sum_blocks(angle: Array, weight: Array, factors: tuple[int, int, int]):
     """Sums of ``weight * exp(i angle)`` over blocks of voxels."""
     fz, fy, fx = factors
     nz, ny, nx = angle.shape
     sums = np.zeros(((nz + fz - 1) // fz, (ny + fy - 1) // fy, (nx + fx - 1) // fx), np.complex64)
-    for block in prange(sums.shape[0]):
+    for block in range(sums.shape[0]):
         row = np.empty(nx, np.complex64)
         for z in range(block * fz, min((block + 1) * fz, nz)):
             for y in range(ny):
@@ -259,10 +259,10 @@ def _between(voxels: int, factor: int, blocks: int):
     return first, np.minimum(first + 1, blocks - 1), (at - first).astype(np.float32)
 
 
-@njit(cache=True, parallel=True)
+@njit(cache=True)
 def _interpolate_at(values: Array, planes: tuple, rows: tuple, columns: tuple):
     out = np.empty((planes[0].size, rows[0].size, columns[0].size), np.float32)
-    for z in prange(out.shape[0]):
+    for z in range(out.shape[0]):
         line = np.empty(values.shape[2], np.complex64)
         low, high, p = planes[0][z], planes[1][z], planes[2][z]
         for y in range(out.shape[1]):

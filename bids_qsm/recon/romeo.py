@@ -239,14 +239,13 @@ def unwrap_echoes(
     return unwrapped
 
 
-@njit(cache=True, parallel=True)
+@njit(cache=True)
 def mean_edge_weight(phase: Array, other: Array, ratio: float, magnitude: Array, shape: tuple[int, ...]):
     """Mean weight of the six (fewer at the border) edges of each voxel of a flat volume."""
     nz, ny, nx = shape
     everywhere = np.ones(phase.size, np.bool_)
     quality = np.zeros(phase.size, np.float32)
-    for slab in prange(nz):
-        z = np.int64(slab)
+    for z in range(nz):
         weights = np.empty(nx, np.float32)
         total = np.empty(nx, np.float32)
         edges = np.empty(nx, np.float32)
