@@ -10,7 +10,7 @@ from bids_qsm.derivatives.products import PRODUCTS
 from bids_qsm.entities import entities_of
 from bids_qsm.interfaces.derivatives import SaveDerivatives
 from bids_qsm.interfaces.viewer import PackVolumes
-from bids_qsm.plotting.layers import ROOM, rooms
+from bids_qsm.plotting.layers import joint_rooms, rooms
 from bids_qsm.recon.registry import Need
 from bids_qsm.workflows import engine as pe
 from bids_qsm.workflows.applications import Run, runs_of
@@ -69,11 +69,14 @@ def add_viewer(
     ]
     running = {run.app.name for run in (*shown, *runs_of(series, ('subject',)))}
     stale = [viewer_path(options, series.name, one.name) for one in applications() if one.name not in running]
-    _add(workflow, '', looks, labels, viewer_path(options, series.name), room, sizes, stale)
+    inputnode = workflow.get_node('inputnode')
+    pack = _packing(workflow, '', looks, labels, viewer_path(options, series.name), room, sizes, stale)
+    workflow.link(inputnode, pack, 'mask', *_ports(looks, labels))
     for run, (found, drawn) in shown.items():
         looks, labels = _described(run, found, drawn)
         path = viewer_path(options, series.name, run.app.name)
-        _add(workflow, run.name, looks, labels, path, own_rooms[run.name], sizes)
+        pack = _packing(workflow, run.name, looks, labels, path, own_rooms[run.name], sizes)
+        workflow.link(inputnode, pack, 'mask', *_ports(looks, labels))
 
 
 def shares_of(series_list: 'Sequence[Series]') -> int:
@@ -106,24 +109,16 @@ def add_joint_viewer(
     if not (found or drawn):
         return
     joint = [one for one in runs_of(series_list[0], ('subject',)) if any(shown_images(one.app))]
-    counts = {one.name: tuple(map(len, shown_images(one.app))) for one in joint}
-    whole = sum(maps + labels for maps, labels in counts.values())
+    own_rooms = joint_rooms(n_series, {one.name: tuple(map(len, shown_images(one.app))) for one in joint})
+    path = viewer_path(options, series_list[0].name, run.app.name)
     looks, labels = _described(run, found, drawn)
     # an earlier run may have had another series first
     stale = [viewer_path(options, one.name, run.app.name) for one in series_list[1:]]
-    pack, save = _nodes(
-        node.name,
-        looks,
-        labels,
-        viewer_path(options, series_list[0].name, run.app.name),
-        round(ROOM / n_series * sum(counts[run.name]) / whole),
-        Sizes.of(series_list[0]),
-        stale,
-    )
+    sizes = Sizes.of(series_list[0])
+    pack = _packing(workflow, node.name, looks, labels, path, own_rooms[run.name], sizes, stale)
     workflow.link(mask, pack, 'mask')
     inner = {outside: port for port, outside in run.outputs.items()}
     workflow.link(node, pack, **{port: inner[port] for port in _ports(looks, labels)})
-    workflow.link(pack, save, 'volumes')
 
 
 def _described(run: Run, found: 'Sequence[Image]', drawn: 'Sequence[Image]') -> tuple[list[dict], list[dict]]:
@@ -149,7 +144,7 @@ def shown_images(app: 'Application'):
     )
 
 
-def _add(
+def _packing(
     workflow: pe.Workflow,
     name: str,
     maps: list[dict],
@@ -158,23 +153,8 @@ def _add(
     room: int,
     sizes: Sizes,
     stale: Sequence[Path] = (),
-):
-    """Add the packing of one file."""
-    pack, save = _nodes(name, maps, labels, path, room, sizes, stale)
-    workflow.link(workflow.get_node('inputnode'), pack, 'mask', *_ports(maps, labels))
-    workflow.link(pack, save, 'volumes')
-
-
-def _nodes(
-    name: str,
-    maps: list[dict],
-    labels: list[dict],
-    path: Path,
-    room: int,
-    sizes: Sizes,
-    stale: Sequence[Path],
-) -> tuple[pe.Node, pe.Node]:
-    """The nodes that pack and save one file."""
+) -> pe.Node:
+    """Add the packing of one file, and return the node that takes its images and the mask."""
     end = f'_{name}' if name else ''
     pack = pe.Node(
         PackVolumes(maps, labels, room=room, may_leave_out=bool(name)),
@@ -182,7 +162,8 @@ def _nodes(
         mem_gb=need(pack_need(len(maps), len(labels)), sizes),
     )
     save = pe.Node(SaveDerivatives({'volumes': path}, remove=map(str, stale)), name=f'save_viewer{end}')
-    return pack, save
+    workflow.link(pack, save, 'volumes')
+    return pack
 
 
 def _ports(maps: list[dict], labels: list[dict]) -> list[str]:

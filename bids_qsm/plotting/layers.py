@@ -89,11 +89,27 @@ def rooms(n_series: int, applications: Mapping[str, tuple[int, int]]) -> tuple[i
     (1530000, {'iron': 153000, 'lesions': 17000})
     """
     room = ROOM / max(n_series, 1)
-    shares = {name: _OF_MAP * maps + _OF_LABELS * labels for name, (maps, labels) in applications.items()}
+    shares = _shares(applications)
     whole = sum(shares.values())
     scale = min(1.0, _OF_ALL / whole) if whole else 0.0
     own = {name: round(room * share * scale) for name, share in shares.items()}
     return round(room - sum(own.values())), own
+
+
+def joint_rooms(n_series: int, applications: Mapping[str, tuple[int, int]]) -> dict[str, int]:
+    """Bytes for the images of each application of all series of a session: together those of one series.
+
+    >>> joint_rooms(2, {'cosmos': (2, 0), 'tensor': (1, 0)})
+    {'cosmos': 1133333, 'tensor': 566667}
+    """
+    shares = _shares(applications)
+    whole = sum(shares.values())
+    return {name: round(ROOM / n_series * share / whole) for name, share in shares.items()}
+
+
+def _shares(applications: Mapping[str, tuple[int, int]]) -> dict[str, float]:
+    """Share of the room of each application, by its numbers of maps and of labels."""
+    return {name: _OF_MAP * maps + _OF_LABELS * labels for name, (maps, labels) in applications.items()}
 
 
 def pack_layers(
