@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage, special
 
+from bids_qsm.anatomy.nucleus_findings import LEAST_CONTRAST, LOW, distance_apart, finding, tell
 from bids_qsm.anatomy.nucleus_names import body_of
 from bids_qsm.anatomy.nucleus_outlines import Outline, Scene, deform, divide, fit_poses, make_scene
 from bids_qsm.anatomy.nucleus_search import (
@@ -14,6 +15,7 @@ from bids_qsm.anatomy.nucleus_search import (
     is_small,
     locate_large,
     locate_small,
+    shifts_alone,
     template_view,
 )
 from bids_qsm.anatomy.nucleus_shapes import Nucleus, nuclei_of
@@ -35,18 +37,6 @@ _BLUR = 0.35
 """Standard deviation of the point spread of a map over the side of its voxels, beyond averaging over them."""
 _LARGEST_VOXEL = 40.0
 """Volume (mm^3) of voxels beyond which the atlas is as good."""
-_LEAST_CONTRAST = 0.012
-"""Difference (ppm) to the surroundings below which a nucleus is not made out."""
-_FAINT = ('Thalamus',)
-"""Nuclei that differ by less from their surroundings in many heads: by 4 to 10 ppb in those of the demo.
-
-Where the nuclei lie as in the atlas, its outline, moved with them, is right: Dice .96 where they lie 1.0 mm
-from where the others let expect them; .89, .88, .76 and .76 where that is 2.2, 3.1, 3.3 and 4.3 mm."""
-_APART_MM = 2.0
-"""Distance of nuclei from where the others let expect them beyond which outlines of the atlas may be wrong.
-
-The model of their positions lets expect this: 1.2 mm along each axis, as `coupling` has it."""
-_LOW = 'its contrast is too low'
 _VOLUMES = (0.4, 2.5)
 """Plausible volume over that of the atlas."""
 _HIDDEN = ('SN', 'RN', 'STN', 'Dentate')
@@ -80,17 +70,6 @@ def _still(box: tuple) -> tuple[Displacement, Displacement]:
     shape, grid = grid_of_box(box, 1.0)
     none = Displacement(np.zeros((*shape, 3), np.float32), grid)
     return none, none
-
-
-def _finding(found: str, action: str, evidence: str = '', level: str = 'info'):
-    """An entry of the report about the deep grey matter."""
-    return {
-        'what': 'Deep grey matter',
-        'found': found,
-        'action': action,
-        'evidence': evidence,
-        'level': level,
-    }
 
 
 @method(
@@ -187,7 +166,7 @@ def segment(
                 'give a segmentation of the person by --derivatives.'
             )
         table = _with_quality(labels, {})
-        return Refined(*_still(box), [_finding(why, action, level='warning')], placed * mask, table)
+        return Refined(*_still(box), [finding(why, action, level='warning')], placed * mask, table)
     scale = _unwarp(nuclei, mask, chi_affine, chi_chain, to_template)
     channels, noise = _channels(chi, chi_affine, mask, magnitude, r2star, field_strength or 3.0)
     covariance = coupling(known, common_mm=3.0, near_mm=1.5, own_mm=1.2)
@@ -222,7 +201,7 @@ def segment(
     whole[corner] = shares
     moved = _moved(known, quality, box)
     table = _with_quality(labels, {i: quality[id(n)] for n in nuclei for i in n.parts if id(n) in quality})
-    report = _report(known, quality, _apart(known, quality, covariance))
+    report = tell(known, quality, distance_apart(known, quality, covariance))
     return Refined(*moved, report, result * mask, table, whole)
 
 
@@ -338,8 +317,7 @@ def _judge(scene: Scene, outlines: list[Outline], expected: dict[int, float], co
     """
     known = [o for o in outlines if o.nucleus.is_known]
     shifts = np.array([_shift(scene, o) for o in known])
-    ties = np.linalg.inv(covariance)
-    alone = np.linalg.norm(ties @ shifts / np.diag(ties)[:, None], axis=1)
+    alone = shifts_alone(shifts, covariance)
     chi, found = scene.channels['chi'], {}
     for o, shift, apart in zip(known, shifts, alone, strict=True):
         share, part = o.share, chi[o.box]
@@ -354,8 +332,8 @@ def _judge(scene: Scene, outlines: list[Outline], expected: dict[int, float], co
             confidence = max(0.0, 1 - float(left.var() / part[near].var()))
         ratio = float(share[seen].sum() * np.prod(scene.size) / expected[id(o.nucleus)])
         reasons = []
-        if contrast < _LEAST_CONTRAST:
-            reasons.append(_LOW)
+        if contrast < LEAST_CONTRAST:
+            reasons.append(LOW)
         if not _VOLUMES[0] <= ratio <= _VOLUMES[1]:
             reasons.append(f'its volume would be {ratio:.2f} of that of the atlas')
         if apart > _ALONE_MM:
@@ -402,16 +380,6 @@ def _fall_back(kept: list[Nucleus], known: list[Nucleus], quality: dict[int, dic
             'volume_ratio': 1.0,
         }
         quality[id(n)].update(found)
-
-
-def _apart(known: list[Nucleus], quality: dict[int, dict], covariance: Array) -> float:
-    """Distance (mm, rms) of the nuclei made out from where the others of them let expect each."""
-    rows = [i for i, n in enumerate(known) if quality[id(n)]['source'] == 'own']
-    if len(rows) < 2:
-        return np.inf
-    ties = np.linalg.inv(covariance[np.ix_(rows, rows)])
-    shifts = np.array([quality[id(known[i])]['shift'] for i in rows])
-    return float(np.sqrt((((ties @ shifts) / np.diag(ties)[:, None]) ** 2).sum(1).mean()))
 
 
 def _labelled(scene: Scene, outlines: list[Outline], order: list[int]):
@@ -474,59 +442,6 @@ def _with_quality(labels: pd.DataFrame, quality: dict[int, dict]):
     plain = {'source': 'prior', 'confidence': np.nan, 'moved_mm': np.nan, 'volume_ratio': np.nan}
     rows = [{**plain, **quality.get(int(i), {})} for i in labels['index']]
     return labels.assign(**{name: [row[name] for row in rows] for name in plain})
-
-
-def _report(known: list[Nucleus], quality: dict[int, dict], apart: float):
-    """Findings: what was segmented, and what kept the outline of the atlas and why.
-
-    ``apart`` (mm) is how far the nuclei lie from where the others of them let expect each.
-    """
-    own = [n for n in known if quality[id(n)]['source'] == 'own']
-    found = []
-    if own:
-        lengths = sorted(
-            ((quality[id(n)]['moved_mm'], f'{n.name} {n.hemisphere}') for n in own), reverse=True
-        )
-        listed = ', '.join(f'{name} {length:.1f} mm' for length, name in lengths)
-        found.append(
-            _finding(
-                f'{len(own)} of {len(known)} nuclei were made out in the maps; distance from the atlas: '
-                f'{listed}.',
-                "Their outlines are the subject's own.",
-            )
-        )
-    kept: dict[tuple[str, str], list[str]] = {}
-    for n in [n for n in known if n not in own]:
-        reason = quality[id(n)]['reason']
-        level, evidence = 'warning', ''
-        if n.name in _FAINT and reason == _LOW:
-            level, evidence = _faint(n, own, quality, apart)
-        kept.setdefault((level, evidence), []).append(f'{n.name} {n.hemisphere} ({reason})')
-    for (level, evidence), names in sorted(kept.items()):
-        said = f'Not made out in the maps: {"; ".join(names)}.'
-        action = 'They have the outline of the atlas, moved with their neighbours.'
-        found.append(_finding(said, action, evidence, level))
-    return found
-
-
-def _faint(nucleus: Nucleus, own: list[Nucleus], quality: dict[int, dict], apart: float) -> tuple[str, str]:
-    """Level and evidence of a nucleus of low contrast, which is usual: whether its outline may be wrong."""
-    usual = 'That is usual, as they differ little from what is around them.'
-    if nucleus.placed is not None:  # where T1w shows it
-        return 'info', usual
-    seen = (quality[id(n)]['contrast'] for n in own if n.name == nucleus.name)
-    more = max(seen, default=0.0) - quality[id(nucleus)]['contrast']
-    if more > _LEAST_CONTRAST:
-        return 'warning', (
-            f'The other side was made out, with {1e3 * more:.0f} ppb more; as both are much alike, this one '
-            'was missed rather than faint: look at its outline.'
-        )
-    if apart > _APART_MM:
-        where = 'Too few nuclei were made out to tell where it lies'
-        if np.isfinite(apart):
-            where = f'The nuclei made out lie {apart:.1f} mm from where the others let expect them'
-        return 'warning', f'{where}, so the outline of the atlas may be as wrong: look at it.'
-    return 'info', usual
 
 
 REFINEMENT = {'segment': segment}

@@ -33,6 +33,12 @@ def coupling(nuclei: Sequence[Nucleus], *, common_mm: float, near_mm: float, own
     return common_mm**2 + near_mm**2 * np.exp(-0.5 * (apart / 20.0) ** 2) + own_mm**2 * np.eye(len(nuclei))
 
 
+def shifts_alone(shifts: Array, covariance: Array) -> Array:
+    """Distance (n; mm) of each of ``shifts`` (n, 3) from what the others let expect, by `coupling`."""
+    ties = np.linalg.inv(covariance)
+    return np.linalg.norm(ties @ shifts / np.diag(ties)[:, None], axis=1)
+
+
 @dataclass(eq=False)
 class _Template:
     """Maps resampled to a grid of template space, less the tissue around the nuclei, over their noise."""

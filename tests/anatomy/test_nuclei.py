@@ -3,7 +3,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from bids_qsm.anatomy.nuclei import REFINEMENT, _apart, _fluid, _report, _unwarp
+from bids_qsm.anatomy.nuclei import REFINEMENT, _fluid, _unwarp
+from bids_qsm.anatomy.nucleus_findings import distance_apart, tell
 from bids_qsm.anatomy.nucleus_names import body_of
 from bids_qsm.anatomy.nucleus_shapes import nuclei_of
 from bids_qsm.anatomy.transform import Displacement, resample, resample_labels, transform_points
@@ -334,7 +335,7 @@ def test_a_thalamus_like_its_surroundings_is_no_reason_to_warn():
         if other is not None:
             known.append(SimpleNamespace(name='Thalamus', hemisphere='R'))
             quality[id(known[-1])] = {'source': 'own', 'contrast': other, 'moved_mm': 1.0}
-        return [one for one in _report(known, quality, apart) if 'Not made out' in one['found']]
+        return [one for one in tell(known, quality, apart) if 'Not made out' in one['found']]
 
     def levels(**more):
         return [one['level'] for one in said(**more)]
@@ -355,11 +356,11 @@ def test_nuclei_that_lie_as_the_atlas_has_them_are_not_apart():
     known = [SimpleNamespace(name=name) for name in 'abcd']
     covariance = 9.0 + 1.44 * np.eye(4)  # together by 3 mm, each by 1.2 mm
     quality = {id(n): {'source': 'own', 'shift': np.array([3.0, 0, 0])} for n in known}
-    assert _apart(known, quality, covariance) < 0.25
+    assert distance_apart(known, quality, covariance) < 0.25
     quality[id(known[0])]['shift'] = np.array([3.0, 4, 0])
-    assert _apart(known, quality, covariance) == pytest.approx(2.3, abs=0.2)
+    assert distance_apart(known, quality, covariance) == pytest.approx(2.3, abs=0.2)
     quality[id(known[0])]['source'] = 'prior'  # where it was put says nothing
-    assert _apart(known, quality, covariance) < 0.25
+    assert distance_apart(known, quality, covariance) < 0.25
     for n in known[1:3]:
         quality[id(n)]['source'] = 'prior'
-    assert _apart(known, quality, covariance) == np.inf
+    assert distance_apart(known, quality, covariance) == np.inf
