@@ -298,7 +298,7 @@ def _end(*workers: ProcessPool):
 
 
 def _explained(error: Exception, who: str):
-    """What to tell of ``who`` was killed and could not say it."""
+    """What to tell of ``who`` where it was killed, and could not say it; other errors stay as they are."""
     if isinstance(error, futures.BrokenExecutor):
         how = 'before it began'
     elif isinstance(error, ProcessExpired):

@@ -91,7 +91,7 @@ def text_of(value: object) -> str:
     """
     if isinstance(value, tuple | list):
         return size_text(value) or 'n/a'
-    return size_text([value]) if isinstance(value, float) else str(value) or 'n/a'
+    return f'{value:.4g}' if isinstance(value, float) else str(value) or 'n/a'
 
 
 def at_most(value: float | None, passes: float, warns: float) -> State:

@@ -77,12 +77,12 @@ def _echoes(facts: Facts) -> object:
 def _extent(facts: Facts) -> object:
     if not facts.shape:
         return None
-    field = size_text(n * float(v) for n, v in zip(facts.shape, facts.voxel_size, strict=True))
+    field = size_text(n * v for n, v in zip(facts.shape, facts.voxel_size, strict=True))
     return f'{field} mm, matrix {size_text(facts.shape)}'
 
 
 def _voxel(facts: Facts) -> object:
-    return f'{size_text(map(float, facts.voxel_size))} mm' if facts.voxel_size else None
+    return f'{size_text(facts.voxel_size)} mm' if facts.voxel_size else None
 
 
 def _orientation(facts: Facts) -> object:
